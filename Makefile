@@ -1,0 +1,54 @@
+# The whole menu. `make dev` starts a cluster, `make test` runs every test; both install what they need.
+SHELL := /bin/bash
+PACKAGES := g++ make libclang-dev
+GUEST_PACKAGES := rustc-web cargo-web rust-web-src wasi-libc
+# One target folder for all clones where there is one; see ARCHITECTURE.md, "Building".
+SHARED_TARGET := $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/wherry/target
+TARGET := $(or $(CARGO_TARGET_DIR),target)
+CARGO := cargo --locked
+APPS := sample-apps/dist
+
+.PHONY: dev test test-slow verify fix sim bless apps dashboard build bench setup
+
+dev: build ## Build everything and start a cluster
+	exec $(TARGET)/release/wherry dev --images $(APPS) $(ARGS)
+
+build: setup apps dashboard ## The binary: release/wherry in the target folder
+	WHERRY_UI_REQUIRED=1 $(CARGO) build --release --workspace
+
+test: build ## All tests, with real processes and kubectl
+	tests/install-packages chromium
+	cd web-dashboard && npm run --silent check
+	WHERRY_UI_REQUIRED=1 WHERRY_L3=1 $(CARGO) test --release --workspace
+	cd sample-apps && $(CARGO) test --target-dir $(abspath $(TARGET))/apps
+
+test-slow: test ## All tests and a long simulation
+	WHERRY_SIM_RUNS=2000 $(CARGO) test --release -p wherry-tests --test it sim::
+
+sim: ## One simulation, by its seed: make sim SEED=7
+	WHERRY_SIM_SEED=$(SEED) $(CARGO) test --release -p wherry-tests --test it sim:: -- --nocapture
+
+verify: ## Read-only checks: formatting, lints, the tidy test
+	$(CARGO) fmt --all --check && $(CARGO) clippy --release --workspace --all-targets -- -D warnings
+	$(CARGO) test --release -p wherry-tests --test it tidy::
+
+fix: ## Format, and apply the lints' own fixes
+	$(CARGO) fmt --all && $(CARGO) clippy --release --workspace --all-targets --fix --allow-dirty
+
+bless: ## Rewrite the snapshots of what users see; review the diff
+	UPDATE_EXPECT=1 $(CARGO) test --release --workspace
+
+apps: setup ## The sample guests: sample-apps/dist/NAME.wasm
+	@rustup target add wasm32-wasip1 >/dev/null 2>&1 || tests/install-packages $(GUEST_PACKAGES)
+	$(CARGO) run --release --quiet --manifest-path sample-apps/Cargo.toml --target-dir $(abspath $(TARGET))/apps
+
+dashboard: ## The web dashboard: web-dashboard/dist
+	cd web-dashboard && { [ -d node_modules ] || npm ci --no-audit --no-fund; } && npm run --silent build
+
+bench: build ## Benchmarks; prints a table, writes bench-results.json
+	tests/install-packages wrk
+	$(CARGO) run --release -p wherry-tests --bin bench -- --target $(TARGET) $(ARGS)
+
+setup:
+	@tests/install-packages $(PACKAGES)
+	@[ -n "$$CARGO_TARGET_DIR" ] || [ -e target ] || [ ! -d $(SHARED_TARGET) ] || ln -s $(SHARED_TARGET) target

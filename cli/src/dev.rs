@@ -1,0 +1,381 @@
+//! `wherry dev`: a whole cluster on loopback with one command, no root and no container engine.
+//!
+//! This process is a supervisor. It binds the port, so that a used one is found before anything starts, and starts
+//! the same children that a person would: one `wherry server`, which inherits the socket, and `wherry node` for each
+//! node, on 127.0.0.1, 127.0.0.2 and so on. A child that dies is started again; the kernel ends the children if the
+//! supervisor is killed. Workers outlive a killed agent, and are found again by the next.
+//!
+//! ```text
+//! DIR/kubeconfig            admin's, written when the API answers
+//! DIR/server/…              the member's data folder          DIR/logs/server.log
+//! DIR/nodes/node-1/…        each node's data folder           DIR/logs/node-1.log
+//! ```
+
+use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener};
+use std::os::fd::{AsRawFd as _, RawFd};
+use std::path::{Path, PathBuf};
+use std::process::{ExitStatus, Stdio};
+use std::time::{Duration, Instant};
+
+use jiff::Timestamp;
+use k8s_openapi::api::coordination::v1::Lease;
+use k8s_openapi::api::core::v1::Node;
+use kube::api::{Api, ListParams};
+use tokio::process::{Child, Command};
+use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
+
+use crate::api::{self, Connection};
+use crate::diagnostic::Diagnostic;
+use crate::{folder, images, roles, token};
+
+/// A cluster that is not usable by then will not be: compiled images are not waited for.
+const START_TIMEOUT: Duration = Duration::from_secs(60);
+/// Between two looks at something that is about to be ready.
+const POLL_INTERVAL: Duration = Duration::from_millis(20);
+/// Children get this long to end by themselves.
+const STOP_TIMEOUT: Duration = Duration::from_secs(10);
+/// A child that dies again and again is started again after this, doubled up to the second.
+const RESTART_DELAY_MIN: Duration = Duration::from_millis(100);
+const RESTART_DELAY_MAX: Duration = Duration::from_secs(5);
+/// A child that ran this long starts with the shortest delay again.
+const RESTART_DELAY_RESET: Duration = Duration::from_secs(30);
+/// Nodes listen on 127.0.0.1, 127.0.0.2 and so on, so the last octet bounds their number.
+const NODES_MAX: u8 = 250;
+/// The join token of a start is used within seconds.
+const TOKEN_TTL: Duration = Duration::from_secs(600);
+
+#[derive(clap::Args)]
+pub struct Flags {
+    /// Folder of the cluster's state [default: wherry/dev in the user's data folder]
+    #[arg(long, value_name = "DIR", conflicts_with = "ephemeral")]
+    data_dir: Option<PathBuf>,
+    /// Keep nothing: use a temporary folder and remove it at the end
+    #[arg(long)]
+    ephemeral: bool,
+    /// Address and port of the API; port 0 picks a free one
+    #[arg(long, value_name = "ADDRESS:PORT", default_value = "127.0.0.1:6443")]
+    listen: SocketAddr,
+    /// How many nodes to start
+    #[arg(long, value_name = "N", default_value_t = 1,
+          value_parser = clap::value_parser!(u8).range(1..=i64::from(NODES_MAX)))]
+    nodes: u8,
+    /// Address of the first node's NodePorts; further nodes count up from it
+    #[arg(long, value_name = "ADDRESS", default_value_t = Ipv4Addr::LOCALHOST)]
+    node_address: Ipv4Addr,
+    /// Folder whose NAME.wasm files become the images NAME:dev
+    #[arg(long, value_name = "DIR")]
+    images: Option<PathBuf>,
+}
+
+pub fn main(flags: Flags) -> Result<(), Diagnostic> {
+    let begun = Instant::now();
+    let temporary = match flags.ephemeral {
+        true => Some(tempfile::tempdir().map_err(|error| {
+            Diagnostic::new("WH0005", "cannot make a temporary folder")
+                .why(error)
+                .help("set TMPDIR to a folder that can be written to")
+        })?),
+        false => None,
+    };
+    let named = temporary.as_ref().map(|folder| folder.path().to_owned());
+    let named = named.or_else(|| flags.data_dir.clone());
+    let data_dir = folder::prepare(&named.unwrap_or_else(api::default_data_dir))?;
+    let _lock = folder::lock(&data_dir)?;
+    if let Some(images) = &flags.images
+        && !images.is_dir()
+    {
+        return Err(Diagnostic::usage(format!("--images {}: no such folder", images.display()))
+            .help("build the sample apps first:   make apps"));
+    }
+    let listener = roles::bind(flags.listen)?;
+    let cluster =
+        Cluster { data_dir, listener, flags, begun };
+    // One thread: a child's parent-death signal is tied to the thread that started it.
+    roles::small_runtime()?.block_on(run(cluster))
+}
+
+/// What this start runs.
+struct Cluster {
+    data_dir: PathBuf,
+    listener: TcpListener,
+    flags: Flags,
+    begun: Instant,
+}
+
+async fn run(cluster: Cluster) -> Result<(), Diagnostic> {
+    let shutdown = roles::shutdown_on_signal()?;
+    // Nodes stop first, while the API still takes their last status.
+    let (stop_nodes, stop_server) = (CancellationToken::new(), CancellationToken::new());
+    let mut nodes = JoinSet::new();
+    let mut server = JoinSet::new();
+    let started = tokio::select! {
+        started = start(&cluster, &mut server, &mut nodes, &stop_server, &stop_nodes) => started,
+        () = shutdown.cancelled() => Ok(()),
+    };
+    if started.is_ok() {
+        shutdown.cancelled().await;
+        eprintln!("stopping");
+    }
+    stop_nodes.cancel();
+    while nodes.join_next().await.is_some() {}
+    stop_server.cancel();
+    while server.join_next().await.is_some() {}
+    started
+}
+
+async fn start(
+    cluster: &Cluster,
+    server: &mut JoinSet<Diagnostic>,
+    nodes: &mut JoinSet<Diagnostic>,
+    stop_server: &CancellationToken,
+    stop_nodes: &CancellationToken,
+) -> Result<(), Diagnostic> {
+    let since = Timestamp::now();
+    let ready = async {
+        let connection = start_server(cluster, server, stop_server).await?;
+        start_nodes(cluster, &connection, nodes, stop_nodes).await?;
+        let images = match &cluster.flags.images {
+            Some(folder) => images::push_folder(&connection.client, folder).await?,
+            None => Vec::new(),
+        };
+        let ready = wait_for_nodes(&connection, usize::from(cluster.flags.nodes), since);
+        tokio::select! {
+            ready = ready => ready?,
+            Some(Ok(failed)) = nodes.join_next() => return Err(failed),
+        }
+        announce(cluster, &connection, &images);
+        Ok(())
+    };
+    tokio::time::timeout(START_TIMEOUT, ready).await.unwrap_or_else(|_| {
+        let logs = cluster.data_dir.join("logs");
+        Err(Diagnostic::new("WH0015", "the cluster did not become ready within 60 s")
+            .why("the API does not answer, or not every node is Ready")
+            .help(format!("read the logs in {}", logs.display())))
+    })
+}
+
+async fn start_server(
+    cluster: &Cluster,
+    server: &mut JoinSet<Diagnostic>,
+    stop: &CancellationToken,
+) -> Result<Connection, Diagnostic> {
+    let data_dir = folder::prepare(&cluster.data_dir.join("server"))?;
+    folder::prepare(&cluster.data_dir.join("logs"))?;
+    let written = data_dir.join("admin.kubeconfig");
+    // Its appearance is the sign that this start's server answers.
+    let _ = std::fs::remove_file(&written);
+    let fd = cluster.listener.as_raw_fd();
+    let role = Role {
+        name: "server".to_owned(),
+        log_file: cluster.data_dir.join("logs/server.log"),
+        arguments: vec![
+            "server".into(),
+            "--name=server-1".into(),
+            format!("--data-dir={}", data_dir.display()),
+            format!("--listen-fd={fd}"),
+        ],
+        inherit: Some(fd),
+        token: None,
+    };
+    server.spawn(supervise(role, stop.clone()));
+    while !written.exists() {
+        tokio::select! {
+            Some(Ok(failed)) = server.join_next() => return Err(failed),
+            () = tokio::time::sleep(POLL_INTERVAL) => {}
+        }
+    }
+    let kubeconfig = cluster.data_dir.join("kubeconfig");
+    copy_private(&written, &kubeconfig)?;
+    let connection = api::connect(&kubeconfig).await?;
+    while !answers(&connection).await {
+        tokio::time::sleep(POLL_INTERVAL).await;
+    }
+    Ok(connection)
+}
+
+async fn answers(connection: &Connection) -> bool {
+    let request = http::Request::get("/readyz").body(Vec::new());
+    let request = request.expect("a constant request is well formed");
+    connection.client.request_text(request).await.is_ok()
+}
+
+async fn start_nodes(
+    cluster: &Cluster,
+    connection: &Connection,
+    nodes: &mut JoinSet<Diagnostic>,
+    stop: &CancellationToken,
+) -> Result<(), Diagnostic> {
+    let token = token::create(connection, TOKEN_TTL).await?;
+    for index in 1..=cluster.flags.nodes {
+        let name = format!("node-{index}");
+        let data_dir = folder::prepare(&cluster.data_dir.join("nodes").join(&name))?;
+        let first = u32::from(cluster.flags.node_address);
+        let address = IpAddr::V4(Ipv4Addr::from(first + u32::from(index) - 1));
+        let role = Role {
+            log_file: cluster.data_dir.join(format!("logs/{name}.log")),
+            arguments: vec![
+                "node".into(),
+                format!("--name={name}"),
+                format!("--data-dir={}", data_dir.display()),
+                format!("--server={}", connection.url.trim_end_matches('/')),
+                format!("--address={address}"),
+                "--stop-workers-on-exit".into(),
+            ],
+            name,
+            inherit: None,
+            token: Some(token.clone()),
+        };
+        nodes.spawn(supervise(role, stop.clone()));
+    }
+    Ok(())
+}
+
+/// Waits until every node is Ready by a heartbeat of this start.
+async fn wait_for_nodes(
+    connection: &Connection,
+    count: usize,
+    since: Timestamp,
+) -> Result<(), Diagnostic> {
+    let nodes: Api<Node> = Api::all(connection.client.clone());
+    let leases: Api<Lease> = Api::namespaced(connection.client.clone(), "kube-node-lease");
+    loop {
+        let all = ListParams::default();
+        if let (Ok(nodes), Ok(leases)) = (nodes.list(&all).await, leases.list(&all).await) {
+            let alive = |node: &&Node| is_ready(node) && has_lease(node, &leases.items, since);
+            if nodes.items.iter().filter(alive).count() >= count {
+                return Ok(());
+            }
+        }
+        tokio::time::sleep(POLL_INTERVAL).await;
+    }
+}
+
+fn is_ready(node: &Node) -> bool {
+    let conditions = node.status.as_ref().and_then(|status| status.conditions.as_ref());
+    conditions.is_some_and(|all| all.iter().any(|c| c.type_ == "Ready" && c.status == "True"))
+}
+
+fn has_lease(node: &Node, leases: &[Lease], since: Timestamp) -> bool {
+    let lease = leases.iter().find(|lease| lease.metadata.name == node.metadata.name);
+    let renewed = lease.and_then(|lease| lease.spec.as_ref()?.renew_time.as_ref());
+    renewed.is_some_and(|time| time.0 >= since)
+}
+
+fn announce(cluster: &Cluster, connection: &Connection, images: &[String]) {
+    let seconds = cluster.begun.elapsed().as_secs_f64();
+    let kubeconfig = cluster.data_dir.join("kubeconfig");
+    let nodes = match cluster.flags.nodes {
+        1 => "1 node".to_owned(),
+        count => format!("{count} nodes"),
+    };
+    let url = connection.url.trim_end_matches('/');
+    println!("wherry is ready in {seconds:.1} s: {url}, {nodes} Ready");
+    println!("  export KUBECONFIG={}", kubeconfig.display());
+    println!("  kubectl get nodes");
+    if images.iter().any(|name| name == "hello-http") {
+        println!("  kubectl apply -f sample-apps/hello-http/app.yaml");
+    }
+    println!("  wherry ui");
+}
+
+/// One child process.
+struct Role {
+    name: String,
+    log_file: PathBuf,
+    arguments: Vec<String>,
+    /// A socket that the child keeps open.
+    inherit: Option<RawFd>,
+    token: Option<String>,
+}
+
+/// Keeps a child running until `stop`. Returns only when the child cannot be started, or refuses to
+/// run before it ever ran well (it has then said why on stderr itself).
+async fn supervise(role: Role, stop: CancellationToken) -> Diagnostic {
+    let mut delay = RESTART_DELAY_MIN;
+    let mut ran_well = false;
+    loop {
+        let begun = Instant::now();
+        let mut child = match spawn(&role) {
+            Ok(child) => child,
+            Err(error) => {
+                let headline = format!("cannot start the {} process", role.name);
+                return Diagnostic::new("WH0016", headline).why(error);
+            }
+        };
+        let status = tokio::select! {
+            status = child.wait() => status,
+            () = stop.cancelled() => {
+                end(&mut child).await;
+                return Diagnostic::new("WH0016", format!("{} was stopped", role.name));
+            }
+        };
+        let refused = matches!(&status, Ok(status) if status.code().is_some());
+        ran_well = ran_well || begun.elapsed() > RESTART_DELAY_RESET;
+        if refused && !ran_well {
+            return refusal(&role, status);
+        }
+        tracing::warn!(child = role.name, ?status, "child ended; starting it again");
+        if begun.elapsed() > RESTART_DELAY_RESET {
+            delay = RESTART_DELAY_MIN;
+        }
+        tokio::time::sleep(delay).await;
+        delay = (delay * 2).min(RESTART_DELAY_MAX);
+    }
+}
+
+fn refusal(role: &Role, status: std::io::Result<ExitStatus>) -> Diagnostic {
+    let status = status.map_or_else(|error| error.to_string(), |status| status.to_string());
+    Diagnostic::new("WH0016", format!("{} ended at its start ({status})", role.name))
+        .why("the lines above are what it said")
+        .help(format!("its log is {}", role.log_file.display()))
+}
+
+fn spawn(role: &Role) -> std::io::Result<Child> {
+    let mut command = Command::new(std::env::current_exe()?);
+    command.arg(format!("--log-file={}", role.log_file.display())).args(&role.arguments);
+    command.stdin(Stdio::null());
+    // The token goes by the environment: a command line can be read by everybody on the machine.
+    if let Some(token) = &role.token {
+        command.env("WHERRY_TOKEN", token);
+    }
+    let inherit = role.inherit;
+    // Ctrl-C reaches the whole process group; the children wait for the supervisor's word instead.
+    command.process_group(0);
+    // SAFETY: between fork and exec only async-signal-safe system calls are made, and nothing is allocated.
+    unsafe {
+        command.pre_exec(move || {
+            nix::sys::prctl::set_pdeathsig(nix::sys::signal::Signal::SIGKILL)?;
+            if let Some(fd) = inherit {
+                let fd = std::os::fd::BorrowedFd::borrow_raw(fd);
+                nix::fcntl::fcntl(fd, nix::fcntl::FcntlArg::F_SETFD(nix::fcntl::FdFlag::empty()))?;
+            }
+            Ok(())
+        });
+    }
+    command.spawn()
+}
+
+/// Ends a child: asks first, then insists.
+async fn end(child: &mut Child) {
+    let Some(pid) = child.id() else { return };
+    let pid = nix::unistd::Pid::from_raw(pid.cast_signed());
+    // It may have ended in this moment; waiting below says so either way.
+    let _ = nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGTERM);
+    if tokio::time::timeout(STOP_TIMEOUT, child.wait()).await.is_err() {
+        let _ = child.kill().await;
+    }
+}
+
+/// Copies a file of secrets so that readers see the old one or the new one, and nobody else any.
+fn copy_private(from: &Path, to: &Path) -> Result<(), Diagnostic> {
+    let copied = || -> Result<(), Box<dyn std::error::Error>> {
+        let content = std::fs::read(from)?;
+        Ok(wherry_control_plane::pki::write_private(to, &content)?)
+    };
+    copied().map_err(|error| {
+        Diagnostic::new("WH0005", format!("cannot write {}", to.display()))
+            .why(error)
+            .help("choose another folder with --data-dir DIR")
+    })
+}

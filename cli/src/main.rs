@@ -1,0 +1,107 @@
+//! `wherry`, the one binary: flags become a checked configuration, and that starts a role or a verb.
+//!
+//! Roles: `server` (a control-plane member), `node` (an agent), `dev` (both on loopback, as child processes), and
+//! two that only an agent starts: `worker` and `compile`. Verbs speak to a cluster with a kubeconfig. Results go to
+//! stdout, everything else to stderr; exit code 1 is a failure, 2 a wrong command line.
+
+mod api;
+mod dev;
+mod diagnostic;
+mod folder;
+mod images;
+mod roles;
+mod token;
+mod ui;
+
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+use crate::diagnostic::Diagnostic;
+
+/// Kubernetes for WebAssembly: Pods that cost what a Wasm instance costs.
+#[derive(Parser)]
+#[command(name = "wherry", version, propagate_version = true, max_term_width = 100)]
+struct Flags {
+    /// Write logs to this file instead of stderr
+    #[arg(long, global = true, value_name = "FILE", help_heading = "Logging")]
+    log_file: Option<PathBuf>,
+    /// What to log: error, warn, info, debug, or a filter such as wherry_node=debug
+    #[arg(long, global = true, value_name = "FILTER", env = "WHERRY_LOG", help_heading = "Logging")]
+    log: Option<String>,
+    #[command(subcommand)]
+    verb: Verb,
+}
+
+#[derive(Subcommand)]
+enum Verb {
+    /// Start a cluster on this machine: control plane and nodes on loopback, state kept between runs
+    Dev(dev::Flags),
+    /// Run a member of the control plane
+    Server(roles::ServerFlags),
+    /// Run a node: the agent that hosts Pods
+    Node(roles::NodeFlags),
+    /// Make tokens with which nodes join
+    Token {
+        #[command(subcommand)]
+        verb: token::Verb,
+    },
+    /// Open the dashboard, signed in
+    Ui(ui::Flags),
+    /// Host the Pods of one trust domain (started by the agent)
+    #[command(hide = true)]
+    Worker(roles::WorkerFlags),
+    /// Inspect and compile one Wasm file (started by the agent)
+    #[command(hide = true)]
+    Compile(roles::CompileFlags),
+}
+
+fn main() -> ExitCode {
+    // A process that is given no provider picks one by its dependencies' features; this one is always ring.
+    let provider = rustls::crypto::ring::default_provider();
+    provider.install_default().expect("nothing installed a provider before main");
+    let flags = Flags::parse();
+    if let Err(diagnostic) = start_log(flags.log_file.as_deref(), flags.log.as_deref()) {
+        diagnostic.print();
+        return ExitCode::from(diagnostic.exit_code);
+    }
+    let result = match flags.verb {
+        Verb::Dev(flags) => dev::main(flags),
+        Verb::Server(flags) => roles::server(flags),
+        Verb::Node(flags) => roles::node(flags),
+        Verb::Token { verb } => token::main(verb),
+        Verb::Ui(flags) => ui::main(flags),
+        Verb::Worker(flags) => roles::worker(flags),
+        Verb::Compile(flags) => return roles::compile(flags),
+    };
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(diagnostic) => {
+            diagnostic.print();
+            ExitCode::from(diagnostic.exit_code)
+        }
+    }
+}
+
+fn start_log(file: Option<&Path>, filter: Option<&str>) -> Result<(), Diagnostic> {
+    let filter = filter.unwrap_or(if file.is_some() { "info" } else { "warn" });
+    let filter = tracing_subscriber::EnvFilter::try_new(filter).map_err(|error| {
+        Diagnostic::usage(format!("--log {filter:?} is not a filter"))
+            .why(error)
+            .help("try --log info, or --log wherry_node=debug")
+    })?;
+    let log = tracing_subscriber::fmt().with_env_filter(filter).with_ansi(false);
+    let Some(file) = file else {
+        log.with_writer(std::io::stderr).init();
+        return Ok(());
+    };
+    let opened = std::fs::OpenOptions::new().create(true).append(true).open(file);
+    let opened = opened.map_err(|error| {
+        Diagnostic::new("WH0002", format!("cannot write the log file {}", file.display()))
+            .why(error)
+            .help("choose another with --log-file, or leave the flag out to log to stderr")
+    })?;
+    log.with_writer(std::sync::Mutex::new(opened)).init();
+    Ok(())
+}

@@ -1,0 +1,201 @@
+//! The roles by hand: `server`, `node`, and the two processes that a node starts.
+
+use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener};
+use std::os::fd::{FromRawFd as _, RawFd};
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::time::Duration;
+
+use tokio::runtime::Runtime;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio_util::sync::CancellationToken;
+use wherry_control_plane::member::{self, Member, MemberError};
+
+use crate::diagnostic::Diagnostic;
+use crate::folder;
+
+/// How long tasks may take to end once a role has stopped.
+const STOP_TIMEOUT: Duration = Duration::from_secs(2);
+
+#[derive(clap::Args)]
+pub struct ServerFlags {
+    /// Folder of this member's state
+    #[arg(long, value_name = "DIR")]
+    data_dir: PathBuf,
+    /// Name of this member [default: the host's name]
+    #[arg(long)]
+    name: Option<String>,
+    /// Address and port for clients, peers and node tunnels; port 0 picks a free one
+    #[arg(long, value_name = "ADDRESS:PORT", default_value = "0.0.0.0:6443")]
+    listen: SocketAddr,
+    /// Serve on this inherited listening socket instead
+    #[arg(long, hide = true)]
+    listen_fd: Option<RawFd>,
+}
+
+#[derive(clap::Args)]
+pub struct NodeFlags {
+    /// Folder of this node's state
+    #[arg(long, value_name = "DIR")]
+    data_dir: PathBuf,
+    /// Name of this node [default: the host's name]
+    #[arg(long)]
+    name: Option<String>,
+    /// URL of a control-plane member; may be repeated
+    #[arg(long = "server", value_name = "URL", required = true)]
+    servers: Vec<String>,
+    /// Token of `wherry token create`, needed until the node has its own certificate
+    #[arg(long, env = "WHERRY_TOKEN", hide_env_values = true)]
+    token: Option<String>,
+    /// Address on which this node serves NodePorts and other nodes' traffic
+    #[arg(long, value_name = "ADDRESS", default_value_t = IpAddr::V4(Ipv4Addr::LOCALHOST))]
+    address: IpAddr,
+    /// Label of the node, as KEY=VALUE; may be repeated
+    #[arg(long = "label", value_name = "KEY=VALUE", value_parser = parse_label)]
+    labels: Vec<(String, String)>,
+    /// Pods this node takes at most
+    #[arg(long, value_name = "N", default_value_t = 5000)]
+    max_pods: u32,
+    /// End the workers too when the agent is told to stop; without it they go on serving
+    #[arg(long)]
+    stop_workers_on_exit: bool,
+}
+
+#[derive(clap::Args)]
+pub struct WorkerFlags {
+    /// Unix socket on which the agent speaks to this worker
+    #[arg(long, value_name = "PATH")]
+    socket: PathBuf,
+}
+
+#[derive(clap::Args)]
+pub struct CompileFlags {
+    /// The Wasm file
+    input: PathBuf,
+    /// Where the compiled file goes
+    output: PathBuf,
+}
+
+fn parse_label(text: &str) -> Result<(String, String), String> {
+    let (key, value) = text.split_once('=').ok_or("want KEY=VALUE")?;
+    Ok((key.to_owned(), value.to_owned()))
+}
+
+/// Runs a member of the control plane until it is told to stop.
+pub fn server(flags: ServerFlags) -> Result<(), Diagnostic> {
+    let data_dir = folder::prepare(&flags.data_dir)?;
+    let listener = match flags.listen_fd {
+        // SAFETY: the flag is set by `wherry dev` alone, which passes a socket it owns to this process.
+        Some(fd) => unsafe { TcpListener::from_raw_fd(fd) },
+        None => bind(flags.listen)?,
+    };
+    let name = flags.name.map_or_else(host_name, Ok)?;
+    let config = member::Config { name, data_dir: data_dir.clone(), listener };
+    let runtime = Runtime::new().map_err(no_runtime)?;
+    let result = runtime.block_on(async {
+        let shutdown = shutdown_on_signal()?;
+        let started = Member::start(config, shutdown).await;
+        let member = started.map_err(|error| server_failed(error, &data_dir))?;
+        member.stopped().await;
+        Ok(())
+    });
+    runtime.shutdown_timeout(STOP_TIMEOUT);
+    result
+}
+
+fn server_failed(error: MemberError, data_dir: &std::path::Path) -> Diagnostic {
+    let shown = data_dir.display().to_string();
+    let help = match &error {
+        MemberError::Pki(_) => format!("check the files in {shown}/pki"),
+        MemberError::Store(_) => format!("the state is in {shown}/store; nothing was changed"),
+        MemberError::Folder { .. } => "choose another folder with --data-dir DIR".to_owned(),
+        MemberError::Listen(_) => "choose another address with --listen".to_owned(),
+    };
+    Diagnostic::new("WH0011", format!("the server cannot start on {shown}")).why(error).help(help)
+}
+
+/// Binds a listening socket, or says why not.
+pub fn bind(address: SocketAddr) -> Result<TcpListener, Diagnostic> {
+    TcpListener::bind(address).map_err(|error| {
+        let diagnostic = match error.kind() {
+            std::io::ErrorKind::AddrInUse => {
+                Diagnostic::new("WH0003", format!("{address} is in use by another program"))
+            }
+            _ => Diagnostic::new("WH0003", format!("cannot listen on {address}")),
+        };
+        let free = SocketAddr::new(address.ip(), 0);
+        diagnostic.why(error).help(format!("let wherry pick a free port:   --listen {free}"))
+    })
+}
+
+/// Runs an agent until it is told to stop.
+pub fn node(flags: NodeFlags) -> Result<(), Diagnostic> {
+    let data_dir = folder::prepare(&flags.data_dir)?;
+    let config = wherry_node::agent::Config {
+        name: flags.name.map_or_else(host_name, Ok)?,
+        data_dir,
+        servers: flags.servers,
+        token: flags.token,
+        address: flags.address,
+        labels: flags.labels.into_iter().collect(),
+        max_pods: flags.max_pods,
+        stop_workers_on_exit: flags.stop_workers_on_exit,
+    };
+    let runtime = Runtime::new().map_err(no_runtime)?;
+    let result = runtime.block_on(async {
+        let shutdown = shutdown_on_signal()?;
+        wherry_node::agent::run(config, shutdown).await.map_err(|error| {
+            Diagnostic::new("WH0012", "the node cannot run")
+                .why(error)
+                .help("make a new token where the server runs:   wherry token create")
+        })
+    });
+    runtime.shutdown_timeout(STOP_TIMEOUT);
+    result
+}
+
+pub fn worker(flags: WorkerFlags) -> Result<(), Diagnostic> {
+    let flags = wherry_node::worker::Flags { socket: flags.socket };
+    wherry_node::worker::main(flags)
+        .map_err(|error| Diagnostic::new("WH0013", "the worker cannot run").why(error))
+}
+
+/// The report goes to stdout, whatever it says.
+pub fn compile(flags: CompileFlags) -> ExitCode {
+    wherry_node::compile::main(&flags.input, &flags.output)
+}
+
+/// A runtime for verbs and the supervisor: one thread is plenty, and child processes that shall die
+/// with their parent need the thread that started them to live on.
+pub fn small_runtime() -> Result<Runtime, Diagnostic> {
+    tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(no_runtime)
+}
+
+fn no_runtime(error: std::io::Error) -> Diagnostic {
+    Diagnostic::new("WH0014", "cannot start threads").why(error).help("check `ulimit -a`")
+}
+
+/// A token that is cancelled by the first Ctrl-C or SIGTERM.
+pub fn shutdown_on_signal() -> Result<CancellationToken, Diagnostic> {
+    let failed = |error| Diagnostic::new("WH0014", "cannot handle signals").why(error);
+    let mut interrupt = signal(SignalKind::interrupt()).map_err(failed)?;
+    let mut terminate = signal(SignalKind::terminate()).map_err(failed)?;
+    let shutdown = CancellationToken::new();
+    let cancelled = shutdown.clone();
+    tokio::spawn(async move {
+        tokio::select! {
+            _ = interrupt.recv() => {}
+            _ = terminate.recv() => {}
+        }
+        cancelled.cancel();
+    });
+    Ok(shutdown)
+}
+
+fn host_name() -> Result<String, Diagnostic> {
+    let name = nix::unistd::gethostname().ok().and_then(|name| name.into_string().ok());
+    let name = name.map(|name| name.to_lowercase()).filter(|name| !name.is_empty());
+    name.ok_or_else(|| {
+        Diagnostic::usage("this host has no usable name").help("give one with --name NAME")
+    })
+}

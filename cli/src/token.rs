@@ -1,0 +1,85 @@
+//! `wherry token create`: a bootstrap token, kept as Kubernetes keeps them (a Secret in kube-system), with the
+//! cluster authority's fingerprint at its end so that the node knows whom it joins.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use k8s_openapi::ByteString;
+use k8s_openapi::api::core::v1::Secret;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
+use kube::api::{Api, PostParams};
+use rand::RngExt as _;
+use sha2::Digest as _;
+
+use crate::api::{self, Connection};
+use crate::diagnostic::Diagnostic;
+
+const NAMESPACE: &str = "kube-system";
+const TOKEN_CHARACTERS: &[u8] = b"abcdefghijklmnopqrstuvwxyz0123456789";
+
+#[derive(clap::Subcommand)]
+pub enum Verb {
+    /// Make a token and print it
+    Create {
+        /// How long it may be used to join, such as 30m or 24h
+        #[arg(long, value_name = "DURATION", default_value = "24h", value_parser = parse_ttl)]
+        ttl: Duration,
+        #[command(flatten)]
+        cluster: api::Cluster,
+    },
+}
+
+fn parse_ttl(text: &str) -> Result<Duration, String> {
+    let span: jiff::SignedDuration = text.parse().map_err(|error| format!("{error}"))?;
+    let ttl = Duration::try_from(span).map_err(|_| "it must not be negative".to_owned())?;
+    match ttl.is_zero() {
+        true => Err("it must be more than zero".to_owned()),
+        false => Ok(ttl),
+    }
+}
+
+pub fn main(verb: Verb) -> Result<(), Diagnostic> {
+    let Verb::Create { ttl, cluster } = verb;
+    crate::roles::small_runtime()?.block_on(async {
+        let connection = cluster.connect().await?;
+        println!("{}", create(&connection, ttl).await?);
+        Ok(())
+    })
+}
+
+/// Makes a token: `<id>.<secret>.<SHA-256 of the cluster's CA certificate>`.
+pub async fn create(connection: &Connection, ttl: Duration) -> Result<String, Diagnostic> {
+    let (id, secret) = (random_text(6), random_text(16));
+    let ttl = jiff::SignedDuration::try_from(ttl).expect("a parsed duration fits");
+    let expiration = jiff::Timestamp::now().saturating_add(ttl).expect("in range").to_string();
+    let data = [
+        ("token-id", id.as_str()),
+        ("token-secret", &secret),
+        ("expiration", &expiration),
+        ("usage-bootstrap-authentication", "true"),
+        ("usage-bootstrap-signing", "true"),
+        ("auth-extra-groups", "system:bootstrappers:wherry:node"),
+    ];
+    let data = data.map(|(key, value)| (key.to_owned(), ByteString(value.as_bytes().to_vec())));
+    let object = Secret {
+        metadata: ObjectMeta {
+            name: Some(format!("bootstrap-token-{id}")),
+            namespace: Some(NAMESPACE.to_owned()),
+            ..ObjectMeta::default()
+        },
+        type_: Some("bootstrap.kubernetes.io/token".to_owned()),
+        data: Some(BTreeMap::from(data)),
+        ..Secret::default()
+    };
+    let secrets: Api<Secret> = Api::namespaced(connection.client.clone(), NAMESPACE);
+    let created = secrets.create(&PostParams::default(), &object).await;
+    created.map_err(api::failed("making a join token"))?;
+    let pin = hex::encode(sha2::Sha256::digest(&connection.ca_der));
+    Ok(format!("{id}.{secret}.{pin}"))
+}
+
+fn random_text(length: usize) -> String {
+    let mut random = rand::rng();
+    let pick = |_| char::from(TOKEN_CHARACTERS[random.random_range(0..TOKEN_CHARACTERS.len())]);
+    (0..length).map(pick).collect()
+}

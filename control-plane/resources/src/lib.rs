@@ -1,0 +1,39 @@
+//! What Kubernetes objects are, as pure functions and tables.
+//!
+//! An [`Object`] is a JSON object as it stands on the wire. A [`Kind`] is one row of the table of
+//! kinds: the name of a type in all its forms, its scope, its verbs and what the API server has to
+//! know to serve it. Everything else in this crate is a function from objects to objects, values or
+//! sentences:
+//!
+//! - [`meta`], [`keys`], [`names`], [`selectors`], [`fields`], [`quantity`]: reading and naming
+//! - [`patch`], [`defaults`], [`convert`], [`validate`]: what happens on the way into the store
+//! - [`structure`]: how lists and objects of built-in types merge, for patches and for apply
+//! - [`table`], [`events`], [`conditions`]: what people and controllers see of it
+//! - [`protobuf`]: the other encoding that clients send
+//!
+//! Invariants: no I/O, no async, no clock (time is an argument), no randomness (a closure is an
+//! argument).
+
+pub mod conditions;
+pub mod convert;
+pub mod defaults;
+pub mod events;
+pub mod fields;
+pub mod keys;
+pub mod kinds;
+pub mod meta;
+pub mod names;
+pub mod patch;
+pub mod protobuf;
+pub mod quantity;
+pub mod selectors;
+pub mod structure;
+pub mod table;
+#[cfg(test)]
+mod testscript;
+pub mod validate;
+
+pub use kinds::{GROUPS, Group, KINDS, Kind, Storage, Subresource, kind, kind_of};
+
+/// A Kubernetes object: always a JSON object whose key order is the order on the wire.
+pub type Object = serde_json::Value;

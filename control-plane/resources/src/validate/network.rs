@@ -1,0 +1,387 @@
+//! Rules for Services, endpoints, Ingresses and network policies.
+
+use std::collections::BTreeSet;
+use std::net::IpAddr;
+
+use serde_json::{Value, json};
+
+use super::metadata::label_map;
+use super::pod::port_or_name;
+use super::workloads::label_selector;
+use super::{Errors, at, get, integer, is_empty, nth};
+use crate::meta::{items, text};
+use crate::{Object, names};
+
+const PROTOCOLS: &[&str] = &["SCTP", "TCP", "UDP"];
+const TYPES: &[&str] = &["ClusterIP", "ExternalName", "LoadBalancer", "NodePort"];
+/// A day, in seconds.
+const AFFINITY_SECONDS_MAX: i64 = 86_400;
+/// Most addresses in one slice.
+const SLICE_ENDPOINTS_MAX: usize = 1000;
+
+pub(super) fn service(object: &Object, errors: &mut Errors) {
+    let spec = get(object, "spec");
+    let kind = text(spec, "type");
+    let is_headless = text(spec, "clusterIP") == "None";
+    if is_empty(spec, "ports") && !is_headless && kind != "ExternalName" {
+        errors.required("spec.ports", "");
+    }
+    if kind == "LoadBalancer" && is_headless {
+        let detail = "may not be set to 'None' for LoadBalancer services";
+        errors.invalid("spec.clusterIPs[0]", "None", detail);
+    }
+    if kind == "NodePort" && is_headless {
+        let detail = "may not be set to 'None' for NodePort services";
+        errors.invalid("spec.clusterIPs[0]", "None", detail);
+    }
+    if kind == "ExternalName" {
+        external_name(spec, errors);
+    }
+    service_ports(spec, kind, errors);
+    label_map(spec, "spec", "selector", errors);
+    match text(spec, "sessionAffinity") {
+        "" => errors.required("spec.sessionAffinity", ""),
+        affinity => errors.one_of("spec.sessionAffinity", affinity, &["ClientIP", "None"]),
+    }
+    affinity_timeout(spec, errors);
+    match kind {
+        "" => errors.required("spec.type", ""),
+        kind => errors.one_of("spec.type", kind, TYPES),
+    }
+    addresses(spec, kind, errors);
+    for key in ["internalTrafficPolicy", "externalTrafficPolicy"] {
+        let policy = text(spec, key);
+        if !policy.is_empty() {
+            errors.one_of(&at("spec", key), policy, &["Cluster", "Local"]);
+        }
+    }
+    let is_external = matches!(kind, "NodePort" | "LoadBalancer") || !is_empty(spec, "externalIPs");
+    let external_policy = text(spec, "externalTrafficPolicy");
+    if !is_external && !external_policy.is_empty() {
+        let detail = "may only be set for externally-accessible services";
+        errors.invalid("spec.externalTrafficPolicy", external_policy, detail);
+    }
+}
+
+fn external_name(spec: &Value, errors: &mut Errors) {
+    if !is_empty(spec, "clusterIPs") || !text(spec, "clusterIP").is_empty() {
+        let detail = "may not be set for ExternalName services";
+        errors.forbidden("spec.clusterIPs", detail);
+    }
+    // A name that ends in a dot is as good as one that does not.
+    let name = text(spec, "externalName").trim_end_matches('.');
+    if name.is_empty() {
+        errors.required("spec.externalName", "");
+    } else {
+        errors.complaints("spec.externalName", name, names::subdomain(name));
+    }
+}
+
+fn service_ports(spec: &Value, kind: &str, errors: &mut Errors) {
+    let ports = items(spec, "ports");
+    let mut names_seen = BTreeSet::new();
+    let mut ports_seen = BTreeSet::new();
+    let mut node_ports = BTreeSet::new();
+    for (index, port) in ports.iter().enumerate() {
+        let path = nth("spec", "ports", index);
+        let (name, protocol) = (text(port, "name"), text(port, "protocol"));
+        let number = integer(port, "port").unwrap_or(0);
+        if name.is_empty() {
+            if ports.len() > 1 {
+                errors.required(&at(&path, "name"), "");
+            }
+        } else {
+            errors.complaints(&at(&path, "name"), name, names::label(name));
+            if !names_seen.insert(name) {
+                errors.duplicate(&at(&path, "name"), name);
+            }
+        }
+        for complaint in names::port_number(number) {
+            errors.invalid(&at(&path, "port"), number, &complaint);
+        }
+        match protocol {
+            "" => errors.required(&at(&path, "protocol"), ""),
+            protocol => errors.one_of(&at(&path, "protocol"), protocol, PROTOCOLS),
+        }
+        port_or_name(get(port, "targetPort"), &at(&path, "targetPort"), errors);
+        let node_port = integer(port, "nodePort").unwrap_or(0);
+        if kind == "ClusterIP" && node_port != 0 {
+            let detail = "may not be used when `type` is 'ClusterIP'";
+            errors.forbidden(&at(&path, "nodePort"), detail);
+        } else if node_port != 0 && !node_ports.insert((protocol, node_port)) {
+            errors.duplicate(&at(&path, "nodePort"), node_port);
+        }
+        if !ports_seen.insert((protocol, number)) {
+            errors.duplicate(&path, json!({"protocol": protocol, "port": number}));
+        }
+    }
+}
+
+fn affinity_timeout(spec: &Value, errors: &mut Errors) {
+    let timeout = spec.pointer("/sessionAffinityConfig/clientIP/timeoutSeconds");
+    let seconds = timeout.and_then(Value::as_i64);
+    if let Some(seconds) = seconds.filter(|it| *it <= 0 || *it > AFFINITY_SECONDS_MAX) {
+        let field = "spec.sessionAffinityConfig.clientIP.timeoutSeconds";
+        let detail = format!("must be greater than 0 and less than {AFFINITY_SECONDS_MAX}");
+        errors.invalid(field, seconds, &detail);
+    }
+}
+
+fn addresses(spec: &Value, kind: &str, errors: &mut Errors) {
+    let first = text(spec, "clusterIP");
+    let list = items(spec, "clusterIPs");
+    if let Some(listed) = list.first().and_then(Value::as_str)
+        && !first.is_empty()
+        && listed != first
+    {
+        let value = Value::Array(list.to_vec());
+        errors.invalid(
+            "spec.clusterIPs",
+            value,
+            "first value must match `clusterIP`",
+        );
+    }
+    if kind == "ExternalName" {
+        return;
+    }
+    for (index, address) in list.iter().enumerate() {
+        let address = address.as_str().unwrap_or("");
+        if address != "None" && address.parse::<IpAddr>().is_err() {
+            let detail = "must be empty, \"None\", or a valid IP address";
+            errors.invalid(&nth("spec", "clusterIPs", index), address, detail);
+        }
+    }
+    for (index, address) in items(spec, "externalIPs").iter().enumerate() {
+        let address = address.as_str().unwrap_or("");
+        let field = nth("spec", "externalIPs", index);
+        errors.complaints(&field, address, names::ip_address(address));
+    }
+}
+
+/// An address that was given once stays, unless the Service turns into or from a mere name.
+pub(super) fn service_change(new: &Object, old: &Object, errors: &mut Errors) {
+    let (new, old) = (get(new, "spec"), get(old, "spec"));
+    let is_name = |spec| text(spec, "type") == "ExternalName";
+    if is_name(new) || is_name(old) || text(old, "clusterIP").is_empty() {
+        return;
+    }
+    if text(new, "clusterIP") != text(old, "clusterIP") {
+        let value = get(new, "clusterIPs").clone();
+        errors.invalid("spec.clusterIPs[0]", value, "may not change once set");
+    }
+}
+
+pub(super) fn endpoints(object: &Object, errors: &mut Errors) {
+    for (index, subset) in items(object, "subsets").iter().enumerate() {
+        let path = nth("", "subsets", index);
+        if is_empty(subset, "addresses") && is_empty(subset, "notReadyAddresses") {
+            errors.required(&path, "must specify `addresses` or `notReadyAddresses`");
+        }
+        for list in ["addresses", "notReadyAddresses"] {
+            for (index, address) in items(subset, list).iter().enumerate() {
+                let field = at(&nth(&path, list, index), "ip");
+                let address = text(address, "ip");
+                errors.complaints(&field, address, names::ip_address(address));
+            }
+        }
+        for (index, port) in items(subset, "ports").iter().enumerate() {
+            let number = integer(port, "port").unwrap_or(0);
+            for complaint in names::port_number(number) {
+                errors.invalid(&at(&nth(&path, "ports", index), "port"), number, &complaint);
+            }
+        }
+    }
+}
+
+pub(super) fn slice(object: &Object, errors: &mut Errors) {
+    let kind = text(object, "addressType");
+    match kind {
+        "" => errors.required("addressType", ""),
+        kind => errors.one_of("addressType", kind, &["FQDN", "IPv4", "IPv6"]),
+    }
+    let endpoints = items(object, "endpoints");
+    if endpoints.len() > SLICE_ENDPOINTS_MAX {
+        let message = format!(
+            "Too many: {}: must have at most {SLICE_ENDPOINTS_MAX} items",
+            endpoints.len()
+        );
+        errors.add(super::Reason::TooMany, "endpoints", message);
+    }
+    for (index, endpoint) in endpoints.iter().enumerate() {
+        let path = nth("", "endpoints", index);
+        if is_empty(endpoint, "addresses") {
+            errors.required(&at(&path, "addresses"), "must contain at least 1 address");
+        }
+        for (index, address) in items(endpoint, "addresses").iter().enumerate() {
+            let address = address.as_str().unwrap_or("");
+            let field = nth(&path, "addresses", index);
+            let parsed = address.parse::<IpAddr>();
+            match kind {
+                "IPv4" if !matches!(parsed, Ok(IpAddr::V4(_))) => {
+                    errors.invalid(&field, address, "must be a valid IPv4 address");
+                }
+                "IPv6" if !matches!(parsed, Ok(IpAddr::V6(_))) => {
+                    errors.invalid(&field, address, "must be a valid IPv6 address");
+                }
+                "FQDN" => errors.complaints(&field, address, names::subdomain(address)),
+                _ => {}
+            }
+        }
+    }
+    let mut seen = BTreeSet::new();
+    for (index, port) in items(object, "ports").iter().enumerate() {
+        let path = nth("", "ports", index);
+        let name = text(port, "name");
+        if !name.is_empty() {
+            errors.complaints(&at(&path, "name"), name, names::label(name));
+        }
+        if !seen.insert(name) {
+            errors.duplicate(&at(&path, "name"), name);
+        }
+        match text(port, "protocol") {
+            "" => errors.required(&at(&path, "protocol"), ""),
+            protocol => errors.one_of(&at(&path, "protocol"), protocol, PROTOCOLS),
+        }
+    }
+}
+
+pub(super) fn slice_change(new: &Object, old: &Object, errors: &mut Errors) {
+    errors.immutable(
+        "addressType",
+        new.get("addressType"),
+        old.get("addressType"),
+    );
+}
+
+pub(super) fn ingress(object: &Object, errors: &mut Errors) {
+    let spec = get(object, "spec");
+    let has_default = spec.get("defaultBackend").is_some();
+    if is_empty(spec, "rules") && !has_default {
+        let detail = "either `defaultBackend` or `rules` must be specified";
+        errors.invalid("spec", items(spec, "rules").to_vec(), detail);
+    }
+    if has_default {
+        backend(get(spec, "defaultBackend"), "spec.defaultBackend", errors);
+    }
+    for (index, rule) in items(spec, "rules").iter().enumerate() {
+        let path = nth("spec", "rules", index);
+        let host = text(rule, "host");
+        if !host.is_empty() {
+            if host.parse::<IpAddr>().is_ok() {
+                errors.invalid(
+                    &at(&path, "host"),
+                    host,
+                    "must be a DNS name, not an IP address",
+                );
+            }
+            let name = host.strip_prefix("*.").unwrap_or(host);
+            errors.complaints(&at(&path, "host"), host, names::subdomain(name));
+        }
+        let http = get(rule, "http");
+        if !http.is_null() && is_empty(http, "paths") {
+            errors.required(&at(&path, "http.paths"), "");
+        }
+        for (index, rule) in items(http, "paths").iter().enumerate() {
+            ingress_path(rule, &nth(&at(&path, "http"), "paths", index), errors);
+        }
+    }
+}
+
+fn ingress_path(rule: &Value, path: &str, errors: &mut Errors) {
+    let route = text(rule, "path");
+    match text(rule, "pathType") {
+        "" => errors.required(&at(path, "pathType"), "pathType must be specified"),
+        "Exact" | "Prefix" if !route.starts_with('/') => {
+            errors.invalid(&at(path, "path"), route, "must be an absolute path");
+        }
+        "Exact" | "Prefix" | "ImplementationSpecific" => {}
+        other => {
+            let supported = &["Exact", "ImplementationSpecific", "Prefix"];
+            errors.unsupported(&at(path, "pathType"), other, supported);
+        }
+    }
+    backend(get(rule, "backend"), &at(path, "backend"), errors);
+}
+
+fn backend(backend: &Value, path: &str, errors: &mut Errors) {
+    let service = get(backend, "service");
+    match (service.is_null(), backend.get("resource").is_some()) {
+        (true, true) => return,
+        (true, false) => return errors.required(path, "port name or number is required"),
+        (false, true) => {
+            let detail = "cannot set both resource and service backends";
+            return errors.invalid(path, "", detail);
+        }
+        (false, false) => {}
+    }
+    match text(service, "name") {
+        "" => errors.required(&at(path, "service.name"), ""),
+        name => errors.complaints(&at(path, "service.name"), name, names::label_1035(name)),
+    }
+    let port = get(service, "port");
+    let (number, name) = (integer(port, "number").unwrap_or(0), text(port, "name"));
+    match (number, name) {
+        (0, "") => errors.required(path, "port name or number is required"),
+        (0, name) => {
+            errors.complaints(&at(path, "service.port.name"), name, names::port_name(name));
+        }
+        (_, "") => {
+            for complaint in names::port_number(number) {
+                errors.invalid(&at(path, "service.port.number"), number, &complaint);
+            }
+        }
+        _ => errors.invalid(path, "", "cannot set both port name & port number"),
+    }
+}
+
+pub(super) fn network_policy(object: &Object, errors: &mut Errors) {
+    let spec = get(object, "spec");
+    label_selector(get(spec, "podSelector"), "spec.podSelector", errors);
+    for (list, peers) in [("ingress", "from"), ("egress", "to")] {
+        for (index, rule) in items(spec, list).iter().enumerate() {
+            let path = nth("spec", list, index);
+            for (index, port) in items(rule, "ports").iter().enumerate() {
+                let path = nth(&path, "ports", index);
+                errors.one_of(&at(&path, "protocol"), text(port, "protocol"), PROTOCOLS);
+                if port.get("port").is_some() {
+                    port_or_name(get(port, "port"), &at(&path, "port"), errors);
+                }
+            }
+            for (index, peer) in items(rule, peers).iter().enumerate() {
+                network_peer(peer, &nth(&path, peers, index), errors);
+            }
+        }
+    }
+    for (index, kind) in items(spec, "policyTypes").iter().enumerate() {
+        let kind = kind.as_str().unwrap_or("");
+        errors.one_of(
+            &nth("spec", "policyTypes", index),
+            kind,
+            &["Egress", "Ingress"],
+        );
+    }
+}
+
+fn network_peer(peer: &Value, path: &str, errors: &mut Errors) {
+    let has = |key| peer.get(key).is_some();
+    for key in ["podSelector", "namespaceSelector"] {
+        label_selector(get(peer, key), &at(path, key), errors);
+    }
+    if has("ipBlock") && (has("podSelector") || has("namespaceSelector")) {
+        let detail = "may not specify both ipBlock and another peer";
+        errors.forbidden(path, detail);
+    } else if !has("ipBlock") && !has("podSelector") && !has("namespaceSelector") {
+        errors.required(path, "must specify a peer");
+    }
+    if has("ipBlock") {
+        let cidr = text(get(peer, "ipBlock"), "cidr");
+        let (address, bits) = cidr.split_once('/').unwrap_or((cidr, ""));
+        let bits_max = if address.contains(':') { 128 } else { 32 };
+        let good = address.parse::<IpAddr>().is_ok()
+            && bits.parse::<u8>().is_ok_and(|bits| bits <= bits_max);
+        if !good {
+            let detail = "must be a valid CIDR value, (e.g. 10.9.8.0/24 or 2001:db8::/64)";
+            errors.invalid(&at(path, "ipBlock.cidr"), cidr, detail);
+        }
+    }
+}

@@ -1,0 +1,352 @@
+//! Rules for Pods and for every PodSpec within another kind.
+
+mod container;
+mod volume;
+
+use std::collections::BTreeSet;
+
+pub(super) use container::{port_or_name, quantity};
+use serde_json::Value;
+
+use super::metadata::{annotations, label_map, labels};
+use super::{Errors, at, get, integer, is_empty, nth};
+use crate::meta::{items, text};
+use crate::{Object, names};
+
+const SECONDS_MAX: i64 = i32::MAX as i64;
+const EFFECTS: &[&str] = &["NoSchedule", "PreferNoSchedule", "NoExecute"];
+const POLICIES: &[&str] = &["Always", "OnFailure", "Never"];
+const DNS_POLICIES: &[&str] = &["ClusterFirstWithHostNet", "ClusterFirst", "Default", "None"];
+
+/// What a Pod may change after it was created, as the refusal of anything else says it.
+const UPDATABLE: &str = "pod updates may not change fields other than `spec.containers[*].image`,\
+    `spec.initContainers[*].image`,`spec.activeDeadlineSeconds`,`spec.tolerations` (only additions \
+    to existing tolerations),`spec.terminationGracePeriodSeconds` (allow it to be set to 1 if it \
+    was previously negative)";
+
+pub(super) fn pod(pod: &Object, errors: &mut Errors) {
+    pod_spec(get(pod, "spec"), "spec", errors);
+}
+
+pub(super) fn only_on_create(pod: &Object, errors: &mut Errors) {
+    let spec = get(pod, "spec");
+    if !is_empty(spec, "ephemeralContainers") {
+        errors.forbidden("spec.ephemeralContainers", "cannot be set on create");
+    }
+    if !is_empty(spec, "schedulingGates") && !text(spec, "nodeName").is_empty() {
+        let detail = "cannot be set until all schedulingGates have been cleared";
+        errors.forbidden("spec.nodeName", detail);
+    }
+}
+
+pub(super) fn pod_template(object: &Object, errors: &mut Errors) {
+    template(get(object, "template"), "template", errors);
+}
+
+/// A template within another kind.
+pub(super) fn template(template: &Value, path: &str, errors: &mut Errors) {
+    labels(get(template, "metadata"), path, errors);
+    annotations(get(template, "metadata"), path, errors);
+    let spec = get(template, "spec");
+    if !is_empty(spec, "ephemeralContainers") {
+        let detail = "ephemeral containers not allowed in pod template";
+        errors.forbidden(&at(path, "spec.ephemeralContainers"), detail);
+    }
+    pod_spec(spec, &at(path, "spec"), errors);
+}
+
+fn pod_spec(spec: &Value, path: &str, errors: &mut Errors) {
+    let volumes = volume::volumes(spec, path, errors);
+    container::containers(spec, path, &volumes, errors);
+    match text(spec, "restartPolicy") {
+        "" => errors.required(&at(path, "restartPolicy"), ""),
+        policy => errors.one_of(&at(path, "restartPolicy"), policy, POLICIES),
+    }
+    errors.one_of(
+        &at(path, "dnsPolicy"),
+        text(spec, "dnsPolicy"),
+        DNS_POLICIES,
+    );
+    label_map(spec, path, "nodeSelector", errors);
+    let account = text(spec, "serviceAccountName");
+    if !account.is_empty() {
+        errors.complaints(
+            &at(path, "serviceAccountName"),
+            account,
+            names::subdomain(account),
+        );
+    }
+    let node = text(spec, "nodeName");
+    if !node.is_empty() {
+        errors.complaints(&at(path, "nodeName"), node, names::subdomain(node));
+    }
+    if let Some(seconds) = integer(spec, "activeDeadlineSeconds") {
+        deadline(seconds, 1, &at(path, "activeDeadlineSeconds"), errors);
+    }
+    for key in ["hostname", "subdomain"] {
+        let value = text(spec, key);
+        if !value.is_empty() {
+            errors.complaints(&at(path, key), value, names::label(value));
+        }
+    }
+    tolerations(spec, path, errors);
+    for (index, alias) in items(spec, "hostAliases").iter().enumerate() {
+        let path = nth(path, "hostAliases", index);
+        errors.complaints(
+            &at(&path, "ip"),
+            text(alias, "ip"),
+            names::ip_address(text(alias, "ip")),
+        );
+        for (index, name) in items(alias, "hostnames").iter().enumerate() {
+            let name = name.as_str().unwrap_or("");
+            errors.complaints(
+                &nth(&path, "hostnames", index),
+                name,
+                names::subdomain(name),
+            );
+        }
+    }
+    topology(spec, path, errors);
+    let policy = text(spec, "preemptionPolicy");
+    if !policy.is_empty() {
+        let supported = &["PreemptLowerPriority", "Never"];
+        errors.one_of(&at(path, "preemptionPolicy"), policy, supported);
+    }
+    let mut gates = BTreeSet::new();
+    for (index, gate) in items(spec, "schedulingGates").iter().enumerate() {
+        let (name, path) = (text(gate, "name"), nth(path, "schedulingGates", index));
+        errors.complaints(&path, name, names::qualified(name));
+        if !gates.insert(name) {
+            errors.duplicate(&path, name);
+        }
+    }
+}
+
+fn deadline(seconds: i64, least: i64, field: &str, errors: &mut Errors) {
+    if !(least..=SECONDS_MAX).contains(&seconds) {
+        let detail = format!("must be between {least} and {SECONDS_MAX}, inclusive");
+        errors.invalid(field, seconds, &detail);
+    }
+}
+
+fn tolerations(spec: &Value, path: &str, errors: &mut Errors) {
+    for (index, toleration) in items(spec, "tolerations").iter().enumerate() {
+        let path = nth(path, "tolerations", index);
+        let (key, operator) = (text(toleration, "key"), text(toleration, "operator"));
+        let (value, effect) = (text(toleration, "value"), text(toleration, "effect"));
+        if !key.is_empty() {
+            errors.complaints(&at(&path, "key"), key, names::qualified(key));
+        }
+        if key.is_empty() && operator != "Exists" {
+            let detail = "operator must be Exists when `key` is empty, \
+                which means \"match all values and all keys\"";
+            errors.invalid(&at(&path, "operator"), operator, detail);
+        }
+        if toleration.get("tolerationSeconds").is_some() && effect != "NoExecute" {
+            let detail = "effect must be 'NoExecute' when `tolerationSeconds` is set";
+            errors.invalid(&at(&path, "effect"), effect, detail);
+        }
+        match operator {
+            "" | "Equal" => {
+                let complaints = names::label_value(value);
+                if let Some(first) = complaints.first() {
+                    errors.invalid(&at(&path, "operator"), value, first);
+                }
+            }
+            "Exists" if value.is_empty() => {}
+            "Exists" => {
+                let detail = "value must be empty when `operator` is 'Exists'";
+                errors.invalid(&at(&path, "operator"), toleration.clone(), detail);
+            }
+            other => errors.unsupported(&at(&path, "operator"), other, &["Equal", "Exists"]),
+        }
+        if !effect.is_empty() {
+            errors.one_of(&at(&path, "effect"), effect, EFFECTS);
+        }
+    }
+}
+
+fn topology(spec: &Value, path: &str, errors: &mut Errors) {
+    for (index, constraint) in items(spec, "topologySpreadConstraints").iter().enumerate() {
+        let path = nth(path, "topologySpreadConstraints", index);
+        let skew = integer(constraint, "maxSkew").unwrap_or(0);
+        if skew <= 0 {
+            errors.invalid(&at(&path, "maxSkew"), skew, "must be greater than zero");
+        }
+        match text(constraint, "topologyKey") {
+            "" => errors.required(&at(&path, "topologyKey"), "can not be empty"),
+            key => errors.complaints(&at(&path, "topologyKey"), key, names::qualified(key)),
+        }
+        let action = text(constraint, "whenUnsatisfiable");
+        let supported = &["DoNotSchedule", "ScheduleAnyway"];
+        errors.one_of(&at(&path, "whenUnsatisfiable"), action, supported);
+    }
+}
+
+/// A Pod is immutable but for a few fields. The new spec is set back in those fields, and what then
+/// still differs is refused.
+pub(super) fn change(new: &Object, old: &Object, errors: &mut Errors) {
+    let (new_spec, old_spec) = (get(new, "spec"), get(old, "spec"));
+    let before = errors.0.len();
+    for list in ["containers", "initContainers"] {
+        if items(new_spec, list).len() != items(old_spec, list).len() {
+            let detail = "pod updates may not add or remove containers";
+            errors.forbidden(&at("spec", list), detail);
+        }
+    }
+    if errors.0.len() > before {
+        return;
+    }
+    deadline_change(new_spec, old_spec, errors);
+    toleration_change(new_spec, old_spec, errors);
+    gate_change(new_spec, old_spec, errors);
+    let mut munged = new_spec.clone();
+    let kept = ["activeDeadlineSeconds", "tolerations", "schedulingGates"];
+    for key in kept {
+        keep(&mut munged, old_spec, key);
+    }
+    for list in ["containers", "initContainers"] {
+        let containers = munged.get_mut(list).and_then(Value::as_array_mut);
+        for (new, old) in containers.into_iter().flatten().zip(items(old_spec, list)) {
+            keep(new, old, "image");
+        }
+    }
+    let grace = |spec: &Value| integer(spec, "terminationGracePeriodSeconds");
+    if grace(old_spec).is_some_and(|old| old < 0) && grace(new_spec) == Some(1) {
+        keep(&mut munged, old_spec, "terminationGracePeriodSeconds");
+    }
+    // A Pod that waits behind a gate may still be pointed at fewer nodes.
+    if !is_empty(old_spec, "schedulingGates") && is_narrower(new_spec, old_spec) {
+        keep(&mut munged, old_spec, "nodeSelector");
+    }
+    let mut changed = Vec::new();
+    differences("spec", &munged, old_spec, &mut changed);
+    if !changed.is_empty() {
+        errors.forbidden(
+            "spec",
+            &format!("{UPDATABLE}\nchanged: {}", changed.join(", ")),
+        );
+    }
+}
+
+/// Puts one field of `new` back to what it was.
+fn keep(new: &mut Value, old: &Value, key: &str) {
+    let Some(fields) = new.as_object_mut() else {
+        return;
+    };
+    match old.get(key) {
+        Some(value) => {
+            fields.insert(key.to_string(), value.clone());
+        }
+        None => {
+            fields.shift_remove(key);
+        }
+    }
+}
+
+fn deadline_change(new: &Value, old: &Value, errors: &mut Errors) {
+    let field = "spec.activeDeadlineSeconds";
+    let key = "activeDeadlineSeconds";
+    match (integer(new, key), integer(old, key)) {
+        (Some(after), before) => {
+            deadline(after, 0, field, errors);
+            if before.is_some_and(|before| after > before) {
+                errors.invalid(field, after, "must be less than or equal to previous value");
+            }
+        }
+        (None, Some(_)) => {
+            let detail = "must not update from a positive integer to nil value";
+            errors.invalid(field, Value::Null, detail);
+        }
+        (None, None) => {}
+    }
+}
+
+/// Tolerations may be added, and their seconds may change.
+fn toleration_change(new: &Value, old: &Value, errors: &mut Errors) {
+    let same = |left: &Value, right: &Value| {
+        let keys = ["key", "operator", "value", "effect"];
+        keys.iter().all(|key| text(left, key) == text(right, key))
+    };
+    let after = items(new, "tolerations");
+    let is_kept = |before: &Value| after.iter().any(|toleration| same(toleration, before));
+    if !items(old, "tolerations").iter().all(is_kept) {
+        let detail = "existing toleration can not be modified except its tolerationSeconds";
+        errors.forbidden("spec.tolerations", detail);
+    }
+}
+
+fn gate_change(new: &Value, old: &Value, errors: &mut Errors) {
+    let before: Vec<&str> = items(old, "schedulingGates")
+        .iter()
+        .map(|gate| text(gate, "name"))
+        .collect();
+    for (index, gate) in items(new, "schedulingGates").iter().enumerate() {
+        let name = text(gate, "name");
+        if !before.contains(&name) {
+            let detail =
+                format!("only deletion is allowed, but found new scheduling gate '{name}'");
+            errors.forbidden(&nth("spec", "schedulingGates", index), &detail);
+        }
+    }
+}
+
+/// Whether every old entry of the node selector is still there.
+fn is_narrower(new: &Value, old: &Value) -> bool {
+    let new = get(new, "nodeSelector");
+    super::entries(old, "nodeSelector").all(|(key, value)| new.get(key) == Some(value))
+}
+
+/// Paths at which two values differ; lists of another length differ as a whole.
+fn differences(path: &str, new: &Value, old: &Value, found: &mut Vec<String>) {
+    match (new, old) {
+        (Value::Object(new), Value::Object(old)) => {
+            let keys: BTreeSet<&String> = new.keys().chain(old.keys()).collect();
+            for key in keys {
+                let (new, old) = (new.get(key), old.get(key));
+                let null = Value::Null;
+                differences(
+                    &at(path, key),
+                    new.unwrap_or(&null),
+                    old.unwrap_or(&null),
+                    found,
+                );
+            }
+        }
+        (Value::Array(new), Value::Array(old)) if new.len() == old.len() => {
+            for (index, (new, old)) in new.iter().zip(old).enumerate() {
+                differences(&format!("{path}[{index}]"), new, old, found);
+            }
+        }
+        _ if new == old => {}
+        _ => found.push(path.to_string()),
+    }
+}
+
+/// The node agent writes status; a container that ended for good stays ended.
+pub(super) fn status_change(new: &Object, old: &Object, errors: &mut Errors) {
+    let policy = text(get(old, "spec"), "restartPolicy");
+    if policy == "Always" || policy.is_empty() {
+        return;
+    }
+    for old_status in items(get(old, "status"), "containerStatuses") {
+        let code = old_status
+            .pointer("/state/terminated/exitCode")
+            .and_then(Value::as_i64);
+        let is_final = match (policy, code) {
+            (_, None) => false,
+            ("OnFailure", Some(code)) => code == 0,
+            (_, Some(_)) => true,
+        };
+        let statuses = items(get(new, "status"), "containerStatuses");
+        let same = statuses
+            .iter()
+            .position(|it| text(it, "name") == text(old_status, "name"));
+        if let Some(index) = same.filter(|_| is_final)
+            && statuses[index].pointer("/state/terminated").is_none()
+        {
+            let field = format!("status.containerStatuses[{index}].state");
+            errors.forbidden(&field, "may not be transitioned to non-terminated state");
+        }
+    }
+}

@@ -1,0 +1,382 @@
+//! Rules for containers: names, images, ports, environment, mounts, resources and probes.
+
+use std::collections::BTreeSet;
+
+use serde_json::Value;
+
+use crate::meta::{items, text};
+use crate::names;
+use crate::quantity::Quantity;
+use crate::validate::{Errors, NOT_NEGATIVE, at, entries, get, integer, is_empty, nth};
+
+const PULL_POLICIES: &[&str] = &["Always", "IfNotPresent", "Never"];
+const PROTOCOLS: &[&str] = &["SCTP", "TCP", "UDP"];
+const HANDLERS: &[&str] = &["exec", "httpGet", "tcpSocket", "grpc", "sleep"];
+const STANDARD_RESOURCES: &[&str] = &["cpu", "memory", "ephemeral-storage"];
+const ENV_SOURCES: &[&str] = &[
+    "fieldRef",
+    "resourceFieldRef",
+    "configMapKeyRef",
+    "secretKeyRef",
+];
+/// Fields of its own Pod that a container may read.
+const POD_FIELDS: &[&str] = &[
+    "metadata.name",
+    "metadata.namespace",
+    "metadata.uid",
+    "spec.nodeName",
+    "spec.serviceAccountName",
+    "status.hostIP",
+    "status.hostIPs",
+    "status.podIP",
+    "status.podIPs",
+];
+
+/// All lists of containers of a PodSpec.
+pub(super) fn containers(spec: &Value, path: &str, volumes: &BTreeSet<&str>, errors: &mut Errors) {
+    if is_empty(spec, "containers") {
+        errors.required(&at(path, "containers"), "");
+    }
+    let mut seen = BTreeSet::new();
+    for list in ["containers", "initContainers", "ephemeralContainers"] {
+        for (index, container) in items(spec, list).iter().enumerate() {
+            let path = nth(path, list, index);
+            let name = text(container, "name");
+            if !name.is_empty() && !seen.insert(name) {
+                errors.duplicate(&at(&path, "name"), name);
+            }
+            self::container(container, &path, volumes, errors);
+            if list == "initContainers" {
+                init_container(container, &path, errors);
+            }
+        }
+    }
+}
+
+fn init_container(container: &Value, path: &str, errors: &mut Errors) {
+    let policy = text(container, "restartPolicy");
+    if !policy.is_empty() {
+        errors.one_of(&at(path, "restartPolicy"), policy, &["Always"]);
+        return;
+    }
+    for key in [
+        "livenessProbe",
+        "readinessProbe",
+        "startupProbe",
+        "lifecycle",
+    ] {
+        if container.get(key).is_some() {
+            let detail = "may not be set for init containers without restartPolicy=Always";
+            errors.forbidden(&at(path, key), detail);
+        }
+    }
+}
+
+fn container(container: &Value, path: &str, volumes: &BTreeSet<&str>, errors: &mut Errors) {
+    match text(container, "name") {
+        "" => errors.required(&at(path, "name"), ""),
+        name => errors.complaints(&at(path, "name"), name, names::label(name)),
+    }
+    let image = text(container, "image");
+    if image.is_empty() {
+        errors.required(&at(path, "image"), "");
+    } else if image.trim() != image {
+        let detail = "must not have leading or trailing whitespace";
+        errors.invalid(&at(path, "image"), image, detail);
+    }
+    match text(container, "imagePullPolicy") {
+        "" => errors.required(&at(path, "imagePullPolicy"), ""),
+        policy => errors.one_of(&at(path, "imagePullPolicy"), policy, PULL_POLICIES),
+    }
+    match text(container, "terminationMessagePolicy") {
+        "" => errors.required(&at(path, "terminationMessagePolicy"), ""),
+        policy => {
+            let supported = &["File", "FallbackToLogsOnError"];
+            errors.one_of(&at(path, "terminationMessagePolicy"), policy, supported);
+        }
+    }
+    ports(container, path, errors);
+    environment(container, path, errors);
+    mounts(container, path, volumes, errors);
+    resources(get(container, "resources"), &at(path, "resources"), errors);
+    for key in ["livenessProbe", "readinessProbe", "startupProbe"] {
+        if let Some(probe) = container.get(key).filter(|probe| !probe.is_null()) {
+            self::probe(probe, &at(path, key), key, errors);
+        }
+    }
+    for key in ["postStart", "preStop"] {
+        let hook = get(get(container, "lifecycle"), key);
+        if !hook.is_null() {
+            handler(hook, &format!("{path}.lifecycle.{key}"), errors);
+        }
+    }
+    if let Some(user) = integer(get(container, "securityContext"), "runAsUser")
+        && user < 0
+    {
+        let detail = format!("must be between 0 and {}, inclusive", i64::MAX);
+        errors.invalid(&at(path, "securityContext.runAsUser"), user, &detail);
+    }
+}
+
+fn ports(container: &Value, path: &str, errors: &mut Errors) {
+    let mut seen = BTreeSet::new();
+    for (index, port) in items(container, "ports").iter().enumerate() {
+        let path = nth(path, "ports", index);
+        let name = text(port, "name");
+        if !name.is_empty() {
+            let complaints = names::port_name(name);
+            if complaints.is_empty() && !seen.insert(name) {
+                errors.duplicate(&at(&path, "name"), name);
+            }
+            errors.complaints(&at(&path, "name"), name, complaints);
+        }
+        match integer(port, "containerPort").unwrap_or(0) {
+            0 => errors.required(&at(&path, "containerPort"), ""),
+            number => port_number(number, &at(&path, "containerPort"), errors),
+        }
+        if let Some(number) = integer(port, "hostPort").filter(|number| *number != 0) {
+            port_number(number, &at(&path, "hostPort"), errors);
+        }
+        match text(port, "protocol") {
+            "" => errors.required(&at(&path, "protocol"), ""),
+            protocol => errors.one_of(&at(&path, "protocol"), protocol, PROTOCOLS),
+        }
+    }
+}
+
+fn port_number(number: i64, field: &str, errors: &mut Errors) {
+    for complaint in names::port_number(number) {
+        errors.invalid(field, number, &complaint);
+    }
+}
+
+fn environment(container: &Value, path: &str, errors: &mut Errors) {
+    for (index, variable) in items(container, "env").iter().enumerate() {
+        let path = nth(path, "env", index);
+        match text(variable, "name") {
+            "" => errors.required(&at(&path, "name"), ""),
+            name => {
+                errors.complaints(&at(&path, "name"), name, names::environment_variable(name));
+            }
+        }
+        if let Some(source) = variable.get("valueFrom").filter(|source| !source.is_null()) {
+            let has_value = !text(variable, "value").is_empty();
+            value_from(source, has_value, &at(&path, "valueFrom"), errors);
+        }
+    }
+    for (index, source) in items(container, "envFrom").iter().enumerate() {
+        let path = nth(path, "envFrom", index);
+        let references = ["configMapRef", "secretRef"];
+        let present: Vec<_> = references
+            .into_iter()
+            .filter(|key| source.get(key).is_some())
+            .collect();
+        match present[..] {
+            [] => {
+                let detail = "must specify one of: `configMapRef` or `secretRef`";
+                errors.invalid(&path, "", detail);
+            }
+            [reference] if text(get(source, reference), "name").is_empty() => {
+                errors.required(&format!("{path}.{reference}.name"), "");
+            }
+            [_] => {}
+            _ => errors.invalid(
+                &path,
+                "",
+                "may not have more than one field specified at a time",
+            ),
+        }
+    }
+}
+
+fn value_from(source: &Value, has_value: bool, path: &str, errors: &mut Errors) {
+    let present: Vec<&str> = ENV_SOURCES
+        .iter()
+        .copied()
+        .filter(|key| source.get(key).is_some())
+        .collect();
+    if present.is_empty() {
+        let detail = "must specify one of: `fieldRef`, `resourceFieldRef`, `configMapKeyRef` or \
+            `secretKeyRef`";
+        errors.invalid(path, "", detail);
+    } else if has_value {
+        errors.invalid(path, "", "may not be specified when `value` is not empty");
+    } else if present.len() > 1 {
+        errors.invalid(
+            path,
+            "",
+            "may not have more than one field specified at a time",
+        );
+    }
+    for key in present {
+        let (reference, path) = (get(source, key), at(path, key));
+        match key {
+            "fieldRef" => field_path(text(reference, "fieldPath"), &path, errors),
+            "resourceFieldRef" if text(reference, "resource").is_empty() => {
+                errors.required(&at(&path, "resource"), "");
+            }
+            "configMapKeyRef" | "secretKeyRef" => {
+                if text(reference, "name").is_empty() {
+                    errors.required(&at(&path, "name"), "");
+                }
+                match text(reference, "key") {
+                    "" => errors.required(&at(&path, "key"), ""),
+                    key => errors.complaints(&at(&path, "key"), key, names::config_key(key)),
+                }
+            }
+            _ => {}
+        }
+    }
+}
+
+fn field_path(field: &str, path: &str, errors: &mut Errors) {
+    let path = at(path, "fieldPath");
+    let subscript = |map: &str| {
+        let inner = field
+            .strip_prefix(map)?
+            .strip_prefix("['")?
+            .strip_suffix("']")?;
+        Some(names::qualified(&inner.to_lowercase()))
+    };
+    if field.is_empty() {
+        errors.required(&path, "");
+        return;
+    }
+    let complaints = subscript("metadata.labels").or_else(|| subscript("metadata.annotations"));
+    match complaints {
+        Some(complaints) => errors.complaints(&path, field, complaints),
+        None if POD_FIELDS.contains(&field) => {}
+        None => {
+            let detail = format!("error converting fieldPath: field label not supported: {field}");
+            errors.invalid(&path, field, &detail);
+        }
+    }
+}
+
+fn mounts(container: &Value, path: &str, volumes: &BTreeSet<&str>, errors: &mut Errors) {
+    let mut seen = BTreeSet::new();
+    for (index, mount) in items(container, "volumeMounts").iter().enumerate() {
+        let path = nth(path, "volumeMounts", index);
+        match text(mount, "name") {
+            "" => errors.required(&at(&path, "name"), ""),
+            name if !volumes.contains(name) => errors.not_found(&at(&path, "name"), name),
+            _ => {}
+        }
+        match text(mount, "mountPath") {
+            "" => errors.required(&at(&path, "mountPath"), ""),
+            target => {
+                if !seen.insert(target) {
+                    errors.invalid(&at(&path, "mountPath"), target, "must be unique");
+                }
+            }
+        }
+        let sub_path = text(mount, "subPath");
+        if sub_path.starts_with('/') {
+            errors.invalid(&at(&path, "subPath"), sub_path, "must be a relative path");
+        }
+        if sub_path.split('/').any(|part| part == "..") {
+            errors.invalid(&at(&path, "subPath"), sub_path, "must not contain '..'");
+        }
+    }
+}
+
+/// `resources` of a container: known names, sane amounts, requests within limits.
+fn resources(resources: &Value, path: &str, errors: &mut Errors) {
+    for list in ["limits", "requests"] {
+        let path = at(path, list);
+        for (name, amount) in entries(resources, list) {
+            let path = format!("{path}[{name}]");
+            errors.complaints(&path, name, names::qualified(name));
+            let is_standard =
+                STANDARD_RESOURCES.contains(&name.as_str()) || name.starts_with("hugepages-");
+            if !name.contains('/') && !is_standard {
+                errors.invalid(
+                    &path,
+                    name.as_str(),
+                    "must be a standard resource for containers",
+                );
+            }
+            quantity(amount, &path, errors);
+        }
+    }
+    let limits = get(resources, "limits");
+    for (name, request) in entries(resources, "requests") {
+        let limit = limits.get(name).and_then(Quantity::of);
+        if let (Some(request), Some(limit)) = (Quantity::of(request), limit)
+            && request > limit
+        {
+            let detail = format!("must be less than or equal to {name} limit of {limit}");
+            errors.invalid(&at(path, "requests"), request.to_string(), &detail);
+        }
+    }
+}
+
+/// An amount that can be read and is not negative.
+pub(in crate::validate) fn quantity(amount: &Value, path: &str, errors: &mut Errors) {
+    match Quantity::of(amount) {
+        None => {
+            let detail = crate::quantity::QuantityError::Form.to_string();
+            errors.invalid(path, amount.clone(), &detail);
+        }
+        Some(quantity) if quantity.is_negative() => {
+            errors.invalid(path, quantity.to_string(), NOT_NEGATIVE);
+        }
+        Some(_) => {}
+    }
+}
+
+fn probe(probe: &Value, path: &str, key: &str, errors: &mut Errors) {
+    handler(probe, path, errors);
+    let numbers = [
+        "initialDelaySeconds",
+        "timeoutSeconds",
+        "periodSeconds",
+        "successThreshold",
+        "failureThreshold",
+    ];
+    for number in numbers {
+        errors.not_negative(probe, path, number);
+    }
+    let threshold = integer(probe, "successThreshold").unwrap_or(1);
+    if key != "readinessProbe" && threshold != 1 {
+        errors.invalid(&at(path, "successThreshold"), threshold, "must be 1");
+    }
+}
+
+/// What a probe or a hook does: exactly one thing.
+fn handler(handler: &Value, path: &str, errors: &mut Errors) {
+    let mut present = HANDLERS.iter().filter(|key| handler.get(**key).is_some());
+    let Some(first) = present.next() else {
+        errors.required(path, "must specify a handler type");
+        return;
+    };
+    for key in present {
+        errors.forbidden(&at(path, key), "may not specify more than 1 handler type");
+    }
+    let (action, path) = (get(handler, first), at(path, first));
+    match *first {
+        "exec" if is_empty(action, "command") => errors.required(&at(&path, "command"), ""),
+        "httpGet" => {
+            if text(action, "path").is_empty() {
+                errors.required(&at(&path, "path"), "");
+            }
+            port_or_name(get(action, "port"), &at(&path, "port"), errors);
+            let scheme = text(action, "scheme");
+            errors.one_of(&at(&path, "scheme"), scheme, &["HTTP", "HTTPS"]);
+        }
+        "tcpSocket" => port_or_name(get(action, "port"), &at(&path, "port"), errors),
+        "grpc" => {
+            let number = integer(action, "port").unwrap_or(0);
+            port_number(number, &at(&path, "port"), errors);
+        }
+        _ => {}
+    }
+}
+
+/// A port by number or by name.
+pub(in crate::validate) fn port_or_name(port: &Value, field: &str, errors: &mut Errors) {
+    match port {
+        Value::String(name) => errors.complaints(field, name, names::port_name(name)),
+        other => port_number(other.as_i64().unwrap_or(0), field, errors),
+    }
+}

@@ -1,0 +1,181 @@
+//! Rules for volumes, claims and storage classes.
+
+use serde_json::Value;
+
+use super::pod::quantity;
+use super::{Errors, at, entries, get, is_empty, nth};
+use crate::Object;
+use crate::meta::{items, text};
+use crate::quantity::Quantity;
+
+const ACCESS_MODES: &[&str] = &[
+    "ReadOnlyMany",
+    "ReadWriteMany",
+    "ReadWriteOnce",
+    "ReadWriteOncePod",
+];
+const RECLAIM_POLICIES: &[&str] = &["Delete", "Recycle", "Retain"];
+/// Fields of a PersistentVolume's spec that are no source of storage.
+const NO_SOURCE: &[&str] = &[
+    "capacity",
+    "accessModes",
+    "claimRef",
+    "persistentVolumeReclaimPolicy",
+    "storageClassName",
+    "mountOptions",
+    "volumeMode",
+    "nodeAffinity",
+    "volumeAttributesClassName",
+];
+
+fn access_modes(spec: &Value, errors: &mut Errors) {
+    if is_empty(spec, "accessModes") {
+        errors.required("spec.accessModes", "at least 1 access mode is required");
+    }
+    for (index, mode) in items(spec, "accessModes").iter().enumerate() {
+        let mode = mode.as_str().unwrap_or("");
+        if !ACCESS_MODES.contains(&mode) {
+            errors.unsupported(&nth("spec", "accessModes", index), mode, ACCESS_MODES);
+        }
+    }
+}
+
+pub(super) fn volume(object: &Object, errors: &mut Errors) {
+    let spec = get(object, "spec");
+    access_modes(spec, errors);
+    if is_empty(spec, "capacity") {
+        errors.required("spec.capacity", "");
+    }
+    for (name, amount) in entries(spec, "capacity") {
+        if name != "storage" {
+            errors.unsupported("spec.capacity", name, &["storage"]);
+        }
+        quantity(amount, &format!("spec.capacity[{name}]"), errors);
+    }
+    let policy = text(spec, "persistentVolumeReclaimPolicy");
+    errors.one_of(
+        "spec.persistentVolumeReclaimPolicy",
+        policy,
+        RECLAIM_POLICIES,
+    );
+    let fields = spec
+        .as_object()
+        .into_iter()
+        .flatten()
+        .map(|(key, _)| key.as_str());
+    let sources: Vec<&str> = fields.filter(|key| !NO_SOURCE.contains(key)).collect();
+    match sources[..] {
+        [] => errors.required("spec", "must specify a volume type"),
+        [_] => {}
+        [_, second, ..] => {
+            errors.forbidden(
+                &at("spec", second),
+                "may not specify more than 1 volume type",
+            );
+        }
+    }
+}
+
+pub(super) fn volume_change(new: &Object, old: &Object, errors: &mut Errors) {
+    let source = |object: &Object| {
+        let mut spec = get(object, "spec").clone();
+        if let Some(fields) = spec.as_object_mut() {
+            fields.retain(|key, _| !NO_SOURCE.contains(&key.as_str()));
+        }
+        spec
+    };
+    if source(new) != source(old) {
+        let detail = "spec.persistentvolumesource is immutable after creation";
+        errors.forbidden("spec.persistentvolumesource", detail);
+    }
+    let mode = |object| get(get(object, "spec"), "volumeMode");
+    errors.immutable("spec.volumeMode", Some(mode(new)), Some(mode(old)));
+}
+
+pub(super) fn claim(object: &Object, errors: &mut Errors) {
+    let spec = get(object, "spec");
+    access_modes(spec, errors);
+    let requests = get(get(spec, "resources"), "requests");
+    match requests.get("storage") {
+        None => errors.required("spec.resources[storage]", ""),
+        Some(amount) => {
+            quantity(amount, "spec.resources[storage]", errors);
+            if Quantity::of(amount).is_some_and(|quantity| quantity.is_zero()) {
+                let detail = "must be greater than zero";
+                errors.invalid("spec.resources[storage]", amount.clone(), detail);
+            }
+        }
+    }
+    let mode = text(spec, "volumeMode");
+    if !mode.is_empty() {
+        errors.one_of("spec.volumeMode", mode, &["Block", "Filesystem"]);
+    }
+}
+
+/// A claim may grow; it is bound once; everything else stays.
+pub(super) fn claim_change(new: &Object, old: &Object, errors: &mut Errors) {
+    let (new, old) = (get(new, "spec"), get(old, "spec"));
+    let is_bound = !text(old, "volumeName").is_empty();
+    let rest = |spec: &Value| {
+        let mut spec = spec.clone();
+        if let Some(fields) = spec.as_object_mut() {
+            fields.shift_remove("resources");
+            fields.shift_remove("volumeAttributesClassName");
+            if !is_bound {
+                fields.shift_remove("volumeName");
+            }
+        }
+        spec
+    };
+    if rest(new) != rest(old) {
+        let detail = "spec is immutable after creation except resources.requests and \
+            volumeAttributesClassName for bound claims";
+        errors.forbidden("spec", detail);
+    }
+    let size = |spec: &Value| {
+        spec.pointer("/resources/requests/storage")
+            .and_then(Quantity::of)
+    };
+    if let (Some(after), Some(before)) = (size(new), size(old))
+        && after < before
+    {
+        let detail = "field can not be less than previous value";
+        errors.forbidden("spec.resources.requests.storage", detail);
+    }
+}
+
+pub(super) fn class(object: &Object, errors: &mut Errors) {
+    if text(object, "provisioner").is_empty() {
+        errors.required("provisioner", "");
+    }
+    let policy = text(object, "reclaimPolicy");
+    if !policy.is_empty() {
+        errors.one_of("reclaimPolicy", policy, &["Delete", "Retain"]);
+    }
+    match text(object, "volumeBindingMode") {
+        "" => errors.required("volumeBindingMode", ""),
+        mode => errors.one_of(
+            "volumeBindingMode",
+            mode,
+            &["Immediate", "WaitForFirstConsumer"],
+        ),
+    }
+}
+
+pub(super) fn class_change(new: &Object, old: &Object, errors: &mut Errors) {
+    let fields = [
+        ("parameters", "updates to parameters are forbidden."),
+        ("provisioner", "updates to provisioner are forbidden."),
+        ("reclaimPolicy", "updates to reclaimPolicy are forbidden."),
+    ];
+    for (key, detail) in fields {
+        if get(new, key) != get(old, key) {
+            errors.forbidden(key, detail);
+        }
+    }
+    errors.immutable(
+        "volumeBindingMode",
+        new.get("volumeBindingMode"),
+        old.get("volumeBindingMode"),
+    );
+}

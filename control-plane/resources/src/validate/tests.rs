@@ -1,0 +1,90 @@
+//! What is refused: one script, in which each case changes a good object in a few places.
+
+use std::collections::BTreeMap;
+
+use serde_json::Value;
+
+use crate::testscript::{self, argument};
+use crate::{Object, defaults};
+
+/// `set /spec/replicas -1`: puts a value at a JSON pointer; without a value the field is removed. A
+/// pointer may end in `-` to append to a list.
+fn set(object: &mut Object, line: &str) {
+    let (pointer, value) = line.split_once(' ').unwrap_or((line, ""));
+    let (parent, key) = pointer.rsplit_once('/').expect("a pointer has a slash");
+    let parent = object
+        .pointer_mut(parent)
+        .unwrap_or_else(|| panic!("nothing at {parent}"));
+    match parent {
+        Value::Array(list) if key == "-" => list.push(testscript::json(value)),
+        Value::Object(map) if value.is_empty() => {
+            map.shift_remove(key);
+        }
+        parent => parent[key] = testscript::json(value),
+    }
+}
+
+fn said(errors: &[super::FieldError]) -> String {
+    let lines: Vec<String> = errors
+        .iter()
+        .map(|error| format!("{} {error}", error.reason.as_str()))
+        .collect();
+    if lines.is_empty() {
+        "ok".to_string()
+    } else {
+        lines.join("\n")
+    }
+}
+
+#[test]
+fn refusals() {
+    let mut bases: BTreeMap<String, Object> = BTreeMap::new();
+    testscript::check("validate.txt", |case| {
+        let (verb, qualified) = case[0];
+        let kind = testscript::kind(qualified);
+        if verb == "base" {
+            let mut object = testscript::json(argument(case, "object"));
+            defaults::apply(kind, &mut object);
+            let errors = super::create(kind, &object);
+            bases.insert(qualified.to_string(), object);
+            return said(&errors);
+        }
+        let mut old = bases[qualified].clone();
+        let lines = |word: &'static str| case.iter().filter(move |(other, _)| *other == word);
+        lines("old").for_each(|(_, line)| set(&mut old, line));
+        let mut new = old.clone();
+        lines("set").for_each(|(_, line)| set(&mut new, line));
+        let errors = match verb {
+            "create" => super::create(kind, &new),
+            "update" => super::update(kind, &new, &old),
+            "status" => super::update_status(kind, &new, &old),
+            other => panic!("{other} is no verb of this script"),
+        };
+        let lines: Vec<String> = errors
+            .iter()
+            .map(|error| format!("{} {error}", error.reason.as_str()))
+            .collect();
+        if lines.is_empty() {
+            "ok".to_string()
+        } else {
+            lines.join("\n")
+        }
+    });
+}
+
+#[test]
+fn one_complaint_stands_alone_and_several_in_brackets() {
+    let kind = testscript::kind("configmaps");
+    let bad = serde_json::json!({"metadata": {"namespace": "n"}});
+    let errors = super::create(kind, &bad);
+    assert_eq!(
+        super::summary(&errors),
+        "metadata.name: Required value: name or generateName is required"
+    );
+    let worse = super::create(kind, &serde_json::json!({}));
+    assert_eq!(
+        super::summary(&worse),
+        "[metadata.name: Required value: name or generateName is required, \
+         metadata.namespace: Required value]"
+    );
+}

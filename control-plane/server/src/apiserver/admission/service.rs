@@ -1,0 +1,428 @@
+//! A Service's cluster address and node ports.
+//!
+//! Addresses are taken from the state of the store plus what is being written at this moment.
+//! [`Allocations::reserve`] takes the state and reserves under one lock; the reservation is given
+//! back after the write, when the state shows it. So two requests of this process never get the
+//! same address, and only the leader's process writes. If the outcome of a write is not known, its
+//! reservation stays until the process ends.
+
+use super::Context;
+use crate::apiserver::{
+    errors::{self, ApiError},
+    stored,
+};
+use serde_json::{Value, json};
+use std::collections::BTreeSet;
+use std::net::Ipv4Addr;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use wherry_resources::validate::Reason;
+use wherry_resources::{Kind, Object, meta};
+use wherry_store::{Entry, Snapshot, WriteError};
+
+/// Cluster addresses are in 172.20.0.0/16.
+const ADDRESS_BASE: u32 = u32::from_be_bytes([172, 20, 0, 0]);
+const ADDRESS_COUNT: u32 = 1 << 16;
+/// The first of them are for Services that name their address (`kubernetes` has 172.20.0.1).
+const ADDRESS_STATIC: u32 = 256;
+/// Node ports, both ends included, as in Kubernetes.
+const PORT_FIRST: u16 = 30_000;
+const PORT_LAST: u16 = 32_767;
+
+/// Addresses and ports.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+struct Taken {
+    addresses: BTreeSet<u32>,
+    ports: BTreeSet<(String, u16)>,
+}
+
+impl Taken {
+    fn add(&mut self, service: &Object) {
+        self.addresses.extend(addresses(service));
+        self.ports.extend(node_ports(service));
+    }
+}
+
+/// What is reserved by writes on their way.
+#[derive(Clone, Default)]
+pub struct Allocations {
+    // Held while Services are read and a free address is found; never across an await.
+    reserved: Arc<Mutex<Taken>>,
+}
+
+/// What a Service gets: the values for its empty fields.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Grant {
+    address: Option<Ipv4Addr>,
+    /// By index of the port.
+    ports: Vec<(usize, u16)>,
+}
+
+/// Given back by [`Reservation::settle`], or when dropped.
+pub struct Reservation {
+    allocations: Option<Allocations>,
+    taken: Taken,
+}
+
+impl Reservation {
+    /// Nothing is reserved.
+    pub fn none() -> Reservation {
+        Reservation {
+            allocations: None,
+            taken: Taken::default(),
+        }
+    }
+
+    /// Gives the addresses back once it is clear whether the Service was written.
+    pub fn settle(mut self, outcome: &Result<Entry, WriteError>) {
+        if let Err(WriteError::Unknown) = outcome {
+            self.allocations = None;
+        }
+    }
+}
+
+impl Drop for Reservation {
+    fn drop(&mut self) {
+        let Some(allocations) = &self.allocations else {
+            return;
+        };
+        let mut reserved = allocations.lock();
+        reserved
+            .addresses
+            .retain(|address| !self.taken.addresses.contains(address));
+        reserved
+            .ports
+            .retain(|port| !self.taken.ports.contains(port));
+    }
+}
+
+impl Allocations {
+    fn lock(&self) -> MutexGuard<'_, Taken> {
+        self.reserved.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Decides what `new` gets and holds it. `state` is called under the lock: whatever was given
+    /// back before shows in it.
+    pub fn reserve(
+        &self,
+        state: impl FnOnce() -> Snapshot,
+        new: &Object,
+        old: Option<&Object>,
+        random: u64,
+    ) -> Result<(Grant, Reservation), ApiError> {
+        let mut reserved = self.lock();
+        let mut taken = reserved.clone();
+        let own = (meta::namespace(new), meta::name(new));
+        for (_, entry) in state().range(&stored::prefix(kind(), None), None) {
+            let service = stored::decode(kind(), &entry);
+            if old.is_none() || (meta::namespace(&service), meta::name(&service)) != own {
+                taken.add(&service);
+            }
+        }
+        let (grant, held) = grant(new, old, &taken, random)?;
+        // What the old object has is in the state already.
+        let mut before = Taken::default();
+        old.into_iter().for_each(|old| before.add(old));
+        let taken = Taken {
+            addresses: &held.addresses - &before.addresses,
+            ports: &held.ports - &before.ports,
+        };
+        reserved.addresses.extend(&taken.addresses);
+        reserved.ports.extend(taken.ports.iter().cloned());
+        drop(reserved);
+        Ok((
+            grant,
+            Reservation {
+                allocations: Some(self.clone()),
+                taken,
+            },
+        ))
+    }
+}
+
+fn kind() -> &'static Kind {
+    wherry_resources::kind("", "v1", "services").expect("Service is a built-in kind")
+}
+
+fn text<'a>(service: &'a Object, path: &str) -> &'a str {
+    service.pointer(path).and_then(Value::as_str).unwrap_or("")
+}
+
+fn ports(service: &Object) -> &[Value] {
+    service
+        .pointer("/spec/ports")
+        .and_then(Value::as_array)
+        .map_or(&[], Vec::as_slice)
+}
+
+fn addresses(service: &Object) -> Vec<u32> {
+    let address = text(service, "/spec/clusterIP").parse::<Ipv4Addr>();
+    address.map(u32::from).into_iter().collect()
+}
+
+fn node_ports(service: &Object) -> Vec<(String, u16)> {
+    ports(service).iter().filter_map(node_port).collect()
+}
+
+fn node_port(port: &Value) -> Option<(String, u16)> {
+    let number = u16::try_from(port.get("nodePort")?.as_u64()?)
+        .ok()
+        .filter(|number| *number > 0)?;
+    Some((protocol(port).to_owned(), number))
+}
+
+fn protocol(port: &Value) -> &str {
+    port.get("protocol")
+        .and_then(Value::as_str)
+        .unwrap_or("TCP")
+}
+
+fn wants_address(service: &Object) -> bool {
+    text(service, "/spec/type") != "ExternalName"
+}
+
+fn wants_node_ports(service: &Object) -> bool {
+    match text(service, "/spec/type") {
+        "NodePort" => true,
+        "LoadBalancer" => {
+            service.pointer("/spec/allocateLoadBalancerNodePorts") != Some(&json!(false))
+        }
+        _ => false,
+    }
+}
+
+/// Decides what a Service gets: pure. The second part is everything that it then has.
+fn grant(
+    new: &Object,
+    old: Option<&Object>,
+    taken: &Taken,
+    random: u64,
+) -> Result<(Grant, Taken), ApiError> {
+    let invalid = |field: &str, message: String| {
+        let error = errors::field(Reason::Invalid, field, message);
+        ApiError::invalid(kind(), meta::name(new), vec![error])
+    };
+    let mut grant = Grant::default();
+    let mut held = Taken::default();
+    let kept = old
+        .filter(|old| wants_address(old))
+        .map_or("", |old| text(old, "/spec/clusterIP"));
+    match text(new, "/spec/clusterIP") {
+        _ if !wants_address(new) => {}
+        "None" => {}
+        "" if kept == "None" => {}
+        "" => {
+            let address = match kept.parse::<Ipv4Addr>() {
+                Ok(kept) => u32::from(kept),
+                Err(_) => free_address(taken, random).ok_or_else(|| {
+                    let why = "failed to allocate a serviceIP: range is full";
+                    ApiError::Internal(why.to_owned())
+                })?,
+            };
+            grant.address = Some(address.into());
+            held.addresses.insert(address);
+        }
+        asked => {
+            let address = u32::from(asked.parse::<Ipv4Addr>().map_err(|_| {
+                let why = "must be empty, 'None', or a valid IP address";
+                invalid(
+                    "spec.clusterIPs[0]",
+                    format!("Invalid value: {asked:?}: {why}"),
+                )
+            })?);
+            let failed = |why: &str| {
+                let message =
+                    format!("Invalid value: [{asked:?}]: failed to allocate IP {asked}: {why}");
+                invalid("spec.clusterIPs", message)
+            };
+            let offset = address.wrapping_sub(ADDRESS_BASE);
+            if offset == 0 || offset >= ADDRESS_COUNT - 1 {
+                return Err(failed(
+                    "the provided IP is not in the valid range. The range of valid IPs is \
+                     172.20.0.0/16",
+                ));
+            }
+            if asked != kept && taken.addresses.contains(&address) {
+                return Err(failed("provided IP is already allocated"));
+            }
+            held.addresses.insert(address);
+        }
+    }
+    node_port_grants(new, old, taken, random, &mut grant, &mut held)
+        .map_err(|(field, message)| invalid(&field, message))?;
+    Ok((grant, held))
+}
+
+type FieldFault = (String, String);
+
+fn node_port_grants(
+    new: &Object,
+    old: Option<&Object>,
+    taken: &Taken,
+    random: u64,
+    grant: &mut Grant,
+    held: &mut Taken,
+) -> Result<(), FieldFault> {
+    let own: Vec<(String, u16)> = old.map(node_ports).unwrap_or_default();
+    for (index, port) in ports(new).iter().enumerate() {
+        let Some(wanted) = node_port(port) else {
+            continue;
+        };
+        let field = || format!("spec.ports[{index}].nodePort");
+        let number = wanted.1;
+        if !(PORT_FIRST..=PORT_LAST).contains(&number) && !own.contains(&wanted) {
+            let why = format!(
+                "Invalid value: {number}: provided port is not in the valid range. The range of \
+                 valid ports is {PORT_FIRST}-{PORT_LAST}"
+            );
+            return Err((field(), why));
+        }
+        if taken.ports.contains(&wanted) || held.ports.contains(&wanted) {
+            let why = format!("Invalid value: {number}: provided port is already allocated");
+            return Err((field(), why));
+        }
+        held.ports.insert(wanted);
+    }
+    if !wants_node_ports(new) {
+        return Ok(());
+    }
+    for (index, port) in ports(new).iter().enumerate() {
+        if node_port(port).is_some() {
+            continue;
+        }
+        let protocol = protocol(port).to_owned();
+        // A port that the client sends without its number keeps the one it had.
+        let same = |other: &&Value| {
+            other.get("port") == port.get("port") && self::protocol(other) == protocol
+        };
+        let kept = old
+            .and_then(|old| ports(old).iter().find(same))
+            .and_then(node_port);
+        let number = kept
+            .filter(|kept| !held.ports.contains(kept))
+            .map(|kept| kept.1);
+        let number = number
+            .or_else(|| free_port(taken, held, &protocol, random))
+            .ok_or_else(|| {
+                let why = "failed to allocate a nodePort: range is full";
+                (format!("spec.ports[{index}].nodePort"), why.to_owned())
+            })?;
+        held.ports.insert((protocol, number));
+        grant.ports.push((index, number));
+    }
+    Ok(())
+}
+
+/// The first free address behind a random place.
+fn free_address(taken: &Taken, random: u64) -> Option<u32> {
+    // Without the network's own and the broadcast address.
+    let count = ADDRESS_COUNT - ADDRESS_STATIC - 1;
+    let start = u32::try_from(random % u64::from(count)).expect("a remainder is below its divisor");
+    (0..count)
+        .map(|step| ADDRESS_BASE + ADDRESS_STATIC + (start + step) % count)
+        .find(|address| !taken.addresses.contains(address))
+}
+
+fn free_port(taken: &Taken, held: &Taken, protocol: &str, random: u64) -> Option<u16> {
+    let count = PORT_LAST - PORT_FIRST + 1;
+    let start = u16::try_from(random % u64::from(count)).expect("a remainder is below its divisor");
+    (0..count)
+        .map(|step| PORT_FIRST + (start + step) % count)
+        .find(|number| {
+            let port = (protocol.to_owned(), *number);
+            !taken.ports.contains(&port) && !held.ports.contains(&port)
+        })
+}
+
+/// Writes the grant into the Service and checks what must not be in one.
+pub fn admit(
+    context: &Context<'_>,
+    new: &mut Object,
+    old: Option<&Object>,
+) -> Result<Vec<String>, ApiError> {
+    let externals = |object: &Object| object.pointer("/spec/externalIPs").cloned();
+    let fresh = externals(new).filter(|list| list.as_array().is_some_and(|list| !list.is_empty()));
+    if fresh.is_some() && fresh != old.and_then(externals) {
+        let why = "Use of external IPs is denied by admission control.";
+        return Err(ApiError::forbidden(context.kind, meta::name(new), why));
+    }
+    let grant = context.facts.service.clone().unwrap_or_default();
+    let spec = &mut new["spec"];
+    if let Some(address) = grant.address {
+        spec["clusterIP"] = json!(address);
+        spec["clusterIPs"] = json!([address]);
+    } else if let Some(old) = old.filter(|old| text(old, "/spec/clusterIP") == "None") {
+        if spec["type"] != "ExternalName" {
+            spec["clusterIP"] = old["spec"]["clusterIP"].clone();
+            spec["clusterIPs"] = old["spec"]["clusterIPs"].clone();
+        }
+    }
+    for (index, number) in grant.ports {
+        spec["ports"][index]["nodePort"] = json!(number);
+    }
+    Ok(Vec::new())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn service(spec: Value) -> Object {
+        json!({"metadata": {"name": "s", "namespace": "n"}, "spec": spec})
+    }
+
+    fn granted(new: Value, old: Option<Value>, taken: &Taken) -> String {
+        let (new, old) = (service(new), old.map(service));
+        match grant(&new, old.as_ref(), taken, 0) {
+            Ok((grant, _)) => {
+                let address = grant
+                    .address
+                    .map_or("-".to_owned(), |address| address.to_string());
+                format!("{address} {:?}", grant.ports)
+            }
+            Err(error) => error.to_string(),
+        }
+    }
+
+    #[test]
+    fn addresses_and_ports() {
+        let mut taken = Taken::default();
+        taken.add(&service(
+            json!({"clusterIP": "172.20.1.0", "ports": [{"nodePort": 30000}]}),
+        ));
+        let node_port = json!({"type": "NodePort", "ports": [{"port": 80}, {"port": 81}]});
+        assert_eq!(
+            granted(node_port, None, &taken),
+            "172.20.1.1 [(0, 30001), (1, 30002)]"
+        );
+        assert_eq!(granted(json!({"clusterIP": "None"}), None, &taken), "- []");
+        assert_eq!(
+            granted(json!({"type": "ExternalName"}), None, &taken),
+            "- []"
+        );
+        assert_eq!(
+            granted(json!({"clusterIP": "172.20.0.1"}), None, &taken),
+            "- []"
+        );
+        assert_eq!(
+            granted(json!({"clusterIP": "172.20.1.0"}), None, &taken),
+            "Service \"s\" is invalid: spec.clusterIPs: Invalid value: [\"172.20.1.0\"]: failed to \
+             allocate IP 172.20.1.0: provided IP is already allocated"
+        );
+        assert_eq!(
+            granted(
+                json!({"type": "NodePort", "ports": [{"port": 1, "nodePort": 80}]}),
+                None,
+                &taken
+            ),
+            "Service \"s\" is invalid: spec.ports[0].nodePort: Invalid value: 80: provided port is \
+             not in the valid range. The range of valid ports is 30000-32767"
+        );
+        let old = json!({"type": "NodePort", "clusterIP": "172.20.9.9",
+            "ports": [{"port": 80, "nodePort": 31000}]});
+        let new = json!({"type": "NodePort", "ports": [{"port": 81}, {"port": 80}]});
+        assert_eq!(
+            granted(new, Some(old), &taken),
+            "172.20.9.9 [(0, 30001), (1, 31000)]"
+        );
+    }
+}

@@ -1,0 +1,80 @@
+//! Node restriction and namespaces, as a table of who writes what.
+
+use super::*;
+use serde_json::{Value, json};
+
+fn refused(plural: &str, part: Part, new: Value, old: Option<Value>) -> String {
+    let kind = wherry_resources::kind("", "v1", plural)
+        .or_else(|| wherry_resources::kind("coordination.k8s.io", "v1", plural))
+        .expect("a built-in kind");
+    let facts = Facts {
+        namespace: Some(json!({"metadata": {"name": "n"}})),
+        ..Facts::default()
+    };
+    let user = User::new("system:node:a", &[auth::NODES]);
+    let operation = if old.is_some() {
+        Operation::Update
+    } else {
+        Operation::Create
+    };
+    let context = Context {
+        operation,
+        user: &user,
+        kind,
+        part,
+        namespace: "n",
+        facts: &facts,
+    };
+    let mut new = new;
+    match admit(&context, &mut new, old.as_ref()) {
+        Ok(_) => "allowed".to_owned(),
+        Err(error) => error.to_string(),
+    }
+}
+
+#[test]
+fn a_node_writes_what_is_its_own() {
+    let node = |name: &str, labels: Value| json!({"metadata": {"name": name, "labels": labels}});
+    let allowed = refused(
+        "nodes",
+        Part::Main,
+        node("a", json!({"kubernetes.io/os": "linux"})),
+        None,
+    );
+    assert_eq!(allowed, "allowed");
+    assert_eq!(
+        refused("nodes", Part::Main, node("b", json!({})), None),
+        "nodes \"b\" is forbidden: node \"a\" is not allowed to modify node \"b\""
+    );
+    let reserved = json!({"node-restriction.kubernetes.io/x": "y"});
+    assert_eq!(
+        refused("nodes", Part::Main, node("a", reserved), None),
+        "nodes \"a\" is forbidden: node \"a\" is not allowed to modify label \
+         \"node-restriction.kubernetes.io/x\""
+    );
+    let mut owned = node("a", json!({}));
+    owned["metadata"]["ownerReferences"] = json!([{"uid": "u"}]);
+    assert_eq!(
+        refused("nodes", Part::Main, owned, Some(node("a", json!({})))),
+        "nodes \"a\" is forbidden: node \"a\" is not allowed to modify ownerReferences"
+    );
+    let pod = |node: &str| json!({"metadata": {"name": "p"}, "spec": {"nodeName": node}});
+    assert_eq!(
+        refused("pods", Part::Status, pod("a"), Some(pod("a"))),
+        "allowed"
+    );
+    assert_eq!(
+        refused("pods", Part::Status, pod("b"), Some(pod("b"))),
+        "pods \"p\" is forbidden: node \"a\" can only update pod status for pods with \
+         spec.nodeName set to itself"
+    );
+    assert_eq!(
+        refused("leases", Part::Main, node("a", json!({})), None),
+        "allowed"
+    );
+    assert_eq!(
+        refused("leases", Part::Main, node("b", json!({})), None),
+        "leases.coordination.k8s.io \"b\" is forbidden: can only access node lease with \
+         the same name as the requesting node"
+    );
+}

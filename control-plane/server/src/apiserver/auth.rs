@@ -1,0 +1,224 @@
+//! Who sends a request.
+//!
+//! In the order in which they count: the in-process caller's own [`User`], the client certificate
+//! that the listener has verified, a bearer token. Whoever shows nothing is `system:anonymous`;
+//! whoever shows something wrong is refused, never taken for anonymous.
+
+use super::errors::ApiError;
+use jiff::Timestamp;
+use serde_json::Value;
+use sha2::{Digest, Sha256};
+use std::collections::BTreeMap;
+use wherry_resources::{Object, meta};
+use x509_parser::prelude::parse_x509_certificate;
+
+/// Group of everybody who proved an identity.
+pub const AUTHENTICATED: &str = "system:authenticated";
+/// Group of everybody who did not.
+pub const UNAUTHENTICATED: &str = "system:unauthenticated";
+/// Group that may do everything.
+pub const MASTERS: &str = "system:masters";
+/// Group of the node agents; a member's name is `system:node:` and the node's name.
+pub const NODES: &str = "system:nodes";
+/// Group of machines that hold a bootstrap token.
+pub const BOOTSTRAPPERS: &str = "system:bootstrappers";
+
+const NODE_PREFIX: &str = "system:node:";
+const TOKEN_SECRET_TYPE: &str = "bootstrap.kubernetes.io/token";
+
+/// An authenticated (or anonymous) user.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct User {
+    /// As `system:admin`.
+    pub name: String,
+    /// As `system:masters`.
+    pub groups: Vec<String>,
+    /// Empty if the authenticator knows none.
+    pub uid: String,
+    /// Further attributes of the authenticator.
+    pub extra: BTreeMap<String, Vec<String>>,
+}
+
+impl User {
+    /// A user with an identity: everybody of these is in `system:authenticated`.
+    pub fn new(name: &str, groups: &[&str]) -> User {
+        let mut groups: Vec<String> = groups.iter().map(|group| (*group).to_owned()).collect();
+        groups.push(AUTHENTICATED.to_owned());
+        User {
+            name: name.to_owned(),
+            groups,
+            ..User::default()
+        }
+    }
+
+    /// The user of a request without credentials.
+    pub fn anonymous() -> User {
+        User {
+            name: "system:anonymous".to_owned(),
+            groups: vec![UNAUTHENTICATED.to_owned()],
+            ..User::default()
+        }
+    }
+
+    /// Membership in a group.
+    pub fn is_in(&self, group: &str) -> bool {
+        self.groups.iter().any(|own| own == group)
+    }
+
+    /// Name of the node whose agent this is.
+    pub fn node(&self) -> Option<&str> {
+        let name = self
+            .name
+            .strip_prefix(NODE_PREFIX)
+            .filter(|name| !name.is_empty())?;
+        self.is_in(NODES).then_some(name)
+    }
+}
+
+/// Request extension of the TLS listener: the certificate (DER) that rustls has verified against
+/// the cluster's authority. No header can set it.
+#[derive(Clone, Debug)]
+pub struct PeerCertificate(pub Vec<u8>);
+
+/// Reads the user out of a request. `secret` looks up a Secret of kube-system by name.
+pub fn authenticate(
+    extensions: &http::Extensions,
+    headers: &http::HeaderMap,
+    secret: impl FnOnce(&str) -> Option<Object>,
+    now: Timestamp,
+) -> Result<User, ApiError> {
+    if let Some(user) = extensions.get::<User>() {
+        let mut user = user.clone();
+        if !user.is_in(AUTHENTICATED) && !user.is_in(UNAUTHENTICATED) {
+            user.groups.push(AUTHENTICATED.to_owned());
+        }
+        return Ok(user);
+    }
+    if let Some(PeerCertificate(der)) = extensions.get::<PeerCertificate>() {
+        return of_certificate(der).ok_or(ApiError::Unauthorized);
+    }
+    let Some(header) = headers.get(http::header::AUTHORIZATION) else {
+        return Ok(User::anonymous());
+    };
+    let token = header.to_str().ok().and_then(|text| text.split_once(' '));
+    match token {
+        Some((scheme, token)) if scheme.eq_ignore_ascii_case("bearer") => {
+            of_token(token.trim(), secret, now).ok_or(ApiError::Unauthorized)
+        }
+        _ => Err(ApiError::Unauthorized),
+    }
+}
+
+/// Common name = user, each organisation = a group, as in Kubernetes.
+fn of_certificate(der: &[u8]) -> Option<User> {
+    let (_, certificate) = parse_x509_certificate(der).ok()?;
+    let subject = certificate.subject();
+    let name = subject.iter_common_name().next()?.as_str().ok()?;
+    let groups: Option<Vec<&str>> = subject
+        .iter_organization()
+        .map(|group| group.as_str().ok())
+        .collect();
+    (!name.is_empty()).then_some(User::new(name, &groups?))
+}
+
+/// `id.secret`, or the join form `id.secret.fingerprint` whose last part is the client's to check.
+fn of_token(
+    token: &str,
+    secret: impl FnOnce(&str) -> Option<Object>,
+    now: Timestamp,
+) -> Option<User> {
+    let mut parts = token.split('.');
+    let (id, shown) = (parts.next()?, parts.next()?);
+    let plain = |text: &str, length| {
+        text.len() == length
+            && text
+                .bytes()
+                .all(|b| b.is_ascii_lowercase() || b.is_ascii_digit())
+    };
+    if !plain(id, 6) || !plain(shown, 16) {
+        return None;
+    }
+    let kept = secret(&format!("bootstrap-token-{id}"))?;
+    of_bootstrap_secret(&kept, id, shown, now)
+}
+
+/// Checks a bootstrap token against its Secret.
+fn of_bootstrap_secret(kept: &Object, id: &str, shown: &str, now: Timestamp) -> Option<User> {
+    let text = |key: &str| -> Option<String> {
+        use base64::Engine as _;
+        let encoded = kept.get("data")?.get(key).and_then(Value::as_str)?;
+        let bytes = base64::engine::general_purpose::STANDARD
+            .decode(encoded)
+            .ok()?;
+        String::from_utf8(bytes).ok()
+    };
+    let right_type = kept.get("type").and_then(Value::as_str) == Some(TOKEN_SECRET_TYPE);
+    // Digests are compared, so that the time of the comparison says nothing about the secret.
+    let right_secret = Sha256::digest(text("token-secret")?) == Sha256::digest(shown);
+    let right_id = text("token-id")? == id;
+    let usable = text("usage-bootstrap-authentication").as_deref() == Some("true");
+    let alive = match text("expiration") {
+        None => true,
+        Some(time) => meta::parse_time(&time).is_some_and(|end| end > now),
+    };
+    if !(right_type && right_secret && right_id && usable && alive && !meta::is_deleting(kept)) {
+        return None;
+    }
+    let mut groups = vec![BOOTSTRAPPERS.to_owned()];
+    let more = text("auth-extra-groups").unwrap_or_default();
+    groups.extend(
+        more.split(',')
+            .map(str::trim)
+            .filter(|g| g.starts_with("system:bootstrappers:"))
+            .map(String::from),
+    );
+    let groups: Vec<&str> = groups.iter().map(String::as_str).collect();
+    Some(User::new(&format!("system:bootstrap:{id}"), &groups))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use base64::Engine as _;
+    use serde_json::json;
+
+    fn token_secret(expiration: &str) -> Object {
+        let encode = |text: &str| base64::engine::general_purpose::STANDARD.encode(text);
+        json!({
+            "kind": "Secret", "apiVersion": "v1", "type": TOKEN_SECRET_TYPE,
+            "metadata": {"name": "bootstrap-token-abcdef"},
+            "data": {
+                "token-id": encode("abcdef"), "token-secret": encode("0123456789abcdef"),
+                "usage-bootstrap-authentication": encode("true"),
+                "expiration": encode(expiration),
+            },
+        })
+    }
+
+    fn name(authorization: &str, expiration: &str) -> Option<String> {
+        let mut headers = http::HeaderMap::new();
+        headers.insert("authorization", authorization.parse().expect("a header"));
+        let secret =
+            |name: &str| (name == "bootstrap-token-abcdef").then(|| token_secret(expiration));
+        let now = "2026-01-01T00:00:00Z".parse().expect("a time");
+        authenticate(&http::Extensions::new(), &headers, secret, now)
+            .ok()
+            .map(|user| user.name)
+    }
+
+    #[test]
+    fn bootstrap_tokens() {
+        let later = "2026-01-02T00:00:00Z";
+        let good = Some("system:bootstrap:abcdef".to_owned());
+        assert_eq!(name("Bearer abcdef.0123456789abcdef", later), good);
+        assert_eq!(name("bearer abcdef.0123456789abcdef.00ff", later), good);
+        assert_eq!(name("Bearer abcdef.0123456789abcdee", later), None);
+        assert_eq!(name("Bearer abcdeg.0123456789abcdef", later), None);
+        assert_eq!(
+            name("Bearer abcdef.0123456789abcdef", "2025-12-31T00:00:00Z"),
+            None
+        );
+        assert_eq!(name("Bearer abcdef.0123456789abcdef", "never"), None);
+        assert_eq!(name("Basic abc", later), None);
+    }
+}

@@ -1,0 +1,345 @@
+//! Forms of bodies: which one a client sent, which one it wants, and the way between them.
+//!
+//! Bodies come as JSON, YAML or protobuf and are one `serde_json::Value` afterwards. JSON and YAML
+//! go through one visitor that remembers keys that stood twice, because a client that sends a
+//! field twice must hear of it. Answers are JSON (or YAML when asked), as the object itself, as a
+//! Table, or as metadata only. Lists and watch events are assembled from stored bytes where
+//! nothing about an object has to be known (`stored.rs`).
+
+use super::errors::ApiError;
+use axum::{body::Body, response::Response};
+use http::{HeaderValue, StatusCode, header};
+use serde::de::{DeserializeSeed, Deserializer, MapAccess, SeqAccess, Visitor};
+use serde_json::{Map, Number, Value, json};
+
+/// Largest body of a request, as in Kubernetes: an object has at most half of it.
+pub const BODY_BYTES_MAX: usize = 3 * 1024 * 1024;
+/// Deepest nesting of a body: far above any manifest, far below what a stack can bear.
+const DEPTH_MAX: usize = 128;
+/// Most values in a body. A YAML alias repeats what it names, so bytes alone bound nothing.
+const VALUES_MAX: usize = 1_000_000;
+
+/// What we can read; named when we cannot read something.
+pub const READABLE: &str =
+    "application/json, application/yaml, application/vnd.kubernetes.protobuf";
+/// What we can write.
+pub const WRITABLE: &str = "application/json, application/yaml";
+
+/// What an answer shows of an object.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Form {
+    /// The object.
+    Object,
+    /// Columns for people, in the group version `meta.k8s.io/v1` or the older `v1beta1`.
+    Table { version: &'static str },
+    /// PartialObjectMetadata or its list.
+    Metadata { version: &'static str },
+}
+
+/// How a client wants its answer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Accepted {
+    /// What to show.
+    pub form: Form,
+    /// YAML instead of JSON.
+    pub yaml: bool,
+    /// Indented, for people.
+    pub pretty: bool,
+}
+
+impl Accepted {
+    /// Compact JSON of the object itself: stored bytes can be used as they are.
+    pub fn is_plain(&self) -> bool {
+        self.form == Form::Object && !self.yaml && !self.pretty
+    }
+}
+
+/// Chooses the first acceptable form of an `Accept` header.
+pub fn negotiate(
+    accept: &str,
+    user_agent: &str,
+    pretty: Option<&str>,
+) -> Result<Accepted, ApiError> {
+    let for_people = ["curl", "Wget", "Mozilla/5.0"]
+        .iter()
+        .any(|word| user_agent.starts_with(word));
+    let pretty = match pretty {
+        Some(text) => !matches!(text, "0" | "false"),
+        None => for_people,
+    };
+    let json = Accepted {
+        form: Form::Object,
+        yaml: false,
+        pretty,
+    };
+    if accept.trim().is_empty() {
+        return Ok(json);
+    }
+    for range in accept.split(',') {
+        let mut parts = range.split(';').map(str::trim);
+        let media = parts.next().unwrap_or("").to_ascii_lowercase();
+        let parameter = |name: &str| {
+            let mut pairs = range
+                .split(';')
+                .skip(1)
+                .filter_map(|part| part.trim().split_once('='));
+            pairs
+                .find(|(key, _)| key.eq_ignore_ascii_case(name))
+                .map(|(_, value)| value)
+        };
+        let yaml = match media.as_str() {
+            "application/json" | "*/*" | "application/*" => false,
+            "application/yaml" => true,
+            _ => continue,
+        };
+        let form = match (parameter("as"), parameter("g"), parameter("v")) {
+            (None, _, _) => Form::Object,
+            (Some("Table"), Some("meta.k8s.io"), Some("v1")) => Form::Table { version: "v1" },
+            (Some("Table"), Some("meta.k8s.io"), Some("v1beta1")) => {
+                Form::Table { version: "v1beta1" }
+            }
+            (Some(name), Some("meta.k8s.io"), Some(version))
+                if name.starts_with("PartialObjectMetadata") =>
+            {
+                let version = if version == "v1beta1" {
+                    "v1beta1"
+                } else {
+                    "v1"
+                };
+                Form::Metadata { version }
+            }
+            _ => continue,
+        };
+        return Ok(Accepted { form, yaml, pretty });
+    }
+    Err(ApiError::NotAcceptable(WRITABLE))
+}
+
+/// A body and the paths of the keys that stood in it more than once.
+#[derive(Debug)]
+pub struct Decoded {
+    /// The body.
+    pub value: Value,
+    /// As `spec.replicas`.
+    pub duplicates: Vec<String>,
+}
+
+/// Reads a body of a known content type. `expected` names the kind in messages.
+pub fn decode(content_type: &str, body: &[u8], expected: &str) -> Result<Decoded, ApiError> {
+    let unreadable = |error: String| {
+        ApiError::BadRequest(format!(
+            "the object provided is unrecognized (must be of type {expected}): {error}"
+        ))
+    };
+    match content_type {
+        "application/json" | "text/json" => decode_json(body).map_err(unreadable),
+        "application/yaml" | "application/x-yaml" | "text/yaml" => {
+            decode_yaml(body).map_err(unreadable)
+        }
+        "application/vnd.kubernetes.protobuf" => {
+            let value = wherry_resources::protobuf::decode(body)
+                .map_err(|error| unreadable(error.to_string()))?;
+            Ok(Decoded {
+                value,
+                duplicates: Vec::new(),
+            })
+        }
+        _ => Err(ApiError::UnsupportedMediaType(READABLE)),
+    }
+}
+
+/// Reads JSON; an error names the place.
+pub fn decode_json(body: &[u8]) -> Result<Decoded, String> {
+    let mut reading = Reading::default();
+    let mut deserializer = serde_json::Deserializer::from_slice(body);
+    let value = At {
+        reading: &mut reading,
+        depth: 0,
+    }
+    .deserialize(&mut deserializer);
+    let value = value.map_err(|error| error.to_string())?;
+    deserializer.end().map_err(|error| error.to_string())?;
+    Ok(Decoded {
+        value,
+        duplicates: reading.duplicates,
+    })
+}
+
+/// Reads one YAML document.
+pub fn decode_yaml(body: &[u8]) -> Result<Decoded, String> {
+    let mut reading = Reading::default();
+    let value = At {
+        reading: &mut reading,
+        depth: 0,
+    }
+    .deserialize(serde_yaml_ng::Deserializer::from_slice(body))
+    .map_err(|error| error.to_string())?;
+    Ok(Decoded {
+        value,
+        duplicates: reading.duplicates,
+    })
+}
+
+/// What is remembered while a body is read.
+#[derive(Default)]
+struct Reading {
+    path: Vec<String>,
+    duplicates: Vec<String>,
+    values: usize,
+}
+
+/// A place in the body.
+struct At<'a> {
+    reading: &'a mut Reading,
+    depth: usize,
+}
+
+impl<'de> DeserializeSeed<'de> for At<'_> {
+    type Value = Value;
+
+    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<Value, D::Error> {
+        self.reading.values += 1;
+        if self.depth > DEPTH_MAX || self.reading.values > VALUES_MAX {
+            return Err(serde::de::Error::custom(
+                "the body is nested too deeply or too large",
+            ));
+        }
+        deserializer.deserialize_any(self)
+    }
+}
+
+impl<'de> Visitor<'de> for At<'_> {
+    type Value = Value;
+
+    fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("a value")
+    }
+    fn visit_bool<E>(self, value: bool) -> Result<Value, E> {
+        Ok(Value::Bool(value))
+    }
+    fn visit_i64<E>(self, value: i64) -> Result<Value, E> {
+        Ok(value.into())
+    }
+    fn visit_u64<E>(self, value: u64) -> Result<Value, E> {
+        Ok(value.into())
+    }
+    fn visit_f64<E>(self, value: f64) -> Result<Value, E> {
+        Ok(Number::from_f64(value).map_or(Value::Null, Value::Number))
+    }
+    fn visit_str<E>(self, value: &str) -> Result<Value, E> {
+        Ok(Value::String(value.into()))
+    }
+    fn visit_string<E>(self, value: String) -> Result<Value, E> {
+        Ok(Value::String(value))
+    }
+    fn visit_unit<E>(self) -> Result<Value, E> {
+        Ok(Value::Null)
+    }
+    fn visit_none<E>(self) -> Result<Value, E> {
+        Ok(Value::Null)
+    }
+    fn visit_some<D: Deserializer<'de>>(self, deserializer: D) -> Result<Value, D::Error> {
+        deserializer.deserialize_any(self)
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, mut access: A) -> Result<Value, A::Error> {
+        let mut items = Vec::new();
+        loop {
+            self.reading.path.push(format!("[{}]", items.len()));
+            let next = access.next_element_seed(At {
+                reading: self.reading,
+                depth: self.depth + 1,
+            })?;
+            self.reading.path.pop();
+            match next {
+                Some(item) => items.push(item),
+                None => return Ok(Value::Array(items)),
+            }
+        }
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut access: A) -> Result<Value, A::Error> {
+        let mut object = Map::new();
+        while let Some(key) = access.next_key::<String>()? {
+            self.reading.path.push(key.clone());
+            let value = access.next_value_seed(At {
+                reading: self.reading,
+                depth: self.depth + 1,
+            })?;
+            if object.insert(key, value).is_some() {
+                self.reading
+                    .duplicates
+                    .push(self.reading.path.join(".").replace(".[", "["));
+            }
+            self.reading.path.pop();
+        }
+        Ok(Value::Object(object))
+    }
+}
+
+/// An answer made of an object, in the form and with the warnings that go with it.
+pub fn respond(
+    code: StatusCode,
+    accepted: &Accepted,
+    value: &Value,
+    warnings: &[String],
+) -> Response {
+    let (media, text) = if accepted.yaml {
+        let text = serde_yaml_ng::to_string(value).expect("a JSON value is also YAML");
+        ("application/yaml", text)
+    } else if accepted.pretty {
+        let text = serde_json::to_string_pretty(value).expect("a value has only string keys");
+        ("application/json", text + "\n")
+    } else {
+        ("application/json", format!("{value}\n"))
+    };
+    respond_bytes(code, media, text.into_bytes(), warnings)
+}
+
+/// An answer whose bytes are ready.
+pub fn respond_bytes(
+    code: StatusCode,
+    media: &'static str,
+    bytes: Vec<u8>,
+    warnings: &[String],
+) -> Response {
+    let mut response = Response::new(Body::from(bytes));
+    *response.status_mut() = code;
+    response
+        .headers_mut()
+        .insert(header::CONTENT_TYPE, HeaderValue::from_static(media));
+    for warning in warning_headers(warnings) {
+        response.headers_mut().append(header::WARNING, warning);
+    }
+    response
+}
+
+/// `299 - "text"`, quoted and escaped, each text once, without control characters.
+fn warning_headers(warnings: &[String]) -> Vec<HeaderValue> {
+    let mut texts: Vec<String> = Vec::new();
+    for warning in warnings {
+        let printable = warning.chars().filter(|c| !c.is_control());
+        let text: String = printable
+            .flat_map(|c| match c {
+                '"' | '\\' => vec!['\\', c],
+                c => vec![c],
+            })
+            .collect();
+        if !texts.contains(&text) {
+            texts.push(text);
+        }
+    }
+    texts
+        .iter()
+        .filter_map(|text| HeaderValue::try_from(format!("299 - \"{text}\"")).ok())
+        .collect()
+}
+
+/// The metadata-only form of an object.
+pub fn metadata_only(object: &Value, version: &str) -> Value {
+    json!({
+        "kind": "PartialObjectMetadata",
+        "apiVersion": format!("meta.k8s.io/{version}"),
+        "metadata": object.get("metadata").cloned().unwrap_or_else(|| json!({})),
+    })
+}

@@ -1,0 +1,217 @@
+//! What operators and load balancers ask: alive, ready, which version, how busy.
+
+use super::{ApiServer, errors::ApiError};
+use axum::{
+    extract::{Path, RawQuery, State},
+    response::{IntoResponse, Response},
+};
+use http::{StatusCode, header};
+use serde_json::json;
+use std::fmt::Write as _;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+
+/// Kubernetes release whose API is served; clients parse it.
+pub const GIT_VERSION: &str = concat!("v1.32.0+wherry.", env!("CARGO_PKG_VERSION"));
+
+/// Counters of `/metrics`.
+#[derive(Default)]
+pub struct Metrics {
+    /// Answered requests, by hundreds of their status code (index 1 = 1xx).
+    answers: [AtomicU64; 6],
+    /// Requests that are being answered.
+    pub in_flight: AtomicU64,
+    /// Open watches.
+    pub watches: AtomicU64,
+    /// Watches that were cut off because the client read too slowly.
+    pub watches_cut: AtomicU64,
+}
+
+impl Metrics {
+    /// Counts an answer.
+    pub fn answered(&self, code: StatusCode) {
+        self.answers[usize::from(code.as_u16() / 100).min(5)].fetch_add(1, Relaxed);
+    }
+}
+
+/// One named check: true if it passes.
+struct Check {
+    name: &'static str,
+    problem: Option<String>,
+}
+
+fn checks(api: &ApiServer, ready: bool) -> Vec<Check> {
+    let mut checks = vec![Check {
+        name: "ping",
+        problem: None,
+    }];
+    if ready {
+        checks.push(Check {
+            name: "store",
+            problem: api.store_problem(),
+        });
+        let stopping = api
+            .shutdown()
+            .is_cancelled()
+            .then(|| "shutting down".to_owned());
+        checks.push(Check {
+            name: "shutdown",
+            problem: stopping,
+        });
+    }
+    checks
+}
+
+/// `/livez`: the process answers.
+pub async fn livez(State(api): State<ApiServer>, RawQuery(query): RawQuery) -> Response {
+    report("livez", &checks(&api, false), query.as_deref())
+}
+
+/// `/readyz`: the store can be read and written.
+pub async fn readyz(State(api): State<ApiServer>, RawQuery(query): RawQuery) -> Response {
+    report("readyz", &checks(&api, true), query.as_deref())
+}
+
+/// `/healthz`, the old name of readiness.
+pub async fn healthz(State(api): State<ApiServer>, RawQuery(query): RawQuery) -> Response {
+    report("healthz", &checks(&api, true), query.as_deref())
+}
+
+/// `/readyz/{check}`: one check by name.
+pub async fn one(
+    State(api): State<ApiServer>,
+    Path(name): Path<String>,
+) -> Result<Response, ApiError> {
+    let found: Vec<Check> = checks(&api, true)
+        .into_iter()
+        .filter(|check| check.name == name)
+        .collect();
+    if found.is_empty() {
+        Err(ApiError::NoSuchPath)
+    } else {
+        Ok(report("readyz", &found, None))
+    }
+}
+
+fn report(endpoint: &str, checks: &[Check], query: Option<&str>) -> Response {
+    let healthy = checks.iter().all(|check| check.problem.is_none());
+    let verbose = super::request::Query::parse(query.unwrap_or("")).flag("verbose");
+    let code = if healthy {
+        StatusCode::OK
+    } else {
+        StatusCode::INTERNAL_SERVER_ERROR
+    };
+    let mut text = String::new();
+    if healthy && !verbose {
+        text.push_str("ok");
+    } else {
+        for check in checks {
+            let _ = match &check.problem {
+                None => writeln!(text, "[+]{} ok", check.name),
+                Some(problem) => writeln!(text, "[-]{} failed: {problem}", check.name),
+            };
+        }
+        let _ = writeln!(
+            text,
+            "{endpoint} check {}",
+            if healthy { "passed" } else { "failed" }
+        );
+    }
+    (
+        code,
+        [(header::CONTENT_TYPE, "text/plain; charset=utf-8")],
+        text,
+    )
+        .into_response()
+}
+
+/// `/version`: major and minor are digits only, since clients parse them as numbers.
+pub async fn version() -> Response {
+    let version = json!({
+        "major": "1", "minor": "32", "gitVersion": GIT_VERSION, "gitCommit": "unknown",
+        "gitTreeState": "clean", "buildDate": "1970-01-01T00:00:00Z", "goVersion": "none",
+        "compiler": "rustc", "platform": format!("{}/{}", std::env::consts::OS, platform()),
+    });
+    let text = serde_json::to_string_pretty(&version).expect("a value has only string keys");
+    ([(header::CONTENT_TYPE, "application/json")], text).into_response()
+}
+
+/// The processor as Kubernetes calls it.
+fn platform() -> &'static str {
+    match std::env::consts::ARCH {
+        "x86_64" => "amd64",
+        "aarch64" => "arm64",
+        other => other,
+    }
+}
+
+/// `/metrics` in the text form of Prometheus.
+pub async fn metrics(State(api): State<ApiServer>) -> Response {
+    let metrics = api.metrics();
+    let mut text = String::from("# TYPE apiserver_request_total counter\n");
+    for (hundreds, count) in metrics.answers.iter().enumerate().skip(1) {
+        let count = count.load(Relaxed);
+        let _ = writeln!(
+            text,
+            "apiserver_request_total{{code=\"{hundreds}xx\"}} {count}"
+        );
+    }
+    let gauges = [
+        (
+            "apiserver_current_inflight_requests",
+            "gauge",
+            metrics.in_flight.load(Relaxed),
+        ),
+        (
+            "apiserver_longrunning_requests",
+            "gauge",
+            metrics.watches.load(Relaxed),
+        ),
+        (
+            "apiserver_terminated_watchers_total",
+            "counter",
+            metrics.watches_cut.load(Relaxed),
+        ),
+        (
+            "wherry_store_revision",
+            "gauge",
+            api.store().current().revision(),
+        ),
+        (
+            "wherry_node_tunnels",
+            "gauge",
+            api.tunnels().nodes().len() as u64,
+        ),
+    ];
+    for (name, kind, value) in gauges {
+        let _ = writeln!(text, "# TYPE {name} {kind}\n{name} {value}");
+    }
+    (
+        [(
+            header::CONTENT_TYPE,
+            "text/plain; version=0.0.4; charset=utf-8",
+        )],
+        text,
+    )
+        .into_response()
+}
+
+/// `/`: what else there is.
+pub async fn paths() -> Response {
+    let paths = [
+        "/api",
+        "/api/v1",
+        "/apis",
+        "/healthz",
+        "/livez",
+        "/metrics",
+        "/openapi/v2",
+        "/openapi/v3",
+        "/readyz",
+        "/ui",
+        "/v2",
+        "/version",
+    ];
+    let text = serde_json::to_string_pretty(&json!({ "paths": paths }));
+    let text = text.expect("a value has only string keys");
+    ([(header::CONTENT_TYPE, "application/json")], text).into_response()
+}

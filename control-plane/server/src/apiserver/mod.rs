@@ -1,0 +1,163 @@
+//! The Kubernetes API server: an axum Router over the store.
+//!
+//! A request passes `guard` (who, may they, how long), `routes` (where to), a verb (`verbs`), then
+//! `Store::put`. For every kind it is the same pipeline:
+//!
+//! ```text
+//! guard -> routes::resource -> verbs::create -> verbs::write::insert -> Store::put
+//!                              decode, check    defaults, admission,
+//!                              fields           validation
+//! ```
+//!
+//! Decisions (`request`, `content`, `authorize`, `admission`, `verbs::prepare`, …) are pure; the
+//! files named after verbs gather what they need and perform the outcome. `errors` is the only
+//! place that knows what a Status looks like, `stored` the only one that knows the stored form.
+//! The same Router serves sockets (through `member`) and the control plane's own clients
+//! ([`ApiServer::client`]), which therefore see exactly what everybody else sees.
+
+mod admission;
+mod auth;
+mod authorize;
+mod content;
+mod discovery;
+mod errors;
+mod guard;
+mod health;
+mod openapi;
+mod registry;
+mod request;
+mod routes;
+mod stored;
+#[cfg(test)]
+mod tests;
+mod tunnel;
+mod typed;
+mod ui;
+mod verbs;
+
+pub use auth::{PeerCertificate, User};
+pub use errors::ApiError;
+pub use health::GIT_VERSION;
+pub use tunnel::{TunnelError, Tunnels};
+
+use admission::service::Allocations;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+use tower::ServiceExt as _;
+use wherry_store::Store;
+
+/// What an API server needs to start.
+pub struct Config {
+    /// Where objects are.
+    pub store: Store,
+    /// The registry keeps its blobs below it.
+    pub data_dir: PathBuf,
+    /// Certificate of the cluster's authority, for those who ask.
+    pub ca_pem: String,
+    /// Address at which clients reach this member.
+    pub advertise: SocketAddr,
+    /// Ends streams and tunnels.
+    pub shutdown: CancellationToken,
+}
+
+/// A running API server; clones are the same one.
+#[derive(Clone)]
+pub struct ApiServer(Arc<Inner>);
+
+struct Inner {
+    config: Config,
+    tunnels: Tunnels,
+    tasks: TaskTracker,
+    metrics: health::Metrics,
+    allocations: Allocations,
+    sessions: ui::Sessions,
+}
+
+impl ApiServer {
+    /// Makes a server; it answers once its [`router`](Self::router) is served.
+    pub fn new(config: Config) -> ApiServer {
+        ApiServer(Arc::new(Inner {
+            config,
+            tunnels: Tunnels::default(),
+            tasks: TaskTracker::new(),
+            metrics: health::Metrics::default(),
+            allocations: Allocations::default(),
+            sessions: ui::Sessions::default(),
+        }))
+    }
+
+    /// All routes. A request must carry a [`User`] or [`PeerCertificate`] extension, a bearer
+    /// token, or be anonymous.
+    pub fn router(&self) -> axum::Router {
+        routes::router(self.clone())
+    }
+
+    /// A client inside the process that acts as `user`; no socket, the same routes.
+    pub fn client(&self, user: User) -> kube::Client {
+        let router = self.router();
+        let service = tower::service_fn(move |request: http::Request<kube::client::Body>| {
+            let router = router.clone();
+            let mut request = request.map(axum::body::Body::new);
+            request.extensions_mut().insert(user.clone());
+            router.oneshot(request)
+        });
+        kube::Client::new(service, "default")
+    }
+
+    /// Connections to the nodes' agents.
+    pub fn tunnels(&self) -> &Tunnels {
+        &self.0.tunnels
+    }
+
+    /// Waits for the tasks that serve tunnels; they end with the shutdown.
+    pub async fn stopped(&self) {
+        self.0.tasks.close();
+        self.0.tasks.wait().await;
+    }
+
+    pub(crate) fn store(&self) -> &Store {
+        &self.0.config.store
+    }
+
+    pub(crate) fn data_dir(&self) -> &Path {
+        &self.0.config.data_dir
+    }
+
+    pub(crate) fn advertise(&self) -> SocketAddr {
+        self.0.config.advertise
+    }
+
+    fn shutdown(&self) -> &CancellationToken {
+        &self.0.config.shutdown
+    }
+
+    fn tasks(&self) -> &TaskTracker {
+        &self.0.tasks
+    }
+
+    fn metrics(&self) -> &health::Metrics {
+        &self.0.metrics
+    }
+
+    fn allocations(&self) -> &Allocations {
+        &self.0.allocations
+    }
+
+    fn sessions(&self) -> &ui::Sessions {
+        &self.0.sessions
+    }
+
+    /// A Secret of kube-system, where bootstrap tokens are.
+    fn kube_system_secret(&self, name: &str) -> Option<wherry_resources::Object> {
+        let kind = wherry_resources::kind("", "v1", "secrets").expect("Secret is a built-in kind");
+        let entry = self.store().current().get(&stored::key(kind, "kube-system", name))?;
+        Some(stored::decode(kind, &entry))
+    }
+
+    /// Why the store cannot serve at present.
+    fn store_problem(&self) -> Option<String> {
+        self.store().health().reason
+    }
+}

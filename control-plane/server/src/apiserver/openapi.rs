@@ -1,0 +1,263 @@
+//! The description of the API that clients read before they write: kubectl checks manifests, merges
+//! and explains by it.
+//!
+//! Version 3 is an index and one document for each group and version; version 2 is one document for
+//! all. Both are rendered from three sources: the types of `k8s-openapi` ([`schemas`]), the table
+//! of kinds ([`paths`]) and the table of merge structure (`wherry_resources::structure`). The same
+//! types tell which fields an object may have ([`fields`]).
+//!
+//! Invariants: documents are a function of the binary, so they are made once, at the first request
+//! that needs them, away from the threads that serve others; the index names each by a hash of its
+//! bytes, and a document asked for by its right hash may be kept for ever.
+
+mod fields;
+mod paths;
+mod schemas;
+mod swagger;
+#[cfg(test)]
+mod tests;
+
+use std::collections::BTreeMap;
+use std::sync::LazyLock;
+
+use axum::body::Body;
+use axum::extract::{Path, RawQuery};
+use axum::response::Response;
+use bytes::Bytes;
+use http::header::{
+    ACCEPT, CACHE_CONTROL, CONTENT_TYPE, ETAG, EXPIRES, HeaderName, IF_NONE_MATCH, LOCATION, VARY,
+};
+use http::{HeaderMap, StatusCode};
+use jiff::{SignedDuration, Timestamp};
+use serde_json::{Map, Value, json};
+use sha2::{Digest as _, Sha256};
+use wherry_resources::{GROUPS, KINDS};
+
+pub use self::fields::{did_you_mean, unknown_fields};
+use super::errors::ApiError;
+
+/// How long a document with its hash in the address may be kept: a year, the most that caches
+/// honour.
+const KEPT_FOR: SignedDuration = SignedDuration::from_hours(365 * 24);
+const JSON: &str = "application/json";
+
+/// A document and the hash of its bytes.
+#[derive(Clone, Debug)]
+struct Document {
+    body: Bytes,
+    hash: String,
+}
+
+impl Document {
+    fn new(document: &Value) -> Document {
+        let body = document.to_string().into_bytes();
+        Document {
+            hash: hex::encode_upper(Sha256::digest(&body)),
+            body: body.into(),
+        }
+    }
+}
+
+/// Version 3: the index, and the documents by path (`api/v1`, `apis/apps/v1`).
+struct Version3 {
+    index: Document,
+    documents: BTreeMap<String, Document>,
+}
+
+static VERSION_3: LazyLock<Version3> = LazyLock::new(make_version_3);
+static VERSION_2: LazyLock<Document> =
+    LazyLock::new(|| Document::new(&swagger::document(&whole_document())));
+
+/// `GET /openapi/v3`.
+pub async fn v3(headers: HeaderMap) -> Result<Response, ApiError> {
+    accepts_json(&headers)?;
+    let index = off_thread(|| VERSION_3.index.clone()).await?;
+    Ok(document_response(
+        &headers,
+        index,
+        &[(CACHE_CONTROL, "no-cache, private".to_string())],
+    ))
+}
+
+/// `GET /openapi/v3/{group and version}`.
+pub async fn v3_document(
+    Path(path): Path<String>,
+    RawQuery(query): RawQuery,
+    headers: HeaderMap,
+) -> Result<Response, ApiError> {
+    accepts_json(&headers)?;
+    let key = path.clone();
+    let document = off_thread(move || VERSION_3.documents.get(&key).cloned()).await?;
+    let document = document.ok_or(ApiError::NoSuchPath)?;
+    let query = query.unwrap_or_default();
+    let pairs = form_urlencoded::parse(query.as_bytes());
+    let asked = pairs
+        .into_iter()
+        .find(|(name, _)| name == "hash")
+        .map(|(_, hash)| hash.into_owned());
+    Ok(match asked.filter(|hash| !hash.is_empty()) {
+        None => {
+            let fields = [(CACHE_CONTROL, "no-cache, private".to_string())];
+            document_response(&headers, document, &fields)
+        }
+        Some(hash) if hash == document.hash => {
+            let expires = Timestamp::now() + KEPT_FOR;
+            let fields = [
+                (CACHE_CONTROL, "public, immutable".to_string()),
+                (
+                    EXPIRES,
+                    expires.strftime("%a, %d %b %Y %H:%M:%S GMT").to_string(),
+                ),
+            ];
+            document_response(&headers, document, &fields)
+        }
+        Some(_) => {
+            let location = address(&path, &document.hash);
+            respond(
+                StatusCode::MOVED_PERMANENTLY,
+                &[(LOCATION, location)],
+                Bytes::new(),
+            )
+        }
+    })
+}
+
+/// `GET /openapi/v2`, in JSON only: the clients that want the other form go on without it when
+/// version 3 is there.
+pub async fn v2(headers: HeaderMap) -> Result<Response, ApiError> {
+    accepts_json(&headers)?;
+    let document = off_thread(|| VERSION_2.clone()).await?;
+    Ok(document_response(
+        &headers,
+        document,
+        &[(CACHE_CONTROL, "no-cache, private".to_string())],
+    ))
+}
+
+/// Rendering takes a good part of a second, once.
+async fn off_thread<T: Send + 'static>(
+    render: impl FnOnce() -> T + Send + 'static,
+) -> Result<T, ApiError> {
+    let rendered = tokio::task::spawn_blocking(render).await;
+    rendered
+        .map_err(|error| ApiError::Internal(format!("rendering the OpenAPI documents: {error}")))
+}
+
+fn accepts_json(headers: &HeaderMap) -> Result<(), ApiError> {
+    let values = headers
+        .get_all(ACCEPT)
+        .iter()
+        .filter_map(|value| value.to_str().ok());
+    let accept = values.collect::<Vec<_>>().join(",");
+    let json = |range: &str| {
+        let range = range.split(';').next().unwrap_or_default().trim();
+        matches!(range, JSON | "application/*" | "*/*" | "")
+    };
+    if accept.split(',').any(json) {
+        Ok(())
+    } else {
+        Err(ApiError::NotAcceptable(JSON))
+    }
+}
+
+fn document_response(
+    headers: &HeaderMap,
+    document: Document,
+    fields: &[(HeaderName, String)],
+) -> Response {
+    let tag = format!("\"{}\"", document.hash);
+    let held = headers
+        .get_all(IF_NONE_MATCH)
+        .iter()
+        .filter_map(|value| value.to_str().ok());
+    let mut held = held.flat_map(|value| value.split(',')).map(str::trim);
+    let known = held.any(|held| held == "*" || held.trim_start_matches("W/") == tag);
+    let mut all = vec![
+        (CONTENT_TYPE, JSON.to_string()),
+        (ETAG, tag),
+        (VARY, "Accept".to_string()),
+    ];
+    all.extend_from_slice(fields);
+    if known {
+        return respond(StatusCode::NOT_MODIFIED, &all, Bytes::new());
+    }
+    respond(StatusCode::OK, &all, document.body)
+}
+
+fn respond(status: StatusCode, fields: &[(HeaderName, String)], body: Bytes) -> Response {
+    let mut response = Response::new(Body::from(body));
+    *response.status_mut() = status;
+    for (name, value) in fields {
+        let value = value
+            .parse()
+            .expect("made of constants, hashes, dates and known paths");
+        response.headers_mut().insert(name, value);
+    }
+    response
+}
+
+/// Where the document of a group and version is.
+fn address(path: &str, hash: &str) -> String {
+    format!("/openapi/v3/{path}?hash={hash}")
+}
+
+fn make_version_3() -> Version3 {
+    let schemas = schemas::Schemas::generate();
+    let mut documents = BTreeMap::new();
+    for group in GROUPS {
+        for version in group.versions {
+            let document = Document::new(&document(&schemas, Some((group.name, version))));
+            documents.insert(group_version_path(group.name, version), document);
+        }
+    }
+    let entry = |(path, document): (&String, &Document)| {
+        (
+            path.clone(),
+            json!({"serverRelativeURL": address(path, &document.hash)}),
+        )
+    };
+    let paths: Map<String, Value> = documents.iter().map(entry).collect();
+    let index = Document::new(&json!({"paths": paths}));
+    Version3 { index, documents }
+}
+
+/// The whole API in one version 3 document.
+fn whole_document() -> Value {
+    document(&schemas::Schemas::generate(), None)
+}
+
+/// The document of one group and version, or of all.
+fn document(schemas: &schemas::Schemas, only: Option<(&str, &str)>) -> Value {
+    let mut paths = Map::new();
+    let mut roots = Vec::new();
+    for kind in KINDS {
+        if only.is_none_or(|only| only == (kind.group, kind.version)) {
+            paths::add(schemas, kind, &mut paths, &mut roots);
+        }
+    }
+    json!({
+        "openapi": "3.0.0",
+        "info": {"title": "Kubernetes", "version": super::GIT_VERSION},
+        "paths": paths,
+        "components": {
+            "schemas": schemas.reachable(roots),
+            "securitySchemes": {
+                "BearerToken": {
+                    "type": "apiKey",
+                    "description": "Bearer Token authentication",
+                    "in": "header",
+                    "name": "authorization",
+                },
+            },
+        },
+    })
+}
+
+/// `api/v1` or `apis/apps/v1`.
+fn group_version_path(group: &str, version: &str) -> String {
+    if group.is_empty() {
+        format!("api/{version}")
+    } else {
+        format!("apis/{group}/{version}")
+    }
+}

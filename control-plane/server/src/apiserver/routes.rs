@@ -1,0 +1,170 @@
+//! All routes. Paths of objects are read by `request.rs`, because a route pattern cannot tell a
+//! Namespace's part (`/namespaces/a/status`) from a resource inside it (`/namespaces/a/pods`).
+
+use super::{
+    ApiServer,
+    auth::User,
+    content::{self, BODY_BYTES_MAX},
+    discovery,
+    errors::ApiError,
+    guard, health, openapi, registry,
+    request::{self, Attributes, Query, Request},
+    tunnel, ui, verbs,
+};
+use axum::{
+    Router,
+    body::Body,
+    extract::State,
+    middleware,
+    response::{IntoResponse, Response},
+    routing::{any, get},
+};
+use http::{Extensions, HeaderMap, StatusCode, Version, header};
+use http_body_util::{BodyExt, Limited};
+use tower_http::{catch_panic::CatchPanicLayer, compression::CompressionLayer};
+
+/// Answers smaller than this are sent as they are, as in Kubernetes.
+const GZIP_BYTES_MIN: u64 = 128 * 1024;
+
+/// Every path that is answered.
+pub fn router(api: ApiServer) -> Router {
+    Router::new()
+        .route("/", get(health::paths))
+        .route("/livez", get(health::livez))
+        .route("/livez/{check}", get(health::one))
+        .route("/readyz", get(health::readyz))
+        .route("/readyz/{check}", get(health::one))
+        .route("/healthz", get(health::healthz))
+        .route("/healthz/{check}", get(health::one))
+        .route("/version", get(health::version))
+        .route("/version/", get(health::version))
+        .route("/metrics", get(health::metrics))
+        .route("/api", get(discovery::api))
+        .route("/apis", get(discovery::apis))
+        .route("/apis/{group}", get(discovery::group))
+        .route("/api/v1", get(discovery::core))
+        .route("/apis/{group}/{version}", get(discovery::version))
+        .route("/openapi/v2", get(openapi::v2))
+        .route("/openapi/v3", get(openapi::v3))
+        .route("/openapi/v3/{*path}", get(openapi::v3_document))
+        .route("/api/v1/{*path}", any(resource))
+        .route("/apis/{group}/{version}/{*path}", any(resource))
+        .route("/v2/", any(registry::serve))
+        .route("/v2/{*path}", any(registry::serve))
+        .route("/wherry/v1/tunnel", get(tunnel::accept))
+        .merge(ui::router())
+        .fallback(|| async { ApiError::NoSuchPath })
+        .method_not_allowed_fallback(|| async { ApiError::MethodNotAllowed })
+        .layer(
+            CompressionLayer::new()
+                .gzip(true)
+                .compress_when(is_worth_gzip),
+        )
+        .layer(middleware::from_fn_with_state(api.clone(), guard::guard))
+        .layer(CatchPanicLayer::custom(panicked))
+        .with_state(api)
+}
+
+/// Every verb on every kind and subresource.
+async fn resource(
+    State(api): State<ApiServer>,
+    http: axum::extract::Request,
+) -> Result<Response, ApiError> {
+    let request = read(http).await?;
+    let part = request
+        .subresource
+        .map_or("", |subresource| subresource.name);
+    match (part, request.attributes.verb.as_str()) {
+        _ if request.kind.storage == wherry_resources::Storage::None => {
+            verbs::review::answer(&api, &request).await
+        }
+        ("", "get") | ("status" | "approval" | "ephemeralcontainers" | "resize", "get") => {
+            verbs::get::get(&api, &request).await
+        }
+        ("", "list") => verbs::list::list(&api, &request).await,
+        ("", "watch") => verbs::watch::watch(&api, &request).await,
+        ("", "create") => verbs::create::create(&api, &request).await,
+        ("", "delete") => verbs::delete::delete(&api, &request).await,
+        ("", "deletecollection") => verbs::delete::delete_collection(&api, &request).await,
+        ("scale", "get") => verbs::scale::get(&api, &request).await,
+        ("scale", "update" | "patch") => verbs::scale::change(&api, &request).await,
+        ("binding", "create") => verbs::pods::bind(&api, &request).await,
+        ("eviction", "create") => verbs::pods::evict(&api, &request).await,
+        ("log", "get") => verbs::logs::logs(&api, &request).await,
+        (_, "update") => verbs::update::update(&api, &request).await,
+        (_, "patch") => verbs::patch::patch(&api, &request).await,
+        _ => Err(ApiError::NoSuchPath),
+    }
+}
+
+/// Reads an HTTP request completely. The guard has left user and attributes.
+async fn read(http: axum::extract::Request) -> Result<Request, ApiError> {
+    let (mut parts, body) = http.into_parts();
+    let missing = || ApiError::Internal("a request went past the guard".to_owned());
+    let user = parts.extensions.remove::<User>().ok_or_else(missing)?;
+    let attributes = parts
+        .extensions
+        .remove::<Attributes>()
+        .ok_or_else(missing)?;
+    let (kind, subresource) = request::resolve(&attributes)?;
+    let query = Query::parse(parts.uri.query().unwrap_or(""));
+    let header = |name| {
+        parts
+            .headers
+            .get(name)
+            .and_then(|value| value.to_str().ok())
+            .unwrap_or("")
+    };
+    let accepted = if subresource.is_some_and(|subresource| subresource.name == "log") {
+        // Logs are text whatever the client prefers.
+        content::negotiate("", "", None)?
+    } else {
+        content::negotiate(
+            header(header::ACCEPT),
+            header(header::USER_AGENT),
+            query.get("pretty"),
+        )?
+    };
+    let body = whole(body).await?;
+    let headers = parts.headers;
+    Ok(Request {
+        user,
+        attributes,
+        kind,
+        subresource,
+        query,
+        accepted,
+        headers,
+        body,
+    })
+}
+
+async fn whole(body: Body) -> Result<bytes::Bytes, ApiError> {
+    match Limited::new(body, BODY_BYTES_MAX).collect().await {
+        Ok(collected) => Ok(collected.to_bytes()),
+        Err(error) if error.is::<http_body_util::LengthLimitError>() => {
+            Err(ApiError::TooLarge(format!("limit is {BODY_BYTES_MAX}")))
+        }
+        Err(error) => Err(ApiError::BadRequest(format!(
+            "the body could not be read: {error}"
+        ))),
+    }
+}
+
+/// Only complete answers: a stream would wait in the compressor's buffer.
+fn is_worth_gzip(_: StatusCode, _: Version, headers: &HeaderMap, _: &Extensions) -> bool {
+    let length = headers
+        .get(header::CONTENT_LENGTH)
+        .and_then(|value| value.to_str().ok());
+    let length: Option<u64> = length.and_then(|text| text.parse().ok());
+    length.is_some_and(|length| length >= GZIP_BYTES_MIN)
+}
+
+fn panicked(cause: Box<dyn std::any::Any + Send>) -> Response {
+    let text = cause
+        .downcast_ref::<String>()
+        .map(String::as_str)
+        .or_else(|| cause.downcast_ref::<&str>().copied());
+    tracing::error!(cause = text.unwrap_or("unknown"), "a request panicked");
+    ApiError::Internal("the request hit a fault of the API server".to_owned()).into_response()
+}

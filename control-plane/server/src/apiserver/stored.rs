@@ -1,0 +1,133 @@
+//! The stored form of objects, and the way between it and the wire.
+//!
+//! The store holds compact JSON in the wire's key order (`kind`, `apiVersion`, `metadata` with the
+//! `uid` before everything that a user may fill, …) without `resourceVersion`: that is the
+//! revision of the write, which only the store knows. Since the order is fixed, the revision is
+//! spliced in behind the uid without reading the rest, so a list or a watch event of plain JSON
+//! never parses an object.
+
+use bytes::Bytes;
+use serde_json::Value;
+use wherry_resources::{Kind, Object, Storage, convert, keys, meta};
+use wherry_store::{Entry, Revision};
+
+/// The row under which objects of this kind are kept (HPA v1 is kept as v2, and so on).
+fn home(kind: &'static Kind) -> &'static Kind {
+    kind.stored_as()
+        .expect("only stored kinds have routes that read or write the store")
+}
+
+/// Store key of one object; `namespace` is empty for cluster-scoped kinds.
+pub fn key(kind: &'static Kind, namespace: &str, name: &str) -> Bytes {
+    let home = home(kind);
+    keys::object(home.group, home.plural, namespace, name).into()
+}
+
+/// Store prefix of a kind, or of one of its namespaces.
+pub fn prefix(kind: &'static Kind, namespace: Option<&str>) -> Bytes {
+    let home = home(kind);
+    match namespace {
+        Some(namespace) => keys::in_namespace(home.group, home.plural, namespace).into(),
+        None => keys::of_type(home.group, home.plural).into(),
+    }
+}
+
+/// Bytes for the store.
+pub fn encode(kind: &'static Kind, object: &Object) -> Bytes {
+    let mut object = object.clone();
+    assert!(
+        !meta::uid(&object).is_empty(),
+        "an object has a uid before it is stored"
+    );
+    if kind.storage != Storage::Own {
+        object = convert::to(kind, home(kind), object);
+    }
+    meta::set(&mut object, "resourceVersion", "");
+    meta::order(&mut object);
+    serde_json::to_vec(&object)
+        .expect("an object has only string keys")
+        .into()
+}
+
+/// The object in an entry, with its resourceVersion.
+pub fn decode(kind: &'static Kind, entry: &Entry) -> Object {
+    decode_at(kind, &entry.value, entry.modified)
+}
+
+/// The same with another revision: a deleted object shows the revision of its deletion.
+pub fn decode_at(kind: &'static Kind, value: &[u8], revision: Revision) -> Object {
+    let bytes = splice(value, revision);
+    let mut object: Value = serde_json::from_slice(&bytes).expect("encode wrote JSON");
+    if kind.storage != Storage::Own {
+        object = convert::to(home(kind), kind, object);
+        meta::order(&mut object);
+    }
+    object
+}
+
+/// JSON of the object with its resourceVersion, as bytes.
+pub fn json(kind: &'static Kind, value: &[u8], revision: Revision) -> Vec<u8> {
+    match kind.storage {
+        Storage::Own => splice(value, revision),
+        _ => decode_at(kind, value, revision).to_string().into_bytes(),
+    }
+}
+
+/// JSON as an item of a list, where kind and apiVersion are not repeated.
+pub fn json_item(kind: &'static Kind, value: &[u8], revision: Revision) -> Vec<u8> {
+    let json = json(kind, value, revision);
+    let metadata = find(&json, b"\"metadata\":").expect("encode wrote metadata");
+    let mut item = Vec::with_capacity(json.len());
+    item.push(b'{');
+    item.extend_from_slice(&json[metadata..]);
+    item
+}
+
+/// Puts `"resourceVersion":"N"` behind the uid. Before the uid stand only kind, apiVersion, name,
+/// generateName and namespace, none of which can hold a quote, so the first match is the right one.
+fn splice(value: &[u8], revision: Revision) -> Vec<u8> {
+    const UID: &[u8] = b"\"uid\":\"";
+    let start = find(value, UID).expect("encode wrote a uid") + UID.len();
+    let end = value[start..]
+        .iter()
+        .position(|byte| *byte == b'"')
+        .expect("the uid ends");
+    let end = start + end + 1;
+    let addition = format!(",\"resourceVersion\":\"{revision}\"");
+    let mut json = Vec::with_capacity(value.len() + addition.len());
+    json.extend_from_slice(&value[..end]);
+    json.extend_from_slice(addition.as_bytes());
+    json.extend_from_slice(&value[end..]);
+    json
+}
+
+fn find(bytes: &[u8], pattern: &[u8]) -> Option<usize> {
+    bytes
+        .windows(pattern.len())
+        .position(|window| window == pattern)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    #[test]
+    fn revision_stands_behind_the_uid() {
+        let kind = wherry_resources::kind("", "v1", "configmaps").expect("a built-in kind");
+        let object = json!({
+            "data": {"uid": "\"uid\":\"x\""}, "apiVersion": "v1", "kind": "ConfigMap",
+            "metadata": {"labels": {"uid": "y"}, "uid": "u-1", "name": "uid", "namespace": "n",
+                "resourceVersion": "3"},
+        });
+        let stored = encode(kind, &object);
+        assert_eq!(
+            String::from_utf8_lossy(&json(kind, &stored, 7)),
+            "{\"kind\":\"ConfigMap\",\"apiVersion\":\"v1\",\"metadata\":{\"name\":\"uid\",\
+             \"namespace\":\"n\",\"uid\":\"u-1\",\"resourceVersion\":\"7\",\
+             \"labels\":{\"uid\":\"y\"}},\
+             \"data\":{\"uid\":\"\\\"uid\\\":\\\"x\\\"\"}}"
+        );
+        assert!(json_item(kind, &stored, 7).starts_with(b"{\"metadata\":{\"name\":\"uid\""));
+    }
+}

@@ -1,0 +1,9 @@
+//! Requests through the Router, in process, over a store in memory. `script` runs a text of
+//! requests and gives the answers as text; a snapshot holds what clients then see.
+
+mod script;
+
+mod access;
+mod objects;
+mod reads;
+mod watches;

@@ -1,0 +1,211 @@
+//! The harness: a script is lines `VERB path [content type]`, each followed by the body's lines. A
+//! line `as NAME group,group` changes who sends what follows. What differs from run to run (uids,
+//! times, revisions) is replaced in the answers.
+
+use crate::apiserver::{ApiServer, Config, User};
+use axum::{body::Body, response::Response};
+use http::{Method, Request, StatusCode};
+use http_body_util::BodyExt;
+use serde_json::Value;
+use std::fmt::Write as _;
+use tokio_util::sync::CancellationToken;
+use tower::ServiceExt as _;
+use wherry_store::{Engine, Store, Window};
+
+/// A server of its own for one test.
+pub struct Server {
+    pub api: ApiServer,
+    pub shutdown: CancellationToken,
+}
+
+impl Server {
+    /// Starts with the namespaces `default` and `kube-node-lease` and their ServiceAccounts.
+    pub async fn start() -> Server {
+        Server::with_window(Window::default()).await
+    }
+
+    /// The same with another window of past revisions.
+    pub async fn with_window(window: Window) -> Server {
+        let config = wherry_store::Config {
+            engine: Engine::Memory,
+            window,
+            member_id: 1,
+            address: String::new(),
+        };
+        let shutdown = CancellationToken::new();
+        let api = ApiServer::new(Config {
+            store: Store::open(config).await.expect("a store in memory opens"),
+            data_dir: std::env::temp_dir(),
+            ca_pem: String::new(),
+            advertise: ([127, 0, 0, 1], 6443).into(),
+            shutdown: shutdown.clone(),
+        });
+        let server = Server { api, shutdown };
+        for namespace in ["default", "kube-node-lease"] {
+            let body = format!("{{\"metadata\":{{\"name\":\"{namespace}\"}}}}");
+            server.ok("POST", "/api/v1/namespaces", &body).await;
+            let accounts = format!("/api/v1/namespaces/{namespace}/serviceaccounts");
+            server
+                .ok("POST", &accounts, "{\"metadata\":{\"name\":\"default\"}}")
+                .await;
+        }
+        server
+    }
+
+    /// One request, as an administrator.
+    pub async fn send(&self, method: &str, path: &str, body: &str) -> (StatusCode, String) {
+        let response = self.response(&admin(), method, path, "", body).await;
+        let code = response.status();
+        (code, text(response).await)
+    }
+
+    /// One request that must succeed; returns its JSON.
+    pub async fn ok(&self, method: &str, path: &str, body: &str) -> Value {
+        let (code, text) = self.send(method, path, body).await;
+        assert!(code.is_success(), "{method} {path}: {code} {text}");
+        serde_json::from_str(&text).expect("answers are JSON")
+    }
+
+    /// One request; `kind` is its content type, or `Name: value` of any one header.
+    pub async fn response(
+        &self,
+        user: &User,
+        method: &str,
+        path: &str,
+        kind: &str,
+        body: &str,
+    ) -> Response {
+        let mut request = Request::builder()
+            .method(Method::from_bytes(method.as_bytes()).expect("a method"))
+            .uri(path)
+            .extension(user.clone());
+        let header = match kind.split_once(": ") {
+            Some(header) => header,
+            None => ("content-type", kind),
+        };
+        if !kind.is_empty() {
+            request = request.header(header.0, header.1);
+        }
+        let request = request
+            .body(Body::from(body.to_owned()))
+            .expect("a request");
+        self.api
+            .router()
+            .oneshot(request)
+            .await
+            .expect("the router is infallible")
+    }
+
+    /// Runs a script.
+    pub async fn script(&self, script: &str) -> String {
+        let mut out = String::new();
+        let mut user = admin();
+        let mut lines = script
+            .lines()
+            .map(str::trim)
+            .filter(|line| !line.is_empty())
+            .peekable();
+        while let Some(line) = lines.next() {
+            let mut words = line.splitn(3, ' ');
+            let (verb, path) = (words.next().unwrap_or(""), words.next().unwrap_or(""));
+            let rest = words.next().unwrap_or("");
+            if verb == "as" {
+                let groups: Vec<&str> = rest.split(',').filter(|group| !group.is_empty()).collect();
+                user = match path {
+                    "anonymous" => User::anonymous(),
+                    name => User::new(name, &groups),
+                };
+                continue;
+            }
+            let mut body = String::new();
+            while let Some(more) = lines.next_if(|line| !starts_request(line)) {
+                body.push_str(more);
+            }
+            let response = self.response(&user, verb, path, rest, &body).await;
+            let _ = writeln!(out, "{verb} {path}");
+            let _ = write!(out, "  {}", response.status().as_u16());
+            for warning in response.headers().get_all("warning") {
+                let _ = write!(out, " warning: {}", warning.to_str().unwrap_or("?"));
+            }
+            let _ = writeln!(out, " {}", masked(text(response).await.trim_end()));
+        }
+        out
+    }
+}
+
+fn starts_request(line: &str) -> bool {
+    let verbs = ["GET ", "POST ", "PUT ", "PATCH ", "DELETE ", "as "];
+    verbs.iter().any(|verb| line.starts_with(verb))
+}
+
+/// Who may do everything.
+pub fn admin() -> User {
+    User::new("admin", &["system:masters"])
+}
+
+/// The whole body of an answer.
+pub async fn text(response: Response) -> String {
+    let bytes = response
+        .into_body()
+        .collect()
+        .await
+        .expect("the body ends")
+        .to_bytes();
+    String::from_utf8_lossy(&bytes).into_owned()
+}
+
+/// Replaces uids wherever they stand.
+fn without_uids(text: &str) -> String {
+    let mut out = String::new();
+    let mut rest = text;
+    while let Some(at) = rest.find(|c: char| c.is_ascii_hexdigit()) {
+        out.push_str(&rest[..at]);
+        rest = &rest[at..];
+        let end = rest
+            .find(|c: char| !c.is_ascii_hexdigit() && c != '-')
+            .unwrap_or(rest.len());
+        let is_uid = uuid::Uuid::parse_str(&rest[..end]).is_ok();
+        out.push_str(if is_uid { "UID" } else { &rest[..end] });
+        rest = &rest[end..];
+    }
+    out + rest
+}
+
+/// Replaces the values of keys that differ from run to run. Revisions become R1, R2, … by size,
+/// so that equal ones stay equal.
+pub fn masked(text: &str) -> String {
+    let mut text = without_uids(text);
+    let values = |text: &str, key: &str| -> Vec<String> {
+        let mark = format!("\"{key}\":\"");
+        let parts = text.split(&mark).skip(1);
+        parts
+            .filter_map(|part| part.split('"').next().map(str::to_owned))
+            .collect()
+    };
+    for key in [
+        "uid",
+        "creationTimestamp",
+        "deletionTimestamp",
+        "lastTransitionTime",
+    ] {
+        for value in values(&text, key) {
+            if value.len() > 15 {
+                text = text.replace(
+                    &format!("\"{key}\":\"{value}\""),
+                    &format!("\"{key}\":\"-\""),
+                );
+            }
+        }
+    }
+    let mut revisions: Vec<u64> = values(&text, "resourceVersion")
+        .iter()
+        .filter_map(|value| value.parse().ok())
+        .collect();
+    revisions.sort_unstable();
+    revisions.dedup();
+    for (index, revision) in revisions.iter().enumerate() {
+        let from = format!("\"resourceVersion\":\"{revision}\"");
+        text = text.replace(&from, &format!("\"resourceVersion\":\"R{}\"", index + 1));
+    }
+    text
+}

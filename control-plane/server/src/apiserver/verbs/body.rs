@@ -1,0 +1,159 @@
+//! The object in a request's body: decoded, of the right type, with its unknown fields dealt with.
+
+use super::Validation;
+use crate::apiserver::{
+    content::{self, Decoded},
+    errors::ApiError,
+    openapi,
+    request::Request,
+};
+use serde_json::{Value, json};
+use wherry_resources::{Kind, Object, meta};
+
+/// Reads the body as an object of the kind in the path. Warnings go to `warnings`.
+pub fn object(
+    request: &Request,
+    validation: Validation,
+    warnings: &mut Vec<String>,
+) -> Result<Object, ApiError> {
+    let kind = request.kind;
+    let decoded = content::decode(&request.content_type(), &request.body, kind.kind)?;
+    let mut object = typed(decoded.value, &kind.api_version(), kind.kind)?;
+    fields(kind, &mut object, &decoded.duplicates, validation, warnings)?;
+    Ok(object)
+}
+
+/// Reads the body as an object of another type than the path's: Scale, Binding, Eviction, reviews.
+pub fn other(request: &Request, api_version: &str, kind: &str) -> Result<Object, ApiError> {
+    let Decoded { value, .. } = content::decode(&request.content_type(), &request.body, kind)?;
+    typed(value, api_version, kind)
+}
+
+/// Bodies without kind or apiVersion are valid: the path says both.
+fn typed(mut object: Value, api_version: &str, kind: &str) -> Result<Object, ApiError> {
+    let Some(map) = object.as_object_mut() else {
+        return Err(ApiError::BadRequest(format!(
+            "the object provided is unrecognized (must be of type {kind}): \
+             the body is not an object"
+        )));
+    };
+    for (key, expected) in [("apiVersion", api_version), ("kind", kind)] {
+        let sent = map.get(key).and_then(Value::as_str).unwrap_or("");
+        if sent.is_empty() {
+            map.insert(key.to_owned(), json!(expected));
+        } else if sent != expected && key == "apiVersion" {
+            return Err(ApiError::BadRequest(format!(
+                "the API version in the data ({sent}) does not match the expected API version \
+                 ({expected})"
+            )));
+        } else if sent != expected {
+            return Err(ApiError::BadRequest(format!(
+                "{sent} in version \"{}\" cannot be handled as a {kind}: the kind in the data does \
+                 not match the path",
+                version(api_version)
+            )));
+        }
+    }
+    if map.get("metadata").is_none_or(Value::is_null) {
+        map.insert("metadata".to_owned(), json!({}));
+    }
+    if !map["metadata"].is_object() {
+        return Err(undecodable(api_version, kind, "metadata is not an object"));
+    }
+    meta::order(&mut object);
+    Ok(object)
+}
+
+fn version(api_version: &str) -> &str {
+    api_version.rsplit('/').next().unwrap_or(api_version)
+}
+
+/// The sentence for a body that does not fit its type.
+pub fn undecodable(api_version: &str, kind: &str, why: &str) -> ApiError {
+    let version = version(api_version);
+    ApiError::BadRequest(format!(
+        "{kind} in version {version:?} cannot be handled as a {kind}: {why}"
+    ))
+}
+
+/// Finds fields that the kind does not have and keys sent twice; reports them as the client asked,
+/// then drops what is unknown.
+pub fn fields(
+    kind: &Kind,
+    object: &mut Object,
+    duplicates: &[String],
+    validation: Validation,
+    warnings: &mut Vec<String>,
+) -> Result<(), ApiError> {
+    let unknown = openapi::unknown_fields(kind, object);
+    let found: Vec<String> = unknown
+        .iter()
+        .map(|path| match openapi::did_you_mean(kind, path) {
+            Some(meant) => format!("unknown field {path:?} (did you mean {meant:?}?)"),
+            None => format!("unknown field {path:?}"),
+        })
+        .chain(
+            duplicates
+                .iter()
+                .map(|path| format!("duplicate field {path:?}")),
+        )
+        .collect();
+    match validation {
+        Validation::Strict if !found.is_empty() => {
+            let why = format!("strict decoding error: {}", found.join(", "));
+            return Err(undecodable(&kind.api_version(), kind.kind, &why));
+        }
+        Validation::Strict | Validation::Ignore => {}
+        Validation::Warn => warnings.extend(found),
+    }
+    for path in &unknown {
+        remove(object, path);
+    }
+    Ok(())
+}
+
+/// Removes the field at a path such as `spec.containers[0].foo`. Keys may themselves hold dots, so
+/// every key that the path can begin with is tried.
+fn remove(value: &mut Value, path: &str) -> bool {
+    match value {
+        Value::Object(map) => {
+            if map.shift_remove(path).is_some() {
+                return true;
+            }
+            map.iter_mut()
+                .any(|(key, inner)| match path.strip_prefix(key.as_str()) {
+                    Some(rest) if rest.starts_with('[') => remove(inner, rest),
+                    Some(rest) => rest
+                        .strip_prefix('.')
+                        .is_some_and(|rest| remove(inner, rest)),
+                    None => false,
+                })
+        }
+        Value::Array(items) => {
+            let Some((index, rest)) = path.strip_prefix('[').and_then(|p| p.split_once(']')) else {
+                return false;
+            };
+            let item = index
+                .parse()
+                .ok()
+                .and_then(|index: usize| items.get_mut(index));
+            let rest = rest.strip_prefix('.').unwrap_or(rest);
+            item.is_some_and(|item| remove(item, rest))
+        }
+        _ => false,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn unknown_fields_are_dropped_by_path() {
+        let mut object = json!({"spec": {"a": [{"x": 1, "y": 2}], "b.c": {"d": 3}}, "e": 4});
+        for path in ["spec.a[0].x", "spec.b.c.d", "e", "spec.none"] {
+            remove(&mut object, path);
+        }
+        assert_eq!(object, json!({"spec": {"a": [{"y": 2}], "b.c": {}}}));
+    }
+}

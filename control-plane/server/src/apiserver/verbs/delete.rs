@@ -1,0 +1,466 @@
+//! DELETE of one object or a collection.
+//!
+//! ```text
+//! DELETE --+-- nothing holds the object -------------> gone, Status with its uid
+//!          +-- finalizers, or a Pod's grace period ---> deletionTimestamp set, object lingers
+//! later:   an update takes the last finalizer, or the agent deletes with grace 0 --> gone
+//! ```
+//!
+//! [`decide`] is pure; it is asked anew after each race.
+
+use super::{
+    Part, WriteOptions, body,
+    list::{self, without_type},
+    select::Selection,
+    update::RACE_TRIES,
+    write::{self, Call, Failure},
+};
+use crate::apiserver::{
+    ApiServer, admission, content,
+    errors::{self, ApiError},
+    request::Request,
+    stored,
+};
+use axum::response::Response;
+use http::StatusCode;
+use jiff::{SignedDuration, Timestamp};
+use serde_json::{Value, json};
+use wherry_resources::validate::Reason;
+use wherry_resources::{Kind, Object, meta};
+use wherry_store::{Entry, Precondition};
+
+/// What a client asks of a deletion.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Options {
+    pub grace_seconds: Option<i64>,
+    pub propagation: Option<Propagation>,
+    pub uid: Option<String>,
+    pub resource_version: Option<String>,
+    pub dry_run: bool,
+}
+
+/// What becomes of dependents.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Propagation {
+    Background,
+    Foreground,
+    Orphan,
+}
+
+/// What a deletion does to an object.
+#[derive(Debug, PartialEq)]
+pub enum Decision {
+    /// It goes at once.
+    Remove,
+    /// It stays for now, in this state.
+    Mark(Object),
+}
+
+/// Deletes the object that the path names.
+pub async fn delete(api: &ApiServer, request: &Request) -> Result<Response, ApiError> {
+    let options = options(request)?;
+    let call = Call::of(api, request, Part::Main, options.dry_run);
+    let orphans_not = request.query.get("orphanDependents") == Some("false");
+    let deleted = one(&call, request.name(), &options).await?;
+    let (code, value) = match deleted {
+        Deleted::Gone(last) => (StatusCode::OK, gone(request.kind, &last)),
+        Deleted::Lingers(object) if orphans_not => (StatusCode::ACCEPTED, object),
+        Deleted::Lingers(object) => (StatusCode::OK, object),
+    };
+    Ok(content::respond(code, &request.accepted, &value, &[]))
+}
+
+/// Deletes what a list with the same query would show, and answers with that list.
+pub async fn delete_collection(api: &ApiServer, request: &Request) -> Result<Response, ApiError> {
+    let options = options(request)?;
+    let selection = Selection::of(request)?;
+    let page = list::page(api, request, &selection).await?;
+    let mut items: Vec<Value> = Vec::new();
+    for (_, entry) in &page.items {
+        let object = stored::decode(request.kind, entry);
+        let mut call = Call::of(api, request, Part::Main, options.dry_run);
+        call.namespace = meta::namespace(&object);
+        match one(&call, meta::name(&object), &options).await {
+            Ok(Deleted::Gone(last) | Deleted::Lingers(last)) => items.push(without_type(last)),
+            // Somebody else was faster; that is what was wanted.
+            Err(ApiError::NotFound { .. }) => {}
+            Err(error) => return Err(error),
+        }
+    }
+    let value = json!({
+        "kind": request.kind.list_kind(), "apiVersion": request.kind.api_version(),
+        "metadata": { "resourceVersion": page.revision.to_string() }, "items": items,
+    });
+    Ok(content::respond(
+        StatusCode::OK,
+        &request.accepted,
+        &value,
+        &[],
+    ))
+}
+
+/// What has become of an object.
+pub enum Deleted {
+    /// Its last state.
+    Gone(Object),
+    /// Its state while it waits for finalizers or its grace period.
+    Lingers(Object),
+}
+
+/// Deletes one object, trying again when others write to it meanwhile.
+pub async fn one(call: &Call<'_>, name: &str, options: &Options) -> Result<Deleted, ApiError> {
+    for _ in 0..RACE_TRIES {
+        let (old, entry) = call.find(&call.api.store().current(), name)?;
+        check(call.kind, &old, options)?;
+        admission::deletion(call.kind, call.user, &old, options)?;
+        let decision = decide(call.kind, &old, options, Timestamp::now());
+        match perform(call, &old, &entry, decision, options.dry_run).await {
+            Ok(deleted) => return Ok(deleted),
+            Err(Failure::Refused(error)) => return Err(error),
+            Err(Failure::Raced) => {}
+        }
+    }
+    Err(ApiError::modified(call.kind, name))
+}
+
+async fn perform(
+    call: &Call<'_>,
+    old: &Object,
+    entry: &Entry,
+    decision: Decision,
+    dry_run: bool,
+) -> Result<Deleted, Failure> {
+    let (name, store) = (meta::name(old), call.api.store());
+    let key = stored::key(call.kind, call.namespace, name);
+    let precondition = Precondition::At(entry.modified);
+    match decision {
+        Decision::Remove if dry_run => Ok(Deleted::Gone(old.clone())),
+        Decision::Mark(new) if dry_run || new == *old => Ok(Deleted::Lingers(new)),
+        Decision::Remove => {
+            let (revision, last) = store
+                .delete(key, precondition)
+                .await
+                .map_err(|error| write::failure(call.kind, name, error))?;
+            Ok(Deleted::Gone(stored::decode_at(
+                call.kind,
+                &last.value,
+                revision,
+            )))
+        }
+        Decision::Mark(new) => {
+            let entry = store
+                .put(key, stored::encode(call.kind, &new), precondition)
+                .await
+                .map_err(|error| write::failure(call.kind, name, error))?;
+            Ok(Deleted::Lingers(stored::decode(call.kind, &entry)))
+        }
+    }
+}
+
+/// The answer for an object that is gone: clients read the uid to know when to stop waiting.
+fn gone(kind: &Kind, last: &Object) -> Value {
+    let mut details = errors::details(meta::name(last), kind.group, kind.plural, &[], 0);
+    details["uid"] = meta::uid(last).into();
+    json!({
+        "kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Success",
+        "details": details,
+    })
+}
+
+/// Options from the body, or from the query if there is none.
+fn options(request: &Request) -> Result<Options, ApiError> {
+    let empty = request.body.iter().all(u8::is_ascii_whitespace);
+    if empty {
+        let query = &request.query;
+        let from_query = WriteOptions::parse(query, "DeleteOptions")?;
+        return Ok(Options {
+            grace_seconds: query.number("gracePeriodSeconds")?,
+            propagation: propagation(
+                query.get("propagationPolicy"),
+                query
+                    .get("orphanDependents")
+                    .map(|_| query.flag("orphanDependents")),
+            )?,
+            dry_run: from_query.dry_run,
+            ..Options::default()
+        });
+    }
+    let sent = delete_options(request)?;
+    let text = |path: &str| {
+        sent.pointer(path)
+            .and_then(Value::as_str)
+            .map(str::to_owned)
+    };
+    let dry_run = match sent
+        .get("dryRun")
+        .and_then(Value::as_array)
+        .map(Vec::as_slice)
+    {
+        None | Some([]) => WriteOptions::parse(&request.query, "DeleteOptions")?.dry_run,
+        Some([Value::String(all)]) if all == "All" => true,
+        Some(other) => {
+            let error = super::unsupported("dryRun", &json!(other).to_string(), &["All"]);
+            return Err(ApiError::invalid_options("DeleteOptions", vec![error]));
+        }
+    };
+    Ok(Options {
+        grace_seconds: sent.get("gracePeriodSeconds").and_then(Value::as_i64),
+        propagation: propagation(
+            text("/propagationPolicy").as_deref(),
+            sent.get("orphanDependents").and_then(Value::as_bool),
+        )?,
+        uid: text("/preconditions/uid"),
+        resource_version: text("/preconditions/resourceVersion"),
+        dry_run,
+    })
+}
+
+/// DeleteOptions come under `v1`, `meta.k8s.io/v1` or what is deleted's group, or without kind.
+fn delete_options(request: &Request) -> Result<Object, ApiError> {
+    let decoded = content::decode(&request.content_type(), &request.body, "DeleteOptions")?;
+    let kind = decoded
+        .value
+        .get("kind")
+        .and_then(Value::as_str)
+        .unwrap_or("");
+    if !decoded.value.is_object() || !matches!(kind, "" | "DeleteOptions") {
+        return Err(body::undecodable(
+            "v1",
+            "DeleteOptions",
+            "the body holds another type",
+        ));
+    }
+    Ok(decoded.value)
+}
+
+fn propagation(
+    policy: Option<&str>,
+    orphan: Option<bool>,
+) -> Result<Option<Propagation>, ApiError> {
+    match (policy, orphan) {
+        (None | Some(""), None) => Ok(None),
+        (None | Some(""), Some(true)) => Ok(Some(Propagation::Orphan)),
+        (None | Some(""), Some(false)) | (Some("Background"), None) => {
+            Ok(Some(Propagation::Background))
+        }
+        (Some("Foreground"), None) => Ok(Some(Propagation::Foreground)),
+        (Some("Orphan"), None) => Ok(Some(Propagation::Orphan)),
+        (Some(_), Some(_)) => {
+            let message = "Invalid value: \"orphanDependents\": orphanDependents and \
+                deletionPropagation cannot be both set";
+            let error = errors::field(Reason::Invalid, "propagationPolicy", message.to_owned());
+            Err(ApiError::invalid_options("DeleteOptions", vec![error]))
+        }
+        (Some(other), None) => {
+            let supported = ["Background", "Foreground", "Orphan"];
+            let error = super::unsupported("propagationPolicy", other, &supported);
+            Err(ApiError::invalid_options("DeleteOptions", vec![error]))
+        }
+    }
+}
+
+/// Preconditions of the options.
+fn check(kind: &Kind, old: &Object, options: &Options) -> Result<(), ApiError> {
+    let pairs = [
+        ("UID", &options.uid, meta::uid(old)),
+        (
+            "ResourceVersion",
+            &options.resource_version,
+            meta::resource_version(old),
+        ),
+    ];
+    for (word, asked, found) in pairs {
+        if let Some(asked) = asked.as_deref().filter(|asked| *asked != found) {
+            let why = format!(
+                "Precondition failed: {word} in precondition: {asked}, \
+                 {word} in object meta: {found}"
+            );
+            return Err(ApiError::conflict(kind, meta::name(old), why));
+        }
+    }
+    Ok(())
+}
+
+/// Decides what a deletion does: pure.
+pub fn decide(kind: &Kind, old: &Object, options: &Options, now: Timestamp) -> Decision {
+    let mut new = old.clone();
+    let first = !meta::is_deleting(old);
+    if first || options.propagation.is_some() {
+        hold(kind, &mut new, options.propagation);
+    }
+    let grace = grace_seconds(kind, old, options);
+    let held = !meta::finalizers(&new).is_empty() || is_held_namespace(kind, &new);
+    if grace == 0 && !held {
+        return Decision::Remove;
+    }
+    let kept = old
+        .pointer("/metadata/deletionGracePeriodSeconds")
+        .and_then(Value::as_i64);
+    if first || grace < kept.unwrap_or(0) {
+        // A later call counts from the time of the first one.
+        let begun = meta::deletion_timestamp(old).map_or(now, |end| {
+            end - SignedDuration::from_secs(kept.unwrap_or(0))
+        });
+        let end = begun + SignedDuration::from_secs(grace);
+        meta::set(&mut new, "deletionTimestamp", &meta::time(end));
+        meta::metadata_mut(&mut new).insert("deletionGracePeriodSeconds".into(), grace.into());
+    }
+    if first && meta::generation(old) > 0 {
+        meta::set_generation(&mut new, meta::generation(old) + 1);
+    }
+    if kind.is("", "Namespace") {
+        new["status"]["phase"] = "Terminating".into();
+        meta::metadata_mut(&mut new).shift_remove("deletionGracePeriodSeconds");
+    }
+    meta::order(&mut new);
+    Decision::Mark(new)
+}
+
+fn is_held_namespace(kind: &Kind, object: &Object) -> bool {
+    let finalizers = object.pointer("/spec/finalizers").and_then(Value::as_array);
+    kind.is("", "Namespace") && finalizers.is_some_and(|list| !list.is_empty())
+}
+
+/// Sets the finalizers of the propagation policy.
+fn hold(kind: &Kind, object: &mut Object, asked: Option<Propagation>) {
+    let finalizers = meta::finalizers(object);
+    let has = |name: &str| finalizers.contains(&name);
+    let policy = asked.unwrap_or_else(|| {
+        if has(meta::ORPHAN_FINALIZER)
+            || kind.orphans_by_default && !has(meta::FOREGROUND_FINALIZER)
+        {
+            Propagation::Orphan
+        } else if has(meta::FOREGROUND_FINALIZER) {
+            Propagation::Foreground
+        } else {
+            Propagation::Background
+        }
+    });
+    let ours = [meta::ORPHAN_FINALIZER, meta::FOREGROUND_FINALIZER];
+    let mut wanted: Vec<String> = finalizers
+        .iter()
+        .filter(|name| !ours.contains(name))
+        .map(ToString::to_string)
+        .collect();
+    match policy {
+        Propagation::Background => {}
+        Propagation::Foreground => wanted.push(meta::FOREGROUND_FINALIZER.to_owned()),
+        Propagation::Orphan => wanted.push(meta::ORPHAN_FINALIZER.to_owned()),
+    }
+    let wanted: Vec<&str> = wanted.iter().map(String::as_str).collect();
+    meta::set_finalizers(object, &wanted);
+}
+
+/// Only Pods have a grace period: their agent stops them and then deletes with 0. What no agent
+/// runs goes at once.
+fn grace_seconds(kind: &Kind, old: &Object, options: &Options) -> i64 {
+    if !kind.is("", "Pod") {
+        return 0;
+    }
+    let text = |path: &str| old.pointer(path).and_then(Value::as_str).unwrap_or("");
+    let runs = !text("/spec/nodeName").is_empty()
+        && !matches!(text("/status/phase"), "Succeeded" | "Failed");
+    if !runs {
+        return 0;
+    }
+    let own = old
+        .pointer("/spec/terminationGracePeriodSeconds")
+        .and_then(Value::as_i64);
+    let asked = options.grace_seconds.or(own).unwrap_or(30).max(0);
+    let kept = old
+        .pointer("/metadata/deletionGracePeriodSeconds")
+        .and_then(Value::as_i64);
+    match kept {
+        Some(kept) if meta::is_deleting(old) => match options.grace_seconds {
+            Some(asked) => asked.max(0).min(kept),
+            None => kept,
+        },
+        _ => asked,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn decided(plural: &str, object: Value, options: Options) -> String {
+        let kind = wherry_resources::kind("", "v1", plural)
+            .or_else(|| wherry_resources::kind("apps", "v1", plural))
+            .expect("a built-in kind");
+        let now = "2026-01-01T00:00:00Z".parse().expect("a time");
+        match decide(kind, &object, &options, now) {
+            Decision::Remove => "remove".to_owned(),
+            Decision::Mark(new) => {
+                let metadata = &new["metadata"];
+                let mut text = format!(
+                    "{} {} {}",
+                    metadata["deletionTimestamp"].as_str().unwrap_or("-"),
+                    metadata["deletionGracePeriodSeconds"],
+                    meta::finalizers(&new).join(",")
+                );
+                if let Some(phase) = new.pointer("/status/phase").and_then(Value::as_str) {
+                    text.push_str(&format!(" {phase}"));
+                }
+                text
+            }
+        }
+    }
+
+    #[test]
+    fn decisions() {
+        let grace = |seconds| Options {
+            grace_seconds: Some(seconds),
+            ..Options::default()
+        };
+        let policy = |policy| Options {
+            propagation: Some(policy),
+            ..Options::default()
+        };
+        let pod = json!({"metadata": {"name": "p"}, "spec": {"nodeName": "n",
+            "terminationGracePeriodSeconds": 5}});
+        assert_eq!(decided("pods", pod.clone(), grace(0)), "remove");
+        assert_eq!(
+            decided("pods", pod, Options::default()),
+            "2026-01-01T00:00:05Z 5 "
+        );
+        let unbound = json!({"metadata": {"name": "p"}, "spec": {}});
+        assert_eq!(decided("pods", unbound, Options::default()), "remove");
+        let finished = json!({"metadata": {}, "spec": {"nodeName": "n"},
+            "status": {"phase": "Failed"}});
+        assert_eq!(decided("pods", finished, Options::default()), "remove");
+        let ending = json!({"metadata": {"deletionTimestamp": "2026-01-01T00:00:20Z",
+            "deletionGracePeriodSeconds": 30}, "spec": {"nodeName": "n"}});
+        assert_eq!(
+            decided("pods", ending.clone(), grace(10)),
+            "2026-01-01T00:00:00Z 10 "
+        );
+        assert_eq!(
+            decided("pods", ending.clone(), grace(60)),
+            "2026-01-01T00:00:20Z 30 "
+        );
+        assert_eq!(decided("pods", ending, grace(0)), "remove");
+        let plain = json!({"metadata": {"name": "c"}});
+        assert_eq!(
+            decided("configmaps", plain.clone(), Options::default()),
+            "remove"
+        );
+        assert_eq!(
+            decided(
+                "deployments",
+                plain.clone(),
+                policy(Propagation::Foreground)
+            ),
+            "2026-01-01T00:00:00Z 0 foregroundDeletion"
+        );
+        assert_eq!(
+            decided("replicationcontrollers", plain, Options::default()),
+            "2026-01-01T00:00:00Z 0 orphan"
+        );
+        let space = json!({"metadata": {"name": "s"}, "spec": {"finalizers": ["kubernetes"]},
+            "status": {"phase": "Active"}});
+        assert_eq!(
+            decided("namespaces", space, Options::default()),
+            "2026-01-01T00:00:00Z null  Terminating"
+        );
+    }
+}

@@ -1,0 +1,68 @@
+//! GET of one object, and the answer that every verb gives that returns one object.
+
+use super::{
+    Part, read,
+    table::{self, Include},
+};
+use crate::apiserver::{
+    ApiServer,
+    content::{self, Form},
+    errors::ApiError,
+    request::Request,
+    stored,
+};
+use axum::response::Response;
+use http::StatusCode;
+use serde_json::Map;
+use wherry_resources::{Kind, Object, meta};
+
+/// Answers GET of a named object; its status and other parts are read as the whole object.
+pub async fn get(api: &ApiServer, request: &Request) -> Result<Response, ApiError> {
+    Part::of(request)?;
+    let snapshot = read::snapshot(api, read::wanted(&request.query, false)?).await?;
+    let namespace = request.namespace().unwrap_or("");
+    let entry = snapshot.get(&stored::key(request.kind, namespace, request.name()));
+    let entry = entry.ok_or_else(|| ApiError::not_found(request.kind, request.name()))?;
+    if request.accepted.is_plain() {
+        let mut json = stored::json(request.kind, &entry.value, entry.modified);
+        json.push(b'\n');
+        return Ok(content::respond_bytes(
+            StatusCode::OK,
+            "application/json",
+            json,
+            &[],
+        ));
+    }
+    respond(
+        request,
+        StatusCode::OK,
+        stored::decode(request.kind, &entry),
+        &[],
+    )
+}
+
+/// Answers with an object in the form that the client asked for.
+pub fn respond(
+    request: &Request,
+    code: StatusCode,
+    object: Object,
+    warnings: &[String],
+) -> Result<Response, ApiError> {
+    let include = Include::of(&request.query)?;
+    let value = match request.accepted.form {
+        Form::Object => object,
+        Form::Metadata { version } => content::metadata_only(&object, version),
+        Form::Table { version } => one_row(request.kind, object, include, version),
+    };
+    Ok(content::respond(code, &request.accepted, &value, warnings))
+}
+
+fn one_row(kind: &Kind, object: Object, include: Include, version: &str) -> Object {
+    let mut metadata = Map::new();
+    metadata.insert(
+        "resourceVersion".into(),
+        meta::resource_version(&object).into(),
+    );
+    let row = table::row(kind, object, include, version, jiff::Timestamp::now());
+    table::table(kind, version, metadata, true, vec![row])
+}

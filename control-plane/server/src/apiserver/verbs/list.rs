@@ -1,0 +1,277 @@
+//! Lists: one snapshot, in key order, page by page at the revision of the first page.
+//!
+//! A continue token holds the revision and the last key that was shown. If the revision has left
+//! the window, the client gets 410 with a token that goes on behind the same key at the present
+//! state (revision 0 in the token), and may take it or start again.
+
+use super::{
+    read,
+    select::Selection,
+    table::{self, Include},
+};
+use crate::apiserver::{
+    ApiServer,
+    content::{self, Form},
+    errors::ApiError,
+    request::Request,
+    stored,
+};
+use axum::response::Response;
+use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
+use bytes::Bytes;
+use http::StatusCode;
+use serde_json::{Map, Value, json};
+use wherry_resources::{Kind, Object};
+use wherry_store::{Entry, Revision, Snapshot, WindowError};
+
+/// Kubernetes' sentence for a token whose snapshot is gone.
+const TOKEN_EXPIRED: &str = "The provided continue parameter is too old to display a consistent \
+    list result. You can start a new list without the continue parameter, or use the continue token \
+    in this response to retrieve the remainder of the results. Continuing with the provided token \
+    results in an inconsistent list - objects that were created, modified, or deleted between the \
+    time the first chunk was returned and now may show up in the list.";
+
+/// Where a list goes on.
+#[derive(Debug, PartialEq, Eq)]
+struct Token {
+    /// 0: the present state, whatever it is.
+    revision: Revision,
+    after: Vec<u8>,
+}
+
+impl Token {
+    fn encode(&self) -> String {
+        let mut bytes = self.revision.to_be_bytes().to_vec();
+        bytes.extend_from_slice(&self.after);
+        URL_SAFE_NO_PAD.encode(bytes)
+    }
+
+    /// A token must lie in the list that it is used for.
+    fn decode(text: &str, prefix: &[u8]) -> Result<Token, ApiError> {
+        let bad = || ApiError::BadRequest("continue key is not valid".to_owned());
+        let bytes = URL_SAFE_NO_PAD.decode(text).map_err(|_| bad())?;
+        let (revision, after) = bytes.split_first_chunk::<8>().ok_or_else(bad)?;
+        if !after.starts_with(prefix) {
+            return Err(bad());
+        }
+        Ok(Token {
+            revision: Revision::from_be_bytes(*revision),
+            after: after.to_vec(),
+        })
+    }
+}
+
+/// One page of a list.
+pub struct Page {
+    pub revision: Revision,
+    pub items: Vec<(Bytes, Entry)>,
+    token: Option<String>,
+    remaining: Option<usize>,
+}
+
+impl Page {
+    /// ListMeta.
+    fn metadata(&self) -> Map<String, Value> {
+        let mut metadata = Map::new();
+        metadata.insert("resourceVersion".into(), self.revision.to_string().into());
+        if let Some(token) = &self.token {
+            metadata.insert("continue".into(), token.as_str().into());
+        }
+        if let Some(remaining) = self.remaining {
+            metadata.insert("remainingItemCount".into(), remaining.into());
+        }
+        metadata
+    }
+}
+
+/// Answers a list.
+pub async fn list(api: &ApiServer, request: &Request) -> Result<Response, ApiError> {
+    let selection = Selection::of(request)?;
+    let include = Include::of(&request.query)?;
+    let page = page(api, request, &selection).await?;
+    let kind = request.kind;
+    let decode = |(_, entry): &(Bytes, Entry)| stored::decode(kind, entry);
+    let value = match request.accepted.form {
+        Form::Object if request.accepted.is_plain() => {
+            let bytes = plain(kind, &page);
+            return Ok(content::respond_bytes(
+                StatusCode::OK,
+                "application/json",
+                bytes,
+                &[],
+            ));
+        }
+        Form::Object => {
+            let items = page.items.iter().map(decode).map(without_type).collect();
+            of_items(
+                &kind.list_kind(),
+                &kind.api_version(),
+                page.metadata(),
+                items,
+            )
+        }
+        Form::Metadata { version } => {
+            let api_version = format!("meta.k8s.io/{version}");
+            let items = page.items.iter().map(decode);
+            let items = items
+                .map(|object| content::metadata_only(&object, version))
+                .collect();
+            of_items(
+                "PartialObjectMetadataList",
+                &api_version,
+                page.metadata(),
+                items,
+            )
+        }
+        Form::Table { version } => {
+            let now = jiff::Timestamp::now();
+            let items = page.items.iter().map(decode);
+            let rows = items
+                .map(|object| table::row(kind, object, include, version, now))
+                .collect();
+            table::table(kind, version, page.metadata(), true, rows)
+        }
+    };
+    Ok(content::respond(
+        StatusCode::OK,
+        &request.accepted,
+        &value,
+        &[],
+    ))
+}
+
+fn of_items(
+    kind: &str,
+    api_version: &str,
+    metadata: Map<String, Value>,
+    items: Vec<Value>,
+) -> Value {
+    json!({ "kind": kind, "apiVersion": api_version, "metadata": metadata, "items": items })
+}
+
+/// Items of a list do not repeat what the list says.
+pub fn without_type(mut object: Object) -> Object {
+    if let Some(map) = object.as_object_mut() {
+        map.shift_remove("kind");
+        map.shift_remove("apiVersion");
+    }
+    object
+}
+
+/// The list as JSON, put together from stored bytes.
+fn plain(kind: &'static Kind, page: &Page) -> Vec<u8> {
+    let head = of_items(
+        &kind.list_kind(),
+        &kind.api_version(),
+        page.metadata(),
+        Vec::new(),
+    );
+    let mut bytes = head.to_string().into_bytes();
+    bytes.truncate(bytes.len() - b"]}".len());
+    for (index, (_, entry)) in page.items.iter().enumerate() {
+        if index > 0 {
+            bytes.push(b',');
+        }
+        bytes.extend(stored::json_item(kind, &entry.value, entry.modified));
+    }
+    bytes.extend_from_slice(b"]}\n");
+    bytes
+}
+
+/// Reads the page that a request asks for.
+pub async fn page(
+    api: &ApiServer,
+    request: &Request,
+    selection: &Selection,
+) -> Result<Page, ApiError> {
+    let prefix = stored::prefix(request.kind, request.namespace());
+    let limit = request.query.number("limit")?.filter(|limit| *limit > 0);
+    let limit = limit
+        .and_then(|limit| usize::try_from(limit).ok())
+        .unwrap_or(usize::MAX);
+    let token = request.query.get("continue");
+    let wanted = read::wanted(&request.query, token.is_some())?;
+    let token = token.map(|text| Token::decode(text, &prefix)).transpose()?;
+    let snapshot = match &token {
+        None | Some(Token { revision: 0, .. }) => read::snapshot(api, wanted).await?,
+        Some(token) => api
+            .store()
+            .at(token.revision)
+            .map_err(|error| match error {
+                WindowError::Gone { .. } => ApiError::Expired {
+                    message: TOKEN_EXPIRED.to_owned(),
+                    continue_token: Some(
+                        Token {
+                            revision: 0,
+                            after: token.after.clone(),
+                        }
+                        .encode(),
+                    ),
+                },
+                WindowError::Future { .. } => {
+                    ApiError::BadRequest("continue key is not valid".to_owned())
+                }
+            })?,
+    };
+    let after = token.as_ref().map(|token| token.after.as_slice());
+    Ok(collect(
+        request.kind,
+        &snapshot,
+        &prefix,
+        after,
+        selection,
+        limit,
+    ))
+}
+
+/// Reads up to `limit` matching objects behind a key.
+fn collect(
+    kind: &'static Kind,
+    snapshot: &Snapshot,
+    prefix: &[u8],
+    after: Option<&[u8]>,
+    selection: &Selection,
+    limit: usize,
+) -> Page {
+    let revision = snapshot.revision();
+    let mut page = Page {
+        revision,
+        items: Vec::new(),
+        token: None,
+        remaining: None,
+    };
+    let matches = |entry: &Entry| {
+        selection.is_everything()
+            || selection.may_match(&entry.value) && selection.matches(&stored::decode(kind, entry))
+    };
+    for (key, entry) in snapshot.range(prefix, after) {
+        // The name is the last segment of the key; a selector on it spares reading the others.
+        let named = selection.name();
+        if named.is_some_and(|name| key.rsplit(|byte| *byte == 0).next() != Some(name.as_bytes())) {
+            continue;
+        }
+        if !matches(&entry) {
+            continue;
+        }
+        if page.items.len() == limit {
+            let last = page
+                .items
+                .last()
+                .map(|(key, _)| key.to_vec())
+                .unwrap_or_default();
+            if selection.is_everything() {
+                page.remaining = Some(snapshot.range(prefix, Some(&last)).count());
+            }
+            page.token = Some(
+                Token {
+                    revision,
+                    after: last,
+                }
+                .encode(),
+            );
+            return page;
+        }
+        page.items.push((key, entry));
+    }
+    page
+}

@@ -1,0 +1,131 @@
+//! What a request does, one file a verb; the same code for every kind.
+//!
+//! `prepare` decides what an object becomes, `write` takes it through defaults, admission and
+//! validation into the store, `read` finds the snapshot that a read asks for. A verb file puts
+//! these together and shapes the answer.
+
+pub mod body;
+pub mod create;
+pub mod delete;
+mod facts;
+pub mod get;
+pub mod list;
+pub mod logs;
+pub mod patch;
+pub mod pods;
+mod prepare;
+mod read;
+pub mod review;
+pub mod scale;
+mod select;
+mod table;
+pub mod update;
+pub mod watch;
+mod write;
+
+use super::errors::{self, ApiError};
+use super::request::{Query, Request};
+use wherry_resources::validate::{FieldError, Reason};
+
+/// Which part of an object a request may change.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Part {
+    /// Everything but status.
+    Main,
+    /// `status`, labels and annotations.
+    Status,
+    /// The conditions of a certificate request.
+    Approval,
+    /// `spec.finalizers` of a Namespace.
+    Finalize,
+    /// `spec.ephemeralContainers` of a Pod.
+    EphemeralContainers,
+    /// Resources of a Pod's containers.
+    Resize,
+    /// `spec.nodeName` of a Pod, set once.
+    Binding,
+}
+
+impl Part {
+    /// The part that a path names.
+    fn of(request: &Request) -> Result<Part, ApiError> {
+        match request.attributes.subresource.as_str() {
+            "" => Ok(Part::Main),
+            "status" => Ok(Part::Status),
+            "approval" => Ok(Part::Approval),
+            "finalize" => Ok(Part::Finalize),
+            "ephemeralcontainers" => Ok(Part::EphemeralContainers),
+            "resize" => Ok(Part::Resize),
+            _ => Err(ApiError::NoSuchPath),
+        }
+    }
+}
+
+/// What to do about fields that the kind does not have.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Validation {
+    Strict,
+    Warn,
+    Ignore,
+}
+
+/// Query parameters of a write.
+struct WriteOptions {
+    dry_run: bool,
+    validation: Validation,
+}
+
+/// Longest field manager name, as in Kubernetes.
+const FIELD_MANAGER_BYTES_MAX: usize = 128;
+
+impl WriteOptions {
+    /// Reads and checks them; `kind` is the options' own kind, for messages.
+    fn parse(query: &Query, kind: &str) -> Result<WriteOptions, ApiError> {
+        let mut wrong: Vec<FieldError> = Vec::new();
+        let dry_run = match query.get("dryRun") {
+            None => false,
+            Some("All") => true,
+            Some(other) => {
+                wrong.push(unsupported("dryRun", other, &["All"]));
+                false
+            }
+        };
+        let validation = match query.get("fieldValidation") {
+            None | Some("Warn") => Validation::Warn,
+            Some("Strict") => Validation::Strict,
+            Some("Ignore") => Validation::Ignore,
+            Some(other) => {
+                wrong.push(unsupported(
+                    "fieldValidation",
+                    other,
+                    &["Ignore", "Strict", "Warn"],
+                ));
+                Validation::Warn
+            }
+        };
+        if let Some(manager) = query.get("fieldManager") {
+            if manager.len() > FIELD_MANAGER_BYTES_MAX || manager.chars().any(char::is_control) {
+                let message =
+                    format!("Invalid value: {manager:?}: must be at most 128 printable characters");
+                wrong.push(errors::field(Reason::Invalid, "fieldManager", message));
+            }
+        }
+        if wrong.is_empty() {
+            Ok(WriteOptions {
+                dry_run,
+                validation,
+            })
+        } else {
+            Err(ApiError::invalid_options(kind, wrong))
+        }
+    }
+}
+
+fn unsupported(field: &str, value: &str, supported: &[&str]) -> FieldError {
+    let supported: Vec<String> = supported.iter().map(|word| format!("{word:?}")).collect();
+    let message = format!(
+        "Unsupported value: {value:?}: supported values: {}",
+        supported.join(", ")
+    );
+    errors::field(Reason::NotSupported, field, message)
+}

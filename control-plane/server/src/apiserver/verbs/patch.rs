@@ -1,0 +1,174 @@
+//! PATCH: JSON patch, merge patch and strategic merge patch of an object or one of its parts.
+//!
+//! A patch is applied to the object as the client sees it, and the result goes the way of an
+//! update. If another write comes first the patch is applied anew, unless it names a
+//! resourceVersion: then that is its precondition.
+
+use super::{
+    Part, WriteOptions, body, get, prepare,
+    update::RACE_TRIES,
+    write::{self, Call, Failure},
+};
+use crate::apiserver::{
+    ApiServer, content,
+    errors::{self, ApiError},
+    request::Request,
+};
+use axum::response::Response;
+use http::StatusCode;
+use json_patch::PatchOperation;
+use serde_json::Value;
+use wherry_resources::validate::Reason;
+use wherry_resources::{Kind, Object, meta, patch as strategic};
+
+/// Most operations of a JSON patch, as in Kubernetes.
+const OPERATIONS_MAX: usize = 10_000;
+/// Most bytes a patched object may have: `copy` doubles what it copies, so a small patch could grow
+/// without end.
+const PATCHED_BYTES_MAX: usize = content::BODY_BYTES_MAX;
+
+const ACCEPTED: &str = "application/json-patch+json, application/merge-patch+json, \
+    application/strategic-merge-patch+json";
+
+/// A patch, decoded.
+pub enum Patch {
+    Json(Vec<PatchOperation>),
+    Merge(Value),
+    Strategic(Value),
+}
+
+/// Patches the object that the path names.
+pub async fn patch(api: &ApiServer, request: &Request) -> Result<Response, ApiError> {
+    let options = WriteOptions::parse(&request.query, "PatchOptions")?;
+    let part = Part::of(request)?;
+    let (patch, duplicates) = decode(&request.content_type(), &request.body)?;
+    let call = Call::of(api, request, part, options.dry_run);
+    for _ in 0..RACE_TRIES {
+        let mut warnings = Vec::new();
+        let (old, entry) = call.find(&api.store().current(), request.name())?;
+        let mut new = patch.apply(request.kind, &old)?;
+        prepare::addressed(request.name(), request.namespace(), &mut new)?;
+        let kind = request.kind;
+        body::fields(
+            kind,
+            &mut new,
+            &duplicates,
+            options.validation,
+            &mut warnings,
+        )?;
+        let version = meta::resource_version(&new);
+        if !version.is_empty() && version != meta::resource_version(&old) {
+            return Err(ApiError::modified(kind, request.name()));
+        }
+        match write::replace(&call, &old, &entry, new).await {
+            Ok(written) => {
+                warnings.extend(written.warnings);
+                return get::respond(request, StatusCode::OK, written.object, &warnings);
+            }
+            Err(Failure::Refused(error)) => return Err(error),
+            Err(Failure::Raced) => {}
+        }
+    }
+    Err(ApiError::modified(request.kind, request.name()))
+}
+
+/// Reads a patch body. The second part names the keys that stood twice.
+pub fn decode(content_type: &str, bytes: &[u8]) -> Result<(Patch, Vec<String>), ApiError> {
+    let json = || {
+        content::decode_json(bytes)
+            .map_err(|error| ApiError::BadRequest(format!("error decoding patch: {error}")))
+    };
+    match content_type {
+        "application/json-patch+json" => {
+            let decoded = json()?;
+            let count = decoded.value.as_array().map_or(0, Vec::len);
+            if count > OPERATIONS_MAX {
+                return Err(ApiError::TooLarge(format!(
+                    "The allowed maximum operations in a JSON patch is {OPERATIONS_MAX}, \
+                     got {count}"
+                )));
+            }
+            let operations = serde_json::from_value(decoded.value)
+                .map_err(|error| ApiError::BadRequest(format!("error decoding patch: {error}")))?;
+            Ok((Patch::Json(operations), decoded.duplicates))
+        }
+        "application/merge-patch+json" => {
+            let decoded = json()?;
+            Ok((Patch::Merge(of_object(decoded.value)?), decoded.duplicates))
+        }
+        "application/strategic-merge-patch+json" => {
+            let decoded = json()?;
+            Ok((
+                Patch::Strategic(of_object(decoded.value)?),
+                decoded.duplicates,
+            ))
+        }
+        _ => Err(ApiError::UnsupportedMediaType(ACCEPTED)),
+    }
+}
+
+fn of_object(value: Value) -> Result<Value, ApiError> {
+    if value.is_object() {
+        Ok(value)
+    } else {
+        Err(ApiError::BadRequest(
+            "error decoding patch: a patch is an object".to_owned(),
+        ))
+    }
+}
+
+impl Patch {
+    /// The object after the patch.
+    pub fn apply(&self, kind: &Kind, old: &Object) -> Result<Object, ApiError> {
+        let invalid = |why: String| {
+            let error = errors::field(Reason::Invalid, "patch", why);
+            ApiError::invalid(kind, meta::name(old), vec![error])
+        };
+        let mut new = old.clone();
+        match self {
+            Patch::Json(operations) => {
+                for operation in operations {
+                    json_patch::patch(&mut new, std::slice::from_ref(operation)).map_err(
+                        |error| invalid(format!("the server rejected our request: {error}")),
+                    )?;
+                    if matches!(operation, PatchOperation::Copy(_))
+                        && size(&new) > PATCHED_BYTES_MAX
+                    {
+                        return Err(ApiError::TooLarge(format!("limit is {PATCHED_BYTES_MAX}")));
+                    }
+                }
+            }
+            Patch::Merge(patch) => json_patch::merge(&mut new, patch),
+            Patch::Strategic(patch) => {
+                new = strategic::strategic(kind, old, patch)
+                    .map_err(|error| ApiError::BadRequest(error.to_string()))?;
+            }
+        }
+        if !new.is_object() || !new["metadata"].is_object() {
+            return Err(invalid(
+                "the patched object is no object with metadata".to_owned(),
+            ));
+        }
+        for (key, word) in [
+            ("kind", kind.kind.to_owned()),
+            ("apiVersion", kind.api_version()),
+        ] {
+            if new[key] != Value::from(word) {
+                return Err(ApiError::BadRequest(format!(
+                    "a patch must not change {key}"
+                )));
+            }
+        }
+        meta::order(&mut new);
+        Ok(new)
+    }
+}
+
+fn size(value: &Value) -> usize {
+    match value {
+        Value::Array(items) => items.iter().map(size).sum(),
+        Value::Object(map) => map.iter().map(|(key, value)| key.len() + size(value)).sum(),
+        Value::String(text) => text.len() + 2,
+        _ => 8,
+    }
+}

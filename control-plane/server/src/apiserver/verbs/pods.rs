@@ -1,0 +1,246 @@
+//! What can be done to a Pod beside changing it: binding to a node, and eviction.
+
+use super::{
+    Part, body,
+    delete::{self, Deleted, Options},
+    update::RACE_TRIES,
+    write::{self, Call, Failure},
+};
+use crate::apiserver::{
+    ApiServer, content,
+    errors::{ApiError, Cause},
+    request::Request,
+    stored,
+};
+use axum::response::Response;
+use http::StatusCode;
+use jiff::Timestamp;
+use serde_json::{Value, json};
+use wherry_resources::{
+    Kind, Object,
+    conditions::{self, Condition},
+    meta,
+    selectors::LabelSelector,
+};
+use wherry_store::Entry;
+
+fn pods() -> &'static Kind {
+    wherry_resources::kind("", "v1", "pods").expect("Pod is a built-in kind")
+}
+
+fn done(request: &Request) -> Response {
+    let status = json!({
+        "kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Success", "code": 201,
+    });
+    content::respond(StatusCode::CREATED, &request.accepted, &status, &[])
+}
+
+/// Binds a Pod to a node: the scheduler's write. A Pod is bound once.
+pub async fn bind(api: &ApiServer, request: &Request) -> Result<Response, ApiError> {
+    let options = super::WriteOptions::parse(&request.query, "CreateOptions")?;
+    let binding = body::other(request, "v1", "Binding")?;
+    let name = match request.name() {
+        "" => meta::name(&binding),
+        name => name,
+    };
+    let node = binding
+        .pointer("/target/name")
+        .and_then(Value::as_str)
+        .unwrap_or("");
+    if node.is_empty() {
+        return Err(ApiError::BadRequest(
+            "a Binding needs target.name, the node".to_owned(),
+        ));
+    }
+    let mut call = Call::of(api, request, Part::Binding, options.dry_run);
+    call.kind = pods();
+    call.namespace = &request.attributes.namespace;
+    for _ in 0..RACE_TRIES {
+        let (old, entry) = call.find(&api.store().current(), name)?;
+        let new = bound(&old, &binding, node, Timestamp::now())?;
+        match write::replace(&call, &old, &entry, new).await {
+            Ok(_) => return Ok(done(request)),
+            Err(Failure::Refused(error)) => return Err(error),
+            Err(Failure::Raced) => {}
+        }
+    }
+    Err(ApiError::modified(pods(), name))
+}
+
+/// The Pod on its node: pure.
+fn bound(old: &Object, binding: &Object, node: &str, now: Timestamp) -> Result<Object, ApiError> {
+    let name = meta::name(old);
+    let uid = meta::uid(binding);
+    if !uid.is_empty() && uid != meta::uid(old) {
+        let why = format!(
+            "Precondition failed: UID in precondition: {uid}, UID in object meta: {}",
+            meta::uid(old)
+        );
+        return Err(ApiError::conflict(pods(), name, why));
+    }
+    if meta::is_deleting(old) {
+        let why = format!("pod {name} is being deleted, cannot be assigned to a host");
+        return Err(ApiError::conflict(pods(), name, why));
+    }
+    let taken = old
+        .pointer("/spec/nodeName")
+        .and_then(Value::as_str)
+        .unwrap_or("");
+    if !taken.is_empty() {
+        let why = format!("pod {name} is already assigned to node {taken:?}");
+        return Err(ApiError::conflict(pods(), name, why));
+    }
+    let mut new = old.clone();
+    new["spec"]["nodeName"] = node.into();
+    for (key, value) in meta::annotations(binding) {
+        meta::set_annotation(&mut new, key, value);
+    }
+    let scheduled = Condition {
+        kind: "PodScheduled",
+        status: "True",
+        reason: "",
+        message: "",
+    };
+    conditions::set(&mut new, scheduled, now);
+    Ok(new)
+}
+
+/// Evicts a Pod: a deletion that a PodDisruptionBudget may refuse.
+pub async fn evict(api: &ApiServer, request: &Request) -> Result<Response, ApiError> {
+    let eviction = body::other(request, "policy/v1", "Eviction")?;
+    let sent = eviction.get("deleteOptions");
+    let text = |path: &str| sent.and_then(|o| o.pointer(path)?.as_str().map(str::to_owned));
+    let dry_run = sent.and_then(|o| o.get("dryRun")).and_then(Value::as_array);
+    let options = Options {
+        grace_seconds: sent.and_then(|options| options.get("gracePeriodSeconds")?.as_i64()),
+        uid: text("/preconditions/uid"),
+        resource_version: text("/preconditions/resourceVersion"),
+        dry_run: dry_run.is_some_and(|list| !list.is_empty()),
+        ..Options::default()
+    };
+    let call = Call::of(api, request, Part::Main, options.dry_run);
+    let (pod, _) = call.find(&api.store().current(), request.name())?;
+    if is_protected(&pod) {
+        spend_budgets(&call, &pod).await?;
+    }
+    let (Deleted::Gone(_) | Deleted::Lingers(_)) =
+        delete::one(&call, request.name(), &options).await?;
+    Ok(done(request))
+}
+
+/// Budgets count running Pods; what has ended or has not begun may always go.
+fn is_protected(pod: &Object) -> bool {
+    let phase = pod
+        .pointer("/status/phase")
+        .and_then(Value::as_str)
+        .unwrap_or("");
+    !matches!(phase, "Succeeded" | "Failed" | "Pending" | "") && !meta::is_deleting(pod)
+}
+
+/// Takes one disruption from every budget that covers the Pod, or refuses.
+async fn spend_budgets(call: &Call<'_>, pod: &Object) -> Result<(), ApiError> {
+    let kind = wherry_resources::kind("policy", "v1", "poddisruptionbudgets")
+        .expect("PodDisruptionBudget is a built-in kind");
+    for _ in 0..RACE_TRIES {
+        let snapshot = call.api.store().current();
+        let budgets: Vec<(Object, Entry)> = snapshot
+            .range(&stored::prefix(kind, Some(call.namespace)), None)
+            .map(|(_, entry)| (stored::decode(kind, &entry), entry))
+            .filter(|(budget, _)| covers(budget, pod))
+            .collect();
+        if budgets.len() > 1 {
+            return Err(ApiError::Internal(
+                "This pod has more than one PodDisruptionBudget, which the eviction subresource \
+                 does not support."
+                    .to_owned(),
+            ));
+        }
+        let Some((budget, entry)) = budgets.first() else {
+            return Ok(());
+        };
+        let spent = spend(budget, pod, Timestamp::now())?;
+        let write = Call {
+            kind,
+            part: Part::Status,
+            ..*call
+        };
+        match write::replace(&write, budget, entry, spent).await {
+            Ok(_) => return Ok(()),
+            Err(Failure::Refused(error)) => return Err(error),
+            Err(Failure::Raced) => {}
+        }
+    }
+    Err(blocked("the disruption budget changes too fast; try again"))
+}
+
+fn covers(budget: &Object, pod: &Object) -> bool {
+    LabelSelector::from_typed(budget.pointer("/spec/selector"))
+        .is_ok_and(|selector| selector.matches(pod))
+}
+
+/// The budget with one disruption less, or 429.
+fn spend(budget: &Object, pod: &Object, now: Timestamp) -> Result<Object, ApiError> {
+    let number = |path: &str| budget.pointer(path).and_then(Value::as_i64).unwrap_or(0);
+    let name = meta::name(budget);
+    if number("/status/observedGeneration") < meta::generation(budget) {
+        return Err(blocked(&format!(
+            "The disruption budget {name} is still being processed by the server."
+        )));
+    }
+    let allowed = number("/status/disruptionsAllowed");
+    if allowed <= 0 {
+        return Err(blocked(&format!(
+            "The disruption budget {name} needs {} healthy pods and has {} currently",
+            number("/status/desiredHealthy"),
+            number("/status/currentHealthy")
+        )));
+    }
+    let mut new = budget.clone();
+    new["status"]["disruptionsAllowed"] = (allowed - 1).into();
+    new["status"]["disruptedPods"][meta::name(pod)] = meta::time(now).into();
+    Ok(new)
+}
+
+fn blocked(why: &str) -> ApiError {
+    let message = "Cannot evict pod as it would violate the pod's disruption budget.";
+    let cause = Cause {
+        reason: "DisruptionBudget",
+        message: why.to_owned(),
+        field: String::new(),
+    };
+    ApiError::TooManyRequests {
+        message: message.to_owned(),
+        causes: vec![cause],
+        retry_after_seconds: 0,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_pod_is_bound_once() {
+        let now = "2026-01-01T00:00:00Z".parse().expect("a time");
+        let pod = json!({"metadata": {"name": "p", "uid": "u"}, "spec": {}, "status": {}});
+        let pod = bound(&pod, &json!({"metadata": {}}), "n", now).expect("unbound before");
+        assert_eq!(pod["spec"]["nodeName"], "n");
+        let again = bound(&pod, &json!({"metadata": {}}), "m", now).expect_err("bound already");
+        assert_eq!(
+            again.to_string(),
+            "Operation cannot be fulfilled on pods \"p\": pod p is already assigned to node \"n\""
+        );
+    }
+
+    #[test]
+    fn budgets() {
+        let now = "2026-01-01T00:00:00Z".parse().expect("a time");
+        let pod = json!({"metadata": {"name": "p"}});
+        let budget = json!({"metadata": {"name": "b"},
+            "status": {"disruptionsAllowed": 1, "desiredHealthy": 2, "currentHealthy": 3}});
+        let spent = spend(&budget, &pod, now).expect("one is left");
+        assert_eq!(spent["status"]["disruptionsAllowed"], 0);
+        let refused = spend(&spent, &pod, now).expect_err("none is left");
+        assert_eq!(refused.code(), 429);
+    }
+}

@@ -1,0 +1,168 @@
+//! The scale of a workload: a small object (autoscaling/v1 Scale) over its replicas.
+
+use super::{
+    Part, WriteOptions, body,
+    patch::{self, Patch},
+    read,
+    update::RACE_TRIES,
+    write::{self, Call, Failure},
+};
+use crate::apiserver::{
+    ApiServer, content,
+    errors::{self, ApiError},
+    request::Request,
+};
+use axum::response::Response;
+use http::StatusCode;
+use serde_json::{Map, Value, json};
+use wherry_resources::validate::Reason;
+use wherry_resources::{Object, meta, selectors::LabelSelector};
+
+/// Answers GET.
+pub async fn get(api: &ApiServer, request: &Request) -> Result<Response, ApiError> {
+    let snapshot = read::snapshot(api, read::wanted(&request.query, false)?).await?;
+    let call = Call::of(api, request, Part::Main, false);
+    let (object, _) = call.find(&snapshot, request.name())?;
+    Ok(content::respond(
+        StatusCode::OK,
+        &request.accepted,
+        &scale_of(&object),
+        &[],
+    ))
+}
+
+/// Answers PUT and PATCH: only `spec.replicas` is taken.
+pub async fn change(api: &ApiServer, request: &Request) -> Result<Response, ApiError> {
+    let options = WriteOptions::parse(&request.query, "UpdateOptions")?;
+    let call = Call::of(api, request, Part::Main, options.dry_run);
+    let change = Change::of(request)?;
+    for _ in 0..RACE_TRIES {
+        let (old, entry) = call.find(&api.store().current(), request.name())?;
+        let wanted = change.apply(&scale_of(&old))?;
+        let version = meta::resource_version(&wanted);
+        if !version.is_empty() && version != meta::resource_version(&old) {
+            return Err(ApiError::modified(request.kind, request.name()));
+        }
+        let mut new = old.clone();
+        new["spec"]["replicas"] = replicas(&wanted, request.name())?.into();
+        match write::replace(&call, &old, &entry, new).await {
+            Ok(written) => {
+                let scale = scale_of(&written.object);
+                return Ok(content::respond(
+                    StatusCode::OK,
+                    &request.accepted,
+                    &scale,
+                    &[],
+                ));
+            }
+            Err(Failure::Refused(error)) => return Err(error),
+            Err(Failure::Raced) => {}
+        }
+    }
+    Err(ApiError::modified(request.kind, request.name()))
+}
+
+/// What a client sent.
+enum Change {
+    Whole(Object),
+    Patch(Patch),
+}
+
+impl Change {
+    fn of(request: &Request) -> Result<Change, ApiError> {
+        if request.attributes.verb == "patch" {
+            let (patch, _) = patch::decode(&request.content_type(), &request.body)?;
+            return Ok(Change::Patch(patch));
+        }
+        let scale = body::other(request, "autoscaling/v1", "Scale")?;
+        let sent = meta::name(&scale);
+        if !sent.is_empty() && sent != request.name() {
+            return Err(ApiError::BadRequest(format!(
+                "the name of the object ({sent}) does not match the name on the URL ({})",
+                request.name()
+            )));
+        }
+        Ok(Change::Whole(scale))
+    }
+
+    fn apply(&self, old: &Object) -> Result<Object, ApiError> {
+        let mut new = old.clone();
+        match self {
+            Change::Whole(scale) => new = scale.clone(),
+            Change::Patch(Patch::Json(operations)) => json_patch::patch(&mut new, operations)
+                .map_err(|error| invalid(meta::name(old), "patch", error.to_string()))?,
+            Change::Patch(Patch::Merge(patch) | Patch::Strategic(patch)) => {
+                json_patch::merge(&mut new, patch);
+            }
+        }
+        Ok(new)
+    }
+}
+
+/// The Scale of an object: same name, uid and revision.
+fn scale_of(object: &Object) -> Object {
+    let mut metadata = Map::new();
+    for key in [
+        "name",
+        "namespace",
+        "uid",
+        "resourceVersion",
+        "creationTimestamp",
+    ] {
+        if let Some(value) = object["metadata"].get(key) {
+            metadata.insert(key.to_owned(), value.clone());
+        }
+    }
+    let number = |path: &str| object.pointer(path).and_then(Value::as_i64).unwrap_or(0);
+    json!({
+        "kind": "Scale", "apiVersion": "autoscaling/v1", "metadata": metadata,
+        "spec": { "replicas": number("/spec/replicas") },
+        "status": { "replicas": number("/status/replicas"), "selector": selector(object) },
+    })
+}
+
+/// The workload's selector in the form of queries; ReplicationControllers have a plain map.
+fn selector(object: &Object) -> String {
+    let selector = object.pointer("/spec/selector");
+    let labels = selector
+        .and_then(Value::as_object)
+        .filter(|map| !map.contains_key("matchLabels") && !map.contains_key("matchExpressions"));
+    match labels {
+        Some(labels) => LabelSelector::from_map(labels).to_string(),
+        None => LabelSelector::from_typed(selector)
+            .map(|s| s.to_string())
+            .unwrap_or_default(),
+    }
+}
+
+fn replicas(scale: &Object, name: &str) -> Result<i64, ApiError> {
+    match scale.pointer("/spec/replicas") {
+        // Zero is left out by clients.
+        None | Some(Value::Null) => Ok(0),
+        Some(value) => match value.as_i64() {
+            Some(count) if (0..=i64::from(i32::MAX)).contains(&count) => Ok(count),
+            Some(count) => {
+                let why = "must be greater than or equal to 0";
+                Err(invalid(
+                    name,
+                    "spec.replicas",
+                    format!("Invalid value: {count}: {why}"),
+                ))
+            }
+            None => Err(body::undecodable(
+                "autoscaling/v1",
+                "Scale",
+                &format!("spec.replicas: {value} is not a whole number"),
+            )),
+        },
+    }
+}
+
+fn invalid(name: &str, field: &str, message: String) -> ApiError {
+    ApiError::Invalid {
+        group: "autoscaling".to_owned(),
+        kind: "Scale".to_owned(),
+        name: name.to_owned(),
+        errors: vec![errors::field(Reason::Invalid, field, message)],
+    }
+}

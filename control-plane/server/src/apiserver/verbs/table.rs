@@ -1,0 +1,64 @@
+//! The Table form of objects: columns and cells are `wherry_resources::table`'s, wrapped here.
+
+use crate::apiserver::{content, errors::ApiError, request::Query};
+use jiff::Timestamp;
+use serde_json::{Map, Value, json};
+use wherry_resources::{Kind, Object, table};
+
+/// What goes into a row beside its cells.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Include {
+    None,
+    Metadata,
+    Object,
+}
+
+impl Include {
+    /// Reads `includeObject`.
+    pub fn of(query: &Query) -> Result<Include, ApiError> {
+        match query.get("includeObject") {
+            None | Some("Metadata") => Ok(Include::Metadata),
+            Some("None") => Ok(Include::None),
+            Some("Object") => Ok(Include::Object),
+            Some(other) => Err(ApiError::BadRequest(format!(
+                "unrecognized includeObject value: {other:?}"
+            ))),
+        }
+    }
+}
+
+/// One object's row.
+pub fn row(kind: &Kind, object: Object, include: Include, version: &str, now: Timestamp) -> Value {
+    let cells = table::cells(kind, &object, now);
+    let shown = match include {
+        Include::None => Value::Null,
+        Include::Metadata => content::metadata_only(&object, version),
+        Include::Object => object,
+    };
+    json!({ "cells": cells, "object": shown })
+}
+
+/// A Table; without `columns` it is a later event of a watch.
+pub fn table(
+    kind: &Kind,
+    version: &str,
+    metadata: Map<String, Value>,
+    columns: bool,
+    rows: Vec<Value>,
+) -> Value {
+    let definitions: Vec<Value> = if columns {
+        let column = |column: &table::Column| {
+            json!({
+                "name": column.name, "type": column.kind, "format": column.format,
+                "description": column.description, "priority": column.priority,
+            })
+        };
+        table::columns(kind).iter().map(column).collect()
+    } else {
+        Vec::new()
+    };
+    json!({
+        "kind": "Table", "apiVersion": format!("meta.k8s.io/{version}"), "metadata": metadata,
+        "columnDefinitions": definitions, "rows": rows,
+    })
+}

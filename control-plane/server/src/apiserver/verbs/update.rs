@@ -1,0 +1,69 @@
+//! PUT: the whole object, or one of its parts.
+
+use super::{
+    Part, WriteOptions, body, create, get, prepare,
+    prepare::Stamp,
+    write::{self, Call, Failure, Written},
+};
+use crate::apiserver::{
+    ApiServer,
+    errors::{self, ApiError},
+    request::Request,
+};
+use axum::response::Response;
+use http::StatusCode;
+use wherry_resources::validate::Reason;
+use wherry_resources::{Object, meta};
+
+/// How often a write without a precondition is tried again when others come first.
+pub const RACE_TRIES: usize = 5;
+
+/// Replaces the object that the path names.
+pub async fn update(api: &ApiServer, request: &Request) -> Result<Response, ApiError> {
+    let options = WriteOptions::parse(&request.query, "UpdateOptions")?;
+    let part = Part::of(request)?;
+    let mut warnings = Vec::new();
+    let mut sent = body::object(request, options.validation, &mut warnings)?;
+    prepare::addressed(request.name(), request.namespace(), &mut sent)?;
+    let call = Call::of(api, request, part, options.dry_run);
+    let snapshot = api.store().current();
+    if part == Part::Main && request.kind.create_on_update {
+        if let Err(ApiError::NotFound { .. }) = call.find(&snapshot, request.name()) {
+            let draft = prepare::created(request.kind, request.namespace(), sent, &Stamp::new())?;
+            let written = create::named(&call, draft).await?;
+            warnings.extend(written.warnings);
+            return get::respond(request, StatusCode::CREATED, written.object, &warnings);
+        }
+    }
+    let written = replace(&call, request.name(), sent).await?;
+    warnings.extend(written.warnings);
+    get::respond(request, StatusCode::OK, written.object, &warnings)
+}
+
+/// Writes `sent` over the stored object. With a resourceVersion it must be the stored one; without,
+/// the last writer wins where the kind allows it.
+async fn replace(call: &Call<'_>, name: &str, sent: Object) -> Result<Written, ApiError> {
+    let version = meta::resource_version(&sent);
+    let unconditional = version.is_empty() || version == "0";
+    if unconditional && !call.kind.unconditional_update {
+        let message = format!(
+            "Invalid value: {}: must be specified for an update",
+            if version.is_empty() { "0x0" } else { version }
+        );
+        let error = errors::field(Reason::Invalid, "metadata.resourceVersion", message);
+        return Err(ApiError::invalid(call.kind, name, vec![error]));
+    }
+    for _ in 0..RACE_TRIES {
+        let (old, entry) = call.find(&call.api.store().current(), name)?;
+        if !unconditional && version != meta::resource_version(&old) {
+            return Err(ApiError::modified(call.kind, name));
+        }
+        match write::replace(call, &old, &entry, sent.clone()).await {
+            Ok(written) => return Ok(written),
+            Err(Failure::Refused(error)) => return Err(error),
+            Err(Failure::Raced) if unconditional => {}
+            Err(Failure::Raced) => break,
+        }
+    }
+    Err(ApiError::modified(call.kind, name))
+}

@@ -1,0 +1,408 @@
+//! Watches: an endless answer, one JSON line an event.
+//!
+//! ```text
+//! snapshot at R --> ADDED ... (if asked for) --> BOOKMARK "initial events end" (if asked for)
+//! Store::watch after R ------------------------> ADDED, MODIFIED, DELETED, BOOKMARK ...
+//! ```
+//!
+//! Both come from one revision, so nothing is missed and nothing is sent twice. An event without
+//! selectors in plain JSON is encoded once and shared by all its watchers. A selector makes
+//! transitions: an object that begins to match is ADDED, one that ceases to match is DELETED. A
+//! watch ends with its timeout, the server's shutdown, or when its client reads too slowly.
+
+use super::{
+    read::{self, Wanted},
+    select::Selection,
+    table::{self, Include},
+};
+use crate::apiserver::{
+    ApiServer,
+    content::{self, Accepted, Form},
+    errors::{self, ApiError},
+    request::{Query, Request},
+    stored,
+};
+use axum::{body::Body, response::Response};
+use bytes::Bytes;
+use http::{HeaderValue, header};
+use serde_json::{Map, Value, json};
+use std::collections::VecDeque;
+use std::convert::Infallible;
+use std::sync::atomic::Ordering::Relaxed;
+use std::time::Duration;
+use tokio::time::{Instant, Interval, MissedTickBehavior};
+use wherry_resources::validate::Reason;
+use wherry_resources::{Kind, Object, Storage, meta};
+use wherry_store::{Change, Entry, Event, Revision, Snapshot, Watch, WatchEnd, WindowError};
+
+/// Time between bookmarks, as in Kubernetes.
+const BOOKMARK_INTERVAL: Duration = Duration::from_secs(60);
+/// A watch without timeoutSeconds ends after this, or up to twice this: not all at once.
+const TIMEOUT_MIN: Duration = Duration::from_secs(30 * 60);
+/// Marks the bookmark behind the initial events.
+const INITIAL_EVENTS_END: &str = "k8s.io/initial-events-end";
+
+/// Where a watch begins.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Start {
+    /// State whose objects are sent first; None starts behind `after`.
+    initial: Option<Wanted>,
+    after: Revision,
+    /// A marked bookmark follows the initial events.
+    marked: bool,
+}
+
+impl Start {
+    fn of(query: &Query) -> Result<Start, ApiError> {
+        let rule = query.get("resourceVersionMatch");
+        let version = query
+            .get("resourceVersion")
+            .map(read::revision)
+            .transpose()?;
+        let newest = match version {
+            None => Wanted::Newest,
+            Some(0) => Wanted::Any,
+            Some(revision) => Wanted::AtLeast(revision),
+        };
+        let forbidden = |field: &str, why: &str| {
+            let error = errors::field(Reason::Forbidden, field, format!("Forbidden: {why}"));
+            Err(ApiError::invalid_options("ListOptions", vec![error]))
+        };
+        match (query.get("sendInitialEvents"), rule) {
+            (None, None) => match newest {
+                Wanted::AtLeast(after) => Ok(Start {
+                    initial: None,
+                    after,
+                    marked: false,
+                }),
+                initial => Ok(Start {
+                    initial: Some(initial),
+                    after: 0,
+                    marked: false,
+                }),
+            },
+            (None, Some(_)) => forbidden(
+                "resourceVersionMatch",
+                "resourceVersionMatch is forbidden for watch unless sendInitialEvents is provided",
+            ),
+            (Some(_), rule) if rule != Some("NotOlderThan") => forbidden(
+                "resourceVersionMatch",
+                "sendInitialEvents requires setting resourceVersionMatch to NotOlderThan",
+            ),
+            (Some(_), _) if query.flag("sendInitialEvents") => Ok(Start {
+                initial: Some(newest),
+                after: 0,
+                marked: true,
+            }),
+            (Some(_), _) => Ok(Start {
+                initial: None,
+                after: version.unwrap_or(0),
+                marked: false,
+            }),
+        }
+    }
+}
+
+/// Answers a watch.
+pub async fn watch(api: &ApiServer, request: &Request) -> Result<Response, ApiError> {
+    let selection = Selection::of(request)?;
+    let include = Include::of(&request.query)?;
+    let start = Start::of(&request.query)?;
+    let bookmarks = request.query.flag("allowWatchBookmarks");
+    let prefix = match (selection.name(), request.namespace()) {
+        // Most watches of clients are of one object by its name: its key is prefix enough.
+        (Some(name), Some(namespace)) => stored::key(request.kind, namespace, name),
+        (Some(name), None) if !request.kind.namespaced => stored::key(request.kind, "", name),
+        (_, namespace) => stored::prefix(request.kind, namespace),
+    };
+    let snapshot = match start.initial {
+        Some(wanted) => Some(read::snapshot(api, wanted).await?),
+        // Revision 0 without initial events: from now on.
+        None if start.after == 0 => Some(api.store().current()),
+        None => None,
+    };
+    let after = snapshot.as_ref().map_or(start.after, Snapshot::revision);
+    let mut encoder = Encoder {
+        kind: request.kind,
+        accepted: request.accepted,
+        include,
+        selection,
+        columns: true,
+    };
+    let mut queue = VecDeque::new();
+    let events = match api.store().watch(prefix.clone(), after) {
+        Ok(events) => Some(events),
+        // Too old: the stream says so and ends, for a watch has no other way to answer.
+        Err(error @ WindowError::Gone { .. }) => {
+            queue.push_back(encoder.line("ERROR", read::window(error, after).status()));
+            None
+        }
+        Err(error) => return Err(read::window(error, after)),
+    };
+    if let Some(snapshot) = snapshot.filter(|_| start.initial.is_some() && events.is_some()) {
+        let objects = snapshot.range(&prefix, None);
+        queue.extend(objects.filter_map(|(_, entry)| encoder.initial(&entry)));
+        if start.marked && bookmarks {
+            queue.push_back(encoder.bookmark(after, true));
+        }
+    }
+    let stream = Stream {
+        api: api.clone(),
+        encoder,
+        queue,
+        events,
+        sent: after,
+        bookmarks: bookmarks.then(bookmark_timer),
+        deadline: Instant::now() + timeout(&request.query)?,
+    };
+    Ok(stream.into_response())
+}
+
+fn bookmark_timer() -> Interval {
+    let mut timer = tokio::time::interval_at(Instant::now() + BOOKMARK_INTERVAL, BOOKMARK_INTERVAL);
+    timer.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    timer
+}
+
+fn timeout(query: &Query) -> Result<Duration, ApiError> {
+    let asked = query
+        .number("timeoutSeconds")?
+        .and_then(|seconds| u64::try_from(seconds).ok());
+    Ok(match asked.filter(|seconds| *seconds > 0) {
+        Some(seconds) => Duration::from_secs(seconds),
+        None => TIMEOUT_MIN + TIMEOUT_MIN.mul_f64(rand::random::<f64>()),
+    })
+}
+
+/// Turns events of the store into lines. Knows nothing of time and connections.
+struct Encoder {
+    kind: &'static Kind,
+    accepted: Accepted,
+    include: Include,
+    selection: Selection,
+    /// The next Table is the first, which has the columns.
+    columns: bool,
+}
+
+impl Encoder {
+    /// An object of the snapshot, if it matches.
+    fn initial(&mut self, entry: &Entry) -> Option<Bytes> {
+        if self.selection.is_everything() && self.is_plain() {
+            return Some(plain_line(self.kind, "ADDED", &entry.value, entry.modified));
+        }
+        let object = stored::decode(self.kind, entry);
+        self.selection
+            .matches(&object)
+            .then(|| self.object_line("ADDED", object))
+    }
+
+    /// A change, if it concerns what is watched.
+    fn event(&mut self, event: &Event) -> Option<Bytes> {
+        if self.selection.is_everything() {
+            let word = match (&event.change, &event.previous) {
+                (Change::Delete(_), _) => "DELETED",
+                (Change::Put(_), None) => "ADDED",
+                (Change::Put(_), Some(_)) => "MODIFIED",
+            };
+            let kind = self.kind;
+            if self.is_plain() && kind.storage == Storage::Own {
+                return Some(event.encoded(|event| {
+                    plain_line(kind, word, &event.entry().value, event.revision)
+                }));
+            }
+            let object = stored::decode_at(kind, &event.entry().value, event.revision);
+            return Some(self.object_line(word, object));
+        }
+        let matching = |entry: &Entry| {
+            let maybe = self.selection.may_match(&entry.value);
+            let object = maybe.then(|| stored::decode_at(self.kind, &entry.value, event.revision));
+            object.filter(|object| self.selection.matches(object))
+        };
+        let before = event.previous.as_ref().and_then(matching);
+        let after = match &event.change {
+            Change::Put(entry) => matching(entry),
+            Change::Delete(_) => None,
+        };
+        match (before, after) {
+            (None, None) => None,
+            (None, Some(object)) => Some(self.object_line("ADDED", object)),
+            (Some(_), Some(object)) => Some(self.object_line("MODIFIED", object)),
+            (Some(object), None) => Some(self.object_line("DELETED", object)),
+        }
+    }
+
+    /// Tells the client how far it is.
+    fn bookmark(&mut self, revision: Revision, initial_events_end: bool) -> Bytes {
+        let mut object: Object = json!({
+            "kind": self.kind.kind, "apiVersion": self.kind.api_version(),
+            "metadata": { "resourceVersion": revision.to_string(), "creationTimestamp": null },
+        });
+        if initial_events_end {
+            meta::set_annotation(&mut object, INITIAL_EVENTS_END, "true");
+        }
+        match self.accepted.form {
+            Form::Object => self.line("BOOKMARK", object),
+            Form::Metadata { version } => {
+                let object = content::metadata_only(&object, version);
+                self.line("BOOKMARK", object)
+            }
+            Form::Table { version } => {
+                let metadata = object["metadata"].as_object().cloned().unwrap_or_default();
+                let table = table::table(self.kind, version, metadata, self.columns, Vec::new());
+                self.columns = false;
+                self.line("BOOKMARK", table)
+            }
+        }
+    }
+
+    fn object_line(&mut self, word: &str, object: Object) -> Bytes {
+        let shown = match self.accepted.form {
+            Form::Object => object,
+            Form::Metadata { version } => content::metadata_only(&object, version),
+            Form::Table { version } => {
+                let mut metadata = Map::new();
+                let revision = meta::resource_version(&object);
+                metadata.insert("resourceVersion".into(), revision.into());
+                let now = jiff::Timestamp::now();
+                let row = table::row(self.kind, object, self.include, version, now);
+                let columns = std::mem::replace(&mut self.columns, false);
+                table::table(self.kind, version, metadata, columns, vec![row])
+            }
+        };
+        self.line(word, shown)
+    }
+
+    fn line(&self, word: &str, object: Value) -> Bytes {
+        format!("{}\n", json!({ "type": word, "object": object })).into()
+    }
+
+    fn is_plain(&self) -> bool {
+        self.accepted.form == Form::Object
+    }
+}
+
+fn plain_line(kind: &'static Kind, word: &str, value: &[u8], revision: Revision) -> Bytes {
+    let mut line = format!("{{\"type\":\"{word}\",\"object\":").into_bytes();
+    line.extend(stored::json(kind, value, revision));
+    line.extend_from_slice(b"}\n");
+    line.into()
+}
+
+/// An open watch: what it has still to send, and where the rest comes from.
+struct Stream {
+    api: ApiServer,
+    encoder: Encoder,
+    queue: VecDeque<Bytes>,
+    /// None: nothing follows the queue.
+    events: Option<Watch>,
+    /// Revision up to which the client has seen everything.
+    sent: Revision,
+    bookmarks: Option<Interval>,
+    deadline: Instant,
+}
+
+impl Stream {
+    fn into_response(self) -> Response {
+        self.api.metrics().watches.fetch_add(1, Relaxed);
+        let lines = futures::stream::unfold(self, |mut stream| async move {
+            let line = stream.next().await?;
+            Some((Ok::<Bytes, Infallible>(line), stream))
+        });
+        let mut response = Response::new(Body::from_stream(lines));
+        let json = HeaderValue::from_static("application/json");
+        response.headers_mut().insert(header::CONTENT_TYPE, json);
+        response
+    }
+
+    async fn next(&mut self) -> Option<Bytes> {
+        loop {
+            if let Some(line) = self.queue.pop_front() {
+                return Some(line);
+            }
+            let events = self.events.as_mut()?;
+            tokio::select! {
+                event = events.next() => match event {
+                    Ok(event) => self.take(&event),
+                    Err(end) => return self.cut(end),
+                },
+                () = tick(&mut self.bookmarks) => self.bookmark(),
+                () = tokio::time::sleep_until(self.deadline) => {
+                    if self.bookmarks.is_some() {
+                        self.bookmark();
+                    }
+                    self.events = None;
+                }
+                () = self.api.shutdown().cancelled() => self.events = None,
+            }
+        }
+    }
+
+    fn take(&mut self, event: &Event) {
+        self.sent = self.sent.max(event.revision);
+        self.queue.extend(self.encoder.event(event));
+    }
+
+    /// Everything up to the revision read first has reached our buffer, and goes out before the
+    /// bookmark.
+    fn bookmark(&mut self) {
+        let reached = self.api.store().current().revision();
+        while let Some(Ok(Some(event))) = self.events.as_mut().map(Watch::ready) {
+            self.take(&event);
+        }
+        self.sent = self.sent.max(reached);
+        self.queue
+            .push_back(self.encoder.bookmark(self.sent, false));
+    }
+
+    fn cut(&mut self, end: WatchEnd) -> Option<Bytes> {
+        if end == WatchEnd::Slow {
+            self.api.metrics().watches_cut.fetch_add(1, Relaxed);
+        }
+        tracing::debug!(kind = self.encoder.kind.kind, revision = self.sent, %end, "watch ended");
+        self.events = None;
+        None
+    }
+}
+
+impl Drop for Stream {
+    fn drop(&mut self) {
+        self.api.metrics().watches.fetch_sub(1, Relaxed);
+    }
+}
+
+async fn tick(timer: &mut Option<Interval>) {
+    match timer {
+        Some(timer) => {
+            timer.tick().await;
+        }
+        None => std::future::pending().await,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn starts() {
+        let of = |query: &str| match Start::of(&Query::parse(query)) {
+            Ok(Start {
+                initial,
+                after,
+                marked,
+            }) => format!("{initial:?} {after} {marked}"),
+            Err(error) => error.code().as_u16().to_string(),
+        };
+        assert_eq!(of("watch=1"), "Some(Newest) 0 false");
+        assert_eq!(of("watch=1&resourceVersion=0"), "Some(Any) 0 false");
+        assert_eq!(of("watch=1&resourceVersion=8"), "None 8 false");
+        let initial = "watch=1&sendInitialEvents=true&resourceVersionMatch=NotOlderThan";
+        assert_eq!(of(initial), "Some(Newest) 0 true");
+        assert_eq!(
+            of(&format!("{initial}&resourceVersion=8")),
+            "Some(AtLeast(8)) 0 true"
+        );
+        assert_eq!(of("sendInitialEvents=true"), "422");
+        assert_eq!(of("resourceVersionMatch=NotOlderThan"), "422");
+    }
+}

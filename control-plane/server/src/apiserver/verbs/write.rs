@@ -1,0 +1,203 @@
+//! The one way into the store: defaults, admission, validation, precondition, write.
+//!
+//! Callers bring an object that `prepare` has made. A race with another writer comes back as
+//! [`Failure::Raced`], so that those who may try again (patches, unconditional updates) can do so
+//! with the newer state, and everybody else answers 409.
+
+use super::{Part, body, facts, prepare};
+use crate::apiserver::{
+    ApiServer,
+    admission::{self, Operation},
+    auth::User,
+    errors::ApiError,
+    request::Request,
+    stored, typed,
+};
+use wherry_resources::{Kind, Object, defaults, meta, validate};
+use wherry_store::{Entry, Precondition, Snapshot, WriteError};
+
+/// What stays the same during one write.
+pub struct Call<'a> {
+    pub api: &'a ApiServer,
+    pub user: &'a User,
+    pub kind: &'static Kind,
+    pub part: Part,
+    /// Empty for cluster-scoped kinds.
+    pub namespace: &'a str,
+    pub dry_run: bool,
+}
+
+impl<'a> Call<'a> {
+    /// A write to the object that the request's path names.
+    pub fn of(api: &'a ApiServer, request: &'a Request, part: Part, dry_run: bool) -> Call<'a> {
+        let namespace = request.namespace().unwrap_or("");
+        Call {
+            api,
+            user: &request.user,
+            kind: request.kind,
+            part,
+            namespace,
+            dry_run,
+        }
+    }
+
+    /// The stored object of that name as this member sees it now.
+    pub fn find(&self, snapshot: &Snapshot, name: &str) -> Result<(Object, Entry), ApiError> {
+        let entry = snapshot.get(&stored::key(self.kind, self.namespace, name));
+        let entry = entry.ok_or_else(|| ApiError::not_found(self.kind, name))?;
+        Ok((stored::decode(self.kind, &entry), entry))
+    }
+
+    fn admit(
+        &self,
+        operation: Operation,
+        facts: &admission::Facts,
+        new: &mut Object,
+        old: Option<&Object>,
+    ) -> Result<Vec<String>, ApiError> {
+        let context = admission::Context {
+            operation,
+            user: self.user,
+            kind: self.kind,
+            part: self.part,
+            namespace: self.namespace,
+            facts,
+        };
+        admission::admit(&context, new, old)
+    }
+}
+
+/// Why a write did not happen.
+pub enum Failure {
+    /// Another write came first.
+    Raced,
+    /// It must not, or could not.
+    Refused(ApiError),
+}
+
+impl From<ApiError> for Failure {
+    fn from(error: ApiError) -> Self {
+        Failure::Refused(error)
+    }
+}
+
+/// What a write led to.
+pub struct Written {
+    /// As stored; if the write took its last finalizer and so removed it, its last state.
+    pub object: Object,
+    /// For the client.
+    pub warnings: Vec<String>,
+}
+
+/// Stores a new object.
+pub async fn insert(call: &Call<'_>, mut object: Object) -> Result<Written, Failure> {
+    defaults::apply(call.kind, &mut object);
+    check_type(call.kind, &object)?;
+    let snapshot = call.api.store().current();
+    let gathered = facts::gather(call, &object, None, snapshot)?;
+    let warnings = call.admit(Operation::Create, &gathered.facts, &mut object, None)?;
+    let errors = validate::create(call.kind, &object);
+    let name = meta::name(&object).to_owned();
+    if !errors.is_empty() {
+        return Err(ApiError::invalid(call.kind, &name, errors).into());
+    }
+    let key = stored::key(call.kind, call.namespace, &name);
+    if call.dry_run {
+        return match gathered.snapshot.get(&key) {
+            Some(_) => Err(Failure::Raced),
+            None => Ok(Written { object, warnings }),
+        };
+    }
+    let value = stored::encode(call.kind, &object);
+    let put = call.api.store().put(key, value, Precondition::Absent).await;
+    gathered.reservation.settle(&put);
+    let entry = put.map_err(|error| failure(call.kind, &name, error))?;
+    Ok(Written {
+        object: stored::decode(call.kind, &entry),
+        warnings,
+    })
+}
+
+/// Replaces `old` (stored as `entry`) by `new`. A write that changes nothing stores nothing. An
+/// object that is being deleted goes when this takes its last finalizer.
+pub async fn replace(
+    call: &Call<'_>,
+    old: &Object,
+    entry: &Entry,
+    new: Object,
+) -> Result<Written, Failure> {
+    let mut new = prepare::updated(call.kind, call.part, old, new)?;
+    defaults::apply(call.kind, &mut new);
+    check_type(call.kind, &new)?;
+    let gathered = facts::gather(call, &new, Some(old), call.api.store().current())?;
+    let warnings = call.admit(Operation::Update, &gathered.facts, &mut new, Some(old))?;
+    let name = meta::name(old);
+    let errors = match call.part {
+        Part::Main | Part::Finalize => validate::update(call.kind, &new, old),
+        // `bind` has made the one change that a binding is, and checked that it may.
+        Part::Binding => Vec::new(),
+        // The rules for changes of a spec are the main endpoint's; these parts have their own.
+        _ => validate::update_status(call.kind, &new, old),
+    };
+    if !errors.is_empty() {
+        return Err(ApiError::invalid(call.kind, name, errors).into());
+    }
+    prepare::count_generation(call.kind, old, &mut new);
+    let removed = prepare::is_gone(call.kind, &new);
+    if (new == *old && !removed) || call.dry_run {
+        meta::order(&mut new);
+        return Ok(Written {
+            object: new,
+            warnings,
+        });
+    }
+    let key = stored::key(call.kind, call.namespace, name);
+    let precondition = Precondition::At(entry.modified);
+    if removed {
+        let deleted = call.api.store().delete(key, precondition).await;
+        let (revision, _) = deleted.map_err(|error| failure(call.kind, name, error))?;
+        meta::set_resource_version(&mut new, revision);
+        meta::order(&mut new);
+        return Ok(Written {
+            object: new,
+            warnings,
+        });
+    }
+    let put = call
+        .api
+        .store()
+        .put(key, stored::encode(call.kind, &new), precondition)
+        .await;
+    gathered.reservation.settle(&put);
+    let entry = put.map_err(|error| failure(call.kind, name, error))?;
+    Ok(Written {
+        object: stored::decode(call.kind, &entry),
+        warnings,
+    })
+}
+
+/// A mistyped field must not get into the store: typed clients could not read any list with it.
+fn check_type(kind: &'static Kind, object: &Object) -> Result<(), ApiError> {
+    typed::check(kind, object)
+        .map_err(|why| body::undecodable(&kind.api_version(), kind.kind, &why))
+}
+
+/// What a failed write means.
+pub fn failure(kind: &Kind, name: &str, error: WriteError) -> Failure {
+    match error {
+        WriteError::Conflict { .. } => Failure::Raced,
+        WriteError::TooLarge { .. } => Failure::Refused(ApiError::TooLarge(format!(
+            "{} {name:?} does not fit: {error}",
+            kind.qualified()
+        ))),
+        WriteError::Unknown => Failure::Refused(ApiError::Timeout {
+            message: format!(
+                "{error}; read {} {name:?} to see whether it was done",
+                kind.qualified()
+            ),
+            causes: Vec::new(),
+            retry_after_seconds: 1,
+        }),
+        other => Failure::Refused(ApiError::Unavailable(other.to_string())),
+    }
+}

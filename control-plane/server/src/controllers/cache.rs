@@ -1,0 +1,645 @@
+//! What the controllers know of the cluster: one watch a kind, kept in memory, with the indexes
+//! they ask for.
+//!
+//! Words: a *shelf* holds the objects of one kind; a [`Key`] names one object; a [`Change`] is one
+//! object before and after. Kinds that a plan reads are held typed, all others as metadata only
+//! ([`Bare`]): the garbage collector and namespace deletion need no more, and no Secret's content
+//! is ever in here.
+//!
+//! Invariants:
+//! - one owner: the reconcile loop applies events and own writes' results between two plans, so
+//!   nothing is locked and a plan never sees half a change;
+//! - an object never goes back: an event older than what is held is dropped by its revision, and an
+//!   object that an own write removed stays removed until its watch has said so too (`buried`);
+//! - so own writes are visible to the next plan, and no controller has to count what it expects.
+
+use std::any::{Any, TypeId};
+use std::cmp::Ordering;
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet, VecDeque};
+use std::fmt;
+use std::hash::{Hash, Hasher};
+use std::ops::Bound;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use k8s_openapi::Metadata;
+use k8s_openapi::api::coordination::v1::Lease;
+use k8s_openapi::api::core::v1::Pod;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
+use serde::de::DeserializeOwned;
+use serde_json::Value;
+use wherry_resources::{KINDS, Kind, Storage, kind_of};
+
+use super::owners::controller_of;
+
+/// Removed objects kept in mind: more than can be removed while the answer to a write is on its
+/// way.
+const GONE_MAX: usize = 4_096;
+/// The namespace of the nodes' leases.
+pub const LEASE_NAMESPACE: &str = "kube-node-lease";
+
+/// Names one object of the cluster. Sorts by kind, namespace, name; a clone shares the text.
+#[derive(Clone)]
+pub struct Key {
+    pub kind: &'static Kind,
+    /// `namespace/name`; the namespace is empty for objects of the cluster.
+    path: Arc<str>,
+}
+
+impl Key {
+    pub fn new(kind: &'static Kind, namespace: &str, name: &str) -> Key {
+        Key { kind, path: format!("{namespace}/{name}").into() }
+    }
+
+    /// The key of an object of a typed kind, which must stand in the table of kinds.
+    pub fn of<T: Typed>(namespace: &str, name: &str) -> Key {
+        Key::new(kind_row::<T>(), namespace, name)
+    }
+
+    pub fn namespace(&self) -> &str {
+        self.path.split_once('/').map_or("", |(namespace, _)| namespace)
+    }
+
+    pub fn name(&self) -> &str {
+        self.path.split_once('/').map_or(&*self.path, |(_, name)| name)
+    }
+
+    fn parts(&self) -> (usize, &str) {
+        (std::ptr::from_ref(self.kind) as usize, &self.path)
+    }
+}
+
+impl PartialEq for Key {
+    fn eq(&self, other: &Key) -> bool {
+        self.parts() == other.parts()
+    }
+}
+
+impl Eq for Key {}
+
+impl PartialOrd for Key {
+    fn partial_cmp(&self, other: &Key) -> Option<Ordering> {
+        Some(self.cmp(other))
+    }
+}
+
+impl Ord for Key {
+    fn cmp(&self, other: &Key) -> Ordering {
+        self.parts().cmp(&other.parts())
+    }
+}
+
+impl Hash for Key {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        self.parts().hash(state);
+    }
+}
+
+impl fmt::Display for Key {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let path = self.path.strip_prefix('/').unwrap_or(&self.path);
+        write!(f, "{} {path}", self.kind.qualified())
+    }
+}
+
+impl fmt::Debug for Key {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
+    }
+}
+
+/// What a shelf can hold: anything with metadata.
+pub trait Body: Any + Send + Sync {
+    fn meta(&self) -> &ObjectMeta;
+}
+
+impl<T: Metadata<Ty = ObjectMeta> + Send + Sync + 'static> Body for T {
+    fn meta(&self) -> &ObjectMeta {
+        self.metadata()
+    }
+}
+
+/// An object of which only the metadata is kept.
+#[derive(Debug)]
+pub struct Bare(pub ObjectMeta);
+
+impl Body for Bare {
+    fn meta(&self) -> &ObjectMeta {
+        &self.0
+    }
+}
+
+/// A kind whose whole objects the cache holds.
+pub trait Typed:
+    Metadata<Ty = ObjectMeta> + DeserializeOwned + Clone + fmt::Debug + Send + Sync + 'static
+{
+}
+
+impl<T> Typed for T where
+    T: Metadata<Ty = ObjectMeta> + DeserializeOwned + Clone + fmt::Debug + Send + Sync + 'static
+{
+}
+
+/// The row of a typed kind.
+pub fn kind_row<T: k8s_openapi::Resource>() -> &'static Kind {
+    kind_of(T::API_VERSION, T::KIND).expect("every typed kind stands in the table of kinds")
+}
+
+/// One object, shared with whoever reads it.
+#[derive(Clone)]
+pub struct Object(Arc<dyn Body>);
+
+impl Object {
+    pub fn new(body: impl Body) -> Object {
+        Object(Arc::new(body))
+    }
+
+    pub fn meta(&self) -> &ObjectMeta {
+        self.0.meta()
+    }
+
+    /// The object as its type; `None` when it is of another kind or only its metadata is held.
+    pub fn get<T: Typed>(&self) -> Option<&T> {
+        let any: &dyn Any = &*self.0;
+        any.downcast_ref::<T>()
+    }
+
+    fn shared<T: Typed>(&self) -> Option<Arc<T>> {
+        let any: Arc<dyn Any + Send + Sync> = self.0.clone();
+        any.downcast::<T>().ok()
+    }
+
+    fn uid(&self) -> &str {
+        self.meta().uid.as_deref().unwrap_or("")
+    }
+
+    fn revision(&self) -> u64 {
+        revision_of(self.meta())
+    }
+}
+
+/// The revision in an object's metadata; 0 when there is none.
+pub fn revision_of(meta: &ObjectMeta) -> u64 {
+    meta.resource_version.as_deref().and_then(|text| text.parse().ok()).unwrap_or(0)
+}
+
+/// One object before and after. Both are there for a modification; at least one always is.
+pub struct Change {
+    pub key: Key,
+    pub before: Option<Object>,
+    pub after: Option<Object>,
+}
+
+impl Change {
+    /// Before and after, when the change is one of this type.
+    pub fn of<T: Typed>(&self) -> Option<(Option<&T>, Option<&T>)> {
+        let before = self.before.as_ref().and_then(Object::get::<T>);
+        let after = self.after.as_ref().and_then(Object::get::<T>);
+        (before.is_some() || after.is_some()).then_some((before, after))
+    }
+
+    /// The states this change touches, the newer one last.
+    pub fn states<T: Typed>(&self) -> impl Iterator<Item = &T> {
+        let both = [self.before.as_ref(), self.after.as_ref()];
+        both.into_iter().flatten().filter_map(Object::get::<T>)
+    }
+
+    /// Metadata of the newest state.
+    pub fn meta(&self) -> &ObjectMeta {
+        let newest = self.after.as_ref().or(self.before.as_ref());
+        newest.expect("a change has at least one state").meta()
+    }
+}
+
+/// What a watch says.
+pub enum Seen {
+    /// A full list begins.
+    Begin,
+    /// Present in the full list.
+    Listed(Object),
+    /// The full list is complete: what it lacked is gone.
+    End,
+    Put(Object),
+    Gone(Object),
+}
+
+/// Turns the JSON of an object into what its shelf holds.
+type Decode = fn(Value) -> Result<Object, serde_json::Error>;
+
+struct Shelf {
+    kind: &'static Kind,
+    decode: Decode,
+    objects: BTreeMap<Arc<str>, Object>,
+    /// Uids removed by an own write and not yet by the watch.
+    buried: HashSet<String>,
+    /// Paths present in the list that is being read.
+    listing: Option<HashSet<Arc<str>>>,
+    synced: bool,
+}
+
+/// All shelves and their indexes.
+#[derive(Default)]
+pub struct Cache {
+    shelves: Vec<Shelf>,
+    typed: HashMap<TypeId, usize>,
+    slots: HashMap<usize, usize>,
+    by_uid: HashMap<String, Key>,
+    by_owner: HashMap<String, BTreeSet<Key>>,
+    strays: BTreeSet<Key>,
+    by_node: HashMap<String, BTreeSet<Key>>,
+    /// When each node's lease was last seen to change, by this process's own clock.
+    renewed: HashMap<String, Instant>,
+    revision: u64,
+    /// Uids that watches removed last, the newest at the end.
+    gone: VecDeque<String>,
+}
+
+impl Cache {
+    /// A cache with a shelf for every stored kind of the table that can be watched, and for no
+    /// other. Events are left out: nothing depends on them and they are the most of all.
+    pub fn new() -> Cache {
+        let mut cache = Cache::default();
+        for kind in KINDS {
+            let watched = kind.verbs.contains(&"watch") && kind.storage == Storage::Own;
+            if watched && !kind.is("", "Event") {
+                cache.slots.insert(std::ptr::from_ref(kind) as usize, cache.shelves.len());
+                cache.shelves.push(Shelf {
+                    kind,
+                    decode: decode_bare,
+                    objects: BTreeMap::new(),
+                    buried: HashSet::new(),
+                    listing: None,
+                    synced: false,
+                });
+            }
+        }
+        cache
+    }
+
+    /// Holds objects of this kind whole instead of as metadata. Call before anything is applied.
+    pub fn hold<T: Typed>(&mut self) {
+        let slot = self.slot(kind_row::<T>()).expect("a typed kind is stored and watched");
+        self.shelves[slot].decode = decode_typed::<T>;
+        self.typed.insert(TypeId::of::<T>(), slot);
+    }
+
+    /// Kinds held as metadata only.
+    pub fn bare_kinds(&self) -> Vec<&'static Kind> {
+        let typed: HashSet<usize> = self.typed.values().copied().collect();
+        let bare = self.shelves.iter().enumerate().filter(|(slot, _)| !typed.contains(slot));
+        bare.map(|(_, shelf)| shelf.kind).collect()
+    }
+
+    /// Whether every shelf has been listed once.
+    pub fn synced(&self) -> bool {
+        self.shelves.iter().all(|shelf| shelf.synced)
+    }
+
+    /// The highest revision of any object seen.
+    pub fn revision(&self) -> u64 {
+        self.revision
+    }
+
+    pub fn get<T: Typed>(&self, namespace: &str, name: &str) -> Option<Arc<T>> {
+        let shelf = &self.shelves[*self.typed.get(&TypeId::of::<T>())?];
+        shelf.objects.get(format!("{namespace}/{name}").as_str())?.shared::<T>()
+    }
+
+    /// All objects of a type, sorted by namespace and name.
+    pub fn all<T: Typed>(&self) -> impl Iterator<Item = Arc<T>> {
+        let slot = self.typed.get(&TypeId::of::<T>()).copied();
+        let objects = slot.into_iter().flat_map(|slot| self.shelves[slot].objects.values());
+        objects.filter_map(Object::shared::<T>)
+    }
+
+    /// Objects of a type in one namespace, sorted by name.
+    pub fn within<T: Typed>(&self, namespace: &str) -> impl Iterator<Item = Arc<T>> {
+        let slot = self.typed.get(&TypeId::of::<T>()).copied();
+        let objects = slot.into_iter().flat_map(move |slot| self.shelf_within(slot, namespace));
+        objects.filter_map(Object::shared::<T>)
+    }
+
+    fn shelf_within(&self, slot: usize, namespace: &str) -> impl Iterator<Item = &Object> {
+        let prefix = format!("{namespace}/");
+        let from = (Bound::Included(prefix.as_str()), Bound::Unbounded);
+        let objects = self.shelves[slot].objects.range::<str, _>(from);
+        let prefix = prefix.clone();
+        objects.take_while(move |(path, _)| path.starts_with(&prefix)).map(|(_, object)| object)
+    }
+
+    /// What a namespace holds, kind by kind; kinds without objects there are left out.
+    pub fn contents(&self, namespace: &str) -> Vec<(&'static Kind, Vec<&ObjectMeta>)> {
+        let namespaced = self.shelves.iter().enumerate().filter(|(_, shelf)| shelf.kind.namespaced);
+        let mut contents = Vec::new();
+        for (slot, shelf) in namespaced {
+            let objects: Vec<_> = self.shelf_within(slot, namespace).map(Object::meta).collect();
+            if !objects.is_empty() {
+                contents.push((shelf.kind, objects));
+            }
+        }
+        contents
+    }
+
+    pub fn object(&self, key: &Key) -> Option<&Object> {
+        self.shelves[self.slot(key.kind)?].objects.get(&key.path)
+    }
+
+    /// The object with this uid.
+    pub fn by_uid(&self, uid: &str) -> Option<&Key> {
+        self.by_uid.get(uid)
+    }
+
+    /// Objects that name this uid among their owners.
+    pub fn dependents(&self, uid: &str) -> impl Iterator<Item = &Key> {
+        self.by_owner.get(uid).into_iter().flatten()
+    }
+
+    /// Objects of a type whose controller has this uid, sorted by name.
+    pub fn controlled<T: Typed>(&self, uid: &str) -> Vec<Arc<T>> {
+        let objects = self.dependents(uid).filter_map(|key| self.object(key)?.shared::<T>());
+        let controlled = |object: &Arc<T>| {
+            controller_of(object.metadata()).is_some_and(|owner| owner.uid == uid)
+        };
+        objects.filter(controlled).collect()
+    }
+
+    /// Objects of a type in a namespace that no controller owns.
+    pub fn strays<T: Typed>(&self, namespace: &str) -> Vec<Arc<T>> {
+        let from = Key::of::<T>(namespace, "");
+        let keys = self.strays.range(from.clone()..);
+        let near = |key: &&Key| std::ptr::eq(key.kind, from.kind) && key.namespace() == namespace;
+        keys.take_while(near).filter_map(|key| self.object(key)?.shared::<T>()).collect()
+    }
+
+    /// Pods bound to a node.
+    pub fn pods_on(&self, node: &str) -> Vec<Arc<Pod>> {
+        let keys = self.by_node.get(node).into_iter().flatten();
+        keys.filter_map(|key| self.object(key)?.shared::<Pod>()).collect()
+    }
+
+    /// How long a node's lease has not changed; `None` when it has none.
+    pub fn silent_for(&self, node: &str, now: Instant) -> Option<Duration> {
+        self.renewed.get(node).map(|seen| now.saturating_duration_since(*seen))
+    }
+
+    /// Starts every lease's time anew: after a pause of this process nobody knows which were renewed.
+    pub fn hear_all(&mut self, now: Instant) {
+        self.renewed.values_mut().for_each(|seen| *seen = now);
+    }
+
+    /// Takes in what the watch of a kind said and returns what changed by it.
+    pub fn observe(&mut self, kind: &'static Kind, seen: Seen, now: Instant) -> Vec<Change> {
+        let Some(slot) = self.slot(kind) else { return Vec::new() };
+        match seen {
+            Seen::Begin => {
+                self.shelves[slot].listing = Some(HashSet::new());
+                Vec::new()
+            }
+            Seen::Listed(object) => {
+                let path = path_of(object.meta());
+                if let Some(listing) = &mut self.shelves[slot].listing {
+                    listing.insert(path);
+                }
+                self.put(slot, object, now).into_iter().collect()
+            }
+            Seen::End => self.end_list(slot),
+            Seen::Put(object) => self.put(slot, object, now).into_iter().collect(),
+            Seen::Gone(object) => {
+                self.shelves[slot].buried.remove(object.uid());
+                if self.gone.len() >= GONE_MAX {
+                    self.gone.pop_front();
+                }
+                self.gone.push_back(object.uid().to_string());
+                self.remove(slot, &path_of(object.meta()), object.uid()).into_iter().collect()
+            }
+        }
+    }
+
+    /// Takes in the object that an own write returned.
+    pub fn wrote(&mut self, kind: &'static Kind, object: Value, now: Instant) -> Option<Change> {
+        let slot = self.slot(kind)?;
+        let object = (self.shelves[slot].decode)(object).ok()?;
+        if self.gone.iter().any(|uid| uid == object.uid()) {
+            return None;
+        }
+        self.put(slot, object, now)
+    }
+
+    /// Takes in that an own write removed an object.
+    pub fn removed(&mut self, key: &Key, uid: &str) -> Option<Change> {
+        let slot = self.slot(key.kind)?;
+        let change = self.remove(slot, &key.path, uid);
+        if change.is_some() {
+            self.shelves[slot].buried.insert(uid.to_string());
+        }
+        change
+    }
+
+    fn slot(&self, kind: &'static Kind) -> Option<usize> {
+        self.slots.get(&(std::ptr::from_ref(kind) as usize)).copied()
+    }
+
+    fn put(&mut self, slot: usize, object: Object, now: Instant) -> Option<Change> {
+        let shelf = &mut self.shelves[slot];
+        if shelf.buried.contains(object.uid()) {
+            return None;
+        }
+        let path = path_of(object.meta());
+        let held = shelf.objects.get(&path);
+        if held.is_some_and(|held| held.revision() >= object.revision()) {
+            return None;
+        }
+        self.revision = self.revision.max(object.revision());
+        let before = shelf.objects.insert(path.clone(), object.clone());
+        let key = Key { kind: shelf.kind, path };
+        if let Some(before) = &before {
+            self.unlink(&key, before);
+        }
+        self.link(&key, &object);
+        if object.get::<Lease>().is_some() && key.namespace() == LEASE_NAMESPACE {
+            self.renewed.insert(key.name().to_string(), now);
+        }
+        Some(Change { key, before, after: Some(object) })
+    }
+
+    /// Removes an object unless another one (by uid) has taken its name meanwhile.
+    fn remove(&mut self, slot: usize, path: &Arc<str>, uid: &str) -> Option<Change> {
+        let shelf = &mut self.shelves[slot];
+        if shelf.objects.get(path)?.uid() != uid {
+            return None;
+        }
+        let before = shelf.objects.remove(path)?;
+        let key = Key { kind: shelf.kind, path: path.clone() };
+        self.unlink(&key, &before);
+        if before.get::<Lease>().is_some() && key.namespace() == LEASE_NAMESPACE {
+            self.renewed.remove(key.name());
+        }
+        Some(Change { key, before: Some(before), after: None })
+    }
+
+    fn end_list(&mut self, slot: usize) -> Vec<Change> {
+        let shelf = &mut self.shelves[slot];
+        shelf.synced = true;
+        shelf.buried.clear();
+        let listed = shelf.listing.take().unwrap_or_default();
+        let missing = shelf.objects.iter().filter(|(path, _)| !listed.contains(*path));
+        let gone: Vec<(Arc<str>, String)> =
+            missing.map(|(path, object)| (path.clone(), object.uid().to_string())).collect();
+        gone.iter().filter_map(|(path, uid)| self.remove(slot, path, uid)).collect()
+    }
+
+    fn link(&mut self, key: &Key, object: &Object) {
+        let meta = object.meta();
+        self.by_uid.insert(object.uid().to_string(), key.clone());
+        for owner in meta.owner_references.iter().flatten() {
+            self.by_owner.entry(owner.uid.clone()).or_default().insert(key.clone());
+        }
+        if controller_of(meta).is_none() {
+            self.strays.insert(key.clone());
+        }
+        if let Some(node) = bound_to(object) {
+            self.by_node.entry(node.to_string()).or_default().insert(key.clone());
+        }
+    }
+
+    fn unlink(&mut self, key: &Key, object: &Object) {
+        if self.by_uid.get(object.uid()) == Some(key) {
+            self.by_uid.remove(object.uid());
+        }
+        for owner in object.meta().owner_references.iter().flatten() {
+            drop_from(&mut self.by_owner, &owner.uid, key);
+        }
+        self.strays.remove(key);
+        if let Some(node) = bound_to(object) {
+            drop_from(&mut self.by_node, node, key);
+        }
+    }
+}
+
+fn bound_to(object: &Object) -> Option<&str> {
+    object.get::<Pod>()?.spec.as_ref()?.node_name.as_deref().filter(|node| !node.is_empty())
+}
+
+fn drop_from(index: &mut HashMap<String, BTreeSet<Key>>, at: &str, key: &Key) {
+    if let Some(keys) = index.get_mut(at) {
+        keys.remove(key);
+        if keys.is_empty() {
+            index.remove(at);
+        }
+    }
+}
+
+fn path_of(meta: &ObjectMeta) -> Arc<str> {
+    let namespace = meta.namespace.as_deref().unwrap_or("");
+    format!("{namespace}/{}", meta.name.as_deref().unwrap_or("")).into()
+}
+
+/// Drops what no plan reads and what is large.
+pub fn trim(meta: &mut ObjectMeta) {
+    meta.managed_fields = None;
+}
+
+fn decode_typed<T: Typed>(value: Value) -> Result<Object, serde_json::Error> {
+    let mut object: T = serde_json::from_value(value)?;
+    trim(object.metadata_mut());
+    Ok(Object::new(object))
+}
+
+fn decode_bare(value: Value) -> Result<Object, serde_json::Error> {
+    #[derive(serde::Deserialize)]
+    struct Whole {
+        metadata: ObjectMeta,
+    }
+    let mut whole: Whole = serde_json::from_value(value)?;
+    trim(&mut whole.metadata);
+    Ok(Object::new(Bare(whole.metadata)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::testing::{meta, object};
+    use super::*;
+
+    fn pod(name: &str, revision: u64, owner: &str) -> Pod {
+        let mut pod: Pod = object(meta("default", name));
+        pod.metadata.resource_version = Some(revision.to_string());
+        pod.metadata.uid = Some(format!("uid-{name}"));
+        if !owner.is_empty() {
+            pod.metadata.owner_references = Some(vec![super::super::testing::owner(owner)]);
+        }
+        pod
+    }
+
+    fn cache() -> Cache {
+        let mut cache = Cache::new();
+        cache.hold::<Pod>();
+        cache
+    }
+
+    fn put(cache: &mut Cache, pod: Pod) -> usize {
+        cache.observe(kind_row::<Pod>(), Seen::Put(Object::new(pod)), Instant::now()).len()
+    }
+
+    #[test]
+    fn an_object_never_goes_back() {
+        let mut cache = cache();
+        assert_eq!(put(&mut cache, pod("a", 5, "")), 1);
+        assert_eq!(put(&mut cache, pod("a", 4, "")), 0, "older");
+        assert_eq!(put(&mut cache, pod("a", 5, "")), 0, "the same");
+        assert_eq!(put(&mut cache, pod("a", 6, "")), 1);
+        assert_eq!(cache.revision(), 6);
+    }
+
+    #[test]
+    fn what_an_own_write_removed_stays_removed_until_the_watch_has_said_so() {
+        let mut cache = cache();
+        put(&mut cache, pod("a", 5, ""));
+        assert!(cache.removed(&Key::of::<Pod>("default", "a"), "uid-a").is_some());
+        assert_eq!(put(&mut cache, pod("a", 6, "")), 0, "a late event from before the removal");
+        let gone = Seen::Gone(Object::new(pod("a", 7, "")));
+        assert!(cache.observe(kind_row::<Pod>(), gone, Instant::now()).is_empty());
+        let mut next = pod("a", 8, "");
+        next.metadata.uid = Some("uid-next".to_string());
+        assert_eq!(put(&mut cache, next), 1, "another object of the same name");
+    }
+
+    #[test]
+    fn a_late_answer_does_not_bring_back_what_is_gone() {
+        let mut cache = cache();
+        let json = serde_json::to_value(pod("a", 5, "")).expect("JSON");
+        put(&mut cache, pod("a", 5, ""));
+        let gone = Seen::Gone(Object::new(pod("a", 6, "")));
+        cache.observe(kind_row::<Pod>(), gone, Instant::now());
+        assert!(cache.wrote(kind_row::<Pod>(), json, Instant::now()).is_none());
+        assert!(cache.get::<Pod>("default", "a").is_none());
+    }
+
+    #[test]
+    fn owners_strays_and_namespaces_are_indexed() {
+        let mut cache = cache();
+        put(&mut cache, pod("a", 1, "set"));
+        put(&mut cache, pod("b", 2, ""));
+        assert_eq!(cache.controlled::<Pod>("uid-set").len(), 1);
+        assert_eq!(cache.strays::<Pod>("default").len(), 1);
+        put(&mut cache, pod("b", 3, "set"));
+        assert_eq!(cache.controlled::<Pod>("uid-set").len(), 2);
+        assert!(cache.strays::<Pod>("default").is_empty());
+        assert_eq!(cache.within::<Pod>("default").count(), 2);
+        assert_eq!(cache.within::<Pod>("defaul").count(), 0);
+        assert_eq!(cache.contents("default")[0].1.len(), 2);
+    }
+
+    #[test]
+    fn a_full_list_removes_what_it_lacks() {
+        let mut cache = cache();
+        put(&mut cache, pod("a", 1, ""));
+        put(&mut cache, pod("b", 2, ""));
+        let kind = kind_row::<Pod>();
+        let now = Instant::now();
+        cache.observe(kind, Seen::Begin, now);
+        cache.observe(kind, Seen::Listed(Object::new(pod("b", 2, ""))), now);
+        let changes = cache.observe(kind, Seen::End, now);
+        assert_eq!(changes.len(), 1);
+        assert_eq!(changes[0].key.name(), "a");
+    }
+}

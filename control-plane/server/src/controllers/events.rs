@@ -1,0 +1,356 @@
+//! Events: what controllers and scheduler tell people about an object.
+//!
+//! A [`Note`] is one such sentence. The recorder writes it as an Event whose name follows from
+//! object, reason and message, so the same note again (also by the next leader) raises the count of
+//! the same Event. Notes that differ in their message only are combined into one Event after
+//! [`DISTINCT_MAX`] of them, counts are written at most once in [`COUNT_PAUSE`], and writes go one
+//! after the other: events can never crowd out the writes they tell about. When more come than
+//! that, the newest are dropped.
+//!
+//! Tasks: [`run`] owns all state and ends with the shutdown. Channel: bounded by [`QUEUE_MAX`].
+
+use std::collections::{BTreeSet, HashMap, VecDeque};
+use std::fmt;
+use std::time::{Duration, Instant};
+
+use jiff::Timestamp;
+use k8s_openapi::api::core::v1::Event;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
+use kube::Api;
+use kube::api::{Patch, PatchParams, PostParams};
+use serde_json::{Value, json};
+use tokio::sync::mpsc;
+use tokio_util::sync::CancellationToken;
+use wherry_resources::events::{self, Happening};
+
+use super::cache::Typed;
+
+/// Notes waiting to be written; a burst of a thousand new Pods fits.
+const QUEUE_MAX: usize = 4_096;
+/// Events whose counts are kept in mind.
+const KNOWN_MAX: usize = 4_096;
+/// Different messages of one reason about one object before they are combined.
+const DISTINCT_MAX: usize = 10;
+/// A count is written at most this often.
+const COUNT_PAUSE: Duration = Duration::from_secs(1);
+/// What Kubernetes puts before the newest of many similar messages.
+const COMBINED: &str = "(combined from similar events): ";
+
+/// One sentence about one object.
+#[derive(Clone, Debug)]
+pub struct Note {
+    /// The object as an event's `involvedObject`.
+    about: Value,
+    warning: bool,
+    reason: &'static str,
+    message: String,
+    component: &'static str,
+}
+
+impl Note {
+    pub fn normal<T: Typed>(
+        component: &'static str,
+        about: &T,
+        reason: &'static str,
+        message: String,
+    ) -> Note {
+        let meta = about.metadata();
+        let about = events::reference(&json!({
+            "apiVersion": T::API_VERSION,
+            "kind": T::KIND,
+            "metadata": {
+                "namespace": meta.namespace.as_deref().unwrap_or(""),
+                "name": meta.name.as_deref().unwrap_or(""),
+                "uid": meta.uid.as_deref().unwrap_or(""),
+                "resourceVersion": meta.resource_version.as_deref().unwrap_or(""),
+            },
+        }));
+        Note { about, warning: false, reason, message, component }
+    }
+
+    /// A note on an object that is at hand as an event's `involvedObject`.
+    pub fn about(
+        component: &'static str,
+        about: Value,
+        warning: bool,
+        reason: &'static str,
+        message: String,
+    ) -> Note {
+        Note { about, warning, reason, message, component }
+    }
+
+    pub fn warning<T: Typed>(
+        component: &'static str,
+        about: &T,
+        reason: &'static str,
+        message: String,
+    ) -> Note {
+        Note { warning: true, ..Note::normal(component, about, reason, message) }
+    }
+
+    fn subject(&self) -> Subject {
+        (self.about["uid"].as_str().unwrap_or("").to_string(), self.reason)
+    }
+
+    fn happening<'a>(&'a self, message: &'a str) -> Happening<'a> {
+        Happening {
+            kind: if self.warning { "Warning" } else { "Normal" },
+            reason: self.reason,
+            message,
+            component: self.component,
+            host: "",
+        }
+    }
+}
+
+impl fmt::Display for Note {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let kind = if self.warning { "Warning" } else { "Normal" };
+        write!(f, "{kind} {}: {}", self.reason, self.message)
+    }
+}
+
+/// Object and reason: what similar notes have in common.
+type Subject = (String, &'static str);
+
+/// Takes notes; cheap to clone, never waits.
+#[derive(Clone)]
+pub struct Recorder(mpsc::Sender<Note>);
+
+impl Recorder {
+    /// Records a note, or drops it when the queue is full.
+    pub fn record(&self, note: Note) {
+        if self.0.try_send(note).is_err() {
+            tracing::debug!("an event was dropped: too many at once");
+        }
+    }
+}
+
+/// A recorder and the end from which [`run`] writes.
+pub fn recorder() -> (Recorder, mpsc::Receiver<Note>) {
+    let (sender, receiver) = mpsc::channel(QUEUE_MAX);
+    (Recorder(sender), receiver)
+}
+
+/// An Event that was written.
+struct Known {
+    namespace: String,
+    count: i32,
+    last: Timestamp,
+    message: String,
+    written: Instant,
+    /// Whether the count is ahead of what was written.
+    behind: bool,
+}
+
+/// What to do about a note.
+enum Step {
+    Create(String, Value),
+    Count(String),
+    Later,
+}
+
+#[derive(Default)]
+struct Ledger {
+    known: HashMap<String, Known>,
+    /// Names in the order they became known.
+    order: VecDeque<String>,
+    messages: HashMap<Subject, BTreeSet<String>>,
+}
+
+impl Ledger {
+    fn note(&mut self, mut note: Note, now: Timestamp, instant: Instant) -> Step {
+        let messages = self.messages.entry(note.subject()).or_default();
+        let combined = !messages.contains(&note.message) && messages.len() >= DISTINCT_MAX;
+        let identity = if combined { COMBINED.to_string() } else { note.message.clone() };
+        if combined {
+            note.message = format!("{COMBINED}{}", note.message);
+        } else {
+            messages.insert(note.message.clone());
+        }
+        let name = events::name(&note.about, &note.happening(&identity));
+        if let Some(known) = self.known.get_mut(&name) {
+            known.count = known.count.saturating_add(1);
+            known.last = now;
+            known.message = note.message;
+            if instant.saturating_duration_since(known.written) < COUNT_PAUSE {
+                known.behind = true;
+                return Step::Later;
+            }
+            known.written = instant;
+            known.behind = false;
+            return Step::Count(name);
+        }
+        self.remember(name.clone(), &note, now, instant);
+        let mut event = events::new(&note.about, &note.happening(&note.message), now);
+        event["metadata"]["name"] = name.clone().into();
+        Step::Create(name, event)
+    }
+
+    fn remember(&mut self, name: String, note: &Note, now: Timestamp, instant: Instant) {
+        if self.order.len() >= KNOWN_MAX {
+            if let Some(oldest) = self.order.pop_front() {
+                self.known.remove(&oldest);
+            }
+            if self.messages.len() > KNOWN_MAX {
+                self.messages.clear();
+            }
+        }
+        let known = Known {
+            namespace: events::namespace(&note.about).to_string(),
+            count: 1,
+            last: now,
+            message: note.message.clone(),
+            written: instant,
+            behind: false,
+        };
+        self.order.push_back(name.clone());
+        self.known.insert(name, known);
+    }
+
+    /// Events whose count is ahead of what was written and whose pause is over.
+    fn overdue(&mut self, instant: Instant) -> Vec<String> {
+        let mut names = Vec::new();
+        for (name, known) in &mut self.known {
+            if known.behind && instant.saturating_duration_since(known.written) >= COUNT_PAUSE {
+                known.behind = false;
+                known.written = instant;
+                names.push(name.clone());
+            }
+        }
+        names
+    }
+
+    fn any_behind(&self) -> bool {
+        self.known.values().any(|known| known.behind)
+    }
+}
+
+/// Writes notes as Events until the shutdown.
+pub async fn run(
+    client: kube::Client,
+    mut notes: mpsc::Receiver<Note>,
+    shutdown: CancellationToken,
+) {
+    let mut ledger = Ledger::default();
+    loop {
+        let behind = ledger.any_behind();
+        let pause = async {
+            match behind {
+                true => tokio::time::sleep(COUNT_PAUSE).await,
+                false => std::future::pending().await,
+            }
+        };
+        let work = async {
+            tokio::select! {
+                note = notes.recv() => note,
+                () = pause => None,
+            }
+        };
+        let note = tokio::select! {
+            biased;
+            () = shutdown.cancelled() => return,
+            note = work => note,
+        };
+        let mut steps = Vec::new();
+        match note {
+            Some(note) => steps.push(ledger.note(note, Timestamp::now(), Instant::now())),
+            None if notes.is_closed() && notes.is_empty() => return,
+            None => {}
+        }
+        steps.extend(ledger.overdue(Instant::now()).into_iter().map(Step::Count));
+        for step in steps {
+            let written = tokio::select! {
+                biased;
+                () = shutdown.cancelled() => return,
+                written = write(&client, &mut ledger, step) => written,
+            };
+            if let Err(error) = written {
+                tracing::debug!(%error, "an event was not written");
+            }
+        }
+    }
+}
+
+async fn write(client: &kube::Client, ledger: &mut Ledger, step: Step) -> Result<(), kube::Error> {
+    match step {
+        Step::Later => Ok(()),
+        Step::Create(name, event) => {
+            let event: Event = serde_json::from_value(event).map_err(kube::Error::SerdeError)?;
+            let namespace = event.metadata.namespace.as_deref().unwrap_or("default");
+            let api: Api<Event> = Api::namespaced(client.clone(), namespace);
+            match api.create(&PostParams::default(), &event).await {
+                Err(kube::Error::Api(status)) if status.code == 409 => {
+                    // Written before this process began to count.
+                    let before = api.get(&name).await?;
+                    if let Some(known) = ledger.known.get_mut(&name) {
+                        known.count = before.count.unwrap_or(0).saturating_add(known.count);
+                    }
+                    count(client, ledger, &name).await
+                }
+                other => other.map(|_| ()),
+            }
+        }
+        Step::Count(name) => count(client, ledger, &name).await,
+    }
+}
+
+async fn count(client: &kube::Client, ledger: &mut Ledger, name: &str) -> Result<(), kube::Error> {
+    let Some(known) = ledger.known.get(name) else { return Ok(()) };
+    let api: Api<Event> = Api::namespaced(client.clone(), &known.namespace);
+    let body = json!({
+        "count": known.count, "lastTimestamp": Time(known.last), "message": known.message,
+    });
+    let patched = api.patch(name, &PatchParams::default(), &Patch::Merge(body)).await;
+    if matches!(&patched, Err(kube::Error::Api(status)) if status.code == 404) {
+        // It expired: the next note makes it anew.
+        ledger.known.remove(name);
+        ledger.order.retain(|known| known != name);
+        return Ok(());
+    }
+    patched.map(|_| ())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::testing::{meta, object};
+    use super::*;
+    use k8s_openapi::api::core::v1::Pod;
+
+    fn told(ledger: &mut Ledger, message: &str, seconds: u64, start: Instant) -> String {
+        let pod: Pod = object(meta("default", "web"));
+        let note = Note::normal("test", &pod, "Reason", message.to_string());
+        match ledger.note(note, Timestamp::UNIX_EPOCH, start + Duration::from_secs(seconds)) {
+            Step::Create(_, event) => format!("create {}", event["message"].as_str().unwrap_or("")),
+            Step::Count(name) => {
+                let known = &ledger.known[&name];
+                format!("count {} {}", known.count, known.message)
+            }
+            Step::Later => "later".to_string(),
+        }
+    }
+
+    #[test]
+    fn the_same_note_raises_a_count_but_not_often() {
+        let (mut ledger, start) = (Ledger::default(), Instant::now());
+        assert_eq!(told(&mut ledger, "a", 0, start), "create a");
+        assert_eq!(told(&mut ledger, "a", 0, start), "later");
+        assert!(ledger.overdue(start).is_empty());
+        assert_eq!(ledger.overdue(start + COUNT_PAUSE).len(), 1);
+        assert_eq!(told(&mut ledger, "a", 5, start), "count 3 a");
+    }
+
+    #[test]
+    fn many_similar_notes_are_combined() {
+        let (mut ledger, start) = (Ledger::default(), Instant::now());
+        for number in 0..DISTINCT_MAX {
+            assert_eq!(
+                told(&mut ledger, &number.to_string(), 0, start),
+                format!("create {number}")
+            );
+        }
+        assert_eq!(told(&mut ledger, "x", 0, start), format!("create {COMBINED}x"));
+        assert_eq!(told(&mut ledger, "y", 2, start), format!("count 2 {COMBINED}y"));
+        assert_eq!(told(&mut ledger, "3", 2, start), "count 2 3");
+    }
+}

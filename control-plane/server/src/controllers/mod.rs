@@ -1,0 +1,110 @@
+//! The controllers: what makes the cluster be as its objects say.
+//!
+//! [`CONTROLLERS`] is the whole list. Each file there has the same shape: what it owns, a
+//! `Snapshot` of what it reads, a pure `plan(&Snapshot, now)`, and a row of functions by which the
+//! one loop (`reconcile`) calls it. They share one cache (`cache`), one writer (`write`) and one
+//! recorder of events (`events`), and they reach the cluster through a client alone.
+//!
+//! Only the Raft leader runs them. A deposed leader's writes are refused by its own store, and
+//! every write names the state it was planned from, so two leaders for a moment do no harm.
+
+pub mod bootstrap;
+pub mod cache;
+pub mod certificates;
+pub mod deployment;
+pub mod endpoints;
+pub mod events;
+pub mod garbage;
+pub mod job;
+pub mod namespace;
+pub mod node;
+pub mod owners;
+pub mod podcidr;
+pub mod pods;
+pub mod reconcile;
+pub mod replicaset;
+pub mod serviceaccount;
+pub mod taints;
+pub mod watch;
+pub mod write;
+
+#[cfg(test)]
+pub(crate) mod testing;
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use k8s_openapi::api::apps::v1::{Deployment, ReplicaSet};
+use k8s_openapi::api::batch::v1::Job;
+use k8s_openapi::api::certificates::v1::CertificateSigningRequest;
+use k8s_openapi::api::coordination::v1::Lease;
+use k8s_openapi::api::core::v1::{Endpoints, Namespace, Node, Pod, Service, ServiceAccount};
+use k8s_openapi::api::discovery::v1::EndpointSlice;
+use k8s_openapi::api::scheduling::v1::PriorityClass;
+use tokio_util::sync::CancellationToken;
+
+use crate::pki::Pki;
+use cache::Cache;
+use reconcile::{Controller, Loop};
+use write::Writer;
+
+/// Every controller, in the order in which they learn of a change.
+pub static CONTROLLERS: &[Controller] = &[
+    bootstrap::CONTROLLER,
+    serviceaccount::CONTROLLER,
+    certificates::CONTROLLER,
+    podcidr::CONTROLLER,
+    node::CONTROLLER,
+    deployment::CONTROLLER,
+    replicaset::CONTROLLER,
+    job::CONTROLLER,
+    endpoints::CONTROLLER,
+    namespace::CONTROLLER,
+    garbage::CONTROLLER,
+];
+
+/// What the controllers are started with.
+#[derive(Clone)]
+pub struct Config {
+    pub pki: Arc<Pki>,
+    /// Where Pods' addresses come from, such as `10.0.0.0/8`.
+    pub cluster_cidr: String,
+    /// Where the API server listens.
+    pub api_address: SocketAddr,
+}
+
+/// Runs all controllers until the shutdown; returns when their last write is done.
+pub async fn run(client: kube::Client, config: Config, shutdown: CancellationToken) {
+    let (recorder, notes) = events::recorder();
+    let writer = Writer::new(client.clone(), config.pki.clone(), recorder);
+    let mut cache = Cache::new();
+    let mut watches = vec![
+        watch::whole::<Pod>(&client, &mut cache),
+        watch::whole::<ReplicaSet>(&client, &mut cache),
+        watch::whole::<Deployment>(&client, &mut cache),
+        watch::whole::<Job>(&client, &mut cache),
+        watch::whole::<Service>(&client, &mut cache),
+        watch::whole::<EndpointSlice>(&client, &mut cache),
+        watch::whole::<Endpoints>(&client, &mut cache),
+        watch::whole::<Node>(&client, &mut cache),
+        watch::whole::<Lease>(&client, &mut cache),
+        watch::whole::<Namespace>(&client, &mut cache),
+        watch::whole::<ServiceAccount>(&client, &mut cache),
+        watch::whole::<CertificateSigningRequest>(&client, &mut cache),
+        watch::whole::<PriorityClass>(&client, &mut cache),
+        watch::config_maps(&client, &mut cache),
+    ];
+    let bare = cache.bare_kinds();
+    watches.extend(bare.into_iter().map(|kind| watch::bare(&client, kind)));
+    let bootstrap = CONTROLLERS
+        .iter()
+        .position(|controller| controller.name == bootstrap::CONTROLLER.name)
+        .expect("bootstrap stands in the table");
+    let events = events::run(client, notes, shutdown.clone());
+    let controllers = Loop::new(cache, CONTROLLERS, config, writer).run(
+        watches,
+        vec![(bootstrap, bootstrap::key())],
+        shutdown,
+    );
+    tokio::join!(controllers, events);
+}

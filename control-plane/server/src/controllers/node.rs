@@ -1,0 +1,408 @@
+//! Nodes that fall silent, and the Pods of nodes that are lost, tainted or deleted.
+//!
+//! Owns: the taints `node.kubernetes.io/not-ready` and `node.kubernetes.io/unreachable`, the Ready
+//! condition of a Node while its lease is stale, the Ready condition of its Pods meanwhile, and
+//! eviction by taints.
+//!
+//! ```text
+//!  lease renewed in time ─► Ready is what the node says, no taint
+//!  lease stale for SILENCE_MAX ─► Ready Unknown ─► unreachable taints ─► Pods not ready
+//!           ─► Pods deleted when their tolerations run out ─► their owners make new ones elsewhere
+//!  lease renewed again ─► what this controller said is taken back
+//! ```
+//!
+//! Invariants: silence is measured by this process's clock from the moment a renewal was seen, so
+//! clocks of nodes do not matter, and a new leader gives each node its full time; only statements
+//! that carry this controller's reasons are taken back.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use jiff::{SignedDuration, Timestamp};
+use k8s_openapi::api::coordination::v1::Lease;
+use k8s_openapi::api::core::v1::{Node, NodeCondition, Pod, PodCondition, Taint, Toleration};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
+use serde_json::json;
+
+use super::cache::{Cache, Change, Key, LEASE_NAMESPACE};
+use super::events::Note;
+use super::pods;
+use super::reconcile::{Controller, Plan, View};
+use super::replicaset::name_of;
+use super::taints::tolerates;
+use super::write::{Action, Target, Write};
+
+/// A node renews its lease each 2 s; two renewals may be lost.
+const SILENCE_MAX: Duration = Duration::from_secs(5);
+const NOT_READY: &str = "node.kubernetes.io/not-ready";
+const UNREACHABLE: &str = "node.kubernetes.io/unreachable";
+/// Why a Node's Ready condition is Unknown, when this controller made it so.
+const SILENT: &str = "NodeStatusUnknown";
+/// Why a Pod's Ready condition is False, when this controller made it so.
+const NODE_LOST: &str = "NodeNotReady";
+const COMPONENT: &str = "node-controller";
+const EVICTION: &str = "taint-eviction-controller";
+
+/// What a plan for one node reads.
+#[derive(Default)]
+pub struct Snapshot {
+    pub name: String,
+    pub node: Option<Arc<Node>>,
+    /// How long its lease has not changed; `None` when it has none.
+    pub silent_for: Option<Duration>,
+    /// Pods bound to it.
+    pub pods: Vec<Arc<Pod>>,
+}
+
+pub const CONTROLLER: Controller = Controller { name: "node", wake, reconcile };
+
+fn wake(cache: &Cache, change: &Change, keys: &mut Vec<Key>) {
+    if change.of::<Node>().is_some() {
+        keys.push(change.key.clone());
+    } else if change.of::<Lease>().is_some() && change.key.namespace() == LEASE_NAMESPACE {
+        // Renewals of a healthy node need no plan: its timer looks at the newest one.
+        let node = cache.get::<Node>("", change.key.name());
+        if change.before.is_none() || node.is_some_and(|node| ready_status(&node) != "True") {
+            keys.push(Key::of::<Node>("", change.key.name()));
+        }
+    } else if let Some((_, Some(pod))) = change.of::<Pod>()
+        && !pods::node(pod).is_empty()
+    {
+        let node = cache.get::<Node>("", pods::node(pod));
+        if node.is_none_or(|node| ready_status(&node) != "True" || evicts(&node)) {
+            keys.push(Key::of::<Node>("", pods::node(pod)));
+        }
+    }
+}
+
+fn reconcile(view: &View<'_>, key: &Key) -> Plan {
+    if key.name().is_empty() {
+        return Plan::default();
+    }
+    let snapshot = Snapshot {
+        name: key.name().to_string(),
+        node: view.cache.get("", key.name()),
+        silent_for: view.cache.silent_for(key.name(), view.instant),
+        pods: view.cache.pods_on(key.name()),
+    };
+    plan(&snapshot, view.now)
+}
+
+fn ready(node: &Node) -> Option<&NodeCondition> {
+    let conditions = node.status.as_ref()?.conditions.as_ref()?;
+    conditions.iter().find(|condition| condition.type_ == "Ready")
+}
+
+/// A node that has never said anything is not ready.
+fn ready_status(node: &Node) -> &str {
+    ready(node).map_or("False", |condition| &condition.status)
+}
+
+fn taints(node: &Node) -> &[Taint] {
+    node.spec.as_ref().and_then(|spec| spec.taints.as_deref()).unwrap_or(&[])
+}
+
+fn evicts(node: &Node) -> bool {
+    taints(node).iter().any(|taint| taint.effect == "NoExecute")
+}
+
+/// Says what the lease says, taints, and deletes Pods whose time on the node is over.
+pub fn plan(snapshot: &Snapshot, now: Timestamp) -> Plan {
+    let Some(node) = &snapshot.node else {
+        return collect(snapshot).into();
+    };
+    let mut plan = Plan::default();
+    let silent = silent(node, snapshot.silent_for, now);
+    let lost = silent >= SILENCE_MAX;
+    if !lost {
+        plan.look_again(SILENCE_MAX - silent);
+    }
+    // One write a Node at a time: each carries the revision that the one before would change.
+    let report = report(node, lost, now);
+    let reported = report.is_some();
+    plan.writes.extend(report.or_else(|| taint(node, now)));
+    for pod in &snapshot.pods {
+        plan.writes.extend(mark(
+            pod,
+            lost,
+            !lost && !reported && ready_status(node) == "True",
+            now,
+        ));
+    }
+    evict(node, &snapshot.pods, now, &mut plan);
+    plan
+}
+
+/// Pods of a node that is gone will never be ended by it: they are removed at once.
+fn collect(snapshot: &Snapshot) -> Vec<Write> {
+    let node = Key::of::<Node>("", &snapshot.name);
+    let remove = |pod: &Arc<Pod>| {
+        let target = Target { revision: String::new(), ..Target::of(&**pod) };
+        let action = Action::Delete { target, grace_seconds: Some(0), policy: None };
+        Write { unless_found: vec![(node.clone(), String::new())], ..Write::from(action) }
+    };
+    snapshot.pods.iter().map(remove).collect()
+}
+
+/// How long the node has not been heard; without a lease, since it was made.
+fn silent(node: &Node, silent_for: Option<Duration>, now: Timestamp) -> Duration {
+    let created = node.metadata.creation_timestamp.as_ref().map_or(now, |time| time.0);
+    let age = Duration::try_from(now.duration_since(created)).unwrap_or_default();
+    silent_for.unwrap_or(age)
+}
+
+/// The node's Ready condition, when it has to change.
+fn report(node: &Node, lost: bool, now: Timestamp) -> Option<Write> {
+    let held = ready(node)?;
+    let taken_back = held.status == "Unknown" && held.reason.as_deref() == Some(SILENT);
+    let (status, reason, message) = match (lost, held.status.as_str()) {
+        (true, "True" | "False") => ("Unknown", SILENT, "The node stopped renewing its lease."),
+        (false, _) if taken_back => ("True", "NodeReady", "The node renews its lease again."),
+        _ => return None,
+    };
+    let mut conditions = node.status.as_ref()?.conditions.clone()?;
+    let condition = conditions.iter_mut().find(|condition| condition.type_ == "Ready")?;
+    condition.status = status.to_string();
+    condition.reason = Some(reason.to_string());
+    condition.message = Some(message.to_string());
+    condition.last_transition_time = Some(Time(now));
+    let what = if lost { "NodeNotReady" } else { "NodeReady" };
+    let note = format!("Node {} status is now: {what}", name_of(&node.metadata));
+    let note = Note::normal(COMPONENT, node, what, note);
+    let body = json!({"status": {"conditions": conditions}});
+    Some(Write::patch_status(node, body).noting(note))
+}
+
+/// The taints that go with the Ready condition; those of others stay as they are.
+fn taint(node: &Node, now: Timestamp) -> Option<Write> {
+    let held = taints(node);
+    let key = match ready_status(node) {
+        "True" => None,
+        "False" => Some(NOT_READY),
+        _ => Some(UNREACHABLE),
+    };
+    let is_own = |taint: &Taint| taint.key == NOT_READY || taint.key == UNREACHABLE;
+    let mut wanted: Vec<Taint> = held.iter().filter(|taint| !is_own(taint)).cloned().collect();
+    for effect in key.map_or(&[][..], |_| &["NoSchedule", "NoExecute"][..]) {
+        let key = key.unwrap_or("");
+        let known = held.iter().find(|taint| taint.key == key && taint.effect == *effect);
+        wanted.push(known.cloned().unwrap_or_else(|| Taint {
+            key: key.to_string(),
+            effect: (*effect).to_string(),
+            value: None,
+            time_added: Some(Time(now)),
+        }));
+    }
+    // Tolerations are counted from this time.
+    for taint in wanted.iter_mut().filter(|taint| taint.effect == "NoExecute") {
+        taint.time_added.get_or_insert(Time(now));
+    }
+    let same = |a: &Taint, b: &Taint| {
+        (&a.key, &a.effect, &a.value, a.time_added.is_some())
+            == (&b.key, &b.effect, &b.value, b.time_added.is_some())
+    };
+    let unchanged = wanted.len() == held.len()
+        && wanted.iter().all(|taint| held.iter().any(|held| same(held, taint)));
+    (!unchanged).then(|| Write::patch(node, json!({"spec": {"taints": wanted}})))
+}
+
+/// A Pod of a lost node is not ready, whatever it said last; it is again when the node is back.
+fn mark(pod: &Pod, lost: bool, back: bool, now: Timestamp) -> Option<Write> {
+    let held = pods::condition(pod, "Ready")?;
+    let own = held.status == "False" && held.reason.as_deref() == Some(NODE_LOST);
+    let condition = if lost && held.status == "True" && !pods::is_finished(pod) {
+        PodCondition {
+            status: "False".to_string(),
+            reason: Some(NODE_LOST.to_string()),
+            message: Some("The node stopped renewing its lease.".to_string()),
+            last_transition_time: Some(Time(now)),
+            ..held.clone()
+        }
+    } else if back && own && containers_are_ready(pod) {
+        PodCondition {
+            status: "True".to_string(),
+            reason: None,
+            message: None,
+            last_transition_time: Some(Time(now)),
+            ..held.clone()
+        }
+    } else {
+        return None;
+    };
+    let mut conditions = pod.status.as_ref()?.conditions.clone()?;
+    conditions.retain(|condition| condition.type_ != "Ready");
+    conditions.push(condition);
+    Some(Write::patch_status(pod, json!({"status": {"conditions": conditions}})))
+}
+
+fn containers_are_ready(pod: &Pod) -> bool {
+    let statuses = pod.status.as_ref().and_then(|status| status.container_statuses.as_ref());
+    statuses.is_some_and(|statuses| statuses.iter().all(|status| status.ready))
+}
+
+/// Deletes Pods that do not tolerate the node's NoExecute taints, or not for so long.
+fn evict(node: &Node, pods: &[Arc<Pod>], now: Timestamp, plan: &mut Plan) {
+    let evicting: Vec<&Taint> =
+        taints(node).iter().filter(|taint| taint.effect == "NoExecute").collect();
+    for pod in pods.iter().filter(|pod| !pods::is_deleting(pod)) {
+        let tolerations = pods::spec(pod).and_then(|spec| spec.tolerations.as_deref());
+        let ends = evicting.iter().filter_map(|taint| end(taint, tolerations.unwrap_or(&[]), now));
+        let Some(end) = ends.min() else { continue };
+        if let Ok(left) = Duration::try_from(end.duration_since(now))
+            && !left.is_zero()
+        {
+            plan.look_again(left);
+            continue;
+        }
+        let namespace = pod.metadata.namespace.as_deref().unwrap_or("");
+        let message = format!("Marking for deletion Pod {namespace}/{}", name_of(&pod.metadata));
+        let note = Note::normal(EVICTION, &**pod, "TaintManagerEviction", message);
+        plan.writes.push(Write::delete(&**pod).noting(note));
+    }
+}
+
+/// When a taint ends a Pod's stay; `None` when it is tolerated without end.
+fn end(taint: &Taint, tolerations: &[Toleration], now: Timestamp) -> Option<Timestamp> {
+    let mut covering =
+        tolerations.iter().filter(|toleration| tolerates(toleration, taint)).peekable();
+    let from = taint.time_added.as_ref().map_or(now, |time| time.0);
+    if covering.peek().is_none() {
+        return Some(now);
+    }
+    let seconds = covering.filter_map(|toleration| toleration.toleration_seconds).min()?;
+    Some(from.checked_add(SignedDuration::from_secs(seconds.max(0))).unwrap_or(Timestamp::MAX))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::testing::{at, text, yaml};
+    use super::*;
+
+    fn node(ready: &str, taints: &str) -> Option<Arc<Node>> {
+        let (status, reason) = ready.split_once(' ').unwrap_or((ready, "NodeReady"));
+        Some(Arc::new(yaml(&format!(
+            "metadata: {{name: n1, creationTimestamp: 2023-11-14T22:13:20Z}}\n\
+             spec: {{taints: [{taints}]}}\n\
+             status: {{conditions: [{{type: Ready, status: \"{status}\", reason: {reason}}}]}}"
+        ))))
+    }
+
+    fn pod(name: &str, condition: &str, tolerations: &str) -> Arc<Pod> {
+        Arc::new(yaml(&format!(
+            "metadata: {{name: {name}, namespace: d}}\n\
+             spec: {{nodeName: n1, containers: [], tolerations: [{tolerations}]}}\n\
+             status:\n  phase: Running\n  conditions: [{{type: Ready, {condition}}}]\n  \
+             containerStatuses: [{{name: c, ready: true, image: i, imageID: i, restartCount: 0}}]"
+        )))
+    }
+
+    fn snapshot(node: Option<Arc<Node>>, silent: u64, pods: &[Arc<Pod>]) -> Snapshot {
+        Snapshot {
+            name: "n1".to_string(),
+            node,
+            silent_for: Some(Duration::from_secs(silent)),
+            pods: pods.to_vec(),
+        }
+    }
+
+    /// The beginnings of the plan's lines.
+    fn check(snapshot: &Snapshot, seconds: i64, expected: &[&str]) -> Option<Duration> {
+        let plan = plan(snapshot, at(seconds));
+        let shown = text(&plan.writes);
+        let lines: Vec<&str> = shown.lines().collect();
+        assert_eq!(lines.len(), expected.len(), "{shown}");
+        for (line, expected) in lines.iter().zip(expected) {
+            assert!(line.contains(expected), "{line} lacks {expected}");
+        }
+        plan.again
+    }
+
+    const READY: &str = "status: \"True\"";
+    const LOST: &str = "status: \"False\", reason: NodeNotReady";
+
+    #[test]
+    fn a_healthy_node_is_looked_at_when_its_lease_would_be_stale() {
+        let again = check(&snapshot(node("True", ""), 2, &[]), 0, &[]);
+        assert_eq!(again, Some(Duration::from_secs(3)));
+    }
+
+    #[test]
+    fn a_silent_node_becomes_unknown_then_tainted_and_its_pods_not_ready() {
+        let pods = [pod("a", READY, "{operator: Exists}")];
+        check(
+            &snapshot(node("True", ""), 5, &pods),
+            0,
+            &[r#"patch nodes n1/status"#, r#""reason":"NodeNotReady","status":"False""#],
+        );
+        let pods = [pod("a", LOST, "{operator: Exists}")];
+        check(
+            &snapshot(node("Unknown NodeStatusUnknown", ""), 6, &pods),
+            0,
+            &[r#"{"taints":[{"effect":"NoSchedule","key":"node.kubernetes.io/unreachable""#],
+        );
+    }
+
+    const TAINTED: &str = "{key: node.kubernetes.io/unreachable, effect: NoSchedule, \
+        timeAdded: 2023-11-14T22:13:20Z}, {key: node.kubernetes.io/unreachable, \
+        effect: NoExecute, timeAdded: 2023-11-14T22:13:20Z}";
+
+    #[test]
+    fn a_node_that_is_back_is_ready_then_untainted_and_its_pods_ready() {
+        let pods = [pod("a", LOST, "{operator: Exists}")];
+        check(
+            &snapshot(node("Unknown NodeStatusUnknown", TAINTED), 0, &pods),
+            9,
+            &[r#""reason":"NodeReady","status":"True""#],
+        );
+        check(
+            &snapshot(node("True", TAINTED), 0, &pods),
+            9,
+            &[r#"patch nodes n1 {"spec":{"taints":[]}}"#, r#"patch pods d/a/status"#],
+        );
+        let own = [pod("a", "status: \"False\", reason: ContainersNotReady", "{operator: Exists}")];
+        check(&snapshot(node("True", ""), 0, &own), 9, &[]);
+    }
+
+    #[test]
+    fn pods_stay_as_long_as_they_tolerate_it() {
+        let for_300 = "{key: node.kubernetes.io/unreachable, operator: Exists, \
+            effect: NoExecute, tolerationSeconds: 300}";
+        let pods = [
+            pod("never", LOST, ""),
+            pod("always", LOST, "{operator: Exists}"),
+            pod("a-while", LOST, for_300),
+        ];
+        let lost = snapshot(node("Unknown NodeStatusUnknown", TAINTED), 60, &pods);
+        let again = check(&lost, 100, &["delete pods d/never (Normal TaintManagerEviction"]);
+        assert_eq!(again, Some(Duration::from_secs(200)));
+        check(&lost, 300, &["delete pods d/never", "delete pods d/a-while"]);
+    }
+
+    #[test]
+    fn taints_of_others_stay_and_get_their_time() {
+        check(
+            &snapshot(node("True", "{key: k, value: v, effect: NoExecute}"), 0, &[]),
+            0,
+            &[r#"{"effect":"NoExecute","key":"k","timeAdded":"2023-11-14T22:13:20Z","value""#],
+        );
+        check(&snapshot(node("True", "{key: k, effect: NoSchedule}"), 0, &[]), 0, &[]);
+    }
+
+    #[test]
+    fn pods_of_a_deleted_node_go_at_once() {
+        check(
+            &snapshot(None, 0, &[pod("a", READY, "")]),
+            0,
+            &["delete pods d/a grace=0 unless nodes n1 is there"],
+        );
+    }
+
+    #[test]
+    fn a_node_that_says_it_is_not_ready_is_tainted_so() {
+        check(
+            &snapshot(node("False NodeNotReady", ""), 0, &[]),
+            0,
+            &["node.kubernetes.io/not-ready"],
+        );
+    }
+}

@@ -1,0 +1,72 @@
+//! Facts about a Pod that several controllers ask for.
+
+use std::time::Duration;
+
+use jiff::Timestamp;
+use k8s_openapi::api::core::v1::{Pod, PodCondition, PodSpec};
+
+/// A condition of a Pod by its type.
+pub fn condition<'a>(pod: &'a Pod, kind: &str) -> Option<&'a PodCondition> {
+    let conditions = pod.status.as_ref()?.conditions.as_ref()?;
+    conditions.iter().find(|condition| condition.type_ == kind)
+}
+
+pub fn phase(pod: &Pod) -> &str {
+    pod.status.as_ref().and_then(|status| status.phase.as_deref()).unwrap_or("Pending")
+}
+
+pub fn spec(pod: &Pod) -> Option<&PodSpec> {
+    pod.spec.as_ref()
+}
+
+/// The node it is bound to; empty when it is bound to none.
+pub fn node(pod: &Pod) -> &str {
+    spec(pod).and_then(|spec| spec.node_name.as_deref()).unwrap_or("")
+}
+
+pub fn is_deleting(pod: &Pod) -> bool {
+    pod.metadata.deletion_timestamp.is_some()
+}
+
+/// Ended, and will not start again.
+pub fn is_finished(pod: &Pod) -> bool {
+    matches!(phase(pod), "Succeeded" | "Failed")
+}
+
+/// Counts for its owner: neither finished nor on its way out.
+pub fn is_active(pod: &Pod) -> bool {
+    !is_finished(pod) && !is_deleting(pod)
+}
+
+pub fn is_ready(pod: &Pod) -> bool {
+    condition(pod, "Ready").is_some_and(|condition| condition.status == "True")
+}
+
+/// When it became ready; `None` when it is not.
+pub fn ready_since(pod: &Pod) -> Option<Timestamp> {
+    let condition = condition(pod, "Ready").filter(|condition| condition.status == "True")?;
+    condition.last_transition_time.as_ref().map(|time| time.0)
+}
+
+/// Whether a Pod has been ready for long enough, and if it is ready and has not: how long until
+/// then.
+pub fn availability(pod: &Pod, min_ready: Duration, now: Timestamp) -> (bool, Option<Duration>) {
+    if !is_ready(pod) {
+        return (false, None);
+    }
+    if min_ready.is_zero() {
+        return (true, None);
+    }
+    let Some(since) = ready_since(pod) else { return (false, None) };
+    let ready_for = Duration::try_from(now.duration_since(since)).unwrap_or_default();
+    if ready_for >= min_ready {
+        return (true, None);
+    }
+    (false, Some(min_ready - ready_for))
+}
+
+/// Restarts of all containers.
+pub fn restarts(pod: &Pod) -> i32 {
+    let statuses = pod.status.iter().flat_map(|status| status.container_statuses.iter().flatten());
+    statuses.map(|status| status.restart_count).sum()
+}

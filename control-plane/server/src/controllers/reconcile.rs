@@ -1,0 +1,342 @@
+//! The loop that turns changes of the cache into plans, and plans into writes.
+//!
+//! ```text
+//!  watches ──► Cache ──► wake: which keys of which controllers ──► queue ──► plan ──► Writer
+//!                ▲                                                                     │
+//!                └──────────────── results of own writes ◄───────────────────────────┘
+//! ```
+//!
+//! One task owns the cache, the queue and the timers. A key is planned for by one plan at a time:
+//! while its writes are under way it is only marked, and planned for again when their results are
+//! in the cache. Events that are ready are taken in before anything is planned, so a burst of
+//! changes becomes one plan. Nothing is planned before every kind has been listed once.
+//!
+//! Tasks: this loop, and one for each plan whose writes are under way (bounded by [`PLANS_MAX`]);
+//! the loop joins them all before it returns. A key whose writes fail is tried again after a pause
+//! that doubles.
+
+use std::cmp::Reverse;
+use std::collections::{BTreeMap, BTreeSet, BinaryHeap, HashMap, VecDeque};
+use std::time::{Duration, Instant};
+
+use futures::StreamExt as _;
+use futures::stream::{self, BoxStream};
+use jiff::Timestamp;
+use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
+
+use super::Config;
+use super::cache::{Cache, Change, Key, Seen};
+use super::write::{Outcome, Write, WriteError, Writer};
+
+/// Plans whose writes are under way at once.
+const PLANS_MAX: usize = 256;
+/// Events taken in before the queue gets its turn.
+const EVENTS_MAX: usize = 1_024;
+/// Keys planned for before new events are looked at.
+const TURN_MAX: usize = 64;
+/// Writes of one plan under way at once.
+const WRITES_MAX: usize = 64;
+/// First pause after a write that met a newer object: its event is on the way.
+const STALE_PAUSE: Duration = Duration::from_millis(5);
+/// First pause after a write that was refused or not answered.
+const REFUSED_PAUSE: Duration = Duration::from_millis(100);
+/// The longest pause.
+const PAUSE_MAX: Duration = Duration::from_secs(30);
+/// Writes under way when the shutdown comes have so long to end; then they are dropped.
+const DRAIN: Duration = Duration::from_secs(2);
+/// A timer that fires so late means that this process itself stood still.
+const STALL: Duration = Duration::from_millis(500);
+
+/// What a plan is made from besides its key.
+pub struct View<'a> {
+    pub cache: &'a Cache,
+    pub now: Timestamp,
+    /// The process's own clock, for silence of nodes.
+    pub instant: Instant,
+    pub config: &'a Config,
+    /// Why the last writes for this key failed.
+    pub failure: Option<&'a str>,
+}
+
+/// What to do now, and when to look again if nothing changes until then.
+#[derive(Default)]
+pub struct Plan {
+    pub writes: Vec<Write>,
+    pub again: Option<Duration>,
+}
+
+impl Plan {
+    /// Looks again after the earlier of this and what was asked for before.
+    pub fn look_again(&mut self, after: Duration) {
+        self.again = Some(self.again.map_or(after, |before| before.min(after)));
+    }
+}
+
+impl From<Vec<Write>> for Plan {
+    fn from(writes: Vec<Write>) -> Plan {
+        Plan { writes, again: None }
+    }
+}
+
+/// A row of the table of controllers.
+pub struct Controller {
+    pub name: &'static str,
+    /// Which keys a change concerns. Cheap: it runs for every change.
+    pub wake: fn(&Cache, &Change, &mut Vec<Key>),
+    /// Reads its snapshot from the view and plans.
+    pub reconcile: fn(&View<'_>, &Key) -> Plan,
+}
+
+/// One item of the merged watches.
+pub type Watched = (&'static wherry_resources::Kind, Seen);
+
+/// A key of one controller.
+type Job = (usize, Key);
+
+struct Failure {
+    count: u32,
+    message: String,
+}
+
+/// The state of the loop.
+pub struct Loop {
+    cache: Cache,
+    controllers: &'static [Controller],
+    config: Config,
+    writer: Writer,
+    queue: VecDeque<Job>,
+    queued: BTreeSet<Job>,
+    /// Keys whose writes are under way; `true` when they changed meanwhile.
+    busy: BTreeMap<Job, bool>,
+    failures: HashMap<Job, Failure>,
+    timers: BinaryHeap<Reverse<(Instant, Job)>>,
+    /// The timer that counts for each key: later plans replace earlier ones.
+    due: HashMap<Job, Instant>,
+    plans: JoinSet<(Job, Vec<Result<Outcome, WriteError>>)>,
+    started: Instant,
+    ready: bool,
+}
+
+impl Loop {
+    pub fn new(
+        cache: Cache,
+        controllers: &'static [Controller],
+        config: Config,
+        writer: Writer,
+    ) -> Loop {
+        Loop {
+            cache,
+            controllers,
+            config,
+            writer,
+            queue: VecDeque::new(),
+            queued: BTreeSet::new(),
+            busy: BTreeMap::new(),
+            failures: HashMap::new(),
+            timers: BinaryHeap::new(),
+            due: HashMap::new(),
+            plans: JoinSet::new(),
+            started: Instant::now(),
+            ready: false,
+        }
+    }
+
+    /// Runs until the shutdown; then waits for the writes under way.
+    pub async fn run(
+        mut self,
+        watches: Vec<BoxStream<'static, Watched>>,
+        first: Vec<Job>,
+        shutdown: CancellationToken,
+    ) {
+        let mut watches = stream::select_all(watches).ready_chunks(EVENTS_MAX);
+        first.into_iter().for_each(|job| self.enqueue(job));
+        loop {
+            let next_timer = self.timers.peek().map(|Reverse((at, _))| *at);
+            let timer = async {
+                match next_timer {
+                    Some(at) => tokio::time::sleep_until(at.into()).await,
+                    None => std::future::pending().await,
+                }
+            };
+            tokio::select! {
+                biased;
+                () = shutdown.cancelled() => break,
+                Some(seen) = watches.next() => self.observe(seen),
+                Some(done) = self.plans.join_next(), if !self.plans.is_empty() => self.finish(done),
+                () = timer => {}
+                () = std::future::ready(()), if self.can_plan() => {}
+            }
+            while let Some(done) = self.plans.try_join_next() {
+                self.finish(done);
+            }
+            // Here and not in the branch above: events that never cease must not hold timers up.
+            self.fire();
+            self.turn();
+        }
+        let drained = async { while self.plans.join_next().await.is_some() {} };
+        if tokio::time::timeout(DRAIN, drained).await.is_err() {
+            self.plans.shutdown().await;
+        }
+    }
+
+    fn observe(&mut self, seen: Vec<Watched>) {
+        let now = Instant::now();
+        for (kind, seen) in seen {
+            for change in self.cache.observe(kind, seen, now) {
+                self.wake(&change);
+            }
+        }
+        if !self.ready && self.cache.synced() {
+            self.ready = true;
+            let took_ms = u64::try_from(self.started.elapsed().as_millis()).unwrap_or(u64::MAX);
+            tracing::info!(took_ms, "controllers know the cluster");
+        }
+    }
+
+    fn wake(&mut self, change: &Change) {
+        let mut keys = Vec::new();
+        for (index, controller) in self.controllers.iter().enumerate() {
+            (controller.wake)(&self.cache, change, &mut keys);
+            keys.drain(..).for_each(|key| self.enqueue((index, key)));
+        }
+    }
+
+    fn enqueue(&mut self, job: Job) {
+        if let Some(changed) = self.busy.get_mut(&job) {
+            *changed = true;
+        } else if self.queued.insert(job.clone()) {
+            self.queue.push_back(job);
+        }
+    }
+
+    fn can_plan(&self) -> bool {
+        self.ready && !self.queue.is_empty() && self.busy.len() < PLANS_MAX
+    }
+
+    /// Plans for some of the queue.
+    fn turn(&mut self) {
+        for _ in 0..TURN_MAX {
+            if !self.can_plan() {
+                return;
+            }
+            let Some(job) = self.queue.pop_front() else { return };
+            self.queued.remove(&job);
+            self.plan(job);
+        }
+    }
+
+    fn plan(&mut self, job: Job) {
+        let view = View {
+            cache: &self.cache,
+            now: Timestamp::now(),
+            instant: Instant::now(),
+            config: &self.config,
+            failure: self.failures.get(&job).map(|failure| failure.message.as_str()),
+        };
+        let plan = (self.controllers[job.0].reconcile)(&view, &job.1);
+        self.due.remove(&job);
+        if let Some(after) = plan.again {
+            self.set_timer(&job, after);
+        }
+        if plan.writes.is_empty() {
+            self.failures.remove(&job);
+            return;
+        }
+        self.busy.insert(job.clone(), false);
+        let writer = self.writer.clone();
+        self.plans.spawn(async move {
+            let writes = plan.writes.into_iter().map(|write| {
+                let writer = writer.clone();
+                async move { writer.perform(write).await }
+            });
+            let outcomes = stream::iter(writes).buffer_unordered(WRITES_MAX).collect().await;
+            (job, outcomes)
+        });
+    }
+
+    fn finish(
+        &mut self,
+        done: Result<(Job, Vec<Result<Outcome, WriteError>>), tokio::task::JoinError>,
+    ) {
+        let (job, outcomes) = match done {
+            Ok(done) => done,
+            Err(error) => std::panic::resume_unwind(error.into_panic()),
+        };
+        let now = Instant::now();
+        let mut changed = self.busy.remove(&job).unwrap_or(false);
+        let mut failed = None;
+        for outcome in outcomes {
+            let change = match outcome {
+                Ok(Outcome::Object { kind, object }) => self.cache.wrote(kind, object, now),
+                Ok(Outcome::Removed { key, uid }) => self.cache.removed(&key, &uid),
+                Ok(Outcome::Nothing) => None,
+                Err(error) => {
+                    failed = Some(error);
+                    None
+                }
+            };
+            if let Some(change) = change {
+                self.wake(&change);
+                changed = true;
+            }
+        }
+        match failed {
+            Some(error) => self.fail(job, &error),
+            None => {
+                let failed_before = self.failures.remove(&job).is_some();
+                if changed || failed_before {
+                    self.enqueue(job);
+                }
+            }
+        }
+    }
+
+    fn fail(&mut self, job: Job, error: &WriteError) {
+        let stale = matches!(error, WriteError::Stale(_));
+        let failure = self
+            .failures
+            .entry(job.clone())
+            .or_insert(Failure { count: 0, message: String::new() });
+        failure.message = error.to_string();
+        let first = if stale { STALE_PAUSE } else { REFUSED_PAUSE };
+        let pause = first.saturating_mul(1 << failure.count.min(16)).min(PAUSE_MAX);
+        failure.count += 1;
+        let controller = self.controllers[job.0].name;
+        if stale {
+            tracing::debug!(controller, key = %job.1, %error, "planned from an older state");
+        } else {
+            tracing::warn!(controller, key = %job.1, %error, ?pause, "write failed");
+        }
+        self.set_timer(&job, pause);
+    }
+
+    fn set_timer(&mut self, job: &Job, after: Duration) {
+        let at = Instant::now() + after;
+        if self.due.get(job).is_some_and(|due| *due <= at) {
+            return;
+        }
+        self.due.insert(job.clone(), at);
+        self.timers.push(Reverse((at, job.clone())));
+    }
+
+    /// Queues every key whose time has come.
+    fn fire(&mut self) {
+        let now = Instant::now();
+        while let Some(Reverse((at, _))) = self.timers.peek() {
+            if *at > now {
+                return;
+            }
+            let late = now - *at;
+            let Some(Reverse((at, job))) = self.timers.pop() else { return };
+            if late > STALL {
+                tracing::warn!(?late, "this process stood still; nodes get their time anew");
+                self.cache.hear_all(now);
+            }
+            if self.due.get(&job) == Some(&at) {
+                self.due.remove(&job);
+                self.enqueue(job);
+            }
+        }
+    }
+}

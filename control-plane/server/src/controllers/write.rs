@@ -1,0 +1,469 @@
+//! What a plan asks for, and the one place that does it.
+//!
+//! A [`Write`] is data: it names its object by uid and revision, so that a plan made from an old
+//! view of the cluster is refused by the API server instead of undoing what happened since. Doing a
+//! write never retries: the reconcile loop plans again from what is true by then.
+
+use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
+
+use http::{Method, Request};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
+use percent_encoding::{AsciiSet, CONTROLS, utf8_percent_encode};
+use serde::Serialize;
+use serde_json::{Map, Value, json};
+use tokio::sync::Semaphore;
+use wherry_resources::{KINDS, Kind, Storage};
+
+use super::cache::{Key, Typed, kind_row};
+use super::events::{Note, Recorder};
+use crate::pki::{Pki, Profile};
+
+/// Requests in flight at once, over all controllers: enough to fill the store's group commit, few
+/// enough that a client's request still finds its turn.
+const REQUESTS_MAX: usize = 128;
+/// Longer than the API server's own limit of a request (60 s), so that it is the one who answers.
+const REQUEST_TIMEOUT: Duration = Duration::from_secs(65);
+/// Letters that may not stand in one segment of a path.
+const NOT_IN_A_SEGMENT: &AsciiSet =
+    &CONTROLS.add(b' ').add(b'"').add(b'#').add(b'<').add(b'>').add(b'?').add(b'%').add(b'/');
+
+/// One object at one revision.
+#[derive(Clone, Debug)]
+pub struct Target {
+    pub key: Key,
+    pub uid: String,
+    /// Empty where any revision will do.
+    pub revision: String,
+}
+
+impl Target {
+    pub fn new(kind: &'static Kind, meta: &ObjectMeta) -> Target {
+        let text = |value: &Option<String>| value.clone().unwrap_or_default();
+        let key = Key::new(kind, &text(&meta.namespace), &text(&meta.name));
+        Target { key, uid: text(&meta.uid), revision: text(&meta.resource_version) }
+    }
+
+    pub fn of<T: Typed>(object: &T) -> Target {
+        Target::new(kind_row::<T>(), object.metadata())
+    }
+}
+
+/// Which of the cluster's authorities signs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Signer {
+    Cluster,
+    Traffic,
+}
+
+/// What a write does.
+#[derive(Clone, Debug)]
+pub enum Action {
+    Create {
+        kind: &'static Kind,
+        namespace: String,
+        object: Value,
+    },
+    /// A JSON merge patch; uid and revision of the target are added to it.
+    Patch {
+        target: Target,
+        subresource: &'static str,
+        body: Value,
+    },
+    Delete {
+        target: Target,
+        grace_seconds: Option<i64>,
+        policy: Option<&'static str>,
+    },
+    /// Deletes all objects of a kind in a namespace.
+    DeleteAll {
+        kind: &'static Kind,
+        namespace: String,
+    },
+    /// Takes the finalizer `kubernetes` off a namespace, if the API server finds nothing left in
+    /// it.
+    Finalize {
+        target: Target,
+    },
+    /// Signs a request and puts the certificate into the status of its object.
+    Sign {
+        target: Target,
+        signer: Signer,
+        profile: Profile,
+        request_pem: String,
+    },
+    /// Nothing but the note.
+    Tell,
+}
+
+/// One write of a plan.
+#[derive(Clone, Debug)]
+pub struct Write {
+    pub action: Action,
+    /// These objects must be gone when asked for afresh, or nothing is done: those with these uids,
+    /// or any of that name where the uid is empty.
+    pub unless_found: Vec<(Key, String)>,
+    /// Recorded as an event when the write was done.
+    pub note: Option<Note>,
+}
+
+impl From<Action> for Write {
+    fn from(action: Action) -> Write {
+        Write { action, unless_found: Vec::new(), note: None }
+    }
+}
+
+impl Write {
+    pub fn create<T: Typed + Serialize>(object: &T) -> Write {
+        let namespace = object.metadata().namespace.clone().unwrap_or_default();
+        let object = serde_json::to_value(object).expect("typed objects are JSON");
+        Action::Create { kind: kind_row::<T>(), namespace, object }.into()
+    }
+
+    pub fn patch<T: Typed>(object: &T, body: Value) -> Write {
+        Action::Patch { target: Target::of(object), subresource: "", body }.into()
+    }
+
+    pub fn patch_status<T: Typed>(object: &T, body: Value) -> Write {
+        Action::Patch { target: Target::of(object), subresource: "status", body }.into()
+    }
+
+    /// Deletes an object as long as it is the same one (by uid), whatever has changed in it.
+    pub fn delete<T: Typed>(object: &T) -> Write {
+        let target = Target { revision: String::new(), ..Target::of(object) };
+        Action::Delete { target, grace_seconds: None, policy: None }.into()
+    }
+
+    pub fn tell(note: Note) -> Write {
+        Write { action: Action::Tell, unless_found: Vec::new(), note: Some(note) }
+    }
+
+    pub fn noting(mut self, note: Note) -> Write {
+        self.note = Some(note);
+        self
+    }
+}
+
+/// The merge patch that turns one status into another; `None` when they are the same. Fields that
+/// the new one lacks are removed.
+pub fn status_patch<T: Serialize + PartialEq + Default>(old: Option<&T>, new: &T) -> Option<Value> {
+    let default = T::default();
+    let old = old.unwrap_or(&default);
+    if old == new {
+        return None;
+    }
+    let json = |status: &T| serde_json::to_value(status).expect("a status is JSON");
+    let (old, new) = (json(old), json(new));
+    let mut patch = Map::new();
+    for name in old.as_object().into_iter().flat_map(Map::keys) {
+        if new.get(name).is_none() {
+            patch.insert(name.clone(), Value::Null);
+        }
+    }
+    for (name, value) in new.as_object().into_iter().flatten() {
+        if old.get(name) != Some(value) {
+            patch.insert(name.clone(), value.clone());
+        }
+    }
+    Some(json!({"status": patch}))
+}
+
+impl fmt::Display for Write {
+    /// One line, without the preconditions; what is created shows as its name alone.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.action {
+            Action::Create { kind, namespace, object } => {
+                let name = object["metadata"]["name"].as_str().unwrap_or("");
+                write!(f, "create {}", Key::new(kind, namespace, name))?;
+            }
+            Action::Patch { target, subresource, body } => {
+                let slash = if subresource.is_empty() { "" } else { "/" };
+                write!(f, "patch {}{slash}{subresource} {body}", target.key)?;
+            }
+            Action::Delete { target, grace_seconds, policy } => {
+                write!(f, "delete {}", target.key)?;
+                if let Some(seconds) = grace_seconds {
+                    write!(f, " grace={seconds}")?;
+                }
+                if let Some(policy) = policy {
+                    write!(f, " policy={policy}")?;
+                }
+            }
+            Action::DeleteAll { kind, namespace } => {
+                write!(f, "delete all {} in {namespace}", kind.qualified())?;
+            }
+            Action::Finalize { target } => write!(f, "finalize {}", target.key)?,
+            Action::Sign { target, signer, profile, .. } => {
+                write!(f, "sign {} by {signer:?} as {}", target.key, profile.common_name)?;
+            }
+            Action::Tell => {}
+        }
+        for (key, _) in &self.unless_found {
+            write!(f, " unless {key} is there")?;
+        }
+        if let Some(note) = &self.note {
+            let gap = if matches!(self.action, Action::Tell) { "" } else { " " };
+            write!(f, "{gap}({note})")?;
+        }
+        Ok(())
+    }
+}
+
+/// Why a write was not done.
+#[derive(Debug, thiserror::Error)]
+pub enum WriteError {
+    /// The object is not what the plan thought it was. The watch brings what it is.
+    #[error("{0}")]
+    Stale(String),
+    /// The API server will not do it.
+    #[error("{message}")]
+    Refused { code: u16, message: String },
+    /// The certificate could not be made.
+    #[error("cannot sign the request: {0}")]
+    Sign(#[from] crate::pki::PkiError),
+    /// Nobody knows whether it was done.
+    #[error("no answer from the API server: {0}")]
+    NoAnswer(Box<dyn std::error::Error + Send + Sync>),
+}
+
+/// What a write that was done left behind.
+#[derive(Debug)]
+pub enum Outcome {
+    /// The object as it is now.
+    Object {
+        kind: &'static Kind,
+        object: Value,
+    },
+    /// The object is gone.
+    Removed {
+        key: Key,
+        uid: String,
+    },
+    Nothing,
+}
+
+/// Does writes.
+#[derive(Clone)]
+pub struct Writer {
+    client: kube::Client,
+    permits: Arc<Semaphore>,
+    pki: Arc<Pki>,
+    recorder: Recorder,
+}
+
+impl Writer {
+    pub fn new(client: kube::Client, pki: Arc<Pki>, recorder: Recorder) -> Writer {
+        Writer { client, permits: Arc::new(Semaphore::new(REQUESTS_MAX)), pki, recorder }
+    }
+
+    /// Does one write. The note is recorded when it succeeded.
+    pub async fn perform(&self, write: Write) -> Result<Outcome, WriteError> {
+        let permit = self.permits.acquire().await.expect("the semaphore is never closed");
+        for (key, uid) in &write.unless_found {
+            if self.is_there(key, uid).await? {
+                return Ok(Outcome::Nothing);
+            }
+        }
+        tracing::debug!(%write, "write");
+        let outcome = self.act(write.action).await?;
+        drop(permit);
+        if let Some(note) = write.note {
+            self.recorder.record(note);
+        }
+        Ok(outcome)
+    }
+
+    async fn act(&self, action: Action) -> Result<Outcome, WriteError> {
+        match action {
+            Action::Create { kind, namespace, object } => {
+                let path = collection(kind, &namespace);
+                let object = self.send(Method::POST, &path, JSON, Some(&object)).await?;
+                Ok(Outcome::Object { kind, object })
+            }
+            Action::Patch { target, subresource, body } => {
+                self.patch(&target, subresource, body).await
+            }
+            Action::Delete { target, grace_seconds, policy } => {
+                self.delete(target, grace_seconds, policy).await
+            }
+            Action::DeleteAll { kind, namespace } => {
+                let path = collection(kind, &namespace);
+                let options = json!({"propagationPolicy": "Background"});
+                self.send(Method::DELETE, &path, JSON, Some(&options)).await?;
+                Ok(Outcome::Nothing)
+            }
+            Action::Finalize { target } => self.finalize(target).await,
+            Action::Sign { target, signer, profile, request_pem } => {
+                let authority = match signer {
+                    Signer::Cluster => &self.pki.cluster,
+                    Signer::Traffic => &self.pki.traffic,
+                };
+                let certificate = authority.sign_request(&request_pem, &profile)?;
+                let certificate = k8s_openapi::ByteString(certificate.into_bytes());
+                let body = json!({"status": {"certificate": certificate}});
+                self.patch(&target, "status", body).await
+            }
+            Action::Tell => Ok(Outcome::Nothing),
+        }
+    }
+
+    async fn patch(
+        &self,
+        target: &Target,
+        subresource: &str,
+        mut body: Value,
+    ) -> Result<Outcome, WriteError> {
+        body["metadata"]["uid"] = target.uid.clone().into();
+        if !target.revision.is_empty() {
+            body["metadata"]["resourceVersion"] = target.revision.clone().into();
+        }
+        let mut path = member(&target.key);
+        if !subresource.is_empty() {
+            path = format!("{path}/{subresource}");
+        }
+        let object = self.send(Method::PATCH, &path, MERGE_PATCH, Some(&body)).await?;
+        Ok(Outcome::Object { kind: target.key.kind, object })
+    }
+
+    async fn delete(
+        &self,
+        target: Target,
+        grace_seconds: Option<i64>,
+        policy: Option<&str>,
+    ) -> Result<Outcome, WriteError> {
+        let mut options = json!({
+            "apiVersion": "v1",
+            "kind": "DeleteOptions",
+            "preconditions": {"uid": target.uid},
+            "propagationPolicy": policy.unwrap_or("Background"),
+        });
+        if !target.revision.is_empty() {
+            options["preconditions"]["resourceVersion"] = target.revision.into();
+        }
+        if let Some(seconds) = grace_seconds {
+            options["gracePeriodSeconds"] = seconds.into();
+        }
+        let answer = self.send(Method::DELETE, &member(&target.key), JSON, Some(&options)).await?;
+        if answer["kind"] == "Status" {
+            return Ok(Outcome::Removed { key: target.key, uid: target.uid });
+        }
+        Ok(Outcome::Object { kind: target.key.kind, object: answer })
+    }
+
+    async fn finalize(&self, target: Target) -> Result<Outcome, WriteError> {
+        let namespace = target.key.name();
+        for kind in namespaced_kinds() {
+            let path = format!("{}?limit=1", collection(kind, namespace));
+            let list = self.send(Method::GET, &path, JSON, None).await?;
+            if list["items"].as_array().is_some_and(|items| !items.is_empty()) {
+                return Err(WriteError::Stale(format!("{} are left in it", kind.qualified())));
+            }
+        }
+        let object = json!({
+            "apiVersion": "v1",
+            "kind": "Namespace",
+            "metadata": {
+                "name": namespace, "uid": target.uid, "resourceVersion": target.revision,
+            },
+            "spec": {"finalizers": []},
+        });
+        let path = format!("{}/finalize", member(&target.key));
+        self.send(Method::PUT, &path, JSON, Some(&object)).await?;
+        Ok(Outcome::Removed { key: target.key, uid: target.uid })
+    }
+
+    async fn is_there(&self, key: &Key, uid: &str) -> Result<bool, WriteError> {
+        match self.send(Method::GET, &member(key), JSON, None).await {
+            Ok(object) => Ok(uid.is_empty() || object["metadata"]["uid"] == uid),
+            Err(WriteError::Stale(_)) => Ok(false),
+            Err(error) => Err(error),
+        }
+    }
+
+    async fn send(
+        &self,
+        method: Method,
+        path: &str,
+        content_type: &str,
+        body: Option<&Value>,
+    ) -> Result<Value, WriteError> {
+        let body = body.map(Value::to_string).unwrap_or_default().into_bytes();
+        let request = Request::builder()
+            .method(method)
+            .uri(path)
+            .header(http::header::CONTENT_TYPE, content_type)
+            .header(http::header::ACCEPT, JSON)
+            .body(body)
+            .expect("kinds and names make valid paths");
+        match tokio::time::timeout(REQUEST_TIMEOUT, self.client.request::<Value>(request)).await {
+            Ok(Ok(answer)) => Ok(answer),
+            Ok(Err(kube::Error::Api(status))) => Err(match status.code {
+                404 | 409 => WriteError::Stale(status.message),
+                code => WriteError::Refused { code, message: status.message },
+            }),
+            Ok(Err(error)) => Err(WriteError::NoAnswer(error.into())),
+            Err(elapsed) => Err(WriteError::NoAnswer(elapsed.into())),
+        }
+    }
+}
+
+const JSON: &str = "application/json";
+const MERGE_PATCH: &str = "application/merge-patch+json";
+
+/// Stored kinds whose objects live in namespaces.
+pub fn namespaced_kinds() -> impl Iterator<Item = &'static Kind> {
+    let deletable = |kind: &&Kind| kind.verbs.contains(&"deletecollection");
+    KINDS.iter().filter(|kind| kind.namespaced && kind.storage == Storage::Own).filter(deletable)
+}
+
+/// The path of a kind's objects, in one namespace if they live in any.
+pub fn collection(kind: &Kind, namespace: &str) -> String {
+    let root = if kind.group.is_empty() { "/api" } else { "/apis" };
+    let plural = kind.plural;
+    if kind.namespaced && !namespace.is_empty() {
+        return format!("{root}/{}/namespaces/{namespace}/{plural}", kind.api_version());
+    }
+    format!("{root}/{}/{plural}", kind.api_version())
+}
+
+fn member(key: &Key) -> String {
+    let name = utf8_percent_encode(key.name(), NOT_IN_A_SEGMENT);
+    format!("{}/{name}", collection(key.kind, key.namespace()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use wherry_resources::kind;
+
+    #[test]
+    fn paths() {
+        let row = |group, plural| kind(group, "v1", plural).expect("in the table");
+        let path =
+            |group, plural, namespace, name| member(&Key::new(row(group, plural), namespace, name));
+        assert_eq!(path("", "pods", "a", "b"), "/api/v1/namespaces/a/pods/b");
+        assert_eq!(path("", "nodes", "", "n"), "/api/v1/nodes/n");
+        assert_eq!(
+            path("apps", "deployments", "a", "b"),
+            "/apis/apps/v1/namespaces/a/deployments/b"
+        );
+        let role = path("rbac.authorization.k8s.io", "clusterroles", "", "system:a/b");
+        assert_eq!(role, "/apis/rbac.authorization.k8s.io/v1/clusterroles/system:a%2Fb");
+    }
+
+    #[test]
+    fn a_status_patch_names_only_what_differs() {
+        use k8s_openapi::api::apps::v1::ReplicaSetStatus;
+        let old = ReplicaSetStatus {
+            replicas: 2,
+            ready_replicas: Some(1),
+            observed_generation: Some(3),
+            ..ReplicaSetStatus::default()
+        };
+        let new = ReplicaSetStatus { replicas: 3, ready_replicas: None, ..old.clone() };
+        let patch = status_patch(Some(&old), &new).map(|patch| patch.to_string());
+        assert_eq!(patch.as_deref(), Some(r#"{"status":{"readyReplicas":null,"replicas":3}}"#));
+        assert_eq!(status_patch(Some(&new), &new), None);
+    }
+}

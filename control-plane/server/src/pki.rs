@@ -1,0 +1,349 @@
+//! The cluster's certificate authorities and what they issue.
+//!
+//! Two authorities, made at a member's first start and kept under `pki/` in its data folder, keys readable by their
+//! owner only:
+//! - `ca` signs the API server's certificate and every client certificate. A client's user name is the
+//!   certificate's common name and its groups are the organizations, as in Kubernetes.
+//! - `traffic-ca` signs what workers show each other (common name = node, organization = namespace). The API server
+//!   does not trust it, so a worker's key opens nothing but worker-to-worker traffic.
+//!
+//! Keys are ECDSA P-256. The API server's own leaf is made anew at each start and never stored. A certificate for a
+//! request carries the subject that the caller decided on; only the public key is taken from the request.
+
+use std::fs;
+use std::io::Write as _;
+use std::net::IpAddr;
+use std::os::unix::fs::OpenOptionsExt as _;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use rcgen::{
+    BasicConstraints, CertificateParams, CertificateSigningRequestParams, DnType, DnValue,
+    ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair, KeyUsagePurpose, SanType,
+};
+use rustls::server::WebPkiClientVerifier;
+use rustls_pki_types::pem::PemObject as _;
+use rustls_pki_types::{CertificateDer, PrivateKeyDer};
+use sha2::{Digest as _, Sha256};
+use time::{Duration, OffsetDateTime};
+
+/// An authority outlives everything it signs; its rotation is an operator's act.
+const AUTHORITY_DAYS: i64 = 3650;
+/// Leaves are renewed by their holders well before this.
+pub const LEAF_DAYS: i64 = 365;
+/// Clocks of machines differ; a certificate is valid from this long before it was made.
+const CLOCK_SKEW: Duration = Duration::minutes(5);
+
+/// Why a certificate or key could not be read, made or stored.
+#[derive(Debug, thiserror::Error)]
+pub enum PkiError {
+    #[error("cannot {what} {}: {source}", path.display())]
+    File { what: &'static str, path: PathBuf, source: std::io::Error },
+    #[error(
+        "{} is not a usable certificate authority ({source}); restore it from a backup, or start \
+         with an empty data folder",
+        path.display()
+    )]
+    Authority { path: PathBuf, source: rcgen::Error },
+    #[error("the certificate request cannot be used: {0}")]
+    Request(String),
+    #[error("making a certificate failed: {0}")]
+    Make(#[from] rcgen::Error),
+    #[error("setting up TLS failed: {0}")]
+    Tls(String),
+}
+
+/// What a leaf certificate says and may be used for.
+#[derive(Debug, Clone, Default)]
+pub struct Profile {
+    pub common_name: String,
+    pub organization: Option<String>,
+    pub names: Vec<String>,
+    pub addresses: Vec<IpAddr>,
+    pub client: bool,
+    pub server: bool,
+}
+
+/// A certificate with its private key, both PEM.
+#[derive(Clone)]
+pub struct Identity {
+    pub certificate_pem: String,
+    pub key_pem: String,
+}
+
+/// The subject that a PKCS#10 request asks for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Request {
+    pub common_name: String,
+    pub organizations: Vec<String>,
+    pub has_alternative_names: bool,
+}
+
+/// One certificate authority.
+pub struct Authority {
+    certificate_pem: String,
+    issuer: Issuer<'static, KeyPair>,
+}
+
+/// Both authorities of a cluster.
+pub struct Pki {
+    pub cluster: Authority,
+    pub traffic: Authority,
+}
+
+impl Pki {
+    /// Reads the authorities below `folder`, or makes them there.
+    pub fn load_or_create(folder: &Path) -> Result<Pki, PkiError> {
+        create_private_folder(folder)?;
+        Ok(Pki {
+            cluster: Authority::load_or_create(folder, "ca", "wherry-ca")?,
+            traffic: Authority::load_or_create(folder, "traffic-ca", "wherry-traffic-ca")?,
+        })
+    }
+
+    /// The TLS side of a member's port: asks for a client certificate, takes a connection without one.
+    pub fn server_config(&self, server: &Profile) -> Result<rustls::ServerConfig, PkiError> {
+        let tls = |error: &dyn std::fmt::Display| PkiError::Tls(error.to_string());
+        let ca = certificate_of(&self.cluster.certificate_pem)?;
+        let mut roots = rustls::RootCertStore::empty();
+        roots.add(ca.clone()).map_err(|error| tls(&error))?;
+        let provider = Arc::new(rustls::crypto::ring::default_provider());
+        let verifier =
+            WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider.clone())
+                .allow_unauthenticated()
+                .build()
+                .map_err(|error| tls(&error))?;
+        let identity = self.cluster.issue(server)?;
+        let key = PrivateKeyDer::from_pem_slice(identity.key_pem.as_bytes())
+            .map_err(|error| tls(&error))?;
+        let chain = vec![certificate_of(&identity.certificate_pem)?, ca];
+        let mut config = rustls::ServerConfig::builder_with_provider(provider)
+            .with_safe_default_protocol_versions()
+            .map_err(|error| tls(&error))?
+            .with_client_cert_verifier(verifier)
+            .with_single_cert(chain, key)
+            .map_err(|error| tls(&error))?;
+        config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
+        Ok(config)
+    }
+}
+
+impl Authority {
+    /// Reads `STEM.crt` and `STEM.key` in `folder`; makes both when neither is there.
+    pub fn load_or_create(
+        folder: &Path,
+        stem: &str,
+        common_name: &str,
+    ) -> Result<Authority, PkiError> {
+        let certificate_file = folder.join(format!("{stem}.crt"));
+        let key_file = folder.join(format!("{stem}.key"));
+        if !certificate_file.exists() {
+            return Authority::create(&certificate_file, &key_file, common_name);
+        }
+        let read = |path: &Path| {
+            fs::read_to_string(path).map_err(|source| PkiError::File {
+                what: "read",
+                path: path.to_owned(),
+                source,
+            })
+        };
+        let (certificate_pem, key_pem) = (read(&certificate_file)?, read(&key_file)?);
+        let bad = |source| PkiError::Authority { path: certificate_file.clone(), source };
+        let key = KeyPair::from_pem(&key_pem).map_err(bad)?;
+        let issuer = Issuer::from_ca_cert_pem(&certificate_pem, key).map_err(bad)?;
+        Ok(Authority { certificate_pem, issuer })
+    }
+
+    fn create(
+        certificate_file: &Path,
+        key_file: &Path,
+        common_name: &str,
+    ) -> Result<Authority, PkiError> {
+        let key = KeyPair::generate()?;
+        let mut params = CertificateParams::default();
+        params.distinguished_name = subject(common_name, None);
+        params.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
+        params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::DigitalSignature];
+        set_validity(&mut params, AUTHORITY_DAYS);
+        let certificate_pem = params.self_signed(&key)?.pem();
+        // The certificate's file is the sign that the authority exists, so it comes last.
+        write_private(key_file, key.serialize_pem().as_bytes())?;
+        write_private(certificate_file, certificate_pem.as_bytes())?;
+        Ok(Authority { certificate_pem, issuer: Issuer::new(params, key) })
+    }
+
+    /// The authority's own certificate.
+    pub fn certificate_pem(&self) -> &str {
+        &self.certificate_pem
+    }
+
+    /// The SHA-256 of the authority's certificate (DER), in hex: what a join token pins.
+    pub fn fingerprint(&self) -> Result<String, PkiError> {
+        Ok(fingerprint(&certificate_of(&self.certificate_pem)?))
+    }
+
+    /// Makes a new key and a certificate for it.
+    pub fn issue(&self, profile: &Profile) -> Result<Identity, PkiError> {
+        let key = KeyPair::generate()?;
+        let certificate = leaf(profile)?.signed_by(&key, &self.issuer)?;
+        Ok(Identity { certificate_pem: certificate.pem(), key_pem: key.serialize_pem() })
+    }
+
+    /// Makes a certificate for the public key of a PKCS#10 request, whose subject the caller has checked.
+    /// What it says comes from `profile` alone.
+    pub fn sign_request(&self, request_pem: &str, profile: &Profile) -> Result<String, PkiError> {
+        let request = parse_request(request_pem)?;
+        Ok(leaf(profile)?.signed_by(&request.public_key, &self.issuer)?.pem())
+    }
+}
+
+impl Request {
+    /// Reads and verifies (proof of possession) a PKCS#10 request in PEM.
+    pub fn parse(request_pem: &str) -> Result<Request, PkiError> {
+        let params = parse_request(request_pem)?.params;
+        let mut request = Request {
+            common_name: String::new(),
+            organizations: Vec::new(),
+            has_alternative_names: !params.subject_alt_names.is_empty(),
+        };
+        for (kind, value) in params.distinguished_name.iter() {
+            let text = match value {
+                DnValue::Utf8String(text) => text.clone(),
+                DnValue::PrintableString(text) => text.as_str().to_owned(),
+                DnValue::Ia5String(text) => text.as_str().to_owned(),
+                _ => return Err(PkiError::Request(format!("{kind:?} is not plain text"))),
+            };
+            match kind {
+                DnType::CommonName => request.common_name = text,
+                DnType::OrganizationName => request.organizations.push(text),
+                other => {
+                    return Err(PkiError::Request(format!("its subject must not have {other:?}")));
+                }
+            }
+        }
+        Ok(request)
+    }
+}
+
+fn parse_request(request_pem: &str) -> Result<CertificateSigningRequestParams, PkiError> {
+    CertificateSigningRequestParams::from_pem(request_pem)
+        .map_err(|error| PkiError::Request(error.to_string()))
+}
+
+fn leaf(profile: &Profile) -> Result<CertificateParams, PkiError> {
+    let mut params = CertificateParams::new(profile.names.clone())?;
+    let addresses = profile.addresses.iter().map(|address| SanType::IpAddress(*address));
+    params.subject_alt_names.extend(addresses);
+    params.distinguished_name = subject(&profile.common_name, profile.organization.as_deref());
+    params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
+    params.use_authority_key_identifier_extension = true;
+    if profile.client {
+        params.extended_key_usages.push(ExtendedKeyUsagePurpose::ClientAuth);
+    }
+    if profile.server {
+        params.extended_key_usages.push(ExtendedKeyUsagePurpose::ServerAuth);
+    }
+    set_validity(&mut params, LEAF_DAYS);
+    Ok(params)
+}
+
+fn subject(common_name: &str, organization: Option<&str>) -> rcgen::DistinguishedName {
+    let mut name = rcgen::DistinguishedName::new();
+    name.push(DnType::CommonName, common_name);
+    if let Some(organization) = organization {
+        name.push(DnType::OrganizationName, organization);
+    }
+    name
+}
+
+fn set_validity(params: &mut CertificateParams, days: i64) {
+    let now = OffsetDateTime::now_utc();
+    params.not_before = now - CLOCK_SKEW;
+    params.not_after = now + Duration::days(days);
+}
+
+/// The SHA-256 of a certificate (DER), in hex.
+pub fn fingerprint(certificate: &CertificateDer<'_>) -> String {
+    hex::encode(Sha256::digest(certificate.as_ref()))
+}
+
+fn certificate_of(pem: &str) -> Result<CertificateDer<'static>, PkiError> {
+    CertificateDer::from_pem_slice(pem.as_bytes()).map_err(|error| PkiError::Tls(error.to_string()))
+}
+
+fn create_private_folder(folder: &Path) -> Result<(), PkiError> {
+    use std::os::unix::fs::DirBuilderExt as _;
+    fs::DirBuilder::new().recursive(true).mode(0o700).create(folder).map_err(|source| {
+        PkiError::File { what: "create the folder", path: folder.to_owned(), source }
+    })
+}
+
+/// Writes a file that only its owner may read, so that a crash leaves the old file or the new one.
+pub fn write_private(path: &Path, content: &[u8]) -> Result<(), PkiError> {
+    let new = path.with_extension("new");
+    let written = || -> std::io::Result<()> {
+        let mut options = fs::OpenOptions::new();
+        let mut file = options.write(true).create(true).truncate(true).mode(0o600).open(&new)?;
+        file.write_all(content)?;
+        file.sync_all()?;
+        fs::rename(&new, path)?;
+        path.parent().map_or(Ok(()), |folder| fs::File::open(folder)?.sync_all())
+    };
+    written().map_err(|source| PkiError::File { what: "write", path: path.to_owned(), source })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn authority() -> (tempfile::TempDir, Authority) {
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        let authority = Authority::load_or_create(folder.path(), "ca", "test-ca").expect("a CA");
+        (folder, authority)
+    }
+
+    fn request_for(common_name: &str, organization: &str) -> String {
+        let mut params = CertificateParams::default();
+        params.distinguished_name = subject(common_name, Some(organization));
+        let key = KeyPair::generate().expect("a key");
+        params.serialize_request(&key).expect("a request").pem().expect("PEM")
+    }
+
+    #[test]
+    fn an_authority_is_made_once_and_read_again() {
+        let (folder, first) = authority();
+        let again = Authority::load_or_create(folder.path(), "ca", "test-ca").expect("a CA");
+        assert_eq!(first.certificate_pem(), again.certificate_pem());
+        let issued = again.issue(&Profile { common_name: "admin".into(), ..Profile::default() });
+        let pem = issued.expect("a leaf").certificate_pem;
+        let (_, pem) = x509_parser::pem::parse_x509_pem(pem.as_bytes()).expect("PEM");
+        let leaf = pem.parse_x509().expect("a certificate");
+        assert_eq!(leaf.subject().to_string(), "CN=admin");
+        assert_eq!(leaf.issuer().to_string(), "CN=test-ca");
+    }
+
+    #[test]
+    fn a_request_says_its_subject_and_gets_only_what_was_decided() {
+        let (_folder, authority) = authority();
+        let request = request_for("system:node:a", "system:nodes");
+        let parsed = Request::parse(&request).expect("a request");
+        assert_eq!(parsed.common_name, "system:node:a");
+        assert_eq!(parsed.organizations, ["system:nodes"]);
+        assert!(!parsed.has_alternative_names);
+        let decided = Profile { common_name: "other".into(), client: true, ..Profile::default() };
+        let pem = authority.sign_request(&request, &decided).expect("a certificate");
+        let (_, pem) = x509_parser::pem::parse_x509_pem(pem.as_bytes()).expect("PEM");
+        assert_eq!(pem.parse_x509().expect("a certificate").subject().to_string(), "CN=other");
+    }
+
+    #[test]
+    fn rubbish_is_refused_with_its_place() {
+        let error = Request::parse("nonsense").expect_err("not a request");
+        assert!(error.to_string().starts_with("the certificate request cannot be used: "));
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        fs::write(folder.path().join("ca.crt"), "nonsense").expect("written");
+        fs::write(folder.path().join("ca.key"), "nonsense").expect("written");
+        let error = Authority::load_or_create(folder.path(), "ca", "x").err().expect("refused");
+        assert!(error.to_string().contains("ca.crt is not a usable certificate authority"));
+    }
+}

@@ -1,0 +1,154 @@
+//! Which nodes can take a Pod, and why the others cannot.
+//!
+//! The sentences are the ones that people know from `kubectl describe pod`; tools look for them,
+//! too.
+
+use std::collections::BTreeMap;
+use std::fmt;
+
+use k8s_openapi::api::core::v1::{NodeSelectorRequirement, NodeSelectorTerm, Taint};
+
+use super::cluster::NodeState;
+use super::need::{HostPort, Need};
+use crate::controllers::taints::is_tolerated;
+
+/// Why a node cannot take a Pod.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Reason {
+    NotReady,
+    Unschedulable,
+    Taint { key: String, value: String },
+    Affinity,
+    Ports,
+    TooManyPods,
+    Insufficient(String),
+}
+
+impl fmt::Display for Reason {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Reason::NotReady => write!(f, "node(s) were not ready"),
+            Reason::Unschedulable => write!(f, "node(s) were unschedulable"),
+            Reason::Taint { key, value } => {
+                write!(f, "node(s) had untolerated taint {{{key}: {value}}}")
+            }
+            Reason::Affinity => write!(f, "node(s) didn't match Pod's node affinity/selector"),
+            Reason::Ports => {
+                write!(f, "node(s) didn't have free ports for the requested pod ports")
+            }
+            Reason::TooManyPods => write!(f, "Too many pods"),
+            Reason::Insufficient(resource) => write!(f, "Insufficient {resource}"),
+        }
+    }
+}
+
+/// Whether a node can take a Pod.
+pub fn fits(node: &NodeState, need: &Need) -> bool {
+    obstacle(node, need).is_none() && shortages(node, need, |_| {}) == 0
+}
+
+/// Every reason that speaks against a node: the first obstacle, or all that it has too little of.
+pub fn reasons(node: &NodeState, need: &Need) -> Vec<Reason> {
+    if let Some(obstacle) = obstacle(node, need) {
+        return vec![obstacle];
+    }
+    let mut reasons = Vec::new();
+    shortages(node, need, |reason| reasons.push(reason()));
+    reasons
+}
+
+fn obstacle(node: &NodeState, need: &Need) -> Option<Reason> {
+    if node.unschedulable && !is_tolerated(&cordon(), &need.tolerations) {
+        return Some(Reason::Unschedulable);
+    }
+    let repels = |taint: &&Taint| {
+        matches!(taint.effect.as_str(), "NoSchedule" | "NoExecute")
+            && !is_tolerated(taint, &need.tolerations)
+    };
+    if let Some(taint) = node.taints.iter().find(repels) {
+        let value = taint.value.clone().unwrap_or_default();
+        return Some(Reason::Taint { key: taint.key.clone(), value });
+    }
+    if !node.ready {
+        return Some(Reason::NotReady);
+    }
+    if !selected(node, need) {
+        return Some(Reason::Affinity);
+    }
+    let taken = |port: &HostPort| node.ports.keys().any(|held| collide(held, port));
+    if need.ports.iter().any(taken) {
+        return Some(Reason::Ports);
+    }
+    None
+}
+
+/// What a cordoned node would be tainted with.
+fn cordon() -> Taint {
+    Taint {
+        key: "node.kubernetes.io/unschedulable".to_string(),
+        effect: "NoSchedule".to_string(),
+        ..Taint::default()
+    }
+}
+
+fn collide(a: &HostPort, b: &HostPort) -> bool {
+    a.0 == b.0 && a.2 == b.2 && (a.1 == b.1 || a.1.is_empty() || b.1.is_empty())
+}
+
+/// Counts what the node has too little of. Reasons are made only by those who want them: this runs
+/// for every Pod and node.
+fn shortages(node: &NodeState, need: &Need, mut tell: impl FnMut(&dyn Fn() -> Reason)) -> usize {
+    let mut count = 0;
+    let mut short = |is_short: bool, reason: &dyn Fn() -> Reason| {
+        if is_short {
+            count += 1;
+            tell(reason);
+        }
+    };
+    short(node.pods >= node.pods_max, &|| Reason::TooManyPods);
+    let lacks = |wanted: i64, used: i64, capacity: i64| wanted > 0 && wanted > capacity - used;
+    let (wanted, used, capacity) = (&need.requests, &node.used, &node.capacity);
+    short(lacks(wanted.cpu, used.cpu, capacity.cpu), &|| Reason::Insufficient("cpu".to_string()));
+    short(lacks(wanted.memory, used.memory, capacity.memory), &|| {
+        Reason::Insufficient("memory".to_string())
+    });
+    for (name, amount) in &wanted.others {
+        let of = |amounts: &BTreeMap<String, i64>| amounts.get(name).copied().unwrap_or(0);
+        let is_short = lacks(*amount, of(&used.others), of(&capacity.others));
+        short(is_short, &|| Reason::Insufficient(name.clone()));
+    }
+    count
+}
+
+fn selected(node: &NodeState, need: &Need) -> bool {
+    let labels = &node.labels;
+    need.selector.iter().all(|(key, value)| labels.get(key) == Some(value))
+        && (need.required.is_empty() || need.required.iter().any(|term| matches(node, term)))
+}
+
+/// Whether all of a term's rules hold; a term without rules holds nowhere.
+pub fn matches(node: &NodeState, term: &NodeSelectorTerm) -> bool {
+    let labels = term.match_expressions.as_deref().unwrap_or(&[]);
+    let fields = term.match_fields.as_deref().unwrap_or(&[]);
+    if labels.is_empty() && fields.is_empty() {
+        return false;
+    }
+    labels.iter().all(|rule| holds(rule, node.labels.get(&rule.key)))
+        && fields.iter().all(|rule| rule.key == "metadata.name" && holds(rule, Some(&node.name)))
+}
+
+fn holds(rule: &NodeSelectorRequirement, value: Option<&String>) -> bool {
+    let values = rule.values.as_deref().unwrap_or(&[]);
+    let listed = value.is_some_and(|value| values.contains(value));
+    let number = value.and_then(|value| value.parse::<i64>().ok());
+    let bound = values.first().and_then(|value| value.parse::<i64>().ok());
+    match rule.operator.as_str() {
+        "In" => listed,
+        "NotIn" => !listed,
+        "Exists" => value.is_some(),
+        "DoesNotExist" => value.is_none(),
+        "Gt" => number.zip(bound).is_some_and(|(number, bound)| number > bound),
+        "Lt" => number.zip(bound).is_some_and(|(number, bound)| number < bound),
+        _ => false,
+    }
+}

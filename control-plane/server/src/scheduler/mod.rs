@@ -1,0 +1,341 @@
+//! The scheduler: gives each Pod without a node one.
+//!
+//! ```text
+//!  Pods, Nodes ─► Cluster (what is free where), Queue (who waits) ─► decide ─► bindings, reasons
+//! ```
+//!
+//! `decide` is pure; this file feeds it and performs what it says. A Pod counts on its node from
+//! the decision on, so decisions never wait for writes: bindings go out [`WRITES_MAX`] at a time,
+//! and one that fails gives the room back. Pods that fit nowhere are told why and are tried again
+//! when `Cluster::room` has grown.
+//!
+//! Owns: `spec.nodeName` (through the binding) and the condition PodScheduled.
+//!
+//! Tasks: one loop that owns all state, one for each write under way (joined before it ends), and
+//! the recorder of events.
+
+pub mod cluster;
+pub mod decide;
+pub mod filter;
+pub mod need;
+pub mod queue;
+pub mod score;
+
+use std::collections::HashSet;
+use std::time::Duration;
+
+use futures::StreamExt as _;
+use futures::stream;
+use http::Request;
+use jiff::Timestamp;
+use k8s_openapi::api::core::v1::{Node, Pod, PodCondition};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
+use kube::Api;
+use kube::runtime::WatchStreamExt as _;
+use kube::runtime::watcher::{self, Event, watcher as watch};
+use serde_json::{Value, json};
+use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
+
+use crate::controllers::events::{self, Note, Recorder};
+use crate::controllers::pods;
+use crate::controllers::watch::Pause;
+use cluster::Cluster;
+use decide::{Decision, decide};
+use need::{Need, is_pending};
+use queue::Queue;
+
+/// Writes under way at once: enough to fill the store's group commit.
+const WRITES_MAX: usize = 128;
+/// Events taken in before Pods are decided for.
+const EVENTS_MAX: usize = 1_024;
+/// Pods decided for before new events are looked at.
+const BATCH_MAX: usize = 64;
+/// Pause before a Pod whose binding was refused is tried again.
+const RETRY_PAUSE: Duration = Duration::from_millis(500);
+/// Writes under way when the shutdown comes have so long to end; then they are dropped.
+const DRAIN: Duration = Duration::from_secs(2);
+const COMPONENT: &str = "default-scheduler";
+
+/// What the watches say.
+enum Seen {
+    Pod(Event<Pod>),
+    Node(Event<Node>),
+}
+
+/// How a write ended.
+enum Done {
+    Bound,
+    /// The Pod is gone.
+    Gone(String),
+    /// To be tried again.
+    Failed(Box<Need>),
+    Told,
+}
+
+struct State {
+    client: kube::Client,
+    recorder: Recorder,
+    shutdown: CancellationToken,
+    cluster: Cluster,
+    queue: Queue,
+    /// `Cluster::room` when Pods that fit nowhere were tried last.
+    room: u64,
+    writes: JoinSet<Done>,
+    /// Uids present in the list of Pods that is being read, and names of nodes likewise.
+    listing_pods: Option<HashSet<String>>,
+    listing_nodes: Option<HashSet<String>>,
+    pods_known: bool,
+    nodes_known: bool,
+}
+
+/// Schedules until the shutdown; returns when the last binding is done.
+pub async fn run(client: kube::Client, shutdown: CancellationToken) {
+    let (recorder, notes) = events::recorder();
+    let events = events::run(client.clone(), notes, shutdown.clone());
+    let state = State {
+        client,
+        recorder,
+        shutdown,
+        cluster: Cluster::default(),
+        queue: Queue::default(),
+        room: 0,
+        writes: JoinSet::new(),
+        listing_pods: None,
+        listing_nodes: None,
+        pods_known: false,
+        nodes_known: false,
+    };
+    tokio::join!(state.run(), events);
+}
+
+impl State {
+    async fn run(mut self) {
+        let config = watcher::Config::default;
+        let pods = watch(Api::<Pod>::all(self.client.clone()), config()).backoff(Pause::new());
+        let nodes = watch(Api::<Node>::all(self.client.clone()), config()).backoff(Pause::new());
+        let seen = stream::select(
+            pods.map(|event| event.map(Seen::Pod)).boxed(),
+            nodes.map(|event| event.map(Seen::Node)).boxed(),
+        );
+        let mut seen = seen.ready_chunks(EVENTS_MAX);
+        let shutdown = self.shutdown.clone();
+        loop {
+            let free = self.writes.len() < WRITES_MAX;
+            let ready = self.pods_known && self.nodes_known && free && !self.queue.is_empty();
+            tokio::select! {
+                biased;
+                () = shutdown.cancelled() => break,
+                Some(done) = self.writes.join_next(), if !self.writes.is_empty() => {
+                    self.finish(done);
+                }
+                Some(events) = seen.next() => events.into_iter().for_each(|event| match event {
+                    Ok(event) => self.observe(event),
+                    Err(error) => tracing::debug!(%error, "watch failed; it is tried again"),
+                }),
+                () = std::future::ready(()), if ready => self.schedule(),
+            }
+            if self.cluster.room() != self.room {
+                self.room = self.cluster.room();
+                self.queue.retry();
+            }
+        }
+        let drained = async { while self.writes.join_next().await.is_some() {} };
+        if tokio::time::timeout(DRAIN, drained).await.is_err() {
+            self.writes.shutdown().await;
+        }
+    }
+
+    fn observe(&mut self, seen: Seen) {
+        match seen {
+            Seen::Pod(Event::Init) => self.listing_pods = Some(HashSet::new()),
+            Seen::Pod(Event::InitApply(pod)) => {
+                let uid = pod.metadata.uid.clone().unwrap_or_default();
+                self.listing_pods.get_or_insert_default().insert(uid);
+                self.put_pod(&pod);
+            }
+            Seen::Pod(Event::InitDone) => {
+                let listed = self.listing_pods.take().unwrap_or_default();
+                let mut known = self.cluster.bound();
+                known.extend(self.queue.uids());
+                known.retain(|uid| !listed.contains(uid));
+                known.iter().for_each(|uid| self.remove_pod(uid));
+                self.pods_known = true;
+            }
+            Seen::Pod(Event::Apply(pod)) => self.put_pod(&pod),
+            Seen::Pod(Event::Delete(pod)) => {
+                self.remove_pod(pod.metadata.uid.as_deref().unwrap_or(""));
+            }
+            Seen::Node(Event::Init) => self.listing_nodes = Some(HashSet::new()),
+            Seen::Node(Event::InitApply(node)) => {
+                let name = node.metadata.name.clone().unwrap_or_default();
+                self.listing_nodes.get_or_insert_default().insert(name);
+                self.cluster.put_node(&node);
+            }
+            Seen::Node(Event::InitDone) => {
+                let listed = self.listing_nodes.take().unwrap_or_default();
+                let known = self.cluster.nodes().iter().filter(|node| node.present);
+                let known: Vec<String> = known.map(|node| node.name.clone()).collect();
+                let gone = known.iter().filter(|name| !listed.contains(*name));
+                gone.for_each(|name| self.cluster.remove_node(name));
+                self.nodes_known = true;
+            }
+            Seen::Node(Event::Apply(node)) => self.cluster.put_node(&node),
+            Seen::Node(Event::Delete(node)) => {
+                self.cluster.remove_node(node.metadata.name.as_deref().unwrap_or(""));
+            }
+        }
+    }
+
+    fn put_pod(&mut self, pod: &Pod) {
+        let need = Need::read(pod);
+        if is_pending(pod) {
+            // One that is assumed has its binding under way; this is an event from before it.
+            if !self.cluster.is_assumed(&need.uid) {
+                self.queue.put(need);
+            }
+            return;
+        }
+        self.queue.remove(&need.uid);
+        if pods::is_finished(pod) {
+            self.cluster.remove(&need.uid);
+        } else if !pods::node(pod).is_empty() {
+            self.cluster.place(&need, pods::node(pod));
+        }
+    }
+
+    fn remove_pod(&mut self, uid: &str) {
+        self.queue.remove(uid);
+        self.cluster.remove(uid);
+    }
+
+    /// Decides for the first of the queue and sends the outcomes out.
+    fn schedule(&mut self) {
+        let count = BATCH_MAX.min(WRITES_MAX - self.writes.len());
+        let needs = self.queue.take(count);
+        let decisions = decide(&mut self.cluster, &needs);
+        for (need, decision) in needs.into_iter().zip(decisions) {
+            match decision {
+                Decision::Bind { node } => self.bind(need, node),
+                Decision::Unschedulable { sentence } => self.stick(need, sentence),
+            }
+        }
+    }
+
+    fn bind(&mut self, need: Need, node: String) {
+        let (client, recorder) = (self.client.clone(), self.recorder.clone());
+        let shutdown = self.shutdown.clone();
+        self.writes.spawn(async move {
+            match send(&client, binding(&need, &node)).await {
+                Ok(()) => {
+                    let Need { namespace, name, .. } = &need;
+                    let message = format!("Successfully assigned {namespace}/{name} to {node}");
+                    recorder.record(note(&need, false, "Scheduled", message));
+                    Done::Bound
+                }
+                Err(kube::Error::Api(status)) if status.code == 404 => {
+                    tracing::debug!(pod = need.name, error = status.message, "not bound");
+                    Done::Gone(need.uid)
+                }
+                Err(error) => {
+                    tracing::warn!(pod = need.name, node, %error, "binding failed");
+                    tokio::select! {
+                        () = shutdown.cancelled() => {}
+                        () = tokio::time::sleep(RETRY_PAUSE) => {}
+                    }
+                    Done::Failed(Box::new(need))
+                }
+            }
+        });
+    }
+
+    /// Keeps a Pod that fits nowhere, and says why if it has not been said.
+    fn stick(&mut self, mut need: Need, sentence: String) {
+        if need.told.as_ref() == Some(&sentence) {
+            self.queue.stick(need);
+            return;
+        }
+        self.recorder.record(note(&need, true, "FailedScheduling", sentence.clone()));
+        let request = reason(&need, &sentence, Timestamp::now());
+        need.told = Some(sentence);
+        self.queue.stick(need);
+        let client = self.client.clone();
+        self.writes.spawn(async move {
+            if let Err(error) = send(&client, request).await {
+                tracing::debug!(%error, "a Pod's condition was not written");
+            }
+            Done::Told
+        });
+    }
+
+    fn finish(&mut self, done: Result<Done, tokio::task::JoinError>) {
+        match done {
+            Ok(Done::Bound | Done::Told) => {}
+            Ok(Done::Gone(uid)) => self.cluster.forget(&uid),
+            Ok(Done::Failed(need)) => {
+                // Not assumed any more: the watch has said that it is bound after all.
+                if self.cluster.is_assumed(&need.uid) {
+                    self.cluster.forget(&need.uid);
+                    self.queue.put(*need);
+                }
+            }
+            Err(error) => std::panic::resume_unwind(error.into_panic()),
+        }
+    }
+}
+
+fn note(need: &Need, warning: bool, reason: &'static str, message: String) -> Note {
+    let about = json!({
+        "apiVersion": "v1",
+        "kind": "Pod",
+        "namespace": need.namespace,
+        "name": need.name,
+        "uid": need.uid,
+        "resourceVersion": need.revision,
+    });
+    Note::about(COMPONENT, about, warning, reason, message)
+}
+
+/// A request: path below the Pod, content type, body.
+type Send = (String, &'static str, Value);
+
+fn binding(need: &Need, node: &str) -> Send {
+    let Need { namespace, name, uid, .. } = need;
+    let body = json!({
+        "apiVersion": "v1",
+        "kind": "Binding",
+        "metadata": {"name": name, "namespace": namespace, "uid": uid},
+        "target": {"apiVersion": "v1", "kind": "Node", "name": node},
+    });
+    let path = format!("/api/v1/namespaces/{namespace}/pods/{name}/binding");
+    (path, "application/json", body)
+}
+
+/// The condition that says why a Pod fits nowhere; merged by its type, so that it meets no other
+/// writer's.
+fn reason(need: &Need, sentence: &str, now: Timestamp) -> Send {
+    let Need { namespace, name, uid, .. } = need;
+    let condition = PodCondition {
+        type_: "PodScheduled".to_string(),
+        status: "False".to_string(),
+        reason: Some("Unschedulable".to_string()),
+        message: Some(sentence.to_string()),
+        last_transition_time: Some(Time(now)),
+        ..PodCondition::default()
+    };
+    let body = json!({"metadata": {"uid": uid}, "status": {"conditions": [condition]}});
+    let path = format!("/api/v1/namespaces/{namespace}/pods/{name}/status");
+    (path, "application/strategic-merge-patch+json", body)
+}
+
+async fn send(client: &kube::Client, (path, content_type, body): Send) -> Result<(), kube::Error> {
+    let method = if path.ends_with("/binding") { http::Method::POST } else { http::Method::PATCH };
+    let request = Request::builder()
+        .method(method)
+        .uri(path)
+        .header(http::header::CONTENT_TYPE, content_type)
+        .header(http::header::ACCEPT, "application/json")
+        .body(body.to_string().into_bytes())
+        .expect("names make valid paths");
+    client.request::<Value>(request).await.map(|_| ())
+}

@@ -1,0 +1,189 @@
+//! What a Pod asks of a node, read from its spec once and then compared with many nodes.
+
+use std::collections::BTreeMap;
+use std::hash::{DefaultHasher, Hash as _, Hasher as _};
+
+use jiff::Timestamp;
+use k8s_openapi::api::core::v1::{
+    Container, NodeSelectorTerm, Pod, PodSpec, PreferredSchedulingTerm, Toleration,
+};
+use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
+use wherry_resources::quantity;
+
+use crate::controllers::pods;
+
+/// The scheduler's name in `spec.schedulerName`.
+const NAME: &str = "default-scheduler";
+
+/// Amounts of what a node has: CPU in thousandths of a core, memory and everything else in whole
+/// units.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
+pub struct Resources {
+    pub cpu: i64,
+    pub memory: i64,
+    /// By name, such as `ephemeral-storage`; most Pods ask for none.
+    pub others: BTreeMap<String, i64>,
+}
+
+impl Resources {
+    pub fn read(amounts: Option<&BTreeMap<String, Quantity>>) -> Resources {
+        let mut resources = Resources::default();
+        for (name, amount) in amounts.into_iter().flatten() {
+            // Admission has refused what cannot be read.
+            let Ok(amount) = quantity::Quantity::parse(&amount.0) else { continue };
+            match name.as_str() {
+                "cpu" => resources.cpu = amount.millis(),
+                "memory" => resources.memory = amount.value(),
+                "pods" => {}
+                _ => _ = resources.others.insert(name.clone(), amount.value()),
+            }
+        }
+        resources
+    }
+
+    pub fn add(&mut self, more: &Resources) {
+        self.cpu += more.cpu;
+        self.memory += more.memory;
+        for (name, amount) in &more.others {
+            *self.others.entry(name.clone()).or_default() += amount;
+        }
+    }
+
+    pub fn take(&mut self, less: &Resources) {
+        self.cpu -= less.cpu;
+        self.memory -= less.memory;
+        for (name, amount) in &less.others {
+            *self.others.entry(name.clone()).or_default() -= amount;
+        }
+    }
+
+    fn at_least(&mut self, other: &Resources) {
+        self.cpu = self.cpu.max(other.cpu);
+        self.memory = self.memory.max(other.memory);
+        for (name, amount) in &other.others {
+            let held = self.others.entry(name.clone()).or_default();
+            *held = (*held).max(*amount);
+        }
+    }
+}
+
+/// A port of the node itself that a Pod wants: protocol, address (empty for all), number.
+pub type HostPort = (String, String, i32);
+
+/// One Pod as the scheduler sees it.
+#[derive(Clone, Debug, Default)]
+pub struct Need {
+    pub namespace: String,
+    pub name: String,
+    pub uid: String,
+    pub revision: String,
+    pub priority: i32,
+    pub created: Option<Timestamp>,
+    /// Uid of what controls it: Pods of one owner are spread.
+    pub owner: Option<String>,
+    pub requests: Resources,
+    pub ports: Vec<HostPort>,
+    pub selector: BTreeMap<String, String>,
+    /// Terms of which one must hold; empty when there are none.
+    pub required: Vec<NodeSelectorTerm>,
+    pub preferred: Vec<PreferredSchedulingTerm>,
+    pub tolerations: Vec<Toleration>,
+    pub images: Vec<String>,
+    /// What its condition PodScheduled says when it is False.
+    pub told: Option<String>,
+    /// Equal for Pods that the same nodes can take.
+    pub class: u64,
+}
+
+impl Need {
+    pub fn read(pod: &Pod) -> Need {
+        let meta = &pod.metadata;
+        let text = |value: &Option<String>| value.clone().unwrap_or_default();
+        let owner = meta.owner_references.iter().flatten();
+        let owner = owner.filter(|owner| owner.controller == Some(true)).map(|owner| &owner.uid);
+        let mut need = Need {
+            namespace: text(&meta.namespace),
+            name: text(&meta.name),
+            uid: text(&meta.uid),
+            revision: text(&meta.resource_version),
+            created: meta.creation_timestamp.as_ref().map(|time| time.0),
+            owner: owner.cloned().next(),
+            told: told(pod),
+            ..Need::default()
+        };
+        if let Some(spec) = &pod.spec {
+            need.read_spec(spec);
+        }
+        need.class = need.class();
+        need
+    }
+
+    fn read_spec(&mut self, spec: &PodSpec) {
+        self.priority = spec.priority.unwrap_or(0);
+        self.requests = requests(spec);
+        self.selector = spec.node_selector.clone().unwrap_or_default();
+        self.tolerations = spec.tolerations.clone().unwrap_or_default();
+        let affinity = spec.affinity.as_ref().and_then(|affinity| affinity.node_affinity.as_ref());
+        if let Some(affinity) = affinity {
+            let required = affinity.required_during_scheduling_ignored_during_execution.as_ref();
+            self.required = required.map(|one| one.node_selector_terms.clone()).unwrap_or_default();
+            let preferred = affinity.preferred_during_scheduling_ignored_during_execution.as_ref();
+            self.preferred = preferred.cloned().unwrap_or_default();
+        }
+        for container in &spec.containers {
+            self.images.extend(container.image.clone());
+            for port in container.ports.iter().flatten() {
+                let Some(number) = port.host_port.filter(|number| *number > 0) else { continue };
+                let protocol = port.protocol.clone().unwrap_or("TCP".to_string());
+                let address = port.host_ip.clone().filter(|address| address != "0.0.0.0");
+                self.ports.push((protocol, address.unwrap_or_default(), number));
+            }
+        }
+    }
+
+    fn class(&self) -> u64 {
+        let mut hasher = DefaultHasher::new();
+        self.requests.hash(&mut hasher);
+        self.ports.hash(&mut hasher);
+        self.selector.hash(&mut hasher);
+        if !self.required.is_empty() || !self.tolerations.is_empty() {
+            let rest = serde_json::to_string(&(&self.required, &self.tolerations));
+            rest.expect("terms and tolerations are JSON").hash(&mut hasher);
+        }
+        hasher.finish()
+    }
+}
+
+/// Whether a Pod waits for this scheduler.
+pub fn is_pending(pod: &Pod) -> bool {
+    let Some(spec) = &pod.spec else { return false };
+    let scheduler = spec.scheduler_name.as_deref().unwrap_or(NAME);
+    let gated = spec.scheduling_gates.as_ref().is_some_and(|gates| !gates.is_empty());
+    pods::node(pod).is_empty() && pods::is_active(pod) && scheduler == NAME && !gated
+}
+
+fn told(pod: &Pod) -> Option<String> {
+    let condition = pods::condition(pod, "PodScheduled")?;
+    (condition.status == "False").then(|| condition.message.clone().unwrap_or_default())
+}
+
+/// The containers' sum, or what the greediest init container asks for, whichever is more.
+fn requests(spec: &PodSpec) -> Resources {
+    let of = |container: &Container| {
+        let resources = container.resources.as_ref();
+        Resources::read(resources.and_then(|resources| resources.requests.as_ref()))
+    };
+    let mut sum = Resources::default();
+    let mut greediest = Resources::default();
+    for container in spec.init_containers.iter().flatten() {
+        if container.restart_policy.as_deref() == Some("Always") {
+            sum.add(&of(container));
+        } else {
+            greediest.at_least(&of(container));
+        }
+    }
+    spec.containers.iter().for_each(|container| sum.add(&of(container)));
+    sum.at_least(&greediest);
+    sum.add(&Resources::read(spec.overhead.as_ref()));
+    sum
+}

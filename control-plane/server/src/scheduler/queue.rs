@@ -1,0 +1,121 @@
+//! Pods that wait for a node: by priority, then by age; and those that fit nowhere for now.
+
+use std::cmp::Reverse;
+use std::collections::{BTreeMap, HashMap};
+
+use jiff::Timestamp;
+
+use super::need::Need;
+
+/// The order of the queue: higher priority first, then older, then by uid.
+type Place = (Reverse<i32>, Option<Timestamp>, String);
+
+fn place(need: &Need) -> Place {
+    (Reverse(need.priority), need.created, need.uid.clone())
+}
+
+/// The waiting Pods.
+#[derive(Default)]
+pub struct Queue {
+    waiting: BTreeMap<Place, Need>,
+    /// Where each waiting Pod stands, by uid.
+    places: HashMap<String, Place>,
+    stuck: HashMap<String, Need>,
+}
+
+impl Queue {
+    /// A new Pod, or news about one.
+    pub fn put(&mut self, need: Need) {
+        if let Some(stuck) = self.stuck.get_mut(&need.uid) {
+            // Its own status changing is no reason to try again, another spec is.
+            if stuck.class == need.class {
+                *stuck = need;
+                return;
+            }
+        }
+        self.remove(&need.uid.clone());
+        self.places.insert(need.uid.clone(), place(&need));
+        self.waiting.insert(place(&need), need);
+    }
+
+    pub fn remove(&mut self, uid: &str) {
+        self.stuck.remove(uid);
+        if let Some(place) = self.places.remove(uid) {
+            self.waiting.remove(&place);
+        }
+    }
+
+    pub fn contains(&self, uid: &str) -> bool {
+        self.places.contains_key(uid) || self.stuck.contains_key(uid)
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.waiting.is_empty()
+    }
+
+    /// Takes the first Pods out.
+    pub fn take(&mut self, count: usize) -> Vec<Need> {
+        let mut taken = Vec::with_capacity(count.min(self.waiting.len()));
+        while taken.len() < count
+            && let Some((_, need)) = self.waiting.pop_first()
+        {
+            self.places.remove(&need.uid);
+            taken.push(need);
+        }
+        taken
+    }
+
+    /// Keeps a Pod that fits nowhere until there is room.
+    pub fn stick(&mut self, need: Need) {
+        self.stuck.insert(need.uid.clone(), need);
+    }
+
+    /// Lets every Pod that fitted nowhere try again.
+    pub fn retry(&mut self) {
+        for (_, need) in std::mem::take(&mut self.stuck) {
+            self.put(need);
+        }
+    }
+
+    /// Uids of all Pods in here.
+    pub fn uids(&self) -> Vec<String> {
+        self.places.keys().chain(self.stuck.keys()).cloned().collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::controllers::testing::at;
+
+    fn need(name: &str, priority: i32, age: i64) -> Need {
+        let uid = format!("uid-{name}");
+        Need { name: name.into(), uid, priority, created: Some(at(age)), ..Need::default() }
+    }
+
+    fn names(needs: Vec<Need>) -> String {
+        needs.into_iter().map(|need| need.name).collect::<Vec<_>>().join(" ")
+    }
+
+    #[test]
+    fn priority_then_age() {
+        let mut queue = Queue::default();
+        for (name, priority, age) in [("a", 0, 5), ("b", 9, 7), ("c", 0, 1)] {
+            queue.put(need(name, priority, age));
+        }
+        queue.put(need("b", 9, 7));
+        assert_eq!(names(queue.take(2)), "b c");
+        queue.remove("uid-a");
+        assert!(queue.is_empty());
+    }
+
+    #[test]
+    fn what_is_stuck_waits_for_room() {
+        let mut queue = Queue::default();
+        queue.stick(need("a", 0, 0));
+        queue.put(need("a", 0, 0));
+        assert!(queue.is_empty(), "news of itself are no room");
+        queue.retry();
+        assert_eq!(names(queue.take(9)), "a");
+    }
+}

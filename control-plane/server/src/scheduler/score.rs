@@ -1,0 +1,109 @@
+//! Which of the nodes that can take a Pod is the best.
+//!
+//! Each view of a node is a number from 0 to 100, and a node's score is their weighted sum. All are
+//! whole numbers, so that the same cluster gives the same answer everywhere.
+
+use k8s_openapi::api::core::v1::Taint;
+
+use super::cluster::NodeState;
+use super::filter::matches;
+use super::need::Need;
+use crate::controllers::taints::is_tolerated;
+
+const FULL: i64 = 100;
+/// Free space first of all: it keeps nodes from filling up one after the other.
+const FREE_WEIGHT: i64 = 1;
+/// A node whose CPU and memory run out together wastes neither.
+const BALANCE_WEIGHT: i64 = 1;
+/// An image that is there need not be fetched and compiled.
+const IMAGE_WEIGHT: i64 = 1;
+/// Replicas on different nodes survive the loss of one.
+const SPREAD_WEIGHT: i64 = 2;
+/// What the user prefers outweighs what the scheduler finds out.
+const AFFINITY_WEIGHT: i64 = 2;
+const TAINT_WEIGHT: i64 = 3;
+
+/// The best of these nodes (indexes into `nodes`): the highest score, then the fewest Pods, then
+/// the name.
+pub fn best(nodes: &[NodeState], candidates: &[usize], need: &Need) -> Option<usize> {
+    let most = |count: fn(&NodeState, &Need) -> i64| {
+        candidates.iter().map(|index| count(&nodes[*index], need)).max().unwrap_or(0)
+    };
+    let (siblings_most, wishes_most, taints_most) = (most(siblings), most(wishes), most(dislikes));
+    let score = |node: &NodeState| {
+        let fewer =
+            |count: i64, most: i64| if most == 0 { 0 } else { FULL * (most - count) / most };
+        let more = |count: i64, most: i64| if most == 0 { 0 } else { FULL * count / most };
+        FREE_WEIGHT * free(node, need)
+            + BALANCE_WEIGHT * balance(node, need)
+            + IMAGE_WEIGHT * images(node, need)
+            + SPREAD_WEIGHT * fewer(siblings(node, need), siblings_most)
+            + AFFINITY_WEIGHT * more(wishes(node, need), wishes_most)
+            + TAINT_WEIGHT * fewer(dislikes(node, need), taints_most)
+    };
+    let mut best: Option<((i64, i64, &str), usize)> = None;
+    for index in candidates {
+        let node = &nodes[*index];
+        let rank = (-score(node), node.pods, node.name.as_str());
+        if best.is_none_or(|(held, _)| rank < held) {
+            best = Some((rank, *index));
+        }
+    }
+    best.map(|(_, index)| index)
+}
+
+/// What would be free of a resource, in hundredths.
+fn share_free(capacity: i64, used: i64, wanted: i64) -> i64 {
+    if capacity <= 0 {
+        return 0;
+    }
+    // Wide enough for bytes of memory times a hundred.
+    let free = i128::from(capacity - used - wanted).max(0);
+    i64::try_from(free * i128::from(FULL) / i128::from(capacity)).unwrap_or(FULL)
+}
+
+fn cpu_free(node: &NodeState, need: &Need) -> i64 {
+    share_free(node.capacity.cpu, node.used.cpu, need.requests.cpu)
+}
+
+fn memory_free(node: &NodeState, need: &Need) -> i64 {
+    share_free(node.capacity.memory, node.used.memory, need.requests.memory)
+}
+
+/// Free CPU, memory and places: Pods that ask for nothing still take a place.
+fn free(node: &NodeState, need: &Need) -> i64 {
+    let places = share_free(node.pods_max, node.pods, 1);
+    (cpu_free(node, need) + memory_free(node, need) + places) / 3
+}
+
+fn balance(node: &NodeState, need: &Need) -> i64 {
+    FULL - (cpu_free(node, need) - memory_free(node, need)).abs()
+}
+
+fn images(node: &NodeState, need: &Need) -> i64 {
+    if need.images.is_empty() {
+        return 0;
+    }
+    let there = need.images.iter().filter(|image| node.images.contains(*image)).count();
+    FULL * i64::try_from(there).unwrap_or(0) / i64::try_from(need.images.len()).unwrap_or(1)
+}
+
+/// Pods of the same owner on the node.
+fn siblings(node: &NodeState, need: &Need) -> i64 {
+    let owner = need.owner.as_ref();
+    owner.and_then(|owner| node.owners.get(owner)).copied().unwrap_or(0)
+}
+
+/// Weights of the Pod's preferred terms that hold on the node.
+fn wishes(node: &NodeState, need: &Need) -> i64 {
+    let met = need.preferred.iter().filter(|wish| matches(node, &wish.preference));
+    met.map(|wish| i64::from(wish.weight)).sum()
+}
+
+/// Taints that would rather not have the Pod.
+fn dislikes(node: &NodeState, need: &Need) -> i64 {
+    let dislikes = |taint: &&Taint| {
+        taint.effect == "PreferNoSchedule" && !is_tolerated(taint, &need.tolerations)
+    };
+    i64::try_from(node.taints.iter().filter(dislikes).count()).unwrap_or(i64::MAX)
+}

@@ -1,0 +1,143 @@
+//! What the store asks of a disk: four things, so that the log and the state machine are the same
+//! code over RocksDB (`rocks`) and over memory (`memory`, for tests).
+//!
+//! Words: a *column* is a named key space of its own (a RocksDB column family); a *batch* is a list
+//! of changes over all columns that becomes visible, and survives a crash, as a whole or not at
+//! all.
+//!
+//! Invariants every engine keeps:
+//! - batches survive in the order in which they were written: if one is found after a crash, so are
+//!   all before it. The log relies on it (a purge is never found without the state that allowed
+//!   it).
+//! - a batch written with `durable` has reached the disk when `write` returns, and so have all
+//!   batches before it.
+//! - nothing that cannot be verified is ever returned; damage is an error.
+
+pub(crate) mod memory;
+pub(crate) mod rocks;
+
+use bytes::Bytes;
+
+/// The column families of the one database.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Column {
+    /// Log entries by index, big-endian.
+    Log,
+    /// Vote, purge mark, identity, and how far `State` has been applied.
+    Meta,
+    /// The key space: key to sealed entry.
+    State,
+}
+
+impl Column {
+    /// All columns, in the order in which they are opened.
+    pub(crate) const ALL: [Column; 3] = [Column::Log, Column::Meta, Column::State];
+
+    /// The name on disk.
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Column::Log => "raft_log",
+            Column::Meta => "raft_meta",
+            Column::State => "state",
+        }
+    }
+}
+
+/// Longer than any key of any column; makes an end that is behind all keys (see `Op::Clear`).
+pub(crate) const KEY_BYTES_MAX: usize = 1024;
+
+/// One change.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Op {
+    /// Set a key.
+    Put(Column, Bytes, Vec<u8>),
+    /// Remove a key; fine if it is not there.
+    Delete(Column, Bytes),
+    /// Remove all keys from the first (inclusive) to the second (exclusive).
+    DeleteRange(Column, Vec<u8>, Vec<u8>),
+    /// Remove all keys of a column.
+    Clear(Column),
+}
+
+/// Changes that happen together.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Batch {
+    pub(crate) ops: Vec<Op>,
+    /// Bytes of keys and values, to bound how much is gathered into one write.
+    pub(crate) bytes: usize,
+}
+
+impl Batch {
+    pub(crate) fn put(&mut self, column: Column, key: Bytes, value: Vec<u8>) {
+        self.bytes += key.len() + value.len();
+        self.ops.push(Op::Put(column, key, value));
+    }
+
+    pub(crate) fn delete(&mut self, column: Column, key: Bytes) {
+        self.bytes += key.len();
+        self.ops.push(Op::Delete(column, key));
+    }
+
+    pub(crate) fn delete_range(&mut self, column: Column, from: Vec<u8>, end: Vec<u8>) {
+        self.bytes += from.len() + end.len();
+        self.ops.push(Op::DeleteRange(column, from, end));
+    }
+
+    pub(crate) fn clear(&mut self, column: Column) {
+        self.ops.push(Op::Clear(column));
+    }
+
+    /// Appends the changes of another batch, to happen together with and after those here.
+    pub(crate) fn absorb(&mut self, other: Batch) {
+        self.bytes += other.bytes;
+        self.ops.extend(other.ops);
+    }
+
+    pub(crate) fn is_empty(&self) -> bool {
+        self.ops.is_empty()
+    }
+}
+
+/// Whether a scan goes on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Walk {
+    On,
+    Enough,
+}
+
+/// What a scan calls for each key and value, in key order.
+pub(crate) type Visit<'a> = dyn FnMut(&[u8], &[u8]) -> Result<Walk, EngineError> + 'a;
+
+/// A key with its value.
+pub(crate) type Pair = (Vec<u8>, Vec<u8>);
+
+/// A failure of the disk or of what lies on it. All of them end the store.
+#[derive(Clone, Debug, thiserror::Error)]
+pub(crate) enum EngineError {
+    #[error("writing to the store failed: {0}")]
+    Write(String),
+    #[error("reading from the store failed: {0}")]
+    Read(String),
+    #[error("{0} is damaged on disk: {1}")]
+    Damaged(String, String),
+    #[error("the store is closed")]
+    Closed,
+}
+
+/// An ordered, durable key-value store with columns and atomic batches.
+pub(crate) trait Engine: Send + Sync + 'static {
+    /// Makes the changes of a batch, as a whole; returns after fsync when `durable`.
+    fn write(&self, batch: &Batch, durable: bool) -> Result<(), EngineError>;
+
+    /// The value of one key.
+    fn get(&self, column: Column, key: &[u8]) -> Result<Option<Vec<u8>>, EngineError>;
+
+    /// Calls `visit` for the keys from `from` (inclusive) on, in order, as of the call.
+    fn scan(&self, column: Column, from: &[u8], visit: &mut Visit) -> Result<(), EngineError>;
+
+    /// The greatest key of a column, with its value.
+    fn last(&self, column: Column) -> Result<Option<Pair>, EngineError>;
+
+    /// Lets go of the files at once, whoever still holds the engine: later calls fail.
+    fn close(&self);
+}

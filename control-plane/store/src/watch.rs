@@ -1,0 +1,408 @@
+//! Events and those who follow them.
+//!
+//! ```text
+//!  apply ──publish──▶ Feed ──┬─▶ current      the newest state, for `current` and `reached`
+//!                            ├─▶ History      the last states and the events between them
+//!                            └─▶ Watchers ──▶ one bounded buffer a watcher ──▶ Watch::next
+//! ```
+//!
+//! A watch starts from the history and goes on from its buffer; both are joined under one lock, so
+//! there is no gap between them and nothing comes twice. Whoever sees a revision in `current` finds
+//! it in the history, because `current` is set last.
+//!
+//! Nobody waits for a watcher: one that lets its buffer run full is cut off and told so.
+//! The locks here are std mutexes: their sections are short and never await.
+
+use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock};
+
+use bytes::Bytes;
+use tokio::sync::{Notify, watch};
+
+use crate::state::{Entry, History, Record, Revision, Snapshot, Window, WindowError};
+
+/// Events that may wait for one watcher. As many as the default window: a watcher further behind
+/// than this could not have resumed either.
+const BUFFER_EVENTS_MAX: usize = 10_000;
+
+/// Bytes of values that may wait for one watcher, since they outlive the window while they do.
+const BUFFER_BYTES_MAX: usize = 32 << 20;
+
+/// What a write did to its key.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Change {
+    /// The key now holds this.
+    Put(Entry),
+    /// The key is gone; this was its last state.
+    Delete(Entry),
+}
+
+/// One change of one key, shared by everyone who watches it.
+#[derive(Debug)]
+pub struct Event {
+    /// When it happened.
+    pub revision: Revision,
+    /// What changed.
+    pub key: Bytes,
+    /// How.
+    pub change: Change,
+    /// What the key held before; `None` if it is new.
+    pub previous: Option<Entry>,
+    encoded: OnceLock<Bytes>,
+}
+
+impl Event {
+    pub(crate) fn new(
+        revision: Revision,
+        key: Bytes,
+        change: Change,
+        previous: Option<Entry>,
+    ) -> Event {
+        Event {
+            revision,
+            key,
+            change,
+            previous,
+            encoded: OnceLock::new(),
+        }
+    }
+
+    /// The new state, or the last one if the key was deleted.
+    pub fn entry(&self) -> &Entry {
+        match &self.change {
+            Change::Put(entry) | Change::Delete(entry) => entry,
+        }
+    }
+
+    /// The event as its watchers send it on. Made by the first who asks and shared by all others,
+    /// so everyone must ask for the same form.
+    pub fn encoded(&self, encode: impl FnOnce(&Event) -> Bytes) -> Bytes {
+        self.encoded.get_or_init(|| encode(self)).clone()
+    }
+}
+
+/// Why a watch ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum WatchEnd {
+    /// The watcher fell too far behind, or the state was replaced as a whole by another member's
+    /// snapshot. List again and watch from there.
+    #[error("the watch was cut off because it fell too far behind")]
+    Slow,
+    /// The store stopped.
+    #[error("the store stopped")]
+    Stopped,
+}
+
+/// The events of all keys with one prefix, from one revision on, without gaps. Stops costing
+/// anything when it is dropped.
+#[derive(Debug)]
+pub struct Watch {
+    /// What had happened before the watch began, oldest first.
+    backlog: VecDeque<Arc<Event>>,
+    buffer: Arc<Buffer>,
+    feed: Arc<Feed>,
+}
+
+impl Watch {
+    /// The next event, in order of revisions. Cancel safe.
+    pub async fn next(&mut self) -> Result<Arc<Event>, WatchEnd> {
+        loop {
+            if let Some(event) = self.ready()? {
+                return Ok(event);
+            }
+            self.buffer.wake.notified().await;
+        }
+    }
+
+    /// The next event if it is already there, to send several at once.
+    pub fn ready(&mut self) -> Result<Option<Arc<Event>>, WatchEnd> {
+        if let Some(event) = self.backlog.pop_front() {
+            return Ok(Some(event));
+        }
+        self.buffer.pop()
+    }
+}
+
+impl Drop for Watch {
+    fn drop(&mut self) {
+        self.feed.lock().watchers.remove(&self.buffer);
+    }
+}
+
+/// What waits for one watcher.
+#[derive(Debug)]
+struct Buffer {
+    prefix: Bytes,
+    /// Events up to here are not wanted.
+    after: Revision,
+    waiting: Mutex<Waiting>,
+    wake: Notify,
+}
+
+#[derive(Debug, Default)]
+struct Waiting {
+    events: VecDeque<Arc<Event>>,
+    bytes: usize,
+    end: Option<WatchEnd>,
+}
+
+impl Buffer {
+    fn lock(&self) -> MutexGuard<'_, Waiting> {
+        self.waiting.lock().expect("no section of this lock panics")
+    }
+
+    fn pop(&self) -> Result<Option<Arc<Event>>, WatchEnd> {
+        let mut waiting = self.lock();
+        if let Some(end) = waiting.end {
+            return Err(end);
+        }
+        let event = waiting.events.pop_front();
+        if let Some(event) = &event {
+            waiting.bytes -= event.entry().value.len();
+        }
+        Ok(event)
+    }
+
+    /// Adds an event; false if the watcher is to be cut off instead.
+    fn push(&self, event: &Arc<Event>) -> bool {
+        if event.revision <= self.after {
+            return true;
+        }
+        let mut waiting = self.lock();
+        let bytes = waiting.bytes + event.entry().value.len();
+        if waiting.events.len() >= BUFFER_EVENTS_MAX || bytes > BUFFER_BYTES_MAX {
+            drop(waiting);
+            self.end(WatchEnd::Slow);
+            return false;
+        }
+        waiting.bytes = bytes;
+        waiting.events.push_back(event.clone());
+        drop(waiting);
+        self.wake.notify_one();
+        true
+    }
+
+    fn end(&self, end: WatchEnd) {
+        let mut waiting = self.lock();
+        *waiting = Waiting {
+            end: Some(end),
+            ..Waiting::default()
+        };
+        drop(waiting);
+        self.wake.notify_one();
+    }
+}
+
+/// All watchers, found by the prefix they watch. There are few lengths of prefixes, so the watchers
+/// of a key are found by looking up each of its beginnings that has such a length.
+#[derive(Debug, Default)]
+struct Watchers {
+    by_prefix: HashMap<Bytes, Vec<Arc<Buffer>>>,
+    /// How many prefixes have a length.
+    lengths: BTreeMap<usize, usize>,
+    cut_off: u64,
+}
+
+impl Watchers {
+    fn add(&mut self, buffer: Arc<Buffer>) {
+        let length = buffer.prefix.len();
+        let lengths = &mut self.lengths;
+        let watchers = self
+            .by_prefix
+            .entry(buffer.prefix.clone())
+            .or_insert_with(|| {
+                *lengths.entry(length).or_insert(0) += 1;
+                Vec::new()
+            });
+        watchers.push(buffer);
+    }
+
+    /// Removes a watcher; fine if it was cut off before.
+    fn remove(&mut self, buffer: &Arc<Buffer>) {
+        if let Some(watchers) = self.by_prefix.get_mut(&buffer.prefix) {
+            watchers.retain(|other| !Arc::ptr_eq(other, buffer));
+        }
+        self.forget_if_unwatched(&buffer.prefix);
+    }
+
+    fn forget_if_unwatched(&mut self, prefix: &[u8]) {
+        if self
+            .by_prefix
+            .get(prefix)
+            .is_none_or(|watchers| !watchers.is_empty())
+        {
+            return;
+        }
+        self.by_prefix.remove(prefix);
+        let count = self
+            .lengths
+            .get_mut(&prefix.len())
+            .expect("each prefix is counted");
+        *count -= 1;
+        if *count == 0 {
+            self.lengths.remove(&prefix.len());
+        }
+    }
+
+    fn deliver(&mut self, event: &Arc<Event>) {
+        let mut emptied = Vec::new();
+        for (&length, _) in self.lengths.range(..=event.key.len()) {
+            let prefix = &event.key[..length];
+            let Some(watchers) = self.by_prefix.get_mut(prefix) else {
+                continue;
+            };
+            let before = watchers.len();
+            watchers.retain(|watcher| watcher.push(event));
+            self.cut_off += (before - watchers.len()) as u64;
+            if watchers.is_empty() {
+                emptied.push(length);
+            }
+        }
+        for length in emptied {
+            self.forget_if_unwatched(&event.key[..length]);
+        }
+    }
+
+    fn end_all(&mut self, end: WatchEnd) {
+        for watcher in self.by_prefix.values().flatten() {
+            watcher.end(end);
+        }
+        self.by_prefix.clear();
+        self.lengths.clear();
+    }
+
+    fn len(&self) -> usize {
+        self.by_prefix.values().map(Vec::len).sum()
+    }
+}
+
+/// What readers and watchers see of the store. The state machine is the only one that writes to it.
+#[derive(Debug)]
+pub(crate) struct Feed {
+    current: watch::Sender<Snapshot>,
+    past: Mutex<Past>,
+}
+
+#[derive(Debug)]
+struct Past {
+    history: History,
+    watchers: Watchers,
+    /// Set once the store has stopped: no watch begins any more.
+    stopped: bool,
+}
+
+/// Sizes of the feed, for metrics.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct FeedSizes {
+    pub(crate) oldest: Revision,
+    pub(crate) revisions: usize,
+    pub(crate) bytes: u64,
+    pub(crate) watchers: usize,
+    pub(crate) cut_off: u64,
+}
+
+impl Feed {
+    pub(crate) fn new(bounds: Window, current: Snapshot) -> Arc<Feed> {
+        let history = History::new(bounds, current.clone());
+        let watchers = Watchers::default();
+        Arc::new(Feed {
+            current: watch::Sender::new(current),
+            past: Mutex::new(Past {
+                history,
+                watchers,
+                stopped: false,
+            }),
+        })
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Past> {
+        self.past.lock().expect("no section of this lock panics")
+    }
+
+    /// Makes changes visible, which led to `current`, and sends their events out.
+    pub(crate) fn publish(&self, records: Vec<Record>, current: Snapshot) {
+        let mut past = self.lock();
+        for record in records {
+            past.watchers.deliver(&record.event);
+            past.history.push(record);
+        }
+        let forgotten = past.history.advance(current.revision);
+        drop(past);
+        drop(forgotten);
+        self.current.send_replace(current);
+    }
+
+    /// Begins anew from a state that came as a whole. All watches end: the events in between are
+    /// not known here.
+    pub(crate) fn replace(&self, current: Snapshot) {
+        let mut past = self.lock();
+        past.watchers.end_all(WatchEnd::Slow);
+        let bounds = past.history.bounds();
+        past.history = History::new(bounds, current.clone());
+        drop(past);
+        self.current.send_replace(current);
+    }
+
+    /// Ends all watches, and those still to come.
+    pub(crate) fn stop(&self) {
+        let mut past = self.lock();
+        past.stopped = true;
+        past.watchers.end_all(WatchEnd::Stopped);
+    }
+
+    pub(crate) fn current(&self) -> Snapshot {
+        self.current.borrow().clone()
+    }
+
+    /// Follows the newest state.
+    pub(crate) fn subscribe(&self) -> watch::Receiver<Snapshot> {
+        self.current.subscribe()
+    }
+
+    pub(crate) fn at(&self, revision: Revision) -> Result<Snapshot, WindowError> {
+        self.lock().history.at(revision)
+    }
+
+    pub(crate) fn watch(
+        self: &Arc<Feed>,
+        prefix: Bytes,
+        after: Revision,
+    ) -> Result<Watch, WindowError> {
+        let waiting = Mutex::new(Waiting::default());
+        let buffer = Arc::new(Buffer {
+            prefix,
+            after,
+            waiting,
+            wake: Notify::new(),
+        });
+        let mut past = self.lock();
+        let backlog = past.history.since(after)?;
+        let backlog = backlog.filter(|event| event.key.starts_with(&buffer.prefix));
+        let backlog = backlog.cloned().collect();
+        if past.stopped {
+            buffer.end(WatchEnd::Stopped);
+        } else {
+            past.watchers.add(buffer.clone());
+        }
+        drop(past);
+        Ok(Watch {
+            backlog,
+            buffer,
+            feed: self.clone(),
+        })
+    }
+
+    pub(crate) fn sizes(&self) -> FeedSizes {
+        let past = self.lock();
+        FeedSizes {
+            oldest: past.history.oldest(),
+            revisions: past.history.len(),
+            bytes: past.history.bytes(),
+            watchers: past.watchers.len(),
+            cut_off: past.watchers.cut_off,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

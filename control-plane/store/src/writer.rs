@@ -1,0 +1,207 @@
+//! The one thread that writes to disk.
+//!
+//! Everything the store writes goes through one bounded queue into one thread, which takes all that
+//! waits, makes it one batch, writes it with at most one fsync, and then answers in order: group
+//! commit. While a batch is on its way to the disk the next one gathers, so that a hundred writers
+//! cost two fsyncs, not a hundred.
+//!
+//! Invariants:
+//! - Changes reach the disk in the order in which they were submitted; answers are given in that
+//!   order too, and only after the fsync if the change asked to be durable.
+//! - After the first failure nothing is written any more. A failed fsync may have lost what came
+//!   before it, so trying again would be a lie; the store stops and says why.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::thread::JoinHandle;
+
+use tokio::sync::{mpsc, watch};
+
+use crate::engine::{Batch, Engine, EngineError};
+
+/// Changes that may wait; behind it whoever submits waits.
+const QUEUE_MAX: usize = 4096;
+
+/// Bytes gathered into one write: more would make the first of them wait too long for the last.
+const GROUP_BYTES_MAX: usize = 8 << 20;
+
+/// Called once, on the writer's thread, with what became of a change. Must not block.
+pub(crate) type Done = Box<dyn FnOnce(Result<(), EngineError>) + Send>;
+
+enum Job {
+    Write {
+        batch: Batch,
+        durable: bool,
+        done: Option<Done>,
+    },
+    Close,
+}
+
+/// The reason for which the store stopped; the first one counts.
+#[derive(Clone, Debug)]
+pub(crate) struct Stop(Arc<watch::Sender<Option<Arc<str>>>>);
+
+impl Stop {
+    pub(crate) fn new() -> Stop {
+        Stop(Arc::new(watch::Sender::new(None)))
+    }
+
+    /// Stops the store, unless it has stopped already.
+    pub(crate) fn stop(&self, reason: &str) {
+        self.0.send_if_modified(|current| {
+            if current.is_some() {
+                return false;
+            }
+            *current = Some(Arc::from(reason));
+            true
+        });
+    }
+
+    pub(crate) fn reason(&self) -> Option<Arc<str>> {
+        self.0.borrow().clone()
+    }
+
+    /// Waits until the store stops.
+    pub(crate) async fn stopped(&self) -> Arc<str> {
+        let mut receiver = self.0.subscribe();
+        let reason = receiver.wait_for(Option::is_some).await;
+        let reason = reason.expect("the sender lives as long as self");
+        reason.clone().expect("waited for it to be there")
+    }
+}
+
+/// How much the writer has written, for metrics.
+#[derive(Debug, Default)]
+pub(crate) struct Written {
+    /// Batches that ended with an fsync.
+    pub(crate) fsyncs: AtomicU64,
+    /// Changes submitted.
+    pub(crate) changes: AtomicU64,
+}
+
+/// Where changes are handed in.
+#[derive(Clone)]
+pub(crate) struct Writer {
+    queue: mpsc::Sender<Job>,
+    written: Arc<Written>,
+}
+
+impl Writer {
+    /// Starts the thread. It ends after `close`, or when all writers are gone.
+    pub(crate) fn start(
+        engine: Arc<dyn Engine>,
+        stop: Stop,
+    ) -> std::io::Result<(Writer, JoinHandle<()>)> {
+        let (queue, jobs) = mpsc::channel(QUEUE_MAX);
+        let written = Arc::new(Written::default());
+        let counts = written.clone();
+        let thread = std::thread::Builder::new().name("store-writer".to_owned());
+        let thread = thread.spawn(move || run(&*engine, jobs, &stop, &counts))?;
+        Ok((Writer { queue, written }, thread))
+    }
+
+    /// Hands in a change. It is ordered after all that were handed in before it, from the moment
+    /// this returns; `done` hears what became of it.
+    pub(crate) async fn submit(
+        &self,
+        batch: Batch,
+        durable: bool,
+        done: Option<Done>,
+    ) -> Result<(), EngineError> {
+        let job = Job::Write {
+            batch,
+            durable,
+            done,
+        };
+        self.queue.send(job).await.map_err(|_| EngineError::Closed)
+    }
+
+    /// Hands in a change and waits until it is on disk.
+    pub(crate) async fn write(&self, batch: Batch) -> Result<(), EngineError> {
+        let (sender, receiver) = tokio::sync::oneshot::channel();
+        let done: Done = Box::new(move |result| {
+            let _ = sender.send(result);
+        });
+        self.submit(batch, true, Some(done)).await?;
+        receiver.await.map_err(|_| EngineError::Closed)?
+    }
+
+    /// Lets the thread end once all that was handed in is written.
+    pub(crate) async fn close(&self) {
+        let _ = self.queue.send(Job::Close).await;
+    }
+
+    pub(crate) fn written(&self) -> &Written {
+        &self.written
+    }
+}
+
+fn run(engine: &dyn Engine, mut jobs: mpsc::Receiver<Job>, stop: &Stop, written: &Written) {
+    let mut failed: Option<EngineError> = None;
+    let mut open = true;
+    while open {
+        let Some(first) = jobs.blocking_recv() else {
+            break;
+        };
+        let group = gather(first, &mut jobs, &mut open);
+        written.changes.fetch_add(group.changes, Ordering::Relaxed);
+        let result = match &failed {
+            Some(error) => Err(error.clone()),
+            None if group.batch.is_empty() => Ok(()),
+            None => engine.write(&group.batch, group.durable),
+        };
+        if let Err(error) = &result
+            && failed.is_none()
+        {
+            tracing::error!(%error, "store writer failed");
+            stop.stop(&error.to_string());
+            failed = Some(error.clone());
+        }
+        if result.is_ok() && group.durable {
+            written.fsyncs.fetch_add(1, Ordering::Relaxed);
+        }
+        for done in group.done {
+            done(result.clone());
+        }
+    }
+}
+
+#[derive(Default)]
+struct Group {
+    batch: Batch,
+    durable: bool,
+    done: Vec<Done>,
+    changes: u64,
+}
+
+/// Takes the first change and all that wait behind it, up to a size.
+fn gather(first: Job, jobs: &mut mpsc::Receiver<Job>, open: &mut bool) -> Group {
+    let mut group = Group::default();
+    let mut next = Some(first);
+    while let Some(job) = next {
+        match job {
+            Job::Write {
+                batch,
+                durable,
+                done,
+            } => {
+                group.batch.absorb(batch);
+                group.durable |= durable;
+                group.done.extend(done);
+                group.changes += 1;
+            }
+            Job::Close => {
+                *open = false;
+                break;
+            }
+        }
+        if group.batch.bytes >= GROUP_BYTES_MAX {
+            break;
+        }
+        next = jobs.try_recv().ok();
+    }
+    group
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,132 @@
+//! Specs in, environment and arguments out.
+
+use std::collections::BTreeMap;
+
+use expect_test::{Expect, expect};
+
+use super::*;
+use crate::agent::{routes, spec::read};
+
+fn check(container: &str, expected: Expect) {
+    let text = format!(
+        r#"{{"metadata":{{"name":"web","namespace":"shop","uid":"u1","labels":{{"app":"web"}},
+                          "annotations":{{"team":"a b"}}}},
+             "spec":{{"nodeName":"node-1","containers":[{{"name":"app",
+                      "image":"registry.io/team/hello:1",{container}}}]}}}}"#
+    );
+    let pod = serde_json::from_str(&text).expect("a Pod");
+    let spec = read(pod).expect("a Pod of a node").0.spec;
+    let service = |text: &str| {
+        routes::service(serde_json::from_str(text).expect("a Service")).expect("a Service")
+    };
+    let services = [
+        service(
+            r#"{"metadata":{"name":"kubernetes","namespace":"default"},
+                "spec":{"clusterIPs":["172.20.0.1"],"ports":[{"name":"https","port":443}]}}"#,
+        ),
+        service(
+            r#"{"metadata":{"name":"headless","namespace":"shop"},
+                "spec":{"clusterIPs":["None"],"ports":[{"port":80}]}}"#,
+        ),
+    ];
+    let map = |pairs: &[(&str, &str)]| {
+        let pairs = pairs.iter();
+        Some(
+            pairs
+                .map(|(key, value)| ((*key).to_owned(), value.as_bytes().to_vec()))
+                .collect(),
+        )
+    };
+    let objects: BTreeMap<Source, Option<BTreeMap<String, Vec<u8>>>> = BTreeMap::from([
+        (
+            Source::ConfigMap("settings".to_owned()),
+            map(&[("color", "blue"), ("a=b", "x")]),
+        ),
+        (Source::Secret("keys".to_owned()), map(&[("token", "t0p")])),
+        (Source::ConfigMap("gone".to_owned()), None),
+    ]);
+    let context = Context {
+        pod_ip: "10.0.0.2".parse().expect("an address"),
+        host_ip: "192.168.1.5".parse().expect("an address"),
+        services: &services,
+        objects: &objects,
+        cpu_default: 2000,
+        memory_default: 128 << 20,
+    };
+    let out = match build(&spec, 0, &context) {
+        Ok((env, args)) => {
+            let lines = env
+                .0
+                .iter()
+                .filter(|(name, _)| !name.starts_with("KUBERNETES_PORT"));
+            let lines: Vec<String> = lines
+                .map(|(name, value)| format!("{name}={value}\n"))
+                .collect();
+            format!("{}{args:?}\n", lines.concat())
+        }
+        Err(error) => format!("error: {error}\n"),
+    };
+    expected.assert_eq(&out);
+}
+
+#[test]
+fn values_refer_to_earlier_ones() {
+    check(
+        r#""env":[{"name":"A","value":"1"},{"name":"B","value":"$(A)$(C)$$(A) $"},
+                  {"name":"A","value":"2"},{"name":"C","value":"$(A) $(KUBERNETES_SERVICE_HOST)"}],
+           "command":["run","--a=$(A)"],"args":["$(NOBODY)"]"#,
+        expect![[r#""#]],
+    );
+}
+
+#[test]
+fn the_image_names_the_program() {
+    check(r#""args":["-v"]"#, expect![[r#""#]]);
+}
+
+#[test]
+fn config_maps_and_secrets() {
+    check(
+        r#""envFrom":[{"prefix":"S_","configMapRef":{"name":"settings"}},
+                      {"configMapRef":{"name":"gone","optional":true}}],
+           "env":[{"name":"T","valueFrom":{"secretKeyRef":{"name":"keys","key":"token"}}},
+                  {"name":"U","valueFrom":{"secretKeyRef":
+                      {"name":"keys","key":"none","optional":true}}}]"#,
+        expect![[r#""#]],
+    );
+}
+
+#[test]
+fn what_is_missing_is_named() {
+    check(
+        r#""envFrom":[{"configMapRef":{"name":"gone"}}]"#,
+        expect![[r#""#]],
+    );
+    check(
+        r#""env":[{"name":"T","valueFrom":{"secretKeyRef":{"name":"keys","key":"none"}}}]"#,
+        expect![[r#""#]],
+    );
+    check(
+        r#""env":[{"name":"T","valueFrom":{"fieldRef":{"fieldPath":"spec.hostname"}}}]"#,
+        expect![[r#""#]],
+    );
+}
+
+#[test]
+fn fields_and_resources() {
+    check(
+        r#""resources":{"limits":{"memory":"65Mi"},"requests":{"cpu":"150m"}},
+           "env":[{"name":"N","valueFrom":{"fieldRef":{"fieldPath":"metadata.name"}}},
+                  {"name":"L","valueFrom":{"fieldRef":{"fieldPath":"metadata.labels['app']"}}},
+                  {"name":"T","valueFrom":{"fieldRef":
+                      {"fieldPath":"metadata.annotations['team']"}}},
+                  {"name":"I","valueFrom":{"fieldRef":{"fieldPath":"status.podIP"}}},
+                  {"name":"H","valueFrom":{"fieldRef":{"fieldPath":"status.hostIP"}}},
+                  {"name":"M","valueFrom":{"resourceFieldRef":
+                      {"resource":"limits.memory","divisor":"1Mi"}}},
+                  {"name":"C","valueFrom":{"resourceFieldRef":{"resource":"limits.cpu"}}},
+                  {"name":"R","valueFrom":{"resourceFieldRef":
+                      {"resource":"requests.cpu","divisor":"1m"}}}]"#,
+        expect![[r#""#]],
+    );
+}

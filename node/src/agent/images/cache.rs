@@ -1,0 +1,295 @@
+//! Images and compiled code on this node's disk.
+//!
+//! ```text
+//! images/
+//!   mac.key                         32 random bytes, 0600: signs compiled code
+//!   blobs/<hex>.wasm                layers by their digest
+//!   refs/<hash>.json                what a namespace's reference resolved to
+//!   cache/<engine hash>/<hex>.cwasm compiled code, by the layer's digest
+//!   cache/<engine hash>/<hex>.json  what the image is, and the MAC over that and the code
+//! ```
+//!
+//! Loading compiled code runs it. So code is used only if its MAC under this node's key is right:
+//! checked when it is first used by an agent, and after that as long as the file is unchanged (same
+//! inode, size and change time, which a writer cannot set).
+
+use std::{
+    collections::HashMap,
+    fs,
+    io::Read as _,
+    os::unix::fs::{DirBuilderExt as _, MetadataExt as _},
+    path::{Path, PathBuf},
+    sync::Mutex,
+};
+
+use hmac::{Hmac, KeyInit as _, Mac as _};
+use serde::{Deserialize, Serialize};
+use sha2::{Digest, Sha256};
+
+use crate::{agent::join::write_private, compile::Image};
+
+use super::pull::Resolved;
+
+type HmacSha256 = Hmac<Sha256>;
+
+/// The folder of all images.
+pub struct Cache {
+    root: PathBuf,
+    engine: String,
+    key: [u8; 32],
+    /// Code whose MAC was checked. Short lookups without an await.
+    checked: Mutex<HashMap<String, (Stamp, Image)>>,
+}
+
+/// What changes when a file's content does.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Stamp {
+    inode: u64,
+    bytes: u64,
+    changed: (i64, i64),
+}
+
+/// The file beside compiled code.
+#[derive(Serialize, Deserialize)]
+struct Seal {
+    image: Image,
+    mac: String,
+}
+
+/// The content of a file in `refs`.
+#[derive(Serialize, Deserialize)]
+struct Remembered {
+    reference: String,
+    manifest: String,
+    layer: String,
+    bytes: u64,
+}
+
+impl Cache {
+    /// Opens or makes the folder. Files that an interrupted download left are removed.
+    pub fn open(root: PathBuf, engine: String) -> std::io::Result<Cache> {
+        for folder in ["blobs", "refs", &format!("cache/{engine}")] {
+            let path = root.join(folder);
+            fs::DirBuilder::new()
+                .recursive(true)
+                .mode(0o700)
+                .create(&path)?;
+            for entry in fs::read_dir(&path)? {
+                let path = entry?.path();
+                if path.extension().is_some_and(|extension| extension == "tmp") {
+                    fs::remove_file(path)?;
+                }
+            }
+        }
+        let key_file = root.join("mac.key");
+        let key = match fs::read(&key_file)
+            .ok()
+            .and_then(|bytes| bytes.try_into().ok())
+        {
+            Some(key) => key,
+            None => {
+                let key: [u8; 32] = rand::random();
+                write_private(&key_file, &key)?;
+                key
+            }
+        };
+        Ok(Cache {
+            root,
+            engine,
+            key,
+            checked: Mutex::new(HashMap::new()),
+        })
+    }
+
+    /// Where a layer is or shall be.
+    pub fn blob(&self, digest: &str) -> PathBuf {
+        self.root
+            .join("blobs")
+            .join(format!("{}.wasm", hex_of(digest)))
+    }
+
+    /// Where compiled code is or shall be.
+    pub fn code(&self, digest: &str) -> PathBuf {
+        self.root
+            .join("cache")
+            .join(&self.engine)
+            .join(format!("{}.cwasm", hex_of(digest)))
+    }
+
+    /// What a reference resolved to when `scope` last pulled it. `scope` is the namespace for a
+    /// foreign registry: a namespace without the credentials does not get what another one pulled.
+    pub fn remembered(&self, scope: &str, reference: &str) -> Option<Resolved> {
+        let text = fs::read(self.remembered_file(scope, reference)).ok()?;
+        let known: Remembered = serde_json::from_slice(&text).ok()?;
+        let valid = known.reference == reference && self.blob(&known.layer).exists();
+        valid.then_some(Resolved {
+            manifest: known.manifest,
+            layer: known.layer,
+            bytes: known.bytes,
+        })
+    }
+
+    /// Remembers what a reference resolved to.
+    pub fn remember(
+        &self,
+        scope: &str,
+        reference: &str,
+        resolved: &Resolved,
+    ) -> std::io::Result<()> {
+        let content = Remembered {
+            reference: reference.to_owned(),
+            manifest: resolved.manifest.clone(),
+            layer: resolved.layer.clone(),
+            bytes: resolved.bytes,
+        };
+        let text = serde_json::to_vec(&content).map_err(std::io::Error::other)?;
+        write_private(&self.remembered_file(scope, reference), &text)
+    }
+
+    fn remembered_file(&self, scope: &str, reference: &str) -> PathBuf {
+        let name = hex::encode(Sha256::digest(format!("{scope}\n{reference}")));
+        self.root.join("refs").join(format!("{name}.json"))
+    }
+
+    /// Compiled code that may be loaded. `None` if there is none or it is not what this node made;
+    /// then it is removed.
+    pub fn load(&self, digest: &str) -> Option<Image> {
+        let path = self.code(digest);
+        let stamp = stamp(&path)?;
+        let known = self.checked().get(digest).cloned();
+        if let Some((known, image)) = known
+            && known == stamp
+        {
+            return Some(image);
+        }
+        let seal: Seal = serde_json::from_slice(&fs::read(seal_file(&path)).ok()?).ok()?;
+        let mac = self.mac(digest, &seal.image, &path).ok()?;
+        let given = hex::decode(&seal.mac).ok()?;
+        if mac.verify_slice(&given).is_err() {
+            tracing::warn!(
+                digest,
+                "compiled code is not what this node made; compiling it again"
+            );
+            let _ = fs::remove_file(&path);
+            return None;
+        }
+        self.checked()
+            .insert(digest.to_owned(), (stamp, seal.image.clone()));
+        Some(seal.image)
+    }
+
+    /// Takes in what the compiler wrote to `output`.
+    pub fn seal(&self, digest: &str, image: &Image, output: &Path) -> std::io::Result<()> {
+        let path = self.code(digest);
+        let mac = self.mac(digest, image, output)?;
+        let seal = Seal {
+            image: image.clone(),
+            mac: hex::encode(mac.finalize().into_bytes()),
+        };
+        let text = serde_json::to_vec(&seal).map_err(std::io::Error::other)?;
+        write_private(&seal_file(&path), &text)?;
+        fs::rename(output, &path)
+    }
+
+    /// The MAC covers everything that decides how the code is used.
+    fn mac(&self, digest: &str, image: &Image, code: &Path) -> std::io::Result<HmacSha256> {
+        let mut mac = HmacSha256::new_from_slice(&self.key).expect("HMAC takes keys of any length");
+        let head = serde_json::to_vec(&(&self.engine, digest, image));
+        let head = head.map_err(std::io::Error::other)?;
+        mac.update(&(head.len() as u64).to_be_bytes());
+        mac.update(&head);
+        let mut file = fs::File::open(code)?;
+        let mut buffer = vec![0; 64 << 10];
+        loop {
+            let read = file.read(&mut buffer)?;
+            if read == 0 {
+                return Ok(mac);
+            }
+            mac.update(&buffer[..read]);
+        }
+    }
+
+    fn checked(&self) -> std::sync::MutexGuard<'_, HashMap<String, (Stamp, Image)>> {
+        self.checked.lock().expect("nobody panics while holding it")
+    }
+}
+
+fn seal_file(code: &Path) -> PathBuf {
+    code.with_extension("json")
+}
+
+fn hex_of(digest: &str) -> &str {
+    digest.strip_prefix("sha256:").unwrap_or(digest)
+}
+
+fn stamp(path: &Path) -> Option<Stamp> {
+    let metadata = fs::metadata(path).ok()?;
+    Some(Stamp {
+        inode: metadata.ino(),
+        bytes: metadata.size(),
+        changed: (metadata.ctime(), metadata.ctime_nsec()),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::protocol::{Form, Guest};
+
+    fn image() -> Image {
+        Image {
+            form: Form::Component,
+            guest: Guest::Handler,
+            imports: 3,
+            missing: Vec::new(),
+            memory_min_bytes: 65536,
+        }
+    }
+
+    #[test]
+    fn loads_only_what_it_sealed() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let digest = format!("sha256:{}", "ab".repeat(32));
+        let open = || Cache::open(folder.path().to_owned(), "e1".to_owned()).expect("a cache");
+        let cache = open();
+        assert_eq!(cache.load(&digest), None);
+        let output = folder.path().join("out");
+        fs::write(&output, b"code").expect("written");
+        cache.seal(&digest, &image(), &output).expect("sealed");
+        assert_eq!(cache.load(&digest), Some(image()));
+        assert_eq!(open().load(&digest), Some(image()), "the key is kept");
+        let other = format!("sha256:{}", "cd".repeat(32));
+        fs::copy(cache.code(&digest), cache.code(&other)).expect("copied");
+        fs::copy(
+            seal_file(&cache.code(&digest)),
+            seal_file(&cache.code(&other)),
+        )
+        .expect("copied");
+        assert_eq!(cache.load(&other), None, "a seal is for one digest");
+        fs::write(cache.code(&digest), b"edoc").expect("written");
+        assert_eq!(cache.load(&digest), None, "changed after it was checked");
+    }
+
+    #[test]
+    fn remembers_references_for_each_scope() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let cache = Cache::open(folder.path().to_owned(), "e1".to_owned()).expect("a cache");
+        let layer = format!("sha256:{}", "ab".repeat(32));
+        let resolved = Resolved {
+            manifest: layer.clone(),
+            layer,
+            bytes: 4,
+        };
+        cache
+            .remember("team-a", "x.io/a:1", &resolved)
+            .expect("remembered");
+        assert_eq!(
+            cache.remembered("team-a", "x.io/a:1"),
+            None,
+            "its blob is not there"
+        );
+        fs::write(cache.blob(&resolved.layer), b"wasm").expect("written");
+        assert_eq!(cache.remembered("team-a", "x.io/a:1"), Some(resolved));
+        assert_eq!(cache.remembered("team-b", "x.io/a:1"), None);
+    }
+}

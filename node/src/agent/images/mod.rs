@@ -1,0 +1,415 @@
+//! Images: from a reference in a Pod to code that a worker may load.
+//!
+//! ```text
+//!   reference ──resolve──▶ digest, layer on disk ──compile──▶ sealed code
+//!               registry                            child process with limits
+//! ```
+//!
+//! Both steps are shared: however many Pods want the same image at the same time, it is asked for
+//! once and compiled once. The agent never parses Wasm itself; see `compile.rs`.
+
+mod cache;
+mod pull;
+mod reference;
+
+use std::{
+    collections::HashMap,
+    path::PathBuf,
+    process::Stdio,
+    sync::{Arc, Mutex},
+    time::Duration,
+};
+
+use futures::{
+    FutureExt,
+    future::{BoxFuture, Shared},
+};
+use k8s_openapi::api::core::v1::Secret;
+use kube::Api;
+use oci_client::secrets::RegistryAuth;
+use tokio::{io::AsyncReadExt, sync::Semaphore};
+
+use crate::compile::{Image, Report};
+
+pub use self::reference::{default_policy, program_name};
+use self::{
+    cache::Cache,
+    pull::{PullError, Registry, Resolved},
+    reference::Reference,
+};
+use super::{
+    lifecycle::Problem,
+    spec::{ContainerSpec, PodSpec, PullPolicy},
+};
+
+/// Memory that a compilation may use: writable private memory, which is what a compiler takes.
+const COMPILE_MEMORY_BYTES: u64 = 1 << 30;
+/// CPU time that a compilation may use. A module of 50 MiB with sane functions needs 15 s.
+const COMPILE_CPU_SECONDS: u64 = 30;
+/// Time on the wall: more than the CPU time, for a machine that is busy with something else.
+const COMPILE_WALL: Duration = Duration::from_secs(120);
+/// Largest file that a compilation may write; code is about four times its Wasm.
+const COMPILE_FILE_BYTES: u64 = 512 << 20;
+/// Largest report that is read.
+const REPORT_BYTES_MAX: u64 = 1 << 20;
+/// Downloads at the same time.
+const PULLS_MAX: usize = 8;
+
+/// An image on this node.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Found {
+    /// `<name>@sha256:<digest of the manifest>`
+    pub id: String,
+    /// Digest of the Wasm.
+    pub layer: String,
+    /// Size of the Wasm.
+    pub bytes: u64,
+    /// Whether it came from the registry just now.
+    pub pulled: bool,
+}
+
+/// The images of this node.
+pub struct Images {
+    client: kube::Client,
+    cache: Arc<Cache>,
+    binary: PathBuf,
+    compilers: Arc<Semaphore>,
+    pulls: Semaphore,
+    resolving: Flights<Result<Found, Problem>>,
+    compiling: Flights<Result<Image, Problem>>,
+}
+
+impl Images {
+    /// Opens the folder of images. `binary` is the program that has the `compile` command.
+    pub fn open(
+        client: kube::Client,
+        root: PathBuf,
+        engine: String,
+        binary: PathBuf,
+    ) -> std::io::Result<Images> {
+        let cores = std::thread::available_parallelism().map_or(1, |cores| cores.get());
+        Ok(Images {
+            client,
+            cache: Arc::new(Cache::open(root, engine)?),
+            binary,
+            compilers: Arc::new(Semaphore::new(cores)),
+            pulls: Semaphore::new(PULLS_MAX),
+            resolving: Flights::default(),
+            compiling: Flights::default(),
+        })
+    }
+
+    /// Finds the image of a container, by its pull policy here or in its registry.
+    pub async fn resolve(
+        self: &Arc<Images>,
+        pod: &PodSpec,
+        container: &ContainerSpec,
+    ) -> Result<Found, Problem> {
+        let reference = Reference::parse(&container.image).map_err(|message| Problem {
+            reason: "InvalidImageName",
+            message,
+        })?;
+        // The built-in registry is one for all; elsewhere each namespace needs its own access.
+        let scope = reference
+            .host
+            .as_ref()
+            .map_or("", |_| pod.namespace.as_str());
+        if container.pull != PullPolicy::Always
+            && let Some(known) = self.cache.remembered(scope, &container.image)
+        {
+            return Ok(found(&reference, &known, false));
+        }
+        if container.pull == PullPolicy::Never {
+            return Err(Problem {
+                reason: "ErrImageNeverPull",
+                message: format!(
+                    "{} is not on this node and imagePullPolicy is Never",
+                    container.image
+                ),
+            });
+        }
+        let key = format!(
+            "{scope}\n{}\n{}",
+            container.image,
+            pod.pull_secrets.join(",")
+        );
+        let images = self.clone();
+        let (image, scope) = (container.image.clone(), scope.to_owned());
+        let (namespace, secrets) = (pod.namespace.clone(), pod.pull_secrets.clone());
+        self.resolving
+            .join(key, move || {
+                async move {
+                    images
+                        .pull(&reference, &image, &scope, &namespace, &secrets)
+                        .await
+                }
+                .boxed()
+            })
+            .await
+    }
+
+    async fn pull(
+        &self,
+        reference: &Reference,
+        image: &str,
+        scope: &str,
+        namespace: &str,
+        secrets: &[String],
+    ) -> Result<Found, Problem> {
+        let _permit = self
+            .pulls
+            .acquire()
+            .await
+            .expect("the semaphore is never closed");
+        let registry = match &reference.host {
+            None => Registry::BuiltIn(&self.client),
+            Some(host) => {
+                let auth = self.credentials(host, namespace, secrets).await;
+                Registry::Remote(pull::remote(host), auth)
+            }
+        };
+        let resolved = pull::resolve(&registry, image, reference)
+            .await
+            .map_err(problem)?;
+        let blob = self.cache.blob(&resolved.layer);
+        let fresh = !blob.exists();
+        if fresh {
+            pull::fetch(&registry, image, reference, &resolved, &blob)
+                .await
+                .map_err(problem)?;
+        }
+        if let Err(error) = self.cache.remember(scope, image, &resolved) {
+            tracing::warn!(image, %error, "cannot remember an image");
+        }
+        tracing::info!(image, digest = resolved.manifest, fresh, "pulled");
+        Ok(found(reference, &resolved, true))
+    }
+
+    /// The first of the Pod's pull secrets that knows the host.
+    async fn credentials(&self, host: &str, namespace: &str, secrets: &[String]) -> RegistryAuth {
+        let api: Api<Secret> = Api::namespaced(self.client.clone(), namespace);
+        for name in secrets {
+            let secret = match api.get(name).await {
+                Ok(secret) => secret,
+                Err(error) => {
+                    tracing::debug!(namespace, name, %error, "cannot read a pull secret");
+                    continue;
+                }
+            };
+            let data = secret.data.unwrap_or_default();
+            let config = data.get(".dockerconfigjson");
+            if let Some(auth) = config.and_then(|bytes| pull::credentials(&bytes.0, host)) {
+                return auth;
+            }
+        }
+        RegistryAuth::Anonymous
+    }
+
+    /// What the image is, if its code is ready to be loaded.
+    pub fn compiled(&self, found: &Found) -> Option<Image> {
+        self.cache.load(&found.layer)
+    }
+
+    /// Where the code of an image is.
+    pub fn code(&self, found: &Found) -> PathBuf {
+        self.cache.code(&found.layer)
+    }
+
+    /// Compiles an image in its own process.
+    pub async fn compile(self: &Arc<Images>, found: &Found, image: &str) -> Result<Image, Problem> {
+        let images = self.clone();
+        let (layer, image) = (found.layer.clone(), image.to_owned());
+        self.compiling
+            .join(found.layer.clone(), move || {
+                async move { images.compile_now(&layer, &image).await }.boxed()
+            })
+            .await
+    }
+
+    async fn compile_now(&self, layer: &str, image: &str) -> Result<Image, Problem> {
+        let _permit = self
+            .compilers
+            .acquire()
+            .await
+            .expect("the semaphore is never closed");
+        if let Some(known) = self.cache.load(layer) {
+            return Ok(known);
+        }
+        let failed = |message: String| Problem {
+            reason: "CompileError",
+            message,
+        };
+        let output = self.cache.code(layer).with_extension("tmp");
+        let started = std::time::Instant::now();
+        let report = self
+            .run_compiler(layer, &output)
+            .await
+            .map_err(|error| failed(format!("{image}: cannot run the compiler: {error}")))?;
+        match report {
+            Some(Report::Compiled(known)) => {
+                let cache = self.cache.clone();
+                let (digest, sealed) = (layer.to_owned(), known.clone());
+                tokio::task::spawn_blocking(move || cache.seal(&digest, &sealed, &output))
+                    .await
+                    .map_err(std::io::Error::other)
+                    .flatten()
+                    .map_err(|error| failed(format!("{image}: cannot keep the code: {error}")))?;
+                let ms = started.elapsed().as_millis();
+                tracing::info!(image, digest = layer, ms, "compiled");
+                Ok(known)
+            }
+            Some(Report::Missing(known)) => Err(Problem {
+                reason: "ImportMissing",
+                message: format!(
+                    "{image} imports {}, which this node does not offer; build it against WASI \
+                     0.2 or 0.3 without, or run `wherry why` to see what nodes offer",
+                    known.missing.join(", ")
+                ),
+            }),
+            Some(Report::Invalid(message)) => Err(Problem {
+                reason: "InvalidImage",
+                message: format!("{image}: {message}"),
+            }),
+            Some(Report::Failed(message)) => Err(failed(format!("{image}: {message}"))),
+            None => {
+                let _ = std::fs::remove_file(&output);
+                Err(failed(format!(
+                    "{image} takes more than the {COMPILE_CPU_SECONDS} s of CPU time or the {} \
+                     MiB of memory that compiling may take; make it smaller (optimise for size, \
+                     strip debug information)",
+                    COMPILE_MEMORY_BYTES >> 20
+                )))
+            }
+        }
+    }
+
+    /// Runs the child. `None` if it ended without a report, that is by a limit.
+    async fn run_compiler(
+        &self,
+        layer: &str,
+        output: &std::path::Path,
+    ) -> std::io::Result<Option<Report>> {
+        let mut command = tokio::process::Command::new(&self.binary);
+        command
+            .arg("compile")
+            .arg(self.cache.blob(layer))
+            .arg(output)
+            .env_clear()
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::null())
+            .kill_on_drop(true);
+        // SAFETY: the closure makes system calls only; it neither allocates nor takes locks.
+        unsafe {
+            command.pre_exec(limit_compiler);
+        }
+        let mut child = command.spawn()?;
+        let mut text = Vec::new();
+        let work = async {
+            if let Some(stdout) = child.stdout.take() {
+                stdout.take(REPORT_BYTES_MAX).read_to_end(&mut text).await?;
+            }
+            child.wait().await
+        };
+        match tokio::time::timeout(COMPILE_WALL, work).await {
+            Ok(outcome) => {
+                let status = outcome?;
+                tracing::debug!(%status, "compiler ended");
+            }
+            Err(_) => {
+                child.kill().await?;
+                return Ok(None);
+            }
+        }
+        Ok(serde_json::from_slice(&text).ok())
+    }
+}
+
+/// Limits of the compiler process, set between fork and exec.
+fn limit_compiler() -> std::io::Result<()> {
+    use nix::sys::resource::{Resource, setrlimit};
+    setrlimit(
+        Resource::RLIMIT_CPU,
+        COMPILE_CPU_SECONDS,
+        COMPILE_CPU_SECONDS,
+    )?;
+    setrlimit(
+        Resource::RLIMIT_DATA,
+        COMPILE_MEMORY_BYTES,
+        COMPILE_MEMORY_BYTES,
+    )?;
+    // Reserved address space costs nothing; this bound only stops nonsense.
+    setrlimit(
+        Resource::RLIMIT_AS,
+        16 * COMPILE_MEMORY_BYTES,
+        16 * COMPILE_MEMORY_BYTES,
+    )?;
+    setrlimit(
+        Resource::RLIMIT_FSIZE,
+        COMPILE_FILE_BYTES,
+        COMPILE_FILE_BYTES,
+    )?;
+    setrlimit(Resource::RLIMIT_CORE, 0, 0)?;
+    setrlimit(Resource::RLIMIT_NOFILE, 64, 64)?;
+    // Running guests come first.
+    // SAFETY: a plain system call on this process.
+    unsafe {
+        libc::setpriority(libc::PRIO_PROCESS, 0, 5);
+    }
+    Ok(())
+}
+
+fn found(reference: &Reference, resolved: &Resolved, pulled: bool) -> Found {
+    Found {
+        id: format!("{}@{}", reference.repository(), resolved.manifest),
+        layer: resolved.layer.clone(),
+        bytes: resolved.bytes,
+        pulled,
+    }
+}
+
+fn problem(error: PullError) -> Problem {
+    let reason = match &error {
+        PullError::Invalid(_) => "InvalidImage",
+        PullError::NotFound { .. } | PullError::Denied { .. } | PullError::Failed { .. } => {
+            "ErrImagePull"
+        }
+    };
+    Problem {
+        reason,
+        message: error.to_string(),
+    }
+}
+
+/// Work that is under way, by its key: whoever wants the same waits for the same outcome.
+struct Flights<T: Clone>(Mutex<HashMap<String, Shared<BoxFuture<'static, T>>>>);
+
+impl<T: Clone> Default for Flights<T> {
+    fn default() -> Self {
+        Flights(Mutex::new(HashMap::new()))
+    }
+}
+
+impl<T: Clone> Flights<T> {
+    async fn join(&self, key: String, make: impl FnOnce() -> BoxFuture<'static, T>) -> T {
+        let flight = self
+            .lock()
+            .entry(key.clone())
+            .or_insert_with(|| make().shared())
+            .clone();
+        let outcome = flight.clone().await;
+        let mut flights = self.lock();
+        if flights
+            .get(&key)
+            .is_some_and(|current| current.ptr_eq(&flight))
+        {
+            flights.remove(&key);
+        }
+        outcome
+    }
+
+    /// Never held across an await.
+    fn lock(&self) -> std::sync::MutexGuard<'_, HashMap<String, Shared<BoxFuture<'static, T>>>> {
+        self.0.lock().expect("nobody panics while holding it")
+    }
+}

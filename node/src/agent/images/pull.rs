@@ -1,0 +1,495 @@
+//! Fetching one image from a registry: its manifest, and the Wasm layer in it.
+//!
+//! Whatever comes from a registry is hostile until its digest has been checked. A manifest is used
+//! only by the digest of the bytes that were read; of it only digest, size and type of the layers are
+//! looked at; names and annotations never reach the host.
+
+use std::{path::Path, time::Duration};
+
+use bytes::Bytes;
+use futures::{Stream, StreamExt, TryStreamExt};
+use http::Request;
+use http_body_util::{BodyExt, Limited};
+use kube::client::Body;
+use oci_client::{
+    client::{ClientConfig, ClientProtocol},
+    manifest::{OciDescriptor, OciManifest},
+    secrets::RegistryAuth,
+};
+use sha2::{Digest, Sha256};
+use tokio::io::AsyncWriteExt;
+
+use super::reference::{Reference, Version, is_digest};
+
+/// A manifest has a few hundred bytes; more than this is an attack or no manifest.
+const MANIFEST_BYTES_MAX: usize = 1 << 20;
+/// The largest compressed or plain layer; the compiler takes no larger one.
+pub const LAYER_BYTES_MAX: u64 = 50 << 20;
+/// A registry that sends nothing for this long is given up.
+const IDLE_MAX: Duration = Duration::from_secs(30);
+/// Longest message of a registry that is shown.
+const MESSAGE_MAX: usize = 300;
+
+/// Types of a layer that holds Wasm.
+const LAYER_TYPES: [&str; 2] = [
+    "application/wasm",
+    "application/vnd.wasm.content.layer.v1+wasm",
+];
+/// Manifests that are asked for.
+const MANIFEST_TYPES: [&str; 4] = [
+    "application/vnd.oci.image.manifest.v1+json",
+    "application/vnd.oci.image.index.v1+json",
+    "application/vnd.docker.distribution.manifest.v2+json",
+    "application/vnd.docker.distribution.manifest.list.v2+json",
+];
+
+/// Why an image could not be fetched. The texts are shown in the Pod's status.
+#[derive(Debug, Clone, thiserror::Error)]
+pub enum PullError {
+    /// The registry has no such image.
+    #[error("{image} is not in {registry}; push it with `wherry push`, or check its name and tag")]
+    NotFound {
+        /// Reference as written.
+        image: String,
+        /// Which registry.
+        registry: String,
+    },
+    /// The registry wants other credentials.
+    #[error("{registry} does not let this node read {image}; name an imagePullSecret that may")]
+    Denied {
+        /// Reference as written.
+        image: String,
+        /// Which registry.
+        registry: String,
+    },
+    /// Something on the way failed.
+    #[error("{registry} cannot be read: {message}")]
+    Failed {
+        /// Which registry.
+        registry: String,
+        /// What failed.
+        message: String,
+    },
+    /// The image was fetched and is not Wasm, or not as announced.
+    #[error("{0}")]
+    Invalid(String),
+}
+
+/// Where images come from.
+pub enum Registry<'a> {
+    /// The one in the control plane, over the agent's own connection.
+    BuiltIn(&'a kube::Client),
+    /// Any other.
+    Remote(Box<oci_client::Client>, RegistryAuth),
+}
+
+/// What a reference stands for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Resolved {
+    /// Digest of the manifest.
+    pub manifest: String,
+    /// Digest of the Wasm layer.
+    pub layer: String,
+    /// Size of the layer.
+    pub bytes: u64,
+}
+
+/// A client for a registry host.
+pub fn remote(host: &str) -> Box<oci_client::Client> {
+    let bare = host.split(':').next().unwrap_or_default();
+    let local = matches!(bare, "localhost" | "127.0.0.1");
+    Box::new(oci_client::Client::new(ClientConfig {
+        // As every container runtime: a registry on this machine needs no TLS.
+        protocol: if local {
+            ClientProtocol::Http
+        } else {
+            ClientProtocol::Https
+        },
+        connect_timeout: Some(Duration::from_secs(10)),
+        read_timeout: Some(IDLE_MAX),
+        ..ClientConfig::default()
+    }))
+}
+
+/// Reads the manifest and finds the layer that holds the Wasm.
+pub async fn resolve(
+    registry: &Registry<'_>,
+    image: &str,
+    reference: &Reference,
+) -> Result<Resolved, PullError> {
+    let mut reference = reference.clone();
+    // An index may lead to a manifest, a manifest to nothing else.
+    for _ in 0..2 {
+        let body = manifest(registry, image, &reference).await?;
+        let digest = sha256(&body);
+        if let Version::Digest(wanted) = &reference.version
+            && *wanted != digest
+        {
+            return Err(PullError::Invalid(format!(
+                "{image}: the registry sent a manifest with digest {digest}, not {wanted}"
+            )));
+        }
+        match choose(image, &body)? {
+            Choice::Layer(layer) => {
+                let bytes = u64::try_from(layer.size).unwrap_or(u64::MAX);
+                if bytes > LAYER_BYTES_MAX {
+                    return Err(PullError::Invalid(format!(
+                        "{image} has {bytes} bytes; at most {LAYER_BYTES_MAX} are accepted"
+                    )));
+                }
+                return Ok(Resolved {
+                    manifest: digest,
+                    layer: layer.digest,
+                    bytes,
+                });
+            }
+            Choice::Manifest(digest) => reference.version = Version::Digest(digest),
+        }
+    }
+    Err(PullError::Invalid(format!(
+        "{image}: an index that leads to another index"
+    )))
+}
+
+/// What a manifest leads to.
+#[derive(Debug)]
+enum Choice {
+    Layer(OciDescriptor),
+    Manifest(String),
+}
+
+/// Finds the Wasm in a manifest.
+fn choose(image: &str, body: &[u8]) -> Result<Choice, PullError> {
+    let invalid = |what: String| PullError::Invalid(format!("{image}: {what}"));
+    let manifest: OciManifest = serde_json::from_slice(body)
+        .map_err(|error| invalid(format!("its manifest cannot be read ({error})")))?;
+    let checked = |digest: String| {
+        if is_digest(&digest) {
+            Ok(digest)
+        } else {
+            Err(invalid("it has no sha256 digest".into()))
+        }
+    };
+    match manifest {
+        OciManifest::Image(manifest) => {
+            let types: Vec<&str> = manifest
+                .layers
+                .iter()
+                .map(|layer| layer.media_type.as_str())
+                .collect();
+            let Some(index) = types.iter().position(|kind| LAYER_TYPES.contains(kind)) else {
+                return Err(invalid(format!(
+                    "it is not a Wasm artifact (its layers are {}); build it for Wasm and push it \
+                     with `wherry push`",
+                    types.join(", ")
+                )));
+            };
+            let layer = manifest.layers[index].clone();
+            checked(layer.digest.clone())?;
+            Ok(Choice::Layer(layer))
+        }
+        OciManifest::ImageIndex(index) => {
+            let wasm = index.manifests.iter().find(|entry| {
+                entry.platform.as_ref().is_some_and(|platform| {
+                    let (os, arch) = (platform.os.to_string(), platform.architecture.to_string());
+                    os.starts_with("wasi") || arch.starts_with("wasm")
+                })
+            });
+            let entry = wasm.or(match index.manifests.as_slice() {
+                [only] => Some(only),
+                _ => None,
+            });
+            match entry {
+                Some(entry) => checked(entry.digest.clone()).map(Choice::Manifest),
+                None => Err(invalid("none of its platforms is wasi or wasm".to_owned())),
+            }
+        }
+    }
+}
+
+async fn manifest(
+    registry: &Registry<'_>,
+    image: &str,
+    reference: &Reference,
+) -> Result<Bytes, PullError> {
+    match registry {
+        Registry::BuiltIn(client) => {
+            let path = format!("/v2/{}/manifests/{}", reference.name, reference.version());
+            let body = built_in(client, image, &path, Some(&MANIFEST_TYPES.join(", "))).await?;
+            let read = Limited::new(body, MANIFEST_BYTES_MAX).collect();
+            let collected = tokio::time::timeout(IDLE_MAX, read).await;
+            match collected {
+                Ok(Ok(collected)) => Ok(collected.to_bytes()),
+                Ok(Err(error)) => Err(failed(BUILT_IN, &error)),
+                Err(_) => Err(failed(BUILT_IN, &"no answer")),
+            }
+        }
+        Registry::Remote(client, auth) => {
+            let host = reference.host.as_deref().unwrap_or_default();
+            let theirs = theirs(reference);
+            let pulled = client
+                .pull_manifest_raw(&theirs, auth, &MANIFEST_TYPES)
+                .await;
+            let (body, _) = pulled.map_err(|error| remote_error(host, image, &error))?;
+            if body.len() > MANIFEST_BYTES_MAX {
+                return Err(PullError::Invalid(format!(
+                    "{image}: its manifest is too large"
+                )));
+            }
+            Ok(body)
+        }
+    }
+}
+
+fn theirs(reference: &Reference) -> oci_client::Reference {
+    let host = reference.host.clone().unwrap_or_default();
+    let name = reference.name.clone();
+    match &reference.version {
+        Version::Tag(tag) => oci_client::Reference::with_tag(host, name, tag.clone()),
+        Version::Digest(digest) => oci_client::Reference::with_digest(host, name, digest.clone()),
+    }
+}
+
+/// Fetches the layer into `target`. The file appears there only when its digest was right.
+pub async fn fetch(
+    registry: &Registry<'_>,
+    image: &str,
+    reference: &Reference,
+    resolved: &Resolved,
+    target: &Path,
+) -> Result<(), PullError> {
+    match registry {
+        Registry::BuiltIn(client) => {
+            let path = format!("/v2/{}/blobs/{}", reference.name, resolved.layer);
+            let body = built_in(client, image, &path, None).await?;
+            let stream = body.into_data_stream().map_err(|error| error.to_string());
+            receive(BUILT_IN, image, stream, resolved, target).await
+        }
+        Registry::Remote(client, _) => {
+            let host = reference.host.as_deref().unwrap_or_default();
+            let layer = OciDescriptor {
+                digest: resolved.layer.clone(),
+                size: i64::try_from(resolved.bytes).unwrap_or(i64::MAX),
+                ..OciDescriptor::default()
+            };
+            let stream = client
+                .pull_blob_stream(&theirs(reference), &layer)
+                .await
+                .map_err(|error| remote_error(host, image, &error))?;
+            let stream = stream.stream.map_err(|error| error.to_string());
+            receive(host, image, stream, resolved, target).await
+        }
+    }
+}
+
+/// Writes a stream to a file beside `target`, checks size and digest, then moves it there.
+async fn receive(
+    registry: &str,
+    image: &str,
+    stream: impl Stream<Item = Result<Bytes, String>> + Send,
+    resolved: &Resolved,
+    target: &Path,
+) -> Result<(), PullError> {
+    let disk = |error: std::io::Error| PullError::Failed {
+        registry: "this node's disk".to_owned(),
+        message: error.to_string(),
+    };
+    let temporary = target.with_extension(format!("{:08x}.tmp", rand::random::<u32>()));
+    let mut file = tokio::fs::File::create(&temporary).await.map_err(disk)?;
+    let mut stream = std::pin::pin!(stream);
+    let mut hash = Sha256::new();
+    let mut bytes = 0u64;
+    let outcome = loop {
+        let chunk = match tokio::time::timeout(IDLE_MAX, stream.next()).await {
+            Ok(Some(Ok(chunk))) => chunk,
+            Ok(Some(Err(error))) => break Err(failed(registry, &error)),
+            Ok(None) => break Ok(()),
+            Err(_) => break Err(failed(registry, &"it stopped sending")),
+        };
+        bytes += chunk.len() as u64;
+        if bytes > resolved.bytes {
+            break Err(PullError::Invalid(format!(
+                "{image}: the registry sent more than the {} bytes of its manifest",
+                resolved.bytes
+            )));
+        }
+        hash.update(&chunk);
+        file.write_all(&chunk).await.map_err(disk)?;
+    };
+    let digest = format!("sha256:{}", hex::encode(hash.finalize()));
+    let outcome = outcome.and_then(|()| {
+        if digest == resolved.layer {
+            Ok(())
+        } else {
+            let wanted = &resolved.layer;
+            Err(PullError::Invalid(format!(
+                "{image}: got digest {digest}, wanted {wanted}"
+            )))
+        }
+    });
+    if let Err(error) = outcome {
+        drop(file);
+        let _ = tokio::fs::remove_file(&temporary).await;
+        return Err(error);
+    }
+    file.sync_all().await.map_err(disk)?;
+    tokio::fs::rename(&temporary, target).await.map_err(disk)
+}
+
+const BUILT_IN: &str = "the built-in registry";
+
+/// One GET to the registry in the control plane.
+async fn built_in(
+    client: &kube::Client,
+    image: &str,
+    path: &str,
+    accept: Option<&str>,
+) -> Result<Body, PullError> {
+    let mut request = Request::get(path);
+    if let Some(accept) = accept {
+        request = request.header(http::header::ACCEPT, accept);
+    }
+    let request = request
+        .body(Body::empty())
+        .map_err(|error| failed(BUILT_IN, &error))?;
+    let response = tokio::time::timeout(IDLE_MAX, client.send(request)).await;
+    let response = match response {
+        Ok(Ok(response)) => response,
+        Ok(Err(error)) => return Err(failed(BUILT_IN, &error)),
+        Err(_) => return Err(failed(BUILT_IN, &"no answer")),
+    };
+    match response.status().as_u16() {
+        200 => Ok(response.into_body()),
+        404 => Err(PullError::NotFound {
+            image: image.to_owned(),
+            registry: BUILT_IN.to_owned(),
+        }),
+        401 | 403 => Err(PullError::Denied {
+            image: image.to_owned(),
+            registry: BUILT_IN.to_owned(),
+        }),
+        status => Err(failed(BUILT_IN, &format!("status {status}"))),
+    }
+}
+
+fn failed(registry: &str, error: &dyn std::fmt::Display) -> PullError {
+    let mut message = error.to_string();
+    if let Some((end, _)) = message.char_indices().nth(MESSAGE_MAX) {
+        message.truncate(end);
+    }
+    PullError::Failed {
+        registry: registry.to_owned(),
+        message,
+    }
+}
+
+fn remote_error(
+    host: &str,
+    image: &str,
+    error: &oci_client::errors::OciDistributionError,
+) -> PullError {
+    use oci_client::errors::OciDistributionError as E;
+    let (image, registry) = (image.to_owned(), host.to_owned());
+    match error {
+        E::ImageManifestNotFoundError(_) | E::ServerError { code: 404, .. } => {
+            PullError::NotFound { image, registry }
+        }
+        E::UnauthorizedError { .. } | E::AuthenticationFailure(_) => {
+            PullError::Denied { image, registry }
+        }
+        E::RegistryError { envelope, .. } => {
+            let text = envelope.to_string();
+            if text.contains("MANIFEST_UNKNOWN") || text.contains("NAME_UNKNOWN") {
+                PullError::NotFound { image, registry }
+            } else {
+                failed(host, &text)
+            }
+        }
+        other => failed(host, other),
+    }
+}
+
+/// `sha256:<hex>` of some bytes.
+pub fn sha256(bytes: &[u8]) -> String {
+    format!("sha256:{}", hex::encode(Sha256::digest(bytes)))
+}
+
+/// The credentials for `host` in the content of a `kubernetes.io/dockerconfigjson` Secret.
+pub fn credentials(config: &[u8], host: &str) -> Option<RegistryAuth> {
+    use base64::{Engine as _, engine::general_purpose::STANDARD};
+    let config: serde_json::Value = serde_json::from_slice(config).ok()?;
+    let entries = config.get("auths")?.as_object()?;
+    let entry = entries.iter().find(|(key, _)| {
+        let key = key
+            .trim_start_matches("https://")
+            .trim_start_matches("http://");
+        key.split('/').next() == Some(host)
+    })?;
+    let field = |name: &str| entry.1.get(name).and_then(|value| value.as_str());
+    if let (Some(user), Some(password)) = (field("username"), field("password")) {
+        return Some(RegistryAuth::Basic(user.to_owned(), password.to_owned()));
+    }
+    let decoded = String::from_utf8(STANDARD.decode(field("auth")?).ok()?).ok()?;
+    let (user, password) = decoded.split_once(':')?;
+    Some(RegistryAuth::Basic(user.to_owned(), password.to_owned()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn manifest(layers: &str) -> String {
+        format!(
+            r#"{{"schemaVersion":2,"mediaType":"application/vnd.oci.image.manifest.v1+json",
+               "config":{{"mediaType":"application/vnd.wasm.config.v0+json","digest":"x","size":2}},
+               "layers":[{layers}]}}"#
+        )
+    }
+
+    #[test]
+    fn takes_the_wasm_layer() {
+        let digest = format!("sha256:{}", "1".repeat(64));
+        let body = manifest(&format!(
+            r#"{{"mediaType":"application/wasm","digest":"{digest}","size":7}}"#
+        ));
+        match choose("a", body.as_bytes()) {
+            Ok(Choice::Layer(layer)) => assert_eq!((layer.digest, layer.size), (digest, 7)),
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[test]
+    fn says_what_a_container_image_is() {
+        let body = manifest(
+            r#"{"mediaType":"application/vnd.oci.image.layer.v1.tar+gzip","digest":"x","size":7}"#,
+        );
+        let error = choose("nginx:1", body.as_bytes())
+            .expect_err("not Wasm")
+            .to_string();
+        assert_eq!(
+            error,
+            "nginx:1: it is not a Wasm artifact (its layers are \
+             application/vnd.oci.image.layer.v1.tar+gzip); build it for Wasm and push it with \
+             `wherry push`"
+        );
+    }
+
+    #[test]
+    fn refuses_a_digest_that_could_be_a_path() {
+        let body =
+            manifest(r#"{"mediaType":"application/wasm","digest":"sha256:../../x","size":7}"#);
+        assert!(choose("a", body.as_bytes()).is_err());
+    }
+
+    #[test]
+    fn finds_credentials_by_host() {
+        let config = br#"{"auths":{"https://ghcr.io/v1/":{"auth":"dTpwOnc="},
+                          "x.io":{"username":"a","password":"b"}}}"#;
+        let basic = |user: &str, password: &str| {
+            Some(RegistryAuth::Basic(user.to_owned(), password.to_owned()))
+        };
+        assert_eq!(credentials(config, "ghcr.io"), basic("u", "p:w"));
+        assert_eq!(credentials(config, "x.io"), basic("a", "b"));
+        assert_eq!(credentials(config, "y.io"), None);
+    }
+}

@@ -1,0 +1,690 @@
+//! The life of a Pod on its node: one state, one pure step.
+//!
+//! ```text
+//!   Admitted --address--> Active --all ended / deadline / deletion--> Stopping --nothing runs-->
+//!   Removing --worker forgot it--> Finished | Deleting
+//!
+//!   container:  Waiting -> Preparing -> Ready -> Starting -> Running -> Exited -> Ended
+//!                 ^           |  ^                                        |
+//!                 |           v  |                                        v
+//!                 |         BackOff                                   CrashLoop -> Preparing
+//! ```
+//!
+//! The agent's loop folds what it hears into the state with [`observe`], then calls [`step`] until
+//! there is nothing to do, and performs the actions. Both are functions of their arguments; time is
+//! an argument. Steps are level-triggered: a lost action is asked for again when its observation
+//! says that it did not happen (a restarted worker that does not know a container).
+//!
+//! Invariants: at most one start of a container is with the worker at any time; `restarts` grows
+//! before each new start, so a start number never runs twice; an ended Pod never starts again.
+
+mod hear;
+
+pub use self::hear::observe;
+
+use std::{net::IpAddr, time::Duration};
+
+use jiff::Timestamp;
+
+use crate::protocol::{self, Exit, ExitReason, Guest};
+
+use super::spec::{Desired, PodSpec, RestartPolicy};
+
+/// First delay of a repeated failure, and of image errors.
+pub const BACKOFF_FIRST: Duration = Duration::from_secs(10);
+/// Longest delay between attempts.
+pub const BACKOFF_MAX: Duration = Duration::from_secs(300);
+/// Missing ConfigMaps and Secrets are usually created soon: look again this often.
+pub const BACKOFF_CONFIG: Duration = Duration::from_secs(5);
+/// A run this long counts as healthy: the next failure starts with no delay again.
+pub const HEALTHY_AFTER: Duration = Duration::from_secs(600);
+/// How much longer than its grace period a container may take before the Pod is removed anyway.
+const STOP_MARGIN: Duration = Duration::from_secs(5);
+/// How long a worker may take to forget a Pod.
+const REMOVE_MAX: Duration = Duration::from_secs(10);
+
+/// Exit code of a container whose worker died: killed by signal 9.
+const CODE_KILLED: i32 = 137;
+
+/// A Pod on this node.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PodState {
+    /// Where it is.
+    pub stage: Stage,
+    /// Its address, once it has one.
+    pub ip: Option<IpAddr>,
+    /// `status.startTime`: when the node took it.
+    pub started: Timestamp,
+    /// In the order of the spec: init containers first.
+    pub containers: Vec<Container>,
+    /// Truth and time of the Pod's conditions, see `status.rs`.
+    pub conditions: Conditions,
+}
+
+/// Stage of a Pod.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Stage {
+    /// Needs an address. Entered at first sight; left by `Observation::Address` or deletion.
+    Admitted,
+    /// Containers start and run. Left when all ended, at the active deadline, or by deletion.
+    Active,
+    /// Containers are asked to end. Left when none runs, or when the time is over.
+    Stopping {
+        /// What it is for.
+        why: Why,
+        /// When the Pod is removed whatever still runs.
+        deadline: Timestamp,
+    },
+    /// The worker is asked to forget the Pod. Left by `Observation::Removed` or the deadline.
+    Removing {
+        /// What it is for.
+        why: Why,
+        /// When the answer is no longer waited for.
+        deadline: Timestamp,
+    },
+    /// Nothing runs and nothing will; the object stays. Left by deletion.
+    Finished(Why),
+    /// The API is asked to drop the object. Left when the watch says that it is gone.
+    Deleting,
+}
+
+/// Why a Pod ends.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Why {
+    /// Every container ended with code 0.
+    Succeeded,
+    /// A container failed for good.
+    Failed,
+    /// `activeDeadlineSeconds` is over.
+    Deadline,
+    /// The object is being deleted.
+    Deleted,
+}
+
+/// A container of a Pod.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Container {
+    /// Where it is.
+    pub phase: Phase,
+    /// Number of the current start: 0 for the first.
+    pub restarts: u32,
+    /// How the start before the current one ended.
+    pub last: Option<Exit>,
+    /// Delay before the next start after a failure.
+    pub delay: Duration,
+    /// Attempts to prepare that failed one after the other.
+    pub failures: u32,
+    /// `<name>@sha256:…` of the current start.
+    pub image_id: String,
+    /// How the image is run, once known.
+    pub guest: Option<Guest>,
+}
+
+/// Phase of a container.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Phase {
+    /// Not its turn yet.
+    Waiting,
+    /// Image and environment are being prepared. Left by `Prepared` or `Failed`.
+    Preparing {
+        /// The image is being compiled.
+        compiling: bool,
+    },
+    /// Preparing failed; tried again at `until`.
+    BackOff {
+        /// When.
+        until: Timestamp,
+        /// What failed.
+        problem: Problem,
+    },
+    /// Everything for a start is there. Left at the next step.
+    Ready,
+    /// The worker was told. Left by `Started` or `Exited`.
+    Starting,
+    /// It runs or serves. Left by `Exited`, or by stopping.
+    Running {
+        /// Since when.
+        since: Timestamp,
+    },
+    /// Asked to end. Left by `Exited`.
+    Stopping {
+        /// Since when it ran, if it did.
+        since: Option<Timestamp>,
+    },
+    /// Ended a moment ago; the next step decides.
+    Exited(Exit),
+    /// Ended (see `last`), starts again at `until`.
+    CrashLoop {
+        /// When.
+        until: Timestamp,
+    },
+    /// Ended for good.
+    Ended(Exit),
+}
+
+/// Why a container cannot start.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Problem {
+    /// The word for status: `ErrImagePull`, `InvalidImage` …
+    pub reason: &'static str,
+    /// A sentence with the next step.
+    pub message: String,
+}
+
+/// Truth of the Pod's conditions with the time of the last change.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Conditions {
+    /// `Initialized`
+    pub initialized: Mark,
+    /// `ContainersReady` and `Ready`, which are the same without readiness gates.
+    pub ready: Mark,
+    /// `PodReadyToStartContainers`: it has an address.
+    pub network: Mark,
+}
+
+/// A condition's value and when it last changed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Mark {
+    /// Its status.
+    pub value: bool,
+    /// `lastTransitionTime`
+    pub at: Timestamp,
+}
+
+/// What the agent heard about a Pod.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Observation {
+    /// An address was allocated.
+    Address(IpAddr),
+    /// The image of a container is not compiled yet.
+    Compiling(usize),
+    /// Everything for the next start of a container is there.
+    Prepared {
+        /// Which container.
+        container: usize,
+        /// Its image.
+        image_id: String,
+        /// How it is run.
+        guest: Guest,
+    },
+    /// It is not, and why.
+    Failed {
+        /// Which container.
+        container: usize,
+        /// Why.
+        problem: Problem,
+    },
+    /// The worker started it.
+    Started {
+        /// Which container.
+        container: usize,
+        /// Which start.
+        restart: u32,
+        /// When.
+        at: Timestamp,
+    },
+    /// It ended.
+    Exited {
+        /// Which container.
+        container: usize,
+        /// Which start.
+        restart: u32,
+        /// How.
+        exit: Exit,
+    },
+    /// A worker connected; this is what it knows of the Pod.
+    Worker(Option<protocol::PodState>),
+    /// The worker process is gone.
+    WorkerLost,
+    /// The worker forgot the Pod.
+    Removed,
+}
+
+/// What the agent shall do for a Pod.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Action {
+    /// Find an address; answered by `Address`.
+    Allocate,
+    /// Get image and environment; answered by `Prepared` or `Failed`.
+    Prepare(usize),
+    /// Tell the worker to start what was prepared.
+    Start {
+        /// Which container.
+        container: usize,
+        /// Which start.
+        restart: u32,
+    },
+    /// Tell the worker to stop a container.
+    Stop {
+        /// Which container.
+        container: usize,
+        /// Which start.
+        restart: u32,
+        /// Time it gets.
+        grace: Duration,
+    },
+    /// Say in an event that a restart is being delayed.
+    BackingOff(usize),
+    /// Tell the worker to forget the Pod; answered by `Removed`.
+    Remove,
+    /// Delete the object in the API, after its last status was written.
+    Delete,
+}
+
+impl PodState {
+    /// A Pod that was never seen before.
+    pub fn new(spec: &PodSpec, now: Timestamp) -> PodState {
+        let mark = Mark {
+            value: false,
+            at: now,
+        };
+        PodState {
+            stage: Stage::Admitted,
+            ip: None,
+            started: now,
+            containers: spec.containers.iter().map(|_| Container::new()).collect(),
+            conditions: Conditions {
+                initialized: mark,
+                ready: mark,
+                network: mark,
+            },
+        }
+    }
+
+    /// Whether a worker has, or may have, anything of this Pod.
+    pub fn needs_worker(&self) -> bool {
+        matches!(
+            self.stage,
+            Stage::Admitted | Stage::Active | Stage::Stopping { .. } | Stage::Removing { .. }
+        )
+    }
+
+    /// When [`step`] has something to do though nothing is heard.
+    pub fn wake(&self, spec: &PodSpec) -> Option<Timestamp> {
+        let stage = match &self.stage {
+            Stage::Active | Stage::Admitted => {
+                spec.active_deadline.map(|deadline| self.started + deadline)
+            }
+            Stage::Stopping { deadline, .. } | Stage::Removing { deadline, .. } => Some(*deadline),
+            Stage::Finished(_) | Stage::Deleting => return None,
+        };
+        let containers = self
+            .containers
+            .iter()
+            .filter_map(|container| match &container.phase {
+                Phase::BackOff { until, .. } | Phase::CrashLoop { until } => Some(*until),
+                _ => None,
+            });
+        containers.chain(stage).min()
+    }
+}
+
+impl Container {
+    /// A container that never started.
+    pub fn new() -> Container {
+        Container {
+            phase: Phase::Waiting,
+            restarts: 0,
+            last: None,
+            delay: Duration::ZERO,
+            failures: 0,
+            image_id: String::new(),
+            guest: None,
+        }
+    }
+
+    /// Whether the worker has it.
+    fn is_live(&self) -> bool {
+        matches!(
+            self.phase,
+            Phase::Starting | Phase::Running { .. } | Phase::Stopping { .. }
+        )
+    }
+
+    fn running_since(&self) -> Option<Timestamp> {
+        match self.phase {
+            Phase::Running { since } => Some(since),
+            Phase::Stopping { since } => since,
+            _ => None,
+        }
+    }
+}
+
+/// Decides what to do next. Calling it again with its own result returns no actions, until time
+/// passes or something is observed.
+pub fn step(state: &PodState, desired: &Desired, now: Timestamp) -> (PodState, Vec<Action>) {
+    let mut state = state.clone();
+    let mut actions = Vec::new();
+    let spec = &*desired.spec;
+    begin_ending(&mut state, desired, now);
+    match state.stage.clone() {
+        Stage::Admitted => actions.push(Action::Allocate),
+        Stage::Active => {
+            advance_active(&mut state, spec, now, &mut actions);
+            if let Some(why) = outcome(&state, spec) {
+                state.stage = Stage::Stopping {
+                    why,
+                    deadline: now + spec.grace + STOP_MARGIN,
+                };
+                stop_containers(&mut state, spec.grace, &mut actions);
+                remove_if_still(&mut state, now, &mut actions);
+            }
+        }
+        Stage::Stopping { .. } => {
+            let grace = desired
+                .deletion
+                .map_or(spec.grace, |deletion| deletion.grace);
+            stop_containers(&mut state, grace, &mut actions);
+            remove_if_still(&mut state, now, &mut actions);
+        }
+        Stage::Removing { why, deadline } if now >= deadline => {
+            state.stage = after_removal(why);
+            if state.stage == Stage::Deleting {
+                actions.push(Action::Delete);
+            }
+        }
+        Stage::Removing { .. } | Stage::Finished(_) | Stage::Deleting => {}
+    }
+    settle(&mut state, spec, now);
+    (state, actions)
+}
+
+/// Starts the end of a Pod that shall go away or has run out of time, and shortens an end that is
+/// under way.
+fn begin_ending(state: &mut PodState, desired: &Desired, now: Timestamp) {
+    let over = desired
+        .spec
+        .active_deadline
+        .is_some_and(|limit| now >= state.started + limit);
+    let cut = desired
+        .deletion
+        .map(|deletion| now + deletion.grace + STOP_MARGIN);
+    match (&mut state.stage, cut) {
+        (Stage::Admitted | Stage::Active, Some(deadline)) => {
+            state.stage = Stage::Stopping {
+                why: Why::Deleted,
+                deadline,
+            };
+        }
+        (Stage::Admitted | Stage::Active, None) if over => {
+            let deadline = now + desired.spec.grace + STOP_MARGIN;
+            state.stage = Stage::Stopping {
+                why: Why::Deadline,
+                deadline,
+            };
+        }
+        (Stage::Stopping { why, deadline }, Some(sooner)) => {
+            *why = Why::Deleted;
+            if sooner < *deadline {
+                *deadline = sooner;
+                // A shorter grace is a new request to the worker.
+                for container in &mut state.containers {
+                    if let Phase::Stopping { since: Some(since) } = container.phase {
+                        container.phase = Phase::Running { since };
+                    }
+                }
+            }
+        }
+        (Stage::Removing { why, .. }, Some(_)) => *why = Why::Deleted,
+        (Stage::Finished(_), Some(deadline)) => {
+            // Nothing runs: the worker has forgotten it, only the object is left.
+            state.stage = Stage::Removing {
+                why: Why::Deleted,
+                deadline: deadline.min(now),
+            };
+        }
+        _ => {}
+    }
+}
+
+fn advance_active(state: &mut PodState, spec: &PodSpec, now: Timestamp, actions: &mut Vec<Action>) {
+    for index in 0..spec.init {
+        advance(state, spec, index, now, actions);
+        if !init_is_done(&state.containers[index], spec.containers[index].sidecar) {
+            // Sidecars after this one, started before an agent restart, are still looked after.
+            for later in index + 1..spec.init {
+                if state.containers[later].phase != Phase::Waiting {
+                    advance(state, spec, later, now, actions);
+                }
+            }
+            return;
+        }
+    }
+    for index in spec.init..spec.containers.len() {
+        advance(state, spec, index, now, actions);
+    }
+}
+
+/// Moves one container of an active Pod.
+fn advance(
+    state: &mut PodState,
+    spec: &PodSpec,
+    index: usize,
+    now: Timestamp,
+    actions: &mut Vec<Action>,
+) {
+    let container = &mut state.containers[index];
+    if let Phase::Exited(exit) = container.phase.clone() {
+        ended(container, spec, index, exit, now, actions);
+    }
+    match container.phase.clone() {
+        Phase::Waiting => prepare(container, index, actions),
+        Phase::BackOff { until, .. } if now >= until => prepare(container, index, actions),
+        Phase::CrashLoop { until } if now >= until => {
+            container.restarts += 1;
+            prepare(container, index, actions);
+        }
+        Phase::Ready => {
+            container.phase = Phase::Starting;
+            actions.push(Action::Start {
+                container: index,
+                restart: container.restarts,
+            });
+        }
+        Phase::BackOff { .. }
+        | Phase::CrashLoop { .. }
+        | Phase::Preparing { .. }
+        | Phase::Starting
+        | Phase::Running { .. }
+        | Phase::Stopping { .. }
+        | Phase::Exited(_)
+        | Phase::Ended(_) => {}
+    }
+}
+
+fn prepare(container: &mut Container, index: usize, actions: &mut Vec<Action>) {
+    container.phase = Phase::Preparing { compiling: false };
+    actions.push(Action::Prepare(index));
+}
+
+/// A container ended by itself: starts again, now or later, or stays ended.
+fn ended(
+    container: &mut Container,
+    spec: &PodSpec,
+    index: usize,
+    exit: Exit,
+    now: Timestamp,
+    actions: &mut Vec<Action>,
+) {
+    let failed = exit.code != 0;
+    let restart = if spec.is_init(index) {
+        spec.containers[index].sidecar || (failed && spec.restart != RestartPolicy::Never)
+    } else {
+        match spec.restart {
+            RestartPolicy::Always => true,
+            RestartPolicy::OnFailure => failed,
+            RestartPolicy::Never => false,
+        }
+    };
+    if !restart {
+        container.phase = Phase::Ended(exit);
+        return;
+    }
+    let ran = exit
+        .started_at
+        .map_or(Duration::ZERO, |since| between(since, exit.finished_at));
+    if ran >= HEALTHY_AFTER {
+        container.delay = Duration::ZERO;
+    }
+    let until = exit.finished_at.max(now - container.delay) + container.delay;
+    if !container.delay.is_zero() {
+        actions.push(Action::BackingOff(index));
+    }
+    container.delay = longer(container.delay);
+    container.last = Some(exit);
+    container.phase = Phase::CrashLoop { until };
+}
+
+fn init_is_done(container: &Container, sidecar: bool) -> bool {
+    match &container.phase {
+        Phase::Running { .. } => sidecar,
+        Phase::Ended(exit) => exit.code == 0,
+        // A sidecar that has once been up does not hold back the others while it restarts.
+        _ => sidecar && container.last.is_some(),
+    }
+}
+
+/// How an active Pod ends, if it does now.
+fn outcome(state: &PodState, spec: &PodSpec) -> Option<Why> {
+    let init_failed = state.containers[..spec.init]
+        .iter()
+        .any(|container| matches!(&container.phase, Phase::Ended(exit) if exit.code != 0));
+    if init_failed {
+        return Some(Why::Failed);
+    }
+    let mut why = Why::Succeeded;
+    for container in &state.containers[spec.init..] {
+        match &container.phase {
+            Phase::Ended(exit) if exit.code == 0 => {}
+            Phase::Ended(_) => why = Why::Failed,
+            _ => return None,
+        }
+    }
+    Some(why)
+}
+
+fn stop_containers(state: &mut PodState, grace: Duration, actions: &mut Vec<Action>) {
+    for (index, container) in state.containers.iter_mut().enumerate() {
+        container.phase = match container.phase.clone() {
+            Phase::Starting => {
+                actions.push(Action::Stop {
+                    container: index,
+                    restart: container.restarts,
+                    grace,
+                });
+                Phase::Stopping { since: None }
+            }
+            Phase::Running { since } => {
+                actions.push(Action::Stop {
+                    container: index,
+                    restart: container.restarts,
+                    grace,
+                });
+                Phase::Stopping { since: Some(since) }
+            }
+            Phase::Exited(exit) => Phase::Ended(exit),
+            Phase::CrashLoop { .. } => match container.last.take() {
+                Some(exit) => Phase::Ended(exit),
+                None => Phase::Waiting,
+            },
+            Phase::Preparing { .. } | Phase::BackOff { .. } | Phase::Ready | Phase::Waiting => {
+                Phase::Waiting
+            }
+            phase @ (Phase::Stopping { .. } | Phase::Ended(_)) => phase,
+        };
+    }
+}
+
+fn remove_if_still(state: &mut PodState, now: Timestamp, actions: &mut Vec<Action>) {
+    let Stage::Stopping { why, deadline } = state.stage else {
+        return;
+    };
+    let live = state.containers.iter().any(Container::is_live);
+    if live && now < deadline {
+        return;
+    }
+    for container in state
+        .containers
+        .iter_mut()
+        .filter(|container| container.is_live())
+    {
+        let exit = killed(
+            container,
+            now,
+            "it did not end in its grace period and was killed",
+        );
+        container.phase = Phase::Ended(exit);
+    }
+    state.stage = Stage::Removing {
+        why,
+        deadline: now + REMOVE_MAX,
+    };
+    actions.push(Action::Remove);
+}
+
+fn after_removal(why: Why) -> Stage {
+    match why {
+        Why::Deleted => Stage::Deleting,
+        Why::Succeeded | Why::Failed | Why::Deadline => Stage::Finished(why),
+    }
+}
+
+fn killed(container: &Container, now: Timestamp, message: &str) -> Exit {
+    Exit {
+        code: CODE_KILLED,
+        reason: ExitReason::Error,
+        message: message.to_owned(),
+        started_at: container.running_since(),
+        finished_at: now,
+    }
+}
+
+/// Brings the conditions up to date; a time changes only with its value.
+fn settle(state: &mut PodState, spec: &PodSpec, now: Timestamp) {
+    let initialized = is_initialized(state, spec);
+    let ending = !matches!(state.stage, Stage::Admitted | Stage::Active);
+    let ready = !ending
+        && initialized
+        && state.containers[spec.init..]
+            .iter()
+            .all(|c| matches!(c.phase, Phase::Running { .. }));
+    let set = |mark: &mut Mark, value: bool| {
+        if mark.value != value {
+            *mark = Mark { value, at: now };
+        }
+    };
+    set(&mut state.conditions.initialized, initialized);
+    set(&mut state.conditions.ready, ready);
+    let network = state.ip.is_some() && state.needs_worker();
+    set(&mut state.conditions.network, network);
+}
+
+/// Whether every init container has done its part.
+fn is_initialized(state: &PodState, spec: &PodSpec) -> bool {
+    let begun = state.containers[spec.init..]
+        .iter()
+        .any(|c| c.phase != Phase::Waiting);
+    begun
+        || (state.stage != Stage::Admitted
+            && state.containers[..spec.init]
+                .iter()
+                .zip(&spec.containers)
+                .all(|(container, spec)| init_is_done(container, spec.sidecar)))
+}
+
+/// The next longer back-off delay.
+pub fn longer(delay: Duration) -> Duration {
+    if delay.is_zero() {
+        BACKOFF_FIRST
+    } else {
+        (delay * 2).min(BACKOFF_MAX)
+    }
+}
+
+fn between(from: Timestamp, to: Timestamp) -> Duration {
+    Duration::try_from(to.duration_since(from)).unwrap_or(Duration::ZERO)
+}
+
+#[cfg(test)]
+#[path = "lifecycle_tests.rs"]
+mod tests;

@@ -1,0 +1,153 @@
+//! Folding what was heard into a Pod's state.
+
+use jiff::Timestamp;
+
+use crate::{
+    agent::spec::PodSpec,
+    protocol::{self, ContainerPhase},
+};
+
+use super::{
+    BACKOFF_CONFIG, BACKOFF_FIRST, BACKOFF_MAX, Container, Observation, Phase, PodState, Problem,
+    Stage, killed, settle,
+};
+
+/// Folds one observation into the state. Observations that do not fit (a message about an older
+/// start, an answer that came too late) change nothing.
+pub fn observe(
+    state: &PodState,
+    spec: &PodSpec,
+    observation: Observation,
+    now: Timestamp,
+) -> PodState {
+    let mut state = state.clone();
+    match observation {
+        Observation::Address(ip) => {
+            if state.stage == Stage::Admitted {
+                state.ip = Some(ip);
+                state.stage = Stage::Active;
+            }
+        }
+        Observation::Compiling(index) => {
+            if let Phase::Preparing { compiling } = &mut state.containers[index].phase {
+                *compiling = true;
+            }
+        }
+        Observation::Prepared {
+            container,
+            image_id,
+            guest,
+        } => {
+            let container = &mut state.containers[container];
+            if matches!(container.phase, Phase::Preparing { .. }) {
+                container.phase = Phase::Ready;
+                container.failures = 0;
+                container.image_id = image_id;
+                container.guest = Some(guest);
+            }
+        }
+        Observation::Failed { container, problem } => {
+            preparing_failed(&mut state.containers[container], problem, now);
+        }
+        Observation::Started {
+            container,
+            restart,
+            at,
+        } => {
+            let container = &mut state.containers[container];
+            if restart == container.restarts && container.phase == Phase::Starting {
+                container.phase = Phase::Running { since: at };
+            }
+        }
+        Observation::Exited {
+            container,
+            restart,
+            exit,
+        } => {
+            let container = &mut state.containers[container];
+            if restart == container.restarts && container.is_live() {
+                container.phase = Phase::Exited(exit);
+            }
+        }
+        Observation::Worker(known) => compare(&mut state, spec, known.as_ref(), now),
+        Observation::WorkerLost => {
+            for container in state.containers.iter_mut().filter(|c| c.is_live()) {
+                lose(container, now);
+            }
+        }
+        Observation::Removed => {
+            if let Stage::Removing { deadline, .. } = &mut state.stage {
+                *deadline = now;
+            }
+        }
+    }
+    settle(&mut state, spec, now);
+    state
+}
+
+fn preparing_failed(container: &mut Container, problem: Problem, now: Timestamp) {
+    if !matches!(container.phase, Phase::Preparing { .. }) {
+        return;
+    }
+    let delay = if problem.reason == "CreateContainerConfigError" {
+        BACKOFF_CONFIG
+    } else {
+        let doublings = container.failures.min(5);
+        (BACKOFF_FIRST * 2u32.pow(doublings)).min(BACKOFF_MAX)
+    };
+    container.failures += 1;
+    let problem = match problem.reason {
+        "ErrImagePull" if container.failures > 1 => Problem {
+            reason: "ImagePullBackOff",
+            message: format!("trying again in {} s: {}", delay.as_secs(), problem.message),
+        },
+        _ => problem,
+    };
+    container.phase = Phase::BackOff {
+        until: now + delay,
+        problem,
+    };
+}
+
+/// Compares with what a worker that just connected knows.
+fn compare(
+    state: &mut PodState,
+    spec: &PodSpec,
+    known: Option<&protocol::PodState>,
+    now: Timestamp,
+) {
+    if let (None, Stage::Removing { deadline, .. }) = (known, &mut state.stage) {
+        *deadline = now;
+        return;
+    }
+    for (index, container) in state.containers.iter_mut().enumerate() {
+        let name = &spec.containers[index].name;
+        let theirs = known
+            .and_then(|pod| pod.containers.iter().find(|theirs| &theirs.name == name))
+            .filter(|theirs| theirs.restart == container.restarts);
+        match (container.phase.clone(), theirs.map(|theirs| &theirs.phase)) {
+            (Phase::Starting, Some(ContainerPhase::Running { at })) => {
+                container.phase = Phase::Running { since: *at };
+            }
+            (phase, Some(ContainerPhase::Exited(exit))) if container.is_live() => {
+                tracing::debug!(?phase, "ended while nobody listened");
+                container.phase = Phase::Exited(exit.clone());
+            }
+            // The order was lost on the way.
+            (Phase::Starting, None) => container.phase = Phase::Waiting,
+            (Phase::Stopping { since }, Some(ContainerPhase::Running { at })) => {
+                // Asked once more at the next step.
+                container.phase = Phase::Running {
+                    since: since.unwrap_or(*at),
+                };
+            }
+            (Phase::Running { .. } | Phase::Stopping { .. }, None) => lose(container, now),
+            _ => {}
+        }
+    }
+}
+
+fn lose(container: &mut Container, now: Timestamp) {
+    let exit = killed(container, now, "the worker process that ran it is gone");
+    container.phase = Phase::Exited(exit);
+}

@@ -1,0 +1,415 @@
+//! Scripts over the lifecycle: what is heard, what is done, where the Pod is then.
+//!
+//! A script line is `<second> <what>`; after each one the Pod is stepped as the loop does it. Words:
+//! `step`, `address`, `prepared C`, `compiling C`, `failed C REASON`, `started C`, `exited C CODE`,
+//! `worker knows C=running|exited:CODE …` (a worker connects), `lost`, `removed`, `delete GRACE`.
+
+use std::{fmt::Write as _, sync::Arc, time::Duration};
+
+use expect_test::{Expect, expect};
+use jiff::Timestamp;
+
+use super::*;
+use crate::{
+    agent::spec::{ContainerSpec, Deletion, PullPolicy},
+    protocol::ContainerPhase,
+};
+
+/// Names ending in `+` are sidecars; names before `|` are init containers.
+fn desired(containers: &str, restart: RestartPolicy) -> Desired {
+    let (init, main) = containers.split_once('|').unwrap_or(("", containers));
+    let names: Vec<&str> = init
+        .split_whitespace()
+        .chain(main.split_whitespace())
+        .collect();
+    let containers = names.iter().map(|name| ContainerSpec {
+        name: name.trim_end_matches('+').to_owned(),
+        image: "hello:1".to_owned(),
+        pull: PullPolicy::IfNotPresent,
+        sidecar: name.ends_with('+'),
+        command: Vec::new(),
+        args: Vec::new(),
+        env_from: Vec::new(),
+        env: Vec::new(),
+        limits: protocol::Limits::default(),
+        requests: (None, None),
+        ports: Vec::new(),
+    });
+    let spec = PodSpec {
+        uid: "u1".to_owned(),
+        name: "web".to_owned(),
+        namespace: "default".to_owned(),
+        labels: Default::default(),
+        annotations: Default::default(),
+        generation: Some(1),
+        node: "node-1".to_owned(),
+        service_account: "default".to_owned(),
+        restart,
+        grace: Duration::from_secs(30),
+        active_deadline: None,
+        service_links: true,
+        pull_secrets: Vec::new(),
+        qos: "BestEffort",
+        scheduled: None,
+        conditions: Vec::new(),
+        init: init.split_whitespace().count(),
+        containers: containers.collect(),
+    };
+    Desired {
+        spec: Arc::new(spec),
+        deletion: None,
+    }
+}
+
+fn at(second: i64) -> Timestamp {
+    Timestamp::from_second(second).expect("a time")
+}
+
+fn check(mut desired: Desired, script: &str, expected: Expect) {
+    let mut state = PodState::new(&desired.spec, at(0));
+    let mut out = String::new();
+    for line in script
+        .lines()
+        .map(str::trim)
+        .filter(|line| !line.is_empty())
+    {
+        let words: Vec<&str> = line.split_whitespace().collect();
+        let now = at(words[0].parse().expect("a second"));
+        if words[1] == "delete" {
+            let grace = Duration::from_secs(words[2].parse().expect("seconds"));
+            desired.deletion = Some(Deletion { grace, gone: false });
+        } else if let Some(observation) = observation(&words[1..], &state, &desired.spec, now) {
+            state = observe(&state, &desired.spec, observation, now);
+        }
+        let (next, actions) = step(&state, &desired, now);
+        state = next;
+        let (again, nothing) = step(&state, &desired, now);
+        let allocates = nothing == [Action::Allocate];
+        assert!(
+            allocates || (nothing.is_empty() && again == state),
+            "a step repeats: {nothing:?}"
+        );
+        writeln!(out, "{line}").expect("a string");
+        for action in actions {
+            writeln!(out, "    ! {action:?}").expect("a string");
+        }
+        writeln!(out, "    {}", shown(&state, &desired.spec)).expect("a string");
+    }
+    expected.assert_eq(&out);
+}
+
+fn observation(
+    words: &[&str],
+    state: &PodState,
+    spec: &PodSpec,
+    now: Timestamp,
+) -> Option<Observation> {
+    let index = || spec.container(words[1]).expect("a container");
+    Some(match words[0] {
+        "step" => return None,
+        "address" => Observation::Address("10.0.0.2".parse().expect("an address")),
+        "compiling" => Observation::Compiling(index()),
+        "prepared" => Observation::Prepared {
+            container: index(),
+            image_id: "hello@sha256:1".to_owned(),
+            guest: Guest::Handler,
+        },
+        "failed" => {
+            let reason = ["ErrImagePull", "CreateContainerConfigError", "InvalidImage"]
+                .into_iter()
+                .find(|reason| *reason == words[2])
+                .expect("a reason");
+            let problem = Problem {
+                reason,
+                message: "because".to_owned(),
+            };
+            Observation::Failed {
+                container: index(),
+                problem,
+            }
+        }
+        "started" => Observation::Started {
+            container: index(),
+            restart: state.containers[index()].restarts,
+            at: now,
+        },
+        "exited" => Observation::Exited {
+            container: index(),
+            restart: state.containers[index()].restarts,
+            exit: exit(
+                words[2].parse().expect("a code"),
+                &state.containers[index()],
+                now,
+            ),
+        },
+        "worker" => Observation::Worker(known(&words[2..], state, spec, now)),
+        "lost" => Observation::WorkerLost,
+        "removed" => Observation::Removed,
+        other => panic!("unknown word {other}"),
+    })
+}
+
+fn exit(code: i32, container: &Container, now: Timestamp) -> Exit {
+    Exit {
+        code,
+        reason: if code == 0 {
+            ExitReason::Completed
+        } else {
+            ExitReason::Error
+        },
+        message: String::new(),
+        started_at: container.running_since(),
+        finished_at: now,
+    }
+}
+
+fn known(
+    words: &[&str],
+    state: &PodState,
+    spec: &PodSpec,
+    now: Timestamp,
+) -> Option<protocol::PodState> {
+    if words.is_empty() {
+        return None;
+    }
+    let containers = words.iter().map(|word| {
+        let (name, phase) = word.split_once('=').expect("name=phase");
+        let container = &state.containers[spec.container(name).expect("a container")];
+        protocol::ContainerState {
+            name: name.to_owned(),
+            restart: container.restarts,
+            image_id: String::new(),
+            guest: Guest::Handler,
+            phase: match phase.strip_prefix("exited:") {
+                Some(code) => {
+                    ContainerPhase::Exited(exit(code.parse().expect("a code"), container, now))
+                }
+                None => ContainerPhase::Running { at: now },
+            },
+        }
+    });
+    Some(protocol::PodState {
+        uid: spec.uid.clone(),
+        name: spec.name.clone(),
+        ip: "10.0.0.2".parse().expect("an address"),
+        containers: containers.collect(),
+    })
+}
+
+fn shown(state: &PodState, spec: &PodSpec) -> String {
+    let stage = match &state.stage {
+        Stage::Stopping { why, .. } => format!("Stopping({why:?})"),
+        Stage::Removing { why, .. } => format!("Removing({why:?})"),
+        stage => format!("{stage:?}"),
+    };
+    let mut text = stage;
+    for (container, spec) in state.containers.iter().zip(&spec.containers) {
+        let phase = match &container.phase {
+            Phase::Waiting => "Waiting".to_owned(),
+            Phase::Preparing { compiling: false } => "Preparing".to_owned(),
+            Phase::Preparing { compiling: true } => "Compiling".to_owned(),
+            Phase::BackOff { until, problem } => {
+                format!("BackOff({} until {})", problem.reason, until.as_second())
+            }
+            Phase::Ready => "Ready".to_owned(),
+            Phase::Starting => "Starting".to_owned(),
+            Phase::Running { since } => format!("Running(since {})", since.as_second()),
+            Phase::Stopping { .. } => "Stopping".to_owned(),
+            Phase::Exited(exit) => format!("Exited({})", exit.code),
+            Phase::CrashLoop { until } => format!("CrashLoop(until {})", until.as_second()),
+            Phase::Ended(exit) => format!("Ended({})", exit.code),
+        };
+        write!(text, " {}#{}={phase}", spec.name, container.restarts).expect("a string");
+    }
+    if let Some(wake) = state.wake(spec) {
+        write!(text, " wake={}", wake.as_second()).expect("a string");
+    }
+    if state.conditions.ready.value {
+        text.push_str(" ready");
+    }
+    text
+}
+
+#[test]
+fn starts_serves_and_is_deleted() {
+    check(
+        desired("app", RestartPolicy::Always),
+        "0 step
+         0 address
+         1 compiling app
+         2 prepared app
+         3 started app
+         9 delete 30
+         10 exited app 0
+         10 removed",
+        expect![[r#""#]],
+    );
+}
+
+#[test]
+fn a_crash_loop_backs_off_and_forgets_after_health() {
+    check(
+        desired("app", RestartPolicy::Always),
+        "0 address
+         0 prepared app
+         1 started app
+         2 exited app 1
+         2 prepared app
+         3 started app
+         4 exited app 1
+         13 step
+         14 step
+         14 prepared app
+         15 started app
+         800 exited app 1
+         800 prepared app
+         801 started app",
+        expect![[r#""#]],
+    );
+}
+
+#[test]
+fn image_errors_double_their_delay() {
+    check(
+        desired("app", RestartPolicy::Always),
+        "0 address
+         0 failed app ErrImagePull
+         9 step
+         10 step
+         10 failed app ErrImagePull
+         30 step
+         30 failed app CreateContainerConfigError
+         35 step
+         35 prepared app",
+        expect![[r#""#]],
+    );
+}
+
+#[test]
+fn init_containers_run_one_after_the_other() {
+    check(
+        desired("one proxy+ two | app", RestartPolicy::OnFailure),
+        "0 address
+         1 prepared one
+         1 started one
+         2 exited one 1
+         2 prepared one
+         2 started one
+         3 exited one 0
+         3 prepared proxy
+         4 started proxy
+         4 prepared two
+         5 started two
+         6 exited two 0
+         6 prepared app
+         7 started app
+         8 exited app 0
+         9 exited proxy 0
+         9 removed",
+        expect![[r#""#]],
+    );
+}
+
+#[test]
+fn a_failed_init_container_fails_a_pod_that_never_restarts() {
+    check(
+        desired("one | app", RestartPolicy::Never),
+        "0 address
+         1 prepared one
+         1 started one
+         2 exited one 3
+         2 removed
+         3 delete 0",
+        expect![[r#""#]],
+    );
+}
+
+#[test]
+fn a_job_completes() {
+    check(
+        desired("app", RestartPolicy::OnFailure),
+        "0 address
+         0 prepared app
+         1 started app
+         2 exited app 0
+         2 removed
+         3 worker knows",
+        expect![[r#""#]],
+    );
+}
+
+#[test]
+fn a_worker_that_dies_restarts_its_containers() {
+    check(
+        desired("app", RestartPolicy::Always),
+        "0 address
+         0 prepared app
+         1 started app
+         5 lost
+         5 prepared app
+         6 worker knows
+         6 prepared app
+         7 started app",
+        expect![[r#""#]],
+    );
+}
+
+#[test]
+fn what_happened_while_nobody_listened_is_caught_up() {
+    check(
+        desired("app side", RestartPolicy::Never),
+        "0 address
+         0 prepared app
+         0 prepared side
+         1 started side
+         2 worker knows app=running side=exited:7
+         3 worker knows side=exited:7",
+        expect![[r#""#]],
+    );
+}
+
+#[test]
+fn a_second_deletion_shortens_the_first() {
+    check(
+        desired("app", RestartPolicy::Always),
+        "0 address
+         0 prepared app
+         1 started app
+         2 delete 600
+         3 delete 1
+         9 step
+         12 step
+         20 step",
+        expect![[r#""#]],
+    );
+}
+
+#[test]
+fn a_pod_that_never_started_goes_at_once() {
+    check(
+        desired("app", RestartPolicy::Always),
+        "0 step
+         1 delete 30
+         1 removed",
+        expect![[r#""#]],
+    );
+}
+
+#[test]
+fn the_active_deadline_ends_a_pod() {
+    let mut desired = desired("app", RestartPolicy::Always);
+    let spec = Arc::make_mut(&mut desired.spec);
+    spec.active_deadline = Some(Duration::from_secs(5));
+    check(
+        desired,
+        "0 address
+         0 prepared app
+         1 started app
+         4 step
+         5 step
+         6 exited app 143
+         6 removed
+         60 step",
+        expect![[r#""#]],
+    );
+}

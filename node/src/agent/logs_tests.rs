@@ -1,0 +1,131 @@
+//! Log files in, what `kubectl logs` shows out.
+
+use std::sync::{
+    Arc,
+    atomic::{AtomicBool, Ordering},
+};
+
+use expect_test::{Expect, expect};
+use futures::FutureExt;
+
+use super::*;
+
+fn now() -> Timestamp {
+    "2026-11-21T08:00:00Z".parse().expect("a time")
+}
+
+fn line(second: u32, stream: &str, tag: &str, text: &str) -> String {
+    format!("2026-11-21T07:59:{second:02}.000000001Z {stream} {tag} {text}\n")
+}
+
+/// Ten records in three files: 0 to 2 in the oldest, 3 to 6, 7 to 9 in the live one.
+fn files() -> (tempfile::TempDir, PathBuf) {
+    let folder = tempfile::tempdir().expect("a folder");
+    let live = folder.path().join("0.log");
+    let text = |range: std::ops::Range<u32>| -> String {
+        range
+            .map(|n| line(n, "stdout", "F", &format!("line {n}")))
+            .collect()
+    };
+    for (name, range) in [("0.log.2", 0..3), ("0.log.1", 3..7), ("0.log", 7..10)] {
+        std::fs::write(folder.path().join(name), text(range)).expect("written");
+    }
+    (folder, live)
+}
+
+async fn shown(live: &Path, query: &str) -> String {
+    let options = match Options::parse(query, now()) {
+        Ok(options) => options,
+        Err(message) => return format!("400 {message}"),
+    };
+    let (output, mut pieces) = mpsc::channel(4);
+    let ended: StillRuns = Box::new(|| async { false }.boxed());
+    let reading = tokio::spawn(stream(live.to_owned(), options, ended, output));
+    let mut text = Vec::new();
+    while let Some(piece) = pieces.recv().await {
+        text.extend_from_slice(&piece.expect("readable"));
+    }
+    reading.await.expect("no panic");
+    String::from_utf8(text).expect("text")
+}
+
+async fn check(query: &str, expected: Expect) {
+    let (_folder, live) = files();
+    expected.assert_eq(&shown(&live, query).await);
+}
+
+#[tokio::test]
+async fn all_files_in_order() {
+    check("", expect![[r#""#]]).await;
+}
+
+#[tokio::test]
+async fn the_tail_spans_files() {
+    check("tailLines=5", expect![[r#""#]]).await;
+    check("tailLines=3&timestamps=true", expect![[r#""#]]).await;
+    check("tailLines=0", expect![[r#""#]]).await;
+    let (_folder, live) = files();
+    assert_eq!(shown(&live, "tailLines=500").await.lines().count(), 10);
+}
+
+#[tokio::test]
+async fn since_and_limit() {
+    check("sinceSeconds=52", expect![[r#""#]]).await;
+    check("sinceTime=2026-11-21T07%3A59%3A09Z", expect![[r#""#]]).await;
+    check("limitBytes=10", expect![[r#""#]]).await;
+    check("tailLines=1&limitBytes=500&follow=true", expect![[r#""#]]).await;
+}
+
+#[tokio::test]
+async fn bad_queries_are_explained() {
+    check("tailLines=-1", expect![[r#""#]]).await;
+    check("sinceTime=yesterday", expect![[r#""#]]).await;
+    check("follow=perhaps", expect![[r#""#]]).await;
+}
+
+#[tokio::test]
+async fn parts_of_a_line_are_joined_and_rubbish_is_skipped() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let live = folder.path().join("0.log");
+    let text = [
+        line(1, "stdout", "P", "one "),
+        line(1, "stdout", "F", "two"),
+        "what is this\n".to_owned(),
+        line(2, "stderr", "F", ""),
+        line(3, "stderr", "F", "with  spaces "),
+    ];
+    std::fs::write(&live, text.concat()).expect("written");
+    expect![[r#""#]].assert_eq(&shown(&live, "timestamps=1").await);
+}
+
+#[tokio::test]
+async fn a_log_that_is_not_there_is_empty() {
+    let folder = tempfile::tempdir().expect("a folder");
+    assert_eq!(shown(&folder.path().join("0.log"), "").await, "");
+    assert_eq!(shown(&folder.path().join("0.log"), "follow=true").await, "");
+}
+
+#[tokio::test]
+async fn following_survives_a_rotation_and_ends_with_the_container() {
+    let (folder, live) = files();
+    let running = Arc::new(AtomicBool::new(true));
+    let still = running.clone();
+    let still_runs: StillRuns = Box::new(move || {
+        let runs = still.load(Ordering::SeqCst);
+        async move { runs }.boxed()
+    });
+    let options = Options::parse("follow=true&tailLines=1", now()).expect("options");
+    let (output, mut pieces) = mpsc::channel(4);
+    let reading = tokio::spawn(stream(live.clone(), options, still_runs, output));
+    let next = async |pieces: &mut mpsc::Receiver<Result<Bytes, io::Error>>| {
+        let piece = pieces.recv().await.expect("a piece").expect("readable");
+        String::from_utf8(piece.to_vec()).expect("text")
+    };
+    assert_eq!(next(&mut pieces).await, "line 9\n");
+    std::fs::rename(&live, folder.path().join("0.log.1")).expect("renamed");
+    std::fs::write(&live, line(20, "stdout", "F", "after")).expect("written");
+    assert_eq!(next(&mut pieces).await, "after\n");
+    running.store(false, Ordering::SeqCst);
+    assert!(pieces.recv().await.is_none());
+    reading.await.expect("no panic");
+}

@@ -1,0 +1,326 @@
+//! The agent of a node: keeps the node's workers true to the Pods that are bound to it.
+//!
+//! ```text
+//!   API ──watch──▶ ┌───────────────┐ ──frames──▶ workers (processes of their own, see workers.rs)
+//!                  │ loop: pods.rs │ ◀─started/exited──
+//!   API ◀─status── └───────────────┘ ──orders──▶ preparers ──▶ registry, compiler process
+//!   server ◀─tunnel─ logs            (lifecycle.rs decides, pods.rs performs)
+//! ```
+//!
+//! One task, the loop, owns all Pods; every other task brings it inputs or carries out one order. The
+//! agent keeps nothing that it cannot find again: the API has the Pods and their last status, workers
+//! have what runs, the disk has images. So it may die at any time, and no request to a guest fails.
+
+mod client;
+mod env;
+mod events;
+mod fleet;
+mod images;
+mod ips;
+mod join;
+mod lifecycle;
+mod logs;
+mod node;
+mod pods;
+mod prepare;
+mod recover;
+mod routes;
+mod spec;
+mod status;
+mod tunnel;
+mod watch;
+mod workers;
+mod writer;
+
+use std::{
+    collections::BTreeMap,
+    fs,
+    net::IpAddr,
+    os::unix::fs::DirBuilderExt as _,
+    path::{Path, PathBuf},
+    sync::Arc,
+};
+
+use k8s_openapi::api::{
+    core::v1::{Node, Pod, Service},
+    discovery::v1::EndpointSlice,
+};
+use kube::{Api, Resource};
+use serde::de::DeserializeOwned;
+use tokio::{sync::mpsc, task::JoinSet};
+use tokio_util::sync::CancellationToken;
+
+use crate::protocol::{self, Hello};
+
+use self::{
+    events::Recorder,
+    fleet::Fleet,
+    images::Images,
+    join::JoinError,
+    node::{Description, Seen},
+    pods::{Input, Name, Parts, Pods},
+    prepare::Preparer,
+    watch::Change,
+    workers::{Workers, WorkersError},
+};
+
+/// Inputs that wait for the loop. Watches stop reading when it is full.
+const INPUTS: usize = 4096;
+/// Domain of the names of Services.
+const CLUSTER_DOMAIN: &str = "cluster.local";
+/// Name and line of the Wasm engine, as `containerRuntimeVersion` shows it.
+const RUNTIME: &str = "wasmtime://48.0";
+
+/// What the agent is to do, checked and complete.
+#[derive(Debug, Clone)]
+pub struct Config {
+    /// Name of the node.
+    pub name: String,
+    /// Where everything of this node is kept.
+    pub data_dir: PathBuf,
+    /// URLs of the control plane's members, `https://host:port`.
+    pub servers: Vec<String>,
+    /// Join token, needed only until the node has its certificate.
+    pub token: Option<String>,
+    /// The node's own address: node ports and traffic between workers are bound here.
+    pub address: IpAddr,
+    /// Labels of the Node object, besides the well-known ones.
+    pub labels: BTreeMap<String, String>,
+    /// Pods that the node takes.
+    pub max_pods: u32,
+    /// End the workers when the agent ends; otherwise they go on serving.
+    pub stop_workers_on_exit: bool,
+}
+
+/// Why the agent could not start.
+#[derive(Debug, thiserror::Error)]
+pub enum AgentError {
+    /// The data folder cannot be used.
+    #[error("use the data folder {}", path.display())]
+    DataDir {
+        /// Which folder.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: std::io::Error,
+    },
+    /// Another agent uses it.
+    #[error("another node is running with the data folder {}; stop it, or use another folder", .0.display())]
+    InUse(PathBuf),
+    /// The node has no identity.
+    #[error(transparent)]
+    Join(#[from] JoinError),
+    /// Workers cannot be run.
+    #[error(transparent)]
+    Workers(#[from] WorkersError),
+    /// No server is named.
+    #[error("no server was named; start the node with --server https://HOST:PORT")]
+    NoServer,
+    /// The program's own file is unknown.
+    #[error("find the program's own file")]
+    Binary(#[source] std::io::Error),
+}
+
+/// Runs the agent until `shutdown`. Waits for a control plane that is not there, as long as it takes;
+/// ends with an error only where waiting does not help.
+pub async fn run(config: Config, shutdown: CancellationToken) -> Result<(), AgentError> {
+    // Who came first has installed the same provider.
+    let _ = rustls::crypto::ring::default_provider().install_default();
+    if config.servers.is_empty() {
+        return Err(AgentError::NoServer);
+    }
+    let _lock = prepare_data_dir(&config.data_dir)?;
+    let sockets = workers::socket_folder(&config.data_dir);
+    workers::prepare_folder(&sockets)?;
+    let (inputs, queue) = mpsc::channel(INPUTS);
+    let engine = wherry_wasi_shim::engine_hash();
+    let binary = std::env::current_exe().map_err(AgentError::Binary)?;
+    let logs = config.data_dir.join("logs");
+    let workers = Arc::new(Workers {
+        binary: binary.clone(),
+        sockets,
+        logs: config.data_dir.join("workers"),
+        hello: hello(&config, &logs, &engine),
+        events: inputs.clone(),
+    });
+    // Found before anything of the API is known: they serve meanwhile.
+    let links = workers.adopt().await;
+    let joined = join::join(
+        &config.name,
+        &config.data_dir,
+        &config.servers,
+        config.token.as_deref(),
+        &shutdown,
+    );
+    let (connection, identity) = match joined.await {
+        Ok(joined) => joined,
+        Err(JoinError::Stopped) => return Ok(()),
+        Err(error) => return Err(error.into()),
+    };
+    let client = connection.client();
+    let root = config.data_dir.join("images");
+    let images = Images::open(client.clone(), root.clone(), engine, binary)
+        .map_err(|source| AgentError::DataDir { path: root, source })?;
+    let (recorder, happenings) = Recorder::new();
+    let (published, peers) = tokio::sync::watch::channel(BTreeMap::new());
+    let (seen, own) = tokio::sync::watch::channel(Seen::Nothing);
+    let fleet = Fleet::new(workers, client.clone(), links, published, seen);
+    let preparer = Preparer::new(
+        client.clone(),
+        Arc::new(images),
+        recorder.clone(),
+        inputs.clone(),
+        config.address,
+    );
+    let pods = Pods::new(Parts {
+        client: client.clone(),
+        fleet,
+        preparer: Arc::new(preparer),
+        events: recorder,
+        address: config.address,
+        node: config.name.clone(),
+        logs: logs.clone(),
+    });
+
+    let mut tasks = JoinSet::new();
+    tasks.spawn(events::run(client.clone(), config.name.clone(), happenings));
+    tasks.spawn(node::run(
+        client.clone(),
+        description(&config),
+        peers,
+        own,
+        shutdown.clone(),
+    ));
+    tasks.spawn(join::keep_renewed(
+        connection.clone(),
+        identity,
+        config.name.clone(),
+        config.data_dir.clone(),
+        shutdown.clone(),
+    ));
+    for server in 0..connection.servers() {
+        let (connection, logs) = (connection.clone(), logs.clone());
+        tasks.spawn(tunnel::run(
+            connection,
+            server,
+            logs,
+            inputs.clone(),
+            shutdown.clone(),
+        ));
+    }
+    spawn_watches(&mut tasks, &client, &config.name, &inputs, &shutdown);
+    drop(inputs);
+
+    pods.run(queue, shutdown.clone(), config.stop_workers_on_exit)
+        .await;
+    tasks.shutdown().await;
+    Ok(())
+}
+
+/// Makes the data folder and takes its lock, which lasts as long as the returned value.
+fn prepare_data_dir(path: &Path) -> Result<nix::fcntl::Flock<fs::File>, AgentError> {
+    use nix::fcntl::{Flock, FlockArg};
+    let error = |source| AgentError::DataDir {
+        path: path.to_owned(),
+        source,
+    };
+    fs::DirBuilder::new()
+        .recursive(true)
+        .mode(0o700)
+        .create(path)
+        .map_err(error)?;
+    let lock = path.join("agent.lock");
+    let file = fs::OpenOptions::new()
+        .create(true)
+        .append(true)
+        .open(lock)
+        .map_err(error)?;
+    match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
+        Ok(lock) => Ok(lock),
+        Err((_, nix::errno::Errno::EWOULDBLOCK)) => Err(AgentError::InUse(path.to_owned())),
+        Err((_, errno)) => Err(error(errno.into())),
+    }
+}
+
+fn hello(config: &Config, logs: &Path, engine: &str) -> Hello {
+    Hello {
+        protocol: protocol::VERSION,
+        version: env!("CARGO_PKG_VERSION").to_owned(),
+        node: config.name.clone(),
+        namespace: String::new(),
+        address: config.address,
+        log_root: logs.to_owned(),
+        engine: engine.to_owned(),
+        cluster_domain: CLUSTER_DOMAIN.to_owned(),
+    }
+}
+
+fn description(config: &Config) -> Description {
+    Description {
+        name: config.name.clone(),
+        address: config.address,
+        labels: config.labels.clone(),
+        max_pods: config.max_pods,
+        runtime: RUNTIME.to_owned(),
+    }
+}
+
+fn spawn_watches(
+    tasks: &mut JoinSet<()>,
+    client: &kube::Client,
+    node: &str,
+    inputs: &mpsc::Sender<Input>,
+    shutdown: &CancellationToken,
+) {
+    fn named<K, T>(read: fn(K) -> Option<T>) -> impl Fn(K) -> Option<(Name, T)>
+    where
+        K: Resource + DeserializeOwned,
+    {
+        move |object: K| {
+            let name = (
+                object.meta().namespace.clone()?,
+                object.meta().name.clone()?,
+            );
+            read(object).map(|small| (name, small))
+        }
+    }
+    let send = |inputs: &mpsc::Sender<Input>, input| {
+        let inputs = inputs.clone();
+        async move {
+            // The loop is gone only when the agent ends.
+            let _ = inputs.send(input).await;
+        }
+    };
+    let pods = inputs.clone();
+    tasks.spawn(watch::run(
+        Api::<Pod>::all(client.clone()),
+        Some(format!("spec.nodeName={node}")),
+        |pod| spec::read(pod).map(|pod| (pod.0.spec.uid.clone(), Box::new(pod))),
+        move |change: Change<_, _>| send(&pods, Input::Pod(change)),
+        shutdown.clone(),
+    ));
+    let services = inputs.clone();
+    tasks.spawn(watch::run(
+        Api::<Service>::all(client.clone()),
+        None,
+        named(routes::service),
+        move |change| send(&services, Input::Service(change)),
+        shutdown.clone(),
+    ));
+    let slices = inputs.clone();
+    tasks.spawn(watch::run(
+        Api::<EndpointSlice>::all(client.clone()),
+        None,
+        named(routes::slice),
+        move |change| send(&slices, Input::Slice(change)),
+        shutdown.clone(),
+    ));
+    let nodes = inputs.clone();
+    tasks.spawn(watch::run(
+        Api::<Node>::all(client.clone()),
+        None,
+        |node| routes::node(node).map(|node| (node.name.clone(), node)),
+        move |change| send(&nodes, Input::Node(change)),
+        shutdown.clone(),
+    ));
+}

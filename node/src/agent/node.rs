@@ -1,0 +1,399 @@
+//! This node in the API: its Node object, its status, its lease, and where its workers are.
+//!
+//! One task writes all of it. Every two seconds it renews the lease, by which the control plane knows
+//! that the node lives; the rest is written when it differs from what should be there: after the
+//! first contact, when the Node was deleted, when the control plane set `Ready` to something else
+//! after an outage, and when a worker came or went.
+
+use std::{
+    collections::BTreeMap,
+    net::{IpAddr, SocketAddr},
+    time::Duration,
+};
+
+use jiff::Timestamp;
+use k8s_openapi::{
+    api::{
+        coordination::v1::{Lease, LeaseSpec},
+        core::v1::{Node, NodeAddress, NodeCondition, NodeStatus, NodeSystemInfo},
+    },
+    apimachinery::pkg::{
+        api::resource::Quantity,
+        apis::meta::v1::{MicroTime, ObjectMeta, OwnerReference, Time},
+    },
+};
+use kube::{
+    Api,
+    api::{Patch, PatchParams, PostParams},
+};
+use serde_json::json;
+use tokio::{sync::watch, time::MissedTickBehavior};
+use tokio_util::sync::CancellationToken;
+
+use super::{client::has_code, routes::ANNOTATION_WORKERS};
+
+/// How often the lease is renewed.
+const HEARTBEAT: Duration = Duration::from_secs(2);
+/// How long a lease holds: two missed renewals are forgiven.
+const LEASE_SECONDS: i32 = 5;
+/// A renewal that takes longer is given up for the next one.
+const REQUEST_MAX: Duration = Duration::from_secs(4);
+/// Where leases of nodes are.
+const LEASE_NAMESPACE: &str = "kube-node-lease";
+/// The Kubernetes version whose API a node of this build speaks.
+const KUBELET_VERSION: &str = concat!("v1.32.0+wherry-", env!("CARGO_PKG_VERSION"));
+
+/// What the node is.
+#[derive(Debug, Clone)]
+pub struct Description {
+    /// Its name.
+    pub name: String,
+    /// Its address.
+    pub address: IpAddr,
+    /// Labels besides the well-known ones.
+    pub labels: BTreeMap<String, String>,
+    /// Pods that it takes.
+    pub max_pods: u32,
+    /// Name and version of the Wasm engine, for `containerRuntimeVersion`.
+    pub runtime: String,
+}
+
+/// What the watch of Nodes says about this one.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Seen {
+    /// Nothing was heard yet.
+    Nothing,
+    /// It does not exist.
+    Absent,
+    /// It exists.
+    Present {
+        /// Whether `Ready` is true.
+        ready: bool,
+        /// Its annotation for workers.
+        workers: BTreeMap<String, SocketAddr>,
+    },
+}
+
+/// Keeps the API's picture of this node true until `shutdown`.
+pub async fn run(
+    client: kube::Client,
+    node: Description,
+    mut workers: watch::Receiver<BTreeMap<String, SocketAddr>>,
+    mut seen: watch::Receiver<Seen>,
+    shutdown: CancellationToken,
+) {
+    let mut keeper = Keeper::new(client, node);
+    let mut tick = tokio::time::interval(HEARTBEAT);
+    tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    loop {
+        let beat = tokio::select! {
+            _ = tick.tick() => true,
+            changed = workers.changed() => { if changed.is_err() { return } false }
+            changed = seen.changed() => { if changed.is_err() { return } false }
+            () = shutdown.cancelled() => return,
+        };
+        keeper.look(
+            &seen.borrow_and_update().clone(),
+            &workers.borrow_and_update().clone(),
+        );
+        let work = keeper.work(beat);
+        let outcome = tokio::select! {
+            outcome = tokio::time::timeout(REQUEST_MAX, work) => outcome,
+            () = shutdown.cancelled() => return,
+        };
+        keeper.report(match outcome {
+            Ok(Ok(())) => None,
+            Ok(Err(error)) => Some(error.to_string()),
+            Err(_) => Some("no answer".to_owned()),
+        });
+    }
+}
+
+struct Keeper {
+    client: kube::Client,
+    node: Description,
+    started: Timestamp,
+    uid: Option<String>,
+    registered: bool,
+    status_due: bool,
+    annotation: BTreeMap<String, SocketAddr>,
+    annotation_due: bool,
+    reachable: bool,
+}
+
+impl Keeper {
+    fn new(client: kube::Client, node: Description) -> Keeper {
+        Keeper {
+            client,
+            node,
+            started: Timestamp::now(),
+            uid: None,
+            registered: false,
+            status_due: true,
+            annotation: BTreeMap::new(),
+            annotation_due: true,
+            reachable: true,
+        }
+    }
+
+    /// Finds out what differs.
+    fn look(&mut self, seen: &Seen, workers: &BTreeMap<String, SocketAddr>) {
+        if self.annotation != *workers {
+            self.annotation.clone_from(workers);
+            self.annotation_due = true;
+        }
+        match seen {
+            Seen::Nothing => {}
+            Seen::Absent => {
+                self.registered = false;
+                self.status_due = true;
+                self.annotation_due = true;
+            }
+            Seen::Present {
+                ready,
+                workers: theirs,
+            } => {
+                self.status_due |= !ready;
+                self.annotation_due |= theirs != workers;
+            }
+        }
+    }
+
+    /// Does what is due. Whatever fails is due again at the next beat.
+    async fn work(&mut self, beat: bool) -> Result<(), kube::Error> {
+        let nodes: Api<Node> = Api::all(self.client.clone());
+        if !self.registered {
+            self.register(&nodes).await?;
+            self.registered = true;
+        }
+        if self.annotation_due {
+            let text = json!(self.annotation).to_string();
+            let patch = json!({"metadata": {"annotations": {ANNOTATION_WORKERS: text}}});
+            nodes
+                .patch(
+                    &self.node.name,
+                    &PatchParams::default(),
+                    &Patch::Merge(patch),
+                )
+                .await?;
+            self.annotation_due = false;
+        }
+        if self.status_due {
+            let status = self.status();
+            let patch = json!({"status": status});
+            let params = PatchParams::default();
+            nodes
+                .patch_status(&self.node.name, &params, &Patch::Strategic(patch))
+                .await?;
+            self.status_due = false;
+        }
+        if beat {
+            self.renew().await?;
+        }
+        Ok(())
+    }
+
+    async fn register(&mut self, nodes: &Api<Node>) -> Result<(), kube::Error> {
+        let mut labels = self.node.labels.clone();
+        let arch = match std::env::consts::ARCH {
+            "x86_64" => "amd64",
+            "aarch64" => "arm64",
+            other => other,
+        };
+        for (key, value) in [
+            ("kubernetes.io/hostname", self.node.name.as_str()),
+            ("kubernetes.io/os", "linux"),
+            ("kubernetes.io/arch", arch),
+            ("wherry.dev/runtime", "wasmtime"),
+        ] {
+            labels.insert(key.to_owned(), value.to_owned());
+        }
+        let object = Node {
+            metadata: ObjectMeta {
+                name: Some(self.node.name.clone()),
+                labels: Some(labels.clone()),
+                ..ObjectMeta::default()
+            },
+            ..Node::default()
+        };
+        let node = match nodes.create(&PostParams::default(), &object).await {
+            Ok(node) => {
+                tracing::info!(node = self.node.name, "registered");
+                node
+            }
+            Err(error) if has_code(&error, 409) => {
+                let patch = json!({"metadata": {"labels": labels}});
+                let params = PatchParams::default();
+                nodes
+                    .patch(&self.node.name, &params, &Patch::Merge(patch))
+                    .await?
+            }
+            Err(error) => return Err(error),
+        };
+        self.uid = node.metadata.uid;
+        Ok(())
+    }
+
+    async fn renew(&mut self) -> Result<(), kube::Error> {
+        let leases: Api<Lease> = Api::namespaced(self.client.clone(), LEASE_NAMESPACE);
+        let now = MicroTime(Timestamp::now());
+        let patch = json!({"spec": {
+            "holderIdentity": self.node.name,
+            "leaseDurationSeconds": LEASE_SECONDS,
+            "renewTime": now,
+        }});
+        let params = PatchParams::default();
+        match leases
+            .patch(&self.node.name, &params, &Patch::Merge(patch))
+            .await
+        {
+            Ok(_) => Ok(()),
+            Err(error) if has_code(&error, 404) => {
+                let lease = Lease {
+                    metadata: ObjectMeta {
+                        name: Some(self.node.name.clone()),
+                        namespace: Some(LEASE_NAMESPACE.to_owned()),
+                        owner_references: self.uid.clone().map(|uid| {
+                            vec![OwnerReference {
+                                api_version: "v1".to_owned(),
+                                kind: "Node".to_owned(),
+                                name: self.node.name.clone(),
+                                uid,
+                                ..OwnerReference::default()
+                            }]
+                        }),
+                        ..ObjectMeta::default()
+                    },
+                    spec: Some(LeaseSpec {
+                        holder_identity: Some(self.node.name.clone()),
+                        lease_duration_seconds: Some(LEASE_SECONDS),
+                        renew_time: Some(now),
+                        ..LeaseSpec::default()
+                    }),
+                };
+                leases
+                    .create(&PostParams::default(), &lease)
+                    .await
+                    .map(drop)
+            }
+            Err(error) => Err(error),
+        }
+    }
+
+    fn status(&self) -> NodeStatus {
+        let resources = resources(self.node.max_pods);
+        NodeStatus {
+            capacity: Some(resources.clone()),
+            allocatable: Some(resources),
+            addresses: Some(vec![
+                NodeAddress {
+                    type_: "InternalIP".to_owned(),
+                    address: self.node.address.to_string(),
+                },
+                NodeAddress {
+                    type_: "Hostname".to_owned(),
+                    address: self.node.name.clone(),
+                },
+            ]),
+            conditions: Some(conditions(self.started)),
+            node_info: Some(node_info(&self.node)),
+            ..NodeStatus::default()
+        }
+    }
+
+    /// One line when the control plane goes away, one when it is back.
+    fn report(&mut self, error: Option<String>) {
+        match (&error, self.reachable) {
+            (Some(error), true) => tracing::warn!(error, "cannot report to the control plane"),
+            (None, false) => tracing::info!("the control plane is back"),
+            _ => {}
+        }
+        self.reachable = error.is_none();
+    }
+}
+
+fn resources(max_pods: u32) -> BTreeMap<String, Quantity> {
+    let cores = std::thread::available_parallelism().map_or(1, |cores| cores.get());
+    let memory = memory_kib().unwrap_or(1 << 20);
+    BTreeMap::from([
+        ("cpu".to_owned(), Quantity(cores.to_string())),
+        ("memory".to_owned(), Quantity(format!("{memory}Ki"))),
+        ("pods".to_owned(), Quantity(max_pods.to_string())),
+    ])
+}
+
+fn memory_kib() -> Option<u64> {
+    let text = std::fs::read_to_string("/proc/meminfo").ok()?;
+    let line = text.lines().find(|line| line.starts_with("MemTotal:"))?;
+    line.split_whitespace().nth(1)?.parse().ok()
+}
+
+fn conditions(since: Timestamp) -> Vec<NodeCondition> {
+    let condition = |kind: &str, status: &str, reason: &str, message: &str| NodeCondition {
+        type_: kind.to_owned(),
+        status: status.to_owned(),
+        reason: Some(reason.to_owned()),
+        message: Some(message.to_owned()),
+        last_heartbeat_time: Some(Time(Timestamp::now())),
+        last_transition_time: Some(Time(since)),
+    };
+    vec![
+        condition(
+            "MemoryPressure",
+            "False",
+            "KubeletHasSufficientMemory",
+            "the node has memory to spare",
+        ),
+        condition(
+            "DiskPressure",
+            "False",
+            "KubeletHasNoDiskPressure",
+            "the node has disk space",
+        ),
+        condition(
+            "PIDPressure",
+            "False",
+            "KubeletHasSufficientPID",
+            "the node has process ids",
+        ),
+        condition(
+            "Ready",
+            "True",
+            "KubeletReady",
+            "the node agent is posting ready status",
+        ),
+    ]
+}
+
+fn node_info(node: &Description) -> NodeSystemInfo {
+    let read = |path: &str| {
+        std::fs::read_to_string(path)
+            .map(|text| text.trim().to_owned())
+            .unwrap_or_default()
+    };
+    let arch = match std::env::consts::ARCH {
+        "x86_64" => "amd64",
+        "aarch64" => "arm64",
+        other => other,
+    };
+    let os_image = read("/etc/os-release")
+        .lines()
+        .find_map(|line| line.strip_prefix("PRETTY_NAME="))
+        .map_or_else(
+            || "Linux".to_owned(),
+            |name| name.trim_matches('"').to_owned(),
+        );
+    NodeSystemInfo {
+        architecture: arch.to_owned(),
+        boot_id: read("/proc/sys/kernel/random/boot_id"),
+        container_runtime_version: node.runtime.clone(),
+        kernel_version: read("/proc/sys/kernel/osrelease"),
+        kube_proxy_version: String::new(),
+        kubelet_version: KUBELET_VERSION.to_owned(),
+        machine_id: read("/etc/machine-id"),
+        operating_system: "linux".to_owned(),
+        os_image,
+        system_uuid: read("/etc/machine-id"),
+        ..NodeSystemInfo::default()
+    }
+}

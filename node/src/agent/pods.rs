@@ -1,0 +1,730 @@
+//! The agent's loop: the one task that owns the Pods of this node.
+//!
+//! ```text
+//!   watches, workers, preparers, writes, log questions ──▶ Input ──▶ loop
+//!   loop: observe, step, perform, and note what is due: a status to write, a time to wake at
+//! ```
+//!
+//! Nothing here waits for the network: requests run in bounded sets of short tasks whose outcome comes
+//! back as an input. An idle Pod costs its entry and nothing else; all timers are one ordered set.
+
+mod log_files;
+mod statuses;
+
+use std::{
+    collections::{BTreeMap, BTreeSet, HashMap, VecDeque},
+    net::IpAddr,
+    path::PathBuf,
+    sync::Arc,
+    time::Duration,
+};
+
+use jiff::Timestamp;
+use k8s_openapi::api::core::v1::PodStatus;
+use tokio::{sync::mpsc, task::JoinSet};
+use tokio_util::sync::CancellationToken;
+
+use crate::protocol::{self, ExitReason, Identity, ToAgent, ToWorker};
+
+use super::{
+    events::Recorder,
+    fleet::Fleet,
+    ips::Addresses,
+    lifecycle::{Action, Observation, Phase, PodState, Stage, observe, step},
+    prepare::{Order, Preparer},
+    recover::recover,
+    routes::{NodeInfo, ServiceInfo, SliceInfo},
+    spec::{Deletion, Desired},
+    status,
+    tunnel::LogQuery,
+    watch::Change,
+    workers::WorkerEvent,
+    writer::{self, Write, Written},
+};
+
+/// Namespace and name.
+pub type Name = (String, String);
+
+/// Everything that the loop hears.
+#[derive(Debug)]
+pub enum Input {
+    /// A Pod of this node; the key is its uid.
+    Pod(Change<Box<(Desired, Option<PodStatus>)>, String>),
+    /// A Service.
+    Service(Change<ServiceInfo, Name>),
+    /// An EndpointSlice.
+    Slice(Change<SliceInfo, Name>),
+    /// A Node.
+    Node(Change<NodeInfo, String>),
+    /// A worker.
+    Worker {
+        /// Whose.
+        namespace: String,
+        /// What.
+        event: WorkerEvent,
+    },
+    /// A certificate for a worker.
+    Identity {
+        /// Whose.
+        namespace: String,
+        /// The certificate.
+        identity: Identity,
+        /// From when to when it is valid.
+        validity: (Timestamp, Timestamp),
+    },
+    /// News of a Pod from a preparer.
+    Observed {
+        /// Uid of the Pod.
+        uid: String,
+        /// What.
+        observation: Observation,
+    },
+    /// A start is prepared.
+    Prepared {
+        /// Uid of the Pod.
+        uid: String,
+        /// Which container.
+        container: usize,
+        /// All that the worker needs.
+        start: Box<protocol::Container>,
+    },
+    /// A question about logs.
+    Logs(LogQuery),
+}
+
+/// A Pod of this node.
+struct Entry {
+    desired: Desired,
+    state: PodState,
+    /// Prepared starts that the worker has not confirmed.
+    starts: BTreeMap<usize, Box<protocol::Container>>,
+    /// The worker was told of the Pod.
+    told: bool,
+    /// Counted as needing a worker.
+    needs: bool,
+    /// Hash of the status that was written last.
+    written: Option<u64>,
+    write: WriteState,
+    wake: Option<Timestamp>,
+}
+
+/// Where the status of a Pod is on its way to the API.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum WriteState {
+    /// The API has it, or it waits for a change.
+    Idle,
+    /// It is in the queue.
+    Queued,
+    /// It is being written; what changed since is written after.
+    Running,
+}
+
+/// What the loop works with.
+pub struct Parts {
+    /// The API.
+    pub client: kube::Client,
+    /// The workers.
+    pub fleet: Fleet,
+    /// Prepares starts.
+    pub preparer: Arc<Preparer>,
+    /// Takes events.
+    pub events: Recorder,
+    /// The node's address.
+    pub address: IpAddr,
+    /// The node's name.
+    pub node: String,
+    /// Where workers write logs.
+    pub logs: PathBuf,
+}
+
+/// The loop's state.
+pub struct Pods {
+    parts: Parts,
+    entries: HashMap<String, Box<Entry>>,
+    names: HashMap<Name, String>,
+    addresses: Addresses,
+    /// Pods that found no free address.
+    thirsty: BTreeSet<String>,
+    synced: bool,
+    timers: BTreeSet<(Timestamp, String)>,
+    queue: VecDeque<String>,
+    writes: JoinSet<(String, Written)>,
+    pause: Duration,
+    paused_until: Option<Timestamp>,
+    tasks: JoinSet<()>,
+}
+
+impl Pods {
+    /// A loop that knows nothing yet.
+    pub fn new(parts: Parts) -> Pods {
+        Pods {
+            parts,
+            entries: HashMap::new(),
+            names: HashMap::new(),
+            addresses: Addresses::default(),
+            thirsty: BTreeSet::new(),
+            synced: false,
+            timers: BTreeSet::new(),
+            queue: VecDeque::new(),
+            writes: JoinSet::new(),
+            pause: Duration::ZERO,
+            paused_until: None,
+            tasks: JoinSet::new(),
+        }
+    }
+
+    /// Runs until `shutdown`, then lets go of the workers or ends them.
+    pub async fn run(
+        mut self,
+        mut inputs: mpsc::Receiver<Input>,
+        shutdown: CancellationToken,
+        stop_workers: bool,
+    ) {
+        loop {
+            let wait = self.wait();
+            tokio::select! {
+                input = inputs.recv() => match input {
+                    Some(input) => self.take(input),
+                    None => break,
+                },
+                Some(done) = self.writes.join_next() => self.written(done),
+                Some(_) = self.tasks.join_next() => {}
+                () = tokio::time::sleep(wait) => {}
+                () = shutdown.cancelled() => break,
+            }
+            self.wake_due();
+            self.start_writes();
+        }
+        // Supervisors must not wait for a loop that is no more.
+        drop(inputs);
+        self.tasks.shutdown().await;
+        self.parts.fleet.shutdown(stop_workers).await;
+    }
+
+    /// Until when nothing is due.
+    fn wait(&self) -> Duration {
+        let pods = self.timers.first().map(|(at, _)| *at);
+        let writes = self.paused_until.filter(|_| !self.queue.is_empty());
+        let next = [pods, writes]
+            .into_iter()
+            .flatten()
+            .chain([self.parts.fleet.wake()])
+            .min();
+        let now = Timestamp::now();
+        let next = next.unwrap_or(now);
+        Duration::try_from(next.duration_since(now)).unwrap_or(Duration::ZERO)
+    }
+
+    fn take(&mut self, input: Input) {
+        match input {
+            Input::Pod(Change::Apply(pod)) => self.apply(pod.0, pod.1),
+            Input::Pod(Change::Delete(uid)) => self.deleted(&uid),
+            Input::Pod(Change::Synced) => self.pods_synced(),
+            Input::Service(change) => self.service(change),
+            Input::Slice(Change::Apply(slice)) => self.parts.fleet.set_slice(slice),
+            Input::Slice(Change::Delete((namespace, name))) => {
+                self.parts.fleet.remove_slice(&namespace, &name);
+            }
+            Input::Slice(Change::Synced) => {
+                self.parts.fleet.slices_synced();
+                self.process_all();
+            }
+            Input::Node(change) => self.node(change),
+            Input::Worker { namespace, event } => self.worker(&namespace, event),
+            Input::Identity {
+                namespace,
+                identity,
+                validity,
+            } => {
+                self.parts.fleet.identity(&namespace, identity, validity);
+            }
+            Input::Observed { uid, observation } => self.observed(&uid, observation),
+            Input::Prepared {
+                uid,
+                container,
+                start,
+            } => self.prepared(&uid, container, start),
+            Input::Logs(query) => self.answer(query),
+        }
+    }
+
+    fn service(&mut self, change: Change<ServiceInfo, Name>) {
+        match change {
+            Change::Apply(service) => self.parts.fleet.set_service(service),
+            Change::Delete((namespace, name)) => {
+                self.parts.fleet.remove_service(&namespace, &name);
+            }
+            Change::Synced => {
+                self.parts.fleet.services_synced();
+                self.process_all();
+            }
+        }
+    }
+
+    fn node(&mut self, change: Change<NodeInfo, String>) {
+        match change {
+            Change::Apply(node) => {
+                let own = node.name == self.parts.node;
+                let block = node.pod_cidr.clone().filter(|_| own);
+                self.parts.fleet.set_node(node);
+                if let Some(block) = block {
+                    let first = !self.addresses.is_ready();
+                    if !self.addresses.set_block(&block) {
+                        tracing::error!(block, "spec.podCIDR of this node is not an IPv4 block");
+                    } else if first {
+                        tracing::info!(block, "Pod addresses");
+                        self.process_all();
+                    }
+                }
+            }
+            Change::Delete(name) => self.parts.fleet.remove_node(&name),
+            Change::Synced => {
+                self.parts.fleet.nodes_synced();
+                self.process_all();
+            }
+        }
+    }
+
+    /// A Pod of this node is new or different.
+    fn apply(&mut self, desired: Desired, api: Option<PodStatus>) {
+        let uid = desired.spec.uid.clone();
+        match self.entries.get_mut(&uid) {
+            Some(entry) => entry.desired = desired,
+            None => self.adopt(desired, api.as_ref()),
+        }
+        self.process(&uid);
+    }
+
+    /// Takes a Pod that was not known, with what the API and a worker know of it.
+    fn adopt(&mut self, desired: Desired, api: Option<&PodStatus>) {
+        let spec = desired.spec.clone();
+        let worker = self.parts.fleet.reported(&spec.namespace, &spec.uid);
+        let mut state = recover(&spec, api, worker.as_ref(), Timestamp::now());
+        if state.needs_worker()
+            && let Some(ip) = state.ip
+            && !self.addresses.claim(ip)
+        {
+            // Only a Pod that does not run can take another address.
+            tracing::warn!(pod = spec.name, %ip, "the address of a Pod is taken or not ours");
+            state.ip = None;
+        }
+        self.names.insert(
+            (spec.namespace.clone(), spec.name.clone()),
+            spec.uid.clone(),
+        );
+        let entry = Entry {
+            desired,
+            state,
+            starts: BTreeMap::new(),
+            told: worker.is_some(),
+            needs: false,
+            written: None,
+            write: WriteState::Idle,
+            wake: None,
+        };
+        self.entries.insert(spec.uid.clone(), Box::new(entry));
+    }
+
+    /// The object is no longer in the API.
+    fn deleted(&mut self, uid: &str) {
+        if let Some(entry) = self.entries.get_mut(uid) {
+            entry.desired.deletion = Some(Deletion {
+                grace: Duration::ZERO,
+                gone: true,
+            });
+            self.process(uid);
+        }
+    }
+
+    /// All Pods of this node are known: what workers have beyond them is removed.
+    fn pods_synced(&mut self) {
+        if self.synced {
+            return;
+        }
+        self.synced = true;
+        for (namespace, uid) in self.parts.fleet.unclaimed() {
+            tracing::info!(namespace, uid, "removing a Pod that was deleted meanwhile");
+            self.parts
+                .fleet
+                .send(&namespace, &ToWorker::RemovePod { uid });
+        }
+        self.parts.fleet.pods_synced();
+        self.sweep_logs();
+    }
+
+    fn worker(&mut self, namespace: &str, event: WorkerEvent) {
+        match event {
+            WorkerEvent::Connected(state) => {
+                tracing::info!(namespace, pid = state.pid, "worker connected");
+                self.parts.fleet.connected(namespace, &state);
+                for pod in &state.pods {
+                    let known = self.entries.get_mut(&pod.uid);
+                    match known {
+                        Some(entry) => entry.told = true,
+                        None if self.synced => {
+                            let message = ToWorker::RemovePod {
+                                uid: pod.uid.clone(),
+                            };
+                            self.parts.fleet.send(namespace, &message);
+                        }
+                        None => {}
+                    }
+                }
+                let mut known: HashMap<String, protocol::PodState> = state
+                    .pods
+                    .into_iter()
+                    .map(|pod| (pod.uid.clone(), pod))
+                    .collect();
+                for uid in self.uids_in(namespace) {
+                    let observation = Observation::Worker(known.remove(&uid));
+                    self.deliver_prepared(&uid);
+                    self.observed(&uid, observation);
+                }
+            }
+            WorkerEvent::Lost => {
+                self.parts.fleet.lost(namespace);
+                for uid in self.uids_in(namespace) {
+                    if let Some(entry) = self.entries.get_mut(&uid) {
+                        entry.told = false;
+                    }
+                    self.observed(&uid, Observation::WorkerLost);
+                    self.observed(&uid, Observation::Removed);
+                }
+            }
+            WorkerEvent::Message(message) => self.message(namespace, message),
+        }
+    }
+
+    fn message(&mut self, namespace: &str, message: ToAgent) {
+        match message {
+            ToAgent::State(_) => tracing::warn!(namespace, "a worker repeats its state"),
+            ToAgent::ContainerStarted {
+                uid,
+                container,
+                restart,
+                at,
+            } => {
+                self.container_started(&uid, &container, restart, at);
+            }
+            ToAgent::ContainerExited {
+                uid,
+                container,
+                restart,
+                exit,
+            } => {
+                self.container_exited(&uid, &container, restart, exit);
+            }
+            ToAgent::PodRemoved { uid } => self.observed(&uid, Observation::Removed),
+            ToAgent::PeerListening { address } => {
+                self.parts.fleet.set_peer(namespace, Some(address));
+            }
+            ToAgent::NodePort(port) => self.parts.fleet.node_port(namespace, &port),
+            // Metrics read the same accounts; nobody has asked for them yet.
+            ToAgent::Usage(usage) => tracing::trace!(namespace, pods = usage.len(), "usage"),
+        }
+    }
+
+    fn container_started(&mut self, uid: &str, name: &str, restart: u32, at: Timestamp) {
+        let Some(entry) = self.entries.get_mut(uid) else {
+            return;
+        };
+        let Some(container) = entry.desired.spec.container(name) else {
+            return;
+        };
+        entry.starts.remove(&container);
+        let spec = entry.desired.spec.clone();
+        self.parts
+            .events
+            .normal(&spec, container, "Started", format!("Started {name}"));
+        self.forget_old_logs(&spec, name, restart);
+        self.observed(
+            uid,
+            Observation::Started {
+                container,
+                restart,
+                at,
+            },
+        );
+    }
+
+    fn container_exited(&mut self, uid: &str, name: &str, restart: u32, exit: protocol::Exit) {
+        let Some(entry) = self.entries.get_mut(uid) else {
+            return;
+        };
+        let Some(container) = entry.desired.spec.container(name) else {
+            return;
+        };
+        entry.starts.remove(&container);
+        let wanted = matches!(exit.reason, ExitReason::Completed | ExitReason::Stopped);
+        if !wanted {
+            let message = match exit.message.as_str() {
+                "" => format!("{name} exited with code {}", exit.code),
+                text => format!("{name} exited with code {}: {text}", exit.code),
+            };
+            self.parts
+                .events
+                .warning(&entry.desired.spec, container, "Failed", message);
+        }
+        tracing::info!(
+            pod = entry.desired.spec.name,
+            container = name,
+            restart,
+            code = exit.code,
+            reason = ?exit.reason,
+            "container exited"
+        );
+        self.observed(
+            uid,
+            Observation::Exited {
+                container,
+                restart,
+                exit,
+            },
+        );
+    }
+
+    /// A start is prepared. While its worker is not there yet, it waits for it.
+    fn prepared(&mut self, uid: &str, container: usize, start: Box<protocol::Container>) {
+        let Some(entry) = self.entries.get_mut(uid) else {
+            return;
+        };
+        let expected = &entry.state.containers[container];
+        let due = matches!(expected.phase, Phase::Preparing { .. });
+        if !due || expected.restarts != start.restart {
+            return;
+        }
+        entry.starts.insert(container, start);
+        if self.parts.fleet.is_connected(&entry.desired.spec.namespace) {
+            self.deliver_prepared(uid);
+            self.process(uid);
+        }
+    }
+
+    fn deliver_prepared(&mut self, uid: &str) {
+        let Some(entry) = self.entries.get_mut(uid) else {
+            return;
+        };
+        let now = Timestamp::now();
+        for (container, start) in &entry.starts {
+            let observation = Observation::Prepared {
+                container: *container,
+                image_id: start.image_id.clone(),
+                guest: start.guest,
+            };
+            entry.state = observe(&entry.state, &entry.desired.spec, observation, now);
+        }
+    }
+
+    fn observed(&mut self, uid: &str, observation: Observation) {
+        let Some(entry) = self.entries.get_mut(uid) else {
+            return;
+        };
+        let now = Timestamp::now();
+        entry.state = observe(&entry.state, &entry.desired.spec, observation, now);
+        self.process(uid);
+    }
+
+    fn uids_in(&self, namespace: &str) -> Vec<String> {
+        let entries = self.entries.iter();
+        entries
+            .filter(|(_, entry)| entry.desired.spec.namespace == namespace)
+            .map(|(uid, _)| uid.clone())
+            .collect()
+    }
+
+    fn process_all(&mut self) {
+        let uids: Vec<String> = self.entries.keys().cloned().collect();
+        for uid in uids {
+            self.process(&uid);
+        }
+    }
+
+    /// Steps one Pod until nothing more is to be done now.
+    fn process(&mut self, uid: &str) {
+        if !self.parts.fleet.is_synced() {
+            return;
+        }
+        let Some(mut entry) = self.entries.remove(uid) else {
+            return;
+        };
+        let now = Timestamp::now();
+        self.account(&mut entry);
+        loop {
+            let (state, actions) = step(&entry.state, &entry.desired, now);
+            entry.state = state;
+            let mut heard = false;
+            for action in actions {
+                if let Some(observation) = self.perform(&mut entry, action) {
+                    let spec = &entry.desired.spec;
+                    entry.state = observe(&entry.state, spec, observation, now);
+                    heard = true;
+                }
+            }
+            if !heard {
+                break;
+            }
+        }
+        self.account(&mut entry);
+        let ended = entry.state.stage == Stage::Deleting;
+        if ended && entry.desired.deletion.is_some_and(|deletion| deletion.gone) {
+            self.drop_entry(*entry);
+            return;
+        }
+        self.set_timer(&mut entry, uid);
+        self.note_status(&mut entry, uid);
+        self.entries.insert(uid.to_owned(), entry);
+    }
+
+    /// Keeps count of who needs a worker, and frees the address of a Pod that ended.
+    fn account(&mut self, entry: &mut Entry) {
+        let needs = entry.state.needs_worker();
+        if needs == entry.needs {
+            return;
+        }
+        entry.needs = needs;
+        self.parts.fleet.need(&entry.desired.spec.namespace, needs);
+        if !needs && let Some(ip) = entry.state.ip {
+            self.addresses.release(ip);
+            if let Some(next) = self.thirsty.pop_first() {
+                // It takes the address when its timer fires: at once.
+                self.timers.insert((Timestamp::now(), next));
+            }
+        }
+    }
+
+    fn perform(&mut self, entry: &mut Entry, action: Action) -> Option<Observation> {
+        let spec = entry.desired.spec.clone();
+        match action {
+            Action::Allocate => {
+                let ip = entry.state.ip.or_else(|| self.addresses.allocate());
+                if ip.is_none() && self.addresses.is_ready() {
+                    tracing::warn!(pod = spec.name, "no free Pod address");
+                    self.thirsty.insert(spec.uid.clone());
+                }
+                ip.map(Observation::Address)
+            }
+            Action::Prepare(index) => {
+                let ip = entry.state.ip?;
+                let order = Order {
+                    restart: entry.state.containers[index].restarts,
+                    services: self.parts.fleet.services_for(&spec.namespace),
+                    pod: spec,
+                    index,
+                    ip,
+                };
+                entry.starts.remove(&index);
+                self.tasks.spawn(self.parts.preparer.clone().run(order));
+                None
+            }
+            Action::Start { container, restart } => {
+                let start = entry.starts.get(&container)?;
+                assert_eq!(start.restart, restart, "only the newest start is kept");
+                let pod = protocol::Pod {
+                    uid: spec.uid.clone(),
+                    name: spec.name.clone(),
+                    namespace: spec.namespace.clone(),
+                    ip: entry.state.ip?,
+                    containers: vec![(**start).clone()],
+                };
+                entry.told = true;
+                self.parts
+                    .fleet
+                    .send(&spec.namespace, &ToWorker::ApplyPod(pod));
+                let message = format!("Created {}", spec.containers[container].name);
+                self.parts
+                    .events
+                    .normal(&spec, container, "Created", message);
+                None
+            }
+            Action::Stop {
+                container,
+                restart,
+                grace,
+            } => {
+                let name = spec.containers[container].name.clone();
+                let message = format!("Stopping {name}");
+                self.parts
+                    .events
+                    .normal(&spec, container, "Killing", message);
+                let message = ToWorker::StopContainer {
+                    uid: spec.uid.clone(),
+                    container: name,
+                    restart,
+                    grace_ms: u64::try_from(grace.as_millis()).unwrap_or(u64::MAX),
+                };
+                self.parts.fleet.send(&spec.namespace, &message);
+                None
+            }
+            Action::BackingOff(container) => {
+                let name = &spec.containers[container].name;
+                let message = format!("Back-off restarting {name} of Pod {}", spec.name);
+                self.parts
+                    .events
+                    .warning(&spec, container, "BackOff", message);
+                None
+            }
+            Action::Remove => {
+                if !entry.told || !self.parts.fleet.is_connected(&spec.namespace) {
+                    return Some(Observation::Removed);
+                }
+                let message = ToWorker::RemovePod {
+                    uid: spec.uid.clone(),
+                };
+                self.parts.fleet.send(&spec.namespace, &message);
+                None
+            }
+            // Written together with the last status.
+            Action::Delete => None,
+        }
+    }
+
+    fn set_timer(&mut self, entry: &mut Entry, uid: &str) {
+        let wake = entry.state.wake(&entry.desired.spec);
+        if wake == entry.wake {
+            return;
+        }
+        if let Some(old) = entry.wake {
+            self.timers.remove(&(old, uid.to_owned()));
+        }
+        if let Some(new) = wake {
+            self.timers.insert((new, uid.to_owned()));
+        }
+        entry.wake = wake;
+    }
+
+    fn wake_due(&mut self) {
+        let now = Timestamp::now();
+        while let Some((at, _)) = self.timers.first()
+            && *at <= now
+        {
+            let Some((at, uid)) = self.timers.pop_first() else {
+                break;
+            };
+            if let Some(entry) = self.entries.get_mut(&uid)
+                && entry.wake == Some(at)
+            {
+                entry.wake = None;
+            }
+            self.process(&uid);
+        }
+        self.parts.fleet.tend(now);
+    }
+
+    fn drop_entry(&mut self, entry: Entry) {
+        let spec = &entry.desired.spec;
+        if let Some(wake) = entry.wake {
+            self.timers.remove(&(wake, spec.uid.clone()));
+        }
+        self.thirsty.remove(&spec.uid);
+        let name = (spec.namespace.clone(), spec.name.clone());
+        if self.names.get(&name) == Some(&spec.uid) {
+            self.names.remove(&name);
+        }
+        let folder = protocol::log_folder(&spec.namespace, &spec.name, &spec.uid);
+        let folder = self.parts.logs.join(folder);
+        self.tasks.spawn(async move {
+            let _ = tokio::fs::remove_dir_all(folder).await;
+        });
+        tracing::info!(namespace = spec.namespace, pod = spec.name, "Pod gone");
+    }
+}

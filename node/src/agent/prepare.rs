@@ -1,0 +1,222 @@
+//! Everything that a container start needs, gathered: code, environment, arguments.
+//!
+//! Runs as one short task for each start, a bounded number at a time. It reads the registry and the
+//! API and runs the compiler; it decides nothing: its outcome goes back to the loop.
+
+use std::{collections::BTreeMap, net::IpAddr, sync::Arc};
+
+use k8s_openapi::api::core::v1::{ConfigMap, Secret};
+use kube::Api;
+use tokio::sync::{Semaphore, mpsc};
+
+use crate::protocol;
+
+use super::{
+    client::has_code,
+    env,
+    events::Recorder,
+    images::Images,
+    lifecycle::{Observation, Problem},
+    pods::Input,
+    routes::ServiceInfo,
+    spec::{PodSpec, Source},
+};
+
+/// Starts that are prepared at the same time.
+const PREPARE_MAX: usize = 64;
+/// What `resourceFieldRef` reports for a memory limit that is not set: the worker's own default.
+const MEMORY_DEFAULT: u64 = 128 << 20;
+
+/// Prepares container starts.
+pub struct Preparer {
+    client: kube::Client,
+    images: Arc<Images>,
+    events: Recorder,
+    inputs: mpsc::Sender<Input>,
+    host_ip: IpAddr,
+    permits: Semaphore,
+}
+
+/// One start to prepare.
+pub struct Order {
+    /// The Pod.
+    pub pod: Arc<PodSpec>,
+    /// Which container.
+    pub index: usize,
+    /// Which start.
+    pub restart: u32,
+    /// The Pod's address.
+    pub ip: IpAddr,
+    /// Services that give it variables.
+    pub services: Vec<ServiceInfo>,
+}
+
+impl Preparer {
+    /// Made once.
+    pub fn new(
+        client: kube::Client,
+        images: Arc<Images>,
+        events: Recorder,
+        inputs: mpsc::Sender<Input>,
+        host_ip: IpAddr,
+    ) -> Preparer {
+        let permits = Semaphore::new(PREPARE_MAX);
+        Preparer {
+            client,
+            images,
+            events,
+            inputs,
+            host_ip,
+            permits,
+        }
+    }
+
+    /// Prepares one start and reports `Prepared` or `Failed`.
+    pub async fn run(self: Arc<Preparer>, order: Order) {
+        let _permit = self
+            .permits
+            .acquire()
+            .await
+            .expect("the semaphore is never closed");
+        let outcome = self.prepare(&order).await;
+        let (uid, container) = (order.pod.uid.clone(), order.index);
+        let input = match outcome {
+            Ok(start) => Input::Prepared {
+                uid,
+                container,
+                start: Box::new(start),
+            },
+            Err(problem) => {
+                let reason = match problem.reason {
+                    "ErrImagePull" | "InvalidImageName" | "ErrImageNeverPull" => "Failed",
+                    other => other,
+                };
+                self.events
+                    .warning(&order.pod, container, reason, problem.message.clone());
+                Input::Observed {
+                    uid,
+                    observation: Observation::Failed { container, problem },
+                }
+            }
+        };
+        // The loop is gone only when the agent ends.
+        let _ = self.inputs.send(input).await;
+    }
+
+    async fn prepare(&self, order: &Order) -> Result<protocol::Container, Problem> {
+        let (pod, index) = (&order.pod, order.index);
+        let container = &pod.containers[index];
+        let found = self.images.resolve(pod, container).await?;
+        if found.pulled {
+            let message = format!(
+                "Pulled {} ({}, {} bytes)",
+                container.image, found.id, found.bytes
+            );
+            self.events.normal(pod, index, "Pulled", message);
+        }
+        let image = match self.images.compiled(&found) {
+            Some(image) => image,
+            None => {
+                let (uid, observation) = (pod.uid.clone(), Observation::Compiling(index));
+                let _ = self.inputs.send(Input::Observed { uid, observation }).await;
+                let image = self.images.compile(&found, &container.image).await?;
+                let what = match image.guest {
+                    protocol::Guest::Command => "command",
+                    protocol::Guest::Handler => "HTTP handler",
+                };
+                let form = match image.form {
+                    protocol::Form::Module => "WASI p1 module",
+                    protocol::Form::Component => "component",
+                };
+                let message = format!("Compiled {}: a {form}, {what}", container.image);
+                self.events.normal(pod, index, "Compiled", message);
+                image
+            }
+        };
+        if let Some(limit) = container.limits.memory_bytes
+            && limit < image.memory_min_bytes
+        {
+            return Err(Problem {
+                reason: "CreateContainerConfigError",
+                message: format!(
+                    "the memory limit of {limit} bytes is below the {} bytes that {} starts with; \
+                     raise resources.limits.memory",
+                    image.memory_min_bytes, container.image
+                ),
+            });
+        }
+        let (env, args) = self.environment(order).await?;
+        Ok(protocol::Container {
+            name: container.name.clone(),
+            restart: order.restart,
+            module: self.images.code(&found),
+            form: image.form,
+            guest: image.guest,
+            image_id: found.id,
+            args,
+            env,
+            limits: container.limits.clone(),
+            ports: container.ports.clone(),
+        })
+    }
+
+    async fn environment(&self, order: &Order) -> Result<(protocol::Env, Vec<String>), Problem> {
+        let pod = &order.pod;
+        let mut objects = BTreeMap::new();
+        for source in env::sources(&pod.containers[order.index]) {
+            let content = self
+                .read(&pod.namespace, &source)
+                .await
+                .map_err(|error| Problem {
+                    reason: "CreateContainerConfigError",
+                    message: format!("cannot read {source:?}: {error}"),
+                })?;
+            objects.insert(source, content);
+        }
+        let cores = std::thread::available_parallelism().map_or(1, |cores| cores.get());
+        let context = env::Context {
+            pod_ip: order.ip,
+            host_ip: self.host_ip,
+            services: &order.services,
+            objects: &objects,
+            cpu_default: u32::try_from(cores * 1000).unwrap_or(u32::MAX),
+            memory_default: MEMORY_DEFAULT,
+        };
+        env::build(pod, order.index, &context).map_err(|error| Problem {
+            reason: "CreateContainerConfigError",
+            message: error.to_string(),
+        })
+    }
+
+    /// Content of a ConfigMap or Secret; `None` if there is none.
+    async fn read(
+        &self,
+        namespace: &str,
+        source: &Source,
+    ) -> Result<Option<BTreeMap<String, Vec<u8>>>, kube::Error> {
+        let content = match source {
+            Source::ConfigMap(name) => {
+                let api: Api<ConfigMap> = Api::namespaced(self.client.clone(), namespace);
+                api.get(name).await.map(|map| {
+                    let text = map.data.into_iter().flatten();
+                    let binary = map.binary_data.into_iter().flatten();
+                    text.map(|(key, value)| (key, value.into_bytes()))
+                        .chain(binary.map(|(key, value)| (key, value.0)))
+                        .collect()
+                })
+            }
+            Source::Secret(name) => {
+                let api: Api<Secret> = Api::namespaced(self.client.clone(), namespace);
+                api.get(name).await.map(|secret| {
+                    let data = secret.data.into_iter().flatten();
+                    data.map(|(key, value)| (key, value.0)).collect()
+                })
+            }
+        };
+        match content {
+            Ok(content) => Ok(Some(content)),
+            Err(error) if has_code(&error, 404) => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+}

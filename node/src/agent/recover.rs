@@ -1,0 +1,187 @@
+//! The state of a Pod that an agent finds when it starts.
+//!
+//! Two witnesses: what the API's status says (written by an earlier agent, perhaps long ago) and what
+//! the worker says, which is the truth about everything that runs. Whatever the API calls running and
+//! no worker knows was lost with its process, and starts again by the Pod's restart policy. So a
+//! crash of the agent costs nothing, and a reboot restarts every Pod from the API's state.
+
+use std::{net::IpAddr, time::Duration};
+
+use jiff::Timestamp;
+use k8s_openapi::api::core::v1 as core;
+
+use crate::protocol::{self, ContainerPhase, Exit, ExitReason};
+
+use super::{
+    lifecycle::{BACKOFF_MAX, Conditions, Container, Mark, Phase, PodState, Stage, Why, longer},
+    spec::PodSpec,
+    status,
+};
+
+/// As Kubernetes has it: nobody knows how the container ended.
+const CODE_UNKNOWN: i32 = 255;
+
+/// Builds the state from both witnesses.
+pub fn recover(
+    spec: &PodSpec,
+    api: Option<&core::PodStatus>,
+    worker: Option<&protocol::PodState>,
+    now: Timestamp,
+) -> PodState {
+    let mut state = PodState::new(spec, now);
+    let Some(api) = api else {
+        return with_worker(state, spec, worker);
+    };
+    if let Some(started) = &api.start_time {
+        state.started = started.0;
+    }
+    state.conditions = Conditions {
+        initialized: mark(api, "Initialized", now),
+        ready: mark(api, "Ready", now),
+        network: mark(api, "PodReadyToStartContainers", now),
+    };
+    state.ip = api
+        .pod_ip
+        .as_deref()
+        .and_then(|text| text.parse::<IpAddr>().ok());
+    for (index, container) in state.containers.iter_mut().enumerate() {
+        if let Some(known) = container_status(api, spec, index) {
+            *container = from_api(known, now);
+        }
+    }
+    let finished = match api.phase.as_deref() {
+        Some("Succeeded") => Some(Why::Succeeded),
+        Some("Failed") if api.reason.as_deref() == Some("DeadlineExceeded") => Some(Why::Deadline),
+        Some("Failed") => Some(Why::Failed),
+        _ => None,
+    };
+    if let Some(why) = finished {
+        for container in &mut state.containers {
+            if let Phase::Exited(exit) = container.phase.clone() {
+                container.phase = Phase::Ended(exit);
+            }
+        }
+        state.stage = Stage::Finished(why);
+        return state;
+    }
+    with_worker(state, spec, worker)
+}
+
+fn with_worker(
+    mut state: PodState,
+    spec: &PodSpec,
+    worker: Option<&protocol::PodState>,
+) -> PodState {
+    if let Some(worker) = worker {
+        state.ip = Some(worker.ip);
+        for theirs in &worker.containers {
+            if let Some(index) = spec.container(&theirs.name) {
+                from_worker(&mut state.containers[index], theirs);
+            }
+        }
+        state.stage = Stage::Active;
+    }
+    state
+}
+
+fn mark(api: &core::PodStatus, kind: &str, now: Timestamp) -> Mark {
+    let condition = api
+        .conditions
+        .iter()
+        .flatten()
+        .find(|condition| condition.type_ == kind);
+    Mark {
+        value: condition.is_some_and(|condition| condition.status == "True"),
+        at: condition
+            .and_then(|condition| condition.last_transition_time.as_ref())
+            .map_or(now, |time| time.0),
+    }
+}
+
+fn container_status<'a>(
+    api: &'a core::PodStatus,
+    spec: &PodSpec,
+    index: usize,
+) -> Option<&'a core::ContainerStatus> {
+    let list = if spec.is_init(index) {
+        &api.init_container_statuses
+    } else {
+        &api.container_statuses
+    };
+    list.iter()
+        .flatten()
+        .find(|status| status.name == spec.containers[index].name)
+}
+
+fn from_api(known: &core::ContainerStatus, now: Timestamp) -> Container {
+    let mut container = Container::new();
+    container.restarts = u32::try_from(known.restart_count).unwrap_or(0);
+    container.image_id = known.image_id.clone();
+    let last = known
+        .last_state
+        .as_ref()
+        .and_then(|state| state.terminated.as_ref());
+    container.last = last.map(|terminated| status::exit(terminated, now));
+    container.delay = delay_after(container.restarts);
+    let state = known.state.as_ref();
+    if let Some(running) = state.and_then(|state| state.running.as_ref()) {
+        container.phase = Phase::Exited(Exit {
+            code: CODE_UNKNOWN,
+            reason: ExitReason::Error,
+            message: "the node or its worker process was restarted while it ran".to_owned(),
+            started_at: running.started_at.as_ref().map(|time| time.0),
+            finished_at: now,
+        });
+        // That was no fault of the container.
+        container.delay = Duration::ZERO;
+    } else if let Some(ended) = state.and_then(|state| state.terminated.as_ref()) {
+        container.phase = Phase::Exited(status::exit(ended, now));
+    } else if let Some(last) = &container.last {
+        let waiting = state.and_then(|state| state.waiting.as_ref());
+        let looping =
+            waiting.and_then(|waiting| waiting.reason.as_deref()) == Some("CrashLoopBackOff");
+        // Any other reason to wait came after `restarts` had been counted up for a start that may
+        // have been given to a worker: the next one gets a new number, at once.
+        let until = if looping {
+            last.finished_at + container.delay
+        } else {
+            now
+        };
+        container.delay = longer(container.delay);
+        container.phase = Phase::CrashLoop { until };
+    }
+    container
+}
+
+fn from_worker(container: &mut Container, theirs: &protocol::ContainerState) {
+    if theirs.restart < container.restarts {
+        return;
+    }
+    if let (true, Phase::Exited(exit)) =
+        (theirs.restart > container.restarts, container.phase.clone())
+        && exit.code != CODE_UNKNOWN
+    {
+        container.last = Some(exit);
+    }
+    container.restarts = theirs.restart;
+    container.image_id.clone_from(&theirs.image_id);
+    container.guest = Some(theirs.guest);
+    container.delay = delay_after(theirs.restart);
+    container.phase = match &theirs.phase {
+        ContainerPhase::Starting => Phase::Starting,
+        ContainerPhase::Running { at } => Phase::Running { since: *at },
+        ContainerPhase::Exited(exit) => Phase::Exited(exit.clone()),
+    };
+}
+
+/// The delay that so many restarts lead to.
+fn delay_after(restarts: u32) -> Duration {
+    let mut delay = Duration::ZERO;
+    for _ in 0..restarts {
+        if delay == BACKOFF_MAX {
+            break;
+        }
+        delay = longer(delay);
+    }
+    delay
+}

@@ -1,0 +1,249 @@
+//! States in, `PodStatus` out.
+
+use expect_test::{Expect, expect};
+use jiff::Timestamp;
+
+use super::*;
+use crate::{
+    agent::{
+        lifecycle::{Observation, Problem, observe, step},
+        recover::recover,
+        spec::{Desired, read},
+    },
+    protocol::Guest,
+};
+
+fn at(second: i64) -> Timestamp {
+    Timestamp::from_second(second).expect("a time")
+}
+
+fn pod(spec: &str) -> Desired {
+    let text = format!(
+        r#"{{"metadata":{{"name":"web","namespace":"default","uid":"u1","generation":2}},
+             "spec":{{"nodeName":"node-1",{spec}}}}}"#
+    );
+    let pod = serde_json::from_str(&text).expect("a Pod");
+    read(pod).expect("a Pod of a node").0
+}
+
+fn walked(desired: &Desired, observations: Vec<(i64, Observation)>) -> PodState {
+    let mut state = PodState::new(&desired.spec, at(0));
+    for (second, observation) in observations {
+        state = observe(&state, &desired.spec, observation, at(second));
+        state = step(&state, desired, at(second)).0;
+    }
+    state
+}
+
+fn address() -> Observation {
+    Observation::Address("10.0.0.2".parse().expect("an address"))
+}
+
+fn prepared() -> Observation {
+    let image_id = "hello@sha256:1".to_owned();
+    Observation::Prepared {
+        container: 0,
+        image_id,
+        guest: Guest::Handler,
+    }
+}
+
+fn started(restart: u32, second: i64) -> Observation {
+    Observation::Started {
+        container: 0,
+        restart,
+        at: at(second),
+    }
+}
+
+fn exited(restart: u32, code: i32, second: i64) -> Observation {
+    let exit = Exit {
+        code,
+        reason: if code == 0 {
+            ExitReason::Completed
+        } else {
+            ExitReason::Error
+        },
+        message: "wasm trap: unreachable".to_owned(),
+        started_at: Some(at(second - 1)),
+        finished_at: at(second),
+    };
+    Observation::Exited {
+        container: 0,
+        restart,
+        exit,
+    }
+}
+
+/// One line for each fact that people and controllers look at.
+fn check(desired: &Desired, state: &PodState, expected: Expect) {
+    let status = status(
+        state,
+        &desired.spec,
+        "127.0.0.1".parse().expect("an address"),
+    );
+    let mut out = format!("phase {}\n", status.phase.unwrap_or_default());
+    for condition in status.conditions.into_iter().flatten() {
+        let since = condition
+            .last_transition_time
+            .map_or(0, |time| time.0.as_second());
+        let why = [condition.reason, condition.message].into_iter().flatten();
+        let why: Vec<String> = why.collect();
+        let (kind, value) = (condition.type_, condition.status);
+        out += format!("{kind}={value} since {since} {}", why.join(": ")).trim_end();
+        out += "\n";
+    }
+    let lists = [status.init_container_statuses, status.container_statuses];
+    for container in lists.into_iter().flatten().flatten() {
+        let json = serde_json::to_value(&container).expect("plain data");
+        out += &format!(
+            "{} ready={} restarts={} image={} state={} last={}\n",
+            container.name,
+            container.ready,
+            container.restart_count,
+            container.image_id,
+            json["state"],
+            json["lastState"]
+        );
+    }
+    expected.assert_eq(&out);
+}
+
+const APP: &str = r#""containers":[{"name":"app","image":"hello:1"}]"#;
+
+#[test]
+fn a_new_pod_waits() {
+    let desired = pod(APP);
+    let state = walked(
+        &desired,
+        vec![(1, address()), (2, Observation::Compiling(0))],
+    );
+    check(&desired, &state, expect![[r#""#]]);
+}
+
+#[test]
+fn a_running_pod_is_ready() {
+    let desired = pod(APP);
+    let state = walked(
+        &desired,
+        vec![(1, address()), (2, prepared()), (3, started(0, 3))],
+    );
+    check(&desired, &state, expect![[r#""#]]);
+}
+
+#[test]
+fn a_bad_image_is_said_where_people_look() {
+    let desired = pod(APP);
+    let problem = Problem {
+        reason: "InvalidImage",
+        message: "hello:1: not a Wasm file".into(),
+    };
+    let failed = Observation::Failed {
+        container: 0,
+        problem,
+    };
+    let state = walked(&desired, vec![(1, address()), (2, failed)]);
+    check(&desired, &state, expect![[r#""#]]);
+}
+
+#[test]
+fn a_crash_loop_keeps_its_last_end() {
+    let desired = pod(APP);
+    let state = walked(
+        &desired,
+        vec![
+            (1, address()),
+            (2, prepared()),
+            (3, started(0, 3)),
+            (4, exited(0, 1, 4)),
+            (5, prepared()),
+            (6, started(1, 6)),
+            (7, exited(1, 1, 7)),
+        ],
+    );
+    check(&desired, &state, expect![[r#""#]]);
+}
+
+#[test]
+fn a_job_that_is_done_is_not_ready() {
+    let desired = pod(&format!(r#""restartPolicy":"Never",{APP}"#));
+    let state = walked(
+        &desired,
+        vec![
+            (1, address()),
+            (2, prepared()),
+            (3, started(0, 3)),
+            (4, exited(0, 0, 4)),
+            (4, Observation::Removed),
+        ],
+    );
+    check(&desired, &state, expect![[r#""#]]);
+}
+
+#[test]
+fn a_reboot_starts_everything_again_with_a_new_number() {
+    let desired = pod(APP);
+    let state = walked(
+        &desired,
+        vec![(1, address()), (2, prepared()), (3, started(0, 3))],
+    );
+    let api = status(
+        &state,
+        &desired.spec,
+        "127.0.0.1".parse().expect("an address"),
+    );
+    let found = recover(&desired.spec, Some(&api), None, at(100));
+    assert_eq!(found.ip, state.ip);
+    let found = observe(&found, &desired.spec, address(), at(100));
+    let (found, actions) = step(&found, &desired, at(100));
+    expect!["[Prepare(0)]"].assert_eq(&format!("{actions:?}"));
+    check(&desired, &found, expect![[r#""#]]);
+}
+
+#[test]
+fn an_agent_that_restarts_finds_what_its_worker_runs() {
+    let desired = pod(APP);
+    let state = walked(
+        &desired,
+        vec![(1, address()), (2, prepared()), (3, started(0, 3))],
+    );
+    let node = "127.0.0.1".parse().expect("an address");
+    let api = status(&state, &desired.spec, node);
+    let worker = crate::protocol::PodState {
+        uid: "u1".to_owned(),
+        name: "web".to_owned(),
+        ip: "10.0.0.2".parse().expect("an address"),
+        containers: vec![crate::protocol::ContainerState {
+            name: "app".to_owned(),
+            restart: 0,
+            image_id: "hello@sha256:1".to_owned(),
+            guest: Guest::Handler,
+            phase: crate::protocol::ContainerPhase::Running { at: at(3) },
+        }],
+    };
+    let found = recover(&desired.spec, Some(&api), Some(&worker), at(100));
+    let (found, actions) = step(&found, &desired, at(100));
+    assert!(actions.is_empty(), "{actions:?}");
+    assert_eq!(status(&found, &desired.spec, node), api, "nothing to write");
+}
+
+#[test]
+fn a_finished_pod_stays_finished() {
+    let desired = pod(&format!(r#""restartPolicy":"Never",{APP}"#));
+    let state = walked(
+        &desired,
+        vec![
+            (1, address()),
+            (2, prepared()),
+            (3, started(0, 3)),
+            (4, exited(0, 2, 4)),
+            (4, Observation::Removed),
+        ],
+    );
+    let node = "127.0.0.1".parse().expect("an address");
+    let api = status(&state, &desired.spec, node);
+    assert_eq!(api.phase.as_deref(), Some("Failed"));
+    let found = recover(&desired.spec, Some(&api), None, at(100));
+    assert!(step(&found, &desired, at(100)).1.is_empty());
+    assert_eq!(status(&found, &desired.spec, node).phase, api.phase);
+}

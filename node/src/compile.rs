@@ -1,0 +1,108 @@
+//! The throw-away process that reads and compiles one image.
+//!
+//! Everything that parses or compiles an image's bytes happens here, because the bytes are hostile
+//! until then: a compilation bomb ends this process and nothing else. The agent starts it as
+//! `wherry compile IN OUT` with limits on time and memory, an empty environment and no standard
+//! input. The outcome is one line of JSON on standard output ([`Report`]); without that line the
+//! process was stopped by a limit. `OUT` is written only for [`Report::Compiled`].
+
+use std::{io::Write as _, path::Path, process::ExitCode};
+
+use serde::{Deserialize, Serialize};
+use wherry_wasi_shim as shim;
+
+use crate::protocol::{Form, Guest};
+
+/// What an image is: what the agent keeps of it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Image {
+    /// Core module or component.
+    pub form: Form,
+    /// How it is run.
+    pub guest: Guest,
+    /// Number of its imports.
+    pub imports: usize,
+    /// Imports that this node does not offer.
+    pub missing: Vec<String>,
+    /// Memory it has from its first instruction on.
+    pub memory_min_bytes: u64,
+}
+
+/// How reading and compiling went.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub enum Report {
+    /// `OUT` holds the code.
+    Compiled(Image),
+    /// The image wants what this node does not offer; nothing was compiled.
+    Missing(Image),
+    /// The bytes are no image.
+    Invalid(String),
+    /// They are, and do not compile.
+    Failed(String),
+}
+
+/// Reads `input`, writes `output`, reports on standard output. The exit code is 0 whenever there is a
+/// report.
+pub fn main(input: &Path, output: &Path) -> ExitCode {
+    let report = run(input, output);
+    let mut stdout = std::io::stdout().lock();
+    let written = serde_json::to_writer(&mut stdout, &report)
+        .map_err(std::io::Error::from)
+        .and_then(|()| stdout.flush());
+    match written {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(_) => ExitCode::FAILURE,
+    }
+}
+
+fn run(input: &Path, output: &Path) -> Report {
+    let wasm = match std::fs::read(input) {
+        Ok(wasm) => wasm,
+        Err(error) => return Report::Failed(format!("read {}: {error}", input.display())),
+    };
+    let image = match shim::inspect(&wasm) {
+        Ok(image) => described(image),
+        Err(error) => return Report::Invalid(sentence(&error)),
+    };
+    if !image.missing.is_empty() {
+        return Report::Missing(image);
+    }
+    let code = match shim::compile(&wasm) {
+        Ok(code) => code,
+        Err(error) => return Report::Failed(sentence(&error)),
+    };
+    match std::fs::write(output, code) {
+        Ok(()) => Report::Compiled(image),
+        Err(error) => Report::Failed(format!("write {}: {error}", output.display())),
+    }
+}
+
+fn described(image: shim::Image) -> Image {
+    Image {
+        form: match image.form {
+            shim::Form::Module => Form::Module,
+            shim::Form::Component => Form::Component,
+        },
+        guest: match image.guest {
+            shim::Guest::Command => Guest::Command,
+            shim::Guest::Handler => Guest::Handler,
+        },
+        imports: image.imports.len(),
+        missing: image.missing,
+        memory_min_bytes: image.memory_min_bytes,
+    }
+}
+
+/// An error with its causes.
+fn sentence(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(cause) = source {
+        text.push_str(": ");
+        text.push_str(&cause.to_string());
+        source = cause.source();
+    }
+    text
+}

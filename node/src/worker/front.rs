@@ -1,0 +1,351 @@
+//! Node ports: where requests from outside of the cluster arrive.
+//!
+//! Each `NodePort` of the worker's namespace is a listener on the node's own address. Requests are
+//! balanced one by one, not by connection, over the ready Pods of the Service, wherever they are.
+//! What cannot be answered by a guest is answered here with a page of plain text that names the
+//! Service and the reason.
+//!
+//! A connection costs a task; a request two steps of ours, [`answer`] and `Switch::send`.
+
+use std::{
+    collections::BTreeMap, convert::Infallible, net::IpAddr, net::SocketAddr, sync::Arc,
+    time::Duration,
+};
+
+use bytes::Bytes;
+use http::{
+    HeaderMap, HeaderName, HeaderValue, Method, Request, Response, StatusCode, Version,
+    header::{self, Entry},
+};
+use hyper::{body::Incoming, service::service_fn};
+use hyper_util::{
+    rt::{TokioExecutor, TokioIo, TokioTimer},
+    server::conn::auto,
+};
+use tokio::{net::TcpStream, sync::Semaphore};
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+
+use super::{
+    listen::{self, Closing},
+    network::Destination,
+    switch::{Replay, Reply, Switch},
+};
+use crate::protocol::NodePort;
+
+/// A client must have sent the whole head by then; an idle connection is closed after as long.
+const HEAD_TIMEOUT: Duration = Duration::from_secs(30);
+/// All headers of a request together, and with HTTP/1 the buffer they are read into.
+const HEAD_BYTES_MAX: usize = 32 << 10;
+/// Requests at once on one HTTP/2 connection.
+const STREAMS_MAX: u32 = 128;
+/// HTTP/2 clients that are gone without a word are noticed.
+const PING_INTERVAL: Duration = Duration::from_secs(20);
+const PING_TIMEOUT: Duration = Duration::from_secs(10);
+
+const X_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
+const X_FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
+/// Headers between two neighbours, which mean nothing to a guest.
+const HOP_BY_HOP: [HeaderName; 6] = [
+    header::CONNECTION,
+    header::UPGRADE,
+    header::TE,
+    header::TRANSFER_ENCODING,
+    HeaderName::from_static("keep-alive"),
+    HeaderName::from_static("proxy-connection"),
+];
+
+/// All node ports of a worker.
+pub struct Fronts {
+    switch: Arc<Switch>,
+    address: IpAddr,
+    /// Connections of all node ports together.
+    places: Arc<Semaphore>,
+    listeners: BTreeMap<u16, Listener>,
+    tasks: TaskTracker,
+}
+
+/// One wanted node port.
+struct Listener {
+    service: String,
+    /// How to stop it, or why it does not listen.
+    outcome: Result<CancellationToken, String>,
+}
+
+impl Fronts {
+    /// With no listeners.
+    pub fn new(switch: Arc<Switch>, address: IpAddr, connections_max: usize) -> Fronts {
+        Fronts {
+            switch,
+            address,
+            places: Arc::new(Semaphore::new(connections_max)),
+            listeners: BTreeMap::new(),
+            tasks: TaskTracker::new(),
+        }
+    }
+
+    /// Listens on exactly the ports that the newest table wants, and returns what changed. Called
+    /// again from time to time, it tries the ports that could not be bound before.
+    pub fn update(&mut self) -> Vec<NodePort> {
+        let wanted = self.switch.table().node_ports();
+        let mut changes = Vec::new();
+        self.listeners.retain(|port, listener| {
+            if wanted.contains_key(port) {
+                return true;
+            }
+            if let Ok(stop) = &listener.outcome {
+                stop.cancel();
+            }
+            let service = listener.service.clone();
+            changes.push(NodePort {
+                service,
+                port: *port,
+                bound: false,
+                error: None,
+            });
+            false
+        });
+        for (port, service) in wanted {
+            if let Some(listener) = self.listeners.get_mut(&port)
+                && listener.outcome.is_ok()
+            {
+                listener.service = service;
+                continue;
+            }
+            let outcome = self.listen(port);
+            let before = self.listeners.insert(port, Listener { service, outcome });
+            let listener = &self.listeners[&port];
+            let error_before = before.and_then(|listener| listener.outcome.err());
+            if listener.outcome.is_ok() || error_before.as_ref() != listener.outcome.as_ref().err()
+            {
+                let error = listener.outcome.as_ref().err();
+                tracing::info!(port, service = listener.service, ?error, "node port");
+                changes.push(listener.report(port));
+            }
+        }
+        changes
+    }
+
+    fn listen(&self, port: u16) -> Result<CancellationToken, String> {
+        let address = SocketAddr::new(self.address, port);
+        let listener =
+            listen::bind(address).map_err(|error| format!("listen on {address}: {error}"))?;
+        let stop = CancellationToken::new();
+        let front = Arc::new(Front {
+            switch: self.switch.clone(),
+            port,
+        });
+        let serve = move |stream, remote, closing| serve(front.clone(), stream, remote, closing);
+        let accepting = listen::accept(listener, stop.clone(), self.places.clone(), serve);
+        self.tasks.spawn(accepting);
+        Ok(stop)
+    }
+
+    /// Every wanted node port.
+    pub fn state(&self) -> Vec<NodePort> {
+        self.listeners
+            .iter()
+            .map(|(port, listener)| listener.report(*port))
+            .collect()
+    }
+
+    /// Stops accepting and asks connections to close after the requests they have.
+    pub fn stop(&mut self) {
+        for listener in self.listeners.values() {
+            if let Ok(stop) = &listener.outcome {
+                stop.cancel();
+            }
+        }
+        self.tasks.close();
+    }
+
+    /// After [`Fronts::stop`]: ends when all connections have.
+    pub async fn closed(&self) {
+        self.tasks.wait().await;
+    }
+}
+
+impl Listener {
+    fn report(&self, port: u16) -> NodePort {
+        NodePort {
+            service: self.service.clone(),
+            port,
+            bound: self.outcome.is_ok(),
+            error: self.outcome.as_ref().err().cloned(),
+        }
+    }
+}
+
+/// What the connections of one node port share.
+struct Front {
+    switch: Arc<Switch>,
+    port: u16,
+}
+
+async fn serve(front: Arc<Front>, stream: TcpStream, remote: SocketAddr, closing: Closing) {
+    let client = HeaderValue::try_from(remote.ip().to_canonical().to_string())
+        .expect("an address is visible ASCII");
+    let service = service_fn(move |request| answer(front.clone(), client.clone(), request));
+    let mut builder = auto::Builder::new(TokioExecutor::new());
+    builder
+        .http1()
+        .timer(TokioTimer::new())
+        .header_read_timeout(HEAD_TIMEOUT)
+        .max_buf_size(HEAD_BYTES_MAX);
+    builder
+        .http2()
+        .timer(TokioTimer::new())
+        .max_concurrent_streams(STREAMS_MAX)
+        .max_header_list_size(HEAD_BYTES_MAX as u32)
+        .keep_alive_interval(PING_INTERVAL)
+        .keep_alive_timeout(PING_TIMEOUT);
+    let mut connection = std::pin::pin!(builder.serve_connection(TokioIo::new(stream), service));
+    let outcome = tokio::select! {
+        biased;
+        outcome = connection.as_mut() => outcome,
+        () = closing.asked() => {
+            connection.as_mut().graceful_shutdown();
+            connection.await
+        }
+    };
+    if let Err(error) = outcome {
+        tracing::debug!(%remote, %error, "connection ended early");
+    }
+}
+
+/// Answers one request.
+async fn answer(
+    front: Arc<Front>,
+    client: HeaderValue,
+    request: Request<Incoming>,
+) -> Result<Response<Reply>, Infallible> {
+    let Some(route) = front.switch.table().node_port(front.port).cloned() else {
+        let why = format!("No Service has node port {} any more.", front.port);
+        return Ok(page(StatusCode::SERVICE_UNAVAILABLE, &why));
+    };
+    let (mut parts, body) = request.into_parts();
+    if parts.method == Method::CONNECT {
+        let why = "A node port is not a proxy: CONNECT goes nowhere.";
+        return Ok(page(StatusCode::METHOD_NOT_ALLOWED, why));
+    }
+    let named = parts.uri.authority().is_some() || parts.headers.contains_key(header::HOST);
+    if !named && parts.version > Version::HTTP_10 {
+        return Ok(page(
+            StatusCode::BAD_REQUEST,
+            "The request has no Host header.",
+        ));
+    }
+    let scheme = HeaderValue::from_static("http");
+    forward_headers(&mut parts.headers, client, scheme);
+    let destination = Destination::Route(route.clone());
+    match front
+        .switch
+        .send(&destination, parts, Replay::new(body))
+        .await
+    {
+        Ok(response) => Ok(response),
+        Err(refusal) => {
+            let service = &route.service;
+            let why = format!(
+                "Service {}/{} (node port {}) cannot answer: {refusal}.",
+                service.namespace, service.name, front.port
+            );
+            Ok(page(refusal.status(), &why))
+        }
+    }
+}
+
+/// Removes what was meant for this hop, and says who the client is. A list that a proxy in front
+/// began is continued.
+fn forward_headers(headers: &mut HeaderMap, client: HeaderValue, scheme: HeaderValue) {
+    if let Some(named) = headers.get(header::CONNECTION).cloned() {
+        for name in named.to_str().unwrap_or_default().split(',') {
+            headers.remove(name.trim());
+        }
+    }
+    for name in &HOP_BY_HOP {
+        headers.remove(name);
+    }
+    match headers.entry(X_FORWARDED_FOR) {
+        Entry::Vacant(entry) => {
+            entry.insert(client);
+        }
+        Entry::Occupied(mut entry) => {
+            let earlier: Vec<&[u8]> = entry.iter().map(HeaderValue::as_bytes).collect();
+            let list = [
+                earlier.join(&b", "[..]).as_slice(),
+                b", ",
+                client.as_bytes(),
+            ]
+            .concat();
+            entry.insert(HeaderValue::from_bytes(&list).unwrap_or(client));
+        }
+    }
+    headers.entry(X_FORWARDED_PROTO).or_insert(scheme);
+}
+
+/// A page of plain text: the status in words, and why.
+fn page(status: StatusCode, why: &str) -> Response<Reply> {
+    let mut response = Response::new(Reply::Text(Bytes::from(format!("{status}\n\n{why}\n"))));
+    *response.status_mut() = status;
+    let plain = HeaderValue::from_static("text/plain; charset=utf-8");
+    response.headers_mut().insert(header::CONTENT_TYPE, plain);
+    response
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[track_caller]
+    fn check_forwarded(before: &[(&str, &str)], expected: &[&str]) {
+        let mut headers = HeaderMap::new();
+        for (name, value) in before {
+            let name: HeaderName = name.parse().expect("a name");
+            headers.append(name, HeaderValue::from_str(value).expect("a value"));
+        }
+        let client = HeaderValue::from_static("192.0.2.7");
+        forward_headers(&mut headers, client, HeaderValue::from_static("http"));
+        let mut lines: Vec<String> = headers
+            .iter()
+            .map(|(name, value)| format!("{name}: {}", value.to_str().expect("text")))
+            .collect();
+        lines.sort();
+        assert_eq!(lines, expected);
+    }
+
+    #[test]
+    fn the_client_is_named_and_hop_headers_go() {
+        check_forwarded(
+            &[],
+            &["x-forwarded-for: 192.0.2.7", "x-forwarded-proto: http"],
+        );
+        check_forwarded(
+            &[
+                ("connection", "close, X-Private"),
+                ("x-private", "1"),
+                ("te", "x"),
+                ("a", "b"),
+            ],
+            &[
+                "a: b",
+                "x-forwarded-for: 192.0.2.7",
+                "x-forwarded-proto: http",
+            ],
+        );
+    }
+
+    #[test]
+    fn a_proxy_in_front_keeps_its_word() {
+        check_forwarded(
+            &[
+                ("x-forwarded-for", "203.0.113.1"),
+                ("x-forwarded-for", "198.51.100.2"),
+                ("x-forwarded-proto", "https"),
+            ],
+            &[
+                "x-forwarded-for: 203.0.113.1, 198.51.100.2, 192.0.2.7",
+                "x-forwarded-proto: https",
+            ],
+        );
+    }
+}

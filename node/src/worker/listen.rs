@@ -1,0 +1,119 @@
+//! Accepting connections, bounding their number, and closing them in order.
+//!
+//! A connection task learns that it should close from its own [`Closing`], not from a shared
+//! signal: a shared one would be a lock that every connection takes each time it is woken.
+
+use std::{
+    collections::HashMap, convert::Infallible, io, net::SocketAddr, sync::Arc, time::Duration,
+};
+
+use tokio::{
+    net::{TcpListener, TcpSocket, TcpStream},
+    sync::{OwnedSemaphorePermit, Semaphore, oneshot},
+    task::JoinSet,
+};
+use tokio_util::sync::CancellationToken;
+
+/// Connections that wait to be accepted; the kernel cuts it to its own limit.
+const BACKLOG: u32 = 1024;
+/// After a failed accept (no descriptors left): it would fail again at once.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+/// For a connection over the limit. Said without HTTP machinery, which would cost what is missing.
+const FULL: &[u8] = b"HTTP/1.1 503 Service Unavailable\r\nconnection: close\r\n\
+    content-type: text/plain\r\ncontent-length: 49\r\n\r\n\
+    503 this node has too many connections; try later";
+
+/// Binds a listener at once, also while old connections of the port still linger.
+pub fn bind(address: SocketAddr) -> io::Result<TcpListener> {
+    let socket = match address {
+        SocketAddr::V4(_) => TcpSocket::new_v4()?,
+        SocketAddr::V6(_) => TcpSocket::new_v6()?,
+    };
+    socket.set_reuseaddr(true)?;
+    socket.bind(address)?;
+    socket.listen(BACKLOG)
+}
+
+/// Tells one connection to finish what it is doing and close.
+pub struct Closing(oneshot::Receiver<Infallible>);
+
+impl Closing {
+    /// Ends when the connection should close.
+    pub async fn asked(self) {
+        // Nothing is ever sent: the end of the sender is the signal.
+        let _ = self.0.await;
+    }
+}
+
+/// Accepts until `stop`, then asks all connections to close and waits for them. `places` bounds
+/// the connections of all listeners that share it.
+pub async fn accept<F, Serving>(
+    listener: TcpListener,
+    stop: CancellationToken,
+    places: Arc<Semaphore>,
+    serve: F,
+) where
+    F: Fn(TcpStream, SocketAddr, Closing) -> Serving,
+    Serving: Future<Output = ()> + Send + 'static,
+{
+    let mut connections = JoinSet::new();
+    let mut open: HashMap<tokio::task::Id, oneshot::Sender<Infallible>> = HashMap::new();
+    loop {
+        tokio::select! {
+            () = stop.cancelled() => break,
+            Some(ended) = connections.join_next_with_id() => {
+                let id = match ended {
+                    Ok((id, ())) => id,
+                    Err(panic) => panic.id(),
+                };
+                open.remove(&id);
+            }
+            accepted = listener.accept() => match accepted {
+                Ok((stream, remote)) => {
+                    let Some(place) = place(&places, &stream) else { continue };
+                    let (keep, closing) = oneshot::channel();
+                    let serving = serve(stream, remote, Closing(closing));
+                    let task = connections.spawn(async move {
+                        serving.await;
+                        drop(place);
+                    });
+                    open.insert(task.id(), keep);
+                }
+                Err(error) => {
+                    tracing::warn!(%error, "cannot accept a connection");
+                    tokio::time::sleep(ACCEPT_PAUSE).await;
+                }
+            },
+        }
+    }
+    drop(listener);
+    drop(open);
+    while connections.join_next().await.is_some() {}
+}
+
+/// Room for one more connection; otherwise the client is told so.
+fn place(places: &Arc<Semaphore>, stream: &TcpStream) -> Option<OwnedSemaphorePermit> {
+    let place = places.clone().try_acquire_owned().ok();
+    if place.is_none() {
+        // The buffer of a new socket has room; if not, closing says it as well.
+        let _ = stream.try_write(FULL);
+    }
+    // Small responses must not wait for the acknowledgement of earlier ones. A socket that cannot
+    // do it is broken and will say so on the first read.
+    let _ = stream.set_nodelay(true);
+    place
+}
+
+#[cfg(test)]
+mod tests {
+    #[test]
+    fn the_canned_response_has_the_length_it_says() {
+        let text = std::str::from_utf8(super::FULL).expect("text");
+        let (head, body) = text.split_once("\r\n\r\n").expect("a head and a body");
+        assert!(
+            head.ends_with(&format!("content-length: {}", body.len())),
+            "{}",
+            body.len()
+        );
+    }
+}

@@ -1,0 +1,562 @@
+//! The worker: one process for the guests of one trust domain (a namespace) on one node, with their
+//! network, the traffic they serve, and their logs.
+//!
+//! ```text
+//!              agent ── Unix socket ── link ──▶ main task: owns Pods, Router, Fronts, PeerListener
+//!                                                 │ publishes snapshots
+//!   client ── node port ── front ─┐               ▼
+//!   guest  ── wasi:http ─ outgoing ┼─▶ switch: Table, LocalPods ──▶ guest of this worker (a call)
+//!   worker ── mTLS ─────── peer ──┘      └─▶ peers ── mTLS ──▶ another worker
+//!                                        guest prints ──▶ logs ──▶ files
+//! ```
+//!
+//! The main task is the only one that changes anything; requests read snapshots without locks.
+//! The agent may go away at any time: everything goes on, exits are kept, and the next agent is
+//! told the whole state. A worker holds no credentials of the cluster, only its certificate for
+//! traffic.
+//!
+//! It ends when it is told to ([`ToWorker::Stop`], SIGTERM), or by itself when it has had neither
+//! Pods nor an agent for [`ORPHAN_AFTER`].
+
+mod front;
+mod link;
+mod listen;
+mod logs;
+mod network;
+mod outgoing;
+mod peer;
+mod peers;
+mod pods;
+mod switch;
+mod tls;
+
+#[cfg(test)]
+mod tests;
+
+use std::{
+    io,
+    os::unix::fs::PermissionsExt,
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::Duration,
+};
+
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
+use tokio::{
+    net::{UnixListener, UnixStream},
+    signal::unix::{SignalKind, signal},
+    task::JoinSet,
+    time::{Instant, MissedTickBehavior},
+};
+use wherry_wasi_shim::{Engine, EngineConfig, EngineError, engine_hash};
+
+use self::{
+    front::Fronts,
+    link::{Link, LinkError, greet},
+    logs::Logs,
+    network::{Here, Router, Table},
+    peer::PeerListener,
+    peers::{Peers, explain},
+    pods::{Pods, Runtime},
+    switch::Switch,
+    tls::Credentials,
+};
+use crate::protocol::{self, Hello, State, ToAgent, ToWorker, USAGE_INTERVAL_SECONDS};
+
+/// Without an agent and without Pods for this long, nobody will come back.
+const ORPHAN_AFTER: Duration = Duration::from_secs(60);
+/// Descriptors that the worker asks for: mostly connections of clients.
+const DESCRIPTORS_WANTED: u64 = 16_384;
+/// Of those, what is not for clients: peers, log files, the agent, the engine.
+const DESCRIPTORS_KEPT: u64 = 512;
+/// Threads for calls that block: files being loaded, and file calls of guests.
+const BLOCKING_THREADS_MAX: usize = 64;
+/// Rhythm of what is done from time to time: node ports that could not be bound, being an orphan.
+const TICK: Duration = Duration::from_secs(5);
+/// Messages taken together before tables are published.
+const BATCH_MAX: usize = 256;
+/// After a failed accept: it would fail again at once.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+/// Connections that have not said hello yet.
+const GREETINGS_MAX: usize = 16;
+/// What containers get when the machine shuts down; systemd kills after 90 s.
+const TERMINATE_GRACE: Duration = Duration::from_secs(10);
+/// After the containers, for connections to close.
+const CLOSE_GRACE: Duration = Duration::from_secs(2);
+
+/// What was typed.
+#[derive(Debug, Clone)]
+pub struct Flags {
+    /// The Unix socket to listen on for the agent; at most 107 bytes.
+    pub socket: PathBuf,
+}
+
+/// Why a worker could not start.
+#[derive(Debug, thiserror::Error)]
+pub enum WorkerError {
+    /// No threads.
+    #[error("start the worker's runtime")]
+    Runtime(#[source] io::Error),
+    /// The socket.
+    #[error("listen on {path}", path = path.display())]
+    Socket {
+        /// Which.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: io::Error,
+    },
+    /// Another worker is there.
+    #[error("another worker is listening on {path}", path = path.display())]
+    Taken {
+        /// Which.
+        path: PathBuf,
+    },
+    /// The signal handler.
+    #[error("listen for SIGTERM")]
+    Signal(#[source] io::Error),
+    /// The thread that writes logs.
+    #[error("start the log writer")]
+    Logs(#[source] io::Error),
+    /// wasmtime.
+    #[error("start the Wasm engine")]
+    Engine(#[from] EngineError),
+}
+
+/// Runs a worker until it ends. Makes its own runtime: call it from a thread that has none.
+pub fn main(flags: Flags) -> Result<(), WorkerError> {
+    let descriptors = raise_descriptors();
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .thread_name("worker")
+        .max_blocking_threads(BLOCKING_THREADS_MAX)
+        .build()
+        .map_err(WorkerError::Runtime)?;
+    let connections_max = descriptors.saturating_sub(DESCRIPTORS_KEPT).max(1);
+    let ended = runtime.block_on(async {
+        let listener = listen_for_agents(&flags.socket).await?;
+        run(
+            listener,
+            usize::try_from(connections_max).unwrap_or(usize::MAX),
+        )
+        .await
+    });
+    // A guest that is being dropped must not keep the process.
+    runtime.shutdown_timeout(CLOSE_GRACE);
+    if !matches!(ended, Err(WorkerError::Taken { .. })) {
+        // Already gone is as good.
+        let _ = std::fs::remove_file(&flags.socket);
+    }
+    ended
+}
+
+/// Raises the limit of open files as far as wanted and allowed, and returns it.
+fn raise_descriptors() -> u64 {
+    let Ok((soft, hard)) = getrlimit(Resource::RLIMIT_NOFILE) else {
+        return DESCRIPTORS_KEPT * 2;
+    };
+    let wanted = DESCRIPTORS_WANTED.min(hard);
+    if soft >= wanted {
+        return soft;
+    }
+    match setrlimit(Resource::RLIMIT_NOFILE, wanted, hard) {
+        Ok(()) => wanted,
+        Err(error) => {
+            tracing::warn!(%error, soft, wanted, "cannot raise the limit of open files");
+            soft
+        }
+    }
+}
+
+/// Binds the socket; one that a dead worker left behind is replaced.
+async fn listen_for_agents(path: &Path) -> Result<UnixListener, WorkerError> {
+    let failed = |source| WorkerError::Socket {
+        path: path.to_owned(),
+        source,
+    };
+    if UnixStream::connect(path).await.is_ok() {
+        return Err(WorkerError::Taken {
+            path: path.to_owned(),
+        });
+    }
+    match std::fs::remove_file(path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(failed(error)),
+        _ => {}
+    }
+    let listener = UnixListener::bind(path).map_err(failed)?;
+    std::fs::set_permissions(path, PermissionsExt::from_mode(0o600)).map_err(failed)?;
+    Ok(listener)
+}
+
+/// Serves agents until the end. The first hello says what the worker is; later ones must agree.
+async fn run(listener: UnixListener, connections_max: usize) -> Result<(), WorkerError> {
+    let mut terminate = signal(SignalKind::terminate()).map_err(WorkerError::Signal)?;
+    let engine = Engine::new(&EngineConfig::default())?;
+    let mut agents = Agents {
+        listener,
+        greetings: JoinSet::new(),
+        engine: engine_hash(),
+    };
+    let (hello, link) = tokio::select! {
+        first = agents.next(None) => first,
+        () = tokio::time::sleep(ORPHAN_AFTER) => return Ok(()),
+        _ = terminate.recv() => return Ok(()),
+    };
+    let mut worker = Worker::new(hello, link, engine, connections_max)?;
+    let grace = tokio::select! {
+        grace = worker.serve(&mut agents) => grace,
+        _ = terminate.recv() => TERMINATE_GRACE,
+    };
+    worker.shut_down(grace).await;
+    Ok(())
+}
+
+/// Where agents come from.
+struct Agents {
+    listener: UnixListener,
+    greetings: JoinSet<Result<(Hello, Link), LinkError>>,
+    /// [`engine_hash`] of this process.
+    engine: String,
+}
+
+impl Agents {
+    /// The next agent that may command this worker. Cancel safe.
+    async fn next(&mut self, serving: Option<&Hello>) -> (Hello, Link) {
+        loop {
+            tokio::select! {
+                accepted = self.listener.accept() => match accepted {
+                    Ok((stream, _)) if self.greetings.len() < GREETINGS_MAX => {
+                        self.greetings.spawn(greet(stream));
+                    }
+                    Ok(_) => {}
+                    // Out of descriptors, most likely: traffic goes on, agents come again.
+                    Err(error) => {
+                        tracing::warn!(%error, "cannot accept an agent");
+                        tokio::time::sleep(ACCEPT_PAUSE).await;
+                    }
+                },
+                Some(greeted) = self.greetings.join_next() => match greeted {
+                    Ok(Ok((hello, link))) => match refuse(&hello, serving, &self.engine) {
+                        None => return (hello, link),
+                        Some(why) => tracing::warn!(node = hello.node, why, "refused an agent"),
+                    },
+                    Ok(Err(error)) => tracing::info!(error = explain(&error), "refused an agent"),
+                    Err(panic) => tracing::error!(%panic, "greeting an agent failed"),
+                },
+            }
+        }
+    }
+}
+
+/// Why an agent may not command this worker.
+fn refuse(hello: &Hello, serving: Option<&Hello>, engine: &str) -> Option<&'static str> {
+    if hello.protocol != protocol::VERSION {
+        return Some("it speaks another version of the protocol");
+    }
+    if hello.engine != engine {
+        return Some("its compiled code is for another engine");
+    }
+    let serving = serving?;
+    let same = hello.node == serving.node
+        && hello.namespace == serving.namespace
+        && hello.address == serving.address
+        && hello.log_root == serving.log_root
+        && hello.cluster_domain == serving.cluster_domain;
+    (!same).then_some("this worker serves another node or namespace")
+}
+
+/// The main task's state.
+struct Worker {
+    hello: Hello,
+    link: Option<Link>,
+    /// When the last agent went.
+    alone_since: Instant,
+    switch: Arc<Switch>,
+    router: Router,
+    peers: Peers,
+    pods: Pods,
+    fronts: Fronts,
+    credentials: Option<Arc<Credentials>>,
+    peer: Option<PeerListener>,
+}
+
+impl Worker {
+    fn new(
+        hello: Hello,
+        link: Link,
+        engine: Engine,
+        connections_max: usize,
+    ) -> Result<Worker, WorkerError> {
+        let here = Here {
+            node: hello.node.clone(),
+            namespace: hello.namespace.clone(),
+            cluster_domain: hello.cluster_domain.clone(),
+        };
+        let peers = Peers::default();
+        let switch = Arc::new(Switch::new(here.clone()));
+        let logs = Logs::start().map_err(WorkerError::Logs)?;
+        let runtime = Runtime::new(engine, switch.clone(), logs, hello.log_root.clone());
+        let mut worker = Worker {
+            fronts: Fronts::new(switch.clone(), hello.address, connections_max),
+            router: Router::new(here, peers.clone()),
+            pods: Pods::new(runtime),
+            credentials: None,
+            peer: None,
+            alone_since: Instant::now(),
+            link: None,
+            hello,
+            switch,
+            peers,
+        };
+        worker.welcome(link);
+        Ok(worker)
+    }
+
+    /// Serves until told to stop, and returns the grace.
+    async fn serve(&mut self, agents: &mut Agents) -> Duration {
+        let mut tick = tokio::time::interval(TICK);
+        tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut usage = tokio::time::interval(Duration::from_secs(USAGE_INTERVAL_SECONDS));
+        usage.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        loop {
+            tokio::select! {
+                (_, link) = agents.next(Some(&self.hello)) => self.welcome(link),
+                message = receive(&mut self.link) => {
+                    if let Some(grace) = self.take_messages(message) {
+                        return grace;
+                    }
+                }
+                messages = self.pods.next() => {
+                    for message in &messages {
+                        self.report(message);
+                    }
+                }
+                _ = usage.tick() => self.report_usage(false),
+                _ = tick.tick() => {
+                    self.update_fronts();
+                    if self.peer.is_none() && let Some(open) = self.listen_for_peers() {
+                        self.report(&open);
+                    }
+                    let alone = self.link.is_none() && self.alone_since.elapsed() > ORPHAN_AFTER;
+                    if alone && self.pods.is_empty() {
+                        tracing::info!("no Pods and no agent: the worker ends");
+                        return Duration::ZERO;
+                    }
+                }
+            }
+        }
+    }
+
+    /// A new agent replaces the one before and hears everything.
+    fn welcome(&mut self, link: Link) {
+        tracing::info!(namespace = self.hello.namespace, "an agent is connected");
+        self.link = Some(link);
+        let state = State {
+            protocol: protocol::VERSION,
+            pid: std::process::id(),
+            namespace: self.hello.namespace.clone(),
+            peer: self.peer.as_ref().map(|peer| peer.address),
+            identity_until: self.peer.as_ref().map(PeerListener::identity_until),
+            pods: self.pods.state(),
+            node_ports: self.fronts.state(),
+        };
+        self.report(&ToAgent::State(state));
+        self.report_usage(true);
+    }
+
+    fn report(&mut self, message: &ToAgent) {
+        let Some(link) = &self.link else { return };
+        if let Err(error) = link.send(message) {
+            self.lose_agent(&error);
+        }
+    }
+
+    fn report_usage(&mut self, agent_is_new: bool) {
+        let usage = self.pods.usage(agent_is_new);
+        if !usage.is_empty() {
+            self.report(&ToAgent::Usage(usage));
+        }
+    }
+
+    fn lose_agent(&mut self, error: &LinkError) {
+        tracing::warn!(
+            error = explain(error),
+            "the agent is gone; everything goes on"
+        );
+        self.link = None;
+        self.alone_since = Instant::now();
+    }
+
+    /// Takes a message and those that arrived with it. Some: to stop, with the grace.
+    fn take_messages(&mut self, first: Result<ToWorker, LinkError>) -> Option<Duration> {
+        let mut next = Some(first);
+        let mut taken = 0;
+        let mut routes_changed = false;
+        let mut stop = None;
+        while let Some(message) = next.take() {
+            match message {
+                Ok(ToWorker::Services(change)) => {
+                    self.router.apply(change);
+                    routes_changed = true;
+                }
+                Ok(ToWorker::Stop { grace_ms }) => {
+                    stop = Some(Duration::from_millis(grace_ms));
+                    break;
+                }
+                Ok(message) => self.take_message(message),
+                Err(error) => {
+                    self.lose_agent(&error);
+                    break;
+                }
+            }
+            taken += 1;
+            if taken < BATCH_MAX {
+                next = self.link.as_mut().and_then(Link::received);
+            }
+        }
+        if routes_changed {
+            self.switch.publish_table(self.router.table());
+            self.update_fronts();
+        }
+        stop
+    }
+
+    fn take_message(&mut self, message: ToWorker) {
+        let answer = match message {
+            ToWorker::Hello(_) | ToWorker::Services(_) | ToWorker::Stop { .. } => None,
+            ToWorker::Identity(identity) => self.identify(&identity),
+            ToWorker::ApplyPod(pod) if pod.namespace != self.hello.namespace => {
+                // Another trust domain's Pod must never run here, whoever asks.
+                tracing::error!(
+                    uid = pod.uid,
+                    namespace = pod.namespace,
+                    "refused a strange Pod"
+                );
+                None
+            }
+            ToWorker::ApplyPod(pod) => {
+                self.pods.apply(pod);
+                None
+            }
+            ToWorker::StopContainer {
+                uid,
+                container,
+                restart,
+                grace_ms,
+            } => {
+                let grace = Duration::from_millis(grace_ms);
+                self.pods.stop_container(uid, container, restart, grace)
+            }
+            ToWorker::RemovePod { uid } => self.pods.remove(uid),
+        };
+        if let Some(answer) = answer {
+            self.report(&answer);
+        }
+    }
+
+    /// Begins to use a certificate; the first one opens the peer listener.
+    fn identify(&mut self, identity: &protocol::Identity) -> Option<ToAgent> {
+        let credentials = match Credentials::new(identity) {
+            Ok(credentials) => Arc::new(credentials),
+            Err(error) => {
+                tracing::error!(error = explain(&error), "cannot use the traffic identity");
+                return None;
+            }
+        };
+        let holder = &credentials.holder;
+        if holder.namespace != self.hello.namespace || holder.node != self.hello.node {
+            tracing::error!(%holder, "the traffic identity is another worker's");
+            return None;
+        }
+        self.peers.identify(credentials.clone());
+        if let Some(peer) = &self.peer {
+            peer.identify(credentials.clone());
+        }
+        self.credentials = Some(credentials);
+        self.listen_for_peers()
+    }
+
+    /// Opens the peer listener if it should be open. Tried again at each tick: the node's address
+    /// may come up after the worker.
+    fn listen_for_peers(&mut self) -> Option<ToAgent> {
+        if let Some(peer) = &self.peer {
+            return Some(ToAgent::PeerListening {
+                address: peer.address,
+            });
+        }
+        let credentials = self.credentials.clone()?;
+        match PeerListener::start(self.switch.clone(), self.hello.address, credentials) {
+            Ok(peer) => {
+                let address = peer.address;
+                self.peer = Some(peer);
+                Some(ToAgent::PeerListening { address })
+            }
+            Err(error) => {
+                tracing::error!(%error, address = %self.hello.address, "cannot listen for peers");
+                None
+            }
+        }
+    }
+
+    fn update_fronts(&mut self) {
+        for change in self.fronts.update() {
+            self.report(&ToAgent::NodePort(change));
+        }
+    }
+
+    /// Ends everything in order: no new connections, containers within the grace, connections.
+    async fn shut_down(mut self, grace: Duration) {
+        tracing::info!(?grace, "stopping");
+        self.fronts.stop();
+        let deadline = Instant::now() + grace;
+        self.pods.stop_all(deadline);
+        // Containers end by the deadline themselves; this is for the logs of a stuck disk.
+        let hard = deadline + CLOSE_GRACE;
+        while self.pods.is_running() {
+            match tokio::time::timeout_at(hard, self.pods.next()).await {
+                Ok(messages) => {
+                    for message in &messages {
+                        self.report(message);
+                    }
+                }
+                Err(_) => break,
+            }
+        }
+        let Worker {
+            switch,
+            router,
+            peers,
+            fronts,
+            peer,
+            link,
+            ..
+        } = self;
+        if let Some(peer) = &peer {
+            peer.stop();
+        }
+        // The last holders of peers: their connections close when nothing is in flight.
+        switch.publish_table(Table::default());
+        drop(router);
+        let closed = async {
+            fronts.closed().await;
+            if let Some(peer) = &peer {
+                peer.closed().await;
+            }
+            peers.closed().await;
+            if let Some(link) = link {
+                link.finish().await;
+            }
+        };
+        if tokio::time::timeout(CLOSE_GRACE, closed).await.is_err() {
+            tracing::info!("some connections were cut off");
+        }
+    }
+}
+
+/// The next message of the agent, if there is one.
+async fn receive(link: &mut Option<Link>) -> Result<ToWorker, LinkError> {
+    match link {
+        Some(link) => link.receive().await,
+        None => std::future::pending().await,
+    }
+}

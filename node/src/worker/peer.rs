@@ -1,0 +1,180 @@
+//! The peer listener: requests from other workers for Pods of this one.
+//!
+//! A connection begins with mutual TLS; the certificate must be of the traffic authority and name a
+//! worker (see `tls`). A request names its Pod in the header `wherry-pod`; only Pods of this worker
+//! are called, nothing is passed on. What is not answered by a guest carries `wherry-refused`, so
+//! that the sender can try another endpoint; a guest cannot set that header.
+
+use std::{convert::Infallible, io, net::IpAddr, net::SocketAddr, sync::Arc, time::Duration};
+
+use arc_swap::ArcSwap;
+use bytes::Bytes;
+use http::{Request, Response};
+use http_body_util::BodyExt;
+use hyper::{body::Incoming, server::conn::http2, service::service_fn};
+use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use tokio::{net::TcpStream, sync::Semaphore};
+use tokio_rustls::TlsAcceptor;
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+use wherry_wasi_shim::{Body, BodyError};
+
+use super::{
+    listen::{self, Closing},
+    peers::STREAMS_MAX,
+    switch::{POD_HEADER, REFUSED_HEADER, Refusal, Reply, Switch},
+    tls::{Credentials, PeerIdentity, peer_identity},
+};
+
+/// From accept to the end of the TLS handshake.
+const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(5);
+/// Connections at once: every worker of a large cluster twice over would be too many to hold, and
+/// who calls this namespace is few of them.
+const CONNECTIONS_MAX: usize = 2048;
+/// Headers between workers: those of a client and ours.
+const HEAD_BYTES_MAX: u32 = 48 << 10;
+/// A dead machine sends no end of connection.
+const PING_INTERVAL: Duration = Duration::from_secs(10);
+const PING_TIMEOUT: Duration = Duration::from_secs(5);
+const STREAM_WINDOW: u32 = 1 << 20;
+const CONNECTION_WINDOW: u32 = 4 << 20;
+
+/// The listener and its connections.
+pub struct PeerListener {
+    /// Where it accepts.
+    pub address: SocketAddr,
+    credentials: Arc<ArcSwap<Credentials>>,
+    stop: CancellationToken,
+    tasks: TaskTracker,
+}
+
+impl PeerListener {
+    /// Listens on a port of the system's choice.
+    pub fn start(
+        switch: Arc<Switch>,
+        address: IpAddr,
+        credentials: Arc<Credentials>,
+    ) -> io::Result<PeerListener> {
+        let listener = listen::bind(SocketAddr::new(address, 0))?;
+        let address = listener.local_addr()?;
+        let credentials = Arc::new(ArcSwap::new(credentials));
+        let stop = CancellationToken::new();
+        let tasks = TaskTracker::new();
+        let current = credentials.clone();
+        let serve = move |stream, remote, closing| {
+            serve(switch.clone(), current.load_full(), stream, remote, closing)
+        };
+        let places = Arc::new(Semaphore::new(CONNECTIONS_MAX));
+        tasks.spawn(listen::accept(listener, stop.clone(), places, serve));
+        Ok(PeerListener {
+            address,
+            credentials,
+            stop,
+            tasks,
+        })
+    }
+
+    /// Uses this identity for connections from now on.
+    pub fn identify(&self, credentials: Arc<Credentials>) {
+        self.credentials.store(credentials);
+    }
+
+    /// When the current identity ends.
+    pub fn identity_until(&self) -> jiff::Timestamp {
+        self.credentials.load().until
+    }
+
+    /// Stops accepting and asks connections to close after the requests they have.
+    pub fn stop(&self) {
+        self.stop.cancel();
+        self.tasks.close();
+    }
+
+    /// After [`PeerListener::stop`]: ends when all connections have.
+    pub async fn closed(&self) {
+        self.tasks.wait().await;
+    }
+}
+
+async fn serve(
+    switch: Arc<Switch>,
+    credentials: Arc<Credentials>,
+    stream: TcpStream,
+    remote: SocketAddr,
+    closing: Closing,
+) {
+    let acceptor = TlsAcceptor::from(credentials.server.clone());
+    let handshake = tokio::time::timeout(HANDSHAKE_TIMEOUT, acceptor.accept(stream)).await;
+    let stream = match handshake {
+        Ok(Ok(stream)) => stream,
+        Ok(Err(error)) => {
+            tracing::info!(%remote, %error, "refused a peer connection");
+            return;
+        }
+        Err(_) => return,
+    };
+    let peer: PeerIdentity = match peer_identity(stream.get_ref().1.peer_certificates()) {
+        Ok(peer) => peer,
+        Err(error) => {
+            tracing::info!(%remote, %error, "refused a peer connection");
+            return;
+        }
+    };
+    tracing::debug!(%remote, node = peer.node, namespace = peer.namespace, "peer connected");
+    let service = service_fn(move |request| dispatch(switch.clone(), request));
+    let mut builder = http2::Builder::new(TokioExecutor::new());
+    builder
+        .timer(TokioTimer::new())
+        .max_concurrent_streams(STREAMS_MAX as u32)
+        .max_header_list_size(HEAD_BYTES_MAX)
+        .initial_stream_window_size(STREAM_WINDOW)
+        .initial_connection_window_size(CONNECTION_WINDOW)
+        .keep_alive_interval(PING_INTERVAL)
+        .keep_alive_timeout(PING_TIMEOUT);
+    let mut connection = std::pin::pin!(builder.serve_connection(TokioIo::new(stream), service));
+    let outcome = tokio::select! {
+        biased;
+        outcome = connection.as_mut() => outcome,
+        () = closing.asked() => {
+            connection.as_mut().graceful_shutdown();
+            connection.await
+        }
+    };
+    if let Err(error) = outcome {
+        tracing::debug!(%remote, %error, "peer connection ended early");
+    }
+}
+
+/// Answers one request of a peer.
+async fn dispatch(
+    switch: Arc<Switch>,
+    mut request: Request<Incoming>,
+) -> Result<Response<Reply>, Infallible> {
+    let pod = request.headers_mut().remove(POD_HEADER);
+    let address = pod
+        .as_ref()
+        .and_then(|pod| pod.to_str().ok()?.parse::<SocketAddr>().ok());
+    let Some(address) = address else {
+        return Ok(refused(&Refusal::BadRequest));
+    };
+    let Some(served) = switch.served(address) else {
+        return Ok(refused(&Refusal::Gone(address)));
+    };
+    let flight = served.enter();
+    let request = request.map(|body| Body::new(body.map_err(BodyError::new)));
+    match flight.handler().handle(request).await {
+        Ok(mut response) => {
+            response.headers_mut().remove(REFUSED_HEADER);
+            Ok(response.map(|body| Reply::Guest { body, flight }))
+        }
+        Err(error) => Ok(refused(&Refusal::from(error))),
+    }
+}
+
+fn refused(refusal: &Refusal) -> Response<Reply> {
+    let mut response = Response::new(Reply::Text(Bytes::new()));
+    *response.status_mut() = refusal.status();
+    response
+        .headers_mut()
+        .insert(REFUSED_HEADER, refusal.word());
+    response
+}

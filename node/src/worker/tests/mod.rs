@@ -1,0 +1,6 @@
+//! A whole worker in this process, driven by a fake agent over a real socket, with real guests.
+
+mod guests;
+mod harness;
+mod pods;
+mod traffic;

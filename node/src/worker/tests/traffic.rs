@@ -1,0 +1,213 @@
+//! Node ports, peers, and requests through them.
+
+use std::{net::SocketAddr, sync::Arc};
+
+use http::Request;
+use http_body_util::{BodyExt, Empty};
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::{TcpListener, TcpStream},
+};
+use wherry_wasi_shim::Body;
+
+use super::{
+    super::{
+        peers::{PeerKey, Peers},
+        switch::{POD_HEADER, REFUSED_HEADER},
+        tls::Credentials,
+    },
+    harness::*,
+};
+use crate::protocol::{NodePort, ServiceKey, Services, ToAgent, ToWorker};
+
+/// One request on a connection of its own; the whole response as text.
+pub async fn get(port: u16, path: &str) -> String {
+    let mut stream = TcpStream::connect(("127.0.0.1", port))
+        .await
+        .expect("connect");
+    let request = format!("GET {path} HTTP/1.1\r\nhost: shop.example\r\nconnection: close\r\n\r\n");
+    stream.write_all(request.as_bytes()).await.expect("write");
+    let mut response = String::new();
+    stream.read_to_string(&mut response).await.expect("read");
+    response
+}
+
+pub async fn node_port(agent: &mut Agent) -> NodePort {
+    agent
+        .hear_until(|message| match message {
+            ToAgent::NodePort(node_port) => Some(node_port),
+            _ => None,
+        })
+        .await
+}
+
+pub async fn peer_address(agent: &mut Agent) -> SocketAddr {
+    agent
+        .hear_until(|message| match message {
+            ToAgent::PeerListening { address } => Some(address),
+            _ => None,
+        })
+        .await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_node_port_opens_explains_itself_and_closes() {
+    let (fixture, mut agent) = Fixture::start("shop").await;
+    let port = free_port();
+    // Of another namespace, on the same node: not this worker's business.
+    agent
+        .say(service(("bank", "api"), Some(free_port()), &[]))
+        .await;
+    agent.say(service(("shop", "cart"), Some(port), &[])).await;
+    let expected = NodePort {
+        service: "cart".to_owned(),
+        port,
+        bound: true,
+        error: None,
+    };
+    assert_eq!(node_port(&mut agent).await, expected);
+    let response = get(port, "/").await;
+    assert!(response.starts_with("HTTP/1.1 503 "), "{response}");
+    let why = format!(
+        "503 Service Unavailable\n\nService shop/cart (node port {port}) cannot answer: \
+         Service shop/cart has no ready Pod.\n"
+    );
+    assert!(response.ends_with(&why), "{response}");
+    // An endpoint that is not there, and one that nobody knows the worker of.
+    let endpoints = [
+        ("10.0.0.9:80", "shop", "node-1", None),
+        ("10.0.32.1:80", "shop", "node-2", None),
+    ];
+    agent
+        .say(service(("shop", "cart"), Some(port), &endpoints))
+        .await;
+    agent
+        .say(ToWorker::RemovePod {
+            uid: "done".to_owned(),
+        })
+        .await;
+    agent
+        .hear_until(|message| matches!(message, ToAgent::PodRemoved { .. }).then_some(()))
+        .await;
+    let response = get(port, "/").await;
+    assert!(
+        response.ends_with("the Pod at 10.0.0.9:80 is gone.\n"),
+        "{response}"
+    );
+
+    let key = ServiceKey {
+        namespace: "shop".to_owned(),
+        name: "cart".to_owned(),
+    };
+    agent
+        .say(ToWorker::Services(Services::Remove(vec![key])))
+        .await;
+    assert!(!node_port(&mut agent).await.bound);
+    fixture.stop(agent).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_taken_node_port_is_reported_and_tried_again() {
+    let (fixture, mut agent) = Fixture::start("shop").await;
+    let taken = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+    let port = taken.local_addr().expect("its address").port();
+    agent.say(service(("shop", "cart"), Some(port), &[])).await;
+    let refused = node_port(&mut agent).await;
+    assert!(refused.error.is_some_and(|why| why.contains("in use")));
+    drop(taken);
+    assert!(node_port(&mut agent).await.bound);
+    fixture.stop(agent).await;
+}
+
+/// What a peer answers to a request for this Pod, or why it cannot be reached.
+async fn ask(peers: &Peers, key: PeerKey, pod: &str) -> String {
+    let body = Body::new(Empty::new().map_err(|never| match never {}));
+    let request = Request::get("http://cart/")
+        .header(POD_HEADER, pod)
+        .body(body);
+    match peers.get(key).send(request.expect("a request")).await {
+        Ok((response, _)) => {
+            let word = response.headers().get(REFUSED_HEADER);
+            format!(
+                "{} {:?}",
+                response.status(),
+                word.expect("no guest is there")
+            )
+        }
+        Err(error) => error.to_string(),
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn peers_know_each_other_by_certificate() {
+    let (fixture, mut agent) = Fixture::start("shop").await;
+    let authority = Authority::new();
+    agent
+        .say(ToWorker::Identity(authority.issue("node-1", "shop")))
+        .await;
+    let address = peer_address(&mut agent).await;
+    let identified = |identity| {
+        let peers = Peers::default();
+        peers.identify(Arc::new(Credentials::new(&identity).expect("an identity")));
+        peers
+    };
+    let key = |node: &str, namespace: &str| PeerKey {
+        address,
+        namespace: namespace.to_owned(),
+        node: node.to_owned(),
+    };
+
+    let peers = identified(authority.issue("node-2", "bank"));
+    let answer = ask(&peers, key("node-1", "shop"), "10.0.0.1:80").await;
+    assert_eq!(answer, "503 Service Unavailable \"gone\"");
+    let answer = ask(&peers, key("node-1", "shop"), "nonsense").await;
+    assert_eq!(answer, "400 Bad Request \"invalid\"");
+    // The worker at that address is not the one that was meant.
+    let answer = ask(&peers, key("node-1", "bank"), "10.0.0.1:80").await;
+    let expected = "cannot be reached: it is the worker of namespace shop on node node-1";
+    assert!(answer.ends_with(expected), "{answer}");
+    // Somebody else's authority: neither side takes the other.
+    let stranger = identified(Authority::new().issue("node-2", "bank"));
+    let answer = ask(&stranger, key("node-1", "shop"), "10.0.0.1:80").await;
+    assert!(
+        answer.contains("cannot be reached: TLS handshake"),
+        "{answer}"
+    );
+    // A certificate that names nobody cannot even be used.
+    let nameless = Credentials::new(&authority.issue("node-2", ""));
+    assert_eq!(
+        nameless.err().map(|error| error.to_string()).as_deref(),
+        Some("a traffic certificate does not name one namespace")
+    );
+
+    // The state of a new agent tells the listener.
+    let mut successor = fixture.connect(&fixture.hello).await;
+    let state = successor.state().await;
+    assert_eq!(state.peer, Some(address));
+    assert!(state.identity_until.is_some());
+    fixture.stop(successor).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_unreachable_peer_is_a_bad_gateway() {
+    let (fixture, mut agent) = Fixture::start("shop").await;
+    agent
+        .say(ToWorker::Identity(Authority::new().issue("node-1", "shop")))
+        .await;
+    peer_address(&mut agent).await;
+    let nobody = SocketAddr::from(([127, 0, 0, 1], free_port()));
+    let port = free_port();
+    let endpoint = ("10.0.32.1:80", "shop", "node-2", Some(nobody));
+    agent
+        .say(service(("shop", "cart"), Some(port), &[endpoint]))
+        .await;
+    assert!(node_port(&mut agent).await.bound);
+    let response = get(port, "/").await;
+    assert!(response.starts_with("HTTP/1.1 502 "), "{response}");
+    let expected = format!(
+        "the worker of namespace shop on node node-2 at {nobody} cannot be reached: connect: \
+         Connection refused (os error 111).\n"
+    );
+    assert!(response.ends_with(&expected), "{response}");
+    fixture.stop(agent).await;
+}

@@ -1,0 +1,350 @@
+//! `make bench`: what Wherry costs and carries, beside plain `wasmtime serve` in the same run.
+//!
+//! Rows: requests through a NodePort to a handler (wrk, 32 connections, two threads, against the same component under
+//! `wasmtime serve`, plain and with the pool settings Wherry uses); apply → first 200 with the image compiled; the
+//! store's writes of 1 KiB at 1, 16 and 128 writers; resident memory idle and with 1,000 idle Pods. Every load is
+//! bounded in time and goes to loopback. A run with any answer other than 200 does not count. Prints a table, writes
+//! `bench-results.json`; the machine's load is part of both.
+
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail, ensure};
+use hdrhistogram::Histogram;
+use serde_json::{Value, json};
+use wherry_store::{Engine, Precondition, Store};
+use wherry_tests::{Dev, http_get, repository, wait_for};
+
+const WASMTIME: &str = "48.0.8";
+const HELLO: u16 = 30080;
+/// Long enough for a median that repeats, short enough to run often.
+const LOAD_SECONDS: u64 = 10;
+const CONNECTIONS: u32 = 32;
+const APPLY_ROUNDS: usize = 20;
+const IDLE_PODS: usize = 1000;
+const STORE_WRITES: u64 = 4000;
+
+fn main() -> Result<()> {
+    let target = flag("--target").unwrap_or_else(|| "target".to_owned());
+    let mut rows = Rows(Vec::new());
+    rows.add("machine", "load average before", load_average()?, "");
+    requests(&mut rows, Path::new(&target))?;
+    apply_to_first_answer(&mut rows)?;
+    store_writes(&mut rows)?;
+    memory(&mut rows)?;
+    rows.add("machine", "load average after", load_average()?, "");
+    rows.print();
+    let file = repository().join("bench-results.json");
+    std::fs::write(&file, serde_json::to_string_pretty(&rows.0)?)?;
+    println!("\nwritten to {}", file.display());
+    Ok(())
+}
+
+fn flag(name: &str) -> Option<String> {
+    let mut arguments = std::env::args().skip_while(|argument| argument != name);
+    arguments.nth(1)
+}
+
+/// The results, in the order in which they were measured.
+struct Rows(Vec<Value>);
+
+impl Rows {
+    fn add(&mut self, group: &str, name: &str, value: f64, unit: &str) {
+        eprintln!("{group}: {name} = {value:.2} {unit}");
+        self.0.push(json!({"group": group, "name": name, "value": value, "unit": unit}));
+    }
+
+    fn print(&self) {
+        let text = |row: &Value, key: &str| row[key].as_str().unwrap_or_default().to_owned();
+        let names = self.0.iter().map(|row| text(row, "name").len());
+        let width = names.max().unwrap_or_default();
+        let mut group = String::new();
+        for row in &self.0 {
+            if text(row, "group") != group {
+                group = text(row, "group");
+                println!("\n{group}");
+            }
+            let value = row["value"].as_f64().unwrap_or_default();
+            println!("  {:width$}  {value:>12.2} {}", text(row, "name"), text(row, "unit"));
+        }
+    }
+}
+
+fn load_average() -> Result<f64> {
+    let text = std::fs::read_to_string("/proc/loadavg")?;
+    Ok(text.split(' ').next().context("three averages")?.parse()?)
+}
+
+/// What wrk measured.
+struct Load {
+    per_second: f64,
+    p50_ms: f64,
+    p99_ms: f64,
+}
+
+/// Runs wrk on a URL, after a short run that warms it up.
+fn wrk(url: &str) -> Result<Load> {
+    let run = |seconds: u64| -> Result<String> {
+        let output = Command::new("wrk")
+            .args(["-t2", "--latency", &format!("-c{CONNECTIONS}"), &format!("-d{seconds}s"), url])
+            .output()
+            .context("wrk is not installed: apt-get install wrk")?;
+        let text = wherry_tests::text(&output.stdout);
+        ensure!(output.status.success(), "wrk failed: {text}");
+        ensure!(!text.contains("Non-2xx"), "answers other than 200 from {url}: {text}");
+        ensure!(!text.contains("Socket errors"), "failed requests to {url}: {text}");
+        Ok(text)
+    };
+    run(2)?;
+    let text = run(LOAD_SECONDS)?;
+    let field = |name: &str| -> Result<&str> {
+        let line = text.lines().find(|line| line.trim_start().starts_with(name));
+        line.and_then(|line| line.split_whitespace().last()).with_context(|| format!("no {name}"))
+    };
+    Ok(Load {
+        per_second: field("Requests/sec:")?.parse()?,
+        p50_ms: milliseconds(field("50%")?)?,
+        p99_ms: milliseconds(field("99%")?)?,
+    })
+}
+
+/// wrk's times: `812.00us`, `1.50ms`, `1.20s`.
+fn milliseconds(text: &str) -> Result<f64> {
+    for (unit, factor) in [("us", 0.001), ("ms", 1.0), ("s", 1000.0)] {
+        if let Some(number) = text.strip_suffix(unit) {
+            return Ok(number.parse::<f64>()? * factor);
+        }
+    }
+    bail!("{text:?} is not a time")
+}
+
+fn requests(rows: &mut Rows, target: &Path) -> Result<()> {
+    let group = "requests (hello-http, 32 connections)";
+    let wasmtime = install_wasmtime(target)?;
+    let component = repository().join("sample-apps/dist/hello-http.wasm");
+    let cluster = Dev::start();
+    cluster.kubectl_ok(&["apply", "-f", "sample-apps/hello-http/app.yaml"]);
+    cluster.kubectl_ok(&["rollout", "status", "deployment/hello-http", "--timeout=60s"]);
+    wait_for("the NodePort answers", || cluster.get(HELLO, "/bench").filter(|a| a.0 == 200));
+
+    let own = wrk(&format!("http://{}:{HELLO}/bench", cluster.address))?;
+    let plain = with_wasmtime(&wasmtime, &component, &[])?;
+    let tuned = with_wasmtime(
+        &wasmtime,
+        &component,
+        &[
+            "-Opooling-allocator=y",
+            "-Opooling-memory-keep-resident=1048576",
+            "-Opooling-table-keep-resident=65536",
+            "-Opooling-pagemap-scan=auto",
+        ],
+    )?;
+    for (name, load) in [("wherry", &own), ("wasmtime serve", &plain), ("… tuned", &tuned)] {
+        rows.add(group, &format!("{name}: throughput"), load.per_second, "req/s");
+        rows.add(group, &format!("{name}: p50"), load.p50_ms, "ms");
+        rows.add(group, &format!("{name}: p99"), load.p99_ms, "ms");
+    }
+    rows.add(group, "wherry / wasmtime serve", own.per_second / plain.per_second, "×");
+    rows.add(group, "wherry / wasmtime serve tuned", own.per_second / tuned.per_second, "×");
+    Ok(())
+}
+
+/// The baseline, built once into the target folder.
+fn install_wasmtime(target: &Path) -> Result<PathBuf> {
+    let root = target.join("wasmtime-cli");
+    let binary = root.join("bin/wasmtime");
+    if !binary.exists() {
+        eprintln!("building wasmtime-cli {WASMTIME} for the comparison (several minutes, once)");
+        let status = Command::new("cargo")
+            .args(["install", "wasmtime-cli", "--locked", "--version", WASMTIME, "--root"])
+            .arg(&root)
+            .args(["--no-default-features", "--features"])
+            .arg("serve,cranelift,pooling-allocator,parallel-compilation,component-model-async")
+            .status()?;
+        ensure!(status.success(), "wasmtime-cli could not be built");
+    }
+    Ok(binary)
+}
+
+fn with_wasmtime(binary: &Path, component: &Path, options: &[&str]) -> Result<Load> {
+    let address: SocketAddr = {
+        let free = std::net::TcpListener::bind("127.0.0.1:0")?;
+        free.local_addr()?
+    };
+    let child = Command::new(binary)
+        .arg("serve")
+        .args(options)
+        .args(["-Scli", "--addr", &address.to_string()])
+        .arg(component)
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .spawn()?;
+    let _ended = Ended(child);
+    wait_for("wasmtime serve answers", || http_get(address, "/bench").filter(|a| a.0 == 200));
+    wrk(&format!("http://{address}/bench"))
+}
+
+/// A child that ends with its scope.
+struct Ended(Child);
+
+impl Drop for Ended {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+/// A Deployment and its NodePort Service, as the API takes them.
+fn app(name: &str, replicas: usize, port: Option<u16>) -> (Value, Value) {
+    let labels = json!({"app": name});
+    let container = json!({"name": "hello", "image": "hello-http:dev",
+                           "imagePullPolicy": "IfNotPresent", "ports": [{"containerPort": 80}]});
+    let deployment = json!({
+        "apiVersion": "apps/v1", "kind": "Deployment", "metadata": {"name": name},
+        "spec": {"replicas": replicas, "selector": {"matchLabels": labels},
+                 "template": {"metadata": {"labels": labels},
+                              "spec": {"containers": [container]}}},
+    });
+    let service = json!({
+        "apiVersion": "v1", "kind": "Service", "metadata": {"name": name},
+        "spec": {"type": "NodePort", "selector": labels,
+                 "ports": [{"port": 80, "nodePort": port}]},
+    });
+    (deployment, service)
+}
+
+async fn client(cluster: &Dev) -> Result<kube::Client> {
+    let file = kube::config::Kubeconfig::read_from(&cluster.kubeconfig)?;
+    let config = kube::Config::from_custom_kubeconfig(file, &Default::default()).await?;
+    Ok(kube::Client::try_from(config)?)
+}
+
+async fn post(client: &kube::Client, path: &str, object: &Value) -> Result<Value> {
+    let request = http::Request::post(path).header("content-type", "application/json");
+    Ok(client.request(request.body(serde_json::to_vec(object)?)?).await?)
+}
+
+const DEPLOYMENTS: &str = "/apis/apps/v1/namespaces/default/deployments";
+const SERVICES: &str = "/api/v1/namespaces/default/services";
+
+fn apply_to_first_answer(rows: &mut Rows) -> Result<()> {
+    let cluster = Dev::start();
+    let runtime = tokio::runtime::Runtime::new()?;
+    let client = runtime.block_on(client(&cluster))?;
+    let mut times = Histogram::<u64>::new(3)?;
+    for round in 0..=APPLY_ROUNDS {
+        let port = 31000 + u16::try_from(round)?;
+        let (deployment, service) = app(&format!("app-{round}"), 1, Some(port));
+        let address = SocketAddr::from((cluster.address, port));
+        let begun = Instant::now();
+        runtime.block_on(async {
+            post(&client, DEPLOYMENTS, &deployment).await?;
+            post(&client, SERVICES, &service).await
+        })?;
+        while http_get(address, "/bench").is_none_or(|(status, _)| status != 200) {
+            ensure!(begun.elapsed() < Duration::from_secs(60), "app-{round} never answered");
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        // The first round compiles the image.
+        if round > 0 {
+            times.record(u64::try_from(begun.elapsed().as_micros())?)?;
+        }
+    }
+    for (name, quantile) in [("p50", 0.5), ("p99", 0.99)] {
+        let value = times.value_at_quantile(quantile) as f64 / 1000.0;
+        rows.add("apply → first 200 (compiled image)", name, value, "ms");
+    }
+    Ok(())
+}
+
+fn store_writes(rows: &mut Rows) -> Result<()> {
+    let runtime = tokio::runtime::Runtime::new()?;
+    for writers in [1_u64, 16, 128] {
+        let folder = tempfile::tempdir_in(repository().join("tests"))?;
+        let config = wherry_store::Config {
+            engine: Engine::Rocks(folder.path().to_owned()),
+            ..wherry_store::Config::default()
+        };
+        let (seconds, times) = runtime.block_on(write_with(config, writers))?;
+        let group = format!("store: put of 1 KiB, fsync, {writers} writers");
+        rows.add(&group, "throughput", STORE_WRITES as f64 / seconds, "writes/s");
+        for (name, quantile) in [("p50", 0.5), ("p99", 0.99)] {
+            rows.add(&group, name, times.value_at_quantile(quantile) as f64 / 1000.0, "ms");
+        }
+    }
+    Ok(())
+}
+
+async fn write_with(config: wherry_store::Config, writers: u64) -> Result<(f64, Histogram<u64>)> {
+    let store = Arc::new(Store::open(config).await?);
+    let begun = Instant::now();
+    let mut tasks = tokio::task::JoinSet::new();
+    for writer in 0..writers {
+        let store = store.clone();
+        tasks.spawn(async move {
+            let mut times = Vec::new();
+            for number in 0..STORE_WRITES / writers {
+                let key = format!("bench/{writer}/{number}").into();
+                let begun = Instant::now();
+                store.put(key, vec![7; 1024].into(), Precondition::Absent).await?;
+                times.push(begun.elapsed());
+            }
+            Ok::<_, anyhow::Error>(times)
+        });
+    }
+    let mut histogram = Histogram::<u64>::new(3)?;
+    while let Some(times) = tasks.join_next().await {
+        for time in times?? {
+            histogram.record(u64::try_from(time.as_micros())?)?;
+        }
+    }
+    let seconds = begun.elapsed().as_secs_f64();
+    store.shutdown().await?;
+    Ok((seconds, histogram))
+}
+
+fn memory(rows: &mut Rows) -> Result<()> {
+    let group = "resident memory (proportional set size)";
+    let cluster = Dev::start();
+    add_memory(rows, group, &cluster, "idle");
+    let runtime = tokio::runtime::Runtime::new()?;
+    let client = runtime.block_on(client(&cluster))?;
+    let (deployment, _) = app("idle", IDLE_PODS, None);
+    let begun = Instant::now();
+    runtime.block_on(post(&client, DEPLOYMENTS, &deployment))?;
+    let ready = format!("{DEPLOYMENTS}/idle");
+    loop {
+        let request = http::Request::get(&ready).body(Vec::new())?;
+        let status: Value = runtime.block_on(client.request(request))?;
+        if status["status"]["readyReplicas"] == json!(IDLE_PODS) {
+            break;
+        }
+        ensure!(begun.elapsed() < Duration::from_secs(300), "{status:#}");
+        std::thread::sleep(Duration::from_millis(50));
+    }
+    let seconds = begun.elapsed().as_secs_f64();
+    rows.add("start of 1,000 Pods", "create → all Ready", seconds, "s");
+    add_memory(rows, group, &cluster, "1,000 idle Pods");
+    Ok(())
+}
+
+fn add_memory(rows: &mut Rows, group: &str, cluster: &Dev, when: &str) {
+    let mut total = proportional_mib(cluster.pid());
+    for role in ["server", "node", "worker"] {
+        let mib: f64 = cluster.pids_of(role).into_iter().map(proportional_mib).sum();
+        rows.add(group, &format!("{when}: {role}"), mib, "MiB");
+        total += mib;
+    }
+    rows.add(group, &format!("{when}: all processes"), total, "MiB");
+}
+
+/// Memory of a process, pages shared with others counted by their share.
+fn proportional_mib(pid: i32) -> f64 {
+    let text = std::fs::read_to_string(format!("/proc/{pid}/smaps_rollup")).unwrap_or_default();
+    let line = text.lines().find_map(|line| line.strip_prefix("Pss:"));
+    let kib = line.and_then(|line| line.trim().strip_suffix(" kB")?.trim().parse::<f64>().ok());
+    kib.unwrap_or_default() / 1024.0
+}

@@ -1,0 +1,236 @@
+//! The harness of the black-box tests and benchmarks: a real cluster of real processes, and kubectl.
+//!
+//! [`Dev`] is one `wherry dev` with its own data folder, API port and loopback addresses, so that tests run beside
+//! each other. Tests wait for conditions with a deadline ([`wait_for`]), never for a time. Dropping a [`Dev`] ends
+//! its processes, and only these.
+
+use std::io::{BufRead as _, BufReader, Read as _, Write as _};
+use std::net::{Ipv4Addr, SocketAddr, TcpStream};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Output, Stdio};
+use std::sync::atomic::{AtomicU16, Ordering};
+use std::time::{Duration, Instant};
+
+/// A condition that has not come true by then will not.
+pub const DEADLINE: Duration = Duration::from_secs(60);
+
+/// Whether tests with real processes are asked for; `make test` does.
+pub fn l3() -> bool {
+    let asked = std::env::var_os("WHERRY_L3").is_some();
+    if !asked {
+        eprintln!("left out: tests with real processes run with WHERRY_L3=1, as in `make test`");
+    }
+    asked
+}
+
+/// The folder of the repository.
+pub fn repository() -> &'static Path {
+    Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("tests/ is in the repository")
+}
+
+/// The `wherry` binary of this build.
+pub fn wherry() -> PathBuf {
+    let own = std::env::current_exe().expect("this process has a file");
+    let built = own.ancestors().skip(1).map(|folder| folder.join("wherry"));
+    built.into_iter().find(|file| file.is_file()).expect("`make build` has built the binary")
+}
+
+/// How a [`Dev`] differs from the plainest one.
+#[derive(Default)]
+pub struct Options {
+    pub nodes: u8,
+    /// Kept by the caller, for a second start on the same state.
+    pub data_dir: Option<PathBuf>,
+}
+
+/// A running `wherry dev`.
+pub struct Dev {
+    child: Child,
+    pub data_dir: PathBuf,
+    pub kubeconfig: PathBuf,
+    /// The first node's address, where NodePorts are.
+    pub address: Ipv4Addr,
+    /// The line it printed when it was ready.
+    pub ready_line: String,
+    _temporary: Option<tempfile::TempDir>,
+}
+
+impl Dev {
+    /// Starts a cluster with one node and the sample images, and waits until it says that it is ready.
+    pub fn start() -> Dev {
+        Dev::start_with(Options::default())
+    }
+
+    pub fn start_with(options: Options) -> Dev {
+        let temporary = match options.data_dir {
+            Some(_) => None,
+            None => Some(tempfile::tempdir().expect("a temporary folder")),
+        };
+        let data_dir = options.data_dir.unwrap_or_else(|| {
+            temporary.as_ref().expect("made above").path().to_owned()
+        });
+        let address = own_address();
+        let mut child = Command::new(wherry())
+            .arg("dev")
+            .arg("--data-dir")
+            .arg(&data_dir)
+            .args(["--listen", "127.0.0.1:0", "--node-address", &address.to_string()])
+            .args(["--nodes", &options.nodes.max(1).to_string()])
+            .arg("--images")
+            .arg(repository().join("sample-apps/dist"))
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .spawn()
+            .expect("the binary starts");
+        let stdout = BufReader::new(child.stdout.take().expect("piped"));
+        let mut lines = stdout.lines();
+        let ready_line = loop {
+            let line = lines.next().expect("wherry dev gets ready").expect("text");
+            if line.starts_with("wherry is ready") {
+                break line;
+            }
+        };
+        // The rest of its output is read, so that it never blocks on a full pipe.
+        std::thread::spawn(move || lines.for_each(drop));
+        let kubeconfig = data_dir.join("kubeconfig");
+        Dev { child, data_dir, kubeconfig, address, ready_line, _temporary: temporary }
+    }
+
+    /// Runs kubectl against this cluster.
+    pub fn kubectl(&self, arguments: &[&str]) -> Output {
+        let mut command = Command::new("kubectl");
+        command.arg("--kubeconfig").arg(&self.kubeconfig);
+        // A discovery cache of its own: clusters come and go on the same ports.
+        command.arg("--cache-dir").arg(self.data_dir.join("kubectl-cache"));
+        command.current_dir(repository()).args(arguments).output().expect("kubectl is installed")
+    }
+
+    /// Runs kubectl, which must succeed, and returns what it printed.
+    #[track_caller]
+    pub fn kubectl_ok(&self, arguments: &[&str]) -> String {
+        let output = self.kubectl(arguments);
+        let (stdout, stderr) = (text(&output.stdout), text(&output.stderr));
+        assert!(output.status.success(), "kubectl {arguments:?}: {stdout}{stderr}");
+        stdout
+    }
+
+    /// GET on a NodePort of the first node.
+    pub fn get(&self, port: u16, path: &str) -> Option<(u16, String)> {
+        http_get(SocketAddr::from((self.address, port)), path)
+    }
+
+    /// The supervisor's process id.
+    pub fn pid(&self) -> i32 {
+        self.child.id().cast_signed()
+    }
+
+    /// The ids of this cluster's processes whose command line has `role` as its first argument after the binary's
+    /// own flags: `server`, `node`, `worker`.
+    pub fn pids_of(&self, role: &str) -> Vec<i32> {
+        let own = wherry();
+        let entries = std::fs::read_dir("/proc").expect("procfs").filter_map(Result::ok);
+        let pids = entries.filter_map(|entry| entry.file_name().to_str()?.parse::<i32>().ok());
+        let is_ours = |pid: &i32| {
+            let Ok(line) = std::fs::read(format!("/proc/{pid}/cmdline")) else { return false };
+            let arguments: Vec<String> = line.split(|byte| *byte == 0).map(text).collect();
+            let of_binary = Path::new(&arguments[0]) == own;
+            let has_role = arguments.iter().any(|argument| argument == role);
+            of_binary && has_role && self.owns(*pid)
+        };
+        pids.filter(is_ours).collect()
+    }
+
+    /// Workers are not our children's children once their agent died, but all have our data folder open.
+    fn owns(&self, pid: i32) -> bool {
+        let data_dir = self.data_dir.canonicalize().expect("the data folder exists");
+        let line = std::fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+        if text(&line).contains(&*data_dir.to_string_lossy()) {
+            return true;
+        }
+        let Ok(open) = std::fs::read_dir(format!("/proc/{pid}/fd")) else { return false };
+        let mut files = open.filter_map(|entry| std::fs::read_link(entry.ok()?.path()).ok());
+        files.any(|file| file.starts_with(&data_dir))
+    }
+
+    /// Asks it to stop and returns its exit code.
+    pub fn stop(&mut self) -> Option<i32> {
+        signal(self.pid(), nix::sys::signal::Signal::SIGTERM);
+        self.child.wait().expect("it can be waited for").code()
+    }
+
+    /// kill -9 of every process of the cluster.
+    pub fn kill_everything(&mut self) {
+        let roles = ["node", "server", "worker"];
+        let pids: Vec<i32> = roles.iter().flat_map(|role| self.pids_of(role)).collect();
+        signal(self.pid(), nix::sys::signal::Signal::SIGKILL);
+        self.child.wait().expect("it can be waited for");
+        for pid in pids {
+            signal(pid, nix::sys::signal::Signal::SIGKILL);
+        }
+    }
+}
+
+impl Drop for Dev {
+    fn drop(&mut self) {
+        if self.child.try_wait().is_ok_and(|status| status.is_none()) {
+            self.stop();
+        }
+    }
+}
+
+/// A loopback address that no other cluster of this test run has, with room for its nodes above it.
+fn own_address() -> Ipv4Addr {
+    static NEXT: AtomicU16 = AtomicU16::new(1);
+    let [low, _, _, _] = std::process::id().to_le_bytes();
+    let [high, _] = NEXT.fetch_add(1, Ordering::Relaxed).to_le_bytes();
+    Ipv4Addr::new(127, 1 + low % 250, high, 1)
+}
+
+/// Sends a signal; a process that is gone already is fine.
+pub fn signal(pid: i32, signal: nix::sys::signal::Signal) {
+    let _ = nix::sys::signal::kill(nix::unistd::Pid::from_raw(pid), signal);
+}
+
+/// One HTTP/1.1 GET on a new connection: status and body, or `None` where there was no whole answer.
+pub fn http_get(address: SocketAddr, path: &str) -> Option<(u16, String)> {
+    let mut stream = TcpStream::connect_timeout(&address, Duration::from_secs(5)).ok()?;
+    stream.set_read_timeout(Some(Duration::from_secs(35))).ok()?;
+    write!(stream, "GET {path} HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n\r\n").ok()?;
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).ok()?;
+    let (head, body) = answer.split_once("\r\n\r\n")?;
+    let status = head.split(' ').nth(1)?.parse().ok()?;
+    let chunked = head.to_lowercase().contains("transfer-encoding: chunked");
+    Some((status, if chunked { unchunk(body)? } else { body.to_owned() }))
+}
+
+fn unchunk(mut body: &str) -> Option<String> {
+    let mut whole = String::new();
+    loop {
+        let (length, rest) = body.split_once("\r\n")?;
+        let length = usize::from_str_radix(length.trim(), 16).ok()?;
+        if length == 0 {
+            return Some(whole);
+        }
+        whole.push_str(rest.get(..length)?);
+        body = rest.get(length + 2..)?;
+    }
+}
+
+/// Bytes as text.
+pub fn text(bytes: &[u8]) -> String {
+    String::from_utf8_lossy(bytes).into_owned()
+}
+
+/// Asks `probe` until it gives a value; panics with `what` after [`DEADLINE`].
+#[track_caller]
+pub fn wait_for<T>(what: &str, mut probe: impl FnMut() -> Option<T>) -> T {
+    let begun = Instant::now();
+    loop {
+        if let Some(value) = probe() {
+            return value;
+        }
+        assert!(begun.elapsed() < DEADLINE, "waited {DEADLINE:?} for: {what}");
+        std::thread::sleep(Duration::from_millis(20));
+    }
+}

@@ -1,0 +1,251 @@
+//! What a guest has used, and the CPU quota that follows from it.
+//!
+//! One [`Account`] belongs to one Pod: all its instances, one after the other or at the same time,
+//! book on it. CPU time is the thread's own CPU clock around each poll of an instance, so waiting
+//! and other guests' turns cost nothing. Memory is booked by the instance's limiter.
+//!
+//! The quota is a bucket that fills with wall time: using `u` of CPU at a quota of `q` thousandths
+//! pays for `u * 1000 / q` of wall time, and who is more than one period in debt waits. So a guest
+//! with 100m may burn 10 ms at once and then gets a tenth of a core, as with a kernel's quota.
+
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use tokio::time::{Instant, Sleep, sleep_until};
+
+use crate::engine::Engine;
+
+/// How much wall time of its quota a guest may use at once. The period of a kernel's CPU quota.
+const QUOTA_PERIOD_NS: u64 = 100_000_000;
+
+/// The running totals of a Pod. Cheap to clone; all clones are the same account.
+#[derive(Clone, Default)]
+pub struct Account(Arc<Counters>);
+
+#[derive(Default)]
+struct Counters {
+    cpu_ns: AtomicU64,
+    throttled_ns: AtomicU64,
+    instances_started: AtomicU64,
+    instances_live: AtomicU64,
+    memory_bytes: AtomicU64,
+    memory_bytes_peak: AtomicU64,
+}
+
+/// An [`Account`] at one moment.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Usage {
+    pub cpu: Duration,
+    /// Time that instances were ready to run but had to wait for their quota.
+    pub throttled: Duration,
+    pub instances_started: u64,
+    pub instances_live: u64,
+    /// Linear memory of all live instances.
+    pub memory_bytes: u64,
+    pub memory_bytes_peak: u64,
+}
+
+impl Account {
+    pub fn usage(&self) -> Usage {
+        let load = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
+        Usage {
+            cpu: Duration::from_nanos(load(&self.0.cpu_ns)),
+            throttled: Duration::from_nanos(load(&self.0.throttled_ns)),
+            instances_started: load(&self.0.instances_started),
+            instances_live: load(&self.0.instances_live),
+            memory_bytes: load(&self.0.memory_bytes),
+            memory_bytes_peak: load(&self.0.memory_bytes_peak),
+        }
+    }
+
+    pub(crate) fn instance_started(&self) {
+        self.0.instances_started.fetch_add(1, Ordering::Relaxed);
+        self.0.instances_live.fetch_add(1, Ordering::Relaxed);
+    }
+
+    pub(crate) fn instance_ended(&self) {
+        self.0.instances_live.fetch_sub(1, Ordering::Relaxed);
+    }
+
+    /// Books memory unless that would exceed `bytes_max`; says whether it did.
+    pub(crate) fn take_memory(&self, bytes: u64, bytes_max: u64) -> bool {
+        let grow = |held: u64| held.checked_add(bytes).filter(|sum| *sum <= bytes_max);
+        let before = self
+            .0
+            .memory_bytes
+            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, grow);
+        if let Ok(before) = before {
+            self.0
+                .memory_bytes_peak
+                .fetch_max(before + bytes, Ordering::Relaxed);
+        }
+        before.is_ok()
+    }
+
+    pub(crate) fn give_memory_back(&self, bytes: u64) {
+        self.0.memory_bytes.fetch_sub(bytes, Ordering::Relaxed);
+    }
+}
+
+/// Charges a Pod's CPU time and says when it may run again. Shared by its instances.
+pub(crate) struct Meter {
+    pub(crate) account: Account,
+    quota_millis: Option<u32>,
+    start: Instant,
+    /// When all that was used is paid for, in nanoseconds since `start`.
+    paid_ns: AtomicU64,
+}
+
+impl Meter {
+    pub(crate) fn new(quota_millis: Option<u32>) -> Meter {
+        let account = Account::default();
+        Meter {
+            account,
+            quota_millis,
+            start: Instant::now(),
+            paid_ns: AtomicU64::new(0),
+        }
+    }
+
+    fn now_ns(&self) -> u64 {
+        u64::try_from(self.start.elapsed().as_nanos()).unwrap_or(u64::MAX)
+    }
+
+    fn charge(&self, used_ns: u64) {
+        self.account.0.cpu_ns.fetch_add(used_ns, Ordering::Relaxed);
+        let Some(quota_millis) = self.quota_millis else {
+            return;
+        };
+        let now_ns = self.now_ns();
+        let pay = |paid_ns| Some(paid_until(paid_ns, now_ns, used_ns, quota_millis));
+        let result = self
+            .paid_ns
+            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, pay);
+        result.expect("the update always has a value");
+    }
+
+    /// Some moment in the future if the quota is used up now.
+    fn paused_until(&self) -> Option<Instant> {
+        self.quota_millis?;
+        let debt_ns = self
+            .paid_ns
+            .load(Ordering::Relaxed)
+            .saturating_sub(self.now_ns());
+        if debt_ns == 0 {
+            return None;
+        }
+        self.account
+            .0
+            .throttled_ns
+            .fetch_add(debt_ns, Ordering::Relaxed);
+        Some(Instant::now() + Duration::from_nanos(debt_ns))
+    }
+}
+
+/// The moment at which `used_ns` more CPU time is paid for. Time that was not used is kept for one
+/// period only.
+fn paid_until(paid_ns: u64, now_ns: u64, used_ns: u64, quota_millis: u32) -> u64 {
+    let oldest = now_ns.saturating_sub(QUOTA_PERIOD_NS);
+    // A quota of nothing would be a division by zero and a guest that never ends.
+    let cost = used_ns.saturating_mul(1000) / u64::from(quota_millis.max(1));
+    paid_ns.max(oldest).saturating_add(cost)
+}
+
+/// CPU time of the calling thread.
+fn thread_cpu_ns() -> u64 {
+    let mut time = libc::timespec {
+        tv_sec: 0,
+        tv_nsec: 0,
+    };
+    // SAFETY: the pointer is to a timespec of this frame, which the call fills.
+    let result = unsafe { libc::clock_gettime(libc::CLOCK_THREAD_CPUTIME_ID, &mut time) };
+    assert_eq!(result, 0, "every Linux has the thread's CPU clock");
+    // Both are never negative on this clock.
+    time.tv_sec.cast_unsigned() * 1_000_000_000 + time.tv_nsec.cast_unsigned()
+}
+
+/// An instance's future, charged at each poll, polled only while the quota lasts, and with the
+/// epoch ticking meanwhile.
+pub(crate) struct Metered<F> {
+    inner: Pin<Box<F>>,
+    engine: Engine,
+    meter: Arc<Meter>,
+    pause: Option<Pin<Box<Sleep>>>,
+}
+
+impl<F: Future> Metered<F> {
+    pub(crate) fn new(engine: Engine, meter: Arc<Meter>, inner: F) -> Metered<F> {
+        Metered {
+            inner: Box::pin(inner),
+            engine,
+            meter,
+            pause: None,
+        }
+    }
+}
+
+impl<F: Future> Future for Metered<F> {
+    type Output = F::Output;
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<F::Output> {
+        let this = &mut *self;
+        loop {
+            if let Some(pause) = &mut this.pause {
+                if pause.as_mut().poll(cx).is_pending() {
+                    return Poll::Pending;
+                }
+                this.pause = None;
+            }
+            let Some(until) = this.meter.paused_until() else {
+                break;
+            };
+            this.pause = Some(Box::pin(sleep_until(until)));
+        }
+        let running = this.engine.ticker().running();
+        let before_ns = thread_cpu_ns();
+        let poll = this.inner.as_mut().poll(cx);
+        this.meter.charge(thread_cpu_ns().saturating_sub(before_ns));
+        drop(running);
+        poll
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const MS: u64 = 1_000_000;
+
+    #[track_caller]
+    fn check_paid(paid_ms: u64, now_ms: u64, used_ms: u64, quota: u32, expected_ms: u64) {
+        let until = paid_until(paid_ms * MS, now_ms * MS, used_ms * MS, quota);
+        assert_eq!(until / MS, expected_ms);
+    }
+
+    #[test]
+    fn quota_pays_with_wall_time() {
+        // A tenth of a core: 10 ms cost 100 ms; an idle past is worth one period.
+        check_paid(0, 1000, 10, 100, 1000);
+        // The next 10 ms are not covered any more.
+        check_paid(1000, 1000, 10, 100, 1100);
+        // Two cores: 20 ms of CPU time in 10 ms.
+        check_paid(1000, 1000, 20, 2000, 1010);
+        // No quota at all still makes progress.
+        check_paid(1000, 1000, 0, 0, 1000);
+    }
+
+    #[test]
+    fn memory_is_booked_up_to_the_limit() {
+        let account = Account::default();
+        assert!(account.take_memory(60, 100));
+        assert!(!account.take_memory(50, 100));
+        assert!(account.take_memory(40, 100));
+        account.give_memory_back(70);
+        let usage = account.usage();
+        assert_eq!((usage.memory_bytes, usage.memory_bytes_peak), (30, 100));
+    }
+}

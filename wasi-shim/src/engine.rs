@@ -1,0 +1,398 @@
+//! The engine: how code is compiled and loaded, and the pool that instances come from.
+//!
+//! Compiling happens in a throw-away process ([`compile`]), running in workers ([`Engine`]). Both
+//! use [`settings`], so what one makes the other loads; [`engine_hash`] names those settings
+//! together with wasmtime's version and the CPU, for caches.
+//!
+//! One pool serves commands and handlers alike. Its slots are address space, 4 GiB each so that the
+//! guard pages make bounds checks free; what a guest may really touch is the limiter's business. A
+//! slot costs memory mappings, of which a process has a limited number, and a process that reaches
+//! the limit is aborted by wasmtime: so the pool is sized from the kernel's limit, and a setting
+//! that could reach it is refused at the start.
+//!
+//! Where the kernel can tell which pages were touched (`PAGEMAP_SCAN`), the first part of a slot is
+//! kept and wiped instead of being given back to the kernel: half as many system calls and page
+//! faults a request. A pool serves one trust domain, so a wiping that failed would leak to a
+//! neighbour only. Stacks are wiped for the same reason.
+
+use std::collections::hash_map::DefaultHasher;
+use std::hash::{Hash, Hasher};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use wasmtime::component::{Component, Linker};
+use wasmtime::{
+    Config, Enabled, InstanceAllocationStrategy, PoolingAllocationConfig, Precompiled, Strategy,
+    WasmBacktraceDetails,
+};
+
+use crate::command::{self, Command};
+use crate::fault::describe;
+use crate::handler::{self, Handler};
+use crate::inspect::{Form, ImageError, inspect};
+use crate::instance::{CoreHost, Host};
+use crate::interfaces::{component_linker, core_linker};
+use crate::limits::{
+    CORE_INSTANCES_MAX, GuestConfig, MEMORIES_MAX, TABLE_ELEMENTS_MAX, TABLES_MAX,
+    TABLES_PER_MODULE_MAX,
+};
+use crate::ticker::Ticker;
+
+/// Mappings of the process that are not the pool's: code, libraries, threads, files.
+const MAPPINGS_OUTSIDE_POOL: u64 = 10_000;
+/// Mappings of one live instance: two for its stack and its guard page (made with the pool), one or
+/// two for its memory. Measured: 3.1 on average.
+const MAPPINGS_PER_INSTANCE: u64 = 4;
+/// The kernel's own default, for where it cannot be read.
+const MAP_COUNT_DEFAULT: u64 = 65_530;
+/// Instances if nobody asks for a number: a node's whole design size of Pods in one namespace.
+const INSTANCES_DEFAULT: u32 = 5_000;
+
+/// What remains of a slot's memory and tables between two instances, where pages can be scanned.
+const MEMORY_BYTES_KEPT: usize = 1 << 20;
+const TABLE_BYTES_KEPT: usize = 64 << 10;
+/// What remains of a stack: few guests and host calls go deeper.
+const STACK_BYTES_KEPT: usize = 32 << 10;
+
+/// The guest's part of a stack, and all of it. Host functions run on the rest, and overflowing that
+/// aborts the process, so it is three times as much as theirs.
+const GUEST_STACK_BYTES: usize = 512 << 10;
+const STACK_BYTES: usize = 2 << 20;
+
+/// What an [`Engine`] is made of; the default is right for a worker.
+#[derive(Clone, Debug, Default)]
+pub struct EngineConfig {
+    /// Instances that may live at the same time. None: as many as a node is designed for, or as
+    /// the kernel's limit of mappings allows if that is less.
+    pub instances: Option<u32>,
+    /// Where instances run. None: the runtime that calls. One of its own keeps guests that compute
+    /// from delaying the tasks that serve connections.
+    pub runtime: Option<tokio::runtime::Handle>,
+}
+
+#[derive(Debug, thiserror::Error)]
+pub enum EngineError {
+    #[error(
+        "{wanted} instances would need {needed} memory mappings, and this machine allows a \
+         process {allowed}; ask for at most {possible}, or raise vm.max_map_count"
+    )]
+    TooManyInstances {
+        wanted: u32,
+        needed: u64,
+        allowed: u64,
+        possible: u32,
+    },
+    #[error("this machine allows a process only {allowed} memory mappings; raise vm.max_map_count")]
+    TooFewMappings { allowed: u64 },
+    #[error("could not create the Wasm engine")]
+    Create(#[source] Box<dyn std::error::Error + Send + Sync>),
+    #[error("could not start the thread that interrupts guests")]
+    Ticker(#[source] std::io::Error),
+}
+
+#[derive(Debug, thiserror::Error)]
+pub enum LoadError {
+    #[error("{path} is not compiled code of the expected form", path = path.display())]
+    Form { path: PathBuf },
+    #[error("could not load compiled code from {path}", path = path.display())]
+    Load {
+        path: PathBuf,
+        source: Box<dyn std::error::Error + Send + Sync>,
+    },
+    #[error("the image is not a {wanted}")]
+    Guest {
+        wanted: &'static str,
+        source: Box<dyn std::error::Error + Send + Sync>,
+    },
+}
+
+/// Runs guests of one trust domain. Cheap to clone; the last clone stops the ticker.
+#[derive(Clone)]
+pub struct Engine(Arc<Inner>);
+
+struct Inner {
+    wasmtime: wasmtime::Engine,
+    ticker: Ticker,
+    runtime: Option<tokio::runtime::Handle>,
+    components: Linker<Host>,
+    cores: wasmtime::Linker<CoreHost>,
+}
+
+impl Engine {
+    pub fn new(config: &EngineConfig) -> Result<Engine, EngineError> {
+        let instances = pool_instances(config.instances, map_count_max())?;
+        let create = |error: wasmtime::Error| EngineError::Create(error.into());
+        let mut settings = settings();
+        settings.allocation_strategy(InstanceAllocationStrategy::Pooling(pool(instances)));
+        let wasmtime = wasmtime::Engine::new(&settings).map_err(create)?;
+        let ticker = Ticker::start(&wasmtime).map_err(EngineError::Ticker)?;
+        let components = component_linker(&wasmtime).map_err(create)?;
+        let cores = core_linker(&wasmtime).map_err(create)?;
+        let runtime = config.runtime.clone();
+        Ok(Engine(Arc::new(Inner {
+            wasmtime,
+            ticker,
+            runtime,
+            components,
+            cores,
+        })))
+    }
+
+    /// Maps compiled code from a file.
+    ///
+    /// The file becomes machine code of this process: it must come from [`compile`] with the same
+    /// [`engine_hash`], and the caller must have verified that nobody changed it since (by its MAC)
+    /// and that nobody can change it while it is loaded. wasmtime refuses code of other settings,
+    /// but cannot recognise malice.
+    pub fn load(&self, path: &Path, form: Form) -> Result<Module, LoadError> {
+        let load = |error: wasmtime::Error| LoadError::Load {
+            path: path.into(),
+            source: error.into(),
+        };
+        let wasmtime = &self.0.wasmtime;
+        let found = wasmtime::Engine::detect_precompiled_file(path).map_err(load)?;
+        // SAFETY: the caller vouches for the file, see above.
+        let code = match (found, form) {
+            (Some(Precompiled::Module), Form::Module) => Code::Core(
+                unsafe { wasmtime::Module::deserialize_file(wasmtime, path) }.map_err(load)?,
+            ),
+            (Some(Precompiled::Component), Form::Component) => Code::Component(
+                unsafe { Component::deserialize_file(wasmtime, path) }.map_err(load)?,
+            ),
+            _ => return Err(LoadError::Form { path: path.into() }),
+        };
+        Ok(Module {
+            engine: self.clone(),
+            code,
+        })
+    }
+
+    pub(crate) fn wasmtime(&self) -> &wasmtime::Engine {
+        &self.0.wasmtime
+    }
+
+    pub(crate) fn ticker(&self) -> &Ticker {
+        &self.0.ticker
+    }
+
+    /// Runs an instance as a task, so that a panic in a host function ends it alone.
+    pub(crate) fn spawn<F>(&self, task: F) -> tokio::task::JoinHandle<F::Output>
+    where
+        F: Future<Output: Send> + Send + 'static,
+    {
+        match &self.0.runtime {
+            Some(runtime) => runtime.spawn(task),
+            None => tokio::spawn(task),
+        }
+    }
+}
+
+/// Compiled code. Cheap to clone; holds no instance.
+#[derive(Clone)]
+pub struct Module {
+    engine: Engine,
+    code: Code,
+}
+
+#[derive(Clone)]
+enum Code {
+    Core(wasmtime::Module),
+    Component(Component),
+}
+
+impl Module {
+    /// Links the module as a command; nothing runs yet.
+    pub fn command(&self, config: GuestConfig) -> Result<Command, LoadError> {
+        let linked = match &self.code {
+            Code::Core(module) => command::link_core(&self.engine.0.cores, module),
+            Code::Component(component) => {
+                command::link_component(&self.engine.0.components, component)
+            }
+        };
+        match linked {
+            Ok(entry) => Ok(Command::new(self.engine.clone(), entry, config)),
+            Err(error) => Err(LoadError::Guest {
+                wanted: "command",
+                source: error.into(),
+            }),
+        }
+    }
+
+    /// Links the module as a handler; instances are made when requests come.
+    pub fn handler(&self, config: GuestConfig) -> Result<Handler, LoadError> {
+        let linked = match &self.code {
+            Code::Core(_) => Err(wasmtime::Error::msg("a WASI p1 module cannot serve HTTP")),
+            Code::Component(component) => handler::link(&self.engine.0.components, component),
+        };
+        match linked {
+            Ok(entry) => Ok(Handler::new(self.engine.clone(), entry, config)),
+            Err(error) => Err(LoadError::Guest {
+                wanted: "handler",
+                source: error.into(),
+            }),
+        }
+    }
+}
+
+/// Compiles an image to machine code for [`Engine::load`].
+///
+/// Call this in a process made for it, with limits on its time and memory: compiling hostile code
+/// can take minutes and gigabytes. The image is checked by [`inspect`] first, and that everything
+/// it imports exists with the right type.
+pub fn compile(wasm: &[u8]) -> Result<Vec<u8>, ImageError> {
+    let image = inspect(wasm)?;
+    if !image.missing.is_empty() {
+        return Err(ImageError::ImportsMissing {
+            missing: image.missing,
+        });
+    }
+    compile_checked(wasm, image.form)
+}
+
+/// [`compile`] without the checks of the image as a whole; also takes the text form.
+pub(crate) fn compile_checked(wasm: &[u8], form: Form) -> Result<Vec<u8>, ImageError> {
+    let failed = |error: wasmtime::Error| ImageError::Compile {
+        reason: describe(&error),
+    };
+    let unlinkable = |error: wasmtime::Error| ImageError::Link {
+        reason: format!("{error:#}"),
+    };
+    // Without the pool: its address space does not count against the limits of this process.
+    let engine = wasmtime::Engine::new(&settings()).map_err(failed)?;
+    match form {
+        Form::Module => {
+            let module = wasmtime::Module::new(&engine, wasm).map_err(failed)?;
+            let linker = core_linker(&engine).map_err(unlinkable)?;
+            linker.instantiate_pre(&module).map_err(unlinkable)?;
+            module.serialize().map_err(failed)
+        }
+        Form::Component => {
+            let component = Component::new(&engine, wasm).map_err(failed)?;
+            let linker = component_linker(&engine).map_err(unlinkable)?;
+            linker.instantiate_pre(&component).map_err(unlinkable)?;
+            component.serialize().map_err(failed)
+        }
+    }
+}
+
+/// Names what compiled code depends on besides the image: settings, wasmtime's version, the CPU.
+/// Equal hashes load each other's code.
+pub fn engine_hash() -> String {
+    let engine = wasmtime::Engine::new(&settings()).expect("the settings are constant and valid");
+    // Not keyed: the same in every process of this build.
+    let mut hasher = DefaultHasher::new();
+    engine.precompile_compatibility_hash().hash(&mut hasher);
+    format!("{:016x}", hasher.finish())
+}
+
+/// What code is compiled for. Threads, garbage collection and exceptions are not even built in.
+fn settings() -> Config {
+    let mut config = Config::new();
+    config
+        .strategy(Strategy::Cranelift)
+        .epoch_interruption(true)
+        .wasm_memory64(false)
+        .wasm_component_model(true)
+        .wasm_component_model_async(true)
+        .max_wasm_stack(GUEST_STACK_BYTES)
+        .async_stack_size(STACK_BYTES)
+        .async_stack_zeroing(true)
+        // Line numbers would mean parsing an attacker's debug information in the worker; function
+        // names come without it.
+        .wasm_backtrace_details(WasmBacktraceDetails::Disable);
+    config
+}
+
+fn pool(instances: u32) -> PoolingAllocationConfig {
+    let mut pool = PoolingAllocationConfig::new();
+    pool.total_component_instances(instances)
+        .total_core_instances(instances.saturating_mul(CORE_INSTANCES_MAX))
+        .total_memories(instances)
+        .total_tables(instances.saturating_mul(TABLES_PER_MODULE_MAX))
+        .total_stacks(instances)
+        .max_core_instances_per_component(CORE_INSTANCES_MAX)
+        .max_memories_per_component(MEMORIES_MAX)
+        .max_tables_per_component(TABLES_MAX)
+        .max_memories_per_module(1)
+        .max_tables_per_module(TABLES_PER_MODULE_MAX)
+        .table_elements(TABLE_ELEMENTS_MAX)
+        // All that 32 bits can address; the Pod's own limit is held by its limiter.
+        .max_memory_size(4 << 30)
+        .async_stack_keep_resident(STACK_BYTES_KEPT);
+    if PoolingAllocationConfig::is_pagemap_scan_available() {
+        pool.pagemap_scan(Enabled::Yes)
+            .linear_memory_keep_resident(MEMORY_BYTES_KEPT)
+            .table_keep_resident(TABLE_BYTES_KEPT);
+    }
+    pool
+}
+
+fn map_count_max() -> u64 {
+    let text = std::fs::read_to_string("/proc/sys/vm/max_map_count").unwrap_or_default();
+    text.trim().parse().unwrap_or(MAP_COUNT_DEFAULT)
+}
+
+/// How many instances the pool gets, or why the wanted number cannot be.
+fn pool_instances(wanted: Option<u32>, allowed: u64) -> Result<u32, EngineError> {
+    let possible = allowed.saturating_sub(MAPPINGS_OUTSIDE_POOL) / MAPPINGS_PER_INSTANCE;
+    let possible = u32::try_from(possible).unwrap_or(u32::MAX);
+    if possible == 0 {
+        return Err(EngineError::TooFewMappings { allowed });
+    }
+    match wanted {
+        None => Ok(INSTANCES_DEFAULT.min(possible)),
+        Some(wanted) if wanted <= possible => Ok(wanted.max(1)),
+        Some(wanted) => {
+            let needed = MAPPINGS_OUTSIDE_POOL + u64::from(wanted) * MAPPINGS_PER_INSTANCE;
+            Err(EngineError::TooManyInstances {
+                wanted,
+                needed,
+                allowed,
+                possible,
+            })
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_pool_fits_the_kernels_limit() {
+        assert_eq!(pool_instances(None, 65_530).expect("fits"), 5_000);
+        assert_eq!(pool_instances(None, 14_000).expect("fits"), 1_000);
+        assert_eq!(pool_instances(Some(13_882), 65_530).expect("fits"), 13_882);
+        let error = pool_instances(Some(20_000), 65_530).expect_err("too many");
+        assert_eq!(
+            error.to_string(),
+            "20000 instances would need 90000 memory mappings, and this machine allows a process \
+             65530; ask for at most 13882, or raise vm.max_map_count"
+        );
+        assert!(matches!(
+            pool_instances(None, 9_000),
+            Err(EngineError::TooFewMappings { .. })
+        ));
+    }
+
+    #[test]
+    fn the_hash_is_stable() {
+        assert_eq!(engine_hash(), engine_hash());
+        assert_eq!(engine_hash().len(), 16);
+    }
+
+    /// What tenants do not get, whatever features other crates may one day switch on in wasmtime.
+    #[test]
+    fn proposals_for_tenants_stay_off() {
+        let cases = [
+            ("64-bit memory", "(module (memory i64 1))"),
+            ("shared memory", "(module (memory 1 1 shared))"),
+            ("garbage collection", "(module (type (struct (field i32))))"),
+            ("exceptions", "(module (tag))"),
+        ];
+        for (name, text) in cases {
+            let result = compile_checked(text.as_bytes(), Form::Module);
+            assert!(matches!(result, Err(ImageError::Compile { .. })), "{name}");
+        }
+    }
+}

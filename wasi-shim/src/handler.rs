@@ -1,0 +1,474 @@
+//! A handler: answers HTTP requests, each in an instance of its own.
+//!
+//! ```text
+//!  handle ─▶ place? ─no─▶ queue ─full─▶ Busy
+//!              │yes                          the task owns the instance, holds the place, and
+//!              ▼                             ends in one of these ways:
+//!      task: instantiate ─▶ guest handles ─▶ done · fault · deadline · caller gone before the head
+//!                               │
+//!                               ├─ head ──▶ `reply` ──▶ handle returns the response
+//!                               └─ frames ─▶ `ResponseBody` ──▶ the caller reads them
+//! ```
+//!
+//! The deadline lies outside the instance and drops it: it runs from the request to the head, and
+//! starts anew with each frame that the caller takes, so that a long download may last while a
+//! guest or a client that does nothing may not. A guest that fails after the head makes the body
+//! end in an error, never as if it were complete; `Progress` and `Completion` carry the two facts
+//! between the task and the body.
+
+use std::pin::Pin;
+use std::sync::atomic::{AtomicU8, AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::StatusCode;
+use http_body::{Frame, SizeHint};
+use http_body_util::BodyExt;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
+use tokio::time::Instant;
+use wasmtime::component::{Component, Linker};
+use wasmtime::{AsContextMut, Store};
+use wasmtime_wasi_http::handler::{Prepared, Proxy, ProxyPre};
+use wasmtime_wasi_http::p2::bindings::ProxyPre as P2Pre;
+use wasmtime_wasi_http::p2::bindings::http::types::Scheme;
+use wasmtime_wasi_http::p3::bindings::ServicePre as P3Pre;
+use wasmtime_wasi_http::p3::bindings::http::types::ErrorCode as P3ErrorCode;
+use wasmtime_wasi_http::{WasiBody, WasiHttpView};
+
+use crate::account::{Account, Metered};
+use crate::command::AbortOnDrop;
+use crate::engine::Engine;
+use crate::fault::{Fault, classify};
+use crate::http::{Body, BodyError, to_wasi};
+use crate::instance::{Host, Pod};
+use crate::limits::GuestConfig;
+
+/// Why a request got no response.
+#[derive(Debug, thiserror::Error)]
+pub enum HandleError {
+    #[error("too many requests are being handled already")]
+    Busy,
+    #[error("this worker has no place for another instance")]
+    InstanceLimit,
+    #[error("the guest did not answer in time")]
+    Deadline,
+    #[error("the guest needed more memory than its limit")]
+    OutOfMemory,
+    /// May have several lines: the guest's call stack.
+    #[error("the guest trapped: {0}")]
+    Trap(String),
+    #[error("the guest ended without an answer")]
+    NoResponse,
+    /// The guest answered with an error code of `wasi:http`.
+    #[error("the guest answered with an error: {0}")]
+    GuestError(String),
+    #[error("the request cannot be given to a guest: {0}")]
+    BadRequest(String),
+}
+
+impl HandleError {
+    /// The status that tells a client as much as it may know.
+    pub fn status(&self) -> StatusCode {
+        match self {
+            HandleError::Busy | HandleError::InstanceLimit => StatusCode::SERVICE_UNAVAILABLE,
+            HandleError::Deadline => StatusCode::GATEWAY_TIMEOUT,
+            HandleError::BadRequest(_) => StatusCode::BAD_REQUEST,
+            HandleError::OutOfMemory
+            | HandleError::Trap(_)
+            | HandleError::NoResponse
+            | HandleError::GuestError(_) => StatusCode::BAD_GATEWAY,
+        }
+    }
+
+    /// Whether the guest's own code is to blame, so that its log should say so.
+    fn is_guests_fault(&self) -> bool {
+        match self {
+            HandleError::Busy | HandleError::InstanceLimit | HandleError::BadRequest(_) => false,
+            HandleError::Deadline
+            | HandleError::OutOfMemory
+            | HandleError::Trap(_)
+            | HandleError::NoResponse
+            | HandleError::GuestError(_) => true,
+        }
+    }
+}
+
+/// Where a handler is entered, linked.
+pub(crate) type Entry = ProxyPre<Host>;
+
+pub(crate) fn link(linker: &Linker<Host>, component: &Component) -> wasmtime::Result<Entry> {
+    let linked = linker.instantiate_pre(component)?;
+    match P3Pre::new(linked.clone()) {
+        Ok(entry) => Ok(ProxyPre::P3(entry)),
+        Err(_) => Ok(ProxyPre::P2(P2Pre::new(linked)?)),
+    }
+}
+
+/// A handler that waits for requests. Cheap to clone; all clones share limits and account.
+#[derive(Clone)]
+pub struct Handler(Arc<Inner>);
+
+struct Inner {
+    pod: Pod,
+    entry: Entry,
+    /// Places for requests that are being handled.
+    places: Arc<Semaphore>,
+    /// Requests that wait for a place.
+    queued: AtomicUsize,
+}
+
+impl Handler {
+    pub(crate) fn new(engine: Engine, entry: Entry, config: GuestConfig) -> Handler {
+        let places = Arc::new(Semaphore::new(config.limits.concurrent_requests));
+        let pod = Pod::new(engine, config);
+        Handler(Arc::new(Inner {
+            pod,
+            entry,
+            places,
+            queued: AtomicUsize::new(0),
+        }))
+    }
+
+    pub fn account(&self) -> Account {
+        self.0.pod.meter.account.clone()
+    }
+
+    /// Answers one request. Returns with the head of the response; its body streams from the guest,
+    /// which goes on until it is done. Dropping this future before that ends the guest.
+    pub async fn handle(
+        &self,
+        request: http::Request<Body>,
+    ) -> Result<http::Response<Body>, HandleError> {
+        let request = with_authority(request)?;
+        let place = self.0.place().await?;
+        let call = Arc::new(Call {
+            progress: Progress::new(self.0.pod.config.limits.request_deadline),
+            completion: Completion::default(),
+        });
+        let (sender, response) = oneshot::channel();
+        let reply = Reply(Arc::new(Mutex::new(Some(sender))));
+        let task = serve(
+            Arc::clone(&self.0),
+            request,
+            Arc::clone(&call),
+            reply,
+            place,
+        );
+        let abort = AbortOnDrop::new(&self.0.pod.engine.spawn(task));
+        let response = match response.await {
+            Ok(response) => response?,
+            // The task dropped the sender without a word, so it did not run to its end.
+            Err(_) => return Err(HandleError::Trap("the host failed".into())),
+        };
+        abort.disarm();
+        call.progress.touch();
+        Ok(response.map(|inner| ResponseBody { inner, call }.boxed_unsync()))
+    }
+}
+
+impl Inner {
+    /// Waits for a place in the queue, if there is room in it.
+    async fn place(&self) -> Result<OwnedSemaphorePermit, HandleError> {
+        if let Ok(place) = Arc::clone(&self.places).try_acquire_owned() {
+            return Ok(place);
+        }
+        let _queued = Queued::enter(&self.queued, self.pod.config.limits.queued_requests)?;
+        let place = Arc::clone(&self.places).acquire_owned();
+        match tokio::time::timeout(self.pod.config.limits.request_deadline, place).await {
+            Ok(place) => Ok(place.expect("the semaphore is never closed")),
+            Err(_) => Err(HandleError::Busy),
+        }
+    }
+}
+
+/// One request's place in the queue.
+struct Queued<'a>(&'a AtomicUsize);
+
+impl Queued<'_> {
+    fn enter(queued: &AtomicUsize, queued_max: usize) -> Result<Queued<'_>, HandleError> {
+        let guard = Queued(queued);
+        if queued.fetch_add(1, Ordering::Relaxed) >= queued_max {
+            return Err(HandleError::Busy);
+        }
+        Ok(guard)
+    }
+}
+
+impl Drop for Queued<'_> {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+/// A guest is told whom the request is for; one that does not say (HTTP/1.0) is for this host.
+fn with_authority(mut request: http::Request<Body>) -> Result<http::Request<Body>, HandleError> {
+    if request.uri().authority().is_some() {
+        return Ok(request);
+    }
+    match request
+        .headers()
+        .get(http::header::HOST)
+        .map(|host| host.to_str())
+    {
+        Some(Ok(_)) => {}
+        Some(Err(_)) => return Err(HandleError::BadRequest("its Host is not text".into())),
+        None => {
+            let host = http::HeaderValue::from_static("localhost");
+            request.headers_mut().insert(http::header::HOST, host);
+        }
+    }
+    Ok(request)
+}
+
+/// The facts that the task and the response's body share.
+struct Call {
+    progress: Progress,
+    completion: Completion,
+}
+
+/// The deadline of one request.
+struct Progress {
+    started: Instant,
+    silence_max: Duration,
+    /// The last sign of life, since `started`.
+    last_ms: AtomicU64,
+}
+
+impl Progress {
+    fn new(silence_max: Duration) -> Progress {
+        Progress {
+            started: Instant::now(),
+            silence_max,
+            last_ms: AtomicU64::new(0),
+        }
+    }
+
+    fn touch(&self) {
+        let since = u64::try_from(self.started.elapsed().as_millis()).unwrap_or(u64::MAX);
+        self.last_ms.fetch_max(since, Ordering::Relaxed);
+    }
+
+    /// Returns when the deadline has passed.
+    async fn expired(&self) {
+        loop {
+            let last = Duration::from_millis(self.last_ms.load(Ordering::Relaxed));
+            let due = self.started + last + self.silence_max;
+            if Instant::now() >= due {
+                return;
+            }
+            tokio::time::sleep_until(due).await;
+        }
+    }
+}
+
+/// Whether the guest ended well. Entered as `RUNNING`; left once, to `DONE` when the guest returned
+/// or to `FAILED` before its instance, and with it the body's channel, is dropped.
+#[derive(Default)]
+struct Completion(AtomicU8);
+
+const RUNNING: u8 = 0;
+const DONE: u8 = 1;
+const FAILED: u8 = 2;
+
+impl Completion {
+    fn leave(&self, state: u8) {
+        // Losing the race to an earlier end is fine: the first one counts.
+        let _ = self
+            .0
+            .compare_exchange(RUNNING, state, Ordering::Release, Ordering::Relaxed);
+    }
+
+    fn failed(&self) -> bool {
+        self.0.load(Ordering::Acquire) == FAILED
+    }
+}
+
+/// Marks the call as failed when dropped without [`Fuse::done`]. Declared after the store, so that
+/// it is dropped before it, also by a deadline, an abort or a panic.
+struct Fuse<'a>(&'a Completion);
+
+impl Fuse<'_> {
+    fn done(self) {
+        self.0.leave(DONE);
+    }
+}
+
+impl Drop for Fuse<'_> {
+    fn drop(&mut self) {
+        self.0.leave(FAILED);
+    }
+}
+
+type Answer = Result<http::Response<WasiBody>, HandleError>;
+
+/// The one answer to a request; the first to send it wins. The mutex is held for a `take` only.
+#[derive(Clone)]
+struct Reply(Arc<Mutex<Option<oneshot::Sender<Answer>>>>);
+
+impl Reply {
+    fn send(&self, answer: Answer) {
+        let sender = self.0.lock().unwrap_or_else(PoisonError::into_inner).take();
+        if let Some(sender) = sender {
+            // If nobody waits any more, the answer is lost with the client.
+            let _ = sender.send(answer);
+        }
+    }
+
+    fn is_sent(&self) -> bool {
+        self.0
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .is_none()
+    }
+}
+
+/// The task of one request, from the instance's start to its end.
+async fn serve(
+    handler: Arc<Inner>,
+    request: http::Request<Body>,
+    call: Arc<Call>,
+    reply: Reply,
+    _place: OwnedSemaphorePermit,
+) {
+    let pod = &handler.pod;
+    let guest = run(&handler, request, &call, &reply);
+    let guest = Metered::new(pod.engine.clone(), Arc::clone(&pod.meter), guest);
+    let result = tokio::select! {
+        biased;
+        result = guest => result,
+        () = call.progress.expired() => Err(HandleError::Deadline),
+    };
+    let error = match result {
+        Ok(()) if reply.is_sent() => return,
+        Ok(()) => HandleError::NoResponse,
+        Err(error) => error,
+    };
+    // After the head of a response, the guest's log is the only reader of the error.
+    if error.is_guests_fault() {
+        let line = format!("wherry: {error}\n");
+        (pod.config.stderr)(line.as_bytes());
+    }
+    reply.send(Err(error));
+}
+
+/// Makes the instance and lets it handle the request. The instance is gone when this returns.
+async fn run(
+    handler: &Inner,
+    request: http::Request<Body>,
+    call: &Call,
+    reply: &Reply,
+) -> Result<(), HandleError> {
+    let mut store = handler.pod.component_store();
+    let fuse = Fuse(&call.completion);
+    let request = request.map(to_wasi);
+    let result = match handler.entry.instantiate_async(&mut store).await {
+        Ok(proxy) => enter(&mut store, &proxy, request, reply).await,
+        Err(error) => Err(error),
+    };
+    let Err(error) = result else {
+        fuse.done();
+        return Ok(());
+    };
+    if let Some(code) = error.downcast_ref::<P3ErrorCode>() {
+        return Err(HandleError::GuestError(format!("{code:?}")));
+    }
+    Err(match classify(&error, store.data().memory.refused) {
+        Fault::Exit(code) => HandleError::Trap(format!("it exited with code {code}")),
+        Fault::OutOfMemory => HandleError::OutOfMemory,
+        Fault::NoMemoryLeft => HandleError::Busy,
+        Fault::NoInstanceLeft => HandleError::InstanceLimit,
+        Fault::Trap(text) => HandleError::Trap(text),
+    })
+}
+
+async fn enter(
+    store: &mut Store<Host>,
+    proxy: &Proxy,
+    request: http::Request<WasiBody>,
+    reply: &Reply,
+) -> wasmtime::Result<()> {
+    match proxy {
+        Proxy::P2(guest) => {
+            let scheme = match request.uri().scheme_str() {
+                Some("https") => Scheme::Https,
+                _ => Scheme::Http,
+            };
+            let incoming = store
+                .data_mut()
+                .http()
+                .new_incoming_request(scheme, request)?;
+            let reply = reply.clone();
+            let answer = move |response: Result<_, _>| {
+                let guest_error = |code| HandleError::GuestError(format!("{code:?}"));
+                reply.send(response.map_err(guest_error));
+            };
+            let outparam = store
+                .data_mut()
+                .http()
+                .new_response_outparam_from_callback(answer)?;
+            guest
+                .wasi_http_incoming_handler()
+                .call_handle(store, incoming, outparam)
+                .await
+        }
+        Proxy::P3(_) => {
+            let (sender, response) = futures::channel::oneshot::channel();
+            let view = <Host as WasiHttpView>::http;
+            let prepared = Prepared::new(store.as_context_mut(), proxy, request, view, sender)?;
+            let reply = reply.clone();
+            store
+                .run_concurrent(async move |accessor| {
+                    // The deadline is outside; wasmtime need not know of one.
+                    prepared.run(accessor, std::future::pending()).await?;
+                    // Sent by `run`, if it came to a response.
+                    let response = response.await.unwrap_or_else(|_| {
+                        Err(wasmtime::Error::msg("the guest ended without an answer"))
+                    })?;
+                    reply.send(Ok(response));
+                    // The body is written by tasks of the guest that outlive its return.
+                    std::future::poll_fn(|cx| accessor.poll_no_interesting_tasks(cx)).await;
+                    wasmtime::Result::Ok(())
+                })
+                .await?
+        }
+    }
+}
+
+/// The body of a response, as the caller reads it.
+struct ResponseBody {
+    inner: WasiBody,
+    call: Arc<Call>,
+}
+
+impl http_body::Body for ResponseBody {
+    type Data = Bytes;
+    type Error = BodyError;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+        let this = &mut *self;
+        match ready!(Pin::new(&mut this.inner).poll_frame(cx)) {
+            Some(Ok(frame)) => {
+                this.call.progress.touch();
+                Poll::Ready(Some(Ok(frame)))
+            }
+            Some(Err(error)) => Poll::Ready(Some(Err(BodyError::new(error)))),
+            None if this.call.completion.failed() => {
+                Poll::Ready(Some(Err(BodyError::new("the guest failed"))))
+            }
+            None => Poll::Ready(None),
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.inner.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.inner.size_hint()
+    }
+}

@@ -1,0 +1,319 @@
+//! One running copy of a guest: its host state, what it may use, and how it starts.
+//!
+//! Everything that must hold before the first instruction of the guest (start functions run during
+//! instantiation) is set here, in one place per form: the limiter, the epoch deadline, the bounds
+//! on handles and on copied data.
+
+use std::sync::Arc;
+
+use tokio::sync::Semaphore;
+use wasmtime::component::ResourceTable;
+use wasmtime::{ResourceLimiter, Store};
+use wasmtime_wasi::p1::WasiP1Ctx;
+use wasmtime_wasi::{WasiCtx, WasiCtxBuilder, WasiCtxView, WasiView};
+use wasmtime_wasi_http::{WasiHttpCtx, WasiHttpCtxView, WasiHttpView};
+
+use crate::account::{Account, Meter};
+use crate::engine::Engine;
+use crate::http::Hooks;
+use crate::limits::{
+    CORE_INSTANCES_MAX, FIELDS_BYTES_MAX, GuestConfig, HANDLES_MAX, HOSTCALL_BYTES_MAX,
+    MEMORIES_MAX, RANDOM_BYTES_MAX, TABLE_ELEMENTS_MAX, TABLES_MAX,
+};
+use crate::output::OutputPipe;
+
+/// Ticks after which a guest yields. One: the slice is a tick.
+const SLICE_TICKS: u64 = 1;
+
+/// A guest as it is configured, shared by its instances.
+pub(crate) struct Pod {
+    pub(crate) engine: Engine,
+    pub(crate) config: GuestConfig,
+    pub(crate) meter: Arc<Meter>,
+    outgoing_places: Arc<Semaphore>,
+}
+
+impl Pod {
+    pub(crate) fn new(engine: Engine, config: GuestConfig) -> Pod {
+        let meter = Arc::new(Meter::new(config.limits.cpu));
+        let outgoing_places = Arc::new(Semaphore::new(config.limits.outgoing_requests));
+        Pod {
+            engine,
+            config,
+            meter,
+            outgoing_places,
+        }
+    }
+
+    fn context(&self) -> WasiCtxBuilder {
+        // Sockets, files, input and the host's own environment are denied by default.
+        let mut context = WasiCtx::builder();
+        context
+            .args(&self.config.args)
+            .envs(&self.config.env)
+            .stdout(OutputPipe(Arc::clone(&self.config.stdout)))
+            .stderr(OutputPipe(Arc::clone(&self.config.stderr)))
+            .allow_tcp(false)
+            .allow_udp(false)
+            .allow_ip_name_lookup(false)
+            .max_random_size(RANDOM_BYTES_MAX);
+        context
+    }
+
+    fn memory(&self) -> MemoryLimiter {
+        let limits = &self.config.limits;
+        let account = self.meter.account.clone();
+        MemoryLimiter::new(account, limits.memory_bytes, limits.memory_bytes_total)
+    }
+
+    /// The state of a component that is about to be instantiated.
+    pub(crate) fn component_store(&self) -> Store<Host> {
+        let mut table = ResourceTable::new();
+        table.set_max_capacity(HANDLES_MAX);
+        let mut http = WasiHttpCtx::new();
+        http.set_field_size_limit(FIELDS_BYTES_MAX);
+        let hooks = Hooks {
+            outgoing: Arc::clone(&self.config.outgoing),
+            places: Arc::clone(&self.outgoing_places),
+        };
+        let host = Host {
+            wasi: self.context().build(),
+            table,
+            http,
+            hooks,
+            memory: self.memory(),
+        };
+        let mut store = Store::new(self.engine.wasmtime(), host);
+        store.limiter(|host| &mut host.memory);
+        store.set_max_component_handles(HANDLES_MAX);
+        store.set_hostcall_fuel(HOSTCALL_BYTES_MAX);
+        set_epochs(&mut store);
+        store
+    }
+
+    /// The state of a p1 module that is about to be instantiated.
+    pub(crate) fn core_store(&self) -> Store<CoreHost> {
+        let host = CoreHost {
+            wasi: self.context().build_p1(),
+            memory: self.memory(),
+        };
+        let mut store = Store::new(self.engine.wasmtime(), host);
+        store.limiter(|host| &mut host.memory);
+        store.set_hostcall_fuel(HOSTCALL_BYTES_MAX);
+        set_epochs(&mut store);
+        store
+    }
+}
+
+fn set_epochs<T: 'static>(store: &mut Store<T>) {
+    store.set_epoch_deadline(SLICE_TICKS);
+    store.epoch_deadline_async_yield_and_update(SLICE_TICKS);
+}
+
+/// The host state of a component.
+pub(crate) struct Host {
+    wasi: WasiCtx,
+    table: ResourceTable,
+    http: WasiHttpCtx,
+    hooks: Hooks,
+    pub(crate) memory: MemoryLimiter,
+}
+
+impl WasiView for Host {
+    fn ctx(&mut self) -> WasiCtxView<'_> {
+        WasiCtxView {
+            ctx: &mut self.wasi,
+            table: &mut self.table,
+        }
+    }
+}
+
+impl WasiHttpView for Host {
+    fn http(&mut self) -> WasiHttpCtxView<'_> {
+        WasiHttpCtxView {
+            hooks: &mut self.hooks,
+            table: &mut self.table,
+            ctx: &mut self.http,
+        }
+    }
+}
+
+/// The host state of a p1 module.
+pub(crate) struct CoreHost {
+    wasi: WasiP1Ctx,
+    pub(crate) memory: MemoryLimiter,
+}
+
+impl CoreHost {
+    pub(crate) fn wasi(&mut self) -> &mut WasiP1Ctx {
+        &mut self.wasi
+    }
+
+    /// A state that no guest ever sees, to list what the linker holds.
+    #[cfg(test)]
+    pub(crate) fn for_linker_test() -> CoreHost {
+        let memory = MemoryLimiter::new(Account::default(), 0, 0);
+        CoreHost {
+            wasi: WasiCtx::builder().build_p1(),
+            memory,
+        }
+    }
+}
+
+/// What the limiter last had to refuse.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Refused {
+    Nothing,
+    /// More than the instance's own limit.
+    OwnMemory,
+    /// More than is left for all instances of the Pod.
+    CommonMemory,
+}
+
+/// Holds one instance to its memory and books it on the Pod's account.
+///
+/// A refused growth is not yet an error: `memory.grow` says no and the guest decides. Allocators
+/// that cannot go on trap, and then `refused` tells why.
+pub(crate) struct MemoryLimiter {
+    account: Account,
+    bytes_max: u64,
+    bytes_max_total: u64,
+    /// Bytes of all memories of this instance.
+    held: u64,
+    /// What the last call granted, in case the allocator then fails.
+    last_grant: u64,
+    pub(crate) refused: Refused,
+}
+
+impl MemoryLimiter {
+    fn new(account: Account, bytes_max: u64, bytes_max_total: u64) -> MemoryLimiter {
+        account.instance_started();
+        let refused = Refused::Nothing;
+        MemoryLimiter {
+            account,
+            bytes_max,
+            bytes_max_total,
+            held: 0,
+            last_grant: 0,
+            refused,
+        }
+    }
+}
+
+impl ResourceLimiter for MemoryLimiter {
+    fn memory_growing(
+        &mut self,
+        current: usize,
+        desired: usize,
+        maximum: Option<usize>,
+    ) -> wasmtime::Result<bool> {
+        self.last_grant = 0;
+        if maximum.is_some_and(|maximum| desired > maximum) {
+            // The image's own bound, not ours.
+            return Ok(false);
+        }
+        let more = u64::try_from(desired.saturating_sub(current)).unwrap_or(u64::MAX);
+        if self.held.saturating_add(more) > self.bytes_max {
+            self.refused = Refused::OwnMemory;
+            return Ok(false);
+        }
+        if !self.account.take_memory(more, self.bytes_max_total) {
+            self.refused = Refused::CommonMemory;
+            return Ok(false);
+        }
+        self.held += more;
+        self.last_grant = more;
+        // The guest got along after an earlier refusal, so that explains nothing any more.
+        self.refused = Refused::Nothing;
+        Ok(true)
+    }
+
+    fn memory_grow_failed(&mut self, _error: wasmtime::Error) -> wasmtime::Result<()> {
+        self.held -= self.last_grant;
+        self.account.give_memory_back(self.last_grant);
+        self.last_grant = 0;
+        self.refused = Refused::OwnMemory;
+        Ok(())
+    }
+
+    fn table_growing(
+        &mut self,
+        _current: usize,
+        desired: usize,
+        _maximum: Option<usize>,
+    ) -> wasmtime::Result<bool> {
+        Ok(desired <= TABLE_ELEMENTS_MAX)
+    }
+
+    fn instances(&self) -> usize {
+        CORE_INSTANCES_MAX as usize
+    }
+
+    fn tables(&self) -> usize {
+        TABLES_MAX as usize
+    }
+
+    fn memories(&self) -> usize {
+        MEMORIES_MAX as usize
+    }
+}
+
+impl Drop for MemoryLimiter {
+    fn drop(&mut self) {
+        self.account.give_memory_back(self.held);
+        self.account.instance_ended();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn limiter(bytes_max: u64, bytes_max_total: u64) -> MemoryLimiter {
+        MemoryLimiter::new(Account::default(), bytes_max, bytes_max_total)
+    }
+
+    #[test]
+    fn growth_stops_at_the_instance_and_at_the_pod() {
+        let mut limiter = limiter(100, 150);
+        assert!(limiter.memory_growing(0, 60, None).expect("never an error"));
+        assert!(
+            !limiter
+                .memory_growing(60, 101, None)
+                .expect("never an error")
+        );
+        assert_eq!(limiter.refused, Refused::OwnMemory);
+        assert!(limiter.account.take_memory(90, 150), "another instance");
+        assert!(
+            !limiter
+                .memory_growing(60, 70, None)
+                .expect("never an error")
+        );
+        assert_eq!(limiter.refused, Refused::CommonMemory);
+        let account = limiter.account.clone();
+        drop(limiter);
+        assert_eq!(account.usage().memory_bytes, 90);
+    }
+
+    #[test]
+    fn an_images_own_maximum_is_not_our_refusal() {
+        let mut limiter = limiter(100, 100);
+        assert!(
+            !limiter
+                .memory_growing(0, 20, Some(10))
+                .expect("never an error")
+        );
+        assert_eq!(limiter.refused, Refused::Nothing);
+    }
+
+    #[test]
+    fn a_failed_growth_is_given_back() {
+        let mut limiter = limiter(100, 100);
+        assert!(limiter.memory_growing(0, 60, None).expect("never an error"));
+        limiter
+            .memory_grow_failed(wasmtime::Error::msg("no"))
+            .expect("never an error");
+        assert_eq!(limiter.account.usage().memory_bytes, 0);
+        assert_eq!(limiter.refused, Refused::OwnMemory);
+    }
+}

@@ -1,0 +1,50 @@
+//! The WASI host: runs Wasm guests on wasmtime, and knows nothing of Kubernetes.
+//!
+//! Words: an *image* is the Wasm file as it was pulled, a [`Module`] its compiled code, an
+//! *instance* one running copy with its own memory. A *command* is an image with an entry point
+//! that runs until it exits (a WASI p1 module with `_start`, or a component that exports
+//! `wasi:cli/run`); a *handler* answers HTTP requests (a component that exports
+//! `wasi:http/incoming-handler` or `wasi:http/handler`) and gets a fresh instance for each.
+//!
+//! ```text
+//!  bytes ─ inspect ─▶ Image            what it is, what it needs, what we lack      (agent)
+//!  bytes ─ compile ─▶ machine code     the only place where a compiler runs         (own process)
+//!  file  ─ Engine::load ─▶ Module ─┬─ command(config) ─▶ Command::run ─▶ Exit      (worker)
+//!                                  └─ handler(config) ─▶ Handler::handle ─▶ response
+//! ```
+//!
+//! What holds for every guest:
+//! * It has nothing by default: no files, no sockets, no environment, no input; only the arguments
+//!   and variables of its [`GuestConfig`]. Its HTTP requests go to [`Outgoing`], its output to
+//!   [`Output`], never to the host's own.
+//! * Every loop in it yields at each 10 ms tick of an OS thread, so one guest never keeps a thread,
+//!   and its CPU time is counted ([`Account`]) and held to its quota by making it wait.
+//! * Memory, tables, handles and the data it makes the host allocate are bounded ([`Limits`]).
+//! * A deadline outside the guest drops it, whatever it does. A panic in a host function ends that
+//!   instance only: each one runs in its own task.
+//! * An idle handler holds no instance and no memory but its compiled code.
+
+mod account;
+mod command;
+mod engine;
+mod fault;
+mod handler;
+mod http;
+mod inspect;
+mod instance;
+mod interfaces;
+mod limits;
+mod output;
+mod ticker;
+
+#[cfg(test)]
+mod tests;
+
+pub use account::{Account, Usage};
+pub use command::{Command, Exit};
+pub use engine::{Engine, EngineConfig, EngineError, LoadError, Module, compile, engine_hash};
+pub use handler::{HandleError, Handler};
+pub use http::{Body, BodyError, Outgoing, OutgoingError, OutgoingTimeouts, no_outgoing};
+pub use inspect::{Form, Guest, Image, ImageError, inspect};
+pub use limits::{GuestConfig, Limits};
+pub use output::{Output, no_output};

@@ -1,0 +1,92 @@
+//! What one guest may use. Each limit is per Pod unless it says per instance; the defaults bound a
+//! Pod that names no limits.
+
+use std::time::Duration;
+
+use crate::http::{Outgoing, no_outgoing};
+use crate::output::{Output, no_output};
+
+/// Instances that one store may make: a component of `wit-component` has four (the program, its
+/// adapter and two helpers); composed ones have a few times that.
+pub(crate) const CORE_INSTANCES_MAX: u32 = 64;
+/// Memories and tables of one component, transitively.
+pub(crate) const MEMORIES_MAX: u32 = 8;
+pub(crate) const TABLES_MAX: u32 = 16;
+/// Tables of one core module: LLVM makes one, tools that hold host references a second.
+pub(crate) const TABLES_PER_MODULE_MAX: u32 = 4;
+/// Elements of one table: function pointers of a very large program.
+pub(crate) const TABLE_ELEMENTS_MAX: usize = 20_000;
+/// Data that one call may make the host copy out of the guest: strings, lists, records.
+pub(crate) const HOSTCALL_BYTES_MAX: usize = 8 << 20;
+/// Handles in the guest's own tables, and entries in the host's table of resources.
+pub(crate) const HANDLES_MAX: usize = 10_000;
+/// Random bytes in one call: keys and seeds need far less, and the host allocates them.
+pub(crate) const RANDOM_BYTES_MAX: u64 = 64 << 10;
+/// One `fields` resource, as it is held in memory: about 32 KiB of headers on the wire.
+pub(crate) const FIELDS_BYTES_MAX: usize = 64 << 10;
+/// One chunk of a body that a guest writes; two chunks are in flight.
+pub(crate) const BODY_CHUNK_BYTES_MAX: usize = 64 << 10;
+
+/// The bounds of one guest.
+#[derive(Clone, Debug)]
+pub struct Limits {
+    /// Linear memory of one instance. Growth beyond it fails, and a guest that traps after that is
+    /// reported as out of memory.
+    pub memory_bytes: u64,
+    /// Linear memory of all instances of a handler together. A request that finds no room for its
+    /// instance is refused as busy.
+    pub memory_bytes_total: u64,
+    /// From the request to the head of its response; after the head, the longest silence between
+    /// two frames of the body.
+    pub request_deadline: Duration,
+    /// CPU quota in thousandths of a core, over periods of 100 ms. None: as much as there is.
+    pub cpu: Option<u32>,
+    /// Requests that a handler answers at the same time, each in its own instance.
+    pub concurrent_requests: usize,
+    /// Requests that wait for a place; more are refused at once.
+    pub queued_requests: usize,
+    /// Requests that the guest itself has open at the same time.
+    pub outgoing_requests: usize,
+}
+
+impl Default for Limits {
+    fn default() -> Limits {
+        Limits {
+            memory_bytes: 128 << 20,
+            memory_bytes_total: 1 << 30,
+            request_deadline: Duration::from_secs(30),
+            cpu: None,
+            concurrent_requests: 256,
+            queued_requests: 256,
+            outgoing_requests: 64,
+        }
+    }
+}
+
+/// All that a guest gets from the world.
+#[derive(Clone)]
+pub struct GuestConfig {
+    /// The arguments; the first is the program's name, as everywhere.
+    pub args: Vec<String>,
+    /// The whole environment: nothing is inherited.
+    pub env: Vec<(String, String)>,
+    pub stdout: Output,
+    pub stderr: Output,
+    pub limits: Limits,
+    /// Where the guest's HTTP requests go.
+    pub outgoing: Outgoing,
+}
+
+impl Default for GuestConfig {
+    /// A guest without arguments, environment, output or network.
+    fn default() -> GuestConfig {
+        GuestConfig {
+            args: Vec::new(),
+            env: Vec::new(),
+            stdout: no_output(),
+            stderr: no_output(),
+            limits: Limits::default(),
+            outgoing: no_outgoing(),
+        }
+    }
+}

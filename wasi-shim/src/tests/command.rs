@@ -1,0 +1,226 @@
+//! Commands: p1 modules and `wasi:cli/run` components, well-behaved and hostile.
+
+use std::sync::Arc;
+
+use tokio_util::sync::CancellationToken;
+
+use super::guests::{cli_run, p1};
+use super::{Printed, config, load, until};
+use crate::engine::compile_checked;
+use crate::{Command, Exit, Form, GuestConfig, LoadError};
+
+fn command(text: &str, config: GuestConfig) -> Command {
+    load(text, Form::Module).command(config).expect("a command")
+}
+
+/// Runs a p1 module made of these fields, and returns how it ended and what it printed.
+async fn run(fields: &str, adjust: impl FnOnce(&mut GuestConfig)) -> (Exit, String) {
+    let printed = Printed::default();
+    let mut config = config(&printed, &printed);
+    adjust(&mut config);
+    let exit = command(&p1(fields), config)
+        .run(CancellationToken::new())
+        .await;
+    (exit, printed.text())
+}
+
+#[tokio::test]
+async fn prints_and_returns() {
+    let hello = r#"(func (export "_start") (call $print (i32.const 64) (i32.const 5)))"#;
+    assert_eq!(run(hello, |_| {}).await, (Exit::Code(0), "hello".into()));
+}
+
+#[tokio::test]
+async fn exits_with_its_own_code() {
+    let exits = r#"(func (export "_start") (call $exit (i32.const 7)))"#;
+    assert_eq!(run(exits, |_| {}).await, (Exit::Code(7), String::new()));
+}
+
+/// Arguments and environment are exactly the configured ones; input is empty; no directory is open.
+#[tokio::test]
+async fn gets_what_it_was_given_and_nothing_else() {
+    let prints_args = r#"(func (export "_start")
+        (drop (call $args_sizes_get (i32.const 0) (i32.const 16)))
+        (drop (call $args_get (i32.const 256) (i32.const 512)))
+        (call $print (i32.const 512) (i32.load (i32.const 16))))"#;
+    let args = |config: &mut GuestConfig| config.args = vec!["a".into(), "bc".into()];
+    assert_eq!(run(prints_args, args).await.1, "a\0bc\0");
+
+    let prints_env = r#"(func (export "_start")
+        (drop (call $environ_sizes_get (i32.const 0) (i32.const 16)))
+        (drop (call $environ_get (i32.const 256) (i32.const 512)))
+        (call $print (i32.const 512) (i32.load (i32.const 16))))"#;
+    let env = |config: &mut GuestConfig| config.env = vec![("KEY".into(), "value".into())];
+    assert_eq!(run(prints_env, env).await.1, "KEY=value\0");
+
+    let reads = r#"(func (export "_start")
+        (i32.store (i32.const 0) (i32.const 512)) (i32.store (i32.const 4) (i32.const 100))
+        (drop (call $fd_read (i32.const 0) (i32.const 0) (i32.const 1) (i32.const 8)))
+        (call $exit (i32.load (i32.const 8))))"#;
+    assert_eq!(run(reads, |_| {}).await.0, Exit::Code(0));
+
+    const BAD_DESCRIPTOR: i32 = 8;
+    let opens = r#"(func (export "_start")
+        (call $exit (call $fd_prestat_get (i32.const 3) (i32.const 0))))"#;
+    assert_eq!(run(opens, |_| {}).await.0, Exit::Code(BAD_DESCRIPTOR));
+}
+
+#[tokio::test]
+async fn a_trap_tells_where() {
+    let traps = r#"(func $boom unreachable) (func $main (export "_start") (call $boom))"#;
+    let (exit, _) = run(traps, |_| {}).await;
+    expect_test::expect![[r#"
+        wasm trap: wasm `unreachable` instruction executed
+          at boom
+          at main"#]]
+    .assert_eq(&match exit {
+        Exit::Trap(text) => text,
+        other => format!("{other:?}"),
+    });
+}
+
+#[tokio::test]
+async fn endless_recursion_is_a_trap() {
+    let recurses = r#"(func $deeper (call $deeper)) (func (export "_start") (call $deeper))"#;
+    let (exit, _) = run(recurses, |_| {}).await;
+    assert!(
+        matches!(&exit, Exit::Trap(text) if text.contains("stack")),
+        "{exit:?}"
+    );
+}
+
+/// The memory bomb asks for a page until it is refused, and gives up as allocators do.
+const BOMB: &str = r#"(func $bomb
+    (loop $more (br_if $more (i32.ne (memory.grow (i32.const 16)) (i32.const -1))))
+    unreachable)"#;
+
+#[tokio::test]
+async fn a_memory_bomb_runs_out_of_its_own_memory() {
+    let bomb = format!(r#"{BOMB} (func (export "_start") (call $bomb))"#);
+    let small = |config: &mut GuestConfig| config.limits.memory_bytes = 8 << 20;
+    let printed = Printed::default();
+    let mut limited = config(&printed, &printed);
+    small(&mut limited);
+    let command = command(&p1(&bomb), limited);
+    let account = command.account();
+    assert_eq!(
+        command.run(CancellationToken::new()).await,
+        Exit::OutOfMemory
+    );
+    let usage = account.usage();
+    assert!(usage.memory_bytes_peak <= 8 << 20, "{usage:?}");
+    assert!(usage.memory_bytes_peak > 7 << 20, "{usage:?}");
+    assert_eq!((usage.memory_bytes, usage.instances_live), (0, 0));
+}
+
+#[tokio::test]
+async fn a_memory_that_is_too_large_from_the_start() {
+    let large = r#"(module (memory (export "memory") 1024) (func (export "_start")))"#;
+    let mut config = GuestConfig::default();
+    config.limits.memory_bytes = 32 << 20;
+    let exit = command(large, config).run(CancellationToken::new()).await;
+    assert_eq!(exit, Exit::OutOfMemory);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_endless_loop_is_stopped() {
+    for fields in [
+        r#"(func (export "_start") (loop $again (br $again)))"#,
+        // Before the entry point is even reached.
+        r#"(func $spin (loop $again (br $again))) (start $spin) (func (export "_start"))"#,
+        // In host calls.
+        r#"(func (export "_start")
+            (loop $again (drop (call $fd_read (i32.const 9) (i32.const 0) (i32.const 0)
+              (i32.const 0))) (br $again)))"#,
+    ] {
+        let command = command(&p1(fields), GuestConfig::default());
+        let account = command.account();
+        let stop = CancellationToken::new();
+        let running = tokio::spawn(command.run(stop.clone()));
+        until("it burns CPU", || account.usage().cpu.as_millis() > 20).await;
+        stop.cancel();
+        assert_eq!(running.await.expect("no panic"), Exit::Stopped);
+        assert_eq!(account.usage().instances_live, 0);
+    }
+}
+
+/// On one thread, a guest that never stops lets another one through.
+#[tokio::test]
+async fn guests_take_turns() {
+    let spins = command(
+        &p1(r#"(func (export "_start") (loop $again (br $again)))"#),
+        GuestConfig::default(),
+    );
+    let stop = CancellationToken::new();
+    let spinning = tokio::spawn(spins.run(stop.clone()));
+    let hello = r#"(func (export "_start") (call $print (i32.const 64) (i32.const 5)))"#;
+    assert_eq!(run(hello, |_| {}).await, (Exit::Code(0), "hello".into()));
+    stop.cancel();
+    assert_eq!(spinning.await.expect("no panic"), Exit::Stopped);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_quota_makes_it_wait() {
+    let mut config = GuestConfig::default();
+    config.limits.cpu = Some(100);
+    let spins = command(
+        &p1(r#"(func (export "_start") (loop $again (br $again)))"#),
+        config,
+    );
+    let account = spins.account();
+    let stop = CancellationToken::new();
+    let running = tokio::spawn(spins.run(stop.clone()));
+    until("it was throttled", || {
+        account.usage().throttled.as_millis() > 0
+    })
+    .await;
+    stop.cancel();
+    assert_eq!(running.await.expect("no panic"), Exit::Stopped);
+}
+
+#[tokio::test]
+async fn a_panic_in_the_host_ends_that_guest_only() {
+    let hello = r#"(func (export "_start") (call $print (i32.const 64) (i32.const 5)))"#;
+    let panics = |config: &mut GuestConfig| config.stdout = Arc::new(|_| panic!("a host bug"));
+    let (exit, _) = run(hello, panics).await;
+    assert!(
+        matches!(&exit, Exit::Trap(text) if text.contains("host failed")),
+        "{exit:?}"
+    );
+    assert_eq!(run(hello, |_| {}).await.0, Exit::Code(0));
+}
+
+#[tokio::test]
+async fn components_of_wasi_cli() {
+    for (version, code) in [("0.2.0", 0), ("0.2.6", 1), ("0.3.0", 0), ("0.3.0", 1)] {
+        let module = load(&cli_run(version, code), Form::Component);
+        let command = module.command(GuestConfig::default()).expect("a command");
+        assert_eq!(
+            command.run(CancellationToken::new()).await,
+            Exit::Code(code)
+        );
+    }
+}
+
+#[test]
+fn other_images_are_not_commands() {
+    let library = load(r#"(module (func (export "add")))"#, Form::Module);
+    assert!(matches!(
+        library.command(GuestConfig::default()),
+        Err(LoadError::Guest {
+            wanted: "command",
+            ..
+        })
+    ));
+    let file = tempfile::NamedTempFile::new().expect("a file");
+    let load = || super::engine().load(file.path(), Form::Module).map(drop);
+    std::fs::write(file.path(), b"\0asm\x01\0\0\0").expect("it can be written");
+    assert!(load().is_err(), "not compiled");
+    let code =
+        compile_checked(cli_run("0.2.0", 0).as_bytes(), Form::Component).expect("it compiles");
+    std::fs::write(file.path(), code).expect("it can be written");
+    assert!(
+        matches!(load(), Err(LoadError::Form { .. })),
+        "not a module"
+    );
+}
