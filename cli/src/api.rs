@@ -74,8 +74,11 @@ pub async fn connect(file: &Path) -> Result<Connection, Diagnostic> {
 /// A request to the cluster that failed.
 pub fn failed(what: &str) -> impl FnOnce(kube::Error) -> Diagnostic + '_ {
     move |error| {
-        Diagnostic::new("WH0008", format!("{what} failed"))
-            .why(error)
-            .help("see whether the cluster runs:   kubectl get --raw /readyz?verbose")
+        let diagnostic = Diagnostic::new("WH0008", format!("{what} failed"));
+        let diagnostic = match error {
+            kube::Error::Api(status) => diagnostic.why(status.message),
+            other => diagnostic.why(other),
+        };
+        diagnostic.help("see whether the cluster runs:   kubectl get --raw /readyz?verbose")
     }
 }

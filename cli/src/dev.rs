@@ -194,10 +194,14 @@ async fn start_server(
     Ok(connection)
 }
 
+/// Whether the API answers and a new cluster's first objects are there.
 async fn answers(connection: &Connection) -> bool {
-    let request = http::Request::get("/readyz").body(Vec::new());
-    let request = request.expect("a constant request is well formed");
-    connection.client.request_text(request).await.is_ok()
+    let ok = async |path: &str| {
+        let request = http::Request::get(path).body(Vec::new());
+        let request = request.expect("a constant request is well formed");
+        connection.client.request_text(request).await.is_ok()
+    };
+    ok("/readyz").await && ok("/api/v1/namespaces/kube-system").await
 }
 
 async fn start_nodes(

@@ -85,7 +85,9 @@ fn main() -> ExitCode {
 }
 
 fn start_log(file: Option<&Path>, filter: Option<&str>) -> Result<(), Diagnostic> {
-    let filter = filter.unwrap_or(if file.is_some() { "info" } else { "warn" });
+    // openraft tells each step of its own at info.
+    let usual = if file.is_some() { "info,openraft=warn" } else { "warn" };
+    let filter = filter.unwrap_or(usual);
     let filter = tracing_subscriber::EnvFilter::try_new(filter).map_err(|error| {
         Diagnostic::usage(format!("--log {filter:?} is not a filter"))
             .why(error)

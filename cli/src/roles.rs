@@ -193,8 +193,8 @@ pub fn shutdown_on_signal() -> Result<CancellationToken, Diagnostic> {
 }
 
 fn host_name() -> Result<String, Diagnostic> {
-    let name = nix::unistd::gethostname().ok().and_then(|name| name.into_string().ok());
-    let name = name.map(|name| name.to_lowercase()).filter(|name| !name.is_empty());
+    let name = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
+    let name = Some(name.trim().to_lowercase()).filter(|name| !name.is_empty());
     name.ok_or_else(|| {
         Diagnostic::usage("this host has no usable name").help("give one with --name NAME")
     })

@@ -126,6 +126,7 @@ impl Member {
     pub async fn stopped(self) {
         self.shutdown.cancelled().await;
         self.tasks.wait().await;
+        self.api.stopped().await;
         if let Err(error) = self.store.shutdown().await {
             tracing::error!(%error, "store did not close cleanly");
         }

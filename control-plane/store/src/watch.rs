@@ -319,17 +319,19 @@ impl Feed {
         self.past.lock().expect("no section of this lock panics")
     }
 
-    /// Makes changes visible, which led to `current`, and sends their events out.
+    /// Makes changes visible, which led to `current`, and sends their events out: in this order, so
+    /// that whoever acts on an event finds its object.
     pub(crate) fn publish(&self, records: Vec<Record>, current: Snapshot) {
         let mut past = self.lock();
+        let revision = current.revision;
+        self.current.send_replace(current);
         for record in records {
             past.watchers.deliver(&record.event);
             past.history.push(record);
         }
-        let forgotten = past.history.advance(current.revision);
+        let forgotten = past.history.advance(revision);
         drop(past);
         drop(forgotten);
-        self.current.send_replace(current);
     }
 
     /// Begins anew from a state that came as a whole. All watches end: the events in between are

@@ -75,13 +75,31 @@ fn values_refer_to_earlier_ones() {
         r#""env":[{"name":"A","value":"1"},{"name":"B","value":"$(A)$(C)$$(A) $"},
                   {"name":"A","value":"2"},{"name":"C","value":"$(A) $(KUBERNETES_SERVICE_HOST)"}],
            "command":["run","--a=$(A)"],"args":["$(NOBODY)"]"#,
-        expect![[r#""#]],
+        expect![[r#"
+            HOSTNAME=web
+            KUBERNETES_SERVICE_HOST=172.20.0.1
+            KUBERNETES_SERVICE_PORT=443
+            KUBERNETES_SERVICE_PORT_HTTPS=443
+            A=2
+            B=1$(C)$(A) $
+            C=2 172.20.0.1
+            ["run", "--a=2", "$(NOBODY)"]
+        "#]],
     );
 }
 
 #[test]
 fn the_image_names_the_program() {
-    check(r#""args":["-v"]"#, expect![[r#""#]]);
+    check(
+        r#""args":["-v"]"#,
+        expect![[r#"
+        HOSTNAME=web
+        KUBERNETES_SERVICE_HOST=172.20.0.1
+        KUBERNETES_SERVICE_PORT=443
+        KUBERNETES_SERVICE_PORT_HTTPS=443
+        ["hello", "-v"]
+    "#]],
+    );
 }
 
 #[test]
@@ -92,7 +110,15 @@ fn config_maps_and_secrets() {
            "env":[{"name":"T","valueFrom":{"secretKeyRef":{"name":"keys","key":"token"}}},
                   {"name":"U","valueFrom":{"secretKeyRef":
                       {"name":"keys","key":"none","optional":true}}}]"#,
-        expect![[r#""#]],
+        expect![[r#"
+            HOSTNAME=web
+            KUBERNETES_SERVICE_HOST=172.20.0.1
+            KUBERNETES_SERVICE_PORT=443
+            KUBERNETES_SERVICE_PORT_HTTPS=443
+            S_color=blue
+            T=t0p
+            ["hello"]
+        "#]],
     );
 }
 
@@ -100,15 +126,21 @@ fn config_maps_and_secrets() {
 fn what_is_missing_is_named() {
     check(
         r#""envFrom":[{"configMapRef":{"name":"gone"}}]"#,
-        expect![[r#""#]],
+        expect![[r#"
+            error: configmap "gone" not found in namespace shop; create it, or mark the reference optional
+        "#]],
     );
     check(
         r#""env":[{"name":"T","valueFrom":{"secretKeyRef":{"name":"keys","key":"none"}}}]"#,
-        expect![[r#""#]],
+        expect![[r#"
+            error: couldn't find key none in secret shop/keys
+        "#]],
     );
     check(
         r#""env":[{"name":"T","valueFrom":{"fieldRef":{"fieldPath":"spec.hostname"}}}]"#,
-        expect![[r#""#]],
+        expect![[r#"
+            error: environment variable T: spec.hostname cannot be read by a Pod
+        "#]],
     );
 }
 
@@ -127,6 +159,20 @@ fn fields_and_resources() {
                   {"name":"C","valueFrom":{"resourceFieldRef":{"resource":"limits.cpu"}}},
                   {"name":"R","valueFrom":{"resourceFieldRef":
                       {"resource":"requests.cpu","divisor":"1m"}}}]"#,
-        expect![[r#""#]],
+        expect![[r#"
+            HOSTNAME=web
+            KUBERNETES_SERVICE_HOST=172.20.0.1
+            KUBERNETES_SERVICE_PORT=443
+            KUBERNETES_SERVICE_PORT_HTTPS=443
+            N=web
+            L=web
+            T=a b
+            I=10.0.0.2
+            H=192.168.1.5
+            M=65
+            C=2
+            R=150
+            ["hello"]
+        "#]],
     );
 }

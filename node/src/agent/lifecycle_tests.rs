@@ -242,7 +242,30 @@ fn starts_serves_and_is_deleted() {
          9 delete 30
          10 exited app 0
          10 removed",
-        expect![[r#""#]],
+        expect![[r#"
+            0 step
+                ! Allocate
+                Admitted app#0=Waiting
+            0 address
+                ! Prepare(0)
+                Active app#0=Preparing
+            1 compiling app
+                Active app#0=Compiling
+            2 prepared app
+                ! Start { container: 0, restart: 0 }
+                Active app#0=Starting
+            3 started app
+                Active app#0=Running(since 3) ready
+            9 delete 30
+                ! Stop { container: 0, restart: 0, grace: 30s }
+                Stopping(Deleted) app#0=Stopping wake=44
+            10 exited app 0
+                ! Remove
+                Removing(Deleted) app#0=Ended(0) wake=20
+            10 removed
+                ! Delete
+                Deleting app#0=Ended(0)
+        "#]],
     );
 }
 
@@ -264,7 +287,45 @@ fn a_crash_loop_backs_off_and_forgets_after_health() {
          800 exited app 1
          800 prepared app
          801 started app",
-        expect![[r#""#]],
+        expect![[r#"
+            0 address
+                ! Prepare(0)
+                Active app#0=Preparing
+            0 prepared app
+                ! Start { container: 0, restart: 0 }
+                Active app#0=Starting
+            1 started app
+                Active app#0=Running(since 1) ready
+            2 exited app 1
+                ! Prepare(0)
+                Active app#1=Preparing
+            2 prepared app
+                ! Start { container: 0, restart: 1 }
+                Active app#1=Starting
+            3 started app
+                Active app#1=Running(since 3) ready
+            4 exited app 1
+                ! BackingOff(0)
+                Active app#1=CrashLoop(until 14) wake=14
+            13 step
+                Active app#1=CrashLoop(until 14) wake=14
+            14 step
+                ! Prepare(0)
+                Active app#2=Preparing
+            14 prepared app
+                ! Start { container: 0, restart: 2 }
+                Active app#2=Starting
+            15 started app
+                Active app#2=Running(since 15) ready
+            800 exited app 1
+                ! Prepare(0)
+                Active app#3=Preparing
+            800 prepared app
+                ! Start { container: 0, restart: 3 }
+                Active app#3=Starting
+            801 started app
+                Active app#3=Running(since 801) ready
+        "#]],
     );
 }
 
@@ -281,7 +342,31 @@ fn image_errors_double_their_delay() {
          30 failed app CreateContainerConfigError
          35 step
          35 prepared app",
-        expect![[r#""#]],
+        expect![[r#"
+            0 address
+                ! Prepare(0)
+                Active app#0=Preparing
+            0 failed app ErrImagePull
+                Active app#0=BackOff(ErrImagePull until 10) wake=10
+            9 step
+                Active app#0=BackOff(ErrImagePull until 10) wake=10
+            10 step
+                ! Prepare(0)
+                Active app#0=Preparing
+            10 failed app ErrImagePull
+                Active app#0=BackOff(ImagePullBackOff until 30) wake=30
+            30 step
+                ! Prepare(0)
+                Active app#0=Preparing
+            30 failed app CreateContainerConfigError
+                Active app#0=BackOff(CreateContainerConfigError until 35) wake=35
+            35 step
+                ! Prepare(0)
+                Active app#0=Preparing
+            35 prepared app
+                ! Start { container: 0, restart: 0 }
+                Active app#0=Starting
+        "#]],
     );
 }
 
@@ -306,7 +391,54 @@ fn init_containers_run_one_after_the_other() {
          8 exited app 0
          9 exited proxy 0
          9 removed",
-        expect![[r#""#]],
+        expect![[r#"
+            0 address
+                ! Prepare(0)
+                Active one#0=Preparing proxy#0=Waiting two#0=Waiting app#0=Waiting
+            1 prepared one
+                ! Start { container: 0, restart: 0 }
+                Active one#0=Starting proxy#0=Waiting two#0=Waiting app#0=Waiting
+            1 started one
+                Active one#0=Running(since 1) proxy#0=Waiting two#0=Waiting app#0=Waiting
+            2 exited one 1
+                ! Prepare(0)
+                Active one#1=Preparing proxy#0=Waiting two#0=Waiting app#0=Waiting
+            2 prepared one
+                ! Start { container: 0, restart: 1 }
+                Active one#1=Starting proxy#0=Waiting two#0=Waiting app#0=Waiting
+            2 started one
+                Active one#1=Running(since 2) proxy#0=Waiting two#0=Waiting app#0=Waiting
+            3 exited one 0
+                ! Prepare(1)
+                Active one#1=Ended(0) proxy#0=Preparing two#0=Waiting app#0=Waiting
+            3 prepared proxy
+                ! Start { container: 1, restart: 0 }
+                Active one#1=Ended(0) proxy#0=Starting two#0=Waiting app#0=Waiting
+            4 started proxy
+                ! Prepare(2)
+                Active one#1=Ended(0) proxy#0=Running(since 4) two#0=Preparing app#0=Waiting
+            4 prepared two
+                ! Start { container: 2, restart: 0 }
+                Active one#1=Ended(0) proxy#0=Running(since 4) two#0=Starting app#0=Waiting
+            5 started two
+                Active one#1=Ended(0) proxy#0=Running(since 4) two#0=Running(since 5) app#0=Waiting
+            6 exited two 0
+                ! Prepare(3)
+                Active one#1=Ended(0) proxy#0=Running(since 4) two#0=Ended(0) app#0=Preparing
+            6 prepared app
+                ! Start { container: 3, restart: 0 }
+                Active one#1=Ended(0) proxy#0=Running(since 4) two#0=Ended(0) app#0=Starting
+            7 started app
+                Active one#1=Ended(0) proxy#0=Running(since 4) two#0=Ended(0) app#0=Running(since 7) ready
+            8 exited app 0
+                ! Stop { container: 1, restart: 0, grace: 30s }
+                Stopping(Succeeded) one#1=Ended(0) proxy#0=Stopping two#0=Ended(0) app#0=Ended(0) wake=43
+            9 exited proxy 0
+                ! Remove
+                Removing(Succeeded) one#1=Ended(0) proxy#0=Ended(0) two#0=Ended(0) app#0=Ended(0) wake=19
+            9 removed
+                Finished(Succeeded) one#1=Ended(0) proxy#0=Ended(0) two#0=Ended(0) app#0=Ended(0)
+        "#]],
     );
 }
 
@@ -320,7 +452,24 @@ fn a_failed_init_container_fails_a_pod_that_never_restarts() {
          2 exited one 3
          2 removed
          3 delete 0",
-        expect![[r#""#]],
+        expect![[r#"
+            0 address
+                ! Prepare(0)
+                Active one#0=Preparing app#0=Waiting
+            1 prepared one
+                ! Start { container: 0, restart: 0 }
+                Active one#0=Starting app#0=Waiting
+            1 started one
+                Active one#0=Running(since 1) app#0=Waiting
+            2 exited one 3
+                ! Remove
+                Removing(Failed) one#0=Ended(3) app#0=Waiting wake=12
+            2 removed
+                Finished(Failed) one#0=Ended(3) app#0=Waiting
+            3 delete 0
+                ! Delete
+                Deleting one#0=Ended(3) app#0=Waiting
+        "#]],
     );
 }
 
@@ -334,7 +483,23 @@ fn a_job_completes() {
          2 exited app 0
          2 removed
          3 worker knows",
-        expect![[r#""#]],
+        expect![[r#"
+            0 address
+                ! Prepare(0)
+                Active app#0=Preparing
+            0 prepared app
+                ! Start { container: 0, restart: 0 }
+                Active app#0=Starting
+            1 started app
+                Active app#0=Running(since 1) ready
+            2 exited app 0
+                ! Remove
+                Removing(Succeeded) app#0=Ended(0) wake=12
+            2 removed
+                Finished(Succeeded) app#0=Ended(0)
+            3 worker knows
+                Finished(Succeeded) app#0=Ended(0)
+        "#]],
     );
 }
 
@@ -350,7 +515,30 @@ fn a_worker_that_dies_restarts_its_containers() {
          6 worker knows
          6 prepared app
          7 started app",
-        expect![[r#""#]],
+        expect![[r#"
+            0 address
+                ! Prepare(0)
+                Active app#0=Preparing
+            0 prepared app
+                ! Start { container: 0, restart: 0 }
+                Active app#0=Starting
+            1 started app
+                Active app#0=Running(since 1) ready
+            5 lost
+                ! Prepare(0)
+                Active app#1=Preparing
+            5 prepared app
+                ! Start { container: 0, restart: 1 }
+                Active app#1=Starting
+            6 worker knows
+                ! Prepare(0)
+                Active app#1=Preparing
+            6 prepared app
+                ! Start { container: 0, restart: 1 }
+                Active app#1=Starting
+            7 started app
+                Active app#1=Running(since 7) ready
+        "#]],
     );
 }
 
@@ -364,7 +552,25 @@ fn what_happened_while_nobody_listened_is_caught_up() {
          1 started side
          2 worker knows app=running side=exited:7
          3 worker knows side=exited:7",
-        expect![[r#""#]],
+        expect![[r#"
+            0 address
+                ! Prepare(0)
+                ! Prepare(1)
+                Active app#0=Preparing side#0=Preparing
+            0 prepared app
+                ! Start { container: 0, restart: 0 }
+                Active app#0=Starting side#0=Preparing
+            0 prepared side
+                ! Start { container: 1, restart: 0 }
+                Active app#0=Starting side#0=Starting
+            1 started side
+                Active app#0=Starting side#0=Running(since 1)
+            2 worker knows app=running side=exited:7
+                Active app#0=Running(since 2) side#0=Ended(7)
+            3 worker knows side=exited:7
+                ! Remove
+                Removing(Failed) app#0=Ended(137) side#0=Ended(7) wake=13
+        "#]],
     );
 }
 
@@ -380,7 +586,30 @@ fn a_second_deletion_shortens_the_first() {
          9 step
          12 step
          20 step",
-        expect![[r#""#]],
+        expect![[r#"
+            0 address
+                ! Prepare(0)
+                Active app#0=Preparing
+            0 prepared app
+                ! Start { container: 0, restart: 0 }
+                Active app#0=Starting
+            1 started app
+                Active app#0=Running(since 1) ready
+            2 delete 600
+                ! Stop { container: 0, restart: 0, grace: 600s }
+                Stopping(Deleted) app#0=Stopping wake=607
+            3 delete 1
+                ! Stop { container: 0, restart: 0, grace: 1s }
+                Stopping(Deleted) app#0=Stopping wake=9
+            9 step
+                ! Remove
+                Removing(Deleted) app#0=Ended(137) wake=19
+            12 step
+                Removing(Deleted) app#0=Ended(137) wake=19
+            20 step
+                ! Delete
+                Deleting app#0=Ended(137)
+        "#]],
     );
 }
 
@@ -391,7 +620,17 @@ fn a_pod_that_never_started_goes_at_once() {
         "0 step
          1 delete 30
          1 removed",
-        expect![[r#""#]],
+        expect![[r#"
+            0 step
+                ! Allocate
+                Admitted app#0=Waiting
+            1 delete 30
+                ! Remove
+                Removing(Deleted) app#0=Waiting wake=11
+            1 removed
+                ! Delete
+                Deleting app#0=Waiting
+        "#]],
     );
 }
 
@@ -410,6 +649,27 @@ fn the_active_deadline_ends_a_pod() {
          6 exited app 143
          6 removed
          60 step",
-        expect![[r#""#]],
+        expect![[r#"
+            0 address
+                ! Prepare(0)
+                Active app#0=Preparing wake=5
+            0 prepared app
+                ! Start { container: 0, restart: 0 }
+                Active app#0=Starting wake=5
+            1 started app
+                Active app#0=Running(since 1) wake=5 ready
+            4 step
+                Active app#0=Running(since 1) wake=5 ready
+            5 step
+                ! Stop { container: 0, restart: 0, grace: 30s }
+                Stopping(Deadline) app#0=Stopping wake=40
+            6 exited app 143
+                ! Remove
+                Removing(Deadline) app#0=Ended(143) wake=16
+            6 removed
+                Finished(Deadline) app#0=Ended(143)
+            60 step
+                Finished(Deadline) app#0=Ended(143)
+        "#]],
     );
 }

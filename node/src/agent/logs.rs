@@ -171,6 +171,7 @@ impl Printer {
 
     /// Adds one line of the file.
     fn print(&mut self, line: &[u8]) {
+        let line = line.strip_suffix(b"\n").unwrap_or(line);
         let Some(record) = record(line) else { return };
         if let Some(since) = self.options.since {
             let old = record
@@ -344,7 +345,7 @@ async fn send(printer: &mut Printer, output: &mpsc::Sender<Result<Bytes, io::Err
     }
 }
 
-/// Reads up to the next line end into `line`, without it. `false` at the end of the file; then what
+/// Reads up to the next line end into `line`. `false` at the end of the file; then what
 /// there is of an unfinished line stays in `line` for the next call.
 async fn next_line(reader: &mut BufReader<File>, line: &mut Vec<u8>) -> io::Result<bool> {
     if line.last() == Some(&b'\n') {

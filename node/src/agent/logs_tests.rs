@@ -56,13 +56,46 @@ async fn check(query: &str, expected: Expect) {
 
 #[tokio::test]
 async fn all_files_in_order() {
-    check("", expect![[r#""#]]).await;
+    check(
+        "",
+        expect![[r#"
+            line 0
+            line 1
+            line 2
+            line 3
+            line 4
+            line 5
+            line 6
+            line 7
+            line 8
+            line 9
+        "#]],
+    )
+    .await;
 }
 
 #[tokio::test]
 async fn the_tail_spans_files() {
-    check("tailLines=5", expect![[r#""#]]).await;
-    check("tailLines=3&timestamps=true", expect![[r#""#]]).await;
+    check(
+        "tailLines=5",
+        expect![[r#"
+            line 5
+            line 6
+            line 7
+            line 8
+            line 9
+        "#]],
+    )
+    .await;
+    check(
+        "tailLines=3&timestamps=true",
+        expect![[r#"
+            2026-11-21T07:59:07.000000001Z line 7
+            2026-11-21T07:59:08.000000001Z line 8
+            2026-11-21T07:59:09.000000001Z line 9
+        "#]],
+    )
+    .await;
     check("tailLines=0", expect![[r#""#]]).await;
     let (_folder, live) = files();
     assert_eq!(shown(&live, "tailLines=500").await.lines().count(), 10);
@@ -70,17 +103,54 @@ async fn the_tail_spans_files() {
 
 #[tokio::test]
 async fn since_and_limit() {
-    check("sinceSeconds=52", expect![[r#""#]]).await;
-    check("sinceTime=2026-11-21T07%3A59%3A09Z", expect![[r#""#]]).await;
-    check("limitBytes=10", expect![[r#""#]]).await;
-    check("tailLines=1&limitBytes=500&follow=true", expect![[r#""#]]).await;
+    check(
+        "sinceSeconds=52",
+        expect![[r#"
+            line 8
+            line 9
+        "#]],
+    )
+    .await;
+    check(
+        "sinceTime=2026-11-21T07%3A59%3A09Z",
+        expect![[r#"
+            line 9
+        "#]],
+    )
+    .await;
+    check(
+        "limitBytes=10",
+        expect![[r#"
+            line 0
+            lin"#]],
+    )
+    .await;
+    check(
+        "tailLines=1&limitBytes=500&follow=true",
+        expect![[r#"
+            line 9
+        "#]],
+    )
+    .await;
 }
 
 #[tokio::test]
 async fn bad_queries_are_explained() {
-    check("tailLines=-1", expect![[r#""#]]).await;
-    check("sinceTime=yesterday", expect![[r#""#]]).await;
-    check("follow=perhaps", expect![[r#""#]]).await;
+    check(
+        "tailLines=-1",
+        expect!["400 tailLines must be a whole number, not -1"],
+    )
+    .await;
+    check(
+        "sinceTime=yesterday",
+        expect!["400 sinceTime must be a time like 2026-11-21T08:00:00Z, not yesterday"],
+    )
+    .await;
+    check(
+        "follow=perhaps",
+        expect!["400 follow must be true or false, not perhaps"],
+    )
+    .await;
 }
 
 #[tokio::test]
@@ -95,7 +165,12 @@ async fn parts_of_a_line_are_joined_and_rubbish_is_skipped() {
         line(3, "stderr", "F", "with  spaces "),
     ];
     std::fs::write(&live, text.concat()).expect("written");
-    expect![[r#""#]].assert_eq(&shown(&live, "timestamps=1").await);
+    expect![[r#"
+        2026-11-21T07:59:01.000000001Z one two
+        2026-11-21T07:59:02.000000001Z 
+        2026-11-21T07:59:03.000000001Z with  spaces 
+    "#]]
+    .assert_eq(&shown(&live, "timestamps=1").await);
 }
 
 #[tokio::test]

@@ -35,11 +35,10 @@ use super::{
     recover::recover,
     routes::{NodeInfo, ServiceInfo, SliceInfo},
     spec::{Deletion, Desired},
-    status,
     tunnel::LogQuery,
     watch::Change,
     workers::WorkerEvent,
-    writer::{self, Write, Written},
+    writer::Written,
 };
 
 /// Namespace and name.

@@ -68,15 +68,46 @@ fn check(changes: impl IntoIterator<Item = Changed>, expected: Expect) {
 fn endpoints_come_and_go() {
     let mut table = Table::default();
     check(table.set_slice(web_slice("true")), expect![[r#""#]]);
-    check(table.set_service(web()), expect![[r#""#]]);
+    check(
+        table.set_service(web()),
+        expect![[r#"
+        + shop/web [172.20.0.9]
+          http 80 30080
+            10.0.0.2:8080 Some("a") None
+            10.0.0.9:8080 Some("b") None
+    "#]],
+    );
     check(table.set_service(web()), expect![[r#""#]]);
     check(
         table.set_node(node_b(r#"{"shop":"192.168.1.2:4000"}"#)),
-        expect![[r#""#]],
+        expect![[r#"
+            + shop/web [172.20.0.9]
+              http 80 30080
+                10.0.0.2:8080 Some("a") None
+                10.0.0.9:8080 Some("b") Some(192.168.1.2:4000)
+        "#]],
     );
-    check(table.set_slice(web_slice("false")), expect![[r#""#]]);
-    check(table.remove_slice("shop", "web-1"), expect![[r#""#]]);
-    check(table.remove_service("shop", "web"), expect![[r#""#]]);
+    check(
+        table.set_slice(web_slice("false")),
+        expect![[r#"
+        + shop/web [172.20.0.9]
+          http 80 30080
+            10.0.0.9:8080 Some("b") Some(192.168.1.2:4000)
+    "#]],
+    );
+    check(
+        table.remove_slice("shop", "web-1"),
+        expect![[r#"
+        + shop/web [172.20.0.9]
+          http 80 30080
+    "#]],
+    );
+    check(
+        table.remove_service("shop", "web"),
+        expect![[r#"
+        - shop/web
+    "#]],
+    );
 }
 
 #[test]

@@ -118,7 +118,19 @@ fn a_new_pod_waits() {
         &desired,
         vec![(1, address()), (2, Observation::Compiling(0))],
     );
-    check(&desired, &state, expect![[r#""#]]);
+    check(
+        &desired,
+        &state,
+        expect![[r#"
+        phase Pending
+        PodReadyToStartContainers=True since 1
+        Initialized=True since 1
+        Ready=False since 0 ContainersNotReady: containers with unready status: [app]
+        ContainersReady=False since 0 ContainersNotReady: containers with unready status: [app]
+        PodScheduled=True since 0
+        app ready=false restarts=0 image= state={"waiting":{"reason":"Compiling"}} last=null
+    "#]],
+    );
 }
 
 #[test]
@@ -128,7 +140,19 @@ fn a_running_pod_is_ready() {
         &desired,
         vec![(1, address()), (2, prepared()), (3, started(0, 3))],
     );
-    check(&desired, &state, expect![[r#""#]]);
+    check(
+        &desired,
+        &state,
+        expect![[r#"
+        phase Running
+        PodReadyToStartContainers=True since 1
+        Initialized=True since 1
+        Ready=True since 3
+        ContainersReady=True since 3
+        PodScheduled=True since 0
+        app ready=true restarts=0 image=hello@sha256:1 state={"running":{"startedAt":"1970-01-01T00:00:03Z"}} last=null
+    "#]],
+    );
 }
 
 #[test]
@@ -143,7 +167,19 @@ fn a_bad_image_is_said_where_people_look() {
         problem,
     };
     let state = walked(&desired, vec![(1, address()), (2, failed)]);
-    check(&desired, &state, expect![[r#""#]]);
+    check(
+        &desired,
+        &state,
+        expect![[r#"
+        phase Pending
+        PodReadyToStartContainers=True since 1
+        Initialized=True since 1
+        Ready=False since 0 ContainersNotReady: containers with unready status: [app]: hello:1: not a Wasm file
+        ContainersReady=False since 0 ContainersNotReady: containers with unready status: [app]: hello:1: not a Wasm file
+        PodScheduled=True since 0
+        app ready=false restarts=0 image= state={"waiting":{"message":"hello:1: not a Wasm file","reason":"InvalidImage"}} last=null
+    "#]],
+    );
 }
 
 #[test]
@@ -161,7 +197,19 @@ fn a_crash_loop_keeps_its_last_end() {
             (7, exited(1, 1, 7)),
         ],
     );
-    check(&desired, &state, expect![[r#""#]]);
+    check(
+        &desired,
+        &state,
+        expect![[r#"
+        phase Running
+        PodReadyToStartContainers=True since 1
+        Initialized=True since 1
+        Ready=False since 7 ContainersNotReady: containers with unready status: [app]: wasm trap: unreachable
+        ContainersReady=False since 7 ContainersNotReady: containers with unready status: [app]: wasm trap: unreachable
+        PodScheduled=True since 0
+        app ready=false restarts=1 image=hello@sha256:1 state={"waiting":{"message":"back-off 10 s restarting container app of pod web: wasm trap: unreachable","reason":"CrashLoopBackOff"}} last={"terminated":{"containerID":"wasmtime://u1/app/1","exitCode":1,"finishedAt":"1970-01-01T00:00:07Z","message":"wasm trap: unreachable","reason":"Error","startedAt":"1970-01-01T00:00:06Z"}}
+    "#]],
+    );
 }
 
 #[test]
@@ -177,7 +225,19 @@ fn a_job_that_is_done_is_not_ready() {
             (4, Observation::Removed),
         ],
     );
-    check(&desired, &state, expect![[r#""#]]);
+    check(
+        &desired,
+        &state,
+        expect![[r#"
+        phase Succeeded
+        PodReadyToStartContainers=False since 4
+        Initialized=True since 1
+        Ready=False since 4 PodCompleted
+        ContainersReady=False since 4 PodCompleted
+        PodScheduled=True since 0
+        app ready=false restarts=0 image=hello@sha256:1 state={"terminated":{"containerID":"wasmtime://u1/app/0","exitCode":0,"finishedAt":"1970-01-01T00:00:04Z","message":"wasm trap: unreachable","reason":"Completed","startedAt":"1970-01-01T00:00:03Z"}} last=null
+    "#]],
+    );
 }
 
 #[test]
@@ -197,7 +257,19 @@ fn a_reboot_starts_everything_again_with_a_new_number() {
     let found = observe(&found, &desired.spec, address(), at(100));
     let (found, actions) = step(&found, &desired, at(100));
     expect!["[Prepare(0)]"].assert_eq(&format!("{actions:?}"));
-    check(&desired, &found, expect![[r#""#]]);
+    check(
+        &desired,
+        &found,
+        expect![[r#"
+        phase Running
+        PodReadyToStartContainers=True since 1
+        Initialized=True since 1
+        Ready=False since 100 ContainersNotReady: containers with unready status: [app]
+        ContainersReady=False since 100 ContainersNotReady: containers with unready status: [app]
+        PodScheduled=True since 0
+        app ready=false restarts=1 image=hello@sha256:1 state={"waiting":{"reason":"ContainerCreating"}} last={"terminated":{"containerID":"wasmtime://u1/app/0","exitCode":255,"finishedAt":"1970-01-01T00:01:40Z","message":"the node or its worker process was restarted while it ran","reason":"Error","startedAt":"1970-01-01T00:00:03Z"}}
+    "#]],
+    );
 }
 
 #[test]

@@ -24,7 +24,8 @@ fn primes_below(limit: usize) -> usize {
             continue;
         }
         count += 1;
-        let mut multiple = number * number;
+        // A square beyond 32 bits is beyond the limit too.
+        let mut multiple = number.saturating_mul(number);
         while multiple < limit {
             composite[multiple] = true;
             multiple += number;

@@ -382,7 +382,8 @@ impl Cache {
         self.renewed.get(node).map(|seen| now.saturating_duration_since(*seen))
     }
 
-    /// Starts every lease's time anew: after a pause of this process nobody knows which were renewed.
+    /// Starts every lease's time anew: after a pause of this process nobody knows which were
+    /// renewed.
     pub fn hear_all(&mut self, now: Instant) {
         self.renewed.values_mut().for_each(|seen| *seen = now);
     }

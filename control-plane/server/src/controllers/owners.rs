@@ -138,10 +138,8 @@ mod tests {
         check("{}", r#"{"a":"1"}"#, true);
         check(r#"{"matchLabels":{"a":"1"}}"#, r#"{"a":"1","b":"2"}"#, true);
         check(r#"{"matchLabels":{"a":"1"}}"#, r#"{"a":"2"}"#, false);
-        let rule = |operator: &str, values: &str| {
-            format!(
-                r#"{{"matchExpressions":[{{"key":"a","values":{values},"operator":"{operator}"}}]}}"#
-            )
+        let rule = |op: &str, values: &str| {
+            format!(r#"{{"matchExpressions":[{{"key":"a","values":{values},"operator":"{op}"}}]}}"#)
         };
         check(&rule("In", r#"["1","2"]"#), r#"{"a":"2"}"#, true);
         check(&rule("In", r#"["1"]"#), "{}", false);

@@ -299,7 +299,11 @@ impl Writer {
                     Signer::Cluster => &self.pki.cluster,
                     Signer::Traffic => &self.pki.traffic,
                 };
-                let certificate = authority.sign_request(&request_pem, &profile)?;
+                let mut certificate = authority.sign_request(&request_pem, &profile)?;
+                if signer == Signer::Traffic {
+                    // Nothing else tells a worker whom to trust: the API's CA is another one.
+                    certificate.push_str(authority.certificate_pem());
+                }
                 let certificate = k8s_openapi::ByteString(certificate.into_bytes());
                 let body = json!({"status": {"certificate": certificate}});
                 self.patch(&target, "status", body).await

@@ -51,6 +51,9 @@ const WRITES_MAX: usize = 128;
 const EVENTS_MAX: usize = 1_024;
 /// Pods decided for before new events are looked at.
 const BATCH_MAX: usize = 64;
+/// Pause before a Pod is tried again that was not what the scheduler thought: its event is on the
+/// way.
+const STALE_PAUSE: Duration = Duration::from_millis(20);
 /// Pause before a Pod whose binding was refused is tried again.
 const RETRY_PAUSE: Duration = Duration::from_millis(500);
 /// Writes under way when the shutdown comes have so long to end; then they are dropped.
@@ -66,11 +69,11 @@ enum Seen {
 /// How a write ended.
 enum Done {
     Bound,
-    /// The Pod is gone.
-    Gone(String),
-    /// To be tried again.
+    /// To be tried again, unless the watch says meanwhile that the Pod is bound or gone.
     Failed(Box<Need>),
     Told,
+    /// The reason was not written to the Pod with this uid.
+    Untold(String),
 }
 
 struct State {
@@ -233,15 +236,13 @@ impl State {
                     recorder.record(note(&need, false, "Scheduled", message));
                     Done::Bound
                 }
-                Err(kube::Error::Api(status)) if status.code == 404 => {
-                    tracing::debug!(pod = need.name, error = status.message, "not bound");
-                    Done::Gone(need.uid)
-                }
                 Err(error) => {
-                    tracing::warn!(pod = need.name, node, %error, "binding failed");
+                    let stale = matches!(&error, kube::Error::Api(status) if is_stale(status.code));
+                    let pause = if stale { STALE_PAUSE } else { RETRY_PAUSE };
+                    tracing::debug!(pod = need.name, node, %error, ?pause, "not bound");
                     tokio::select! {
                         () = shutdown.cancelled() => {}
-                        () = tokio::time::sleep(RETRY_PAUSE) => {}
+                        () = tokio::time::sleep(pause) => {}
                     }
                     Done::Failed(Box::new(need))
                 }
@@ -257,23 +258,27 @@ impl State {
         }
         self.recorder.record(note(&need, true, "FailedScheduling", sentence.clone()));
         let request = reason(&need, &sentence, Timestamp::now());
+        let uid = need.uid.clone();
         need.told = Some(sentence);
         self.queue.stick(need);
-        let client = self.client.clone();
+        let (client, shutdown) = (self.client.clone(), self.shutdown.clone());
         self.writes.spawn(async move {
-            if let Err(error) = send(&client, request).await {
-                tracing::debug!(%error, "a Pod's condition was not written");
+            let Err(error) = send(&client, request).await else { return Done::Told };
+            tracing::debug!(%error, "a Pod's condition was not written");
+            tokio::select! {
+                () = shutdown.cancelled() => {}
+                () = tokio::time::sleep(STALE_PAUSE) => {}
             }
-            Done::Told
+            Done::Untold(uid)
         });
     }
 
     fn finish(&mut self, done: Result<Done, tokio::task::JoinError>) {
         match done {
             Ok(Done::Bound | Done::Told) => {}
-            Ok(Done::Gone(uid)) => self.cluster.forget(&uid),
+            Ok(Done::Untold(uid)) => self.queue.retry_untold(&uid),
             Ok(Done::Failed(need)) => {
-                // Not assumed any more: the watch has said that it is bound after all.
+                // Not assumed any more: the watch has said that it is bound after all, or gone.
                 if self.cluster.is_assumed(&need.uid) {
                     self.cluster.forget(&need.uid);
                     self.queue.put(*need);
@@ -282,6 +287,11 @@ impl State {
             Err(error) => std::panic::resume_unwind(error.into_panic()),
         }
     }
+}
+
+/// Whether an answer means that the object is gone or was changed meanwhile.
+fn is_stale(code: u16) -> bool {
+    matches!(code, 404 | 409)
 }
 
 fn note(need: &Need, warning: bool, reason: &'static str, message: String) -> Note {

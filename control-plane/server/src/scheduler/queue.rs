@@ -77,6 +77,13 @@ impl Queue {
         }
     }
 
+    /// Lets one Pod try again whose reason could not be written, unless it left meanwhile.
+    pub fn retry_untold(&mut self, uid: &str) {
+        if let Some(need) = self.stuck.remove(uid) {
+            self.put(Need { told: None, ..need });
+        }
+    }
+
     /// Uids of all Pods in here.
     pub fn uids(&self) -> Vec<String> {
         self.places.keys().chain(self.stuck.keys()).cloned().collect()

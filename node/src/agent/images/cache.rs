@@ -76,7 +76,7 @@ impl Cache {
                 .create(&path)?;
             for entry in fs::read_dir(&path)? {
                 let path = entry?.path();
-                if path.extension().is_some_and(|extension| extension == "tmp") {
+                if path.extension().is_some_and(|extension| extension == "tmp" || extension == "compiling") {
                     fs::remove_file(path)?;
                 }
             }
@@ -114,6 +114,11 @@ impl Cache {
             .join("cache")
             .join(&self.engine)
             .join(format!("{}.cwasm", hex_of(digest)))
+    }
+
+    /// Where the compiler writes; a file beside it that no other file's name comes near.
+    pub fn draft(&self, digest: &str) -> PathBuf {
+        self.code(digest).with_extension("draft.tmp")
     }
 
     /// What a reference resolved to when `scope` last pulled it. `scope` is the namespace for a
@@ -178,10 +183,10 @@ impl Cache {
         Some(seal.image)
     }
 
-    /// Takes in what the compiler wrote to `output`.
-    pub fn seal(&self, digest: &str, image: &Image, output: &Path) -> std::io::Result<()> {
-        let path = self.code(digest);
-        let mac = self.mac(digest, image, output)?;
+    /// Takes in what the compiler wrote to [`Cache::draft`].
+    pub fn seal(&self, digest: &str, image: &Image) -> std::io::Result<()> {
+        let (path, output) = (self.code(digest), self.draft(digest));
+        let mac = self.mac(digest, image, &output)?;
         let seal = Seal {
             image: image.clone(),
             mac: hex::encode(mac.finalize().into_bytes()),
@@ -253,9 +258,8 @@ mod tests {
         let open = || Cache::open(folder.path().to_owned(), "e1".to_owned()).expect("a cache");
         let cache = open();
         assert_eq!(cache.load(&digest), None);
-        let output = folder.path().join("out");
-        fs::write(&output, b"code").expect("written");
-        cache.seal(&digest, &image(), &output).expect("sealed");
+        fs::write(cache.draft(&digest), b"code").expect("written");
+        cache.seal(&digest, &image()).expect("sealed");
         assert_eq!(cache.load(&digest), Some(image()));
         assert_eq!(open().load(&digest), Some(image()), "the key is kept");
         let other = format!("sha256:{}", "cd".repeat(32));

@@ -239,7 +239,7 @@ impl Images {
             reason: "CompileError",
             message,
         };
-        let output = self.cache.code(layer).with_extension("tmp");
+        let output = self.cache.code(layer).with_extension("compiling");
         let started = std::time::Instant::now();
         let report = self
             .run_compiler(layer, &output)
@@ -249,7 +249,7 @@ impl Images {
             Some(Report::Compiled(known)) => {
                 let cache = self.cache.clone();
                 let (digest, sealed) = (layer.to_owned(), known.clone());
-                tokio::task::spawn_blocking(move || cache.seal(&digest, &sealed, &output))
+                tokio::task::spawn_blocking(move || cache.seal(&digest, &sealed))
                     .await
                     .map_err(std::io::Error::other)
                     .flatten()

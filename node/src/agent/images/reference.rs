@@ -48,6 +48,9 @@ impl Reference {
             Some((name, tag)) => (name, Some(tag)),
             None => (rest, None),
         };
+        if !host.as_deref().is_none_or(is_host_name) {
+            return Err(invalid("its registry is not a host name"));
+        }
         if !name.split('/').all(is_name_part) {
             return Err(invalid(
                 "its name may have lower case letters, digits and ._-/ only",
@@ -91,6 +94,19 @@ impl Reference {
 /// A first component is a host if it cannot be a name: as Docker decides it.
 fn is_host(text: &str) -> bool {
     text == "localhost" || text.contains(['.', ':'])
+}
+
+/// `name` or `name:port`, of letters, digits, dots and dashes.
+fn is_host_name(host: &str) -> bool {
+    let (name, port) = host.split_once(':').unwrap_or((host, "443"));
+    let edge = |byte: Option<&u8>| byte.is_some_and(u8::is_ascii_alphanumeric);
+    let bytes = name.as_bytes();
+    port.parse::<u16>().is_ok()
+        && edge(bytes.first())
+        && edge(bytes.last())
+        && bytes
+            .iter()
+            .all(|byte| byte.is_ascii_alphanumeric() || b".-".contains(byte))
 }
 
 fn is_name_part(part: &str) -> bool {

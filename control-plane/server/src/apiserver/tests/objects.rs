@@ -39,13 +39,13 @@ async fn a_config_map_from_create_to_delete() {
         .await;
     expect![[r#"
         POST /api/v1/namespaces/default/configmaps
-          201 {"kind":"ConfigMap","apiVersion":"v1","metadata":{"name":"a","namespace":"default","uid":"-","resourceVersion":"R1","creationTimestamp":"-","labels":{"x":"y"}},"data":{"k":"v"}}
+          201 {"kind":"ConfigMap","apiVersion":"v1","metadata":{"name":"a","namespace":"default","uid":"UID","resourceVersion":"R1","creationTimestamp":"-","labels":{"x":"y"}},"data":{"k":"v"}}
         POST /api/v1/namespaces/default/configmaps
           409 {"kind":"Status","apiVersion":"v1","metadata":{},"status":"Failure","message":"configmaps \"a\" already exists","reason":"AlreadyExists","details":{"name":"a","kind":"configmaps"},"code":409}
         GET /api/v1/namespaces/default/configmaps/a
-          200 {"kind":"ConfigMap","apiVersion":"v1","metadata":{"name":"a","namespace":"default","uid":"-","resourceVersion":"R1","creationTimestamp":"-","labels":{"x":"y"}},"data":{"k":"v"}}
+          200 {"kind":"ConfigMap","apiVersion":"v1","metadata":{"name":"a","namespace":"default","uid":"UID","resourceVersion":"R1","creationTimestamp":"-","labels":{"x":"y"}},"data":{"k":"v"}}
         PUT /api/v1/namespaces/default/configmaps/a
-          200 {"kind":"ConfigMap","apiVersion":"v1","metadata":{"name":"a","namespace":"default","uid":"-","resourceVersion":"R1","creationTimestamp":"-"},"data":{"k":"w"}}
+          200 {"kind":"ConfigMap","apiVersion":"v1","metadata":{"name":"a","namespace":"default","uid":"UID","resourceVersion":"R1","creationTimestamp":"-"},"data":{"k":"w"}}
         PUT /api/v1/namespaces/default/configmaps/a
           409 {"kind":"Status","apiVersion":"v1","metadata":{},"status":"Failure","message":"Operation cannot be fulfilled on configmaps \"a\": the object has been modified; please apply your changes to the latest version and try again","reason":"Conflict","details":{"name":"a","kind":"configmaps"},"code":409}
         PUT /api/v1/namespaces/default/configmaps/b
@@ -53,17 +53,17 @@ async fn a_config_map_from_create_to_delete() {
         PUT /api/v1/namespaces/default/configmaps/a
           400 {"kind":"Status","apiVersion":"v1","metadata":{},"status":"Failure","message":"the name of the object (b) does not match the name on the URL (a)","reason":"BadRequest","code":400}
         PATCH /api/v1/namespaces/default/configmaps/a
-          200 {"kind":"ConfigMap","apiVersion":"v1","metadata":{"name":"a","namespace":"default","uid":"-","resourceVersion":"R1","creationTimestamp":"-"},"data":{"l":"1"}}
+          200 {"kind":"ConfigMap","apiVersion":"v1","metadata":{"name":"a","namespace":"default","uid":"UID","resourceVersion":"R1","creationTimestamp":"-"},"data":{"l":"1"}}
         PATCH /api/v1/namespaces/default/configmaps/a
           422 {"kind":"Status","apiVersion":"v1","metadata":{},"status":"Failure","message":"ConfigMap \"a\" is invalid: patch: the server rejected our request: operation '/0' failed at path '/data/l': value did not match","reason":"Invalid","details":{"name":"a","kind":"ConfigMap","causes":[{"reason":"FieldValueInvalid","message":"the server rejected our request: operation '/0' failed at path '/data/l': value did not match","field":"patch"}]},"code":422}
         PATCH /api/v1/namespaces/default/configmaps/a
           415 {"kind":"Status","apiVersion":"v1","metadata":{},"status":"Failure","message":"the body of the request was in an unknown format - accepted media types include: application/json-patch+json, application/merge-patch+json, application/strategic-merge-patch+json","reason":"UnsupportedMediaType","code":415}
         PATCH /api/v1/namespaces/default/configmaps/a
-          200 {"kind":"ConfigMap","apiVersion":"v1","metadata":{"name":"a","namespace":"default","uid":"-","resourceVersion":"R1","creationTimestamp":"-","labels":{"x":"z"}},"data":{"l":"1"}}
+          200 {"kind":"ConfigMap","apiVersion":"v1","metadata":{"name":"a","namespace":"default","uid":"UID","resourceVersion":"R1","creationTimestamp":"-","labels":{"x":"z"}},"data":{"l":"1"}}
         DELETE /api/v1/namespaces/default/configmaps/a
-          409 {"kind":"Status","apiVersion":"v1","metadata":{},"status":"Failure","message":"Operation cannot be fulfilled on configmaps \"a\": Precondition failed: UID in precondition: other, UID in object meta: 0ecc96ae-a541-4085-9cc6-a5f554001896","reason":"Conflict","details":{"name":"a","kind":"configmaps"},"code":409}
+          409 {"kind":"Status","apiVersion":"v1","metadata":{},"status":"Failure","message":"Operation cannot be fulfilled on configmaps \"a\": Precondition failed: UID in precondition: other, UID in object meta: UID","reason":"Conflict","details":{"name":"a","kind":"configmaps"},"code":409}
         DELETE /api/v1/namespaces/default/configmaps/a
-          200 {"kind":"Status","apiVersion":"v1","metadata":{},"status":"Success","details":{"name":"a","kind":"configmaps","uid":"-"}}
+          200 {"kind":"Status","apiVersion":"v1","metadata":{},"status":"Success","details":{"name":"a","kind":"configmaps","uid":"UID"}}
         DELETE /api/v1/namespaces/default/configmaps/a
           404 {"kind":"Status","apiVersion":"v1","metadata":{},"status":"Failure","message":"configmaps \"a\" not found","reason":"NotFound","details":{"name":"a","kind":"configmaps"},"code":404}
     "#]].assert_eq(&out);
@@ -117,7 +117,7 @@ async fn creation_is_checked() {
         POST /api/v1/namespaces/default/configmaps
           400 {"kind":"Status","apiVersion":"v1","metadata":{},"status":"Failure","message":"Secret in version \"v1\" cannot be handled as a ConfigMap: the kind in the data does not match the path","reason":"BadRequest","code":400}
         POST /api/v1/namespaces/default/configmaps
-          400 {"kind":"Status","apiVersion":"v1","metadata":{},"status":"Failure","message":"ConfigMap in version \"v1\" cannot be handled as a ConfigMap: invalid type: sequence, expected a map","reason":"BadRequest","code":400}
+          400 {"kind":"Status","apiVersion":"v1","metadata":{},"status":"Failure","message":"ConfigMap in version \"v1\" cannot be handled as a ConfigMap: data: a list stands where an object belongs","reason":"BadRequest","code":400}
         POST /api/v1/namespaces/default/configmaps
           400 {"kind":"Status","apiVersion":"v1","metadata":{},"status":"Failure","message":"the object provided is unrecognized (must be of type ConfigMap): EOF while parsing a value at line 1 column 12","reason":"BadRequest","code":400}
         POST /api/v1/namespaces/default/configmaps
@@ -125,11 +125,11 @@ async fn creation_is_checked() {
         POST /api/v1/namespaces/default/configmaps?dryRun=maybe
           422 {"kind":"Status","apiVersion":"v1","metadata":{},"status":"Failure","message":"CreateOptions.meta.k8s.io \"\" is invalid: dryRun: Unsupported value: \"maybe\": supported values: \"All\"","reason":"Invalid","details":{"group":"meta.k8s.io","kind":"CreateOptions","causes":[{"reason":"FieldValueNotSupported","message":"Unsupported value: \"maybe\": supported values: \"All\"","field":"dryRun"}]},"code":422}
         POST /api/v1/namespaces/default/configmaps?dryRun=All
-          201 {"kind":"ConfigMap","apiVersion":"v1","metadata":{"name":"a","namespace":"default","uid":"-","creationTimestamp":"-"}}
+          201 {"kind":"ConfigMap","apiVersion":"v1","metadata":{"name":"a","namespace":"default","uid":"UID","creationTimestamp":"-"}}
         GET /api/v1/namespaces/default/configmaps/a
           404 {"kind":"Status","apiVersion":"v1","metadata":{},"status":"Failure","message":"configmaps \"a\" not found","reason":"NotFound","details":{"name":"a","kind":"configmaps"},"code":404}
         POST /api/v1/namespaces/default/configmaps
-          201 {"kind":"ConfigMap","apiVersion":"v1","metadata":{"name":"from-yaml","namespace":"default","uid":"-","resourceVersion":"R1","creationTimestamp":"-"},"data":{"a":"1"}}
+          201 {"kind":"ConfigMap","apiVersion":"v1","metadata":{"name":"from-yaml","namespace":"default","uid":"UID","resourceVersion":"R1","creationTimestamp":"-"},"data":{"a":"1"}}
     "#]].assert_eq(&out);
 }
 
@@ -152,9 +152,9 @@ async fn fields_that_are_unknown_or_sent_twice() {
         POST /api/v1/namespaces/default/configmaps?fieldValidation=Strict
           400 {"kind":"Status","apiVersion":"v1","metadata":{},"status":"Failure","message":"ConfigMap in version \"v1\" cannot be handled as a ConfigMap: strict decoding error: unknown field \"dat\" (did you mean \"data\"?), duplicate field \"data.k\"","reason":"BadRequest","code":400}
         POST /api/v1/namespaces/default/configmaps?fieldValidation=Ignore
-          201 {"kind":"ConfigMap","apiVersion":"v1","metadata":{"name":"a","namespace":"default","uid":"-","resourceVersion":"R1","creationTimestamp":"-"}}
+          201 {"kind":"ConfigMap","apiVersion":"v1","metadata":{"name":"a","namespace":"default","uid":"UID","resourceVersion":"R1","creationTimestamp":"-"}}
         POST /api/v1/namespaces/default/configmaps
-          201 warning: 299 - "unknown field \"dat\" (did you mean \"data\"?)" warning: 299 - "duplicate field \"data.k\"" {"kind":"ConfigMap","apiVersion":"v1","metadata":{"name":"b","namespace":"default","uid":"-","resourceVersion":"R1","creationTimestamp":"-"},"data":{"k":"2"}}
+          201 warning: 299 - "unknown field \"dat\" (did you mean \"data\"?)" warning: 299 - "duplicate field \"data.k\"" {"kind":"ConfigMap","apiVersion":"v1","metadata":{"name":"b","namespace":"default","uid":"UID","resourceVersion":"R1","creationTimestamp":"-"},"data":{"k":"2"}}
     "#]].assert_eq(&out);
 }
 
@@ -201,15 +201,15 @@ async fn generation_counts_the_spec_and_status_has_its_own_endpoint() {
         .await;
     expect![[r#"
         GET /apis/apps/v1/namespaces/default/deployments/web/scale
-          200 {"kind":"Scale","apiVersion":"autoscaling/v1","metadata":{"name":"web","namespace":"default","uid":"-","resourceVersion":"R1","creationTimestamp":"-"},"spec":{"replicas":2},"status":{"replicas":2,"selector":"app=web"}}
+          200 {"kind":"Scale","apiVersion":"autoscaling/v1","metadata":{"name":"web","namespace":"default","uid":"UID","resourceVersion":"R1","creationTimestamp":"-"},"spec":{"replicas":2},"status":{"replicas":2,"selector":"app=web"}}
         PATCH /apis/apps/v1/namespaces/default/deployments/web/scale
-          200 {"kind":"Scale","apiVersion":"autoscaling/v1","metadata":{"name":"web","namespace":"default","uid":"-","resourceVersion":"R1","creationTimestamp":"-"},"spec":{"replicas":5},"status":{"replicas":2,"selector":"app=web"}}
+          200 {"kind":"Scale","apiVersion":"autoscaling/v1","metadata":{"name":"web","namespace":"default","uid":"UID","resourceVersion":"R1","creationTimestamp":"-"},"spec":{"replicas":5},"status":{"replicas":2,"selector":"app=web"}}
         PATCH /apis/apps/v1/namespaces/default/deployments/web/scale
           422 {"kind":"Status","apiVersion":"v1","metadata":{},"status":"Failure","message":"Scale.autoscaling \"web\" is invalid: spec.replicas: Invalid value: -1: must be greater than or equal to 0","reason":"Invalid","details":{"name":"web","group":"autoscaling","kind":"Scale","causes":[{"reason":"FieldValueInvalid","message":"Invalid value: -1: must be greater than or equal to 0","field":"spec.replicas"}]},"code":422}
         PATCH /apis/apps/v1/namespaces/default/deployments/web
           422 {"kind":"Status","apiVersion":"v1","metadata":{},"status":"Failure","message":"Deployment.apps \"web\" is invalid: spec.replicas: Invalid value: -1: must be greater than or equal to 0","reason":"Invalid","details":{"name":"web","group":"apps","kind":"Deployment","causes":[{"reason":"FieldValueInvalid","message":"Invalid value: -1: must be greater than or equal to 0","field":"spec.replicas"}]},"code":422}
         PATCH /apis/apps/v1/namespaces/default/deployments/web
-          400 {"kind":"Status","apiVersion":"v1","metadata":{},"status":"Failure","message":"Deployment in version \"v1\" cannot be handled as a Deployment: invalid type: string \"many\", expected i32","reason":"BadRequest","code":400}
+          400 {"kind":"Status","apiVersion":"v1","metadata":{},"status":"Failure","message":"Deployment in version \"v1\" cannot be handled as a Deployment: spec.replicas: a string stands where a number belongs","reason":"BadRequest","code":400}
         PATCH /apis/apps/v1/namespaces/default/deployments/web
           409 {"kind":"Status","apiVersion":"v1","metadata":{},"status":"Failure","message":"Operation cannot be fulfilled on deployments.apps \"web\": the object has been modified; please apply your changes to the latest version and try again","reason":"Conflict","details":{"name":"web","group":"apps","kind":"deployments"},"code":409}
     "#]].assert_eq(&out);
@@ -247,9 +247,9 @@ async fn a_pod_is_bound_runs_and_ends() {
         .await;
     expect![[r#"
         POST /api/v1/namespaces/default/pods/NAME/binding
-          422 {"kind":"Status","apiVersion":"v1","metadata":{},"status":"Failure","message":"Pod \"NAME\" is invalid: status.nodeName: Forbidden: may not be changed directly","reason":"Invalid","details":{"name":"NAME","kind":"Pod","causes":[{"reason":"FieldValueForbidden","message":"Forbidden: may not be changed directly","field":"status.nodeName"}]},"code":422}
+          201 {"kind":"Status","apiVersion":"v1","metadata":{},"status":"Success","code":201}
         POST /api/v1/namespaces/default/pods/NAME/binding
-          422 {"kind":"Status","apiVersion":"v1","metadata":{},"status":"Failure","message":"Pod \"NAME\" is invalid: status.nodeName: Forbidden: may not be changed directly","reason":"Invalid","details":{"name":"NAME","kind":"Pod","causes":[{"reason":"FieldValueForbidden","message":"Forbidden: may not be changed directly","field":"status.nodeName"}]},"code":422}
+          409 {"kind":"Status","apiVersion":"v1","metadata":{},"status":"Failure","message":"Operation cannot be fulfilled on pods \"NAME\": pod NAME is already assigned to node \"n\"","reason":"Conflict","details":{"name":"NAME","kind":"pods"},"code":409}
     "#]].assert_eq(&out.replace(&name, "NAME"));
     let one = format!("{pods}/{name}");
     let ending = server
@@ -282,13 +282,13 @@ async fn finalizers_hold_an_object() {
         .await;
     expect![[r#"
         POST /api/v1/namespaces/default/configmaps
-          201 {"kind":"ConfigMap","apiVersion":"v1","metadata":{"name":"a","namespace":"default","uid":"-","resourceVersion":"R1","creationTimestamp":"-","finalizers":["example.com/x"]}}
+          201 {"kind":"ConfigMap","apiVersion":"v1","metadata":{"name":"a","namespace":"default","uid":"UID","resourceVersion":"R1","creationTimestamp":"-","finalizers":["example.com/x"]}}
         DELETE /api/v1/namespaces/default/configmaps/a
-          200 {"kind":"ConfigMap","apiVersion":"v1","metadata":{"name":"a","namespace":"default","uid":"-","resourceVersion":"R1","creationTimestamp":"-","deletionTimestamp":"-","deletionGracePeriodSeconds":0,"finalizers":["example.com/x"]}}
+          200 {"kind":"ConfigMap","apiVersion":"v1","metadata":{"name":"a","namespace":"default","uid":"UID","resourceVersion":"R1","creationTimestamp":"-","deletionTimestamp":"-","deletionGracePeriodSeconds":0,"finalizers":["example.com/x"]}}
         PATCH /api/v1/namespaces/default/configmaps/a
           422 {"kind":"Status","apiVersion":"v1","metadata":{},"status":"Failure","message":"ConfigMap \"a\" is invalid: metadata.finalizers: Forbidden: no new finalizers can be added if the object is being deleted, found new finalizers []string{\"example.com/y\"}","reason":"Invalid","details":{"name":"a","kind":"ConfigMap","causes":[{"reason":"FieldValueForbidden","message":"Forbidden: no new finalizers can be added if the object is being deleted, found new finalizers []string{\"example.com/y\"}","field":"metadata.finalizers"}]},"code":422}
         PATCH /api/v1/namespaces/default/configmaps/a
-          200 {"kind":"ConfigMap","apiVersion":"v1","metadata":{"name":"a","namespace":"default","uid":"-","resourceVersion":"R1","creationTimestamp":"-","deletionTimestamp":"-","deletionGracePeriodSeconds":0}}
+          200 {"kind":"ConfigMap","apiVersion":"v1","metadata":{"name":"a","namespace":"default","uid":"UID","resourceVersion":"R1","creationTimestamp":"-","deletionTimestamp":"-","deletionGracePeriodSeconds":0}}
         GET /api/v1/namespaces/default/configmaps/a
           404 {"kind":"Status","apiVersion":"v1","metadata":{},"status":"Failure","message":"configmaps \"a\" not found","reason":"NotFound","details":{"name":"a","kind":"configmaps"},"code":404}
     "#]].assert_eq(&out);
@@ -314,13 +314,13 @@ async fn a_namespace_ends_with_its_finalizer() {
         .await;
     expect![[r#"
         POST /api/v1/namespaces
-          201 {"kind":"Namespace","apiVersion":"v1","metadata":{"name":"a","uid":"-","resourceVersion":"R1","creationTimestamp":"-","labels":{"kubernetes.io/metadata.name":"a"}},"spec":{"finalizers":["kubernetes"]},"status":{"phase":"Active"}}
+          201 {"kind":"Namespace","apiVersion":"v1","metadata":{"name":"a","uid":"UID","resourceVersion":"R1","creationTimestamp":"-","labels":{"kubernetes.io/metadata.name":"a"}},"spec":{"finalizers":["kubernetes"]},"status":{"phase":"Active"}}
         DELETE /api/v1/namespaces/a
-          200 {"kind":"Namespace","apiVersion":"v1","metadata":{"name":"a","uid":"-","resourceVersion":"R1","creationTimestamp":"-","deletionTimestamp":"-","labels":{"kubernetes.io/metadata.name":"a"}},"spec":{"finalizers":["kubernetes"]},"status":{"phase":"Terminating"}}
+          200 {"kind":"Namespace","apiVersion":"v1","metadata":{"name":"a","uid":"UID","resourceVersion":"R1","creationTimestamp":"-","deletionTimestamp":"-","labels":{"kubernetes.io/metadata.name":"a"}},"spec":{"finalizers":["kubernetes"]},"status":{"phase":"Terminating"}}
         POST /api/v1/namespaces/a/configmaps
           403 {"kind":"Status","apiVersion":"v1","metadata":{},"status":"Failure","message":"configmaps \"late\" is forbidden: unable to create new content in namespace a because it is being terminated","reason":"Forbidden","details":{"name":"late","kind":"configmaps","causes":[{"reason":"NamespaceTerminating","message":"namespace a is being terminated","field":"metadata.namespace"}]},"code":403}
         PUT /api/v1/namespaces/a/finalize
-          200 {"kind":"Namespace","apiVersion":"v1","metadata":{"name":"a","uid":"-","resourceVersion":"R1","creationTimestamp":"-","deletionTimestamp":"-","labels":{"kubernetes.io/metadata.name":"a"}},"spec":{"finalizers":[]},"status":{"phase":"Terminating"}}
+          200 {"kind":"Namespace","apiVersion":"v1","metadata":{"name":"a","uid":"UID","resourceVersion":"R1","creationTimestamp":"-","deletionTimestamp":"-","labels":{"kubernetes.io/metadata.name":"a"}},"spec":{"finalizers":[]},"status":{"phase":"Terminating"}}
         GET /api/v1/namespaces/a
           404 {"kind":"Status","apiVersion":"v1","metadata":{},"status":"Failure","message":"namespaces \"a\" not found","reason":"NotFound","details":{"name":"a","kind":"namespaces"},"code":404}
         DELETE /api/v1/namespaces/default

@@ -132,7 +132,7 @@ async fn selectors() {
         .await;
     expect![[r#"
         GET /api/v1/configmaps?labelSelector=a%3D%3D%3D
-          400 {"kind":"Status","apiVersion":"v1","metadata":{},"status":"Failure","message":"unable to parse requirement: unable to parse requirement: found '=', expected: identifier","reason":"BadRequest","code":400}
+          400 {"kind":"Status","apiVersion":"v1","metadata":{},"status":"Failure","message":"unable to parse requirement: found '=', expected: identifier","reason":"BadRequest","code":400}
         GET /api/v1/pods?fieldSelector=spec.x%3D1
           400 {"kind":"Status","apiVersion":"v1","metadata":{},"status":"Failure","message":"field label not supported: spec.x","reason":"BadRequest","code":400}
     "#]].assert_eq(&out);
@@ -163,10 +163,10 @@ async fn forms_of_answers() {
     expect![[r#"
         application/json;as=Table;v=v0;g=meta.k0s.io,application/json
           Some("application/json")
-          {"kind":"Table","apiVersion":"meta.k0s.io/v0","metadata":{"resourceVersion":"R0"},"columnDefinitions":[{"name":"Name","type":"string","format":"name","description":"The name of the object, unique within its kind and namespace","priority":0},{"name":"Data","type":"integer","format":"","description":"The number of values","priority":0},{"name":"Age","type":"string","format":"","description":"The time since the object was created","priority":0}],"rows":[{"cells":["c0",0,"0s"],"object":{"kind":"PartialObjectMetadata","apiVersion":"meta.k0s.io/v0","metadata":{"name":"c0","namespace":"default","uid":"-","resourceVersion":"R0","creationTimestamp":"-","labels":{"app":"even"}}}}]}
+          {"kind":"Table","apiVersion":"meta.k0s.io/v0","metadata":{"resourceVersion":"R0"},"columnDefinitions":[{"name":"Name","type":"string","format":"name","description":"The name of the object, unique within its kind and namespace","priority":0},{"name":"Data","type":"integer","format":"","description":"The number of values","priority":0},{"name":"Age","type":"string","format":"","description":"The time since the object was created","priority":0}],"rows":[{"cells":["c0",0,"0s"],"object":{"kind":"PartialObjectMetadata","apiVersion":"meta.k0s.io/v0","metadata":{"name":"c0","namespace":"default","uid":"UID","resourceVersion":"R0","creationTimestamp":"-","labels":{"app":"even"}}}}]}
         application/json;as=PartialObjectMetadataList;v=v0;g=meta.k0s.io
           Some("application/json")
-          {"kind":"PartialObjectMetadataList","apiVersion":"meta.k0s.io/v0","metadata":{"resourceVersion":"R0"},"items":[{"kind":"PartialObjectMetadata","apiVersion":"meta.k0s.io/v0","metadata":{"name":"c0","namespace":"default","uid":"-","resourceVersion":"R0","creationTimestamp":"-","labels":{"app":"even"}}}]}
+          {"kind":"PartialObjectMetadataList","apiVersion":"meta.k0s.io/v0","metadata":{"resourceVersion":"R0"},"items":[{"kind":"PartialObjectMetadata","apiVersion":"meta.k0s.io/v0","metadata":{"name":"c0","namespace":"default","uid":"UID","resourceVersion":"R0","creationTimestamp":"-","labels":{"app":"even"}}}]}
         application/yaml
           Some("application/yaml")
           kind: ConfigMapList
@@ -177,14 +177,14 @@ async fn forms_of_answers() {
         - metadata:
             name: c0
             namespace: default
-            uid: 0dc0a0f0-00f0-0000-00ab-00000a0fc000
+            uid: UID
             resourceVersion: '0'
             creationTimestamp: 0000-00-00T00:00:00Z
             labels:
               app: even
         application/vnd.kubernetes.protobuf,application/json
           Some("application/json")
-          {"kind":"ConfigMapList","apiVersion":"v0","metadata":{"resourceVersion":"R0"},"items":[{"metadata":{"name":"c0","namespace":"default","uid":"-","resourceVersion":"R0","creationTimestamp":"-","labels":{"app":"even"}}}]}
+          {"kind":"ConfigMapList","apiVersion":"v0","metadata":{"resourceVersion":"R0"},"items":[{"metadata":{"name":"c0","namespace":"default","uid":"UID","resourceVersion":"R0","creationTimestamp":"-","labels":{"app":"even"}}}]}
         text/html
           Some("application/json")
           {"kind":"Status","apiVersion":"v0","metadata":{},"status":"Failure","message":"only the following media types are accepted: application/json, application/yaml","reason":"NotAcceptable","code":000}

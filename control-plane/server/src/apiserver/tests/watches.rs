@@ -153,7 +153,7 @@ async fn bookmarks_and_the_end_of_the_initial_events() {
         out.push_str(&masked(&String::from_utf8_lossy(&bytes)));
     }
     expect![[r#"
-        {"type":"ADDED","object":{"kind":"ConfigMap","apiVersion":"v1","metadata":{"name":"a","namespace":"default","uid":"-","resourceVersion":"R1","creationTimestamp":"-","labels":{"app":"x"}},"data":{"k":"1"}}}
+        {"type":"ADDED","object":{"kind":"ConfigMap","apiVersion":"v1","metadata":{"name":"a","namespace":"default","uid":"UID","resourceVersion":"R1","creationTimestamp":"-","labels":{"app":"x"}},"data":{"k":"1"}}}
         {"type":"BOOKMARK","object":{"kind":"ConfigMap","apiVersion":"v1","metadata":{"resourceVersion":"R1","creationTimestamp":null,"annotations":{"k8s.io/initial-events-end":"true"}}}}
         {"type":"BOOKMARK","object":{"kind":"ConfigMap","apiVersion":"v1","metadata":{"resourceVersion":"R1","creationTimestamp":null}}}
     "#]].assert_eq(&out);

@@ -17,7 +17,8 @@ impl World {
         let deployment: Deployment = yaml(&format!(
             "metadata: {{name: web, namespace: d}}\nspec:\n  \
              selector: {{matchLabels: {{app: web}}}}\n  progressDeadlineSeconds: 600\n  \
-             template:\n    metadata: {{labels: {{app: web}}}}\n    spec: {{containers: [{{name: c, image: one}}]}}\n{spec}"
+             template:\n    metadata: {{labels: {{app: web}}}}\n    \
+             spec: {{containers: [{{name: c, image: one}}]}}\n{spec}"
         ));
         let snapshot = Snapshot { deployment: Arc::new(deployment), ..Snapshot::default() };
         World { snapshot, seconds: 0 }

@@ -114,14 +114,16 @@ fn selectors_affinity_and_tolerations() {
     let affinity = |rule: &str| {
         format!(
             "{tolerant}  affinity: {{nodeAffinity: \
-             {{requiredDuringSchedulingIgnoredDuringExecution: {{nodeSelectorTerms: [{{{rule}}}]}}}}}}"
+             {{requiredDuringSchedulingIgnoredDuringExecution: \
+             {{nodeSelectorTerms: [{{{rule}}}]}}}}}}"
         )
     };
     check(&affinity("matchExpressions: [{key: zone, operator: NotIn, values: [east]}]"), "b");
     check(&affinity("matchExpressions: [{key: size, operator: Gt, values: [\"5\"]}]"), "b");
     check(&affinity("matchFields: [{key: metadata.name, operator: In, values: [a]}]"), "a");
     let preferred = "  affinity: {nodeAffinity: {preferredDuringSchedulingIgnoredDuringExecution: \
-         [{weight: 50, preference: {matchExpressions: \
+         [{weight: 50, preference: \
+         {matchExpressions: \
          [{key: zone, operator: In, values: [west]}]}}]}}";
     check(&format!("{tolerant}{preferred}"), "b");
 }
