@@ -89,8 +89,7 @@ pub fn main(flags: Flags) -> Result<(), Diagnostic> {
             .help("build the sample apps first:   make apps"));
     }
     let listener = roles::bind(flags.listen)?;
-    let cluster =
-        Cluster { data_dir, listener, flags, begun };
+    let cluster = Cluster { data_dir, listener, flags, begun };
     // One thread: a child's parent-death signal is tied to the thread that started it.
     roles::small_runtime()?.block_on(run(cluster))
 }

@@ -82,11 +82,7 @@ fn digest(content: &[u8]) -> String {
 }
 
 /// Uploads a blob in one piece, unless the registry has it.
-async fn put_blob(
-    client: &kube::Client,
-    name: &str,
-    content: Vec<u8>,
-) -> Result<(), Diagnostic> {
+async fn put_blob(client: &kube::Client, name: &str, content: Vec<u8>) -> Result<(), Diagnostic> {
     let digest = digest(&content);
     let head = Request::builder().method(Method::HEAD).uri(format!("/v2/{name}/blobs/{digest}"));
     let head = head.body(Body::empty()).expect("a checked name makes a URI");
@@ -97,7 +93,8 @@ async fn put_blob(
     let start = Request::post(format!("/v2/{name}/blobs/uploads/")).body(Body::empty());
     let started = send(client, name, start, StatusCode::ACCEPTED).await?;
     let location = started.headers().get(header::LOCATION).and_then(|l| l.to_str().ok());
-    let location = location.ok_or_else(|| refused(name, "the registry named no upload location"))?;
+    let location =
+        location.ok_or_else(|| refused(name, "the registry named no upload location"))?;
     let separator = if location.contains('?') { '&' } else { '?' };
     let put = Request::put(format!("{location}{separator}digest={digest}"))
         .header(header::CONTENT_TYPE, "application/octet-stream")

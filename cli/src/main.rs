@@ -28,7 +28,13 @@ struct Flags {
     #[arg(long, global = true, value_name = "FILE", help_heading = "Logging")]
     log_file: Option<PathBuf>,
     /// What to log: error, warn, info, debug, or a filter such as wherry_node=debug
-    #[arg(long, global = true, value_name = "FILTER", env = "WHERRY_LOG", help_heading = "Logging")]
+    #[arg(
+        long,
+        global = true,
+        value_name = "FILTER",
+        env = "WHERRY_LOG",
+        help_heading = "Logging"
+    )]
     log: Option<String>,
     #[command(subcommand)]
     verb: Verb,

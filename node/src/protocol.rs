@@ -63,9 +63,7 @@ pub enum ProtocolError {
 
 /// The framing both sides use.
 pub fn codec() -> LengthDelimitedCodec {
-    LengthDelimitedCodec::builder()
-        .max_frame_length(FRAME_BYTES_MAX)
-        .new_codec()
+    LengthDelimitedCodec::builder().max_frame_length(FRAME_BYTES_MAX).new_codec()
 }
 
 /// Encodes one message for [`codec`].
@@ -533,7 +531,5 @@ pub fn log_file(
     container: &str,
     restart: u32,
 ) -> PathBuf {
-    root.join(log_folder(namespace, pod, uid))
-        .join(container)
-        .join(format!("{restart}.log"))
+    root.join(log_folder(namespace, pod, uid)).join(container).join(format!("{restart}.log"))
 }

@@ -21,7 +21,16 @@ fn creates_patches_labels_and_deletes() {
     ok(&["-n", "shop", "label", "configmap", "prices", "kind=list"]);
     let listed = ok(&["-n", "shop", "get", "configmaps", "-l", "kind=list", "-o", "name"]);
     assert_eq!(listed, "configmap/prices\n");
-    ok(&["-n", "shop", "patch", "configmap", "prices", "--type=merge", "-p", "{\"data\":{\"tea\":\"4\"}}"]);
+    ok(&[
+        "-n",
+        "shop",
+        "patch",
+        "configmap",
+        "prices",
+        "--type=merge",
+        "-p",
+        "{\"data\":{\"tea\":\"4\"}}",
+    ]);
     let tea = ok(&["-n", "shop", "get", "configmap", "prices", "-o", "jsonpath={.data.tea}"]);
     assert_eq!(tea, "4");
     let described = ok(&["-n", "shop", "describe", "deployment", "web"]);

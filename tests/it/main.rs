@@ -6,4 +6,5 @@ mod crash;
 mod dashboard;
 mod dev;
 mod kubectl;
+mod sim;
 mod tidy;

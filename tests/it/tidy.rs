@@ -107,7 +107,8 @@ fn decisions_reach_objects_through_a_client_only() {
 #[test]
 fn pure_crates_and_apply_have_no_clock_and_no_chance() {
     let pure = ["control-plane/resources/src", "control-plane/store/src/state.rs"];
-    let forbidden = ["::now()", "SystemTime", "Instant", "rand::", "Uuid::new", "tokio::", "std::fs"];
+    let forbidden =
+        ["::now()", "SystemTime", "Instant", "rand::", "Uuid::new", "tokio::", "std::fs"];
     let mut broken = Vec::new();
     for file in files(".rs") {
         let name = shown(&file);

@@ -266,7 +266,9 @@ fn store_writes(rows: &mut Rows) -> Result<()> {
         let folder = tempfile::tempdir_in(repository().join("tests"))?;
         let config = wherry_store::Config {
             engine: Engine::Rocks(folder.path().to_owned()),
-            ..wherry_store::Config::default()
+            member_id: 1,
+            address: String::new(),
+            window: wherry_store::Window::default(),
         };
         let (seconds, times) = runtime.block_on(write_with(config, writers))?;
         let group = format!("store: put of 1 KiB, fsync, {writers} writers");

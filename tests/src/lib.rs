@@ -66,9 +66,9 @@ impl Dev {
             Some(_) => None,
             None => Some(tempfile::tempdir().expect("a temporary folder")),
         };
-        let data_dir = options.data_dir.unwrap_or_else(|| {
-            temporary.as_ref().expect("made above").path().to_owned()
-        });
+        let data_dir = options
+            .data_dir
+            .unwrap_or_else(|| temporary.as_ref().expect("made above").path().to_owned());
         let address = own_address();
         let mut child = Command::new(wherry())
             .arg("dev")

@@ -74,14 +74,9 @@ impl Account {
     /// Books memory unless that would exceed `bytes_max`; says whether it did.
     pub(crate) fn take_memory(&self, bytes: u64, bytes_max: u64) -> bool {
         let grow = |held: u64| held.checked_add(bytes).filter(|sum| *sum <= bytes_max);
-        let before = self
-            .0
-            .memory_bytes
-            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, grow);
+        let before = self.0.memory_bytes.fetch_update(Ordering::Relaxed, Ordering::Relaxed, grow);
         if let Ok(before) = before {
-            self.0
-                .memory_bytes_peak
-                .fetch_max(before + bytes, Ordering::Relaxed);
+            self.0.memory_bytes_peak.fetch_max(before + bytes, Ordering::Relaxed);
         }
         before.is_ok()
     }
@@ -103,12 +98,7 @@ pub(crate) struct Meter {
 impl Meter {
     pub(crate) fn new(quota_millis: Option<u32>) -> Meter {
         let account = Account::default();
-        Meter {
-            account,
-            quota_millis,
-            start: Instant::now(),
-            paid_ns: AtomicU64::new(0),
-        }
+        Meter { account, quota_millis, start: Instant::now(), paid_ns: AtomicU64::new(0) }
     }
 
     fn now_ns(&self) -> u64 {
@@ -122,26 +112,18 @@ impl Meter {
         };
         let now_ns = self.now_ns();
         let pay = |paid_ns| Some(paid_until(paid_ns, now_ns, used_ns, quota_millis));
-        let result = self
-            .paid_ns
-            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, pay);
+        let result = self.paid_ns.fetch_update(Ordering::Relaxed, Ordering::Relaxed, pay);
         result.expect("the update always has a value");
     }
 
     /// Some moment in the future if the quota is used up now.
     fn paused_until(&self) -> Option<Instant> {
         self.quota_millis?;
-        let debt_ns = self
-            .paid_ns
-            .load(Ordering::Relaxed)
-            .saturating_sub(self.now_ns());
+        let debt_ns = self.paid_ns.load(Ordering::Relaxed).saturating_sub(self.now_ns());
         if debt_ns == 0 {
             return None;
         }
-        self.account
-            .0
-            .throttled_ns
-            .fetch_add(debt_ns, Ordering::Relaxed);
+        self.account.0.throttled_ns.fetch_add(debt_ns, Ordering::Relaxed);
         Some(Instant::now() + Duration::from_nanos(debt_ns))
     }
 }
@@ -157,10 +139,7 @@ fn paid_until(paid_ns: u64, now_ns: u64, used_ns: u64, quota_millis: u32) -> u64
 
 /// CPU time of the calling thread.
 fn thread_cpu_ns() -> u64 {
-    let mut time = libc::timespec {
-        tv_sec: 0,
-        tv_nsec: 0,
-    };
+    let mut time = libc::timespec { tv_sec: 0, tv_nsec: 0 };
     // SAFETY: the pointer is to a timespec of this frame, which the call fills.
     let result = unsafe { libc::clock_gettime(libc::CLOCK_THREAD_CPUTIME_ID, &mut time) };
     assert_eq!(result, 0, "every Linux has the thread's CPU clock");
@@ -179,12 +158,7 @@ pub(crate) struct Metered<F> {
 
 impl<F: Future> Metered<F> {
     pub(crate) fn new(engine: Engine, meter: Arc<Meter>, inner: F) -> Metered<F> {
-        Metered {
-            inner: Box::pin(inner),
-            engine,
-            meter,
-            pause: None,
-        }
+        Metered { inner: Box::pin(inner), engine, meter, pause: None }
     }
 }
 

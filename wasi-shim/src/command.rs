@@ -40,9 +40,7 @@ pub(crate) fn link_core(
     module: &wasmtime::Module,
 ) -> wasmtime::Result<Entry> {
     if module.get_export(START).is_none() {
-        return Err(wasmtime::Error::msg(
-            "it does not export the function _start",
-        ));
+        return Err(wasmtime::Error::msg("it does not export the function _start"));
     }
     Ok(Entry::P1(linker.instantiate_pre(module)?))
 }
@@ -69,10 +67,7 @@ pub struct Command {
 
 impl Command {
     pub(crate) fn new(engine: Engine, entry: Entry, config: GuestConfig) -> Command {
-        Command {
-            pod: Arc::new(Pod::new(engine, config)),
-            entry,
-        }
+        Command { pod: Arc::new(Pod::new(engine, config)), entry }
     }
 
     /// The account of this command; keep it to read it while the command runs.

@@ -76,12 +76,7 @@ pub enum EngineError {
         "{wanted} instances would need {needed} memory mappings, and this machine allows a \
          process {allowed}; ask for at most {possible}, or raise vm.max_map_count"
     )]
-    TooManyInstances {
-        wanted: u32,
-        needed: u64,
-        allowed: u64,
-        possible: u32,
-    },
+    TooManyInstances { wanted: u32, needed: u64, allowed: u64, possible: u32 },
     #[error("this machine allows a process only {allowed} memory mappings; raise vm.max_map_count")]
     TooFewMappings { allowed: u64 },
     #[error("could not create the Wasm engine")]
@@ -95,15 +90,9 @@ pub enum LoadError {
     #[error("{path} is not compiled code of the expected form", path = path.display())]
     Form { path: PathBuf },
     #[error("could not load compiled code from {path}", path = path.display())]
-    Load {
-        path: PathBuf,
-        source: Box<dyn std::error::Error + Send + Sync>,
-    },
+    Load { path: PathBuf, source: Box<dyn std::error::Error + Send + Sync> },
     #[error("the image is not a {wanted}")]
-    Guest {
-        wanted: &'static str,
-        source: Box<dyn std::error::Error + Send + Sync>,
-    },
+    Guest { wanted: &'static str, source: Box<dyn std::error::Error + Send + Sync> },
 }
 
 /// Runs guests of one trust domain. Cheap to clone; the last clone stops the ticker.
@@ -129,13 +118,7 @@ impl Engine {
         let components = component_linker(&wasmtime).map_err(create)?;
         let cores = core_linker(&wasmtime).map_err(create)?;
         let runtime = config.runtime.clone();
-        Ok(Engine(Arc::new(Inner {
-            wasmtime,
-            ticker,
-            runtime,
-            components,
-            cores,
-        })))
+        Ok(Engine(Arc::new(Inner { wasmtime, ticker, runtime, components, cores })))
     }
 
     /// Maps compiled code from a file.
@@ -145,10 +128,8 @@ impl Engine {
     /// and that nobody can change it while it is loaded. wasmtime refuses code of other settings,
     /// but cannot recognise malice.
     pub fn load(&self, path: &Path, form: Form) -> Result<Module, LoadError> {
-        let load = |error: wasmtime::Error| LoadError::Load {
-            path: path.into(),
-            source: error.into(),
-        };
+        let load =
+            |error: wasmtime::Error| LoadError::Load { path: path.into(), source: error.into() };
         let wasmtime = &self.0.wasmtime;
         let found = wasmtime::Engine::detect_precompiled_file(path).map_err(load)?;
         // SAFETY: the caller vouches for the file, see above.
@@ -161,10 +142,7 @@ impl Engine {
             ),
             _ => return Err(LoadError::Form { path: path.into() }),
         };
-        Ok(Module {
-            engine: self.clone(),
-            code,
-        })
+        Ok(Module { engine: self.clone(), code })
     }
 
     pub(crate) fn wasmtime(&self) -> &wasmtime::Engine {
@@ -211,10 +189,7 @@ impl Module {
         };
         match linked {
             Ok(entry) => Ok(Command::new(self.engine.clone(), entry, config)),
-            Err(error) => Err(LoadError::Guest {
-                wanted: "command",
-                source: error.into(),
-            }),
+            Err(error) => Err(LoadError::Guest { wanted: "command", source: error.into() }),
         }
     }
 
@@ -226,10 +201,7 @@ impl Module {
         };
         match linked {
             Ok(entry) => Ok(Handler::new(self.engine.clone(), entry, config)),
-            Err(error) => Err(LoadError::Guest {
-                wanted: "handler",
-                source: error.into(),
-            }),
+            Err(error) => Err(LoadError::Guest { wanted: "handler", source: error.into() }),
         }
     }
 }
@@ -242,21 +214,15 @@ impl Module {
 pub fn compile(wasm: &[u8]) -> Result<Vec<u8>, ImageError> {
     let image = inspect(wasm)?;
     if !image.missing.is_empty() {
-        return Err(ImageError::ImportsMissing {
-            missing: image.missing,
-        });
+        return Err(ImageError::ImportsMissing { missing: image.missing });
     }
     compile_checked(wasm, image.form)
 }
 
 /// [`compile`] without the checks of the image as a whole; also takes the text form.
 pub(crate) fn compile_checked(wasm: &[u8], form: Form) -> Result<Vec<u8>, ImageError> {
-    let failed = |error: wasmtime::Error| ImageError::Compile {
-        reason: describe(&error),
-    };
-    let unlinkable = |error: wasmtime::Error| ImageError::Link {
-        reason: format!("{error:#}"),
-    };
+    let failed = |error: wasmtime::Error| ImageError::Compile { reason: describe(&error) };
+    let unlinkable = |error: wasmtime::Error| ImageError::Link { reason: format!("{error:#}") };
     // Without the pool: its address space does not count against the limits of this process.
     let engine = wasmtime::Engine::new(&settings()).map_err(failed)?;
     match form {
@@ -344,12 +310,7 @@ fn pool_instances(wanted: Option<u32>, allowed: u64) -> Result<u32, EngineError>
         Some(wanted) if wanted <= possible => Ok(wanted.max(1)),
         Some(wanted) => {
             let needed = MAPPINGS_OUTSIDE_POOL + u64::from(wanted) * MAPPINGS_PER_INSTANCE;
-            Err(EngineError::TooManyInstances {
-                wanted,
-                needed,
-                allowed,
-                possible,
-            })
+            Err(EngineError::TooManyInstances { wanted, needed, allowed, possible })
         }
     }
 }
@@ -369,10 +330,7 @@ mod tests {
             "20000 instances would need 90000 memory mappings, and this machine allows a process \
              65530; ask for at most 13882, or raise vm.max_map_count"
         );
-        assert!(matches!(
-            pool_instances(None, 9_000),
-            Err(EngineError::TooFewMappings { .. })
-        ));
+        assert!(matches!(pool_instances(None, 9_000), Err(EngineError::TooFewMappings { .. })));
     }
 
     #[test]

@@ -47,9 +47,7 @@ pub(crate) fn classify(error: &wasmtime::Error, refused: Refused) -> Fault {
 /// The root cause, then the guest's frames, innermost first.
 pub(crate) fn describe(error: &wasmtime::Error) -> String {
     let mut text = clean(&error.root_cause().to_string());
-    let frames = error
-        .downcast_ref::<WasmBacktrace>()
-        .map_or(&[][..], WasmBacktrace::frames);
+    let frames = error.downcast_ref::<WasmBacktrace>().map_or(&[][..], WasmBacktrace::frames);
     for frame in frames.iter().take(FRAMES_MAX) {
         let index = frame.func_index();
         match frame.func_name() {
@@ -80,14 +78,8 @@ mod tests {
     fn the_limiter_explains_a_trap() {
         let trap = || wasmtime::Error::msg("unreachable");
         assert_eq!(classify(&trap(), Refused::OwnMemory), Fault::OutOfMemory);
-        assert_eq!(
-            classify(&trap(), Refused::CommonMemory),
-            Fault::NoMemoryLeft
-        );
-        assert_eq!(
-            classify(&trap(), Refused::Nothing),
-            Fault::Trap("unreachable".into())
-        );
+        assert_eq!(classify(&trap(), Refused::CommonMemory), Fault::NoMemoryLeft);
+        assert_eq!(classify(&trap(), Refused::Nothing), Fault::Trap("unreachable".into()));
         let exit = wasmtime::Error::new(I32Exit(3)).context("while calling");
         assert_eq!(classify(&exit, Refused::OwnMemory), Fault::Exit(3));
     }

@@ -123,12 +123,7 @@ impl Handler {
     pub(crate) fn new(engine: Engine, entry: Entry, config: GuestConfig) -> Handler {
         let places = Arc::new(Semaphore::new(config.limits.concurrent_requests));
         let pod = Pod::new(engine, config);
-        Handler(Arc::new(Inner {
-            pod,
-            entry,
-            places,
-            queued: AtomicUsize::new(0),
-        }))
+        Handler(Arc::new(Inner { pod, entry, places, queued: AtomicUsize::new(0) }))
     }
 
     pub fn account(&self) -> Account {
@@ -149,13 +144,7 @@ impl Handler {
         });
         let (sender, response) = oneshot::channel();
         let reply = Reply(Arc::new(Mutex::new(Some(sender))));
-        let task = serve(
-            Arc::clone(&self.0),
-            request,
-            Arc::clone(&call),
-            reply,
-            place,
-        );
+        let task = serve(Arc::clone(&self.0), request, Arc::clone(&call), reply, place);
         let abort = AbortOnDrop::new(&self.0.pod.engine.spawn(task));
         let response = match response.await {
             Ok(response) => response?,
@@ -207,11 +196,7 @@ fn with_authority(mut request: http::Request<Body>) -> Result<http::Request<Body
     if request.uri().authority().is_some() {
         return Ok(request);
     }
-    match request
-        .headers()
-        .get(http::header::HOST)
-        .map(|host| host.to_str())
-    {
+    match request.headers().get(http::header::HOST).map(|host| host.to_str()) {
         Some(Ok(_)) => {}
         Some(Err(_)) => return Err(HandleError::BadRequest("its Host is not text".into())),
         None => {
@@ -238,11 +223,7 @@ struct Progress {
 
 impl Progress {
     fn new(silence_max: Duration) -> Progress {
-        Progress {
-            started: Instant::now(),
-            silence_max,
-            last_ms: AtomicU64::new(0),
-        }
+        Progress { started: Instant::now(), silence_max, last_ms: AtomicU64::new(0) }
     }
 
     fn touch(&self) {
@@ -275,9 +256,7 @@ const FAILED: u8 = 2;
 impl Completion {
     fn leave(&self, state: u8) {
         // Losing the race to an earlier end is fine: the first one counts.
-        let _ = self
-            .0
-            .compare_exchange(RUNNING, state, Ordering::Release, Ordering::Relaxed);
+        let _ = self.0.compare_exchange(RUNNING, state, Ordering::Release, Ordering::Relaxed);
     }
 
     fn failed(&self) -> bool {
@@ -317,10 +296,7 @@ impl Reply {
     }
 
     fn is_sent(&self) -> bool {
-        self.0
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .is_none()
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).is_none()
     }
 }
 
@@ -395,23 +371,14 @@ async fn enter(
                 Some("https") => Scheme::Https,
                 _ => Scheme::Http,
             };
-            let incoming = store
-                .data_mut()
-                .http()
-                .new_incoming_request(scheme, request)?;
+            let incoming = store.data_mut().http().new_incoming_request(scheme, request)?;
             let reply = reply.clone();
             let answer = move |response: Result<_, _>| {
                 let guest_error = |code| HandleError::GuestError(format!("{code:?}"));
                 reply.send(response.map_err(guest_error));
             };
-            let outparam = store
-                .data_mut()
-                .http()
-                .new_response_outparam_from_callback(answer)?;
-            guest
-                .wasi_http_incoming_handler()
-                .call_handle(store, incoming, outparam)
-                .await
+            let outparam = store.data_mut().http().new_response_outparam_from_callback(answer)?;
+            guest.wasi_http_incoming_handler().call_handle(store, incoming, outparam).await
         }
         Proxy::P3(_) => {
             let (sender, response) = futures::channel::oneshot::channel();

@@ -117,15 +117,10 @@ impl WasiHttpHooks for Hooks {
             let place = place.map_err(|_| WasiError::ConnectionLimitReached)?;
             let sending = outgoing(request.map(from_wasi), timeouts);
             let head = tokio::time::timeout(timeouts.connect + timeouts.first_byte, sending).await;
-            let response = head
-                .map_err(|_| WasiError::HttpResponseTimeout)?
-                .map_err(to_code)?;
+            let response = head.map_err(|_| WasiError::HttpResponseTimeout)?.map_err(to_code)?;
             let body = |inner| ResponseBody::new(inner, timeouts.between_bytes, place);
             let nothing_more: Sending = Box::new(std::future::ready(Ok(())));
-            Ok((
-                response.map(|inner| body(inner).boxed_unsync()),
-                nothing_more,
-            ))
+            Ok((response.map(|inner| body(inner).boxed_unsync()), nothing_more))
         })
     }
 
@@ -149,10 +144,7 @@ fn timeouts(wanted: RequestOptions) -> OutgoingTimeouts {
 
 fn to_code(error: OutgoingError) -> WasiError {
     match error {
-        OutgoingError::NameNotFound => WasiError::DnsError {
-            rcode: None,
-            info_code: None,
-        },
+        OutgoingError::NameNotFound => WasiError::DnsError { rcode: None, info_code: None },
         OutgoingError::Denied => WasiError::HttpRequestDenied,
         OutgoingError::Unavailable => WasiError::DestinationUnavailable,
         OutgoingError::ConnectionRefused => WasiError::ConnectionRefused,
@@ -171,8 +163,7 @@ pub(crate) fn from_wasi(body: WasiBody) -> Body {
 
 /// A body that goes to a guest.
 pub(crate) fn to_wasi(body: Body) -> WasiBody {
-    body.map_err(|error| WasiError::InternalError(Some(error.to_string())))
-        .boxed_unsync()
+    body.map_err(|error| WasiError::InternalError(Some(error.to_string()))).boxed_unsync()
 }
 
 /// The body of a response to the guest's own request: keeps its place until it is dropped, and ends
@@ -187,12 +178,7 @@ struct ResponseBody {
 impl ResponseBody {
     fn new(inner: Body, silence_max: Duration, place: OwnedSemaphorePermit) -> ResponseBody {
         let silent = Box::pin(tokio::time::sleep(silence_max));
-        ResponseBody {
-            inner,
-            silence_max,
-            silent,
-            _place: place,
-        }
+        ResponseBody { inner, silence_max, silent, _place: place }
     }
 }
 
@@ -206,9 +192,7 @@ impl http_body::Body for ResponseBody {
     ) -> Poll<Option<Result<Frame<Bytes>, WasiError>>> {
         let this = &mut *self;
         if let Poll::Ready(frame) = Pin::new(&mut this.inner).poll_frame(cx) {
-            this.silent
-                .as_mut()
-                .reset(Instant::now() + this.silence_max);
+            this.silent.as_mut().reset(Instant::now() + this.silence_max);
             let cut_off = |error: BodyError| WasiError::InternalError(Some(error.to_string()));
             return Poll::Ready(frame.map(|frame| frame.map_err(cut_off)));
         }
@@ -232,10 +216,7 @@ mod tests {
     use super::*;
 
     fn hooks(places: usize, outgoing: Outgoing) -> Hooks {
-        Hooks {
-            outgoing,
-            places: Arc::new(Semaphore::new(places)),
-        }
+        Hooks { outgoing, places: Arc::new(Semaphore::new(places)) }
     }
 
     async fn send(hooks: &mut Hooks, options: RequestOptions) -> Sent {
@@ -297,9 +278,6 @@ mod tests {
         let frame = response.body_mut().frame().await;
         assert!(matches!(frame, Some(Err(WasiError::ConnectionReadTimeout))));
         drop(response);
-        assert!(
-            send(&mut hooks, impatient()).await.is_ok(),
-            "the place is free again"
-        );
+        assert!(send(&mut hooks, impatient()).await.is_ok(), "the place is free again");
     }
 }

@@ -87,31 +87,15 @@ pub fn inspect(wasm: &[u8]) -> Result<Image, ImageError> {
     if wasm.len() > WASM_BYTES_MAX {
         return Err(ImageError::TooLarge { bytes: wasm.len() });
     }
-    let Contents {
-        imports,
-        exports,
-        memory_min_bytes,
-        ..
-    } = read(wasm)?;
+    let Contents { imports, exports, memory_min_bytes, .. } = read(wasm)?;
     let guest = guest(form, &exports)?;
     let is_missing = |import: &&Import| match form {
         Form::Module => !offers_function(&import.module, &import.name),
         Form::Component => !offers_interface(&import.name),
     };
-    let missing = imports
-        .iter()
-        .filter(is_missing)
-        .map(Import::full_name)
-        .collect();
+    let missing = imports.iter().filter(is_missing).map(Import::full_name).collect();
     let imports = imports.iter().map(Import::full_name).collect();
-    Ok(Image {
-        form,
-        guest,
-        imports,
-        exports,
-        missing,
-        memory_min_bytes,
-    })
+    Ok(Image { form, guest, imports, exports, missing, memory_min_bytes })
 }
 
 fn form(wasm: &[u8]) -> Result<Form, ImageError> {
@@ -128,14 +112,8 @@ fn form(wasm: &[u8]) -> Result<Form, ImageError> {
         });
     }
     match Parser::new(0).parse_all(wasm).next() {
-        Some(Ok(Payload::Version {
-            encoding: Encoding::Module,
-            ..
-        })) => Ok(Form::Module),
-        Some(Ok(Payload::Version {
-            encoding: Encoding::Component,
-            ..
-        })) => Ok(Form::Component),
+        Some(Ok(Payload::Version { encoding: Encoding::Module, .. })) => Ok(Form::Module),
+        Some(Ok(Payload::Version { encoding: Encoding::Component, .. })) => Ok(Form::Component),
         Some(Err(error)) => Err(ImageError::Malformed(error)),
         Some(Ok(_)) | None => not_wasm("it ends after its first bytes"),
     }
@@ -189,10 +167,7 @@ impl Contents {
                 self.functions += u64::from(count);
                 if self.functions > FUNCTIONS_MAX {
                     let max = FUNCTIONS_MAX;
-                    return Err(ImageError::TooMany {
-                        what: "functions",
-                        max,
-                    });
+                    return Err(ImageError::TooMany { what: "functions", max });
                 }
             }
             Payload::CodeSectionEntry(body) => {
@@ -234,10 +209,7 @@ impl Contents {
     }
 
     fn import(&mut self, module: &str, name: &str) -> Result<(), ImageError> {
-        self.imports.push(Import {
-            module: module.into(),
-            name: name.into(),
-        });
+        self.imports.push(Import { module: module.into(), name: name.into() });
         at_most(self.imports.len(), IMPORTS_MAX, "imports")
     }
 
@@ -249,10 +221,7 @@ impl Contents {
 
 fn at_most(count: usize, max: usize, what: &'static str) -> Result<(), ImageError> {
     if count > max {
-        return Err(ImageError::TooMany {
-            what,
-            max: max as u64,
-        });
+        return Err(ImageError::TooMany { what, max: max as u64 });
     }
     Ok(())
 }
@@ -284,11 +253,7 @@ fn guest(form: Form, exports: &[String]) -> Result<Guest, ImageError> {
 }
 
 fn not_a_guest(what: &str, exports: &[String]) -> ImageError {
-    let exports = if exports.is_empty() {
-        "nothing".into()
-    } else {
-        list(exports)
-    };
+    let exports = if exports.is_empty() { "nothing".into() } else { list(exports) };
     let reason = format!("{what}, so there is nothing to run; it exports {exports}");
     ImageError::NotAGuest { reason }
 }

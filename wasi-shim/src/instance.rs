@@ -37,12 +37,7 @@ impl Pod {
     pub(crate) fn new(engine: Engine, config: GuestConfig) -> Pod {
         let meter = Arc::new(Meter::new(config.limits.cpu));
         let outgoing_places = Arc::new(Semaphore::new(config.limits.outgoing_requests));
-        Pod {
-            engine,
-            config,
-            meter,
-            outgoing_places,
-        }
+        Pod { engine, config, meter, outgoing_places }
     }
 
     fn context(&self) -> WasiCtxBuilder {
@@ -76,13 +71,7 @@ impl Pod {
             outgoing: Arc::clone(&self.config.outgoing),
             places: Arc::clone(&self.outgoing_places),
         };
-        let host = Host {
-            wasi: self.context().build(),
-            table,
-            http,
-            hooks,
-            memory: self.memory(),
-        };
+        let host = Host { wasi: self.context().build(), table, http, hooks, memory: self.memory() };
         let mut store = Store::new(self.engine.wasmtime(), host);
         store.limiter(|host| &mut host.memory);
         store.set_max_component_handles(HANDLES_MAX);
@@ -93,10 +82,7 @@ impl Pod {
 
     /// The state of a p1 module that is about to be instantiated.
     pub(crate) fn core_store(&self) -> Store<CoreHost> {
-        let host = CoreHost {
-            wasi: self.context().build_p1(),
-            memory: self.memory(),
-        };
+        let host = CoreHost { wasi: self.context().build_p1(), memory: self.memory() };
         let mut store = Store::new(self.engine.wasmtime(), host);
         store.limiter(|host| &mut host.memory);
         store.set_hostcall_fuel(HOSTCALL_BYTES_MAX);
@@ -121,20 +107,13 @@ pub(crate) struct Host {
 
 impl WasiView for Host {
     fn ctx(&mut self) -> WasiCtxView<'_> {
-        WasiCtxView {
-            ctx: &mut self.wasi,
-            table: &mut self.table,
-        }
+        WasiCtxView { ctx: &mut self.wasi, table: &mut self.table }
     }
 }
 
 impl WasiHttpView for Host {
     fn http(&mut self) -> WasiHttpCtxView<'_> {
-        WasiHttpCtxView {
-            hooks: &mut self.hooks,
-            table: &mut self.table,
-            ctx: &mut self.http,
-        }
+        WasiHttpCtxView { hooks: &mut self.hooks, table: &mut self.table, ctx: &mut self.http }
     }
 }
 
@@ -153,10 +132,7 @@ impl CoreHost {
     #[cfg(test)]
     pub(crate) fn for_linker_test() -> CoreHost {
         let memory = MemoryLimiter::new(Account::default(), 0, 0);
-        CoreHost {
-            wasi: WasiCtx::builder().build_p1(),
-            memory,
-        }
+        CoreHost { wasi: WasiCtx::builder().build_p1(), memory }
     }
 }
 
@@ -189,14 +165,7 @@ impl MemoryLimiter {
     fn new(account: Account, bytes_max: u64, bytes_max_total: u64) -> MemoryLimiter {
         account.instance_started();
         let refused = Refused::Nothing;
-        MemoryLimiter {
-            account,
-            bytes_max,
-            bytes_max_total,
-            held: 0,
-            last_grant: 0,
-            refused,
-        }
+        MemoryLimiter { account, bytes_max, bytes_max_total, held: 0, last_grant: 0, refused }
     }
 }
 
@@ -277,18 +246,10 @@ mod tests {
     fn growth_stops_at_the_instance_and_at_the_pod() {
         let mut limiter = limiter(100, 150);
         assert!(limiter.memory_growing(0, 60, None).expect("never an error"));
-        assert!(
-            !limiter
-                .memory_growing(60, 101, None)
-                .expect("never an error")
-        );
+        assert!(!limiter.memory_growing(60, 101, None).expect("never an error"));
         assert_eq!(limiter.refused, Refused::OwnMemory);
         assert!(limiter.account.take_memory(90, 150), "another instance");
-        assert!(
-            !limiter
-                .memory_growing(60, 70, None)
-                .expect("never an error")
-        );
+        assert!(!limiter.memory_growing(60, 70, None).expect("never an error"));
         assert_eq!(limiter.refused, Refused::CommonMemory);
         let account = limiter.account.clone();
         drop(limiter);
@@ -298,11 +259,7 @@ mod tests {
     #[test]
     fn an_images_own_maximum_is_not_our_refusal() {
         let mut limiter = limiter(100, 100);
-        assert!(
-            !limiter
-                .memory_growing(0, 20, Some(10))
-                .expect("never an error")
-        );
+        assert!(!limiter.memory_growing(0, 20, Some(10)).expect("never an error"));
         assert_eq!(limiter.refused, Refused::Nothing);
     }
 
@@ -310,9 +267,7 @@ mod tests {
     fn a_failed_growth_is_given_back() {
         let mut limiter = limiter(100, 100);
         assert!(limiter.memory_growing(0, 60, None).expect("never an error"));
-        limiter
-            .memory_grow_failed(wasmtime::Error::msg("no"))
-            .expect("never an error");
+        limiter.memory_grow_failed(wasmtime::Error::msg("no")).expect("never an error");
         assert_eq!(limiter.account.usage().memory_bytes, 0);
         assert_eq!(limiter.refused, Refused::OwnMemory);
     }

@@ -265,10 +265,7 @@ mod tests {
             let text =
                 format!(r#"(component (import "{name}" (instance (export "nobody" (func)))))"#);
             let component = wasmtime::component::Component::new(&engine, text).expect(name);
-            let error = linker
-                .instantiate_pre(&component)
-                .map(drop)
-                .expect_err(name);
+            let error = linker.instantiate_pre(&component).map(drop).expect_err(name);
             let reason = format!("{error:#}");
             assert!(reason.contains("nobody"), "{name}: {reason}");
         }
@@ -279,14 +276,10 @@ mod tests {
         let engine = wasmtime::Engine::default();
         let linker = core_linker(&engine).expect("p1 can be linked");
         let mut store = wasmtime::Store::new(&engine, CoreHost::for_linker_test());
-        let linked: BTreeSet<String> = linker
-            .iter(&mut store)
-            .map(|(module, name, _)| format!("{module} {name}"))
-            .collect();
-        let listed: BTreeSet<String> = P1_FUNCTIONS
-            .iter()
-            .map(|name| format!("{P1_MODULE} {name}"))
-            .collect();
+        let linked: BTreeSet<String> =
+            linker.iter(&mut store).map(|(module, name, _)| format!("{module} {name}")).collect();
+        let listed: BTreeSet<String> =
+            P1_FUNCTIONS.iter().map(|name| format!("{P1_MODULE} {name}")).collect();
         assert_eq!(linked, listed);
     }
 }

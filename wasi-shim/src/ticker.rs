@@ -33,24 +33,16 @@ struct Shared {
 
 impl Ticker {
     pub(crate) fn start(engine: &wasmtime::Engine) -> std::io::Result<Ticker> {
-        let shared = Arc::new(Shared {
-            running: AtomicUsize::new(0),
-            stopped: AtomicBool::new(false),
-        });
-        let handle = std::thread::Builder::new()
-            .name("epoch-ticker".into())
-            .spawn({
-                let shared = Arc::clone(&shared);
-                // Weak: the thread must not keep the engine and its pool alive.
-                let engine = engine.weak();
-                move || tick(&shared, &engine)
-            })?;
+        let shared =
+            Arc::new(Shared { running: AtomicUsize::new(0), stopped: AtomicBool::new(false) });
+        let handle = std::thread::Builder::new().name("epoch-ticker".into()).spawn({
+            let shared = Arc::clone(&shared);
+            // Weak: the thread must not keep the engine and its pool alive.
+            let engine = engine.weak();
+            move || tick(&shared, &engine)
+        })?;
         let thread = handle.thread().clone();
-        Ok(Ticker {
-            shared,
-            handle: Some(handle),
-            thread,
-        })
+        Ok(Ticker { shared, handle: Some(handle), thread })
     }
 
     /// Ticks at least as long as the guard lives.

@@ -17,9 +17,7 @@ pub struct Condition<'a> {
 
 /// The entry of that type in a list of conditions.
 pub fn find<'a>(conditions: &'a [Value], kind: &str) -> Option<&'a Value> {
-    conditions
-        .iter()
-        .find(|condition| meta::text(condition, "type") == kind)
+    conditions.iter().find(|condition| meta::text(condition, "type") == kind)
 }
 
 /// Whether that condition's status is `True`.
@@ -29,10 +27,7 @@ pub fn is_true(conditions: &[Value], kind: &str) -> bool {
 
 /// `status.conditions` of an object.
 pub fn of(object: &Value) -> &[Value] {
-    object
-        .get("status")
-        .map(|status| meta::items(status, "conditions"))
-        .unwrap_or(&[])
+    object.get("status").map(|status| meta::items(status, "conditions")).unwrap_or(&[])
 }
 
 /// Puts a condition into an object's `status.conditions` and says whether anything changed.
@@ -46,9 +41,7 @@ pub fn set(object: &mut Value, condition: Condition<'_>, now: Timestamp) -> bool
         *list = Value::Array(Vec::new());
     }
     let list = list.as_array_mut().expect("it was just made a list");
-    let at = list
-        .iter()
-        .position(|entry| meta::text(entry, "type") == condition.kind);
+    let at = list.iter().position(|entry| meta::text(entry, "type") == condition.kind);
     let at = at.unwrap_or_else(|| {
         list.push(Value::Object(Map::new()));
         list.len() - 1
@@ -59,10 +52,7 @@ pub fn set(object: &mut Value, condition: Condition<'_>, now: Timestamp) -> bool
     entry.insert("type".to_string(), Value::from(condition.kind));
     entry.insert("status".to_string(), Value::from(condition.status));
     if moved {
-        entry.insert(
-            "lastTransitionTime".to_string(),
-            Value::from(meta::time(now)),
-        );
+        entry.insert("lastTransitionTime".to_string(), Value::from(meta::time(now)));
     }
     for (key, text) in [("reason", condition.reason), ("message", condition.message)] {
         if text.is_empty() {
@@ -76,9 +66,7 @@ pub fn set(object: &mut Value, condition: Condition<'_>, now: Timestamp) -> bool
 
 /// Removes a condition and says whether it was there.
 pub fn remove(object: &mut Value, kind: &str) -> bool {
-    let list = object
-        .pointer_mut("/status/conditions")
-        .and_then(Value::as_array_mut);
+    let list = object.pointer_mut("/status/conditions").and_then(Value::as_array_mut);
     let Some(list) = list else { return false };
     let before = list.len();
     list.retain(|entry| meta::text(entry, "type") != kind);
@@ -94,12 +82,7 @@ mod tests {
     #[test]
     fn the_transition_time_moves_with_the_status_only() {
         let at = |second: i64| Timestamp::from_second(second).expect("a time");
-        let ready = |status, message| Condition {
-            kind: "Ready",
-            status,
-            reason: "R",
-            message,
-        };
+        let ready = |status, message| Condition { kind: "Ready", status, reason: "R", message };
         let mut object = json!({});
         assert!(set(&mut object, ready("False", "a"), at(0)));
         assert!(!set(&mut object, ready("False", "a"), at(9)));

@@ -32,11 +32,7 @@ const CURRENT_ANNOTATION: &str = "autoscaling.alpha.kubernetes.io/current-metric
 pub fn to(from: &Kind, to: &Kind, object: Object) -> Object {
     let mut object = object;
     let fields = meta::object_mut(&mut object);
-    match (
-        from.api_version().as_str(),
-        to.api_version().as_str(),
-        to.kind,
-    ) {
+    match (from.api_version().as_str(), to.api_version().as_str(), to.kind) {
         ("v1", "events.k8s.io/v1", "Event") => {
             for (old, new) in EVENT_FIELDS {
                 rename(fields, old, new);
@@ -168,10 +164,7 @@ mod tests {
 
     #[test]
     fn events_there_and_back() {
-        let (core, new) = (
-            row("", "v1", "events"),
-            row("events.k8s.io", "v1", "events"),
-        );
+        let (core, new) = (row("", "v1", "events"), row("events.k8s.io", "v1", "events"));
         let event = json!({"apiVersion": "v1", "kind": "Event", "reason": "R", "message": "m",
             "involvedObject": {"kind": "Pod"}, "count": 2});
         let converted = to(core, new, event.clone());
@@ -186,10 +179,7 @@ mod tests {
     #[test]
     fn autoscalers_there_and_back() {
         let plural = "horizontalpodautoscalers";
-        let (old, new) = (
-            row("autoscaling", "v1", plural),
-            row("autoscaling", "v2", plural),
-        );
+        let (old, new) = (row("autoscaling", "v1", plural), row("autoscaling", "v2", plural));
         let scaler = json!({"apiVersion": "autoscaling/v2", "kind": "HorizontalPodAutoscaler",
             "metadata": {"name": "a"}, "spec": {"maxReplicas": 3, "metrics": [
                 {"type": "Resource", "resource": {"name": "cpu",

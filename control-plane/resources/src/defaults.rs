@@ -34,94 +34,30 @@ const DEFAULTS: &[(&str, &str, fn(&mut Fields))] = &[
     ("", "endpoints", network::endpoints),
     ("", "limitranges", cluster::limit_range),
     ("", "persistentvolumes", cluster::persistent_volume),
-    (
-        "",
-        "persistentvolumeclaims",
-        cluster::persistent_volume_claim,
-    ),
-    (
-        "",
-        "replicationcontrollers",
-        workloads::replication_controller,
-    ),
+    ("", "persistentvolumeclaims", cluster::persistent_volume_claim),
+    ("", "replicationcontrollers", workloads::replication_controller),
     ("apps", "deployments", workloads::deployment),
     ("apps", "replicasets", workloads::replica_set),
     ("apps", "statefulsets", workloads::stateful_set),
     ("apps", "daemonsets", workloads::daemon_set),
     ("batch", "jobs", workloads::job),
     ("batch", "cronjobs", workloads::cron_job),
-    (
-        "autoscaling",
-        "horizontalpodautoscalers",
-        workloads::horizontal_pod_autoscaler,
-    ),
-    (
-        "discovery.k8s.io",
-        "endpointslices",
-        network::endpoint_slice,
-    ),
-    (
-        "networking.k8s.io",
-        "networkpolicies",
-        network::network_policy,
-    ),
-    (
-        "networking.k8s.io",
-        "ingressclasses",
-        network::ingress_class,
-    ),
-    (
-        "rbac.authorization.k8s.io",
-        "rolebindings",
-        cluster::role_binding,
-    ),
-    (
-        "rbac.authorization.k8s.io",
-        "clusterrolebindings",
-        cluster::role_binding,
-    ),
-    (
-        "scheduling.k8s.io",
-        "priorityclasses",
-        cluster::priority_class,
-    ),
+    ("autoscaling", "horizontalpodautoscalers", workloads::horizontal_pod_autoscaler),
+    ("discovery.k8s.io", "endpointslices", network::endpoint_slice),
+    ("networking.k8s.io", "networkpolicies", network::network_policy),
+    ("networking.k8s.io", "ingressclasses", network::ingress_class),
+    ("rbac.authorization.k8s.io", "rolebindings", cluster::role_binding),
+    ("rbac.authorization.k8s.io", "clusterrolebindings", cluster::role_binding),
+    ("scheduling.k8s.io", "priorityclasses", cluster::priority_class),
     ("storage.k8s.io", "storageclasses", cluster::storage_class),
     ("storage.k8s.io", "csidrivers", cluster::csi_driver),
-    (
-        "apiextensions.k8s.io",
-        "customresourcedefinitions",
-        cluster::custom_resource_definition,
-    ),
-    (
-        "apiregistration.k8s.io",
-        "apiservices",
-        cluster::api_service,
-    ),
-    (
-        "admissionregistration.k8s.io",
-        "mutatingwebhookconfigurations",
-        cluster::mutating_webhooks,
-    ),
-    (
-        "admissionregistration.k8s.io",
-        "validatingwebhookconfigurations",
-        cluster::webhooks,
-    ),
-    (
-        "admissionregistration.k8s.io",
-        "validatingadmissionpolicies",
-        cluster::admission_policy,
-    ),
-    (
-        "flowcontrol.apiserver.k8s.io",
-        "flowschemas",
-        cluster::flow_schema,
-    ),
-    (
-        "flowcontrol.apiserver.k8s.io",
-        "prioritylevelconfigurations",
-        cluster::priority_level,
-    ),
+    ("apiextensions.k8s.io", "customresourcedefinitions", cluster::custom_resource_definition),
+    ("apiregistration.k8s.io", "apiservices", cluster::api_service),
+    ("admissionregistration.k8s.io", "mutatingwebhookconfigurations", cluster::mutating_webhooks),
+    ("admissionregistration.k8s.io", "validatingwebhookconfigurations", cluster::webhooks),
+    ("admissionregistration.k8s.io", "validatingadmissionpolicies", cluster::admission_policy),
+    ("flowcontrol.apiserver.k8s.io", "flowschemas", cluster::flow_schema),
+    ("flowcontrol.apiserver.k8s.io", "prioritylevelconfigurations", cluster::priority_level),
 ];
 
 /// Kinds with free JSON inside, in which a `null` means something: (group, plural, field that is
@@ -133,9 +69,7 @@ const FREE_JSON: &[(&str, &str, &str)] = &[
 
 /// Fills in an object's defaults.
 pub fn apply(kind: &Kind, object: &mut Object) {
-    let free = FREE_JSON
-        .iter()
-        .find(|row| row.0 == kind.group && row.1 == kind.plural);
+    let free = FREE_JSON.iter().find(|row| row.0 == kind.group && row.1 == kind.plural);
     let fields = meta::object_mut(object);
     fields.retain(|_, value| !value.is_null());
     for (key, value) in fields.iter_mut() {
@@ -143,10 +77,7 @@ pub fn apply(kind: &Kind, object: &mut Object) {
             drop_nulls(value);
         }
     }
-    if let Some(row) = DEFAULTS
-        .iter()
-        .find(|row| row.0 == kind.group && row.1 == kind.plural)
-    {
+    if let Some(row) = DEFAULTS.iter().find(|row| row.0 == kind.group && row.1 == kind.plural) {
         (row.2)(fields);
     }
     quantities::canonical(kind, object);
@@ -188,10 +119,7 @@ fn default_text(fields: &mut Fields, key: &str, value: &str) {
 
 /// A nested object that is created when absent; a mistyped one is left alone.
 fn child<'a>(fields: &'a mut Fields, key: &str) -> Option<&'a mut Fields> {
-    fields
-        .entry(key)
-        .or_insert_with(|| Value::Object(Fields::new()))
-        .as_object_mut()
+    fields.entry(key).or_insert_with(|| Value::Object(Fields::new())).as_object_mut()
 }
 
 /// A nested object, if it is there.

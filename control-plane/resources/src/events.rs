@@ -147,10 +147,7 @@ mod tests {
         let first = new(&involved, &pulled, at(0));
         assert_eq!(meta::name(&first), name(&involved, &pulled));
         assert!(meta::name(&first).starts_with("web.") && meta::name(&first).len() == 20);
-        let other = Happening {
-            reason: "Failed",
-            ..pulled
-        };
+        let other = Happening { reason: "Failed", ..pulled };
         assert_ne!(name(&involved, &other), name(&involved, &pulled));
         let second = again(&first, at(60));
         assert_eq!(second["count"], 2);

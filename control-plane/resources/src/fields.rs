@@ -25,79 +25,19 @@ enum Absent {
 /// (group, plural, field in the selector, path in the object, how it reads when absent)
 const FIELDS: &[(&str, &str, &str, &str, Absent)] = &[
     ("", "pods", "spec.nodeName", "/spec/nodeName", Absent::Empty),
-    (
-        "",
-        "pods",
-        "spec.restartPolicy",
-        "/spec/restartPolicy",
-        Absent::Empty,
-    ),
-    (
-        "",
-        "pods",
-        "spec.schedulerName",
-        "/spec/schedulerName",
-        Absent::Empty,
-    ),
-    (
-        "",
-        "pods",
-        "spec.serviceAccountName",
-        "/spec/serviceAccountName",
-        Absent::Empty,
-    ),
-    (
-        "",
-        "pods",
-        "spec.hostNetwork",
-        "/spec/hostNetwork",
-        Absent::False,
-    ),
+    ("", "pods", "spec.restartPolicy", "/spec/restartPolicy", Absent::Empty),
+    ("", "pods", "spec.schedulerName", "/spec/schedulerName", Absent::Empty),
+    ("", "pods", "spec.serviceAccountName", "/spec/serviceAccountName", Absent::Empty),
+    ("", "pods", "spec.hostNetwork", "/spec/hostNetwork", Absent::False),
     ("", "pods", "status.phase", "/status/phase", Absent::Empty),
     ("", "pods", "status.podIP", "/status/podIP", Absent::Empty),
     ("", "pods", "status.podIPs", "/status/podIP", Absent::Empty),
-    (
-        "",
-        "pods",
-        "status.nominatedNodeName",
-        "/status/nominatedNodeName",
-        Absent::Empty,
-    ),
-    (
-        "",
-        "events",
-        "involvedObject.kind",
-        "/involvedObject/kind",
-        Absent::Empty,
-    ),
-    (
-        "",
-        "events",
-        "involvedObject.namespace",
-        "/involvedObject/namespace",
-        Absent::Empty,
-    ),
-    (
-        "",
-        "events",
-        "involvedObject.name",
-        "/involvedObject/name",
-        Absent::Empty,
-    ),
-    (
-        "",
-        "events",
-        "involvedObject.uid",
-        "/involvedObject/uid",
-        Absent::Empty,
-    ),
-    (
-        "",
-        "events",
-        "involvedObject.apiVersion",
-        "/involvedObject/apiVersion",
-        Absent::Empty,
-    ),
+    ("", "pods", "status.nominatedNodeName", "/status/nominatedNodeName", Absent::Empty),
+    ("", "events", "involvedObject.kind", "/involvedObject/kind", Absent::Empty),
+    ("", "events", "involvedObject.namespace", "/involvedObject/namespace", Absent::Empty),
+    ("", "events", "involvedObject.name", "/involvedObject/name", Absent::Empty),
+    ("", "events", "involvedObject.uid", "/involvedObject/uid", Absent::Empty),
+    ("", "events", "involvedObject.apiVersion", "/involvedObject/apiVersion", Absent::Empty),
     (
         "",
         "events",
@@ -105,58 +45,16 @@ const FIELDS: &[(&str, &str, &str, &str, Absent)] = &[
         "/involvedObject/resourceVersion",
         Absent::Empty,
     ),
-    (
-        "",
-        "events",
-        "involvedObject.fieldPath",
-        "/involvedObject/fieldPath",
-        Absent::Empty,
-    ),
+    ("", "events", "involvedObject.fieldPath", "/involvedObject/fieldPath", Absent::Empty),
     ("", "events", "reason", "/reason", Absent::Empty),
-    (
-        "",
-        "events",
-        "reportingComponent",
-        "/reportingComponent",
-        Absent::Empty,
-    ),
+    ("", "events", "reportingComponent", "/reportingComponent", Absent::Empty),
     ("", "events", "source", "/source/component", Absent::Empty),
     ("", "events", "type", "/type", Absent::Empty),
-    (
-        "events.k8s.io",
-        "events",
-        "regarding.kind",
-        "/regarding/kind",
-        Absent::Empty,
-    ),
-    (
-        "events.k8s.io",
-        "events",
-        "regarding.namespace",
-        "/regarding/namespace",
-        Absent::Empty,
-    ),
-    (
-        "events.k8s.io",
-        "events",
-        "regarding.name",
-        "/regarding/name",
-        Absent::Empty,
-    ),
-    (
-        "events.k8s.io",
-        "events",
-        "regarding.uid",
-        "/regarding/uid",
-        Absent::Empty,
-    ),
-    (
-        "events.k8s.io",
-        "events",
-        "regarding.apiVersion",
-        "/regarding/apiVersion",
-        Absent::Empty,
-    ),
+    ("events.k8s.io", "events", "regarding.kind", "/regarding/kind", Absent::Empty),
+    ("events.k8s.io", "events", "regarding.namespace", "/regarding/namespace", Absent::Empty),
+    ("events.k8s.io", "events", "regarding.name", "/regarding/name", Absent::Empty),
+    ("events.k8s.io", "events", "regarding.uid", "/regarding/uid", Absent::Empty),
+    ("events.k8s.io", "events", "regarding.apiVersion", "/regarding/apiVersion", Absent::Empty),
     (
         "events.k8s.io",
         "events",
@@ -164,79 +62,19 @@ const FIELDS: &[(&str, &str, &str, &str, Absent)] = &[
         "/regarding/resourceVersion",
         Absent::Empty,
     ),
-    (
-        "events.k8s.io",
-        "events",
-        "regarding.fieldPath",
-        "/regarding/fieldPath",
-        Absent::Empty,
-    ),
-    (
-        "events.k8s.io",
-        "events",
-        "reason",
-        "/reason",
-        Absent::Empty,
-    ),
-    (
-        "events.k8s.io",
-        "events",
-        "reportingController",
-        "/reportingController",
-        Absent::Empty,
-    ),
-    (
-        "events.k8s.io",
-        "events",
-        "source",
-        "/deprecatedSource/component",
-        Absent::Empty,
-    ),
+    ("events.k8s.io", "events", "regarding.fieldPath", "/regarding/fieldPath", Absent::Empty),
+    ("events.k8s.io", "events", "reason", "/reason", Absent::Empty),
+    ("events.k8s.io", "events", "reportingController", "/reportingController", Absent::Empty),
+    ("events.k8s.io", "events", "source", "/deprecatedSource/component", Absent::Empty),
     ("events.k8s.io", "events", "type", "/type", Absent::Empty),
-    (
-        "",
-        "nodes",
-        "spec.unschedulable",
-        "/spec/unschedulable",
-        Absent::False,
-    ),
-    (
-        "",
-        "namespaces",
-        "status.phase",
-        "/status/phase",
-        Absent::Empty,
-    ),
+    ("", "nodes", "spec.unschedulable", "/spec/unschedulable", Absent::False),
+    ("", "namespaces", "status.phase", "/status/phase", Absent::Empty),
     ("", "secrets", "type", "/type", Absent::Empty),
-    (
-        "",
-        "services",
-        "spec.clusterIP",
-        "/spec/clusterIP",
-        Absent::Empty,
-    ),
+    ("", "services", "spec.clusterIP", "/spec/clusterIP", Absent::Empty),
     ("", "services", "spec.type", "/spec/type", Absent::Empty),
-    (
-        "",
-        "replicationcontrollers",
-        "status.replicas",
-        "/status/replicas",
-        Absent::Zero,
-    ),
-    (
-        "apps",
-        "replicasets",
-        "status.replicas",
-        "/status/replicas",
-        Absent::Zero,
-    ),
-    (
-        "batch",
-        "jobs",
-        "status.successful",
-        "/status/succeeded",
-        Absent::Zero,
-    ),
+    ("", "replicationcontrollers", "status.replicas", "/status/replicas", Absent::Zero),
+    ("apps", "replicasets", "status.replicas", "/status/replicas", Absent::Zero),
+    ("batch", "jobs", "status.successful", "/status/succeeded", Absent::Zero),
     (
         "certificates.k8s.io",
         "certificatesigningrequests",
@@ -248,10 +86,7 @@ const FIELDS: &[(&str, &str, &str, &str, Absent)] = &[
 
 /// Refuses a selector with a field that the kind does not offer.
 pub fn check(kind: &Kind, selector: &FieldSelector) -> Result<(), UnknownField> {
-    let unknown = selector
-        .terms
-        .iter()
-        .find(|term| !is_known(kind, &term.field));
+    let unknown = selector.terms.iter().find(|term| !is_known(kind, &term.field));
     match unknown {
         Some(term) => Err(UnknownField(term.field.clone())),
         None => Ok(()),
@@ -292,16 +127,8 @@ fn is_known(kind: &Kind, field: &str) -> bool {
 fn row(
     kind: &Kind,
     field: &str,
-) -> Option<&'static (
-    &'static str,
-    &'static str,
-    &'static str,
-    &'static str,
-    Absent,
-)> {
-    FIELDS
-        .iter()
-        .find(|row| row.0 == kind.group && row.1 == kind.plural && row.2 == field)
+) -> Option<&'static (&'static str, &'static str, &'static str, &'static str, Absent)> {
+    FIELDS.iter().find(|row| row.0 == kind.group && row.1 == kind.plural && row.2 == field)
 }
 
 #[cfg(test)]
@@ -320,12 +147,7 @@ mod tests {
             ("pods", &pod, "spec.nodeName=", "false"),
             ("pods", &pod, "status.phase!=Running", "true"),
             ("pods", &pod, "spec.hostNetwork=false", "true"),
-            (
-                "pods",
-                &pod,
-                "spec.x=1",
-                "field label not supported: spec.x",
-            ),
+            ("pods", &pod, "spec.x=1", "field label not supported: spec.x"),
             ("nodes", &node, "spec.unschedulable==false", "true"),
             (
                 "nodes",

@@ -48,12 +48,7 @@ pub fn parse(key: &[u8]) -> Option<Key<'_>> {
     let text = std::str::from_utf8(key).ok()?;
     let mut parts = text.split('\0');
     let (group, plural) = parts.next()?.split_once('/')?;
-    let parsed = Key {
-        group,
-        plural,
-        namespace: parts.next()?,
-        name: parts.next()?,
-    };
+    let parsed = Key { group, plural, namespace: parts.next()?, name: parts.next()? };
     if parts.next().is_some() || parsed.name.is_empty() {
         return None;
     }
@@ -68,22 +63,11 @@ mod tests {
     fn keys_and_their_parts() {
         let key = object("apps", "deployments", "default", "web");
         assert_eq!(key, b"apps/deployments\0default\0web");
-        let parts = Key {
-            group: "apps",
-            plural: "deployments",
-            namespace: "default",
-            name: "web",
-        };
+        let parts = Key { group: "apps", plural: "deployments", namespace: "default", name: "web" };
         assert_eq!(parse(&key), Some(parts));
         assert_eq!(object("", "nodes", "", "n"), b"/nodes\0\0n");
         assert_eq!(parse(b"/nodes\0\0n").map(|key| key.name), Some("n"));
-        for bad in [
-            &b"x"[..],
-            b"/pods\0a",
-            b"/pods\0a\0",
-            b"/pods\0a\0b\0c",
-            b"\xff/a\0\0b",
-        ] {
+        for bad in [&b"x"[..], b"/pods\0a", b"/pods\0a\0", b"/pods\0a\0b\0c", b"\xff/a\0\0b"] {
             assert_eq!(parse(bad), None);
         }
     }

@@ -31,10 +31,7 @@ pub enum Storage {
     /// Stored as they are, under their own group and plural.
     Own,
     /// Stored in the form of this other group and version (same plural); see `convert`.
-    In {
-        group: &'static str,
-        version: &'static str,
-    },
+    In { group: &'static str, version: &'static str },
     /// Never stored: computed at each request (reviews, bindings, metrics).
     None,
 }
@@ -104,13 +101,7 @@ impl Subresource {
         kind: &'static str,
         verbs: &'static [&'static str],
     ) -> Self {
-        Self {
-            name,
-            group,
-            version,
-            kind,
-            verbs,
-        }
+        Self { name, group, version, kind, verbs }
     }
 }
 
@@ -239,9 +230,7 @@ impl Kind {
 
     /// The subresource of this name.
     pub fn subresource(&self, name: &str) -> Option<&'static Subresource> {
-        self.subresources
-            .iter()
-            .find(|subresource| subresource.name == name)
+        self.subresources.iter().find(|subresource| subresource.name == name)
     }
 
     /// The row whose group and plural form the store key; `None` when objects of this kind are not
@@ -262,17 +251,13 @@ impl Kind {
 
 /// The row for a path's group, version and plural.
 pub fn kind(group: &str, version: &str, plural: &str) -> Option<&'static Kind> {
-    KINDS
-        .iter()
-        .find(|row| row.plural == plural && row.group == group && row.version == version)
+    KINDS.iter().find(|row| row.plural == plural && row.group == group && row.version == version)
 }
 
 /// The row for an object's `apiVersion` and `kind`.
 pub fn kind_of(api_version: &str, kind: &str) -> Option<&'static Kind> {
     let (group, version) = api_version.split_once('/').unwrap_or(("", api_version));
-    KINDS
-        .iter()
-        .find(|row| row.kind == kind && row.group == group && row.version == version)
+    KINDS.iter().find(|row| row.kind == kind && row.group == group && row.version == version)
 }
 
 /// String equality in constant evaluation, where `==` on strings is not available.
@@ -312,23 +297,11 @@ mod tests {
             let twins = KINDS[..index].iter().filter(|other| {
                 (other.group, other.version, other.plural) == (row.group, row.version, row.plural)
             });
-            assert_eq!(
-                twins.count(),
-                0,
-                "{} is in the table twice",
-                row.qualified()
-            );
-            let group = GROUPS
-                .iter()
-                .find(|group| group.name == row.group)
-                .expect("group exists");
+            assert_eq!(twins.count(), 0, "{} is in the table twice", row.qualified());
+            let group = GROUPS.iter().find(|group| group.name == row.group).expect("group exists");
             assert!(group.versions.contains(&row.version), "{}", row.qualified());
             if row.storage != Storage::None {
-                assert!(
-                    row.stored_as().is_some(),
-                    "{} has no storage row",
-                    row.qualified()
-                );
+                assert!(row.stored_as().is_some(), "{} has no storage row", row.qualified());
             }
         }
     }
@@ -343,11 +316,7 @@ mod tests {
                 .position(|version| *version == row.version);
             (group, version)
         };
-        assert!(
-            KINDS
-                .windows(2)
-                .all(|pair| place(&pair[0]) <= place(&pair[1]))
-        );
+        assert!(KINDS.windows(2).all(|pair| place(&pair[0]) <= place(&pair[1])));
     }
 
     #[test]
@@ -358,10 +327,7 @@ mod tests {
         assert_eq!(row.qualified(), "deployments.apps");
         assert_eq!(row.qualified_kind(), "Deployment.apps");
         assert!(row.has_status && row.generation && row.namespaced);
-        assert_eq!(
-            kind_of("v1", "Pod").map(|row| row.qualified()),
-            Some("pods".to_string())
-        );
+        assert_eq!(kind_of("v1", "Pod").map(|row| row.qualified()), Some("pods".to_string()));
         assert!(kind_of("apps/v1", "Pod").is_none());
     }
 

@@ -62,10 +62,7 @@ pub fn resource_version(object: &Object) -> &str {
 
 /// `metadata.generation`, zero when absent.
 pub fn generation(object: &Object) -> i64 {
-    metadata(object)
-        .and_then(|map| map.get("generation"))
-        .and_then(Value::as_i64)
-        .unwrap_or(0)
+    metadata(object).and_then(|map| map.get("generation")).and_then(Value::as_i64).unwrap_or(0)
 }
 
 /// `metadata.creationTimestamp`.
@@ -105,10 +102,7 @@ pub fn annotation<'a>(object: &'a Object, key: &str) -> Option<&'a str> {
 
 /// `metadata.finalizers`.
 pub fn finalizers(object: &Object) -> Vec<&str> {
-    list(object, "finalizers")
-        .iter()
-        .filter_map(Value::as_str)
-        .collect()
+    list(object, "finalizers").iter().filter_map(Value::as_str).collect()
 }
 
 /// `metadata.ownerReferences`.
@@ -129,9 +123,7 @@ pub fn owner_references(object: &Object) -> Vec<OwnerReference<'_>> {
 
 /// The owner that controls this object, if any.
 pub fn controller(object: &Object) -> Option<OwnerReference<'_>> {
-    owner_references(object)
-        .into_iter()
-        .find(|owner| owner.controller)
+    owner_references(object).into_iter().find(|owner| owner.controller)
 }
 
 /// A controlling owner reference to `owner`, as every workload controller writes into what it
@@ -306,11 +298,7 @@ pub(crate) fn text<'a>(value: &'a Value, key: &str) -> &'a str {
 
 /// The items of a list field, empty when absent or no list.
 pub(crate) fn items<'a>(value: &'a Value, key: &str) -> &'a [Value] {
-    value
-        .get(key)
-        .and_then(Value::as_array)
-        .map(Vec::as_slice)
-        .unwrap_or(&[])
+    value.get(key).and_then(Value::as_array).map(Vec::as_slice).unwrap_or(&[])
 }
 
 fn metadata(object: &Object) -> Option<&Map<String, Value>> {
@@ -318,17 +306,11 @@ fn metadata(object: &Object) -> Option<&Map<String, Value>> {
 }
 
 fn field<'a>(object: &'a Object, key: &str) -> &'a str {
-    metadata(object)
-        .and_then(|map| map.get(key))
-        .and_then(Value::as_str)
-        .unwrap_or("")
+    metadata(object).and_then(|map| map.get(key)).and_then(Value::as_str).unwrap_or("")
 }
 
 fn list<'a>(object: &'a Object, key: &str) -> &'a [Value] {
-    object
-        .get("metadata")
-        .map(|metadata| items(metadata, key))
-        .unwrap_or(&[])
+    object.get("metadata").map(|metadata| items(metadata, key)).unwrap_or(&[])
 }
 
 fn pairs<'a>(object: &'a Object, key: &str) -> impl Iterator<Item = (&'a str, &'a str)> {
@@ -383,10 +365,7 @@ mod tests {
         set_label(&mut object, "a", "b");
         set_finalizers(&mut object, &["x"]);
         set_annotation(&mut object, "k", "v");
-        assert_eq!(
-            (label(&object, "a"), finalizers(&object)),
-            (Some("b"), vec!["x"])
-        );
+        assert_eq!((label(&object, "a"), finalizers(&object)), (Some("b"), vec!["x"]));
         set_finalizers(&mut object, &[]);
         remove_annotation(&mut object, "k");
         assert_eq!(object, json!({"metadata": {"labels": {"a": "b"}}}));
@@ -399,9 +378,6 @@ mod tests {
         let mut object = json!({});
         set_owner_references(&mut object, vec![controller_reference(&owner)]);
         let found = controller(&object).expect("has a controller");
-        assert_eq!(
-            (found.kind, found.name, found.uid),
-            ("ReplicaSet", "web", "u")
-        );
+        assert_eq!((found.kind, found.name, found.uid), ("ReplicaSet", "web", "u"));
     }
 }

@@ -126,9 +126,7 @@ pub fn path_segment(value: &str) -> Vec<String> {
 
 fn path_segment_prefix(value: &str) -> Vec<String> {
     let banned = ["/", "%"].into_iter().filter(|part| value.contains(part));
-    banned
-        .map(|part| format!("may not contain '{part}'"))
-        .collect()
+    banned.map(|part| format!("may not contain '{part}'")).collect()
 }
 
 /// A label key, an annotation key, a resource name: `name` or `example.com/name`.
@@ -152,11 +150,7 @@ pub fn qualified(value: &str) -> Vec<String> {
             name
         }
         [prefix, name] => {
-            complaints.extend(
-                subdomain(prefix)
-                    .iter()
-                    .map(|text| format!("prefix part {text}")),
-            );
+            complaints.extend(subdomain(prefix).iter().map(|text| format!("prefix part {text}")));
             name
         }
         _ => return vec![whole()],
@@ -167,10 +161,7 @@ pub fn qualified(value: &str) -> Vec<String> {
     let long = too_long(name, LABEL_LENGTH_MAX);
     complaints.extend(long.iter().map(|text| format!("name part {text}")));
     if !is_qualified_part(name) {
-        complaints.push(format!(
-            "name part {}",
-            form(sentence, QUALIFIED_FORM, examples)
-        ));
+        complaints.push(format!("name part {}", form(sentence, QUALIFIED_FORM, examples)));
     }
     complaints
 }
@@ -181,11 +172,7 @@ pub fn label_value(value: &str) -> Vec<String> {
         '-', '_' or '.', and must start and end with an alphanumeric character";
     let mut complaints = too_long(value, LABEL_LENGTH_MAX);
     if !value.is_empty() && !is_qualified_part(value) {
-        complaints.push(form(
-            sentence,
-            VALUE_FORM,
-            &["MyValue", "my_value", "12345"],
-        ));
+        complaints.push(form(sentence, VALUE_FORM, &["MyValue", "my_value", "12345"]));
     }
     complaints
 }
@@ -195,11 +182,7 @@ pub fn config_key(value: &str) -> Vec<String> {
     let sentence = "a valid config key must consist of alphanumeric characters, '-', '_' or '.'";
     let mut complaints = too_long(value, CONFIG_KEY_LENGTH_MAX);
     if value.is_empty() || !value.bytes().all(is_config_byte) {
-        complaints.push(form(
-            sentence,
-            CONFIG_KEY_FORM,
-            &["key.name", "KEY_NAME", "key-name"],
-        ));
+        complaints.push(form(sentence, CONFIG_KEY_FORM, &["key.name", "KEY_NAME", "key-name"]));
     }
     match value {
         "." | ".." => complaints.push(format!("must not be '{value}'")),
@@ -214,9 +197,7 @@ pub fn environment_variable(value: &str) -> Vec<String> {
     if value.is_empty() {
         return vec!["must be non-empty".to_string()];
     }
-    let good = value
-        .bytes()
-        .all(|byte| matches!(byte, b' '..=b'~') && byte != b'=');
+    let good = value.bytes().all(|byte| matches!(byte, b' '..=b'~') && byte != b'=');
     if good {
         return Vec::new();
     }
@@ -239,10 +220,7 @@ pub fn port_name(value: &str) -> Vec<String> {
             "must contain at least one letter (a-z)",
         ),
         (value.contains("--"), "must not contain consecutive hyphens"),
-        (
-            value.starts_with('-') || value.ends_with('-'),
-            "must not begin or end with a hyphen",
-        ),
+        (value.starts_with('-') || value.ends_with('-'), "must not begin or end with a hyphen"),
     ];
     let broken = rules.iter().filter(|(broken, _)| *broken);
     complaints.extend(broken.map(|(_, sentence)| (*sentence).to_string()));
@@ -267,14 +245,8 @@ pub fn ip_address(value: &str) -> Vec<String> {
 
 /// The sentence about a form, its examples and its pattern, laid out as Kubernetes does.
 fn form(sentence: &str, pattern: &str, examples: &[&str]) -> String {
-    let examples: Vec<String> = examples
-        .iter()
-        .map(|example| format!("'{example}', "))
-        .collect();
-    format!(
-        "{sentence} (e.g. {}regex used for validation is '{pattern}')",
-        examples.join(" or ")
-    )
+    let examples: Vec<String> = examples.iter().map(|example| format!("'{example}', ")).collect();
+    format!("{sentence} (e.g. {}regex used for validation is '{pattern}')", examples.join(" or "))
 }
 
 fn too_long(value: &str, limit: usize) -> Vec<String> {
@@ -316,12 +288,8 @@ mod tests {
 
     #[test]
     fn which_names_are_good() {
-        let rules = [
-            NameRule::Subdomain,
-            NameRule::Label,
-            NameRule::Label1035,
-            NameRule::PathSegment,
-        ];
+        let rules =
+            [NameRule::Subdomain, NameRule::Label, NameRule::Label1035, NameRule::PathSegment];
         let cases = [
             ("web", [true, true, true, true]),
             ("1web", [true, true, false, true]),
@@ -362,11 +330,7 @@ mod tests {
                 "ip_address" => ip_address(value),
                 other => panic!("{other} is no rule"),
             };
-            if complaints.is_empty() {
-                "ok".to_string()
-            } else {
-                complaints.join("\n")
-            }
+            if complaints.is_empty() { "ok".to_string() } else { complaints.join("\n") }
         });
     }
 

@@ -84,9 +84,7 @@ fn merge_field(
     of: Type,
     name: &str,
 ) -> Result<Value, PatchError> {
-    let strategic = of
-        .field(name)
-        .map_or(Strategic::Plain, |field| field.strategic);
+    let strategic = of.field(name).map_or(Strategic::Plain, |field| field.strategic);
     let child = of.child(name);
     match (original, patch) {
         (_, patch) if strategic == Strategic::Replace => Ok(cleaned(patch)),
@@ -176,11 +174,8 @@ fn merge_ordered_lists(
     patch: &mut Fields,
     of: Type,
 ) -> Result<(), PatchError> {
-    let directives: Vec<String> = patch
-        .keys()
-        .filter(|key| key.starts_with(SET_ORDER))
-        .cloned()
-        .collect();
+    let directives: Vec<String> =
+        patch.keys().filter(|key| key.starts_with(SET_ORDER)).cloned().collect();
     for directive in directives {
         let name = directive[SET_ORDER.len()..].to_string();
         let order = patch.shift_remove(&directive).unwrap_or(Value::Null);
@@ -195,11 +190,7 @@ fn merge_ordered_lists(
             merged.shift_remove(&name);
             continue;
         }
-        let original = merged
-            .get(&name)
-            .and_then(Value::as_array)
-            .cloned()
-            .unwrap_or_default();
+        let original = merged.get(&name).and_then(Value::as_array).cloned().unwrap_or_default();
         if original.is_empty() && items.is_none() {
             continue;
         }
@@ -210,9 +201,7 @@ fn merge_ordered_lists(
         let Value::Array(list) = list else {
             return Err(PatchError::NoList(SET_ORDER, list.to_string()));
         };
-        let strategic = of
-            .field(&name)
-            .map_or(Strategic::Plain, |field| field.strategic);
+        let strategic = of.field(&name).map_or(Strategic::Plain, |field| field.strategic);
         let list = match strategic {
             Strategic::Merge(key) => arrange(list, &order, &original, |item| {
                 item.get(key).cloned().unwrap_or(Value::Null)
@@ -251,10 +240,7 @@ fn merge_keyed(
         }
         let Some(id) = item.get(key).cloned() else {
             let item = Value::Object(item).to_string();
-            return Err(PatchError::NoMergeKey {
-                item,
-                key: key.to_string(),
-            });
+            return Err(PatchError::NoMergeKey { item, key: key.to_string() });
         };
         if matches!(directive, Directive::Delete) {
             merged.retain(|other| other.get(key) != Some(&id));
@@ -271,10 +257,7 @@ fn merge_keyed(
         order.push(id);
     }
     let id = |item: &Value| item.get(key).cloned().unwrap_or(Value::Null);
-    let order: Vec<Value> = order
-        .into_iter()
-        .map(|id| Value::from_iter([(key, id)]))
-        .collect();
+    let order: Vec<Value> = order.into_iter().map(|id| Value::from_iter([(key, id)])).collect();
     Ok(arrange(merged, &order, &original, id))
 }
 
@@ -320,9 +303,8 @@ fn arrange(
     let ordered: Vec<Value> = order.iter().map(&id).collect();
     let before: Vec<Value> = original.iter().map(&id).collect();
     let place = |list: &[Value], item: &Value| list.iter().position(|other| *other == id(item));
-    let (mut named, mut others): (Vec<Value>, Vec<Value>) = list
-        .into_iter()
-        .partition(|item| place(&ordered, item).is_some());
+    let (mut named, mut others): (Vec<Value>, Vec<Value>) =
+        list.into_iter().partition(|item| place(&ordered, item).is_some());
     named.sort_by_key(|item| place(&ordered, item));
     others.sort_by_key(|item| place(&before, item).unwrap_or(usize::MAX));
 
@@ -355,10 +337,7 @@ fn cleaned(value: Value) -> Value {
 }
 
 fn without_directives(fields: Fields) -> Fields {
-    fields
-        .into_iter()
-        .filter(|(key, _)| !key.starts_with('$'))
-        .collect()
+    fields.into_iter().filter(|(key, _)| !key.starts_with('$')).collect()
 }
 
 #[cfg(test)]
@@ -384,9 +363,6 @@ mod tests {
     #[test]
     fn a_patch_is_an_object() {
         let kind = crate::kind("", "v1", "pods").expect("in the table");
-        assert_eq!(
-            strategic(kind, &json!({}), &json!([])),
-            Err(PatchError::NoObject)
-        );
+        assert_eq!(strategic(kind, &json!({}), &json!([])), Err(PatchError::NoObject));
     }
 }

@@ -61,11 +61,7 @@ pub enum DecodeError {
         source: WireError,
     },
     #[error("{message}.{field}: {problem}")]
-    Value {
-        message: String,
-        field: String,
-        problem: &'static str,
-    },
+    Value { message: String, field: String, problem: &'static str },
     #[error("the object is nested more than {DEPTH_MAX} levels deep")]
     TooDeep,
     #[error("the object has more than {VALUES_MAX} values")]
@@ -75,18 +71,12 @@ pub enum DecodeError {
 /// Reads a body with its envelope. The object starts with `apiVersion` and `kind` of the envelope
 /// (`kind` first, as Kubernetes orders them).
 pub fn decode(body: &[u8]) -> Result<Object, DecodeError> {
-    Decoder {
-        values_left: VALUES_MAX,
-    }
-    .envelope(body, 0)
+    Decoder { values_left: VALUES_MAX }.envelope(body, 0)
 }
 
 /// Reads the bare message of a kind, without an envelope.
 pub fn decode_message(api_version: &str, kind: &str, raw: &[u8]) -> Result<Object, DecodeError> {
-    Decoder {
-        values_left: VALUES_MAX,
-    }
-    .object(api_version, kind, raw, 0)
+    Decoder { values_left: VALUES_MAX }.object(api_version, kind, raw, 0)
 }
 
 /// The envelope's four fields.
@@ -183,9 +173,7 @@ impl Decoder {
             }
             (_, wire) => items.push(self.value(message, field, wire, depth)?),
         }
-        let list = object
-            .entry(&*field.name)
-            .or_insert_with(|| Value::Array(Vec::new()));
+        let list = object.entry(&*field.name).or_insert_with(|| Value::Array(Vec::new()));
         if let Value::Array(list) = list {
             list.extend(items);
         }
@@ -217,9 +205,7 @@ impl Decoder {
             Some(value) => value,
             None => self.value(message, field, Wire::Bytes(&[]), depth)?,
         };
-        let entries = object
-            .entry(&*field.name)
-            .or_insert_with(|| Value::Object(Map::new()));
+        let entries = object.entry(&*field.name).or_insert_with(|| Value::Object(Map::new()));
         if let Value::Object(entries) = entries {
             entries.insert(key, value);
         }
@@ -234,10 +220,7 @@ impl Decoder {
         wire: Wire<'_>,
         depth: usize,
     ) -> Result<Value, DecodeError> {
-        self.values_left = self
-            .values_left
-            .checked_sub(1)
-            .ok_or(DecodeError::TooLarge)?;
+        self.values_left = self.values_left.checked_sub(1).ok_or(DecodeError::TooLarge)?;
         let wrong = |problem| value_error(message, field, problem);
         let bytes = match (&field.kind, wire) {
             (Type::Bool, Wire::Varint(number)) => return Ok(Value::from(number != 0)),
@@ -245,9 +228,7 @@ impl Decoder {
             (Type::Int64, Wire::Varint(number)) => return Ok(Value::from(number as i64)),
             (Type::Double, Wire::Fixed64(bits)) => {
                 let number = serde_json::Number::from_f64(f64::from_bits(bits));
-                return number
-                    .map(Value::Number)
-                    .ok_or(wrong("is not a finite number"));
+                return number.map(Value::Number).ok_or(wrong("is not a finite number"));
             }
             (Type::Bool | Type::Int32 | Type::Int64 | Type::Double, _) => {
                 return Err(wrong("must be a number"));
@@ -298,10 +279,8 @@ impl Decoder {
         }
         let not_json = |_| value_error(message, field, "holds neither JSON nor protobuf");
         let value: Value = serde_json::from_slice(raw).map_err(not_json)?;
-        self.values_left = self
-            .values_left
-            .checked_sub(count(&value))
-            .ok_or(DecodeError::TooLarge)?;
+        self.values_left =
+            self.values_left.checked_sub(count(&value)).ok_or(DecodeError::TooLarge)?;
         Ok(value)
     }
 
@@ -316,10 +295,7 @@ impl Decoder {
         let mut reader = Reader::new(bytes);
         while let Some((number, wire)) = reader.next().map_err(|error| broken(message, error))? {
             if number == 1 {
-                self.values_left = self
-                    .values_left
-                    .checked_sub(1)
-                    .ok_or(DecodeError::TooLarge)?;
+                self.values_left = self.values_left.checked_sub(1).ok_or(DecodeError::TooLarge)?;
                 let item = length_delimited(message, field, wire)?;
                 items.push(Value::from(text(message, field, item)?));
             }
@@ -339,10 +315,7 @@ impl Decoder {
         let mut list = Vec::new();
         let mut reader = Reader::new(bytes);
         while let Some((number, wire)) = reader.next().map_err(|error| broken(message, error))? {
-            self.values_left = self
-                .values_left
-                .checked_sub(1)
-                .ok_or(DecodeError::TooLarge)?;
+            self.values_left = self.values_left.checked_sub(1).ok_or(DecodeError::TooLarge)?;
             match (&field.kind, number, wire) {
                 (Type::SchemaOrBool, 1, Wire::Varint(number)) => allows = number != 0,
                 (Type::SchemaOrBool, 2, Wire::Bytes(bytes))
@@ -375,10 +348,7 @@ impl Decoder {
 /// Reads `Unknown {1: TypeMeta {1: apiVersion, 2: kind}, 2: raw, 3: contentEncoding, 4:
 /// contentType}`.
 fn read_envelope(bytes: &[u8]) -> Result<Envelope<'_>, DecodeError> {
-    let malformed = |source| DecodeError::Wire {
-        message: "envelope".to_string(),
-        source,
-    };
+    let malformed = |source| DecodeError::Wire { message: "envelope".to_string(), source };
     let lossy = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
     let mut envelope = Envelope::default();
     let mut reader = Reader::new(bytes);
@@ -417,13 +387,7 @@ fn leaf(message: &Message, field: &Field, bytes: &[u8]) -> Result<Value, DecodeE
             _ => {}
         }
     }
-    let wrong = |_| {
-        value_error(
-            message,
-            field,
-            "is not a time between the years -9999 and 9999",
-        )
-    };
+    let wrong = |_| value_error(message, field, "is not a time between the years -9999 and 9999");
     match field.kind {
         // An empty message is the zero time, which JSON writes as null.
         Type::Time | Type::MicroTime if empty => Ok(Value::Null),
@@ -434,9 +398,7 @@ fn leaf(message: &Message, field: &Field, bytes: &[u8]) -> Result<Value, DecodeE
         }
         Type::MicroTime => {
             let time = Timestamp::new(first as i64, second as i32).map_err(wrong)?;
-            Ok(Value::from(
-                time.strftime("%Y-%m-%dT%H:%M:%S%.6fZ").to_string(),
-            ))
+            Ok(Value::from(time.strftime("%Y-%m-%dT%H:%M:%S%.6fZ").to_string()))
         }
         Type::Quantity if string.is_empty() => Ok(Value::from("0")),
         Type::Quantity => Ok(Value::from(string)),
@@ -488,16 +450,9 @@ fn length_delimited<'a>(
 }
 
 fn broken(message: &Message, source: WireError) -> DecodeError {
-    DecodeError::Wire {
-        message: message.name.to_string(),
-        source,
-    }
+    DecodeError::Wire { message: message.name.to_string(), source }
 }
 
 fn value_error(message: &Message, field: &Field, problem: &'static str) -> DecodeError {
-    DecodeError::Value {
-        message: message.name.to_string(),
-        field: field.name.to_string(),
-        problem,
-    }
+    DecodeError::Value { message: message.name.to_string(), field: field.name.to_string(), problem }
 }

@@ -61,21 +61,12 @@ const DECIMAL: &[(&str, i32)] = &[
 ];
 
 /// (suffix, power of two)
-const BINARY: &[(&str, u32)] = &[
-    ("Ki", 10),
-    ("Mi", 20),
-    ("Gi", 30),
-    ("Ti", 40),
-    ("Pi", 50),
-    ("Ei", 60),
-];
+const BINARY: &[(&str, u32)] =
+    &[("Ki", 10), ("Mi", 20), ("Gi", 30), ("Ti", 40), ("Pi", 50), ("Ei", 60)];
 
 impl Quantity {
     /// Zero, printed with decimal suffixes.
-    pub const ZERO: Quantity = Quantity {
-        nanos: 0,
-        family: Family::Decimal,
-    };
+    pub const ZERO: Quantity = Quantity { nanos: 0, family: Family::Decimal };
 
     /// Reads the form of the wire.
     pub fn parse(text: &str) -> Result<Self, QuantityError> {
@@ -110,26 +101,17 @@ impl Quantity {
 
     /// A whole number of units.
     pub fn from_units(units: i64) -> Self {
-        Self {
-            nanos: i128::from(units) * NANOS,
-            family: Family::Decimal,
-        }
+        Self { nanos: i128::from(units) * NANOS, family: Family::Decimal }
     }
 
     /// A number of thousandths.
     pub fn from_millis(millis: i64) -> Self {
-        Self {
-            nanos: i128::from(millis) * (NANOS / 1000),
-            family: Family::Decimal,
-        }
+        Self { nanos: i128::from(millis) * (NANOS / 1000), family: Family::Decimal }
     }
 
     /// A number of bytes, printed with binary suffixes.
     pub fn from_bytes(bytes: i64) -> Self {
-        Self {
-            nanos: i128::from(bytes) * NANOS,
-            family: Family::Binary,
-        }
+        Self { nanos: i128::from(bytes) * NANOS, family: Family::Binary }
     }
 
     /// Thousandths, rounded up: millicores.
@@ -160,10 +142,7 @@ impl Quantity {
     /// The amount without `other`.
     pub fn minus(self, other: Quantity) -> Self {
         let nanos = (self.nanos - other.nanos).clamp(-NANOS_MAX, NANOS_MAX);
-        Self {
-            nanos,
-            family: self.family,
-        }
+        Self { nanos, family: self.family }
     }
 
     /// The family of a suffix and the powers of ten and of two that it stands for.
@@ -177,11 +156,7 @@ impl Quantity {
         let Some(exponent) = suffix.strip_prefix(['e', 'E']) else {
             let in_form = |c: char| "eEinumkKMGTP+-".contains(c) || c.is_ascii_digit();
             let good = suffix.chars().all(in_form);
-            return Err(if good {
-                QuantityError::Suffix
-            } else {
-                QuantityError::Form
-            });
+            return Err(if good { QuantityError::Suffix } else { QuantityError::Form });
         };
         let power: i32 = exponent.parse().map_err(|_| QuantityError::Suffix)?;
         Ok((Family::Exponent, power, 0))
@@ -190,14 +165,10 @@ impl Quantity {
 
 /// `digits * 10^tens * 2^twos`, rounded up and cut off at the largest quantity.
 fn scaled(digits: &str, tens: i32, twos: u32) -> i128 {
-    let Ok(mut amount) = digits
-        .trim_start_matches('0')
-        .parse::<i128>()
-        .or_else(|error| {
-            let empty = *error.kind() == std::num::IntErrorKind::Empty;
-            if empty { Ok(0) } else { Err(error) }
-        })
-    else {
+    let Ok(mut amount) = digits.trim_start_matches('0').parse::<i128>().or_else(|error| {
+        let empty = *error.kind() == std::num::IntErrorKind::Empty;
+        if empty { Ok(0) } else { Err(error) }
+    }) else {
         return NANOS_MAX;
     };
     if amount == 0 {
@@ -215,9 +186,7 @@ fn scaled(digits: &str, tens: i32, twos: u32) -> i128 {
     }
     // One division, so that rounding up happens once.
     if tens < 0 {
-        let divisor = 10_i128
-            .checked_pow(tens.unsigned_abs())
-            .unwrap_or(i128::MAX);
+        let divisor = 10_i128.checked_pow(tens.unsigned_abs()).unwrap_or(i128::MAX);
         amount = divide_up(amount, divisor);
     }
     amount.min(NANOS_MAX)
@@ -225,11 +194,7 @@ fn scaled(digits: &str, tens: i32, twos: u32) -> i128 {
 
 fn divide_up(amount: i128, divisor: i128) -> i128 {
     let quotient = amount / divisor;
-    if amount % divisor > 0 {
-        quotient + 1
-    } else {
-        quotient
-    }
+    if amount % divisor > 0 { quotient + 1 } else { quotient }
 }
 
 fn saturate(amount: i128) -> i64 {
@@ -244,18 +209,12 @@ impl fmt::Display for Quantity {
         let is_small = self.nanos.abs() < 1024 * NANOS;
         if self.family == Family::Binary && !is_small && self.is_whole() {
             let units = self.nanos / NANOS;
-            let fits = BINARY
-                .iter()
-                .rev()
-                .find(|(_, power)| units % (1 << power) == 0);
+            let fits = BINARY.iter().rev().find(|(_, power)| units % (1 << power) == 0);
             let (suffix, power) = fits.copied().unwrap_or(("", 0));
             return write!(out, "{}{suffix}", units >> power);
         }
         let unit = |power: i32| 10_i128.pow((power + 9).unsigned_abs());
-        let fits = DECIMAL
-            .iter()
-            .rev()
-            .find(|(_, power)| self.nanos % unit(*power) == 0);
+        let fits = DECIMAL.iter().rev().find(|(_, power)| self.nanos % unit(*power) == 0);
         let (suffix, power) = fits.copied().expect("a billionth divides every quantity");
         let number = self.nanos / unit(power);
         match self.family {
@@ -271,11 +230,7 @@ impl Add for Quantity {
 
     /// The sum, printed in the family of the left side unless that is zero.
     fn add(self, other: Quantity) -> Quantity {
-        let family = if self.nanos == 0 {
-            other.family
-        } else {
-            self.family
-        };
+        let family = if self.nanos == 0 { other.family } else { self.family };
         let nanos = (self.nanos + other.nanos).clamp(-NANOS_MAX, NANOS_MAX);
         Quantity { nanos, family }
     }
@@ -348,10 +303,7 @@ mod tests {
         assert_eq!(quantity("128Mi").value(), 134_217_728);
         assert!(quantity("1Gi") > quantity("1G") && quantity("1000m") == quantity("1"));
         assert_eq!((quantity("1Gi") + quantity("512Mi")).to_string(), "1536Mi");
-        assert_eq!(
-            quantity("1Gi").minus(quantity("512Mi")).to_string(),
-            "512Mi"
-        );
+        assert_eq!(quantity("1Gi").minus(quantity("512Mi")).to_string(), "512Mi");
         assert_eq!(Quantity::of(&serde_json::json!(2)), Some(quantity("2")));
     }
 }

@@ -49,9 +49,7 @@ pub struct LabelSelector {
 impl LabelSelector {
     /// Matches every object.
     pub fn everything() -> Self {
-        Self {
-            requirements: Some(Vec::new()),
-        }
+        Self { requirements: Some(Vec::new()) }
     }
 
     /// Matches no object.
@@ -63,9 +61,7 @@ impl LabelSelector {
     pub fn parse(text: &str) -> Result<Self, SelectorError> {
         let mut requirements = Parser::new(text).requirements()?;
         requirements.sort_by(|left, right| left.key.cmp(&right.key));
-        Ok(Self {
-            requirements: Some(requirements),
-        })
+        Ok(Self { requirements: Some(requirements) })
     }
 
     /// Reads a typed `metav1.LabelSelector`: absent matches nothing, empty matches everything.
@@ -74,11 +70,8 @@ impl LabelSelector {
             return Ok(Self::nothing());
         };
         let mut requirements = Vec::new();
-        for (key, value) in selector
-            .get("matchLabels")
-            .and_then(Value::as_object)
-            .into_iter()
-            .flatten()
+        for (key, value) in
+            selector.get("matchLabels").and_then(Value::as_object).into_iter().flatten()
         {
             requirements.push(Requirement::equals(key, value.as_str().unwrap_or("")));
         }
@@ -97,18 +90,13 @@ impl LabelSelector {
             let requirement = Requirement {
                 key: crate::meta::text(expression, "key").to_string(),
                 operator,
-                values: values
-                    .filter_map(Value::as_str)
-                    .map(str::to_string)
-                    .collect(),
+                values: values.filter_map(Value::as_str).map(str::to_string).collect(),
             };
             requirement.check()?;
             requirements.push(requirement);
         }
         requirements.sort_by(|left, right| left.key.cmp(&right.key));
-        Ok(Self {
-            requirements: Some(requirements),
-        })
+        Ok(Self { requirements: Some(requirements) })
     }
 
     /// Reads a plain map of labels, every one of which must be equal. An empty map matches
@@ -120,9 +108,7 @@ impl LabelSelector {
             .map(|(key, value)| Requirement::equals(key, value.as_str().unwrap_or("")))
             .collect();
         requirements.sort_by(|left, right| left.key.cmp(&right.key));
-        Self {
-            requirements: Some(requirements),
-        }
+        Self { requirements: Some(requirements) }
     }
 
     /// Whether there is no requirement at all.
@@ -145,14 +131,8 @@ impl LabelSelector {
         let Some(requirements) = &self.requirements else {
             return false;
         };
-        let value = |key: &str| {
-            labels
-                .and_then(|labels| labels.get(key))
-                .and_then(Value::as_str)
-        };
-        requirements
-            .iter()
-            .all(|requirement| requirement.matches(value(&requirement.key)))
+        let value = |key: &str| labels.and_then(|labels| labels.get(key)).and_then(Value::as_str);
+        requirements.iter().all(|requirement| requirement.matches(value(&requirement.key)))
     }
 }
 
@@ -172,11 +152,7 @@ impl fmt::Display for LabelSelector {
 impl Requirement {
     fn equals(key: &str, value: &str) -> Self {
         let values = BTreeSet::from([value.to_string()]);
-        Self {
-            key: key.to_string(),
-            operator: Operator::Equals,
-            values,
-        }
+        Self { key: key.to_string(), operator: Operator::Equals, values }
     }
 
     fn matches(&self, value: Option<&str>) -> bool {
@@ -191,23 +167,19 @@ impl Requirement {
             Operator::NotEquals | Operator::NotIn => {
                 value.is_none_or(|value| !self.values.contains(value))
             }
-            Operator::GreaterThan => value
-                .and_then(number)
-                .zip(bound())
-                .is_some_and(|(value, bound)| value > bound),
-            Operator::LessThan => value
-                .and_then(number)
-                .zip(bound())
-                .is_some_and(|(value, bound)| value < bound),
+            Operator::GreaterThan => {
+                value.and_then(number).zip(bound()).is_some_and(|(value, bound)| value > bound)
+            }
+            Operator::LessThan => {
+                value.and_then(number).zip(bound()).is_some_and(|(value, bound)| value < bound)
+            }
         }
     }
 
     /// What a requirement must fulfil however it was written.
     fn check(&self) -> Result<(), SelectorError> {
         let refuse = |field: &str, value: &str, detail: &str| {
-            Err(SelectorError(format!(
-                "{field}: Invalid value: {value}: {detail}"
-            )))
+            Err(SelectorError(format!("{field}: Invalid value: {value}: {detail}")))
         };
         let quoted = |value: &str| format!("{value:?}");
         if let Some(complaint) = names::qualified(&self.key).first() {
@@ -246,13 +218,7 @@ impl fmt::Display for Requirement {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
         let key = &self.key;
         let first = || self.values.first().map(String::as_str).unwrap_or("");
-        let set = || {
-            self.values
-                .iter()
-                .map(String::as_str)
-                .collect::<Vec<_>>()
-                .join(",")
-        };
+        let set = || self.values.iter().map(String::as_str).collect::<Vec<_>>().join(",");
         match self.operator {
             Operator::Exists => write!(out, "{key}"),
             Operator::DoesNotExist => write!(out, "!{key}"),
@@ -327,11 +293,7 @@ impl<'a> Parser<'a> {
         }
         let (word, rest) = text.split_at(text.find(is_end).unwrap_or(text.len()));
         self.rest = rest;
-        if word.is_empty() {
-            Token::End
-        } else {
-            Token::Word(word)
-        }
+        if word.is_empty() { Token::End } else { Token::Word(word) }
     }
 
     fn peek(&self) -> Token<'a> {
@@ -376,11 +338,7 @@ impl<'a> Parser<'a> {
             Token::End | Token::Comma => (Operator::Exists, BTreeSet::new()),
             _ => self.comparison()?,
         };
-        let requirement = Requirement {
-            key: key.to_string(),
-            operator,
-            values,
-        };
+        let requirement = Requirement { key: key.to_string(), operator, values };
         requirement.check()?;
         Ok(requirement)
     }
@@ -449,10 +407,7 @@ impl<'a> Parser<'a> {
 }
 
 fn unexpected<T>(token: Token<'_>, expected: &str) -> Result<T, SelectorError> {
-    Err(SelectorError(format!(
-        "found '{}'{expected}",
-        token.literal()
-    )))
+    Err(SelectorError(format!("found '{}'{expected}", token.literal())))
 }
 
 /// One term of a field selector.
@@ -474,29 +429,20 @@ impl FieldSelector {
     /// Reads `a=b,c!=d`; a backslash before a comma, an equals sign or a backslash takes it
     /// literally.
     pub fn parse(text: &str) -> Result<Self, SelectorError> {
-        let parts = split_unescaped(text)
-            .into_iter()
-            .filter(|part| !part.is_empty());
-        let terms = parts
-            .map(|part| FieldTerm::parse(text, part))
-            .collect::<Result<_, _>>()?;
+        let parts = split_unescaped(text).into_iter().filter(|part| !part.is_empty());
+        let terms = parts.map(|part| FieldTerm::parse(text, part)).collect::<Result<_, _>>()?;
         Ok(Self { terms })
     }
 
     /// Whether every term holds, where `value` looks up a field (absent reads as empty).
     pub fn matches(&self, value: impl Fn(&str) -> String) -> bool {
-        self.terms
-            .iter()
-            .all(|term| (value(&term.field) == term.value) != term.negated)
+        self.terms.iter().all(|term| (value(&term.field) == term.value) != term.negated)
     }
 
     /// The value that the selector demands of a field, if it demands one: lets a caller read one
     /// object instead of all (`metadata.name=x`).
     pub fn exact(&self, field: &str) -> Option<&str> {
-        let mut terms = self
-            .terms
-            .iter()
-            .filter(|term| !term.negated && term.field == field);
+        let mut terms = self.terms.iter().filter(|term| !term.negated && term.field == field);
         terms.next().map(|term| term.value.as_str())
     }
 }
@@ -526,17 +472,9 @@ impl FieldTerm {
             None => (&part[..at], false),
         };
         let rest = &part[at + 1..];
-        let value = if negated {
-            rest
-        } else {
-            rest.strip_prefix('=').unwrap_or(rest)
-        };
+        let value = if negated { rest } else { rest.strip_prefix('=').unwrap_or(rest) };
         let value = unescape(value)?;
-        Ok(Self {
-            field: field.to_string(),
-            value,
-            negated,
-        })
+        Ok(Self { field: field.to_string(), value, negated })
     }
 }
 
@@ -608,18 +546,9 @@ mod tests {
                 "a b",
                 "unable to parse requirement: found 'b', expected: in, notin, =, ==, !=, gt, lt",
             ),
-            (
-                "a in x",
-                "unable to parse requirement: found 'x' expected: '('",
-            ),
-            (
-                "a in (x",
-                "unable to parse requirement: found '', expected: ',' or ')'",
-            ),
-            (
-                "=a",
-                "found '=', expected: !, identifier, or 'end of string'",
-            ),
+            ("a in x", "unable to parse requirement: found 'x' expected: '('"),
+            ("a in (x", "unable to parse requirement: found '', expected: ',' or ')'"),
+            ("=a", "found '=', expected: !, identifier, or 'end of string'"),
             (
                 "a in ()",
                 "unable to parse requirement: values: Invalid value: []: for 'in', 'notin' \
@@ -680,10 +609,7 @@ mod tests {
         }
         let bad = json!({"matchExpressions": [{"key": "a", "operator": "Is"}]});
         let error = LabelSelector::from_typed(Some(&bad)).expect_err("an unknown operator");
-        assert_eq!(
-            error.to_string(),
-            "\"Is\" is not a valid label selector operator"
-        );
+        assert_eq!(error.to_string(), "\"Is\" is not a valid label selector operator");
     }
 
     #[test]
@@ -695,10 +621,7 @@ mod tests {
             ("a=,", "a="),
             (r"a=x\,y", r"a=x\,y"),
             ("a", "invalid selector: 'a'; can't understand 'a'"),
-            (
-                "a=b=c",
-                "invalid field selector: unescaped character in value: =",
-            ),
+            ("a=b=c", "invalid field selector: unescaped character in value: ="),
         ];
         for (text, expected) in cases {
             let found = match FieldSelector::parse(text) {
@@ -708,14 +631,7 @@ mod tests {
             assert_eq!(found, expected, "{text:?}");
         }
         let selector = FieldSelector::parse("a=1,b!=2").expect("a selector");
-        assert!(selector.matches(|field| if field == "a" {
-            "1".into()
-        } else {
-            String::new()
-        }));
-        assert_eq!(
-            (selector.exact("a"), selector.exact("b")),
-            (Some("1"), None)
-        );
+        assert!(selector.matches(|field| if field == "a" { "1".into() } else { String::new() }));
+        assert_eq!((selector.exact("a"), selector.exact("b")), (Some("1"), None));
     }
 }

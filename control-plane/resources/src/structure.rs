@@ -73,11 +73,7 @@ const METADATA_FIELD: Field = field("metadata").one(METADATA);
 
 /// The type of a kind's objects.
 pub fn of(kind: &Kind) -> Type {
-    let group = if kind.group.is_empty() {
-        String::new()
-    } else {
-        format!("{}/", kind.group)
-    };
+    let group = if kind.group.is_empty() { String::new() } else { format!("{}/", kind.group) };
     named(&format!("{group}{}/{}", kind.version, kind.kind))
 }
 
@@ -99,23 +95,18 @@ impl Type {
 
     /// The type of the object in a field, of the items of its list, or of the values of its map.
     pub fn child(&self, name: &str) -> Type {
-        self.field(name)
-            .and_then(|field| field.child)
-            .map_or(PLAIN, named)
+        self.field(name).and_then(|field| field.child).map_or(PLAIN, named)
     }
 
     /// Whether the objects of the child type stand in a map under arbitrary keys.
     pub fn is_map(&self, name: &str) -> bool {
-        self.field(name)
-            .is_some_and(|field| field.child.is_some() && field.shape == Shape::Map)
+        self.field(name).is_some_and(|field| field.child.is_some() && field.shape == Shape::Map)
     }
 }
 
 fn named(name: &str) -> Type {
     match TYPES.binary_search_by(|(other, _)| other.cmp(&name)) {
-        Ok(at) => Type {
-            fields: TYPES[at].1,
-        },
+        Ok(at) => Type { fields: TYPES[at].1 },
         Err(_) => PLAIN,
     }
 }
@@ -188,10 +179,7 @@ mod tests {
         assert!(TYPES.windows(2).all(|pair| pair[0].0 < pair[1].0));
         for (name, fields) in TYPES {
             for child in fields.iter().filter_map(|field| field.child) {
-                assert!(
-                    !named(child).fields.is_empty(),
-                    "{child} in {name} is missing"
-                );
+                assert!(!named(child).fields.is_empty(), "{child} in {name} is missing");
             }
         }
     }
@@ -199,57 +187,15 @@ mod tests {
     #[test]
     fn fields_by_path() {
         let cases = [
-            (
-                "",
-                "v1",
-                "pods",
-                "spec.containers.ports",
-                Strategic::Merge("containerPort"),
-            ),
+            ("", "v1", "pods", "spec.containers.ports", Strategic::Merge("containerPort")),
             ("", "v1", "pods", "spec.tolerations", Strategic::Plain),
-            (
-                "",
-                "v1",
-                "pods",
-                "metadata.finalizers",
-                Strategic::MergeValues,
-            ),
+            ("", "v1", "pods", "metadata.finalizers", Strategic::MergeValues),
             ("", "v1", "services", "spec.ports", Strategic::Merge("port")),
-            (
-                "",
-                "v1",
-                "serviceaccounts",
-                "secrets",
-                Strategic::Merge("name"),
-            ),
-            (
-                "apps",
-                "v1",
-                "deployments",
-                "spec.template.spec.volumes",
-                Strategic::Merge("name"),
-            ),
-            (
-                "apps",
-                "v1",
-                "deployments",
-                "status.conditions",
-                Strategic::Merge("type"),
-            ),
-            (
-                "policy",
-                "v1",
-                "poddisruptionbudgets",
-                "spec.selector",
-                Strategic::Replace,
-            ),
-            (
-                "batch",
-                "v1",
-                "cronjobs",
-                "spec.jobTemplate.metadata.x",
-                Strategic::Plain,
-            ),
+            ("", "v1", "serviceaccounts", "secrets", Strategic::Merge("name")),
+            ("apps", "v1", "deployments", "spec.template.spec.volumes", Strategic::Merge("name")),
+            ("apps", "v1", "deployments", "status.conditions", Strategic::Merge("type")),
+            ("policy", "v1", "poddisruptionbudgets", "spec.selector", Strategic::Replace),
+            ("batch", "v1", "cronjobs", "spec.jobTemplate.metadata.x", Strategic::Plain),
         ];
         for (group, version, plural, path, expected) in cases {
             let mut at = of(crate::kind(group, version, plural).expect("in the table"));
@@ -257,9 +203,7 @@ mod tests {
             for parent in parents.split('.').filter(|parent| !parent.is_empty()) {
                 at = at.child(parent);
             }
-            let found = at
-                .field(last)
-                .map_or(Strategic::Plain, |field| field.strategic);
+            let found = at.field(last).map_or(Strategic::Plain, |field| field.strategic);
             assert_eq!(found, expected, "{plural} {path}");
         }
     }

@@ -37,12 +37,7 @@ type Cells = fn(&Object, Timestamp) -> Vec<Value>;
 /// (group, plural, columns, cells)
 type Row = (&'static str, &'static str, &'static [Column], Cells);
 
-const TABLES: &[&[Row]] = &[
-    pod::TABLES,
-    workloads::TABLES,
-    network::TABLES,
-    cluster::TABLES,
-];
+const TABLES: &[&[Row]] = &[pod::TABLES, workloads::TABLES, network::TABLES, cluster::TABLES];
 
 const DEFAULT: &[Column] = &[NAME, AGE];
 
@@ -94,36 +89,21 @@ fn since(time: &str, now: Timestamp) -> String {
 
 const NAME: Column = Column {
     format: "name",
-    ..column(
-        "Name",
-        "The name of the object, unique within its kind and namespace",
-    )
+    ..column("Name", "The name of the object, unique within its kind and namespace")
 };
 const AGE: Column = column("Age", "The time since the object was created");
 const CREATED: Column = date("Created At", "The time at which the object was created");
 
 const fn column(name: &'static str, description: &'static str) -> Column {
-    Column {
-        name,
-        kind: "string",
-        format: "",
-        description,
-        priority: 0,
-    }
+    Column { name, kind: "string", format: "", description, priority: 0 }
 }
 
 const fn number(name: &'static str, description: &'static str) -> Column {
-    Column {
-        kind: "integer",
-        ..column(name, description)
-    }
+    Column { kind: "integer", ..column(name, description) }
 }
 
 const fn date(name: &'static str, description: &'static str) -> Column {
-    Column {
-        kind: "date",
-        ..column(name, description)
-    }
+    Column { kind: "date", ..column(name, description) }
 }
 
 impl Column {
@@ -165,11 +145,7 @@ fn count(object: &Value, path: &str) -> i64 {
 
 /// A list anywhere in the object.
 fn list<'a>(object: &'a Value, path: &str) -> &'a [Value] {
-    object
-        .pointer(path)
-        .and_then(Value::as_array)
-        .map(Vec::as_slice)
-        .unwrap_or(&[])
+    object.pointer(path).and_then(Value::as_array).map(Vec::as_slice).unwrap_or(&[])
 }
 
 /// Number of entries of a map or list.
@@ -184,19 +160,14 @@ fn size(value: Option<&Value>) -> i64 {
 
 /// One field of every item, joined by commas.
 fn joined(items: &[Value], key: &str) -> String {
-    items
-        .iter()
-        .map(|item| text(item, key))
-        .collect::<Vec<_>>()
-        .join(",")
+    items.iter().map(|item| text(item, key)).collect::<Vec<_>>().join(",")
 }
 
 /// A map of labels as `a=b,c=d`.
 fn labels(map: Option<&Value>) -> Value {
     let pairs = map.and_then(Value::as_object).into_iter().flatten();
-    let mut pairs: Vec<String> = pairs
-        .map(|(key, value)| format!("{key}={}", value.as_str().unwrap_or("")))
-        .collect();
+    let mut pairs: Vec<String> =
+        pairs.map(|(key, value)| format!("{key}={}", value.as_str().unwrap_or(""))).collect();
     pairs.sort();
     or_none(&pairs.join(","))
 }
@@ -221,10 +192,7 @@ fn scalar(value: Option<&Value>) -> String {
 /// The containers of a PodSpec: their names and their images.
 fn containers(spec: Option<&Value>) -> (Value, Value) {
     let containers = spec.map(|spec| items(spec, "containers")).unwrap_or(&[]);
-    (
-        Value::from(joined(containers, "name")),
-        Value::from(joined(containers, "image")),
-    )
+    (Value::from(joined(containers, "name")), Value::from(joined(containers, "image")))
 }
 
 #[cfg(test)]

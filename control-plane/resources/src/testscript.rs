@@ -11,16 +11,11 @@ pub(crate) type Case<'a> = [(&'a str, &'a str)];
 
 /// Runs every case of `src/testscripts/{name}` and compares the outcomes with those in the file.
 pub(crate) fn check(name: &str, mut run: impl FnMut(&Case<'_>) -> String) {
-    let path = Path::new(env!("CARGO_MANIFEST_DIR"))
-        .join("src/testscripts")
-        .join(name);
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("src/testscripts").join(name);
     let script = std::fs::read_to_string(&path).expect("the script is readable");
     let mut rendered = Vec::new();
     for block in script.trim_end().split("\n\n") {
-        let kept: Vec<&str> = block
-            .lines()
-            .filter(|line| !line.starts_with('='))
-            .collect();
+        let kept: Vec<&str> = block.lines().filter(|line| !line.starts_with('=')).collect();
         let input: Vec<(&str, &str)> = kept
             .iter()
             .filter(|line| !line.starts_with('#'))
@@ -37,16 +32,12 @@ pub(crate) fn check(name: &str, mut run: impl FnMut(&Case<'_>) -> String) {
 
 /// The rest of the first line with that word, empty when there is none.
 pub(crate) fn argument<'a>(case: &Case<'a>, word: &str) -> &'a str {
-    case.iter()
-        .find(|(other, _)| *other == word)
-        .map_or("", |(_, rest)| rest)
+    case.iter().find(|(other, _)| *other == word).map_or("", |(_, rest)| rest)
 }
 
 /// The row of the table of kinds for `pods` or `deployments.apps`.
 pub(crate) fn kind(qualified: &str) -> &'static crate::Kind {
-    let row = crate::KINDS
-        .iter()
-        .find(|kind| kind.qualified() == qualified);
+    let row = crate::KINDS.iter().find(|kind| kind.qualified() == qualified);
     row.unwrap_or_else(|| panic!("{qualified} is not in the table of kinds"))
 }
 

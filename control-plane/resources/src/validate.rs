@@ -96,12 +96,7 @@ const fn rules(
     object: fn(&Object, &mut Errors),
     change: fn(&Object, &Object, &mut Errors),
 ) -> Rules {
-    Rules {
-        group,
-        plural,
-        object,
-        change,
-    }
+    Rules { group, plural, object, change }
 }
 
 /// No rule for changes: any valid object may become any other.
@@ -114,96 +109,26 @@ const RULES: &[Rules] = &[
     rules("", "podtemplates", pod::pod_template, any_change),
     rules("", "services", network::service, network::service_change),
     rules("", "endpoints", network::endpoints, any_change),
-    rules(
-        "",
-        "configmaps",
-        cluster::config_map,
-        cluster::config_map_change,
-    ),
+    rules("", "configmaps", cluster::config_map, cluster::config_map_change),
     rules("", "secrets", cluster::secret, cluster::secret_change),
     rules("", "nodes", cluster::node, cluster::node_change),
     rules("", "events", cluster::event, any_change),
     rules("", "resourcequotas", cluster::resource_quota, any_change),
-    rules(
-        "",
-        "persistentvolumes",
-        storage::volume,
-        storage::volume_change,
-    ),
-    rules(
-        "",
-        "persistentvolumeclaims",
-        storage::claim,
-        storage::claim_change,
-    ),
-    rules(
-        "",
-        "replicationcontrollers",
-        workloads::replication_controller,
-        any_change,
-    ),
-    rules(
-        "apps",
-        "deployments",
-        workloads::deployment,
-        workloads::selector_change,
-    ),
-    rules(
-        "apps",
-        "replicasets",
-        workloads::replica_set,
-        workloads::selector_change,
-    ),
-    rules(
-        "apps",
-        "daemonsets",
-        workloads::daemon_set,
-        workloads::selector_change,
-    ),
-    rules(
-        "apps",
-        "statefulsets",
-        workloads::stateful_set,
-        workloads::stateful_set_change,
-    ),
-    rules(
-        "apps",
-        "controllerrevisions",
-        cluster::revision,
-        cluster::revision_change,
-    ),
+    rules("", "persistentvolumes", storage::volume, storage::volume_change),
+    rules("", "persistentvolumeclaims", storage::claim, storage::claim_change),
+    rules("", "replicationcontrollers", workloads::replication_controller, any_change),
+    rules("apps", "deployments", workloads::deployment, workloads::selector_change),
+    rules("apps", "replicasets", workloads::replica_set, workloads::selector_change),
+    rules("apps", "daemonsets", workloads::daemon_set, workloads::selector_change),
+    rules("apps", "statefulsets", workloads::stateful_set, workloads::stateful_set_change),
+    rules("apps", "controllerrevisions", cluster::revision, cluster::revision_change),
     rules("batch", "jobs", workloads::job, workloads::job_change),
     rules("batch", "cronjobs", workloads::cron_job, any_change),
-    rules(
-        "autoscaling",
-        "horizontalpodautoscalers",
-        workloads::autoscaler,
-        any_change,
-    ),
-    rules(
-        "policy",
-        "poddisruptionbudgets",
-        workloads::disruption_budget,
-        any_change,
-    ),
-    rules(
-        "discovery.k8s.io",
-        "endpointslices",
-        network::slice,
-        network::slice_change,
-    ),
-    rules(
-        "networking.k8s.io",
-        "ingresses",
-        network::ingress,
-        any_change,
-    ),
-    rules(
-        "networking.k8s.io",
-        "networkpolicies",
-        network::network_policy,
-        any_change,
-    ),
+    rules("autoscaling", "horizontalpodautoscalers", workloads::autoscaler, any_change),
+    rules("policy", "poddisruptionbudgets", workloads::disruption_budget, any_change),
+    rules("discovery.k8s.io", "endpointslices", network::slice, network::slice_change),
+    rules("networking.k8s.io", "ingresses", network::ingress, any_change),
+    rules("networking.k8s.io", "networkpolicies", network::network_policy, any_change),
     rules("coordination.k8s.io", "leases", cluster::lease, any_change),
     rules(
         "scheduling.k8s.io",
@@ -211,38 +136,16 @@ const RULES: &[Rules] = &[
         cluster::priority_class,
         cluster::priority_change,
     ),
-    rules(
-        "storage.k8s.io",
-        "storageclasses",
-        storage::class,
-        storage::class_change,
-    ),
-    rules(
-        "apiextensions.k8s.io",
-        "customresourcedefinitions",
-        cluster::crd,
-        any_change,
-    ),
+    rules("storage.k8s.io", "storageclasses", storage::class, storage::class_change),
+    rules("apiextensions.k8s.io", "customresourcedefinitions", cluster::crd, any_change),
     rules(RBAC, "roles", rbac::role, any_change),
     rules(RBAC, "clusterroles", rbac::cluster_role, any_change),
-    rules(
-        RBAC,
-        "rolebindings",
-        rbac::role_binding,
-        rbac::role_ref_change,
-    ),
-    rules(
-        RBAC,
-        "clusterrolebindings",
-        rbac::cluster_role_binding,
-        rbac::role_ref_change,
-    ),
+    rules(RBAC, "rolebindings", rbac::role_binding, rbac::role_ref_change),
+    rules(RBAC, "clusterrolebindings", rbac::cluster_role_binding, rbac::role_ref_change),
 ];
 
 fn of(kind: &Kind) -> Option<&'static Rules> {
-    RULES
-        .iter()
-        .find(|row| row.group == kind.group && row.plural == kind.plural)
+    RULES.iter().find(|row| row.group == kind.group && row.plural == kind.plural)
 }
 
 /// Complaints about a new object.
@@ -290,30 +193,18 @@ struct Errors(Vec<FieldError>);
 
 impl Errors {
     fn add(&mut self, reason: Reason, field: &str, message: String) {
-        self.0.push(FieldError {
-            reason,
-            field: field.to_string(),
-            message,
-        });
+        self.0.push(FieldError { reason, field: field.to_string(), message });
     }
 
     fn required(&mut self, field: &str, detail: &str) {
         let colon = if detail.is_empty() { "" } else { ": " };
-        self.add(
-            Reason::Required,
-            field,
-            format!("Required value{colon}{detail}"),
-        );
+        self.add(Reason::Required, field, format!("Required value{colon}{detail}"));
     }
 
     fn invalid(&mut self, field: &str, value: impl Into<Value>, detail: &str) {
         let value = value.into();
         let colon = if detail.is_empty() { "" } else { ": " };
-        self.add(
-            Reason::Invalid,
-            field,
-            format!("Invalid value: {value}{colon}{detail}"),
-        );
+        self.add(Reason::Invalid, field, format!("Invalid value: {value}{colon}{detail}"));
     }
 
     /// One complaint for each sentence of a check from `names`.
@@ -328,32 +219,18 @@ impl Errors {
     }
 
     fn unsupported(&mut self, field: &str, value: &str, supported: &[&str]) {
-        let list: Vec<String> = supported
-            .iter()
-            .map(|value| format!("\"{value}\""))
-            .collect();
+        let list: Vec<String> = supported.iter().map(|value| format!("\"{value}\"")).collect();
         let value = Value::from(value);
-        let message = format!(
-            "Unsupported value: {value}: supported values: {}",
-            list.join(", ")
-        );
+        let message = format!("Unsupported value: {value}: supported values: {}", list.join(", "));
         self.add(Reason::NotSupported, field, message);
     }
 
     fn duplicate(&mut self, field: &str, value: impl Into<Value>) {
-        self.add(
-            Reason::Duplicate,
-            field,
-            format!("Duplicate value: {}", value.into()),
-        );
+        self.add(Reason::Duplicate, field, format!("Duplicate value: {}", value.into()));
     }
 
     fn not_found(&mut self, field: &str, value: &str) {
-        self.add(
-            Reason::NotFound,
-            field,
-            format!("Not found: {}", Value::from(value)),
-        );
+        self.add(Reason::NotFound, field, format!("Not found: {}", Value::from(value)));
     }
 
     fn too_long(&mut self, field: &str, limit: usize) {
@@ -410,11 +287,7 @@ fn flag(value: &Value, key: &str) -> bool {
 
 /// A map field, empty when absent.
 fn entries<'a>(value: &'a Value, key: &str) -> impl Iterator<Item = (&'a String, &'a Value)> {
-    value
-        .get(key)
-        .and_then(Value::as_object)
-        .into_iter()
-        .flatten()
+    value.get(key).and_then(Value::as_object).into_iter().flatten()
 }
 
 /// A list or map field that is absent or empty.

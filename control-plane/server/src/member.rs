@@ -85,10 +85,7 @@ pub struct Member {
 impl Member {
     /// Opens the store and starts to serve. When this returns, requests are answered and
     /// `admin.kubeconfig` is in the data folder.
-    pub async fn start(
-        config: Config,
-        shutdown: CancellationToken,
-    ) -> Result<Member, MemberError> {
+    pub async fn start(config: Config, shutdown: CancellationToken) -> Result<Member, MemberError> {
         let folder = |source| MemberError::Folder { path: config.data_dir.clone(), source };
         fs::create_dir_all(&config.data_dir).map_err(folder)?;
         config.listener.set_nonblocking(true).map_err(MemberError::Listen)?;

@@ -217,9 +217,7 @@ impl<'a> Decoder<'a> {
 
     pub(crate) fn u64(&mut self) -> Result<u64, CodecError> {
         let taken = self.take(8)?;
-        Ok(u64::from_le_bytes(
-            taken.try_into().expect("eight bytes were taken"),
-        ))
+        Ok(u64::from_le_bytes(taken.try_into().expect("eight bytes were taken")))
     }
 
     pub(crate) fn count(&mut self) -> Result<usize, CodecError> {
@@ -245,33 +243,17 @@ impl<'a> Decoder<'a> {
         &mut self,
         read: impl FnOnce(&mut Decoder<'a>) -> Result<T, CodecError>,
     ) -> Result<Option<T>, CodecError> {
-        if self.bool("an optional field")? {
-            Ok(Some(read(self)?))
-        } else {
-            Ok(None)
-        }
+        if self.bool("an optional field")? { Ok(Some(read(self)?)) } else { Ok(None) }
     }
 
     pub(crate) fn vote(&mut self) -> Result<Vote, CodecError> {
-        let leader_id = LeaderId {
-            term: self.u64()?,
-            node_id: self.u64()?,
-        };
-        Ok(Vote {
-            leader_id,
-            committed: self.bool("a vote")?,
-        })
+        let leader_id = LeaderId { term: self.u64()?, node_id: self.u64()? };
+        Ok(Vote { leader_id, committed: self.bool("a vote")? })
     }
 
     pub(crate) fn log_id(&mut self) -> Result<LogId, CodecError> {
-        let leader_id = LeaderId {
-            term: self.u64()?,
-            node_id: self.u64()?,
-        };
-        Ok(LogId {
-            leader_id,
-            index: self.u64()?,
-        })
+        let leader_id = LeaderId { term: self.u64()?, node_id: self.u64()? };
+        Ok(LogId { leader_id, index: self.u64()? })
     }
 
     fn command(&mut self) -> Result<Command, CodecError> {
@@ -289,12 +271,7 @@ impl<'a> Decoder<'a> {
             1 => Action::Delete,
             other => return Err(CodecError::Choice("an action", other)),
         };
-        Ok(Command {
-            time_ms,
-            key,
-            precondition,
-            action,
-        })
+        Ok(Command { time_ms, key, precondition, action })
     }
 
     fn membership(&mut self) -> Result<Membership<u64, BasicNode>, CodecError> {
@@ -339,19 +316,12 @@ impl<'a> Decoder<'a> {
     pub(crate) fn entry(&mut self) -> Result<Entry, CodecError> {
         let created = self.u64()?;
         let modified = self.u64()?;
-        Ok(Entry {
-            value: self.bytes()?,
-            created,
-            modified,
-        })
+        Ok(Entry { value: self.bytes()?, created, modified })
     }
 
     pub(crate) fn snapshot_meta(&mut self) -> Result<SnapshotMeta, CodecError> {
         let last_log_id = self.option(Decoder::log_id)?;
-        Ok(OpenraftMeta {
-            last_log_id,
-            last_membership: self.stored_membership()?,
-        })
+        Ok(OpenraftMeta { last_log_id, last_membership: self.stored_membership()? })
     }
 }
 
@@ -376,11 +346,9 @@ pub(crate) fn decode<'a, T>(
 pub(crate) fn log_entry_bytes(entry: &LogEntry) -> usize {
     const FIXED_BYTES: usize = 64;
     match &entry.payload {
-        EntryPayload::Normal(Command {
-            key,
-            action: Action::Put(value),
-            ..
-        }) => FIXED_BYTES + key.len() + value.len(),
+        EntryPayload::Normal(Command { key, action: Action::Put(value), .. }) => {
+            FIXED_BYTES + key.len() + value.len()
+        }
         EntryPayload::Normal(command) => FIXED_BYTES + command.key.len(),
         EntryPayload::Blank | EntryPayload::Membership(_) => FIXED_BYTES,
     }

@@ -99,12 +99,7 @@ impl Log {
             appends: 0,
         };
         let ends = Arc::new(Mutex::new(ends));
-        Ok(Log {
-            engine,
-            writer,
-            ends,
-            written: Arc::new(AtomicU64::new(0)),
-        })
+        Ok(Log { engine, writer, ends, written: Arc::new(AtomicU64::new(0)) })
     }
 
     fn lock(&self) -> MutexGuard<'_, Ends> {
@@ -118,25 +113,16 @@ impl Log {
             let ends = self.lock();
             let start = start.max(ends.first);
             let end = end.min(next_index(ends.last));
-            let first_recent = ends
-                .recent
-                .front()
-                .map_or(end, |recent| recent.entry.log_id.index);
+            let first_recent = ends.recent.front().map_or(end, |recent| recent.entry.log_id.index);
             let from_disk = start..end.min(first_recent);
-            (
-                start,
-                from_disk,
-                ends.recent_between(start.max(first_recent), end),
-            )
+            (start, from_disk, ends.recent_between(start.max(first_recent), end))
         };
         let mut entries = Vec::new();
         if !from_disk.is_empty() {
             let wanted = from_disk.end - from_disk.start;
             let engine = self.engine.clone();
             let read = move || read_disk(&*engine, from_disk.start, from_disk.end, bytes_max);
-            let read = tokio::task::spawn_blocking(read)
-                .await
-                .map_err(io::Error::other)?;
+            let read = tokio::task::spawn_blocking(read).await.map_err(io::Error::other)?;
             entries = read.map_err(io::Error::other)?;
             let cut_short = entries.len() as u64 != wanted;
             if cut_short && bytes_max != usize::MAX {
@@ -163,55 +149,34 @@ impl Log {
             return Ok(());
         };
         let first = first.log_id.index;
-        let consecutive = entries
-            .iter()
-            .zip(first..)
-            .all(|(entry, at)| entry.log_id.index == at);
+        let consecutive = entries.iter().zip(first..).all(|(entry, at)| entry.log_id.index == at);
         let begins = first == start || first == self.lock().first;
         if consecutive && begins {
             return Ok(());
         }
         let hole = CodecError::Invalid("the sequence of its entries");
-        Err(io::Error::other(damaged(
-            format!("the log from {start}"),
-            hole,
-        )))
+        Err(io::Error::other(damaged(format!("the log from {start}"), hole)))
     }
 }
 
 impl Ends {
     /// Copies of recent entries.
     fn recent_between(&self, start: u64, end: u64) -> Vec<LogEntry> {
-        let skip = self
-            .recent
-            .partition_point(|recent| recent.entry.log_id.index < start);
-        let take = self
-            .recent
-            .partition_point(|recent| recent.entry.log_id.index < end);
-        self.recent
-            .range(skip..take.max(skip))
-            .map(|recent| recent.entry.clone())
-            .collect()
+        let skip = self.recent.partition_point(|recent| recent.entry.log_id.index < start);
+        let take = self.recent.partition_point(|recent| recent.entry.log_id.index < end);
+        self.recent.range(skip..take.max(skip)).map(|recent| recent.entry.clone()).collect()
     }
 
     fn push(&mut self, entry: LogEntry, bytes: usize) {
         let log_id = entry.log_id;
         let follows = log_id.index == next_index(self.last) || self.last.is_none();
-        assert!(
-            follows,
-            "the log has no holes: {log_id} after {:?}",
-            self.last
-        );
+        assert!(follows, "the log has no holes: {log_id} after {:?}", self.last);
         if self.last.is_none() {
             self.first = log_id.index;
         }
         self.last = Some(log_id);
         self.recent_bytes += bytes;
-        self.recent.push_back(Recent {
-            entry,
-            bytes,
-            append: self.appends,
-        });
+        self.recent.push_back(Recent { entry, bytes, append: self.appends });
     }
 
     /// Lets go of the oldest entries beyond the bound, if they are written.
@@ -333,10 +298,7 @@ impl RaftLogStorage<Types> for Log {
 
     async fn get_log_state(&mut self) -> io::Result<LogState<Types>> {
         let ends = self.lock();
-        Ok(LogState {
-            last_purged_log_id: ends.purged,
-            last_log_id: ends.last,
-        })
+        Ok(LogState { last_purged_log_id: ends.purged, last_log_id: ends.last })
     }
 
     async fn get_log_reader(&mut self) -> Log {
@@ -369,9 +331,7 @@ impl RaftLogStorage<Types> for Log {
         let append = {
             let mut ends = self.lock();
             ends.appends += 1;
-            recent
-                .into_iter()
-                .for_each(|(entry, bytes)| ends.push(entry, bytes));
+            recent.into_iter().for_each(|(entry, bytes)| ends.push(entry, bytes));
             ends.trim(self.written.load(Ordering::Acquire));
             ends.appends
         };
@@ -403,10 +363,7 @@ impl RaftLogStorage<Types> for Log {
         let mut batch = Batch::default();
         let (from, end) = (entry_key(first_removed), entry_key(u64::MAX));
         batch.delete_range(Column::Log, from.to_vec(), end.to_vec());
-        self.writer
-            .submit(batch, false, None)
-            .await
-            .map_err(io::Error::other)
+        self.writer.submit(batch, false, None).await.map_err(io::Error::other)
     }
 
     async fn purge(&mut self, log_id: LogId) -> io::Result<()> {
@@ -426,10 +383,7 @@ impl RaftLogStorage<Types> for Log {
         batch.put(Column::Meta, Bytes::from_static(PURGED), record);
         let (from, end) = (entry_key(0), entry_key(log_id.index + 1));
         batch.delete_range(Column::Log, from.to_vec(), end.to_vec());
-        self.writer
-            .submit(batch, false, None)
-            .await
-            .map_err(io::Error::other)
+        self.writer.submit(batch, false, None).await.map_err(io::Error::other)
     }
 }
 

@@ -104,10 +104,7 @@ impl Machine {
             Ok(Walk::On)
         })?;
         let revision = applied.log_id.map_or(0, |log_id| log_id.index);
-        Ok(Restored {
-            state: State::restored(root, revision, applied.time_ms),
-            applied,
-        })
+        Ok(Restored { state: State::restored(root, revision, applied.time_ms), applied })
     }
 
     /// A state machine that goes on from a state read before.
@@ -118,14 +115,7 @@ impl Machine {
         growth: Arc<Growth>,
     ) -> Machine {
         let Restored { state, applied } = restored;
-        Machine {
-            writer,
-            feed,
-            growth,
-            state,
-            applied,
-            kept: Arc::new(Mutex::new(None)),
-        }
+        Machine { writer, feed, growth, state, applied, kept: Arc::new(Mutex::new(None)) }
     }
 
     /// Applies one entry to the memory and notes what must follow.
@@ -198,11 +188,7 @@ impl Round {
             Outcome::Nothing | Outcome::Refused { .. } => return,
         };
         let event = Arc::new(Event::new(state.revision, key, change, previous));
-        let record = Record {
-            event,
-            root: state.root.clone(),
-            time_ms: state.time_ms,
-        };
+        let record = Record { event, root: state.root.clone(), time_ms: state.time_ms };
         self.records.push(record);
     }
 }
@@ -224,11 +210,7 @@ fn put_applied(batch: &mut Batch, applied: &Applied) {
 fn read_applied(decoder: &mut Decoder<'_>) -> Result<Applied, codec::CodecError> {
     let log_id = decoder.option(Decoder::log_id)?;
     let membership = decoder.stored_membership()?;
-    Ok(Applied {
-        log_id,
-        membership,
-        time_ms: decoder.u64()?,
-    })
+    Ok(Applied { log_id, membership, time_ms: decoder.u64()? })
 }
 
 impl RaftStateMachine<Types> for Machine {
@@ -247,9 +229,7 @@ impl RaftStateMachine<Types> for Machine {
         while let Some(next) = entries.next().await {
             let (entry, responder) = next?;
             let outcome = self.step(entry, &mut round);
-            round
-                .answers
-                .extend(responder.map(|responder| (responder, outcome)));
+            round.answers.extend(responder.map(|responder| (responder, outcome)));
             if round.batch.bytes >= APPLY_BYTES_MAX {
                 self.finish(std::mem::take(&mut round)).await?;
             }
@@ -259,21 +239,12 @@ impl RaftStateMachine<Types> for Machine {
 
     async fn get_snapshot_builder(&mut self) -> Builder {
         self.growth.bytes.store(0, Ordering::Relaxed);
-        let image = Image {
-            root: self.state.root.clone(),
-            time_ms: self.state.time_ms,
-        };
+        let image = Image { root: self.state.root.clone(), time_ms: self.state.time_ms };
         let meta = SnapshotMeta {
             last_log_id: self.applied.log_id,
             last_membership: self.applied.membership.clone(),
         };
-        Builder {
-            snapshot: Snapshot {
-                meta,
-                snapshot: image,
-            },
-            kept: self.kept.clone(),
-        }
+        Builder { snapshot: Snapshot { meta, snapshot: image }, kept: self.kept.clone() }
     }
 
     async fn install_snapshot(&mut self, meta: &SnapshotMeta, image: Image) -> io::Result<()> {
@@ -294,10 +265,7 @@ impl RaftStateMachine<Types> for Machine {
         self.state = State::restored(image.root.clone(), revision, image.time_ms);
         self.applied = applied;
         self.feed.replace(self.state.snapshot());
-        *self.kept() = Some(Snapshot {
-            meta: meta.clone(),
-            snapshot: image,
-        });
+        *self.kept() = Some(Snapshot { meta: meta.clone(), snapshot: image });
         Ok(())
     }
 

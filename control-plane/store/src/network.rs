@@ -86,10 +86,7 @@ impl Request {
                 encoder.option(request.prev_log_id.as_ref(), Encoder::log_id);
                 encoder.option(request.leader_commit.as_ref(), Encoder::log_id);
                 encoder.count(request.entries.len());
-                request
-                    .entries
-                    .iter()
-                    .for_each(|entry| encoder.log_entry(entry));
+                request.entries.iter().for_each(|entry| encoder.log_entry(entry));
             }
             Request::Vote(request) => encode_vote_request(&mut encoder, 1, request),
             Request::PreVote(request) => encode_vote_request(&mut encoder, 2, request),
@@ -128,12 +125,7 @@ impl Request {
                 for _ in 0..decoder.count()? {
                     entries.push(decoder.log_entry()?);
                 }
-                let request = AppendEntriesRequest {
-                    vote,
-                    prev_log_id,
-                    entries,
-                    leader_commit,
-                };
+                let request = AppendEntriesRequest { vote, prev_log_id, entries, leader_commit };
                 Ok(Request::Append(request))
             }
             1 => Ok(Request::Vote(decode_vote_request(decoder)?)),
@@ -141,11 +133,7 @@ impl Request {
             3 => {
                 let (from, to) = (decoder.vote()?, decoder.u64()?);
                 let last_log_id = decoder.option(Decoder::log_id)?;
-                Ok(Request::Transfer(TransferLeaderRequest::new(
-                    from,
-                    to,
-                    last_log_id,
-                )))
+                Ok(Request::Transfer(TransferLeaderRequest::new(from, to, last_log_id)))
             }
             4 => Ok(Request::Piece(decode_piece(decoder)?)),
             other => Err(CodecError::Choice("a request", other)),
@@ -164,11 +152,7 @@ fn decode_vote_request(decoder: &mut Decoder<'_>) -> Result<VoteRequest<Types>, 
     let vote = decoder.vote()?;
     let last_log_id = decoder.option(Decoder::log_id)?;
     let leadership_transfer = decoder.bool("a leadership transfer")?;
-    Ok(VoteRequest {
-        vote,
-        last_log_id,
-        leadership_transfer,
-    })
+    Ok(VoteRequest { vote, last_log_id, leadership_transfer })
 }
 
 fn decode_piece(decoder: &mut Decoder<'_>) -> Result<Piece, CodecError> {
@@ -184,16 +168,7 @@ fn decode_piece(decoder: &mut Decoder<'_>) -> Result<Piece, CodecError> {
     for _ in 0..decoder.count()? {
         objects.push((decoder.bytes()?, decoder.entry()?));
     }
-    Ok(Piece {
-        vote,
-        meta,
-        time_ms,
-        transfer,
-        number,
-        before,
-        last,
-        objects,
-    })
+    Ok(Piece { vote, meta, time_ms, transfer, number, before, last, objects })
 }
 
 /// What a member answers; the kind of the request is known to who asked.
@@ -273,11 +248,7 @@ impl Answer {
                 let vote = decoder.vote()?;
                 let vote_granted = decoder.bool("a granted vote")?;
                 let last_log_id = decoder.option(Decoder::log_id)?;
-                Ok(Answer::Vote(VoteResponse {
-                    vote,
-                    vote_granted,
-                    last_log_id,
-                }))
+                Ok(Answer::Vote(VoteResponse { vote, vote_granted, last_log_id }))
             }
             2 => Ok(Answer::Transfer(match decoder.u8()? {
                 0 => Ok(()),
@@ -293,9 +264,7 @@ impl Answer {
                 other => return Err(CodecError::Choice("a transfer answer", other)),
             })),
             3 => Ok(Answer::Piece(decoder.option(Decoder::vote)?)),
-            4 => Ok(Answer::Failed(
-                String::from_utf8_lossy(&decoder.bytes()?).into_owned(),
-            )),
+            4 => Ok(Answer::Failed(String::from_utf8_lossy(&decoder.bytes()?).into_owned())),
             other => Err(CodecError::Choice("an answer", other)),
         }
     }
@@ -311,11 +280,7 @@ pub(crate) struct Peers {
 
 impl Peers {
     pub(crate) fn new(id: u64, transport: Transport) -> Peers {
-        Peers {
-            id,
-            transport,
-            transfers: Arc::default(),
-        }
+        Peers { id, transport, transfers: Arc::default() }
     }
 }
 
@@ -346,12 +311,7 @@ impl Peer {
     async fn ask(&self, request: &Request, action: RPCTypes, timeout: Duration) -> Rpc<Answer> {
         let call = (self.transport)(self.address.clone(), request.encode());
         let Ok(answer) = tokio::time::timeout(timeout, call).await else {
-            let late = Timeout {
-                action,
-                id: self.id,
-                target: self.target,
-                timeout,
-            };
+            let late = Timeout { action, id: self.id, target: self.target, timeout };
             return Err(RPCError::Timeout(late));
         };
         let answer = answer.map_err(|error| RPCError::Unreachable(Unreachable::new(&error)))?;
@@ -377,10 +337,7 @@ impl RaftNetworkV2<Types> for Peer {
         option: RPCOption,
     ) -> Rpc<AppendEntriesResponse<Types>> {
         let request = Request::Append(request);
-        match self
-            .ask(&request, RPCTypes::AppendEntries, option.soft_ttl())
-            .await?
-        {
+        match self.ask(&request, RPCTypes::AppendEntries, option.soft_ttl()).await? {
             Answer::Append(response) => Ok(response),
             _ => unexpected(),
         }
@@ -392,10 +349,7 @@ impl RaftNetworkV2<Types> for Peer {
         option: RPCOption,
     ) -> Rpc<VoteResponse<Types>> {
         let request = Request::Vote(request);
-        match self
-            .ask(&request, RPCTypes::Vote, option.soft_ttl())
-            .await?
-        {
+        match self.ask(&request, RPCTypes::Vote, option.soft_ttl()).await? {
             Answer::Vote(response) => Ok(response),
             _ => unexpected(),
         }
@@ -407,10 +361,7 @@ impl RaftNetworkV2<Types> for Peer {
         option: RPCOption,
     ) -> Rpc<VoteResponse<Types>> {
         let request = Request::PreVote(request);
-        match self
-            .ask(&request, RPCTypes::Vote, option.soft_ttl())
-            .await?
-        {
+        match self.ask(&request, RPCTypes::Vote, option.soft_ttl()).await? {
             Answer::Vote(response) => Ok(response),
             _ => unexpected(),
         }
@@ -446,10 +397,7 @@ impl RaftNetworkV2<Types> for Peer {
         option: RPCOption,
     ) -> Rpc<TransferLeaderResponse<Types>> {
         let request = Request::Transfer(request);
-        match self
-            .ask(&request, RPCTypes::TransferLeader, option.soft_ttl())
-            .await?
-        {
+        match self.ask(&request, RPCTypes::TransferLeader, option.soft_ttl()).await? {
             Answer::Transfer(response) => Ok(response),
             _ => unexpected(),
         }
@@ -527,10 +475,7 @@ impl Incoming {
 
 impl Inbox {
     pub(crate) fn new(member: Member) -> Inbox {
-        Inbox {
-            member,
-            incoming: Mutex::new(None),
-        }
+        Inbox { member, incoming: Mutex::new(None) }
     }
 
     pub(crate) async fn answer(&self, request: &[u8]) -> Bytes {
@@ -547,19 +492,16 @@ impl Inbox {
         }
         let raft = &self.member.raft;
         match request {
-            Request::Append(request) => raft
-                .append_entries(request)
-                .await
-                .map_or_else(failed, Answer::Append),
+            Request::Append(request) => {
+                raft.append_entries(request).await.map_or_else(failed, Answer::Append)
+            }
             Request::Vote(request) => raft.vote(request).await.map_or_else(failed, Answer::Vote),
-            Request::PreVote(request) => raft
-                .pre_vote(request)
-                .await
-                .map_or_else(failed, Answer::Vote),
-            Request::Transfer(request) => raft
-                .handle_transfer_leader(request)
-                .await
-                .map_or_else(failed, Answer::Transfer),
+            Request::PreVote(request) => {
+                raft.pre_vote(request).await.map_or_else(failed, Answer::Vote)
+            }
+            Request::Transfer(request) => {
+                raft.handle_transfer_leader(request).await.map_or_else(failed, Answer::Transfer)
+            }
             Request::Piece(piece) => match self.take_in(piece) {
                 Ok(None) => Answer::Piece(None),
                 Ok(Some((vote, snapshot))) => {
@@ -573,20 +515,11 @@ impl Inbox {
 
     /// Adds a piece to the snapshot on its way in; the whole of it once it is complete.
     fn take_in(&self, piece: Piece) -> Result<Option<(Vote, Snapshot)>, &'static str> {
-        let mut slot = self
-            .incoming
-            .lock()
-            .expect("no section of this lock panics");
+        let mut slot = self.incoming.lock().expect("no section of this lock panics");
         if piece.number == 0 {
             let Piece { vote, transfer, .. } = piece;
             let (root, hasher) = (Root::new(), crc32fast::Hasher::new());
-            *slot = Some(Incoming {
-                vote,
-                transfer,
-                next: 0,
-                root,
-                hasher,
-            });
+            *slot = Some(Incoming { vote, transfer, next: 0, root, hasher });
         }
         let incoming = slot.as_mut().ok_or("no snapshot is being received")?;
         if !incoming.add(&piece) {
@@ -598,17 +531,8 @@ impl Inbox {
         }
         let root = std::mem::take(&mut incoming.root);
         *slot = None;
-        let image = Image {
-            root,
-            time_ms: piece.time_ms,
-        };
-        Ok(Some((
-            piece.vote,
-            Snapshot {
-                meta: piece.meta,
-                snapshot: image,
-            },
-        )))
+        let image = Image { root, time_ms: piece.time_ms };
+        Ok(Some((piece.vote, Snapshot { meta: piece.meta, snapshot: image })))
     }
 }
 

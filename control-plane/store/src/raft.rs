@@ -141,9 +141,7 @@ impl Member {
             return Ok(());
         }
         let wait = self.raft.wait(Some(timeout));
-        wait.state(ServerState::Leader, "lead")
-            .await
-            .map_err(start_error)?;
+        wait.state(ServerState::Leader, "lead").await.map_err(start_error)?;
         let recovered = self.raft.wait_for_recovery(Some(timeout)).await;
         recovered.map_err(start_error)?;
         Ok(())
@@ -185,10 +183,7 @@ impl Member {
             Ok(Ok(linearizer)) => Ok(linearizer.read_log_id().index()),
             Ok(Err(RaftError::APIError(LinearizableReadError::ForwardToLeader(forward)))) => {
                 let address = forward.leader_node.map(|node| node.addr);
-                Err(ReadError::NotLeader {
-                    leader: forward.leader_id,
-                    address,
-                })
+                Err(ReadError::NotLeader { leader: forward.leader_id, address })
             }
             Ok(Err(RaftError::APIError(LinearizableReadError::QuorumNotEnough(_)))) | Err(_) => {
                 Err(ReadError::NoMajority)
@@ -205,9 +200,7 @@ impl Member {
             let leadership = {
                 let metrics = metrics.borrow_and_update();
                 match metrics.state {
-                    ServerState::Leader => Leadership::Leader {
-                        term: metrics.vote.leader_id.term,
-                    },
+                    ServerState::Leader => Leadership::Leader { term: metrics.vote.leader_id.term },
                     _ => {
                         let leader = metrics.current_leader.filter(|leader| *leader != self.id);
                         Leadership::Follower { leader }

@@ -123,20 +123,12 @@ impl State {
     /// A state read back from disk or received from another member.
     pub(crate) fn restored(root: Root, revision: Revision, time_ms: u64) -> State {
         let bytes = root.iter().map(|(key, entry)| size(key, entry)).sum();
-        State {
-            root,
-            revision,
-            time_ms,
-            bytes,
-        }
+        State { root, revision, time_ms, bytes }
     }
 
     /// This state, to be kept.
     pub(crate) fn snapshot(&self) -> Snapshot {
-        Snapshot {
-            revision: self.revision,
-            root: self.root.clone(),
-        }
+        Snapshot { revision: self.revision, root: self.root.clone() }
     }
 }
 
@@ -147,10 +139,7 @@ fn size(key: &Bytes, entry: &Entry) -> u64 {
 /// Applies one command at its revision. The same commands at the same revisions make the same state
 /// on every member.
 pub(crate) fn apply(state: &mut State, revision: Revision, command: &Command) -> Outcome {
-    assert!(
-        revision >= state.revision,
-        "entries are applied in log order"
-    );
+    assert!(revision >= state.revision, "entries are applied in log order");
     state.revision = revision;
     state.time_ms = state.time_ms.max(command.time_ms);
 
@@ -161,14 +150,8 @@ pub(crate) fn apply(state: &mut State, revision: Revision, command: &Command) ->
     match &command.action {
         Action::Put(value) => {
             let created = previous.as_ref().map_or(revision, |entry| entry.created);
-            let entry = Entry {
-                value: value.clone(),
-                created,
-                modified: revision,
-            };
-            let before = previous
-                .as_ref()
-                .map_or(0, |entry| size(&command.key, entry));
+            let entry = Entry { value: value.clone(), created, modified: revision };
+            let before = previous.as_ref().map_or(0, |entry| size(&command.key, entry));
             state.bytes = state.bytes - before + size(&command.key, &entry);
             state.root.insert(command.key.clone(), entry.clone());
             Outcome::Put { entry, previous }
@@ -245,11 +228,7 @@ impl Default for Window {
     /// Five minutes is what Kubernetes clients expect of a resourceVersion; ten thousand changes
     /// and 256 MiB bound what a busy cluster pays for it.
     fn default() -> Window {
-        Window {
-            revisions: 10_000,
-            age: Duration::from_secs(5 * 60),
-            bytes: 256 << 20,
-        }
+        Window { revisions: 10_000, age: Duration::from_secs(5 * 60), bytes: 256 << 20 }
     }
 }
 
@@ -285,11 +264,7 @@ impl Record {
     /// What the window pays for it: the value, its encoded form, the replaced value, the root.
     fn bytes(&self) -> u64 {
         let value = self.event.entry().value.len() as u64;
-        let previous = self
-            .event
-            .previous
-            .as_ref()
-            .map_or(0, |entry| entry.value.len() as u64);
+        let previous = self.event.previous.as_ref().map_or(0, |entry| entry.value.len() as u64);
         ROOT_BYTES + self.event.key.len() as u64 + 2 * value + previous
     }
 }
@@ -310,21 +285,12 @@ impl History {
     /// A history that begins here.
     pub(crate) fn new(bounds: Window, base: Snapshot) -> History {
         let current = base.revision;
-        History {
-            bounds,
-            base,
-            records: VecDeque::new(),
-            bytes: 0,
-            current,
-        }
+        History { bounds, base, records: VecDeque::new(), bytes: 0, current }
     }
 
     /// Adds a change; `advance` must follow.
     pub(crate) fn push(&mut self, record: Record) {
-        assert!(
-            record.event.revision > self.current,
-            "changes come in order"
-        );
+        assert!(record.event.revision > self.current, "changes come in order");
         self.current = record.event.revision;
         self.bytes += record.bytes();
         self.records.push_back(record);
@@ -345,10 +311,7 @@ impl History {
                 break;
             }
             self.bytes -= oldest.bytes();
-            self.base = Snapshot {
-                revision: oldest.event.revision,
-                root: oldest.root.clone(),
-            };
+            self.base = Snapshot { revision: oldest.event.revision, root: oldest.root.clone() };
             forgotten.extend(self.records.pop_front());
         }
         forgotten
@@ -357,9 +320,7 @@ impl History {
     /// The state at exactly this revision.
     pub(crate) fn at(&self, revision: Revision) -> Result<Snapshot, WindowError> {
         if revision > self.current {
-            return Err(WindowError::Future {
-                current: self.current,
-            });
+            return Err(WindowError::Future { current: self.current });
         }
         let after = self.first_after(revision)?;
         let root = match after.checked_sub(1) {
@@ -381,13 +342,9 @@ impl History {
     /// The index of the first record after a revision, which must not be older than the window.
     fn first_after(&self, revision: Revision) -> Result<usize, WindowError> {
         if revision < self.base.revision {
-            return Err(WindowError::Gone {
-                oldest: self.base.revision,
-            });
+            return Err(WindowError::Gone { oldest: self.base.revision });
         }
-        Ok(self
-            .records
-            .partition_point(|record| record.event.revision <= revision))
+        Ok(self.records.partition_point(|record| record.event.revision <= revision))
     }
 
     pub(crate) fn bounds(&self) -> Window {

@@ -327,11 +327,7 @@ impl Store {
         let house = keep_house(member.clone(), growth, folder, disk_full.clone());
         tasks.spawn(shutdown.clone().run_until_cancelled_owned(house));
 
-        tracing::info!(
-            member = id,
-            revision = feed.current().revision(),
-            "store opened"
-        );
+        tracing::info!(member = id, revision = feed.current().revision(), "store opened");
         Ok(Store(Arc::new(Inner {
             disk,
             inbox: Inbox::new(member.clone()),
@@ -357,11 +353,7 @@ impl Store {
     /// serves all who wait.
     pub async fn read(&self) -> Result<Snapshot, ReadError> {
         let (sender, index) = oneshot::channel();
-        self.0
-            .readers
-            .send(sender)
-            .await
-            .map_err(|_| ReadError::Stopped)?;
+        self.0.readers.send(sender).await.map_err(|_| ReadError::Stopped)?;
         let revision = index.await.map_err(|_| ReadError::Stopped)??;
         tokio::select! {
             _ = self.reached(revision) => Ok(self.current()),
@@ -394,10 +386,7 @@ impl Store {
     ) -> Result<Entry, WriteError> {
         let size = key.len() + value.len();
         if size > WRITE_BYTES_MAX {
-            return Err(WriteError::TooLarge {
-                size,
-                limit: WRITE_BYTES_MAX,
-            });
+            return Err(WriteError::TooLarge { size, limit: WRITE_BYTES_MAX });
         }
         if self.0.disk_full.load(Ordering::Relaxed) {
             return Err(WriteError::Full);
@@ -429,24 +418,13 @@ impl Store {
         action: Action,
     ) -> Result<(Revision, Outcome), WriteError> {
         if key.len() > KEY_BYTES_MAX {
-            return Err(WriteError::TooLarge {
-                size: key.len(),
-                limit: KEY_BYTES_MAX,
-            });
+            return Err(WriteError::TooLarge { size: key.len(), limit: KEY_BYTES_MAX });
         }
         if self.0.stop.reason().is_some() {
             return Err(WriteError::Stopped);
         }
         let time_ms = now_ms();
-        self.0
-            .member
-            .propose(Command {
-                time_ms,
-                key,
-                precondition,
-                action,
-            })
-            .await
+        self.0.member.propose(Command { time_ms, key, precondition, action }).await
     }
 
     /// The changes of all keys with a prefix after a revision, which may be one still to come.
@@ -508,12 +486,7 @@ impl Store {
         self.0.tasks.close();
         self.0.tasks.wait().await;
         self.0.writer.close().await;
-        let thread = self
-            .0
-            .thread
-            .lock()
-            .expect("no section of this lock panics")
-            .take();
+        let thread = self.0.thread.lock().expect("no section of this lock panics").take();
         let disk = self.0.disk.clone();
         let closed = tokio::task::spawn_blocking(move || {
             let joined = thread.map_or(Ok(()), JoinHandle::join);
@@ -533,10 +506,7 @@ fn now_ms() -> u64 {
 }
 
 fn damaged(path: &Path, error: EngineError) -> OpenError {
-    OpenError::Damaged {
-        path: path.to_owned(),
-        detail: error.to_string(),
-    }
+    OpenError::Damaged { path: path.to_owned(), detail: error.to_string() }
 }
 
 /// Opens the engine, makes sure that it is this member's, and reads the state.
@@ -552,19 +522,14 @@ fn open_disk(
     let found = crate::log::read_meta(&*disk, IDENTITY, |decoder| decoder.u64());
     match found.map_err(|error| damaged(&path, error))? {
         Some(found) if found != member_id => {
-            return Err(OpenError::OtherMember {
-                path,
-                found,
-                wanted: member_id,
-            });
+            return Err(OpenError::OtherMember { path, found, wanted: member_id });
         }
         Some(_) => {}
         None => {
             let mut batch = crate::engine::Batch::default();
             let record = crate::codec::encode(8, &member_id, |encoder, id| encoder.u64(*id));
             batch.put(Column::Meta, Bytes::from_static(IDENTITY), record);
-            disk.write(&batch, true)
-                .map_err(|error| damaged(&path, error))?;
+            disk.write(&batch, true).map_err(|error| damaged(&path, error))?;
         }
     }
     let restored = Machine::read(&*disk).map_err(|error| damaged(&path, error))?;

@@ -58,13 +58,7 @@ impl Event {
         change: Change,
         previous: Option<Entry>,
     ) -> Event {
-        Event {
-            revision,
-            key,
-            change,
-            previous,
-            encoded: OnceLock::new(),
-        }
+        Event { revision, key, change, previous, encoded: OnceLock::new() }
     }
 
     /// The new state, or the last one if the key was deleted.
@@ -184,10 +178,7 @@ impl Buffer {
 
     fn end(&self, end: WatchEnd) {
         let mut waiting = self.lock();
-        *waiting = Waiting {
-            end: Some(end),
-            ..Waiting::default()
-        };
+        *waiting = Waiting { end: Some(end), ..Waiting::default() };
         drop(waiting);
         self.wake.notify_one();
     }
@@ -207,13 +198,10 @@ impl Watchers {
     fn add(&mut self, buffer: Arc<Buffer>) {
         let length = buffer.prefix.len();
         let lengths = &mut self.lengths;
-        let watchers = self
-            .by_prefix
-            .entry(buffer.prefix.clone())
-            .or_insert_with(|| {
-                *lengths.entry(length).or_insert(0) += 1;
-                Vec::new()
-            });
+        let watchers = self.by_prefix.entry(buffer.prefix.clone()).or_insert_with(|| {
+            *lengths.entry(length).or_insert(0) += 1;
+            Vec::new()
+        });
         watchers.push(buffer);
     }
 
@@ -226,18 +214,11 @@ impl Watchers {
     }
 
     fn forget_if_unwatched(&mut self, prefix: &[u8]) {
-        if self
-            .by_prefix
-            .get(prefix)
-            .is_none_or(|watchers| !watchers.is_empty())
-        {
+        if self.by_prefix.get(prefix).is_none_or(|watchers| !watchers.is_empty()) {
             return;
         }
         self.by_prefix.remove(prefix);
-        let count = self
-            .lengths
-            .get_mut(&prefix.len())
-            .expect("each prefix is counted");
+        let count = self.lengths.get_mut(&prefix.len()).expect("each prefix is counted");
         *count -= 1;
         if *count == 0 {
             self.lengths.remove(&prefix.len());
@@ -307,11 +288,7 @@ impl Feed {
         let watchers = Watchers::default();
         Arc::new(Feed {
             current: watch::Sender::new(current),
-            past: Mutex::new(Past {
-                history,
-                watchers,
-                stopped: false,
-            }),
+            past: Mutex::new(Past { history, watchers, stopped: false }),
         })
     }
 
@@ -371,12 +348,7 @@ impl Feed {
         after: Revision,
     ) -> Result<Watch, WindowError> {
         let waiting = Mutex::new(Waiting::default());
-        let buffer = Arc::new(Buffer {
-            prefix,
-            after,
-            waiting,
-            wake: Notify::new(),
-        });
+        let buffer = Arc::new(Buffer { prefix, after, waiting, wake: Notify::new() });
         let mut past = self.lock();
         let backlog = past.history.since(after)?;
         let backlog = backlog.filter(|event| event.key.starts_with(&buffer.prefix));
@@ -387,11 +359,7 @@ impl Feed {
             past.watchers.add(buffer.clone());
         }
         drop(past);
-        Ok(Watch {
-            backlog,
-            buffer,
-            feed: self.clone(),
-        })
+        Ok(Watch { backlog, buffer, feed: self.clone() })
     }
 
     pub(crate) fn sizes(&self) -> FeedSizes {

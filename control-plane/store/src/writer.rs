@@ -29,11 +29,7 @@ const GROUP_BYTES_MAX: usize = 8 << 20;
 pub(crate) type Done = Box<dyn FnOnce(Result<(), EngineError>) + Send>;
 
 enum Job {
-    Write {
-        batch: Batch,
-        durable: bool,
-        done: Option<Done>,
-    },
+    Write { batch: Batch, durable: bool, done: Option<Done> },
     Close,
 }
 
@@ -108,11 +104,7 @@ impl Writer {
         durable: bool,
         done: Option<Done>,
     ) -> Result<(), EngineError> {
-        let job = Job::Write {
-            batch,
-            durable,
-            done,
-        };
+        let job = Job::Write { batch, durable, done };
         self.queue.send(job).await.map_err(|_| EngineError::Closed)
     }
 
@@ -180,11 +172,7 @@ fn gather(first: Job, jobs: &mut mpsc::Receiver<Job>, open: &mut bool) -> Group 
     let mut next = Some(first);
     while let Some(job) = next {
         match job {
-            Job::Write {
-                batch,
-                durable,
-                done,
-            } => {
+            Job::Write { batch, durable, done } => {
                 group.batch.absorb(batch);
                 group.durable |= durable;
                 group.done.extend(done);

@@ -74,28 +74,19 @@ impl Connection {
         ca_pem: &str,
         credential: &Credential,
     ) -> Result<Arc<Connection>, ClientError> {
-        let servers = servers
-            .iter()
-            .map(|text| parse_url(text))
-            .collect::<Result<Vec<_>, _>>()?;
+        let servers = servers.iter().map(|text| parse_url(text)).collect::<Result<Vec<_>, _>>()?;
         let ca = CertificateDer::pem_slice_iter(ca_pem.as_bytes())
             .map(|certificate| certificate.map(|der| der.to_vec()))
             .collect::<Result<Vec<_>, _>>()
             .map_err(ClientError::Ca)?;
         let clients = clients(&servers, &ca, credential)?;
         let current = AtomicUsize::new(0);
-        Ok(Arc::new(Connection {
-            servers,
-            ca,
-            clients: ArcSwap::from_pointee(clients),
-            current,
-        }))
+        Ok(Arc::new(Connection { servers, ca, clients: ArcSwap::from_pointee(clients), current }))
     }
 
     /// Uses another credential for everything that is sent from now on.
     pub fn replace(&self, credential: &Credential) -> Result<(), ClientError> {
-        self.clients
-            .store(Arc::new(clients(&self.servers, &self.ca, credential)?));
+        self.clients.store(Arc::new(clients(&self.servers, &self.ca, credential)?));
         Ok(())
     }
 
@@ -124,8 +115,7 @@ impl Connection {
     fn failed(&self, index: usize) {
         let next = (index + 1) % self.servers.len();
         let moved =
-            self.current
-                .compare_exchange(index, next, Ordering::Relaxed, Ordering::Relaxed);
+            self.current.compare_exchange(index, next, Ordering::Relaxed, Ordering::Relaxed);
         if moved.is_ok() && next != index {
             tracing::info!(from = %self.servers[index], to = %self.servers[next], "changed server");
         }
@@ -134,11 +124,7 @@ impl Connection {
 
 fn parse_url(text: &str) -> Result<Uri, ClientError> {
     let error = || ClientError::Url(text.to_owned());
-    let text = if text.contains("://") {
-        text.to_owned()
-    } else {
-        format!("https://{text}")
-    };
+    let text = if text.contains("://") { text.to_owned() } else { format!("https://{text}") };
     let uri: Uri = text.trim_end_matches('/').parse().map_err(|_| error())?;
     if uri.scheme_str() != Some("https") || uri.host().is_none() {
         return Err(error());
@@ -161,10 +147,7 @@ fn clients(
             config.write_timeout = None;
             match credential {
                 Credential::Token(token) => config.auth_info.token = Some(token.clone().into()),
-                Credential::Certificate {
-                    certificate_pem,
-                    key_pem,
-                } => {
+                Credential::Certificate { certificate_pem, key_pem } => {
                     config.auth_info.client_certificate_data =
                         Some(STANDARD.encode(certificate_pem));
                     config.auth_info.client_key_data = Some(STANDARD.encode(key_pem).into());

@@ -81,11 +81,7 @@ pub enum EnvError {
 
 /// The ConfigMaps and Secrets that a container refers to, without repetition.
 pub fn sources(container: &ContainerSpec) -> Vec<Source> {
-    let mut all: Vec<Source> = container
-        .env_from
-        .iter()
-        .map(|from| from.source.clone())
-        .collect();
+    let mut all: Vec<Source> = container.env_from.iter().map(|from| from.source.clone()).collect();
     for (_, value) in &container.env {
         if let EnvValue::Key { source, .. } = value {
             all.push(source.clone());
@@ -131,11 +127,7 @@ pub fn build(
     let mut args: Vec<String> = if container.command.is_empty() {
         vec![images::program_name(&container.image)]
     } else {
-        container
-            .command
-            .iter()
-            .map(|part| env.expand(part))
-            .collect()
+        container.command.iter().map(|part| env.expand(part)).collect()
     };
     args.extend(container.args.iter().map(|part| env.expand(part)));
     Ok((protocol::Env(env.into_list()), args))
@@ -152,11 +144,7 @@ fn resolve(
 ) -> Result<Option<String>, EnvError> {
     match value {
         EnvValue::Plain(text) => Ok(Some(env.expand(text))),
-        EnvValue::Key {
-            source,
-            key,
-            optional,
-        } => {
+        EnvValue::Key { source, key, optional } => {
             let Some(object) = object(spec, context, source, *optional)? else {
                 return Ok(None);
             };
@@ -174,19 +162,10 @@ fn resolve(
                 }
             }
         }
-        EnvValue::Field(path) => {
-            field(spec, context, path)
-                .map(Some)
-                .ok_or_else(|| EnvError::Field {
-                    variable: name.to_owned(),
-                    path: path.clone(),
-                })
-        }
-        EnvValue::Resource {
-            container: other,
-            resource,
-            divisor,
-        } => {
+        EnvValue::Field(path) => field(spec, context, path)
+            .map(Some)
+            .ok_or_else(|| EnvError::Field { variable: name.to_owned(), path: path.clone() }),
+        EnvValue::Resource { container: other, resource, divisor } => {
             let source = match other {
                 Some(other) => spec.container(other).map(|index| &spec.containers[index]),
                 None => Some(container),
@@ -199,10 +178,9 @@ fn resolve(
                     path: resource.clone(),
                 })
         }
-        EnvValue::Unknown(why) => Err(EnvError::Field {
-            variable: name.to_owned(),
-            path: (*why).to_owned(),
-        }),
+        EnvValue::Unknown(why) => {
+            Err(EnvError::Field { variable: name.to_owned(), path: (*why).to_owned() })
+        }
     }
 }
 
@@ -235,17 +213,13 @@ fn described(source: &Source) -> (&'static str, &str) {
 }
 
 fn text(variable: &str, value: &[u8]) -> Result<String, EnvError> {
-    String::from_utf8(value.to_vec()).map_err(|_| EnvError::NotText {
-        variable: variable.to_owned(),
-    })
+    String::from_utf8(value.to_vec())
+        .map_err(|_| EnvError::NotText { variable: variable.to_owned() })
 }
 
 /// What a variable may be called: printable ASCII without `=`.
 fn is_name(name: &str) -> bool {
-    !name.is_empty()
-        && name
-            .bytes()
-            .all(|byte| (0x20..0x7f).contains(&byte) && byte != b'=')
+    !name.is_empty() && name.bytes().all(|byte| (0x20..0x7f).contains(&byte) && byte != b'=')
 }
 
 /// `fieldRef`.
@@ -270,9 +244,7 @@ fn field(spec: &PodSpec, context: &Context<'_>, path: &str) -> Option<String> {
 
 /// The key of `path['key']`.
 fn subscript<'a>(path: &'a str, field: &str) -> Option<&'a str> {
-    path.strip_prefix(field)?
-        .strip_prefix("['")?
-        .strip_suffix("']")
+    path.strip_prefix(field)?.strip_prefix("['")?.strip_suffix("']")
 }
 
 /// `resourceFieldRef`, rounded up to whole divisors.
@@ -285,23 +257,14 @@ fn amount(
     let limits = &container.limits;
     let (cpu, memory) = match resource {
         "limits.cpu" => (Some(limits.cpu_millis.unwrap_or(context.cpu_default)), None),
-        "limits.memory" => (
-            None,
-            Some(limits.memory_bytes.unwrap_or(context.memory_default)),
-        ),
-        "requests.cpu" => (
-            Some(container.requests.0.or(limits.cpu_millis).unwrap_or(0)),
-            None,
-        ),
-        "requests.memory" => (
-            None,
-            Some(container.requests.1.or(limits.memory_bytes).unwrap_or(0)),
-        ),
+        "limits.memory" => (None, Some(limits.memory_bytes.unwrap_or(context.memory_default))),
+        "requests.cpu" => (Some(container.requests.0.or(limits.cpu_millis).unwrap_or(0)), None),
+        "requests.memory" => {
+            (None, Some(container.requests.1.or(limits.memory_bytes).unwrap_or(0)))
+        }
         _ => return None,
     };
-    let divisor = divisor
-        .filter(|text| !text.is_empty() && *text != "0")
-        .unwrap_or("1");
+    let divisor = divisor.filter(|text| !text.is_empty() && *text != "0").unwrap_or("1");
     let divisor = wherry_resources::quantity::Quantity::parse(divisor).ok()?;
     let (amount, unit) = match (cpu, memory) {
         (Some(cpu), _) => (u64::from(cpu), u64::try_from(divisor.millis()).ok()?),
@@ -325,10 +288,7 @@ fn service_variables(service: &ServiceInfo, env: &mut Variables) {
     env.set(&format!("{name}_SERVICE_HOST"), ip.to_string());
     env.set(&format!("{name}_SERVICE_PORT"), first.port.to_string());
     for port in service.ports.iter().filter(|port| !port.name.is_empty()) {
-        env.set(
-            &format!("{name}_SERVICE_PORT_{}", upper(&port.name)),
-            port.port.to_string(),
-        );
+        env.set(&format!("{name}_SERVICE_PORT_{}", upper(&port.name)), port.port.to_string());
     }
     for (index, port) in service.ports.iter().enumerate() {
         let transport = match port.protocol {
@@ -366,9 +326,7 @@ impl Variables {
     }
 
     fn get(&self, name: &str) -> Option<&str> {
-        self.index
-            .get(name)
-            .map(|index| self.list[*index].1.as_str())
+        self.index.get(name).map(|index| self.list[*index].1.as_str())
     }
 
     fn into_list(self) -> Vec<(String, String)> {
@@ -385,9 +343,8 @@ impl Variables {
             if let Some(after) = rest.strip_prefix('$') {
                 out.push('$');
                 rest = after;
-            } else if let Some((name, after)) = rest
-                .strip_prefix('(')
-                .and_then(|inner| inner.split_once(')'))
+            } else if let Some((name, after)) =
+                rest.strip_prefix('(').and_then(|inner| inner.split_once(')'))
             {
                 match self.get(name) {
                     Some(value) => out.push_str(value),

@@ -31,17 +31,10 @@ fn check(container: &str, expected: Expect) {
     ];
     let map = |pairs: &[(&str, &str)]| {
         let pairs = pairs.iter();
-        Some(
-            pairs
-                .map(|(key, value)| ((*key).to_owned(), value.as_bytes().to_vec()))
-                .collect(),
-        )
+        Some(pairs.map(|(key, value)| ((*key).to_owned(), value.as_bytes().to_vec())).collect())
     };
     let objects: BTreeMap<Source, Option<BTreeMap<String, Vec<u8>>>> = BTreeMap::from([
-        (
-            Source::ConfigMap("settings".to_owned()),
-            map(&[("color", "blue"), ("a=b", "x")]),
-        ),
+        (Source::ConfigMap("settings".to_owned()), map(&[("color", "blue"), ("a=b", "x")])),
         (Source::Secret("keys".to_owned()), map(&[("token", "t0p")])),
         (Source::ConfigMap("gone".to_owned()), None),
     ]);
@@ -55,13 +48,9 @@ fn check(container: &str, expected: Expect) {
     };
     let out = match build(&spec, 0, &context) {
         Ok((env, args)) => {
-            let lines = env
-                .0
-                .iter()
-                .filter(|(name, _)| !name.starts_with("KUBERNETES_PORT"));
-            let lines: Vec<String> = lines
-                .map(|(name, value)| format!("{name}={value}\n"))
-                .collect();
+            let lines = env.0.iter().filter(|(name, _)| !name.starts_with("KUBERNETES_PORT"));
+            let lines: Vec<String> =
+                lines.map(|(name, value)| format!("{name}={value}\n")).collect();
             format!("{}{args:?}\n", lines.concat())
         }
         Err(error) => format!("error: {error}\n"),

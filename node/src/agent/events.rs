@@ -79,11 +79,7 @@ impl Recorder {
         message: String,
         warning: bool,
     ) {
-        let kind = if pod.is_init(index) {
-            "initContainers"
-        } else {
-            "containers"
-        };
+        let kind = if pod.is_init(index) { "initContainers" } else { "containers" };
         let happening = Happening {
             namespace: pod.namespace.clone(),
             pod: pod.name.clone(),
@@ -95,11 +91,7 @@ impl Recorder {
             at: Timestamp::now(),
         };
         if self.0.try_send(happening).is_err() {
-            tracing::debug!(
-                pod = pod.name,
-                reason,
-                "an event was dropped, the queue is full"
-            );
+            tracing::debug!(pod = pod.name, reason, "an event was dropped, the queue is full");
         }
     }
 }
@@ -158,8 +150,7 @@ async fn update(
         "lastTimestamp": Time(happening.at),
         "message": shortened(&happening.message),
     });
-    api.patch(name, &PatchParams::default(), &Patch::Merge(patch))
-        .await?;
+    api.patch(name, &PatchParams::default(), &Patch::Merge(patch)).await?;
     Ok(count)
 }
 
@@ -182,14 +173,7 @@ fn event(happening: &Happening, name: &str, node: &str) -> Event {
         },
         reason: Some(happening.reason.to_owned()),
         message: Some(shortened(&happening.message)),
-        type_: Some(
-            if happening.warning {
-                "Warning"
-            } else {
-                "Normal"
-            }
-            .to_owned(),
-        ),
+        type_: Some(if happening.warning { "Warning" } else { "Normal" }.to_owned()),
         count: Some(1),
         first_timestamp: Some(Time(happening.at)),
         last_timestamp: Some(Time(happening.at)),
@@ -206,19 +190,11 @@ fn event(happening: &Happening, name: &str, node: &str) -> Event {
 /// Messages that hold a changing number of seconds are still the same event.
 fn name(happening: &Happening) -> String {
     let mut hash = Sha256::new();
-    for part in [
-        &happening.uid,
-        happening.reason,
-        happening.field.as_deref().unwrap_or(""),
-    ] {
+    for part in [&happening.uid, happening.reason, happening.field.as_deref().unwrap_or("")] {
         hash.update(part);
         hash.update([0]);
     }
-    hash.update(
-        happening
-            .message
-            .replace(|letter: char| letter.is_ascii_digit(), ""),
-    );
+    hash.update(happening.message.replace(|letter: char| letter.is_ascii_digit(), ""));
     let hash = hex::encode(hash.finalize());
     // A Pod's name may have 253 characters, and so may an event's.
     let pod: String = happening.pod.chars().take(230).collect();
@@ -243,9 +219,7 @@ struct Known {
 impl Known {
     /// The count that the next write of this event has.
     fn count(&self, namespace: &str, name: &str) -> i32 {
-        self.counts
-            .get(&(namespace.to_owned(), name.to_owned()))
-            .map_or(1, |count| count + 1)
+        self.counts.get(&(namespace.to_owned(), name.to_owned())).map_or(1, |count| count + 1)
     }
 
     fn set(&mut self, namespace: &str, name: &str, count: i32) {

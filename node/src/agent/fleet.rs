@@ -105,13 +105,8 @@ impl Fleet {
             let reported = by_uid(link.state());
             let worker = fleet.workers.start(&namespace, Some(link));
             fleet.idle.insert(namespace.clone(), Timestamp::now());
-            let running = Running {
-                worker,
-                connected: false,
-                identity: None,
-                asking: false,
-                reported,
-            };
+            let running =
+                Running { worker, connected: false, identity: None, asking: false, reported };
             fleet.running.insert(namespace, running);
         }
         fleet
@@ -124,9 +119,7 @@ impl Fleet {
 
     /// Whether the worker of a namespace takes messages.
     pub fn is_connected(&self, namespace: &str) -> bool {
-        self.running
-            .get(namespace)
-            .is_some_and(|running| running.connected)
+        self.running.get(namespace).is_some_and(|running| running.connected)
     }
 
     /// What an adopted worker said of a Pod.
@@ -146,11 +139,7 @@ impl Fleet {
 
     /// Tells the worker of a namespace something, if it is connected.
     pub fn send(&self, namespace: &str, message: &ToWorker) {
-        let Some(running) = self
-            .running
-            .get(namespace)
-            .filter(|running| running.connected)
-        else {
+        let Some(running) = self.running.get(namespace).filter(|running| running.connected) else {
             return;
         };
         match protocol::encode(message) {
@@ -181,9 +170,7 @@ impl Fleet {
     fn review(&mut self, namespace: &str) {
         if !self.is_needed(namespace) {
             if self.running.contains_key(namespace) {
-                self.idle
-                    .entry(namespace.to_owned())
-                    .or_insert_with(Timestamp::now);
+                self.idle.entry(namespace.to_owned()).or_insert_with(Timestamp::now);
             }
             return;
         }
@@ -204,9 +191,7 @@ impl Fleet {
     /// When [`Fleet::tend`] has something to do.
     pub fn wake(&self) -> Timestamp {
         let idle = self.idle.values().map(|since| *since + LINGER).min();
-        idle.filter(|_| self.synced.pods)
-            .unwrap_or(self.identity_check)
-            .min(self.identity_check)
+        idle.filter(|_| self.synced.pods).unwrap_or(self.identity_check).min(self.identity_check)
     }
 
     /// Ends workers that were idle long enough and renews certificates.
@@ -287,21 +272,13 @@ impl Fleet {
         }
         let peers = self.peers.clone();
         self.published.send_replace(peers.clone());
-        let own = NodeInfo {
-            name: self.node.clone(),
-            workers: peers,
-            pod_cidr: None,
-            ready: true,
-        };
+        let own = NodeInfo { name: self.node.clone(), workers: peers, pod_cidr: None, ready: true };
         let changes = self.table.set_node(own);
         self.publish(changes);
     }
 
     fn ask_identity(&mut self, namespace: &str) {
-        let Some(running) = self
-            .running
-            .get_mut(namespace)
-            .filter(|running| !running.asking)
+        let Some(running) = self.running.get_mut(namespace).filter(|running| !running.asking)
         else {
             return;
         };
@@ -322,13 +299,7 @@ impl Fleet {
                 wait = (wait * 2).min(IDENTITY_RETRY.1);
             };
             // The loop is gone only when the agent ends.
-            let _ = inputs
-                .send(Input::Identity {
-                    namespace,
-                    identity,
-                    validity,
-                })
-                .await;
+            let _ = inputs.send(Input::Identity { namespace, identity, validity }).await;
         });
     }
 
@@ -383,10 +354,7 @@ impl Fleet {
     pub fn set_node(&mut self, mut node: NodeInfo) {
         if node.name == self.node {
             let workers = node.workers.clone();
-            self.seen.send_replace(Seen::Present {
-                ready: node.ready,
-                workers,
-            });
+            self.seen.send_replace(Seen::Present { ready: node.ready, workers });
             node.workers.clone_from(&self.peers);
         }
         let changes = self.table.set_node(node);
@@ -492,20 +460,12 @@ impl Fleet {
     pub async fn shutdown(mut self, stop: bool) {
         self.tasks.shutdown().await;
         let ends = self.running.drain().map(|(_, running)| async move {
-            if stop {
-                running.worker.stop().await
-            } else {
-                running.worker.release().await
-            }
+            if stop { running.worker.stop().await } else { running.worker.release().await }
         });
         futures::future::join_all(ends).await;
     }
 }
 
 fn by_uid(state: &State) -> HashMap<String, protocol::PodState> {
-    state
-        .pods
-        .iter()
-        .map(|pod| (pod.uid.clone(), pod.clone()))
-        .collect()
+    state.pods.iter().map(|pod| (pod.uid.clone(), pod.clone())).collect()
 }

@@ -42,9 +42,7 @@ impl Addresses {
             return false;
         };
         let number = u32::from(address);
-        let inside = self
-            .block
-            .is_none_or(|(first, last)| (first..=last).contains(&number));
+        let inside = self.block.is_none_or(|(first, last)| (first..=last).contains(&number));
         inside && self.used.insert(number)
     }
 
@@ -53,11 +51,7 @@ impl Addresses {
         let (first, last) = self.block?;
         for _ in first..=last {
             let candidate = self.next;
-            self.next = if candidate == last {
-                first
-            } else {
-                candidate + 1
-            };
+            self.next = if candidate == last { first } else { candidate + 1 };
             if self.used.insert(candidate) {
                 return Some(IpAddr::V4(Ipv4Addr::from(candidate)));
             }
@@ -78,10 +72,7 @@ impl Addresses {
 fn parse(cidr: &str) -> Option<(u32, u32)> {
     let (address, length) = cidr.split_once('/')?;
     let address = u32::from(address.parse::<Ipv4Addr>().ok()?);
-    let length: u32 = length
-        .parse()
-        .ok()
-        .filter(|length| (8..=29).contains(length))?;
+    let length: u32 = length.parse().ok().filter(|length| (8..=29).contains(length))?;
     let mask = u32::MAX << (32 - length);
     let network = address & mask;
     let broadcast = network | !mask;
@@ -98,15 +89,11 @@ mod tests {
         assert_eq!(addresses.allocate(), None);
         assert!(addresses.claim("10.1.0.3".parse().expect("an address")));
         assert!(addresses.set_block("10.1.0.0/29"));
-        let given: Vec<String> = std::iter::from_fn(|| addresses.allocate())
-            .map(|ip| ip.to_string())
-            .collect();
+        let given: Vec<String> =
+            std::iter::from_fn(|| addresses.allocate()).map(|ip| ip.to_string()).collect();
         assert_eq!(given, ["10.1.0.2", "10.1.0.4", "10.1.0.5", "10.1.0.6"]);
         addresses.release("10.1.0.4".parse().expect("an address"));
-        assert_eq!(
-            addresses.allocate(),
-            Some("10.1.0.4".parse().expect("an address"))
-        );
+        assert_eq!(addresses.allocate(), Some("10.1.0.4".parse().expect("an address")));
         assert!(!addresses.claim("10.9.0.1".parse().expect("an address")));
     }
 

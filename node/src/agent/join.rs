@@ -161,10 +161,7 @@ impl Token {
             return None;
         }
         let pin: [u8; 32] = hex::decode(pin).ok()?.try_into().ok()?;
-        Some(Token {
-            bearer: format!("{id}.{secret}"),
-            pin,
-        })
+        Some(Token { bearer: format!("{id}.{secret}"), pin })
     }
 }
 
@@ -178,9 +175,7 @@ pub async fn join(
     shutdown: &CancellationToken,
 ) -> Result<(Arc<Connection>, Identity), JoinError> {
     let folder = data_dir.join("pki");
-    let token = token
-        .map(|text| Token::parse(text).ok_or(JoinError::Token))
-        .transpose()?;
+    let token = token.map(|text| Token::parse(text).ok_or(JoinError::Token)).transpose()?;
     if let Some(identity) = load(&folder, node, token.as_ref()) {
         let connection = Connection::new(servers, &identity.ca_pem, &identity.credential())?;
         return Ok((connection, identity));
@@ -231,12 +226,7 @@ async fn attempt(node: &str, servers: &[String], token: &Token) -> Result<Identi
     let connection = Connection::new(servers, &ca_pem, &credential)?;
     let (certificate_pem, key_pem) = sign_node(&connection.client(), node).await?;
     let validity = validity(&certificate_pem)?;
-    Ok(Identity {
-        ca_pem,
-        certificate_pem,
-        key_pem,
-        validity,
-    })
+    Ok(Identity { ca_pem, certificate_pem, key_pem, validity })
 }
 
 /// Replaces the certificate in time, until `shutdown`.
@@ -275,12 +265,7 @@ async fn renew(
 ) -> Result<Identity, JoinError> {
     let (certificate_pem, key_pem) = sign_node(&connection.client(), node).await?;
     let validity = validity(&certificate_pem)?;
-    let renewed = Identity {
-        ca_pem: identity.ca_pem.clone(),
-        certificate_pem,
-        key_pem,
-        validity,
-    };
+    let renewed = Identity { ca_pem: identity.ca_pem.clone(), certificate_pem, key_pem, validity };
     store(&data_dir.join("pki"), &renewed)?;
     connection.replace(&renewed.credential())?;
     Ok(renewed)
@@ -319,15 +304,7 @@ pub async fn sign_traffic(
 
 async fn sign_node(client: &kube::Client, node: &str) -> Result<(String, String), JoinError> {
     let usages = ["digital signature", "client auth"];
-    sign(
-        client,
-        SIGNER_NODE,
-        node,
-        &format!("system:node:{node}"),
-        "system:nodes",
-        &usages,
-    )
-    .await
+    sign(client, SIGNER_NODE, node, &format!("system:node:{node}"), "system:nodes", &usages).await
 }
 
 /// Makes a key, asks for a certificate over it, and waits until somebody signed.
@@ -342,23 +319,14 @@ async fn sign(
     let key = KeyPair::generate().map_err(JoinError::Request)?;
     let mut params = CertificateParams::default();
     params.distinguished_name = DistinguishedName::new();
-    params
-        .distinguished_name
-        .push(DnType::OrganizationName, organization);
-    params
-        .distinguished_name
-        .push(DnType::CommonName, common_name);
-    let request = params
-        .serialize_request(&key)
-        .and_then(|request| request.pem());
+    params.distinguished_name.push(DnType::OrganizationName, organization);
+    params.distinguished_name.push(DnType::CommonName, common_name);
+    let request = params.serialize_request(&key).and_then(|request| request.pem());
     let request = request.map_err(JoinError::Request)?;
     let api: Api<CertificateSigningRequest> = Api::all(client.clone());
     let name = format!("node-{node}-{:08x}", rand::random::<u32>());
     let object = CertificateSigningRequest {
-        metadata: ObjectMeta {
-            name: Some(name.clone()),
-            ..ObjectMeta::default()
-        },
+        metadata: ObjectMeta { name: Some(name.clone()), ..ObjectMeta::default() },
         spec: CertificateSigningRequestSpec {
             request: k8s_openapi::ByteString(request.into_bytes()),
             signer_name: signer.to_owned(),
@@ -374,9 +342,7 @@ async fn sign(
             JoinError::Send(Box::new(error))
         }
     };
-    api.create(&PostParams::default(), &object)
-        .await
-        .map_err(refused)?;
+    api.create(&PostParams::default(), &object).await.map_err(refused)?;
     let certificate = tokio::time::timeout(PENDING_MAX, signed(&api, &name))
         .await
         .map_err(|_| JoinError::Pending)??;
@@ -385,10 +351,7 @@ async fn sign(
 
 async fn signed(api: &Api<CertificateSigningRequest>, name: &str) -> Result<String, JoinError> {
     loop {
-        let object = api
-            .get(name)
-            .await
-            .map_err(|error| JoinError::Send(Box::new(error)))?;
+        let object = api.get(name).await.map_err(|error| JoinError::Send(Box::new(error)))?;
         let status = object.status.unwrap_or_default();
         if let Some(certificate) = status.certificate {
             return String::from_utf8(certificate.0)
@@ -412,10 +375,7 @@ fn validity(pem: &str) -> Result<(Timestamp, Timestamp), JoinError> {
     let (_, certificate) = x509_parser::parse_x509_certificate(&der).map_err(|e| error(&e))?;
     let validity = certificate.validity();
     let time = |seconds: i64| Timestamp::from_second(seconds).map_err(|e| error(&e));
-    Ok((
-        time(validity.not_before.timestamp())?,
-        time(validity.not_after.timestamp())?,
-    ))
+    Ok((time(validity.not_before.timestamp())?, time(validity.not_after.timestamp())?))
 }
 
 /// The stored identity, if it is complete, of this node and cluster, and valid now.
@@ -430,24 +390,14 @@ fn load(folder: &Path, node: &str, token: Option<&Token>) -> Option<Identity> {
     }
     let der = CertificateDer::from_pem_slice(certificate_pem.as_bytes()).ok()?;
     let (_, certificate) = x509_parser::parse_x509_certificate(&der).ok()?;
-    let common_name = certificate
-        .subject()
-        .iter_common_name()
-        .next()?
-        .as_str()
-        .ok()?;
+    let common_name = certificate.subject().iter_common_name().next()?.as_str().ok()?;
     let validity = validity(&certificate_pem).ok()?;
     let valid = Timestamp::now() < validity.1;
     if common_name != format!("system:node:{node}") || !valid {
         tracing::warn!(common_name, until = %validity.1, "the stored identity cannot be used");
         return None;
     }
-    Some(Identity {
-        ca_pem,
-        certificate_pem,
-        key_pem,
-        validity,
-    })
+    Some(Identity { ca_pem, certificate_pem, key_pem, validity })
 }
 
 /// Writes the three files; the certificate last, so that a crash leaves either a complete identity
@@ -457,11 +407,7 @@ fn store(folder: &Path, identity: &Identity) -> Result<(), JoinError> {
         let path = path.to_owned();
         move |source| JoinError::File { path, source }
     };
-    fs::DirBuilder::new()
-        .recursive(true)
-        .mode(0o700)
-        .create(folder)
-        .map_err(file(folder))?;
+    fs::DirBuilder::new().recursive(true).mode(0o700).create(folder).map_err(file(folder))?;
     let files = [
         ("ca.crt", &identity.ca_pem),
         ("node.key", &identity.key_pem),
@@ -516,19 +462,9 @@ fn pem(der: &[u8]) -> String {
 }
 
 async fn shown_ca(server: &str, token: &Token) -> Result<Vec<u8>, JoinError> {
-    let reach = |source| JoinError::Reach {
-        server: server.to_owned(),
-        source,
-    };
-    let bad = || {
-        reach(std::io::Error::other(
-            "not an address like https://host:6443",
-        ))
-    };
-    let rest = server
-        .strip_prefix("https://")
-        .unwrap_or(server)
-        .trim_end_matches('/');
+    let reach = |source| JoinError::Reach { server: server.to_owned(), source };
+    let bad = || reach(std::io::Error::other("not an address like https://host:6443"));
+    let rest = server.strip_prefix("https://").unwrap_or(server).trim_end_matches('/');
     let authority: http::uri::Authority = rest.parse().map_err(|_| bad())?;
     let host = authority.host().trim_matches(['[', ']']).to_owned();
     let name = ServerName::try_from(host.clone()).map_err(|_| bad())?;
@@ -547,25 +483,18 @@ async fn shown_ca(server: &str, token: &Token) -> Result<Vec<u8>, JoinError> {
         .with_no_client_auth();
     let connect = async {
         let stream = tokio::net::TcpStream::connect((host.as_str(), port)).await?;
-        tokio_rustls::TlsConnector::from(Arc::new(config))
-            .connect(name, stream)
-            .await
+        tokio_rustls::TlsConnector::from(Arc::new(config)).connect(name, stream).await
     };
     let outcome = tokio::time::timeout(Duration::from_secs(10), connect)
         .await
         .unwrap_or_else(|_| Err(std::io::ErrorKind::TimedOut.into()));
     let seen = std::mem::replace(
-        &mut *verifier
-            .seen
-            .lock()
-            .expect("nobody panics while holding it"),
+        &mut *verifier.seen.lock().expect("nobody panics while holding it"),
         Seen::Nothing,
     );
     match (outcome, seen) {
         (Ok(_), Seen::Pinned(der)) => Ok(der),
-        (_, Seen::Other) => Err(JoinError::WrongCa {
-            server: server.to_owned(),
-        }),
+        (_, Seen::Other) => Err(JoinError::WrongCa { server: server.to_owned() }),
         (Ok(_), Seen::Nothing) => Err(bad()),
         (Err(source), _) => Err(reach(source)),
     }
@@ -596,9 +525,7 @@ impl ServerCertVerifier for PinnedCa {
         ocsp_response: &[u8],
         now: UnixTime,
     ) -> Result<ServerCertVerified, rustls::Error> {
-        let ca = intermediates
-            .iter()
-            .find(|der| Sha256::digest(der)[..] == self.pin);
+        let ca = intermediates.iter().find(|der| Sha256::digest(der)[..] == self.pin);
         let mut seen = self.seen.lock().expect("nobody panics while holding it");
         let Some(ca) = ca else {
             *seen = Seen::Other;
@@ -636,9 +563,7 @@ impl ServerCertVerifier for PinnedCa {
     }
 
     fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        self.provider
-            .signature_verification_algorithms
-            .supported_schemes()
+        self.provider.signature_verification_algorithms.supported_schemes()
     }
 }
 
@@ -652,13 +577,7 @@ mod tests {
         let token = Token::parse(&format!("abcdef.0123456789abcdef.{pin}\n")).expect("a token");
         assert_eq!(token.bearer, "abcdef.0123456789abcdef");
         assert_eq!(token.pin, [0xab; 32]);
-        for text in [
-            "",
-            "a.b",
-            "a.b.c",
-            &format!("a.b.{pin}.d"),
-            &format!(".b.{pin}"),
-        ] {
+        for text in ["", "a.b", "a.b.c", &format!("a.b.{pin}.d"), &format!(".b.{pin}")] {
             assert!(Token::parse(text).is_none(), "{text}");
         }
     }

@@ -274,20 +274,13 @@ pub enum Action {
 impl PodState {
     /// A Pod that was never seen before.
     pub fn new(spec: &PodSpec, now: Timestamp) -> PodState {
-        let mark = Mark {
-            value: false,
-            at: now,
-        };
+        let mark = Mark { value: false, at: now };
         PodState {
             stage: Stage::Admitted,
             ip: None,
             started: now,
             containers: spec.containers.iter().map(|_| Container::new()).collect(),
-            conditions: Conditions {
-                initialized: mark,
-                ready: mark,
-                network: mark,
-            },
+            conditions: Conditions { initialized: mark, ready: mark, network: mark },
         }
     }
 
@@ -308,13 +301,10 @@ impl PodState {
             Stage::Stopping { deadline, .. } | Stage::Removing { deadline, .. } => Some(*deadline),
             Stage::Finished(_) | Stage::Deleting => return None,
         };
-        let containers = self
-            .containers
-            .iter()
-            .filter_map(|container| match &container.phase {
-                Phase::BackOff { until, .. } | Phase::CrashLoop { until } => Some(*until),
-                _ => None,
-            });
+        let containers = self.containers.iter().filter_map(|container| match &container.phase {
+            Phase::BackOff { until, .. } | Phase::CrashLoop { until } => Some(*until),
+            _ => None,
+        });
         containers.chain(stage).min()
     }
 }
@@ -335,10 +325,7 @@ impl Container {
 
     /// Whether the worker has it.
     fn is_live(&self) -> bool {
-        matches!(
-            self.phase,
-            Phase::Starting | Phase::Running { .. } | Phase::Stopping { .. }
-        )
+        matches!(self.phase, Phase::Starting | Phase::Running { .. } | Phase::Stopping { .. })
     }
 
     fn running_since(&self) -> Option<Timestamp> {
@@ -362,18 +349,13 @@ pub fn step(state: &PodState, desired: &Desired, now: Timestamp) -> (PodState, V
         Stage::Active => {
             advance_active(&mut state, spec, now, &mut actions);
             if let Some(why) = outcome(&state, spec) {
-                state.stage = Stage::Stopping {
-                    why,
-                    deadline: now + spec.grace + STOP_MARGIN,
-                };
+                state.stage = Stage::Stopping { why, deadline: now + spec.grace + STOP_MARGIN };
                 stop_containers(&mut state, spec.grace, &mut actions);
                 remove_if_still(&mut state, now, &mut actions);
             }
         }
         Stage::Stopping { .. } => {
-            let grace = desired
-                .deletion
-                .map_or(spec.grace, |deletion| deletion.grace);
+            let grace = desired.deletion.map_or(spec.grace, |deletion| deletion.grace);
             stop_containers(&mut state, grace, &mut actions);
             remove_if_still(&mut state, now, &mut actions);
         }
@@ -392,26 +374,15 @@ pub fn step(state: &PodState, desired: &Desired, now: Timestamp) -> (PodState, V
 /// Starts the end of a Pod that shall go away or has run out of time, and shortens an end that is
 /// under way.
 fn begin_ending(state: &mut PodState, desired: &Desired, now: Timestamp) {
-    let over = desired
-        .spec
-        .active_deadline
-        .is_some_and(|limit| now >= state.started + limit);
-    let cut = desired
-        .deletion
-        .map(|deletion| now + deletion.grace + STOP_MARGIN);
+    let over = desired.spec.active_deadline.is_some_and(|limit| now >= state.started + limit);
+    let cut = desired.deletion.map(|deletion| now + deletion.grace + STOP_MARGIN);
     match (&mut state.stage, cut) {
         (Stage::Admitted | Stage::Active, Some(deadline)) => {
-            state.stage = Stage::Stopping {
-                why: Why::Deleted,
-                deadline,
-            };
+            state.stage = Stage::Stopping { why: Why::Deleted, deadline };
         }
         (Stage::Admitted | Stage::Active, None) if over => {
             let deadline = now + desired.spec.grace + STOP_MARGIN;
-            state.stage = Stage::Stopping {
-                why: Why::Deadline,
-                deadline,
-            };
+            state.stage = Stage::Stopping { why: Why::Deadline, deadline };
         }
         (Stage::Stopping { why, deadline }, Some(sooner)) => {
             *why = Why::Deleted;
@@ -428,10 +399,7 @@ fn begin_ending(state: &mut PodState, desired: &Desired, now: Timestamp) {
         (Stage::Removing { why, .. }, Some(_)) => *why = Why::Deleted,
         (Stage::Finished(_), Some(deadline)) => {
             // Nothing runs: the worker has forgotten it, only the object is left.
-            state.stage = Stage::Removing {
-                why: Why::Deleted,
-                deadline: deadline.min(now),
-            };
+            state.stage = Stage::Removing { why: Why::Deleted, deadline: deadline.min(now) };
         }
         _ => {}
     }
@@ -476,10 +444,7 @@ fn advance(
         }
         Phase::Ready => {
             container.phase = Phase::Starting;
-            actions.push(Action::Start {
-                container: index,
-                restart: container.restarts,
-            });
+            actions.push(Action::Start { container: index, restart: container.restarts });
         }
         Phase::BackOff { .. }
         | Phase::CrashLoop { .. }
@@ -520,9 +485,7 @@ fn ended(
         container.phase = Phase::Ended(exit);
         return;
     }
-    let ran = exit
-        .started_at
-        .map_or(Duration::ZERO, |since| between(since, exit.finished_at));
+    let ran = exit.started_at.map_or(Duration::ZERO, |since| between(since, exit.finished_at));
     if ran >= HEALTHY_AFTER {
         container.delay = Duration::ZERO;
     }
@@ -567,19 +530,11 @@ fn stop_containers(state: &mut PodState, grace: Duration, actions: &mut Vec<Acti
     for (index, container) in state.containers.iter_mut().enumerate() {
         container.phase = match container.phase.clone() {
             Phase::Starting => {
-                actions.push(Action::Stop {
-                    container: index,
-                    restart: container.restarts,
-                    grace,
-                });
+                actions.push(Action::Stop { container: index, restart: container.restarts, grace });
                 Phase::Stopping { since: None }
             }
             Phase::Running { since } => {
-                actions.push(Action::Stop {
-                    container: index,
-                    restart: container.restarts,
-                    grace,
-                });
+                actions.push(Action::Stop { container: index, restart: container.restarts, grace });
                 Phase::Stopping { since: Some(since) }
             }
             Phase::Exited(exit) => Phase::Ended(exit),
@@ -603,22 +558,11 @@ fn remove_if_still(state: &mut PodState, now: Timestamp, actions: &mut Vec<Actio
     if live && now < deadline {
         return;
     }
-    for container in state
-        .containers
-        .iter_mut()
-        .filter(|container| container.is_live())
-    {
-        let exit = killed(
-            container,
-            now,
-            "it did not end in its grace period and was killed",
-        );
+    for container in state.containers.iter_mut().filter(|container| container.is_live()) {
+        let exit = killed(container, now, "it did not end in its grace period and was killed");
         container.phase = Phase::Ended(exit);
     }
-    state.stage = Stage::Removing {
-        why,
-        deadline: now + REMOVE_MAX,
-    };
+    state.stage = Stage::Removing { why, deadline: now + REMOVE_MAX };
     actions.push(Action::Remove);
 }
 
@@ -645,9 +589,7 @@ fn settle(state: &mut PodState, spec: &PodSpec, now: Timestamp) {
     let ending = !matches!(state.stage, Stage::Admitted | Stage::Active);
     let ready = !ending
         && initialized
-        && state.containers[spec.init..]
-            .iter()
-            .all(|c| matches!(c.phase, Phase::Running { .. }));
+        && state.containers[spec.init..].iter().all(|c| matches!(c.phase, Phase::Running { .. }));
     let set = |mark: &mut Mark, value: bool| {
         if mark.value != value {
             *mark = Mark { value, at: now };
@@ -661,9 +603,7 @@ fn settle(state: &mut PodState, spec: &PodSpec, now: Timestamp) {
 
 /// Whether every init container has done its part.
 fn is_initialized(state: &PodState, spec: &PodSpec) -> bool {
-    let begun = state.containers[spec.init..]
-        .iter()
-        .any(|c| c.phase != Phase::Waiting);
+    let begun = state.containers[spec.init..].iter().any(|c| c.phase != Phase::Waiting);
     begun
         || (state.stage != Stage::Admitted
             && state.containers[..spec.init]
@@ -674,11 +614,7 @@ fn is_initialized(state: &PodState, spec: &PodSpec) -> bool {
 
 /// The next longer back-off delay.
 pub fn longer(delay: Duration) -> Duration {
-    if delay.is_zero() {
-        BACKOFF_FIRST
-    } else {
-        (delay * 2).min(BACKOFF_MAX)
-    }
+    if delay.is_zero() { BACKOFF_FIRST } else { (delay * 2).min(BACKOFF_MAX) }
 }
 
 fn between(from: Timestamp, to: Timestamp) -> Duration {

@@ -18,10 +18,7 @@ use crate::{
 /// Names ending in `+` are sidecars; names before `|` are init containers.
 fn desired(containers: &str, restart: RestartPolicy) -> Desired {
     let (init, main) = containers.split_once('|').unwrap_or(("", containers));
-    let names: Vec<&str> = init
-        .split_whitespace()
-        .chain(main.split_whitespace())
-        .collect();
+    let names: Vec<&str> = init.split_whitespace().chain(main.split_whitespace()).collect();
     let containers = names.iter().map(|name| ContainerSpec {
         name: name.trim_end_matches('+').to_owned(),
         image: "hello:1".to_owned(),
@@ -55,10 +52,7 @@ fn desired(containers: &str, restart: RestartPolicy) -> Desired {
         init: init.split_whitespace().count(),
         containers: containers.collect(),
     };
-    Desired {
-        spec: Arc::new(spec),
-        deletion: None,
-    }
+    Desired { spec: Arc::new(spec), deletion: None }
 }
 
 fn at(second: i64) -> Timestamp {
@@ -68,11 +62,7 @@ fn at(second: i64) -> Timestamp {
 fn check(mut desired: Desired, script: &str, expected: Expect) {
     let mut state = PodState::new(&desired.spec, at(0));
     let mut out = String::new();
-    for line in script
-        .lines()
-        .map(str::trim)
-        .filter(|line| !line.is_empty())
-    {
+    for line in script.lines().map(str::trim).filter(|line| !line.is_empty()) {
         let words: Vec<&str> = line.split_whitespace().collect();
         let now = at(words[0].parse().expect("a second"));
         if words[1] == "delete" {
@@ -85,10 +75,7 @@ fn check(mut desired: Desired, script: &str, expected: Expect) {
         state = next;
         let (again, nothing) = step(&state, &desired, now);
         let allocates = nothing == [Action::Allocate];
-        assert!(
-            allocates || (nothing.is_empty() && again == state),
-            "a step repeats: {nothing:?}"
-        );
+        assert!(allocates || (nothing.is_empty() && again == state), "a step repeats: {nothing:?}");
         writeln!(out, "{line}").expect("a string");
         for action in actions {
             writeln!(out, "    ! {action:?}").expect("a string");
@@ -119,14 +106,8 @@ fn observation(
                 .into_iter()
                 .find(|reason| *reason == words[2])
                 .expect("a reason");
-            let problem = Problem {
-                reason,
-                message: "because".to_owned(),
-            };
-            Observation::Failed {
-                container: index(),
-                problem,
-            }
+            let problem = Problem { reason, message: "because".to_owned() };
+            Observation::Failed { container: index(), problem }
         }
         "started" => Observation::Started {
             container: index(),
@@ -136,11 +117,7 @@ fn observation(
         "exited" => Observation::Exited {
             container: index(),
             restart: state.containers[index()].restarts,
-            exit: exit(
-                words[2].parse().expect("a code"),
-                &state.containers[index()],
-                now,
-            ),
+            exit: exit(words[2].parse().expect("a code"), &state.containers[index()], now),
         },
         "worker" => Observation::Worker(known(&words[2..], state, spec, now)),
         "lost" => Observation::WorkerLost,
@@ -152,11 +129,7 @@ fn observation(
 fn exit(code: i32, container: &Container, now: Timestamp) -> Exit {
     Exit {
         code,
-        reason: if code == 0 {
-            ExitReason::Completed
-        } else {
-            ExitReason::Error
-        },
+        reason: if code == 0 { ExitReason::Completed } else { ExitReason::Error },
         message: String::new(),
         started_at: container.running_since(),
         finished_at: now,

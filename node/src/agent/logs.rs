@@ -99,9 +99,7 @@ fn decoded(value: &str) -> String {
         let hex = match (first, tail) {
             (b'%', [high, low, ..]) => {
                 let digits = [*high, *low];
-                std::str::from_utf8(&digits)
-                    .ok()
-                    .and_then(|d| u8::from_str_radix(d, 16).ok())
+                std::str::from_utf8(&digits).ok().and_then(|d| u8::from_str_radix(d, 16).ok())
             }
             _ => None,
         };
@@ -142,11 +140,7 @@ fn record(line: &[u8]) -> Option<Record<'_>> {
     if !matches!(stream, b"stdout" | b"stderr") || !matches!(tag, b"F" | b"P") {
         return None;
     }
-    Some(Record {
-        time,
-        partial: tag == b"P",
-        text,
-    })
+    Some(Record { time, partial: tag == b"P", text })
 }
 
 /// Turns records into output, and knows when enough was put out.
@@ -161,12 +155,7 @@ struct Printer {
 impl Printer {
     fn new(options: Options) -> Printer {
         let left = options.limit_bytes;
-        Printer {
-            options,
-            inside: false,
-            left,
-            piece: Vec::new(),
-        }
+        Printer { options, inside: false, left, piece: Vec::new() }
     }
 
     /// Adds one line of the file.
@@ -174,10 +163,7 @@ impl Printer {
         let line = line.strip_suffix(b"\n").unwrap_or(line);
         let Some(record) = record(line) else { return };
         if let Some(since) = self.options.since {
-            let old = record
-                .time
-                .parse::<Timestamp>()
-                .is_ok_and(|time| time < since);
+            let old = record.time.parse::<Timestamp>().is_ok_and(|time| time < since);
             if old {
                 return;
             }
@@ -196,9 +182,7 @@ impl Printer {
     fn put(&mut self, bytes: &[u8]) {
         let take = match &mut self.left {
             Some(left) => {
-                let take = bytes
-                    .len()
-                    .min(usize::try_from(*left).unwrap_or(usize::MAX));
+                let take = bytes.len().min(usize::try_from(*left).unwrap_or(usize::MAX));
                 *left -= take as u64;
                 take
             }
@@ -360,11 +344,7 @@ async fn next_line(reader: &mut BufReader<File>, line: &mut Vec<u8>) -> io::Resu
 async fn open(live: &Path) -> io::Result<Vec<(File, u64)>> {
     let mut files = Vec::new();
     for age in (0..LOG_FILES_MAX).rev() {
-        let path = if age == 0 {
-            live.to_owned()
-        } else {
-            rotated(live, age)
-        };
+        let path = if age == 0 { live.to_owned() } else { rotated(live, age) };
         if let Some(opened) = open_one(&path).await? {
             // A rotation in between shows the same file under two names.
             if files.last().is_none_or(|(_, inode)| *inode != opened.1) {

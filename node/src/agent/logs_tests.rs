@@ -23,9 +23,7 @@ fn files() -> (tempfile::TempDir, PathBuf) {
     let folder = tempfile::tempdir().expect("a folder");
     let live = folder.path().join("0.log");
     let text = |range: std::ops::Range<u32>| -> String {
-        range
-            .map(|n| line(n, "stdout", "F", &format!("line {n}")))
-            .collect()
+        range.map(|n| line(n, "stdout", "F", &format!("line {n}"))).collect()
     };
     for (name, range) in [("0.log.2", 0..3), ("0.log.1", 3..7), ("0.log", 7..10)] {
         std::fs::write(folder.path().join(name), text(range)).expect("written");
@@ -136,21 +134,13 @@ async fn since_and_limit() {
 
 #[tokio::test]
 async fn bad_queries_are_explained() {
-    check(
-        "tailLines=-1",
-        expect!["400 tailLines must be a whole number, not -1"],
-    )
-    .await;
+    check("tailLines=-1", expect!["400 tailLines must be a whole number, not -1"]).await;
     check(
         "sinceTime=yesterday",
         expect!["400 sinceTime must be a time like 2026-11-21T08:00:00Z, not yesterday"],
     )
     .await;
-    check(
-        "follow=perhaps",
-        expect!["400 follow must be true or false, not perhaps"],
-    )
-    .await;
+    check("follow=perhaps", expect!["400 follow must be true or false, not perhaps"]).await;
 }
 
 #[tokio::test]

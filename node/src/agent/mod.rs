@@ -184,13 +184,7 @@ pub async fn run(config: Config, shutdown: CancellationToken) -> Result<(), Agen
 
     let mut tasks = JoinSet::new();
     tasks.spawn(events::run(client.clone(), config.name.clone(), happenings));
-    tasks.spawn(node::run(
-        client.clone(),
-        description(&config),
-        peers,
-        own,
-        shutdown.clone(),
-    ));
+    tasks.spawn(node::run(client.clone(), description(&config), peers, own, shutdown.clone()));
     tasks.spawn(join::keep_renewed(
         connection.clone(),
         identity,
@@ -200,19 +194,12 @@ pub async fn run(config: Config, shutdown: CancellationToken) -> Result<(), Agen
     ));
     for server in 0..connection.servers() {
         let (connection, logs) = (connection.clone(), logs.clone());
-        tasks.spawn(tunnel::run(
-            connection,
-            server,
-            logs,
-            inputs.clone(),
-            shutdown.clone(),
-        ));
+        tasks.spawn(tunnel::run(connection, server, logs, inputs.clone(), shutdown.clone()));
     }
     spawn_watches(&mut tasks, &client, &config.name, &inputs, &shutdown);
     drop(inputs);
 
-    pods.run(queue, shutdown.clone(), config.stop_workers_on_exit)
-        .await;
+    pods.run(queue, shutdown.clone(), config.stop_workers_on_exit).await;
     tasks.shutdown().await;
     Ok(())
 }
@@ -220,21 +207,10 @@ pub async fn run(config: Config, shutdown: CancellationToken) -> Result<(), Agen
 /// Makes the data folder and takes its lock, which lasts as long as the returned value.
 fn prepare_data_dir(path: &Path) -> Result<nix::fcntl::Flock<fs::File>, AgentError> {
     use nix::fcntl::{Flock, FlockArg};
-    let error = |source| AgentError::DataDir {
-        path: path.to_owned(),
-        source,
-    };
-    fs::DirBuilder::new()
-        .recursive(true)
-        .mode(0o700)
-        .create(path)
-        .map_err(error)?;
+    let error = |source| AgentError::DataDir { path: path.to_owned(), source };
+    fs::DirBuilder::new().recursive(true).mode(0o700).create(path).map_err(error)?;
     let lock = path.join("agent.lock");
-    let file = fs::OpenOptions::new()
-        .create(true)
-        .append(true)
-        .open(lock)
-        .map_err(error)?;
+    let file = fs::OpenOptions::new().create(true).append(true).open(lock).map_err(error)?;
     match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
         Ok(lock) => Ok(lock),
         Err((_, nix::errno::Errno::EWOULDBLOCK)) => Err(AgentError::InUse(path.to_owned())),
@@ -277,10 +253,7 @@ fn spawn_watches(
         K: Resource + DeserializeOwned,
     {
         move |object: K| {
-            let name = (
-                object.meta().namespace.clone()?,
-                object.meta().name.clone()?,
-            );
+            let name = (object.meta().namespace.clone()?, object.meta().name.clone()?);
             read(object).map(|small| (name, small))
         }
     }

@@ -92,10 +92,7 @@ pub async fn run(
             changed = seen.changed() => { if changed.is_err() { return } false }
             () = shutdown.cancelled() => return,
         };
-        keeper.look(
-            &seen.borrow_and_update().clone(),
-            &workers.borrow_and_update().clone(),
-        );
+        keeper.look(&seen.borrow_and_update().clone(), &workers.borrow_and_update().clone());
         let work = keeper.work(beat);
         let outcome = tokio::select! {
             outcome = tokio::time::timeout(REQUEST_MAX, work) => outcome,
@@ -149,10 +146,7 @@ impl Keeper {
                 self.status_due = true;
                 self.annotation_due = true;
             }
-            Seen::Present {
-                ready,
-                workers: theirs,
-            } => {
+            Seen::Present { ready, workers: theirs } => {
                 self.status_due |= !ready;
                 self.annotation_due |= theirs != workers;
             }
@@ -169,22 +163,14 @@ impl Keeper {
         if self.annotation_due {
             let text = json!(self.annotation).to_string();
             let patch = json!({"metadata": {"annotations": {ANNOTATION_WORKERS: text}}});
-            nodes
-                .patch(
-                    &self.node.name,
-                    &PatchParams::default(),
-                    &Patch::Merge(patch),
-                )
-                .await?;
+            nodes.patch(&self.node.name, &PatchParams::default(), &Patch::Merge(patch)).await?;
             self.annotation_due = false;
         }
         if self.status_due {
             let status = self.status();
             let patch = json!({"status": status});
             let params = PatchParams::default();
-            nodes
-                .patch_status(&self.node.name, &params, &Patch::Strategic(patch))
-                .await?;
+            nodes.patch_status(&self.node.name, &params, &Patch::Strategic(patch)).await?;
             self.status_due = false;
         }
         if beat {
@@ -224,9 +210,7 @@ impl Keeper {
             Err(error) if has_code(&error, 409) => {
                 let patch = json!({"metadata": {"labels": labels}});
                 let params = PatchParams::default();
-                nodes
-                    .patch(&self.node.name, &params, &Patch::Merge(patch))
-                    .await?
+                nodes.patch(&self.node.name, &params, &Patch::Merge(patch)).await?
             }
             Err(error) => return Err(error),
         };
@@ -243,10 +227,7 @@ impl Keeper {
             "renewTime": now,
         }});
         let params = PatchParams::default();
-        match leases
-            .patch(&self.node.name, &params, &Patch::Merge(patch))
-            .await
-        {
+        match leases.patch(&self.node.name, &params, &Patch::Merge(patch)).await {
             Ok(_) => Ok(()),
             Err(error) if has_code(&error, 404) => {
                 let lease = Lease {
@@ -271,10 +252,7 @@ impl Keeper {
                         ..LeaseSpec::default()
                     }),
                 };
-                leases
-                    .create(&PostParams::default(), &lease)
-                    .await
-                    .map(drop)
+                leases.create(&PostParams::default(), &lease).await.map(drop)
             }
             Err(error) => Err(error),
         }
@@ -290,10 +268,7 @@ impl Keeper {
                     type_: "InternalIP".to_owned(),
                     address: self.node.address.to_string(),
                 },
-                NodeAddress {
-                    type_: "Hostname".to_owned(),
-                    address: self.node.name.clone(),
-                },
+                NodeAddress { type_: "Hostname".to_owned(), address: self.node.name.clone() },
             ]),
             conditions: Some(conditions(self.started)),
             node_info: Some(node_info(&self.node)),
@@ -344,32 +319,15 @@ fn conditions(since: Timestamp) -> Vec<NodeCondition> {
             "KubeletHasSufficientMemory",
             "the node has memory to spare",
         ),
-        condition(
-            "DiskPressure",
-            "False",
-            "KubeletHasNoDiskPressure",
-            "the node has disk space",
-        ),
-        condition(
-            "PIDPressure",
-            "False",
-            "KubeletHasSufficientPID",
-            "the node has process ids",
-        ),
-        condition(
-            "Ready",
-            "True",
-            "KubeletReady",
-            "the node agent is posting ready status",
-        ),
+        condition("DiskPressure", "False", "KubeletHasNoDiskPressure", "the node has disk space"),
+        condition("PIDPressure", "False", "KubeletHasSufficientPID", "the node has process ids"),
+        condition("Ready", "True", "KubeletReady", "the node agent is posting ready status"),
     ]
 }
 
 fn node_info(node: &Description) -> NodeSystemInfo {
     let read = |path: &str| {
-        std::fs::read_to_string(path)
-            .map(|text| text.trim().to_owned())
-            .unwrap_or_default()
+        std::fs::read_to_string(path).map(|text| text.trim().to_owned()).unwrap_or_default()
     };
     let arch = match std::env::consts::ARCH {
         "x86_64" => "amd64",
@@ -379,10 +337,7 @@ fn node_info(node: &Description) -> NodeSystemInfo {
     let os_image = read("/etc/os-release")
         .lines()
         .find_map(|line| line.strip_prefix("PRETTY_NAME="))
-        .map_or_else(
-            || "Linux".to_owned(),
-            |name| name.trim_matches('"').to_owned(),
-        );
+        .map_or_else(|| "Linux".to_owned(), |name| name.trim_matches('"').to_owned());
     NodeSystemInfo {
         architecture: arch.to_owned(),
         boot_id: read("/proc/sys/kernel/random/boot_id"),

@@ -204,11 +204,7 @@ impl Pods {
     fn wait(&self) -> Duration {
         let pods = self.timers.first().map(|(at, _)| *at);
         let writes = self.paused_until.filter(|_| !self.queue.is_empty());
-        let next = [pods, writes]
-            .into_iter()
-            .flatten()
-            .chain([self.parts.fleet.wake()])
-            .min();
+        let next = [pods, writes].into_iter().flatten().chain([self.parts.fleet.wake()]).min();
         let now = Timestamp::now();
         let next = next.unwrap_or(now);
         Duration::try_from(next.duration_since(now)).unwrap_or(Duration::ZERO)
@@ -230,19 +226,11 @@ impl Pods {
             }
             Input::Node(change) => self.node(change),
             Input::Worker { namespace, event } => self.worker(&namespace, event),
-            Input::Identity {
-                namespace,
-                identity,
-                validity,
-            } => {
+            Input::Identity { namespace, identity, validity } => {
                 self.parts.fleet.identity(&namespace, identity, validity);
             }
             Input::Observed { uid, observation } => self.observed(&uid, observation),
-            Input::Prepared {
-                uid,
-                container,
-                start,
-            } => self.prepared(&uid, container, start),
+            Input::Prepared { uid, container, start } => self.prepared(&uid, container, start),
             Input::Logs(query) => self.answer(query),
         }
     }
@@ -307,10 +295,7 @@ impl Pods {
             tracing::warn!(pod = spec.name, %ip, "the address of a Pod is taken or not ours");
             state.ip = None;
         }
-        self.names.insert(
-            (spec.namespace.clone(), spec.name.clone()),
-            spec.uid.clone(),
-        );
+        self.names.insert((spec.namespace.clone(), spec.name.clone()), spec.uid.clone());
         let entry = Entry {
             desired,
             state,
@@ -327,10 +312,7 @@ impl Pods {
     /// The object is no longer in the API.
     fn deleted(&mut self, uid: &str) {
         if let Some(entry) = self.entries.get_mut(uid) {
-            entry.desired.deletion = Some(Deletion {
-                grace: Duration::ZERO,
-                gone: true,
-            });
+            entry.desired.deletion = Some(Deletion { grace: Duration::ZERO, gone: true });
             self.process(uid);
         }
     }
@@ -343,9 +325,7 @@ impl Pods {
         self.synced = true;
         for (namespace, uid) in self.parts.fleet.unclaimed() {
             tracing::info!(namespace, uid, "removing a Pod that was deleted meanwhile");
-            self.parts
-                .fleet
-                .send(&namespace, &ToWorker::RemovePod { uid });
+            self.parts.fleet.send(&namespace, &ToWorker::RemovePod { uid });
         }
         self.parts.fleet.pods_synced();
         self.sweep_logs();
@@ -361,19 +341,14 @@ impl Pods {
                     match known {
                         Some(entry) => entry.told = true,
                         None if self.synced => {
-                            let message = ToWorker::RemovePod {
-                                uid: pod.uid.clone(),
-                            };
+                            let message = ToWorker::RemovePod { uid: pod.uid.clone() };
                             self.parts.fleet.send(namespace, &message);
                         }
                         None => {}
                     }
                 }
-                let mut known: HashMap<String, protocol::PodState> = state
-                    .pods
-                    .into_iter()
-                    .map(|pod| (pod.uid.clone(), pod))
-                    .collect();
+                let mut known: HashMap<String, protocol::PodState> =
+                    state.pods.into_iter().map(|pod| (pod.uid.clone(), pod)).collect();
                 for uid in self.uids_in(namespace) {
                     let observation = Observation::Worker(known.remove(&uid));
                     self.deliver_prepared(&uid);
@@ -397,20 +372,10 @@ impl Pods {
     fn message(&mut self, namespace: &str, message: ToAgent) {
         match message {
             ToAgent::State(_) => tracing::warn!(namespace, "a worker repeats its state"),
-            ToAgent::ContainerStarted {
-                uid,
-                container,
-                restart,
-                at,
-            } => {
+            ToAgent::ContainerStarted { uid, container, restart, at } => {
                 self.container_started(&uid, &container, restart, at);
             }
-            ToAgent::ContainerExited {
-                uid,
-                container,
-                restart,
-                exit,
-            } => {
+            ToAgent::ContainerExited { uid, container, restart, exit } => {
                 self.container_exited(&uid, &container, restart, exit);
             }
             ToAgent::PodRemoved { uid } => self.observed(&uid, Observation::Removed),
@@ -432,18 +397,9 @@ impl Pods {
         };
         entry.starts.remove(&container);
         let spec = entry.desired.spec.clone();
-        self.parts
-            .events
-            .normal(&spec, container, "Started", format!("Started {name}"));
+        self.parts.events.normal(&spec, container, "Started", format!("Started {name}"));
         self.forget_old_logs(&spec, name, restart);
-        self.observed(
-            uid,
-            Observation::Started {
-                container,
-                restart,
-                at,
-            },
-        );
+        self.observed(uid, Observation::Started { container, restart, at });
     }
 
     fn container_exited(&mut self, uid: &str, name: &str, restart: u32, exit: protocol::Exit) {
@@ -460,9 +416,7 @@ impl Pods {
                 "" => format!("{name} exited with code {}", exit.code),
                 text => format!("{name} exited with code {}: {text}", exit.code),
             };
-            self.parts
-                .events
-                .warning(&entry.desired.spec, container, "Failed", message);
+            self.parts.events.warning(&entry.desired.spec, container, "Failed", message);
         }
         tracing::info!(
             pod = entry.desired.spec.name,
@@ -472,14 +426,7 @@ impl Pods {
             reason = ?exit.reason,
             "container exited"
         );
-        self.observed(
-            uid,
-            Observation::Exited {
-                container,
-                restart,
-                exit,
-            },
-        );
+        self.observed(uid, Observation::Exited { container, restart, exit });
     }
 
     /// A start is prepared. While its worker is not there yet, it waits for it.
@@ -626,25 +573,15 @@ impl Pods {
                     containers: vec![(**start).clone()],
                 };
                 entry.told = true;
-                self.parts
-                    .fleet
-                    .send(&spec.namespace, &ToWorker::ApplyPod(pod));
+                self.parts.fleet.send(&spec.namespace, &ToWorker::ApplyPod(pod));
                 let message = format!("Created {}", spec.containers[container].name);
-                self.parts
-                    .events
-                    .normal(&spec, container, "Created", message);
+                self.parts.events.normal(&spec, container, "Created", message);
                 None
             }
-            Action::Stop {
-                container,
-                restart,
-                grace,
-            } => {
+            Action::Stop { container, restart, grace } => {
                 let name = spec.containers[container].name.clone();
                 let message = format!("Stopping {name}");
-                self.parts
-                    .events
-                    .normal(&spec, container, "Killing", message);
+                self.parts.events.normal(&spec, container, "Killing", message);
                 let message = ToWorker::StopContainer {
                     uid: spec.uid.clone(),
                     container: name,
@@ -657,18 +594,14 @@ impl Pods {
             Action::BackingOff(container) => {
                 let name = &spec.containers[container].name;
                 let message = format!("Back-off restarting {name} of Pod {}", spec.name);
-                self.parts
-                    .events
-                    .warning(&spec, container, "BackOff", message);
+                self.parts.events.warning(&spec, container, "BackOff", message);
                 None
             }
             Action::Remove => {
                 if !entry.told || !self.parts.fleet.is_connected(&spec.namespace) {
                     return Some(Observation::Removed);
                 }
-                let message = ToWorker::RemovePod {
-                    uid: spec.uid.clone(),
-                };
+                let message = ToWorker::RemovePod { uid: spec.uid.clone() };
                 self.parts.fleet.send(&spec.namespace, &message);
                 None
             }

@@ -61,42 +61,23 @@ impl Preparer {
         host_ip: IpAddr,
     ) -> Preparer {
         let permits = Semaphore::new(PREPARE_MAX);
-        Preparer {
-            client,
-            images,
-            events,
-            inputs,
-            host_ip,
-            permits,
-        }
+        Preparer { client, images, events, inputs, host_ip, permits }
     }
 
     /// Prepares one start and reports `Prepared` or `Failed`.
     pub async fn run(self: Arc<Preparer>, order: Order) {
-        let _permit = self
-            .permits
-            .acquire()
-            .await
-            .expect("the semaphore is never closed");
+        let _permit = self.permits.acquire().await.expect("the semaphore is never closed");
         let outcome = self.prepare(&order).await;
         let (uid, container) = (order.pod.uid.clone(), order.index);
         let input = match outcome {
-            Ok(start) => Input::Prepared {
-                uid,
-                container,
-                start: Box::new(start),
-            },
+            Ok(start) => Input::Prepared { uid, container, start: Box::new(start) },
             Err(problem) => {
                 let reason = match problem.reason {
                     "ErrImagePull" | "InvalidImageName" | "ErrImageNeverPull" => "Failed",
                     other => other,
                 };
-                self.events
-                    .warning(&order.pod, container, reason, problem.message.clone());
-                Input::Observed {
-                    uid,
-                    observation: Observation::Failed { container, problem },
-                }
+                self.events.warning(&order.pod, container, reason, problem.message.clone());
+                Input::Observed { uid, observation: Observation::Failed { container, problem } }
             }
         };
         // The loop is gone only when the agent ends.
@@ -108,10 +89,8 @@ impl Preparer {
         let container = &pod.containers[index];
         let found = self.images.resolve(pod, container).await?;
         if found.pulled {
-            let message = format!(
-                "Pulled {} ({}, {} bytes)",
-                container.image, found.id, found.bytes
-            );
+            let message =
+                format!("Pulled {} ({}, {} bytes)", container.image, found.id, found.bytes);
             self.events.normal(pod, index, "Pulled", message);
         }
         let image = match self.images.compiled(&found) {
@@ -164,13 +143,10 @@ impl Preparer {
         let pod = &order.pod;
         let mut objects = BTreeMap::new();
         for source in env::sources(&pod.containers[order.index]) {
-            let content = self
-                .read(&pod.namespace, &source)
-                .await
-                .map_err(|error| Problem {
-                    reason: "CreateContainerConfigError",
-                    message: format!("cannot read {source:?}: {error}"),
-                })?;
+            let content = self.read(&pod.namespace, &source).await.map_err(|error| Problem {
+                reason: "CreateContainerConfigError",
+                message: format!("cannot read {source:?}: {error}"),
+            })?;
             objects.insert(source, content);
         }
         let cores = std::thread::available_parallelism().map_or(1, |cores| cores.get());

@@ -40,10 +40,7 @@ pub fn recover(
         ready: mark(api, "Ready", now),
         network: mark(api, "PodReadyToStartContainers", now),
     };
-    state.ip = api
-        .pod_ip
-        .as_deref()
-        .and_then(|text| text.parse::<IpAddr>().ok());
+    state.ip = api.pod_ip.as_deref().and_then(|text| text.parse::<IpAddr>().ok());
     for (index, container) in state.containers.iter_mut().enumerate() {
         if let Some(known) = container_status(api, spec, index) {
             *container = from_api(known, now);
@@ -85,11 +82,7 @@ fn with_worker(
 }
 
 fn mark(api: &core::PodStatus, kind: &str, now: Timestamp) -> Mark {
-    let condition = api
-        .conditions
-        .iter()
-        .flatten()
-        .find(|condition| condition.type_ == kind);
+    let condition = api.conditions.iter().flatten().find(|condition| condition.type_ == kind);
     Mark {
         value: condition.is_some_and(|condition| condition.status == "True"),
         at: condition
@@ -103,24 +96,16 @@ fn container_status<'a>(
     spec: &PodSpec,
     index: usize,
 ) -> Option<&'a core::ContainerStatus> {
-    let list = if spec.is_init(index) {
-        &api.init_container_statuses
-    } else {
-        &api.container_statuses
-    };
-    list.iter()
-        .flatten()
-        .find(|status| status.name == spec.containers[index].name)
+    let list =
+        if spec.is_init(index) { &api.init_container_statuses } else { &api.container_statuses };
+    list.iter().flatten().find(|status| status.name == spec.containers[index].name)
 }
 
 fn from_api(known: &core::ContainerStatus, now: Timestamp) -> Container {
     let mut container = Container::new();
     container.restarts = u32::try_from(known.restart_count).unwrap_or(0);
     container.image_id = known.image_id.clone();
-    let last = known
-        .last_state
-        .as_ref()
-        .and_then(|state| state.terminated.as_ref());
+    let last = known.last_state.as_ref().and_then(|state| state.terminated.as_ref());
     container.last = last.map(|terminated| status::exit(terminated, now));
     container.delay = delay_after(container.restarts);
     let state = known.state.as_ref();
@@ -142,11 +127,7 @@ fn from_api(known: &core::ContainerStatus, now: Timestamp) -> Container {
             waiting.and_then(|waiting| waiting.reason.as_deref()) == Some("CrashLoopBackOff");
         // Any other reason to wait came after `restarts` had been counted up for a start that may
         // have been given to a worker: the next one gets a new number, at once.
-        let until = if looping {
-            last.finished_at + container.delay
-        } else {
-            now
-        };
+        let until = if looping { last.finished_at + container.delay } else { now };
         container.delay = longer(container.delay);
         container.phase = Phase::CrashLoop { until };
     }

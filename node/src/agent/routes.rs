@@ -83,9 +83,7 @@ pub fn service(object: Service) -> Option<ServiceInfo> {
     if spec.type_.as_deref() == Some("ExternalName") {
         return None;
     }
-    let addresses = spec
-        .cluster_ips
-        .or_else(|| spec.cluster_ip.map(|ip| vec![ip]));
+    let addresses = spec.cluster_ips.or_else(|| spec.cluster_ip.map(|ip| vec![ip]));
     let ports = spec.ports.into_iter().flatten().filter_map(|port| {
         Some(ServicePort {
             name: port.name.unwrap_or_default(),
@@ -97,11 +95,7 @@ pub fn service(object: Service) -> Option<ServiceInfo> {
     Some(ServiceInfo {
         namespace: object.metadata.namespace?,
         name: object.metadata.name?,
-        cluster_ips: addresses
-            .into_iter()
-            .flatten()
-            .filter_map(|ip| ip.parse().ok())
-            .collect(),
+        cluster_ips: addresses.into_iter().flatten().filter_map(|ip| ip.parse().ok()).collect(),
         ports: ports.filter(|port| port.port > 0).collect(),
     })
 }
@@ -111,25 +105,14 @@ pub fn slice(object: EndpointSlice) -> Option<SliceInfo> {
     let service = object.metadata.labels?.remove(LABEL_SERVICE)?;
     let ports = object.ports.into_iter().flatten().filter_map(|port| {
         let number = u16::try_from(port.port?).ok()?;
-        Some((
-            port.name.unwrap_or_default(),
-            transport(port.protocol.as_deref())?,
-            number,
-        ))
+        Some((port.name.unwrap_or_default(), transport(port.protocol.as_deref())?, number))
     });
-    let ready = object
-        .endpoints
-        .into_iter()
-        .flatten()
-        .filter_map(|endpoint| {
-            let ready = endpoint
-                .conditions
-                .and_then(|conditions| conditions.ready)
-                .unwrap_or(true);
-            // Further addresses of one endpoint are the same Pod.
-            let address = endpoint.addresses.first()?.parse().ok()?;
-            ready.then_some((address, endpoint.node_name))
-        });
+    let ready = object.endpoints.into_iter().flatten().filter_map(|endpoint| {
+        let ready = endpoint.conditions.and_then(|conditions| conditions.ready).unwrap_or(true);
+        // Further addresses of one endpoint are the same Pod.
+        let address = endpoint.addresses.first()?.parse().ok()?;
+        ready.then_some((address, endpoint.node_name))
+    });
     Some(SliceInfo {
         namespace: object.metadata.namespace?,
         name: object.metadata.name?,
@@ -183,20 +166,14 @@ pub enum Changed {
 impl Table {
     /// Takes a Service.
     pub fn set_service(&mut self, service: ServiceInfo) -> Option<Changed> {
-        let key = ServiceKey {
-            namespace: service.namespace.clone(),
-            name: service.name.clone(),
-        };
+        let key = ServiceKey { namespace: service.namespace.clone(), name: service.name.clone() };
         self.services.insert(key.clone(), service);
         self.rebuild(key)
     }
 
     /// Forgets a Service.
     pub fn remove_service(&mut self, namespace: &str, name: &str) -> Option<Changed> {
-        let key = ServiceKey {
-            namespace: namespace.to_owned(),
-            name: name.to_owned(),
-        };
+        let key = ServiceKey { namespace: namespace.to_owned(), name: name.to_owned() };
         self.services.remove(&key);
         self.rebuild(key)
     }
@@ -204,36 +181,22 @@ impl Table {
     /// Takes an EndpointSlice.
     pub fn set_slice(&mut self, slice: SliceInfo) -> Vec<Changed> {
         let id = (slice.namespace.clone(), slice.name.clone());
-        let moved = self
-            .slice_service
-            .get(&id)
-            .is_some_and(|old| *old != slice.service);
+        let moved = self.slice_service.get(&id).is_some_and(|old| *old != slice.service);
         let mut changes = Vec::new();
         if moved {
             changes.extend(self.remove_slice(&slice.namespace, &slice.name));
         }
-        let key = ServiceKey {
-            namespace: slice.namespace.clone(),
-            name: slice.service.clone(),
-        };
+        let key = ServiceKey { namespace: slice.namespace.clone(), name: slice.service.clone() };
         self.slice_service.insert(id, slice.service.clone());
-        self.slices
-            .entry(key.clone())
-            .or_default()
-            .insert(slice.name.clone(), slice);
+        self.slices.entry(key.clone()).or_default().insert(slice.name.clone(), slice);
         changes.extend(self.rebuild(key));
         changes
     }
 
     /// Forgets an EndpointSlice.
     pub fn remove_slice(&mut self, namespace: &str, name: &str) -> Option<Changed> {
-        let service = self
-            .slice_service
-            .remove(&(namespace.to_owned(), name.to_owned()))?;
-        let key = ServiceKey {
-            namespace: namespace.to_owned(),
-            name: service,
-        };
+        let service = self.slice_service.remove(&(namespace.to_owned(), name.to_owned()))?;
+        let key = ServiceKey { namespace: namespace.to_owned(), name: service };
         if let Some(slices) = self.slices.get_mut(&key) {
             slices.remove(name);
             if slices.is_empty() {
@@ -246,16 +209,9 @@ impl Table {
     /// Takes a Node. Its workers' addresses are part of the routes to its Pods.
     pub fn set_node(&mut self, node: NodeInfo) -> Vec<Changed> {
         let name = node.name.clone();
-        let same = self
-            .nodes
-            .get(&name)
-            .is_some_and(|known| known.workers == node.workers);
+        let same = self.nodes.get(&name).is_some_and(|known| known.workers == node.workers);
         self.nodes.insert(name.clone(), node);
-        if same {
-            Vec::new()
-        } else {
-            self.rebuild_node(&name)
-        }
+        if same { Vec::new() } else { self.rebuild_node(&name) }
     }
 
     /// Forgets a Node.
@@ -271,28 +227,18 @@ impl Table {
 
     /// The Services that give variables to Pods of a namespace.
     pub fn services_for(&self, namespace: &str) -> Vec<ServiceInfo> {
-        let kubernetes = ServiceKey {
-            namespace: "default".to_owned(),
-            name: "kubernetes".to_owned(),
-        };
-        let first = ServiceKey {
-            namespace: namespace.to_owned(),
-            name: String::new(),
-        };
+        let kubernetes =
+            ServiceKey { namespace: "default".to_owned(), name: "kubernetes".to_owned() };
+        let first = ServiceKey { namespace: namespace.to_owned(), name: String::new() };
         let own = self.services.range(first..).map(|(_, service)| service);
         let own = own.take_while(|service| service.namespace == namespace);
-        let default = (namespace != "default")
-            .then(|| self.services.get(&kubernetes))
-            .flatten();
+        let default = (namespace != "default").then(|| self.services.get(&kubernetes)).flatten();
         default.into_iter().chain(own).cloned().collect()
     }
 
     /// Whether a namespace has a Service with a port on the nodes.
     pub fn has_node_port(&self, namespace: &str) -> bool {
-        let first = ServiceKey {
-            namespace: namespace.to_owned(),
-            name: String::new(),
-        };
+        let first = ServiceKey { namespace: namespace.to_owned(), name: String::new() };
         self.services
             .range(first..)
             .take_while(|(key, _)| key.namespace == namespace)
@@ -314,21 +260,15 @@ impl Table {
     }
 
     fn rebuild_node(&mut self, node: &str) -> Vec<Changed> {
-        let touches = |slice: &SliceInfo| {
-            slice
-                .ready
-                .iter()
-                .any(|(_, of)| of.as_deref() == Some(node))
-        };
+        let touches =
+            |slice: &SliceInfo| slice.ready.iter().any(|(_, of)| of.as_deref() == Some(node));
         let keys: Vec<ServiceKey> = self
             .slices
             .iter()
             .filter(|(_, slices)| slices.values().any(touches))
             .map(|(key, _)| key.clone())
             .collect();
-        keys.into_iter()
-            .filter_map(|key| self.rebuild(key))
-            .collect()
+        keys.into_iter().filter_map(|key| self.rebuild(key)).collect()
     }
 }
 
@@ -372,10 +312,7 @@ pub fn route<'a>(
         }
     });
     ServiceRoute {
-        key: ServiceKey {
-            namespace: service.namespace.clone(),
-            name: service.name.clone(),
-        },
+        key: ServiceKey { namespace: service.namespace.clone(), name: service.name.clone() },
         cluster_ips: service.cluster_ips.clone(),
         ports: ports.collect(),
     }

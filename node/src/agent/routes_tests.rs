@@ -45,11 +45,7 @@ fn check(changes: impl IntoIterator<Item = Changed>, expected: Expect) {
         match change {
             Changed::Remove(key) => out += &format!("- {}/{}\n", key.namespace, key.name),
             Changed::Upsert(route) => {
-                let ServiceRoute {
-                    key,
-                    cluster_ips,
-                    ports,
-                } = route;
+                let ServiceRoute { key, cluster_ips, ports } = route;
                 out += &format!("+ {}/{} {cluster_ips:?}\n", key.namespace, key.name);
                 for port in ports {
                     let node_port = port.node_port.unwrap_or(0);
@@ -136,11 +132,7 @@ fn pods_see_their_namespace_and_the_api() {
         table.set_service(service);
     }
     let names = |namespace: &str| -> Vec<String> {
-        table
-            .services_for(namespace)
-            .into_iter()
-            .map(|service| service.name)
-            .collect()
+        table.services_for(namespace).into_iter().map(|service| service.name).collect()
     };
     assert_eq!(names("shop"), ["kubernetes", "web"]);
     assert_eq!(names("default"), ["kubernetes", "x"]);

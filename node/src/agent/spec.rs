@@ -181,9 +181,7 @@ pub enum EnvValue {
 impl PodSpec {
     /// Index of a container by its name.
     pub fn container(&self, name: &str) -> Option<usize> {
-        self.containers
-            .iter()
-            .position(|container| container.name == name)
+        self.containers.iter().position(|container| container.name == name)
     }
 
     /// Whether the container at `index` belongs to the init containers.
@@ -194,23 +192,13 @@ impl PodSpec {
 
 /// Reads a Pod of the API. `None` if it has no uid, name, namespace or node: then it is not ours.
 pub fn read(pod: core::Pod) -> Option<(Desired, Option<core::PodStatus>)> {
-    let core::Pod {
-        metadata,
-        spec,
-        status,
-    } = pod;
+    let core::Pod { metadata, spec, status } = pod;
     let deletion = metadata.deletion_timestamp.as_ref().map(|_| Deletion {
         grace: seconds(metadata.deletion_grace_period_seconds).unwrap_or(GRACE_DEFAULT),
         gone: false,
     });
     let spec = pod_spec(metadata, spec?, status.as_ref())?;
-    Some((
-        Desired {
-            spec: Arc::new(spec),
-            deletion,
-        },
-        status,
-    ))
+    Some((Desired { spec: Arc::new(spec), deletion }, status))
 }
 
 fn pod_spec(
@@ -219,12 +207,8 @@ fn pod_spec(
     status: Option<&core::PodStatus>,
 ) -> Option<PodSpec> {
     let qos = qos_class(&spec);
-    let init: Vec<ContainerSpec> = spec
-        .init_containers
-        .into_iter()
-        .flatten()
-        .map(container)
-        .collect();
+    let init: Vec<ContainerSpec> =
+        spec.init_containers.into_iter().flatten().map(container).collect();
     let first = init.len();
     let mut containers = init;
     containers.extend(spec.containers.into_iter().map(container));
@@ -247,9 +231,7 @@ fn pod_spec(
         annotations,
         generation: metadata.generation,
         node: spec.node_name?,
-        service_account: spec
-            .service_account_name
-            .unwrap_or_else(|| "default".to_owned()),
+        service_account: spec.service_account_name.unwrap_or_else(|| "default".to_owned()),
         restart: match spec.restart_policy.as_deref() {
             Some("OnFailure") => RestartPolicy::OnFailure,
             Some("Never") => RestartPolicy::Never,
@@ -279,19 +261,12 @@ fn refers_to_annotations(container: &ContainerSpec) -> bool {
 }
 
 /// Condition types that the node writes; `PodScheduled` is written again as the scheduler left it.
-pub const CONDITIONS: [&str; 5] = [
-    "PodReadyToStartContainers",
-    "Initialized",
-    "Ready",
-    "ContainersReady",
-    "PodScheduled",
-];
+pub const CONDITIONS: [&str; 5] =
+    ["PodReadyToStartContainers", "Initialized", "Ready", "ContainersReady", "PodScheduled"];
 
 fn foreign_conditions(status: &core::PodStatus) -> Vec<core::PodCondition> {
     let all = status.conditions.iter().flatten();
-    all.filter(|condition| !CONDITIONS.contains(&condition.type_.as_str()))
-        .cloned()
-        .collect()
+    all.filter(|condition| !CONDITIONS.contains(&condition.type_.as_str())).cloned().collect()
 }
 
 fn scheduled_at(status: &core::PodStatus) -> Option<Timestamp> {
@@ -323,12 +298,7 @@ fn container(container: core::Container) -> ContainerSpec {
         sidecar: container.restart_policy.as_deref() == Some("Always"),
         command: container.command.unwrap_or_default(),
         args: container.args.unwrap_or_default(),
-        env_from: container
-            .env_from
-            .into_iter()
-            .flatten()
-            .filter_map(env_from)
-            .collect(),
+        env_from: container.env_from.into_iter().flatten().filter_map(env_from).collect(),
         env: container
             .env
             .into_iter()
@@ -343,16 +313,8 @@ fn container(container: core::Container) -> ContainerSpec {
             cpu_millis: limits.get("cpu").and_then(millis),
             request_deadline_ms: None,
         },
-        requests: (
-            requests.get("cpu").and_then(millis),
-            requests.get("memory").and_then(bytes),
-        ),
-        ports: container
-            .ports
-            .into_iter()
-            .flatten()
-            .filter_map(port)
-            .collect(),
+        requests: (requests.get("cpu").and_then(millis), requests.get("memory").and_then(bytes)),
+        ports: container.ports.into_iter().flatten().filter_map(port).collect(),
     }
 }
 
@@ -416,15 +378,11 @@ fn env_value(value: Option<String>, from: Option<core::EnvVarSource>) -> EnvValu
 }
 
 fn bytes(value: &Quantity) -> Option<u64> {
-    quantity::Quantity::parse(&value.0)
-        .ok()
-        .and_then(|quantity| quantity.value().try_into().ok())
+    quantity::Quantity::parse(&value.0).ok().and_then(|quantity| quantity.value().try_into().ok())
 }
 
 fn millis(value: &Quantity) -> Option<u32> {
-    quantity::Quantity::parse(&value.0)
-        .ok()
-        .and_then(|quantity| quantity.millis().try_into().ok())
+    quantity::Quantity::parse(&value.0).ok().and_then(|quantity| quantity.millis().try_into().ok())
 }
 
 /// `Guaranteed` if every container has equal requests and limits for cpu and memory, `BestEffort` if
@@ -432,18 +390,11 @@ fn millis(value: &Quantity) -> Option<u32> {
 fn qos_class(spec: &core::PodSpec) -> &'static str {
     let mut guaranteed = true;
     let mut best_effort = true;
-    for container in spec
-        .init_containers
-        .iter()
-        .flatten()
-        .chain(&spec.containers)
-    {
+    for container in spec.init_containers.iter().flatten().chain(&spec.containers) {
         let empty = BTreeMap::new();
         let resources = container.resources.as_ref();
         let limits = resources.and_then(|r| r.limits.as_ref()).unwrap_or(&empty);
-        let requests = resources
-            .and_then(|r| r.requests.as_ref())
-            .unwrap_or(&empty);
+        let requests = resources.and_then(|r| r.requests.as_ref()).unwrap_or(&empty);
         for resource in ["cpu", "memory"] {
             let (limit, request) = (limits.get(resource), requests.get(resource));
             best_effort &= limit.is_none() && request.is_none();

@@ -32,9 +32,7 @@ pub fn status(state: &PodState, spec: &PodSpec, node: IpAddr) -> core::PodStatus
         message,
         conditions: Some(conditions(state, spec)),
         host_ip: Some(node.to_string()),
-        host_ips: Some(vec![core::HostIP {
-            ip: node.to_string(),
-        }]),
+        host_ips: Some(vec![core::HostIP { ip: node.to_string() }]),
         pod_ip: state.ip.map(|ip| ip.to_string()),
         pod_ips: state.ip.map(|ip| vec![core::PodIP { ip: ip.to_string() }]),
         start_time: Some(Time(state.started)),
@@ -73,10 +71,7 @@ pub fn phase(state: &PodState, spec: &PodSpec) -> &'static str {
         _ => {}
     }
     let main = &state.containers[spec.init..];
-    if main
-        .iter()
-        .all(|container| matches!(container.phase, Phase::Ended(_)))
-    {
+    if main.iter().all(|container| matches!(container.phase, Phase::Ended(_))) {
         // Nothing of it runs any more, the object is about to go.
         let failed = main
             .iter()
@@ -127,10 +122,7 @@ fn conditions(state: &PodState, spec: &PodSpec) -> Vec<core::PodCondition> {
         ready("ContainersReady"),
         condition(
             "PodScheduled",
-            Mark {
-                value: true,
-                at: spec.scheduled.unwrap_or(state.started),
-            },
+            Mark { value: true, at: spec.scheduled.unwrap_or(state.started) },
             None,
             None,
             spec,
@@ -162,12 +154,8 @@ fn condition(
 
 /// The containers of `range` that are not ready, and the first reason there is.
 fn unready(state: &PodState, spec: &PodSpec, range: std::ops::Range<usize>) -> String {
-    let names = range
-        .clone()
-        .filter(|index| !is_ready(&state.containers[*index], spec, *index));
-    let names: Vec<&str> = names
-        .map(|index| spec.containers[index].name.as_str())
-        .collect();
+    let names = range.clone().filter(|index| !is_ready(&state.containers[*index], spec, *index));
+    let names: Vec<&str> = names.map(|index| spec.containers[index].name.as_str()).collect();
     let mut text = format!("containers with unready status: [{}]", names.join(" "));
     if let Some(why) = state.containers[range].iter().find_map(trouble) {
         text.push_str(": ");
@@ -250,10 +238,7 @@ fn container_state(
     id: &dyn Fn(u32) -> String,
 ) -> core::ContainerState {
     let waiting = |reason: &str, message: Option<String>| core::ContainerState {
-        waiting: Some(core::ContainerStateWaiting {
-            reason: Some(reason.to_owned()),
-            message,
-        }),
+        waiting: Some(core::ContainerStateWaiting { reason: Some(reason.to_owned()), message }),
         ..core::ContainerState::default()
     };
     match &container.phase {
@@ -267,10 +252,7 @@ fn container_state(
         Phase::BackOff { problem, .. } => waiting(problem.reason, Some(problem.message.clone())),
         Phase::CrashLoop { .. } => {
             let name = &spec.containers[index].name;
-            let ended = container
-                .last
-                .as_ref()
-                .map_or("", |exit| exit.message.as_str());
+            let ended = container.last.as_ref().map_or("", |exit| exit.message.as_str());
             let separator = if ended.is_empty() { "" } else { ": " };
             let message = format!(
                 "back-off {} s restarting container {name} of pod {}{separator}{ended}",
@@ -301,9 +283,7 @@ fn previous_delay(container: &Container) -> std::time::Duration {
 
 fn running(since: Timestamp) -> core::ContainerState {
     core::ContainerState {
-        running: Some(core::ContainerStateRunning {
-            started_at: Some(Time(since)),
-        }),
+        running: Some(core::ContainerStateRunning { started_at: Some(Time(since)) }),
         ..core::ContainerState::default()
     }
 }

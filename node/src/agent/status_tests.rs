@@ -41,52 +41,30 @@ fn address() -> Observation {
 
 fn prepared() -> Observation {
     let image_id = "hello@sha256:1".to_owned();
-    Observation::Prepared {
-        container: 0,
-        image_id,
-        guest: Guest::Handler,
-    }
+    Observation::Prepared { container: 0, image_id, guest: Guest::Handler }
 }
 
 fn started(restart: u32, second: i64) -> Observation {
-    Observation::Started {
-        container: 0,
-        restart,
-        at: at(second),
-    }
+    Observation::Started { container: 0, restart, at: at(second) }
 }
 
 fn exited(restart: u32, code: i32, second: i64) -> Observation {
     let exit = Exit {
         code,
-        reason: if code == 0 {
-            ExitReason::Completed
-        } else {
-            ExitReason::Error
-        },
+        reason: if code == 0 { ExitReason::Completed } else { ExitReason::Error },
         message: "wasm trap: unreachable".to_owned(),
         started_at: Some(at(second - 1)),
         finished_at: at(second),
     };
-    Observation::Exited {
-        container: 0,
-        restart,
-        exit,
-    }
+    Observation::Exited { container: 0, restart, exit }
 }
 
 /// One line for each fact that people and controllers look at.
 fn check(desired: &Desired, state: &PodState, expected: Expect) {
-    let status = status(
-        state,
-        &desired.spec,
-        "127.0.0.1".parse().expect("an address"),
-    );
+    let status = status(state, &desired.spec, "127.0.0.1".parse().expect("an address"));
     let mut out = format!("phase {}\n", status.phase.unwrap_or_default());
     for condition in status.conditions.into_iter().flatten() {
-        let since = condition
-            .last_transition_time
-            .map_or(0, |time| time.0.as_second());
+        let since = condition.last_transition_time.map_or(0, |time| time.0.as_second());
         let why = [condition.reason, condition.message].into_iter().flatten();
         let why: Vec<String> = why.collect();
         let (kind, value) = (condition.type_, condition.status);
@@ -114,10 +92,7 @@ const APP: &str = r#""containers":[{"name":"app","image":"hello:1"}]"#;
 #[test]
 fn a_new_pod_waits() {
     let desired = pod(APP);
-    let state = walked(
-        &desired,
-        vec![(1, address()), (2, Observation::Compiling(0))],
-    );
+    let state = walked(&desired, vec![(1, address()), (2, Observation::Compiling(0))]);
     check(
         &desired,
         &state,
@@ -136,10 +111,7 @@ fn a_new_pod_waits() {
 #[test]
 fn a_running_pod_is_ready() {
     let desired = pod(APP);
-    let state = walked(
-        &desired,
-        vec![(1, address()), (2, prepared()), (3, started(0, 3))],
-    );
+    let state = walked(&desired, vec![(1, address()), (2, prepared()), (3, started(0, 3))]);
     check(
         &desired,
         &state,
@@ -158,14 +130,8 @@ fn a_running_pod_is_ready() {
 #[test]
 fn a_bad_image_is_said_where_people_look() {
     let desired = pod(APP);
-    let problem = Problem {
-        reason: "InvalidImage",
-        message: "hello:1: not a Wasm file".into(),
-    };
-    let failed = Observation::Failed {
-        container: 0,
-        problem,
-    };
+    let problem = Problem { reason: "InvalidImage", message: "hello:1: not a Wasm file".into() };
+    let failed = Observation::Failed { container: 0, problem };
     let state = walked(&desired, vec![(1, address()), (2, failed)]);
     check(
         &desired,
@@ -243,15 +209,8 @@ fn a_job_that_is_done_is_not_ready() {
 #[test]
 fn a_reboot_starts_everything_again_with_a_new_number() {
     let desired = pod(APP);
-    let state = walked(
-        &desired,
-        vec![(1, address()), (2, prepared()), (3, started(0, 3))],
-    );
-    let api = status(
-        &state,
-        &desired.spec,
-        "127.0.0.1".parse().expect("an address"),
-    );
+    let state = walked(&desired, vec![(1, address()), (2, prepared()), (3, started(0, 3))]);
+    let api = status(&state, &desired.spec, "127.0.0.1".parse().expect("an address"));
     let found = recover(&desired.spec, Some(&api), None, at(100));
     assert_eq!(found.ip, state.ip);
     let found = observe(&found, &desired.spec, address(), at(100));
@@ -275,10 +234,7 @@ fn a_reboot_starts_everything_again_with_a_new_number() {
 #[test]
 fn an_agent_that_restarts_finds_what_its_worker_runs() {
     let desired = pod(APP);
-    let state = walked(
-        &desired,
-        vec![(1, address()), (2, prepared()), (3, started(0, 3))],
-    );
+    let state = walked(&desired, vec![(1, address()), (2, prepared()), (3, started(0, 3))]);
     let node = "127.0.0.1".parse().expect("an address");
     let api = status(&state, &desired.spec, node);
     let worker = crate::protocol::PodState {

@@ -98,10 +98,7 @@ pub async fn run(
     inputs: mpsc::Sender<Input>,
     shutdown: CancellationToken,
 ) {
-    let app = router(Context {
-        logs: Arc::new(logs),
-        inputs,
-    });
+    let app = router(Context { logs: Arc::new(logs), inputs });
     let mut wait = RETRY.0;
     let mut quiet = false;
     loop {
@@ -137,20 +134,14 @@ async fn serve(client: &kube::Client, app: Router) -> Result<(), String> {
         .body(kube::client::Body::empty())
         .map_err(|error| error.to_string())?;
     let open = async {
-        let response = client
-            .send(request)
-            .await
-            .map_err(|error| error.to_string())?;
+        let response = client.send(request).await.map_err(|error| error.to_string())?;
         if response.status() != StatusCode::SWITCHING_PROTOCOLS {
             return Err(format!("the server answered {}", response.status()));
         }
-        hyper::upgrade::on(response)
-            .await
-            .map_err(|error| error.to_string())
+        hyper::upgrade::on(response).await.map_err(|error| error.to_string())
     };
-    let stream = tokio::time::timeout(OPEN_MAX, open)
-        .await
-        .map_err(|_| "no answer".to_owned())??;
+    let stream =
+        tokio::time::timeout(OPEN_MAX, open).await.map_err(|_| "no answer".to_owned())??;
     tracing::info!("tunnel open");
     hyper::server::conn::http2::Builder::new(TokioExecutor::new())
         .timer(TokioTimer::new())
@@ -179,12 +170,7 @@ async fn container_logs(
         Ok(options) => options,
         Err(message) => return (StatusCode::BAD_REQUEST, message).into_response(),
     };
-    let question = Question {
-        namespace,
-        pod,
-        container,
-        previous: options.previous,
-    };
+    let question = Question { namespace, pod, container, previous: options.previous };
     let source = match question.ask(&context.inputs).await {
         Ok(source) => source,
         Err(LogRefusal::NotFound(message)) => {
@@ -215,11 +201,7 @@ async fn container_logs(
     });
     tokio::spawn(logs::stream(file, options, still_runs, output));
     let body = Body::from_stream(ReceiverStream::new(pieces));
-    (
-        [(header::CONTENT_TYPE, HeaderValue::from_static("text/plain"))],
-        body,
-    )
-        .into_response()
+    ([(header::CONTENT_TYPE, HeaderValue::from_static("text/plain"))], body).into_response()
 }
 
 #[derive(Clone)]

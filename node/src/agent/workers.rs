@@ -163,28 +163,19 @@ impl Link {
 /// The folder of this node's sockets: short enough for a socket's path whatever the data folder is,
 /// and the same at every start.
 pub fn socket_folder(data_dir: &Path) -> PathBuf {
-    let data_dir = data_dir
-        .canonicalize()
-        .unwrap_or_else(|_| data_dir.to_owned());
+    let data_dir = data_dir.canonicalize().unwrap_or_else(|_| data_dir.to_owned());
     let hash = hex::encode(Sha256::digest(data_dir.as_os_str().as_encoded_bytes()));
     let user = nix::unistd::getuid();
     let below = |root: PathBuf| root.join(format!("wherry-{user}")).join(&hash[..16]);
     // The longest namespace has 63 characters.
     let folder = below(std::env::temp_dir());
     let longest = folder.as_os_str().len() + 1 + 63 + ".sock".len();
-    if longest <= SOCKET_PATH_MAX {
-        folder
-    } else {
-        below(PathBuf::from("/tmp"))
-    }
+    if longest <= SOCKET_PATH_MAX { folder } else { below(PathBuf::from("/tmp")) }
 }
 
 /// Makes the folder, or checks that an existing one is ours alone.
 pub fn prepare_folder(folder: &Path) -> Result<(), WorkersError> {
-    let error = |source| WorkersError::Folder {
-        path: folder.to_owned(),
-        source,
-    };
+    let error = |source| WorkersError::Folder { path: folder.to_owned(), source };
     let parent = folder.parent().unwrap_or(folder);
     for path in [parent, folder] {
         match fs::DirBuilder::new().mode(0o700).create(path) {
@@ -250,36 +241,23 @@ impl Workers {
             stop: stop.clone(),
         };
         let task = tokio::spawn(supervisor.run(link));
-        Worker {
-            frames,
-            release,
-            stop,
-            task,
-        }
+        Worker { frames, release, stop, task }
     }
 
     /// Connects, says hello, reads the state. A process that listens but does not answer is killed.
     async fn connect(&self, namespace: &str) -> Result<Link, String> {
         let path = self.socket(namespace);
-        let stream = UnixStream::connect(&path)
-            .await
-            .map_err(|error| error.to_string())?;
+        let stream = UnixStream::connect(&path).await.map_err(|error| error.to_string())?;
         let peer = stream.peer_cred().map_err(|error| error.to_string())?;
         let pid = peer.pid();
         if peer.uid() != nix::unistd::getuid().as_raw() {
             return Err("somebody else listens on its socket".to_owned());
         }
         let mut framed = Framed::new(stream, protocol::codec());
-        let hello = Hello {
-            namespace: namespace.to_owned(),
-            ..self.hello.clone()
-        };
+        let hello = Hello { namespace: namespace.to_owned(), ..self.hello.clone() };
         let hello = protocol::encode(&ToWorker::Hello(hello)).map_err(|e| e.to_string())?;
         let answer = tokio::time::timeout(ANSWER_MAX, async {
-            framed
-                .send(hello)
-                .await
-                .map_err(|error| error.to_string())?;
+            framed.send(hello).await.map_err(|error| error.to_string())?;
             let frame = framed.next().await.ok_or("it closed the connection")?;
             let frame = frame.map_err(|error| error.to_string())?;
             match protocol::decode(&frame).map_err(|error| error.to_string())? {
@@ -288,10 +266,7 @@ impl Workers {
                 _ => Err("its first message is not its state".to_owned()),
             }
         });
-        match answer
-            .await
-            .unwrap_or_else(|_| Err("it does not answer".to_owned()))
-        {
+        match answer.await.unwrap_or_else(|_| Err("it does not answer".to_owned())) {
             Ok(state) => Ok(Link { framed, pid, state }),
             Err(error) => {
                 if let Some(pid) = pid {
@@ -333,10 +308,7 @@ impl Workers {
 fn kill(pid: i32, socket: &Path) {
     let line = fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
     let socket = socket.as_os_str().as_encoded_bytes();
-    if line
-        .split(|byte| *byte == 0)
-        .any(|argument| argument == socket)
-    {
+    if line.split(|byte| *byte == 0).any(|argument| argument == socket) {
         let _ = nix::sys::signal::kill(
             nix::unistd::Pid::from_raw(pid),
             nix::sys::signal::Signal::SIGKILL,
@@ -401,11 +373,7 @@ impl Supervisor {
             } else {
                 longer_restart(delay)
             };
-            tracing::warn!(
-                namespace = self.namespace,
-                ?delay,
-                "worker gone, starting another"
-            );
+            tracing::warn!(namespace = self.namespace, ?delay, "worker gone, starting another");
             tokio::select! {
                 () = tokio::time::sleep(delay) => {}
                 () = self.stop.cancelled() => return,
@@ -420,11 +388,7 @@ impl Supervisor {
             Ok(spawned) => child.insert(spawned),
             Err(error) => return Err(format!("start the process: {error}")),
         };
-        tracing::info!(
-            namespace = self.namespace,
-            pid = child.id(),
-            "started a worker"
-        );
+        tracing::info!(namespace = self.namespace, pid = child.id(), "started a worker");
         let socket = self.workers.socket(&self.namespace);
         let deadline = Instant::now() + LISTEN_MAX;
         loop {
@@ -446,11 +410,7 @@ impl Supervisor {
 
     /// Carries frames both ways until the connection ends.
     async fn talk(&mut self, link: Link) -> End {
-        let Link {
-            mut framed,
-            pid,
-            state,
-        } = link;
+        let Link { mut framed, pid, state } = link;
         // What was queued was for a worker that is no more; the loop says everything again.
         while self.queue.try_recv().is_ok() {}
         self.report(WorkerEvent::Connected(Box::new(state))).await;
@@ -496,21 +456,14 @@ impl Supervisor {
     }
 
     async fn report(&self, event: WorkerEvent) {
-        let input = Input::Worker {
-            namespace: self.namespace.clone(),
-            event,
-        };
+        let input = Input::Worker { namespace: self.namespace.clone(), event };
         // The loop is gone only when the agent ends.
         let _ = self.workers.events.send(input).await;
     }
 }
 
 fn longer_restart(delay: Duration) -> Duration {
-    if delay.is_zero() {
-        RESTART.0
-    } else {
-        (delay * 2).min(RESTART.1)
-    }
+    if delay.is_zero() { RESTART.0 } else { (delay * 2).min(RESTART.1) }
 }
 
 #[cfg(test)]
@@ -536,10 +489,7 @@ mod tests {
         prepare_folder(&folder).expect("found");
         let open = std::os::unix::fs::PermissionsExt::from_mode(0o755);
         fs::set_permissions(&folder, open).expect("changed");
-        assert!(matches!(
-            prepare_folder(&folder),
-            Err(WorkersError::NotOurs(_))
-        ));
+        assert!(matches!(prepare_folder(&folder), Err(WorkersError::NotOurs(_))));
     }
 
     #[test]

@@ -59,9 +59,7 @@ pub fn content(status: &PodStatus) -> (Value, u64) {
 pub async fn write(client: kube::Client, write: Write) -> (String, Written) {
     let api: Api<Pod> = Api::namespaced(client, &write.namespace);
     let patch = Patch::Merge(json!({"metadata": {"uid": write.uid}, "status": write.status}));
-    let patched = api
-        .patch_status(&write.name, &PatchParams::default(), &patch)
-        .await;
+    let patched = api.patch_status(&write.name, &PatchParams::default(), &patch).await;
     let mut outcome = patched.map(drop);
     if write.delete && !matches!(&outcome, Err(error) if is_gone(error)) {
         let params = DeleteParams {
@@ -90,7 +88,5 @@ pub async fn write(client: kube::Client, write: Write) -> (String, Written) {
 
 /// 404: deleted. 409 and 422: a Pod with another uid.
 fn is_gone(error: &kube::Error) -> bool {
-    [404, 409, 422]
-        .into_iter()
-        .any(|code| has_code(error, code))
+    [404, 409, 422].into_iter().any(|code| has_code(error, code))
 }

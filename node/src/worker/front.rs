@@ -96,12 +96,7 @@ impl Fronts {
                 stop.cancel();
             }
             let service = listener.service.clone();
-            changes.push(NodePort {
-                service,
-                port: *port,
-                bound: false,
-                error: None,
-            });
+            changes.push(NodePort { service, port: *port, bound: false, error: None });
             false
         });
         for (port, service) in wanted {
@@ -130,10 +125,7 @@ impl Fronts {
         let listener =
             listen::bind(address).map_err(|error| format!("listen on {address}: {error}"))?;
         let stop = CancellationToken::new();
-        let front = Arc::new(Front {
-            switch: self.switch.clone(),
-            port,
-        });
+        let front = Arc::new(Front { switch: self.switch.clone(), port });
         let serve = move |stream, remote, closing| serve(front.clone(), stream, remote, closing);
         let accepting = listen::accept(listener, stop.clone(), self.places.clone(), serve);
         self.tasks.spawn(accepting);
@@ -142,10 +134,7 @@ impl Fronts {
 
     /// Every wanted node port.
     pub fn state(&self) -> Vec<NodePort> {
-        self.listeners
-            .iter()
-            .map(|(port, listener)| listener.report(*port))
-            .collect()
+        self.listeners.iter().map(|(port, listener)| listener.report(*port)).collect()
     }
 
     /// Stops accepting and asks connections to close after the requests they have.
@@ -229,19 +218,12 @@ async fn answer(
     }
     let named = parts.uri.authority().is_some() || parts.headers.contains_key(header::HOST);
     if !named && parts.version > Version::HTTP_10 {
-        return Ok(page(
-            StatusCode::BAD_REQUEST,
-            "The request has no Host header.",
-        ));
+        return Ok(page(StatusCode::BAD_REQUEST, "The request has no Host header."));
     }
     let scheme = HeaderValue::from_static("http");
     forward_headers(&mut parts.headers, client, scheme);
     let destination = Destination::Route(route.clone());
-    match front
-        .switch
-        .send(&destination, parts, Replay::new(body))
-        .await
-    {
+    match front.switch.send(&destination, parts, Replay::new(body)).await {
         Ok(response) => Ok(response),
         Err(refusal) => {
             let service = &route.service;
@@ -271,12 +253,7 @@ fn forward_headers(headers: &mut HeaderMap, client: HeaderValue, scheme: HeaderV
         }
         Entry::Occupied(mut entry) => {
             let earlier: Vec<&[u8]> = entry.iter().map(HeaderValue::as_bytes).collect();
-            let list = [
-                earlier.join(&b", "[..]).as_slice(),
-                b", ",
-                client.as_bytes(),
-            ]
-            .concat();
+            let list = [earlier.join(&b", "[..]).as_slice(), b", ", client.as_bytes()].concat();
             entry.insert(HeaderValue::from_bytes(&list).unwrap_or(client));
         }
     }
@@ -315,22 +292,10 @@ mod tests {
 
     #[test]
     fn the_client_is_named_and_hop_headers_go() {
+        check_forwarded(&[], &["x-forwarded-for: 192.0.2.7", "x-forwarded-proto: http"]);
         check_forwarded(
-            &[],
-            &["x-forwarded-for: 192.0.2.7", "x-forwarded-proto: http"],
-        );
-        check_forwarded(
-            &[
-                ("connection", "close, X-Private"),
-                ("x-private", "1"),
-                ("te", "x"),
-                ("a", "b"),
-            ],
-            &[
-                "a: b",
-                "x-forwarded-for: 192.0.2.7",
-                "x-forwarded-proto: http",
-            ],
+            &[("connection", "close, X-Private"), ("x-private", "1"), ("te", "x"), ("a", "b")],
+            &["a: b", "x-forwarded-for: 192.0.2.7", "x-forwarded-proto: http"],
         );
     }
 
@@ -342,10 +307,7 @@ mod tests {
                 ("x-forwarded-for", "198.51.100.2"),
                 ("x-forwarded-proto", "https"),
             ],
-            &[
-                "x-forwarded-for: 203.0.113.1, 198.51.100.2, 192.0.2.7",
-                "x-forwarded-proto: https",
-            ],
+            &["x-forwarded-for: 203.0.113.1, 198.51.100.2, 192.0.2.7", "x-forwarded-proto: https"],
         );
     }
 }

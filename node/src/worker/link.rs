@@ -73,14 +73,7 @@ pub async fn greet(stream: UnixStream) -> Result<(Hello, Link), LinkError> {
     };
     let (outbox, messages) = mpsc::channel(OUTBOX_MAX);
     let writer = tokio::spawn(write(FramedWrite::new(writer, protocol::codec()), messages));
-    Ok((
-        hello,
-        Link {
-            frames,
-            outbox,
-            writer,
-        },
-    ))
+    Ok((hello, Link { frames, outbox, writer }))
 }
 
 fn message(frame: Option<std::io::Result<BytesMut>>) -> Result<ToWorker, LinkError> {

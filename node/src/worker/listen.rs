@@ -110,10 +110,6 @@ mod tests {
     fn the_canned_response_has_the_length_it_says() {
         let text = std::str::from_utf8(super::FULL).expect("text");
         let (head, body) = text.split_once("\r\n\r\n").expect("a head and a body");
-        assert!(
-            head.ends_with(&format!("content-length: {}", body.len())),
-            "{}",
-            body.len()
-        );
+        assert!(head.ends_with(&format!("content-length: {}", body.len())), "{}", body.len());
     }
 }

@@ -114,17 +114,8 @@ struct Dropped {
 /// others come once for each container start.
 enum Command {
     Open(Arc<Sink>),
-    Piece {
-        sink: Arc<Sink>,
-        stream: Stream,
-        at: Timestamp,
-        dropped: Dropped,
-        bytes: Vec<u8>,
-    },
-    Close {
-        id: u64,
-        done: oneshot::Sender<()>,
-    },
+    Piece { sink: Arc<Sink>, stream: Stream, at: Timestamp, dropped: Dropped, bytes: Vec<u8> },
+    Close { id: u64, done: oneshot::Sender<()> },
 }
 
 impl Logs {
@@ -139,14 +130,8 @@ impl Logs {
             open: 0,
             turn: 0,
         };
-        thread::Builder::new()
-            .name("logs".into())
-            .spawn(move || writer.run())?;
-        Ok(Logs {
-            queue,
-            queued_bytes,
-            next_id: Arc::new(AtomicU64::new(0)),
-        })
+        thread::Builder::new().name("logs".into()).spawn(move || writer.run())?;
+        Ok(Logs { queue, queued_bytes, next_id: Arc::new(AtomicU64::new(0)) })
     }
 
     /// Makes the log of a container start; the file exists soon after. Files of the starts before
@@ -177,24 +162,14 @@ impl Log {
 
     /// Adds a line of the worker itself to the guest's standard error.
     pub fn note(&self, text: &str) {
-        self.0
-            .offer(Stream::Stderr, format!("wherry: {text}\n").as_bytes());
+        self.0.offer(Stream::Stderr, format!("wherry: {text}\n").as_bytes());
     }
 
     /// Waits until all that was written before is in the file, and closes it. Later writes open it
     /// again.
     pub async fn close(&self) {
         let (done, written) = oneshot::channel();
-        if self
-            .0
-            .logs
-            .queue
-            .send(Command::Close {
-                id: self.0.id,
-                done,
-            })
-            .is_ok()
-        {
+        if self.0.logs.queue.send(Command::Close { id: self.0.id, done }).is_ok() {
             let _ = written.await;
         }
     }
@@ -226,13 +201,8 @@ impl Sink {
         };
         queued.fetch_add(cost, Ordering::Relaxed);
         let bytes = piece.to_vec();
-        let _ = self.logs.queue.send(Command::Piece {
-            sink: self.clone(),
-            stream,
-            at,
-            dropped,
-            bytes,
-        });
+        let _ =
+            self.logs.queue.send(Command::Piece { sink: self.clone(), stream, at, dropped, bytes });
     }
 }
 
@@ -368,19 +338,9 @@ impl Writer {
                 }
                 self.files.insert(sink.id, LogFile::new(&sink));
             }
-            Command::Piece {
-                sink,
-                stream,
-                at,
-                dropped,
-                bytes,
-            } => {
-                self.queued_bytes
-                    .fetch_sub(bytes.len() + PIECE_OVERHEAD, Ordering::Relaxed);
-                let file = self
-                    .files
-                    .entry(sink.id)
-                    .or_insert_with(|| LogFile::new(&sink));
+            Command::Piece { sink, stream, at, dropped, bytes } => {
+                self.queued_bytes.fetch_sub(bytes.len() + PIECE_OVERHEAD, Ordering::Relaxed);
+                let file = self.files.entry(sink.id).or_insert_with(|| LogFile::new(&sink));
                 if dropped.bytes > 0 {
                     dropped.record(at, out);
                 }
@@ -411,10 +371,9 @@ impl Writer {
         if dropped.bytes > 0 {
             dropped.record(at, out);
         }
-        for (stream, pending) in [
-            (Stream::Stdout, &mut file.stdout),
-            (Stream::Stderr, &mut file.stderr),
-        ] {
+        for (stream, pending) in
+            [(Stream::Stdout, &mut file.stdout), (Stream::Stderr, &mut file.stderr)]
+        {
             if !pending.is_empty() {
                 record(out, at, stream, false, pending);
                 pending.clear();
@@ -554,10 +513,7 @@ fn rotate(path: &Path) -> io::Result<()> {
 /// Makes the folder and the empty file; removes the files of the starts before the previous one.
 fn prepare(path: &Path) -> io::Result<()> {
     let folder = path.parent().expect("a log file is in a folder");
-    fs::DirBuilder::new()
-        .recursive(true)
-        .mode(0o700)
-        .create(folder)?;
+    fs::DirBuilder::new().recursive(true).mode(0o700).create(folder)?;
     drop(open_append(path)?);
     let Some(restart) = path.file_name().and_then(|name| restart_of(name.to_str()?)) else {
         return Ok(());
@@ -575,11 +531,7 @@ fn prepare(path: &Path) -> io::Result<()> {
 /// The number in `3.log` and `3.log.1`.
 fn restart_of(file_name: &str) -> Option<u32> {
     let (number, rest) = file_name.split_once(".log")?;
-    if rest.is_empty() || rest.starts_with('.') {
-        number.parse().ok()
-    } else {
-        None
-    }
+    if rest.is_empty() || rest.starts_with('.') { number.parse().ok() } else { None }
 }
 
 #[cfg(test)]

@@ -59,9 +59,7 @@ fn the_bucket_allows_a_burst_and_then_the_rate() {
 #[test]
 fn tiny_writes_in_quick_succession_still_gain() {
     let start = Instant::now();
-    let mut bucket = Bucket {
-        full_at: start + time_of(BURST_BYTES),
-    };
+    let mut bucket = Bucket { full_at: start + time_of(BURST_BYTES) };
     let taken = (1..=100_000)
         .filter(|step| bucket.take(start + Duration::from_nanos(500) * *step, 1))
         .count();
@@ -70,10 +68,7 @@ fn tiny_writes_in_quick_succession_still_gain() {
 }
 
 fn runtime() -> tokio::runtime::Runtime {
-    tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()
-        .expect("a runtime")
+    tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime")
 }
 
 fn folder(name: &str) -> PathBuf {
@@ -92,11 +87,8 @@ fn files_rotate_and_the_oldest_goes() {
     // Straight to the writer thread: the rate limit is tested above.
     for number in 0..4 {
         for _ in 0..(9 << 10) {
-            let _ = log
-                .0
-                .logs
-                .queued_bytes
-                .fetch_add(line.len() + PIECE_OVERHEAD, Ordering::Relaxed);
+            let _ =
+                log.0.logs.queued_bytes.fetch_add(line.len() + PIECE_OVERHEAD, Ordering::Relaxed);
             let _ = log.0.logs.queue.send(Command::Piece {
                 sink: log.0.clone(),
                 stream: Stream::Stdout,
@@ -108,15 +100,10 @@ fn files_rotate_and_the_oldest_goes() {
         runtime().block_on(log.close());
         assert!(path.exists(), "round {number}");
     }
-    let sizes: Vec<bool> = [
-        path.clone(),
-        rotated(&path, 1),
-        rotated(&path, 2),
-        rotated(&path, 3),
-    ]
-    .iter()
-    .map(|path| fs::metadata(path).is_ok_and(|file| file.len() <= FILE_BYTES_MAX))
-    .collect();
+    let sizes: Vec<bool> = [path.clone(), rotated(&path, 1), rotated(&path, 2), rotated(&path, 3)]
+        .iter()
+        .map(|path| fs::metadata(path).is_ok_and(|file| file.len() <= FILE_BYTES_MAX))
+        .collect();
     assert_eq!(sizes, [true, true, true, false]);
     assert_eq!(logs.queued_bytes.load(Ordering::Relaxed), 0);
     fs::remove_dir_all(&folder).expect("clean up");

@@ -135,11 +135,7 @@ pub fn main(flags: Flags) -> Result<(), WorkerError> {
     let connections_max = descriptors.saturating_sub(DESCRIPTORS_KEPT).max(1);
     let ended = runtime.block_on(async {
         let listener = listen_for_agents(&flags.socket).await?;
-        run(
-            listener,
-            usize::try_from(connections_max).unwrap_or(usize::MAX),
-        )
-        .await
+        run(listener, usize::try_from(connections_max).unwrap_or(usize::MAX)).await
     });
     // A guest that is being dropped must not keep the process.
     runtime.shutdown_timeout(CLOSE_GRACE);
@@ -170,14 +166,9 @@ fn raise_descriptors() -> u64 {
 
 /// Binds the socket; one that a dead worker left behind is replaced.
 async fn listen_for_agents(path: &Path) -> Result<UnixListener, WorkerError> {
-    let failed = |source| WorkerError::Socket {
-        path: path.to_owned(),
-        source,
-    };
+    let failed = |source| WorkerError::Socket { path: path.to_owned(), source };
     if UnixStream::connect(path).await.is_ok() {
-        return Err(WorkerError::Taken {
-            path: path.to_owned(),
-        });
+        return Err(WorkerError::Taken { path: path.to_owned() });
     }
     match std::fs::remove_file(path) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(failed(error)),
@@ -192,11 +183,7 @@ async fn listen_for_agents(path: &Path) -> Result<UnixListener, WorkerError> {
 async fn run(listener: UnixListener, connections_max: usize) -> Result<(), WorkerError> {
     let mut terminate = signal(SignalKind::terminate()).map_err(WorkerError::Signal)?;
     let engine = Engine::new(&EngineConfig::default())?;
-    let mut agents = Agents {
-        listener,
-        greetings: JoinSet::new(),
-        engine: engine_hash(),
-    };
+    let mut agents = Agents { listener, greetings: JoinSet::new(), engine: engine_hash() };
     let (hello, link) = tokio::select! {
         first = agents.next(None) => first,
         () = tokio::time::sleep(ORPHAN_AFTER) => return Ok(()),
@@ -379,10 +366,7 @@ impl Worker {
     }
 
     fn lose_agent(&mut self, error: &LinkError) {
-        tracing::warn!(
-            error = explain(error),
-            "the agent is gone; everything goes on"
-        );
+        tracing::warn!(error = explain(error), "the agent is gone; everything goes on");
         self.link = None;
         self.alone_since = Instant::now();
     }
@@ -427,23 +411,14 @@ impl Worker {
             ToWorker::Identity(identity) => self.identify(&identity),
             ToWorker::ApplyPod(pod) if pod.namespace != self.hello.namespace => {
                 // Another trust domain's Pod must never run here, whoever asks.
-                tracing::error!(
-                    uid = pod.uid,
-                    namespace = pod.namespace,
-                    "refused a strange Pod"
-                );
+                tracing::error!(uid = pod.uid, namespace = pod.namespace, "refused a strange Pod");
                 None
             }
             ToWorker::ApplyPod(pod) => {
                 self.pods.apply(pod);
                 None
             }
-            ToWorker::StopContainer {
-                uid,
-                container,
-                restart,
-                grace_ms,
-            } => {
+            ToWorker::StopContainer { uid, container, restart, grace_ms } => {
                 let grace = Duration::from_millis(grace_ms);
                 self.pods.stop_container(uid, container, restart, grace)
             }
@@ -480,9 +455,7 @@ impl Worker {
     /// may come up after the worker.
     fn listen_for_peers(&mut self) -> Option<ToAgent> {
         if let Some(peer) = &self.peer {
-            return Some(ToAgent::PeerListening {
-                address: peer.address,
-            });
+            return Some(ToAgent::PeerListening { address: peer.address });
         }
         let credentials = self.credentials.clone()?;
         match PeerListener::start(self.switch.clone(), self.hello.address, credentials) {
@@ -522,15 +495,7 @@ impl Worker {
                 Err(_) => break,
             }
         }
-        let Worker {
-            switch,
-            router,
-            peers,
-            fronts,
-            peer,
-            link,
-            ..
-        } = self;
+        let Worker { switch, router, peers, fronts, peer, link, .. } = self;
         if let Some(peer) = &peer {
             peer.stop();
         }

@@ -144,11 +144,7 @@ pub struct Router {
 impl Router {
     /// With no Services yet.
     pub fn new(here: Here, peers: Peers) -> Router {
-        Router {
-            here,
-            services: BTreeMap::new(),
-            peers,
-        }
+        Router { here, services: BTreeMap::new(), peers }
     }
 
     /// Takes in a change. The caller publishes [`Router::table`] afterwards, once for all changes
@@ -196,9 +192,7 @@ impl Router {
                     table.node_ports.insert(port, route.clone());
                 }
                 for endpoint in &route.endpoints {
-                    table
-                        .pods
-                        .insert(endpoint.address.ip(), endpoint.place.clone());
+                    table.pods.insert(endpoint.address.ip(), endpoint.place.clone());
                 }
             }
             table
@@ -222,11 +216,8 @@ fn prepare(here: &Here, peers: &Peers, route: ServiceRoute, before: Option<&Serv
                 .and_then(|service| service.ports.iter().find(|old| old.port == port.port))
                 .map_or_else(Default::default, |old| old.turn.clone());
             let known = port.endpoints.len();
-            let endpoints: Vec<Endpoint> = port
-                .endpoints
-                .iter()
-                .filter_map(|it| endpoint(here, peers, it))
-                .collect();
+            let endpoints: Vec<Endpoint> =
+                port.endpoints.iter().filter_map(|it| endpoint(here, peers, it)).collect();
             Arc::new(Route {
                 service: route.key.clone(),
                 port: port.port,
@@ -241,11 +232,7 @@ fn prepare(here: &Here, peers: &Peers, route: ServiceRoute, before: Option<&Serv
     Service {
         headless: route.cluster_ips.is_empty(),
         key: route.key,
-        addresses: route
-            .cluster_ips
-            .into_iter()
-            .map(|ip| ip.to_canonical())
-            .collect(),
+        addresses: route.cluster_ips.into_iter().map(|ip| ip.to_canonical()).collect(),
         ports,
     }
 }
@@ -261,10 +248,7 @@ fn endpoint(here: &Here, peers: &Peers, endpoint: &protocol::Endpoint) -> Option
             node: node.clone(),
         }))
     };
-    let address = SocketAddr::new(
-        endpoint.address.ip().to_canonical(),
-        endpoint.address.port(),
-    );
+    let address = SocketAddr::new(endpoint.address.ip().to_canonical(), endpoint.address.port());
     Some(Endpoint { address, place })
 }
 
@@ -278,9 +262,7 @@ impl Route {
 /// Whose turn it is among `count` endpoints, round robin from `turn`, without those that were tried
 /// before. Nobody if all were.
 pub fn pick(turn: usize, count: usize, tried: &[usize]) -> Option<usize> {
-    (0..count)
-        .map(|step| turn.wrapping_add(step) % count)
-        .find(|index| !tried.contains(index))
+    (0..count).map(|step| turn.wrapping_add(step) % count).find(|index| !tried.contains(index))
 }
 
 impl Table {
@@ -291,10 +273,7 @@ impl Table {
 
     /// The node ports that this worker has to listen on, with the Service's name.
     pub fn node_ports(&self) -> BTreeMap<u16, String> {
-        self.node_ports
-            .iter()
-            .map(|(port, route)| (*port, route.service.name.clone()))
-            .collect()
+        self.node_ports.iter().map(|(port, route)| (*port, route.service.name.clone())).collect()
     }
 
     /// Where `host:port` leads for a caller in `here.namespace`. `is_local` tells whether an
@@ -309,9 +288,7 @@ impl Table {
         if let Some(ip) = parse_ip(host) {
             return self.resolve_ip(host, ip, port, is_local);
         }
-        let outside = || ResolveError::Outside {
-            host: host.to_owned(),
-        };
+        let outside = || ResolveError::Outside { host: host.to_owned() };
         let lower = host.to_ascii_lowercase();
         let name = lower.strip_suffix('.').unwrap_or(&lower);
         if name == "localhost" || name.ends_with(".localhost") {
@@ -321,9 +298,7 @@ impl Table {
             });
         }
         let domain = here.cluster_domain.as_str();
-        let (short, certain) = match name
-            .strip_suffix(domain)
-            .and_then(|s| s.strip_suffix(".svc."))
+        let (short, certain) = match name.strip_suffix(domain).and_then(|s| s.strip_suffix(".svc."))
         {
             Some(short) => (short, true),
             None => match name.strip_suffix(".svc") {
@@ -337,11 +312,7 @@ impl Table {
             (Some(name), Some(namespace), None) => (name, namespace),
             _ => return Err(outside()),
         };
-        match self
-            .services
-            .get(namespace)
-            .and_then(|services| services.get(name))
-        {
+        match self.services.get(namespace).and_then(|services| services.get(name)) {
             Some(service) => service.destination(port),
             // `example.com` could have been a Service `example` in a namespace `com`; say what is
             // more likely meant: only names that can be nothing else are missing Services.
@@ -361,29 +332,18 @@ impl Table {
         is_local: impl Fn(IpAddr) -> bool,
     ) -> Result<Destination, ResolveError> {
         if let Some(what) = forbidden(ip) {
-            return Err(ResolveError::Forbidden {
-                host: host.to_owned(),
-                what,
-            });
+            return Err(ResolveError::Forbidden { host: host.to_owned(), what });
         }
         if let Some(service) = self.addresses.get(&ip) {
             return service.destination(port);
         }
         let address = SocketAddr::new(ip, port);
         if is_local(ip) {
-            return Ok(Destination::Pod(Endpoint {
-                address,
-                place: Place::Local,
-            }));
+            return Ok(Destination::Pod(Endpoint { address, place: Place::Local }));
         }
         match self.pods.get(&ip) {
-            Some(place) => Ok(Destination::Pod(Endpoint {
-                address,
-                place: place.clone(),
-            })),
-            None => Err(ResolveError::Outside {
-                host: host.to_owned(),
-            }),
+            Some(place) => Ok(Destination::Pod(Endpoint { address, place: place.clone() })),
+            None => Err(ResolveError::Outside { host: host.to_owned() }),
         }
     }
 }
@@ -395,10 +355,7 @@ impl Service {
         }
         // The name of a headless Service stands for its Pods, which answer on their own ports.
         let of_pods = |route: &&Arc<Route>| {
-            route
-                .endpoints
-                .first()
-                .is_some_and(|endpoint| endpoint.address.port() == port)
+            route.endpoints.first().is_some_and(|endpoint| endpoint.address.port() == port)
         };
         if self.headless
             && let Some(route) = self.ports.iter().find(of_pods)
@@ -422,20 +379,13 @@ impl Service {
                 name => format!("{} ({name})", route.port),
             })
             .collect();
-        if ports.is_empty() {
-            "none".to_owned()
-        } else {
-            ports.join(", ")
-        }
+        if ports.is_empty() { "none".to_owned() } else { ports.join(", ") }
     }
 }
 
 /// An address as it stands in a URI; an IPv4 address in IPv6 clothes is an IPv4 address.
 fn parse_ip(host: &str) -> Option<IpAddr> {
-    let bare = host
-        .strip_prefix('[')
-        .and_then(|rest| rest.strip_suffix(']'))
-        .unwrap_or(host);
+    let bare = host.strip_prefix('[').and_then(|rest| rest.strip_suffix(']')).unwrap_or(host);
     bare.parse::<IpAddr>().ok().map(|ip| ip.to_canonical())
 }
 

@@ -23,10 +23,7 @@ fn route(namespace: &str, name: &str, ip: &str, ports: &[(u16, &str, &[&str])]) 
         }
     };
     ServiceRoute {
-        key: ServiceKey {
-            namespace: namespace.to_owned(),
-            name: name.to_owned(),
-        },
+        key: ServiceKey { namespace: namespace.to_owned(), name: name.to_owned() },
         cluster_ips: ip.parse().into_iter().collect(),
         ports: ports
             .iter()
@@ -48,22 +45,10 @@ fn router() -> Router {
             "shop",
             "cart",
             "172.20.0.10",
-            &[
-                (
-                    80,
-                    "http",
-                    &["10.0.0.5:8080@node-1", "10.0.32.6:8080@node-2"],
-                ),
-                (81, "", &[]),
-            ],
+            &[(80, "http", &["10.0.0.5:8080@node-1", "10.0.32.6:8080@node-2"]), (81, "", &[])],
         ),
         route("shop", "db", "", &[(5432, "", &["10.0.0.9:15432@node-1"])]),
-        route(
-            "bank",
-            "api",
-            "172.20.0.11",
-            &[(80, "", &["10.0.0.7:80@node-1"])],
-        ),
+        route("bank", "api", "172.20.0.11", &[(80, "", &["10.0.0.7:80@node-1"])]),
     ]));
     router
 }
@@ -88,11 +73,7 @@ fn check(authority: &str, expected: &str) {
                 .map(|it| format!("{} {}", it.address, describe(&it.place)))
                 .collect();
             let ServiceKey { namespace, name } = &route.service;
-            format!(
-                "{namespace}/{name}:{} -> {}",
-                route.port,
-                endpoints.join(", ")
-            )
+            format!("{namespace}/{name}:{} -> {}", route.port, endpoints.join(", "))
         }
         Ok(Destination::Pod(pod)) => format!("pod {} {}", pod.address, describe(&pod.place)),
         Err(error) => error.to_string(),
@@ -111,22 +92,13 @@ fn names_resolve_like_cluster_dns() {
     // Another namespace of the same node is another worker.
     check("api.bank:80", "bank/api:80 -> 10.0.0.7:80 peer");
     check("api:80", "there is no Service api in namespace shop");
-    check(
-        "nothing.bank:80",
-        "there is no Service nothing in namespace bank",
-    );
-    check(
-        "nothing.nowhere.svc:80",
-        "there is no Service nothing in namespace nowhere",
-    );
+    check("nothing.bank:80", "there is no Service nothing in namespace bank");
+    check("nothing.nowhere.svc:80", "there is no Service nothing in namespace nowhere");
 }
 
 #[test]
 fn ports_must_exist() {
-    check(
-        "cart:8080",
-        "Service shop/cart has no port 8080; it has 80 (http), 81",
-    );
+    check("cart:8080", "Service shop/cart has no port 8080; it has 80 (http), 81");
     check("cart:81", "shop/cart:81 -> ");
     // A headless Service answers on its Pods' own port as well.
     check("db:5432", "shop/db:5432 -> 10.0.0.9:15432 local");
@@ -148,13 +120,7 @@ fn the_outside_is_refused() {
     let outside = |host: &str| {
         format!("{host} is outside of the cluster, and Pods may not reach the outside")
     };
-    for host in [
-        "example.com",
-        "a.b.c.d",
-        "10.9.9.9",
-        "93.184.216.34",
-        "kubernetes.default.x",
-    ] {
+    for host in ["example.com", "a.b.c.d", "10.9.9.9", "93.184.216.34", "kubernetes.default.x"] {
         check(&format!("{host}:80"), &outside(host));
     }
     let never = |host: &str, what: &str| {
@@ -188,24 +154,13 @@ fn turns_go_round_and_skip_what_was_tried() {
 fn a_changed_service_keeps_its_turn_and_a_removed_one_goes() {
     let mut router = router();
     let next = |router: &Router| {
-        router
-            .table()
-            .node_port(30_080)
-            .map(|route| (route.next_turn(), route.endpoints.len()))
+        router.table().node_port(30_080).map(|route| (route.next_turn(), route.endpoints.len()))
     };
     assert_eq!(next(&router), Some((0, 2)));
-    let changed = route(
-        "shop",
-        "cart",
-        "172.20.0.10",
-        &[(80, "", &["10.0.0.5:8080@node-1"])],
-    );
+    let changed = route("shop", "cart", "172.20.0.10", &[(80, "", &["10.0.0.5:8080@node-1"])]);
     router.apply(Services::Upsert(vec![changed]));
     assert_eq!(next(&router), Some((1, 1)));
-    let key = ServiceKey {
-        namespace: "shop".to_owned(),
-        name: "cart".to_owned(),
-    };
+    let key = ServiceKey { namespace: "shop".to_owned(), name: "cart".to_owned() };
     router.apply(Services::Remove(vec![key]));
     assert_eq!(next(&router), None);
 }

@@ -33,9 +33,7 @@ async fn send(
 ) -> Result<Response<Body>, OutgoingError> {
     let (parts, body) = request.into_parts();
     let Some(authority) = parts.uri.authority() else {
-        return Err(OutgoingError::Invalid(
-            "the request names no host".to_owned(),
-        ));
+        return Err(OutgoingError::Invalid("the request names no host".to_owned()));
     };
     let https = parts.uri.scheme() == Some(&Scheme::HTTPS);
     let port = authority.port_u16().unwrap_or(if https { 443 } else { 80 });

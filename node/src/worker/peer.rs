@@ -65,12 +65,7 @@ impl PeerListener {
         };
         let places = Arc::new(Semaphore::new(CONNECTIONS_MAX));
         tasks.spawn(listen::accept(listener, stop.clone(), places, serve));
-        Ok(PeerListener {
-            address,
-            credentials,
-            stop,
-            tasks,
-        })
+        Ok(PeerListener { address, credentials, stop, tasks })
     }
 
     /// Uses this identity for connections from now on.
@@ -150,9 +145,7 @@ async fn dispatch(
     mut request: Request<Incoming>,
 ) -> Result<Response<Reply>, Infallible> {
     let pod = request.headers_mut().remove(POD_HEADER);
-    let address = pod
-        .as_ref()
-        .and_then(|pod| pod.to_str().ok()?.parse::<SocketAddr>().ok());
+    let address = pod.as_ref().and_then(|pod| pod.to_str().ok()?.parse::<SocketAddr>().ok());
     let Some(address) = address else {
         return Ok(refused(&Refusal::BadRequest));
     };
@@ -173,8 +166,6 @@ async fn dispatch(
 fn refused(refusal: &Refusal) -> Response<Reply> {
     let mut response = Response::new(Reply::Text(Bytes::new()));
     *response.status_mut() = refusal.status();
-    response
-        .headers_mut()
-        .insert(REFUSED_HEADER, refusal.word());
+    response.headers_mut().insert(REFUSED_HEADER, refusal.word());
     response
 }

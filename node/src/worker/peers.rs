@@ -178,11 +178,7 @@ impl Peer {
             Err(mut error) => {
                 let unsent = error.take_message().is_some();
                 let why = error.error().to_string();
-                Err(if unsent {
-                    self.unreachable(why)
-                } else {
-                    self.lost(why)
-                })
+                Err(if unsent { self.unreachable(why) } else { self.lost(why) })
             }
         }
     }
@@ -210,10 +206,7 @@ impl Peer {
         if living.len() >= CONNECTIONS_MAX {
             return Err(PeerError::Full(CONNECTIONS_MAX * STREAMS_MAX, self.name()));
         }
-        if let Some(last) = failure
-            .as_ref()
-            .filter(|last| last.at.elapsed() < DIAL_PAUSE)
-        {
+        if let Some(last) = failure.as_ref().filter(|last| last.at.elapsed() < DIAL_PAUSE) {
             return Err(self.unreachable(last.why.clone()));
         }
         let outcome = match tokio::time::timeout(DIAL_TIMEOUT, self.dial()).await {
@@ -223,41 +216,26 @@ impl Peer {
         match outcome {
             Ok(sender) => {
                 *failure = None;
-                let connection = Arc::new(Connection {
-                    sender,
-                    streams: AtomicUsize::new(1),
-                });
+                let connection = Arc::new(Connection { sender, streams: AtomicUsize::new(1) });
                 living.push(connection.clone());
                 self.connections.store(Arc::new(living));
                 Ok(StreamGuard(connection))
             }
             Err(why) => {
                 tracing::info!(peer = %self.key.address, why, "peer unreachable");
-                *failure = Some(Failure {
-                    at: Instant::now(),
-                    why: why.clone(),
-                });
+                *failure = Some(Failure { at: Instant::now(), why: why.clone() });
                 Err(self.unreachable(why))
             }
         }
     }
 
     async fn dial(&self) -> Result<http2::SendRequest<Body>, DialError> {
-        let traffic = self
-            .shared
-            .traffic
-            .load_full()
-            .ok_or(DialError::NoIdentity)?;
-        let stream = TcpStream::connect(self.key.address)
-            .await
-            .map_err(DialError::Connect)?;
+        let traffic = self.shared.traffic.load_full().ok_or(DialError::NoIdentity)?;
+        let stream = TcpStream::connect(self.key.address).await.map_err(DialError::Connect)?;
         stream.set_nodelay(true).map_err(DialError::Connect)?;
         let name = ServerName::from(self.key.address.ip());
         let connector = TlsConnector::from(traffic.client.clone());
-        let stream = connector
-            .connect(name, stream)
-            .await
-            .map_err(DialError::Tls)?;
+        let stream = connector.connect(name, stream).await.map_err(DialError::Tls)?;
         let found = peer_identity(stream.get_ref().1.peer_certificates())?;
         if found.namespace != self.key.namespace || found.node != self.key.node {
             return Err(DialError::Stranger(found));
@@ -282,26 +260,16 @@ impl Peer {
     }
 
     fn name(&self) -> String {
-        PeerIdentity {
-            node: self.key.node.clone(),
-            namespace: self.key.namespace.clone(),
-        }
-        .to_string()
+        PeerIdentity { node: self.key.node.clone(), namespace: self.key.namespace.clone() }
+            .to_string()
     }
 
     fn unreachable(&self, why: String) -> PeerError {
-        PeerError::Unreachable {
-            peer: self.name(),
-            address: self.key.address,
-            why,
-        }
+        PeerError::Unreachable { peer: self.name(), address: self.key.address, why }
     }
 
     fn lost(&self, why: String) -> PeerError {
-        PeerError::Lost {
-            peer: self.name(),
-            why,
-        }
+        PeerError::Lost { peer: self.name(), why }
     }
 }
 

@@ -73,13 +73,7 @@ pub struct Runtime {
 impl Runtime {
     /// With no code loaded yet.
     pub fn new(engine: Engine, switch: Arc<Switch>, logs: Logs, log_root: PathBuf) -> Runtime {
-        Runtime {
-            engine,
-            switch,
-            logs,
-            log_root,
-            modules: Modules::default(),
-        }
+        Runtime { engine, switch, logs, log_root, modules: Modules::default() }
     }
 }
 
@@ -125,11 +119,7 @@ struct Used {
 
 enum Phase {
     Starting,
-    Running {
-        at: Timestamp,
-        account: Account,
-        served: Option<Arc<Served>>,
-    },
+    Running { at: Timestamp, account: Account, served: Option<Arc<Served>> },
     Exited(Exit),
 }
 
@@ -177,10 +167,7 @@ impl Pods {
             leaving: false,
         });
         if entry.leaving {
-            tracing::warn!(
-                uid = pod.uid,
-                "a Pod that is being removed was applied again"
-            );
+            tracing::warn!(uid = pod.uid, "a Pod that is being removed was applied again");
             return;
         }
         let is_new = |container: &Container| match entry.containers.get(&container.name) {
@@ -220,24 +207,14 @@ impl Pods {
             restart: container.restart,
             image_id: container.image_id.clone(),
             guest: container.guest,
-            ports: container
-                .ports
-                .iter()
-                .filter(tcp)
-                .map(|port| port.port)
-                .collect(),
+            ports: container.ports.iter().filter(tcp).map(|port| port.port).collect(),
             phase: Phase::Starting,
             stop,
             used,
         };
         entry.containers.insert(container.name.clone(), known);
         entry.live += 1;
-        tracing::info!(
-            uid,
-            container = key.container,
-            restart = key.restart,
-            "starting"
-        );
+        tracing::info!(uid, container = key.container, restart = key.restart, "starting");
         let start = Start {
             log: self.runtime.logs.open(log_path.to_owned()),
             runtime: self.runtime.clone(),
@@ -279,12 +256,7 @@ impl Pods {
             },
             None => exit_now(0, ExitReason::Stopped, String::new()),
         };
-        Some(ToAgent::ContainerExited {
-            uid,
-            container,
-            restart,
-            exit,
-        })
+        Some(ToAgent::ContainerExited { uid, container, restart, exit })
     }
 
     /// Ends a Pod at once and forgets it. Some: it is gone already.
@@ -345,12 +317,7 @@ impl Pods {
     }
 
     fn take_started(&mut self, started: Started, messages: &mut Vec<ToAgent>) {
-        let Started {
-            key,
-            at,
-            account,
-            served,
-        } = started;
+        let Started { key, at, account, served } = started;
         if let Some(entry) = self.pods.get_mut(&key.uid)
             && let Some(known) = entry.containers.get_mut(&key.container)
             && known.restart == key.restart
@@ -359,24 +326,11 @@ impl Pods {
             if let Some(served) = served.as_ref().filter(|_| !asked_to_stop) {
                 self.local.insert(entry.ip, &known.ports, served);
             }
-            known.phase = Phase::Running {
-                at,
-                account,
-                served,
-            };
+            known.phase = Phase::Running { at, account, served };
         }
-        let Key {
-            uid,
-            container,
-            restart,
-        } = key;
+        let Key { uid, container, restart } = key;
         tracing::info!(uid, container, restart, "started");
-        messages.push(ToAgent::ContainerStarted {
-            uid,
-            container,
-            restart,
-            at,
-        });
+        messages.push(ToAgent::ContainerStarted { uid, container, restart, at });
     }
 
     fn take_ended(
@@ -385,37 +339,21 @@ impl Pods {
         messages: &mut Vec<ToAgent>,
     ) {
         let (key, exit) = ended.expect("panics are caught in the task, and it is never aborted");
-        let Key {
-            uid,
-            container,
-            restart,
-        } = key;
+        let Key { uid, container, restart } = key;
         tracing::info!(uid, container, restart, code = exit.code, reason = ?exit.reason, "exited");
-        let entry = self
-            .pods
-            .get_mut(&uid)
-            .expect("an entry stays until its last task has ended");
+        let entry = self.pods.get_mut(&uid).expect("an entry stays until its last task has ended");
         entry.live -= 1;
         if let Some(known) = entry.containers.get_mut(&container)
             && known.restart == restart
         {
-            if let Phase::Running {
-                served: Some(served),
-                ..
-            } = &known.phase
-            {
+            if let Phase::Running { served: Some(served), .. } = &known.phase {
                 self.local.remove(entry.ip, served);
             }
             known.used = known.used_so_far();
             known.phase = Phase::Exited(exit.clone());
         }
         let gone = entry.leaving && entry.live == 0;
-        messages.push(ToAgent::ContainerExited {
-            uid: uid.clone(),
-            container,
-            restart,
-            exit,
-        });
+        messages.push(ToAgent::ContainerExited { uid: uid.clone(), container, restart, exit });
         if gone {
             self.pods.remove(&uid);
             messages.push(ToAgent::PodRemoved { uid });
@@ -446,11 +384,8 @@ impl Pods {
 
     /// What changed since the last call, or all of it for an agent that has heard nothing yet.
     pub fn usage(&mut self, agent_is_new: bool) -> Vec<Usage> {
-        let before = if agent_is_new {
-            BTreeMap::new()
-        } else {
-            std::mem::take(&mut self.usage_sent)
-        };
+        let before =
+            if agent_is_new { BTreeMap::new() } else { std::mem::take(&mut self.usage_sent) };
         let mut changed = Vec::new();
         for (uid, entry) in &self.pods {
             for (name, known) in &entry.containers {
@@ -469,11 +404,7 @@ impl Pods {
 /// Takes a container out of the table and asks it to end by `deadline`, or earlier if that was
 /// asked before. The caller publishes the table.
 fn end(local: &mut LocalPods, ip: IpAddr, known: &Known, deadline: Instant) {
-    if let Phase::Running {
-        served: Some(served),
-        ..
-    } = &known.phase
-    {
+    if let Phase::Running { served: Some(served), .. } = &known.phase {
         local.remove(ip, served);
     }
     known.stop.send_modify(|asked| {
@@ -483,10 +414,7 @@ fn end(local: &mut LocalPods, ip: IpAddr, known: &Known, deadline: Instant) {
 
 impl Known {
     fn used_so_far(&self) -> Used {
-        let Phase::Running {
-            account, served, ..
-        } = &self.phase
-        else {
+        let Phase::Running { account, served, .. } = &self.phase else {
             return self.used;
         };
         let cpu_ns = u64::try_from(account.usage().cpu.as_nanos()).unwrap_or(u64::MAX);
@@ -526,12 +454,7 @@ impl Start {
     /// Runs to the end of the container, and of its log.
     async fn run(mut self) -> Exit {
         let Container { module, form, .. } = &self.container;
-        let exit = match self
-            .runtime
-            .modules
-            .get(&self.runtime.engine, module, *form)
-            .await
-        {
+        let exit = match self.runtime.modules.get(&self.runtime.engine, module, *form).await {
             Ok(module) => {
                 let module = module.get().expect("it was just loaded");
                 match self.container.guest {
@@ -573,10 +496,7 @@ impl Start {
         served.cut_off();
         let message = format!("{cut_off} requests did not finish in time and were cut off");
         let exit = exit_now(CODE_KILLED, ExitReason::Stopped, message);
-        Exit {
-            started_at: Some(at),
-            ..exit
-        }
+        Exit { started_at: Some(at), ..exit }
     }
 
     async fn execute(&mut self, module: &Module) -> Exit {
@@ -597,31 +517,21 @@ impl Start {
         let exit = match exit {
             shim::Exit::Code(0) => exit_now(0, ExitReason::Completed, String::new()),
             shim::Exit::Code(code) => exit_now(code, ExitReason::Error, String::new()),
-            shim::Exit::Trap(why) => exit_now(
-                CODE_TRAP,
-                ExitReason::Error,
-                format!("the guest trapped: {why}"),
-            ),
+            shim::Exit::Trap(why) => {
+                exit_now(CODE_TRAP, ExitReason::Error, format!("the guest trapped: {why}"))
+            }
             shim::Exit::OutOfMemory => {
                 let message = "the guest needed more memory than its limit".to_owned();
                 exit_now(CODE_KILLED, ExitReason::OOMKilled, message)
             }
             shim::Exit::Stopped => exit_now(CODE_TERMINATED, ExitReason::Stopped, String::new()),
         };
-        Exit {
-            started_at: Some(at),
-            ..exit
-        }
+        Exit { started_at: Some(at), ..exit }
     }
 
     async fn say_started(&self, account: Account, served: Option<Arc<Served>>) -> Timestamp {
         let at = Timestamp::now();
-        let started = Started {
-            key: self.key.clone(),
-            at,
-            account,
-            served,
-        };
+        let started = Started { key: self.key.clone(), at, account, served };
         // The main task drops the receiver only when it ends, and the process with it.
         let _ = self.started.send(started).await;
         at
@@ -663,22 +573,12 @@ fn limits(wanted: &Limits) -> shim::Limits {
 }
 
 fn start_error(error: &LoadError) -> Exit {
-    exit_now(
-        CODE_START,
-        ExitReason::StartError,
-        super::peers::explain(error),
-    )
+    exit_now(CODE_START, ExitReason::StartError, super::peers::explain(error))
 }
 
 fn exit_now(code: i32, reason: ExitReason, mut message: String) -> Exit {
     message.truncate(message.floor_char_boundary(MESSAGE_BYTES_MAX));
-    Exit {
-        code,
-        reason,
-        message,
-        started_at: None,
-        finished_at: Timestamp::now(),
-    }
+    Exit { code, reason, message, started_at: None, finished_at: Timestamp::now() }
 }
 
 /// Compiled code, mapped once for all containers of an image, for as long as one of them lives.
@@ -702,8 +602,7 @@ impl Modules {
             };
             async move {
                 let load = tokio::task::spawn_blocking(move || engine.load(&path, form));
-                load.await
-                    .expect("loading does not panic and is not aborted")
+                load.await.expect("loading does not panic and is not aborted")
             }
         };
         cell.get_or_try_init(load).await?;

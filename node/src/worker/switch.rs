@@ -269,16 +269,10 @@ impl LocalPods {
     pub fn insert(&mut self, ip: IpAddr, ports: &[u16], served: &Arc<Served>) {
         let listeners = self.0.entry(ip).or_default();
         if ports.is_empty() {
-            listeners.push(Listener {
-                port: None,
-                served: served.clone(),
-            });
+            listeners.push(Listener { port: None, served: served.clone() });
         }
         for port in ports {
-            listeners.push(Listener {
-                port: Some(*port),
-                served: served.clone(),
-            });
+            listeners.push(Listener { port: Some(*port), served: served.clone() });
         }
     }
 
@@ -304,11 +298,7 @@ impl LocalPods {
 impl Switch {
     /// With empty tables.
     pub fn new(here: Here) -> Switch {
-        Switch {
-            here,
-            table: ArcSwap::default(),
-            pods: ArcSwap::default(),
-        }
+        Switch { here, table: ArcSwap::default(), pods: ArcSwap::default() }
     }
 
     /// Replaces the table of Services.
@@ -334,9 +324,7 @@ impl Switch {
     /// Where an authority leads for the guests of this worker.
     pub fn resolve(&self, host: &str, port: u16) -> Result<Destination, ResolveError> {
         let pods = self.pods.load();
-        self.table
-            .load()
-            .resolve(&self.here, host, port, |ip| pods.0.contains_key(&ip))
+        self.table.load().resolve(&self.here, host, port, |ip| pods.0.contains_key(&ip))
     }
 
     /// Sends a request and waits for the head of the response. Dropping the future cancels it.
@@ -374,11 +362,7 @@ impl Switch {
                 Place::Local => match self.served(endpoint.address) {
                     Some(served) => {
                         let flight = served.enter();
-                        match flight
-                            .handler()
-                            .handle(Request::from_parts(head, lent))
-                            .await
-                        {
+                        match flight.handler().handle(Request::from_parts(head, lent)).await {
                             Ok(response) => Ok(response.map(|body| Reply::Guest { body, flight })),
                             Err(error) => Err(Refusal::from(error)),
                         }
@@ -427,12 +411,10 @@ fn remote(mut head: Parts, body: Body, destination: SocketAddr) -> Request<Body>
         uri.authority = Some(named.unwrap_or_else(unnamed));
     }
     uri.scheme.get_or_insert(Scheme::HTTP);
-    uri.path_and_query
-        .get_or_insert_with(|| PathAndQuery::from_static("/"));
+    uri.path_and_query.get_or_insert_with(|| PathAndQuery::from_static("/"));
     head.uri = Uri::from_parts(uri).expect("scheme, authority and path are all there");
     let pod = HeaderValue::try_from(destination.to_string());
-    head.headers
-        .insert(POD_HEADER, pod.expect("an address is visible ASCII"));
+    head.headers.insert(POD_HEADER, pod.expect("an address is visible ASCII"));
     Request::from_parts(head, body)
 }
 
@@ -444,10 +426,7 @@ fn reply_of_peer(
     if let Some(word) = response.headers_mut().remove(REFUSED_HEADER) {
         return Err(Refusal::from_word(&word, address));
     }
-    Ok(response.map(|body| Reply::Peer {
-        body,
-        _stream: stream,
-    }))
+    Ok(response.map(|body| Reply::Peer { body, _stream: stream }))
 }
 
 /// A request body that can be sent again as long as nobody has read of it.
@@ -467,11 +446,7 @@ where
 {
     /// Takes a body that nobody has read of.
     pub fn new(body: B) -> Replay<B> {
-        if body.is_end_stream() {
-            Replay::Empty
-        } else {
-            Replay::Whole(body)
-        }
+        if body.is_end_stream() { Replay::Empty } else { Replay::Whole(body) }
     }
 
     fn is_empty(&self) -> bool {
@@ -496,10 +471,7 @@ where
         }
         let slot = Arc::new(Mutex::new(None));
         *self = Replay::Lent(slot.clone());
-        Some(Body::new(Loan {
-            body: Some(body),
-            slot: Some(slot),
-        }))
+        Some(Body::new(Loan { body: Some(body), slot: Some(slot) }))
     }
 }
 
@@ -534,9 +506,7 @@ where
     }
 
     fn size_hint(&self) -> SizeHint {
-        self.body
-            .as_ref()
-            .map_or_else(SizeHint::new, HttpBody::size_hint)
+        self.body.as_ref().map_or_else(SizeHint::new, HttpBody::size_hint)
     }
 }
 

@@ -27,17 +27,11 @@ async fn a_body_comes_back_if_nobody_has_read_of_it() {
 async fn the_last_attempt_gets_the_body_itself_and_an_empty_one_is_lent_for_ever() {
     let mut replay = Replay::new(body("x"));
     drop(replay.lend(false));
-    assert_eq!(
-        read(replay.lend(true).expect("the last attempt")).await,
-        "x"
-    );
+    assert_eq!(read(replay.lend(true).expect("the last attempt")).await, "x");
     let mut replay = Replay::new(body(""));
     assert!(replay.is_empty());
     for last in [false, false, true] {
-        assert_eq!(
-            read(replay.lend(last).expect("nothing is there again")).await,
-            ""
-        );
+        assert_eq!(read(replay.lend(last).expect("nothing is there again")).await, "");
     }
 }
 
@@ -54,10 +48,7 @@ fn refusals_survive_the_way_between_workers() {
     ];
     for (refusal, status, unsent) in refusals {
         assert_eq!(Refusal::from_word(&refusal.word(), address), refusal);
-        assert_eq!(
-            (refusal.status().as_u16(), refusal.is_unsent()),
-            (status, unsent)
-        );
+        assert_eq!((refusal.status().as_u16(), refusal.is_unsent()), (status, unsent));
     }
     let newer = HeaderValue::from_static("tired");
     assert_eq!(Refusal::from_word(&newer, address), Refusal::Failed);
@@ -75,10 +66,7 @@ fn check_remote(request: http::request::Builder, expected: &str) {
         .map(|(name, value)| format!("\n{name}: {}", value.to_str().expect("text")))
         .collect();
     lines.sort();
-    assert_eq!(
-        format!("{} {}{}", sent.method(), sent.uri(), lines.concat()),
-        expected
-    );
+    assert_eq!(format!("{} {}{}", sent.method(), sent.uri(), lines.concat()), expected);
 }
 
 #[test]
@@ -93,10 +81,7 @@ fn requests_to_peers_are_absolute_and_name_the_pod() {
         get().header("wherry-pod", "10.0.0.9:1"),
         "GET http://10.0.0.1:80/a?b=c\nwherry-pod: 10.0.0.1:80",
     );
-    check_remote(
-        Request::options("http://cart"),
-        "OPTIONS http://cart/\nwherry-pod: 10.0.0.1:80",
-    );
+    check_remote(Request::options("http://cart"), "OPTIONS http://cart/\nwherry-pod: 10.0.0.1:80");
     check_remote(
         get().header("host", "no authority"),
         "GET http://10.0.0.1:80/a?b=c\nwherry-pod: 10.0.0.1:80",

@@ -71,11 +71,7 @@ pub struct PeerIdentity {
 
 impl fmt::Display for PeerIdentity {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(
-            f,
-            "the worker of namespace {} on node {}",
-            self.namespace, self.node
-        )
+        write!(f, "the worker of namespace {} on node {}", self.namespace, self.node)
     }
 }
 
@@ -98,12 +94,8 @@ impl Credentials {
         let chain = certificates("certificate", &identity.certificate_pem)?;
         let leaf = chain.first().ok_or(IdentityError::Empty)?;
         let (holder, until) = read(leaf)?;
-        let key = PrivateKeyDer::from_pem_slice(identity.key_pem.as_bytes()).map_err(|source| {
-            IdentityError::Pem {
-                what: "key",
-                source,
-            }
-        })?;
+        let key = PrivateKeyDer::from_pem_slice(identity.key_pem.as_bytes())
+            .map_err(|source| IdentityError::Pem { what: "key", source })?;
         let mut roots = RootCertStore::empty();
         for authority in certificates("authority", &identity.ca_pem)? {
             roots.add(authority).map_err(IdentityError::Tls)?;
@@ -223,9 +215,7 @@ fn certificates(
 pub fn peer_identity(
     certificates: Option<&[CertificateDer<'_>]>,
 ) -> Result<PeerIdentity, SubjectError> {
-    let leaf = certificates
-        .and_then(<[_]>::first)
-        .ok_or(SubjectError("is missing"))?;
+    let leaf = certificates.and_then(<[_]>::first).ok_or(SubjectError("is missing"))?;
     read(leaf).map(|(identity, _)| identity)
 }
 
@@ -238,14 +228,8 @@ fn read(leaf: &CertificateDer<'_>) -> Result<(PeerIdentity, Timestamp), SubjectE
         Some(value) if values.is_empty() && !value.is_empty() => Ok(value.to_owned()),
         _ => Err(SubjectError(missing)),
     };
-    let node = subject
-        .iter_common_name()
-        .filter_map(|name| name.as_str().ok())
-        .collect();
-    let namespace = subject
-        .iter_organization()
-        .filter_map(|name| name.as_str().ok())
-        .collect();
+    let node = subject.iter_common_name().filter_map(|name| name.as_str().ok()).collect();
+    let namespace = subject.iter_organization().filter_map(|name| name.as_str().ok()).collect();
     let identity = PeerIdentity {
         node: one(node, "does not name one node")?,
         namespace: one(namespace, "does not name one namespace")?,

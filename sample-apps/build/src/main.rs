@@ -175,8 +175,7 @@ impl Toolchain {
 fn debian_cargo(linker: &[PathBuf], guest: Guest) -> Result<Command> {
     let path = std::env::var_os("PATH").unwrap_or_default();
     let path = std::env::join_paths(linker.iter().cloned().chain(std::env::split_paths(&path)))?;
-    let mut flags =
-        format!("-L {WASI_LIBC} -C link-arg=-L{WASI_LIBC} -C link-self-contained=no");
+    let mut flags = format!("-L {WASI_LIBC} -C link-arg=-L{WASI_LIBC} -C link-self-contained=no");
     if guest != Guest::Handler {
         flags.push_str(&format!(" -C link-arg={WASI_LIBC}/crt1-command.o"));
     }

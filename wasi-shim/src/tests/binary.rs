@@ -77,11 +77,7 @@ fn describe(wasm: &[u8]) -> String {
     let memory = image.memory_min_bytes;
     let mut text = format!("{:?} {:?} memory {memory}\n", image.form, image.guest);
     for name in &image.imports {
-        let mark = if image.missing.contains(name) {
-            " (missing)"
-        } else {
-            ""
-        };
+        let mark = if image.missing.contains(name) { " (missing)" } else { "" };
         text += &format!("import {name}{mark}\n");
     }
     for name in &image.exports {
@@ -192,15 +188,9 @@ fn not_wasm() {
         b"\x1f\x8b\x08",
         expect!["error: not a Wasm file: it is compressed, perhaps a container image's layer"],
     );
-    check(
-        b"hello",
-        expect!["error: not a Wasm file: it does not start as one"],
-    );
+    check(b"hello", expect!["error: not a Wasm file: it does not start as one"]);
     check(b"\0asm", expect!["error: the Wasm file is damaged"]);
-    check(
-        b"\0asm\x01\0\0\0\x01\xff",
-        expect!["error: the Wasm file is damaged"],
-    );
+    check(b"\0asm\x01\0\0\0\x01\xff", expect!["error: the Wasm file is damaged"]);
 }
 
 #[test]
@@ -244,12 +234,7 @@ fn bombs_are_refused_before_they_are_compiled() {
 /// Whatever the bytes, inspecting answers; it never panics.
 #[test]
 fn damaged_files_are_errors() {
-    let wasm = module(
-        &[import("a", "b")],
-        &[export("_start")],
-        1,
-        &[empty_function()],
-    );
+    let wasm = module(&[import("a", "b")], &[export("_start")], 1, &[empty_function()]);
     for length in 0..wasm.len() {
         let _ = inspect(&wasm[..length]);
         for bit in 0..8 {
@@ -262,17 +247,9 @@ fn damaged_files_are_errors() {
 
 #[test]
 fn compiling_names_what_is_missing() {
-    let wasm = module(
-        &[import("env", "now")],
-        &[export("_start")],
-        1,
-        &[empty_function()],
-    );
+    let wasm = module(&[import("env", "now")], &[export("_start")], 1, &[empty_function()]);
     let error = crate::compile(&wasm).expect_err("the import does not exist");
-    assert_eq!(
-        error.to_string(),
-        "the image imports what this host does not offer: env now"
-    );
+    assert_eq!(error.to_string(), "the image imports what this host does not offer: env now");
     let wasm = module(&[], &[export("_start")], 1, &[empty_function()]);
     crate::compile(&wasm).expect("a command that does nothing");
 }

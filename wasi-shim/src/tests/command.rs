@@ -18,9 +18,7 @@ async fn run(fields: &str, adjust: impl FnOnce(&mut GuestConfig)) -> (Exit, Stri
     let printed = Printed::default();
     let mut config = config(&printed, &printed);
     adjust(&mut config);
-    let exit = command(&p1(fields), config)
-        .run(CancellationToken::new())
-        .await;
+    let exit = command(&p1(fields), config).run(CancellationToken::new()).await;
     (exit, printed.text())
 }
 
@@ -83,10 +81,7 @@ async fn a_trap_tells_where() {
 async fn endless_recursion_is_a_trap() {
     let recurses = r#"(func $deeper (call $deeper)) (func (export "_start") (call $deeper))"#;
     let (exit, _) = run(recurses, |_| {}).await;
-    assert!(
-        matches!(&exit, Exit::Trap(text) if text.contains("stack")),
-        "{exit:?}"
-    );
+    assert!(matches!(&exit, Exit::Trap(text) if text.contains("stack")), "{exit:?}");
 }
 
 /// The memory bomb asks for a page until it is refused, and gives up as allocators do.
@@ -103,10 +98,7 @@ async fn a_memory_bomb_runs_out_of_its_own_memory() {
     small(&mut limited);
     let command = command(&p1(&bomb), limited);
     let account = command.account();
-    assert_eq!(
-        command.run(CancellationToken::new()).await,
-        Exit::OutOfMemory
-    );
+    assert_eq!(command.run(CancellationToken::new()).await, Exit::OutOfMemory);
     let usage = account.usage();
     assert!(usage.memory_bytes_peak <= 8 << 20, "{usage:?}");
     assert!(usage.memory_bytes_peak > 7 << 20, "{usage:?}");
@@ -163,17 +155,11 @@ async fn guests_take_turns() {
 async fn a_quota_makes_it_wait() {
     let mut config = GuestConfig::default();
     config.limits.cpu = Some(100);
-    let spins = command(
-        &p1(r#"(func (export "_start") (loop $again (br $again)))"#),
-        config,
-    );
+    let spins = command(&p1(r#"(func (export "_start") (loop $again (br $again)))"#), config);
     let account = spins.account();
     let stop = CancellationToken::new();
     let running = tokio::spawn(spins.run(stop.clone()));
-    until("it was throttled", || {
-        account.usage().throttled.as_millis() > 0
-    })
-    .await;
+    until("it was throttled", || account.usage().throttled.as_millis() > 0).await;
     stop.cancel();
     assert_eq!(running.await.expect("no panic"), Exit::Stopped);
 }
@@ -183,10 +169,7 @@ async fn a_panic_in_the_host_ends_that_guest_only() {
     let hello = r#"(func (export "_start") (call $print (i32.const 64) (i32.const 5)))"#;
     let panics = |config: &mut GuestConfig| config.stdout = Arc::new(|_| panic!("a host bug"));
     let (exit, _) = run(hello, panics).await;
-    assert!(
-        matches!(&exit, Exit::Trap(text) if text.contains("host failed")),
-        "{exit:?}"
-    );
+    assert!(matches!(&exit, Exit::Trap(text) if text.contains("host failed")), "{exit:?}");
     assert_eq!(run(hello, |_| {}).await.0, Exit::Code(0));
 }
 
@@ -195,10 +178,7 @@ async fn components_of_wasi_cli() {
     for (version, code) in [("0.2.0", 0), ("0.2.6", 1), ("0.3.0", 0), ("0.3.0", 1)] {
         let module = load(&cli_run(version, code), Form::Component);
         let command = module.command(GuestConfig::default()).expect("a command");
-        assert_eq!(
-            command.run(CancellationToken::new()).await,
-            Exit::Code(code)
-        );
+        assert_eq!(command.run(CancellationToken::new()).await, Exit::Code(code));
     }
 }
 
@@ -207,10 +187,7 @@ fn other_images_are_not_commands() {
     let library = load(r#"(module (func (export "add")))"#, Form::Module);
     assert!(matches!(
         library.command(GuestConfig::default()),
-        Err(LoadError::Guest {
-            wanted: "command",
-            ..
-        })
+        Err(LoadError::Guest { wanted: "command", .. })
     ));
     let file = tempfile::NamedTempFile::new().expect("a file");
     let load = || super::engine().load(file.path(), Form::Module).map(drop);
@@ -219,8 +196,5 @@ fn other_images_are_not_commands() {
     let code =
         compile_checked(cli_run("0.2.0", 0).as_bytes(), Form::Component).expect("it compiles");
     std::fs::write(file.path(), code).expect("it can be written");
-    assert!(
-        matches!(load(), Err(LoadError::Form { .. })),
-        "not a module"
-    );
+    assert!(matches!(load(), Err(LoadError::Form { .. })), "not a module");
 }

@@ -36,11 +36,7 @@ pub(super) fn p1(fields: &str) -> String {
 /// A `wasi:cli/run` component of this version, whose entry returns this result (0 is success). In
 /// WASI 0.3 the entry is of an `async` type.
 pub(super) fn cli_run(version: &str, result: i32) -> String {
-    let asynchronous = if version.starts_with("0.3") {
-        "async"
-    } else {
-        ""
-    };
+    let asynchronous = if version.starts_with("0.3") { "async" } else { "" };
     format!(
         r#"(component
           (core module $Main (func (export "run") (result i32) (i32.const {result})))

@@ -20,9 +20,7 @@ const HELLO: &str = r#"(func (export "handle") (param $in i32) (param $out i32) 
 const SPINS: &str = r#"(func (export "handle") (param i32 i32) (call $spin))"#;
 
 fn load_handler(fields: &str, config: GuestConfig) -> Handler {
-    load(&handler(fields), Form::Component)
-        .handler(config)
-        .expect("a handler")
+    load(&handler(fields), Form::Component).handler(config).expect("a handler")
 }
 
 /// A deadline that a loop reaches soon, and a sane guest on a busy machine does not.
@@ -33,22 +31,14 @@ fn hurried() -> GuestConfig {
 }
 
 fn get() -> http::Request<Body> {
-    let body = Empty::<Bytes>::new()
-        .map_err(|never| match never {})
-        .boxed_unsync();
-    http::Request::get("http://app.default/")
-        .body(body)
-        .expect("a plain request")
+    let body = Empty::<Bytes>::new().map_err(|never| match never {}).boxed_unsync();
+    http::Request::get("http://app.default/").body(body).expect("a plain request")
 }
 
 async fn body_of(handler: &Handler) -> String {
     let response = handler.handle(get()).await.expect("a response");
     assert_eq!(response.status(), 200);
-    let body = response
-        .into_body()
-        .collect()
-        .await
-        .expect("the whole body");
+    let body = response.into_body().collect().await.expect("the whole body");
     String::from_utf8_lossy(&body.to_bytes()).into_owned()
 }
 
@@ -66,18 +56,11 @@ async fn answers_each_request_in_a_fresh_instance() {
           (call $say (local.get $body))
           (call $end (local.get $body)))"#;
     let handler = load_handler(counts, GuestConfig::default());
-    assert_eq!(
-        handler.account().usage(),
-        Usage::default(),
-        "an idle handler has no instance"
-    );
+    assert_eq!(handler.account().usage(), Usage::default(), "an idle handler has no instance");
     for _ in 0..50 {
         assert_eq!(body_of(&handler).await, "hello");
     }
-    until("the last instance is gone", || {
-        handler.account().usage().instances_live == 0
-    })
-    .await;
+    until("the last instance is gone", || handler.account().usage().instances_live == 0).await;
     let usage = handler.account().usage();
     assert_eq!((usage.instances_started, usage.memory_bytes), (50, 0));
     assert!(usage.memory_bytes_peak >= 128 << 10, "{usage:?}");
@@ -95,16 +78,10 @@ async fn answers_many_requests_at_once() {
 /// The guest's fault is returned, and told to the guest's own log.
 async fn check_fault(fields: &str, config: GuestConfig) -> (HandleError, String) {
     let stderr = Printed::default();
-    let config = GuestConfig {
-        stderr: stderr.output(),
-        ..config
-    };
+    let config = GuestConfig { stderr: stderr.output(), ..config };
     let handler = load_handler(fields, config);
     let error = handler.handle(get()).await.expect_err("no response");
-    until("the instance is gone", || {
-        handler.account().usage().instances_live == 0
-    })
-    .await;
+    until("the instance is gone", || handler.account().usage().instances_live == 0).await;
     (error, stderr.text())
 }
 
@@ -135,14 +112,8 @@ async fn a_trap_names_the_function() {
     let traps = r#"(func $boom unreachable)
         (func (export "handle") (param i32 i32) (call $boom))"#;
     let (error, log) = check_fault(traps, GuestConfig::default()).await;
-    assert!(
-        matches!(&error, HandleError::Trap(text) if text.contains("at boom")),
-        "{error:?}"
-    );
-    assert!(
-        log.starts_with("wherry: the guest trapped: wasm trap: "),
-        "{log}"
-    );
+    assert!(matches!(&error, HandleError::Trap(text) if text.contains("at boom")), "{error:?}");
+    assert!(log.starts_with("wherry: the guest trapped: wasm trap: "), "{log}");
 }
 
 #[tokio::test]
@@ -170,15 +141,8 @@ async fn handlers_of_wasi_0_3() {
     let check = async |first: &str| {
         let module = load(&handler_p3(first), Form::Component);
         let handler = module.handler(hurried()).expect("a handler");
-        let error = handler
-            .handle(get())
-            .await
-            .map(drop)
-            .expect_err("never a response");
-        until("the instance is gone", || {
-            handler.account().usage().instances_live == 0
-        })
-        .await;
+        let error = handler.handle(get()).await.map(drop).expect_err("never a response");
+        until("the instance is gone", || handler.account().usage().instances_live == 0).await;
         error
     };
     let error = check("").await;
@@ -207,17 +171,10 @@ async fn a_failure_after_the_head_cuts_the_body_off() {
         let handler = load_handler(&then(what), hurried());
         let response = handler.handle(get()).await.expect("the head");
         let mut body = response.into_body();
-        let first = body
-            .frame()
-            .await
-            .expect("a frame")
-            .expect("not yet cut off");
+        let first = body.frame().await.expect("a frame").expect("not yet cut off");
         assert_eq!(first.into_data().expect("data"), "hello");
         assert!(body.frame().await.expect("an end").is_err(), "{what}");
-        until("the instance is gone", || {
-            handler.account().usage().instances_live == 0
-        })
-        .await;
+        until("the instance is gone", || handler.account().usage().instances_live == 0).await;
     }
 }
 
@@ -249,10 +206,7 @@ async fn memory_of_all_instances_is_bounded() {
         let handler = handler.clone();
         async move { handler.handle(get()).await.map(drop) }
     });
-    until("the first one has memory", || {
-        handler.account().usage().memory_bytes > 0
-    })
-    .await;
+    until("the first one has memory", || handler.account().usage().memory_bytes > 0).await;
     let second = handler.handle(get()).await.map(drop);
     assert!(matches!(second, Err(HandleError::Busy)), "{second:?}");
     first.abort();
@@ -260,25 +214,16 @@ async fn memory_of_all_instances_is_bounded() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_exhausted_pool_refuses() {
-    let small = Engine::new(&EngineConfig {
-        instances: Some(1),
-        runtime: None,
-    });
+    let small = Engine::new(&EngineConfig { instances: Some(1), runtime: None });
     let module = load_into(&small.expect("an engine"), &handler(SPINS), Form::Component);
     let handler = module.handler(GuestConfig::default()).expect("a handler");
     let first = tokio::spawn({
         let handler = handler.clone();
         async move { handler.handle(get()).await.map(drop) }
     });
-    until("the first one burns CPU", || {
-        handler.account().usage().cpu.as_millis() > 0
-    })
-    .await;
+    until("the first one burns CPU", || handler.account().usage().cpu.as_millis() > 0).await;
     let second = handler.handle(get()).await.map(drop);
-    assert!(
-        matches!(second, Err(HandleError::InstanceLimit)),
-        "{second:?}"
-    );
+    assert!(matches!(second, Err(HandleError::InstanceLimit)), "{second:?}");
     first.abort();
 }
 
@@ -295,10 +240,7 @@ async fn requests_without_an_authority() {
         http::Request::from_parts(parts, body)
     };
     handler.handle(request(None)).await.expect("for this host");
-    handler
-        .handle(request(Some(b"app")))
-        .await
-        .expect("for app");
+    handler.handle(request(Some(b"app"))).await.expect("for app");
     let bad = handler.handle(request(Some(b"\xff"))).await.map(drop);
     assert!(matches!(bad, Err(HandleError::BadRequest(_))), "{bad:?}");
 }
@@ -306,93 +248,9 @@ async fn requests_without_an_authority() {
 #[test]
 fn other_images_are_not_handlers() {
     let p1 = load(r#"(module (func (export "_start")))"#, Form::Module);
-    let error = p1
-        .handler(GuestConfig::default())
-        .map(drop)
-        .expect_err("not a component");
-    assert!(matches!(
-        error,
-        LoadError::Guest {
-            wanted: "handler",
-            ..
-        }
-    ));
+    let error = p1.handler(GuestConfig::default()).map(drop).expect_err("not a component");
+    assert!(matches!(error, LoadError::Guest { wanted: "handler", .. }));
     let module = load(&handler(HELLO), Form::Component);
-    let error = module
-        .command(GuestConfig::default())
-        .map(drop)
-        .expect_err("no wasi:cli/run");
-    assert!(matches!(
-        error,
-        LoadError::Guest {
-            wanted: "command",
-            ..
-        }
-    ));
-}
-
-/// What a request costs and an engine holds; prints the numbers.
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-#[ignore = "a measurement"]
-async fn measure() {
-    let resident = || {
-        let status = std::fs::read_to_string("/proc/self/status").expect("Linux");
-        status
-            .lines()
-            .find(|line| line.starts_with("VmRSS"))
-            .expect("VmRSS")
-            .to_string()
-    };
-    println!("before: {}", resident());
-    let start = std::time::Instant::now();
-    let default = Engine::new(&EngineConfig::default()).expect("an engine");
-    println!("an engine of the default size takes {:?}", start.elapsed());
-    let mappings = std::fs::read_to_string("/proc/self/maps")
-        .expect("Linux")
-        .lines()
-        .count();
-    println!(
-        "with an engine of the default size: {}, {mappings} mappings",
-        resident()
-    );
-    let module = load_into(&default, &handler(HELLO), Form::Component);
-    let handler = module.handler(GuestConfig::default()).expect("a handler");
-    for round in 0..3 {
-        const REQUESTS: usize = 20_000;
-        let start = std::time::Instant::now();
-        let clients = (0..32).map(|_| {
-            let handler = handler.clone();
-            tokio::spawn(async move {
-                for _ in 0..REQUESTS / 32 {
-                    assert_eq!(body_of(&handler).await, "hello");
-                }
-            })
-        });
-        futures::future::join_all(clients).await;
-        let each = start.elapsed() / u32::try_from(REQUESTS).expect("small");
-        println!(
-            "round {round}: {each:?} a request with 32 at once; {}",
-            resident()
-        );
-    }
-    println!("{:?}", handler.account().usage());
-
-    const ONE_BY_ONE: u32 = 2_000;
-    let start = std::time::Instant::now();
-    for _ in 0..ONE_BY_ONE {
-        assert_eq!(body_of(&handler).await, "hello");
-    }
-    println!(
-        "{:?} a request, one after the other",
-        start.elapsed() / ONE_BY_ONE
-    );
-
-    let idle: Vec<Handler> = (0..5_000)
-        .map(|_| module.handler(GuestConfig::default()).expect("a handler"))
-        .collect();
-    println!(
-        "with {} idle handlers of one module: {}",
-        idle.len(),
-        resident()
-    );
+    let error = module.command(GuestConfig::default()).map(drop).expect_err("no wasi:cli/run");
+    assert!(matches!(error, LoadError::Guest { wanted: "command", .. }));
 }

@@ -15,13 +15,8 @@ use crate::{Engine, EngineConfig, Form, GuestConfig, Module, Output};
 /// One engine for all tests: pools reserve mappings of the process.
 fn engine() -> Engine {
     static ENGINE: OnceLock<Engine> = OnceLock::new();
-    let config = EngineConfig {
-        instances: Some(64),
-        runtime: None,
-    };
-    ENGINE
-        .get_or_init(|| Engine::new(&config).expect("an engine"))
-        .clone()
+    let config = EngineConfig { instances: Some(64), runtime: None };
+    ENGINE.get_or_init(|| Engine::new(&config).expect("an engine")).clone()
 }
 
 /// Compiles a text and loads it as a worker would, from a file.
@@ -30,9 +25,7 @@ fn load_into(engine: &Engine, text: &str, form: Form) -> Module {
     let code = compile_checked(text.as_bytes(), form).expect("the guest compiles");
     let file = tempfile::NamedTempFile::new().expect("a file for the code");
     std::fs::write(file.path(), code).expect("the code can be written");
-    engine
-        .load(file.path(), form)
-        .expect("the code can be loaded")
+    engine.load(file.path(), form).expect("the code can be loaded")
 }
 
 #[track_caller]
@@ -47,12 +40,7 @@ struct Printed(Arc<Mutex<Vec<u8>>>);
 impl Printed {
     fn output(&self) -> Output {
         let printed = Arc::clone(&self.0);
-        Arc::new(move |bytes| {
-            printed
-                .lock()
-                .expect("not poisoned")
-                .extend_from_slice(bytes)
-        })
+        Arc::new(move |bytes| printed.lock().expect("not poisoned").extend_from_slice(bytes))
     }
 
     fn text(&self) -> String {
@@ -62,11 +50,7 @@ impl Printed {
 
 /// A guest that prints into the given places.
 fn config(stdout: &Printed, stderr: &Printed) -> GuestConfig {
-    GuestConfig {
-        stdout: stdout.output(),
-        stderr: stderr.output(),
-        ..GuestConfig::default()
-    }
+    GuestConfig { stdout: stdout.output(), stderr: stderr.output(), ..GuestConfig::default() }
 }
 
 /// Far more than any of these tests takes; reaching it is a failure.

@@ -60,11 +60,9 @@ pub(super) fn limit_range(object: &mut Fields) {
         return;
     };
     for limit in each(spec, "limits").filter(|limit| text(limit, "type") == "Container") {
-        for (from, to) in [
-            ("max", "default"),
-            ("default", "defaultRequest"),
-            ("min", "defaultRequest"),
-        ] {
+        for (from, to) in
+            [("max", "default"), ("default", "defaultRequest"), ("min", "defaultRequest")]
+        {
             let Some(Value::Object(source)) = limit.get(from).cloned() else {
                 continue;
             };
@@ -208,10 +206,7 @@ pub(super) fn flow_schema(object: &mut Fields) {
     let Some(spec) = child(object, "spec") else {
         return;
     };
-    if spec
-        .get("matchingPrecedence")
-        .is_none_or(|value| value == 0)
-    {
+    if spec.get("matchingPrecedence").is_none_or(|value| value == 0) {
         spec.insert("matchingPrecedence".to_string(), Value::from(1000));
     }
 }

@@ -56,11 +56,7 @@ fn addresses(spec: &mut Fields) {
         }
         _ => {}
     }
-    let family = if text(spec, "clusterIP").contains(':') {
-        "IPv6"
-    } else {
-        "IPv4"
-    };
+    let family = if text(spec, "clusterIP").contains(':') { "IPv6" } else { "IPv4" };
     default(spec, "ipFamilies", json!([family]));
     default_text(spec, "ipFamilyPolicy", "SingleStack");
 }
@@ -68,9 +64,7 @@ fn addresses(spec: &mut Fields) {
 fn policies(spec: &mut Fields) {
     let kind = text(spec, "type").to_string();
     let is_external = matches!(kind.as_str(), "NodePort" | "LoadBalancer");
-    let has_external_ips = spec
-        .get("externalIPs")
-        .is_some_and(|list| list != &json!([]));
+    let has_external_ips = spec.get("externalIPs").is_some_and(|list| list != &json!([]));
     if kind != "ExternalName" {
         default_text(spec, "internalTrafficPolicy", "Cluster");
     }
@@ -95,13 +89,8 @@ pub(super) fn drop_outdated(new: &mut Value, old: &Value) {
     let has_ports = |spec: &Fields| matches!(text(spec, "type"), "NodePort" | "LoadBalancer");
     let is_balancer = |spec: &Fields| text(spec, "type") == "LoadBalancer";
     if has_address(old) && !has_address(new) {
-        let addresses = [
-            "clusterIP",
-            "clusterIPs",
-            "ipFamilies",
-            "ipFamilyPolicy",
-            "internalTrafficPolicy",
-        ];
+        let addresses =
+            ["clusterIP", "clusterIPs", "ipFamilies", "ipFamilyPolicy", "internalTrafficPolicy"];
         drop_unchanged(new, old, &addresses);
     }
     if has_ports(old) && !has_ports(new) {
@@ -114,11 +103,7 @@ pub(super) fn drop_outdated(new: &mut Value, old: &Value) {
         drop_unchanged(new, old, &["externalTrafficPolicy", "healthCheckNodePort"]);
     }
     if is_balancer(old) && !is_balancer(new) {
-        drop_unchanged(
-            new,
-            old,
-            &["allocateLoadBalancerNodePorts", "loadBalancerClass"],
-        );
+        drop_unchanged(new, old, &["allocateLoadBalancerNodePorts", "loadBalancerClass"]);
     }
 }
 
@@ -137,11 +122,7 @@ fn same_port<'a>(old: &'a Fields, port: &Fields) -> Option<&'a Value> {
         Some(protocol) => protocol.to_string(),
     };
     let wanted = protocol(port.get("protocol"));
-    let mut ports = old
-        .get("ports")
-        .and_then(Value::as_array)
-        .into_iter()
-        .flatten();
+    let mut ports = old.get("ports").and_then(Value::as_array).into_iter().flatten();
     ports.find(|it| it.get("port") == port.get("port") && protocol(it.get("protocol")) == wanted)
 }
 
@@ -169,15 +150,8 @@ pub(super) fn network_policy(object: &mut Fields) {
         }
     }
     let has_egress = spec.get("egress").is_some_and(|list| list != &json!([]));
-    let types = if has_egress {
-        json!(["Ingress", "Egress"])
-    } else {
-        json!(["Ingress"])
-    };
-    if spec
-        .get("policyTypes")
-        .is_none_or(|list| list == &json!([]))
-    {
+    let types = if has_egress { json!(["Ingress", "Egress"]) } else { json!(["Ingress"]) };
+    if spec.get("policyTypes").is_none_or(|list| list == &json!([])) {
         spec.insert("policyTypes".to_string(), types);
     }
 }

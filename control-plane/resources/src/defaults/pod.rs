@@ -14,10 +14,8 @@ const TOLERATION_SECONDS: i64 = 300;
 /// rw-r--r--: the mode of files made from ConfigMaps, Secrets and their like.
 const FILE_MODE: i64 = 0o644;
 /// Classes that exist in every cluster and their values.
-const SYSTEM_PRIORITIES: &[(&str, i64)] = &[
-    ("system-cluster-critical", 2_000_000_000),
-    ("system-node-critical", 2_000_001_000),
-];
+const SYSTEM_PRIORITIES: &[(&str, i64)] =
+    &[("system-cluster-critical", 2_000_000_000), ("system-node-critical", 2_000_001_000)];
 
 pub(super) fn pod(pod: &mut Fields) {
     let Some(spec) = child(pod, "spec") else {
@@ -210,10 +208,7 @@ fn host_ports(spec: &mut Fields) {
 
 fn priority(spec: &mut Fields) {
     let class = text(spec, "priorityClassName");
-    let known = SYSTEM_PRIORITIES
-        .iter()
-        .find(|(name, _)| *name == class)
-        .map(|(_, value)| *value);
+    let known = SYSTEM_PRIORITIES.iter().find(|(name, _)| *name == class).map(|(_, value)| *value);
     let value = if class.is_empty() { Some(0) } else { known };
     if let Some(value) = value {
         default(spec, "priority", value);
@@ -227,20 +222,15 @@ fn tolerations(spec: &mut Fields) {
     let Some(list) = list.as_array_mut() else {
         return;
     };
-    for taint in [
-        "node.kubernetes.io/not-ready",
-        "node.kubernetes.io/unreachable",
-    ] {
+    for taint in ["node.kubernetes.io/not-ready", "node.kubernetes.io/unreachable"] {
         let is_tolerated = list.iter().filter_map(Value::as_object).any(|toleration| {
             let (key, effect) = (text(toleration, "key"), text(toleration, "effect"));
             let same_key = key == taint || key.is_empty();
             same_key && (effect == "NoExecute" || effect.is_empty())
         });
         if !is_tolerated {
-            list.push(
-                json!({"key": taint, "operator": "Exists", "effect": "NoExecute",
-                "tolerationSeconds": TOLERATION_SECONDS}),
-            );
+            list.push(json!({"key": taint, "operator": "Exists", "effect": "NoExecute",
+                "tolerationSeconds": TOLERATION_SECONDS}));
         }
     }
 }
@@ -249,10 +239,8 @@ fn tolerations(spec: &mut Fields) {
 /// when none has any, else `Burstable`.
 pub fn qos_class(spec: &Fields) -> &'static str {
     let lists = ["containers", "initContainers"].into_iter();
-    let containers: Vec<&Value> = lists
-        .filter_map(|list| spec.get(list)?.as_array())
-        .flatten()
-        .collect();
+    let containers: Vec<&Value> =
+        lists.filter_map(|list| spec.get(list)?.as_array()).flatten().collect();
     let amount = |container: &Value, which: &str, resource: &str| {
         let value = container.get("resources")?.get(which)?.get(resource)?;
         Quantity::of(value).filter(|quantity| !quantity.is_zero())

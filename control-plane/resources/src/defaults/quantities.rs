@@ -23,16 +23,8 @@ const MAPS: &[(&str, &str, &str)] = &[
     ("", "limitranges", "spec.limits.*.default"),
     ("", "limitranges", "spec.limits.*.defaultRequest"),
     ("", "limitranges", "spec.limits.*.maxLimitRequestRatio"),
-    (
-        "apps",
-        "statefulsets",
-        "spec.volumeClaimTemplates.*.spec.resources.requests",
-    ),
-    (
-        "apps",
-        "statefulsets",
-        "spec.volumeClaimTemplates.*.spec.resources.limits",
-    ),
+    ("apps", "statefulsets", "spec.volumeClaimTemplates.*.spec.resources.requests"),
+    ("apps", "statefulsets", "spec.volumeClaimTemplates.*.spec.resources.limits"),
 ];
 
 /// Paths within a PodSpec.
@@ -84,11 +76,7 @@ fn rewrite(value: &mut Value, path: &str) {
     if let Some(rest) = rest {
         return rewrite(value, rest);
     }
-    for amount in value
-        .as_object_mut()
-        .into_iter()
-        .flat_map(|map| map.values_mut())
-    {
+    for amount in value.as_object_mut().into_iter().flat_map(|map| map.values_mut()) {
         if let Some(quantity) = Quantity::of(amount) {
             *amount = Value::from(quantity.to_string());
         }

@@ -28,17 +28,11 @@ fn quality_of_service() {
         (json!([{}]), "BestEffort"),
         (json!([{"resources": {"requests": half}}]), "Burstable"),
         (json!([{"resources": {"limits": whole}}]), "Guaranteed"),
-        (
-            json!([{"resources": {"limits": whole, "requests": half}}]),
-            "Burstable",
-        ),
+        (json!([{"resources": {"limits": whole, "requests": half}}]), "Burstable"),
         (json!([{"resources": {"limits": whole}}, {}]), "Burstable"),
     ];
     for (containers, expected) in cases {
         let spec = json!({"containers": containers});
-        assert_eq!(
-            super::qos_class(spec.as_object().expect("an object")),
-            expected
-        );
+        assert_eq!(super::qos_class(spec.as_object().expect("an object")), expected);
     }
 }

@@ -106,21 +106,13 @@ pub(super) fn job(object: &mut Fields) {
     }
     default(spec, "parallelism", 1);
     let is_per_index = spec.contains_key("backoffLimitPerIndex");
-    let backoff = if is_per_index {
-        i64::from(i32::MAX)
-    } else {
-        JOB_BACKOFF_LIMIT
-    };
+    let backoff = if is_per_index { i64::from(i32::MAX) } else { JOB_BACKOFF_LIMIT };
     default(spec, "backoffLimit", backoff);
     default_text(spec, "completionMode", "NonIndexed");
     default(spec, "suspend", false);
     default(spec, "manualSelector", false);
     let has_failure_policy = spec.contains_key("podFailurePolicy");
-    let replacement = if has_failure_policy {
-        "Failed"
-    } else {
-        "TerminatingOrFailed"
-    };
+    let replacement = if has_failure_policy { "Failed" } else { "TerminatingOrFailed" };
     default_text(spec, "podReplacementPolicy", replacement);
     failure_policy(spec);
     template(spec);
@@ -199,17 +191,13 @@ fn inherit_labels(object: &mut Fields, labels: Option<Value>) {
     let Some(metadata) = child(object, "metadata") else {
         return;
     };
-    let is_empty = metadata
-        .get("labels")
-        .is_none_or(|labels| labels == &json!({}));
+    let is_empty = metadata.get("labels").is_none_or(|labels| labels == &json!({}));
     if is_empty {
         metadata.insert("labels".to_string(), labels);
     }
 }
 
 fn metadata_text(object: &Fields, key: &str) -> String {
-    let value = object
-        .get("metadata")
-        .and_then(|metadata| metadata.get(key));
+    let value = object.get("metadata").and_then(|metadata| metadata.get(key));
     value.and_then(Value::as_str).unwrap_or("").to_string()
 }

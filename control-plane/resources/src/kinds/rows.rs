@@ -5,19 +5,10 @@
 use super::{Group, Kind, Storage, Subresource};
 use crate::names::NameRule;
 
-pub(super) const ALL_VERBS: &[&str] = &[
-    "create",
-    "delete",
-    "deletecollection",
-    "get",
-    "list",
-    "patch",
-    "update",
-    "watch",
-];
-const NO_COLLECTION_VERBS: &[&str] = &[
-    "create", "delete", "get", "list", "patch", "update", "watch",
-];
+pub(super) const ALL_VERBS: &[&str] =
+    &["create", "delete", "deletecollection", "get", "list", "patch", "update", "watch"];
+const NO_COLLECTION_VERBS: &[&str] =
+    &["create", "delete", "get", "list", "patch", "update", "watch"];
 const CREATE: &[&str] = &["create"];
 const READ: &[&str] = &["get", "list"];
 const GET: &[&str] = &["get"];
@@ -40,11 +31,7 @@ const fn status(group: &'static str, version: &'static str, kind: &'static str) 
 }
 
 const fn group(name: &'static str, versions: &'static [&'static str], priority: u32) -> Group {
-    Group {
-        name,
-        versions,
-        priority,
-    }
+    Group { name, versions, priority }
 }
 
 const V1: &[&str] = &["v1"];
@@ -80,27 +67,15 @@ pub static KINDS: &[Kind] = &[
         .verbs(CREATE)
         .stored(Storage::None)
         .named(NameRule::PathSegment),
-    Kind::new(
-        "",
-        "v1",
-        "ComponentStatus",
-        "componentstatuses",
-        "componentstatus",
-    )
-    .short(&["cs"])
-    .cluster()
-    .verbs(READ)
-    .stored(Storage::None),
+    Kind::new("", "v1", "ComponentStatus", "componentstatuses", "componentstatus")
+        .short(&["cs"])
+        .cluster()
+        .verbs(READ)
+        .stored(Storage::None),
     Kind::new("", "v1", "ConfigMap", "configmaps", "configmap").short(&["cm"]),
-    Kind::new("", "v1", "Endpoints", "endpoints", "endpoints")
-        .short(&["ep"])
-        .upsert(),
-    Kind::new("", "v1", "Event", "events", "event")
-        .short(&["ev"])
-        .upsert(),
-    Kind::new("", "v1", "LimitRange", "limitranges", "limitrange")
-        .short(&["limits"])
-        .upsert(),
+    Kind::new("", "v1", "Endpoints", "endpoints", "endpoints").short(&["ep"]).upsert(),
+    Kind::new("", "v1", "Event", "events", "event").short(&["ev"]).upsert(),
+    Kind::new("", "v1", "LimitRange", "limitranges", "limitrange").short(&["limits"]).upsert(),
     Kind::new("", "v1", "Namespace", "namespaces", "namespace")
         .short(&["ns"])
         .cluster()
@@ -110,79 +85,43 @@ pub static KINDS: &[Kind] = &[
             Subresource::new("finalize", "", "v1", "Namespace", UPDATE),
             status("", "v1", "Namespace"),
         ]),
-    Kind::new("", "v1", "Node", "nodes", "node")
-        .short(&["no"])
+    Kind::new("", "v1", "Node", "nodes", "node").short(&["no"]).cluster().with(&[
+        Subresource::new("proxy", "", "v1", "NodeProxyOptions", PROXY),
+        status("", "v1", "Node"),
+    ]),
+    Kind::new("", "v1", "PersistentVolumeClaim", "persistentvolumeclaims", "persistentvolumeclaim")
+        .short(&["pvc"])
+        .with(&[status("", "v1", "PersistentVolumeClaim")]),
+    Kind::new("", "v1", "PersistentVolume", "persistentvolumes", "persistentvolume")
+        .short(&["pv"])
         .cluster()
-        .with(&[
-            Subresource::new("proxy", "", "v1", "NodeProxyOptions", PROXY),
-            status("", "v1", "Node"),
-        ]),
-    Kind::new(
-        "",
-        "v1",
-        "PersistentVolumeClaim",
-        "persistentvolumeclaims",
-        "persistentvolumeclaim",
-    )
-    .short(&["pvc"])
-    .with(&[status("", "v1", "PersistentVolumeClaim")]),
-    Kind::new(
-        "",
-        "v1",
-        "PersistentVolume",
-        "persistentvolumes",
-        "persistentvolume",
-    )
-    .short(&["pv"])
-    .cluster()
-    .with(&[status("", "v1", "PersistentVolume")]),
-    Kind::new("", "v1", "Pod", "pods", "pod")
-        .short(&["po"])
-        .categories(ALL)
-        .with(&[
-            Subresource::new("attach", "", "v1", "PodAttachOptions", CONNECT),
-            Subresource::new("binding", "", "v1", "Binding", CREATE),
-            Subresource::new("ephemeralcontainers", "", "v1", "Pod", CHANGE),
-            Subresource::new("eviction", "policy", "v1", "Eviction", CREATE),
-            Subresource::new("exec", "", "v1", "PodExecOptions", CONNECT),
-            Subresource::new("log", "", "v1", "Pod", GET),
-            Subresource::new("portforward", "", "v1", "PodPortForwardOptions", CONNECT),
-            Subresource::new("proxy", "", "v1", "PodProxyOptions", PROXY),
-            Subresource::new("resize", "", "v1", "Pod", CHANGE),
-            status("", "v1", "Pod"),
-        ]),
+        .with(&[status("", "v1", "PersistentVolume")]),
+    Kind::new("", "v1", "Pod", "pods", "pod").short(&["po"]).categories(ALL).with(&[
+        Subresource::new("attach", "", "v1", "PodAttachOptions", CONNECT),
+        Subresource::new("binding", "", "v1", "Binding", CREATE),
+        Subresource::new("ephemeralcontainers", "", "v1", "Pod", CHANGE),
+        Subresource::new("eviction", "policy", "v1", "Eviction", CREATE),
+        Subresource::new("exec", "", "v1", "PodExecOptions", CONNECT),
+        Subresource::new("log", "", "v1", "Pod", GET),
+        Subresource::new("portforward", "", "v1", "PodPortForwardOptions", CONNECT),
+        Subresource::new("proxy", "", "v1", "PodProxyOptions", PROXY),
+        Subresource::new("resize", "", "v1", "Pod", CHANGE),
+        status("", "v1", "Pod"),
+    ]),
     Kind::new("", "v1", "PodTemplate", "podtemplates", "podtemplate"),
-    Kind::new(
-        "",
-        "v1",
-        "ReplicationController",
-        "replicationcontrollers",
-        "replicationcontroller",
-    )
-    .short(&["rc"])
-    .categories(ALL)
-    .counted()
-    .orphans()
-    .with(&[scale(), status("", "v1", "ReplicationController")]),
+    Kind::new("", "v1", "ReplicationController", "replicationcontrollers", "replicationcontroller")
+        .short(&["rc"])
+        .categories(ALL)
+        .counted()
+        .orphans()
+        .with(&[scale(), status("", "v1", "ReplicationController")]),
     Kind::new("", "v1", "ResourceQuota", "resourcequotas", "resourcequota")
         .short(&["quota"])
         .with(&[status("", "v1", "ResourceQuota")]),
     Kind::new("", "v1", "Secret", "secrets", "secret"),
-    Kind::new(
-        "",
-        "v1",
-        "ServiceAccount",
-        "serviceaccounts",
-        "serviceaccount",
-    )
-    .short(&["sa"])
-    .with(&[Subresource::new(
-        "token",
-        "authentication.k8s.io",
-        "v1",
-        "TokenRequest",
-        CREATE,
-    )]),
+    Kind::new("", "v1", "ServiceAccount", "serviceaccounts", "serviceaccount")
+        .short(&["sa"])
+        .with(&[Subresource::new("token", "authentication.k8s.io", "v1", "TokenRequest", CREATE)]),
     Kind::new("", "v1", "Service", "services", "service")
         .short(&["svc"])
         .categories(ALL)
@@ -192,25 +131,13 @@ pub static KINDS: &[Kind] = &[
             Subresource::new("proxy", "", "v1", "ServiceProxyOptions", PROXY),
             status("", "v1", "Service"),
         ]),
-    Kind::new(
-        "apiregistration.k8s.io",
-        "v1",
-        "APIService",
-        "apiservices",
-        "apiservice",
-    )
-    .cluster()
-    .categories(API_EXTENSIONS)
-    .conditional()
-    .named(NameRule::PathSegment)
-    .with(&[status("apiregistration.k8s.io", "v1", "APIService")]),
-    Kind::new(
-        "apps",
-        "v1",
-        "ControllerRevision",
-        "controllerrevisions",
-        "controllerrevision",
-    ),
+    Kind::new("apiregistration.k8s.io", "v1", "APIService", "apiservices", "apiservice")
+        .cluster()
+        .categories(API_EXTENSIONS)
+        .conditional()
+        .named(NameRule::PathSegment)
+        .with(&[status("apiregistration.k8s.io", "v1", "APIService")]),
+    Kind::new("apps", "v1", "ControllerRevision", "controllerrevisions", "controllerrevision"),
     Kind::new("apps", "v1", "DaemonSet", "daemonsets", "daemonset")
         .short(&["ds"])
         .categories(ALL)
@@ -234,10 +161,7 @@ pub static KINDS: &[Kind] = &[
     Kind::new("events.k8s.io", "v1", "Event", "events", "event")
         .short(&["ev"])
         .upsert()
-        .stored(Storage::In {
-            group: "",
-            version: "v1",
-        }),
+        .stored(Storage::In { group: "", version: "v1" }),
     Kind::new(
         "authentication.k8s.io",
         "v1",
@@ -248,16 +172,10 @@ pub static KINDS: &[Kind] = &[
     .cluster()
     .verbs(CREATE)
     .stored(Storage::None),
-    Kind::new(
-        "authentication.k8s.io",
-        "v1",
-        "TokenReview",
-        "tokenreviews",
-        "tokenreview",
-    )
-    .cluster()
-    .verbs(CREATE)
-    .stored(Storage::None),
+    Kind::new("authentication.k8s.io", "v1", "TokenReview", "tokenreviews", "tokenreview")
+        .cluster()
+        .verbs(CREATE)
+        .stored(Storage::None),
     Kind::new(
         "authorization.k8s.io",
         "v1",
@@ -316,10 +234,7 @@ pub static KINDS: &[Kind] = &[
     )
     .short(&["hpa"])
     .categories(ALL)
-    .stored(Storage::In {
-        group: "autoscaling",
-        version: "v2",
-    })
+    .stored(Storage::In { group: "autoscaling", version: "v2" })
     .with(&[status("autoscaling", "v1", "HorizontalPodAutoscaler")]),
     Kind::new("batch", "v1", "CronJob", "cronjobs", "cronjob")
         .short(&["cj"])
@@ -350,39 +265,21 @@ pub static KINDS: &[Kind] = &[
         ),
         status("certificates.k8s.io", "v1", "CertificateSigningRequest"),
     ]),
-    Kind::new(
-        "networking.k8s.io",
-        "v1",
-        "IngressClass",
-        "ingressclasses",
-        "ingressclass",
-    )
-    .cluster()
-    .counted(),
+    Kind::new("networking.k8s.io", "v1", "IngressClass", "ingressclasses", "ingressclass")
+        .cluster()
+        .counted(),
     Kind::new("networking.k8s.io", "v1", "Ingress", "ingresses", "ingress")
         .short(&["ing"])
         .counted()
         .with(&[status("networking.k8s.io", "v1", "Ingress")]),
-    Kind::new(
-        "networking.k8s.io",
-        "v1",
-        "NetworkPolicy",
-        "networkpolicies",
-        "networkpolicy",
-    )
-    .short(&["netpol"])
-    .counted(),
-    Kind::new(
-        "policy",
-        "v1",
-        "PodDisruptionBudget",
-        "poddisruptionbudgets",
-        "poddisruptionbudget",
-    )
-    .short(&["pdb"])
-    .counted()
-    .conditional()
-    .with(&[status("policy", "v1", "PodDisruptionBudget")]),
+    Kind::new("networking.k8s.io", "v1", "NetworkPolicy", "networkpolicies", "networkpolicy")
+        .short(&["netpol"])
+        .counted(),
+    Kind::new("policy", "v1", "PodDisruptionBudget", "poddisruptionbudgets", "poddisruptionbudget")
+        .short(&["pdb"])
+        .counted()
+        .conditional()
+        .with(&[status("policy", "v1", "PodDisruptionBudget")]),
     Kind::new(
         "rbac.authorization.k8s.io",
         "v1",
@@ -393,41 +290,21 @@ pub static KINDS: &[Kind] = &[
     .cluster()
     .named(NameRule::PathSegment)
     .upsert(),
-    Kind::new(
-        "rbac.authorization.k8s.io",
-        "v1",
-        "ClusterRole",
-        "clusterroles",
-        "clusterrole",
-    )
-    .cluster()
-    .named(NameRule::PathSegment)
-    .upsert(),
-    Kind::new(
-        "rbac.authorization.k8s.io",
-        "v1",
-        "RoleBinding",
-        "rolebindings",
-        "rolebinding",
-    )
-    .named(NameRule::PathSegment)
-    .upsert(),
+    Kind::new("rbac.authorization.k8s.io", "v1", "ClusterRole", "clusterroles", "clusterrole")
+        .cluster()
+        .named(NameRule::PathSegment)
+        .upsert(),
+    Kind::new("rbac.authorization.k8s.io", "v1", "RoleBinding", "rolebindings", "rolebinding")
+        .named(NameRule::PathSegment)
+        .upsert(),
     Kind::new("rbac.authorization.k8s.io", "v1", "Role", "roles", "role")
         .named(NameRule::PathSegment)
         .upsert(),
-    Kind::new(
-        "storage.k8s.io",
-        "v1",
-        "CSIDriver",
-        "csidrivers",
-        "csidriver",
-    )
-    .cluster()
-    .counted()
-    .conditional(),
-    Kind::new("storage.k8s.io", "v1", "CSINode", "csinodes", "csinode")
+    Kind::new("storage.k8s.io", "v1", "CSIDriver", "csidrivers", "csidriver")
         .cluster()
+        .counted()
         .conditional(),
+    Kind::new("storage.k8s.io", "v1", "CSINode", "csinodes", "csinode").cluster().conditional(),
     Kind::new(
         "storage.k8s.io",
         "v1",
@@ -436,25 +313,13 @@ pub static KINDS: &[Kind] = &[
         "csistoragecapacity",
     )
     .conditional(),
-    Kind::new(
-        "storage.k8s.io",
-        "v1",
-        "StorageClass",
-        "storageclasses",
-        "storageclass",
-    )
-    .short(&["sc"])
-    .cluster(),
-    Kind::new(
-        "storage.k8s.io",
-        "v1",
-        "VolumeAttachment",
-        "volumeattachments",
-        "volumeattachment",
-    )
-    .cluster()
-    .conditional()
-    .with(&[status("storage.k8s.io", "v1", "VolumeAttachment")]),
+    Kind::new("storage.k8s.io", "v1", "StorageClass", "storageclasses", "storageclass")
+        .short(&["sc"])
+        .cluster(),
+    Kind::new("storage.k8s.io", "v1", "VolumeAttachment", "volumeattachments", "volumeattachment")
+        .cluster()
+        .conditional()
+        .with(&[status("storage.k8s.io", "v1", "VolumeAttachment")]),
     Kind::new(
         "admissionregistration.k8s.io",
         "v1",
@@ -477,11 +342,7 @@ pub static KINDS: &[Kind] = &[
     .categories(API_EXTENSIONS)
     .counted()
     .conditional()
-    .with(&[status(
-        "admissionregistration.k8s.io",
-        "v1",
-        "ValidatingAdmissionPolicy",
-    )]),
+    .with(&[status("admissionregistration.k8s.io", "v1", "ValidatingAdmissionPolicy")]),
     Kind::new(
         "admissionregistration.k8s.io",
         "v1",
@@ -516,51 +377,21 @@ pub static KINDS: &[Kind] = &[
     .categories(API_EXTENSIONS)
     .counted()
     .conditional()
-    .with(&[status(
-        "apiextensions.k8s.io",
-        "v1",
-        "CustomResourceDefinition",
-    )]),
-    Kind::new(
-        "scheduling.k8s.io",
-        "v1",
-        "PriorityClass",
-        "priorityclasses",
-        "priorityclass",
-    )
-    .short(&["pc"])
-    .cluster()
-    .counted(),
-    Kind::new("coordination.k8s.io", "v1", "Lease", "leases", "lease")
-        .upsert()
+    .with(&[status("apiextensions.k8s.io", "v1", "CustomResourceDefinition")]),
+    Kind::new("scheduling.k8s.io", "v1", "PriorityClass", "priorityclasses", "priorityclass")
+        .short(&["pc"])
+        .cluster()
+        .counted(),
+    Kind::new("coordination.k8s.io", "v1", "Lease", "leases", "lease").upsert().conditional(),
+    Kind::new("node.k8s.io", "v1", "RuntimeClass", "runtimeclasses", "runtimeclass")
+        .cluster()
         .conditional(),
-    Kind::new(
-        "node.k8s.io",
-        "v1",
-        "RuntimeClass",
-        "runtimeclasses",
-        "runtimeclass",
-    )
-    .cluster()
-    .conditional(),
-    Kind::new(
-        "discovery.k8s.io",
-        "v1",
-        "EndpointSlice",
-        "endpointslices",
-        "endpointslice",
-    )
-    .counted(),
-    Kind::new(
-        "flowcontrol.apiserver.k8s.io",
-        "v1",
-        "FlowSchema",
-        "flowschemas",
-        "flowschema",
-    )
-    .cluster()
-    .counted()
-    .with(&[status("flowcontrol.apiserver.k8s.io", "v1", "FlowSchema")]),
+    Kind::new("discovery.k8s.io", "v1", "EndpointSlice", "endpointslices", "endpointslice")
+        .counted(),
+    Kind::new("flowcontrol.apiserver.k8s.io", "v1", "FlowSchema", "flowschemas", "flowschema")
+        .cluster()
+        .counted()
+        .with(&[status("flowcontrol.apiserver.k8s.io", "v1", "FlowSchema")]),
     Kind::new(
         "flowcontrol.apiserver.k8s.io",
         "v1",
@@ -570,11 +401,7 @@ pub static KINDS: &[Kind] = &[
     )
     .cluster()
     .counted()
-    .with(&[status(
-        "flowcontrol.apiserver.k8s.io",
-        "v1",
-        "PriorityLevelConfiguration",
-    )]),
+    .with(&[status("flowcontrol.apiserver.k8s.io", "v1", "PriorityLevelConfiguration")]),
     Kind::new("metrics.k8s.io", "v1beta1", "NodeMetrics", "nodes", "")
         .cluster()
         .verbs(READ)

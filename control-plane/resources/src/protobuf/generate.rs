@@ -59,10 +59,7 @@ const LEAVES: &[(&str, &str)] = &[
     ("apiextensions/v1/Json", "Json"),
     ("apiextensions/v1/JsonSchemaPropsOrBool", "SchemaOrBool"),
     ("apiextensions/v1/JsonSchemaPropsOrArray", "SchemaOrArray"),
-    (
-        "apiextensions/v1/JsonSchemaPropsOrStringArray",
-        "SchemaOrStrings",
-    ),
+    ("apiextensions/v1/JsonSchemaPropsOrStringArray", "SchemaOrStrings"),
     ("resource/Quantity", "Quantity"),
     ("intstr/IntOrString", "IntOrString"),
     ("v1/ExtraValue", "Strings"),
@@ -98,9 +95,7 @@ fn render(messages: &Messages, names: &JsonNames, weak: &BTreeSet<String>) -> St
     let mut waiting: Vec<&str> = OTHER_ROOTS.to_vec();
     for (path, fields) in messages {
         let folder = path.rsplit_once('/').map_or("", |(folder, _)| folder);
-        let has_metadata = fields
-            .iter()
-            .any(|field| field.kind.ends_with("meta/v1/ObjectMeta"));
+        let has_metadata = fields.iter().any(|field| field.kind.ends_with("meta/v1/ObjectMeta"));
         if FOLDERS.contains(&folder) && has_metadata {
             waiting.push(path);
         }
@@ -110,9 +105,7 @@ fn render(messages: &Messages, names: &JsonNames, weak: &BTreeSet<String>) -> St
         if leaf(path).is_some() || !reached.insert(path) {
             continue;
         }
-        let refers = messages[path]
-            .iter()
-            .filter(|field| field.kind.contains('/'));
+        let refers = messages[path].iter().filter(|field| field.kind.contains('/'));
         waiting.extend(refers.map(|field| field.kind.as_str()));
     }
     let mut table = HEAD.to_string();
@@ -121,12 +114,8 @@ fn render(messages: &Messages, names: &JsonNames, weak: &BTreeSet<String>) -> St
         let _ = writeln!(table, "\n{short}");
         for field in &messages[path] {
             let name = json_name(path, field, messages, names);
-            let kind = field_type(
-                path,
-                field,
-                name == "-",
-                weak.contains(&format!("{short} {name}")),
-            );
+            let kind =
+                field_type(path, field, name == "-", weak.contains(&format!("{short} {name}")));
             let _ = writeln!(table, "{} {name} {kind}", field.number);
         }
     }
@@ -138,16 +127,12 @@ fn field_type(path: &str, field: &Field, inline: bool, weak: bool) -> String {
     let word = match leaf(&field.kind) {
         Some(word) => word.to_string(),
         None if !field.kind.contains('/') => field.kind.clone(),
-        None if folder(&field.kind) == folder(path) => short(&field.kind)
-            .rsplit_once('.')
-            .map_or(String::new(), |(_, name)| name.to_string()),
+        None if folder(&field.kind) == folder(path) => {
+            short(&field.kind).rsplit_once('.').map_or(String::new(), |(_, name)| name.to_string())
+        }
         None => short(&field.kind),
     };
-    let star = if field.many.is_empty() && !inline && !weak {
-        "*"
-    } else {
-        ""
-    };
+    let star = if field.many.is_empty() && !inline && !weak { "*" } else { "" };
     format!("{}{star}{word}", field.many)
 }
 
@@ -160,9 +145,7 @@ fn json_name(path: &str, field: &Field, messages: &Messages, names: &JsonNames) 
     if let Some(json) = known(path, &field.name) {
         return json.clone();
     }
-    let inner = messages
-        .get(&field.kind)
-        .filter(|_| of(path).is_some() && field.many.is_empty());
+    let inner = messages.get(&field.kind).filter(|_| of(path).is_some() && field.many.is_empty());
     // A nested message all of whose fields (or nested messages) the parent has by name stands in
     // the parent.
     let inlined = |inner: &Vec<Field>| inner.iter().any(|inner| known(path, &inner.name).is_some());
@@ -171,12 +154,7 @@ fn json_name(path: &str, field: &Field, messages: &Messages, names: &JsonNames) 
     }
     // A message that only ever stands in a parent has no definition of its own; its names do,
     // somewhere.
-    let anywhere = || {
-        names
-            .values()
-            .flatten()
-            .find(|json| plain(json) == field.name)
-    };
+    let anywhere = || names.values().flatten().find(|json| plain(json) == field.name);
     anywhere().unwrap_or(&field.camel).clone()
 }
 
@@ -187,9 +165,7 @@ fn plain(json: &str) -> String {
 }
 
 fn leaf(path: &str) -> Option<&'static str> {
-    let leaf = LEAVES
-        .iter()
-        .find(|(tail, _)| path.ends_with(&format!("/{tail}")));
+    let leaf = LEAVES.iter().find(|(tail, _)| path.ends_with(&format!("/{tail}")));
     leaf.map(|(_, word)| *word)
 }
 
@@ -210,17 +186,13 @@ fn parse_messages(folder: &str, source: &str, messages: &mut Messages) {
         .map(|line| format!("{} ", line.trim()))
         .collect();
     for part in code.split("::prost::Message)] ").skip(1) {
-        let Some((name, body)) = part
-            .strip_prefix("pub struct ")
-            .and_then(|rest| rest.split_once('{'))
+        let Some((name, body)) =
+            part.strip_prefix("pub struct ").and_then(|rest| rest.split_once('{'))
         else {
             continue;
         };
         let body = body.split_once('}').map_or(body, |(body, _)| body);
-        let fields = body
-            .split("#[prost(")
-            .skip(1)
-            .filter_map(|text| parse_field(folder, text));
+        let fields = body.split("#[prost(").skip(1).filter_map(|text| parse_field(folder, text));
         messages.insert(format!("{folder}/{}", name.trim()), fields.collect());
     }
 }
@@ -230,15 +202,9 @@ fn parse_field(folder: &str, text: &str) -> Option<Field> {
     let (attributes, declaration) = text.split_once(")] pub ")?;
     let (name, rust_type) = declaration.split_once(':')?;
     let name = name.trim().trim_start_matches("r#");
-    let number = attributes
-        .split("tag = \"")
-        .nth(1)?
-        .split('"')
-        .next()?
-        .to_string();
-    let map = attributes
-        .strip_prefix("btree_map = \"string, ")
-        .and_then(|rest| rest.split('"').next());
+    let number = attributes.split("tag = \"").nth(1)?.split('"').next()?.to_string();
+    let map =
+        attributes.strip_prefix("btree_map = \"string, ").and_then(|rest| rest.split('"').next());
     let scalar = map.unwrap_or_else(|| attributes.split([',', ' ']).next().unwrap_or_default());
     let many = match map {
         Some(_) => "{}",
@@ -253,34 +219,16 @@ fn parse_field(folder: &str, text: &str) -> Option<Field> {
     for (index, word) in name.split('_').enumerate() {
         let head = word.get(..1).unwrap_or_default();
         let tail = word.get(1..).unwrap_or_default();
-        camel += &if index == 0 {
-            word.to_string()
-        } else {
-            head.to_uppercase() + tail
-        };
+        camel += &if index == 0 { word.to_string() } else { head.to_uppercase() + tail };
     }
-    Some(Field {
-        number,
-        name: name.replace('_', ""),
-        camel,
-        many,
-        kind,
-    })
+    Some(Field { number, name: name.replace('_', ""), camel, many, kind })
 }
 
 /// The path of the message that a Rust type names, seen from a folder:
 /// `super::super::core::v1::PodSpec`.
 fn resolve(folder: &str, rust_type: &str) -> String {
-    let cleaned = rust_type
-        .trim()
-        .trim_end_matches(',')
-        .replace(['>', ' '], "")
-        .replace(',', "<");
-    let inner = cleaned
-        .trim_end_matches('<')
-        .rsplit('<')
-        .next()
-        .unwrap_or_default();
+    let cleaned = rust_type.trim().trim_end_matches(',').replace(['>', ' '], "").replace(',', "<");
+    let inner = cleaned.trim_end_matches('<').rsplit('<').next().unwrap_or_default();
     let mut path: Vec<&str> = folder.split('/').collect();
     for segment in inner.split("::").filter(|segment| !segment.is_empty()) {
         if segment == "super" {
@@ -294,21 +242,16 @@ fn resolve(folder: &str, rust_type: &str) -> String {
 
 /// The JSON names in one source file of `k8s-openapi`.
 fn parse_names(source: &str, names: &mut JsonNames) {
-    let Some(definition) = source
-        .lines()
-        .find_map(|line| line.strip_prefix("// Generated from definition io.k8s."))
+    let Some(definition) =
+        source.lines().find_map(|line| line.strip_prefix("// Generated from definition io.k8s."))
     else {
         return;
     };
     let fields = source.lines().filter_map(|line| {
         let (name, rest) = line.trim().strip_prefix('"')?.split_once('"')?;
-        rest.starts_with(" => Field::Key_")
-            .then(|| name.to_string())
+        rest.starts_with(" => Field::Key_").then(|| name.to_string())
     });
-    let path = definition
-        .replace('.', "/")
-        .replace('-', "_")
-        .to_lowercase();
+    let path = definition.replace('.', "/").replace('-', "_").to_lowercase();
     names.entry(path).or_default().extend(fields);
 }
 
@@ -316,10 +259,7 @@ fn parse_names(source: &str, names: &mut JsonNames) {
 fn weak_fields(table: &str) -> BTreeSet<String> {
     let mut weak = BTreeSet::new();
     let mut message = "";
-    for line in table
-        .lines()
-        .filter(|line| !line.starts_with('#') && !line.is_empty())
-    {
+    for line in table.lines().filter(|line| !line.starts_with('#') && !line.is_empty()) {
         let mut words = line.split(' ');
         match (words.next(), words.next(), words.next()) {
             (Some(_), Some(name), Some(kind)) if !kind.starts_with(['*', '[', '{']) => {
@@ -349,10 +289,7 @@ fn registry_source(name: &str) -> Option<PathBuf> {
     let home = env::var_os("CARGO_HOME").map(PathBuf::from);
     let home = home.or_else(|| Some(PathBuf::from(env::var_os("HOME")?).join(".cargo")))?;
     let indexes = fs::read_dir(home.join("registry/src")).ok()?;
-    indexes
-        .flatten()
-        .map(|index| index.path().join(name))
-        .find(|path| path.is_dir())
+    indexes.flatten().map(|index| index.path().join(name)).find(|path| path.is_dir())
 }
 
 fn table_from(k8s_pb: &Path, k8s_openapi: &Path, old: &str) -> io::Result<String> {
@@ -360,14 +297,8 @@ fn table_from(k8s_pb: &Path, k8s_openapi: &Path, old: &str) -> io::Result<String
     let mut files = Vec::new();
     rust_files(&k8s_pb.join("src"), &mut files)?;
     for file in files {
-        let below = file
-            .strip_prefix(k8s_pb.join("src"))
-            .expect("found below this folder");
-        let folder = below
-            .parent()
-            .and_then(Path::to_str)
-            .unwrap_or_default()
-            .to_string();
+        let below = file.strip_prefix(k8s_pb.join("src")).expect("found below this folder");
+        let folder = below.parent().and_then(Path::to_str).unwrap_or_default().to_string();
         parse_messages(&folder, &fs::read_to_string(&file)?, &mut messages);
     }
     let mut files = Vec::new();
@@ -390,9 +321,6 @@ fn table_is_what_the_crates_say() {
     if env::var_os("UPDATE_EXPECT").is_some() {
         fs::write(&file, &new).expect("the table is writable");
     } else {
-        assert!(
-            old == new,
-            "messages.txt is out of date: run this test with UPDATE_EXPECT=1"
-        );
+        assert!(old == new, "messages.txt is out of date: run this test with UPDATE_EXPECT=1");
     }
 }

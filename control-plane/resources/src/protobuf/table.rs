@@ -66,10 +66,7 @@ pub struct Message {
 impl Message {
     /// The field of this number.
     pub fn field(&self, number: u32) -> Option<&Field> {
-        let place = self
-            .fields
-            .binary_search_by_key(&number, |field| field.number)
-            .ok()?;
+        let place = self.fields.binary_search_by_key(&number, |field| field.number).ok()?;
         Some(&self.fields[place])
     }
 }
@@ -108,27 +105,17 @@ impl Table {
     }
 
     fn parse(text: &'static str) -> Table {
-        let lines = || {
-            text.lines()
-                .filter(|line| !line.is_empty() && !line.starts_with('#'))
-        };
+        let lines = || text.lines().filter(|line| !line.is_empty() && !line.starts_with('#'));
         let heads = lines().filter(|line| !line.contains(' '));
-        let by_name: HashMap<String, usize> = heads
-            .enumerate()
-            .map(|(index, name)| (name.to_lowercase(), index))
-            .collect();
+        let by_name: HashMap<String, usize> =
+            heads.enumerate().map(|(index, name)| (name.to_lowercase(), index)).collect();
         let mut messages: Vec<Message> = Vec::new();
         for line in lines() {
             if !line.contains(' ') {
-                messages.push(Message {
-                    name: line,
-                    fields: Vec::new(),
-                });
+                messages.push(Message { name: line, fields: Vec::new() });
                 continue;
             }
-            let message = messages
-                .last_mut()
-                .expect("the table starts with a message");
+            let message = messages.last_mut().expect("the table starts with a message");
             let field = parse_field(message.name, line, &by_name);
             message.fields.push(field);
         }
@@ -136,11 +123,7 @@ impl Table {
             message.fields.sort_by_key(|field| field.number);
         }
         let json_schema = by_name["apiextensions/v1.jsonschemaprops"];
-        Table {
-            messages,
-            by_name,
-            json_schema,
-        }
+        Table { messages, by_name, json_schema }
     }
 }
 
@@ -161,20 +144,10 @@ fn parse_field(message: &str, line: &'static str, by_name: &HashMap<String, usiz
     let number = number.parse().expect("a field starts with its number");
     let kind = scalar(word).unwrap_or_else(|| {
         let folder = message.split_once('.').map_or("", |(folder, _)| folder);
-        let full = if word.contains('.') {
-            word.to_string()
-        } else {
-            format!("{folder}.{word}")
-        };
+        let full = if word.contains('.') { word.to_string() } else { format!("{folder}.{word}") };
         Type::Message(by_name[&full.to_lowercase()])
     });
-    Field {
-        number,
-        name,
-        many,
-        kind,
-        zero_matters,
-    }
+    Field { number, name, many, kind, zero_matters }
 }
 
 fn scalar(word: &str) -> Option<Type> {

@@ -18,9 +18,7 @@ fn bodies() -> Vec<(&'static str, Vec<u8>)> {
     let parse = |section: &'static str| {
         let mut lines = section.lines();
         let command = lines.next().unwrap_or_default();
-        let encoded: String = lines
-            .take_while(|line| !line.is_empty() && *line != "{")
-            .collect();
+        let encoded: String = lines.take_while(|line| !line.is_empty() && *line != "{").collect();
         (command, BASE64.decode(encoded).expect("bodies are base64"))
     };
     sections.map(parse).collect()
@@ -44,10 +42,7 @@ fn recorded_bodies_become_the_objects_that_json_would_have_given() {
         let file = Path::new(env!("CARGO_MANIFEST_DIR")).join("src/protobuf/bodies.txt");
         fs::write(file, text).expect("the file is writable");
     } else {
-        assert!(
-            text == BODIES,
-            "decoding changed; see the difference with UPDATE_EXPECT=1"
-        );
+        assert!(text == BODIES, "decoding changed; see the difference with UPDATE_EXPECT=1");
     }
 }
 
@@ -94,18 +89,12 @@ fn envelope(api_version: &str, kind: &str, raw: &[u8]) -> Vec<u8> {
 }
 
 fn error(body: &[u8]) -> String {
-    decode(body)
-        .map(|object| object.to_string())
-        .expect_err("must be refused")
-        .to_string()
+    decode(body).map(|object| object.to_string()).expect_err("must be refused").to_string()
 }
 
 #[test]
 fn errors_say_what_is_wrong() {
-    assert_eq!(
-        error(b"{}"),
-        "the body does not start with the protobuf magic number"
-    );
+    assert_eq!(error(b"{}"), "the body does not start with the protobuf magic number");
     assert_eq!(
         error(&envelope("v1", "Podd", &[])),
         r#"no kind "Podd" is registered for version "v1""#
@@ -114,20 +103,11 @@ fn errors_say_what_is_wrong() {
         error(&envelope("apps.example.com/v1", "Deployment", &[])),
         r#"no kind "Deployment" is registered for version "apps.example.com/v1""#
     );
-    assert_eq!(
-        error(&envelope("v1", "Pod", &[0x0a, 9])),
-        "core/v1.Pod: malformed protobuf"
-    );
+    assert_eq!(error(&envelope("v1", "Pod", &[0x0a, 9])), "core/v1.Pod: malformed protobuf");
     let name = field(1, &field(1, &[0xff]));
-    assert_eq!(
-        error(&envelope("v1", "Pod", &name)),
-        "meta/v1.ObjectMeta.name: is not valid UTF-8"
-    );
+    assert_eq!(error(&envelope("v1", "Pod", &name)), "meta/v1.ObjectMeta.name: is not valid UTF-8");
     let encoded = [envelope("v1", "Pod", &[]), field(3, b"gzip")].concat();
-    assert_eq!(
-        error(&encoded),
-        r#"content encoding "gzip" of the envelope is unknown"#
-    );
+    assert_eq!(error(&encoded), r#"content encoding "gzip" of the envelope is unknown"#);
 }
 
 #[test]
@@ -139,10 +119,7 @@ fn a_body_cannot_nest_without_limit_nor_claim_memory_without_limit() {
     }
     let crd = field(2, &field(7, &field(4, &field(1, &schema))));
     let body = envelope("apiextensions.k8s.io/v1", "CustomResourceDefinition", &crd);
-    assert_eq!(
-        error(&body),
-        "the object is nested more than 100 levels deep"
-    );
+    assert_eq!(error(&body), "the object is nested more than 100 levels deep");
 
     // PodSpec.containers, each an empty message of two bytes.
     let containers = [2 << 3 | 2, 0].repeat(VALUES_MAX + 1);
@@ -157,24 +134,17 @@ fn unknown_fields_are_skipped_and_numbers_may_be_packed() {
     // PodSpec.securityContext is field 14.
     let body = envelope("v1", "Pod", &field(2, &field(14, &security)));
     let object = decode(&body).expect("is a Pod");
-    assert_eq!(
-        object["spec"],
-        json!({"securityContext": {"supplementalGroups": [1, 128]}})
-    );
+    assert_eq!(object["spec"], json!({"securityContext": {"supplementalGroups": [1, 128]}}));
 }
 
 #[test]
 fn embedded_documents_are_read_in_both_encodings() {
     // ControllerRevision.data is a RawExtension.
-    for raw in [
-        br#"{"kind":"Namespace","apiVersion":"v1"}"#.to_vec(),
-        envelope("v1", "Namespace", &[]),
-    ] {
+    for raw in
+        [br#"{"kind":"Namespace","apiVersion":"v1"}"#.to_vec(), envelope("v1", "Namespace", &[])]
+    {
         let body = envelope("apps/v1", "ControllerRevision", &field(2, &field(1, &raw)));
         let object = decode(&body).expect("is a revision");
-        assert_eq!(
-            object["data"],
-            json!({"kind": "Namespace", "apiVersion": "v1"})
-        );
+        assert_eq!(object["data"], json!({"kind": "Namespace", "apiVersion": "v1"}));
     }
 }

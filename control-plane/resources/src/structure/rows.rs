@@ -8,16 +8,10 @@
 use super::{Field, field};
 
 pub(super) const TYPES: &[(&str, &[Field])] = &[
-    (
-        "APIServiceStatus",
-        &[field("conditions").merge("type").keyed(&["type"])],
-    ),
+    ("APIServiceStatus", &[field("conditions").merge("type").keyed(&["type"])]),
     ("Affinity", &[field("nodeAffinity").one("NodeAffinity")]),
     ("CSIDriverSpec", &[field("volumeLifecycleModes").set()]),
-    (
-        "CSINodeSpec",
-        &[field("drivers").merge("name").keyed(&["name"])],
-    ),
+    ("CSINodeSpec", &[field("drivers").merge("name").keyed(&["name"])]),
     (
         "CSIPersistentVolumeSource",
         &[
@@ -29,58 +23,25 @@ pub(super) const TYPES: &[(&str, &[Field])] = &[
         ],
     ),
     ("CSIVolumeSource", &[field("nodePublishSecretRef").atomic()]),
-    (
-        "CephFSPersistentVolumeSource",
-        &[field("secretRef").atomic()],
-    ),
+    ("CephFSPersistentVolumeSource", &[field("secretRef").atomic()]),
     ("CephFSVolumeSource", &[field("secretRef").atomic()]),
-    (
-        "CertificateSigningRequestStatus",
-        &[field("conditions").keyed(&["type"])],
-    ),
-    (
-        "CinderPersistentVolumeSource",
-        &[field("secretRef").atomic()],
-    ),
+    ("CertificateSigningRequestStatus", &[field("conditions").keyed(&["type"])]),
+    ("CinderPersistentVolumeSource", &[field("secretRef").atomic()]),
     ("CinderVolumeSource", &[field("secretRef").atomic()]),
     (
         "Container",
         &[
-            field("env")
-                .list_of("EnvVar")
-                .merge("name")
-                .keyed(&["name"]),
-            field("ports")
-                .merge("containerPort")
-                .keyed(&["containerPort", "protocol"]),
+            field("env").list_of("EnvVar").merge("name").keyed(&["name"]),
+            field("ports").merge("containerPort").keyed(&["containerPort", "protocol"]),
             field("resources").one("ResourceRequirements"),
-            field("volumeDevices")
-                .merge("devicePath")
-                .keyed(&["devicePath"]),
-            field("volumeMounts")
-                .merge("mountPath")
-                .keyed(&["mountPath"]),
+            field("volumeDevices").merge("devicePath").keyed(&["devicePath"]),
+            field("volumeMounts").merge("mountPath").keyed(&["mountPath"]),
         ],
     ),
-    (
-        "CronJobSpec",
-        &[field("jobTemplate").one("JobTemplateSpec")],
-    ),
-    (
-        "CustomResourceDefinitionStatus",
-        &[field("conditions").keyed(&["type"])],
-    ),
-    (
-        "DaemonSetSpec",
-        &[
-            field("selector").atomic(),
-            field("template").one("PodTemplateSpec"),
-        ],
-    ),
-    (
-        "DaemonSetStatus",
-        &[field("conditions").merge("type").keyed(&["type"])],
-    ),
+    ("CronJobSpec", &[field("jobTemplate").one("JobTemplateSpec")]),
+    ("CustomResourceDefinitionStatus", &[field("conditions").keyed(&["type"])]),
+    ("DaemonSetSpec", &[field("selector").atomic(), field("template").one("PodTemplateSpec")]),
+    ("DaemonSetStatus", &[field("conditions").merge("type").keyed(&["type"])]),
     (
         "DeploymentSpec",
         &[
@@ -89,10 +50,7 @@ pub(super) const TYPES: &[(&str, &[Field])] = &[
             field("template").one("PodTemplateSpec"),
         ],
     ),
-    (
-        "DeploymentStatus",
-        &[field("conditions").merge("type").keyed(&["type"])],
-    ),
+    ("DeploymentStatus", &[field("conditions").merge("type").keyed(&["type"])]),
     ("EnvVar", &[field("valueFrom").one("EnvVarSource")]),
     (
         "EnvVarSource",
@@ -106,64 +64,28 @@ pub(super) const TYPES: &[(&str, &[Field])] = &[
     (
         "EphemeralContainer",
         &[
-            field("env")
-                .list_of("EnvVar")
-                .merge("name")
-                .keyed(&["name"]),
-            field("ports")
-                .merge("containerPort")
-                .keyed(&["containerPort", "protocol"]),
+            field("env").list_of("EnvVar").merge("name").keyed(&["name"]),
+            field("ports").merge("containerPort").keyed(&["containerPort", "protocol"]),
             field("resources").one("ResourceRequirements"),
-            field("volumeDevices")
-                .merge("devicePath")
-                .keyed(&["devicePath"]),
-            field("volumeMounts")
-                .merge("mountPath")
-                .keyed(&["mountPath"]),
+            field("volumeDevices").merge("devicePath").keyed(&["devicePath"]),
+            field("volumeMounts").merge("mountPath").keyed(&["mountPath"]),
         ],
     ),
-    (
-        "EphemeralVolumeSource",
-        &[field("volumeClaimTemplate").one("PersistentVolumeClaimTemplate")],
-    ),
+    ("EphemeralVolumeSource", &[field("volumeClaimTemplate").one("PersistentVolumeClaimTemplate")]),
     ("FlexPersistentVolumeSource", &[field("secretRef").atomic()]),
     ("FlexVolumeSource", &[field("secretRef").atomic()]),
-    (
-        "FlowSchemaStatus",
-        &[field("conditions").merge("type").keyed(&["type"])],
-    ),
-    (
-        "HorizontalPodAutoscalerSpec",
-        &[field("scaleTargetRef").atomic()],
-    ),
-    (
-        "HorizontalPodAutoscalerStatus",
-        &[field("conditions").merge("type").keyed(&["type"])],
-    ),
-    (
-        "ISCSIPersistentVolumeSource",
-        &[field("secretRef").atomic()],
-    ),
+    ("FlowSchemaStatus", &[field("conditions").merge("type").keyed(&["type"])]),
+    ("HorizontalPodAutoscalerSpec", &[field("scaleTargetRef").atomic()]),
+    ("HorizontalPodAutoscalerStatus", &[field("conditions").merge("type").keyed(&["type"])]),
+    ("ISCSIPersistentVolumeSource", &[field("secretRef").atomic()]),
     ("ISCSIVolumeSource", &[field("secretRef").atomic()]),
     (
         "IngressBackend",
-        &[
-            field("resource").atomic(),
-            field("service").one("IngressServiceBackend"),
-        ],
+        &[field("resource").atomic(), field("service").one("IngressServiceBackend")],
     ),
     ("IngressServiceBackend", &[field("port").atomic()]),
-    (
-        "IngressSpec",
-        &[field("defaultBackend").one("IngressBackend")],
-    ),
-    (
-        "JobSpec",
-        &[
-            field("selector").atomic(),
-            field("template").one("PodTemplateSpec"),
-        ],
-    ),
+    ("IngressSpec", &[field("defaultBackend").one("IngressBackend")]),
+    ("JobSpec", &[field("selector").atomic(), field("template").one("PodTemplateSpec")]),
     (
         "JobStatus",
         &[
@@ -172,13 +94,7 @@ pub(super) const TYPES: &[(&str, &[Field])] = &[
         ],
     ),
     ("JobTemplateSpec", &[field("spec").one("JobSpec")]),
-    (
-        "MatchResources",
-        &[
-            field("namespaceSelector").atomic(),
-            field("objectSelector").atomic(),
-        ],
-    ),
+    ("MatchResources", &[field("namespaceSelector").atomic(), field("objectSelector").atomic()]),
     (
         "MutatingWebhook",
         &[
@@ -187,15 +103,9 @@ pub(super) const TYPES: &[(&str, &[Field])] = &[
             field("objectSelector").atomic(),
         ],
     ),
-    (
-        "NamespaceStatus",
-        &[field("conditions").merge("type").keyed(&["type"])],
-    ),
+    ("NamespaceStatus", &[field("conditions").merge("type").keyed(&["type"])]),
     ("NetworkPolicySpec", &[field("podSelector").atomic()]),
-    (
-        "NodeAffinity",
-        &[field("requiredDuringSchedulingIgnoredDuringExecution").atomic()],
-    ),
+    ("NodeAffinity", &[field("requiredDuringSchedulingIgnoredDuringExecution").atomic()]),
     ("NodeSpec", &[field("podCIDRs").merge_values().set()]),
     (
         "NodeStatus",
@@ -212,18 +122,9 @@ pub(super) const TYPES: &[(&str, &[Field])] = &[
         ],
     ),
     ("ParamRef", &[field("selector").atomic()]),
-    (
-        "PersistentVolumeClaimSpec",
-        &[field("dataSource").atomic(), field("selector").atomic()],
-    ),
-    (
-        "PersistentVolumeClaimStatus",
-        &[field("conditions").merge("type").keyed(&["type"])],
-    ),
-    (
-        "PersistentVolumeClaimTemplate",
-        &[field("spec").one("PersistentVolumeClaimSpec")],
-    ),
+    ("PersistentVolumeClaimSpec", &[field("dataSource").atomic(), field("selector").atomic()]),
+    ("PersistentVolumeClaimStatus", &[field("conditions").merge("type").keyed(&["type"])]),
+    ("PersistentVolumeClaimTemplate", &[field("spec").one("PersistentVolumeClaimSpec")]),
     (
         "PersistentVolumeSpec",
         &[
@@ -239,48 +140,29 @@ pub(super) const TYPES: &[(&str, &[Field])] = &[
             field("storageos").one("StorageOSPersistentVolumeSource"),
         ],
     ),
-    (
-        "PodDisruptionBudgetSpec",
-        &[field("selector").replace().atomic()],
-    ),
-    (
-        "PodDisruptionBudgetStatus",
-        &[field("conditions").merge("type").keyed(&["type"])],
-    ),
+    ("PodDisruptionBudgetSpec", &[field("selector").replace().atomic()]),
+    ("PodDisruptionBudgetStatus", &[field("conditions").merge("type").keyed(&["type"])]),
     (
         "PodSpec",
         &[
             field("affinity").one("Affinity"),
-            field("containers")
-                .list_of("Container")
-                .merge("name")
-                .keyed(&["name"]),
+            field("containers").list_of("Container").merge("name").keyed(&["name"]),
             field("ephemeralContainers")
                 .list_of("EphemeralContainer")
                 .merge("name")
                 .keyed(&["name"]),
             field("hostAliases").merge("ip").keyed(&["ip"]),
             field("imagePullSecrets").merge("name").keyed(&["name"]),
-            field("initContainers")
-                .list_of("Container")
-                .merge("name")
-                .keyed(&["name"]),
+            field("initContainers").list_of("Container").merge("name").keyed(&["name"]),
             field("nodeSelector").atomic(),
-            field("resourceClaims")
-                .merge("name")
-                .retain_keys()
-                .keyed(&["name"]),
+            field("resourceClaims").merge("name").retain_keys().keyed(&["name"]),
             field("resources").one("ResourceRequirements"),
             field("schedulingGates").merge("name").keyed(&["name"]),
             field("topologySpreadConstraints")
                 .list_of("TopologySpreadConstraint")
                 .merge("topologyKey")
                 .keyed(&["topologyKey", "whenUnsatisfiable"]),
-            field("volumes")
-                .list_of("Volume")
-                .merge("name")
-                .retain_keys()
-                .keyed(&["name"]),
+            field("volumes").list_of("Volume").merge("name").retain_keys().keyed(&["name"]),
         ],
     ),
     (
@@ -289,84 +171,36 @@ pub(super) const TYPES: &[(&str, &[Field])] = &[
             field("conditions").merge("type").keyed(&["type"]),
             field("hostIPs").merge("ip"),
             field("podIPs").merge("ip").keyed(&["ip"]),
-            field("resourceClaimStatuses")
-                .merge("name")
-                .retain_keys()
-                .keyed(&["name"]),
+            field("resourceClaimStatuses").merge("name").retain_keys().keyed(&["name"]),
         ],
     ),
     ("PodTemplateSpec", &[field("spec").one("PodSpec")]),
-    (
-        "PriorityLevelConfigurationStatus",
-        &[field("conditions").merge("type").keyed(&["type"])],
-    ),
+    ("PriorityLevelConfigurationStatus", &[field("conditions").merge("type").keyed(&["type"])]),
     ("RBDPersistentVolumeSource", &[field("secretRef").atomic()]),
     ("RBDVolumeSource", &[field("secretRef").atomic()]),
-    (
-        "ReplicaSetSpec",
-        &[
-            field("selector").atomic(),
-            field("template").one("PodTemplateSpec"),
-        ],
-    ),
-    (
-        "ReplicaSetStatus",
-        &[field("conditions").merge("type").keyed(&["type"])],
-    ),
+    ("ReplicaSetSpec", &[field("selector").atomic(), field("template").one("PodTemplateSpec")]),
+    ("ReplicaSetStatus", &[field("conditions").merge("type").keyed(&["type"])]),
     (
         "ReplicationControllerSpec",
-        &[
-            field("selector").atomic(),
-            field("template").one("PodTemplateSpec"),
-        ],
+        &[field("selector").atomic(), field("template").one("PodTemplateSpec")],
     ),
-    (
-        "ReplicationControllerStatus",
-        &[field("conditions").merge("type").keyed(&["type"])],
-    ),
+    ("ReplicationControllerStatus", &[field("conditions").merge("type").keyed(&["type"])]),
     ("ResourceQuotaSpec", &[field("scopeSelector").atomic()]),
     ("ResourceRequirements", &[field("claims").keyed(&["name"])]),
-    (
-        "ScaleIOPersistentVolumeSource",
-        &[field("secretRef").atomic()],
-    ),
+    ("ScaleIOPersistentVolumeSource", &[field("secretRef").atomic()]),
     ("ScaleIOVolumeSource", &[field("secretRef").atomic()]),
     ("Scheduling", &[field("nodeSelector").atomic()]),
     (
         "ServiceSpec",
-        &[
-            field("ports").merge("port").keyed(&["port", "protocol"]),
-            field("selector").atomic(),
-        ],
+        &[field("ports").merge("port").keyed(&["port", "protocol"]), field("selector").atomic()],
     ),
-    (
-        "ServiceStatus",
-        &[field("conditions").merge("type").keyed(&["type"])],
-    ),
-    (
-        "StatefulSetSpec",
-        &[
-            field("selector").atomic(),
-            field("template").one("PodTemplateSpec"),
-        ],
-    ),
-    (
-        "StatefulSetStatus",
-        &[field("conditions").merge("type").keyed(&["type"])],
-    ),
-    (
-        "StorageOSPersistentVolumeSource",
-        &[field("secretRef").atomic()],
-    ),
+    ("ServiceStatus", &[field("conditions").merge("type").keyed(&["type"])]),
+    ("StatefulSetSpec", &[field("selector").atomic(), field("template").one("PodTemplateSpec")]),
+    ("StatefulSetStatus", &[field("conditions").merge("type").keyed(&["type"])]),
+    ("StorageOSPersistentVolumeSource", &[field("secretRef").atomic()]),
     ("StorageOSVolumeSource", &[field("secretRef").atomic()]),
-    (
-        "TopologySpreadConstraint",
-        &[field("labelSelector").atomic()],
-    ),
-    (
-        "UncountedTerminatedPods",
-        &[field("failed").set(), field("succeeded").set()],
-    ),
+    ("TopologySpreadConstraint", &[field("labelSelector").atomic()]),
+    ("UncountedTerminatedPods", &[field("failed").set(), field("succeeded").set()]),
     (
         "ValidatingAdmissionPolicyBindingSpec",
         &[
@@ -384,10 +218,7 @@ pub(super) const TYPES: &[(&str, &[Field])] = &[
             field("variables").merge("name").keyed(&["name"]),
         ],
     ),
-    (
-        "ValidatingAdmissionPolicyStatus",
-        &[field("conditions").keyed(&["type"])],
-    ),
+    ("ValidatingAdmissionPolicyStatus", &[field("conditions").keyed(&["type"])]),
     (
         "ValidatingWebhook",
         &[
@@ -410,21 +241,12 @@ pub(super) const TYPES: &[(&str, &[Field])] = &[
             field("storageos").one("StorageOSVolumeSource"),
         ],
     ),
-    (
-        "VolumeAttachmentSource",
-        &[field("inlineVolumeSpec").one("PersistentVolumeSpec")],
-    ),
-    (
-        "VolumeAttachmentSpec",
-        &[field("source").one("VolumeAttachmentSource")],
-    ),
+    ("VolumeAttachmentSource", &[field("inlineVolumeSpec").one("PersistentVolumeSpec")]),
+    ("VolumeAttachmentSpec", &[field("source").one("VolumeAttachmentSource")]),
     ("VolumeNodeAffinity", &[field("required").atomic()]),
     (
         "admissionregistration.k8s.io/v1/MutatingWebhookConfiguration",
-        &[field("webhooks")
-            .list_of("MutatingWebhook")
-            .merge("name")
-            .keyed(&["name"])],
+        &[field("webhooks").list_of("MutatingWebhook").merge("name").keyed(&["name"])],
     ),
     (
         "admissionregistration.k8s.io/v1/ValidatingAdmissionPolicy",
@@ -439,91 +261,49 @@ pub(super) const TYPES: &[(&str, &[Field])] = &[
     ),
     (
         "admissionregistration.k8s.io/v1/ValidatingWebhookConfiguration",
-        &[field("webhooks")
-            .list_of("ValidatingWebhook")
-            .merge("name")
-            .keyed(&["name"])],
+        &[field("webhooks").list_of("ValidatingWebhook").merge("name").keyed(&["name"])],
     ),
     (
         "apiextensions.k8s.io/v1/CustomResourceDefinition",
         &[field("status").one("CustomResourceDefinitionStatus")],
     ),
-    (
-        "apiregistration.k8s.io/v1/APIService",
-        &[field("status").one("APIServiceStatus")],
-    ),
+    ("apiregistration.k8s.io/v1/APIService", &[field("status").one("APIServiceStatus")]),
     (
         "apps/v1/DaemonSet",
-        &[
-            field("spec").one("DaemonSetSpec"),
-            field("status").one("DaemonSetStatus"),
-        ],
+        &[field("spec").one("DaemonSetSpec"), field("status").one("DaemonSetStatus")],
     ),
     (
         "apps/v1/Deployment",
-        &[
-            field("spec").one("DeploymentSpec"),
-            field("status").one("DeploymentStatus"),
-        ],
+        &[field("spec").one("DeploymentSpec"), field("status").one("DeploymentStatus")],
     ),
     (
         "apps/v1/ReplicaSet",
-        &[
-            field("spec").one("ReplicaSetSpec"),
-            field("status").one("ReplicaSetStatus"),
-        ],
+        &[field("spec").one("ReplicaSetSpec"), field("status").one("ReplicaSetStatus")],
     ),
     (
         "apps/v1/StatefulSet",
-        &[
-            field("spec").one("StatefulSetSpec"),
-            field("status").one("StatefulSetStatus"),
-        ],
+        &[field("spec").one("StatefulSetSpec"), field("status").one("StatefulSetStatus")],
     ),
-    (
-        "autoscaling/v1/HorizontalPodAutoscaler",
-        &[field("spec").one("HorizontalPodAutoscalerSpec")],
-    ),
+    ("autoscaling/v1/HorizontalPodAutoscaler", &[field("spec").one("HorizontalPodAutoscalerSpec")]),
     (
         "autoscaling/v2/HorizontalPodAutoscaler",
         &[field("status").one("HorizontalPodAutoscalerStatus")],
     ),
     ("batch/v1/CronJob", &[field("spec").one("CronJobSpec")]),
-    (
-        "batch/v1/Job",
-        &[
-            field("spec").one("JobSpec"),
-            field("status").one("JobStatus"),
-        ],
-    ),
+    ("batch/v1/Job", &[field("spec").one("JobSpec"), field("status").one("JobStatus")]),
     (
         "certificates.k8s.io/v1/CertificateSigningRequest",
         &[field("status").one("CertificateSigningRequestStatus")],
     ),
-    (
-        "events.k8s.io/v1/Event",
-        &[field("regarding").atomic(), field("related").atomic()],
-    ),
-    (
-        "flowcontrol.apiserver.k8s.io/v1/FlowSchema",
-        &[field("status").one("FlowSchemaStatus")],
-    ),
+    ("events.k8s.io/v1/Event", &[field("regarding").atomic(), field("related").atomic()]),
+    ("flowcontrol.apiserver.k8s.io/v1/FlowSchema", &[field("status").one("FlowSchemaStatus")]),
     (
         "flowcontrol.apiserver.k8s.io/v1/PriorityLevelConfiguration",
         &[field("status").one("PriorityLevelConfigurationStatus")],
     ),
-    (
-        "networking.k8s.io/v1/Ingress",
-        &[field("spec").one("IngressSpec")],
-    ),
-    (
-        "networking.k8s.io/v1/NetworkPolicy",
-        &[field("spec").one("NetworkPolicySpec")],
-    ),
-    (
-        "node.k8s.io/v1/RuntimeClass",
-        &[field("scheduling").one("Scheduling")],
-    ),
+    ("networking.k8s.io/v1/Ingress", &[field("spec").one("IngressSpec")]),
+    ("networking.k8s.io/v1/NetworkPolicy", &[field("spec").one("NetworkPolicySpec")]),
+    ("node.k8s.io/v1/RuntimeClass", &[field("scheduling").one("Scheduling")]),
     (
         "policy/v1/PodDisruptionBudget",
         &[
@@ -531,51 +311,18 @@ pub(super) const TYPES: &[(&str, &[Field])] = &[
             field("status").one("PodDisruptionBudgetStatus"),
         ],
     ),
-    (
-        "rbac.authorization.k8s.io/v1/ClusterRoleBinding",
-        &[field("roleRef").atomic()],
-    ),
-    (
-        "rbac.authorization.k8s.io/v1/RoleBinding",
-        &[field("roleRef").atomic()],
-    ),
-    (
-        "storage.k8s.io/v1/CSIDriver",
-        &[field("spec").one("CSIDriverSpec")],
-    ),
-    (
-        "storage.k8s.io/v1/CSINode",
-        &[field("spec").one("CSINodeSpec")],
-    ),
-    (
-        "storage.k8s.io/v1/CSIStorageCapacity",
-        &[field("nodeTopology").atomic()],
-    ),
-    (
-        "storage.k8s.io/v1/VolumeAttachment",
-        &[field("spec").one("VolumeAttachmentSpec")],
-    ),
+    ("rbac.authorization.k8s.io/v1/ClusterRoleBinding", &[field("roleRef").atomic()]),
+    ("rbac.authorization.k8s.io/v1/RoleBinding", &[field("roleRef").atomic()]),
+    ("storage.k8s.io/v1/CSIDriver", &[field("spec").one("CSIDriverSpec")]),
+    ("storage.k8s.io/v1/CSINode", &[field("spec").one("CSINodeSpec")]),
+    ("storage.k8s.io/v1/CSIStorageCapacity", &[field("nodeTopology").atomic()]),
+    ("storage.k8s.io/v1/VolumeAttachment", &[field("spec").one("VolumeAttachmentSpec")]),
     ("v1/Binding", &[field("target").atomic()]),
-    (
-        "v1/ComponentStatus",
-        &[field("conditions").merge("type").keyed(&["type"])],
-    ),
-    (
-        "v1/Event",
-        &[field("involvedObject").atomic(), field("related").atomic()],
-    ),
+    ("v1/ComponentStatus", &[field("conditions").merge("type").keyed(&["type"])]),
+    ("v1/Event", &[field("involvedObject").atomic(), field("related").atomic()]),
     ("v1/Namespace", &[field("status").one("NamespaceStatus")]),
-    (
-        "v1/Node",
-        &[
-            field("spec").one("NodeSpec"),
-            field("status").one("NodeStatus"),
-        ],
-    ),
-    (
-        "v1/PersistentVolume",
-        &[field("spec").one("PersistentVolumeSpec")],
-    ),
+    ("v1/Node", &[field("spec").one("NodeSpec"), field("status").one("NodeStatus")]),
+    ("v1/PersistentVolume", &[field("spec").one("PersistentVolumeSpec")]),
     (
         "v1/PersistentVolumeClaim",
         &[
@@ -583,17 +330,8 @@ pub(super) const TYPES: &[(&str, &[Field])] = &[
             field("status").one("PersistentVolumeClaimStatus"),
         ],
     ),
-    (
-        "v1/Pod",
-        &[
-            field("spec").one("PodSpec"),
-            field("status").one("PodStatus"),
-        ],
-    ),
-    (
-        "v1/PodTemplate",
-        &[field("template").one("PodTemplateSpec")],
-    ),
+    ("v1/Pod", &[field("spec").one("PodSpec"), field("status").one("PodStatus")]),
+    ("v1/PodTemplate", &[field("template").one("PodTemplateSpec")]),
     (
         "v1/ReplicationController",
         &[
@@ -601,19 +339,7 @@ pub(super) const TYPES: &[(&str, &[Field])] = &[
             field("status").one("ReplicationControllerStatus"),
         ],
     ),
-    (
-        "v1/ResourceQuota",
-        &[field("spec").one("ResourceQuotaSpec")],
-    ),
-    (
-        "v1/Service",
-        &[
-            field("spec").one("ServiceSpec"),
-            field("status").one("ServiceStatus"),
-        ],
-    ),
-    (
-        "v1/ServiceAccount",
-        &[field("secrets").merge("name").keyed(&["name"])],
-    ),
+    ("v1/ResourceQuota", &[field("spec").one("ResourceQuotaSpec")]),
+    ("v1/Service", &[field("spec").one("ServiceSpec"), field("status").one("ServiceStatus")]),
+    ("v1/ServiceAccount", &[field("secrets").merge("name").keyed(&["name"])]),
 ];

@@ -26,61 +26,21 @@ pub(super) const TABLES: &[Row] = &[
     ("", "limitranges", CREATED_ONLY, created_only),
     ("", "persistentvolumes", VOLUME, volume),
     ("", "persistentvolumeclaims", CLAIM, claim),
-    (
-        "storage.k8s.io",
-        "storageclasses",
-        STORAGE_CLASS,
-        storage_class,
-    ),
+    ("storage.k8s.io", "storageclasses", STORAGE_CLASS, storage_class),
     ("storage.k8s.io", "csinodes", CSI_NODE, csi_node),
-    (
-        "storage.k8s.io",
-        "volumeattachments",
-        ATTACHMENT,
-        attachment,
-    ),
+    ("storage.k8s.io", "volumeattachments", ATTACHMENT, attachment),
     (RBAC, "roles", CREATED_ONLY, created_only),
     (RBAC, "clusterroles", CREATED_ONLY, created_only),
     (RBAC, "rolebindings", BINDING, binding),
     (RBAC, "clusterrolebindings", BINDING, binding),
-    (
-        "apiextensions.k8s.io",
-        "customresourcedefinitions",
-        CREATED_ONLY,
-        created_only,
-    ),
-    (
-        "apiregistration.k8s.io",
-        "apiservices",
-        API_SERVICE,
-        api_service,
-    ),
+    ("apiextensions.k8s.io", "customresourcedefinitions", CREATED_ONLY, created_only),
+    ("apiregistration.k8s.io", "apiservices", API_SERVICE, api_service),
     ("coordination.k8s.io", "leases", LEASE, lease),
-    (
-        "certificates.k8s.io",
-        "certificatesigningrequests",
-        REQUEST,
-        request,
-    ),
-    (
-        "node.k8s.io",
-        "runtimeclasses",
-        RUNTIME_CLASS,
-        runtime_class,
-    ),
+    ("certificates.k8s.io", "certificatesigningrequests", REQUEST, request),
+    ("node.k8s.io", "runtimeclasses", RUNTIME_CLASS, runtime_class),
     ("scheduling.k8s.io", "priorityclasses", PRIORITY, priority),
-    (
-        ADMISSION,
-        "mutatingwebhookconfigurations",
-        WEBHOOKS,
-        webhooks,
-    ),
-    (
-        ADMISSION,
-        "validatingwebhookconfigurations",
-        WEBHOOKS,
-        webhooks,
-    ),
+    (ADMISSION, "mutatingwebhookconfigurations", WEBHOOKS, webhooks),
+    (ADMISSION, "validatingwebhookconfigurations", WEBHOOKS, webhooks),
 ];
 
 const CREATED_ONLY: &[Column] = &[NAME, CREATED];
@@ -89,18 +49,11 @@ fn created_only(object: &Object, _: Timestamp) -> Vec<Value> {
     vec![name(object), created(object)]
 }
 
-const NAMESPACE: &[Column] = &[
-    NAME,
-    column("Status", "Whether the namespace is in use or going away"),
-    AGE,
-];
+const NAMESPACE: &[Column] =
+    &[NAME, column("Status", "Whether the namespace is in use or going away"), AGE];
 
 fn namespace(object: &Object, now: Timestamp) -> Vec<Value> {
-    vec![
-        name(object),
-        Value::from(field(object, "/status/phase")),
-        age(object, now),
-    ]
+    vec![name(object), Value::from(field(object, "/status/phase")), age(object, now)]
 }
 
 const NODE: &[Column] = &[
@@ -119,10 +72,7 @@ const NODE: &[Column] = &[
 fn node(object: &Object, now: Timestamp) -> Vec<Value> {
     let address = |kind: &str| {
         let mut all = list(object, "/status/addresses").iter();
-        or_none(
-            all.find(|it| text(it, "type") == kind)
-                .map_or("", |it| text(it, "address")),
-        )
+        or_none(all.find(|it| text(it, "type") == kind).map_or("", |it| text(it, "address")))
     };
     let info = |key: &str| match field(object, &format!("/status/nodeInfo/{key}")) {
         "" => Value::from("<unknown>"),
@@ -150,24 +100,15 @@ fn node_status(object: &Object) -> String {
         None => "Unknown",
     };
     let is_cordoned = object.pointer("/spec/unschedulable") == Some(&Value::Bool(true));
-    format!(
-        "{word}{}",
-        if is_cordoned {
-            ",SchedulingDisabled"
-        } else {
-            ""
-        }
-    )
+    format!("{word}{}", if is_cordoned { ",SchedulingDisabled" } else { "" })
 }
 
 fn node_roles(object: &Object) -> String {
     let mut roles: Vec<&str> = meta::labels(object)
-        .filter_map(
-            |(key, value)| match key.strip_prefix("node-role.kubernetes.io/") {
-                Some(role) => Some(role),
-                None => (key == "kubernetes.io/role").then_some(value),
-            },
-        )
+        .filter_map(|(key, value)| match key.strip_prefix("node-role.kubernetes.io/") {
+            Some(role) => Some(role),
+            None => (key == "kubernetes.io/role").then_some(value),
+        })
         .filter(|role| !role.is_empty())
         .collect();
     roles.sort_unstable();
@@ -182,35 +123,19 @@ fn config_map(object: &Object, now: Timestamp) -> Vec<Value> {
     vec![name(object), Value::from(size), age(object, now)]
 }
 
-const SECRET: &[Column] = &[
-    NAME,
-    column("Type", "What the Secret is for"),
-    number("Data", "The number of values"),
-    AGE,
-];
+const SECRET: &[Column] =
+    &[NAME, column("Type", "What the Secret is for"), number("Data", "The number of values"), AGE];
 
 fn secret(object: &Object, now: Timestamp) -> Vec<Value> {
     let kind = Value::from(text(object, "type"));
-    vec![
-        name(object),
-        kind,
-        Value::from(size(object.get("data"))),
-        age(object, now),
-    ]
+    vec![name(object), kind, Value::from(size(object.get("data"))), age(object, now)]
 }
 
-const SERVICE_ACCOUNT: &[Column] = &[
-    NAME,
-    number("Secrets", "The number of Secrets of the account"),
-    AGE,
-];
+const SERVICE_ACCOUNT: &[Column] =
+    &[NAME, number("Secrets", "The number of Secrets of the account"), AGE];
 
 fn service_account(object: &Object, now: Timestamp) -> Vec<Value> {
-    vec![
-        name(object),
-        Value::from(size(object.get("secrets"))),
-        age(object, now),
-    ]
+    vec![name(object), Value::from(size(object.get("secrets"))), age(object, now)]
 }
 
 const EVENT: &[Column] = &[
@@ -223,10 +148,7 @@ const EVENT: &[Column] = &[
     column("Message", "What happened, in a sentence"),
     column("First Seen", "The time since it happened first").wide(),
     number("Count", "How often it happened").wide(),
-    Column {
-        priority: 1,
-        ..NAME
-    },
+    Column { priority: 1, ..NAME },
 ];
 
 /// Both forms of events: the older and the newer one call the same things by other names.
@@ -235,17 +157,11 @@ fn event(object: &Object, now: Timestamp) -> Vec<Value> {
         "" => scalar(object.pointer(new)),
         value => value.to_string(),
     };
-    let involved = ["involvedObject", "regarding"]
-        .iter()
-        .find_map(|key| object.get(*key));
+    let involved = ["involvedObject", "regarding"].iter().find_map(|key| object.get(*key));
     let involved = involved.unwrap_or(&Value::Null);
     let event_time = field(object, "/eventTime").to_string();
     let or_event_time = |time: String| {
-        if time.is_empty() {
-            event_time.clone()
-        } else {
-            time
-        }
+        if time.is_empty() { event_time.clone() } else { time }
     };
     let first = or_event_time(either("/firstTimestamp", "/deprecatedFirstTimestamp"));
     let series = field(object, "/series/lastObservedTime");
@@ -279,10 +195,7 @@ fn event_source(object: &Object) -> String {
         ("/reportingController", "/reportingInstance"),
     ];
     let parts = pairs.map(|(component, host)| (field(object, component), field(object, host)));
-    match parts
-        .into_iter()
-        .find(|(component, _)| !component.is_empty())
-    {
+    match parts.into_iter().find(|(component, _)| !component.is_empty()) {
         None => String::new(),
         Some((component, "")) => component.to_string(),
         Some((component, host)) => format!("{component}, {host}"),
@@ -305,12 +218,7 @@ fn component(object: &Object, _: Timestamp) -> Vec<Value> {
         _ => "Unknown",
     };
     let (message, error) = (text(healthy, "message"), text(healthy, "error"));
-    vec![
-        name(object),
-        Value::from(status),
-        Value::from(message),
-        Value::from(error),
-    ]
+    vec![name(object), Value::from(status), Value::from(message), Value::from(error)]
 }
 
 const QUOTA: &[Column] = &[
@@ -322,21 +230,13 @@ const QUOTA: &[Column] = &[
 
 fn quota(object: &Object, now: Timestamp) -> Vec<Value> {
     let (mut requests, mut limits) = (Vec::new(), Vec::new());
-    let hard = object
-        .pointer("/status/hard")
-        .or_else(|| object.pointer("/spec/hard"));
+    let hard = object.pointer("/status/hard").or_else(|| object.pointer("/spec/hard"));
     for (resource, hard) in hard.and_then(Value::as_object).into_iter().flatten() {
-        let used = object
-            .pointer("/status/used")
-            .and_then(|used| used.get(resource));
+        let used = object.pointer("/status/used").and_then(|used| used.get(resource));
         let used = scalar(used);
         let used = if used.is_empty() { "0" } else { &used };
         let line = format!("{resource}: {used}/{}", scalar(Some(hard)));
-        let kind = if resource.starts_with("limits") {
-            &mut limits
-        } else {
-            &mut requests
-        };
+        let kind = if resource.starts_with("limits") { &mut limits } else { &mut requests };
         kind.push(line);
     }
     requests.sort();
@@ -397,14 +297,8 @@ const CLAIM: &[Column] = &[
 
 fn claim(object: &Object, now: Timestamp) -> Vec<Value> {
     let is_bound = !field(object, "/spec/volumeName").is_empty();
-    let capacity = object
-        .pointer("/status/capacity/storage")
-        .filter(|_| is_bound);
-    let modes = if is_bound {
-        access_modes(object, "/status/accessModes")
-    } else {
-        String::new()
-    };
+    let capacity = object.pointer("/status/capacity/storage").filter(|_| is_bound);
+    let modes = if is_bound { access_modes(object, "/status/accessModes") } else { String::new() };
     vec![
         name(object),
         Value::from(volume_phase(object)),
@@ -419,11 +313,7 @@ fn claim(object: &Object, now: Timestamp) -> Vec<Value> {
 }
 
 fn volume_phase(object: &Object) -> &str {
-    if meta::is_deleting(object) {
-        "Terminating"
-    } else {
-        field(object, "/status/phase")
-    }
+    if meta::is_deleting(object) { "Terminating" } else { field(object, "/status/phase") }
 }
 
 fn attributes_class(object: &Object) -> Value {
@@ -441,25 +331,15 @@ fn access_modes(object: &Object, path: &str) -> String {
         ("ReadWriteMany", "RWX"),
         ("ReadWriteOncePod", "RWOP"),
     ];
-    let has = |mode: &str| {
-        list(object, path)
-            .iter()
-            .any(|it| it.as_str() == Some(mode))
-    };
+    let has = |mode: &str| list(object, path).iter().any(|it| it.as_str() == Some(mode));
     let present = short.iter().filter(|(mode, _)| has(mode));
-    present
-        .map(|(_, short)| *short)
-        .collect::<Vec<_>>()
-        .join(",")
+    present.map(|(_, short)| *short).collect::<Vec<_>>().join(",")
 }
 
 const STORAGE_CLASS: &[Column] = &[
     NAME,
     column("Provisioner", "Who makes the volumes"),
-    column(
-        "ReclaimPolicy",
-        "What happens to volumes after their claims",
-    ),
+    column("ReclaimPolicy", "What happens to volumes after their claims"),
     column("VolumeBindingMode", "When claims are bound"),
     column("AllowVolumeExpansion", "Whether volumes may grow"),
     AGE,
@@ -468,11 +348,7 @@ const STORAGE_CLASS: &[Column] = &[
 fn storage_class(object: &Object, now: Timestamp) -> Vec<Value> {
     let annotation = "storageclass.kubernetes.io/is-default-class";
     let is_default = meta::annotation(object, annotation) == Some("true");
-    let name = format!(
-        "{}{}",
-        meta::name(object),
-        if is_default { " (default)" } else { "" }
-    );
+    let name = format!("{}{}", meta::name(object), if is_default { " (default)" } else { "" });
     let expands = object.get("allowVolumeExpansion") == Some(&Value::Bool(true));
     vec![
         Value::from(name),
@@ -487,11 +363,7 @@ fn storage_class(object: &Object, now: Timestamp) -> Vec<Value> {
 const CSI_NODE: &[Column] = &[NAME, number("Drivers", "The number of drivers"), AGE];
 
 fn csi_node(object: &Object, now: Timestamp) -> Vec<Value> {
-    vec![
-        name(object),
-        Value::from(size(object.pointer("/spec/drivers"))),
-        age(object, now),
-    ]
+    vec![name(object), Value::from(size(object.pointer("/spec/drivers"))), age(object, now)]
 }
 
 const ATTACHMENT: &[Column] = &[
@@ -526,19 +398,14 @@ const BINDING: &[Column] = &[
 
 fn binding(object: &Object, now: Timestamp) -> Vec<Value> {
     let subjects = |kind: &str| {
-        let all = items(object, "subjects")
-            .iter()
-            .filter(|it| text(it, "kind") == kind);
+        let all = items(object, "subjects").iter().filter(|it| text(it, "kind") == kind);
         let names = all.map(|it| match text(it, "namespace") {
             "" => text(it, "name").to_string(),
             namespace => format!("{namespace}/{}", text(it, "name")),
         });
         Value::from(names.collect::<Vec<_>>().join(", "))
     };
-    let (kind, role) = (
-        field(object, "/roleRef/kind"),
-        field(object, "/roleRef/name"),
-    );
+    let (kind, role) = (field(object, "/roleRef/kind"), field(object, "/roleRef/name"));
     vec![
         name(object),
         Value::from(format!("{kind}/{role}")),
@@ -567,22 +434,13 @@ fn api_service(object: &Object, now: Timestamp) -> Vec<Value> {
         Some((status, reason)) => format!("{status} ({reason})"),
         None => "Unknown".to_string(),
     };
-    vec![
-        name(object),
-        Value::from(service),
-        Value::from(available),
-        age(object, now),
-    ]
+    vec![name(object), Value::from(service), Value::from(available), age(object, now)]
 }
 
 const LEASE: &[Column] = &[NAME, column("Holder", "Who holds the lease"), AGE];
 
 fn lease(object: &Object, now: Timestamp) -> Vec<Value> {
-    vec![
-        name(object),
-        Value::from(field(object, "/spec/holderIdentity")),
-        age(object, now),
-    ]
+    vec![name(object), Value::from(field(object, "/spec/holderIdentity")), age(object, now)]
 }
 
 const REQUEST: &[Column] = &[
@@ -628,20 +486,13 @@ fn request_condition(object: &Object) -> String {
 const RUNTIME_CLASS: &[Column] = &[NAME, column("Handler", "What runs such Pods"), AGE];
 
 fn runtime_class(object: &Object, now: Timestamp) -> Vec<Value> {
-    vec![
-        name(object),
-        Value::from(text(object, "handler")),
-        age(object, now),
-    ]
+    vec![name(object), Value::from(text(object, "handler")), age(object, now)]
 }
 
 const PRIORITY: &[Column] = &[
     NAME,
     number("Value", "The priority; higher goes first"),
-    column(
-        "Global-Default",
-        "Whether Pods without a class get this one",
-    ),
+    column("Global-Default", "Whether Pods without a class get this one"),
     AGE,
     column("PreemptionPolicy", "Whether such Pods push others out"),
 ];
@@ -660,9 +511,5 @@ fn priority(object: &Object, now: Timestamp) -> Vec<Value> {
 const WEBHOOKS: &[Column] = &[NAME, number("Webhooks", "The number of webhooks"), AGE];
 
 fn webhooks(object: &Object, now: Timestamp) -> Vec<Value> {
-    vec![
-        name(object),
-        Value::from(size(object.get("webhooks"))),
-        age(object, now),
-    ]
+    vec![name(object), Value::from(size(object.get("webhooks"))), age(object, now)]
 }

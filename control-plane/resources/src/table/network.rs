@@ -19,32 +19,16 @@ pub(super) const TABLES: &[Row] = &[
     ("", "endpoints", ENDPOINTS, endpoints),
     ("discovery.k8s.io", "endpointslices", SLICE, slice),
     ("networking.k8s.io", "ingresses", INGRESS, ingress),
-    (
-        "networking.k8s.io",
-        "ingressclasses",
-        INGRESS_CLASS,
-        ingress_class,
-    ),
-    (
-        "networking.k8s.io",
-        "networkpolicies",
-        POLICY,
-        network_policy,
-    ),
+    ("networking.k8s.io", "ingressclasses", INGRESS_CLASS, ingress_class),
+    ("networking.k8s.io", "networkpolicies", POLICY, network_policy),
 ];
 
 const SERVICE: &[Column] = &[
     NAME,
     column("Type", "How the Service is reached"),
     column("Cluster-IP", "The address inside the cluster"),
-    column(
-        "External-IP",
-        "The addresses or the name outside the cluster",
-    ),
-    column(
-        "Port(s)",
-        "The ports, and those of the nodes behind a colon",
-    ),
+    column("External-IP", "The addresses or the name outside the cluster"),
+    column("Port(s)", "The ports, and those of the nodes behind a colon"),
     AGE,
     column("Selector", "The labels by which Pods are selected").wide(),
 ];
@@ -62,20 +46,14 @@ fn service(object: &Object, now: Timestamp) -> Vec<Value> {
 }
 
 fn external_ip(object: &Object) -> String {
-    let listed: Vec<&str> = list(object, "/spec/externalIPs")
-        .iter()
-        .filter_map(Value::as_str)
-        .collect();
+    let listed: Vec<&str> =
+        list(object, "/spec/externalIPs").iter().filter_map(Value::as_str).collect();
     match field(object, "/spec/type") {
         "ExternalName" => field(object, "/spec/externalName").to_string(),
         "LoadBalancer" => {
             let mut addresses = balancer_addresses(object);
             addresses.extend(listed.iter().map(|address| (*address).to_string()));
-            if addresses.is_empty() {
-                "<pending>".to_string()
-            } else {
-                addresses.join(",")
-            }
+            if addresses.is_empty() { "<pending>".to_string() } else { addresses.join(",") }
         }
         _ if listed.is_empty() => NONE.to_string(),
         _ => listed.join(","),
@@ -88,10 +66,7 @@ fn balancer_addresses(object: &Object) -> Vec<String> {
         "" => text(entry, "hostname").to_string(),
         ip => ip.to_string(),
     };
-    ingress
-        .map(address)
-        .filter(|address| !address.is_empty())
-        .collect()
+    ingress.map(address).filter(|address| !address.is_empty()).collect()
 }
 
 fn service_ports(object: &Object) -> String {
@@ -110,21 +85,14 @@ fn shortened(all: &[String], empty: &str) -> String {
     match all.len() {
         0 => empty.to_string(),
         total if total > SHOWN_MAX => {
-            format!(
-                "{} + {} more...",
-                all[..SHOWN_MAX].join(","),
-                total - SHOWN_MAX
-            )
+            format!("{} + {} more...", all[..SHOWN_MAX].join(","), total - SHOWN_MAX)
         }
         _ => all.join(","),
     }
 }
 
-const ENDPOINTS: &[Column] = &[
-    NAME,
-    column("Endpoints", "The addresses and ports that are ready"),
-    AGE,
-];
+const ENDPOINTS: &[Column] =
+    &[NAME, column("Endpoints", "The addresses and ports that are ready"), AGE];
 
 fn endpoints(object: &Object, now: Timestamp) -> Vec<Value> {
     let mut all = Vec::new();
@@ -132,26 +100,14 @@ fn endpoints(object: &Object, now: Timestamp) -> Vec<Value> {
         let addresses = items(subset, "addresses");
         let ports = items(subset, "ports");
         if ports.is_empty() {
-            all.extend(
-                addresses
-                    .iter()
-                    .map(|address| text(address, "ip").to_string()),
-            );
+            all.extend(addresses.iter().map(|address| text(address, "ip").to_string()));
         }
         for port in ports {
             let port = count(port, "/port");
-            all.extend(
-                addresses
-                    .iter()
-                    .map(|address| format!("{}:{port}", text(address, "ip"))),
-            );
+            all.extend(addresses.iter().map(|address| format!("{}:{port}", text(address, "ip"))));
         }
     }
-    vec![
-        name(object),
-        Value::from(shortened(&all, NONE)),
-        age(object, now),
-    ]
+    vec![name(object), Value::from(shortened(&all, NONE)), age(object, now)]
 }
 
 const SLICE: &[Column] = &[
@@ -163,10 +119,7 @@ const SLICE: &[Column] = &[
 ];
 
 fn slice(object: &Object, now: Timestamp) -> Vec<Value> {
-    let ports: BTreeSet<i64> = items(object, "ports")
-        .iter()
-        .map(|it| count(it, "/port"))
-        .collect();
+    let ports: BTreeSet<i64> = items(object, "ports").iter().map(|it| count(it, "/port")).collect();
     let ports: Vec<String> = ports
         .iter()
         .map(|port| match port {
@@ -174,13 +127,8 @@ fn slice(object: &Object, now: Timestamp) -> Vec<Value> {
             port => port.to_string(),
         })
         .collect();
-    let addresses = items(object, "endpoints")
-        .iter()
-        .flat_map(|it| items(it, "addresses"));
-    let addresses: Vec<String> = addresses
-        .filter_map(Value::as_str)
-        .map(str::to_string)
-        .collect();
+    let addresses = items(object, "endpoints").iter().flat_map(|it| items(it, "addresses"));
+    let addresses: Vec<String> = addresses.filter_map(Value::as_str).map(str::to_string).collect();
     vec![
         name(object),
         Value::from(text(object, "addressType")),
@@ -205,11 +153,7 @@ fn ingress(object: &Object, now: Timestamp) -> Vec<Value> {
         .map(|rule| text(rule, "host").to_string())
         .filter(|host| !host.is_empty())
         .collect();
-    let ports = if list(object, "/spec/tls").is_empty() {
-        "80"
-    } else {
-        "80, 443"
-    };
+    let ports = if list(object, "/spec/tls").is_empty() { "80" } else { "80, 443" };
     vec![
         name(object),
         or_none(field(object, "/spec/ingressClassName")),
@@ -233,32 +177,15 @@ fn ingress_class(object: &Object, now: Timestamp) -> Vec<Value> {
         Some(reference) => {
             let group = text(reference, "apiGroup");
             let dot = if group.is_empty() { "" } else { "." };
-            format!(
-                "{}{dot}{group}/{}",
-                text(reference, "kind"),
-                text(reference, "name")
-            )
+            format!("{}{dot}{group}/{}", text(reference, "kind"), text(reference, "name"))
         }
     };
     let controller = Value::from(field(object, "/spec/controller"));
-    vec![
-        name(object),
-        controller,
-        Value::from(parameters),
-        age(object, now),
-    ]
+    vec![name(object), controller, Value::from(parameters), age(object, now)]
 }
 
-const POLICY: &[Column] = &[
-    NAME,
-    column("Pod-Selector", "The Pods that the policy is for"),
-    AGE,
-];
+const POLICY: &[Column] = &[NAME, column("Pod-Selector", "The Pods that the policy is for"), AGE];
 
 fn network_policy(object: &Object, now: Timestamp) -> Vec<Value> {
-    vec![
-        name(object),
-        selector(object.pointer("/spec/podSelector")),
-        age(object, now),
-    ]
+    vec![name(object), selector(object.pointer("/spec/podSelector")), age(object, now)]
 }

@@ -14,28 +14,19 @@ use super::{
 use crate::meta::{self, items, text};
 use crate::{Object, conditions};
 
-pub(super) const TABLES: &[Row] = &[
-    ("", "pods", POD, pod),
-    ("", "podtemplates", POD_TEMPLATE, pod_template),
-];
+pub(super) const TABLES: &[Row] =
+    &[("", "pods", POD, pod), ("", "podtemplates", POD_TEMPLATE, pod_template)];
 
 const POD: &[Column] = &[
     NAME,
     column("Ready", "The containers that are ready, of all containers"),
     column("Status", "What the Pod is doing, in one word"),
-    column(
-        "Restarts",
-        "How often containers were restarted, and when last",
-    ),
+    column("Restarts", "How often containers were restarted, and when last"),
     AGE,
     column("IP", "The address of the Pod").wide(),
     column("Node", "The node that the Pod is bound to").wide(),
     column("Nominated Node", "The node that is being freed for the Pod").wide(),
-    column(
-        "Readiness Gates",
-        "The conditions that are met, of those the Pod waits for",
-    )
-    .wide(),
+    column("Readiness Gates", "The conditions that are met, of those the Pod waits for").wide(),
     column("Why", "Why the Pod is not running, in one sentence").wide(),
 ];
 
@@ -65,12 +56,7 @@ fn pod(pod: &Object, now: Timestamp) -> Vec<Value> {
 
 fn pod_template(object: &Object, _: Timestamp) -> Vec<Value> {
     let (names, images) = containers(object.pointer("/template/spec"));
-    vec![
-        name(object),
-        names,
-        images,
-        labels(object.pointer("/template/metadata/labels")),
-    ]
+    vec![name(object), names, images, labels(object.pointer("/template/metadata/labels"))]
 }
 
 /// Init containers that keep running beside the others.
@@ -89,13 +75,8 @@ fn is_running(status: &Value) -> bool {
 
 fn ready_containers(pod: &Object) -> usize {
     let init = list(pod, "/status/initContainerStatuses").iter();
-    let init = init
-        .filter(|status| is_sidecar(pod, status) && is_running(status))
-        .count();
-    init + list(pod, "/status/containerStatuses")
-        .iter()
-        .filter(|it| is_running(it))
-        .count()
+    let init = init.filter(|status| is_sidecar(pod, status) && is_running(status)).count();
+    init + list(pod, "/status/containerStatuses").iter().filter(|it| is_running(it)).count()
 }
 
 /// `3 (5m ago)`: restarts of the containers that matter now, and when the last one was.
@@ -103,11 +84,7 @@ fn restarts(pod: &Object, now: Timestamp) -> String {
     let all = list(pod, "/status/initContainerStatuses").iter();
     let counts_init = initializing(pod).is_some();
     let init = all.filter(|status| counts_init || is_sidecar(pod, status));
-    let main: &[Value] = if counts_init {
-        &[]
-    } else {
-        list(pod, "/status/containerStatuses")
-    };
+    let main: &[Value] = if counts_init { &[] } else { list(pod, "/status/containerStatuses") };
     let (mut restarts, mut last) = (0, None);
     for status in init.chain(main) {
         restarts += count(status, "/restartCount");
@@ -165,10 +142,7 @@ fn unscheduled(pod: &Object) -> Option<&str> {
 /// What the first init container that is not done is doing; `None` when all are done.
 fn initializing(pod: &Object) -> Option<String> {
     let total = list(pod, "/spec/initContainers").len();
-    for (index, status) in list(pod, "/status/initContainerStatuses")
-        .iter()
-        .enumerate()
-    {
+    for (index, status) in list(pod, "/status/initContainerStatuses").iter().enumerate() {
         let state = status.get("state").unwrap_or(&Value::Null);
         let terminated = state.get("terminated");
         let is_started = status.get("started") == Some(&Value::Bool(true));
@@ -251,8 +225,6 @@ fn readiness_gates(pod: &Object) -> String {
         return String::new();
     }
     let list = items(pod.get("status").unwrap_or(&Value::Null), "conditions");
-    let met = gates
-        .iter()
-        .filter(|gate| conditions::is_true(list, text(gate, "conditionType")));
+    let met = gates.iter().filter(|gate| conditions::is_true(list, text(gate, "conditionType")));
     format!("{}/{}", met.count(), gates.len())
 }

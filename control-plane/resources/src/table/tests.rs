@@ -17,12 +17,7 @@ fn rows() {
             let wide = if column.priority > 0 { " (wide)" } else { "" };
             format!("{}{wide}: {}", column.name, scalar(Some(cell)))
         };
-        columns(kind)
-            .iter()
-            .zip(&cells)
-            .map(line)
-            .collect::<Vec<_>>()
-            .join("\n")
+        columns(kind).iter().zip(&cells).map(line).collect::<Vec<_>>().join("\n")
     });
 }
 

@@ -13,23 +13,13 @@ use crate::{Object, conditions};
 pub(super) const TABLES: &[Row] = &[
     ("apps", "deployments", DEPLOYMENT, deployment),
     ("apps", "replicasets", REPLICA_SET, replica_set),
-    (
-        "",
-        "replicationcontrollers",
-        REPLICA_SET,
-        replication_controller,
-    ),
+    ("", "replicationcontrollers", REPLICA_SET, replication_controller),
     ("apps", "statefulsets", STATEFUL_SET, stateful_set),
     ("apps", "daemonsets", DAEMON_SET, daemon_set),
     ("apps", "controllerrevisions", REVISION, revision),
     ("batch", "jobs", JOB, job),
     ("batch", "cronjobs", CRON_JOB, cron_job),
-    (
-        "autoscaling",
-        "horizontalpodautoscalers",
-        AUTOSCALER,
-        autoscaler,
-    ),
+    ("autoscaling", "horizontalpodautoscalers", AUTOSCALER, autoscaler),
     ("policy", "poddisruptionbudgets", BUDGET, budget),
 ];
 
@@ -96,25 +86,14 @@ fn replicas(object: &Object, selector: Value, now: Timestamp) -> Vec<Value> {
     ]
 }
 
-const STATEFUL_SET: &[Column] = &[
-    NAME,
-    column("Ready", "The Pods that are ready, of those wanted"),
-    AGE,
-    CONTAINERS,
-    IMAGES,
-];
+const STATEFUL_SET: &[Column] =
+    &[NAME, column("Ready", "The Pods that are ready, of those wanted"), AGE, CONTAINERS, IMAGES];
 
 fn stateful_set(object: &Object, now: Timestamp) -> Vec<Value> {
     let (names, images) = containers(object.pointer("/spec/template/spec"));
     let ready = count(object, "/status/readyReplicas");
     let ready = format!("{ready}/{}", count(object, "/spec/replicas"));
-    vec![
-        name(object),
-        Value::from(ready),
-        age(object, now),
-        names,
-        images,
-    ]
+    vec![name(object), Value::from(ready), age(object, now), names, images]
 }
 
 const DAEMON_SET: &[Column] = &[
@@ -122,14 +101,8 @@ const DAEMON_SET: &[Column] = &[
     number("Desired", "The nodes that should run a Pod"),
     number("Current", "The nodes that run a Pod"),
     number("Ready", "The nodes whose Pod is ready"),
-    number(
-        "Up-to-date",
-        "The nodes whose Pod is made from the present template",
-    ),
-    number(
-        "Available",
-        "The nodes whose Pod has been ready long enough",
-    ),
+    number("Up-to-date", "The nodes whose Pod is made from the present template"),
+    number("Available", "The nodes whose Pod has been ready long enough"),
     column("Node Selector", "The labels of the nodes that run a Pod"),
     AGE,
     CONTAINERS,
@@ -163,30 +136,19 @@ const REVISION: &[Column] = &[
 
 fn revision(object: &Object, now: Timestamp) -> Vec<Value> {
     let controller = meta::controller(object).map_or(NONE.to_string(), |owner| {
-        let group = owner
-            .api_version
-            .split_once('/')
-            .map_or("", |(group, _)| group);
+        let group = owner.api_version.split_once('/').map_or("", |(group, _)| group);
         let dot = if group.is_empty() { "" } else { "." };
         format!("{}{dot}{group}/{}", owner.kind.to_lowercase(), owner.name)
     });
     let revision = Value::from(count(object, "/revision"));
-    vec![
-        name(object),
-        Value::from(controller),
-        revision,
-        age(object, now),
-    ]
+    vec![name(object), Value::from(controller), revision, age(object, now)]
 }
 
 const JOB: &[Column] = &[
     NAME,
     column("Status", "What the Job is doing"),
     column("Completions", "The Pods that succeeded, of those that must"),
-    column(
-        "Duration",
-        "The time that the Job took, or has taken so far",
-    ),
+    column("Duration", "The time that the Job took, or has taken so far"),
     AGE,
     CONTAINERS,
     IMAGES,
@@ -226,10 +188,7 @@ fn job_status(job: &Object) -> &'static str {
         (is("FailureTarget"), "FailureTarget"),
         (is("SuccessCriteriaMet"), "SuccessCriteriaMet"),
     ];
-    states
-        .iter()
-        .find(|(holds, _)| *holds)
-        .map_or("Running", |(_, word)| word)
+    states.iter().find(|(holds, _)| *holds).map_or("Running", |(_, word)| word)
 }
 
 const CRON_JOB: &[Column] = &[
@@ -277,19 +236,13 @@ const AUTOSCALER: &[Column] = &[
 ];
 
 fn autoscaler(object: &Object, now: Timestamp) -> Vec<Value> {
-    let target = object
-        .pointer("/spec/scaleTargetRef")
-        .unwrap_or(&Value::Null);
+    let target = object.pointer("/spec/scaleTargetRef").unwrap_or(&Value::Null);
     let least = scalar(object.pointer("/spec/minReplicas"));
     vec![
         name(object),
         Value::from(format!("{}/{}", text(target, "kind"), text(target, "name"))),
         Value::from(targets(object)),
-        Value::from(if least.is_empty() {
-            "<unset>".to_string()
-        } else {
-            least
-        }),
+        Value::from(if least.is_empty() { "<unset>".to_string() } else { least }),
         Value::from(scalar(object.pointer("/spec/maxReplicas"))),
         Value::from(count(object, "/status/currentReplicas")),
         age(object, now),
@@ -328,11 +281,7 @@ fn targets(object: &Object) -> String {
     match targets.len() {
         0 => NONE.to_string(),
         total if total > SHOWN_MAX => {
-            format!(
-                "{} + {} more...",
-                targets[..SHOWN_MAX].join(", "),
-                total - SHOWN_MAX
-            )
+            format!("{} + {} more...", targets[..SHOWN_MAX].join(", "), total - SHOWN_MAX)
         }
         _ => targets.join(", "),
     }
@@ -345,9 +294,7 @@ fn amount(value: &Value) -> String {
     if let Some(average) = value.get("averageValue") {
         return format!("{} (avg)", scalar(Some(average)));
     }
-    value
-        .get("value")
-        .map_or("<unknown>".to_string(), |value| scalar(Some(value)))
+    value.get("value").map_or("<unknown>".to_string(), |value| scalar(Some(value)))
 }
 
 fn lower_first(word: &str) -> String {

@@ -24,11 +24,7 @@ pub(super) fn config_map(object: &Object, errors: &mut Errors) {
         let field = format!("data[{key}]");
         errors.complaints(&field, key, names::config_key(key));
         if get(object, "binaryData").get(key).is_some() {
-            errors.invalid(
-                &field,
-                key.as_str(),
-                "duplicate of key present in binaryData",
-            );
+            errors.invalid(&field, key.as_str(), "duplicate of key present in binaryData");
         }
         size += value.as_str().map_or(0, str::len);
     }
@@ -105,16 +101,12 @@ pub(super) fn secret(object: &Object, errors: &mut Errors) {
         "kubernetes.io/basic-auth" => {
             let keys = ["username", "password"];
             if keys.iter().all(|key| data.get(*key).is_none()) {
-                keys.iter()
-                    .for_each(|key| errors.required(&format!("data[{key}]"), ""));
+                keys.iter().for_each(|key| errors.required(&format!("data[{key}]"), ""));
             }
         }
         "kubernetes.io/service-account-token" => {
             let annotation = "kubernetes.io/service-account.name";
-            if meta::annotation(object, annotation)
-                .unwrap_or("")
-                .is_empty()
-            {
+            if meta::annotation(object, annotation).unwrap_or("").is_empty() {
                 errors.required(&format!("metadata.annotations[{annotation}]"), "");
             }
         }
@@ -142,11 +134,8 @@ pub(super) fn node(object: &Object, errors: &mut Errors) {
     for (index, taint) in items(get(object, "spec"), "taints").iter().enumerate() {
         // A stock server reports taints under metadata, and tools know them by that path.
         let path = nth("metadata", "taints", index);
-        let (key, value, effect) = (
-            text(taint, "key"),
-            text(taint, "value"),
-            text(taint, "effect"),
-        );
+        let (key, value, effect) =
+            (text(taint, "key"), text(taint, "value"), text(taint, "effect"));
         errors.complaints(&at(&path, "key"), key, names::qualified(key));
         let complaints = names::label_value(value);
         if let Some(first) = complaints.first() {
@@ -159,8 +148,7 @@ pub(super) fn node(object: &Object, errors: &mut Errors) {
         if seen.contains(&(key, effect)) {
             errors.duplicate(&path, taint.clone());
             let last = errors.0.last_mut().expect("a complaint was just added");
-            last.message
-                .push_str(": taints must be unique by key and effect pair");
+            last.message.push_str(": taints must be unique by key and effect pair");
         }
         seen.push((key, effect));
     }
@@ -174,11 +162,7 @@ pub(super) fn node(object: &Object, errors: &mut Errors) {
 pub(super) fn node_change(new: &Object, old: &Object, errors: &mut Errors) {
     let (new, old) = (get(new, "spec"), get(old, "spec"));
     let rules = [
-        (
-            "podCIDR",
-            "podCIDRs",
-            "node updates may not change podCIDR except from \"\" to valid",
-        ),
+        ("podCIDR", "podCIDRs", "node updates may not change podCIDR except from \"\" to valid"),
         (
             "providerID",
             "providerID",
@@ -195,31 +179,19 @@ pub(super) fn node_change(new: &Object, old: &Object, errors: &mut Errors) {
 
 pub(super) fn event(object: &Object, errors: &mut Errors) {
     // The older and the newer form name the object of an event differently.
-    let key = if object.get("regarding").is_some() {
-        "regarding"
-    } else {
-        "involvedObject"
-    };
+    let key = if object.get("regarding").is_some() { "regarding" } else { "involvedObject" };
     let involved = text(get(object, key), "namespace");
     let namespace = meta::namespace(object);
     let belongs = involved == namespace || involved.is_empty() && namespace == "default";
     if !belongs {
-        errors.invalid(
-            &at(key, "namespace"),
-            involved,
-            "does not match event.namespace",
-        );
+        errors.invalid(&at(key, "namespace"), involved, "does not match event.namespace");
     }
 }
 
 pub(super) fn lease(object: &Object, errors: &mut Errors) {
     let spec = get(object, "spec");
     if let Some(seconds) = integer(spec, "leaseDurationSeconds").filter(|seconds| *seconds <= 0) {
-        errors.invalid(
-            "spec.leaseDurationSeconds",
-            seconds,
-            "must be greater than 0",
-        );
+        errors.invalid("spec.leaseDurationSeconds", seconds, "must be greater than 0");
     }
     errors.not_negative(spec, "spec", "leaseTransitions");
 }
@@ -249,11 +221,7 @@ pub(super) fn priority_class(object: &Object, errors: &mut Errors) {
     }
     let policy = text(object, "preemptionPolicy");
     if !policy.is_empty() {
-        errors.one_of(
-            "preemptionPolicy",
-            policy,
-            &["Never", "PreemptLowerPriority"],
-        );
+        errors.one_of("preemptionPolicy", policy, &["Never", "PreemptLowerPriority"]);
     }
 }
 
@@ -261,11 +229,7 @@ pub(super) fn priority_change(new: &Object, old: &Object, errors: &mut Errors) {
     if integer(new, "value") != integer(old, "value") {
         errors.forbidden("value", "may not be changed in an update.");
     }
-    errors.immutable(
-        "preemptionPolicy",
-        new.get("preemptionPolicy"),
-        old.get("preemptionPolicy"),
-    );
+    errors.immutable("preemptionPolicy", new.get("preemptionPolicy"), old.get("preemptionPolicy"));
 }
 
 pub(super) fn revision(object: &Object, errors: &mut Errors) {
@@ -285,28 +249,16 @@ pub(super) fn crd(object: &Object, errors: &mut Errors) {
     let (group, plural) = (text(spec, "group"), text(definition, "plural"));
     let name = meta::name(object);
     if name != format!("{plural}.{group}") {
-        errors.invalid(
-            "metadata.name",
-            name,
-            "must be spec.names.plural+\".\"+spec.group",
-        );
+        errors.invalid("metadata.name", name, "must be spec.names.plural+\".\"+spec.group");
     }
     match group {
         "" => errors.required("spec.group", ""),
         group if !group.contains('.') => {
-            errors.invalid(
-                "spec.group",
-                group,
-                "should be a domain with at least one dot",
-            );
+            errors.invalid("spec.group", group, "should be a domain with at least one dot");
         }
         group => errors.complaints("spec.group", group, names::subdomain(group)),
     }
-    errors.one_of(
-        "spec.scope",
-        text(spec, "scope"),
-        &["Cluster", "Namespaced"],
-    );
+    errors.one_of("spec.scope", text(spec, "scope"), &["Cluster", "Namespaced"]);
     for key in ["plural", "singular", "kind", "listKind"] {
         let field = at("spec.names", key);
         let value = text(definition, key);
@@ -319,10 +271,7 @@ pub(super) fn crd(object: &Object, errors: &mut Errors) {
         }
     }
     let versions = items(spec, "versions");
-    let stored = versions
-        .iter()
-        .filter(|version| flag(version, "storage"))
-        .count();
+    let stored = versions.iter().filter(|version| flag(version, "storage")).count();
     if stored != 1 {
         let detail = "must have exactly one version marked as storage version";
         errors.invalid("spec.versions", versions.to_vec(), detail);

@@ -10,22 +10,15 @@ const ANNOTATIONS_BYTES_MAX: usize = 256 * 1024;
 /// Names of CronJobs leave room for the time that their Jobs' names end in.
 const CRON_JOB_NAME_MAX: usize = 52;
 /// Finalizers that need no domain in front.
-const STANDARD_FINALIZERS: &[&str] = &[
-    "kubernetes",
-    meta::ORPHAN_FINALIZER,
-    meta::FOREGROUND_FINALIZER,
-];
+const STANDARD_FINALIZERS: &[&str] =
+    &["kubernetes", meta::ORPHAN_FINALIZER, meta::FOREGROUND_FINALIZER];
 
 const PATH: &str = "metadata";
 
 pub(super) fn create(kind: &Kind, object: &Object, errors: &mut Errors) {
     let prefix = meta::generate_name(object);
     if !prefix.is_empty() {
-        errors.complaints(
-            "metadata.generateName",
-            prefix,
-            kind.name_rule.check_prefix(prefix),
-        );
+        errors.complaints("metadata.generateName", prefix, kind.name_rule.check_prefix(prefix));
     }
     let name = meta::name(object);
     if name.is_empty() {
@@ -63,10 +56,8 @@ pub(super) fn update(kind: &Kind, new: &Object, old: &Object, errors: &mut Error
     if meta::is_deleting(old) {
         let before = meta::finalizers(old);
         let after = meta::finalizers(new).into_iter();
-        let added: Vec<String> = after
-            .filter(|name| !before.contains(name))
-            .map(|name| format!("{name:?}"))
-            .collect();
+        let added: Vec<String> =
+            after.filter(|name| !before.contains(name)).map(|name| format!("{name:?}")).collect();
         if !added.is_empty() {
             let detail = format!(
                 "no new finalizers can be added if the object is being deleted, \

@@ -135,11 +135,7 @@ fn addresses(spec: &Value, kind: &str, errors: &mut Errors) {
         && listed != first
     {
         let value = Value::Array(list.to_vec());
-        errors.invalid(
-            "spec.clusterIPs",
-            value,
-            "first value must match `clusterIP`",
-        );
+        errors.invalid("spec.clusterIPs", value, "first value must match `clusterIP`");
     }
     if kind == "ExternalName" {
         return;
@@ -201,10 +197,8 @@ pub(super) fn slice(object: &Object, errors: &mut Errors) {
     }
     let endpoints = items(object, "endpoints");
     if endpoints.len() > SLICE_ENDPOINTS_MAX {
-        let message = format!(
-            "Too many: {}: must have at most {SLICE_ENDPOINTS_MAX} items",
-            endpoints.len()
-        );
+        let message =
+            format!("Too many: {}: must have at most {SLICE_ENDPOINTS_MAX} items", endpoints.len());
         errors.add(super::Reason::TooMany, "endpoints", message);
     }
     for (index, endpoint) in endpoints.iter().enumerate() {
@@ -246,11 +240,7 @@ pub(super) fn slice(object: &Object, errors: &mut Errors) {
 }
 
 pub(super) fn slice_change(new: &Object, old: &Object, errors: &mut Errors) {
-    errors.immutable(
-        "addressType",
-        new.get("addressType"),
-        old.get("addressType"),
-    );
+    errors.immutable("addressType", new.get("addressType"), old.get("addressType"));
 }
 
 pub(super) fn ingress(object: &Object, errors: &mut Errors) {
@@ -268,11 +258,7 @@ pub(super) fn ingress(object: &Object, errors: &mut Errors) {
         let host = text(rule, "host");
         if !host.is_empty() {
             if host.parse::<IpAddr>().is_ok() {
-                errors.invalid(
-                    &at(&path, "host"),
-                    host,
-                    "must be a DNS name, not an IP address",
-                );
+                errors.invalid(&at(&path, "host"), host, "must be a DNS name, not an IP address");
             }
             let name = host.strip_prefix("*.").unwrap_or(host);
             errors.complaints(&at(&path, "host"), host, names::subdomain(name));
@@ -354,11 +340,7 @@ pub(super) fn network_policy(object: &Object, errors: &mut Errors) {
     }
     for (index, kind) in items(spec, "policyTypes").iter().enumerate() {
         let kind = kind.as_str().unwrap_or("");
-        errors.one_of(
-            &nth("spec", "policyTypes", index),
-            kind,
-            &["Egress", "Ingress"],
-        );
+        errors.one_of(&nth("spec", "policyTypes", index), kind, &["Egress", "Ingress"]);
     }
 }
 

@@ -62,19 +62,11 @@ fn pod_spec(spec: &Value, path: &str, errors: &mut Errors) {
         "" => errors.required(&at(path, "restartPolicy"), ""),
         policy => errors.one_of(&at(path, "restartPolicy"), policy, POLICIES),
     }
-    errors.one_of(
-        &at(path, "dnsPolicy"),
-        text(spec, "dnsPolicy"),
-        DNS_POLICIES,
-    );
+    errors.one_of(&at(path, "dnsPolicy"), text(spec, "dnsPolicy"), DNS_POLICIES);
     label_map(spec, path, "nodeSelector", errors);
     let account = text(spec, "serviceAccountName");
     if !account.is_empty() {
-        errors.complaints(
-            &at(path, "serviceAccountName"),
-            account,
-            names::subdomain(account),
-        );
+        errors.complaints(&at(path, "serviceAccountName"), account, names::subdomain(account));
     }
     let node = text(spec, "nodeName");
     if !node.is_empty() {
@@ -99,11 +91,7 @@ fn pod_spec(spec: &Value, path: &str, errors: &mut Errors) {
         );
         for (index, name) in items(alias, "hostnames").iter().enumerate() {
             let name = name.as_str().unwrap_or("");
-            errors.complaints(
-                &nth(&path, "hostnames", index),
-                name,
-                names::subdomain(name),
-            );
+            errors.complaints(&nth(&path, "hostnames", index), name, names::subdomain(name));
         }
     }
     topology(spec, path, errors);
@@ -222,10 +210,7 @@ pub(super) fn change(new: &Object, old: &Object, errors: &mut Errors) {
     let mut changed = Vec::new();
     differences("spec", &munged, old_spec, &mut changed);
     if !changed.is_empty() {
-        errors.forbidden(
-            "spec",
-            &format!("{UPDATABLE}\nchanged: {}", changed.join(", ")),
-        );
+        errors.forbidden("spec", &format!("{UPDATABLE}\nchanged: {}", changed.join(", ")));
     }
 }
 
@@ -277,10 +262,8 @@ fn toleration_change(new: &Value, old: &Value, errors: &mut Errors) {
 }
 
 fn gate_change(new: &Value, old: &Value, errors: &mut Errors) {
-    let before: Vec<&str> = items(old, "schedulingGates")
-        .iter()
-        .map(|gate| text(gate, "name"))
-        .collect();
+    let before: Vec<&str> =
+        items(old, "schedulingGates").iter().map(|gate| text(gate, "name")).collect();
     for (index, gate) in items(new, "schedulingGates").iter().enumerate() {
         let name = text(gate, "name");
         if !before.contains(&name) {
@@ -305,12 +288,7 @@ fn differences(path: &str, new: &Value, old: &Value, found: &mut Vec<String>) {
             for key in keys {
                 let (new, old) = (new.get(key), old.get(key));
                 let null = Value::Null;
-                differences(
-                    &at(path, key),
-                    new.unwrap_or(&null),
-                    old.unwrap_or(&null),
-                    found,
-                );
+                differences(&at(path, key), new.unwrap_or(&null), old.unwrap_or(&null), found);
             }
         }
         (Value::Array(new), Value::Array(old)) if new.len() == old.len() => {
@@ -330,18 +308,14 @@ pub(super) fn status_change(new: &Object, old: &Object, errors: &mut Errors) {
         return;
     }
     for old_status in items(get(old, "status"), "containerStatuses") {
-        let code = old_status
-            .pointer("/state/terminated/exitCode")
-            .and_then(Value::as_i64);
+        let code = old_status.pointer("/state/terminated/exitCode").and_then(Value::as_i64);
         let is_final = match (policy, code) {
             (_, None) => false,
             ("OnFailure", Some(code)) => code == 0,
             (_, Some(_)) => true,
         };
         let statuses = items(get(new, "status"), "containerStatuses");
-        let same = statuses
-            .iter()
-            .position(|it| text(it, "name") == text(old_status, "name"));
+        let same = statuses.iter().position(|it| text(it, "name") == text(old_status, "name"));
         if let Some(index) = same.filter(|_| is_final)
             && statuses[index].pointer("/state/terminated").is_none()
         {

@@ -17,11 +17,7 @@ pub(super) fn cluster_role(object: &Object, errors: &mut Errors) {
     rules(object, false, errors);
     let selectors = items(get(object, "aggregationRule"), "clusterRoleSelectors");
     for (index, selector) in selectors.iter().enumerate() {
-        label_selector(
-            selector,
-            &nth("aggregationRule", "clusterRoleSelectors", index),
-            errors,
-        );
+        label_selector(selector, &nth("aggregationRule", "clusterRoleSelectors", index), errors);
     }
     if object.get("aggregationRule").is_some() && selectors.is_empty() {
         let detail = "at least one clusterRoleSelector required if aggregationRule is non-nil";
@@ -50,14 +46,8 @@ fn rules(object: &Object, is_namespaced: bool, errors: &mut Errors) {
             continue;
         }
         let needs = [
-            (
-                "apiGroups",
-                "resource rules must supply at least one api group",
-            ),
-            (
-                "resources",
-                "resource rules must supply at least one resource",
-            ),
+            ("apiGroups", "resource rules must supply at least one api group"),
+            ("resources", "resource rules must supply at least one resource"),
         ];
         for (key, detail) in needs.into_iter().filter(|(key, _)| is_empty(rule, key)) {
             errors.required(&at(&path, key), detail);

@@ -8,12 +8,8 @@ use crate::Object;
 use crate::meta::{items, text};
 use crate::quantity::Quantity;
 
-const ACCESS_MODES: &[&str] = &[
-    "ReadOnlyMany",
-    "ReadWriteMany",
-    "ReadWriteOnce",
-    "ReadWriteOncePod",
-];
+const ACCESS_MODES: &[&str] =
+    &["ReadOnlyMany", "ReadWriteMany", "ReadWriteOnce", "ReadWriteOncePod"];
 const RECLAIM_POLICIES: &[&str] = &["Delete", "Recycle", "Retain"];
 /// Fields of a PersistentVolume's spec that are no source of storage.
 const NO_SOURCE: &[&str] = &[
@@ -53,25 +49,14 @@ pub(super) fn volume(object: &Object, errors: &mut Errors) {
         quantity(amount, &format!("spec.capacity[{name}]"), errors);
     }
     let policy = text(spec, "persistentVolumeReclaimPolicy");
-    errors.one_of(
-        "spec.persistentVolumeReclaimPolicy",
-        policy,
-        RECLAIM_POLICIES,
-    );
-    let fields = spec
-        .as_object()
-        .into_iter()
-        .flatten()
-        .map(|(key, _)| key.as_str());
+    errors.one_of("spec.persistentVolumeReclaimPolicy", policy, RECLAIM_POLICIES);
+    let fields = spec.as_object().into_iter().flatten().map(|(key, _)| key.as_str());
     let sources: Vec<&str> = fields.filter(|key| !NO_SOURCE.contains(key)).collect();
     match sources[..] {
         [] => errors.required("spec", "must specify a volume type"),
         [_] => {}
         [_, second, ..] => {
-            errors.forbidden(
-                &at("spec", second),
-                "may not specify more than 1 volume type",
-            );
+            errors.forbidden(&at("spec", second), "may not specify more than 1 volume type");
         }
     }
 }
@@ -132,10 +117,7 @@ pub(super) fn claim_change(new: &Object, old: &Object, errors: &mut Errors) {
             volumeAttributesClassName for bound claims";
         errors.forbidden("spec", detail);
     }
-    let size = |spec: &Value| {
-        spec.pointer("/resources/requests/storage")
-            .and_then(Quantity::of)
-    };
+    let size = |spec: &Value| spec.pointer("/resources/requests/storage").and_then(Quantity::of);
     if let (Some(after), Some(before)) = (size(new), size(old))
         && after < before
     {
@@ -154,11 +136,7 @@ pub(super) fn class(object: &Object, errors: &mut Errors) {
     }
     match text(object, "volumeBindingMode") {
         "" => errors.required("volumeBindingMode", ""),
-        mode => errors.one_of(
-            "volumeBindingMode",
-            mode,
-            &["Immediate", "WaitForFirstConsumer"],
-        ),
+        mode => errors.one_of("volumeBindingMode", mode, &["Immediate", "WaitForFirstConsumer"]),
     }
 }
 

@@ -12,9 +12,7 @@ use crate::{Object, defaults};
 fn set(object: &mut Object, line: &str) {
     let (pointer, value) = line.split_once(' ').unwrap_or((line, ""));
     let (parent, key) = pointer.rsplit_once('/').expect("a pointer has a slash");
-    let parent = object
-        .pointer_mut(parent)
-        .unwrap_or_else(|| panic!("nothing at {parent}"));
+    let parent = object.pointer_mut(parent).unwrap_or_else(|| panic!("nothing at {parent}"));
     match parent {
         Value::Array(list) if key == "-" => list.push(testscript::json(value)),
         Value::Object(map) if value.is_empty() => {
@@ -25,15 +23,9 @@ fn set(object: &mut Object, line: &str) {
 }
 
 fn said(errors: &[super::FieldError]) -> String {
-    let lines: Vec<String> = errors
-        .iter()
-        .map(|error| format!("{} {error}", error.reason.as_str()))
-        .collect();
-    if lines.is_empty() {
-        "ok".to_string()
-    } else {
-        lines.join("\n")
-    }
+    let lines: Vec<String> =
+        errors.iter().map(|error| format!("{} {error}", error.reason.as_str())).collect();
+    if lines.is_empty() { "ok".to_string() } else { lines.join("\n") }
 }
 
 #[test]
@@ -60,15 +52,9 @@ fn refusals() {
             "status" => super::update_status(kind, &new, &old),
             other => panic!("{other} is no verb of this script"),
         };
-        let lines: Vec<String> = errors
-            .iter()
-            .map(|error| format!("{} {error}", error.reason.as_str()))
-            .collect();
-        if lines.is_empty() {
-            "ok".to_string()
-        } else {
-            lines.join("\n")
-        }
+        let lines: Vec<String> =
+            errors.iter().map(|error| format!("{} {error}", error.reason.as_str())).collect();
+        if lines.is_empty() { "ok".to_string() } else { lines.join("\n") }
     });
 }
 

@@ -35,11 +35,7 @@ pub(super) fn label_selector(selector: &Value, path: &str, errors: &mut Errors) 
             }
             "In" | "NotIn" | "Exists" | "DoesNotExist" => {}
             other => {
-                errors.invalid(
-                    &at(&path, "operator"),
-                    other,
-                    "not a valid selector operator",
-                );
+                errors.invalid(&at(&path, "operator"), other, "not a valid selector operator");
             }
         }
         let key = text(expression, "key");
@@ -135,15 +131,7 @@ pub(super) fn deployment(object: &Object, errors: &mut Errors) {
         }
         other => errors.unsupported(&at(path, "type"), other, &["Recreate", "RollingUpdate"]),
     }
-    counts(
-        spec,
-        &[
-            "minReadySeconds",
-            "revisionHistoryLimit",
-            "progressDeadlineSeconds",
-        ],
-        errors,
-    );
+    counts(spec, &["minReadySeconds", "revisionHistoryLimit", "progressDeadlineSeconds"], errors);
     let ready = integer(spec, "minReadySeconds").unwrap_or(0);
     if let Some(deadline) = integer(spec, "progressDeadlineSeconds").filter(|it| *it <= ready) {
         let detail = "must be greater than minReadySeconds";
@@ -225,11 +213,7 @@ pub(super) fn daemon_set(object: &Object, errors: &mut Errors) {
         "RollingUpdate" => {
             let rolling = get(strategy, "rollingUpdate");
             for key in ["maxUnavailable", "maxSurge"] {
-                int_or_percent(
-                    get(rolling, key),
-                    &format!("{path}.rollingUpdate.{key}"),
-                    errors,
-                );
+                int_or_percent(get(rolling, key), &format!("{path}.rollingUpdate.{key}"), errors);
             }
             let amount = |key| percent_or_number(get(rolling, key)).unwrap_or(0);
             let field = format!("{path}.rollingUpdate.maxUnavailable");
@@ -270,11 +254,7 @@ pub(super) fn stateful_set(object: &Object, errors: &mut Errors) {
             errors.invalid("spec.updateStrategy", other, detail);
         }
     }
-    counts(
-        spec,
-        &["replicas", "minReadySeconds", "revisionHistoryLimit"],
-        errors,
-    );
+    counts(spec, &["replicas", "minReadySeconds", "revisionHistoryLimit"], errors);
     selected_template(spec, "statefulset", errors);
 }
 
@@ -334,11 +314,7 @@ fn job_spec(spec: &Value, path: &str, errors: &mut Errors) {
     }
     let mode = text(spec, "completionMode");
     if !mode.is_empty() {
-        errors.one_of(
-            &at(path, "completionMode"),
-            mode,
-            &["NonIndexed", "Indexed"],
-        );
+        errors.one_of(&at(path, "completionMode"), mode, &["NonIndexed", "Indexed"]);
     }
     let completions = integer(spec, "completions");
     let parallelism = integer(spec, "parallelism").unwrap_or(0);
@@ -351,10 +327,7 @@ fn job_spec(spec: &Value, path: &str, errors: &mut Errors) {
             ("parallelism", parallelism, PARALLELISM_MAX),
             ("completions", completions.unwrap_or(0), COMPLETIONS_MAX),
         ];
-        for (key, number, limit) in limits
-            .into_iter()
-            .filter(|(_, number, limit)| number > limit)
-        {
+        for (key, number, limit) in limits.into_iter().filter(|(_, number, limit)| number > limit) {
             let detail =
                 format!("must be less than or equal to {limit} when completion mode is Indexed");
             errors.invalid(&at(path, key), number, &detail);
@@ -362,11 +335,7 @@ fn job_spec(spec: &Value, path: &str, errors: &mut Errors) {
     }
     template(get(spec, "template"), &at(path, "template"), errors);
     let field = at(path, "template.spec.restartPolicy");
-    match spec
-        .pointer("/template/spec/restartPolicy")
-        .and_then(Value::as_str)
-        .unwrap_or("")
-    {
+    match spec.pointer("/template/spec/restartPolicy").and_then(Value::as_str).unwrap_or("") {
         "Always" => errors.required(&field, JOB_POLICIES),
         "OnFailure" | "Never" | "" => {}
         other => errors.unsupported(&field, other, &["OnFailure", "Never"]),
@@ -378,13 +347,9 @@ pub(super) fn job_change(new: &Object, old: &Object, errors: &mut Errors) {
     let (new_spec, old_spec) = (get(new, "spec"), get(old, "spec"));
     let is_indexed = text(new_spec, "completionMode") == "Indexed";
     let same_as_parallelism = integer(new_spec, "completions") == integer(new_spec, "parallelism");
-    for key in [
-        "completions",
-        "selector",
-        "completionMode",
-        "podFailurePolicy",
-        "backoffLimitPerIndex",
-    ] {
+    for key in
+        ["completions", "selector", "completionMode", "podFailurePolicy", "backoffLimitPerIndex"]
+    {
         // An indexed Job grows and shrinks by both numbers together.
         let is_elastic = key == "completions" && is_indexed && same_as_parallelism;
         if !is_elastic {
@@ -427,19 +392,11 @@ pub(super) fn cron_job(object: &Object, errors: &mut Errors) {
     }
     counts(
         spec,
-        &[
-            "startingDeadlineSeconds",
-            "successfulJobsHistoryLimit",
-            "failedJobsHistoryLimit",
-        ],
+        &["startingDeadlineSeconds", "successfulJobsHistoryLimit", "failedJobsHistoryLimit"],
         errors,
     );
     let policy = text(spec, "concurrencyPolicy");
-    errors.one_of(
-        "spec.concurrencyPolicy",
-        policy,
-        &["Allow", "Forbid", "Replace"],
-    );
+    errors.one_of("spec.concurrencyPolicy", policy, &["Allow", "Forbid", "Replace"]);
     let template = get(spec, "jobTemplate");
     job_spec(get(template, "spec"), "spec.jobTemplate.spec", errors);
     if get(template, "spec").get("selector").is_some() {
@@ -449,28 +406,15 @@ pub(super) fn cron_job(object: &Object, errors: &mut Errors) {
     }
 }
 
-const MACROS: &[&str] = &[
-    "@yearly",
-    "@annually",
-    "@monthly",
-    "@weekly",
-    "@daily",
-    "@midnight",
-    "@hourly",
-];
+const MACROS: &[&str] =
+    &["@yearly", "@annually", "@monthly", "@weekly", "@daily", "@midnight", "@hourly"];
 
 /// Minute, hour, day of month, month, day of week: (least, greatest, names of the values)
 const SCHEDULE_FIELDS: &[(u32, u32, &[&str])] = &[
     (0, 59, &[]),
     (0, 23, &[]),
     (1, 31, &[]),
-    (
-        1,
-        12,
-        &[
-            "jan", "feb", "mar", "apr", "may", "jun", "jul", "aug", "sep", "oct", "nov", "dec",
-        ],
-    ),
+    (1, 12, &["jan", "feb", "mar", "apr", "may", "jun", "jul", "aug", "sep", "oct", "nov", "dec"]),
     (0, 6, &["sun", "mon", "tue", "wed", "thu", "fri", "sat"]),
 ];
 
@@ -483,10 +427,7 @@ fn schedule_complaint(schedule: &str) -> Option<String> {
     let fields: Vec<&str> = schedule.split_whitespace().collect();
     if fields.len() != SCHEDULE_FIELDS.len() {
         let list = fields.join(" ");
-        return Some(format!(
-            "expected exactly 5 fields, found {}: [{list}]",
-            fields.len()
-        ));
+        return Some(format!("expected exactly 5 fields, found {}: [{list}]", fields.len()));
     }
     for (field, (least, greatest, names)) in fields.iter().zip(SCHEDULE_FIELDS) {
         for part in field.split(',') {
@@ -509,9 +450,7 @@ fn range_complaint(part: &str, least: u32, greatest: u32, names: &[&str]) -> Opt
         let named = names.iter().position(|name| *name == lower);
         match named.and_then(|at| u32::try_from(at).ok()) {
             Some(at) => Ok(at + least),
-            None => text
-                .parse::<u32>()
-                .map_err(|_| format!("failed to parse int from {text}")),
+            None => text.parse::<u32>().map_err(|_| format!("failed to parse int from {text}")),
         }
     };
     if step.is_some_and(|step| step.parse::<u32>().map_or(true, |step| step == 0)) {
@@ -526,14 +465,10 @@ fn range_complaint(part: &str, least: u32, greatest: u32, names: &[&str]) -> Opt
         (Err(complaint), _) | (_, Err(complaint)) => return Some(complaint),
     };
     if first < least {
-        return Some(format!(
-            "beginning of range ({first}) below minimum ({least}): {part}"
-        ));
+        return Some(format!("beginning of range ({first}) below minimum ({least}): {part}"));
     }
     if last > greatest {
-        return Some(format!(
-            "end of range ({last}) above maximum ({greatest}): {part}"
-        ));
+        return Some(format!("end of range ({last}) above maximum ({greatest}): {part}"));
     }
     let complaint = format!("beginning of range ({first}) beyond end of range ({last}): {part}");
     (first > last).then_some(complaint)
@@ -544,11 +479,7 @@ pub(super) fn autoscaler(object: &Object, errors: &mut Errors) {
     let least = integer(spec, "minReplicas").unwrap_or(1);
     let most = integer(spec, "maxReplicas").unwrap_or(0);
     if least < 1 {
-        errors.invalid(
-            "spec.minReplicas",
-            least,
-            "must be greater than or equal to 1",
-        );
+        errors.invalid("spec.minReplicas", least, "must be greater than or equal to 1");
     }
     if most < 1 {
         errors.invalid("spec.maxReplicas", most, "must be greater than 0");

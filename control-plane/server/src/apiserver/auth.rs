@@ -44,11 +44,7 @@ impl User {
     pub fn new(name: &str, groups: &[&str]) -> User {
         let mut groups: Vec<String> = groups.iter().map(|group| (*group).to_owned()).collect();
         groups.push(AUTHENTICATED.to_owned());
-        User {
-            name: name.to_owned(),
-            groups,
-            ..User::default()
-        }
+        User { name: name.to_owned(), groups, ..User::default() }
     }
 
     /// The user of a request without credentials.
@@ -67,10 +63,7 @@ impl User {
 
     /// Name of the node whose agent this is.
     pub fn node(&self) -> Option<&str> {
-        let name = self
-            .name
-            .strip_prefix(NODE_PREFIX)
-            .filter(|name| !name.is_empty())?;
+        let name = self.name.strip_prefix(NODE_PREFIX).filter(|name| !name.is_empty())?;
         self.is_in(NODES).then_some(name)
     }
 }
@@ -114,10 +107,8 @@ fn of_certificate(der: &[u8]) -> Option<User> {
     let (_, certificate) = parse_x509_certificate(der).ok()?;
     let subject = certificate.subject();
     let name = subject.iter_common_name().next()?.as_str().ok()?;
-    let groups: Option<Vec<&str>> = subject
-        .iter_organization()
-        .map(|group| group.as_str().ok())
-        .collect();
+    let groups: Option<Vec<&str>> =
+        subject.iter_organization().map(|group| group.as_str().ok()).collect();
     (!name.is_empty()).then_some(User::new(name, &groups?))
 }
 
@@ -130,10 +121,7 @@ fn of_token(
     let mut parts = token.split('.');
     let (id, shown) = (parts.next()?, parts.next()?);
     let plain = |text: &str, length| {
-        text.len() == length
-            && text
-                .bytes()
-                .all(|b| b.is_ascii_lowercase() || b.is_ascii_digit())
+        text.len() == length && text.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit())
     };
     if !plain(id, 6) || !plain(shown, 16) {
         return None;
@@ -147,9 +135,7 @@ fn of_bootstrap_secret(kept: &Object, id: &str, shown: &str, now: Timestamp) -> 
     let text = |key: &str| -> Option<String> {
         use base64::Engine as _;
         let encoded = kept.get("data")?.get(key).and_then(Value::as_str)?;
-        let bytes = base64::engine::general_purpose::STANDARD
-            .decode(encoded)
-            .ok()?;
+        let bytes = base64::engine::general_purpose::STANDARD.decode(encoded).ok()?;
         String::from_utf8(bytes).ok()
     };
     let right_type = kept.get("type").and_then(Value::as_str) == Some(TOKEN_SECRET_TYPE);
@@ -201,9 +187,7 @@ mod tests {
         let secret =
             |name: &str| (name == "bootstrap-token-abcdef").then(|| token_secret(expiration));
         let now = "2026-01-01T00:00:00Z".parse().expect("a time");
-        authenticate(&http::Extensions::new(), &headers, secret, now)
-            .ok()
-            .map(|user| user.name)
+        authenticate(&http::Extensions::new(), &headers, secret, now).ok().map(|user| user.name)
     }
 
     #[test]
@@ -214,10 +198,7 @@ mod tests {
         assert_eq!(name("bearer abcdef.0123456789abcdef.00ff", later), good);
         assert_eq!(name("Bearer abcdef.0123456789abcdee", later), None);
         assert_eq!(name("Bearer abcdeg.0123456789abcdef", later), None);
-        assert_eq!(
-            name("Bearer abcdef.0123456789abcdef", "2025-12-31T00:00:00Z"),
-            None
-        );
+        assert_eq!(name("Bearer abcdef.0123456789abcdef", "2025-12-31T00:00:00Z"), None);
         assert_eq!(name("Bearer abcdef.0123456789abcdef", "never"), None);
         assert_eq!(name("Basic abc", later), None);
     }

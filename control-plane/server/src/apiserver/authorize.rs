@@ -59,11 +59,7 @@ const KNOWN: Who = Who::Group(auth::AUTHENTICATED);
 const CERTIFICATES: &str = "certificates.k8s.io";
 
 const fn path(who: Who, path: &'static str) -> Rule {
-    Rule {
-        who,
-        verbs: GET,
-        what: What::Path(path),
-    }
+    Rule { who, verbs: GET, what: What::Path(path) }
 }
 
 const fn may(
@@ -73,30 +69,14 @@ const fn may(
     resources: &'static [&'static str],
     only: Only,
 ) -> Rule {
-    Rule {
-        who,
-        verbs,
-        what: What::Resources(group, resources, only),
-    }
+    Rule { who, verbs, what: What::Resources(group, resources, only) }
 }
 
 /// The whole policy.
 static RULES: &[Rule] = &[
-    Rule {
-        who: Who::Group(auth::MASTERS),
-        verbs: &[],
-        what: What::All,
-    },
-    Rule {
-        who: Who::User("system:kube-controller-manager"),
-        verbs: &[],
-        what: What::All,
-    },
-    Rule {
-        who: Who::User("system:kube-scheduler"),
-        verbs: &[],
-        what: What::All,
-    },
+    Rule { who: Who::Group(auth::MASTERS), verbs: &[], what: What::All },
+    Rule { who: Who::User("system:kube-controller-manager"), verbs: &[], what: What::All },
+    Rule { who: Who::User("system:kube-scheduler"), verbs: &[], what: What::All },
     path(Who::Everyone, "/livez*"),
     path(Who::Everyone, "/readyz*"),
     path(Who::Everyone, "/healthz*"),
@@ -109,128 +89,34 @@ static RULES: &[Rule] = &[
     },
     path(KNOWN, "/api*"),
     path(KNOWN, "/openapi*"),
-    may(
-        KNOWN,
-        &["create"],
-        "authorization.k8s.io",
-        &["selfsubjectaccessreviews"],
-        Only::Any,
-    ),
-    may(
-        KNOWN,
-        &["create"],
-        "authorization.k8s.io",
-        &["selfsubjectrulesreviews"],
-        Only::Any,
-    ),
-    may(
-        KNOWN,
-        &["create"],
-        "authentication.k8s.io",
-        &["selfsubjectreviews"],
-        Only::Any,
-    ),
+    may(KNOWN, &["create"], "authorization.k8s.io", &["selfsubjectaccessreviews"], Only::Any),
+    may(KNOWN, &["create"], "authorization.k8s.io", &["selfsubjectrulesreviews"], Only::Any),
+    may(KNOWN, &["create"], "authentication.k8s.io", &["selfsubjectreviews"], Only::Any),
     // Images and the way back to the agent.
     path(NODES, "/v2*"),
     path(NODES, "/wherry/v1/tunnel"),
     may(NODES, READ, "", &["services", "nodes"], Only::Any),
-    may(
-        NODES,
-        READ,
-        "discovery.k8s.io",
-        &["endpointslices"],
-        Only::Any,
-    ),
+    may(NODES, READ, "discovery.k8s.io", &["endpointslices"], Only::Any),
     may(NODES, READ, "", &["pods"], Only::OwnPods),
-    may(
-        NODES,
-        READ,
-        "",
-        &["configmaps", "secrets", "serviceaccounts"],
-        Only::Referenced,
-    ),
+    may(NODES, READ, "", &["configmaps", "secrets", "serviceaccounts"], Only::Referenced),
     // A name is not in the path of a create: admission compares it.
     may(NODES, &["create"], "", &["nodes"], Only::Any),
-    may(
-        NODES,
-        &["update", "patch"],
-        "",
-        &["nodes", "nodes/status"],
-        Only::OwnName,
-    ),
-    may(
-        NODES,
-        &["create"],
-        "coordination.k8s.io",
-        &["leases"],
-        Only::OwnLease,
-    ),
-    may(
-        NODES,
-        &["get", "update", "patch"],
-        "coordination.k8s.io",
-        &["leases"],
-        Only::OwnLease,
-    ),
-    may(
-        NODES,
-        &["update", "patch"],
-        "",
-        &["pods/status"],
-        Only::OwnPods,
-    ),
+    may(NODES, &["update", "patch"], "", &["nodes", "nodes/status"], Only::OwnName),
+    may(NODES, &["create"], "coordination.k8s.io", &["leases"], Only::OwnLease),
+    may(NODES, &["get", "update", "patch"], "coordination.k8s.io", &["leases"], Only::OwnLease),
+    may(NODES, &["update", "patch"], "", &["pods/status"], Only::OwnPods),
     may(NODES, &["delete"], "", &["pods"], Only::OwnPods),
-    may(
-        NODES,
-        &["create", "update", "patch"],
-        "",
-        &["events"],
-        Only::Any,
-    ),
-    may(
-        NODES,
-        &["create", "update", "patch"],
-        "events.k8s.io",
-        &["events"],
-        Only::Any,
-    ),
-    may(
-        NODES,
-        &["create"],
-        CERTIFICATES,
-        &["certificatesigningrequests"],
-        Only::Any,
-    ),
-    may(
-        NODES,
-        READ,
-        CERTIFICATES,
-        &["certificatesigningrequests"],
-        Only::OwnRequest,
-    ),
-    may(
-        JOINING,
-        &["create"],
-        CERTIFICATES,
-        &["certificatesigningrequests"],
-        Only::Any,
-    ),
-    may(
-        JOINING,
-        READ,
-        CERTIFICATES,
-        &["certificatesigningrequests"],
-        Only::OwnRequest,
-    ),
+    may(NODES, &["create", "update", "patch"], "", &["events"], Only::Any),
+    may(NODES, &["create", "update", "patch"], "events.k8s.io", &["events"], Only::Any),
+    may(NODES, &["create"], CERTIFICATES, &["certificatesigningrequests"], Only::Any),
+    may(NODES, READ, CERTIFICATES, &["certificatesigningrequests"], Only::OwnRequest),
+    may(JOINING, &["create"], CERTIFICATES, &["certificatesigningrequests"], Only::Any),
+    may(JOINING, READ, CERTIFICATES, &["certificatesigningrequests"], Only::OwnRequest),
 ];
 
 /// Allows or refuses with Kubernetes' own sentence.
 pub fn authorize(user: &User, asked: &Attributes, state: &Snapshot) -> Result<(), ApiError> {
-    if allowed(user, asked, state) {
-        Ok(())
-    } else {
-        Err(forbidden(user, asked))
-    }
+    if allowed(user, asked, state) { Ok(()) } else { Err(forbidden(user, asked)) }
 }
 
 /// The bare answer, for access reviews.
@@ -266,16 +152,13 @@ fn covers(rule: &Rule, asked: &Attributes) -> bool {
 fn path_matches(rule: &str, path: &str) -> bool {
     match rule.strip_suffix('*') {
         None => path.trim_end_matches('/') == rule,
-        Some("/api") => ["/api", "/apis"]
-            .iter()
-            .any(|root| path_matches_below(root, path)),
+        Some("/api") => ["/api", "/apis"].iter().any(|root| path_matches_below(root, path)),
         Some(root) => path_matches_below(root, path),
     }
 }
 
 fn path_matches_below(root: &str, path: &str) -> bool {
-    path.strip_prefix(root)
-        .is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
+    path.strip_prefix(root).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
 }
 
 fn holds(rule: &Rule, user: &User, asked: &Attributes, state: &Snapshot) -> bool {
@@ -311,9 +194,7 @@ fn object(
     state: &Snapshot,
 ) -> Option<Object> {
     let kind = wherry_resources::kind(group, "v1", plural)?;
-    state
-        .get(&stored::key(kind, namespace, name))
-        .map(|entry| stored::decode(kind, &entry))
+    state.get(&stored::key(kind, namespace, name)).map(|entry| stored::decode(kind, &entry))
 }
 
 /// Whether a list is narrowed to the Pods of one node. The parser of the list itself decides what
@@ -329,16 +210,12 @@ fn is_bound(asked: &Attributes, state: &Snapshot, node: &str) -> bool {
 }
 
 fn node_of(pod: &Object) -> &str {
-    pod.pointer("/spec/nodeName")
-        .and_then(Value::as_str)
-        .unwrap_or("")
+    pod.pointer("/spec/nodeName").and_then(Value::as_str).unwrap_or("")
 }
 
 fn is_own_request(user: &User, asked: &Attributes, state: &Snapshot) -> bool {
     let found = object(&asked.resource, CERTIFICATES, "", &asked.name, state);
-    let owner = found
-        .as_ref()
-        .and_then(|csr| csr.pointer("/spec/username")?.as_str());
+    let owner = found.as_ref().and_then(|csr| csr.pointer("/spec/username")?.as_str());
     owner == Some(user.name.as_str())
 }
 
@@ -367,9 +244,9 @@ fn references(spec: &Value, resource: &str, name: &str) -> bool {
                     named(value, "name")
                 }
                 ("secrets", "secret") => named(value, "secretName") || named(value, "name"),
-                ("secrets", "imagePullSecrets") => value
-                    .as_array()
-                    .is_some_and(|list| list.iter().any(|one| named(one, "name"))),
+                ("secrets", "imagePullSecrets") => {
+                    value.as_array().is_some_and(|list| list.iter().any(|one| named(one, "name")))
+                }
                 ("configmaps", "configMapKeyRef" | "configMapRef" | "configMap") => {
                     named(value, "name")
                 }
@@ -394,11 +271,7 @@ fn forbidden(user: &User, asked: &Attributes) -> ApiError {
             causes: Vec::new(),
         };
     }
-    let slash = if asked.subresource.is_empty() {
-        ""
-    } else {
-        "/"
-    };
+    let slash = if asked.subresource.is_empty() { "" } else { "/" };
     let resource = format!("{}{slash}{}", asked.resource, asked.subresource);
     let place = match asked.namespace.as_str() {
         "" => "at the cluster scope".to_owned(),
@@ -406,10 +279,7 @@ fn forbidden(user: &User, asked: &Attributes) -> ApiError {
     };
     let group = &asked.group;
     ApiError::Forbidden {
-        resource: GroupResource {
-            group: group.clone(),
-            plural: asked.resource.clone(),
-        },
+        resource: GroupResource { group: group.clone(), plural: asked.resource.clone() },
         name: asked.name.clone(),
         why: format!(
             "User {user:?} cannot {verb} resource {resource:?} in API group {group:?} {place}"

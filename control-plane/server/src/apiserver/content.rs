@@ -60,18 +60,13 @@ pub fn negotiate(
     user_agent: &str,
     pretty: Option<&str>,
 ) -> Result<Accepted, ApiError> {
-    let for_people = ["curl", "Wget", "Mozilla/5.0"]
-        .iter()
-        .any(|word| user_agent.starts_with(word));
+    let for_people =
+        ["curl", "Wget", "Mozilla/5.0"].iter().any(|word| user_agent.starts_with(word));
     let pretty = match pretty {
         Some(text) => !matches!(text, "0" | "false"),
         None => for_people,
     };
-    let json = Accepted {
-        form: Form::Object,
-        yaml: false,
-        pretty,
-    };
+    let json = Accepted { form: Form::Object, yaml: false, pretty };
     if accept.trim().is_empty() {
         return Ok(json);
     }
@@ -79,13 +74,8 @@ pub fn negotiate(
         let mut parts = range.split(';').map(str::trim);
         let media = parts.next().unwrap_or("").to_ascii_lowercase();
         let parameter = |name: &str| {
-            let mut pairs = range
-                .split(';')
-                .skip(1)
-                .filter_map(|part| part.trim().split_once('='));
-            pairs
-                .find(|(key, _)| key.eq_ignore_ascii_case(name))
-                .map(|(_, value)| value)
+            let mut pairs = range.split(';').skip(1).filter_map(|part| part.trim().split_once('='));
+            pairs.find(|(key, _)| key.eq_ignore_ascii_case(name)).map(|(_, value)| value)
         };
         let yaml = match media.as_str() {
             "application/json" | "*/*" | "application/*" => false,
@@ -101,11 +91,7 @@ pub fn negotiate(
             (Some(name), Some("meta.k8s.io"), Some(version))
                 if name.starts_with("PartialObjectMetadata") =>
             {
-                let version = if version == "v1beta1" {
-                    "v1beta1"
-                } else {
-                    "v1"
-                };
+                let version = if version == "v1beta1" { "v1beta1" } else { "v1" };
                 Form::Metadata { version }
             }
             _ => continue,
@@ -139,10 +125,7 @@ pub fn decode(content_type: &str, body: &[u8], expected: &str) -> Result<Decoded
         "application/vnd.kubernetes.protobuf" => {
             let value = wherry_resources::protobuf::decode(body)
                 .map_err(|error| unreadable(error.to_string()))?;
-            Ok(Decoded {
-                value,
-                duplicates: Vec::new(),
-            })
+            Ok(Decoded { value, duplicates: Vec::new() })
         }
         _ => Err(ApiError::UnsupportedMediaType(READABLE)),
     }
@@ -152,32 +135,19 @@ pub fn decode(content_type: &str, body: &[u8], expected: &str) -> Result<Decoded
 pub fn decode_json(body: &[u8]) -> Result<Decoded, String> {
     let mut reading = Reading::default();
     let mut deserializer = serde_json::Deserializer::from_slice(body);
-    let value = At {
-        reading: &mut reading,
-        depth: 0,
-    }
-    .deserialize(&mut deserializer);
+    let value = At { reading: &mut reading, depth: 0 }.deserialize(&mut deserializer);
     let value = value.map_err(|error| error.to_string())?;
     deserializer.end().map_err(|error| error.to_string())?;
-    Ok(Decoded {
-        value,
-        duplicates: reading.duplicates,
-    })
+    Ok(Decoded { value, duplicates: reading.duplicates })
 }
 
 /// Reads one YAML document.
 pub fn decode_yaml(body: &[u8]) -> Result<Decoded, String> {
     let mut reading = Reading::default();
-    let value = At {
-        reading: &mut reading,
-        depth: 0,
-    }
-    .deserialize(serde_yaml_ng::Deserializer::from_slice(body))
-    .map_err(|error| error.to_string())?;
-    Ok(Decoded {
-        value,
-        duplicates: reading.duplicates,
-    })
+    let value = At { reading: &mut reading, depth: 0 }
+        .deserialize(serde_yaml_ng::Deserializer::from_slice(body))
+        .map_err(|error| error.to_string())?;
+    Ok(Decoded { value, duplicates: reading.duplicates })
 }
 
 /// What is remembered while a body is read.
@@ -200,9 +170,7 @@ impl<'de> DeserializeSeed<'de> for At<'_> {
     fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<Value, D::Error> {
         self.reading.values += 1;
         if self.depth > DEPTH_MAX || self.reading.values > VALUES_MAX {
-            return Err(serde::de::Error::custom(
-                "the body is nested too deeply or too large",
-            ));
+            return Err(serde::de::Error::custom("the body is nested too deeply or too large"));
         }
         deserializer.deserialize_any(self)
     }
@@ -246,10 +214,8 @@ impl<'de> Visitor<'de> for At<'_> {
         let mut items = Vec::new();
         loop {
             self.reading.path.push(format!("[{}]", items.len()));
-            let next = access.next_element_seed(At {
-                reading: self.reading,
-                depth: self.depth + 1,
-            })?;
+            let next =
+                access.next_element_seed(At { reading: self.reading, depth: self.depth + 1 })?;
             self.reading.path.pop();
             match next {
                 Some(item) => items.push(item),
@@ -262,14 +228,10 @@ impl<'de> Visitor<'de> for At<'_> {
         let mut object = Map::new();
         while let Some(key) = access.next_key::<String>()? {
             self.reading.path.push(key.clone());
-            let value = access.next_value_seed(At {
-                reading: self.reading,
-                depth: self.depth + 1,
-            })?;
+            let value =
+                access.next_value_seed(At { reading: self.reading, depth: self.depth + 1 })?;
             if object.insert(key, value).is_some() {
-                self.reading
-                    .duplicates
-                    .push(self.reading.path.join(".").replace(".[", "["));
+                self.reading.duplicates.push(self.reading.path.join(".").replace(".[", "["));
             }
             self.reading.path.pop();
         }
@@ -305,9 +267,7 @@ pub fn respond_bytes(
 ) -> Response {
     let mut response = Response::new(Body::from(bytes));
     *response.status_mut() = code;
-    response
-        .headers_mut()
-        .insert(header::CONTENT_TYPE, HeaderValue::from_static(media));
+    response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static(media));
     for warning in warning_headers(warnings) {
         response.headers_mut().append(header::WARNING, warning);
     }

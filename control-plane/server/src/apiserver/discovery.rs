@@ -79,9 +79,7 @@ pub async fn version(
     headers: HeaderMap,
 ) -> Result<Response, ApiError> {
     // The core group has a path of its own.
-    let named = Some(group)
-        .filter(|group| !group.is_empty())
-        .ok_or(ApiError::NoSuchPath)?;
+    let named = Some(group).filter(|group| !group.is_empty()).ok_or(ApiError::NoSuchPath)?;
     resources(&named, &version, &headers).ok_or(ApiError::NoSuchPath)
 }
 
@@ -123,32 +121,19 @@ fn one_group(name: &str, headers: &HeaderMap) -> Option<Response> {
         extend(&mut entry, group_entry(group));
         entry
     };
-    Some(answer(
-        &format!("/apis/{name}"),
-        Form::Legacy,
-        headers,
-        document,
-    ))
+    Some(answer(&format!("/apis/{name}"), Form::Legacy, headers, document))
 }
 
 fn resources(group: &str, version: &str, headers: &HeaderMap) -> Option<Response> {
     let row = GROUPS.iter().find(|row| row.name == group)?;
     let version = row.versions.iter().find(|served| **served == version)?;
     let document = || resource_list(KINDS, group, version);
-    Some(answer(
-        &format!("{group}/{version}"),
-        Form::Legacy,
-        headers,
-        document,
-    ))
+    Some(answer(&format!("{group}/{version}"), Form::Legacy, headers, document))
 }
 
 /// The form that the request's `Accept` asks for: the first of its media types that can be served.
 fn form(headers: &HeaderMap) -> Option<Form> {
-    let values = headers
-        .get_all(ACCEPT)
-        .iter()
-        .filter_map(|value| value.to_str().ok());
+    let values = headers.get_all(ACCEPT).iter().filter_map(|value| value.to_str().ok());
     let accept = values.collect::<Vec<_>>().join(",");
     if accept.trim().is_empty() {
         return Some(Form::Legacy);
@@ -166,16 +151,12 @@ fn media_type_form(media_type: &str) -> Option<Form> {
     let named = ["g", "v", "as"].map(|name| parameters.get(name).copied());
     match named {
         [None, None, None] => Some(Form::Legacy),
-        [
-            Some("apidiscovery.k8s.io"),
-            Some("v2"),
-            Some("APIGroupDiscoveryList"),
-        ] => Some(Form::Aggregated("v2")),
-        [
-            Some("apidiscovery.k8s.io"),
-            Some("v2beta1"),
-            Some("APIGroupDiscoveryList"),
-        ] => Some(Form::Aggregated("v2beta1")),
+        [Some("apidiscovery.k8s.io"), Some("v2"), Some("APIGroupDiscoveryList")] => {
+            Some(Form::Aggregated("v2"))
+        }
+        [Some("apidiscovery.k8s.io"), Some("v2beta1"), Some("APIGroupDiscoveryList")] => {
+            Some(Form::Aggregated("v2beta1"))
+        }
         _ => None,
     }
 }
@@ -201,10 +182,7 @@ fn answer(
     let entry = rendered.entry((key.to_string(), form)).or_insert_with(|| {
         let body = encode(&document());
         let tag = format!("\"{}\"", hex::encode_upper(Sha256::digest(&body)));
-        Rendered {
-            body: body.into(),
-            tag,
-        }
+        Rendered { body: body.into(), tag }
     });
     let Rendered { body, tag } = entry.clone();
     drop(rendered);
@@ -213,15 +191,9 @@ fn answer(
     } else {
         respond(StatusCode::OK, &form.content_type(), body)
     };
-    let fields = [
-        (ETAG, tag.as_str()),
-        (VARY, "Accept"),
-        (CACHE_CONTROL, "public"),
-    ];
+    let fields = [(ETAG, tag.as_str()), (VARY, "Accept"), (CACHE_CONTROL, "public")];
     for (name, value) in fields {
-        let value = value
-            .parse()
-            .expect("tags are hexadecimal, the others constants");
+        let value = value.parse().expect("tags are hexadecimal, the others constants");
         response.headers_mut().insert(name, value);
     }
     response
@@ -229,21 +201,14 @@ fn answer(
 
 /// Whether the client has the document with this tag already.
 fn holds(headers: &HeaderMap, tag: &str) -> bool {
-    let values = headers
-        .get_all(IF_NONE_MATCH)
-        .iter()
-        .filter_map(|value| value.to_str().ok());
+    let values = headers.get_all(IF_NONE_MATCH).iter().filter_map(|value| value.to_str().ok());
     let mut tags = values.flat_map(|value| value.split(','));
     tags.any(|held| held.trim() == "*" || held.trim().trim_start_matches("W/") == tag)
 }
 
 fn respond(status: StatusCode, content_type: &str, body: Bytes) -> Response {
-    let response = Response::builder()
-        .status(status)
-        .header(CONTENT_TYPE, content_type);
-    response
-        .body(Body::from(body))
-        .expect("status and content type are well-formed")
+    let response = Response::builder().status(status).header(CONTENT_TYPE, content_type);
+    response.body(Body::from(body)).expect("status and content type are well-formed")
 }
 
 fn encode(document: &Value) -> Vec<u8> {
@@ -325,19 +290,12 @@ fn group_entry(group: &Group) -> Value {
 }
 
 fn resource_list(kinds: &[Kind], group: &str, version: &str) -> Value {
-    let group_version = if group.is_empty() {
-        version.to_string()
-    } else {
-        format!("{group}/{version}")
-    };
+    let group_version =
+        if group.is_empty() { version.to_string() } else { format!("{group}/{version}") };
     let mut resources = Vec::new();
     for kind in rows(kinds, group, version) {
         resources.push(legacy_resource(kind));
-        resources.extend(
-            kind.subresources
-                .iter()
-                .map(|row| legacy_subresource(kind, row)),
-        );
+        resources.extend(kind.subresources.iter().map(|row| legacy_subresource(kind, row)));
     }
     resources.sort_by_cached_key(|entry| entry["name"].as_str().unwrap_or_default().to_string());
     json!({
@@ -385,10 +343,7 @@ fn legacy_subresource(kind: &Kind, row: &Subresource) -> Value {
         "namespaced": kind.namespaced,
     });
     if (row.group, row.version) != (kind.group, kind.version) {
-        extend(
-            &mut resource,
-            json!({"group": row.group, "version": row.version}),
-        );
+        extend(&mut resource, json!({"group": row.group, "version": row.version}));
     }
     extend(&mut resource, json!({"kind": row.kind, "verbs": row.verbs}));
     resource

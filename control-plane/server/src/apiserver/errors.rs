@@ -23,10 +23,7 @@ pub struct GroupResource {
 
 impl From<&Kind> for GroupResource {
     fn from(kind: &Kind) -> Self {
-        GroupResource {
-            group: kind.group.into(),
-            plural: kind.plural.into(),
-        }
+        GroupResource { group: kind.group.into(), plural: kind.plural.into() }
     }
 }
 
@@ -58,40 +55,22 @@ pub enum ApiError {
     NoSuchPath,
     /// The object is not there.
     #[error("{resource} {name:?} not found")]
-    NotFound {
-        resource: GroupResource,
-        name: String,
-    },
+    NotFound { resource: GroupResource, name: String },
     /// An object of this name is there already.
     #[error("{resource} {name:?} already exists")]
-    AlreadyExists {
-        resource: GroupResource,
-        name: String,
-    },
+    AlreadyExists { resource: GroupResource, name: String },
     /// No free name was found for a generateName.
     #[error(
         "{resource} {name:?} already exists, the server was not able to generate a unique name \
          for the object"
     )]
-    NoUniqueName {
-        resource: GroupResource,
-        name: String,
-    },
+    NoUniqueName { resource: GroupResource, name: String },
     /// A precondition did not hold.
     #[error("Operation cannot be fulfilled on {resource} {name:?}: {why}")]
-    Conflict {
-        resource: GroupResource,
-        name: String,
-        why: String,
-    },
+    Conflict { resource: GroupResource, name: String, why: String },
     /// Fields are wrong; `kind` may differ from the stored one (ListOptions, Scale).
     #[error("{}", invalid_message(group, kind, name, errors))]
-    Invalid {
-        group: String,
-        kind: String,
-        name: String,
-        errors: Vec<FieldError>,
-    },
+    Invalid { group: String, kind: String, name: String, errors: Vec<FieldError> },
     /// The request cannot be understood.
     #[error("{0}")]
     BadRequest(String),
@@ -100,12 +79,7 @@ pub enum ApiError {
     Unauthorized,
     /// This user may not do that. `name` may be empty; an empty resource is a plain path.
     #[error("{}", forbidden_message(resource, name, why))]
-    Forbidden {
-        resource: GroupResource,
-        name: String,
-        why: String,
-        causes: Vec<Cause>,
-    },
+    Forbidden { resource: GroupResource, name: String, why: String, causes: Vec<Cause> },
     /// The resource is there, the verb is not.
     #[error("the server does not allow this method on the requested resource")]
     MethodNotAllowed,
@@ -120,17 +94,10 @@ pub enum ApiError {
     TooLarge(String),
     /// The asked revision has left the window. `continue_token` lets a list go on from here.
     #[error("{message}")]
-    Expired {
-        message: String,
-        continue_token: Option<String>,
-    },
+    Expired { message: String, continue_token: Option<String> },
     /// Refused for now.
     #[error("{message}")]
-    TooManyRequests {
-        message: String,
-        causes: Vec<Cause>,
-        retry_after_seconds: u32,
-    },
+    TooManyRequests { message: String, causes: Vec<Cause>, retry_after_seconds: u32 },
     /// Nobody but us is to blame.
     #[error("Internal error occurred: {0}")]
     Internal(String),
@@ -139,11 +106,7 @@ pub enum ApiError {
     Unavailable(String),
     /// It took too long, or a revision is ahead of the store.
     #[error("Timeout: {message}")]
-    Timeout {
-        message: String,
-        causes: Vec<Cause>,
-        retry_after_seconds: u32,
-    },
+    Timeout { message: String, causes: Vec<Cause>, retry_after_seconds: u32 },
 }
 
 fn invalid_message(group: &str, kind: &str, name: &str, errors: &[FieldError]) -> String {
@@ -169,61 +132,35 @@ const MODIFIED: &str =
 impl ApiError {
     /// The object is not there.
     pub fn not_found(kind: &Kind, name: &str) -> Self {
-        ApiError::NotFound {
-            resource: kind.into(),
-            name: name.into(),
-        }
+        ApiError::NotFound { resource: kind.into(), name: name.into() }
     }
 
     /// The write was based on an older state of the object.
     pub fn modified(kind: &Kind, name: &str) -> Self {
-        ApiError::Conflict {
-            resource: kind.into(),
-            name: name.into(),
-            why: MODIFIED.into(),
-        }
+        ApiError::Conflict { resource: kind.into(), name: name.into(), why: MODIFIED.into() }
     }
 
     /// A stated precondition (uid, resourceVersion of a delete) did not hold.
     pub fn conflict(kind: &Kind, name: &str, why: String) -> Self {
-        ApiError::Conflict {
-            resource: kind.into(),
-            name: name.into(),
-            why,
-        }
+        ApiError::Conflict { resource: kind.into(), name: name.into(), why }
     }
 
     /// Refused by policy, not by validation.
     pub fn forbidden(kind: &Kind, name: &str, why: impl Into<String>) -> Self {
         let resource = kind.into();
-        ApiError::Forbidden {
-            resource,
-            name: name.into(),
-            why: why.into(),
-            causes: Vec::new(),
-        }
+        ApiError::Forbidden { resource, name: name.into(), why: why.into(), causes: Vec::new() }
     }
 
     /// Fields of an object of this kind are wrong.
     pub fn invalid(kind: &Kind, name: &str, errors: Vec<FieldError>) -> Self {
         let (group, kind) = (kind.group.into(), kind.kind.into());
-        ApiError::Invalid {
-            group,
-            kind,
-            name: name.into(),
-            errors,
-        }
+        ApiError::Invalid { group, kind, name: name.into(), errors }
     }
 
     /// The request's own parameters contradict each other.
     pub fn invalid_options(kind: &str, errors: Vec<FieldError>) -> Self {
         let (group, kind) = ("meta.k8s.io".into(), kind.into());
-        ApiError::Invalid {
-            group,
-            kind,
-            name: String::new(),
-            errors,
-        }
+        ApiError::Invalid { group, kind, name: String::new(), errors }
     }
 
     /// HTTP status code.
@@ -261,11 +198,7 @@ impl ApiError {
     pub fn status(&self) -> Value {
         let (code, reason) = self.parts();
         let mut metadata = Map::new();
-        if let ApiError::Expired {
-            continue_token: Some(token),
-            ..
-        } = self
-        {
+        if let ApiError::Expired { continue_token: Some(token), .. } = self {
             metadata.insert("continue".into(), json!(token));
         }
         let mut status = json!({
@@ -287,18 +220,10 @@ impl ApiError {
             | ApiError::Conflict { resource, name, .. } => {
                 Some(details(name, &resource.group, &resource.plural, &[], 0))
             }
-            ApiError::Forbidden {
-                resource,
-                name,
-                causes,
-                ..
-            } => Some(details(name, &resource.group, &resource.plural, causes, 0)),
-            ApiError::Invalid {
-                group,
-                kind,
-                name,
-                errors,
-            } => {
+            ApiError::Forbidden { resource, name, causes, .. } => {
+                Some(details(name, &resource.group, &resource.plural, causes, 0))
+            }
+            ApiError::Invalid { group, kind, name, errors } => {
                 let causes: Vec<Cause> = errors
                     .iter()
                     .map(|error| Cause {
@@ -311,23 +236,13 @@ impl ApiError {
             }
             ApiError::MethodNotAllowed => Some(json!({})),
             ApiError::Internal(message) => {
-                let cause = Cause {
-                    reason: "",
-                    message: message.clone(),
-                    field: String::new(),
-                };
+                let cause = Cause { reason: "", message: message.clone(), field: String::new() };
                 Some(details("", "", "", &[cause], 0))
             }
-            ApiError::TooManyRequests {
-                causes,
-                retry_after_seconds,
-                ..
+            ApiError::TooManyRequests { causes, retry_after_seconds, .. }
+            | ApiError::Timeout { causes, retry_after_seconds, .. } => {
+                Some(details("", "", "", causes, *retry_after_seconds))
             }
-            | ApiError::Timeout {
-                causes,
-                retry_after_seconds,
-                ..
-            } => Some(details("", "", "", causes, *retry_after_seconds)),
             ApiError::NoSuchPath
             | ApiError::BadRequest(_)
             | ApiError::Unauthorized
@@ -341,14 +256,8 @@ impl ApiError {
 
     fn retry_after_seconds(&self) -> u32 {
         match self {
-            ApiError::TooManyRequests {
-                retry_after_seconds,
-                ..
-            }
-            | ApiError::Timeout {
-                retry_after_seconds,
-                ..
-            } => *retry_after_seconds,
+            ApiError::TooManyRequests { retry_after_seconds, .. }
+            | ApiError::Timeout { retry_after_seconds, .. } => *retry_after_seconds,
             // A member without a leader usually has one again after an election.
             ApiError::Unavailable(_) => 1,
             _ => 0,
@@ -368,11 +277,8 @@ pub fn details(name: &str, group: &str, kind: &str, causes: &[Cause], retry: u32
         .iter()
         .map(|cause| {
             let mut one = Map::new();
-            let parts = [
-                ("reason", cause.reason),
-                ("message", &cause.message),
-                ("field", &cause.field),
-            ];
+            let parts =
+                [("reason", cause.reason), ("message", &cause.message), ("field", &cause.field)];
             for (key, text) in parts {
                 if !text.is_empty() {
                     one.insert(key.into(), json!(text));
@@ -404,9 +310,7 @@ impl IntoResponse for ApiError {
         let mut response = (self.code(), json, body).into_response();
         let retry = self.retry_after_seconds();
         if retry > 0 {
-            response
-                .headers_mut()
-                .insert(header::RETRY_AFTER, HeaderValue::from(retry));
+            response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from(retry));
         }
         response
     }
@@ -414,9 +318,5 @@ impl IntoResponse for ApiError {
 
 /// A field error of the API server's own; most come from `wherry_resources::validate`.
 pub fn field(reason: Reason, field: &str, message: String) -> FieldError {
-    FieldError {
-        reason,
-        field: field.to_owned(),
-        message,
-    }
+    FieldError { reason, field: field.to_owned(), message }
 }

@@ -28,10 +28,7 @@ const AUDIT_ID: HeaderName = HeaderName::from_static("audit-id");
 
 /// Authenticates, authorises, limits the time, and puts the headers on that every answer has.
 pub async fn guard(State(api): State<ApiServer>, mut request: Request, next: Next) -> Response {
-    let sent = request
-        .headers()
-        .get(AUDIT_ID)
-        .filter(|id| id.len() <= AUDIT_ID_BYTES_MAX);
+    let sent = request.headers().get(AUDIT_ID).filter(|id| id.len() <= AUDIT_ID_BYTES_MAX);
     let audit_id = match sent {
         Some(id) => id.clone(),
         None => HeaderValue::try_from(uuid::Uuid::new_v4().to_string())
@@ -54,9 +51,7 @@ pub async fn guard(State(api): State<ApiServer>, mut request: Request, next: Nex
 fn dressed(mut answer: Response, audit_id: HeaderValue) -> Response {
     let headers = answer.headers_mut();
     headers.insert(AUDIT_ID, audit_id);
-    headers
-        .entry(header::CACHE_CONTROL)
-        .or_insert(HeaderValue::from_static("no-cache, private"));
+    headers.entry(header::CACHE_CONTROL).or_insert(HeaderValue::from_static("no-cache, private"));
     answer
 }
 
@@ -75,9 +70,7 @@ fn admit(api: &ApiServer, request: &mut Request) -> Result<Duration, ApiError> {
     let now = jiff::Timestamp::now();
     let mut user = auth::authenticate(request.extensions(), request.headers(), secret, now)?;
     if user.is_in(auth::UNAUTHENTICATED) {
-        let session = api
-            .sessions()
-            .authenticate(request.method(), request.headers())?;
+        let session = api.sessions().authenticate(request.method(), request.headers())?;
         user = session.unwrap_or(user);
     }
     let query = Query::parse(request.uri().query().unwrap_or(""));
@@ -92,17 +85,9 @@ fn admit(api: &ApiServer, request: &mut Request) -> Result<Duration, ApiError> {
         // Whoever has not said who they are is told that this is what is missing.
         let anonymous = user.is_in(auth::UNAUTHENTICATED);
         let wants_login = anonymous && attributes.path.starts_with("/v2");
-        return Err(if wants_login {
-            ApiError::Unauthorized
-        } else {
-            refused
-        });
+        return Err(if wants_login { ApiError::Unauthorized } else { refused });
     }
-    let limit = if is_long(&attributes, &query) {
-        Duration::MAX
-    } else {
-        REQUEST_TIMEOUT
-    };
+    let limit = if is_long(&attributes, &query) { Duration::MAX } else { REQUEST_TIMEOUT };
     request.extensions_mut().insert::<User>(user);
     request.extensions_mut().insert::<Attributes>(attributes);
     Ok(limit)

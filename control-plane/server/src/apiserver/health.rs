@@ -40,23 +40,11 @@ struct Check {
 }
 
 fn checks(api: &ApiServer, ready: bool) -> Vec<Check> {
-    let mut checks = vec![Check {
-        name: "ping",
-        problem: None,
-    }];
+    let mut checks = vec![Check { name: "ping", problem: None }];
     if ready {
-        checks.push(Check {
-            name: "store",
-            problem: api.store_problem(),
-        });
-        let stopping = api
-            .shutdown()
-            .is_cancelled()
-            .then(|| "shutting down".to_owned());
-        checks.push(Check {
-            name: "shutdown",
-            problem: stopping,
-        });
+        checks.push(Check { name: "store", problem: api.store_problem() });
+        let stopping = api.shutdown().is_cancelled().then(|| "shutting down".to_owned());
+        checks.push(Check { name: "shutdown", problem: stopping });
     }
     checks
 }
@@ -81,25 +69,15 @@ pub async fn one(
     State(api): State<ApiServer>,
     Path(name): Path<String>,
 ) -> Result<Response, ApiError> {
-    let found: Vec<Check> = checks(&api, true)
-        .into_iter()
-        .filter(|check| check.name == name)
-        .collect();
-    if found.is_empty() {
-        Err(ApiError::NoSuchPath)
-    } else {
-        Ok(report("readyz", &found, None))
-    }
+    let found: Vec<Check> =
+        checks(&api, true).into_iter().filter(|check| check.name == name).collect();
+    if found.is_empty() { Err(ApiError::NoSuchPath) } else { Ok(report("readyz", &found, None)) }
 }
 
 fn report(endpoint: &str, checks: &[Check], query: Option<&str>) -> Response {
     let healthy = checks.iter().all(|check| check.problem.is_none());
     let verbose = super::request::Query::parse(query.unwrap_or("")).flag("verbose");
-    let code = if healthy {
-        StatusCode::OK
-    } else {
-        StatusCode::INTERNAL_SERVER_ERROR
-    };
+    let code = if healthy { StatusCode::OK } else { StatusCode::INTERNAL_SERVER_ERROR };
     let mut text = String::new();
     if healthy && !verbose {
         text.push_str("ok");
@@ -110,18 +88,9 @@ fn report(endpoint: &str, checks: &[Check], query: Option<&str>) -> Response {
                 Some(problem) => writeln!(text, "[-]{} failed: {problem}", check.name),
             };
         }
-        let _ = writeln!(
-            text,
-            "{endpoint} check {}",
-            if healthy { "passed" } else { "failed" }
-        );
+        let _ = writeln!(text, "{endpoint} check {}", if healthy { "passed" } else { "failed" });
     }
-    (
-        code,
-        [(header::CONTENT_TYPE, "text/plain; charset=utf-8")],
-        text,
-    )
-        .into_response()
+    (code, [(header::CONTENT_TYPE, "text/plain; charset=utf-8")], text).into_response()
 }
 
 /// `/version`: major and minor are digits only, since clients parse them as numbers.
@@ -150,49 +119,19 @@ pub async fn metrics(State(api): State<ApiServer>) -> Response {
     let mut text = String::from("# TYPE apiserver_request_total counter\n");
     for (hundreds, count) in metrics.answers.iter().enumerate().skip(1) {
         let count = count.load(Relaxed);
-        let _ = writeln!(
-            text,
-            "apiserver_request_total{{code=\"{hundreds}xx\"}} {count}"
-        );
+        let _ = writeln!(text, "apiserver_request_total{{code=\"{hundreds}xx\"}} {count}");
     }
     let gauges = [
-        (
-            "apiserver_current_inflight_requests",
-            "gauge",
-            metrics.in_flight.load(Relaxed),
-        ),
-        (
-            "apiserver_longrunning_requests",
-            "gauge",
-            metrics.watches.load(Relaxed),
-        ),
-        (
-            "apiserver_terminated_watchers_total",
-            "counter",
-            metrics.watches_cut.load(Relaxed),
-        ),
-        (
-            "wherry_store_revision",
-            "gauge",
-            api.store().current().revision(),
-        ),
-        (
-            "wherry_node_tunnels",
-            "gauge",
-            api.tunnels().nodes().len() as u64,
-        ),
+        ("apiserver_current_inflight_requests", "gauge", metrics.in_flight.load(Relaxed)),
+        ("apiserver_longrunning_requests", "gauge", metrics.watches.load(Relaxed)),
+        ("apiserver_terminated_watchers_total", "counter", metrics.watches_cut.load(Relaxed)),
+        ("wherry_store_revision", "gauge", api.store().current().revision()),
+        ("wherry_node_tunnels", "gauge", api.tunnels().nodes().len() as u64),
     ];
     for (name, kind, value) in gauges {
         let _ = writeln!(text, "# TYPE {name} {kind}\n{name} {value}");
     }
-    (
-        [(
-            header::CONTENT_TYPE,
-            "text/plain; version=0.0.4; charset=utf-8",
-        )],
-        text,
-    )
-        .into_response()
+    ([(header::CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")], text).into_response()
 }
 
 /// `/`: what else there is.

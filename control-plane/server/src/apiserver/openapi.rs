@@ -51,10 +51,7 @@ struct Document {
 impl Document {
     fn new(document: &Value) -> Document {
         let body = document.to_string().into_bytes();
-        Document {
-            hash: hex::encode_upper(Sha256::digest(&body)),
-            body: body.into(),
-        }
+        Document { hash: hex::encode_upper(Sha256::digest(&body)), body: body.into() }
     }
 }
 
@@ -72,11 +69,7 @@ static VERSION_2: LazyLock<Document> =
 pub async fn v3(headers: HeaderMap) -> Result<Response, ApiError> {
     accepts_json(&headers)?;
     let index = off_thread(|| VERSION_3.index.clone()).await?;
-    Ok(document_response(
-        &headers,
-        index,
-        &[(CACHE_CONTROL, "no-cache, private".to_string())],
-    ))
+    Ok(document_response(&headers, index, &[(CACHE_CONTROL, "no-cache, private".to_string())]))
 }
 
 /// `GET /openapi/v3/{group and version}`.
@@ -91,10 +84,8 @@ pub async fn v3_document(
     let document = document.ok_or(ApiError::NoSuchPath)?;
     let query = query.unwrap_or_default();
     let pairs = form_urlencoded::parse(query.as_bytes());
-    let asked = pairs
-        .into_iter()
-        .find(|(name, _)| name == "hash")
-        .map(|(_, hash)| hash.into_owned());
+    let asked =
+        pairs.into_iter().find(|(name, _)| name == "hash").map(|(_, hash)| hash.into_owned());
     Ok(match asked.filter(|hash| !hash.is_empty()) {
         None => {
             let fields = [(CACHE_CONTROL, "no-cache, private".to_string())];
@@ -104,20 +95,13 @@ pub async fn v3_document(
             let expires = Timestamp::now() + KEPT_FOR;
             let fields = [
                 (CACHE_CONTROL, "public, immutable".to_string()),
-                (
-                    EXPIRES,
-                    expires.strftime("%a, %d %b %Y %H:%M:%S GMT").to_string(),
-                ),
+                (EXPIRES, expires.strftime("%a, %d %b %Y %H:%M:%S GMT").to_string()),
             ];
             document_response(&headers, document, &fields)
         }
         Some(_) => {
             let location = address(&path, &document.hash);
-            respond(
-                StatusCode::MOVED_PERMANENTLY,
-                &[(LOCATION, location)],
-                Bytes::new(),
-            )
+            respond(StatusCode::MOVED_PERMANENTLY, &[(LOCATION, location)], Bytes::new())
         }
     })
 }
@@ -127,11 +111,7 @@ pub async fn v3_document(
 pub async fn v2(headers: HeaderMap) -> Result<Response, ApiError> {
     accepts_json(&headers)?;
     let document = off_thread(|| VERSION_2.clone()).await?;
-    Ok(document_response(
-        &headers,
-        document,
-        &[(CACHE_CONTROL, "no-cache, private".to_string())],
-    ))
+    Ok(document_response(&headers, document, &[(CACHE_CONTROL, "no-cache, private".to_string())]))
 }
 
 /// Rendering takes a good part of a second, once.
@@ -144,20 +124,13 @@ async fn off_thread<T: Send + 'static>(
 }
 
 fn accepts_json(headers: &HeaderMap) -> Result<(), ApiError> {
-    let values = headers
-        .get_all(ACCEPT)
-        .iter()
-        .filter_map(|value| value.to_str().ok());
+    let values = headers.get_all(ACCEPT).iter().filter_map(|value| value.to_str().ok());
     let accept = values.collect::<Vec<_>>().join(",");
     let json = |range: &str| {
         let range = range.split(';').next().unwrap_or_default().trim();
         matches!(range, JSON | "application/*" | "*/*" | "")
     };
-    if accept.split(',').any(json) {
-        Ok(())
-    } else {
-        Err(ApiError::NotAcceptable(JSON))
-    }
+    if accept.split(',').any(json) { Ok(()) } else { Err(ApiError::NotAcceptable(JSON)) }
 }
 
 fn document_response(
@@ -166,17 +139,10 @@ fn document_response(
     fields: &[(HeaderName, String)],
 ) -> Response {
     let tag = format!("\"{}\"", document.hash);
-    let held = headers
-        .get_all(IF_NONE_MATCH)
-        .iter()
-        .filter_map(|value| value.to_str().ok());
+    let held = headers.get_all(IF_NONE_MATCH).iter().filter_map(|value| value.to_str().ok());
     let mut held = held.flat_map(|value| value.split(',')).map(str::trim);
     let known = held.any(|held| held == "*" || held.trim_start_matches("W/") == tag);
-    let mut all = vec![
-        (CONTENT_TYPE, JSON.to_string()),
-        (ETAG, tag),
-        (VARY, "Accept".to_string()),
-    ];
+    let mut all = vec![(CONTENT_TYPE, JSON.to_string()), (ETAG, tag), (VARY, "Accept".to_string())];
     all.extend_from_slice(fields);
     if known {
         return respond(StatusCode::NOT_MODIFIED, &all, Bytes::new());
@@ -188,9 +154,7 @@ fn respond(status: StatusCode, fields: &[(HeaderName, String)], body: Bytes) -> 
     let mut response = Response::new(Body::from(body));
     *response.status_mut() = status;
     for (name, value) in fields {
-        let value = value
-            .parse()
-            .expect("made of constants, hashes, dates and known paths");
+        let value = value.parse().expect("made of constants, hashes, dates and known paths");
         response.headers_mut().insert(name, value);
     }
     response
@@ -211,10 +175,7 @@ fn make_version_3() -> Version3 {
         }
     }
     let entry = |(path, document): (&String, &Document)| {
-        (
-            path.clone(),
-            json!({"serverRelativeURL": address(path, &document.hash)}),
-        )
+        (path.clone(), json!({"serverRelativeURL": address(path, &document.hash)}))
     };
     let paths: Map<String, Value> = documents.iter().map(entry).collect();
     let index = Document::new(&json!({"paths": paths}));
@@ -255,9 +216,5 @@ fn document(schemas: &schemas::Schemas, only: Option<(&str, &str)>) -> Value {
 
 /// `api/v1` or `apis/apps/v1`.
 fn group_version_path(group: &str, version: &str) -> String {
-    if group.is_empty() {
-        format!("api/{version}")
-    } else {
-        format!("apis/{group}/{version}")
-    }
+    if group.is_empty() { format!("api/{version}") } else { format!("apis/{group}/{version}") }
 }

@@ -108,21 +108,13 @@ async fn handle(files: &Files, request: Request<Body>) -> Result<Response, Error
 }
 
 async fn tags(files: &Files, name: &Name, query: &[(String, String)]) -> Result<Response, Error> {
-    let asked = parameter(query, "n")
-        .and_then(|n| n.parse().ok())
-        .unwrap_or(TAGS_PAGE_MAX);
-    let (tags, last) = (
-        files.tags(name).await?,
-        parameter(query, "last").unwrap_or_default(),
-    );
+    let asked = parameter(query, "n").and_then(|n| n.parse().ok()).unwrap_or(TAGS_PAGE_MAX);
+    let (tags, last) = (files.tags(name).await?, parameter(query, "last").unwrap_or_default());
     let rest: Vec<String> = tags.into_iter().filter(|tag| tag.as_str() > last).collect();
     let page = &rest[..rest.len().min(asked).min(TAGS_PAGE_MAX)];
     let mut fields = vec![(CONTENT_TYPE, "application/json".to_string())];
     if let Some(last) = page.last().filter(|_| page.len() < rest.len()) {
-        let link = format!(
-            "</v2/{name}/tags/list?n={}&last={last}>; rel=\"next\"",
-            page.len()
-        );
+        let link = format!("</v2/{name}/tags/list?n={}&last={last}>; rel=\"next\"", page.len());
         fields.push((LINK, link));
     }
     let document = json!({"name": name.as_str(), "tags": page}).to_string();
@@ -146,11 +138,7 @@ async fn manifest(
         (CONTENT_DIGEST, digest.to_string()),
         (ETAG, format!("\"{digest}\"")),
     ];
-    let body = if *method == Method::HEAD {
-        Body::empty()
-    } else {
-        Body::from(manifest.content)
-    };
+    let body = if *method == Method::HEAD { Body::empty() } else { Body::from(manifest.content) };
     Ok(reply(StatusCode::OK, &fields, body))
 }
 
@@ -161,9 +149,7 @@ async fn put_manifest(
     headers: &HeaderMap,
     body: Body,
 ) -> Result<Response, Error> {
-    let content = to_bytes(body, MANIFEST_BYTES_MAX)
-        .await
-        .map_err(|_| Error::ManifestSize)?;
+    let content = to_bytes(body, MANIFEST_BYTES_MAX).await.map_err(|_| Error::ManifestSize)?;
     let media_type = text_header(headers, &CONTENT_TYPE).unwrap_or_default();
     let digest = Digest::of(&content);
     if matches!(reference, Reference::Digest(expected) if *expected != digest) {
@@ -178,9 +164,7 @@ async fn put_manifest(
             return Err(Error::ManifestBlobUnknown(needed));
         }
     }
-    files
-        .put_manifest(name, &digest, media_type, &content)
-        .await?;
+    files.put_manifest(name, &digest, media_type, &content).await?;
     if let Reference::Tag(tag) = reference {
         files.put_tag(name, tag, &digest).await?;
     }
@@ -203,38 +187,21 @@ fn referenced(content: &[u8], media_type: &str) -> Result<Vec<(Referenced, Diges
     let manifest: Value =
         serde_json::from_slice(content).map_err(|_| Error::ManifestInvalid("is not JSON"))?;
     if media_type.is_empty() || !manifest.is_object() {
-        return Err(Error::ManifestInvalid(
-            "must be a JSON object sent with its media type",
-        ));
+        return Err(Error::ManifestInvalid("must be a JSON object sent with its media type"));
     }
-    if manifest["mediaType"]
-        .as_str()
-        .is_some_and(|own| own != media_type)
-    {
-        return Err(Error::ManifestInvalid(
-            "has another media type than its request",
-        ));
+    if manifest["mediaType"].as_str().is_some_and(|own| own != media_type) {
+        return Err(Error::ManifestInvalid("has another media type than its request"));
     }
-    let list = |key: &str| {
-        manifest[key]
-            .as_array()
-            .map(Vec::as_slice)
-            .unwrap_or_default()
-    };
+    let list = |key: &str| manifest[key].as_array().map(Vec::as_slice).unwrap_or_default();
     let blobs = list("layers").iter().chain(manifest.get("config"));
     // A layer with addresses of its own need not be here.
     let blobs = blobs.filter(|descriptor| descriptor["urls"].as_array().is_none_or(Vec::is_empty));
     let blobs = blobs.map(|descriptor| (Referenced::Blob, descriptor));
-    let manifests = list("manifests")
-        .iter()
-        .map(|descriptor| (Referenced::Manifest, descriptor));
+    let manifests = list("manifests").iter().map(|descriptor| (Referenced::Manifest, descriptor));
     let mut found = Vec::new();
     for (kind, descriptor) in blobs.chain(manifests) {
         let digest = descriptor["digest"].as_str().and_then(Digest::parse);
-        found.push((
-            kind,
-            digest.ok_or(Error::ManifestInvalid("names a digest that is none"))?,
-        ));
+        found.push((kind, digest.ok_or(Error::ManifestInvalid("names a digest that is none"))?));
     }
     Ok(found)
 }
@@ -264,25 +231,17 @@ async fn blob(
     let mut status = StatusCode::OK;
     if range.is_some() {
         status = StatusCode::PARTIAL_CONTENT;
-        fields.push((
-            CONTENT_RANGE,
-            format!("bytes {start}-{}/{}", end - 1, blob.length),
-        ));
+        fields.push((CONTENT_RANGE, format!("bytes {start}-{}/{}", end - 1, blob.length)));
     }
-    let body = if parts.method == Method::HEAD {
-        Body::empty()
-    } else {
-        blob.stream(start, end).await?
-    };
+    let body =
+        if parts.method == Method::HEAD { Body::empty() } else { blob.stream(start, end).await? };
     Ok(reply(status, &fields, body))
 }
 
 /// The half-open range of a `Range` header: `None` when it cannot be satisfied, `Some(None)` when
 /// it is to be ignored (another unit, several ranges).
 fn parse_range(text: &str, length: u64) -> Option<Option<(u64, u64)>> {
-    let Some((first, last)) = text
-        .strip_prefix("bytes=")
-        .and_then(|range| range.split_once('-'))
+    let Some((first, last)) = text.strip_prefix("bytes=").and_then(|range| range.split_once('-'))
     else {
         return Some(None);
     };
@@ -333,9 +292,7 @@ async fn finish_upload(
     body: Body,
 ) -> Result<Response, Error> {
     let query = query(parts);
-    let digest = parameter(&query, "digest")
-        .and_then(Digest::parse)
-        .ok_or(Error::DigestInvalid)?;
+    let digest = parameter(&query, "digest").and_then(Digest::parse).ok_or(Error::DigestInvalid)?;
     check_chunk(&upload, &parts.headers)?;
     let upload = receive(upload, body).await?;
     let name = upload.name.clone();
@@ -349,10 +306,7 @@ fn check_chunk(upload: &Upload, headers: &HeaderMap) -> Result<(), Error> {
         return Ok(());
     };
     let range = range.trim_start_matches("bytes ");
-    let start = range
-        .split('-')
-        .next()
-        .and_then(|start| start.parse::<u64>().ok());
+    let start = range.split('-').next().and_then(|start| start.parse::<u64>().ok());
     if start == Some(upload.length) {
         return Ok(());
     }
@@ -381,10 +335,7 @@ fn upload_range(upload: &Upload) -> String {
 
 fn upload_status(upload: Upload, status: StatusCode) -> Result<Response, Error> {
     let fields = [
-        (
-            LOCATION,
-            format!("/v2/{}/blobs/uploads/{}", upload.name, upload.id),
-        ),
+        (LOCATION, format!("/v2/{}/blobs/uploads/{}", upload.name, upload.id)),
         (RANGE, upload_range(&upload)),
         (UPLOAD_ID, upload.id.to_string()),
     ];
@@ -392,10 +343,8 @@ fn upload_status(upload: Upload, status: StatusCode) -> Result<Response, Error> 
 }
 
 fn created(name: &Name, digest: &Digest) -> Response {
-    let fields = [
-        (LOCATION, format!("/v2/{name}/blobs/{digest}")),
-        (CONTENT_DIGEST, digest.to_string()),
-    ];
+    let fields =
+        [(LOCATION, format!("/v2/{name}/blobs/{digest}")), (CONTENT_DIGEST, digest.to_string())];
     reply(StatusCode::CREATED, &fields, Body::empty())
 }
 
@@ -413,16 +362,11 @@ fn reply(status: StatusCode, fields: &[(HeaderName, String)], body: Body) -> Res
 
 fn query(parts: &Parts) -> Vec<(String, String)> {
     let query = parts.uri.query().unwrap_or_default();
-    form_urlencoded::parse(query.as_bytes())
-        .into_owned()
-        .collect()
+    form_urlencoded::parse(query.as_bytes()).into_owned().collect()
 }
 
 fn parameter<'a>(query: &'a [(String, String)], name: &str) -> Option<&'a str> {
-    query
-        .iter()
-        .find(|(key, _)| key == name)
-        .map(|(_, value)| value.as_str())
+    query.iter().find(|(key, _)| key == name).map(|(_, value)| value.as_str())
 }
 
 fn text_header<'a>(headers: &'a HeaderMap, name: &HeaderName) -> Option<&'a str> {

@@ -45,19 +45,13 @@ pub struct Query(Vec<(String, String)>);
 impl Query {
     /// Reads what follows the `?`; tolerates empty parts, as `?&a=b`.
     pub fn parse(query: &str) -> Query {
-        Query(
-            form_urlencoded::parse(query.as_bytes())
-                .into_owned()
-                .collect(),
-        )
+        Query(form_urlencoded::parse(query.as_bytes()).into_owned().collect())
     }
 
     /// Value of a parameter; empty ones count as absent.
     pub fn get(&self, name: &str) -> Option<&str> {
         let found = self.0.iter().find(|(key, _)| key == name);
-        found
-            .map(|(_, value)| value.as_str())
-            .filter(|value| !value.is_empty())
+        found.map(|(_, value)| value.as_str()).filter(|value| !value.is_empty())
     }
 
     /// `1`, `true` and a bare name are true, as Kubernetes reads booleans in queries.
@@ -110,19 +104,9 @@ impl Request {
 
     /// Content type of the body without its parameters, in lower case; JSON when none is given.
     pub fn content_type(&self) -> String {
-        let sent = self
-            .headers
-            .get(header::CONTENT_TYPE)
-            .and_then(|value| value.to_str().ok());
-        let bare = sent
-            .and_then(|value| value.split(';').next())
-            .unwrap_or("")
-            .trim();
-        if bare.is_empty() {
-            "application/json".into()
-        } else {
-            bare.to_ascii_lowercase()
-        }
+        let sent = self.headers.get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok());
+        let bare = sent.and_then(|value| value.split(';').next()).unwrap_or("").trim();
+        if bare.is_empty() { "application/json".into() } else { bare.to_ascii_lowercase() }
     }
 }
 
@@ -139,17 +123,10 @@ pub fn attributes(method: &Method, path: &str, query: &Query) -> Attributes {
     let decoded: Vec<String> = path
         .trim_matches('/')
         .split('/')
-        .map(|segment| {
-            percent_encoding::percent_decode_str(segment)
-                .decode_utf8_lossy()
-                .into()
-        })
+        .map(|segment| percent_encoding::percent_decode_str(segment).decode_utf8_lossy().into())
         .collect();
     // No name is empty or holds the byte that separates the parts of a key.
-    if decoded
-        .iter()
-        .any(|segment| segment.is_empty() || segment.contains('\0'))
-    {
+    if decoded.iter().any(|segment| segment.is_empty() || segment.contains('\0')) {
         return plain();
     }
     let segments: Vec<&str> = decoded.iter().map(String::as_str).collect();
@@ -233,10 +210,7 @@ pub fn resolve(
     let subresource = match attributes.subresource.as_str() {
         "" => None,
         name => {
-            let found = kind
-                .subresources
-                .iter()
-                .find(|subresource| subresource.name == name);
+            let found = kind.subresources.iter().find(|subresource| subresource.name == name);
             Some(found.ok_or(ApiError::NoSuchPath)?)
         }
     };
@@ -257,15 +231,7 @@ mod tests {
         let (path, query) = target.split_once('?').unwrap_or((target, ""));
         let method = Method::from_bytes(method.as_bytes()).expect("a method");
         let found = attributes(&method, path, &Query::parse(query));
-        let Attributes {
-            verb,
-            group,
-            version,
-            namespace,
-            resource,
-            subresource,
-            ..
-        } = &found;
+        let Attributes { verb, group, version, namespace, resource, subresource, .. } = &found;
         match found.is_resource {
             true => format!(
                 "{verb} {group}/{version} ns={namespace} {resource}/{subresource} name={} rest={}",
@@ -281,26 +247,11 @@ mod tests {
             ("GET /", "get /"),
             ("GET /api/v1", "get /api/v1"),
             ("GET /api/v1/pods", "list /v1 ns= pods/ name= rest="),
-            (
-                "GET /api/v1/pods/?watch=true",
-                "watch /v1 ns= pods/ name= rest=",
-            ),
-            (
-                "GET /api/v1/namespaces/a/pods/b",
-                "get /v1 ns=a pods/ name=b rest=",
-            ),
-            (
-                "GET /api/v1/namespaces/a/pods/b?watch=1",
-                "watch /v1 ns=a pods/ name=b rest=",
-            ),
-            (
-                "GET /api/v1/namespaces/a/pods/b/log",
-                "get /v1 ns=a pods/log name=b rest=",
-            ),
-            (
-                "GET /api/v1/namespaces/a",
-                "get /v1 ns=a namespaces/ name=a rest=",
-            ),
+            ("GET /api/v1/pods/?watch=true", "watch /v1 ns= pods/ name= rest="),
+            ("GET /api/v1/namespaces/a/pods/b", "get /v1 ns=a pods/ name=b rest="),
+            ("GET /api/v1/namespaces/a/pods/b?watch=1", "watch /v1 ns=a pods/ name=b rest="),
+            ("GET /api/v1/namespaces/a/pods/b/log", "get /v1 ns=a pods/log name=b rest="),
+            ("GET /api/v1/namespaces/a", "get /v1 ns=a namespaces/ name=a rest="),
             (
                 "PUT /api/v1/namespaces/a/finalize",
                 "update /v1 ns=a namespaces/finalize name=a rest=",
@@ -309,30 +260,12 @@ mod tests {
                 "PATCH /apis/apps/v1/namespaces/a/deployments/b/scale",
                 "patch apps/v1 ns=a deployments/scale name=b rest=",
             ),
-            (
-                "DELETE /api/v1/namespaces/a/pods",
-                "deletecollection /v1 ns=a pods/ name= rest=",
-            ),
-            (
-                "GET /api/v1/nodes/n/proxy/x/y",
-                "get /v1 ns= nodes/proxy name=n rest=x/y",
-            ),
-            (
-                "GET /api/v1/pods?fieldSelector=metadata.name%3Db",
-                "list /v1 ns= pods/ name=b rest=",
-            ),
-            (
-                "GET /api/v1/pods?fieldSelector=metadata.name!%3Db",
-                "list /v1 ns= pods/ name= rest=",
-            ),
-            (
-                "GET /api/v1/namespaces/a%00b/pods",
-                "get /api/v1/namespaces/a%00b/pods",
-            ),
-            (
-                "GET /api/v1/namespaces//pods",
-                "get /api/v1/namespaces//pods",
-            ),
+            ("DELETE /api/v1/namespaces/a/pods", "deletecollection /v1 ns=a pods/ name= rest="),
+            ("GET /api/v1/nodes/n/proxy/x/y", "get /v1 ns= nodes/proxy name=n rest=x/y"),
+            ("GET /api/v1/pods?fieldSelector=metadata.name%3Db", "list /v1 ns= pods/ name=b rest="),
+            ("GET /api/v1/pods?fieldSelector=metadata.name!%3Db", "list /v1 ns= pods/ name= rest="),
+            ("GET /api/v1/namespaces/a%00b/pods", "get /api/v1/namespaces/a%00b/pods"),
+            ("GET /api/v1/namespaces//pods", "get /api/v1/namespaces//pods"),
         ];
         for (line, expected) in cases {
             assert_eq!(read(line), expected, "{line}");

@@ -55,11 +55,7 @@ pub fn router(api: ApiServer) -> Router {
         .merge(ui::router())
         .fallback(|| async { ApiError::NoSuchPath })
         .method_not_allowed_fallback(|| async { ApiError::MethodNotAllowed })
-        .layer(
-            CompressionLayer::new()
-                .gzip(true)
-                .compress_when(is_worth_gzip),
-        )
+        .layer(CompressionLayer::new().gzip(true).compress_when(is_worth_gzip))
         .layer(middleware::from_fn_with_state(api.clone(), guard::guard))
         .layer(CatchPanicLayer::custom(panicked))
         .with_state(api)
@@ -71,9 +67,7 @@ async fn resource(
     http: axum::extract::Request,
 ) -> Result<Response, ApiError> {
     let request = read(http).await?;
-    let part = request
-        .subresource
-        .map_or("", |subresource| subresource.name);
+    let part = request.subresource.map_or("", |subresource| subresource.name);
     match (part, request.attributes.verb.as_str()) {
         _ if request.kind.storage == wherry_resources::Storage::None => {
             verbs::review::answer(&api, &request).await
@@ -102,41 +96,19 @@ async fn read(http: axum::extract::Request) -> Result<Request, ApiError> {
     let (mut parts, body) = http.into_parts();
     let missing = || ApiError::Internal("a request went past the guard".to_owned());
     let user = parts.extensions.remove::<User>().ok_or_else(missing)?;
-    let attributes = parts
-        .extensions
-        .remove::<Attributes>()
-        .ok_or_else(missing)?;
+    let attributes = parts.extensions.remove::<Attributes>().ok_or_else(missing)?;
     let (kind, subresource) = request::resolve(&attributes)?;
     let query = Query::parse(parts.uri.query().unwrap_or(""));
-    let header = |name| {
-        parts
-            .headers
-            .get(name)
-            .and_then(|value| value.to_str().ok())
-            .unwrap_or("")
-    };
+    let header = |name| parts.headers.get(name).and_then(|value| value.to_str().ok()).unwrap_or("");
     let accepted = if subresource.is_some_and(|subresource| subresource.name == "log") {
         // Logs are text whatever the client prefers.
         content::negotiate("", "", None)?
     } else {
-        content::negotiate(
-            header(header::ACCEPT),
-            header(header::USER_AGENT),
-            query.get("pretty"),
-        )?
+        content::negotiate(header(header::ACCEPT), header(header::USER_AGENT), query.get("pretty"))?
     };
     let body = whole(body).await?;
     let headers = parts.headers;
-    Ok(Request {
-        user,
-        attributes,
-        kind,
-        subresource,
-        query,
-        accepted,
-        headers,
-        body,
-    })
+    Ok(Request { user, attributes, kind, subresource, query, accepted, headers, body })
 }
 
 async fn whole(body: Body) -> Result<bytes::Bytes, ApiError> {
@@ -145,17 +117,13 @@ async fn whole(body: Body) -> Result<bytes::Bytes, ApiError> {
         Err(error) if error.is::<http_body_util::LengthLimitError>() => {
             Err(ApiError::TooLarge(format!("limit is {BODY_BYTES_MAX}")))
         }
-        Err(error) => Err(ApiError::BadRequest(format!(
-            "the body could not be read: {error}"
-        ))),
+        Err(error) => Err(ApiError::BadRequest(format!("the body could not be read: {error}"))),
     }
 }
 
 /// Only complete answers: a stream would wait in the compressor's buffer.
 fn is_worth_gzip(_: StatusCode, _: Version, headers: &HeaderMap, _: &Extensions) -> bool {
-    let length = headers
-        .get(header::CONTENT_LENGTH)
-        .and_then(|value| value.to_str().ok());
+    let length = headers.get(header::CONTENT_LENGTH).and_then(|value| value.to_str().ok());
     let length: Option<u64> = length.and_then(|text| text.parse().ok());
     length.is_some_and(|length| length >= GZIP_BYTES_MIN)
 }

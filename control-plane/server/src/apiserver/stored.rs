@@ -13,8 +13,7 @@ use wherry_store::{Entry, Revision};
 
 /// The row under which objects of this kind are kept (HPA v1 is kept as v2, and so on).
 fn home(kind: &'static Kind) -> &'static Kind {
-    kind.stored_as()
-        .expect("only stored kinds have routes that read or write the store")
+    kind.stored_as().expect("only stored kinds have routes that read or write the store")
 }
 
 /// Store key of one object; `namespace` is empty for cluster-scoped kinds.
@@ -35,18 +34,13 @@ pub fn prefix(kind: &'static Kind, namespace: Option<&str>) -> Bytes {
 /// Bytes for the store.
 pub fn encode(kind: &'static Kind, object: &Object) -> Bytes {
     let mut object = object.clone();
-    assert!(
-        !meta::uid(&object).is_empty(),
-        "an object has a uid before it is stored"
-    );
+    assert!(!meta::uid(&object).is_empty(), "an object has a uid before it is stored");
     if kind.storage != Storage::Own {
         object = convert::to(kind, home(kind), object);
     }
     meta::set(&mut object, "resourceVersion", "");
     meta::order(&mut object);
-    serde_json::to_vec(&object)
-        .expect("an object has only string keys")
-        .into()
+    serde_json::to_vec(&object).expect("an object has only string keys").into()
 }
 
 /// The object in an entry, with its resourceVersion.
@@ -88,10 +82,7 @@ pub fn json_item(kind: &'static Kind, value: &[u8], revision: Revision) -> Vec<u
 fn splice(value: &[u8], revision: Revision) -> Vec<u8> {
     const UID: &[u8] = b"\"uid\":\"";
     let start = find(value, UID).expect("encode wrote a uid") + UID.len();
-    let end = value[start..]
-        .iter()
-        .position(|byte| *byte == b'"')
-        .expect("the uid ends");
+    let end = value[start..].iter().position(|byte| *byte == b'"').expect("the uid ends");
     let end = start + end + 1;
     let addition = format!(",\"resourceVersion\":\"{revision}\"");
     let mut json = Vec::with_capacity(value.len() + addition.len());
@@ -102,9 +93,7 @@ fn splice(value: &[u8], revision: Revision) -> Vec<u8> {
 }
 
 fn find(bytes: &[u8], pattern: &[u8]) -> Option<usize> {
-    bytes
-        .windows(pattern.len())
-        .position(|window| window == pattern)
+    bytes.windows(pattern.len()).position(|window| window == pattern)
 }
 
 #[cfg(test)]

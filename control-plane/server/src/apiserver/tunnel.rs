@@ -88,10 +88,7 @@ impl Tunnels {
         let failed =
             match tokio::time::timeout(ANSWER_TIMEOUT, tunnel.sender.send_request(request)).await {
                 Ok(Ok(response)) => return Ok(response),
-                Ok(Err(source)) => TunnelError::Failed {
-                    node: node.to_owned(),
-                    source,
-                },
+                Ok(Err(source)) => TunnelError::Failed { node: node.to_owned(), source },
                 Err(_) => TunnelError::NoAnswer(node.to_owned()),
             };
         self.close(node, tunnel.id);
@@ -140,24 +137,13 @@ pub async fn accept(
     State(api): State<ApiServer>,
     mut request: axum::extract::Request,
 ) -> Result<Response, ApiError> {
-    let user = request
-        .extensions()
-        .get::<User>()
-        .cloned()
-        .unwrap_or_default();
+    let user = request.extensions().get::<User>().cloned().unwrap_or_default();
     let Some(node) = user.node().map(str::to_owned) else {
-        return Err(ApiError::BadRequest(
-            "only a node's own certificate opens a tunnel".into(),
-        ));
+        return Err(ApiError::BadRequest("only a node's own certificate opens a tunnel".into()));
     };
-    let asked = request
-        .headers()
-        .get(header::UPGRADE)
-        .and_then(|value| value.to_str().ok());
+    let asked = request.headers().get(header::UPGRADE).and_then(|value| value.to_str().ok());
     if !asked.is_some_and(|protocol| protocol.eq_ignore_ascii_case(PROTOCOL)) {
-        return Err(ApiError::BadRequest(format!(
-            "this path needs Upgrade: {PROTOCOL}"
-        )));
+        return Err(ApiError::BadRequest(format!("this path needs Upgrade: {PROTOCOL}")));
     }
     let upgrade = hyper::upgrade::on(&mut request);
     let shutdown = api.shutdown().clone();
@@ -208,31 +194,15 @@ mod tests {
         let agent = tokio::spawn(agent(theirs));
         let serving = tunnels.clone();
         let server = tokio::spawn(async move {
-            serving
-                .serve("n", TokioIo::new(ours), CancellationToken::new())
-                .await;
+            serving.serve("n", TokioIo::new(ours), CancellationToken::new()).await;
         });
         until(|| tunnels.nodes() == ["n"]).await;
-        let answer = tunnels
-            .get("n", "/logs/a/b/c?follow=true")
-            .await
-            .expect("the agent answers");
-        let body = answer
-            .into_body()
-            .collect()
-            .await
-            .expect("a whole body")
-            .to_bytes();
+        let answer = tunnels.get("n", "/logs/a/b/c?follow=true").await.expect("the agent answers");
+        let body = answer.into_body().collect().await.expect("a whole body").to_bytes();
         assert_eq!(body, "http://agent/logs/a/b/c?follow=true");
-        assert!(matches!(
-            tunnels.get("m", "/").await,
-            Err(TunnelError::NotConnected(_))
-        ));
+        assert!(matches!(tunnels.get("m", "/").await, Err(TunnelError::NotConnected(_))));
         agent.abort();
         server.await.expect("the tunnel ends with its connection");
-        assert!(matches!(
-            tunnels.get("n", "/").await,
-            Err(TunnelError::NotConnected(_))
-        ));
+        assert!(matches!(tunnels.get("n", "/").await, Err(TunnelError::NotConnected(_))));
     }
 }

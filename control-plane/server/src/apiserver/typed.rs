@@ -119,23 +119,14 @@ impl Shapes {
         let mut generator: SchemaGenerator = SchemaSettings::draft07().into_generator();
         let mut roots = Vec::new();
         for row in ROWS {
-            roots.push((
-                (row.group, row.version, row.kind),
-                (row.add)(&mut generator),
-            ));
+            roots.push(((row.group, row.version, row.kind), (row.add)(&mut generator)));
         }
         let definitions = generator.take_definitions(false);
         let names = definitions.keys().enumerate();
         let indexes: HashMap<&str, usize> = names.map(|(i, name)| (name.as_str(), i)).collect();
-        let types = definitions
-            .values()
-            .map(|schema| shape(schema, &indexes))
-            .collect();
+        let types = definitions.values().map(|schema| shape(schema, &indexes)).collect();
         let index = |name: &String| indexes[name.as_str()];
-        let kinds = roots
-            .iter()
-            .map(|(kind, name)| (*kind, index(name)))
-            .collect();
+        let kinds = roots.iter().map(|(kind, name)| (*kind, index(name))).collect();
         Shapes { types, kinds }
     }
 }
@@ -163,15 +154,10 @@ fn complaint(path: &[Step<'_>], value: &Value, wanted: &str) -> String {
 /// Reads a schema; what it does not understand may be anything.
 fn shape(schema: &Value, indexes: &HashMap<&str, usize>) -> Shape {
     let text = |key: &str| schema.get(key).and_then(Value::as_str).unwrap_or("");
-    let inner = schema
-        .get("allOf")
-        .and_then(|list| list.get(0))
-        .unwrap_or(schema);
+    let inner = schema.get("allOf").and_then(|list| list.get(0)).unwrap_or(schema);
     if let Some(reference) = inner.get("$ref").and_then(Value::as_str) {
         let name = reference.rsplit('/').next().unwrap_or("");
-        return indexes
-            .get(name)
-            .map_or(Shape::Anything, |index| Shape::Type(*index));
+        return indexes.get(name).map_or(Shape::Anything, |index| Shape::Type(*index));
     }
     if schema.get("x-kubernetes-int-or-string") == Some(&Value::Bool(true)) {
         return Shape::IntegerOrText;
@@ -184,17 +170,12 @@ fn shape(schema: &Value, indexes: &HashMap<&str, usize>) -> Shape {
         ("string", "date-time") => Shape::Time,
         ("string", _) => Shape::Text,
         ("array", _) => {
-            let items = schema
-                .get("items")
-                .map_or(Shape::Anything, |items| shape(items, indexes));
+            let items = schema.get("items").map_or(Shape::Anything, |items| shape(items, indexes));
             Shape::List(Box::new(items))
         }
         ("object", _) => match (schema.get("properties"), schema.get("additionalProperties")) {
             (Some(Value::Object(fields)), _) => Shape::Object(
-                fields
-                    .iter()
-                    .map(|(key, field)| (key.clone(), shape(field, indexes)))
-                    .collect(),
+                fields.iter().map(|(key, field)| (key.clone(), shape(field, indexes))).collect(),
             ),
             (_, Some(values @ Value::Object(_))) => Shape::Map(Box::new(shape(values, indexes))),
             _ => Shape::Anything,
@@ -212,12 +193,7 @@ struct Row {
 }
 
 const fn row<T: Resource + JsonSchema>() -> Row {
-    Row {
-        group: T::GROUP,
-        version: T::VERSION,
-        kind: T::KIND,
-        add: add::<T>,
-    }
+    Row { group: T::GROUP, version: T::VERSION, kind: T::KIND, add: add::<T> }
 }
 
 fn add<T: JsonSchema>(generator: &mut SchemaGenerator) -> String {
@@ -298,10 +274,7 @@ mod tests {
     fn what_does_not_fit_is_named() {
         let pods = wherry_resources::kind("", "v1", "pods").expect("a built-in kind");
         let cases = [
-            (
-                json!({"spec": {"containers": [{"name": "a", "ports": [{"containerPort": 1}]}]}}),
-                "",
-            ),
+            (json!({"spec": {"containers": [{"name": "a", "ports": [{"containerPort": 1}]}]}}), ""),
             (
                 json!({"spec": {"containers": [{"ports": [{"containerPort": "1"}]}]}}),
                 "spec.containers[0].ports[0].containerPort: a string stands where a number belongs",
@@ -323,10 +296,7 @@ mod tests {
                 json!({"spec": {"containers": {}}}),
                 "spec.containers: an object stands where a list belongs",
             ),
-            (
-                json!({"spec": {"containers": [{"resources": {"limits": {"cpu": 1}}}]}}),
-                "",
-            ),
+            (json!({"spec": {"containers": [{"resources": {"limits": {"cpu": 1}}}]}}), ""),
         ];
         for (pod, expected) in cases {
             assert_eq!(check(pods, &pod).err().unwrap_or_default(), expected);

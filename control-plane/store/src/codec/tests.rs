@@ -3,13 +3,7 @@
 use super::*;
 
 fn entries() -> Vec<LogEntry> {
-    let log_id = |index| LogId {
-        leader_id: LeaderId {
-            term: 7,
-            node_id: 3,
-        },
-        index,
-    };
+    let log_id = |index| LogId { leader_id: LeaderId { term: 7, node_id: 3 }, index };
     let command = |precondition, action| Command {
         time_ms: 1_700_000_000_000,
         key: Bytes::from_static(b"key"),
@@ -17,26 +11,15 @@ fn entries() -> Vec<LogEntry> {
         action,
     };
     let put = || Action::Put(Bytes::from_static(b"value"));
-    let node = |addr: &str| BasicNode {
-        addr: addr.to_owned(),
-    };
+    let node = |addr: &str| BasicNode { addr: addr.to_owned() };
     let nodes = BTreeMap::from([(1, node("a:1")), (2, node("b:2")), (3, node(""))]);
     let configs = vec![BTreeSet::from([1, 2]), BTreeSet::from([2])];
     let membership = Membership::new(configs, nodes).expect("the membership is valid");
     vec![
         LogEntry::new(log_id(0), EntryPayload::Blank),
-        LogEntry::new(
-            log_id(1),
-            EntryPayload::Normal(command(Precondition::Any, put())),
-        ),
-        LogEntry::new(
-            log_id(2),
-            EntryPayload::Normal(command(Precondition::Absent, put())),
-        ),
-        LogEntry::new(
-            log_id(3),
-            EntryPayload::Normal(command(Precondition::At(9), put())),
-        ),
+        LogEntry::new(log_id(1), EntryPayload::Normal(command(Precondition::Any, put()))),
+        LogEntry::new(log_id(2), EntryPayload::Normal(command(Precondition::Absent, put()))),
+        LogEntry::new(log_id(3), EntryPayload::Normal(command(Precondition::At(9), put()))),
         LogEntry::new(
             log_id(u64::MAX),
             EntryPayload::Normal(command(Precondition::Present, Action::Delete)),
@@ -57,13 +40,7 @@ fn log_entries_come_back() {
 #[test]
 fn votes_come_back() {
     for committed in [false, true] {
-        let vote = Vote {
-            leader_id: LeaderId {
-                term: u64::MAX,
-                node_id: 1,
-            },
-            committed,
-        };
+        let vote = Vote { leader_id: LeaderId { term: u64::MAX, node_id: 1 }, committed };
         let record = encode(0, &vote, Encoder::vote);
         assert_eq!(decode(&record, Decoder::vote), Ok(vote));
     }
@@ -76,10 +53,7 @@ fn any_changed_byte_is_noticed() {
         for at in 0..record.len() {
             let mut damaged = record.clone();
             damaged[at] ^= 0x10;
-            assert_eq!(
-                decode(&damaged, Decoder::log_entry),
-                Err(CodecError::Checksum)
-            );
+            assert_eq!(decode(&damaged, Decoder::log_entry), Err(CodecError::Checksum));
         }
     }
 }
@@ -109,10 +83,7 @@ fn sealed_nonsense_is_refused() {
     payload[16] = 2;
     assert_eq!(vote(&payload), Err(CodecError::Choice("a vote", 2)));
     // A length beyond the end is not a reason to allocate.
-    assert_eq!(
-        decode(&sealed(&[0xff; 4]), Decoder::bytes),
-        Err(CodecError::Short)
-    );
+    assert_eq!(decode(&sealed(&[0xff; 4]), Decoder::bytes), Err(CodecError::Short));
 }
 
 #[test]

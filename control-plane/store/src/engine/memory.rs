@@ -15,9 +15,7 @@ pub(crate) struct Memory {
 impl Memory {
     pub(crate) fn new() -> Memory {
         let columns = Column::ALL.map(|column| (column, BTreeMap::new()));
-        Memory {
-            columns: Mutex::new(Some(BTreeMap::from(columns))),
-        }
+        Memory { columns: Mutex::new(Some(BTreeMap::from(columns))) }
     }
 
     fn lock(&self) -> MutexGuard<'_, Option<Columns>> {
@@ -31,11 +29,7 @@ impl Memory {
     ) -> Result<T, EngineError> {
         let guard = self.lock();
         let columns = guard.as_ref().ok_or(EngineError::Closed)?;
-        Ok(read(
-            columns
-                .get(&column)
-                .expect("all columns are made at the start"),
-        ))
+        Ok(read(columns.get(&column).expect("all columns are made at the start")))
     }
 }
 
@@ -48,9 +42,7 @@ impl Engine for Memory {
                 Op::Put(column, ..) | Op::Delete(column, _) => column,
                 Op::DeleteRange(column, ..) | Op::Clear(column) => column,
             };
-            let map = columns
-                .get_mut(column)
-                .expect("all columns are made at the start");
+            let map = columns.get_mut(column).expect("all columns are made at the start");
             match op {
                 Op::Put(_, key, value) => {
                     map.insert(key.to_vec(), value.clone());
@@ -74,9 +66,7 @@ impl Engine for Memory {
     fn scan(&self, column: Column, from: &[u8], visit: &mut Visit) -> Result<(), EngineError> {
         // Copied first, so that a visitor may take its time without holding up the writer.
         let pairs: Vec<Pair> = self.column(column, |map| {
-            map.range(from.to_vec()..)
-                .map(|(key, value)| (key.clone(), value.clone()))
-                .collect()
+            map.range(from.to_vec()..).map(|(key, value)| (key.clone(), value.clone())).collect()
         })?;
         for (key, value) in &pairs {
             if visit(key, value)? == Walk::Enough {
@@ -88,8 +78,7 @@ impl Engine for Memory {
 
     fn last(&self, column: Column) -> Result<Option<Pair>, EngineError> {
         self.column(column, |map| {
-            map.last_key_value()
-                .map(|(key, value)| (key.clone(), value.clone()))
+            map.last_key_value().map(|(key, value)| (key.clone(), value.clone()))
         })
     }
 

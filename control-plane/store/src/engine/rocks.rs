@@ -43,30 +43,18 @@ pub(crate) struct Rocks {
 impl Rocks {
     /// Opens or creates the database in a folder. Only one process can have it open.
     pub(crate) fn open(path: &Path) -> Result<Rocks, OpenError> {
-        let io = |source| OpenError::Folder {
-            path: path.to_owned(),
-            source,
-        };
-        std::fs::DirBuilder::new()
-            .recursive(true)
-            .mode(0o700)
-            .create(path)
-            .map_err(io)?;
+        let io = |source| OpenError::Folder { path: path.to_owned(), source };
+        std::fs::DirBuilder::new().recursive(true).mode(0o700).create(path).map_err(io)?;
         if lost_its_manifest(path).map_err(io)? {
             let detail = "the file CURRENT is missing".to_owned();
-            return Err(OpenError::Damaged {
-                path: path.to_owned(),
-                detail,
-            });
+            return Err(OpenError::Damaged { path: path.to_owned(), detail });
         }
 
         let columns = Column::ALL
             .map(|column| ColumnFamilyDescriptor::new(column.name(), column_options(column)));
         let db = DB::open_cf_descriptors(&database_options(), path, columns)
             .map_err(|error| open_error(path.to_owned(), error))?;
-        Ok(Rocks {
-            db: RwLock::new(Some(db)),
-        })
+        Ok(Rocks { db: RwLock::new(Some(db)) })
     }
 
     fn with<T>(&self, run: impl FnOnce(&DB) -> Result<T, EngineError>) -> Result<T, EngineError> {
@@ -122,17 +110,13 @@ fn open_error(path: PathBuf, error: rocksdb::Error) -> OpenError {
     let locked = detail.contains("/LOCK") || detail.contains("lock hold by current process");
     match error.kind() {
         ErrorKind::IOError if locked => OpenError::InUse { path },
-        ErrorKind::IOError => OpenError::Folder {
-            path,
-            source: std::io::Error::other(detail),
-        },
+        ErrorKind::IOError => OpenError::Folder { path, source: std::io::Error::other(detail) },
         _ => OpenError::Damaged { path, detail },
     }
 }
 
 fn handle(db: &DB, column: Column) -> &ColumnFamily {
-    db.cf_handle(column.name())
-        .expect("all columns are opened with the database")
+    db.cf_handle(column.name()).expect("all columns are opened with the database")
 }
 
 fn read_error(error: rocksdb::Error) -> EngineError {
@@ -189,11 +173,7 @@ impl Engine for Rocks {
     }
 
     fn close(&self) {
-        let db = self
-            .db
-            .write()
-            .unwrap_or_else(PoisonError::into_inner)
-            .take();
+        let db = self.db.write().unwrap_or_else(PoisonError::into_inner).take();
         drop(db);
     }
 }

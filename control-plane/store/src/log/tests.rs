@@ -16,13 +16,7 @@ fn open(engine: &Arc<Memory>) -> Log {
 }
 
 fn log_id(index: u64) -> LogId {
-    LogId {
-        leader_id: LeaderId {
-            term: 1,
-            node_id: 1,
-        },
-        index,
-    }
+    LogId { leader_id: LeaderId { term: 1, node_id: 1 }, index }
 }
 
 fn put(index: u64, value_bytes: usize) -> LogEntry {
@@ -37,20 +31,12 @@ fn put(index: u64, value_bytes: usize) -> LogEntry {
 
 async fn append(log: &mut Log, entries: Vec<LogEntry>) {
     let (sender, flushed) = Types::oneshot();
-    log.append(entries, IOFlushed::signal(sender))
-        .await
-        .expect("the writer runs");
-    flushed
-        .await
-        .expect("the callback is called")
-        .expect("memory does not fail");
+    log.append(entries, IOFlushed::signal(sender)).await.expect("the writer runs");
+    flushed.await.expect("the callback is called").expect("memory does not fail");
 }
 
 async fn indexes(log: &mut Log, range: std::ops::Range<u64>) -> Vec<u64> {
-    let entries = log
-        .try_get_log_entries(range)
-        .await
-        .expect("the log is sound");
+    let entries = log.try_get_log_entries(range).await.expect("the log is sound");
     entries.iter().map(|entry| entry.log_id.index).collect()
 }
 
@@ -62,10 +48,7 @@ async fn entries_come_from_memory_and_from_disk_alike() {
 
     let mut reopened = open(&engine);
     append(&mut reopened, (10..15).map(|index| put(index, 8)).collect()).await;
-    assert_eq!(
-        indexes(&mut reopened, 0..100).await,
-        (0..15).collect::<Vec<_>>()
-    );
+    assert_eq!(indexes(&mut reopened, 0..100).await, (0..15).collect::<Vec<_>>());
     assert_eq!(indexes(&mut reopened, 7..12).await, [7, 8, 9, 10, 11]);
     assert_eq!(indexes(&mut reopened, 11..12).await, [11]);
     assert_eq!(indexes(&mut reopened, 15..20).await, []);
@@ -85,14 +68,8 @@ async fn memory_lets_go_of_old_entries_only_when_they_are_written() {
         let ends = log.lock();
         (ends.recent.len(), ends.recent_bytes)
     };
-    assert!(
-        kept < count as usize && bytes <= RECENT_BYTES_MAX,
-        "{kept} entries, {bytes} bytes"
-    );
-    assert_eq!(
-        indexes(&mut log, 0..count).await,
-        (0..count).collect::<Vec<_>>()
-    );
+    assert!(kept < count as usize && bytes <= RECENT_BYTES_MAX, "{kept} entries, {bytes} bytes");
+    assert_eq!(indexes(&mut log, 0..count).await, (0..count).collect::<Vec<_>>());
 }
 
 #[tokio::test]
@@ -101,16 +78,9 @@ async fn what_a_follower_gets_at_once_is_bounded() {
     let mut log = open(&engine);
     append(&mut log, (0..20).map(|index| put(index, 1 << 20)).collect()).await;
     for log in [&mut log, &mut open(&engine)] {
-        let entries = log
-            .limited_get_log_entries(2, 20)
-            .await
-            .expect("the log is sound");
+        let entries = log.limited_get_log_entries(2, 20).await.expect("the log is sound");
         assert_eq!(entries[0].log_id.index, 2);
-        assert_eq!(
-            entries.len(),
-            3,
-            "4 MiB hold three entries of a little more than 1 MiB"
-        );
+        assert_eq!(entries.len(), 3, "4 MiB hold three entries of a little more than 1 MiB");
     }
 }
 
@@ -119,15 +89,10 @@ async fn a_truncated_log_goes_on_where_it_was_cut() {
     let engine = Arc::new(Memory::new());
     let mut log = open(&engine);
     append(&mut log, (0..10).map(|index| put(index, 8)).collect()).await;
-    log.truncate_after(Some(log_id(4)))
-        .await
-        .expect("the writer runs");
+    log.truncate_after(Some(log_id(4))).await.expect("the writer runs");
     assert_eq!(indexes(&mut log, 0..100).await, [0, 1, 2, 3, 4]);
     append(&mut log, vec![put(5, 9)]).await;
-    assert_eq!(
-        indexes(&mut open(&engine), 0..100).await,
-        [0, 1, 2, 3, 4, 5]
-    );
+    assert_eq!(indexes(&mut open(&engine), 0..100).await, [0, 1, 2, 3, 4, 5]);
 }
 
 #[tokio::test]
@@ -135,21 +100,12 @@ async fn damage_is_an_error_and_never_nothing() {
     let engine = Arc::new(Memory::new());
     let mut log = open(&engine);
     append(&mut log, (0..10).map(|index| put(index, 8)).collect()).await;
-    let vote = Vote {
-        leader_id: LeaderId {
-            term: 3,
-            node_id: 1,
-        },
-        committed: true,
-    };
+    let vote = Vote { leader_id: LeaderId { term: 3, node_id: 1 }, committed: true };
     log.save_vote(&vote).await.expect("the writer runs");
 
     let damage = |column, key: &[u8]| {
         let key = Bytes::copy_from_slice(key);
-        let mut record = engine
-            .get(column, &key)
-            .expect("memory")
-            .expect("the key is there");
+        let mut record = engine.get(column, &key).expect("memory").expect("the key is there");
         *record.last_mut().expect("records are not empty") ^= 1;
         let mut batch = Batch::default();
         batch.put(column, key, record);
@@ -162,10 +118,7 @@ async fn damage_is_an_error_and_never_nothing() {
 
     damage(Column::Log, &entry_key(4));
     let mut reopened = reopen().expect("the end of the log is sound");
-    let error = reopened
-        .try_get_log_entries(0..10)
-        .await
-        .expect_err("entry 4 is damaged");
+    let error = reopened.try_get_log_entries(0..10).await.expect_err("entry 4 is damaged");
     assert!(error.to_string().contains("checksum"), "{error}");
 
     damage(Column::Log, &entry_key(9));
@@ -183,9 +136,6 @@ async fn a_hole_is_an_error() {
     let mut batch = Batch::default();
     batch.delete(Column::Log, Bytes::copy_from_slice(&entry_key(4)));
     engine.write(&batch, true).expect("memory does not fail");
-    let error = open(&engine)
-        .try_get_log_entries(0..10)
-        .await
-        .expect_err("entry 4 is missing");
+    let error = open(&engine).try_get_log_entries(0..10).await.expect_err("entry 4 is missing");
     assert!(error.to_string().contains("sequence"), "{error}");
 }

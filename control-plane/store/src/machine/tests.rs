@@ -52,29 +52,14 @@ async fn openraft_accepts_the_rocks_engine() {
 }
 
 fn command(index: u64, key: &'static str, action: Action) -> LogEntry {
-    let log_id = LogId {
-        leader_id: LeaderId {
-            term: 1,
-            node_id: 1,
-        },
-        index,
-    };
+    let log_id = LogId { leader_id: LeaderId { term: 1, node_id: 1 }, index };
     let key = Bytes::from_static(key.as_bytes());
-    let command = Command {
-        time_ms: index,
-        key,
-        precondition: Precondition::Any,
-        action,
-    };
+    let command = Command { time_ms: index, key, precondition: Precondition::Any, action };
     LogEntry::new(log_id, EntryPayload::Normal(command))
 }
 
 fn put(index: u64, key: &'static str, value: &'static str) -> LogEntry {
-    command(
-        index,
-        key,
-        Action::Put(Bytes::from_static(value.as_bytes())),
-    )
+    command(index, key, Action::Put(Bytes::from_static(value.as_bytes())))
 }
 
 async fn apply(machine: &mut Machine, entries: Vec<LogEntry>) {
@@ -84,11 +69,7 @@ async fn apply(machine: &mut Machine, entries: Vec<LogEntry>) {
 
 /// Waits until all that was handed to the writer is written.
 async fn settle(machine: &Machine) {
-    machine
-        .writer
-        .write(Batch::default())
-        .await
-        .expect("the writer runs");
+    machine.writer.write(Batch::default()).await.expect("the writer runs");
 }
 
 fn show(root: &Root) -> String {
@@ -130,27 +111,15 @@ async fn a_snapshot_stands_still_and_replaces_the_whole_state() {
     apply(&mut leader, vec![put(1, "a", "1"), put(2, "b", "2")]).await;
     let mut builder = leader.get_snapshot_builder().await;
     apply(&mut leader, vec![put(3, "a", "3")]).await;
-    let snapshot = builder
-        .build_snapshot()
-        .await
-        .expect("a snapshot is a root");
+    let snapshot = builder.build_snapshot().await.expect("a snapshot is a root");
     assert_eq!(show(&snapshot.snapshot.root), "a=1@1/1 b=2@2/2");
 
     let engine: Arc<dyn Engine> = Arc::new(Memory::new());
     let (_, mut follower) = open(engine.clone());
     apply(&mut follower, vec![put(1, "z", "old")]).await;
-    let mut watch = follower
-        .feed
-        .watch(Bytes::new(), 1)
-        .expect("the window has it");
-    let Snapshot {
-        meta,
-        snapshot: image,
-    } = snapshot;
-    follower
-        .install_snapshot(&meta, image)
-        .await
-        .expect("memory does not fail");
+    let mut watch = follower.feed.watch(Bytes::new(), 1).expect("the window has it");
+    let Snapshot { meta, snapshot: image } = snapshot;
+    follower.install_snapshot(&meta, image).await.expect("memory does not fail");
 
     assert_eq!(follower.feed.current().revision(), 2);
     assert_eq!(show(&follower.state.root), "a=1@1/1 b=2@2/2");

@@ -7,23 +7,11 @@ use super::*;
 use crate::raft::{LogEntry, LogId};
 
 fn vote() -> Vote {
-    Vote {
-        leader_id: LeaderId {
-            term: 4,
-            node_id: 2,
-        },
-        committed: true,
-    }
+    Vote { leader_id: LeaderId { term: 4, node_id: 2 }, committed: true }
 }
 
 fn log_id(index: u64) -> LogId {
-    LogId {
-        leader_id: LeaderId {
-            term: 4,
-            node_id: 2,
-        },
-        index,
-    }
+    LogId { leader_id: LeaderId { term: 4, node_id: 2 }, index }
 }
 
 /// Through the encoding and back.
@@ -47,11 +35,7 @@ fn requests_come_back() {
         Request::Append(back) => assert_eq!(format!("{back:?}"), format!("{append:?}")),
         _ => panic!("another request"),
     }
-    let ask = VoteRequest {
-        vote: vote(),
-        last_log_id: Some(log_id(3)),
-        leadership_transfer: true,
-    };
+    let ask = VoteRequest { vote: vote(), last_log_id: Some(log_id(3)), leadership_transfer: true };
     assert!(matches!(sent(Request::Vote(ask.clone())), Request::Vote(back) if back == ask));
     assert!(matches!(sent(Request::PreVote(ask.clone())), Request::PreVote(back) if back == ask));
     let transfer = TransferLeaderRequest::new(vote(), 3, None);
@@ -72,24 +56,15 @@ fn answers_come_back() {
         let back = answered(Answer::Append(append.clone()));
         assert!(matches!(back, Answer::Append(back) if back == append));
     }
-    let response = VoteResponse {
-        vote: vote(),
-        vote_granted: true,
-        last_log_id: None,
-    };
+    let response = VoteResponse { vote: vote(), vote_granted: true, last_log_id: None };
     let back = answered(Answer::Vote(response.clone()));
     assert!(matches!(back, Answer::Vote(back) if back == response));
-    let refusal = Err(TransferLeaderError::LogNotFlushed {
-        expected: Some(log_id(1)),
-        actual: None,
-    });
+    let refusal =
+        Err(TransferLeaderError::LogNotFlushed { expected: Some(log_id(1)), actual: None });
     let back = answered(Answer::Transfer(refusal.clone()));
     assert!(matches!(back, Answer::Transfer(back) if back == refusal));
     assert!(matches!(answered(Answer::Piece(None)), Answer::Piece(None)));
-    assert!(matches!(
-        answered(Answer::Piece(Some(vote()))),
-        Answer::Piece(Some(_))
-    ));
+    assert!(matches!(answered(Answer::Piece(Some(vote()))), Answer::Piece(Some(_))));
     assert!(matches!(answered(Answer::Failed("why".into())), Answer::Failed(why) if why == "why"));
 }
 
@@ -97,21 +72,11 @@ fn snapshot(objects: u64, value_bytes: usize) -> Snapshot {
     let mut root = Root::new();
     for object in 0..objects {
         let value = Bytes::from(vec![object as u8; value_bytes]);
-        let entry = Entry {
-            value,
-            created: object,
-            modified: object,
-        };
+        let entry = Entry { value, created: object, modified: object };
         root.insert(Bytes::copy_from_slice(&object.to_be_bytes()), entry);
     }
-    let meta = SnapshotMeta {
-        last_log_id: Some(log_id(99)),
-        ..SnapshotMeta::default()
-    };
-    Snapshot {
-        meta,
-        snapshot: Image { root, time_ms: 5 },
-    }
+    let meta = SnapshotMeta { last_log_id: Some(log_id(99)), ..SnapshotMeta::default() };
+    Snapshot { meta, snapshot: Image { root, time_ms: 5 } }
 }
 
 fn incoming(piece: &Piece) -> Incoming {
@@ -159,8 +124,5 @@ fn a_piece_that_does_not_follow_is_refused() {
     changed[0].objects[0].1.value = Bytes::from_static(b"changed");
     let mut incoming = incoming(&changed[0]);
     assert!(incoming.add(&changed[0]));
-    assert!(
-        !incoming.add(&changed[1]),
-        "what came before is not what was sent"
-    );
+    assert!(!incoming.add(&changed[1]), "what came before is not what was sent");
 }

@@ -24,18 +24,9 @@ struct Script {
 fn check(bounds: Window, script: &str, expected: Expect) {
     let state = State::default();
     let history = History::new(bounds, state.snapshot());
-    let mut run = Script {
-        state,
-        history,
-        revision: 0,
-        time_ms: 0,
-    };
+    let mut run = Script { state, history, revision: 0, time_ms: 0 };
     let mut output = String::new();
-    for line in script
-        .lines()
-        .map(str::trim)
-        .filter(|line| !line.is_empty())
-    {
+    for line in script.lines().map(str::trim).filter(|line| !line.is_empty()) {
         let result = Some(run.line(line)).filter(|result| !result.is_empty());
         let result = result.unwrap_or("nothing".to_owned());
         output += &format!("{line}\n    {result}\n");
@@ -67,10 +58,9 @@ impl Script {
                 Err(error) => error.to_string(),
             },
             ["since", revision] => match self.history.since(number(revision)) {
-                Ok(events) => events
-                    .map(|event| show_event(event))
-                    .collect::<Vec<_>>()
-                    .join("\n    "),
+                Ok(events) => {
+                    events.map(|event| show_event(event)).collect::<Vec<_>>().join("\n    ")
+                }
                 Err(error) => error.to_string(),
             },
             _ => panic!("not a command: {line}"),
@@ -87,34 +77,21 @@ impl Script {
         };
         self.revision += 1;
         let key = Bytes::copy_from_slice(key.as_bytes());
-        let command = Command {
-            time_ms: self.time_ms,
-            key: key.clone(),
-            precondition,
-            action,
-        };
+        let command = Command { time_ms: self.time_ms, key: key.clone(), precondition, action };
         let outcome = apply(&mut self.state, self.revision, &command);
         let (change, previous) = match &outcome {
             Outcome::Put { entry, previous } => (Change::Put(entry.clone()), previous.clone()),
             Outcome::Deleted { last } => (Change::Delete(last.clone()), Some(last.clone())),
             Outcome::Refused { current } => {
                 self.history.advance(self.revision);
-                return format!(
-                    "refused at {}: {}",
-                    self.revision,
-                    show_option(current.as_ref())
-                );
+                return format!("refused at {}: {}", self.revision, show_option(current.as_ref()));
             }
             Outcome::Nothing => unreachable!("a command has an outcome"),
         };
         let event = Arc::new(Event::new(self.revision, key, change, previous));
         let shown = show_event(&event);
         let (root, time_ms) = (self.state.root.clone(), self.state.time_ms);
-        self.history.push(Record {
-            event,
-            root,
-            time_ms,
-        });
+        self.history.push(Record { event, root, time_ms });
         self.history.advance(self.revision);
         shown
     }
@@ -134,12 +111,7 @@ fn show(snapshot: &Snapshot) -> String {
 }
 
 fn show_entry(entry: &Entry) -> String {
-    format!(
-        "{}@{}/{}",
-        text(&entry.value),
-        entry.created,
-        entry.modified
-    )
+    format!("{}@{}/{}", text(&entry.value), entry.created, entry.modified)
 }
 
 fn show_option(entry: Option<&Entry>) -> String {
@@ -150,11 +122,9 @@ fn show_event(event: &Event) -> String {
     let key = text(&event.key);
     let was = show_option(event.previous.as_ref());
     match &event.change {
-        Change::Put(entry) => format!(
-            "{}: {key} is {} was {was}",
-            event.revision,
-            show_entry(entry)
-        ),
+        Change::Put(entry) => {
+            format!("{}: {key} is {} was {was}", event.revision, show_entry(entry))
+        }
         Change::Delete(_) => format!("{}: {key} is gone was {was}", event.revision),
     }
 }
@@ -164,10 +134,7 @@ fn text(bytes: &[u8]) -> String {
 }
 
 fn three_changes() -> Window {
-    Window {
-        revisions: 3,
-        ..Window::default()
-    }
+    Window { revisions: 3, ..Window::default() }
 }
 
 #[test]
@@ -387,10 +354,7 @@ fn the_window_forgets_by_age_of_the_newest_change() {
 
 #[test]
 fn the_window_forgets_by_bytes() {
-    let bounds = Window {
-        bytes: 3 * (ROOT_BYTES + 8),
-        ..Window::default()
-    };
+    let bounds = Window { bytes: 3 * (ROOT_BYTES + 8), ..Window::default() };
     check(
         bounds,
         "
@@ -427,21 +391,13 @@ fn ranges_are_paged_at_one_revision() {
     for (revision, key) in (1..).zip(["a/1", "a/2", "a/3", "b/1", "a"]) {
         let key = Bytes::from_static(key.as_bytes());
         let action = Action::Put(Bytes::from_static(b"x"));
-        let command = Command {
-            time_ms: 0,
-            key,
-            precondition: Precondition::Any,
-            action,
-        };
+        let command = Command { time_ms: 0, key, precondition: Precondition::Any, action };
         apply(&mut state, revision, &command);
     }
     let snapshot = state.snapshot();
     let keys = |prefix: &str, after: Option<&str>| {
         let range = snapshot.range(prefix.as_bytes(), after.map(str::as_bytes));
-        range
-            .map(|(key, _)| text(&key))
-            .collect::<Vec<_>>()
-            .join(" ")
+        range.map(|(key, _)| text(&key)).collect::<Vec<_>>().join(" ")
     };
     expect!["a/1 a/2 a/3"].assert_eq(&keys("a/", None));
     expect!["a/3"].assert_eq(&keys("a/", Some("a/2")));

@@ -13,15 +13,8 @@ struct Bench {
 
 impl Bench {
     fn new(revisions: usize) -> Bench {
-        let bounds = Window {
-            revisions,
-            ..Window::default()
-        };
-        Bench {
-            feed: Feed::new(bounds, Snapshot::default()),
-            root: Root::new(),
-            revision: 0,
-        }
+        let bounds = Window { revisions, ..Window::default() };
+        Bench { feed: Feed::new(bounds, Snapshot::default()), root: Root::new(), revision: 0 }
     }
 
     fn put(&mut self, key: &str) {
@@ -31,33 +24,17 @@ impl Bench {
     fn put_value(&mut self, key: &str, value: Bytes) {
         self.revision += 1;
         let key = Bytes::copy_from_slice(key.as_bytes());
-        let entry = Entry {
-            value,
-            created: self.revision,
-            modified: self.revision,
-        };
+        let entry = Entry { value, created: self.revision, modified: self.revision };
         let previous = self.root.insert(key.clone(), entry.clone());
         let event = Event::new(self.revision, key, Change::Put(entry), previous);
         let (event, root) = (Arc::new(event), self.root.clone());
-        let current = Snapshot {
-            revision: self.revision,
-            root: root.clone(),
-        };
-        self.feed.publish(
-            vec![Record {
-                event,
-                root,
-                time_ms: 0,
-            }],
-            current,
-        );
+        let current = Snapshot { revision: self.revision, root: root.clone() };
+        self.feed.publish(vec![Record { event, root, time_ms: 0 }], current);
     }
 
     fn watch(&self, prefix: &'static str, after: Revision) -> Watch {
         let prefix = Bytes::from_static(prefix.as_bytes());
-        self.feed
-            .watch(prefix, after)
-            .expect("the revision is in the window")
+        self.feed.watch(prefix, after).expect("the revision is in the window")
     }
 }
 
@@ -73,15 +50,11 @@ fn ready(watch: &mut Watch) -> Vec<Revision> {
 #[test]
 fn a_watch_joins_the_past_and_the_present() {
     let mut bench = Bench::new(100);
-    ["a/1", "b/1", "a/2", "a"]
-        .into_iter()
-        .for_each(|key| bench.put(key));
+    ["a/1", "b/1", "a/2", "a"].into_iter().for_each(|key| bench.put(key));
     let mut all = bench.watch("", 0);
     let mut some = bench.watch("a/", 1);
     let mut future = bench.watch("a/", 6);
-    ["a/3", "a/4", "a/5", "c"]
-        .into_iter()
-        .for_each(|key| bench.put(key));
+    ["a/3", "a/4", "a/5", "c"].into_iter().for_each(|key| bench.put(key));
     assert_eq!(ready(&mut all), [1, 2, 3, 4, 5, 6, 7, 8]);
     assert_eq!(ready(&mut some), [3, 5, 6, 7]);
     assert_eq!(ready(&mut future), [7]);
@@ -90,9 +63,7 @@ fn a_watch_joins_the_past_and_the_present() {
 #[test]
 fn what_is_behind_the_window_is_gone() {
     let mut bench = Bench::new(2);
-    ["a", "b", "c", "d"]
-        .into_iter()
-        .for_each(|key| bench.put(key));
+    ["a", "b", "c", "d"].into_iter().for_each(|key| bench.put(key));
     let gone = bench.feed.watch(Bytes::new(), 1).err();
     assert_eq!(gone, Some(WindowError::Gone { oldest: 2 }));
     assert_eq!(ready(&mut bench.watch("", 2)), [3, 4]);
@@ -111,10 +82,7 @@ fn a_watcher_that_does_not_read_is_cut_off_by_count() {
     assert_eq!(slow.ready().err(), Some(WatchEnd::Slow));
     bench.put("b");
     assert_eq!(ready(&mut other).len(), 1, "others are not touched");
-    assert_eq!(
-        (bench.feed.sizes().cut_off, bench.feed.sizes().watchers),
-        (1, 1)
-    );
+    assert_eq!((bench.feed.sizes().cut_off, bench.feed.sizes().watchers), (1, 1));
 }
 
 #[test]
@@ -134,11 +102,7 @@ fn a_watcher_that_does_not_read_is_cut_off_by_bytes() {
 #[test]
 fn a_dropped_watch_is_forgotten() {
     let bench = Bench::new(10);
-    let watches = [
-        bench.watch("a", 0),
-        bench.watch("a", 0),
-        bench.watch("bcd", 0),
-    ];
+    let watches = [bench.watch("a", 0), bench.watch("a", 0), bench.watch("bcd", 0)];
     assert_eq!(bench.feed.sizes().watchers, 3);
     drop(watches);
     let past = bench.feed.lock();
@@ -159,10 +123,7 @@ async fn a_waiting_watch_wakes_up() {
     bench.feed.stop();
     let seen = waiting.await.expect("the watch does not panic");
     assert_eq!(seen, (Ok(1), Err(WatchEnd::Stopped)));
-    assert_eq!(
-        bench.watch("a", 1).next().await.err(),
-        Some(WatchEnd::Stopped)
-    );
+    assert_eq!(bench.watch("a", 1).next().await.err(), Some(WatchEnd::Stopped));
 }
 
 #[test]
@@ -172,10 +133,7 @@ fn an_event_is_encoded_once() {
     bench.put("a");
     let made = AtomicU32::new(0);
     for watch in &mut watches {
-        let event = watch
-            .ready()
-            .expect("the watch runs")
-            .expect("an event is there");
+        let event = watch.ready().expect("the watch runs").expect("an event is there");
         let encoded = event.encoded(|event| {
             made.fetch_add(1, Ordering::Relaxed);
             event.key.clone()

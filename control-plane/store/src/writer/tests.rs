@@ -17,13 +17,8 @@ struct Gate {
 impl Engine for Gate {
     fn write(&self, batch: &Batch, durable: bool) -> Result<(), EngineError> {
         let verdicts = self.verdicts.lock().expect("the test does not panic here");
-        let verdict = verdicts
-            .recv()
-            .expect("the test gives a verdict for each write");
-        self.writes
-            .lock()
-            .expect("the test does not panic here")
-            .push((batch.ops.len(), durable));
+        let verdict = verdicts.recv().expect("the test gives a verdict for each write");
+        self.writes.lock().expect("the test does not panic here").push((batch.ops.len(), durable));
         verdict
     }
 
@@ -55,21 +50,11 @@ impl Bench {
     fn start() -> Bench {
         let (verdict, verdicts) = std_mpsc::channel();
         let writes = Mutex::new(Vec::new());
-        let gate = Arc::new(Gate {
-            verdicts: Mutex::new(verdicts),
-            writes,
-        });
+        let gate = Arc::new(Gate { verdicts: Mutex::new(verdicts), writes });
         let stop = Stop::new();
         let (writer, thread) =
             Writer::start(gate.clone(), stop.clone()).expect("a thread can be started");
-        Bench {
-            gate,
-            verdict,
-            stop,
-            writer,
-            thread,
-            answers: Arc::default(),
-        }
+        Bench { gate, verdict, stop, writer, thread, answers: Arc::default() }
     }
 
     async fn submit(&self, name: &str, durable: bool) {
@@ -78,10 +63,7 @@ impl Bench {
         let (answers, name) = (self.answers.clone(), name.to_owned());
         let done: Done = Box::new(move |result| {
             let how = if result.is_ok() { "ok" } else { "failed" };
-            answers
-                .lock()
-                .expect("the test does not panic here")
-                .push(format!("{name} {how}"));
+            answers.lock().expect("the test does not panic here").push(format!("{name} {how}"));
         });
         let submitted = self.writer.submit(batch, durable, Some(done)).await;
         submitted.expect("the writer runs");
@@ -91,17 +73,8 @@ impl Bench {
     async fn end(self) -> (Vec<(usize, bool)>, Vec<String>) {
         self.writer.close().await;
         self.thread.join().expect("the writer does not panic");
-        let writes = self
-            .gate
-            .writes
-            .lock()
-            .expect("the test does not panic here")
-            .clone();
-        let answers = self
-            .answers
-            .lock()
-            .expect("the test does not panic here")
-            .clone();
+        let writes = self.gate.writes.lock().expect("the test does not panic here").clone();
+        let answers = self.answers.lock().expect("the test does not panic here").clone();
         (writes, answers)
     }
 }
@@ -118,15 +91,8 @@ async fn what_waits_is_written_together_and_answered_in_order() {
         bench.verdict.send(Ok(())).expect("the writer runs");
     }
     let (writes, answers) = bench.end().await;
-    assert!(
-        writes.len() <= 2,
-        "five changes took {} writes",
-        writes.len()
-    );
-    assert!(
-        writes.last().expect("something was written").1,
-        "durable changes are synced"
-    );
+    assert!(writes.len() <= 2, "five changes took {} writes", writes.len());
+    assert!(writes.last().expect("something was written").1, "durable changes are synced");
     assert_eq!(answers, ["a ok", "b ok", "c ok", "d ok", "e ok"]);
 }
 

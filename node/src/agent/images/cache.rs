@@ -70,22 +70,19 @@ impl Cache {
     pub fn open(root: PathBuf, engine: String) -> std::io::Result<Cache> {
         for folder in ["blobs", "refs", &format!("cache/{engine}")] {
             let path = root.join(folder);
-            fs::DirBuilder::new()
-                .recursive(true)
-                .mode(0o700)
-                .create(&path)?;
+            fs::DirBuilder::new().recursive(true).mode(0o700).create(&path)?;
             for entry in fs::read_dir(&path)? {
                 let path = entry?.path();
-                if path.extension().is_some_and(|extension| extension == "tmp" || extension == "compiling") {
+                if path
+                    .extension()
+                    .is_some_and(|extension| extension == "tmp" || extension == "compiling")
+                {
                     fs::remove_file(path)?;
                 }
             }
         }
         let key_file = root.join("mac.key");
-        let key = match fs::read(&key_file)
-            .ok()
-            .and_then(|bytes| bytes.try_into().ok())
-        {
+        let key = match fs::read(&key_file).ok().and_then(|bytes| bytes.try_into().ok()) {
             Some(key) => key,
             None => {
                 let key: [u8; 32] = rand::random();
@@ -93,27 +90,17 @@ impl Cache {
                 key
             }
         };
-        Ok(Cache {
-            root,
-            engine,
-            key,
-            checked: Mutex::new(HashMap::new()),
-        })
+        Ok(Cache { root, engine, key, checked: Mutex::new(HashMap::new()) })
     }
 
     /// Where a layer is or shall be.
     pub fn blob(&self, digest: &str) -> PathBuf {
-        self.root
-            .join("blobs")
-            .join(format!("{}.wasm", hex_of(digest)))
+        self.root.join("blobs").join(format!("{}.wasm", hex_of(digest)))
     }
 
     /// Where compiled code is or shall be.
     pub fn code(&self, digest: &str) -> PathBuf {
-        self.root
-            .join("cache")
-            .join(&self.engine)
-            .join(format!("{}.cwasm", hex_of(digest)))
+        self.root.join("cache").join(&self.engine).join(format!("{}.cwasm", hex_of(digest)))
     }
 
     /// Where the compiler writes; a file beside it that no other file's name comes near.
@@ -171,15 +158,11 @@ impl Cache {
         let mac = self.mac(digest, &seal.image, &path).ok()?;
         let given = hex::decode(&seal.mac).ok()?;
         if mac.verify_slice(&given).is_err() {
-            tracing::warn!(
-                digest,
-                "compiled code is not what this node made; compiling it again"
-            );
+            tracing::warn!(digest, "compiled code is not what this node made; compiling it again");
             let _ = fs::remove_file(&path);
             return None;
         }
-        self.checked()
-            .insert(digest.to_owned(), (stamp, seal.image.clone()));
+        self.checked().insert(digest.to_owned(), (stamp, seal.image.clone()));
         Some(seal.image)
     }
 
@@ -187,10 +170,7 @@ impl Cache {
     pub fn seal(&self, digest: &str, image: &Image) -> std::io::Result<()> {
         let (path, output) = (self.code(digest), self.draft(digest));
         let mac = self.mac(digest, image, &output)?;
-        let seal = Seal {
-            image: image.clone(),
-            mac: hex::encode(mac.finalize().into_bytes()),
-        };
+        let seal = Seal { image: image.clone(), mac: hex::encode(mac.finalize().into_bytes()) };
         let text = serde_json::to_vec(&seal).map_err(std::io::Error::other)?;
         write_private(&seal_file(&path), &text)?;
         fs::rename(output, &path)
@@ -264,11 +244,7 @@ mod tests {
         assert_eq!(open().load(&digest), Some(image()), "the key is kept");
         let other = format!("sha256:{}", "cd".repeat(32));
         fs::copy(cache.code(&digest), cache.code(&other)).expect("copied");
-        fs::copy(
-            seal_file(&cache.code(&digest)),
-            seal_file(&cache.code(&other)),
-        )
-        .expect("copied");
+        fs::copy(seal_file(&cache.code(&digest)), seal_file(&cache.code(&other))).expect("copied");
         assert_eq!(cache.load(&other), None, "a seal is for one digest");
         fs::write(cache.code(&digest), b"edoc").expect("written");
         assert_eq!(cache.load(&digest), None, "changed after it was checked");
@@ -279,19 +255,9 @@ mod tests {
         let folder = tempfile::tempdir().expect("a folder");
         let cache = Cache::open(folder.path().to_owned(), "e1".to_owned()).expect("a cache");
         let layer = format!("sha256:{}", "ab".repeat(32));
-        let resolved = Resolved {
-            manifest: layer.clone(),
-            layer,
-            bytes: 4,
-        };
-        cache
-            .remember("team-a", "x.io/a:1", &resolved)
-            .expect("remembered");
-        assert_eq!(
-            cache.remembered("team-a", "x.io/a:1"),
-            None,
-            "its blob is not there"
-        );
+        let resolved = Resolved { manifest: layer.clone(), layer, bytes: 4 };
+        cache.remember("team-a", "x.io/a:1", &resolved).expect("remembered");
+        assert_eq!(cache.remembered("team-a", "x.io/a:1"), None, "its blob is not there");
         fs::write(cache.blob(&resolved.layer), b"wasm").expect("written");
         assert_eq!(cache.remembered("team-a", "x.io/a:1"), Some(resolved));
         assert_eq!(cache.remembered("team-b", "x.io/a:1"), None);

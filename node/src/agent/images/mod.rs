@@ -105,15 +105,10 @@ impl Images {
         pod: &PodSpec,
         container: &ContainerSpec,
     ) -> Result<Found, Problem> {
-        let reference = Reference::parse(&container.image).map_err(|message| Problem {
-            reason: "InvalidImageName",
-            message,
-        })?;
+        let reference = Reference::parse(&container.image)
+            .map_err(|message| Problem { reason: "InvalidImageName", message })?;
         // The built-in registry is one for all; elsewhere each namespace needs its own access.
-        let scope = reference
-            .host
-            .as_ref()
-            .map_or("", |_| pod.namespace.as_str());
+        let scope = reference.host.as_ref().map_or("", |_| pod.namespace.as_str());
         if container.pull != PullPolicy::Always
             && let Some(known) = self.cache.remembered(scope, &container.image)
         {
@@ -128,22 +123,14 @@ impl Images {
                 ),
             });
         }
-        let key = format!(
-            "{scope}\n{}\n{}",
-            container.image,
-            pod.pull_secrets.join(",")
-        );
+        let key = format!("{scope}\n{}\n{}", container.image, pod.pull_secrets.join(","));
         let images = self.clone();
         let (image, scope) = (container.image.clone(), scope.to_owned());
         let (namespace, secrets) = (pod.namespace.clone(), pod.pull_secrets.clone());
         self.resolving
             .join(key, move || {
-                async move {
-                    images
-                        .pull(&reference, &image, &scope, &namespace, &secrets)
-                        .await
-                }
-                .boxed()
+                async move { images.pull(&reference, &image, &scope, &namespace, &secrets).await }
+                    .boxed()
             })
             .await
     }
@@ -156,11 +143,7 @@ impl Images {
         namespace: &str,
         secrets: &[String],
     ) -> Result<Found, Problem> {
-        let _permit = self
-            .pulls
-            .acquire()
-            .await
-            .expect("the semaphore is never closed");
+        let _permit = self.pulls.acquire().await.expect("the semaphore is never closed");
         let registry = match &reference.host {
             None => Registry::BuiltIn(&self.client),
             Some(host) => {
@@ -168,15 +151,11 @@ impl Images {
                 Registry::Remote(pull::remote(host), auth)
             }
         };
-        let resolved = pull::resolve(&registry, image, reference)
-            .await
-            .map_err(problem)?;
+        let resolved = pull::resolve(&registry, image, reference).await.map_err(problem)?;
         let blob = self.cache.blob(&resolved.layer);
         let fresh = !blob.exists();
         if fresh {
-            pull::fetch(&registry, image, reference, &resolved, &blob)
-                .await
-                .map_err(problem)?;
+            pull::fetch(&registry, image, reference, &resolved, &blob).await.map_err(problem)?;
         }
         if let Err(error) = self.cache.remember(scope, image, &resolved) {
             tracing::warn!(image, %error, "cannot remember an image");
@@ -227,19 +206,12 @@ impl Images {
     }
 
     async fn compile_now(&self, layer: &str, image: &str) -> Result<Image, Problem> {
-        let _permit = self
-            .compilers
-            .acquire()
-            .await
-            .expect("the semaphore is never closed");
+        let _permit = self.compilers.acquire().await.expect("the semaphore is never closed");
         if let Some(known) = self.cache.load(layer) {
             return Ok(known);
         }
-        let failed = |message: String| Problem {
-            reason: "CompileError",
-            message,
-        };
-        let output = self.cache.code(layer).with_extension("compiling");
+        let failed = |message: String| Problem { reason: "CompileError", message };
+        let output = self.cache.draft(layer);
         let started = std::time::Instant::now();
         let report = self
             .run_compiler(layer, &output)
@@ -266,10 +238,9 @@ impl Images {
                     known.missing.join(", ")
                 ),
             }),
-            Some(Report::Invalid(message)) => Err(Problem {
-                reason: "InvalidImage",
-                message: format!("{image}: {message}"),
-            }),
+            Some(Report::Invalid(message)) => {
+                Err(Problem { reason: "InvalidImage", message: format!("{image}: {message}") })
+            }
             Some(Report::Failed(message)) => Err(failed(format!("{image}: {message}"))),
             None => {
                 let _ = std::fs::remove_file(&output);
@@ -328,27 +299,11 @@ impl Images {
 /// Limits of the compiler process, set between fork and exec.
 fn limit_compiler() -> std::io::Result<()> {
     use nix::sys::resource::{Resource, setrlimit};
-    setrlimit(
-        Resource::RLIMIT_CPU,
-        COMPILE_CPU_SECONDS,
-        COMPILE_CPU_SECONDS,
-    )?;
-    setrlimit(
-        Resource::RLIMIT_DATA,
-        COMPILE_MEMORY_BYTES,
-        COMPILE_MEMORY_BYTES,
-    )?;
+    setrlimit(Resource::RLIMIT_CPU, COMPILE_CPU_SECONDS, COMPILE_CPU_SECONDS)?;
+    setrlimit(Resource::RLIMIT_DATA, COMPILE_MEMORY_BYTES, COMPILE_MEMORY_BYTES)?;
     // Reserved address space costs nothing; this bound only stops nonsense.
-    setrlimit(
-        Resource::RLIMIT_AS,
-        16 * COMPILE_MEMORY_BYTES,
-        16 * COMPILE_MEMORY_BYTES,
-    )?;
-    setrlimit(
-        Resource::RLIMIT_FSIZE,
-        COMPILE_FILE_BYTES,
-        COMPILE_FILE_BYTES,
-    )?;
+    setrlimit(Resource::RLIMIT_AS, 16 * COMPILE_MEMORY_BYTES, 16 * COMPILE_MEMORY_BYTES)?;
+    setrlimit(Resource::RLIMIT_FSIZE, COMPILE_FILE_BYTES, COMPILE_FILE_BYTES)?;
     setrlimit(Resource::RLIMIT_CORE, 0, 0)?;
     setrlimit(Resource::RLIMIT_NOFILE, 64, 64)?;
     // Running guests come first.
@@ -375,10 +330,7 @@ fn problem(error: PullError) -> Problem {
             "ErrImagePull"
         }
     };
-    Problem {
-        reason,
-        message: error.to_string(),
-    }
+    Problem { reason, message: error.to_string() }
 }
 
 /// Work that is under way, by its key: whoever wants the same waits for the same outcome.
@@ -392,17 +344,10 @@ impl<T: Clone> Default for Flights<T> {
 
 impl<T: Clone> Flights<T> {
     async fn join(&self, key: String, make: impl FnOnce() -> BoxFuture<'static, T>) -> T {
-        let flight = self
-            .lock()
-            .entry(key.clone())
-            .or_insert_with(|| make().shared())
-            .clone();
+        let flight = self.lock().entry(key.clone()).or_insert_with(|| make().shared()).clone();
         let outcome = flight.clone().await;
         let mut flights = self.lock();
-        if flights
-            .get(&key)
-            .is_some_and(|current| current.ptr_eq(&flight))
-        {
+        if flights.get(&key).is_some_and(|current| current.ptr_eq(&flight)) {
             flights.remove(&key);
         }
         outcome

@@ -31,10 +31,7 @@ const IDLE_MAX: Duration = Duration::from_secs(30);
 const MESSAGE_MAX: usize = 300;
 
 /// Types of a layer that holds Wasm.
-const LAYER_TYPES: [&str; 2] = [
-    "application/wasm",
-    "application/vnd.wasm.content.layer.v1+wasm",
-];
+const LAYER_TYPES: [&str; 2] = ["application/wasm", "application/vnd.wasm.content.layer.v1+wasm"];
 /// Manifests that are asked for.
 const MANIFEST_TYPES: [&str; 4] = [
     "application/vnd.oci.image.manifest.v1+json",
@@ -100,11 +97,7 @@ pub fn remote(host: &str) -> Box<oci_client::Client> {
     let local = matches!(bare, "localhost" | "127.0.0.1");
     Box::new(oci_client::Client::new(ClientConfig {
         // As every container runtime: a registry on this machine needs no TLS.
-        protocol: if local {
-            ClientProtocol::Http
-        } else {
-            ClientProtocol::Https
-        },
+        protocol: if local { ClientProtocol::Http } else { ClientProtocol::Https },
         connect_timeout: Some(Duration::from_secs(10)),
         read_timeout: Some(IDLE_MAX),
         ..ClientConfig::default()
@@ -137,18 +130,12 @@ pub async fn resolve(
                         "{image} has {bytes} bytes; at most {LAYER_BYTES_MAX} are accepted"
                     )));
                 }
-                return Ok(Resolved {
-                    manifest: digest,
-                    layer: layer.digest,
-                    bytes,
-                });
+                return Ok(Resolved { manifest: digest, layer: layer.digest, bytes });
             }
             Choice::Manifest(digest) => reference.version = Version::Digest(digest),
         }
     }
-    Err(PullError::Invalid(format!(
-        "{image}: an index that leads to another index"
-    )))
+    Err(PullError::Invalid(format!("{image}: an index that leads to another index")))
 }
 
 /// What a manifest leads to.
@@ -164,19 +151,12 @@ fn choose(image: &str, body: &[u8]) -> Result<Choice, PullError> {
     let manifest: OciManifest = serde_json::from_slice(body)
         .map_err(|error| invalid(format!("its manifest cannot be read ({error})")))?;
     let checked = |digest: String| {
-        if is_digest(&digest) {
-            Ok(digest)
-        } else {
-            Err(invalid("it has no sha256 digest".into()))
-        }
+        if is_digest(&digest) { Ok(digest) } else { Err(invalid("it has no sha256 digest".into())) }
     };
     match manifest {
         OciManifest::Image(manifest) => {
-            let types: Vec<&str> = manifest
-                .layers
-                .iter()
-                .map(|layer| layer.media_type.as_str())
-                .collect();
+            let types: Vec<&str> =
+                manifest.layers.iter().map(|layer| layer.media_type.as_str()).collect();
             let Some(index) = types.iter().position(|kind| LAYER_TYPES.contains(kind)) else {
                 return Err(invalid(format!(
                     "it is not a Wasm artifact (its layers are {}); build it for Wasm and push it \
@@ -227,14 +207,10 @@ async fn manifest(
         Registry::Remote(client, auth) => {
             let host = reference.host.as_deref().unwrap_or_default();
             let theirs = theirs(reference);
-            let pulled = client
-                .pull_manifest_raw(&theirs, auth, &MANIFEST_TYPES)
-                .await;
+            let pulled = client.pull_manifest_raw(&theirs, auth, &MANIFEST_TYPES).await;
             let (body, _) = pulled.map_err(|error| remote_error(host, image, &error))?;
             if body.len() > MANIFEST_BYTES_MAX {
-                return Err(PullError::Invalid(format!(
-                    "{image}: its manifest is too large"
-                )));
+                return Err(PullError::Invalid(format!("{image}: its manifest is too large")));
             }
             Ok(body)
         }
@@ -322,9 +298,7 @@ async fn receive(
             Ok(())
         } else {
             let wanted = &resolved.layer;
-            Err(PullError::Invalid(format!(
-                "{image}: got digest {digest}, wanted {wanted}"
-            )))
+            Err(PullError::Invalid(format!("{image}: got digest {digest}, wanted {wanted}")))
         }
     });
     if let Err(error) = outcome {
@@ -349,9 +323,7 @@ async fn built_in(
     if let Some(accept) = accept {
         request = request.header(http::header::ACCEPT, accept);
     }
-    let request = request
-        .body(Body::empty())
-        .map_err(|error| failed(BUILT_IN, &error))?;
+    let request = request.body(Body::empty()).map_err(|error| failed(BUILT_IN, &error))?;
     let response = tokio::time::timeout(IDLE_MAX, client.send(request)).await;
     let response = match response {
         Ok(Ok(response)) => response,
@@ -360,14 +332,10 @@ async fn built_in(
     };
     match response.status().as_u16() {
         200 => Ok(response.into_body()),
-        404 => Err(PullError::NotFound {
-            image: image.to_owned(),
-            registry: BUILT_IN.to_owned(),
-        }),
-        401 | 403 => Err(PullError::Denied {
-            image: image.to_owned(),
-            registry: BUILT_IN.to_owned(),
-        }),
+        404 => Err(PullError::NotFound { image: image.to_owned(), registry: BUILT_IN.to_owned() }),
+        401 | 403 => {
+            Err(PullError::Denied { image: image.to_owned(), registry: BUILT_IN.to_owned() })
+        }
         status => Err(failed(BUILT_IN, &format!("status {status}"))),
     }
 }
@@ -377,10 +345,7 @@ fn failed(registry: &str, error: &dyn std::fmt::Display) -> PullError {
     if let Some((end, _)) = message.char_indices().nth(MESSAGE_MAX) {
         message.truncate(end);
     }
-    PullError::Failed {
-        registry: registry.to_owned(),
-        message,
-    }
+    PullError::Failed { registry: registry.to_owned(), message }
 }
 
 fn remote_error(
@@ -420,9 +385,7 @@ pub fn credentials(config: &[u8], host: &str) -> Option<RegistryAuth> {
     let config: serde_json::Value = serde_json::from_slice(config).ok()?;
     let entries = config.get("auths")?.as_object()?;
     let entry = entries.iter().find(|(key, _)| {
-        let key = key
-            .trim_start_matches("https://")
-            .trim_start_matches("http://");
+        let key = key.trim_start_matches("https://").trim_start_matches("http://");
         key.split('/').next() == Some(host)
     })?;
     let field = |name: &str| entry.1.get(name).and_then(|value| value.as_str());
@@ -463,9 +426,7 @@ mod tests {
         let body = manifest(
             r#"{"mediaType":"application/vnd.oci.image.layer.v1.tar+gzip","digest":"x","size":7}"#,
         );
-        let error = choose("nginx:1", body.as_bytes())
-            .expect_err("not Wasm")
-            .to_string();
+        let error = choose("nginx:1", body.as_bytes()).expect_err("not Wasm").to_string();
         assert_eq!(
             error,
             "nginx:1: it is not a Wasm artifact (its layers are \

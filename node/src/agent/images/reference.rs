@@ -52,9 +52,7 @@ impl Reference {
             return Err(invalid("its registry is not a host name"));
         }
         if !name.split('/').all(is_name_part) {
-            return Err(invalid(
-                "its name may have lower case letters, digits and ._-/ only",
-            ));
+            return Err(invalid("its name may have lower case letters, digits and ._-/ only"));
         }
         if let Some(tag) = tag
             && !is_tag(tag)
@@ -67,11 +65,7 @@ impl Reference {
             (None, Some(tag)) => Version::Tag(tag.to_owned()),
             (None, None) => Version::Tag("latest".to_owned()),
         };
-        Ok(Reference {
-            host,
-            name: name.to_owned(),
-            version,
-        })
+        Ok(Reference { host, name: name.to_owned(), version })
     }
 
     /// Host and name, the part of an imageID before the digest.
@@ -104,18 +98,14 @@ fn is_host_name(host: &str) -> bool {
     port.parse::<u16>().is_ok()
         && edge(bytes.first())
         && edge(bytes.last())
-        && bytes
-            .iter()
-            .all(|byte| byte.is_ascii_alphanumeric() || b".-".contains(byte))
+        && bytes.iter().all(|byte| byte.is_ascii_alphanumeric() || b".-".contains(byte))
 }
 
 fn is_name_part(part: &str) -> bool {
     let edge = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit();
     let bytes = part.as_bytes();
     let ends = bytes.first().copied().is_some_and(edge) && bytes.last().copied().is_some_and(edge);
-    ends && bytes
-        .iter()
-        .all(|byte| edge(*byte) || b"._-".contains(byte))
+    ends && bytes.iter().all(|byte| edge(*byte) || b"._-".contains(byte))
 }
 
 fn is_tag(tag: &str) -> bool {
@@ -129,20 +119,14 @@ fn is_tag(tag: &str) -> bool {
 /// Whether this is `sha256:` and 64 lower case hex digits: safe in file names and URLs.
 pub fn is_digest(text: &str) -> bool {
     text.strip_prefix("sha256:").is_some_and(|hex| {
-        hex.len() == 64
-            && hex
-                .bytes()
-                .all(|b| b.is_ascii_digit() || (b'a'..=b'f').contains(&b))
+        hex.len() == 64 && hex.bytes().all(|b| b.is_ascii_digit() || (b'a'..=b'f').contains(&b))
     })
 }
 
 /// `imagePullPolicy` where none is given.
 pub fn default_policy(image: &str) -> PullPolicy {
     match Reference::parse(image) {
-        Ok(Reference {
-            version: Version::Tag(tag),
-            ..
-        }) if tag == "latest" => PullPolicy::Always,
+        Ok(Reference { version: Version::Tag(tag), .. }) if tag == "latest" => PullPolicy::Always,
         _ => PullPolicy::IfNotPresent,
     }
 }
@@ -172,30 +156,14 @@ mod tests {
         ];
         for (text, expected) in cases {
             let reference = Reference::parse(text).expect(text);
-            let shown = format!(
-                "{:?} {} {}",
-                reference.host,
-                reference.name,
-                reference.version()
-            );
+            let shown = format!("{:?} {} {}", reference.host, reference.name, reference.version());
             assert_eq!(shown, expected);
         }
     }
 
     #[test]
     fn refuses_what_could_leave_its_folder_or_url() {
-        for text in [
-            "",
-            "../x",
-            "a/../b",
-            "A",
-            "a:",
-            "a@sha256:12",
-            "a b",
-            "a/",
-            "a?x=1",
-            "a:-x",
-        ] {
+        for text in ["", "../x", "a/../b", "A", "a:", "a@sha256:12", "a b", "a/", "a?x=1", "a:-x"] {
             assert!(Reference::parse(text).is_err(), "{text}");
         }
     }

@@ -33,11 +33,7 @@ pub fn observe(
                 *compiling = true;
             }
         }
-        Observation::Prepared {
-            container,
-            image_id,
-            guest,
-        } => {
+        Observation::Prepared { container, image_id, guest } => {
             let container = &mut state.containers[container];
             if matches!(container.phase, Phase::Preparing { .. }) {
                 container.phase = Phase::Ready;
@@ -49,21 +45,13 @@ pub fn observe(
         Observation::Failed { container, problem } => {
             preparing_failed(&mut state.containers[container], problem, now);
         }
-        Observation::Started {
-            container,
-            restart,
-            at,
-        } => {
+        Observation::Started { container, restart, at } => {
             let container = &mut state.containers[container];
             if restart == container.restarts && container.phase == Phase::Starting {
                 container.phase = Phase::Running { since: at };
             }
         }
-        Observation::Exited {
-            container,
-            restart,
-            exit,
-        } => {
+        Observation::Exited { container, restart, exit } => {
             let container = &mut state.containers[container];
             if restart == container.restarts && container.is_live() {
                 container.phase = Phase::Exited(exit);
@@ -103,10 +91,7 @@ fn preparing_failed(container: &mut Container, problem: Problem, now: Timestamp)
         },
         _ => problem,
     };
-    container.phase = Phase::BackOff {
-        until: now + delay,
-        problem,
-    };
+    container.phase = Phase::BackOff { until: now + delay, problem };
 }
 
 /// Compares with what a worker that just connected knows.
@@ -137,9 +122,7 @@ fn compare(
             (Phase::Starting, None) => container.phase = Phase::Waiting,
             (Phase::Stopping { since }, Some(ContainerPhase::Running { at })) => {
                 // Asked once more at the next step.
-                container.phase = Phase::Running {
-                    since: since.unwrap_or(*at),
-                };
+                container.phase = Phase::Running { since: since.unwrap_or(*at) };
             }
             (Phase::Running { .. } | Phase::Stopping { .. }, None) => lose(container, now),
             _ => {}

@@ -66,18 +66,11 @@ impl Pods {
     }
 
     fn log_source(&self, query: &LogQuery) -> Result<LogSource, LogRefusal> {
-        let LogQuery {
-            namespace,
-            pod,
-            container,
-            ..
-        } = query;
+        let LogQuery { namespace, pod, container, .. } = query;
         let name = (namespace.clone(), pod.clone());
         let entry = self.names.get(&name).and_then(|uid| self.entries.get(uid));
         let entry = entry.ok_or_else(|| {
-            LogRefusal::NotFound(format!(
-                "pod \"{pod}\" of namespace {namespace} is not here"
-            ))
+            LogRefusal::NotFound(format!("pod \"{pod}\" of namespace {namespace} is not here"))
         })?;
         let spec = &entry.desired.spec;
         let index = spec.container(container).ok_or_else(|| {
@@ -89,11 +82,7 @@ impl Pods {
             Phase::CrashLoop { .. } => Some(state.restarts),
             _ => state.last.as_ref().and(state.restarts.checked_sub(1)),
         };
-        let source = |restart, running| LogSource {
-            uid: spec.uid.clone(),
-            restart,
-            running,
-        };
+        let source = |restart, running| LogSource { uid: spec.uid.clone(), restart, running };
         if query.previous {
             return last.map(|restart| source(restart, false)).ok_or_else(|| {
                 LogRefusal::Bad(format!(

@@ -64,8 +64,7 @@ impl Pods {
                 status,
                 delete,
             };
-            self.writes
-                .spawn(writer::write(self.parts.client.clone(), write));
+            self.writes.spawn(writer::write(self.parts.client.clone(), write));
         }
     }
 

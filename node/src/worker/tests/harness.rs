@@ -68,11 +68,7 @@ impl Fixture {
         };
         let listener = UnixListener::bind(folder.0.join("sock")).expect("a socket");
         let worker = tokio::spawn(run(listener, 64));
-        let fixture = Fixture {
-            folder,
-            hello,
-            worker,
-        };
+        let fixture = Fixture { folder, hello, worker };
         let mut agent = fixture.connect(&fixture.hello).await;
         let state = agent.state().await;
         assert_eq!((state.namespace.as_str(), state.pods.len()), (namespace, 0));
@@ -81,12 +77,8 @@ impl Fixture {
 
     /// Another connection, which has said this hello.
     pub async fn connect(&self, hello: &Hello) -> Agent {
-        let stream = UnixStream::connect(self.folder.0.join("sock"))
-            .await
-            .expect("connect");
-        let mut agent = Agent {
-            frames: Framed::new(stream, protocol::codec()),
-        };
+        let stream = UnixStream::connect(self.folder.0.join("sock")).await.expect("connect");
+        let mut agent = Agent { frames: Framed::new(stream, protocol::codec()) };
         agent.say(ToWorker::Hello(hello.clone())).await;
         agent
     }
@@ -103,26 +95,16 @@ impl Fixture {
     /// What a container has logged, without times.
     pub fn log(&self, uid: &str, container: &str, restart: u32) -> String {
         let namespace = &self.hello.namespace;
-        let path = protocol::log_file(
-            &self.hello.log_root,
-            namespace,
-            uid,
-            uid,
-            container,
-            restart,
-        );
+        let path =
+            protocol::log_file(&self.hello.log_root, namespace, uid, uid, container, restart);
         let text = std::fs::read_to_string(path).expect("the log file exists");
-        text.lines()
-            .map(|line| line.split_once(' ').expect("a time").1.to_owned() + "\n")
-            .collect()
+        text.lines().map(|line| line.split_once(' ').expect("a time").1.to_owned() + "\n").collect()
     }
 
     /// Ends the worker.
     pub async fn stop(self, mut agent: Agent) {
         agent.say(ToWorker::Stop { grace_ms: 1000 }).await;
-        let ended = tokio::time::timeout(PATIENCE, self.worker)
-            .await
-            .expect("it ends in time");
+        let ended = tokio::time::timeout(PATIENCE, self.worker).await.expect("it ends in time");
         ended.expect("no panic").expect("no error");
     }
 }
@@ -175,12 +157,11 @@ impl Agent {
     /// Waits for a container to end.
     pub async fn exited(&mut self, uid: &str, restart: u32) -> Exit {
         self.hear_until(|message| match message {
-            ToAgent::ContainerExited {
-                uid: found,
-                restart: number,
-                exit,
-                ..
-            } if found == uid && number == restart => Some(exit),
+            ToAgent::ContainerExited { uid: found, restart: number, exit, .. }
+                if found == uid && number == restart =>
+            {
+                Some(exit)
+            }
             _ => None,
         })
         .await
@@ -217,11 +198,7 @@ pub fn handler(module: &Path, port: u16) -> Container {
     Container {
         form: Form::Component,
         guest: Guest::Handler,
-        ports: vec![Port {
-            name: None,
-            port,
-            protocol: Protocol::Tcp,
-        }],
+        ports: vec![Port { name: None, port, protocol: Protocol::Tcp }],
         ..command(module, 0)
     }
 }
@@ -240,10 +217,7 @@ pub fn service(
             peer: *peer,
         };
     ToWorker::Services(Services::Upsert(vec![ServiceRoute {
-        key: ServiceKey {
-            namespace: key.0.to_owned(),
-            name: key.1.to_owned(),
-        },
+        key: ServiceKey { namespace: key.0.to_owned(), name: key.1.to_owned() },
         cluster_ips: Vec::new(),
         ports: vec![RoutePort {
             name: String::new(),
@@ -262,9 +236,7 @@ impl Authority {
     pub fn new() -> Authority {
         let mut params = rcgen::CertificateParams::default();
         params.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
-        params
-            .distinguished_name
-            .push(rcgen::DnType::CommonName, "traffic");
+        params.distinguished_name.push(rcgen::DnType::CommonName, "traffic");
         let key = rcgen::KeyPair::generate().expect("a key");
         Authority(rcgen::CertifiedIssuer::self_signed(params, key).expect("a certificate"))
     }
@@ -272,12 +244,8 @@ impl Authority {
     pub fn issue(&self, node: &str, namespace: &str) -> Identity {
         let mut params = rcgen::CertificateParams::default();
         params.distinguished_name = rcgen::DistinguishedName::new();
-        params
-            .distinguished_name
-            .push(rcgen::DnType::CommonName, node);
-        params
-            .distinguished_name
-            .push(rcgen::DnType::OrganizationName, namespace);
+        params.distinguished_name.push(rcgen::DnType::CommonName, node);
+        params.distinguished_name.push(rcgen::DnType::OrganizationName, namespace);
         params.extended_key_usages = vec![
             rcgen::ExtendedKeyUsagePurpose::ClientAuth,
             rcgen::ExtendedKeyUsagePurpose::ServerAuth,
@@ -300,10 +268,7 @@ pub fn free_port() -> u16 {
 
 /// A WASI p1 module that writes `text` to its standard output and exits with `code`.
 pub fn printing(text: &str, code: u8) -> Vec<u8> {
-    assert!(
-        text.len() < 48 && code < 64,
-        "one byte of LEB128 is enough for these"
-    );
+    assert!(text.len() < 48 && code < 64, "one byte of LEB128 is enough for these");
     // Memory: an iovec (pointer 8, length) and the text; fd_write's result goes to 64.
     let mut data = vec![8, 0, 0, 0, text.len() as u8, 0, 0, 0];
     data.extend_from_slice(text.as_bytes());
@@ -327,18 +292,9 @@ fn module(body: &[u8], data: &[u8]) -> Vec<u8> {
     let name = |text: &str| [&[text.len() as u8], text.as_bytes()].concat();
     let import = |function: &str, kind: u8| [name(WASI), name(function), vec![0, kind]].concat();
     // (i32 i32 i32 i32) -> i32, (i32) -> (), () -> ()
-    let types = [
-        3, 0x60, 4, 0x7f, 0x7f, 0x7f, 0x7f, 1, 0x7f, 0x60, 1, 0x7f, 0, 0x60, 0, 0,
-    ];
+    let types = [3, 0x60, 4, 0x7f, 0x7f, 0x7f, 0x7f, 1, 0x7f, 0x60, 1, 0x7f, 0, 0x60, 0, 0];
     let imports = [vec![2], import("fd_write", 0), import("proc_exit", 1)].concat();
-    let exports = [
-        vec![2],
-        name("memory"),
-        vec![2, 0],
-        name("_start"),
-        vec![0, 2],
-    ]
-    .concat();
+    let exports = [vec![2], name("memory"), vec![2, 0], name("_start"), vec![0, 2]].concat();
     let code = [&[1, body.len() as u8 + 2, 0], body, &[0x0b]].concat();
     let data = [&[1, 0, 0x41, 0, 0x0b, data.len() as u8], data].concat();
     let sections: [(u8, &[u8]); 7] = [

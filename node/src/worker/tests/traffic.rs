@@ -22,9 +22,7 @@ use crate::protocol::{NodePort, ServiceKey, Services, ToAgent, ToWorker};
 
 /// One request on a connection of its own; the whole response as text.
 pub async fn get(port: u16, path: &str) -> String {
-    let mut stream = TcpStream::connect(("127.0.0.1", port))
-        .await
-        .expect("connect");
+    let mut stream = TcpStream::connect(("127.0.0.1", port)).await.expect("connect");
     let request = format!("GET {path} HTTP/1.1\r\nhost: shop.example\r\nconnection: close\r\n\r\n");
     stream.write_all(request.as_bytes()).await.expect("write");
     let mut response = String::new();
@@ -55,16 +53,9 @@ async fn a_node_port_opens_explains_itself_and_closes() {
     let (fixture, mut agent) = Fixture::start("shop").await;
     let port = free_port();
     // Of another namespace, on the same node: not this worker's business.
-    agent
-        .say(service(("bank", "api"), Some(free_port()), &[]))
-        .await;
+    agent.say(service(("bank", "api"), Some(free_port()), &[])).await;
     agent.say(service(("shop", "cart"), Some(port), &[])).await;
-    let expected = NodePort {
-        service: "cart".to_owned(),
-        port,
-        bound: true,
-        error: None,
-    };
+    let expected = NodePort { service: "cart".to_owned(), port, bound: true, error: None };
     assert_eq!(node_port(&mut agent).await, expected);
     let response = get(port, "/").await;
     assert!(response.starts_with("HTTP/1.1 503 "), "{response}");
@@ -74,34 +65,16 @@ async fn a_node_port_opens_explains_itself_and_closes() {
     );
     assert!(response.ends_with(&why), "{response}");
     // An endpoint that is not there, and one that nobody knows the worker of.
-    let endpoints = [
-        ("10.0.0.9:80", "shop", "node-1", None),
-        ("10.0.32.1:80", "shop", "node-2", None),
-    ];
-    agent
-        .say(service(("shop", "cart"), Some(port), &endpoints))
-        .await;
-    agent
-        .say(ToWorker::RemovePod {
-            uid: "done".to_owned(),
-        })
-        .await;
-    agent
-        .hear_until(|message| matches!(message, ToAgent::PodRemoved { .. }).then_some(()))
-        .await;
+    let endpoints =
+        [("10.0.0.9:80", "shop", "node-1", None), ("10.0.32.1:80", "shop", "node-2", None)];
+    agent.say(service(("shop", "cart"), Some(port), &endpoints)).await;
+    agent.say(ToWorker::RemovePod { uid: "done".to_owned() }).await;
+    agent.hear_until(|message| matches!(message, ToAgent::PodRemoved { .. }).then_some(())).await;
     let response = get(port, "/").await;
-    assert!(
-        response.ends_with("the Pod at 10.0.0.9:80 is gone.\n"),
-        "{response}"
-    );
+    assert!(response.ends_with("the Pod at 10.0.0.9:80 is gone.\n"), "{response}");
 
-    let key = ServiceKey {
-        namespace: "shop".to_owned(),
-        name: "cart".to_owned(),
-    };
-    agent
-        .say(ToWorker::Services(Services::Remove(vec![key])))
-        .await;
+    let key = ServiceKey { namespace: "shop".to_owned(), name: "cart".to_owned() };
+    agent.say(ToWorker::Services(Services::Remove(vec![key]))).await;
     assert!(!node_port(&mut agent).await.bound);
     fixture.stop(agent).await;
 }
@@ -122,17 +95,11 @@ async fn a_taken_node_port_is_reported_and_tried_again() {
 /// What a peer answers to a request for this Pod, or why it cannot be reached.
 async fn ask(peers: &Peers, key: PeerKey, pod: &str) -> String {
     let body = Body::new(Empty::new().map_err(|never| match never {}));
-    let request = Request::get("http://cart/")
-        .header(POD_HEADER, pod)
-        .body(body);
+    let request = Request::get("http://cart/").header(POD_HEADER, pod).body(body);
     match peers.get(key).send(request.expect("a request")).await {
         Ok((response, _)) => {
             let word = response.headers().get(REFUSED_HEADER);
-            format!(
-                "{} {:?}",
-                response.status(),
-                word.expect("no guest is there")
-            )
+            format!("{} {:?}", response.status(), word.expect("no guest is there"))
         }
         Err(error) => error.to_string(),
     }
@@ -142,9 +109,7 @@ async fn ask(peers: &Peers, key: PeerKey, pod: &str) -> String {
 async fn peers_know_each_other_by_certificate() {
     let (fixture, mut agent) = Fixture::start("shop").await;
     let authority = Authority::new();
-    agent
-        .say(ToWorker::Identity(authority.issue("node-1", "shop")))
-        .await;
+    agent.say(ToWorker::Identity(authority.issue("node-1", "shop"))).await;
     let address = peer_address(&mut agent).await;
     let identified = |identity| {
         let peers = Peers::default();
@@ -169,10 +134,7 @@ async fn peers_know_each_other_by_certificate() {
     // Somebody else's authority: neither side takes the other.
     let stranger = identified(Authority::new().issue("node-2", "bank"));
     let answer = ask(&stranger, key("node-1", "shop"), "10.0.0.1:80").await;
-    assert!(
-        answer.contains("cannot be reached: TLS handshake"),
-        "{answer}"
-    );
+    assert!(answer.contains("cannot be reached: TLS handshake"), "{answer}");
     // A certificate that names nobody cannot even be used.
     let nameless = Credentials::new(&authority.issue("node-2", ""));
     assert_eq!(
@@ -191,16 +153,12 @@ async fn peers_know_each_other_by_certificate() {
 #[tokio::test(flavor = "multi_thread")]
 async fn an_unreachable_peer_is_a_bad_gateway() {
     let (fixture, mut agent) = Fixture::start("shop").await;
-    agent
-        .say(ToWorker::Identity(Authority::new().issue("node-1", "shop")))
-        .await;
+    agent.say(ToWorker::Identity(Authority::new().issue("node-1", "shop"))).await;
     peer_address(&mut agent).await;
     let nobody = SocketAddr::from(([127, 0, 0, 1], free_port()));
     let port = free_port();
     let endpoint = ("10.0.32.1:80", "shop", "node-2", Some(nobody));
-    agent
-        .say(service(("shop", "cart"), Some(port), &[endpoint]))
-        .await;
+    agent.say(service(("shop", "cart"), Some(port), &[endpoint])).await;
     assert!(node_port(&mut agent).await.bound);
     let response = get(port, "/").await;
     assert!(response.starts_with("HTTP/1.1 502 "), "{response}");

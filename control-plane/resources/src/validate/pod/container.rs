@@ -13,12 +13,7 @@ const PULL_POLICIES: &[&str] = &["Always", "IfNotPresent", "Never"];
 const PROTOCOLS: &[&str] = &["SCTP", "TCP", "UDP"];
 const HANDLERS: &[&str] = &["exec", "httpGet", "tcpSocket", "grpc", "sleep"];
 const STANDARD_RESOURCES: &[&str] = &["cpu", "memory", "ephemeral-storage"];
-const ENV_SOURCES: &[&str] = &[
-    "fieldRef",
-    "resourceFieldRef",
-    "configMapKeyRef",
-    "secretKeyRef",
-];
+const ENV_SOURCES: &[&str] = &["fieldRef", "resourceFieldRef", "configMapKeyRef", "secretKeyRef"];
 /// Fields of its own Pod that a container may read.
 const POD_FIELDS: &[&str] = &[
     "metadata.name",
@@ -59,12 +54,7 @@ fn init_container(container: &Value, path: &str, errors: &mut Errors) {
         errors.one_of(&at(path, "restartPolicy"), policy, &["Always"]);
         return;
     }
-    for key in [
-        "livenessProbe",
-        "readinessProbe",
-        "startupProbe",
-        "lifecycle",
-    ] {
+    for key in ["livenessProbe", "readinessProbe", "startupProbe", "lifecycle"] {
         if container.get(key).is_some() {
             let detail = "may not be set for init containers without restartPolicy=Always";
             errors.forbidden(&at(path, key), detail);
@@ -167,10 +157,8 @@ fn environment(container: &Value, path: &str, errors: &mut Errors) {
     for (index, source) in items(container, "envFrom").iter().enumerate() {
         let path = nth(path, "envFrom", index);
         let references = ["configMapRef", "secretRef"];
-        let present: Vec<_> = references
-            .into_iter()
-            .filter(|key| source.get(key).is_some())
-            .collect();
+        let present: Vec<_> =
+            references.into_iter().filter(|key| source.get(key).is_some()).collect();
         match present[..] {
             [] => {
                 let detail = "must specify one of: `configMapRef` or `secretRef`";
@@ -180,21 +168,14 @@ fn environment(container: &Value, path: &str, errors: &mut Errors) {
                 errors.required(&format!("{path}.{reference}.name"), "");
             }
             [_] => {}
-            _ => errors.invalid(
-                &path,
-                "",
-                "may not have more than one field specified at a time",
-            ),
+            _ => errors.invalid(&path, "", "may not have more than one field specified at a time"),
         }
     }
 }
 
 fn value_from(source: &Value, has_value: bool, path: &str, errors: &mut Errors) {
-    let present: Vec<&str> = ENV_SOURCES
-        .iter()
-        .copied()
-        .filter(|key| source.get(key).is_some())
-        .collect();
+    let present: Vec<&str> =
+        ENV_SOURCES.iter().copied().filter(|key| source.get(key).is_some()).collect();
     if present.is_empty() {
         let detail = "must specify one of: `fieldRef`, `resourceFieldRef`, `configMapKeyRef` or \
             `secretKeyRef`";
@@ -202,11 +183,7 @@ fn value_from(source: &Value, has_value: bool, path: &str, errors: &mut Errors) 
     } else if has_value {
         errors.invalid(path, "", "may not be specified when `value` is not empty");
     } else if present.len() > 1 {
-        errors.invalid(
-            path,
-            "",
-            "may not have more than one field specified at a time",
-        );
+        errors.invalid(path, "", "may not have more than one field specified at a time");
     }
     for key in present {
         let (reference, path) = (get(source, key), at(path, key));
@@ -232,10 +209,7 @@ fn value_from(source: &Value, has_value: bool, path: &str, errors: &mut Errors) 
 fn field_path(field: &str, path: &str, errors: &mut Errors) {
     let path = at(path, "fieldPath");
     let subscript = |map: &str| {
-        let inner = field
-            .strip_prefix(map)?
-            .strip_prefix("['")?
-            .strip_suffix("']")?;
+        let inner = field.strip_prefix(map)?.strip_prefix("['")?.strip_suffix("']")?;
         Some(names::qualified(&inner.to_lowercase()))
     };
     if field.is_empty() {
@@ -290,11 +264,7 @@ fn resources(resources: &Value, path: &str, errors: &mut Errors) {
             let is_standard =
                 STANDARD_RESOURCES.contains(&name.as_str()) || name.starts_with("hugepages-");
             if !name.contains('/') && !is_standard {
-                errors.invalid(
-                    &path,
-                    name.as_str(),
-                    "must be a standard resource for containers",
-                );
+                errors.invalid(&path, name.as_str(), "must be a standard resource for containers");
             }
             quantity(amount, &path, errors);
         }

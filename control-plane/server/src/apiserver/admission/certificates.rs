@@ -12,11 +12,8 @@ use wherry_resources::{Object, meta};
 
 /// What a machine without an identity may ask for, and what a node may.
 const NODE_CLIENT: &str = "kubernetes.io/kube-apiserver-client-kubelet";
-const NODE_SIGNERS: [&str; 3] = [
-    NODE_CLIENT,
-    "kubernetes.io/kubelet-serving",
-    "wherry.dev/traffic",
-];
+const NODE_SIGNERS: [&str; 3] =
+    [NODE_CLIENT, "kubernetes.io/kubelet-serving", "wherry.dev/traffic"];
 
 /// Writes the requester into a new request, and keeps machines to their own signers.
 pub fn admit(context: &Context<'_>, new: &mut Object) -> Result<(), ApiError> {
@@ -24,10 +21,7 @@ pub fn admit(context: &Context<'_>, new: &mut Object) -> Result<(), ApiError> {
         return Ok(());
     }
     let user = context.user;
-    let signer = new
-        .pointer("/spec/signerName")
-        .and_then(Value::as_str)
-        .unwrap_or("");
+    let signer = new.pointer("/spec/signerName").and_then(Value::as_str).unwrap_or("");
     let allowed = if context.is_trusted() {
         true
     } else if user.node().is_some() {
@@ -38,16 +32,9 @@ pub fn admit(context: &Context<'_>, new: &mut Object) -> Result<(), ApiError> {
         true
     };
     if !allowed {
-        let message = format!(
-            "Forbidden: user {:?} may not ask the signer {signer:?}",
-            user.name
-        );
+        let message = format!("Forbidden: user {:?} may not ask the signer {signer:?}", user.name);
         let error = errors::field(Reason::Forbidden, "spec.signerName", message);
-        return Err(ApiError::invalid(
-            context.kind,
-            meta::name(new),
-            vec![error],
-        ));
+        return Err(ApiError::invalid(context.kind, meta::name(new), vec![error]));
     }
     let spec = &mut new["spec"];
     if !spec.is_object() {

@@ -79,14 +79,7 @@ mod tests {
 
     #[test]
     fn addresses_of_machines_are_refused() {
-        for address in [
-            "127.0.0.1",
-            "::1",
-            "169.254.169.254",
-            "fe80::1",
-            "0.0.0.0",
-            "224.0.0.1",
-        ] {
+        for address in ["127.0.0.1", "::1", "169.254.169.254", "fe80::1", "0.0.0.0", "224.0.0.1"] {
             assert!(refused(address).is_some(), "{address}");
         }
         for address in ["10.0.0.1", "192.168.1.1", "2001:db8::1"] {

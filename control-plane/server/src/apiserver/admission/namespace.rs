@@ -40,11 +40,7 @@ pub fn must_live(context: &Context<'_>, new: &Object) -> Result<(), ApiError> {
 pub fn may_be_deleted(kind: &Kind, old: &Object) -> Result<(), ApiError> {
     let name = meta::name(old);
     if kind.is("", "Namespace") && PERMANENT.contains(&name) {
-        return Err(ApiError::forbidden(
-            kind,
-            name,
-            "this namespace may not be deleted",
-        ));
+        return Err(ApiError::forbidden(kind, name, "this namespace may not be deleted"));
     }
     Ok(())
 }

@@ -56,9 +56,7 @@ pub fn admit(context: &Context<'_>, new: &Object, old: Option<&Object>) -> Resul
                 ));
             }
             if old.map(labels) != Some(labels(new)) {
-                return refuse(format!(
-                    "node {node:?} cannot update labels through pod status"
-                ));
+                return refuse(format!("node {node:?} cannot update labels through pod status"));
             }
             Ok(())
         }
@@ -72,16 +70,11 @@ fn labels(object: &Object) -> Vec<(&str, &str)> {
 
 fn own_node(node: &str, new: &Object, old: Option<&Object>) -> Result<(), String> {
     if meta::name(new) != node {
-        return Err(format!(
-            "node {node:?} is not allowed to modify node {:?}",
-            meta::name(new)
-        ));
+        return Err(format!("node {node:?} is not allowed to modify node {:?}", meta::name(new)));
     }
     let owners = |object: &Object| object.pointer("/metadata/ownerReferences").cloned();
     if owners(new) != old.and_then(owners) {
-        return Err(format!(
-            "node {node:?} is not allowed to modify ownerReferences"
-        ));
+        return Err(format!("node {node:?} is not allowed to modify ownerReferences"));
     }
     let taints = |object: &Object| object.pointer("/spec/taints").cloned();
     if let Some(old) = old.filter(|old| taints(old) != taints(new)) {
@@ -103,9 +96,7 @@ fn own_node(node: &str, new: &Object, old: Option<&Object>) -> Result<(), String
     for key in keys(before).iter().chain(&keys(after)) {
         let value = |labels: Option<&Value>| labels.and_then(|labels| labels.get(key)).cloned();
         if value(before) != value(after) && !may_set(key) {
-            return Err(format!(
-                "node {node:?} is not allowed to modify label {key:?}"
-            ));
+            return Err(format!("node {node:?} is not allowed to modify label {key:?}"));
         }
     }
     Ok(())
@@ -137,9 +128,7 @@ pub fn deletion(kind: &Kind, user: &User, old: &Object, options: &Options) -> Re
         ));
     }
     if options.uid.is_none() {
-        return refuse(format!(
-            "node {node:?} must name the uid of the pod that it deletes"
-        ));
+        return refuse(format!("node {node:?} must name the uid of the pod that it deletes"));
     }
     Ok(())
 }

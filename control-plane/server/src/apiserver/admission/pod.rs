@@ -19,11 +19,7 @@ fn text<'a>(pod: &'a Object, path: &str) -> &'a str {
 
 fn service_account(context: &Context<'_>, pod: &mut Object) -> Result<(), ApiError> {
     let named = text(pod, "/spec/serviceAccountName").to_owned();
-    let name = if named.is_empty() {
-        "default".to_owned()
-    } else {
-        named
-    };
+    let name = if named.is_empty() { "default".to_owned() } else { named };
     let Some(account) = &context.facts.service_account else {
         let why = format!(
             "error looking up service account {}/{name}: serviceaccount {name:?} not found",
@@ -35,9 +31,7 @@ fn service_account(context: &Context<'_>, pod: &mut Object) -> Result<(), ApiErr
     let spec = &mut pod["spec"];
     spec["serviceAccountName"] = json!(name);
     spec["serviceAccount"] = json!(name);
-    let has_secrets = spec["imagePullSecrets"]
-        .as_array()
-        .is_some_and(|list| !list.is_empty());
+    let has_secrets = spec["imagePullSecrets"].as_array().is_some_and(|list| !list.is_empty());
     if let Some(secrets) = secrets.filter(|_| !has_secrets) {
         spec["imagePullSecrets"] = secrets;
     } else if let Some(spec) = spec.as_object_mut().filter(|_| !has_secrets) {

@@ -1,23 +1,19 @@
 //! A Service's cluster address and node ports.
 //!
 //! Addresses are taken from the state of the store plus what is being written at this moment.
-//! [`Allocations::reserve`] takes the state and reserves under one lock; the reservation is given
+//! [`Allocations::reserve`] reads the Services and reserves under one lock; the reservation is given
 //! back after the write, when the state shows it. So two requests of this process never get the
 //! same address, and only the leader's process writes. If the outcome of a write is not known, its
 //! reservation stays until the process ends.
 
 use super::Context;
-use crate::apiserver::{
-    errors::{self, ApiError},
-    stored,
-};
+use crate::apiserver::errors::{self, ApiError};
 use serde_json::{Value, json};
 use std::collections::BTreeSet;
 use std::net::Ipv4Addr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use wherry_resources::validate::Reason;
 use wherry_resources::{Kind, Object, meta};
-use wherry_store::{Entry, Snapshot, WriteError};
 
 /// Cluster addresses are in 172.20.0.0/16.
 const ADDRESS_BASE: u32 = u32::from_be_bytes([172, 20, 0, 0]);
@@ -66,15 +62,12 @@ pub struct Reservation {
 impl Reservation {
     /// Nothing is reserved.
     pub fn none() -> Reservation {
-        Reservation {
-            allocations: None,
-            taken: Taken::default(),
-        }
+        Reservation { allocations: None, taken: Taken::default() }
     }
 
-    /// Gives the addresses back once it is clear whether the Service was written.
-    pub fn settle(mut self, outcome: &Result<Entry, WriteError>) {
-        if let Err(WriteError::Unknown) = outcome {
+    /// Gives the addresses back, unless nobody knows whether the Service was written.
+    pub fn settle(mut self, unknown: bool) {
+        if unknown {
             self.allocations = None;
         }
     }
@@ -86,12 +79,8 @@ impl Drop for Reservation {
             return;
         };
         let mut reserved = allocations.lock();
-        reserved
-            .addresses
-            .retain(|address| !self.taken.addresses.contains(address));
-        reserved
-            .ports
-            .retain(|port| !self.taken.ports.contains(port));
+        reserved.addresses.retain(|address| !self.taken.addresses.contains(address));
+        reserved.ports.retain(|port| !self.taken.ports.contains(port));
     }
 }
 
@@ -100,11 +89,11 @@ impl Allocations {
         self.reserved.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Decides what `new` gets and holds it. `state` is called under the lock: whatever was given
-    /// back before shows in it.
+    /// Decides what `new` gets and holds it. `services` reads all Services under the lock:
+    /// whatever was given back before shows in them.
     pub fn reserve(
         &self,
-        state: impl FnOnce() -> Snapshot,
+        services: impl FnOnce() -> Vec<Object>,
         new: &Object,
         old: Option<&Object>,
         random: u64,
@@ -112,8 +101,7 @@ impl Allocations {
         let mut reserved = self.lock();
         let mut taken = reserved.clone();
         let own = (meta::namespace(new), meta::name(new));
-        for (_, entry) in state().range(&stored::prefix(kind(), None), None) {
-            let service = stored::decode(kind(), &entry);
+        for service in services() {
             if old.is_none() || (meta::namespace(&service), meta::name(&service)) != own {
                 taken.add(&service);
             }
@@ -129,13 +117,7 @@ impl Allocations {
         reserved.addresses.extend(&taken.addresses);
         reserved.ports.extend(taken.ports.iter().cloned());
         drop(reserved);
-        Ok((
-            grant,
-            Reservation {
-                allocations: Some(self.clone()),
-                taken,
-            },
-        ))
+        Ok((grant, Reservation { allocations: Some(self.clone()), taken }))
     }
 }
 
@@ -148,10 +130,7 @@ fn text<'a>(service: &'a Object, path: &str) -> &'a str {
 }
 
 fn ports(service: &Object) -> &[Value] {
-    service
-        .pointer("/spec/ports")
-        .and_then(Value::as_array)
-        .map_or(&[], Vec::as_slice)
+    service.pointer("/spec/ports").and_then(Value::as_array).map_or(&[], Vec::as_slice)
 }
 
 fn addresses(service: &Object) -> Vec<u32> {
@@ -164,16 +143,13 @@ fn node_ports(service: &Object) -> Vec<(String, u16)> {
 }
 
 fn node_port(port: &Value) -> Option<(String, u16)> {
-    let number = u16::try_from(port.get("nodePort")?.as_u64()?)
-        .ok()
-        .filter(|number| *number > 0)?;
+    let number =
+        u16::try_from(port.get("nodePort")?.as_u64()?).ok().filter(|number| *number > 0)?;
     Some((protocol(port).to_owned(), number))
 }
 
 fn protocol(port: &Value) -> &str {
-    port.get("protocol")
-        .and_then(Value::as_str)
-        .unwrap_or("TCP")
+    port.get("protocol").and_then(Value::as_str).unwrap_or("TCP")
 }
 
 fn wants_address(service: &Object) -> bool {
@@ -203,9 +179,7 @@ fn grant(
     };
     let mut grant = Grant::default();
     let mut held = Taken::default();
-    let kept = old
-        .filter(|old| wants_address(old))
-        .map_or("", |old| text(old, "/spec/clusterIP"));
+    let kept = old.filter(|old| wants_address(old)).map_or("", |old| text(old, "/spec/clusterIP"));
     match text(new, "/spec/clusterIP") {
         _ if !wants_address(new) => {}
         "None" => {}
@@ -224,10 +198,7 @@ fn grant(
         asked => {
             let address = u32::from(asked.parse::<Ipv4Addr>().map_err(|_| {
                 let why = "must be empty, 'None', or a valid IP address";
-                invalid(
-                    "spec.clusterIPs[0]",
-                    format!("Invalid value: {asked:?}: {why}"),
-                )
+                invalid("spec.clusterIPs[0]", format!("Invalid value: {asked:?}: {why}"))
             })?);
             let failed = |why: &str| {
                 let message =
@@ -294,15 +265,10 @@ fn node_port_grants(
         let same = |other: &&Value| {
             other.get("port") == port.get("port") && self::protocol(other) == protocol
         };
-        let kept = old
-            .and_then(|old| ports(old).iter().find(same))
-            .and_then(node_port);
-        let number = kept
-            .filter(|kept| !held.ports.contains(kept))
-            .map(|kept| kept.1);
-        let number = number
-            .or_else(|| free_port(taken, held, &protocol, random))
-            .ok_or_else(|| {
+        let kept = old.and_then(|old| ports(old).iter().find(same)).and_then(node_port);
+        let number = kept.filter(|kept| !held.ports.contains(kept)).map(|kept| kept.1);
+        let number =
+            number.or_else(|| free_port(taken, held, &protocol, random)).ok_or_else(|| {
                 let why = "failed to allocate a nodePort: range is full";
                 (format!("spec.ports[{index}].nodePort"), why.to_owned())
             })?;
@@ -325,12 +291,10 @@ fn free_address(taken: &Taken, random: u64) -> Option<u32> {
 fn free_port(taken: &Taken, held: &Taken, protocol: &str, random: u64) -> Option<u16> {
     let count = PORT_LAST - PORT_FIRST + 1;
     let start = u16::try_from(random % u64::from(count)).expect("a remainder is below its divisor");
-    (0..count)
-        .map(|step| PORT_FIRST + (start + step) % count)
-        .find(|number| {
-            let port = (protocol.to_owned(), *number);
-            !taken.ports.contains(&port) && !held.ports.contains(&port)
-        })
+    (0..count).map(|step| PORT_FIRST + (start + step) % count).find(|number| {
+        let port = (protocol.to_owned(), *number);
+        !taken.ports.contains(&port) && !held.ports.contains(&port)
+    })
 }
 
 /// Writes the grant into the Service and checks what must not be in one.
@@ -374,9 +338,7 @@ mod tests {
         let (new, old) = (service(new), old.map(service));
         match grant(&new, old.as_ref(), taken, 0) {
             Ok((grant, _)) => {
-                let address = grant
-                    .address
-                    .map_or("-".to_owned(), |address| address.to_string());
+                let address = grant.address.map_or("-".to_owned(), |address| address.to_string());
                 format!("{address} {:?}", grant.ports)
             }
             Err(error) => error.to_string(),
@@ -386,23 +348,12 @@ mod tests {
     #[test]
     fn addresses_and_ports() {
         let mut taken = Taken::default();
-        taken.add(&service(
-            json!({"clusterIP": "172.20.1.0", "ports": [{"nodePort": 30000}]}),
-        ));
+        taken.add(&service(json!({"clusterIP": "172.20.1.0", "ports": [{"nodePort": 30000}]})));
         let node_port = json!({"type": "NodePort", "ports": [{"port": 80}, {"port": 81}]});
-        assert_eq!(
-            granted(node_port, None, &taken),
-            "172.20.1.1 [(0, 30001), (1, 30002)]"
-        );
+        assert_eq!(granted(node_port, None, &taken), "172.20.1.1 [(0, 30001), (1, 30002)]");
         assert_eq!(granted(json!({"clusterIP": "None"}), None, &taken), "- []");
-        assert_eq!(
-            granted(json!({"type": "ExternalName"}), None, &taken),
-            "- []"
-        );
-        assert_eq!(
-            granted(json!({"clusterIP": "172.20.0.1"}), None, &taken),
-            "- []"
-        );
+        assert_eq!(granted(json!({"type": "ExternalName"}), None, &taken), "- []");
+        assert_eq!(granted(json!({"clusterIP": "172.20.0.1"}), None, &taken), "- []");
         assert_eq!(
             granted(json!({"clusterIP": "172.20.1.0"}), None, &taken),
             "Service \"s\" is invalid: spec.clusterIPs: Invalid value: [\"172.20.1.0\"]: failed to \
@@ -420,9 +371,6 @@ mod tests {
         let old = json!({"type": "NodePort", "clusterIP": "172.20.9.9",
             "ports": [{"port": 80, "nodePort": 31000}]});
         let new = json!({"type": "NodePort", "ports": [{"port": 81}, {"port": 80}]});
-        assert_eq!(
-            granted(new, Some(old), &taken),
-            "172.20.9.9 [(0, 30001), (1, 31000)]"
-        );
+        assert_eq!(granted(new, Some(old), &taken), "172.20.9.9 [(0, 30001), (1, 31000)]");
     }
 }

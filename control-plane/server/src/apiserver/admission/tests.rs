@@ -7,24 +7,10 @@ fn refused(plural: &str, part: Part, new: Value, old: Option<Value>) -> String {
     let kind = wherry_resources::kind("", "v1", plural)
         .or_else(|| wherry_resources::kind("coordination.k8s.io", "v1", plural))
         .expect("a built-in kind");
-    let facts = Facts {
-        namespace: Some(json!({"metadata": {"name": "n"}})),
-        ..Facts::default()
-    };
+    let facts = Facts { namespace: Some(json!({"metadata": {"name": "n"}})), ..Facts::default() };
     let user = User::new("system:node:a", &[auth::NODES]);
-    let operation = if old.is_some() {
-        Operation::Update
-    } else {
-        Operation::Create
-    };
-    let context = Context {
-        operation,
-        user: &user,
-        kind,
-        part,
-        namespace: "n",
-        facts: &facts,
-    };
+    let operation = if old.is_some() { Operation::Update } else { Operation::Create };
+    let context = Context { operation, user: &user, kind, part, namespace: "n", facts: &facts };
     let mut new = new;
     match admit(&context, &mut new, old.as_ref()) {
         Ok(_) => "allowed".to_owned(),
@@ -35,12 +21,8 @@ fn refused(plural: &str, part: Part, new: Value, old: Option<Value>) -> String {
 #[test]
 fn a_node_writes_what_is_its_own() {
     let node = |name: &str, labels: Value| json!({"metadata": {"name": name, "labels": labels}});
-    let allowed = refused(
-        "nodes",
-        Part::Main,
-        node("a", json!({"kubernetes.io/os": "linux"})),
-        None,
-    );
+    let allowed =
+        refused("nodes", Part::Main, node("a", json!({"kubernetes.io/os": "linux"})), None);
     assert_eq!(allowed, "allowed");
     assert_eq!(
         refused("nodes", Part::Main, node("b", json!({})), None),
@@ -59,19 +41,13 @@ fn a_node_writes_what_is_its_own() {
         "nodes \"a\" is forbidden: node \"a\" is not allowed to modify ownerReferences"
     );
     let pod = |node: &str| json!({"metadata": {"name": "p"}, "spec": {"nodeName": node}});
-    assert_eq!(
-        refused("pods", Part::Status, pod("a"), Some(pod("a"))),
-        "allowed"
-    );
+    assert_eq!(refused("pods", Part::Status, pod("a"), Some(pod("a"))), "allowed");
     assert_eq!(
         refused("pods", Part::Status, pod("b"), Some(pod("b"))),
         "pods \"p\" is forbidden: node \"a\" can only update pod status for pods with \
          spec.nodeName set to itself"
     );
-    assert_eq!(
-        refused("leases", Part::Main, node("a", json!({})), None),
-        "allowed"
-    );
+    assert_eq!(refused("leases", Part::Main, node("a", json!({})), None), "allowed");
     assert_eq!(
         refused("leases", Part::Main, node("b", json!({})), None),
         "leases.coordination.k8s.io \"b\" is forbidden: can only access node lease with \

@@ -16,12 +16,7 @@ fn accept(value: &str) -> HeaderMap {
 }
 
 async fn body(response: Response) -> Value {
-    let bytes = response
-        .into_body()
-        .collect()
-        .await
-        .expect("in memory")
-        .to_bytes();
+    let bytes = response.into_body().collect().await.expect("in memory").to_bytes();
     serde_json::from_slice(&bytes).expect("documents are JSON")
 }
 
@@ -36,18 +31,12 @@ fn the_first_media_type_that_can_be_served_wins() {
     };
     check(KUBECTL, Some(Form::Aggregated("v2")));
     check("application/json, */*", Some(Form::Legacy));
-    check(
-        "application/vnd.kubernetes.protobuf,application/json",
-        Some(Form::Legacy),
-    );
+    check("application/vnd.kubernetes.protobuf,application/json", Some(Form::Legacy));
     check(
         "Application/JSON; as=APIGroupDiscoveryList; v=v2beta1; g=apidiscovery.k8s.io; q=0.9",
         Some(Form::Aggregated("v2beta1")),
     );
-    check(
-        "application/json;g=apidiscovery.k8s.io;v=v9;as=APIGroupDiscoveryList",
-        None,
-    );
+    check("application/json;g=apidiscovery.k8s.io;v=v9;as=APIGroupDiscoveryList", None);
     check("text/html", None);
     check("", Some(Form::Legacy));
     assert_eq!(form(&HeaderMap::new()), Some(Form::Legacy));
@@ -71,14 +60,9 @@ async fn the_aggregated_form_names_itself_in_its_content_type() {
         .collect();
     let groups: Vec<&str> = GROUPS[1..].iter().map(|group| group.name).collect();
     assert_eq!(names, groups);
-    let apps = &document["items"][names
-        .iter()
-        .position(|name| *name == "apps")
-        .expect("served")];
+    let apps = &document["items"][names.iter().position(|name| *name == "apps").expect("served")];
     let resources = apps["versions"][0]["resources"].as_array().expect("a list");
-    let deployments = resources
-        .iter()
-        .find(|row| row["resource"] == "deployments");
+    let deployments = resources.iter().find(|row| row["resource"] == "deployments");
     expect![[r#"
         {
           "resource": "deployments",
@@ -141,16 +125,10 @@ async fn the_aggregated_form_names_itself_in_its_content_type() {
 async fn the_core_group_stands_alone_under_api() {
     let document = body(core_group(&accept(KUBECTL), "127.0.0.1:6443").expect("acceptable")).await;
     assert_eq!(document["items"].as_array().map(Vec::len), Some(1));
-    assert_eq!(
-        document["items"][0]["metadata"],
-        json!({"creationTimestamp": null})
-    );
+    assert_eq!(document["items"][0]["metadata"], json!({"creationTimestamp": null}));
     let legacy = body(core_group(&HeaderMap::new(), "127.0.0.1:6443").expect("acceptable")).await;
     assert_eq!(legacy["versions"], json!(["v1"]));
-    assert_eq!(
-        legacy["serverAddressByClientCIDRs"][0]["serverAddress"],
-        "127.0.0.1:6443"
-    );
+    assert_eq!(legacy["serverAddressByClientCIDRs"][0]["serverAddress"], "127.0.0.1:6443");
 }
 
 #[tokio::test]
@@ -201,10 +179,7 @@ async fn the_legacy_form_says_what_drain_and_can_i_look_for() {
         }"#]]
     .assert_eq(&find("pods"));
     let scaling = body(one_group("autoscaling", &headers).expect("served")).await;
-    assert_eq!(
-        scaling["preferredVersion"]["groupVersion"],
-        "autoscaling/v2"
-    );
+    assert_eq!(scaling["preferredVersion"]["groupVersion"], "autoscaling/v2");
     assert!(
         one_group("example.com", &headers).is_none() && resources("apps", "v9", &headers).is_none()
     );
@@ -220,8 +195,5 @@ fn a_client_with_the_document_gets_304() {
     assert_eq!(second.headers()[ETAG], first.headers()[ETAG]);
     // The other form of the same path is another document.
     headers.insert(ACCEPT, "application/json".parse().expect("a header value"));
-    assert_eq!(
-        named_groups(&headers).expect("acceptable").status(),
-        StatusCode::OK
-    );
+    assert_eq!(named_groups(&headers).expect("acceptable").status(), StatusCode::OK);
 }

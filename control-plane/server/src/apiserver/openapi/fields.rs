@@ -50,9 +50,9 @@ pub fn did_you_mean(kind: &Kind, path: &str) -> Option<&'static str> {
     let (parent, name) = path.rsplit_once('.').unwrap_or(("", path));
     let mut shape = fields.resolve(&fields.types[*root]);
     for part in parent.split('.').filter(|part| !part.is_empty()) {
-        let (field, indexes) = part.split_once('[').map_or((part, 0), |(field, rest)| {
-            (field, rest.matches(']').count())
-        });
+        let (field, indexes) = part
+            .split_once('[')
+            .map_or((part, 0), |(field, rest)| (field, rest.matches(']').count()));
         shape = match shape {
             Shape::Object(properties) => fields.resolve(properties.get(field)?),
             Shape::Map(inner) => fields.resolve(inner),
@@ -76,28 +76,17 @@ fn nearest<'a>(name: &str, names: impl Iterator<Item = &'a str>) -> Option<&'a s
     let wanted = name.to_lowercase();
     let edits = |known: &str| strsim::damerau_levenshtein(&wanted, &known.to_lowercase());
     let allowed = name.len().div_ceil(LETTERS_PER_EDIT);
-    let rated = names
-        .map(|known| (edits(known), known))
-        .filter(|(edits, _)| *edits <= allowed);
+    let rated = names.map(|known| (edits(known), known)).filter(|(edits, _)| *edits <= allowed);
     rated.min().map(|(_, known)| known)
 }
 
 impl Fields {
     fn new(schemas: &Schemas) -> Fields {
         let definitions = schemas.definitions();
-        let index: HashMap<&str, usize> = definitions
-            .keys()
-            .enumerate()
-            .map(|(index, name)| (name.as_str(), index))
-            .collect();
-        let types = definitions
-            .values()
-            .map(|schema| shape(schema, &index))
-            .collect();
-        let kinds = schemas
-            .kinds()
-            .map(|(key, name)| (*key, index[name.as_str()]))
-            .collect();
+        let index: HashMap<&str, usize> =
+            definitions.keys().enumerate().map(|(index, name)| (name.as_str(), index)).collect();
+        let types = definitions.values().map(|schema| shape(schema, &index)).collect();
+        let kinds = schemas.kinds().map(|(key, name)| (*key, index[name.as_str()])).collect();
         Fields { types, kinds }
     }
 
@@ -137,11 +126,7 @@ impl Fields {
 }
 
 fn join(path: &str, name: &str) -> String {
-    if path.is_empty() {
-        name.to_string()
-    } else {
-        format!("{path}.{name}")
-    }
+    if path.is_empty() { name.to_string() } else { format!("{path}.{name}") }
 }
 
 fn shape(schema: &Value, index: &HashMap<&str, usize>) -> Shape {

@@ -22,32 +22,13 @@ const ANSWER_TYPES: &[&str] = &["application/json", "application/yaml"];
 type Parameter = (&'static str, &'static str, &'static str, &'static str);
 
 const NAME: Parameter = ("name", "path", "string", "name of the object");
-const NAMESPACE: Parameter = (
-    "namespace",
-    "path",
-    "string",
-    "object name and auth scope, such as for teams and projects",
-);
-const PRETTY: Parameter = (
-    "pretty",
-    "query",
-    "string",
-    "If 'true', then the output is indented.",
-);
+const NAMESPACE: Parameter =
+    ("namespace", "path", "string", "object name and auth scope, such as for teams and projects");
+const PRETTY: Parameter = ("pretty", "query", "string", "If 'true', then the output is indented.");
 
 const LIST: &[Parameter] = &[
-    (
-        "allowWatchBookmarks",
-        "query",
-        "boolean",
-        "Ask for watch events of type BOOKMARK.",
-    ),
-    (
-        "continue",
-        "query",
-        "string",
-        "Token from the previous page of a list.",
-    ),
+    ("allowWatchBookmarks", "query", "boolean", "Ask for watch events of type BOOKMARK."),
+    ("continue", "query", "string", "Token from the previous page of a list."),
     (
         "fieldSelector",
         "query",
@@ -60,89 +41,47 @@ const LIST: &[Parameter] = &[
         "string",
         "Restrict the objects by their labels. Defaults to everything.",
     ),
-    (
-        "limit",
-        "query",
-        "integer",
-        "Most objects in one answer; the rest by the continue token.",
-    ),
+    ("limit", "query", "integer", "Most objects in one answer; the rest by the continue token."),
     (
         "resourceVersion",
         "query",
         "string",
         "Constrains the state from which the request is served.",
     ),
-    (
-        "resourceVersionMatch",
-        "query",
-        "string",
-        "How resourceVersion is applied to a list.",
-    ),
+    ("resourceVersionMatch", "query", "string", "How resourceVersion is applied to a list."),
     (
         "sendInitialEvents",
         "query",
         "boolean",
         "Begin a watch with the present objects and a bookmark.",
     ),
-    (
-        "timeoutSeconds",
-        "query",
-        "integer",
-        "Time after which a list or watch ends.",
-    ),
-    (
-        "watch",
-        "query",
-        "boolean",
-        "Stream changes as add, update, and remove notifications.",
-    ),
+    ("timeoutSeconds", "query", "integer", "Time after which a list or watch ends."),
+    ("watch", "query", "boolean", "Stream changes as add, update, and remove notifications."),
 ];
-const DRY_RUN: Parameter = (
-    "dryRun",
-    "query",
-    "string",
-    "All: process the request in full and store nothing.",
-);
-const FIELD_MANAGER: Parameter = (
-    "fieldManager",
-    "query",
-    "string",
-    "Name of the actor or entity that makes the change.",
-);
+const DRY_RUN: Parameter =
+    ("dryRun", "query", "string", "All: process the request in full and store nothing.");
+const FIELD_MANAGER: Parameter =
+    ("fieldManager", "query", "string", "Name of the actor or entity that makes the change.");
 const FIELD_VALIDATION: Parameter = (
     "fieldValidation",
     "query",
     "string",
     "What to do about unknown and duplicate fields: Ignore, Warn (default) or Strict.",
 );
-const FORCE: Parameter = (
-    "force",
-    "query",
-    "boolean",
-    "Take over fields of other managers in an apply request.",
-);
+const FORCE: Parameter =
+    ("force", "query", "boolean", "Take over fields of other managers in an apply request.");
 const WRITE: &[Parameter] = &[DRY_RUN, FIELD_MANAGER, FIELD_VALIDATION];
 const PATCHED: &[Parameter] = &[DRY_RUN, FIELD_MANAGER, FIELD_VALIDATION, FORCE];
 const DELETED: &[Parameter] = &[
     DRY_RUN,
-    (
-        "gracePeriodSeconds",
-        "query",
-        "integer",
-        "Seconds before the object is deleted.",
-    ),
+    ("gracePeriodSeconds", "query", "integer", "Seconds before the object is deleted."),
     (
         "orphanDependents",
         "query",
         "boolean",
         "Whether dependents stay; use propagationPolicy instead.",
     ),
-    (
-        "propagationPolicy",
-        "query",
-        "string",
-        "Orphan, Background or Foreground.",
-    ),
+    ("propagationPolicy", "query", "string", "Orphan, Background or Foreground."),
 ];
 
 /// One operation before it is written out.
@@ -194,49 +133,22 @@ pub fn add(
     };
     let list = list_name(name);
     let exchanged = (kind.group, kind.version, kind.kind);
-    let place = Place {
-        kind,
-        exchanged,
-        id: (&group, format!("{scope}{kind_name}")),
-    };
+    let place = Place { kind, exchanged, id: (&group, format!("{scope}{kind_name}")) };
     insert(paths, &here, &place, false, collection(kind, name, &list));
     if kind.namespaced && kind.verbs.contains(&"list") {
         let id = (group.as_str(), format!("{kind_name}ForAllNamespaces"));
-        let everywhere = Place {
-            kind,
-            exchanged,
-            id,
-        };
+        let everywhere = Place { kind, exchanged, id };
         insert(paths, &all, &everywhere, false, vec![list_operation(&list)]);
     }
-    insert(
-        paths,
-        &format!("{here}/{{name}}"),
-        &place,
-        true,
-        single(kind, name),
-    );
+    insert(paths, &format!("{here}/{{name}}"), &place, true, single(kind, name));
     for subresource in kind.subresources {
         let path = format!("{here}/{{name}}/{}", subresource.name);
         let exchanged = (subresource.group, subresource.version, subresource.kind);
-        let id = (
-            group.as_str(),
-            format!("{scope}{kind_name}{}", capitalised(subresource.name)),
-        );
+        let id = (group.as_str(), format!("{scope}{kind_name}{}", capitalised(subresource.name)));
         let schema = schemas.name(exchanged.0, exchanged.1, exchanged.2);
         roots.extend(schema.map(str::to_string));
-        let place = Place {
-            kind,
-            exchanged,
-            id,
-        };
-        insert(
-            paths,
-            &path,
-            &place,
-            true,
-            subresource_operations(subresource, schema),
-        );
+        let place = Place { kind, exchanged, id };
+        insert(paths, &path, &place, true, subresource_operations(subresource, schema));
     }
     roots.extend([name, &list, STATUS, DELETE_OPTIONS, PATCH].map(str::to_string));
 }
@@ -420,10 +332,7 @@ fn render(place: &Place<'_>, operation: &Operation<'_>) -> Value {
     let (id_group, id_rest) = &place.id;
     let content = |types: &[&str], name: &str| -> Map<String, Value> {
         let schema = json!({"schema": {"$ref": format!("{REFERENCE}{name}")}});
-        types
-            .iter()
-            .map(|media_type| (media_type.to_string(), schema.clone()))
-            .collect()
+        types.iter().map(|media_type| (media_type.to_string(), schema.clone())).collect()
     };
     let answer = match operation.answer {
         Some(name) => content(ANSWER_TYPES, name),
@@ -474,11 +383,7 @@ fn parameter((name, place, kind, description): &Parameter) -> Value {
 /// `apps_v1`.
 fn tag(kind: &Kind) -> String {
     let group = kind.group.trim_end_matches(".k8s.io").replace('.', "_");
-    let group = if group.is_empty() {
-        "core".to_string()
-    } else {
-        group
-    };
+    let group = if group.is_empty() { "core".to_string() } else { group };
     format!("{group}_{}", kind.version)
 }
 

@@ -49,12 +49,7 @@ struct Row {
 }
 
 const fn row<T: Resource + JsonSchema>() -> Row {
-    Row {
-        group: T::GROUP,
-        version: T::VERSION,
-        kind: T::KIND,
-        add: add::<T>,
-    }
+    Row { group: T::GROUP, version: T::VERSION, kind: T::KIND, add: add::<T> }
 }
 
 fn add<T: JsonSchema>(generator: &mut SchemaGenerator) -> String {
@@ -145,10 +140,7 @@ impl Schemas {
         let mut generator = SchemaGenerator::new(settings);
         let mut names = BTreeMap::new();
         for row in ROWS {
-            names.insert(
-                (row.group, row.version, row.kind),
-                (row.add)(&mut generator),
-            );
+            names.insert((row.group, row.version, row.kind), (row.add)(&mut generator));
         }
         add::<meta::DeleteOptions>(&mut generator);
         add::<meta::ListMeta>(&mut generator);
@@ -158,12 +150,7 @@ impl Schemas {
         for kind in KINDS {
             let name = names.get(&(kind.group, kind.version, kind.kind));
             if let Some(name) = name {
-                decorate(
-                    name,
-                    structure::of(kind),
-                    &mut definitions,
-                    &mut BTreeSet::new(),
-                );
+                decorate(name, structure::of(kind), &mut definitions, &mut BTreeSet::new());
             }
         }
         for (key, name) in &names {
@@ -231,13 +218,9 @@ fn collect_references(schema: &Value, found: &mut Vec<String>) {
             if let Some(Value::String(reference)) = fields.get("$ref") {
                 found.extend(reference.strip_prefix(REFERENCE).map(str::to_string));
             }
-            fields
-                .values()
-                .for_each(|value| collect_references(value, found));
+            fields.values().for_each(|value| collect_references(value, found));
         }
-        Value::Array(items) => items
-            .iter()
-            .for_each(|item| collect_references(item, found)),
+        Value::Array(items) => items.iter().for_each(|item| collect_references(item, found)),
         _ => {}
     }
 }
@@ -273,20 +256,12 @@ fn decorate(
         return;
     }
     let mut below = Vec::new();
-    let properties = definitions
-        .get_mut(name)
-        .and_then(|schema| schema.get_mut("properties"));
-    for (property, schema) in properties
-        .and_then(Value::as_object_mut)
-        .into_iter()
-        .flatten()
-    {
+    let properties = definitions.get_mut(name).and_then(|schema| schema.get_mut("properties"));
+    for (property, schema) in properties.and_then(Value::as_object_mut).into_iter().flatten() {
         let Some(field) = structure.field(property) else {
             continue;
         };
-        let inner = ["items", "additionalProperties"]
-            .iter()
-            .find_map(|key| schema.get(key));
+        let inner = ["items", "additionalProperties"].iter().find_map(|key| schema.get(key));
         let target = referenced(inner.unwrap_or(schema)).map(str::to_string);
         below.extend(target.map(|target| (target, structure.child(property))));
         mark_field(schema, &field);
@@ -362,10 +337,7 @@ fn add_list(
 fn add_special(definitions: &mut Map<String, Value>) {
     let any_of = [
         (QUANTITY, json!([{"type": "string"}, {"type": "number"}])),
-        (
-            INT_OR_STRING,
-            json!([{"type": "integer"}, {"type": "string"}]),
-        ),
+        (INT_OR_STRING, json!([{"type": "integer"}, {"type": "string"}])),
     ];
     for (name, forms) in any_of {
         definitions[name]["oneOf"] = forms;
@@ -422,10 +394,7 @@ fn add_metrics(
         "items": {"$ref": reference(&format!("{METRICS}.ContainerMetrics"))},
     });
     for (kind, schema) in [("NodeMetrics", node), ("PodMetrics", pod)] {
-        names.insert(
-            ("metrics.k8s.io", "v1beta1", kind),
-            format!("{METRICS}.{kind}"),
-        );
+        names.insert(("metrics.k8s.io", "v1beta1", kind), format!("{METRICS}.{kind}"));
         definitions.insert(format!("{METRICS}.{kind}"), schema);
     }
     definitions.insert(format!("{METRICS}.ContainerMetrics"), container);

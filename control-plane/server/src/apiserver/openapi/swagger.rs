@@ -17,10 +17,7 @@ pub fn document(version_3: &Value) -> Value {
             "parameters" => (key, parameters(&value)),
             _ => (key, operation(&value)),
         };
-        paths.insert(
-            path,
-            Value::Object(objects(&item).into_iter().map(translate).collect()),
-        );
+        paths.insert(path, Value::Object(objects(&item).into_iter().map(translate).collect()));
     }
     let mut definitions = Map::new();
     for (name, mut schema) in objects(&version_3["components"]["schemas"]) {
@@ -50,9 +47,7 @@ fn operation(version_3: &Value) -> Value {
         operation["consumes"] = json!(media_types);
         let body =
             json!({"name": "body", "in": "body", "required": body["required"], "schema": schema});
-        all.as_array_mut()
-            .into_iter()
-            .for_each(|all| all.push(body.clone()));
+        all.as_array_mut().into_iter().for_each(|all| all.push(body.clone()));
     }
     operation["parameters"] = all;
     let mut responses = Map::new();
@@ -92,21 +87,14 @@ fn parameters(version_3: &Value) -> Value {
         }
         flat
     };
-    version_3
-        .as_array()
-        .into_iter()
-        .flatten()
-        .map(flatten)
-        .collect()
+    version_3.as_array().into_iter().flatten().map(flatten).collect()
 }
 
 /// Version 2 has no `oneOf`, and a description may stand beside a reference.
 fn translate_schema(schema: &mut Value) {
     match schema {
         Value::Object(fields) => {
-            let wrapped = fields
-                .get("allOf")
-                .and_then(|all| all.get(0)?.get("$ref").cloned());
+            let wrapped = fields.get("allOf").and_then(|all| all.get(0)?.get("$ref").cloned());
             if let Some(reference) = wrapped {
                 fields.shift_remove("allOf");
                 fields.insert("$ref".to_string(), reference);

@@ -14,9 +14,7 @@ fn parsed(path: &str) -> Value {
 fn every_kind_has_a_schema_that_names_it() {
     for kind in KINDS {
         let document = parsed(&group_version_path(kind.group, kind.version));
-        let schemas = document["components"]["schemas"]
-            .as_object()
-            .expect("has schemas");
+        let schemas = document["components"]["schemas"].as_object().expect("has schemas");
         let mark = json!({"group": kind.group, "version": kind.version, "kind": kind.kind});
         let named = schemas.values().filter(|schema| {
             let marks = schema["x-kubernetes-group-version-kind"].as_array();
@@ -35,9 +33,7 @@ fn every_reference_leads_somewhere() {
                     let name = reference.strip_prefix(prefix).expect(reference);
                     assert!(schemas.contains_key(name), "{reference}");
                 }
-                fields
-                    .values()
-                    .for_each(|value| check(value, schemas, prefix));
+                fields.values().for_each(|value| check(value, schemas, prefix));
             }
             Value::Array(items) => items.iter().for_each(|item| check(item, schemas, prefix)),
             _ => {}
@@ -45,17 +41,11 @@ fn every_reference_leads_somewhere() {
     }
     for path in VERSION_3.documents.keys() {
         let document = parsed(path);
-        let schemas = document["components"]["schemas"]
-            .as_object()
-            .expect("has schemas");
+        let schemas = document["components"]["schemas"].as_object().expect("has schemas");
         check(&document, schemas, schemas::REFERENCE);
     }
     let version_2: Value = serde_json::from_slice(&VERSION_2.body).expect("is JSON");
-    check(
-        &version_2,
-        version_2["definitions"].as_object().expect("has them"),
-        "#/definitions/",
-    );
+    check(&version_2, version_2["definitions"].as_object().expect("has them"), "#/definitions/");
 }
 
 #[test]
@@ -69,17 +59,9 @@ fn the_patch_of_a_kind_is_what_kubectl_looks_for() {
         json!({"group": "apps", "version": "v1", "kind": "Deployment"})
     );
     let parameters = patch["parameters"].as_array().expect("a list");
-    let names: Vec<&str> = parameters
-        .iter()
-        .filter_map(|each| each["name"].as_str())
-        .collect();
-    assert_eq!(
-        names,
-        ["dryRun", "fieldManager", "fieldValidation", "force"]
-    );
-    let content = patch["requestBody"]["content"]
-        .as_object()
-        .expect("an object");
+    let names: Vec<&str> = parameters.iter().filter_map(|each| each["name"].as_str()).collect();
+    assert_eq!(names, ["dryRun", "fieldManager", "fieldValidation", "force"]);
+    let content = patch["requestBody"]["content"].as_object().expect("an object");
     assert_eq!(
         content.keys().collect::<Vec<_>>(),
         [
@@ -100,10 +82,7 @@ fn lists_say_how_they_merge() {
     assert_eq!(ports["x-kubernetes-patch-merge-key"], "containerPort");
     assert_eq!(ports["x-kubernetes-patch-strategy"], "merge");
     assert_eq!(ports["x-kubernetes-list-type"], "map");
-    assert_eq!(
-        ports["x-kubernetes-list-map-keys"],
-        json!(["containerPort", "protocol"])
-    );
+    assert_eq!(ports["x-kubernetes-list-map-keys"], json!(["containerPort", "protocol"]));
     let volumes = &schemas["io.k8s.api.core.v1.PodSpec"]["properties"]["volumes"];
     assert_eq!(volumes["x-kubernetes-patch-strategy"], "merge,retainKeys");
     let strategy = &schemas["io.k8s.api.apps.v1.DeploymentSpec"]["properties"]["strategy"];
@@ -116,26 +95,16 @@ fn lists_say_how_they_merge() {
 }
 
 fn headers(fields: &[(HeaderName, &str)]) -> HeaderMap {
-    fields
-        .iter()
-        .map(|(name, value)| (name.clone(), value.parse().expect("a value")))
-        .collect()
+    fields.iter().map(|(name, value)| (name.clone(), value.parse().expect("a value"))).collect()
 }
 
 #[tokio::test]
 async fn the_index_leads_to_documents_that_may_be_kept() {
     let accept = headers(&[(ACCEPT, "application/json")]);
     let index = v3(accept.clone()).await.expect("acceptable");
-    let body = index
-        .into_body()
-        .collect()
-        .await
-        .expect("in memory")
-        .to_bytes();
+    let body = index.into_body().collect().await.expect("in memory").to_bytes();
     let index: Value = serde_json::from_slice(&body).expect("is JSON");
-    let url = index["paths"]["apis/apps/v1"]["serverRelativeURL"]
-        .as_str()
-        .expect("is listed");
+    let url = index["paths"]["apis/apps/v1"]["serverRelativeURL"].as_str().expect("is listed");
     let (path, query) = url.split_once('?').expect("has a hash");
     assert_eq!(path, "/openapi/v3/apis/apps/v1");
     let get = |query: Option<&str>, headers: &HeaderMap| {
@@ -151,10 +120,7 @@ async fn the_index_leads_to_documents_that_may_be_kept() {
     assert_eq!(wrong.headers()[LOCATION], url);
     let tag = right.headers()[ETAG].to_str().expect("is text").to_string();
     let held = headers(&[(IF_NONE_MATCH, &tag)]);
-    assert_eq!(
-        get(None, &held).await.expect("acceptable").status(),
-        StatusCode::NOT_MODIFIED
-    );
+    assert_eq!(get(None, &held).await.expect("acceptable").status(), StatusCode::NOT_MODIFIED);
     let protobuf = "application/com.github.proto-openapi.spec.v2@v1.0+protobuf";
     assert!(v2(headers(&[(ACCEPT, protobuf)])).await.is_err());
 }
@@ -184,16 +150,11 @@ fn unknown_fields_are_named_by_their_path() {
             "spec.template.spec.containers[1].livenessProbe.httpGet.pth",
         ]
     );
-    let meant: Vec<Option<&str>> = found
-        .iter()
-        .map(|path| did_you_mean(deployment, path))
-        .collect();
+    let meant: Vec<Option<&str>> =
+        found.iter().map(|path| did_you_mean(deployment, path)).collect();
     assert_eq!(meant, [Some("name"), Some("replicas"), None, Some("path")]);
     assert_eq!(
-        did_you_mean(
-            deployment,
-            "spec.template.spec.containers[0].imagePullpolicy"
-        ),
+        did_you_mean(deployment, "spec.template.spec.containers[0].imagePullpolicy"),
         Some("imagePullPolicy")
     );
     assert_eq!(did_you_mean(deployment, "Spec"), Some("spec"));

@@ -75,11 +75,7 @@ impl Files {
             Err(error) => return Err(Error::disk("list tags")(error)),
         };
         let mut tags = Vec::new();
-        while let Some(entry) = entries
-            .next_entry()
-            .await
-            .map_err(Error::disk("list tags"))?
-        {
+        while let Some(entry) = entries.next_entry().await.map_err(Error::disk("list tags"))? {
             // A file that is still being written has a name that is no tag.
             let tag = entry.file_name().to_str().and_then(Tag::parse);
             tags.extend(tag.map(|tag| tag.as_str().to_string()));
@@ -91,9 +87,7 @@ impl Files {
     /// The manifest that a tag names.
     pub async fn tagged(&self, name: &Name, tag: &Tag) -> Result<Digest, Error> {
         let path = self.place(name, "tags").join(tag.as_str());
-        let content = read(&path, "read a tag")
-            .await?
-            .ok_or(Error::ManifestUnknown)?;
+        let content = read(&path, "read a tag").await?.ok_or(Error::ManifestUnknown)?;
         let digest = std::str::from_utf8(&content).ok().and_then(Digest::parse);
         let damaged = || Error::disk("read a tag")(ErrorKind::InvalidData.into());
         digest.ok_or_else(damaged)
@@ -101,14 +95,9 @@ impl Files {
 
     pub async fn manifest(&self, name: &Name, digest: &Digest) -> Result<Manifest, Error> {
         let path = self.place(name, "manifests").join(digest.digits());
-        let content = read(&path, "read a manifest")
-            .await?
-            .ok_or(Error::ManifestUnknown)?;
+        let content = read(&path, "read a manifest").await?.ok_or(Error::ManifestUnknown)?;
         let damaged = || Error::disk("read a manifest")(ErrorKind::InvalidData.into());
-        let end = content
-            .iter()
-            .position(|byte| *byte == b'\n')
-            .ok_or_else(damaged)?;
+        let end = content.iter().position(|byte| *byte == b'\n').ok_or_else(damaged)?;
         Ok(Manifest {
             media_type: String::from_utf8_lossy(&content[..end]).into_owned(),
             content: Bytes::from(content).slice(end + 1..),
@@ -124,17 +113,13 @@ impl Files {
     ) -> Result<(), Error> {
         let content = [media_type.as_bytes(), b"\n", content].concat();
         let place = self.place(name, "manifests");
-        write(place, digest.digits(), &content)
-            .await
-            .map_err(Error::disk("write a manifest"))
+        write(place, digest.digits(), &content).await.map_err(Error::disk("write a manifest"))
     }
 
     pub async fn put_tag(&self, name: &Name, tag: &Tag, digest: &Digest) -> Result<(), Error> {
         let content = digest.to_string();
         let place = self.place(name, "tags");
-        write(place, tag.as_str(), content.as_bytes())
-            .await
-            .map_err(Error::disk("write a tag"))
+        write(place, tag.as_str(), content.as_bytes()).await.map_err(Error::disk("write a tag"))
     }
 
     pub async fn blob(&self, name: &Name, digest: &Digest) -> Result<Blob, Error> {
@@ -143,11 +128,7 @@ impl Files {
             Err(error) if error.kind() == ErrorKind::NotFound => return Err(Error::BlobUnknown),
             Err(error) => return Err(Error::disk("open a blob")(error)),
         };
-        let length = file
-            .metadata()
-            .await
-            .map_err(Error::disk("open a blob"))?
-            .len();
+        let length = file.metadata().await.map_err(Error::disk("open a blob"))?.len();
         Ok(Blob { file, length })
     }
 
@@ -155,48 +136,30 @@ impl Files {
     pub async fn mount(&self, name: &Name, from: &Name, digest: &Digest) -> Result<bool, Error> {
         let source = self.place(from, "blobs").join(digest.digits());
         let place = self.place(name, "blobs");
-        fs::create_dir_all(&place)
-            .await
-            .map_err(Error::disk("make a folder"))?;
+        fs::create_dir_all(&place).await.map_err(Error::disk("make a folder"))?;
         match fs::hard_link(source, place.join(digest.digits())).await {
             Ok(()) => {}
             Err(error) if error.kind() == ErrorKind::AlreadyExists => return Ok(true),
             Err(error) if error.kind() == ErrorKind::NotFound => return Ok(false),
             Err(error) => return Err(Error::disk("mount a blob")(error)),
         }
-        sync_folder(&place)
-            .await
-            .map_err(Error::disk("mount a blob"))?;
+        sync_folder(&place).await.map_err(Error::disk("mount a blob"))?;
         Ok(true)
     }
 
     /// Starts an upload, unless `limit` are under way in this repository.
     pub async fn start_upload(&self, name: &Name, limit: usize) -> Result<Upload, Error> {
         let place = self.place(name, "uploads");
-        fs::create_dir_all(&place)
-            .await
-            .map_err(Error::disk("make a folder"))?;
-        let under_way = remove_stale(&place)
-            .await
-            .map_err(Error::disk("list uploads"))?;
+        fs::create_dir_all(&place).await.map_err(Error::disk("make a folder"))?;
+        let under_way = remove_stale(&place).await.map_err(Error::disk("list uploads"))?;
         if under_way >= limit {
             return Err(Error::TooManyUploads);
         }
         let id = Uuid::new_v4();
         let path = place.join(id.to_string());
-        let file = OpenOptions::new()
-            .create_new(true)
-            .append(true)
-            .open(&path)
-            .await;
+        let file = OpenOptions::new().create_new(true).append(true).open(&path).await;
         let file = file.map_err(Error::disk("start an upload"))?;
-        Ok(Upload {
-            name: name.clone(),
-            id,
-            length: 0,
-            path,
-            file,
-        })
+        Ok(Upload { name: name.clone(), id, length: 0, path, file })
     }
 
     /// The upload of this id as it stands.
@@ -207,30 +170,14 @@ impl Files {
             Err(error) if error.kind() == ErrorKind::NotFound => return Err(Error::UploadUnknown),
             Err(error) => return Err(Error::disk("open an upload")(error)),
         };
-        let length = file
-            .metadata()
-            .await
-            .map_err(Error::disk("open an upload"))?
-            .len();
-        Ok(Upload {
-            name: name.clone(),
-            id: *id,
-            length,
-            path,
-            file,
-        })
+        let length = file.metadata().await.map_err(Error::disk("open an upload"))?.len();
+        Ok(Upload { name: name.clone(), id: *id, length, path, file })
     }
 
     /// Makes an upload a blob. Content that has another digest is thrown away.
     pub async fn finish_upload(&self, upload: Upload, digest: &Digest) -> Result<(), Error> {
-        upload
-            .file
-            .sync_all()
-            .await
-            .map_err(Error::disk("write a blob"))?;
-        let found = digest_of(&upload.path)
-            .await
-            .map_err(Error::disk("read an upload"))?;
+        upload.file.sync_all().await.map_err(Error::disk("write a blob"))?;
+        let found = digest_of(&upload.path).await.map_err(Error::disk("read an upload"))?;
         if found != *digest {
             upload.cancel().await?;
             return Err(Error::DigestMismatch);
@@ -248,38 +195,24 @@ impl Files {
 impl Blob {
     /// The bytes from `start` to before `end`.
     pub async fn stream(mut self, start: u64, end: u64) -> Result<Body, Error> {
-        self.file
-            .seek(io::SeekFrom::Start(start))
-            .await
-            .map_err(Error::disk("read a blob"))?;
-        Ok(Body::from_stream(ReaderStream::with_capacity(
-            self.file.take(end - start),
-            READ_BYTES,
-        )))
+        self.file.seek(io::SeekFrom::Start(start)).await.map_err(Error::disk("read a blob"))?;
+        Ok(Body::from_stream(ReaderStream::with_capacity(self.file.take(end - start), READ_BYTES)))
     }
 }
 
 impl Upload {
     pub async fn append(&mut self, chunk: &[u8]) -> Result<(), Error> {
-        self.file
-            .write_all(chunk)
-            .await
-            .map_err(Error::disk("write an upload"))?;
+        self.file.write_all(chunk).await.map_err(Error::disk("write an upload"))?;
         self.length += chunk.len() as u64;
         Ok(())
     }
 
     pub async fn flush(&mut self) -> Result<(), Error> {
-        self.file
-            .flush()
-            .await
-            .map_err(Error::disk("write an upload"))
+        self.file.flush().await.map_err(Error::disk("write an upload"))
     }
 
     pub async fn cancel(self) -> Result<(), Error> {
-        fs::remove_file(&self.path)
-            .await
-            .map_err(Error::disk("remove an upload"))
+        fs::remove_file(&self.path).await.map_err(Error::disk("remove an upload"))
     }
 }
 
@@ -318,10 +251,7 @@ async fn remove_stale(place: &Path) -> io::Result<usize> {
     let mut left = 0;
     let mut entries = fs::read_dir(place).await?;
     while let Some(entry) = entries.next_entry().await? {
-        let age = entry
-            .metadata()
-            .await
-            .and_then(|metadata| metadata.modified());
+        let age = entry.metadata().await.and_then(|metadata| metadata.modified());
         let age = age.map(|modified| modified.elapsed().unwrap_or_default());
         match age {
             Ok(age) if age > UPLOAD_AGE_MAX => {

@@ -45,10 +45,7 @@ fn is_path_component(text: &str) -> bool {
     let alphanumeric = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit();
     let bytes = text.as_bytes();
     let ends = [bytes.first(), bytes.last()];
-    if !ends
-        .into_iter()
-        .all(|end| end.is_some_and(|byte| alphanumeric(*byte)))
-    {
+    if !ends.into_iter().all(|end| end.is_some_and(|byte| alphanumeric(*byte))) {
         return false;
     }
     let mut separators = text.split(|letter: char| letter.is_ascii() && alphanumeric(letter as u8));
@@ -96,9 +93,7 @@ impl Tag {
     pub fn parse(text: &str) -> Option<Tag> {
         let word = |byte: u8| byte.is_ascii_alphanumeric() || byte == b'_';
         let fits = text.len() <= TAG_BYTES_MAX && text.bytes().next().is_some_and(word);
-        let rest = text
-            .bytes()
-            .all(|byte| word(byte) || byte == b'.' || byte == b'-');
+        let rest = text.bytes().all(|byte| word(byte) || byte == b'.' || byte == b'-');
         (fits && rest).then(|| Tag(text.to_string()))
     }
 

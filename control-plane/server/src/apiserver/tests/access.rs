@@ -67,13 +67,7 @@ async fn a_node_reads_what_its_pods_need() {
     let server = Server::start().await;
     let secrets = "/api/v1/namespaces/default/secrets";
     for name in ["mine", "other"] {
-        server
-            .ok(
-                "POST",
-                secrets,
-                &format!(r#"{{"metadata":{{"name":{name:?}}}}}"#),
-            )
-            .await;
+        server.ok("POST", secrets, &format!(r#"{{"metadata":{{"name":{name:?}}}}}"#)).await;
     }
     let pods = "/api/v1/namespaces/default/pods";
     for (pod, secret, node) in [("p", "mine", "a"), ("q", "other", "b")] {
@@ -90,11 +84,7 @@ async fn a_node_reads_what_its_pods_need() {
         ("GET", format!("{secrets}/mine"), 200),
         ("GET", format!("{secrets}/other"), 403),
         ("GET", secrets.to_owned(), 403),
-        (
-            "GET",
-            format!("{secrets}?fieldSelector=metadata.name%3Dmine"),
-            200,
-        ),
+        ("GET", format!("{secrets}?fieldSelector=metadata.name%3Dmine"), 200),
         (
             "GET",
             format!("{secrets}?fieldSelector=metadata.name%21%3Dx%5C%2Cmetadata.name%3Dmine"),
@@ -131,14 +121,10 @@ async fn a_machine_joins_by_its_own_request() {
     assert_eq!(response.status(), 201);
     let stored = server.ok("GET", &format!("{all}/r"), "").await;
     assert_eq!(stored["spec"]["username"], "system:bootstrap:abcdef");
-    let own = server
-        .response(&joining, "GET", &format!("{all}/r"), "", "")
-        .await;
+    let own = server.response(&joining, "GET", &format!("{all}/r"), "", "").await;
     assert_eq!(own.status(), 200);
     let other = User::new("system:bootstrap:ghijkl", &["system:bootstrappers"]);
-    let foreign = server
-        .response(&other, "GET", &format!("{all}/r"), "", "")
-        .await;
+    let foreign = server.response(&other, "GET", &format!("{all}/r"), "", "").await;
     assert_eq!(foreign.status(), 403);
     let approval = format!("{all}/r/approval");
     let body = r#"{"metadata":{"name":"r"},"status":{"conditions":[{"type":"Approved",
@@ -183,15 +169,7 @@ async fn reviews_answer_at_once() {
 #[tokio::test]
 async fn every_answer_has_an_audit_id() {
     let server = Server::start().await;
-    let response = server
-        .response(&admin(), "GET", "/nowhere", "audit-id: x-1", "")
-        .await;
-    assert_eq!(
-        response
-            .headers()
-            .get("audit-id")
-            .and_then(|id| id.to_str().ok()),
-        Some("x-1")
-    );
+    let response = server.response(&admin(), "GET", "/nowhere", "audit-id: x-1", "").await;
+    assert_eq!(response.headers().get("audit-id").and_then(|id| id.to_str().ok()), Some("x-1"));
     assert_eq!(response.headers()["cache-control"], "no-cache, private");
 }

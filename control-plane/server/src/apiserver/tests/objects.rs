@@ -169,11 +169,7 @@ async fn generation_counts_the_spec_and_status_has_its_own_endpoint() {
     let one = format!("{all}/web");
     let created = server.ok("POST", all, DEPLOYMENT).await;
     assert_eq!(created["metadata"]["generation"], 1);
-    assert!(
-        created
-            .get("status")
-            .is_none_or(|status| status.get("replicas").is_none())
-    );
+    assert!(created.get("status").is_none_or(|status| status.get("replicas").is_none()));
     let status = r#"{"metadata":{"name":"web"},"spec":{"replicas":7},"status":{"replicas":2}}"#;
     let updated = server.ok("PUT", &format!("{one}/status"), status).await;
     assert_eq!(updated["status"]["replicas"], 2);
@@ -232,19 +228,14 @@ async fn a_pod_is_bound_runs_and_ends() {
     let pod = r#"{"metadata":{"generateName":"p-"},"spec":{"containers":[{"name":"c",
         "image":"hello:1"}]}}"#;
     let created = server.ok("POST", pods, pod).await;
-    let name = created["metadata"]["name"]
-        .as_str()
-        .unwrap_or("")
-        .to_owned();
+    let name = created["metadata"]["name"].as_str().unwrap_or("").to_owned();
     assert!(name.starts_with("p-") && name.len() == 7, "{name}");
     assert_eq!(created["spec"]["serviceAccountName"], "default");
     assert_eq!(created["status"]["phase"], "Pending");
     let binding = r#"{"metadata":{"name":"NAME"},"target":{"kind":"Node","name":"n"}}"#;
     let binding = binding.replace("NAME", &name);
     let bind = format!("{pods}/{name}/binding");
-    let out = server
-        .script(&format!("POST {bind}\n{binding}\nPOST {bind}\n{binding}"))
-        .await;
+    let out = server.script(&format!("POST {bind}\n{binding}\nPOST {bind}\n{binding}")).await;
     expect![[r#"
         POST /api/v1/namespaces/default/pods/NAME/binding
           201 {"kind":"Status","apiVersion":"v1","metadata":{},"status":"Success","code":201}
@@ -252,9 +243,7 @@ async fn a_pod_is_bound_runs_and_ends() {
           409 {"kind":"Status","apiVersion":"v1","metadata":{},"status":"Failure","message":"Operation cannot be fulfilled on pods \"NAME\": pod NAME is already assigned to node \"n\"","reason":"Conflict","details":{"name":"NAME","kind":"pods"},"code":409}
     "#]].assert_eq(&out.replace(&name, "NAME"));
     let one = format!("{pods}/{name}");
-    let ending = server
-        .ok("DELETE", &one, r#"{"gracePeriodSeconds":20}"#)
-        .await;
+    let ending = server.ok("DELETE", &one, r#"{"gracePeriodSeconds":20}"#).await;
     assert_eq!(ending["metadata"]["deletionGracePeriodSeconds"], 20);
     let uid = ending["metadata"]["uid"].as_str().unwrap_or("");
     let options = format!("{{\"gracePeriodSeconds\":0,\"preconditions\":{{\"uid\":{uid:?}}}}}");
@@ -336,13 +325,8 @@ async fn services_get_addresses() {
     let created = server.ok("POST", services, service).await;
     let address = created["spec"]["clusterIP"].as_str().unwrap_or("");
     assert!(address.starts_with("172.20."), "{address}");
-    let port = created
-        .pointer("/spec/ports/0/nodePort")
-        .and_then(serde_json::Value::as_u64);
-    assert!(
-        port.is_some_and(|port| (30_000..=32_767).contains(&port)),
-        "{port:?}"
-    );
+    let port = created.pointer("/spec/ports/0/nodePort").and_then(serde_json::Value::as_u64);
+    assert!(port.is_some_and(|port| (30_000..=32_767).contains(&port)), "{port:?}");
     let same = format!(
         r#"{{"metadata":{{"name":"b"}},
             "spec":{{"clusterIP":{address:?},"ports":[{{"port":80}}]}}}}"#
@@ -353,10 +337,7 @@ async fn services_get_addresses() {
     // A replacement without the address keeps it.
     let updated = server.ok("PUT", &format!("{services}/a"), service).await;
     assert_eq!(updated["spec"]["clusterIP"], address);
-    assert_eq!(
-        updated["metadata"]["resourceVersion"],
-        created["metadata"]["resourceVersion"]
-    );
+    assert_eq!(updated["metadata"]["resourceVersion"], created["metadata"]["resourceVersion"]);
     server.ok("DELETE", &format!("{services}/a"), "").await;
     server.ok("POST", services, &same).await;
 }
@@ -369,9 +350,7 @@ async fn a_collection_is_deleted_by_its_selector() {
         let body = format!(r#"{{"metadata":{{"name":{name:?},"labels":{{"app":{app:?}}}}}}}"#);
         server.ok("POST", all, &body).await;
     }
-    let deleted = server
-        .ok("DELETE", &format!("{all}?labelSelector=app%3Dx"), "")
-        .await;
+    let deleted = server.ok("DELETE", &format!("{all}?labelSelector=app%3Dx"), "").await;
     assert_eq!(deleted["items"].as_array().map(Vec::len), Some(2));
     let left = server.ok("GET", all, "").await;
     assert_eq!(left["items"][0]["metadata"]["name"], "b");

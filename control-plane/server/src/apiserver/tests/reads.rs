@@ -9,9 +9,7 @@ async fn config_maps(server: &Server, count: usize) {
     for index in 0..count {
         let app = if index % 2 == 0 { "even" } else { "odd" };
         let body = format!(r#"{{"metadata":{{"name":"c{index}","labels":{{"app":"{app}"}}}}}}"#);
-        server
-            .ok("POST", "/api/v1/namespaces/default/configmaps", &body)
-            .await;
+        server.ok("POST", "/api/v1/namespaces/default/configmaps", &body).await;
     }
 }
 
@@ -34,73 +32,39 @@ async fn lists_are_paged_at_one_revision() {
     assert_eq!(first["metadata"]["remainingItemCount"], 3);
     // What happens between pages does not show in them.
     server.ok("DELETE", &format!("{all}/c3"), "").await;
-    let token = first["metadata"]["continue"]
-        .as_str()
-        .unwrap_or("")
-        .to_owned();
-    let second = server
-        .ok("GET", &format!("{all}?limit=2&continue={token}"), "")
-        .await;
+    let token = first["metadata"]["continue"].as_str().unwrap_or("").to_owned();
+    let second = server.ok("GET", &format!("{all}?limit=2&continue={token}"), "").await;
     assert_eq!(names(&second), "c2 c3");
-    assert_eq!(
-        second["metadata"]["resourceVersion"],
-        first["metadata"]["resourceVersion"]
-    );
-    let token = second["metadata"]["continue"]
-        .as_str()
-        .unwrap_or("")
-        .to_owned();
-    let last = server
-        .ok("GET", &format!("{all}?limit=2&continue={token}"), "")
-        .await;
+    assert_eq!(second["metadata"]["resourceVersion"], first["metadata"]["resourceVersion"]);
+    let token = second["metadata"]["continue"].as_str().unwrap_or("").to_owned();
+    let last = server.ok("GET", &format!("{all}?limit=2&continue={token}"), "").await;
     assert_eq!(names(&last), "c4");
     assert!(last["metadata"].get("continue").is_none());
     assert!(last["metadata"].get("remainingItemCount").is_none());
     let revision = first["metadata"]["resourceVersion"].as_str().unwrap_or("");
     let exact = format!("{all}?resourceVersion={revision}&resourceVersionMatch=Exact");
     assert_eq!(names(&server.ok("GET", &exact, "").await), "c0 c1 c2 c3 c4");
-    let (code, _) = server
-        .send("GET", &format!("{all}?limit=2&continue=rubbish"), "")
-        .await;
+    let (code, _) = server.send("GET", &format!("{all}?limit=2&continue=rubbish"), "").await;
     assert_eq!(code, 400);
 }
 
 #[tokio::test]
 async fn a_page_whose_revision_is_gone_says_how_to_go_on() {
-    let window = Window {
-        revisions: 2,
-        ..Window::default()
-    };
+    let window = Window { revisions: 2, ..Window::default() };
     let server = Server::with_window(window).await;
     config_maps(&server, 4).await;
     let all = "/api/v1/namespaces/default/configmaps";
     let first = server.ok("GET", &format!("{all}?limit=2"), "").await;
     for name in ["x", "y", "z"] {
-        server
-            .ok(
-                "POST",
-                all,
-                &format!(r#"{{"metadata":{{"name":{name:?}}}}}"#),
-            )
-            .await;
+        server.ok("POST", all, &format!(r#"{{"metadata":{{"name":{name:?}}}}}"#)).await;
     }
-    let token = first["metadata"]["continue"]
-        .as_str()
-        .unwrap_or("")
-        .to_owned();
-    let (code, text) = server
-        .send("GET", &format!("{all}?limit=9&continue={token}"), "")
-        .await;
+    let token = first["metadata"]["continue"].as_str().unwrap_or("").to_owned();
+    let (code, text) = server.send("GET", &format!("{all}?limit=9&continue={token}"), "").await;
     assert_eq!(code, 410);
     let status: Value = serde_json::from_str(&text).expect("a Status");
     assert_eq!(status["reason"], "Expired");
-    let token = status["metadata"]["continue"]
-        .as_str()
-        .unwrap_or("")
-        .to_owned();
-    let rest = server
-        .ok("GET", &format!("{all}?limit=9&continue={token}"), "")
-        .await;
+    let token = status["metadata"]["continue"].as_str().unwrap_or("").to_owned();
+    let rest = server.ok("GET", &format!("{all}?limit=9&continue={token}"), "").await;
     assert_eq!(names(&rest), "c2 c3 x y z");
 }
 
@@ -114,10 +78,7 @@ async fn selectors() {
         ("labelSelector=app%21%3Deven", "c1 c3"),
         ("labelSelector=app+in+(odd,even)", "c0 c1 c2 c3"),
         ("labelSelector=%21app", ""),
-        (
-            "fieldSelector=metadata.name%3Dc1&limit=500&resourceVersion=0",
-            "c1",
-        ),
+        ("fieldSelector=metadata.name%3Dc1&limit=500&resourceVersion=0", "c1"),
         ("fieldSelector=metadata.name%21%3Dc1", "c0 c2 c3"),
         ("fieldSelector=metadata.namespace%3Dother", ""),
     ];
@@ -252,31 +213,18 @@ async fn paths_that_lead_nowhere_and_methods_that_are_not_there() {
 #[tokio::test]
 async fn a_revision_ahead_is_waited_for_and_then_refused() {
     let server = Server::start().await;
-    let (code, body) = server
-        .send("GET", "/api/v1/nodes?resourceVersion=1000000", "")
-        .await;
+    let (code, body) = server.send("GET", "/api/v1/nodes?resourceVersion=1000000", "").await;
     assert_eq!(code, 504);
     let status: Value = serde_json::from_str(&body).expect("a Status");
-    assert_eq!(
-        status["details"]["causes"][0]["reason"],
-        "ResourceVersionTooLarge"
-    );
+    assert_eq!(status["details"]["causes"][0]["reason"], "ResourceVersionTooLarge");
     assert_eq!(status["details"]["retryAfterSeconds"], 1);
 }
 
 #[tokio::test]
 async fn large_bodies_are_refused() {
     let server = Server::start().await;
-    let body = format!(
-        r#"{{"metadata":{{"name":"a"}},"data":{{"k":"{}"}}}}"#,
-        "x".repeat(3 << 20)
-    );
-    let (code, body) = server
-        .send("POST", "/api/v1/namespaces/default/configmaps", &body)
-        .await;
+    let body = format!(r#"{{"metadata":{{"name":"a"}},"data":{{"k":"{}"}}}}"#, "x".repeat(3 << 20));
+    let (code, body) = server.send("POST", "/api/v1/namespaces/default/configmaps", &body).await;
     assert_eq!(code, 413);
-    assert!(
-        body.contains("\"reason\":\"RequestEntityTooLarge\""),
-        "{body}"
-    );
+    assert!(body.contains("\"reason\":\"RequestEntityTooLarge\""), "{body}");
 }

@@ -45,9 +45,7 @@ impl Server {
             let body = format!("{{\"metadata\":{{\"name\":\"{namespace}\"}}}}");
             server.ok("POST", "/api/v1/namespaces", &body).await;
             let accounts = format!("/api/v1/namespaces/{namespace}/serviceaccounts");
-            server
-                .ok("POST", &accounts, "{\"metadata\":{\"name\":\"default\"}}")
-                .await;
+            server.ok("POST", &accounts, "{\"metadata\":{\"name\":\"default\"}}").await;
         }
         server
     }
@@ -86,25 +84,15 @@ impl Server {
         if !kind.is_empty() {
             request = request.header(header.0, header.1);
         }
-        let request = request
-            .body(Body::from(body.to_owned()))
-            .expect("a request");
-        self.api
-            .router()
-            .oneshot(request)
-            .await
-            .expect("the router is infallible")
+        let request = request.body(Body::from(body.to_owned())).expect("a request");
+        self.api.router().oneshot(request).await.expect("the router is infallible")
     }
 
     /// Runs a script.
     pub async fn script(&self, script: &str) -> String {
         let mut out = String::new();
         let mut user = admin();
-        let mut lines = script
-            .lines()
-            .map(str::trim)
-            .filter(|line| !line.is_empty())
-            .peekable();
+        let mut lines = script.lines().map(str::trim).filter(|line| !line.is_empty()).peekable();
         while let Some(line) = lines.next() {
             let mut words = line.splitn(3, ' ');
             let (verb, path) = (words.next().unwrap_or(""), words.next().unwrap_or(""));
@@ -145,12 +133,7 @@ pub fn admin() -> User {
 
 /// The whole body of an answer.
 pub async fn text(response: Response) -> String {
-    let bytes = response
-        .into_body()
-        .collect()
-        .await
-        .expect("the body ends")
-        .to_bytes();
+    let bytes = response.into_body().collect().await.expect("the body ends").to_bytes();
     String::from_utf8_lossy(&bytes).into_owned()
 }
 
@@ -161,9 +144,7 @@ fn without_uids(text: &str) -> String {
     while let Some(at) = rest.find(|c: char| c.is_ascii_hexdigit()) {
         out.push_str(&rest[..at]);
         rest = &rest[at..];
-        let end = rest
-            .find(|c: char| !c.is_ascii_hexdigit() && c != '-')
-            .unwrap_or(rest.len());
+        let end = rest.find(|c: char| !c.is_ascii_hexdigit() && c != '-').unwrap_or(rest.len());
         let is_uid = uuid::Uuid::parse_str(&rest[..end]).is_ok();
         out.push_str(if is_uid { "UID" } else { &rest[..end] });
         rest = &rest[end..];
@@ -178,29 +159,17 @@ pub fn masked(text: &str) -> String {
     let values = |text: &str, key: &str| -> Vec<String> {
         let mark = format!("\"{key}\":\"");
         let parts = text.split(&mark).skip(1);
-        parts
-            .filter_map(|part| part.split('"').next().map(str::to_owned))
-            .collect()
+        parts.filter_map(|part| part.split('"').next().map(str::to_owned)).collect()
     };
-    for key in [
-        "uid",
-        "creationTimestamp",
-        "deletionTimestamp",
-        "lastTransitionTime",
-    ] {
+    for key in ["uid", "creationTimestamp", "deletionTimestamp", "lastTransitionTime"] {
         for value in values(&text, key) {
             if value.len() > 15 {
-                text = text.replace(
-                    &format!("\"{key}\":\"{value}\""),
-                    &format!("\"{key}\":\"-\""),
-                );
+                text = text.replace(&format!("\"{key}\":\"{value}\""), &format!("\"{key}\":\"-\""));
             }
         }
     }
-    let mut revisions: Vec<u64> = values(&text, "resourceVersion")
-        .iter()
-        .filter_map(|value| value.parse().ok())
-        .collect();
+    let mut revisions: Vec<u64> =
+        values(&text, "resourceVersion").iter().filter_map(|value| value.parse().ok()).collect();
     revisions.sort_unstable();
     revisions.dedup();
     for (index, revision) in revisions.iter().enumerate() {

@@ -24,10 +24,7 @@ async fn lines(body: &mut Body, count: usize) -> String {
         let Some(frame) = body.frame().await else {
             return out + "end\n";
         };
-        let bytes = frame
-            .expect("a stream has no errors")
-            .into_data()
-            .expect("no trailers");
+        let bytes = frame.expect("a stream has no errors").into_data().expect("no trailers");
         for line in String::from_utf8_lossy(&bytes).lines() {
             let event: serde_json::Value = serde_json::from_str(line).expect("a line is JSON");
             let metadata = &event["object"]["metadata"];
@@ -75,16 +72,9 @@ async fn a_selector_makes_transitions() {
     let server = Server::start().await;
     put(&server, "a", "x", "1").await;
     let list = server.ok("GET", ALL, "").await;
-    let revision = list["metadata"]["resourceVersion"]
-        .as_str()
-        .unwrap_or("")
-        .to_owned();
+    let revision = list["metadata"]["resourceVersion"].as_str().unwrap_or("").to_owned();
     let selector = "watch=1&labelSelector=app%3Dx";
-    let mut body = open(
-        &server,
-        &format!("{ALL}?{selector}&resourceVersion={revision}"),
-    )
-    .await;
+    let mut body = open(&server, &format!("{ALL}?{selector}&resourceVersion={revision}")).await;
     put(&server, "a", "x", "2").await;
     put(&server, "a", "y", "3").await;
     put(&server, "a", "y", "4").await;
@@ -108,19 +98,12 @@ async fn one_object_is_watched_by_its_name() {
     let mut body = open(&server, &path).await;
     put(&server, "ab", "x", "2").await;
     put(&server, "a", "x", "2").await;
-    assert_eq!(
-        lines(&mut body, 2).await,
-        "ADDED a {\"k\":\"1\"}\nMODIFIED a {\"k\":\"2\"}\n"
-    );
+    assert_eq!(lines(&mut body, 2).await, "ADDED a {\"k\":\"1\"}\nMODIFIED a {\"k\":\"2\"}\n");
 }
 
 #[tokio::test]
 async fn a_revision_that_is_too_old_ends_the_stream() {
-    let server = Server::with_window(Window {
-        revisions: 1,
-        ..Window::default()
-    })
-    .await;
+    let server = Server::with_window(Window { revisions: 1, ..Window::default() }).await;
     for value in ["1", "2", "3"] {
         put(&server, "a", "x", value).await;
     }
@@ -128,15 +111,9 @@ async fn a_revision_that_is_too_old_ends_the_stream() {
     let frame = body.frame().await.expect("one line").expect("no error");
     let line = frame.into_data().expect("no trailers");
     let line = String::from_utf8_lossy(&line).into_owned();
-    assert!(
-        line.starts_with("{\"type\":\"ERROR\",\"object\":{\"kind\":\"Status\""),
-        "{line}"
-    );
+    assert!(line.starts_with("{\"type\":\"ERROR\",\"object\":{\"kind\":\"Status\""), "{line}");
     assert!(line.contains("too old resource version: 1 ("), "{line}");
-    assert!(
-        line.contains("\"reason\":\"Expired\",\"code\":410}"),
-        "{line}"
-    );
+    assert!(line.contains("\"reason\":\"Expired\",\"code\":410}"), "{line}");
     assert!(body.frame().await.is_none());
 }
 
@@ -165,22 +142,14 @@ async fn a_table_shows_its_columns_once() {
     put(&server, "a", "x", "1").await;
     let header = "accept: application/json;as=Table;v=v1;g=meta.k8s.io";
     let path = format!("{ALL}?watch=true");
-    let mut body = server
-        .response(&admin(), "GET", &path, header, "")
-        .await
-        .into_body();
+    let mut body = server.response(&admin(), "GET", &path, header, "").await.into_body();
     put(&server, "a", "x", "2").await;
     for columns in [3, 0] {
         let frame = body.frame().await.expect("a line").expect("no error");
         let event: serde_json::Value =
             serde_json::from_slice(&frame.into_data().expect("no trailers")).expect("JSON");
-        let found = event["object"]["columnDefinitions"]
-            .as_array()
-            .map(Vec::len);
-        assert_eq!(
-            (found, &event["object"]["rows"][0]["cells"][0]),
-            (Some(columns), &"a".into())
-        );
+        let found = event["object"]["columnDefinitions"].as_array().map(Vec::len);
+        assert_eq!((found, &event["object"]["rows"][0]["cells"][0]), (Some(columns), &"a".into()));
     }
 }
 
@@ -191,33 +160,15 @@ async fn kube_clients_work_in_process() {
     let maps: Api<ConfigMap> = Api::namespaced(client, "default");
     let mut map = ConfigMap::default();
     map.metadata.name = Some("a".to_owned());
-    let created = maps
-        .create(&PostParams::default(), &map)
-        .await
-        .expect("it is new");
+    let created = maps.create(&PostParams::default(), &map).await.expect("it is new");
     assert!(created.metadata.uid.is_some());
-    let stream = maps
-        .watch(&Default::default(), "0")
-        .await
-        .expect("a watch opens");
+    let stream = maps.watch(&Default::default(), "0").await.expect("a watch opens");
     let mut stream = std::pin::pin!(stream);
     let event = futures::StreamExt::next(&mut stream);
-    let event = tokio::time::timeout(Duration::from_secs(5), event)
-        .await
-        .expect("an event comes");
-    let Some(Ok(kube::api::WatchEvent::Added(found))) = event else {
-        panic!("{event:?}")
-    };
+    let event = tokio::time::timeout(Duration::from_secs(5), event).await.expect("an event comes");
+    let Some(Ok(kube::api::WatchEvent::Added(found))) = event else { panic!("{event:?}") };
     assert_eq!(found.metadata.uid, created.metadata.uid);
-    let error = maps
-        .create(&PostParams::default(), &map)
-        .await
-        .expect_err("it is there");
-    let kube::Error::Api(status) = error else {
-        panic!("{error}")
-    };
-    assert_eq!(
-        (status.code, status.reason.as_str()),
-        (409, "AlreadyExists")
-    );
+    let error = maps.create(&PostParams::default(), &map).await.expect_err("it is there");
+    let kube::Error::Api(status) = error else { panic!("{error}") };
+    assert_eq!((status.code, status.reason.as_str()), (409, "AlreadyExists"));
 }

@@ -92,11 +92,7 @@ pub fn fields(
             Some(meant) => format!("unknown field {path:?} (did you mean {meant:?}?)"),
             None => format!("unknown field {path:?}"),
         })
-        .chain(
-            duplicates
-                .iter()
-                .map(|path| format!("duplicate field {path:?}")),
-        )
+        .chain(duplicates.iter().map(|path| format!("duplicate field {path:?}")))
         .collect();
     match validation {
         Validation::Strict if !found.is_empty() => {
@@ -120,23 +116,17 @@ fn remove(value: &mut Value, path: &str) -> bool {
             if map.shift_remove(path).is_some() {
                 return true;
             }
-            map.iter_mut()
-                .any(|(key, inner)| match path.strip_prefix(key.as_str()) {
-                    Some(rest) if rest.starts_with('[') => remove(inner, rest),
-                    Some(rest) => rest
-                        .strip_prefix('.')
-                        .is_some_and(|rest| remove(inner, rest)),
-                    None => false,
-                })
+            map.iter_mut().any(|(key, inner)| match path.strip_prefix(key.as_str()) {
+                Some(rest) if rest.starts_with('[') => remove(inner, rest),
+                Some(rest) => rest.strip_prefix('.').is_some_and(|rest| remove(inner, rest)),
+                None => false,
+            })
         }
         Value::Array(items) => {
             let Some((index, rest)) = path.strip_prefix('[').and_then(|p| p.split_once(']')) else {
                 return false;
             };
-            let item = index
-                .parse()
-                .ok()
-                .and_then(|index: usize| items.get_mut(index));
+            let item = index.parse().ok().and_then(|index: usize| items.get_mut(index));
             let rest = rest.strip_prefix('.').unwrap_or(rest);
             item.is_some_and(|item| remove(item, rest))
         }

@@ -91,12 +91,7 @@ pub async fn delete_collection(api: &ApiServer, request: &Request) -> Result<Res
         "kind": request.kind.list_kind(), "apiVersion": request.kind.api_version(),
         "metadata": { "resourceVersion": page.revision.to_string() }, "items": items,
     });
-    Ok(content::respond(
-        StatusCode::OK,
-        &request.accepted,
-        &value,
-        &[],
-    ))
+    Ok(content::respond(StatusCode::OK, &request.accepted, &value, &[]))
 }
 
 /// What has become of an object.
@@ -141,11 +136,7 @@ async fn perform(
                 .delete(key, precondition)
                 .await
                 .map_err(|error| write::failure(call.kind, name, error))?;
-            Ok(Deleted::Gone(stored::decode_at(
-                call.kind,
-                &last.value,
-                revision,
-            )))
+            Ok(Deleted::Gone(stored::decode_at(call.kind, &last.value, revision)))
         }
         Decision::Mark(new) => {
             let entry = store
@@ -177,25 +168,15 @@ fn options(request: &Request) -> Result<Options, ApiError> {
             grace_seconds: query.number("gracePeriodSeconds")?,
             propagation: propagation(
                 query.get("propagationPolicy"),
-                query
-                    .get("orphanDependents")
-                    .map(|_| query.flag("orphanDependents")),
+                query.get("orphanDependents").map(|_| query.flag("orphanDependents")),
             )?,
             dry_run: from_query.dry_run,
             ..Options::default()
         });
     }
     let sent = delete_options(request)?;
-    let text = |path: &str| {
-        sent.pointer(path)
-            .and_then(Value::as_str)
-            .map(str::to_owned)
-    };
-    let dry_run = match sent
-        .get("dryRun")
-        .and_then(Value::as_array)
-        .map(Vec::as_slice)
-    {
+    let text = |path: &str| sent.pointer(path).and_then(Value::as_str).map(str::to_owned);
+    let dry_run = match sent.get("dryRun").and_then(Value::as_array).map(Vec::as_slice) {
         None | Some([]) => WriteOptions::parse(&request.query, "DeleteOptions")?.dry_run,
         Some([Value::String(all)]) if all == "All" => true,
         Some(other) => {
@@ -218,17 +199,9 @@ fn options(request: &Request) -> Result<Options, ApiError> {
 /// DeleteOptions come under `v1`, `meta.k8s.io/v1` or what is deleted's group, or without kind.
 fn delete_options(request: &Request) -> Result<Object, ApiError> {
     let decoded = content::decode(&request.content_type(), &request.body, "DeleteOptions")?;
-    let kind = decoded
-        .value
-        .get("kind")
-        .and_then(Value::as_str)
-        .unwrap_or("");
+    let kind = decoded.value.get("kind").and_then(Value::as_str).unwrap_or("");
     if !decoded.value.is_object() || !matches!(kind, "" | "DeleteOptions") {
-        return Err(body::undecodable(
-            "v1",
-            "DeleteOptions",
-            "the body holds another type",
-        ));
+        return Err(body::undecodable("v1", "DeleteOptions", "the body holds another type"));
     }
     Ok(decoded.value)
 }
@@ -263,11 +236,7 @@ fn propagation(
 fn check(kind: &Kind, old: &Object, options: &Options) -> Result<(), ApiError> {
     let pairs = [
         ("UID", &options.uid, meta::uid(old)),
-        (
-            "ResourceVersion",
-            &options.resource_version,
-            meta::resource_version(old),
-        ),
+        ("ResourceVersion", &options.resource_version, meta::resource_version(old)),
     ];
     for (word, asked, found) in pairs {
         if let Some(asked) = asked.as_deref().filter(|asked| *asked != found) {
@@ -293,14 +262,11 @@ pub fn decide(kind: &Kind, old: &Object, options: &Options, now: Timestamp) -> D
     if grace == 0 && !held {
         return Decision::Remove;
     }
-    let kept = old
-        .pointer("/metadata/deletionGracePeriodSeconds")
-        .and_then(Value::as_i64);
+    let kept = old.pointer("/metadata/deletionGracePeriodSeconds").and_then(Value::as_i64);
     if first || grace < kept.unwrap_or(0) {
         // A later call counts from the time of the first one.
-        let begun = meta::deletion_timestamp(old).map_or(now, |end| {
-            end - SignedDuration::from_secs(kept.unwrap_or(0))
-        });
+        let begun = meta::deletion_timestamp(old)
+            .map_or(now, |end| end - SignedDuration::from_secs(kept.unwrap_or(0)));
         let end = begun + SignedDuration::from_secs(grace);
         meta::set(&mut new, "deletionTimestamp", &meta::time(end));
         meta::metadata_mut(&mut new).insert("deletionGracePeriodSeconds".into(), grace.into());
@@ -337,11 +303,8 @@ fn hold(kind: &Kind, object: &mut Object, asked: Option<Propagation>) {
         }
     });
     let ours = [meta::ORPHAN_FINALIZER, meta::FOREGROUND_FINALIZER];
-    let mut wanted: Vec<String> = finalizers
-        .iter()
-        .filter(|name| !ours.contains(name))
-        .map(ToString::to_string)
-        .collect();
+    let mut wanted: Vec<String> =
+        finalizers.iter().filter(|name| !ours.contains(name)).map(ToString::to_string).collect();
     match policy {
         Propagation::Background => {}
         Propagation::Foreground => wanted.push(meta::FOREGROUND_FINALIZER.to_owned()),
@@ -363,13 +326,9 @@ fn grace_seconds(kind: &Kind, old: &Object, options: &Options) -> i64 {
     if !runs {
         return 0;
     }
-    let own = old
-        .pointer("/spec/terminationGracePeriodSeconds")
-        .and_then(Value::as_i64);
+    let own = old.pointer("/spec/terminationGracePeriodSeconds").and_then(Value::as_i64);
     let asked = options.grace_seconds.or(own).unwrap_or(30).max(0);
-    let kept = old
-        .pointer("/metadata/deletionGracePeriodSeconds")
-        .and_then(Value::as_i64);
+    let kept = old.pointer("/metadata/deletionGracePeriodSeconds").and_then(Value::as_i64);
     match kept {
         Some(kept) if meta::is_deleting(old) => match options.grace_seconds {
             Some(asked) => asked.max(0).min(kept),
@@ -408,21 +367,12 @@ mod tests {
 
     #[test]
     fn decisions() {
-        let grace = |seconds| Options {
-            grace_seconds: Some(seconds),
-            ..Options::default()
-        };
-        let policy = |policy| Options {
-            propagation: Some(policy),
-            ..Options::default()
-        };
+        let grace = |seconds| Options { grace_seconds: Some(seconds), ..Options::default() };
+        let policy = |policy| Options { propagation: Some(policy), ..Options::default() };
         let pod = json!({"metadata": {"name": "p"}, "spec": {"nodeName": "n",
             "terminationGracePeriodSeconds": 5}});
         assert_eq!(decided("pods", pod.clone(), grace(0)), "remove");
-        assert_eq!(
-            decided("pods", pod, Options::default()),
-            "2026-01-01T00:00:05Z 5 "
-        );
+        assert_eq!(decided("pods", pod, Options::default()), "2026-01-01T00:00:05Z 5 ");
         let unbound = json!({"metadata": {"name": "p"}, "spec": {}});
         assert_eq!(decided("pods", unbound, Options::default()), "remove");
         let finished = json!({"metadata": {}, "spec": {"nodeName": "n"},
@@ -430,26 +380,13 @@ mod tests {
         assert_eq!(decided("pods", finished, Options::default()), "remove");
         let ending = json!({"metadata": {"deletionTimestamp": "2026-01-01T00:00:20Z",
             "deletionGracePeriodSeconds": 30}, "spec": {"nodeName": "n"}});
-        assert_eq!(
-            decided("pods", ending.clone(), grace(10)),
-            "2026-01-01T00:00:00Z 10 "
-        );
-        assert_eq!(
-            decided("pods", ending.clone(), grace(60)),
-            "2026-01-01T00:00:20Z 30 "
-        );
+        assert_eq!(decided("pods", ending.clone(), grace(10)), "2026-01-01T00:00:00Z 10 ");
+        assert_eq!(decided("pods", ending.clone(), grace(60)), "2026-01-01T00:00:20Z 30 ");
         assert_eq!(decided("pods", ending, grace(0)), "remove");
         let plain = json!({"metadata": {"name": "c"}});
+        assert_eq!(decided("configmaps", plain.clone(), Options::default()), "remove");
         assert_eq!(
-            decided("configmaps", plain.clone(), Options::default()),
-            "remove"
-        );
-        assert_eq!(
-            decided(
-                "deployments",
-                plain.clone(),
-                policy(Propagation::Foreground)
-            ),
+            decided("deployments", plain.clone(), policy(Propagation::Foreground)),
             "2026-01-01T00:00:00Z 0 foregroundDeletion"
         );
         assert_eq!(

@@ -30,10 +30,7 @@ pub fn gather(
         let entry = snapshot.get(&stored::key(kind, namespace, name))?;
         Some(stored::decode(kind, &entry))
     };
-    let mut facts = Facts {
-        random: rand::random(),
-        ..Facts::default()
-    };
+    let mut facts = Facts { random: rand::random(), ..Facts::default() };
     let creates = old.is_none();
     if creates && call.kind.namespaced {
         facts.namespace = find("namespaces", "", "", call.namespace);
@@ -50,19 +47,16 @@ pub fn gather(
     }
     let mut reservation = Reservation::none();
     if call.part == Part::Main && call.kind.is("", "Service") {
-        let latest = || call.api.store().current();
-        let (taken, held) = call
-            .api
-            .allocations()
-            .reserve(latest, new, old, facts.random)?;
+        let latest = || {
+            let state = call.api.store().current();
+            let services = state.range(&stored::prefix(call.kind, None), None);
+            services.map(|(_, entry)| stored::decode(call.kind, &entry)).collect()
+        };
+        let (taken, held) = call.api.allocations().reserve(latest, new, old, facts.random)?;
         facts.service = Some(taken);
         reservation = held;
     }
-    Ok(Gathered {
-        facts,
-        snapshot,
-        reservation,
-    })
+    Ok(Gathered { facts, snapshot, reservation })
 }
 
 /// The PriorityClass marked as the default; the highest one if several are.

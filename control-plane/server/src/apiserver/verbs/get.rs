@@ -26,19 +26,9 @@ pub async fn get(api: &ApiServer, request: &Request) -> Result<Response, ApiErro
     if request.accepted.is_plain() {
         let mut json = stored::json(request.kind, &entry.value, entry.modified);
         json.push(b'\n');
-        return Ok(content::respond_bytes(
-            StatusCode::OK,
-            "application/json",
-            json,
-            &[],
-        ));
+        return Ok(content::respond_bytes(StatusCode::OK, "application/json", json, &[]));
     }
-    respond(
-        request,
-        StatusCode::OK,
-        stored::decode(request.kind, &entry),
-        &[],
-    )
+    respond(request, StatusCode::OK, stored::decode(request.kind, &entry), &[])
 }
 
 /// Answers with an object in the form that the client asked for.
@@ -59,10 +49,7 @@ pub fn respond(
 
 fn one_row(kind: &Kind, object: Object, include: Include, version: &str) -> Object {
     let mut metadata = Map::new();
-    metadata.insert(
-        "resourceVersion".into(),
-        meta::resource_version(&object).into(),
-    );
+    metadata.insert("resourceVersion".into(), meta::resource_version(&object).into());
     let row = table::row(kind, object, include, version, jiff::Timestamp::now());
     table::table(kind, version, metadata, true, vec![row])
 }

@@ -54,10 +54,7 @@ impl Token {
         if !after.starts_with(prefix) {
             return Err(bad());
         }
-        Ok(Token {
-            revision: Revision::from_be_bytes(*revision),
-            after: after.to_vec(),
-        })
+        Ok(Token { revision: Revision::from_be_bytes(*revision), after: after.to_vec() })
     }
 }
 
@@ -94,50 +91,27 @@ pub async fn list(api: &ApiServer, request: &Request) -> Result<Response, ApiErr
     let value = match request.accepted.form {
         Form::Object if request.accepted.is_plain() => {
             let bytes = plain(kind, &page);
-            return Ok(content::respond_bytes(
-                StatusCode::OK,
-                "application/json",
-                bytes,
-                &[],
-            ));
+            return Ok(content::respond_bytes(StatusCode::OK, "application/json", bytes, &[]));
         }
         Form::Object => {
             let items = page.items.iter().map(decode).map(without_type).collect();
-            of_items(
-                &kind.list_kind(),
-                &kind.api_version(),
-                page.metadata(),
-                items,
-            )
+            of_items(&kind.list_kind(), &kind.api_version(), page.metadata(), items)
         }
         Form::Metadata { version } => {
             let api_version = format!("meta.k8s.io/{version}");
             let items = page.items.iter().map(decode);
-            let items = items
-                .map(|object| content::metadata_only(&object, version))
-                .collect();
-            of_items(
-                "PartialObjectMetadataList",
-                &api_version,
-                page.metadata(),
-                items,
-            )
+            let items = items.map(|object| content::metadata_only(&object, version)).collect();
+            of_items("PartialObjectMetadataList", &api_version, page.metadata(), items)
         }
         Form::Table { version } => {
             let now = jiff::Timestamp::now();
             let items = page.items.iter().map(decode);
-            let rows = items
-                .map(|object| table::row(kind, object, include, version, now))
-                .collect();
+            let rows =
+                items.map(|object| table::row(kind, object, include, version, now)).collect();
             table::table(kind, version, page.metadata(), true, rows)
         }
     };
-    Ok(content::respond(
-        StatusCode::OK,
-        &request.accepted,
-        &value,
-        &[],
-    ))
+    Ok(content::respond(StatusCode::OK, &request.accepted, &value, &[]))
 }
 
 fn of_items(
@@ -160,12 +134,7 @@ pub fn without_type(mut object: Object) -> Object {
 
 /// The list as JSON, put together from stored bytes.
 fn plain(kind: &'static Kind, page: &Page) -> Vec<u8> {
-    let head = of_items(
-        &kind.list_kind(),
-        &kind.api_version(),
-        page.metadata(),
-        Vec::new(),
-    );
+    let head = of_items(&kind.list_kind(), &kind.api_version(), page.metadata(), Vec::new());
     let mut bytes = head.to_string().into_bytes();
     bytes.truncate(bytes.len() - b"]}".len());
     for (index, (_, entry)) in page.items.iter().enumerate() {
@@ -186,42 +155,24 @@ pub async fn page(
 ) -> Result<Page, ApiError> {
     let prefix = stored::prefix(request.kind, request.namespace());
     let limit = request.query.number("limit")?.filter(|limit| *limit > 0);
-    let limit = limit
-        .and_then(|limit| usize::try_from(limit).ok())
-        .unwrap_or(usize::MAX);
+    let limit = limit.and_then(|limit| usize::try_from(limit).ok()).unwrap_or(usize::MAX);
     let token = request.query.get("continue");
     let wanted = read::wanted(&request.query, token.is_some())?;
     let token = token.map(|text| Token::decode(text, &prefix)).transpose()?;
     let snapshot = match &token {
         None | Some(Token { revision: 0, .. }) => read::snapshot(api, wanted).await?,
-        Some(token) => api
-            .store()
-            .at(token.revision)
-            .map_err(|error| match error {
-                WindowError::Gone { .. } => ApiError::Expired {
-                    message: TOKEN_EXPIRED.to_owned(),
-                    continue_token: Some(
-                        Token {
-                            revision: 0,
-                            after: token.after.clone(),
-                        }
-                        .encode(),
-                    ),
-                },
-                WindowError::Future { .. } => {
-                    ApiError::BadRequest("continue key is not valid".to_owned())
-                }
-            })?,
+        Some(token) => api.store().at(token.revision).map_err(|error| match error {
+            WindowError::Gone { .. } => ApiError::Expired {
+                message: TOKEN_EXPIRED.to_owned(),
+                continue_token: Some(Token { revision: 0, after: token.after.clone() }.encode()),
+            },
+            WindowError::Future { .. } => {
+                ApiError::BadRequest("continue key is not valid".to_owned())
+            }
+        })?,
     };
     let after = token.as_ref().map(|token| token.after.as_slice());
-    Ok(collect(
-        request.kind,
-        &snapshot,
-        &prefix,
-        after,
-        selection,
-        limit,
-    ))
+    Ok(collect(request.kind, &snapshot, &prefix, after, selection, limit))
 }
 
 /// Reads up to `limit` matching objects behind a key.
@@ -234,12 +185,7 @@ fn collect(
     limit: usize,
 ) -> Page {
     let revision = snapshot.revision();
-    let mut page = Page {
-        revision,
-        items: Vec::new(),
-        token: None,
-        remaining: None,
-    };
+    let mut page = Page { revision, items: Vec::new(), token: None, remaining: None };
     let matches = |entry: &Entry| {
         selection.is_everything()
             || selection.may_match(&entry.value) && selection.matches(&stored::decode(kind, entry))
@@ -254,21 +200,11 @@ fn collect(
             continue;
         }
         if page.items.len() == limit {
-            let last = page
-                .items
-                .last()
-                .map(|(key, _)| key.to_vec())
-                .unwrap_or_default();
+            let last = page.items.last().map(|(key, _)| key.to_vec()).unwrap_or_default();
             if selection.is_everything() {
                 page.remaining = Some(snapshot.range(prefix, Some(&last)).count());
             }
-            page.token = Some(
-                Token {
-                    revision,
-                    after: last,
-                }
-                .encode(),
-            );
+            page.token = Some(Token { revision, after: last }.encode());
             return page;
         }
         page.items.push((key, entry));

@@ -17,15 +17,8 @@ use wherry_resources::{
 };
 
 /// Parameters that are passed on to the agent.
-const FORWARDED: [&str; 7] = [
-    "follow",
-    "previous",
-    "sinceSeconds",
-    "sinceTime",
-    "tailLines",
-    "limitBytes",
-    "timestamps",
-];
+const FORWARDED: [&str; 7] =
+    ["follow", "previous", "sinceSeconds", "sinceTime", "tailLines", "limitBytes", "timestamps"];
 /// An agent's refusal is one sentence.
 const REFUSAL_BYTES_MAX: usize = 4096;
 
@@ -36,16 +29,9 @@ pub async fn logs(api: &ApiServer, request: &Request) -> Result<Response, ApiErr
     let (pod, _) = Call::of(api, request, Part::Main, false).find(&snapshot, request.name())?;
     let previous = request.query.flag("previous");
     let container = container(&pod, request.query.get("container"), previous)?;
-    let node = pod
-        .pointer("/spec/nodeName")
-        .and_then(Value::as_str)
-        .unwrap_or("");
+    let node = pod.pointer("/spec/nodeName").and_then(Value::as_str).unwrap_or("");
     let target = target(&pod, &container, &request.query);
-    let answer = api
-        .tunnels()
-        .get(node, &target)
-        .await
-        .map_err(unreachable)?;
+    let answer = api.tunnels().get(node, &target).await.map_err(unreachable)?;
     match answer.status() {
         StatusCode::OK => {
             let mut response = Response::new(Body::new(answer.into_body()));
@@ -54,19 +40,12 @@ pub async fn logs(api: &ApiServer, request: &Request) -> Result<Response, ApiErr
             Ok(response)
         }
         code if code.is_client_error() => {
-            let text = Limited::new(answer.into_body(), REFUSAL_BYTES_MAX)
-                .collect()
-                .await;
+            let text = Limited::new(answer.into_body(), REFUSAL_BYTES_MAX).collect().await;
             let text = text.map(|body| String::from_utf8_lossy(&body.to_bytes()).trim().to_owned());
-            Err(ApiError::BadRequest(
-                text.unwrap_or_else(|_| "the node refused".to_owned()),
-            ))
+            Err(ApiError::BadRequest(text.unwrap_or_else(|_| "the node refused".to_owned())))
         }
         // Whatever else an agent may answer is not shown to clients, least of all a redirect.
-        code => Err(ApiError::Internal(format!(
-            "node {node:?} answered {}",
-            code.as_u16()
-        ))),
+        code => Err(ApiError::Internal(format!("node {node:?} answered {}", code.as_u16()))),
     }
 }
 
@@ -85,10 +64,7 @@ fn target(pod: &Object, container: &str, query: &Query) -> String {
         }
     }
     let (namespace, name) = (meta::namespace(pod), meta::name(pod));
-    format!(
-        "/logs/{namespace}/{name}/{container}?{}",
-        parameters.finish()
-    )
+    format!("/logs/{namespace}/{name}/{container}?{}", parameters.finish())
 }
 
 /// Checks the parameters: numbers in range, one beginning.
@@ -108,25 +84,14 @@ fn check(query: &Query, name: &str) -> Result<(), ApiError> {
         return Ok(());
     }
     let (group, kind) = (String::new(), "PodLogOptions".to_owned());
-    Err(ApiError::Invalid {
-        group,
-        kind,
-        name: name.to_owned(),
-        errors: wrong,
-    })
+    Err(ApiError::Invalid { group, kind, name: name.to_owned(), errors: wrong })
 }
 
 /// Chooses the container and makes sure that it has a log: pure.
 fn container(pod: &Object, asked: Option<&str>, previous: bool) -> Result<String, ApiError> {
     let names = |list: &str| -> Vec<&str> {
-        let containers = pod["spec"]
-            .get(list)
-            .and_then(Value::as_array)
-            .into_iter()
-            .flatten();
-        containers
-            .filter_map(|container| container.get("name")?.as_str())
-            .collect()
+        let containers = pod["spec"].get(list).and_then(Value::as_array).into_iter().flatten();
+        containers.filter_map(|container| container.get("name")?.as_str()).collect()
     };
     let (main, init) = (names("containers"), names("initContainers"));
     let name = meta::name(pod);
@@ -139,32 +104,22 @@ fn container(pod: &Object, asked: Option<&str>, previous: bool) -> Result<String
                 main.join(" ")
             );
             if !init.is_empty() {
-                text.push_str(&format!(
-                    " or one of the init containers: [{}]",
-                    init.join(" ")
-                ));
+                text.push_str(&format!(" or one of the init containers: [{}]", init.join(" ")));
             }
             return Err(ApiError::BadRequest(text));
         }
     };
     let ephemeral = names("ephemeralContainers");
-    if ![&main, &init, &ephemeral]
-        .iter()
-        .any(|list| list.contains(&chosen))
-    {
+    if ![&main, &init, &ephemeral].iter().any(|list| list.contains(&chosen)) {
         return Err(ApiError::BadRequest(format!(
             "container {chosen} is not valid for pod {name}"
         )));
     }
-    let status = [
-        "containerStatuses",
-        "initContainerStatuses",
-        "ephemeralContainerStatuses",
-    ]
-    .iter()
-    .filter_map(|list| pod["status"].get(list)?.as_array())
-    .flatten()
-    .find(|status| status.get("name").and_then(Value::as_str) == Some(chosen));
+    let status = ["containerStatuses", "initContainerStatuses", "ephemeralContainerStatuses"]
+        .iter()
+        .filter_map(|list| pod["status"].get(list)?.as_array())
+        .flatten()
+        .find(|status| status.get("name").and_then(Value::as_str) == Some(chosen));
     let ended = status.is_some_and(|status| status.pointer("/lastState/terminated").is_some());
     if previous && !ended {
         return Err(ApiError::BadRequest(format!(
@@ -190,10 +145,7 @@ mod tests {
     #[test]
     fn containers_are_chosen() {
         let of = |containers: &[&str], state: Value, asked: Option<&str>, previous| {
-            let list: Vec<Value> = containers
-                .iter()
-                .map(|name| json!({ "name": name }))
-                .collect();
+            let list: Vec<Value> = containers.iter().map(|name| json!({ "name": name })).collect();
             let pod = json!({"metadata": {"name": "p"}, "spec": {"containers": list},
                 "status": {"containerStatuses": [{"name": "a", "state": state}]}});
             container(&pod, asked, previous).unwrap_or_else(|error| error.to_string())
@@ -209,12 +161,7 @@ mod tests {
             "container x is not valid for pod p"
         );
         assert_eq!(
-            of(
-                &["a"],
-                json!({"waiting": {"reason": "Compiling"}}),
-                None,
-                false
-            ),
+            of(&["a"], json!({"waiting": {"reason": "Compiling"}}), None, false),
             "container \"a\" in pod \"p\" is waiting to start: Compiling"
         );
         assert_eq!(

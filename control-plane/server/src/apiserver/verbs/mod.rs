@@ -95,11 +95,7 @@ impl WriteOptions {
             Some("Strict") => Validation::Strict,
             Some("Ignore") => Validation::Ignore,
             Some(other) => {
-                wrong.push(unsupported(
-                    "fieldValidation",
-                    other,
-                    &["Ignore", "Strict", "Warn"],
-                ));
+                wrong.push(unsupported("fieldValidation", other, &["Ignore", "Strict", "Warn"]));
                 Validation::Warn
             }
         };
@@ -111,10 +107,7 @@ impl WriteOptions {
             }
         }
         if wrong.is_empty() {
-            Ok(WriteOptions {
-                dry_run,
-                validation,
-            })
+            Ok(WriteOptions { dry_run, validation })
         } else {
             Err(ApiError::invalid_options(kind, wrong))
         }
@@ -123,9 +116,7 @@ impl WriteOptions {
 
 fn unsupported(field: &str, value: &str, supported: &[&str]) -> FieldError {
     let supported: Vec<String> = supported.iter().map(|word| format!("{word:?}")).collect();
-    let message = format!(
-        "Unsupported value: {value:?}: supported values: {}",
-        supported.join(", ")
-    );
+    let message =
+        format!("Unsupported value: {value:?}: supported values: {}", supported.join(", "));
     errors::field(Reason::NotSupported, field, message)
 }

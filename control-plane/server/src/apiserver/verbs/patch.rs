@@ -49,13 +49,7 @@ pub async fn patch(api: &ApiServer, request: &Request) -> Result<Response, ApiEr
         let mut new = patch.apply(request.kind, &old)?;
         prepare::addressed(request.name(), request.namespace(), &mut new)?;
         let kind = request.kind;
-        body::fields(
-            kind,
-            &mut new,
-            &duplicates,
-            options.validation,
-            &mut warnings,
-        )?;
+        body::fields(kind, &mut new, &duplicates, options.validation, &mut warnings)?;
         let version = meta::resource_version(&new);
         if !version.is_empty() && version != meta::resource_version(&old) {
             return Err(ApiError::modified(kind, request.name()));
@@ -98,10 +92,7 @@ pub fn decode(content_type: &str, bytes: &[u8]) -> Result<(Patch, Vec<String>), 
         }
         "application/strategic-merge-patch+json" => {
             let decoded = json()?;
-            Ok((
-                Patch::Strategic(of_object(decoded.value)?),
-                decoded.duplicates,
-            ))
+            Ok((Patch::Strategic(of_object(decoded.value)?), decoded.duplicates))
         }
         _ => Err(ApiError::UnsupportedMediaType(ACCEPTED)),
     }
@@ -111,9 +102,7 @@ fn of_object(value: Value) -> Result<Value, ApiError> {
     if value.is_object() {
         Ok(value)
     } else {
-        Err(ApiError::BadRequest(
-            "error decoding patch: a patch is an object".to_owned(),
-        ))
+        Err(ApiError::BadRequest("error decoding patch: a patch is an object".to_owned()))
     }
 }
 
@@ -145,18 +134,11 @@ impl Patch {
             }
         }
         if !new.is_object() || !new["metadata"].is_object() {
-            return Err(invalid(
-                "the patched object is no object with metadata".to_owned(),
-            ));
+            return Err(invalid("the patched object is no object with metadata".to_owned()));
         }
-        for (key, word) in [
-            ("kind", kind.kind.to_owned()),
-            ("apiVersion", kind.api_version()),
-        ] {
+        for (key, word) in [("kind", kind.kind.to_owned()), ("apiVersion", kind.api_version())] {
             if new[key] != Value::from(word) {
-                return Err(ApiError::BadRequest(format!(
-                    "a patch must not change {key}"
-                )));
+                return Err(ApiError::BadRequest(format!("a patch must not change {key}")));
             }
         }
         meta::order(&mut new);

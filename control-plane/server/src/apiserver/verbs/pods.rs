@@ -43,14 +43,9 @@ pub async fn bind(api: &ApiServer, request: &Request) -> Result<Response, ApiErr
         "" => meta::name(&binding),
         name => name,
     };
-    let node = binding
-        .pointer("/target/name")
-        .and_then(Value::as_str)
-        .unwrap_or("");
+    let node = binding.pointer("/target/name").and_then(Value::as_str).unwrap_or("");
     if node.is_empty() {
-        return Err(ApiError::BadRequest(
-            "a Binding needs target.name, the node".to_owned(),
-        ));
+        return Err(ApiError::BadRequest("a Binding needs target.name, the node".to_owned()));
     }
     let mut call = Call::of(api, request, Part::Binding, options.dry_run);
     call.kind = pods();
@@ -82,10 +77,7 @@ fn bound(old: &Object, binding: &Object, node: &str, now: Timestamp) -> Result<O
         let why = format!("pod {name} is being deleted, cannot be assigned to a host");
         return Err(ApiError::conflict(pods(), name, why));
     }
-    let taken = old
-        .pointer("/spec/nodeName")
-        .and_then(Value::as_str)
-        .unwrap_or("");
+    let taken = old.pointer("/spec/nodeName").and_then(Value::as_str).unwrap_or("");
     if !taken.is_empty() {
         let why = format!("pod {name} is already assigned to node {taken:?}");
         return Err(ApiError::conflict(pods(), name, why));
@@ -95,12 +87,7 @@ fn bound(old: &Object, binding: &Object, node: &str, now: Timestamp) -> Result<O
     for (key, value) in meta::annotations(binding) {
         meta::set_annotation(&mut new, key, value);
     }
-    let scheduled = Condition {
-        kind: "PodScheduled",
-        status: "True",
-        reason: "",
-        message: "",
-    };
+    let scheduled = Condition { kind: "PodScheduled", status: "True", reason: "", message: "" };
     conditions::set(&mut new, scheduled, now);
     Ok(new)
 }
@@ -130,10 +117,7 @@ pub async fn evict(api: &ApiServer, request: &Request) -> Result<Response, ApiEr
 
 /// Budgets count running Pods; what has ended or has not begun may always go.
 fn is_protected(pod: &Object) -> bool {
-    let phase = pod
-        .pointer("/status/phase")
-        .and_then(Value::as_str)
-        .unwrap_or("");
+    let phase = pod.pointer("/status/phase").and_then(Value::as_str).unwrap_or("");
     !matches!(phase, "Succeeded" | "Failed" | "Pending" | "") && !meta::is_deleting(pod)
 }
 
@@ -159,11 +143,7 @@ async fn spend_budgets(call: &Call<'_>, pod: &Object) -> Result<(), ApiError> {
             return Ok(());
         };
         let spent = spend(budget, pod, Timestamp::now())?;
-        let write = Call {
-            kind,
-            part: Part::Status,
-            ..*call
-        };
+        let write = Call { kind, part: Part::Status, ..*call };
         match write::replace(&write, budget, entry, spent).await {
             Ok(_) => return Ok(()),
             Err(Failure::Refused(error)) => return Err(error),
@@ -203,11 +183,7 @@ fn spend(budget: &Object, pod: &Object, now: Timestamp) -> Result<Object, ApiErr
 
 fn blocked(why: &str) -> ApiError {
     let message = "Cannot evict pod as it would violate the pod's disruption budget.";
-    let cause = Cause {
-        reason: "DisruptionBudget",
-        message: why.to_owned(),
-        field: String::new(),
-    };
+    let cause = Cause { reason: "DisruptionBudget", message: why.to_owned(), field: String::new() };
     ApiError::TooManyRequests {
         message: message.to_owned(),
         causes: vec![cause],

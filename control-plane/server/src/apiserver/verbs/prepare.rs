@@ -19,10 +19,7 @@ pub struct Stamp {
 impl Stamp {
     /// Reads the clock and makes a uid.
     pub fn new() -> Stamp {
-        Stamp {
-            now: Timestamp::now(),
-            uid: uuid::Uuid::new_v4().to_string(),
-        }
+        Stamp { now: Timestamp::now(), uid: uuid::Uuid::new_v4().to_string() }
     }
 }
 
@@ -117,12 +114,7 @@ pub fn updated(kind: &Kind, part: Part, old: &Object, new: Object) -> Result<Obj
             let conditions = new.pointer("/status/conditions").cloned();
             with(old, "status", "conditions", conditions)
         }
-        Part::Finalize => with(
-            old,
-            "spec",
-            "finalizers",
-            new.pointer("/spec/finalizers").cloned(),
-        ),
+        Part::Finalize => with(old, "spec", "finalizers", new.pointer("/spec/finalizers").cloned()),
         Part::EphemeralContainers => {
             let containers = new.pointer("/spec/ephemeralContainers").cloned();
             with(old, "spec", "ephemeralContainers", containers)
@@ -131,10 +123,7 @@ pub fn updated(kind: &Kind, part: Part, old: &Object, new: Object) -> Result<Obj
         Part::Binding => new,
     };
     let metadata = meta::metadata_mut(&mut result);
-    for key in SERVER_OWNED
-        .iter()
-        .chain(&["resourceVersion", "name", "namespace"])
-    {
+    for key in SERVER_OWNED.iter().chain(&["resourceVersion", "name", "namespace"]) {
         copy(old.pointer("/metadata"), metadata, key);
     }
     metadata.shift_remove("selfLink");
@@ -161,11 +150,7 @@ fn status(kind: &Kind, old: &Object, new: &Object) -> Object {
     let mut result = old.clone();
     copy(Some(new), object_mut(&mut result), "status");
     for key in ["labels", "annotations"] {
-        copy(
-            new.pointer("/metadata"),
-            meta::metadata_mut(&mut result),
-            key,
-        );
+        copy(new.pointer("/metadata"), meta::metadata_mut(&mut result), key);
     }
     if kind.is("certificates.k8s.io", "CertificateSigningRequest") {
         keep_decision(old, &mut result);
@@ -176,26 +161,16 @@ fn status(kind: &Kind, old: &Object, new: &Object) -> Object {
 /// Whether a certificate request is approved is decided by `/approval` alone.
 fn keep_decision(old: &Object, result: &mut Object) {
     let decides = |condition: &Value| {
-        matches!(
-            condition.get("type").and_then(Value::as_str),
-            Some("Approved" | "Denied")
-        )
+        matches!(condition.get("type").and_then(Value::as_str), Some("Approved" | "Denied"))
     };
     let list = |object: &Object| -> Vec<Value> {
-        let found = object
-            .pointer("/status/conditions")
-            .and_then(Value::as_array);
+        let found = object.pointer("/status/conditions").and_then(Value::as_array);
         found.cloned().unwrap_or_default()
     };
     let mut conditions: Vec<Value> = list(old).into_iter().filter(|one| decides(one)).collect();
     conditions.extend(list(result).into_iter().filter(|one| !decides(one)));
     if !conditions.is_empty() {
-        *result = with(
-            result,
-            "status",
-            "conditions",
-            Some(Value::Array(conditions)),
-        );
+        *result = with(result, "status", "conditions", Some(Value::Array(conditions)));
     }
 }
 
@@ -203,9 +178,7 @@ fn keep_decision(old: &Object, result: &mut Object) {
 fn resized(old: &Object, new: &Object) -> Object {
     let mut result = old.clone();
     let wanted = new.pointer("/spec/containers").and_then(Value::as_array);
-    let containers = result
-        .pointer_mut("/spec/containers")
-        .and_then(Value::as_array_mut);
+    let containers = result.pointer_mut("/spec/containers").and_then(Value::as_array_mut);
     for container in containers.into_iter().flatten() {
         let same = |one: &&Value| one.get("name") == container.get("name");
         let resources = wanted.and_then(|list| list.iter().find(same)?.get("resources"));
@@ -219,9 +192,7 @@ fn resized(old: &Object, new: &Object) -> Object {
 /// A copy of `object` with `object[outer][inner]` set, or removed if None.
 fn with(object: &Object, outer: &str, inner: &str, value: Option<Value>) -> Object {
     let mut result = object.clone();
-    let map = object_mut(&mut result)
-        .entry(outer)
-        .or_insert_with(|| json!({}));
+    let map = object_mut(&mut result).entry(outer).or_insert_with(|| json!({}));
     if let Some(map) = map.as_object_mut() {
         match value {
             Some(value) => map.insert(inner.to_owned(), value),
@@ -254,9 +225,7 @@ pub fn count_generation(kind: &Kind, old: &Object, new: &mut Object) {
     let relevant = |object: &Object| -> Map<String, Value> {
         let fields = object.as_object().into_iter().flatten();
         let counted = fields.filter(|(key, _)| !matches!(key.as_str(), "metadata" | "status"));
-        counted
-            .map(|(key, value)| (key.clone(), value.clone()))
-            .collect()
+        counted.map(|(key, value)| (key.clone(), value.clone())).collect()
     };
     let changed = relevant(old) != relevant(new);
     meta::set_generation(new, meta::generation(old) + i64::from(changed));
@@ -264,9 +233,7 @@ pub fn count_generation(kind: &Kind, old: &Object, new: &mut Object) {
 
 /// Whether an object that is being deleted has nothing left to wait for.
 pub fn is_gone(kind: &Kind, object: &Object) -> bool {
-    let grace = object
-        .pointer("/metadata/deletionGracePeriodSeconds")
-        .and_then(Value::as_i64);
+    let grace = object.pointer("/metadata/deletionGracePeriodSeconds").and_then(Value::as_i64);
     let held = kind.is("", "Namespace")
         && object
             .pointer("/spec/finalizers")

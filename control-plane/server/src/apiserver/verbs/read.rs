@@ -31,10 +31,7 @@ pub fn wanted(query: &Query, continues: bool) -> Result<Wanted, ApiError> {
     let rule = query.get("resourceVersionMatch");
     let mut wrong: Vec<FieldError> = Vec::new();
     if query.get("sendInitialEvents").is_some() {
-        wrong.push(forbidden(
-            "sendInitialEvents",
-            "sendInitialEvents is forbidden for list",
-        ));
+        wrong.push(forbidden("sendInitialEvents", "sendInitialEvents is forbidden for list"));
     }
     match (rule, version) {
         (Some(_), _) if continues => wrong.push(forbidden(
@@ -52,11 +49,7 @@ pub fn wanted(query: &Query, continues: bool) -> Result<Wanted, ApiError> {
         (None | Some("Exact" | "NotOlderThan"), _) => {}
         (Some(other), _) => {
             let supported = ["Exact", "NotOlderThan"];
-            wrong.push(super::unsupported(
-                "resourceVersionMatch",
-                other,
-                &supported,
-            ));
+            wrong.push(super::unsupported("resourceVersionMatch", other, &supported));
         }
     }
     if !wrong.is_empty() {
@@ -102,9 +95,7 @@ pub async fn snapshot(api: &ApiServer, wanted: Wanted) -> Result<Snapshot, ApiEr
         }
         Wanted::Exactly(revision) => {
             reach(api, revision).await?;
-            api.store()
-                .at(revision)
-                .map_err(|error| window(error, revision))
+            api.store().at(revision).map_err(|error| window(error, revision))
         }
     }
 }
@@ -162,14 +153,8 @@ mod tests {
         assert_eq!(of("resourceVersion=0"), "Any");
         assert_eq!(of("resourceVersion=7"), "AtLeast(7)");
         assert_eq!(of("resourceVersion=7&limit=5"), "Exactly(7)");
-        assert_eq!(
-            of("resourceVersion=7&resourceVersionMatch=NotOlderThan&limit=5"),
-            "AtLeast(7)"
-        );
-        assert_eq!(
-            of("resourceVersion=7&resourceVersionMatch=Exact"),
-            "Exactly(7)"
-        );
+        assert_eq!(of("resourceVersion=7&resourceVersionMatch=NotOlderThan&limit=5"), "AtLeast(7)");
+        assert_eq!(of("resourceVersion=7&resourceVersionMatch=Exact"), "Exactly(7)");
         assert_eq!(of("resourceVersion=0&resourceVersionMatch=Exact"), "422");
         assert_eq!(of("resourceVersionMatch=Exact"), "422");
         assert_eq!(of("resourceVersion=7&continue=x"), "400");

@@ -20,9 +20,7 @@ pub async fn answer(api: &ApiServer, request: &Request) -> Result<Response, ApiE
         "Binding" => return pods::bind(api, request).await,
         "ComponentStatus" => return components(api, request),
         "NodeMetrics" | "PodMetrics" => {
-            return Err(ApiError::Unavailable(
-                "no usage has been reported yet".to_owned(),
-            ));
+            return Err(ApiError::Unavailable("no usage has been reported yet".to_owned()));
         }
         _ => {}
     }
@@ -32,22 +30,14 @@ pub async fn answer(api: &ApiServer, request: &Request) -> Result<Response, ApiE
         "SelfSubjectReview" => json!({ "userInfo": user_info(user) }),
         "SelfSubjectAccessReview" => access(api, user, &review, None)?,
         "SubjectAccessReview" => access(api, &subject(&review), &review, None)?,
-        "LocalSubjectAccessReview" => access(
-            api,
-            &subject(&review),
-            &review,
-            Some(&request.attributes.namespace),
-        )?,
+        "LocalSubjectAccessReview" => {
+            access(api, &subject(&review), &review, Some(&request.attributes.namespace))?
+        }
         "SelfSubjectRulesReview" => authorize::rules(user),
         "TokenReview" => token(api, &review),
         _ => return Err(ApiError::NoSuchPath),
     };
-    Ok(content::respond(
-        StatusCode::CREATED,
-        &request.accepted,
-        &review,
-        &[],
-    ))
+    Ok(content::respond(StatusCode::CREATED, &request.accepted, &review, &[]))
 }
 
 fn user_info(user: &User) -> Value {
@@ -66,17 +56,10 @@ fn text<'a>(object: &'a Object, path: &str) -> &'a str {
 }
 
 fn subject(review: &Object) -> User {
-    let groups = review
-        .pointer("/spec/groups")
-        .and_then(Value::as_array)
-        .into_iter()
-        .flatten();
+    let groups = review.pointer("/spec/groups").and_then(Value::as_array).into_iter().flatten();
     User {
         name: text(review, "/spec/user").to_owned(),
-        groups: groups
-            .filter_map(Value::as_str)
-            .map(str::to_owned)
-            .collect(),
+        groups: groups.filter_map(Value::as_str).map(str::to_owned).collect(),
         uid: text(review, "/spec/uid").to_owned(),
         ..User::default()
     }
@@ -90,12 +73,8 @@ fn access(
     review: &Object,
     namespace: Option<&str>,
 ) -> Result<Value, ApiError> {
-    let resource = review
-        .pointer("/spec/resourceAttributes")
-        .filter(|value| !value.is_null());
-    let path = review
-        .pointer("/spec/nonResourceAttributes")
-        .filter(|value| !value.is_null());
+    let resource = review.pointer("/spec/resourceAttributes").filter(|value| !value.is_null());
+    let path = review.pointer("/spec/nonResourceAttributes").filter(|value| !value.is_null());
     let asked = match (resource, path) {
         (Some(resource), None) => {
             if namespace.is_some_and(|namespace| namespace != text(resource, "/namespace")) {
@@ -172,10 +151,5 @@ fn components(api: &ApiServer, request: &Request) -> Result<Response, ApiError> 
         let items: Vec<Value> = names.iter().map(|name| component(name)).collect();
         json!({ "kind": "ComponentStatusList", "apiVersion": "v1", "metadata": {}, "items": items })
     };
-    Ok(content::respond(
-        StatusCode::OK,
-        &request.accepted,
-        &value,
-        &[],
-    ))
+    Ok(content::respond(StatusCode::OK, &request.accepted, &value, &[]))
 }

@@ -23,12 +23,7 @@ pub async fn get(api: &ApiServer, request: &Request) -> Result<Response, ApiErro
     let snapshot = read::snapshot(api, read::wanted(&request.query, false)?).await?;
     let call = Call::of(api, request, Part::Main, false);
     let (object, _) = call.find(&snapshot, request.name())?;
-    Ok(content::respond(
-        StatusCode::OK,
-        &request.accepted,
-        &scale_of(&object),
-        &[],
-    ))
+    Ok(content::respond(StatusCode::OK, &request.accepted, &scale_of(&object), &[]))
 }
 
 /// Answers PUT and PATCH: only `spec.replicas` is taken.
@@ -48,12 +43,7 @@ pub async fn change(api: &ApiServer, request: &Request) -> Result<Response, ApiE
         match write::replace(&call, &old, &entry, new).await {
             Ok(written) => {
                 let scale = scale_of(&written.object);
-                return Ok(content::respond(
-                    StatusCode::OK,
-                    &request.accepted,
-                    &scale,
-                    &[],
-                ));
+                return Ok(content::respond(StatusCode::OK, &request.accepted, &scale, &[]));
             }
             Err(Failure::Refused(error)) => return Err(error),
             Err(Failure::Raced) => {}
@@ -102,13 +92,7 @@ impl Change {
 /// The Scale of an object: same name, uid and revision.
 fn scale_of(object: &Object) -> Object {
     let mut metadata = Map::new();
-    for key in [
-        "name",
-        "namespace",
-        "uid",
-        "resourceVersion",
-        "creationTimestamp",
-    ] {
+    for key in ["name", "namespace", "uid", "resourceVersion", "creationTimestamp"] {
         if let Some(value) = object["metadata"].get(key) {
             metadata.insert(key.to_owned(), value.clone());
         }
@@ -129,9 +113,7 @@ fn selector(object: &Object) -> String {
         .filter(|map| !map.contains_key("matchLabels") && !map.contains_key("matchExpressions"));
     match labels {
         Some(labels) => LabelSelector::from_map(labels).to_string(),
-        None => LabelSelector::from_typed(selector)
-            .map(|s| s.to_string())
-            .unwrap_or_default(),
+        None => LabelSelector::from_typed(selector).map(|s| s.to_string()).unwrap_or_default(),
     }
 }
 
@@ -143,11 +125,7 @@ fn replicas(scale: &Object, name: &str) -> Result<i64, ApiError> {
             Some(count) if (0..=i64::from(i32::MAX)).contains(&count) => Ok(count),
             Some(count) => {
                 let why = "must be greater than or equal to 0";
-                Err(invalid(
-                    name,
-                    "spec.replicas",
-                    format!("Invalid value: {count}: {why}"),
-                ))
+                Err(invalid(name, "spec.replicas", format!("Invalid value: {count}: {why}")))
             }
             None => Err(body::undecodable(
                 "autoscaling/v1",

@@ -33,11 +33,7 @@ impl Selection {
                 negated: false,
             });
         }
-        Ok(Selection {
-            kind: request.kind,
-            labels,
-            fields,
-        })
+        Ok(Selection { kind: request.kind, labels, fields })
     }
 
     /// Everything matches: objects need not be read.
@@ -61,11 +57,7 @@ impl Selection {
             let is_plain = |b: u8| b.is_ascii_alphanumeric() || b"-._/".contains(&b);
             !word.is_empty() && word.bytes().all(is_plain)
         };
-        let exact = self
-            .fields
-            .terms
-            .iter()
-            .filter(|term| !term.negated && plain(&term.value));
+        let exact = self.fields.terms.iter().filter(|term| !term.negated && plain(&term.value));
         let equal = self.labels.requirements().iter().filter(|requirement| {
             let equals = matches!(requirement.operator, Operator::Equals | Operator::In);
             equals && requirement.values.iter().all(|value| plain(value))
@@ -73,9 +65,7 @@ impl Selection {
         exact
             .into_iter()
             .all(|term| ABSENT.contains(&term.value.as_str()) || text.contains(&term.value))
-            && equal
-                .into_iter()
-                .all(|one| one.values.iter().any(|value| text.contains(value)))
+            && equal.into_iter().all(|one| one.values.iter().any(|value| text.contains(value)))
     }
 
     /// The one name that can match, if the selector names it.

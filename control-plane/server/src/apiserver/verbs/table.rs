@@ -20,9 +20,9 @@ impl Include {
             None | Some("Metadata") => Ok(Include::Metadata),
             Some("None") => Ok(Include::None),
             Some("Object") => Ok(Include::Object),
-            Some(other) => Err(ApiError::BadRequest(format!(
-                "unrecognized includeObject value: {other:?}"
-            ))),
+            Some(other) => {
+                Err(ApiError::BadRequest(format!("unrecognized includeObject value: {other:?}")))
+            }
         }
     }
 }

@@ -55,10 +55,7 @@ struct Start {
 impl Start {
     fn of(query: &Query) -> Result<Start, ApiError> {
         let rule = query.get("resourceVersionMatch");
-        let version = query
-            .get("resourceVersion")
-            .map(read::revision)
-            .transpose()?;
+        let version = query.get("resourceVersion").map(read::revision).transpose()?;
         let newest = match version {
             None => Wanted::Newest,
             Some(0) => Wanted::Any,
@@ -70,16 +67,8 @@ impl Start {
         };
         match (query.get("sendInitialEvents"), rule) {
             (None, None) => match newest {
-                Wanted::AtLeast(after) => Ok(Start {
-                    initial: None,
-                    after,
-                    marked: false,
-                }),
-                initial => Ok(Start {
-                    initial: Some(initial),
-                    after: 0,
-                    marked: false,
-                }),
+                Wanted::AtLeast(after) => Ok(Start { initial: None, after, marked: false }),
+                initial => Ok(Start { initial: Some(initial), after: 0, marked: false }),
             },
             (None, Some(_)) => forbidden(
                 "resourceVersionMatch",
@@ -89,16 +78,10 @@ impl Start {
                 "resourceVersionMatch",
                 "sendInitialEvents requires setting resourceVersionMatch to NotOlderThan",
             ),
-            (Some(_), _) if query.flag("sendInitialEvents") => Ok(Start {
-                initial: Some(newest),
-                after: 0,
-                marked: true,
-            }),
-            (Some(_), _) => Ok(Start {
-                initial: None,
-                after: version.unwrap_or(0),
-                marked: false,
-            }),
+            (Some(_), _) if query.flag("sendInitialEvents") => {
+                Ok(Start { initial: Some(newest), after: 0, marked: true })
+            }
+            (Some(_), _) => Ok(Start { initial: None, after: version.unwrap_or(0), marked: false }),
         }
     }
 }
@@ -165,9 +148,7 @@ fn bookmark_timer() -> Interval {
 }
 
 fn timeout(query: &Query) -> Result<Duration, ApiError> {
-    let asked = query
-        .number("timeoutSeconds")?
-        .and_then(|seconds| u64::try_from(seconds).ok());
+    let asked = query.number("timeoutSeconds")?.and_then(|seconds| u64::try_from(seconds).ok());
     Ok(match asked.filter(|seconds| *seconds > 0) {
         Some(seconds) => Duration::from_secs(seconds),
         None => TIMEOUT_MIN + TIMEOUT_MIN.mul_f64(rand::random::<f64>()),
@@ -191,9 +172,7 @@ impl Encoder {
             return Some(plain_line(self.kind, "ADDED", &entry.value, entry.modified));
         }
         let object = stored::decode(self.kind, entry);
-        self.selection
-            .matches(&object)
-            .then(|| self.object_line("ADDED", object))
+        self.selection.matches(&object).then(|| self.object_line("ADDED", object))
     }
 
     /// A change, if it concerns what is watched.
@@ -350,8 +329,7 @@ impl Stream {
             self.take(&event);
         }
         self.sent = self.sent.max(reached);
-        self.queue
-            .push_back(self.encoder.bookmark(self.sent, false));
+        self.queue.push_back(self.encoder.bookmark(self.sent, false));
     }
 
     fn cut(&mut self, end: WatchEnd) -> Option<Bytes> {
@@ -386,11 +364,7 @@ mod tests {
     #[test]
     fn starts() {
         let of = |query: &str| match Start::of(&Query::parse(query)) {
-            Ok(Start {
-                initial,
-                after,
-                marked,
-            }) => format!("{initial:?} {after} {marked}"),
+            Ok(Start { initial, after, marked }) => format!("{initial:?} {after} {marked}"),
             Err(error) => error.code().as_u16().to_string(),
         };
         assert_eq!(of("watch=1"), "Some(Newest) 0 false");
@@ -398,10 +372,7 @@ mod tests {
         assert_eq!(of("watch=1&resourceVersion=8"), "None 8 false");
         let initial = "watch=1&sendInitialEvents=true&resourceVersionMatch=NotOlderThan";
         assert_eq!(of(initial), "Some(Newest) 0 true");
-        assert_eq!(
-            of(&format!("{initial}&resourceVersion=8")),
-            "Some(AtLeast(8)) 0 true"
-        );
+        assert_eq!(of(&format!("{initial}&resourceVersion=8")), "Some(AtLeast(8)) 0 true");
         assert_eq!(of("sendInitialEvents=true"), "422");
         assert_eq!(of("resourceVersionMatch=NotOlderThan"), "422");
     }

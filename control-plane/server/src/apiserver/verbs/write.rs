@@ -31,14 +31,7 @@ impl<'a> Call<'a> {
     /// A write to the object that the request's path names.
     pub fn of(api: &'a ApiServer, request: &'a Request, part: Part, dry_run: bool) -> Call<'a> {
         let namespace = request.namespace().unwrap_or("");
-        Call {
-            api,
-            user: &request.user,
-            kind: request.kind,
-            part,
-            namespace,
-            dry_run,
-        }
+        Call { api, user: &request.user, kind: request.kind, part, namespace, dry_run }
     }
 
     /// The stored object of that name as this member sees it now.
@@ -110,12 +103,9 @@ pub async fn insert(call: &Call<'_>, mut object: Object) -> Result<Written, Fail
     }
     let value = stored::encode(call.kind, &object);
     let put = call.api.store().put(key, value, Precondition::Absent).await;
-    gathered.reservation.settle(&put);
+    gathered.reservation.settle(matches!(put, Err(WriteError::Unknown)));
     let entry = put.map_err(|error| failure(call.kind, &name, error))?;
-    Ok(Written {
-        object: stored::decode(call.kind, &entry),
-        warnings,
-    })
+    Ok(Written { object: stored::decode(call.kind, &entry), warnings })
 }
 
 /// Replaces `old` (stored as `entry`) by `new`. A write that changes nothing stores nothing. An
@@ -127,6 +117,9 @@ pub async fn replace(
     new: Object,
 ) -> Result<Written, Failure> {
     let mut new = prepare::updated(call.kind, call.part, old, new)?;
+    if call.part == Part::Main {
+        defaults::drop_outdated(call.kind, &mut new, old);
+    }
     defaults::apply(call.kind, &mut new);
     check_type(call.kind, &new)?;
     let gathered = facts::gather(call, &new, Some(old), call.api.store().current())?;
@@ -146,10 +139,7 @@ pub async fn replace(
     let removed = prepare::is_gone(call.kind, &new);
     if (new == *old && !removed) || call.dry_run {
         meta::order(&mut new);
-        return Ok(Written {
-            object: new,
-            warnings,
-        });
+        return Ok(Written { object: new, warnings });
     }
     let key = stored::key(call.kind, call.namespace, name);
     let precondition = Precondition::At(entry.modified);
@@ -158,22 +148,12 @@ pub async fn replace(
         let (revision, _) = deleted.map_err(|error| failure(call.kind, name, error))?;
         meta::set_resource_version(&mut new, revision);
         meta::order(&mut new);
-        return Ok(Written {
-            object: new,
-            warnings,
-        });
+        return Ok(Written { object: new, warnings });
     }
-    let put = call
-        .api
-        .store()
-        .put(key, stored::encode(call.kind, &new), precondition)
-        .await;
-    gathered.reservation.settle(&put);
+    let put = call.api.store().put(key, stored::encode(call.kind, &new), precondition).await;
+    gathered.reservation.settle(matches!(put, Err(WriteError::Unknown)));
     let entry = put.map_err(|error| failure(call.kind, name, error))?;
-    Ok(Written {
-        object: stored::decode(call.kind, &entry),
-        warnings,
-    })
+    Ok(Written { object: stored::decode(call.kind, &entry), warnings })
 }
 
 /// A mistyped field must not get into the store: typed clients could not read any list with it.
