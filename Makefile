@@ -20,7 +20,7 @@ test: build ## All tests, with real processes and kubectl
 	tests/install-packages chromium
 	cd web-dashboard && npm run --silent check
 	WHERRY_UI_REQUIRED=1 WHERRY_L3=1 $(CARGO) test --release --workspace
-	cd sample-apps && $(CARGO) test --target-dir $(abspath $(TARGET))/apps
+	cd sample-apps && $(CARGO) test -p batch --target-dir $(abspath $(TARGET))/apps
 
 test-slow: test ## All tests and a long simulation
 	WHERRY_SIM_RUNS=2000 $(CARGO) test --release -p wherry-tests --test it sim::

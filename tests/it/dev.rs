@@ -2,7 +2,8 @@
 
 use std::process::Command;
 
-use wherry_tests::{Dev, Options, l3, text, wherry};
+use nix::sys::signal::Signal;
+use wherry_tests::{Dev, Options, l3, signal, text, wait_for, wherry};
 
 /// Runs the binary to its end: exit code and stderr.
 fn run(arguments: &[&str]) -> (Option<i32>, String) {
@@ -72,4 +73,58 @@ fn an_unusable_folder_is_named() {
     let (code, stderr) = run(&["dev", "--data-dir", "/proc/wherry", "--listen", "127.0.0.1:0"]);
     assert_eq!(code, Some(1));
     assert!(stderr.starts_with("error[WH0005]: the data folder /proc/wherry cannot "), "{stderr}");
+}
+
+/// A role started by hand; asked to stop when dropped.
+struct Role(std::process::Child);
+
+impl Role {
+    fn start(arguments: &[&str]) -> Role {
+        Role(Command::new(wherry()).args(arguments).spawn().expect("the binary starts"))
+    }
+}
+
+impl Drop for Role {
+    fn drop(&mut self) {
+        signal(self.0.id().cast_signed(), Signal::SIGTERM);
+        self.0.wait().expect("it can be waited for");
+    }
+}
+
+#[test]
+fn the_roles_run_by_hand() {
+    if !l3() {
+        return;
+    }
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let path = |name: &str| folder.path().join(name).to_string_lossy().into_owned();
+    let (server_dir, node_dir) = (path("server"), path("node"));
+    let kubeconfig = path("server/admin.kubeconfig");
+    let _server = Role::start(&["server", "--data-dir", &server_dir, "--listen", "127.0.0.1:0"]);
+    let token = wait_for("the server makes a join token", || {
+        let create = ["token", "create", "--kubeconfig", &kubeconfig];
+        let output = Command::new(wherry()).args(create).output().expect("the binary starts");
+        output.status.success().then(|| text(&output.stdout).trim().to_owned())
+    });
+    let written = std::fs::read_to_string(&kubeconfig).expect("the server wrote a kubeconfig");
+    let url = written.lines().find_map(|line| line.trim().strip_prefix("server: "));
+    let url = url.expect("a kubeconfig names its server");
+
+    // A token with another cluster's fingerprint is refused: the node must not join an impostor.
+    let forged = format!("{}.{}", token.rsplit_once('.').expect("three parts").0, "0".repeat(64));
+    let other_dir = path("other");
+    let join = ["node", "--name", "lost", "--data-dir", &other_dir, "--server", url];
+    let (code, stderr) = run(&[&join[..], &["--token", &forged]].concat());
+    assert_eq!(code, Some(1), "{stderr}");
+    assert!(stderr.starts_with("error[WH0012]: the node cannot run\n"), "{stderr}");
+
+    let join = ["node", "--name", "edge", "--data-dir", &node_dir, "--server", url];
+    let more = ["--token", &token, "--address", "127.9.9.1", "--stop-workers-on-exit"];
+    let _node = Role::start(&[&join[..], &more].concat());
+    wait_for("the node is Ready", || {
+        let nodes = ["--kubeconfig", &kubeconfig, "get", "nodes", "--no-headers"];
+        let output = Command::new("kubectl").args(nodes).output().expect("kubectl is installed");
+        let row = text(&output.stdout);
+        (row.starts_with("edge ") && row.contains(" Ready ")).then_some(())
+    });
 }

@@ -1,0 +1,221 @@
+//! The loops that feed the plans, without tasks: what `reconcile` and the scheduler's `State` do, one
+//! move at a time, so that chance can come between any two.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use super::*;
+
+/// The place of a controller in [`CONTROLLERS`] and what it plans for.
+pub type Job = (usize, Key);
+
+/// A plan whose writes are under way.
+#[derive(Default)]
+pub struct Busy {
+    pub left: Vec<Write>,
+    pub done: Vec<Result<Outcome, String>>,
+    pub changed: bool,
+}
+
+/// The reconcile loop without tasks: what waits, what is under way, what is known.
+pub struct Leader {
+    pub cache: Cache,
+    pub seen: Vec<usize>,
+    pub queue: BTreeSet<Job>,
+    pub busy: BTreeMap<Job, Busy>,
+    pub failures: BTreeMap<Job, String>,
+    pub due: BTreeMap<Job, Instant>,
+}
+
+impl Leader {
+    pub fn new(api: &Api, order: &[usize], now: Instant) -> Leader {
+        let mut cache = Cache::new();
+        WATCHED.iter().for_each(|watched| (watched.hold)(&mut cache));
+        let seen = api.logs.iter().map(Vec::len).collect();
+        let (queue, busy) = (BTreeSet::new(), BTreeMap::new());
+        let (failures, due) = (BTreeMap::new(), BTreeMap::new());
+        let mut leader = Leader { cache, seen, queue, busy, failures, due };
+        for watched in order.iter().map(|index| &WATCHED[*index]) {
+            leader.observe(watched.kind, Seen::Begin, now);
+            for object in api.of(watched.kind) {
+                leader.observe(watched.kind, Seen::Listed((watched.read)(object)), now);
+            }
+            leader.observe(watched.kind, Seen::End, now);
+        }
+        leader
+    }
+
+    pub fn observe(&mut self, kind: &'static Kind, seen: Seen, now: Instant) {
+        for change in self.cache.observe(kind, seen, now) {
+            self.wake(&change);
+        }
+    }
+
+    pub fn wake(&mut self, change: &Change) {
+        for (index, controller) in CONTROLLERS.iter().enumerate() {
+            let mut keys = Vec::new();
+            (controller.wake)(&self.cache, change, &mut keys);
+            keys.into_iter().for_each(|key| self.enqueue((index, key)));
+        }
+    }
+
+    pub fn enqueue(&mut self, job: Job) {
+        match self.busy.get_mut(&job) {
+            Some(busy) => busy.changed = true,
+            None => _ = self.queue.insert(job),
+        }
+    }
+
+    /// Takes in the next events of one kind.
+    pub fn hear(&mut self, api: &Api, kind: usize, count: usize, now: Instant) {
+        let from = self.seen[kind];
+        let until = api.logs[kind].len().min(from.saturating_add(count));
+        for (object, gone) in &api.logs[kind][from..until] {
+            let object = (WATCHED[kind].read)(object);
+            let seen = if *gone { Seen::Gone(object) } else { Seen::Put(object) };
+            self.observe(WATCHED[kind].kind, seen, now);
+        }
+        self.seen[kind] = until;
+    }
+
+    pub fn reconcile(&self, job: &Job, clock: Clock) -> (Vec<Write>, Option<Duration>) {
+        let view = View {
+            cache: &self.cache,
+            now: clock.now,
+            instant: clock.instant,
+            config: &CONFIG,
+            failure: self.failures.get(job).map(String::as_str),
+        };
+        let plan = (CONTROLLERS[job.0].reconcile)(&view, &job.1);
+        (plan.writes, plan.again)
+    }
+
+    pub fn plan(&mut self, job: Job, clock: Clock) {
+        let (writes, again) = self.reconcile(&job, clock);
+        self.due.remove(&job);
+        if let Some(after) = again {
+            self.due.insert(job.clone(), clock.instant + after);
+        }
+        if writes.is_empty() {
+            self.failures.remove(&job);
+            return;
+        }
+        self.busy.insert(job, Busy { left: writes, ..Busy::default() });
+    }
+
+    /// Takes in how the writes of a plan ended.
+    pub fn finish(&mut self, job: Job, busy: Busy, now: Instant) {
+        let (mut changed, mut failed) = (busy.changed, None);
+        for outcome in busy.done {
+            let change = match outcome {
+                Ok(Outcome::Object { kind, object }) => self.cache.wrote(kind, object, now),
+                Ok(Outcome::Removed { key, uid }) => self.cache.removed(&key, &uid),
+                Ok(Outcome::Nothing) => None,
+                Err(error) => {
+                    failed = Some(error);
+                    None
+                }
+            };
+            if let Some(change) = change {
+                self.wake(&change);
+                changed = true;
+            }
+        }
+        if let Some(error) = failed {
+            self.due.insert(job.clone(), now + Duration::from_millis(100));
+            self.failures.insert(job, error);
+        } else if self.failures.remove(&job).is_some() || changed {
+            self.enqueue(job);
+        }
+    }
+
+    /// Whether it knows what this object asks for, and has no plan for it under way.
+    pub fn has_settled<T: Typed>(&self, key: &Key, object: &Value) -> bool {
+        let known = self.cache.get::<T>(key.namespace(), key.name());
+        let known = known.is_some_and(|known| {
+            let meta = known.metadata();
+            meta.uid.as_deref() == Some(uid(object))
+                && meta.generation == Some(number(object, "/metadata/generation"))
+        });
+        known && !self.busy.keys().any(|(_, busy)| busy == key)
+    }
+
+    pub fn fire(&mut self, now: Instant) {
+        let due = self.due.extract_if(.., |_, at| *at <= now);
+        let jobs: Vec<Job> = due.map(|(job, _)| job).collect();
+        jobs.into_iter().for_each(|job| self.enqueue(job));
+    }
+}
+
+/// The scheduler's loop without tasks.
+#[derive(Default)]
+pub struct Scheduler {
+    pub cluster: Cluster,
+    pub queue: Queue,
+    pub room: u64,
+    pub seen: [usize; 2],
+    pub bindings: Vec<(Need, String)>,
+}
+
+impl Scheduler {
+    pub fn new(api: &Api) -> Scheduler {
+        let mut scheduler = Scheduler::default();
+        api.all::<Pod>().for_each(|pod| scheduler.put_pod(&typed(pod)));
+        api.all::<Node>().for_each(|node| scheduler.cluster.put_node(&typed(node)));
+        scheduler.seen = [api.logs[0].len(), api.logs[1].len()];
+        scheduler
+    }
+
+    pub fn put_pod(&mut self, pod: &Pod) {
+        let need = Need::read(pod);
+        if is_pending(pod) {
+            if !self.cluster.is_assumed(&need.uid) {
+                self.queue.put(need);
+            }
+            return;
+        }
+        self.queue.remove(&need.uid);
+        if pods::is_finished(pod) {
+            self.cluster.remove(&need.uid);
+        } else if !pods::node(pod).is_empty() {
+            self.cluster.place(&need, pods::node(pod));
+        }
+    }
+
+    pub fn hear(&mut self, api: &Api, kind: usize, count: usize) {
+        let until = api.logs[kind].len().min(self.seen[kind].saturating_add(count));
+        for (object, gone) in &api.logs[kind][self.seen[kind]..until] {
+            match (kind, *gone) {
+                (0, false) => self.put_pod(&typed(object)),
+                (0, true) => {
+                    self.queue.remove(uid(object));
+                    self.cluster.remove(uid(object));
+                }
+                (_, false) => self.cluster.put_node(&typed(object)),
+                (_, true) => self.cluster.remove_node(text(object, "/metadata/name")),
+            }
+        }
+        self.seen[kind] = until;
+    }
+
+    pub fn schedule(&mut self, count: usize) {
+        if self.cluster.room() != self.room {
+            self.room = self.cluster.room();
+            self.queue.retry();
+        }
+        let needs = self.queue.take(count);
+        let decisions = decide(&mut self.cluster, &needs);
+        for (need, decision) in needs.into_iter().zip(decisions) {
+            match decision {
+                Decision::Bind { node } => self.bindings.push((need, node)),
+                Decision::Unschedulable { .. } => self.queue.stick(need),
+            }
+        }
+    }
+
+    pub fn failed(&mut self, need: Need) {
+        if self.cluster.is_assumed(&need.uid) {
+            self.cluster.forget(&need.uid);
+            self.queue.put(need);
+        }
+    }
+}
