@@ -1,4 +1,5 @@
-//! How the verbs reach a cluster: a kubeconfig, found as kubectl finds it, or in `wherry dev`'s data folder.
+//! How the verbs reach a cluster: a kubeconfig, found as kubectl finds it, or in `wherry dev`'s
+//! data folder.
 
 use std::path::{Path, PathBuf};
 

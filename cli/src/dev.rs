@@ -1,9 +1,10 @@
 //! `wherry dev`: a whole cluster on loopback with one command, no root and no container engine.
 //!
-//! This process is a supervisor. It binds the port, so that a used one is found before anything starts, and starts
-//! the same children that a person would: one `wherry server`, which inherits the socket, and `wherry node` for each
-//! node, on 127.0.0.1, 127.0.0.2 and so on. A child that dies is started again; the kernel ends the children if the
-//! supervisor is killed. Workers outlive a killed agent, and are found again by the next.
+//! This process is a supervisor. It binds the port, so that a used one is found before anything
+//! starts, and starts the same children that a person would: one `wherry server`, which inherits
+//! the socket, and `wherry node` for each node, on 127.0.0.1, 127.0.0.2 and so on. A child that
+//! dies is started again; the kernel ends the children if the supervisor is killed. Workers outlive
+//! a killed agent, and are found again by the next.
 //!
 //! ```text
 //! DIR/kubeconfig            admin's, written when the API answers
@@ -89,7 +90,7 @@ pub fn main(flags: Flags) -> Result<(), Diagnostic> {
             .help("build the sample apps first:   make apps"));
     }
     let listener = roles::bind(flags.listen)?;
-    let cluster = Cluster { data_dir, listener, flags, begun };
+    let cluster = Cluster { data_dir, listener, flags, begun, ready: CancellationToken::new() };
     // One thread: a child's parent-death signal is tied to the thread that started it.
     roles::small_runtime()?.block_on(run(cluster))
 }
@@ -100,6 +101,9 @@ struct Cluster {
     listener: TcpListener,
     flags: Flags,
     begun: Instant,
+    /// Cancelled when the cluster is usable: from then on a child that ends is started again,
+    /// whatever it said.
+    ready: CancellationToken,
 }
 
 async fn run(cluster: Cluster) -> Result<(), Diagnostic> {
@@ -143,6 +147,7 @@ async fn start(
             ready = ready => ready?,
             Some(Ok(failed)) = nodes.join_next() => return Err(failed),
         }
+        cluster.ready.cancel();
         announce(cluster, &connection, &images);
         Ok(())
     };
@@ -177,7 +182,7 @@ async fn start_server(
         inherit: Some(fd),
         token: None,
     };
-    server.spawn(supervise(role, stop.clone()));
+    server.spawn(supervise(role, cluster.ready.clone(), stop.clone()));
     while !written.exists() {
         tokio::select! {
             Some(Ok(failed)) = server.join_next() => return Err(failed),
@@ -229,7 +234,7 @@ async fn start_nodes(
             inherit: None,
             token: Some(token.clone()),
         };
-        nodes.spawn(supervise(role, stop.clone()));
+        nodes.spawn(supervise(role, cluster.ready.clone(), stop.clone()));
     }
     Ok(())
 }
@@ -292,11 +297,10 @@ struct Role {
     token: Option<String>,
 }
 
-/// Keeps a child running until `stop`. Returns only when the child cannot be started, or refuses to
-/// run before it ever ran well (it has then said why on stderr itself).
-async fn supervise(role: Role, stop: CancellationToken) -> Diagnostic {
+/// Keeps a child running until `stop`. Returns before that only when the child cannot be started,
+/// or ends by itself before the cluster was `ready` (it has then said why on stderr).
+async fn supervise(role: Role, ready: CancellationToken, stop: CancellationToken) -> Diagnostic {
     let mut delay = RESTART_DELAY_MIN;
-    let mut ran_well = false;
     loop {
         let begun = Instant::now();
         let mut child = match spawn(&role) {
@@ -313,16 +317,20 @@ async fn supervise(role: Role, stop: CancellationToken) -> Diagnostic {
                 return Diagnostic::new("WH0016", format!("{} was stopped", role.name));
             }
         };
-        let refused = matches!(&status, Ok(status) if status.code().is_some());
-        ran_well = ran_well || begun.elapsed() > RESTART_DELAY_RESET;
-        if refused && !ran_well {
+        let by_itself = matches!(&status, Ok(status) if status.code().is_some());
+        if by_itself && !ready.is_cancelled() {
             return refusal(&role, status);
         }
         tracing::warn!(child = role.name, ?status, "child ended; starting it again");
         if begun.elapsed() > RESTART_DELAY_RESET {
             delay = RESTART_DELAY_MIN;
         }
-        tokio::time::sleep(delay).await;
+        tokio::select! {
+            () = tokio::time::sleep(delay) => {}
+            () = stop.cancelled() => {
+                return Diagnostic::new("WH0016", format!("{} was stopped", role.name));
+            }
+        }
         delay = (delay * 2).min(RESTART_DELAY_MAX);
     }
 }
@@ -345,7 +353,8 @@ fn spawn(role: &Role) -> std::io::Result<Child> {
     let inherit = role.inherit;
     // Ctrl-C reaches the whole process group; the children wait for the supervisor's word instead.
     command.process_group(0);
-    // SAFETY: between fork and exec only async-signal-safe system calls are made, and nothing is allocated.
+    // SAFETY: between fork and exec only async-signal-safe system calls are made, and nothing is
+    // allocated.
     unsafe {
         command.pre_exec(move || {
             nix::sys::prctl::set_pdeathsig(nix::sys::signal::Signal::SIGKILL)?;

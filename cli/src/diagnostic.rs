@@ -5,7 +5,8 @@
 //! why:  another program listens there (Address already in use)
 //! help: let wherry pick a free port:   wherry dev --listen 127.0.0.1:0
 //! ```
-//! The codes are explained in docs/errors.md. Usage is never printed on a failure that is not about usage.
+//! The codes are explained in cli/ERRORS.md. Usage is never printed on a failure that is not about
+//! usage.
 
 use std::fmt::{self, Display, Write as _};
 

@@ -1,4 +1,5 @@
-//! Data folders: made, checked for being writable before anything starts, and locked against a second start.
+//! Data folders: made, checked for being writable before anything starts, and locked against a
+//! second start.
 
 use std::fs::{self, File};
 use std::io::{self, Write as _};
@@ -6,7 +7,8 @@ use std::path::{Path, PathBuf};
 
 use crate::diagnostic::Diagnostic;
 
-/// With less free space than this nothing useful can be started: the store alone keeps a log of this size.
+/// With less free space than this nothing useful can be started: the store alone keeps a log of
+/// this size.
 const FREE_BYTES_MIN: u64 = 64 * 1024 * 1024;
 
 /// Makes `folder` and proves that it can be written to.

@@ -1,7 +1,8 @@
 //! Pushing a folder of `.wasm` files into the cluster's built-in registry, as OCI Wasm artifacts.
 //!
 //! The artifact is the one of the CNCF's Wasm OCI layout: a config of type
-//! `application/vnd.wasm.config.v0+json` and one layer `application/wasm`, pushed by the OCI distribution protocol.
+//! `application/vnd.wasm.config.v0+json` and one layer `application/wasm`, pushed by the OCI
+//! distribution protocol.
 
 use std::path::Path;
 

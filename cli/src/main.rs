@@ -1,8 +1,10 @@
-//! `wherry`, the one binary: flags become a checked configuration, and that starts a role or a verb.
+//! `wherry`, the one binary: flags become a checked configuration, and that starts a role or a
+//! verb.
 //!
-//! Roles: `server` (a control-plane member), `node` (an agent), `dev` (both on loopback, as child processes), and
-//! two that only an agent starts: `worker` and `compile`. Verbs speak to a cluster with a kubeconfig. Results go to
-//! stdout, everything else to stderr; exit code 1 is a failure, 2 a wrong command line.
+//! Roles: `server` (a control-plane member), `node` (an agent), `dev` (both on loopback, as child
+//! processes), and two that only an agent starts: `worker` and `compile`. Verbs speak to a cluster
+//! with a kubeconfig. Results go to stdout, everything else to stderr; exit code 1 is a failure, 2
+//! a wrong command line.
 
 mod api;
 mod dev;
@@ -42,7 +44,8 @@ struct Flags {
 
 #[derive(Subcommand)]
 enum Verb {
-    /// Start a cluster on this machine: control plane and nodes on loopback, state kept between runs
+    /// Start a cluster on this machine: control plane and nodes on loopback, state kept between
+    /// runs
     Dev(dev::Flags),
     /// Run a member of the control plane
     Server(roles::ServerFlags),
@@ -64,7 +67,8 @@ enum Verb {
 }
 
 fn main() -> ExitCode {
-    // A process that is given no provider picks one by its dependencies' features; this one is always ring.
+    // A process that is given no provider picks one by its dependencies' features; this one is
+    // always ring.
     let provider = rustls::crypto::ring::default_provider();
     provider.install_default().expect("nothing installed a provider before main");
     let flags = Flags::parse();

@@ -85,7 +85,8 @@ fn parse_label(text: &str) -> Result<(String, String), String> {
 pub fn server(flags: ServerFlags) -> Result<(), Diagnostic> {
     let data_dir = folder::prepare(&flags.data_dir)?;
     let listener = match flags.listen_fd {
-        // SAFETY: the flag is set by `wherry dev` alone, which passes a socket it owns to this process.
+        // SAFETY: the flag is set by `wherry dev` alone, which passes a socket it owns to this
+        // process.
         Some(fd) => unsafe { TcpListener::from_raw_fd(fd) },
         None => bind(flags.listen)?,
     };

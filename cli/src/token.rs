@@ -1,5 +1,6 @@
-//! `wherry token create`: a bootstrap token, kept as Kubernetes keeps them (a Secret in kube-system), with the
-//! cluster authority's fingerprint at its end so that the node knows whom it joins.
+//! `wherry token create`: a bootstrap token, kept as Kubernetes keeps them (a Secret in
+//! kube-system), with the cluster authority's fingerprint at its end so that the node knows whom it
+//! joins.
 
 use std::collections::BTreeMap;
 use std::time::Duration;

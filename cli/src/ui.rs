@@ -1,8 +1,8 @@
 //! `wherry ui`: opens the dashboard, signed in.
 //!
-//! The verb asks the API server, as the kubeconfig's user, for a code that can be used once within a minute; the
-//! dashboard exchanges it for a session cookie of that same user. No credential reaches the browser's address bar
-//! or storage.
+//! The verb asks the API server, as the kubeconfig's user, for a code that can be used once within
+//! a minute; the dashboard exchanges it for a session cookie of that same user. No credential
+//! reaches the browser's address bar or storage.
 
 use kube::client::Body;
 

@@ -1,4 +1,5 @@
-//! kill -9 of a cluster's processes: what is stored stays, what runs goes on, and requests are answered.
+//! kill -9 of a cluster's processes: what is stored stays, what runs goes on, and requests are
+//! answered.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};

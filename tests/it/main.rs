@@ -1,5 +1,6 @@
-//! Wherry's integration tests, one binary. `tidy` holds the house rules; `sim` is the seeded simulation of the pure
-//! parts; the other modules drive real processes with real clients and run when `WHERRY_L3` is set (`make test`).
+//! Wherry's integration tests, one binary. `tidy` holds the house rules; `sim` is the seeded
+//! simulation of the pure parts; the other modules drive real processes with real clients and run
+//! when `WHERRY_L3` is set (`make test`).
 
 mod apps;
 mod crash;

@@ -1,5 +1,5 @@
-//! The house rules that a machine can check: which crate may use which, headers, lengths, forbidden clocks, sample
-//! apps with manifest and test, links that lead somewhere.
+//! The house rules that a machine can check: which crate may use which, headers, lengths, forbidden
+//! clocks, sample apps with manifest and test, links that lead somewhere.
 
 use std::fs;
 use std::path::{Path, PathBuf};

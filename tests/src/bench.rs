@@ -1,9 +1,10 @@
 //! `make bench`: what Wherry costs and carries, beside plain `wasmtime serve` in the same run.
 //!
-//! Rows: requests through a NodePort to a handler (wrk, 32 connections, two threads, against the same component under
-//! `wasmtime serve`, plain and with the pool settings Wherry uses); apply → first 200 with the image compiled; the
-//! store's writes of 1 KiB at 1, 16 and 128 writers; resident memory idle and with 1,000 idle Pods. Every load is
-//! bounded in time and goes to loopback. A run with any answer other than 200 does not count. Prints a table, writes
+//! Rows: requests through a NodePort to a handler (wrk, 32 connections, two threads, against the
+//! same component under `wasmtime serve`, plain and with the pool settings Wherry uses); apply →
+//! first 200 with the image compiled; the store's writes of 1 KiB at 1, 16 and 128 writers;
+//! resident memory idle and with 1,000 idle Pods. Every load is bounded in time and goes to
+//! loopback. A run with any answer other than 200 does not count. Prints a table, writes
 //! `bench-results.json`; the machine's load is part of both.
 
 use std::net::SocketAddr;

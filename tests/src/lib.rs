@@ -1,8 +1,9 @@
-//! The harness of the black-box tests and benchmarks: a real cluster of real processes, and kubectl.
+//! The harness of the black-box tests and benchmarks: a real cluster of real processes, and
+//! kubectl.
 //!
-//! [`Dev`] is one `wherry dev` with its own data folder, API port and loopback addresses, so that tests run beside
-//! each other. Tests wait for conditions with a deadline ([`wait_for`]), never for a time. Dropping a [`Dev`] ends
-//! its processes, and only these.
+//! [`Dev`] is one `wherry dev` with its own data folder, API port and loopback addresses, so that
+//! tests run beside each other. Tests wait for conditions with a deadline ([`wait_for`]), never for
+//! a time. Dropping a [`Dev`] ends its processes, and only these.
 
 use std::io::{BufRead as _, BufReader, Read as _, Write as _};
 use std::net::{Ipv4Addr, SocketAddr, TcpStream};
@@ -56,7 +57,8 @@ pub struct Dev {
 }
 
 impl Dev {
-    /// Starts a cluster with one node and the sample images, and waits until it says that it is ready.
+    /// Starts a cluster with one node and the sample images, and waits until it says that it is
+    /// ready.
     pub fn start() -> Dev {
         Dev::start_with(Options::default())
     }
@@ -124,8 +126,8 @@ impl Dev {
         self.child.id().cast_signed()
     }
 
-    /// The ids of this cluster's processes whose command line has `role` as its first argument after the binary's
-    /// own flags: `server`, `node`, `worker`.
+    /// The ids of this cluster's processes whose command line has `role` as its first argument
+    /// after the binary's own flags: `server`, `node`, `worker`.
     pub fn pids_of(&self, role: &str) -> Vec<i32> {
         let own = wherry();
         let entries = std::fs::read_dir("/proc").expect("procfs").filter_map(Result::ok);
@@ -140,7 +142,8 @@ impl Dev {
         pids.filter(is_ours).collect()
     }
 
-    /// Workers are not our children's children once their agent died, but all have our data folder open.
+    /// Workers are not our children's children once their agent died, but all have our data folder
+    /// open.
     fn owns(&self, pid: i32) -> bool {
         let data_dir = self.data_dir.canonicalize().expect("the data folder exists");
         let line = std::fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
@@ -191,7 +194,8 @@ pub fn signal(pid: i32, signal: nix::sys::signal::Signal) {
     let _ = nix::sys::signal::kill(nix::unistd::Pid::from_raw(pid), signal);
 }
 
-/// One HTTP/1.1 GET on a new connection: status and body, or `None` where there was no whole answer.
+/// One HTTP/1.1 GET on a new connection: status and body, or `None` where there was no whole
+/// answer.
 pub fn http_get(address: SocketAddr, path: &str) -> Option<(u16, String)> {
     let mut stream = TcpStream::connect_timeout(&address, Duration::from_secs(5)).ok()?;
     stream.set_read_timeout(Some(Duration::from_secs(35))).ok()?;

@@ -1,5 +1,5 @@
-//! The dashboard's built files, embedded. The application itself is TypeScript and Svelte beside this file; it is a
-//! client of the public API without privileges.
+//! The dashboard's built files, embedded. The application itself is TypeScript and Svelte beside
+//! this file; it is a client of the public API without privileges.
 
 use std::borrow::Cow;
 
@@ -23,8 +23,8 @@ pub struct File {
     pub immutable: bool,
 }
 
-/// Looks a file up by its path below `/ui/`; the empty path is the page itself. Takes the best encoding that
-/// `accept_encoding` (a header's value) names.
+/// Looks a file up by its path below `/ui/`; the empty path is the page itself. Takes the best
+/// encoding that `accept_encoding` (a header's value) names.
 pub fn file(path: &str, accept_encoding: &str) -> Option<File> {
     let path = if path.is_empty() { "index.html" } else { path };
     let accepts = |name: &str| accept_encoding.split(',').any(|item| item.trim().starts_with(name));

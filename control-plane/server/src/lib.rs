@@ -1,8 +1,9 @@
 //! The control plane of Wherry: one member of the cluster.
 //!
-//! `apiserver` answers the Kubernetes API over the store; `scheduler` and `controllers` run on the Raft leader
-//! and reach objects through a client only; `member` puts them together behind one listening port; `pki` holds
-//! the cluster's certificate authorities. ARCHITECTURE.md follows one request through these files.
+//! `apiserver` answers the Kubernetes API over the store; `scheduler` and `controllers` run on the
+//! Raft leader and reach objects through a client only; `member` puts them together behind one
+//! listening port; `pki` holds the cluster's certificate authorities. ARCHITECTURE.md follows one
+//! request through these files.
 
 pub mod apiserver;
 pub mod controllers;

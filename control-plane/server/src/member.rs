@@ -1,5 +1,5 @@
-//! One member of the control plane: store, API server and, on the Raft leader, scheduler and controllers,
-//! behind one TLS port for clients, peers and node tunnels.
+//! One member of the control plane: store, API server and, on the Raft leader, scheduler and
+//! controllers, behind one TLS port for clients, peers and node tunnels.
 //!
 //! ```text
 //!  listener ─ TLS ─ PeerCertificate ─► apiserver::router ─► store
@@ -7,8 +7,9 @@
 //!  leadership ──► controllers, scheduler ───┘  (in-process clients; stopped when leadership goes)
 //! ```
 //!
-//! Tasks: one accept loop with a task for each connection, and one that starts and stops the leader's work. All
-//! are joined by [`Member::stopped`]; a member stops when its shutdown token is cancelled or its store does.
+//! Tasks: one accept loop with a task for each connection, and one that starts and stops the
+//! leader's work. All are joined by [`Member::stopped`]; a member stops when its shutdown token is
+//! cancelled or its store does.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -38,7 +39,8 @@ use crate::{controllers, scheduler};
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
 /// Open connections at most, so that a flood of them cannot use up the process's file descriptors.
 const CONNECTIONS_MAX: usize = 12_000;
-/// Streams on one HTTP/2 connection: a client's watches share one connection, and each holds a stream.
+/// Streams on one HTTP/2 connection: a client's watches share one connection, and each holds a
+/// stream.
 const STREAMS_MAX: u32 = 1_000;
 /// A request's header block; kubectl sends well below 8 KiB.
 const HEADER_BYTES_MAX: u32 = 64 * 1024;
@@ -153,7 +155,8 @@ fn server_profile(listen: IpAddr) -> Profile {
     }
 }
 
-/// Writes `admin.kubeconfig`: this member's address, the CA and a new client certificate of a cluster admin.
+/// Writes `admin.kubeconfig`: this member's address, the CA and a new client certificate of a
+/// cluster admin.
 fn write_admin_kubeconfig(
     data_dir: &Path,
     pki: &Pki,

@@ -1,14 +1,15 @@
 //! The cluster's certificate authorities and what they issue.
 //!
-//! Two authorities, made at a member's first start and kept under `pki/` in its data folder, keys readable by their
-//! owner only:
-//! - `ca` signs the API server's certificate and every client certificate. A client's user name is the
-//!   certificate's common name and its groups are the organizations, as in Kubernetes.
-//! - `traffic-ca` signs what workers show each other (common name = node, organization = namespace). The API server
-//!   does not trust it, so a worker's key opens nothing but worker-to-worker traffic.
+//! Two authorities, made at a member's first start and kept under `pki/` in its data folder, keys
+//! readable by their owner only:
+//! - `ca` signs the API server's certificate and every client certificate. A client's user name is
+//!   the certificate's common name and its groups are the organizations, as in Kubernetes.
+//! - `traffic-ca` signs what workers show each other (common name = node, organization = namespace).
+//!   The API server does not trust it, so a worker's key opens nothing but worker-to-worker traffic.
 //!
-//! Keys are ECDSA P-256. The API server's own leaf is made anew at each start and never stored. A certificate for a
-//! request carries the subject that the caller decided on; only the public key is taken from the request.
+//! Keys are ECDSA P-256. The API server's own leaf is made anew at each start and never stored. A
+//! certificate for a request carries the subject that the caller decided on; only the public key is
+//! taken from the request.
 
 use std::fs;
 use std::io::Write as _;
@@ -101,7 +102,8 @@ impl Pki {
         })
     }
 
-    /// The TLS side of a member's port: asks for a client certificate, takes a connection without one.
+    /// The TLS side of a member's port: asks for a client certificate, takes a connection without
+    /// one.
     pub fn server_config(&self, server: &Profile) -> Result<rustls::ServerConfig, PkiError> {
         let tls = |error: &dyn std::fmt::Display| PkiError::Tls(error.to_string());
         let ca = certificate_of(&self.cluster.certificate_pem)?;
@@ -189,8 +191,8 @@ impl Authority {
         Ok(Identity { certificate_pem: certificate.pem(), key_pem: key.serialize_pem() })
     }
 
-    /// Makes a certificate for the public key of a PKCS#10 request, whose subject the caller has checked.
-    /// What it says comes from `profile` alone.
+    /// Makes a certificate for the public key of a PKCS#10 request, whose subject the caller has
+    /// checked. What it says comes from `profile` alone.
     pub fn sign_request(&self, request_pem: &str, profile: &Profile) -> Result<String, PkiError> {
         let request = parse_request(request_pem)?;
         Ok(leaf(profile)?.signed_by(&request.public_key, &self.issuer)?.pem())

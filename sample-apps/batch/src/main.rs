@@ -1,5 +1,5 @@
-//! `batch`: a command that computes and ends. It counts the primes below its first argument (default 1,000,000)
-//! with the sieve of Eratosthenes, prints the count, and exits with 0.
+//! `batch`: a command that computes and ends. It counts the primes below its first argument
+//! (default 1,000,000) with the sieve of Eratosthenes, prints the count, and exits with 0.
 
 /// The sieve takes one byte a number, so this bounds its memory to 50 MB.
 const LIMIT_MAX: usize = 50_000_000;

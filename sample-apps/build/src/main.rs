@@ -1,14 +1,15 @@
-//! Builds the sample guests: every member of this workspace with `[package.metadata.wherry]` becomes
-//! `dist/NAME.wasm`.
+//! Builds the sample guests: every member of this workspace with `[package.metadata.wherry]`
+//! becomes `dist/NAME.wasm`.
 //!
-//! All guests are compiled to core modules for `wasm32-wasip1`, the one target for which each way of getting a
-//! toolchain below works, and those that are components (`guest = "handler"` or `"command"`) are then lifted by
-//! `wit-component` with the preview-1 adapter of the wasmtime release that runs them. `guest = "module"` stays a
-//! core module.
+//! All guests are compiled to core modules for `wasm32-wasip1`, the one target for which each way
+//! of getting a toolchain below works, and those that are components (`guest = "handler"` or
+//! `"command"`) are then lifted by `wit-component` with the preview-1 adapter of the wasmtime
+//! release that runs them. `guest = "module"` stays a core module.
 //!
-//! Toolchains are tried in this order: the target installed for this cargo; `rustup target add`; Debian's own cargo
-//! and standard library sources (packages rustc-web, cargo-web, rust-web-src, wasi-libc) with rustup's linker.
-//! Outputs are kept by the hash of all sources: a second run does nothing.
+//! Toolchains are tried in this order: the target installed for this cargo; `rustup target add`;
+//! Debian's own cargo and standard library sources (packages rustc-web, cargo-web, rust-web-src,
+//! wasi-libc) with rustup's linker. Outputs are kept by the hash of all sources: a second run does
+//! nothing.
 
 use std::fs;
 use std::path::{Path, PathBuf};

@@ -1,7 +1,8 @@
 //! `caller`: a `wasi:http` handler that asks another Service and repeats what it said.
 //!
-//! The other Service's URL is `TARGET` (default `http://hello-http`); its name is resolved by the virtual network,
-//! in the caller's own namespace. An answer that cannot be had becomes a 502 that says why.
+//! The other Service's URL is `TARGET` (default `http://hello-http`); its name is resolved by the
+//! virtual network, in the caller's own namespace. An answer that cannot be had becomes a 502 that
+//! says why.
 
 use std::io::{Read as _, Write as _};
 

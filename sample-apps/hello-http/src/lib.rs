@@ -1,7 +1,8 @@
-//! `hello-http`: a `wasi:http` handler that answers every request with the name of the Pod that served it.
+//! `hello-http`: a `wasi:http` handler that answers every request with the name of the Pod that
+//! served it.
 //!
-//! The name comes from the variable `POD_NAME`, which `app.yaml` fills through the downward API. Each request runs
-//! in a fresh instance, so nothing is kept between two of them.
+//! The name comes from the variable `POD_NAME`, which `app.yaml` fills through the downward API.
+//! Each request runs in a fresh instance, so nothing is kept between two of them.
 
 use std::io::Write as _;
 

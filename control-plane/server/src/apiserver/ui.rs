@@ -1,12 +1,13 @@
 //! The dashboard: its files, and its sessions.
 //!
-//! Signing in: `wherry ui` asks, with its own credentials, for a code (`POST /ui/codes`); the browser exchanges it
-//! once for a session (`POST /ui/session`) that acts as the same user. A pasted bearer token works too. The session is
-//! an HttpOnly, SameSite=Strict cookie, so no script and no other site can use it; a write must carry the session's
-//! own `x-wherry-csrf` value besides. Sessions live in this member's memory: a restart signs everybody out.
+//! Signing in: `wherry ui` asks, with its own credentials, for a code (`POST /ui/codes`); the
+//! browser exchanges it once for a session (`POST /ui/session`) that acts as the same user. A
+//! pasted bearer token works too. The session is an HttpOnly, SameSite=Strict cookie, so no script
+//! and no other site can use it; a write must carry the session's own `x-wherry-csrf` value
+//! besides. Sessions live in this member's memory: a restart signs everybody out.
 //!
-//! Invariants: a code is used at most once; codes and sessions are bounded in number and time; the cookie never
-//! stands for more than the user who asked for the code.
+//! Invariants: a code is used at most once; codes and sessions are bounded in number and time; the
+//! cookie never stands for more than the user who asked for the code.
 
 use super::{ApiServer, auth, auth::User, errors::ApiError, stored};
 use axum::{
@@ -58,8 +59,8 @@ struct Session {
 }
 
 impl Sessions {
-    /// The user of the request's session cookie, if it has a valid one. A write without the session's
-    /// own value is refused: another site cannot know it.
+    /// The user of the request's session cookie, if it has a valid one. A write without the
+    /// session's own value is refused: another site cannot know it.
     pub fn authenticate(
         &self,
         method: &Method,
