@@ -39,6 +39,8 @@ async function theme(colorScheme) {
   await check(page, problems);
   await page.setViewportSize({ width: 360, height: 740 });
   await shoot(page, `workloads-${colorScheme}-360`);
+  const width = await page.evaluate(() => document.documentElement.scrollWidth);
+  if (width > 360) problems.push(`the page is ${width} px wide on a screen of 360`);
   kubectl('scale', 'deployment/hello-http', '--replicas=2');
   await waitForPods(page, 2);
   if (problems.length > 0) throw new Error(problems.join('\n'));
