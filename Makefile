@@ -1,6 +1,6 @@
 # The whole menu. `make dev` starts a cluster, `make test` runs every test; both install what they need.
 SHELL := /bin/bash
-PACKAGES := g++ make libclang-dev
+PACKAGES := clang g++ make libclang-dev
 GUEST_PACKAGES := rustc-web cargo-web rust-web-src wasi-libc
 # One target folder for all clones where there is one; see ARCHITECTURE.md, "Building".
 SHARED_TARGET := $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/wherry/target
