@@ -7,5 +7,6 @@
 
 pub mod agent;
 pub mod compile;
+pub mod members;
 pub mod protocol;
 pub mod worker;

@@ -41,16 +41,26 @@ use std::{
     sync::Arc,
 };
 
+use futures::StreamExt as _;
 use k8s_openapi::api::{
     core::v1::{Node, Pod, Service},
     discovery::v1::EndpointSlice,
 };
-use kube::{Api, Resource};
+use kube::{
+    Api, Resource,
+    runtime::{
+        WatchStreamExt as _,
+        watcher::{self, Event},
+    },
+};
 use serde::de::DeserializeOwned;
 use tokio::{sync::mpsc, task::JoinSet};
 use tokio_util::sync::CancellationToken;
 
-use crate::protocol::{self, Hello};
+use crate::{
+    members,
+    protocol::{self, Hello},
+};
 
 use self::{
     events::Recorder,
@@ -145,13 +155,10 @@ pub async fn run(config: Config, shutdown: CancellationToken) -> Result<(), Agen
     });
     // Found before anything of the API is known: they serve meanwhile.
     let links = workers.adopt().await;
-    let joined = join::join(
-        &config.name,
-        &config.data_dir,
-        &config.servers,
-        config.token.as_deref(),
-        &shutdown,
-    );
+    let mut servers = config.servers.clone();
+    servers.extend(client::load_members(&config.data_dir));
+    let joined =
+        join::join(&config.name, &config.data_dir, &servers, config.token.as_deref(), &shutdown);
     let (connection, identity) = match joined.await {
         Ok(joined) => joined,
         Err(JoinError::Stopped) => return Ok(()),
@@ -192,16 +199,43 @@ pub async fn run(config: Config, shutdown: CancellationToken) -> Result<(), Agen
         config.data_dir.clone(),
         shutdown.clone(),
     ));
-    for server in 0..connection.servers() {
-        let (connection, logs) = (connection.clone(), logs.clone());
-        tasks.spawn(tunnel::run(connection, server, logs, inputs.clone(), shutdown.clone()));
-    }
+    tasks.spawn(tunnel::run(connection.clone(), logs, inputs.clone(), shutdown.clone()));
+    tasks.spawn(learn_members(connection, config.data_dir.clone(), shutdown.clone()));
     spawn_watches(&mut tasks, &client, &config.name, &inputs, &shutdown);
     drop(inputs);
 
     pods.run(queue, shutdown.clone(), config.stop_workers_on_exit).await;
     tasks.shutdown().await;
     Ok(())
+}
+
+/// Follows the EndpointSlices of the Service `kubernetes`: where the control plane's members are.
+async fn learn_members(
+    connection: Arc<client::Connection>,
+    data_dir: PathBuf,
+    shutdown: CancellationToken,
+) {
+    let api = Api::<EndpointSlice>::namespaced(connection.client(), "default");
+    let config = watcher::Config::default().labels("kubernetes.io/service-name=kubernetes");
+    let slices = watcher::watcher(api, config).backoff(watch::Wait::default());
+    let mut slices = std::pin::pin!(slices);
+    let mut known: BTreeMap<String, EndpointSlice> = BTreeMap::new();
+    let mut listed = BTreeMap::new();
+    while let Some(Some(event)) = shutdown.run_until_cancelled(slices.next()).await {
+        let name = |slice: &EndpointSlice| slice.metadata.name.clone().unwrap_or_default();
+        match event {
+            Ok(Event::Init) => listed.clear(),
+            Ok(Event::InitApply(slice)) => _ = listed.insert(name(&slice), slice),
+            Ok(Event::InitDone) => known = std::mem::take(&mut listed),
+            Ok(Event::Apply(slice)) => _ = known.insert(name(&slice), slice),
+            Ok(Event::Delete(slice)) => _ = known.remove(&name(&slice)),
+            Err(error) => tracing::debug!(%error, "watch of the members"),
+        }
+        let urls = members::of_slices(known.values());
+        if connection.members.learn(&urls) {
+            client::store_members(&data_dir, &urls);
+        }
+    }
 }
 
 /// Makes the data folder and takes its lock, which lasts as long as the returned value.

@@ -3,11 +3,12 @@
 //! The node opens it: `GET /wherry/v1/tunnel` with an upgrade, over the node's client certificate.
 //! After the server's 101 the roles change on that connection: the node serves HTTP/2, the server
 //! asks. So nobody has to reach the node, and nobody can point the control plane at an address. One
-//! tunnel is kept to each server; a broken one is opened again with growing delays.
+//! tunnel is kept to each member, so that logs come through any of them; a broken one is opened
+//! again with growing delays.
 //!
 //! Served: `GET /logs/{namespace}/{pod}/{container}?…` (see `logs.rs`), `GET /healthz`.
 
-use std::{path::PathBuf, sync::Arc, time::Duration};
+use std::{collections::HashMap, path::PathBuf, sync::Arc, time::Duration};
 
 use axum::{
     Router,
@@ -17,13 +18,16 @@ use axum::{
     response::{IntoResponse, Response},
     routing::get,
 };
-use http::{HeaderValue, Request};
+use http::{HeaderValue, Request, Uri};
 use hyper_util::{
     rt::{TokioExecutor, TokioTimer},
     service::TowerToHyperService,
 };
 use jiff::Timestamp;
-use tokio::sync::{mpsc, oneshot};
+use tokio::{
+    sync::{mpsc, oneshot},
+    task::JoinSet,
+};
 use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::sync::CancellationToken;
 
@@ -90,20 +94,51 @@ struct Context {
     inputs: mpsc::Sender<Input>,
 }
 
-/// Keeps a tunnel to one server open until `shutdown`.
+/// Keeps a tunnel to each member open until `shutdown`, also to those that come later; one that is
+/// no member any more is left.
 pub async fn run(
     connection: Arc<Connection>,
-    server: usize,
     logs: PathBuf,
     inputs: mpsc::Sender<Input>,
     shutdown: CancellationToken,
 ) {
     let app = router(Context { logs: Arc::new(logs), inputs });
+    let mut each = connection.members.each();
+    let mut open: HashMap<String, CancellationToken> = HashMap::new();
+    let mut tunnels = JoinSet::new();
+    loop {
+        let members = each.borrow_and_update().clone();
+        open.retain(|url, stop| {
+            let stays = members.iter().any(|member| member == url.as_str());
+            if !stays {
+                stop.cancel();
+            }
+            stays
+        });
+        for url in members {
+            open.entry(url.to_string()).or_insert_with(|| {
+                let stop = shutdown.child_token();
+                tunnels.spawn(keep(connection.clone(), url, app.clone(), stop.clone()));
+                stop
+            });
+        }
+        tokio::select! {
+            changed = each.changed() => if changed.is_err() { break },
+            () = shutdown.cancelled() => break,
+        }
+    }
+    while tunnels.join_next().await.is_some() {}
+}
+
+/// Keeps a tunnel to one member open until `shutdown`.
+async fn keep(connection: Arc<Connection>, url: Uri, app: Router, shutdown: CancellationToken) {
+    let server = url.to_string();
     let mut wait = RETRY.0;
     let mut quiet = false;
     loop {
         let since = std::time::Instant::now();
-        let client = connection.server(server);
+        // None once it is no member: this task is then told to stop as well.
+        let Some(client) = connection.members.only(&url) else { return };
         let outcome = tokio::select! {
             outcome = serve(&client, app.clone()) => outcome,
             () = shutdown.cancelled() => return,

@@ -102,7 +102,7 @@ pub async fn run<K, T, Key, F>(
 
 /// Doubles from the first to the longest wait.
 #[derive(Default)]
-struct Wait(Option<Duration>);
+pub struct Wait(Option<Duration>);
 
 impl Iterator for Wait {
     type Item = Duration;
