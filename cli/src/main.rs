@@ -14,6 +14,7 @@ mod images;
 mod roles;
 mod token;
 mod ui;
+mod why;
 
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -58,6 +59,8 @@ enum Verb {
     },
     /// Open the dashboard, signed in
     Ui(ui::Flags),
+    /// Say why a Pod is on its node, or on none
+    Why(why::Flags),
     /// Host the Pods of one trust domain (started by the agent)
     #[command(hide = true)]
     Worker(roles::WorkerFlags),
@@ -82,6 +85,7 @@ fn main() -> ExitCode {
         Verb::Node(flags) => roles::node(flags),
         Verb::Token { verb } => token::main(verb),
         Verb::Ui(flags) => ui::main(flags),
+        Verb::Why(flags) => why::main(flags),
         Verb::Worker(flags) => roles::worker(flags),
         Verb::Compile(flags) => return roles::compile(flags),
     };

@@ -2,8 +2,8 @@
 
 use std::sync::Arc;
 
-use tokio::task::{AbortHandle, JoinHandle};
 use tokio_util::sync::CancellationToken;
+use tokio_util::task::AbortOnDropHandle;
 use wasmtime::component::{Component, Linker};
 use wasmtime_wasi::p2::bindings as p2;
 use wasmtime_wasi::p3::bindings as p3;
@@ -93,33 +93,10 @@ impl Command {
                 exit = guest => exit,
             }
         };
-        let task = pod.engine.spawn(stopped);
-        let _abort = AbortOnDrop::new(&task);
-        match task.await {
+        // A task, so that a panic in a host function ends it alone.
+        match AbortOnDropHandle::new(tokio::spawn(stopped)).await {
             Ok(exit) => exit,
             Err(error) => Exit::Trap(format!("the host failed while it ran the guest: {error}")),
-        }
-    }
-}
-
-/// Stops a task when nobody waits for it any more.
-pub(crate) struct AbortOnDrop(Option<AbortHandle>);
-
-impl AbortOnDrop {
-    pub(crate) fn new<T>(task: &JoinHandle<T>) -> AbortOnDrop {
-        AbortOnDrop(Some(task.abort_handle()))
-    }
-
-    /// From now on the task runs to its own end.
-    pub(crate) fn disarm(mut self) {
-        self.0 = None;
-    }
-}
-
-impl Drop for AbortOnDrop {
-    fn drop(&mut self) {
-        if let Some(task) = self.0.take() {
-            task.abort();
         }
     }
 }

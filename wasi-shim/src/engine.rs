@@ -65,9 +65,6 @@ pub struct EngineConfig {
     /// Instances that may live at the same time. None: as many as a node is designed for, or as
     /// the kernel's limit of mappings allows if that is less.
     pub instances: Option<u32>,
-    /// Where instances run. None: the runtime that calls. One of its own keeps guests that compute
-    /// from delaying the tasks that serve connections.
-    pub runtime: Option<tokio::runtime::Handle>,
 }
 
 #[derive(Debug, thiserror::Error)]
@@ -102,7 +99,6 @@ pub struct Engine(Arc<Inner>);
 struct Inner {
     wasmtime: wasmtime::Engine,
     ticker: Ticker,
-    runtime: Option<tokio::runtime::Handle>,
     components: Linker<Host>,
     cores: wasmtime::Linker<CoreHost>,
 }
@@ -117,8 +113,7 @@ impl Engine {
         let ticker = Ticker::start(&wasmtime).map_err(EngineError::Ticker)?;
         let components = component_linker(&wasmtime).map_err(create)?;
         let cores = core_linker(&wasmtime).map_err(create)?;
-        let runtime = config.runtime.clone();
-        Ok(Engine(Arc::new(Inner { wasmtime, ticker, runtime, components, cores })))
+        Ok(Engine(Arc::new(Inner { wasmtime, ticker, components, cores })))
     }
 
     /// Maps compiled code from a file.
@@ -151,17 +146,6 @@ impl Engine {
 
     pub(crate) fn ticker(&self) -> &Ticker {
         &self.0.ticker
-    }
-
-    /// Runs an instance as a task, so that a panic in a host function ends it alone.
-    pub(crate) fn spawn<F>(&self, task: F) -> tokio::task::JoinHandle<F::Output>
-    where
-        F: Future<Output: Send> + Send + 'static,
-    {
-        match &self.0.runtime {
-            Some(runtime) => runtime.spawn(task),
-            None => tokio::spawn(task),
-        }
     }
 }
 

@@ -2,20 +2,24 @@
 //!
 //! ```text
 //!  handle ─▶ place? ─no─▶ queue ─full─▶ Busy
-//!              │yes                          the task owns the instance, holds the place, and
+//!              │yes                          the call owns the instance, holds the place, and
 //!              ▼                             ends in one of these ways:
-//!      task: instantiate ─▶ guest handles ─▶ done · fault · deadline · caller gone before the head
+//!      call: instantiate ─▶ guest handles ─▶ done · fault · deadline · caller gone before the head
 //!                               │
 //!                               ├─ head ──▶ `reply` ──▶ handle returns the response
 //!                               └─ frames ─▶ `ResponseBody` ──▶ the caller reads them
 //! ```
 //!
+//! A call runs within its caller's task until the head is there: most are done by then, and waking
+//! another thread costs as much as an instance. One that is not done goes on as a task.
+//!
 //! The deadline lies outside the instance and drops it: it runs from the request to the head, and
 //! starts anew with each frame that the caller takes, so that a long download may last while a
 //! guest or a client that does nothing may not. A guest that fails after the head makes the body
 //! end in an error, never as if it were complete; `Progress` and `Completion` carry the two facts
-//! between the task and the body.
+//! between the guest's side and the body.
 
+use std::panic::AssertUnwindSafe;
 use std::pin::Pin;
 use std::sync::atomic::{AtomicU8, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -23,6 +27,7 @@ use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use bytes::Bytes;
+use futures::FutureExt;
 use http::StatusCode;
 use http_body::{Frame, SizeHint};
 use http_body_util::BodyExt;
@@ -38,7 +43,6 @@ use wasmtime_wasi_http::p3::bindings::http::types::ErrorCode as P3ErrorCode;
 use wasmtime_wasi_http::{WasiBody, WasiHttpView};
 
 use crate::account::{Account, Metered};
-use crate::command::AbortOnDrop;
 use crate::engine::Engine;
 use crate::fault::{Fault, classify};
 use crate::http::{Body, BodyError, to_wasi};
@@ -142,18 +146,23 @@ impl Handler {
             progress: Progress::new(self.0.pod.config.limits.request_deadline),
             completion: Completion::default(),
         });
-        let (sender, response) = oneshot::channel();
+        let (sender, mut response) = oneshot::channel();
         let reply = Reply(Arc::new(Mutex::new(Some(sender))));
-        let task = serve(Arc::clone(&self.0), request, Arc::clone(&call), reply, place);
-        let abort = AbortOnDrop::new(&self.0.pod.engine.spawn(task));
-        let response = match response.await {
-            Ok(response) => response?,
-            // The task dropped the sender without a word, so it did not run to its end.
-            Err(_) => return Err(HandleError::Trap("the host failed".into())),
+        let guest = serve(Arc::clone(&self.0), request, Arc::clone(&call), reply, place);
+        // A panic in a host function ends this call alone, not its caller's connection.
+        let mut guest = AssertUnwindSafe(guest).catch_unwind().boxed();
+        let (head, goes_on) = tokio::select! {
+            biased;
+            _ = &mut guest => (response.await, false),
+            head = &mut response => (head, true),
         };
-        abort.disarm();
+        // The call dropped the sender without a word, so it did not run to its end.
+        let head = head.unwrap_or_else(|_| Err(HandleError::Trap("the host failed".into())))?;
+        if goes_on {
+            tokio::spawn(guest);
+        }
         call.progress.touch();
-        Ok(response.map(|inner| ResponseBody { inner, call }.boxed_unsync()))
+        Ok(head.map(|inner| ResponseBody { inner, call }.boxed_unsync()))
     }
 }
 
@@ -207,7 +216,7 @@ fn with_authority(mut request: http::Request<Body>) -> Result<http::Request<Body
     Ok(request)
 }
 
-/// The facts that the task and the response's body share.
+/// The facts that the guest's side and the response's body share.
 struct Call {
     progress: Progress,
     completion: Completion,
@@ -300,7 +309,7 @@ impl Reply {
     }
 }
 
-/// The task of one request, from the instance's start to its end.
+/// The guest's side of one request, from the instance's start to its end.
 async fn serve(
     handler: Arc<Inner>,
     request: http::Request<Body>,

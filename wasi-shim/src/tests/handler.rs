@@ -214,7 +214,7 @@ async fn memory_of_all_instances_is_bounded() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_exhausted_pool_refuses() {
-    let small = Engine::new(&EngineConfig { instances: Some(1), runtime: None });
+    let small = Engine::new(&EngineConfig { instances: Some(1) });
     let module = load_into(&small.expect("an engine"), &handler(SPINS), Form::Component);
     let handler = module.handler(GuestConfig::default()).expect("a handler");
     let first = tokio::spawn({

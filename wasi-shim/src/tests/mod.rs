@@ -15,7 +15,7 @@ use crate::{Engine, EngineConfig, Form, GuestConfig, Module, Output};
 /// One engine for all tests: pools reserve mappings of the process.
 fn engine() -> Engine {
     static ENGINE: OnceLock<Engine> = OnceLock::new();
-    let config = EngineConfig { instances: Some(64), runtime: None };
+    let config = EngineConfig { instances: Some(64) };
     ENGINE.get_or_init(|| Engine::new(&config).expect("an engine")).clone()
 }
 

@@ -5,14 +5,20 @@
 //! node at once, so the next decision sees them.
 //!
 //! Invariants: a Pod (by uid) is placed at most once; `room` grows whenever a Pod that did not fit
-//! anywhere could fit now, and only then does the scheduler look at it again.
+//! anywhere could fit now, and only then does the scheduler look at it again. For Pods that mind
+//! others, that is also so when `company` grows.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 
-use k8s_openapi::api::core::v1::{Node, Taint};
+use k8s_openapi::api::core::v1::{Namespace, Node, Taint};
+use k8s_openapi::api::policy::v1::PodDisruptionBudget;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::LabelSelector;
 use wherry_resources::quantity::Quantity;
 
-use super::need::{HostPort, Need, Resources};
+use super::census::{Census, Resident, TERMS_MAX};
+use super::company::Labels;
+use super::need::{Gang, HostPort, Need, Resources};
+use crate::controllers::owners::selects;
 
 /// Pods on a node that does not say how many it takes.
 const PODS_DEFAULT: i64 = 110;
@@ -32,9 +38,41 @@ pub struct NodeState {
     pub images: HashSet<String>,
     pub used: Resources,
     pub pods: i64,
-    pub ports: HashMap<HostPort, u32>,
+    pub ports: HashMap<HostPort, i64>,
     /// Pods by the uid of their owner.
     pub owners: HashMap<String, i64>,
+    /// Uids of the Pods here.
+    pub residents: HashSet<String>,
+    /// Room that is being made here.
+    pub reserved: Vec<Reserved>,
+}
+
+/// Room on a node that others are leaving for a Pod.
+#[derive(Clone, Debug)]
+pub struct Reserved {
+    uid: String,
+    priority: i32,
+    pub requests: Resources,
+}
+
+impl Reserved {
+    /// Whether the room is not for this Pod either.
+    pub fn keeps_out(&self, need: &Need) -> bool {
+        self.uid != need.uid && self.priority >= need.priority
+    }
+}
+
+/// A PodDisruptionBudget.
+#[derive(Clone, Debug)]
+pub struct Budget {
+    selector: Option<LabelSelector>,
+    pub allowed: i32,
+}
+
+impl Budget {
+    pub fn covers(&self, labels: &Labels) -> bool {
+        self.selector.as_ref().is_some_and(|selector| selects(selector, Some(labels)))
+    }
 }
 
 impl NodeState {
@@ -65,12 +103,26 @@ impl NodeState {
     }
 }
 
-struct Placed {
-    node: usize,
-    assumed: bool,
-    requests: Resources,
-    ports: Vec<HostPort>,
-    owner: Option<String>,
+/// A Pod on its node.
+#[derive(Clone)]
+pub struct Placed {
+    pub node: usize,
+    pub assumed: bool,
+    /// On its way out: its room will be free without anybody's doing.
+    pub leaving: bool,
+    /// What it asked for, without what only matters before it has a node.
+    pub need: Need,
+}
+
+impl Placed {
+    fn resident(&self) -> Resident<'_> {
+        Resident {
+            node: self.node,
+            namespace: &self.need.namespace,
+            labels: &self.need.labels,
+            company: self.need.company.as_deref(),
+        }
+    }
 }
 
 /// All nodes and all placed Pods.
@@ -80,10 +132,15 @@ pub struct Cluster {
     by_name: HashMap<String, usize>,
     placed: HashMap<String, Placed>,
     room: u64,
+    company: u64,
+    census: Census,
+    budgets: BTreeMap<(String, String), Budget>,
+    /// Where room is being made, by the uid of the Pod that it is for.
+    nominated: HashMap<String, usize>,
     /// Where the next search begins, so that all nodes get their turn.
     pub(super) next: usize,
     /// Sentences about classes of Pods that fit nowhere, and the `room` they were found at.
-    pub(super) hopeless: HashMap<u64, (u64, String)>,
+    pub(super) hopeless: HashMap<u64, ((u64, u64), String)>,
 }
 
 impl Cluster {
@@ -102,6 +159,29 @@ impl Cluster {
         self.room
     }
 
+    /// Grows whenever a Pod that minds others could fit because others came.
+    pub fn company(&self) -> u64 {
+        self.company
+    }
+
+    pub fn census(&self) -> &Census {
+        &self.census
+    }
+
+    pub fn placed(&self, uid: &str) -> Option<&Placed> {
+        self.placed.get(uid)
+    }
+
+    pub fn budgets(&self) -> impl Iterator<Item = (&(String, String), &Budget)> {
+        self.budgets.iter()
+    }
+
+    /// Members of a gang that have a node.
+    pub fn gang_placed(&self, gang: &Gang) -> usize {
+        let members = |placed: &&Placed| placed.need.gang.as_ref() == Some(gang);
+        self.placed.values().filter(members).count()
+    }
+
     pub fn put_node(&mut self, node: &Node) {
         let name = node.metadata.name.clone().unwrap_or_default();
         let index = self.index(&name);
@@ -112,6 +192,85 @@ impl Cluster {
             self.room += 1;
         }
         state.read(node);
+        self.census.put_node(index, &self.nodes[index]);
+    }
+
+    pub fn put_namespace(&mut self, namespace: &Namespace) {
+        let name = namespace.metadata.name.as_deref().unwrap_or("");
+        let labels = namespace.metadata.labels.clone().unwrap_or_default();
+        if self.census.put_namespace(name, Some(&labels)) {
+            self.recount();
+        }
+    }
+
+    pub fn remove_namespace(&mut self, name: &str) {
+        if self.census.put_namespace(name, None) {
+            self.recount();
+        }
+    }
+
+    pub fn put_budget(&mut self, budget: &PodDisruptionBudget) {
+        let meta = &budget.metadata;
+        let text = |value: &Option<String>| value.clone().unwrap_or_default();
+        let selector = budget.spec.as_ref().and_then(|spec| spec.selector.clone());
+        let allowed = budget.status.as_ref().map_or(0, |status| status.disruptions_allowed);
+        let key = (text(&meta.namespace), text(&meta.name));
+        self.budgets.insert(key, Budget { selector, allowed });
+    }
+
+    pub fn remove_budget(&mut self, namespace: &str, name: &str) {
+        self.budgets.remove(&(namespace.to_string(), name.to_string()));
+    }
+
+    /// Counts what this Pod asks about others. To be called before the census is asked.
+    pub fn meet(&mut self, need: &Need) {
+        let Some(company) = &need.company else { return };
+        if self.census.len() + self.census.unknown(company).len() > TERMS_MAX {
+            self.recount();
+        }
+        self.register(need);
+    }
+
+    /// Counts anew, and only what Pods that are there ask about.
+    fn recount(&mut self) {
+        self.census.clear();
+        let held: Vec<Need> = self.placed.values().map(|placed| placed.need.clone()).collect();
+        held.iter().for_each(|need| self.register(need));
+        self.room += 1;
+    }
+
+    fn register(&mut self, need: &Need) {
+        let Some(company) = &need.company else { return };
+        for term in self.census.unknown(company) {
+            let residents = self.placed.values().map(Placed::resident);
+            self.census.register(term, &self.nodes, residents);
+        }
+    }
+
+    /// Keeps room on a node for a Pod for which others leave.
+    pub fn nominate(&mut self, need: &Need, node: usize) {
+        self.denominate(&need.uid);
+        let Need { uid, priority, requests, .. } = need;
+        let reserved =
+            Reserved { uid: uid.clone(), priority: *priority, requests: requests.clone() };
+        self.nodes[node].reserved.push(reserved);
+        self.nominated.insert(uid.clone(), node);
+    }
+
+    pub fn nominee(&self, uid: &str) -> Option<usize> {
+        self.nominated.get(uid).copied()
+    }
+
+    /// Gives up the room that was kept for a Pod.
+    pub fn denominate(&mut self, uid: &str) {
+        if let Some(node) = self.nominated.remove(uid) {
+            self.nodes[node].reserved.retain(|reserved| reserved.uid != uid);
+            self.room += 1;
+        }
+    }
+
+    pub fn node_index(&self, name: &str) -> Option<usize> {
+        self.by_name.get(name).copied()
     }
 
     /// A node without its object keeps what its Pods use, and takes no more.
@@ -119,27 +278,34 @@ impl Cluster {
         if let Some(index) = self.by_name.get(name) {
             let state = &mut self.nodes[*index];
             state.present = false;
+            self.census.put_node(*index, state);
             // The number of nodes is part of what is said about Pods that fit nowhere.
             self.room += 1;
         }
     }
 
     /// Takes in that a Pod is bound to a node.
-    pub fn place(&mut self, need: &Need, node: &str) {
+    pub fn place(&mut self, need: &Need, node: &str, leaving: bool) {
         let index = self.index(node);
         if let Some(placed) = self.placed.get_mut(&need.uid) {
-            if placed.node == index {
+            if placed.node == index && placed.need.class == need.class {
                 placed.assumed = false;
+                placed.leaving = leaving;
                 return;
             }
             self.remove(&need.uid);
         }
-        self.occupy(need, index, false);
+        self.meet(need);
+        let need = need.settled();
+        self.put_back(Placed { node: index, assumed: false, leaving, need });
+        self.company += 1;
     }
 
     /// Counts a Pod on a node before its binding is known.
     pub fn assume(&mut self, need: &Need, node: usize) {
-        self.occupy(need, node, true);
+        self.meet(need);
+        self.put_back(Placed { node, assumed: true, leaving: false, need: need.settled() });
+        self.company += 1;
     }
 
     /// Takes back an assumption whose binding failed.
@@ -161,46 +327,44 @@ impl Cluster {
 
     /// Frees what a Pod used.
     pub fn remove(&mut self, uid: &str) {
-        let Some(placed) = self.placed.remove(uid) else { return };
-        let node = &mut self.nodes[placed.node];
-        node.used.take(&placed.requests);
-        node.pods -= 1;
-        for port in &placed.ports {
-            if let Some(count) = node.ports.get_mut(port) {
-                *count -= 1;
-                if *count == 0 {
-                    node.ports.remove(port);
-                }
-            }
+        self.denominate(uid);
+        if self.take_out(uid).is_some() {
+            self.room += 1;
         }
-        if let Some(owner) = &placed.owner
-            && let Some(count) = node.owners.get_mut(owner)
-        {
-            *count -= 1;
-            if *count == 0 {
-                node.owners.remove(owner);
-            }
-        }
-        self.room += 1;
     }
 
-    fn occupy(&mut self, need: &Need, index: usize, assumed: bool) {
-        let node = &mut self.nodes[index];
+    /// Takes a Pod off its node, also to see what would be if it were not there.
+    pub fn take_out(&mut self, uid: &str) -> Option<Placed> {
+        let placed = self.placed.remove(uid)?;
+        let node = &mut self.nodes[placed.node];
+        node.used.take(&placed.need.requests);
+        node.pods -= 1;
+        node.residents.remove(uid);
+        for port in &placed.need.ports {
+            less(&mut node.ports, port);
+        }
+        if let Some(owner) = &placed.need.owner {
+            less(&mut node.owners, owner);
+        }
+        self.census.book(&placed.resident(), -1);
+        Some(placed)
+    }
+
+    /// The opposite of [`Cluster::take_out`].
+    pub fn put_back(&mut self, placed: Placed) {
+        self.denominate(&placed.need.uid);
+        let node = &mut self.nodes[placed.node];
+        let need = &placed.need;
         node.used.add(&need.requests);
         node.pods += 1;
+        node.residents.insert(need.uid.clone());
         for port in &need.ports {
             *node.ports.entry(port.clone()).or_default() += 1;
         }
         if let Some(owner) = &need.owner {
             *node.owners.entry(owner.clone()).or_default() += 1;
         }
-        let placed = Placed {
-            node: index,
-            assumed,
-            requests: need.requests.clone(),
-            ports: need.ports.clone(),
-            owner: need.owner.clone(),
-        };
+        self.census.book(&placed.resident(), 1);
         self.placed.insert(need.uid.clone(), placed);
     }
 
@@ -212,5 +376,15 @@ impl Cluster {
         self.nodes.push(NodeState { name: name.to_string(), ..NodeState::default() });
         self.by_name.insert(name.to_string(), index);
         index
+    }
+}
+
+/// One less of a thing; things of which there are none are not kept.
+fn less<K: std::hash::Hash + Eq>(counts: &mut HashMap<K, i64>, key: &K) {
+    if let Some(count) = counts.get_mut(key) {
+        *count -= 1;
+        if *count == 0 {
+            counts.remove(key);
+        }
     }
 }

@@ -6,9 +6,11 @@
 
 use std::collections::BTreeMap;
 
+use super::census::Circle;
 use super::cluster::Cluster;
 use super::filter::{Reason, fits, reasons};
-use super::need::Need;
+use super::need::{Gang, Need};
+use super::preempt::{Plan, Victim, preempt};
 use super::score;
 
 /// Candidates that are always looked for.
@@ -21,8 +23,18 @@ const HOPELESS_MAX: usize = 10_000;
 /// What becomes of one Pod.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Decision {
-    Bind { node: String },
-    Unschedulable { sentence: String },
+    Bind {
+        node: String,
+    },
+    Unschedulable {
+        sentence: String,
+    },
+    /// The victims go, and room on the node is kept.
+    Preempt {
+        node: String,
+        victims: Vec<Victim>,
+        sentence: String,
+    },
 }
 
 /// Candidates to look for among so many nodes.
@@ -31,56 +43,117 @@ fn sample(nodes: usize) -> usize {
 }
 
 /// Decides for each Pod in turn. A Pod that is given a node is assumed there, so that the next one
-/// finds less room; nothing else of the cluster changes. The same cluster and Pods give the same
-/// decisions.
+/// finds less room; one for which others must go has its room kept. Members of one gang that
+/// follow each other are decided together. The same cluster and Pods give the same decisions.
 pub fn decide(cluster: &mut Cluster, pods: &[Need]) -> Vec<Decision> {
-    pods.iter().map(|need| decide_one(cluster, need)).collect()
+    let mut decisions = Vec::with_capacity(pods.len());
+    for group in pods.chunk_by(|a, b| a.gang.is_some() && a.gang == b.gang) {
+        match &group[0].gang {
+            Some(gang) => decisions.extend(decide_gang(cluster, gang, group)),
+            None => decisions.push(decide_one(cluster, &group[0])),
+        }
+    }
+    decisions
+}
+
+/// All members that are there, or none.
+fn decide_gang(cluster: &mut Cluster, gang: &Gang, group: &[Need]) -> Vec<Decision> {
+    let Gang { name, size, .. } = gang;
+    let nobody = |why: String| {
+        let why = format!("gang {name:?} starts with {size} Pods: {why}");
+        vec![Decision::Unschedulable { sentence: why }; group.len()]
+    };
+    let there = cluster.gang_placed(gang);
+    if group.len() + there < *size {
+        return nobody(format!("{} are there", group.len() + there));
+    }
+    let mut decisions = Vec::new();
+    for need in group {
+        match place(cluster, need) {
+            Ok(decision) => decisions.push(decision),
+            Err(sentence) => {
+                let fit = decisions.len() + there;
+                group[..decisions.len()].iter().for_each(|need| cluster.forget(&need.uid));
+                return nobody(format!("{fit} would fit, and for the next one {sentence}"));
+            }
+        }
+    }
+    decisions
 }
 
 fn decide_one(cluster: &mut Cluster, need: &Need) -> Decision {
-    if let Some((room, sentence)) = cluster.hopeless.get(&need.class)
-        && *room == cluster.room()
+    let now = (cluster.room(), if need.company.is_some() { cluster.company() } else { 0 });
+    if let Some((then, sentence)) = cluster.hopeless.get(&need.class)
+        && *then == now
     {
         return Decision::Unschedulable { sentence: sentence.clone() };
     }
-    let candidates = candidates(cluster, need);
-    if let Some(index) = score::best(cluster.nodes(), &candidates, need) {
-        let node = cluster.nodes()[index].name.clone();
-        cluster.assume(need, index);
-        return Decision::Bind { node };
+    let sentence = match place(cluster, need) {
+        Ok(decision) => return decision,
+        Err(sentence) => sentence,
+    };
+    if let Some(Plan { node, victims }) = preempt(cluster, need) {
+        let index = cluster.node_index(&node).expect("a plan names a node of the cluster");
+        cluster.nominate(need, index);
+        return Decision::Preempt { node, victims, sentence };
     }
-    let sentence = explain(cluster, need);
     if cluster.hopeless.len() >= HOPELESS_MAX {
         cluster.hopeless.clear();
     }
-    let room = cluster.room();
-    cluster.hopeless.insert(need.class, (room, sentence.clone()));
+    cluster.hopeless.insert(need.class, (now, sentence.clone()));
     Decision::Unschedulable { sentence }
 }
 
-fn candidates(cluster: &mut Cluster, need: &Need) -> Vec<usize> {
+/// Assumes the Pod on the best node, or says why there is none.
+fn place(cluster: &mut Cluster, need: &Need) -> Result<Decision, String> {
+    cluster.meet(need);
+    let nodes = cluster.nodes();
+    let circle = cluster.census().circle(need, nodes);
+    let (candidates, next) = candidates(cluster, need, circle.as_ref());
+    let Some(index) = score::best(nodes, &candidates, need, circle.as_ref()) else {
+        return Err(explain(cluster, need, circle.as_ref()));
+    };
+    let node = nodes[index].name.clone();
+    cluster.next = next;
+    cluster.assume(need, index);
+    Ok(Decision::Bind { node })
+}
+
+/// Nodes that can take the Pod, and where the next search begins.
+fn candidates(cluster: &Cluster, need: &Need, circle: Option<&Circle>) -> (Vec<usize>, usize) {
     let nodes = cluster.nodes();
     let (count, wanted) = (nodes.len(), sample(nodes.len()));
+    let takes = |index: usize| {
+        nodes[index].present
+            && fits(&nodes[index], need)
+            && circle.is_none_or(|circle| circle.obstacle(index).is_none())
+    };
+    // Where room was made for it, it goes first of all.
+    let nominee = cluster.nominee(&need.uid).filter(|index| takes(*index));
+    if let Some(index) = nominee {
+        return (vec![index], cluster.next);
+    }
     let mut found = Vec::with_capacity(wanted.min(count));
     let mut looked = 0;
     while looked < count && found.len() < wanted {
         let index = (cluster.next + looked) % count;
-        if nodes[index].present && fits(&nodes[index], need) {
+        if takes(index) {
             found.push(index);
         }
         looked += 1;
     }
-    if count > 0 {
-        cluster.next = (cluster.next + looked) % count;
-    }
-    found
+    (found, if count > 0 { (cluster.next + looked) % count } else { 0 })
 }
 
 /// Says for how many nodes each reason holds: `0/3 nodes are available: 1 Insufficient cpu, ...`.
-fn explain(cluster: &Cluster, need: &Need) -> String {
+fn explain(cluster: &Cluster, need: &Need, circle: Option<&Circle>) -> String {
     let mut counts: BTreeMap<Reason, usize> = BTreeMap::new();
-    for node in cluster.nodes().iter().filter(|node| node.present) {
-        for reason in reasons(node, need) {
+    for (index, node) in cluster.nodes().iter().enumerate().filter(|(_, node)| node.present) {
+        let mut found = reasons(node, need);
+        if found.is_empty() {
+            found.extend(circle.and_then(|circle| circle.obstacle(index)));
+        }
+        for reason in found {
             *counts.entry(reason).or_default() += 1;
         }
     }

@@ -3,6 +3,7 @@
 //! The sentences are the ones that people know from `kubectl describe pod`; tools look for them,
 //! too.
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::fmt;
 
@@ -22,6 +23,11 @@ pub enum Reason {
     Ports,
     TooManyPods,
     Insufficient(String),
+    NotNear,
+    NotAway,
+    Unwelcome,
+    Spread,
+    SpreadLabel,
 }
 
 impl fmt::Display for Reason {
@@ -38,13 +44,41 @@ impl fmt::Display for Reason {
             }
             Reason::TooManyPods => write!(f, "Too many pods"),
             Reason::Insufficient(resource) => write!(f, "Insufficient {resource}"),
+            Reason::NotNear => write!(f, "node(s) didn't match pod affinity rules"),
+            Reason::NotAway => write!(f, "node(s) didn't match pod anti-affinity rules"),
+            Reason::Unwelcome => {
+                write!(f, "node(s) didn't satisfy existing pods anti-affinity rules")
+            }
+            Reason::Spread => write!(f, "node(s) didn't match pod topology spread constraints"),
+            Reason::SpreadLabel => write!(
+                f,
+                "node(s) didn't match pod topology spread constraints (missing required label)"
+            ),
         }
     }
 }
 
-/// Whether a node can take a Pod.
+/// Whether a node can take a Pod, as far as its own state goes; see `Circle` for the others there.
 pub fn fits(node: &NodeState, need: &Need) -> bool {
     obstacle(node, need).is_none() && shortages(node, need, |_| {}) == 0
+}
+
+/// Whether a node could take a Pod if other Pods made room.
+pub fn could_fit(node: &NodeState, need: &Need) -> bool {
+    fixed_obstacle(node, need).is_none()
+}
+
+/// Whether the Pod tolerates all of a node's taints that keep Pods away.
+pub fn tolerates(node: &NodeState, need: &Need) -> bool {
+    untolerated(node, need).is_none()
+}
+
+fn untolerated<'a>(node: &'a NodeState, need: &Need) -> Option<&'a Taint> {
+    let repels = |taint: &&Taint| {
+        matches!(taint.effect.as_str(), "NoSchedule" | "NoExecute")
+            && !is_tolerated(taint, &need.tolerations)
+    };
+    node.taints.iter().find(repels)
 }
 
 /// Every reason that speaks against a node: the first obstacle, or all that it has too little of.
@@ -58,28 +92,26 @@ pub fn reasons(node: &NodeState, need: &Need) -> Vec<Reason> {
 }
 
 fn obstacle(node: &NodeState, need: &Need) -> Option<Reason> {
+    if let Some(reason) = fixed_obstacle(node, need) {
+        return Some(reason);
+    }
+    let taken = |port: &HostPort| node.ports.keys().any(|held| collide(held, port));
+    need.ports.iter().any(taken).then_some(Reason::Ports)
+}
+
+/// What no other Pod's leaving would change.
+fn fixed_obstacle(node: &NodeState, need: &Need) -> Option<Reason> {
     if node.unschedulable && !is_tolerated(&cordon(), &need.tolerations) {
         return Some(Reason::Unschedulable);
     }
-    let repels = |taint: &&Taint| {
-        matches!(taint.effect.as_str(), "NoSchedule" | "NoExecute")
-            && !is_tolerated(taint, &need.tolerations)
-    };
-    if let Some(taint) = node.taints.iter().find(repels) {
+    if let Some(taint) = untolerated(node, need) {
         let value = taint.value.clone().unwrap_or_default();
         return Some(Reason::Taint { key: taint.key.clone(), value });
     }
     if !node.ready {
         return Some(Reason::NotReady);
     }
-    if !selected(node, need) {
-        return Some(Reason::Affinity);
-    }
-    let taken = |port: &HostPort| node.ports.keys().any(|held| collide(held, port));
-    if need.ports.iter().any(taken) {
-        return Some(Reason::Ports);
-    }
-    None
+    (!allows(node, need)).then_some(Reason::Affinity)
 }
 
 /// What a cordoned node would be tainted with.
@@ -105,9 +137,16 @@ fn shortages(node: &NodeState, need: &Need, mut tell: impl FnMut(&dyn Fn() -> Re
             tell(reason);
         }
     };
-    short(node.pods >= node.pods_max, &|| Reason::TooManyPods);
+    let mut pods = node.pods;
+    let mut used = Cow::Borrowed(&node.used);
+    // Room that was made for a Pod of at least this priority is that Pod's.
+    for held in node.reserved.iter().filter(|held| held.keeps_out(need)) {
+        used.to_mut().add(&held.requests);
+        pods += 1;
+    }
+    short(pods >= node.pods_max, &|| Reason::TooManyPods);
     let lacks = |wanted: i64, used: i64, capacity: i64| wanted > 0 && wanted > capacity - used;
-    let (wanted, used, capacity) = (&need.requests, &node.used, &node.capacity);
+    let (wanted, used, capacity) = (&need.requests, &*used, &node.capacity);
     short(lacks(wanted.cpu, used.cpu, capacity.cpu), &|| Reason::Insufficient("cpu".to_string()));
     short(lacks(wanted.memory, used.memory, capacity.memory), &|| {
         Reason::Insufficient("memory".to_string())
@@ -120,7 +159,8 @@ fn shortages(node: &NodeState, need: &Need, mut tell: impl FnMut(&dyn Fn() -> Re
     count
 }
 
-fn selected(node: &NodeState, need: &Need) -> bool {
+/// Whether the Pod's own selector and required affinity allow a node.
+pub fn allows(node: &NodeState, need: &Need) -> bool {
     let labels = &node.labels;
     need.selector.iter().all(|(key, value)| labels.get(key) == Some(value))
         && (need.required.is_empty() || need.required.iter().any(|term| matches(node, term)))

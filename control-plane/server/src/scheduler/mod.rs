@@ -7,19 +7,25 @@
 //! `decide` is pure; this file feeds it and performs what it says. A Pod counts on its node from
 //! the decision on, so decisions never wait for writes: bindings go out [`WRITES_MAX`] at a time,
 //! and one that fails gives the room back. Pods that fit nowhere are told why and are tried again
-//! when `Cluster::room` has grown.
+//! when `Cluster::room` has grown, or `Cluster::company` for those that mind other Pods.
 //!
-//! Owns: `spec.nodeName` (through the binding) and the condition PodScheduled.
+//! Owns: `spec.nodeName` (through the binding), the condition PodScheduled,
+//! `status.nominatedNodeName`, and the condition DisruptionTarget of Pods that it has deleted to
+//! make room.
 //!
 //! Tasks: one loop that owns all state, one for each write under way (joined before it ends), and
 //! the recorder of events.
 
+pub mod census;
 pub mod cluster;
+pub mod company;
 pub mod decide;
 pub mod filter;
 pub mod need;
+pub mod preempt;
 pub mod queue;
 pub mod score;
+pub mod why;
 
 use std::collections::HashSet;
 use std::time::Duration;
@@ -28,7 +34,8 @@ use futures::StreamExt as _;
 use futures::stream;
 use http::Request;
 use jiff::Timestamp;
-use k8s_openapi::api::core::v1::{Node, Pod, PodCondition};
+use k8s_openapi::api::core::v1::{Namespace, Node, Pod, PodCondition};
+use k8s_openapi::api::policy::v1::PodDisruptionBudget;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use kube::Api;
 use kube::runtime::WatchStreamExt as _;
@@ -43,6 +50,7 @@ use crate::controllers::watch::Pause;
 use cluster::Cluster;
 use decide::{Decision, decide};
 use need::{Need, is_pending};
+use preempt::Victim;
 use queue::Queue;
 
 /// Writes under way at once: enough to fill the store's group commit.
@@ -64,6 +72,8 @@ const COMPONENT: &str = "default-scheduler";
 enum Seen {
     Pod(Event<Pod>),
     Node(Event<Node>),
+    Namespace(Event<Namespace>),
+    Budget(Event<PodDisruptionBudget>),
 }
 
 /// How a write ended.
@@ -82,8 +92,9 @@ struct State {
     shutdown: CancellationToken,
     cluster: Cluster,
     queue: Queue,
-    /// `Cluster::room` when Pods that fit nowhere were tried last.
+    /// `Cluster::room` when Pods that fit nowhere were tried last, and `Cluster::company`.
     room: u64,
+    company: u64,
     writes: JoinSet<Done>,
     /// Uids present in the list of Pods that is being read, and names of nodes likewise.
     listing_pods: Option<HashSet<String>>,
@@ -103,6 +114,7 @@ pub async fn run(client: kube::Client, shutdown: CancellationToken) {
         cluster: Cluster::default(),
         queue: Queue::default(),
         room: 0,
+        company: 0,
         writes: JoinSet::new(),
         listing_pods: None,
         listing_nodes: None,
@@ -117,10 +129,16 @@ impl State {
         let config = watcher::Config::default;
         let pods = watch(Api::<Pod>::all(self.client.clone()), config()).backoff(Pause::new());
         let nodes = watch(Api::<Node>::all(self.client.clone()), config()).backoff(Pause::new());
-        let seen = stream::select(
+        let namespaces = Api::<Namespace>::all(self.client.clone());
+        let namespaces = watch(namespaces, config()).backoff(Pause::new());
+        let budgets = Api::<PodDisruptionBudget>::all(self.client.clone());
+        let budgets = watch(budgets, config()).backoff(Pause::new());
+        let seen = stream::select_all([
             pods.map(|event| event.map(Seen::Pod)).boxed(),
             nodes.map(|event| event.map(Seen::Node)).boxed(),
-        );
+            namespaces.map(|event| event.map(Seen::Namespace)).boxed(),
+            budgets.map(|event| event.map(Seen::Budget)).boxed(),
+        ]);
         let mut seen = seen.ready_chunks(EVENTS_MAX);
         let shutdown = self.shutdown.clone();
         loop {
@@ -141,7 +159,10 @@ impl State {
             if self.cluster.room() != self.room {
                 self.room = self.cluster.room();
                 self.queue.retry();
+            } else if self.cluster.company() != self.company {
+                self.queue.retry_company();
             }
+            self.company = self.cluster.company();
         }
         let drained = async { while self.writes.join_next().await.is_some() {} };
         if tokio::time::timeout(DRAIN, drained).await.is_err() {
@@ -187,6 +208,23 @@ impl State {
             Seen::Node(Event::Delete(node)) => {
                 self.cluster.remove_node(node.metadata.name.as_deref().unwrap_or(""));
             }
+            Seen::Namespace(Event::InitApply(namespace) | Event::Apply(namespace)) => {
+                self.cluster.put_namespace(&namespace);
+            }
+            Seen::Namespace(Event::Delete(namespace)) => {
+                self.cluster.remove_namespace(namespace.metadata.name.as_deref().unwrap_or(""));
+            }
+            Seen::Budget(Event::InitApply(budget) | Event::Apply(budget)) => {
+                self.cluster.put_budget(&budget);
+            }
+            Seen::Budget(Event::Delete(budget)) => {
+                let text = |value: Option<String>| value.unwrap_or_default();
+                let meta = budget.metadata;
+                self.cluster.remove_budget(&text(meta.namespace), &text(meta.name));
+            }
+            // Names that a relist no longer has are harmless: nothing is looked up by them.
+            Seen::Namespace(Event::Init | Event::InitDone)
+            | Seen::Budget(Event::Init | Event::InitDone) => {}
         }
     }
 
@@ -195,6 +233,7 @@ impl State {
         if is_pending(pod) {
             // One that is assumed has its binding under way; this is an event from before it.
             if !self.cluster.is_assumed(&need.uid) {
+                self.keep_room(&need);
                 self.queue.put(need);
             }
             return;
@@ -203,7 +242,17 @@ impl State {
         if pods::is_finished(pod) {
             self.cluster.remove(&need.uid);
         } else if !pods::node(pod).is_empty() {
-            self.cluster.place(&need, pods::node(pod));
+            self.cluster.place(&need, pods::node(pod), pods::is_deleting(pod));
+        }
+    }
+
+    /// Takes over what an earlier leader decided: that a node is being made ready for a Pod.
+    fn keep_room(&mut self, need: &Need) {
+        let told = need.nominated.as_deref().and_then(|name| self.cluster.node_index(name));
+        if let Some(node) = told
+            && self.cluster.nominee(&need.uid).is_none()
+        {
+            self.cluster.nominate(need, node);
         }
     }
 
@@ -221,6 +270,10 @@ impl State {
             match decision {
                 Decision::Bind { node } => self.bind(need, node),
                 Decision::Unschedulable { sentence } => self.stick(need, sentence),
+                Decision::Preempt { node, victims, sentence } => {
+                    self.make_room(&need, node, victims);
+                    self.stick(need, sentence);
+                }
             }
         }
     }
@@ -247,6 +300,31 @@ impl State {
                     Done::Failed(Box::new(need))
                 }
             }
+        });
+    }
+
+    /// Has the victims deleted, and says for whom.
+    fn make_room(&mut self, need: &Need, node: String, victims: Vec<Victim>) {
+        for victim in &victims {
+            let message = format!("Preempted by pod {} on node {node}", need.uid);
+            self.recorder.record(victim_note(victim, message));
+        }
+        let client = self.client.clone();
+        let nominated = nomination(need, &node);
+        let requests: Vec<[Send; 2]> =
+            victims.iter().map(|victim| eviction(victim, Timestamp::now())).collect();
+        self.writes.spawn(async move {
+            let nominated = send(&client, nominated).await;
+            for request in requests.into_iter().flatten() {
+                // One that is gone already made its room.
+                if let Err(error) = send(&client, request).await {
+                    tracing::debug!(%error, "a Pod was not preempted");
+                }
+            }
+            if let Err(error) = nominated {
+                tracing::debug!(%error, "a nomination was not written");
+            }
+            Done::Told
         });
     }
 
@@ -306,8 +384,50 @@ fn note(need: &Need, warning: bool, reason: &'static str, message: String) -> No
     Note::about(COMPONENT, about, warning, reason, message)
 }
 
-/// A request: path below the Pod, content type, body.
-type Send = (String, &'static str, Value);
+fn victim_note(victim: &Victim, message: String) -> Note {
+    let about = json!({
+        "apiVersion": "v1",
+        "kind": "Pod",
+        "namespace": victim.namespace,
+        "name": victim.name,
+        "uid": victim.uid,
+    });
+    Note::about(COMPONENT, about, false, "Preempted", message)
+}
+
+/// A request: method, path, content type, body.
+type Send = (http::Method, String, &'static str, Value);
+
+const MERGE: &str = "application/strategic-merge-patch+json";
+
+fn nomination(need: &Need, node: &str) -> Send {
+    let Need { namespace, name, uid, .. } = need;
+    let body = json!({"metadata": {"uid": uid}, "status": {"nominatedNodeName": node}});
+    let path = format!("/api/v1/namespaces/{namespace}/pods/{name}/status");
+    (http::Method::PATCH, path, MERGE, body)
+}
+
+/// Says on a victim why it goes, and has it go with its own grace.
+fn eviction(victim: &Victim, now: Timestamp) -> [Send; 2] {
+    let Victim { namespace, name, uid } = victim;
+    let condition = PodCondition {
+        type_: "DisruptionTarget".to_string(),
+        status: "True".to_string(),
+        reason: Some("PreemptionByScheduler".to_string()),
+        message: Some(format!("{COMPONENT}: preempting to accommodate a higher priority pod")),
+        last_transition_time: Some(Time(now)),
+        ..PodCondition::default()
+    };
+    let path = format!("/api/v1/namespaces/{namespace}/pods/{name}");
+    let body = json!({"metadata": {"uid": uid}, "status": {"conditions": [condition]}});
+    let told = (http::Method::PATCH, format!("{path}/status"), MERGE, body);
+    let options = json!({
+        "kind": "DeleteOptions",
+        "apiVersion": "v1",
+        "preconditions": {"uid": uid},
+    });
+    [told, (http::Method::DELETE, path, "application/json", options)]
+}
 
 fn binding(need: &Need, node: &str) -> Send {
     let Need { namespace, name, uid, .. } = need;
@@ -318,7 +438,7 @@ fn binding(need: &Need, node: &str) -> Send {
         "target": {"apiVersion": "v1", "kind": "Node", "name": node},
     });
     let path = format!("/api/v1/namespaces/{namespace}/pods/{name}/binding");
-    (path, "application/json", body)
+    (http::Method::POST, path, "application/json", body)
 }
 
 /// The condition that says why a Pod fits nowhere; merged by its type, so that it meets no other
@@ -335,11 +455,11 @@ fn reason(need: &Need, sentence: &str, now: Timestamp) -> Send {
     };
     let body = json!({"metadata": {"uid": uid}, "status": {"conditions": [condition]}});
     let path = format!("/api/v1/namespaces/{namespace}/pods/{name}/status");
-    (path, "application/strategic-merge-patch+json", body)
+    (http::Method::PATCH, path, MERGE, body)
 }
 
-async fn send(client: &kube::Client, (path, content_type, body): Send) -> Result<(), kube::Error> {
-    let method = if path.ends_with("/binding") { http::Method::POST } else { http::Method::PATCH };
+async fn send(client: &kube::Client, request: Send) -> Result<(), kube::Error> {
+    let (method, path, content_type, body) = request;
     let request = Request::builder()
         .method(method)
         .uri(path)

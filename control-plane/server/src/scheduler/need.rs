@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::hash::{DefaultHasher, Hash as _, Hasher as _};
+use std::sync::Arc;
 
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{
@@ -10,10 +11,18 @@ use k8s_openapi::api::core::v1::{
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 use wherry_resources::quantity;
 
+use super::company::{Company, Labels};
 use crate::controllers::pods;
 
 /// The scheduler's name in `spec.schedulerName`.
 const NAME: &str = "default-scheduler";
+/// Annotation: Pods of one namespace with the same value start together or not at all.
+const GANG: &str = "scheduling.wherry.dev/gang";
+/// Annotation: how many members a gang needs to start.
+const GANG_SIZE: &str = "scheduling.wherry.dev/gang-size";
+/// Annotation: when the Pod should run, in the form of RFC 3339. Of Pods with the same priority
+/// the earliest deadline goes first.
+const DEADLINE: &str = "scheduling.wherry.dev/deadline";
 
 /// Amounts of what a node has: CPU in thousandths of a core, memory and everything else in whole
 /// units.
@@ -70,6 +79,15 @@ impl Resources {
 /// A port of the node itself that a Pod wants: protocol, address (empty for all), number.
 pub type HostPort = (String, String, i32);
 
+/// Pods that start together or not at all.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Gang {
+    pub namespace: String,
+    pub name: String,
+    /// Members without which none starts.
+    pub size: usize,
+}
+
 /// One Pod as the scheduler sees it.
 #[derive(Clone, Debug, Default)]
 pub struct Need {
@@ -91,6 +109,16 @@ pub struct Need {
     pub images: Vec<String>,
     /// What its condition PodScheduled says when it is False.
     pub told: Option<String>,
+    pub labels: Arc<Labels>,
+    /// What it says about other Pods.
+    pub company: Option<Arc<Company>>,
+    pub gang: Option<Gang>,
+    pub deadline: Option<Timestamp>,
+    /// May make room by having Pods of lower priority deleted.
+    pub preempts: bool,
+    /// The node where room was made for it, by its status.
+    pub nominated: Option<String>,
+    pub started: Option<Timestamp>,
     /// Equal for Pods that the same nodes can take.
     pub class: u64,
 }
@@ -109,8 +137,16 @@ impl Need {
             created: meta.creation_timestamp.as_ref().map(|time| time.0),
             owner: owner.cloned().next(),
             told: told(pod),
+            labels: Arc::new(meta.labels.clone().unwrap_or_default()),
             ..Need::default()
         };
+        if let Some(annotations) = &meta.annotations {
+            need.read_annotations(annotations);
+        }
+        if let Some(status) = &pod.status {
+            need.nominated = status.nominated_node_name.clone().filter(|name| !name.is_empty());
+            need.started = status.start_time.as_ref().map(|time| time.0);
+        }
         if let Some(spec) = &pod.spec {
             need.read_spec(spec);
         }
@@ -118,8 +154,31 @@ impl Need {
         need
     }
 
+    /// What is left of it once it has a node.
+    pub fn settled(&self) -> Need {
+        Need {
+            selector: BTreeMap::new(),
+            required: Vec::new(),
+            preferred: Vec::new(),
+            tolerations: Vec::new(),
+            images: Vec::new(),
+            told: None,
+            ..self.clone()
+        }
+    }
+
+    fn read_annotations(&mut self, annotations: &Labels) {
+        self.deadline = annotations.get(DEADLINE).and_then(|text| text.parse().ok());
+        let size = annotations.get(GANG_SIZE).and_then(|text| text.parse().ok());
+        if let Some((name, size)) = annotations.get(GANG).cloned().zip(size) {
+            self.gang = Some(Gang { namespace: self.namespace.clone(), name, size });
+        }
+    }
+
     fn read_spec(&mut self, spec: &PodSpec) {
         self.priority = spec.priority.unwrap_or(0);
+        self.preempts = spec.preemption_policy.as_deref() != Some("Never");
+        self.company = Company::read(spec, &self.namespace, &self.labels).map(Arc::new);
         self.requests = requests(spec);
         self.selector = spec.node_selector.clone().unwrap_or_default();
         self.tolerations = spec.tolerations.clone().unwrap_or_default();
@@ -143,6 +202,10 @@ impl Need {
 
     fn class(&self) -> u64 {
         let mut hasher = DefaultHasher::new();
+        (&self.namespace, &self.labels, self.priority).hash(&mut hasher);
+        for term in self.company.iter().flat_map(|company| company.terms()) {
+            term.id.hash(&mut hasher);
+        }
         self.requests.hash(&mut hasher);
         self.ports.hash(&mut hasher);
         self.selector.hash(&mut hasher);

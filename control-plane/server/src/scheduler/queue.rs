@@ -1,17 +1,20 @@
-//! Pods that wait for a node: by priority, then by age; and those that fit nowhere for now.
+//! Pods that wait for a node: by priority, then by deadline, then by age; and those that fit
+//! nowhere for now.
 
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, HashMap};
 
 use jiff::Timestamp;
 
-use super::need::Need;
+use super::need::{Gang, Need};
 
-/// The order of the queue: higher priority first, then older, then by uid.
-type Place = (Reverse<i32>, Option<Timestamp>, String);
+/// The order of the queue: higher priority first, then the earlier deadline (none is last), then
+/// older, then by uid.
+type Place = (Reverse<i32>, Timestamp, Option<Timestamp>, String);
 
 fn place(need: &Need) -> Place {
-    (Reverse(need.priority), need.created, need.uid.clone())
+    let deadline = need.deadline.unwrap_or(Timestamp::MAX);
+    (Reverse(need.priority), deadline, need.created, need.uid.clone())
 }
 
 /// The waiting Pods.
@@ -53,16 +56,26 @@ impl Queue {
         self.waiting.is_empty()
     }
 
-    /// Takes the first Pods out.
+    /// Takes the first Pods out. A member of a gang brings the others, so it may be more.
     pub fn take(&mut self, count: usize) -> Vec<Need> {
         let mut taken = Vec::with_capacity(count.min(self.waiting.len()));
         while taken.len() < count
             && let Some((_, need)) = self.waiting.pop_first()
         {
             self.places.remove(&need.uid);
+            let gang = need.gang.clone();
             taken.push(need);
+            taken.extend(gang.map(|gang| self.take_gang(&gang)).unwrap_or_default());
         }
         taken
+    }
+
+    fn take_gang(&mut self, gang: &Gang) -> Vec<Need> {
+        let member = |need: &&Need| need.gang.as_ref() == Some(gang);
+        let needs = self.waiting.values().chain(self.stuck.values());
+        let members: Vec<Need> = needs.filter(member).cloned().collect();
+        members.iter().for_each(|need| self.remove(&need.uid));
+        members
     }
 
     /// Keeps a Pod that fits nowhere until there is room.
@@ -73,6 +86,16 @@ impl Queue {
     /// Lets every Pod that fitted nowhere try again.
     pub fn retry(&mut self) {
         for (_, need) in std::mem::take(&mut self.stuck) {
+            self.put(need);
+        }
+    }
+
+    /// Lets those try again that mind other Pods: somebody came.
+    pub fn retry_company(&mut self) {
+        let minds = |need: &&Need| need.company.is_some() || need.gang.is_some();
+        let needs: Vec<Need> = self.stuck.values().filter(minds).cloned().collect();
+        for need in needs {
+            self.stuck.remove(&need.uid);
             self.put(need);
         }
     }

@@ -5,6 +5,7 @@
 
 use k8s_openapi::api::core::v1::Taint;
 
+use super::census::Circle;
 use super::cluster::NodeState;
 use super::filter::matches;
 use super::need::Need;
@@ -22,29 +23,85 @@ const SPREAD_WEIGHT: i64 = 2;
 /// What the user prefers outweighs what the scheduler finds out.
 const AFFINITY_WEIGHT: i64 = 2;
 const TAINT_WEIGHT: i64 = 3;
+const COMPANY_WEIGHT: i64 = 2;
 
-/// The best of these nodes (indexes into `nodes`): the highest score, then the fewest Pods, then
-/// the name.
-pub fn best(nodes: &[NodeState], candidates: &[usize], need: &Need) -> Option<usize> {
+/// A number for each candidate, stretched so that the least is 0 and the most is 100.
+fn stretched(candidates: &[usize], value: impl Fn(usize) -> i64) -> Vec<i64> {
+    let values: Vec<i64> = candidates.iter().map(|index| value(*index)).collect();
+    let least = values.iter().copied().min().unwrap_or(0);
+    let range = values.iter().copied().max().unwrap_or(0) - least;
+    let stretch = |value: i64| if range == 0 { 0 } else { FULL * (value - least) / range };
+    values.into_iter().map(stretch).collect()
+}
+
+/// A node's score, view by view, with the weights in it.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Score {
+    pub free: i64,
+    pub balance: i64,
+    pub images: i64,
+    pub siblings: i64,
+    pub affinity: i64,
+    pub taints: i64,
+    /// Other Pods that it wants near or away, and spread constraints that are wishes.
+    pub company: i64,
+}
+
+impl Score {
+    pub fn total(&self) -> i64 {
+        let Score { free, balance, images, siblings, affinity, taints, company } = self;
+        free + balance + images + siblings + affinity + taints + company
+    }
+}
+
+/// The scores of these nodes (indexes into `nodes`), in their order.
+pub fn scores(
+    nodes: &[NodeState],
+    candidates: &[usize],
+    need: &Need,
+    circle: Option<&Circle>,
+) -> Vec<Score> {
     let most = |count: fn(&NodeState, &Need) -> i64| {
         candidates.iter().map(|index| count(&nodes[*index], need)).max().unwrap_or(0)
     };
     let (siblings_most, wishes_most, taints_most) = (most(siblings), most(wishes), most(dislikes));
-    let score = |node: &NodeState| {
-        let fewer =
-            |count: i64, most: i64| if most == 0 { 0 } else { FULL * (most - count) / most };
-        let more = |count: i64, most: i64| if most == 0 { 0 } else { FULL * count / most };
-        FREE_WEIGHT * free(node, need)
-            + BALANCE_WEIGHT * balance(node, need)
-            + IMAGE_WEIGHT * images(node, need)
-            + SPREAD_WEIGHT * fewer(siblings(node, need), siblings_most)
-            + AFFINITY_WEIGHT * more(wishes(node, need), wishes_most)
-            + TAINT_WEIGHT * fewer(dislikes(node, need), taints_most)
-    };
-    let mut best: Option<((i64, i64, &str), usize)> = None;
-    for index in candidates {
+    let fewer = |count: i64, most: i64| if most == 0 { 0 } else { FULL * (most - count) / most };
+    let more = |count: i64, most: i64| if most == 0 { 0 } else { FULL * count / most };
+    let alone = |index: &usize| {
         let node = &nodes[*index];
-        let rank = (-score(node), node.pods, node.name.as_str());
+        Score {
+            free: FREE_WEIGHT * free(node, need),
+            balance: BALANCE_WEIGHT * balance(node, need),
+            images: IMAGE_WEIGHT * images(node, need),
+            siblings: SPREAD_WEIGHT * fewer(siblings(node, need), siblings_most),
+            affinity: AFFINITY_WEIGHT * more(wishes(node, need), wishes_most),
+            taints: TAINT_WEIGHT * fewer(dislikes(node, need), taints_most),
+            company: 0,
+        }
+    };
+    let mut scores: Vec<Score> = candidates.iter().map(alone).collect();
+    if let Some(circle) = circle {
+        let pulls = stretched(candidates, |index| circle.pull(index));
+        let crowds = stretched(candidates, |index| -circle.crowd(index));
+        for (score, (pull, room)) in scores.iter_mut().zip(pulls.into_iter().zip(crowds)) {
+            score.company = COMPANY_WEIGHT * (pull + room);
+        }
+    }
+    scores
+}
+
+/// The best of these nodes: the highest score, then the fewest Pods, then the name.
+pub fn best(
+    nodes: &[NodeState],
+    candidates: &[usize],
+    need: &Need,
+    circle: Option<&Circle>,
+) -> Option<usize> {
+    let scores = scores(nodes, candidates, need, circle);
+    let mut best: Option<((i64, i64, &str), usize)> = None;
+    for (index, score) in candidates.iter().zip(scores) {
+        let node = &nodes[*index];
+        let rank = (-score.total(), node.pods, node.name.as_str());
         if best.is_none_or(|(held, _)| rank < held) {
             best = Some((rank, *index));
         }

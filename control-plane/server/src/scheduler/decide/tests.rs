@@ -42,6 +42,11 @@ fn shown(cluster: &mut Cluster, pods: &[Need]) -> Vec<String> {
     let show = |decision| match decision {
         Decision::Bind { node } => node,
         Decision::Unschedulable { sentence } => sentence,
+        Decision::Preempt { node, victims, .. } => {
+            let mut names: Vec<String> = victims.into_iter().map(|victim| victim.name).collect();
+            names.sort();
+            format!("{node} without {}", names.join(" "))
+        }
     };
     decide(cluster, pods).into_iter().map(show).collect()
 }
@@ -180,4 +185,173 @@ fn five_thousand_pods_on_five_thousand_nodes() {
     // The goal is one second; the margin is for a busy machine with other tests beside this one.
     assert!(took.as_secs() < 10, "{took:?}");
     eprintln!("5,000 decisions over 5,000 nodes: {took:?}");
+}
+
+/// A Pod with a label `app`, and more YAML for its spec.
+fn labelled(name: &str, app: &str, spec: &str) -> Need {
+    let pod: Pod = yaml(&format!(
+        "metadata: {{name: \"{name}\", namespace: d, labels: {{app: {app}}}}}\n\
+         spec:\n  containers: [{{name: c, image: hello}}]\n{spec}"
+    ));
+    Need::read(&pod)
+}
+
+fn zones() -> Cluster {
+    cluster(&[
+        node("a1 4 8Gi", "", ", zone: a"),
+        node("a2 4 8Gi", "", ", zone: a"),
+        node("b1 4 8Gi", "", ", zone: b"),
+        node("x 4 8Gi", "", ""),
+    ])
+}
+
+fn term(kind: &str, app: &str, key: &str) -> String {
+    format!(
+        "  affinity: {{{kind}: {{requiredDuringSchedulingIgnoredDuringExecution: \
+         [{{topologyKey: {key}, labelSelector: {{matchLabels: {{app: {app}}}}}}}]}}}}"
+    )
+}
+
+#[test]
+fn anti_affinity_holds_for_both_sides() {
+    let mut zones = zones();
+    let alone = term("podAntiAffinity", "db", "zone");
+    let pods = ["1", "2", "3"].map(|name| labelled(name, "db", &alone));
+    let nowhere = "0/4 nodes are available: 3 node(s) didn't match pod anti-affinity rules.";
+    let decided = shown(&mut zones, &pods);
+    // A node without the label is in no domain, so nothing is known against it.
+    assert_eq!(decided, ["a1", "b1", "x"]);
+    let again = labelled("4", "db", &alone);
+    assert_eq!(shown(&mut zones, std::slice::from_ref(&again)), ["x"], "{nowhere}");
+    // One that says nothing itself is unwelcome where those are that do not want it.
+    let silent = shown(&mut zones, &[labelled("5", "db", "")]);
+    assert_eq!(silent, ["x"]);
+    zones.remove_node("x");
+    let decided = shown(&mut zones, &[labelled("6", "db", "")]);
+    assert_eq!(
+        decided,
+        ["0/3 nodes are available: \
+          3 node(s) didn't satisfy existing pods anti-affinity rules."]
+    );
+    zones.forget("uid-2");
+    assert_eq!(shown(&mut zones, &[again]), ["b1"], "the zone is free again");
+}
+
+#[test]
+fn affinity_follows_and_a_group_can_start() {
+    let mut zones = zones();
+    let near = term("podAffinity", "web", "zone");
+    let decided = shown(&mut zones, &[labelled("cache", "cache", &near)]);
+    assert_eq!(decided, ["0/4 nodes are available: 4 node(s) didn't match pod affinity rules."]);
+    // The first of those that want to be near each other starts where there is a domain.
+    let web = ["1", "2", "3"].map(|name| labelled(name, "web", &near));
+    let decided = shown(&mut zones, &web);
+    assert_eq!(decided, ["a1", "a2", "a1"]);
+    let decided = shown(&mut zones, &[labelled("cache", "cache", &near)]);
+    assert_eq!(decided, ["a2"], "and now there is something to be near to");
+}
+
+#[test]
+fn wishes_draw_and_push() {
+    let mut zones = zones();
+    shown(&mut zones, &[labelled("1", "web", "  nodeSelector: {host: b1}")]);
+    let wish = |kind: &str| {
+        format!(
+            "  affinity: {{{kind}: {{preferredDuringSchedulingIgnoredDuringExecution: \
+             [{{weight: 100, podAffinityTerm: {{topologyKey: zone, \
+             labelSelector: {{matchLabels: {{app: web}}}}}}}}]}}}}"
+        )
+    };
+    assert_eq!(shown(&mut zones, &[labelled("2", "a", &wish("podAffinity"))]), ["b1"]);
+    let decided = shown(&mut zones, &[labelled("3", "b", &wish("podAntiAffinity"))]);
+    assert_ne!(decided, ["b1"]);
+}
+
+#[test]
+fn spread_over_zones() {
+    let mut zones = zones();
+    let spread = |more: &str| {
+        format!(
+            "  topologySpreadConstraints: [{{topologyKey: zone, maxSkew: 1, \
+             whenUnsatisfiable: DoNotSchedule, labelSelector: {{matchLabels: {{app: web}}}}{more}}}]"
+        )
+    };
+    let web = ["1", "2", "3", "4"].map(|name| labelled(name, "web", &spread("")));
+    let decided = shown(&mut zones, &web);
+    let in_b = decided.iter().filter(|node| *node == "b1").count();
+    assert_eq!((in_b, decided.contains(&"x".to_string())), (2, false), "{decided:?}");
+    zones.put_node(&node("b1 4 8Gi", "unschedulable: true", ", zone: b"));
+    let web = ["5", "6"].map(|name| labelled(name, "web", &spread("")));
+    let full = "0/4 nodes are available: 1 node(s) didn't match pod topology spread constraints \
+                (missing required label), 1 node(s) were unschedulable, 2 node(s) didn't match pod \
+                topology spread constraints.";
+    let decided = shown(&mut zones, &web);
+    assert!(decided[0].starts_with('a'), "{decided:?}");
+    assert_eq!(decided[1], full);
+    // With taints honoured the cordoned zone would still count: a cordon is no taint here.
+    let three = spread(", minDomains: 3");
+    let decided = shown(&mut zones, &[labelled("7", "web", &three)]);
+    assert_eq!(decided, [full], "a third domain is missing, so the fewest are none");
+}
+
+#[test]
+fn the_unimportant_make_room() {
+    let priority = |value: i32| format!("  priority: {value}");
+    let mut cluster = cluster(&[node("a 1 8Gi", "", ""), node("b 1 8Gi", "", "")]);
+    let low = |name: &str, value: i32| pod(name, "cpu: 500m", &priority(value));
+    let lows = [low("1", 5), low("2", 1), low("3", 2), low("4", 9)];
+    let nodes = shown(&mut cluster, &lows);
+    assert_eq!(nodes, ["a", "b", "a", "b"]);
+    lows.iter().zip(&nodes).for_each(|(need, node)| cluster.place(need, node, false));
+    let high = pod("high", "cpu: 500m", &priority(10));
+    assert_eq!(shown(&mut cluster, std::slice::from_ref(&high)), ["b without 2"]);
+    // The room is kept: not for one of equal priority, and nobody else goes for the same Pod.
+    cluster.place(&lows[1], "b", true);
+    let waits = "0/2 nodes are available: 2 Insufficient cpu.";
+    assert_eq!(shown(&mut cluster, std::slice::from_ref(&high)), [waits]);
+    cluster.remove("uid-2");
+    let rival = pod("rival", "cpu: 500m", "  priority: 10\n  preemptionPolicy: Never");
+    assert_eq!(shown(&mut cluster, &[rival]), [waits]);
+    assert_eq!(shown(&mut cluster, &[high]), ["b"]);
+    let huge = pod("huge", "cpu: 2", &priority(99));
+    assert_eq!(shown(&mut cluster, &[huge]), [waits], "nobody's going would help");
+}
+
+#[test]
+fn budgets_are_spared_where_possible() {
+    let mut cluster = cluster(&[node("a 1 8Gi", "", ""), node("b 1 8Gi", "", "")]);
+    let place = |cluster: &mut Cluster, name: &str, app: &str, on: &str| {
+        let mut need = labelled(name, app, "  priority: 1");
+        need.requests.cpu = 1000;
+        cluster.place(&need, on, false);
+    };
+    place(&mut cluster, "1", "kept", "a");
+    place(&mut cluster, "2", "free", "b");
+    cluster.put_budget(&yaml(
+        "metadata: {name: kept, namespace: d}\n\
+         spec: {selector: {matchLabels: {app: kept}}}\nstatus: {disruptionsAllowed: 0, \
+         currentHealthy: 1, desiredHealthy: 1, expectedPods: 1}",
+    ));
+    let high = pod("high", "cpu: 1", "  priority: 10");
+    assert_eq!(shown(&mut cluster, &[high]), ["b without 2"]);
+}
+
+#[test]
+fn a_gang_starts_together_or_not_at_all() {
+    let mut cluster = cluster(&[node("a 1 8Gi", "", ""), node("b 1 8Gi", "", "")]);
+    let member = |name: &str| {
+        let mut need = pod(name, "cpu: 1", "");
+        need.gang = Some(Gang { namespace: "d".into(), name: "g".into(), size: 3 });
+        need
+    };
+    let gang = ["1", "2", "3"].map(member);
+    let few = "gang \"g\" starts with 3 Pods: 2 are there";
+    assert_eq!(shown(&mut cluster, &gang[..2]), [few, few]);
+    let no = "gang \"g\" starts with 3 Pods: 2 would fit, and for the next one \
+              0/2 nodes are available: 2 Insufficient cpu.";
+    assert_eq!(shown(&mut cluster, &gang), [no, no, no]);
+    cluster.put_node(&node("c 1 8Gi", "", ""));
+    let mut decided = shown(&mut cluster, &gang);
+    decided.sort();
+    assert_eq!(decided, ["a", "b", "c"]);
 }
