@@ -48,10 +48,9 @@ use wherry_control_plane::controllers::{
     Config, deployment, endpoints, garbage, node, pods, replicaset,
 };
 use wherry_control_plane::pki::Pki;
-use wherry_control_plane::scheduler::cluster::Cluster;
-use wherry_control_plane::scheduler::decide::{Decision, decide};
+use wherry_control_plane::scheduler::decide::Decision;
+use wherry_control_plane::scheduler::desk::Desk;
 use wherry_control_plane::scheduler::need::{Need, is_pending};
-use wherry_control_plane::scheduler::queue::Queue;
 use wherry_resources::Kind;
 
 use api::*;
@@ -297,7 +296,7 @@ impl Sim {
         let outcome = self.api.bind(&need, &node);
         self.show(|| format!("bind {} to {node}: {:?}", need.name, outcome.as_ref().err()));
         if outcome.is_err() {
-            self.scheduler.failed(need);
+            self.scheduler.desk.refused(need);
         }
         self.check();
     }

@@ -146,12 +146,10 @@ impl Leader {
     }
 }
 
-/// The scheduler's loop without tasks.
+/// The scheduler, with its writes kept until the simulation performs them.
 #[derive(Default)]
 pub struct Scheduler {
-    pub cluster: Cluster,
-    pub queue: Queue,
-    pub room: u64,
+    pub desk: Desk,
     pub seen: [usize; 2],
     pub bindings: Vec<(Need, String)>,
 }
@@ -159,63 +157,35 @@ pub struct Scheduler {
 impl Scheduler {
     pub fn new(api: &Api) -> Scheduler {
         let mut scheduler = Scheduler::default();
-        api.all::<Pod>().for_each(|pod| scheduler.put_pod(&typed(pod)));
-        api.all::<Node>().for_each(|node| scheduler.cluster.put_node(&typed(node)));
+        api.all::<Pod>().for_each(|pod| scheduler.desk.put_pod(&typed(pod)));
+        api.all::<Node>().for_each(|node| scheduler.desk.cluster.put_node(&typed(node)));
         scheduler.seen = [api.logs[0].len(), api.logs[1].len()];
         scheduler
-    }
-
-    pub fn put_pod(&mut self, pod: &Pod) {
-        let need = Need::read(pod);
-        if is_pending(pod) {
-            if !self.cluster.is_assumed(&need.uid) {
-                self.queue.put(need);
-            }
-            return;
-        }
-        self.queue.remove(&need.uid);
-        if pods::is_finished(pod) {
-            self.cluster.remove(&need.uid);
-        } else if !pods::node(pod).is_empty() {
-            self.cluster.place(&need, pods::node(pod));
-        }
     }
 
     pub fn hear(&mut self, api: &Api, kind: usize, count: usize) {
         let until = api.logs[kind].len().min(self.seen[kind].saturating_add(count));
         for (object, gone) in &api.logs[kind][self.seen[kind]..until] {
             match (kind, *gone) {
-                (0, false) => self.put_pod(&typed(object)),
-                (0, true) => {
-                    self.queue.remove(uid(object));
-                    self.cluster.remove(uid(object));
-                }
-                (_, false) => self.cluster.put_node(&typed(object)),
-                (_, true) => self.cluster.remove_node(text(object, "/metadata/name")),
+                (0, false) => self.desk.put_pod(&typed(object)),
+                (0, true) => self.desk.remove_pod(uid(object)),
+                (_, false) => self.desk.cluster.put_node(&typed(object)),
+                (_, true) => self.desk.cluster.remove_node(text(object, "/metadata/name")),
             }
         }
         self.seen[kind] = until;
     }
 
     pub fn schedule(&mut self, count: usize) {
-        if self.cluster.room() != self.room {
-            self.room = self.cluster.room();
-            self.queue.retry();
-        }
-        let needs = self.queue.take(count);
-        let decisions = decide(&mut self.cluster, &needs);
-        for (need, decision) in needs.into_iter().zip(decisions) {
+        self.desk.look_again();
+        for (need, decision) in self.desk.decide(count) {
             match decision {
                 Decision::Bind { node } => self.bindings.push((need, node)),
-                Decision::Unschedulable { .. } => self.queue.stick(need),
+                // All Pods of the simulation have the same priority, so none makes room.
+                Decision::Unschedulable { .. } | Decision::Preempt { .. } => {
+                    self.desk.queue.stick(need);
+                }
             }
-        }
-    }
-
-    pub fn failed(&mut self, need: Need) {
-        if self.cluster.is_assumed(&need.uid) {
-            self.cluster.forget(&need.uid);
-            self.queue.put(need);
         }
     }
 }

@@ -20,6 +20,7 @@ pub mod census;
 pub mod cluster;
 pub mod company;
 pub mod decide;
+pub mod desk;
 pub mod filter;
 pub mod need;
 pub mod preempt;
@@ -45,13 +46,11 @@ use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 use crate::controllers::events::{self, Note, Recorder};
-use crate::controllers::pods;
 use crate::controllers::watch::Pause;
-use cluster::Cluster;
-use decide::{Decision, decide};
-use need::{Need, is_pending};
+use decide::Decision;
+use desk::Desk;
+use need::Need;
 use preempt::Victim;
-use queue::Queue;
 
 /// Writes under way at once: enough to fill the store's group commit.
 const WRITES_MAX: usize = 128;
@@ -90,11 +89,7 @@ struct State {
     client: kube::Client,
     recorder: Recorder,
     shutdown: CancellationToken,
-    cluster: Cluster,
-    queue: Queue,
-    /// `Cluster::room` when Pods that fit nowhere were tried last, and `Cluster::company`.
-    room: u64,
-    company: u64,
+    desk: Desk,
     writes: JoinSet<Done>,
     /// Uids present in the list of Pods that is being read, and names of nodes likewise.
     listing_pods: Option<HashSet<String>>,
@@ -111,10 +106,7 @@ pub async fn run(client: kube::Client, shutdown: CancellationToken) {
         client,
         recorder,
         shutdown,
-        cluster: Cluster::default(),
-        queue: Queue::default(),
-        room: 0,
-        company: 0,
+        desk: Desk::default(),
         writes: JoinSet::new(),
         listing_pods: None,
         listing_nodes: None,
@@ -143,7 +135,7 @@ impl State {
         let shutdown = self.shutdown.clone();
         loop {
             let free = self.writes.len() < WRITES_MAX;
-            let ready = self.pods_known && self.nodes_known && free && !self.queue.is_empty();
+            let ready = self.pods_known && self.nodes_known && free && !self.desk.queue.is_empty();
             tokio::select! {
                 biased;
                 () = shutdown.cancelled() => break,
@@ -156,13 +148,7 @@ impl State {
                 }),
                 () = std::future::ready(()), if ready => self.schedule(),
             }
-            if self.cluster.room() != self.room {
-                self.room = self.cluster.room();
-                self.queue.retry();
-            } else if self.cluster.company() != self.company {
-                self.queue.retry_company();
-            }
-            self.company = self.cluster.company();
+            self.desk.look_again();
         }
         let drained = async { while self.writes.join_next().await.is_some() {} };
         if tokio::time::timeout(DRAIN, drained).await.is_err() {
@@ -176,51 +162,51 @@ impl State {
             Seen::Pod(Event::InitApply(pod)) => {
                 let uid = pod.metadata.uid.clone().unwrap_or_default();
                 self.listing_pods.get_or_insert_default().insert(uid);
-                self.put_pod(&pod);
+                self.desk.put_pod(&pod);
             }
             Seen::Pod(Event::InitDone) => {
                 let listed = self.listing_pods.take().unwrap_or_default();
-                let mut known = self.cluster.bound();
-                known.extend(self.queue.uids());
-                known.retain(|uid| !listed.contains(uid));
-                known.iter().for_each(|uid| self.remove_pod(uid));
+                let gone = self.desk.uids().into_iter().filter(|uid| !listed.contains(uid));
+                gone.for_each(|uid| self.desk.remove_pod(&uid));
                 self.pods_known = true;
             }
-            Seen::Pod(Event::Apply(pod)) => self.put_pod(&pod),
+            Seen::Pod(Event::Apply(pod)) => self.desk.put_pod(&pod),
             Seen::Pod(Event::Delete(pod)) => {
-                self.remove_pod(pod.metadata.uid.as_deref().unwrap_or(""));
+                self.desk.remove_pod(pod.metadata.uid.as_deref().unwrap_or(""));
             }
             Seen::Node(Event::Init) => self.listing_nodes = Some(HashSet::new()),
             Seen::Node(Event::InitApply(node)) => {
                 let name = node.metadata.name.clone().unwrap_or_default();
                 self.listing_nodes.get_or_insert_default().insert(name);
-                self.cluster.put_node(&node);
+                self.desk.cluster.put_node(&node);
             }
             Seen::Node(Event::InitDone) => {
                 let listed = self.listing_nodes.take().unwrap_or_default();
-                let known = self.cluster.nodes().iter().filter(|node| node.present);
+                let known = self.desk.cluster.nodes().iter().filter(|node| node.present);
                 let known: Vec<String> = known.map(|node| node.name.clone()).collect();
                 let gone = known.iter().filter(|name| !listed.contains(*name));
-                gone.for_each(|name| self.cluster.remove_node(name));
+                gone.for_each(|name| self.desk.cluster.remove_node(name));
                 self.nodes_known = true;
             }
-            Seen::Node(Event::Apply(node)) => self.cluster.put_node(&node),
+            Seen::Node(Event::Apply(node)) => self.desk.cluster.put_node(&node),
             Seen::Node(Event::Delete(node)) => {
-                self.cluster.remove_node(node.metadata.name.as_deref().unwrap_or(""));
+                self.desk.cluster.remove_node(node.metadata.name.as_deref().unwrap_or(""));
             }
             Seen::Namespace(Event::InitApply(namespace) | Event::Apply(namespace)) => {
-                self.cluster.put_namespace(&namespace);
+                self.desk.cluster.put_namespace(&namespace);
             }
             Seen::Namespace(Event::Delete(namespace)) => {
-                self.cluster.remove_namespace(namespace.metadata.name.as_deref().unwrap_or(""));
+                self.desk
+                    .cluster
+                    .remove_namespace(namespace.metadata.name.as_deref().unwrap_or(""));
             }
             Seen::Budget(Event::InitApply(budget) | Event::Apply(budget)) => {
-                self.cluster.put_budget(&budget);
+                self.desk.cluster.put_budget(&budget);
             }
             Seen::Budget(Event::Delete(budget)) => {
                 let text = |value: Option<String>| value.unwrap_or_default();
                 let meta = budget.metadata;
-                self.cluster.remove_budget(&text(meta.namespace), &text(meta.name));
+                self.desk.cluster.remove_budget(&text(meta.namespace), &text(meta.name));
             }
             // Names that a relist no longer has are harmless: nothing is looked up by them.
             Seen::Namespace(Event::Init | Event::InitDone)
@@ -228,45 +214,10 @@ impl State {
         }
     }
 
-    fn put_pod(&mut self, pod: &Pod) {
-        let need = Need::read(pod);
-        if is_pending(pod) {
-            // One that is assumed has its binding under way; this is an event from before it.
-            if !self.cluster.is_assumed(&need.uid) {
-                self.keep_room(&need);
-                self.queue.put(need);
-            }
-            return;
-        }
-        self.queue.remove(&need.uid);
-        if pods::is_finished(pod) {
-            self.cluster.remove(&need.uid);
-        } else if !pods::node(pod).is_empty() {
-            self.cluster.place(&need, pods::node(pod), pods::is_deleting(pod));
-        }
-    }
-
-    /// Takes over what an earlier leader decided: that a node is being made ready for a Pod.
-    fn keep_room(&mut self, need: &Need) {
-        let told = need.nominated.as_deref().and_then(|name| self.cluster.node_index(name));
-        if let Some(node) = told
-            && self.cluster.nominee(&need.uid).is_none()
-        {
-            self.cluster.nominate(need, node);
-        }
-    }
-
-    fn remove_pod(&mut self, uid: &str) {
-        self.queue.remove(uid);
-        self.cluster.remove(uid);
-    }
-
     /// Decides for the first of the queue and sends the outcomes out.
     fn schedule(&mut self) {
         let count = BATCH_MAX.min(WRITES_MAX - self.writes.len());
-        let needs = self.queue.take(count);
-        let decisions = decide(&mut self.cluster, &needs);
-        for (need, decision) in needs.into_iter().zip(decisions) {
+        for (need, decision) in self.desk.decide(count) {
             match decision {
                 Decision::Bind { node } => self.bind(need, node),
                 Decision::Unschedulable { sentence } => self.stick(need, sentence),
@@ -331,14 +282,14 @@ impl State {
     /// Keeps a Pod that fits nowhere, and says why if it has not been said.
     fn stick(&mut self, mut need: Need, sentence: String) {
         if need.told.as_ref() == Some(&sentence) {
-            self.queue.stick(need);
+            self.desk.queue.stick(need);
             return;
         }
         self.recorder.record(note(&need, true, "FailedScheduling", sentence.clone()));
         let request = reason(&need, &sentence, Timestamp::now());
         let uid = need.uid.clone();
         need.told = Some(sentence);
-        self.queue.stick(need);
+        self.desk.queue.stick(need);
         let (client, shutdown) = (self.client.clone(), self.shutdown.clone());
         self.writes.spawn(async move {
             let Err(error) = send(&client, request).await else { return Done::Told };
@@ -354,14 +305,8 @@ impl State {
     fn finish(&mut self, done: Result<Done, tokio::task::JoinError>) {
         match done {
             Ok(Done::Bound | Done::Told) => {}
-            Ok(Done::Untold(uid)) => self.queue.retry_untold(&uid),
-            Ok(Done::Failed(need)) => {
-                // Not assumed any more: the watch has said that it is bound after all, or gone.
-                if self.cluster.is_assumed(&need.uid) {
-                    self.cluster.forget(&need.uid);
-                    self.queue.put(*need);
-                }
-            }
+            Ok(Done::Untold(uid)) => self.desk.queue.retry_untold(&uid),
+            Ok(Done::Failed(need)) => self.desk.refused(*need),
             Err(error) => std::panic::resume_unwind(error.into_panic()),
         }
     }
