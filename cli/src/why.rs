@@ -48,6 +48,9 @@ async fn explain(
         pods: list(client, "reading the Pods").await?,
         namespaces: list(client, "reading the namespaces").await?,
         budgets: list(client, "reading the disruption budgets").await?,
+        claims: list(client, "reading the volume claims").await?,
+        volumes: list(client, "reading the volumes").await?,
+        classes: list(client, "reading the storage classes").await?,
     };
     Ok(why(&situation, &pod))
 }

@@ -50,7 +50,7 @@ use wherry_control_plane::controllers::{
 use wherry_control_plane::pki::Pki;
 use wherry_control_plane::scheduler::decide::Decision;
 use wherry_control_plane::scheduler::desk::Desk;
-use wherry_control_plane::scheduler::need::{Need, is_pending};
+use wherry_control_plane::scheduler::need::Need;
 use wherry_resources::Kind;
 
 use api::*;

@@ -181,9 +181,9 @@ impl Scheduler {
         for (need, decision) in self.desk.decide(count) {
             match decision {
                 Decision::Bind { node } => self.bindings.push((need, node)),
-                // All Pods of the simulation have the same priority, so none makes room.
-                Decision::Unschedulable { .. } | Decision::Preempt { .. } => {
-                    self.desk.queue.stick(need);
+                Decision::Unschedulable { .. } => self.desk.queue.stick(need),
+                Decision::Preempt { .. } | Decision::Provision { .. } => {
+                    unreachable!("all Pods have the same priority, and none has volumes")
                 }
             }
         }

@@ -18,6 +18,7 @@ use wherry_resources::quantity::Quantity;
 use super::census::{Census, Resident, TERMS_MAX};
 use super::company::Labels;
 use super::need::{Gang, HostPort, Need, Resources};
+use super::volumes::{Ties, Volumes};
 use crate::controllers::owners::selects;
 
 /// Pods on a node that does not say how many it takes.
@@ -135,6 +136,9 @@ pub struct Cluster {
     company: u64,
     census: Census,
     budgets: BTreeMap<(String, String), Budget>,
+    volumes: Volumes,
+    /// Pods that have a node, by the claims that they use.
+    claims_used: HashMap<(String, String), i64>,
     /// Where room is being made, by the uid of the Pod that it is for.
     nominated: HashMap<String, usize>,
     /// Where the next search begins, so that all nodes get their turn.
@@ -220,6 +224,19 @@ impl Cluster {
 
     pub fn remove_budget(&mut self, namespace: &str, name: &str) {
         self.budgets.remove(&(namespace.to_string(), name.to_string()));
+    }
+
+    /// Takes in news about claims, volumes or classes.
+    pub fn put_volumes(&mut self, change: impl FnOnce(&mut Volumes)) {
+        change(&mut self.volumes);
+        self.room += 1;
+    }
+
+    /// How a Pod's volumes tie it to nodes; an error says why no node can do.
+    pub fn ties(&self, need: &Need) -> Result<Ties, String> {
+        let in_use =
+            |name: &str| self.claims_used.contains_key(&(need.namespace.clone(), name.to_string()));
+        self.volumes.ties(&need.namespace, &need.claims, in_use)
     }
 
     /// Counts what this Pod asks about others. To be called before the census is asked.
@@ -346,6 +363,9 @@ impl Cluster {
         if let Some(owner) = &placed.need.owner {
             less(&mut node.owners, owner);
         }
+        for claim in &placed.need.claims {
+            less(&mut self.claims_used, &(placed.need.namespace.clone(), claim.clone()));
+        }
         self.census.book(&placed.resident(), -1);
         Some(placed)
     }
@@ -363,6 +383,10 @@ impl Cluster {
         }
         if let Some(owner) = &need.owner {
             *node.owners.entry(owner.clone()).or_default() += 1;
+        }
+        for claim in &need.claims {
+            let used = (need.namespace.clone(), claim.clone());
+            *self.claims_used.entry(used).or_default() += 1;
         }
         self.census.book(&placed.resident(), 1);
         self.placed.insert(need.uid.clone(), placed);

@@ -12,6 +12,7 @@ use super::filter::{Reason, fits, reasons};
 use super::need::{Gang, Need};
 use super::preempt::{Plan, Victim, preempt};
 use super::score;
+use super::volumes::Ties;
 
 /// Candidates that are always looked for.
 const SAMPLE_MIN: usize = 100;
@@ -28,6 +29,11 @@ pub enum Decision {
     },
     Unschedulable {
         sentence: String,
+    },
+    /// Its claims get this node, and with them made there it is decided for again.
+    Provision {
+        node: String,
+        claims: Vec<String>,
     },
     /// The victims go, and room on the node is kept.
     Preempt {
@@ -70,7 +76,14 @@ fn decide_gang(cluster: &mut Cluster, gang: &Gang, group: &[Need]) -> Vec<Decisi
     let mut decisions = Vec::new();
     for need in group {
         match place(cluster, need) {
-            Ok(decision) => decisions.push(decision),
+            Ok(Decision::Bind { node }) => decisions.push(Decision::Bind { node }),
+            // One that waits for its volumes keeps the others waiting.
+            Ok(decision) => {
+                group[..decisions.len()].iter().for_each(|need| cluster.forget(&need.uid));
+                let mut all = nobody(format!("volumes are made for {}", need.name));
+                all[decisions.len()] = decision;
+                return all;
+            }
             Err(sentence) => {
                 let fit = decisions.len() + there;
                 group[..decisions.len()].iter().for_each(|need| cluster.forget(&need.uid));
@@ -108,62 +121,105 @@ fn decide_one(cluster: &mut Cluster, need: &Need) -> Decision {
 fn place(cluster: &mut Cluster, need: &Need) -> Result<Decision, String> {
     cluster.meet(need);
     let nodes = cluster.nodes();
+    let ties = cluster.ties(need).map_err(|why| nowhere(cluster, &why))?;
     let circle = cluster.census().circle(need, nodes);
-    let (candidates, next) = candidates(cluster, need, circle.as_ref());
+    let view = View { cluster, need, circle: circle.as_ref(), ties: &ties };
+    let (candidates, next) = view.candidates();
     let Some(index) = score::best(nodes, &candidates, need, circle.as_ref()) else {
-        return Err(explain(cluster, need, circle.as_ref()));
+        return Err(view.explain());
     };
     let node = nodes[index].name.clone();
     cluster.next = next;
-    cluster.assume(need, index);
-    Ok(Decision::Bind { node })
+    if ties.waiting.is_empty() {
+        cluster.assume(need, index);
+        return Ok(Decision::Bind { node });
+    }
+    let chosen = ties.waiting.iter().find_map(|(_, chosen)| chosen.clone());
+    let node = chosen.unwrap_or(node);
+    let unchosen = ties.waiting.into_iter().filter(|(_, chosen)| chosen.is_none());
+    let claims: Vec<String> = unchosen.map(|(name, _)| name).collect();
+    if let Some(index) = cluster.node_index(&node)
+        && cluster.nominee(&need.uid).is_none()
+    {
+        cluster.nominate(need, index);
+    }
+    match claims.is_empty() {
+        true => Err(nowhere(cluster, &format!("waiting for volumes to be made on {node}"))),
+        false => Ok(Decision::Provision { node, claims }),
+    }
 }
 
-/// Nodes that can take the Pod, and where the next search begins.
-fn candidates(cluster: &Cluster, need: &Need, circle: Option<&Circle>) -> (Vec<usize>, usize) {
-    let nodes = cluster.nodes();
-    let (count, wanted) = (nodes.len(), sample(nodes.len()));
-    let takes = |index: usize| {
-        nodes[index].present
-            && fits(&nodes[index], need)
-            && circle.is_none_or(|circle| circle.obstacle(index).is_none())
-    };
-    // Where room was made for it, it goes first of all.
-    let nominee = cluster.nominee(&need.uid).filter(|index| takes(*index));
-    if let Some(index) = nominee {
-        return (vec![index], cluster.next);
-    }
-    let mut found = Vec::with_capacity(wanted.min(count));
-    let mut looked = 0;
-    while looked < count && found.len() < wanted {
-        let index = (cluster.next + looked) % count;
-        if takes(index) {
-            found.push(index);
-        }
-        looked += 1;
-    }
-    (found, if count > 0 { (cluster.next + looked) % count } else { 0 })
+/// A sentence for what no node could change.
+fn nowhere(cluster: &Cluster, why: &str) -> String {
+    format!("0/{} nodes are available: {why}.", cluster.count())
 }
 
-/// Says for how many nodes each reason holds: `0/3 nodes are available: 1 Insufficient cpu, ...`.
-fn explain(cluster: &Cluster, need: &Need, circle: Option<&Circle>) -> String {
-    let mut counts: BTreeMap<Reason, usize> = BTreeMap::new();
-    for (index, node) in cluster.nodes().iter().enumerate().filter(|(_, node)| node.present) {
-        let mut found = reasons(node, need);
-        if found.is_empty() {
-            found.extend(circle.and_then(|circle| circle.obstacle(index)));
-        }
-        for reason in found {
-            *counts.entry(reason).or_default() += 1;
-        }
+/// The cluster as one Pod sees it.
+pub struct View<'a> {
+    pub cluster: &'a Cluster,
+    pub need: &'a Need,
+    pub circle: Option<&'a Circle<'a>>,
+    pub ties: &'a Ties,
+}
+
+impl View<'_> {
+    fn takes(&self, index: usize) -> bool {
+        let node = &self.cluster.nodes()[index];
+        node.present
+            && fits(node, self.need)
+            && self.ties.obstacle(node).is_none()
+            && self.circle.is_none_or(|circle| circle.obstacle(index).is_none())
     }
-    if counts.is_empty() {
-        return "no nodes available to schedule pods".to_string();
+
+    /// Every reason that speaks against a node; none if it can take the Pod.
+    pub fn reasons(&self, index: usize) -> Vec<Reason> {
+        let node = &self.cluster.nodes()[index];
+        let found = reasons(node, self.need);
+        if !found.is_empty() {
+            return found;
+        }
+        let company = || self.circle.and_then(|circle| circle.obstacle(index));
+        self.ties.obstacle(node).or_else(company).into_iter().collect()
     }
-    let mut parts: Vec<String> =
-        counts.iter().map(|(reason, count)| format!("{count} {reason}")).collect();
-    parts.sort();
-    format!("0/{} nodes are available: {}.", cluster.count(), parts.join(", "))
+
+    /// Nodes that can take the Pod, and where the next search begins.
+    fn candidates(&self) -> (Vec<usize>, usize) {
+        let (cluster, count) = (self.cluster, self.cluster.nodes().len());
+        // Where room was made for it, it goes first of all.
+        let nominee = cluster.nominee(&self.need.uid).filter(|index| self.takes(*index));
+        if let Some(index) = nominee {
+            return (vec![index], cluster.next);
+        }
+        let wanted = sample(count);
+        let mut found = Vec::with_capacity(wanted.min(count));
+        let mut looked = 0;
+        while looked < count && found.len() < wanted {
+            let index = (cluster.next + looked) % count;
+            if self.takes(index) {
+                found.push(index);
+            }
+            looked += 1;
+        }
+        (found, if count > 0 { (cluster.next + looked) % count } else { 0 })
+    }
+
+    /// Says for how many nodes each reason holds: `0/3 nodes are available: 1 Insufficient cpu, …`.
+    fn explain(&self) -> String {
+        let mut counts: BTreeMap<Reason, usize> = BTreeMap::new();
+        let nodes = self.cluster.nodes().iter().enumerate();
+        for (index, _) in nodes.filter(|(_, node)| node.present) {
+            for reason in self.reasons(index) {
+                *counts.entry(reason).or_default() += 1;
+            }
+        }
+        if counts.is_empty() {
+            return "no nodes available to schedule pods".to_string();
+        }
+        let mut parts: Vec<String> =
+            counts.iter().map(|(reason, count)| format!("{count} {reason}")).collect();
+        parts.sort();
+        nowhere(self.cluster, &parts.join(", "))
+    }
 }
 
 #[cfg(test)]

@@ -28,6 +28,8 @@ pub enum Reason {
     Unwelcome,
     Spread,
     SpreadLabel,
+    VolumeElsewhere,
+    VolumeLost,
 }
 
 impl fmt::Display for Reason {
@@ -50,6 +52,11 @@ impl fmt::Display for Reason {
                 write!(f, "node(s) didn't satisfy existing pods anti-affinity rules")
             }
             Reason::Spread => write!(f, "node(s) didn't match pod topology spread constraints"),
+            Reason::VolumeElsewhere => write!(f, "node(s) had volume node affinity conflict"),
+            Reason::VolumeLost => write!(
+                f,
+                "node(s) unavailable due to one or more pvc(s) bound to non-existent pv(s)"
+            ),
             Reason::SpreadLabel => write!(
                 f,
                 "node(s) didn't match pod topology spread constraints (missing required label)"

@@ -26,21 +26,27 @@ pub mod need;
 pub mod preempt;
 pub mod queue;
 pub mod score;
+pub mod volumes;
 pub mod why;
 
 use std::collections::HashSet;
+use std::fmt::Debug;
 use std::time::Duration;
 
 use futures::StreamExt as _;
-use futures::stream;
+use futures::stream::{self, BoxStream};
 use http::Request;
 use jiff::Timestamp;
-use k8s_openapi::api::core::v1::{Namespace, Node, Pod, PodCondition};
+use k8s_openapi::api::core::v1::{
+    Namespace, Node, PersistentVolume, PersistentVolumeClaim, Pod, PodCondition,
+};
 use k8s_openapi::api::policy::v1::PodDisruptionBudget;
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
+use k8s_openapi::api::storage::v1::StorageClass;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, Time};
 use kube::Api;
 use kube::runtime::WatchStreamExt as _;
 use kube::runtime::watcher::{self, Event, watcher as watch};
+use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
@@ -51,6 +57,7 @@ use decide::Decision;
 use desk::Desk;
 use need::Need;
 use preempt::Victim;
+use volumes::SELECTED_NODE;
 
 /// Writes under way at once: enough to fill the store's group commit.
 const WRITES_MAX: usize = 128;
@@ -73,6 +80,9 @@ enum Seen {
     Node(Event<Node>),
     Namespace(Event<Namespace>),
     Budget(Event<PodDisruptionBudget>),
+    Claim(Event<PersistentVolumeClaim>),
+    Volume(Event<PersistentVolume>),
+    Class(Event<StorageClass>),
 }
 
 /// How a write ended.
@@ -118,18 +128,15 @@ pub async fn run(client: kube::Client, shutdown: CancellationToken) {
 
 impl State {
     async fn run(mut self) {
-        let config = watcher::Config::default;
-        let pods = watch(Api::<Pod>::all(self.client.clone()), config()).backoff(Pause::new());
-        let nodes = watch(Api::<Node>::all(self.client.clone()), config()).backoff(Pause::new());
-        let namespaces = Api::<Namespace>::all(self.client.clone());
-        let namespaces = watch(namespaces, config()).backoff(Pause::new());
-        let budgets = Api::<PodDisruptionBudget>::all(self.client.clone());
-        let budgets = watch(budgets, config()).backoff(Pause::new());
+        let client = &self.client;
         let seen = stream::select_all([
-            pods.map(|event| event.map(Seen::Pod)).boxed(),
-            nodes.map(|event| event.map(Seen::Node)).boxed(),
-            namespaces.map(|event| event.map(Seen::Namespace)).boxed(),
-            budgets.map(|event| event.map(Seen::Budget)).boxed(),
+            follow(client, Seen::Pod),
+            follow(client, Seen::Node),
+            follow(client, Seen::Namespace),
+            follow(client, Seen::Budget),
+            follow(client, Seen::Claim),
+            follow(client, Seen::Volume),
+            follow(client, Seen::Class),
         ]);
         let mut seen = seen.ready_chunks(EVENTS_MAX);
         let shutdown = self.shutdown.clone();
@@ -192,25 +199,43 @@ impl State {
             Seen::Node(Event::Delete(node)) => {
                 self.desk.cluster.remove_node(node.metadata.name.as_deref().unwrap_or(""));
             }
+            // Of these a relist may leave names that are gone: harmless, nobody asks for them.
             Seen::Namespace(Event::InitApply(namespace) | Event::Apply(namespace)) => {
                 self.desk.cluster.put_namespace(&namespace);
             }
             Seen::Namespace(Event::Delete(namespace)) => {
-                self.desk
-                    .cluster
-                    .remove_namespace(namespace.metadata.name.as_deref().unwrap_or(""));
+                self.desk.cluster.remove_namespace(&name_of(&namespace.metadata).1);
             }
             Seen::Budget(Event::InitApply(budget) | Event::Apply(budget)) => {
                 self.desk.cluster.put_budget(&budget);
             }
             Seen::Budget(Event::Delete(budget)) => {
-                let text = |value: Option<String>| value.unwrap_or_default();
-                let meta = budget.metadata;
-                self.desk.cluster.remove_budget(&text(meta.namespace), &text(meta.name));
+                let (namespace, name) = name_of(&budget.metadata);
+                self.desk.cluster.remove_budget(&namespace, &name);
             }
-            // Names that a relist no longer has are harmless: nothing is looked up by them.
-            Seen::Namespace(Event::Init | Event::InitDone)
-            | Seen::Budget(Event::Init | Event::InitDone) => {}
+            Seen::Claim(Event::InitApply(claim) | Event::Apply(claim)) => {
+                self.desk.cluster.put_volumes(|volumes| volumes.put_claim(&claim));
+            }
+            Seen::Claim(Event::Delete(claim)) => {
+                let (namespace, name) = name_of(&claim.metadata);
+                self.desk.cluster.put_volumes(|volumes| volumes.remove_claim(&namespace, &name));
+            }
+            Seen::Volume(Event::InitApply(volume) | Event::Apply(volume)) => {
+                self.desk.cluster.put_volumes(|volumes| volumes.put_volume(&volume));
+            }
+            Seen::Volume(Event::Delete(volume)) => {
+                let (_, name) = name_of(&volume.metadata);
+                self.desk.cluster.put_volumes(|volumes| volumes.remove_volume(&name));
+            }
+            Seen::Class(Event::InitApply(class) | Event::Apply(class)) => {
+                self.desk.cluster.put_volumes(|volumes| volumes.put_class(&class));
+            }
+            Seen::Class(Event::Delete(class)) => {
+                let (_, name) = name_of(&class.metadata);
+                self.desk.cluster.put_volumes(|volumes| volumes.remove_class(&name));
+            }
+            Seen::Namespace(_) | Seen::Budget(_) => {}
+            Seen::Claim(_) | Seen::Volume(_) | Seen::Class(_) => {}
         }
     }
 
@@ -221,6 +246,7 @@ impl State {
             match decision {
                 Decision::Bind { node } => self.bind(need, node),
                 Decision::Unschedulable { sentence } => self.stick(need, sentence),
+                Decision::Provision { node, claims } => self.provision(need, &node, &claims),
                 Decision::Preempt { node, victims, sentence } => {
                     self.make_room(&need, node, victims);
                     self.stick(need, sentence);
@@ -251,6 +277,24 @@ impl State {
                     Done::Failed(Box::new(need))
                 }
             }
+        });
+    }
+
+    /// Has a Pod's volumes made on a node; their news bring the Pod back.
+    fn provision(&mut self, need: Need, node: &str, claims: &[String]) {
+        let requests: Vec<Send> =
+            claims.iter().map(|claim| selection(&need.namespace, claim, node)).collect();
+        let client = self.client.clone();
+        let uid = need.uid.clone();
+        self.desk.queue.stick(need);
+        self.writes.spawn(async move {
+            for request in requests {
+                if let Err(error) = send(&client, request).await {
+                    tracing::debug!(%error, "a claim was not given its node");
+                    return Done::Untold(uid);
+                }
+            }
+            Done::Told
         });
     }
 
@@ -312,6 +356,23 @@ impl State {
     }
 }
 
+type Follow = BoxStream<'static, Result<Seen, watcher::Error>>;
+
+/// All objects of a kind, and what becomes of them.
+fn follow<K>(client: &kube::Client, seen: fn(Event<K>) -> Seen) -> Follow
+where
+    K: kube::Resource + Clone + DeserializeOwned + Debug + std::marker::Send + 'static,
+    K::DynamicType: Default + Clone + Eq + std::hash::Hash,
+{
+    let all = Api::<K>::all(client.clone());
+    let events = watch(all, watcher::Config::default()).backoff(Pause::new());
+    events.map(move |event| event.map(seen)).boxed()
+}
+
+fn name_of(meta: &ObjectMeta) -> (String, String) {
+    (meta.namespace.clone().unwrap_or_default(), meta.name.clone().unwrap_or_default())
+}
+
 /// Whether an answer means that the object is gone or was changed meanwhile.
 fn is_stale(code: u16) -> bool {
     matches!(code, 404 | 409)
@@ -344,6 +405,12 @@ fn victim_note(victim: &Victim, message: String) -> Note {
 type Send = (http::Method, String, &'static str, Value);
 
 const MERGE: &str = "application/strategic-merge-patch+json";
+
+fn selection(namespace: &str, claim: &str, node: &str) -> Send {
+    let body = json!({"metadata": {"annotations": {SELECTED_NODE: node}}});
+    let path = format!("/api/v1/namespaces/{namespace}/persistentvolumeclaims/{claim}");
+    (http::Method::PATCH, path, "application/merge-patch+json", body)
+}
 
 fn nomination(need: &Need, node: &str) -> Send {
     let Need { namespace, name, uid, .. } = need;

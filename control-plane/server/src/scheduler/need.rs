@@ -12,6 +12,7 @@ use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 use wherry_resources::quantity;
 
 use super::company::{Company, Labels};
+use super::volumes;
 use crate::controllers::pods;
 
 /// The scheduler's name in `spec.schedulerName`.
@@ -112,6 +113,8 @@ pub struct Need {
     pub labels: Arc<Labels>,
     /// What it says about other Pods.
     pub company: Option<Arc<Company>>,
+    /// Names of the claims for its volumes.
+    pub claims: Vec<String>,
     pub gang: Option<Gang>,
     pub deadline: Option<Timestamp>,
     /// May make room by having Pods of lower priority deleted.
@@ -149,6 +152,7 @@ impl Need {
         }
         if let Some(spec) = &pod.spec {
             need.read_spec(spec);
+            need.claims = volumes::claims(pod, spec);
         }
         need.class = need.class();
         need
@@ -206,6 +210,7 @@ impl Need {
         for term in self.company.iter().flat_map(|company| company.terms()) {
             term.id.hash(&mut hasher);
         }
+        self.claims.hash(&mut hasher);
         self.requests.hash(&mut hasher);
         self.ports.hash(&mut hasher);
         self.selector.hash(&mut hasher);

@@ -5,22 +5,27 @@
 
 use std::fmt::Write as _;
 
-use k8s_openapi::api::core::v1::{Namespace, Node, Pod};
+use k8s_openapi::api::core::v1::{Namespace, Node, PersistentVolume, PersistentVolumeClaim, Pod};
 use k8s_openapi::api::policy::v1::PodDisruptionBudget;
+use k8s_openapi::api::storage::v1::StorageClass;
 
 use super::cluster::Cluster;
-use super::filter::{fits, reasons};
+use super::decide::View;
 use super::need::{Need, is_pending};
 use super::preempt::preempt;
 use super::score::{Score, scores};
 use crate::controllers::pods;
 
 /// What the decision is made over.
+#[derive(Default)]
 pub struct Situation {
     pub nodes: Vec<Node>,
     pub pods: Vec<Pod>,
     pub namespaces: Vec<Namespace>,
     pub budgets: Vec<PodDisruptionBudget>,
+    pub claims: Vec<PersistentVolumeClaim>,
+    pub volumes: Vec<PersistentVolume>,
+    pub classes: Vec<StorageClass>,
 }
 
 /// A page of text: where the Pod is or why it is nowhere, and what each node has to say to it.
@@ -29,6 +34,11 @@ pub fn why(situation: &Situation, pod: &Pod) -> String {
     situation.nodes.iter().for_each(|node| cluster.put_node(node));
     situation.namespaces.iter().for_each(|namespace| cluster.put_namespace(namespace));
     situation.budgets.iter().for_each(|budget| cluster.put_budget(budget));
+    cluster.put_volumes(|volumes| {
+        situation.claims.iter().for_each(|claim| volumes.put_claim(claim));
+        situation.volumes.iter().for_each(|volume| volumes.put_volume(volume));
+        situation.classes.iter().for_each(|class| volumes.put_class(class));
+    });
     for other in situation.pods.iter().filter(|other| other.metadata.uid != pod.metadata.uid) {
         if !pods::node(other).is_empty() && !pods::is_finished(other) {
             cluster.place(&Need::read(other), pods::node(other), pods::is_deleting(other));
@@ -92,19 +102,22 @@ fn headline(pod: &Pod, need: &Need) -> String {
 fn verdicts(cluster: &mut Cluster, need: &Need) -> Vec<(String, String)> {
     cluster.meet(need);
     let nodes = cluster.nodes();
+    let present = nodes.iter().enumerate().filter(|(_, node)| node.present);
     let circle = cluster.census().circle(need, nodes);
+    let ties = match cluster.ties(need) {
+        Ok(ties) => ties,
+        Err(why) => {
+            return present.map(|(_, node)| (node.name.clone(), format!("no: {why}"))).collect();
+        }
+    };
+    let view = View { cluster, need, circle: circle.as_ref(), ties: &ties };
     let (mut candidates, mut refusals) = (Vec::new(), Vec::new());
-    for (index, node) in nodes.iter().enumerate().filter(|(_, node)| node.present) {
-        let mut found = reasons(node, need);
-        if found.is_empty() {
-            found.extend(circle.as_ref().and_then(|circle| circle.obstacle(index)));
+    for (index, node) in present {
+        let found: Vec<String> = view.reasons(index).iter().map(ToString::to_string).collect();
+        match found.is_empty() {
+            true => candidates.push(index),
+            false => refusals.push((node.name.clone(), format!("no: {}", found.join(", ")))),
         }
-        if found.is_empty() && fits(node, need) {
-            candidates.push(index);
-            continue;
-        }
-        let found: Vec<String> = found.iter().map(ToString::to_string).collect();
-        refusals.push((node.name.clone(), format!("no: {}", found.join(", "))));
     }
     let scores = scores(nodes, &candidates, need, circle.as_ref());
     let mut ranked: Vec<(i64, String, String)> = candidates
@@ -147,8 +160,7 @@ mod tests {
         Situation {
             nodes: vec![node("a", "100m"), node("b", "1"), node("c", "1")],
             pods: vec![low],
-            namespaces: Vec::new(),
-            budgets: Vec::new(),
+            ..Situation::default()
         }
     }
 

@@ -42,6 +42,7 @@ fn shown(cluster: &mut Cluster, pods: &[Need]) -> Vec<String> {
     let show = |decision| match decision {
         Decision::Bind { node } => node,
         Decision::Unschedulable { sentence } => sentence,
+        Decision::Provision { node, claims } => format!("{} on {node}", claims.join(" ")),
         Decision::Preempt { node, victims, .. } => {
             let mut names: Vec<String> = victims.into_iter().map(|victim| victim.name).collect();
             names.sort();
