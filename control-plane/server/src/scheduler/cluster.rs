@@ -217,7 +217,8 @@ impl Cluster {
         let meta = &budget.metadata;
         let text = |value: &Option<String>| value.clone().unwrap_or_default();
         let selector = budget.spec.as_ref().and_then(|spec| spec.selector.clone());
-        let allowed = budget.status.as_ref().map_or(0, |status| status.disruptions_allowed);
+        let allowed = budget.status.as_ref().and_then(|status| status.disruptions_allowed);
+        let allowed = allowed.unwrap_or(0);
         let key = (text(&meta.namespace), text(&meta.name));
         self.budgets.insert(key, Budget { selector, allowed });
     }

@@ -96,8 +96,10 @@ fn decide_gang(cluster: &mut Cluster, gang: &Gang, group: &[Need]) -> Vec<Decisi
 
 fn decide_one(cluster: &mut Cluster, need: &Need) -> Decision {
     let now = (cluster.room(), if need.company.is_some() { cluster.company() } else { 0 });
+    // Where room is kept for a Pod, others of its class may be hopeless and it is not.
     if let Some((then, sentence)) = cluster.hopeless.get(&need.class)
         && *then == now
+        && cluster.nominee(&need.uid).is_none()
     {
         return Decision::Unschedulable { sentence: sentence.clone() };
     }

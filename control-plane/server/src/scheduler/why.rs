@@ -177,7 +177,7 @@ mod tests {
             Pod d/web waits for a node.
 
             NODE  VERDICT
-            c     yes: 154 points (free room 80, balance 50, image there 0, away from its siblings 0, preferred nodes 0, no unwanted taints 0, other Pods 0)
+            c     yes: 130 points (free room 80, balance 50, image there 0, away from its siblings 0, preferred nodes 0, no unwanted taints 0, other Pods 0)
             a     no: Insufficient cpu
             b     no: Insufficient cpu
         "#]]
