@@ -7,6 +7,7 @@
 //!
 //! - [`meta`], [`keys`], [`names`], [`selectors`], [`fields`], [`quantity`]: reading and naming
 //! - [`patch`], [`defaults`], [`convert`], [`validate`]: what happens on the way into the store
+//! - [`apply`]: who owns which field, and server-side apply
 //! - [`structure`]: how lists and objects of built-in types merge, for patches and for apply
 //! - [`table`], [`events`], [`conditions`]: what people and controllers see of it
 //! - [`protobuf`]: the other encoding that clients send
@@ -14,6 +15,7 @@
 //! Invariants: no I/O, no async, no clock (time is an argument), no randomness (a closure is an
 //! argument).
 
+pub mod apply;
 pub mod conditions;
 pub mod convert;
 pub mod defaults;

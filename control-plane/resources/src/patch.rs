@@ -88,9 +88,6 @@ fn merge_field(
     let child = of.child(name);
     match (original, patch) {
         (_, patch) if strategic == Strategic::Replace => Ok(cleaned(patch)),
-        (Some(Value::Object(original)), Value::Object(patch)) if of.is_map(name) => {
-            merge_entries(original, patch, child).map(Value::Object)
-        }
         (Some(Value::Object(original)), Value::Object(patch)) => {
             merge_map(original, patch, child).map(Value::Object)
         }
@@ -108,24 +105,6 @@ fn merge_field(
         },
         (_, patch) => Ok(patch),
     }
-}
-
-/// Merges a map whose keys are free and whose values have the child type.
-fn merge_entries(mut original: Fields, patch: Fields, child: Type) -> Result<Fields, PatchError> {
-    for (key, value) in patch {
-        match (original.get_mut(&key).map(Value::take), value) {
-            (_, Value::Null) => {
-                original.shift_remove(&key);
-            }
-            (Some(Value::Object(before)), Value::Object(value)) => {
-                original.insert(key, Value::Object(merge_map(before, value, child)?));
-            }
-            (_, value) => {
-                original.insert(key, value);
-            }
-        }
-    }
-    Ok(original)
 }
 
 enum Directive {

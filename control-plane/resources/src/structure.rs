@@ -5,9 +5,14 @@
 //! the *apply* column is what server-side apply tracks ownership by. They differ on purpose
 //! (container ports merge by `containerPort` in a patch and by `containerPort` and `protocol` in
 //! apply), as they do in Kubernetes.
+//!
+//! Apply walks through objects of built-in types and of custom ones alike: [`Place`] is where it
+//! stands, whether a row of this table or a schema says what the value there is.
 
+mod place;
 mod rows;
 
+pub use place::{Place, Rule};
 use rows::TYPES;
 
 use crate::Kind;
@@ -38,14 +43,6 @@ pub enum Apply {
     Keyed(&'static [&'static str]),
 }
 
-/// How the type that a field names stands in it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Shape {
-    One,
-    List,
-    Map,
-}
-
 /// One field that differs from the rule, or leads to one that does.
 #[derive(Clone, Copy, Debug)]
 pub struct Field {
@@ -54,8 +51,9 @@ pub struct Field {
     /// Whether patches of this field may name the keys to keep (unions: volumes, strategies).
     pub retain_keys: bool,
     pub apply: Apply,
+    /// Whether the items of a keyed list are owned as a whole.
+    pub atomic_items: bool,
     child: Option<&'static str>,
-    shape: Shape,
 }
 
 /// A type of the table; types that are not in it follow the rule throughout.
@@ -69,7 +67,7 @@ const PLAIN: Type = Type { fields: &[] };
 /// The type of every field called `metadata`.
 const METADATA: &str = "ObjectMeta";
 
-const METADATA_FIELD: Field = field("metadata").one(METADATA);
+const METADATA_FIELD: Field = field("metadata").of(METADATA);
 
 /// The type of a kind's objects.
 pub fn of(kind: &Kind) -> Type {
@@ -93,14 +91,9 @@ impl Type {
         (name == METADATA_FIELD.name).then_some(METADATA_FIELD)
     }
 
-    /// The type of the object in a field, of the items of its list, or of the values of its map.
+    /// The type of the object in a field, or of the items of its list.
     pub fn child(&self, name: &str) -> Type {
         self.field(name).and_then(|field| field.child).map_or(PLAIN, named)
-    }
-
-    /// Whether the objects of the child type stand in a map under arbitrary keys.
-    pub fn is_map(&self, name: &str) -> bool {
-        self.field(name).is_some_and(|field| field.child.is_some() && field.shape == Shape::Map)
     }
 }
 
@@ -117,20 +110,14 @@ const fn field(name: &'static str) -> Field {
         strategic: Strategic::Plain,
         retain_keys: false,
         apply: Apply::Plain,
+        atomic_items: false,
         child: None,
-        shape: Shape::One,
     }
 }
 
 impl Field {
-    const fn one(mut self, child: &'static str) -> Self {
+    const fn of(mut self, child: &'static str) -> Self {
         self.child = Some(child);
-        self
-    }
-
-    const fn list_of(mut self, child: &'static str) -> Self {
-        self.child = Some(child);
-        self.shape = Shape::List;
         self
     }
 
@@ -166,6 +153,11 @@ impl Field {
 
     const fn atomic(mut self) -> Self {
         self.apply = Apply::Atomic;
+        self
+    }
+
+    const fn atomic_items(mut self) -> Self {
+        self.atomic_items = true;
         self
     }
 }

@@ -68,6 +68,9 @@ pub enum ApiError {
     /// A precondition did not hold.
     #[error("Operation cannot be fulfilled on {resource} {name:?}: {why}")]
     Conflict { resource: GroupResource, name: String, why: String },
+    /// An apply gives other values to fields that others own.
+    #[error("{message}")]
+    ApplyConflict { message: String, causes: Vec<Cause> },
     /// Fields are wrong; `kind` may differ from the stored one (ListOptions, Scale).
     #[error("{}", invalid_message(group, kind, name, errors))]
     Invalid { group: String, kind: String, name: String, errors: Vec<FieldError> },
@@ -176,6 +179,7 @@ impl ApiError {
             ApiError::AlreadyExists { .. } => (StatusCode::CONFLICT, "AlreadyExists"),
             ApiError::NoUniqueName { .. } => (StatusCode::CONFLICT, "AlreadyExists"),
             ApiError::Conflict { .. } => (StatusCode::CONFLICT, "Conflict"),
+            ApiError::ApplyConflict { .. } => (StatusCode::CONFLICT, "Conflict"),
             ApiError::Invalid { .. } => (StatusCode::UNPROCESSABLE_ENTITY, "Invalid"),
             ApiError::BadRequest(_) => (StatusCode::BAD_REQUEST, "BadRequest"),
             ApiError::Unauthorized => (StatusCode::UNAUTHORIZED, "Unauthorized"),
@@ -234,6 +238,7 @@ impl ApiError {
                     .collect();
                 Some(details(name, group, kind, &causes, 0))
             }
+            ApiError::ApplyConflict { causes, .. } => Some(details("", "", "", causes, 0)),
             ApiError::MethodNotAllowed => Some(json!({})),
             ApiError::Internal(message) => {
                 let cause = Cause { reason: "", message: message.clone(), field: String::new() };

@@ -31,7 +31,6 @@ mod stored;
 #[cfg(test)]
 mod tests;
 mod tunnel;
-mod typed;
 mod ui;
 mod verbs;
 
@@ -100,6 +99,11 @@ impl ApiServer {
         let service = tower::service_fn(move |request: http::Request<kube::client::Body>| {
             let router = router.clone();
             let mut request = request.map(axum::body::Body::new);
+            // Without an agent of its own a component is known by the last part of its user's name.
+            let name = user.name.rsplit(':').next().unwrap_or_default();
+            if let Ok(agent) = http::HeaderValue::try_from(name) {
+                request.headers_mut().entry(http::header::USER_AGENT).or_insert(agent);
+            }
             request.extensions_mut().insert(user.clone());
             router.oneshot(request)
         });

@@ -33,7 +33,7 @@ use serde_json::{Map, Value, json};
 use sha2::{Digest as _, Sha256};
 use wherry_resources::{GROUPS, KINDS};
 
-pub use self::fields::{did_you_mean, unknown_fields};
+pub use self::fields::{check_type, did_you_mean, unknown_fields};
 use super::errors::ApiError;
 
 /// How long a document with its hash in the address may be kept: a year, the most that caches

@@ -14,14 +14,14 @@ use super::{
 use axum::{
     Router,
     body::Body,
-    extract::State,
+    extract::{FromRequestParts as _, State, ws::WebSocketUpgrade},
     middleware,
     response::{IntoResponse, Response},
     routing::{any, get},
 };
 use http::{Extensions, HeaderMap, StatusCode, Version, header};
 use http_body_util::{BodyExt, Limited};
-use tower_http::{catch_panic::CatchPanicLayer, compression::CompressionLayer};
+use tower_http::{CompressionLevel, catch_panic::CatchPanicLayer, compression::CompressionLayer};
 
 /// Answers smaller than this are sent as they are, as in Kubernetes.
 const GZIP_BYTES_MIN: u64 = 128 * 1024;
@@ -55,7 +55,12 @@ pub fn router(api: ApiServer) -> Router {
         .merge(ui::router())
         .fallback(|| async { ApiError::NoSuchPath })
         .method_not_allowed_fallback(|| async { ApiError::MethodNotAllowed })
-        .layer(CompressionLayer::new().gzip(true).compress_when(is_worth_gzip))
+        .layer(
+            CompressionLayer::new()
+                .gzip(true)
+                .quality(CompressionLevel::Fastest)
+                .compress_when(is_worth_gzip),
+        )
         .layer(middleware::from_fn_with_state(api.clone(), guard::guard))
         .layer(CatchPanicLayer::custom(panicked))
         .with_state(api)
@@ -64,8 +69,9 @@ pub fn router(api: ApiServer) -> Router {
 /// Every verb on every kind and subresource.
 async fn resource(
     State(api): State<ApiServer>,
-    http: axum::extract::Request,
+    mut http: axum::extract::Request,
 ) -> Result<Response, ApiError> {
+    let socket = websocket(&mut http).await?;
     let request = read(http).await?;
     let part = request.subresource.map_or("", |subresource| subresource.name);
     match (part, request.attributes.verb.as_str()) {
@@ -76,7 +82,7 @@ async fn resource(
             verbs::get::get(&api, &request).await
         }
         ("", "list") => verbs::list::list(&api, &request).await,
-        ("", "watch") => verbs::watch::watch(&api, &request).await,
+        ("", "watch") => verbs::watch::watch(&api, &request, socket).await,
         ("", "create") => verbs::create::create(&api, &request).await,
         ("", "delete") => verbs::delete::delete(&api, &request).await,
         ("", "deletecollection") => verbs::delete::delete_collection(&api, &request).await,
@@ -89,6 +95,22 @@ async fn resource(
         (_, "patch") => verbs::patch::patch(&api, &request).await,
         _ => Err(ApiError::NoSuchPath),
     }
+}
+
+/// The handshake of a watch over a WebSocket, if the client asks for one.
+async fn websocket(
+    http: &mut axum::extract::Request,
+) -> Result<Option<WebSocketUpgrade>, ApiError> {
+    let upgrade = http.headers().get(header::UPGRADE).and_then(|value| value.to_str().ok());
+    let asks = upgrade.is_some_and(|word| word.eq_ignore_ascii_case("websocket"));
+    let watches = http.extensions().get::<Attributes>().is_some_and(|asked| asked.verb == "watch");
+    if !asks || !watches {
+        return Ok(None);
+    }
+    let (mut parts, body) = std::mem::take(http).into_parts();
+    let socket = WebSocketUpgrade::from_request_parts(&mut parts, &()).await;
+    *http = axum::extract::Request::from_parts(parts, body);
+    socket.map(Some).map_err(|error| ApiError::BadRequest(error.to_string()))
 }
 
 /// Reads an HTTP request completely. The guard has left user and attributes.
@@ -123,6 +145,16 @@ async fn whole(body: Body) -> Result<bytes::Bytes, ApiError> {
 
 /// Only complete answers: a stream would wait in the compressor's buffer.
 fn is_worth_gzip(_: StatusCode, _: Version, headers: &HeaderMap, _: &Extensions) -> bool {
+    // Blobs of the registry are compressed already, and must come as they were pushed.
+    let media = headers.get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok());
+    let is_text = media.is_some_and(|media| {
+        media.starts_with("application/json")
+            || media.contains("yaml")
+            || media.starts_with("text/")
+    });
+    if !is_text {
+        return false;
+    }
     let length = headers.get(header::CONTENT_LENGTH).and_then(|value| value.to_str().ok());
     let length: Option<u64> = length.and_then(|text| text.parse().ok());
     length.is_some_and(|length| length >= GZIP_BYTES_MIN)

@@ -1,10 +1,15 @@
-//! Which fields an object may have: the schemas without everything else, for a look at each write.
+//! What an object's type says about it: which fields it may have, and of which type they are.
+//!
+//! The same schemas that clients read, without everything else, for a look at each write. A field
+//! that the type does not have is reported, and dropped or refused as the client wishes. A value of
+//! the wrong type is always refused: objects travel as JSON, but clients read them with types, and
+//! one mistyped object would break every list that it is part of.
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::LazyLock;
 
 use serde_json::{Map, Value};
-use wherry_resources::Kind;
+use wherry_resources::{Kind, Object, meta};
 
 use super::schemas::{Schemas, referenced};
 
@@ -19,12 +24,20 @@ static FIELDS: LazyLock<Fields> = LazyLock::new(|| Fields::new(&Schemas::generat
 
 /// What may stand at a place in an object.
 enum Shape {
-    /// Scalars and free-form values: not looked into.
+    /// Free-form values: not looked into.
     Anything,
+    Boolean,
+    Integer {
+        bits: u32,
+    },
+    Number,
+    Text,
+    Time,
+    IntegerOrText,
     Object(BTreeMap<String, Shape>),
     List(Box<Shape>),
     Map(Box<Shape>),
-    /// Index of another type.
+    /// Index of another type: types may hold themselves.
     Type(usize),
 }
 
@@ -33,12 +46,29 @@ struct Fields {
     kinds: BTreeMap<(&'static str, &'static str, &'static str), usize>,
 }
 
+impl Fields {
+    fn of(&self, kind: &Kind) -> Option<&Shape> {
+        let index =
+            self.kinds.iter().find(|(key, _)| **key == (kind.group, kind.version, kind.kind));
+        index.map(|(_, index)| &self.types[*index])
+    }
+}
+
+/// Holds an object against its kind's type; the error says what does not fit. Unknown fields and
+/// missing ones are not its matter.
+pub fn check_type(kind: &Kind, object: &Object) -> Result<(), String> {
+    match FIELDS.of(kind) {
+        Some(root) => FIELDS.fits(root, object, &mut Vec::new()),
+        None => Ok(()),
+    }
+}
+
 /// Paths of the fields that the kind does not have, such as `spec.template.spec.containers[0].img`,
 /// in the object's order.
 pub fn unknown_fields(kind: &Kind, object: &Value) -> Vec<String> {
     let mut found = Vec::new();
-    if let Some(root) = FIELDS.kinds.get(&(kind.group, kind.version, kind.kind)) {
-        FIELDS.look(&FIELDS.types[*root], object, "", &mut found);
+    if let Some(root) = FIELDS.of(kind) {
+        FIELDS.look(root, object, "", &mut found);
     }
     found
 }
@@ -46,9 +76,8 @@ pub fn unknown_fields(kind: &Kind, object: &Value) -> Vec<String> {
 /// The name that the last part of such a path may have been meant to be.
 pub fn did_you_mean(kind: &Kind, path: &str) -> Option<&'static str> {
     let fields: &'static Fields = &FIELDS;
-    let root = fields.kinds.get(&(kind.group, kind.version, kind.kind))?;
     let (parent, name) = path.rsplit_once('.').unwrap_or(("", path));
-    let mut shape = fields.resolve(&fields.types[*root]);
+    let mut shape = fields.resolve(fields.of(kind)?);
     for part in parent.split('.').filter(|part| !part.is_empty()) {
         let (field, indexes) = part
             .split_once('[')
@@ -97,6 +126,63 @@ impl Fields {
         }
     }
 
+    fn fits<'a>(
+        &'a self,
+        shape: &'a Shape,
+        value: &'a Value,
+        path: &mut Vec<Step<'a>>,
+    ) -> Result<(), String> {
+        let wrong = |wanted: &str| Err(complaint(path, value, wanted));
+        match (shape, value) {
+            // null is the same as absent.
+            (Shape::Anything, _) | (_, Value::Null) => Ok(()),
+            (Shape::Type(index), _) => self.fits(&self.types[*index], value, path),
+            (Shape::Boolean, Value::Bool(_)) | (Shape::Text, Value::String(_)) => Ok(()),
+            (Shape::Number, Value::Number(_)) => Ok(()),
+            (Shape::IntegerOrText, Value::String(_) | Value::Number(_)) => Ok(()),
+            (Shape::Integer { bits }, Value::Number(number)) => match number.as_i64() {
+                Some(_) if *bits == 64 => Ok(()),
+                Some(number) if i32::try_from(number).is_ok() => Ok(()),
+                _ => wrong(&format!("a whole number of {bits} bits")),
+            },
+            (Shape::Time, Value::String(text)) if meta::parse_time(text).is_some() => Ok(()),
+            (Shape::List(item), Value::Array(items)) => {
+                for (index, value) in items.iter().enumerate() {
+                    path.push(Step::Index(index));
+                    self.fits(item, value, path)?;
+                    path.pop();
+                }
+                Ok(())
+            }
+            (Shape::Map(inner), Value::Object(map)) => {
+                for (key, value) in map {
+                    path.push(Step::Key(key));
+                    self.fits(inner, value, path)?;
+                    path.pop();
+                }
+                Ok(())
+            }
+            (Shape::Object(fields), Value::Object(map)) => {
+                for (key, value) in map {
+                    let Some(field) = fields.get(key) else {
+                        continue;
+                    };
+                    path.push(Step::Key(key));
+                    self.fits(field, value, path)?;
+                    path.pop();
+                }
+                Ok(())
+            }
+            (Shape::Boolean, _) => wrong("true or false"),
+            (Shape::Number | Shape::Integer { .. }, _) => wrong("a number"),
+            (Shape::Text, _) => wrong("a string"),
+            (Shape::Time, _) => wrong("a time as RFC 3339 writes it"),
+            (Shape::IntegerOrText, _) => wrong("a number or a string"),
+            (Shape::List(_), _) => wrong("a list"),
+            (Shape::Map(_) | Shape::Object(_), _) => wrong("an object"),
+        }
+    }
+
     /// Recursion ends with the object, whose depth the JSON parser has limited.
     fn look(&self, shape: &Shape, value: &Value, path: &str, found: &mut Vec<String>) {
         match (self.resolve(shape), value) {
@@ -129,18 +215,59 @@ fn join(path: &str, name: &str) -> String {
     if path.is_empty() { name.to_string() } else { format!("{path}.{name}") }
 }
 
+/// One step of the path to a value, for messages.
+enum Step<'a> {
+    Key(&'a str),
+    Index(usize),
+}
+
+fn complaint(path: &[Step<'_>], value: &Value, wanted: &str) -> String {
+    let mut text = String::new();
+    for step in path {
+        match step {
+            Step::Key(key) if text.is_empty() => text.push_str(key),
+            Step::Key(key) => text.push_str(&format!(".{key}")),
+            Step::Index(index) => text.push_str(&format!("[{index}]")),
+        }
+    }
+    let found = match value {
+        Value::Null => "null",
+        Value::Bool(_) => "a boolean",
+        Value::Number(_) => "a number",
+        Value::String(_) => "a string",
+        Value::Array(_) => "a list",
+        Value::Object(_) => "an object",
+    };
+    format!("{text}: {found} stands where {wanted} belongs")
+}
+
+/// Reads a schema; what it does not understand may be anything.
 fn shape(schema: &Value, index: &HashMap<&str, usize>) -> Shape {
+    let text = |key: &str| schema.get(key).and_then(Value::as_str).unwrap_or("");
     if let Some(name) = referenced(schema) {
         let known = index.get(name).copied();
         return Shape::Type(known.expect("the generator adds what it refers to"));
     }
-    if let Some(items) = schema.get("items") {
-        return Shape::List(Box::new(shape(items, index)));
+    if schema["x-kubernetes-int-or-string"] == true {
+        return Shape::IntegerOrText;
     }
     let keeps_unknown = schema["x-kubernetes-preserve-unknown-fields"] == true;
-    match (schema.get("properties"), schema.get("additionalProperties")) {
-        (Some(Value::Object(properties)), None) if !keeps_unknown => object(properties, index),
-        (None, Some(inner @ Value::Object(_))) => Shape::Map(Box::new(shape(inner, index))),
+    match (text("type"), text("format")) {
+        ("boolean", _) => Shape::Boolean,
+        ("integer", "int64") => Shape::Integer { bits: 64 },
+        ("integer", _) => Shape::Integer { bits: 32 },
+        ("number", _) => Shape::Number,
+        ("string", "date-time") => Shape::Time,
+        ("string", _) => Shape::Text,
+        ("array", _) => {
+            let items = schema.get("items").map_or(Shape::Anything, |items| shape(items, index));
+            Shape::List(Box::new(items))
+        }
+        ("object", _) => match (schema.get("properties"), schema.get("additionalProperties")) {
+            (Some(Value::Object(fields)), None) if !keeps_unknown => object(fields, index),
+            (None, Some(values @ Value::Object(_))) => Shape::Map(Box::new(shape(values, index))),
+            _ => Shape::Anything,
+        },
         _ => Shape::Anything,
     }
 }

@@ -159,6 +159,7 @@ impl Schemas {
         for kind in KINDS.iter().filter(|kind| kind.verbs.contains(&"list")) {
             add_list(kind, &names, &mut definitions);
         }
+        definitions.values_mut().for_each(mark_plain_lists);
         definitions.values_mut().for_each(wrap_references);
         definitions.sort_keys();
         Schemas { definitions, names }
@@ -298,6 +299,16 @@ fn mark_field(schema: &mut Value, field: &Field) {
         Apply::Keyed(keys) => {
             schema["x-kubernetes-list-type"] = json!("map");
             schema["x-kubernetes-list-map-keys"] = json!(keys);
+        }
+    }
+}
+
+/// Lists that no row of the table of structure names are replaced and owned as a whole.
+fn mark_plain_lists(schema: &mut Value) {
+    let properties = schema.get_mut("properties").and_then(Value::as_object_mut);
+    for (_, property) in properties.into_iter().flatten() {
+        if property["type"] == "array" && property.get("x-kubernetes-list-type").is_none() {
+            property["x-kubernetes-list-type"] = json!("atomic");
         }
     }
 }

@@ -174,3 +174,36 @@ fn reports_are_limited() {
     let config = kind("", "v1", "configmaps").expect("in the table");
     assert_eq!(unknown_fields(config, &Value::Object(fields)).len(), 100);
 }
+
+#[test]
+fn what_does_not_fit_is_named() {
+    let pods = kind("", "v1", "pods").expect("a built-in kind");
+    let cases = [
+        (json!({"spec": {"containers": [{"name": "a", "ports": [{"containerPort": 1}]}]}}), ""),
+        (
+            json!({"spec": {"containers": [{"ports": [{"containerPort": "1"}]}]}}),
+            "spec.containers[0].ports[0].containerPort: a string stands where a number belongs",
+        ),
+        (
+            json!({"metadata": {"labels": {"a": 1}}}),
+            "metadata.labels.a: a number stands where a string belongs",
+        ),
+        (
+            json!({"metadata": {"creationTimestamp": "yesterday"}}),
+            "metadata.creationTimestamp: a string stands where a time as RFC 3339 writes it \
+             belongs",
+        ),
+        (
+            json!({"spec": {"priority": 3_000_000_000_i64}}),
+            "spec.priority: a number stands where a whole number of 32 bits belongs",
+        ),
+        (
+            json!({"spec": {"containers": {}}}),
+            "spec.containers: an object stands where a list belongs",
+        ),
+        (json!({"spec": {"containers": [{"resources": {"limits": {"cpu": 1}}}]}}), ""),
+    ];
+    for (pod, expected) in cases {
+        assert_eq!(check_type(pods, &pod).err().unwrap_or_default(), expected);
+    }
+}

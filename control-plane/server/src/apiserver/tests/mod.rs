@@ -4,6 +4,8 @@
 mod script;
 
 mod access;
+mod contract;
 mod objects;
 mod reads;
+mod resources;
 mod watches;

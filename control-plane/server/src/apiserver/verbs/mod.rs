@@ -4,6 +4,7 @@
 //! validation into the store, `read` finds the snapshot that a read asks for. A verb file puts
 //! these together and shapes the answer.
 
+pub mod apply;
 pub mod body;
 pub mod create;
 pub mod delete;
@@ -73,6 +74,8 @@ pub enum Validation {
 struct WriteOptions {
     dry_run: bool,
     validation: Validation,
+    /// Whether an apply takes fields from their owners.
+    force: bool,
 }
 
 /// Longest field manager name, as in Kubernetes.
@@ -81,7 +84,28 @@ const FIELD_MANAGER_BYTES_MAX: usize = 128;
 impl WriteOptions {
     /// Reads and checks them; `kind` is the options' own kind, for messages.
     fn parse(query: &Query, kind: &str) -> Result<WriteOptions, ApiError> {
+        WriteOptions::checked(query, kind, Vec::new())
+    }
+
+    /// Those of a PATCH: an apply must say who applies, nothing else may force.
+    fn of_patch(query: &Query, is_apply: bool) -> Result<WriteOptions, ApiError> {
         let mut wrong: Vec<FieldError> = Vec::new();
+        if is_apply && query.get("fieldManager").is_none() {
+            let message = "Required value: is required for apply patch".to_owned();
+            wrong.push(errors::field(Reason::Required, "fieldManager", message));
+        }
+        if !is_apply && query.get("force").is_some() {
+            let message = "Forbidden: may not be specified for non-apply patch".to_owned();
+            wrong.push(errors::field(Reason::Forbidden, "force", message));
+        }
+        WriteOptions::checked(query, "PatchOptions", wrong)
+    }
+
+    fn checked(
+        query: &Query,
+        kind: &str,
+        mut wrong: Vec<FieldError>,
+    ) -> Result<WriteOptions, ApiError> {
         let dry_run = match query.get("dryRun") {
             None => false,
             Some("All") => true,
@@ -100,18 +124,34 @@ impl WriteOptions {
             }
         };
         if let Some(manager) = query.get("fieldManager") {
-            if manager.len() > FIELD_MANAGER_BYTES_MAX || manager.chars().any(char::is_control) {
+            if manager.len() > FIELD_MANAGER_BYTES_MAX {
                 let message =
-                    format!("Invalid value: {manager:?}: must be at most 128 printable characters");
+                    format!("Too long: may not be more than {FIELD_MANAGER_BYTES_MAX} bytes");
+                wrong.push(errors::field(Reason::TooLong, "fieldManager", message));
+            } else if manager.chars().any(char::is_control) {
+                let message =
+                    format!("Invalid value: {manager:?}: should only contain printable characters");
                 wrong.push(errors::field(Reason::Invalid, "fieldManager", message));
             }
         }
         if wrong.is_empty() {
-            Ok(WriteOptions { dry_run, validation })
+            Ok(WriteOptions { dry_run, validation, force: query.flag("force") })
         } else {
             Err(ApiError::invalid_options(kind, wrong))
         }
     }
+}
+
+/// Who writes, for the record of owners: the manager that the request names, else the first word of
+/// its user agent.
+fn field_manager(request: &Request) -> String {
+    if let Some(manager) = request.query.get("fieldManager") {
+        return manager.to_owned();
+    }
+    let agent = request.headers.get(http::header::USER_AGENT);
+    let agent = agent.and_then(|value| value.to_str().ok()).unwrap_or("");
+    let word = agent.split('/').next().unwrap_or("");
+    word.chars().filter(|c| !c.is_control()).take(FIELD_MANAGER_BYTES_MAX).collect()
 }
 
 fn unsupported(field: &str, value: &str, supported: &[&str]) -> FieldError {

@@ -1,11 +1,12 @@
 //! PATCH: JSON patch, merge patch and strategic merge patch of an object or one of its parts.
+//! Applies are a file of their own (`apply.rs`).
 //!
 //! A patch is applied to the object as the client sees it, and the result goes the way of an
 //! update. If another write comes first the patch is applied anew, unless it names a
 //! resourceVersion: then that is its precondition.
 
 use super::{
-    Part, WriteOptions, body, get, prepare,
+    Part, WriteOptions, apply, body, get, prepare,
     update::RACE_TRIES,
     write::{self, Call, Failure},
 };
@@ -28,7 +29,7 @@ const OPERATIONS_MAX: usize = 10_000;
 const PATCHED_BYTES_MAX: usize = content::BODY_BYTES_MAX;
 
 const ACCEPTED: &str = "application/json-patch+json, application/merge-patch+json, \
-    application/strategic-merge-patch+json";
+    application/apply-patch+yaml, application/strategic-merge-patch+json";
 
 /// A patch, decoded.
 pub enum Patch {
@@ -39,9 +40,13 @@ pub enum Patch {
 
 /// Patches the object that the path names.
 pub async fn patch(api: &ApiServer, request: &Request) -> Result<Response, ApiError> {
-    let options = WriteOptions::parse(&request.query, "PatchOptions")?;
+    let content_type = request.content_type();
+    if content_type == apply::CONTENT_TYPE {
+        return apply::apply(api, request).await;
+    }
+    let options = WriteOptions::of_patch(&request.query, false)?;
     let part = Part::of(request)?;
-    let (patch, duplicates) = decode(&request.content_type(), &request.body)?;
+    let (patch, duplicates) = decode(&content_type, &request.body)?;
     let call = Call::of(api, request, part, options.dry_run);
     for _ in 0..RACE_TRIES {
         let mut warnings = Vec::new();

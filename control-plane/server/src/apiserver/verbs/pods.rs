@@ -4,7 +4,7 @@ use super::{
     Part, body,
     delete::{self, Deleted, Options},
     update::RACE_TRIES,
-    write::{self, Call, Failure},
+    write::{self, Call, Failure, Record},
 };
 use crate::apiserver::{
     ApiServer, content,
@@ -49,6 +49,7 @@ pub async fn bind(api: &ApiServer, request: &Request) -> Result<Response, ApiErr
     }
     let mut call = Call::of(api, request, Part::Binding, options.dry_run);
     call.kind = pods();
+    call.record = Record::Keep;
     call.namespace = &request.attributes.namespace;
     for _ in 0..RACE_TRIES {
         let (old, entry) = call.find(&api.store().current(), name)?;
@@ -143,7 +144,7 @@ async fn spend_budgets(call: &Call<'_>, pod: &Object) -> Result<(), ApiError> {
             return Ok(());
         };
         let spent = spend(budget, pod, Timestamp::now())?;
-        let write = Call { kind, part: Part::Status, ..*call };
+        let write = Call { kind, part: Part::Status, record: Record::Keep, ..call.clone() };
         match write::replace(&write, budget, entry, spent).await {
             Ok(_) => return Ok(()),
             Err(Failure::Refused(error)) => return Err(error),

@@ -24,13 +24,12 @@ impl Stamp {
 }
 
 /// Fields of metadata that only the server writes.
-const SERVER_OWNED: [&str; 7] = [
+const SERVER_OWNED: [&str; 6] = [
     "uid",
     "creationTimestamp",
     "deletionTimestamp",
     "deletionGracePeriodSeconds",
     "generation",
-    "managedFields",
     "generateName",
 ];
 

@@ -1,11 +1,11 @@
 //! The scale of a workload: a small object (autoscaling/v1 Scale) over its replicas.
 
 use super::{
-    Part, WriteOptions, body,
+    Part, WriteOptions, apply, body,
     patch::{self, Patch},
     read,
     update::RACE_TRIES,
-    write::{self, Call, Failure},
+    write::{self, Call, Failure, Record},
 };
 use crate::apiserver::{
     ApiServer, content,
@@ -28,18 +28,35 @@ pub async fn get(api: &ApiServer, request: &Request) -> Result<Response, ApiErro
 
 /// Answers PUT and PATCH: only `spec.replicas` is taken.
 pub async fn change(api: &ApiServer, request: &Request) -> Result<Response, ApiError> {
-    let options = WriteOptions::parse(&request.query, "UpdateOptions")?;
-    let call = Call::of(api, request, Part::Main, options.dry_run);
-    let change = Change::of(request)?;
+    let is_apply = request.content_type() == apply::CONTENT_TYPE;
+    let options = match request.attributes.verb.as_str() {
+        "patch" => WriteOptions::of_patch(&request.query, is_apply)?,
+        _ => WriteOptions::parse(&request.query, "UpdateOptions")?,
+    };
+    let mut call = Call::of(api, request, Part::Main, options.dry_run);
+    if is_apply {
+        call.record = Record::Given;
+    }
+    let change = Change::of(request, &options)?;
     for _ in 0..RACE_TRIES {
         let (old, entry) = call.find(&api.store().current(), request.name())?;
-        let wanted = change.apply(&scale_of(&old))?;
-        let version = meta::resource_version(&wanted);
+        let new = match &change {
+            Change::Apply(config) => {
+                let config = of_parent(request, config)?;
+                apply::merged(&call, Some(&old), &config, options.force)?
+            }
+            change => {
+                let wanted = change.apply(&scale_of(&old))?;
+                let mut new = old.clone();
+                new["spec"]["replicas"] = replicas(&wanted, request.name())?.into();
+                meta::set(&mut new, "resourceVersion", meta::resource_version(&wanted));
+                new
+            }
+        };
+        let version = meta::resource_version(&new);
         if !version.is_empty() && version != meta::resource_version(&old) {
             return Err(ApiError::modified(request.kind, request.name()));
         }
-        let mut new = old.clone();
-        new["spec"]["replicas"] = replicas(&wanted, request.name())?.into();
         match write::replace(&call, &old, &entry, new).await {
             Ok(written) => {
                 let scale = scale_of(&written.object);
@@ -56,10 +73,38 @@ pub async fn change(api: &ApiServer, request: &Request) -> Result<Response, ApiE
 enum Change {
     Whole(Object),
     Patch(Patch),
+    Apply(Object),
+}
+
+/// A configuration of a Scale as one of what it scales: the owner of the replicas is recorded there.
+fn of_parent(request: &Request, config: &Object) -> Result<Object, ApiError> {
+    let kind = request.kind;
+    let mut parent = json!({
+        "kind": kind.kind, "apiVersion": kind.api_version(),
+        "metadata": { "resourceVersion": meta::resource_version(config) },
+    });
+    if config.pointer("/spec/replicas").is_some_and(|count| !count.is_null()) {
+        parent["spec"]["replicas"] = replicas(config, request.name())?.into();
+    }
+    if meta::resource_version(config).is_empty() {
+        meta::metadata_mut(&mut parent).shift_remove("resourceVersion");
+    }
+    Ok(parent)
 }
 
 impl Change {
-    fn of(request: &Request) -> Result<Change, ApiError> {
+    fn of(request: &Request, options: &WriteOptions) -> Result<Change, ApiError> {
+        if request.content_type() == apply::CONTENT_TYPE {
+            let config = apply::configuration(request, options.validation, &mut Vec::new())?;
+            if (meta::api_version(&config), meta::kind(&config)) != ("autoscaling/v1", "Scale") {
+                return Err(ApiError::BadRequest(format!(
+                    "invalid object type: {}, Kind={}",
+                    meta::api_version(&config),
+                    meta::kind(&config)
+                )));
+            }
+            return Ok(Change::Apply(config));
+        }
         if request.attributes.verb == "patch" {
             let (patch, _) = patch::decode(&request.content_type(), &request.body)?;
             return Ok(Change::Patch(patch));
@@ -78,7 +123,7 @@ impl Change {
     fn apply(&self, old: &Object) -> Result<Object, ApiError> {
         let mut new = old.clone();
         match self {
-            Change::Whole(scale) => new = scale.clone(),
+            Change::Whole(scale) | Change::Apply(scale) => new = scale.clone(),
             Change::Patch(Patch::Json(operations)) => json_patch::patch(&mut new, operations)
                 .map_err(|error| invalid(meta::name(old), "patch", error.to_string()))?,
             Change::Patch(Patch::Merge(patch) | Patch::Strategic(patch)) => {

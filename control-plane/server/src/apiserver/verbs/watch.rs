@@ -8,7 +8,9 @@
 //! Both come from one revision, so nothing is missed and nothing is sent twice. An event without
 //! selectors in plain JSON is encoded once and shared by all its watchers. A selector makes
 //! transitions: an object that begins to match is ADDED, one that ceases to match is DELETED. A
-//! watch ends with its timeout, the server's shutdown, or when its client reads too slowly.
+//! watch from a revision that is not there yet waits for it in silence. A watch ends with its
+//! timeout, the server's shutdown, or when its client reads too slowly. A browser may take it over
+//! a WebSocket: then each line is a text frame.
 
 use super::{
     read::{self, Wanted},
@@ -22,18 +24,23 @@ use crate::apiserver::{
     request::{Query, Request},
     stored,
 };
-use axum::{body::Body, response::Response};
+use axum::{
+    body::Body,
+    extract::ws::{Message, WebSocket, WebSocketUpgrade},
+    response::Response,
+};
 use bytes::Bytes;
 use http::{HeaderValue, header};
 use serde_json::{Map, Value, json};
 use std::collections::VecDeque;
 use std::convert::Infallible;
+use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 use tokio::time::{Instant, Interval, MissedTickBehavior};
 use wherry_resources::validate::Reason;
 use wherry_resources::{Kind, Object, Storage, meta};
-use wherry_store::{Change, Entry, Event, Revision, Snapshot, Watch, WatchEnd, WindowError};
+use wherry_store::{Change, Entry, Event, Revision, Snapshot, Store, Watch, WatchEnd, WindowError};
 
 /// Time between bookmarks, as in Kubernetes.
 const BOOKMARK_INTERVAL: Duration = Duration::from_secs(60);
@@ -86,12 +93,25 @@ impl Start {
     }
 }
 
-/// Answers a watch.
-pub async fn watch(api: &ApiServer, request: &Request) -> Result<Response, ApiError> {
+/// Answers a watch, over a WebSocket if the client asked for one.
+pub async fn watch(
+    api: &ApiServer,
+    request: &Request,
+    socket: Option<WebSocketUpgrade>,
+) -> Result<Response, ApiError> {
+    let stream = open(api, request).await?;
+    Ok(match socket {
+        Some(socket) => socket.on_upgrade(|socket| stream.over(socket)),
+        None => stream.into_response(),
+    })
+}
+
+async fn open(api: &ApiServer, request: &Request) -> Result<Stream, ApiError> {
     let selection = Selection::of(request)?;
     let include = Include::of(&request.query)?;
     let start = Start::of(&request.query)?;
     let bookmarks = request.query.flag("allowWatchBookmarks");
+    let deadline = Instant::now() + timeout(&request.query)?;
     let prefix = match (selection.name(), request.namespace()) {
         // Most watches of clients are of one object by its name: its key is prefix enough.
         (Some(name), Some(namespace)) => stored::key(request.kind, namespace, name),
@@ -114,31 +134,32 @@ pub async fn watch(api: &ApiServer, request: &Request) -> Result<Response, ApiEr
     };
     let mut queue = VecDeque::new();
     let events = match api.store().watch(prefix.clone(), after) {
-        Ok(events) => Some(events),
+        Ok(events) => Events::Open(events),
         // Too old: the stream says so and ends, for a watch has no other way to answer.
         Err(error @ WindowError::Gone { .. }) => {
             queue.push_back(encoder.line("ERROR", read::window(error, after).status()));
-            None
+            Events::Ended
         }
-        Err(error) => return Err(read::window(error, after)),
+        Err(WindowError::Future { .. }) => Events::Ahead(prefix.clone()),
     };
-    if let Some(snapshot) = snapshot.filter(|_| start.initial.is_some() && events.is_some()) {
+    let is_open = matches!(events, Events::Open(_));
+    if let Some(snapshot) = snapshot.filter(|_| start.initial.is_some() && is_open) {
         let objects = snapshot.range(&prefix, None);
         queue.extend(objects.filter_map(|(_, entry)| encoder.initial(&entry)));
         if start.marked && bookmarks {
             queue.push_back(encoder.bookmark(after, true));
         }
     }
-    let stream = Stream {
+    api.metrics().watches.fetch_add(1, Relaxed);
+    Ok(Stream {
         api: api.clone(),
         encoder,
         queue,
         events,
         sent: after,
         bookmarks: bookmarks.then(bookmark_timer),
-        deadline: Instant::now() + timeout(&request.query)?,
-    };
-    Ok(stream.into_response())
+        deadline,
+    })
 }
 
 fn bookmark_timer() -> Interval {
@@ -267,13 +288,21 @@ fn plain_line(kind: &'static Kind, word: &str, value: &[u8], revision: Revision)
     line.into()
 }
 
+/// Where what follows the queue comes from.
+enum Events {
+    Open(Watch),
+    /// The store has not reached the revision yet; then this prefix is watched.
+    Ahead(Bytes),
+    /// Nothing follows.
+    Ended,
+}
+
 /// An open watch: what it has still to send, and where the rest comes from.
 struct Stream {
     api: ApiServer,
     encoder: Encoder,
     queue: VecDeque<Bytes>,
-    /// None: nothing follows the queue.
-    events: Option<Watch>,
+    events: Events,
     /// Revision up to which the client has seen everything.
     sent: Revision,
     bookmarks: Option<Interval>,
@@ -282,7 +311,6 @@ struct Stream {
 
 impl Stream {
     fn into_response(self) -> Response {
-        self.api.metrics().watches.fetch_add(1, Relaxed);
         let lines = futures::stream::unfold(self, |mut stream| async move {
             let line = stream.next().await?;
             Some((Ok::<Bytes, Infallible>(line), stream))
@@ -298,10 +326,15 @@ impl Stream {
             if let Some(line) = self.queue.pop_front() {
                 return Some(line);
             }
-            let events = self.events.as_mut()?;
+            let next = match &mut self.events {
+                Events::Open(events) => Next::Event(events),
+                Events::Ahead(_) => Next::Reached(self.api.store(), self.sent),
+                Events::Ended => return None,
+            };
             tokio::select! {
-                event = events.next() => match event {
-                    Ok(event) => self.take(&event),
+                event = next.wait() => match event {
+                    Ok(Some(event)) => self.take(&event),
+                    Ok(None) => self.catch_up(),
                     Err(end) => return self.cut(end),
                 },
                 () = tick(&mut self.bookmarks) => self.bookmark(),
@@ -309,11 +342,48 @@ impl Stream {
                     if self.bookmarks.is_some() {
                         self.bookmark();
                     }
-                    self.events = None;
+                    self.events = Events::Ended;
                 }
-                () = self.api.shutdown().cancelled() => self.events = None,
+                () = self.api.shutdown().cancelled() => self.events = Events::Ended,
             }
         }
+    }
+
+    /// The store has come to where this watch begins.
+    fn catch_up(&mut self) {
+        if let Events::Ahead(prefix) = &self.events {
+            self.events = match self.api.store().watch(prefix.clone(), self.sent) {
+                Ok(events) => Events::Open(events),
+                Err(error) => {
+                    let status = read::window(error, self.sent).status();
+                    self.queue.push_back(self.encoder.line("ERROR", status));
+                    Events::Ended
+                }
+            };
+        }
+    }
+
+    /// Sends each line as a frame, until one side has had enough.
+    async fn over(mut self, mut socket: WebSocket) {
+        loop {
+            tokio::select! {
+                line = self.next() => {
+                    let Some(line) = line else { break };
+                    let text = String::from_utf8_lossy(&line).into_owned();
+                    if socket.send(Message::Text(text.into())).await.is_err() {
+                        return;
+                    }
+                }
+                heard = socket.recv() => {
+                    // Clients have nothing to say but that they go; pings answer themselves.
+                    if !matches!(heard, Some(Ok(message)) if !matches!(message, Message::Close(_))) {
+                        return;
+                    }
+                }
+            }
+        }
+        // The client may be gone already; then there is nobody to tell.
+        let _ = socket.send(Message::Close(None)).await;
     }
 
     fn take(&mut self, event: &Event) {
@@ -325,7 +395,12 @@ impl Stream {
     /// bookmark.
     fn bookmark(&mut self) {
         let reached = self.api.store().current().revision();
-        while let Some(Ok(Some(event))) = self.events.as_mut().map(Watch::ready) {
+        loop {
+            let ready = match &mut self.events {
+                Events::Open(events) => events.ready(),
+                Events::Ahead(_) | Events::Ended => break,
+            };
+            let Ok(Some(event)) = ready else { break };
             self.take(&event);
         }
         self.sent = self.sent.max(reached);
@@ -337,8 +412,27 @@ impl Stream {
             self.api.metrics().watches_cut.fetch_add(1, Relaxed);
         }
         tracing::debug!(kind = self.encoder.kind.kind, revision = self.sent, %end, "watch ended");
-        self.events = None;
+        self.events = Events::Ended;
         None
+    }
+}
+
+/// What a watch waits for.
+enum Next<'a> {
+    Event(&'a mut Watch),
+    Reached(&'a Store, Revision),
+}
+
+impl Next<'_> {
+    /// The next event; None when the revision is reached.
+    async fn wait(self) -> Result<Option<Arc<Event>>, WatchEnd> {
+        match self {
+            Next::Event(events) => events.next().await.map(Some),
+            Next::Reached(store, revision) => match store.reached(revision).await {
+                true => Ok(None),
+                false => Err(WatchEnd::Stopped),
+            },
+        }
     }
 }
 

@@ -10,13 +10,30 @@ use crate::apiserver::{
     admission::{self, Operation},
     auth::User,
     errors::ApiError,
+    openapi,
     request::Request,
-    stored, typed,
+    stored,
 };
-use wherry_resources::{Kind, Object, defaults, meta, validate};
+use wherry_resources::{
+    Kind, Object,
+    apply::{self, BuiltIn, Types, Writer},
+    defaults, meta, validate,
+};
 use wherry_store::{Entry, Precondition, Snapshot, WriteError};
 
+/// How a write keeps the record of who owns which field.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Record {
+    /// Whoever changes a field owns it.
+    Track,
+    /// The object brings its record: an apply has made it.
+    Given,
+    /// The old record stays: what changes belongs to the server.
+    Keep,
+}
+
 /// What stays the same during one write.
+#[derive(Clone)]
 pub struct Call<'a> {
     pub api: &'a ApiServer,
     pub user: &'a User,
@@ -25,13 +42,43 @@ pub struct Call<'a> {
     /// Empty for cluster-scoped kinds.
     pub namespace: &'a str,
     pub dry_run: bool,
+    /// Field manager.
+    pub manager: String,
+    /// Empty for the main endpoint.
+    pub subresource: &'a str,
+    pub record: Record,
 }
 
 impl<'a> Call<'a> {
     /// A write to the object that the request's path names.
     pub fn of(api: &'a ApiServer, request: &'a Request, part: Part, dry_run: bool) -> Call<'a> {
         let namespace = request.namespace().unwrap_or("");
-        Call { api, user: &request.user, kind: request.kind, part, namespace, dry_run }
+        Call {
+            api,
+            user: &request.user,
+            kind: request.kind,
+            part,
+            namespace,
+            dry_run,
+            manager: super::field_manager(request),
+            subresource: &request.attributes.subresource,
+            record: Record::Track,
+        }
+    }
+
+    /// The types that this kind's managers may have written it in.
+    pub fn types(&self) -> impl Types + use<> {
+        BuiltIn(self.kind)
+    }
+
+    /// Who writes now.
+    pub fn writer(&self) -> Writer {
+        Writer {
+            manager: self.manager.clone(),
+            api_version: self.kind.api_version(),
+            subresource: self.subresource.to_owned(),
+            time: meta::time(jiff::Timestamp::now()),
+        }
     }
 
     /// The stored object of that name as this member sees it now.
@@ -86,6 +133,9 @@ pub struct Written {
 pub async fn insert(call: &Call<'_>, mut object: Object) -> Result<Written, Failure> {
     defaults::apply(call.kind, &mut object);
     check_type(call.kind, &object)?;
+    if call.record == Record::Track {
+        apply::track(&call.types(), None, &mut object, &call.writer());
+    }
     let snapshot = call.api.store().current();
     let gathered = facts::gather(call, &object, None, snapshot)?;
     let warnings = call.admit(Operation::Create, &gathered.facts, &mut object, None)?;
@@ -116,12 +166,20 @@ pub async fn replace(
     entry: &Entry,
     new: Object,
 ) -> Result<Written, Failure> {
+    let given = match call.record {
+        Record::Keep => meta::managed_fields(old).to_vec(),
+        Record::Track | Record::Given => meta::managed_fields(&new).to_vec(),
+    };
     let mut new = prepare::updated(call.kind, call.part, old, new)?;
+    meta::set_managed_fields(&mut new, given);
     if call.part == Part::Main {
         defaults::drop_outdated(call.kind, &mut new, old);
     }
     defaults::apply(call.kind, &mut new);
     check_type(call.kind, &new)?;
+    if call.record == Record::Track {
+        apply::track(&call.types(), Some(old), &mut new, &call.writer());
+    }
     let gathered = facts::gather(call, &new, Some(old), call.api.store().current())?;
     let warnings = call.admit(Operation::Update, &gathered.facts, &mut new, Some(old))?;
     let name = meta::name(old);
@@ -136,6 +194,7 @@ pub async fn replace(
         return Err(ApiError::invalid(call.kind, name, errors).into());
     }
     prepare::count_generation(call.kind, old, &mut new);
+    apply::settle_times(old, &mut new);
     let removed = prepare::is_gone(call.kind, &new);
     if (new == *old && !removed) || call.dry_run {
         meta::order(&mut new);
@@ -158,7 +217,7 @@ pub async fn replace(
 
 /// A mistyped field must not get into the store: typed clients could not read any list with it.
 fn check_type(kind: &'static Kind, object: &Object) -> Result<(), ApiError> {
-    typed::check(kind, object)
+    openapi::check_type(kind, object)
         .map_err(|why| body::undecodable(&kind.api_version(), kind.kind, &why))
 }
 

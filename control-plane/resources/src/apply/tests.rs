@@ -1,0 +1,152 @@
+use serde_json::{Value, json};
+
+use super::*;
+use crate::testscript::{self, Case};
+
+/// Runs the writes of a case one after the other; prints each outcome, and at the end the object
+/// and who owns what.
+fn run(case: &Case<'_>) -> String {
+    let custom = testscript::argument(case, "schema");
+    let kind = testscript::argument(case, "kind");
+    let kind = if kind.is_empty() { "configmaps" } else { kind };
+    let built_in = BuiltIn(testscript::kind(kind));
+    let mut schemas = BTreeMap::new();
+    if !custom.is_empty() {
+        schemas.insert("x.dev/v1".to_owned(), testscript::json(custom));
+    }
+    let custom = Custom { schemas };
+    let types: &dyn Types = if custom.schemas.is_empty() { &built_in } else { &custom };
+    let mut live: Option<Object> = None;
+    let mut out = String::new();
+    for (at, (word, rest)) in case.iter().enumerate() {
+        if !matches!(*word, "create" | "update" | "apply" | "force") {
+            continue;
+        }
+        let (manager, body) = rest.split_once(' ').expect("a manager and an object");
+        let (manager, subresource) = manager.split_once('/').unwrap_or((manager, ""));
+        let body = testscript::json(body);
+        let writer = Writer {
+            manager: manager.to_owned(),
+            api_version: meta::api_version(&body).to_owned(),
+            subresource: subresource.to_owned(),
+            time: format!("2026-01-01T00:00:{at:02}Z"),
+        };
+        let done = match *word {
+            "apply" | "force" => apply(types, live.as_ref(), &body, &writer, *word == "force"),
+            _ => {
+                let mut new = body;
+                track(types, live.as_ref(), &mut new, &writer);
+                Ok(new)
+            }
+        };
+        match done {
+            Ok(mut new) => {
+                if let Some(old) = &live {
+                    settle_times(old, &mut new);
+                    if new == *old {
+                        out.push_str(&format!("{word} {manager}: unchanged\n"));
+                    }
+                }
+                live = Some(new);
+            }
+            Err(error) => out.push_str(&format!("{word} {manager}: {error}\n")),
+        }
+    }
+    let Some(mut live) = live else {
+        return out;
+    };
+    let entries = meta::managed_fields(&live).to_vec();
+    meta::set_managed_fields(&mut live, Vec::new());
+    out.push_str(&format!("{live}\n"));
+    for entry in entries {
+        let text = |key: &str| entry[key].as_str().unwrap_or("").to_owned();
+        let subresource = text("subresource");
+        let subresource =
+            if subresource.is_empty() { String::new() } else { format!("/{subresource}") };
+        out.push_str(&format!(
+            "{} {}{subresource} {} {}\n",
+            text("operation"),
+            text("manager"),
+            &text("time")[17..19],
+            entry["fieldsV1"]
+        ));
+    }
+    out
+}
+
+#[test]
+fn scripts() {
+    testscript::check("apply.txt", run);
+}
+
+#[test]
+fn sets() {
+    let a = FieldSet::from_json(&json!({
+        "f:a": {".": {}, "f:b": {}}, "f:l": {"k:{\"p\":80,\"n\":\"x\"}": {".": {}, "f:i": {}}},
+        "f:s": {"v:\"q\"": {}, "v:2": {}, "i:3": {}},
+    }))
+    .expect("well formed");
+    assert_eq!(
+        a.to_json().to_string(),
+        "{\"f:a\":{\".\":{},\"f:b\":{}},\"f:l\":{\"k:{\\\"n\\\":\\\"x\\\",\\\"p\\\":80}\":\
+         {\".\":{},\"f:i\":{}}},\"f:s\":{\"v:2\":{},\"v:\\\"q\\\"\":{},\"i:3\":{}}}"
+    );
+    let paths: Vec<String> = a.paths().iter().map(|path| set::display(path)).collect();
+    assert_eq!(
+        paths.join(" "),
+        ".a .a.b .l[n=\"x\",p=80] .l[n=\"x\",p=80].i .s[=2] .s[=\"q\"] .s[3]"
+    );
+    let b = FieldSet::from_json(&json!({"f:a": {}, "f:s": {"v:2": {}}})).expect("well formed");
+    let text = |set: FieldSet| {
+        let paths = set.paths();
+        paths.iter().map(|path| set::display(path)).collect::<Vec<_>>().join(" ")
+    };
+    assert_eq!(text(a.intersection(&b)), ".a .s[=2]");
+    assert!(text(a.difference(&b)).starts_with(".a.b .l["));
+    assert!(text(a.recursive_difference(&b)).starts_with(".l["));
+    assert_eq!(a.union(&b), a);
+    for wrong in
+        [json!({"x": {}}), json!({"v:{": {}}), json!({"i:x": {}}), json!([]), json!({"f:a": 1})]
+    {
+        assert!(FieldSet::from_json(&wrong).is_err(), "{wrong}");
+    }
+}
+
+#[test]
+fn paths_of_undeclared_fields_name_items_by_their_keys() {
+    let kind = crate::kind("apps", "v1", "deployments").expect("in the table");
+    let config = json!({"spec": {"template": {"spec": {"containers": [{"name": "a", "x": 1}],
+        "tolerations": [{"y": 1}]}}}});
+    let paths = [
+        "spec.template.spec.containers[0].x".to_owned(),
+        "spec.template.spec.tolerations[0].y".to_owned(),
+    ];
+    assert_eq!(
+        undeclared(Place::built_in(kind), &config, &paths),
+        [
+            ".spec.template.spec.containers[name=\"a\"].x: field not declared in schema",
+            ".spec.template.spec.tolerations[0].y: field not declared in schema",
+        ]
+    );
+}
+
+#[test]
+fn the_oldest_updaters_become_one() {
+    let mut managers: Vec<Manager> = (0..13)
+        .map(|at| Manager {
+            name: format!("m{at:02}"),
+            operation: Operation::Update,
+            api_version: "v1".to_owned(),
+            time: format!("2026-01-01T00:00:{at:02}Z"),
+            subresource: String::new(),
+            fields: FieldSet::from_json(&json!({format!("f:{at}"): {}})).expect("well formed"),
+        })
+        .collect();
+    managers::cap(&mut managers);
+    let entries = managers::encode(managers);
+    assert_eq!(entries.len(), 10);
+    let ancient = entries.iter().find(|entry| entry["manager"] == "ancient-changes");
+    let fields = &ancient.expect("there is one")["fieldsV1"];
+    assert_eq!(*fields, json!({"f:0": {}, "f:1": {}, "f:2": {}, "f:3": {}}));
+    let _: Vec<Value> = entries;
+}
