@@ -85,7 +85,7 @@ pub enum ApiError {
     Forbidden { resource: GroupResource, name: String, why: String, causes: Vec<Cause> },
     /// The resource is there, the verb is not.
     #[error("the server does not allow this method on the requested resource")]
-    MethodNotAllowed,
+    MethodNotAllowed(GroupResource),
     /// None of the answer's forms was asked for.
     #[error("only the following media types are accepted: {0}")]
     NotAcceptable(&'static str),
@@ -184,7 +184,7 @@ impl ApiError {
             ApiError::BadRequest(_) => (StatusCode::BAD_REQUEST, "BadRequest"),
             ApiError::Unauthorized => (StatusCode::UNAUTHORIZED, "Unauthorized"),
             ApiError::Forbidden { .. } => (StatusCode::FORBIDDEN, "Forbidden"),
-            ApiError::MethodNotAllowed => (StatusCode::METHOD_NOT_ALLOWED, "MethodNotAllowed"),
+            ApiError::MethodNotAllowed(_) => (StatusCode::METHOD_NOT_ALLOWED, "MethodNotAllowed"),
             ApiError::NotAcceptable(_) => (StatusCode::NOT_ACCEPTABLE, "NotAcceptable"),
             ApiError::UnsupportedMediaType(_) => {
                 (StatusCode::UNSUPPORTED_MEDIA_TYPE, "UnsupportedMediaType")
@@ -239,7 +239,9 @@ impl ApiError {
                 Some(details(name, group, kind, &causes, 0))
             }
             ApiError::ApplyConflict { causes, .. } => Some(details("", "", "", causes, 0)),
-            ApiError::MethodNotAllowed => Some(json!({})),
+            ApiError::MethodNotAllowed(resource) => {
+                Some(details("", &resource.group, &resource.plural, &[], 0))
+            }
             ApiError::Internal(message) => {
                 let cause = Cause { reason: "", message: message.clone(), field: String::new() };
                 Some(details("", "", "", &[cause], 0))

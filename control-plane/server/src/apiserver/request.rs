@@ -216,8 +216,11 @@ pub fn resolve(
     };
     let verbs = subresource.map_or(kind.verbs, |subresource| subresource.verbs);
     let everywhere = kind.namespaced && !has_namespace && attributes.verb == "create";
-    if !verbs.contains(&attributes.verb.as_str()) || everywhere {
-        return Err(ApiError::MethodNotAllowed);
+    let of_collection = attributes.verb == "create" && subresource.is_none();
+    let of_one = matches!(attributes.verb.as_str(), "update" | "patch");
+    let misplaced = of_collection && attributes.named || of_one && !attributes.named;
+    if !verbs.contains(&attributes.verb.as_str()) || everywhere || misplaced {
+        return Err(ApiError::MethodNotAllowed(kind.into()));
     }
     Ok((kind, subresource))
 }

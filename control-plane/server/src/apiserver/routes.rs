@@ -6,7 +6,7 @@ use super::{
     auth::User,
     content::{self, BODY_BYTES_MAX},
     discovery,
-    errors::ApiError,
+    errors::{ApiError, GroupResource},
     guard, health, openapi, registry,
     request::{self, Attributes, Query, Request},
     tunnel, ui, verbs,
@@ -54,7 +54,9 @@ pub fn router(api: ApiServer) -> Router {
         .route("/wherry/v1/tunnel", get(tunnel::accept))
         .merge(ui::router())
         .fallback(|| async { ApiError::NoSuchPath })
-        .method_not_allowed_fallback(|| async { ApiError::MethodNotAllowed })
+        .method_not_allowed_fallback(|| async {
+            ApiError::MethodNotAllowed(GroupResource::default())
+        })
         .layer(
             CompressionLayer::new()
                 .gzip(true)

@@ -138,7 +138,7 @@ impl Case {
             return out;
         }
         if self.pick.is_empty() {
-            let text = masked(&text);
+            let text = masked_lines(&masked(&text));
             let text = match text.char_indices().nth(SHOWN_MAX) {
                 Some((end, _)) => format!("{} ... {} bytes", &text[..end], bytes.len()),
                 None => text,
@@ -155,6 +155,19 @@ impl Case {
         }
         out
     }
+}
+
+/// Masks the lines of YAML and of indented JSON that differ from run to run.
+fn masked_lines(text: &str) -> String {
+    let keys = ["resourceVersion", "creationTimestamp", "time"];
+    let mask = |line: &str| {
+        let name = line.trim_start().trim_start_matches('"').split(['"', ':']).next();
+        match line.split_once(": ") {
+            Some((key, _)) if keys.contains(&name.unwrap_or("")) => format!("{key}: -"),
+            _ => line.to_owned(),
+        }
+    };
+    text.lines().map(mask).collect::<Vec<_>>().join("\n")
 }
 
 /// Runs one script; returns how many cases it has.

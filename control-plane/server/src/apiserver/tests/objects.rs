@@ -57,7 +57,7 @@ async fn a_config_map_from_create_to_delete() {
         PATCH /api/v1/namespaces/default/configmaps/a
           422 {"kind":"Status","apiVersion":"v1","metadata":{},"status":"Failure","message":"ConfigMap \"a\" is invalid: patch: the server rejected our request: operation '/0' failed at path '/data/l': value did not match","reason":"Invalid","details":{"name":"a","kind":"ConfigMap","causes":[{"reason":"FieldValueInvalid","message":"the server rejected our request: operation '/0' failed at path '/data/l': value did not match","field":"patch"}]},"code":422}
         PATCH /api/v1/namespaces/default/configmaps/a
-          415 {"kind":"Status","apiVersion":"v1","metadata":{},"status":"Failure","message":"the body of the request was in an unknown format - accepted media types include: application/json-patch+json, application/merge-patch+json, application/strategic-merge-patch+json","reason":"UnsupportedMediaType","code":415}
+          422 {"kind":"Status","apiVersion":"v1","metadata":{},"status":"Failure","message":"PatchOptions.meta.k8s.io \"\" is invalid: fieldManager: Required value: is required for apply patch","reason":"Invalid","details":{"group":"meta.k8s.io","kind":"PatchOptions","causes":[{"reason":"FieldValueRequired","message":"Required value: is required for apply patch","field":"fieldManager"}]},"code":422}
         PATCH /api/v1/namespaces/default/configmaps/a
           200 {"kind":"ConfigMap","apiVersion":"v1","metadata":{"name":"a","namespace":"default","uid":"UID","resourceVersion":"R1","creationTimestamp":"-","labels":{"x":"z"}},"data":{"l":"1"}}
         DELETE /api/v1/namespaces/default/configmaps/a

@@ -143,6 +143,17 @@ async fn forms_of_answers() {
             creationTimestamp: 0000-00-00T00:00:00Z
             labels:
               app: even
+            managedFields:
+            - manager: unknown
+              operation: Update
+              apiVersion: v0
+              time: 0000-00-00T00:00:00Z
+              fieldsType: FieldsV0
+              fieldsV0:
+                f:metadata:
+                  f:labels:
+                    .: {}
+                    f:app: {}
         application/vnd.kubernetes.protobuf,application/json
           Some("application/json")
           {"kind":"ConfigMapList","apiVersion":"v0","metadata":{"resourceVersion":"R0"},"items":[{"metadata":{"name":"c0","namespace":"default","uid":"UID","resourceVersion":"R0","creationTimestamp":"-","labels":{"app":"even"}}}]}

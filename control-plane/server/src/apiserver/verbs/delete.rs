@@ -9,7 +9,7 @@
 //! [`decide`] is pure; it is asked anew after each race.
 
 use super::{
-    Part, WriteOptions, body,
+    Part, WriteOptions, body, get,
     list::{self, without_type},
     select::Selection,
     update::RACE_TRIES,
@@ -62,12 +62,16 @@ pub async fn delete(api: &ApiServer, request: &Request) -> Result<Response, ApiE
     let call = Call::of(api, request, Part::Main, options.dry_run);
     let orphans_not = request.query.get("orphanDependents") == Some("false");
     let deleted = one(&call, request.name(), &options).await?;
-    let (code, value) = match deleted {
-        Deleted::Gone(last) => (StatusCode::OK, gone(request.kind, &last)),
-        Deleted::Lingers(object) if orphans_not => (StatusCode::ACCEPTED, object),
-        Deleted::Lingers(object) => (StatusCode::OK, object),
-    };
-    Ok(content::respond(code, &request.accepted, &value, &[]))
+    match deleted {
+        Deleted::Gone(last) => {
+            let status = gone(request.kind, &last);
+            Ok(content::respond(StatusCode::OK, &request.accepted, &status, &[]))
+        }
+        Deleted::Lingers(object) => {
+            let code = if orphans_not { StatusCode::ACCEPTED } else { StatusCode::OK };
+            get::respond(request, code, object, &[])
+        }
+    }
 }
 
 /// Deletes what a list with the same query would show, and answers with that list.
@@ -165,7 +169,7 @@ fn options(request: &Request) -> Result<Options, ApiError> {
         let query = &request.query;
         let from_query = WriteOptions::parse(query, "DeleteOptions")?;
         return Ok(Options {
-            grace_seconds: query.number("gracePeriodSeconds")?,
+            grace_seconds: grace(query.number("gracePeriodSeconds")?),
             propagation: propagation(
                 query.get("propagationPolicy"),
                 query.get("orphanDependents").map(|_| query.flag("orphanDependents")),
@@ -185,7 +189,7 @@ fn options(request: &Request) -> Result<Options, ApiError> {
         }
     };
     Ok(Options {
-        grace_seconds: sent.get("gracePeriodSeconds").and_then(Value::as_i64),
+        grace_seconds: grace(sent.get("gracePeriodSeconds").and_then(Value::as_i64)),
         propagation: propagation(
             text("/propagationPolicy").as_deref(),
             sent.get("orphanDependents").and_then(Value::as_bool),
@@ -194,6 +198,11 @@ fn options(request: &Request) -> Result<Options, ApiError> {
         resource_version: text("/preconditions/resourceVersion"),
         dry_run,
     })
+}
+
+/// A negative grace period is the shortest one that is no force.
+fn grace(asked: Option<i64>) -> Option<i64> {
+    asked.map(|seconds| if seconds < 0 { 1 } else { seconds })
 }
 
 /// DeleteOptions come under `v1`, `meta.k8s.io/v1` or what is deleted's group, or without kind.

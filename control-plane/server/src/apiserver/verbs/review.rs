@@ -4,7 +4,8 @@ use super::{body, pods};
 use crate::apiserver::{
     ApiServer,
     auth::{self, User},
-    authorize, content,
+    authorize,
+    content::{self, Form},
     errors::ApiError,
     request::{Attributes, Request},
 };
@@ -16,6 +17,10 @@ use wherry_resources::Object;
 /// Answers every verb of the kinds that are not stored.
 pub async fn answer(api: &ApiServer, request: &Request) -> Result<Response, ApiError> {
     let kind = request.kind;
+    // What is asked once has no rows.
+    if kind.verbs == ["create"] && request.accepted.form != Form::Object {
+        return Err(ApiError::NotAcceptable(content::WRITABLE));
+    }
     match kind.kind {
         "Binding" => return pods::bind(api, request).await,
         "ComponentStatus" => return components(api, request),

@@ -46,10 +46,7 @@ async fn replace(call: &Call<'_>, name: &str, sent: Object) -> Result<Written, A
     let version = meta::resource_version(&sent);
     let unconditional = version.is_empty() || version == "0";
     if unconditional && !call.kind.unconditional_update {
-        let message = format!(
-            "Invalid value: {}: must be specified for an update",
-            if version.is_empty() { "0x0" } else { version }
-        );
+        let message = "Invalid value: 0: must be specified for an update".to_owned();
         let error = errors::field(Reason::Invalid, "metadata.resourceVersion", message);
         return Err(ApiError::invalid(call.kind, name, vec![error]));
     }
