@@ -200,7 +200,7 @@ async fn paths_that_lead_nowhere_and_methods_that_are_not_there() {
         GET /api/v1/namespaces/default/pods/a/nothing
           404 404 page not found
         POST /api/v1/pods
-          405 {"kind":"Status","apiVersion":"v1","metadata":{},"status":"Failure","message":"the server does not allow this method on the requested resource","reason":"MethodNotAllowed","details":{},"code":405}
+          405 {"kind":"Status","apiVersion":"v1","metadata":{},"status":"Failure","message":"the server does not allow this method on the requested resource","reason":"MethodNotAllowed","details":{"kind":"pods"},"code":405}
         DELETE /version
           405 {"kind":"Status","apiVersion":"v1","metadata":{},"status":"Failure","message":"the server does not allow this method on the requested resource","reason":"MethodNotAllowed","details":{},"code":405}
         GET /api/v1/namespaces/default/pods?limit=x

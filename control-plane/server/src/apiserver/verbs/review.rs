@@ -24,9 +24,7 @@ pub async fn answer(api: &ApiServer, request: &Request) -> Result<Response, ApiE
     match kind.kind {
         "Binding" => return pods::bind(api, request).await,
         "ComponentStatus" => return components(api, request),
-        "NodeMetrics" | "PodMetrics" => {
-            return Err(ApiError::Unavailable("no usage has been reported yet".to_owned()));
-        }
+        "NodeMetrics" | "PodMetrics" => return usage(request),
         _ => {}
     }
     let mut review = body::other(request, &kind.api_version(), kind.kind)?;
@@ -127,6 +125,19 @@ fn token(api: &ApiServer, review: &Object) -> Value {
         Some(user) => json!({ "authenticated": true, "user": user_info(&user) }),
         None => json!({ "user": {}, "error": "the token is not valid" }),
     }
+}
+
+/// Resources in use. No agent reports any, so there is nothing of any Pod or node: kubectl then says
+/// that metrics are not available yet.
+fn usage(request: &Request) -> Result<Response, ApiError> {
+    let kind = request.kind;
+    if request.attributes.named {
+        return Err(ApiError::not_found(kind, request.name()));
+    }
+    let list = json!({
+        "kind": kind.list_kind(), "apiVersion": kind.api_version(), "metadata": {}, "items": [],
+    });
+    Ok(content::respond(StatusCode::OK, &request.accepted, &list, &[]))
 }
 
 /// Components that old tools look for; all of them are this process.
