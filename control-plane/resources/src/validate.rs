@@ -187,6 +187,24 @@ pub fn update_status(kind: &Kind, new: &Object, old: &Object) -> Vec<FieldError>
     errors.0
 }
 
+/// Complaints about a Pod whose ephemeral containers have changed; all else is as in the old one.
+pub fn update_ephemeral_containers(kind: &Kind, new: &Object, old: &Object) -> Vec<FieldError> {
+    let mut errors = Errors::default();
+    metadata::update(kind, new, old, &mut errors);
+    pod::pod(new, &mut errors);
+    pod::ephemeral_change(new, old, &mut errors);
+    errors.0
+}
+
+/// Complaints about a Pod whose containers' resources have changed; all else is as in the old one.
+pub fn resize(kind: &Kind, new: &Object, old: &Object) -> Vec<FieldError> {
+    let mut errors = Errors::default();
+    metadata::update(kind, new, old, &mut errors);
+    pod::pod(new, &mut errors);
+    pod::resources_change(new, old, &mut errors);
+    errors.0
+}
+
 /// Complaints so far. Each method adds one, worded as Kubernetes words its kind of complaint.
 #[derive(Default)]
 struct Errors(Vec<FieldError>);

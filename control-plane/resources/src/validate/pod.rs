@@ -301,6 +301,39 @@ fn differences(path: &str, new: &Value, old: &Value, found: &mut Vec<String>) {
     }
 }
 
+/// Ephemeral containers are added and never taken away or changed.
+pub(super) fn ephemeral_change(new: &Object, old: &Object, errors: &mut Errors) {
+    const FIELD: &str = "spec.ephemeralContainers";
+    let list = |pod: &Object| -> Vec<Value> {
+        let list = pod.pointer("/spec/ephemeralContainers").and_then(Value::as_array);
+        list.cloned().unwrap_or_default()
+    };
+    let wanted = list(new);
+    for container in list(old) {
+        let name = get(&container, "name");
+        match wanted.iter().find(|other| get(other, "name") == name) {
+            None => {
+                let detail = format!("existing ephemeral containers {name} may not be removed");
+                errors.forbidden(FIELD, &detail);
+            }
+            Some(other) if *other != container => {
+                let detail = format!("existing ephemeral containers {name} may not be changed");
+                errors.forbidden(FIELD, &detail);
+            }
+            Some(_) => {}
+        }
+    }
+}
+
+/// A Pod keeps its class: what it was promised when it was placed.
+pub(super) fn resources_change(new: &Object, old: &Object, errors: &mut Errors) {
+    let class =
+        |pod: &Object| pod.get("spec").and_then(Value::as_object).map(crate::defaults::qos_class);
+    if let Some(wanted) = class(new).filter(|wanted| Some(*wanted) != class(old)) {
+        errors.invalid("spec", wanted, "Pod QOS Class may not change as a result of resizing");
+    }
+}
+
 /// The node agent writes status; a container that ended for good stays ended.
 pub(super) fn status_change(new: &Object, old: &Object, errors: &mut Errors) {
     let policy = text(get(old, "spec"), "restartPolicy");

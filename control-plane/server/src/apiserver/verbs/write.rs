@@ -187,6 +187,8 @@ pub async fn replace(
         Part::Main | Part::Finalize => validate::update(call.kind, &new, old),
         // `bind` has made the one change that a binding is, and checked that it may.
         Part::Binding => Vec::new(),
+        Part::EphemeralContainers => validate::update_ephemeral_containers(call.kind, &new, old),
+        Part::Resize => validate::resize(call.kind, &new, old),
         // The rules for changes of a spec are the main endpoint's; these parts have their own.
         _ => validate::update_status(call.kind, &new, old),
     };
