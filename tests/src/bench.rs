@@ -265,12 +265,8 @@ fn store_writes(rows: &mut Rows) -> Result<()> {
     let runtime = tokio::runtime::Runtime::new()?;
     for writers in [1_u64, 16, 128] {
         let folder = tempfile::tempdir_in(repository().join("tests"))?;
-        let config = wherry_store::Config {
-            engine: Engine::Rocks(folder.path().to_owned()),
-            member_id: 1,
-            address: String::new(),
-            window: wherry_store::Window::default(),
-        };
+        let engine = Engine::Rocks(folder.path().to_owned());
+        let config = wherry_store::Config::founder(engine, "");
         let (seconds, times) = runtime.block_on(write_with(config, writers))?;
         let group = format!("store: put of 1 KiB, fsync, {writers} writers");
         rows.add(&group, "throughput", STORE_WRITES as f64 / seconds, "writes/s");

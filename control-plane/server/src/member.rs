@@ -29,7 +29,7 @@ use tokio_rustls::TlsAcceptor;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tower::Service as _;
-use wherry_store::{Engine, Leadership, Store, Window};
+use wherry_store::{Engine, Leadership, Store};
 
 use crate::apiserver::{self, ApiServer, PeerCertificate, User};
 use crate::pki::{self, Pki, PkiError, Profile};
@@ -50,9 +50,6 @@ const DRAIN_TIMEOUT: Duration = Duration::from_secs(5);
 const CLUSTER_CIDR: &str = "10.0.0.0/8";
 /// The address of the Service `kubernetes`, first of the Services' range.
 const API_SERVICE_ADDRESS: IpAddr = IpAddr::V4(Ipv4Addr::new(172, 20, 0, 1));
-
-/// The member that makes a cluster; later ones get their ids from the log.
-const FIRST_MEMBER: u64 = 1;
 
 /// What a member is started with; complete and checked by the caller.
 pub struct Config {
@@ -96,13 +93,9 @@ impl Member {
 
         let pki = Arc::new(Pki::load_or_create(&config.data_dir.join("pki"))?);
         let tls = TlsAcceptor::from(Arc::new(pki.server_config(&server_profile(address.ip()))?));
-        let store = Store::open(wherry_store::Config {
-            engine: Engine::Rocks(config.data_dir.join("store")),
-            member_id: FIRST_MEMBER,
-            address: address.to_string(),
-            window: Window::default(),
-        })
-        .await?;
+        let engine = Engine::Rocks(config.data_dir.join("store"));
+        let member = wherry_store::Config::founder(engine, address.to_string());
+        let store = Store::open(member).await?;
         let api = ApiServer::new(apiserver::Config {
             store: store.clone(),
             data_dir: config.data_dir.clone(),

@@ -19,14 +19,14 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use bytes::Bytes;
 use openraft::entry::{EntryPayload, RaftEntry};
-use openraft::impls::{BasicNode, leader_id_adv::LeaderId};
+use openraft::impls::leader_id_adv::LeaderId;
 use openraft::{Membership, SnapshotMeta as OpenraftMeta};
 
-use crate::raft::{LogEntry, LogId, SnapshotMeta, StoredMembership, Vote};
-use crate::state::{Action, Command, Entry, Precondition};
+use crate::raft::{LogEntry, LogId, Place, SnapshotMeta, StoredMembership, Vote};
+use crate::state::{Action, Command, Entry, Mark, Precondition};
 
 /// The version of all encodings below. A new field means a new version and a reader of both.
-const VERSION: u8 = 1;
+const VERSION: u8 = 2;
 
 /// Version and checksum.
 const HEADER_BYTES: usize = 5;
@@ -74,6 +74,10 @@ impl Encoder {
         self.0.extend(value.to_le_bytes());
     }
 
+    pub(crate) fn u128(&mut self, value: u128) {
+        self.0.extend(value.to_le_bytes());
+    }
+
     pub(crate) fn count(&mut self, value: usize) {
         let value = u32::try_from(value).expect("lengths are bounded far below 4 GiB");
         self.0.extend(value.to_le_bytes());
@@ -82,6 +86,10 @@ impl Encoder {
     pub(crate) fn bytes(&mut self, value: &[u8]) {
         self.count(value.len());
         self.0.extend(value);
+    }
+
+    pub(crate) fn text(&mut self, value: &str) {
+        self.bytes(value.as_bytes());
     }
 
     pub(crate) fn option<T>(&mut self, value: Option<&T>, write: impl FnOnce(&mut Encoder, &T)) {
@@ -103,7 +111,12 @@ impl Encoder {
         self.u64(log_id.index);
     }
 
-    fn command(&mut self, command: &Command) {
+    pub(crate) fn mark(&mut self, mark: &Mark) {
+        self.u64(mark.revision);
+        self.u128(mark.hash);
+    }
+
+    pub(crate) fn command(&mut self, command: &Command) {
         self.u64(command.time_ms);
         self.bytes(&command.key);
         match command.precondition {
@@ -121,10 +134,14 @@ impl Encoder {
                 self.bytes(value);
             }
             Action::Delete => self.u8(1),
+            Action::Check { verdict } => {
+                self.u8(2);
+                self.option(verdict.as_ref(), Encoder::mark);
+            }
         }
     }
 
-    fn membership(&mut self, membership: &Membership<u64, BasicNode>) {
+    fn membership(&mut self, membership: &Membership<u64, Place>) {
         let configs = membership.get_joint_config();
         self.count(configs.len());
         for voters in configs {
@@ -134,7 +151,8 @@ impl Encoder {
         self.count(membership.nodes().count());
         for (id, node) in membership.nodes() {
             self.u64(*id);
-            self.bytes(node.addr.as_bytes());
+            self.text(&node.name);
+            self.text(&node.address);
         }
     }
 
@@ -220,6 +238,11 @@ impl<'a> Decoder<'a> {
         Ok(u64::from_le_bytes(taken.try_into().expect("eight bytes were taken")))
     }
 
+    pub(crate) fn u128(&mut self) -> Result<u128, CodecError> {
+        let taken = self.take(16)?;
+        Ok(u128::from_le_bytes(taken.try_into().expect("sixteen bytes were taken")))
+    }
+
     pub(crate) fn count(&mut self) -> Result<usize, CodecError> {
         let taken = self.take(4)?;
         Ok(u32::from_le_bytes(taken.try_into().expect("four bytes were taken")) as usize)
@@ -229,6 +252,12 @@ impl<'a> Decoder<'a> {
     pub(crate) fn bytes(&mut self) -> Result<Bytes, CodecError> {
         let length = self.count()?;
         Ok(Bytes::copy_from_slice(self.take(length)?))
+    }
+
+    pub(crate) fn text(&mut self, what: &'static str) -> Result<String, CodecError> {
+        let length = self.count()?;
+        let text = std::str::from_utf8(self.take(length)?);
+        Ok(text.map_err(|_| CodecError::Invalid(what))?.to_owned())
     }
 
     pub(crate) fn bool(&mut self, what: &'static str) -> Result<bool, CodecError> {
@@ -256,7 +285,11 @@ impl<'a> Decoder<'a> {
         Ok(LogId { leader_id, index: self.u64()? })
     }
 
-    fn command(&mut self) -> Result<Command, CodecError> {
+    pub(crate) fn mark(&mut self) -> Result<Mark, CodecError> {
+        Ok(Mark { revision: self.u64()?, hash: self.u128()? })
+    }
+
+    pub(crate) fn command(&mut self) -> Result<Command, CodecError> {
         let time_ms = self.u64()?;
         let key = self.bytes()?;
         let precondition = match self.u8()? {
@@ -269,12 +302,13 @@ impl<'a> Decoder<'a> {
         let action = match self.u8()? {
             0 => Action::Put(self.bytes()?),
             1 => Action::Delete,
+            2 => Action::Check { verdict: self.option(Decoder::mark)? },
             other => return Err(CodecError::Choice("an action", other)),
         };
         Ok(Command { time_ms, key, precondition, action })
     }
 
-    fn membership(&mut self) -> Result<Membership<u64, BasicNode>, CodecError> {
+    fn membership(&mut self) -> Result<Membership<u64, Place>, CodecError> {
         let mut configs = Vec::new();
         for _ in 0..self.count()? {
             let mut voters = BTreeSet::new();
@@ -286,9 +320,8 @@ impl<'a> Decoder<'a> {
         let mut nodes = BTreeMap::new();
         for _ in 0..self.count()? {
             let id = self.u64()?;
-            let addr = String::from_utf8(self.bytes()?.into());
-            let addr = addr.map_err(|_| CodecError::Invalid("a member's address"))?;
-            nodes.insert(id, BasicNode { addr });
+            let name = self.text("a member's name")?;
+            nodes.insert(id, Place { name, address: self.text("a member's address")? });
         }
         // The membership of a member that has not heard of any is empty, which `new` refuses.
         if configs.is_empty() && nodes.is_empty() {

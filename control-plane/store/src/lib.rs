@@ -5,8 +5,9 @@
 //!            put, delete                         read, current, at, watch
 //!                 │                                        ▲
 //!   Store ─▶ Raft log ─▶ committed ─▶ state machine ─▶ key space in memory (immutable roots)
-//!                 │                        │
-//!                 └────────▶ one writer thread, group commit ─▶ RocksDB
+//!     ▲           │                        │
+//!     │           └────────▶ one writer thread, group commit ─▶ RocksDB, and the superblock beside it
+//!     └── other members, over a transport that the caller brings
 //! ```
 //!
 //! Words:
@@ -15,7 +16,8 @@
 //! - *Snapshot*: the whole key space at one revision. Taking one costs nothing, and it never
 //!   changes.
 //! - *Window*: the last states and changes, which lists and watches can still ask for.
-//! - *Member*: a process that takes part in Raft; one of them *leads* and takes the writes.
+//! - *Member*: a process that takes part in Raft; one of them *leads* and takes the writes, all
+//!   serve.
 //!
 //! Invariants:
 //! - A write that was answered is on disk on a majority of members.
@@ -23,27 +25,47 @@
 //!   everywhere.
 //! - A watch has no gaps and no repetitions; if it cannot go on without, it ends.
 //! - After any failure to write or read its disk the store stops, and stays stopped.
+//! - A folder that lost anything is not opened, and a member id is never given twice.
 //!
-//! Files: `store` is the face, `state` the state machine without I/O, `watch` the events and who
-//! follows them; `raft`, `log`, `machine`, `network` hold openraft, which nothing else knows;
-//! `codec` is what is written and sent, `writer` the thread that writes it, `engine` the disk.
+//! Files: `store` is the face, with `errors`, `health`, `open`, `peers` (what it asks of other members
+//! and answers them) and `tasks`; `state` is the state machine without I/O, `watch` the events and
+//! who follows them, `check` the judgement whether members agree, `members` who is in the cluster;
+//! `raft`, `log`, `machine`, `network`, `transfer`, `wire` hold openraft, which nothing else knows;
+//! `codec` is how things are written and sent, `writer` the thread that writes them, `engine` the
+//! disk, `superblock` what the disk must hold, `space` how much it can; `faults` is for tests.
 
+mod check;
 mod codec;
 mod engine;
+mod errors;
+mod faults;
+mod health;
 mod log;
 mod machine;
+mod members;
 mod network;
+mod open;
+mod peers;
 mod raft;
+mod space;
 mod state;
 mod store;
+mod superblock;
+mod tasks;
+mod transfer;
 mod watch;
+mod wire;
 mod writer;
 
-pub use network::Transport;
+pub use errors::{
+    CheckpointError, MembershipError, OpenError, ReadError, ShutdownError, WriteError,
+};
+pub use faults::{Bug, Fault, Faults, POINTS};
+pub use health::Health;
+pub use members::{FOUNDER, MemberId, MemberStatus, Role};
+pub use network::{PEER_BYTES_MAX, Peer, Transport};
 pub use raft::StartError;
 pub use state::{Entry, Precondition, Revision, Snapshot, Window, WindowError};
-pub use store::{
-    Config, Engine, Health, Leadership, OpenError, ReadError, ShutdownError, Store,
-    WRITE_BYTES_MAX, WriteError,
-};
+pub use store::{Config, Engine, Leadership, Store, WRITE_BYTES_MAX};
+pub use superblock::{Identity, identity};
 pub use watch::{Change, Event, Watch, WatchEnd};

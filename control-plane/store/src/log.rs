@@ -15,13 +15,16 @@
 //! Truncating and purging do not wait for the disk: what memory says about the ends of the log is
 //! what counts while the process lives, and the writer's order makes sure that after a crash a
 //! change is found only together with those before it.
+//!
+//! The superblock (see there) promises the vote and the end of the log. So a vote goes into it
+//! before it is answered, and a log is cut only after it promises no more than what stays.
 
 use std::collections::VecDeque;
 use std::fmt::Debug;
 use std::io;
 use std::ops::{Bound, RangeBounds};
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use bytes::Bytes;
 use openraft::storage::{IOFlushed, LogState, RaftLogStorage};
@@ -29,7 +32,9 @@ use openraft::{OptionalSend, RaftLogReader};
 
 use crate::codec::{self, CodecError, Decoder, Encoder};
 use crate::engine::{Batch, Column, Engine, EngineError, Walk};
+use crate::faults::{Bug, Faults};
 use crate::raft::{LogEntry, LogId, Types, Vote};
+use crate::superblock::Anchor;
 use crate::writer::{Done, Writer};
 
 /// Entries kept in memory after they were written, for applying and for followers that keep up.
@@ -40,17 +45,73 @@ const RECENT_BYTES_MAX: usize = 16 << 20;
 const READ_BYTES_MAX: usize = 4 << 20;
 
 /// Keys of `Column::Meta` that belong to the log.
-const VOTE: &[u8] = b"vote";
-const PURGED: &[u8] = b"purged";
+pub(crate) const VOTE: &[u8] = b"vote";
+pub(crate) const PURGED: &[u8] = b"purged";
 
 /// The log; clones are readers of the same one.
 #[derive(Clone)]
 pub(crate) struct Log {
     engine: Arc<dyn Engine>,
     writer: Writer,
+    anchor: Arc<Anchor>,
+    faults: Faults,
     ends: Arc<Mutex<Ends>>,
     /// The last append that was written; only grows.
     written: Arc<AtomicU64>,
+    flushed: Flushed,
+}
+
+/// The last entry that is on disk, for the superblock.
+#[derive(Clone, Debug)]
+pub(crate) struct Flushed {
+    end: Arc<Mutex<FlushedEnd>>,
+    /// Held while the superblock is written, so that a promise made before a cut is not written
+    /// after it. Only blocking threads take it.
+    order: Arc<Mutex<()>>,
+}
+
+#[derive(Debug)]
+struct FlushedEnd {
+    last: Option<LogId>,
+    /// How often the log was cut: an append from before a cut says nothing about the log after it.
+    cuts: u64,
+}
+
+impl Flushed {
+    fn new(last: Option<LogId>) -> Flushed {
+        let end = Arc::new(Mutex::new(FlushedEnd { last, cuts: 0 }));
+        Flushed { end, order: Arc::default() }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, FlushedEnd> {
+        self.end.lock().expect("no section of this lock panics")
+    }
+
+    /// Writes the end of the log into the superblock, if it moved. Blocks.
+    pub(crate) fn promise(&self, anchor: &Anchor) -> io::Result<()> {
+        let _order = self.order.lock().unwrap_or_else(PoisonError::into_inner);
+        let last = self.lock().last;
+        anchor.update(|block| block.last = last)
+    }
+
+    /// Lowers the promise to what a cut leaves. Blocks.
+    fn cut(&self, anchor: &Anchor, last: Option<LogId>) -> io::Result<()> {
+        let _order = self.order.lock().unwrap_or_else(PoisonError::into_inner);
+        let last = {
+            let mut end = self.lock();
+            end.cuts += 1;
+            end.last = end.last.min(last);
+            end.last
+        };
+        anchor.update(|block| block.last = last)
+    }
+
+    fn raise(&self, last: Option<LogId>, cuts: u64) {
+        let mut end = self.lock();
+        if end.cuts == cuts {
+            end.last = end.last.max(last);
+        }
+    }
 }
 
 /// Where the log begins and ends, and its newest part. A std mutex: sections are short and never
@@ -77,14 +138,13 @@ struct Recent {
 
 impl Log {
     /// Finds the ends of the log on disk.
-    pub(crate) fn open(engine: Arc<dyn Engine>, writer: Writer) -> Result<Log, EngineError> {
-        let vote = read_meta(&*engine, VOTE, |decoder| decoder.vote())?;
-        let purged = read_meta(&*engine, PURGED, |decoder| decoder.log_id())?;
-        let last = match engine.last(Column::Log)? {
-            Some((key, record)) => Some(decode_entry(&key, &record)?.log_id),
-            None => None,
-        };
-        let last = last.max(purged);
+    pub(crate) fn open(
+        engine: Arc<dyn Engine>,
+        writer: Writer,
+        anchor: Arc<Anchor>,
+        faults: Faults,
+    ) -> Result<Log, EngineError> {
+        let Found { vote, purged, last } = find(&*engine)?;
         let first = match purged {
             Some(purged) => purged.index + 1,
             None => first_on_disk(&*engine)?.unwrap_or(0),
@@ -99,7 +159,14 @@ impl Log {
             appends: 0,
         };
         let ends = Arc::new(Mutex::new(ends));
-        Ok(Log { engine, writer, ends, written: Arc::new(AtomicU64::new(0)) })
+        let flushed = Flushed::new(last);
+        let written = Arc::new(AtomicU64::new(0));
+        Ok(Log { engine, writer, anchor, faults, ends, written, flushed })
+    }
+
+    /// What the superblock may promise.
+    pub(crate) fn flushed(&self) -> Flushed {
+        self.flushed.clone()
     }
 
     fn lock(&self) -> MutexGuard<'_, Ends> {
@@ -119,6 +186,7 @@ impl Log {
         };
         let mut entries = Vec::new();
         if !from_disk.is_empty() {
+            self.faults.pass("log.read").await?;
             let wanted = from_disk.end - from_disk.start;
             let engine = self.engine.clone();
             let read = move || read_disk(&*engine, from_disk.start, from_disk.end, bytes_max);
@@ -229,6 +297,26 @@ fn decode_entry(key: &[u8], record: &[u8]) -> Result<LogEntry, EngineError> {
     Ok(entry)
 }
 
+/// What lies on disk.
+#[derive(Debug)]
+pub(crate) struct Found {
+    pub(crate) vote: Option<Vote>,
+    purged: Option<LogId>,
+    /// The last entry there is or was.
+    pub(crate) last: Option<LogId>,
+}
+
+/// Reads the vote and the end of the log.
+pub(crate) fn find(engine: &dyn Engine) -> Result<Found, EngineError> {
+    let vote = read_meta(engine, VOTE, |decoder| decoder.vote())?;
+    let purged = read_meta(engine, PURGED, |decoder| decoder.log_id())?;
+    let last = match engine.last(Column::Log)? {
+        Some((key, record)) => Some(decode_entry(&key, &record)?.log_id),
+        None => None,
+    };
+    Ok(Found { vote, purged, last: last.max(purged) })
+}
+
 fn first_on_disk(engine: &dyn Engine) -> Result<Option<u64>, EngineError> {
     let mut first = None;
     engine.scan(Column::Log, &[], &mut |key, record| {
@@ -309,7 +397,15 @@ impl RaftLogStorage<Types> for Log {
         let mut batch = Batch::default();
         let record = codec::encode(24, vote, Encoder::vote);
         batch.put(Column::Meta, Bytes::from_static(VOTE), record);
-        self.writer.write(batch).await.map_err(io::Error::other)?;
+        self.faults.pass("log.vote").await?;
+        if self.faults.has(Bug::VoteWithoutFsync) {
+            self.writer.submit(batch, false, None).await.map_err(io::Error::other)?;
+        } else {
+            self.writer.write(batch).await.map_err(io::Error::other)?;
+            let (anchor, vote) = (self.anchor.clone(), *vote);
+            let promise = move || anchor.update(|block| block.vote = Some(vote));
+            tokio::task::spawn_blocking(promise).await.map_err(io::Error::other)??;
+        }
         self.lock().vote = Some(*vote);
         Ok(())
     }
@@ -319,6 +415,7 @@ impl RaftLogStorage<Types> for Log {
         I: IntoIterator<Item = LogEntry> + OptionalSend,
         I::IntoIter: OptionalSend,
     {
+        self.faults.pass("log.append").await?;
         let mut batch = Batch::default();
         let mut recent = Vec::new();
         for entry in entries {
@@ -328,17 +425,19 @@ impl RaftLogStorage<Types> for Log {
             batch.put(Column::Log, key, record);
             recent.push((entry, bytes));
         }
-        let append = {
+        let (append, last) = {
             let mut ends = self.lock();
             ends.appends += 1;
             recent.into_iter().for_each(|(entry, bytes)| ends.push(entry, bytes));
             ends.trim(self.written.load(Ordering::Acquire));
-            ends.appends
+            (ends.appends, ends.last)
         };
-        let written = self.written.clone();
+        let cuts = self.flushed.lock().cuts;
+        let (written, flushed) = (self.written.clone(), self.flushed.clone());
         let done: Done = Box::new(move |result| {
             if result.is_ok() {
                 written.fetch_max(append, Ordering::Release);
+                flushed.raise(last, cuts);
             }
             callback.io_completed(result.map_err(io::Error::other));
         });
@@ -360,6 +459,10 @@ impl RaftLogStorage<Types> for Log {
             }
             ends.last = last_log_id.max(ends.purged);
         }
+        self.faults.pass("log.truncate").await?;
+        let (anchor, flushed) = (self.anchor.clone(), self.flushed.clone());
+        let cut = move || flushed.cut(&anchor, last_log_id);
+        tokio::task::spawn_blocking(cut).await.map_err(io::Error::other)??;
         let mut batch = Batch::default();
         let (from, end) = (entry_key(first_removed), entry_key(u64::MAX));
         batch.delete_range(Column::Log, from.to_vec(), end.to_vec());
@@ -378,6 +481,7 @@ impl RaftLogStorage<Types> for Log {
             ends.first = ends.first.max(log_id.index + 1);
             ends.last = ends.last.max(Some(log_id));
         }
+        self.faults.pass("log.purge").await?;
         let mut batch = Batch::default();
         let record = codec::encode(24, &log_id, Encoder::log_id);
         batch.put(Column::Meta, Bytes::from_static(PURGED), record);

@@ -16,8 +16,12 @@
 //! - A purge of the log is handed to the writer after the state that covers it, so it is never
 //!   found without that state.
 //! - A snapshot is a root, taken in an instant and never changed; it is written out only when it is
-//!   sent to another member.
+//!   sent to another member. One that comes in lies in a staged database already when it is
+//!   installed, and takes the place of the old state at once.
+//! - A member whose state differs from the majority's notes that beside the state: it is quarantined
+//!   until a whole snapshot replaces the state.
 
+use std::collections::VecDeque;
 use std::io;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
@@ -27,18 +31,22 @@ use futures::{Stream, StreamExt};
 use openraft::entry::EntryPayload;
 use openraft::storage::{ApplyResponder, EntryResponder, RaftStateMachine};
 use openraft::{OptionalSend, RaftSnapshotBuilder};
-use tokio::sync::Notify;
+use tokio::sync::{Notify, watch};
 
 use crate::codec::{self, Decoder, Encoder};
-use crate::engine::{Batch, Column, Engine, EngineError, Walk};
+use crate::engine::{Batch, Column, Engine, EngineError, Stage, Walk};
+use crate::faults::{Bug, Faults};
 use crate::log::read_meta;
 use crate::raft::{LogEntry, LogId, Snapshot, SnapshotMeta, StoredMembership, Types};
-use crate::state::{self, Command, Entry, Outcome, Record, Root, State};
+use crate::state::{self, Action, Command, Entry, Mark, Outcome, Record, Root, State};
 use crate::watch::{Change, Event, Feed};
-use crate::writer::Writer;
+use crate::writer::{Alarm, Stop, Writer};
 
 /// Key of `Column::Meta`: how far the state has been applied.
-const APPLIED: &[u8] = b"applied";
+pub(crate) const APPLIED: &[u8] = b"applied";
+
+/// Key of `Column::Meta`: why this member is quarantined, if it is.
+pub(crate) const QUARANTINE: &[u8] = b"quarantine";
 
 /// Changes written and published at once; more would make the first of them wait for the last.
 const APPLY_BYTES_MAX: usize = 4 << 20;
@@ -47,53 +55,121 @@ const APPLY_BYTES_MAX: usize = 4 << 20;
 /// the disk a log takes and the time a restart applies it again.
 const COMPACT_BYTES: u64 = 64 << 20;
 
+/// Log bytes that stay behind a snapshot, for followers that are a little late: a whole snapshot
+/// costs them more.
+const KEPT_BYTES: u64 = 16 << 20;
+
+/// The log is measured in parts of about this size.
+const PART_BYTES: u64 = 1 << 20;
+
+/// Objects written at once when a whole state is staged.
+const STAGE_BYTES: usize = 4 << 20;
+
 /// What a snapshot holds: the state itself. Whoever sends it encodes it piece by piece.
 #[derive(Clone, Debug)]
 pub(crate) struct Image {
     pub(crate) root: Root,
     pub(crate) time_ms: u64,
+    pub(crate) mark: Option<Mark>,
+    /// Where the same state lies on this member's disk already, if it came from another one.
+    pub(crate) stage: Option<Stage>,
 }
 
 /// How far the state has been applied, as it lies beside it.
 #[derive(Clone, Debug, Default)]
-struct Applied {
-    log_id: Option<LogId>,
-    membership: StoredMembership,
+pub(crate) struct Applied {
+    pub(crate) log_id: Option<LogId>,
+    pub(crate) membership: StoredMembership,
     time_ms: u64,
+    hash: u128,
+    mark: Option<Mark>,
 }
 
-/// Counts the log bytes since the last snapshot and wakes whoever compacts.
+/// Measures the log since the last snapshot and wakes whoever compacts.
 #[derive(Debug, Default)]
 pub(crate) struct Growth {
     bytes: AtomicU64,
+    parts: Mutex<VecDeque<Part>>,
     /// Notified when the log is worth compacting.
     pub(crate) compact: Notify,
 }
 
+/// Consecutive log entries.
+#[derive(Clone, Copy, Debug)]
+struct Part {
+    first: u64,
+    bytes: u64,
+}
+
 impl Growth {
-    fn add(&self, bytes: u64) {
+    fn add(&self, index: u64, bytes: u64) {
+        let mut parts = self.parts.lock().expect("no section of this lock panics");
+        match parts.back_mut() {
+            Some(part) if part.bytes < PART_BYTES => part.bytes += bytes,
+            _ => parts.push_back(Part { first: index, bytes }),
+        }
+        drop(parts);
         if self.bytes.fetch_add(bytes, Ordering::Relaxed) + bytes >= COMPACT_BYTES {
             self.bytes.store(0, Ordering::Relaxed);
             self.compact.notify_one();
         }
     }
+
+    /// Whether anything was applied since the last snapshot.
+    pub(crate) fn any(&self) -> bool {
+        self.bytes.load(Ordering::Relaxed) > 0
+    }
+
+    /// The last entry that may be purged, so that enough bytes stay; forgets what is before it.
+    pub(crate) fn purge_to(&self) -> Option<u64> {
+        let mut parts = self.parts.lock().expect("no section of this lock panics");
+        let mut kept = 0;
+        let newest = parts.iter().rev().position(|part| {
+            kept += part.bytes;
+            kept >= KEPT_BYTES
+        })?;
+        let oldest = parts.len() - 1 - newest;
+        parts.drain(..oldest);
+        parts.front()?.first.checked_sub(1)
+    }
+}
+
+/// What the state machine works with.
+#[derive(Clone)]
+pub(crate) struct Tools {
+    pub(crate) engine: Arc<dyn Engine>,
+    pub(crate) writer: Writer,
+    pub(crate) feed: Arc<Feed>,
+    pub(crate) growth: Arc<Growth>,
+    /// Why this member is quarantined, if it is.
+    pub(crate) quarantine: watch::Sender<Option<String>>,
+    pub(crate) stop: Stop,
+    pub(crate) faults: Faults,
 }
 
 /// The state machine.
 pub(crate) struct Machine {
-    writer: Writer,
-    feed: Arc<Feed>,
-    growth: Arc<Growth>,
+    tools: Tools,
     state: State,
     applied: Applied,
+    /// What peers ask about this member's state.
+    shown: watch::Sender<Shown>,
     /// The last snapshot taken or installed.
     kept: Arc<Mutex<Option<Snapshot>>>,
 }
 
+/// The state machine as others may see it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Shown {
+    pub(crate) now: Mark,
+    pub(crate) mark: Option<Mark>,
+}
+
 impl Machine {
-    /// Reads the state from disk.
+    /// Reads the state from disk, and checks that it is what was written.
     pub(crate) fn read(engine: &dyn Engine) -> Result<Restored, EngineError> {
         let applied = read_meta(engine, APPLIED, read_applied)?.unwrap_or_default();
+        let quarantine = read_meta(engine, QUARANTINE, |decoder| decoder.text("a reason"))?;
         let mut root = Root::new();
         engine.scan(Column::State, &[], &mut |key, record| {
             let entry = codec::decode(record, Decoder::entry).map_err(|error| {
@@ -104,25 +180,36 @@ impl Machine {
             Ok(Walk::On)
         })?;
         let revision = applied.log_id.map_or(0, |log_id| log_id.index);
-        Ok(Restored { state: State::restored(root, revision, applied.time_ms), applied })
+        let state = State::restored(root, revision, applied.time_ms, applied.mark);
+        if state.hash != applied.hash {
+            let why = format!(
+                "its objects at revision {revision} hash to {:032x}, {:032x} was written",
+                state.hash, applied.hash
+            );
+            return Err(EngineError::Damaged("the state".to_owned(), why));
+        }
+        Ok(Restored { state, applied, quarantine })
     }
 
     /// A state machine that goes on from a state read before.
-    pub(crate) fn new(
-        restored: Restored,
-        writer: Writer,
-        feed: Arc<Feed>,
-        growth: Arc<Growth>,
-    ) -> Machine {
-        let Restored { state, applied } = restored;
-        Machine { writer, feed, growth, state, applied, kept: Arc::new(Mutex::new(None)) }
+    pub(crate) fn new(restored: Restored, tools: Tools) -> Machine {
+        let Restored { mut state, applied, quarantine } = restored;
+        state.faults = tools.faults.clone();
+        tools.quarantine.send_replace(quarantine);
+        let shown = watch::Sender::new(shown(&state));
+        Machine { tools, state, applied, shown, kept: Arc::default() }
+    }
+
+    /// Follows what peers may ask about.
+    pub(crate) fn shown(&self) -> watch::Receiver<Shown> {
+        self.shown.subscribe()
     }
 
     /// Applies one entry to the memory and notes what must follow.
     fn step(&mut self, entry: LogEntry, round: &mut Round) -> Outcome {
         let index = entry.log_id.index;
         self.applied.log_id = Some(entry.log_id);
-        self.growth.add(codec::log_entry_bytes(&entry) as u64);
+        self.tools.growth.add(index, codec::log_entry_bytes(&entry) as u64);
         match entry.payload {
             EntryPayload::Blank => {
                 self.state.revision = index;
@@ -134,6 +221,10 @@ impl Machine {
                 Outcome::Nothing
             }
             EntryPayload::Normal(command) => {
+                if let Some(verdict) = state::differs(&self.state, &command) {
+                    self.quarantine(verdict, round);
+                }
+                let command = self.corrupt(command);
                 let outcome = state::apply(&mut self.state, index, &command);
                 round.note(&self.state, &command, &outcome);
                 outcome
@@ -141,13 +232,52 @@ impl Machine {
         }
     }
 
+    /// A member that goes its own way, for tests.
+    fn corrupt(&self, mut command: Command) -> Command {
+        let asked = self.tools.faults.hit("machine.corrupt").is_err();
+        if asked && let Action::Put(value) = &mut command.action {
+            let mut changed = value.to_vec();
+            changed.push(b'!');
+            *value = changed.into();
+        }
+        command
+    }
+
+    fn quarantine(&self, verdict: Mark, round: &mut Round) {
+        let own = self.state.mark.map_or(0, |mark| mark.hash);
+        let reason = format!(
+            "its data at revision {} hashes to {own:032x}, the majority's to {:032x}",
+            verdict.revision, verdict.hash
+        );
+        tracing::error!(reason, "this member is quarantined");
+        let record = codec::encode(reason.len() + 4, &reason, |encoder, text| encoder.text(text));
+        round.batch.put(Column::Meta, Bytes::from_static(QUARANTINE), record);
+        round.quarantine = Some(reason);
+    }
+
     /// Hands the changes of a round to the writer, publishes them and answers.
     async fn finish(&mut self, mut round: Round) -> io::Result<()> {
+        self.tools.faults.pass("machine.hand").await?;
         self.applied.time_ms = self.state.time_ms;
-        put_applied(&mut round.batch, &self.applied);
-        let submitted = self.writer.submit(round.batch, false, None).await;
+        self.applied.hash = self.state.hash;
+        self.applied.mark = self.state.mark;
+        let writer = &self.tools.writer;
+        if self.tools.faults.has(Bug::AppliedOutsideBatch) {
+            let mut alone = Batch::default();
+            put_applied(&mut alone, &self.applied);
+            writer.write(alone).await.map_err(io::Error::other)?;
+        } else {
+            put_applied(&mut round.batch, &self.applied);
+        }
+        let submitted = writer.submit(round.batch, false, None).await;
         submitted.map_err(io::Error::other)?;
-        self.feed.publish(round.records, self.state.snapshot());
+        self.tools.faults.pass("machine.publish").await?;
+        self.shown.send_replace(shown(&self.state));
+        self.tools.feed.publish(round.records, self.state.snapshot());
+        if let Some(reason) = round.quarantine {
+            self.tools.quarantine.send_replace(Some(reason));
+            self.tools.feed.stop();
+        }
         for (responder, outcome) in round.answers {
             responder.send(outcome);
         }
@@ -159,10 +289,16 @@ impl Machine {
     }
 }
 
+fn shown(state: &State) -> Shown {
+    let now = Mark { revision: state.revision, hash: state.hash };
+    Shown { now, mark: state.mark }
+}
+
 /// The state as it was found on disk.
 pub(crate) struct Restored {
     pub(crate) state: State,
-    applied: Applied,
+    pub(crate) applied: Applied,
+    quarantine: Option<String>,
 }
 
 /// What some entries together lead to.
@@ -171,6 +307,7 @@ struct Round {
     batch: Batch,
     records: Vec<Record>,
     answers: Vec<(ApplyResponder<Types>, Outcome)>,
+    quarantine: Option<String>,
 }
 
 impl Round {
@@ -193,7 +330,8 @@ impl Round {
     }
 }
 
-fn put_entry(batch: &mut Batch, key: Bytes, entry: &Entry) {
+/// Adds an object to a batch.
+pub(crate) fn put_entry(batch: &mut Batch, key: Bytes, entry: &Entry) {
     let record = codec::encode(32 + entry.value.len(), entry, Encoder::entry);
     batch.put(Column::State, key, record);
 }
@@ -203,14 +341,31 @@ fn put_applied(batch: &mut Batch, applied: &Applied) {
         encoder.option(applied.log_id.as_ref(), Encoder::log_id);
         encoder.stored_membership(&applied.membership);
         encoder.u64(applied.time_ms);
+        encoder.u128(applied.hash);
+        encoder.option(applied.mark.as_ref(), Encoder::mark);
     });
     batch.put(Column::Meta, Bytes::from_static(APPLIED), record);
 }
 
-fn read_applied(decoder: &mut Decoder<'_>) -> Result<Applied, codec::CodecError> {
+pub(crate) fn read_applied(decoder: &mut Decoder<'_>) -> Result<Applied, codec::CodecError> {
     let log_id = decoder.option(Decoder::log_id)?;
     let membership = decoder.stored_membership()?;
-    Ok(Applied { log_id, membership, time_ms: decoder.u64()? })
+    let (time_ms, hash) = (decoder.u64()?, decoder.u128()?);
+    Ok(Applied { log_id, membership, time_ms, hash, mark: decoder.option(Decoder::mark)? })
+}
+
+/// Writes a whole key space into a staged state. Blocks.
+fn stage(engine: &dyn Engine, root: &Root) -> Result<Stage, EngineError> {
+    let stage = engine.stage()?;
+    let mut batch = Batch::default();
+    for (key, entry) in root {
+        put_entry(&mut batch, key.clone(), entry);
+        if batch.bytes >= STAGE_BYTES {
+            engine.fill(stage, &std::mem::take(&mut batch))?;
+        }
+    }
+    engine.fill(stage, &batch)?;
+    Ok(stage)
 }
 
 impl RaftStateMachine<Types> for Machine {
@@ -225,6 +380,8 @@ impl RaftStateMachine<Types> for Machine {
     where
         S: Stream<Item = io::Result<EntryResponder<Types>>> + Unpin + OptionalSend,
     {
+        let _alarm = Alarm { stop: self.tools.stop.clone(), what: "applying a log entry" };
+        self.tools.faults.pass("machine.apply").await?;
         let mut round = Round::default();
         while let Some(next) = entries.next().await {
             let (entry, responder) = next?;
@@ -238,8 +395,9 @@ impl RaftStateMachine<Types> for Machine {
     }
 
     async fn get_snapshot_builder(&mut self) -> Builder {
-        self.growth.bytes.store(0, Ordering::Relaxed);
-        let image = Image { root: self.state.root.clone(), time_ms: self.state.time_ms };
+        self.tools.growth.bytes.store(0, Ordering::Relaxed);
+        let (root, time_ms) = (self.state.root.clone(), self.state.time_ms);
+        let image = Image { root, time_ms, mark: self.state.mark, stage: None };
         let meta = SnapshotMeta {
             last_log_id: self.applied.log_id,
             last_membership: self.applied.membership.clone(),
@@ -248,23 +406,32 @@ impl RaftStateMachine<Types> for Machine {
     }
 
     async fn install_snapshot(&mut self, meta: &SnapshotMeta, image: Image) -> io::Result<()> {
-        let applied = Applied {
-            log_id: meta.last_log_id,
-            membership: meta.last_membership.clone(),
-            time_ms: image.time_ms,
+        let (time_ms, mark) = (image.time_ms, image.mark);
+        let revision = meta.last_log_id.map_or(0, |log_id| log_id.index);
+        let mut state = State::restored(image.root.clone(), revision, time_ms, mark);
+        state.faults = self.tools.faults.clone();
+        let (log_id, membership) = (meta.last_log_id, meta.last_membership.clone());
+        let applied = Applied { log_id, membership, time_ms, hash: state.hash, mark };
+
+        let staged = match image.stage {
+            Some(stage) => stage,
+            None => {
+                let (engine, root) = (self.tools.engine.clone(), image.root.clone());
+                let staging = tokio::task::spawn_blocking(move || stage(&*engine, &root));
+                staging.await.map_err(io::Error::other)?.map_err(io::Error::other)?
+            }
         };
         let mut batch = Batch::default();
-        batch.clear(Column::State);
-        for (key, entry) in image.root.iter() {
-            put_entry(&mut batch, key.clone(), entry);
-        }
         put_applied(&mut batch, &applied);
-        self.writer.write(batch).await.map_err(io::Error::other)?;
+        batch.delete(Column::Meta, Bytes::from_static(QUARANTINE));
+        self.tools.writer.adopt(staged, batch).await.map_err(io::Error::other)?;
 
-        let revision = applied.log_id.map_or(0, |log_id| log_id.index);
-        self.state = State::restored(image.root.clone(), revision, image.time_ms);
+        self.state = state;
         self.applied = applied;
-        self.feed.replace(self.state.snapshot());
+        self.shown.send_replace(shown(&self.state));
+        self.tools.feed.replace(self.state.snapshot());
+        self.tools.quarantine.send_replace(None);
+        let image = Image { stage: None, ..image };
         *self.kept() = Some(Snapshot { meta: meta.clone(), snapshot: image });
         Ok(())
     }

@@ -1,22 +1,20 @@
-//! Members talking to each other: requests are encoded here, carried by a transport the caller
-//! brings (it knows TLS and who is who), and answered here on the other side.
+//! Members talking to each other: requests (see `wire`) are carried by a transport that the caller
+//! brings (it knows TLS and who is who), and those of Raft are answered here on the other side.
 //!
 //! ```text
-//!  openraft ─▶ Peer ─▶ request record ─▶ Transport ~~~▶ Store::handle_peer ─▶ Inbox ─▶ openraft
-//!                                                  ◀~~~ answer record ◀─
+//!  openraft ─▶ Link ─┐
+//!                    ├▶ Caller ─▶ Transport ~~~▶ Store::handle_peer ─┬▶ Inbox ─▶ openraft
+//!  Store ────────────┘            ◀~~~ answer ◀─                     └▶ Store
 //! ```
 //!
-//! A snapshot goes in numbered pieces of whole objects, each a record with its own checksum. All
-//! pieces carry a running checksum over those before them, so a lost, doubled or mixed-up piece is
-//! noticed at once. The receiver builds the new state beside the old one and hands it to openraft
-//! only when the last piece has come; a new transfer throws the unfinished one away.
+//! Snapshots: see `transfer`.
 
 use std::future::Future;
 use std::io;
 use std::sync::Arc;
 use std::sync::Mutex;
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::Duration;
+use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use futures::FutureExt;
@@ -26,18 +24,43 @@ use openraft::errors::{
 };
 use openraft::network::{RPCOption, RPCTypes, RaftNetworkFactory, RaftNetworkV2};
 use openraft::raft::{
-    AppendEntriesRequest, AppendEntriesResponse, SnapshotResponse, TransferLeaderError,
-    TransferLeaderRequest, TransferLeaderResponse, VoteRequest, VoteResponse,
+    AppendEntriesRequest, AppendEntriesResponse, SnapshotResponse, TransferLeaderRequest,
+    TransferLeaderResponse, VoteRequest, VoteResponse,
 };
 
-use crate::codec::{self, CodecError, Decoder, Encoder};
+use crate::codec;
+use crate::engine::Engine;
+use crate::faults::Faults;
 use crate::machine::Image;
-use crate::raft::{Member, Snapshot, SnapshotMeta, Types, Vote};
-use crate::state::{Entry, Root};
+use crate::members::MemberId;
+use crate::raft::{Member, Place, Snapshot, Types, Vote};
+use crate::space::Room;
+use crate::superblock::Identity;
+use crate::transfer::{self, Receiver};
+use crate::wire::{Answer, Envelope, Request};
 
-/// Carries a request to the member at an address and brings its answer back.
+/// Whom a request goes to.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Peer {
+    /// The member that must answer. The transport makes sure of it by the peer's certificate, and
+    /// fails with `PermissionDenied` if it meets another.
+    pub id: MemberId,
+    /// Where it is.
+    pub address: String,
+}
+
+/// Carries a request to a member and brings its answer back. The store brings the timeouts: it
+/// drops the future.
+///
+/// What kind of error it is decides about a write: after `ConnectionRefused`, `NotConnected`,
+/// `HostUnreachable`, `NetworkUnreachable`, `AddrNotAvailable` and `PermissionDenied` the request
+/// has surely not arrived, and another member may be asked; after any other it may have.
 pub type Transport =
-    Arc<dyn Fn(String, Bytes) -> BoxFuture<'static, io::Result<Bytes>> + Send + Sync>;
+    Arc<dyn Fn(Peer, Bytes) -> BoxFuture<'static, io::Result<Bytes>> + Send + Sync>;
+
+/// The largest request or answer: 4 MiB of log entries or of a snapshot, the largest object more,
+/// and the fields around them.
+pub const PEER_BYTES_MAX: usize = 8 << 20;
 
 /// For a member that is alone: there is nobody to reach.
 pub(crate) fn no_transport() -> Transport {
@@ -45,281 +68,128 @@ pub(crate) fn no_transport() -> Transport {
     Arc::new(move |_, _| futures::future::ready(Err(nobody())).boxed())
 }
 
-/// Bytes of objects in one piece of a snapshot; at least one object goes into each.
-const PIECE_BYTES: usize = 2 << 20;
+/// Log entries must be answered by then. Far more than a heartbeat: a follower answers after its
+/// fsync, and asking again would only add to what its disk has to do.
+const APPEND_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// One piece must be answered by then.
+/// One piece of a snapshot must be answered by then.
 const PIECE_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// The last piece is answered when the snapshot is installed.
+const INSTALL_TIMEOUT: Duration = Duration::from_secs(120);
+
+/// A dead peer is tried again after this, for it may be back any moment.
+const RETRY_FIRST: Duration = Duration::from_millis(50);
+const RETRY_LAST: Duration = Duration::from_millis(500);
 
 type Rpc<T> = Result<T, RPCError<Types>>;
 
-/// What a member asks of another.
-enum Request {
-    Append(AppendEntriesRequest<Types>),
-    Vote(VoteRequest<Types>),
-    PreVote(VoteRequest<Types>),
-    Transfer(TransferLeaderRequest<Types>),
-    Piece(Piece),
+/// Why there is no answer.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub(crate) enum AskError {
+    /// The request has not arrived.
+    #[error("cannot be reached: {0}")]
+    NotSent(String),
+    /// It may have arrived.
+    #[error("did not answer: {0}")]
+    Lost(String),
+    /// The peer did nothing.
+    #[error("refused: {0}")]
+    Refused(String),
 }
 
-/// A part of a snapshot.
-struct Piece {
-    vote: Vote,
-    meta: SnapshotMeta,
-    time_ms: u64,
-    /// Names the transfer, among all of this leader's term.
-    transfer: u64,
-    number: u64,
-    /// Over the keys and values of all pieces before this one.
-    before: u32,
-    last: bool,
-    objects: Vec<(Bytes, Entry)>,
+/// Asks other members.
+#[derive(Clone)]
+pub(crate) struct Caller {
+    identity: Identity,
+    transport: Transport,
+    faults: Faults,
 }
 
-impl Request {
-    fn encode(&self) -> Bytes {
-        let mut encoder = Encoder::new(1024);
-        match self {
-            Request::Append(request) => {
-                encoder.u8(0);
-                encoder.vote(&request.vote);
-                encoder.option(request.prev_log_id.as_ref(), Encoder::log_id);
-                encoder.option(request.leader_commit.as_ref(), Encoder::log_id);
-                encoder.count(request.entries.len());
-                request.entries.iter().for_each(|entry| encoder.log_entry(entry));
-            }
-            Request::Vote(request) => encode_vote_request(&mut encoder, 1, request),
-            Request::PreVote(request) => encode_vote_request(&mut encoder, 2, request),
-            Request::Transfer(request) => {
-                encoder.u8(3);
-                encoder.vote(request.from_leader());
-                encoder.u64(*request.to_node_id());
-                encoder.option(request.last_log_id(), Encoder::log_id);
-            }
-            Request::Piece(piece) => {
-                encoder.u8(4);
-                encoder.vote(&piece.vote);
-                encoder.snapshot_meta(&piece.meta);
-                encoder.u64(piece.time_ms);
-                encoder.u64(piece.transfer);
-                encoder.u64(piece.number);
-                encoder.u64(piece.before.into());
-                encoder.u8(piece.last.into());
-                encoder.count(piece.objects.len());
-                for (key, entry) in &piece.objects {
-                    encoder.bytes(key);
-                    encoder.entry(entry);
-                }
-            }
-        }
-        encoder.seal().into()
+impl Caller {
+    pub(crate) fn new(identity: Identity, transport: Transport, faults: Faults) -> Caller {
+        Caller { identity, transport, faults }
     }
 
-    fn decode(decoder: &mut Decoder<'_>) -> Result<Request, CodecError> {
-        match decoder.u8()? {
-            0 => {
-                let vote = decoder.vote()?;
-                let prev_log_id = decoder.option(Decoder::log_id)?;
-                let leader_commit = decoder.option(Decoder::log_id)?;
-                let mut entries = Vec::new();
-                for _ in 0..decoder.count()? {
-                    entries.push(decoder.log_entry()?);
-                }
-                let request = AppendEntriesRequest { vote, prev_log_id, entries, leader_commit };
-                Ok(Request::Append(request))
-            }
-            1 => Ok(Request::Vote(decode_vote_request(decoder)?)),
-            2 => Ok(Request::PreVote(decode_vote_request(decoder)?)),
-            3 => {
-                let (from, to) = (decoder.vote()?, decoder.u64()?);
-                let last_log_id = decoder.option(Decoder::log_id)?;
-                Ok(Request::Transfer(TransferLeaderRequest::new(from, to, last_log_id)))
-            }
-            4 => Ok(Request::Piece(decode_piece(decoder)?)),
-            other => Err(CodecError::Choice("a request", other)),
-        }
-    }
-}
-
-fn encode_vote_request(encoder: &mut Encoder, tag: u8, request: &VoteRequest<Types>) {
-    encoder.u8(tag);
-    encoder.vote(&request.vote);
-    encoder.option(request.last_log_id.as_ref(), Encoder::log_id);
-    encoder.u8(request.leadership_transfer.into());
-}
-
-fn decode_vote_request(decoder: &mut Decoder<'_>) -> Result<VoteRequest<Types>, CodecError> {
-    let vote = decoder.vote()?;
-    let last_log_id = decoder.option(Decoder::log_id)?;
-    let leadership_transfer = decoder.bool("a leadership transfer")?;
-    Ok(VoteRequest { vote, last_log_id, leadership_transfer })
-}
-
-fn decode_piece(decoder: &mut Decoder<'_>) -> Result<Piece, CodecError> {
-    let vote = decoder.vote()?;
-    let meta = decoder.snapshot_meta()?;
-    let time_ms = decoder.u64()?;
-    let transfer = decoder.u64()?;
-    let number = decoder.u64()?;
-    let before = u32::try_from(decoder.u64()?);
-    let before = before.map_err(|_| CodecError::Invalid("a running checksum"))?;
-    let last = decoder.bool("the last piece")?;
-    let mut objects = Vec::new();
-    for _ in 0..decoder.count()? {
-        objects.push((decoder.bytes()?, decoder.entry()?));
-    }
-    Ok(Piece { vote, meta, time_ms, transfer, number, before, last, objects })
-}
-
-/// What a member answers; the kind of the request is known to who asked.
-enum Answer {
-    Append(AppendEntriesResponse<Types>),
-    Vote(VoteResponse<Types>),
-    Transfer(TransferLeaderResponse<Types>),
-    /// The piece is in; the vote comes with the last one.
-    Piece(Option<Vote>),
-    /// The member cannot answer: it has stopped, or the request makes no sense to it.
-    Failed(String),
-}
-
-impl Answer {
-    fn encode(&self) -> Bytes {
-        let mut encoder = Encoder::new(128);
-        match self {
-            Answer::Append(response) => {
-                encoder.u8(0);
-                match response {
-                    AppendEntriesResponse::Success => encoder.u8(0),
-                    AppendEntriesResponse::PartialSuccess(log_id) => {
-                        encoder.u8(1);
-                        encoder.option(log_id.as_ref(), Encoder::log_id);
-                    }
-                    AppendEntriesResponse::Conflict => encoder.u8(2),
-                    AppendEntriesResponse::HigherVote(vote) => {
-                        encoder.u8(3);
-                        encoder.vote(vote);
-                    }
-                }
-            }
-            Answer::Vote(response) => {
-                encoder.u8(1);
-                encoder.vote(&response.vote);
-                encoder.u8(response.vote_granted.into());
-                encoder.option(response.last_log_id.as_ref(), Encoder::log_id);
-            }
-            Answer::Transfer(response) => {
-                encoder.u8(2);
-                match response {
-                    Ok(()) => encoder.u8(0),
-                    Err(TransferLeaderError::VoteChanged { expected, actual }) => {
-                        encoder.u8(1);
-                        encoder.vote(expected);
-                        encoder.vote(actual);
-                    }
-                    Err(TransferLeaderError::LogNotFlushed { expected, actual }) => {
-                        encoder.u8(2);
-                        encoder.option(expected.as_ref(), Encoder::log_id);
-                        encoder.option(actual.as_ref(), Encoder::log_id);
-                    }
-                }
-            }
-            Answer::Piece(vote) => {
-                encoder.u8(3);
-                encoder.option(vote.as_ref(), Encoder::vote);
-            }
-            Answer::Failed(why) => {
-                encoder.u8(4);
-                encoder.bytes(why.as_bytes());
-            }
-        }
-        encoder.seal().into()
+    pub(crate) fn faults(&self) -> &Faults {
+        &self.faults
     }
 
-    fn decode(decoder: &mut Decoder<'_>) -> Result<Answer, CodecError> {
-        match decoder.u8()? {
-            0 => Ok(Answer::Append(match decoder.u8()? {
-                0 => AppendEntriesResponse::Success,
-                1 => AppendEntriesResponse::PartialSuccess(decoder.option(Decoder::log_id)?),
-                2 => AppendEntriesResponse::Conflict,
-                3 => AppendEntriesResponse::HigherVote(decoder.vote()?),
-                other => return Err(CodecError::Choice("an append answer", other)),
-            })),
-            1 => {
-                let vote = decoder.vote()?;
-                let vote_granted = decoder.bool("a granted vote")?;
-                let last_log_id = decoder.option(Decoder::log_id)?;
-                Ok(Answer::Vote(VoteResponse { vote, vote_granted, last_log_id }))
-            }
-            2 => Ok(Answer::Transfer(match decoder.u8()? {
-                0 => Ok(()),
-                1 => {
-                    let (expected, actual) = (decoder.vote()?, decoder.vote()?);
-                    Err(TransferLeaderError::VoteChanged { expected, actual })
-                }
-                2 => {
-                    let expected = decoder.option(Decoder::log_id)?;
-                    let actual = decoder.option(Decoder::log_id)?;
-                    Err(TransferLeaderError::LogNotFlushed { expected, actual })
-                }
-                other => return Err(CodecError::Choice("a transfer answer", other)),
-            })),
-            3 => Ok(Answer::Piece(decoder.option(Decoder::vote)?)),
-            4 => Ok(Answer::Failed(String::from_utf8_lossy(&decoder.bytes()?).into_owned())),
-            other => Err(CodecError::Choice("an answer", other)),
+    /// Asks a member, and waits for its answer no longer than this.
+    pub(crate) async fn ask(
+        &self,
+        peer: Peer,
+        request: &Request,
+        timeout: Duration,
+    ) -> Result<Answer, AskError> {
+        let passed = self.faults.pass("peer.ask").await;
+        passed.map_err(|error| AskError::NotSent(error.to_string()))?;
+        let Identity { cluster_id, member_id } = self.identity;
+        let request = request.encode(Envelope { cluster_id, from: member_id, to: peer.id });
+        let call = (self.transport)(peer, request);
+        let Ok(answer) = tokio::time::timeout(timeout, call).await else {
+            return Err(AskError::Lost(format!("no answer within {timeout:?}")));
+        };
+        let answer = answer.map_err(|error| match error.kind() {
+            io::ErrorKind::ConnectionRefused
+            | io::ErrorKind::NotConnected
+            | io::ErrorKind::HostUnreachable
+            | io::ErrorKind::NetworkUnreachable
+            | io::ErrorKind::AddrNotAvailable
+            | io::ErrorKind::PermissionDenied => AskError::NotSent(error.to_string()),
+            _ => AskError::Lost(error.to_string()),
+        })?;
+        match codec::decode(&answer, Answer::decode) {
+            Ok(Answer::Failed(why)) => Err(AskError::Refused(why)),
+            Ok(answer) => Ok(answer),
+            Err(error) => Err(AskError::Lost(format!("the answer cannot be read: {error}"))),
         }
     }
 }
 
 /// Makes the connections openraft asks for.
 pub(crate) struct Peers {
-    id: u64,
-    transport: Transport,
+    caller: Caller,
     /// Numbers the snapshot transfers of this process.
     transfers: Arc<AtomicU64>,
 }
 
 impl Peers {
-    pub(crate) fn new(id: u64, transport: Transport) -> Peers {
-        Peers { id, transport, transfers: Arc::default() }
+    pub(crate) fn new(caller: Caller) -> Peers {
+        Peers { caller, transfers: Arc::default() }
     }
 }
 
 impl RaftNetworkFactory<Types> for Peers {
-    type Network = Peer;
+    type Network = Link;
 
-    async fn new_client(&mut self, target: u64, node: &openraft::BasicNode) -> Peer {
-        Peer {
-            id: self.id,
-            target,
-            address: node.addr.clone(),
-            transport: self.transport.clone(),
+    async fn new_client(&mut self, target: MemberId, place: &Place) -> Link {
+        Link {
+            caller: self.caller.clone(),
+            peer: Peer { id: target, address: place.address.clone() },
             transfers: self.transfers.clone(),
         }
     }
 }
 
-/// The sending side towards one member.
-pub(crate) struct Peer {
-    id: u64,
-    target: u64,
-    address: String,
-    transport: Transport,
+/// The sending side of Raft towards one member.
+pub(crate) struct Link {
+    caller: Caller,
+    peer: Peer,
     transfers: Arc<AtomicU64>,
 }
 
-impl Peer {
+impl Link {
     async fn ask(&self, request: &Request, action: RPCTypes, timeout: Duration) -> Rpc<Answer> {
-        let call = (self.transport)(self.address.clone(), request.encode());
-        let Ok(answer) = tokio::time::timeout(timeout, call).await else {
-            let late = Timeout { action, id: self.id, target: self.target, timeout };
-            return Err(RPCError::Timeout(late));
-        };
-        let answer = answer.map_err(|error| RPCError::Unreachable(Unreachable::new(&error)))?;
-        match codec::decode(&answer, Answer::decode) {
-            Ok(Answer::Failed(why)) => Err(RPCError::Unreachable(Unreachable::from_string(why))),
-            Ok(answer) => Ok(answer),
-            Err(error) => Err(RPCError::Network(NetworkError::new(&error))),
-        }
+        let begun = Instant::now();
+        let answer = self.caller.ask(self.peer.clone(), request, timeout).await;
+        answer.map_err(|error| match error {
+            AskError::Lost(_) if begun.elapsed() >= timeout => {
+                let (id, target) = (self.caller.identity.member_id, self.peer.id);
+                RPCError::Timeout(Timeout { action, id, target, timeout })
+            }
+            error => RPCError::Unreachable(Unreachable::new(&error)),
+        })
     }
 }
 
@@ -328,7 +198,7 @@ fn unexpected<T>() -> Rpc<T> {
     Err(RPCError::Network(error))
 }
 
-impl RaftNetworkV2<Types> for Peer {
+impl RaftNetworkV2<Types> for Link {
     type SnapshotData = Image;
 
     async fn append_entries(
@@ -336,8 +206,10 @@ impl RaftNetworkV2<Types> for Peer {
         request: AppendEntriesRequest<Types>,
         option: RPCOption,
     ) -> Rpc<AppendEntriesResponse<Types>> {
+        let heartbeat = request.entries.is_empty();
+        let timeout = if heartbeat { option.hard_ttl() } else { APPEND_TIMEOUT };
         let request = Request::Append(request);
-        match self.ask(&request, RPCTypes::AppendEntries, option.soft_ttl()).await? {
+        match self.ask(&request, RPCTypes::AppendEntries, timeout).await? {
             Answer::Append(response) => Ok(response),
             _ => unexpected(),
         }
@@ -349,7 +221,7 @@ impl RaftNetworkV2<Types> for Peer {
         option: RPCOption,
     ) -> Rpc<VoteResponse<Types>> {
         let request = Request::Vote(request);
-        match self.ask(&request, RPCTypes::Vote, option.soft_ttl()).await? {
+        match self.ask(&request, RPCTypes::Vote, option.hard_ttl()).await? {
             Answer::Vote(response) => Ok(response),
             _ => unexpected(),
         }
@@ -361,7 +233,7 @@ impl RaftNetworkV2<Types> for Peer {
         option: RPCOption,
     ) -> Rpc<VoteResponse<Types>> {
         let request = Request::PreVote(request);
-        match self.ask(&request, RPCTypes::Vote, option.soft_ttl()).await? {
+        match self.ask(&request, RPCTypes::Vote, option.hard_ttl()).await? {
             Answer::Vote(response) => Ok(response),
             _ => unexpected(),
         }
@@ -374,12 +246,17 @@ impl RaftNetworkV2<Types> for Peer {
         cancel: impl Future<Output = ReplicationClosed> + Send + 'static,
         _option: RPCOption,
     ) -> Result<SnapshotResponse<Types>, StreamingError<Types>> {
-        let transfer = self.transfers.fetch_add(1, Ordering::Relaxed);
+        let number = self.transfers.fetch_add(1, Ordering::Relaxed);
+        tracing::info!(to = self.peer.id, number, meta = %snapshot.meta, "send a snapshot");
         let mut cancel = std::pin::pin!(cancel);
-        for piece in pieces(vote, &snapshot, transfer) {
+        for piece in transfer::pieces(vote, &snapshot, number) {
+            if let Err(error) = self.caller.faults.pass("snapshot.send").await {
+                return Err(StreamingError::Unreachable(Unreachable::new(&error)));
+            }
+            let timeout = if piece.last { INSTALL_TIMEOUT } else { PIECE_TIMEOUT };
             let request = Request::Piece(piece);
             let answer = tokio::select! {
-                answer = self.ask(&request, RPCTypes::InstallSnapshot, PIECE_TIMEOUT) => answer?,
+                answer = self.ask(&request, RPCTypes::InstallSnapshot, timeout) => answer?,
                 closed = &mut cancel => return Err(StreamingError::Closed(closed)),
             };
             match answer {
@@ -397,104 +274,55 @@ impl RaftNetworkV2<Types> for Peer {
         option: RPCOption,
     ) -> Rpc<TransferLeaderResponse<Types>> {
         let request = Request::Transfer(request);
-        match self.ask(&request, RPCTypes::TransferLeader, option.soft_ttl()).await? {
+        match self.ask(&request, RPCTypes::TransferLeader, option.hard_ttl()).await? {
             Answer::Transfer(response) => Ok(response),
             _ => unexpected(),
         }
     }
+
+    fn backoff(&self) -> Option<openraft::network::Backoff> {
+        let delays =
+            std::iter::successors(Some(RETRY_FIRST), |delay| Some((*delay * 2).min(RETRY_LAST)));
+        Some(openraft::network::Backoff::new(delays))
+    }
 }
 
-fn add_to_checksum(hasher: &mut crc32fast::Hasher, key: &[u8], entry: &Entry) {
-    hasher.update(key);
-    hasher.update(&entry.modified.to_le_bytes());
-    hasher.update(&entry.value);
-}
-
-/// Cuts a snapshot into pieces, made one by one as they are sent. There is always a last one.
-fn pieces(vote: Vote, snapshot: &Snapshot, transfer: u64) -> impl Iterator<Item = Piece> {
-    let mut objects = snapshot.snapshot.root.iter().peekable();
-    let mut hasher = crc32fast::Hasher::new();
-    let mut next = Some(0);
-    std::iter::from_fn(move || {
-        let number = next?;
-        let before = hasher.clone().finalize();
-        let (mut taken, mut bytes) = (Vec::new(), 0);
-        while bytes < PIECE_BYTES
-            && let Some((key, entry)) = objects.next()
-        {
-            bytes += key.len() + entry.value.len();
-            add_to_checksum(&mut hasher, key, entry);
-            taken.push((key.clone(), entry.clone()));
-        }
-        let last = objects.peek().is_none();
-        next = (!last).then_some(number + 1);
-        Some(Piece {
-            vote,
-            meta: snapshot.meta.clone(),
-            time_ms: snapshot.snapshot.time_ms,
-            transfer,
-            number,
-            before,
-            last,
-            objects: taken,
-        })
-    })
-}
-
-/// The receiving side: answers what other members ask.
+/// The receiving side of Raft: answers what other members ask.
 pub(crate) struct Inbox {
     member: Member,
-    /// The snapshot on its way in. A std mutex: sections are short and never await.
-    incoming: Mutex<Option<Incoming>>,
+    receiver: Receiver,
+    /// When a leader was last heard of. A std mutex: sections are short and never await.
+    heard: Mutex<Option<Instant>>,
+    /// How much room the disk has, as `Room`'s number.
+    room: Arc<AtomicU8>,
 }
 
-struct Incoming {
-    vote: Vote,
-    transfer: u64,
-    next: u64,
-    root: Root,
-    hasher: crc32fast::Hasher,
-}
-
-impl Incoming {
-    /// Takes a piece in; false if it is not the next one.
-    fn add(&mut self, piece: &Piece) -> bool {
-        let same = self.vote == piece.vote && self.transfer == piece.transfer;
-        let fits = self.next == piece.number && self.hasher.clone().finalize() == piece.before;
-        if !same || !fits {
-            return false;
-        }
-        for (key, entry) in &piece.objects {
-            add_to_checksum(&mut self.hasher, key, entry);
-            self.root.insert(key.clone(), entry.clone());
-        }
-        self.next += 1;
-        true
-    }
+fn failed(error: impl std::fmt::Display) -> Answer {
+    Answer::Failed(error.to_string())
 }
 
 impl Inbox {
-    pub(crate) fn new(member: Member) -> Inbox {
-        Inbox { member, incoming: Mutex::new(None) }
+    pub(crate) fn new(
+        member: Member,
+        engine: Arc<dyn Engine>,
+        room: Arc<AtomicU8>,
+        faults: Faults,
+    ) -> Inbox {
+        let receiver = Receiver::new(engine, faults);
+        Inbox { member, receiver, heard: Mutex::new(None), room }
     }
 
-    pub(crate) async fn answer(&self, request: &[u8]) -> Bytes {
-        let answer = match codec::decode(request, Request::decode) {
-            Ok(request) => self.dispatch(request).await,
-            Err(error) => Answer::Failed(format!("the request cannot be read: {error}")),
-        };
-        answer.encode()
+    /// How long ago a leader was heard of.
+    pub(crate) fn heard(&self) -> Option<Duration> {
+        let heard = self.heard.lock().expect("no section of this lock panics");
+        heard.map(|at| at.elapsed())
     }
 
-    async fn dispatch(&self, request: Request) -> Answer {
-        fn failed(error: impl std::fmt::Display) -> Answer {
-            Answer::Failed(error.to_string())
-        }
+    /// Answers a request of Raft; gives back any other.
+    pub(crate) async fn answer(&self, request: Request) -> Result<Answer, Request> {
         let raft = &self.member.raft;
-        match request {
-            Request::Append(request) => {
-                raft.append_entries(request).await.map_or_else(failed, Answer::Append)
-            }
+        Ok(match request {
+            Request::Append(request) => self.append(request).await,
             Request::Vote(request) => raft.vote(request).await.map_or_else(failed, Answer::Vote),
             Request::PreVote(request) => {
                 raft.pre_vote(request).await.map_or_else(failed, Answer::Vote)
@@ -502,39 +330,40 @@ impl Inbox {
             Request::Transfer(request) => {
                 raft.handle_transfer_leader(request).await.map_or_else(failed, Answer::Transfer)
             }
-            Request::Piece(piece) => match self.take_in(piece) {
-                Ok(None) => Answer::Piece(None),
+            Request::Piece(piece) => match self.receiver.take_in(piece).await {
+                Ok(None) => {
+                    self.hear();
+                    Answer::Piece(None)
+                }
                 Ok(Some((vote, snapshot))) => {
                     let installed = raft.install_full_snapshot(vote, snapshot).await;
                     installed.map_or_else(failed, |response| Answer::Piece(Some(response.vote)))
                 }
                 Err(why) => failed(why),
             },
-        }
+            other => return Err(other),
+        })
     }
 
-    /// Adds a piece to the snapshot on its way in; the whole of it once it is complete.
-    fn take_in(&self, piece: Piece) -> Result<Option<(Vote, Snapshot)>, &'static str> {
-        let mut slot = self.incoming.lock().expect("no section of this lock panics");
-        if piece.number == 0 {
-            let Piece { vote, transfer, .. } = piece;
-            let (root, hasher) = (Root::new(), crc32fast::Hasher::new());
-            *slot = Some(Incoming { vote, transfer, next: 0, root, hasher });
+    fn hear(&self) {
+        *self.heard.lock().expect("no section of this lock panics") = Some(Instant::now());
+    }
+
+    async fn append(&self, request: AppendEntriesRequest<Types>) -> Answer {
+        let room = Room::of(self.room.load(Ordering::Relaxed));
+        if room == Room::Brim && !request.entries.is_empty() {
+            // Writing into a full disk would end this member; the leader asks again.
+            return failed("its disk is full");
         }
-        let incoming = slot.as_mut().ok_or("no snapshot is being received")?;
-        if !incoming.add(&piece) {
-            *slot = None;
-            return Err("the piece does not follow the one before it");
+        match self.member.raft.append_entries(request).await {
+            Ok(AppendEntriesResponse::HigherVote(vote)) => {
+                Answer::Append(AppendEntriesResponse::HigherVote(vote))
+            }
+            Ok(response) => {
+                self.hear();
+                Answer::Append(response)
+            }
+            Err(error) => failed(error),
         }
-        if !piece.last {
-            return Ok(None);
-        }
-        let root = std::mem::take(&mut incoming.root);
-        *slot = None;
-        let image = Image { root, time_ms: piece.time_ms };
-        Ok(Some((piece.vote, Snapshot { meta: piece.meta, snapshot: image })))
     }
 }
-
-#[cfg(test)]
-mod tests;

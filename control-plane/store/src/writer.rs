@@ -17,7 +17,8 @@ use std::thread::JoinHandle;
 
 use tokio::sync::{mpsc, watch};
 
-use crate::engine::{Batch, Engine, EngineError};
+use crate::engine::{Batch, Engine, EngineError, Stage};
+use crate::faults::{Bug, Faults};
 
 /// Changes that may wait; behind it whoever submits waits.
 const QUEUE_MAX: usize = 4096;
@@ -29,7 +30,17 @@ const GROUP_BYTES_MAX: usize = 8 << 20;
 pub(crate) type Done = Box<dyn FnOnce(Result<(), EngineError>) + Send>;
 
 enum Job {
-    Write { batch: Batch, durable: bool, done: Option<Done> },
+    Write {
+        batch: Batch,
+        durable: bool,
+        done: Option<Done>,
+    },
+    /// Puts a staged state in the place of the live one.
+    Adopt {
+        stage: Stage,
+        batch: Batch,
+        done: Done,
+    },
     Close,
 }
 
@@ -66,6 +77,21 @@ impl Stop {
     }
 }
 
+/// Stops the store when whoever holds it panics: a thread or task that is gone would leave a member
+/// that looks alive and does nothing.
+pub(crate) struct Alarm {
+    pub(crate) stop: Stop,
+    pub(crate) what: &'static str,
+}
+
+impl Drop for Alarm {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            self.stop.stop(&format!("{} panicked, see the log", self.what));
+        }
+    }
+}
+
 /// How much the writer has written, for metrics.
 #[derive(Debug, Default)]
 pub(crate) struct Written {
@@ -87,12 +113,16 @@ impl Writer {
     pub(crate) fn start(
         engine: Arc<dyn Engine>,
         stop: Stop,
+        faults: Faults,
     ) -> std::io::Result<(Writer, JoinHandle<()>)> {
         let (queue, jobs) = mpsc::channel(QUEUE_MAX);
         let written = Arc::new(Written::default());
         let counts = written.clone();
         let thread = std::thread::Builder::new().name("store-writer".to_owned());
-        let thread = thread.spawn(move || run(&*engine, jobs, &stop, &counts))?;
+        let thread = thread.spawn(move || {
+            let _alarm = Alarm { stop: stop.clone(), what: "the store's writer thread" };
+            run(&*engine, jobs, &stop, &counts, &faults);
+        })?;
         Ok((Writer { queue, written }, thread))
     }
 
@@ -118,6 +148,18 @@ impl Writer {
         receiver.await.map_err(|_| EngineError::Closed)?
     }
 
+    /// Puts a staged state in the place of the live one, after all that was handed in before, and
+    /// waits until that is on disk.
+    pub(crate) async fn adopt(&self, stage: Stage, batch: Batch) -> Result<(), EngineError> {
+        let (sender, receiver) = tokio::sync::oneshot::channel();
+        let done: Done = Box::new(move |result| {
+            let _ = sender.send(result);
+        });
+        let job = Job::Adopt { stage, batch, done };
+        self.queue.send(job).await.map_err(|_| EngineError::Closed)?;
+        receiver.await.map_err(|_| EngineError::Closed)?
+    }
+
     /// Lets the thread end once all that was handed in is written.
     pub(crate) async fn close(&self) {
         let _ = self.queue.send(Job::Close).await;
@@ -128,19 +170,27 @@ impl Writer {
     }
 }
 
-fn run(engine: &dyn Engine, mut jobs: mpsc::Receiver<Job>, stop: &Stop, written: &Written) {
+fn run(
+    engine: &dyn Engine,
+    mut jobs: mpsc::Receiver<Job>,
+    stop: &Stop,
+    written: &Written,
+    faults: &Faults,
+) {
     let mut failed: Option<EngineError> = None;
     let mut open = true;
     while open {
         let Some(first) = jobs.blocking_recv() else {
             break;
         };
-        let group = gather(first, &mut jobs, &mut open);
+        let mut group = gather(first, &mut jobs, &mut open);
         written.changes.fetch_add(group.changes, Ordering::Relaxed);
+        if faults.has(Bug::AckBeforeFsync) && failed.is_none() {
+            group.done.drain(..).for_each(|done| done(Ok(())));
+        }
         let result = match &failed {
             Some(error) => Err(error.clone()),
-            None if group.batch.is_empty() => Ok(()),
-            None => engine.write(&group.batch, group.durable),
+            None => write(engine, &group, faults),
         };
         if let Err(error) = &result
             && failed.is_none()
@@ -149,7 +199,7 @@ fn run(engine: &dyn Engine, mut jobs: mpsc::Receiver<Job>, stop: &Stop, written:
             stop.stop(&error.to_string());
             failed = Some(error.clone());
         }
-        if result.is_ok() && group.durable {
+        if result.is_ok() && (group.durable || group.adopt.is_some()) {
             written.fsyncs.fetch_add(1, Ordering::Relaxed);
         }
         for done in group.done {
@@ -158,15 +208,33 @@ fn run(engine: &dyn Engine, mut jobs: mpsc::Receiver<Job>, stop: &Stop, written:
     }
 }
 
+/// Writes a group: its changes, and then a staged state, if it has one.
+fn write(engine: &dyn Engine, group: &Group, faults: &Faults) -> Result<(), EngineError> {
+    let failed = |error: std::io::Error| EngineError::Write(error.to_string());
+    if !group.batch.is_empty() {
+        faults.hit("writer.write").map_err(failed)?;
+        engine.write(&group.batch, group.durable)?;
+    }
+    if group.durable {
+        faults.hit("writer.sync").map_err(failed)?;
+    }
+    match &group.adopt {
+        Some((stage, batch)) => engine.adopt(*stage, batch),
+        None => Ok(()),
+    }
+}
+
 #[derive(Default)]
 struct Group {
     batch: Batch,
     durable: bool,
+    /// A staged state to be adopted after the changes.
+    adopt: Option<(Stage, Batch)>,
     done: Vec<Done>,
     changes: u64,
 }
 
-/// Takes the first change and all that wait behind it, up to a size.
+/// Takes the first change and all that wait behind it, up to a size or to a staged state.
 fn gather(first: Job, jobs: &mut mpsc::Receiver<Job>, open: &mut bool) -> Group {
     let mut group = Group::default();
     let mut next = Some(first);
@@ -177,6 +245,11 @@ fn gather(first: Job, jobs: &mut mpsc::Receiver<Job>, open: &mut bool) -> Group 
                 group.durable |= durable;
                 group.done.extend(done);
                 group.changes += 1;
+            }
+            Job::Adopt { stage, batch, done } => {
+                group.adopt = Some((stage, batch));
+                group.done.push(done);
+                break;
             }
             Job::Close => {
                 *open = false;

@@ -11,8 +11,8 @@ fn entries() -> Vec<LogEntry> {
         action,
     };
     let put = || Action::Put(Bytes::from_static(b"value"));
-    let node = |addr: &str| BasicNode { addr: addr.to_owned() };
-    let nodes = BTreeMap::from([(1, node("a:1")), (2, node("b:2")), (3, node(""))]);
+    let node = |name: &str| Place { name: name.to_owned(), address: format!("{name}:1") };
+    let nodes = BTreeMap::from([(1, node("a")), (2, node("b")), (3, node(""))]);
     let configs = vec![BTreeSet::from([1, 2]), BTreeSet::from([2])];
     let membership = Membership::new(configs, nodes).expect("the membership is valid");
     vec![
@@ -23,6 +23,17 @@ fn entries() -> Vec<LogEntry> {
         LogEntry::new(
             log_id(u64::MAX),
             EntryPayload::Normal(command(Precondition::Present, Action::Delete)),
+        ),
+        LogEntry::new(
+            log_id(4),
+            EntryPayload::Normal(command(Precondition::Any, Action::Check { verdict: None })),
+        ),
+        LogEntry::new(
+            log_id(7),
+            EntryPayload::Normal(command(
+                Precondition::Any,
+                Action::Check { verdict: Some(Mark { revision: 4, hash: 1 << 127 }) },
+            )),
         ),
         LogEntry::new(log_id(5), EntryPayload::Membership(membership)),
         LogEntry::new(log_id(6), EntryPayload::Membership(Membership::default())),

@@ -12,9 +12,14 @@
 //! - a batch written with `durable` has reached the disk when `write` returns, and so have all
 //!   batches before it.
 //! - nothing that cannot be verified is ever returned; damage is an error.
+//!
+//! A *stage* is a second state beside the live one, filled while the live one is used, which then
+//! takes its place at once: how a snapshot comes in.
 
 pub(crate) mod memory;
 pub(crate) mod rocks;
+
+use std::path::Path;
 
 use bytes::Bytes;
 
@@ -23,7 +28,7 @@ use bytes::Bytes;
 pub(crate) enum Column {
     /// Log entries by index, big-endian.
     Log,
-    /// Vote, purge mark, identity, and how far `State` has been applied.
+    /// Vote, purge mark, quarantine, and how far `State` has been applied.
     Meta,
     /// The key space: key to sealed entry.
     State,
@@ -43,7 +48,7 @@ impl Column {
     }
 }
 
-/// Longer than any key of any column; makes an end that is behind all keys (see `Op::Clear`).
+/// Longer than any key of any column.
 pub(crate) const KEY_BYTES_MAX: usize = 1024;
 
 /// One change.
@@ -55,8 +60,6 @@ pub(crate) enum Op {
     Delete(Column, Bytes),
     /// Remove all keys from the first (inclusive) to the second (exclusive).
     DeleteRange(Column, Vec<u8>, Vec<u8>),
-    /// Remove all keys of a column.
-    Clear(Column),
 }
 
 /// Changes that happen together.
@@ -81,10 +84,6 @@ impl Batch {
     pub(crate) fn delete_range(&mut self, column: Column, from: Vec<u8>, end: Vec<u8>) {
         self.bytes += from.len() + end.len();
         self.ops.push(Op::DeleteRange(column, from, end));
-    }
-
-    pub(crate) fn clear(&mut self, column: Column) {
-        self.ops.push(Op::Clear(column));
     }
 
     /// Appends the changes of another batch, to happen together with and after those here.
@@ -122,6 +121,16 @@ pub(crate) enum EngineError {
     Damaged(String, String),
     #[error("the store is closed")]
     Closed,
+    #[error("a store in memory has no files")]
+    NoFiles,
+}
+
+/// Names what `Engine::stage` began. A later one replaces it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Stage(pub(crate) u64);
+
+pub(crate) fn unknown_stage() -> EngineError {
+    EngineError::Write("the state on its way in was replaced by a later one".to_owned())
 }
 
 /// An ordered, durable key-value store with columns and atomic batches.
@@ -137,6 +146,20 @@ pub(crate) trait Engine: Send + Sync + 'static {
 
     /// The greatest key of a column, with its value.
     fn last(&self, column: Column) -> Result<Option<Pair>, EngineError>;
+
+    /// Begins an empty state beside the live one; an earlier one that was not adopted is gone.
+    fn stage(&self) -> Result<Stage, EngineError>;
+
+    /// Makes changes in a staged state; they need not be durable yet.
+    fn fill(&self, stage: Stage, batch: &Batch) -> Result<(), EngineError>;
+
+    /// Puts a staged state in the place of the live one, durable when this returns: its `State` and
+    /// the changes of `batch`, and the live one's `Log` and `Meta`. A crash leaves the one or the
+    /// other. Nothing else may write meanwhile: only the writer's thread calls it.
+    fn adopt(&self, stage: Stage, batch: &Batch) -> Result<(), EngineError>;
+
+    /// Copies the files, as of some moment during the call, into a folder that must not exist yet.
+    fn checkpoint(&self, folder: &Path) -> Result<(), EngineError>;
 
     /// Lets go of the files at once, whoever still holds the engine: later calls fail.
     fn close(&self);

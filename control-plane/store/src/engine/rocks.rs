@@ -8,20 +8,30 @@
 //! - The write-ahead log is shared, so batches survive in the order in which they were written,
 //!   whether they were synced one by one or not.
 //!
+//! The database lies in `db-N` beside the superblock, which says which N counts (see `superblock`).
+//! A staged state is a database of its own in `db-N+1`, and adopting it is one change of the
+//! superblock.
+//!
 //! A failed write leaves the database unusable until the process starts again, by design of RocksDB
 //! and by ours: nothing is retried after a failed fsync.
 
+use std::fs;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
-use std::sync::{PoisonError, RwLock};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 
+use bytes::Bytes;
+use rocksdb::checkpoint::Checkpoint;
 use rocksdb::{
     ColumnFamily, ColumnFamilyDescriptor, DB, DBCompressionType, DBRecoveryMode, Direction,
     ErrorKind, IteratorMode, LogLevel, Options, WriteBatch, WriteOptions,
 };
 
-use super::{Batch, Column, Engine, EngineError, KEY_BYTES_MAX, Op, Pair, Visit, Walk};
-use crate::OpenError;
+use super::{Batch, Column, Engine, EngineError, Op, Pair, Stage, Visit, Walk, unknown_stage};
+use crate::errors::OpenError;
+use crate::faults::Faults;
+use crate::superblock::{self, Anchor, Identity, Superblock};
 
 /// Write-ahead files together before the oldest memory tables are flushed: bounds disk use and the
 /// time to open.
@@ -34,27 +44,71 @@ const OPEN_FILES_MAX: i32 = 128;
 const INFO_LOG_BYTES_MAX: usize = 1 << 20;
 const INFO_LOG_FILES_MAX: usize = 4;
 
+/// Changes copied at once from the live to a staged database.
+const COPY_BYTES: usize = 4 << 20;
+
 /// The open database; `None` once closed. Readers and the one writer share the lock, only `close`
-/// takes it alone.
+/// and `adopt` take it alone.
 pub(crate) struct Rocks {
+    base: PathBuf,
+    anchor: Arc<Anchor>,
+    faults: Faults,
     db: RwLock<Option<DB>>,
+    /// A std mutex: only blocking threads take it.
+    staged: Mutex<Option<Staged>>,
+    /// How many stages there were.
+    stages: AtomicU64,
+}
+
+/// A database beside the live one.
+struct Staged {
+    stage: Stage,
+    db: DB,
+}
+
+/// Makes a folder that only its owner may look into.
+pub(crate) fn make_folder(path: &Path) -> std::io::Result<()> {
+    fs::DirBuilder::new().recursive(true).mode(0o700).create(path)
 }
 
 impl Rocks {
-    /// Opens or creates the database in a folder. Only one process can have it open.
-    pub(crate) fn open(path: &Path) -> Result<Rocks, OpenError> {
-        let io = |source| OpenError::Folder { path: path.to_owned(), source };
-        std::fs::DirBuilder::new().recursive(true).mode(0o700).create(path).map_err(io)?;
-        if lost_its_manifest(path).map_err(io)? {
-            let detail = "the file CURRENT is missing".to_owned();
-            return Err(OpenError::Damaged { path: path.to_owned(), detail });
+    /// Opens the database that the superblock names, or creates it. Only one process can have it
+    /// open.
+    pub(crate) fn open(
+        base: &Path,
+        anchor: Arc<Anchor>,
+        create: bool,
+        faults: Faults,
+    ) -> Result<Rocks, OpenError> {
+        let path = superblock::database(base, anchor.folder());
+        let io = |source| OpenError::Folder { path: path.clone(), source };
+        if create {
+            make_folder(&path).map_err(io)?;
         }
+        if lost_its_manifest(&path).map_err(io)? {
+            let detail = "the file CURRENT is missing".to_owned();
+            return Err(OpenError::Damaged { path, detail });
+        }
+        let db = open_database(&path, create).map_err(|error| open_error(path, error))?;
+        let (db, staged) = (RwLock::new(Some(db)), Mutex::new(None));
+        let stages = AtomicU64::new(0);
+        Ok(Rocks { base: base.to_owned(), anchor, faults, db, staged, stages })
+    }
 
-        let columns = Column::ALL
-            .map(|column| ColumnFamilyDescriptor::new(column.name(), column_options(column)));
-        let db = DB::open_cf_descriptors(&database_options(), path, columns)
-            .map_err(|error| open_error(path.to_owned(), error))?;
-        Ok(Rocks { db: RwLock::new(Some(db)) })
+    /// Opens a database that nobody has open, only to read it.
+    pub(crate) fn open_to_read(path: &Path) -> Result<Rocks, EngineError> {
+        let names = Column::ALL.map(Column::name);
+        let options = database_options(false);
+        let db = DB::open_cf_for_read_only(&options, path, names, false).map_err(read_error)?;
+        let identity = Identity { cluster_id: 0, member_id: 0 };
+        let faults = Faults::default();
+        let anchor = Arc::new(Anchor::new(None, Superblock::new(identity), faults.clone()));
+        let (db, staged, stages) = (RwLock::new(Some(db)), Mutex::new(None), AtomicU64::new(0));
+        Ok(Rocks { base: path.to_owned(), anchor, faults, db, staged, stages })
+    }
+
+    fn staged(&self) -> MutexGuard<'_, Option<Staged>> {
+        self.staged.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn with<T>(&self, run: impl FnOnce(&DB) -> Result<T, EngineError>) -> Result<T, EngineError> {
@@ -77,9 +131,15 @@ fn lost_its_manifest(path: &Path) -> std::io::Result<bool> {
     Ok(data)
 }
 
-fn database_options() -> Options {
+fn open_database(path: &Path, create: bool) -> Result<DB, rocksdb::Error> {
+    let columns = Column::ALL
+        .map(|column| ColumnFamilyDescriptor::new(column.name(), column_options(column)));
+    DB::open_cf_descriptors(&database_options(create), path, columns)
+}
+
+fn database_options(create: bool) -> Options {
     let mut options = Options::default();
-    options.create_if_missing(true);
+    options.create_if_missing(create);
     options.create_missing_column_families(true);
     options.set_paranoid_checks(true);
     options.set_wal_recovery_mode(DBRecoveryMode::TolerateCorruptedTailRecords);
@@ -123,28 +183,57 @@ fn read_error(error: rocksdb::Error) -> EngineError {
     EngineError::Read(error.into_string())
 }
 
+fn write_error(error: rocksdb::Error) -> EngineError {
+    EngineError::Write(error.into_string())
+}
+
+fn io_error(error: std::io::Error) -> EngineError {
+    EngineError::Write(error.to_string())
+}
+
+fn write(db: &DB, batch: &Batch, durable: bool) -> Result<(), EngineError> {
+    let mut changes = WriteBatch::with_capacity_bytes(batch.bytes + 64 * batch.ops.len());
+    for op in &batch.ops {
+        match op {
+            Op::Put(column, key, value) => changes.put_cf(handle(db, *column), key, value),
+            Op::Delete(column, key) => changes.delete_cf(handle(db, *column), key),
+            Op::DeleteRange(column, from, end) => {
+                changes.delete_range_cf(handle(db, *column), from, end);
+            }
+        }
+    }
+    let mut options = WriteOptions::default();
+    options.set_sync(durable);
+    db.write_opt(changes, &options).map_err(write_error)
+}
+
+fn scan(db: &DB, column: Column, from: &[u8], visit: &mut Visit) -> Result<(), EngineError> {
+    let mode = IteratorMode::From(from, Direction::Forward);
+    for pair in db.iterator_cf(handle(db, column), mode) {
+        let (key, value) = pair.map_err(read_error)?;
+        if visit(&key, &value)? == Walk::Enough {
+            break;
+        }
+    }
+    Ok(())
+}
+
+/// Copies a column from one database to another.
+fn copy(from: &DB, to: &DB, column: Column) -> Result<(), EngineError> {
+    let mut batch = Batch::default();
+    scan(from, column, &[], &mut |key, value| {
+        batch.put(column, Bytes::copy_from_slice(key), value.to_vec());
+        if batch.bytes >= COPY_BYTES {
+            write(to, &std::mem::take(&mut batch), false)?;
+        }
+        Ok(Walk::On)
+    })?;
+    write(to, &batch, false)
+}
+
 impl Engine for Rocks {
     fn write(&self, batch: &Batch, durable: bool) -> Result<(), EngineError> {
-        self.with(|db| {
-            let mut changes = WriteBatch::with_capacity_bytes(batch.bytes + 64 * batch.ops.len());
-            for op in &batch.ops {
-                match op {
-                    Op::Put(column, key, value) => changes.put_cf(handle(db, *column), key, value),
-                    Op::Delete(column, key) => changes.delete_cf(handle(db, *column), key),
-                    Op::DeleteRange(column, from, end) => {
-                        changes.delete_range_cf(handle(db, *column), from, end);
-                    }
-                    Op::Clear(column) => {
-                        let end = [0xff; KEY_BYTES_MAX + 1];
-                        changes.delete_range_cf(handle(db, *column), &[][..], &end[..]);
-                    }
-                }
-            }
-            let mut options = WriteOptions::default();
-            options.set_sync(durable);
-            let result = db.write_opt(changes, &options);
-            result.map_err(|error| EngineError::Write(error.into_string()))
-        })
+        self.with(|db| write(db, batch, durable))
     }
 
     fn get(&self, column: Column, key: &[u8]) -> Result<Option<Vec<u8>>, EngineError> {
@@ -152,16 +241,7 @@ impl Engine for Rocks {
     }
 
     fn scan(&self, column: Column, from: &[u8], visit: &mut Visit) -> Result<(), EngineError> {
-        self.with(|db| {
-            let mode = IteratorMode::From(from, Direction::Forward);
-            for pair in db.iterator_cf(handle(db, column), mode) {
-                let (key, value) = pair.map_err(read_error)?;
-                if visit(&key, &value)? == Walk::Enough {
-                    break;
-                }
-            }
-            Ok(())
-        })
+        self.with(|db| scan(db, column, from, visit))
     }
 
     fn last(&self, column: Column) -> Result<Option<Pair>, EngineError> {
@@ -172,8 +252,64 @@ impl Engine for Rocks {
         })
     }
 
+    fn stage(&self) -> Result<Stage, EngineError> {
+        let mut staged = self.staged();
+        let number = self.anchor.folder() + 1;
+        let path = superblock::database(&self.base, number);
+        drop(staged.take());
+        if path.exists() {
+            fs::remove_dir_all(&path).map_err(io_error)?;
+        }
+        make_folder(&path).map_err(io_error)?;
+        let db = open_database(&path, true).map_err(write_error)?;
+        let stage = Stage(self.stages.fetch_add(1, Ordering::Relaxed));
+        *staged = Some(Staged { stage, db });
+        Ok(stage)
+    }
+
+    fn fill(&self, stage: Stage, batch: &Batch) -> Result<(), EngineError> {
+        self.faults.hit("snapshot.stage").map_err(io_error)?;
+        match &*self.staged() {
+            Some(staged) if staged.stage == stage => write(&staged.db, batch, false),
+            _ => Err(unknown_stage()),
+        }
+    }
+
+    fn adopt(&self, stage: Stage, batch: &Batch) -> Result<(), EngineError> {
+        let mut slot = self.staged();
+        let staged = slot.take().filter(|staged| staged.stage == stage);
+        let db = staged.ok_or_else(unknown_stage)?.db;
+        self.with(|live| {
+            copy(live, &db, Column::Log)?;
+            copy(live, &db, Column::Meta)
+        })?;
+        self.faults.hit("snapshot.adopt").map_err(io_error)?;
+        write(&db, batch, true)?;
+        superblock::sync_folder(&self.base).map_err(io_error)?;
+
+        let before = self.anchor.folder();
+        let switched = self.anchor.update(|block| block.folder = before + 1);
+        switched.map_err(io_error)?;
+        self.faults.hit("snapshot.switch").map_err(io_error)?;
+        let old = self.db.write().unwrap_or_else(PoisonError::into_inner).replace(db);
+        drop(old);
+        if let Err(error) = fs::remove_dir_all(superblock::database(&self.base, before)) {
+            tracing::warn!(%error, folder = before, "the replaced state stays until the next start");
+        }
+        Ok(())
+    }
+
+    fn checkpoint(&self, folder: &Path) -> Result<(), EngineError> {
+        self.with(|db| {
+            let checkpoint = Checkpoint::new(db).map_err(write_error)?;
+            checkpoint.create_checkpoint(folder).map_err(write_error)
+        })?;
+        superblock::sync_folder(folder).map_err(io_error)
+    }
+
     fn close(&self) {
         let db = self.db.write().unwrap_or_else(PoisonError::into_inner).take();
         drop(db);
+        drop(self.staged().take());
     }
 }

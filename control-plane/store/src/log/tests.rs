@@ -8,11 +8,23 @@ use openraft::type_config::TypeConfigExt;
 use super::*;
 use crate::engine::memory::Memory;
 use crate::state::{Action, Command, Precondition};
+use crate::superblock::{Identity, Superblock};
 use crate::writer::Stop;
 
+fn anchor() -> Arc<Anchor> {
+    let identity = Identity { cluster_id: 1, member_id: 1 };
+    Arc::new(Anchor::new(None, Superblock::new(identity), Faults::default()))
+}
+
+fn try_open(engine: &Arc<Memory>) -> Result<Log, EngineError> {
+    let faults = Faults::default();
+    let (writer, _) = Writer::start(engine.clone(), Stop::new(), faults.clone())
+        .expect("a thread can be started");
+    Log::open(engine.clone(), writer, anchor(), faults)
+}
+
 fn open(engine: &Arc<Memory>) -> Log {
-    let (writer, _) = Writer::start(engine.clone(), Stop::new()).expect("a thread can be started");
-    Log::open(engine.clone(), writer).expect("the log is sound")
+    try_open(engine).expect("the log is sound")
 }
 
 fn log_id(index: u64) -> LogId {
@@ -111,10 +123,7 @@ async fn damage_is_an_error_and_never_nothing() {
         batch.put(column, key, record);
         engine.write(&batch, true).expect("memory does not fail");
     };
-    let reopen = || {
-        let (writer, _) = Writer::start(engine.clone(), Stop::new()).expect("a thread starts");
-        Log::open(engine.clone(), writer)
-    };
+    let reopen = || try_open(&engine);
 
     damage(Column::Log, &entry_key(4));
     let mut reopened = reopen().expect("the end of the log is sound");
@@ -138,4 +147,32 @@ async fn a_hole_is_an_error() {
     engine.write(&batch, true).expect("memory does not fail");
     let error = open(&engine).try_get_log_entries(0..10).await.expect_err("entry 4 is missing");
     assert!(error.to_string().contains("sequence"), "{error}");
+}
+
+/// What the superblock promises is on disk, also around a cut.
+#[tokio::test]
+async fn a_promise_follows_the_disk_and_a_cut() {
+    let engine = Arc::new(Memory::new());
+    let mut log = open(&engine);
+    let promised = |log: &Log| {
+        log.flushed().promise(&log.anchor).expect("memory does not fail");
+        let mut last = None;
+        log.anchor.update(|block| last = block.last).expect("memory does not fail");
+        last
+    };
+    assert_eq!(promised(&log), None);
+    append(&mut log, (0..10).map(|index| put(index, 8)).collect()).await;
+    assert_eq!(promised(&log), Some(log_id(9)));
+    log.truncate_after(Some(log_id(4))).await.expect("the writer runs");
+    let mut last = None;
+    log.anchor.update(|block| last = block.last).expect("memory does not fail");
+    assert_eq!(last, Some(log_id(4)), "lowered before the cut");
+    assert_eq!(promised(&log), Some(log_id(4)));
+    append(&mut log, vec![put(5, 8)]).await;
+    assert_eq!(promised(&log), Some(log_id(5)));
+    let vote = Vote { leader_id: LeaderId { term: 3, node_id: 1 }, committed: false };
+    log.save_vote(&vote).await.expect("the writer runs");
+    let mut found = None;
+    log.anchor.update(|block| found = block.vote).expect("memory does not fail");
+    assert_eq!(found, Some(vote));
 }

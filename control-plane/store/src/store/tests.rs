@@ -3,13 +3,14 @@
 use std::collections::BTreeMap;
 
 use super::*;
+use crate::faults::Fault;
 use crate::watch::{Change, WatchEnd};
 
 /// Far longer than anything here takes; only a hang reaches it.
 const HANG: Duration = Duration::from_secs(60);
 
 fn config(engine: Engine) -> Config {
-    Config { engine, member_id: 1, address: "127.0.0.1:0".to_owned(), window: Window::default() }
+    Config::founder(engine, "127.0.0.1:0")
 }
 
 async fn memory() -> Store {
@@ -127,7 +128,7 @@ async fn a_damaged_folder_is_refused() {
         put(&store, &format!("{number}"), "value").await;
     }
     store.shutdown().await.expect("it stops");
-    let files = std::fs::read_dir(folder.path()).expect("the folder is there");
+    let files = std::fs::read_dir(folder.path().join("db-1")).expect("the folder is there");
     let logs = files.map(|file| file.expect("it can be listed").path());
     let logs: Vec<_> = logs.filter(|path| path.extension().is_some_and(|e| e == "log")).collect();
     let log = logs.iter().max().expect("there is a write-ahead log");
@@ -140,7 +141,7 @@ async fn a_damaged_folder_is_refused() {
     let refused = Store::open(config(engine.clone())).await.err();
     assert!(matches!(refused, Some(OpenError::Damaged { .. })), "{refused:?}");
 
-    std::fs::remove_file(folder.path().join("CURRENT")).expect("it is there");
+    std::fs::remove_file(folder.path().join("db-1/CURRENT")).expect("it is there");
     let refused = Store::open(config(engine)).await.err();
     assert!(matches!(refused, Some(OpenError::Damaged { .. })), "{refused:?}");
 }
@@ -256,7 +257,7 @@ async fn a_stopped_store_says_so_everywhere() {
 async fn a_failing_disk_stops_the_store() {
     let store = memory().await;
     put(&store, "a", "1").await;
-    store.0.disk.close();
+    store.inner.disk.close();
     let write = store.put(bytes("a"), bytes("2"), Precondition::Any).await;
     assert!(matches!(write, Err(WriteError::Stopped | WriteError::Unknown)), "{write:?}");
     let reason = tokio::time::timeout(HANG, store.stopped()).await.expect("the store stops");
@@ -266,116 +267,173 @@ async fn a_failing_disk_stops_the_store() {
     store.shutdown().await.expect("it stops");
 }
 
-type Stores = Arc<Mutex<BTreeMap<String, Store>>>;
-
-/// Members that reach each other within the process, by address.
-#[derive(Clone, Default)]
-struct Net(Stores);
-
-impl Net {
-    fn transport(&self) -> Transport {
-        let stores = self.0.clone();
-        Arc::new(move |address, request| {
-            let store = stores.lock().expect("the test does not panic here").get(&address).cloned();
-            Box::pin(async move {
-                match store {
-                    Some(store) => Ok(store.handle_peer(request).await),
-                    None => Err(std::io::ErrorKind::ConnectionRefused.into()),
-                }
-            })
-        })
+/// Each way to lose data behind the store's back, and what it is told.
+#[tokio::test]
+async fn a_folder_that_lost_something_is_refused() {
+    let filled = async || {
+        let folder = folder();
+        let store = rocks(folder.path()).await;
+        for number in 0..50 {
+            put(&store, &format!("{number}"), "value").await;
+        }
+        let flushed = store.current().revision();
+        let promised = async || {
+            let mut last = 0;
+            let look = |block: &mut Superblock| last = block.last.map_or(0, |last| last.index);
+            store.inner.anchor.update(look).expect("the folder can be written");
+            last
+        };
+        while promised().await < flushed {
+            tokio::task::yield_now().await;
+        }
+        store.shutdown().await.expect("it stops");
+        folder
+    };
+    let open = async |folder: &tempfile::TempDir| {
+        let engine = Engine::Rocks(folder.path().to_owned());
+        Store::open(config(engine)).await.err().expect("it is refused")
+    };
+    let cut = filled().await;
+    for file in std::fs::read_dir(cut.path().join("db-1")).expect("it can be listed") {
+        let path = file.expect("it can be listed").path();
+        if path.extension().is_some_and(|extension| extension == "log") {
+            std::fs::remove_file(path).expect("it is there");
+        }
     }
+    let refused = open(&cut).await;
+    assert!(matches!(refused, OpenError::Behind { .. } | OpenError::Damaged { .. }), "{refused}");
 
-    fn config(&self, member_id: u64) -> Config {
-        Config { member_id, address: format!("member-{member_id}"), ..config(Engine::Memory) }
-    }
+    let gone = filled().await;
+    std::fs::remove_dir_all(gone.path().join("db-1")).expect("it is there");
+    let refused = open(&gone).await;
+    assert!(matches!(refused, OpenError::Behind { .. }), "{refused}");
 
-    fn add(&self, member_id: u64, store: &Store) {
-        let address = format!("member-{member_id}");
-        self.0.lock().expect("the test does not panic here").insert(address, store.clone());
-    }
+    let headless = filled().await;
+    std::fs::remove_file(headless.path().join("superblock")).expect("it is there");
+    let refused = open(&headless).await;
+    assert!(refused.to_string().contains("superblock is missing"), "{refused}");
 
-    fn remove(&self, member_id: u64) {
-        let address = format!("member-{member_id}");
-        self.0.lock().expect("the test does not panic here").remove(&address);
-    }
+    let other = filled().await;
+    let engine = Engine::Rocks(other.path().to_owned());
+    let wanted = Config { cluster_id: Some(7), ..config(engine.clone()) };
+    let refused = Store::open(wanted).await.err();
+    assert!(matches!(refused, Some(OpenError::OtherCluster { wanted: 7, .. })), "{refused:?}");
+    let empty = folder();
+    let engine = Engine::Rocks(empty.path().to_owned());
+    let refused = Store::join(config(engine), no_transport()).await.err();
+    assert!(matches!(refused, Some(OpenError::NoCluster { .. })), "{refused:?}");
 }
 
-async fn leader_of(stores: &[&Store]) -> usize {
-    let leads = stores.iter().enumerate().map(|(index, store)| {
-        let mut leadership = store.leadership();
-        Box::pin(async move {
-            let leads = |leadership: &Leadership| matches!(leadership, Leadership::Leader { .. });
-            leadership.wait_for(leads).await.expect("the store runs");
-            index
-        })
+#[tokio::test]
+async fn a_checkpoint_is_the_state_at_a_revision() {
+    let (origin, target) = (folder(), folder());
+    let store = rocks(origin.path()).await;
+    for number in 0..100 {
+        put(&store, &format!("{number:03}"), "value").await;
+    }
+    let writing = tokio::spawn({
+        let store = store.clone();
+        async move {
+            for number in 0..300 {
+                put(&store, &format!("{:03}", number % 150), "later").await;
+            }
+        }
     });
-    let first = futures::future::select_all(leads);
-    tokio::time::timeout(HANG, first).await.expect("one of them comes to lead").0
+    let copy = target.path().join("copy");
+    let revision = store.checkpoint(&copy).await.expect("it can be made");
+    writing.await.expect("the writer does not fail");
+    let expected = store.at(revision).expect("the window has it");
+    let expected: BTreeMap<Bytes, Entry> = expected.range(b"", None).collect();
+    store.shutdown().await.expect("it stops");
+
+    let found = crate::identity(&copy).expect("it is sound").expect("it is a store");
+    assert_eq!(found.cluster_id, store.cluster_id());
+    let opened = open::open(&config(Engine::Rocks(copy.clone())), false).expect("it is sound");
+    let restored: BTreeMap<Bytes, Entry> =
+        opened.restored.state.snapshot().range(b"", None).collect();
+    assert_eq!(opened.restored.state.revision, revision);
+    assert_eq!(restored, expected);
+    let memory = memory().await;
+    let refused = memory.checkpoint(&copy).await;
+    assert!(matches!(refused, Err(CheckpointError::InMemory)));
 }
 
-/// Entries, a whole snapshot, votes and reads between three members, and a new leader when the old
-/// one is gone: all through our own encodings.
+/// While the disk is nearly full nothing is added, all else goes on, and it ends by itself.
+#[tokio::test]
+async fn a_full_disk_takes_deletes_and_reads() {
+    let store = memory().await;
+    put(&store, "a", "1").await;
+    let mut ends = store.inner.room.clone();
+    let set = |room: &mut Arc<AtomicU8>, to: Room| room.store(to as u8, Ordering::Relaxed);
+    // Housekeeping looks twice a second, and memory is never full: so this ends by itself.
+    set(&mut ends, Room::Full);
+    let refused = store.put(bytes("b"), bytes("1"), Precondition::Any).await;
+    assert_eq!(refused, Err(WriteError::Full));
+    set(&mut ends, Room::Full);
+    assert!(store.health().disk_full);
+    set(&mut ends, Room::Full);
+    let marked = store.making_room().put(bytes("a"), bytes("2"), Precondition::Any).await;
+    assert!(marked.is_ok(), "{marked:?}");
+    set(&mut ends, Room::Full);
+    store.delete(bytes("a"), Precondition::Any).await.expect("deletes go on");
+    assert!(store.read().await.expect("reads go on").is_empty());
+    let resumed = async {
+        while store.put(bytes("b"), bytes("1"), Precondition::Any).await.is_err() {
+            tokio::task::yield_now().await;
+        }
+    };
+    tokio::time::timeout(HANG, resumed).await.expect("writes resume");
+    store.shutdown().await.expect("it stops");
+}
+
+/// Every step on the way of a write, failing in every way: what was acknowledged is there after a
+/// restart, and a step that failed for good stopped the store.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn three_members_hold_the_same_and_outlive_their_leader() {
-    let net = Net::default();
-    let first = Store::open_with(net.config(1), net.transport()).await.expect("it founds");
-    net.add(1, &first);
-    for number in 0..50 {
-        put(&first, &format!("before/{number}"), "value").await;
+async fn every_failpoint_of_a_write_keeps_what_was_acknowledged() {
+    let points = [
+        "log.append",
+        "writer.write",
+        "writer.sync",
+        "machine.apply",
+        "machine.hand",
+        "machine.publish",
+        "superblock.write",
+    ];
+    for point in points {
+        for fault in [Fault::Panic, Fault::Error, Fault::Delay(20)] {
+            let folder = folder();
+            let faults = Faults::default();
+            let engine = Engine::Rocks(folder.path().to_owned());
+            let member = Config { faults: faults.clone(), ..config(engine) };
+            let store = Store::open(member).await.expect("the folder can be opened");
+            put(&store, "before", "1").await;
+            let before = faults.hits(point);
+            faults.set(point, fault, Some(3));
+            let mut acknowledged = Vec::new();
+            for number in 0..20 {
+                let key = bytes(format!("{number:02}"));
+                match store.put(key.clone(), bytes("value"), Precondition::Absent).await {
+                    Ok(entry) => acknowledged.push((key, entry)),
+                    Err(WriteError::Unknown | WriteError::Stopped) => break,
+                    Err(other) => panic!("{point} {fault:?}: {other}"),
+                }
+            }
+            let reached = async {
+                while faults.hits(point) == before {
+                    tokio::task::yield_now().await;
+                }
+            };
+            tokio::time::timeout(HANG, reached).await.expect("the point is on the way");
+            // A writer that panicked says so.
+            let _ = store.end().await;
+            let store = rocks(folder.path()).await;
+            let contents = contents(&store);
+            for (key, entry) in &acknowledged {
+                assert_eq!(contents.get(key), Some(entry), "{point} {fault:?} lost {key:?}");
+            }
+            assert!(contents.contains_key(&bytes("before")), "{point} {fault:?}");
+            put(&store, "after", "1").await;
+            store.shutdown().await.expect("it stops");
+        }
     }
-    // Purged, so that a new member needs the snapshot.
-    let raft = &first.0.member.raft;
-    raft.trigger().snapshot().await.expect("it runs");
-    let all = first.current().revision();
-    let wait = raft.wait(Some(HANG));
-    let taken = wait.metrics(|m| m.snapshot.is_some_and(|id| id.index >= all), "snapshot").await;
-    taken.expect("the snapshot is taken");
-    raft.trigger().purge_log(all).await.expect("it runs");
-    let wait = raft.wait(Some(HANG));
-    let purged = wait.metrics(|m| m.purged.is_some_and(|id| id.index >= all), "purge").await;
-    purged.expect("the log is purged");
-
-    let mut members = vec![first.clone()];
-    for id in [2, 3] {
-        let store = Store::join(net.config(id), net.transport()).await.expect("it opens");
-        net.add(id, &store);
-        let node = openraft::BasicNode { addr: format!("member-{id}") };
-        raft.add_learner(id, node, true).await.expect("it catches up");
-        members.push(store);
-    }
-    raft.change_membership([1, 2, 3], false).await.expect("they are voters");
-    let entry = put(&first, "after", "value").await;
-    for member in &members {
-        assert!(member.reached(entry.modified).await);
-        assert_eq!(contents(member), contents(&first));
-    }
-    assert_eq!(first.read().await.expect("it leads").get(b"after"), Some(entry));
-    let refused = members[1].put(bytes("a"), bytes("1"), Precondition::Any).await;
-    let address = Some("member-1".to_owned());
-    assert_eq!(refused, Err(WriteError::NotLeader { leader: Some(1), address }));
-    assert!(matches!(members[1].read().await, Err(ReadError::NotLeader { leader: Some(1), .. })));
-
-    net.remove(1);
-    first.shutdown().await.expect("it stops");
-    let rest = [&members[1], &members[2]];
-    let leader = rest[leader_of(&rest).await];
-    let entry = put(leader, "later", "value").await;
-    for member in rest {
-        assert!(member.reached(entry.modified).await);
-        assert_eq!(contents(member), contents(leader));
-    }
-    for member in rest {
-        member.shutdown().await.expect("it stops");
-    }
-}
-
-#[test]
-fn a_disk_is_full_when_little_is_free() {
-    let gib = |n: u64| n << 30;
-    assert!(!is_full(gib(1), gib(1) / 5));
-    assert!(is_full(gib(1), gib(1) / 11));
-    assert!(is_full(gib(10), 0));
-    assert!(!is_full(gib(1000), gib(20)), "a large disk has room");
-    assert!(!is_full(0, 0), "not a disk");
 }

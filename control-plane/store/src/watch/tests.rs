@@ -14,7 +14,11 @@ struct Bench {
 impl Bench {
     fn new(revisions: usize) -> Bench {
         let bounds = Window { revisions, ..Window::default() };
-        Bench { feed: Feed::new(bounds, Snapshot::default()), root: Root::new(), revision: 0 }
+        Bench {
+            feed: Feed::new(bounds, Snapshot::default(), Faults::default()),
+            root: Root::new(),
+            revision: 0,
+        }
     }
 
     fn put(&mut self, key: &str) {
@@ -141,4 +145,40 @@ fn an_event_is_encoded_once() {
         assert_eq!(encoded, "a");
     }
     assert_eq!(made.into_inner(), 1);
+}
+
+#[tokio::test]
+async fn progress_is_known_when_nothing_waits() {
+    let mut bench = Bench::new(10);
+    let mut watch = bench.watch("a/", 0);
+    assert_eq!(watch.progress(), Some(0));
+    bench.put("b/1");
+    assert_eq!(watch.progress(), Some(1), "what it does not watch is behind it as well");
+    bench.put("a/1");
+    assert_eq!(watch.progress(), None, "an event waits");
+    watch.next().await.expect("the watch keeps up");
+    assert_eq!(watch.progress(), Some(2));
+    let late = bench.watch("a/", 0);
+    assert_eq!(late.progress(), None, "the past waits");
+    bench.feed.stop();
+    assert_eq!(watch.progress(), None, "it has ended");
+}
+
+/// The seeded bug: a watch that begins exactly at the window's edge misses its first event.
+#[tokio::test]
+async fn the_seeded_bug_at_the_windows_edge_is_found() {
+    for (seeded, expected) in [(false, vec![3, 4, 5]), (true, vec![4, 5])] {
+        let mut bench = Bench::new(3);
+        if seeded {
+            bench.feed.faults.seed(Bug::EventDroppedAtEdge);
+        }
+        (0..5).for_each(|_| bench.put("a"));
+        let oldest = bench.feed.sizes().oldest;
+        let mut watch = bench.watch("", oldest);
+        let mut seen = Vec::new();
+        while let Some(event) = watch.ready().expect("the watch keeps up") {
+            seen.push(event.revision);
+        }
+        assert_eq!(seen, expected);
+    }
 }

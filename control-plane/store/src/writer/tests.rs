@@ -1,5 +1,6 @@
 //! Group commit, order and the end after a failure, over an engine that waits to be let through.
 
+use std::path::Path;
 use std::sync::Mutex;
 use std::sync::mpsc as std_mpsc;
 
@@ -34,6 +35,23 @@ impl Engine for Gate {
         Ok(None)
     }
 
+    fn stage(&self) -> Result<Stage, EngineError> {
+        Ok(Stage(0))
+    }
+
+    fn fill(&self, _: Stage, _: &Batch) -> Result<(), EngineError> {
+        Ok(())
+    }
+
+    fn adopt(&self, _: Stage, batch: &Batch) -> Result<(), EngineError> {
+        self.writes.lock().expect("the test does not panic here").push((batch.ops.len(), true));
+        Ok(())
+    }
+
+    fn checkpoint(&self, _: &Path) -> Result<(), EngineError> {
+        Ok(())
+    }
+
     fn close(&self) {}
 }
 
@@ -52,8 +70,8 @@ impl Bench {
         let writes = Mutex::new(Vec::new());
         let gate = Arc::new(Gate { verdicts: Mutex::new(verdicts), writes });
         let stop = Stop::new();
-        let (writer, thread) =
-            Writer::start(gate.clone(), stop.clone()).expect("a thread can be started");
+        let (writer, thread) = Writer::start(gate.clone(), stop.clone(), Faults::default())
+            .expect("a thread can be started");
         Bench { gate, verdict, stop, writer, thread, answers: Arc::default() }
     }
 

@@ -26,12 +26,8 @@ impl Server {
 
     /// The same with another window of past revisions.
     pub async fn with_window(window: Window) -> Server {
-        let config = wherry_store::Config {
-            engine: Engine::Memory,
-            window,
-            member_id: 1,
-            address: String::new(),
-        };
+        let config = wherry_store::Config::founder(Engine::Memory, "");
+        let config = wherry_store::Config { window, ..config };
         let shutdown = CancellationToken::new();
         let api = ApiServer::new(Config {
             store: Store::open(config).await.expect("a store in memory opens"),

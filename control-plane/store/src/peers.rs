@@ -1,0 +1,422 @@
+//! The store among its members: what it asks of them, and what it answers.
+
+use std::collections::BTreeMap;
+use std::sync::atomic::Ordering;
+use std::time::{Duration, Instant, SystemTime};
+
+use bytes::Bytes;
+
+use crate::check::{COLLECT_TIMEOUT, Judgement, judge};
+use crate::codec;
+use crate::errors::{MembershipError, ReadError, WriteError};
+use crate::faults::{Bug, Faults};
+use crate::members::{Change, MemberId, MemberStatus, Role};
+use crate::network::{AskError, Peer};
+use crate::raft::View;
+use crate::space::Room;
+use crate::state::{Action, Command, Mark, Outcome, Precondition, Revision};
+use crate::store::{ANSWER_TIMEOUT, Inner, Leadership, Store, Target};
+use crate::tasks;
+use crate::wire::{Answer, Request, Status, Written};
+
+/// A forwarded write is answered by then; the leader itself says `Unknown` a little earlier.
+const FORWARD_TIMEOUT: Duration = Duration::from_secs(12);
+
+/// A leader that no majority has confirmed yet lets others' writes wait so long for that; whoever
+/// forwarded them asks again.
+const CONFIRM_TIMEOUT: Duration = Duration::from_millis(250);
+
+/// After so long without an answer the leader is asked for a sign of life …
+const SIGN_AFTER: Duration = Duration::from_millis(250);
+
+/// … which must come by then, or the next one, while there is time.
+const SIGN_TIMEOUT: Duration = Duration::from_millis(350);
+
+/// Signs of life that may be missing.
+const SIGNS_MISSING_MAX: u32 = 2;
+
+/// A leader answers a read index by then, if it has a majority.
+const INDEX_TIMEOUT: Duration = Duration::from_millis(1400);
+
+/// Members say how they are by then, or count as away.
+const STATUS_TIMEOUT: Duration = Duration::from_millis(900);
+
+/// Members apply the same entry within a few of these.
+const COLLECT_RETRY: Duration = Duration::from_millis(50);
+
+fn now_ms() -> u64 {
+    let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
+    since.map_or(0, |since| since.as_millis() as u64)
+}
+
+impl Store {
+    /// Answers a request that another member's transport brought; `from` is whom its certificate
+    /// names. Requests that are not for this member, or not from that one, are refused.
+    pub async fn handle_peer(&self, from: MemberId, request: Bytes) -> Bytes {
+        self.answer(from, &request).await.encode()
+    }
+
+    async fn answer(&self, from: MemberId, request: &[u8]) -> Answer {
+        let refused = |why: String| {
+            tracing::warn!(from, why, "refuse a peer's request");
+            Answer::Failed(why)
+        };
+        if let Err(error) = self.inner.faults().pass("peer.answer").await {
+            return Answer::Failed(error.to_string());
+        }
+        let (envelope, request) = match codec::decode(request, Request::decode) {
+            Ok(request) => request,
+            Err(error) => return refused(format!("the request cannot be read: {error}")),
+        };
+        let own = self.inner.identity;
+        if envelope.cluster_id != own.cluster_id {
+            return refused(format!(
+                "member {from} is of cluster {:032x}, this is cluster {:032x}",
+                envelope.cluster_id, own.cluster_id
+            ));
+        }
+        if envelope.from != from {
+            return refused(format!("member {from} says that it is member {}", envelope.from));
+        }
+        if envelope.to != own.member_id {
+            return refused(format!(
+                "member {from} looks for member {}, this is member {}",
+                envelope.to, own.member_id
+            ));
+        }
+        let request = match self.inner.inbox.answer(request).await {
+            Ok(answer) => return answer,
+            Err(request) => request,
+        };
+        match request {
+            Request::Write { command, makes_room } => {
+                let confirm_by = Instant::now() + CONFIRM_TIMEOUT;
+                Answer::Written(self.inner.lead_write(command, makes_room, confirm_by).await)
+            }
+            Request::ReadIndex => Answer::Index(self.inner.member.read_index().await),
+            Request::Status => Answer::Status(self.inner.status()),
+            Request::Change(change) => Answer::Changed(self.inner.changer.perform(change).await),
+            Request::Append(_)
+            | Request::Vote(_)
+            | Request::PreVote(_)
+            | Request::Transfer(_)
+            | Request::Piece(_) => unreachable!("the inbox answers these"),
+        }
+    }
+
+    /// The members, as this one knows them and as they say they are. Those that do not answer within
+    /// a second are shown without what only they know.
+    pub async fn members(&self) -> Vec<MemberStatus> {
+        let view = self.inner.member.view();
+        let statuses = self.inner.statuses(&view).await;
+        let show = |(id, place): (&MemberId, &crate::raft::Place)| {
+            let status = statuses.get(id);
+            let role = match *id {
+                id if view.leader == Some(id) => Role::Leader,
+                id if view.voters.contains(&id) => Role::Voter,
+                _ => Role::Learner,
+            };
+            MemberStatus {
+                id: *id,
+                name: place.name.clone(),
+                address: place.address.clone(),
+                role,
+                applied: status.map(|status| status.now.revision),
+                hash: status.map(|status| status.now.hash),
+                quarantined: status.and_then(|status| status.quarantine.clone()),
+            }
+        };
+        view.places.iter().map(show).collect()
+    }
+
+    /// Takes a new member in, as a learner, and returns its id, which nobody ever had. A learner of
+    /// the same name or address is replaced; a voter must be removed first.
+    pub async fn add_learner(
+        &self,
+        name: &str,
+        address: &str,
+    ) -> Result<MemberId, MembershipError> {
+        let (name, address) = (name.to_owned(), address.to_owned());
+        self.change(Change::Add { name, address }).await
+    }
+
+    /// Waits until a learner has caught up, and makes it a voter. Fine if it is one already.
+    pub async fn promote(&self, id: MemberId) -> Result<(), MembershipError> {
+        self.change(Change::Promote(id)).await.map(drop)
+    }
+
+    /// Takes a member out of the cluster, for ever. A leader lets another one lead first.
+    pub async fn remove(&self, id: MemberId) -> Result<(), MembershipError> {
+        self.change(Change::Remove(id)).await.map(drop)
+    }
+
+    /// Makes this voter the leader, or whichever is furthest; returns who leads now.
+    pub async fn transfer(&self, to: Option<MemberId>) -> Result<MemberId, MembershipError> {
+        self.change(Change::Transfer(to)).await
+    }
+
+    /// Brings a change to whoever leads. Tried again only while it is certain that nothing happened.
+    async fn change(&self, change: Change) -> Result<MemberId, MembershipError> {
+        let mut deadline = Instant::now() + ANSWER_TIMEOUT;
+        loop {
+            if self.inner.stop.reason().is_some() {
+                return Err(MembershipError::Stopped);
+            }
+            let mut leadership = self.inner.leadership.clone();
+            leadership.mark_unchanged();
+            let (begun, change) = (Instant::now(), change.clone());
+            let changed = match self.target() {
+                Target::Here => self.inner.changer.perform(change).await,
+                Target::There(peer) => self.inner.forward_change(peer, change).await,
+                Target::Nowhere => Err(MembershipError::NoLeader),
+            };
+            // A leader that handed over first took its time for that.
+            deadline += begun.elapsed();
+            match changed {
+                Err(MembershipError::NoLeader) if Instant::now() < deadline => {}
+                done => return done,
+            }
+            tasks::pause(&mut leadership).await;
+        }
+    }
+}
+
+impl Inner {
+    pub(crate) fn faults(&self) -> &Faults {
+        self.caller.faults()
+    }
+
+    /// Where a write goes.
+    pub(crate) fn target(&self) -> Target {
+        match *self.leadership.borrow() {
+            Leadership::Leader { .. } => Target::Here,
+            Leadership::Follower { leader: None } => Target::Nowhere,
+            Leadership::Follower { leader: Some(id) } => match self.member.address(id) {
+                Some(address) => Target::There(Peer { id, address }),
+                None => Target::Nowhere,
+            },
+        }
+    }
+
+    pub(crate) fn room(&self) -> Room {
+        Room::of(self.room.load(Ordering::Relaxed))
+    }
+
+    /// Whether new objects are refused.
+    pub(crate) fn is_full(&self) -> bool {
+        self.room() != Room::Enough || self.peers_full.load(Ordering::Relaxed)
+    }
+
+    /// Proposes a write, here, where the leader is if there is one.
+    pub(crate) async fn lead_write(
+        &self,
+        mut command: Command,
+        makes_room: bool,
+        confirm_by: Instant,
+    ) -> Result<Written, WriteError> {
+        if self.stop.reason().is_some() {
+            return Err(WriteError::Stopped);
+        }
+        match &command.action {
+            Action::Put(_) if self.is_full() && !makes_room => return Err(WriteError::Full),
+            Action::Put(_) | Action::Delete => {}
+            // Checks are the leader's own.
+            Action::Check { .. } => return Err(WriteError::Unknown),
+        }
+        command.time_ms = now_ms();
+        match self.member.propose(command, confirm_by).await? {
+            (_, Outcome::Put { entry, .. }) => {
+                Ok(Written::Put { created: entry.created, modified: entry.modified })
+            }
+            (revision, Outcome::Deleted { last }) => Ok(Written::Deleted { revision, last }),
+            (_, Outcome::Refused { current }) => Err(WriteError::Conflict { current }),
+            (_, Outcome::Nothing) => unreachable!("a write has an outcome"),
+        }
+    }
+
+    /// Lets the leader propose a write. `NotLeader` means that nothing happened.
+    pub(crate) async fn forward(
+        &self,
+        peer: Peer,
+        command: Command,
+        makes_room: bool,
+        deadline: Instant,
+    ) -> Result<Written, WriteError> {
+        let request = Request::Write { command, makes_room };
+        let answer = tokio::select! {
+            answer = self.caller.ask(peer.clone(), &request, FORWARD_TIMEOUT) => answer,
+            () = self.silent(peer.clone(), deadline) => return Err(WriteError::Unknown),
+        };
+        let not_sent = WriteError::NotLeader { leader: Some(peer.id), address: Some(peer.address) };
+        match answer {
+            // A member that has stopped did not take the write.
+            Ok(Answer::Written(Err(WriteError::Stopped))) => Err(not_sent),
+            Ok(Answer::Written(written)) => written,
+            Ok(_) | Err(AskError::Lost(_)) => Err(WriteError::Unknown),
+            Err(AskError::NotSent(_) | AskError::Refused(_)) => Err(not_sent),
+        }
+    }
+
+    /// Returns when a member gives no sign of life any more.
+    async fn silent(&self, peer: Peer, deadline: Instant) {
+        let mut missing = 0;
+        loop {
+            tokio::time::sleep(SIGN_AFTER).await;
+            let sign = self.caller.ask(peer.clone(), &Request::Status, SIGN_TIMEOUT).await;
+            missing = if sign.is_ok() { 0 } else { missing + 1 };
+            let late = missing > 0 && Instant::now() >= deadline;
+            if late || missing >= SIGNS_MISSING_MAX {
+                return;
+            }
+        }
+    }
+
+    async fn forward_change(
+        &self,
+        peer: Peer,
+        change: Change,
+    ) -> Result<MemberId, MembershipError> {
+        let timeout = change.timeout();
+        match self.caller.ask(peer, &Request::Change(change), timeout).await {
+            Ok(Answer::Changed(Err(MembershipError::Stopped))) => Err(MembershipError::NoLeader),
+            Ok(Answer::Changed(changed)) => changed,
+            Ok(_) | Err(AskError::Lost(_)) => Err(MembershipError::Unknown),
+            Err(AskError::NotSent(_) | AskError::Refused(_)) => Err(MembershipError::NoLeader),
+        }
+    }
+
+    /// The revision that a linearizable read needs, from whoever leads. `before` is what the last
+    /// call returned, which is of no use to this one.
+    pub(crate) async fn read_index(&self, before: Option<Revision>) -> Result<Revision, ReadError> {
+        let deadline = Instant::now() + ANSWER_TIMEOUT;
+        let mut again = false;
+        loop {
+            if let Some(before) = before.filter(|_| again)
+                && self.faults().has(Bug::ReadIndexReused)
+            {
+                return Ok(before);
+            }
+            let mut leadership = self.leadership.clone();
+            leadership.mark_unchanged();
+            let refused = match self.target() {
+                Target::Here => match self.member.read_index().await {
+                    Err(error @ ReadError::NotLeader { .. }) => error,
+                    answered => return answered,
+                },
+                Target::There(peer) => {
+                    let (id, address) = (peer.id, peer.address.clone());
+                    let answer = tokio::select! {
+                        answer = self.caller.ask(peer, &Request::ReadIndex, INDEX_TIMEOUT) => answer,
+                        _ = leadership.changed() => Err(AskError::Lost("the leader changed".into())),
+                    };
+                    match answer {
+                        Ok(Answer::Index(Ok(index))) => return Ok(index),
+                        Ok(Answer::Index(Err(ReadError::NoMajority))) => {
+                            return Err(ReadError::NoMajority);
+                        }
+                        _ => ReadError::NotLeader { leader: Some(id), address: Some(address) },
+                    }
+                }
+                Target::Nowhere => ReadError::NotLeader { leader: None, address: None },
+            };
+            if Instant::now() >= deadline {
+                return Err(refused);
+            }
+            again = true;
+            tasks::pause(&mut leadership).await;
+        }
+    }
+
+    /// How this member is.
+    fn status(&self) -> Status {
+        let shown = *self.shown.borrow();
+        let quarantine = self.quarantine.borrow().clone();
+        Status { now: shown.now, mark: shown.mark, quarantine, room: self.room() }
+    }
+
+    /// How the members are, those that answer in time.
+    async fn statuses(&self, view: &View) -> BTreeMap<MemberId, Status> {
+        let me = self.identity.member_id;
+        let others = view.places.iter().filter(|(id, _)| **id != me);
+        let asked = others.map(|(&id, place)| async move {
+            let peer = Peer { id, address: place.address.clone() };
+            match self.caller.ask(peer, &Request::Status, STATUS_TIMEOUT).await {
+                Ok(Answer::Status(status)) => Some((id, status)),
+                _ => None,
+            }
+        });
+        let answers = futures::future::join_all(asked).await;
+        let own = view.places.contains_key(&me).then(|| (me, self.status()));
+        answers.into_iter().flatten().chain(own).collect()
+    }
+
+    /// What the leader does from time to time: hears how the others are, and lets all compare their
+    /// states.
+    pub(crate) async fn compare(&self) {
+        let quarantined = self.quarantine.borrow().is_some();
+        self.member.may_campaign(!quarantined);
+        let view = self.member.view();
+        if view.leader != Some(self.identity.member_id) || view.places.len() < 2 {
+            self.peers_full.store(false, Ordering::Relaxed);
+            return;
+        }
+        if quarantined && view.voters.len() > 1 {
+            let handed = self.changer.perform(Change::Transfer(None)).await;
+            tracing::warn!(?handed, "a quarantined member does not lead");
+            return;
+        }
+        let statuses = self.statuses(&view).await;
+        let full = view.voters.iter().filter_map(|id| statuses.get(id));
+        let full = full.filter(|status| status.room != Room::Enough).count();
+        self.peers_full.store(full * 2 > view.voters.len(), Ordering::Relaxed);
+
+        let shown = *self.shown.borrow();
+        if shown.mark.is_some_and(|mark| mark.hash == shown.now.hash) {
+            return;
+        }
+        let Some(at) = self.propose_check(None).await else {
+            return;
+        };
+        let marks = self.collect(&view, at).await;
+        let members = view.places.keys().copied().collect();
+        match judge(at, &members, &view.voters, &marks) {
+            Judgement::Same => {
+                self.suspicion.send_replace(None);
+            }
+            Judgement::Majority(verdict) => {
+                self.suspicion.send_replace(None);
+                self.propose_check(Some(verdict)).await;
+            }
+            Judgement::Split(why) => {
+                tracing::error!(why, "the members differ, and no majority is right");
+                self.suspicion.send_replace(Some(why));
+            }
+            Judgement::TooFew => {}
+        }
+    }
+
+    async fn propose_check(&self, verdict: Option<Mark>) -> Option<Revision> {
+        let action = Action::Check { verdict };
+        let key = Bytes::new();
+        let precondition = Precondition::Any;
+        let command = Command { time_ms: now_ms(), key, precondition, action };
+        // What is not proposed now is the next time.
+        let proposed = self.member.propose(command, Instant::now()).await;
+        proposed.ok().map(|(revision, _)| revision)
+    }
+
+    /// What the members noted at a revision, once all have, or time is up.
+    async fn collect(&self, view: &View, at: Revision) -> BTreeMap<MemberId, Mark> {
+        let deadline = Instant::now() + COLLECT_TIMEOUT;
+        loop {
+            let statuses = self.statuses(view).await;
+            let marks = statuses.iter().filter_map(|(id, status)| Some((*id, status.mark?)));
+            let marks: BTreeMap<MemberId, Mark> =
+                marks.filter(|(_, mark)| mark.revision == at).collect();
+            if marks.len() == view.places.len() || Instant::now() >= deadline {
+                return marks;
+            }
+            tokio::time::sleep(COLLECT_RETRY).await;
+        }
+    }
+}

@@ -1,0 +1,503 @@
+//! Several members in one process, over a network made of function calls that can be cut: joining,
+//! losing, forwarding, disagreeing.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use super::*;
+use crate::errors::MembershipError;
+use crate::faults::{Bug, Fault};
+use crate::members::{MemberStatus, Role};
+
+/// Far longer than anything here takes; only a hang reaches it.
+const HANG: Duration = Duration::from_secs(60);
+
+/// Members that reach each other within the process, by address.
+#[derive(Clone, Default)]
+struct Net(Arc<Mutex<Wires>>);
+
+#[derive(Default)]
+struct Wires {
+    stores: BTreeMap<String, Store>,
+    /// Who cannot reach whom: requests hang, as they do when packets are dropped.
+    cut: BTreeSet<(MemberId, MemberId)>,
+    /// Whose requests arrive, but the answers do not.
+    deaf: BTreeSet<MemberId>,
+}
+
+impl Net {
+    fn lock(&self) -> std::sync::MutexGuard<'_, Wires> {
+        self.0.lock().expect("the test does not panic here")
+    }
+
+    fn transport(&self, from: MemberId) -> Transport {
+        let net = self.clone();
+        Arc::new(move |peer: Peer, request: Bytes| {
+            let net = net.clone();
+            Box::pin(async move {
+                let (store, cut) = {
+                    let wires = net.lock();
+                    let cut = wires.cut.contains(&(from, peer.id));
+                    (wires.stores.get(&peer.address).cloned(), cut)
+                };
+                if cut {
+                    std::future::pending::<()>().await;
+                }
+                let Some(store) = store else {
+                    return Err(std::io::ErrorKind::ConnectionRefused.into());
+                };
+                // On a task of its own, as in another process: its panic is not the caller's.
+                let answering = tokio::spawn(async move { store.handle_peer(from, request).await });
+                let answer = answering.await.map_err(std::io::Error::other)?;
+                if net.lock().deaf.contains(&from) {
+                    return Err(std::io::ErrorKind::ConnectionReset.into());
+                }
+                Ok(answer)
+            })
+        })
+    }
+
+    fn config(&self, id: MemberId, engine: Engine, faults: &Faults) -> Config {
+        let config = Config::new(engine, id, format!("address-{id}"));
+        Config { name: format!("member-{id}"), faults: faults.clone(), ..config }
+    }
+
+    async fn found(&self) -> Store {
+        let config = self.config(FOUNDER, Engine::Memory, &Faults::default());
+        let store = Store::open_with(config, self.transport(FOUNDER)).await.expect("it founds");
+        self.plug(&store);
+        store
+    }
+
+    fn plug(&self, store: &Store) {
+        let address = format!("address-{}", store.member_id());
+        self.lock().stores.insert(address, store.clone());
+    }
+
+    fn unplug(&self, id: MemberId) {
+        self.lock().stores.remove(&format!("address-{id}"));
+    }
+
+    /// A process that ended without a word.
+    async fn kill(&self, store: &Store) {
+        self.unplug(store.member_id());
+        store.end().await.expect("its writer did not panic");
+    }
+
+    fn isolate(&self, id: MemberId, among: &[&Store]) {
+        let mut wires = self.lock();
+        for other in among.iter().map(|store| store.member_id()).filter(|other| *other != id) {
+            wires.cut.insert((id, other));
+            wires.cut.insert((other, id));
+        }
+    }
+
+    fn heal(&self) {
+        self.lock().cut.clear();
+    }
+
+    /// Takes a learner in, whose address follows from its id, as `config` has it.
+    async fn enroll(&self, through: &Store) -> MemberId {
+        // The id is not known before, so neither is the address: it is the next index but one.
+        let id = through.add_learner("to be named", "to be placed").await.expect("it is added");
+        through.remove(id).await.expect("it is a learner");
+        let guess = through.inner.member.view().last_index + 1;
+        let (name, address) = (format!("member-{guess}"), format!("address-{guess}"));
+        let id = through.add_learner(&name, &address).await.expect("it is added");
+        assert_eq!(id, guess, "an id is the index of the next log entry");
+        id
+    }
+
+    async fn join(&self, through: &Store, engine: Engine, faults: &Faults) -> Store {
+        let id = self.enroll(through).await;
+        let config = self.config(id, engine, faults);
+        let config = Config { cluster_id: Some(through.cluster_id()), ..config };
+        let store = Store::join(config, self.transport(id)).await.expect("it opens");
+        self.plug(&store);
+        through.promote(id).await.expect("it catches up");
+        store
+    }
+
+    async fn cluster(&self, size: usize) -> Vec<Store> {
+        let first = self.found().await;
+        let mut stores = vec![first.clone()];
+        while stores.len() < size {
+            stores.push(self.join(&first, Engine::Memory, &Faults::default()).await);
+        }
+        stores
+    }
+}
+
+fn bytes(text: impl Into<String>) -> Bytes {
+    Bytes::from(text.into())
+}
+
+async fn put(store: &Store, key: &str, value: &str) -> Entry {
+    let put = store.put(bytes(key), bytes(value), Precondition::Any);
+    put.await.expect("nothing stands against it")
+}
+
+fn contents(store: &Store) -> BTreeMap<Bytes, Entry> {
+    store.current().range(b"", None).collect()
+}
+
+/// Waits until something holds.
+async fn eventually(what: &str, holds: impl AsyncFn() -> bool) {
+    let waiting = async {
+        let mut looks = tokio::time::interval(Duration::from_millis(10));
+        while !holds().await {
+            looks.tick().await;
+        }
+    };
+    tokio::time::timeout(HANG, waiting).await.unwrap_or_else(|_| panic!("never: {what}"));
+}
+
+fn leads(store: &Store) -> bool {
+    matches!(*store.leadership().borrow(), Leadership::Leader { .. })
+}
+
+async fn leader<'a>(stores: &[&'a Store]) -> &'a Store {
+    eventually("one of them leads", async || stores.iter().any(|store| leads(store))).await;
+    stores.iter().find(|store| leads(store)).expect("one was found a moment ago")
+}
+
+async fn end(stores: impl IntoIterator<Item = Store>) {
+    for store in stores {
+        store.end().await.expect("its writer did not panic");
+    }
+}
+
+/// Everyone has the same, at the same revision.
+async fn agree(stores: &[&Store]) {
+    eventually("all have applied the same", async || {
+        let revisions: BTreeSet<Revision> =
+            stores.iter().map(|store| store.current().revision()).collect();
+        revisions.len() == 1
+    })
+    .await;
+    for store in stores {
+        assert_eq!(contents(store), contents(stores[0]));
+        assert_eq!(store.health().hash, stores[0].health().hash);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn clusters_of_one_three_and_five_serve_from_every_member() {
+    for size in [1, 3, 5] {
+        let net = Net::default();
+        let stores = net.cluster(size).await;
+        for (number, store) in stores.iter().enumerate() {
+            let key = format!("from/{number}");
+            let entry = put(store, &key, "value").await;
+            assert_eq!(store.current().get(key.as_bytes()), Some(entry.clone()), "its own write");
+            for other in &stores {
+                let read = other.read().await.expect("any member reads");
+                assert_eq!(read.get(key.as_bytes()), Some(entry.clone()));
+            }
+        }
+        let at = Precondition::At(1);
+        let refused = stores[size - 1].put(bytes("from/0"), bytes("x"), at).await;
+        assert!(matches!(refused, Err(WriteError::Conflict { current: Some(_) })), "{refused:?}");
+        let (_, last) = stores[size - 1]
+            .delete(bytes("from/0"), Precondition::Present)
+            .await
+            .expect("any member deletes");
+        assert_eq!(last.value, "value");
+        agree(&stores.iter().collect::<Vec<_>>()).await;
+        eventually("all serve", async || stores.iter().all(|s| s.health().serving)).await;
+
+        let members = stores[size - 1].members().await;
+        assert_eq!(members.len(), size);
+        let roles = |role| members.iter().filter(|member| member.role == role).count();
+        assert_eq!((roles(Role::Leader), roles(Role::Voter)), (1, size - 1));
+        assert!(members.iter().all(|member: &MemberStatus| member.applied.is_some()));
+        end(stores).await;
+    }
+}
+
+/// A member whose log was purged before it came needs the whole state.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_new_member_catches_up_by_a_snapshot() {
+    let net = Net::default();
+    let first = net.found().await;
+    for number in 0..50 {
+        put(&first, &format!("before/{number}"), "value").await;
+    }
+    purge(&first).await;
+    let folder = tempfile::tempdir().expect("a temporary folder can be made");
+    let engine = Engine::Rocks(folder.path().to_owned());
+    let second = net.join(&first, engine, &Faults::default()).await;
+    agree(&[&first, &second]).await;
+    assert!(folder.path().join("db-2").exists(), "the snapshot came into a folder of its own");
+    assert!(!folder.path().join("db-1").exists());
+    let (id, cluster_id) = (second.member_id(), second.cluster_id());
+    net.kill(&second).await;
+
+    // It comes back under its old data and goes on.
+    let config = net.config(id, Engine::Rocks(folder.path().to_owned()), &Faults::default());
+    let second = Store::join(config, net.transport(id)).await.expect("it goes on");
+    assert_eq!(second.cluster_id(), cluster_id);
+    net.plug(&second);
+    put(&first, "after", "value").await;
+    agree(&[&first, &second]).await;
+    end([first, second]).await;
+}
+
+/// Takes a snapshot and purges the log up to it.
+async fn purge(store: &Store) {
+    let raft = &store.inner.member.raft;
+    raft.trigger().snapshot().await.expect("it runs");
+    let all = store.current().revision();
+    let wait = raft.wait(Some(HANG));
+    let taken = wait.metrics(|m| m.snapshot.is_some_and(|id| id.index >= all), "snapshot").await;
+    taken.expect("the snapshot is taken");
+    raft.trigger().purge_log(all).await.expect("it runs");
+    let wait = raft.wait(Some(HANG));
+    let purged = wait.metrics(|m| m.purged.is_some_and(|id| id.index >= all), "purge").await;
+    purged.expect("the log is purged");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn three_members_outlive_their_leader_and_take_it_back() {
+    let net = Net::default();
+    let stores = net.cluster(3).await;
+    put(&stores[1], "before", "value").await;
+    let all: Vec<&Store> = stores.iter().collect();
+    net.isolate(stores[0].member_id(), &all);
+    // Whoever waits for a leader gets one.
+    let rest = [&stores[1], &stores[2]];
+    eventually("writes go on", async || {
+        rest[0].put(bytes("later"), bytes("value"), Precondition::Any).await.is_ok()
+    })
+    .await;
+    assert!(!std::ptr::eq(leader(&rest).await, &stores[0]));
+    assert_eq!(
+        rest[1].read().await.expect("reads go on").get(b"later").map(|e| e.value),
+        Some(bytes("value"))
+    );
+    net.heal();
+    agree(&all).await;
+    assert!(stores[0].current().get(b"later").is_some());
+    end(stores).await;
+}
+
+/// Neither a leader nor a follower without a majority keeps anybody waiting.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_minority_answers_within_two_seconds() {
+    let net = Net::default();
+    let stores = net.cluster(3).await;
+    let all: Vec<&Store> = stores.iter().collect();
+    for store in &stores {
+        net.isolate(store.member_id(), &all);
+    }
+    let limit = Duration::from_secs(2);
+    for round in 0..3 {
+        for (number, store) in stores.iter().enumerate() {
+            let begun = Instant::now();
+            let write = store.put(bytes("key"), bytes("value"), Precondition::Any).await;
+            assert!(begun.elapsed() <= limit, "write {round} {number}: {:?}", begun.elapsed());
+            let refused = matches!(write, Err(WriteError::NotLeader { .. } | WriteError::Unknown));
+            assert!(refused, "{write:?}");
+            let begun = Instant::now();
+            let read = store.read().await;
+            assert!(begun.elapsed() <= limit, "read {round} {number}: {:?}", begun.elapsed());
+            assert!(matches!(read, Err(ReadError::NotLeader { .. } | ReadError::NoMajority)));
+        }
+    }
+    assert!(stores.iter().all(|store| !store.health().serving), "and they say so");
+    net.heal();
+    eventually("they serve again", async || {
+        stores[2].put(bytes("key"), bytes("value"), Precondition::Any).await.is_ok()
+    })
+    .await;
+    end(stores).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_member_that_lost_its_data_comes_back_under_a_new_id() {
+    let net = Net::default();
+    let mut stores = net.cluster(3).await;
+    let lost = stores.pop().expect("there are three");
+    let id = lost.member_id();
+    net.kill(&lost).await;
+    let (name, address) = (format!("member-{id}"), format!("address-{id}"));
+    let taken = stores[1].add_learner(&name, "elsewhere").await;
+    assert_eq!(taken, Err(MembershipError::Taken { id, name, address }));
+    stores[1].remove(id).await.expect("the others decide");
+    assert_eq!(stores[1].members().await.len(), 2);
+    let again = net.join(&stores[1], Engine::Memory, &Faults::default()).await;
+    assert!(again.member_id() > id, "ids are never given twice");
+    stores.push(again);
+    put(&stores[2], "key", "value").await;
+    agree(&stores.iter().collect::<Vec<_>>()).await;
+    let unknown = stores[0].remove(id).await;
+    assert_eq!(unknown, Err(MembershipError::NoSuchMember { id }));
+    end(stores).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn leadership_goes_where_it_is_sent_and_before_a_planned_stop() {
+    let net = Net::default();
+    let stores = net.cluster(3).await;
+    let third = stores[2].member_id();
+    assert_eq!(stores[1].transfer(Some(third)).await, Ok(third));
+    eventually("it leads", async || leads(&stores[2])).await;
+    put(&stores[0], "key", "value").await;
+    let nobody = stores[1].transfer(Some(999)).await;
+    assert_eq!(nobody, Err(MembershipError::NoSuchMember { id: 999 }));
+
+    // The leader removes itself: another one leads, and takes the change on.
+    stores[0].remove(third).await.expect("it goes");
+    let rest = [&stores[0], &stores[1]];
+    let first = leader(&rest).await.clone();
+    put(&first, "key", "later").await;
+    let begun = Instant::now();
+    first.shutdown().await.expect("it stops");
+    net.unplug(first.member_id());
+    let other = rest.into_iter().find(|store| store.member_id() != first.member_id());
+    let other = other.expect("there were two");
+    // It came to lead before the first one stopped, not after an election timeout.
+    assert!(leads(other) || begun.elapsed() < Duration::from_secs(3));
+    end(stores).await;
+}
+
+/// A write whose answer is lost may have happened, and the caller is told just that.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_lost_answer_is_unknown() {
+    let net = Net::default();
+    let stores = net.cluster(3).await;
+    let follower = stores[1].member_id();
+    net.lock().deaf.insert(follower);
+    let write = stores[1].put(bytes("key"), bytes("value"), Precondition::Absent).await;
+    assert_eq!(write, Err(WriteError::Unknown));
+    net.lock().deaf.clear();
+    eventually("it did happen", async || stores[0].current().get(b"key").is_some()).await;
+    let again = stores[1].put(bytes("key"), bytes("value"), Precondition::Absent).await;
+    assert!(matches!(again, Err(WriteError::Conflict { current: Some(_) })), "{again:?}");
+    end(stores).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn who_acts_as_leader_is_not_forwarded() {
+    let net = Net::default();
+    let stores = net.cluster(3).await;
+    let deposed = stores[1].leading();
+    let write = deposed.put(bytes("key"), bytes("value"), Precondition::Any).await;
+    assert!(matches!(write, Err(WriteError::NotLeader { leader: Some(1), .. })), "{write:?}");
+    let write = stores[0].leading().put(bytes("key"), bytes("value"), Precondition::Any).await;
+    assert!(write.is_ok());
+    end(stores).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn peers_of_another_cluster_or_name_are_refused() {
+    let net = Net::default();
+    let stores = net.cluster(3).await;
+    let other = Net::default().found().await;
+    let peer = |id| Peer { id, address: "address-1".to_owned() };
+    let status = crate::wire::Request::Status;
+    let ask = async |caller: &Caller, id| {
+        caller.ask(peer(id), &status, Duration::from_secs(1)).await.err().map(|e| e.to_string())
+    };
+    let foreign = Caller::new(other.inner.identity, net.transport(FOUNDER), Faults::default());
+    let refused = ask(&foreign, 1).await.expect("it is refused");
+    assert!(refused.contains("of cluster"), "{refused}");
+    // The certificate says 1, the request says somebody else.
+    let liar = Identity { member_id: 77, ..stores[0].inner.identity };
+    let liar = Caller::new(liar, net.transport(FOUNDER), Faults::default());
+    let refused = ask(&liar, 1).await.expect("it is refused");
+    assert!(refused.contains("says that it is member 77"), "{refused}");
+    let lost = Caller::new(stores[0].inner.identity, net.transport(FOUNDER), Faults::default());
+    let refused = ask(&lost, 3).await.expect("it is refused");
+    assert!(refused.contains("looks for member 3"), "{refused}");
+    assert_eq!(ask(&lost, 1).await, None);
+    end(stores).await;
+    end([other]).await;
+}
+
+/// A member that applies something else than the others is found and says so.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_member_that_differs_is_quarantined() {
+    let net = Net::default();
+    let mut stores = net.cluster(2).await;
+    let faults = Faults::default();
+    stores.push(net.join(&stores[0].clone(), Engine::Memory, &faults).await);
+    faults.set("machine.corrupt", Fault::Error, Some(1));
+    put(&stores[0], "key", "value").await;
+    let odd = &stores[2];
+    eventually("it is found", async || odd.health().quarantined.is_some()).await;
+    let health = odd.health();
+    assert!(!health.serving && health.reason.is_some_and(|r| r.contains("quarantined")));
+    assert_eq!(odd.read().await.err(), Some(ReadError::Quarantined));
+    let members = stores[0].members().await;
+    let bad: Vec<MemberId> =
+        members.iter().filter(|m| m.quarantined.is_some()).map(|m| m.id).collect();
+    assert_eq!(bad, [odd.member_id()]);
+    assert!(stores[0].health().quarantined.is_none());
+    end(stores).await;
+}
+
+/// A sender or receiver that fails in the middle of a snapshot: the old state stays, nothing half
+/// of the new one counts, and the next attempt works.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_snapshot_that_fails_anywhere_leaves_nothing_half_installed() {
+    let points =
+        ["snapshot.receive", "snapshot.stage", "snapshot.adopt", "snapshot.switch", "log.purge"];
+    for point in points {
+        for fault in [Fault::Panic, Fault::Error, Fault::Delay(30)] {
+            let net = Net::default();
+            let first = net.found().await;
+            for number in 0..30 {
+                put(&first, &format!("{number}"), "value").await;
+            }
+            purge(&first).await;
+            let folder = tempfile::tempdir().expect("a temporary folder can be made");
+            let engine = Engine::Rocks(folder.path().to_owned());
+            let faults = Faults::default();
+            faults.set(point, fault, Some(1));
+            let id = net.enroll(&first).await;
+            let config = net.config(id, engine.clone(), &faults);
+            let config = Config { cluster_id: Some(first.cluster_id()), ..config };
+            let second = Store::join(config, net.transport(id)).await.expect("it opens");
+            net.plug(&second);
+            eventually("the point is reached", async || faults.hits(point) > 0).await;
+            // Killed in the middle, whatever it was doing; a writer that panicked says so.
+            net.unplug(id);
+            let _ = second.end().await;
+
+            let config = net.config(id, engine, &Faults::default());
+            let again = Store::join(config, net.transport(id)).await;
+            let second = again.unwrap_or_else(|error| panic!("{point} {fault:?}: {error}"));
+            net.plug(&second);
+            first.promote(id).await.unwrap_or_else(|e| panic!("{point} {fault:?}: {e}"));
+            agree(&[&first, &second]).await;
+            end([first, second]).await;
+        }
+    }
+}
+
+/// A read that has to ask again asks again: the seeded bug answers from before a write it must see.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_seeded_bug_of_read_indexes_is_found() {
+    for seeded in [false, true] {
+        let net = Net::default();
+        let mut stores = net.cluster(2).await;
+        let faults = Faults::default();
+        stores.push(net.join(&stores[0].clone(), Engine::Memory, &faults).await);
+        if seeded {
+            faults.seed(Bug::ReadIndexReused);
+        }
+        let reader = &stores[2];
+        reader.read().await.expect("it knows an index now");
+        // The reader hears of no write any more, and its first question is lost.
+        let all: Vec<&Store> = stores.iter().collect();
+        net.lock().cut.insert((1, reader.member_id()));
+        let entry = put(&stores[1], "key", "value").await;
+        faults.set("peer.ask", Fault::Error, Some(1));
+        let read = reader.read().await;
+        let stale = read.as_ref().is_ok_and(|snapshot| snapshot.get(b"key") != Some(entry));
+        assert_eq!(stale, seeded, "{:?}", read.err());
+        net.heal();
+        agree(&all).await;
+        end(stores).await;
+    }
+}
