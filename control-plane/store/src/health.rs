@@ -62,6 +62,7 @@ pub struct Health {
 struct Facts {
     stopped: Option<String>,
     quarantined: Option<String>,
+    removed: bool,
     leads: bool,
     leader: Option<MemberId>,
     recovered: bool,
@@ -78,6 +79,13 @@ fn reason(facts: &Facts) -> Option<String> {
         return Some(format!(
             "this member is quarantined: {why}; remove it from the cluster and let it join anew"
         ));
+    }
+    if facts.removed {
+        return Some(
+            "this member was removed from the cluster; to take part again it joins anew with an \
+             empty folder"
+                .to_owned(),
+        );
     }
     let lost = facts.contact.is_none_or(|ago| ago > CONTACT);
     match (facts.leads, facts.leader) {
@@ -99,6 +107,7 @@ impl Store {
         let facts = Facts {
             stopped: inner.stop.reason().map(|reason| reason.as_ref().to_owned()),
             quarantined: quarantined.clone(),
+            removed: inner.removed.load(Ordering::Relaxed),
             leads,
             leader: match leadership {
                 Leadership::Leader { .. } => Some(inner.identity.member_id),
@@ -154,6 +163,7 @@ mod tests {
         starts(Facts { stopped, ..sound.clone() }, "the store has stopped: the disk failed");
         let quarantined = Some("its data differs".to_owned());
         starts(Facts { quarantined, ..sound.clone() }, "this member is quarantined");
+        starts(Facts { removed: true, ..sound.clone() }, "this member was removed");
         starts(Facts { leader: None, ..sound.clone() }, "no leader is known");
         starts(Facts { contact: None, ..sound.clone() }, "the leader, member 2, is not heard of");
         let late = Some(Duration::from_secs(2));

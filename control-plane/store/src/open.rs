@@ -61,7 +61,7 @@ fn open_rocks(config: &Config, base: &Path, founds: bool) -> Result<Opened, Open
         None => Superblock::new(new_identity(config, base, founds)?),
     };
     if found.is_none() && base.join("CURRENT").exists() {
-        let detail = "it has the layout of a version before 0.2".to_owned();
+        let detail = "it has the layout of an earlier version".to_owned();
         return Err(OpenError::Damaged { path: base.to_owned(), detail });
     }
     if found.is_some() && !superblock::database(base, block.folder).exists() {

@@ -41,6 +41,9 @@ const INDEX_TIMEOUT: Duration = Duration::from_millis(1400);
 /// Members say how they are by then, or count as away.
 const STATUS_TIMEOUT: Duration = Duration::from_millis(900);
 
+/// A member that no leader spoke to for so long asks whether it is one.
+const FORGOTTEN: Duration = Duration::from_secs(3);
+
 /// Members apply the same entry within a few of these.
 const COLLECT_RETRY: Duration = Duration::from_millis(50);
 
@@ -94,7 +97,7 @@ impl Store {
                 Answer::Written(self.inner.lead_write(command, makes_room, confirm_by).await)
             }
             Request::ReadIndex => Answer::Index(self.inner.member.read_index().await),
-            Request::Status => Answer::Status(self.inner.status()),
+            Request::Status => Answer::Status(self.inner.status(from)),
             Request::Change(change) => Answer::Changed(self.inner.changer.perform(change).await),
             Request::Append(_)
             | Request::Vote(_)
@@ -327,11 +330,12 @@ impl Inner {
         }
     }
 
-    /// How this member is.
-    fn status(&self) -> Status {
+    /// How this member is, told to another one.
+    fn status(&self, to: MemberId) -> Status {
         let shown = *self.shown.borrow();
         let quarantine = self.quarantine.borrow().clone();
-        Status { now: shown.now, mark: shown.mark, quarantine, room: self.room() }
+        let (room, knows_you) = (self.room(), self.member.knows(to));
+        Status { now: shown.now, mark: shown.mark, quarantine, room, knows_you }
     }
 
     /// How the members are, those that answer in time.
@@ -346,7 +350,7 @@ impl Inner {
             }
         });
         let answers = futures::future::join_all(asked).await;
-        let own = view.places.contains_key(&me).then(|| (me, self.status()));
+        let own = view.places.contains_key(&me).then(|| (me, self.status(me)));
         answers.into_iter().flatten().chain(own).collect()
     }
 
@@ -354,8 +358,10 @@ impl Inner {
     /// states.
     pub(crate) async fn compare(&self) {
         let quarantined = self.quarantine.borrow().is_some();
-        self.member.may_campaign(!quarantined);
         let view = self.member.view();
+        let removed = self.is_removed(&view).await;
+        self.removed.store(removed, Ordering::Relaxed);
+        self.member.may_campaign(!quarantined && !removed);
         if view.leader != Some(self.identity.member_id) || view.places.len() < 2 {
             self.peers_full.store(false, Ordering::Relaxed);
             return;
@@ -393,6 +399,21 @@ impl Inner {
             }
             Judgement::TooFew => {}
         }
+    }
+
+    /// Whether the others say that this member is none any more. Asked only when no leader speaks to
+    /// it, for nobody tells a member that it was removed.
+    async fn is_removed(&self, view: &View) -> bool {
+        let me = self.identity.member_id;
+        let led = self.member.is_leading() || self.inbox.heard().is_some_and(|ago| ago < FORGOTTEN);
+        if led || !view.places.contains_key(&me) {
+            return false;
+        }
+        let statuses = self.statuses(view).await;
+        let others: Vec<MemberId> = view.voters.iter().copied().filter(|id| *id != me).collect();
+        let answered = others.iter().filter_map(|id| statuses.get(id));
+        let strange = answered.filter(|status| !status.knows_you).count();
+        strange > 0 && strange * 2 >= others.len()
     }
 
     async fn propose_check(&self, verdict: Option<Mark>) -> Option<Revision> {

@@ -219,6 +219,13 @@ impl Member {
         metrics.membership_config.get_node(&id).map(|place| place.address.clone())
     }
 
+    /// Whether a member is in the last membership that is known to be committed.
+    pub(crate) fn knows(&self, id: MemberId) -> bool {
+        let metrics = self.raft.metrics();
+        let metrics = metrics.borrow_watched();
+        metrics.committed_membership_config.get_node(&id).is_some()
+    }
+
     /// The cluster as this member sees it now.
     pub(crate) fn view(&self) -> View {
         let metrics = self.raft.metrics();

@@ -159,6 +159,8 @@ pub(crate) struct Inner {
     pub(crate) room: Arc<AtomicU8>,
     /// Whether a majority of the voters has no room, as the leader last heard.
     pub(crate) peers_full: Arc<AtomicBool>,
+    /// Whether the others say that this member is none any more.
+    pub(crate) removed: Arc<AtomicBool>,
     /// Whether the state is at least what it was before the member stopped.
     pub(crate) recovered: Arc<AtomicBool>,
     tasks: TaskTracker,
@@ -274,6 +276,7 @@ impl Store {
                 readers,
                 room: room.clone(),
                 peers_full: Arc::default(),
+                removed: Arc::default(),
                 recovered: Arc::default(),
                 tasks: tasks.clone(),
                 shutdown: shutdown.clone(),
@@ -413,11 +416,12 @@ impl Store {
             let mut leadership = self.inner.leadership.clone();
             leadership.mark_unchanged();
             let refused = match self.target() {
-                Target::Here => match self.inner.lead_write(command.clone(), self.makes_room).await
-                {
-                    Err(error @ WriteError::NotLeader { .. }) => error,
-                    done => return done,
-                },
+                Target::Here => {
+                    match self.inner.lead_write(command.clone(), self.makes_room, deadline).await {
+                        Err(error @ WriteError::NotLeader { .. }) => error,
+                        done => return done,
+                    }
+                }
                 Target::There(peer) if self.forwards => {
                     match self.inner.forward(peer, command.clone(), self.makes_room, deadline).await
                     {

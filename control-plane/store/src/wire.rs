@@ -77,6 +77,8 @@ pub(crate) struct Status {
     pub(crate) mark: Option<Mark>,
     pub(crate) quarantine: Option<String>,
     pub(crate) room: Room,
+    /// Whether whoever asks is a member, as the last committed membership has it.
+    pub(crate) knows_you: bool,
 }
 
 /// What a member answers; the kind of the request is known to who asked.
@@ -294,6 +296,7 @@ impl Answer {
                 encoder.option(status.mark.as_ref(), Encoder::mark);
                 encoder.option(status.quarantine.as_ref(), |encoder, why| encoder.text(why));
                 encoder.u8(status.room as u8);
+                encoder.u8(status.knows_you.into());
             }
             Answer::Changed(changed) => {
                 encoder.u8(8);
@@ -327,7 +330,8 @@ impl Answer {
                 let (now, mark) = (decoder.mark()?, decoder.option(Decoder::mark)?);
                 let quarantine = decoder.option(|decoder| decoder.text("a reason"))?;
                 let room = Room::of(decoder.u8()?);
-                Ok(Answer::Status(Status { now, mark, quarantine, room }))
+                let knows_you = decoder.bool("a member that is known")?;
+                Ok(Answer::Status(Status { now, mark, quarantine, room, knows_you }))
             }
             8 => Ok(Answer::Changed(match decoder.bool("a result")? {
                 true => Ok(decoder.u64()?),

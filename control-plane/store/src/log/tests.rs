@@ -149,6 +149,21 @@ async fn a_hole_is_an_error() {
     assert!(error.to_string().contains("sequence"), "{error}");
 }
 
+#[tokio::test]
+async fn a_read_that_fails_is_an_error_and_not_an_end() {
+    let engine = Arc::new(Memory::new());
+    append(&mut open(&engine), (0..10).map(|index| put(index, 8)).collect()).await;
+    let mut log = open(&engine);
+    log.faults.set("log.read", crate::faults::Fault::Error, Some(1));
+    assert!(log.try_get_log_entries(0..10).await.is_err());
+    assert_eq!(indexes(&mut log, 0..10).await, (0..10).collect::<Vec<_>>());
+    log.faults.set("log.read", crate::faults::Fault::Delay(5), Some(1));
+    assert_eq!(indexes(&mut log, 0..10).await, (0..10).collect::<Vec<_>>());
+    log.faults.set("log.read", crate::faults::Fault::Panic, Some(1));
+    let reading = tokio::spawn(async move { log.try_get_log_entries(0..10).await.is_ok() });
+    assert!(reading.await.is_err(), "a panic is not taken for an answer");
+}
+
 /// What the superblock promises is on disk, also around a cut.
 #[tokio::test]
 async fn a_promise_follows_the_disk_and_a_cut() {

@@ -62,7 +62,11 @@ impl Net {
     }
 
     async fn found(&self) -> Store {
-        let config = self.config(FOUNDER, Engine::Memory, &Faults::default());
+        self.found_with(Engine::Memory, &Faults::default()).await
+    }
+
+    async fn found_with(&self, engine: Engine, faults: &Faults) -> Store {
+        let config = self.config(FOUNDER, engine, faults);
         let store = Store::open_with(config, self.transport(FOUNDER)).await.expect("it founds");
         self.plug(&store);
         store
@@ -331,7 +335,14 @@ async fn a_member_that_lost_its_data_comes_back_under_a_new_id() {
     agree(&stores.iter().collect::<Vec<_>>()).await;
     let unknown = stores[0].remove(id).await;
     assert_eq!(unknown, Err(MembershipError::NoSuchMember { id }));
+
+    // One that runs on after it was removed finds out.
+    let gone = stores.pop().expect("there are three");
+    stores[0].remove(gone.member_id()).await.expect("the others decide");
+    let removed = |reason: String| reason.contains("was removed from the cluster");
+    eventually("it knows", async || gone.health().reason.is_some_and(removed)).await;
     end(stores).await;
+    end([gone]).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -434,6 +445,108 @@ async fn a_member_that_differs_is_quarantined() {
     assert_eq!(bad, [odd.member_id()]);
     assert!(stores[0].health().quarantined.is_none());
     end(stores).await;
+}
+
+/// The leader may be the odd one. It then lets another one lead.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_leader_that_differs_hands_over() {
+    let net = Net::default();
+    let faults = Faults::default();
+    let first = net.found_with(Engine::Memory, &faults).await;
+    let second = net.join(&first, Engine::Memory, &Faults::default()).await;
+    faults.set("machine.corrupt", Fault::Error, Some(1));
+    put(&second, "key", "value").await;
+    eventually("the two see it", async || first.health().divergence.is_some()).await;
+    assert!(first.health().quarantined.is_none(), "neither of two is right");
+
+    let third = net.join(&first, Engine::Memory, &Faults::default()).await;
+    // The third one got the leader's log, not its state, and sides with the second.
+    put(&third, "other", "value").await;
+    eventually("it is found", async || first.health().quarantined.is_some()).await;
+    let rest = [&second, &third];
+    let next = leader(&rest).await;
+    let value = next.read().await.expect("it serves").get(b"key").map(|entry| entry.value);
+    assert_eq!(value, Some(bytes("value")));
+    end([first, second, third]).await;
+}
+
+/// Every step of a member among others, failing in every way on one of three: nothing acknowledged
+/// is lost, the others go on, and the one that failed has stopped or agrees with them.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn every_failpoint_of_a_member_leaves_the_others_alone() {
+    let points =
+        ["log.vote", "log.truncate", "log.append", "peer.ask", "peer.answer", "members.change"];
+    for point in points {
+        for fault in [Fault::Panic, Fault::Error, Fault::Delay(20)] {
+            one_of_three_fails(point, fault).await;
+        }
+    }
+}
+
+async fn one_of_three_fails(point: &'static str, fault: Fault) {
+    let net = Net::default();
+    let faults = Faults::default();
+    let mut stores = net.cluster(2).await;
+    stores.push(net.join(&stores[0].clone(), Engine::Memory, &faults).await);
+    let all: Vec<&Store> = stores.iter().collect();
+    let id = stores[2].member_id();
+    let before = faults.hits(point);
+    let mut acknowledged = vec![put(&stores[1], "before", "value").await];
+    faults.set(point, fault, Some(2));
+
+    // It votes, leads, is asked to change the members, and writes what nobody else gets.
+    let moved = stores[0].transfer(Some(id)).await;
+    tracing::info!(point, ?fault, ?moved, "asked to lead");
+    let _ = stores[2].remove(999).await;
+    net.isolate(id, &all);
+    let alone = async { stores[2].put(bytes("alone"), bytes("1"), Precondition::Any).await };
+    let together = eventually("the others go on", async || {
+        stores[0].put(bytes("together"), bytes("1"), Precondition::Any).await.is_ok()
+    });
+    let _ = tokio::join!(alone, together);
+    net.heal();
+    acknowledged.push(put(&stores[0], "after", "value").await);
+    eventually("the point is reached", async || faults.hits(point) > before).await;
+    for entry in &acknowledged {
+        let found = contents(&stores[0]).into_values().any(|found| found == *entry);
+        assert!(found, "{point} {fault:?} lost a write");
+    }
+    eventually("it stopped, or agrees", async || {
+        let same = contents(&stores[2]) == contents(&stores[0]);
+        stores[2].inner.stop.reason().is_some() || same
+    })
+    .await;
+    for store in stores {
+        let _ = store.end().await;
+    }
+}
+
+/// A leader that fails while it sends a snapshot: it goes on, at the latest after a restart.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_snapshot_whose_sender_fails_arrives_later() {
+    for fault in [Fault::Panic, Fault::Error, Fault::Delay(30)] {
+        let net = Net::default();
+        let folder = tempfile::tempdir().expect("a temporary folder can be made");
+        let engine = Engine::Rocks(folder.path().to_owned());
+        let faults = Faults::default();
+        let first = net.found_with(engine.clone(), &faults).await;
+        for number in 0..30 {
+            put(&first, &format!("{number}"), "value").await;
+        }
+        purge(&first).await;
+        faults.set("snapshot.send", fault, Some(1));
+        let id = net.enroll(&first).await;
+        let config = net.config(id, Engine::Memory, &Faults::default());
+        let config = Config { cluster_id: Some(first.cluster_id()), ..config };
+        let second = Store::join(config, net.transport(id)).await.expect("it opens");
+        net.plug(&second);
+        eventually("it is sent", async || faults.hits("snapshot.send") > 0).await;
+        net.kill(&first).await;
+        let first = net.found_with(engine, &Faults::default()).await;
+        first.promote(id).await.unwrap_or_else(|error| panic!("{fault:?}: {error}"));
+        agree(&[&first, &second]).await;
+        end([first, second]).await;
+    }
 }
 
 /// A sender or receiver that fails in the middle of a snapshot: the old state stays, nothing half

@@ -132,7 +132,7 @@ fn answers_of_the_store_come_back() {
     }
     let now = Mark { revision: 4, hash: 1 << 120 };
     for quarantine in [None, Some("it differs".to_owned())] {
-        let status = Status { now, mark: Some(now), quarantine, room: Room::Full };
+        let status = Status { now, mark: Some(now), quarantine, room: Room::Full, knows_you: true };
         let back = answered(Answer::Status(status.clone()));
         assert!(matches!(back, Answer::Status(back) if back == status));
     }
