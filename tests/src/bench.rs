@@ -163,7 +163,7 @@ fn install_wasmtime(target: &Path) -> Result<PathBuf> {
             .args(["install", "wasmtime-cli", "--locked", "--version", WASMTIME, "--root"])
             .arg(&root)
             .args(["--no-default-features", "--features"])
-            .arg("serve,cranelift,pooling-allocator,parallel-compilation,component-model-async")
+            .arg("run,serve,cranelift,pooling-allocator,parallel-compilation,component-model-async")
             .status()?;
         ensure!(status.success(), "wasmtime-cli could not be built");
     }
