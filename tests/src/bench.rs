@@ -333,7 +333,8 @@ fn memory(rows: &mut Rows) -> Result<()> {
 fn add_memory(rows: &mut Rows, group: &str, cluster: &Dev, when: &str) {
     let mut total = proportional_mib(cluster.pid());
     for role in ["server", "node", "worker"] {
-        let mib: f64 = cluster.pids_of(role).into_iter().map(proportional_mib).sum();
+        // From 0.0: the sum of nothing would be printed as -0.
+        let mib = cluster.pids_of(role).into_iter().map(proportional_mib).fold(0.0, |a, b| a + b);
         rows.add(group, &format!("{when}: {role}"), mib, "MiB");
         total += mib;
     }
