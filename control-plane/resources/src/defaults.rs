@@ -56,6 +56,7 @@ const DEFAULTS: &[(&str, &str, fn(&mut Fields))] = &[
     ("admissionregistration.k8s.io", "mutatingwebhookconfigurations", cluster::mutating_webhooks),
     ("admissionregistration.k8s.io", "validatingwebhookconfigurations", cluster::webhooks),
     ("admissionregistration.k8s.io", "validatingadmissionpolicies", cluster::admission_policy),
+    ("admissionregistration.k8s.io", "mutatingadmissionpolicies", cluster::admission_policy),
     ("flowcontrol.apiserver.k8s.io", "flowschemas", cluster::flow_schema),
     ("flowcontrol.apiserver.k8s.io", "prioritylevelconfigurations", cluster::priority_level),
 ];
@@ -69,6 +70,13 @@ const FREE_JSON: &[(&str, &str, &str)] = &[
 
 /// Fills in an object's defaults.
 pub fn apply(kind: &Kind, object: &mut Object) {
+    if kind.custom.is_some() {
+        // Without a definition the kind is gone, and there is nothing to fill in.
+        if let Some(definition) = kind.custom() {
+            definition.default(object);
+        }
+        return;
+    }
     let free = FREE_JSON.iter().find(|row| row.0 == kind.group && row.1 == kind.plural);
     let fields = meta::object_mut(object);
     fields.retain(|_, value| !value.is_null());

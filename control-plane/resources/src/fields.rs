@@ -4,8 +4,11 @@
 //! default (empty, `false`, `0`), so that `spec.unschedulable==false` matches a node that never had
 //! the field.
 
+use std::sync::Arc;
+
 use serde_json::Value;
 
+use crate::custom::Definition;
 use crate::selectors::FieldSelector;
 use crate::{Kind, Object, meta};
 
@@ -105,6 +108,9 @@ pub fn value(kind: &Kind, object: &Object, field: &str) -> String {
         "metadata.namespace" => return meta::namespace(object).to_string(),
         _ => {}
     }
+    if let Some(definition) = kind.custom() {
+        return definition.selected(object, field).unwrap_or_default();
+    }
     let Some((_, _, _, path, absent)) = row(kind, field) else {
         return String::new();
     };
@@ -121,7 +127,9 @@ pub fn value(kind: &Kind, object: &Object, field: &str) -> String {
 
 fn is_known(kind: &Kind, field: &str) -> bool {
     let everywhere = field == "metadata.name" || field == "metadata.namespace" && kind.namespaced;
-    everywhere || row(kind, field).is_some()
+    let selectable =
+        |definition: Arc<Definition>| definition.selectable.iter().any(|(name, _)| name == field);
+    everywhere || row(kind, field).is_some() || kind.custom().is_some_and(selectable)
 }
 
 fn row(

@@ -11,6 +11,10 @@
 
 mod rows;
 
+use std::borrow::Cow;
+use std::sync::Arc;
+
+use crate::custom::{Definition, Slot};
 use crate::names::NameRule;
 pub use rows::{GROUPS, KINDS};
 
@@ -20,7 +24,7 @@ pub struct Group {
     /// The group's name; empty for the core group.
     pub name: &'static str,
     /// Served versions in order of preference.
-    pub versions: &'static [&'static str],
+    pub versions: Cow<'static, [&'static str]>,
     /// The minimum priority that an APIService of this group carries; higher wins a name conflict.
     pub priority: u32,
 }
@@ -76,6 +80,10 @@ pub struct Kind {
     /// Position of the kind's group among all groups: higher wins a name conflict between
     /// resources.
     pub priority: u32,
+    /// Kind of a list, where it is not the kind with `List` behind it.
+    pub list_kind: &'static str,
+    /// Where a custom kind's definition lies; None for built-in kinds.
+    pub custom: Option<&'static Slot>,
 }
 
 /// A subresource as discovery shows it.
@@ -134,6 +142,8 @@ impl Kind {
             create_on_update: false,
             orphans_by_default: false,
             priority: group_priority(group),
+            list_kind: "",
+            custom: None,
         }
     }
 
@@ -209,7 +219,16 @@ impl Kind {
 
     /// Kind of a list of these objects, such as `PodList`.
     pub fn list_kind(&self) -> String {
-        format!("{}List", self.kind)
+        if self.list_kind.is_empty() {
+            return format!("{}List", self.kind);
+        }
+        self.list_kind.to_string()
+    }
+
+    /// The definition of a custom kind, as it is now; None for built-in kinds, and when the CRD has
+    /// gone since the row was looked up.
+    pub fn custom(&self) -> Option<Arc<Definition>> {
+        self.custom.and_then(Slot::get)
     }
 
     /// `pods` or `deployments.apps`, as in error messages.

@@ -10,6 +10,7 @@
 //! - [`apply`]: who owns which field, and server-side apply
 //! - [`structure`]: how lists and objects of built-in types merge, for patches and for apply
 //! - [`table`], [`events`], [`conditions`]: what people and controllers see of it
+//! - [`custom`]: kinds that CustomResourceDefinitions describe
 //! - [`protobuf`]: the other encoding that clients send
 //!
 //! Invariants: no I/O, no async, no clock (time is an argument), no randomness (a closure is an
@@ -18,6 +19,7 @@
 pub mod apply;
 pub mod conditions;
 pub mod convert;
+pub mod custom;
 pub mod defaults;
 pub mod events;
 pub mod fields;

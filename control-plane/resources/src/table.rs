@@ -41,13 +41,16 @@ const TABLES: &[&[Row]] = &[pod::TABLES, workloads::TABLES, network::TABLES, clu
 
 const DEFAULT: &[Column] = &[NAME, AGE];
 
-/// The columns of a kind.
+/// The columns of a built-in kind; those of a custom kind are in its definition.
 pub fn columns(kind: &Kind) -> &'static [Column] {
     row(kind).map_or(DEFAULT, |row| row.2)
 }
 
 /// The cells of one object's row, as many as there are columns.
 pub fn cells(kind: &Kind, object: &Object, now: Timestamp) -> Vec<Value> {
+    if let Some(definition) = kind.custom() {
+        return definition.cells(object, now);
+    }
     match row(kind) {
         Some(row) => (row.3)(object, now),
         None => vec![name(object), age(object, now)],

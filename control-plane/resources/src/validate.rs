@@ -8,12 +8,15 @@
 //!
 //! One row a kind; kinds without a row have their metadata checked and nothing else.
 
+mod admission;
 mod cluster;
+mod custom;
 mod metadata;
 mod network;
 mod pod;
 mod rbac;
 mod storage;
+mod structural;
 mod workloads;
 
 use serde_json::Value;
@@ -31,6 +34,7 @@ pub enum Reason {
     NotFound,
     TooLong,
     TooMany,
+    TypeInvalid,
 }
 
 impl Reason {
@@ -45,6 +49,7 @@ impl Reason {
             Reason::NotFound => "FieldValueNotFound",
             Reason::TooLong => "FieldValueTooLong",
             Reason::TooMany => "FieldValueTooMany",
+            Reason::TypeInvalid => "FieldValueTypeInvalid",
         }
     }
 }
@@ -103,6 +108,7 @@ const fn rules(
 fn any_change(_: &Object, _: &Object, _: &mut Errors) {}
 
 const RBAC: &str = "rbac.authorization.k8s.io";
+const ADMISSION: &str = "admissionregistration.k8s.io";
 
 const RULES: &[Rules] = &[
     rules("", "pods", pod::pod, pod::change),
@@ -137,7 +143,18 @@ const RULES: &[Rules] = &[
         cluster::priority_change,
     ),
     rules("storage.k8s.io", "storageclasses", storage::class, storage::class_change),
-    rules("apiextensions.k8s.io", "customresourcedefinitions", cluster::crd, any_change),
+    rules(
+        "apiextensions.k8s.io",
+        "customresourcedefinitions",
+        custom::definition,
+        custom::definition_change,
+    ),
+    rules(ADMISSION, "mutatingwebhookconfigurations", admission::webhooks, any_change),
+    rules(ADMISSION, "validatingwebhookconfigurations", admission::webhooks, any_change),
+    rules(ADMISSION, "validatingadmissionpolicies", admission::policy, any_change),
+    rules(ADMISSION, "validatingadmissionpolicybindings", admission::binding, any_change),
+    rules(ADMISSION, "mutatingadmissionpolicies", admission::policy, any_change),
+    rules(ADMISSION, "mutatingadmissionpolicybindings", admission::binding, any_change),
     rules(RBAC, "roles", rbac::role, any_change),
     rules(RBAC, "clusterroles", rbac::cluster_role, any_change),
     rules(RBAC, "rolebindings", rbac::role_binding, rbac::role_ref_change),
@@ -154,6 +171,9 @@ pub fn create(kind: &Kind, new: &Object) -> Vec<FieldError> {
     metadata::create(kind, new, &mut errors);
     if let Some(rules) = of(kind) {
         (rules.object)(new, &mut errors);
+    }
+    if let Some(definition) = kind.custom() {
+        custom::object(&definition, new, None, &mut errors);
     }
     if kind.is("", "Pod") {
         pod::only_on_create(new, &mut errors);
@@ -174,6 +194,9 @@ pub fn update(kind: &Kind, new: &Object, old: &Object) -> Vec<FieldError> {
             (rules.object)(new, &mut errors);
         }
     }
+    if let Some(definition) = kind.custom() {
+        custom::object(&definition, new, Some(old), &mut errors);
+    }
     errors.0
 }
 
@@ -183,6 +206,12 @@ pub fn update_status(kind: &Kind, new: &Object, old: &Object) -> Vec<FieldError>
     metadata::update(kind, new, old, &mut errors);
     if kind.is("", "Pod") {
         pod::status_change(new, old, &mut errors);
+    }
+    if kind.is("apiextensions.k8s.io", "CustomResourceDefinition") {
+        custom::stored_versions(new, &mut errors);
+    }
+    if let Some(definition) = kind.custom() {
+        custom::status(&definition, new, old, &mut errors);
     }
     errors.0
 }
@@ -254,6 +283,11 @@ impl Errors {
     fn too_long(&mut self, field: &str, limit: usize) {
         let message = format!("Too long: may not be more than {limit} bytes");
         self.add(Reason::TooLong, field, message);
+    }
+
+    fn too_many(&mut self, field: &str, found: usize, limit: usize) {
+        let message = format!("Too many: {found}: must have at most {limit} items");
+        self.add(Reason::TooMany, field, message);
     }
 
     /// A text that is one of a few; empty only if it may be.

@@ -2,6 +2,8 @@
 //!
 //! Facts only: what the words mean is said in `kinds`. A new built-in kind is one row here.
 
+use std::borrow::Cow;
+
 use super::{Group, Kind, Storage, Subresource};
 use crate::names::NameRule;
 
@@ -31,7 +33,7 @@ const fn status(group: &'static str, version: &'static str, kind: &'static str) 
 }
 
 const fn group(name: &'static str, versions: &'static [&'static str], priority: u32) -> Group {
-    Group { name, versions, priority }
+    Group { name, versions: Cow::Borrowed(versions), priority }
 }
 
 const V1: &[&str] = &["v1"];
@@ -320,6 +322,28 @@ pub static KINDS: &[Kind] = &[
         .cluster()
         .conditional()
         .with(&[status("storage.k8s.io", "v1", "VolumeAttachment")]),
+    Kind::new(
+        "admissionregistration.k8s.io",
+        "v1",
+        "MutatingAdmissionPolicy",
+        "mutatingadmissionpolicies",
+        "mutatingadmissionpolicy",
+    )
+    .cluster()
+    .categories(API_EXTENSIONS)
+    .counted()
+    .conditional(),
+    Kind::new(
+        "admissionregistration.k8s.io",
+        "v1",
+        "MutatingAdmissionPolicyBinding",
+        "mutatingadmissionpolicybindings",
+        "mutatingadmissionpolicybinding",
+    )
+    .cluster()
+    .categories(API_EXTENSIONS)
+    .counted()
+    .conditional(),
     Kind::new(
         "admissionregistration.k8s.io",
         "v1",

@@ -48,8 +48,11 @@ fn recorded_bodies_become_the_objects_that_json_would_have_given() {
 
 #[test]
 fn every_kind_has_a_message() {
-    let computed = |kind: &crate::Kind| kind.group == "metrics.k8s.io";
-    for kind in crate::KINDS.iter().filter(|kind| !computed(kind)) {
+    // Of mutating policies the crate has the beta versions only; their clients send JSON.
+    let absent = |kind: &crate::Kind| {
+        kind.group == "metrics.k8s.io" || kind.kind.starts_with("MutatingAdmissionPolicy")
+    };
+    for kind in crate::KINDS.iter().filter(|kind| !absent(kind)) {
         let found = TABLE.kind(&kind.api_version(), kind.kind);
         assert!(found.is_some(), "{} has no message", kind.qualified_kind());
     }

@@ -268,10 +268,15 @@ pub fn respond_bytes(
     let mut response = Response::new(Body::from(bytes));
     *response.status_mut() = code;
     response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static(media));
-    for warning in warning_headers(warnings) {
-        response.headers_mut().append(header::WARNING, warning);
-    }
+    warn(response.headers_mut(), warnings);
     response
+}
+
+/// Adds warnings to an answer.
+pub fn warn(headers: &mut http::HeaderMap, warnings: &[String]) {
+    for warning in warning_headers(warnings) {
+        headers.append(header::WARNING, warning);
+    }
 }
 
 /// `299 - "text"`, quoted and escaped, each text once, without control characters.

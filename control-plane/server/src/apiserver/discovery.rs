@@ -3,13 +3,14 @@
 //! The *aggregated* form is one document for all groups (`APIGroupDiscoveryList`); a client names
 //! it with parameters in `Accept`, and the answer's content type repeats them, or the client takes
 //! it for the older form. The *legacy* form is a document for each group and version. Both are
-//! rendered from the table of kinds.
+//! rendered from the catalog of what is served.
 //!
-//! Invariants: documents are a function of the table alone, so they are made once and carry an
-//! entity tag over their bytes; answers to one path differ by `Accept` only, and say so in `Vary`.
+//! Invariants: documents are a function of the catalog alone, so they are made once for each and
+//! carry an entity tag over their bytes; answers to one path differ by `Accept` only, and say so in
+//! `Vary`.
 
 use std::collections::HashMap;
-use std::sync::{LazyLock, Mutex, PoisonError};
+use std::sync::{Mutex, PoisonError};
 
 use axum::body::Body;
 use axum::extract::{Path, State};
@@ -21,9 +22,10 @@ use http::header::{ACCEPT, CACHE_CONTROL, CONTENT_TYPE, ETAG, IF_NONE_MATCH, VAR
 use http::{HeaderMap, StatusCode};
 use serde_json::{Map, Value, json};
 use sha2::{Digest as _, Sha256};
-use wherry_resources::{GROUPS, Group, KINDS, Kind, Storage, Subresource};
+use wherry_resources::{Group, Kind, Storage, Subresource};
 
 use super::ApiServer;
+use super::catalog::Catalog;
 use super::errors::ApiError;
 
 /// Media types that `/api` and `/apis` answer in, for the refusal's text.
@@ -55,80 +57,98 @@ pub async fn api(
     State(server): State<ApiServer>,
     headers: HeaderMap,
 ) -> Result<Response, ApiError> {
-    core_group(&headers, &server.advertise().to_string())
+    core_group(&server.catalog(), &headers, &server.advertise().to_string())
 }
 
 /// `GET /apis`: all named groups.
-pub async fn apis(headers: HeaderMap) -> Result<Response, ApiError> {
-    named_groups(&headers)
+pub async fn apis(
+    State(server): State<ApiServer>,
+    headers: HeaderMap,
+) -> Result<Response, ApiError> {
+    named_groups(&server.catalog(), &headers)
 }
 
 /// `GET /apis/{group}`.
-pub async fn group(Path(name): Path<String>, headers: HeaderMap) -> Result<Response, ApiError> {
-    one_group(&name, &headers).ok_or(ApiError::NoSuchPath)
+pub async fn group(
+    State(server): State<ApiServer>,
+    Path(name): Path<String>,
+    headers: HeaderMap,
+) -> Result<Response, ApiError> {
+    one_group(&server.catalog(), &name, &headers).ok_or(ApiError::NoSuchPath)
 }
 
 /// `GET /api/v1`.
-pub async fn core(headers: HeaderMap) -> Result<Response, ApiError> {
-    resources("", "v1", &headers).ok_or(ApiError::NoSuchPath)
+pub async fn core(
+    State(server): State<ApiServer>,
+    headers: HeaderMap,
+) -> Result<Response, ApiError> {
+    resources(&server.catalog(), "", "v1", &headers).ok_or(ApiError::NoSuchPath)
 }
 
 /// `GET /apis/{group}/{version}`.
 pub async fn version(
+    State(server): State<ApiServer>,
     Path((group, version)): Path<(String, String)>,
     headers: HeaderMap,
 ) -> Result<Response, ApiError> {
     // The core group has a path of its own.
     let named = Some(group).filter(|group| !group.is_empty()).ok_or(ApiError::NoSuchPath)?;
-    resources(&named, &version, &headers).ok_or(ApiError::NoSuchPath)
+    resources(&server.catalog(), &named, &version, &headers).ok_or(ApiError::NoSuchPath)
 }
 
-fn core_group(headers: &HeaderMap, address: &str) -> Result<Response, ApiError> {
+fn core_group(catalog: &Catalog, headers: &HeaderMap, address: &str) -> Result<Response, ApiError> {
     let form = form(headers).ok_or(ApiError::NotAcceptable(MEDIA_TYPES))?;
     let document = || match form {
         Form::Legacy => json!({
             "kind": "APIVersions",
-            "versions": GROUPS[0].versions,
+            "versions": catalog.groups[0].versions,
             "serverAddressByClientCIDRs": [{
                 "clientCIDR": "0.0.0.0/0",
                 "serverAddress": address,
             }],
         }),
-        Form::Aggregated(version) => aggregated(&GROUPS[..1], KINDS, version),
+        Form::Aggregated(version) => aggregated(&catalog.groups[..1], &catalog.kinds, version),
     };
     // The only document with a part that is not in the table.
     let key = format!("/api {address}");
-    Ok(answer(&key, form, headers, document))
+    Ok(answer(&catalog.discovery, &key, form, headers, document))
 }
 
-fn named_groups(headers: &HeaderMap) -> Result<Response, ApiError> {
+fn named_groups(catalog: &Catalog, headers: &HeaderMap) -> Result<Response, ApiError> {
     let form = form(headers).ok_or(ApiError::NotAcceptable(MEDIA_TYPES))?;
     let document = || match form {
         Form::Legacy => json!({
             "kind": "APIGroupList",
             "apiVersion": "v1",
-            "groups": GROUPS[1..].iter().map(group_entry).collect::<Vec<_>>(),
+            "groups": catalog.groups[1..].iter().map(group_entry).collect::<Vec<_>>(),
         }),
-        Form::Aggregated(version) => aggregated(&GROUPS[1..], KINDS, version),
+        Form::Aggregated(version) => aggregated(&catalog.groups[1..], &catalog.kinds, version),
     };
-    Ok(answer("/apis", form, headers, document))
+    Ok(answer(&catalog.discovery, "/apis", form, headers, document))
 }
 
-fn one_group(name: &str, headers: &HeaderMap) -> Option<Response> {
-    let group = GROUPS[1..].iter().find(|group| group.name == name)?;
+fn one_group(catalog: &Catalog, name: &str, headers: &HeaderMap) -> Option<Response> {
+    let group = catalog.groups[1..].iter().find(|group| group.name == name)?;
     let document = || {
         let mut entry = json!({"kind": "APIGroup", "apiVersion": "v1"});
         extend(&mut entry, group_entry(group));
         entry
     };
-    Some(answer(&format!("/apis/{name}"), Form::Legacy, headers, document))
+    let key = format!("/apis/{name}");
+    Some(answer(&catalog.discovery, &key, Form::Legacy, headers, document))
 }
 
-fn resources(group: &str, version: &str, headers: &HeaderMap) -> Option<Response> {
-    let row = GROUPS.iter().find(|row| row.name == group)?;
+fn resources(
+    catalog: &Catalog,
+    group: &str,
+    version: &str,
+    headers: &HeaderMap,
+) -> Option<Response> {
+    let row = catalog.groups.iter().find(|row| row.name == group)?;
     let version = row.versions.iter().find(|served| **served == version)?;
-    let document = || resource_list(KINDS, group, version);
-    Some(answer(&format!("{group}/{version}"), Form::Legacy, headers, document))
+    let document = || resource_list(&catalog.kinds, group, version);
+    let key = format!("{group}/{version}");
+    Some(answer(&catalog.discovery, &key, Form::Legacy, headers, document))
 }
 
 /// The form that the request's `Accept` asks for: the first of its media types that can be served.
@@ -170,15 +190,17 @@ struct Rendered {
 
 /// Documents by path and form. The lock is held for a look-up or an insertion, never across an
 /// await; there are as many entries as groups and versions, times three forms.
-static RENDERED: LazyLock<Mutex<HashMap<(String, Form), Rendered>>> = LazyLock::new(Mutex::default);
+#[derive(Default)]
+pub struct Documents(Mutex<HashMap<(String, Form), Rendered>>);
 
 fn answer(
+    documents: &Documents,
     key: &str,
     form: Form,
     headers: &HeaderMap,
     document: impl FnOnce() -> Value,
 ) -> Response {
-    let mut rendered = RENDERED.lock().unwrap_or_else(PoisonError::into_inner);
+    let mut rendered = documents.0.lock().unwrap_or_else(PoisonError::into_inner);
     let entry = rendered.entry((key.to_string(), form)).or_insert_with(|| {
         let body = encode(&document());
         let tag = format!("\"{}\"", hex::encode_upper(Sha256::digest(&body)));
@@ -217,7 +239,7 @@ fn encode(document: &Value) -> Vec<u8> {
     body
 }
 
-fn aggregated(groups: &[Group], kinds: &[Kind], version: &str) -> Value {
+fn aggregated(groups: &[Group], kinds: &[&'static Kind], version: &str) -> Value {
     json!({
         "kind": "APIGroupDiscoveryList",
         "apiVersion": format!("apidiscovery.k8s.io/{version}"),
@@ -226,7 +248,7 @@ fn aggregated(groups: &[Group], kinds: &[Kind], version: &str) -> Value {
     })
 }
 
-fn aggregated_group(group: &Group, kinds: &[Kind]) -> Value {
+fn aggregated_group(group: &Group, kinds: &[&'static Kind]) -> Value {
     let mut metadata = Map::new();
     if !group.name.is_empty() {
         metadata.insert("name".to_string(), group.name.into());
@@ -289,7 +311,7 @@ fn group_entry(group: &Group) -> Value {
     })
 }
 
-fn resource_list(kinds: &[Kind], group: &str, version: &str) -> Value {
+fn resource_list(kinds: &[&'static Kind], group: &str, version: &str) -> Value {
     let group_version =
         if group.is_empty() { version.to_string() } else { format!("{group}/{version}") };
     let mut resources = Vec::new();
@@ -330,6 +352,8 @@ fn legacy_resource(kind: &Kind) -> Value {
         Storage::None => None,
     };
     if let Some((group, version)) = stored_as {
+        let custom = kind.custom();
+        let version = custom.as_ref().map_or(version, |custom| &custom.storage_version);
         let hash = storage_version_hash(group, version, kind.kind);
         extend(&mut resource, json!({"storageVersionHash": hash}));
     }
@@ -350,9 +374,9 @@ fn legacy_subresource(kind: &Kind, row: &Subresource) -> Value {
 }
 
 /// The rows of one group and version, by plural.
-fn rows<'a>(kinds: &'a [Kind], group: &str, version: &str) -> Vec<&'a Kind> {
-    let here = |kind: &&Kind| kind.group == group && kind.version == version;
-    let mut rows: Vec<&Kind> = kinds.iter().filter(here).collect();
+fn rows(kinds: &[&'static Kind], group: &str, version: &str) -> Vec<&'static Kind> {
+    let here = |kind: &&'static Kind| kind.group == group && kind.version == version;
+    let mut rows: Vec<&'static Kind> = kinds.iter().copied().filter(here).collect();
     rows.sort_by_key(|kind| kind.plural);
     rows
 }

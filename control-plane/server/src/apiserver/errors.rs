@@ -101,6 +101,9 @@ pub enum ApiError {
     /// Refused for now.
     #[error("{message}")]
     TooManyRequests { message: String, causes: Vec<Cause>, retry_after_seconds: u32 },
+    /// What an admission hook wants the client to be told.
+    #[error("{message}")]
+    Relayed { code: StatusCode, reason: String, message: String, details: Option<Value> },
     /// Nobody but us is to blame.
     #[error("Internal error occurred: {0}")]
     Internal(String),
@@ -192,6 +195,7 @@ impl ApiError {
             ApiError::TooLarge(_) => (StatusCode::PAYLOAD_TOO_LARGE, "RequestEntityTooLarge"),
             ApiError::Expired { .. } => (StatusCode::GONE, "Expired"),
             ApiError::TooManyRequests { .. } => (StatusCode::TOO_MANY_REQUESTS, "TooManyRequests"),
+            ApiError::Relayed { code, .. } => (*code, ""),
             ApiError::Internal(_) => (StatusCode::INTERNAL_SERVER_ERROR, "InternalError"),
             ApiError::Unavailable(_) => (StatusCode::SERVICE_UNAVAILABLE, "ServiceUnavailable"),
             ApiError::Timeout { .. } => (StatusCode::GATEWAY_TIMEOUT, "Timeout"),
@@ -209,6 +213,12 @@ impl ApiError {
             "kind": "Status", "apiVersion": "v1", "metadata": metadata, "status": "Failure",
             "message": self.to_string(), "reason": reason,
         });
+        if let ApiError::Relayed { reason, .. } = self {
+            status["reason"] = json!(reason);
+        }
+        if status["reason"] == "" {
+            status.as_object_mut().expect("it was just made").shift_remove("reason");
+        }
         if let Some(details) = self.details() {
             status["details"] = details;
         }
@@ -250,6 +260,7 @@ impl ApiError {
             | ApiError::Timeout { causes, retry_after_seconds, .. } => {
                 Some(details("", "", "", causes, *retry_after_seconds))
             }
+            ApiError::Relayed { details, .. } => details.clone(),
             ApiError::NoSuchPath
             | ApiError::BadRequest(_)
             | ApiError::Unauthorized

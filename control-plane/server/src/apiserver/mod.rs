@@ -12,15 +12,23 @@
 //! Decisions (`request`, `content`, `authorize`, `admission`, `verbs::prepare`, …) are pure; the
 //! files named after verbs gather what they need and perform the outcome. `errors` is the only
 //! place that knows what a Status looks like, `stored` the only one that knows the stored form.
+//! Custom kinds go the same way: `catalog` says what is served, `custom` what their writes need
+//! besides.
+//!
 //! The same Router serves sockets (through `member`) and the control plane's own clients
 //! ([`ApiServer::client`]), which therefore see exactly what everybody else sees.
 
 mod admission;
 mod auth;
 mod authorize;
+mod catalog;
+mod cel;
 mod content;
+mod custom;
+mod derived;
 mod discovery;
 mod errors;
+mod extensions;
 mod guard;
 mod health;
 mod openapi;
@@ -36,6 +44,7 @@ mod verbs;
 
 pub use auth::{PeerCertificate, User};
 pub use errors::ApiError;
+pub use extensions::Network;
 pub use health::GIT_VERSION;
 pub use tunnel::{TunnelError, Tunnels};
 
@@ -72,6 +81,9 @@ struct Inner {
     metrics: health::Metrics,
     allocations: Allocations,
     sessions: ui::Sessions,
+    catalog: catalog::Source,
+    hooks: extensions::Source,
+    webhooks: extensions::Client,
 }
 
 impl ApiServer {
@@ -84,6 +96,9 @@ impl ApiServer {
             metrics: health::Metrics::default(),
             allocations: Allocations::default(),
             sessions: ui::Sessions::default(),
+            catalog: catalog::Source::default(),
+            hooks: extensions::Source::default(),
+            webhooks: extensions::Client::default(),
         }))
     }
 
@@ -131,6 +146,26 @@ impl ApiServer {
 
     pub(crate) fn advertise(&self) -> SocketAddr {
         self.0.config.advertise
+    }
+
+    /// Webhooks that are registered, and policies.
+    fn hooks(&self) -> Arc<extensions::Hooks> {
+        self.0.hooks.get(self.store())
+    }
+
+    fn webhooks(&self) -> &extensions::Client {
+        &self.0.webhooks
+    }
+
+    /// Lets webhooks be reached in these networks though they are inside: by themselves, users
+    /// cannot make the API server connect to loopback, link-local or private addresses.
+    pub fn let_webhooks_reach(&self, networks: &[Network]) {
+        self.0.webhooks.allow(networks);
+    }
+
+    /// What is served at this moment.
+    fn catalog(&self) -> Arc<catalog::Catalog> {
+        self.0.catalog.get(self.store())
     }
 
     fn shutdown(&self) -> &CancellationToken {

@@ -6,10 +6,14 @@
 //! of kinds ([`paths`]) and the table of merge structure (`wherry_resources::structure`). The same
 //! types tell which fields an object may have ([`fields`]).
 //!
-//! Invariants: documents are a function of the binary, so they are made once, at the first request
-//! that needs them, away from the threads that serve others; the index names each by a hash of its
-//! bytes, and a document asked for by its right hash may be kept for ever.
+//! Custom kinds have documents of their own ([`custom`]), which live as long as the catalog that
+//! they describe.
+//!
+//! Invariants: documents of built-in kinds are a function of the binary, so they are made once, at
+//! the first request that needs them, away from the threads that serve others; the index names each
+//! by a hash of its bytes, and a document asked for by its right hash may be kept for ever.
 
+mod custom;
 mod fields;
 mod paths;
 mod schemas;
@@ -18,10 +22,10 @@ mod swagger;
 mod tests;
 
 use std::collections::BTreeMap;
-use std::sync::LazyLock;
+use std::sync::{Arc, LazyLock};
 
 use axum::body::Body;
-use axum::extract::{Path, RawQuery};
+use axum::extract::{Path, RawQuery, State};
 use axum::response::Response;
 use bytes::Bytes;
 use http::header::{
@@ -31,9 +35,12 @@ use http::{HeaderMap, StatusCode};
 use jiff::{SignedDuration, Timestamp};
 use serde_json::{Map, Value, json};
 use sha2::{Digest as _, Sha256};
-use wherry_resources::{GROUPS, KINDS};
+use wherry_resources::{GROUPS, KINDS, Kind};
 
+pub use self::custom::Custom;
 pub use self::fields::{check_type, did_you_mean, unknown_fields};
+use super::ApiServer;
+use super::catalog::Catalog;
 use super::errors::ApiError;
 
 /// How long a document with its hash in the address may be kept: a year, the most that caches
@@ -55,32 +62,47 @@ impl Document {
     }
 }
 
-/// Version 3: the index, and the documents by path (`api/v1`, `apis/apps/v1`).
-struct Version3 {
-    index: Document,
-    documents: BTreeMap<String, Document>,
-}
+/// Documents of version 3 by path (`api/v1`, `apis/apps/v1`).
+type Version3 = BTreeMap<String, Document>;
 
 static VERSION_3: LazyLock<Version3> = LazyLock::new(make_version_3);
 static VERSION_2: LazyLock<Document> =
     LazyLock::new(|| Document::new(&swagger::document(&whole_document())));
 
 /// `GET /openapi/v3`.
-pub async fn v3(headers: HeaderMap) -> Result<Response, ApiError> {
+pub async fn v3(State(server): State<ApiServer>, headers: HeaderMap) -> Result<Response, ApiError> {
+    index_of(server.catalog(), headers).await
+}
+
+async fn index_of(catalog: Arc<Catalog>, headers: HeaderMap) -> Result<Response, ApiError> {
     accepts_json(&headers)?;
-    let index = off_thread(|| VERSION_3.index.clone()).await?;
+    let index = off_thread(move || catalog.openapi().index.clone()).await?;
     Ok(document_response(&headers, index, &[(CACHE_CONTROL, "no-cache, private".to_string())]))
 }
 
 /// `GET /openapi/v3/{group and version}`.
 pub async fn v3_document(
+    State(server): State<ApiServer>,
     Path(path): Path<String>,
     RawQuery(query): RawQuery,
     headers: HeaderMap,
 ) -> Result<Response, ApiError> {
+    document_of(server.catalog(), path, query, headers).await
+}
+
+async fn document_of(
+    catalog: Arc<Catalog>,
+    path: String,
+    query: Option<String>,
+    headers: HeaderMap,
+) -> Result<Response, ApiError> {
     accepts_json(&headers)?;
     let key = path.clone();
-    let document = off_thread(move || VERSION_3.documents.get(&key).cloned()).await?;
+    let document = off_thread(move || {
+        let built_in = VERSION_3.get(&key).cloned();
+        built_in.or_else(|| catalog.openapi().documents.get(&key).cloned())
+    })
+    .await?;
     let document = document.ok_or(ApiError::NoSuchPath)?;
     let query = query.unwrap_or_default();
     let pairs = form_urlencoded::parse(query.as_bytes());
@@ -108,9 +130,17 @@ pub async fn v3_document(
 
 /// `GET /openapi/v2`, in JSON only: the clients that want the other form go on without it when
 /// version 3 is there.
-pub async fn v2(headers: HeaderMap) -> Result<Response, ApiError> {
+pub async fn v2(State(server): State<ApiServer>, headers: HeaderMap) -> Result<Response, ApiError> {
+    whole_of(server.catalog(), headers).await
+}
+
+async fn whole_of(catalog: Arc<Catalog>, headers: HeaderMap) -> Result<Response, ApiError> {
     accepts_json(&headers)?;
-    let document = off_thread(|| VERSION_2.clone()).await?;
+    let document = off_thread(move || match catalog.custom.is_empty() {
+        true => VERSION_2.clone(),
+        false => catalog.openapi().version_2(),
+    })
+    .await?;
     Ok(document_response(&headers, document, &[(CACHE_CONTROL, "no-cache, private".to_string())]))
 }
 
@@ -165,33 +195,43 @@ fn address(path: &str, hash: &str) -> String {
     format!("/openapi/v3/{path}?hash={hash}")
 }
 
+/// Documents of the built-in kinds.
 fn make_version_3() -> Version3 {
     let schemas = schemas::Schemas::generate();
     let mut documents = BTreeMap::new();
     for group in GROUPS {
-        for version in group.versions {
-            let document = Document::new(&document(&schemas, Some((group.name, version))));
+        for version in group.versions.iter() {
+            let only = Some((group.name, *version));
+            let document = Document::new(&document(&schemas, KINDS.iter(), only));
             documents.insert(group_version_path(group.name, version), document);
         }
     }
+    documents
+}
+
+/// The index over documents.
+fn index<'a>(documents: impl Iterator<Item = (&'a String, &'a Document)>) -> Document {
     let entry = |(path, document): (&String, &Document)| {
         (path.clone(), json!({"serverRelativeURL": address(path, &document.hash)}))
     };
-    let paths: Map<String, Value> = documents.iter().map(entry).collect();
-    let index = Document::new(&json!({"paths": paths}));
-    Version3 { index, documents }
+    let paths: Map<String, Value> = documents.map(entry).collect();
+    Document::new(&json!({"paths": paths}))
 }
 
 /// The whole API in one version 3 document.
 fn whole_document() -> Value {
-    document(&schemas::Schemas::generate(), None)
+    document(&schemas::Schemas::generate(), KINDS.iter(), None)
 }
 
 /// The document of one group and version, or of all.
-fn document(schemas: &schemas::Schemas, only: Option<(&str, &str)>) -> Value {
+fn document<'a>(
+    schemas: &schemas::Schemas,
+    kinds: impl Iterator<Item = &'a Kind>,
+    only: Option<(&str, &str)>,
+) -> Value {
     let mut paths = Map::new();
     let mut roots = Vec::new();
-    for kind in KINDS {
+    for kind in kinds {
         if only.is_none_or(|only| only == (kind.group, kind.version)) {
             paths::add(schemas, kind, &mut paths, &mut roots);
         }

@@ -4,7 +4,7 @@
 //! Kubernetes reads it. Authorisation sees only that, so that an unknown resource is refused before
 //! it is found to be unknown. [`Request`] is the same with the row of the table of kinds.
 
-use super::{auth::User, content::Accepted, errors::ApiError};
+use super::{auth::User, catalog::Catalog, content::Accepted, errors::ApiError};
 use bytes::Bytes;
 use http::{HeaderMap, Method, header};
 use wherry_resources::{Kind, Subresource, selectors::FieldSelector};
@@ -191,13 +191,15 @@ fn selected_name(field_selector: &str) -> Option<String> {
     selector.exact("metadata.name").map(str::to_owned)
 }
 
-/// Finds the row of the table of kinds. A cluster kind under a namespace, or a named object of a
+/// Finds the row of what is served. A cluster kind under a namespace, or a named object of a
 /// namespaced kind without one, is a path that leads nowhere.
 pub fn resolve(
     attributes: &Attributes,
+    catalog: impl FnOnce() -> std::sync::Arc<Catalog>,
 ) -> Result<(&'static Kind, Option<&'static Subresource>), ApiError> {
-    let found =
-        wherry_resources::kind(&attributes.group, &attributes.version, &attributes.resource);
+    let Attributes { group, version, resource, .. } = attributes;
+    let found = wherry_resources::kind(group, version, resource)
+        .or_else(|| catalog().kind(group, version, resource));
     let kind = found.ok_or(ApiError::NoSuchPath)?;
     let own_namespace = attributes.resource == "namespaces" && attributes.group.is_empty();
     let has_namespace = !attributes.namespace.is_empty();

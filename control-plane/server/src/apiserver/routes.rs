@@ -74,27 +74,42 @@ async fn resource(
     mut http: axum::extract::Request,
 ) -> Result<Response, ApiError> {
     let socket = websocket(&mut http).await?;
-    let request = read(http).await?;
+    let request = read(&api, http).await?;
+    let mut answer = perform(&api, &request, socket).await;
+    if let (Some(custom), Ok(answer)) = (request.kind.custom(), &mut answer)
+        && let Some(warning) = &custom.deprecation
+    {
+        content::warn(answer.headers_mut(), std::slice::from_ref(warning));
+    }
+    answer
+}
+
+/// The verb that the path and the method name.
+async fn perform(
+    api: &ApiServer,
+    request: &Request,
+    socket: Option<WebSocketUpgrade>,
+) -> Result<Response, ApiError> {
     let part = request.subresource.map_or("", |subresource| subresource.name);
     match (part, request.attributes.verb.as_str()) {
         _ if request.kind.storage == wherry_resources::Storage::None => {
-            verbs::review::answer(&api, &request).await
+            verbs::review::answer(api, request).await
         }
         ("", "get") | ("status" | "approval" | "ephemeralcontainers" | "resize", "get") => {
-            verbs::get::get(&api, &request).await
+            verbs::get::get(api, request).await
         }
-        ("", "list") => verbs::list::list(&api, &request).await,
-        ("", "watch") => verbs::watch::watch(&api, &request, socket).await,
-        ("", "create") => verbs::create::create(&api, &request).await,
-        ("", "delete") => verbs::delete::delete(&api, &request).await,
-        ("", "deletecollection") => verbs::delete::delete_collection(&api, &request).await,
-        ("scale", "get") => verbs::scale::get(&api, &request).await,
-        ("scale", "update" | "patch") => verbs::scale::change(&api, &request).await,
-        ("binding", "create") => verbs::pods::bind(&api, &request).await,
-        ("eviction", "create") => verbs::pods::evict(&api, &request).await,
-        ("log", "get") => verbs::logs::logs(&api, &request).await,
-        (_, "update") => verbs::update::update(&api, &request).await,
-        (_, "patch") => verbs::patch::patch(&api, &request).await,
+        ("", "list") => verbs::list::list(api, request).await,
+        ("", "watch") => verbs::watch::watch(api, request, socket).await,
+        ("", "create") => verbs::create::create(api, request).await,
+        ("", "delete") => verbs::delete::delete(api, request).await,
+        ("", "deletecollection") => verbs::delete::delete_collection(api, request).await,
+        ("scale", "get") => verbs::scale::get(api, request).await,
+        ("scale", "update" | "patch") => verbs::scale::change(api, request).await,
+        ("binding", "create") => verbs::pods::bind(api, request).await,
+        ("eviction", "create") => verbs::pods::evict(api, request).await,
+        ("log", "get") => verbs::logs::logs(api, request).await,
+        (_, "update") => verbs::update::update(api, request).await,
+        (_, "patch") => verbs::patch::patch(api, request).await,
         _ => Err(ApiError::NoSuchPath),
     }
 }
@@ -116,12 +131,12 @@ async fn websocket(
 }
 
 /// Reads an HTTP request completely. The guard has left user and attributes.
-async fn read(http: axum::extract::Request) -> Result<Request, ApiError> {
+async fn read(api: &ApiServer, http: axum::extract::Request) -> Result<Request, ApiError> {
     let (mut parts, body) = http.into_parts();
     let missing = || ApiError::Internal("a request went past the guard".to_owned());
     let user = parts.extensions.remove::<User>().ok_or_else(missing)?;
     let attributes = parts.extensions.remove::<Attributes>().ok_or_else(missing)?;
-    let (kind, subresource) = request::resolve(&attributes)?;
+    let (kind, subresource) = request::resolve(&attributes, || api.catalog())?;
     let query = Query::parse(parts.uri.query().unwrap_or(""));
     let header = |name| parts.headers.get(name).and_then(|value| value.to_str().ok()).unwrap_or("");
     let accepted = if subresource.is_some_and(|subresource| subresource.name == "log") {

@@ -5,6 +5,10 @@
 //! revision of the write, which only the store knows. Since the order is fixed, the revision is
 //! spliced in behind the uid without reading the rest, so a list or a watch event of plain JSON
 //! never parses an object.
+//!
+//! Objects of custom kinds are stored the same way, in the version of their writing. They are read
+//! in another version, get defaults that came after them, and are shown with their keys in
+//! alphabetical order, so each of them is parsed.
 
 use bytes::Bytes;
 use serde_json::Value;
@@ -52,6 +56,9 @@ pub fn decode(kind: &'static Kind, entry: &Entry) -> Object {
 pub fn decode_at(kind: &'static Kind, value: &[u8], revision: Revision) -> Object {
     let bytes = splice(value, revision);
     let mut object: Value = serde_json::from_slice(&bytes).expect("encode wrote JSON");
+    if kind.custom.is_some() {
+        object = crate::apiserver::custom::read(kind, object);
+    }
     if kind.storage != Storage::Own {
         object = convert::to(home(kind), kind, object);
         meta::order(&mut object);
@@ -62,14 +69,22 @@ pub fn decode_at(kind: &'static Kind, value: &[u8], revision: Revision) -> Objec
 /// JSON of the object with its resourceVersion, as bytes.
 pub fn json(kind: &'static Kind, value: &[u8], revision: Revision) -> Vec<u8> {
     match kind.storage {
+        _ if kind.custom.is_some() => {
+            let mut object = decode_at(kind, value, revision);
+            object.sort_all_objects();
+            object.to_string().into_bytes()
+        }
         Storage::Own => splice(value, revision),
         _ => decode_at(kind, value, revision).to_string().into_bytes(),
     }
 }
 
-/// JSON as an item of a list, where kind and apiVersion are not repeated.
+/// JSON as an item of a list, where kind and apiVersion are not repeated, except of custom kinds.
 pub fn json_item(kind: &'static Kind, value: &[u8], revision: Revision) -> Vec<u8> {
     let json = json(kind, value, revision);
+    if kind.custom.is_some() {
+        return json;
+    }
     let metadata = find(&json, b"\"metadata\":").expect("encode wrote metadata");
     let mut item = Vec::with_capacity(json.len());
     item.push(b'{');

@@ -390,7 +390,8 @@ impl Cache {
 
     /// Takes in what the watch of a kind said and returns what changed by it.
     pub fn observe(&mut self, kind: &'static Kind, seen: Seen, now: Instant) -> Vec<Change> {
-        let Some(slot) = self.slot(kind) else { return Vec::new() };
+        let found = self.slot(kind).or_else(|| self.custom_slot(kind));
+        let Some(slot) = found else { return Vec::new() };
         match seen {
             Seen::Begin => {
                 self.shelves[slot].listing = Some(HashSet::new());
@@ -434,6 +435,29 @@ impl Cache {
             self.shelves[slot].buried.insert(uid.to_string());
         }
         change
+    }
+
+    /// The shelf of a custom kind, made at the first word of its watch. Nothing waits for it to be
+    /// listed: who finds an object missing asks the API server before acting on it.
+    fn custom_slot(&mut self, kind: &'static Kind) -> Option<usize> {
+        kind.custom?;
+        self.slots.insert(std::ptr::from_ref(kind) as usize, self.shelves.len());
+        self.shelves.push(Shelf {
+            kind,
+            decode: decode_bare,
+            objects: BTreeMap::new(),
+            buried: HashSet::new(),
+            listing: None,
+            synced: true,
+        });
+        Some(self.shelves.len() - 1)
+    }
+
+    /// The custom kind with a shelf that an owner reference means, whatever the version.
+    pub fn custom_kind(&self, api_version: &str, kind: &str) -> Option<&'static Kind> {
+        let group = api_version.split_once('/').map_or("", |(group, _)| group);
+        let mut kinds = self.shelves.iter().map(|shelf| shelf.kind);
+        kinds.find(|row| row.custom().is_some() && row.is(group, kind))
     }
 
     fn slot(&self, kind: &'static Kind) -> Option<usize> {

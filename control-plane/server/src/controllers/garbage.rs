@@ -1,4 +1,4 @@
-//! Garbage collection by owner references, over every kind of the table.
+//! Garbage collection by owner references, over every kind of the table and every custom kind.
 //!
 //! Owns: deletion of objects whose owners are all gone, and the finalizers `foregroundDeletion` and
 //! `orphan` that a deletion with these policies puts on the owner.
@@ -85,7 +85,9 @@ fn is_deleting_with(meta: &ObjectMeta, finalizer: &str) -> bool {
 }
 
 fn state(cache: &Cache, dependent: &Key, owner: &OwnerReference) -> OwnerState {
-    let Some(kind) = kind_of(&owner.api_version, &owner.kind) else { return OwnerState::Solid };
+    let kind = kind_of(&owner.api_version, &owner.kind)
+        .or_else(|| cache.custom_kind(&owner.api_version, &owner.kind));
+    let Some(kind) = kind else { return OwnerState::Solid };
     if kind.namespaced && !dependent.kind.namespaced {
         // Not a reference that can be followed; admission lets it be, and so does this.
         return OwnerState::Solid;

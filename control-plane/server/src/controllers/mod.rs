@@ -11,6 +11,7 @@
 pub mod bootstrap;
 pub mod cache;
 pub mod certificates;
+pub mod definitions;
 pub mod deployment;
 pub mod endpoints;
 pub mod events;
@@ -41,6 +42,7 @@ use k8s_openapi::api::coordination::v1::Lease;
 use k8s_openapi::api::core::v1::{Endpoints, Namespace, Node, Pod, Service, ServiceAccount};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use k8s_openapi::api::scheduling::v1::PriorityClass;
+use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
 use tokio_util::sync::CancellationToken;
 
 use crate::pki::Pki;
@@ -61,6 +63,7 @@ pub static CONTROLLERS: &[Controller] = &[
     endpoints::CONTROLLER,
     namespace::CONTROLLER,
     garbage::CONTROLLER,
+    definitions::CONTROLLER,
 ];
 
 /// What the controllers are started with.
@@ -92,10 +95,12 @@ pub async fn run(client: kube::Client, config: Config, shutdown: CancellationTok
         watch::whole::<ServiceAccount>(&client, &mut cache),
         watch::whole::<CertificateSigningRequest>(&client, &mut cache),
         watch::whole::<PriorityClass>(&client, &mut cache),
+        watch::whole::<CustomResourceDefinition>(&client, &mut cache),
         watch::config_maps(&client, &mut cache),
     ];
     let bare = cache.bare_kinds();
     watches.extend(bare.into_iter().map(|kind| watch::bare(&client, kind)));
+    watches.push(watch::custom(client.clone()));
     let bootstrap = CONTROLLERS
         .iter()
         .position(|controller| controller.name == bootstrap::CONTROLLER.name)

@@ -1,17 +1,23 @@
 //! The watches that feed the cache: one a kind, kept up over errors, as one merged stream of what
 //! was seen.
 
+use std::collections::hash_map::Entry;
+use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
 use std::time::Duration;
 
-use futures::stream::BoxStream;
-use futures::{Stream, StreamExt as _};
+use futures::stream::{self, BoxStream, SelectAll};
+use futures::{FutureExt as _, Stream, StreamExt as _};
 use k8s_openapi::api::core::v1::ConfigMap;
+use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
 use kube::Api;
 use kube::core::{ApiResource, DynamicObject, GroupVersionKind, PartialObjectMeta};
 use kube::runtime::WatchStreamExt as _;
 use kube::runtime::utils::Backoff;
 use kube::runtime::watcher::{self, Event, watcher as watch};
+use serde_json::Value;
+use tokio::sync::oneshot;
 use wherry_resources::Kind;
+use wherry_resources::custom::Rows;
 
 use super::cache::{Bare, Cache, Object, Seen, Typed, kind_row, trim};
 use super::reconcile::Watched;
@@ -83,6 +89,115 @@ pub fn bare(client: &kube::Client, kind: &'static Kind) -> BoxStream<'static, Wa
         trim(&mut meta);
         Object::new(Bare(meta))
     })
+}
+
+/// Watches the metadata of all custom kinds, whatever CRDs come and go. Of a kind with several
+/// versions one is watched; when a CRD goes, its objects are said to be gone.
+pub fn custom(client: kube::Client) -> BoxStream<'static, Watched> {
+    let definitions: Api<CustomResourceDefinition> = Api::all(client.clone());
+    let changes = watch(definitions, watcher::Config::default()).backoff(Pause::new());
+    let state = Custom {
+        client,
+        changes: changes.boxed(),
+        definitions: BTreeMap::new(),
+        rows: Rows::default(),
+        watched: SelectAll::new(),
+        stops: HashMap::new(),
+        ready: VecDeque::new(),
+    };
+    stream::unfold(state, |mut state| async move {
+        let next = state.next().await?;
+        Some((next, state))
+    })
+    .boxed()
+}
+
+/// The watches of custom kinds.
+struct Custom {
+    client: kube::Client,
+    changes: BoxStream<'static, watcher::Result<Event<CustomResourceDefinition>>>,
+    /// By name, as JSON.
+    definitions: BTreeMap<String, Value>,
+    rows: Rows,
+    watched: SelectAll<BoxStream<'static, Watched>>,
+    /// Ends the watch of a kind, by the address of its row.
+    stops: HashMap<usize, (&'static Kind, oneshot::Sender<()>)>,
+    /// To be said before anything else.
+    ready: VecDeque<Watched>,
+}
+
+impl Custom {
+    async fn next(&mut self) -> Option<Watched> {
+        loop {
+            if let Some(seen) = self.ready.pop_front() {
+                return Some(seen);
+            }
+            tokio::select! {
+                change = self.changes.next() => self.take(change?),
+                Some(seen) = self.watched.next() => return Some(seen),
+            }
+        }
+    }
+
+    fn take(&mut self, change: watcher::Result<Event<CustomResourceDefinition>>) {
+        match change {
+            Ok(Event::Init) => self.definitions.clear(),
+            Ok(Event::InitApply(definition)) => self.put(&definition),
+            Ok(Event::InitDone) => self.settle(),
+            Ok(Event::Apply(definition)) => {
+                self.put(&definition);
+                self.settle();
+            }
+            Ok(Event::Delete(definition)) => {
+                self.definitions.remove(definition.metadata.name.as_deref().unwrap_or(""));
+                self.settle();
+            }
+            Err(error) => tracing::debug!(%error, "the watch of CRDs failed; it is tried again"),
+        }
+    }
+
+    fn put(&mut self, definition: &CustomResourceDefinition) {
+        let mut object = serde_json::to_value(definition).expect("typed objects are JSON");
+        // Rows and paths follow from names alone; schemas are large.
+        for version in object["spec"]["versions"].as_array_mut().into_iter().flatten() {
+            version.as_object_mut().map(|version| version.shift_remove("schema"));
+        }
+        self.definitions.insert(definition.metadata.name.clone().unwrap_or_default(), object);
+    }
+
+    /// Begins and ends watches so that each kind has one.
+    fn settle(&mut self) {
+        let all: Vec<Value> = self.definitions.values().cloned().collect();
+        let mut wanted: HashMap<(&str, &str), &'static Kind> = HashMap::new();
+        for row in self.rows.update(&all) {
+            let stored = row.custom().is_some_and(|custom| custom.storage_version == row.version);
+            let place = wanted.entry((row.group, row.plural)).or_insert(row);
+            if stored {
+                *place = row;
+            }
+        }
+        let address = |kind: &'static Kind| std::ptr::from_ref(kind) as usize;
+        let kept: HashSet<usize> = wanted.values().map(|kind| address(kind)).collect();
+        let ended: Vec<usize> =
+            self.stops.keys().filter(|address| !kept.contains(address)).copied().collect();
+        for address in ended {
+            if let Some((kind, stop)) = self.stops.remove(&address) {
+                // The watch ends with its sender; an empty list says that nothing is left.
+                drop(stop);
+                self.ready.extend([(kind, Seen::Begin), (kind, Seen::End)]);
+            }
+        }
+        for kind in wanted.into_values() {
+            if let Entry::Vacant(place) = self.stops.entry(address(kind)) {
+                let (stop, stopped) = oneshot::channel::<()>();
+                place.insert((kind, stop));
+                let stopped = async move {
+                    let _ = stopped.await;
+                };
+                self.watched.push(bare(&self.client, kind).take_until(stopped.boxed()).boxed());
+            }
+        }
+    }
 }
 
 fn seen<T: Send + 'static>(

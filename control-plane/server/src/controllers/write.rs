@@ -9,6 +9,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use http::{Method, Request};
+use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use percent_encoding::{AsciiSet, CONTROLS, utf8_percent_encode};
 use serde::Serialize;
@@ -85,6 +86,12 @@ pub enum Action {
     /// it.
     Finalize {
         target: Target,
+    },
+    /// Deletes what a CRD defines; when nothing is left, takes its finalizer off it.
+    CleanUp {
+        target: Target,
+        /// Path of its objects, if it ever had any.
+        collection: Option<String>,
     },
     /// Signs a request and puts the certificate into the status of its object.
     Sign {
@@ -194,6 +201,10 @@ impl fmt::Display for Write {
                 write!(f, "delete all {} in {namespace}", kind.qualified())?;
             }
             Action::Finalize { target } => write!(f, "finalize {}", target.key)?,
+            Action::CleanUp { target, collection } => {
+                let at = collection.as_deref().unwrap_or("nothing");
+                write!(f, "clean up {} at {at}", target.key)?;
+            }
             Action::Sign { target, signer, profile, .. } => {
                 write!(f, "sign {} by {signer:?} as {}", target.key, profile.common_name)?;
             }
@@ -294,6 +305,7 @@ impl Writer {
                 Ok(Outcome::Nothing)
             }
             Action::Finalize { target } => self.finalize(target).await,
+            Action::CleanUp { target, collection } => self.clean_up(target, collection).await,
             Action::Sign { target, signer, profile, request_pem } => {
                 let authority = match signer {
                     Signer::Cluster => &self.pki.cluster,
@@ -364,6 +376,7 @@ impl Writer {
                 return Err(WriteError::Stale(format!("{} are left in it", kind.qualified())));
             }
         }
+        self.empty_of_custom(namespace).await?;
         let object = json!({
             "apiVersion": "v1",
             "kind": "Namespace",
@@ -375,6 +388,59 @@ impl Writer {
         let path = format!("{}/finalize", member(&target.key));
         self.send(Method::PUT, &path, JSON, Some(&object)).await?;
         Ok(Outcome::Removed { key: target.key, uid: target.uid })
+    }
+
+    /// Deletes the objects of a CRD; without any left, the CRD may go.
+    async fn clean_up(
+        &self,
+        target: Target,
+        collection: Option<String>,
+    ) -> Result<Outcome, WriteError> {
+        if let Some(path) = collection {
+            let options = json!({"propagationPolicy": "Background"});
+            self.send(Method::DELETE, &path, JSON, Some(&options)).await?;
+            self.must_be_empty(&path, target.key.name()).await?;
+        }
+        let path = member(&target.key);
+        let definition = self.send(Method::GET, &path, JSON, None).await?;
+        let finalizers = definition["metadata"]["finalizers"].as_array().into_iter().flatten();
+        let kept: Vec<&Value> = finalizers
+            .filter(|name| **name != wherry_resources::custom::CLEANUP_FINALIZER)
+            .collect();
+        let body = json!({"metadata": {"finalizers": kept}});
+        self.patch(&target, "", body).await
+    }
+
+    async fn must_be_empty(&self, path: &str, what: &str) -> Result<(), WriteError> {
+        let list = self.send(Method::GET, &format!("{path}?limit=1"), JSON, None).await?;
+        match list["items"].as_array().is_some_and(|items| !items.is_empty()) {
+            true => Err(WriteError::Stale(format!("{what} are left"))),
+            false => Ok(()),
+        }
+    }
+
+    /// Deletes what custom kinds have in a namespace; an error while anything is left.
+    async fn empty_of_custom(&self, namespace: &str) -> Result<(), WriteError> {
+        let path = collection(kind_row::<CustomResourceDefinition>(), "");
+        let definitions = self.send(Method::GET, &path, JSON, None).await?;
+        for definition in definitions["items"].as_array().into_iter().flatten() {
+            let spec = &definition["spec"];
+            let versions = spec["versions"].as_array().into_iter().flatten();
+            let served = versions.into_iter().find(|version| version["served"] == true);
+            let established = wherry_resources::custom::names::is_established(definition);
+            let Some(version) = served.filter(|_| established && spec["scope"] == "Namespaced")
+            else {
+                continue;
+            };
+            let text = |value: &Value| value.as_str().unwrap_or("").to_owned();
+            let (group, version) = (text(&spec["group"]), text(&version["name"]));
+            let plural = text(&definition["status"]["acceptedNames"]["plural"]);
+            let path = format!("/apis/{group}/{version}/namespaces/{namespace}/{plural}");
+            let options = json!({"propagationPolicy": "Background"});
+            self.send(Method::DELETE, &path, JSON, Some(&options)).await?;
+            self.must_be_empty(&path, &plural).await?;
+        }
+        Ok(())
     }
 
     async fn is_there(&self, key: &Key, uid: &str) -> Result<bool, WriteError> {

@@ -3,11 +3,18 @@
 use expect_test::expect;
 use http_body_util::BodyExt as _;
 
+use wherry_resources::GROUPS;
+
 use super::*;
 
 /// What kubectl 1.32 sends for `/api` and `/apis`.
 const KUBECTL: &str = "application/json;g=apidiscovery.k8s.io;v=v2;as=APIGroupDiscoveryList,\
     application/json;g=apidiscovery.k8s.io;v=v2beta1;as=APIGroupDiscoveryList,application/json";
+
+/// What is served without CRDs.
+fn served() -> Catalog {
+    Catalog::of(&[])
+}
 
 fn accept(value: &str) -> HeaderMap {
     let mut headers = HeaderMap::new();
@@ -44,7 +51,7 @@ fn the_first_media_type_that_can_be_served_wins() {
 
 #[tokio::test]
 async fn the_aggregated_form_names_itself_in_its_content_type() {
-    let response = named_groups(&accept(KUBECTL)).expect("acceptable");
+    let response = named_groups(&served(), &accept(KUBECTL)).expect("acceptable");
     assert_eq!(
         content_type(&response),
         "application/json;g=apidiscovery.k8s.io;v=v2;as=APIGroupDiscoveryList"
@@ -123,10 +130,12 @@ async fn the_aggregated_form_names_itself_in_its_content_type() {
 
 #[tokio::test]
 async fn the_core_group_stands_alone_under_api() {
-    let document = body(core_group(&accept(KUBECTL), "127.0.0.1:6443").expect("acceptable")).await;
+    let document =
+        body(core_group(&served(), &accept(KUBECTL), "127.0.0.1:6443").expect("acceptable")).await;
     assert_eq!(document["items"].as_array().map(Vec::len), Some(1));
     assert_eq!(document["items"][0]["metadata"], json!({"creationTimestamp": null}));
-    let legacy = body(core_group(&HeaderMap::new(), "127.0.0.1:6443").expect("acceptable")).await;
+    let legacy =
+        body(core_group(&served(), &HeaderMap::new(), "127.0.0.1:6443").expect("acceptable")).await;
     assert_eq!(legacy["versions"], json!(["v1"]));
     assert_eq!(legacy["serverAddressByClientCIDRs"][0]["serverAddress"], "127.0.0.1:6443");
 }
@@ -134,7 +143,7 @@ async fn the_core_group_stands_alone_under_api() {
 #[tokio::test]
 async fn the_legacy_form_says_what_drain_and_can_i_look_for() {
     let headers = HeaderMap::new();
-    let core = body(resources("", "v1", &headers).expect("served")).await;
+    let core = body(resources(&served(), "", "v1", &headers).expect("served")).await;
     let find = |name: &str| {
         let mut rows = core["resources"].as_array().expect("a list").iter();
         let row = rows.find(|row| row["name"] == name).expect(name);
@@ -178,22 +187,23 @@ async fn the_legacy_form_says_what_drain_and_can_i_look_for() {
           "storageVersionHash": "xPOwRZ+Yhw8="
         }"#]]
     .assert_eq(&find("pods"));
-    let scaling = body(one_group("autoscaling", &headers).expect("served")).await;
+    let scaling = body(one_group(&served(), "autoscaling", &headers).expect("served")).await;
     assert_eq!(scaling["preferredVersion"]["groupVersion"], "autoscaling/v2");
     assert!(
-        one_group("example.com", &headers).is_none() && resources("apps", "v9", &headers).is_none()
+        one_group(&served(), "example.com", &headers).is_none()
+            && resources(&served(), "apps", "v9", &headers).is_none()
     );
 }
 
 #[test]
 fn a_client_with_the_document_gets_304() {
-    let first = named_groups(&accept(KUBECTL)).expect("acceptable");
+    let first = named_groups(&served(), &accept(KUBECTL)).expect("acceptable");
     let mut headers = accept(KUBECTL);
     headers.insert(IF_NONE_MATCH, first.headers()[ETAG].clone());
-    let second = named_groups(&headers).expect("acceptable");
+    let second = named_groups(&served(), &headers).expect("acceptable");
     assert_eq!(second.status(), StatusCode::NOT_MODIFIED);
     assert_eq!(second.headers()[ETAG], first.headers()[ETAG]);
     // The other form of the same path is another document.
     headers.insert(ACCEPT, "application/json".parse().expect("a header value"));
-    assert_eq!(named_groups(&headers).expect("acceptable").status(), StatusCode::OK);
+    assert_eq!(named_groups(&served(), &headers).expect("acceptable").status(), StatusCode::OK);
 }

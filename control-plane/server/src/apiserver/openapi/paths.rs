@@ -9,11 +9,16 @@ use wherry_resources::{Kind, Subresource};
 
 use super::schemas::{DELETE_OPTIONS, PATCH, REFERENCE, STATUS, Schemas, list_name};
 
-/// Media types of patches; every built-in kind takes all of them.
+/// Media types of patches; custom kinds have no strategic merge.
 const PATCH_TYPES: &[&str] = &[
     "application/json-patch+json",
     "application/merge-patch+json",
     "application/strategic-merge-patch+json",
+    "application/apply-patch+yaml",
+];
+const CUSTOM_PATCH_TYPES: &[&str] = &[
+    "application/json-patch+json",
+    "application/merge-patch+json",
     "application/apply-patch+yaml",
 ];
 const ANSWER_TYPES: &[&str] = &["application/json", "application/yaml"];
@@ -148,7 +153,8 @@ pub fn add(
         let schema = schemas.name(exchanged.0, exchanged.1, exchanged.2);
         roots.extend(schema.map(str::to_string));
         let place = Place { kind, exchanged, id };
-        insert(paths, &path, &place, true, subresource_operations(subresource, schema));
+        let operations = subresource_operations(kind, subresource, schema);
+        insert(paths, &path, &place, true, operations);
     }
     roots.extend([name, &list, STATUS, DELETE_OPTIONS, PATCH].map(str::to_string));
 }
@@ -184,7 +190,7 @@ fn single<'a>(kind: &Kind, name: &'a str) -> Vec<Operation<'a>> {
         match *verb {
             "get" => operations.push(get_operation(Some(name))),
             "update" => operations.push(put_operation(name)),
-            "patch" => operations.push(patch_operation(name)),
+            "patch" => operations.push(patch_operation(kind, name)),
             "delete" => operations.push(Operation {
                 method: "delete",
                 action: "delete",
@@ -202,7 +208,11 @@ fn single<'a>(kind: &Kind, name: &'a str) -> Vec<Operation<'a>> {
 }
 
 /// Operations on a subresource. Those without a schema are connections: streams, logs, proxies.
-fn subresource_operations<'a>(row: &Subresource, schema: Option<&'a str>) -> Vec<Operation<'a>> {
+fn subresource_operations<'a>(
+    kind: &Kind,
+    row: &Subresource,
+    schema: Option<&'a str>,
+) -> Vec<Operation<'a>> {
     let mut operations = Vec::new();
     for verb in row.verbs {
         operations.push(match (*verb, schema) {
@@ -210,7 +220,7 @@ fn subresource_operations<'a>(row: &Subresource, schema: Option<&'a str>) -> Vec
             ("get", Some(name)) => get_operation(Some(name)),
             ("create", Some(name)) => create_operation(name),
             ("update", Some(name)) => put_operation(name),
-            ("patch", Some(name)) => patch_operation(name),
+            ("patch", Some(name)) => patch_operation(kind, name),
             ("get", None) => connection("get", "Get"),
             ("create", None) => connection("post", "Post"),
             ("update", None) => connection("put", "Put"),
@@ -274,14 +284,15 @@ fn put_operation(name: &str) -> Operation<'_> {
     }
 }
 
-fn patch_operation(name: &str) -> Operation<'_> {
+fn patch_operation<'a>(kind: &Kind, name: &'a str) -> Operation<'a> {
+    let types = if kind.custom.is_some() { CUSTOM_PATCH_TYPES } else { PATCH_TYPES };
     Operation {
         method: "patch",
         action: "patch",
         word: "patch",
         infix: "",
         parameters: PATCHED.to_vec(),
-        body: Some((PATCH, PATCH_TYPES)),
+        body: Some((PATCH, types)),
         answer: Some(name),
         statuses: &["200", "201"],
     }

@@ -110,6 +110,8 @@ const ROWS: &[Row] = &[
     row::<storage::CSIStorageCapacity>(),
     row::<storage::StorageClass>(),
     row::<storage::VolumeAttachment>(),
+    row::<admissionregistration::MutatingAdmissionPolicy>(),
+    row::<admissionregistration::MutatingAdmissionPolicyBinding>(),
     row::<admissionregistration::MutatingWebhookConfiguration>(),
     row::<admissionregistration::ValidatingAdmissionPolicy>(),
     row::<admissionregistration::ValidatingAdmissionPolicyBinding>(),
@@ -165,6 +167,32 @@ impl Schemas {
         Schemas { definitions, names }
     }
 
+    /// The schemas that every document needs, and those of custom kinds.
+    pub fn with_custom(base: &Schemas, custom: &[&'static Kind]) -> Schemas {
+        let shared = [OBJECT_META, LIST_META, STATUS, DELETE_OPTIONS, PATCH];
+        let mut roots: Vec<String> = shared.map(str::to_string).into();
+        let scale = ("autoscaling", "v1", "Scale");
+        roots.extend(base.names.get(&scale).cloned());
+        let mut definitions = base.reachable(roots);
+        let mut names: BTreeMap<_, String> =
+            base.names.get(&scale).map(|name| (scale, name.clone())).into_iter().collect();
+        for kind in custom {
+            let Some(definition) = kind.custom() else {
+                continue;
+            };
+            let key = (kind.group, kind.version, kind.kind);
+            let name = custom_name(kind);
+            let mut schema = custom_schema(&definition.source, &definitions);
+            mark_kind(&mut schema, key);
+            definitions.insert(name.clone(), schema);
+            names.insert(key, name);
+            add_list(kind, &names, &mut definitions);
+        }
+        definitions.values_mut().for_each(wrap_references);
+        definitions.sort_keys();
+        Schemas { definitions, names }
+    }
+
     /// The long name of a kind's schema.
     pub fn name(&self, group: &str, version: &str, kind: &str) -> Option<&str> {
         let mut names = self.names.iter();
@@ -199,6 +227,29 @@ impl Schemas {
     ) -> impl Iterator<Item = (&(&'static str, &'static str, &'static str), &String)> {
         self.names.iter()
     }
+}
+
+/// The long name of a custom kind: its group backwards, as in `com.example.v1.Shirt`.
+fn custom_name(kind: &Kind) -> String {
+    let parts: Vec<&str> = kind.group.rsplit('.').collect();
+    format!("{}.{}.{}", parts.join("."), kind.version, kind.kind)
+}
+
+/// The schema of a CRD with what belongs to every object.
+fn custom_schema(source: &Value, definitions: &Map<String, Value>) -> Value {
+    let mut schema = if source.is_object() { source.clone() } else { json!({"type": "object"}) };
+    let common = &definitions[STATUS]["properties"];
+    let mut properties = schema["properties"].as_object().cloned().unwrap_or_default();
+    for key in ["apiVersion", "kind"] {
+        properties.insert(key.to_string(), common[key].clone());
+    }
+    let metadata = json!({
+        "description": "Standard object's metadata.",
+        "$ref": format!("{REFERENCE}{OBJECT_META}"),
+    });
+    properties.insert("metadata".to_string(), metadata);
+    schema["properties"] = Value::Object(properties);
+    schema
 }
 
 /// The long name of the list of a kind.

@@ -6,7 +6,7 @@ use wherry_resources::kind;
 use super::*;
 
 fn parsed(path: &str) -> Value {
-    let document = VERSION_3.documents.get(path).expect(path);
+    let document = VERSION_3.get(path).expect(path);
     serde_json::from_slice(&document.body).expect("documents are JSON")
 }
 
@@ -39,7 +39,7 @@ fn every_reference_leads_somewhere() {
             _ => {}
         }
     }
-    for path in VERSION_3.documents.keys() {
+    for path in VERSION_3.keys() {
         let document = parsed(path);
         let schemas = document["components"]["schemas"].as_object().expect("has schemas");
         check(&document, schemas, schemas::REFERENCE);
@@ -101,15 +101,16 @@ fn headers(fields: &[(HeaderName, &str)]) -> HeaderMap {
 #[tokio::test]
 async fn the_index_leads_to_documents_that_may_be_kept() {
     let accept = headers(&[(ACCEPT, "application/json")]);
-    let index = v3(accept.clone()).await.expect("acceptable");
+    let catalog = Arc::new(Catalog::of(&[]));
+    let index = index_of(catalog.clone(), accept.clone()).await.expect("acceptable");
     let body = index.into_body().collect().await.expect("in memory").to_bytes();
     let index: Value = serde_json::from_slice(&body).expect("is JSON");
     let url = index["paths"]["apis/apps/v1"]["serverRelativeURL"].as_str().expect("is listed");
     let (path, query) = url.split_once('?').expect("has a hash");
     assert_eq!(path, "/openapi/v3/apis/apps/v1");
     let get = |query: Option<&str>, headers: &HeaderMap| {
-        let path = Path("apis/apps/v1".to_string());
-        v3_document(path, RawQuery(query.map(str::to_string)), headers.clone())
+        let path = "apis/apps/v1".to_string();
+        document_of(catalog.clone(), path, query.map(str::to_string), headers.clone())
     };
     let right = get(Some(query), &accept).await.expect("acceptable");
     assert_eq!(right.status(), StatusCode::OK);
@@ -122,7 +123,7 @@ async fn the_index_leads_to_documents_that_may_be_kept() {
     let held = headers(&[(IF_NONE_MATCH, &tag)]);
     assert_eq!(get(None, &held).await.expect("acceptable").status(), StatusCode::NOT_MODIFIED);
     let protobuf = "application/com.github.proto-openapi.spec.v2@v1.0+protobuf";
-    assert!(v2(headers(&[(ACCEPT, protobuf)])).await.is_err());
+    assert!(whole_of(catalog.clone(), headers(&[(ACCEPT, protobuf)])).await.is_err());
 }
 
 #[test]

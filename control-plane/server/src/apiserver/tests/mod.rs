@@ -1,10 +1,11 @@
 //! Requests through the Router, in process, over a store in memory. `script` runs a text of
 //! requests and gives the answers as text; a snapshot holds what clients then see.
 
-mod script;
+pub mod script;
 
 mod access;
 mod contract;
+mod custom;
 mod objects;
 mod reads;
 mod resources;

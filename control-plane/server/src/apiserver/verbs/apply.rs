@@ -22,6 +22,7 @@ use wherry_resources::{
     Kind, Object,
     apply::{self, ApplyError, Conflict, Types},
     meta,
+    structure::Place,
 };
 use wherry_store::Snapshot;
 
@@ -197,6 +198,14 @@ fn declared(kind: &'static Kind, config: &Object) -> Result<(), ApiError> {
              expected: {}",
             kind.api_version()
         )));
+    }
+    if let Some(custom) = kind.custom() {
+        let unknown = custom.prune(&mut config.clone());
+        if unknown.is_empty() {
+            return Ok(());
+        }
+        let errors = apply::undeclared(Place::custom(&custom.source), config, &unknown);
+        return Err(refusal(kind, config, ApplyError::Mistyped(errors)));
     }
     let unknown = openapi::unknown_fields(kind, config);
     if unknown.is_empty() {

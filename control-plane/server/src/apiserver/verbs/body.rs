@@ -85,7 +85,10 @@ pub fn fields(
     validation: Validation,
     warnings: &mut Vec<String>,
 ) -> Result<(), ApiError> {
-    let unknown = openapi::unknown_fields(kind, object);
+    let unknown = match kind.custom() {
+        Some(custom) => custom.prune(object),
+        None => openapi::unknown_fields(kind, object),
+    };
     let found: Vec<String> = unknown
         .iter()
         .map(|path| match openapi::did_you_mean(kind, path) {

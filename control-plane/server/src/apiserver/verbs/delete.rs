@@ -10,7 +10,7 @@
 
 use super::{
     Part, WriteOptions, body, get,
-    list::{self, without_type},
+    list::{self, as_item},
     select::Selection,
     update::RACE_TRIES,
     write::{self, Call, Failure},
@@ -18,6 +18,7 @@ use super::{
 use crate::apiserver::{
     ApiServer, admission, content,
     errors::{self, ApiError},
+    extensions,
     request::Request,
     stored,
 };
@@ -26,7 +27,7 @@ use http::StatusCode;
 use jiff::{SignedDuration, Timestamp};
 use serde_json::{Value, json};
 use wherry_resources::validate::Reason;
-use wherry_resources::{Kind, Object, meta};
+use wherry_resources::{Kind, Object, custom, meta};
 use wherry_store::{Entry, Precondition};
 
 /// What a client asks of a deletion.
@@ -85,7 +86,9 @@ pub async fn delete_collection(api: &ApiServer, request: &Request) -> Result<Res
         let mut call = Call::of(api, request, Part::Main, options.dry_run);
         call.namespace = meta::namespace(&object);
         match one(&call, meta::name(&object), &options).await {
-            Ok(Deleted::Gone(last) | Deleted::Lingers(last)) => items.push(without_type(last)),
+            Ok(Deleted::Gone(last) | Deleted::Lingers(last)) => {
+                items.push(as_item(request.kind, last));
+            }
             // Somebody else was faster; that is what was wanted.
             Err(ApiError::NotFound { .. }) => {}
             Err(error) => return Err(error),
@@ -112,6 +115,9 @@ pub async fn one(call: &Call<'_>, name: &str, options: &Options) -> Result<Delet
         let (old, entry) = call.find(&call.api.store().current(), name)?;
         check(call.kind, &old, options)?;
         admission::deletion(call.kind, call.user, &old, options)?;
+        let asked = call.asked(extensions::Verb::Delete, name);
+        let mut heard = extensions::Heard::default();
+        extensions::validate_deletion(&asked, &old, &mut heard).await?;
         let decision = decide(call.kind, &old, options, Timestamp::now());
         match perform(call, &old, &entry, decision, options.dry_run).await {
             Ok(deleted) => return Ok(deleted),
@@ -267,7 +273,9 @@ pub fn decide(kind: &Kind, old: &Object, options: &Options, now: Timestamp) -> D
         hold(kind, &mut new, options.propagation);
     }
     let grace = grace_seconds(kind, old, options);
-    let held = !meta::finalizers(&new).is_empty() || is_held_namespace(kind, &new);
+    let held = !meta::finalizers(&new).is_empty()
+        || is_held_namespace(kind, &new)
+        || kind.is("apiextensions.k8s.io", "CustomResourceDefinition");
     if grace == 0 && !held {
         return Decision::Remove;
     }
@@ -282,6 +290,17 @@ pub fn decide(kind: &Kind, old: &Object, options: &Options, now: Timestamp) -> D
     }
     if first && meta::generation(old) > 0 {
         meta::set_generation(&mut new, meta::generation(old) + 1);
+    }
+    if first && kind.is("apiextensions.k8s.io", "CustomResourceDefinition") {
+        // Its objects go before it does.
+        let mut finalizers = meta::finalizers(&new);
+        finalizers.push(custom::CLEANUP_FINALIZER);
+        let finalizers: Vec<String> = finalizers.into_iter().map(str::to_owned).collect();
+        let finalizers: Vec<&str> = finalizers.iter().map(String::as_str).collect();
+        meta::set_finalizers(&mut new, &finalizers);
+        let message = "CustomResourceDefinition marked for deletion; CustomResource deletion will \
+            begin soon";
+        custom::names::terminating(&mut new, "InstanceDeletionPending", message, now);
     }
     if kind.is("", "Namespace") {
         new["status"]["phase"] = "Terminating".into();

@@ -40,11 +40,19 @@ pub fn respond(
 ) -> Result<Response, ApiError> {
     let include = Include::of(&request.query)?;
     let value = match request.accepted.form {
-        Form::Object => object,
+        Form::Object => shown(request.kind, object),
         Form::Metadata { version } => content::metadata_only(&object, version),
         Form::Table { version } => one_row(request.kind, object, include, version),
     };
     Ok(content::respond(code, &request.accepted, &value, warnings))
+}
+
+/// Custom objects are shown with their keys in alphabetical order.
+pub fn shown(kind: &Kind, mut object: Object) -> Object {
+    if kind.custom.is_some() {
+        object.sort_all_objects();
+    }
+    object
 }
 
 fn one_row(kind: &Kind, object: Object, include: Include, version: &str) -> Object {

@@ -5,7 +5,7 @@
 //! state (revision 0 in the token), and may take it or start again.
 
 use super::{
-    read,
+    get, read,
     select::Selection,
     table::{self, Include},
 };
@@ -30,6 +30,9 @@ const TOKEN_EXPIRED: &str = "The provided continue parameter is too old to displ
     in this response to retrieve the remainder of the results. Continuing with the provided token \
     results in an inconsistent list - objects that were created, modified, or deleted between the \
     time the first chunk was returned and now may show up in the list.";
+
+/// Where the items of a list begin in its JSON.
+const ITEMS: &str = "\"items\":[";
 
 /// Where a list goes on.
 #[derive(Debug, PartialEq, Eq)]
@@ -94,7 +97,7 @@ pub async fn list(api: &ApiServer, request: &Request) -> Result<Response, ApiErr
             return Ok(content::respond_bytes(StatusCode::OK, "application/json", bytes, &[]));
         }
         Form::Object => {
-            let items = page.items.iter().map(decode).map(without_type).collect();
+            let items = page.items.iter().map(decode).map(|item| as_item(kind, item)).collect();
             of_items(&kind.list_kind(), &kind.api_version(), page.metadata(), items)
         }
         Form::Metadata { version } => {
@@ -123,8 +126,16 @@ fn of_items(
     json!({ "kind": kind, "apiVersion": api_version, "metadata": metadata, "items": items })
 }
 
+/// An object as it stands in a list.
+pub fn as_item(kind: &Kind, object: Object) -> Object {
+    match kind.custom {
+        Some(_) => get::shown(kind, object),
+        None => without_type(object),
+    }
+}
+
 /// Items of a list do not repeat what the list says.
-pub fn without_type(mut object: Object) -> Object {
+fn without_type(mut object: Object) -> Object {
     if let Some(map) = object.as_object_mut() {
         map.shift_remove("kind");
         map.shift_remove("apiVersion");
@@ -134,16 +145,23 @@ pub fn without_type(mut object: Object) -> Object {
 
 /// The list as JSON, put together from stored bytes.
 fn plain(kind: &'static Kind, page: &Page) -> Vec<u8> {
-    let head = of_items(&kind.list_kind(), &kind.api_version(), page.metadata(), Vec::new());
-    let mut bytes = head.to_string().into_bytes();
-    bytes.truncate(bytes.len() - b"]}".len());
+    let mut head = of_items(&kind.list_kind(), &kind.api_version(), page.metadata(), Vec::new());
+    if kind.custom.is_some() {
+        head.sort_all_objects();
+    }
+    let head = head.to_string();
+    // The items are an empty list so far; of custom kinds the kind and the metadata stand behind.
+    let middle = head.find(ITEMS).expect("a list has items") + ITEMS.len();
+    let (head, tail) = head.split_at(middle);
+    let mut bytes = head.as_bytes().to_vec();
     for (index, (_, entry)) in page.items.iter().enumerate() {
         if index > 0 {
             bytes.push(b',');
         }
         bytes.extend(stored::json_item(kind, &entry.value, entry.modified));
     }
-    bytes.extend_from_slice(b"]}\n");
+    bytes.extend_from_slice(tail.as_bytes());
+    bytes.push(b'\n');
     bytes
 }
 

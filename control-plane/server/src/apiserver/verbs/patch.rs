@@ -31,6 +31,10 @@ const PATCHED_BYTES_MAX: usize = content::BODY_BYTES_MAX;
 const ACCEPTED: &str = "application/json-patch+json, application/merge-patch+json, \
     application/apply-patch+yaml, application/strategic-merge-patch+json";
 
+/// Custom resources have no strategic merge: nobody knows their keys.
+const ACCEPTED_CUSTOM: &str = "application/json-patch+json, application/merge-patch+json, \
+    application/apply-patch+yaml";
+
 /// A patch, decoded.
 pub enum Patch {
     Json(Vec<PatchOperation>),
@@ -46,7 +50,7 @@ pub async fn patch(api: &ApiServer, request: &Request) -> Result<Response, ApiEr
     }
     let options = WriteOptions::of_patch(&request.query, false)?;
     let part = Part::of(request)?;
-    let (patch, duplicates) = decode(&content_type, &request.body)?;
+    let (patch, duplicates) = decode(&content_type, &request.body, request.kind.custom.is_some())?;
     let call = Call::of(api, request, part, options.dry_run);
     for _ in 0..RACE_TRIES {
         let mut warnings = Vec::new();
@@ -71,8 +75,13 @@ pub async fn patch(api: &ApiServer, request: &Request) -> Result<Response, ApiEr
     Err(ApiError::modified(request.kind, request.name()))
 }
 
-/// Reads a patch body. The second part names the keys that stood twice.
-pub fn decode(content_type: &str, bytes: &[u8]) -> Result<(Patch, Vec<String>), ApiError> {
+/// Reads a patch body, of a custom kind or a built-in one. The second part names the keys that
+/// stood twice.
+pub fn decode(
+    content_type: &str,
+    bytes: &[u8],
+    is_custom: bool,
+) -> Result<(Patch, Vec<String>), ApiError> {
     let json = || {
         content::decode_json(bytes)
             .map_err(|error| ApiError::BadRequest(format!("error decoding patch: {error}")))
@@ -95,10 +104,11 @@ pub fn decode(content_type: &str, bytes: &[u8]) -> Result<(Patch, Vec<String>), 
             let decoded = json()?;
             Ok((Patch::Merge(of_object(decoded.value)?), decoded.duplicates))
         }
-        "application/strategic-merge-patch+json" => {
+        "application/strategic-merge-patch+json" if !is_custom => {
             let decoded = json()?;
             Ok((Patch::Strategic(of_object(decoded.value)?), decoded.duplicates))
         }
+        _ if is_custom => Err(ApiError::UnsupportedMediaType(ACCEPTED_CUSTOM)),
         _ => Err(ApiError::UnsupportedMediaType(ACCEPTED)),
     }
 }

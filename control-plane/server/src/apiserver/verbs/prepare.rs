@@ -148,7 +148,9 @@ fn main(kind: &Kind, old: &Object, mut new: Object) -> Object {
 fn status(kind: &Kind, old: &Object, new: &Object) -> Object {
     let mut result = old.clone();
     copy(Some(new), object_mut(&mut result), "status");
-    for key in ["labels", "annotations"] {
+    // Custom resources take nothing but the status here, built-in ones labels and annotations too.
+    let also: &[&str] = if kind.custom.is_some() { &[] } else { &["labels", "annotations"] };
+    for key in also {
         copy(new.pointer("/metadata"), meta::metadata_mut(&mut result), key);
     }
     if kind.is("certificates.k8s.io", "CertificateSigningRequest") {
@@ -223,7 +225,11 @@ pub fn count_generation(kind: &Kind, old: &Object, new: &mut Object) {
     }
     let relevant = |object: &Object| -> Map<String, Value> {
         let fields = object.as_object().into_iter().flatten();
-        let counted = fields.filter(|(key, _)| !matches!(key.as_str(), "metadata" | "status"));
+        // Without a status subresource a custom resource's status is a field like any other.
+        let whole = kind.custom.is_some() && !kind.has_status;
+        let counted = fields.filter(|(key, _)| {
+            !matches!(key.as_str(), "metadata" | "apiVersion") && (whole || *key != "status")
+        });
         counted.map(|(key, value)| (key.clone(), value.clone())).collect()
     };
     let changed = relevant(old) != relevant(new);

@@ -16,14 +16,15 @@ use axum::response::Response;
 use http::StatusCode;
 use serde_json::{Map, Value, json};
 use wherry_resources::validate::Reason;
-use wherry_resources::{Object, meta, selectors::LabelSelector};
+use wherry_resources::{Kind, Object, custom, meta, selectors::LabelSelector};
 
 /// Answers GET.
 pub async fn get(api: &ApiServer, request: &Request) -> Result<Response, ApiError> {
     let snapshot = read::snapshot(api, read::wanted(&request.query, false)?).await?;
     let call = Call::of(api, request, Part::Main, false);
     let (object, _) = call.find(&snapshot, request.name())?;
-    Ok(content::respond(StatusCode::OK, &request.accepted, &scale_of(&object), &[]))
+    let scale = scale_of(request.kind, &object);
+    Ok(content::respond(StatusCode::OK, &request.accepted, &scale, &[]))
 }
 
 /// Answers PUT and PATCH: only `spec.replicas` is taken.
@@ -46,9 +47,9 @@ pub async fn change(api: &ApiServer, request: &Request) -> Result<Response, ApiE
                 apply::merged(&call, Some(&old), &config, options.force)?
             }
             change => {
-                let wanted = change.apply(&scale_of(&old))?;
+                let wanted = change.apply(&scale_of(request.kind, &old))?;
                 let mut new = old.clone();
-                new["spec"]["replicas"] = replicas(&wanted, request.name())?.into();
+                set_replicas(request.kind, &mut new, replicas(&wanted, request.name())?);
                 meta::set(&mut new, "resourceVersion", meta::resource_version(&wanted));
                 new
             }
@@ -59,7 +60,7 @@ pub async fn change(api: &ApiServer, request: &Request) -> Result<Response, ApiE
         }
         match write::replace(&call, &old, &entry, new).await {
             Ok(written) => {
-                let scale = scale_of(&written.object);
+                let scale = scale_of(request.kind, &written.object);
                 return Ok(content::respond(StatusCode::OK, &request.accepted, &scale, &[]));
             }
             Err(Failure::Refused(error)) => return Err(error),
@@ -76,7 +77,8 @@ enum Change {
     Apply(Object),
 }
 
-/// A configuration of a Scale as one of what it scales: the owner of the replicas is recorded there.
+/// A configuration of a Scale as one of what it scales: the owner of the replicas is recorded
+/// there.
 fn of_parent(request: &Request, config: &Object) -> Result<Object, ApiError> {
     let kind = request.kind;
     let mut parent = json!({
@@ -84,7 +86,7 @@ fn of_parent(request: &Request, config: &Object) -> Result<Object, ApiError> {
         "metadata": { "resourceVersion": meta::resource_version(config) },
     });
     if config.pointer("/spec/replicas").is_some_and(|count| !count.is_null()) {
-        parent["spec"]["replicas"] = replicas(config, request.name())?.into();
+        set_replicas(kind, &mut parent, replicas(config, request.name())?);
     }
     if meta::resource_version(config).is_empty() {
         meta::metadata_mut(&mut parent).shift_remove("resourceVersion");
@@ -106,7 +108,7 @@ impl Change {
             return Ok(Change::Apply(config));
         }
         if request.attributes.verb == "patch" {
-            let (patch, _) = patch::decode(&request.content_type(), &request.body)?;
+            let (patch, _) = patch::decode(&request.content_type(), &request.body, true)?;
             return Ok(Change::Patch(patch));
         }
         let scale = body::other(request, "autoscaling/v1", "Scale")?;
@@ -135,12 +137,21 @@ impl Change {
 }
 
 /// The Scale of an object: same name, uid and revision.
-fn scale_of(object: &Object) -> Object {
+fn scale_of(kind: &Kind, object: &Object) -> Object {
     let mut metadata = Map::new();
     for key in ["name", "namespace", "uid", "resourceVersion", "creationTimestamp"] {
         if let Some(value) = object["metadata"].get(key) {
             metadata.insert(key.to_owned(), value.clone());
         }
+    }
+    let places = kind
+        .custom()
+        .and_then(|custom| custom.scale.as_ref().map(|scale| custom::scale(scale, object)));
+    if let Some((replicas, status)) = places {
+        return json!({
+            "kind": "Scale", "apiVersion": "autoscaling/v1", "metadata": metadata,
+            "spec": { "replicas": replicas }, "status": status,
+        });
     }
     let number = |path: &str| object.pointer(path).and_then(Value::as_i64).unwrap_or(0);
     json!({
@@ -148,6 +159,14 @@ fn scale_of(object: &Object) -> Object {
         "spec": { "replicas": number("/spec/replicas") },
         "status": { "replicas": number("/status/replicas"), "selector": selector(object) },
     })
+}
+
+fn set_replicas(kind: &Kind, object: &mut Object, replicas: i64) {
+    let custom = kind.custom();
+    match custom.as_ref().and_then(|custom| custom.scale.as_ref()) {
+        Some(scale) => scale.spec_replicas.set(object, replicas.into()),
+        None => object["spec"]["replicas"] = replicas.into(),
+    }
 }
 
 /// The workload's selector in the form of queries; ReplicationControllers have a plain map.

@@ -53,7 +53,10 @@ pub fn table(
                 "description": column.description, "priority": column.priority,
             })
         };
-        table::columns(kind).iter().map(column).collect()
+        match kind.custom() {
+            Some(custom) => custom.columns.definitions(),
+            None => table::columns(kind).iter().map(column).collect(),
+        }
     } else {
         Vec::new()
     };

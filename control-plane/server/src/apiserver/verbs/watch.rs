@@ -13,6 +13,7 @@
 //! a WebSocket: then each line is a text frame.
 
 use super::{
+    get,
     read::{self, Wanted},
     select::Selection,
     table::{self, Include},
@@ -205,7 +206,7 @@ impl Encoder {
                 (Change::Put(_), Some(_)) => "MODIFIED",
             };
             let kind = self.kind;
-            if self.is_plain() && kind.storage == Storage::Own {
+            if self.is_plain() && kind.storage == Storage::Own && kind.custom.is_none() {
                 return Some(event.encoded(|event| {
                     plain_line(kind, word, &event.entry().value, event.revision)
                 }));
@@ -257,7 +258,7 @@ impl Encoder {
 
     fn object_line(&mut self, word: &str, object: Object) -> Bytes {
         let shown = match self.accepted.form {
-            Form::Object => object,
+            Form::Object => get::shown(self.kind, object),
             Form::Metadata { version } => content::metadata_only(&object, version),
             Form::Table { version } => {
                 let mut metadata = Map::new();

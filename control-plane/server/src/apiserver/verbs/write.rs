@@ -9,14 +9,15 @@ use crate::apiserver::{
     ApiServer,
     admission::{self, Operation},
     auth::User,
+    custom,
     errors::ApiError,
-    openapi,
+    extensions, openapi,
     request::Request,
     stored,
 };
 use wherry_resources::{
     Kind, Object,
-    apply::{self, BuiltIn, Types, Writer},
+    apply::{self, Writer},
     defaults, meta, validate,
 };
 use wherry_store::{Entry, Precondition, Snapshot, WriteError};
@@ -67,8 +68,8 @@ impl<'a> Call<'a> {
     }
 
     /// The types that this kind's managers may have written it in.
-    pub fn types(&self) -> impl Types + use<> {
-        BuiltIn(self.kind)
+    pub fn types(&self) -> custom::OwnTypes {
+        custom::OwnTypes::of(self.api, self.kind)
     }
 
     /// Who writes now.
@@ -86,6 +87,21 @@ impl<'a> Call<'a> {
         let entry = snapshot.get(&stored::key(self.kind, self.namespace, name));
         let entry = entry.ok_or_else(|| ApiError::not_found(self.kind, name))?;
         Ok((stored::decode(self.kind, &entry), entry))
+    }
+
+    /// What hooks are asked about this write.
+    pub fn asked(&self, operation: extensions::Verb, name: &str) -> extensions::Asked<'a> {
+        extensions::Asked {
+            api: self.api,
+            user: self.user,
+            kind: self.kind,
+            operation,
+            subresource: self.subresource,
+            namespace: self.namespace,
+            name: name.to_owned(),
+            dry_run: self.dry_run,
+            options: extensions::options(operation, self.dry_run),
+        }
     }
 
     fn admit(
@@ -137,13 +153,24 @@ pub async fn insert(call: &Call<'_>, mut object: Object) -> Result<Written, Fail
         apply::track(&call.types(), None, &mut object, &call.writer());
     }
     let snapshot = call.api.store().current();
+    let mut object = custom::settle(call.kind, object, &snapshot);
     let gathered = facts::gather(call, &object, None, snapshot)?;
     let warnings = call.admit(Operation::Create, &gathered.facts, &mut object, None)?;
-    let errors = validate::create(call.kind, &object);
+    let mut heard = extensions::Heard { warnings };
+    let asked = call.asked(extensions::Verb::Create, meta::name(&object));
+    if extensions::mutate(&asked, &mut object, None, &mut heard).await? {
+        check_type(call.kind, &object)?;
+    }
+    let mut errors = validate::create(call.kind, &object);
+    if errors.is_empty() {
+        errors = custom::complaints(call.api, call.kind, &object, None);
+    }
     let name = meta::name(&object).to_owned();
     if !errors.is_empty() {
         return Err(ApiError::invalid(call.kind, &name, errors).into());
     }
+    extensions::validate(&asked, Some(&object), None, &mut heard).await?;
+    let warnings = heard.warnings;
     let key = stored::key(call.kind, call.namespace, &name);
     if call.dry_run {
         return match gathered.snapshot.get(&key) {
@@ -180,10 +207,19 @@ pub async fn replace(
     if call.record == Record::Track {
         apply::track(&call.types(), Some(old), &mut new, &call.writer());
     }
-    let gathered = facts::gather(call, &new, Some(old), call.api.store().current())?;
+    let snapshot = call.api.store().current();
+    if call.part == Part::Main {
+        new = custom::settle(call.kind, new, &snapshot);
+    }
+    let gathered = facts::gather(call, &new, Some(old), snapshot)?;
     let warnings = call.admit(Operation::Update, &gathered.facts, &mut new, Some(old))?;
     let name = meta::name(old);
-    let errors = match call.part {
+    let mut heard = extensions::Heard { warnings };
+    let asked = call.asked(extensions::Verb::Update, name);
+    if extensions::mutate(&asked, &mut new, Some(old), &mut heard).await? {
+        check_type(call.kind, &new)?;
+    }
+    let mut errors = match call.part {
         Part::Main | Part::Finalize => validate::update(call.kind, &new, old),
         // `bind` has made the one change that a binding is, and checked that it may.
         Part::Binding => Vec::new(),
@@ -192,9 +228,14 @@ pub async fn replace(
         // The rules for changes of a spec are the main endpoint's; these parts have their own.
         _ => validate::update_status(call.kind, &new, old),
     };
+    if errors.is_empty() {
+        errors = custom::complaints(call.api, call.kind, &new, Some(old));
+    }
     if !errors.is_empty() {
         return Err(ApiError::invalid(call.kind, name, errors).into());
     }
+    extensions::validate(&asked, Some(&new), Some(old), &mut heard).await?;
+    let warnings = heard.warnings;
     prepare::count_generation(call.kind, old, &mut new);
     apply::settle_times(old, &mut new);
     let removed = prepare::is_gone(call.kind, &new);

@@ -1,0 +1,176 @@
+//! The conversation with a webhook: an AdmissionReview goes out, one with the same uid comes back.
+
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD as BASE64;
+use http::StatusCode;
+use json_patch::Patch;
+use serde_json::{Value, json};
+use std::sync::Arc;
+use std::time::Duration;
+use wherry_resources::{Kind, Object};
+
+use super::Heard;
+use super::client::CallError;
+use super::hooks::Webhook;
+use super::matching::{self, Subject};
+use crate::apiserver::errors::ApiError;
+
+/// Warnings of one webhook that reach the client, and their length, as in Kubernetes.
+const WARNINGS_MAX: usize = 10;
+const WARNING_BYTES_MAX: usize = 256;
+/// Most operations of a webhook's patch.
+const OPERATIONS_MAX: usize = 10_000;
+
+/// Lets a webhook change the object; None if it left it as it was.
+pub async fn mutate(
+    webhook: &Arc<Webhook>,
+    kind: &'static Kind,
+    subject: &Subject<'_>,
+    heard: &mut Heard,
+) -> Result<Option<Object>, ApiError> {
+    let Some(answer) = ask(webhook, kind, subject).await? else {
+        return Ok(None);
+    };
+    heard.warnings.extend(warnings(&answer));
+    let Some(encoded) = answer["patch"].as_str().filter(|patch| !patch.is_empty()) else {
+        return Ok(None);
+    };
+    let patched = apply(webhook, encoded, kind, subject);
+    match patched {
+        Ok(object) => Ok(Some(object)),
+        Err(why) if webhook.ignores_failure => {
+            tracing::warn!(webhook = webhook.name, why, "a webhook's patch was left out");
+            Ok(None)
+        }
+        Err(why) => Err(failed(webhook, &why)),
+    }
+}
+
+fn apply(
+    webhook: &Webhook,
+    encoded: &str,
+    kind: &'static Kind,
+    subject: &Subject<'_>,
+) -> Result<Object, String> {
+    let bytes = BASE64.decode(encoded).map_err(|error| format!("its patch: {error}"))?;
+    let patch: Patch =
+        serde_json::from_slice(&bytes).map_err(|error| format!("its patch: {error}"))?;
+    if patch.0.len() > OPERATIONS_MAX {
+        return Err(format!("its patch has more than {OPERATIONS_MAX} operations"));
+    }
+    let mut object = subject
+        .in_version(kind, subject.object)
+        .ok_or_else(|| format!("{:?} patches an object that is being deleted", webhook.name))?;
+    json_patch::patch(&mut object, &patch).map_err(|error| format!("its patch: {error}"))?;
+    let own = subject.asked.kind;
+    Ok(match std::ptr::eq(kind, own) {
+        true => object,
+        false => wherry_resources::convert::to(kind, own, object),
+    })
+}
+
+/// Lets a webhook refuse the object; its warnings if it does not.
+pub async fn validate(
+    webhook: &Arc<Webhook>,
+    kind: &'static Kind,
+    subject: &Subject<'_>,
+) -> Result<Vec<String>, ApiError> {
+    let answer = ask(webhook, kind, subject).await?;
+    Ok(answer.map(|answer| warnings(&answer)).unwrap_or_default())
+}
+
+/// The response of a webhook that allows the request; None if it failed and that is to be ignored.
+async fn ask(
+    webhook: &Arc<Webhook>,
+    kind: &'static Kind,
+    subject: &Subject<'_>,
+) -> Result<Option<Value>, ApiError> {
+    let uid = uuid::Uuid::new_v4().to_string();
+    let review = review(webhook, kind, subject, &uid);
+    let timeout = Duration::from_secs(webhook.timeout_seconds);
+    let client = subject.asked.api.webhooks();
+    let called = client.call(subject.asked.api, &webhook.target, &review, timeout).await;
+    let response = called.map_err(|error| error.to_string()).and_then(|answer| {
+        let response = answer.get("response").cloned().unwrap_or(Value::Null);
+        match response["uid"] == uid.as_str() {
+            true if response["allowed"].is_boolean() => Ok(response),
+            true => Err("the response does not say whether it is allowed".to_owned()),
+            false => Err(format!("expected response.uid={uid:?}, got {}", response["uid"])),
+        }
+    });
+    match response {
+        Ok(response) if response["allowed"] == true => Ok(Some(response)),
+        Ok(response) => Err(denied(webhook, &response)),
+        Err(why) if webhook.ignores_failure => {
+            tracing::warn!(webhook = webhook.name, why, "a webhook failed, which is ignored");
+            Ok(None)
+        }
+        Err(why) => Err(failed(webhook, &why)),
+    }
+}
+
+fn failed(webhook: &Webhook, why: &str) -> ApiError {
+    ApiError::Internal(format!(
+        "failed calling webhook {:?}: failed to call webhook: {why}",
+        webhook.name
+    ))
+}
+
+/// The webhook's own status, with its name before the message.
+fn denied(webhook: &Webhook, response: &Value) -> ApiError {
+    let status = &response["status"];
+    let text = |key: &str| status[key].as_str().unwrap_or("");
+    let by = format!("admission webhook {:?} denied the request", webhook.name);
+    let message = match (text("message"), text("reason")) {
+        ("", "") => format!("{by} without explanation"),
+        ("", reason) => format!("{by}: {reason}"),
+        (message, _) => format!("{by}: {message}"),
+    };
+    let code = status["code"].as_u64().and_then(|code| u16::try_from(code).ok());
+    let code = code.filter(|code| (400..600).contains(code)).unwrap_or(400);
+    ApiError::Relayed {
+        code: StatusCode::from_u16(code).unwrap_or(StatusCode::BAD_REQUEST),
+        reason: text("reason").to_owned(),
+        message,
+        details: status.get("details").filter(|details| details.is_object()).cloned(),
+    }
+}
+
+fn warnings(response: &Value) -> Vec<String> {
+    let list = response["warnings"].as_array().into_iter().flatten().filter_map(Value::as_str);
+    let cut = |text: &str| -> String {
+        let mut end = text.len().min(WARNING_BYTES_MAX);
+        while !text.is_char_boundary(end) {
+            end -= 1;
+        }
+        text[..end].to_owned()
+    };
+    list.take(WARNINGS_MAX).map(cut).collect()
+}
+
+/// What is sent.
+pub fn review(webhook: &Webhook, kind: &'static Kind, subject: &Subject<'_>, uid: &str) -> Value {
+    let mut request = matching::request(subject);
+    if !std::ptr::eq(kind, subject.asked.kind) {
+        let Kind { group, version, kind: name, plural, .. } = kind;
+        request["kind"] = json!({"group": group, "version": version, "kind": name});
+        request["resource"] = json!({"group": group, "version": version, "resource": plural});
+    }
+    let mut whole = json!({"uid": uid});
+    if let (Value::Object(whole), Value::Object(request)) = (&mut whole, request) {
+        whole.extend(request);
+    }
+    whole["object"] = subject.in_version(kind, subject.object).unwrap_or(Value::Null);
+    whole["oldObject"] = subject.in_version(kind, subject.old).unwrap_or(Value::Null);
+    json!({
+        "kind": "AdmissionReview",
+        "apiVersion": format!("admission.k8s.io/{}", webhook.version),
+        "request": whole,
+    })
+}
+
+impl From<CallError> for String {
+    fn from(error: CallError) -> String {
+        error.to_string()
+    }
+}

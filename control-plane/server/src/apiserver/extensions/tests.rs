@@ -1,0 +1,365 @@
+//! Webhooks over real TLS, and policies, against a server in memory.
+
+use std::convert::Infallible;
+use std::net::SocketAddr;
+use std::sync::{Arc, Mutex};
+
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD as BASE64;
+use http::{Request, Response};
+use http_body_util::{BodyExt as _, Full};
+use hyper::body::Incoming;
+use hyper::service::service_fn;
+use hyper_util::rt::TokioIo;
+use rustls_pki_types::{PrivateKeyDer, PrivatePkcs8KeyDer};
+use serde_json::{Value, json};
+use tokio::net::TcpListener;
+use tokio_rustls::TlsAcceptor;
+
+use super::Network;
+use crate::apiserver::tests::script::Server;
+
+/// A webhook server: answers by its path, and remembers what it was asked.
+struct Hook {
+    address: SocketAddr,
+    certificate_pem: String,
+    asked: Arc<Mutex<Vec<String>>>,
+    task: tokio::task::JoinHandle<()>,
+}
+
+impl Drop for Hook {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}
+
+impl Hook {
+    async fn start() -> Hook {
+        let made = rcgen::generate_simple_self_signed(vec!["localhost".to_owned()])
+            .expect("a certificate is made");
+        let key = PrivateKeyDer::from(PrivatePkcs8KeyDer::from(made.signing_key.serialize_der()));
+        let provider = Arc::new(rustls::crypto::ring::default_provider());
+        let config = rustls::ServerConfig::builder_with_provider(provider)
+            .with_safe_default_protocol_versions()
+            .expect("ring has the ciphers")
+            .with_no_client_auth()
+            .with_single_cert(vec![made.cert.der().clone()], key)
+            .expect("the key fits");
+        let acceptor = TlsAcceptor::from(Arc::new(config));
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port is free");
+        let address = listener.local_addr().expect("is bound");
+        let asked: Arc<Mutex<Vec<String>>> = Arc::default();
+        let seen = asked.clone();
+        let task = tokio::spawn(async move {
+            while let Ok((stream, _)) = listener.accept().await {
+                let (acceptor, seen) = (acceptor.clone(), seen.clone());
+                tokio::spawn(async move {
+                    let Ok(stream) = acceptor.accept(stream).await else { return };
+                    let service = service_fn(move |request| answer(request, seen.clone()));
+                    let _ = hyper::server::conn::http1::Builder::new()
+                        .serve_connection(TokioIo::new(stream), service)
+                        .await;
+                });
+            }
+        });
+        Hook { address, certificate_pem: made.cert.pem(), asked, task }
+    }
+
+    /// A webhook of a configuration, with this path on the server.
+    fn webhook(&self, name: &str, path: &str, more: Value) -> Value {
+        let mut webhook = json!({
+            "name": name, "sideEffects": "None", "admissionReviewVersions": ["v1"],
+            "clientConfig": {
+                "url": format!("https://localhost:{}{path}", self.address.port()),
+                "caBundle": BASE64.encode(&self.certificate_pem),
+            },
+            "rules": [{"operations": ["CREATE", "UPDATE", "DELETE"], "apiGroups": [""],
+                "apiVersions": ["v1"], "resources": ["configmaps"]}],
+        });
+        for (key, value) in more.as_object().into_iter().flatten() {
+            webhook[key] = value.clone();
+        }
+        webhook
+    }
+
+    fn asked(&self) -> Vec<String> {
+        std::mem::take(&mut *self.asked.lock().expect("no test panics in here"))
+    }
+}
+
+async fn answer(
+    request: Request<Incoming>,
+    seen: Arc<Mutex<Vec<String>>>,
+) -> Result<Response<Full<bytes::Bytes>>, Infallible> {
+    let path = request.uri().path().to_owned();
+    let body = request.into_body().collect().await.map(|body| body.to_bytes()).unwrap_or_default();
+    let review: Value = serde_json::from_slice(&body).unwrap_or_default();
+    let asked = &review["request"];
+    let line = format!("{path} {} {}", asked["operation"], asked["object"]["data"]);
+    seen.lock().expect("no test panics in here").push(line.replace('"', ""));
+    let patch = |patch: Value| BASE64.encode(patch.to_string());
+    let mut response = json!({"uid": asked["uid"], "allowed": true});
+    match path.as_str() {
+        "/label" => {
+            response["patchType"] = json!("JSONPatch");
+            response["patch"] = json!(patch(json!([
+                {"op": "add", "path": "/metadata/labels", "value": {"hooked": "yes"}}])));
+        }
+        "/count" => {
+            let count = asked["object"]["data"]["count"].as_str().and_then(|n| n.parse().ok());
+            let count = count.unwrap_or(0) + 1;
+            let value = count.to_string();
+            response["patchType"] = json!("JSONPatch");
+            response["patch"] =
+                json!(patch(json!([{"op": "add", "path": "/data/count", "value": value}])));
+        }
+        "/deny" => {
+            response["allowed"] = json!(false);
+            response["status"] =
+                json!({"code": 403, "message": "not today", "reason": "Forbidden"});
+        }
+        "/warn" => response["warnings"] = json!(["mind the gap"]),
+        "/redirect" => {
+            let answer = Response::builder().status(302).header("location", "https://example.com/");
+            return Ok(answer.body(Full::default()).expect("a response"));
+        }
+        "/large" => response["padding"] = json!("x".repeat(2 << 20)),
+        "/other-uid" => response["uid"] = json!("other"),
+        "/slow" => std::future::pending::<()>().await,
+        _ => {}
+    }
+    let review = json!({"apiVersion": "admission.k8s.io/v1", "kind": "AdmissionReview",
+        "response": response});
+    Ok(Response::new(Full::from(review.to_string())))
+}
+
+const CONFIG_MAPS: &str = "/api/v1/namespaces/default/configmaps";
+
+/// A server whose webhooks may be on this machine.
+async fn server() -> Server {
+    let server = Server::start().await;
+    let loopback =
+        |text: &str, prefix| Network { address: text.parse().expect("an address"), prefix };
+    server.api.let_webhooks_reach(&[loopback("127.0.0.0", 8), loopback("::1", 128)]);
+    server
+}
+
+async fn register(server: &Server, kind: &str, name: &str, webhooks: Value) {
+    let path = format!("/apis/admissionregistration.k8s.io/v1/{kind}webhookconfigurations");
+    let body = json!({"metadata": {"name": name}, "webhooks": webhooks});
+    server.ok("POST", &path, &body.to_string()).await;
+}
+
+fn config_map(name: &str) -> String {
+    json!({"metadata": {"name": name}, "data": {"a": "b"}}).to_string()
+}
+
+#[tokio::test]
+async fn mutating_webhooks_change_objects_in_order_and_again_when_asked() {
+    let (server, hook) = (server().await, Hook::start().await);
+    let again = json!({"reinvocationPolicy": "IfNeeded"});
+    let first = hook.webhook("count.example.com", "/count", again);
+    let second = hook.webhook("label.example.com", "/label", json!({}));
+    register(&server, "mutating", "hooks", json!([first, second])).await;
+    let made = server.ok("POST", CONFIG_MAPS, &config_map("a")).await;
+    assert_eq!(made["metadata"]["labels"], json!({"hooked": "yes"}));
+    assert_eq!(made["data"]["count"], "2", "asked again after the other changed the object");
+    assert_eq!(
+        hook.asked(),
+        ["/count CREATE {a:b}", "/label CREATE {a:b,count:1}", "/count CREATE {a:b,count:1}"]
+    );
+    // Hooks cannot keep themselves from being removed.
+    let path = "/apis/admissionregistration.k8s.io/v1/mutatingwebhookconfigurations/hooks";
+    server.ok("DELETE", path, "").await;
+    let made = server.ok("POST", CONFIG_MAPS, &config_map("b")).await;
+    assert!(made["metadata"].get("labels").is_none());
+    assert!(hook.asked().is_empty());
+}
+
+#[tokio::test]
+async fn validating_webhooks_refuse_and_warn() {
+    let (server, hook) = (server().await, Hook::start().await);
+    let only_b = json!({"matchConditions": [
+        {"name": "b",
+            "expression": "request.operation == 'DELETE' || object.metadata.name == 'b'"}]});
+    let hooks = json!([
+        hook.webhook("warn.example.com", "/warn", json!({})),
+        hook.webhook("deny.example.com", "/deny", only_b),
+    ]);
+    register(&server, "validating", "hooks", hooks).await;
+    let out = server
+        .script(
+            r#"
+            POST /api/v1/namespaces/default/configmaps
+            {"metadata":{"name":"a"}}
+            POST /api/v1/namespaces/default/configmaps
+            {"metadata":{"name":"b"}}
+            DELETE /api/v1/namespaces/default/configmaps/a
+            "#,
+        )
+        .await;
+    expect_test::expect![[r#"
+        POST /api/v1/namespaces/default/configmaps
+          201 warning: 299 - "mind the gap" {"kind":"ConfigMap","apiVersion":"v1","metadata":{"name":"a","namespace":"default","uid":"UID","resourceVersion":"R1","creationTimestamp":"-"}}
+        POST /api/v1/namespaces/default/configmaps
+          403 {"kind":"Status","apiVersion":"v1","metadata":{},"status":"Failure","message":"admission webhook \"deny.example.com\" denied the request: not today","reason":"Forbidden","code":403}
+        DELETE /api/v1/namespaces/default/configmaps/a
+          403 {"kind":"Status","apiVersion":"v1","metadata":{},"status":"Failure","message":"admission webhook \"deny.example.com\" denied the request: not today","reason":"Forbidden","code":403}
+    "#]].assert_eq(&out);
+}
+
+#[tokio::test]
+async fn a_webhook_that_fails_is_fatal_or_ignored_as_it_says() {
+    let (server, hook) = (server().await, Hook::start().await);
+    let cases = [
+        ("redirect", json!({}), "the answer has status 302"),
+        ("large", json!({}), "length limit exceeded"),
+        ("other-uid", json!({}), "expected response.uid="),
+        ("slow", json!({"timeoutSeconds": 1}), "context deadline exceeded"),
+    ];
+    for (path, more, expected) in cases {
+        let mut more = more;
+        let name = format!("{path}.example.com");
+        let url = format!("/{path}");
+        register(&server, "validating", path, json!([hook.webhook(&name, &url, more.clone())]))
+            .await;
+        let (code, text) = server.send("POST", CONFIG_MAPS, &config_map(path)).await;
+        assert_eq!(code, 500, "{path}");
+        let prefix = format!("failed calling webhook \\\"{name}\\\": failed to call webhook: ");
+        assert!(text.contains(&prefix) && text.contains(expected), "{path}: {text}");
+        more["failurePolicy"] = json!("Ignore");
+        let at =
+            format!("/apis/admissionregistration.k8s.io/v1/validatingwebhookconfigurations/{path}");
+        server.ok("DELETE", &at, "").await;
+        register(&server, "validating", path, json!([hook.webhook(&name, &url, more)])).await;
+        server.ok("POST", CONFIG_MAPS, &config_map(path)).await;
+        server.ok("DELETE", &at, "").await;
+    }
+}
+
+#[tokio::test]
+async fn users_cannot_make_the_server_connect_inside() {
+    let (server, hook) = (Server::start().await, Hook::start().await);
+    let hooks = json!([hook.webhook("inside.example.com", "/", json!({}))]);
+    register(&server, "validating", "hooks", hooks).await;
+    let (code, text) = server.send("POST", CONFIG_MAPS, &config_map("a")).await;
+    assert_eq!(code, 500);
+    assert!(text.contains("which the control plane does not connect to for users"), "{text}");
+    assert!(hook.asked().is_empty());
+}
+
+#[tokio::test]
+async fn selectors_choose_and_dry_runs_have_no_side_effects() {
+    let (server, hook) = (server().await, Hook::start().await);
+    let more = json!({"objectSelector": {"matchLabels": {"ask": "yes"}},
+        "namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": "default"}}});
+    register(&server, "validating", "hooks", json!([hook.webhook("a.example.com", "/", more)]))
+        .await;
+    server.ok("POST", CONFIG_MAPS, &config_map("a")).await;
+    let other = "/api/v1/namespaces/kube-node-lease/configmaps";
+    let labelled = |name: &str| {
+        json!({"metadata": {"name": name, "labels": {"ask": "yes"}}, "data": {}}).to_string()
+    };
+    server.ok("POST", other, &labelled("b")).await;
+    assert!(hook.asked().is_empty());
+    server.ok("POST", &format!("{CONFIG_MAPS}?dryRun=All"), &labelled("c")).await;
+    assert_eq!(hook.asked(), ["/ CREATE {}"]);
+}
+
+const POLICIES: &str = "/apis/admissionregistration.k8s.io/v1";
+
+#[tokio::test]
+async fn policies_refuse_warn_and_have_parameters() {
+    let server = Server::start().await;
+    let params = json!({"metadata": {"name": "limits"}, "data": {"max": "3"}});
+    server.ok("POST", CONFIG_MAPS, &params.to_string()).await;
+    let policy = json!({"metadata": {"name": "replicas"}, "spec": {
+        "paramKind": {"apiVersion": "v1", "kind": "ConfigMap"},
+        "matchConstraints": {"resourceRules": [{"operations": ["CREATE", "UPDATE"],
+            "apiGroups": ["apps"], "apiVersions": ["v1"], "resources": ["deployments"]}]},
+        "matchConditions": [{"name": "mine", "expression": "object.metadata.name != 'free'"}],
+        "variables": [{"name": "max", "expression": "int(params.data.max)"},
+            {"name": "replicas", "expression": "object.spec.replicas"}],
+        "validations": [{"expression": "variables.replicas <= variables.max",
+            "messageExpression": "'at most ' + string(variables.max) + ' replicas'"},
+            {"expression":
+                "authorizer.group('apps').resource('deployments').check('get').allowed()"},
+            {"expression": "namespaceObject.metadata.name == 'default'"}],
+    }});
+    server
+        .ok("POST", &format!("{POLICIES}/validatingadmissionpolicies"), &policy.to_string())
+        .await;
+    let binding = |actions: Value| {
+        json!({"metadata": {"name": "here"}, "spec": {"policyName": "replicas",
+            "validationActions": actions,
+            "paramRef": {"name": "limits", "parameterNotFoundAction": "Deny"}}})
+        .to_string()
+    };
+    let bindings = format!("{POLICIES}/validatingadmissionpolicybindings");
+    let deployments = "/apis/apps/v1/namespaces/default/deployments?dryRun=All";
+    let deployment = |name: &str, replicas: u32| {
+        let labels = json!({"app": "x"});
+        json!({"metadata": {"name": name}, "spec": {"replicas": replicas,
+            "selector": {"matchLabels": labels}, "template": {"metadata": {"labels": labels},
+            "spec": {"containers": [{"name": "c", "image": "i"}]}}}})
+        .to_string()
+    };
+    // Without a binding a policy says nothing.
+    server.ok("POST", deployments, &deployment("a", 5)).await;
+    server.ok("POST", &bindings, &binding(json!(["Deny"]))).await;
+    server.ok("POST", deployments, &deployment("a", 3)).await;
+    server.ok("POST", deployments, &deployment("free", 5)).await;
+    let (code, text) = server.send("POST", deployments, &deployment("a", 5)).await;
+    assert_eq!(code, 422);
+    let status: Value = serde_json::from_str(&text).expect("a status");
+    assert_eq!(
+        status["message"],
+        "deployments.apps \"a\" is forbidden: ValidatingAdmissionPolicy 'replicas' with binding \
+         'here' denied request: at most 3 replicas"
+    );
+    server.ok("DELETE", &format!("{bindings}/here"), "").await;
+    server.ok("POST", &bindings, &binding(json!(["Warn"]))).await;
+    let admin = crate::apiserver::tests::script::admin();
+    let answer = server.response(&admin, "POST", deployments, "", &deployment("a", 5)).await;
+    assert_eq!(answer.status(), 201);
+    assert!(answer.headers()["warning"].to_str().expect("text").contains("at most 3 replicas"));
+}
+
+#[tokio::test]
+async fn mutating_policies_apply_and_patch() {
+    let server = Server::start().await;
+    let policy = json!({"metadata": {"name": "labels"}, "spec": {
+        "reinvocationPolicy": "Never",
+        "matchConstraints": {"resourceRules": [{"operations": ["CREATE"], "apiGroups": [""],
+            "apiVersions": ["v1"], "resources": ["configmaps"]}]},
+        "mutations": [
+            {"patchType": "ApplyConfiguration", "applyConfiguration": {"expression":
+                "Object{metadata: Object.metadata{labels: {'by': request.userInfo.username}}}"}},
+            {"patchType": "JSONPatch", "jsonPatch": {"expression":
+                "[JSONPatch{op: 'add', value: '1', \
+                  path: '/data/' + jsonpatch.escapeKey('x~y').replace('~0', '.')}]"}},
+        ],
+    }});
+    server.ok("POST", &format!("{POLICIES}/mutatingadmissionpolicies"), &policy.to_string()).await;
+    let binding = json!({"metadata": {"name": "all"}, "spec": {"policyName": "labels"}});
+    let bindings = format!("{POLICIES}/mutatingadmissionpolicybindings");
+    server.ok("POST", &bindings, &binding.to_string()).await;
+    let made = server.ok("POST", CONFIG_MAPS, &config_map("a")).await;
+    assert_eq!(made["metadata"]["labels"], json!({"by": "admin"}));
+    assert_eq!(made["data"], json!({"a": "b", "x.y": "1"}));
+}
+
+#[tokio::test]
+async fn expressions_that_do_not_compile_are_refused() {
+    let server = Server::start().await;
+    let policy = json!({"metadata": {"name": "p"}, "spec": {
+        "matchConstraints": {"resourceRules": [{"operations": ["*"], "apiGroups": ["*"],
+            "apiVersions": ["*"], "resources": ["*"]}]},
+        "validations": [{"expression": "object.spec.replicas <="}, {"expression": "nothing.here"}],
+    }});
+    let path = format!("{POLICIES}/validatingadmissionpolicies");
+    let (code, text) = server.send("POST", &path, &policy.to_string()).await;
+    assert_eq!(code, 422);
+    assert!(text.contains("spec.validations[0].expression"), "{text}");
+    assert!(text.contains("undeclared reference to 'nothing'"), "{text}");
+}
