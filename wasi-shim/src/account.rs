@@ -86,6 +86,11 @@ impl Account {
     }
 }
 
+/// The account and the CPU quota of a guest, to be shared with others of the same container: probes
+/// and hooks are paid by whom they are for. Cheap to clone.
+#[derive(Clone)]
+pub struct Budget(pub(crate) Arc<Meter>);
+
 /// Charges a Pod's CPU time and says when it may run again. Shared by its instances.
 pub(crate) struct Meter {
     pub(crate) account: Account,

@@ -4,14 +4,15 @@ use std::sync::Arc;
 
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
-use wasmtime::component::{Component, Linker};
+use wasmtime::component::{self, Component, Linker, Val};
 use wasmtime_wasi::p2::bindings as p2;
 use wasmtime_wasi::p3::bindings as p3;
 
-use crate::account::{Account, Metered};
+use crate::account::{Account, Budget, Metered};
 use crate::engine::Engine;
 use crate::fault::{Fault, classify};
 use crate::instance::{CoreHost, Host, Pod};
+use crate::interfaces::{LIFECYCLE, LIFECYCLE_MODULE, track};
 use crate::limits::GuestConfig;
 
 /// How a command ended.
@@ -33,6 +34,10 @@ pub(crate) enum Entry {
     P1(wasmtime::InstancePre<CoreHost>),
     P2(p2::CommandPre<Host>),
     P3(p3::CommandPre<Host>),
+    /// One exported function of a module, in an instance of its own.
+    CoreCall(wasmtime::InstancePre<CoreHost>, String),
+    /// One exported function of a component.
+    Call(component::InstancePre<Host>, component::ComponentExportIndex),
 }
 
 pub(crate) fn link_core(
@@ -56,6 +61,64 @@ pub(crate) fn link_component(
     }
 }
 
+/// Links one export as the entry: a function without parameters.
+pub(crate) fn link_core_call(
+    linker: &wasmtime::Linker<CoreHost>,
+    module: &wasmtime::Module,
+    export: &str,
+) -> wasmtime::Result<Entry> {
+    let missing = || wasmtime::Error::msg(format!("it exports no function {export}"));
+    let found = module.get_export(export).and_then(|found| found.func().cloned());
+    let function = found.ok_or_else(missing)?;
+    if function.params().len() > 0 || function.results().len() > 1 {
+        let what = "takes parameters or returns more than one value";
+        return Err(wasmtime::Error::msg(format!("its function {export} {what}")));
+    }
+    Ok(Entry::CoreCall(linker.instantiate_pre(module)?, export.to_owned()))
+}
+
+/// Links one export as the entry: `name`, or `interface#name`.
+pub(crate) fn link_call(
+    linker: &Linker<Host>,
+    component: &Component,
+    export: &str,
+) -> wasmtime::Result<Entry> {
+    let (interface, name) = match export.split_once('#') {
+        Some((interface, name)) => (Some(interface), name),
+        None => (None, export),
+    };
+    let parent = match interface {
+        Some(interface) => {
+            Some(component.get_export_index(None, interface).ok_or_else(|| {
+                wasmtime::Error::msg(format!("it exports no interface {interface}"))
+            })?)
+        }
+        None => None,
+    };
+    let missing = || wasmtime::Error::msg(format!("it exports no function {export}"));
+    let (item, index) = component.get_export(parent.as_ref(), name).ok_or_else(missing)?;
+    let component::types::ComponentItem::ComponentFunc(function) = item else {
+        return Err(missing());
+    };
+    if function.params().len() > 0 || function.results().len() > 1 {
+        let what = "takes parameters or returns more than one value";
+        return Err(wasmtime::Error::msg(format!("its function {export} {what}")));
+    }
+    Ok(Entry::Call(linker.instantiate_pre(component)?, index))
+}
+
+/// Whether the image asks by itself whether it shall end.
+pub(crate) fn core_hears_term(module: &wasmtime::Module) -> bool {
+    module.imports().any(|import| import.module() == LIFECYCLE_MODULE)
+}
+
+pub(crate) fn hears_term(engine: &wasmtime::Engine, component: &Component) -> bool {
+    component
+        .component_type()
+        .imports(engine)
+        .any(|(name, _)| track(name).is_some() && track(name) == track(LIFECYCLE))
+}
+
 /// The entry point of a p1 module.
 const START: &str = "_start";
 
@@ -63,11 +126,29 @@ const START: &str = "_start";
 pub struct Command {
     pod: Arc<Pod>,
     entry: Entry,
+    hears_term: bool,
 }
 
 impl Command {
-    pub(crate) fn new(engine: Engine, entry: Entry, config: GuestConfig) -> Command {
-        Command { pod: Arc::new(Pod::new(engine, config)), entry }
+    pub(crate) fn new(
+        engine: Engine,
+        entry: Entry,
+        hears_term: bool,
+        config: GuestConfig,
+    ) -> Command {
+        let hears_term = hears_term || config.stdin_open;
+        Command { pod: Arc::new(Pod::new(engine, config)), entry, hears_term }
+    }
+
+    /// Whether cancelling [`GuestConfig::term`] can have an effect. A command that cannot hear it
+    /// gains nothing from time to end.
+    pub fn hears_term(&self) -> bool {
+        self.hears_term
+    }
+
+    /// Account and quota, for a guest that shall share them.
+    pub fn budget(&self) -> Budget {
+        Budget(Arc::clone(&self.pod.meter))
     }
 
     /// The account of this command; keep it to read it while the command runs.
@@ -103,19 +184,33 @@ impl Command {
 
 async fn execute(pod: &Pod, entry: &Entry) -> Exit {
     let (result, refused) = match entry {
-        Entry::P1(entry) => {
-            let mut store = pod.core_store();
-            let result = run_p1(&mut store, entry).await;
+        Entry::P1(_) | Entry::CoreCall(..) => {
+            let mut store = match pod.core_store() {
+                Ok(store) => store,
+                Err(error) => return Exit::Trap(format!("{error:#}")),
+            };
+            let result = match entry {
+                Entry::CoreCall(entry, export) => call_core(&mut store, entry, export).await,
+                Entry::P1(entry) => run_p1(&mut store, entry).await,
+                Entry::P2(_) | Entry::P3(_) | Entry::Call(..) => {
+                    unreachable!("the outer match has taken core modules only")
+                }
+            };
             (result, store.data().memory.refused)
         }
-        Entry::P2(entry) => {
-            let mut store = pod.component_store();
-            let result = run_p2(&mut store, entry).await;
-            (result, store.data().memory.refused)
-        }
-        Entry::P3(entry) => {
-            let mut store = pod.component_store();
-            let result = run_p3(&mut store, entry).await;
+        Entry::P2(_) | Entry::P3(_) | Entry::Call(..) => {
+            let mut store = match pod.component_store() {
+                Ok(store) => store,
+                Err(error) => return Exit::Trap(format!("{error:#}")),
+            };
+            let result = match entry {
+                Entry::P2(entry) => run_p2(&mut store, entry).await,
+                Entry::P3(entry) => run_p3(&mut store, entry).await,
+                Entry::Call(entry, export) => call(&mut store, entry, export).await,
+                Entry::P1(_) | Entry::CoreCall(..) => {
+                    unreachable!("the outer match has taken components only")
+                }
+            };
             (result, store.data().memory.refused)
         }
     };
@@ -159,4 +254,43 @@ async fn run_p3(
         .run_concurrent(async move |accessor| command.wasi_cli_run().call_run(accessor).await)
         .await??;
     Ok(i32::from(result.is_err()))
+}
+
+/// A number is the exit code; no value is success.
+async fn call_core(
+    store: &mut wasmtime::Store<CoreHost>,
+    entry: &wasmtime::InstancePre<CoreHost>,
+    export: &str,
+) -> wasmtime::Result<i32> {
+    let instance = entry.instantiate_async(&mut *store).await?;
+    let missing = || wasmtime::Error::msg("the export is gone since it was linked");
+    let function = instance.get_func(&mut *store, export).ok_or_else(missing)?;
+    let mut results = vec![wasmtime::Val::I32(0); function.ty(&*store).results().len()];
+    function.call_async(&mut *store, &[], &mut results).await?;
+    Ok(match results.first() {
+        None => 0,
+        Some(wasmtime::Val::I32(code)) => *code,
+        Some(_) => 1,
+    })
+}
+
+/// A `result` or `bool` is success or failure, an integer the exit code, no value success.
+async fn call(
+    store: &mut wasmtime::Store<Host>,
+    entry: &component::InstancePre<Host>,
+    export: &component::ComponentExportIndex,
+) -> wasmtime::Result<i32> {
+    let instance = entry.instantiate_async(&mut *store).await?;
+    let missing = || wasmtime::Error::msg("the export is gone since it was linked");
+    let function = instance.get_func(&mut *store, export).ok_or_else(missing)?;
+    let count = function.ty(&*store).results().len();
+    let mut results = vec![Val::Bool(true); count];
+    function.call_async(&mut *store, &[], &mut results).await?;
+    Ok(match results.first() {
+        None | Some(Val::Bool(true) | Val::Result(Ok(_))) => 0,
+        Some(Val::S32(code)) => *code,
+        Some(Val::U32(code)) => i32::try_from(*code).unwrap_or(1),
+        Some(Val::U8(code)) => i32::from(*code),
+        Some(_) => 1,
+    })
 }

@@ -172,8 +172,33 @@ impl Module {
             }
         };
         match linked {
-            Ok(entry) => Ok(Command::new(self.engine.clone(), entry, config)),
+            Ok(entry) => {
+                let hears_term = self.hears_term();
+                Ok(Command::new(self.engine.clone(), entry, hears_term, config))
+            }
             Err(error) => Err(LoadError::Guest { wanted: "command", source: error.into() }),
+        }
+    }
+
+    /// Links one exported function (`name`, or `interface#name`) as a command: it is called in an
+    /// instance of its own, and what it returns becomes the exit code.
+    pub fn call(&self, export: &str, config: GuestConfig) -> Result<Command, LoadError> {
+        let linked = match &self.code {
+            Code::Core(module) => command::link_core_call(&self.engine.0.cores, module, export),
+            Code::Component(component) => {
+                command::link_call(&self.engine.0.components, component, export)
+            }
+        };
+        match linked {
+            Ok(entry) => Ok(Command::new(self.engine.clone(), entry, self.hears_term(), config)),
+            Err(error) => Err(LoadError::Guest { wanted: "library", source: error.into() }),
+        }
+    }
+
+    fn hears_term(&self) -> bool {
+        match &self.code {
+            Code::Core(module) => command::core_hears_term(module),
+            Code::Component(component) => command::hears_term(self.engine.wasmtime(), component),
         }
     }
 

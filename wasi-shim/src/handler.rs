@@ -42,7 +42,7 @@ use wasmtime_wasi_http::p3::bindings::ServicePre as P3Pre;
 use wasmtime_wasi_http::p3::bindings::http::types::ErrorCode as P3ErrorCode;
 use wasmtime_wasi_http::{WasiBody, WasiHttpView};
 
-use crate::account::{Account, Metered};
+use crate::account::{Account, Budget, Metered};
 use crate::engine::Engine;
 use crate::fault::{Fault, classify};
 use crate::http::{Body, BodyError, to_wasi};
@@ -132,6 +132,11 @@ impl Handler {
 
     pub fn account(&self) -> Account {
         self.0.pod.meter.account.clone()
+    }
+
+    /// Account and quota, for a guest that shall share them.
+    pub fn budget(&self) -> Budget {
+        Budget(Arc::clone(&self.0.pod.meter))
     }
 
     /// Answers one request. Returns with the head of the response; its body streams from the guest,
@@ -345,7 +350,10 @@ async fn run(
     call: &Call,
     reply: &Reply,
 ) -> Result<(), HandleError> {
-    let mut store = handler.pod.component_store();
+    let mut store = handler
+        .pod
+        .component_store()
+        .map_err(|error| HandleError::Trap(format!("its instance could not be made: {error:#}")))?;
     let fuse = Fuse(&call.completion);
     let request = request.map(to_wasi);
     let result = match handler.entry.instantiate_async(&mut store).await {

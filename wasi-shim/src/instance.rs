@@ -10,12 +10,13 @@ use tokio::sync::Semaphore;
 use wasmtime::component::ResourceTable;
 use wasmtime::{ResourceLimiter, Store};
 use wasmtime_wasi::p1::WasiP1Ctx;
-use wasmtime_wasi::{WasiCtx, WasiCtxBuilder, WasiCtxView, WasiView};
+use wasmtime_wasi::{FsPerms, WasiCtx, WasiCtxBuilder, WasiCtxView, WasiView};
 use wasmtime_wasi_http::{WasiHttpCtx, WasiHttpCtxView, WasiHttpView};
 
 use crate::account::{Account, Meter};
 use crate::engine::Engine;
 use crate::http::Hooks;
+use crate::input::{Term, UntilTerm};
 use crate::limits::{
     CORE_INSTANCES_MAX, FIELDS_BYTES_MAX, GuestConfig, HANDLES_MAX, HOSTCALL_BYTES_MAX,
     MEMORIES_MAX, RANDOM_BYTES_MAX, TABLE_ELEMENTS_MAX, TABLES_MAX,
@@ -35,12 +36,16 @@ pub(crate) struct Pod {
 
 impl Pod {
     pub(crate) fn new(engine: Engine, config: GuestConfig) -> Pod {
-        let meter = Arc::new(Meter::new(config.limits.cpu));
+        let meter = match &config.budget {
+            Some(budget) => Arc::clone(&budget.0),
+            None => Arc::new(Meter::new(config.limits.cpu)),
+        };
         let outgoing_places = Arc::new(Semaphore::new(config.limits.outgoing_requests));
         Pod { engine, config, meter, outgoing_places }
     }
 
-    fn context(&self) -> WasiCtxBuilder {
+    /// Fails if a directory of the guest is gone.
+    fn context(&self) -> wasmtime::Result<WasiCtxBuilder> {
         // Sockets, files, input and the host's own environment are denied by default.
         let mut context = WasiCtx::builder();
         context
@@ -52,7 +57,16 @@ impl Pod {
             .allow_udp(false)
             .allow_ip_name_lookup(false)
             .max_random_size(RANDOM_BYTES_MAX);
-        context
+        if self.config.stdin_open {
+            context.stdin(UntilTerm(self.config.term.clone()));
+        }
+        for mount in &self.config.mounts {
+            let perms = if mount.read_only { FsPerms::ReadOnly } else { FsPerms::ReadWrite };
+            context.preopened_dir(&mount.host, &mount.guest, perms).map_err(|error| {
+                error.context(format!("open the volume that is mounted at {}", mount.guest))
+            })?;
+        }
+        Ok(context)
     }
 
     fn memory(&self) -> MemoryLimiter {
@@ -62,7 +76,7 @@ impl Pod {
     }
 
     /// The state of a component that is about to be instantiated.
-    pub(crate) fn component_store(&self) -> Store<Host> {
+    pub(crate) fn component_store(&self) -> wasmtime::Result<Store<Host>> {
         let mut table = ResourceTable::new();
         table.set_max_capacity(HANDLES_MAX);
         let mut http = WasiHttpCtx::new();
@@ -71,23 +85,26 @@ impl Pod {
             outgoing: Arc::clone(&self.config.outgoing),
             places: Arc::clone(&self.outgoing_places),
         };
-        let host = Host { wasi: self.context().build(), table, http, hooks, memory: self.memory() };
+        let wasi = self.context()?.build();
+        let term = self.config.term.clone();
+        let host = Host { wasi, table, http, hooks, term, memory: self.memory() };
         let mut store = Store::new(self.engine.wasmtime(), host);
         store.limiter(|host| &mut host.memory);
         store.set_max_component_handles(HANDLES_MAX);
         store.set_hostcall_fuel(HOSTCALL_BYTES_MAX);
         set_epochs(&mut store);
-        store
+        Ok(store)
     }
 
     /// The state of a p1 module that is about to be instantiated.
-    pub(crate) fn core_store(&self) -> Store<CoreHost> {
-        let host = CoreHost { wasi: self.context().build_p1(), memory: self.memory() };
+    pub(crate) fn core_store(&self) -> wasmtime::Result<Store<CoreHost>> {
+        let wasi = self.context()?.build_p1();
+        let host = CoreHost { wasi, term: self.config.term.clone(), memory: self.memory() };
         let mut store = Store::new(self.engine.wasmtime(), host);
         store.limiter(|host| &mut host.memory);
         store.set_hostcall_fuel(HOSTCALL_BYTES_MAX);
         set_epochs(&mut store);
-        store
+        Ok(store)
     }
 }
 
@@ -102,6 +119,7 @@ pub(crate) struct Host {
     table: ResourceTable,
     http: WasiHttpCtx,
     hooks: Hooks,
+    pub(crate) term: Term,
     pub(crate) memory: MemoryLimiter,
 }
 
@@ -120,6 +138,7 @@ impl WasiHttpView for Host {
 /// The host state of a p1 module.
 pub(crate) struct CoreHost {
     wasi: WasiP1Ctx,
+    pub(crate) term: Term,
     pub(crate) memory: MemoryLimiter,
 }
 
@@ -132,7 +151,7 @@ impl CoreHost {
     #[cfg(test)]
     pub(crate) fn for_linker_test() -> CoreHost {
         let memory = MemoryLimiter::new(Account::default(), 0, 0);
-        CoreHost { wasi: WasiCtx::builder().build_p1(), memory }
+        CoreHost { wasi: WasiCtx::builder().build_p1(), term: Term::new(), memory }
     }
 }
 

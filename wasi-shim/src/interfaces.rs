@@ -4,6 +4,16 @@
 //! All but HTTP is wasmtime's own implementation, linked interface by interface; what a guest may
 //! do through them (sockets: nothing) is decided by the context of its instance.
 //!
+//! One interface is ours, because WASI has no signals: by `wherry:pod/lifecycle` a guest learns that
+//! it shall end, as a process learns it by SIGTERM.
+//!
+//! ```wit
+//! interface lifecycle {                  // core modules: imports of the module `wherry:pod`
+//!     stopping: func() -> bool;          //   stopping () -> i32
+//!     wait-for-stop: func();             //   wait_for_stop ()
+//! }
+//! ```
+//!
 //! Versions match as in wasmtime: an interface serves every import of the same major version, or
 //! for 0.x of the same minor version, older or newer; pre-releases match only themselves.
 
@@ -130,10 +140,41 @@ const INTERFACES: &[(&str, Add)] = &[
         |l| p3::sockets::ip_name_lookup::add_to_linker::<_, WasiSockets>(l, Host::sockets)),
     ("wasi:http/types@0.3.0", |l| p3_http::types::add_to_linker::<_, WasiHttp>(l, Host::http)),
     ("wasi:http/client@0.3.0", |l| p3_http::client::add_to_linker::<_, WasiHttp>(l, Host::http)),
+    (LIFECYCLE, lifecycle),
 ];
 
-/// The one module that core guests import from, and its functions (a test holds this list against
-/// the linker).
+/// How a component learns that it shall end.
+pub(crate) const LIFECYCLE: &str = "wherry:pod/lifecycle@0.1.0";
+/// The same for core modules.
+pub(crate) const LIFECYCLE_MODULE: &str = "wherry:pod";
+const LIFECYCLE_FUNCTIONS: &[&str] = &["stopping", "wait_for_stop"];
+
+fn lifecycle(linker: &mut Linker<Host>) -> wasmtime::Result<()> {
+    let mut interface = linker.instance(LIFECYCLE)?;
+    interface.func_wrap("stopping", |store, (): ()| Ok((store.data().term.is_cancelled(),)))?;
+    interface.func_wrap_async("wait-for-stop", |store, (): ()| {
+        let term = store.data().term.clone();
+        Box::new(async move {
+            term.cancelled().await;
+            Ok(())
+        })
+    })
+}
+
+fn core_lifecycle(linker: &mut wasmtime::Linker<CoreHost>) -> wasmtime::Result<()> {
+    type Caller<'a> = wasmtime::Caller<'a, CoreHost>;
+    linker.func_wrap(LIFECYCLE_MODULE, "stopping", |caller: Caller<'_>| {
+        i32::from(caller.data().term.is_cancelled())
+    })?;
+    linker.func_wrap_async(LIFECYCLE_MODULE, "wait_for_stop", |caller: Caller<'_>, (): ()| {
+        let term = caller.data().term.clone();
+        Box::new(async move { term.cancelled().await })
+    })?;
+    Ok(())
+}
+
+/// The module of WASI that core guests import from, and its functions (a test holds this list
+/// against the linker).
 const P1_MODULE: &str = "wasi_snapshot_preview1";
 #[rustfmt::skip] // a table
 const P1_FUNCTIONS: &[&str] = &[
@@ -163,6 +204,7 @@ pub(crate) fn core_linker(
 ) -> wasmtime::Result<wasmtime::Linker<CoreHost>> {
     let mut linker = wasmtime::Linker::new(engine);
     wasmtime_wasi::p1::add_to_linker_async(&mut linker, CoreHost::wasi)?;
+    core_lifecycle(&mut linker)?;
     Ok(linker)
 }
 
@@ -175,7 +217,11 @@ pub(crate) fn offers_interface(import: &str) -> bool {
 
 /// Whether a p1 module's import can be linked.
 pub(crate) fn offers_function(module: &str, name: &str) -> bool {
-    module == P1_MODULE && P1_FUNCTIONS.contains(&name)
+    match module {
+        P1_MODULE => P1_FUNCTIONS.contains(&name),
+        LIFECYCLE_MODULE => LIFECYCLE_FUNCTIONS.contains(&name),
+        _ => false,
+    }
 }
 
 /// The part of an interface's name that all compatible versions share: `a:b/c@0.2.7` is on the
@@ -278,8 +324,9 @@ mod tests {
         let mut store = wasmtime::Store::new(&engine, CoreHost::for_linker_test());
         let linked: BTreeSet<String> =
             linker.iter(&mut store).map(|(module, name, _)| format!("{module} {name}")).collect();
-        let listed: BTreeSet<String> =
-            P1_FUNCTIONS.iter().map(|name| format!("{P1_MODULE} {name}")).collect();
+        let wasi = P1_FUNCTIONS.iter().map(|name| format!("{P1_MODULE} {name}"));
+        let ours = LIFECYCLE_FUNCTIONS.iter().map(|name| format!("{LIFECYCLE_MODULE} {name}"));
+        let listed: BTreeSet<String> = wasi.chain(ours).collect();
         assert_eq!(linked, listed);
     }
 }

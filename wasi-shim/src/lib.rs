@@ -14,9 +14,9 @@
 //! ```
 //!
 //! What holds for every guest:
-//! * It has nothing by default: no files, no sockets, no environment, no input; only the arguments
-//!   and variables of its [`GuestConfig`]. Its HTTP requests go to [`Outgoing`], its output to
-//!   [`Output`], never to the host's own.
+//! * It has nothing by default: no files, no sockets, no environment, no input; only the arguments,
+//!   variables and directories of its [`GuestConfig`]. Its HTTP requests go to [`Outgoing`], its
+//!   output to [`Output`], never to the host's own.
 //! * Every loop in it yields at each 10 ms tick of an OS thread, so one guest never keeps a thread,
 //!   and its CPU time is counted ([`Account`]) and held to its quota by making it wait.
 //! * Memory, tables, handles and the data it makes the host allocate are bounded ([`Limits`]).
@@ -30,6 +30,7 @@ mod engine;
 mod fault;
 mod handler;
 mod http;
+mod input;
 mod inspect;
 mod instance;
 mod interfaces;
@@ -40,11 +41,12 @@ mod ticker;
 #[cfg(test)]
 mod tests;
 
-pub use account::{Account, Usage};
+pub use account::{Account, Budget, Usage};
 pub use command::{Command, Exit};
 pub use engine::{Engine, EngineConfig, EngineError, LoadError, Module, compile, engine_hash};
 pub use handler::{HandleError, Handler};
 pub use http::{Body, BodyError, Outgoing, OutgoingError, OutgoingTimeouts, no_outgoing};
+pub use input::Term;
 pub use inspect::{Form, Guest, Image, ImageError, inspect};
-pub use limits::{GuestConfig, Limits};
+pub use limits::{GuestConfig, Limits, Mount};
 pub use output::{Output, no_output};

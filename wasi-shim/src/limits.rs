@@ -1,9 +1,12 @@
 //! What one guest may use. Each limit is per Pod unless it says per instance; the defaults bound a
 //! Pod that names no limits.
 
+use std::path::PathBuf;
 use std::time::Duration;
 
+use crate::account::Budget;
 use crate::http::{Outgoing, no_outgoing};
+use crate::input::Term;
 use crate::output::{Output, no_output};
 
 /// Instances that one store may make: a component of `wit-component` has four (the program, its
@@ -63,6 +66,17 @@ impl Default for Limits {
     }
 }
 
+/// A directory of the host that a guest sees.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Mount {
+    /// Where it is on the host. Opened anew for each instance, so that what was mounted before the
+    /// start of an instance is what it sees; nothing in it leads outside of it.
+    pub host: PathBuf,
+    /// Where the guest sees it, an absolute path.
+    pub guest: String,
+    pub read_only: bool,
+}
+
 /// All that a guest gets from the world.
 #[derive(Clone)]
 pub struct GuestConfig {
@@ -75,6 +89,14 @@ pub struct GuestConfig {
     pub limits: Limits,
     /// Where the guest's HTTP requests go.
     pub outgoing: Outgoing,
+    /// The directories it sees, and no others.
+    pub mounts: Vec<Mount>,
+    /// Whether standard input stays open until `term`; otherwise it is empty from the start.
+    pub stdin_open: bool,
+    /// Cancelled when the guest shall end by itself.
+    pub term: Term,
+    /// The account and quota that this guest shares with another one. None: its own.
+    pub budget: Option<Budget>,
 }
 
 impl Default for GuestConfig {
@@ -87,6 +109,10 @@ impl Default for GuestConfig {
             stderr: no_output(),
             limits: Limits::default(),
             outgoing: no_outgoing(),
+            mounts: Vec::new(),
+            stdin_open: false,
+            term: Term::new(),
+            budget: None,
         }
     }
 }

@@ -198,3 +198,139 @@ fn other_images_are_not_commands() {
     std::fs::write(file.path(), code).expect("it can be written");
     assert!(matches!(load(), Err(LoadError::Form { .. })), "not a module");
 }
+
+/// Opens a file below the first directory and prints what it has, or exits with the error.
+fn prints_file(path: &str) -> String {
+    format!(
+        r#"(import "wasi_snapshot_preview1" "path_open" (func $path_open
+             (param i32 i32 i32 i32 i32 i64 i64 i32 i32) (result i32)))
+           (memory (export "memory") 1)
+           (data (i32.const 64) "{path}")
+           (func (export "_start") (local $error i32)
+             (local.set $error (call $path_open (i32.const 3) (i32.const 1) (i32.const 64)
+               (i32.const {length}) (i32.const 0) (i64.const 2) (i64.const 0) (i32.const 0)
+               (i32.const 16)))
+             (if (local.get $error) (then (call $exit (local.get $error))))
+             (i32.store (i32.const 0) (i32.const 512)) (i32.store (i32.const 4) (i32.const 100))
+             (drop (call $fd_read (i32.load (i32.const 16)) (i32.const 0) (i32.const 1)
+               (i32.const 8)))
+             (call $print (i32.const 512) (i32.load (i32.const 8))))"#,
+        length = path.len()
+    )
+}
+
+/// A module like [`p1`] whose fields bring their own imports and memory.
+fn p1_with(fields: &str) -> String {
+    let (import, rest) = fields.split_once("(memory").expect("imports come first");
+    let text = p1(&format!("(func $unused) {}", rest.split_once('\n').expect("a line").1));
+    text.replacen("(module ", &format!("(module {import} "), 1)
+}
+
+#[tokio::test]
+async fn directories_are_those_that_were_given() {
+    let folder = tempfile::tempdir().expect("a folder");
+    std::fs::create_dir(folder.path().join("in")).expect("a folder");
+    std::fs::write(folder.path().join("secret"), "outside").expect("a file");
+    std::fs::write(folder.path().join("in/file"), "inside").expect("a file");
+    std::os::unix::fs::symlink("../secret", folder.path().join("in/link")).expect("a link");
+    for (path, expected) in [
+        ("file", (Exit::Code(0), "inside".to_owned())),
+        // Not permitted (63), whatever the way out.
+        ("../secret", (Exit::Code(63), String::new())),
+        ("link", (Exit::Code(63), String::new())),
+    ] {
+        let printed = Printed::default();
+        let mut config = config(&printed, &printed);
+        config.mounts = vec![crate::Mount {
+            host: folder.path().join("in"),
+            guest: "/data".to_owned(),
+            read_only: true,
+        }];
+        let text = p1_with(&prints_file(path));
+        let exit = command(&text, config).run(CancellationToken::new()).await;
+        assert_eq!((exit, printed.text()), expected, "{path}");
+    }
+}
+
+#[tokio::test]
+async fn a_volume_that_is_gone_is_named() {
+    let mut config = GuestConfig::default();
+    let (host, guest) = ("/nonexistent/volume".into(), "/data".to_owned());
+    config.mounts = vec![crate::Mount { host, guest, read_only: true }];
+    let module = r#"(module (memory (export "memory") 1) (func (export "_start")))"#;
+    let exit = command(module, config).run(CancellationToken::new()).await;
+    assert!(matches!(&exit, Exit::Trap(text) if text.contains("/data")), "{exit:?}");
+}
+
+/// It is told to end by the end of its input, or by the interface; both end by themselves.
+#[tokio::test]
+async fn a_command_hears_that_it_shall_end() {
+    let reads = p1(r#"(func (export "_start")
+        (i32.store (i32.const 0) (i32.const 512)) (i32.store (i32.const 4) (i32.const 100))
+        (drop (call $fd_read (i32.const 0) (i32.const 0) (i32.const 1) (i32.const 8)))
+        (call $exit (i32.add (i32.const 5) (i32.load (i32.const 8)))))"#);
+    let asks = r#"(module
+        (import "wherry:pod" "stopping" (func $stopping (result i32)))
+        (import "wherry:pod" "wait_for_stop" (func $wait))
+        (import "wasi_snapshot_preview1" "proc_exit" (func $exit (param i32)))
+        (memory (export "memory") 1)
+        (func (export "_start")
+          (if (call $stopping) (then (call $exit (i32.const 1))))
+          (call $wait)
+          (call $exit (i32.add (i32.const 4) (call $stopping)))))"#;
+    for (text, stdin_open) in [(reads.as_str(), true), (asks, false)] {
+        let config = GuestConfig { stdin_open, ..GuestConfig::default() };
+        let term = config.term.clone();
+        let command = command(text, config);
+        assert!(command.hears_term());
+        let account = command.account();
+        let running = tokio::spawn(command.run(CancellationToken::new()));
+        until("it runs", || account.usage().instances_started == 1).await;
+        tokio::task::yield_now().await;
+        assert!(!running.is_finished());
+        term.cancel();
+        assert_eq!(running.await.expect("no panic"), Exit::Code(5));
+    }
+    let deaf = r#"(module (memory (export "memory") 1) (func (export "_start")))"#;
+    assert!(!command(deaf, GuestConfig::default()).hears_term());
+}
+
+/// Single exports can be called, each time in a fresh instance, on the budget of another guest.
+#[tokio::test]
+async fn exports_are_called_by_name() {
+    let text = r#"(module (memory (export "memory") 1) (global $n (mut i32) (i32.const 6))
+        (func (export "_start") (loop $again (br $again)))
+        (func (export "healthy"))
+        (func (export "count") (result i32)
+          (global.set $n (i32.add (global.get $n) (i32.const 1))) (global.get $n))
+        (func (export "add") (param i32) (result i32) (local.get 0)))"#;
+    let module = load(text, Form::Module);
+    let main = module.command(GuestConfig::default()).expect("a command");
+    let run = async |export: &str| {
+        let config = GuestConfig { budget: Some(main.budget()), ..GuestConfig::default() };
+        match module.call(export, config) {
+            Ok(command) => format!("{:?}", command.run(CancellationToken::new()).await),
+            Err(error) => std::error::Error::source(&error).expect("a cause").to_string(),
+        }
+    };
+    assert_eq!(run("healthy").await, "Code(0)");
+    assert_eq!(run("count").await, "Code(7)");
+    assert_eq!(run("count").await, "Code(7)");
+    assert_eq!(run("gone").await, "it exports no function gone");
+    assert!(run("add").await.contains("takes parameters"));
+    assert_eq!(main.account().usage().instances_started, 3);
+
+    let component = r#"(component
+        (core module $Main (func (export "ok") (result i32) (i32.const 1)))
+        (core instance $main (instantiate $Main))
+        (func $bool (result bool) (canon lift (core func $main "ok")))
+        (func $result (result (result)) (canon lift (core func $main "ok")))
+        (export "healthy" (func $bool))
+        (instance $exports (export "check" (func $result)))
+        (export "test:app/health@1.0.0" (instance $exports)))"#;
+    let module = load(component, Form::Component);
+    for (export, code) in [("healthy", 0), ("test:app/health@1.0.0#check", 1)] {
+        let command = module.call(export, GuestConfig::default()).expect(export);
+        assert_eq!(command.run(CancellationToken::new()).await, Exit::Code(code), "{export}");
+    }
+}
