@@ -6,6 +6,7 @@
 //! each other.
 
 pub mod agent;
+mod beneath;
 pub mod compile;
 pub mod members;
 pub mod protocol;

@@ -22,6 +22,13 @@
 //! A *container* is known by `(uid, name, restart)`: `restart` counts the starts of this container
 //! in this Pod, and a number never runs twice.
 
+mod container;
+
+pub use self::container::{
+    Check, Health, HookKind, Hooks, HostAlias, HttpCheck, LastWords, Mount, Probe, ProbeKind,
+    Probes,
+};
+
 use std::{
     fmt,
     net::{IpAddr, SocketAddr},
@@ -35,7 +42,7 @@ use tokio_util::codec::LengthDelimitedCodec;
 
 /// Changes with every incompatible change of a message. An agent that finds a worker of another
 /// version stops it and starts its own.
-pub const VERSION: u32 = 1;
+pub const VERSION: u32 = 2;
 
 /// The largest frame. The largest message is `Services(Replace)`: 150,000 endpoints of about 200
 /// bytes are 30 MB.
@@ -137,6 +144,34 @@ pub enum ToAgent {
         /// When.
         at: Timestamp,
     },
+    /// A probe failed, or changed what is known of the container's health.
+    Probed {
+        /// Pod uid.
+        uid: String,
+        /// Container name.
+        container: String,
+        /// Which start of it.
+        restart: u32,
+        /// Which probe.
+        kind: ProbeKind,
+        /// Why this attempt failed, if it did.
+        failure: Option<String>,
+        /// All that is known now.
+        health: Health,
+    },
+    /// A hook failed. After a failed `postStart` the container is ended by the worker.
+    HookFailed {
+        /// Pod uid.
+        uid: String,
+        /// Container name.
+        container: String,
+        /// Which start of it.
+        restart: u32,
+        /// Which hook.
+        hook: HookKind,
+        /// Why.
+        message: String,
+    },
     /// The guest has ended. Exactly once for each start, also when it never got to run.
     ContainerExited {
         /// Pod uid.
@@ -223,6 +258,10 @@ pub struct Pod {
     pub namespace: String,
     /// The Pod's address in the virtual network; it is never bound on the host.
     pub ip: IpAddr,
+    /// `hostAliases`
+    pub hosts: Vec<HostAlias>,
+    /// `dnsConfig.searches`, tried after the cluster's own.
+    pub searches: Vec<String>,
     /// What to start.
     pub containers: Vec<Container>,
 }
@@ -252,6 +291,16 @@ pub struct Container {
     /// `containerPort`s. A handler answers on them; with none declared, on every port that no other
     /// container of the Pod has declared.
     pub ports: Vec<Port>,
+    /// What it sees of the Pod's volumes.
+    pub mounts: Vec<Mount>,
+    /// `stdin`: a command's input stays open until it shall end.
+    pub stdin: bool,
+    /// Its probes.
+    pub probes: Probes,
+    /// Its hooks.
+    pub hooks: Hooks,
+    /// Its last words.
+    pub last_words: LastWords,
 }
 
 /// Environment variables. They may hold Secrets, so they have no readable `Debug`.
@@ -293,6 +342,9 @@ pub struct Limits {
     pub memory_bytes: Option<u64>,
     /// `resources.limits.cpu` in thousandths of a core.
     pub cpu_millis: Option<u32>,
+    /// `resources.requests.cpu` in thousandths of a core: its weight when there is not enough.
+    #[serde(default)]
+    pub cpu_request_millis: Option<u32>,
     /// Longest time for one request of a handler.
     pub request_deadline_ms: Option<u64>,
 }
@@ -400,6 +452,8 @@ pub struct ContainerState {
     pub guest: Guest,
     /// Where it is.
     pub phase: ContainerPhase,
+    /// What its probes have found out.
+    pub health: Health,
 }
 
 /// Where a container is in its life, as the worker sees it.

@@ -4,7 +4,6 @@
 //! [`Term`]: an open standard input ends, or the interface `wherry:pod/lifecycle` says so (see
 //! `interfaces.rs`). A guest that uses neither cannot be asked and is simply dropped.
 
-use std::future::Future;
 use std::io;
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};

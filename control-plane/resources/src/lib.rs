@@ -9,6 +9,7 @@
 //! - [`patch`], [`defaults`], [`convert`], [`validate`]: what happens on the way into the store
 //! - [`apply`]: who owns which field, and server-side apply
 //! - [`structure`]: how lists and objects of built-in types merge, for patches and for apply
+//! - [`pod_fields`]: what becomes of every field of a Pod
 //! - [`table`], [`events`], [`conditions`]: what people and controllers see of it
 //! - [`custom`]: kinds that CustomResourceDefinitions describe
 //! - [`protobuf`]: the other encoding that clients send
@@ -28,6 +29,7 @@ pub mod kinds;
 pub mod meta;
 pub mod names;
 pub mod patch;
+pub mod pod_fields;
 pub mod protobuf;
 pub mod quantity;
 pub mod selectors;

@@ -34,6 +34,8 @@ pub struct Context<'a> {
     pub cpu_default: u32,
     /// Stands for a limit that is not set: bytes.
     pub memory_default: u64,
+    /// Stands for a limit that is not set: bytes of disk.
+    pub storage_default: u64,
 }
 
 /// Why a container's environment cannot be made. The text goes to the Pod's status.
@@ -100,7 +102,7 @@ pub fn build(
 ) -> Result<(protocol::Env, Vec<String>), EnvError> {
     let container = &spec.containers[index];
     let mut env = Variables::default();
-    env.set("HOSTNAME", spec.name.clone());
+    env.set("HOSTNAME", spec.hostname.clone());
     for service in context.services {
         let default = service.namespace == "default" && service.name == "kubernetes";
         if default || (spec.service_links && service.namespace == spec.namespace) {
@@ -131,6 +133,15 @@ pub fn build(
     };
     args.extend(container.args.iter().map(|part| env.expand(part)));
     Ok((protocol::Env(env.into_list()), args))
+}
+
+/// `$(NAME)` in a text, by a finished environment.
+pub fn expand(env: &protocol::Env, text: &str) -> String {
+    let mut variables = Variables::default();
+    for (name, value) in &env.0 {
+        variables.set(name, value.clone());
+    }
+    variables.expand(text)
 }
 
 /// The value of one variable; `None` if it is left out.
@@ -222,6 +233,28 @@ fn is_name(name: &str) -> bool {
     !name.is_empty() && name.bytes().all(|byte| (0x20..0x7f).contains(&byte) && byte != b'=')
 }
 
+/// A field or resource of the Pod, for a file.
+pub fn value(spec: &PodSpec, value: &EnvValue, context: &Context<'_>) -> Option<String> {
+    match value {
+        EnvValue::Field(path) => match path.as_str() {
+            "metadata.labels" => Some(lines(&spec.labels)),
+            "metadata.annotations" => Some(lines(&spec.annotations)),
+            path => field(spec, context, path),
+        },
+        EnvValue::Resource { container, resource, divisor } => {
+            let index = spec.container(container.as_deref()?)?;
+            amount(&spec.containers[index], context, resource, divisor.as_deref())
+        }
+        EnvValue::Plain(_) | EnvValue::Key { .. } | EnvValue::Unknown(_) => None,
+    }
+}
+
+/// `key="value"` lines, as files show labels.
+fn lines(map: &BTreeMap<String, String>) -> String {
+    let lines: Vec<String> = map.iter().map(|(key, value)| format!("{key}={value:?}")).collect();
+    lines.join("\n")
+}
+
 /// `fieldRef`.
 fn field(spec: &PodSpec, context: &Context<'_>, path: &str) -> Option<String> {
     if let Some(key) = subscript(path, "metadata.labels") {
@@ -261,6 +294,12 @@ fn amount(
         "requests.cpu" => (Some(container.requests.0.or(limits.cpu_millis).unwrap_or(0)), None),
         "requests.memory" => {
             (None, Some(container.requests.1.or(limits.memory_bytes).unwrap_or(0)))
+        }
+        "limits.ephemeral-storage" => {
+            (None, Some(container.storage.0.unwrap_or(context.storage_default)))
+        }
+        "requests.ephemeral-storage" => {
+            (None, Some(container.storage.1.or(container.storage.0).unwrap_or(0)))
         }
         _ => return None,
     };

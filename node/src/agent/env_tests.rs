@@ -45,6 +45,7 @@ fn check(container: &str, expected: Expect) {
         objects: &objects,
         cpu_default: 2000,
         memory_default: 128 << 20,
+        storage_default: 1 << 30,
     };
     let out = match build(&spec, 0, &context) {
         Ok((env, args)) => {

@@ -18,15 +18,21 @@
 //! Invariants: at most one start of a container is with the worker at any time; `restarts` grows
 //! before each new start, so a start number never runs twice; an ended Pod never starts again.
 
+mod conditions;
+mod ending;
 mod hear;
 
-pub use self::hear::observe;
+pub use self::{conditions::gate_trouble, hear::observe};
+use self::{
+    conditions::settle,
+    ending::{after_removal, begin_ending, remove_if_still, stop_containers},
+};
 
 use std::{net::IpAddr, time::Duration};
 
 use jiff::Timestamp;
 
-use crate::protocol::{self, Exit, ExitReason, Guest};
+use crate::protocol::{self, Exit, ExitReason, Guest, Health, ProbeKind};
 
 use super::spec::{Desired, PodSpec, RestartPolicy};
 
@@ -43,8 +49,13 @@ const STOP_MARGIN: Duration = Duration::from_secs(5);
 /// How long a worker may take to forget a Pod.
 const REMOVE_MAX: Duration = Duration::from_secs(10);
 
+/// What the containers of an evicted Pod get: the node is short of something now.
+const EVICTION_GRACE: Duration = Duration::from_secs(1);
+
 /// Exit code of a container whose worker died: killed by signal 9.
 const CODE_KILLED: i32 = 137;
+/// Exit code of a container that was told to end: signal 15.
+const CODE_TERMINATED: i32 = 143;
 
 /// A Pod on this node.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -59,6 +70,8 @@ pub struct PodState {
     pub containers: Vec<Container>,
     /// Truth and time of the Pod's conditions, see `status.rs`.
     pub conditions: Conditions,
+    /// Why the node wants to be rid of it: the sentence for its status.
+    pub eviction: Option<String>,
 }
 
 /// Stage of a Pod.
@@ -97,6 +110,8 @@ pub enum Why {
     Failed,
     /// `activeDeadlineSeconds` is over.
     Deadline,
+    /// The node is short of something.
+    Evicted,
     /// The object is being deleted.
     Deleted,
 }
@@ -118,6 +133,8 @@ pub struct Container {
     pub image_id: String,
     /// How the image is run, once known.
     pub guest: Option<Guest>,
+    /// What its probes have found out since it was started.
+    pub health: Health,
 }
 
 /// Phase of a container.
@@ -176,8 +193,12 @@ pub struct Problem {
 pub struct Conditions {
     /// `Initialized`
     pub initialized: Mark,
-    /// `ContainersReady` and `Ready`, which are the same without readiness gates.
+    /// `ContainersReady`
+    pub containers_ready: Mark,
+    /// `Ready`: that, and every readiness gate.
     pub ready: Mark,
+    /// `DisruptionTarget`: the node is about to evict it.
+    pub disruption: Mark,
     /// `PodReadyToStartContainers`: it has an address.
     pub network: Mark,
 }
@@ -223,6 +244,17 @@ pub enum Observation {
         /// When.
         at: Timestamp,
     },
+    /// A probe changed what is known of it.
+    Probed {
+        /// Which container.
+        container: usize,
+        /// Which start.
+        restart: u32,
+        /// All that is known now.
+        health: Health,
+    },
+    /// The node is short of something, and this Pod is to go; the sentence for its status.
+    Evict(String),
     /// It ended.
     Exited {
         /// Which container.
@@ -262,6 +294,8 @@ pub enum Action {
         restart: u32,
         /// Time it gets.
         grace: Duration,
+        /// The probe that failed, if it is to be started again.
+        because: Option<ProbeKind>,
     },
     /// Say in an event that a restart is being delayed.
     BackingOff(usize),
@@ -279,9 +313,23 @@ impl PodState {
             stage: Stage::Admitted,
             ip: None,
             started: now,
-            containers: spec.containers.iter().map(|_| Container::new()).collect(),
-            conditions: Conditions { initialized: mark, ready: mark, network: mark },
+            containers: spec.containers.iter().map(|it| Container::new(&it.probes)).collect(),
+            conditions: Conditions {
+                initialized: mark,
+                containers_ready: mark,
+                ready: mark,
+                network: mark,
+                disruption: mark,
+            },
+            eviction: None,
         }
+    }
+
+    /// Makes room for ephemeral containers that were added to the Pod.
+    pub fn fit(&mut self, spec: &PodSpec) {
+        let known = self.containers.len().min(spec.containers.len());
+        let new = spec.containers[known..].iter().map(|it| Container::new(&it.probes));
+        self.containers.extend(new);
     }
 
     /// Whether a worker has, or may have, anything of this Pod.
@@ -311,7 +359,7 @@ impl PodState {
 
 impl Container {
     /// A container that never started.
-    pub fn new() -> Container {
+    pub fn new(probes: &protocol::Probes) -> Container {
         Container {
             phase: Phase::Waiting,
             restarts: 0,
@@ -320,6 +368,7 @@ impl Container {
             failures: 0,
             image_id: String::new(),
             guest: None,
+            health: Health::new(probes),
         }
     }
 
@@ -341,6 +390,7 @@ impl Container {
 /// passes or something is observed.
 pub fn step(state: &PodState, desired: &Desired, now: Timestamp) -> (PodState, Vec<Action>) {
     let mut state = state.clone();
+    state.fit(&desired.spec);
     let mut actions = Vec::new();
     let spec = &*desired.spec;
     begin_ending(&mut state, desired, now);
@@ -350,13 +400,12 @@ pub fn step(state: &PodState, desired: &Desired, now: Timestamp) -> (PodState, V
             advance_active(&mut state, spec, now, &mut actions);
             if let Some(why) = outcome(&state, spec) {
                 state.stage = Stage::Stopping { why, deadline: now + spec.grace + STOP_MARGIN };
-                stop_containers(&mut state, spec.grace, &mut actions);
+                stop_containers(&mut state, spec, now, &mut actions);
                 remove_if_still(&mut state, now, &mut actions);
             }
         }
         Stage::Stopping { .. } => {
-            let grace = desired.deletion.map_or(spec.grace, |deletion| deletion.grace);
-            stop_containers(&mut state, grace, &mut actions);
+            stop_containers(&mut state, spec, now, &mut actions);
             remove_if_still(&mut state, now, &mut actions);
         }
         Stage::Removing { why, deadline } if now >= deadline => {
@@ -371,41 +420,11 @@ pub fn step(state: &PodState, desired: &Desired, now: Timestamp) -> (PodState, V
     (state, actions)
 }
 
-/// Starts the end of a Pod that shall go away or has run out of time, and shortens an end that is
-/// under way.
-fn begin_ending(state: &mut PodState, desired: &Desired, now: Timestamp) {
-    let over = desired.spec.active_deadline.is_some_and(|limit| now >= state.started + limit);
-    let cut = desired.deletion.map(|deletion| now + deletion.grace + STOP_MARGIN);
-    match (&mut state.stage, cut) {
-        (Stage::Admitted | Stage::Active, Some(deadline)) => {
-            state.stage = Stage::Stopping { why: Why::Deleted, deadline };
-        }
-        (Stage::Admitted | Stage::Active, None) if over => {
-            let deadline = now + desired.spec.grace + STOP_MARGIN;
-            state.stage = Stage::Stopping { why: Why::Deadline, deadline };
-        }
-        (Stage::Stopping { why, deadline }, Some(sooner)) => {
-            *why = Why::Deleted;
-            if sooner < *deadline {
-                *deadline = sooner;
-                // A shorter grace is a new request to the worker.
-                for container in &mut state.containers {
-                    if let Phase::Stopping { since: Some(since) } = container.phase {
-                        container.phase = Phase::Running { since };
-                    }
-                }
-            }
-        }
-        (Stage::Removing { why, .. }, Some(_)) => *why = Why::Deleted,
-        (Stage::Finished(_), Some(deadline)) => {
-            // Nothing runs: the worker has forgotten it, only the object is left.
-            state.stage = Stage::Removing { why: Why::Deleted, deadline: deadline.min(now) };
-        }
-        _ => {}
-    }
-}
-
 fn advance_active(state: &mut PodState, spec: &PodSpec, now: Timestamp, actions: &mut Vec<Action>) {
+    // They are there to look at a Pod that may never get beyond its init containers.
+    for index in spec.ephemeral..spec.containers.len() {
+        advance(state, spec, index, now, actions);
+    }
     for index in 0..spec.init {
         advance(state, spec, index, now, actions);
         if !init_is_done(&state.containers[index], spec.containers[index].sidecar) {
@@ -418,7 +437,7 @@ fn advance_active(state: &mut PodState, spec: &PodSpec, now: Timestamp, actions:
             return;
         }
     }
-    for index in spec.init..spec.containers.len() {
+    for index in spec.main() {
         advance(state, spec, index, now, actions);
     }
 }
@@ -444,7 +463,17 @@ fn advance(
         }
         Phase::Ready => {
             container.phase = Phase::Starting;
+            container.health = Health::new(&spec.containers[index].probes);
             actions.push(Action::Start { container: index, restart: container.restarts });
+        }
+        Phase::Running { since } if container.health.failed.is_some() => {
+            let because = container.health.failed;
+            let probe = because.and_then(|kind| spec.containers[index].probes.get(kind));
+            let grace = probe.and_then(|probe| probe.grace_s);
+            let grace = grace.map_or(spec.grace, |seconds| Duration::from_secs(seconds.into()));
+            let restart = container.restarts;
+            actions.push(Action::Stop { container: index, restart, grace, because });
+            container.phase = Phase::Stopping { since: Some(since) };
         }
         Phase::BackOff { .. }
         | Phase::CrashLoop { .. }
@@ -472,7 +501,9 @@ fn ended(
     actions: &mut Vec<Action>,
 ) {
     let failed = exit.code != 0;
-    let restart = if spec.is_init(index) {
+    let restart = if index >= spec.ephemeral {
+        false
+    } else if spec.is_init(index) {
         spec.containers[index].sidecar || (failed && spec.restart != RestartPolicy::Never)
     } else {
         match spec.restart {
@@ -500,7 +531,7 @@ fn ended(
 
 fn init_is_done(container: &Container, sidecar: bool) -> bool {
     match &container.phase {
-        Phase::Running { .. } => sidecar,
+        Phase::Running { .. } => sidecar && container.health.started,
         Phase::Ended(exit) => exit.code == 0,
         // A sidecar that has once been up does not hold back the others while it restarts.
         _ => sidecar && container.last.is_some(),
@@ -516,7 +547,7 @@ fn outcome(state: &PodState, spec: &PodSpec) -> Option<Why> {
         return Some(Why::Failed);
     }
     let mut why = Why::Succeeded;
-    for container in &state.containers[spec.init..] {
+    for container in &state.containers[spec.main()] {
         match &container.phase {
             Phase::Ended(exit) if exit.code == 0 => {}
             Phase::Ended(_) => why = Why::Failed,
@@ -524,53 +555,6 @@ fn outcome(state: &PodState, spec: &PodSpec) -> Option<Why> {
         }
     }
     Some(why)
-}
-
-fn stop_containers(state: &mut PodState, grace: Duration, actions: &mut Vec<Action>) {
-    for (index, container) in state.containers.iter_mut().enumerate() {
-        container.phase = match container.phase.clone() {
-            Phase::Starting => {
-                actions.push(Action::Stop { container: index, restart: container.restarts, grace });
-                Phase::Stopping { since: None }
-            }
-            Phase::Running { since } => {
-                actions.push(Action::Stop { container: index, restart: container.restarts, grace });
-                Phase::Stopping { since: Some(since) }
-            }
-            Phase::Exited(exit) => Phase::Ended(exit),
-            Phase::CrashLoop { .. } => match container.last.take() {
-                Some(exit) => Phase::Ended(exit),
-                None => Phase::Waiting,
-            },
-            Phase::Preparing { .. } | Phase::BackOff { .. } | Phase::Ready | Phase::Waiting => {
-                Phase::Waiting
-            }
-            phase @ (Phase::Stopping { .. } | Phase::Ended(_)) => phase,
-        };
-    }
-}
-
-fn remove_if_still(state: &mut PodState, now: Timestamp, actions: &mut Vec<Action>) {
-    let Stage::Stopping { why, deadline } = state.stage else {
-        return;
-    };
-    let live = state.containers.iter().any(Container::is_live);
-    if live && now < deadline {
-        return;
-    }
-    for container in state.containers.iter_mut().filter(|container| container.is_live()) {
-        let exit = killed(container, now, "it did not end in its grace period and was killed");
-        container.phase = Phase::Ended(exit);
-    }
-    state.stage = Stage::Removing { why, deadline: now + REMOVE_MAX };
-    actions.push(Action::Remove);
-}
-
-fn after_removal(why: Why) -> Stage {
-    match why {
-        Why::Deleted => Stage::Deleting,
-        Why::Succeeded | Why::Failed | Why::Deadline => Stage::Finished(why),
-    }
 }
 
 fn killed(container: &Container, now: Timestamp, message: &str) -> Exit {
@@ -581,35 +565,6 @@ fn killed(container: &Container, now: Timestamp, message: &str) -> Exit {
         started_at: container.running_since(),
         finished_at: now,
     }
-}
-
-/// Brings the conditions up to date; a time changes only with its value.
-fn settle(state: &mut PodState, spec: &PodSpec, now: Timestamp) {
-    let initialized = is_initialized(state, spec);
-    let ending = !matches!(state.stage, Stage::Admitted | Stage::Active);
-    let ready = !ending
-        && initialized
-        && state.containers[spec.init..].iter().all(|c| matches!(c.phase, Phase::Running { .. }));
-    let set = |mark: &mut Mark, value: bool| {
-        if mark.value != value {
-            *mark = Mark { value, at: now };
-        }
-    };
-    set(&mut state.conditions.initialized, initialized);
-    set(&mut state.conditions.ready, ready);
-    let network = state.ip.is_some() && state.needs_worker();
-    set(&mut state.conditions.network, network);
-}
-
-/// Whether every init container has done its part.
-fn is_initialized(state: &PodState, spec: &PodSpec) -> bool {
-    let begun = state.containers[spec.init..].iter().any(|c| c.phase != Phase::Waiting);
-    begun
-        || (state.stage != Stage::Admitted
-            && state.containers[..spec.init]
-                .iter()
-                .zip(&spec.containers)
-                .all(|(container, spec)| init_is_done(container, spec.sidecar)))
 }
 
 /// The next longer back-off delay.

@@ -2,6 +2,7 @@
 //!
 //! A script line is `<second> <what>`; after each one the Pod is stepped as the loop does it. Words:
 //! `step`, `address`, `prepared C`, `compiling C`, `failed C REASON`, `started C`, `exited C CODE`,
+//! `probed C starting|started|ready|dead`, `evict`,
 //! `worker knows C=running|exited:CODE …` (a worker connects), `lost`, `removed`, `delete GRACE`.
 
 use std::{fmt::Write as _, sync::Arc, time::Duration};
@@ -15,22 +16,44 @@ use crate::{
     protocol::ContainerPhase,
 };
 
-/// Names ending in `+` are sidecars; names before `|` are init containers.
+/// A name with `?` has all three probes.
+fn probes(name: &str) -> protocol::Probes {
+    let probe = name.contains('?').then(|| protocol::Probe {
+        check: protocol::Check::Sleep { seconds: 0 },
+        initial_delay_s: 0,
+        timeout_s: 1,
+        period_s: 10,
+        success_threshold: 1,
+        failure_threshold: 3,
+        grace_s: Some(7),
+    });
+    protocol::Probes { startup: probe.clone(), liveness: probe.clone(), readiness: probe }
+}
+
+/// Names before `|` are init containers. Marks behind a name: `+` a sidecar, `?` has probes, `~` is
+/// ephemeral.
 fn desired(containers: &str, restart: RestartPolicy) -> Desired {
     let (init, main) = containers.split_once('|').unwrap_or(("", containers));
     let names: Vec<&str> = init.split_whitespace().chain(main.split_whitespace()).collect();
     let containers = names.iter().map(|name| ContainerSpec {
-        name: name.trim_end_matches('+').to_owned(),
+        name: name.trim_end_matches(['+', '?', '~']).to_owned(),
         image: "hello:1".to_owned(),
         pull: PullPolicy::IfNotPresent,
-        sidecar: name.ends_with('+'),
+        sidecar: name.contains('+'),
         command: Vec::new(),
         args: Vec::new(),
         env_from: Vec::new(),
         env: Vec::new(),
         limits: protocol::Limits::default(),
         requests: (None, None),
+        storage: (None, None),
         ports: Vec::new(),
+        stdin: false,
+        probes: probes(name),
+        hooks: protocol::Hooks::default(),
+        mounts: Vec::new(),
+        message_path: String::new(),
+        message_from_log: false,
     });
     let spec = PodSpec {
         uid: "u1".to_owned(),
@@ -40,6 +63,11 @@ fn desired(containers: &str, restart: RestartPolicy) -> Desired {
         annotations: Default::default(),
         generation: Some(1),
         node: "node-1".to_owned(),
+        hostname: "web".to_owned(),
+        hosts: Vec::new(),
+        searches: Vec::new(),
+        priority: 0,
+        gates: Vec::new(),
         service_account: "default".to_owned(),
         restart,
         grace: Duration::from_secs(30),
@@ -49,7 +77,9 @@ fn desired(containers: &str, restart: RestartPolicy) -> Desired {
         qos: "BestEffort",
         scheduled: None,
         conditions: Vec::new(),
+        volumes: Vec::new(),
         init: init.split_whitespace().count(),
+        ephemeral: names.iter().filter(|name| !name.ends_with('~')).count(),
         containers: containers.collect(),
     };
     Desired { spec: Arc::new(spec), deletion: None }
@@ -120,6 +150,19 @@ fn observation(
             exit: exit(words[2].parse().expect("a code"), &state.containers[index()], now),
         },
         "worker" => Observation::Worker(known(&words[2..], state, spec, now)),
+        "probed" => Observation::Probed {
+            container: index(),
+            restart: state.containers[index()].restarts,
+            health: Health {
+                started: words[2] != "starting",
+                ready: words[2] == "ready",
+                failed: match words[2] {
+                    "dead" => Some(ProbeKind::Liveness),
+                    _ => None,
+                },
+            },
+        },
+        "evict" => Observation::Evict("The node was low on resource: memory.".to_owned()),
         "lost" => Observation::WorkerLost,
         "removed" => Observation::Removed,
         other => panic!("unknown word {other}"),
@@ -150,6 +193,7 @@ fn known(
         let container = &state.containers[spec.container(name).expect("a container")];
         protocol::ContainerState {
             name: name.to_owned(),
+            health: container.health,
             restart: container.restarts,
             image_id: String::new(),
             guest: Guest::Handler,
@@ -230,7 +274,7 @@ fn starts_serves_and_is_deleted() {
             3 started app
                 Active app#0=Running(since 3) ready
             9 delete 30
-                ! Stop { container: 0, restart: 0, grace: 30s }
+                ! Stop { container: 0, restart: 0, grace: 30s, because: None }
                 Stopping(Deleted) app#0=Stopping wake=44
             10 exited app 0
                 ! Remove
@@ -404,7 +448,7 @@ fn init_containers_run_one_after_the_other() {
             7 started app
                 Active one#1=Ended(0) proxy#0=Running(since 4) two#0=Ended(0) app#0=Running(since 7) ready
             8 exited app 0
-                ! Stop { container: 1, restart: 0, grace: 30s }
+                ! Stop { container: 1, restart: 0, grace: 30s, because: None }
                 Stopping(Succeeded) one#1=Ended(0) proxy#0=Stopping two#0=Ended(0) app#0=Ended(0) wake=43
             9 exited proxy 0
                 ! Remove
@@ -569,10 +613,10 @@ fn a_second_deletion_shortens_the_first() {
             1 started app
                 Active app#0=Running(since 1) ready
             2 delete 600
-                ! Stop { container: 0, restart: 0, grace: 600s }
+                ! Stop { container: 0, restart: 0, grace: 600s, because: None }
                 Stopping(Deleted) app#0=Stopping wake=607
             3 delete 1
-                ! Stop { container: 0, restart: 0, grace: 1s }
+                ! Stop { container: 0, restart: 0, grace: 1s, because: None }
                 Stopping(Deleted) app#0=Stopping wake=9
             9 step
                 ! Remove
@@ -634,7 +678,7 @@ fn the_active_deadline_ends_a_pod() {
             4 step
                 Active app#0=Running(since 1) wake=5 ready
             5 step
-                ! Stop { container: 0, restart: 0, grace: 30s }
+                ! Stop { container: 0, restart: 0, grace: 30s, because: None }
                 Stopping(Deadline) app#0=Stopping wake=40
             6 exited app 143
                 ! Remove
@@ -643,6 +687,185 @@ fn the_active_deadline_ends_a_pod() {
                 Finished(Deadline) app#0=Ended(143)
             60 step
                 Finished(Deadline) app#0=Ended(143)
+        "#]],
+    );
+}
+
+#[test]
+fn probes_decide_about_readiness_and_restarts() {
+    check(
+        desired("app?", RestartPolicy::OnFailure),
+        "0 address
+         0 prepared app
+         1 started app
+         2 probed app started
+         3 probed app ready
+         4 probed app started
+         5 probed app dead
+         6 exited app 0
+         7 prepared app
+         8 started app",
+        expect![[r#"
+            0 address
+                ! Prepare(0)
+                Active app#0=Preparing
+            0 prepared app
+                ! Start { container: 0, restart: 0 }
+                Active app#0=Starting
+            1 started app
+                Active app#0=Running(since 1)
+            2 probed app started
+                Active app#0=Running(since 1)
+            3 probed app ready
+                Active app#0=Running(since 1) ready
+            4 probed app started
+                Active app#0=Running(since 1)
+            5 probed app dead
+                ! Stop { container: 0, restart: 0, grace: 7s, because: Some(Liveness) }
+                Active app#0=Stopping
+            6 exited app 0
+                ! Prepare(0)
+                Active app#1=Preparing
+            7 prepared app
+                ! Start { container: 0, restart: 1 }
+                Active app#1=Starting
+            8 started app
+                Active app#1=Running(since 8)
+        "#]],
+    );
+}
+
+#[test]
+fn a_sidecar_holds_the_others_until_it_has_started() {
+    check(
+        desired("one+? two+ | app", RestartPolicy::Never),
+        "0 address
+         0 prepared one
+         1 started one
+         2 probed one started
+         3 prepared two
+         4 started two
+         5 prepared app
+         6 started app
+         7 probed one ready
+         8 delete 30
+         9 exited app 0
+         10 exited two 0
+         11 exited one 0",
+        expect![[r#"
+            0 address
+                ! Prepare(0)
+                Active one#0=Preparing two#0=Waiting app#0=Waiting
+            0 prepared one
+                ! Start { container: 0, restart: 0 }
+                Active one#0=Starting two#0=Waiting app#0=Waiting
+            1 started one
+                Active one#0=Running(since 1) two#0=Waiting app#0=Waiting
+            2 probed one started
+                ! Prepare(1)
+                Active one#0=Running(since 1) two#0=Preparing app#0=Waiting
+            3 prepared two
+                ! Start { container: 1, restart: 0 }
+                Active one#0=Running(since 1) two#0=Starting app#0=Waiting
+            4 started two
+                ! Prepare(2)
+                Active one#0=Running(since 1) two#0=Running(since 4) app#0=Preparing
+            5 prepared app
+                ! Start { container: 2, restart: 0 }
+                Active one#0=Running(since 1) two#0=Running(since 4) app#0=Starting
+            6 started app
+                Active one#0=Running(since 1) two#0=Running(since 4) app#0=Running(since 6)
+            7 probed one ready
+                Active one#0=Running(since 1) two#0=Running(since 4) app#0=Running(since 6) ready
+            8 delete 30
+                ! Stop { container: 2, restart: 0, grace: 30s, because: None }
+                Stopping(Deleted) one#0=Running(since 1) two#0=Running(since 4) app#0=Stopping wake=43
+            9 exited app 0
+                ! Stop { container: 1, restart: 0, grace: 29s, because: None }
+                Stopping(Deleted) one#0=Running(since 1) two#0=Stopping app#0=Ended(0) wake=43
+            10 exited two 0
+                ! Stop { container: 0, restart: 0, grace: 28s, because: None }
+                Stopping(Deleted) one#0=Stopping two#0=Ended(0) app#0=Ended(0) wake=43
+            11 exited one 0
+                ! Remove
+                Removing(Deleted) one#0=Ended(0) two#0=Ended(0) app#0=Ended(0) wake=21
+        "#]],
+    );
+}
+
+#[test]
+fn ephemeral_containers_come_and_decide_nothing() {
+    check(
+        desired("slow | app debug~", RestartPolicy::Always),
+        "0 address
+         0 prepared debug
+         1 started debug
+         2 exited debug 1
+         3 prepared slow
+         3 started slow
+         4 exited slow 0
+         4 prepared app
+         5 started app",
+        expect![[r#"
+            0 address
+                ! Prepare(2)
+                ! Prepare(0)
+                Active slow#0=Preparing app#0=Waiting debug#0=Preparing
+            0 prepared debug
+                ! Start { container: 2, restart: 0 }
+                Active slow#0=Preparing app#0=Waiting debug#0=Starting
+            1 started debug
+                Active slow#0=Preparing app#0=Waiting debug#0=Running(since 1)
+            2 exited debug 1
+                Active slow#0=Preparing app#0=Waiting debug#0=Ended(1)
+            3 prepared slow
+                ! Start { container: 0, restart: 0 }
+                Active slow#0=Starting app#0=Waiting debug#0=Ended(1)
+            3 started slow
+                Active slow#0=Running(since 3) app#0=Waiting debug#0=Ended(1)
+            4 exited slow 0
+                ! Prepare(1)
+                Active slow#0=Ended(0) app#0=Preparing debug#0=Ended(1)
+            4 prepared app
+                ! Start { container: 1, restart: 0 }
+                Active slow#0=Ended(0) app#0=Starting debug#0=Ended(1)
+            5 started app
+                Active slow#0=Ended(0) app#0=Running(since 5) debug#0=Ended(1) ready
+        "#]],
+    );
+}
+
+#[test]
+fn an_evicted_pod_ends_and_stays() {
+    check(
+        desired("app", RestartPolicy::Always),
+        "0 address
+         0 prepared app
+         1 started app
+         2 evict
+         3 exited app 143
+         3 removed
+         9 delete 0",
+        expect![[r#"
+            0 address
+                ! Prepare(0)
+                Active app#0=Preparing
+            0 prepared app
+                ! Start { container: 0, restart: 0 }
+                Active app#0=Starting
+            1 started app
+                Active app#0=Running(since 1) ready
+            2 evict
+                ! Stop { container: 0, restart: 0, grace: 1s, because: None }
+                Stopping(Evicted) app#0=Stopping wake=8
+            3 exited app 143
+                ! Remove
+                Removing(Evicted) app#0=Ended(143) wake=13
+            3 removed
+                Finished(Evicted) app#0=Ended(143)
+            9 delete 0
+                ! Delete
+                Deleting app#0=Ended(143)
         "#]],
     );
 }

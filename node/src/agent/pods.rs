@@ -24,7 +24,7 @@ use k8s_openapi::api::core::v1::PodStatus;
 use tokio::{sync::mpsc, task::JoinSet};
 use tokio_util::sync::CancellationToken;
 
-use crate::protocol::{self, ExitReason, Identity, ToAgent, ToWorker};
+use crate::protocol::{self, ExitReason, Health, HookKind, Identity, ProbeKind, ToAgent, ToWorker};
 
 use super::{
     events::Recorder,
@@ -276,7 +276,10 @@ impl Pods {
     fn apply(&mut self, desired: Desired, api: Option<PodStatus>) {
         let uid = desired.spec.uid.clone();
         match self.entries.get_mut(&uid) {
-            Some(entry) => entry.desired = desired,
+            Some(entry) => {
+                entry.desired = desired;
+                entry.state.fit(&entry.desired.spec);
+            }
             None => self.adopt(desired, api.as_ref()),
         }
         self.process(&uid);
@@ -378,6 +381,12 @@ impl Pods {
             ToAgent::ContainerExited { uid, container, restart, exit } => {
                 self.container_exited(&uid, &container, restart, exit);
             }
+            ToAgent::Probed { uid, container, restart, kind, failure, health } => {
+                self.container_probed(&uid, &container, restart, kind, failure, health);
+            }
+            ToAgent::HookFailed { uid, container, hook, message, .. } => {
+                self.hook_failed(&uid, &container, hook, &message);
+            }
             ToAgent::PodRemoved { uid } => self.observed(&uid, Observation::Removed),
             ToAgent::PeerListening { address } => {
                 self.parts.fleet.set_peer(namespace, Some(address));
@@ -400,6 +409,44 @@ impl Pods {
         self.parts.events.normal(&spec, container, "Started", format!("Started {name}"));
         self.forget_old_logs(&spec, name, restart);
         self.observed(uid, Observation::Started { container, restart, at });
+    }
+
+    fn container_probed(
+        &mut self,
+        uid: &str,
+        name: &str,
+        restart: u32,
+        kind: ProbeKind,
+        failure: Option<String>,
+        health: Health,
+    ) {
+        let Some(entry) = self.entries.get(uid) else {
+            return;
+        };
+        let spec = entry.desired.spec.clone();
+        let Some(container) = spec.container(name) else {
+            return;
+        };
+        if let Some(failure) = failure {
+            let message = format!("{} probe failed: {failure}", kind.word());
+            self.parts.events.warning(&spec, container, "Unhealthy", message);
+        }
+        self.observed(uid, Observation::Probed { container, restart, health });
+    }
+
+    fn hook_failed(&mut self, uid: &str, name: &str, hook: HookKind, message: &str) {
+        let Some(entry) = self.entries.get(uid) else {
+            return;
+        };
+        let spec = &entry.desired.spec;
+        if let Some(container) = spec.container(name) {
+            let (reason, word) = match hook {
+                HookKind::PostStart => ("FailedPostStartHook", "PostStartHook"),
+                HookKind::PreStop => ("FailedPreStopHook", "PreStopHook"),
+            };
+            let message = format!("{word} failed: {message}");
+            self.parts.events.warning(spec, container, reason, message);
+        }
     }
 
     fn container_exited(&mut self, uid: &str, name: &str, restart: u32, exit: protocol::Exit) {
@@ -570,6 +617,8 @@ impl Pods {
                     name: spec.name.clone(),
                     namespace: spec.namespace.clone(),
                     ip: entry.state.ip?,
+                    hosts: spec.hosts.clone(),
+                    searches: spec.searches.clone(),
                     containers: vec![(**start).clone()],
                 };
                 entry.told = true;
@@ -578,9 +627,15 @@ impl Pods {
                 self.parts.events.normal(&spec, container, "Created", message);
                 None
             }
-            Action::Stop { container, restart, grace } => {
+            Action::Stop { container, restart, grace, because } => {
                 let name = spec.containers[container].name.clone();
-                let message = format!("Stopping {name}");
+                let message = match because {
+                    Some(kind) => {
+                        let kind = kind.word().to_lowercase();
+                        format!("Container {name} failed {kind} probe, will be restarted")
+                    }
+                    None => format!("Stopping container {name}"),
+                };
                 self.parts.events.normal(&spec, container, "Killing", message);
                 let message = ToWorker::StopContainer {
                     uid: spec.uid.clone(),

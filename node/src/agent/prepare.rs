@@ -136,6 +136,11 @@ impl Preparer {
             env,
             limits: container.limits.clone(),
             ports: container.ports.clone(),
+            mounts: Vec::new(),
+            stdin: container.stdin,
+            probes: container.probes.clone(),
+            hooks: container.hooks.clone(),
+            last_words: protocol::LastWords { file: None, from_log: container.message_from_log },
         })
     }
 
@@ -157,6 +162,7 @@ impl Preparer {
             objects: &objects,
             cpu_default: u32::try_from(cores * 1000).unwrap_or(u32::MAX),
             memory_default: MEMORY_DEFAULT,
+            storage_default: u64::MAX,
         };
         env::build(pod, order.index, &context).map_err(|error| Problem {
             reason: "CreateContainerConfigError",

@@ -37,18 +37,25 @@ pub fn recover(
     }
     state.conditions = Conditions {
         initialized: mark(api, "Initialized", now),
+        containers_ready: mark(api, "ContainersReady", now),
         ready: mark(api, "Ready", now),
         network: mark(api, "PodReadyToStartContainers", now),
+        disruption: Mark { value: false, at: now },
     };
     state.ip = api.pod_ip.as_deref().and_then(|text| text.parse::<IpAddr>().ok());
     for (index, container) in state.containers.iter_mut().enumerate() {
         if let Some(known) = container_status(api, spec, index) {
-            *container = from_api(known, now);
+            *container = from_api(known, &spec.containers[index].probes, now);
         }
     }
     let finished = match api.phase.as_deref() {
         Some("Succeeded") => Some(Why::Succeeded),
         Some("Failed") if api.reason.as_deref() == Some("DeadlineExceeded") => Some(Why::Deadline),
+        Some("Failed") if api.reason.as_deref() == Some("Evicted") => {
+            state.eviction = Some(api.message.clone().unwrap_or_default());
+            state.conditions.disruption = mark(api, "DisruptionTarget", now);
+            Some(Why::Evicted)
+        }
         Some("Failed") => Some(Why::Failed),
         _ => None,
     };
@@ -96,13 +103,18 @@ fn container_status<'a>(
     spec: &PodSpec,
     index: usize,
 ) -> Option<&'a core::ContainerStatus> {
-    let list =
-        if spec.is_init(index) { &api.init_container_statuses } else { &api.container_statuses };
+    let list = if spec.is_init(index) {
+        &api.init_container_statuses
+    } else if index >= spec.ephemeral {
+        &api.ephemeral_container_statuses
+    } else {
+        &api.container_statuses
+    };
     list.iter().flatten().find(|status| status.name == spec.containers[index].name)
 }
 
-fn from_api(known: &core::ContainerStatus, now: Timestamp) -> Container {
-    let mut container = Container::new();
+fn from_api(known: &core::ContainerStatus, probes: &protocol::Probes, now: Timestamp) -> Container {
+    let mut container = Container::new(probes);
     container.restarts = u32::try_from(known.restart_count).unwrap_or(0);
     container.image_id = known.image_id.clone();
     let last = known.last_state.as_ref().and_then(|state| state.terminated.as_ref());
@@ -147,6 +159,7 @@ fn from_worker(container: &mut Container, theirs: &protocol::ContainerState) {
     container.restarts = theirs.restart;
     container.image_id.clone_from(&theirs.image_id);
     container.guest = Some(theirs.guest);
+    container.health = theirs.health;
     container.delay = delay_after(theirs.restart);
     container.phase = match &theirs.phase {
         ContainerPhase::Starting => Phase::Starting,

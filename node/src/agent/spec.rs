@@ -4,7 +4,14 @@
 //! This form is made once when a Pod arrives and shared by whoever works for it; everything else of
 //! the object is dropped at once.
 
-use std::{collections::BTreeMap, sync::Arc, time::Duration};
+mod checks;
+mod volumes;
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+    time::Duration,
+};
 
 use jiff::Timestamp;
 use k8s_openapi::{
@@ -14,6 +21,10 @@ use k8s_openapi::{
 use wherry_resources::quantity;
 
 use crate::protocol;
+
+pub use self::volumes::{
+    Content, FieldItem, Files, Item, Part, Sub, TokenItem, Volume, VolumeMount,
+};
 
 /// What `terminationGracePeriodSeconds` is when nothing says otherwise.
 const GRACE_DEFAULT: Duration = Duration::from_secs(30);
@@ -56,6 +67,16 @@ pub struct PodSpec {
     pub generation: Option<i64>,
     /// `spec.nodeName`
     pub node: String,
+    /// What the Pod calls itself: `hostname`, or its name; with its domain where it asked for that.
+    pub hostname: String,
+    /// `hostAliases`
+    pub hosts: Vec<protocol::HostAlias>,
+    /// `dnsConfig.searches`
+    pub searches: Vec<String>,
+    /// `spec.priority`
+    pub priority: i32,
+    /// `readinessGates`
+    pub gates: Vec<String>,
     /// `spec.serviceAccountName`
     pub service_account: String,
     /// `spec.restartPolicy`
@@ -74,9 +95,13 @@ pub struct PodSpec {
     pub scheduled: Option<Timestamp>,
     /// Conditions that others own, to be kept when the status is written. Mostly none.
     pub conditions: Vec<core::PodCondition>,
+    /// Volumes that containers mount.
+    pub volumes: Vec<Volume>,
     /// How many of `containers` are init containers; they come first.
     pub init: usize,
-    /// Init containers and containers.
+    /// Where the ephemeral containers begin; they come last, and more may come later.
+    pub ephemeral: usize,
+    /// Init containers, containers, ephemeral containers.
     pub containers: Vec<ContainerSpec>,
 }
 
@@ -114,9 +139,26 @@ pub struct ContainerSpec {
     pub limits: protocol::Limits,
     /// `resources.requests`, for `resourceFieldRef`: millicores and bytes.
     pub requests: (Option<u32>, Option<u64>),
+    /// Limit and request of `ephemeral-storage`.
+    pub storage: (Option<u64>, Option<u64>),
     /// Declared ports.
     pub ports: Vec<protocol::Port>,
+    /// `stdin`
+    pub stdin: bool,
+    /// Its probes.
+    pub probes: protocol::Probes,
+    /// Its hooks.
+    pub hooks: protocol::Hooks,
+    /// What it mounts.
+    pub mounts: Vec<VolumeMount>,
+    /// `terminationMessagePath`
+    pub message_path: String,
+    /// `terminationMessagePolicy: FallbackToLogsOnError`
+    pub message_from_log: bool,
 }
+
+/// `terminationMessagePath` when nothing says otherwise.
+pub const MESSAGE_PATH_DEFAULT: &str = "/dev/termination-log";
 
 /// `imagePullPolicy`
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -188,6 +230,11 @@ impl PodSpec {
     pub fn is_init(&self, index: usize) -> bool {
         index < self.init
     }
+
+    /// The containers that the Pod is there for.
+    pub fn main(&self) -> std::ops::Range<usize> {
+        self.init..self.ephemeral
+    }
 }
 
 /// Reads a Pod of the API. `None` if it has no uid, name, namespace or node: then it is not ours.
@@ -212,6 +259,11 @@ fn pod_spec(
     let first = init.len();
     let mut containers = init;
     containers.extend(spec.containers.into_iter().map(container));
+    let ephemeral = containers.len();
+    containers.extend(spec.ephemeral_containers.into_iter().flatten().map(ephemeral_container));
+    let mounted: BTreeSet<String> =
+        containers.iter().flat_map(|it| &it.mounts).map(|mount| mount.volume.clone()).collect();
+    let volumes = volumes::volumes(spec.volumes.unwrap_or_default(), &mounted);
     let mut annotations = metadata.annotations.unwrap_or_default();
     let deadline = annotations
         .get(ANNOTATION_REQUEST_DEADLINE)
@@ -220,13 +272,24 @@ fn pod_spec(
     for container in &mut containers {
         container.limits.request_deadline_ms = deadline;
     }
-    if !containers.iter().any(refers_to_annotations) {
+    let shown = |volume: &Volume| matches!(&volume.content, Content::Files(files) if files.shows_annotations());
+    if !containers.iter().any(refers_to_annotations) && !volumes.iter().any(shown) {
         annotations.clear();
     }
+    let (name, namespace) = (metadata.name?, metadata.namespace?);
+    let fqdn = spec.set_hostname_as_fqdn.unwrap_or(false);
+    let host = spec.hostname_override.or(spec.hostname);
+    let hostname = hostname(&name, &namespace, host, spec.subdomain, fqdn);
+    let dns = spec.dns_config.unwrap_or_default();
     Some(PodSpec {
         uid: metadata.uid?,
-        name: metadata.name?,
-        namespace: metadata.namespace?,
+        name,
+        namespace,
+        hostname,
+        hosts: spec.host_aliases.into_iter().flatten().flat_map(host_alias).collect(),
+        searches: dns.searches.unwrap_or_default(),
+        priority: spec.priority.unwrap_or(0),
+        gates: spec.readiness_gates.into_iter().flatten().map(|gate| gate.condition_type).collect(),
         labels: metadata.labels.unwrap_or_default(),
         annotations,
         generation: metadata.generation,
@@ -249,9 +312,40 @@ fn pod_spec(
         qos,
         scheduled: status.and_then(scheduled_at),
         conditions: status.map(foreign_conditions).unwrap_or_default(),
+        volumes,
         init: first,
+        ephemeral,
         containers,
     })
+}
+
+/// The longest host name.
+const HOSTNAME_BYTES_MAX: usize = 63;
+
+fn hostname(
+    name: &str,
+    namespace: &str,
+    hostname: Option<String>,
+    subdomain: Option<String>,
+    fqdn: bool,
+) -> String {
+    let short = hostname.filter(|text| !text.is_empty()).unwrap_or_else(|| name.to_owned());
+    let end = short.floor_char_boundary(HOSTNAME_BYTES_MAX);
+    let short = short[..end].trim_end_matches(['-', '.']);
+    match subdomain.filter(|text| fqdn && !text.is_empty()) {
+        Some(subdomain) => {
+            format!("{short}.{subdomain}.{namespace}.svc.{}", super::CLUSTER_DOMAIN)
+        }
+        None => short.to_owned(),
+    }
+}
+
+fn host_alias(alias: core::HostAlias) -> Vec<protocol::HostAlias> {
+    let Ok(ip) = alias.ip.parse() else {
+        return Vec::new();
+    };
+    let names = alias.hostnames.into_iter().flatten();
+    names.map(|name| protocol::HostAlias { name: name.to_lowercase(), ip }).collect()
 }
 
 fn refers_to_annotations(container: &ContainerSpec) -> bool {
@@ -281,19 +375,46 @@ fn seconds(value: Option<i64>) -> Option<Duration> {
     value.map(|seconds| Duration::from_secs(u64::try_from(seconds).unwrap_or(0)))
 }
 
+/// An ephemeral container is a container that is started once.
+fn ephemeral_container(it: core::EphemeralContainer) -> ContainerSpec {
+    let mut spec = container(core::Container {
+        name: it.name,
+        image: it.image,
+        image_pull_policy: it.image_pull_policy,
+        command: it.command,
+        args: it.args,
+        env: it.env,
+        env_from: it.env_from,
+        stdin: it.stdin,
+        volume_mounts: it.volume_mounts,
+        termination_message_path: it.termination_message_path,
+        termination_message_policy: it.termination_message_policy,
+        ..core::Container::default()
+    });
+    // A handler without ports would answer on those of the Pod.
+    spec.ports.clear();
+    spec
+}
+
+/// `imagePullPolicy`, with the default that depends on the tag.
+fn pull_policy(policy: Option<&str>, image: &str) -> PullPolicy {
+    match policy {
+        Some("Always") => PullPolicy::Always,
+        Some("Never") => PullPolicy::Never,
+        Some("IfNotPresent") => PullPolicy::IfNotPresent,
+        _ => super::images::default_policy(image),
+    }
+}
+
 fn container(container: core::Container) -> ContainerSpec {
+    let (probes, hooks) = (checks::probes(&container), checks::hooks(&container));
     let image = container.image.unwrap_or_default();
     let resources = container.resources.unwrap_or_default();
     let limits = resources.limits.unwrap_or_default();
     let requests = resources.requests.unwrap_or_default();
     ContainerSpec {
         name: container.name,
-        pull: match container.image_pull_policy.as_deref() {
-            Some("Always") => PullPolicy::Always,
-            Some("Never") => PullPolicy::Never,
-            Some(_) => PullPolicy::IfNotPresent,
-            None => super::images::default_policy(&image),
-        },
+        pull: pull_policy(container.image_pull_policy.as_deref(), &image),
         image,
         sidecar: container.restart_policy.as_deref() == Some("Always"),
         command: container.command.unwrap_or_default(),
@@ -311,12 +432,27 @@ fn container(container: core::Container) -> ContainerSpec {
         limits: protocol::Limits {
             memory_bytes: limits.get("memory").and_then(bytes),
             cpu_millis: limits.get("cpu").and_then(millis),
+            cpu_request_millis: requests.get("cpu").and_then(millis),
             request_deadline_ms: None,
         },
         requests: (requests.get("cpu").and_then(millis), requests.get("memory").and_then(bytes)),
+        storage: (limits.get(STORAGE).and_then(bytes), requests.get(STORAGE).and_then(bytes)),
         ports: container.ports.into_iter().flatten().filter_map(port).collect(),
+        stdin: container.stdin.unwrap_or(false),
+        probes,
+        hooks,
+        mounts: volumes::mounts(container.volume_mounts),
+        message_path: container
+            .termination_message_path
+            .filter(|path| !path.is_empty())
+            .unwrap_or_else(|| MESSAGE_PATH_DEFAULT.to_owned()),
+        message_from_log: container.termination_message_policy.as_deref()
+            == Some("FallbackToLogsOnError"),
     }
 }
+
+/// The resource of local files.
+const STORAGE: &str = "ephemeral-storage";
 
 fn port(port: core::ContainerPort) -> Option<protocol::Port> {
     Some(protocol::Port {
@@ -367,13 +503,17 @@ fn env_value(value: Option<String>, from: Option<core::EnvVarSource>) -> EnvValu
     } else if let Some(reference) = from.field_ref {
         EnvValue::Field(reference.field_path)
     } else if let Some(reference) = from.resource_field_ref {
-        EnvValue::Resource {
-            container: reference.container_name.filter(|name| !name.is_empty()),
-            resource: reference.resource,
-            divisor: reference.divisor.map(|quantity| quantity.0),
-        }
+        resource_value(reference)
     } else {
-        EnvValue::Unknown("fileKeyRef needs a volume, which a Wasm guest does not have")
+        EnvValue::Unknown("fileKeyRef is not supported")
+    }
+}
+
+fn resource_value(reference: core::ResourceFieldSelector) -> EnvValue {
+    EnvValue::Resource {
+        container: reference.container_name.filter(|name| !name.is_empty()),
+        resource: reference.resource,
+        divisor: reference.divisor.map(|quantity| quantity.0),
     }
 }
 

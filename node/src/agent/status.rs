@@ -11,13 +11,15 @@ use k8s_openapi::{api::core::v1 as core, apimachinery::pkg::apis::meta::v1::Time
 use crate::protocol::{Exit, ExitReason};
 
 use super::{
-    lifecycle::{Container, Mark, Phase, PodState, Stage, Why},
+    lifecycle::{Container, Mark, Phase, PodState, Stage, Why, gate_trouble},
     spec::PodSpec,
 };
 
 /// The status of a Pod.
 pub fn status(state: &PodState, spec: &PodSpec, node: IpAddr) -> core::PodStatus {
-    let (init, main) = state.containers.split_at(spec.init);
+    let init = &state.containers[..spec.init];
+    let main = &state.containers[spec.main()];
+    let ephemeral = &state.containers[spec.ephemeral..];
     let statuses = |containers: &[Container], first: usize| -> Vec<core::ContainerStatus> {
         containers
             .iter()
@@ -40,6 +42,8 @@ pub fn status(state: &PodState, spec: &PodSpec, node: IpAddr) -> core::PodStatus
         observed_generation: spec.generation,
         init_container_statuses: (spec.init > 0).then(|| statuses(init, 0)),
         container_statuses: Some(statuses(main, spec.init)),
+        ephemeral_container_statuses: (!ephemeral.is_empty())
+            .then(|| statuses(ephemeral, spec.ephemeral)),
         ..core::PodStatus::default()
     }
 }
@@ -50,6 +54,7 @@ fn pod_reason(state: &PodState) -> (Option<String>, Option<String>) {
             Some("DeadlineExceeded".to_owned()),
             Some("Pod was active on the node longer than the specified deadline".to_owned()),
         ),
+        Some(Why::Evicted) => (Some("Evicted".to_owned()), state.eviction.clone()),
         _ => (None, None),
     }
 }
@@ -67,10 +72,10 @@ fn ending(stage: &Stage) -> Option<Why> {
 pub fn phase(state: &PodState, spec: &PodSpec) -> &'static str {
     match &state.stage {
         Stage::Finished(Why::Succeeded) => return "Succeeded",
-        Stage::Finished(Why::Failed | Why::Deadline) => return "Failed",
+        Stage::Finished(Why::Failed | Why::Deadline | Why::Evicted) => return "Failed",
         _ => {}
     }
-    let main = &state.containers[spec.init..];
+    let main = &state.containers[spec.main()];
     if main.iter().all(|container| matches!(container.phase, Phase::Ended(_))) {
         // Nothing of it runs any more, the object is about to go.
         let failed = main
@@ -99,15 +104,18 @@ pub fn phase(state: &PodState, spec: &PodSpec) -> &'static str {
 fn conditions(state: &PodState, spec: &PodSpec) -> Vec<core::PodCondition> {
     let finished = matches!(state.stage, Stage::Finished(Why::Succeeded));
     let marks = &state.conditions;
-    let unready = unready(state, spec, spec.init..spec.containers.len());
+    let unready = unready(state, spec, spec.main());
+    let gates = gate_trouble(spec).join(", ");
     let incomplete = unready_init(state, spec);
-    let ready = |kind: &str| {
+    let ready = |kind: &str, mark: Mark| {
         let (reason, message) = if finished {
             (Some("PodCompleted"), None)
+        } else if marks.containers_ready.value {
+            (Some("ReadinessGatesNotReady"), Some(&gates))
         } else {
             (Some("ContainersNotReady"), Some(&unready))
         };
-        condition(kind, marks.ready, reason, message, spec)
+        condition(kind, mark, reason, message, spec)
     };
     let mut conditions = vec![
         condition("PodReadyToStartContainers", marks.network, None, None, spec),
@@ -118,8 +126,8 @@ fn conditions(state: &PodState, spec: &PodSpec) -> Vec<core::PodCondition> {
             Some(&incomplete),
             spec,
         ),
-        ready("Ready"),
-        ready("ContainersReady"),
+        ready("Ready", marks.ready),
+        ready("ContainersReady", marks.containers_ready),
         condition(
             "PodScheduled",
             Mark { value: true, at: spec.scheduled.unwrap_or(state.started) },
@@ -128,9 +136,20 @@ fn conditions(state: &PodState, spec: &PodSpec) -> Vec<core::PodCondition> {
             spec,
         ),
     ];
-    conditions.extend(spec.conditions.iter().cloned());
+    let foreign = spec.conditions.iter();
+    let foreign = foreign.filter(|it| !(marks.disruption.value && it.type_ == DISRUPTION));
+    conditions.extend(foreign.cloned());
+    if marks.disruption.value {
+        let mut disruption = condition(DISRUPTION, marks.disruption, None, None, spec);
+        disruption.reason = Some("TerminationByKubelet".to_owned());
+        disruption.message = state.eviction.clone();
+        conditions.push(disruption);
+    }
     conditions
 }
+
+/// Says that a Pod is about to be ended by the cluster.
+const DISRUPTION: &str = "DisruptionTarget";
 
 /// A condition; reason and message belong to the value `False`.
 fn condition(
@@ -191,7 +210,11 @@ fn trouble(container: &Container) -> Option<&str> {
 /// `ready` of a container: running, or an init container that has done its part.
 fn is_ready(container: &Container, spec: &PodSpec, index: usize) -> bool {
     match &container.phase {
-        Phase::Running { .. } => !spec.is_init(index) || spec.containers[index].sidecar,
+        // An ephemeral container is never ready: it has no part in what the Pod is there for.
+        Phase::Running { .. } if index >= spec.ephemeral => false,
+        Phase::Running { .. } => {
+            container.is_ready() && (!spec.is_init(index) || spec.containers[index].sidecar)
+        }
         Phase::Ended(exit) => spec.is_init(index) && exit.code == 0,
         _ => false,
     }
@@ -206,7 +229,7 @@ fn container_status(
     let name = &spec.containers[index].name;
     let id = |restart: u32| format!("wasmtime://{}/{name}/{restart}", spec.uid);
     let current = container_state(container, pod, spec, index, &id);
-    let started = current.running.is_some();
+    let started = current.running.is_some() && container.health.started;
     let never = container.restarts == 0 && current.waiting.is_some();
     let last = match &container.phase {
         // While it waits for its next start, `restarts` is still the number of the last one.

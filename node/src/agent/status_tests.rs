@@ -247,6 +247,7 @@ fn an_agent_that_restarts_finds_what_its_worker_runs() {
             image_id: "hello@sha256:1".to_owned(),
             guest: Guest::Handler,
             phase: crate::protocol::ContainerPhase::Running { at: at(3) },
+            health: crate::protocol::Health { started: true, ready: true, failed: None },
         }],
     };
     let found = recover(&desired.spec, Some(&api), Some(&worker), at(100));

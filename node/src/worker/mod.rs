@@ -18,6 +18,7 @@
 //! It ends when it is told to ([`ToWorker::Stop`], SIGTERM), or by itself when it has had neither
 //! Pods nor an agent for [`ORPHAN_AFTER`].
 
+mod checks;
 mod front;
 mod link;
 mod listen;
@@ -27,6 +28,9 @@ mod outgoing;
 mod peer;
 mod peers;
 mod pods;
+mod probe;
+mod probers;
+mod start;
 mod switch;
 mod tls;
 

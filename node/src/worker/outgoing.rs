@@ -12,23 +12,53 @@ use wherry_wasi_shim::{Body, BodyError, Outgoing, OutgoingError};
 
 use super::{
     logs::Log,
-    network::ResolveError,
+    network::{Destination, ResolveError},
     peers::PeerError,
     switch::{Refusal, Replay, Switch},
 };
+use crate::protocol::HostAlias;
+
+/// What a Pod adds to the names of the cluster.
+#[derive(Debug, Default)]
+pub struct Names {
+    /// `hostAliases`: they come first.
+    pub hosts: Vec<HostAlias>,
+    /// `dnsConfig.searches`: tried when the name alone leads nowhere.
+    pub searches: Vec<String>,
+}
+
+impl Names {
+    fn resolve(&self, switch: &Switch, host: &str, port: u16) -> Result<Destination, ResolveError> {
+        let alias = self.hosts.iter().find(|alias| alias.name.eq_ignore_ascii_case(host));
+        if let Some(alias) = alias {
+            return switch.resolve(&alias.ip.to_string(), port);
+        }
+        let first = switch.resolve(host, port);
+        if let Err(ResolveError::NoService { .. } | ResolveError::Outside { .. }) = &first {
+            for search in &self.searches {
+                let found = switch.resolve(&format!("{host}.{search}"), port);
+                if found.is_ok() {
+                    return found;
+                }
+            }
+        }
+        first
+    }
+}
 
 /// The network of one container.
-pub fn outgoing(switch: &Arc<Switch>, log: &Log) -> Outgoing {
-    let (switch, log) = (switch.clone(), log.clone());
+pub fn outgoing(switch: &Arc<Switch>, log: &Log, names: &Arc<Names>) -> Outgoing {
+    let (switch, log, names) = (switch.clone(), log.clone(), names.clone());
     Arc::new(move |request, _timeouts| {
-        let (switch, log) = (switch.clone(), log.clone());
-        Box::pin(async move { send(&switch, &log, request).await })
+        let (switch, log, names) = (switch.clone(), log.clone(), names.clone());
+        Box::pin(async move { send(&switch, &log, &names, request).await })
     })
 }
 
 async fn send(
     switch: &Switch,
     log: &Log,
+    names: &Names,
     request: Request<Body>,
 ) -> Result<Response<Body>, OutgoingError> {
     let (parts, body) = request.into_parts();
@@ -37,7 +67,7 @@ async fn send(
     };
     let https = parts.uri.scheme() == Some(&Scheme::HTTPS);
     let port = authority.port_u16().unwrap_or(if https { 443 } else { 80 });
-    let destination = match switch.resolve(authority.host(), port) {
+    let destination = match names.resolve(switch, authority.host(), port) {
         Ok(destination) => destination,
         Err(error) => {
             log.note(&format!("request to {authority} refused: {error}"));

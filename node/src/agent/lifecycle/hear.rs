@@ -4,12 +4,12 @@ use jiff::Timestamp;
 
 use crate::{
     agent::spec::PodSpec,
-    protocol::{self, ContainerPhase},
+    protocol::{self, ContainerPhase, Exit, ExitReason, Health},
 };
 
 use super::{
-    BACKOFF_CONFIG, BACKOFF_FIRST, BACKOFF_MAX, Container, Observation, Phase, PodState, Problem,
-    Stage, killed, settle,
+    BACKOFF_CONFIG, BACKOFF_FIRST, BACKOFF_MAX, CODE_TERMINATED, Container, Observation, Phase,
+    PodState, Problem, Stage, killed, settle,
 };
 
 /// Folds one observation into the state. Observations that do not fit (a message about an older
@@ -51,10 +51,21 @@ pub fn observe(
                 container.phase = Phase::Running { since: at };
             }
         }
+        Observation::Probed { container, restart, health } => {
+            let container = &mut state.containers[container];
+            if restart == container.restarts && container.is_live() {
+                container.health = health;
+            }
+        }
+        Observation::Evict(message) => {
+            if matches!(state.stage, Stage::Admitted | Stage::Active) {
+                state.eviction = Some(message);
+            }
+        }
         Observation::Exited { container, restart, exit } => {
             let container = &mut state.containers[container];
             if restart == container.restarts && container.is_live() {
-                container.phase = Phase::Exited(exit);
+                container.phase = Phase::Exited(told_to_end(exit, container.health));
             }
         }
         Observation::Worker(known) => compare(&mut state, spec, known.as_ref(), now),
@@ -77,7 +88,7 @@ fn preparing_failed(container: &mut Container, problem: Problem, now: Timestamp)
     if !matches!(container.phase, Phase::Preparing { .. }) {
         return;
     }
-    let delay = if problem.reason == "CreateContainerConfigError" {
+    let delay = if matches!(problem.reason, "CreateContainerConfigError" | "ContainerCreating") {
         BACKOFF_CONFIG
     } else {
         let doublings = container.failures.min(5);
@@ -110,13 +121,16 @@ fn compare(
         let theirs = known
             .and_then(|pod| pod.containers.iter().find(|theirs| &theirs.name == name))
             .filter(|theirs| theirs.restart == container.restarts);
+        if let Some(theirs) = theirs {
+            container.health = theirs.health;
+        }
         match (container.phase.clone(), theirs.map(|theirs| &theirs.phase)) {
             (Phase::Starting, Some(ContainerPhase::Running { at })) => {
                 container.phase = Phase::Running { since: *at };
             }
             (phase, Some(ContainerPhase::Exited(exit))) if container.is_live() => {
                 tracing::debug!(?phase, "ended while nobody listened");
-                container.phase = Phase::Exited(exit.clone());
+                container.phase = Phase::Exited(told_to_end(exit.clone(), container.health));
             }
             // The order was lost on the way.
             (Phase::Starting, None) => container.phase = Phase::Waiting,
@@ -127,6 +141,17 @@ fn compare(
             (Phase::Running { .. } | Phase::Stopping { .. }, None) => lose(container, now),
             _ => {}
         }
+    }
+}
+
+/// A container that ended because a probe failed has failed, however orderly it went.
+fn told_to_end(exit: Exit, health: Health) -> Exit {
+    match health.failed {
+        Some(kind) if exit.code == 0 => {
+            let message = format!("ended after its {} probe failed", kind.word().to_lowercase());
+            Exit { code: CODE_TERMINATED, reason: ExitReason::Error, message, ..exit }
+        }
+        _ => exit,
     }
 }
 

@@ -16,8 +16,9 @@ use tokio_util::codec::{Framed, LengthDelimitedCodec};
 
 use super::super::{WorkerError, run};
 use crate::protocol::{
-    self, Container, Endpoint, Env, Exit, Form, Guest, Hello, Identity, Limits, Pod, Port,
-    Protocol, RoutePort, ServiceKey, ServiceRoute, Services, State, ToAgent, ToWorker,
+    self, Container, Endpoint, Env, Exit, Form, Guest, Health, Hello, Hooks, Identity, LastWords,
+    Limits, Pod, Port, ProbeKind, Probes, Protocol, RoutePort, ServiceKey, ServiceRoute, Services,
+    State, ToAgent, ToWorker,
 };
 
 /// Longer than anything takes that happens at all.
@@ -154,6 +155,17 @@ impl Agent {
         .await;
     }
 
+    /// Waits for news of a probe.
+    pub async fn probed(&mut self, uid: &str) -> (ProbeKind, Option<String>, Health) {
+        self.hear_until(|message| match message {
+            ToAgent::Probed { uid: found, kind, failure, health, .. } if found == uid => {
+                Some((kind, failure, health))
+            }
+            _ => None,
+        })
+        .await
+    }
+
     /// Waits for a container to end.
     pub async fn exited(&mut self, uid: &str, restart: u32) -> Exit {
         self.hear_until(|message| match message {
@@ -175,6 +187,8 @@ pub fn pod(fixture: &Fixture, uid: &str, ip: &str, container: Container) -> ToWo
         name: uid.to_owned(),
         namespace: fixture.hello.namespace.clone(),
         ip: ip.parse().expect("an address"),
+        hosts: Vec::new(),
+        searches: Vec::new(),
         containers: vec![container],
     })
 }
@@ -191,6 +205,11 @@ pub fn command(module: &Path, restart: u32) -> Container {
         env: Env::default(),
         limits: Limits::default(),
         ports: Vec::new(),
+        mounts: Vec::new(),
+        stdin: false,
+        probes: Probes::default(),
+        hooks: Hooks::default(),
+        last_words: LastWords::default(),
     }
 }
 
@@ -285,22 +304,50 @@ pub fn spinning() -> Vec<u8> {
     module(&[0x03, 0x40, 0x0c, 0, 0x0b], &[]) // loop, br 0, end
 }
 
+/// A module from its text.
+pub fn wat(text: &str) -> Vec<u8> {
+    wat::parse_str(text).expect("the text of a module")
+}
+
+/// A module that runs until it is stopped and exports what probes and hooks can call: `ok` returns,
+/// `sick` prints `not well` and exits with 1.
+pub fn probed() -> Vec<u8> {
+    let mut data = vec![8, 0, 0, 0, 8, 0, 0, 0];
+    data.extend_from_slice(b"not well");
+    let sick = [
+        0x41, 1, 0x41, 0, 0x41, 1, 0x41, 0xc0, 0, 0x10, 0, 0x1a, // print
+        0x41, 1, 0x10, 1, // exit 1
+    ];
+    let spin: &[u8] = &[0x03, 0x40, 0x0c, 0, 0x0b];
+    exporting(&[("_start", spin), ("ok", &[]), ("sick", &sick)], &data)
+}
+
 /// Puts a module together: imports fd_write (function 0) and proc_exit (1), exports the memory and
 /// `_start` with this body.
 fn module(body: &[u8], data: &[u8]) -> Vec<u8> {
+    exporting(&[("_start", body)], data)
+}
+
+fn exporting(functions: &[(&str, &[u8])], data: &[u8]) -> Vec<u8> {
     const WASI: &str = "wasi_snapshot_preview1";
     let name = |text: &str| [&[text.len() as u8], text.as_bytes()].concat();
     let import = |function: &str, kind: u8| [name(WASI), name(function), vec![0, kind]].concat();
     // (i32 i32 i32 i32) -> i32, (i32) -> (), () -> ()
     let types = [3, 0x60, 4, 0x7f, 0x7f, 0x7f, 0x7f, 1, 0x7f, 0x60, 1, 0x7f, 0, 0x60, 0, 0];
     let imports = [vec![2], import("fd_write", 0), import("proc_exit", 1)].concat();
-    let exports = [vec![2], name("memory"), vec![2, 0], name("_start"), vec![0, 2]].concat();
-    let code = [&[1, body.len() as u8 + 2, 0], body, &[0x0b]].concat();
+    let count = functions.len() as u8;
+    let mut exports = [vec![count + 1], name("memory"), vec![2, 0]].concat();
+    let mut code = vec![count];
+    for (index, (function, body)) in functions.iter().enumerate() {
+        exports.extend([name(function), vec![0, 2 + index as u8]].concat());
+        code.extend([&[body.len() as u8 + 2, 0], *body, &[0x0b]].concat());
+    }
+    let kinds = [vec![count], vec![2; functions.len()]].concat();
     let data = [&[1, 0, 0x41, 0, 0x0b, data.len() as u8], data].concat();
     let sections: [(u8, &[u8]); 7] = [
         (1, &types),
         (2, &imports),
-        (3, &[1, 2]),
+        (3, &kinds),
         (5, &[1, 0, 1]),
         (7, &exports),
         (10, &code),

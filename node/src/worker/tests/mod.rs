@@ -3,4 +3,5 @@
 mod guests;
 mod harness;
 mod pods;
+mod probes;
 mod traffic;

@@ -3,14 +3,14 @@
 use super::Context;
 use crate::apiserver::errors::ApiError;
 use serde_json::{Value, json};
-use wherry_resources::{Object, meta};
+use wherry_resources::{Object, meta, pod_fields};
 
 /// Fills in what depends on other objects; refuses a Pod whose ServiceAccount or PriorityClass is
 /// not there.
 pub fn admit(context: &Context<'_>, pod: &mut Object) -> Result<Vec<String>, ApiError> {
     service_account(context, pod)?;
     priority(context, pod)?;
-    Ok(Vec::new())
+    Ok(pod_fields::warnings(pod))
 }
 
 fn text<'a>(pod: &'a Object, path: &str) -> &'a str {

@@ -1,0 +1,66 @@
+//! The truth of a Pod's conditions, and when it last changed.
+
+use jiff::Timestamp;
+
+use crate::agent::spec::PodSpec;
+
+use super::{Container, Mark, Phase, PodState, Stage, init_is_done};
+
+/// Brings the conditions up to date; a time changes only with its value.
+pub(super) fn settle(state: &mut PodState, spec: &PodSpec, now: Timestamp) {
+    let initialized = is_initialized(state, spec);
+    let ending = !matches!(state.stage, Stage::Admitted | Stage::Active);
+    let sidecars = (0..spec.init).filter(|index| spec.containers[*index].sidecar);
+    let all_ready = sidecars.chain(spec.main()).all(|index| state.containers[index].is_ready());
+    let containers_ready = !ending && initialized && all_ready;
+    let ready = containers_ready && gate_trouble(spec).is_empty();
+    let set = |mark: &mut Mark, value: bool| {
+        if mark.value != value {
+            *mark = Mark { value, at: now };
+        }
+    };
+    set(&mut state.conditions.initialized, initialized);
+    set(&mut state.conditions.containers_ready, containers_ready);
+    set(&mut state.conditions.ready, ready);
+    let network = state.ip.is_some() && state.needs_worker();
+    set(&mut state.conditions.network, network);
+    let evicted = state.eviction.is_some();
+    set(&mut state.conditions.disruption, evicted);
+}
+
+impl Container {
+    /// It runs, has started and passes its readiness probe.
+    pub fn is_ready(&self) -> bool {
+        matches!(self.phase, Phase::Running { .. }) && self.health.started && self.health.ready
+    }
+}
+
+/// One sentence for each readiness gate that does not hold.
+pub fn gate_trouble(spec: &PodSpec) -> Vec<String> {
+    let mut trouble = Vec::new();
+    for gate in &spec.gates {
+        let found = spec.conditions.iter().find(|condition| &condition.type_ == gate);
+        match found {
+            None => trouble.push(format!(
+                "corresponding condition of pod readiness gate {gate:?} does not exist."
+            )),
+            Some(condition) if condition.status != "True" => trouble.push(format!(
+                "the status of pod readiness gate {gate:?} is not \"True\", but {}",
+                condition.status
+            )),
+            Some(_) => {}
+        }
+    }
+    trouble
+}
+
+/// Whether every init container has done its part.
+fn is_initialized(state: &PodState, spec: &PodSpec) -> bool {
+    let begun = state.containers[spec.main()].iter().any(|c| c.phase != Phase::Waiting);
+    begun
+        || (state.stage != Stage::Admitted
+            && state.containers[..spec.init]
+                .iter()
+                .zip(&spec.containers)
+                .all(|(container, spec)| init_is_done(container, spec.sidecar)))
+}

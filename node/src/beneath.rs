@@ -1,0 +1,108 @@
+//! Opening what lies below a directory that others may write to.
+//!
+//! A guest can put links, pipes and renamed directories into its volumes at any moment. So a path
+//! below a volume is resolved by the kernel in one call that never leaves the root (`openat2` with
+//! `RESOLVE_BENEATH | RESOLVE_NO_MAGICLINKS`), and what was found is held by its descriptor.
+
+use std::{
+    ffi::CString,
+    fs::File,
+    io,
+    os::{
+        fd::{AsRawFd, FromRawFd, OwnedFd},
+        unix::ffi::OsStrExt,
+    },
+    path::{Component, Path},
+};
+
+/// A directory below `root`, for reaching what is in it.
+pub fn open_dir(root: &Path, below: &Path) -> io::Result<OwnedFd> {
+    open(root, below, libc::O_PATH | libc::O_DIRECTORY, 0)
+}
+
+/// Anything below `root`, only to look at what it is.
+pub fn open_any(root: &Path, below: &Path) -> io::Result<OwnedFd> {
+    open(root, below, libc::O_PATH, 0)
+}
+
+/// A file below `root`, for reading; never waits for a pipe.
+pub fn open_file(root: &Path, below: &Path) -> io::Result<File> {
+    open(root, below, libc::O_RDONLY | libc::O_NONBLOCK, 0).map(File::from)
+}
+
+/// Makes the directory and those above it, below `root`. Existing ones are fine.
+pub fn make_dirs(root: &Path, below: &Path) -> io::Result<()> {
+    let mut known = std::path::PathBuf::new();
+    for part in below.components() {
+        let Component::Normal(name) = part else {
+            return Err(io::Error::from(io::ErrorKind::InvalidInput));
+        };
+        let parent =
+            open_dir(root, if known.as_os_str().is_empty() { Path::new(".") } else { &known })?;
+        let text = CString::new(name.as_bytes())?;
+        // SAFETY: a plain system call with a descriptor and a string that live through it.
+        let made = unsafe { libc::mkdirat(parent.as_raw_fd(), text.as_ptr(), 0o750) };
+        if made != 0 {
+            let error = io::Error::last_os_error();
+            if error.kind() != io::ErrorKind::AlreadyExists {
+                return Err(error);
+            }
+        }
+        known.push(name);
+    }
+    Ok(())
+}
+
+fn open(root: &Path, below: &Path, flags: i32, mode: u64) -> io::Result<OwnedFd> {
+    let start = File::open(root)?;
+    let text = CString::new(below.as_os_str().as_bytes())?;
+    // SAFETY: all-zero is a valid value of this plain structure.
+    let mut how: libc::open_how = unsafe { std::mem::zeroed() };
+    how.flags = u64::try_from(flags | libc::O_CLOEXEC).expect("flags are not negative");
+    how.mode = mode;
+    how.resolve = libc::RESOLVE_BENEATH | libc::RESOLVE_NO_MAGICLINKS;
+    // SAFETY: descriptor, string and structure live through the call; the size is the structure's.
+    let opened = unsafe {
+        libc::syscall(
+            libc::SYS_openat2,
+            start.as_raw_fd(),
+            text.as_ptr(),
+            &raw const how,
+            std::mem::size_of::<libc::open_how>(),
+        )
+    };
+    if opened < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    let number = i32::try_from(opened).expect("a descriptor is a small number");
+    // SAFETY: the call returned a new descriptor that nobody else owns.
+    Ok(unsafe { OwnedFd::from_raw_fd(number) })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn nothing_leads_out() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let root = folder.path().join("root");
+        std::fs::create_dir_all(root.join("a/b")).expect("folders");
+        std::fs::write(folder.path().join("secret"), "x").expect("a file");
+        std::os::unix::fs::symlink("../..", root.join("a/up")).expect("a link");
+        std::os::unix::fs::symlink("/etc", root.join("abs")).expect("a link");
+        std::os::unix::fs::symlink("b", root.join("a/in")).expect("a link");
+        for inside in ["a", "a/b", "a/in", "."] {
+            open_dir(&root, Path::new(inside)).expect(inside);
+        }
+        for outside in ["..", "a/../..", "a/up", "a/up/secret", "abs", "/etc"] {
+            assert!(open_dir(&root, Path::new(outside)).is_err(), "{outside}");
+            assert!(open_file(&root, Path::new(outside)).is_err(), "{outside}");
+        }
+        make_dirs(&root, Path::new("x/y")).expect("made");
+        make_dirs(&root, Path::new("x/y")).expect("found");
+        assert!(root.join("x/y").is_dir());
+        assert!(make_dirs(&root, Path::new("a/up/x")).is_err());
+        assert!(make_dirs(&root, Path::new("../x")).is_err());
+    }
+}

@@ -1,0 +1,537 @@
+//! One start of a container: from loading its code to closing its log.
+//!
+//! ```text
+//!   load ─▶ guest runs ─▶ postStart ─▶ `Started`      asked to stop: preStop ─▶ `Leaving`
+//!             │ends or fails                             ─▶ requests finish, or `term` is heard
+//!             ▼                                          ─▶ deadline: cut off
+//!           last words ─▶ log closed ─▶ Exit
+//! ```
+//!
+//! All of it happens in one task of the worker. What it has to say before its end it says by
+//! [`Note`]s to the main task, which alone changes what others see.
+
+use std::{
+    collections::BTreeMap,
+    fs::File,
+    io::{Read, Seek, SeekFrom},
+    os::fd::{AsRawFd, OwnedFd},
+    path::{Path, PathBuf},
+    sync::{Arc, Mutex, PoisonError, Weak},
+    time::Duration,
+};
+
+use jiff::Timestamp;
+use tokio::{
+    sync::{OnceCell, mpsc, oneshot, watch},
+    time::Instant,
+};
+use tokio_util::sync::CancellationToken;
+use wherry_wasi_shim::{
+    self as shim, Account, Budget, Engine, GuestConfig, LoadError, Module, Term,
+};
+
+use super::{
+    checks::{Callee, Target, perform},
+    logs::{Log, Logs, Stream},
+    outgoing::{Names, outgoing},
+    probers::Key,
+    switch::{Served, Switch},
+};
+use crate::protocol::{
+    Check, Container, Exit, ExitReason, Form, Guest, HookKind, Limits, Mount, Protocol,
+};
+
+/// Killed, as shells and Kubernetes count it: 128 + SIGKILL.
+pub const CODE_KILLED: i32 = 137;
+/// Ended because it was told to, without having a say: 128 + SIGTERM.
+const CODE_TERMINATED: i32 = 143;
+/// Could not start.
+const CODE_START: i32 = 128;
+/// Ended by a trap: what a process that aborts gets, 128 + SIGABRT.
+pub const CODE_TRAP: i32 = 134;
+/// A message for status; Kubernetes cuts at 4 KiB.
+const MESSAGE_BYTES_MAX: usize = 4096;
+/// What is taken of a log as last words.
+const LOG_TAIL_BYTES: usize = 2048;
+const LOG_TAIL_LINES: usize = 80;
+/// What a container gets after its `preStop` hook at the least.
+const AFTER_HOOK: Duration = Duration::from_secs(2);
+/// The longest a `postStart` hook may take; Kubernetes has no bound, and a container that waits for
+/// ever for its hook helps nobody.
+const POST_START_MAX: Duration = Duration::from_secs(600);
+
+/// What all containers need.
+#[derive(Clone)]
+pub struct Runtime {
+    /// Runs the guests.
+    pub engine: Engine,
+    /// Their network.
+    pub switch: Arc<Switch>,
+    /// Their output.
+    pub logs: Logs,
+    /// Where log files go.
+    pub log_root: PathBuf,
+    modules: Modules,
+}
+
+impl Runtime {
+    /// With no code loaded yet.
+    pub fn new(engine: Engine, switch: Arc<Switch>, logs: Logs, log_root: PathBuf) -> Runtime {
+        Runtime { engine, switch, logs, log_root, modules: Modules::default() }
+    }
+}
+
+/// What a container task says to the main task.
+pub enum Note {
+    /// Its guest runs or serves, and its `postStart` hook has succeeded.
+    Started {
+        /// Which one.
+        key: Key,
+        /// Since when.
+        at: Timestamp,
+        /// What it uses.
+        account: Account,
+        /// A handler's place in the table.
+        served: Option<Arc<Served>>,
+        /// For probes.
+        target: Arc<Target>,
+    },
+    /// It takes no requests any more; `gone` is told when the table says so.
+    Leaving {
+        /// Which one.
+        key: Key,
+        /// Answered by the main task.
+        gone: oneshot::Sender<()>,
+    },
+    /// A hook failed.
+    HookFailed {
+        /// Of which one.
+        key: Key,
+        /// Which hook.
+        hook: HookKind,
+        /// Why.
+        message: String,
+    },
+}
+
+/// All that one container start needs.
+pub struct Start {
+    /// What all need.
+    pub runtime: Runtime,
+    /// Which one.
+    pub key: Key,
+    /// The Pod's address.
+    pub ip: std::net::IpAddr,
+    /// The Pod's own names.
+    pub names: Arc<Names>,
+    /// As the agent said it.
+    pub container: Container,
+    /// Its log.
+    pub log: Log,
+    /// The file of the log.
+    pub log_path: PathBuf,
+    /// When it shall end.
+    pub stopped: watch::Receiver<Option<Instant>>,
+    /// To the main task.
+    pub notes: mpsc::Sender<Note>,
+}
+
+/// A guest's configuration and what must live as long as it.
+struct View {
+    config: GuestConfig,
+    /// Directories below a volume's root, held open so that nobody can move them elsewhere.
+    _held: Vec<OwnedFd>,
+}
+
+impl Start {
+    /// Runs to the end of the container, and of its log.
+    pub async fn run(mut self) -> Exit {
+        let Container { module, form, .. } = &self.container;
+        let mut exit = match self.runtime.modules.get(&self.runtime.engine, module, *form).await {
+            Ok(module) => match self.view() {
+                Ok(view) => match self.container.guest {
+                    Guest::Handler => self.serve(module, &view).await,
+                    Guest::Command => self.execute(module, &view).await,
+                },
+                Err(message) => exit_now(CODE_START, ExitReason::StartError, message),
+            },
+            Err(error) => start_error(&error),
+        };
+        if exit.reason != ExitReason::Stopped && !exit.message.is_empty() {
+            self.log.note(&exit.message);
+        }
+        self.log.close().await;
+        let (words, failed) = (self.container.last_words.clone(), exit.code != 0);
+        let (log, written) = (self.log_path, exit.message.is_empty());
+        let last = tokio::task::spawn_blocking(move || {
+            let file = words.file.as_deref().and_then(last_words);
+            file.or_else(|| (words.from_log && failed && written).then(|| log_tail(&log)).flatten())
+        });
+        if let Ok(Some(text)) = last.await {
+            exit.message = text;
+        }
+        exit
+    }
+
+    async fn serve(&mut self, module: Arc<OnceCell<Module>>, view: &View) -> Exit {
+        let loaded = module.get().expect("it was just loaded");
+        let handler = match loaded.handler(view.config.clone()) {
+            Ok(handler) => handler,
+            Err(error) => return start_error(&error),
+        };
+        let (account, budget) = (handler.account(), handler.budget());
+        let served = Arc::new(Served::new(handler));
+        let tcp = self.container.ports.iter().filter(|port| port.protocol == Protocol::Tcp);
+        let ports = tcp.map(|port| port.port).collect();
+        let target = self.target(Some((served.clone(), ports)), &module, &view.config, budget);
+        let at = Timestamp::now();
+        if let Err(message) = self.post_start(&target).await {
+            return Exit { started_at: Some(at), ..hook_failed(message) };
+        }
+        self.say_started(at, account, Some(served.clone()), &target).await;
+        let mut deadline = self.asked_to_stop().await;
+        self.pre_stop(&target, &mut deadline).await;
+        self.leave().await;
+        loop {
+            tokio::select! {
+                () = served.idle() => {
+                    let exit = exit_now(0, ExitReason::Stopped, String::new());
+                    return Exit { started_at: Some(at), ..exit };
+                }
+                () = tokio::time::sleep_until(deadline) => break,
+                Ok(()) = self.stopped.changed() => {
+                    deadline = self.stopped.borrow_and_update().unwrap_or(deadline);
+                }
+            }
+        }
+        let cut_off = served.in_flight();
+        served.cut_off();
+        let message = format!("{cut_off} requests did not finish in time and were cut off");
+        let exit = exit_now(CODE_KILLED, ExitReason::Stopped, message);
+        Exit { started_at: Some(at), ..exit }
+    }
+
+    async fn execute(&mut self, module: Arc<OnceCell<Module>>, view: &View) -> Exit {
+        let loaded = module.get().expect("it was just loaded");
+        let command = match loaded.command(view.config.clone()) {
+            Ok(command) => command,
+            Err(error) => return start_error(&error),
+        };
+        let (account, hears_term) = (command.account(), command.hears_term());
+        let target = self.target(None, &module, &view.config, command.budget());
+        let at = Timestamp::now();
+        let stop = CancellationToken::new();
+        let mut running = std::pin::pin!(command.run(stop.clone()));
+        let exit = tokio::select! {
+            biased;
+            exit = running.as_mut() => {
+                // It was started, however short its life.
+                self.say_started(at, account, None, &target).await;
+                ended(exit, CODE_TERMINATED)
+            }
+            outcome = self.post_start(&target) => match outcome {
+                Ok(()) => {
+                    self.say_started(at, account, None, &target).await;
+                    self.supervise(running, &view.config.term, hears_term, &target, &stop).await
+                }
+                Err(message) => {
+                    stop.cancel();
+                    running.await;
+                    hook_failed(message)
+                }
+            },
+        };
+        Exit { started_at: Some(at), ..exit }
+    }
+
+    /// Waits until the command ends, asking it to and then making it when the time has come.
+    async fn supervise(
+        &mut self,
+        mut running: std::pin::Pin<&mut impl Future<Output = shim::Exit>>,
+        term: &Term,
+        hears_term: bool,
+        target: &Target,
+        stop: &CancellationToken,
+    ) -> Exit {
+        let mut deadline = tokio::select! {
+            biased;
+            exit = running.as_mut() => return ended(exit, CODE_TERMINATED),
+            deadline = self.asked_to_stop() => deadline,
+        };
+        tokio::select! {
+            exit = running.as_mut() => return ended(exit, CODE_TERMINATED),
+            () = self.pre_stop(target, &mut deadline) => {}
+        }
+        term.cancel();
+        while hears_term {
+            tokio::select! {
+                biased;
+                exit = running.as_mut() => return ended(exit, CODE_TERMINATED),
+                () = tokio::time::sleep_until(deadline) => break,
+                Ok(()) = self.stopped.changed() => {
+                    deadline = self.stopped.borrow_and_update().unwrap_or(deadline);
+                }
+            }
+        }
+        stop.cancel();
+        // Nobody asked it who cannot hear: it was terminated. Who could and did not end, is killed.
+        ended(running.await, if hears_term { CODE_KILLED } else { CODE_TERMINATED })
+    }
+
+    fn target(
+        &self,
+        served: Option<(Arc<Served>, Vec<u16>)>,
+        module: &Arc<OnceCell<Module>>,
+        config: &GuestConfig,
+        budget: Budget,
+    ) -> Arc<Target> {
+        let Container { probes, hooks, .. } = &self.container;
+        let checks = [&probes.startup, &probes.liveness, &probes.readiness];
+        let checks = checks.into_iter().flatten().map(|probe| &probe.check);
+        let mut checks = checks.chain(&hooks.post_start).chain(&hooks.pre_stop);
+        let calls = checks.any(|check| matches!(check, Check::Exec { .. }));
+        let callee = calls.then(|| {
+            let config = GuestConfig {
+                budget: Some(budget),
+                stdin_open: false,
+                term: Term::new(),
+                ..config.clone()
+            };
+            Box::new(Callee { module: module.clone(), guest: self.container.guest, config })
+        });
+        Arc::new(Target { ip: self.ip, switch: self.runtime.switch.clone(), served, callee })
+    }
+
+    async fn post_start(&mut self, target: &Target) -> Result<(), String> {
+        let Some(check) = self.container.hooks.post_start.clone() else {
+            return Ok(());
+        };
+        let hook = perform(target, &check, POST_START_MAX);
+        let outcome = tokio::select! {
+            outcome = hook => outcome,
+            _ = self.asked_to_stop() => Err("the container was stopped meanwhile".to_owned()),
+        };
+        if let Err(message) = &outcome {
+            self.say_hook_failed(HookKind::PostStart, message).await;
+        }
+        outcome
+    }
+
+    /// Runs the hook within the grace. Afterwards there is a little time left in any case.
+    async fn pre_stop(&mut self, target: &Target, deadline: &mut Instant) {
+        let Some(check) = self.container.hooks.pre_stop.clone() else {
+            return;
+        };
+        let hook = {
+            let left = deadline.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                return;
+            }
+            perform(target, &check, left)
+        };
+        let mut hook = std::pin::pin!(hook);
+        let outcome = loop {
+            tokio::select! {
+                outcome = hook.as_mut() => break outcome,
+                () = tokio::time::sleep_until(*deadline) => {
+                    break Err("it did not end within the grace period".to_owned());
+                }
+                Ok(()) = self.stopped.changed() => {
+                    *deadline = self.stopped.borrow_and_update().unwrap_or(*deadline);
+                }
+            }
+        };
+        if let Err(message) = outcome {
+            self.say_hook_failed(HookKind::PreStop, &message).await;
+        }
+        if *deadline > Instant::now() {
+            *deadline = (*deadline).max(Instant::now() + AFTER_HOOK);
+        }
+    }
+
+    async fn say_started(
+        &self,
+        at: Timestamp,
+        account: Account,
+        served: Option<Arc<Served>>,
+        target: &Arc<Target>,
+    ) {
+        let (key, target) = (self.key.clone(), target.clone());
+        // The main task drops the receiver only when it ends, and the process with it.
+        let _ = self.notes.send(Note::Started { key, at, account, served, target }).await;
+    }
+
+    async fn say_hook_failed(&self, hook: HookKind, message: &str) {
+        let (key, message) = (self.key.clone(), message.to_owned());
+        let _ = self.notes.send(Note::HookFailed { key, hook, message }).await;
+    }
+
+    /// Leaves the table of Pods that serve; returns when nobody is sent here any more.
+    async fn leave(&self) {
+        let (gone, told) = oneshot::channel();
+        let note = Note::Leaving { key: self.key.clone(), gone };
+        if self.notes.send(note).await.is_ok() {
+            let _ = told.await;
+        }
+    }
+
+    /// Returns the deadline. The end of the sender is an order as well: its owner has forgotten us.
+    async fn asked_to_stop(&mut self) -> Instant {
+        match self.stopped.wait_for(Option::is_some).await {
+            Ok(deadline) => deadline.unwrap_or_else(Instant::now),
+            Err(_) => Instant::now(),
+        }
+    }
+
+    /// What the guest gets of the world.
+    fn view(&mut self) -> Result<View, String> {
+        let mut held = Vec::new();
+        let mut mounts = Vec::with_capacity(self.container.mounts.len());
+        for mount in std::mem::take(&mut self.container.mounts) {
+            mounts.push(opened(mount, &mut held)?);
+        }
+        let config = GuestConfig {
+            args: std::mem::take(&mut self.container.args),
+            env: std::mem::take(&mut self.container.env.0),
+            stdout: self.log.output(Stream::Stdout),
+            stderr: self.log.output(Stream::Stderr),
+            limits: limits(&self.container.limits),
+            outgoing: outgoing(&self.runtime.switch, &self.log, &self.names),
+            mounts,
+            stdin_open: self.container.stdin && self.container.guest == Guest::Command,
+            ..GuestConfig::default()
+        };
+        Ok(View { config, _held: held })
+    }
+}
+
+/// A mount as the shim wants it. A directory below the root of its volume is opened without leaving
+/// the root, and named by the descriptor: what the guest does to the path later changes nothing.
+fn opened(mount: Mount, held: &mut Vec<OwnedFd>) -> Result<shim::Mount, String> {
+    let Mount { root, sub, guest, read_only } = mount;
+    let Some(sub) = sub else {
+        return Ok(shim::Mount { host: root, guest, read_only });
+    };
+    let failed = |error: std::io::Error| {
+        format!("the volume at {guest} has no directory {}: {error}", sub.display())
+    };
+    let found = crate::beneath::open_dir(&root, &sub).map_err(failed)?;
+    let host = PathBuf::from(format!("/proc/self/fd/{}", found.as_raw_fd()));
+    held.push(found);
+    Ok(shim::Mount { host, guest, read_only })
+}
+
+/// How the shim says that a command ended, in the words of status. `stopped` is the code of one that
+/// had to be stopped.
+fn ended(exit: shim::Exit, stopped: i32) -> Exit {
+    match exit {
+        shim::Exit::Code(0) => exit_now(0, ExitReason::Completed, String::new()),
+        shim::Exit::Code(code) => exit_now(code, ExitReason::Error, String::new()),
+        shim::Exit::Trap(why) => {
+            exit_now(CODE_TRAP, ExitReason::Error, format!("the guest trapped: {why}"))
+        }
+        shim::Exit::OutOfMemory => {
+            let message = "the guest needed more memory than its limit".to_owned();
+            exit_now(CODE_KILLED, ExitReason::OOMKilled, message)
+        }
+        shim::Exit::Stopped => exit_now(stopped, ExitReason::Stopped, String::new()),
+    }
+}
+
+fn hook_failed(message: String) -> Exit {
+    exit_now(CODE_KILLED, ExitReason::Error, format!("the postStart hook failed: {message}"))
+}
+
+/// What the guest wrote into its termination message, if anything.
+fn last_words(file: &Path) -> Option<String> {
+    // The guest could have put anything there: a link, a pipe that blocks.
+    let folder = file.parent()?;
+    let mut file = crate::beneath::open_file(folder, Path::new(file.file_name()?)).ok()?;
+    let text = tail(&mut file, MESSAGE_BYTES_MAX)?;
+    (!text.is_empty()).then(|| String::from_utf8_lossy(&text).into_owned())
+}
+
+/// The end of a log, without the marks of its records.
+fn log_tail(path: &Path) -> Option<String> {
+    let text = tail(&mut File::open(path).ok()?, 4 * LOG_TAIL_BYTES)?;
+    let text = String::from_utf8_lossy(&text);
+    let lines: Vec<&str> = text.lines().filter_map(|line| line.splitn(4, ' ').nth(3)).collect();
+    let kept = lines[lines.len().saturating_sub(LOG_TAIL_LINES)..].join("\n");
+    let from = kept.ceil_char_boundary(kept.len().saturating_sub(LOG_TAIL_BYTES));
+    (!kept.is_empty()).then(|| kept[from..].to_owned())
+}
+
+fn tail(file: &mut File, bytes_max: usize) -> Option<Vec<u8>> {
+    let metadata = file.metadata().ok()?;
+    if !metadata.is_file() {
+        return None;
+    }
+    file.seek(SeekFrom::Start(metadata.len().saturating_sub(bytes_max as u64))).ok()?;
+    let mut text = Vec::new();
+    file.take(bytes_max as u64).read_to_end(&mut text).ok()?;
+    Some(text)
+}
+
+/// The shim's bounds, with what the Pod names instead of the defaults.
+fn limits(wanted: &Limits) -> shim::Limits {
+    let default = shim::Limits::default();
+    let memory_bytes = wanted.memory_bytes.unwrap_or(default.memory_bytes);
+    shim::Limits {
+        memory_bytes,
+        memory_bytes_total: default.memory_bytes_total.max(memory_bytes),
+        request_deadline: wanted
+            .request_deadline_ms
+            .map_or(default.request_deadline, Duration::from_millis),
+        cpu: wanted.cpu_millis,
+        ..default
+    }
+}
+
+fn start_error(error: &LoadError) -> Exit {
+    exit_now(CODE_START, ExitReason::StartError, super::peers::explain(error))
+}
+
+pub fn exit_now(code: i32, reason: ExitReason, mut message: String) -> Exit {
+    message.truncate(message.floor_char_boundary(MESSAGE_BYTES_MAX));
+    Exit { code, reason, message, started_at: None, finished_at: Timestamp::now() }
+}
+
+/// Compiled code, mapped once for all containers of an image, for as long as one of them lives.
+#[derive(Clone, Default)]
+struct Modules(Arc<Mutex<BTreeMap<PathBuf, Weak<OnceCell<Module>>>>>);
+
+impl Modules {
+    /// The loaded cell. Callers that want the same file wait for one load.
+    async fn get(
+        &self,
+        engine: &Engine,
+        path: &Path,
+        form: Form,
+    ) -> Result<Arc<OnceCell<Module>>, LoadError> {
+        let cell = self.cell(path);
+        let load = || {
+            let (engine, path) = (engine.clone(), path.to_owned());
+            let form = match form {
+                Form::Module => shim::Form::Module,
+                Form::Component => shim::Form::Component,
+            };
+            async move {
+                let load = tokio::task::spawn_blocking(move || engine.load(&path, form));
+                load.await.expect("loading does not panic and is not aborted")
+            }
+        };
+        cell.get_or_try_init(load).await?;
+        Ok(cell)
+    }
+
+    fn cell(&self, path: &Path) -> Arc<OnceCell<Module>> {
+        let mut known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(cell) = known.get(path).and_then(Weak::upgrade) {
+            return cell;
+        }
+        known.retain(|_, cell| cell.strong_count() > 0);
+        let cell = Arc::new(OnceCell::new());
+        known.insert(path.to_owned(), Arc::downgrade(&cell));
+        cell
+    }
+}
