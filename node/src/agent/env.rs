@@ -38,6 +38,26 @@ pub struct Context<'a> {
     pub storage_default: u64,
 }
 
+/// What `resourceFieldRef` reports for a memory limit that is not set: the worker's own default.
+const MEMORY_DEFAULT: u64 = 128 << 20;
+
+impl Context<'static> {
+    /// A context without services and objects, in which limits that are not set are the machine's.
+    pub fn defaults(pod_ip: IpAddr, host_ip: IpAddr) -> Context<'static> {
+        static NONE: BTreeMap<Source, Option<BTreeMap<String, Vec<u8>>>> = BTreeMap::new();
+        let cores = std::thread::available_parallelism().map_or(1, |cores| cores.get());
+        Context {
+            pod_ip,
+            host_ip,
+            services: &[],
+            objects: &NONE,
+            cpu_default: u32::try_from(cores * 1000).unwrap_or(u32::MAX),
+            memory_default: MEMORY_DEFAULT,
+            storage_default: u64::MAX,
+        }
+    }
+}
+
 /// Why a container's environment cannot be made. The text goes to the Pod's status.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum EnvError {

@@ -71,6 +71,11 @@ impl Recorder {
         self.record(pod, index, reason, message, true);
     }
 
+    /// Something is wrong with a Pod as a whole.
+    pub fn warning_of_pod(&self, pod: &PodSpec, reason: &'static str, message: String) {
+        self.send(pod, None, reason, message, true);
+    }
+
     fn record(
         &self,
         pod: &PodSpec,
@@ -79,12 +84,30 @@ impl Recorder {
         message: String,
         warning: bool,
     ) {
-        let kind = if pod.is_init(index) { "initContainers" } else { "containers" };
+        let kind = if pod.is_init(index) {
+            "initContainers"
+        } else if index >= pod.ephemeral {
+            "ephemeralContainers"
+        } else {
+            "containers"
+        };
+        let field = format!("spec.{kind}{{{}}}", pod.containers[index].name);
+        self.send(pod, Some(field), reason, message, warning);
+    }
+
+    fn send(
+        &self,
+        pod: &PodSpec,
+        field: Option<String>,
+        reason: &'static str,
+        message: String,
+        warning: bool,
+    ) {
         let happening = Happening {
             namespace: pod.namespace.clone(),
             pod: pod.name.clone(),
             uid: pod.uid.clone(),
-            field: Some(format!("spec.{kind}{{{}}}", pod.containers[index].name)),
+            field,
             reason,
             message,
             warning,

@@ -9,6 +9,7 @@
 use std::{
     collections::{BTreeMap, HashMap},
     net::SocketAddr,
+    path::PathBuf,
     sync::Arc,
     time::Duration,
 };
@@ -61,6 +62,8 @@ struct Running {
 pub struct Fleet {
     workers: Arc<Workers>,
     node: String,
+    /// Where certificates of workers are kept, beside the node's own.
+    identities: PathBuf,
     client: kube::Client,
     inputs: mpsc::Sender<Input>,
     table: Table,
@@ -82,6 +85,7 @@ impl Fleet {
         workers: Arc<Workers>,
         client: kube::Client,
         links: HashMap<String, Link>,
+        identities: PathBuf,
         published: watch::Sender<BTreeMap<String, SocketAddr>>,
         seen: watch::Sender<Seen>,
     ) -> Fleet {
@@ -89,6 +93,7 @@ impl Fleet {
             node: workers.hello.node.clone(),
             inputs: workers.events.clone(),
             workers,
+            identities,
             client,
             table: Table::default(),
             synced: Synced::default(),
@@ -231,14 +236,22 @@ impl Fleet {
             return;
         };
         running.connected = true;
+        if running.identity.is_none() {
+            let kept = self.identities.join(identity_file(namespace));
+            running.identity = kept_identity(&kept, Timestamp::now());
+        }
         let known = running
             .identity
             .as_ref()
             .filter(|(_, validity)| !join::is_due(*validity, Timestamp::now()));
-        let identity = known.map(|(identity, _)| identity.clone());
-        match identity {
-            Some(identity) => self.send(namespace, &ToWorker::Identity(identity)),
-            None => self.ask_identity(namespace),
+        let due = known.is_none();
+        // One that should be renewed is still better than none.
+        let identity = running.identity.as_ref().map(|(identity, _)| identity.clone());
+        if let Some(identity) = identity {
+            self.send(namespace, &ToWorker::Identity(identity));
+        }
+        if due {
+            self.ask_identity(namespace);
         }
         self.set_peer(namespace, state.peer);
         if self.is_synced() {
@@ -315,6 +328,11 @@ impl Fleet {
         };
         running.asking = false;
         running.identity = Some((identity.clone(), validity));
+        let path = self.identities.join(identity_file(namespace));
+        let text = serde_json::to_vec(&(&identity, validity)).expect("text and times are JSON");
+        if let Err(error) = join::write_private(&path, &text) {
+            tracing::warn!(namespace, %error, "cannot keep a traffic certificate");
+        }
         self.send(namespace, &ToWorker::Identity(identity));
     }
 
@@ -464,6 +482,21 @@ impl Fleet {
         });
         futures::future::join_all(ends).await;
     }
+}
+
+fn identity_file(namespace: &str) -> String {
+    format!("traffic-{namespace}.json")
+}
+
+/// A certificate that an earlier agent got, if it is good for a while.
+fn kept_identity(
+    path: &std::path::Path,
+    now: Timestamp,
+) -> Option<(Identity, (Timestamp, Timestamp))> {
+    let text = std::fs::read(path).ok()?;
+    let (identity, validity): (Identity, (Timestamp, Timestamp)) =
+        serde_json::from_slice(&text).ok()?;
+    (validity.0 <= now && now < validity.1).then_some((identity, validity))
 }
 
 fn by_uid(state: &State) -> HashMap<String, protocol::PodState> {

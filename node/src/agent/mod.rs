@@ -9,8 +9,11 @@
 //!
 //! One task, the loop, owns all Pods; every other task brings it inputs or carries out one order. The
 //! agent keeps nothing that it cannot find again: the API has the Pods and their last status, workers
-//! have what runs, the disk has images. So it may die at any time, and no request to a guest fails.
+//! have what runs, the disk has images and what the API said last (`checkpoint.rs`). So it may die at
+//! any time, also while no server can be reached, and no request to a guest fails.
 
+mod accounts;
+mod checkpoint;
 mod client;
 mod env;
 mod events;
@@ -21,13 +24,17 @@ mod join;
 mod lifecycle;
 mod logs;
 mod node;
+mod objects;
+mod offline;
 mod pods;
 mod prepare;
+mod pressure;
 mod recover;
 mod routes;
 mod spec;
 mod status;
 mod tunnel;
+mod volumes;
 mod watch;
 mod workers;
 mod writer;
@@ -42,6 +49,7 @@ use std::{
 };
 
 use futures::StreamExt as _;
+use jiff::Timestamp;
 use k8s_openapi::api::{
     core::v1::{Node, Pod, Service},
     discovery::v1::EndpointSlice,
@@ -53,7 +61,7 @@ use kube::{
         watcher::{self, Event},
     },
 };
-use serde::de::DeserializeOwned;
+use serde::{Serialize, de::DeserializeOwned};
 use tokio::{sync::mpsc, task::JoinSet};
 use tokio_util::sync::CancellationToken;
 
@@ -63,13 +71,17 @@ use crate::{
 };
 
 use self::{
+    accounts::Accounts,
+    checkpoint::{Checkpoint, Kind},
     events::Recorder,
     fleet::Fleet,
     images::Images,
     join::JoinError,
     node::{Description, Seen},
+    objects::Objects,
     pods::{Input, Name, Parts, Pods},
     prepare::Preparer,
+    volumes::Volumes,
     watch::Change,
     workers::{Workers, WorkersError},
 };
@@ -168,13 +180,30 @@ pub async fn run(config: Config, shutdown: CancellationToken) -> Result<(), Agen
     let root = config.data_dir.join("images");
     let images = Images::open(client.clone(), root.clone(), engine, binary)
         .map_err(|source| AgentError::DataDir { path: root, source })?;
+    let images = Arc::new(images);
+    let memory = workers::memory_folder(&config.data_dir);
+    let checkpoint = Checkpoint::open(&config.data_dir, memory.as_deref())
+        .map_err(|source| AgentError::DataDir { path: config.data_dir.clone(), source })?;
+    let objects = Arc::new(Objects::new(client.clone(), checkpoint.clone()));
+    let folders = (config.data_dir.clone(), memory.clone());
+    let volumes = Arc::new(Volumes::new(
+        client.clone(),
+        objects.clone(),
+        images.clone(),
+        config.address,
+        folders,
+    ));
     let (recorder, happenings) = Recorder::new();
     let (published, peers) = tokio::sync::watch::channel(BTreeMap::new());
     let (seen, own) = tokio::sync::watch::channel(Seen::Nothing);
-    let fleet = Fleet::new(workers, client.clone(), links, published, seen);
+    let (pressures, pressed) =
+        tokio::sync::watch::channel(pressure::Pressures::none(Timestamp::now()));
+    let identities = config.data_dir.join("pki");
+    let fleet = Fleet::new(workers, client.clone(), links, identities, published, seen);
     let preparer = Preparer::new(
-        client.clone(),
-        Arc::new(images),
+        objects,
+        images,
+        volumes.clone(),
         recorder.clone(),
         inputs.clone(),
         config.address,
@@ -183,15 +212,21 @@ pub async fn run(config: Config, shutdown: CancellationToken) -> Result<(), Agen
         client: client.clone(),
         fleet,
         preparer: Arc::new(preparer),
+        volumes: volumes.clone(),
         events: recorder,
         address: config.address,
         node: config.name.clone(),
         logs: logs.clone(),
+        accounts: Arc::new(Accounts::default()),
+        pressures,
+        inputs: inputs.downgrade(),
     });
 
     let mut tasks = JoinSet::new();
     tasks.spawn(events::run(client.clone(), config.name.clone(), happenings));
-    tasks.spawn(node::run(client.clone(), description(&config), peers, own, shutdown.clone()));
+    let views = node::Views { workers: peers, seen: own, pressures: pressed };
+    tasks.spawn(node::run(client.clone(), description(&config), views, shutdown.clone()));
+    tasks.spawn(look(config.data_dir.clone(), inputs.clone()));
     tasks.spawn(join::keep_renewed(
         connection.clone(),
         identity,
@@ -201,11 +236,19 @@ pub async fn run(config: Config, shutdown: CancellationToken) -> Result<(), Agen
     ));
     tasks.spawn(tunnel::run(connection.clone(), logs, inputs.clone(), shutdown.clone()));
     tasks.spawn(learn_members(connection, config.data_dir.clone(), shutdown.clone()));
-    spawn_watches(&mut tasks, &client, &config.name, &inputs, &shutdown);
+    tasks.spawn(volumes.keep_fresh(shutdown.clone()));
+    tasks.spawn(checkpoint.clone().run());
+    tasks.spawn(offline::run(checkpoint.clone(), inputs.clone()));
+    spawn_watches(&mut tasks, &client, &config.name, (&inputs, &checkpoint), &shutdown);
     drop(inputs);
 
     pods.run(queue, shutdown.clone(), config.stop_workers_on_exit).await;
     tasks.shutdown().await;
+    checkpoint.flush().await;
+    if let Some(memory) = memory.filter(|_| config.stop_workers_on_exit) {
+        // Nothing runs any more that could need a Secret.
+        let _ = fs::remove_dir_all(memory);
+    }
     Ok(())
 }
 
@@ -234,6 +277,21 @@ async fn learn_members(
         let urls = members::of_slices(known.values());
         if connection.members.learn(&urls) {
             client::store_members(&data_dir, &urls);
+        }
+    }
+}
+
+/// Looks at the machine from time to time, until nobody listens.
+async fn look(data_dir: PathBuf, inputs: mpsc::Sender<Input>) {
+    loop {
+        tokio::time::sleep(pressure::LOOK).await;
+        match pressure::look(&data_dir) {
+            Ok(signals) => {
+                if inputs.send(Input::Looked(signals)).await.is_err() {
+                    return;
+                }
+            }
+            Err(error) => tracing::debug!(%error, "cannot look at the machine"),
         }
     }
 }
@@ -279,7 +337,7 @@ fn spawn_watches(
     tasks: &mut JoinSet<()>,
     client: &kube::Client,
     node: &str,
-    inputs: &mpsc::Sender<Input>,
+    (inputs, checkpoint): (&mpsc::Sender<Input>, &Arc<Checkpoint>),
     shutdown: &CancellationToken,
 ) {
     fn named<K, T>(read: fn(K) -> Option<T>) -> impl Fn(K) -> Option<(Name, T)>
@@ -298,36 +356,88 @@ fn spawn_watches(
             let _ = inputs.send(input).await;
         }
     };
-    let pods = inputs.clone();
+    let (pods, kept) = (inputs.clone(), checkpoint.clone());
     tasks.spawn(watch::run(
         Api::<Pod>::all(client.clone()),
         Some(format!("spec.nodeName={node}")),
-        |pod| spec::read(pod).map(|pod| (pod.0.spec.uid.clone(), Box::new(pod))),
-        move |change: Change<_, _>| send(&pods, Input::Pod(change)),
+        move |mut pod: Pod| {
+            pod.metadata.managed_fields = None;
+            if let Some(uid) = &pod.metadata.uid {
+                kept.keep(Kind::Pods, uid, &pod);
+            }
+            spec::read(pod).map(|pod| (pod.0.spec.uid.clone(), Box::new(pod)))
+        },
+        {
+            let kept = checkpoint.clone();
+            move |change: Change<_, String>| {
+                if let Change::Delete(uid) = &change {
+                    kept.forget(Kind::Pods, uid);
+                }
+                send(&pods, Input::Pod(change))
+            }
+        },
         shutdown.clone(),
     ));
-    let services = inputs.clone();
+    let (services, kept) = (inputs.clone(), checkpoint.clone());
     tasks.spawn(watch::run(
         Api::<Service>::all(client.clone()),
         None,
         named(routes::service),
-        move |change| send(&services, Input::Service(change)),
+        move |change| {
+            keep(
+                &kept,
+                Kind::Services,
+                &change,
+                |it| full_name(&it.namespace, &it.name),
+                named_key,
+            );
+            send(&services, Input::Service(change))
+        },
         shutdown.clone(),
     ));
-    let slices = inputs.clone();
+    let (slices, kept) = (inputs.clone(), checkpoint.clone());
     tasks.spawn(watch::run(
         Api::<EndpointSlice>::all(client.clone()),
         None,
         named(routes::slice),
-        move |change| send(&slices, Input::Slice(change)),
+        move |change| {
+            keep(&kept, Kind::Slices, &change, |it| full_name(&it.namespace, &it.name), named_key);
+            send(&slices, Input::Slice(change))
+        },
         shutdown.clone(),
     ));
-    let nodes = inputs.clone();
+    let (nodes, kept) = (inputs.clone(), checkpoint.clone());
     tasks.spawn(watch::run(
         Api::<Node>::all(client.clone()),
         None,
         |node| routes::node(node).map(|node| (node.name.clone(), node)),
-        move |change| send(&nodes, Input::Node(change)),
+        move |change| {
+            keep(&kept, Kind::Nodes, &change, |it| it.name.clone(), String::clone);
+            send(&nodes, Input::Node(change))
+        },
         shutdown.clone(),
     ));
+}
+
+/// Keeps what a watch says.
+fn keep<T: Serialize, Key>(
+    checkpoint: &Checkpoint,
+    kind: Kind,
+    change: &Change<T, Key>,
+    name: impl Fn(&T) -> String,
+    key: impl Fn(&Key) -> String,
+) {
+    match change {
+        Change::Apply(value) => checkpoint.keep(kind, &name(value), value),
+        Change::Delete(gone) => checkpoint.forget(kind, &key(gone)),
+        Change::Synced => {}
+    }
+}
+
+fn full_name(namespace: &str, name: &str) -> String {
+    format!("{namespace}/{name}")
+}
+
+fn named_key((namespace, name): &Name) -> String {
+    full_name(namespace, name)
 }

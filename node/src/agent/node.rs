@@ -30,7 +30,11 @@ use serde_json::json;
 use tokio::{sync::watch, time::MissedTickBehavior};
 use tokio_util::sync::CancellationToken;
 
-use super::{client::has_code, routes::ANNOTATION_WORKERS};
+use super::{
+    client::has_code,
+    pressure::{Pressure, Pressures},
+    routes::ANNOTATION_WORKERS,
+};
 
 /// How often the lease is renewed.
 const HEARTBEAT: Duration = Duration::from_secs(2);
@@ -74,15 +78,25 @@ pub enum Seen {
     },
 }
 
+/// What the loop knows of the node.
+pub struct Views {
+    /// Where its workers take traffic.
+    pub workers: watch::Receiver<BTreeMap<String, SocketAddr>>,
+    /// What the API says of it.
+    pub seen: watch::Receiver<Seen>,
+    /// What it is short of.
+    pub pressures: watch::Receiver<Pressures>,
+}
+
 /// Keeps the API's picture of this node true until `shutdown`.
 pub async fn run(
     client: kube::Client,
     node: Description,
-    mut workers: watch::Receiver<BTreeMap<String, SocketAddr>>,
-    mut seen: watch::Receiver<Seen>,
+    views: Views,
     shutdown: CancellationToken,
 ) {
-    let mut keeper = Keeper::new(client, node);
+    let Views { mut workers, mut seen, mut pressures } = views;
+    let mut keeper = Keeper::new(client, node, *pressures.borrow());
     let mut tick = tokio::time::interval(HEARTBEAT);
     tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
@@ -90,8 +104,10 @@ pub async fn run(
             _ = tick.tick() => true,
             changed = workers.changed() => { if changed.is_err() { return } false }
             changed = seen.changed() => { if changed.is_err() { return } false }
+            changed = pressures.changed() => { if changed.is_err() { return } false }
             () = shutdown.cancelled() => return,
         };
+        keeper.press(*pressures.borrow_and_update());
         keeper.look(&seen.borrow_and_update().clone(), &workers.borrow_and_update().clone());
         let work = keeper.work(beat);
         let outcome = tokio::select! {
@@ -110,6 +126,7 @@ struct Keeper {
     client: kube::Client,
     node: Description,
     started: Timestamp,
+    pressures: Pressures,
     uid: Option<String>,
     registered: bool,
     status_due: bool,
@@ -119,11 +136,12 @@ struct Keeper {
 }
 
 impl Keeper {
-    fn new(client: kube::Client, node: Description) -> Keeper {
+    fn new(client: kube::Client, node: Description, pressures: Pressures) -> Keeper {
         Keeper {
             client,
             node,
             started: Timestamp::now(),
+            pressures,
             uid: None,
             registered: false,
             status_due: true,
@@ -131,6 +149,11 @@ impl Keeper {
             annotation_due: true,
             reachable: true,
         }
+    }
+
+    fn press(&mut self, pressures: Pressures) {
+        self.status_due |= self.pressures != pressures;
+        self.pressures = pressures;
     }
 
     /// Finds out what differs.
@@ -270,7 +293,7 @@ impl Keeper {
                 },
                 NodeAddress { type_: "Hostname".to_owned(), address: self.node.name.clone() },
             ]),
-            conditions: Some(conditions(self.started)),
+            conditions: Some(conditions(self.started, &self.pressures)),
             node_info: Some(node_info(&self.node)),
             ..NodeStatus::default()
         }
@@ -303,25 +326,49 @@ fn memory_kib() -> Option<u64> {
     line.split_whitespace().nth(1)?.parse().ok()
 }
 
-fn conditions(since: Timestamp) -> Vec<NodeCondition> {
-    let condition = |kind: &str, status: &str, reason: &str, message: &str| NodeCondition {
+fn conditions(since: Timestamp, pressures: &Pressures) -> Vec<NodeCondition> {
+    let condition = |kind: &str, status: bool, reason: &str, message: &str, since| NodeCondition {
         type_: kind.to_owned(),
-        status: status.to_owned(),
+        status: if status { "True" } else { "False" }.to_owned(),
         reason: Some(reason.to_owned()),
         message: Some(message.to_owned()),
         last_heartbeat_time: Some(Time(Timestamp::now())),
         last_transition_time: Some(Time(since)),
     };
+    let pressure = |kind, pressure: &Pressure, texts: [&str; 4]| {
+        let [reason, message] =
+            if pressure.active { [texts[0], texts[1]] } else { [texts[2], texts[3]] };
+        condition(kind, pressure.active, reason, message, pressure.since)
+    };
     vec![
-        condition(
+        pressure(
             "MemoryPressure",
-            "False",
-            "KubeletHasSufficientMemory",
-            "the node has memory to spare",
+            &pressures.memory,
+            [
+                "KubeletHasInsufficientMemory",
+                "the node is short of memory and evicts Pods",
+                "KubeletHasSufficientMemory",
+                "the node has memory to spare",
+            ],
         ),
-        condition("DiskPressure", "False", "KubeletHasNoDiskPressure", "the node has disk space"),
-        condition("PIDPressure", "False", "KubeletHasSufficientPID", "the node has process ids"),
-        condition("Ready", "True", "KubeletReady", "the node agent is posting ready status"),
+        pressure(
+            "DiskPressure",
+            &pressures.disk,
+            [
+                "KubeletHasDiskPressure",
+                "the node is short of disk space and evicts Pods",
+                "KubeletHasNoDiskPressure",
+                "the node has disk space",
+            ],
+        ),
+        condition(
+            "PIDPressure",
+            false,
+            "KubeletHasSufficientPID",
+            "guests are not processes",
+            since,
+        ),
+        condition("Ready", true, "KubeletReady", "the node agent is posting ready status", since),
     ]
 }
 

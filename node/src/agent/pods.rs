@@ -8,7 +8,9 @@
 //! Nothing here waits for the network: requests run in bounded sets of short tasks whose outcome comes
 //! back as an input. An idle Pod costs its entry and nothing else; all timers are one ordered set.
 
+mod evict;
 mod log_files;
+mod offline;
 mod statuses;
 
 use std::{
@@ -21,21 +23,29 @@ use std::{
 
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::PodStatus;
-use tokio::{sync::mpsc, task::JoinSet};
+use tokio::{
+    sync::{mpsc, watch},
+    task::JoinSet,
+};
 use tokio_util::sync::CancellationToken;
 
 use crate::protocol::{self, ExitReason, Health, HookKind, Identity, ProbeKind, ToAgent, ToWorker};
 
 use super::{
+    accounts::Accounts,
+    env::sources as env_sources,
     events::Recorder,
     fleet::Fleet,
     ips::Addresses,
     lifecycle::{Action, Observation, Phase, PodState, Stage, observe, step},
+    offline::{Kept, Live, Unconfirmed},
     prepare::{Order, Preparer},
+    pressure::{Pressures, Signals, Written as Files},
     recover::recover,
     routes::{NodeInfo, ServiceInfo, SliceInfo},
     spec::{Deletion, Desired},
     tunnel::LogQuery,
+    volumes::Volumes,
     watch::Change,
     workers::WorkerEvent,
     writer::Written,
@@ -89,6 +99,12 @@ pub enum Input {
     },
     /// A question about logs.
     Logs(LogQuery),
+    /// What was kept on this node, in case that no server answers.
+    Offline(Box<Kept>),
+    /// What the machine has.
+    Looked(Signals),
+    /// What Pods have written.
+    Measured(HashMap<String, Files>),
 }
 
 /// A Pod of this node.
@@ -105,6 +121,8 @@ struct Entry {
     written: Option<u64>,
     write: WriteState,
     wake: Option<Timestamp>,
+    /// What it has written, as last measured.
+    disk: Files,
 }
 
 /// Where the status of a Pod is on its way to the API.
@@ -126,6 +144,8 @@ pub struct Parts {
     pub fleet: Fleet,
     /// Prepares starts.
     pub preparer: Arc<Preparer>,
+    /// Volumes of Pods.
+    pub volumes: Arc<Volumes>,
     /// Takes events.
     pub events: Recorder,
     /// The node's address.
@@ -134,6 +154,12 @@ pub struct Parts {
     pub node: String,
     /// Where workers write logs.
     pub logs: PathBuf,
+    /// What containers used.
+    pub accounts: Arc<Accounts>,
+    /// The node's conditions.
+    pub pressures: watch::Sender<Pressures>,
+    /// For outcomes of its own tasks.
+    pub inputs: mpsc::WeakSender<Input>,
 }
 
 /// The loop's state.
@@ -145,6 +171,10 @@ pub struct Pods {
     /// Pods that found no free address.
     thirsty: BTreeSet<String>,
     synced: bool,
+    live: Live,
+    unconfirmed: Unconfirmed,
+    pressures: Pressures,
+    measuring: bool,
     timers: BTreeSet<(Timestamp, String)>,
     queue: VecDeque<String>,
     writes: JoinSet<(String, Written)>,
@@ -163,6 +193,10 @@ impl Pods {
             addresses: Addresses::default(),
             thirsty: BTreeSet::new(),
             synced: false,
+            live: Live::default(),
+            unconfirmed: Unconfirmed::default(),
+            pressures: Pressures::none(Timestamp::now()),
+            measuring: false,
             timers: BTreeSet::new(),
             queue: VecDeque::new(),
             writes: JoinSet::new(),
@@ -211,6 +245,7 @@ impl Pods {
     }
 
     fn take(&mut self, input: Input) {
+        self.confirm(&input);
         match input {
             Input::Pod(Change::Apply(pod)) => self.apply(pod.0, pod.1),
             Input::Pod(Change::Delete(uid)) => self.deleted(&uid),
@@ -232,6 +267,9 @@ impl Pods {
             Input::Observed { uid, observation } => self.observed(&uid, observation),
             Input::Prepared { uid, container, start } => self.prepared(&uid, container, start),
             Input::Logs(query) => self.answer(query),
+            Input::Offline(kept) => self.offline(*kept),
+            Input::Looked(signals) => self.look(&signals),
+            Input::Measured(measured) => self.measured(measured),
         }
     }
 
@@ -277,6 +315,10 @@ impl Pods {
         let uid = desired.spec.uid.clone();
         match self.entries.get_mut(&uid) {
             Some(entry) => {
+                let (old, new) = (&entry.desired.spec, &desired.spec);
+                if old.labels != new.labels || old.annotations != new.annotations {
+                    self.tasks.spawn(self.parts.volumes.clone().changed(new.clone()));
+                }
                 entry.desired = desired;
                 entry.state.fit(&entry.desired.spec);
             }
@@ -308,6 +350,7 @@ impl Pods {
             written: None,
             write: WriteState::Idle,
             wake: None,
+            disk: Files::default(),
         };
         self.entries.insert(spec.uid.clone(), Box::new(entry));
     }
@@ -332,6 +375,7 @@ impl Pods {
         }
         self.parts.fleet.pods_synced();
         self.sweep_logs();
+        self.sweep_volumes();
     }
 
     fn worker(&mut self, namespace: &str, event: WorkerEvent) {
@@ -392,8 +436,7 @@ impl Pods {
                 self.parts.fleet.set_peer(namespace, Some(address));
             }
             ToAgent::NodePort(port) => self.parts.fleet.node_port(namespace, &port),
-            // Metrics read the same accounts; nobody has asked for them yet.
-            ToAgent::Usage(usage) => tracing::trace!(namespace, pods = usage.len(), "usage"),
+            ToAgent::Usage(usage) => self.parts.accounts.take(usage, Timestamp::now()),
         }
     }
 
@@ -712,6 +755,8 @@ impl Pods {
         self.tasks.spawn(async move {
             let _ = tokio::fs::remove_dir_all(folder).await;
         });
+        self.tasks.spawn(self.parts.volumes.clone().remove(spec.uid.clone()));
+        self.parts.accounts.forget(&spec.uid);
         tracing::info!(namespace = spec.namespace, pod = spec.name, "Pod gone");
     }
 }

@@ -5,32 +5,30 @@
 
 use std::{collections::BTreeMap, net::IpAddr, sync::Arc};
 
-use k8s_openapi::api::core::v1::{ConfigMap, Secret};
-use kube::Api;
 use tokio::sync::{Semaphore, mpsc};
 
 use crate::protocol;
 
 use super::{
-    client::has_code,
     env,
     events::Recorder,
     images::Images,
     lifecycle::{Observation, Problem},
+    objects::Objects,
     pods::Input,
     routes::ServiceInfo,
-    spec::{PodSpec, Source},
+    spec::PodSpec,
+    volumes::Volumes,
 };
 
 /// Starts that are prepared at the same time.
 const PREPARE_MAX: usize = 64;
-/// What `resourceFieldRef` reports for a memory limit that is not set: the worker's own default.
-const MEMORY_DEFAULT: u64 = 128 << 20;
 
 /// Prepares container starts.
 pub struct Preparer {
-    client: kube::Client,
+    objects: Arc<Objects>,
     images: Arc<Images>,
+    volumes: Arc<Volumes>,
     events: Recorder,
     inputs: mpsc::Sender<Input>,
     host_ip: IpAddr,
@@ -54,14 +52,15 @@ pub struct Order {
 impl Preparer {
     /// Made once.
     pub fn new(
-        client: kube::Client,
+        objects: Arc<Objects>,
         images: Arc<Images>,
+        volumes: Arc<Volumes>,
         events: Recorder,
         inputs: mpsc::Sender<Input>,
         host_ip: IpAddr,
     ) -> Preparer {
         let permits = Semaphore::new(PREPARE_MAX);
-        Preparer { client, images, events, inputs, host_ip, permits }
+        Preparer { objects, images, volumes, events, inputs, host_ip, permits }
     }
 
     /// Prepares one start and reports `Prepared` or `Failed`.
@@ -74,6 +73,7 @@ impl Preparer {
             Err(problem) => {
                 let reason = match problem.reason {
                     "ErrImagePull" | "InvalidImageName" | "ErrImageNeverPull" => "Failed",
+                    "ContainerCreating" => "FailedMount",
                     other => other,
                 };
                 self.events.warning(&order.pod, container, reason, problem.message.clone());
@@ -87,7 +87,7 @@ impl Preparer {
     async fn prepare(&self, order: &Order) -> Result<protocol::Container, Problem> {
         let (pod, index) = (&order.pod, order.index);
         let container = &pod.containers[index];
-        let found = self.images.resolve(pod, container).await?;
+        let found = self.images.resolve(pod, &container.image, container.pull).await?;
         if found.pulled {
             let message =
                 format!("Pulled {} ({}, {} bytes)", container.image, found.id, found.bytes);
@@ -125,6 +125,8 @@ impl Preparer {
             });
         }
         let (env, args) = self.environment(order).await?;
+        let volumes = self.volumes.prepare(pod, index, order.ip, &env, image.guest);
+        let (mounts, last_words) = volumes.await?;
         Ok(protocol::Container {
             name: container.name.clone(),
             restart: order.restart,
@@ -136,11 +138,14 @@ impl Preparer {
             env,
             limits: container.limits.clone(),
             ports: container.ports.clone(),
-            mounts: Vec::new(),
+            mounts,
             stdin: container.stdin,
             probes: container.probes.clone(),
             hooks: container.hooks.clone(),
-            last_words: protocol::LastWords { file: None, from_log: container.message_from_log },
+            last_words: protocol::LastWords {
+                file: last_words,
+                from_log: container.message_from_log,
+            },
         })
     }
 
@@ -148,57 +153,21 @@ impl Preparer {
         let pod = &order.pod;
         let mut objects = BTreeMap::new();
         for source in env::sources(&pod.containers[order.index]) {
-            let content = self.read(&pod.namespace, &source).await.map_err(|error| Problem {
-                reason: "CreateContainerConfigError",
-                message: format!("cannot read {source:?}: {error}"),
-            })?;
+            let content =
+                self.objects.get(&pod.namespace, &source).await.map_err(|error| Problem {
+                    reason: "CreateContainerConfigError",
+                    message: format!("cannot read {source:?}: {error}"),
+                })?;
             objects.insert(source, content);
         }
-        let cores = std::thread::available_parallelism().map_or(1, |cores| cores.get());
         let context = env::Context {
-            pod_ip: order.ip,
-            host_ip: self.host_ip,
             services: &order.services,
             objects: &objects,
-            cpu_default: u32::try_from(cores * 1000).unwrap_or(u32::MAX),
-            memory_default: MEMORY_DEFAULT,
-            storage_default: u64::MAX,
+            ..env::Context::defaults(order.ip, self.host_ip)
         };
         env::build(pod, order.index, &context).map_err(|error| Problem {
             reason: "CreateContainerConfigError",
             message: error.to_string(),
         })
-    }
-
-    /// Content of a ConfigMap or Secret; `None` if there is none.
-    async fn read(
-        &self,
-        namespace: &str,
-        source: &Source,
-    ) -> Result<Option<BTreeMap<String, Vec<u8>>>, kube::Error> {
-        let content = match source {
-            Source::ConfigMap(name) => {
-                let api: Api<ConfigMap> = Api::namespaced(self.client.clone(), namespace);
-                api.get(name).await.map(|map| {
-                    let text = map.data.into_iter().flatten();
-                    let binary = map.binary_data.into_iter().flatten();
-                    text.map(|(key, value)| (key, value.into_bytes()))
-                        .chain(binary.map(|(key, value)| (key, value.0)))
-                        .collect()
-                })
-            }
-            Source::Secret(name) => {
-                let api: Api<Secret> = Api::namespaced(self.client.clone(), namespace);
-                api.get(name).await.map(|secret| {
-                    let data = secret.data.into_iter().flatten();
-                    data.map(|(key, value)| (key, value.0)).collect()
-                })
-            }
-        };
-        match content {
-            Ok(content) => Ok(Some(content)),
-            Err(error) if has_code(&error, 404) => Ok(None),
-            Err(error) => Err(error),
-        }
     }
 }

@@ -14,6 +14,8 @@ use k8s_openapi::api::{
     discovery::v1::EndpointSlice,
 };
 
+use serde::{Deserialize, Serialize};
+
 use crate::protocol::{Endpoint, Protocol, RoutePort, ServiceKey, ServiceRoute};
 
 use super::spec::transport;
@@ -24,7 +26,7 @@ pub const ANNOTATION_WORKERS: &str = "wherry.dev/workers";
 const LABEL_SERVICE: &str = "kubernetes.io/service-name";
 
 /// What routing needs of a Service.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ServiceInfo {
     /// Its namespace.
     pub namespace: String,
@@ -37,7 +39,7 @@ pub struct ServiceInfo {
 }
 
 /// A port of a Service.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ServicePort {
     /// Its name, empty if it has none.
     pub name: String,
@@ -50,7 +52,7 @@ pub struct ServicePort {
 }
 
 /// What routing needs of an EndpointSlice.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SliceInfo {
     /// Its namespace.
     pub namespace: String,
@@ -65,7 +67,7 @@ pub struct SliceInfo {
 }
 
 /// What routing needs of a Node.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct NodeInfo {
     /// Its name.
     pub name: String,

@@ -22,9 +22,7 @@ use wherry_resources::quantity;
 
 use crate::protocol;
 
-pub use self::volumes::{
-    Content, FieldItem, Files, Item, Part, Sub, TokenItem, Volume, VolumeMount,
-};
+pub use self::volumes::{Content, Files, Part, Sub, TokenItem, Volume, VolumeMount};
 
 /// What `terminationGracePeriodSeconds` is when nothing says otherwise.
 const GRACE_DEFAULT: Duration = Duration::from_secs(30);

@@ -173,6 +173,23 @@ pub fn socket_folder(data_dir: &Path) -> PathBuf {
     if longest <= SOCKET_PATH_MAX { folder } else { below(PathBuf::from("/tmp")) }
 }
 
+/// A folder of this node that no disk holds, gone with a reboot. None where the machine has no
+/// memory-backed file system that we may write to.
+pub fn memory_folder(data_dir: &Path) -> Option<PathBuf> {
+    let data_dir = data_dir.canonicalize().unwrap_or_else(|_| data_dir.to_owned());
+    let hash = hex::encode(Sha256::digest(data_dir.as_os_str().as_encoded_bytes()));
+    let name = format!("wherry-{}-{}", nix::unistd::getuid(), &hash[..16]);
+    ["/run", "/dev/shm"].into_iter().find_map(|root| {
+        let found = nix::sys::statfs::statfs(root).ok()?;
+        if found.filesystem_type() != nix::sys::statfs::TMPFS_MAGIC {
+            return None;
+        }
+        let folder = Path::new(root).join(&name);
+        prepare_folder(&folder.join("node")).ok()?;
+        Some(folder.join("node"))
+    })
+}
+
 /// Makes the folder, or checks that an existing one is ours alone.
 pub fn prepare_folder(folder: &Path) -> Result<(), WorkersError> {
     let error = |source| WorkersError::Folder { path: folder.to_owned(), source };

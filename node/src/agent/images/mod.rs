@@ -39,7 +39,7 @@ use self::{
 };
 use super::{
     lifecycle::Problem,
-    spec::{ContainerSpec, PodSpec, PullPolicy},
+    spec::{PodSpec, PullPolicy},
 };
 
 /// Memory that a compilation may use: writable private memory, which is what a compiler takes.
@@ -52,6 +52,8 @@ const COMPILE_WALL: Duration = Duration::from_secs(120);
 const COMPILE_FILE_BYTES: u64 = 512 << 20;
 /// Largest report that is read.
 const REPORT_BYTES_MAX: u64 = 1 << 20;
+/// How long the built-in registry is waited for where an older answer is at hand.
+const ANSWER_MAX: Duration = Duration::from_millis(1500);
 /// Downloads at the same time.
 const PULLS_MAX: usize = 8;
 
@@ -103,36 +105,54 @@ impl Images {
     pub async fn resolve(
         self: &Arc<Images>,
         pod: &PodSpec,
-        container: &ContainerSpec,
+        image: &str,
+        pull: PullPolicy,
     ) -> Result<Found, Problem> {
-        let reference = Reference::parse(&container.image)
+        let reference = Reference::parse(image)
             .map_err(|message| Problem { reason: "InvalidImageName", message })?;
         // The built-in registry is one for all; elsewhere each namespace needs its own access.
         let scope = reference.host.as_ref().map_or("", |_| pod.namespace.as_str());
-        if container.pull != PullPolicy::Always
-            && let Some(known) = self.cache.remembered(scope, &container.image)
+        let known = self.cache.remembered(scope, image);
+        if pull != PullPolicy::Always
+            && let Some(known) = known
         {
             return Ok(found(&reference, &known, false));
         }
-        if container.pull == PullPolicy::Never {
+        if pull == PullPolicy::Never {
             return Err(Problem {
                 reason: "ErrImageNeverPull",
-                message: format!(
-                    "{} is not on this node and imagePullPolicy is Never",
-                    container.image
-                ),
+                message: format!("{image} is not on this node and imagePullPolicy is Never"),
             });
         }
-        let key = format!("{scope}\n{}\n{}", container.image, pod.pull_secrets.join(","));
+        // The built-in registry goes away together with the control plane, and a Pod that has run
+        // here must come back meanwhile.
+        let fallback = known.filter(|_| reference.host.is_none());
+        let older = fallback.map(|known| found(&reference, &known, false));
+        let key = format!("{scope}\n{image}\n{}", pod.pull_secrets.join(","));
         let images = self.clone();
-        let (image, scope) = (container.image.clone(), scope.to_owned());
+        let (text, scope) = (image.to_owned(), scope.to_owned());
         let (namespace, secrets) = (pod.namespace.clone(), pod.pull_secrets.clone());
-        self.resolving
-            .join(key, move || {
-                async move { images.pull(&reference, &image, &scope, &namespace, &secrets).await }
-                    .boxed()
-            })
-            .await
+        let asked = self.resolving.join(key, move || {
+            async move { images.pull(&reference, &text, &scope, &namespace, &secrets).await }
+                .boxed()
+        });
+        let Some(older) = older else {
+            return asked.await;
+        };
+        match tokio::time::timeout(ANSWER_MAX, asked).await {
+            Ok(Err(problem)) if problem.reason == "ErrImagePull" && self.is_away().await => {
+                tracing::info!(image, "the registry is away; using the image that is here");
+                Ok(older)
+            }
+            Ok(answer) => answer,
+            Err(_) => Ok(older),
+        }
+    }
+
+    /// Whether the control plane, and with it the built-in registry, does not answer.
+    async fn is_away(&self) -> bool {
+        let asked = tokio::time::timeout(ANSWER_MAX, self.client.apiserver_version()).await;
+        !matches!(asked, Ok(Ok(_) | Err(kube::Error::Api(_))))
     }
 
     async fn pull(
@@ -187,6 +207,11 @@ impl Images {
     /// What the image is, if its code is ready to be loaded.
     pub fn compiled(&self, found: &Found) -> Option<Image> {
         self.cache.load(&found.layer)
+    }
+
+    /// Where the image itself is.
+    pub fn blob(&self, found: &Found) -> PathBuf {
+        self.cache.blob(&found.layer)
     }
 
     /// Where the code of an image is.

@@ -1,0 +1,161 @@
+//! The loop's part in evictions: who uses what, and who has to go.
+
+use std::{collections::HashMap, path::PathBuf};
+
+use jiff::Timestamp;
+
+use crate::{
+    agent::{
+        lifecycle::{Observation, Stage},
+        pods::Input,
+        pressure::{Candidate, Resource, Signals, Written, over_limit, reason, victim},
+        spec::{Content, PodSpec},
+        volumes::{Use, measure},
+    },
+    protocol,
+};
+
+use super::Pods;
+
+/// What is to be measured of one Pod.
+struct Order {
+    uid: String,
+    volumes: Vec<(String, bool, Vec<PathBuf>)>,
+    logs: PathBuf,
+}
+
+impl Pods {
+    /// The node was looked at: one Pod may have to go, and all that write are measured.
+    pub(super) fn look(&mut self, signals: &Signals) {
+        let now = Timestamp::now();
+        let before = (self.pressures.memory.active, self.pressures.disk.active);
+        let short = self.pressures.look(signals, now);
+        let after = (self.pressures.memory.active, self.pressures.disk.active);
+        if before != after {
+            tracing::warn!(memory = after.0, disk = after.1, "pressure on the node changed");
+            self.parts.pressures.send_replace(self.pressures);
+        }
+        if let Some(resource) = short {
+            let candidates = self.candidates(resource);
+            match victim(&candidates) {
+                Some(victim) => {
+                    let (uid, why) = (victim.uid.clone(), reason(resource, signals, victim));
+                    self.evict(&uid, why);
+                }
+                None => tracing::warn!(?resource, "the node is short, and no Pod can go"),
+            }
+        }
+        self.measure_all();
+    }
+
+    fn candidates(&self, resource: Resource) -> Vec<Candidate> {
+        let running = self.entries.values().filter(|entry| entry.state.stage == Stage::Active);
+        let candidate = |entry: &Box<super::Entry>| {
+            let spec = &entry.desired.spec;
+            let (used, requested) = match resource {
+                Resource::Memory => (
+                    self.parts.accounts.memory(&spec.uid) + entry.disk.memory(),
+                    requests(spec, |container| {
+                        container.requests.1.or(container.limits.memory_bytes)
+                    }),
+                ),
+                Resource::Disk => (
+                    entry.disk.disk(),
+                    requests(spec, |container| container.storage.1.or(container.storage.0)),
+                ),
+            };
+            Candidate { uid: spec.uid.clone(), priority: spec.priority, used, requested }
+        };
+        running.map(candidate).collect()
+    }
+
+    fn evict(&mut self, uid: &str, why: String) {
+        let Some(entry) = self.entries.get(uid) else {
+            return;
+        };
+        let spec = entry.desired.spec.clone();
+        tracing::warn!(namespace = spec.namespace, pod = spec.name, why, "evicting a Pod");
+        self.parts.events.warning_of_pod(&spec, "Evicted", why.clone());
+        self.observed(uid, Observation::Evict(why));
+    }
+
+    /// Has the files of all Pods counted that may write some. Never twice at a time.
+    fn measure_all(&mut self) {
+        if self.measuring {
+            return;
+        }
+        let orders: Vec<Order> = self
+            .entries
+            .values()
+            .filter(|entry| entry.state.stage == Stage::Active)
+            .filter_map(|entry| self.order(&entry.desired.spec))
+            .collect();
+        if orders.is_empty() {
+            return;
+        }
+        self.measuring = true;
+        let inputs = self.parts.inputs.clone();
+        self.tasks.spawn(async move {
+            let count = move || {
+                let count = |order: Order| (order.uid.clone(), written(&order));
+                orders.into_iter().map(count).collect::<HashMap<_, _>>()
+            };
+            let measured = tokio::task::spawn_blocking(count).await.unwrap_or_default();
+            if let Some(inputs) = inputs.upgrade() {
+                // The loop is gone only when the agent ends.
+                let _ = inputs.send(Input::Measured(measured)).await;
+            }
+        });
+    }
+
+    /// A Pod without volumes and limits of its own writes logs at most, and those are bounded.
+    fn order(&self, spec: &PodSpec) -> Option<Order> {
+        let limited = spec.containers.iter().any(|container| container.storage.0.is_some());
+        let folders = self.parts.volumes.folders(&spec.uid);
+        let mut volumes = Vec::new();
+        for volume in &spec.volumes {
+            if let Content::EmptyDir { memory, .. } = volume.content {
+                let below = |folder: &PathBuf| folder.join("volumes").join(&volume.name);
+                let found = folders.iter().map(below).collect();
+                volumes.push((volume.name.clone(), memory, found));
+            }
+        }
+        let folder = protocol::log_folder(&spec.namespace, &spec.name, &spec.uid);
+        (limited || !volumes.is_empty()).then(|| Order {
+            uid: spec.uid.clone(),
+            volumes,
+            logs: self.parts.logs.join(folder),
+        })
+    }
+
+    /// The files were counted.
+    pub(super) fn measured(&mut self, measured: HashMap<String, Written>) {
+        self.measuring = false;
+        for (uid, written) in measured {
+            let Some(entry) = self.entries.get_mut(&uid) else { continue };
+            let why = over_limit(&entry.desired.spec, &written);
+            entry.disk = written;
+            if let Some(why) = why.filter(|_| entry.state.stage == Stage::Active) {
+                self.evict(&uid, why);
+            }
+        }
+    }
+}
+
+fn written(order: &Order) -> Written {
+    let add = |folders: &Vec<PathBuf>| {
+        folders.iter().map(|folder| measure(folder)).fold(Use::default(), |sum, it| Use {
+            bytes: sum.bytes.saturating_add(it.bytes),
+            entries: sum.entries + it.entries,
+        })
+    };
+    let volumes = order.volumes.iter();
+    Written {
+        volumes: volumes.map(|(name, memory, it)| (name.clone(), *memory, add(it))).collect(),
+        logs: measure(&order.logs),
+    }
+}
+
+fn requests(spec: &PodSpec, of: impl Fn(&crate::agent::spec::ContainerSpec) -> Option<u64>) -> u64 {
+    spec.containers[spec.main()].iter().map(|container| of(container).unwrap_or(0)).sum()
+}

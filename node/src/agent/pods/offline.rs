@@ -1,0 +1,122 @@
+//! The loop's part in running without a server.
+
+use std::sync::Arc;
+
+use crate::agent::{
+    offline::Kept,
+    pods::Input,
+    spec::{self, Content, Source},
+    watch::Change,
+};
+
+use super::{Pods, env_sources};
+
+impl Pods {
+    /// Takes what was kept of the kinds that no watch has listed.
+    pub(super) fn offline(&mut self, kept: Kept) {
+        let live = self.live;
+        if live.pods && live.services && live.slices && live.nodes {
+            return;
+        }
+        tracing::info!(
+            pods = kept.pods.len(),
+            services = kept.services.len(),
+            "no server has answered yet; running what was kept"
+        );
+        if !live.nodes {
+            for node in kept.nodes {
+                self.unconfirmed.nodes.insert(node.name.clone());
+                self.node(Change::Apply(node));
+            }
+            self.parts.fleet.nodes_synced();
+        }
+        if !live.services {
+            for service in kept.services {
+                let name = (service.namespace.clone(), service.name.clone());
+                self.unconfirmed.services.insert(name);
+                self.parts.fleet.set_service(service);
+            }
+            self.parts.fleet.services_synced();
+        }
+        if !live.slices {
+            for slice in kept.slices {
+                self.unconfirmed.slices.insert((slice.namespace.clone(), slice.name.clone()));
+                self.parts.fleet.set_slice(slice);
+            }
+            self.parts.fleet.slices_synced();
+        }
+        if !live.pods {
+            for pod in kept.pods {
+                let Some((desired, api)) = spec::read(pod) else { continue };
+                if !self.entries.contains_key(&desired.spec.uid) {
+                    self.unconfirmed.pods.insert(desired.spec.uid.clone());
+                    self.apply(desired, api);
+                }
+            }
+        }
+        self.process_all();
+    }
+
+    /// A watch has spoken of something: the checkpoint's word is no longer needed. After its list is
+    /// complete, what only the checkpoint knew is gone.
+    pub(super) fn confirm(&mut self, input: &Input) {
+        let unconfirmed = &mut self.unconfirmed;
+        match input {
+            Input::Pod(Change::Apply(pod)) => {
+                unconfirmed.pods.remove(&pod.0.spec.uid);
+            }
+            Input::Service(Change::Apply(service)) => {
+                unconfirmed.services.remove(&(service.namespace.clone(), service.name.clone()));
+            }
+            Input::Slice(Change::Apply(slice)) => {
+                unconfirmed.slices.remove(&(slice.namespace.clone(), slice.name.clone()));
+            }
+            Input::Node(Change::Apply(node)) => {
+                unconfirmed.nodes.remove(&node.name);
+            }
+            Input::Pod(Change::Synced) => {
+                self.live.pods = true;
+                for uid in std::mem::take(&mut unconfirmed.pods) {
+                    tracing::info!(uid, "a Pod was deleted while no server could be reached");
+                    self.deleted(&uid);
+                }
+            }
+            Input::Service(Change::Synced) => {
+                self.live.services = true;
+                for (namespace, name) in std::mem::take(&mut unconfirmed.services) {
+                    self.parts.fleet.remove_service(&namespace, &name);
+                }
+            }
+            Input::Slice(Change::Synced) => {
+                self.live.slices = true;
+                for (namespace, name) in std::mem::take(&mut unconfirmed.slices) {
+                    self.parts.fleet.remove_slice(&namespace, &name);
+                }
+            }
+            Input::Node(Change::Synced) => {
+                self.live.nodes = true;
+                for name in std::mem::take(&mut unconfirmed.nodes) {
+                    self.parts.fleet.remove_node(&name);
+                }
+            }
+            _ => {}
+        }
+    }
+
+    /// Removes what is left on disk of Pods that went away while no agent was there.
+    pub(super) fn sweep_volumes(&mut self) {
+        let known = self.entries.keys().cloned().collect();
+        let mut used: Vec<(String, Source)> = Vec::new();
+        for entry in self.entries.values() {
+            let spec = &entry.desired.spec;
+            let of_env = spec.containers.iter().flat_map(env_sources);
+            let files = spec.volumes.iter().filter_map(|volume| match &volume.content {
+                Content::Files(files) => Some(files),
+                _ => None,
+            });
+            let of_files = files.flat_map(|files| files.sources().cloned());
+            used.extend(of_env.chain(of_files).map(|source| (spec.namespace.clone(), source)));
+        }
+        self.tasks.spawn(Arc::clone(&self.parts.volumes).sweep(known, used));
+    }
+}

@@ -1,0 +1,322 @@
+//! When the node is short of something, and which Pod goes then. Pure but for [`look`].
+//!
+//! As a kubelet does it: a signal below its threshold sets the node's condition, which stays for a
+//! while after; one Pod is evicted at each look until the signal is back. First goes who uses more
+//! than it requested; among those who has the lowest priority; among those who uses most beyond its
+//! request. So Guaranteed Pods go last and only for others' sake. A Pod that writes more than its
+//! own limits goes whatever the node has.
+
+use std::{path::Path, time::Duration};
+
+use jiff::Timestamp;
+
+use super::{
+    spec::{Content, PodSpec},
+    volumes::Use,
+};
+
+/// How often the node is looked at.
+pub const LOOK: Duration = Duration::from_secs(10);
+/// How long a condition stays after the signal is back, so that it does not flap.
+const SETTLE: Duration = Duration::from_secs(300);
+/// Free memory below which Pods have to go.
+const MEMORY_MIN: u64 = 100 << 20;
+/// Free disk below which Pods have to go: a tenth, as Kubernetes has it, but on a large disk no more
+/// than this: images and volumes of Wasm are small.
+const DISK_MIN: u64 = 2 << 30;
+/// Free inodes below which Pods have to go: one of this many.
+const INODES_PART: u64 = 20;
+/// Pods of this priority run the cluster itself and are never evicted.
+const PRIORITY_CRITICAL: i32 = 2_000_000_000;
+
+/// What the machine has.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Signals {
+    /// `MemAvailable`
+    pub memory_free: u64,
+    /// Of the file system with the node's data: free and all bytes.
+    pub disk: (u64, u64),
+    /// Free and all inodes; some file systems count none.
+    pub inodes: (u64, u64),
+}
+
+/// What there can be too little of.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Resource {
+    /// Memory.
+    Memory,
+    /// Disk space or inodes.
+    Disk,
+}
+
+/// A node condition and since when it has its value.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Pressure {
+    /// Whether there is too little.
+    pub active: bool,
+    /// Since when.
+    pub since: Timestamp,
+    /// When the signal was last below its threshold.
+    last: Option<Timestamp>,
+}
+
+/// The conditions of the node.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Pressures {
+    /// `MemoryPressure`
+    pub memory: Pressure,
+    /// `DiskPressure`
+    pub disk: Pressure,
+}
+
+impl Pressures {
+    /// Nothing is short.
+    pub fn none(now: Timestamp) -> Pressures {
+        let none = Pressure { active: false, since: now, last: None };
+        Pressures { memory: none, disk: none }
+    }
+
+    /// After a look. Says what is short right now: that is what evictions are for.
+    pub fn look(&mut self, signals: &Signals, now: Timestamp) -> Option<Resource> {
+        let memory = signals.memory_free < MEMORY_MIN;
+        let disk =
+            signals.disk.0 < disk_min(signals) || signals.inodes.0 < signals.inodes.1 / INODES_PART;
+        self.memory.set(memory, now);
+        self.disk.set(disk, now);
+        match (memory, disk) {
+            (true, _) => Some(Resource::Memory),
+            (false, true) => Some(Resource::Disk),
+            (false, false) => None,
+        }
+    }
+}
+
+impl Pressure {
+    fn set(&mut self, short: bool, now: Timestamp) {
+        if short {
+            self.last = Some(now);
+        }
+        let active = short || self.last.is_some_and(|last| now < last + SETTLE);
+        if active != self.active {
+            *self = Pressure { active, since: now, ..*self };
+        }
+    }
+}
+
+fn disk_min(signals: &Signals) -> u64 {
+    DISK_MIN.min(signals.disk.1 / 10)
+}
+
+/// A Pod that could go.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Candidate {
+    /// Which.
+    pub uid: String,
+    /// Its priority.
+    pub priority: i32,
+    /// What it uses of what is short.
+    pub used: u64,
+    /// What it requested of it.
+    pub requested: u64,
+}
+
+/// Who goes first.
+pub fn victim(candidates: &[Candidate]) -> Option<&Candidate> {
+    let may_go = candidates.iter().filter(|it| it.priority < PRIORITY_CRITICAL);
+    may_go.min_by_key(|it| {
+        let within = it.used <= it.requested;
+        let beyond = it.used.saturating_sub(it.requested);
+        (within, it.priority, std::cmp::Reverse(beyond), it.uid.clone())
+    })
+}
+
+/// The sentence for a Pod that goes because the node is short.
+pub fn reason(resource: Resource, signals: &Signals, victim: &Candidate) -> String {
+    let (word, threshold, free) = match resource {
+        Resource::Memory => ("memory", MEMORY_MIN, signals.memory_free),
+        Resource::Disk => ("ephemeral-storage", disk_min(signals), signals.disk.0),
+    };
+    format!(
+        "The node was low on resource: {word}. Threshold quantity: {}, available: {}. The Pod was \
+         using {}, request is {}. ",
+        binary(threshold),
+        binary(free),
+        binary(victim.used),
+        binary(victim.requested)
+    )
+}
+
+/// What a Pod has written.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Written {
+    /// Of each emptyDir, and whether it is in memory.
+    pub volumes: Vec<(String, bool, Use)>,
+    /// Its logs.
+    pub logs: Use,
+}
+
+impl Written {
+    /// On the disk, all of it.
+    pub fn disk(&self) -> u64 {
+        let on_disk = self.volumes.iter().filter(|(_, memory, _)| !memory);
+        on_disk.map(|(_, _, it)| it.bytes).fold(self.logs.bytes, u64::saturating_add)
+    }
+
+    /// In memory-backed volumes.
+    pub fn memory(&self) -> u64 {
+        let in_memory = self.volumes.iter().filter(|(_, memory, _)| *memory);
+        in_memory.map(|(_, _, it)| it.bytes).fold(0, u64::saturating_add)
+    }
+}
+
+/// Why a Pod has written more than it may; None if it has not.
+pub fn over_limit(pod: &PodSpec, written: &Written) -> Option<String> {
+    for (name, _, found) in &written.volumes {
+        let volume = pod.volumes.iter().find(|volume| &volume.name == name);
+        let Some(Content::EmptyDir { limit: Some(limit), .. }) = volume.map(|it| &it.content)
+        else {
+            continue;
+        };
+        if found.bytes > *limit {
+            let limit = binary(*limit);
+            return Some(format!(
+                "Usage of EmptyDir volume {name:?} exceeds the limit {limit:?}. "
+            ));
+        }
+    }
+    let limits: Option<u64> = pod.containers[pod.main()]
+        .iter()
+        .map(|container| container.storage.0)
+        .try_fold(0u64, |sum, limit| Some(sum.saturating_add(limit?)));
+    let limit = limits.filter(|limit| written.disk() > *limit)?;
+    Some(format!(
+        "Pod ephemeral local storage usage exceeds the total limit of containers {}. ",
+        binary(limit)
+    ))
+}
+
+/// A number of bytes as Kubernetes writes it.
+fn binary(bytes: u64) -> String {
+    for (shift, unit) in [(30, "Gi"), (20, "Mi"), (10, "Ki")] {
+        if bytes >= 1 << shift {
+            return format!("{}{unit}", bytes >> shift);
+        }
+    }
+    bytes.to_string()
+}
+
+/// Reads the signals of this machine.
+pub fn look(data_dir: &Path) -> std::io::Result<Signals> {
+    let meminfo = std::fs::read_to_string("/proc/meminfo")?;
+    let disk = nix::sys::statvfs::statvfs(data_dir)?;
+    let block = disk.fragment_size();
+    Ok(Signals {
+        memory_free: memory_free(&meminfo).unwrap_or(u64::MAX),
+        disk: (disk.blocks_available() * block, disk.blocks() * block),
+        inodes: (disk.files_available(), disk.files()),
+    })
+}
+
+fn memory_free(meminfo: &str) -> Option<u64> {
+    let line = meminfo.lines().find(|line| line.starts_with("MemAvailable:"))?;
+    let kib: u64 = line.split_whitespace().nth(1)?.parse().ok()?;
+    Some(kib << 10)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const PLENTY: Signals =
+        Signals { memory_free: 8 << 30, disk: (50 << 30, 100 << 30), inodes: (90, 100) };
+
+    fn at(second: i64) -> Timestamp {
+        Timestamp::from_second(second).expect("a time")
+    }
+
+    #[test]
+    fn a_condition_stays_for_a_while() {
+        let mut pressures = Pressures::none(at(0));
+        assert_eq!(pressures.look(&PLENTY, at(10)), None);
+        let short = Signals { memory_free: 50 << 20, ..PLENTY };
+        assert_eq!(pressures.look(&short, at(20)), Some(Resource::Memory));
+        assert!(pressures.memory.active && !pressures.disk.active);
+        assert_eq!(pressures.look(&PLENTY, at(30)), None);
+        assert!(pressures.memory.active);
+        pressures.look(&PLENTY, at(320));
+        assert!(!pressures.memory.active);
+        assert_eq!(pressures.memory.since, at(320));
+        let full = Signals { disk: (1 << 30, 100 << 30), ..PLENTY };
+        assert_eq!(pressures.look(&full, at(330)), Some(Resource::Disk));
+        let inodes = Signals { inodes: (4, 100), ..PLENTY };
+        assert_eq!(pressures.look(&inodes, at(340)), Some(Resource::Disk));
+    }
+
+    #[test]
+    fn who_takes_more_than_asked_for_goes_first() {
+        let pod = |uid: &str, priority, used, requested| Candidate {
+            uid: uid.to_owned(),
+            priority,
+            used,
+            requested,
+        };
+        let order = |mut all: Vec<Candidate>| {
+            let mut gone = Vec::new();
+            while let Some(next) = victim(&all).cloned() {
+                all.retain(|it| it.uid != next.uid);
+                gone.push(next.uid);
+            }
+            gone.join(" ")
+        };
+        assert_eq!(
+            order(vec![
+                pod("within", -5, 10, 100),
+                pod("important", 1000, 200, 0),
+                pod("little", 0, 20, 10),
+                pod("much", 0, 500, 100),
+                pod("critical", PRIORITY_CRITICAL, 900, 0),
+            ]),
+            "much little important within"
+        );
+    }
+
+    #[test]
+    fn sentences() {
+        let short = Signals { memory_free: 50 << 20, ..PLENTY };
+        let victim = Candidate { uid: "u".to_owned(), priority: 0, used: 200 << 20, requested: 0 };
+        assert_eq!(
+            reason(Resource::Memory, &short, &victim),
+            "The node was low on resource: memory. Threshold quantity: 100Mi, available: 50Mi. \
+             The Pod was using 200Mi, request is 0. "
+        );
+        assert_eq!(memory_free("MemTotal: 9 kB\nMemAvailable:  2048 kB\n"), Some(2 << 20));
+    }
+
+    #[test]
+    fn limits_on_what_is_written() {
+        let pod = |text: &str| {
+            let pod = serde_json::from_str(text).expect("a Pod");
+            crate::agent::spec::read(pod).expect("a Pod of a node").0.spec
+        };
+        let spec =
+            pod(r#"{"metadata":{"name":"a","namespace":"b","uid":"u"},"spec":{"nodeName":"n",
+                "volumes":[{"name":"cache","emptyDir":{"sizeLimit":"1Mi"}}],
+                "containers":[{"name":"app","image":"i",
+                    "resources":{"limits":{"ephemeral-storage":"3Mi"}},
+                    "volumeMounts":[{"name":"cache","mountPath":"/c"}]}]}}"#);
+        let written = |volume: u64, logs: u64| Written {
+            volumes: vec![("cache".to_owned(), false, Use { bytes: volume, entries: 1 })],
+            logs: Use { bytes: logs, entries: 1 },
+        };
+        assert_eq!(over_limit(&spec, &written(1 << 20, 1 << 20)), None);
+        assert_eq!(
+            over_limit(&spec, &written(2 << 20, 0)).as_deref(),
+            Some("Usage of EmptyDir volume \"cache\" exceeds the limit \"1Mi\". ")
+        );
+        assert_eq!(
+            over_limit(&spec, &written(1 << 20, 4 << 20)).as_deref(),
+            Some("Pod ephemeral local storage usage exceeds the total limit of containers 3Mi. ")
+        );
+        assert!(look(Path::new("/")).expect("this machine").memory_free > 0);
+    }
+}

@@ -1,0 +1,478 @@
+//! Volumes: made before a container that mounts them starts, kept up to date while the Pod lives,
+//! removed with it.
+//!
+//! ```text
+//!   <data dir>/pods/<uid>/volumes/<name>      emptyDir, files without secrets
+//!   <memory>/pods/<uid>/volumes/<name>        emptyDir in memory, files with secrets or tokens
+//!   <either>/pods/<uid>/containers/<name>     single files that a container mounts, its last words
+//! ```
+//!
+//! A guest sees directories only (WASI has no other preopens): a single file is shown in a directory
+//! of its own. Nothing that a guest can write to is ever resolved by its path, see `beneath.rs`.
+//! Secrets lie on a memory-backed file system; a node that has none does not mount them.
+
+mod atomic;
+mod content;
+mod places;
+mod usage;
+
+use std::{
+    collections::{BTreeMap, BTreeSet, HashMap},
+    net::IpAddr,
+    path::{Path, PathBuf},
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
+
+use jiff::Timestamp;
+use k8s_openapi::api::{
+    authentication::v1::{BoundObjectReference, TokenRequest, TokenRequestSpec},
+    core::v1::{Namespace, PersistentVolume, PersistentVolumeClaim, ServiceAccount},
+};
+use kube::{Api, api::PostParams};
+use tokio_util::sync::CancellationToken;
+
+use crate::protocol;
+
+pub use self::usage::{Use, measure};
+use self::{content::Known, places::Place};
+use super::{
+    env,
+    images::Images,
+    lifecycle::Problem,
+    objects::Objects,
+    spec::{Content, Files, Part, PodSpec, Source, Sub, TokenItem, Volume, VolumeMount},
+};
+
+/// How often files are compared with their sources; Kubernetes promises a minute.
+const REFRESH: Duration = Duration::from_secs(20);
+/// A token is replaced after four fifths of its life, or after a day.
+const TOKEN_AGE_MAX: i64 = 24 * 3600;
+
+/// All volumes of this node.
+pub struct Volumes {
+    client: kube::Client,
+    objects: Arc<Objects>,
+    images: Arc<Images>,
+    host_ip: IpAddr,
+    disk: PathBuf,
+    memory: Option<PathBuf>,
+    /// Pods that have volumes. Locked only to look one up.
+    pods: Mutex<HashMap<String, Arc<tokio::sync::Mutex<Mounted>>>>,
+}
+
+/// The volumes of one Pod.
+struct Mounted {
+    pod: Arc<PodSpec>,
+    ip: IpAddr,
+    ready: BTreeMap<String, Root>,
+    tokens: BTreeMap<TokenItem, Token>,
+}
+
+/// A volume that can be mounted.
+#[derive(Debug, Clone)]
+struct Root {
+    path: PathBuf,
+    read_only: bool,
+    /// Single files are copied from it, because it may be replaced under them.
+    replaced: bool,
+}
+
+struct Token {
+    text: String,
+    due: Timestamp,
+}
+
+impl Volumes {
+    /// Over these folders.
+    pub fn new(
+        client: kube::Client,
+        objects: Arc<Objects>,
+        images: Arc<Images>,
+        host_ip: IpAddr,
+        (disk, memory): (PathBuf, Option<PathBuf>),
+    ) -> Volumes {
+        let pods = Mutex::new(HashMap::new());
+        Volumes { client, objects, images, host_ip, disk, memory, pods }
+    }
+
+    fn pods(&self) -> std::sync::MutexGuard<'_, HashMap<String, Arc<tokio::sync::Mutex<Mounted>>>> {
+        self.pods.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// What a container mounts, made and filled; and the file of its last words.
+    pub async fn prepare(
+        &self,
+        pod: &Arc<PodSpec>,
+        index: usize,
+        ip: IpAddr,
+        env: &protocol::Env,
+        guest: protocol::Guest,
+    ) -> Result<(Vec<protocol::Mount>, Option<PathBuf>), Problem> {
+        let container = &pod.containers[index];
+        let mut mounts = Vec::new();
+        if !container.mounts.is_empty() {
+            let mounted = self.mounted(pod, ip);
+            let mut mounted = mounted.lock().await;
+            mounted.pod = pod.clone();
+            for (number, mount) in container.mounts.iter().enumerate() {
+                let root = self.root(&mut mounted, &mount.volume).await?;
+                mounts.push(self.mount(pod, index, number, mount, root, env).await?);
+            }
+        }
+        let words = self.last_words(pod, index, guest, &mut mounts).await?;
+        Ok((places::joined(mounts), words))
+    }
+
+    fn mounted(&self, pod: &Arc<PodSpec>, ip: IpAddr) -> Arc<tokio::sync::Mutex<Mounted>> {
+        let new = || {
+            let (ready, tokens) = (BTreeMap::new(), BTreeMap::new());
+            Arc::new(tokio::sync::Mutex::new(Mounted { pod: pod.clone(), ip, ready, tokens }))
+        };
+        self.pods().entry(pod.uid.clone()).or_insert_with(new).clone()
+    }
+
+    /// A volume of the Pod, made if it is not there yet.
+    async fn root(&self, mounted: &mut Mounted, name: &str) -> Result<Root, Problem> {
+        if let Some(root) = mounted.ready.get(name) {
+            return Ok(root.clone());
+        }
+        let pod = mounted.pod.clone();
+        let volume = pod.volumes.iter().find(|volume| volume.name == name);
+        let missing = || format!("the Pod has no volume {name:?}");
+        let volume = volume.ok_or_else(missing).map_err(|why| failed(name, &why))?;
+        let root = self.make(mounted, volume).await.map_err(|why| failed(name, &why))?;
+        mounted.ready.insert(name.to_owned(), root.clone());
+        Ok(root)
+    }
+
+    async fn make(&self, mounted: &mut Mounted, volume: &Volume) -> Result<Root, String> {
+        let plain = |path, read_only| Root { path, read_only, replaced: false };
+        match &volume.content {
+            Content::EmptyDir { memory, .. } => {
+                let path =
+                    self.folder(&mounted.pod.uid, *memory)?.join("volumes").join(&volume.name);
+                make_dir(&path).await?;
+                Ok(plain(path, false))
+            }
+            Content::Files(files) => {
+                let path = self.files_folder(&mounted.pod.uid, &volume.name, files)?;
+                self.fill(mounted, files, &path).await?;
+                Ok(Root { path, read_only: true, replaced: true })
+            }
+            Content::HostPath { path, kind } => {
+                self.check_privileged(&mounted.pod.namespace).await?;
+                let (path, kind) = (path.clone(), kind.clone());
+                let found = blocking(move || places::host_path(&path, &kind)).await?;
+                Ok(plain(found, false))
+            }
+            Content::Claim { name, read_only } => {
+                let claim = self.claim(&mounted.pod, name).await?;
+                let path = blocking(move || places::existing(claim)).await?;
+                Ok(plain(path, *read_only))
+            }
+            Content::Image { reference, pull } => {
+                let found = self.images.resolve(&mounted.pod, reference, *pull).await;
+                let found = found.map_err(|problem| problem.message)?;
+                let folder =
+                    self.folder(&mounted.pod.uid, false)?.join("volumes").join(&volume.name);
+                make_dir(&folder).await?;
+                let (blob, file) = (self.images.blob(&found), folder.join("module.wasm"));
+                blocking(move || places::link_or_copy(&blob, &file)).await?;
+                Ok(plain(folder, true))
+            }
+            Content::Unsupported(why) => Err(why.clone()),
+        }
+    }
+
+    fn folder(&self, uid: &str, memory: bool) -> Result<PathBuf, String> {
+        let root = if memory { self.memory.as_ref() } else { Some(&self.disk) };
+        let root = root.ok_or(
+            "it must not be on a disk, and this node has no memory-backed file system (neither \
+             /run nor /dev/shm can be used)",
+        )?;
+        Ok(root.join("pods").join(uid))
+    }
+
+    fn files_folder(&self, uid: &str, name: &str, files: &Files) -> Result<PathBuf, String> {
+        Ok(self.folder(uid, files.is_secret())?.join("volumes").join(name))
+    }
+
+    /// Writes the files of a volume, if they differ from what is there.
+    async fn fill(
+        &self,
+        mounted: &mut Mounted,
+        files: &Files,
+        path: &Path,
+    ) -> Result<bool, String> {
+        let pod = mounted.pod.clone();
+        let mut objects = BTreeMap::new();
+        for source in files.sources() {
+            let data = self.objects.get(&pod.namespace, source).await?;
+            objects.insert(source.clone(), data);
+        }
+        let mut tokens = BTreeMap::new();
+        for part in &files.parts {
+            let Part::Token(item) = part else { continue };
+            match self.token(mounted, item).await {
+                Ok(token) => tokens.insert(item.clone(), token),
+                // What an earlier agent wrote is good until it expires.
+                Err(_) if atomic::is_written(path) => return Ok(false),
+                Err(error) => return Err(error),
+            };
+        }
+        let context = env::Context::defaults(mounted.ip, self.host_ip);
+        let known = Known { objects: &objects, tokens: &tokens, context: &context };
+        let payload = content::payload(files, &pod, &known)?;
+        let path = path.to_owned();
+        blocking(move || atomic::write(&path, &payload, Timestamp::now())).await
+    }
+
+    /// A token that is good for a while.
+    async fn token(&self, mounted: &mut Mounted, item: &TokenItem) -> Result<String, String> {
+        let now = Timestamp::now();
+        if let Some(token) = mounted.tokens.get(item).filter(|token| token.due > now) {
+            return Ok(token.text.clone());
+        }
+        let pod = &mounted.pod;
+        let api: Api<ServiceAccount> = Api::namespaced(self.client.clone(), &pod.namespace);
+        let request = TokenRequest {
+            spec: Some(TokenRequestSpec {
+                audiences: Some(item.audience.iter().cloned().collect()),
+                expiration_seconds: Some(item.seconds),
+                bound_object_ref: Some(BoundObjectReference {
+                    api_version: Some("v1".to_owned()),
+                    kind: Some("Pod".to_owned()),
+                    name: Some(pod.name.clone()),
+                    uid: Some(pod.uid.clone()),
+                }),
+                ..TokenRequestSpec::default()
+            }),
+            ..TokenRequest::default()
+        };
+        let answer =
+            api.create_token_request(&pod.service_account, &PostParams::default(), &request).await;
+        let account = &pod.service_account;
+        let failed = |error: &dyn std::fmt::Display| {
+            format!("no token for the ServiceAccount {account}: {error}")
+        };
+        let status = answer.map_err(|error| failed(&error))?.status;
+        let status = status.ok_or_else(|| failed(&"the answer has none"))?;
+        let text = status.token.ok_or_else(|| failed(&"the answer has none"))?;
+        let until = status.expiration_timestamp.map_or(now, |time| time.0);
+        let life = until.as_second() - now.as_second();
+        let due = now + Duration::from_secs((life * 4 / 5).clamp(0, TOKEN_AGE_MAX).unsigned_abs());
+        mounted.tokens.insert(item.clone(), Token { text: text.clone(), due });
+        Ok(text)
+    }
+
+    /// Paths of the host belong to those who may do anything in the namespace.
+    async fn check_privileged(&self, namespace: &str) -> Result<(), String> {
+        let api: Api<Namespace> = Api::all(self.client.clone());
+        let found = api.get(namespace).await.map_err(|error| error.to_string())?;
+        let labels = found.metadata.labels.unwrap_or_default();
+        let level = labels.get("pod-security.kubernetes.io/enforce").map(String::as_str);
+        if level == Some("privileged") {
+            return Ok(());
+        }
+        Err(format!(
+            "hostPath volumes need a privileged namespace; an administrator can label it: kubectl \
+             label namespace {namespace} pod-security.kubernetes.io/enforce=privileged"
+        ))
+    }
+
+    /// Where the PersistentVolume of a claim is on this node.
+    async fn claim(&self, pod: &PodSpec, name: &str) -> Result<Place, String> {
+        let claims: Api<PersistentVolumeClaim> =
+            Api::namespaced(self.client.clone(), &pod.namespace);
+        let claim = claims.get(name).await.map_err(|error| error.to_string())?;
+        let bound = claim.spec.and_then(|spec| spec.volume_name).filter(|name| !name.is_empty());
+        let volume = bound.ok_or_else(|| format!("persistentvolumeclaim {name:?} is not bound"))?;
+        let volumes: Api<PersistentVolume> = Api::all(self.client.clone());
+        let volume = volumes.get(&volume).await.map_err(|error| error.to_string())?;
+        places::of_volume(volume.spec.unwrap_or_default())
+    }
+
+    /// One mount. A directory below the root is left to the worker; a single file gets a directory of
+    /// its own, in which the guest finds it under its name.
+    async fn mount(
+        &self,
+        pod: &PodSpec,
+        index: usize,
+        number: usize,
+        mount: &VolumeMount,
+        root: Root,
+        env: &protocol::Env,
+    ) -> Result<protocol::Mount, Problem> {
+        let name = &mount.volume;
+        let sub = match &mount.sub {
+            None => None,
+            Some(Sub::Path(path)) => Some(path.clone()),
+            Some(Sub::Expression(text)) => Some(env::expand(env, text)),
+        };
+        let read_only = mount.read_only || root.read_only;
+        let Some(sub) = sub else {
+            let guest = mount.path.clone();
+            return Ok(protocol::Mount { root: root.path, sub: None, guest, read_only });
+        };
+        if sub.split('/').any(|part| part == "..") || sub.starts_with('/') {
+            return Err(failed(name, &format!("subPath {sub:?} does not stay inside of it")));
+        }
+        let secret = self.memory.as_ref().is_some_and(|memory| root.path.starts_with(memory));
+        let own = self.folder(&pod.uid, secret).map_err(|why| failed(name, &why))?;
+        let own = own.join("containers").join(&pod.containers[index].name);
+        let own = own.join(format!("file-{number}"));
+        let (below, path) = (PathBuf::from(sub), mount.path.clone());
+        let made =
+            blocking(move || places::sub_path(&root.path, &below, root.replaced, &own, &path));
+        let (root, sub, guest) = made.await.map_err(|why| failed(name, &why))?;
+        Ok(protocol::Mount { root, sub, guest, read_only })
+    }
+
+    /// The directory in which a container leaves its last words. A handler has it only where its
+    /// Pod names a path: opening it for each request would cost every handler something.
+    async fn last_words(
+        &self,
+        pod: &PodSpec,
+        index: usize,
+        guest: protocol::Guest,
+        mounts: &mut Vec<protocol::Mount>,
+    ) -> Result<Option<PathBuf>, Problem> {
+        let container = &pod.containers[index];
+        let by_default = container.message_path == super::spec::MESSAGE_PATH_DEFAULT;
+        if guest == protocol::Guest::Handler && by_default {
+            return Ok(None);
+        }
+        let path = Path::new(&container.message_path);
+        let (Some(parent), Some(file)) = (path.parent().and_then(Path::to_str), path.file_name())
+        else {
+            return Ok(None);
+        };
+        if let Some(mount) = mounts.iter().find(|mount| mount.guest == parent) {
+            // A volume is there already: the file is in it.
+            return Ok((mount.sub.is_none() && !mount.read_only).then(|| mount.root.join(file)));
+        }
+        let named = |why: String| Problem {
+            reason: "CreateContainerError",
+            message: format!("cannot make {}: {why}", container.message_path),
+        };
+        let folder = self.folder(&pod.uid, false).map_err(named)?;
+        let folder = folder.join("containers").join(&container.name).join("last-words");
+        let file = folder.join(file);
+        let (made, empty) = (folder.clone(), file.clone());
+        blocking(move || {
+            std::fs::create_dir_all(&made)?;
+            let _ = std::fs::remove_file(&empty);
+            std::fs::write(empty, b"")
+        })
+        .await
+        .map_err(named)?;
+        let guest = parent.to_owned();
+        mounts.push(protocol::Mount { root: folder, sub: None, guest, read_only: false });
+        Ok(Some(file))
+    }
+
+    /// Compares files with their sources from time to time, until `shutdown`.
+    pub async fn keep_fresh(self: Arc<Volumes>, shutdown: CancellationToken) {
+        loop {
+            tokio::select! {
+                () = tokio::time::sleep(REFRESH) => {}
+                () = shutdown.cancelled() => return,
+            }
+            let all: Vec<_> = self.pods().values().cloned().collect();
+            for mounted in all {
+                self.refresh(&mounted).await;
+            }
+        }
+    }
+
+    /// The Pod changed: its fields may be shown in files.
+    pub async fn changed(self: Arc<Volumes>, pod: Arc<PodSpec>) {
+        let mounted = self.pods().get(&pod.uid).cloned();
+        if let Some(mounted) = mounted {
+            mounted.lock().await.pod = pod;
+            self.refresh(&mounted).await;
+        }
+    }
+
+    async fn refresh(&self, mounted: &tokio::sync::Mutex<Mounted>) {
+        let mut mounted = mounted.lock().await;
+        let pod = mounted.pod.clone();
+        for volume in &pod.volumes {
+            let Content::Files(files) = &volume.content else { continue };
+            let Some(root) = mounted.ready.get(&volume.name).cloned() else { continue };
+            match self.fill(&mut mounted, files, &root.path).await {
+                Ok(true) => tracing::info!(pod = pod.name, volume = volume.name, "updated"),
+                Ok(false) => {}
+                Err(error) => {
+                    // What is there stays: a running container keeps what it has.
+                    tracing::debug!(pod = pod.name, volume = volume.name, error, "not updated");
+                }
+            }
+        }
+    }
+
+    /// Removes everything of a Pod.
+    pub async fn remove(self: Arc<Volumes>, uid: String) {
+        self.pods().remove(&uid);
+        for root in [Some(&self.disk), self.memory.as_ref()].into_iter().flatten() {
+            remove_tree(root.join("pods").join(&uid)).await;
+        }
+    }
+
+    /// Removes what is left of Pods that nobody knows.
+    pub async fn sweep(
+        self: Arc<Volumes>,
+        known: BTreeSet<String>,
+        objects: Vec<(String, Source)>,
+    ) {
+        for root in [Some(&self.disk), self.memory.as_ref()].into_iter().flatten() {
+            let Ok(mut folders) = tokio::fs::read_dir(root.join("pods")).await else {
+                continue;
+            };
+            while let Ok(Some(folder)) = folders.next_entry().await {
+                if !known.contains(&*folder.file_name().to_string_lossy()) {
+                    remove_tree(folder.path()).await;
+                }
+            }
+        }
+        self.objects.sweep(objects).await;
+    }
+
+    /// Where a Pod's own files are, for measuring them: folder on disk, folder in memory.
+    pub fn folders(&self, uid: &str) -> Vec<PathBuf> {
+        let roots = [Some(&self.disk), self.memory.as_ref()].into_iter().flatten();
+        roots.map(|root| root.join("pods").join(uid)).collect()
+    }
+}
+
+/// A Pod whose volumes are not there waits as one that is being created, and an event says why.
+fn failed(volume: &str, why: &str) -> Problem {
+    Problem {
+        reason: "ContainerCreating",
+        message: format!("MountVolume.SetUp failed for volume {volume:?} : {why}"),
+    }
+}
+
+async fn make_dir(path: &Path) -> Result<(), String> {
+    tokio::fs::create_dir_all(path).await.map_err(|error| format!("{}: {error}", path.display()))
+}
+
+/// Runs what waits for a file system.
+async fn blocking<T: Send + 'static>(
+    work: impl FnOnce() -> std::io::Result<T> + Send + 'static,
+) -> Result<T, String> {
+    match tokio::task::spawn_blocking(work).await {
+        Ok(outcome) => outcome.map_err(|error| error.to_string()),
+        Err(panic) => Err(panic.to_string()),
+    }
+}
+
+/// `remove_dir_all` does not follow links, also while a guest puts them there.
+async fn remove_tree(path: PathBuf) {
+    if let Err(error) = tokio::fs::remove_dir_all(&path).await
+        && error.kind() != std::io::ErrorKind::NotFound
+    {
+        tracing::warn!(path = %path.display(), %error, "cannot remove the volumes of a Pod");
+    }
+}

@@ -1,0 +1,271 @@
+//! Where volumes are on the host that the agent does not make itself, and single files of volumes.
+
+use std::{
+    fs,
+    io::{self, ErrorKind},
+    os::{fd::AsRawFd, unix::fs::FileTypeExt},
+    path::{Component, Path, PathBuf},
+};
+
+use k8s_openapi::api::core::v1::PersistentVolumeSpec;
+
+use crate::{beneath, protocol::Mount};
+
+/// Where a PersistentVolume is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Place {
+    /// A path of this machine.
+    Path(PathBuf),
+    /// An export that the machine has mounted somewhere.
+    Nfs {
+        /// `server:/path`
+        export: String,
+    },
+}
+
+/// Where the data of a PersistentVolume is.
+pub fn of_volume(volume: PersistentVolumeSpec) -> Result<Place, String> {
+    if volume.volume_mode.as_deref() == Some("Block") {
+        return Err("it is a block device, which a Wasm guest cannot use".to_owned());
+    }
+    if let Some(local) = volume.local {
+        return Ok(Place::Path(PathBuf::from(local.path)));
+    }
+    if let Some(host) = volume.host_path {
+        return Ok(Place::Path(PathBuf::from(host.path)));
+    }
+    if let Some(nfs) = volume.nfs {
+        return Ok(Place::Nfs { export: format!("{}:{}", nfs.server, nfs.path) });
+    }
+    Err("its PersistentVolume is neither local, hostPath nor nfs".to_owned())
+}
+
+/// The directory of a place, which has to be there.
+pub fn existing(place: Place) -> io::Result<PathBuf> {
+    let path = match place {
+        Place::Path(path) => path,
+        Place::Nfs { export } => {
+            let table = fs::read_to_string("/proc/self/mountinfo")?;
+            nfs_mount(&table, &export).ok_or_else(|| {
+                io::Error::other(format!(
+                    "{export} is not mounted on this node; mount it there (for example in \
+                     /etc/fstab), Wherry uses what the machine has mounted"
+                ))
+            })?
+        }
+    };
+    check_absolute(&path)?;
+    if !fs::metadata(&path)?.is_dir() {
+        return Err(io::Error::other(format!("{} is not a directory", path.display())));
+    }
+    Ok(path)
+}
+
+/// Where an NFS export, or a directory above it, is mounted.
+fn nfs_mount(table: &str, export: &str) -> Option<PathBuf> {
+    let mut best: Option<(usize, PathBuf)> = None;
+    for line in table.lines() {
+        let (left, right) = line.split_once(" - ")?;
+        let mut right = right.split(' ');
+        let (kind, source) = (right.next()?, right.next()?);
+        if !kind.starts_with("nfs") {
+            continue;
+        }
+        let point = left.split(' ').nth(4)?;
+        let source = source.trim_end_matches('/');
+        let Some(rest) = export.strip_prefix(source) else { continue };
+        if !(rest.is_empty() || rest.starts_with('/')) {
+            continue;
+        }
+        if best.as_ref().is_none_or(|(length, _)| source.len() > *length) {
+            let path = Path::new(point).join(rest.trim_start_matches('/'));
+            best = Some((source.len(), path));
+        }
+    }
+    best.map(|(_, path)| path)
+}
+
+fn check_absolute(path: &Path) -> io::Result<()> {
+    let climbs = path.components().any(|part| part == Component::ParentDir);
+    if !path.is_absolute() || climbs {
+        let what = format!("{} is not an absolute path without ..", path.display());
+        return Err(io::Error::other(what));
+    }
+    Ok(())
+}
+
+/// A path of the host, by its `type`.
+pub fn host_path(path: &Path, kind: &str) -> io::Result<PathBuf> {
+    check_absolute(path)?;
+    match kind {
+        "DirectoryOrCreate" => fs::create_dir_all(path)?,
+        "FileOrCreate" => {
+            fs::OpenOptions::new().create(true).append(true).open(path)?;
+        }
+        _ => {}
+    }
+    let found = fs::metadata(path)
+        .map_err(|error| io::Error::other(format!("{}: {error}", path.display())))?;
+    let what = found.file_type();
+    let fits = match kind {
+        "" => true,
+        "Directory" | "DirectoryOrCreate" => what.is_dir(),
+        "File" | "FileOrCreate" => what.is_file(),
+        "Socket" => what.is_socket(),
+        "CharDevice" => what.is_char_device(),
+        "BlockDevice" => what.is_block_device(),
+        _ => false,
+    };
+    if !fits {
+        let text = format!("hostPath type check failed: {} is not a {kind}", path.display());
+        return Err(io::Error::other(text));
+    }
+    if !what.is_dir() {
+        let text =
+            format!("{} is not a directory, and a guest sees directories only", path.display());
+        return Err(io::Error::other(text));
+    }
+    Ok(path.to_owned())
+}
+
+/// Shows a file under another name: the same file where that is possible.
+pub fn link_or_copy(from: &Path, to: &Path) -> io::Result<()> {
+    let _ = fs::remove_file(to);
+    match fs::hard_link(from, to) {
+        Ok(()) => Ok(()),
+        Err(_) => fs::copy(from, to).map(drop),
+    }
+}
+
+/// Resolves a `subPath`: root, directory below it, and where the guest sees that. What does not
+/// exist becomes a directory. A file is shown in the directory `own`, under the name that
+/// `mount_path` ends in: a copy if the volume's files get `replaced`, else the file itself.
+pub fn sub_path(
+    root: &Path,
+    below: &Path,
+    replaced: bool,
+    own: &Path,
+    mount_path: &str,
+) -> io::Result<(PathBuf, Option<PathBuf>, String)> {
+    let below: PathBuf =
+        below.components().filter(|part| matches!(part, Component::Normal(_))).collect();
+    let found = match beneath::open_any(root, &below) {
+        Err(error) if error.kind() == ErrorKind::NotFound && !replaced => {
+            beneath::make_dirs(root, &below)?;
+            beneath::open_any(root, &below)?
+        }
+        found => found?,
+    };
+    let by_descriptor = PathBuf::from(format!("/proc/self/fd/{}", found.as_raw_fd()));
+    if fs::metadata(&by_descriptor)?.is_dir() {
+        return Ok((root.to_owned(), Some(below), mount_path.to_owned()));
+    }
+    let path = Path::new(mount_path);
+    let (Some(parent), Some(name)) = (path.parent().and_then(Path::to_str), path.file_name())
+    else {
+        return Err(io::Error::other(format!("{mount_path} cannot be a file")));
+    };
+    fs::create_dir_all(own)?;
+    let shown = own.join(name);
+    let _ = fs::remove_file(&shown);
+    if replaced {
+        let mut from = beneath::open_file(root, &below)?;
+        io::copy(&mut from, &mut fs::File::create(&shown)?)?;
+        fs::set_permissions(&shown, from.metadata()?.permissions())?;
+    } else {
+        link_descriptor(&by_descriptor, &shown)?;
+    }
+    Ok((own.to_owned(), None, parent.to_owned()))
+}
+
+/// Another name for an open file.
+fn link_descriptor(from: &Path, to: &Path) -> io::Result<()> {
+    use nix::fcntl::AtFlags;
+    nix::unistd::linkat(
+        nix::fcntl::AT_FDCWD,
+        from,
+        nix::fcntl::AT_FDCWD,
+        to,
+        AtFlags::AT_SYMLINK_FOLLOW,
+    )
+    .map_err(io::Error::from)
+}
+
+/// Single files that the guest sees in the same directory are shown together: a guest finds a
+/// directory by its first mount only.
+pub fn joined(mounts: Vec<Mount>) -> Vec<Mount> {
+    let mut kept: Vec<Mount> = Vec::new();
+    for mount in mounts {
+        let is_file = |mount: &Mount| {
+            mount.root.file_name().is_some_and(|name| name.to_string_lossy().starts_with("file-"))
+        };
+        let same = kept.iter_mut().find(|other| {
+            other.guest == mount.guest && is_file(other) && is_file(&mount) && mount.sub.is_none()
+        });
+        match same {
+            Some(other) => {
+                for entry in fs::read_dir(&mount.root).into_iter().flatten().flatten() {
+                    // Both are folders that the agent made; nobody else writes there yet.
+                    let _ = fs::rename(entry.path(), other.root.join(entry.file_name()));
+                }
+                other.read_only &= mount.read_only;
+            }
+            None => kept.push(mount),
+        }
+    }
+    kept
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn nfs_exports_are_found_in_the_mount_table() {
+        let table = "\
+24 1 0:22 / /proc rw shared:5 - proc proc rw\n\
+90 1 0:50 / /srv/all rw - nfs4 files:/export rw,vers=4.2\n\
+91 1 0:51 / /srv/deep rw - nfs files:/export/deep/ rw\n";
+        let found = |export| nfs_mount(table, export);
+        assert_eq!(found("files:/export"), Some(PathBuf::from("/srv/all/")));
+        assert_eq!(found("files:/export/a/b"), Some(PathBuf::from("/srv/all/a/b")));
+        assert_eq!(found("files:/export/deep/c"), Some(PathBuf::from("/srv/deep/c")));
+        assert_eq!(found("files:/exported"), None);
+        assert_eq!(found("other:/export"), None);
+    }
+
+    #[test]
+    fn sub_paths_are_directories_or_single_files() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let (root, own) = (folder.path().join("volume"), folder.path().join("own"));
+        fs::create_dir_all(&root).expect("a folder");
+        fs::write(root.join("app.conf"), "x=1").expect("a file");
+        let made = sub_path(&root, Path::new("data/one"), false, &own, "/data").expect("made");
+        assert_eq!(made, (root.clone(), Some(PathBuf::from("data/one")), "/data".to_owned()));
+        assert!(root.join("data/one").is_dir());
+
+        let file = Path::new("app.conf");
+        let shown = sub_path(&root, file, false, &own, "/etc/app/main.conf").expect("shown");
+        assert_eq!(shown, (own.clone(), None, "/etc/app".to_owned()));
+        fs::write(own.join("main.conf"), "x=2").expect("the same file");
+        assert_eq!(fs::read_to_string(root.join("app.conf")).expect("a file"), "x=2");
+        sub_path(&root, file, true, &own, "/etc/app/main.conf").expect("a copy");
+        fs::write(own.join("main.conf"), "x=3").expect("another file");
+        assert_eq!(fs::read_to_string(root.join("app.conf")).expect("a file"), "x=2");
+
+        std::os::unix::fs::symlink("/etc", root.join("out")).expect("a link");
+        assert!(sub_path(&root, Path::new("out"), false, &own, "/x").is_err());
+        assert!(sub_path(&root, Path::new("gone"), true, &own, "/x").is_err());
+    }
+
+    #[test]
+    fn host_paths_are_what_they_should_be() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let path = folder.path().join("new");
+        assert!(host_path(&path, "Directory").is_err());
+        assert_eq!(host_path(&path, "DirectoryOrCreate").expect("made"), path);
+        assert!(host_path(&path, "File").is_err());
+        assert!(host_path(&path.join("../x"), "").is_err());
+        assert!(host_path(Path::new("relative"), "").is_err());
+    }
+}
