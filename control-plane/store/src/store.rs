@@ -542,4 +542,6 @@ impl Store {
 #[cfg(test)]
 mod cluster;
 #[cfg(test)]
+mod soak;
+#[cfg(test)]
 mod tests;

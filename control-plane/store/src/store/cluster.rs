@@ -9,11 +9,11 @@ use crate::faults::{Bug, Fault};
 use crate::members::{MemberStatus, Role};
 
 /// Far longer than anything here takes; only a hang reaches it.
-const HANG: Duration = Duration::from_secs(60);
+pub(super) const HANG: Duration = Duration::from_secs(60);
 
 /// Members that reach each other within the process, by address.
 #[derive(Clone, Default)]
-struct Net(Arc<Mutex<Wires>>);
+pub(super) struct Net(Arc<Mutex<Wires>>);
 
 #[derive(Default)]
 struct Wires {
@@ -29,7 +29,7 @@ impl Net {
         self.0.lock().expect("the test does not panic here")
     }
 
-    fn transport(&self, from: MemberId) -> Transport {
+    pub(super) fn transport(&self, from: MemberId) -> Transport {
         let net = self.clone();
         Arc::new(move |peer: Peer, request: Bytes| {
             let net = net.clone();
@@ -51,12 +51,16 @@ impl Net {
                 if net.lock().deaf.contains(&from) {
                     return Err(std::io::ErrorKind::ConnectionReset.into());
                 }
+                let cut = net.lock().cut.contains(&(peer.id, from));
+                if cut {
+                    std::future::pending::<()>().await;
+                }
                 Ok(answer)
             })
         })
     }
 
-    fn config(&self, id: MemberId, engine: Engine, faults: &Faults) -> Config {
+    pub(super) fn config(&self, id: MemberId, engine: Engine, faults: &Faults) -> Config {
         let config = Config::new(engine, id, format!("address-{id}"));
         Config { name: format!("member-{id}"), faults: faults.clone(), ..config }
     }
@@ -65,14 +69,14 @@ impl Net {
         self.found_with(Engine::Memory, &Faults::default()).await
     }
 
-    async fn found_with(&self, engine: Engine, faults: &Faults) -> Store {
+    pub(super) async fn found_with(&self, engine: Engine, faults: &Faults) -> Store {
         let config = self.config(FOUNDER, engine, faults);
         let store = Store::open_with(config, self.transport(FOUNDER)).await.expect("it founds");
         self.plug(&store);
         store
     }
 
-    fn plug(&self, store: &Store) {
+    pub(super) fn plug(&self, store: &Store) {
         let address = format!("address-{}", store.member_id());
         self.lock().stores.insert(address, store.clone());
     }
@@ -82,20 +86,30 @@ impl Net {
     }
 
     /// A process that ended without a word.
-    async fn kill(&self, store: &Store) {
+    pub(super) async fn kill(&self, store: &Store) {
         self.unplug(store.member_id());
         store.end().await.expect("its writer did not panic");
     }
 
     fn isolate(&self, id: MemberId, among: &[&Store]) {
+        let ids: Vec<MemberId> = among.iter().map(|store| store.member_id()).collect();
+        self.isolate_id(id, &ids);
+    }
+
+    pub(super) fn isolate_id(&self, id: MemberId, among: &[MemberId]) {
         let mut wires = self.lock();
-        for other in among.iter().map(|store| store.member_id()).filter(|other| *other != id) {
+        for &other in among.iter().filter(|other| **other != id) {
             wires.cut.insert((id, other));
             wires.cut.insert((other, id));
         }
     }
 
-    fn heal(&self) {
+    /// One way only.
+    pub(super) fn cut(&self, from: MemberId, to: MemberId) {
+        self.lock().cut.insert((from, to));
+    }
+
+    pub(super) fn heal(&self) {
         self.lock().cut.clear();
     }
 
@@ -111,7 +125,7 @@ impl Net {
         id
     }
 
-    async fn join(&self, through: &Store, engine: Engine, faults: &Faults) -> Store {
+    pub(super) async fn join(&self, through: &Store, engine: Engine, faults: &Faults) -> Store {
         let id = self.enroll(through).await;
         let config = self.config(id, engine, faults);
         let config = Config { cluster_id: Some(through.cluster_id()), ..config };
@@ -131,7 +145,7 @@ impl Net {
     }
 }
 
-fn bytes(text: impl Into<String>) -> Bytes {
+pub(super) fn bytes(text: impl Into<String>) -> Bytes {
     Bytes::from(text.into())
 }
 
@@ -145,7 +159,7 @@ fn contents(store: &Store) -> BTreeMap<Bytes, Entry> {
 }
 
 /// Waits until something holds.
-async fn eventually(what: &str, holds: impl AsyncFn() -> bool) {
+pub(super) async fn eventually(what: &str, holds: impl AsyncFn() -> bool) {
     let waiting = async {
         let mut looks = tokio::time::interval(Duration::from_millis(10));
         while !holds().await {
@@ -171,7 +185,7 @@ async fn end(stores: impl IntoIterator<Item = Store>) {
 }
 
 /// Everyone has the same, at the same revision.
-async fn agree(stores: &[&Store]) {
+pub(super) async fn agree(stores: &[&Store]) {
     eventually("all have applied the same", async || {
         let revisions: BTreeSet<Revision> =
             stores.iter().map(|store| store.current().revision()).collect();
