@@ -52,8 +52,8 @@ pub struct Health {
     pub disk_changes: u64,
     /// Fsyncs since the start; far fewer than writes, when many write at once.
     pub disk_fsyncs: u64,
-    /// Whether new objects are refused because a disk is nearly full: this one's, or, on the leader,
-    /// those of a majority.
+    /// Whether new objects are refused because a disk is nearly full: this one's, or, on the
+    /// leader, those of a majority.
     pub disk_full: bool,
 }
 

@@ -6,7 +6,7 @@
 //!                 │                                        ▲
 //!   Store ─▶ Raft log ─▶ committed ─▶ state machine ─▶ key space in memory (immutable roots)
 //!     ▲           │                        │
-//!     │           └────────▶ one writer thread, group commit ─▶ RocksDB, and the superblock beside it
+//!     │           └────────▶ one writer thread, group commit ─▶ RocksDB and superblock
 //!     └── other members, over a transport that the caller brings
 //! ```
 //!
@@ -27,12 +27,13 @@
 //! - After any failure to write or read its disk the store stops, and stays stopped.
 //! - A folder that lost anything is not opened, and a member id is never given twice.
 //!
-//! Files: `store` is the face, with `errors`, `health`, `open`, `peers` (what it asks of other members
-//! and answers them) and `tasks`; `state` is the state machine without I/O, `watch` the events and
-//! who follows them, `check` the judgement whether members agree, `members` who is in the cluster;
-//! `raft`, `log`, `machine`, `network`, `transfer`, `wire` hold openraft, which nothing else knows;
-//! `codec` is how things are written and sent, `writer` the thread that writes them, `engine` the
-//! disk, `superblock` what the disk must hold, `space` how much it can; `faults` is for tests.
+//! Files: `store` is the face, with `errors`, `health`, `open`, `peers` (what it asks of other
+//! members and answers them) and `tasks`; `state` is the state machine without I/O, `watch` the
+//! events and who follows them, `check` the judgement whether members agree, `members` who is in
+//! the cluster; `raft`, `log`, `machine`, `network`, `transfer`, `wire` hold openraft, which
+//! nothing else knows; `codec` is how things are written and sent, `writer` the thread that writes
+//! them, `engine` the disk, `superblock` what the disk must hold, `space` how much it can; `faults`
+//! is for tests.
 
 mod check;
 mod codec;

@@ -18,8 +18,8 @@
 //! - A snapshot is a root, taken in an instant and never changed; it is written out only when it is
 //!   sent to another member. One that comes in lies in a staged database already when it is
 //!   installed, and takes the place of the old state at once.
-//! - A member whose state differs from the majority's notes that beside the state: it is quarantined
-//!   until a whole snapshot replaces the state.
+//! - A member whose state differs from the majority's notes that beside the state: it is
+//!   quarantined until a whole snapshot replaces the state.
 
 use std::collections::VecDeque;
 use std::io;

@@ -8,8 +8,8 @@
 //! Invariants:
 //! - A member id is the index of a log entry of its own, so no two members ever have the same, not
 //!   even one after the other. A machine that lost its data joins again, under a new one.
-//! - One change at a time: the leader takes them in turn, each is proposed only if the membership is
-//!   still the one it was planned for, and ends with a look at what is there.
+//! - One change at a time: the leader takes them in turn, each is proposed only if the membership
+//!   is still the one it was planned for, and ends with a look at what is there.
 //! - A member becomes a voter only when it has caught up, and a voter goes only if those that stay
 //!   can still decide.
 //!

@@ -107,8 +107,8 @@ impl Store {
         }
     }
 
-    /// The members, as this one knows them and as they say they are. Those that do not answer within
-    /// a second are shown without what only they know.
+    /// The members, as this one knows them and as they say they are. Those that do not answer
+    /// within a second are shown without what only they know.
     pub async fn members(&self) -> Vec<MemberStatus> {
         let view = self.inner.member.view();
         let statuses = self.inner.statuses(&view).await;
@@ -158,7 +158,8 @@ impl Store {
         self.change(Change::Transfer(to)).await
     }
 
-    /// Brings a change to whoever leads. Tried again only while it is certain that nothing happened.
+    /// Brings a change to whoever leads. Tried again only while it is certain that nothing
+    /// happened.
     async fn change(&self, change: Change) -> Result<MemberId, MembershipError> {
         let mut deadline = Instant::now() + ANSWER_TIMEOUT;
         loop {
@@ -308,9 +309,10 @@ impl Inner {
                 },
                 Target::There(peer) => {
                     let (id, address) = (peer.id, peer.address.clone());
+                    let asked = self.caller.ask(peer, &Request::ReadIndex, INDEX_TIMEOUT);
                     let answer = tokio::select! {
-                        answer = self.caller.ask(peer, &Request::ReadIndex, INDEX_TIMEOUT) => answer,
-                        _ = leadership.changed() => Err(AskError::Lost("the leader changed".into())),
+                        answer = asked => answer,
+                        _ = leadership.changed() => Err(AskError::Lost("it is deposed".into())),
                     };
                     match answer {
                         Ok(Answer::Index(Ok(index))) => return Ok(index),
@@ -401,8 +403,8 @@ impl Inner {
         }
     }
 
-    /// Whether the others say that this member is none any more. Asked only when no leader speaks to
-    /// it, for nobody tells a member that it was removed.
+    /// Whether the others say that this member is none any more. Asked only when no leader speaks
+    /// to it, for nobody tells a member that it was removed.
     async fn is_removed(&self, view: &View) -> bool {
         let me = self.identity.member_id;
         let led = self.member.is_leading() || self.inbox.heard().is_some_and(|ago| ago < FORGOTTEN);

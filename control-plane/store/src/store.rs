@@ -212,8 +212,8 @@ impl Store {
         Ok(store)
     }
 
-    /// Opens the store of a member that with an empty folder waits to be taken into a cluster, whose
-    /// id it must know; with a folder of its own it goes on.
+    /// Opens the store of a member that with an empty folder waits to be taken into a cluster,
+    /// whose id it must know; with a folder of its own it goes on.
     pub async fn join(config: Config, transport: Transport) -> Result<Store, OpenError> {
         Store::start(config, transport, false).await
     }
@@ -253,8 +253,6 @@ impl Store {
         let room = Arc::new(AtomicU8::new(Room::Enough as u8));
         let (tell, leadership) = watch::channel(Leadership::Follower { leader: None });
         let (readers, waiting) = mpsc::channel(READERS_MAX);
-        let shutdown = CancellationToken::new();
-        let tasks = TaskTracker::new();
         let store = Store {
             inner: Arc::new(Inner {
                 identity,
@@ -268,7 +266,7 @@ impl Store {
                 member: member.clone(),
                 feed: feed.clone(),
                 writer,
-                stop: stop.clone(),
+                stop,
                 leadership,
                 shown,
                 quarantine: quarantined,
@@ -278,27 +276,36 @@ impl Store {
                 peers_full: Arc::default(),
                 removed: Arc::default(),
                 recovered: Arc::default(),
-                tasks: tasks.clone(),
-                shutdown: shutdown.clone(),
+                tasks: TaskTracker::new(),
+                shutdown: CancellationToken::new(),
                 thread: Mutex::new(Some(thread)),
             }),
             forwards: true,
             makes_room: false,
         };
-        let end = (stop, shutdown.clone());
-        tasks.spawn(tasks::follow(member.clone(), tell, feed.clone(), end));
-        let anyone = member.clone();
         let house = tasks::House { member, growth, space, room, flushed, anchor, feed };
-        tasks.spawn(shutdown.clone().run_until_cancelled_owned(tasks::keep_house(house)));
-        // The other tasks hold the store weakly: they must not keep it alive.
-        let weak = Arc::downgrade(&store.inner);
-        let reads = tasks::reads(weak.clone(), waiting);
-        tasks.spawn(shutdown.clone().run_until_cancelled_owned(reads));
-        tasks.spawn(shutdown.clone().run_until_cancelled_owned(tasks::compare(weak.clone())));
-        tasks.spawn(shutdown.run_until_cancelled_owned(tasks::recover(weak, anyone)));
-
+        store.spawn(tell, waiting, house);
         tracing::info!(member = id, revision = store.current().revision(), "store opened");
         Ok(store)
+    }
+
+    /// Starts the tasks.
+    fn spawn(
+        &self,
+        tell: watch::Sender<Leadership>,
+        waiting: mpsc::Receiver<tasks::Reader>,
+        house: tasks::House,
+    ) {
+        let Inner { tasks, shutdown, member, feed, stop, .. } = &*self.inner;
+        let end = (stop.clone(), shutdown.clone());
+        tasks.spawn(tasks::follow(member.clone(), tell, feed.clone(), end));
+        tasks.spawn(shutdown.clone().run_until_cancelled_owned(tasks::keep_house(house)));
+        // The other tasks hold the store weakly: they must not keep it alive.
+        let weak = || Arc::downgrade(&self.inner);
+        tasks.spawn(shutdown.clone().run_until_cancelled_owned(tasks::reads(weak(), waiting)));
+        tasks.spawn(shutdown.clone().run_until_cancelled_owned(tasks::compare(weak())));
+        let recover = tasks::recover(weak(), member.clone());
+        tasks.spawn(shutdown.clone().run_until_cancelled_owned(recover));
     }
 
     /// The same store, but what is written through it is not passed on when this member does not

@@ -6,16 +6,17 @@
 //!  STORE/db-4/        a snapshot on its way in; thrown away at the next start
 //! ```
 //!
-//! RocksDB opens happily without its newest write-ahead file; a member that lost it would vote twice
-//! and forget what it acknowledged. So a start compares both, and refuses a database that is behind
-//! its superblock.
+//! RocksDB opens happily without its newest write-ahead file; a member that lost it would vote
+//! twice and forget what it acknowledged. So a start compares both, and refuses a database that is
+//! behind its superblock.
 //!
 //! Invariants:
 //! - What the superblock says is on disk in the database already: it is raised after an fsync, and
 //!   lowered before the log is cut.
 //! - A vote is in it before it is answered. The end of the log follows within a second.
-//! - The file is replaced as a whole (written aside, fsync, rename, fsync of the folder), so a crash
-//!   leaves the old or the new one. Changing `folder` in it is how a snapshot becomes the state.
+//! - The file is replaced as a whole (written aside, fsync, rename, fsync of the folder), so a
+//!   crash leaves the old or the new one. Changing `folder` in it is how a snapshot becomes the
+//!   state.
 //!
 //! The lock is a std mutex and held while the file is written: only blocking threads take it.
 

@@ -91,8 +91,8 @@ impl From<EngineError> for ReceiveError {
 pub(crate) struct Receiver {
     engine: Arc<dyn Engine>,
     faults: Faults,
-    /// The snapshot on its way in; taken out while a piece is added. A std mutex: sections are short
-    /// and never await.
+    /// The snapshot on its way in; taken out while a piece is added. A std mutex: sections are
+    /// short and never await.
     incoming: Mutex<Option<Incoming>>,
 }
 

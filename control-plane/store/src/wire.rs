@@ -1,7 +1,7 @@
 //! What members say to each other, and how it is encoded.
 //!
-//! Every request names the cluster, who asks and who is asked; a member answers nobody else. Requests
-//! and answers are records with a checksum (see `codec`).
+//! Every request names the cluster, who asks and who is asked; a member answers nobody else.
+//! Requests and answers are records with a checksum (see `codec`).
 
 use bytes::Bytes;
 use openraft::raft::{

@@ -294,7 +294,7 @@ impl Engine for Rocks {
         let old = self.db.write().unwrap_or_else(PoisonError::into_inner).replace(db);
         drop(old);
         if let Err(error) = fs::remove_dir_all(superblock::database(&self.base, before)) {
-            tracing::warn!(%error, folder = before, "the replaced state stays until the next start");
+            tracing::warn!(%error, folder = before, "the old state stays until the next start");
         }
         Ok(())
     }
