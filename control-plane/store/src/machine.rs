@@ -120,9 +120,14 @@ impl Growth {
         self.bytes.load(Ordering::Relaxed) > 0
     }
 
-    /// The last entry that may be purged, so that enough bytes stay; forgets what is before it.
-    pub(crate) fn purge_to(&self) -> Option<u64> {
+    /// The last entry that may be purged, so that enough bytes stay; forgets what is before it. On
+    /// a full disk nothing need stay: `u64::MAX`.
+    pub(crate) fn purge_to(&self, full: bool) -> Option<u64> {
         let mut parts = self.parts.lock().expect("no section of this lock panics");
+        if full {
+            parts.clear();
+            return Some(u64::MAX);
+        }
         let mut kept = 0;
         let newest = parts.iter().rev().position(|part| {
             kept += part.bytes;

@@ -443,7 +443,7 @@ impl Member {
     }
 
     /// Takes a snapshot and purges what of the log is behind it and not worth keeping.
-    pub(crate) async fn compact(&self, growth: &Growth, applied: Revision) {
+    pub(crate) async fn compact(&self, growth: &Growth, applied: Revision, full: bool) {
         // An error means that the member has stopped, which `follow_leadership` reports.
         let _ = self.raft.trigger().snapshot().await;
         let wait = self.raft.wait(Some(COMPACT_TIMEOUT));
@@ -453,7 +453,7 @@ impl Member {
             tracing::warn!(applied, "the snapshot was not taken in time, the log is kept");
             return;
         }
-        if let Some(last) = growth.purge_to() {
+        if let Some(last) = growth.purge_to(full) {
             let _ = self.raft.trigger().purge_log(last.min(applied)).await;
         }
     }

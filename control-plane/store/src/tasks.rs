@@ -121,12 +121,15 @@ pub(crate) async fn keep_house(house: House) {
                 if before != now {
                     tracing::warn!(?before, ?now, "free space of the store's disk changed");
                 }
+                if now != Room::Enough && growth.any() {
+                    member.compact(&growth, feed.current().revision(), true).await;
+                }
             }
             _ = growth.compact.notified() => {
-                member.compact(&growth, feed.current().revision()).await;
+                member.compact(&growth, feed.current().revision(), false).await;
             }
             _ = compactions.tick() => if growth.any() {
-                member.compact(&growth, feed.current().revision()).await;
+                member.compact(&growth, feed.current().revision(), false).await;
             }
         }
     }

@@ -37,6 +37,9 @@ use crate::superblock::{self, Anchor, Identity, Superblock};
 /// time to open.
 const WAL_BYTES_MAX: u64 = 256 << 20;
 
+/// … but no more than this part of a small disk.
+const WAL_PART: u64 = 16;
+
 /// Files RocksDB keeps open; everything is in memory above it, so few reads reach the files.
 const OPEN_FILES_MAX: i32 = 128;
 
@@ -98,7 +101,7 @@ impl Rocks {
     /// Opens a database that nobody has open, only to read it.
     pub(crate) fn open_to_read(path: &Path) -> Result<Rocks, EngineError> {
         let names = Column::ALL.map(Column::name);
-        let options = database_options(false);
+        let options = database_options(path, false);
         let db = DB::open_cf_for_read_only(&options, path, names, false).map_err(read_error)?;
         let identity = Identity { cluster_id: 0, member_id: 0 };
         let faults = Faults::default();
@@ -134,16 +137,25 @@ fn lost_its_manifest(path: &Path) -> std::io::Result<bool> {
 fn open_database(path: &Path, create: bool) -> Result<DB, rocksdb::Error> {
     let columns = Column::ALL
         .map(|column| ColumnFamilyDescriptor::new(column.name(), column_options(column)));
-    DB::open_cf_descriptors(&database_options(create), path, columns)
+    DB::open_cf_descriptors(&database_options(path, create), path, columns)
 }
 
-fn database_options(create: bool) -> Options {
+/// How large the write-ahead files may get on the disk under a folder.
+fn wal_bytes(path: &Path) -> u64 {
+    let stat = nix::sys::statvfs::statvfs(path);
+    let total = stat.map_or(u64::MAX, |stat| {
+        (stat.fragment_size() as u64).saturating_mul(stat.blocks() as u64)
+    });
+    WAL_BYTES_MAX.min(total / WAL_PART)
+}
+
+fn database_options(path: &Path, create: bool) -> Options {
     let mut options = Options::default();
     options.create_if_missing(create);
     options.create_missing_column_families(true);
     options.set_paranoid_checks(true);
     options.set_wal_recovery_mode(DBRecoveryMode::TolerateCorruptedTailRecords);
-    options.set_max_total_wal_size(WAL_BYTES_MAX);
+    options.set_max_total_wal_size(wal_bytes(path));
     options.set_max_open_files(OPEN_FILES_MAX);
     options.set_max_background_jobs(2);
     options.set_log_level(LogLevel::Warn);

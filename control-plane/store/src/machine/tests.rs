@@ -308,14 +308,16 @@ async fn what_was_answered_survives_a_power_cut() {
 #[test]
 fn the_log_keeps_enough_for_those_who_are_late() {
     let growth = Growth::default();
-    assert_eq!(growth.purge_to(), None);
+    assert_eq!(growth.purge_to(false), None);
     for index in 1..=64 {
         growth.add(index, 512 << 10);
     }
     assert!(growth.any());
     // 32 MiB came, 16 MiB stay: entries 33 to 64.
-    assert_eq!(growth.purge_to(), Some(32));
-    assert_eq!(growth.purge_to(), Some(32), "asking changes nothing");
+    assert_eq!(growth.purge_to(false), Some(32));
+    assert_eq!(growth.purge_to(false), Some(32), "asking changes nothing");
     growth.add(65, 20 << 20);
-    assert_eq!(growth.purge_to(), Some(64));
+    assert_eq!(growth.purge_to(false), Some(64));
+    assert_eq!(growth.purge_to(true), Some(u64::MAX), "a full disk keeps nothing");
+    assert_eq!(growth.purge_to(false), None);
 }
