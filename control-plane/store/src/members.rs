@@ -284,9 +284,15 @@ impl Changer {
 
     async fn remove(&self, id: MemberId) -> Outcome {
         let _turn = self.turn.lock().await;
+        let me = self.member.id();
+        // A new leader has not been answered by all others yet.
+        let lost = |view: &View| {
+            matches!(plan_remove(view, me, id), Err(MembershipError::LosesMajority { .. }))
+        };
+        self.member.until(ALIVE, |view| !lost(view)).await;
         let view = self.view().await?;
         let gone = BTreeSet::from([id]);
-        let changes = match plan_remove(&view, self.member.id(), id)? {
+        let changes = match plan_remove(&view, me, id)? {
             Removal::AfterHandOver => {
                 self.transfer(None).await?;
                 return Err(MembershipError::NoLeader);
@@ -300,6 +306,9 @@ impl Changer {
 
     async fn transfer(&self, to: Option<MemberId>) -> Outcome {
         let me = self.member.id();
+        // As above: who was not heard of may answer any moment.
+        let clear = |view: &View| view.leader != Some(me) || plan_transfer(view, me, to).is_ok();
+        self.member.until(ALIVE, clear).await;
         let view = self.member.view();
         if view.leader != Some(me) {
             return Err(MembershipError::NoLeader);

@@ -266,6 +266,7 @@ impl Engine for Rocks {
 
     fn stage(&self) -> Result<Stage, EngineError> {
         let mut staged = self.staged();
+        self.with(|_| Ok(()))?;
         let number = self.anchor.folder() + 1;
         let path = superblock::database(&self.base, number);
         drop(staged.take());
@@ -320,8 +321,10 @@ impl Engine for Rocks {
     }
 
     fn close(&self) {
+        // Whoever stages waits, and then finds it closed.
+        let mut staged = self.staged();
         let db = self.db.write().unwrap_or_else(PoisonError::into_inner).take();
         drop(db);
-        drop(self.staged().take());
+        drop(staged.take());
     }
 }
