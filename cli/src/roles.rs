@@ -9,6 +9,7 @@ use std::time::Duration;
 use tokio::runtime::Runtime;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
+use wherry_control_plane::apiserver::Network;
 use wherry_control_plane::member::{self, Member, MemberError};
 
 use crate::diagnostic::Diagnostic;
@@ -28,6 +29,10 @@ pub struct ServerFlags {
     /// Address and port for clients, peers and node tunnels; port 0 picks a free one
     #[arg(long, value_name = "ADDRESS:PORT", default_value = "0.0.0.0:6443")]
     listen: SocketAddr,
+    /// Network inside in which webhooks may be reached; may be repeated. By themselves users cannot
+    /// make the server connect to loopback, link-local or private addresses
+    #[arg(long = "webhook-network", value_name = "ADDRESS/PREFIX")]
+    webhook_networks: Vec<Network>,
     /// Serve on this inherited listening socket instead
     #[arg(long, hide = true)]
     listen_fd: Option<RawFd>,
@@ -97,6 +102,7 @@ pub fn server(flags: ServerFlags) -> Result<(), Diagnostic> {
         let shutdown = shutdown_on_signal()?;
         let started = Member::start(config, shutdown).await;
         let member = started.map_err(|error| server_failed(error, &data_dir))?;
+        member.api.let_webhooks_reach(&flags.webhook_networks);
         member.stopped().await;
         Ok(())
     });

@@ -225,8 +225,9 @@ struct RowKey {
 /// Verbs of a custom resource in discovery's order.
 const VERBS: &[&str] =
     &["delete", "deletecollection", "get", "list", "patch", "create", "update", "watch"];
-/// Verbs while the CRD is being deleted.
-const LAST_VERBS: &[&str] = &["delete", "deletecollection", "get", "list", "watch"];
+/// Verbs while the CRD is being deleted: nothing new, but finalizers must still be taken off.
+const LAST_VERBS: &[&str] =
+    &["delete", "deletecollection", "get", "list", "patch", "update", "watch"];
 const CHANGE: &[&str] = &["get", "patch", "update"];
 /// Custom groups stand behind the built-in ones.
 const PRIORITY: u32 = 1_000;

@@ -2,8 +2,10 @@
 //! when they are written, objects are held against the rules of their CRD, and they are brought
 //! into the version that is asked for when they are read.
 
+mod conversion;
 mod rules;
 
+pub use conversion::{by_webhook, into_storage, into_version, is_foreign};
 pub use rules::Rules;
 
 use std::sync::Arc;
@@ -124,8 +126,12 @@ fn mistakes(definition: &Object) -> Vec<FieldError> {
     found
 }
 
-/// A stored object in the version of its row, with the defaults of its schema.
+/// A stored object in the version of its row, with the defaults of its schema. Where a webhook
+/// converts, an object of another version stays as it is until the webhook was asked.
 pub fn read(kind: &'static Kind, mut object: Object) -> Object {
+    if is_foreign(kind, &object) && by_webhook(kind) {
+        return object;
+    }
     if let Some(fields) = object.as_object_mut() {
         fields.insert("apiVersion".to_owned(), kind.api_version().into());
     }

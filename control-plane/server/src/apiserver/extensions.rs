@@ -19,7 +19,7 @@ mod review;
 #[cfg(test)]
 mod tests;
 
-pub use client::{Client, Network};
+pub use client::{Client, Network, Target};
 pub use hooks::{Hooks, Source, mistakes};
 
 use std::sync::Arc;

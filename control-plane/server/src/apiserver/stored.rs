@@ -6,8 +6,8 @@
 //! spliced in behind the uid without reading the rest, so a list or a watch event of plain JSON
 //! never parses an object.
 //!
-//! Objects of custom kinds are stored the same way, in the version of their writing. They are read
-//! in another version, get defaults that came after them, and are shown with their keys in
+//! Objects of custom kinds are stored the same way, in their storage version. They are read in
+//! another version, get defaults that came after them, and are shown with their keys in
 //! alphabetical order, so each of them is parsed.
 
 use bytes::Bytes;
@@ -41,6 +41,9 @@ pub fn encode(kind: &'static Kind, object: &Object) -> Bytes {
     assert!(!meta::uid(&object).is_empty(), "an object has a uid before it is stored");
     if kind.storage != Storage::Own {
         object = convert::to(kind, home(kind), object);
+    }
+    if let Some(definition) = kind.custom().filter(|definition| definition.conversion.is_none()) {
+        object["apiVersion"] = format!("{}/{}", kind.group, definition.storage_version).into();
     }
     meta::set(&mut object, "resourceVersion", "");
     meta::order(&mut object);

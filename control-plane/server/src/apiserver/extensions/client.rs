@@ -130,6 +130,23 @@ impl Network {
     }
 }
 
+impl std::str::FromStr for Network {
+    type Err = String;
+
+    /// `10.1.0.0/16`, or one address.
+    fn from_str(text: &str) -> Result<Network, String> {
+        let wrong = || format!("{text:?} is not a network: want ADDRESS/PREFIX, as 10.1.0.0/16");
+        let (address, prefix) = text.split_once('/').unwrap_or((text, ""));
+        let address: IpAddr = address.parse().map_err(|_| wrong())?;
+        let most = if address.is_ipv4() { 32 } else { 128 };
+        let prefix = match prefix {
+            "" => most,
+            prefix => prefix.parse().ok().filter(|n| *n <= most).ok_or_else(wrong)?,
+        };
+        Ok(Network { address, prefix })
+    }
+}
+
 /// Whether users must not make the control plane connect there.
 fn is_inside(ip: IpAddr) -> bool {
     match ip {
@@ -490,7 +507,8 @@ mod tests {
         let ip = |text: &str| text.parse::<IpAddr>().expect("an address");
         assert!(inside.iter().all(|text| is_inside(ip(text))));
         assert!(!outside.iter().any(|text| is_inside(ip(text))));
-        let network = Network { address: ip("127.0.0.0"), prefix: 8 };
+        let network: Network = "127.0.0.0/8".parse().expect("a network");
+        assert!("10.0.0.0/33".parse::<Network>().is_err());
         assert!(network.contains(ip("127.9.9.9")) && !network.contains(ip("128.0.0.1")));
         assert!(!network.contains(ip("::1")));
     }

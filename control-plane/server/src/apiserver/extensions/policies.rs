@@ -16,6 +16,7 @@ use super::hooks::{Binding, Hooks, Mutation, Policy, Validation};
 use super::matching::{self, Subject};
 use crate::apiserver::cel::{self, Bindings, EvalError, Expression, Meter};
 use crate::apiserver::errors::ApiError;
+use crate::apiserver::verbs::patch::Patch as ObjectPatch;
 
 /// Parameters that one binding may select.
 const PARAMS_MAX: usize = 1_000;
@@ -397,7 +398,7 @@ fn changed(
             let patch = cel::json(found.as_ref())
                 .ok_or_else(|| "the expression gave a value that is not JSON".to_owned())?;
             match mutation {
-                Mutation::JsonPatch(_) => object = patched(&before, patch)?,
+                Mutation::JsonPatch(_) => object = patched(kind, &before, patch)?,
                 Mutation::Apply(_) => {
                     merge(&mut object, &patch, &Shape::of(kind));
                 }
@@ -408,12 +409,11 @@ fn changed(
     Ok(Some(back))
 }
 
-fn patched(object: &Object, patch: Value) -> Result<Object, String> {
+fn patched(kind: &Kind, object: &Object, patch: Value) -> Result<Object, String> {
     let operations: json_patch::Patch = serde_json::from_value(patch)
         .map_err(|error| format!("the JSON patch cannot be read: {error}"))?;
-    let mut object = object.clone();
-    json_patch::patch(&mut object, &operations).map_err(|error| error.to_string())?;
-    Ok(object)
+    let patched = ObjectPatch::Json(operations.0).apply(kind, object);
+    patched.map_err(|error| error.to_string())
 }
 
 /// How lists merge, of built-in and of custom kinds.

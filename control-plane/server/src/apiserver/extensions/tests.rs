@@ -94,6 +94,9 @@ async fn answer(
     let path = request.uri().path().to_owned();
     let body = request.into_body().collect().await.map(|body| body.to_bytes()).unwrap_or_default();
     let review: Value = serde_json::from_slice(&body).unwrap_or_default();
+    if path == "/convert" {
+        return Ok(Response::new(Full::from(converted(&review).to_string())));
+    }
     let asked = &review["request"];
     let line = format!("{path} {} {}", asked["operation"], asked["object"]["data"]);
     seen.lock().expect("no test panics in here").push(line.replace('"', ""));
@@ -133,14 +136,79 @@ async fn answer(
     Ok(Response::new(Full::from(review.to_string())))
 }
 
+/// Version v1 says `color`, v2 says `colour`.
+fn converted(review: &Value) -> Value {
+    let request = &review["request"];
+    let convert = |object: &Value| {
+        let mut object = object.clone();
+        let (from, to) = match request["desiredAPIVersion"].as_str() {
+            Some("example.com/v2") => ("color", "colour"),
+            _ => ("colour", "color"),
+        };
+        object["apiVersion"] = request["desiredAPIVersion"].clone();
+        let spec = object["spec"].as_object_mut().expect("has a spec");
+        if let Some(value) = spec.shift_remove(from) {
+            spec.insert(to.to_owned(), value);
+        }
+        object
+    };
+    let objects = request["objects"].as_array().into_iter().flatten().map(convert);
+    json!({"apiVersion": "apiextensions.k8s.io/v1", "kind": "ConversionReview", "response": {
+        "uid": request["uid"], "result": {"status": "Success"},
+        "convertedObjects": objects.collect::<Vec<_>>()}})
+}
+
+#[tokio::test]
+async fn webhooks_convert_between_the_versions_of_a_custom_kind() {
+    let (server, hook) = (server().await, Hook::start().await);
+    let version = |name: &str, field: &str, storage: bool| {
+        json!({"name": name, "served": true, "storage": storage, "schema": {"openAPIV3Schema": {
+            "type": "object", "properties": {"spec": {"type": "object",
+                "properties": {field: {"type": "string"}}}}}}})
+    };
+    let client = hook.webhook("x", "/convert", json!({}))["clientConfig"].clone();
+    let definition = json!({"metadata": {"name": "shirts.example.com"}, "spec": {
+        "group": "example.com", "scope": "Namespaced",
+        "names": {"plural": "shirts", "kind": "Shirt"},
+        "versions": [version("v1", "color", true), version("v2", "colour", false)],
+        "conversion": {"strategy": "Webhook", "webhook": {
+            "conversionReviewVersions": ["v1"], "clientConfig": client}}}});
+    let definitions = crate::apiserver::tests::custom::DEFINITIONS;
+    server.ok("POST", definitions, &definition.to_string()).await;
+    let at = |version: &str| format!("/apis/example.com/{version}/namespaces/default/shirts");
+    let made =
+        server.ok("POST", &at("v2"), r#"{"metadata":{"name":"a"},"spec":{"colour":"red"}}"#).await;
+    assert_eq!(
+        (&made["apiVersion"], &made["spec"]),
+        (&json!("example.com/v2"), &json!({"colour": "red"}))
+    );
+    let read = server.ok("GET", &format!("{}/a", at("v1")), "").await;
+    assert_eq!(
+        (&read["apiVersion"], &read["spec"]),
+        (&json!("example.com/v1"), &json!({"color": "red"}))
+    );
+    let admin = crate::apiserver::tests::script::admin();
+    let path = format!("{}/a", at("v2"));
+    let kind = "application/merge-patch+json";
+    let patch = r#"{"spec":{"colour":"blue"}}"#;
+    assert_eq!(server.response(&admin, "PATCH", &path, kind, patch).await.status(), 200);
+    let list = server.ok("GET", &at("v2"), "").await;
+    assert_eq!(list["items"][0]["spec"], json!({"colour": "blue"}));
+    assert_eq!(list["items"][0]["apiVersion"], "example.com/v2");
+    let list = server.ok("GET", &at("v1"), "").await;
+    assert_eq!(list["items"][0]["spec"], json!({"color": "blue"}));
+    let watch = format!("{}?watch=1&timeoutSeconds=1", at("v2"));
+    let events = server.send("GET", &watch, "").await.1;
+    assert!(events.contains(r#""spec":{"colour":"blue"}"#), "{events}");
+}
+
 const CONFIG_MAPS: &str = "/api/v1/namespaces/default/configmaps";
 
 /// A server whose webhooks may be on this machine.
 async fn server() -> Server {
     let server = Server::start().await;
-    let loopback =
-        |text: &str, prefix| Network { address: text.parse().expect("an address"), prefix };
-    server.api.let_webhooks_reach(&[loopback("127.0.0.0", 8), loopback("::1", 128)]);
+    let network = |text: &str| text.parse::<Network>().expect("a network");
+    server.api.let_webhooks_reach(&[network("127.0.0.0/8"), network("::1")]);
     server
 }
 

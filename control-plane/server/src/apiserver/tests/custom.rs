@@ -285,3 +285,51 @@ async fn kube_clients_use_custom_resources_as_any_other() {
         other => panic!("{other:?}"),
     }
 }
+
+/// With the controllers: what a custom object owns goes with it, and a definition takes its objects
+/// along.
+#[tokio::test]
+async fn the_controllers_know_custom_resources() {
+    use kube::api::{Api, ApiResource, DeleteParams, DynamicObject, GroupVersionKind};
+    use kube::runtime::{conditions::is_deleted, wait::await_condition};
+    let server = with_shirts().await;
+    let client = server.api.client(admin());
+    let folder = tempfile::tempdir().expect("a folder");
+    let config = crate::controllers::Config {
+        pki: crate::pki::Pki::load_or_create(folder.path()).expect("authorities are made").into(),
+        cluster_cidr: "10.0.0.0/8".to_owned(),
+        api_address: ([127, 0, 0, 1], 6443).into(),
+    };
+    let run = crate::controllers::run(client.clone(), config, server.shutdown.clone());
+    let controllers = tokio::spawn(run);
+    let shirt = server.ok("POST", SHIRTS, r#"{"metadata":{"name":"a"},"spec":{}}"#).await;
+    let owner = json!({"apiVersion": "example.com/v1", "kind": "Shirt", "name": "a",
+        "uid": shirt["metadata"]["uid"]});
+    let button = json!({"metadata": {"name": "button", "ownerReferences": [owner]}});
+    let config_maps = "/api/v1/namespaces/default/configmaps";
+    let button = server.ok("POST", config_maps, &button.to_string()).await;
+    server.ok("DELETE", &format!("{SHIRTS}/a"), "").await;
+    let api = |group: &str, kind: &str, namespace: Option<&str>| -> Api<DynamicObject> {
+        let resource = ApiResource::from_gvk(&GroupVersionKind::gvk(group, "v1", kind));
+        match namespace {
+            Some(namespace) => Api::namespaced_with(client.clone(), namespace, &resource),
+            None => Api::all_with(client.clone(), &resource),
+        }
+    };
+    let limit = std::time::Duration::from_secs(30);
+    let button = button["metadata"]["uid"].as_str().expect("has a uid");
+    let config_maps = api("", "ConfigMap", Some("default"));
+    let gone = await_condition(config_maps, "button", is_deleted(button));
+    tokio::time::timeout(limit, gone).await.expect("is collected").expect("is watched");
+    server.ok("POST", SHIRTS, r#"{"metadata":{"name":"b"},"spec":{}}"#).await;
+    let definitions = api("apiextensions.k8s.io", "CustomResourceDefinition", None);
+    let name = "shirts.example.com";
+    let definition = definitions.get(name).await.expect("is there");
+    definitions.delete(name, &DeleteParams::default()).await.expect("may be deleted");
+    let uid = definition.metadata.uid.expect("has a uid");
+    let gone = await_condition(definitions, name, is_deleted(&uid));
+    tokio::time::timeout(limit, gone).await.expect("goes").expect("is watched");
+    assert_eq!(server.send("GET", SHIRTS, "").await.0, 404);
+    server.shutdown.cancel();
+    controllers.await.expect("the controllers end");
+}

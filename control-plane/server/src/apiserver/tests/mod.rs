@@ -5,7 +5,7 @@ pub mod script;
 
 mod access;
 mod contract;
-mod custom;
+pub mod custom;
 mod objects;
 mod reads;
 mod resources;

@@ -41,7 +41,7 @@ pub async fn apply(api: &ApiServer, request: &Request) -> Result<Response, ApiEr
     call.record = Record::Given;
     for _ in 0..RACE_TRIES {
         let snapshot = api.store().current();
-        let (code, done) = match call.find(&snapshot, request.name()) {
+        let (code, done) = match call.load(&snapshot, request.name()).await {
             Ok((old, entry)) => {
                 let new = merged(&call, Some(&old), &config, options.force)?;
                 let new = addressed(request, new)?;

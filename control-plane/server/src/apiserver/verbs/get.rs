@@ -7,6 +7,7 @@ use super::{
 use crate::apiserver::{
     ApiServer,
     content::{self, Form},
+    custom,
     errors::ApiError,
     request::Request,
     stored,
@@ -23,12 +24,15 @@ pub async fn get(api: &ApiServer, request: &Request) -> Result<Response, ApiErro
     let namespace = request.namespace().unwrap_or("");
     let entry = snapshot.get(&stored::key(request.kind, namespace, request.name()));
     let entry = entry.ok_or_else(|| ApiError::not_found(request.kind, request.name()))?;
-    if request.accepted.is_plain() {
+    if request.accepted.is_plain() && !custom::by_webhook(request.kind) {
         let mut json = stored::json(request.kind, &entry.value, entry.modified);
         json.push(b'\n');
         return Ok(content::respond_bytes(StatusCode::OK, "application/json", json, &[]));
     }
-    respond(request, StatusCode::OK, stored::decode(request.kind, &entry), &[])
+    let object = vec![stored::decode(request.kind, &entry)];
+    let mut converted = custom::into_version(api, request.kind, object).await?;
+    let object = converted.pop().expect("as many objects come back as are sent");
+    respond(request, StatusCode::OK, object, &[])
 }
 
 /// Answers with an object in the form that the client asked for.

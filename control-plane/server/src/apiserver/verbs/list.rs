@@ -12,6 +12,7 @@ use super::{
 use crate::apiserver::{
     ApiServer,
     content::{self, Form},
+    custom,
     errors::ApiError,
     request::Request,
     stored,
@@ -90,31 +91,39 @@ pub async fn list(api: &ApiServer, request: &Request) -> Result<Response, ApiErr
     let include = Include::of(&request.query)?;
     let page = page(api, request, &selection).await?;
     let kind = request.kind;
-    let decode = |(_, entry): &(Bytes, Entry)| stored::decode(kind, entry);
+    if request.accepted.is_plain() && !custom::by_webhook(kind) {
+        let bytes = plain(kind, &page);
+        return Ok(content::respond_bytes(StatusCode::OK, "application/json", bytes, &[]));
+    }
+    let items = page.items.iter().map(|(_, entry)| stored::decode(kind, entry)).collect();
+    let items = custom::into_version(api, kind, items).await?.into_iter();
     let value = match request.accepted.form {
-        Form::Object if request.accepted.is_plain() => {
-            let bytes = plain(kind, &page);
-            return Ok(content::respond_bytes(StatusCode::OK, "application/json", bytes, &[]));
-        }
         Form::Object => {
-            let items = page.items.iter().map(decode).map(|item| as_item(kind, item)).collect();
+            let items = items.map(|item| as_item(kind, item)).collect();
             of_items(&kind.list_kind(), &kind.api_version(), page.metadata(), items)
         }
         Form::Metadata { version } => {
             let api_version = format!("meta.k8s.io/{version}");
-            let items = page.items.iter().map(decode);
             let items = items.map(|object| content::metadata_only(&object, version)).collect();
             of_items("PartialObjectMetadataList", &api_version, page.metadata(), items)
         }
         Form::Table { version } => {
             let now = jiff::Timestamp::now();
-            let items = page.items.iter().map(decode);
             let rows =
                 items.map(|object| table::row(kind, object, include, version, now)).collect();
             table::table(kind, version, page.metadata(), true, rows)
         }
     };
+    let value = in_order(kind, request.accepted.form, value);
     Ok(content::respond(StatusCode::OK, &request.accepted, &value, &[]))
+}
+
+/// Lists of custom objects have their keys in alphabetical order too.
+fn in_order(kind: &Kind, form: Form, mut list: Value) -> Value {
+    if form == Form::Object && kind.custom.is_some() {
+        list.sort_all_objects();
+    }
+    list
 }
 
 fn of_items(

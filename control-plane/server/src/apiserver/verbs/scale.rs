@@ -22,7 +22,7 @@ use wherry_resources::{Kind, Object, custom, meta, selectors::LabelSelector};
 pub async fn get(api: &ApiServer, request: &Request) -> Result<Response, ApiError> {
     let snapshot = read::snapshot(api, read::wanted(&request.query, false)?).await?;
     let call = Call::of(api, request, Part::Main, false);
-    let (object, _) = call.find(&snapshot, request.name())?;
+    let (object, _) = call.load(&snapshot, request.name()).await?;
     let scale = scale_of(request.kind, &object);
     Ok(content::respond(StatusCode::OK, &request.accepted, &scale, &[]))
 }
@@ -40,7 +40,7 @@ pub async fn change(api: &ApiServer, request: &Request) -> Result<Response, ApiE
     }
     let change = Change::of(request, &options)?;
     for _ in 0..RACE_TRIES {
-        let (old, entry) = call.find(&api.store().current(), request.name())?;
+        let (old, entry) = call.load(&api.store().current(), request.name()).await?;
         let new = match &change {
             Change::Apply(config) => {
                 let config = of_parent(request, config)?;

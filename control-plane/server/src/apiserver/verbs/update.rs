@@ -51,7 +51,7 @@ async fn replace(call: &Call<'_>, name: &str, sent: Object) -> Result<Written, A
         return Err(ApiError::invalid(call.kind, name, vec![error]));
     }
     for _ in 0..RACE_TRIES {
-        let (old, entry) = call.find(&call.api.store().current(), name)?;
+        let (old, entry) = call.load(&call.api.store().current(), name).await?;
         if !unconditional && version != meta::resource_version(&old) {
             return Err(ApiError::modified(call.kind, name));
         }

@@ -21,6 +21,7 @@ use super::{
 use crate::apiserver::{
     ApiServer,
     content::{self, Accepted, Form},
+    custom,
     errors::{self, ApiError},
     request::{Query, Request},
     stored,
@@ -138,7 +139,8 @@ async fn open(api: &ApiServer, request: &Request) -> Result<Stream, ApiError> {
         Ok(events) => Events::Open(events),
         // Too old: the stream says so and ends, for a watch has no other way to answer.
         Err(error @ WindowError::Gone { .. }) => {
-            queue.push_back(encoder.line("ERROR", read::window(error, after).status()));
+            let status = read::window(error, after).status();
+            queue.push_back(Line::Ready(encoder.line("ERROR", status)));
             Events::Ended
         }
         Err(WindowError::Future { .. }) => Events::Ahead(prefix.clone()),
@@ -148,7 +150,7 @@ async fn open(api: &ApiServer, request: &Request) -> Result<Stream, ApiError> {
         let objects = snapshot.range(&prefix, None);
         queue.extend(objects.filter_map(|(_, entry)| encoder.initial(&entry)));
         if start.marked && bookmarks {
-            queue.push_back(encoder.bookmark(after, true));
+            queue.push_back(Line::Ready(encoder.bookmark(after, true)));
         }
     }
     api.metrics().watches.fetch_add(1, Relaxed);
@@ -177,6 +179,18 @@ fn timeout(query: &Query) -> Result<Duration, ApiError> {
     })
 }
 
+/// What waits to be sent.
+#[derive(Clone)]
+enum Line {
+    Ready(Bytes),
+    /// A webhook must be asked about the object before it can be shown.
+    Foreign(&'static str, Object),
+}
+
+fn lost() -> ApiError {
+    ApiError::Internal("an object was lost in its conversion".to_owned())
+}
+
 /// Turns events of the store into lines. Knows nothing of time and connections.
 struct Encoder {
     kind: &'static Kind,
@@ -189,16 +203,18 @@ struct Encoder {
 
 impl Encoder {
     /// An object of the snapshot, if it matches.
-    fn initial(&mut self, entry: &Entry) -> Option<Bytes> {
-        if self.selection.is_everything() && self.is_plain() {
-            return Some(plain_line(self.kind, "ADDED", &entry.value, entry.modified));
+    fn initial(&mut self, entry: &Entry) -> Option<Line> {
+        let plain = self.is_plain() && !custom::by_webhook(self.kind);
+        if self.selection.is_everything() && plain {
+            let line = plain_line(self.kind, "ADDED", &entry.value, entry.modified);
+            return Some(Line::Ready(line));
         }
         let object = stored::decode(self.kind, entry);
         self.selection.matches(&object).then(|| self.object_line("ADDED", object))
     }
 
     /// A change, if it concerns what is watched.
-    fn event(&mut self, event: &Event) -> Option<Bytes> {
+    fn event(&mut self, event: &Event) -> Option<Line> {
         if self.selection.is_everything() {
             let word = match (&event.change, &event.previous) {
                 (Change::Delete(_), _) => "DELETED",
@@ -207,9 +223,9 @@ impl Encoder {
             };
             let kind = self.kind;
             if self.is_plain() && kind.storage == Storage::Own && kind.custom.is_none() {
-                return Some(event.encoded(|event| {
+                return Some(Line::Ready(event.encoded(|event| {
                     plain_line(kind, word, &event.entry().value, event.revision)
-                }));
+                })));
             }
             let object = stored::decode_at(kind, &event.entry().value, event.revision);
             return Some(self.object_line(word, object));
@@ -256,7 +272,14 @@ impl Encoder {
         }
     }
 
-    fn object_line(&mut self, word: &str, object: Object) -> Bytes {
+    fn object_line(&mut self, word: &'static str, object: Object) -> Line {
+        if custom::is_foreign(self.kind, &object) {
+            return Line::Foreign(word, object);
+        }
+        Line::Ready(self.rendered(word, object))
+    }
+
+    fn rendered(&mut self, word: &str, object: Object) -> Bytes {
         let shown = match self.accepted.form {
             Form::Object => get::shown(self.kind, object),
             Form::Metadata { version } => content::metadata_only(&object, version),
@@ -302,7 +325,7 @@ enum Events {
 struct Stream {
     api: ApiServer,
     encoder: Encoder,
-    queue: VecDeque<Bytes>,
+    queue: VecDeque<Line>,
     events: Events,
     /// Revision up to which the client has seen everything.
     sent: Revision,
@@ -324,8 +347,11 @@ impl Stream {
 
     async fn next(&mut self) -> Option<Bytes> {
         loop {
-            if let Some(line) = self.queue.pop_front() {
-                return Some(line);
+            if let Some(line) = self.queue.front().cloned() {
+                // Nothing is taken out before it is ready: this may be cut off while it waits.
+                let ready = self.ready(line).await;
+                self.queue.pop_front();
+                return Some(ready);
             }
             let next = match &mut self.events {
                 Events::Open(events) => Next::Event(events),
@@ -350,6 +376,24 @@ impl Stream {
         }
     }
 
+    /// A line as it is sent; an object that a webhook has to convert is converted.
+    async fn ready(&mut self, line: Line) -> Bytes {
+        let (word, object) = match line {
+            Line::Ready(bytes) => return bytes,
+            Line::Foreign(word, object) => (word, object),
+        };
+        let kind = self.encoder.kind;
+        match custom::into_version(&self.api, kind, vec![object]).await.map(|mut all| all.pop()) {
+            Ok(Some(object)) => self.encoder.rendered(word, object),
+            Ok(None) => self.encoder.line("ERROR", lost().status()),
+            // The client must list again: it has missed a change.
+            Err(error) => {
+                self.events = Events::Ended;
+                self.encoder.line("ERROR", error.status())
+            }
+        }
+    }
+
     /// The store has come to where this watch begins.
     fn catch_up(&mut self) {
         if let Events::Ahead(prefix) = &self.events {
@@ -357,7 +401,7 @@ impl Stream {
                 Ok(events) => Events::Open(events),
                 Err(error) => {
                     let status = read::window(error, self.sent).status();
-                    self.queue.push_back(self.encoder.line("ERROR", status));
+                    self.queue.push_back(Line::Ready(self.encoder.line("ERROR", status)));
                     Events::Ended
                 }
             };
@@ -405,7 +449,7 @@ impl Stream {
             self.take(&event);
         }
         self.sent = self.sent.max(reached);
-        self.queue.push_back(self.encoder.bookmark(self.sent, false));
+        self.queue.push_back(Line::Ready(self.encoder.bookmark(self.sent, false)));
     }
 
     fn cut(&mut self, end: WatchEnd) -> Option<Bytes> {

@@ -89,6 +89,27 @@ impl<'a> Call<'a> {
         Ok((stored::decode(self.kind, &entry), entry))
     }
 
+    /// The same, in the version of the path even if a webhook has to be asked for it.
+    pub async fn load(&self, snapshot: &Snapshot, name: &str) -> Result<(Object, Entry), ApiError> {
+        let (object, entry) = self.find(snapshot, name)?;
+        if !custom::is_foreign(self.kind, &object) {
+            return Ok((object, entry));
+        }
+        let mut converted = custom::into_version(self.api, self.kind, vec![object]).await?;
+        let object = converted.pop().expect("as many objects come back as are sent");
+        Ok((object, entry))
+    }
+
+    /// The object that a write stored, as the client sees it.
+    fn written(&self, mut object: Object, entry: &Entry) -> Object {
+        if !custom::by_webhook(self.kind) {
+            return stored::decode(self.kind, entry);
+        }
+        meta::set_resource_version(&mut object, entry.modified);
+        meta::order(&mut object);
+        object
+    }
+
     /// What hooks are asked about this write.
     pub fn asked(&self, operation: extensions::Verb, name: &str) -> extensions::Asked<'a> {
         extensions::Asked {
@@ -178,11 +199,12 @@ pub async fn insert(call: &Call<'_>, mut object: Object) -> Result<Written, Fail
             None => Ok(Written { object, warnings }),
         };
     }
-    let value = stored::encode(call.kind, &object);
+    let stored = custom::into_storage(call.api, call.kind, &object).await?;
+    let value = stored::encode(call.kind, &stored);
     let put = call.api.store().put(key, value, Precondition::Absent).await;
     gathered.reservation.settle(matches!(put, Err(WriteError::Unknown)));
     let entry = put.map_err(|error| failure(call.kind, &name, error))?;
-    Ok(Written { object: stored::decode(call.kind, &entry), warnings })
+    Ok(Written { object: call.written(object, &entry), warnings })
 }
 
 /// Replaces `old` (stored as `entry`) by `new`. A write that changes nothing stores nothing. An
@@ -252,10 +274,11 @@ pub async fn replace(
         meta::order(&mut new);
         return Ok(Written { object: new, warnings });
     }
-    let put = call.api.store().put(key, stored::encode(call.kind, &new), precondition).await;
+    let stored = custom::into_storage(call.api, call.kind, &new).await?;
+    let put = call.api.store().put(key, stored::encode(call.kind, &stored), precondition).await;
     gathered.reservation.settle(matches!(put, Err(WriteError::Unknown)));
     let entry = put.map_err(|error| failure(call.kind, name, error))?;
-    Ok(Written { object: stored::decode(call.kind, &entry), warnings })
+    Ok(Written { object: call.written(new, &entry), warnings })
 }
 
 /// A mistyped field must not get into the store: typed clients could not read any list with it.
