@@ -254,7 +254,7 @@ impl RaftNetworkV2<Types> for Link {
                 return Err(StreamingError::Unreachable(Unreachable::new(&error)));
             }
             let timeout = if piece.last { INSTALL_TIMEOUT } else { PIECE_TIMEOUT };
-            let request = Request::Piece(piece);
+            let request = Request::Piece(Box::new(piece));
             let answer = tokio::select! {
                 answer = self.ask(&request, RPCTypes::InstallSnapshot, timeout) => answer?,
                 closed = &mut cancel => return Err(StreamingError::Closed(closed)),
@@ -318,10 +318,10 @@ impl Inbox {
         heard.map(|at| at.elapsed())
     }
 
-    /// Answers a request of Raft; gives back any other.
-    pub(crate) async fn answer(&self, request: Request) -> Result<Answer, Request> {
+    /// Answers a request of Raft.
+    pub(crate) async fn answer(&self, request: Request) -> Answer {
         let raft = &self.member.raft;
-        Ok(match request {
+        match request {
             Request::Append(request) => self.append(request).await,
             Request::Vote(request) => raft.vote(request).await.map_or_else(failed, Answer::Vote),
             Request::PreVote(request) => {
@@ -330,7 +330,7 @@ impl Inbox {
             Request::Transfer(request) => {
                 raft.handle_transfer_leader(request).await.map_or_else(failed, Answer::Transfer)
             }
-            Request::Piece(piece) => match self.receiver.take_in(piece).await {
+            Request::Piece(piece) => match self.receiver.take_in(*piece).await {
                 Ok(None) => {
                     self.hear();
                     Answer::Piece(None)
@@ -341,8 +341,10 @@ impl Inbox {
                 }
                 Err(why) => failed(why),
             },
-            other => return Err(other),
-        })
+            Request::Write { .. } | Request::ReadIndex | Request::Status | Request::Change(_) => {
+                unreachable!("the store answers these")
+            }
+        }
     }
 
     fn hear(&self) {

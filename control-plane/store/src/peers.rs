@@ -87,10 +87,6 @@ impl Store {
                 envelope.to, own.member_id
             ));
         }
-        let request = match self.inner.inbox.answer(request).await {
-            Ok(answer) => return answer,
-            Err(request) => request,
-        };
         match request {
             Request::Write { command, makes_room } => {
                 let confirm_by = Instant::now() + CONFIRM_TIMEOUT;
@@ -99,11 +95,7 @@ impl Store {
             Request::ReadIndex => Answer::Index(self.inner.member.read_index().await),
             Request::Status => Answer::Status(self.inner.status(from)),
             Request::Change(change) => Answer::Changed(self.inner.changer.perform(change).await),
-            Request::Append(_)
-            | Request::Vote(_)
-            | Request::PreVote(_)
-            | Request::Transfer(_)
-            | Request::Piece(_) => unreachable!("the inbox answers these"),
+            of_raft => self.inner.inbox.answer(of_raft).await,
         }
     }
 

@@ -30,7 +30,7 @@ pub(crate) enum Request {
     Vote(VoteRequest<Types>),
     PreVote(VoteRequest<Types>),
     Transfer(TransferLeaderRequest<Types>),
-    Piece(Piece),
+    Piece(Box<Piece>),
     /// Of the leader: to propose this.
     Write {
         command: Command,
@@ -158,7 +158,7 @@ impl Request {
                 let last_log_id = decoder.option(Decoder::log_id)?;
                 Request::Transfer(TransferLeaderRequest::new(from, to, last_log_id))
             }
-            4 => Request::Piece(decode_piece(decoder)?),
+            4 => Request::Piece(Box::new(decode_piece(decoder)?)),
             5 => {
                 let command = decoder.command()?;
                 Request::Write { command, makes_room: decoder.bool("a write that makes room")? }

@@ -491,9 +491,11 @@ async fn every_failpoint_of_a_member_leaves_the_others_alone() {
     let points =
         ["log.vote", "log.truncate", "log.append", "peer.ask", "peer.answer", "members.change"];
     for point in points {
-        for fault in [Fault::Panic, Fault::Error, Fault::Delay(20)] {
-            one_of_three_fails(point, fault).await;
-        }
+        tokio::join!(
+            one_of_three_fails(point, Fault::Panic),
+            one_of_three_fails(point, Fault::Error),
+            one_of_three_fails(point, Fault::Delay(20)),
+        );
     }
 }
 
