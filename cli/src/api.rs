@@ -1,11 +1,25 @@
 //! How the verbs reach a cluster: a kubeconfig, found as kubectl finds it, or in `wherry dev`'s
 //! data folder.
+//!
+//! A kubeconfig names one server. The verbs remember the other members of its cluster in the user's
+//! cache folder, by the cluster's authority, and go to them when that server is away.
 
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
 
+use k8s_openapi::api::discovery::v1::EndpointSlice;
+use kube::api::{Api, ListParams};
 use kube::config::{KubeConfigOptions, Kubeconfig};
+use sha2::Digest as _;
+use wherry_node::members::{self, Make, Members};
 
 use crate::diagnostic::Diagnostic;
+
+/// Members change rarely: a list of this age is asked for again.
+const REMEMBER_FOR: Duration = Duration::from_secs(60);
+/// It must not hold up the verb itself.
+const LEARN_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// Flags of every verb that speaks to a cluster.
 #[derive(clap::Args)]
@@ -25,8 +39,8 @@ pub struct Connection {
 impl Cluster {
     pub async fn connect(&self) -> Result<Connection, Diagnostic> {
         match &self.kubeconfig {
-            Some(file) => connect(file).await,
-            None => connect(&default_kubeconfig()).await,
+            Some(file) => connect_any(file).await,
+            None => connect_any(&default_kubeconfig()).await,
         }
     }
 }
@@ -51,8 +65,26 @@ pub fn default_data_dir() -> PathBuf {
     data.join("wherry/dev")
 }
 
-/// Makes a client of a kubeconfig file's current context.
+/// Makes a client of a kubeconfig file's current context, for the server that it names.
 pub async fn connect(file: &Path) -> Result<Connection, Diagnostic> {
+    let (connection, _) = open(file).await?;
+    Ok(connection)
+}
+
+/// The same for any member of that server's cluster.
+async fn connect_any(file: &Path) -> Result<Connection, Diagnostic> {
+    let (connection, members) = open(file).await?;
+    let Some(remembered) = remembered_file(&connection.ca_der) else { return Ok(connection) };
+    members.learn(&recall(&remembered));
+    if !is_fresh(&remembered) {
+        // Only the next call needs it, so this one goes on without it.
+        let learned = learn(&connection.client, &members, &remembered);
+        let _ = tokio::time::timeout(LEARN_TIMEOUT, learned).await;
+    }
+    Ok(connection)
+}
+
+async fn open(file: &Path) -> Result<(Connection, Arc<Members>), Diagnostic> {
     let unusable = |error: kube::config::KubeconfigError| {
         Diagnostic::new("WH0007", format!("cannot use the kubeconfig {}", file.display()))
             .why(error)
@@ -64,12 +96,55 @@ pub async fn connect(file: &Path) -> Result<Connection, Diagnostic> {
     let config = config.map_err(unusable)?;
     let url = config.cluster_url.to_string();
     let ca_der = config.root_cert.as_ref().and_then(|chain| chain.first().cloned());
-    let client = kube::Client::try_from(config).map_err(|error| {
+    let ca_der = ca_der.unwrap_or_default();
+    let make: Make = Arc::new(move |server| {
+        let mut config = config.clone();
+        config.cluster_url = server;
+        config
+    });
+    let members = Members::new(std::slice::from_ref(&url), make).map_err(|error| {
         Diagnostic::new("WH0007", format!("cannot use the kubeconfig {}", file.display()))
             .why(error)
             .help("check its certificates, or name another file with --kubeconfig FILE")
     })?;
-    Ok(Connection { client, url, ca_der: ca_der.unwrap_or_default() })
+    let client = members.client();
+    Ok((Connection { client, url, ca_der }, members))
+}
+
+/// Where the members of the cluster with this authority are remembered.
+fn remembered_file(ca_der: &[u8]) -> Option<PathBuf> {
+    let cache = std::env::var_os("XDG_CACHE_HOME").map(PathBuf::from).filter(|p| p.is_absolute());
+    let home = || Some(PathBuf::from(std::env::var_os("HOME")?).join(".cache"));
+    let cluster = hex::encode(sha2::Sha256::digest(ca_der));
+    Some(cache.or_else(home)?.join("wherry/members").join(format!("{cluster}.json")))
+}
+
+fn recall(file: &Path) -> Vec<String> {
+    let text = std::fs::read(file).unwrap_or_default();
+    serde_json::from_slice(&text).unwrap_or_default()
+}
+
+fn is_fresh(file: &Path) -> bool {
+    let written = std::fs::metadata(file).and_then(|metadata| metadata.modified());
+    written.is_ok_and(|written| written.elapsed().is_ok_and(|age| age < REMEMBER_FOR))
+}
+
+/// Asks the cluster who its members are, and remembers it. A user who may not ask, or a folder that
+/// cannot be written to, only means that nothing is remembered.
+async fn learn(client: &kube::Client, members: &Members, file: &Path) {
+    let slices: Api<EndpointSlice> = Api::namespaced(client.clone(), "default");
+    let of_service = ListParams::default().labels("kubernetes.io/service-name=kubernetes");
+    let Ok(slices) = slices.list(&of_service).await else { return };
+    let urls = members::of_slices(&slices.items);
+    if urls.is_empty() {
+        return;
+    }
+    members.learn(&urls);
+    let text = serde_json::to_vec(&urls).expect("strings are JSON");
+    let kept = file.parent().map_or(Ok(()), std::fs::create_dir_all);
+    if let Err(error) = kept.and_then(|()| std::fs::write(file, text)) {
+        tracing::debug!(%error, file = %file.display(), "members are not remembered");
+    }
 }
 
 /// A request to the cluster that failed.

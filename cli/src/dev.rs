@@ -2,9 +2,9 @@
 //!
 //! This process is a supervisor. It binds the port, so that a used one is found before anything
 //! starts, and starts the same children that a person would: one `wherry server`, which inherits
-//! the socket, and `wherry node` for each node, on 127.0.0.1, 127.0.0.2 and so on. A child that
-//! dies is started again; the kernel ends the children if the supervisor is killed. Workers outlive
-//! a killed agent, and are found again by the next.
+//! the socket (or several, see `servers`), and `wherry node` for each node, on 127.0.0.1, 127.0.0.2
+//! and so on. A child that dies is started again; the kernel ends the children if the supervisor is
+//! killed. Workers outlive a killed agent, and are found again by the next.
 //!
 //! ```text
 //! DIR/kubeconfig            admin's, written when the API answers
@@ -12,8 +12,10 @@
 //! DIR/nodes/node-1/…        each node's data folder           DIR/logs/node-1.log
 //! ```
 
-use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener};
-use std::os::fd::{AsRawFd as _, RawFd};
+mod servers;
+
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::os::fd::RawFd;
 use std::path::{Path, PathBuf};
 use std::process::{ExitStatus, Stdio};
 use std::time::{Duration, Instant};
@@ -28,7 +30,9 @@ use tokio_util::sync::CancellationToken;
 
 use crate::api::{self, Connection};
 use crate::diagnostic::Diagnostic;
-use crate::{folder, images, roles, token};
+use crate::token::{self, Joins};
+use crate::{folder, images, roles};
+use servers::Listeners;
 
 /// A cluster that is not usable by then will not be: compiled images are not waited for.
 const START_TIMEOUT: Duration = Duration::from_secs(60);
@@ -43,6 +47,8 @@ const RESTART_DELAY_MAX: Duration = Duration::from_secs(5);
 const RESTART_DELAY_RESET: Duration = Duration::from_secs(30);
 /// Nodes listen on 127.0.0.1, 127.0.0.2 and so on, so the last octet bounds their number.
 const NODES_MAX: u8 = 250;
+/// More members make writes slower and nothing safer.
+const MEMBERS_MAX: u8 = 5;
 /// The join token of a start is used within seconds.
 const TOKEN_TTL: Duration = Duration::from_secs(600);
 
@@ -57,6 +63,10 @@ pub struct Flags {
     /// Address and port of the API; port 0 picks a free one
     #[arg(long, value_name = "ADDRESS:PORT", default_value = "127.0.0.1:6443")]
     listen: SocketAddr,
+    /// How many members of the control plane to start; never fewer than were there before
+    #[arg(long, value_name = "N", default_value_t = 1,
+          value_parser = clap::value_parser!(u8).range(1..=i64::from(MEMBERS_MAX)))]
+    members: u8,
     /// How many nodes to start
     #[arg(long, value_name = "N", default_value_t = 1,
           value_parser = clap::value_parser!(u8).range(1..=i64::from(NODES_MAX)))]
@@ -89,8 +99,8 @@ pub fn main(flags: Flags) -> Result<(), Diagnostic> {
         return Err(Diagnostic::usage(format!("--images {}: no such folder", images.display()))
             .help("build the sample apps first:   make apps"));
     }
-    let listener = roles::bind(flags.listen)?;
-    let cluster = Cluster { data_dir, listener, flags, begun, ready: CancellationToken::new() };
+    let listeners = servers::listeners(&data_dir, flags.listen, flags.members)?;
+    let cluster = Cluster { data_dir, listeners, flags, begun, ready: CancellationToken::new() };
     // One thread: a child's parent-death signal is tied to the thread that started it.
     roles::small_runtime()?.block_on(run(cluster))
 }
@@ -98,7 +108,7 @@ pub fn main(flags: Flags) -> Result<(), Diagnostic> {
 /// What this start runs.
 struct Cluster {
     data_dir: PathBuf,
-    listener: TcpListener,
+    listeners: Listeners,
     flags: Flags,
     begun: Instant,
     /// Cancelled when the cluster is usable: from then on a child that ends is started again,
@@ -136,7 +146,7 @@ async fn start(
 ) -> Result<(), Diagnostic> {
     let since = Timestamp::now();
     let ready = async {
-        let connection = start_server(cluster, server, stop_server).await?;
+        let connection = servers::start(cluster, server, stop_server).await?;
         start_nodes(cluster, &connection, nodes, stop_nodes).await?;
         let images = match &cluster.flags.images {
             Some(folder) => images::push_folder(&connection.client, folder).await?,
@@ -159,79 +169,31 @@ async fn start(
     })
 }
 
-async fn start_server(
-    cluster: &Cluster,
-    server: &mut JoinSet<Diagnostic>,
-    stop: &CancellationToken,
-) -> Result<Connection, Diagnostic> {
-    let data_dir = folder::prepare(&cluster.data_dir.join("server"))?;
-    folder::prepare(&cluster.data_dir.join("logs"))?;
-    let written = data_dir.join("admin.kubeconfig");
-    // Its appearance is the sign that this start's server answers.
-    let _ = std::fs::remove_file(&written);
-    let fd = cluster.listener.as_raw_fd();
-    let role = Role {
-        name: "server".to_owned(),
-        log_file: cluster.data_dir.join("logs/server.log"),
-        arguments: vec![
-            "server".into(),
-            "--name=server-1".into(),
-            format!("--data-dir={}", data_dir.display()),
-            format!("--listen-fd={fd}"),
-            // Whoever writes a webhook runs it beside the cluster first.
-            "--webhook-network=127.0.0.0/8".into(),
-        ],
-        inherit: Some(fd),
-        token: None,
-    };
-    server.spawn(supervise(role, cluster.ready.clone(), stop.clone()));
-    while !written.exists() {
-        tokio::select! {
-            Some(Ok(failed)) = server.join_next() => return Err(failed),
-            () = tokio::time::sleep(POLL_INTERVAL) => {}
-        }
-    }
-    let kubeconfig = cluster.data_dir.join("kubeconfig");
-    copy_private(&written, &kubeconfig)?;
-    let connection = api::connect(&kubeconfig).await?;
-    while !answers(&connection).await {
-        tokio::time::sleep(POLL_INTERVAL).await;
-    }
-    Ok(connection)
-}
-
-/// Whether the API answers and a new cluster's first objects are there.
-async fn answers(connection: &Connection) -> bool {
-    let ok = async |path: &str| {
-        let request = http::Request::get(path).body(Vec::new());
-        let request = request.expect("a constant request is well formed");
-        connection.client.request_text(request).await.is_ok()
-    };
-    ok("/readyz").await && ok("/api/v1/namespaces/kube-system").await
-}
-
 async fn start_nodes(
     cluster: &Cluster,
     connection: &Connection,
     nodes: &mut JoinSet<Diagnostic>,
     stop: &CancellationToken,
 ) -> Result<(), Diagnostic> {
-    let token = token::create(connection, TOKEN_TTL).await?;
+    let token = token::create(connection, Joins::Node, TOKEN_TTL).await?;
+    let servers = servers::urls(cluster, connection);
+    let servers: Vec<String> = servers.iter().map(|url| format!("--server={url}")).collect();
     for index in 1..=cluster.flags.nodes {
         let name = format!("node-{index}");
         let data_dir = folder::prepare(&cluster.data_dir.join("nodes").join(&name))?;
         let first = u32::from(cluster.flags.node_address);
         let address = IpAddr::V4(Ipv4Addr::from(first + u32::from(index) - 1));
+        let mut arguments = vec![
+            "node".into(),
+            format!("--name={name}"),
+            format!("--data-dir={}", data_dir.display()),
+            format!("--address={address}"),
+            "--stop-workers-on-exit".into(),
+        ];
+        arguments.extend(servers.iter().cloned());
         let role = Role {
             log_file: cluster.data_dir.join(format!("logs/{name}.log")),
-            arguments: vec![
-                "node".into(),
-                format!("--name={name}"),
-                format!("--data-dir={}", data_dir.display()),
-                format!("--server={}", connection.url.trim_end_matches('/')),
-                format!("--address={address}"),
-                "--stop-workers-on-exit".into(),
-            ],
+            arguments,
             name,
             inherit: None,
             token: Some(token.clone()),
@@ -280,7 +242,11 @@ fn announce(cluster: &Cluster, connection: &Connection, images: &[String]) {
         count => format!("{count} nodes"),
     };
     let url = connection.url.trim_end_matches('/');
-    println!("wherry is ready in {seconds:.1} s: {url}, {nodes} Ready");
+    let members = match &cluster.listeners {
+        Listeners::Inherited(_) => String::new(),
+        Listeners::Own(addresses) => format!("{} members, ", addresses.len()),
+    };
+    println!("wherry is ready in {seconds:.1} s: {url}, {members}{nodes} Ready");
     println!("  export KUBECONFIG={}", kubeconfig.display());
     println!("  kubectl get nodes");
     if images.iter().any(|name| name == "hello-http") {
@@ -347,7 +313,8 @@ fn refusal(role: &Role, status: std::io::Result<ExitStatus>) -> Diagnostic {
 fn spawn(role: &Role) -> std::io::Result<Child> {
     let mut command = Command::new(std::env::current_exe()?);
     command.arg(format!("--log-file={}", role.log_file.display())).args(&role.arguments);
-    command.stdin(Stdio::null());
+    // What a server says when it serves is for whoever started it by hand.
+    command.stdin(Stdio::null()).stdout(Stdio::null());
     // The token goes by the environment: a command line can be read by everybody on the machine.
     if let Some(token) = &role.token {
         command.env("WHERRY_TOKEN", token);

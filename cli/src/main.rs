@@ -11,6 +11,7 @@ mod dev;
 mod diagnostic;
 mod folder;
 mod images;
+mod member;
 mod roles;
 mod token;
 mod ui;
@@ -52,7 +53,12 @@ enum Verb {
     Server(roles::ServerFlags),
     /// Run a node: the agent that hosts Pods
     Node(roles::NodeFlags),
-    /// Make tokens with which nodes join
+    /// Show and change the members of the control plane
+    Member {
+        #[command(subcommand)]
+        verb: member::Verb,
+    },
+    /// Make tokens with which nodes and members join
     Token {
         #[command(subcommand)]
         verb: token::Verb,
@@ -83,6 +89,7 @@ fn main() -> ExitCode {
         Verb::Dev(flags) => dev::main(flags),
         Verb::Server(flags) => roles::server(flags),
         Verb::Node(flags) => roles::node(flags),
+        Verb::Member { verb } => member::main(verb),
         Verb::Token { verb } => token::main(verb),
         Verb::Ui(flags) => ui::main(flags),
         Verb::Why(flags) => why::main(flags),

@@ -10,7 +10,8 @@ use tokio::runtime::Runtime;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 use wherry_control_plane::apiserver::Network;
-use wherry_control_plane::member::{self, Member, MemberError};
+use wherry_control_plane::member::join::Join;
+use wherry_control_plane::member::{self, IdentityError, Member, MemberError};
 
 use crate::diagnostic::Diagnostic;
 use crate::folder;
@@ -33,6 +34,17 @@ pub struct ServerFlags {
     /// make the server connect to loopback, link-local or private addresses
     #[arg(long = "webhook-network", value_name = "ADDRESS/PREFIX")]
     webhook_networks: Vec<Network>,
+    /// Where nodes and other members reach this one [default: the address of --listen; if that is
+    /// every address, the one of this host's way out]
+    #[arg(long, value_name = "ADDRESS:PORT")]
+    advertise: Option<SocketAddr>,
+    /// Become a member of the cluster that this member belongs to; may be repeated. Counts only
+    /// while the data folder is new
+    #[arg(long, value_name = "URL")]
+    join: Vec<String>,
+    /// Token of `wherry token create --for member`, needed to join
+    #[arg(long, env = "WHERRY_TOKEN", hide_env_values = true)]
+    token: Option<String>,
     /// Serve on this inherited listening socket instead
     #[arg(long, hide = true)]
     listen_fd: Option<RawFd>,
@@ -96,18 +108,45 @@ pub fn server(flags: ServerFlags) -> Result<(), Diagnostic> {
         None => bind(flags.listen)?,
     };
     let name = flags.name.map_or_else(host_name, Ok)?;
-    let config = member::Config { name, data_dir: data_dir.clone(), listener };
+    // Whether a token is needed shows only when the data folder is known to be new.
+    let (members, token) = (flags.join, flags.token.unwrap_or_default());
+    let join = (!members.is_empty()).then_some(Join { members, token });
+    let advertise = flags.advertise;
+    let config = member::Config { name, data_dir: data_dir.clone(), listener, advertise, join };
+    abort_on_panic();
     let runtime = Runtime::new().map_err(no_runtime)?;
     let result = runtime.block_on(async {
         let shutdown = shutdown_on_signal()?;
-        let started = Member::start(config, shutdown).await;
+        let starting = Member::start(config, shutdown.clone());
+        let started = tokio::select! {
+            started = starting => started,
+            // It may have been waiting to be taken in.
+            () = shutdown.cancelled() => return Ok(()),
+        };
         let member = started.map_err(|error| server_failed(error, &data_dir))?;
         member.api.let_webhooks_reach(&flags.webhook_networks);
-        member.stopped().await;
-        Ok(())
+        let (name, id, url) =
+            (member.name.clone(), member.id, format!("https://{}", member.address));
+        tokio::select! {
+            () = member.serving() => println!("member {name} (id {id}) serves at {url}"),
+            () = shutdown.cancelled() => {}
+            () = member.failed() => {}
+        }
+        member.stopped().await.map_err(|error| server_failed(error, &data_dir))
     });
     runtime.shutdown_timeout(STOP_TIMEOUT);
     result
+}
+
+/// A member whose state machine has panicked would go on sending heartbeats and never apply
+/// anything again. So a panic anywhere in it ends the process; who supervises it starts it again.
+fn abort_on_panic() {
+    let report = std::panic::take_hook();
+    std::panic::set_hook(Box::new(move |panic| {
+        report(panic);
+        tracing::error!(%panic, "a panic ends this process");
+        std::process::abort();
+    }));
 }
 
 fn server_failed(error: MemberError, data_dir: &std::path::Path) -> Diagnostic {
@@ -117,6 +156,20 @@ fn server_failed(error: MemberError, data_dir: &std::path::Path) -> Diagnostic {
         MemberError::Store(_) => format!("the state is in {shown}/store; nothing was changed"),
         MemberError::Folder { .. } => "choose another folder with --data-dir DIR".to_owned(),
         MemberError::Listen(_) => "choose another address with --listen".to_owned(),
+        MemberError::Identity(IdentityError::Lost { name, .. }) => {
+            format!("on another member:   wherry member remove {name}")
+        }
+        MemberError::Identity(_) => format!("see {shown}/member.json; nothing was changed"),
+        MemberError::Join(_) => {
+            return Diagnostic::new("WH0017", "this server cannot join the cluster")
+                .why(error)
+                .help("make a new token on a member:   wherry token create --for member");
+        }
+        MemberError::Stopped(_) => {
+            return Diagnostic::new("WH0018", "this member cannot go on")
+                .why(error)
+                .help("start it again; everything that was answered is on disk");
+        }
     };
     Diagnostic::new("WH0011", format!("the server cannot start on {shown}")).why(error).help(help)
 }

@@ -1,6 +1,7 @@
 //! `wherry token create`: a bootstrap token, kept as Kubernetes keeps them (a Secret in
-//! kube-system), with the cluster authority's fingerprint at its end so that the node knows whom it
-//! joins.
+//! kube-system), with the cluster authority's fingerprint at its end so that the node or server
+//! knows whom it joins. A token is for one of both: with one for members a server is told the
+//! cluster's keys.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -22,12 +23,39 @@ const TOKEN_CHARACTERS: &[u8] = b"abcdefghijklmnopqrstuvwxyz0123456789";
 pub enum Verb {
     /// Make a token and print it
     Create {
-        /// How long it may be used to join, such as 30m or 24h
-        #[arg(long, value_name = "DURATION", default_value = "24h", value_parser = parse_ttl)]
-        ttl: Duration,
+        /// What joins with it: a node, or a server that becomes a member of the control plane
+        #[arg(long = "for", value_name = "ROLE", value_enum, default_value_t = Joins::Node)]
+        joins: Joins,
+        /// How long it may be used to join, such as 30m [default: 24h for nodes, 1h for members]
+        #[arg(long, value_name = "DURATION", value_parser = parse_ttl)]
+        ttl: Option<Duration>,
         #[command(flatten)]
         cluster: api::Cluster,
     },
+}
+
+/// Who joins with a token.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub enum Joins {
+    Node,
+    Member,
+}
+
+impl Joins {
+    fn group(self) -> &'static str {
+        match self {
+            Joins::Node => "system:bootstrappers:wherry:node",
+            Joins::Member => "system:bootstrappers:wherry:member",
+        }
+    }
+
+    /// A server joins while somebody stands beside it; nodes come when they are needed.
+    fn ttl(self) -> Duration {
+        match self {
+            Joins::Node => Duration::from_secs(24 * 3600),
+            Joins::Member => Duration::from_secs(3600),
+        }
+    }
 }
 
 fn parse_ttl(text: &str) -> Result<Duration, String> {
@@ -40,16 +68,20 @@ fn parse_ttl(text: &str) -> Result<Duration, String> {
 }
 
 pub fn main(verb: Verb) -> Result<(), Diagnostic> {
-    let Verb::Create { ttl, cluster } = verb;
+    let Verb::Create { joins, ttl, cluster } = verb;
     crate::roles::small_runtime()?.block_on(async {
         let connection = cluster.connect().await?;
-        println!("{}", create(&connection, ttl).await?);
+        println!("{}", create(&connection, joins, ttl.unwrap_or(joins.ttl())).await?);
         Ok(())
     })
 }
 
 /// Makes a token: `<id>.<secret>.<SHA-256 of the cluster's CA certificate>`.
-pub async fn create(connection: &Connection, ttl: Duration) -> Result<String, Diagnostic> {
+pub async fn create(
+    connection: &Connection,
+    joins: Joins,
+    ttl: Duration,
+) -> Result<String, Diagnostic> {
     let (id, secret) = (random_text(6), random_text(16));
     let ttl = jiff::SignedDuration::try_from(ttl).expect("a parsed duration fits");
     let expiration = jiff::Timestamp::now().saturating_add(ttl).expect("in range").to_string();
@@ -59,7 +91,7 @@ pub async fn create(connection: &Connection, ttl: Duration) -> Result<String, Di
         ("expiration", &expiration),
         ("usage-bootstrap-authentication", "true"),
         ("usage-bootstrap-signing", "true"),
-        ("auth-extra-groups", "system:bootstrappers:wherry:node"),
+        ("auth-extra-groups", joins.group()),
     ];
     let data = data.map(|(key, value)| (key.to_owned(), ByteString(value.as_bytes().to_vec())));
     let object = Secret {

@@ -7,5 +7,6 @@ mod crash;
 mod dashboard;
 mod dev;
 mod kubectl;
+mod members;
 mod sim;
 mod tidy;

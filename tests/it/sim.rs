@@ -45,7 +45,7 @@ use wherry_control_plane::controllers::cache::{
 use wherry_control_plane::controllers::reconcile::{Controller, View};
 use wherry_control_plane::controllers::write::{Action, Outcome, Target, Write};
 use wherry_control_plane::controllers::{
-    Config, deployment, endpoints, garbage, node, pods, replicaset,
+    ApiMember, Config, deployment, endpoints, garbage, node, pods, replicaset,
 };
 use wherry_control_plane::pki::Pki;
 use wherry_control_plane::scheduler::decide::Decision;
@@ -106,8 +106,9 @@ static WATCHED: LazyLock<[Watched; 8]> = LazyLock::new(|| {
 static CONFIG: LazyLock<Config> = LazyLock::new(|| {
     let folder = tempfile::tempdir().expect("a folder for keys");
     let pki = Pki::load_or_create(folder.path()).expect("new authorities");
-    let api_address = "127.0.0.1:6443".parse().expect("an address");
-    Config { pki: Arc::new(pki), cluster_cidr: "10.0.0.0/8".to_string(), api_address }
+    let address = "127.0.0.1:6443".parse().expect("an address");
+    let (_, api_members) = tokio::sync::watch::channel(vec![ApiMember { address, ready: true }]);
+    Config { pki: Arc::new(pki), cluster_cidr: "10.0.0.0/8".to_string(), api_members }
 });
 
 /// The time of a step, as objects and as this process know it.

@@ -2,8 +2,11 @@
 //! kubectl.
 //!
 //! [`Dev`] is one `wherry dev` with its own data folder, API port and loopback addresses, so that
-//! tests run beside each other. Tests wait for conditions with a deadline ([`wait_for`]), never for
-//! a time. Dropping a [`Dev`] ends its processes, and only these.
+//! tests run beside each other; [`plane::Plane`] is a control plane of several members without
+//! nodes. Tests wait for conditions with a deadline ([`wait_for`]), never for a time. Dropping a
+//! [`Dev`] ends its processes, and only these.
+
+pub mod plane;
 
 use std::io::{BufRead as _, BufReader, Read as _, Write as _};
 use std::net::{Ipv4Addr, SocketAddr, TcpStream};
@@ -40,6 +43,8 @@ pub fn wherry() -> PathBuf {
 #[derive(Default)]
 pub struct Options {
     pub nodes: u8,
+    /// Members of the control plane.
+    pub members: u8,
     /// Kept by the caller, for a second start on the same state.
     pub data_dir: Option<PathBuf>,
 }
@@ -78,6 +83,7 @@ impl Dev {
             .arg(&data_dir)
             .args(["--listen", "127.0.0.1:0", "--node-address", &address.to_string()])
             .args(["--nodes", &options.nodes.max(1).to_string()])
+            .args(["--members", &options.members.max(1).to_string()])
             .arg("--images")
             .arg(repository().join("sample-apps/dist"))
             .stdin(Stdio::null())
@@ -100,11 +106,7 @@ impl Dev {
 
     /// Runs kubectl against this cluster.
     pub fn kubectl(&self, arguments: &[&str]) -> Output {
-        let mut command = Command::new("kubectl");
-        command.arg("--kubeconfig").arg(&self.kubeconfig);
-        // A discovery cache of its own: clusters come and go on the same ports.
-        command.arg("--cache-dir").arg(self.data_dir.join("kubectl-cache"));
-        command.current_dir(repository()).args(arguments).output().expect("kubectl is installed")
+        kubectl(&self.kubeconfig, arguments)
     }
 
     /// Runs kubectl, which must succeed, and returns what it printed.
@@ -179,6 +181,15 @@ impl Drop for Dev {
             self.stop();
         }
     }
+}
+
+/// Runs kubectl with a kubeconfig.
+pub fn kubectl(kubeconfig: &Path, arguments: &[&str]) -> Output {
+    let mut command = Command::new("kubectl");
+    command.arg("--kubeconfig").arg(kubeconfig);
+    // A discovery cache of its own: clusters come and go on the same ports.
+    command.arg("--cache-dir").arg(kubeconfig.with_extension("cache"));
+    command.current_dir(repository()).args(arguments).output().expect("kubectl is installed")
 }
 
 /// A loopback address that no other cluster of this test run has, with room for its nodes above it.

@@ -2,11 +2,12 @@
 //!
 //! `apiserver` answers the Kubernetes API over the store; `scheduler` and `controllers` run on the
 //! Raft leader and reach objects through a client only; `member` puts them together behind one
-//! listening port; `pki` holds the cluster's certificate authorities. ARCHITECTURE.md follows one
-//! request through these files.
+//! listening port; `peer` is how members talk to each other; `pki` holds the cluster's certificate
+//! authorities. ARCHITECTURE.md follows one request through these files.
 
 pub mod apiserver;
 pub mod controllers;
 pub mod member;
+pub mod peer;
 pub mod pki;
 pub mod scheduler;

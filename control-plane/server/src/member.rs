@@ -2,54 +2,62 @@
 //! controllers, behind one TLS port for clients, peers and node tunnels.
 //!
 //! ```text
-//!  listener ─ TLS ─ PeerCertificate ─► apiserver::router ─► store
-//!                                           ▲
-//!  leadership ──► controllers, scheduler ───┘  (in-process clients; stopped when leadership goes)
+//!  listener ─ TLS ─┬─ clients ─► apiserver::router ─► store ─ peers ─► other members
+//!                  └─ members ─► peer::router ──────────┘
+//!                                     ▲
+//!  leadership ──► controllers, scheduler   (in-process clients; stopped when leadership goes)
 //! ```
 //!
-//! Tasks: one accept loop with a task for each connection, and one that starts and stops the
-//! leader's work. All are joined by [`Member::stopped`]; a member stops when its shutdown token is
-//! cancelled or its store does.
+//! A member founds a cluster, goes on in the one that its data folder belongs to, or joins one
+//! (`join`), which makes it a learner at first and a voter once it has caught up.
+//!
+//! Tasks: one accept loop with a task for each connection, one that starts and stops the leader's
+//! work, one that looks who the members are, and after a join one that asks for the vote. All are
+//! joined by [`Member::stopped`]. A member that is told to stop hands its leadership over first,
+//! and only then stops answering; it also stops when its store does.
 
-use std::collections::BTreeMap;
+mod identity;
+pub mod join;
+pub(crate) mod serve;
+
+use std::collections::{BTreeMap, HashMap};
 use std::fs;
-use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr, UdpSocket};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use axum::Router;
-use hyper::body::Incoming;
-use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
-use hyper_util::server::conn::auto;
-use hyper_util::server::graceful::{GracefulShutdown, Watcher};
-use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::Semaphore;
-use tokio_rustls::TlsAcceptor;
+use tokio::net::TcpListener;
+use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
-use tower::Service as _;
-use wherry_store::{Engine, Leadership, Store};
+use wherry_store::{Engine, FOUNDER, Leadership, MemberId, MemberStatus, Role, Store};
 
-use crate::apiserver::{self, ApiServer, PeerCertificate, User};
+use crate::apiserver::{self, ApiServer, User};
+use crate::controllers::ApiMember;
+use crate::peer::{self, Others, Peers};
 use crate::pki::{self, Pki, PkiError, Profile};
 use crate::{controllers, scheduler};
+use identity::Identity;
+pub use identity::IdentityError;
+use join::{Join, JoinError};
+use serve::{Side, Sides};
 
-/// A client that does not finish its TLS handshake in this time is dropped.
-const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
-/// Open connections at most, so that a flood of them cannot use up the process's file descriptors.
-const CONNECTIONS_MAX: usize = 12_000;
-/// Streams on one HTTP/2 connection: a client's watches share one connection, and each holds a
-/// stream.
-const STREAMS_MAX: u32 = 1_000;
-/// A request's header block; kubectl sends well below 8 KiB.
-const HEADER_BYTES_MAX: u32 = 64 * 1024;
-/// How long open connections may go on after a shutdown was asked for.
-const DRAIN_TIMEOUT: Duration = Duration::from_secs(5);
 /// Pods of all nodes get their addresses out of this; each node has a /19 (8,190 Pods).
 const CLUSTER_CIDR: &str = "10.0.0.0/8";
 /// The address of the Service `kubernetes`, first of the Services' range.
 const API_SERVICE_ADDRESS: IpAddr = IpAddr::V4(Ipv4Addr::new(172, 20, 0, 1));
+/// How often a member looks who the members are and whether they answer.
+const LOOK_EVERY: Duration = Duration::from_secs(2);
+/// A member that has not answered for this long is no place to send clients to.
+const AWAY_AFTER: Duration = Duration::from_secs(10);
+/// Pause before a new member asks for the vote again.
+const VOTE_PAUSE: Duration = Duration::from_millis(500);
+/// A leader that is told to stop gets this long to find a successor; one is found in far less, or
+/// there is none.
+const HAND_OVER_TIMEOUT: Duration = Duration::from_secs(3);
+/// An address that stands for "the rest of the world" (TEST-NET-1); nothing is ever sent to it.
+const ELSEWHERE: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::new(192, 0, 2, 1)), 9);
 
 /// What a member is started with; complete and checked by the caller.
 pub struct Config {
@@ -57,6 +65,10 @@ pub struct Config {
     pub data_dir: PathBuf,
     /// Already bound, so that a port in use is found before anything else is done.
     pub listener: std::net::TcpListener,
+    /// Where nodes and other members reach this one; None: where it listens.
+    pub advertise: Option<SocketAddr>,
+    /// Whom to ask to be taken in; counts only while the data folder is new.
+    pub join: Option<Join>,
 }
 
 /// Why a member could not start, or stopped.
@@ -66,19 +78,36 @@ pub enum MemberError {
     Pki(#[from] PkiError),
     #[error(transparent)]
     Store(#[from] wherry_store::OpenError),
+    #[error(transparent)]
+    Identity(#[from] IdentityError),
+    #[error(transparent)]
+    Join(#[from] JoinError),
     #[error("cannot use the data folder {}: {source}", path.display())]
     Folder { path: PathBuf, source: std::io::Error },
     #[error("cannot use the listening socket: {0}")]
     Listen(std::io::Error),
+    #[error("the store has stopped: {0}")]
+    Stopped(String),
 }
 
 /// A started member.
 pub struct Member {
     pub api: ApiServer,
+    /// Where it is reached.
     pub address: SocketAddr,
+    pub name: String,
+    pub id: MemberId,
     store: Store,
+    peers: Peers,
+    /// Whether it has its vote, or never needed to ask for it.
+    votes: watch::Receiver<bool>,
     tasks: TaskTracker,
+    /// Asks it to stop.
     shutdown: CancellationToken,
+    /// Ends its tasks.
+    stop: CancellationToken,
+    /// Ends the connections to other members, which the store needs to the last.
+    alone: CancellationToken,
 }
 
 impl Member {
@@ -89,50 +118,254 @@ impl Member {
         fs::create_dir_all(&config.data_dir).map_err(folder)?;
         config.listener.set_nonblocking(true).map_err(MemberError::Listen)?;
         let listener = TcpListener::from_std(config.listener).map_err(MemberError::Listen)?;
-        let address = listener.local_addr().map_err(MemberError::Listen)?;
+        let listen = listener.local_addr().map_err(MemberError::Listen)?;
+        let (data_dir, name) = (&config.data_dir, &config.name);
+        let mut address = config.advertise.unwrap_or(listen);
 
-        let pki = Arc::new(Pki::load_or_create(&config.data_dir.join("pki"))?);
-        let tls = TlsAcceptor::from(Arc::new(pki.server_config(&server_profile(address.ip()))?));
-        let engine = Engine::Rocks(config.data_dir.join("store"));
-        let member = wherry_store::Config::founder(engine, address.to_string());
-        let store = Store::open(member).await?;
+        let identity = match (identity::find(data_dir)?, &config.join) {
+            (None, Some(join)) => {
+                let (identity, reached) = take_part(data_dir, name, address, join).await?;
+                address = reached;
+                Some(identity)
+            }
+            (found, _) => found,
+        };
+        if address.ip().is_unspecified() {
+            address.set_ip(outward());
+        }
+        let id = identity.as_ref().map_or(FOUNDER, |identity| identity.id);
+        let pki = Arc::new(Pki::load_or_create(&data_dir.join("pki"))?);
+        let (stop, alone) = (CancellationToken::new(), CancellationToken::new());
+        let peers = Peers::new(pki.peer_client_config(id)?, alone.clone());
+        let store = open(data_dir, name, id, identity.as_ref(), address, &peers).await?;
+
+        let joined = identity.is_some_and(|identity| identity.joined);
+        Identity::new(store.cluster_id(), id, name, joined).opened().keep(data_dir)?;
+        let (members, all) = watch::channel(Vec::new());
+        let (addresses, reachable) = watch::channel(Vec::new());
         let api = ApiServer::new(apiserver::Config {
             store: store.clone(),
-            data_dir: config.data_dir.clone(),
-            ca_pem: pki.cluster.certificate_pem().to_owned(),
+            others: Some(Others { peers: peers.clone(), members: all }),
+            data_dir: data_dir.clone(),
+            pki: pki.clone(),
             advertise: address,
-            shutdown: shutdown.clone(),
+            shutdown: stop.clone(),
         });
 
         let tasks = TaskTracker::new();
-        tasks.spawn(serve(listener, tls, api.router(), shutdown.clone()));
-        let leader = Leader { api: api.clone(), pki: pki.clone(), address };
-        tasks.spawn(lead(store.clone(), leader, shutdown.clone()));
+        let clients = Side {
+            tls: Arc::new(pki.server_config(&server_profile(listen.ip(), address.ip()))?),
+            router: api.router(),
+        };
+        let between = Side {
+            tls: Arc::new(pki.peer_server_config(id)?),
+            router: peer::router(api.clone(), store.clone()),
+        };
+        tasks.spawn(serve::serve(listener, Sides { clients, peers: between }, stop.clone()));
+        let leader = Leader { api: api.clone(), pki: pki.clone(), members: reachable };
+        tasks.spawn(lead(store.clone(), leader, stop.clone()));
+        let look = look_around(store.clone(), address, members, addresses);
+        tasks.spawn(stop.clone().run_until_cancelled_owned(look));
+        let (elected, votes) = watch::channel(!joined);
+        if joined {
+            let ask = ask_for_vote(store.clone(), elected);
+            tasks.spawn(stop.clone().run_until_cancelled_owned(ask));
+        }
         tasks.close();
-        write_admin_kubeconfig(&config.data_dir, &pki, address)?;
-        tracing::info!(member = config.name, %address, "serving");
-        Ok(Member { api, address, store, tasks, shutdown })
+        write_admin_kubeconfig(data_dir, &pki, SocketAddr::new(listen.ip(), listen.port()))?;
+        tracing::info!(member = name, id, %address, "answering");
+        let name = config.name;
+        Ok(Member { api, address, name, id, store, peers, votes, tasks, shutdown, stop, alone })
     }
 
-    /// Waits until the member was told to stop and has stopped.
-    pub async fn stopped(self) {
-        self.shutdown.cancelled().await;
+    /// Waits until this member takes part in full: it has its vote, a leader is known, and a new
+    /// cluster has its first objects.
+    pub async fn serving(&self) {
+        let mut votes = self.votes.clone();
+        let mut leadership = self.store.leadership();
+        // Both end with the member, and then nobody waits any more.
+        let _ = votes.wait_for(|votes| *votes).await;
+        let led = |leadership: &Leadership| *leadership != Leadership::Follower { leader: None };
+        let _ = leadership.wait_for(led).await;
+        while !self.api.is_furnished() {
+            let next = self.store.current().revision() + 1;
+            if !self.store.reached(next).await {
+                return;
+            }
+        }
+    }
+
+    /// Waits until the member cannot go on: its store has stopped.
+    pub async fn failed(&self) {
+        self.store.stopped().await;
+    }
+
+    /// Waits until the member was told to stop, or could not go on, and has stopped.
+    pub async fn stopped(self) -> Result<(), MemberError> {
+        let failed = tokio::select! {
+            () = self.shutdown.cancelled() => None,
+            reason = self.store.stopped() => Some(reason),
+        };
+        if failed.is_none() {
+            hand_over(&self.store).await;
+        }
+        self.stop.cancel();
         self.tasks.wait().await;
         self.api.stopped().await;
         if let Err(error) = self.store.shutdown().await {
             tracing::error!(%error, "store did not close cleanly");
         }
+        self.alone.cancel();
+        self.peers.stopped().await;
+        failed.map_or(Ok(()), |reason| Err(MemberError::Stopped(reason)))
+    }
+}
+
+/// Asks a member to be taken in, and keeps what it says before anything is done with it.
+async fn take_part(
+    data_dir: &Path,
+    name: &str,
+    address: SocketAddr,
+    join: &Join,
+) -> Result<(Identity, SocketAddr), MemberError> {
+    let (answer, address) = join::ask(join, name, address).await?;
+    let not_hex = |_| JoinError::NotTaken {
+        member: join.members.join(", "),
+        why: format!("{:?} is not the id of a cluster", answer.cluster),
+    };
+    let cluster = u128::from_str_radix(&answer.cluster, 16).map_err(not_hex)?;
+    Pki::adopt(&data_dir.join("pki"), &answer.authorities)?;
+    let identity = Identity::new(cluster, answer.id, name, true);
+    identity.keep(data_dir)?;
+    tracing::info!(member = name, id = answer.id, "taken in");
+    Ok((identity, address))
+}
+
+async fn open(
+    data_dir: &Path,
+    name: &str,
+    id: MemberId,
+    identity: Option<&Identity>,
+    address: SocketAddr,
+    peers: &Peers,
+) -> Result<Store, MemberError> {
+    let engine = Engine::Rocks(data_dir.join(identity::STORE));
+    let config = wherry_store::Config {
+        name: name.to_owned(),
+        cluster_id: identity.and_then(Identity::cluster),
+        ..wherry_store::Config::new(engine, id, address.to_string())
+    };
+    let store = match identity {
+        Some(Identity { joined: true, .. }) => Store::join(config, peers.transport()).await?,
+        _ => Store::open_with(config, peers.transport()).await?,
+    };
+    Ok(store)
+}
+
+/// The address of this machine on its way to others.
+fn outward() -> IpAddr {
+    let found = || -> std::io::Result<IpAddr> {
+        let socket = UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0))?;
+        socket.connect(ELSEWHERE)?;
+        Ok(socket.local_addr()?.ip())
+    };
+    // A machine without a network is reached by itself only.
+    found().unwrap_or(IpAddr::V4(Ipv4Addr::LOCALHOST))
+}
+
+/// Keeps the list of members up to date: for the API server, and for who looks for one.
+async fn look_around(
+    store: Store,
+    own: SocketAddr,
+    members: watch::Sender<Vec<MemberStatus>>,
+    addresses: watch::Sender<Vec<ApiMember>>,
+) {
+    let mut seen: HashMap<MemberId, Instant> = HashMap::new();
+    let mut ticks = tokio::time::interval(LOOK_EVERY);
+    ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    loop {
+        ticks.tick().await;
+        let found = store.members().await;
+        let now = Instant::now();
+        for member in found.iter().filter(|member| member.applied.is_some()) {
+            seen.insert(member.id, now);
+        }
+        let is_seen = |id| seen.get(&id).is_some_and(|at| now.duration_since(*at) < AWAY_AFTER);
+        let wanted = api_members(&found, (store.member_id(), own), is_seen);
+        addresses.send_if_modified(|held| {
+            let changed = !wanted.is_empty() && *held != wanted;
+            if changed {
+                *held = wanted;
+            }
+            changed
+        });
+        members.send_replace(found);
+    }
+}
+
+/// Where clients find the API: every member that votes. The own address is known best.
+fn api_members(
+    members: &[MemberStatus],
+    own: (MemberId, SocketAddr),
+    is_seen: impl Fn(MemberId) -> bool,
+) -> Vec<ApiMember> {
+    let voters = members.iter().filter(|member| member.role != Role::Learner);
+    let mut found: Vec<ApiMember> = voters
+        .filter_map(|member| {
+            let is_own = member.id == own.0;
+            let address = if is_own { own.1 } else { member.address.parse().ok()? };
+            let ready = is_own || is_seen(member.id) && member.quarantined.is_none();
+            Some(ApiMember { address, ready })
+        })
+        .collect();
+    found.sort_by_key(|member| member.address);
+    found
+}
+
+/// Asks for the vote of a member that was taken in, until it has it.
+async fn ask_for_vote(store: Store, elected: watch::Sender<bool>) {
+    let id = store.member_id();
+    loop {
+        let members = store.members().await;
+        let own = members.iter().find(|member| member.id == id);
+        if own.is_some_and(|own| own.role != Role::Learner) {
+            elected.send_replace(true);
+            return;
+        }
+        // Unknown to itself: the first entries have not come yet.
+        if own.is_some() {
+            match store.promote(id).await {
+                Ok(()) => continue,
+                Err(error) => tracing::info!(%error, "no vote yet"),
+            }
+        }
+        tokio::time::sleep(VOTE_PAUSE).await;
+    }
+}
+
+/// Gives the leadership to another member, if this one has it and there is another.
+async fn hand_over(store: &Store) {
+    let leads = matches!(*store.leadership().borrow(), Leadership::Leader { .. });
+    if !leads {
+        return;
+    }
+    match tokio::time::timeout(HAND_OVER_TIMEOUT, store.transfer(None)).await {
+        Ok(Ok(to)) => tracing::info!(to, "leadership handed over"),
+        Ok(Err(error)) => tracing::info!(%error, "leadership not handed over"),
+        Err(_) => tracing::warn!("no successor took the leadership in time"),
     }
 }
 
 /// What the API server's own certificate says: every name under which clients find it.
-fn server_profile(listen: IpAddr) -> Profile {
+fn server_profile(listen: IpAddr, advertise: IpAddr) -> Profile {
     let names = ["localhost", "kubernetes", "kubernetes.default", "kubernetes.default.svc"];
     let mut names: Vec<String> = names.iter().map(|name| (*name).to_owned()).collect();
     names.push("kubernetes.default.svc.cluster.local".to_owned());
     let mut addresses = vec![IpAddr::V4(Ipv4Addr::LOCALHOST), API_SERVICE_ADDRESS];
-    if !listen.is_unspecified() && !addresses.contains(&listen) {
-        addresses.push(listen);
+    for address in [listen, advertise] {
+        if !address.is_unspecified() && !addresses.contains(&address) {
+            addresses.push(address);
+        }
     }
     if listen.is_unspecified()
         && let Ok(hostname) = fs::read_to_string("/proc/sys/kernel/hostname")
@@ -190,89 +423,11 @@ fn write_admin_kubeconfig(
     Ok(())
 }
 
-/// Accepts connections until the shutdown, then gives the open ones [`DRAIN_TIMEOUT`] to end.
-async fn serve(
-    listener: TcpListener,
-    tls: TlsAcceptor,
-    router: Router,
-    shutdown: CancellationToken,
-) {
-    let graceful = GracefulShutdown::new();
-    let connections = TaskTracker::new();
-    let permits = Arc::new(Semaphore::new(CONNECTIONS_MAX));
-    loop {
-        let permit = permits.clone().acquire_owned().await.expect("the semaphore is never closed");
-        let accepted = tokio::select! {
-            accepted = listener.accept() => accepted,
-            () = shutdown.cancelled() => break,
-        };
-        let stream = match accepted {
-            Ok((stream, _)) => stream,
-            Err(error) => {
-                // Out of file descriptors, most likely: let connections end before the next try.
-                tracing::warn!(%error, "cannot accept a connection");
-                tokio::time::sleep(Duration::from_millis(50)).await;
-                continue;
-            }
-        };
-        let (tls, router, graceful) = (tls.clone(), router.clone(), graceful.watcher());
-        connections.spawn(async move {
-            if let Err(error) = connection(stream, tls, router, graceful).await {
-                tracing::debug!(%error, "connection ended");
-            }
-            drop(permit);
-        });
-    }
-    connections.close();
-    let drained = async {
-        graceful.shutdown().await;
-        connections.wait().await;
-    };
-    if tokio::time::timeout(DRAIN_TIMEOUT, drained).await.is_err() {
-        tracing::info!(open = connections.len(), "closing connections that did not end");
-    }
-}
-
-type ConnectionError = Box<dyn std::error::Error + Send + Sync>;
-
-async fn connection(
-    stream: TcpStream,
-    tls: TlsAcceptor,
-    router: Router,
-    graceful: Watcher,
-) -> Result<(), ConnectionError> {
-    stream.set_nodelay(true)?;
-    let stream = tokio::time::timeout(HANDSHAKE_TIMEOUT, tls.accept(stream)).await??;
-    let certificate = stream.get_ref().1.peer_certificates().and_then(|chain| chain.first());
-    let certificate = certificate.map(|leaf| PeerCertificate(leaf.to_vec()));
-    let service = hyper::service::service_fn(move |mut request: hyper::Request<Incoming>| {
-        if let Some(certificate) = &certificate {
-            request.extensions_mut().insert(certificate.clone());
-        }
-        router.clone().call(request)
-    });
-    let mut builder = auto::Builder::new(TokioExecutor::new());
-    builder
-        .http1()
-        .timer(TokioTimer::new())
-        .header_read_timeout(HANDSHAKE_TIMEOUT)
-        .max_buf_size(HEADER_BYTES_MAX as usize);
-    builder
-        .http2()
-        .timer(TokioTimer::new())
-        .max_concurrent_streams(STREAMS_MAX)
-        .max_header_list_size(HEADER_BYTES_MAX)
-        .keep_alive_interval(Duration::from_secs(30))
-        .keep_alive_timeout(Duration::from_secs(20));
-    let served = builder.serve_connection_with_upgrades(TokioIo::new(stream), service);
-    graceful.watch(served.into_owned()).await
-}
-
 /// What the leader's work needs.
 struct Leader {
     api: ApiServer,
     pki: Arc<Pki>,
-    address: SocketAddr,
+    members: watch::Receiver<Vec<ApiMember>>,
 }
 
 /// Runs controllers and scheduler while this member leads.
@@ -300,8 +455,10 @@ async fn lead(store: Store, leader: Leader, shutdown: CancellationToken) {
 }
 
 fn start_leaders_work(leader: &Leader, work: &TaskTracker, stop: &CancellationToken) {
+    // Its writes are not forwarded: once another member leads, they fail.
+    let api = leader.api.leading();
     let client = |name: &str| {
-        leader.api.client(User {
+        api.client(User {
             name: name.to_owned(),
             groups: vec!["system:authenticated".to_owned()],
             uid: String::new(),
@@ -311,9 +468,45 @@ fn start_leaders_work(leader: &Leader, work: &TaskTracker, stop: &CancellationTo
     let config = controllers::Config {
         pki: leader.pki.clone(),
         cluster_cidr: CLUSTER_CIDR.to_owned(),
-        api_address: leader.address,
+        api_members: leader.members.clone(),
     };
     let controllers = client("system:kube-controller-manager");
     work.spawn(controllers::run(controllers, config, stop.clone()));
     work.spawn(scheduler::run(client("system:kube-scheduler"), stop.clone()));
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_voter_is_a_place_to_find_the_api() {
+        let member = |id: u64, role, quarantined: Option<&str>| MemberStatus {
+            id,
+            name: format!("m{id}"),
+            address: format!("10.0.0.{id}:6443"),
+            role,
+            applied: Some(9),
+            hash: None,
+            quarantined: quarantined.map(str::to_owned),
+        };
+        let members = [
+            member(4, Role::Voter, Some("its state differs")),
+            member(3, Role::Learner, None),
+            member(2, Role::Voter, None),
+            member(1, Role::Leader, None),
+            member(5, Role::Voter, None),
+        ];
+        let own = (1, "127.0.0.1:7000".parse().expect("an address"));
+        let found = api_members(&members, own, |id| id != 5);
+        let shown: Vec<String> =
+            found.iter().map(|member| format!("{} {}", member.address, member.ready)).collect();
+        let wanted = [
+            "10.0.0.2:6443 true",
+            "10.0.0.4:6443 false",
+            "10.0.0.5:6443 false",
+            "127.0.0.1:7000 true",
+        ];
+        assert_eq!(shown, wanted);
+    }
 }

@@ -1,18 +1,21 @@
 //! The cluster's certificate authorities and what they issue.
 //!
-//! Two authorities, made at a member's first start and kept under `pki/` in its data folder, keys
-//! readable by their owner only:
+//! Three authorities, made at the first member's first start and kept under `pki/` in its data
+//! folder, keys readable by their owner only; a member that joins is given them:
 //! - `ca` signs the API server's certificate and every client certificate. A client's user name is
 //!   the certificate's common name and its groups are the organizations, as in Kubernetes.
 //! - `traffic-ca` signs what workers show each other (common name = node, organization = namespace).
 //!   The API server does not trust it, so a worker's key opens nothing but worker-to-worker traffic.
+//! - `peer-ca` signs what members show each other (common name `wherry-member:ID`). It is trusted
+//!   for nothing but peer connections, and nothing else is trusted there.
 //!
-//! Keys are ECDSA P-256. The API server's own leaf is made anew at each start and never stored. A
+//! Keys are ECDSA P-256. A member's own leaves are made anew at each start and never stored. A
 //! certificate for a request carries the subject that the caller decided on; only the public key is
 //! taken from the request.
 
+use std::collections::BTreeMap;
 use std::fs;
-use std::io::Write as _;
+use std::io::{ErrorKind, Write as _};
 use std::net::IpAddr;
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
@@ -22,7 +25,7 @@ use rcgen::{
     BasicConstraints, CertificateParams, CertificateSigningRequestParams, DnType, DnValue,
     ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair, KeyUsagePurpose, SanType,
 };
-use rustls::server::WebPkiClientVerifier;
+use rustls::server::{ClientCertVerifierBuilder, WebPkiClientVerifier};
 use rustls_pki_types::pem::PemObject as _;
 use rustls_pki_types::{CertificateDer, PrivateKeyDer};
 use sha2::{Digest as _, Sha256};
@@ -48,6 +51,8 @@ pub enum PkiError {
     Authority { path: PathBuf, source: rcgen::Error },
     #[error("the certificate request cannot be used: {0}")]
     Request(String),
+    #[error("the other member did not send {0}; both must run the same version")]
+    NotShared(&'static str),
     #[error("making a certificate failed: {0}")]
     Make(#[from] rcgen::Error),
     #[error("setting up TLS failed: {0}")]
@@ -86,11 +91,26 @@ pub struct Authority {
     issuer: Issuer<'static, KeyPair>,
 }
 
-/// Both authorities of a cluster.
+/// The authorities of a cluster.
 pub struct Pki {
     pub cluster: Authority,
     pub traffic: Authority,
+    pub peer: Authority,
+    folder: PathBuf,
 }
+
+/// Files below the folder that all members of a cluster have in common, keys before their
+/// certificates: a certificate's file is the sign that its authority is complete.
+const SHARED_FILES: [&str; 6] =
+    ["ca.key", "ca.crt", "traffic-ca.key", "traffic-ca.crt", "peer-ca.key", "peer-ca.crt"];
+/// The same where they are there: the key of service accounts' tokens, the keys of encryption at
+/// rest.
+const SHARED_FILES_IF_ANY: [&str; 2] = ["sa.key", "at-rest.keys"];
+
+/// The content of the files that all members of a cluster have in common, by their names. Whoever
+/// has it can act as the cluster.
+#[derive(Clone, serde::Serialize, serde::Deserialize)]
+pub struct Shared(BTreeMap<String, String>);
 
 impl Pki {
     /// Reads the authorities below `folder`, or makes them there.
@@ -99,35 +119,127 @@ impl Pki {
         Ok(Pki {
             cluster: Authority::load_or_create(folder, "ca", "wherry-ca")?,
             traffic: Authority::load_or_create(folder, "traffic-ca", "wherry-traffic-ca")?,
+            peer: Authority::load_or_create(folder, "peer-ca", "wherry-peer-ca")?,
+            folder: folder.to_owned(),
         })
     }
 
-    /// The TLS side of a member's port: asks for a client certificate, takes a connection without
-    /// one.
+    /// What another member needs to be one of this cluster.
+    pub fn shared(&self) -> Result<Shared, PkiError> {
+        let mut files = BTreeMap::new();
+        for name in SHARED_FILES.into_iter().chain(SHARED_FILES_IF_ANY) {
+            let path = self.folder.join(name);
+            match fs::read_to_string(&path) {
+                Ok(text) => _ = files.insert(name.to_owned(), text),
+                Err(error)
+                    if error.kind() == ErrorKind::NotFound
+                        && SHARED_FILES_IF_ANY.contains(&name) => {}
+                Err(source) => return Err(PkiError::File { what: "read", path, source }),
+            }
+        }
+        Ok(Shared(files))
+    }
+
+    /// Puts what another member has shared below `folder`.
+    pub fn adopt(folder: &Path, shared: &Shared) -> Result<(), PkiError> {
+        create_private_folder(folder)?;
+        for name in SHARED_FILES {
+            let text = shared.0.get(name).ok_or(PkiError::NotShared(name))?;
+            write_private(&folder.join(name), text.as_bytes())?;
+        }
+        for name in SHARED_FILES_IF_ANY {
+            if let Some(text) = shared.0.get(name) {
+                write_private(&folder.join(name), text.as_bytes())?;
+            }
+        }
+        Ok(())
+    }
+
+    /// The TLS side of a member's port towards clients: asks for a client certificate, takes a
+    /// connection without one.
     pub fn server_config(&self, server: &Profile) -> Result<rustls::ServerConfig, PkiError> {
-        let tls = |error: &dyn std::fmt::Display| PkiError::Tls(error.to_string());
-        let ca = certificate_of(&self.cluster.certificate_pem)?;
-        let mut roots = rustls::RootCertStore::empty();
-        roots.add(ca.clone()).map_err(|error| tls(&error))?;
-        let provider = Arc::new(rustls::crypto::ring::default_provider());
-        let verifier =
-            WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider.clone())
-                .allow_unauthenticated()
-                .build()
-                .map_err(|error| tls(&error))?;
-        let identity = self.cluster.issue(server)?;
-        let key = PrivateKeyDer::from_pem_slice(identity.key_pem.as_bytes())
-            .map_err(|error| tls(&error))?;
-        let chain = vec![certificate_of(&identity.certificate_pem)?, ca];
-        let mut config = rustls::ServerConfig::builder_with_provider(provider)
+        let verifier = self.cluster.client_verifier()?.allow_unauthenticated().build();
+        let (mut chain, key) = self.cluster.leaf(server)?;
+        // Whoever joins knows the authority by its hash only, and finds it here.
+        chain.push(certificate_of(&self.cluster.certificate_pem)?);
+        let mut config = rustls::ServerConfig::builder_with_provider(provider())
             .with_safe_default_protocol_versions()
-            .map_err(|error| tls(&error))?
-            .with_client_cert_verifier(verifier)
+            .map_err(tls)?
+            .with_client_cert_verifier(verifier.map_err(tls)?)
             .with_single_cert(chain, key)
-            .map_err(|error| tls(&error))?;
+            .map_err(tls)?;
         config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
         Ok(config)
     }
+
+    /// The TLS side of a member's port towards other members: nobody else comes in.
+    pub fn peer_server_config(&self, member: u64) -> Result<rustls::ServerConfig, PkiError> {
+        let verifier = self.peer.client_verifier()?.build().map_err(tls)?;
+        let (chain, key) = self.peer.leaf(&peer_profile(member))?;
+        let mut config = rustls::ServerConfig::builder_with_provider(provider())
+            .with_safe_default_protocol_versions()
+            .map_err(tls)?
+            .with_client_cert_verifier(verifier)
+            .with_single_cert(chain, key)
+            .map_err(tls)?;
+        config.alpn_protocols = vec![b"h2".to_vec()];
+        Ok(config)
+    }
+
+    /// The TLS side of a member that calls another one. The other's certificate must carry
+    /// [`peer_name`] of the member that is called.
+    pub fn peer_client_config(&self, member: u64) -> Result<rustls::ClientConfig, PkiError> {
+        let (chain, key) = self.peer.leaf(&peer_profile(member))?;
+        let mut config = rustls::ClientConfig::builder_with_provider(provider())
+            .with_safe_default_protocol_versions()
+            .map_err(tls)?
+            .with_root_certificates(self.peer.roots()?)
+            .with_client_auth_cert(chain, key)
+            .map_err(tls)?;
+        config.alpn_protocols = vec![b"h2".to_vec()];
+        Ok(config)
+    }
+}
+
+/// The end of every name under which members meet each other.
+const PEER_DOMAIN: &str = ".peer.wherry.internal";
+/// The beginning of the common name in a member's certificate; its id follows.
+const PEER_PREFIX: &str = "wherry-member:";
+
+/// The name of a member in the TLS handshake of a peer connection: its certificate carries it, so
+/// that a call ends where another member answers.
+pub fn peer_name(member: u64) -> String {
+    format!("member-{member}{PEER_DOMAIN}")
+}
+
+/// Whether a TLS handshake that names this server is one between members.
+pub fn is_peer_name(name: &str) -> bool {
+    name.ends_with(PEER_DOMAIN)
+}
+
+/// The member that a verified peer certificate (DER) belongs to.
+pub fn peer_member(certificate: &[u8]) -> Option<u64> {
+    let (_, certificate) = x509_parser::parse_x509_certificate(certificate).ok()?;
+    let name = certificate.subject().iter_common_name().next()?.as_str().ok()?;
+    name.strip_prefix(PEER_PREFIX)?.parse().ok()
+}
+
+fn peer_profile(member: u64) -> Profile {
+    Profile {
+        common_name: format!("{PEER_PREFIX}{member}"),
+        names: vec![peer_name(member)],
+        client: true,
+        server: true,
+        ..Profile::default()
+    }
+}
+
+fn provider() -> Arc<rustls::crypto::CryptoProvider> {
+    Arc::new(rustls::crypto::ring::default_provider())
+}
+
+fn tls(error: impl std::fmt::Display) -> PkiError {
+    PkiError::Tls(error.to_string())
 }
 
 impl Authority {
@@ -172,6 +284,27 @@ impl Authority {
         write_private(key_file, key.serialize_pem().as_bytes())?;
         write_private(certificate_file, certificate_pem.as_bytes())?;
         Ok(Authority { certificate_pem, issuer: Issuer::new(params, key) })
+    }
+
+    /// Those who trust this authority and nobody else.
+    fn roots(&self) -> Result<Arc<rustls::RootCertStore>, PkiError> {
+        let mut roots = rustls::RootCertStore::empty();
+        roots.add(certificate_of(&self.certificate_pem)?).map_err(tls)?;
+        Ok(Arc::new(roots))
+    }
+
+    fn client_verifier(&self) -> Result<ClientCertVerifierBuilder, PkiError> {
+        Ok(WebPkiClientVerifier::builder_with_provider(self.roots()?, provider()))
+    }
+
+    /// A new leaf in the form that TLS wants.
+    fn leaf(
+        &self,
+        profile: &Profile,
+    ) -> Result<(Vec<CertificateDer<'static>>, PrivateKeyDer<'static>), PkiError> {
+        let identity = self.issue(profile)?;
+        let key = PrivateKeyDer::from_pem_slice(identity.key_pem.as_bytes()).map_err(tls)?;
+        Ok((vec![certificate_of(&identity.certificate_pem)?], key))
     }
 
     /// The authority's own certificate.
@@ -270,7 +403,7 @@ pub fn fingerprint(certificate: &CertificateDer<'_>) -> String {
 }
 
 fn certificate_of(pem: &str) -> Result<CertificateDer<'static>, PkiError> {
-    CertificateDer::from_pem_slice(pem.as_bytes()).map_err(|error| PkiError::Tls(error.to_string()))
+    CertificateDer::from_pem_slice(pem.as_bytes()).map_err(tls)
 }
 
 fn create_private_folder(folder: &Path) -> Result<(), PkiError> {
@@ -322,6 +455,29 @@ mod tests {
         let leaf = pem.parse_x509().expect("a certificate");
         assert_eq!(leaf.subject().to_string(), "CN=admin");
         assert_eq!(leaf.issuer().to_string(), "CN=test-ca");
+    }
+
+    #[test]
+    fn a_cluster_is_shared_whole() {
+        let (first, second) = (tempfile::tempdir(), tempfile::tempdir());
+        let (first, second) = (first.expect("a folder"), second.expect("a folder"));
+        let made = Pki::load_or_create(first.path()).expect("authorities");
+        Pki::adopt(second.path(), &made.shared().expect("files")).expect("written");
+        let same = Pki::load_or_create(second.path()).expect("authorities");
+        for (made, same) in [
+            (&made.cluster, &same.cluster),
+            (&made.traffic, &same.traffic),
+            (&made.peer, &same.peer),
+        ] {
+            assert_eq!(made.certificate_pem(), same.certificate_pem());
+        }
+        let (chain, _) = same.peer.leaf(&peer_profile(7)).expect("a leaf");
+        assert_eq!(peer_member(&chain[0]), Some(7));
+        let (chain, _) = same.cluster.leaf(&Profile::default()).expect("a leaf");
+        assert_eq!(peer_member(&chain[0]), None);
+        let broken = Shared(BTreeMap::new());
+        let error = Pki::adopt(second.path(), &broken).expect_err("nothing was sent");
+        assert!(error.to_string().contains("did not send ca.key"), "{error}");
     }
 
     #[test]

@@ -20,6 +20,8 @@ pub const UNAUTHENTICATED: &str = "system:unauthenticated";
 pub const MASTERS: &str = "system:masters";
 /// Group of the node agents; a member's name is `system:node:` and the node's name.
 pub const NODES: &str = "system:nodes";
+/// Group of servers that hold a bootstrap token made for members.
+pub const JOINING_MEMBERS: &str = "system:bootstrappers:wherry:member";
 /// Group of machines that hold a bootstrap token.
 pub const BOOTSTRAPPERS: &str = "system:bootstrappers";
 
@@ -27,7 +29,7 @@ const NODE_PREFIX: &str = "system:node:";
 const TOKEN_SECRET_TYPE: &str = "bootstrap.kubernetes.io/token";
 
 /// An authenticated (or anonymous) user.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub struct User {
     /// As `system:admin`.
     pub name: String,

@@ -92,6 +92,12 @@ static RULES: &[Rule] = &[
     may(KNOWN, &["create"], "authorization.k8s.io", &["selfsubjectaccessreviews"], Only::Any),
     may(KNOWN, &["create"], "authorization.k8s.io", &["selfsubjectrulesreviews"], Only::Any),
     may(KNOWN, &["create"], "authentication.k8s.io", &["selfsubjectreviews"], Only::Any),
+    // Who holds this token is told the cluster's keys.
+    Rule {
+        who: Who::Group(auth::JOINING_MEMBERS),
+        verbs: &["post"],
+        what: What::Path("/wherry/v1/members"),
+    },
     // Images and the way back to the agent.
     path(NODES, "/v2*"),
     path(NODES, "/wherry/v1/tunnel"),

@@ -11,6 +11,7 @@ use wherry_resources::{
     Kind,
     validate::{self, FieldError, Reason},
 };
+use wherry_store::{MembershipError, ReadError};
 
 /// Which resource an error is about: `deployments.apps`, written as Kubernetes writes it.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -107,6 +108,21 @@ pub enum ApiError {
     /// Nobody but us is to blame.
     #[error("Internal error occurred: {0}")]
     Internal(String),
+    /// The disk of the control plane is nearly full. Deletes and reads go on.
+    #[error(
+        "the disk of the control plane is nearly full, so nothing can be created or changed: \
+         delete objects or make room on it; writes then go on by themselves"
+    )]
+    Full,
+    /// The membership cannot be changed like that.
+    #[error("{0}")]
+    Membership(#[source] MembershipError),
+    /// A member is not where the others look for it.
+    #[error(
+        "member {name:?} is known to be at {known} and is at {here}: start it again with \
+         --advertise {known} (or --listen), and then let the other one join"
+    )]
+    Moved { name: String, known: String, here: String },
     /// This member cannot do it at present.
     #[error("{0}")]
     Unavailable(String),
@@ -198,6 +214,9 @@ impl ApiError {
             ApiError::Relayed { code, .. } => (*code, ""),
             ApiError::Internal(_) => (StatusCode::INTERNAL_SERVER_ERROR, "InternalError"),
             ApiError::Unavailable(_) => (StatusCode::SERVICE_UNAVAILABLE, "ServiceUnavailable"),
+            ApiError::Full => (StatusCode::INSUFFICIENT_STORAGE, "InsufficientStorage"),
+            ApiError::Membership(error) => membership(error),
+            ApiError::Moved { .. } => (StatusCode::CONFLICT, "Conflict"),
             ApiError::Timeout { .. } => (StatusCode::GATEWAY_TIMEOUT, "Timeout"),
         }
     }
@@ -268,6 +287,9 @@ impl ApiError {
             | ApiError::UnsupportedMediaType(_)
             | ApiError::TooLarge(_)
             | ApiError::Expired { .. }
+            | ApiError::Full
+            | ApiError::Membership(_)
+            | ApiError::Moved { .. }
             | ApiError::Unavailable(_) => None,
         }
     }
@@ -278,8 +300,33 @@ impl ApiError {
             | ApiError::Timeout { retry_after_seconds, .. } => *retry_after_seconds,
             // A member without a leader usually has one again after an election.
             ApiError::Unavailable(_) => 1,
+            ApiError::Membership(error) if membership(error).0.is_server_error() => 1,
             _ => 0,
         }
+    }
+}
+
+/// What kept the membership from changing: the wrong question, the wrong moment, or nobody knows.
+fn membership(error: &MembershipError) -> (StatusCode, &'static str) {
+    match error {
+        MembershipError::NoSuchMember { .. } => (StatusCode::NOT_FOUND, "NotFound"),
+        MembershipError::NotAVoter { .. }
+        | MembershipError::Taken { .. }
+        | MembershipError::NotCaughtUp { .. }
+        | MembershipError::NotTaken { .. }
+        | MembershipError::LosesMajority { .. }
+        | MembershipError::TooMany(_)
+        | MembershipError::LastVoter => (StatusCode::CONFLICT, "Conflict"),
+        MembershipError::NoLeader | MembershipError::Changed | MembershipError::Stopped => {
+            (StatusCode::SERVICE_UNAVAILABLE, "ServiceUnavailable")
+        }
+        MembershipError::Unknown => (StatusCode::GATEWAY_TIMEOUT, "Timeout"),
+    }
+}
+
+impl From<ReadError> for ApiError {
+    fn from(error: ReadError) -> ApiError {
+        ApiError::Unavailable(error.to_string())
     }
 }
 

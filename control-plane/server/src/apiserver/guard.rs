@@ -35,7 +35,7 @@ pub async fn guard(State(api): State<ApiServer>, mut request: Request, next: Nex
             .expect("a UUID is made of hexadecimal digits"),
     };
     api.metrics().in_flight.fetch_add(1, Relaxed);
-    let answer = match admit(&api, &mut request) {
+    let answer = match admit_latest(&api, &mut request).await {
         Err(error) => error.into_response(),
         Ok(Duration::MAX) => next.run(request).await,
         Ok(limit) => match tokio::time::timeout(limit, next.run(request)).await {
@@ -60,6 +60,25 @@ fn timed_out() -> ApiError {
         message: "request did not complete within the allotted timeout".to_owned(),
         causes: Vec::new(),
         retry_after_seconds: 0,
+    }
+}
+
+/// The same as [`admit`], but who is refused by a state that may be old is judged again by the
+/// newest one: a token that another member has just made is good here too.
+async fn admit_latest(api: &ApiServer, request: &mut Request) -> Result<Duration, ApiError> {
+    let judged_by = api.store().current().revision();
+    // Judging takes the credentials away; the second judgement must see the same request.
+    let headers = request.headers().clone();
+    let refused = match admit(api, request) {
+        Ok(limit) => return Ok(limit),
+        Err(refused) => refused,
+    };
+    match api.latest().await {
+        Ok(state) if state.revision() > judged_by => {
+            *request.headers_mut() = headers;
+            admit(api, request)
+        }
+        _ => Err(refused),
     }
 }
 

@@ -9,6 +9,7 @@ use http::{StatusCode, header};
 use serde_json::json;
 use std::fmt::Write as _;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use wherry_store::Leadership;
 
 /// Kubernetes release whose API is served; clients parse it.
 pub const GIT_VERSION: &str = concat!("v1.32.0+wherry.", env!("CARGO_PKG_VERSION"));
@@ -33,18 +34,32 @@ impl Metrics {
     }
 }
 
-/// One named check: true if it passes.
+/// One named check.
 struct Check {
     name: &'static str,
+    /// Why it fails.
     problem: Option<String>,
+    /// What an operator should know although it passes.
+    note: Option<String>,
+}
+
+impl Check {
+    fn new(name: &'static str, problem: Option<String>) -> Check {
+        Check { name, problem, note: None }
+    }
 }
 
 fn checks(api: &ApiServer, ready: bool) -> Vec<Check> {
-    let mut checks = vec![Check { name: "ping", problem: None }];
+    let mut checks = vec![Check::new("ping", None)];
     if ready {
-        checks.push(Check { name: "store", problem: api.store_problem() });
+        let health = api.store().health();
+        checks.push(Check::new("store", health.reason));
+        // Reads and deletes go on, so the member stays ready.
+        let full = "nearly full: creates and updates are refused until there is room again";
+        let note = health.disk_full.then(|| full.to_owned());
+        checks.push(Check { note, ..Check::new("disk", None) });
         let stopping = api.shutdown().is_cancelled().then(|| "shutting down".to_owned());
-        checks.push(Check { name: "shutdown", problem: stopping });
+        checks.push(Check::new("shutdown", stopping));
     }
     checks
 }
@@ -83,9 +98,10 @@ fn report(endpoint: &str, checks: &[Check], query: Option<&str>) -> Response {
         text.push_str("ok");
     } else {
         for check in checks {
-            let _ = match &check.problem {
-                None => writeln!(text, "[+]{} ok", check.name),
-                Some(problem) => writeln!(text, "[-]{} failed: {problem}", check.name),
+            let _ = match (&check.problem, &check.note) {
+                (None, None) => writeln!(text, "[+]{} ok", check.name),
+                (None, Some(note)) => writeln!(text, "[!]{} {note}", check.name),
+                (Some(problem), _) => writeln!(text, "[-]{} failed: {problem}", check.name),
             };
         }
         let _ = writeln!(text, "{endpoint} check {}", if healthy { "passed" } else { "failed" });
@@ -121,11 +137,17 @@ pub async fn metrics(State(api): State<ApiServer>) -> Response {
         let count = count.load(Relaxed);
         let _ = writeln!(text, "apiserver_request_total{{code=\"{hundreds}xx\"}} {count}");
     }
+    let store = api.store().health();
+    let leads = matches!(store.leadership, Leadership::Leader { .. });
     let gauges = [
         ("apiserver_current_inflight_requests", "gauge", metrics.in_flight.load(Relaxed)),
         ("apiserver_longrunning_requests", "gauge", metrics.watches.load(Relaxed)),
         ("apiserver_terminated_watchers_total", "counter", metrics.watches_cut.load(Relaxed)),
-        ("wherry_store_revision", "gauge", api.store().current().revision()),
+        ("wherry_store_revision", "gauge", store.revision),
+        ("wherry_store_leads", "gauge", leads.into()),
+        ("wherry_store_serving", "gauge", store.serving.into()),
+        ("wherry_store_quarantined", "gauge", store.quarantined.is_some().into()),
+        ("wherry_store_disk_full", "gauge", store.disk_full.into()),
         ("wherry_node_tunnels", "gauge", api.tunnels().nodes().len() as u64),
     ];
     for (name, kind, value) in gauges {

@@ -27,10 +27,12 @@ mod content;
 mod custom;
 mod derived;
 mod discovery;
+mod elsewhere;
 mod errors;
 mod extensions;
 mod guard;
 mod health;
+mod members;
 mod openapi;
 mod registry;
 mod request;
@@ -54,16 +56,21 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tower::ServiceExt as _;
-use wherry_store::Store;
+use wherry_store::{Snapshot, Store};
+
+use crate::peer::Others;
+use crate::pki::Pki;
 
 /// What an API server needs to start.
 pub struct Config {
     /// Where objects are.
     pub store: Store,
+    /// The other members, if there may be any.
+    pub others: Option<Others>,
     /// The registry keeps its blobs below it.
     pub data_dir: PathBuf,
-    /// Certificate of the cluster's authority, for those who ask.
-    pub ca_pem: String,
+    /// The cluster's authorities, which a new member is given.
+    pub pki: Arc<Pki>,
     /// Address at which clients reach this member.
     pub advertise: SocketAddr,
     /// Ends streams and tunnels.
@@ -72,7 +79,11 @@ pub struct Config {
 
 /// A running API server; clones are the same one.
 #[derive(Clone)]
-pub struct ApiServer(Arc<Inner>);
+pub struct ApiServer {
+    shared: Arc<Inner>,
+    /// The shared one, or its handle that does not forward writes.
+    store: Store,
+}
 
 struct Inner {
     config: Config,
@@ -89,7 +100,8 @@ struct Inner {
 impl ApiServer {
     /// Makes a server; it answers once its [`router`](Self::router) is served.
     pub fn new(config: Config) -> ApiServer {
-        ApiServer(Arc::new(Inner {
+        let store = config.store.clone();
+        let shared = Arc::new(Inner {
             config,
             tunnels: Tunnels::default(),
             tasks: TaskTracker::new(),
@@ -99,7 +111,13 @@ impl ApiServer {
             catalog: catalog::Source::default(),
             hooks: extensions::Source::default(),
             webhooks: extensions::Client::default(),
-        }))
+        });
+        ApiServer { shared, store }
+    }
+
+    /// The same server, whose writes fail where this member does not lead.
+    pub fn leading(&self) -> ApiServer {
+        ApiServer { shared: self.shared.clone(), store: self.store.leading() }
     }
 
     /// All routes. A request must carry a [`User`] or [`PeerCertificate`] extension, a bearer
@@ -127,65 +145,87 @@ impl ApiServer {
 
     /// Connections to the nodes' agents.
     pub fn tunnels(&self) -> &Tunnels {
-        &self.0.tunnels
+        &self.shared.tunnels
     }
 
     /// Waits for the tasks that serve tunnels; they end with the shutdown.
     pub async fn stopped(&self) {
-        self.0.tasks.close();
-        self.0.tasks.wait().await;
+        self.shared.tasks.close();
+        self.shared.tasks.wait().await;
     }
 
     pub(crate) fn store(&self) -> &Store {
-        &self.0.config.store
+        &self.store
+    }
+
+    /// The state that a write is to be judged by: everything that was answered before it, by
+    /// whichever member.
+    async fn latest(&self) -> Result<Snapshot, ApiError> {
+        self.store.read().await.map_err(ApiError::from)
+    }
+
+    /// Whether a new cluster has the namespaces that everything else needs.
+    pub fn is_furnished(&self) -> bool {
+        let kind = wherry_resources::kind("", "v1", "namespaces");
+        let kind = kind.expect("Namespace is a built-in kind");
+        self.store.current().get(&stored::key(kind, "", "kube-system")).is_some()
+    }
+
+    /// The other members.
+    fn others(&self) -> Option<&Others> {
+        self.shared.config.others.as_ref()
+    }
+
+    fn pki(&self) -> &Pki {
+        &self.shared.config.pki
     }
 
     pub(crate) fn data_dir(&self) -> &Path {
-        &self.0.config.data_dir
+        &self.shared.config.data_dir
     }
 
     pub(crate) fn advertise(&self) -> SocketAddr {
-        self.0.config.advertise
+        self.shared.config.advertise
     }
 
     /// Webhooks that are registered, and policies.
     fn hooks(&self) -> Arc<extensions::Hooks> {
-        self.0.hooks.get(self.store())
+        self.shared.hooks.get(self.store())
     }
 
     fn webhooks(&self) -> &extensions::Client {
-        &self.0.webhooks
+        &self.shared.webhooks
     }
 
     /// Lets webhooks be reached in these networks though they are inside: by themselves, users
     /// cannot make the API server connect to loopback, link-local or private addresses.
     pub fn let_webhooks_reach(&self, networks: &[Network]) {
-        self.0.webhooks.allow(networks);
+        self.shared.webhooks.allow(networks);
     }
 
     /// What is served at this moment.
     fn catalog(&self) -> Arc<catalog::Catalog> {
-        self.0.catalog.get(self.store())
+        self.shared.catalog.get(self.store())
     }
 
     fn shutdown(&self) -> &CancellationToken {
-        &self.0.config.shutdown
+        &self.shared.config.shutdown
     }
 
     fn tasks(&self) -> &TaskTracker {
-        &self.0.tasks
+        &self.shared.tasks
     }
 
     fn metrics(&self) -> &health::Metrics {
-        &self.0.metrics
+        &self.shared.metrics
     }
 
     fn allocations(&self) -> &Allocations {
-        &self.0.allocations
+        &self.shared.allocations
     }
 
     fn sessions(&self) -> &ui::Sessions {
-        &self.0.sessions
+        &self.shared.sessions
     }
 
     /// A Secret of kube-system, where bootstrap tokens are.
@@ -193,10 +233,5 @@ impl ApiServer {
         let kind = wherry_resources::kind("", "v1", "secrets").expect("Secret is a built-in kind");
         let entry = self.store().current().get(&stored::key(kind, "kube-system", name))?;
         Some(stored::decode(kind, &entry))
-    }
-
-    /// Why the store cannot serve at present.
-    fn store_problem(&self) -> Option<String> {
-        self.store().health().reason
     }
 }

@@ -34,7 +34,7 @@ use serde_json::{Value, json};
 use self::error::Error;
 use self::files::{Files, Upload};
 use self::reference::{Digest, Name, Reference, Route};
-use super::ApiServer;
+use super::{ApiServer, elsewhere};
 
 /// Where the registry keeps its files, below the data folder.
 const FOLDER: &str = "registry";
@@ -52,10 +52,21 @@ const UPLOAD_ID: HeaderName = HeaderName::from_static("docker-upload-uuid");
 const API_VERSION: HeaderName = HeaderName::from_static("docker-distribution-api-version");
 
 /// Everything below `/v2`. Request bodies are streamed and have their own limits here, so no
-/// smaller limit and no short deadline may stand in front.
+/// smaller limit and no short deadline may stand in front. What is not here another member may
+/// have.
 pub async fn serve(State(server): State<ApiServer>, request: Request<Body>) -> Response {
     let files = Files::new(server.data_dir().join(FOLDER));
-    answer(&files, request).await
+    if !matches!(*request.method(), Method::GET | Method::HEAD) {
+        return answer(&files, request).await;
+    }
+    let (parts, body) = request.into_parts();
+    let response = answer(&files, Request::from_parts(parts.clone(), body)).await;
+    if response.status() == StatusCode::NOT_FOUND
+        && let Some(found) = elsewhere::ask_around(&server, &parts).await
+    {
+        return found;
+    }
+    response
 }
 
 async fn answer(files: &Files, request: Request<Body>) -> Response {

@@ -6,22 +6,24 @@ use super::{
     auth::User,
     content::{self, BODY_BYTES_MAX},
     discovery,
+    elsewhere::{self, Leader},
     errors::{ApiError, GroupResource},
-    guard, health, openapi, registry,
+    guard, health, members, openapi, registry,
     request::{self, Attributes, Query, Request},
     tunnel, ui, verbs,
 };
+use crate::member::join;
 use axum::{
     Router,
     body::Body,
     extract::{FromRequestParts as _, State, ws::WebSocketUpgrade},
     middleware,
-    response::{IntoResponse, Response},
-    routing::{any, get},
+    response::Response,
+    routing::{any, delete, get, post},
 };
 use http::{Extensions, HeaderMap, StatusCode, Version, header};
 use http_body_util::{BodyExt, Limited};
-use tower_http::{CompressionLevel, catch_panic::CatchPanicLayer, compression::CompressionLayer};
+use tower_http::{CompressionLevel, compression::CompressionLayer};
 
 /// Answers smaller than this are sent as they are, as in Kubernetes.
 const GZIP_BYTES_MIN: u64 = 128 * 1024;
@@ -52,6 +54,9 @@ pub fn router(api: ApiServer) -> Router {
         .route("/v2/", any(registry::serve))
         .route("/v2/{*path}", any(registry::serve))
         .route("/wherry/v1/tunnel", get(tunnel::accept))
+        .route(join::PATH, get(members::list).post(members::join))
+        .route("/wherry/v1/members/{id}", delete(members::remove))
+        .route("/wherry/v1/leader", post(members::transfer))
         .merge(ui::router())
         .fallback(|| async { ApiError::NoSuchPath })
         .method_not_allowed_fallback(|| async {
@@ -64,15 +69,24 @@ pub fn router(api: ApiServer) -> Router {
                 .compress_when(is_worth_gzip),
         )
         .layer(middleware::from_fn_with_state(api.clone(), guard::guard))
-        .layer(CatchPanicLayer::custom(panicked))
         .with_state(api)
 }
 
 /// Every verb on every kind and subresource.
 async fn resource(
     State(api): State<ApiServer>,
-    mut http: axum::extract::Request,
+    http: axum::extract::Request,
 ) -> Result<Response, ApiError> {
+    if !http.extensions().get::<Attributes>().is_some_and(elsewhere::is_leaders) {
+        return answer(api, http).await;
+    }
+    match elsewhere::leader(&api, &http)? {
+        Leader::Here(api) => answer(api, http).await,
+        Leader::There(others, peer) => elsewhere::pass_on(&others, &peer, http).await,
+    }
+}
+
+async fn answer(api: ApiServer, mut http: axum::extract::Request) -> Result<Response, ApiError> {
     let socket = websocket(&mut http).await?;
     let request = read(&api, http).await?;
     let mut answer = perform(&api, &request, socket).await;
@@ -175,13 +189,4 @@ fn is_worth_gzip(_: StatusCode, _: Version, headers: &HeaderMap, _: &Extensions)
     let length = headers.get(header::CONTENT_LENGTH).and_then(|value| value.to_str().ok());
     let length: Option<u64> = length.and_then(|text| text.parse().ok());
     length.is_some_and(|length| length >= GZIP_BYTES_MIN)
-}
-
-fn panicked(cause: Box<dyn std::any::Any + Send>) -> Response {
-    let text = cause
-        .downcast_ref::<String>()
-        .map(String::as_str)
-        .or_else(|| cause.downcast_ref::<&str>().copied());
-    tracing::error!(cause = text.unwrap_or("unknown"), "a request panicked");
-    ApiError::Internal("the request hit a fault of the API server".to_owned()).into_response()
 }

@@ -1,12 +1,12 @@
 //! What a cluster has from the start: its own namespaces, the system's priority classes, and the
-//! Service `kubernetes` with the API server's address behind it.
+//! Service `kubernetes` with the addresses of the control plane's members behind it.
 //!
-//! Owns: these objects. They are made when missing (after a deletion too); the endpoint is put
-//! right when the API server's address changes. One key stands for all of it.
+//! Owns: these objects. They are made when missing (after a deletion too); the endpoints are put
+//! right when members come, go, or move. One key stands for all of it.
 
 use std::collections::BTreeMap;
-use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::Arc;
+use std::time::Duration;
 
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{
@@ -19,6 +19,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 use serde_json::json;
 
+use super::ApiMember;
 use super::cache::{Cache, Change, Key};
 use super::reconcile::{Controller, Plan, View};
 use super::write::Write;
@@ -32,6 +33,8 @@ const SERVICE: &str = "kubernetes";
 /// The first address of the Services' range; the API server's certificate names it.
 const SERVICE_ADDRESS: &str = "172.20.0.1";
 const SERVICE_PORT: i32 = 443;
+/// How often it is compared with who the members are, which is no object that could be watched.
+const LOOK_EVERY: Duration = Duration::from_secs(1);
 
 /// What the plan reads.
 #[derive(Default)]
@@ -40,9 +43,10 @@ pub struct Snapshot {
     pub priority_classes: Vec<String>,
     pub service: Option<Arc<Service>>,
     pub endpoints: Option<Arc<Endpoints>>,
-    pub slice: Option<Arc<EndpointSlice>>,
-    /// Where the API server listens.
-    pub address: Option<SocketAddr>,
+    /// All slices of the Service.
+    pub slices: Vec<Arc<EndpointSlice>>,
+    /// Where the API is. Empty until that is known: then nothing is changed.
+    pub members: Vec<ApiMember>,
 }
 
 pub const CONTROLLER: Controller = Controller { name: "bootstrap", wake, reconcile };
@@ -58,7 +62,8 @@ fn wake(_: &Cache, change: &Change, keys: &mut Vec<Key>) {
     let own = match change.key.kind.kind {
         "Namespace" => NAMESPACES.contains(&name),
         "PriorityClass" => PRIORITY_CLASSES.iter().any(|(class, _)| *class == name),
-        "Service" | "Endpoints" | "EndpointSlice" => served,
+        "Service" | "Endpoints" => served,
+        "EndpointSlice" => namespace == "default" && is_slice_name(name),
         _ => false,
     };
     if own {
@@ -74,10 +79,22 @@ fn reconcile(view: &View<'_>, _: &Key) -> Plan {
         priority_classes: classes.map(|held| name(&held.metadata)).collect(),
         service: view.cache.get("default", SERVICE),
         endpoints: view.cache.get("default", SERVICE),
-        slice: view.cache.get("default", SERVICE),
-        address: Some(view.config.api_address),
+        slices: slices(view.cache),
+        members: view.config.api_members.borrow().clone(),
     };
-    plan(&snapshot, view.now).into()
+    let mut plan: Plan = plan(&snapshot, view.now).into();
+    plan.look_again(LOOK_EVERY);
+    plan
+}
+
+fn slices(cache: &Cache) -> Vec<Arc<EndpointSlice>> {
+    let all = cache.all::<EndpointSlice>();
+    let own = all.filter(|slice| {
+        let meta = &slice.metadata;
+        let name = meta.name.as_deref().unwrap_or_default();
+        meta.namespace.as_deref() == Some("default") && is_slice_name(name)
+    });
+    own.collect()
 }
 
 /// Makes what is missing. Needs no clock.
@@ -120,8 +137,11 @@ fn api_service(snapshot: &Snapshot) -> Vec<Write> {
     if snapshot.service.is_none() {
         writes.push(Write::create(&service()));
     }
-    let Some(address) = snapshot.address else { return writes };
-    let subsets = vec![subset(address)];
+    if snapshot.members.is_empty() {
+        return writes;
+    }
+    let groups = by_port(&snapshot.members);
+    let subsets: Vec<EndpointSubset> = groups.iter().map(|group| subset(group)).collect();
     match &snapshot.endpoints {
         None => {
             writes.push(Write::create(&Endpoints { metadata: meta(&[]), subsets: Some(subsets) }))
@@ -131,16 +151,37 @@ fn api_service(snapshot: &Snapshot) -> Vec<Write> {
         }
         Some(_) => {}
     }
-    let wanted = slice(address);
-    match &snapshot.slice {
-        None => writes.push(Write::create(&wanted)),
-        Some(held) if (&held.endpoints, &held.ports) != (&wanted.endpoints, &wanted.ports) => {
-            let body = json!({"endpoints": wanted.endpoints, "ports": wanted.ports});
-            writes.push(Write::patch(&**held, body));
+    let mut unwanted = snapshot.slices.clone();
+    for (index, group) in groups.iter().enumerate() {
+        let wanted = slice(group, index == 0);
+        let held = unwanted.iter().position(|held| held.metadata.name == wanted.metadata.name);
+        match held.map(|held| unwanted.swap_remove(held)) {
+            None => writes.push(Write::create(&wanted)),
+            Some(held) if (&held.endpoints, &held.ports) != (&wanted.endpoints, &wanted.ports) => {
+                let body = json!({"endpoints": wanted.endpoints, "ports": wanted.ports});
+                writes.push(Write::patch(&*held, body));
+            }
+            Some(_) => {}
         }
-        Some(_) => {}
     }
+    writes.extend(unwanted.iter().map(|slice| Write::delete(&**slice)));
     writes
+}
+
+/// All endpoints of a slice have the same port, and one family of addresses.
+fn by_port(members: &[ApiMember]) -> Vec<Vec<ApiMember>> {
+    let mut groups: BTreeMap<(bool, u16), Vec<ApiMember>> = BTreeMap::new();
+    for member in members {
+        let group = (member.address.is_ipv6(), member.address.port());
+        groups.entry(group).or_default().push(*member);
+    }
+    groups.into_values().collect()
+}
+
+/// The first slice is called like the Service, further ones have their port behind it.
+fn is_slice_name(name: &str) -> bool {
+    let rest = name.strip_prefix(SERVICE);
+    rest.is_some_and(|rest| rest.is_empty() || rest.starts_with("-port-"))
 }
 
 fn meta(labels: &[(&str, &str)]) -> ObjectMeta {
@@ -174,43 +215,57 @@ fn service() -> Service {
     }
 }
 
-/// The address to write down: one that listens everywhere is reached by the loopback at least.
-fn reachable(address: SocketAddr) -> String {
-    let ip = if address.ip().is_unspecified() { Ipv4Addr::LOCALHOST.into() } else { address.ip() };
-    IpAddr::to_string(&ip)
-}
-
-fn subset(address: SocketAddr) -> EndpointSubset {
+fn subset(members: &[ApiMember]) -> EndpointSubset {
+    let addresses = |ready: bool| {
+        let chosen = members.iter().filter(|member| member.ready == ready);
+        let addresses: Vec<EndpointAddress> = chosen
+            .map(|member| EndpointAddress {
+                ip: member.address.ip().to_string(),
+                ..EndpointAddress::default()
+            })
+            .collect();
+        (!addresses.is_empty()).then_some(addresses)
+    };
     EndpointSubset {
-        addresses: Some(vec![EndpointAddress {
-            ip: reachable(address),
-            ..EndpointAddress::default()
-        }]),
-        not_ready_addresses: None,
+        addresses: addresses(true),
+        not_ready_addresses: addresses(false),
         ports: Some(vec![AddressPort {
             name: Some("https".to_string()),
-            port: i32::from(address.port()),
+            port: port(members),
             protocol: Some("TCP".to_string()),
             app_protocol: None,
         }]),
     }
 }
 
-fn slice(address: SocketAddr) -> EndpointSlice {
+fn port(members: &[ApiMember]) -> i32 {
+    members.first().map_or(SERVICE_PORT, |member| i32::from(member.address.port()))
+}
+
+fn slice(members: &[ApiMember], first: bool) -> EndpointSlice {
+    let ipv6 = members.iter().any(|member| member.address.is_ipv6());
+    let name = match first {
+        true => SERVICE.to_string(),
+        false => format!("{SERVICE}-port-{}{}", port(members), if ipv6 { "-v6" } else { "" }),
+    };
+    let endpoints = members.iter().map(|member| Endpoint {
+        addresses: vec![member.address.ip().to_string()],
+        conditions: Some(EndpointConditions {
+            ready: Some(member.ready),
+            ..EndpointConditions::default()
+        }),
+        ..Endpoint::default()
+    });
     EndpointSlice {
-        metadata: meta(&[("kubernetes.io/service-name", SERVICE)]),
-        address_type: if address.is_ipv4() { "IPv4" } else { "IPv6" }.to_string(),
-        endpoints: Some(vec![Endpoint {
-            addresses: vec![reachable(address)],
-            conditions: Some(EndpointConditions {
-                ready: Some(true),
-                ..EndpointConditions::default()
-            }),
-            ..Endpoint::default()
-        }]),
+        metadata: ObjectMeta {
+            name: Some(name),
+            ..meta(&[("kubernetes.io/service-name", SERVICE)])
+        },
+        address_type: if ipv6 { "IPv6" } else { "IPv4" }.to_string(),
+        endpoints: Some(endpoints.collect()),
         ports: Some(vec![EndpointPort {
             name: Some("https".to_string()),
-            port: Some(i32::from(address.port())),
+            port: Some(port(members)),
             protocol: Some("TCP".to_string()),
             app_protocol: None,
         }]),
@@ -226,10 +281,36 @@ mod tests {
         text(&plan(snapshot, at(0)))
     }
 
+    fn members(addresses: &[(&str, bool)]) -> Vec<ApiMember> {
+        let member = |(address, ready): &(&str, bool)| ApiMember {
+            address: address.parse().expect("an address"),
+            ready: *ready,
+        };
+        addresses.iter().map(member).collect()
+    }
+
+    /// A cluster that has everything, for these members.
+    fn complete(members: &[ApiMember]) -> Snapshot {
+        let groups = by_port(members);
+        let classes = PRIORITY_CLASSES.iter().map(|(name, _)| (*name).to_string());
+        let slices = groups.iter().enumerate();
+        Snapshot {
+            namespaces: NAMESPACES.iter().map(|name| (*name).to_string()).collect(),
+            priority_classes: classes.collect(),
+            service: Some(Arc::new(service())),
+            endpoints: Some(Arc::new(Endpoints {
+                metadata: meta(&[]),
+                subsets: Some(groups.iter().map(|group| subset(group)).collect()),
+            })),
+            slices: slices.map(|(at, group)| Arc::new(slice(group, at == 0))).collect(),
+            members: members.to_vec(),
+        }
+    }
+
     #[test]
     fn an_empty_cluster_gets_everything_in_two_steps() {
-        let address = "127.0.0.1:6443".parse().expect("an address");
-        let mut world = Snapshot { address: Some(address), ..Snapshot::default() };
+        let members = members(&[("127.0.0.1:6443", true)]);
+        let mut world = Snapshot { members: members.clone(), ..Snapshot::default() };
         assert_eq!(
             shown(&world),
             "create namespaces default\ncreate namespaces kube-system\n\
@@ -237,41 +318,44 @@ mod tests {
              create priorityclasses.scheduling.k8s.io system-cluster-critical\n\
              create priorityclasses.scheduling.k8s.io system-node-critical\n"
         );
-        world.namespaces = NAMESPACES.iter().map(|name| (*name).to_string()).collect();
-        world.priority_classes =
-            PRIORITY_CLASSES.iter().map(|(name, _)| (*name).to_string()).collect();
+        let whole = complete(&members);
+        world.namespaces = whole.namespaces.clone();
+        world.priority_classes = whole.priority_classes.clone();
         assert_eq!(
             shown(&world),
             "create services default/kubernetes\ncreate endpoints default/kubernetes\n\
              create endpointslices.discovery.k8s.io default/kubernetes\n"
         );
-        world.service = Some(Arc::new(service()));
-        world.endpoints =
-            Some(Arc::new(Endpoints { metadata: meta(&[]), subsets: Some(vec![subset(address)]) }));
-        world.slice = Some(Arc::new(slice(address)));
-        assert_eq!(shown(&world), "");
+        assert_eq!(shown(&whole), "");
     }
 
     #[test]
     fn a_new_address_is_written_down() {
-        let old = "127.0.0.1:6443".parse().expect("an address");
-        let new: SocketAddr = "127.0.0.1:7443".parse().expect("an address");
-        let world = Snapshot {
-            namespaces: NAMESPACES.iter().map(|name| (*name).to_string()).collect(),
-            priority_classes: vec![
-                "system-cluster-critical".to_string(),
-                "system-node-critical".to_string(),
-            ],
-            service: Some(Arc::new(service())),
-            endpoints: Some(Arc::new(Endpoints {
-                metadata: meta(&[]),
-                subsets: Some(vec![subset(old)]),
-            })),
-            slice: Some(Arc::new(slice(old))),
-            address: Some(new),
-        };
+        let mut world = complete(&members(&[("127.0.0.1:6443", true)]));
+        world.members = members(&[("127.0.0.1:7443", true)]);
         let lines = shown(&world);
         assert_eq!(lines.lines().count(), 2, "{lines}");
         assert!(lines.lines().all(|line| line.contains("7443")), "{lines}");
+        world.members.clear();
+        assert_eq!(shown(&world), "", "nothing is changed while nobody is known");
+    }
+
+    #[test]
+    fn members_on_other_ports_have_their_own_slice() {
+        let three =
+            members(&[("10.0.0.1:6443", true), ("10.0.0.2:6443", false), ("10.0.0.1:7", true)]);
+        let mut world = complete(&three[..2]);
+        world.members = three.clone();
+        let lines = shown(&world);
+        assert!(lines.contains("patch endpoints default/kubernetes"), "{lines}");
+        assert!(
+            lines.contains("endpointslices.discovery.k8s.io default/kubernetes-port-6443"),
+            "{lines}"
+        );
+        let mut world = complete(&three);
+        world.members = three[..2].to_vec();
+        let lines = shown(&world);
+        let gone = "delete endpointslices.discovery.k8s.io default/kubernetes-port-6443";
+        assert!(lines.contains(gone), "{lines}");
     }
 }

@@ -43,6 +43,7 @@ use k8s_openapi::api::core::v1::{Endpoints, Namespace, Node, Pod, Service, Servi
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use k8s_openapi::api::scheduling::v1::PriorityClass;
 use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
+use tokio::sync::watch as watch_channel;
 use tokio_util::sync::CancellationToken;
 
 use crate::pki::Pki;
@@ -66,14 +67,22 @@ pub static CONTROLLERS: &[Controller] = &[
     definitions::CONTROLLER,
 ];
 
+/// A member of the control plane, as clients find it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ApiMember {
+    pub address: SocketAddr,
+    /// Whether it answers.
+    pub ready: bool,
+}
+
 /// What the controllers are started with.
 #[derive(Clone)]
 pub struct Config {
     pub pki: Arc<Pki>,
     /// Where Pods' addresses come from, such as `10.0.0.0/8`.
     pub cluster_cidr: String,
-    /// Where the API server listens.
-    pub api_address: SocketAddr,
+    /// Where the API is; empty until that is known.
+    pub api_members: watch_channel::Receiver<Vec<ApiMember>>,
 }
 
 /// Runs all controllers until the shutdown; returns when their last write is done.

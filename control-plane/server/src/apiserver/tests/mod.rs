@@ -6,6 +6,7 @@ pub mod script;
 mod access;
 mod contract;
 pub mod custom;
+mod members;
 mod objects;
 mod reads;
 mod resources;

@@ -212,6 +212,7 @@ async fn paths_that_lead_nowhere_and_methods_that_are_not_there() {
         GET /readyz?verbose
           200 [+]ping ok
         [+]store ok
+        [+]disk ok
         [+]shutdown ok
         readyz check passed
         GET /readyz/store

@@ -16,6 +16,8 @@ use wherry_store::{Engine, Store, Window};
 pub struct Server {
     pub api: ApiServer,
     pub shutdown: CancellationToken,
+    /// Where its authorities are.
+    _folder: tempfile::TempDir,
 }
 
 impl Server {
@@ -26,17 +28,22 @@ impl Server {
 
     /// The same with another window of past revisions.
     pub async fn with_window(window: Window) -> Server {
-        let config = wherry_store::Config::founder(Engine::Memory, "");
-        let config = wherry_store::Config { window, ..config };
+        let config = wherry_store::Config {
+            window,
+            ..wherry_store::Config::new(Engine::Memory, wherry_store::FOUNDER, "127.0.0.1:6443")
+        };
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        let pki = crate::pki::Pki::load_or_create(folder.path()).expect("authorities");
         let shutdown = CancellationToken::new();
         let api = ApiServer::new(Config {
             store: Store::open(config).await.expect("a store in memory opens"),
+            others: None,
             data_dir: std::env::temp_dir(),
-            ca_pem: String::new(),
+            pki: std::sync::Arc::new(pki),
             advertise: ([127, 0, 0, 1], 6443).into(),
             shutdown: shutdown.clone(),
         });
-        let server = Server { api, shutdown };
+        let server = Server { api, shutdown, _folder: folder };
         for namespace in ["default", "kube-node-lease"] {
             let body = format!("{{\"metadata\":{{\"name\":\"{namespace}\"}}}}");
             server.ok("POST", "/api/v1/namespaces", &body).await;

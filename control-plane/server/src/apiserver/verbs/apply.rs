@@ -40,7 +40,7 @@ pub async fn apply(api: &ApiServer, request: &Request) -> Result<Response, ApiEr
     let mut call = Call::of(api, request, part, options.dry_run);
     call.record = Record::Given;
     for _ in 0..RACE_TRIES {
-        let snapshot = api.store().current();
+        let snapshot = api.latest().await?;
         let (code, done) = match call.load(&snapshot, request.name()).await {
             Ok((old, entry)) => {
                 let new = merged(&call, Some(&old), &config, options.force)?;

@@ -112,7 +112,7 @@ pub enum Deleted {
 /// Deletes one object, trying again when others write to it meanwhile.
 pub async fn one(call: &Call<'_>, name: &str, options: &Options) -> Result<Deleted, ApiError> {
     for _ in 0..RACE_TRIES {
-        let (old, entry) = call.find(&call.api.store().current(), name)?;
+        let (old, entry) = call.find(&call.api.latest().await?, name)?;
         check(call.kind, &old, options)?;
         admission::deletion(call.kind, call.user, &old, options)?;
         let asked = call.asked(extensions::Verb::Delete, name);
@@ -150,6 +150,7 @@ async fn perform(
         }
         Decision::Mark(new) => {
             let entry = store
+                .making_room()
                 .put(key, stored::encode(call.kind, &new), precondition)
                 .await
                 .map_err(|error| write::failure(call.kind, name, error))?;

@@ -54,7 +54,7 @@ pub async fn patch(api: &ApiServer, request: &Request) -> Result<Response, ApiEr
     let call = Call::of(api, request, part, options.dry_run);
     for _ in 0..RACE_TRIES {
         let mut warnings = Vec::new();
-        let (old, entry) = call.load(&api.store().current(), request.name()).await?;
+        let (old, entry) = call.load(&api.latest().await?, request.name()).await?;
         let mut new = patch.apply(request.kind, &old)?;
         prepare::addressed(request.name(), request.namespace(), &mut new)?;
         let kind = request.kind;

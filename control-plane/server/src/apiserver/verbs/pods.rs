@@ -52,7 +52,7 @@ pub async fn bind(api: &ApiServer, request: &Request) -> Result<Response, ApiErr
     call.record = Record::Keep;
     call.namespace = &request.attributes.namespace;
     for _ in 0..RACE_TRIES {
-        let (old, entry) = call.find(&api.store().current(), name)?;
+        let (old, entry) = call.find(&api.latest().await?, name)?;
         let new = bound(&old, &binding, node, Timestamp::now())?;
         match write::replace(&call, &old, &entry, new).await {
             Ok(_) => return Ok(done(request)),
@@ -107,7 +107,7 @@ pub async fn evict(api: &ApiServer, request: &Request) -> Result<Response, ApiEr
         ..Options::default()
     };
     let call = Call::of(api, request, Part::Main, options.dry_run);
-    let (pod, _) = call.find(&api.store().current(), request.name())?;
+    let (pod, _) = call.find(&api.latest().await?, request.name())?;
     if is_protected(&pod) {
         spend_budgets(&call, &pod).await?;
     }

@@ -87,7 +87,7 @@ pub fn revision(text: &str) -> Result<Revision, ApiError> {
 /// Finds that snapshot, waiting for it if it lies ahead.
 pub async fn snapshot(api: &ApiServer, wanted: Wanted) -> Result<Snapshot, ApiError> {
     match wanted {
-        Wanted::Newest => api.store().read().await.map_err(unavailable),
+        Wanted::Newest => api.latest().await,
         Wanted::Any => Ok(api.store().current()),
         Wanted::AtLeast(revision) => {
             reach(api, revision).await?;
@@ -107,7 +107,7 @@ async fn reach(api: &ApiServer, revision: Revision) -> Result<(), ApiError> {
     }
     match tokio::time::timeout(AHEAD_TIMEOUT, api.store().reached(revision)).await {
         Ok(true) => Ok(()),
-        Ok(false) => Err(unavailable(ReadError::Stopped)),
+        Ok(false) => Err(ReadError::Stopped.into()),
         Err(_) => Err(ahead(revision, api.store().current().revision())),
     }
 }
@@ -122,10 +122,6 @@ fn ahead(revision: Revision, current: Revision) -> ApiError {
         }],
         retry_after_seconds: 1,
     }
-}
-
-fn unavailable(error: ReadError) -> ApiError {
-    ApiError::Unavailable(error.to_string())
 }
 
 /// A revision that has left the window, or is not there yet.

@@ -142,7 +142,7 @@ fn usage(request: &Request) -> Result<Response, ApiError> {
 
 /// Components that old tools look for; all of them are this process.
 fn components(api: &ApiServer, request: &Request) -> Result<Response, ApiError> {
-    let (health, message) = match api.store_problem() {
+    let (health, message) = match api.store().health().reason {
         None => ("True", "ok".to_owned()),
         Some(problem) => ("False", problem),
     };

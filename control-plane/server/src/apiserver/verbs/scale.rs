@@ -40,7 +40,7 @@ pub async fn change(api: &ApiServer, request: &Request) -> Result<Response, ApiE
     }
     let change = Change::of(request, &options)?;
     for _ in 0..RACE_TRIES {
-        let (old, entry) = call.load(&api.store().current(), request.name()).await?;
+        let (old, entry) = call.load(&api.latest().await?, request.name()).await?;
         let new = match &change {
             Change::Apply(config) => {
                 let config = of_parent(request, config)?;

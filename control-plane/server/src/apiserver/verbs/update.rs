@@ -26,7 +26,7 @@ pub async fn update(api: &ApiServer, request: &Request) -> Result<Response, ApiE
     let mut sent = body::object(request, options.validation, &mut warnings)?;
     prepare::addressed(request.name(), request.namespace(), &mut sent)?;
     let call = Call::of(api, request, part, options.dry_run);
-    let snapshot = api.store().current();
+    let snapshot = api.latest().await?;
     if part == Part::Main && request.kind.create_on_update {
         if let Err(ApiError::NotFound { .. }) = call.find(&snapshot, request.name()) {
             let draft = prepare::created(request.kind, request.namespace(), sent, &Stamp::new())?;
@@ -51,7 +51,7 @@ async fn replace(call: &Call<'_>, name: &str, sent: Object) -> Result<Written, A
         return Err(ApiError::invalid(call.kind, name, vec![error]));
     }
     for _ in 0..RACE_TRIES {
-        let (old, entry) = call.load(&call.api.store().current(), name).await?;
+        let (old, entry) = call.load(&call.api.latest().await?, name).await?;
         if !unconditional && version != meta::resource_version(&old) {
             return Err(ApiError::modified(call.kind, name));
         }

@@ -173,7 +173,7 @@ pub async fn insert(call: &Call<'_>, mut object: Object) -> Result<Written, Fail
     if call.record == Record::Track {
         apply::track(&call.types(), None, &mut object, &call.writer());
     }
-    let snapshot = call.api.store().current();
+    let snapshot = call.api.latest().await?;
     let mut object = custom::settle(call.kind, object, &snapshot);
     let gathered = facts::gather(call, &object, None, snapshot)?;
     let warnings = call.admit(Operation::Create, &gathered.facts, &mut object, None)?;
@@ -275,7 +275,12 @@ pub async fn replace(
         return Ok(Written { object: new, warnings });
     }
     let stored = custom::into_storage(call.api, call.kind, &new).await?;
-    let put = call.api.store().put(key, stored::encode(call.kind, &stored), precondition).await;
+    // What is being deleted must be able to go, also from a disk that is nearly full.
+    let store = match meta::is_deleting(old) {
+        true => call.api.store().making_room(),
+        false => call.api.store().clone(),
+    };
+    let put = store.put(key, stored::encode(call.kind, &stored), precondition).await;
     gathered.reservation.settle(matches!(put, Err(WriteError::Unknown)));
     let entry = put.map_err(|error| failure(call.kind, name, error))?;
     Ok(Written { object: call.written(new, &entry), warnings })
@@ -303,6 +308,7 @@ pub fn failure(kind: &Kind, name: &str, error: WriteError) -> Failure {
             causes: Vec::new(),
             retry_after_seconds: 1,
         }),
+        WriteError::Full => Failure::Refused(ApiError::Full),
         other => Failure::Refused(ApiError::Unavailable(other.to_string())),
     }
 }

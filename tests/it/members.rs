@@ -1,0 +1,313 @@
+//! Several members with real processes: what was answered is never lost, any member serves, and
+//! members come, go, lose their data and change the lead while clients write.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use k8s_openapi::api::core::v1::ConfigMap;
+use kube::api::{Api, ObjectMeta, PostParams};
+use kube::client::Body;
+use nix::sys::signal::Signal;
+use wherry_node::members::Members;
+use wherry_tests::plane::{Plane, make, rows};
+use wherry_tests::{Dev, Options, kubectl, l3, signal, text, wait_for, wherry};
+
+/// Writers at the same time, each with one write under way.
+const WRITERS: usize = 4;
+
+/// Creates ConfigMaps until it is told to stop, and remembers which were answered.
+struct Writers {
+    stop: Arc<AtomicBool>,
+    answered: Arc<AtomicU64>,
+    thread: std::thread::JoinHandle<Written>,
+}
+
+#[derive(Default)]
+struct Written {
+    names: Vec<String>,
+    /// Writes whose outcome nobody knows, or that were refused in the end.
+    failures: Vec<String>,
+    /// The longest time between two answers.
+    gap: Duration,
+}
+
+impl Writers {
+    /// `members` must have been made by this function's own runtime, so it makes them.
+    fn start(members: impl FnOnce() -> Arc<Members> + Send + 'static) -> Writers {
+        let (stop, answered) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicU64::new(0)));
+        let (stopped, count) = (stop.clone(), answered.clone());
+        let thread = std::thread::spawn(move || {
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+            runtime.expect("a runtime").block_on(async {
+                let client = members().client();
+                let writers = (0..WRITERS)
+                    .map(|writer| write(client.clone(), writer, stopped.clone(), count.clone()));
+                merged(futures::future::join_all(writers).await)
+            })
+        });
+        Writers { stop, answered, thread }
+    }
+
+    /// Waits for `more` further answers.
+    fn wait_for_answers(&self, more: u64) {
+        let before = self.answered.load(Ordering::Relaxed);
+        wait_for("writes are answered", || {
+            (self.answered.load(Ordering::Relaxed) >= before + more).then_some(())
+        });
+    }
+
+    fn finish(self) -> Written {
+        self.stop.store(true, Ordering::Relaxed);
+        self.thread.join().expect("the writers end")
+    }
+}
+
+async fn write(
+    client: kube::Client,
+    writer: usize,
+    stop: Arc<AtomicBool>,
+    count: Arc<AtomicU64>,
+) -> (Vec<(Instant, String)>, Vec<String>) {
+    let api: Api<ConfigMap> = Api::namespaced(client, "default");
+    let (mut answered, mut failures) = (Vec::new(), Vec::new());
+    for number in 0.. {
+        if stop.load(Ordering::Relaxed) {
+            break;
+        }
+        let name = format!("written-{writer}-{number}");
+        let metadata = ObjectMeta { name: Some(name.clone()), ..ObjectMeta::default() };
+        let object = ConfigMap { metadata, ..ConfigMap::default() };
+        match api.create(&PostParams::default(), &object).await {
+            Ok(_) => {
+                answered.push((Instant::now(), name));
+                count.fetch_add(1, Ordering::Relaxed);
+            }
+            Err(error) => failures.push(error.to_string()),
+        }
+    }
+    (answered, failures)
+}
+
+fn merged(parts: Vec<(Vec<(Instant, String)>, Vec<String>)>) -> Written {
+    let mut written = Written::default();
+    let mut answers = Vec::new();
+    for (answered, failures) in parts {
+        answers.extend(answered);
+        written.failures.extend(failures);
+    }
+    answers.sort();
+    let gaps = answers.windows(2).map(|pair| pair[1].0.duration_since(pair[0].0));
+    written.gap = gaps.max().unwrap_or_default();
+    written.names = answers.into_iter().map(|(_, name)| name).collect();
+    written
+}
+
+#[track_caller]
+fn assert_all_there(listed: &str, names: &[String]) {
+    let there: std::collections::HashSet<&str> = listed.lines().collect();
+    let lost: Vec<&String> =
+        names.iter().filter(|name| !there.contains(format!("configmap/{name}").as_str())).collect();
+    assert!(
+        lost.is_empty(),
+        "{} of {} answered writes are lost: {lost:?}",
+        lost.len(),
+        names.len()
+    );
+}
+
+/// Sends one request to one member and says how long the answer took.
+fn ask(
+    plane: &Plane,
+    index: usize,
+    method: &str,
+    path: &str,
+    body: &str,
+) -> (u16, String, Duration) {
+    let url = plane.servers[index].url.parse().expect("a URL");
+    let mut config = make(&plane.kubeconfig(index))(url);
+    config.default_retry = false;
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    runtime.expect("a runtime").block_on(async {
+        let client = kube::Client::try_from(config).expect("a client");
+        let request = http::Request::builder()
+            .method(method)
+            .uri(path)
+            .header("content-type", "application/json")
+            .body(Body::from(body.as_bytes().to_vec()))
+            .expect("a request");
+        let begun = Instant::now();
+        let response = client.send(request).await.expect("an answer");
+        let took = begun.elapsed();
+        let retry = response.headers().get("retry-after").cloned();
+        let status = response.status().as_u16();
+        let body = response.into_body().collect_bytes().await.expect("a whole body");
+        let retry = retry.map(|after| format!("\nretry-after: {}", text(after.as_bytes())));
+        (status, text(&body) + &retry.unwrap_or_default(), took)
+    })
+}
+
+#[test]
+fn a_killed_leader_loses_nothing_and_a_minority_says_so() {
+    if !l3() {
+        return;
+    }
+    let mut plane = Plane::start(3);
+    let found = plane.list(0);
+    assert_eq!(found.iter().filter(|row| row.role == "leader").count(), 1, "{found:?}");
+    assert_eq!(found.iter().filter(|row| row.role == "voter").count(), 2, "{found:?}");
+    // Any member serves, also what another has just written.
+    for index in 0..3 {
+        let name = format!("by-{index}");
+        plane.kubectl_ok(index, &["create", "configmap", &name, "--from-literal=a=b"]);
+        for other in 0..3 {
+            plane.kubectl_ok(other, &["get", "configmap", &name]);
+            plane.kubectl_ok(other, &["annotate", "--overwrite", "configmap", &name, "seen=yes"]);
+        }
+    }
+
+    let leader = plane.leader(0);
+    let others: Vec<usize> = (0..3).filter(|index| *index != leader).collect();
+    let (kubeconfig, urls) = (plane.kubeconfig(leader), urls(&plane));
+    let writers =
+        Writers::start(move || Members::new(&urls, make(&kubeconfig)).expect("plain URLs"));
+    writers.wait_for_answers(50);
+    plane.kill(leader);
+    writers.wait_for_answers(100);
+    let next = plane.leader(others[0]);
+    assert_ne!(next, leader);
+    let written = writers.finish();
+    assert!(written.gap < Duration::from_secs(3), "no answer for {:?}", written.gap);
+    // At most the writes that were on their way when it was killed.
+    assert!(written.failures.len() <= WRITERS, "{:?}", written.failures);
+    for index in &others {
+        let listed = plane.kubectl_ok(*index, &["get", "configmaps", "-o", "name"]);
+        assert_all_there(&listed, &written.names);
+    }
+
+    // One of three is no majority.
+    let (gone, alone) = (others[0], others[1]);
+    plane.kill(gone);
+    wait_for("it notices", || (ask(&plane, alone, "GET", "/readyz", "").0 == 500).then_some(()));
+    let maps = "/api/v1/namespaces/default/configmaps";
+    let body = r#"{"metadata":{"name":"never"}}"#;
+    for (method, path, body) in [("GET", maps, ""), ("POST", maps, body)] {
+        let (status, answer, took) = ask(&plane, alone, method, path, body);
+        assert_eq!(status, 503, "{method}: {answer}");
+        assert!(answer.contains("retry-after: 1"), "{answer}");
+        assert!(took < Duration::from_secs(2), "{method} took {took:?}");
+    }
+    let (_, ready, _) = ask(&plane, alone, "GET", "/readyz", "");
+    assert!(ready.contains("[-]store failed: "), "{ready}");
+    assert_eq!(ask(&plane, alone, "GET", "/livez", "").0, 200);
+
+    // Back with one that was killed, it goes on.
+    plane.start_again(leader);
+    let listed = plane.kubectl_ok(alone, &["get", "configmaps", "-o", "name"]);
+    assert_all_there(&listed, &written.names);
+}
+
+fn urls(plane: &Plane) -> Vec<String> {
+    plane.servers.iter().map(|server| server.url.clone()).collect()
+}
+
+#[test]
+fn members_are_replaced_and_hand_the_lead_over() {
+    if !l3() {
+        return;
+    }
+    let mut plane = Plane::start(3);
+    let leader = plane.leader(0);
+    let target = (leader + 1) % 3;
+    let name = plane.servers[target].name.clone();
+    let said = plane.wherry_ok(leader, &["member", "transfer", &name]);
+    assert!(said.starts_with(&format!("member {name} (id ")), "{said}");
+    assert_eq!(plane.leader(leader), target);
+
+    // A leader that is told to stop hands over first: writers hardly notice.
+    let (kubeconfig, all) = (plane.kubeconfig(target), urls(&plane));
+    let writers =
+        Writers::start(move || Members::new(&all, make(&kubeconfig)).expect("plain URLs"));
+    writers.wait_for_answers(50);
+    assert_eq!(plane.stop(target), Some(0));
+    writers.wait_for_answers(50);
+    let written = writers.finish();
+    // At most the writes whose connections were closed under them.
+    assert!(written.failures.len() <= WRITERS, "{:?}", written.failures);
+    assert!(written.gap < Duration::from_secs(1), "no answer for {:?}", written.gap);
+    plane.start_again(target);
+
+    // One that lost its data does not come back under its old id.
+    let lost = (target + 1) % 3;
+    let (lost_name, lost_dir) =
+        (plane.servers[lost].name.clone(), plane.servers[lost].data_dir.clone());
+    let by = (lost + 1) % 3;
+    let old_id = plane.list(by).iter().find(|row| row.name == lost_name).expect("a row").id;
+    plane.kill(lost);
+    std::fs::remove_dir_all(lost_dir.join("store")).expect("its data is removed");
+    let refusal = plane.refusal(lost);
+    assert!(refusal.contains("must not come back under its old id"), "{refusal}");
+    assert!(refusal.contains(&format!("wherry member remove {lost_name}")), "{refusal}");
+
+    let said = plane.wherry_ok(by, &["member", "remove", &lost_name]);
+    assert!(said.starts_with(&format!("member {lost_name} (id {old_id}) removed")), "{said}");
+    plane.join("m4", by);
+    let found = plane.list(by);
+    assert_eq!(found.len(), 3, "{found:?}");
+    let new = found.iter().find(|row| row.name == "m4").expect("the new member");
+    assert!(new.id > old_id && new.role != "learner", "{found:?}");
+    let listed = plane.kubectl_ok(3, &["get", "configmaps", "-o", "name"]);
+    assert_all_there(&listed, &written.names);
+    // Clients are told where the members are now.
+    wait_for("the Service kubernetes has the new member", || {
+        let path = "jsonpath={.subsets[*].ports[*].port}";
+        let ports = plane.kubectl_ok(by, &["get", "endpoints", "kubernetes", "-o", path]);
+        let port = new.address.rsplit(':').next().expect("a port");
+        let old = plane.servers[lost].url.rsplit(':').next().expect("a port");
+        let ports: Vec<&str> = ports.split_whitespace().collect();
+        (ports.contains(&port) && !ports.contains(&old)).then_some(())
+    });
+}
+
+#[test]
+fn a_node_and_its_logs_outlive_the_member_it_talked_to() {
+    if !l3() {
+        return;
+    }
+    let cluster = Dev::start_with(Options { members: 3, ..Options::default() });
+    assert!(cluster.ready_line.contains("3 members, 1 node Ready"), "{}", cluster.ready_line);
+    cluster.kubectl_ok(&["apply", "-f", "sample-apps/hello-http/app.yaml"]);
+    cluster.kubectl_ok(&["rollout", "status", "deployment/hello-http", "--timeout=60s"]);
+    let kubeconfigs: Vec<_> = ["server", "server-2", "server-3"]
+        .iter()
+        .map(|folder| cluster.data_dir.join(folder).join("admin.kubeconfig"))
+        .collect();
+    let logs = ["logs", "deployment/hello-http"];
+    for kubeconfig in &kubeconfigs {
+        wait_for("logs come through every member", || {
+            kubectl(kubeconfig, &logs).status.success().then_some(())
+        });
+    }
+
+    // The node's requests go to the first member that it was told of.
+    let servers = cluster.pids_of("server");
+    assert_eq!(servers.len(), 3);
+    let first = servers.iter().find(|pid| {
+        let line = std::fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+        text(&line).contains("--name=server-1")
+    });
+    signal(*first.expect("the first member runs"), Signal::SIGKILL);
+    let scale = ["scale", "deployment/hello-http", "--replicas=3"];
+    let scaled = kubectl(&kubeconfigs[1], &scale);
+    assert!(scaled.status.success(), "{}", text(&scaled.stderr));
+    let rollout = ["rollout", "status", "deployment/hello-http", "--timeout=60s"];
+    assert!(kubectl(&kubeconfigs[1], &rollout).status.success(), "the node takes new Pods");
+    assert!(kubectl(&kubeconfigs[2], &logs).status.success(), "logs still come");
+    let table = std::process::Command::new(wherry())
+        .args(["member", "list", "--kubeconfig"])
+        .arg(&kubeconfigs[1])
+        .env("XDG_CACHE_HOME", cluster.data_dir.join("cache"))
+        .output()
+        .expect("the binary starts");
+    assert_eq!(rows(&text(&table.stdout)).len(), 3, "{}", text(&table.stderr));
+}

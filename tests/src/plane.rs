@@ -1,0 +1,202 @@
+//! A control plane of several members, each a `wherry server` of its own, started and stopped by
+//! the test: nobody starts them again.
+
+use std::io::{BufRead as _, BufReader};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Output, Stdio};
+use std::sync::Arc;
+
+use nix::sys::signal::Signal;
+use wherry_node::members::Make;
+
+use crate::{kubectl, signal, text, wait_for, wherry};
+
+/// One member; its process may be away.
+pub struct Server {
+    pub name: String,
+    pub data_dir: PathBuf,
+    pub url: String,
+    child: Option<Child>,
+}
+
+/// A row of `wherry member list`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Row {
+    pub name: String,
+    pub id: u64,
+    pub role: String,
+    pub address: String,
+    pub applied: String,
+    pub hash: String,
+}
+
+/// Members in the order in which they were started.
+pub struct Plane {
+    folder: tempfile::TempDir,
+    pub servers: Vec<Server>,
+}
+
+impl Plane {
+    /// Founds a cluster and lets `count - 1` servers join it; all of them vote when this returns.
+    pub fn start(count: usize) -> Plane {
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        let mut plane = Plane { folder, servers: Vec::new() };
+        let founder = plane.spawn("m1", &[]);
+        plane.servers.push(founder);
+        for number in 2..=count {
+            plane.join(&format!("m{number}"), 0);
+        }
+        plane
+    }
+
+    /// Lets a new server join by way of one of the others, and waits until it serves.
+    pub fn join(&mut self, name: &str, by: usize) {
+        let token = self.wherry_ok(by, &["token", "create", "--for", "member"]);
+        let url = self.servers[by].url.clone();
+        let joined = self.spawn(name, &["--join", &url, "--token", token.trim()]);
+        self.servers.push(joined);
+    }
+
+    fn spawn(&self, name: &str, more: &[&str]) -> Server {
+        let data_dir = self.folder.path().join(name);
+        let (child, url) = start(name, &data_dir, "127.0.0.1:0", more);
+        Server { name: name.to_owned(), data_dir, url, child: Some(child) }
+    }
+
+    /// Starts a member that is away again, on its old data and address, and waits until it serves.
+    pub fn start_again(&mut self, index: usize) {
+        let server = &mut self.servers[index];
+        let address = server.url.trim_start_matches("https://").to_owned();
+        let (child, url) = start(&server.name, &server.data_dir, &address, &[]);
+        assert_eq!(url, server.url, "it is where it was");
+        server.child = Some(child);
+    }
+
+    /// What a member says when it is started on its data and ends by itself.
+    pub fn refusal(&self, index: usize) -> String {
+        let server = &self.servers[index];
+        let mut command = command(&server.name, &server.data_dir, "127.0.0.1:0");
+        let output = command.stderr(Stdio::piped()).output().expect("the binary starts");
+        assert!(!output.status.success(), "it must not start");
+        text(&output.stderr)
+    }
+
+    /// kill -9.
+    pub fn kill(&mut self, index: usize) {
+        self.end(index, Signal::SIGKILL);
+    }
+
+    /// SIGTERM; waits until it has ended and returns its exit code.
+    pub fn stop(&mut self, index: usize) -> Option<i32> {
+        self.end(index, Signal::SIGTERM)
+    }
+
+    fn end(&mut self, index: usize, with: Signal) -> Option<i32> {
+        let mut child = self.servers[index].child.take()?;
+        signal(child.id().cast_signed(), with);
+        child.wait().expect("it can be waited for").code()
+    }
+
+    /// The admin's kubeconfig of one member.
+    pub fn kubeconfig(&self, index: usize) -> PathBuf {
+        self.servers[index].data_dir.join("admin.kubeconfig")
+    }
+
+    pub fn kubectl(&self, index: usize, arguments: &[&str]) -> Output {
+        kubectl(&self.kubeconfig(index), arguments)
+    }
+
+    #[track_caller]
+    pub fn kubectl_ok(&self, index: usize, arguments: &[&str]) -> String {
+        succeeded(&format!("kubectl {arguments:?}"), &self.kubectl(index, arguments))
+    }
+
+    /// Runs a verb of `wherry` against one member. What it remembers of members stays in this test.
+    pub fn wherry(&self, index: usize, arguments: &[&str]) -> Output {
+        let mut command = Command::new(wherry());
+        command.args(arguments).arg("--kubeconfig").arg(self.kubeconfig(index));
+        command.env("XDG_CACHE_HOME", self.folder.path().join("cache"));
+        command.output().expect("the binary starts")
+    }
+
+    #[track_caller]
+    pub fn wherry_ok(&self, index: usize, arguments: &[&str]) -> String {
+        succeeded(&format!("wherry {arguments:?}"), &self.wherry(index, arguments))
+    }
+
+    /// `wherry member list`, asked of one member.
+    #[track_caller]
+    pub fn list(&self, index: usize) -> Vec<Row> {
+        rows(&self.wherry_ok(index, &["member", "list"]))
+    }
+
+    /// The index of the leader, once there is one that the asked member knows.
+    pub fn leader(&self, asked: usize) -> usize {
+        wait_for("a leader", || {
+            let rows = self.list(asked);
+            let leader = rows.into_iter().find(|row| row.role == "leader")?;
+            self.servers.iter().position(|server| server.name == leader.name)
+        })
+    }
+}
+
+impl Drop for Plane {
+    fn drop(&mut self) {
+        for index in 0..self.servers.len() {
+            self.kill(index);
+        }
+    }
+}
+
+/// Clients with a kubeconfig's credentials, for any server.
+pub fn make(kubeconfig: &Path) -> Make {
+    let kubeconfig = kube::config::Kubeconfig::read_from(kubeconfig).expect("a kubeconfig");
+    let options = kube::config::KubeConfigOptions::default();
+    let config = kube::Config::from_custom_kubeconfig(kubeconfig, &options);
+    let config = futures::executor::block_on(config).expect("a usable kubeconfig");
+    Arc::new(move |url| {
+        let mut config = config.clone();
+        config.cluster_url = url;
+        config
+    })
+}
+
+/// Rows of the table of members, by their columns.
+pub fn rows(table: &str) -> Vec<Row> {
+    let row = |line: &str| -> Option<Row> {
+        let mut cells = line.split_whitespace().map(str::to_owned);
+        Some(Row {
+            name: cells.next()?,
+            id: cells.next()?.parse().ok()?,
+            role: cells.next()?,
+            address: cells.next()?,
+            applied: cells.next()?,
+            hash: cells.next()?,
+        })
+    };
+    table.lines().skip(1).map(|line| row(line).expect("six columns")).collect()
+}
+
+fn command(name: &str, data_dir: &Path, listen: &str) -> Command {
+    let mut command = Command::new(wherry());
+    command.args(["server", "--name", name, "--listen", listen, "--data-dir"]).arg(data_dir);
+    command.stdin(Stdio::null()).stdout(Stdio::piped());
+    command
+}
+
+/// Starts a member and waits for the line in which it says where it serves.
+fn start(name: &str, data_dir: &Path, listen: &str, more: &[&str]) -> (Child, String) {
+    let mut child = command(name, data_dir, listen).args(more).spawn().expect("the binary starts");
+    let stdout = BufReader::new(child.stdout.take().expect("piped"));
+    let line = stdout.lines().next().expect("it says that it serves").expect("text");
+    let (said, url) = line.rsplit_once(' ').expect("the URL stands last");
+    assert!(said.starts_with(&format!("member {name} (id ")), "{line}");
+    (child, url.to_owned())
+}
+
+#[track_caller]
+fn succeeded(what: &str, output: &Output) -> String {
+    let (stdout, stderr) = (text(&output.stdout), text(&output.stderr));
+    assert!(output.status.success(), "{what}: {stdout}{stderr}");
+    stdout
+}
