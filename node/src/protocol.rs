@@ -282,6 +282,9 @@ pub struct Container {
     pub guest: Guest,
     /// `<name>@sha256:…`, kept for an agent that restarts; the worker does not interpret it.
     pub image_id: String,
+    /// `workingDir`
+    #[serde(default)]
+    pub cwd: Option<String>,
     /// `argv`, starting with the program's name.
     pub args: Vec<String>,
     /// Complete environment of the guest.

@@ -18,6 +18,7 @@ use std::time::Duration;
 use tokio::time::{Instant, Sleep, sleep_until};
 
 use crate::engine::Engine;
+use crate::fair::Share;
 
 /// How much wall time of its quota a guest may use at once. The period of a kernel's CPU quota.
 const QUOTA_PERIOD_NS: u64 = 100_000_000;
@@ -98,12 +99,14 @@ pub(crate) struct Meter {
     start: Instant,
     /// When all that was used is paid for, in nanoseconds since `start`.
     paid_ns: AtomicU64,
+    /// Its part of a CPU that is not enough for all.
+    pub(crate) share: Share,
 }
 
 impl Meter {
-    pub(crate) fn new(quota_millis: Option<u32>) -> Meter {
-        let account = Account::default();
-        Meter { account, quota_millis, start: Instant::now(), paid_ns: AtomicU64::new(0) }
+    pub(crate) fn new(quota_millis: Option<u32>, weight: u32) -> Meter {
+        let (account, share) = (Account::default(), Share::new(weight));
+        Meter { account, quota_millis, start: Instant::now(), paid_ns: AtomicU64::new(0), share }
     }
 
     fn now_ns(&self) -> u64 {
@@ -179,7 +182,9 @@ impl<F: Future> Future for Metered<F> {
                 }
                 this.pause = None;
             }
-            let Some(until) = this.meter.paused_until() else {
+            let quota = this.meter.paused_until();
+            let share = || this.engine.fair().paused_until(&this.meter.share);
+            let Some(until) = quota.or_else(share) else {
                 break;
             };
             this.pause = Some(Box::pin(sleep_until(until)));
@@ -187,7 +192,9 @@ impl<F: Future> Future for Metered<F> {
         let running = this.engine.ticker().running();
         let before_ns = thread_cpu_ns();
         let poll = this.inner.as_mut().poll(cx);
-        this.meter.charge(thread_cpu_ns().saturating_sub(before_ns));
+        let used_ns = thread_cpu_ns().saturating_sub(before_ns);
+        this.meter.charge(used_ns);
+        this.engine.fair().charge(&this.meter, used_ns);
         drop(running);
         poll
     }

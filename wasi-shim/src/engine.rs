@@ -27,6 +27,7 @@ use wasmtime::{
 };
 
 use crate::command::{self, Command};
+use crate::fair::Fair;
 use crate::fault::describe;
 use crate::handler::{self, Handler};
 use crate::inspect::{Form, ImageError, inspect};
@@ -99,6 +100,7 @@ pub struct Engine(Arc<Inner>);
 struct Inner {
     wasmtime: wasmtime::Engine,
     ticker: Ticker,
+    fair: Fair,
     components: Linker<Host>,
     cores: wasmtime::Linker<CoreHost>,
 }
@@ -113,7 +115,7 @@ impl Engine {
         let ticker = Ticker::start(&wasmtime).map_err(EngineError::Ticker)?;
         let components = component_linker(&wasmtime).map_err(create)?;
         let cores = core_linker(&wasmtime).map_err(create)?;
-        Ok(Engine(Arc::new(Inner { wasmtime, ticker, components, cores })))
+        Ok(Engine(Arc::new(Inner { wasmtime, ticker, fair: Fair::new(), components, cores })))
     }
 
     /// Maps compiled code from a file.
@@ -142,6 +144,10 @@ impl Engine {
 
     pub(crate) fn wasmtime(&self) -> &wasmtime::Engine {
         &self.0.wasmtime
+    }
+
+    pub(crate) fn fair(&self) -> &Fair {
+        &self.0.fair
     }
 
     pub(crate) fn ticker(&self) -> &Ticker {

@@ -107,7 +107,8 @@ impl Fair {
             // Somebody else was faster.
             return;
         }
-        let meters: Vec<Arc<Meter>> = period.active.drain(..).filter_map(|it| it.upgrade()).collect();
+        let meters: Vec<Arc<Meter>> =
+            period.active.drain(..).filter_map(|it| it.upgrade()).collect();
         let elapsed_ns = nanos(now - period.start);
         period.start = now;
         self.end_ns.store(nanos(now - self.epoch) + nanos(PERIOD), Ordering::Relaxed);
@@ -127,7 +128,8 @@ impl Fair {
 }
 
 /// What each Pod may use of the next period, from weights and what was used in the last: nothing is
-/// said (None) to those who used less than their share, and to all if there was enough.
+/// said (None) to those who used less than half of their share, and to all if there was enough.
+/// Who used more than that may well have wanted even more.
 fn allowances(capacity: u64, next: u64, used: &[(u64, u64)]) -> Vec<Option<u64>> {
     let total: u64 = used.iter().map(|(_, used)| used).sum();
     let mut allowances = vec![None; used.len()];
@@ -140,7 +142,7 @@ fn allowances(capacity: u64, next: u64, used: &[(u64, u64)]) -> Vec<Option<u64>>
         let weights: u64 = hungry.iter().map(|index| used[*index].0).sum();
         let share = |index: usize| scaled(left, used[index].0, weights);
         let (modest, rest): (Vec<usize>, Vec<usize>) =
-            hungry.iter().partition(|index| used[**index].1 < share(**index));
+            hungry.iter().copied().partition(|index| used[*index].1 * 2 < share(*index));
         if modest.is_empty() || rest.is_empty() {
             for index in rest {
                 allowances[index] = Some(scaled(share(index), next, capacity).max(1));
@@ -178,10 +180,10 @@ mod tests {
         check(&[(100, 200)], &[None]);
         // Two that want all of it.
         check(&[(100, 100), (100, 100)], &[Some(100), Some(100)]);
-        check(&[(300, 100), (100, 100)], &[None, Some(100)]);
+        check(&[(300, 100), (100, 100)], &[Some(150), Some(50)]);
         check(&[(300, 150), (100, 50)], &[Some(150), Some(50)]);
         // The modest one is left alone, the others share the rest by weight.
-        check(&[(100, 10), (300, 90), (100, 100)], &[None, None, Some(100)]);
+        check(&[(100, 10), (300, 90), (100, 100)], &[None, Some(142), Some(47)]);
         check(&[(100, 10), (100, 95), (100, 95)], &[None, Some(95), Some(95)]);
     }
 }

@@ -38,7 +38,7 @@ impl Pod {
     pub(crate) fn new(engine: Engine, config: GuestConfig) -> Pod {
         let meter = match &config.budget {
             Some(budget) => Arc::clone(&budget.0),
-            None => Arc::new(Meter::new(config.limits.cpu)),
+            None => Arc::new(Meter::new(config.limits.cpu, config.limits.cpu_weight)),
         };
         let outgoing_places = Arc::new(Semaphore::new(config.limits.outgoing_requests));
         Pod { engine, config, meter, outgoing_places }
@@ -57,6 +57,9 @@ impl Pod {
             .allow_udp(false)
             .allow_ip_name_lookup(false)
             .max_random_size(RANDOM_BYTES_MAX);
+        if let Some(cwd) = &self.config.cwd {
+            context.initial_cwd(cwd);
+        }
         if self.config.stdin_open {
             context.stdin(UntilTerm(self.config.term.clone()));
         }

@@ -18,7 +18,8 @@
 //!   variables and directories of its [`GuestConfig`]. Its HTTP requests go to [`Outgoing`], its
 //!   output to [`Output`], never to the host's own.
 //! * Every loop in it yields at each 10 ms tick of an OS thread, so one guest never keeps a thread,
-//!   and its CPU time is counted ([`Account`]) and held to its quota by making it wait.
+//!   and its CPU time is counted ([`Account`]) and held to its quota by making it wait. When there is
+//!   not enough for all, each gets a share by its weight.
 //! * Memory, tables, handles and the data it makes the host allocate are bounded ([`Limits`]).
 //! * A deadline outside the guest drops it, whatever it does. A panic in a host function ends that
 //!   instance only: each one runs in its own task.
@@ -27,6 +28,7 @@
 mod account;
 mod command;
 mod engine;
+mod fair;
 mod fault;
 mod handler;
 mod http;

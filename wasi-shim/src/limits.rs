@@ -44,6 +44,8 @@ pub struct Limits {
     pub request_deadline: Duration,
     /// CPU quota in thousandths of a core, over periods of 100 ms. None: as much as there is.
     pub cpu: Option<u32>,
+    /// The share when there is not enough CPU time for all, in the same unit.
+    pub cpu_weight: u32,
     /// Requests that a handler answers at the same time, each in its own instance.
     pub concurrent_requests: usize,
     /// Requests that wait for a place; more are refused at once.
@@ -59,6 +61,7 @@ impl Default for Limits {
             memory_bytes_total: 1 << 30,
             request_deadline: Duration::from_secs(30),
             cpu: None,
+            cpu_weight: 0,
             concurrent_requests: 256,
             queued_requests: 256,
             outgoing_requests: 64,
@@ -82,6 +85,9 @@ pub struct Mount {
 pub struct GuestConfig {
     /// The arguments; the first is the program's name, as everywhere.
     pub args: Vec<String>,
+    /// The directory that the guest starts in, as `wasi:cli/environment` tells it. None: it says
+    /// nothing.
+    pub cwd: Option<String>,
     /// The whole environment: nothing is inherited.
     pub env: Vec<(String, String)>,
     pub stdout: Output,
@@ -104,6 +110,7 @@ impl Default for GuestConfig {
     fn default() -> GuestConfig {
         GuestConfig {
             args: Vec::new(),
+            cwd: None,
             env: Vec::new(),
             stdout: no_output(),
             stderr: no_output(),

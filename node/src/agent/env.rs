@@ -129,6 +129,9 @@ pub fn build(
             service_variables(service, &mut env);
         }
     }
+    if let Some(cwd) = &container.cwd {
+        env.set("PWD", cwd.clone());
+    }
     for from in &container.env_from {
         let Some(object) = object(spec, context, &from.source, from.optional)? else {
             continue;

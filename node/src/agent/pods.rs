@@ -340,6 +340,9 @@ impl Pods {
             tracing::warn!(pod = spec.name, %ip, "the address of a Pod is taken or not ours");
             state.ip = None;
         }
+        if let Some(worker) = &worker {
+            self.parts.volumes.adopt(&spec, worker.ip);
+        }
         self.names.insert((spec.namespace.clone(), spec.name.clone()), spec.uid.clone());
         let entry = Entry {
             desired,

@@ -134,6 +134,7 @@ impl Preparer {
             form: image.form,
             guest: image.guest,
             image_id: found.id,
+            cwd: container.cwd.clone(),
             args,
             env,
             limits: container.limits.clone(),

@@ -125,6 +125,8 @@ pub struct ContainerSpec {
     pub pull: PullPolicy,
     /// An init container with `restartPolicy: Always`: starts in its turn and stays.
     pub sidecar: bool,
+    /// `workingDir`
+    pub cwd: Option<String>,
     /// `command`
     pub command: Vec<String>,
     /// `args`
@@ -379,6 +381,7 @@ fn ephemeral_container(it: core::EphemeralContainer) -> ContainerSpec {
         name: it.name,
         image: it.image,
         image_pull_policy: it.image_pull_policy,
+        working_dir: it.working_dir,
         command: it.command,
         args: it.args,
         env: it.env,
@@ -415,6 +418,7 @@ fn container(container: core::Container) -> ContainerSpec {
         pull: pull_policy(container.image_pull_policy.as_deref(), &image),
         image,
         sidecar: container.restart_policy.as_deref() == Some("Always"),
+        cwd: container.working_dir.filter(|path| !path.is_empty()),
         command: container.command.unwrap_or_default(),
         args: container.args.unwrap_or_default(),
         env_from: container.env_from.into_iter().flatten().filter_map(env_from).collect(),

@@ -392,6 +392,7 @@ impl Start {
         }
         let config = GuestConfig {
             args: std::mem::take(&mut self.container.args),
+            cwd: self.container.cwd.take(),
             env: std::mem::take(&mut self.container.env.0),
             stdout: self.log.output(Stream::Stdout),
             stderr: self.log.output(Stream::Stderr),
@@ -483,6 +484,7 @@ fn limits(wanted: &Limits) -> shim::Limits {
             .request_deadline_ms
             .map_or(default.request_deadline, Duration::from_millis),
         cpu: wanted.cpu_millis,
+        cpu_weight: wanted.cpu_request_millis.or(wanted.cpu_millis).unwrap_or(0),
         ..default
     }
 }

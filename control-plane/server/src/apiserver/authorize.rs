@@ -105,6 +105,8 @@ static RULES: &[Rule] = &[
     may(NODES, READ, "discovery.k8s.io", &["endpointslices"], Only::Any),
     may(NODES, READ, "", &["pods"], Only::OwnPods),
     may(NODES, READ, "", &["configmaps", "secrets", "serviceaccounts"], Only::Referenced),
+    // Whether paths of the host may be mounted, and where the volume of a claim is.
+    may(NODES, &["get"], "", &["namespaces", "persistentvolumes"], Only::Any),
     // A name is not in the path of a create: admission compares it.
     may(NODES, &["create"], "", &["nodes"], Only::Any),
     may(NODES, &["update", "patch"], "", &["nodes", "nodes/status"], Only::OwnName),

@@ -40,12 +40,12 @@ use super::{
     env,
     images::Images,
     lifecycle::Problem,
-    objects::Objects,
+    objects::{Data, Objects},
     spec::{Content, Files, Part, PodSpec, Source, Sub, TokenItem, Volume, VolumeMount},
 };
 
 /// How often files are compared with their sources; Kubernetes promises a minute.
-const REFRESH: Duration = Duration::from_secs(20);
+const REFRESH: Duration = Duration::from_secs(30);
 /// A token is replaced after four fifths of its life, or after a day.
 const TOKEN_AGE_MAX: i64 = 24 * 3600;
 
@@ -60,6 +60,9 @@ pub struct Volumes {
     /// Pods that have volumes. Locked only to look one up.
     pods: Mutex<HashMap<String, Arc<tokio::sync::Mutex<Mounted>>>>,
 }
+
+/// Objects that were read in one round, so that each is read once however many Pods show it.
+type Round = HashMap<(String, Source), Option<Data>>;
 
 /// The volumes of one Pod.
 struct Mounted {
@@ -132,6 +135,23 @@ impl Volumes {
         self.pods().entry(pod.uid.clone()).or_insert_with(new).clone()
     }
 
+    /// A Pod that an earlier agent has started: its files are kept fresh from now on.
+    pub fn adopt(&self, pod: &Arc<PodSpec>, ip: IpAddr) {
+        let mut ready = BTreeMap::new();
+        for volume in &pod.volumes {
+            let Content::Files(files) = &volume.content else { continue };
+            let path = self.files_folder(&pod.uid, &volume.name, files);
+            if let Some(path) = path.ok().filter(|path| atomic::is_written(path)) {
+                ready.insert(volume.name.clone(), Root { path, read_only: true, replaced: true });
+            }
+        }
+        if ready.is_empty() {
+            return;
+        }
+        let mounted = Mounted { pod: pod.clone(), ip, ready, tokens: BTreeMap::new() };
+        self.pods().insert(pod.uid.clone(), Arc::new(tokio::sync::Mutex::new(mounted)));
+    }
+
     /// A volume of the Pod, made if it is not there yet.
     async fn root(&self, mounted: &mut Mounted, name: &str) -> Result<Root, Problem> {
         if let Some(root) = mounted.ready.get(name) {
@@ -157,7 +177,7 @@ impl Volumes {
             }
             Content::Files(files) => {
                 let path = self.files_folder(&mounted.pod.uid, &volume.name, files)?;
-                self.fill(mounted, files, &path).await?;
+                self.fill(mounted, files, &path, &mut Round::new()).await?;
                 Ok(Root { path, read_only: true, replaced: true })
             }
             Content::HostPath { path, kind } => {
@@ -204,11 +224,17 @@ impl Volumes {
         mounted: &mut Mounted,
         files: &Files,
         path: &Path,
+        round: &mut Round,
     ) -> Result<bool, String> {
         let pod = mounted.pod.clone();
         let mut objects = BTreeMap::new();
         for source in files.sources() {
-            let data = self.objects.get(&pod.namespace, source).await?;
+            let key = (pod.namespace.clone(), source.clone());
+            let data = match round.get(&key) {
+                Some(data) => data.clone(),
+                None => self.objects.get(&pod.namespace, source).await?,
+            };
+            round.insert(key, data.clone());
             objects.insert(source.clone(), data);
         }
         let mut tokens = BTreeMap::new();
@@ -380,8 +406,9 @@ impl Volumes {
                 () = shutdown.cancelled() => return,
             }
             let all: Vec<_> = self.pods().values().cloned().collect();
+            let mut round = Round::new();
             for mounted in all {
-                self.refresh(&mounted).await;
+                self.refresh(&mounted, &mut round).await;
             }
         }
     }
@@ -391,17 +418,17 @@ impl Volumes {
         let mounted = self.pods().get(&pod.uid).cloned();
         if let Some(mounted) = mounted {
             mounted.lock().await.pod = pod;
-            self.refresh(&mounted).await;
+            self.refresh(&mounted, &mut Round::new()).await;
         }
     }
 
-    async fn refresh(&self, mounted: &tokio::sync::Mutex<Mounted>) {
+    async fn refresh(&self, mounted: &tokio::sync::Mutex<Mounted>, round: &mut Round) {
         let mut mounted = mounted.lock().await;
         let pod = mounted.pod.clone();
         for volume in &pod.volumes {
             let Content::Files(files) = &volume.content else { continue };
             let Some(root) = mounted.ready.get(&volume.name).cloned() else { continue };
-            match self.fill(&mut mounted, files, &root.path).await {
+            match self.fill(&mut mounted, files, &root.path, round).await {
                 Ok(true) => tracing::info!(pod = pod.name, volume = volume.name, "updated"),
                 Ok(false) => {}
                 Err(error) => {

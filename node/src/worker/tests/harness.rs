@@ -201,6 +201,7 @@ pub fn command(module: &Path, restart: u32) -> Container {
         form: Form::Module,
         guest: Guest::Command,
         image_id: "test@sha256:00".to_owned(),
+        cwd: None,
         args: vec!["main".to_owned()],
         env: Env::default(),
         limits: Limits::default(),

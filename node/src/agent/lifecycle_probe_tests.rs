@@ -1,0 +1,185 @@
+//! Scripts about probes, sidecars, ephemeral containers and evictions.
+
+use expect_test::expect;
+
+use super::{check, desired};
+use crate::agent::spec::RestartPolicy;
+
+#[test]
+fn probes_decide_about_readiness_and_restarts() {
+    check(
+        desired("app?", RestartPolicy::OnFailure),
+        "0 address
+         0 prepared app
+         1 started app
+         2 probed app started
+         3 probed app ready
+         4 probed app started
+         5 probed app dead
+         6 exited app 0
+         7 prepared app
+         8 started app",
+        expect![[r#"
+            0 address
+                ! Prepare(0)
+                Active app#0=Preparing
+            0 prepared app
+                ! Start { container: 0, restart: 0 }
+                Active app#0=Starting
+            1 started app
+                Active app#0=Running(since 1)
+            2 probed app started
+                Active app#0=Running(since 1)
+            3 probed app ready
+                Active app#0=Running(since 1) ready
+            4 probed app started
+                Active app#0=Running(since 1)
+            5 probed app dead
+                ! Stop { container: 0, restart: 0, grace: 7s, because: Some(Liveness) }
+                Active app#0=Stopping
+            6 exited app 0
+                ! Prepare(0)
+                Active app#1=Preparing
+            7 prepared app
+                ! Start { container: 0, restart: 1 }
+                Active app#1=Starting
+            8 started app
+                Active app#1=Running(since 8)
+        "#]],
+    );
+}
+
+#[test]
+fn a_sidecar_holds_the_others_until_it_has_started() {
+    check(
+        desired("one+? two+ | app", RestartPolicy::Never),
+        "0 address
+         0 prepared one
+         1 started one
+         2 probed one started
+         3 prepared two
+         4 started two
+         5 prepared app
+         6 started app
+         7 probed one ready
+         8 delete 30
+         9 exited app 0
+         10 exited two 0
+         11 exited one 0",
+        expect![[r#"
+            0 address
+                ! Prepare(0)
+                Active one#0=Preparing two#0=Waiting app#0=Waiting
+            0 prepared one
+                ! Start { container: 0, restart: 0 }
+                Active one#0=Starting two#0=Waiting app#0=Waiting
+            1 started one
+                Active one#0=Running(since 1) two#0=Waiting app#0=Waiting
+            2 probed one started
+                ! Prepare(1)
+                Active one#0=Running(since 1) two#0=Preparing app#0=Waiting
+            3 prepared two
+                ! Start { container: 1, restart: 0 }
+                Active one#0=Running(since 1) two#0=Starting app#0=Waiting
+            4 started two
+                ! Prepare(2)
+                Active one#0=Running(since 1) two#0=Running(since 4) app#0=Preparing
+            5 prepared app
+                ! Start { container: 2, restart: 0 }
+                Active one#0=Running(since 1) two#0=Running(since 4) app#0=Starting
+            6 started app
+                Active one#0=Running(since 1) two#0=Running(since 4) app#0=Running(since 6)
+            7 probed one ready
+                Active one#0=Running(since 1) two#0=Running(since 4) app#0=Running(since 6) ready
+            8 delete 30
+                ! Stop { container: 2, restart: 0, grace: 30s, because: None }
+                Stopping(Deleted) one#0=Running(since 1) two#0=Running(since 4) app#0=Stopping wake=43
+            9 exited app 0
+                ! Stop { container: 1, restart: 0, grace: 29s, because: None }
+                Stopping(Deleted) one#0=Running(since 1) two#0=Stopping app#0=Ended(0) wake=43
+            10 exited two 0
+                ! Stop { container: 0, restart: 0, grace: 28s, because: None }
+                Stopping(Deleted) one#0=Stopping two#0=Ended(0) app#0=Ended(0) wake=43
+            11 exited one 0
+                ! Remove
+                Removing(Deleted) one#0=Ended(0) two#0=Ended(0) app#0=Ended(0) wake=21
+        "#]],
+    );
+}
+
+#[test]
+fn ephemeral_containers_come_and_decide_nothing() {
+    check(
+        desired("slow | app debug~", RestartPolicy::Always),
+        "0 address
+         0 prepared debug
+         1 started debug
+         2 exited debug 1
+         3 prepared slow
+         3 started slow
+         4 exited slow 0
+         4 prepared app
+         5 started app",
+        expect![[r#"
+            0 address
+                ! Prepare(2)
+                ! Prepare(0)
+                Active slow#0=Preparing app#0=Waiting debug#0=Preparing
+            0 prepared debug
+                ! Start { container: 2, restart: 0 }
+                Active slow#0=Preparing app#0=Waiting debug#0=Starting
+            1 started debug
+                Active slow#0=Preparing app#0=Waiting debug#0=Running(since 1)
+            2 exited debug 1
+                Active slow#0=Preparing app#0=Waiting debug#0=Ended(1)
+            3 prepared slow
+                ! Start { container: 0, restart: 0 }
+                Active slow#0=Starting app#0=Waiting debug#0=Ended(1)
+            3 started slow
+                Active slow#0=Running(since 3) app#0=Waiting debug#0=Ended(1)
+            4 exited slow 0
+                ! Prepare(1)
+                Active slow#0=Ended(0) app#0=Preparing debug#0=Ended(1)
+            4 prepared app
+                ! Start { container: 1, restart: 0 }
+                Active slow#0=Ended(0) app#0=Starting debug#0=Ended(1)
+            5 started app
+                Active slow#0=Ended(0) app#0=Running(since 5) debug#0=Ended(1) ready
+        "#]],
+    );
+}
+
+#[test]
+fn an_evicted_pod_ends_and_stays() {
+    check(
+        desired("app", RestartPolicy::Always),
+        "0 address
+         0 prepared app
+         1 started app
+         2 evict
+         3 exited app 143
+         3 removed
+         9 delete 0",
+        expect![[r#"
+            0 address
+                ! Prepare(0)
+                Active app#0=Preparing
+            0 prepared app
+                ! Start { container: 0, restart: 0 }
+                Active app#0=Starting
+            1 started app
+                Active app#0=Running(since 1) ready
+            2 evict
+                ! Stop { container: 0, restart: 0, grace: 1s, because: None }
+                Stopping(Evicted) app#0=Stopping wake=8
+            3 exited app 143
+                ! Remove
+                Removing(Evicted) app#0=Ended(143) wake=13
+            3 removed
+                Finished(Evicted) app#0=Ended(143)
+            9 delete 0
+                ! Delete
+                Deleting app#0=Ended(143)
+        "#]],
+    );
+}
