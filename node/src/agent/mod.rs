@@ -247,7 +247,8 @@ pub async fn run(config: Config, shutdown: CancellationToken) -> Result<(), Agen
     checkpoint.flush().await;
     if let Some(memory) = memory.filter(|_| config.stop_workers_on_exit) {
         // Nothing runs any more that could need a Secret.
-        let _ = fs::remove_dir_all(memory);
+        let _ = fs::remove_dir_all(&memory);
+        let _ = memory.parent().map(fs::remove_dir);
     }
     Ok(())
 }
@@ -329,6 +330,7 @@ fn description(config: &Config) -> Description {
         address: config.address,
         labels: config.labels.clone(),
         max_pods: config.max_pods,
+        storage_bytes: pressure::look(&config.data_dir).map_or(0, |signals| signals.disk.1),
         runtime: RUNTIME.to_owned(),
     }
 }

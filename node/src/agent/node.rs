@@ -58,6 +58,8 @@ pub struct Description {
     pub labels: BTreeMap<String, String>,
     /// Pods that it takes.
     pub max_pods: u32,
+    /// Space of the file system that volumes and logs are on.
+    pub storage_bytes: u64,
     /// Name and version of the Wasm engine, for `containerRuntimeVersion`.
     pub runtime: String,
 }
@@ -282,7 +284,7 @@ impl Keeper {
     }
 
     fn status(&self) -> NodeStatus {
-        let resources = resources(self.node.max_pods);
+        let resources = resources(&self.node);
         NodeStatus {
             capacity: Some(resources.clone()),
             allocatable: Some(resources),
@@ -310,13 +312,14 @@ impl Keeper {
     }
 }
 
-fn resources(max_pods: u32) -> BTreeMap<String, Quantity> {
+fn resources(node: &Description) -> BTreeMap<String, Quantity> {
     let cores = std::thread::available_parallelism().map_or(1, |cores| cores.get());
     let memory = memory_kib().unwrap_or(1 << 20);
     BTreeMap::from([
         ("cpu".to_owned(), Quantity(cores.to_string())),
         ("memory".to_owned(), Quantity(format!("{memory}Ki"))),
-        ("pods".to_owned(), Quantity(max_pods.to_string())),
+        ("pods".to_owned(), Quantity(node.max_pods.to_string())),
+        ("ephemeral-storage".to_owned(), Quantity(node.storage_bytes.to_string())),
     ])
 }
 

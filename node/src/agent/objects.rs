@@ -12,7 +12,7 @@ use kube::Api;
 use super::{checkpoint::Checkpoint, client::has_code, spec::Source};
 
 /// How long an answer is waited for if an older one is at hand.
-const ANSWER_MAX: Duration = Duration::from_millis(1500);
+const ANSWER_MAX: Duration = Duration::from_millis(800);
 
 /// Content by key.
 pub type Data = BTreeMap<String, Vec<u8>>;

@@ -17,7 +17,7 @@ use super::{
 
 /// How long a server may take before the checkpoint is used. Workers that still run serve meanwhile;
 /// one that has died must be back within two seconds.
-const PATIENCE: Duration = Duration::from_millis(700);
+const PATIENCE: Duration = Duration::from_millis(500);
 
 /// Everything that was kept.
 #[derive(Debug, Default)]
