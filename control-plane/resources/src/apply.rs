@@ -2,8 +2,8 @@
 //!
 //! ```text
 //! create, update, patch ── track ──► the writer owns what it changed
-//! apply ── merge configuration ── take away what it no longer says ── conflicts? ──► the applier
-//!          over the live object    and nobody else owns                              owns what it says
+//! apply ── lay the configuration ── take away what it ── conflicts? ──► the applier owns
+//!          over the live object     no longer says                      what it says
 //! ```
 //!
 //! Which parts of an object are owned separately is said by its type (`structure`): built-in types

@@ -9,6 +9,8 @@
 //! directive is a key of the patch and never reaches the result. `null` removes a field. JSON patch
 //! and JSON merge patch know no types and are not here.
 
+use std::collections::{HashMap, HashSet};
+
 use serde_json::{Map, Value};
 
 use crate::structure::{self, Strategic, Type};
@@ -200,7 +202,8 @@ fn merge_keyed(
     key: &str,
     child: Type,
 ) -> Result<Vec<Value>, PatchError> {
-    let mut merged = original.clone();
+    let mut merged: Vec<Option<Value>> = original.iter().cloned().map(Some).collect();
+    let mut places = Places::of(&original, |item| item.get(key));
     let mut order = Vec::new();
     let mut replaced = false;
     for item in patch {
@@ -211,6 +214,7 @@ fn merge_keyed(
         if matches!(directive, Directive::Replace) && !replaced {
             // The list is replaced by what else the patch says.
             merged.clear();
+            places = Places::default();
             replaced = true;
         }
         // A replacing item that holds nothing else only says that the list is replaced.
@@ -222,22 +226,48 @@ fn merge_keyed(
             return Err(PatchError::NoMergeKey { item, key: key.to_string() });
         };
         if matches!(directive, Directive::Delete) {
-            merged.retain(|other| other.get(key) != Some(&id));
+            for at in places.0.remove(&id).unwrap_or_default() {
+                merged[at] = None;
+            }
             continue;
         }
-        let at = merged.iter().position(|other| other.get(key) == Some(&id));
-        match at {
+        match places.first(&id) {
             Some(at) => {
-                let before = merged[at].as_object().cloned().unwrap_or_default();
-                merged[at] = Value::Object(merge_map(before, item, child)?);
+                let before = merged[at].take().and_then(|item| item.as_object().cloned());
+                let after = merge_map(before.unwrap_or_default(), item, child)?;
+                merged[at] = Some(Value::Object(after));
             }
-            None => merged.push(Value::Object(merge_map(Fields::new(), item, child)?)),
+            None => {
+                places.0.insert(id.clone(), vec![merged.len()]);
+                merged.push(Some(Value::Object(merge_map(Fields::new(), item, child)?)));
+            }
         }
         order.push(id);
     }
+    let merged: Vec<Value> = merged.into_iter().flatten().collect();
     let id = |item: &Value| item.get(key).cloned().unwrap_or(Value::Null);
     let order: Vec<Value> = order.into_iter().map(|id| Value::from_iter([(key, id)])).collect();
     Ok(arrange(merged, &order, &original, id))
+}
+
+/// Where the items of a list stand, by what tells them apart: lists may have tens of thousands.
+#[derive(Default)]
+struct Places(HashMap<Value, Vec<usize>>);
+
+impl Places {
+    fn of<'a>(list: &'a [Value], id: impl Fn(&'a Value) -> Option<&'a Value>) -> Places {
+        let mut places: HashMap<Value, Vec<usize>> = HashMap::new();
+        for (at, item) in list.iter().enumerate() {
+            if let Some(id) = id(item) {
+                places.entry(id.clone()).or_default().push(at);
+            }
+        }
+        Places(places)
+    }
+
+    fn first(&self, id: &Value) -> Option<usize> {
+        self.0.get(id).and_then(|places| places.first().copied())
+    }
 }
 
 /// As [`take_directive`], but merging is what happens without a directive and may not be asked for.
@@ -251,8 +281,9 @@ fn take_item_directive(item: &mut Fields) -> Result<Directive, PatchError> {
 /// Adds the values that are not there yet.
 fn merge_values(original: Vec<Value>, patch: Vec<Value>) -> Vec<Value> {
     let mut merged = original.clone();
+    let mut known: HashSet<&Value> = original.iter().collect();
     for value in &patch {
-        if !merged.contains(value) {
+        if known.insert(value) {
             merged.push(value.clone());
         }
     }
@@ -263,6 +294,7 @@ fn delete_values(merged: &mut Fields, name: &str, values: &Value) -> Result<(), 
     let Value::Array(values) = values else {
         return Err(PatchError::NoList(DELETE_VALUES, values.to_string()));
     };
+    let values: HashSet<&Value> = values.iter().collect();
     if let Some(Value::Array(list)) = merged.get_mut(name) {
         list.retain(|value| !values.contains(value));
     }
@@ -281,11 +313,12 @@ fn arrange(
 ) -> Vec<Value> {
     let ordered: Vec<Value> = order.iter().map(&id).collect();
     let before: Vec<Value> = original.iter().map(&id).collect();
-    let place = |list: &[Value], item: &Value| list.iter().position(|other| *other == id(item));
+    let (ordered, before) = (Places::of(&ordered, Some), Places::of(&before, Some));
+    let place = |places: &Places, item: &Value| places.first(&id(item));
     let (mut named, mut others): (Vec<Value>, Vec<Value>) =
         list.into_iter().partition(|item| place(&ordered, item).is_some());
-    named.sort_by_key(|item| place(&ordered, item));
-    others.sort_by_key(|item| place(&before, item).unwrap_or(usize::MAX));
+    named.sort_by_cached_key(|item| place(&ordered, item));
+    others.sort_by_cached_key(|item| place(&before, item).unwrap_or(usize::MAX));
 
     let mut arranged = Vec::with_capacity(named.len() + others.len());
     let mut others = others.into_iter().peekable();

@@ -8,6 +8,7 @@
 mod cluster;
 mod network;
 mod pod;
+mod policy;
 mod workloads;
 
 pub use pod::{status as pod_status, why as pod_why};
@@ -37,7 +38,8 @@ type Cells = fn(&Object, Timestamp) -> Vec<Value>;
 /// (group, plural, columns, cells)
 type Row = (&'static str, &'static str, &'static [Column], Cells);
 
-const TABLES: &[&[Row]] = &[pod::TABLES, workloads::TABLES, network::TABLES, cluster::TABLES];
+const TABLES: &[&[Row]] =
+    &[pod::TABLES, workloads::TABLES, network::TABLES, cluster::TABLES, policy::TABLES];
 
 const DEFAULT: &[Column] = &[NAME, AGE];
 

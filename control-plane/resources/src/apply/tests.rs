@@ -150,3 +150,120 @@ fn the_oldest_updaters_become_one() {
     assert_eq!(*fields, json!({"f:0": {}, "f:1": {}, "f:2": {}, "f:3": {}}));
     let _: Vec<Value> = entries;
 }
+
+/// Chance that can be repeated: xorshift.
+struct Chance(u64);
+
+impl Chance {
+    fn below(&mut self, limit: u64) -> u64 {
+        self.0 ^= self.0 << 13;
+        self.0 ^= self.0 >> 7;
+        self.0 ^= self.0 << 17;
+        self.0 % limit
+    }
+
+    fn pick<'a>(&mut self, words: &[&'a str]) -> &'a str {
+        words[self.below(words.len() as u64) as usize]
+    }
+
+    /// A map of texts, often absent.
+    fn map(&mut self) -> Value {
+        let count = self.below(3);
+        let pair = |chance: &mut Chance| (chance.pick(&["k", "l", "m"]).to_owned(), chance.text());
+        Value::Object((0..count).map(|_| pair(self)).collect())
+    }
+
+    fn text(&mut self) -> Value {
+        Value::from(self.pick(&["1", "2"]))
+    }
+
+    /// Objects by name, each name once.
+    fn named(&mut self, fill: impl Fn(&mut Chance) -> Value) -> Value {
+        let mut items = Vec::new();
+        for name in ["a", "b", "c"] {
+            if self.below(2) == 0 {
+                let mut item = fill(self);
+                item["name"] = name.into();
+                let at = self.below(items.len() as u64 + 1) as usize;
+                items.insert(at, item);
+            }
+        }
+        Value::Array(items)
+    }
+
+    fn pod(&mut self) -> Object {
+        let mut pod = json!({"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "p"}});
+        pod["metadata"]["labels"] = self.map();
+        if self.below(2) == 0 {
+            pod["metadata"]["finalizers"] = json!([self.text()]);
+        }
+        if self.below(3) > 0 {
+            pod["spec"]["containers"] = self.named(|chance| {
+                let mut container = json!({"image": chance.text()});
+                if chance.below(2) == 0 {
+                    container["env"] = chance.named(|chance| json!({"value": chance.text()}));
+                }
+                if chance.below(3) == 0 {
+                    container["args"] = json!([chance.text()]);
+                }
+                container
+            });
+        }
+        if self.below(3) == 0 {
+            pod["spec"]["nodeSelector"] = self.map();
+        }
+        if self.below(3) == 0 {
+            pod["spec"]["hostname"] = self.text();
+        }
+        pod
+    }
+}
+
+/// Whether the object is as the configuration says.
+fn holds(object: &Object, config: &Object) -> bool {
+    let place = Place::built_in(testscript::kind("pods"));
+    let laid = walk::merge(place, object, config);
+    walk::difference(place, object, &laid) == Difference::default()
+}
+
+#[test]
+fn applies_keep_their_promises() {
+    let types = BuiltIn(testscript::kind("pods"));
+    let writer = |manager: &str| Writer {
+        manager: manager.to_owned(),
+        api_version: "v1".to_owned(),
+        subresource: String::new(),
+        time: "2026-01-01T00:00:00Z".to_owned(),
+    };
+    for seed in 1..3_000 {
+        let mut chance = Chance(u64::wrapping_mul(seed, 0x9E37_79B9_7F4A_7C15));
+        let mut live = chance.pod();
+        track(&types, None, &mut live, &writer("u"));
+        let (mine, yours) = (chance.pod(), chance.pod());
+        let first = apply(&types, Some(&live), &mine, &writer("a"), true).expect("force");
+        assert!(holds(&first, &mine), "seed {seed}: {first} is not {mine}");
+        // Once more changes nothing, and is no conflict.
+        let again = apply(&types, Some(&first), &mine, &writer("a"), false).expect("no conflict");
+        assert_eq!(again, first, "seed {seed}");
+        // Another one does not take anything away without force.
+        match apply(&types, Some(&first), &yours, &writer("b"), false) {
+            Ok(shared) => {
+                assert!(holds(&shared, &mine) && holds(&shared, &yours), "seed {seed}: {shared}");
+            }
+            Err(ApplyError::Conflicts(conflicts)) => assert!(!conflicts.is_empty()),
+            Err(error) => panic!("seed {seed}: {error}"),
+        }
+        // With force it does, and what it then gives up is gone unless somebody else has it.
+        let forced = apply(&types, Some(&first), &yours, &writer("b"), true).expect("force");
+        assert!(holds(&forced, &yours), "seed {seed}: {forced} is not {yours}");
+        let bare = json!({"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "p"}});
+        let given_up = apply(&types, Some(&forced), &bare, &writer("b"), false).expect("bare");
+        for entry in meta::managed_fields(&given_up) {
+            assert_ne!(entry["manager"], "b", "seed {seed}: {given_up}");
+        }
+        // The record of owners survives its own encoding.
+        let entries = meta::managed_fields(&given_up);
+        let managers = managers::decode(entries).expect("well formed");
+        assert_eq!(managers::encode(managers), entries, "seed {seed}");
+    }
+}

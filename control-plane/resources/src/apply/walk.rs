@@ -2,7 +2,7 @@
 //! states, and the two ways an apply changes an object (laying a configuration over it, and taking
 //! fields away).
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 
 use serde_json::{Map, Value};
 
@@ -259,18 +259,18 @@ impl Comparing {
         let (Some(old), Some(new)) = (old, new) else {
             return false;
         };
+        let mut rest: BTreeMap<&Element, &Value> =
+            new.iter().map(|(element, item)| (element, *item)).collect();
         for (element, item) in &old {
-            let other = new.iter().find(|(other, _)| other == element).map(|(_, item)| *item);
+            let other = rest.remove(element);
             self.path.push(element.clone());
             self.compare(place.item(), Some(item), other);
             self.path.pop();
         }
-        for (element, item) in &new {
-            if !old.iter().any(|(other, _)| other == element) {
-                self.path.push(element.clone());
-                self.compare(place.item(), None, Some(item));
-                self.path.pop();
-            }
+        for (element, item) in rest {
+            self.path.push(element.clone());
+            self.compare(place.item(), None, Some(item));
+            self.path.pop();
         }
         true
     }
@@ -328,13 +328,13 @@ fn merged_items(place: Place<'_>, rule: &Rule<'_>, live: &[Value], config: &[Val
     };
     let live: Vec<(Option<Element>, &Value)> =
         live.iter().map(|item| (element(place, rule, item).ok(), item)).collect();
-    let in_live = |wanted: &Element| {
-        let found = live.iter().find(|(element, _)| element.as_ref() == Some(wanted));
-        found.map(|(_, item)| *item)
-    };
-    let place_in_config = |wanted: &Option<Element>| {
-        config.iter().position(|(element, _)| Some(element) == wanted.as_ref())
-    };
+    let known = live.iter().rev().filter_map(|(element, item)| Some((element.as_ref()?, *item)));
+    let known: BTreeMap<&Element, &Value> = known.collect();
+    let in_live = |wanted: &Element| known.get(wanted).copied();
+    let places: BTreeMap<&Element, usize> =
+        config.iter().enumerate().map(|(index, (element, _))| (element, index)).collect();
+    let place_in_config =
+        |wanted: &Option<Element>| wanted.as_ref().and_then(|wanted| places.get(wanted).copied());
     // Items that both lists have, in the configuration's order: their turn is the rhythm by which
     // the live list is followed.
     let mut shared: VecDeque<usize> =

@@ -19,6 +19,13 @@ const DEPTH_MAX: usize = 128;
 /// Most values in a body. A YAML alias repeats what it names, so bytes alone bound nothing.
 const VALUES_MAX: usize = 1_000_000;
 
+/// Most keys sent twice that are reported: each may become a header of the answer.
+const DUPLICATES_MAX: usize = 100;
+
+/// Room for warnings in an answer, as in Kubernetes; beyond it each is cut to this many characters.
+const WARNINGS_BYTES_MAX: usize = 4 * 1024;
+const LONG_WARNING_CHARS: usize = 256;
+
 /// What we can read; named when we cannot read something.
 pub const READABLE: &str =
     "application/json, application/yaml, application/vnd.kubernetes.protobuf";
@@ -230,7 +237,8 @@ impl<'de> Visitor<'de> for At<'_> {
             self.reading.path.push(key.clone());
             let value =
                 access.next_value_seed(At { reading: self.reading, depth: self.depth + 1 })?;
-            if object.insert(key, value).is_some() {
+            let twice = object.insert(key, value).is_some();
+            if twice && self.reading.duplicates.len() < DUPLICATES_MAX {
                 self.reading.duplicates.push(self.reading.path.join(".").replace(".[", "["));
             }
             self.reading.path.pop();
@@ -283,21 +291,27 @@ pub fn warn(headers: &mut http::HeaderMap, warnings: &[String]) {
 fn warning_headers(warnings: &[String]) -> Vec<HeaderValue> {
     let mut texts: Vec<String> = Vec::new();
     for warning in warnings {
-        let printable = warning.chars().filter(|c| !c.is_control());
-        let text: String = printable
-            .flat_map(|c| match c {
-                '"' | '\\' => vec!['\\', c],
-                c => vec![c],
-            })
-            .collect();
+        let text: String = warning.chars().filter(|c| !c.is_control()).collect();
         if !texts.contains(&text) {
             texts.push(text);
         }
     }
-    texts
-        .iter()
-        .filter_map(|text| HeaderValue::try_from(format!("299 - \"{text}\"")).ok())
-        .collect()
+    let is_long = texts.iter().map(String::len).sum::<usize>() > WARNINGS_BYTES_MAX;
+    let mut left = WARNINGS_BYTES_MAX;
+    let mut headers = Vec::new();
+    for text in texts {
+        let text: String = match is_long {
+            true => text.chars().take(LONG_WARNING_CHARS).collect(),
+            false => text,
+        };
+        if text.len() > left {
+            break;
+        }
+        left -= text.len();
+        let text = text.replace('\\', "\\\\").replace('"', "\\\"");
+        headers.extend(HeaderValue::try_from(format!("299 - \"{text}\"")).ok());
+    }
+    headers
 }
 
 /// The metadata-only form of an object.

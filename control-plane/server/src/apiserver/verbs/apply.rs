@@ -81,7 +81,8 @@ async fn create(
     let uid = meta::uid(config);
     if !uid.is_empty() {
         let why = format!(
-            "uid mismatch: the provided object specified uid {uid}, and no existing object was found"
+            "uid mismatch: the provided object specified uid {uid}, and no existing object was \
+             found"
         );
         return Err(ApiError::conflict(request.kind, request.name(), why).into());
     }

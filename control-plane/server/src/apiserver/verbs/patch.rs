@@ -24,9 +24,9 @@ use wherry_resources::{Kind, Object, meta, patch as strategic};
 
 /// Most operations of a JSON patch, as in Kubernetes.
 const OPERATIONS_MAX: usize = 10_000;
-/// Most bytes a patched object may have: `copy` doubles what it copies, so a small patch could grow
-/// without end.
-const PATCHED_BYTES_MAX: usize = content::BODY_BYTES_MAX;
+/// Most bytes that all `copy` operations of a patch may copy: each may double the object, so a small
+/// patch could grow without end.
+const COPIED_BYTES_MAX: usize = content::BODY_BYTES_MAX;
 
 const ACCEPTED: &str = "application/json-patch+json, application/merge-patch+json, \
     application/apply-patch+yaml, application/strategic-merge-patch+json";
@@ -130,18 +130,7 @@ impl Patch {
         };
         let mut new = old.clone();
         match self {
-            Patch::Json(operations) => {
-                for operation in operations {
-                    json_patch::patch(&mut new, std::slice::from_ref(operation)).map_err(
-                        |error| invalid(format!("the server rejected our request: {error}")),
-                    )?;
-                    if matches!(operation, PatchOperation::Copy(_))
-                        && size(&new) > PATCHED_BYTES_MAX
-                    {
-                        return Err(ApiError::TooLarge(format!("limit is {PATCHED_BYTES_MAX}")));
-                    }
-                }
-            }
+            Patch::Json(operations) => run(operations, &mut new, invalid)?,
             Patch::Merge(patch) => json_patch::merge(&mut new, patch),
             Patch::Strategic(patch) => {
                 new = strategic::strategic(kind, old, patch)
@@ -161,10 +150,34 @@ impl Patch {
     }
 }
 
+/// Runs the operations of a JSON patch one after the other.
+pub fn run(
+    operations: &[PatchOperation],
+    value: &mut Value,
+    invalid: impl Fn(String) -> ApiError,
+) -> Result<(), ApiError> {
+    let mut copied = 0;
+    for operation in operations {
+        if let PatchOperation::Copy(copy) = operation {
+            copied += value.pointer(copy.from.as_str()).map_or(0, size);
+            if copied > COPIED_BYTES_MAX {
+                let why = format!("the copies of a patch are limited to {COPIED_BYTES_MAX} bytes");
+                return Err(ApiError::TooLarge(why));
+            }
+        }
+        json_patch::patch(value, std::slice::from_ref(operation))
+            .map_err(|error| invalid(format!("the server rejected our request: {error}")))?;
+    }
+    Ok(())
+}
+
+/// About how many bytes a value is as JSON.
 fn size(value: &Value) -> usize {
     match value {
-        Value::Array(items) => items.iter().map(size).sum(),
-        Value::Object(map) => map.iter().map(|(key, value)| key.len() + size(value)).sum(),
+        Value::Array(items) => 2 + items.iter().map(size).sum::<usize>(),
+        Value::Object(map) => {
+            2 + map.iter().map(|(key, value)| key.len() + 4 + size(value)).sum::<usize>()
+        }
         Value::String(text) => text.len() + 2,
         _ => 8,
     }

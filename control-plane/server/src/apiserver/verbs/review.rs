@@ -127,8 +127,8 @@ fn token(api: &ApiServer, review: &Object) -> Value {
     }
 }
 
-/// Resources in use. No agent reports any, so there is nothing of any Pod or node: kubectl then says
-/// that metrics are not available yet.
+/// Resources in use. No agent reports any, so there is nothing of any Pod or node: kubectl then
+/// says that metrics are not available yet.
 fn usage(request: &Request) -> Result<Response, ApiError> {
     let kind = request.kind;
     if request.attributes.named {

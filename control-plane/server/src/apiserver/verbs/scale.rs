@@ -126,8 +126,10 @@ impl Change {
         let mut new = old.clone();
         match self {
             Change::Whole(scale) | Change::Apply(scale) => new = scale.clone(),
-            Change::Patch(Patch::Json(operations)) => json_patch::patch(&mut new, operations)
-                .map_err(|error| invalid(meta::name(old), "patch", error.to_string()))?,
+            Change::Patch(Patch::Json(operations)) => {
+                let refused = |why| invalid(meta::name(old), "patch", why);
+                patch::run(operations, &mut new, refused)?;
+            }
             Change::Patch(Patch::Merge(patch) | Patch::Strategic(patch)) => {
                 json_patch::merge(&mut new, patch);
             }

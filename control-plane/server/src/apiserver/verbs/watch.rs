@@ -421,7 +421,7 @@ impl Stream {
                 }
                 heard = socket.recv() => {
                     // Clients have nothing to say but that they go; pings answer themselves.
-                    if !matches!(heard, Some(Ok(message)) if !matches!(message, Message::Close(_))) {
+                    if matches!(heard, None | Some(Err(_) | Ok(Message::Close(_)))) {
                         return;
                     }
                 }
