@@ -10,6 +10,7 @@ use std::{
 };
 
 use jiff::Timestamp;
+use serde::Serialize;
 
 use crate::protocol::{USAGE_INTERVAL_SECONDS, Usage};
 
@@ -44,6 +45,24 @@ pub struct Sample {
     pub requests: u64,
 }
 
+/// What a container uses, as the control plane reads it.
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Row {
+    /// Uid of the Pod.
+    pub uid: String,
+    /// Name of the container.
+    pub container: String,
+    /// Billionths of a core.
+    pub cpu_nanocores: u64,
+    /// Linear memory.
+    pub memory_bytes: u64,
+    /// End of the interval that was measured.
+    pub at: Timestamp,
+    /// Length of that interval.
+    pub window_ms: u64,
+}
+
 impl Accounts {
     fn known(&self) -> std::sync::MutexGuard<'_, HashMap<String, HashMap<String, Known>>> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
@@ -71,6 +90,26 @@ impl Accounts {
             known.get(uid).into_iter().flatten().map(|(_, it)| sample(it, now)).collect();
         samples.sort_by(|a, b| a.container.cmp(&b.container));
         samples
+    }
+
+    /// All containers of this node, with the uids of their Pods.
+    pub fn all(&self, now: Timestamp) -> Vec<Row> {
+        let known = self.known();
+        let mut rows = Vec::new();
+        for (uid, containers) in known.iter() {
+            for it in containers.values() {
+                let sample = sample(it, now);
+                rows.push(Row {
+                    uid: uid.clone(),
+                    container: sample.container,
+                    cpu_nanocores: sample.cpu_rate_ns,
+                    memory_bytes: sample.memory_bytes,
+                    at: sample.at,
+                    window_ms: u64::try_from(sample.window.as_millis()).unwrap_or(u64::MAX),
+                });
+            }
+        }
+        rows
     }
 
     /// Linear memory of a Pod.

@@ -208,6 +208,7 @@ pub async fn run(config: Config, shutdown: CancellationToken) -> Result<(), Agen
         inputs.clone(),
         config.address,
     );
+    let accounts = Arc::new(Accounts::default());
     let pods = Pods::new(Parts {
         client: client.clone(),
         fleet,
@@ -217,7 +218,7 @@ pub async fn run(config: Config, shutdown: CancellationToken) -> Result<(), Agen
         address: config.address,
         node: config.name.clone(),
         logs: logs.clone(),
-        accounts: Arc::new(Accounts::default()),
+        accounts: accounts.clone(),
         pressures,
         inputs: inputs.downgrade(),
     });
@@ -234,7 +235,7 @@ pub async fn run(config: Config, shutdown: CancellationToken) -> Result<(), Agen
         config.data_dir.clone(),
         shutdown.clone(),
     ));
-    tasks.spawn(tunnel::run(connection.clone(), logs, inputs.clone(), shutdown.clone()));
+    tasks.spawn(tunnel::run(connection.clone(), logs, accounts, inputs.clone(), shutdown.clone()));
     tasks.spawn(learn_members(connection, config.data_dir.clone(), shutdown.clone()));
     tasks.spawn(volumes.keep_fresh(shutdown.clone()));
     tasks.spawn(checkpoint.clone().run());

@@ -6,12 +6,13 @@
 //! tunnel is kept to each member, so that logs come through any of them; a broken one is opened
 //! again with growing delays.
 //!
-//! Served: `GET /logs/{namespace}/{pod}/{container}?…` (see `logs.rs`), `GET /healthz`.
+//! Served: `GET /logs/{namespace}/{pod}/{container}?…` (see `logs.rs`), `GET /usage` (see
+//! `accounts.rs`), `GET /healthz`.
 
 use std::{collections::HashMap, path::PathBuf, sync::Arc, time::Duration};
 
 use axum::{
-    Router,
+    Json, Router,
     body::Body,
     extract::{Path, RawQuery, State},
     http::{StatusCode, header},
@@ -33,7 +34,12 @@ use tokio_util::sync::CancellationToken;
 
 use crate::protocol;
 
-use super::{client::Connection, logs, pods::Input};
+use super::{
+    accounts::{Accounts, Row},
+    client::Connection,
+    logs,
+    pods::Input,
+};
 
 /// Where the server takes tunnels.
 const PATH: &str = "/wherry/v1/tunnel";
@@ -91,6 +97,7 @@ pub enum LogRefusal {
 #[derive(Clone)]
 struct Context {
     logs: Arc<PathBuf>,
+    accounts: Arc<Accounts>,
     inputs: mpsc::Sender<Input>,
 }
 
@@ -99,10 +106,11 @@ struct Context {
 pub async fn run(
     connection: Arc<Connection>,
     logs: PathBuf,
+    accounts: Arc<Accounts>,
     inputs: mpsc::Sender<Input>,
     shutdown: CancellationToken,
 ) {
-    let app = router(Context { logs: Arc::new(logs), inputs });
+    let app = router(Context { logs: Arc::new(logs), accounts, inputs });
     let mut each = connection.members.each();
     let mut open: HashMap<String, CancellationToken> = HashMap::new();
     let mut tunnels = JoinSet::new();
@@ -191,8 +199,13 @@ async fn serve(client: &kube::Client, app: Router) -> Result<(), String> {
 fn router(context: Context) -> Router {
     Router::new()
         .route("/healthz", get(|| async { "ok" }))
+        .route("/usage", get(usage))
         .route("/logs/{namespace}/{pod}/{container}", get(container_logs))
         .with_state(context)
+}
+
+async fn usage(State(context): State<Context>) -> Json<Vec<Row>> {
+    Json(context.accounts.all(Timestamp::now()))
 }
 
 async fn container_logs(

@@ -21,6 +21,7 @@ pub mod scale;
 mod select;
 mod table;
 pub mod update;
+mod usage;
 pub mod watch;
 mod write;
 

@@ -1,6 +1,6 @@
 //! Kinds that are computed and never stored: who am I, may I, what may I, is this token good.
 
-use super::{body, pods};
+use super::{body, pods, usage};
 use crate::apiserver::{
     ApiServer,
     auth::{self, User},
@@ -24,7 +24,7 @@ pub async fn answer(api: &ApiServer, request: &Request) -> Result<Response, ApiE
     match kind.kind {
         "Binding" => return pods::bind(api, request).await,
         "ComponentStatus" => return components(api, request),
-        "NodeMetrics" | "PodMetrics" => return usage(request),
+        "NodeMetrics" | "PodMetrics" => return usage::usage(api, request).await,
         _ => {}
     }
     let mut review = body::other(request, &kind.api_version(), kind.kind)?;
@@ -125,19 +125,6 @@ fn token(api: &ApiServer, review: &Object) -> Value {
         Some(user) => json!({ "authenticated": true, "user": user_info(&user) }),
         None => json!({ "user": {}, "error": "the token is not valid" }),
     }
-}
-
-/// Resources in use. No agent reports any, so there is nothing of any Pod or node: kubectl then
-/// says that metrics are not available yet.
-fn usage(request: &Request) -> Result<Response, ApiError> {
-    let kind = request.kind;
-    if request.attributes.named {
-        return Err(ApiError::not_found(kind, request.name()));
-    }
-    let list = json!({
-        "kind": kind.list_kind(), "apiVersion": kind.api_version(), "metadata": {}, "items": [],
-    });
-    Ok(content::respond(StatusCode::OK, &request.accepted, &list, &[]))
 }
 
 /// Components that old tools look for; all of them are this process.
