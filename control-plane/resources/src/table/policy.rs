@@ -1,4 +1,5 @@
-//! Tables of what decides about requests: admission policies, priority and fairness; and of drivers.
+//! Tables of what decides about requests: admission policies, priority and fairness; of drivers, and
+//! of usage.
 
 use jiff::Timestamp;
 use serde_json::Value;
@@ -19,6 +20,8 @@ pub(super) const TABLES: &[Row] = &[
     (FLOW, "flowschemas", FLOW_SCHEMA, flow_schema),
     (FLOW, "prioritylevelconfigurations", LEVEL, level),
     ("storage.k8s.io", "csidrivers", DRIVER, driver),
+    ("metrics.k8s.io", "pods", USAGE, usage),
+    ("metrics.k8s.io", "nodes", USAGE, usage),
 ];
 
 const POLICY: &[Column] = &[
@@ -151,5 +154,31 @@ fn driver(object: &Object, now: Timestamp) -> Vec<Value> {
         flag("requiresRepublish"),
         or_none(&modes.collect::<Vec<_>>().join(",")),
         age(object, now),
+    ]
+}
+
+const USAGE: &[Column] = &[
+    NAME,
+    column("CPU", "Thousandths of a core in use"),
+    column("Memory", "Memory in use"),
+    column("Window", "Length of the interval that was measured"),
+];
+
+/// Of a Pod the sum over its containers, of a node what it says itself.
+fn usage(object: &Object, _: Timestamp) -> Vec<Value> {
+    let containers = list(object, "/containers").iter();
+    let parts: Vec<&Value> = containers.chain([object]).collect();
+    let number = |key: &str, unit: &str| -> u64 {
+        let amounts = parts.iter().filter_map(|part| part.get("usage")?.get(key)?.as_str());
+        let numbers = amounts.filter_map(|text| text.strip_suffix(unit)?.parse().ok());
+        numbers.fold(0, u64::saturating_add)
+    };
+    let cpu = number("cpu", "n").div_ceil(1_000_000);
+    let memory = number("memory", "Ki") / 1024;
+    vec![
+        name(object),
+        Value::from(format!("{cpu}m")),
+        Value::from(format!("{memory}Mi")),
+        Value::from(field(object, "/window")),
     ]
 }

@@ -16,8 +16,14 @@ use serde_json::{Map, Number, Value, json};
 pub const BODY_BYTES_MAX: usize = 3 * 1024 * 1024;
 /// Deepest nesting of a body: far above any manifest, far below what a stack can bear.
 const DEPTH_MAX: usize = 128;
-/// Most values in a body. A YAML alias repeats what it names, so bytes alone bound nothing.
-const VALUES_MAX: usize = 1_000_000;
+/// Most values in a body; the largest real objects have tens of thousands. A YAML alias repeats what
+/// it names, so bytes alone bound nothing.
+const VALUES_MAX: usize = 400_000;
+/// Most characters of a YAML body at which a value may begin or end. The reader keeps the whole
+/// document as events of a hundred bytes before we see the first of them.
+const YAML_MARKS_MAX: usize = 2 * VALUES_MAX;
+
+const TOO_LARGE: &str = "the body is nested too deeply or too large";
 
 /// Most keys sent twice that are reported: each may become a header of the answer.
 const DUPLICATES_MAX: usize = 100;
@@ -150,6 +156,10 @@ pub fn decode_json(body: &[u8]) -> Result<Decoded, String> {
 
 /// Reads one YAML document.
 pub fn decode_yaml(body: &[u8]) -> Result<Decoded, String> {
+    let marks = body.iter().filter(|byte| b"-,:[{\n".contains(byte)).count();
+    if marks > YAML_MARKS_MAX {
+        return Err(TOO_LARGE.to_owned());
+    }
     let mut reading = Reading::default();
     let value = At { reading: &mut reading, depth: 0 }
         .deserialize(serde_yaml_ng::Deserializer::from_slice(body))
@@ -177,7 +187,7 @@ impl<'de> DeserializeSeed<'de> for At<'_> {
     fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<Value, D::Error> {
         self.reading.values += 1;
         if self.depth > DEPTH_MAX || self.reading.values > VALUES_MAX {
-            return Err(serde::de::Error::custom("the body is nested too deeply or too large"));
+            return Err(serde::de::Error::custom(TOO_LARGE));
         }
         deserializer.deserialize_any(self)
     }
