@@ -3,6 +3,7 @@
 //! when `WHERRY_L3` is set (`make test`).
 
 mod apps;
+mod chaos;
 mod crash;
 mod dashboard;
 mod dev;

@@ -5,8 +5,16 @@
 //! tests run beside each other; [`plane::Plane`] is a control plane of several members without
 //! nodes. Tests wait for conditions with a deadline ([`wait_for`]), never for a time. Dropping a
 //! [`Dev`] ends its processes, and only these.
+//!
+//! [`server`] is one `wherry server` by itself, [`http`] a client that knows whether it was heard,
+//! [`powercut`] cuts the power behind every fsync, and [`chaos`] does everything else to three
+//! members at once.
 
+pub mod chaos;
+pub mod http;
 pub mod plane;
+pub mod powercut;
+pub mod server;
 
 use std::io::{BufRead as _, BufReader, Read as _, Write as _};
 use std::net::{Ipv4Addr, SocketAddr, TcpStream};
@@ -193,7 +201,7 @@ pub fn kubectl(kubeconfig: &Path, arguments: &[&str]) -> Output {
 }
 
 /// A loopback address that no other cluster of this test run has, with room for its nodes above it.
-fn own_address() -> Ipv4Addr {
+pub fn own_address() -> Ipv4Addr {
     static NEXT: AtomicU16 = AtomicU16::new(1);
     let [low, _, _, _] = std::process::id().to_le_bytes();
     let [high, _] = NEXT.fetch_add(1, Ordering::Relaxed).to_le_bytes();

@@ -1,11 +1,5 @@
-//! `make bench`: what Wherry costs and carries, beside plain `wasmtime serve` in the same run.
-//!
-//! Rows: requests through a NodePort to a handler (wrk, 32 connections, two threads, against the
-//! same component under `wasmtime serve`, plain and with the pool settings Wherry uses); apply →
-//! first 200 with the image compiled; the store's writes of 1 KiB at 1, 16 and 128 writers;
-//! resident memory idle and with 1,000 idle Pods. Every load is bounded in time and goes to
-//! loopback. A run with any answer other than 200 does not count. Prints a table, writes
-//! `bench-results.json`; the machine's load is part of both.
+//! Guests and their traffic: requests beside plain `wasmtime serve`, apply → first answer, the
+//! store by itself, and memory.
 
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -19,6 +13,8 @@ use serde_json::{Value, json};
 use wherry_store::{Engine, Precondition, Store};
 use wherry_tests::{Dev, http_get, repository, wait_for};
 
+use crate::Rows;
+
 const WASMTIME: &str = "48.0.8";
 const HELLO: u16 = 30080;
 /// Long enough for a median that repeats, short enough to run often.
@@ -27,57 +23,6 @@ const CONNECTIONS: u32 = 32;
 const APPLY_ROUNDS: usize = 20;
 const IDLE_PODS: usize = 1000;
 const STORE_WRITES: u64 = 4000;
-
-fn main() -> Result<()> {
-    let target = flag("--target").unwrap_or_else(|| "target".to_owned());
-    let mut rows = Rows(Vec::new());
-    rows.add("machine", "load average before", load_average()?, "");
-    requests(&mut rows, Path::new(&target))?;
-    apply_to_first_answer(&mut rows)?;
-    store_writes(&mut rows)?;
-    memory(&mut rows)?;
-    rows.add("machine", "load average after", load_average()?, "");
-    rows.print();
-    let file = repository().join("bench-results.json");
-    std::fs::write(&file, serde_json::to_string_pretty(&rows.0)?)?;
-    println!("\nwritten to {}", file.display());
-    Ok(())
-}
-
-fn flag(name: &str) -> Option<String> {
-    let mut arguments = std::env::args().skip_while(|argument| argument != name);
-    arguments.nth(1)
-}
-
-/// The results, in the order in which they were measured.
-struct Rows(Vec<Value>);
-
-impl Rows {
-    fn add(&mut self, group: &str, name: &str, value: f64, unit: &str) {
-        eprintln!("{group}: {name} = {value:.2} {unit}");
-        self.0.push(json!({"group": group, "name": name, "value": value, "unit": unit}));
-    }
-
-    fn print(&self) {
-        let text = |row: &Value, key: &str| row[key].as_str().unwrap_or_default().to_owned();
-        let names = self.0.iter().map(|row| text(row, "name").len());
-        let width = names.max().unwrap_or_default();
-        let mut group = String::new();
-        for row in &self.0 {
-            if text(row, "group") != group {
-                group = text(row, "group");
-                println!("\n{group}");
-            }
-            let value = row["value"].as_f64().unwrap_or_default();
-            println!("  {:width$}  {value:>12.2} {}", text(row, "name"), text(row, "unit"));
-        }
-    }
-}
-
-fn load_average() -> Result<f64> {
-    let text = std::fs::read_to_string("/proc/loadavg")?;
-    Ok(text.split(' ').next().context("three averages")?.parse()?)
-}
 
 /// What wrk measured.
 struct Load {
@@ -122,7 +67,7 @@ fn milliseconds(text: &str) -> Result<f64> {
     bail!("{text:?} is not a time")
 }
 
-fn requests(rows: &mut Rows, target: &Path) -> Result<()> {
+pub fn requests(rows: &mut Rows, target: &Path) -> Result<()> {
     let group = "requests (hello-http, 32 connections)";
     let wasmtime = install_wasmtime(target)?;
     let component = repository().join("sample-apps/dist/hello-http.wasm");
@@ -189,7 +134,7 @@ fn with_wasmtime(binary: &Path, component: &Path, options: &[&str]) -> Result<Lo
 }
 
 /// A child that ends with its scope.
-struct Ended(Child);
+pub struct Ended(pub Child);
 
 impl Drop for Ended {
     fn drop(&mut self) {
@@ -231,7 +176,7 @@ async fn post(client: &kube::Client, path: &str, object: &Value) -> Result<Value
 const DEPLOYMENTS: &str = "/apis/apps/v1/namespaces/default/deployments";
 const SERVICES: &str = "/api/v1/namespaces/default/services";
 
-fn apply_to_first_answer(rows: &mut Rows) -> Result<()> {
+pub fn apply_to_first_answer(rows: &mut Rows) -> Result<()> {
     let cluster = Dev::start();
     let runtime = tokio::runtime::Runtime::new()?;
     let client = runtime.block_on(client(&cluster))?;
@@ -261,7 +206,7 @@ fn apply_to_first_answer(rows: &mut Rows) -> Result<()> {
     Ok(())
 }
 
-fn store_writes(rows: &mut Rows) -> Result<()> {
+pub fn store_writes(rows: &mut Rows) -> Result<()> {
     let runtime = tokio::runtime::Runtime::new()?;
     for writers in [1_u64, 16, 128] {
         let folder = tempfile::tempdir_in(repository().join("tests"))?;
@@ -305,7 +250,7 @@ async fn write_with(config: wherry_store::Config, writers: u64) -> Result<(f64, 
     Ok((seconds, histogram))
 }
 
-fn memory(rows: &mut Rows) -> Result<()> {
+pub fn memory(rows: &mut Rows) -> Result<()> {
     let group = "resident memory (proportional set size)";
     let cluster = Dev::start();
     add_memory(rows, group, &cluster, "idle");
@@ -342,7 +287,7 @@ fn add_memory(rows: &mut Rows, group: &str, cluster: &Dev, when: &str) {
 }
 
 /// Memory of a process, pages shared with others counted by their share.
-fn proportional_mib(pid: i32) -> f64 {
+pub fn proportional_mib(pid: i32) -> f64 {
     let text = std::fs::read_to_string(format!("/proc/{pid}/smaps_rollup")).unwrap_or_default();
     let line = text.lines().find_map(|line| line.strip_prefix("Pss:"));
     let kib = line.and_then(|line| line.trim().strip_suffix(" kB")?.trim().parse::<f64>().ok());

@@ -1,0 +1,96 @@
+//! `make bench`: what Wherry costs and carries, beside others in the same run.
+//!
+//! Parts, by name (`make bench ARGS="--parts puts,etcd"`); without names all run:
+//! - `requests`: through a NodePort to a handler, beside plain `wasmtime serve` (wrk, 32
+//!   connections, two threads, the same component, plain and with the pool settings Wherry uses);
+//! - `apply`: apply → first 200 with the image compiled;
+//! - `store`: the store's writes of 1 KiB at 1, 16 and 128 writers, in this process;
+//! - `memory`: resident memory idle and with 1,000 idle Pods;
+//! - `etcd`: three members of the control plane beside three of etcd, the same load on both.
+//!
+//! Every load is bounded in time and goes to loopback. A run with any answer other than 200 does
+//! not count. Prints a table, writes `bench-results.json`; the machine's load is part of both.
+
+mod apps;
+mod beside;
+mod etcd;
+mod target;
+
+use std::path::Path;
+
+use anyhow::{Context, Result, ensure};
+use serde_json::{Value, json};
+use wherry_tests::repository;
+
+const PARTS: [&str; 5] = ["requests", "apply", "store", "memory", "etcd"];
+
+fn main() -> Result<()> {
+    let provider = rustls::crypto::ring::default_provider();
+    provider.install_default().expect("nothing installed a provider before main");
+    let target = flag("--target").unwrap_or_else(|| "target".to_owned());
+    let parts = parts()?;
+    let mut rows = Rows(Vec::new());
+    rows.add("machine", "load average before", load_average()?, "");
+    for part in &parts {
+        match part.as_str() {
+            "requests" => apps::requests(&mut rows, Path::new(&target))?,
+            "apply" => apps::apply_to_first_answer(&mut rows)?,
+            "store" => apps::store_writes(&mut rows)?,
+            "memory" => apps::memory(&mut rows)?,
+            _ => beside::etcd(&mut rows)?,
+        }
+    }
+    rows.add("machine", "load average after", load_average()?, "");
+    rows.print();
+    let file = repository().join("bench-results.json");
+    std::fs::write(&file, serde_json::to_string_pretty(&rows.0)?)?;
+    println!("\nwritten to {}", file.display());
+    Ok(())
+}
+
+/// The parts that were asked for, in their order.
+fn parts() -> Result<Vec<String>> {
+    let all: Vec<String> = PARTS.iter().map(|part| (*part).to_owned()).collect();
+    let Some(asked) = flag("--parts") else { return Ok(all) };
+    let asked: Vec<&str> = asked.split(',').map(str::trim).collect();
+    if let Some(other) = asked.iter().find(|part| !PARTS.contains(part)) {
+        anyhow::bail!("--parts: {other:?} is none; there are {}", PARTS.join(", "));
+    }
+    ensure!(!asked.is_empty(), "--parts names nothing");
+    Ok(all.into_iter().filter(|part| asked.contains(&part.as_str())).collect())
+}
+
+fn flag(name: &str) -> Option<String> {
+    let mut arguments = std::env::args().skip_while(|argument| argument != name);
+    arguments.nth(1)
+}
+
+/// The results, in the order in which they were measured.
+pub struct Rows(Vec<Value>);
+
+impl Rows {
+    pub fn add(&mut self, group: &str, name: &str, value: f64, unit: &str) {
+        eprintln!("{group}: {name} = {value:.2} {unit}");
+        self.0.push(json!({"group": group, "name": name, "value": value, "unit": unit}));
+    }
+
+    fn print(&self) {
+        let text = |row: &Value, key: &str| row[key].as_str().unwrap_or_default().to_owned();
+        let names = self.0.iter().map(|row| text(row, "name").len());
+        let width = names.max().unwrap_or_default();
+        let mut group = String::new();
+        for row in &self.0 {
+            if text(row, "group") != group {
+                group = text(row, "group");
+                println!("\n{group}");
+            }
+            let value = row["value"].as_f64().unwrap_or_default();
+            println!("  {:width$}  {value:>12.2} {}", text(row, "name"), text(row, "unit"));
+        }
+    }
+}
+
+fn load_average() -> Result<f64> {
+    let text = std::fs::read_to_string("/proc/loadavg")?;
+    Ok(text.split(' ').next().context("three averages")?.parse()?)
+}

@@ -1,0 +1,358 @@
+//! A run: the cluster, the clients and followers, the plan, and at the end quiet: faults stop, all
+//! members come back, agree, and are read once more before the checkers look at everything.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result};
+use bytes::Bytes;
+use http::Method;
+use nix::sys::signal::Signal;
+use tokio::task::JoinSet;
+
+use super::check::{self, Findings, Violation};
+use super::client::{self, Caller, NAMESPACE, PREFIX, Shared};
+use super::cluster::{Cluster, Config, Row};
+use super::disk::SmallDisk;
+use super::follower;
+use super::history::{Line, Op, Recorder};
+use super::nemesis::{Fault, Profile, Step, Who, schedule};
+use super::report::{KILL_LEADER, Report, TRANSFER};
+use crate::http::Client;
+
+/// After the last fault the cluster must be whole again by then.
+const HEAL_TIMEOUT: Duration = Duration::from_secs(60);
+/// Who leads is not always known at once.
+const LEADER_TIMEOUT: Duration = Duration::from_millis(1500);
+const CALL_TIMEOUT: Duration = Duration::from_secs(5);
+const FOLLOWERS: u32 = 3;
+
+/// What is run.
+#[derive(Clone, Debug)]
+pub struct Options {
+    pub seed: u64,
+    pub minutes: f64,
+    pub members: usize,
+    pub clients: u32,
+    pub binary: PathBuf,
+    pub small_disks: bool,
+    pub power_cuts: bool,
+    /// Faults beside the kills of the leader.
+    pub second_faults: bool,
+    /// Further flags of every server.
+    pub arguments: Vec<String>,
+    /// Further environment of every server, such as a seeded bug.
+    pub environment: Vec<(String, String)>,
+    /// Where the history goes; the logs lie beside it.
+    pub folder: PathBuf,
+}
+
+impl Options {
+    pub fn new(seed: u64, minutes: f64, folder: &Path) -> Options {
+        Options {
+            seed,
+            minutes,
+            members: 3,
+            clients: 8,
+            binary: crate::wherry(),
+            small_disks: SmallDisk::possible(),
+            power_cuts: false,
+            second_faults: true,
+            arguments: Vec::new(),
+            environment: Vec::new(),
+            folder: folder.to_owned(),
+        }
+    }
+}
+
+/// What a run showed.
+#[derive(Debug)]
+pub struct Outcome {
+    pub report: Report,
+    pub violations: Vec<Violation>,
+    pub accidents: Vec<String>,
+}
+
+impl Outcome {
+    pub fn passed(&self) -> bool {
+        self.violations.is_empty() && self.report.lost == 0
+    }
+}
+
+/// Runs it all. An error means that the run itself could not be done.
+pub async fn run(options: &Options) -> Result<Outcome> {
+    std::fs::create_dir_all(&options.folder)?;
+    let scratch = tempfile::tempdir().context("make a folder for the members")?;
+    let config = Config {
+        members: options.members,
+        binary: options.binary.clone(),
+        folder: scratch.path().to_owned(),
+        small_disks: options.small_disks,
+        power_cuts: options.power_cuts,
+        faults: true,
+        arguments: options.arguments.clone(),
+        environment: options.environment.clone(),
+    };
+    let cluster = Cluster::start(config).await?;
+    let outcome = with_cluster(options, &cluster).await;
+    cluster.stop();
+    for log in cluster.logs() {
+        let name = log.file_name().context("a log has a name")?;
+        std::fs::copy(&log, options.folder.join(name))?;
+    }
+    outcome
+}
+
+async fn with_cluster(options: &Options, cluster: &Cluster) -> Result<Outcome> {
+    let (recorder, recording) = Recorder::start(&options.folder.join("history.jsonl"))?;
+    let profile = format!("{options:?}");
+    recorder.record(Line::Run { seed: options.seed, minutes: options.minutes, profile });
+    let shared = Shared {
+        addresses: cluster.addresses.clone(),
+        credentials: cluster.credentials.clone(),
+        recorder,
+        begun: Instant::now(),
+        stop: Arc::new(AtomicBool::new(false)),
+    };
+    make_namespace(cluster).await?;
+    let mut users = JoinSet::new();
+    for number in 0..options.clients {
+        users.spawn(client::run(shared.clone(), number, options.seed));
+    }
+    let mut followers = JoinSet::new();
+    for number in 0..=FOLLOWERS {
+        let edge = number == FOLLOWERS;
+        followers.spawn(follower::run(shared.clone(), number, edge, options.seed));
+    }
+    let supervisor = tokio::spawn(cluster.clone().supervise());
+    let nemesis = Nemesis { cluster: cluster.clone(), shared: shared.clone() };
+    nemesis.run(options).await;
+    let settled = settle(cluster).await;
+    // Followers see the last writes, and clients the cluster as it came back.
+    tokio::time::sleep(Duration::from_secs(2)).await;
+    shared.stop.store(true, Ordering::Relaxed);
+    while let Some(user) = users.join_next().await {
+        user?;
+    }
+    // They wait for events that no longer come.
+    followers.shutdown().await;
+    let mut last = Caller::new(shared.clone(), options.clients, options.seed);
+    for member in 0..cluster.addresses.len() {
+        last.call_on(member, Op::List { prefix: PREFIX.to_owned() }).await;
+    }
+    supervisor.abort();
+    drop((last, nemesis, shared));
+    let history = recording.finish()?;
+    let mut findings: Findings = check::check(&history);
+    findings.violations.extend(settled);
+    let accidents = cluster.accidents();
+    let panicked = accidents.iter().filter(|words| words.contains("panicked"));
+    findings
+        .violations
+        .extend(panicked.map(|words| Violation { rule: "no-panic", detail: words.clone() }));
+    let report = Report::of(&history, &findings, accidents.len());
+    Ok(Outcome { report, violations: findings.violations, accidents })
+}
+
+async fn make_namespace(cluster: &Cluster) -> Result<()> {
+    let mut client = Client::new(cluster.addresses[0], cluster.credentials.clone());
+    let body =
+        format!(r#"{{"apiVersion":"v1","kind":"Namespace","metadata":{{"name":"{NAMESPACE}"}}}}"#);
+    let begun = Instant::now();
+    loop {
+        let body = Bytes::from(body.clone());
+        let answer = client.call(Method::POST, "/api/v1/namespaces", body, CALL_TIMEOUT).await;
+        match answer {
+            Ok(answer) if answer.status == 201 || answer.status == 409 => return Ok(()),
+            other if begun.elapsed() > HEAL_TIMEOUT => {
+                anyhow::bail!("the namespace cannot be made: {other:?}");
+            }
+            _ => tokio::time::sleep(Duration::from_millis(100)).await,
+        }
+    }
+}
+
+/// Waits until every member serves and all show the same state; what is wrong else.
+async fn settle(cluster: &Cluster) -> Vec<Violation> {
+    let begun = Instant::now();
+    let mut last = String::new();
+    while begun.elapsed() < HEAL_TIMEOUT {
+        match agreed(cluster).await {
+            Ok(()) => return Vec::new(),
+            Err(error) => last = format!("{error:#}"),
+        }
+        tokio::time::sleep(Duration::from_millis(200)).await;
+    }
+    let rule = if last.contains("quarantined") { "members-agree" } else { "comes-back" };
+    vec![Violation { rule, detail: format!("after {HEAL_TIMEOUT:?} without faults: {last}") }]
+}
+
+async fn agreed(cluster: &Cluster) -> Result<()> {
+    for number in 0..cluster.addresses.len() {
+        let mut client = Client::new(cluster.addresses[number], cluster.credentials.clone());
+        client.get("/api/v1/namespaces/chaos", CALL_TIMEOUT).await.context("a member serves")?;
+    }
+    if cluster.addresses.len() == 1 {
+        return Ok(());
+    }
+    let rows = cluster.rows().await?;
+    let voters = rows.iter().filter(|row| row.role != "learner").count();
+    anyhow::ensure!(voters == cluster.addresses.len(), "{voters} members vote: {rows:?}");
+    if let Some(row) = rows.iter().find(|row| row.quarantined.is_some()) {
+        anyhow::bail!("{row:?} is quarantined");
+    }
+    let hashes = |row: &Row| (row.applied, row.hash.clone());
+    let same_place = rows.iter().all(|row| row.applied == rows[0].applied);
+    let same = rows.iter().all(|row| hashes(row) == hashes(&rows[0]));
+    // Writes go on, so members are at different revisions most of the time; where they are at one,
+    // they are the same.
+    anyhow::ensure!(same || !same_place, "members differ at one revision: {rows:?}");
+    anyhow::ensure!(rows.iter().all(|row| row.applied.is_some()), "a member is away: {rows:?}");
+    Ok(())
+}
+
+struct Nemesis {
+    cluster: Cluster,
+    shared: Shared,
+}
+
+impl Nemesis {
+    /// Carries the plan out, each step at its time, then heals everything.
+    async fn run(&self, options: &Options) {
+        let profile = Profile {
+            members: options.members,
+            small_disks: options.small_disks,
+            power_cuts: options.power_cuts,
+            second_faults: options.second_faults,
+        };
+        let length_ms = (options.minutes * 60_000.0) as u64;
+        let mut lasting = JoinSet::new();
+        for step in schedule(options.seed, length_ms, profile) {
+            self.until(step.at_ms).await;
+            if let Some(fault) = self.begin(step).await {
+                lasting.spawn(fault);
+            }
+        }
+        self.until(length_ms).await;
+        while lasting.join_next().await.is_some() {}
+        self.cluster.network.heal(false);
+    }
+
+    async fn until(&self, at_ms: u64) {
+        let due = self.shared.begun + Duration::from_millis(at_ms);
+        tokio::time::sleep_until(due.into()).await;
+    }
+
+    fn tell(&self, what: String) {
+        let at_us = self.shared.now_us();
+        self.shared.recorder.record(Line::Fault { at_us, what });
+    }
+
+    async fn seat(&self, who: Who) -> Option<usize> {
+        match who {
+            Who::Seat(number) => Some(number),
+            Who::Leader => {
+                let asked = tokio::time::timeout(LEADER_TIMEOUT, self.cluster.leader()).await;
+                asked.ok().flatten()
+            }
+        }
+    }
+
+    /// Begins a fault; what is left to do about it is returned.
+    async fn begin(&self, step: Step) -> Option<futures::future::BoxFuture<'static, ()>> {
+        use futures::FutureExt as _;
+        let (cluster, length) = (self.cluster.clone(), Duration::from_millis(step.for_ms));
+        let network = cluster.network.clone();
+        match step.fault {
+            Fault::Kill(who) => {
+                let seat = self.seat(who).await;
+                self.tell(format!("{KILL_LEADER} {seat:?}"));
+                cluster.kill(seat?);
+                None
+            }
+            Fault::Pause(who) => {
+                let seat = self.seat(who).await?;
+                self.tell(format!("pause {seat} for {length:?}"));
+                cluster.signal(seat, Signal::SIGSTOP);
+                Some(after(length, move || cluster.signal(seat, Signal::SIGCONT)).boxed())
+            }
+            Fault::Isolate(who) => {
+                let seat = self.seat(who).await?;
+                self.tell(format!("isolate {seat} ({who:?}) for {length:?}"));
+                network.isolate(seat);
+                Some(after(length, move || network.heal(step.breaks)).boxed())
+            }
+            Fault::OneWay(from, to) => {
+                let (from, to) = (self.seat(from).await?, self.seat(to).await?);
+                self.tell(format!("{to} does not hear {from} for {length:?}"));
+                network.cut(from, to);
+                Some(after(length, move || network.heal(step.breaks)).boxed())
+            }
+            Fault::Delay(who, late_ms) => {
+                let seat = self.seat(who).await?;
+                self.tell(format!("{late_ms} ms around {seat} for {length:?}"));
+                network.delay(seat, Duration::from_millis(late_ms));
+                Some(after(length, move || network.heal(step.breaks)).boxed())
+            }
+            other => self.begin_on_disk(other, length).await,
+        }
+    }
+
+    async fn begin_on_disk(
+        &self,
+        fault: Fault,
+        length: Duration,
+    ) -> Option<futures::future::BoxFuture<'static, ()>> {
+        use futures::FutureExt as _;
+        let cluster = self.cluster.clone();
+        match fault {
+            Fault::SlowSync(who, late_ms) => {
+                let seat = self.seat(who).await?;
+                self.tell(format!("fsync of {seat} takes {late_ms} ms for {length:?}"));
+                cluster.slow_sync(seat, Duration::from_millis(late_ms));
+                Some(after(length, move || cluster.slow_sync(seat, Duration::ZERO)).boxed())
+            }
+            Fault::FillDisk(who, percent) => {
+                let seat = self.seat(who).await?;
+                let filled = cluster.fill_disk(seat, percent);
+                self.tell(format!("disk of {seat} {percent} % full for {length:?}: {filled:?}"));
+                let empty = move || {
+                    if let Err(error) = cluster.fill_disk(seat, 0) {
+                        eprintln!("chaos: {error:#}");
+                    }
+                };
+                Some(after(length, empty).boxed())
+            }
+            Fault::PowerCut(who) => {
+                let seat = self.seat(who).await?;
+                let done = cluster.power_cut(seat);
+                self.tell(format!("power cut of {seat}: {done:?}"));
+                None
+            }
+            Fault::Replace(who) => {
+                let seat = self.seat(who).await?;
+                self.tell(format!("replace {seat}"));
+                let nemesis = Nemesis { cluster, shared: self.shared.clone() };
+                let replace = async move {
+                    let done = nemesis.cluster.replace(seat).await;
+                    nemesis.tell(format!("replaced {seat}: {done:?}"));
+                };
+                Some(replace.boxed())
+            }
+            _ => {
+                self.tell(TRANSFER.to_owned());
+                if let Err(error) = cluster.transfer().await {
+                    self.tell(format!("failed to hand over: {error:#}"));
+                }
+                None
+            }
+        }
+    }
+}
+
+async fn after(length: Duration, end: impl FnOnce()) {
+    tokio::time::sleep(length).await;
+    end();
+}
