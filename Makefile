@@ -8,7 +8,7 @@ TARGET := $(or $(CARGO_TARGET_DIR),target)
 CARGO := cargo --locked
 APPS := sample-apps/dist
 
-.PHONY: dev test test-slow verify fix sim bless apps dashboard build bench setup
+.PHONY: dev test test-slow verify fix sim bless apps dashboard build bench chaos chaos-seeded setup
 
 dev: build ## Build everything and start a cluster
 	exec $(TARGET)/release/wherry dev --images $(APPS) $(ARGS)
@@ -28,6 +28,14 @@ test-slow: test ## All tests and a long simulation
 sim: ## One simulation, by its seed: make sim SEED=7
 	WHERRY_SIM_SEED=$(SEED) $(CARGO) test --release -p wherry-tests --test it sim:: -- --nocapture
 
+chaos: build ## Three members under every fault, checked: make chaos MINUTES=20 SEED=7
+	$(TARGET)/release/chaos --minutes $(or $(MINUTES),5) --seed $(or $(SEED),1) $(ARGS)
+
+chaos-seeded: build ## The suite must find bugs made on purpose; prints which check did, and when
+	$(CARGO) build --release -p wherry -p wherry-store --features wherry-store/seeded-bugs,wherry-store/failpoints
+	cp $(TARGET)/release/wherry $(TARGET)/release/wherry-seeded && $(CARGO) build --release -p wherry
+	$(TARGET)/release/chaos --seeded --binary $(TARGET)/release/wherry-seeded $(ARGS)
+
 verify: ## Read-only checks: formatting, lints, the tidy test
 	$(CARGO) fmt --all --check && $(CARGO) clippy --release --workspace --all-targets -- -D warnings
 	$(CARGO) test --release -p wherry-tests --test it tidy::
@@ -45,8 +53,8 @@ apps: setup ## The sample guests: sample-apps/dist/NAME.wasm
 dashboard: ## The web dashboard: web-dashboard/dist
 	cd web-dashboard && { [ -d node_modules ] || npm ci --no-audit --no-fund; } && npm run --silent build
 
-bench: build ## Benchmarks; prints a table, writes bench-results.json
-	tests/install-packages wrk
+bench: build ## Benchmarks, all or some: make bench ARGS="--parts store,etcd"; writes bench-results.json
+	tests/install-packages wrk etcd-server
 	$(CARGO) run --release -p wherry-tests --bin bench -- --target $(TARGET) $(ARGS)
 
 setup:
