@@ -11,8 +11,10 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, bail, ensure};
 use bytes::Bytes;
+use futures::StreamExt as _;
+use futures::stream::FuturesUnordered;
 use http::Method;
 use nix::sys::signal::Signal;
 use serde::Deserialize;
@@ -179,34 +181,53 @@ impl Cluster {
         Ok(serde_json::from_value::<Rows>(told)?.members)
     }
 
-    /// What each member tells; those that do not answer are left out.
-    async fn opinions(&self) -> Vec<Vec<Row>> {
-        let asked = (0..self.addresses.len()).map(|number| self.rows_of(number));
-        futures::future::join_all(asked).await.into_iter().filter_map(Result::ok).collect()
-    }
-
     /// The members as the first that answers tells them.
     pub async fn rows(&self) -> Result<Vec<Row>> {
-        self.opinions().await.into_iter().next().context("no member tells who the members are")
+        let asked = (0..self.addresses.len()).map(|number| self.rows_of(number));
+        let mut answers: FuturesUnordered<_> = asked.collect();
+        while let Some(answer) = answers.next().await {
+            if answer.is_ok() {
+                return answer;
+            }
+        }
+        bail!("no member tells who the members are")
     }
 
-    /// The seat of the leader: whom most members name. One that is cut off may name an old one.
-    pub async fn leader(&self) -> Option<usize> {
-        if self.addresses.len() == 1 {
-            return Some(0);
+    /// The seat of the leader: whom a majority names, for one that is cut off may name an old one.
+    /// Asks again until somebody leads; the caller brings the timeout.
+    pub async fn leader(&self) -> usize {
+        loop {
+            if self.addresses.len() == 1 {
+                return 0;
+            }
+            if let Some(seat) = self.named_leader().await {
+                return seat;
+            }
+            tokio::time::sleep(Duration::from_millis(20)).await;
         }
+    }
+
+    async fn named_leader(&self) -> Option<usize> {
+        let asked = (0..self.addresses.len()).map(|number| self.rows_of(number));
+        let mut answers: FuturesUnordered<_> = asked.collect();
         let mut votes: BTreeMap<String, usize> = BTreeMap::new();
-        for row in self.opinions().await.into_iter().flatten().filter(|row| row.role == "leader") {
-            *votes.entry(row.name).or_default() += 1;
+        while let Some(answer) = answers.next().await {
+            let rows = answer.unwrap_or_default();
+            let leader = rows.into_iter().find(|row| row.role == "leader");
+            let Some(leader) = leader else { continue };
+            let count = votes.entry(leader.name.clone()).or_default();
+            *count += 1;
+            if *count * 2 > self.addresses.len() {
+                let seats = self.seats();
+                return seats.iter().position(|seat| seat.options.name == leader.name);
+            }
         }
-        let (name, _) = votes.into_iter().max_by_key(|(_, votes)| *votes)?;
-        let seats = self.seats();
-        seats.iter().position(|seat| seat.options.name == name)
+        None
     }
 
     /// Asks the leader to hand over, and returns when another leads.
     pub async fn transfer(&self) -> Result<()> {
-        let leader = self.leader().await.context("nobody leads")?;
+        let leader = self.leader().await;
         let mut client = Client::new(self.addresses[leader], self.credentials.clone());
         let body = Bytes::from_static(b"{\"member\":null}");
         let answer = client.call(Method::POST, "/wherry/v1/leader", body, VERB_TIMEOUT).await?;

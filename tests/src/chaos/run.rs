@@ -253,10 +253,7 @@ impl Nemesis {
     async fn seat(&self, who: Who) -> Option<usize> {
         match who {
             Who::Seat(number) => Some(number),
-            Who::Leader => {
-                let asked = tokio::time::timeout(LEADER_TIMEOUT, self.cluster.leader()).await;
-                asked.ok().flatten()
-            }
+            Who::Leader => tokio::time::timeout(LEADER_TIMEOUT, self.cluster.leader()).await.ok(),
         }
     }
 
@@ -268,8 +265,12 @@ impl Nemesis {
         match step.fault {
             Fault::Kill(who) => {
                 let seat = self.seat(who).await;
-                self.tell(format!("{KILL_LEADER} {seat:?}"));
-                cluster.kill(seat?);
+                let Some(seat) = seat else {
+                    self.tell("found nobody who leads".to_owned());
+                    return None;
+                };
+                self.tell(format!("{KILL_LEADER} {seat}"));
+                cluster.kill(seat);
                 None
             }
             Fault::Pause(who) => {
