@@ -124,7 +124,7 @@ impl Cluster {
 
     /// Lets an empty seat join by another, and waits until it serves and votes.
     pub async fn join(&self, number: usize, by: usize) -> Result<()> {
-        let token = self.verb(&["token", "create", "--for", "member"]).await?;
+        let token = self.token().await?;
         let options = {
             let seats = self.seats();
             let mut options = seats[number].options.clone();
@@ -150,6 +150,19 @@ impl Cluster {
             }
             ensure!(begun.elapsed() < START_TIMEOUT, "{name} does not become a voter: {rows:?}");
             tokio::time::sleep(Duration::from_millis(100)).await;
+        }
+    }
+
+    /// A token for one more member; a new cluster needs a moment before it can make one.
+    async fn token(&self) -> Result<String> {
+        let begun = Instant::now();
+        loop {
+            match self.verb(&["token", "create", "--for", "member"]).await {
+                Err(_) if begun.elapsed() < START_TIMEOUT => {
+                    tokio::time::sleep(Duration::from_millis(100)).await;
+                }
+                token => return token,
+            }
         }
     }
 
