@@ -298,7 +298,7 @@ async fn the_controllers_know_custom_resources() {
     let config = crate::controllers::Config {
         pki: crate::pki::Pki::load_or_create(folder.path()).expect("authorities are made").into(),
         cluster_cidr: "10.0.0.0/8".to_owned(),
-        api_address: ([127, 0, 0, 1], 6443).into(),
+        api_members: tokio::sync::watch::channel(Vec::new()).1,
     };
     let run = crate::controllers::run(client.clone(), config, server.shutdown.clone());
     let controllers = tokio::spawn(run);
