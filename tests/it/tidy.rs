@@ -89,7 +89,8 @@ fn decisions_reach_objects_through_a_client_only() {
     let server = repository().join("control-plane/server/src");
     let mut broken = Vec::new();
     for file in files(".rs").iter().filter(|file| file.starts_with(&server)) {
-        let text = read(file);
+        // The group apiextensions has a module of this name that is not ours.
+        let text = read(file).replace("apiextensions_apiserver::", "");
         let within = |folder: &str| file.starts_with(server.join(folder));
         let decides = within("controllers") || within("scheduler");
         for forbidden in ["wherry_store", "apiserver::"] {

@@ -1,3 +1,5 @@
+//! Server-side apply over its pure functions: objects and owners in, objects and owners out.
+
 use serde_json::{Value, json};
 
 use super::*;
