@@ -26,25 +26,6 @@ struct Known {
     before: Option<(u64, Timestamp)>,
 }
 
-/// What a container uses.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Sample {
-    /// Container name.
-    pub container: String,
-    /// When it was taken.
-    pub at: Timestamp,
-    /// Over which time the rate is.
-    pub window: Duration,
-    /// CPU time a second, in nanoseconds: a billion is one core.
-    pub cpu_rate_ns: u64,
-    /// CPU time since the first start.
-    pub cpu_total_ns: u64,
-    /// Linear memory.
-    pub memory_bytes: u64,
-    /// Requests since the first start.
-    pub requests: u64,
-}
-
 /// What a container uses, as the control plane reads it.
 #[derive(Debug, Serialize)]
 #[serde(rename_all = "camelCase")]
@@ -83,33 +64,11 @@ impl Accounts {
         self.known().remove(uid);
     }
 
-    /// The containers of a Pod, by name.
-    pub fn pod(&self, uid: &str, now: Timestamp) -> Vec<Sample> {
-        let known = self.known();
-        let mut samples: Vec<Sample> =
-            known.get(uid).into_iter().flatten().map(|(_, it)| sample(it, now)).collect();
-        samples.sort_by(|a, b| a.container.cmp(&b.container));
-        samples
-    }
-
     /// All containers of this node, with the uids of their Pods.
     pub fn all(&self, now: Timestamp) -> Vec<Row> {
         let known = self.known();
-        let mut rows = Vec::new();
-        for (uid, containers) in known.iter() {
-            for it in containers.values() {
-                let sample = sample(it, now);
-                rows.push(Row {
-                    uid: uid.clone(),
-                    container: sample.container,
-                    cpu_nanocores: sample.cpu_rate_ns,
-                    memory_bytes: sample.memory_bytes,
-                    at: sample.at,
-                    window_ms: u64::try_from(sample.window.as_millis()).unwrap_or(u64::MAX),
-                });
-            }
-        }
-        rows
+        let pods = known.iter();
+        pods.flat_map(|(uid, all)| all.values().map(|it| row(uid, it, now))).collect()
     }
 
     /// Linear memory of a Pod.
@@ -119,7 +78,7 @@ impl Accounts {
     }
 }
 
-fn sample(known: &Known, now: Timestamp) -> Sample {
+fn row(uid: &str, known: &Known, now: Timestamp) -> Row {
     let interval = Duration::from_secs(USAGE_INTERVAL_SECONDS);
     let silent = between(known.at, now) > interval * 2;
     let (used, window) = match known.before {
@@ -130,14 +89,13 @@ fn sample(known: &Known, now: Timestamp) -> Sample {
         _ => (0, interval),
     };
     let nanos = u128::from(used) * 1_000_000_000 / window.as_nanos().max(1);
-    Sample {
+    Row {
+        uid: uid.to_owned(),
         container: known.usage.container.clone(),
-        at: if silent { now } else { known.at },
-        window,
-        cpu_rate_ns: u64::try_from(nanos).unwrap_or(u64::MAX),
-        cpu_total_ns: known.usage.cpu_ns,
+        cpu_nanocores: u64::try_from(nanos).unwrap_or(u64::MAX),
         memory_bytes: known.usage.memory_bytes,
-        requests: known.usage.requests,
+        at: if silent { now } else { known.at },
+        window_ms: u64::try_from(window.as_millis()).unwrap_or(u64::MAX),
     }
 }
 
@@ -164,13 +122,13 @@ mod tests {
         let at = |second| Timestamp::from_second(second).expect("a time");
         let accounts = Accounts::default();
         accounts.take(usage(1000, 10), at(0));
-        assert_eq!(accounts.pod("u", at(1))[0].cpu_rate_ns, 0, "one total is no rate");
+        assert_eq!(accounts.all(at(1))[0].cpu_nanocores, 0, "one total is no rate");
         accounts.take(usage(4000, 20), at(15));
-        let sample = &accounts.pod("u", at(16))[0];
-        assert_eq!((sample.cpu_rate_ns, sample.memory_bytes), (200_000_000, 20));
-        assert_eq!(accounts.pod("u", at(60))[0].cpu_rate_ns, 0);
+        let row = &accounts.all(at(16))[0];
+        assert_eq!((row.cpu_nanocores, row.memory_bytes), (200_000_000, 20));
+        assert_eq!(accounts.all(at(60))[0].cpu_nanocores, 0);
         assert_eq!(accounts.memory("u"), 20);
         accounts.forget("u");
-        assert!(accounts.pod("u", at(60)).is_empty());
+        assert!(accounts.all(at(60)).is_empty());
     }
 }
