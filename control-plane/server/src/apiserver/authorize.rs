@@ -188,7 +188,11 @@ fn holds(rule: &Rule, user: &User, asked: &Attributes, state: &Snapshot) -> bool
             let lease = asked.verb == "create" || asked.name == node;
             asked.namespace == "kube-node-lease" && lease
         }
-        Only::OwnPods => selects_node(&asked.field_selector, node) || is_bound(asked, state, node),
+        Only::OwnPods => {
+            // A selector narrows a list; beside a name it would be ignored.
+            let listed = !asked.named && selects_node(&asked.field_selector, node);
+            listed || is_bound(asked, state, node)
+        }
         Only::Referenced => !asked.name.is_empty() && is_referenced(asked, state, node),
         Only::OwnRequest => unreachable!("decided above"),
     }

@@ -99,6 +99,7 @@ async fn a_node_reads_what_its_pods_need() {
         ),
         ("GET", format!("{pods}/p"), 200),
         ("GET", format!("{pods}/q"), 403),
+        ("GET", format!("{pods}/q?fieldSelector=spec.nodeName%3Da"), 403),
         ("GET", "/api/v1/services".to_owned(), 200),
         ("DELETE", format!("{pods}/p"), 403),
         ("DELETE", "/api/v1/nodes/a".to_owned(), 403),
