@@ -318,7 +318,8 @@ impl Nemesis {
             Fault::FillDisk(who, percent) => {
                 let seat = self.seat(who).await?;
                 let filled = cluster.fill_disk(seat, percent);
-                self.tell(format!("disk of {seat} {percent} % full for {length:?}: {filled:?}"));
+                let filled = ended(filled);
+                self.tell(format!("disk of {seat} {percent} % full for {length:?}: {filled}"));
                 let empty = move || {
                     if let Err(error) = cluster.fill_disk(seat, 0) {
                         eprintln!("chaos: {error:#}");
@@ -328,8 +329,8 @@ impl Nemesis {
             }
             Fault::PowerCut(who) => {
                 let seat = self.seat(who).await?;
-                let done = cluster.power_cut(seat);
-                self.tell(format!("power cut of {seat}: {done:?}"));
+                let done = ended(cluster.power_cut(seat));
+                self.tell(format!("power cut of {seat}: {done}"));
                 None
             }
             Fault::Replace(who) => {
@@ -337,8 +338,8 @@ impl Nemesis {
                 self.tell(format!("replace {seat}"));
                 let nemesis = Nemesis { cluster, shared: self.shared.clone() };
                 let replace = async move {
-                    let done = nemesis.cluster.replace(seat).await;
-                    nemesis.tell(format!("replaced {seat}: {done:?}"));
+                    let done = ended(nemesis.cluster.replace(seat).await);
+                    nemesis.tell(format!("replaced {seat}: {done}"));
                 };
                 Some(replace.boxed())
             }
@@ -351,6 +352,11 @@ impl Nemesis {
             }
         }
     }
+}
+
+/// How something went, for the history.
+fn ended(result: Result<()>) -> String {
+    result.map_or_else(|error| format!("{error:#}"), |()| "done".to_owned())
 }
 
 async fn after(length: Duration, end: impl FnOnce()) {

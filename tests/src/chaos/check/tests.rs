@@ -261,6 +261,18 @@ fn what_was_refused_or_done_twice_is_found() {
 }
 
 #[test]
+fn a_watch_that_saw_nothing_promised_nothing() {
+    verdict(
+        "1 10-20 create k a → at 3
+         w1 open 5
+         w1 end
+         w1 open 1
+         w1 added k a@3",
+        expect![""],
+    );
+}
+
+#[test]
 fn watches_that_lie_are_found() {
     let writes = "1 10-20 create k a → at 3
          1 30-40 update k a@3 b → at 4

@@ -136,7 +136,10 @@ impl View<'_> {
     /// Nothing between the first and the last revision is missing.
     fn end(&mut self) {
         let Some(state) = self.state.take() else { return };
-        let expected = self.timeline.writes.range(state.from + 1..=state.upto.max(state.from));
+        if state.upto <= state.from {
+            return;
+        }
+        let expected = self.timeline.writes.range(state.from + 1..=state.upto);
         for (revision, write) in expected {
             if !state.events.contains_key(revision) {
                 let detail = format!(
