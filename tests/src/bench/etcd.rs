@@ -256,7 +256,9 @@ fn certificates(folder: &Path, hosts: &[Ipv4Addr]) -> Result<Credentials> {
     let issuer = Issuer::new(authority, ca_key);
     let mut leaf = CertificateParams::default();
     leaf.distinguished_name.push(DnType::CommonName, "bench-leaf");
-    let addresses = hosts.iter().map(|host| SanType::IpAddress((*host).into()));
+    // etcd looks at where a peer's connection comes from, which on loopback is 127.0.0.1.
+    let addresses = hosts.iter().chain([&Ipv4Addr::LOCALHOST]);
+    let addresses = addresses.map(|host| SanType::IpAddress((*host).into()));
     leaf.subject_alt_names = addresses.collect();
     let key = KeyPair::generate()?;
     let certificate = leaf.signed_by(&key, &issuer)?.pem();
