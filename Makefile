@@ -55,7 +55,7 @@ dashboard: ## The web dashboard: web-dashboard/dist
 
 bench: build ## Benchmarks, all or some: make bench ARGS="--parts store,etcd"; writes bench-results.json
 	tests/install-packages wrk etcd-server
-	$(CARGO) run --release -p wherry-tests --bin bench -- --target $(TARGET) $(ARGS)
+	$(TARGET)/release/bench --target $(TARGET) $(ARGS)
 
 setup:
 	@tests/install-packages $(PACKAGES)
