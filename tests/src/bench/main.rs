@@ -1,6 +1,6 @@
 //! `make bench`: what Wherry costs and carries, beside others in the same run.
 //!
-//! Parts, by name (`make bench ARGS="--parts puts,etcd"`); without names all run:
+//! Parts, by name (`make bench ARGS="--parts store,etcd"`); without names all run:
 //! - `requests`: through a NodePort to a handler, beside plain `wasmtime serve` (wrk, 32
 //!   connections, two threads, the same component, plain and with the pool settings Wherry uses);
 //! - `apply`: apply → first 200 with the image compiled;
