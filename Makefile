@@ -50,8 +50,14 @@ apps: setup ## The sample guests: sample-apps/dist/NAME.wasm
 	@rustup target add wasm32-wasip1 >/dev/null 2>&1 || tests/install-packages $(GUEST_PACKAGES)
 	$(CARGO) run --release --quiet --manifest-path sample-apps/Cargo.toml --target-dir $(abspath $(TARGET))/apps
 
-dashboard: ## The web dashboard: web-dashboard/dist
-	cd web-dashboard && { [ -d node_modules ] || npm ci --no-audit --no-fund; } && npm run --silent build
+dashboard: web-dashboard/dist/index.html ## The web dashboard: web-dashboard/dist
+
+# Only when a source changed: a new dist makes cargo compile the binary anew.
+web-dashboard/dist/index.html: web-dashboard/node_modules $(shell git ls-files web-dashboard)
+	cd web-dashboard && npm run --silent build
+
+web-dashboard/node_modules: web-dashboard/package-lock.json
+	cd web-dashboard && npm ci --no-audit --no-fund && touch node_modules
 
 bench: build ## Benchmarks, all or some: make bench ARGS="--parts store,etcd"; writes bench-results.json
 	tests/install-packages wrk etcd-server

@@ -9,7 +9,8 @@
 //! - `etcd`: three members of the control plane beside three of etcd, the same load on both.
 //!
 //! Every load is bounded in time and goes to loopback. A run with any answer other than 200 does
-//! not count. Prints a table, writes `bench-results.json`; the machine's load is part of both.
+//! not count. A part that fails does not keep the others from being measured. Prints a table, writes
+//! `bench-results.json`; the machine's load is part of both.
 
 mod apps;
 mod beside;
@@ -31,13 +32,18 @@ fn main() -> Result<()> {
     let parts = parts()?;
     let mut rows = Rows(Vec::new());
     rows.add("machine", "load average before", load_average()?, "");
+    let mut failed = Vec::new();
     for part in &parts {
-        match part.as_str() {
-            "requests" => apps::requests(&mut rows, Path::new(&target))?,
-            "apply" => apps::apply_to_first_answer(&mut rows)?,
-            "store" => apps::store_writes(&mut rows)?,
-            "memory" => apps::memory(&mut rows)?,
-            _ => beside::etcd(&mut rows)?,
+        let measured = match part.as_str() {
+            "requests" => apps::requests(&mut rows, Path::new(&target)),
+            "apply" => apps::apply_to_first_answer(&mut rows),
+            "store" => apps::store_writes(&mut rows),
+            "memory" => apps::memory(&mut rows),
+            _ => beside::etcd(&mut rows),
+        };
+        if let Err(error) = measured {
+            eprintln!("{part}: {error:?}");
+            failed.push(part.as_str());
         }
     }
     rows.add("machine", "load average after", load_average()?, "");
@@ -45,6 +51,7 @@ fn main() -> Result<()> {
     let file = repository().join("bench-results.json");
     std::fs::write(&file, serde_json::to_string_pretty(&rows.0)?)?;
     println!("\nwritten to {}", file.display());
+    ensure!(failed.is_empty(), "these parts failed, for the reasons above: {}", failed.join(", "));
     Ok(())
 }
 
