@@ -273,7 +273,14 @@ impl Inner {
         change: Change,
     ) -> Result<MemberId, MembershipError> {
         let timeout = change.timeout();
-        match self.caller.ask(peer, &Request::Change(change), timeout).await {
+        let request = Request::Change(change);
+        let answer = tokio::select! {
+            answer = self.caller.ask(peer.clone(), &request, timeout) => answer,
+            () = self.silent(peer, Instant::now() + ANSWER_TIMEOUT) => {
+                return Err(MembershipError::Unknown);
+            }
+        };
+        match answer {
             Ok(Answer::Changed(Err(MembershipError::Stopped))) => Err(MembershipError::NoLeader),
             Ok(Answer::Changed(changed)) => changed,
             Ok(_) | Err(AskError::Lost(_)) => Err(MembershipError::Unknown),
