@@ -130,7 +130,7 @@ pub fn server(flags: ServerFlags) -> Result<(), Diagnostic> {
         tokio::select! {
             () = member.serving() => println!("member {name} (id {id}) serves at {url}"),
             () = shutdown.cancelled() => {}
-            () = member.failed() => {}
+            _ = member.failed() => {}
         }
         member.stopped().await.map_err(|error| server_failed(error, &data_dir))
     });
@@ -164,6 +164,11 @@ fn server_failed(error: MemberError, data_dir: &std::path::Path) -> Diagnostic {
             return Diagnostic::new("WH0017", "this server cannot join the cluster")
                 .why(error)
                 .help("make a new token on a member:   wherry token create --for member");
+        }
+        MemberError::Removed { .. } => {
+            return Diagnostic::new("WH0019", "this server is a member no more")
+                .why(error)
+                .help(format!("to let it join again, empty {shown} and start it with --join"));
         }
         MemberError::Stopped(_) => {
             return Diagnostic::new("WH0018", "this member cannot go on")

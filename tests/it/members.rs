@@ -249,6 +249,9 @@ fn members_are_replaced_and_hand_the_lead_over() {
     assert!(refusal.contains("must not come back under its old id"), "{refusal}");
     assert!(refusal.contains(&format!("wherry member remove {lost_name}")), "{refusal}");
 
+    wait_for("the one that was started again is heard of", || {
+        plane.list(by).iter().all(|row| row.name == lost_name || row.applied != "-").then_some(())
+    });
     let said = plane.wherry_ok(by, &["member", "remove", &lost_name]);
     assert!(said.starts_with(&format!("member {lost_name} (id {old_id}) removed")), "{said}");
     plane.join("m4", by);
@@ -258,6 +261,10 @@ fn members_are_replaced_and_hand_the_lead_over() {
     assert!(new.id > old_id && new.role != "learner", "{found:?}");
     let listed = plane.kubectl_ok(3, &["get", "configmaps", "-o", "name"]);
     assert_all_there(&listed, &written.names);
+    // One that is removed while it runs says so and ends.
+    plane.wherry_ok(by, &["member", "remove", &name]);
+    assert_eq!(plane.ended(target), Some(1));
+    plane.join("m5", by);
     // Clients are told where the members are now.
     wait_for("the Service kubernetes has the new member", || {
         let path = "jsonpath={.subsets[*].ports[*].port}";

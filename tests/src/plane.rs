@@ -81,6 +81,12 @@ impl Plane {
         text(&output.stderr)
     }
 
+    /// Waits until a member ends by itself; returns its exit code.
+    pub fn ended(&mut self, index: usize) -> Option<i32> {
+        let mut child = self.servers[index].child.take()?;
+        child.wait().expect("it can be waited for").code()
+    }
+
     /// kill -9.
     pub fn kill(&mut self, index: usize) {
         self.end(index, Signal::SIGKILL);

@@ -88,6 +88,8 @@ pub enum MemberError {
     Listen(std::io::Error),
     #[error("the store has stopped: {0}")]
     Stopped(String),
+    #[error("member {name:?} (id {id}) was removed from its cluster")]
+    Removed { id: MemberId, name: String },
 }
 
 /// A started member.
@@ -104,6 +106,8 @@ pub struct Member {
     tasks: TaskTracker,
     /// Asks it to stop.
     shutdown: CancellationToken,
+    /// Another member says that this one was removed.
+    removed: CancellationToken,
     /// Ends its tasks.
     stop: CancellationToken,
     /// Ends the connections to other members, which the store needs to the last.
@@ -136,6 +140,7 @@ impl Member {
         let id = identity.as_ref().map_or(FOUNDER, |identity| identity.id);
         let pki = Arc::new(Pki::load_or_create(&data_dir.join("pki"))?);
         let (stop, alone) = (CancellationToken::new(), CancellationToken::new());
+        let removed = CancellationToken::new();
         let peers = Peers::new(pki.peer_client_config(id)?, alone.clone());
         let store = open(data_dir, name, id, identity.as_ref(), address, &peers).await?;
 
@@ -159,7 +164,7 @@ impl Member {
         };
         let between = Side {
             tls: Arc::new(pki.peer_server_config(id)?),
-            router: peer::router(api.clone(), store.clone()),
+            router: peer::router(api.clone(), store.clone(), removed.clone()),
         };
         tasks.spawn(serve::serve(listener, Sides { clients, peers: between }, stop.clone()));
         let leader = Leader { api: api.clone(), pki: pki.clone(), members: reachable };
@@ -175,7 +180,20 @@ impl Member {
         write_admin_kubeconfig(data_dir, &pki, SocketAddr::new(listen.ip(), listen.port()))?;
         tracing::info!(member = name, id, %address, "answering");
         let name = config.name;
-        Ok(Member { api, address, name, id, store, peers, votes, tasks, shutdown, stop, alone })
+        Ok(Member {
+            api,
+            address,
+            name,
+            id,
+            store,
+            peers,
+            votes,
+            tasks,
+            shutdown,
+            removed,
+            stop,
+            alone,
+        })
     }
 
     /// Waits until this member takes part in full: it has its vote, a leader is known, and a new
@@ -195,16 +213,21 @@ impl Member {
         }
     }
 
-    /// Waits until the member cannot go on: its store has stopped.
-    pub async fn failed(&self) {
-        self.store.stopped().await;
+    /// Waits until the member cannot go on: its store has stopped, or it is a member no more.
+    pub async fn failed(&self) -> MemberError {
+        tokio::select! {
+            reason = self.store.stopped() => MemberError::Stopped(reason),
+            () = self.removed.cancelled() => {
+                MemberError::Removed { id: self.id, name: self.name.clone() }
+            }
+        }
     }
 
     /// Waits until the member was told to stop, or could not go on, and has stopped.
     pub async fn stopped(self) -> Result<(), MemberError> {
         let failed = tokio::select! {
             () = self.shutdown.cancelled() => None,
-            reason = self.store.stopped() => Some(reason),
+            failure = self.failed() => Some(failure),
         };
         if failed.is_none() {
             hand_over(&self.store).await;
@@ -217,7 +240,7 @@ impl Member {
         }
         self.alone.cancel();
         self.peers.stopped().await;
-        failed.map_or(Ok(()), |reason| Err(MemberError::Stopped(reason)))
+        failed.map_or(Ok(()), Err)
     }
 }
 

@@ -52,6 +52,10 @@ use crate::pki;
 
 /// Where a member takes what another member's store says.
 const PATH: &str = "/wherry/v1/peer";
+/// Where a member is told that it is one no more.
+const REMOVED: &str = "/wherry/v1/peer/removed";
+/// A member that is away hears it from nobody; it finds no leader when it comes back.
+const REMOVED_TIMEOUT: Duration = Duration::from_secs(2);
 /// The user for whom another member passes a request on, as JSON in base64.
 const USER: HeaderName = HeaderName::from_static("x-wherry-user");
 /// Requests larger than this go by the lane for bulk.
@@ -183,6 +187,18 @@ impl Peers {
                 let why = String::from_utf8_lossy(&body);
                 Err(io::Error::other(format!("member {} answered {status}: {why}", peer.id)))
             }
+        }
+    }
+
+    /// Tells a member that it was removed, if it is there to hear it.
+    pub async fn tell_removed(&self, peer: &Peer) {
+        let uri = format!("https://{}{REMOVED}", pki::peer_name(peer.id));
+        let request = http::Request::post(uri).body(Full::new(Bytes::new()));
+        let request = request.expect("a number and constants make a URI");
+        match tokio::time::timeout(REMOVED_TIMEOUT, self.send(peer, false, request)).await {
+            Ok(Ok(_)) => {}
+            Ok(Err(error)) => tracing::info!(member = peer.id, %error, "not told of its removal"),
+            Err(_) => tracing::info!(member = peer.id, "not told of its removal: no answer"),
         }
     }
 
@@ -338,11 +354,14 @@ impl Peers {
 }
 
 /// The called side. Its requests carry [`PeerMember`], or nothing came through the listener.
-pub fn router(api: ApiServer, store: Store) -> Router {
+///
+/// `removed` is cancelled when another member says that this one is a member no more.
+pub fn router(api: ApiServer, store: Store, removed: CancellationToken) -> Router {
     let passed_on = api.router();
     Router::new()
         .route(PATH, post(handle))
         .with_state(store)
+        .route(REMOVED, post(move |request| hear_removed(removed, request)))
         .fallback(move |request| answer(passed_on.clone(), request))
 }
 
@@ -354,6 +373,15 @@ async fn handle(State(store): State<Store>, request: Request) -> Response {
         Ok(body) => store.handle_peer(from, body.to_bytes()).await.into_response(),
         Err(error) => (StatusCode::PAYLOAD_TOO_LARGE, error.to_string()).into_response(),
     }
+}
+
+async fn hear_removed(removed: CancellationToken, request: Request) -> StatusCode {
+    let Some(PeerMember(from)) = request.extensions().get::<PeerMember>().copied() else {
+        return StatusCode::FORBIDDEN;
+    };
+    tracing::warn!(from, "this member was removed");
+    removed.cancel();
+    StatusCode::OK
 }
 
 /// Answers a request that another member has passed on, as for its user. The caller is a member, so

@@ -18,7 +18,7 @@ use axum::{
 };
 use http::StatusCode;
 use serde::{Deserialize, Serialize};
-use wherry_store::{MemberId, MemberStatus, MembershipError};
+use wherry_store::{MemberId, MemberStatus, MembershipError, Peer};
 
 /// A member's name: what may stand in a table's cell and in a file's name.
 const NAME_BYTES_MAX: usize = 63;
@@ -117,8 +117,13 @@ pub async fn remove(
     State(api): State<ApiServer>,
     Path(id): Path<MemberId>,
 ) -> Result<Response, ApiError> {
+    let members = api.store().members().await;
     api.store().remove(id).await.map_err(failed)?;
     tracing::info!(member = id, "a member was removed");
+    let gone = members.into_iter().find(|member| member.id == id);
+    if let (Some(others), Some(gone)) = (api.others(), gone) {
+        others.peers.tell_removed(&Peer { id, address: gone.address }).await;
+    }
     Ok(Json(serde_json::json!({ "removed": id })).into_response())
 }
 
