@@ -8,7 +8,7 @@ TARGET := $(or $(CARGO_TARGET_DIR),target)
 CARGO := cargo --locked
 APPS := sample-apps/dist
 
-.PHONY: dev test test-slow verify fix sim bless apps dashboard build bench chaos chaos-seeded setup
+.PHONY: dev test test-slow test-s3 verify fix sim bless apps dashboard build bench chaos chaos-seeded setup
 
 dev: build ## Build everything and start a cluster
 	exec $(TARGET)/release/wherry dev --images $(APPS) $(ARGS)
@@ -21,6 +21,10 @@ test: build ## All tests, with real processes and kubectl
 	cd web-dashboard && npm run --silent check
 	WHERRY_UI_REQUIRED=1 WHERRY_L3=1 $(CARGO) test --release --workspace
 	cd sample-apps && $(CARGO) test -p batch --target-dir $(abspath $(TARGET))/apps
+	$(MAKE) test-s3
+
+test-s3: ## Backups to a bucket, against a server that speaks S3 (moto, from PyPI)
+	tests/s3-server $(CARGO) test --release -p wherry-control-plane --lib -- rounds_in_a_bucket
 
 test-slow: test ## All tests and a long simulation
 	WHERRY_SIM_RUNS=2000 $(CARGO) test --release -p wherry-tests --test it sim::

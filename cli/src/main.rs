@@ -7,10 +7,12 @@
 //! a wrong command line.
 
 mod api;
+mod backup;
 mod dev;
 mod diagnostic;
 mod folder;
 mod images;
+mod keys;
 mod member;
 mod roles;
 mod token;
@@ -63,6 +65,16 @@ enum Verb {
         #[command(subcommand)]
         verb: token::Verb,
     },
+    /// Save, inspect and restore backups of a cluster
+    Backup {
+        #[command(subcommand)]
+        verb: backup::Verb,
+    },
+    /// Show and rotate the keys of encryption at rest
+    Keys {
+        #[command(subcommand)]
+        verb: keys::Verb,
+    },
     /// Open the dashboard, signed in
     Ui(ui::Flags),
     /// Say why a Pod is on its node, or on none
@@ -91,6 +103,8 @@ fn main() -> ExitCode {
         Verb::Node(flags) => roles::node(flags),
         Verb::Member { verb } => member::main(verb),
         Verb::Token { verb } => token::main(verb),
+        Verb::Backup { verb } => backup::main(verb),
+        Verb::Keys { verb } => keys::main(verb),
         Verb::Ui(flags) => ui::main(flags),
         Verb::Why(flags) => why::main(flags),
         Verb::Worker(flags) => roles::worker(flags),

@@ -10,6 +10,8 @@ use tokio::runtime::Runtime;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 use wherry_control_plane::apiserver::Network;
+use wherry_control_plane::at_rest;
+use wherry_control_plane::backup::{Destination, Schedule};
 use wherry_control_plane::member::join::Join;
 use wherry_control_plane::member::{self, IdentityError, Member, MemberError};
 
@@ -45,6 +47,24 @@ pub struct ServerFlags {
     /// Token of `wherry token create --for member`, needed to join
     #[arg(long, env = "WHERRY_TOKEN", hide_env_values = true)]
     token: Option<String>,
+    /// Keys of encryption at rest [default: pki/at-rest.keys in the data folder]
+    #[arg(long, value_name = "FILE", help_heading = "Encryption at rest")]
+    keyring: Option<PathBuf>,
+    /// Encrypt every object on disk, not only Secrets and ConfigMaps
+    #[arg(long, help_heading = "Encryption at rest")]
+    encrypt_everything: bool,
+    /// Make backups by the clock: file:///FOLDER or s3://BUCKET/PREFIX (with the usual AWS_…
+    /// variables); give it to every member, the one that leads makes them
+    #[arg(long, value_name = "URL", help_heading = "Scheduled backups")]
+    backup_to: Option<String>,
+    /// Time between two backups
+    #[arg(long, value_name = "DURATION", default_value = "6h", value_parser = parse_interval,
+        help_heading = "Scheduled backups")]
+    backup_every: Duration,
+    /// How many backups are kept; older ones are removed
+    #[arg(long, value_name = "N", default_value_t = 28,
+        value_parser = clap::value_parser!(u32).range(1..), help_heading = "Scheduled backups")]
+    backup_keep: u32,
     /// Serve on this inherited listening socket instead
     #[arg(long, hide = true)]
     listen_fd: Option<RawFd>,
@@ -93,6 +113,15 @@ pub struct CompileFlags {
     output: PathBuf,
 }
 
+/// A minute at least: a backup of a large cluster takes seconds.
+fn parse_interval(text: &str) -> Result<Duration, String> {
+    let span: jiff::SignedDuration = text.parse().map_err(|error| format!("{error}"))?;
+    match Duration::try_from(span) {
+        Ok(interval) if interval >= Duration::from_secs(60) => Ok(interval),
+        _ => Err("it must be a minute at least".to_owned()),
+    }
+}
+
 fn parse_label(text: &str) -> Result<(String, String), String> {
     let (key, value) = text.split_once('=').ok_or("want KEY=VALUE")?;
     Ok((key.to_owned(), value.to_owned()))
@@ -112,7 +141,18 @@ pub fn server(flags: ServerFlags) -> Result<(), Diagnostic> {
     let (members, token) = (flags.join, flags.token.unwrap_or_default());
     let join = (!members.is_empty()).then_some(Join { members, token });
     let advertise = flags.advertise;
-    let config = member::Config { name, data_dir: data_dir.clone(), listener, advertise, join };
+    let encryption =
+        at_rest::Config { keyring: flags.keyring, everything: flags.encrypt_everything };
+    let backups = schedule(flags.backup_to, flags.backup_every, flags.backup_keep)?;
+    let config = member::Config {
+        name,
+        data_dir: data_dir.clone(),
+        encryption,
+        backups,
+        listener,
+        advertise,
+        join,
+    };
     abort_on_panic();
     let runtime = Runtime::new().map_err(no_runtime)?;
     let result = runtime.block_on(async {
@@ -149,10 +189,33 @@ fn abort_on_panic() {
     }));
 }
 
+/// When and where to backups are made, if that was asked for.
+fn schedule(
+    to: Option<String>,
+    every: Duration,
+    keep: u32,
+) -> Result<Option<Schedule>, Diagnostic> {
+    let Some(to) = to else {
+        return Ok(None);
+    };
+    let environment = std::env::vars_os()
+        .filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)));
+    let to = Destination::parse(&to, environment).map_err(|error| {
+        Diagnostic::new("WH0044", "backups cannot be put there")
+            .why(error)
+            .help("a folder:   --backup-to file:///var/backups/wherry")
+            .help("a bucket:   --backup-to s3://BUCKET/PREFIX, with AWS_… in the environment")
+    })?;
+    Ok(Some(Schedule { to, every, keep: keep as usize }))
+}
+
 fn server_failed(error: MemberError, data_dir: &std::path::Path) -> Diagnostic {
     let shown = data_dir.display().to_string();
     let help = match &error {
         MemberError::Pki(_) => format!("check the files in {shown}/pki"),
+        MemberError::Keyring(_) => {
+            "name the cluster's keyring with --keyring FILE, or mend that file".to_owned()
+        }
         MemberError::Store(_) => format!("the state is in {shown}/store; nothing was changed"),
         MemberError::Folder { .. } => "choose another folder with --data-dir DIR".to_owned(),
         MemberError::Listen(_) => "choose another address with --listen".to_owned(),
@@ -257,7 +320,7 @@ pub fn shutdown_on_signal() -> Result<CancellationToken, Diagnostic> {
     Ok(shutdown)
 }
 
-fn host_name() -> Result<String, Diagnostic> {
+pub fn host_name() -> Result<String, Diagnostic> {
     let name = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
     let name = Some(name.trim().to_lowercase()).filter(|name| !name.is_empty());
     name.ok_or_else(|| {

@@ -3,6 +3,7 @@
 //! when `WHERRY_L3` is set (`make test`).
 
 mod apps;
+mod backup;
 mod chaos;
 mod crash;
 mod dashboard;

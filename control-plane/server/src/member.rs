@@ -12,9 +12,10 @@
 //! (`join`), which makes it a learner at first and a voter once it has caught up.
 //!
 //! Tasks: one accept loop with a task for each connection, one that starts and stops the leader's
-//! work, one that looks who the members are, and after a join one that asks for the vote. All are
-//! joined by [`Member::stopped`]. A member that is told to stop hands its leadership over first,
-//! and only then stops answering; it also stops when its store does.
+//! work, one that looks who the members are, one that keeps encryption at rest on its newest key,
+//! and after a join one that asks for the vote. All are joined by [`Member::stopped`]. A member that
+//! is told to stop hands its leadership over first, and only then stops answering; it also stops
+//! when its store does.
 
 mod identity;
 pub mod join;
@@ -31,13 +32,18 @@ use tokio::net::TcpListener;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
-use wherry_store::{Engine, FOUNDER, Leadership, MemberId, MemberStatus, Role, Store};
+use wherry_store::{
+    Engine, FOUNDER, Keyring, KeyringError, Leadership, MemberId, MemberStatus, OpenError, Role,
+    Store,
+};
 
 use crate::apiserver::{self, ApiServer, User};
+use crate::backup::Schedule;
 use crate::controllers::ApiMember;
 use crate::peer::{self, Others, Peers};
 use crate::pki::{self, Pki, PkiError, Profile};
-use crate::{controllers, scheduler};
+use crate::reports::Reports;
+use crate::{at_rest, backup, controllers, scheduler};
 use identity::Identity;
 pub use identity::IdentityError;
 use join::{Join, JoinError};
@@ -63,6 +69,9 @@ const ELSEWHERE: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::new(192, 0, 2
 pub struct Config {
     pub name: String,
     pub data_dir: PathBuf,
+    pub encryption: at_rest::Config,
+    /// Backups by the clock, made while this member leads.
+    pub backups: Option<Schedule>,
     /// Already bound, so that a port in use is found before anything else is done.
     pub listener: std::net::TcpListener,
     /// Where nodes and other members reach this one; None: where it listens.
@@ -82,6 +91,8 @@ pub enum MemberError {
     Identity(#[from] IdentityError),
     #[error(transparent)]
     Join(#[from] JoinError),
+    #[error(transparent)]
+    Keyring(#[from] KeyringError),
     #[error("cannot use the data folder {}: {source}", path.display())]
     Folder { path: PathBuf, source: std::io::Error },
     #[error("cannot use the listening socket: {0}")]
@@ -139,10 +150,18 @@ impl Member {
         }
         let id = identity.as_ref().map_or(FOUNDER, |identity| identity.id);
         let pki = Arc::new(Pki::load_or_create(&data_dir.join("pki"))?);
+        let (keyring, made) = config.encryption.open(data_dir)?;
         let (stop, alone) = (CancellationToken::new(), CancellationToken::new());
         let removed = CancellationToken::new();
         let peers = Peers::new(pki.peer_client_config(id)?, alone.clone());
-        let store = open(data_dir, name, id, identity.as_ref(), address, &peers).await?;
+        let to_open = ToOpen { data_dir, name, id, identity: identity.as_ref(), address };
+        let store = open(to_open, keyring.clone(), &peers).await.inspect_err(|error| {
+            // A keyring made for data that another one has encrypted would be taken for it later.
+            if made && matches!(error, MemberError::Store(OpenError::Key { .. })) {
+                let _ = fs::remove_file(keyring.path());
+            }
+        })?;
+        let reports = Arc::<Reports>::default();
 
         let joined = identity.is_some_and(|identity| identity.joined);
         Identity::new(store.cluster_id(), id, name, joined).opened().keep(data_dir)?;
@@ -154,6 +173,7 @@ impl Member {
             data_dir: data_dir.clone(),
             pki: pki.clone(),
             advertise: address,
+            reports: reports.clone(),
             shutdown: stop.clone(),
         });
 
@@ -167,7 +187,15 @@ impl Member {
             router: peer::router(api.clone(), store.clone(), removed.clone()),
         };
         tasks.spawn(serve::serve(listener, Sides { clients, peers: between }, stop.clone()));
-        let leader = Leader { api: api.clone(), pki: pki.clone(), members: reachable };
+        tasks.spawn(at_rest::keep(store.clone(), keyring, reports.clone(), stop.clone()));
+        let leader = Leader {
+            store: store.clone(),
+            backups: config.backups,
+            reports,
+            api: api.clone(),
+            pki: pki.clone(),
+            members: reachable,
+        };
         tasks.spawn(lead(store.clone(), leader, stop.clone()));
         let look = look_around(store.clone(), address, members, addresses);
         tasks.spawn(stop.clone().run_until_cancelled_owned(look));
@@ -264,18 +292,26 @@ async fn take_part(
     Ok((identity, address))
 }
 
-async fn open(
-    data_dir: &Path,
-    name: &str,
+/// Which store is opened.
+struct ToOpen<'a> {
+    data_dir: &'a Path,
+    name: &'a str,
     id: MemberId,
-    identity: Option<&Identity>,
+    identity: Option<&'a Identity>,
     address: SocketAddr,
+}
+
+async fn open(
+    what: ToOpen<'_>,
+    keyring: Arc<Keyring>,
     peers: &Peers,
 ) -> Result<Store, MemberError> {
+    let ToOpen { data_dir, name, id, identity, address } = what;
     let engine = Engine::Rocks(data_dir.join(identity::STORE));
     let config = wherry_store::Config {
         name: name.to_owned(),
         cluster_id: identity.and_then(Identity::cluster),
+        keys: Some(keyring),
         ..wherry_store::Config::new(engine, id, address.to_string())
     };
     let store = match identity {
@@ -448,6 +484,9 @@ fn write_admin_kubeconfig(
 
 /// What the leader's work needs.
 struct Leader {
+    store: Store,
+    backups: Option<Schedule>,
+    reports: Arc<Reports>,
     api: ApiServer,
     pki: Arc<Pki>,
     members: watch::Receiver<Vec<ApiMember>>,
@@ -496,6 +535,10 @@ fn start_leaders_work(leader: &Leader, work: &TaskTracker, stop: &CancellationTo
     let controllers = client("system:kube-controller-manager");
     work.spawn(controllers::run(controllers, config, stop.clone()));
     work.spawn(scheduler::run(client("system:kube-scheduler"), stop.clone()));
+    if let Some(schedule) = leader.backups.clone() {
+        let (store, reports) = (leader.store.clone(), leader.reports.clone());
+        work.spawn(backup::run(store, schedule, reports, stop.clone()));
+    }
 }
 
 #[cfg(test)]

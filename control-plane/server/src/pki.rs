@@ -406,7 +406,7 @@ fn certificate_of(pem: &str) -> Result<CertificateDer<'static>, PkiError> {
     CertificateDer::from_pem_slice(pem.as_bytes()).map_err(tls)
 }
 
-fn create_private_folder(folder: &Path) -> Result<(), PkiError> {
+pub fn create_private_folder(folder: &Path) -> Result<(), PkiError> {
     use std::os::unix::fs::DirBuilderExt as _;
     fs::DirBuilder::new().recursive(true).mode(0o700).create(folder).map_err(|source| {
         PkiError::File { what: "create the folder", path: folder.to_owned(), source }

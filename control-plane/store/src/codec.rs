@@ -36,6 +36,8 @@ const HEADER_BYTES: usize = 5;
 pub(crate) enum CodecError {
     #[error("its checksum does not match")]
     Checksum,
+    #[error("it is encrypted, and there is no keyring")]
+    Sealed,
     #[error("it has version {0}, which this program does not know")]
     Version(u8),
     #[error("it ends too early")]
@@ -205,6 +207,9 @@ impl<'a> Decoder<'a> {
             return Err(CodecError::Short);
         }
         let (header, payload) = record.split_at(HEADER_BYTES);
+        if header[0] == crate::keyring::MARK {
+            return Err(CodecError::Sealed);
+        }
         let stored = u32::from_le_bytes([header[1], header[2], header[3], header[4]]);
         if checksum(header[0], payload) != stored {
             return Err(CodecError::Checksum);

@@ -3,6 +3,7 @@
 
 use std::path::PathBuf;
 
+use crate::keyring::Fingerprint;
 use crate::members::MemberId;
 use crate::raft::StartError;
 use crate::state::{Entry, Revision};
@@ -29,6 +30,19 @@ pub enum OpenError {
         path: PathBuf,
         /// What was found.
         detail: String,
+    },
+    /// What lies there was encrypted with a key that is not in the keyring.
+    #[error(
+        "the store in {path:?} is encrypted with key {key}, which the keyring {keyring:?} does not \
+         have; put the cluster's own keyring there, or name it"
+    )]
+    Key {
+        /// The folder.
+        path: PathBuf,
+        /// The key that is missing.
+        key: Fingerprint,
+        /// Where it was looked for.
+        keyring: PathBuf,
     },
     /// The disk has lost what it had confirmed.
     #[error(
@@ -242,6 +256,11 @@ pub enum CheckpointError {
     #[error("the store has stopped at revision {0}")]
     Stopped(Revision),
 }
+
+/// Values could not be encrypted anew; the store has stopped, or its disk fails.
+#[derive(Clone, Debug, thiserror::Error)]
+#[error("encrypting the stored values with the newest key failed: {0}")]
+pub struct ResealError(pub(crate) String);
 
 /// The writer thread panicked; what was answered is on disk all the same.
 #[derive(Clone, Copy, Debug, thiserror::Error)]

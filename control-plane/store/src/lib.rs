@@ -32,15 +32,18 @@
 //! events and who follows them, `check` the judgement whether members agree, `members` who is in
 //! the cluster; `raft`, `log`, `machine`, `network`, `transfer`, `wire` hold openraft, which
 //! nothing else knows; `codec` is how things are written and sent, `writer` the thread that writes
-//! them, `engine` the disk, `superblock` what the disk must hold, `space` how much it can; `faults`
-//! is for tests.
+//! them, `engine` the disk, `superblock` what the disk must hold, `space` how much it can;
+//! `keyring` is encryption at rest, with `reseal`; `backup` and `restore` are what they are called;
+//! `faults` is for tests.
 
+mod backup;
 mod check;
 mod codec;
 mod engine;
 mod errors;
 mod faults;
 mod health;
+mod keyring;
 mod log;
 mod machine;
 mod members;
@@ -48,6 +51,8 @@ mod network;
 mod open;
 mod peers;
 mod raft;
+mod reseal;
+mod restore;
 mod space;
 mod state;
 mod store;
@@ -58,14 +63,19 @@ mod watch;
 mod wire;
 mod writer;
 
+pub use backup::{
+    Backup, BackupContent, BackupError, BackupHead, BackupObject, keyring_of_backup, read_backup,
+};
 pub use errors::{
-    CheckpointError, MembershipError, OpenError, ReadError, ShutdownError, WriteError,
+    CheckpointError, MembershipError, OpenError, ReadError, ResealError, ShutdownError, WriteError,
 };
 pub use faults::{Bug, Fault, Faults, POINTS};
 pub use health::Health;
+pub use keyring::{Cover, Fingerprint, KeyInfo, Keyring, KeyringError};
 pub use members::{FOUNDER, MemberId, MemberStatus, Role};
 pub use network::{PEER_BYTES_MAX, Peer, Transport};
 pub use raft::StartError;
+pub use restore::{RestoreError, RestoreTarget, Restored, restore};
 pub use state::{Entry, Precondition, Revision, Snapshot, Window, WindowError};
 pub use store::{Config, Engine, Leadership, Store, WRITE_BYTES_MAX};
 pub use superblock::{Identity, identity};

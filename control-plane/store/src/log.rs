@@ -297,6 +297,16 @@ fn decode_entry(key: &[u8], record: &[u8]) -> Result<LogEntry, EngineError> {
     Ok(entry)
 }
 
+/// Writes what a log finds that begins behind this entry, as if it had been purged up to it by a
+/// member that voted for the leader who wrote it. Returns that vote.
+pub(crate) fn put_beginning(batch: &mut Batch, log_id: LogId) -> Vote {
+    let record = codec::encode(24, &log_id, Encoder::log_id);
+    batch.put(Column::Meta, Bytes::from_static(PURGED), record);
+    let vote = Vote { leader_id: log_id.leader_id, committed: false };
+    batch.put(Column::Meta, Bytes::from_static(VOTE), codec::encode(24, &vote, Encoder::vote));
+    vote
+}
+
 /// What lies on disk.
 #[derive(Debug)]
 pub(crate) struct Found {

@@ -335,6 +335,17 @@ impl Round {
     }
 }
 
+/// Writes the mark of a state that was not applied from a log but is where one begins.
+pub(crate) fn put_beginning(
+    batch: &mut Batch,
+    membership: StoredMembership,
+    time_ms: u64,
+    hash: u128,
+) {
+    let log_id = *membership.log_id();
+    put_applied(batch, &Applied { log_id, membership, time_ms, hash, mark: None });
+}
+
 /// Adds an object to a batch.
 pub(crate) fn put_entry(batch: &mut Batch, key: Bytes, entry: &Entry) {
     let record = codec::encode(32 + entry.value.len(), entry, Encoder::entry);

@@ -8,8 +8,9 @@ use std::sync::Arc;
 
 use crate::engine::memory::Memory;
 use crate::engine::rocks::{self, Rocks};
-use crate::engine::{Engine as Disk, EngineError};
+use crate::engine::{Engine as Disk, EngineError, sealed};
 use crate::errors::OpenError;
+use crate::keyring::Keyring;
 use crate::log::{self, Found, read_meta};
 use crate::machine::{APPLIED, Machine, Restored, read_applied};
 use crate::space::Space;
@@ -29,7 +30,10 @@ pub(crate) struct Opened {
 /// What is wrong with the data in a folder.
 pub(crate) fn damaged(base: Option<&Path>, error: EngineError) -> OpenError {
     let path = base.unwrap_or(Path::new("(memory)")).to_owned();
-    OpenError::Damaged { path, detail: error.to_string() }
+    match error {
+        EngineError::UnknownKey { key, keyring, .. } => OpenError::Key { path, key, keyring },
+        error => OpenError::Damaged { path, detail: error.to_string() },
+    }
 }
 
 /// Opens what `config` names. Blocks.
@@ -40,7 +44,7 @@ pub(crate) fn open(config: &Config, founds: bool) -> Result<Opened, OpenError> {
             let identity = new_identity(config, Path::new("(memory)"), founds)?;
             let block = Superblock::new(identity);
             let anchor = Arc::new(Anchor::new(None, block, config.faults.clone()));
-            let disk: Arc<dyn Disk> = Arc::new(Memory::new());
+            let disk = sealed::wrap(Arc::new(Memory::new()), config.keys.clone());
             let space = Space::before_open(None);
             let restored = Machine::read(&*disk).map_err(|error| damaged(None, error))?;
             Ok(Opened { base: None, disk, anchor, space, restored })
@@ -73,7 +77,7 @@ fn open_rocks(config: &Config, base: &Path, founds: bool) -> Result<Opened, Open
     let anchor = Arc::new(Anchor::new(Some(base.to_owned()), block, config.faults.clone()));
     let disk = Rocks::open(base, anchor.clone(), found.is_none(), config.faults.clone())?;
     // From here on no other process has the folder.
-    let disk: Arc<dyn Disk> = Arc::new(disk);
+    let disk = sealed::wrap(Arc::new(disk), config.keys.clone());
     let engine = |error| damaged(Some(base), error);
     let log = log::find(&*disk).map_err(engine)?;
     let restored = Machine::read(&*disk).map_err(engine)?;
@@ -115,10 +119,13 @@ fn new_identity(config: &Config, base: &Path, founds: bool) -> Result<Identity, 
 }
 
 /// What a database that nobody has open holds: vote and log, and the revision of its state. Blocks.
-pub(crate) fn look(database: &Path) -> Result<(Found, Revision), EngineError> {
-    let disk = Rocks::open_to_read(database)?;
-    let applied = read_meta(&disk, APPLIED, read_applied)?.unwrap_or_default();
-    let found = log::find(&disk)?;
+pub(crate) fn look(
+    database: &Path,
+    keys: Option<Arc<Keyring>>,
+) -> Result<(Found, Revision), EngineError> {
+    let disk = sealed::wrap(Arc::new(Rocks::open_to_read(database)?), keys);
+    let applied = read_meta(&*disk, APPLIED, read_applied)?.unwrap_or_default();
+    let found = log::find(&*disk)?;
     disk.close();
     Ok((found, applied.log_id.map_or(0, |log_id| log_id.index)))
 }

@@ -27,6 +27,7 @@ use tokio_util::task::TaskTracker;
 use crate::engine::{Engine as Disk, KEY_BYTES_MAX};
 use crate::errors::{CheckpointError, OpenError, ReadError, ShutdownError, WriteError};
 use crate::faults::Faults;
+use crate::keyring::Keyring;
 use crate::log::{Flushed, Log};
 use crate::machine::{Growth, Machine, Shown, Tools};
 use crate::members::{Changer, FOUNDER, MemberId};
@@ -86,6 +87,8 @@ pub struct Config {
     pub cluster_id: Option<u128>,
     /// How much of the past is kept.
     pub window: Window,
+    /// Encryption at rest; `None` writes everything as it is.
+    pub keys: Option<Arc<Keyring>>,
     /// Faults that tests ask for.
     pub faults: Faults,
 }
@@ -101,6 +104,7 @@ impl Config {
             address,
             cluster_id: None,
             window: Window::default(),
+            keys: None,
             faults: Faults::from_env(),
         }
     }
@@ -140,6 +144,8 @@ pub(crate) struct Inner {
     pub(crate) identity: Identity,
     pub(crate) base: Option<PathBuf>,
     pub(crate) disk: Arc<dyn Disk>,
+    /// What the disk is encrypted with, and backups are.
+    pub(crate) keys: Option<Arc<Keyring>>,
     pub(crate) anchor: Arc<Anchor>,
     flushed: Flushed,
     pub(crate) member: Member,
@@ -223,7 +229,7 @@ impl Store {
         let opened = tokio::task::spawn_blocking(move || open::open(&asked, founds));
         let opened = opened.await.expect("opening the disk does not panic")?;
         let Opened { base, disk, anchor, space, restored } = opened;
-        let (identity, faults) = (anchor.identity(), config.faults);
+        let (identity, faults, keys) = (anchor.identity(), config.faults, config.keys);
         let id = identity.member_id;
 
         let stop = Stop::new();
@@ -258,6 +264,7 @@ impl Store {
                 identity,
                 base,
                 disk: disk.clone(),
+                keys,
                 anchor: anchor.clone(),
                 flushed: flushed.clone(),
                 inbox: Inbox::new(member.clone(), disk, room.clone(), faults.clone()),
@@ -488,12 +495,12 @@ impl Store {
         let flushed = self.inner.writer.write(crate::engine::Batch::default()).await;
         flushed.map_err(|_| CheckpointError::Stopped(self.current().revision()))?;
         let (engine, folder) = (self.inner.disk.clone(), folder.to_owned());
-        let identity = self.inner.identity;
+        let (identity, keys) = (self.inner.identity, self.inner.keys.clone());
         let copying = tokio::task::spawn_blocking(move || {
             std::fs::create_dir(&folder).map_err(|error| disk(&error))?;
             let database = superblock::database(&folder, 1);
             engine.checkpoint(&database).map_err(|error| disk(&error))?;
-            let (found, revision) = open::look(&database).map_err(|error| disk(&error))?;
+            let (found, revision) = open::look(&database, keys).map_err(|error| disk(&error))?;
             let block =
                 Superblock { vote: found.vote, last: found.last, ..Superblock::new(identity) };
             superblock::write(&folder, &block).map_err(|error| disk(&error))?;

@@ -15,9 +15,9 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread::JoinHandle;
 
-use tokio::sync::{mpsc, watch};
+use tokio::sync::{mpsc, oneshot, watch};
 
-use crate::engine::{Batch, Engine, EngineError, Stage};
+use crate::engine::{Batch, Column, Engine, EngineError, Resealed, Stage};
 use crate::faults::{Bug, Faults};
 
 /// Changes that may wait; behind it whoever submits waits.
@@ -41,7 +41,16 @@ enum Job {
         batch: Batch,
         done: Done,
     },
+    Reseal(Reseal),
     Close,
+}
+
+/// One round of writing records again under the newest key. The writer's thread does it, since
+/// nobody else may write between its reading and its writing.
+struct Reseal {
+    column: Column,
+    from: Vec<u8>,
+    done: oneshot::Sender<Result<Resealed, EngineError>>,
 }
 
 /// The reason for which the store stopped; the first one counts.
@@ -160,6 +169,18 @@ impl Writer {
         receiver.await.map_err(|_| EngineError::Closed)?
     }
 
+    /// Does one round of resealing; ordered among the changes handed in.
+    pub(crate) async fn reseal(
+        &self,
+        column: Column,
+        from: Vec<u8>,
+    ) -> Result<Resealed, EngineError> {
+        let (done, receiver) = oneshot::channel();
+        let job = Job::Reseal(Reseal { column, from, done });
+        self.queue.send(job).await.map_err(|_| EngineError::Closed)?;
+        receiver.await.map_err(|_| EngineError::Closed)?
+    }
+
     /// Lets the thread end once all that was handed in is written.
     pub(crate) async fn close(&self) {
         let _ = self.queue.send(Job::Close).await;
@@ -192,19 +213,33 @@ fn run(
             Some(error) => Err(error.clone()),
             None => write(engine, &group, faults),
         };
-        if let Err(error) = &result
-            && failed.is_none()
-        {
-            tracing::error!(%error, "store writer failed");
-            stop.stop(&error.to_string());
-            failed = Some(error.clone());
-        }
+        note_failure(&result, stop, &mut failed);
         if result.is_ok() && (group.durable || group.adopt.is_some()) {
             written.fsyncs.fetch_add(1, Ordering::Relaxed);
         }
         for done in group.done {
             done(result.clone());
         }
+        if let Some(Reseal { column, from, done }) = group.reseal {
+            let resealed = match &failed {
+                Some(error) => Err(error.clone()),
+                None => engine.reseal(column, &from),
+            };
+            note_failure(&resealed, stop, &mut failed);
+            // Whoever asked may be gone; what was resealed is so all the same.
+            let _ = done.send(resealed);
+        }
+    }
+}
+
+/// The first failure stops the store.
+fn note_failure<T>(result: &Result<T, EngineError>, stop: &Stop, failed: &mut Option<EngineError>) {
+    if let Err(error) = result
+        && failed.is_none()
+    {
+        tracing::error!(%error, "store writer failed");
+        stop.stop(&error.to_string());
+        *failed = Some(error.clone());
     }
 }
 
@@ -232,6 +267,8 @@ struct Group {
     adopt: Option<(Stage, Batch)>,
     done: Vec<Done>,
     changes: u64,
+    /// To be done after the batch.
+    reseal: Option<Reseal>,
 }
 
 /// Takes the first change and all that wait behind it, up to a size or to a staged state.
@@ -249,6 +286,10 @@ fn gather(first: Job, jobs: &mut mpsc::Receiver<Job>, open: &mut bool) -> Group 
             Job::Adopt { stage, batch, done } => {
                 group.adopt = Some((stage, batch));
                 group.done.push(done);
+                break;
+            }
+            Job::Reseal(reseal) => {
+                group.reseal = Some(reseal);
                 break;
             }
             Job::Close => {

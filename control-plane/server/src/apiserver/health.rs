@@ -153,6 +153,7 @@ pub async fn metrics(State(api): State<ApiServer>) -> Response {
     for (name, kind, value) in gauges {
         let _ = writeln!(text, "# TYPE {name} {kind}\n{name} {value}");
     }
+    text.push_str(&api.reports().text());
     ([(header::CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")], text).into_response()
 }
 

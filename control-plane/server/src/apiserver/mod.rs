@@ -21,6 +21,7 @@
 mod admission;
 mod auth;
 mod authorize;
+mod backup;
 mod catalog;
 mod cel;
 mod content;
@@ -50,10 +51,12 @@ pub use extensions::Network;
 pub use health::GIT_VERSION;
 pub use tunnel::{TunnelError, Tunnels};
 
+use crate::reports::Reports;
 use admission::service::Allocations;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use tokio::sync::Semaphore;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tower::ServiceExt as _;
 use wherry_store::{Snapshot, Store};
@@ -73,6 +76,8 @@ pub struct Config {
     pub pki: Arc<Pki>,
     /// Address at which clients reach this member.
     pub advertise: SocketAddr,
+    /// What else `/metrics` shows.
+    pub reports: Arc<Reports>,
     /// Ends streams and tunnels.
     pub shutdown: CancellationToken,
 }
@@ -95,6 +100,7 @@ struct Inner {
     catalog: catalog::Source,
     hooks: extensions::Source,
     webhooks: extensions::Client,
+    backups: Arc<Semaphore>,
 }
 
 impl ApiServer {
@@ -111,6 +117,7 @@ impl ApiServer {
             catalog: catalog::Source::default(),
             hooks: extensions::Source::default(),
             webhooks: extensions::Client::default(),
+            backups: Arc::new(Semaphore::new(backup::BACKUPS_AT_ONCE)),
         });
         ApiServer { shared, store }
     }
@@ -218,6 +225,14 @@ impl ApiServer {
 
     fn metrics(&self) -> &health::Metrics {
         &self.shared.metrics
+    }
+
+    fn reports(&self) -> &Reports {
+        &self.shared.config.reports
+    }
+
+    fn backups(&self) -> &Arc<Semaphore> {
+        &self.shared.backups
     }
 
     fn allocations(&self) -> &Allocations {

@@ -4,6 +4,7 @@
 use super::{
     ApiServer,
     auth::User,
+    backup,
     content::{self, BODY_BYTES_MAX},
     discovery,
     elsewhere::{self, Leader},
@@ -57,6 +58,7 @@ pub fn router(api: ApiServer) -> Router {
         .route(join::PATH, get(members::list).post(members::join))
         .route("/wherry/v1/members/{id}", delete(members::remove))
         .route("/wherry/v1/leader", post(members::transfer))
+        .route("/wherry/v1/backup", get(backup::save))
         .merge(ui::router())
         .fallback(|| async { ApiError::NoSuchPath })
         .method_not_allowed_fallback(|| async {

@@ -1,5 +1,6 @@
 //! What the store asks of a disk: four things, so that the log and the state machine are the same
-//! code over RocksDB (`rocks`) and over memory (`memory`, for tests).
+//! code over RocksDB (`rocks`) and over memory (`memory`, for tests), with encryption at rest
+//! (`sealed`) or without.
 //!
 //! Words: a *column* is a named key space of its own (a RocksDB column family); a *batch* is a list
 //! of changes over all columns that becomes visible, and survives a crash, as a whole or not at
@@ -18,10 +19,13 @@
 
 pub(crate) mod memory;
 pub(crate) mod rocks;
+pub(crate) mod sealed;
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use bytes::Bytes;
+
+use crate::keyring::Fingerprint;
 
 /// The column families of the one database.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -86,6 +90,16 @@ impl Batch {
         self.ops.push(Op::DeleteRange(column, from, end));
     }
 
+    /// Adds a change of another batch.
+    pub(crate) fn push(&mut self, op: Op) {
+        self.bytes += match &op {
+            Op::Put(_, key, value) => key.len() + value.len(),
+            Op::Delete(_, key) => key.len(),
+            Op::DeleteRange(_, from, end) => from.len() + end.len(),
+        };
+        self.ops.push(op);
+    }
+
     /// Appends the changes of another batch, to happen together with and after those here.
     pub(crate) fn absorb(&mut self, other: Batch) {
         self.bytes += other.bytes;
@@ -119,6 +133,10 @@ pub(crate) enum EngineError {
     Read(String),
     #[error("{0} is damaged on disk: {1}")]
     Damaged(String, String),
+    #[error("{what} is encrypted with key {key}, which the keyring {keyring:?} does not have")]
+    UnknownKey { what: String, key: Fingerprint, keyring: PathBuf },
+    #[error("encrypting a value failed: {0}")]
+    Seal(String),
     #[error("the store is closed")]
     Closed,
     #[error("a store in memory has no files")]
@@ -131,6 +149,15 @@ pub(crate) struct Stage(pub(crate) u64);
 
 pub(crate) fn unknown_stage() -> EngineError {
     EngineError::Write("the state on its way in was replaced by a later one".to_owned())
+}
+
+/// What became of one round of resealing.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Resealed {
+    /// Records written again.
+    pub(crate) records: u64,
+    /// Where the next round begins; `None` after the last one.
+    pub(crate) next: Option<Vec<u8>>,
 }
 
 /// An ordered, durable key-value store with columns and atomic batches.
@@ -160,6 +187,18 @@ pub(crate) trait Engine: Send + Sync + 'static {
 
     /// Copies the files, as of some moment during the call, into a folder that must not exist yet.
     fn checkpoint(&self, folder: &Path) -> Result<(), EngineError>;
+
+    /// Writes again what is not sealed as it would be now, among the next records from `from` on;
+    /// says where to go on. Nothing else may write meanwhile: only the writer's thread calls it.
+    /// Nothing to do for engines that do not seal.
+    fn reseal(&self, _column: Column, _from: &[u8]) -> Result<Resealed, EngineError> {
+        Ok(Resealed::default())
+    }
+
+    /// Rids the files of values that were written over or deleted.
+    fn compact(&self, _column: Column) -> Result<(), EngineError> {
+        Ok(())
+    }
 
     /// Lets go of the files at once, whoever still holds the engine: later calls fail.
     fn close(&self);

@@ -24,8 +24,9 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 use bytes::Bytes;
 use rocksdb::checkpoint::Checkpoint;
 use rocksdb::{
-    ColumnFamily, ColumnFamilyDescriptor, DB, DBCompressionType, DBRecoveryMode, Direction,
-    ErrorKind, IteratorMode, LogLevel, Options, WriteBatch, WriteOptions,
+    BottommostLevelCompaction, ColumnFamily, ColumnFamilyDescriptor, CompactOptions, DB,
+    DBCompressionType, DBRecoveryMode, Direction, ErrorKind, IteratorMode, LogLevel, Options,
+    WriteBatch, WriteOptions,
 };
 
 use super::{Batch, Column, Engine, EngineError, Op, Pair, Stage, Visit, Walk, unknown_stage};
@@ -318,6 +319,20 @@ impl Engine for Rocks {
             checkpoint.create_checkpoint(folder).map_err(write_error)
         })?;
         superblock::sync_folder(folder).map_err(io_error)
+    }
+
+    fn compact(&self, column: Column) -> Result<(), EngineError> {
+        self.with(|db| {
+            // All of them: a write-ahead file goes when no column needs it any more.
+            for column in Column::ALL {
+                db.flush_cf(handle(db, column)).map_err(write_error)?;
+            }
+            // Forced down to the last level: the default leaves files that did not change.
+            let mut options = CompactOptions::default();
+            options.set_bottommost_level_compaction(BottommostLevelCompaction::Force);
+            db.compact_range_cf_opt(handle(db, column), None::<&[u8]>, None::<&[u8]>, &options);
+            Ok(())
+        })
     }
 
     fn close(&self) {

@@ -41,6 +41,7 @@ impl Server {
             data_dir: std::env::temp_dir(),
             pki: std::sync::Arc::new(pki),
             advertise: ([127, 0, 0, 1], 6443).into(),
+            reports: std::sync::Arc::default(),
             shutdown: shutdown.clone(),
         });
         let server = Server { api, shutdown, _folder: folder };
