@@ -7,6 +7,7 @@
 //! a wrong command line.
 
 mod api;
+mod audit;
 mod backup;
 mod dev;
 mod diagnostic;
@@ -75,6 +76,11 @@ enum Verb {
         #[command(subcommand)]
         verb: keys::Verb,
     },
+    /// Check audit logs
+    Audit {
+        #[command(subcommand)]
+        verb: audit::Verb,
+    },
     /// Open the dashboard, signed in
     Ui(ui::Flags),
     /// Say why a Pod is on its node, or on none
@@ -105,6 +111,7 @@ fn main() -> ExitCode {
         Verb::Token { verb } => token::main(verb),
         Verb::Backup { verb } => backup::main(verb),
         Verb::Keys { verb } => keys::main(verb),
+        Verb::Audit { verb } => audit::main(verb),
         Verb::Ui(flags) => ui::main(flags),
         Verb::Why(flags) => why::main(flags),
         Verb::Worker(flags) => roles::worker(flags),

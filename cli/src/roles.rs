@@ -9,7 +9,7 @@ use std::time::Duration;
 use tokio::runtime::Runtime;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
-use wherry_control_plane::apiserver::Network;
+use wherry_control_plane::apiserver::{AuditPolicy, LogConfig, Network};
 use wherry_control_plane::at_rest;
 use wherry_control_plane::backup::{Destination, Schedule};
 use wherry_control_plane::member::join::Join;
@@ -65,6 +65,18 @@ pub struct ServerFlags {
     #[arg(long, value_name = "N", default_value_t = 28,
         value_parser = clap::value_parser!(u32).range(1..), help_heading = "Scheduled backups")]
     backup_keep: u32,
+    /// What is written to the audit log: a Policy of audit.k8s.io/v1 [default: every change]
+    #[arg(long, value_name = "FILE")]
+    audit_policy_file: Option<PathBuf>,
+    /// The audit log [default: audit/audit.log in the data folder]
+    #[arg(long, value_name = "FILE")]
+    audit_log_path: Option<PathBuf>,
+    /// Megabytes after which the audit log goes on in a new file
+    #[arg(long, value_name = "MB", default_value_t = 100)]
+    audit_log_maxsize: u64,
+    /// Old audit logs that are kept
+    #[arg(long, value_name = "N", default_value_t = 10)]
+    audit_log_maxbackup: usize,
     /// Serve on this inherited listening socket instead
     #[arg(long, hide = true)]
     listen_fd: Option<RawFd>,
@@ -137,6 +149,7 @@ pub fn server(flags: ServerFlags) -> Result<(), Diagnostic> {
         None => bind(flags.listen)?,
     };
     let name = flags.name.map_or_else(host_name, Ok)?;
+    let audit = audit(&flags, &data_dir)?;
     // Whether a token is needed shows only when the data folder is known to be new.
     let (members, token) = (flags.join, flags.token.unwrap_or_default());
     let join = (!members.is_empty()).then_some(Join { members, token });
@@ -152,6 +165,7 @@ pub fn server(flags: ServerFlags) -> Result<(), Diagnostic> {
         listener,
         advertise,
         join,
+        audit,
     };
     abort_on_panic();
     let runtime = Runtime::new().map_err(no_runtime)?;
@@ -209,14 +223,37 @@ fn schedule(
     Ok(Some(Schedule { to, every, keep: keep as usize }))
 }
 
+fn audit(flags: &ServerFlags, data_dir: &std::path::Path) -> Result<LogConfig, Diagnostic> {
+    let policy = match &flags.audit_policy_file {
+        None => AuditPolicy::standard(),
+        Some(path) => {
+            let shown = path.display();
+            let text = std::fs::read_to_string(path).map_err(|error| {
+                Diagnostic::usage(format!("the audit policy {shown} cannot be read")).why(error)
+            })?;
+            AuditPolicy::parse(&text).map_err(|error| {
+                Diagnostic::usage(format!("the audit policy {shown} cannot be used")).why(error)
+            })?
+        }
+    };
+    let path = flags.audit_log_path.clone();
+    Ok(LogConfig {
+        path: path.unwrap_or_else(|| data_dir.join("audit").join("audit.log")),
+        policy,
+        bytes_max: flags.audit_log_maxsize.saturating_mul(1 << 20),
+        files_max: flags.audit_log_maxbackup,
+    })
+}
+
 fn server_failed(error: MemberError, data_dir: &std::path::Path) -> Diagnostic {
     let shown = data_dir.display().to_string();
     let help = match &error {
-        MemberError::Pki(_) => format!("check the files in {shown}/pki"),
+        MemberError::Pki(_) | MemberError::TokenKey(_) => format!("check the files in {shown}/pki"),
         MemberError::Keyring(_) => {
             "name the cluster's keyring with --keyring FILE, or mend that file".to_owned()
         }
         MemberError::Store(_) => format!("the state is in {shown}/store; nothing was changed"),
+        MemberError::Audit(_) => "choose another file with --audit-log-path FILE".to_owned(),
         MemberError::Folder { .. } => "choose another folder with --data-dir DIR".to_owned(),
         MemberError::Listen(_) => "choose another address with --listen".to_owned(),
         MemberError::Identity(IdentityError::Lost { name, .. }) => {

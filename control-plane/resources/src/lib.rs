@@ -8,6 +8,7 @@
 //! - [`meta`], [`keys`], [`names`], [`selectors`], [`fields`], [`quantity`]: reading and naming
 //! - [`patch`], [`defaults`], [`convert`], [`validate`]: what happens on the way into the store
 //! - [`apply`]: who owns which field, and server-side apply
+//! - [`rbac`]: what a rule of a role allows, and whether some rules cover others
 //! - [`structure`]: how lists and objects of built-in types merge, for patches and for apply
 //! - [`pod_fields`]: what becomes of every field of a Pod
 //! - [`table`], [`events`], [`conditions`]: what people and controllers see of it
@@ -32,6 +33,8 @@ pub mod patch;
 pub mod pod_fields;
 pub mod protobuf;
 pub mod quantity;
+pub mod quota;
+pub mod rbac;
 pub mod selectors;
 pub mod structure;
 pub mod table;

@@ -292,12 +292,12 @@ pub(crate) fn child_mut<'a>(
 }
 
 /// A string field, empty when absent or no string.
-pub(crate) fn text<'a>(value: &'a Value, key: &str) -> &'a str {
+pub fn text<'a>(value: &'a Value, key: &str) -> &'a str {
     value.get(key).and_then(Value::as_str).unwrap_or("")
 }
 
 /// The items of a list field, empty when absent or no list.
-pub(crate) fn items<'a>(value: &'a Value, key: &str) -> &'a [Value] {
+pub fn items<'a>(value: &'a Value, key: &str) -> &'a [Value] {
     value.get(key).and_then(Value::as_array).map(Vec::as_slice).unwrap_or(&[])
 }
 

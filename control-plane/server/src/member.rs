@@ -37,7 +37,7 @@ use wherry_store::{
     Store,
 };
 
-use crate::apiserver::{self, ApiServer, User};
+use crate::apiserver::{self, ApiServer, AuditLog, TokenKey, User};
 use crate::backup::Schedule;
 use crate::controllers::ApiMember;
 use crate::peer::{self, Others, Peers};
@@ -78,6 +78,8 @@ pub struct Config {
     pub advertise: Option<SocketAddr>,
     /// Whom to ask to be taken in; counts only while the data folder is new.
     pub join: Option<Join>,
+    /// Where to tell who did what.
+    pub audit: apiserver::LogConfig,
 }
 
 /// Why a member could not start, or stopped.
@@ -85,6 +87,10 @@ pub struct Config {
 pub enum MemberError {
     #[error(transparent)]
     Pki(#[from] PkiError),
+    #[error(transparent)]
+    Audit(#[from] apiserver::AuditError),
+    #[error(transparent)]
+    TokenKey(#[from] apiserver::KeyError),
     #[error(transparent)]
     Store(#[from] wherry_store::OpenError),
     #[error(transparent)]
@@ -174,6 +180,8 @@ impl Member {
             pki: pki.clone(),
             advertise: address,
             reports: reports.clone(),
+            token_key: Arc::new(TokenKey::from_pem(&pki.token_key_pem)?),
+            audit: Some(AuditLog::open(config.audit)?),
             shutdown: stop.clone(),
         });
 

@@ -9,6 +9,8 @@
 //! - `peer-ca` signs what members show each other (common name `wherry-member:ID`). It is trusted
 //!   for nothing but peer connections, and nothing else is trusted there.
 //!
+//! Beside them lies `sa.key`, with which the API server signs the tokens of service accounts.
+//!
 //! Keys are ECDSA P-256. A member's own leaves are made anew at each start and never stored. A
 //! certificate for a request carries the subject that the caller decided on; only the public key is
 //! taken from the request.
@@ -97,6 +99,8 @@ pub struct Pki {
     pub traffic: Authority,
     pub peer: Authority,
     folder: PathBuf,
+    /// Private key (PKCS#8, PEM) that signs the tokens of service accounts.
+    pub token_key_pem: String,
 }
 
 /// Files below the folder that all members of a cluster have in common, keys before their
@@ -121,6 +125,7 @@ impl Pki {
             traffic: Authority::load_or_create(folder, "traffic-ca", "wherry-traffic-ca")?,
             peer: Authority::load_or_create(folder, "peer-ca", "wherry-peer-ca")?,
             folder: folder.to_owned(),
+            token_key_pem: load_or_create_key(&folder.join("sa.key"))?,
         })
     }
 
@@ -404,6 +409,17 @@ pub fn fingerprint(certificate: &CertificateDer<'_>) -> String {
 
 fn certificate_of(pem: &str) -> Result<CertificateDer<'static>, PkiError> {
     CertificateDer::from_pem_slice(pem.as_bytes()).map_err(tls)
+}
+
+/// The private key in a file; made when there is none.
+fn load_or_create_key(path: &Path) -> Result<String, PkiError> {
+    if path.exists() {
+        let file = |source| PkiError::File { what: "read", path: path.to_owned(), source };
+        return fs::read_to_string(path).map_err(file);
+    }
+    let pem = KeyPair::generate()?.serialize_pem();
+    write_private(path, pem.as_bytes())?;
+    Ok(pem)
 }
 
 pub fn create_private_folder(folder: &Path) -> Result<(), PkiError> {

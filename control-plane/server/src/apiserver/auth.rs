@@ -1,10 +1,12 @@
 //! Who sends a request.
 //!
 //! In the order in which they count: the in-process caller's own [`User`], the client certificate
-//! that the listener has verified, a bearer token. Whoever shows nothing is `system:anonymous`;
-//! whoever shows something wrong is refused, never taken for anonymous.
+//! that the listener has verified, a bearer token (of a service account, see `tokens`, or of a
+//! machine about to join). Whoever shows nothing is `system:anonymous`; whoever shows something
+//! wrong is refused, never taken for anonymous.
 
 use super::errors::ApiError;
+use base64::Engine as _;
 use jiff::Timestamp;
 use serde_json::Value;
 use sha2::{Digest, Sha256};
@@ -12,6 +14,8 @@ use std::collections::BTreeMap;
 use wherry_resources::{Object, meta};
 use x509_parser::prelude::parse_x509_certificate;
 
+/// Name of whoever shows no credentials.
+pub const ANONYMOUS: &str = "system:anonymous";
 /// Group of everybody who proved an identity.
 pub const AUTHENTICATED: &str = "system:authenticated";
 /// Group of everybody who did not.
@@ -25,6 +29,8 @@ pub const JOINING_MEMBERS: &str = "system:bootstrappers:wherry:member";
 /// Group of machines that hold a bootstrap token.
 pub const BOOTSTRAPPERS: &str = "system:bootstrappers";
 
+/// A browser cannot set headers of a WebSocket, so the token comes as a subprotocol.
+const SUBPROTOCOL: &str = "base64url.bearer.authorization.k8s.io.";
 const NODE_PREFIX: &str = "system:node:";
 const TOKEN_SECRET_TYPE: &str = "bootstrap.kubernetes.io/token";
 
@@ -52,7 +58,7 @@ impl User {
     /// The user of a request without credentials.
     pub fn anonymous() -> User {
         User {
-            name: "system:anonymous".to_owned(),
+            name: ANONYMOUS.to_owned(),
             groups: vec![UNAUTHENTICATED.to_owned()],
             ..User::default()
         }
@@ -75,12 +81,20 @@ impl User {
 #[derive(Clone, Debug)]
 pub struct PeerCertificate(pub Vec<u8>);
 
-/// Reads the user out of a request. `secret` looks up a Secret of kube-system by name.
+/// The groups of a service account's user.
+pub fn service_account_groups(namespace: &str) -> Vec<String> {
+    vec!["system:serviceaccounts".to_owned(), format!("system:serviceaccounts:{namespace}")]
+}
+
+/// Request extension of the listener: where the client is, for the audit log.
+#[derive(Clone, Copy, Debug)]
+pub struct PeerAddress(pub std::net::SocketAddr);
+
+/// Reads the user out of a request; `token` knows whose a bearer token is.
 pub fn authenticate(
     extensions: &http::Extensions,
     headers: &http::HeaderMap,
-    secret: impl FnOnce(&str) -> Option<Object>,
-    now: Timestamp,
+    token: impl FnOnce(&str) -> Option<User>,
 ) -> Result<User, ApiError> {
     if let Some(user) = extensions.get::<User>() {
         let mut user = user.clone();
@@ -92,16 +106,52 @@ pub fn authenticate(
     if let Some(PeerCertificate(der)) = extensions.get::<PeerCertificate>() {
         return of_certificate(der).ok_or(ApiError::Unauthorized);
     }
-    let Some(header) = headers.get(http::header::AUTHORIZATION) else {
-        return Ok(User::anonymous());
-    };
-    let token = header.to_str().ok().and_then(|text| text.split_once(' '));
-    match token {
-        Some((scheme, token)) if scheme.eq_ignore_ascii_case("bearer") => {
-            of_token(token.trim(), secret, now).ok_or(ApiError::Unauthorized)
-        }
-        _ => Err(ApiError::Unauthorized),
+    match bearer(headers)? {
+        Some(shown) => token(&shown).ok_or(ApiError::Unauthorized),
+        None => Ok(User::anonymous()),
     }
+}
+
+/// The bearer token of a request, if it shows one.
+fn bearer(headers: &http::HeaderMap) -> Result<Option<String>, ApiError> {
+    if let Some(header) = headers.get(http::header::AUTHORIZATION) {
+        let parts = header.to_str().ok().and_then(|text| text.split_once(' '));
+        return match parts {
+            Some((scheme, token)) if scheme.eq_ignore_ascii_case("bearer") => {
+                Ok(Some(token.trim().to_owned()))
+            }
+            _ => Err(ApiError::Unauthorized),
+        };
+    }
+    let Some(encoded) = subprotocols(headers).find_map(|one| one.strip_prefix(SUBPROTOCOL)) else {
+        return Ok(None);
+    };
+    if subprotocols(headers).all(|one| one.starts_with(SUBPROTOCOL)) {
+        return Err(ApiError::BadRequest(
+            "a token as a subprotocol needs another subprotocol beside it, to answer with"
+                .to_owned(),
+        ));
+    }
+    let bytes = base64::engine::general_purpose::URL_SAFE_NO_PAD.decode(encoded);
+    let token = bytes.ok().and_then(|bytes| String::from_utf8(bytes).ok());
+    token.map(Some).ok_or(ApiError::Unauthorized)
+}
+
+fn subprotocols(headers: &http::HeaderMap) -> impl Iterator<Item = &str> {
+    let lines = headers.get_all(http::header::SEC_WEBSOCKET_PROTOCOL).iter();
+    lines.filter_map(|line| line.to_str().ok()).flat_map(|line| line.split(',')).map(str::trim)
+}
+
+/// Takes a token out of the subprotocols, so that none behind the guard sees or answers with it.
+pub fn hide_token(headers: &mut http::HeaderMap) {
+    if !subprotocols(headers).any(|one| one.starts_with(SUBPROTOCOL)) {
+        return;
+    }
+    let rest: Vec<&str> =
+        subprotocols(headers).filter(|one| !one.starts_with(SUBPROTOCOL)).collect();
+    let rest = http::HeaderValue::from_str(&rest.join(", "));
+    let rest = rest.expect("parts of a header's value are a header's value");
+    headers.insert(http::header::SEC_WEBSOCKET_PROTOCOL, rest);
 }
 
 /// Common name = user, each organisation = a group, as in Kubernetes.
@@ -115,7 +165,7 @@ fn of_certificate(der: &[u8]) -> Option<User> {
 }
 
 /// `id.secret`, or the join form `id.secret.fingerprint` whose last part is the client's to check.
-fn of_token(
+pub fn bootstrap(
     token: &str,
     secret: impl FnOnce(&str) -> Option<Object>,
     now: Timestamp,
@@ -135,7 +185,6 @@ fn of_token(
 /// Checks a bootstrap token against its Secret.
 fn of_bootstrap_secret(kept: &Object, id: &str, shown: &str, now: Timestamp) -> Option<User> {
     let text = |key: &str| -> Option<String> {
-        use base64::Engine as _;
         let encoded = kept.get("data")?.get(key).and_then(Value::as_str)?;
         let bytes = base64::engine::general_purpose::STANDARD.decode(encoded).ok()?;
         String::from_utf8(bytes).ok()
@@ -167,7 +216,6 @@ fn of_bootstrap_secret(kept: &Object, id: &str, shown: &str, now: Timestamp) -> 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use base64::Engine as _;
     use serde_json::json;
 
     fn token_secret(expiration: &str) -> Object {
@@ -189,7 +237,8 @@ mod tests {
         let secret =
             |name: &str| (name == "bootstrap-token-abcdef").then(|| token_secret(expiration));
         let now = "2026-01-01T00:00:00Z".parse().expect("a time");
-        authenticate(&http::Extensions::new(), &headers, secret, now).ok().map(|user| user.name)
+        let token = |shown: &str| bootstrap(shown, secret, now);
+        authenticate(&http::Extensions::new(), &headers, token).ok().map(|user| user.name)
     }
 
     #[test]
@@ -203,5 +252,21 @@ mod tests {
         assert_eq!(name("Bearer abcdef.0123456789abcdef", "2025-12-31T00:00:00Z"), None);
         assert_eq!(name("Bearer abcdef.0123456789abcdef", "never"), None);
         assert_eq!(name("Basic abc", later), None);
+    }
+
+    #[test]
+    fn a_token_may_come_as_a_subprotocol_and_is_not_passed_on() {
+        let mut headers = http::HeaderMap::new();
+        let encoded = base64::engine::general_purpose::URL_SAFE_NO_PAD.encode("secret");
+        let line = format!("{SUBPROTOCOL}{encoded}, v5.channel.k8s.io");
+        headers.insert("sec-websocket-protocol", line.parse().expect("a header"));
+        let token = |shown: &str| (shown == "secret").then(|| User::new("bot", &[]));
+        let user = authenticate(&http::Extensions::new(), &headers, token).expect("a user");
+        assert_eq!(user.name, "bot");
+        hide_token(&mut headers);
+        assert_eq!(headers["sec-websocket-protocol"], "v5.channel.k8s.io");
+        let alone = format!("{SUBPROTOCOL}{encoded}");
+        headers.insert("sec-websocket-protocol", alone.parse().expect("a header"));
+        assert!(authenticate(&http::Extensions::new(), &headers, token).is_err());
     }
 }

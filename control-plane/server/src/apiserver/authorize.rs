@@ -1,16 +1,24 @@
-//! Who may do what: one table of rules, read by one pure function.
+//! Who may do what: a table of built-in rules, and the roles (`rbac`); pure.
 //!
-//! A request is allowed if a rule allows it; there is no rule that denies. The table holds the
-//! rules that are built in: for everybody, for administrators, for the control plane's own
-//! tasks, for node agents (Kubernetes' Node authorizer) and for machines about to join. What the
-//! Node rules read of the state is the snapshot they are given. What a request must not *contain*
-//! is admission's matter (`admission/node_restriction.rs`).
+//! A request is allowed if either allows it; nothing denies. The table holds what no role can
+//! say or what must hold before there are roles: for everybody, for administrators, for the control
+//! plane's own tasks, for node agents (Kubernetes' Node authorizer) and for machines about to join.
+//! What the Node rules read of the state is the snapshot they are given. What a request must not
+//! *contain* is admission's matter (`admission/node_restriction.rs`).
+//!
+//! Roles mean nothing to anonymous users: what is for everybody stands in the table.
 
 use super::{
-    auth, auth::User, errors::ApiError, errors::GroupResource, request::Attributes, stored,
+    auth,
+    auth::User,
+    errors::ApiError,
+    errors::GroupResource,
+    rbac::{Index, Opinion},
+    request::Attributes,
+    stored,
 };
 use serde_json::{Value, json};
-use wherry_resources::{Object, selectors::FieldSelector};
+use wherry_resources::{Object, rbac::Rule as RoleRule, selectors::FieldSelector};
 use wherry_store::Snapshot;
 
 /// To whom a rule applies.
@@ -55,7 +63,8 @@ const READ: &[&str] = &["get", "list", "watch"];
 const GET: &[&str] = &["get", "head"];
 const NODES: Who = Who::Group(auth::NODES);
 const JOINING: Who = Who::Group(auth::BOOTSTRAPPERS);
-const KNOWN: Who = Who::Group(auth::AUTHENTICATED);
+/// What Pods name, and their node may read.
+const NAMED: &[&str] = &["configmaps", "persistentvolumeclaims", "secrets", "serviceaccounts"];
 const CERTIFICATES: &str = "certificates.k8s.io";
 
 const fn path(who: Who, path: &'static str) -> Rule {
@@ -87,11 +96,6 @@ static RULES: &[Rule] = &[
         verbs: &["get", "head", "post", "delete"],
         what: What::Path("/ui*"),
     },
-    path(KNOWN, "/api*"),
-    path(KNOWN, "/openapi*"),
-    may(KNOWN, &["create"], "authorization.k8s.io", &["selfsubjectaccessreviews"], Only::Any),
-    may(KNOWN, &["create"], "authorization.k8s.io", &["selfsubjectrulesreviews"], Only::Any),
-    may(KNOWN, &["create"], "authentication.k8s.io", &["selfsubjectreviews"], Only::Any),
     // Who holds this token is told the cluster's keys.
     Rule {
         who: Who::Group(auth::JOINING_MEMBERS),
@@ -104,7 +108,9 @@ static RULES: &[Rule] = &[
     may(NODES, READ, "", &["services", "nodes"], Only::Any),
     may(NODES, READ, "discovery.k8s.io", &["endpointslices"], Only::Any),
     may(NODES, READ, "", &["pods"], Only::OwnPods),
-    may(NODES, READ, "", &["configmaps", "secrets", "serviceaccounts"], Only::Referenced),
+    may(NODES, READ, "", NAMED, Only::Referenced),
+    // For the accounts of its own Pods; admission compares the Pod that the token is bound to.
+    may(NODES, &["create"], "", &["serviceaccounts/token"], Only::Referenced),
     // Whether paths of the host may be mounted, and where the volume of a claim is.
     may(NODES, &["get"], "", &["namespaces", "persistentvolumes"], Only::Any),
     // A name is not in the path of a create: admission compares it.
@@ -122,21 +128,56 @@ static RULES: &[Rule] = &[
     may(JOINING, READ, CERTIFICATES, &["certificatesigningrequests"], Only::OwnRequest),
 ];
 
-/// Allows or refuses with Kubernetes' own sentence.
-pub fn authorize(user: &User, asked: &Attributes, state: &Snapshot) -> Result<(), ApiError> {
-    if allowed(user, asked, state) { Ok(()) } else { Err(forbidden(user, asked)) }
+/// What is decided from: the state of the store, and the roles in it.
+#[derive(Clone, Copy)]
+pub struct World<'a> {
+    pub state: &'a Snapshot,
+    pub roles: &'a Index,
+    /// Whether a Pod on this node names the object that is asked for.
+    pub refers: &'a dyn Fn(&str, &Attributes) -> bool,
 }
 
-/// The bare answer, for access reviews.
-pub fn allowed(user: &User, asked: &Attributes, state: &Snapshot) -> bool {
-    RULES.iter().any(|rule| {
-        let concerned = match rule.who {
-            Who::Everyone => true,
-            Who::Group(group) => user.is_in(group),
-            Who::User(name) => user.name == name && user.is_in(auth::AUTHENTICATED),
-        };
-        concerned && covers(rule, asked) && holds(rule, user, asked, state)
-    })
+/// Whether a request may go on.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Decision {
+    Allowed,
+    /// Nothing allows it. The text says more, or is empty.
+    Denied(String),
+}
+
+/// Whether a rule or a role allows the request.
+pub fn decide(user: &User, asked: &Attributes, world: World<'_>) -> Decision {
+    let mut reasons: Vec<String> = Vec::new();
+    for rule in RULES.iter().filter(|rule| concerns(rule, user) && covers(rule, asked)) {
+        if holds(rule, user, asked, world) {
+            return Decision::Allowed;
+        }
+        if let Some(node) = user.node().filter(|_| reasons.is_empty()) {
+            reasons.push(format!("no relationship found between node '{node}' and this object"));
+        }
+    }
+    if !user.is_in(auth::UNAUTHENTICATED) {
+        match world.roles.decide(user, asked) {
+            Opinion::Allowed => return Decision::Allowed,
+            Opinion::None(why) if why.is_empty() => {}
+            Opinion::None(why) => reasons.push(why),
+        }
+    }
+    Decision::Denied(reasons.join("\n"))
+}
+
+/// Whether this user may grant what they do not hold themselves: administrators, and the control
+/// plane's own tasks, which keep the default roles whole.
+pub fn is_unlimited(user: &User) -> bool {
+    RULES.iter().any(|rule| matches!(rule.what, What::All) && concerns(rule, user))
+}
+
+fn concerns(rule: &Rule, user: &User) -> bool {
+    match rule.who {
+        Who::Everyone => true,
+        Who::Group(group) => user.is_in(group),
+        Who::User(name) => user.name == name && user.is_in(auth::AUTHENTICATED),
+    }
 }
 
 fn covers(rule: &Rule, asked: &Attributes) -> bool {
@@ -160,16 +201,14 @@ fn covers(rule: &Rule, asked: &Attributes) -> bool {
 fn path_matches(rule: &str, path: &str) -> bool {
     match rule.strip_suffix('*') {
         None => path.trim_end_matches('/') == rule,
-        Some("/api") => ["/api", "/apis"].iter().any(|root| path_matches_below(root, path)),
-        Some(root) => path_matches_below(root, path),
+        Some(root) => {
+            path.strip_prefix(root).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
+        }
     }
 }
 
-fn path_matches_below(root: &str, path: &str) -> bool {
-    path.strip_prefix(root).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
-}
-
-fn holds(rule: &Rule, user: &User, asked: &Attributes, state: &Snapshot) -> bool {
+fn holds(rule: &Rule, user: &User, asked: &Attributes, world: World<'_>) -> bool {
+    let state = world.state;
     let What::Resources(_, _, only) = rule.what else {
         return true;
     };
@@ -188,12 +227,10 @@ fn holds(rule: &Rule, user: &User, asked: &Attributes, state: &Snapshot) -> bool
             let lease = asked.verb == "create" || asked.name == node;
             asked.namespace == "kube-node-lease" && lease
         }
-        Only::OwnPods => {
-            // A selector narrows a list; beside a name it would be ignored.
-            let listed = !asked.named && selects_node(&asked.field_selector, node);
-            listed || is_bound(asked, state, node)
-        }
-        Only::Referenced => !asked.name.is_empty() && is_referenced(asked, state, node),
+        // A selector narrows a list; beside a name it would be ignored.
+        Only::OwnPods if !asked.named => selects_node(&asked.field_selector, node),
+        Only::OwnPods => is_bound(asked, state, node),
+        Only::Referenced => !asked.name.is_empty() && (world.refers)(node, asked),
         Only::OwnRequest => unreachable!("decided above"),
     }
 }
@@ -231,55 +268,15 @@ fn is_own_request(user: &User, asked: &Attributes, state: &Snapshot) -> bool {
     owner == Some(user.name.as_str())
 }
 
-fn is_referenced(asked: &Attributes, state: &Snapshot, node: &str) -> bool {
-    let pods = wherry_resources::kind("", "v1", "pods").expect("Pod is a built-in kind");
-    let prefix = stored::prefix(pods, Some(&asked.namespace));
-    // Most Pods of a namespace run elsewhere: look for the node's name before reading a Pod.
-    let mark = format!("\"nodeName\":{}", Value::from(node));
-    state.range(&prefix, None).any(|(_, entry)| {
-        let mine = std::str::from_utf8(&entry.value).is_ok_and(|text| text.contains(&mark));
-        mine && {
-            let pod = stored::decode(pods, &entry);
-            node_of(&pod) == node && references(&pod["spec"], &asked.resource, &asked.name)
-        }
-    })
-}
-
-/// Whether a Pod's spec names a ConfigMap, Secret or ServiceAccount. Walks every field, so that a
-/// reference in a field added later is found too; the shapes of references are few.
-fn references(spec: &Value, resource: &str, name: &str) -> bool {
-    let named = |value: &Value, key: &str| value.get(key).and_then(Value::as_str) == Some(name);
-    match spec {
-        Value::Object(fields) => fields.iter().any(|(key, value)| {
-            let here = match (resource, key.as_str()) {
-                ("secrets", "secretKeyRef" | "secretRef" | "nodePublishSecretRef") => {
-                    named(value, "name")
-                }
-                ("secrets", "secret") => named(value, "secretName") || named(value, "name"),
-                ("secrets", "imagePullSecrets") => {
-                    value.as_array().is_some_and(|list| list.iter().any(|one| named(one, "name")))
-                }
-                ("configmaps", "configMapKeyRef" | "configMapRef" | "configMap") => {
-                    named(value, "name")
-                }
-                ("serviceaccounts", "serviceAccountName") => value.as_str() == Some(name),
-                _ => false,
-            };
-            here || references(value, resource, name)
-        }),
-        Value::Array(items) => items.iter().any(|item| references(item, resource, name)),
-        _ => false,
-    }
-}
-
 /// Kubernetes' exact words.
-fn forbidden(user: &User, asked: &Attributes) -> ApiError {
+pub fn forbidden(user: &User, asked: &Attributes, reason: &str) -> ApiError {
     let (user, verb) = (&user.name, &asked.verb);
+    let more = if reason.is_empty() { String::new() } else { format!(": {reason}") };
     if !asked.is_resource {
         return ApiError::Forbidden {
             resource: GroupResource::default(),
             name: String::new(),
-            why: format!("User {user:?} cannot {verb} path {:?}", asked.path),
+            why: format!("User {user:?} cannot {verb} path {:?}{more}", asked.path),
             causes: Vec::new(),
         };
     }
@@ -294,34 +291,52 @@ fn forbidden(user: &User, asked: &Attributes) -> ApiError {
         resource: GroupResource { group: group.clone(), plural: asked.resource.clone() },
         name: asked.name.clone(),
         why: format!(
-            "User {user:?} cannot {verb} resource {resource:?} in API group {group:?} {place}"
+            "User {user:?} cannot {verb} resource {resource:?} in API group {group:?} {place}{more}"
         ),
         causes: Vec::new(),
     }
 }
 
-/// What a user may do, as SelfSubjectRulesReview tells it. Rules with a condition on the object
-/// cannot be told in that form, so with them the answer says that it is incomplete.
-pub fn rules(user: &User) -> Value {
-    let mut resources: Vec<Value> = Vec::new();
-    let mut paths: Vec<Value> = Vec::new();
+/// What a user may do in a namespace, as SelfSubjectRulesReview tells it. Built-in rules with a
+/// condition on the object cannot be told in that form, so with them the answer is incomplete.
+pub fn rules(user: &User, namespace: &str, roles: &Index) -> Value {
+    let mut all: Vec<RoleRule> = Vec::new();
     let mut incomplete = false;
-    let concerned = RULES.iter().filter(|rule| match rule.who {
-        Who::Everyone => true,
-        Who::Group(group) => user.is_in(group),
-        Who::User(name) => user.name == name,
-    });
-    for rule in concerned {
+    for rule in RULES.iter().filter(|rule| concerns(rule, user)) {
         match rule.what {
-            What::All => {
-                resources.push(json!({"verbs": ["*"], "apiGroups": ["*"], "resources": ["*"]}));
-                paths.push(json!({"verbs": ["*"], "nonResourceURLs": ["*"]}));
+            What::All => all.extend(wherry_resources::rbac::everything()),
+            What::Path(path) => all.push(RoleRule::on_paths(rule.verbs, &[path])),
+            What::Resources(group, names, Only::Any) => {
+                all.push(RoleRule::of(rule.verbs, &[group], names));
             }
-            What::Path(path) => paths.push(json!({"verbs": rule.verbs, "nonResourceURLs": [path]})),
-            What::Resources(group, names, Only::Any) => resources
-                .push(json!({"verbs": rule.verbs, "apiGroups": [group], "resources": names})),
             What::Resources(..) => incomplete = true,
         }
     }
-    json!({ "resourceRules": resources, "nonResourceRules": paths, "incomplete": incomplete })
+    if !user.is_in(auth::UNAUTHENTICATED) {
+        all.extend(roles.rules_of(user, namespace));
+    }
+    let told = |of_paths: bool| -> Vec<Value> {
+        let rules = all.iter().filter(|rule| rule.urls.is_empty() != of_paths);
+        rules.map(RoleRule::to_json).collect()
+    };
+    json!({
+        "resourceRules": told(false), "nonResourceRules": told(true), "incomplete": incomplete,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_path_with_a_star_is_what_lies_below_it() {
+        for (rule, path, fits) in [
+            ("/livez*", "/livez", true),
+            ("/livez*", "/livez/ping", true),
+            ("/livez*", "/livezilla", false),
+            ("/version", "/version/", true),
+        ] {
+            assert_eq!(path_matches(rule, path), fits, "{rule} {path}");
+        }
+    }
 }

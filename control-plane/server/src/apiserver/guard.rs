@@ -1,23 +1,32 @@
-//! What stands before every route: who asks, may they, how long may it take.
+//! What stands before every route: who asks, may they, is it their turn, how long may it take; and
+//! what the audit log is told of it.
 //!
 //! One middleware, so that no route can be added without it. It leaves the [`User`] and the
 //! [`Attributes`] as request extensions for the routes behind it.
 
 use super::{
-    ApiServer, auth,
-    auth::User,
-    authorize,
+    ApiServer,
+    audit::{self, Source, Told},
+    auth,
+    auth::{PeerAddress, PeerCertificate, User},
+    content::BODY_BYTES_MAX,
     errors::ApiError,
+    fairness::{self, Class, Passed, WatchCount},
+    impersonate,
     request::{self, Attributes, Query},
 };
 use axum::{
+    body::Body,
     extract::{Request, State},
     middleware::Next,
     response::{IntoResponse, Response},
 };
-use http::{HeaderName, HeaderValue, header};
+use http::{HeaderName, HeaderValue, StatusCode, header};
+use http_body::Body as _;
+use jiff::Timestamp;
+use std::pin::Pin;
 use std::sync::atomic::Ordering::Relaxed;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// Ordinary requests end after this, as in Kubernetes.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(60);
@@ -25,8 +34,12 @@ const REQUEST_TIMEOUT: Duration = Duration::from_secs(60);
 const AUDIT_ID_BYTES_MAX: usize = 64;
 
 const AUDIT_ID: HeaderName = HeaderName::from_static("audit-id");
+/// Which flow schema and priority level a request fell under.
+const SCHEMA_UID: HeaderName = HeaderName::from_static("x-kubernetes-pf-flowschema-uid");
+const LEVEL_UID: HeaderName = HeaderName::from_static("x-kubernetes-pf-prioritylevel-uid");
 
-/// Authenticates, authorises, limits the time, and puts the headers on that every answer has.
+/// Authenticates, authorises, waits for the request's turn, limits the time, tells the audit log,
+/// and puts the headers on that every answer has.
 pub async fn guard(State(api): State<ApiServer>, mut request: Request, next: Next) -> Response {
     let sent = request.headers().get(AUDIT_ID).filter(|id| id.len() <= AUDIT_ID_BYTES_MAX);
     let audit_id = match sent {
@@ -35,21 +48,181 @@ pub async fn guard(State(api): State<ApiServer>, mut request: Request, next: Nex
             .expect("a UUID is made of hexadecimal digits"),
     };
     api.metrics().in_flight.fetch_add(1, Relaxed);
-    let answer = match admit_latest(&api, &mut request).await {
-        Err(error) => error.into_response(),
-        Ok(Duration::MAX) => next.run(request).await,
-        Ok(limit) => match tokio::time::timeout(limit, next.run(request)).await {
+    let mut told = tell(&audit_id, &request);
+    let (answer, class) = match admit_latest(&api, &mut request, &mut told).await {
+        Err(error) => (refused(error, &mut told), None),
+        Ok(admitted) => pass(&api, admitted, request, next, &mut told).await,
+    };
+    api.metrics().in_flight.fetch_sub(1, Relaxed);
+    api.metrics().answered(answer.status());
+    if let Some(log) = api.audit() {
+        let code = answer.status().as_u16();
+        let level = audit::level(log.policy(), &told, code);
+        if level != audit::Level::None {
+            log.record(audit::event(&told, level, code, Timestamp::now())).await;
+        }
+    }
+    dressed(answer, audit_id, class)
+}
+
+fn refused(error: ApiError, told: &mut Told) -> Response {
+    if matches!(error.code(), StatusCode::FORBIDDEN | StatusCode::UNAUTHORIZED) {
+        told.refused = Some(error.to_string());
+    }
+    error.into_response()
+}
+
+/// Waits for the request's turn, then has it answered.
+async fn pass(
+    api: &ApiServer,
+    admitted: Admitted,
+    mut request: Request,
+    next: Next,
+    told: &mut Told,
+) -> (Response, Option<Class>) {
+    let Admitted { user, attributes, limit } = admitted;
+    let flows = api.flows();
+    // Streams take as long as they like, so they hold no seat; watches hold one until they begin.
+    let is_stream = limit == Duration::MAX && attributes.verb != "watch";
+    let passed = match is_stream {
+        true => Ok(Passed::free()),
+        false => api.fairness().pass(&flows, &user, &attributes).await,
+    };
+    let Passed { seat, class } = match passed {
+        Ok(passed) => passed,
+        Err(error) => return (error.into_response(), None),
+    };
+    let counted = match attributes.verb.as_str() {
+        "watch" => api.fairness().watch(&user),
+        _ => Ok(None),
+    };
+    let counted = match counted {
+        Ok(counted) => counted,
+        Err(error) => return (error.into_response(), class),
+    };
+    let keeps = match api.audit() {
+        Some(log) => audit::level_ahead(log.policy(), &user, &attributes),
+        None => audit::Level::None,
+    };
+    if keeps >= audit::Level::Request && limit != Duration::MAX {
+        request = match keep_body(request, told).await {
+            Ok(request) => request,
+            Err(error) => return (error.into_response(), class),
+        };
+    }
+    let teaches = fairness::teaches(&attributes).then(|| attributes.clone());
+    request.extensions_mut().insert::<User>(user);
+    request.extensions_mut().insert::<Attributes>(attributes);
+    let since = Instant::now();
+    let mut answer = match limit {
+        Duration::MAX => next.run(request).await,
+        limit => match tokio::time::timeout(limit, next.run(request)).await {
             Ok(response) => response,
             Err(_) => timed_out().into_response(),
         },
     };
-    api.metrics().in_flight.fetch_sub(1, Relaxed);
-    api.metrics().answered(answer.status());
-    dressed(answer, audit_id)
+    if let Some(attributes) = teaches {
+        api.fairness().learn(&attributes, since.elapsed());
+    }
+    drop(seat);
+    if keeps >= audit::Level::RequestResponse && limit != Duration::MAX {
+        answer = keep_answer(answer, told).await;
+    }
+    if let Some(counted) = counted {
+        // The watch counts for as long as its answer flows.
+        answer = answer.map(|body| Body::new(Counted { body, _counted: counted }));
+    }
+    (answer, class)
 }
 
-fn dressed(mut answer: Response, audit_id: HeaderValue) -> Response {
+/// A body that keeps something alive while it flows.
+struct Counted {
+    body: Body,
+    _counted: WatchCount,
+}
+
+impl http_body::Body for Counted {
+    type Data = bytes::Bytes;
+    type Error = axum::Error;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        context: &mut std::task::Context<'_>,
+    ) -> std::task::Poll<Option<Result<http_body::Frame<bytes::Bytes>, axum::Error>>> {
+        Pin::new(&mut self.body).poll_frame(context)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> http_body::SizeHint {
+        self.body.size_hint()
+    }
+}
+
+/// Reads the body for the audit log, and puts it back.
+async fn keep_body(request: Request, told: &mut Told) -> Result<Request, ApiError> {
+    let (parts, body) = request.into_parts();
+    let bytes = axum::body::to_bytes(body, BODY_BYTES_MAX).await;
+    let bytes = bytes.map_err(|_| ApiError::TooLarge(format!("limit is {BODY_BYTES_MAX}")))?;
+    told.request = serde_json::from_slice(&bytes).ok();
+    Ok(Request::from_parts(parts, Body::from(bytes)))
+}
+
+/// Reads a complete answer for the audit log, and puts it back. One that flows is left alone.
+async fn keep_answer(answer: Response, told: &mut Told) -> Response {
+    if answer.body().size_hint().exact().is_none_or(|size| size > BODY_BYTES_MAX as u64) {
+        return answer;
+    }
+    let (parts, body) = answer.into_parts();
+    let bytes = axum::body::to_bytes(body, BODY_BYTES_MAX).await.unwrap_or_default();
+    told.response = serde_json::from_slice(&bytes).ok();
+    Response::from_parts(parts, Body::from(bytes))
+}
+
+/// What is known before anything has been looked at.
+fn tell(audit_id: &HeaderValue, request: &Request) -> Told {
+    let text = |name: &HeaderName| {
+        let value = request.headers().get(name).and_then(|value| value.to_str().ok());
+        value.unwrap_or("").to_owned()
+    };
+    let uri = request.uri().path_and_query().map_or("", |path| path.as_str());
+    Told {
+        id: audit_id.to_str().unwrap_or("").to_owned(),
+        received: Timestamp::now(),
+        uri: uri.to_owned(),
+        user: None,
+        acts_as: None,
+        source: source(request),
+        address: request.extensions().get::<PeerAddress>().map(|peer| peer.0.ip().to_string()),
+        agent: text(&header::USER_AGENT),
+        asked: Attributes::default(),
+        refused: None,
+        request: None,
+        response: None,
+    }
+}
+
+fn source(request: &Request) -> Source {
+    let extensions = request.extensions();
+    if extensions.get::<User>().is_some() {
+        Source::Internal
+    } else if extensions.get::<PeerCertificate>().is_some() {
+        Source::Certificate
+    } else if request.headers().contains_key(header::AUTHORIZATION) {
+        Source::Token
+    } else {
+        Source::Nothing
+    }
+}
+
+fn dressed(mut answer: Response, audit_id: HeaderValue, class: Option<Class>) -> Response {
     let headers = answer.headers_mut();
+    if let Some(class) = class {
+        headers.insert(SCHEMA_UID, class.schema_uid);
+        headers.insert(LEVEL_UID, class.level_uid);
+    }
     headers.insert(AUDIT_ID, audit_id);
     headers.entry(header::CACHE_CONTROL).or_insert(HeaderValue::from_static("no-cache, private"));
     answer
@@ -65,36 +238,60 @@ fn timed_out() -> ApiError {
 
 /// The same as [`admit`], but who is refused by a state that may be old is judged again by the
 /// newest one: a token that another member has just made is good here too.
-async fn admit_latest(api: &ApiServer, request: &mut Request) -> Result<Duration, ApiError> {
+async fn admit_latest(
+    api: &ApiServer,
+    request: &mut Request,
+    told: &mut Told,
+) -> Result<Admitted, ApiError> {
     let judged_by = api.store().current().revision();
     // Judging takes the credentials away; the second judgement must see the same request.
     let headers = request.headers().clone();
-    let refused = match admit(api, request) {
-        Ok(limit) => return Ok(limit),
+    let refused = match admit(api, request, told) {
+        Ok(admitted) => return Ok(admitted),
         Err(refused) => refused,
     };
     match api.latest().await {
         Ok(state) if state.revision() > judged_by => {
             *request.headers_mut() = headers;
-            admit(api, request)
+            admit(api, request, told)
         }
         _ => Err(refused),
     }
 }
 
-/// Returns how long the request may take.
-fn admit(api: &ApiServer, request: &mut Request) -> Result<Duration, ApiError> {
-    let state = api.store().current();
-    let secret = |name: &str| api.kube_system_secret(name);
-    let now = jiff::Timestamp::now();
-    let mut user = auth::authenticate(request.extensions(), request.headers(), secret, now)?;
-    if user.is_in(auth::UNAUTHENTICATED) {
-        let session = api.sessions().authenticate(request.method(), request.headers())?;
-        user = session.unwrap_or(user);
-    }
+/// A request that may be answered.
+struct Admitted {
+    user: User,
+    attributes: Attributes,
+    /// How long it may take.
+    limit: Duration,
+}
+
+/// Finds out who asks for what, and whether they may.
+fn admit(api: &ApiServer, request: &mut Request, told: &mut Told) -> Result<Admitted, ApiError> {
     let query = Query::parse(request.uri().query().unwrap_or(""));
     let attributes = request::attributes(request.method(), request.uri().path(), &query);
-    if let Err(refused) = authorize::authorize(&user, &attributes, &state) {
+    told.asked = attributes.clone();
+    let mut user = api.authenticate(request.extensions(), request.headers())?;
+    auth::hide_token(request.headers_mut());
+    if user.is_in(auth::UNAUTHENTICATED) {
+        let still = |token: &str| api.bearer(token);
+        let session = api.sessions().authenticate(request.method(), request.headers(), still)?;
+        if let Some(session) = session {
+            user = session;
+            told.source = Source::Session;
+        }
+    }
+    told.user = Some(user.clone());
+    if let Some(wanted) = impersonate::wanted(request.headers())? {
+        for asked in wanted.asked() {
+            api.authorize(&user, &asked)?;
+        }
+        user = wanted.user();
+        told.acts_as = Some(user.clone());
+        impersonate::hide(request.headers_mut());
+    }
+    if let Err(refused) = api.authorize(&user, &attributes) {
         tracing::debug!(
             user = user.name,
             verb = attributes.verb,
@@ -107,9 +304,7 @@ fn admit(api: &ApiServer, request: &mut Request) -> Result<Duration, ApiError> {
         return Err(if wants_login { ApiError::Unauthorized } else { refused });
     }
     let limit = if is_long(&attributes, &query) { Duration::MAX } else { REQUEST_TIMEOUT };
-    request.extensions_mut().insert::<User>(user);
-    request.extensions_mut().insert::<Attributes>(attributes);
-    Ok(limit)
+    Ok(Admitted { user, attributes, limit })
 }
 
 /// Watches, streams and image transfers go on for as long as both sides like.

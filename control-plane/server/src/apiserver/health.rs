@@ -160,6 +160,7 @@ pub async fn metrics(State(api): State<ApiServer>) -> Response {
 /// `/`: what else there is.
 pub async fn paths() -> Response {
     let paths = [
+        "/.well-known/openid-configuration",
         "/api",
         "/api/v1",
         "/apis",
@@ -168,6 +169,7 @@ pub async fn paths() -> Response {
         "/metrics",
         "/openapi/v2",
         "/openapi/v3",
+        "/openid/v1/jwks",
         "/readyz",
         "/ui",
         "/v2",

@@ -9,6 +9,9 @@
 //!                              fields           validation
 //! ```
 //!
+//! Who may do what: `auth` and `tokens` say who asks, `authorize` and `rbac` whether they may;
+//! `access` asks them for this member.
+//!
 //! Decisions (`request`, `content`, `authorize`, `admission`, `verbs::prepare`, …) are pure; the
 //! files named after verbs gather what they need and perform the outcome. `errors` is the only
 //! place that knows what a Status looks like, `stored` the only one that knows the stored form.
@@ -18,7 +21,9 @@
 //! The same Router serves sockets (through `member`) and the control plane's own clients
 //! ([`ApiServer::client`]), which therefore see exactly what everybody else sees.
 
+mod access;
 mod admission;
+mod audit;
 mod auth;
 mod authorize;
 mod backup;
@@ -31,34 +36,49 @@ mod discovery;
 mod elsewhere;
 mod errors;
 mod extensions;
+mod fairness;
+mod follow;
+mod graph;
 mod guard;
 mod health;
+mod impersonate;
 mod members;
 mod openapi;
+mod rbac;
 mod registry;
 mod request;
 mod routes;
 mod stored;
 #[cfg(test)]
 mod tests;
+mod tokens;
 mod tunnel;
 mod ui;
 mod verbs;
 
-pub use auth::{PeerCertificate, User};
+pub use audit::{
+    AuditError, AuditLog, LogConfig, Policy as AuditPolicy, PolicyError, VerifyError,
+    verify as verify_audit_log,
+};
+pub use auth::{PeerAddress, PeerCertificate, User};
 pub use errors::ApiError;
 pub use extensions::Network;
 pub use health::GIT_VERSION;
+pub use tokens::{KeyError, TokenKey};
 pub use tunnel::{TunnelError, Tunnels};
 
 use crate::reports::Reports;
 use admission::service::Allocations;
+use fairness::Fairness;
+use follow::Followed;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use tokens::Tokens;
 use tokio::sync::Semaphore;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tower::ServiceExt as _;
+use verbs::quota::Counting;
 use wherry_store::{Snapshot, Store};
 
 use crate::peer::Others;
@@ -78,6 +98,10 @@ pub struct Config {
     pub advertise: SocketAddr,
     /// What else `/metrics` shows.
     pub reports: Arc<Reports>,
+    /// Signs the tokens of service accounts.
+    pub token_key: Arc<TokenKey>,
+    /// Where to tell who did what.
+    pub audit: Option<AuditLog>,
     /// Ends streams and tunnels.
     pub shutdown: CancellationToken,
 }
@@ -92,10 +116,16 @@ pub struct ApiServer {
 
 struct Inner {
     config: Config,
+    roles: Followed<rbac::Index>,
+    flows: Followed<fairness::Flows>,
+    graph: Followed<graph::Graph>,
+    fairness: Arc<Fairness>,
+    service_account_tokens: Tokens,
     tunnels: Tunnels,
     tasks: TaskTracker,
     metrics: health::Metrics,
     allocations: Allocations,
+    counting: Counting,
     sessions: ui::Sessions,
     catalog: catalog::Source,
     hooks: extensions::Source,
@@ -108,11 +138,17 @@ impl ApiServer {
     pub fn new(config: Config) -> ApiServer {
         let store = config.store.clone();
         let shared = Arc::new(Inner {
+            roles: Followed::new(rbac::prefix()),
+            flows: Followed::new(fairness::prefix()),
+            graph: Followed::new(graph::prefix()),
+            fairness: Fairness::new(),
+            service_account_tokens: Tokens::new(config.token_key.clone()),
             config,
             tunnels: Tunnels::default(),
             tasks: TaskTracker::new(),
             metrics: health::Metrics::default(),
             allocations: Allocations::default(),
+            counting: Counting::default(),
             sessions: ui::Sessions::default(),
             catalog: catalog::Source::default(),
             hooks: extensions::Source::default(),
@@ -159,6 +195,9 @@ impl ApiServer {
     pub async fn stopped(&self) {
         self.shared.tasks.close();
         self.shared.tasks.wait().await;
+        if let Some(log) = self.audit() {
+            tokio::task::block_in_place(|| log.close());
+        }
     }
 
     pub(crate) fn store(&self) -> &Store {
@@ -239,14 +278,33 @@ impl ApiServer {
         &self.shared.allocations
     }
 
-    fn sessions(&self) -> &ui::Sessions {
-        &self.shared.sessions
+    /// The flow schemas and priority levels as of now.
+    fn flows(&self) -> Arc<fairness::Flows> {
+        self.shared.flows.get(self.store())
     }
 
-    /// A Secret of kube-system, where bootstrap tokens are.
-    fn kube_system_secret(&self, name: &str) -> Option<wherry_resources::Object> {
-        let kind = wherry_resources::kind("", "v1", "secrets").expect("Secret is a built-in kind");
-        let entry = self.store().current().get(&stored::key(kind, "kube-system", name))?;
-        Some(stored::decode(kind, &entry))
+    fn fairness(&self) -> &Arc<Fairness> {
+        &self.shared.fairness
+    }
+
+    fn audit(&self) -> Option<&AuditLog> {
+        self.shared.config.audit.as_ref()
+    }
+
+    /// Writes that are being counted in quotas.
+    fn counting(&self) -> &Counting {
+        &self.shared.counting
+    }
+
+    fn ca_pem(&self) -> &str {
+        self.pki().cluster.certificate_pem()
+    }
+
+    fn tokens(&self) -> &Tokens {
+        &self.shared.service_account_tokens
+    }
+
+    fn sessions(&self) -> &ui::Sessions {
+        &self.shared.sessions
     }
 }

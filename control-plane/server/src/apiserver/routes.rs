@@ -52,6 +52,8 @@ pub fn router(api: ApiServer) -> Router {
         .route("/openapi/v3/{*path}", get(openapi::v3_document))
         .route("/api/v1/{*path}", any(resource))
         .route("/apis/{group}/{version}/{*path}", any(resource))
+        .route("/.well-known/openid-configuration", get(verbs::token::configuration))
+        .route("/openid/v1/jwks", get(verbs::token::keys))
         .route("/v2/", any(registry::serve))
         .route("/v2/{*path}", any(registry::serve))
         .route("/wherry/v1/tunnel", get(tunnel::accept))
@@ -122,6 +124,7 @@ async fn perform(
         ("scale", "get") => verbs::scale::get(api, request).await,
         ("scale", "update" | "patch") => verbs::scale::change(api, request).await,
         ("binding", "create") => verbs::pods::bind(api, request).await,
+        ("token", "create") => verbs::token::create(api, request).await,
         ("eviction", "create") => verbs::pods::evict(api, request).await,
         ("log", "get") => verbs::logs::logs(api, request).await,
         (_, "update") => verbs::update::update(api, request).await,

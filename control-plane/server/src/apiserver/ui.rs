@@ -9,7 +9,7 @@
 //! Invariants: a code is used at most once; codes and sessions are bounded in number and time; the
 //! cookie never stands for more than the user who asked for the code.
 
-use super::{ApiServer, auth, auth::User, errors::ApiError, stored};
+use super::{ApiServer, auth, auth::User, errors::ApiError};
 use axum::{
     Extension, Json, Router,
     extract::{Path, State},
@@ -56,22 +56,29 @@ struct Issued<T> {
 struct Session {
     user: User,
     csrf: String,
+    /// What the session was opened with, if that can end before the session does.
+    token: Option<String>,
 }
 
 impl Sessions {
     /// The user of the request's session cookie, if it has a valid one. A write without the
-    /// session's own value is refused: another site cannot know it.
+    /// session's own value is refused: another site cannot know it. `still` says whose a token is:
+    /// a session that was opened with one ends with it.
     pub fn authenticate(
         &self,
         method: &Method,
         headers: &HeaderMap,
+        still: impl FnOnce(&str) -> Option<User>,
     ) -> Result<Option<User>, ApiError> {
         let Some(session) = self.session(headers) else { return Ok(None) };
         let reads = [Method::GET, Method::HEAD, Method::OPTIONS].contains(method);
         let upgrades = headers.contains_key(header::UPGRADE);
         let shown = headers.get(&CSRF).and_then(|value| value.to_str().ok());
         if (reads && !upgrades) || shown == Some(session.csrf.as_str()) {
-            return Ok(Some(session.user));
+            return match session.token {
+                None => Ok(Some(session.user)),
+                Some(token) => still(&token).map(Some).ok_or(ApiError::Unauthorized),
+            };
         }
         Err(ApiError::BadRequest(format!(
             "a write with the dashboard's session must carry the header {CSRF}"
@@ -99,8 +106,8 @@ impl Sessions {
         codes.remove(code).map(|issued| issued.value)
     }
 
-    fn open(&self, user: User) -> (String, Session) {
-        let session = Session { user, csrf: secret() };
+    fn open(&self, user: User, token: Option<String>) -> (String, Session) {
+        let session = Session { user, csrf: secret(), token };
         let key = secret();
         let mut sessions = self.sessions.lock().expect("nobody panics with the lock");
         forget_old(&mut sessions, SESSION_LIFE, SESSIONS_MAX);
@@ -212,7 +219,7 @@ struct SignedIn {
 
 impl From<Session> for SignedIn {
     fn from(session: Session) -> SignedIn {
-        let Session { user, csrf } = session;
+        let Session { user, csrf, .. } = session;
         SignedIn { user: user.name, groups: user.groups, csrf }
     }
 }
@@ -221,11 +228,11 @@ async fn sign_in(
     State(api): State<ApiServer>,
     Json(credential): Json<Credential>,
 ) -> Result<Response, ApiError> {
-    let user = match credential {
-        Credential::Code(code) => api.sessions().redeem(&code),
-        Credential::Token(token) => of_token(&api, &token),
+    let (user, token) = match credential {
+        Credential::Code(code) => (api.sessions().redeem(&code), None),
+        Credential::Token(token) => (api.bearer(&token), Some(token)),
     };
-    let (key, session) = api.sessions().open(user.ok_or(ApiError::Unauthorized)?);
+    let (key, session) = api.sessions().open(user.ok_or(ApiError::Unauthorized)?, token);
     let age = SESSION_LIFE.as_secs();
     let cookie =
         format!("{COOKIE}={key}; Path=/; Max-Age={age}; HttpOnly; Secure; SameSite=Strict");
@@ -233,20 +240,6 @@ async fn sign_in(
     let cookie = HeaderValue::try_from(cookie).expect("hex digits and plain words");
     response.headers_mut().insert(header::SET_COOKIE, cookie);
     Ok(response)
-}
-
-fn of_token(api: &ApiServer, token: &str) -> Option<User> {
-    let mut headers = HeaderMap::new();
-    let bearer = HeaderValue::try_from(format!("Bearer {token}")).ok()?;
-    headers.insert(header::AUTHORIZATION, bearer);
-    let secrets = wherry_resources::kind("", "v1", "secrets").expect("Secret is a built-in kind");
-    let state = api.store().current();
-    let secret = |name: &str| {
-        let entry = state.get(&stored::key(secrets, "kube-system", name))?;
-        Some(stored::decode(secrets, &entry))
-    };
-    let now = jiff::Timestamp::now();
-    auth::authenticate(&http::Extensions::new(), &headers, secret, now).ok()
 }
 
 async fn session(
@@ -287,10 +280,10 @@ mod tests {
     #[test]
     fn a_session_reads_freely_and_writes_with_its_own_value() {
         let sessions = Sessions::default();
-        let (key, session) = sessions.open(User::new("anna", &[]));
+        let (key, session) = sessions.open(User::new("anna", &[]), None);
         let mut headers = with_cookie(&key);
         let user = |method, headers: &HeaderMap| {
-            sessions.authenticate(&method, headers).map(|user| user.map(|user| user.name))
+            sessions.authenticate(&method, headers, |_| None).map(|user| user.map(|user| user.name))
         };
         assert_eq!(user(Method::GET, &headers).expect("reads"), Some("anna".to_owned()));
         assert!(user(Method::POST, &headers).is_err());

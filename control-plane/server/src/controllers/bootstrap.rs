@@ -1,8 +1,12 @@
-//! What a cluster has from the start: its own namespaces, the system's priority classes, and the
-//! Service `kubernetes` with the addresses of the control plane's members behind it.
+//! What a cluster has from the start: its own namespaces, the system's priority classes, the
+//! default roles (`access`) and flow schemas (`flow`), an APIService for each group that is served
+//! here, and the Service `kubernetes` with the addresses of the control plane's members behind it.
 //!
 //! Owns: these objects. They are made when missing (after a deletion too); the endpoints are put
 //! right when members come, go, or move. One key stands for all of it.
+
+pub mod access;
+pub mod flow;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -17,7 +21,9 @@ use k8s_openapi::api::discovery::v1::{Endpoint, EndpointConditions, EndpointPort
 use k8s_openapi::api::scheduling::v1::PriorityClass;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
+use k8s_openapi::kube_aggregator::pkg::apis::apiregistration::v1::{APIService, APIServiceSpec};
 use serde_json::json;
+use wherry_resources::GROUPS;
 
 use super::ApiMember;
 use super::cache::{Cache, Change, Key};
@@ -41,6 +47,7 @@ const LOOK_EVERY: Duration = Duration::from_secs(1);
 pub struct Snapshot {
     pub namespaces: Vec<String>,
     pub priority_classes: Vec<String>,
+    pub api_services: Vec<Arc<APIService>>,
     pub service: Option<Arc<Service>>,
     pub endpoints: Option<Arc<Endpoints>>,
     /// All slices of the Service.
@@ -64,7 +71,10 @@ fn wake(_: &Cache, change: &Change, keys: &mut Vec<Key>) {
         "PriorityClass" => PRIORITY_CLASSES.iter().any(|(class, _)| *class == name),
         "Service" | "Endpoints" => served,
         "EndpointSlice" => namespace == "default" && is_slice_name(name),
-        _ => false,
+        "APIService" => {
+            local_versions().any(|(group, version, _, _)| name == api_service_name(group, version))
+        }
+        kind => access::is_default(kind, name) || flow::is_default(kind, name),
     };
     if own {
         keys.push(key());
@@ -77,12 +87,17 @@ fn reconcile(view: &View<'_>, _: &Key) -> Plan {
     let snapshot = Snapshot {
         namespaces: view.cache.all::<Namespace>().map(|held| name(&held.metadata)).collect(),
         priority_classes: classes.map(|held| name(&held.metadata)).collect(),
+        api_services: view.cache.all::<APIService>().collect(),
         service: view.cache.get("default", SERVICE),
         endpoints: view.cache.get("default", SERVICE),
         slices: slices(view.cache),
         members: view.config.api_members.borrow().clone(),
     };
-    let mut plan: Plan = plan(&snapshot, view.now).into();
+    let mut writes = plan(&snapshot, view.now);
+    let cache = view.cache;
+    writes.extend(access::plan(|name| cache.get("", name), |name| cache.get("", name)));
+    writes.extend(flow::plan(|name| cache.get("", name), |name| cache.get("", name)));
+    let mut plan: Plan = writes.into();
     plan.look_again(LOOK_EVERY);
     plan
 }
@@ -110,9 +125,56 @@ pub fn plan(snapshot: &Snapshot, _now: Timestamp) -> Vec<Write> {
     for (name, value) in classes.filter(|(name, _)| !contains(&snapshot.priority_classes, name)) {
         writes.push(Write::create(&priority_class(name, *value)));
     }
+    writes.extend(api_services(&snapshot.api_services));
     // What lives in a namespace has to wait until it exists: the next plan makes it.
     if contains(&snapshot.namespaces, "default") {
         writes.extend(api_service(snapshot));
+    }
+    writes
+}
+
+/// Every group and version that this API server serves itself, with the priorities of both.
+fn local_versions() -> impl Iterator<Item = (&'static str, &'static str, u32, i32)> {
+    GROUPS.iter().flat_map(|group| {
+        let count = i32::try_from(group.versions.len()).expect("a group has a few versions");
+        let versions = group.versions.iter().zip((1..=count).rev());
+        // The preferred version has the highest priority.
+        versions.map(move |(version, place)| (group.name, *version, group.priority, place * 10))
+    })
+}
+
+/// `v1.apps`; of the core group `v1.`.
+fn api_service_name(group: &str, version: &str) -> String {
+    format!("{version}.{group}")
+}
+
+fn api_services(held: &[Arc<APIService>]) -> Vec<Write> {
+    let mut writes = Vec::new();
+    for (group, version, group_priority, version_priority) in local_versions() {
+        let name = api_service_name(group, version);
+        let labels = [("kube-aggregator.kubernetes.io/automanaged", "onstart")];
+        let metadata = ObjectMeta { name: Some(name.clone()), namespace: None, ..meta(&labels) };
+        let spec = APIServiceSpec {
+            group: (!group.is_empty()).then(|| group.to_owned()),
+            version: Some(version.to_owned()),
+            group_priority_minimum: i32::try_from(group_priority).expect("a small number"),
+            version_priority,
+            ..APIServiceSpec::default()
+        };
+        let Some(held) = held.iter().find(|held| held.metadata.name.as_ref() == Some(&name)) else {
+            writes.push(Write::create(&APIService { metadata, spec: Some(spec), status: None }));
+            continue;
+        };
+        let conditions = held.status.as_ref().and_then(|status| status.conditions.as_ref());
+        if conditions.is_none_or(Vec::is_empty) {
+            let condition = json!({
+                "type": "Available", "status": "True", "reason": "Local",
+                "message": "Local APIServices are always available",
+                "lastTransitionTime": held.metadata.creation_timestamp,
+            });
+            let body = json!({"status": {"conditions": [condition]}});
+            writes.push(Write::patch_status(&**held, body));
+        }
     }
     writes
 }
@@ -281,6 +343,28 @@ mod tests {
         text(&plan(snapshot, at(0)))
     }
 
+    /// All of them, available.
+    fn api_services_in_place() -> Vec<Arc<APIService>> {
+        let made = local_versions().map(|(group, version, _, _)| {
+            let service = json!({
+                "metadata": {"name": api_service_name(group, version)},
+                "status": {"conditions": [{"type": "Available", "status": "True"}]},
+            });
+            Arc::new(serde_json::from_value(service).expect("an APIService"))
+        });
+        made.collect()
+    }
+
+    #[test]
+    fn every_local_version_has_an_api_service() {
+        let world = Snapshot::default();
+        let lines = shown(&world);
+        for name in ["v1.", "v1.apps", "v2.autoscaling", "v1.autoscaling"] {
+            let line = format!("create apiservices.apiregistration.k8s.io {name}\n");
+            assert!(lines.contains(&line), "{lines}");
+        }
+    }
+
     fn members(addresses: &[(&str, bool)]) -> Vec<ApiMember> {
         let member = |(address, ready): &(&str, bool)| ApiMember {
             address: address.parse().expect("an address"),
@@ -304,6 +388,7 @@ mod tests {
             })),
             slices: slices.map(|(at, group)| Arc::new(slice(group, at == 0))).collect(),
             members: members.to_vec(),
+            api_services: api_services_in_place(),
         }
     }
 
@@ -311,6 +396,7 @@ mod tests {
     fn an_empty_cluster_gets_everything_in_two_steps() {
         let members = members(&[("127.0.0.1:6443", true)]);
         let mut world = Snapshot { members: members.clone(), ..Snapshot::default() };
+        world.api_services = api_services_in_place();
         assert_eq!(
             shown(&world),
             "create namespaces default\ncreate namespaces kube-system\n\

@@ -8,6 +8,7 @@
 //! Only the Raft leader runs them. A deposed leader's writes are refused by its own store, and
 //! every write names the state it was planned from, so two leaders for a moment do no harm.
 
+pub mod aggregation;
 pub mod bootstrap;
 pub mod cache;
 pub mod certificates;
@@ -41,8 +42,11 @@ use k8s_openapi::api::certificates::v1::CertificateSigningRequest;
 use k8s_openapi::api::coordination::v1::Lease;
 use k8s_openapi::api::core::v1::{Endpoints, Namespace, Node, Pod, Service, ServiceAccount};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
+use k8s_openapi::api::flowcontrol::v1::{FlowSchema, PriorityLevelConfiguration};
+use k8s_openapi::api::rbac::v1::{ClusterRole, ClusterRoleBinding};
 use k8s_openapi::api::scheduling::v1::PriorityClass;
 use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
+use k8s_openapi::kube_aggregator::pkg::apis::apiregistration::v1::APIService;
 use tokio::sync::watch as watch_channel;
 use tokio_util::sync::CancellationToken;
 
@@ -54,6 +58,7 @@ use write::Writer;
 /// Every controller, in the order in which they learn of a change.
 pub static CONTROLLERS: &[Controller] = &[
     bootstrap::CONTROLLER,
+    aggregation::CONTROLLER,
     serviceaccount::CONTROLLER,
     certificates::CONTROLLER,
     podcidr::CONTROLLER,
@@ -105,6 +110,11 @@ pub async fn run(client: kube::Client, config: Config, shutdown: CancellationTok
         watch::whole::<CertificateSigningRequest>(&client, &mut cache),
         watch::whole::<PriorityClass>(&client, &mut cache),
         watch::whole::<CustomResourceDefinition>(&client, &mut cache),
+        watch::whole::<ClusterRole>(&client, &mut cache),
+        watch::whole::<ClusterRoleBinding>(&client, &mut cache),
+        watch::whole::<FlowSchema>(&client, &mut cache),
+        watch::whole::<PriorityLevelConfiguration>(&client, &mut cache),
+        watch::whole::<APIService>(&client, &mut cache),
         watch::config_maps(&client, &mut cache),
     ];
     let bare = cache.bare_kinds();

@@ -24,7 +24,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tower::Service as _;
 
-use crate::apiserver::PeerCertificate;
+use crate::apiserver::{PeerAddress, PeerCertificate};
 use crate::peer::PeerMember;
 use crate::pki;
 
@@ -107,6 +107,7 @@ async fn connection(
     graceful: Watcher,
 ) -> Result<(), ConnectionError> {
     stream.set_nodelay(true)?;
+    let address = PeerAddress(stream.peer_addr()?);
     let handshake = async {
         let hello = LazyConfigAcceptor::new(rustls::server::Acceptor::default(), stream).await?;
         let is_peer = hello.client_hello().server_name().is_some_and(pki::is_peer_name);
@@ -122,6 +123,7 @@ async fn connection(
     }
     let client = certificate.filter(|_| !is_peer).map(|leaf| PeerCertificate(leaf.to_vec()));
     let service = hyper::service::service_fn(move |mut request: hyper::Request<Incoming>| {
+        request.extensions_mut().insert(address);
         if let Some(certificate) = &client {
             request.extensions_mut().insert(certificate.clone());
         }

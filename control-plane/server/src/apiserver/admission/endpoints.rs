@@ -1,5 +1,6 @@
 //! Endpoints must not lead traffic to where their author could not go: loopback, link-local and
-//! multicast addresses belong to the machines, not to Pods.
+//! multicast addresses belong to the machines, not to Pods, and so do the addresses of the nodes and
+//! of the control plane.
 
 use super::Context;
 use crate::apiserver::errors::{self, ApiError};
@@ -18,7 +19,9 @@ pub fn admit(context: &Context<'_>, new: &Object) -> Result<(), ApiError> {
     }
     let mut wrong: Vec<FieldError> = Vec::new();
     for (path, address) in addresses(new) {
-        if let Some(why) = refused(address) {
+        let machine = context.facts.machines.iter().any(|machine| machine == address);
+        let machine = machine.then_some("may not be the address of a node or the control plane");
+        if let Some(why) = refused(address).or(machine) {
             let message = format!("Invalid value: {address:?}: {why}");
             wrong.push(errors::field(Reason::Invalid, &path, message));
         }

@@ -7,9 +7,15 @@
 
 mod certificates;
 mod endpoints;
+pub mod grants;
+mod limit_range;
 mod namespace;
-mod node_restriction;
+pub mod node_restriction;
+pub mod owners;
 mod pod;
+mod pod_security;
+pub mod pod_standards;
+pub mod secret;
 pub mod service;
 
 use super::{
@@ -29,12 +35,26 @@ pub enum Operation {
 /// State that admission may have to know; only what the kind needs is filled in.
 #[derive(Default)]
 pub struct Facts {
-    /// The namespace of a new object.
+    /// The namespace of a new object, and of one that has a Pod inside.
     pub namespace: Option<Object>,
     /// The ServiceAccount that a new Pod names, or `default`.
     pub service_account: Option<Object>,
     /// The PriorityClass that a new Pod names, or the default one.
     pub priority_class: Option<Object>,
+    /// The LimitRanges of a new Pod's or claim's namespace, by name.
+    pub limit_ranges: Vec<Object>,
+    /// Addresses of the nodes and the control plane, for new Endpoints of the untrusted.
+    pub machines: Vec<String>,
+    /// Another PriorityClass that is the default already.
+    pub other_default_class: Option<String>,
+    /// Whether the user may decide on (or sign for) the signer of a certificate request.
+    pub may_sign: bool,
+    /// What a Secret for a service account's token is filled with.
+    pub token: Option<secret::Content>,
+    /// What the writer of a role or binding may give.
+    pub grant: Option<grants::Grant>,
+    /// What the writer of other owner references than before may do; None for the trusted.
+    pub owners: Option<owners::Rights>,
     /// Addresses and ports for a Service.
     pub service: Option<service::Grant>,
     /// Where a search for a free address begins.
@@ -70,18 +90,46 @@ pub fn admit(
         namespace::must_live(context, new)?;
     }
     node_restriction::admit(context, new, old)?;
+    owners::admit(context, new)?;
+    grants::admit(context, new, old)?;
     let creates = context.operation == Operation::Create;
+    let mut warnings = Vec::new();
     match (context.kind.group, context.kind.plural) {
-        ("", "pods") if creates => pod::admit(context, new),
-        ("", "services") if context.part == Part::Main => service::admit(context, new, old),
+        ("", "namespaces") => pod_standards::namespace(context, new, old)?,
+        ("", "pods") if creates => {
+            warnings.extend(pod::admit(context, new)?);
+            limit_range::admit(context, new)?;
+        }
+        ("", "persistentvolumeclaims") if context.part == Part::Main => {
+            limit_range::admit(context, new)?;
+        }
+        ("", "secrets") => secret::admit(context, new)?,
+        ("", "services") if context.part == Part::Main => {
+            warnings.extend(service::admit(context, new, old)?);
+        }
         ("", "endpoints") | ("discovery.k8s.io", "endpointslices") => {
-            endpoints::admit(context, new).map(|()| Vec::new())
+            endpoints::admit(context, new)?;
         }
         ("certificates.k8s.io", "certificatesigningrequests") => {
-            certificates::admit(context, new).map(|()| Vec::new())
+            certificates::admit(context, new, old)?;
         }
-        _ => Ok(Vec::new()),
+        ("scheduling.k8s.io", "priorityclasses") => pod::one_default(context, new)?,
+        _ => {}
     }
+    // Last, so that it sees what the others have made of the Pod.
+    warnings.extend(pod_standards::admit(context, new, old)?);
+    Ok(warnings)
+}
+
+/// Checks once more what only checks, after a webhook has changed the object.
+pub fn admit_again(
+    context: &Context<'_>,
+    new: &Object,
+    old: Option<&Object>,
+) -> Result<(), ApiError> {
+    node_restriction::admit(context, new, old)?;
+    grants::admit(context, new, old)?;
+    pod_standards::admit(context, new, old).map(drop)
 }
 
 /// Lets a deletion pass or refuses it.

@@ -115,6 +115,30 @@ fn may_set(label: &str) -> bool {
         || OWN_PREFIXES.iter().any(|prefix| label.starts_with(prefix))
 }
 
+/// An agent gets tokens for Pods of its own only, each bound to its Pod by uid.
+pub fn token(
+    user: &User,
+    account: &Object,
+    pod: Option<&Object>,
+    uid: &str,
+) -> Result<(), ApiError> {
+    let Some(node) = user.node() else {
+        return Ok(());
+    };
+    let kind = wherry_resources::kind("", "v1", "serviceaccounts").expect("a built-in kind");
+    let refuse = |why: &str| Err(ApiError::forbidden(kind, meta::name(account), why));
+    match pod {
+        None => refuse("node requested token not bound to a pod"),
+        Some(_) if uid.is_empty() => {
+            refuse("node requested token with a pod binding without a uid")
+        }
+        Some(pod) if pod.pointer("/spec/nodeName").and_then(Value::as_str) != Some(node) => {
+            refuse("node requested token bound to a pod scheduled on a different node")
+        }
+        Some(_) => Ok(()),
+    }
+}
+
 /// An agent ends a Pod of its own, and names the one it means by uid: a Pod of the same name may
 /// have been made meanwhile.
 pub fn deletion(kind: &Kind, user: &User, old: &Object, options: &Options) -> Result<(), ApiError> {

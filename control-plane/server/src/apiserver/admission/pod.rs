@@ -1,9 +1,12 @@
 //! A new Pod's ServiceAccount and priority.
+//!
+//! A token is mounted only where the Pod or its account says `automountServiceAccountToken: true`:
+//! a guest that does not ask for credentials of the cluster gets none (DECISIONS.md).
 
 use super::Context;
 use crate::apiserver::errors::ApiError;
 use serde_json::{Value, json};
-use wherry_resources::{Object, meta, pod_fields};
+use wherry_resources::{Object, meta, names, pod_fields};
 
 /// Fills in what depends on other objects; refuses a Pod whose ServiceAccount or PriorityClass is
 /// not there.
@@ -11,6 +14,19 @@ pub fn admit(context: &Context<'_>, pod: &mut Object) -> Result<Vec<String>, Api
     service_account(context, pod)?;
     priority(context, pod)?;
     Ok(pod_fields::warnings(pod))
+}
+
+/// Only one PriorityClass is the default.
+pub fn one_default(context: &Context<'_>, class: &Object) -> Result<(), ApiError> {
+    match &context.facts.other_default_class {
+        Some(other) if class["globalDefault"] == true => {
+            let why = format!(
+                "PriorityClass {other} is already marked as default. Only one default can exist"
+            );
+            Err(ApiError::forbidden(context.kind, meta::name(class), why))
+        }
+        _ => Ok(()),
+    }
 }
 
 fn text<'a>(pod: &'a Object, path: &str) -> &'a str {
@@ -28,6 +44,11 @@ fn service_account(context: &Context<'_>, pod: &mut Object) -> Result<(), ApiErr
         return Err(ApiError::forbidden(context.kind, meta::name(pod), why));
     };
     let secrets = account.get("imagePullSecrets").cloned();
+    let asks = |object: &Value| object.get("automountServiceAccountToken").and_then(Value::as_bool);
+    let mounts = asks(&pod["spec"]).or_else(|| asks(account)).unwrap_or(false);
+    if mounts {
+        mount_token(context.facts.random, &mut pod["spec"]);
+    }
     let spec = &mut pod["spec"];
     spec["serviceAccountName"] = json!(name);
     spec["serviceAccount"] = json!(name);
@@ -38,6 +59,55 @@ fn service_account(context: &Context<'_>, pod: &mut Object) -> Result<(), ApiErr
         spec.shift_remove("imagePullSecrets");
     }
     Ok(())
+}
+
+/// Where programs look for their token.
+const TOKEN_FOLDER: &str = "/var/run/secrets/kubernetes.io/serviceaccount";
+/// Renewed by the node well before; the 7 shows that nobody chose it.
+const TOKEN_SECONDS: i64 = 3607;
+
+/// Adds the volume with token, authority and namespace, and mounts it into every container that has
+/// nothing there yet.
+fn mount_token(mut random: u64, spec: &mut Value) {
+    let is_there = |container: &Value| {
+        let mounts = container["volumeMounts"].as_array().into_iter().flatten();
+        mounts.into_iter().any(|mount| mount["mountPath"] == TOKEN_FOLDER)
+    };
+    let mut below = |most: usize| {
+        let digit = usize::try_from(random % most as u64).expect("below a usize");
+        random = random.rotate_right(9).wrapping_mul(0x9E37_79B9_7F4A_7C15);
+        digit
+    };
+    let name = format!("kube-api-access-{}", names::random_suffix(5, &mut below));
+    let mut mounted = false;
+    for list in ["initContainers", "containers"] {
+        for container in spec[list].as_array_mut().into_iter().flatten() {
+            if is_there(container) {
+                continue;
+            }
+            mounted = true;
+            let mount = json!({ "name": name, "readOnly": true, "mountPath": TOKEN_FOLDER });
+            match container["volumeMounts"].as_array_mut() {
+                Some(mounts) => mounts.push(mount),
+                None => container["volumeMounts"] = json!([mount]),
+            }
+        }
+    }
+    if !mounted {
+        return;
+    }
+    let field = json!({ "apiVersion": "v1", "fieldPath": "metadata.namespace" });
+    let sources = json!([
+        { "serviceAccountToken": { "expirationSeconds": TOKEN_SECONDS, "path": "token" } },
+        { "configMap": { "name": "kube-root-ca.crt",
+            "items": [{ "key": "ca.crt", "path": "ca.crt" }] } },
+        { "downwardAPI": { "items": [{ "path": "namespace", "fieldRef": field }] } },
+    ]);
+    let volume = json!({ "name": name, "projected": { "sources": sources, "defaultMode": 420 } });
+    match spec["volumes"].as_array_mut() {
+        Some(volumes) => volumes.push(volume),
+        None => spec["volumes"] = json!([volume]),
+    }
 }
 
 fn priority(context: &Context<'_>, pod: &mut Object) -> Result<(), ApiError> {

@@ -25,7 +25,6 @@ use tokio::net::TcpStream;
 use wherry_resources::{Kind, Object, conditions};
 
 use crate::apiserver::auth::User;
-use crate::apiserver::authorize;
 use crate::apiserver::cel::Check;
 use crate::apiserver::request::Attributes;
 use crate::apiserver::{ApiServer, stored};
@@ -481,7 +480,7 @@ pub fn allowed(api: &ApiServer, user: &User, check: &Check, verb: &str) -> bool 
         path: check.path.clone(),
         ..Attributes::default()
     };
-    authorize::allowed(account.as_ref().unwrap_or(user), &asked, &api.store().current())
+    api.may(account.as_ref().unwrap_or(user), &asked)
 }
 
 #[cfg(test)]

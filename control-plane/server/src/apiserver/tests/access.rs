@@ -143,7 +143,7 @@ async fn a_machine_joins_by_its_own_request() {
 
 #[tokio::test]
 async fn reviews_answer_at_once() {
-    let server = Server::start().await;
+    let server = super::roles::with_roles().await;
     let out = server
         .script(
             r#"

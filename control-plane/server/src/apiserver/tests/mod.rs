@@ -10,4 +10,5 @@ mod members;
 mod objects;
 mod reads;
 mod resources;
+mod roles;
 mod watches;

@@ -2,12 +2,13 @@
 //! line `as NAME group,group` changes who sends what follows. What differs from run to run (uids,
 //! times, revisions) is replaced in the answers.
 
-use crate::apiserver::{ApiServer, Config, User};
+use crate::apiserver::{ApiServer, Config, TokenKey, User};
 use axum::{body::Body, response::Response};
 use http::{Method, Request, StatusCode};
 use http_body_util::BodyExt;
 use serde_json::Value;
 use std::fmt::Write as _;
+use std::sync::Arc;
 use tokio_util::sync::CancellationToken;
 use tower::ServiceExt as _;
 use wherry_store::{Engine, Store, Window};
@@ -39,7 +40,9 @@ impl Server {
             store: Store::open(config).await.expect("a store in memory opens"),
             others: None,
             data_dir: std::env::temp_dir(),
-            pki: std::sync::Arc::new(pki),
+            token_key: Arc::new(TokenKey::from_pem(&pki.token_key_pem).expect("a P-256 key")),
+            audit: None,
+            pki: Arc::new(pki),
             advertise: ([127, 0, 0, 1], 6443).into(),
             reports: std::sync::Arc::default(),
             shutdown: shutdown.clone(),

@@ -10,7 +10,7 @@ use super::{
     write::{self, Call, Failure, Record, Written},
 };
 use crate::apiserver::{
-    ApiServer, authorize, content,
+    ApiServer, content,
     errors::{ApiError, Cause},
     openapi,
     request::Request,
@@ -24,7 +24,6 @@ use wherry_resources::{
     meta,
     structure::Place,
 };
-use wherry_store::Snapshot;
 
 /// Content type of an apply. JSON is YAML too.
 pub const CONTENT_TYPE: &str = "application/apply-patch+yaml";
@@ -52,7 +51,7 @@ pub async fn apply(api: &ApiServer, request: &Request) -> Result<Response, ApiEr
                 (StatusCode::OK, write::replace(&call, &old, &entry, new).await)
             }
             Err(ApiError::NotFound { .. }) if part == Part::Main => {
-                (StatusCode::CREATED, create(&call, request, &config, &snapshot).await)
+                (StatusCode::CREATED, create(&call, request, &config).await)
             }
             Err(error) => return Err(error),
         };
@@ -69,15 +68,10 @@ pub async fn apply(api: &ApiServer, request: &Request) -> Result<Response, ApiEr
 }
 
 /// An apply of what is not there creates it, if the user may do that too.
-async fn create(
-    call: &Call<'_>,
-    request: &Request,
-    config: &Object,
-    snapshot: &Snapshot,
-) -> Result<Written, Failure> {
+async fn create(call: &Call<'_>, request: &Request, config: &Object) -> Result<Written, Failure> {
     let mut asked = request.attributes.clone();
     asked.verb = "create".to_owned();
-    authorize::authorize(&request.user, &asked, snapshot)?;
+    call.api.authorize(&request.user, &asked)?;
     let uid = meta::uid(config);
     if !uid.is_empty() {
         let why = format!(

@@ -11,6 +11,7 @@
 use super::{
     Part, WriteOptions, body, get,
     list::{self, as_item},
+    quota,
     select::Selection,
     update::RACE_TRIES,
     write::{self, Call, Failure},
@@ -146,6 +147,7 @@ async fn perform(
                 .delete(key, precondition)
                 .await
                 .map_err(|error| write::failure(call.kind, name, error))?;
+            quota::release(call, old).await;
             Ok(Deleted::Gone(stored::decode_at(call.kind, &last.value, revision)))
         }
         Decision::Mark(new) => {

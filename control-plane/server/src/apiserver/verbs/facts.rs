@@ -2,12 +2,16 @@
 
 use super::{Part, write::Call};
 use crate::apiserver::{
-    admission::{Facts, service::Reservation},
+    admission::{Facts, grants::Grant, owners, pod_standards, secret, service::Reservation},
+    authorize,
     errors::ApiError,
+    rbac::RoleKey,
+    request::Attributes,
     stored,
+    tokens::{Bound, Claims, ISSUER, Named},
 };
 use serde_json::Value;
-use wherry_resources::{Object, meta};
+use wherry_resources::{Object, meta, rbac};
 use wherry_store::Snapshot;
 
 /// What was gathered, and the state it was read from.
@@ -32,7 +36,9 @@ pub fn gather(
     };
     let mut facts = Facts { random: rand::random(), ..Facts::default() };
     let creates = old.is_none();
-    if creates && call.kind.namespaced {
+    let of_pods =
+        call.part != Part::Status && pod_standards::concerns(call.kind.group, call.kind.plural);
+    if call.kind.namespaced && (creates || of_pods) {
         facts.namespace = find("namespaces", "", "", call.namespace);
     }
     if creates && call.kind.is("", "Pod") {
@@ -40,10 +46,30 @@ pub fn gather(
         let account = Some(text("/spec/serviceAccountName")).filter(|name| !name.is_empty());
         let account = account.unwrap_or("default");
         facts.service_account = find("serviceaccounts", "", call.namespace, account);
+        facts.limit_ranges = all_in(&snapshot, "limitranges", call.namespace);
         facts.priority_class = match text("/spec/priorityClassName") {
             "" => default_priority_class(&snapshot),
             name => find("priorityclasses", "scheduling.k8s.io", "", name),
         };
+    }
+    if call.part == Part::Main && call.kind.is("", "PersistentVolumeClaim") {
+        facts.limit_ranges = all_in(&snapshot, "limitranges", call.namespace);
+    }
+    if call.kind.is("scheduling.k8s.io", "PriorityClass") {
+        let other = default_priority_class(&snapshot);
+        let other = other.map(|class| meta::name(&class).to_owned());
+        facts.other_default_class = other.filter(|name| name != meta::name(new));
+    }
+    if creates && call.kind.is("", "Secret") {
+        facts.token = token(call, new);
+    }
+    facts.may_sign = may_sign(call, new);
+    if !authorize::is_unlimited(call.user) {
+        if matches!(call.kind.plural, "endpoints" | "endpointslices") {
+            facts.machines = machines(call, &snapshot);
+        }
+        facts.grant = grant(call, new, old);
+        facts.owners = owner_rights(call, new, old);
     }
     let mut reservation = Reservation::none();
     if call.part == Part::Main && call.kind.is("", "Service") {
@@ -57,6 +83,124 @@ pub fn gather(
         reservation = held;
     }
     Ok(Gathered { facts, snapshot, reservation })
+}
+
+/// Addresses of the nodes and of this member.
+fn machines(call: &Call<'_>, snapshot: &Snapshot) -> Vec<String> {
+    let nodes = all_in(snapshot, "nodes", "");
+    let addresses = nodes.iter().flat_map(|node| meta::items(&node["status"], "addresses"));
+    let mut found: Vec<String> =
+        addresses.map(|address| meta::text(address, "address").to_owned()).collect();
+    found.push(call.api.advertise().ip().to_string());
+    found
+}
+
+/// All objects of a kind of the core group in a namespace, by name.
+fn all_in(snapshot: &Snapshot, plural: &str, namespace: &str) -> Vec<Object> {
+    let kind = wherry_resources::kind("", "v1", plural).expect("a kind of the core group");
+    let found = snapshot.range(&stored::prefix(kind, Some(namespace)), None);
+    found.map(|(_, entry)| stored::decode(kind, &entry)).collect()
+}
+
+/// What a new Secret for a service account's token is filled with, if it is one and its account is
+/// there.
+fn token(call: &Call<'_>, new: &Object) -> Option<secret::Content> {
+    let name = meta::annotation(new, secret::ACCOUNT).filter(|_| new["type"] == secret::TYPE)?;
+    let account = call.api.core_object("serviceaccounts", call.namespace, name)?;
+    let bound = Bound {
+        namespace: call.namespace.to_owned(),
+        node: None,
+        pod: None,
+        secret: Some(Named::of(new)),
+        serviceaccount: Named::of(&account),
+    };
+    let audiences = vec![ISSUER.to_owned()];
+    let claims = Claims::new(bound, audiences, jiff::Timestamp::now(), secret::SECONDS);
+    let token = call.api.tokens().sign(&claims).ok()?;
+    Some(secret::Content { account, token, ca_pem: call.api.ca_pem().to_owned() })
+}
+
+/// Whether the user may approve for, or sign as, the signer of a certificate request: by its name,
+/// or by its domain.
+fn may_sign(call: &Call<'_>, new: &Object) -> bool {
+    let verb = match call.part {
+        Part::Approval => "approve",
+        Part::Status if call.kind.is("certificates.k8s.io", "CertificateSigningRequest") => "sign",
+        _ => return false,
+    };
+    let signer = new.pointer("/spec/signerName").and_then(Value::as_str).unwrap_or("");
+    let domain = signer.split_once('/').map_or(signer, |(domain, _)| domain);
+    [signer.to_owned(), format!("{domain}/*")].into_iter().any(|name| {
+        let asked = Attributes {
+            verb: verb.to_owned(),
+            is_resource: true,
+            group: "certificates.k8s.io".to_owned(),
+            version: "*".to_owned(),
+            resource: "signers".to_owned(),
+            name,
+            named: true,
+            ..Attributes::default()
+        };
+        call.api.may(call.user, &asked)
+    })
+}
+
+/// What the user may give by writing this role or binding.
+fn grant(call: &Call<'_>, new: &Object, old: Option<&Object>) -> Option<Grant> {
+    if call.kind.group != rbac::GROUP || call.part != Part::Main {
+        return None;
+    }
+    let (verb, plural, name, given) = match call.kind.plural {
+        "roles" | "clusterroles" => {
+            let name = old.map_or("", |old| meta::name(old)).to_owned();
+            ("escalate", call.kind.plural, name, Ok(Vec::new()))
+        }
+        _ => {
+            let role = RoleKey::of(new, call.namespace);
+            let rules = call.api.roles().role(&role).map(|rules| rules.to_vec());
+            ("bind", role.plural(), role.name.clone(), rules.ok_or(role))
+        }
+    };
+    let asked = Attributes {
+        verb: verb.to_owned(),
+        is_resource: true,
+        group: rbac::GROUP.to_owned(),
+        version: "*".to_owned(),
+        namespace: call.namespace.to_owned(),
+        resource: plural.to_owned(),
+        named: !name.is_empty(),
+        name,
+        ..Attributes::default()
+    };
+    let unlimited = call.api.may(call.user, &asked);
+    let held = match unlimited {
+        true => Vec::new(),
+        false => call.api.roles().rules_of(call.user, call.namespace),
+    };
+    Some(Grant { unlimited, held, given })
+}
+
+/// What the user may do to the object and its owners, if the write changes who these are.
+fn owner_rights(call: &Call<'_>, new: &Object, old: Option<&Object>) -> Option<owners::Rights> {
+    if !owners::change(new, old) {
+        return None;
+    }
+    let delete = Attributes {
+        verb: "delete".to_owned(),
+        is_resource: true,
+        group: call.kind.group.to_owned(),
+        version: call.kind.version.to_owned(),
+        namespace: call.namespace.to_owned(),
+        resource: call.kind.plural.to_owned(),
+        name: meta::name(new).to_owned(),
+        named: true,
+        ..Attributes::default()
+    };
+    let finalize = owners::asked(call.kind, call.namespace, new, old);
+    Some(owners::Rights {
+        delete: old.is_some() && call.api.may(call.user, &delete),
+        finalize_owners: finalize.iter().all(|asked| call.api.may(call.user, asked)),
+    })
 }
 
 /// The PriorityClass marked as the default; the highest one if several are.

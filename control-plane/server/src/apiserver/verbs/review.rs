@@ -3,16 +3,22 @@
 use super::{body, pods, usage};
 use crate::apiserver::{
     ApiServer,
-    auth::{self, User},
-    authorize,
+    auth::User,
+    authorize::{self, Decision},
     content::{self, Form},
-    errors::ApiError,
+    errors::{self, ApiError},
     request::{Attributes, Request},
+    tokens::ISSUER,
 };
 use axum::response::Response;
-use http::{HeaderMap, HeaderValue, StatusCode, header};
-use serde_json::{Value, json};
-use wherry_resources::Object;
+use http::StatusCode;
+use serde_json::{Map, Value, json};
+use std::collections::BTreeMap;
+use wherry_resources::{
+    Kind, Object,
+    meta::items,
+    validate::{FieldError, Reason},
+};
 
 /// Answers every verb of the kinds that are not stored.
 pub async fn answer(api: &ApiServer, request: &Request) -> Result<Response, ApiError> {
@@ -29,24 +35,26 @@ pub async fn answer(api: &ApiServer, request: &Request) -> Result<Response, ApiE
     }
     let mut review = body::other(request, &kind.api_version(), kind.kind)?;
     let user = &request.user;
+    let path = Some(request.attributes.namespace.as_str());
     review["status"] = match kind.kind {
         "SelfSubjectReview" => json!({ "userInfo": user_info(user) }),
-        "SelfSubjectAccessReview" => access(api, user, &review, None)?,
-        "SubjectAccessReview" => access(api, &subject(&review), &review, None)?,
-        "LocalSubjectAccessReview" => {
-            access(api, &subject(&review), &review, Some(&request.attributes.namespace))?
-        }
-        "SelfSubjectRulesReview" => authorize::rules(user),
-        "TokenReview" => token(api, &review),
+        "SelfSubjectAccessReview" => access(api, kind, user, &review, None)?,
+        "SubjectAccessReview" => access(api, kind, &subject(kind, &review)?, &review, None)?,
+        "LocalSubjectAccessReview" => access(api, kind, &subject(kind, &review)?, &review, path)?,
+        "SelfSubjectRulesReview" => rules(api, user, &review)?,
+        "TokenReview" => token(api, &review)?,
         _ => return Err(ApiError::NoSuchPath),
     };
     Ok(content::respond(StatusCode::CREATED, &request.accepted, &review, &[]))
 }
 
 fn user_info(user: &User) -> Value {
-    let mut info = json!({ "username": user.name, "groups": user.groups });
+    let mut info = json!({ "username": user.name });
     if !user.uid.is_empty() {
         info["uid"] = user.uid.as_str().into();
+    }
+    if !user.groups.is_empty() {
+        info["groups"] = json!(user.groups);
     }
     if !user.extra.is_empty() {
         info["extra"] = json!(user.extra);
@@ -58,73 +66,136 @@ fn text<'a>(object: &'a Object, path: &str) -> &'a str {
     object.pointer(path).and_then(Value::as_str).unwrap_or("")
 }
 
-fn subject(review: &Object) -> User {
-    let groups = review.pointer("/spec/groups").and_then(Value::as_array).into_iter().flatten();
-    User {
+fn invalid(kind: &Kind, field: &str, value: &str, why: &str) -> ApiError {
+    let message = format!("Invalid value: {value}: {why}");
+    let error: FieldError = errors::field(Reason::Invalid, field, message);
+    ApiError::invalid(kind, "", vec![error])
+}
+
+fn texts(list: &[Value]) -> Vec<String> {
+    list.iter().filter_map(Value::as_str).map(str::to_owned).collect()
+}
+
+/// The user that a review is about.
+fn subject(kind: &Kind, review: &Object) -> Result<User, ApiError> {
+    let spec = &review["spec"];
+    let extra: BTreeMap<String, Vec<String>> = spec["extra"]
+        .as_object()
+        .into_iter()
+        .flatten()
+        .map(|(key, _)| (key.clone(), texts(items(&spec["extra"], key))))
+        .collect();
+    let user = User {
         name: text(review, "/spec/user").to_owned(),
-        groups: groups.filter_map(Value::as_str).map(str::to_owned).collect(),
+        groups: texts(items(spec, "groups")),
         uid: text(review, "/spec/uid").to_owned(),
-        ..User::default()
+        extra,
+    };
+    if user.name.is_empty() && user.groups.is_empty() {
+        let why = "at least one of user or group must be specified";
+        return Err(invalid(kind, "spec.user", "\"\"", why));
     }
+    Ok(user)
 }
 
 /// Asks the authoriser what it would say. Its `*` in a question means every verb or resource, which
 /// only a rule for everything covers.
 fn access(
     api: &ApiServer,
+    kind: &Kind,
     user: &User,
     review: &Object,
     namespace: Option<&str>,
 ) -> Result<Value, ApiError> {
-    let resource = review.pointer("/spec/resourceAttributes").filter(|value| !value.is_null());
-    let path = review.pointer("/spec/nonResourceAttributes").filter(|value| !value.is_null());
-    let asked = match (resource, path) {
-        (Some(resource), None) => {
-            if namespace.is_some_and(|namespace| namespace != text(resource, "/namespace")) {
-                return Err(ApiError::BadRequest(
-                    "spec.resourceAttributes.namespace must be the namespace of the path"
-                        .to_owned(),
-                ));
-            }
-            Attributes {
-                verb: text(resource, "/verb").to_owned(),
-                is_resource: true,
-                group: text(resource, "/group").to_owned(),
-                version: text(resource, "/version").to_owned(),
-                namespace: text(resource, "/namespace").to_owned(),
-                resource: text(resource, "/resource").to_owned(),
-                subresource: text(resource, "/subresource").to_owned(),
-                name: text(resource, "/name").to_owned(),
-                ..Attributes::default()
+    let asked = question(kind, review)?;
+    if namespace.is_some_and(|namespace| !asked.is_resource || namespace != asked.namespace) {
+        let path = namespace.unwrap_or("");
+        return Err(ApiError::BadRequest(format!(
+            "spec.resourceAttributes.namespace must match namespace: {path}"
+        )));
+    }
+    let mut status = Map::new();
+    match api.decide(user, &asked) {
+        Decision::Allowed => {
+            status.insert("allowed".to_owned(), json!(true));
+            // Those who may do everything do it by who they are, not by a binding.
+            let by_role = !authorize::is_unlimited(user);
+            if let Some(reason) = api.roles().reason(user, &asked).filter(|_| by_role) {
+                status.insert("reason".to_owned(), json!(reason));
             }
         }
-        (None, Some(path)) => Attributes {
+        Decision::Denied(reason) => {
+            status.insert("allowed".to_owned(), json!(false));
+            if !reason.is_empty() {
+                status.insert("reason".to_owned(), json!(reason));
+            }
+        }
+    }
+    Ok(Value::Object(status))
+}
+
+/// What a review asks about.
+fn question(kind: &Kind, review: &Object) -> Result<Attributes, ApiError> {
+    let resource = review.pointer("/spec/resourceAttributes").filter(|value| !value.is_null());
+    let path = review.pointer("/spec/nonResourceAttributes").filter(|value| !value.is_null());
+    match (resource, path) {
+        (Some(resource), None) => Ok(Attributes {
+            verb: text(resource, "/verb").to_owned(),
+            is_resource: true,
+            group: text(resource, "/group").to_owned(),
+            version: text(resource, "/version").to_owned(),
+            namespace: text(resource, "/namespace").to_owned(),
+            resource: text(resource, "/resource").to_owned(),
+            subresource: text(resource, "/subresource").to_owned(),
+            name: text(resource, "/name").to_owned(),
+            named: !text(resource, "/name").is_empty(),
+            field_selector: text(resource, "/fieldSelector/rawSelector").to_owned(),
+            ..Attributes::default()
+        }),
+        (None, Some(path)) => Ok(Attributes {
             verb: text(path, "/verb").to_owned(),
             path: text(path, "/path").to_owned(),
             ..Attributes::default()
-        },
-        _ => {
-            return Err(ApiError::BadRequest(
-                "exactly one of spec.resourceAttributes and spec.nonResourceAttributes must be set"
-                    .to_owned(),
-            ));
+        }),
+        (Some(_), Some(path)) => {
+            let why = "cannot be specified in combination with resourceAttributes";
+            Err(invalid(kind, "spec.nonResourceAttributes", &path.to_string(), why))
         }
-    };
-    Ok(json!({ "allowed": authorize::allowed(user, &asked, &api.store().current()) }))
+        (None, None) => {
+            let why =
+                "exactly one of nonResourceAttributes or resourceAttributes must be specified";
+            Err(invalid(kind, "spec.resourceAttributes", "null", why))
+        }
+    }
 }
 
-fn token(api: &ApiServer, review: &Object) -> Value {
-    let bearer = HeaderValue::try_from(format!("Bearer {}", text(review, "/spec/token")));
-    let user = bearer.ok().and_then(|bearer| {
-        let headers = HeaderMap::from_iter([(header::AUTHORIZATION, bearer)]);
-        let secret = |name: &str| api.kube_system_secret(name);
-        let now = jiff::Timestamp::now();
-        auth::authenticate(&http::Extensions::new(), &headers, secret, now).ok()
-    });
-    match user {
-        Some(user) => json!({ "authenticated": true, "user": user_info(&user) }),
-        None => json!({ "user": {}, "error": "the token is not valid" }),
+fn rules(api: &ApiServer, user: &User, review: &Object) -> Result<Value, ApiError> {
+    let namespace = text(review, "/spec/namespace");
+    if namespace.is_empty() {
+        return Err(ApiError::BadRequest("no namespace on request".to_owned()));
     }
+    Ok(authorize::rules(user, namespace, &api.roles()))
+}
+
+fn token(api: &ApiServer, review: &Object) -> Result<Value, ApiError> {
+    let shown = text(review, "/spec/token");
+    if shown.is_empty() {
+        return Err(ApiError::BadRequest(
+            "token is required for TokenReview in authentication".to_owned(),
+        ));
+    }
+    let mut wanted = texts(items(&review["spec"], "audiences"));
+    if wanted.is_empty() {
+        wanted.push(ISSUER.to_owned());
+    }
+    Ok(match api.bearer_for(shown, &wanted) {
+        Some(bearer) => json!({
+            "authenticated": true,
+            "user": user_info(&bearer.user),
+            "audiences": bearer.audiences,
+        }),
+        None => json!({ "user": {}, "error": "invalid bearer token" }),
+    })
 }
 
 /// Components that old tools look for; all of them are this process.

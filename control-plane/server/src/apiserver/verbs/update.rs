@@ -29,6 +29,9 @@ pub async fn update(api: &ApiServer, request: &Request) -> Result<Response, ApiE
     let snapshot = api.latest().await?;
     if part == Part::Main && request.kind.create_on_update {
         if let Err(ApiError::NotFound { .. }) = call.find(&snapshot, request.name()) {
+            let mut asked = request.attributes.clone();
+            asked.verb = "create".to_owned();
+            api.authorize(&request.user, &asked)?;
             let draft = prepare::created(request.kind, request.namespace(), sent, &Stamp::new())?;
             let written = create::named(&call, draft).await?;
             warnings.extend(written.warnings);

@@ -4,7 +4,7 @@
 //! [`Failure::Raced`], so that those who may try again (patches, unconditional updates) can do so
 //! with the newer state, and everybody else answers 409.
 
-use super::{Part, body, facts, prepare};
+use super::{Part, body, facts, prepare, quota};
 use crate::apiserver::{
     ApiServer,
     admission::{self, Operation},
@@ -142,6 +142,25 @@ impl<'a> Call<'a> {
         };
         admission::admit(&context, new, old)
     }
+
+    /// What a webhook has made of an object must not be what its writer could not have written.
+    fn admit_again(
+        &self,
+        operation: Operation,
+        facts: &admission::Facts,
+        new: &Object,
+        old: Option<&Object>,
+    ) -> Result<(), ApiError> {
+        let context = admission::Context {
+            operation,
+            user: self.user,
+            kind: self.kind,
+            part: self.part,
+            namespace: self.namespace,
+            facts,
+        };
+        admission::admit_again(&context, new, old)
+    }
 }
 
 /// Why a write did not happen.
@@ -181,6 +200,7 @@ pub async fn insert(call: &Call<'_>, mut object: Object) -> Result<Written, Fail
     let asked = call.asked(extensions::Verb::Create, meta::name(&object));
     if extensions::mutate(&asked, &mut object, None, &mut heard).await? {
         check_type(call.kind, &object)?;
+        call.admit_again(Operation::Create, &gathered.facts, &object, None)?;
     }
     let mut errors = validate::create(call.kind, &object);
     if errors.is_empty() {
@@ -194,15 +214,18 @@ pub async fn insert(call: &Call<'_>, mut object: Object) -> Result<Written, Fail
     let warnings = heard.warnings;
     let key = stored::key(call.kind, call.namespace, &name);
     if call.dry_run {
-        return match gathered.snapshot.get(&key) {
-            Some(_) => Err(Failure::Raced),
-            None => Ok(Written { object, warnings }),
-        };
+        if gathered.snapshot.get(&key).is_some() {
+            return Err(Failure::Raced);
+        }
+        quota::take(call, &object, None).await?;
+        return Ok(Written { object, warnings });
     }
     let stored = custom::into_storage(call.api, call.kind, &object).await?;
+    let taken = quota::take(call, &object, None).await?;
     let value = stored::encode(call.kind, &stored);
     let put = call.api.store().put(key, value, Precondition::Absent).await;
     gathered.reservation.settle(matches!(put, Err(WriteError::Unknown)));
+    quota::settle(call, taken, &put).await;
     let entry = put.map_err(|error| failure(call.kind, &name, error))?;
     Ok(Written { object: call.written(object, &entry), warnings })
 }
@@ -240,6 +263,7 @@ pub async fn replace(
     let asked = call.asked(extensions::Verb::Update, name);
     if extensions::mutate(&asked, &mut new, Some(old), &mut heard).await? {
         check_type(call.kind, &new)?;
+        call.admit_again(Operation::Update, &gathered.facts, &new, Some(old))?;
     }
     let mut errors = match call.part {
         Part::Main | Part::Finalize => validate::update(call.kind, &new, old),
@@ -270,11 +294,13 @@ pub async fn replace(
     if removed {
         let deleted = call.api.store().delete(key, precondition).await;
         let (revision, _) = deleted.map_err(|error| failure(call.kind, name, error))?;
+        quota::release(call, old).await;
         meta::set_resource_version(&mut new, revision);
         meta::order(&mut new);
         return Ok(Written { object: new, warnings });
     }
     let stored = custom::into_storage(call.api, call.kind, &new).await?;
+    let taken = quota::take(call, &new, Some(old)).await?;
     // What is being deleted must be able to go, also from a disk that is nearly full.
     let store = match meta::is_deleting(old) {
         true => call.api.store().making_room(),
@@ -282,6 +308,7 @@ pub async fn replace(
     };
     let put = store.put(key, stored::encode(call.kind, &stored), precondition).await;
     gathered.reservation.settle(matches!(put, Err(WriteError::Unknown)));
+    quota::settle(call, taken, &put).await;
     let entry = put.map_err(|error| failure(call.kind, name, error))?;
     Ok(Written { object: call.written(new, &entry), warnings })
 }

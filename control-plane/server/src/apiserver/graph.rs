@@ -1,0 +1,191 @@
+//! Which node's Pods name which ConfigMaps, Secrets, claims and accounts: what a node may read.
+//!
+//! The index follows the store's Pods (`follow`). A Pod's spec is read once: later changes of its
+//! status are told apart from changes of the spec by a hash of the spec's text.
+
+use std::collections::HashMap;
+use std::hash::{DefaultHasher, Hash as _, Hasher as _};
+
+use serde::Deserialize;
+use serde_json::Value;
+use serde_json::value::RawValue;
+use wherry_resources::keys::{self, Key};
+use wherry_store::Entry;
+
+use super::follow::Fold;
+
+/// What a Pod names: resource and name, in the Pod's namespace.
+type Reference = (&'static str, String);
+
+#[derive(Clone)]
+struct Known {
+    spec: u64,
+    node: String,
+    references: Vec<Reference>,
+}
+
+/// The references of all Pods that are bound.
+#[derive(Clone, Default)]
+pub struct Graph {
+    /// By namespace and name.
+    pods: HashMap<(String, String), Known>,
+    /// By node, then by namespace, resource and name: how many Pods.
+    nodes: HashMap<String, HashMap<(String, &'static str, String), u32>>,
+}
+
+/// Prefix of the store's keys of Pods.
+pub fn prefix() -> Vec<u8> {
+    keys::of_type("", "pods")
+}
+
+#[derive(Deserialize)]
+struct Slim<'a> {
+    #[serde(borrow)]
+    spec: Option<&'a RawValue>,
+}
+
+impl Fold for Graph {
+    fn put(&mut self, key: &Key<'_>, entry: &Entry) {
+        let Ok(Slim { spec: Some(text) }) = serde_json::from_slice(&entry.value) else { return };
+        let mut hasher = DefaultHasher::new();
+        text.get().hash(&mut hasher);
+        let hash = hasher.finish();
+        let name = (key.namespace.to_owned(), key.name.to_owned());
+        if self.pods.get(&name).is_some_and(|known| known.spec == hash) {
+            return;
+        }
+        self.remove(key);
+        let Ok(spec) = serde_json::from_str::<Value>(text.get()) else { return };
+        let node = spec["nodeName"].as_str().unwrap_or("").to_owned();
+        let mut references = Vec::new();
+        if !node.is_empty() {
+            collect(&spec, &mut references);
+            references.sort_unstable();
+            references.dedup();
+        }
+        let counts = self.nodes.entry(node.clone()).or_default();
+        for (resource, name) in &references {
+            *counts.entry((key.namespace.to_owned(), resource, name.clone())).or_default() += 1;
+        }
+        self.pods.insert(name, Known { spec: hash, node, references });
+    }
+
+    fn remove(&mut self, key: &Key<'_>) {
+        let name = (key.namespace.to_owned(), key.name.to_owned());
+        let Some(Known { node, references, .. }) = self.pods.remove(&name) else { return };
+        let Some(counts) = self.nodes.get_mut(&node) else { return };
+        for (resource, name) in references {
+            let key = (key.namespace.to_owned(), resource, name);
+            if let Some(count) = counts.get_mut(&key) {
+                *count -= 1;
+                if *count == 0 {
+                    counts.remove(&key);
+                }
+            }
+        }
+        if counts.is_empty() {
+            self.nodes.remove(&node);
+        }
+    }
+}
+
+impl Graph {
+    /// Whether a Pod on this node names the object.
+    pub fn refers(&self, node: &str, namespace: &str, resource: &str, name: &str) -> bool {
+        let known = ["configmaps", "persistentvolumeclaims", "secrets", "serviceaccounts"];
+        let Some(resource) = known.into_iter().find(|known| *known == resource) else {
+            return false;
+        };
+        let Some(counts) = self.nodes.get(node) else { return false };
+        counts.contains_key(&(namespace.to_owned(), resource, name.to_owned()))
+    }
+}
+
+/// Finds every ConfigMap, Secret, claim and ServiceAccount that a spec names. Walks every field, so
+/// that a reference in a field added later is found too; the shapes of references are few.
+fn collect(spec: &Value, found: &mut Vec<Reference>) {
+    match spec {
+        Value::Object(fields) => {
+            let mut note = |resource: &'static str, name: &Value| {
+                if let Some(name) = name.as_str().filter(|name| !name.is_empty()) {
+                    found.push((resource, name.to_owned()));
+                }
+            };
+            for (key, value) in fields {
+                match key.as_str() {
+                    "secretKeyRef" | "secretRef" | "nodePublishSecretRef" => {
+                        note("secrets", &value["name"]);
+                    }
+                    "secret" => {
+                        note("secrets", &value["secretName"]);
+                        note("secrets", &value["name"]);
+                    }
+                    "imagePullSecrets" => {
+                        let list = value.as_array().into_iter().flatten();
+                        list.for_each(|one| note("secrets", &one["name"]));
+                    }
+                    "configMapKeyRef" | "configMapRef" | "configMap" => {
+                        note("configmaps", &value["name"]);
+                    }
+                    "persistentVolumeClaim" => note("persistentvolumeclaims", &value["claimName"]),
+                    "serviceAccountName" => note("serviceaccounts", value),
+                    _ => {}
+                }
+            }
+            fields.values().for_each(|value| collect(value, found));
+        }
+        Value::Array(items) => items.iter().for_each(|item| collect(item, found)),
+        _ => {}
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use bytes::Bytes;
+    use serde_json::json;
+
+    fn put(graph: &mut Graph, name: &str, spec: Value, phase: &str) {
+        let pod = json!({"kind": "Pod", "spec": spec, "status": {"phase": phase}});
+        let value = Bytes::from(pod.to_string());
+        let entry = Entry { value, created: 1, modified: 1 };
+        graph.put(&Key { group: "", plural: "pods", namespace: "shop", name }, &entry);
+    }
+
+    #[test]
+    fn a_node_is_referred_to_what_its_pods_name_while_they_are_there() {
+        let mut graph = Graph::default();
+        let spec = |node: &str, secret: &str| {
+            json!({"nodeName": node, "serviceAccountName": "web", "containers": [
+                {"envFrom": [{"secretRef": {"name": secret}}]}],
+                "volumes": [{"configMap": {"name": "c"}}, {"secret": {"secretName": "v"}},
+                    {"projected": {"sources": [{"secret": {"name": "p"}}]}},
+                    {"persistentVolumeClaim": {"claimName": "data"}}]})
+        };
+        put(&mut graph, "a", spec("n1", "s"), "Pending");
+        put(&mut graph, "b", spec("n1", "s"), "Pending");
+        put(&mut graph, "a", spec("n1", "s"), "Running");
+        let refers = |graph: &Graph, node: &str, resource: &str, name: &str| {
+            graph.refers(node, "shop", resource, name)
+        };
+        for (resource, name) in [
+            ("secrets", "s"),
+            ("secrets", "v"),
+            ("secrets", "p"),
+            ("configmaps", "c"),
+            ("serviceaccounts", "web"),
+            ("persistentvolumeclaims", "data"),
+        ] {
+            assert!(refers(&graph, "n1", resource, name), "{resource} {name}");
+            assert!(!refers(&graph, "n2", resource, name), "{resource} {name}");
+        }
+        assert!(!graph.refers("n1", "other", "secrets", "s"));
+        put(&mut graph, "a", spec("n1", "t"), "Running");
+        let key = |name| Key { group: "", plural: "pods", namespace: "shop", name };
+        graph.remove(&key("b"));
+        assert!(!refers(&graph, "n1", "secrets", "s"));
+        assert!(refers(&graph, "n1", "secrets", "t"));
+        graph.remove(&key("a"));
+        assert!(graph.nodes.is_empty() && graph.pods.is_empty());
+    }
+}
