@@ -100,31 +100,33 @@ fn pods(
     namespace: Option<&str>,
     rows: Vec<(String, Vec<Row>)>,
 ) -> Vec<Object> {
-    let mut of_pods: BTreeMap<String, (String, Vec<Row>)> = BTreeMap::new();
+    // By uid and by who says it.
+    let mut said: BTreeMap<(String, String), Vec<Row>> = BTreeMap::new();
     for (node, rows) in rows {
         for row in rows {
-            let entry = of_pods.entry(row.uid.clone());
-            entry.or_insert_with(|| (node.clone(), Vec::new())).1.push(row);
+            said.entry((row.uid.clone(), node.clone())).or_default().push(row);
         }
     }
     let kind = built_in("pods");
     let mut items = Vec::new();
     // In the order of keys: namespace, then name.
     for (_, entry) in snapshot.range(&stored::prefix(kind, namespace), None) {
-        if of_pods.is_empty() {
+        if said.is_empty() {
             break;
         }
         let pod = stored::decode(kind, &entry);
-        let Some((node, mut rows)) = of_pods.remove(meta::uid(&pod)) else {
+        let node = pod.pointer("/spec/nodeName").and_then(Value::as_str).unwrap_or("");
+        let key = (meta::uid(&pod).to_owned(), node.to_owned());
+        let Some(mut rows) = said.remove(&key) else {
             continue;
         };
-        if pod.pointer("/spec/nodeName").and_then(Value::as_str) != Some(&node) {
-            continue;
-        }
         let mut item = measured("PodMetrics", &pod, &rows);
         meta::set(&mut item, "namespace", meta::namespace(&pod));
         rows.sort_by(|left, right| left.container.cmp(&right.container));
-        let container = |row: &Row| json!({ "name": row.container, "usage": amounts(row.cpu_nanocores, row.memory_bytes) });
+        let container = |row: &Row| {
+            let usage = amounts(row.cpu_nanocores, row.memory_bytes);
+            json!({ "name": row.container, "usage": usage })
+        };
         item["containers"] = rows.iter().map(container).collect();
         items.push(item);
     }
