@@ -190,11 +190,11 @@ impl<F: Future> Future for Metered<F> {
             this.pause = Some(Box::pin(sleep_until(until)));
         }
         let running = this.engine.ticker().running();
-        let before_ns = thread_cpu_ns();
+        let (began, before_ns) = (Instant::now(), thread_cpu_ns());
         let poll = this.inner.as_mut().poll(cx);
         let used_ns = thread_cpu_ns().saturating_sub(before_ns);
         this.meter.charge(used_ns);
-        this.engine.fair().charge(&this.meter, used_ns);
+        this.engine.fair().charge(&this.meter, used_ns, began.elapsed());
         drop(running);
         poll
     }

@@ -1,34 +1,45 @@
 //! Shares of the CPU when there is not enough for everybody.
 //!
 //! Guests take turns by themselves (each yields at every tick), but a Pod with a hundred requests
-//! gets a hundred turns. So each period of 100 ms the CPU time of the last one is looked at: if it
-//! was nearly all there is, those who took more than their share by weight get an allowance for the
-//! next period, and wait for its end when it is used up. Who needs less than a share leaves the rest
-//! to the others, so nothing is given away while somebody can use it.
+//! gets a hundred turns. So every Pod has a clock of its own, which its CPU time moves on, the
+//! slower the more weight it has; and there is a clock for all, which moves on as a Pod's would that
+//! gets exactly its share. While all threads are busy, a Pod whose clock is ahead of the common one
+//! waits until that has caught up. A Pod that wants less than its share falls behind; it gets a
+//! little credit for that and no more, and leaves the rest to the others.
 //!
-//! The weights are the CPU requests of Pods; the arithmetic is [`allowances`], a pure function.
+//! ```text
+//!   common clock: + CPU time of all / weights of those who compete     (looked at every 100 ms)
+//!   a Pod's clock: + its CPU time / its weight                         ahead by more than a slice?
+//!                                                                      wait for the difference
+//! ```
+//!
+//! The weights are the CPU requests of Pods.
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use tokio::time::Instant;
 
 use crate::account::Meter;
 
-/// How long a look covers. As long as the period of a quota, so that both throttle alike.
+/// How long a look covers.
 const PERIOD: Duration = Duration::from_millis(100);
-/// From this part of all CPU time on there is not enough for everybody, in hundredths.
-const BUSY_PERCENT: u64 = 90;
-/// The weight of a Pod that requested nothing: a fiftieth of a core, as much as a kernel gives it.
-pub(crate) const WEIGHT_MIN: u32 = 20;
+/// From this part of the threads' time on there is not enough for everybody.
+const BUSY: f64 = 0.9;
+/// The weight of a Pod that requested nothing: a fiftieth of a core.
+const WEIGHT_MIN: u32 = 20;
+/// CPU time by which a Pod may be ahead or behind: two turns. Less would make it wait after each.
+const SLACK_NS: f64 = 20e6;
+/// The longest a Pod waits at once: what its share is may have changed until then.
+const PAUSE_MAX: Duration = Duration::from_millis(500);
 
-/// What one Pod has of the current period.
+/// A Pod's part.
 pub(crate) struct Share {
-    weight: u64,
+    weight: f64,
+    /// Its clock, in nanoseconds for each unit of weight. Locked for an addition.
+    clock: Mutex<f64>,
     used_ns: AtomicU64,
-    /// `u64::MAX`: as much as it can get.
-    allowance_ns: AtomicU64,
     /// Whether it is in the list of the current period.
     listed: AtomicBool,
 }
@@ -36,128 +47,166 @@ pub(crate) struct Share {
 impl Share {
     pub(crate) fn new(weight: u32) -> Share {
         Share {
-            weight: u64::from(weight.max(WEIGHT_MIN)),
+            weight: f64::from(weight.max(WEIGHT_MIN)),
+            clock: Mutex::new(0.0),
             used_ns: AtomicU64::new(0),
-            allowance_ns: AtomicU64::new(u64::MAX),
             listed: AtomicBool::new(false),
         }
+    }
+
+    fn clock(&self) -> std::sync::MutexGuard<'_, f64> {
+        self.clock.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 /// The shares of one engine.
 pub(crate) struct Fair {
-    cores: u64,
-    /// Locked once a period, and when a Pod uses CPU time for the first time in a period.
-    period: Mutex<Period>,
-    /// End of the current period in nanoseconds since `epoch`: read without the lock.
+    threads: f64,
+    /// Time that threads spent on guests in this period.
+    taken_ns: AtomicU64,
+    /// Whether somebody may have to wait; read without the lock.
+    busy: AtomicBool,
+    /// When the period is over, since `epoch`; read without the lock.
     end_ns: AtomicU64,
     epoch: Instant,
+    /// Locked at each turn of a Pod only while it is busy, else a few times a period.
+    state: Mutex<State>,
 }
 
-struct Period {
+struct State {
     start: Instant,
-    active: Vec<Weak<Meter>>,
+    common: Common,
+    active: Vec<Arc<Meter>>,
+}
+
+/// The common clock at the start of a period, and how fast it goes.
+#[derive(Clone, Copy, Debug, PartialEq)]
+struct Common {
+    clock: f64,
+    /// For each nanosecond of time.
+    rate: f64,
 }
 
 impl Fair {
     pub(crate) fn new() -> Fair {
-        let cores = std::thread::available_parallelism().map_or(1, |cores| cores.get());
-        let now = Instant::now();
+        let threads = std::thread::available_parallelism().map_or(1, |cores| cores.get());
+        let (common, now) = (Common { clock: 0.0, rate: 0.0 }, Instant::now());
         Fair {
-            cores: cores as u64,
-            period: Mutex::new(Period { start: now, active: Vec::new() }),
+            threads: threads as f64,
+            taken_ns: AtomicU64::new(0),
+            busy: AtomicBool::new(false),
             end_ns: AtomicU64::new(nanos(PERIOD)),
             epoch: now,
+            state: Mutex::new(State { start: now, common, active: Vec::new() }),
         }
     }
 
-    /// Books CPU time of a Pod on its share.
-    pub(crate) fn charge(&self, meter: &Arc<Meter>, used_ns: u64) {
-        let now = Instant::now();
-        if nanos(now - self.epoch) >= self.end_ns.load(Ordering::Relaxed) {
-            self.turn(now);
-        }
+    fn state(&self) -> std::sync::MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Books one turn of a Pod: CPU time, and the time that it kept its thread.
+    pub(crate) fn charge(&self, meter: &Arc<Meter>, used_ns: u64, taken: Duration) {
         let share = &meter.share;
         share.used_ns.fetch_add(used_ns, Ordering::Relaxed);
+        *share.clock() += used_ns as f64 / share.weight;
+        self.taken_ns.fetch_add(nanos(taken), Ordering::Relaxed);
         if !share.listed.swap(true, Ordering::Relaxed) {
-            let mut period = self.period.lock().unwrap_or_else(PoisonError::into_inner);
-            period.active.push(Arc::downgrade(meter));
+            let mut state = self.state();
+            // Who comes back has no more credit than others, and no debt from long ago.
+            let slack = SLACK_NS / share.weight;
+            let mut clock = share.clock();
+            *clock = clock.clamp(state.common.clock - slack, state.common.clock + 50.0 * slack);
+            drop(clock);
+            state.active.push(Arc::clone(meter));
+        }
+        if self.is_over() {
+            self.turn(&mut self.state());
         }
     }
 
-    /// Until when a Pod has to wait, because others had less.
+    fn is_over(&self) -> bool {
+        nanos(self.epoch.elapsed()) >= self.end_ns.load(Ordering::Relaxed)
+    }
+
+    /// Until when a Pod has to wait, because it is ahead of the others.
     pub(crate) fn paused_until(&self, share: &Share) -> Option<Instant> {
-        let used = share.used_ns.load(Ordering::Relaxed);
-        if used < share.allowance_ns.load(Ordering::Relaxed) {
+        if !self.busy.load(Ordering::Relaxed) {
             return None;
         }
-        let end = self.epoch + Duration::from_nanos(self.end_ns.load(Ordering::Relaxed));
-        let now = Instant::now();
-        if end > now {
-            return Some(end);
+        let mut state = self.state();
+        if self.is_over() {
+            self.turn(&mut state);
         }
-        self.turn(now);
-        None
+        let now = Instant::now();
+        let passed = nanos(now - state.start) as f64;
+        let pause = pause(state.common, passed, *share.clock(), share.weight)?;
+        Some(now + pause.min(PAUSE_MAX))
     }
 
     /// Begins the next period.
-    fn turn(&self, now: Instant) {
-        let mut period = self.period.lock().unwrap_or_else(PoisonError::into_inner);
-        if now < period.start + PERIOD {
+    fn turn(&self, state: &mut State) {
+        if !self.is_over() {
             // Somebody else was faster.
             return;
         }
-        let meters: Vec<Arc<Meter>> =
-            period.active.drain(..).filter_map(|it| it.upgrade()).collect();
-        let elapsed_ns = nanos(now - period.start);
-        period.start = now;
+        let now = Instant::now();
         self.end_ns.store(nanos(now - self.epoch) + nanos(PERIOD), Ordering::Relaxed);
-        drop(period);
-        let used: Vec<(u64, u64)> = meters
+        let elapsed = nanos(now - state.start) as f64;
+        let taken = self.taken_ns.swap(0, Ordering::Relaxed) as f64;
+        let busy = state.active.len() > 1 && taken >= BUSY * self.threads * elapsed;
+        let entries: Vec<(f64, f64, f64)> = state
+            .active
             .iter()
-            .map(|it| (it.share.weight, it.share.used_ns.swap(0, Ordering::Relaxed)))
+            .map(|it| {
+                let used = it.share.used_ns.swap(0, Ordering::Relaxed) as f64;
+                (it.share.weight, *it.share.clock(), used)
+            })
             .collect();
-        // After a time without any charge this was not a busy one.
-        let capacity = self.cores * elapsed_ns;
-        let next = self.cores * nanos(PERIOD);
-        for (meter, allowance) in meters.iter().zip(allowances(capacity, next, &used)) {
-            meter.share.allowance_ns.store(allowance.unwrap_or(u64::MAX), Ordering::Relaxed);
-            meter.share.listed.store(false, Ordering::Relaxed);
+        state.common = advance(state.common, elapsed, &entries);
+        state.start = now;
+        let common = state.common.clock;
+        let mut entries = entries.into_iter();
+        state.active.retain(|meter| {
+            let used = entries.next().is_some_and(|(_, _, used)| used > 0.0);
+            // Who waits for the others still competes, though it used nothing.
+            let stays = busy && (used || *meter.share.clock() > common);
+            meter.share.listed.store(stays, Ordering::Relaxed);
+            stays
+        });
+        for meter in &state.active {
+            let slack = SLACK_NS / meter.share.weight;
+            let mut clock = meter.share.clock();
+            *clock = clock.max(common - slack);
         }
+        self.busy.store(busy, Ordering::Relaxed);
     }
 }
 
-/// What each Pod may use of the next period, from weights and what was used in the last: nothing is
-/// said (None) to those who used less than half of their share, and to all if there was enough.
-/// Who used more than that may well have wanted even more.
-fn allowances(capacity: u64, next: u64, used: &[(u64, u64)]) -> Vec<Option<u64>> {
-    let total: u64 = used.iter().map(|(_, used)| used).sum();
-    let mut allowances = vec![None; used.len()];
-    if used.len() < 2 || total < capacity / 100 * BUSY_PERCENT {
-        return allowances;
+/// The common clock after a period: weight, clock and CPU time of those who were active. Who is far
+/// behind wants less than its share and does not compete.
+fn advance(common: Common, elapsed: f64, active: &[(f64, f64, f64)]) -> Common {
+    let total: f64 = active.iter().map(|(_, _, used)| used).sum();
+    let competes =
+        |(weight, clock, _): &&(f64, f64, f64)| *clock > common.clock - 0.5 * SLACK_NS / weight;
+    let competing: f64 = active.iter().filter(competes).map(|(weight, ..)| weight).sum();
+    let all: f64 = active.iter().map(|(weight, ..)| weight).sum();
+    let weights = if competing > 0.0 { competing } else { all };
+    if weights == 0.0 || elapsed == 0.0 {
+        return Common { rate: 0.0, ..common };
     }
-    let mut left = capacity;
-    let mut hungry: Vec<usize> = (0..used.len()).collect();
-    loop {
-        let weights: u64 = hungry.iter().map(|index| used[*index].0).sum();
-        let share = |index: usize| scaled(left, used[index].0, weights);
-        let (modest, rest): (Vec<usize>, Vec<usize>) =
-            hungry.iter().copied().partition(|index| used[*index].1 * 2 < share(*index));
-        if modest.is_empty() || rest.is_empty() {
-            for index in rest {
-                allowances[index] = Some(scaled(share(index), next, capacity).max(1));
-            }
-            return allowances;
-        }
-        left = left.saturating_sub(modest.iter().map(|index| used[*index].1).sum());
-        hungry = rest;
-    }
+    let rate = total / weights / elapsed;
+    Common { clock: common.clock + rate * elapsed, rate }
 }
 
-/// `amount * part / whole`
-fn scaled(amount: u64, part: u64, whole: u64) -> u64 {
-    let scaled = u128::from(amount) * u128::from(part) / u128::from(whole.max(1));
-    u64::try_from(scaled).unwrap_or(u64::MAX)
+/// How long a Pod has to wait, if it is ahead by more than the slack.
+fn pause(common: Common, passed: f64, clock: f64, weight: f64) -> Option<Duration> {
+    let ahead = clock - (common.clock + common.rate * passed);
+    if ahead <= SLACK_NS / weight || common.rate <= 0.0 {
+        return None;
+    }
+    let nanos = (ahead / common.rate).min(nanos(PAUSE_MAX) as f64);
+    Some(Duration::from_nanos(nanos as u64))
 }
 
 fn nanos(duration: Duration) -> u64 {
@@ -168,22 +217,27 @@ fn nanos(duration: Duration) -> u64 {
 mod tests {
     use super::*;
 
-    #[track_caller]
-    fn check(used: &[(u64, u64)], expected: &[Option<u64>]) {
-        assert_eq!(allowances(200, 200, used), expected);
+    const MS: f64 = 1e6;
+
+    #[test]
+    fn the_common_clock_goes_as_one_that_gets_its_share() {
+        let start = Common { clock: 0.0, rate: 0.0 };
+        // 200 ms of CPU time in 100 ms, weights 300 and 100.
+        let both = [(300.0, 0.0, 100.0 * MS), (100.0, 0.0, 100.0 * MS)];
+        let next = advance(start, 100.0 * MS, &both);
+        assert_eq!(next.clock, 0.5 * MS);
+        // The light one used twice its share and waits, the heavy one may go on.
+        assert_eq!(pause(next, 0.0, 100.0 * MS / 300.0, 300.0), None);
+        let wait = pause(next, 0.0, 100.0 * MS / 100.0, 100.0).expect("it is ahead");
+        assert_eq!(wait.as_millis(), 100);
+        assert_eq!(pause(next, 100.0 * MS, 100.0 * MS / 100.0, 100.0), None);
     }
 
     #[test]
-    fn shares_follow_weights_when_there_is_not_enough() {
-        // There was enough, or nobody else.
-        check(&[(100, 90), (100, 20)], &[None, None]);
-        check(&[(100, 200)], &[None]);
-        // Two that want all of it.
-        check(&[(100, 100), (100, 100)], &[Some(100), Some(100)]);
-        check(&[(300, 100), (100, 100)], &[Some(150), Some(50)]);
-        check(&[(300, 150), (100, 50)], &[Some(150), Some(50)]);
-        // The modest one is left alone, the others share the rest by weight.
-        check(&[(100, 10), (300, 90), (100, 100)], &[None, Some(142), Some(47)]);
-        check(&[(100, 10), (100, 95), (100, 95)], &[None, Some(95), Some(95)]);
+    fn who_is_behind_does_not_compete() {
+        let common = Common { clock: 10.0 * MS, rate: 0.0 };
+        let active = [(100.0, 0.0, 10.0 * MS), (100.0, 10.0 * MS, 190.0 * MS)];
+        assert_eq!(advance(common, 100.0 * MS, &active).clock, 12.0 * MS);
+        assert_eq!(advance(common, 100.0 * MS, &[]).rate, 0.0);
     }
 }

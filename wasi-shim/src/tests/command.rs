@@ -334,3 +334,31 @@ async fn exports_are_called_by_name() {
         assert_eq!(command.run(CancellationToken::new()).await, Exit::Code(code), "{export}");
     }
 }
+
+/// Many that never stop share the cores by their weights.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn weights_decide_when_there_is_not_enough() {
+    let spins = p1(r#"(func (export "_start") (loop $again (br $again)))"#);
+    let engine = super::own_engine();
+    let stop = CancellationToken::new();
+    let mut running = Vec::new();
+    let mut accounts = Vec::new();
+    // More of them than cores, so that they compete whatever the machine has.
+    for weight in [900, 100].into_iter().cycle().take(64) {
+        let mut config = GuestConfig::default();
+        config.limits.cpu_weight = weight;
+        let module = super::load_into(&engine, &spins, Form::Module);
+        let command = module.command(config).expect("a command");
+        accounts.push((weight, command.account()));
+        running.push(tokio::spawn(command.run(stop.clone())));
+    }
+    let used = |weight: u32| {
+        let of = accounts.iter().filter(|(other, _)| *other == weight);
+        of.map(|(_, account)| account.usage().cpu.as_millis()).sum::<u128>()
+    };
+    until("the heavy ones are ahead", || used(900) > 500 && used(900) > 2 * used(100)).await;
+    stop.cancel();
+    for task in running {
+        assert_eq!(task.await.expect("no panic"), Exit::Stopped);
+    }
+}

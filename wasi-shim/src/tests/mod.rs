@@ -19,6 +19,12 @@ fn engine() -> Engine {
     ENGINE.get_or_init(|| Engine::new(&config).expect("an engine")).clone()
 }
 
+/// An engine that nobody else uses.
+fn own_engine() -> Engine {
+    let config = EngineConfig { instances: Some(80) };
+    Engine::new(&config).expect("an engine")
+}
+
 /// Compiles a text and loads it as a worker would, from a file.
 #[track_caller]
 fn load_into(engine: &Engine, text: &str, form: Form) -> Module {
