@@ -148,8 +148,8 @@ pub fn server(flags: ServerFlags) -> Result<(), Diagnostic> {
         Some(fd) => unsafe { TcpListener::from_raw_fd(fd) },
         None => bind(flags.listen)?,
     };
-    let name = flags.name.map_or_else(host_name, Ok)?;
     let audit = audit(&flags, &data_dir)?;
+    let name = flags.name.map_or_else(host_name, Ok)?;
     // Whether a token is needed shows only when the data folder is known to be new.
     let (members, token) = (flags.join, flags.token.unwrap_or_default());
     let join = (!members.is_empty()).then_some(Join { members, token });
