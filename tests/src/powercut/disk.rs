@@ -8,6 +8,7 @@
 
 use std::collections::{BTreeMap, HashMap};
 use std::fs;
+use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
 
 use anyhow::{Context, Result};
@@ -200,7 +201,11 @@ impl<'a> Disk<'a> {
                 {
                     next.torn(random).apply(&mut bytes);
                 }
-                fs::write(path, bytes).with_context(|| format!("write {}", path.display()))
+                // The journal tells no modes; the program under test keeps its files to itself.
+                let only_ours = fs::Permissions::from_mode(0o600);
+                fs::write(path, bytes)
+                    .and_then(|()| fs::set_permissions(path, only_ours))
+                    .with_context(|| format!("write {}", path.display()))
             }
             Thing::Folder { names, pending } => {
                 let mut names = names.clone();
