@@ -27,6 +27,18 @@ use clap::{Parser, Subcommand};
 
 use crate::diagnostic::Diagnostic;
 
+/// An API request or a guest's instance is thousands of small allocations on many threads; RocksDB
+/// allocates by it too.
+#[global_allocator]
+static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
+
+/// Few arenas and freed pages given back within a second: an idle node must stay small. jemalloc
+/// reads it as the text of `MALLOC_CONF`.
+// SAFETY: jemalloc wants a C string under this name, and nothing else has the name.
+#[unsafe(export_name = "malloc_conf")]
+pub static MALLOC_CONF: &[u8] =
+    b"narenas:2,dirty_decay_ms:1000,muzzy_decay_ms:0,background_thread:true\0";
+
 /// Kubernetes for WebAssembly: Pods that cost what a Wasm instance costs.
 #[derive(Parser)]
 #[command(name = "wherry", version, propagate_version = true, max_term_width = 100)]
