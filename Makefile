@@ -8,19 +8,19 @@ TARGET := $(or $(CARGO_TARGET_DIR),target)
 CARGO := cargo --locked
 APPS := sample-apps/dist
 
-.PHONY: dev test test-slow test-s3 verify fix sim bless apps dashboard build bench chaos chaos-seeded setup
+.PHONY: dev test test-slow test-s3 fuzz clients verify fix sim bless apps dashboard screenshots build bench chaos chaos-seeded power-cuts flipped-bit setup
 
 dev: build ## Build everything and start a cluster
 	exec $(TARGET)/release/wherry dev --images $(APPS) $(ARGS)
 
 build: setup apps dashboard ## The binary: release/wherry in the target folder
-	WHERRY_UI_REQUIRED=1 $(CARGO) build --release --workspace
+	WHERRY_UI_REQUIRED=1 WHERRY_TOOLBOX_REQUIRED=1 $(CARGO) build --release --workspace
 
 test: build ## All tests, with real processes and kubectl
 	tests/install-packages chromium
 	cd web-dashboard && npm run --silent check
-	WHERRY_UI_REQUIRED=1 WHERRY_L3=1 $(CARGO) test --release --workspace
-	cd sample-apps && $(CARGO) test -p batch --target-dir $(abspath $(TARGET))/apps
+	WHERRY_UI_REQUIRED=1 WHERRY_TOOLBOX_REQUIRED=1 WHERRY_L3=1 $(CARGO) test --release --workspace
+	cd sample-apps && $(CARGO) test -p batch -p toolbox --target-dir $(abspath $(TARGET))/apps
 	$(MAKE) test-s3
 
 test-s3: ## Backups to a bucket, against a server that speaks S3 (moto, from PyPI)
@@ -29,16 +29,31 @@ test-s3: ## Backups to a bucket, against a server that speaks S3 (moto, from PyP
 test-slow: test ## All tests and a long simulation
 	WHERRY_SIM_RUNS=2000 $(CARGO) test --release -p wherry-tests --test it sim::
 
+clients: ## The clients that tests drive: kubectl, helm, those of Python and JavaScript
+	@tests/install-clients
+
+fuzz: ## Damaged input for everything that reads input: make fuzz MINUTES=10 (for each target)
+	WHERRY_FUZZ_MINUTES=$(or $(MINUTES),1) $(CARGO) test --release -p wherry-control-plane --lib fuzz:: -- --nocapture
+
 sim: ## One simulation, by its seed: make sim SEED=7
 	WHERRY_SIM_SEED=$(SEED) $(CARGO) test --release -p wherry-tests --test it sim:: -- --nocapture
 
-chaos: build ## Three members under every fault, checked: make chaos MINUTES=20 SEED=7
-	$(TARGET)/release/chaos --minutes $(or $(MINUTES),5) --seed $(or $(SEED),1) $(ARGS)
+# A run is the seed's: the same SEED, MINUTES and MODE do the same faults at the same times again.
+chaos: build ## Three members, faults, proof: make chaos MINUTES=20 SEED=7 MODE=kills|mixed|both
+	$(TARGET)/release/chaos --minutes $(or $(MINUTES),5) --seed $(or $(SEED),1) --mode $(or $(MODE),kills) $(ARGS)
 
 chaos-seeded: build ## The suite must find bugs made on purpose; prints which check did, and when
 	$(CARGO) build --release -p wherry -p wherry-store --features wherry-store/seeded-bugs,wherry-store/failpoints
 	cp $(TARGET)/release/wherry $(TARGET)/release/wherry-seeded && $(CARGO) build --release -p wherry
 	$(TARGET)/release/chaos --seeded --binary $(TARGET)/release/wherry-seeded $(ARGS)
+
+power-cuts: build ## The power cut behind every fsync: of one member, torn, and of three members
+	$(TARGET)/release/chaos --power-cut $(ARGS)
+	$(TARGET)/release/chaos --power-cut --torn $(or $(SEED),1) $(ARGS)
+	$(TARGET)/release/chaos --power-cut --members 3 $(ARGS)
+
+flipped-bit: build ## Flipped bits in a follower's files are found: make flipped-bit SEED=7
+	$(TARGET)/release/chaos --flipped-bit --seed $(or $(SEED),1) $(ARGS)
 
 verify: ## Read-only checks: formatting, lints, the tidy test
 	$(CARGO) fmt --all --check && $(CARGO) clippy --release --workspace --all-targets -- -D warnings
@@ -59,6 +74,11 @@ dashboard: web-dashboard/dist/index.html ## The web dashboard: web-dashboard/dis
 # Only when a source changed: a new dist makes cargo compile the binary anew.
 web-dashboard/dist/index.html: web-dashboard/node_modules $(shell git ls-files web-dashboard)
 	cd web-dashboard && npm run --silent build
+
+screenshots: build ## Every page of the dashboard in both themes and at 360 px: SHOTS=folder
+	tests/install-packages chromium
+	WHERRY_SCREENSHOTS=$(abspath $(or $(SHOTS),screenshots)) WHERRY_L3=1 \
+		$(CARGO) test --release -p wherry-tests --test it -- --nocapture dashboard::
 
 web-dashboard/node_modules: web-dashboard/package-lock.json
 	cd web-dashboard && npm ci --no-audit --no-fund && touch node_modules

@@ -10,7 +10,24 @@ export default defineConfig({
   base: '/ui/',
   plugins: [svelte({ compilerOptions: { runes: true } })],
   // Nothing is inlined: the Content-Security-Policy allows files of this origin only.
-  build: { assetsInlineLimit: 0, modulePreload: { polyfill: false } },
-  server: { proxy: { '/api': proxy, '/apis': proxy, '/ui/session': proxy } },
+  build: {
+    assetsInlineLimit: 0,
+    modulePreload: { polyfill: false },
+    rollupOptions: { input: ['index.html', 'terminal.html'] },
+  },
+  server: {
+    proxy: {
+      '/api': proxy,
+      '/apis': proxy,
+      '/wherry': proxy,
+      '/readyz': proxy,
+      '/metrics': proxy,
+      '/version': proxy,
+      '/ui/session': proxy,
+      '/ui/history': proxy,
+      '/ui/why': proxy,
+      '/ui/stream': { ...proxy, ws: true },
+    },
+  },
   test: { include: ['src/**/*.test.ts'] },
 });

@@ -21,6 +21,9 @@ const REMEMBER_FOR: Duration = Duration::from_secs(60);
 /// It must not hold up the verb itself.
 const LEARN_TIMEOUT: Duration = Duration::from_secs(1);
 
+/// How the verbs name themselves.
+const USER_AGENT: &str = concat!("wherry/", env!("CARGO_PKG_VERSION"));
+
 /// Flags of every verb that speaks to a cluster.
 #[derive(clap::Args)]
 pub struct Cluster {
@@ -93,7 +96,8 @@ async fn open(file: &Path) -> Result<(Connection, Arc<Members>), Diagnostic> {
     let kubeconfig = Kubeconfig::read_from(file).map_err(unusable)?;
     let options = KubeConfigOptions::default();
     let config = kube::Config::from_custom_kubeconfig(kubeconfig, &options).await;
-    let config = config.map_err(unusable)?;
+    let mut config = config.map_err(unusable)?;
+    config.headers.push((http::header::USER_AGENT, http::HeaderValue::from_static(USER_AGENT)));
     let url = config.cluster_url.to_string();
     let ca_der = config.root_cert.as_ref().and_then(|chain| chain.first().cloned());
     let ca_der = ca_der.unwrap_or_default();

@@ -77,6 +77,9 @@ pub struct Flags {
     /// Folder whose NAME.wasm files become the images NAME:dev
     #[arg(long, value_name = "DIR")]
     images: Option<PathBuf>,
+    /// Do not run the built-in toolbox for busybox, alpine, pause, agnhost and the like
+    #[arg(long)]
+    no_image_aliases: bool,
 }
 
 pub fn main(flags: Flags) -> Result<(), Diagnostic> {
@@ -190,6 +193,9 @@ async fn start_nodes(
             format!("--address={address}"),
             "--stop-workers-on-exit".into(),
         ];
+        if !cluster.flags.no_image_aliases {
+            arguments.push("--image-aliases".into());
+        }
         arguments.extend(servers.iter().cloned());
         let role = Role {
             log_file: cluster.data_dir.join(format!("logs/{name}.log")),

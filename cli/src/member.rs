@@ -47,6 +47,8 @@ struct Member {
     applied: Option<u64>,
     hash: Option<String>,
     quarantined: Option<String>,
+    #[serde(default)]
+    disk_full: bool,
 }
 
 #[derive(Deserialize)]
@@ -162,6 +164,7 @@ fn table(members: &[Member]) -> String {
     let remarks = members.iter().map(|member| match (&member.quarantined, member.applied) {
         (Some(why), _) => format!("{GAP}quarantined: {why}"),
         (None, None) => format!("{GAP}does not answer"),
+        (None, Some(_)) if member.disk_full => format!("{GAP}its disk is nearly full"),
         (None, Some(_)) => String::new(),
     });
     let mut text = String::new();
@@ -189,6 +192,7 @@ mod tests {
             applied: Some(1204),
             hash: Some("00ff".repeat(8)),
             quarantined: None,
+            disk_full: id == 1,
         };
         let mut members =
             vec![member(1, "a", "leader"), member(7, "b", "voter"), member(12, "c", "learner")];
@@ -201,7 +205,7 @@ mod tests {
     fn the_table() {
         expect_test::expect![[r#"
             NAME   ID   ROLE      ADDRESS          APPLIED   HASH
-            a      1    leader    10.0.0.1:6443    1204      00ff00ff00ff00ff00ff00ff00ff00ff
+            a      1    leader    10.0.0.1:6443    1204      00ff00ff00ff00ff00ff00ff00ff00ff   its disk is nearly full
             b      7    voter     10.0.0.7:6443    1204      00ff00ff00ff00ff00ff00ff00ff00ff   quarantined: its state at 1100 differs
             c      12   learner   10.0.0.12:6443   -         -                                  does not answer
         "#]]

@@ -13,7 +13,7 @@ use wherry_control_plane::apiserver::{AuditPolicy, LogConfig, Network};
 use wherry_control_plane::at_rest;
 use wherry_control_plane::backup::{Destination, Schedule};
 use wherry_control_plane::member::join::Join;
-use wherry_control_plane::member::{self, IdentityError, Member, MemberError};
+use wherry_control_plane::member::{self, IdentityError, Member, MemberError, Window};
 
 use crate::diagnostic::Diagnostic;
 use crate::folder;
@@ -53,6 +53,23 @@ pub struct ServerFlags {
     /// Encrypt every object on disk, not only Secrets and ConfigMaps
     #[arg(long, help_heading = "Encryption at rest")]
     encrypt_everything: bool,
+    /// Changes that lists and watches may go back to; a client that is further behind is told to
+    /// list again (410). A few minutes of a busy cluster
+    #[arg(long, value_name = "N", default_value_t = 10_000,
+        value_parser = clap::value_parser!(u64).range(100..=10_000_000),
+        help_heading = "Window of past states")]
+    window_revisions: u64,
+    /// How old they may be: clients of Kubernetes expect a resourceVersion to be good for five
+    /// minutes
+    #[arg(long, value_name = "DURATION", default_value = "5m", value_parser = parse_age,
+        help_heading = "Window of past states")]
+    window_age: Duration,
+    /// Memory that only past states need, in MiB: it bounds what large objects that change often
+    /// cost
+    #[arg(long, value_name = "MIB", default_value_t = 256,
+        value_parser = clap::value_parser!(u64).range(1..=65_536),
+        help_heading = "Window of past states")]
+    window_memory: u64,
     /// Make backups by the clock: file:///FOLDER or s3://BUCKET/PREFIX (with the usual AWS_…
     /// variables); give it to every member, the one that leads makes them
     #[arg(long, value_name = "URL", help_heading = "Scheduled backups")]
@@ -108,6 +125,10 @@ pub struct NodeFlags {
     /// End the workers too when the agent is told to stop; without it they go on serving
     #[arg(long)]
     stop_workers_on_exit: bool,
+    /// Run the built-in toolbox (a shell and small programs) for busybox, alpine, pause, agnhost and
+    /// the like
+    #[arg(long)]
+    image_aliases: bool,
 }
 
 #[derive(clap::Args)]
@@ -134,6 +155,15 @@ fn parse_interval(text: &str) -> Result<Duration, String> {
     }
 }
 
+/// A second at least: pages of one list are asked for one after the other.
+fn parse_age(text: &str) -> Result<Duration, String> {
+    let span: jiff::SignedDuration = text.parse().map_err(|error| format!("{error}"))?;
+    match Duration::try_from(span) {
+        Ok(age) if age >= Duration::from_secs(1) => Ok(age),
+        _ => Err("it must be a second at least".to_owned()),
+    }
+}
+
 fn parse_label(text: &str) -> Result<(String, String), String> {
     let (key, value) = text.split_once('=').ok_or("want KEY=VALUE")?;
     Ok((key.to_owned(), value.to_owned()))
@@ -154,6 +184,11 @@ pub fn server(flags: ServerFlags) -> Result<(), Diagnostic> {
     let (members, token) = (flags.join, flags.token.unwrap_or_default());
     let join = (!members.is_empty()).then_some(Join { members, token });
     let advertise = flags.advertise;
+    let window = Window {
+        revisions: usize::try_from(flags.window_revisions).expect("the flag has a bound"),
+        age: flags.window_age,
+        bytes: flags.window_memory << 20,
+    };
     let encryption =
         at_rest::Config { keyring: flags.keyring, everything: flags.encrypt_everything };
     let backups = schedule(flags.backup_to, flags.backup_every, flags.backup_keep)?;
@@ -161,6 +196,7 @@ pub fn server(flags: ServerFlags) -> Result<(), Diagnostic> {
         name,
         data_dir: data_dir.clone(),
         encryption,
+        window,
         backups,
         listener,
         advertise,
@@ -270,6 +306,14 @@ fn server_failed(error: MemberError, data_dir: &std::path::Path) -> Diagnostic {
                 .why(error)
                 .help(format!("to let it join again, empty {shown} and start it with --join"));
         }
+        // The store's words for what it could read once and cannot any more.
+        MemberError::Stopped(why) if why.contains("is damaged on disk") => {
+            return Diagnostic::new("WH0018", "this member cannot go on").why(error).help(format!(
+                "do not start it again on this data: keep a copy of {shown}, remove the member \
+                     on another one (wherry member remove), empty the folder and start it with \
+                     --join"
+            ));
+        }
         MemberError::Stopped(_) => {
             return Diagnostic::new("WH0018", "this member cannot go on")
                 .why(error)
@@ -305,6 +349,7 @@ pub fn node(flags: NodeFlags) -> Result<(), Diagnostic> {
         labels: flags.labels.into_iter().collect(),
         max_pods: flags.max_pods,
         stop_workers_on_exit: flags.stop_workers_on_exit,
+        image_aliases: flags.image_aliases,
     };
     let runtime = Runtime::new().map_err(no_runtime)?;
     let result = runtime.block_on(async {

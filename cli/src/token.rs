@@ -4,7 +4,7 @@
 //! cluster's keys.
 
 use std::collections::BTreeMap;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use k8s_openapi::ByteString;
 use k8s_openapi::api::core::v1::Secret;
@@ -17,6 +17,11 @@ use crate::api::{self, Connection};
 use crate::diagnostic::Diagnostic;
 
 const NAMESPACE: &str = "kube-system";
+/// A new cluster makes its first namespaces within a second or two of its start, on a busy machine
+/// later.
+const FURNISHED_WITHIN: Duration = Duration::from_secs(30);
+/// Between two attempts until then.
+const FURNISHED_PAUSE: Duration = Duration::from_millis(100);
 const TOKEN_CHARACTERS: &[u8] = b"abcdefghijklmnopqrstuvwxyz0123456789";
 
 #[derive(clap::Subcommand)]
@@ -105,10 +110,26 @@ pub async fn create(
         ..Secret::default()
     };
     let secrets: Api<Secret> = Api::namespaced(connection.client.clone(), NAMESPACE);
-    let created = secrets.create(&PostParams::default(), &object).await;
-    created.map_err(api::failed("making a join token"))?;
+    let begun = Instant::now();
+    loop {
+        match secrets.create(&PostParams::default(), &object).await {
+            Ok(_) => break,
+            Err(error) if is_too_early(&error) && begun.elapsed() < FURNISHED_WITHIN => {
+                tokio::time::sleep(FURNISHED_PAUSE).await;
+            }
+            Err(error) => return Err(api::failed("making a join token")(error)),
+        }
+    }
     let pin = hex::encode(sha2::Sha256::digest(&connection.ca_der));
     Ok(format!("{id}.{secret}.{pin}"))
+}
+
+/// Whether a server says that it has nowhere to keep a token yet: it has just been started.
+fn is_too_early(error: &kube::Error) -> bool {
+    match error {
+        kube::Error::Api(status) => matches!(status.code, 404 | 503),
+        _ => false,
+    }
 }
 
 fn random_text(length: usize) -> String {

@@ -23,11 +23,13 @@
 //! in this Pod, and a number never runs twice.
 
 mod container;
+mod stream;
 
 pub use self::container::{
     Check, Health, HookKind, Hooks, HostAlias, HttpCheck, LastWords, Mount, Probe, ProbeKind,
     Probes,
 };
+pub use self::stream::{Answer, Code, Open, Streams};
 
 use std::{
     fmt,
@@ -60,6 +62,9 @@ pub enum ProtocolError {
     /// The frame is not a message of this version.
     #[error("decode a worker message")]
     Decode(#[source] serde_json::Error),
+    /// The message could not be sent.
+    #[error("send a worker message")]
+    Send(#[source] std::io::Error),
     /// The message does not fit in a frame.
     #[error("a worker message has {bytes} bytes, the limit is {FRAME_BYTES_MAX}")]
     TooLarge {
@@ -93,6 +98,8 @@ pub fn decode<T: DeserializeOwned>(frame: &[u8]) -> Result<T, ProtocolError> {
 pub enum ToWorker {
     /// The first frame of a connection.
     Hello(Hello),
+    /// The first frame of a connection of its own, which carries one stream: see [`Open`].
+    Open(Open),
     /// The certificate for traffic between workers. Sent after `Hello` and again when renewed; the
     /// worker opens (or keeps) its peer listener and uses the newest identity for new connections.
     Identity(Identity),
@@ -298,6 +305,12 @@ pub struct Container {
     pub mounts: Vec<Mount>,
     /// `stdin`: a command's input stays open until it shall end.
     pub stdin: bool,
+    /// `stdinOnce`: or until the first who was attached to it has left.
+    #[serde(default)]
+    pub stdin_once: bool,
+    /// `tty`: its input and output are a terminal in its eyes.
+    #[serde(default)]
+    pub tty: bool,
     /// Its probes.
     pub probes: Probes,
     /// Its hooks.
@@ -502,6 +515,10 @@ pub struct Usage {
     pub memory_bytes: u64,
     /// Requests answered, since the container's first start.
     pub requests: u64,
+    /// How long requests took together, since then: by how much it grows in a second is how many
+    /// are answered at once.
+    #[serde(default)]
+    pub busy_ns: u64,
 }
 
 /// A change of the routing table. Every worker gets the routes of all namespaces (a guest may call

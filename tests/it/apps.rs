@@ -6,6 +6,7 @@ use wherry_tests::{Dev, l3, wait_for};
 
 const HELLO: u16 = 30080;
 const CALLER: u16 = 30081;
+const TOOLBOX: u16 = 30083;
 
 #[test]
 fn hello_http_answers_from_each_replica_in_turn() {
@@ -104,4 +105,30 @@ fn crash_loop_backs_off() {
     assert_eq!(cluster.kubectl_ok(&["get", "pod", "crash-loop", "-o", path]), "1");
     let logs = cluster.kubectl_ok(&["logs", "crash-loop", "--previous"]);
     assert_eq!(logs, "crash-loop: giving up\n");
+}
+
+#[test]
+fn toolbox_runs_what_was_written_for_busybox() {
+    if !l3() {
+        return;
+    }
+    // On two nodes, connections also cross between them.
+    let cluster = Dev::start_with(wherry_tests::Options { nodes: 2, ..Default::default() });
+    cluster.kubectl_ok(&["apply", "-f", "sample-apps/toolbox/app.yaml"]);
+    cluster.kubectl_ok(&["rollout", "status", "deployment/toolbox", "--timeout=120s"]);
+    let page = wait_for("the node port answers", || {
+        cluster.get(TOOLBOX, "/").filter(|(status, _)| *status == 200).map(|answer| answer.1)
+    });
+    assert!(page.starts_with("<p>Welcome</p>\n<p>to</p>\n<p>toolbox-"), "{page}");
+    assert_eq!(cluster.get(TOOLBOX, "/none").map(|answer| answer.0), Some(404));
+
+    cluster.kubectl_ok(&["wait", "--for=condition=complete", "job/toolbox-visit", "--timeout=60s"]);
+    let log = cluster.kubectl_ok(&["logs", "job/toolbox-visit"]);
+    // Before the Service had a Pod it was refused.
+    assert!(log.ends_with("3\nresolved\n"), "{log}");
+
+    let described = cluster.kubectl_ok(&["describe", "pod", "-l", "app=toolbox"]);
+    for part in ["ImageAliased", "wherry.dev/toolbox@sha256:", "Image:         busybox:1.36"] {
+        assert!(described.contains(part), "{part} is missing in:\n{described}");
+    }
 }

@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 use std::sync::atomic::{AtomicBool, Ordering};
 
+use wherry_tests::plane::Plane;
 use wherry_tests::{Dev, Options, l3, text, wait_for, wherry};
 
 /// Found nowhere by chance, and left alone by compression.
@@ -141,6 +142,82 @@ fn a_backup_made_under_load_becomes_another_cluster() {
     let literal = "--from-literal=a=b";
     new.kubectl_ok(&["create", "configmap", "after", literal]);
     assert_eq!(files_with(&data_dir, SECRET), Vec::<PathBuf>::new(), "on no disk here either");
+}
+
+/// What every member must have alike, as one of them lists it: whole objects, with their uids and
+/// revisions, byte for byte.
+fn dump(plane: &Plane, index: usize) -> String {
+    let list = |resource: &str| {
+        let path = format!("/api/v1/namespaces/kept/{resource}");
+        let listed = plane.kubectl_ok(index, &["get", "--raw", &path]);
+        let (_, items) = listed.split_once(r#""items":"#).expect("a list has items");
+        format!("{resource} {items}\n")
+    };
+    ["configmaps", "secrets", "serviceaccounts"].map(list).concat()
+}
+
+#[test]
+fn a_backup_becomes_three_new_members_that_hold_the_same() {
+    if !l3() {
+        return;
+    }
+    let mut old = Plane::start(3);
+    old.kubectl_ok(0, &["create", "namespace", "kept"]);
+    for number in 0..40 {
+        let value = format!("--from-literal=value={}", number.to_string().repeat(200));
+        let (map, secret) = (format!("map-{number}"), format!("secret-{number}"));
+        old.kubectl_ok(number % 3, &["create", "-n=kept", "configmap", &map, &value]);
+        if number < 5 {
+            let value = format!("--from-literal=password={SECRET}");
+            old.kubectl_ok(1, &["create", "-n=kept", "secret", "generic", &secret, &value]);
+        }
+    }
+    old.kubectl_ok(2, &["annotate", "-n=kept", "configmap", "map-7", "changed=yes"]);
+    old.kubectl_ok(2, &["delete", "-n=kept", "configmap", "map-8"]);
+    wait_for("the namespace has its own objects", || {
+        let wanted = ["get", "-n=kept", "configmap/kube-root-ca.crt", "serviceaccount/default"];
+        old.kubectl(0, &wanted).status.success().then_some(())
+    });
+    let before = dump(&old, 0);
+    assert_eq!(dump(&old, 2), before, "the members agree");
+
+    // Saved while others write, by a member that need not lead.
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let file = folder.path().join("a.backup");
+    let done = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        let load = scope.spawn(|| {
+            for number in 0.. {
+                let name = format!("load-{number}");
+                old.kubectl_ok(number % 3, &["create", "configmap", &name]);
+                if done.load(Ordering::Relaxed) {
+                    return;
+                }
+            }
+        });
+        old.wherry_ok(1, &["backup", "save", shown(&file)]);
+        done.store(true, Ordering::Relaxed);
+        load.join().expect("no write fails");
+    });
+    (0..3).for_each(|index| old.kill(index));
+    let pki = old.servers[1].data_dir.join("pki");
+
+    let mut new = Plane::start_with(3, |data_dir| {
+        let (file, data_dir, pki) = (shown(&file), shown(data_dir), shown(&pki));
+        run_ok(&["backup", "restore", file, "--data-dir", data_dir, "--pki", pki]);
+    });
+    let members = new.list(2);
+    assert_eq!(members.iter().filter(|row| row.role != "learner").count(), 3, "{members:?}");
+    for index in 0..3 {
+        assert_eq!(dump(&new, index), before, "member {index} holds what was saved");
+        let folder = new.servers[index].data_dir.clone();
+        assert_eq!(files_with(&folder, SECRET), Vec::<PathBuf>::new(), "on no disk");
+    }
+    // They are a cluster like any other.
+    new.kill(0);
+    let create = ["create", "configmap", "after"];
+    wait_for("writes go on", || new.kubectl(1, &create).status.success().then_some(()));
+    assert_eq!(dump(&new, 2), before);
 }
 
 #[test]

@@ -1,34 +1,49 @@
-//! The dashboard's page in a real browser, driven by web-dashboard/e2e.
+//! The dashboard in a real browser on a real cluster, driven by web-dashboard/e2e.
 
 use std::process::Command;
 
 use wherry_tests::{Dev, l3, repository, text, wherry};
 
+/// Runs a script of web-dashboard/e2e; `WHERRY_SCREENSHOTS` is where it puts screenshots.
+fn run(cluster: &Dev, script: &str) -> String {
+    let url =
+        cluster.kubectl_ok(&["config", "view", "-o", "jsonpath={.clusters[0].cluster.server}"]);
+    let mut node = Command::new("node");
+    node.current_dir(repository().join("web-dashboard"))
+        .env("WHERRY", wherry())
+        .args([&format!("e2e/{script}"), url.trim()])
+        .arg(&cluster.kubeconfig)
+        .args(std::env::var_os("WHERRY_SCREENSHOTS"));
+    let output = node.output().expect("node is installed");
+    let said = format!("{}{}", text(&output.stdout), text(&output.stderr));
+    println!("{said}");
+    assert!(output.status.success(), "{said}");
+    said
+}
+
 #[test]
-fn the_workloads_page_changes_by_itself() {
+fn every_page_is_well_in_both_themes_and_on_a_phone() {
     if !l3() {
         return;
     }
     let cluster = Dev::start();
-    cluster.kubectl_ok(&["apply", "-f", "sample-apps/hello-http/app.yaml"]);
-    cluster.kubectl_ok(&["rollout", "status", "deployment/hello-http", "--timeout=60s"]);
-    let asked = Command::new(wherry())
-        .args(["ui", "--no-open", "--kubeconfig"])
-        .arg(&cluster.kubeconfig)
-        .output()
-        .expect("the binary starts");
-    assert!(asked.status.success(), "{}", text(&asked.stderr));
-    let url = text(&asked.stdout);
-    let mut script = Command::new("node");
-    script
-        .current_dir(repository().join("web-dashboard"))
-        .env("WHERRY", wherry())
-        .args(["e2e/workloads.js", url.trim()])
-        .arg(&cluster.kubeconfig);
-    // Where to put screenshots, for a person to look at.
-    script.args(std::env::var_os("WHERRY_SCREENSHOTS"));
-    let output = script.output().expect("node is installed");
-    let said = format!("{}{}", text(&output.stdout), text(&output.stderr));
-    assert!(output.status.success(), "{said}");
-    assert!(said.contains("workloads page: ok"), "{said}");
+    assert!(run(&cluster, "pages.js").contains("pages: ok"));
+}
+
+#[test]
+fn ten_thousand_pods_that_change() {
+    if !l3() {
+        return;
+    }
+    let cluster = Dev::start();
+    assert!(run(&cluster, "speed.js").contains("speed: ok"));
+}
+
+#[test]
+fn a_newcomer_does_everything_in_the_browser() {
+    if !l3() {
+        return;
+    }
+    let cluster = Dev::start();
+    assert!(run(&cluster, "doing.js").contains("doing: ok"));
 }

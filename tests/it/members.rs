@@ -277,6 +277,39 @@ fn members_are_replaced_and_hand_the_lead_over() {
 }
 
 #[test]
+fn a_member_that_moved_is_found_where_it_is() {
+    if !l3() {
+        return;
+    }
+    let mut plane = Plane::start(3);
+    let leader = plane.leader(0);
+    for index in [(leader + 1) % 3, leader] {
+        let by = (index + 1) % 3;
+        plane.stop(index);
+        plane.start_elsewhere(index);
+        let (name, address) = {
+            let server = &plane.servers[index];
+            (server.name.clone(), server.url.trim_start_matches("https://").to_owned())
+        };
+        wait_for("its entry follows", || {
+            let rows = plane.list(by);
+            let own = rows.iter().find(|row| row.name == name)?;
+            (own.address == address && own.applied != "-").then_some(())
+        });
+        let made = format!("after-{index}");
+        plane.kubectl_ok(index, &["create", "configmap", &made]);
+        plane.kubectl_ok(by, &["get", "configmap", &made]);
+    }
+    // New members come in by way of it as by any other, and get the keys of encryption.
+    plane.join("m4", leader);
+    let keyring = |index: usize| {
+        let file = plane.servers[index].data_dir.join("pki/at-rest.keys");
+        std::fs::read_to_string(file).expect("every member has a keyring")
+    };
+    assert_eq!(keyring(3), keyring(0));
+}
+
+#[test]
 fn a_node_and_its_logs_outlive_the_member_it_talked_to() {
     if !l3() {
         return;

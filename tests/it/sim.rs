@@ -15,6 +15,10 @@
 //!   has at most as many active Pods as it asks for. After a scale-down the earlier number counts
 //!   until the leader has seen the new one and has nothing under way. (Pods of all ReplicaSets of a
 //!   Deployment together may be more: maxSurge counts sizes, in Kubernetes too.)
+//! - an identity of a StatefulSet runs on one node at a time, whether that node is heard or not (a
+//!   Node object that is deleted says that the machine is gone);
+//! - a node runs one Pod of a DaemonSet, two of one that surges;
+//! - a Pod with a volume of a node is bound to that node and no other;
 //! - a Pod that is bound stays where it is, and no node has more Pods or CPU bound to it than it
 //!   offers: a late view only ever shows a node fuller than it is;
 //! - nothing is collected as garbage whose owner is there and is not being deleted.
@@ -25,16 +29,25 @@
 mod api;
 mod check;
 mod loops;
+mod nodes;
+mod rollout;
+mod seeded;
+mod user;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, LazyLock};
 use std::time::{Duration, Instant};
 
 use jiff::{SignedDuration, Timestamp};
-use k8s_openapi::api::apps::v1::{Deployment, ReplicaSet};
+use k8s_openapi::api::apps::v1::{
+    ControllerRevision, DaemonSet, Deployment, ReplicaSet, StatefulSet,
+};
 use k8s_openapi::api::coordination::v1::Lease;
-use k8s_openapi::api::core::v1::{Endpoints, Node, Pod, Service};
+use k8s_openapi::api::core::v1::{
+    Endpoints, Node, PersistentVolume, PersistentVolumeClaim, Pod, Service,
+};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
+use k8s_openapi::api::storage::v1::StorageClass;
 use rand::rngs::StdRng;
 use rand::seq::SliceRandom as _;
 use rand::{RngExt as _, SeedableRng as _};
@@ -45,7 +58,8 @@ use wherry_control_plane::controllers::cache::{
 use wherry_control_plane::controllers::reconcile::{Controller, View};
 use wherry_control_plane::controllers::write::{Action, Outcome, Target, Write};
 use wherry_control_plane::controllers::{
-    ApiMember, Config, deployment, endpoints, garbage, node, pods, replicaset,
+    ApiMember, Config, daemonset, deployment, endpoints, garbage, node, pods, replicaset,
+    statefulset, volumes,
 };
 use wherry_control_plane::pki::Pki;
 use wherry_control_plane::scheduler::decide::Decision;
@@ -55,6 +69,7 @@ use wherry_resources::Kind;
 
 use api::*;
 use loops::*;
+use user::*;
 
 /// Seeds of an ordinary run.
 const RUNS: u64 = 20;
@@ -63,19 +78,27 @@ const STEPS: usize = 300;
 const QUIET_STEPS_MAX: usize = 200;
 const NODES: [&str; 4] = ["n0", "n1", "n2", "n3"];
 /// What each node offers, and what each Pod asks for.
-const NODE_PODS: usize = 7;
+const NODE_PODS: usize = 24;
 const NODE_CPU_MILLIS: usize = 2_000;
+/// Of a Deployment's Pod; those that are tied to nodes ask for none, as they cannot go elsewhere.
 const POD_CPU_MILLIS: usize = 300;
 const DEPLOYMENTS: [&str; 3] = ["a", "b", "c"];
+/// The first goes in order and has volumes; the second is parallel and has none.
+const STATEFUL_SETS: [&str; 2] = ["s", "t"];
+/// The second surges.
+const DAEMON_SETS: [&str; 2] = ["u", "v"];
 const NAMESPACE: &str = "d";
 const FOREGROUND: &str = "foregroundDeletion";
 
-static CONTROLLERS: [Controller; 5] = [
+const CONTROLLERS: [Controller; 8] = [
     node::CONTROLLER,
     deployment::CONTROLLER,
     replicaset::CONTROLLER,
     endpoints::CONTROLLER,
     garbage::CONTROLLER,
+    statefulset::CONTROLLER,
+    daemonset::CONTROLLER,
+    volumes::CONTROLLER,
 ];
 
 /// A kind of the model: its row, its shelf in a cache, and how its JSON is read.
@@ -90,10 +113,17 @@ fn watched<T: Typed>() -> Watched {
     Watched { kind: kind_row::<T>(), hold: Cache::hold::<T>, read }
 }
 
-static WATCHED: LazyLock<[Watched; 8]> = LazyLock::new(|| {
+/// The scheduler hears the first [`SCHEDULER_KINDS`].
+static WATCHED: LazyLock<[Watched; 14]> = LazyLock::new(|| {
     [
         watched::<Pod>(),
         watched::<Node>(),
+        watched::<PersistentVolumeClaim>(),
+        watched::<PersistentVolume>(),
+        watched::<StorageClass>(),
+        watched::<StatefulSet>(),
+        watched::<DaemonSet>(),
+        watched::<ControllerRevision>(),
         watched::<ReplicaSet>(),
         watched::<Deployment>(),
         watched::<Lease>(),
@@ -121,6 +151,7 @@ struct Clock {
 /// A cluster in a box.
 struct Sim {
     seed: u64,
+    controllers: Arc<[Controller]>,
     shows: bool,
     rng: StdRng,
     step: usize,
@@ -130,6 +161,9 @@ struct Sim {
     scheduler: Scheduler,
     /// Which nodes are alive.
     alive: BTreeMap<&'static str, bool>,
+    /// What really runs: node and uid of each Pod, with its name and its owner's uid. A node that is
+    /// cut off goes on with what it has.
+    guests: BTreeMap<(&'static str, String), (String, String)>,
     /// The most that each Deployment or ReplicaSet (by uid) may have at the moment.
     most: BTreeMap<String, i64>,
 }
@@ -145,6 +179,10 @@ impl Drop for Sim {
 
 impl Sim {
     fn new(seed: u64, shows: bool) -> Sim {
+        Sim::with(seed, shows, CONTROLLERS.into())
+    }
+
+    fn with(seed: u64, shows: bool, controllers: Arc<[Controller]>) -> Sim {
         let now = Timestamp::from_second(1_700_000_000).expect("in range");
         let clock = Clock { now, instant: Instant::now() };
         let logs = WATCHED.iter().map(|_| Vec::new()).collect();
@@ -156,12 +194,31 @@ impl Sim {
         }});
         let key = Key::of::<Service>(NAMESPACE, "web");
         api.create(&key, service).expect("the first object");
-        let leader = Leader::new(&api, &[], clock.instant);
+        let class = json!({
+            "provisioner": volumes::LOCAL,
+            "reclaimPolicy": "Delete",
+            "volumeBindingMode": "WaitForFirstConsumer",
+        });
+        api.create(&Key::of::<StorageClass>("", "local"), class).expect("the only class");
+        let leader = Leader::new(&api, &[], clock.instant, controllers.clone());
         let scheduler = Scheduler::new(&api);
         let alive = NODES.iter().map(|name| (*name, true)).collect();
         let rng = StdRng::seed_from_u64(seed);
-        let (step, most) = (0, BTreeMap::new());
-        let mut sim = Sim { seed, shows, rng, step, clock, api, leader, scheduler, alive, most };
+        let (step, most, guests) = (0, BTreeMap::new(), BTreeMap::new());
+        let mut sim = Sim {
+            seed,
+            controllers,
+            shows,
+            rng,
+            step,
+            clock,
+            api,
+            leader,
+            scheduler,
+            alive,
+            guests,
+            most,
+        };
         sim.new_leader();
         sim
     }
@@ -187,7 +244,8 @@ impl Sim {
     fn new_leader(&mut self) {
         let mut order: Vec<usize> = (0..WATCHED.len()).collect();
         order.shuffle(&mut self.rng);
-        self.leader = Leader::new(&self.api, &order, self.clock.instant);
+        let controllers = self.controllers.clone();
+        self.leader = Leader::new(&self.api, &order, self.clock.instant, controllers);
     }
 
     fn step_with_faults(&mut self) {
@@ -203,7 +261,7 @@ impl Sim {
         for kind in 0..WATCHED.len() {
             let (few, more) = (self.rng.random_range(0..6), self.rng.random_range(0..6));
             self.leader.hear(&self.api, kind, few, self.clock.instant);
-            if kind < self.scheduler.seen.len() {
+            if kind < SCHEDULER_KINDS {
                 self.scheduler.hear(&self.api, kind, more);
             }
         }
@@ -228,7 +286,7 @@ impl Sim {
         for kind in 0..WATCHED.len() {
             self.leader.hear(&self.api, kind, usize::MAX, self.clock.instant);
         }
-        (0..2).for_each(|kind| self.scheduler.hear(&self.api, kind, usize::MAX));
+        (0..SCHEDULER_KINDS).for_each(|kind| self.scheduler.hear(&self.api, kind, usize::MAX));
         self.leader.fire(self.clock.instant);
         let waiting = self.leader.queue.len();
         (0..waiting).for_each(|_| self.plan_one());
@@ -236,7 +294,7 @@ impl Sim {
             self.write_one();
         }
         self.scheduler.schedule(usize::MAX);
-        while !self.scheduler.bindings.is_empty() {
+        while !self.scheduler.orders.is_empty() {
             self.bind_one();
         }
     }
@@ -273,7 +331,8 @@ impl Sim {
     }
 
     fn perform(&mut self, job: &Job, write: &Write) -> Result<Outcome, String> {
-        if let (Action::Delete { target, .. }, "garbage") = (&write.action, CONTROLLERS[job.0].name)
+        if let (Action::Delete { target, .. }, "garbage") =
+            (&write.action, self.controllers[job.0].name)
             && let Ok(object) = self.api.find(target)
         {
             let owner = self.api.objects.values().find(|other| uid(other) == owner(object));
@@ -282,22 +341,23 @@ impl Sim {
         }
         let outcome = self.api.perform(write);
         self.show(|| match &outcome {
-            Ok(_) => format!("{}: {write}", CONTROLLERS[job.0].name),
-            Err(error) => format!("{}: {write}: {error}", CONTROLLERS[job.0].name),
+            Ok(_) => format!("{}: {write}", self.controllers[job.0].name),
+            Err(error) => format!("{}: {write}: {error}", self.controllers[job.0].name),
         });
         outcome
     }
 
     fn bind_one(&mut self) {
-        if self.scheduler.bindings.is_empty() {
+        if self.scheduler.orders.is_empty() {
             return;
         }
-        let at = self.rng.random_range(0..self.scheduler.bindings.len());
-        let (need, node) = self.scheduler.bindings.swap_remove(at);
-        let outcome = self.api.bind(&need, &node);
-        self.show(|| format!("bind {} to {node}: {:?}", need.name, outcome.as_ref().err()));
-        if outcome.is_err() {
-            self.scheduler.desk.refused(need);
+        let at = self.rng.random_range(0..self.scheduler.orders.len());
+        let order = self.scheduler.orders.swap_remove(at);
+        let outcome = self.api.follow(&order);
+        let (need, node) = (&order.need, &order.node);
+        self.show(|| format!("{} for {node}: {:?}", need.name, outcome.as_ref().err()));
+        if outcome.is_err() && order.claims.is_empty() {
+            self.scheduler.desk.refused(order.need);
         }
         self.check();
     }
@@ -313,112 +373,14 @@ impl Sim {
                 }
             }
         }
-        for (need, node) in std::mem::take(&mut self.scheduler.bindings) {
+        for order in std::mem::take(&mut self.scheduler.orders) {
             if self.chance(50) {
-                _ = self.api.bind(&need, &node);
+                _ = self.api.follow(&order);
                 self.check();
             }
         }
         self.new_leader();
         self.scheduler = Scheduler::new(&self.api);
-    }
-
-    fn user(&mut self) {
-        let name = DEPLOYMENTS[self.rng.random_range(0..DEPLOYMENTS.len())];
-        let key = Key::of::<Deployment>(NAMESPACE, name);
-        let target = Target { key: key.clone(), uid: String::new(), revision: String::new() };
-        let (replicas, image) = (self.rng.random_range(0..=6), self.rng.random_range(1..=4));
-        let image = format!("hello:{image}");
-        if !self.api.objects.contains_key(&key) {
-            let mut object = new_deployment(name, replicas, &image);
-            let (surge, unavailable) = (self.rng.random_range(0..3), self.rng.random_range(0..2));
-            let rolling = json!({"maxSurge": surge, "maxUnavailable": unavailable});
-            object["spec"]["strategy"] = match self.chance(25) {
-                true => json!({"type": "Recreate"}),
-                false => json!({"type": "RollingUpdate", "rollingUpdate": rolling}),
-            };
-            self.show(|| format!("user creates {name}: {replicas} of {image}"));
-            self.api.create(&key, object).expect("nobody has this name");
-            self.check();
-            return;
-        }
-        let done = match self.rng.random_range(0..10) {
-            0..4 => {
-                self.show(|| format!("user scales {name} to {replicas}"));
-                self.api.patch(&target, &json!({"spec": {"replicas": replicas}}))
-            }
-            4..9 => {
-                self.show(|| format!("user updates {name} to {image}"));
-                let containers = new_deployment(name, 0, &image);
-                let template = json!({"spec": {"template": containers["spec"]["template"]}});
-                self.api.patch(&target, &template)
-            }
-            _ => {
-                let policy = if self.chance(30) { "Foreground" } else { "Background" };
-                self.show(|| format!("user deletes {name}, {policy}"));
-                self.api.delete(&target, None, Some(policy))
-            }
-        };
-        done.expect("users name no revision");
-        self.check();
-    }
-
-    /// A node dies, and its object may be deleted; or it comes back.
-    fn toggle_node(&mut self) {
-        let name = NODES[self.rng.random_range(0..NODES.len())];
-        let alive = !self.alive[name];
-        self.alive.insert(name, alive);
-        self.show(|| format!("{name} is alive: {alive}"));
-        if !alive && self.chance(30) {
-            let key = Key::of::<Node>("", name);
-            let target = Target { key, uid: String::new(), revision: String::new() };
-            _ = self.api.delete(&target, None, None);
-        }
-    }
-
-    /// What the nodes that are alive do: say so, start Pods, end Pods; each with this chance.
-    fn kubelets(&mut self, percent: u32) {
-        for name in NODES.into_iter().filter(|name| self.alive[name]).collect::<Vec<_>>() {
-            self.say_alive(name);
-            let on_node = |(key, pod): (&Key, &Value)| {
-                (key.kind.kind == "Pod" && text(pod, "/spec/nodeName") == name)
-                    .then(|| (key.clone(), pod.clone()))
-            };
-            let bound: Vec<(Key, Value)> = self.api.objects.iter().filter_map(on_node).collect();
-            for (key, pod) in bound {
-                if !self.chance(percent) {
-                    continue;
-                }
-                let target = Target { key, uid: String::new(), revision: String::new() };
-                let fails = percent < 100 && self.chance(2);
-                let _ = match (is_deleting(&pod), text(&pod, "/status/phase")) {
-                    (true, _) => self.api.delete(&target, Some(0), None),
-                    (_, "Pending") => self.api.patch(&target, &running(&pod, self.clock.now)),
-                    (_, "Running") if fails => self.api.patch(&target, &failed(self.clock.now)),
-                    _ => continue,
-                };
-                self.check();
-            }
-        }
-    }
-
-    fn say_alive(&mut self, name: &str) {
-        let key = Key::of::<Node>("", name);
-        if !self.api.objects.contains_key(&key) {
-            let cpu = format!("{NODE_CPU_MILLIS}m");
-            let status = json!({
-                "allocatable": {"cpu": cpu, "memory": "4Gi", "pods": NODE_PODS.to_string()},
-                "conditions": [{"type": "Ready", "status": "True", "reason": "NodeReady"}],
-            });
-            let created = self.api.create(&key, json!({"status": status}));
-            created.expect("the node registers itself");
-        }
-        let key = Key::of::<Lease>(LEASE_NAMESPACE, name);
-        let lease = json!({"spec": {"holderIdentity": self.clock.now.to_string()}});
-        let target = Target { key, uid: String::new(), revision: String::new() };
-        if self.api.patch(&target, &lease).is_err() {
-            self.api.create(&target.key, lease).expect("it was not there");
-        }
     }
 
     fn run(&mut self) {
@@ -438,50 +400,13 @@ impl Sim {
             still = self.api.revision - before == NODES.len() as u64;
         }
         for job in self.all_jobs() {
-            let (writes, _) = self.leader.reconcile(&job, self.clock);
-            let name = CONTROLLERS[job.0].name;
+            let (mut writes, _) = self.leader.reconcile(&job, self.clock);
+            // To say again that something is waited for changes nothing.
+            writes.retain(|write| !matches!(write.action, Action::Tell));
+            let name = self.controllers[job.0].name;
             assert!(writes.is_empty(), "{name} still wants {} of {}", writes[0], job.1);
         }
     }
-}
-
-fn new_deployment(name: &str, replicas: i64, image: &str) -> Value {
-    let labels = json!({"app": name, "tier": "web"});
-    let requests = json!({"cpu": format!("{POD_CPU_MILLIS}m")});
-    let toleration = |what: &str| {
-        let key = format!("node.kubernetes.io/{what}");
-        json!({"key": key, "operator": "Exists", "effect": "NoExecute", "tolerationSeconds": 4})
-    };
-    json!({"spec": {
-        "replicas": replicas,
-        "revisionHistoryLimit": 1,
-        "progressDeadlineSeconds": 600,
-        "selector": {"matchLabels": {"app": name}},
-        "template": {"metadata": {"labels": labels}, "spec": {
-            "containers": [{"name": "c", "image": image, "resources": {"requests": requests}}],
-            "tolerations": [toleration("not-ready"), toleration("unreachable")],
-        }},
-    }})
-}
-
-/// What a node says of a Pod that runs.
-fn running(pod: &Value, now: Timestamp) -> Value {
-    let address: String = text(pod, "/metadata/uid").trim_start_matches("uid-").to_string();
-    let number: u32 = address.parse().expect("uids are numbers");
-    let status = json!({
-        "phase": "Running",
-        "podIP": std::net::Ipv4Addr::from(0x0A00_0000 + number).to_string(),
-        "conditions": [{"type": "Ready", "status": "True", "lastTransitionTime": now}],
-        "containerStatuses": [{
-            "name": "c", "ready": true, "restartCount": 0, "image": "", "imageID": "",
-        }],
-    });
-    json!({"status": status})
-}
-
-fn failed(now: Timestamp) -> Value {
-    let ready = json!({"type": "Ready", "status": "False", "lastTransitionTime": now});
-    json!({"status": {"phase": "Failed", "conditions": [ready]}})
 }
 
 #[test]

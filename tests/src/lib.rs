@@ -6,6 +6,7 @@
 //! nodes. Tests wait for conditions with a deadline ([`wait_for`]), never for a time. Dropping a
 //! [`Dev`] ends its processes, and only these.
 //!
+//! [`transcript`] is what a person types, kept with what is printed.
 //! [`server`] is one `wherry server` by itself, [`http`] a client that knows whether it was heard,
 //! [`powercut`] cuts the power behind every fsync, and [`chaos`] does everything else to three
 //! members at once.
@@ -15,6 +16,7 @@ pub mod http;
 pub mod plane;
 pub mod powercut;
 pub mod server;
+pub mod transcript;
 
 use std::io::{BufRead as _, BufReader, Read as _, Write as _};
 use std::net::{Ipv4Addr, SocketAddr, TcpStream};

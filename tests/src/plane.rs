@@ -39,7 +39,14 @@ pub struct Plane {
 impl Plane {
     /// Founds a cluster and lets `count - 1` servers join it; all of them vote when this returns.
     pub fn start(count: usize) -> Plane {
+        Plane::start_with(count, |_| {})
+    }
+
+    /// The same, with a first member whose data folder somebody else makes: at the path that
+    /// `prepare` gets, where nothing is yet.
+    pub fn start_with(count: usize, prepare: impl FnOnce(&Path)) -> Plane {
         let folder = tempfile::tempdir().expect("a temporary folder");
+        prepare(&folder.path().join("m1"));
         let mut plane = Plane { folder, servers: Vec::new() };
         let founder = plane.spawn("m1", &[]);
         plane.servers.push(founder);
@@ -70,6 +77,14 @@ impl Plane {
         let (child, url) = start(&server.name, &server.data_dir, &address, &[]);
         assert_eq!(url, server.url, "it is where it was");
         server.child = Some(child);
+    }
+
+    /// Starts a member that is away again, on its old data and another address.
+    pub fn start_elsewhere(&mut self, index: usize) {
+        let server = &mut self.servers[index];
+        let (child, url) = start(&server.name, &server.data_dir, "127.0.0.1:0", &[]);
+        assert_ne!(url, server.url, "it is elsewhere");
+        (server.child, server.url) = (Some(child), url);
     }
 
     /// What a member says when it is started on its data and ends by itself.

@@ -136,7 +136,7 @@ impl Command {
         hears_term: bool,
         config: GuestConfig,
     ) -> Command {
-        let hears_term = hears_term || config.stdin_open;
+        let hears_term = hears_term || config.stdin.is_some();
         Command { pod: Arc::new(Pod::new(engine, config)), entry, hears_term }
     }
 

@@ -5,7 +5,8 @@
 //! slower the more weight it has; and there is a clock for all, which moves on as a Pod's would that
 //! gets exactly its share. While all threads are busy, a Pod whose clock is ahead of the common one
 //! waits until that has caught up. A Pod that wants less than its share falls behind; it gets a
-//! little credit for that and no more, and leaves the rest to the others.
+//! little credit for that and no more, and leaves the rest to the others. Who is behind but used its
+//! turns up to their end wants more and did not get it: it competes all the same.
 //!
 //! ```text
 //!   common clock: + CPU time of all / weights of those who compete     (looked at every 100 ms)
@@ -22,6 +23,7 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use crate::account::Meter;
+use crate::ticker::TICK;
 
 /// How long a look covers.
 const PERIOD: Duration = Duration::from_millis(100);
@@ -31,6 +33,8 @@ const BUSY: f64 = 0.9;
 const WEIGHT_MIN: u32 = 20;
 /// CPU time by which a Pod may be ahead or behind: two turns. Less would make it wait after each.
 const SLACK_NS: f64 = 20e6;
+/// A turn as long as this was ended by the tick, not by the guest: it wants more.
+const FULL_TURN: Duration = TICK.checked_div(2).expect("two is not zero");
 /// The longest a Pod waits at once: what its share is may have changed until then.
 const PAUSE_MAX: Duration = Duration::from_millis(500);
 
@@ -40,6 +44,8 @@ pub(crate) struct Share {
     /// Its clock, in nanoseconds for each unit of weight. Locked for an addition.
     clock: Mutex<f64>,
     used_ns: AtomicU64,
+    /// Whether it had a full turn in the current period.
+    hungry: AtomicBool,
     /// Whether it is in the list of the current period.
     listed: AtomicBool,
 }
@@ -50,6 +56,7 @@ impl Share {
             weight: f64::from(weight.max(WEIGHT_MIN)),
             clock: Mutex::new(0.0),
             used_ns: AtomicU64::new(0),
+            hungry: AtomicBool::new(false),
             listed: AtomicBool::new(false),
         }
     }
@@ -111,6 +118,9 @@ impl Fair {
         share.used_ns.fetch_add(used_ns, Ordering::Relaxed);
         *share.clock() += used_ns as f64 / share.weight;
         self.taken_ns.fetch_add(nanos(taken), Ordering::Relaxed);
+        if taken >= FULL_TURN {
+            share.hungry.store(true, Ordering::Relaxed);
+        }
         if !share.listed.swap(true, Ordering::Relaxed) {
             let mut state = self.state();
             // Who comes back has no more credit than others, and no debt from long ago.
@@ -155,20 +165,19 @@ impl Fair {
         let elapsed = nanos(now - state.start) as f64;
         let taken = self.taken_ns.swap(0, Ordering::Relaxed) as f64;
         let busy = state.active.len() > 1 && taken >= BUSY * self.threads * elapsed;
-        let entries: Vec<(f64, f64, f64)> = state
-            .active
-            .iter()
-            .map(|it| {
-                let used = it.share.used_ns.swap(0, Ordering::Relaxed) as f64;
-                (it.share.weight, *it.share.clock(), used)
-            })
-            .collect();
+        let entry = |it: &Arc<Meter>| Entry {
+            weight: it.share.weight,
+            clock: *it.share.clock(),
+            used: it.share.used_ns.swap(0, Ordering::Relaxed) as f64,
+            hungry: it.share.hungry.swap(false, Ordering::Relaxed),
+        };
+        let entries: Vec<Entry> = state.active.iter().map(entry).collect();
         state.common = advance(state.common, elapsed, &entries);
         state.start = now;
         let common = state.common.clock;
         let mut entries = entries.into_iter();
         state.active.retain(|meter| {
-            let used = entries.next().is_some_and(|(_, _, used)| used > 0.0);
+            let used = entries.next().is_some_and(|entry| entry.used > 0.0);
             // Who waits for the others still competes, though it used nothing.
             let stays = busy && (used || *meter.share.clock() > common);
             meter.share.listed.store(stays, Ordering::Relaxed);
@@ -183,14 +192,22 @@ impl Fair {
     }
 }
 
-/// The common clock after a period: weight, clock and CPU time of those who were active. Who is far
-/// behind wants less than its share and does not compete.
-fn advance(common: Common, elapsed: f64, active: &[(f64, f64, f64)]) -> Common {
-    let total: f64 = active.iter().map(|(_, _, used)| used).sum();
-    let competes =
-        |(weight, clock, _): &&(f64, f64, f64)| *clock > common.clock - 0.5 * SLACK_NS / weight;
-    let competing: f64 = active.iter().filter(competes).map(|(weight, ..)| weight).sum();
-    let all: f64 = active.iter().map(|(weight, ..)| weight).sum();
+/// What an active Pod did in a period.
+struct Entry {
+    weight: f64,
+    clock: f64,
+    /// Nanoseconds of CPU time.
+    used: f64,
+    hungry: bool,
+}
+
+/// The common clock after a period. Who is far behind without hunger wants less than its share and
+/// does not compete.
+fn advance(common: Common, elapsed: f64, active: &[Entry]) -> Common {
+    let total: f64 = active.iter().map(|it| it.used).sum();
+    let competes = |it: &&Entry| it.hungry || it.clock > common.clock - 0.5 * SLACK_NS / it.weight;
+    let competing: f64 = active.iter().filter(competes).map(|it| it.weight).sum();
+    let all: f64 = active.iter().map(|it| it.weight).sum();
     let weights = if competing > 0.0 { competing } else { all };
     if weights == 0.0 || elapsed == 0.0 {
         return Common { rate: 0.0, ..common };
@@ -219,11 +236,15 @@ mod tests {
 
     const MS: f64 = 1e6;
 
+    fn entry(weight: f64, clock: f64, used: f64, hungry: bool) -> Entry {
+        Entry { weight, clock, used, hungry }
+    }
+
     #[test]
     fn the_common_clock_goes_as_one_that_gets_its_share() {
         let start = Common { clock: 0.0, rate: 0.0 };
         // 200 ms of CPU time in 100 ms, weights 300 and 100.
-        let both = [(300.0, 0.0, 100.0 * MS), (100.0, 0.0, 100.0 * MS)];
+        let both = [entry(300.0, 0.0, 100.0 * MS, true), entry(100.0, 0.0, 100.0 * MS, true)];
         let next = advance(start, 100.0 * MS, &both);
         assert_eq!(next.clock, 0.5 * MS);
         // The light one used twice its share and waits, the heavy one may go on.
@@ -234,10 +255,14 @@ mod tests {
     }
 
     #[test]
-    fn who_is_behind_does_not_compete() {
+    fn who_is_behind_does_not_compete_unless_it_is_hungry() {
         let common = Common { clock: 10.0 * MS, rate: 0.0 };
-        let active = [(100.0, 0.0, 10.0 * MS), (100.0, 10.0 * MS, 190.0 * MS)];
-        assert_eq!(advance(common, 100.0 * MS, &active).clock, 12.0 * MS);
+        let after = |hungry| {
+            let behind = entry(100.0, 0.0, 10.0 * MS, hungry);
+            advance(common, 100.0 * MS, &[behind, entry(100.0, 10.0 * MS, 190.0 * MS, true)]).clock
+        };
+        assert_eq!(after(false), 12.0 * MS);
+        assert_eq!(after(true), 11.0 * MS);
         assert_eq!(advance(common, 100.0 * MS, &[]).rate, 0.0);
     }
 }

@@ -11,17 +11,19 @@ use wasmtime::component::ResourceTable;
 use wasmtime::{ResourceLimiter, Store};
 use wasmtime_wasi::p1::WasiP1Ctx;
 use wasmtime_wasi::{FsPerms, WasiCtx, WasiCtxBuilder, WasiCtxView, WasiView};
+use wasmtime_wasi_config::{WasiConfig, WasiConfigVariables};
 use wasmtime_wasi_http::{WasiHttpCtx, WasiHttpCtxView, WasiHttpView};
 
 use crate::account::{Account, Meter};
 use crate::engine::Engine;
 use crate::http::Hooks;
-use crate::input::{Term, UntilTerm};
+use crate::input::{Stdin, Term};
 use crate::limits::{
     CORE_INSTANCES_MAX, FIELDS_BYTES_MAX, GuestConfig, HANDLES_MAX, HOSTCALL_BYTES_MAX,
     MEMORIES_MAX, RANDOM_BYTES_MAX, TABLE_ELEMENTS_MAX, TABLES_MAX,
 };
-use crate::output::OutputPipe;
+use crate::output::{Output, OutputPipe};
+use crate::sockets::{Sockets, SocketsView};
 
 /// Ticks after which a guest yields. One: the slice is a tick.
 const SLICE_TICKS: u64 = 1;
@@ -32,6 +34,9 @@ pub(crate) struct Pod {
     pub(crate) config: GuestConfig,
     pub(crate) meter: Arc<Meter>,
     outgoing_places: Arc<Semaphore>,
+    socket_places: Arc<Semaphore>,
+    /// The environment as `wasi:config` wants it, made once for all instances.
+    variables: Arc<WasiConfigVariables>,
 }
 
 impl Pod {
@@ -41,18 +46,21 @@ impl Pod {
             None => Arc::new(Meter::new(config.limits.cpu, config.limits.cpu_weight)),
         };
         let outgoing_places = Arc::new(Semaphore::new(config.limits.outgoing_requests));
-        Pod { engine, config, meter, outgoing_places }
+        let socket_places = Arc::new(Semaphore::new(config.limits.sockets));
+        let variables = Arc::new(config.env.iter().cloned().collect());
+        Pod { engine, config, meter, outgoing_places, socket_places, variables }
     }
 
     /// Fails if a directory of the guest is gone.
     fn context(&self) -> wasmtime::Result<WasiCtxBuilder> {
-        // Sockets, files, input and the host's own environment are denied by default.
+        // The machine's sockets and names are never a guest's; its own are in `sockets`. Files, input
+        // and the host's own environment are denied by default.
         let mut context = WasiCtx::builder();
         context
             .args(&self.config.args)
             .envs(&self.config.env)
-            .stdout(OutputPipe(Arc::clone(&self.config.stdout)))
-            .stderr(OutputPipe(Arc::clone(&self.config.stderr)))
+            .stdout(self.output(&self.config.stdout))
+            .stderr(self.output(&self.config.stderr))
             .allow_tcp(false)
             .allow_udp(false)
             .allow_ip_name_lookup(false)
@@ -60,8 +68,9 @@ impl Pod {
         if let Some(cwd) = &self.config.cwd {
             context.initial_cwd(cwd);
         }
-        if self.config.stdin_open {
-            context.stdin(UntilTerm(self.config.term.clone()));
+        if let Some(input) = &self.config.stdin {
+            let (input, term) = (input.clone(), self.config.term.clone());
+            context.stdin(Stdin { input, term, terminal: self.config.terminal });
         }
         for mount in &self.config.mounts {
             let perms = if mount.read_only { FsPerms::ReadOnly } else { FsPerms::ReadWrite };
@@ -70,6 +79,10 @@ impl Pod {
             })?;
         }
         Ok(context)
+    }
+
+    fn output(&self, output: &Output) -> OutputPipe {
+        OutputPipe::new(Arc::clone(output), self.config.room.clone(), self.config.terminal)
     }
 
     fn memory(&self) -> MemoryLimiter {
@@ -90,7 +103,13 @@ impl Pod {
         };
         let wasi = self.context()?.build();
         let term = self.config.term.clone();
-        let host = Host { wasi, table, http, hooks, term, memory: self.memory() };
+        let sockets = Sockets {
+            network: Arc::clone(&self.config.network),
+            places: Arc::clone(&self.socket_places),
+        };
+        let variables = Arc::clone(&self.variables);
+        let memory = self.memory();
+        let host = Host { wasi, table, http, hooks, sockets, variables, term, memory };
         let mut store = Store::new(self.engine.wasmtime(), host);
         store.limiter(|host| &mut host.memory);
         store.set_max_component_handles(HANDLES_MAX);
@@ -122,6 +141,8 @@ pub(crate) struct Host {
     table: ResourceTable,
     http: WasiHttpCtx,
     hooks: Hooks,
+    sockets: Sockets,
+    variables: Arc<WasiConfigVariables>,
     pub(crate) term: Term,
     pub(crate) memory: MemoryLimiter,
 }
@@ -129,6 +150,18 @@ pub(crate) struct Host {
 impl WasiView for Host {
     fn ctx(&mut self) -> WasiCtxView<'_> {
         WasiCtxView { ctx: &mut self.wasi, table: &mut self.table }
+    }
+}
+
+impl Host {
+    /// What `wasi:config` reads.
+    pub(crate) fn own_config(&mut self) -> WasiConfig<'_> {
+        WasiConfig::new(&self.variables)
+    }
+
+    /// The guest's sockets, for the bindings.
+    pub(crate) fn own_sockets(&mut self) -> SocketsView<'_> {
+        SocketsView { sockets: &mut self.sockets, table: &mut self.table }
     }
 }
 

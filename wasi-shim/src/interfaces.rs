@@ -1,8 +1,11 @@
 //! The interfaces that this host offers: one table, from which the linkers are built and against
 //! which an image's imports are checked, so that the two cannot disagree.
 //!
-//! All but HTTP is wasmtime's own implementation, linked interface by interface; what a guest may
-//! do through them (sockets: nothing) is decided by the context of its instance.
+//! All but HTTP and the sockets of WASI 0.2 (see `sockets`) is wasmtime's own implementation, linked
+//! interface by interface; what a guest may do through them (sockets of the machine: nothing) is
+//! decided by the context of its instance.
+//!
+//! `wasi:config` is the container's environment, in which a Pod names its ConfigMaps and Secrets.
 //!
 //! One interface is ours, because WASI has no signals: by `wherry:pod/lifecycle` a guest learns that
 //! it shall end, as a process learns it by SIGTERM.
@@ -31,6 +34,7 @@ use wasmtime_wasi_http::p3::bindings::http as p3_http;
 use wasmtime_wasi_http::{WasiHttp, WasiHttpView};
 
 use crate::instance::{CoreHost, Host};
+use crate::sockets::HasSockets;
 
 type Add = fn(&mut Linker<Host>) -> wasmtime::Result<()>;
 
@@ -82,20 +86,20 @@ const INTERFACES: &[(&str, Add)] = &[
     ("wasi:filesystem/preopens@0.2.12",
         |l| p2::filesystem::preopens::add_to_linker::<_, WasiFilesystem>(l, Host::filesystem)),
     ("wasi:sockets/network@0.2.12",
-        |l| p2_sockets::network::add_to_linker::<_, WasiSockets>(
-            l, &Default::default(), Host::sockets)),
+        |l| p2_sockets::network::add_to_linker::<_, HasSockets>(
+            l, &Default::default(), Host::own_sockets)),
     ("wasi:sockets/instance-network@0.2.12",
         |l| p2_sockets::instance_network::add_to_linker::<_, WasiSockets>(l, Host::sockets)),
     ("wasi:sockets/ip-name-lookup@0.2.12",
-        |l| p2_sockets::ip_name_lookup::add_to_linker::<_, WasiSockets>(l, Host::sockets)),
+        |l| p2_sockets::ip_name_lookup::add_to_linker::<_, HasSockets>(l, Host::own_sockets)),
     ("wasi:sockets/tcp@0.2.12",
-        |l| p2_sockets::tcp::add_to_linker::<_, WasiSockets>(l, Host::sockets)),
+        |l| p2_sockets::tcp::add_to_linker::<_, HasSockets>(l, Host::own_sockets)),
     ("wasi:sockets/tcp-create-socket@0.2.12",
-        |l| p2_sockets::tcp_create_socket::add_to_linker::<_, WasiSockets>(l, Host::sockets)),
+        |l| p2_sockets::tcp_create_socket::add_to_linker::<_, HasSockets>(l, Host::own_sockets)),
     ("wasi:sockets/udp@0.2.12",
-        |l| p2_sockets::udp::add_to_linker::<_, WasiSockets>(l, Host::sockets)),
+        |l| p2_sockets::udp::add_to_linker::<_, HasSockets>(l, Host::own_sockets)),
     ("wasi:sockets/udp-create-socket@0.2.12",
-        |l| p2_sockets::udp_create_socket::add_to_linker::<_, WasiSockets>(l, Host::sockets)),
+        |l| p2_sockets::udp_create_socket::add_to_linker::<_, HasSockets>(l, Host::own_sockets)),
     ("wasi:http/types@0.2.12",
         |l| p2_http::types::add_to_linker::<_, WasiHttp>(l, &Default::default(), Host::http)),
     ("wasi:http/outgoing-handler@0.2.12",
@@ -140,6 +144,7 @@ const INTERFACES: &[(&str, Add)] = &[
         |l| p3::sockets::ip_name_lookup::add_to_linker::<_, WasiSockets>(l, Host::sockets)),
     ("wasi:http/types@0.3.0", |l| p3_http::types::add_to_linker::<_, WasiHttp>(l, Host::http)),
     ("wasi:http/client@0.3.0", |l| p3_http::client::add_to_linker::<_, WasiHttp>(l, Host::http)),
+    ("wasi:config/store@0.2.0-rc.1", |l| wasmtime_wasi_config::add_to_linker(l, Host::own_config)),
     (LIFECYCLE, lifecycle),
 ];
 

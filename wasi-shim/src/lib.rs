@@ -16,7 +16,7 @@
 //! What holds for every guest:
 //! * It has nothing by default: no files, no sockets, no environment, no input; only the arguments,
 //!   variables and directories of its [`GuestConfig`]. Its HTTP requests go to [`Outgoing`], its
-//!   output to [`Output`], never to the host's own.
+//!   sockets to a [`Network`], its output to [`Output`], never to the host's own.
 //! * Every loop in it yields at each 10 ms tick of an OS thread, so one guest never keeps a thread,
 //!   and its CPU time is counted ([`Account`]) and held to its quota by making it wait. When there is
 //!   not enough for all, each gets a share by its weight.
@@ -38,6 +38,7 @@ mod instance;
 mod interfaces;
 mod limits;
 mod output;
+mod sockets;
 mod ticker;
 
 #[cfg(test)]
@@ -48,7 +49,8 @@ pub use command::{Command, Exit};
 pub use engine::{Engine, EngineConfig, EngineError, LoadError, Module, compile, engine_hash};
 pub use handler::{HandleError, Handler};
 pub use http::{Body, BodyError, Outgoing, OutgoingError, OutgoingTimeouts, no_outgoing};
-pub use input::Term;
+pub use input::{Input, InputWriter, Term};
 pub use inspect::{Form, Guest, Image, ImageError, inspect};
 pub use limits::{GuestConfig, Limits, Mount};
-pub use output::{Output, no_output};
+pub use output::{Output, Room, no_output};
+pub use sockets::{Connection, Datagrams, Listener, Network, NetworkError, Stream, no_network};

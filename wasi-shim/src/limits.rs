@@ -2,12 +2,14 @@
 //! Pod that names no limits.
 
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
 use crate::account::Budget;
 use crate::http::{Outgoing, no_outgoing};
-use crate::input::Term;
-use crate::output::{Output, no_output};
+use crate::input::{Input, Term};
+use crate::output::{Output, Room, no_output};
+use crate::sockets::{Network, no_network};
 
 /// Instances that one store may make: a component of `wit-component` has four (the program, its
 /// adapter and two helpers); composed ones have a few times that.
@@ -52,6 +54,8 @@ pub struct Limits {
     pub queued_requests: usize,
     /// Requests that the guest itself has open at the same time.
     pub outgoing_requests: usize,
+    /// Sockets that the guest has at the same time, connections that it accepted included.
+    pub sockets: usize,
 }
 
 impl Default for Limits {
@@ -65,6 +69,7 @@ impl Default for Limits {
             concurrent_requests: 256,
             queued_requests: 256,
             outgoing_requests: 64,
+            sockets: 256,
         }
     }
 }
@@ -95,10 +100,17 @@ pub struct GuestConfig {
     pub limits: Limits,
     /// Where the guest's HTTP requests go.
     pub outgoing: Outgoing,
+    /// Where the guest's sockets lead.
+    pub network: Arc<dyn Network>,
     /// The directories it sees, and no others.
     pub mounts: Vec<Mount>,
-    /// Whether standard input stays open until `term`; otherwise it is empty from the start.
-    pub stdin_open: bool,
+    /// Standard input: what its writer gives, until the writer is dropped or `term`. None: it is
+    /// empty from the start.
+    pub stdin: Option<Input>,
+    /// How much the guest may print ahead of its reader; then it waits. None: it never waits.
+    pub room: Option<Room>,
+    /// Whether input and output are a terminal in the guest's eyes.
+    pub terminal: bool,
     /// Cancelled when the guest shall end by itself.
     pub term: Term,
     /// The account and quota that this guest shares with another one. None: its own.
@@ -116,8 +128,11 @@ impl Default for GuestConfig {
             stderr: no_output(),
             limits: Limits::default(),
             outgoing: no_outgoing(),
+            network: no_network(),
             mounts: Vec::new(),
-            stdin_open: false,
+            stdin: None,
+            room: None,
+            terminal: false,
             term: Term::new(),
             budget: None,
         }

@@ -1,16 +1,18 @@
 //! Where a guest's stdout and stderr go: straight into a function of the embedder, nothing is
 //! buffered here. The function must not block; it drops what it cannot take (rate limits and files
-//! are the worker's business).
+//! are the worker's business). Where nothing may be lost, a [`Room`] makes the guest wait instead.
 
 use std::io;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 
 use bytes::Bytes;
 use tokio::io::AsyncWrite;
+use tokio::sync::Semaphore;
+use tokio_util::sync::PollSemaphore;
 use wasmtime_wasi::cli::{IsTerminal, StdoutStream};
-use wasmtime_wasi::p2::{OutputStream, Pollable, StreamResult};
+use wasmtime_wasi::p2::{OutputStream, Pollable, StreamError, StreamResult};
 
 /// Takes what a guest prints, in order, in pieces that need not be lines. Must not block.
 pub type Output = Arc<dyn Fn(&[u8]) + Send + Sync>;
@@ -23,14 +25,69 @@ pub fn no_output() -> Output {
 /// What one write may hand over; the guest's own buffer is copied before the call.
 const WRITE_BYTES_MAX: usize = 64 << 10;
 
+/// How many bytes a guest may print ahead of whoever reads them, on all its streams together.
+#[derive(Clone)]
+pub struct Room(Arc<Semaphore>);
+
+impl Room {
+    /// Room for so many bytes. One more write of at most 64 KiB can be on its way beyond them.
+    pub fn new(bytes: usize) -> Room {
+        Room(Arc::new(Semaphore::new(bytes)))
+    }
+
+    /// Takes room for what the embedder adds to the guest's output; waits until there is any.
+    pub async fn acquire(&self, bytes: usize) {
+        let bytes = u32::try_from(bytes).unwrap_or(u32::MAX);
+        // Closed: nobody reads it.
+        if let Ok(taken) = self.0.acquire_many(bytes).await {
+            taken.forget();
+        }
+    }
+
+    /// So many bytes have been read.
+    pub fn give_back(&self, bytes: usize) {
+        self.0.add_permits(bytes);
+    }
+
+    /// Nobody reads any more: what the guest prints from now on fails.
+    pub fn close(&self) {
+        self.0.close();
+    }
+
+    /// Takes up to `bytes` of what is free.
+    fn take(&self, bytes: usize) {
+        let bytes = u32::try_from(bytes).unwrap_or(u32::MAX);
+        let free = || u32::try_from(self.0.available_permits()).unwrap_or(u32::MAX);
+        // Another stream of the guest may take at the same time.
+        let mut wanted = bytes.min(free());
+        while wanted > 0 {
+            match self.0.try_acquire_many(wanted) {
+                Ok(taken) => return taken.forget(),
+                Err(_) => wanted = bytes.min(free()).min(wanted - 1),
+            }
+        }
+    }
+}
+
 /// An [`Output`] as wasmtime's streams want it. All streams of a guest share the one function, so
 /// that several handles to stdout write to the same place.
 #[derive(Clone)]
-pub(crate) struct OutputPipe(pub(crate) Output);
+pub(crate) struct OutputPipe {
+    output: Output,
+    room: Option<(Room, PollSemaphore)>,
+    terminal: bool,
+}
+
+impl OutputPipe {
+    pub(crate) fn new(output: Output, room: Option<Room>, terminal: bool) -> OutputPipe {
+        let room = room.map(|room| (room.clone(), PollSemaphore::new(room.0)));
+        OutputPipe { output, room, terminal }
+    }
+}
 
 impl IsTerminal for OutputPipe {
     fn is_terminal(&self) -> bool {
-        false
+        self.terminal
     }
 }
 
@@ -46,12 +103,23 @@ impl StdoutStream for OutputPipe {
 
 #[wasmtime_wasi::async_trait]
 impl Pollable for OutputPipe {
-    async fn ready(&mut self) {}
+    async fn ready(&mut self) {
+        if let Some((room, _)) = &self.room {
+            // Closed is ready as well: the write then says so.
+            let _ = room.0.acquire().await;
+        }
+    }
 }
 
 impl OutputStream for OutputPipe {
     fn write(&mut self, bytes: Bytes) -> StreamResult<()> {
-        (self.0)(&bytes);
+        if let Some((room, _)) = &self.room {
+            if room.0.is_closed() {
+                return Err(StreamError::Closed);
+            }
+            room.take(bytes.len());
+        }
+        (self.output)(&bytes);
         Ok(())
     }
 
@@ -60,18 +128,32 @@ impl OutputStream for OutputPipe {
     }
 
     fn check_write(&mut self) -> StreamResult<usize> {
-        Ok(WRITE_BYTES_MAX)
+        match &self.room {
+            None => Ok(WRITE_BYTES_MAX),
+            Some((room, _)) if room.0.is_closed() => Err(StreamError::Closed),
+            Some((room, _)) => Ok(room.0.available_permits().min(WRITE_BYTES_MAX)),
+        }
     }
 }
 
 impl AsyncWrite for OutputPipe {
     fn poll_write(
-        self: Pin<&mut Self>,
-        _cx: &mut Context<'_>,
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
         bytes: &[u8],
     ) -> Poll<io::Result<usize>> {
-        (self.0)(bytes);
-        Poll::Ready(Ok(bytes.len()))
+        let mut count = bytes.len();
+        if let Some((room, poll)) = &mut self.room {
+            let Some(first) = ready!(poll.poll_acquire(cx)) else {
+                return Poll::Ready(Err(io::ErrorKind::BrokenPipe.into()));
+            };
+            first.forget();
+            let more = room.0.available_permits().min(WRITE_BYTES_MAX - 1);
+            count = count.min(1 + more);
+            room.take(count.saturating_sub(1));
+        }
+        (self.output)(&bytes[..count]);
+        Poll::Ready(Ok(count))
     }
 
     fn poll_flush(self: Pin<&mut Self>, _cx: &mut Context<'_>) -> Poll<io::Result<()>> {
@@ -80,5 +162,51 @@ impl AsyncWrite for OutputPipe {
 
     fn poll_shutdown(self: Pin<&mut Self>, _cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         Poll::Ready(Ok(()))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use futures::FutureExt as _;
+    use std::sync::Mutex;
+    use tokio::io::AsyncWriteExt as _;
+
+    fn pipe(bytes: usize) -> (OutputPipe, Room, Arc<Mutex<Vec<u8>>>) {
+        let printed = Arc::new(Mutex::new(Vec::new()));
+        let kept = Arc::clone(&printed);
+        let output: Output =
+            Arc::new(move |bytes| kept.lock().expect("no panic").extend_from_slice(bytes));
+        let room = Room::new(bytes);
+        (OutputPipe::new(output, Some(room.clone()), false), room, printed)
+    }
+
+    #[tokio::test]
+    async fn a_guest_waits_until_its_output_is_read() {
+        let (mut pipe, room, printed) = pipe(4);
+        assert_eq!(pipe.check_write().expect("open"), 4);
+        OutputStream::write(&mut pipe, Bytes::from_static(b"abcd")).expect("open");
+        assert_eq!(pipe.check_write().expect("open"), 0);
+        assert!(pipe.ready().now_or_never().is_none());
+        room.give_back(2);
+        pipe.ready().await;
+        assert_eq!(pipe.check_write().expect("open"), 2);
+        assert_eq!(pipe.write_all(b"efg").now_or_never().map(|done| done.is_ok()), None);
+        assert_eq!(*printed.lock().expect("no panic"), b"abcdef");
+    }
+
+    #[tokio::test]
+    async fn nobody_who_reads_is_a_closed_stream() {
+        let (mut pipe, room, printed) = pipe(4);
+        room.close();
+        pipe.ready().await;
+        assert!(matches!(pipe.check_write(), Err(StreamError::Closed)));
+        assert!(matches!(
+            OutputStream::write(&mut pipe, Bytes::from_static(b"a")),
+            Err(StreamError::Closed)
+        ));
+        let failed = pipe.write_all(b"a").await.expect_err("closed");
+        assert_eq!(failed.kind(), io::ErrorKind::BrokenPipe);
+        assert!(printed.lock().expect("no panic").is_empty());
     }
 }

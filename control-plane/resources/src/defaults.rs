@@ -6,12 +6,14 @@
 //! validation to complain about. One row a kind; kinds without a row have no defaults.
 //!
 //! Before the row's function, fields that are `null` are dropped, because a typed server never sees
-//! them, and after it quantities are brought into canonical form.
+//! them; after it a status that nobody has written yet is made (`statuses`), and quantities are
+//! brought into canonical form.
 
 mod cluster;
 mod network;
 mod pod;
 mod quantities;
+mod statuses;
 mod workloads;
 
 pub use pod::qos_class;
@@ -87,6 +89,9 @@ pub fn apply(kind: &Kind, object: &mut Object) {
     }
     if let Some(row) = DEFAULTS.iter().find(|row| row.0 == kind.group && row.1 == kind.plural) {
         (row.2)(fields);
+    }
+    if let Some(status) = statuses::empty(kind).filter(|_| !fields.contains_key("status")) {
+        fields.insert("status".to_owned(), status);
     }
     quantities::canonical(kind, object);
 }

@@ -11,16 +11,20 @@
 //! - [`rbac`]: what a rule of a role allows, and whether some rules cover others
 //! - [`structure`]: how lists and objects of built-in types merge, for patches and for apply
 //! - [`pod_fields`]: what becomes of every field of a Pod
-//! - [`table`], [`events`], [`conditions`]: what people and controllers see of it
+//! - [`table`], [`state`], [`events`], [`conditions`]: what people and controllers see of it
+//! - [`cron`]: when a CronJob is due
 //! - [`custom`]: kinds that CustomResourceDefinitions describe
 //! - [`protobuf`]: the other encoding that clients send
+//! - [`channels`]: how remote commands speak between the API server and workers
 //!
 //! Invariants: no I/O, no async, no clock (time is an argument), no randomness (a closure is an
 //! argument).
 
 pub mod apply;
+pub mod channels;
 pub mod conditions;
 pub mod convert;
+pub mod cron;
 pub mod custom;
 pub mod defaults;
 pub mod events;
@@ -36,6 +40,7 @@ pub mod quantity;
 pub mod quota;
 pub mod rbac;
 pub mod selectors;
+pub mod state;
 pub mod structure;
 pub mod table;
 #[cfg(test)]

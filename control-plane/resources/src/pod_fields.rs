@@ -174,14 +174,8 @@ pub const ROWS: &[Row] = &[
     row("Container", "imagePullPolicy", Honoured, "", &[]),
     row("Container", "securityContext", Honoured, "see SecurityContext", &[]),
     row("Container", "stdin", Honoured, "a command's input is open until it shall end", &[]),
-    row(
-        "Container",
-        "stdinOnce",
-        DoesNotApply,
-        "the input is open until the container shall end",
-        NO,
-    ),
-    row("Container", "tty", DoesNotApply, "WASI has no terminals to make", NO),
+    row("Container", "stdinOnce", Honoured, "the input ends with the first attach", &[]),
+    row("Container", "tty", Honoured, "lines are edited and echoed by the worker", &[]),
     row("PodSecurityContext", "seLinuxOptions", DoesNotApply, NO_KERNEL, &[]),
     row("PodSecurityContext", "windowsOptions", DoesNotApply, NO_KERNEL, &[]),
     row("PodSecurityContext", "runAsUser", DoesNotApply, NO_USERS, &[]),
@@ -220,7 +214,7 @@ pub const ROWS: &[Row] = &[
         "SecurityContext",
         "readOnlyRootFilesystem",
         Honoured,
-        "a guest has no root file system, only its volumes",
+        "a guest has no root file system but that of an aliased image",
         &[],
     ),
     row(
@@ -283,7 +277,13 @@ pub const ROWS: &[Row] = &[
         "directories, in namespaces labelled privileged",
         &[],
     ),
-    row("VolumeSource", "persistentVolumeClaim", Honoured, "local, hostPath and nfs volumes", &[]),
+    row(
+        "VolumeSource",
+        "persistentVolumeClaim",
+        Honoured,
+        "own folders, local, hostPath and nfs volumes",
+        &[],
+    ),
     row("VolumeSource", "ephemeral", Honoured, "as the claim of its name", &[]),
     row("VolumeSource", "image", Honoured, "the artifact as module.wasm", &[]),
     row("VolumeSource", "gcePersistentDisk", Refused, OTHER_VOLUME, &[]),
@@ -452,7 +452,6 @@ mod tests {
         let pod = json!({"spec": {
             "hostNetwork": true,
             "securityContext": {"fsGroup": 1000},
-            "initContainers": [{"name": "i", "tty": true}],
             "containers": [{"name": "a", "ports": [{"containerPort": 80, "hostPort": 80}],
                 "env": [{"name": "F", "valueFrom": {"fileKeyRef": {"key": "k"}}}],
                 "securityContext": {"capabilities": {"add": ["NET_ADMIN"]}}}],
@@ -460,7 +459,6 @@ mod tests {
         expect![[r#"
             spec.hostNetwork: does not apply to Wasm: guests never share the host's namespaces
             spec.securityContext.fsGroup: does not apply to Wasm: a Wasm guest has no Unix user; it reaches nothing but its own volumes
-            spec.initContainers[0].tty: does not apply to Wasm: WASI has no terminals to make
             spec.containers[0].ports[0].hostPort: does not apply to Wasm: use a Service of type NodePort
             spec.containers[0].env[0].valueFrom.fileKeyRef: is not supported: use a configMapKeyRef or secretKeyRef
             spec.containers[0].securityContext.capabilities.add: does not apply to Wasm: a Wasm guest never has capabilities of the kernel

@@ -43,6 +43,20 @@ const TABLES: &[&[Row]] =
 
 const DEFAULT: &[Column] = &[NAME, AGE];
 
+/// The columns of a Scale, which belongs to several kinds and is none.
+pub const SCALE: &[Column] = &[
+    NAME,
+    number("Desired", "The number of Pods that are wanted"),
+    number("Available", "The number of Pods that there are"),
+    AGE,
+];
+
+/// The cells of a Scale.
+pub fn scale_cells(scale: &Object, now: Timestamp) -> Vec<Value> {
+    let (desired, available) = (count(scale, "/spec/replicas"), count(scale, "/status/replicas"));
+    vec![name(scale), desired.into(), available.into(), age(scale, now)]
+}
+
 /// The columns of a built-in kind; those of a custom kind are in its definition.
 pub fn columns(kind: &Kind) -> &'static [Column] {
     row(kind).map_or(DEFAULT, |row| row.2)

@@ -9,6 +9,7 @@
 //! One row a kind; kinds without a row have their metadata checked and nothing else.
 
 mod admission;
+mod autoscaling;
 mod cluster;
 mod custom;
 mod metadata;
@@ -130,7 +131,7 @@ const RULES: &[Rules] = &[
     rules("apps", "controllerrevisions", cluster::revision, cluster::revision_change),
     rules("batch", "jobs", workloads::job, workloads::job_change),
     rules("batch", "cronjobs", workloads::cron_job, any_change),
-    rules("autoscaling", "horizontalpodautoscalers", workloads::autoscaler, any_change),
+    rules("autoscaling", "horizontalpodautoscalers", autoscaling::autoscaler, any_change),
     rules("policy", "poddisruptionbudgets", workloads::disruption_budget, any_change),
     rules("discovery.k8s.io", "endpointslices", network::slice, network::slice_change),
     rules("networking.k8s.io", "ingresses", network::ingress, any_change),

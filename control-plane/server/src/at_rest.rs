@@ -41,6 +41,11 @@ impl Config {
         self.keyring.clone().unwrap_or_else(|| data_dir.join("pki").join(KEYRING_FILE))
     }
 
+    /// Puts the keys of a cluster that this member was taken into where its keyring is to be.
+    pub fn adopt(&self, data_dir: &Path, shared: &str) -> Result<(), KeyringError> {
+        Keyring::adopt(&self.path(data_dir), shared, "the keyring that the other member sent")
+    }
+
     /// The keyring, made if it is not there yet; says whether it was.
     pub fn open(&self, data_dir: &Path) -> Result<(Arc<Keyring>, bool), KeyringError> {
         let opened = Keyring::open_or_create(&self.path(data_dir), cover(self.everything));

@@ -13,7 +13,7 @@
 //!
 //! Tasks: one accept loop with a task for each connection, one that starts and stops the leader's
 //! work, one that looks who the members are, one that keeps encryption at rest on its newest key,
-//! and after a join one that asks for the vote. All are joined by [`Member::stopped`]. A member that
+//! one that tells a new address, and after a join one that asks for the vote. All are joined by [`Member::stopped`]. A member that
 //! is told to stop hands its leadership over first, and only then stops answering; it also stops
 //! when its store does.
 
@@ -33,8 +33,8 @@ use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use wherry_store::{
-    Engine, FOUNDER, Keyring, KeyringError, Leadership, MemberId, MemberStatus, OpenError, Role,
-    Store,
+    Engine, FOUNDER, Keyring, KeyringError, Leadership, MemberId, MemberStatus, MembershipError,
+    OpenError, Role, Store,
 };
 
 use crate::apiserver::{self, ApiServer, AuditLog, TokenKey, User};
@@ -48,6 +48,7 @@ use identity::Identity;
 pub use identity::IdentityError;
 use join::{Join, JoinError};
 use serve::{Side, Sides};
+pub use wherry_store::Window;
 
 /// Pods of all nodes get their addresses out of this; each node has a /19 (8,190 Pods).
 const CLUSTER_CIDR: &str = "10.0.0.0/8";
@@ -59,6 +60,11 @@ const LOOK_EVERY: Duration = Duration::from_secs(2);
 const AWAY_AFTER: Duration = Duration::from_secs(10);
 /// Pause before a new member asks for the vote again.
 const VOTE_PAUSE: Duration = Duration::from_millis(500);
+/// A leader among several answers those who waited for one before its controllers read the whole
+/// cluster, which takes all processors for a while.
+const CALM: Duration = Duration::from_millis(250);
+/// Pause before a member that moved says so again.
+const SETTLE_PAUSE: Duration = Duration::from_millis(500);
 /// A leader that is told to stop gets this long to find a successor; one is found in far less, or
 /// there is none.
 const HAND_OVER_TIMEOUT: Duration = Duration::from_secs(3);
@@ -70,6 +76,8 @@ pub struct Config {
     pub name: String,
     pub data_dir: PathBuf,
     pub encryption: at_rest::Config,
+    /// How much of the past lists and watches may go back to.
+    pub window: Window,
     /// Backups by the clock, made while this member leads.
     pub backups: Option<Schedule>,
     /// Already bound, so that a port in use is found before anything else is done.
@@ -145,7 +153,8 @@ impl Member {
 
         let identity = match (identity::find(data_dir)?, &config.join) {
             (None, Some(join)) => {
-                let (identity, reached) = take_part(data_dir, name, address, join).await?;
+                let newcomer = Newcomer { data_dir, name, address, encryption: &config.encryption };
+                let (identity, reached) = newcomer.take_part(join).await?;
                 address = reached;
                 Some(identity)
             }
@@ -160,7 +169,8 @@ impl Member {
         let (stop, alone) = (CancellationToken::new(), CancellationToken::new());
         let removed = CancellationToken::new();
         let peers = Peers::new(pki.peer_client_config(id)?, alone.clone());
-        let to_open = ToOpen { data_dir, name, id, identity: identity.as_ref(), address };
+        let window = config.window;
+        let to_open = ToOpen { data_dir, name, id, identity: identity.as_ref(), address, window };
         let store = open(to_open, keyring.clone(), &peers).await.inspect_err(|error| {
             // A keyring made for data that another one has encrypted would be taken for it later.
             if made && matches!(error, MemberError::Store(OpenError::Key { .. })) {
@@ -207,6 +217,8 @@ impl Member {
         tasks.spawn(lead(store.clone(), leader, stop.clone()));
         let look = look_around(store.clone(), address, members, addresses);
         tasks.spawn(stop.clone().run_until_cancelled_owned(look));
+        let settle = settle(store.clone(), name.clone(), address);
+        tasks.spawn(stop.clone().run_until_cancelled_owned(settle));
         let (elected, votes) = watch::channel(!joined);
         if joined {
             let ask = ask_for_vote(store.clone(), elected);
@@ -280,24 +292,33 @@ impl Member {
     }
 }
 
-/// Asks a member to be taken in, and keeps what it says before anything is done with it.
-async fn take_part(
-    data_dir: &Path,
-    name: &str,
+/// A server on its way to become a member.
+struct Newcomer<'a> {
+    data_dir: &'a Path,
+    name: &'a str,
     address: SocketAddr,
-    join: &Join,
-) -> Result<(Identity, SocketAddr), MemberError> {
-    let (answer, address) = join::ask(join, name, address).await?;
-    let not_hex = |_| JoinError::NotTaken {
-        member: join.members.join(", "),
-        why: format!("{:?} is not the id of a cluster", answer.cluster),
-    };
-    let cluster = u128::from_str_radix(&answer.cluster, 16).map_err(not_hex)?;
-    Pki::adopt(&data_dir.join("pki"), &answer.authorities)?;
-    let identity = Identity::new(cluster, answer.id, name, true);
-    identity.keep(data_dir)?;
-    tracing::info!(member = name, id = answer.id, "taken in");
-    Ok((identity, address))
+    encryption: &'a at_rest::Config,
+}
+
+impl Newcomer<'_> {
+    /// Asks a member to be taken in, and keeps what it says before anything is done with it.
+    async fn take_part(self, join: &Join) -> Result<(Identity, SocketAddr), MemberError> {
+        let Newcomer { data_dir, name, address, encryption } = self;
+        let (answer, address) = join::ask(join, name, address).await?;
+        let not_hex = |_| JoinError::NotTaken {
+            member: join.members.join(", "),
+            why: format!("{:?} is not the id of a cluster", answer.cluster),
+        };
+        let cluster = u128::from_str_radix(&answer.cluster, 16).map_err(not_hex)?;
+        Pki::adopt(&data_dir.join("pki"), &answer.authorities)?;
+        if let Some(keyring) = &answer.keyring {
+            encryption.adopt(data_dir, keyring)?;
+        }
+        let identity = Identity::new(cluster, answer.id, name, true);
+        identity.keep(data_dir)?;
+        tracing::info!(member = name, id = answer.id, "taken in");
+        Ok((identity, address))
+    }
 }
 
 /// Which store is opened.
@@ -307,6 +328,7 @@ struct ToOpen<'a> {
     id: MemberId,
     identity: Option<&'a Identity>,
     address: SocketAddr,
+    window: Window,
 }
 
 async fn open(
@@ -314,12 +336,13 @@ async fn open(
     keyring: Arc<Keyring>,
     peers: &Peers,
 ) -> Result<Store, MemberError> {
-    let ToOpen { data_dir, name, id, identity, address } = what;
+    let ToOpen { data_dir, name, id, identity, address, window } = what;
     let engine = Engine::Rocks(data_dir.join(identity::STORE));
     let config = wherry_store::Config {
         name: name.to_owned(),
         cluster_id: identity.and_then(Identity::cluster),
         keys: Some(keyring),
+        window,
         ..wherry_store::Config::new(engine, id, address.to_string())
     };
     let store = match identity {
@@ -407,6 +430,25 @@ async fn ask_for_vote(store: Store, elected: watch::Sender<bool>) {
             }
         }
         tokio::time::sleep(VOTE_PAUSE).await;
+    }
+}
+
+/// Lets the cluster know where this member is, if it came back under another name or address.
+async fn settle(store: Store, name: String, address: SocketAddr) {
+    let address = address.to_string();
+    let mut told = None;
+    loop {
+        match store.settle_at(&name, &address).await {
+            Ok(()) => return,
+            // Unknown to itself: the first entries have not come yet.
+            Err(MembershipError::NoSuchMember { .. }) => {}
+            Err(error) if told.as_ref() != Some(&error) => {
+                tracing::info!(%error, address, "the cluster does not know this address yet");
+                told = Some(error);
+            }
+            Err(_) => {}
+        }
+        tokio::time::sleep(SETTLE_PAUSE).await;
     }
 }
 
@@ -507,15 +549,22 @@ async fn lead(store: Store, leader: Leader, shutdown: CancellationToken) {
         let leads = matches!(*leadership.borrow_and_update(), Leadership::Leader { .. });
         let stop = shutdown.child_token();
         let work = TaskTracker::new();
-        if leads {
-            tracing::info!("leading: controllers and scheduler start");
-            start_leaders_work(&leader, &work, &stop);
-        }
-        work.close();
-        let changed = tokio::select! {
-            changed = leadership.changed() => changed.is_ok(),
-            () = shutdown.cancelled() => false,
+        let alone = leader.members.borrow().len() < 2;
+        let mut begins = leads;
+        let mut calm =
+            std::pin::pin!(tokio::time::sleep(if alone { Duration::ZERO } else { CALM }));
+        let changed = loop {
+            tokio::select! {
+                changed = leadership.changed() => break changed.is_ok(),
+                () = shutdown.cancelled() => break false,
+                () = &mut calm, if begins => {
+                    begins = false;
+                    tracing::info!("leading: controllers and scheduler start");
+                    start_leaders_work(&leader, &work, &stop);
+                }
+            }
         };
+        work.close();
         stop.cancel();
         work.wait().await;
         if !changed {
@@ -563,6 +612,7 @@ mod tests {
             applied: Some(9),
             hash: None,
             quarantined: quarantined.map(str::to_owned),
+            disk_full: false,
         };
         let members = [
             member(4, Role::Voter, Some("its state differs")),

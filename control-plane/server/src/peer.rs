@@ -61,10 +61,12 @@ const USER: HeaderName = HeaderName::from_static("x-wherry-user");
 /// Requests larger than this go by the lane for bulk.
 const BULK_BYTES: usize = 128 << 10;
 /// A member that is not reached in this time is away for now; longer than a handshake takes on a
-/// busy machine.
-const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
-/// A connection on which nothing comes back for the sum of these is given up.
-const PING: (Duration, Duration) = (Duration::from_secs(2), Duration::from_secs(4));
+/// busy machine. One that comes back is found by the next attempt, so a longer time would only
+/// prolong a partition that has ended.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(1);
+/// A connection on which nothing comes back for the sum of these is given up: after a partition
+/// TCP's own attempts are seconds apart, a new connection is there at once.
+const PING: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(2));
 /// As `serve` has them for the other side.
 const STREAM_WINDOW: u32 = 4 << 20;
 const CONNECTION_WINDOW: u32 = 16 << 20;

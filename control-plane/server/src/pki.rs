@@ -70,6 +70,8 @@ pub struct Profile {
     pub addresses: Vec<IpAddr>,
     pub client: bool,
     pub server: bool,
+    /// Shorter than usual; never longer.
+    pub lifetime: Option<std::time::Duration>,
 }
 
 /// A certificate with its private key, both PEM.
@@ -85,6 +87,11 @@ pub struct Request {
     pub common_name: String,
     pub organizations: Vec<String>,
     pub has_alternative_names: bool,
+    /// The alternative names that are DNS names, and those that are addresses.
+    pub names: Vec<String>,
+    pub addresses: Vec<IpAddr>,
+    /// Whether there are alternative names of any other sort.
+    pub has_other_names: bool,
 }
 
 /// One certificate authority.
@@ -107,9 +114,8 @@ pub struct Pki {
 /// certificates: a certificate's file is the sign that its authority is complete.
 const SHARED_FILES: [&str; 6] =
     ["ca.key", "ca.crt", "traffic-ca.key", "traffic-ca.crt", "peer-ca.key", "peer-ca.crt"];
-/// The same where they are there: the key of service accounts' tokens, the keys of encryption at
-/// rest.
-const SHARED_FILES_IF_ANY: [&str; 2] = ["sa.key", "at-rest.keys"];
+/// The same where they are there: the key of service accounts' tokens.
+const SHARED_FILES_IF_ANY: [&str; 1] = ["sa.key"];
 
 /// The content of the files that all members of a cluster have in common, by their names. Whoever
 /// has it can act as the cluster.
@@ -345,7 +351,17 @@ impl Request {
             common_name: String::new(),
             organizations: Vec::new(),
             has_alternative_names: !params.subject_alt_names.is_empty(),
+            names: Vec::new(),
+            addresses: Vec::new(),
+            has_other_names: false,
         };
+        for name in &params.subject_alt_names {
+            match name {
+                SanType::DnsName(name) => request.names.push(name.as_str().to_owned()),
+                SanType::IpAddress(address) => request.addresses.push(*address),
+                _ => request.has_other_names = true,
+            }
+        }
         for (kind, value) in params.distinguished_name.iter() {
             let text = match value {
                 DnValue::Utf8String(text) => text.clone(),
@@ -384,6 +400,10 @@ fn leaf(profile: &Profile) -> Result<CertificateParams, PkiError> {
         params.extended_key_usages.push(ExtendedKeyUsagePurpose::ServerAuth);
     }
     set_validity(&mut params, LEAF_DAYS);
+    if let Some(lifetime) = profile.lifetime {
+        let end = OffsetDateTime::now_utc() + lifetime;
+        params.not_after = params.not_after.min(end);
+    }
     Ok(params)
 }
 

@@ -267,6 +267,21 @@ impl Keyring {
         }
     }
 
+    /// Puts the keys of another member's keyring (its text) into this file, the newest last. Keys that are in the file already stay.
+    pub fn adopt(path: &Path, shared: &str, origin: &str) -> Result<(), KeyringError> {
+        let found = match read(path) {
+            Err(KeyringError::File { source, .. }) if source.kind() == io::ErrorKind::NotFound => {
+                Vec::new()
+            }
+            found => found?,
+        };
+        let shared = parse(shared, origin)?;
+        let known = |key: &Key| shared.iter().any(|other| other.fingerprint == key.fingerprint);
+        let mut keys: Vec<Key> = found.into_iter().filter(|key| !known(key)).collect();
+        keys.extend(shared);
+        write(path, &text(&keys))
+    }
+
     /// A keyring of the text of its file, such as a backup carries; `origin` names it in errors.
     pub fn parse(text: &str, origin: &str, cover: Cover) -> Result<Keyring, KeyringError> {
         let ring = Mutex::new(Ring::new(parse(text, origin)?));

@@ -28,13 +28,13 @@
 //! - A folder that lost anything is not opened, and a member id is never given twice.
 //!
 //! Files: `store` is the face, with `errors`, `health`, `open`, `peers` (what it asks of other
-//! members and answers them) and `tasks`; `state` is the state machine without I/O, `watch` the
-//! events and who follows them, `check` the judgement whether members agree, `members` who is in
-//! the cluster; `raft`, `log`, `machine`, `network`, `transfer`, `wire` hold openraft, which
-//! nothing else knows; `codec` is how things are written and sent, `writer` the thread that writes
-//! them, `engine` the disk, `superblock` what the disk must hold, `space` how much it can;
-//! `keyring` is encryption at rest, with `reseal`; `backup` and `restore` are what they are called;
-//! `faults` is for tests.
+//! members and answers them), `writes` (how a write finds the leader) and `tasks`; `state` is the
+//! state machine without I/O, `watch` the events and who follows them, `check` the judgement
+//! whether members agree, `members` who is in the cluster; `raft`, `log`, `machine`, `network`, `transfer`,
+//! `wire` hold openraft, which nothing else knows; `codec` is how things are written and sent,
+//! `writer` the thread that writes them, `engine` the disk, `superblock` what the disk must hold,
+//! `space` how much it can; `keyring` is encryption at rest, with `reseal`; `backup` and `restore`
+//! are what they are called; `faults` is for tests.
 
 mod backup;
 mod check;
@@ -62,6 +62,7 @@ mod transfer;
 mod watch;
 mod wire;
 mod writer;
+mod writes;
 
 pub use backup::{
     Backup, BackupContent, BackupError, BackupHead, BackupObject, keyring_of_backup, read_backup,

@@ -16,8 +16,9 @@
 //! what counts while the process lives, and the writer's order makes sure that after a crash a
 //! change is found only together with those before it.
 //!
-//! The superblock (see there) promises the vote and the end of the log. So a vote goes into it
-//! before it is answered, and a log is cut only after it promises no more than what stays.
+//! The superblock (see there) promises the vote and the end of the log, both within a second after
+//! they are on disk; nobody waits for it. A log is cut only after it promises no more than what
+//! stays.
 
 use std::collections::VecDeque;
 use std::fmt::Debug;
@@ -61,7 +62,7 @@ pub(crate) struct Log {
     flushed: Flushed,
 }
 
-/// The last entry that is on disk, for the superblock.
+/// The vote and the last entry that are on disk, for the superblock.
 #[derive(Clone, Debug)]
 pub(crate) struct Flushed {
     end: Arc<Mutex<FlushedEnd>>,
@@ -72,14 +73,15 @@ pub(crate) struct Flushed {
 
 #[derive(Debug)]
 struct FlushedEnd {
+    vote: Option<Vote>,
     last: Option<LogId>,
     /// How often the log was cut: an append from before a cut says nothing about the log after it.
     cuts: u64,
 }
 
 impl Flushed {
-    fn new(last: Option<LogId>) -> Flushed {
-        let end = Arc::new(Mutex::new(FlushedEnd { last, cuts: 0 }));
+    fn new(vote: Option<Vote>, last: Option<LogId>) -> Flushed {
+        let end = Arc::new(Mutex::new(FlushedEnd { vote, last, cuts: 0 }));
         Flushed { end, order: Arc::default() }
     }
 
@@ -87,11 +89,17 @@ impl Flushed {
         self.end.lock().expect("no section of this lock panics")
     }
 
-    /// Writes the end of the log into the superblock, if it moved. Blocks.
+    /// Writes the vote and the end of the log into the superblock, if they moved. Blocks.
     pub(crate) fn promise(&self, anchor: &Anchor) -> io::Result<()> {
         let _order = self.order.lock().unwrap_or_else(PoisonError::into_inner);
-        let last = self.lock().last;
-        anchor.update(|block| block.last = last)
+        let (vote, last) = {
+            let end = self.lock();
+            (end.vote, end.last)
+        };
+        anchor.update(|block| {
+            block.vote = vote;
+            block.last = last;
+        })
     }
 
     /// Lowers the promise to what a cut leaves. Blocks.
@@ -104,6 +112,10 @@ impl Flushed {
             end.last
         };
         anchor.update(|block| block.last = last)
+    }
+
+    fn vote(&self, vote: Vote) {
+        self.lock().vote = Some(vote);
     }
 
     fn raise(&self, last: Option<LogId>, cuts: u64) {
@@ -159,7 +171,7 @@ impl Log {
             appends: 0,
         };
         let ends = Arc::new(Mutex::new(ends));
-        let flushed = Flushed::new(last);
+        let flushed = Flushed::new(vote, last);
         let written = Arc::new(AtomicU64::new(0));
         Ok(Log { engine, writer, anchor, faults, ends, written, flushed })
     }
@@ -412,9 +424,7 @@ impl RaftLogStorage<Types> for Log {
             self.writer.submit(batch, false, None).await.map_err(io::Error::other)?;
         } else {
             self.writer.write(batch).await.map_err(io::Error::other)?;
-            let (anchor, vote) = (self.anchor.clone(), *vote);
-            let promise = move || anchor.update(|block| block.vote = Some(vote));
-            tokio::task::spawn_blocking(promise).await.map_err(io::Error::other)??;
+            self.flushed.vote(*vote);
         }
         self.lock().vote = Some(*vote);
         Ok(())

@@ -37,6 +37,7 @@ use crate::codec::{self, Decoder, Encoder};
 use crate::engine::{Batch, Column, Engine, EngineError, Stage, Walk};
 use crate::faults::{Bug, Faults};
 use crate::log::read_meta;
+use crate::network::Places;
 use crate::raft::{LogEntry, LogId, Snapshot, SnapshotMeta, StoredMembership, Types};
 use crate::state::{self, Action, Command, Entry, Mark, Outcome, Record, Root, State};
 use crate::watch::{Change, Event, Feed};
@@ -148,6 +149,8 @@ pub(crate) struct Tools {
     pub(crate) growth: Arc<Growth>,
     /// Why this member is quarantined, if it is.
     pub(crate) quarantine: watch::Sender<Option<String>>,
+    /// Where the members are, for the connections to them.
+    pub(crate) places: Places,
     pub(crate) stop: Stop,
     pub(crate) faults: Faults,
 }
@@ -168,11 +171,13 @@ pub(crate) struct Machine {
 pub(crate) struct Shown {
     pub(crate) now: Mark,
     pub(crate) mark: Option<Mark>,
+    /// The term of the last entry applied.
+    pub(crate) term: u64,
 }
 
 impl Machine {
     /// Reads the state from disk, and checks that it is what was written.
-    pub(crate) fn read(engine: &dyn Engine) -> Result<Restored, EngineError> {
+    pub(crate) fn read(engine: &dyn Engine, faults: &Faults) -> Result<Restored, EngineError> {
         let applied = read_meta(engine, APPLIED, read_applied)?.unwrap_or_default();
         let quarantine = read_meta(engine, QUARANTINE, |decoder| decoder.text("a reason"))?;
         let mut root = Root::new();
@@ -185,7 +190,8 @@ impl Machine {
             Ok(Walk::On)
         })?;
         let revision = applied.log_id.map_or(0, |log_id| log_id.index);
-        let state = State::restored(root, revision, applied.time_ms, applied.mark);
+        let (time_ms, mark) = (applied.time_ms, applied.mark);
+        let state = State::restored(root, revision, time_ms, mark, faults.clone());
         if state.hash != applied.hash {
             let why = format!(
                 "its objects at revision {revision} hash to {:032x}, {:032x} was written",
@@ -198,10 +204,9 @@ impl Machine {
 
     /// A state machine that goes on from a state read before.
     pub(crate) fn new(restored: Restored, tools: Tools) -> Machine {
-        let Restored { mut state, applied, quarantine } = restored;
-        state.faults = tools.faults.clone();
+        let Restored { state, applied, quarantine } = restored;
         tools.quarantine.send_replace(quarantine);
-        let shown = watch::Sender::new(shown(&state));
+        let shown = watch::Sender::new(shown(&state, &applied));
         Machine { tools, state, applied, shown, kept: Arc::default() }
     }
 
@@ -222,6 +227,7 @@ impl Machine {
             }
             EntryPayload::Membership(membership) => {
                 self.state.revision = index;
+                membership.nodes().for_each(|(id, place)| self.tools.places.learn(*id, place));
                 self.applied.membership = StoredMembership::new(Some(entry.log_id), membership);
                 Outcome::Nothing
             }
@@ -242,7 +248,8 @@ impl Machine {
         let asked = self.tools.faults.hit("machine.corrupt").is_err();
         if asked && let Action::Put(value) = &mut command.action {
             let mut changed = value.to_vec();
-            changed.push(b'!');
+            // A blank, which changes no meaning: whoever reads the value goes on.
+            changed.push(b' ');
             *value = changed.into();
         }
         command
@@ -277,7 +284,7 @@ impl Machine {
         let submitted = writer.submit(round.batch, false, None).await;
         submitted.map_err(io::Error::other)?;
         self.tools.faults.pass("machine.publish").await?;
-        self.shown.send_replace(shown(&self.state));
+        self.shown.send_replace(shown(&self.state, &self.applied));
         self.tools.feed.publish(round.records, self.state.snapshot());
         if let Some(reason) = round.quarantine {
             self.tools.quarantine.send_replace(Some(reason));
@@ -294,9 +301,10 @@ impl Machine {
     }
 }
 
-fn shown(state: &State) -> Shown {
+fn shown(state: &State, applied: &Applied) -> Shown {
     let now = Mark { revision: state.revision, hash: state.hash };
-    Shown { now, mark: state.mark }
+    let term = applied.log_id.map_or(0, |log_id| log_id.leader_id.term);
+    Shown { now, mark: state.mark, term }
 }
 
 /// The state as it was found on disk.
@@ -424,8 +432,8 @@ impl RaftStateMachine<Types> for Machine {
     async fn install_snapshot(&mut self, meta: &SnapshotMeta, image: Image) -> io::Result<()> {
         let (time_ms, mark) = (image.time_ms, image.mark);
         let revision = meta.last_log_id.map_or(0, |log_id| log_id.index);
-        let mut state = State::restored(image.root.clone(), revision, time_ms, mark);
-        state.faults = self.tools.faults.clone();
+        let faults = self.tools.faults.clone();
+        let state = State::restored(image.root.clone(), revision, time_ms, mark, faults);
         let (log_id, membership) = (meta.last_log_id, meta.last_membership.clone());
         let applied = Applied { log_id, membership, time_ms, hash: state.hash, mark };
 
@@ -444,7 +452,7 @@ impl RaftStateMachine<Types> for Machine {
 
         self.state = state;
         self.applied = applied;
-        self.shown.send_replace(shown(&self.state));
+        self.shown.send_replace(shown(&self.state, &self.applied));
         self.tools.feed.replace(self.state.snapshot());
         self.tools.quarantine.send_replace(None);
         let image = Image { stage: None, ..image };

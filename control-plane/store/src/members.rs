@@ -5,6 +5,8 @@
 //!                                                     remove ─▶ gone, its id for ever
 //! ```
 //!
+//! A member that comes back at another address says so itself, and its entry follows.
+//!
 //! Invariants:
 //! - A member id is the index of a log entry of its own, so no two members ever have the same, not
 //!   even one after the other. A machine that lost its data joins again, under a new one.
@@ -88,15 +90,26 @@ pub struct MemberStatus {
     pub hash: Option<u128>,
     /// Why its data is not to be trusted, if so.
     pub quarantined: Option<String>,
+    /// Whether its disk is nearly full.
+    pub disk_full: bool,
 }
 
 /// A change of the membership.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Change {
-    Add { name: String, address: String },
+    Add {
+        name: String,
+        address: String,
+    },
     Promote(MemberId),
     Remove(MemberId),
     Transfer(Option<MemberId>),
+    /// The member is somewhere else now, or is called otherwise; only itself may say so.
+    Move {
+        id: MemberId,
+        name: String,
+        address: String,
+    },
 }
 
 impl Change {
@@ -105,7 +118,9 @@ impl Change {
         const STEPS: Duration = Duration::from_secs(30);
         match self {
             Change::Promote(_) => CATCH_UP_TIMEOUT + STEPS,
-            Change::Add { .. } | Change::Remove(_) | Change::Transfer(_) => STEPS,
+            Change::Add { .. } | Change::Remove(_) | Change::Transfer(_) | Change::Move { .. } => {
+                STEPS
+            }
         }
     }
 }
@@ -125,6 +140,18 @@ fn plan_add(view: &View, name: &str, address: &str) -> Result<BTreeSet<MemberId>
     match view.places.len() - replaced.len() {
         count if count >= MEMBERS_MAX => Err(MembershipError::TooMany(count)),
         _ => Ok(replaced),
+    }
+}
+
+/// Whether a member's entry is to be changed; no two members have the same name or address.
+fn plan_move(view: &View, id: MemberId, place: &Place) -> Result<bool, MembershipError> {
+    let known = view.places.get(&id).ok_or(MembershipError::NoSuchMember { id })?;
+    let same = |other: &Place| other.name == place.name || other.address == place.address;
+    match view.places.iter().find(|(other, held)| **other != id && same(held)) {
+        Some((&id, Place { name, address })) => {
+            Err(MembershipError::Taken { id, name: name.clone(), address: address.clone() })
+        }
+        None => Ok(known != place),
     }
 }
 
@@ -214,6 +241,7 @@ impl Changer {
             Change::Promote(id) => self.promote(id).await,
             Change::Remove(id) => self.remove(id).await,
             Change::Transfer(to) => self.transfer(to).await,
+            Change::Move { id, name, address } => self.relocate(id, Place { name, address }).await,
         }
     }
 
@@ -302,6 +330,16 @@ impl Changer {
         };
         self.member.change(&view, changes).await?;
         self.read_back(id, |view| !view.places.contains_key(&id)).await
+    }
+
+    async fn relocate(&self, id: MemberId, place: Place) -> Outcome {
+        let _turn = self.turn.lock().await;
+        let view = self.view().await?;
+        if plan_move(&view, id, &place)? {
+            let nodes = BTreeMap::from([(id, place.clone())]);
+            self.member.change(&view, ChangeMembers::SetNodes(nodes)).await?;
+        }
+        self.read_back(id, |view| view.places.get(&id) == Some(&place)).await
     }
 
     async fn transfer(&self, to: Option<MemberId>) -> Outcome {

@@ -9,6 +9,7 @@
 //!
 //! Snapshots: see `transfer`.
 
+use std::collections::BTreeMap;
 use std::future::Future;
 use std::io;
 use std::sync::Arc;
@@ -147,16 +148,38 @@ impl Caller {
     }
 }
 
+/// Where the members are, as the newest membership says that this one knows. Connections look here
+/// each time, for they outlive a change of address.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Places(Arc<Mutex<BTreeMap<MemberId, String>>>);
+
+impl Places {
+    /// A member is here from now on.
+    pub(crate) fn learn(&self, id: MemberId, place: &Place) {
+        let mut places = self.0.lock().expect("no section of this lock panics");
+        if places.get(&id) != Some(&place.address) {
+            places.insert(id, place.address.clone());
+        }
+    }
+
+    fn peer(&self, id: MemberId) -> Peer {
+        let places = self.0.lock().expect("no section of this lock panics");
+        let address = places.get(&id).expect("a link is made with its place");
+        Peer { id, address: address.clone() }
+    }
+}
+
 /// Makes the connections openraft asks for.
 pub(crate) struct Peers {
     caller: Caller,
+    places: Places,
     /// Numbers the snapshot transfers of this process.
     transfers: Arc<AtomicU64>,
 }
 
 impl Peers {
-    pub(crate) fn new(caller: Caller) -> Peers {
-        Peers { caller, transfers: Arc::default() }
+    pub(crate) fn new(caller: Caller, places: Places) -> Peers {
+        Peers { caller, places, transfers: Arc::default() }
     }
 }
 
@@ -164,9 +187,11 @@ impl RaftNetworkFactory<Types> for Peers {
     type Network = Link;
 
     async fn new_client(&mut self, target: MemberId, place: &Place) -> Link {
+        self.places.learn(target, place);
         Link {
             caller: self.caller.clone(),
-            peer: Peer { id: target, address: place.address.clone() },
+            places: self.places.clone(),
+            target,
             transfers: self.transfers.clone(),
         }
     }
@@ -175,17 +200,18 @@ impl RaftNetworkFactory<Types> for Peers {
 /// The sending side of Raft towards one member.
 pub(crate) struct Link {
     caller: Caller,
-    peer: Peer,
+    places: Places,
+    target: MemberId,
     transfers: Arc<AtomicU64>,
 }
 
 impl Link {
     async fn ask(&self, request: &Request, action: RPCTypes, timeout: Duration) -> Rpc<Answer> {
         let begun = Instant::now();
-        let answer = self.caller.ask(self.peer.clone(), request, timeout).await;
+        let answer = self.caller.ask(self.places.peer(self.target), request, timeout).await;
         answer.map_err(|error| match error {
             AskError::Lost(_) if begun.elapsed() >= timeout => {
-                let (id, target) = (self.caller.identity.member_id, self.peer.id);
+                let (id, target) = (self.caller.identity.member_id, self.target);
                 RPCError::Timeout(Timeout { action, id, target, timeout })
             }
             error => RPCError::Unreachable(Unreachable::new(&error)),
@@ -247,7 +273,7 @@ impl RaftNetworkV2<Types> for Link {
         _option: RPCOption,
     ) -> Result<SnapshotResponse<Types>, StreamingError<Types>> {
         let number = self.transfers.fetch_add(1, Ordering::Relaxed);
-        tracing::info!(to = self.peer.id, number, meta = %snapshot.meta, "send a snapshot");
+        tracing::info!(to = self.target, number, meta = %snapshot.meta, "send a snapshot");
         let mut cancel = std::pin::pin!(cancel);
         for piece in transfer::pieces(vote, &snapshot, number) {
             if let Err(error) = self.caller.faults.pass("snapshot.send").await {

@@ -46,7 +46,8 @@ pub(crate) fn open(config: &Config, founds: bool) -> Result<Opened, OpenError> {
             let anchor = Arc::new(Anchor::new(None, block, config.faults.clone()));
             let disk = sealed::wrap(Arc::new(Memory::new()), config.keys.clone());
             let space = Space::before_open(None);
-            let restored = Machine::read(&*disk).map_err(|error| damaged(None, error))?;
+            let restored = Machine::read(&*disk, &config.faults);
+            let restored = restored.map_err(|error| damaged(None, error))?;
             Ok(Opened { base: None, disk, anchor, space, restored })
         }
     }
@@ -80,7 +81,7 @@ fn open_rocks(config: &Config, base: &Path, founds: bool) -> Result<Opened, Open
     let disk = sealed::wrap(Arc::new(disk), config.keys.clone());
     let engine = |error| damaged(Some(base), error);
     let log = log::find(&*disk).map_err(engine)?;
-    let restored = Machine::read(&*disk).map_err(engine)?;
+    let restored = Machine::read(&*disk, &config.faults).map_err(engine)?;
     if found.is_none() {
         if log.vote.is_some() || log.last.is_some() || restored.applied.log_id.is_some() {
             let detail = "its superblock is missing".to_owned();

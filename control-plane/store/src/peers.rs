@@ -88,12 +88,14 @@ impl Store {
             ));
         }
         match request {
-            Request::Write { command, makes_room } => {
-                let confirm_by = Instant::now() + CONFIRM_TIMEOUT;
-                Answer::Written(self.inner.lead_write(command, makes_room, confirm_by).await)
+            Request::Write { command, makes_room, fence } => {
+                Answer::Written(self.inner.write_for_peer(command, makes_room, fence).await)
             }
             Request::ReadIndex => Answer::Index(self.inner.member.read_index().await),
             Request::Status => Answer::Status(self.inner.status(from)),
+            Request::Change(Change::Move { id, .. }) if id != from => {
+                refused(format!("member {from} says where member {id} is"))
+            }
             Request::Change(change) => Answer::Changed(self.inner.changer.perform(change).await),
             of_raft => self.inner.inbox.answer(of_raft).await,
         }
@@ -119,6 +121,7 @@ impl Store {
                 applied: status.map(|status| status.now.revision),
                 hash: status.map(|status| status.now.hash),
                 quarantined: status.and_then(|status| status.quarantine.clone()),
+                disk_full: status.is_some_and(|status| status.room != Room::Enough),
             }
         };
         view.places.iter().map(show).collect()
@@ -148,6 +151,31 @@ impl Store {
     /// Makes this voter the leader, or whichever is furthest; returns who leads now.
     pub async fn transfer(&self, to: Option<MemberId>) -> Result<MemberId, MembershipError> {
         self.change(Change::Transfer(to)).await
+    }
+
+    /// Lets the cluster know under which name and address this member is reached, if it knows
+    /// others. All members are asked in turn: the leader looks for this one where it is not, so who
+    /// leads may not be known here.
+    pub async fn settle_at(&self, name: &str, address: &str) -> Result<(), MembershipError> {
+        let id = self.member_id();
+        let view = self.inner.member.view();
+        let known = view.places.get(&id).ok_or(MembershipError::NoSuchMember { id })?;
+        if known.name == name && known.address == address {
+            return Ok(());
+        }
+        let change = Change::Move { id, name: name.to_owned(), address: address.to_owned() };
+        if matches!(self.target(), Target::Here) {
+            return self.inner.changer.perform(change).await.map(drop);
+        }
+        let mut last = MembershipError::NoLeader;
+        for (&id, place) in view.places.iter().filter(|(other, _)| **other != id) {
+            let peer = Peer { id, address: place.address.clone() };
+            match self.inner.forward_change(peer, change.clone()).await {
+                Ok(_) => return Ok(()),
+                Err(error) => last = error,
+            }
+        }
+        Err(last)
     }
 
     /// Brings a change to whoever leads. Tried again only while it is certain that nothing
@@ -230,15 +258,42 @@ impl Inner {
         }
     }
 
+    /// Proposes what another member has passed on, in no later term than `fence`: that member may
+    /// have learned by then that it did not happen. While nobody is known to lead, as in the middle
+    /// of an election, it waits a little: who asks was told that this member is the next leader.
+    async fn write_for_peer(
+        &self,
+        command: Command,
+        makes_room: bool,
+        fence: u64,
+    ) -> Result<Written, WriteError> {
+        let confirm_by = Instant::now() + CONFIRM_TIMEOUT;
+        loop {
+            let mut leadership = self.leadership.clone();
+            leadership.mark_unchanged();
+            if self.member.term() > fence {
+                return Err(WriteError::NotLeader { leader: None, address: None });
+            }
+            let refused = match self.lead_write(command.clone(), makes_room, confirm_by).await {
+                Err(refused @ WriteError::NotLeader { .. }) => refused,
+                done => return done,
+            };
+            if matches!(self.target(), Target::There(_)) || Instant::now() >= confirm_by {
+                return Err(refused);
+            }
+            tasks::pause(&mut leadership).await;
+        }
+    }
+
     /// Lets the leader propose a write. `NotLeader` means that nothing happened.
     pub(crate) async fn forward(
         &self,
         peer: Peer,
         command: Command,
         makes_room: bool,
-        deadline: Instant,
+        (fence, deadline): (u64, Instant),
     ) -> Result<Written, WriteError> {
-        let request = Request::Write { command, makes_room };
+        let request = Request::Write { command, makes_room, fence };
         let answer = tokio::select! {
             answer = self.caller.ask(peer.clone(), &request, FORWARD_TIMEOUT) => answer,
             () = self.silent(peer.clone(), deadline) => return Err(WriteError::Unknown),

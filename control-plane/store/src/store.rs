@@ -17,25 +17,25 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
 use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use bytes::Bytes;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use crate::engine::{Engine as Disk, KEY_BYTES_MAX};
+use crate::engine::Engine as Disk;
 use crate::errors::{CheckpointError, OpenError, ReadError, ShutdownError, WriteError};
 use crate::faults::Faults;
 use crate::keyring::Keyring;
 use crate::log::{Flushed, Log};
 use crate::machine::{Growth, Machine, Shown, Tools};
 use crate::members::{Changer, FOUNDER, MemberId};
-use crate::network::{Caller, Inbox, Peer, Peers, Transport, no_transport};
+use crate::network::{Caller, Inbox, Peer, Peers, Places, Transport, no_transport};
 use crate::open::{self, Opened, damaged};
 use crate::raft::{Member, Place};
 use crate::space::Room;
-use crate::state::{Action, Command, Entry, Precondition, Revision, Snapshot, Window, WindowError};
+use crate::state::{Action, Entry, Precondition, Revision, Snapshot, Window, WindowError};
 use crate::superblock::{self, Anchor, Identity, Superblock};
 use crate::tasks;
 use crate::watch::{Feed, Watch};
@@ -57,7 +57,11 @@ pub(crate) const READERS_MAX: usize = 4096;
 pub(crate) const ANSWER_TIMEOUT: Duration = Duration::from_millis(1400);
 
 /// A write that another member applied is seen here by then, or the caller does not wait for it.
-const SEE_OWN_WRITE: Duration = Duration::from_millis(500);
+pub(crate) const SEE_OWN_WRITE: Duration = Duration::from_millis(500);
+
+/// A member's own state counts as fresh if a majority, or the leader, was heard of so recently: a
+/// few heartbeats.
+const FRESH: Duration = Duration::from_millis(500);
 
 /// A planned stop waits so long for another member to lead.
 const HAND_OVER_TIMEOUT: Duration = Duration::from_secs(3);
@@ -135,9 +139,9 @@ pub enum Leadership {
 pub struct Store {
     pub(crate) inner: Arc<Inner>,
     /// Whether a write goes to another member when this one does not lead.
-    forwards: bool,
+    pub(crate) forwards: bool,
     /// Whether what is put makes room, and so passes while the disk is nearly full.
-    makes_room: bool,
+    pub(crate) makes_room: bool,
 }
 
 pub(crate) struct Inner {
@@ -241,19 +245,21 @@ impl Store {
         let feed = Feed::new(config.window, restored.state.snapshot(), faults.clone());
         let growth = Arc::new(Growth::default());
         let (quarantine, quarantined) = watch::channel(None);
+        let places = Places::default();
         let tools = Tools {
             engine: disk.clone(),
             writer: writer.clone(),
             feed: feed.clone(),
             growth: growth.clone(),
             quarantine,
+            places: places.clone(),
             stop: stop.clone(),
             faults: faults.clone(),
         };
         let machine = Machine::new(restored, tools);
         let shown = machine.shown();
         let caller = Caller::new(identity, transport, faults.clone());
-        let member = Member::start(id, Peers::new(caller.clone()), log, machine).await;
+        let member = Member::start(id, Peers::new(caller.clone(), places), log, machine).await;
         let member = member.map_err(OpenError::Raft)?;
 
         let room = Arc::new(AtomicU8::new(Room::Enough as u8));
@@ -342,6 +348,19 @@ impl Store {
         self.inner.feed.current()
     }
 
+    /// The newest state this member knows, if it is not old: a majority answers this leader, or the
+    /// leader spoke to this member a moment ago. Good for judging what the store judges again when
+    /// it is written; whoever needs what was just written elsewhere takes [`Store::read`].
+    pub fn fresh(&self) -> Option<Snapshot> {
+        let inner = &self.inner;
+        let contact = match *inner.leadership.borrow() {
+            Leadership::Leader { .. } => inner.member.majority_age(),
+            Leadership::Follower { .. } => inner.inbox.heard(),
+        };
+        let sound = inner.quarantine.borrow().is_none() && inner.recovered.load(Ordering::Relaxed);
+        (sound && contact.is_some_and(|ago| ago < FRESH)).then(|| self.current())
+    }
+
     /// A state that shows every write answered before this call. One question to the other members
     /// serves all who wait.
     pub async fn read(&self) -> Result<Snapshot, ReadError> {
@@ -411,64 +430,6 @@ impl Store {
         }
     }
 
-    /// Brings a write to whoever leads. Tried again only while it is certain that nothing happened.
-    async fn write(
-        &self,
-        key: Bytes,
-        precondition: Precondition,
-        action: Action,
-    ) -> Result<Written, WriteError> {
-        if key.len() > KEY_BYTES_MAX {
-            return Err(WriteError::TooLarge { size: key.len(), limit: KEY_BYTES_MAX });
-        }
-        let command = Command { time_ms: 0, key, precondition, action };
-        let deadline = Instant::now() + ANSWER_TIMEOUT;
-        loop {
-            if self.inner.stop.reason().is_some() {
-                return Err(WriteError::Stopped);
-            }
-            let mut leadership = self.inner.leadership.clone();
-            leadership.mark_unchanged();
-            let refused = match self.target() {
-                Target::Here => {
-                    match self.inner.lead_write(command.clone(), self.makes_room, deadline).await {
-                        Err(error @ WriteError::NotLeader { .. }) => error,
-                        done => return done,
-                    }
-                }
-                Target::There(peer) if self.forwards => {
-                    match self.inner.forward(peer, command.clone(), self.makes_room, deadline).await
-                    {
-                        Err(error @ WriteError::NotLeader { .. }) => error,
-                        Ok(written) => {
-                            self.see(&written).await;
-                            return Ok(written);
-                        }
-                        done => return done,
-                    }
-                }
-                Target::There(Peer { id, address }) => {
-                    WriteError::NotLeader { leader: Some(id), address: Some(address) }
-                }
-                Target::Nowhere => WriteError::NotLeader { leader: None, address: None },
-            };
-            if !self.forwards || Instant::now() >= deadline {
-                return Err(refused);
-            }
-            tasks::pause(&mut leadership).await;
-        }
-    }
-
-    /// Waits a little until a write that another member applied is seen here, so that whoever wrote
-    /// finds it.
-    async fn see(&self, written: &Written) {
-        let revision = match written {
-            Written::Put { modified, .. } => *modified,
-            Written::Deleted { revision, .. } => *revision,
-        };
-        let _ = tokio::time::timeout(SEE_OWN_WRITE, self.reached(revision)).await;
-    }
-
     pub(crate) fn target(&self) -> Target {
         self.inner.target()
     }
@@ -476,6 +437,11 @@ impl Store {
     /// The changes of all keys with a prefix after a revision, which may be one still to come.
     pub fn watch(&self, prefix: Bytes, after: Revision) -> Result<Watch, WindowError> {
         self.inner.feed.watch(prefix, after)
+    }
+
+    /// The keys of encryption at rest, for whoever becomes a member.
+    pub fn keyring(&self) -> Option<Arc<Keyring>> {
+        self.inner.keys.clone()
     }
 
     /// Follows who leads.

@@ -13,7 +13,8 @@
 //! Invariants:
 //! - What the superblock says is on disk in the database already: it is raised after an fsync, and
 //!   lowered before the log is cut.
-//! - A vote is in it before it is answered. The end of the log follows within a second.
+//! - The vote and the end of the log are in it within a second. Waiting for it would add two fsyncs
+//!   to each vote, and with them to the time in which nobody leads.
 //! - The file is replaced as a whole (written aside, fsync, rename, fsync of the folder), so a
 //!   crash leaves the old or the new one. Changing `folder` in it is how a snapshot becomes the
 //!   state.

@@ -35,6 +35,8 @@ pub(crate) enum Request {
     Write {
         command: Command,
         makes_room: bool,
+        /// In no later term than this one.
+        fence: u64,
     },
     /// Of the leader: which revision a linearizable read needs.
     ReadIndex,
@@ -121,10 +123,11 @@ impl Request {
                 encoder.option(request.last_log_id(), Encoder::log_id);
             }
             Request::Piece(piece) => encode_piece(&mut encoder, piece),
-            Request::Write { command, makes_room } => {
+            Request::Write { command, makes_room, fence } => {
                 encoder.u8(5);
                 encoder.command(command);
                 encoder.u8((*makes_room).into());
+                encoder.u64(*fence);
             }
             Request::ReadIndex => encoder.u8(6),
             Request::Status => encoder.u8(7),
@@ -161,7 +164,8 @@ impl Request {
             4 => Request::Piece(Box::new(decode_piece(decoder)?)),
             5 => {
                 let command = decoder.command()?;
-                Request::Write { command, makes_room: decoder.bool("a write that makes room")? }
+                let makes_room = decoder.bool("a write that makes room")?;
+                Request::Write { command, makes_room, fence: decoder.u64()? }
             }
             6 => Request::ReadIndex,
             7 => Request::Status,
@@ -241,6 +245,12 @@ fn encode_change(encoder: &mut Encoder, change: &Change) {
             encoder.u8(3);
             encoder.option(to.as_ref(), |encoder, id| encoder.u64(*id));
         }
+        Change::Move { id, name, address } => {
+            encoder.u8(4);
+            encoder.u64(*id);
+            encoder.text(name);
+            encoder.text(address);
+        }
     }
 }
 
@@ -253,6 +263,10 @@ fn decode_change(decoder: &mut Decoder<'_>) -> Result<Change, CodecError> {
         1 => Ok(Change::Promote(decoder.u64()?)),
         2 => Ok(Change::Remove(decoder.u64()?)),
         3 => Ok(Change::Transfer(decoder.option(Decoder::u64)?)),
+        4 => {
+            let (id, name) = (decoder.u64()?, decoder.text("a member's name")?);
+            Ok(Change::Move { id, name, address: decoder.text("a member's address")? })
+        }
         other => Err(CodecError::Choice("a change of the members", other)),
     }
 }

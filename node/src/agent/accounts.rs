@@ -23,7 +23,7 @@ pub struct Accounts(Mutex<HashMap<String, HashMap<String, Known>>>);
 struct Known {
     usage: Usage,
     at: Timestamp,
-    before: Option<(u64, Timestamp)>,
+    before: Option<(Usage, Timestamp)>,
 }
 
 /// What a container uses, as the control plane reads it.
@@ -38,6 +38,10 @@ pub struct Row {
     pub cpu_nanocores: u64,
     /// Linear memory.
     pub memory_bytes: u64,
+    /// Thousandths of requests in a second.
+    pub requests_milli: u64,
+    /// Thousandths of requests at once, on average.
+    pub concurrency_milli: u64,
     /// End of the interval that was measured.
     pub at: Timestamp,
     /// Length of that interval.
@@ -54,7 +58,7 @@ impl Accounts {
         let mut known = self.known();
         for usage in usages {
             let pod = known.entry(usage.uid.clone()).or_default();
-            let before = pod.get(&usage.container).map(|old| (old.usage.cpu_ns, old.at));
+            let before = pod.get(&usage.container).map(|old| (old.usage.clone(), old.at));
             pod.insert(usage.container.clone(), Known { usage, at: now, before });
         }
     }
@@ -81,19 +85,30 @@ impl Accounts {
 fn row(uid: &str, known: &Known, now: Timestamp) -> Row {
     let interval = Duration::from_secs(USAGE_INTERVAL_SECONDS);
     let silent = between(known.at, now) > interval * 2;
-    let (used, window) = match known.before {
-        // A worker that was restarted counts from zero again.
-        Some((total, at)) if !silent => {
-            (known.usage.cpu_ns.saturating_sub(total), between(at, known.at).max(interval))
-        }
-        _ => (0, interval),
+    let total = &known.usage;
+    let grown = |now: u64, then: u64| now.saturating_sub(then);
+    // A worker that was restarted counts from zero again.
+    let (cpu_ns, requests, busy_ns, window) = match &known.before {
+        Some((then, at)) if !silent => (
+            grown(total.cpu_ns, then.cpu_ns),
+            grown(total.requests, then.requests),
+            grown(total.busy_ns, then.busy_ns),
+            between(*at, known.at).max(interval),
+        ),
+        _ => (0, 0, 0, interval),
     };
-    let nanos = u128::from(used) * 1_000_000_000 / window.as_nanos().max(1);
+    // So many units in a second, where `amount` were in the window.
+    let rate = |amount: u64, units: u128| {
+        let rate = u128::from(amount) * units / window.as_nanos().max(1);
+        u64::try_from(rate).unwrap_or(u64::MAX)
+    };
     Row {
         uid: uid.to_owned(),
-        container: known.usage.container.clone(),
-        cpu_nanocores: u64::try_from(nanos).unwrap_or(u64::MAX),
-        memory_bytes: known.usage.memory_bytes,
+        container: total.container.clone(),
+        cpu_nanocores: rate(cpu_ns, 1_000_000_000),
+        memory_bytes: total.memory_bytes,
+        requests_milli: rate(requests, 1_000 * 1_000_000_000),
+        concurrency_milli: rate(busy_ns, 1_000),
         at: if silent { now } else { known.at },
         window_ms: u64::try_from(window.as_millis()).unwrap_or(u64::MAX),
     }
@@ -113,7 +128,8 @@ mod tests {
             container: "app".to_owned(),
             cpu_ns: cpu_ms * 1_000_000,
             memory_bytes,
-            requests: 1,
+            requests: cpu_ms / 10,
+            busy_ns: cpu_ms * 2_000_000,
         }]
     }
 
@@ -126,6 +142,8 @@ mod tests {
         accounts.take(usage(4000, 20), at(15));
         let row = &accounts.all(at(16))[0];
         assert_eq!((row.cpu_nanocores, row.memory_bytes), (200_000_000, 20));
+        // 300 requests and 6 s of answering in 15 s.
+        assert_eq!((row.requests_milli, row.concurrency_milli), (20_000, 400));
         assert_eq!(accounts.all(at(60))[0].cpu_nanocores, 0);
         assert_eq!(accounts.memory("u"), 20);
         accounts.forget("u");

@@ -6,13 +6,16 @@
 use std::{fs, path::Path, sync::Arc};
 
 use base64::{Engine as _, engine::general_purpose::STANDARD};
-use http::Uri;
+use http::{HeaderValue, Uri, header};
 use rustls_pki_types::{CertificateDer, pem::PemObject};
 
 use crate::members::{Make, Members, MembersError};
 
 /// Where the members that were learned last are kept, below the data folder.
 const MEMBERS_FILE: &str = "members.json";
+
+/// How the agent names itself: in audit logs, and as the manager of the fields it writes.
+const USER_AGENT: &str = concat!("wherry-node/", env!("CARGO_PKG_VERSION"));
 
 /// How the agent shows who it is.
 #[derive(Clone)]
@@ -77,6 +80,8 @@ fn make(ca: Vec<Vec<u8>>, credential: &Credential) -> Make {
     Arc::new(move |url: Uri| {
         let mut config = kube::Config::new(url);
         config.root_cert = Some(ca.clone());
+        let agent = HeaderValue::from_static(USER_AGENT);
+        config.headers.push((header::USER_AGENT, agent));
         match &credential {
             Credential::Token(token) => config.auth_info.token = Some(token.clone().into()),
             Credential::Certificate { certificate_pem, key_pem } => {

@@ -33,6 +33,7 @@ mod recover;
 mod routes;
 mod spec;
 mod status;
+mod streams;
 mod tunnel;
 mod volumes;
 mod watch;
@@ -112,6 +113,8 @@ pub struct Config {
     pub max_pods: u32,
     /// End the workers when the agent ends; otherwise they go on serving.
     pub stop_workers_on_exit: bool,
+    /// Run the built-in toolbox for well-known container images that hold nothing but a shell.
+    pub image_aliases: bool,
 }
 
 /// Why the agent could not start.
@@ -160,7 +163,7 @@ pub async fn run(config: Config, shutdown: CancellationToken) -> Result<(), Agen
     let logs = config.data_dir.join("logs");
     let workers = Arc::new(Workers {
         binary: binary.clone(),
-        sockets,
+        sockets: sockets.clone(),
         logs: config.data_dir.join("workers"),
         hello: hello(&config, &logs, &engine),
         events: inputs.clone(),
@@ -178,7 +181,7 @@ pub async fn run(config: Config, shutdown: CancellationToken) -> Result<(), Agen
     };
     let client = connection.client();
     let root = config.data_dir.join("images");
-    let images = Images::open(client.clone(), root.clone(), engine, binary)
+    let images = Images::open(client.clone(), root.clone(), engine, binary, config.image_aliases)
         .map_err(|source| AgentError::DataDir { path: root, source })?;
     let images = Arc::new(images);
     let memory = workers::memory_folder(&config.data_dir);
@@ -202,7 +205,7 @@ pub async fn run(config: Config, shutdown: CancellationToken) -> Result<(), Agen
     let fleet = Fleet::new(workers, client.clone(), links, identities, published, seen);
     let preparer = Preparer::new(
         objects,
-        images,
+        images.clone(),
         volumes.clone(),
         recorder.clone(),
         inputs.clone(),
@@ -235,9 +238,11 @@ pub async fn run(config: Config, shutdown: CancellationToken) -> Result<(), Agen
         config.data_dir.clone(),
         shutdown.clone(),
     ));
-    tasks.spawn(tunnel::run(connection.clone(), logs, accounts, inputs.clone(), shutdown.clone()));
+    let streams = streams::Context { sockets: Arc::new(sockets), inputs: inputs.clone(), images };
+    tasks.spawn(tunnel::run(connection.clone(), logs, accounts, streams, shutdown.clone()));
     tasks.spawn(learn_members(connection, config.data_dir.clone(), shutdown.clone()));
-    tasks.spawn(volumes.keep_fresh(shutdown.clone()));
+    tasks.spawn(volumes.clone().keep_fresh(shutdown.clone()));
+    tasks.spawn(volumes::local::keep(volumes, shutdown.clone()));
     tasks.spawn(checkpoint.clone().run());
     tasks.spawn(offline::run(checkpoint.clone(), inputs.clone()));
     spawn_watches(&mut tasks, &client, &config.name, (&inputs, &checkpoint), &shutdown);

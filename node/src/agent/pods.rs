@@ -11,6 +11,7 @@
 mod evict;
 mod log_files;
 mod offline;
+mod reach;
 mod statuses;
 
 use std::{
@@ -44,6 +45,7 @@ use super::{
     recover::recover,
     routes::{NodeInfo, ServiceInfo, SliceInfo},
     spec::{Deletion, Desired},
+    streams::ReachQuery,
     tunnel::LogQuery,
     volumes::Volumes,
     watch::Change,
@@ -99,6 +101,8 @@ pub enum Input {
     },
     /// A question about logs.
     Logs(LogQuery),
+    /// Somebody wants to reach a Pod.
+    Reach(ReachQuery),
     /// What was kept on this node, in case that no server answers.
     Offline(Box<Kept>),
     /// What the machine has.
@@ -267,6 +271,7 @@ impl Pods {
             Input::Observed { uid, observation } => self.observed(&uid, observation),
             Input::Prepared { uid, container, start } => self.prepared(&uid, container, start),
             Input::Logs(query) => self.answer(query),
+            Input::Reach(query) => self.reach(query),
             Input::Offline(kept) => self.offline(*kept),
             Input::Looked(signals) => self.look(&signals),
             Input::Measured(measured) => self.measured(measured),

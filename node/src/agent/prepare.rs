@@ -93,6 +93,15 @@ impl Preparer {
                 format!("Pulled {} ({}, {} bytes)", container.image, found.id, found.bytes);
             self.events.normal(pod, index, "Pulled", message);
         }
+        let alias = self.images.alias(&container.image);
+        if alias.is_some() {
+            let message = format!(
+                "{} holds programs that cannot run as Wasm; this node's image aliases run the \
+                 built-in toolbox instead ({})",
+                container.image, found.id
+            );
+            self.events.normal(pod, index, "ImageAliased", message);
+        }
         let image = match self.images.compiled(&found) {
             Some(image) => image,
             None => {
@@ -124,9 +133,13 @@ impl Preparer {
                 ),
             });
         }
-        let (env, args) = self.environment(order).await?;
+        let (env, mut args) = self.environment(order).await?;
         let volumes = self.volumes.prepare(pod, index, order.ip, &env, image.guest);
-        let (mounts, last_words) = volumes.await?;
+        let (mut mounts, last_words) = volumes.await?;
+        if let Some(alias) = alias {
+            args = alias.argv(!container.command.is_empty(), args);
+            mounts = self.volumes.with_root(pod, index, order.ip, mounts).await?;
+        }
         Ok(protocol::Container {
             name: container.name.clone(),
             restart: order.restart,
@@ -141,6 +154,8 @@ impl Preparer {
             ports: container.ports.clone(),
             mounts,
             stdin: container.stdin,
+            stdin_once: container.stdin_once,
+            tty: container.tty,
             probes: container.probes.clone(),
             hooks: container.hooks.clone(),
             last_words: protocol::LastWords {

@@ -153,6 +153,8 @@ pub struct Written {
     pub volumes: Vec<(String, bool, Use)>,
     /// Its logs.
     pub logs: Use,
+    /// Of each claim that is a folder of this node, and how many bytes it may hold.
+    pub claims: Vec<(String, Use, u64)>,
 }
 
 impl Written {
@@ -171,6 +173,15 @@ impl Written {
 
 /// Why a Pod has written more than it may; None if it has not.
 pub fn over_limit(pod: &PodSpec, written: &Written) -> Option<String> {
+    for (name, found, limit) in &written.claims {
+        if found.bytes > *limit {
+            return Some(format!(
+                "Usage of volume {name:?} exceeds its size {:?}. It is mounted again when its \
+                 claim asks for more. ",
+                binary(*limit)
+            ));
+        }
+    }
     for (name, _, found) in &written.volumes {
         let volume = pod.volumes.iter().find(|volume| &volume.name == name);
         let Some(Content::EmptyDir { limit: Some(limit), .. }) = volume.map(|it| &it.content)
@@ -307,7 +318,17 @@ mod tests {
         let written = |volume: u64, logs: u64| Written {
             volumes: vec![("cache".to_owned(), false, Use { bytes: volume, entries: 1 })],
             logs: Use { bytes: logs, entries: 1 },
+            claims: Vec::new(),
         };
+        let rows = ("rows".to_owned(), Use { bytes: 2 << 20, entries: 1 }, 1 << 20);
+        let full = Written { claims: vec![rows], ..Written::default() };
+        assert_eq!(
+            over_limit(&spec, &full).as_deref(),
+            Some(
+                "Usage of volume \"rows\" exceeds its size \"1Mi\". It is mounted again when its \
+                 claim asks for more. "
+            )
+        );
         assert_eq!(over_limit(&spec, &written(1 << 20, 1 << 20)), None);
         assert_eq!(
             over_limit(&spec, &written(2 << 20, 0)).as_deref(),

@@ -145,6 +145,12 @@ pub struct ContainerSpec {
     pub ports: Vec<protocol::Port>,
     /// `stdin`
     pub stdin: bool,
+    /// `stdinOnce`
+    pub stdin_once: bool,
+    /// `tty`
+    pub tty: bool,
+    /// `securityContext.readOnlyRootFilesystem`
+    pub read_only_root: bool,
     /// Its probes.
     pub probes: protocol::Probes,
     /// Its hooks.
@@ -263,7 +269,8 @@ fn pod_spec(
     containers.extend(spec.ephemeral_containers.into_iter().flatten().map(ephemeral_container));
     let mounted: BTreeSet<String> =
         containers.iter().flat_map(|it| &it.mounts).map(|mount| mount.volume.clone()).collect();
-    let volumes = volumes::volumes(spec.volumes.unwrap_or_default(), &mounted);
+    let pod = metadata.name.as_deref().unwrap_or("");
+    let volumes = volumes::volumes(pod, spec.volumes.unwrap_or_default(), &mounted);
     let mut annotations = metadata.annotations.unwrap_or_default();
     let deadline = annotations
         .get(ANNOTATION_REQUEST_DEADLINE)
@@ -387,6 +394,8 @@ fn ephemeral_container(it: core::EphemeralContainer) -> ContainerSpec {
         env: it.env,
         env_from: it.env_from,
         stdin: it.stdin,
+        stdin_once: it.stdin_once,
+        tty: it.tty,
         volume_mounts: it.volume_mounts,
         termination_message_path: it.termination_message_path,
         termination_message_policy: it.termination_message_policy,
@@ -441,6 +450,12 @@ fn container(container: core::Container) -> ContainerSpec {
         storage: (limits.get(STORAGE).and_then(bytes), requests.get(STORAGE).and_then(bytes)),
         ports: container.ports.into_iter().flatten().filter_map(port).collect(),
         stdin: container.stdin.unwrap_or(false),
+        stdin_once: container.stdin_once.unwrap_or(false),
+        tty: container.tty.unwrap_or(false),
+        read_only_root: container
+            .security_context
+            .and_then(|context| context.read_only_root_filesystem)
+            .unwrap_or(false),
         probes,
         hooks,
         mounts: volumes::mounts(container.volume_mounts),

@@ -7,17 +7,17 @@
 //! again with growing delays.
 //!
 //! Served: `GET /logs/{namespace}/{pod}/{container}?…` (see `logs.rs`), `GET /usage` (see
-//! `accounts.rs`), `GET /healthz`.
+//! `accounts.rs`), `GET /healthz`, and the streams of `streams.rs`.
 
 use std::{collections::HashMap, path::PathBuf, sync::Arc, time::Duration};
 
 use axum::{
     Json, Router,
     body::Body,
-    extract::{Path, RawQuery, State},
+    extract::{DefaultBodyLimit, Path, RawQuery, State},
     http::{StatusCode, header},
     response::{IntoResponse, Response},
-    routing::get,
+    routing::{get, post},
 };
 use http::{HeaderValue, Request, Uri};
 use hyper_util::{
@@ -39,6 +39,7 @@ use super::{
     client::Connection,
     logs,
     pods::Input,
+    streams,
 };
 
 /// Where the server takes tunnels.
@@ -55,6 +56,10 @@ const OPEN_MAX: Duration = Duration::from_secs(10);
 const PING: (Duration, Duration) = (Duration::from_secs(10), Duration::from_secs(10));
 /// Requests at the same time over one tunnel.
 const STREAMS_MAX: u32 = 256;
+/// What one stream and all of them together may hold of what nobody has taken yet: streams that are
+/// stuck, even if all are, leave room for the others.
+const STREAM_WINDOW: u32 = 256 << 10;
+const TUNNEL_WINDOW: u32 = STREAMS_MAX * STREAM_WINDOW;
 /// Pieces of a log that wait for a slow reader.
 const PIECES: usize = 8;
 
@@ -107,10 +112,11 @@ pub async fn run(
     connection: Arc<Connection>,
     logs: PathBuf,
     accounts: Arc<Accounts>,
-    inputs: mpsc::Sender<Input>,
+    streams: streams::Context,
     shutdown: CancellationToken,
 ) {
-    let app = router(Context { logs: Arc::new(logs), accounts, inputs });
+    let inputs = streams.inputs.clone();
+    let app = router(Context { logs: Arc::new(logs), accounts, inputs }, streams);
     let mut each = connection.members.each();
     let mut open: HashMap<String, CancellationToken> = HashMap::new();
     let mut tunnels = JoinSet::new();
@@ -191,17 +197,27 @@ async fn serve(client: &kube::Client, app: Router) -> Result<(), String> {
         .keep_alive_interval(PING.0)
         .keep_alive_timeout(PING.1)
         .max_concurrent_streams(STREAMS_MAX)
+        .initial_stream_window_size(STREAM_WINDOW)
+        .initial_connection_window_size(TUNNEL_WINDOW)
         .serve_connection(stream, TowerToHyperService::new(app))
         .await
         .map_err(|error| error.to_string())
 }
 
-fn router(context: Context) -> Router {
+fn router(context: Context, streams: streams::Context) -> Router {
+    let streams = Router::new()
+        .route("/exec/{namespace}/{pod}/{container}", post(streams::exec))
+        .route("/attach/{namespace}/{pod}/{container}", post(streams::attach))
+        .route("/port/{namespace}/{pod}/{port}", post(streams::port))
+        // A stream takes as much as it likes: nothing is collected.
+        .layer(DefaultBodyLimit::disable())
+        .with_state(streams);
     Router::new()
         .route("/healthz", get(|| async { "ok" }))
         .route("/usage", get(usage))
         .route("/logs/{namespace}/{pod}/{container}", get(container_logs))
         .with_state(context)
+        .merge(streams)
 }
 
 async fn usage(State(context): State<Context>) -> Json<Vec<Row>> {

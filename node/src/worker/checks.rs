@@ -18,9 +18,10 @@ use http::{
 use http_body_util::{BodyExt, Full, Limited};
 use tokio::sync::OnceCell;
 use tokio_util::sync::CancellationToken;
-use wherry_wasi_shim::{Body, BodyError, Exit, GuestConfig, Module, Output};
+use wherry_wasi_shim::{Body, BodyError, Budget, Exit, GuestConfig, Module, Output, Term};
 
-use super::switch::{Replay, Served, Switch};
+use super::start::View;
+use super::switch::{Refusal, Replay, Served, Switch};
 use crate::protocol::{Check, Guest, HttpCheck};
 
 /// What a guest's answer to a probe is read of.
@@ -40,18 +41,28 @@ pub struct Target {
     pub switch: Arc<Switch>,
     /// The container itself, if it is a handler, and the ports it declared.
     pub served: Option<(Arc<Served>, Vec<u16>)>,
-    /// For calls; absent where nothing calls.
-    pub callee: Option<Box<Callee>>,
+    /// For calls.
+    pub callee: Callee,
 }
 
-/// The code of a container and the view it gets, for calls of its exports.
+/// The code of a container and the view it gets, for what is called or run in it.
 pub struct Callee {
     /// Loaded.
     pub module: Arc<OnceCell<Module>>,
     /// How the image is run.
     pub guest: Guest,
-    /// As for the container itself; on its budget.
-    pub config: GuestConfig,
+    /// As the container itself got it.
+    pub view: Arc<View>,
+    /// The container's.
+    pub budget: Budget,
+}
+
+impl Callee {
+    /// The container's own configuration, for another guest on its budget, without input.
+    pub fn config(&self) -> GuestConfig {
+        let budget = Some(self.budget.clone());
+        GuestConfig { budget, stdin: None, term: Term::new(), ..self.view.config.clone() }
+    }
 }
 
 /// Tries once, for at most `timeout`. The error is for people.
@@ -90,7 +101,15 @@ impl Target {
         request: Request<Body>,
     ) -> Result<Response<Body>, String> {
         let Some(host) = host else {
-            let served = self.find(port).ok_or_else(|| self.refused(port))?;
+            let Some(served) = self.find(port) else {
+                let address = SocketAddr::new(self.ip, port);
+                let answer = self.switch.exchange(address, request).await;
+                return match answer {
+                    Ok(answer) => Ok(answer.map(|reply| Body::new(reply.map_err(BodyError::new)))),
+                    Err(Refusal::Gone(_)) => Err(self.refused(port)),
+                    Err(refusal) => Err(refusal.to_string()),
+                };
+            };
             let flight = served.enter();
             let answer = flight.handler().handle(request).await;
             return answer.map_err(|error| error.to_string());
@@ -187,6 +206,7 @@ fn redirect(status: StatusCode, headers: &HeaderMap, authority: &str) -> Option<
 
 fn connect(target: &Target, host: Option<&str>, port: u16) -> Result<(), String> {
     match host {
+        None if target.switch.ports.is_listening(SocketAddr::new(target.ip, port)) => Ok(()),
         None => target.find(port).map(drop).ok_or_else(|| target.refused(port)),
         Some(host) => target.switch.resolve(host, port).map(drop).map_err(|e| e.to_string()),
     }
@@ -270,16 +290,15 @@ fn serving(frame: &[u8]) -> Option<u64> {
 }
 
 async fn exec(target: &Target, command: &[String], timeout: Duration) -> Result<(), String> {
-    let Some(callee) = &target.callee else {
-        return Err("the container does not run".to_owned());
-    };
+    let callee = &target.callee;
     let name = command.first().map_or("", String::as_str);
     let printed = Printed::default();
     let config = GuestConfig {
         args: command.to_vec(),
         stdout: printed.output(),
         stderr: printed.output(),
-        ..callee.config.clone()
+        terminal: false,
+        ..callee.config()
     };
     let module = callee.module.get().expect("a container that runs has loaded its code");
     let linked = match (module.call(name, config.clone()), callee.guest) {

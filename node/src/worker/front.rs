@@ -2,6 +2,7 @@
 //!
 //! Each `NodePort` of the worker's namespace is a listener on the node's own address. Requests are
 //! balanced one by one, not by connection, over the ready Pods of the Service, wherever they are.
+//! Where a Pod of this worker listens with a socket of its own, whole connections are passed on.
 //! What cannot be answered by a guest is answered here with a page of plain text that names the
 //! Service and the reason.
 //!
@@ -171,6 +172,10 @@ struct Front {
 }
 
 async fn serve(front: Arc<Front>, stream: TcpStream, remote: SocketAddr, closing: Closing) {
+    let route = front.switch.table().node_port(front.port).cloned().map(Destination::Route);
+    if let Some(destination) = route.filter(|it| front.switch.has_listener(it)) {
+        return pass(&front, &destination, stream, remote, closing).await;
+    }
     let client = HeaderValue::try_from(remote.ip().to_canonical().to_string())
         .expect("an address is visible ASCII");
     let service = service_fn(move |request| answer(front.clone(), client.clone(), request));
@@ -198,6 +203,32 @@ async fn serve(front: Arc<Front>, stream: TcpStream, remote: SocketAddr, closing
     };
     if let Err(error) = outcome {
         tracing::debug!(%remote, %error, "connection ended early");
+    }
+}
+
+/// Passes the bytes of a connection on, whatever they are: its Pods listen with sockets.
+async fn pass(
+    front: &Front,
+    destination: &Destination,
+    mut stream: TcpStream,
+    remote: SocketAddr,
+    closing: Closing,
+) {
+    let mut inner = match front.switch.open(destination, remote).await {
+        Ok(inner) => inner,
+        // To a client of bytes there is nothing to be said; it sees the connection end.
+        Err(refusal) => {
+            tracing::debug!(%remote, %refusal, "connection refused");
+            return;
+        }
+    };
+    tokio::select! {
+        passed = tokio::io::copy_bidirectional(&mut stream, &mut inner) => {
+            if let Err(error) = passed {
+                tracing::debug!(%remote, %error, "connection ended early");
+            }
+        }
+        () = closing.asked() => {}
     }
 }
 
@@ -236,9 +267,8 @@ async fn answer(
     }
 }
 
-/// Removes what was meant for this hop, and says who the client is. A list that a proxy in front
-/// began is continued.
-fn forward_headers(headers: &mut HeaderMap, client: HeaderValue, scheme: HeaderValue) {
+/// Removes what was meant for this hop.
+fn strip_hop(headers: &mut HeaderMap) {
     if let Some(named) = headers.get(header::CONNECTION).cloned() {
         for name in named.to_str().unwrap_or_default().split(',') {
             headers.remove(name.trim());
@@ -247,6 +277,12 @@ fn forward_headers(headers: &mut HeaderMap, client: HeaderValue, scheme: HeaderV
     for name in &HOP_BY_HOP {
         headers.remove(name);
     }
+}
+
+/// Removes what was meant for this hop, and says who the client is. A list that a proxy in front
+/// began is continued.
+fn forward_headers(headers: &mut HeaderMap, client: HeaderValue, scheme: HeaderValue) {
+    strip_hop(headers);
     match headers.entry(X_FORWARDED_FOR) {
         Entry::Vacant(entry) => {
             entry.insert(client);

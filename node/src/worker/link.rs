@@ -18,7 +18,7 @@ use tokio::{
 };
 use tokio_util::codec::{FramedRead, FramedWrite, LengthDelimitedCodec};
 
-use crate::protocol::{self, Hello, ProtocolError, ToAgent, ToWorker};
+use crate::protocol::{self, Hello, Open, ProtocolError, ToAgent, ToWorker};
 
 /// An agent says hello at once; who does not is no agent.
 const HELLO_TIMEOUT: Duration = Duration::from_secs(5);
@@ -30,6 +30,14 @@ pub struct Link {
     frames: FramedRead<OwnedReadHalf, LengthDelimitedCodec>,
     outbox: mpsc::Sender<Bytes>,
     writer: JoinHandle<()>,
+}
+
+/// What a connection turned out to be.
+pub enum Caller {
+    /// An agent that wants to command this worker.
+    Agent(Hello, Link),
+    /// One stream of the agent's.
+    Stream(Open, UnixStream),
 }
 
 /// Why a connection does not become (or stay) the agent's.
@@ -45,7 +53,7 @@ pub enum LinkError {
     #[error("no hello within {HELLO_TIMEOUT:?}")]
     Silent,
     /// Its first message is another one.
-    #[error("the first message is not a hello")]
+    #[error("the first message is neither a hello nor opens a stream")]
     NoHello,
     /// The agent closed the connection.
     #[error("the agent closed the connection")]
@@ -59,7 +67,7 @@ pub enum LinkError {
 }
 
 /// Waits for the first message of a connection.
-pub async fn greet(stream: UnixStream) -> Result<(Hello, Link), LinkError> {
+pub async fn greet(stream: UnixStream) -> Result<Caller, LinkError> {
     let user = stream.peer_cred()?.uid();
     if user != nix::unistd::getuid().as_raw() {
         return Err(LinkError::Stranger(user));
@@ -68,12 +76,19 @@ pub async fn greet(stream: UnixStream) -> Result<(Hello, Link), LinkError> {
     let mut frames = FramedRead::new(reader, protocol::codec());
     let first = tokio::time::timeout(HELLO_TIMEOUT, frames.next()).await;
     let frame = first.map_err(|_| LinkError::Silent)?;
-    let ToWorker::Hello(hello) = message(frame)? else {
-        return Err(LinkError::NoHello);
+    let hello = match message(frame)? {
+        ToWorker::Hello(hello) => hello,
+        // Nothing follows before it is answered, so nothing is lost in the buffer.
+        ToWorker::Open(open) => {
+            let reader = frames.into_inner();
+            let stream = reader.reunite(writer).expect("both halves are of this stream");
+            return Ok(Caller::Stream(open, stream));
+        }
+        _ => return Err(LinkError::NoHello),
     };
     let (outbox, messages) = mpsc::channel(OUTBOX_MAX);
     let writer = tokio::spawn(write(FramedWrite::new(writer, protocol::codec()), messages));
-    Ok((hello, Link { frames, outbox, writer }))
+    Ok(Caller::Agent(hello, Link { frames, outbox, writer }))
 }
 
 fn message(frame: Option<std::io::Result<BytesMut>>) -> Result<ToWorker, LinkError> {

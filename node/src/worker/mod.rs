@@ -6,6 +6,7 @@
 //!                                                 │ publishes snapshots
 //!   client ── node port ── front ─┐               ▼
 //!   guest  ── wasi:http ─ outgoing ┼─▶ switch: Table, LocalPods ──▶ guest of this worker (a call)
+//!   guest  ── wasi:sockets ─ sockets ┤         streams, ports ──▶ guest that listens (memory)
 //!   worker ── mTLS ─────── peer ──┘      └─▶ peers ── mTLS ──▶ another worker
 //!                                        guest prints ──▶ logs ──▶ files
 //! ```
@@ -18,8 +19,10 @@
 //! It ends when it is told to ([`ToWorker::Stop`], SIGTERM), or by itself when it has had neither
 //! Pods nor an agent for [`ORPHAN_AFTER`].
 
+mod attached;
 mod checks;
 mod front;
+mod jobs;
 mod link;
 mod listen;
 mod logs;
@@ -28,10 +31,15 @@ mod outgoing;
 mod peer;
 mod peers;
 mod pods;
+mod ports;
 mod probe;
 mod probers;
+mod session;
+mod sockets;
 mod start;
+mod streams;
 mod switch;
+mod terminal;
 mod tls;
 
 #[cfg(test)]
@@ -56,7 +64,7 @@ use wherry_wasi_shim::{Engine, EngineConfig, EngineError, engine_hash};
 
 use self::{
     front::Fronts,
-    link::{Link, LinkError, greet},
+    link::{Caller, Link, LinkError, greet},
     logs::Logs,
     network::{Here, Router, Table},
     peer::PeerListener,
@@ -81,8 +89,8 @@ const TICK: Duration = Duration::from_secs(5);
 const BATCH_MAX: usize = 256;
 /// After a failed accept: it would fail again at once.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
-/// Connections that have not said hello yet.
-const GREETINGS_MAX: usize = 16;
+/// Connections that have not said yet what they are: a browser opens ten streams at once.
+const GREETINGS_MAX: usize = 64;
 /// What containers get when the machine shuts down; systemd kills after 90 s.
 const TERMINATE_GRACE: Duration = Duration::from_secs(10);
 /// After the containers, for connections to close.
@@ -188,8 +196,16 @@ async fn run(listener: UnixListener, connections_max: usize) -> Result<(), Worke
     let mut terminate = signal(SignalKind::terminate()).map_err(WorkerError::Signal)?;
     let engine = Engine::new(&EngineConfig::default())?;
     let mut agents = Agents { listener, greetings: JoinSet::new(), engine: engine_hash() };
+    let first = async {
+        loop {
+            // A stream has nobody to go to yet: its connection is closed.
+            if let Caller::Agent(hello, link) = agents.next(None).await {
+                return (hello, link);
+            }
+        }
+    };
     let (hello, link) = tokio::select! {
-        first = agents.next(None) => first,
+        first = first => first,
         () = tokio::time::sleep(ORPHAN_AFTER) => return Ok(()),
         _ = terminate.recv() => return Ok(()),
     };
@@ -205,14 +221,14 @@ async fn run(listener: UnixListener, connections_max: usize) -> Result<(), Worke
 /// Where agents come from.
 struct Agents {
     listener: UnixListener,
-    greetings: JoinSet<Result<(Hello, Link), LinkError>>,
+    greetings: JoinSet<Result<Caller, LinkError>>,
     /// [`engine_hash`] of this process.
     engine: String,
 }
 
 impl Agents {
-    /// The next agent that may command this worker. Cancel safe.
-    async fn next(&mut self, serving: Option<&Hello>) -> (Hello, Link) {
+    /// The next agent that may command this worker, or a stream. Cancel safe.
+    async fn next(&mut self, serving: Option<&Hello>) -> Caller {
         loop {
             tokio::select! {
                 accepted = self.listener.accept() => match accepted {
@@ -227,10 +243,13 @@ impl Agents {
                     }
                 },
                 Some(greeted) = self.greetings.join_next() => match greeted {
-                    Ok(Ok((hello, link))) => match refuse(&hello, serving, &self.engine) {
-                        None => return (hello, link),
-                        Some(why) => tracing::warn!(node = hello.node, why, "refused an agent"),
-                    },
+                    Ok(Ok(Caller::Agent(hello, link))) => {
+                        match refuse(&hello, serving, &self.engine) {
+                            None => return Caller::Agent(hello, link),
+                            Some(why) => tracing::warn!(node = hello.node, why, "refused an agent"),
+                        }
+                    }
+                    Ok(Ok(stream)) => return stream,
                     Ok(Err(error)) => tracing::info!(error = explain(&error), "refused an agent"),
                     Err(panic) => tracing::error!(%panic, "greeting an agent failed"),
                 },
@@ -311,7 +330,10 @@ impl Worker {
         usage.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
             tokio::select! {
-                (_, link) = agents.next(Some(&self.hello)) => self.welcome(link),
+                caller = agents.next(Some(&self.hello)) => match caller {
+                    Caller::Agent(_, link) => self.welcome(link),
+                    Caller::Stream(open, stream) => self.pods.open(open, stream),
+                },
                 message = receive(&mut self.link) => {
                     if let Some(grace) = self.take_messages(message) {
                         return grace;
@@ -411,7 +433,10 @@ impl Worker {
 
     fn take_message(&mut self, message: ToWorker) {
         let answer = match message {
-            ToWorker::Hello(_) | ToWorker::Services(_) | ToWorker::Stop { .. } => None,
+            ToWorker::Hello(_)
+            | ToWorker::Open(_)
+            | ToWorker::Services(_)
+            | ToWorker::Stop { .. } => None,
             ToWorker::Identity(identity) => self.identify(&identity),
             ToWorker::ApplyPod(pod) if pod.namespace != self.hello.namespace => {
                 // Another trust domain's Pod must never run here, whoever asks.

@@ -39,6 +39,8 @@ pub struct Service {
     headless: bool,
     addresses: Vec<IpAddr>,
     ports: Vec<Arc<Route>>,
+    /// Its UDP ports.
+    datagram_ports: Vec<Arc<Route>>,
 }
 
 /// One port of a Service.
@@ -207,13 +209,13 @@ impl Router {
 
 /// Prepares one Service; turns continue from `before`.
 fn prepare(here: &Here, peers: &Peers, route: ServiceRoute, before: Option<&Service>) -> Service {
-    let ports = route
-        .ports
-        .into_iter()
-        .filter(|port| port.protocol == Protocol::Tcp)
-        .map(|port| {
-            let turn = before
-                .and_then(|service| service.ports.iter().find(|old| old.port == port.port))
+    let (streams, datagrams): (Vec<_>, Vec<_>) =
+        route.ports.into_iter().partition(|port| port.protocol == Protocol::Tcp);
+    let routes = |ports: Vec<protocol::RoutePort>, old: &[Arc<Route>]| {
+        let made = ports.into_iter().map(|port| {
+            let turn = old
+                .iter()
+                .find(|old| old.port == port.port)
                 .map_or_else(Default::default, |old| old.turn.clone());
             let known = port.endpoints.len();
             let endpoints: Vec<Endpoint> =
@@ -227,13 +229,15 @@ fn prepare(here: &Here, peers: &Peers, route: ServiceRoute, before: Option<&Serv
                 endpoints,
                 turn,
             })
-        })
-        .collect();
+        });
+        made.collect::<Vec<_>>()
+    };
     Service {
         headless: route.cluster_ips.is_empty(),
-        key: route.key,
-        addresses: route.cluster_ips.into_iter().map(|ip| ip.to_canonical()).collect(),
-        ports,
+        ports: routes(streams, before.map_or(&[], |service| &service.ports)),
+        datagram_ports: routes(datagrams, before.map_or(&[], |service| &service.datagram_ports)),
+        addresses: route.cluster_ips.iter().map(|ip| ip.to_canonical()).collect(),
+        key: route.key.clone(),
     }
 }
 
@@ -288,6 +292,43 @@ impl Table {
         if let Some(ip) = parse_ip(host) {
             return self.resolve_ip(host, ip, port, is_local);
         }
+        self.find(here, host)?.destination(port)
+    }
+
+    /// The addresses that a name stands for: those of the Service, or of a headless one's Pods.
+    pub fn lookup(&self, here: &Here, host: &str) -> Result<Vec<IpAddr>, ResolveError> {
+        let service = self.find(here, host)?;
+        if !service.headless {
+            return Ok(service.addresses.clone());
+        }
+        let routes = service.ports.iter().chain(&service.datagram_ports);
+        let endpoints = routes.flat_map(|route| &route.endpoints);
+        let mut found: Vec<IpAddr> = endpoints.map(|endpoint| endpoint.address.ip()).collect();
+        found.sort();
+        found.dedup();
+        Ok(found)
+    }
+
+    /// Where an address leads for a datagram. Whether a Pod of this worker takes it is for its
+    /// inbox to know.
+    pub fn resolve_datagram(&self, to: SocketAddr) -> Result<Destination, ResolveError> {
+        let ip = to.ip().to_canonical();
+        if let Some(what) = forbidden(ip) {
+            return Err(ResolveError::Forbidden { host: to.to_string(), what });
+        }
+        let Some(service) = self.addresses.get(&ip) else {
+            let address = SocketAddr::new(ip, to.port());
+            let place = self.pods.get(&ip).cloned().unwrap_or(Place::Local);
+            return Ok(Destination::Pod(Endpoint { address, place }));
+        };
+        match service.datagram_ports.iter().find(|route| route.port == to.port()) {
+            Some(route) => Ok(Destination::Route(route.clone())),
+            None => Err(service.no_port(to.port())),
+        }
+    }
+
+    /// The Service of a name.
+    fn find(&self, here: &Here, host: &str) -> Result<&Arc<Service>, ResolveError> {
         let outside = || ResolveError::Outside { host: host.to_owned() };
         let lower = host.to_ascii_lowercase();
         let name = lower.strip_suffix('.').unwrap_or(&lower);
@@ -313,7 +354,7 @@ impl Table {
             _ => return Err(outside()),
         };
         match self.services.get(namespace).and_then(|services| services.get(name)) {
-            Some(service) => service.destination(port),
+            Some(service) => Ok(service),
             // `example.com` could have been a Service `example` in a namespace `com`; say what is
             // more likely meant: only names that can be nothing else are missing Services.
             None if certain || !short.contains('.') || self.services.contains_key(namespace) => {
@@ -362,12 +403,16 @@ impl Service {
         {
             return Ok(Destination::Route(route.clone()));
         }
-        Err(ResolveError::NoPort {
+        Err(self.no_port(port))
+    }
+
+    fn no_port(&self, port: u16) -> ResolveError {
+        ResolveError::NoPort {
             namespace: self.key.namespace.clone(),
             name: self.key.name.clone(),
             port,
             ports: self.port_list(),
-        })
+        }
     }
 
     fn port_list(&self) -> String {

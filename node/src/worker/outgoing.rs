@@ -4,7 +4,7 @@
 //! with the reason in the container's log, because `wasi:http` has no room for sentences. The shim
 //! bounds number and time of these requests.
 
-use std::sync::Arc;
+use std::{net::IpAddr, sync::Arc};
 
 use http::{Request, Response, uri::Scheme};
 use http_body_util::BodyExt;
@@ -39,6 +39,26 @@ impl Names {
                 let found = switch.resolve(&format!("{host}.{search}"), port);
                 if found.is_ok() {
                     return found;
+                }
+            }
+        }
+        first
+    }
+}
+
+impl Names {
+    /// The addresses of a name.
+    pub fn lookup(&self, switch: &Switch, name: &str) -> Result<Vec<IpAddr>, ResolveError> {
+        let alias = self.hosts.iter().filter(|alias| alias.name.eq_ignore_ascii_case(name));
+        let own: Vec<IpAddr> = alias.map(|alias| alias.ip).collect();
+        if !own.is_empty() {
+            return Ok(own);
+        }
+        let first = switch.lookup(name);
+        if first.is_err() {
+            for search in &self.searches {
+                if let Ok(found) = switch.lookup(&format!("{name}.{search}")) {
+                    return Ok(found);
                 }
             }
         }

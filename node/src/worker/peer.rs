@@ -21,6 +21,7 @@ use wherry_wasi_shim::{Body, BodyError};
 use super::{
     listen::{self, Closing},
     peers::STREAMS_MAX,
+    streams::STREAM_HEADER,
     switch::{POD_HEADER, REFUSED_HEADER, Refusal, Reply, Switch},
     tls::{Credentials, PeerIdentity, peer_identity},
 };
@@ -149,8 +150,19 @@ async fn dispatch(
     let Some(address) = address else {
         return Ok(refused(&Refusal::BadRequest));
     };
+    if request.headers().contains_key(STREAM_HEADER) {
+        let accepted = switch.accept_stream(address, request);
+        return Ok(accepted.unwrap_or_else(|refusal| refused(&refusal)));
+    }
     let Some(served) = switch.served(address) else {
-        return Ok(refused(&Refusal::Gone(address)));
+        let request = request.map(|body| Body::new(body.map_err(BodyError::new)));
+        return Ok(match switch.exchange(address, request).await {
+            Ok(mut response) => {
+                response.headers_mut().remove(REFUSED_HEADER);
+                response
+            }
+            Err(refusal) => refused(&refusal),
+        });
     };
     let flight = served.enter();
     let request = request.map(|body| Body::new(body.map_err(BodyError::new)));

@@ -15,14 +15,19 @@
 //! (see `wasi-shim/src/input.rs`); one that cannot is ended at once.
 
 use std::{
-    collections::BTreeMap, net::IpAddr, panic::AssertUnwindSafe, path::PathBuf, sync::Arc,
+    collections::BTreeMap,
+    net::{IpAddr, SocketAddr},
+    panic::AssertUnwindSafe,
+    path::PathBuf,
+    sync::Arc,
     time::Duration,
 };
 
 use futures::FutureExt;
 use jiff::Timestamp;
 use tokio::{
-    sync::{mpsc, oneshot, watch},
+    net::UnixStream,
+    sync::{OwnedSemaphorePermit, mpsc, oneshot, watch},
     task::JoinSet,
     time::Instant,
 };
@@ -30,14 +35,17 @@ use wherry_wasi_shim::Account;
 
 pub use super::start::Runtime;
 use super::{
+    attached::Io,
+    checks::Target,
+    jobs::{Job, Running, Tasks},
     outgoing::Names,
     probers::{Finding, Key, Probers},
     start::{CODE_TRAP, Note, Start, exit_now},
-    switch::{LocalPods, Served},
+    switch::{LocalPods, Refusal, Served},
 };
 use crate::protocol::{
-    Container, ContainerPhase, ContainerState, Exit, ExitReason, Guest, Health, Pod, PodState,
-    Probes, Protocol, ToAgent, Usage, log_file,
+    Answer, Container, ContainerPhase, ContainerState, Exit, ExitReason, Guest, Health, Open, Pod,
+    PodState, Probes, Protocol, ToAgent, Usage, log_file,
 };
 
 /// Starts and exits taken together before the table is published once.
@@ -53,6 +61,7 @@ pub struct Pods {
     notes: (mpsc::Sender<Note>, mpsc::Receiver<Note>),
     probers: Probers,
     usage_sent: BTreeMap<(String, String), Usage>,
+    streams: Tasks,
 }
 
 /// A Pod.
@@ -76,6 +85,8 @@ struct Known {
     probes: Probes,
     health: Health,
     phase: Phase,
+    /// For whoever is attached.
+    io: Arc<Io>,
     stop: watch::Sender<Option<Instant>>,
     /// What earlier starts used.
     used: Used,
@@ -85,11 +96,12 @@ struct Known {
 struct Used {
     cpu_ns: u64,
     requests: u64,
+    busy_ns: u64,
 }
 
 enum Phase {
     Starting,
-    Running { at: Timestamp, account: Account, served: Option<Arc<Served>> },
+    Running { at: Timestamp, account: Account, served: Option<Arc<Served>>, target: Arc<Target> },
     Exited(Exit),
 }
 
@@ -104,6 +116,7 @@ impl Pods {
             notes: mpsc::channel(BATCH_MAX),
             probers: Probers::default(),
             usage_sent: BTreeMap::new(),
+            streams: Tasks::default(),
         }
     }
 
@@ -158,6 +171,7 @@ impl Pods {
         }
         let key = key(uid, &container.name, container.restart);
         let (stop, stopped) = watch::channel(None);
+        let (io, input) = Io::new(&container);
         let tcp = |port: &&crate::protocol::Port| port.protocol == Protocol::Tcp;
         let known = Known {
             restart: container.restart,
@@ -167,6 +181,7 @@ impl Pods {
             health: Health::new(&container.probes),
             probes: container.probes.clone(),
             phase: Phase::Starting,
+            io: io.clone(),
             stop,
             used,
         };
@@ -176,6 +191,8 @@ impl Pods {
         let start = Start {
             log: self.runtime.logs.open(log_path.clone()),
             log_path,
+            io: io.clone(),
+            input,
             runtime: self.runtime.clone(),
             key: key.clone(),
             ip: entry.ip,
@@ -189,8 +206,55 @@ impl Pods {
                 Ok(exit) => exit,
                 Err(_) => exit_now(CODE_TRAP, ExitReason::Error, "the worker failed".to_owned()),
             };
+            io.end();
             (key, exit)
         });
+    }
+
+    /// Serves a stream that the agent has opened.
+    pub fn open(&mut self, open: Open, stream: UnixStream) {
+        let job = self.job(open);
+        self.streams.start(stream, job, &self.runtime);
+    }
+
+    /// Finds what a stream is for.
+    fn job(&self, open: Open) -> Result<Job, Answer> {
+        match open {
+            Open::Exec { uid, container, command, streams, toolbox } => {
+                let running = self.running(&uid, &container)?;
+                let place = place(&running.io, &container)?;
+                Ok(Job::Exec { running, place, command, streams, toolbox })
+            }
+            Open::Attach { uid, container, streams } => {
+                let io = self.running(&uid, &container)?.io;
+                let place = place(&io, &container)?;
+                Ok(Job::Attach { io, place, streams })
+            }
+            Open::Port { uid, port } => {
+                let gone = || Answer::NotFound("the Pod does not run".to_owned());
+                let ip = self.pods.get(&uid).ok_or_else(gone)?.ip;
+                let address = SocketAddr::new(ip, port);
+                // From within the Pod, so that what listens on its loopback is reached as well.
+                let stream = self.runtime.switch.dial(address, SocketAddr::new(ip, 0));
+                stream.map(Job::Port).map_err(|refusal| match refusal {
+                    Refusal::Busy => Answer::Busy(format!("port {port} takes no more")),
+                    _ => Answer::NotFound(format!(
+                        "failed to connect to localhost:{port} inside the Pod: dial tcp \
+                         {address}: connect: connection refused"
+                    )),
+                })
+            }
+        }
+    }
+
+    fn running(&self, uid: &str, container: &str) -> Result<Running, Answer> {
+        let known = self.pods.get(uid).and_then(|entry| entry.containers.get(container));
+        match known {
+            Some(Known { io, phase: Phase::Running { target, .. }, .. }) => {
+                Ok(Running { io: io.clone(), target: target.clone() })
+            }
+            _ => Err(Answer::NotFound(format!("container not found (\"{container}\")"))),
+        }
     }
 
     /// Asks one container start to end. Some: it has ended already.
@@ -296,7 +360,12 @@ impl Pods {
                 if let Some((ip, known)) = self.known(&key) {
                     let asked_to_stop = known.stop.borrow().is_some();
                     let (ports, probes) = (known.ports.clone(), known.probes.clone());
-                    known.phase = Phase::Running { at, account, served: served.clone() };
+                    known.phase = Phase::Running {
+                        at,
+                        account,
+                        served: served.clone(),
+                        target: target.clone(),
+                    };
                     if !asked_to_stop {
                         self.probers.add(key.clone(), &probes, target);
                         if let Some(served) = &served {
@@ -417,6 +486,14 @@ fn end(known: &Known, deadline: Instant) {
     });
 }
 
+/// A place for one more session of a container.
+fn place(io: &Io, container: &str) -> Result<OwnedSemaphorePermit, Answer> {
+    io.sessions.clone().try_acquire_owned().map_err(|_| {
+        let why = "has as many commands and attached clients as it may";
+        Answer::Busy(format!("container {container} {why}"))
+    })
+}
+
 fn key(uid: &str, container: &str, restart: u32) -> Key {
     Key { uid: uid.to_owned(), container: container.to_owned(), restart }
 }
@@ -430,6 +507,7 @@ impl Known {
         Used {
             cpu_ns: self.used.cpu_ns.saturating_add(cpu_ns),
             requests: self.used.requests + served.as_ref().map_or(0, |served| served.requests()),
+            busy_ns: self.used.busy_ns + served.as_ref().map_or(0, |served| served.busy_ns()),
         }
     }
 
@@ -445,6 +523,7 @@ impl Known {
             cpu_ns: used.cpu_ns,
             memory_bytes,
             requests: used.requests,
+            busy_ns: used.busy_ns,
         }
     }
 }

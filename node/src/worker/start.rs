@@ -26,23 +26,28 @@ use tokio::{
     time::Instant,
 };
 use tokio_util::sync::CancellationToken;
+use wherry_resources::channels;
 use wherry_wasi_shim::{
-    self as shim, Account, Budget, Engine, GuestConfig, LoadError, Module, Term,
+    self as shim, Account, Budget, Engine, GuestConfig, Input, LoadError, Module, Term,
 };
 
 use super::{
+    attached::Io,
     checks::{Callee, Target, perform},
     logs::{Log, Logs, Stream},
     outgoing::{Names, outgoing},
     probers::Key,
+    sockets::PodNetwork,
     switch::{Served, Switch},
 };
 use crate::protocol::{
-    Check, Container, Exit, ExitReason, Form, Guest, HookKind, Limits, Mount, Protocol,
+    Container, Exit, ExitReason, Form, Guest, HookKind, Limits, Mount, Protocol,
 };
 
 /// Killed, as shells and Kubernetes count it: 128 + SIGKILL.
 pub const CODE_KILLED: i32 = 137;
+/// Ended by ^C: 128 + SIGINT.
+pub const CODE_INTERRUPTED: i32 = 130;
 /// Ended because it was told to, without having a say: 128 + SIGTERM.
 const CODE_TERMINATED: i32 = 143;
 /// Could not start.
@@ -71,7 +76,8 @@ pub struct Runtime {
     pub logs: Logs,
     /// Where log files go.
     pub log_root: PathBuf,
-    modules: Modules,
+    /// Their code.
+    pub modules: Modules,
 }
 
 impl Runtime {
@@ -130,6 +136,10 @@ pub struct Start {
     pub log: Log,
     /// The file of the log.
     pub log_path: PathBuf,
+    /// For whoever is attached.
+    pub io: Arc<Io>,
+    /// What its guest reads.
+    pub input: Option<Input>,
     /// When it shall end.
     pub stopped: watch::Receiver<Option<Instant>>,
     /// To the main task.
@@ -137,8 +147,9 @@ pub struct Start {
 }
 
 /// A guest's configuration and what must live as long as it.
-struct View {
-    config: GuestConfig,
+pub struct View {
+    /// What the guest gets of the world.
+    pub config: GuestConfig,
     /// Directories below a volume's root, held open so that nobody can move them elsewhere.
     _held: Vec<OwnedFd>,
 }
@@ -148,7 +159,7 @@ impl Start {
     pub async fn run(mut self) -> Exit {
         let Container { module, form, .. } = &self.container;
         let mut exit = match self.runtime.modules.get(&self.runtime.engine, module, *form).await {
-            Ok(module) => match self.view() {
+            Ok(module) => match self.view().map(Arc::new) {
                 Ok(view) => match self.container.guest {
                     Guest::Handler => self.serve(module, &view).await,
                     Guest::Command => self.execute(module, &view).await,
@@ -173,7 +184,7 @@ impl Start {
         exit
     }
 
-    async fn serve(&mut self, module: Arc<OnceCell<Module>>, view: &View) -> Exit {
+    async fn serve(&mut self, module: Arc<OnceCell<Module>>, view: &Arc<View>) -> Exit {
         let loaded = module.get().expect("it was just loaded");
         let handler = match loaded.handler(view.config.clone()) {
             Ok(handler) => handler,
@@ -183,7 +194,7 @@ impl Start {
         let served = Arc::new(Served::new(handler));
         let tcp = self.container.ports.iter().filter(|port| port.protocol == Protocol::Tcp);
         let ports = tcp.map(|port| port.port).collect();
-        let target = self.target(Some((served.clone(), ports)), &module, &view.config, budget);
+        let target = self.target(Some((served.clone(), ports)), &module, view, budget);
         let at = Timestamp::now();
         if let Err(message) = self.post_start(&target).await {
             return Exit { started_at: Some(at), ..hook_failed(message) };
@@ -211,14 +222,14 @@ impl Start {
         Exit { started_at: Some(at), ..exit }
     }
 
-    async fn execute(&mut self, module: Arc<OnceCell<Module>>, view: &View) -> Exit {
+    async fn execute(&mut self, module: Arc<OnceCell<Module>>, view: &Arc<View>) -> Exit {
         let loaded = module.get().expect("it was just loaded");
         let command = match loaded.command(view.config.clone()) {
             Ok(command) => command,
             Err(error) => return start_error(&error),
         };
         let (account, hears_term) = (command.account(), command.hears_term());
-        let target = self.target(None, &module, &view.config, command.budget());
+        let target = self.target(None, &module, view, command.budget());
         let at = Timestamp::now();
         let stop = CancellationToken::new();
         let mut running = std::pin::pin!(command.run(stop.clone()));
@@ -253,9 +264,16 @@ impl Start {
         target: &Target,
         stop: &CancellationToken,
     ) -> Exit {
+        let interrupted = self.io.interrupted.clone();
         let mut deadline = tokio::select! {
             biased;
             exit = running.as_mut() => return ended(exit, CODE_TERMINATED),
+            () = interrupted.cancelled() => {
+                stop.cancel();
+                running.await;
+                let message = "interrupted at its terminal".to_owned();
+                return exit_now(CODE_INTERRUPTED, ExitReason::Error, message);
+            }
             deadline = self.asked_to_stop() => deadline,
         };
         tokio::select! {
@@ -282,23 +300,11 @@ impl Start {
         &self,
         served: Option<(Arc<Served>, Vec<u16>)>,
         module: &Arc<OnceCell<Module>>,
-        config: &GuestConfig,
+        view: &Arc<View>,
         budget: Budget,
     ) -> Arc<Target> {
-        let Container { probes, hooks, .. } = &self.container;
-        let checks = [&probes.startup, &probes.liveness, &probes.readiness];
-        let checks = checks.into_iter().flatten().map(|probe| &probe.check);
-        let mut checks = checks.chain(&hooks.post_start).chain(&hooks.pre_stop);
-        let calls = checks.any(|check| matches!(check, Check::Exec { .. }));
-        let callee = calls.then(|| {
-            let config = GuestConfig {
-                budget: Some(budget),
-                stdin_open: false,
-                term: Term::new(),
-                ..config.clone()
-            };
-            Box::new(Callee { module: module.clone(), guest: self.container.guest, config })
-        });
+        let (module, view, guest) = (module.clone(), view.clone(), self.container.guest);
+        let callee = Callee { module, guest, view, budget };
         Arc::new(Target { ip: self.ip, switch: self.runtime.switch.clone(), served, callee })
     }
 
@@ -394,12 +400,19 @@ impl Start {
             args: std::mem::take(&mut self.container.args),
             cwd: self.container.cwd.take(),
             env: std::mem::take(&mut self.container.env.0),
-            stdout: self.log.output(Stream::Stdout),
-            stderr: self.log.output(Stream::Stderr),
+            stdout: self.io.output(channels::STDOUT, self.log.output(Stream::Stdout)),
+            stderr: self.io.output(channels::STDERR, self.log.output(Stream::Stderr)),
             limits: limits(&self.container.limits),
             outgoing: outgoing(&self.runtime.switch, &self.log, &self.names),
+            network: Arc::new(PodNetwork {
+                switch: self.runtime.switch.clone(),
+                log: self.log.clone(),
+                names: self.names.clone(),
+                ip: self.ip,
+            }),
             mounts,
-            stdin_open: self.container.stdin && self.container.guest == Guest::Command,
+            stdin: self.input.take(),
+            terminal: self.container.tty,
             ..GuestConfig::default()
         };
         Ok(View { config, _held: held })
@@ -500,11 +513,11 @@ pub fn exit_now(code: i32, reason: ExitReason, mut message: String) -> Exit {
 
 /// Compiled code, mapped once for all containers of an image, for as long as one of them lives.
 #[derive(Clone, Default)]
-struct Modules(Arc<Mutex<BTreeMap<PathBuf, Weak<OnceCell<Module>>>>>);
+pub struct Modules(Arc<Mutex<BTreeMap<PathBuf, Weak<OnceCell<Module>>>>>);
 
 impl Modules {
     /// The loaded cell. Callers that want the same file wait for one load.
-    async fn get(
+    pub async fn get(
         &self,
         engine: &Engine,
         path: &Path,

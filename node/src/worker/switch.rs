@@ -18,6 +18,7 @@ use std::{
         atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering},
     },
     task::{Context, Poll},
+    time::Instant,
 };
 
 use arc_swap::ArcSwap;
@@ -31,11 +32,13 @@ use http_body::{Body as HttpBody, Frame, SizeHint};
 use http_body_util::{BodyExt, Empty};
 use hyper::body::Incoming;
 use tokio::sync::Notify;
+use tokio_util::task::TaskTracker;
 use wherry_wasi_shim::{Body, BodyError, HandleError, Handler};
 
 use super::{
     network::{Destination, Here, Place, ResolveError, Table, pick},
     peers::{PeerError, StreamGuard},
+    ports::Ports,
 };
 
 /// Names the Pod that a request between workers is for: `ip:port`.
@@ -56,6 +59,12 @@ pub struct Served {
     requests: AtomicU64,
     /// From arrival to the end of the response's body.
     in_flight: AtomicUsize,
+    /// When the container began to serve: times below are counted from here.
+    since: Instant,
+    /// Time that ended requests took, in nanoseconds.
+    ended_ns: AtomicU64,
+    /// The sum of when those in flight arrived, in nanoseconds; it wraps.
+    arrived_ns: AtomicU64,
     /// Set when the last request in flight should be told to `idle`.
     leaving: AtomicBool,
     idle: Notify,
@@ -64,7 +73,10 @@ pub struct Served {
 }
 
 /// One request in flight; it keeps the container from being idle until dropped.
-pub struct InFlight(Arc<Served>);
+pub struct InFlight {
+    served: Arc<Served>,
+    arrived_ns: u64,
+}
 
 /// The Pods of this worker that serve, by address.
 #[derive(Default, Clone)]
@@ -84,6 +96,10 @@ pub struct Switch {
     pub here: Here,
     table: ArcSwap<Table>,
     pods: ArcSwap<LocalPods>,
+    /// Where guests listen with sockets.
+    pub ports: Ports,
+    /// Tasks of connections in memory. They end with one of their ends.
+    pub streams: TaskTracker,
 }
 
 /// Why there is no response of a guest.
@@ -153,7 +169,7 @@ impl Refusal {
         })
     }
 
-    fn from_word(word: &HeaderValue, address: SocketAddr) -> Refusal {
+    pub fn from_word(word: &HeaderValue, address: SocketAddr) -> Refusal {
         match word.as_bytes() {
             b"gone" => Refusal::Gone(address),
             b"busy" => Refusal::Busy,
@@ -189,6 +205,9 @@ impl Served {
             handler,
             requests: AtomicU64::new(0),
             in_flight: AtomicUsize::new(0),
+            since: Instant::now(),
+            ended_ns: AtomicU64::new(0),
+            arrived_ns: AtomicU64::new(0),
             leaving: AtomicBool::new(false),
             idle: Notify::new(),
             cut: AtomicBool::new(false),
@@ -199,7 +218,25 @@ impl Served {
     pub fn enter(self: Arc<Served>) -> InFlight {
         self.requests.fetch_add(1, Ordering::Relaxed);
         self.in_flight.fetch_add(1, Ordering::SeqCst);
-        InFlight(self)
+        let arrived_ns = self.now_ns();
+        self.arrived_ns.fetch_add(arrived_ns, Ordering::Relaxed);
+        InFlight { served: self, arrived_ns }
+    }
+
+    fn now_ns(&self) -> u64 {
+        u64::try_from(self.since.elapsed().as_nanos()).unwrap_or(u64::MAX)
+    }
+
+    /// How long requests took together, those in flight as far as they are. The parts are read one
+    /// after the other, so it may be off by the requests that come and go meanwhile.
+    pub fn busy_ns(&self) -> u64 {
+        let ended = self.ended_ns.load(Ordering::Relaxed);
+        let in_flight = u64::try_from(self.in_flight()).unwrap_or(0);
+        let arrived = self.arrived_ns.load(Ordering::Relaxed);
+        let running = in_flight.wrapping_mul(self.now_ns()).wrapping_sub(arrived);
+        // A difference that wrapped is one of those that came meanwhile: they have taken no time.
+        let running = if running > u64::MAX / 2 { 0 } else { running };
+        ended.saturating_add(running)
     }
 
     /// Ends when no request is in flight. The container must have left the table before.
@@ -236,15 +273,19 @@ impl Served {
 impl InFlight {
     /// The guest that the request is for.
     pub fn handler(&self) -> &Handler {
-        &self.0.handler
+        &self.served.handler
     }
 }
 
 impl Drop for InFlight {
     fn drop(&mut self) {
-        let before = self.0.in_flight.fetch_sub(1, Ordering::SeqCst);
-        if before == 1 && self.0.leaving.load(Ordering::SeqCst) {
-            self.0.idle.notify_waiters();
+        let served = &self.served;
+        let took_ns = served.now_ns().saturating_sub(self.arrived_ns);
+        served.ended_ns.fetch_add(took_ns, Ordering::Relaxed);
+        served.arrived_ns.fetch_sub(self.arrived_ns, Ordering::Relaxed);
+        let before = served.in_flight.fetch_sub(1, Ordering::SeqCst);
+        if before == 1 && served.leaving.load(Ordering::SeqCst) {
+            served.idle.notify_waiters();
         }
     }
 }
@@ -298,7 +339,8 @@ impl LocalPods {
 impl Switch {
     /// With empty tables.
     pub fn new(here: Here) -> Switch {
-        Switch { here, table: ArcSwap::default(), pods: ArcSwap::default() }
+        let (table, pods) = (ArcSwap::default(), ArcSwap::default());
+        Switch { here, table, pods, ports: Ports::default(), streams: TaskTracker::new() }
     }
 
     /// Replaces the table of Services.
@@ -324,7 +366,18 @@ impl Switch {
     /// Where an authority leads for the guests of this worker.
     pub fn resolve(&self, host: &str, port: u16) -> Result<Destination, ResolveError> {
         let pods = self.pods.load();
-        self.table.load().resolve(&self.here, host, port, |ip| pods.0.contains_key(&ip))
+        let is_local = |ip| pods.0.contains_key(&ip) || self.ports.knows(ip);
+        self.table.load().resolve(&self.here, host, port, is_local)
+    }
+
+    /// The addresses of a name.
+    pub fn lookup(&self, name: &str) -> Result<Vec<IpAddr>, ResolveError> {
+        self.table.load().lookup(&self.here, name)
+    }
+
+    /// Where an address leads for a datagram.
+    pub fn resolve_datagram(&self, to: SocketAddr) -> Result<Destination, ResolveError> {
+        self.table.load().resolve_datagram(to)
     }
 
     /// Sends a request and waits for the head of the response. Dropping the future cancels it.
@@ -367,7 +420,7 @@ impl Switch {
                             Err(error) => Err(Refusal::from(error)),
                         }
                     }
-                    None => Err(Refusal::Gone(endpoint.address)),
+                    None => self.exchange(endpoint.address, Request::from_parts(head, lent)).await,
                 },
                 Place::Peer(peer) => match peer.send(remote(head, lent, endpoint.address)).await {
                     Ok((response, stream)) => reply_of_peer(response, stream, endpoint.address),
@@ -387,7 +440,7 @@ impl Switch {
     }
 }
 
-fn no_endpoint(destination: &Destination) -> Refusal {
+pub fn no_endpoint(destination: &Destination) -> Refusal {
     match destination {
         Destination::Route(route) => Refusal::NoEndpoint {
             unreachable: route.unreachable,
@@ -534,6 +587,10 @@ pub enum Reply {
         /// Its place on the connection.
         _stream: StreamGuard,
     },
+    /// A guest of this worker that listens with a socket.
+    Socket(Incoming),
+    /// One direction of a connection.
+    Stream(Body),
     /// The worker itself; empty after it was sent.
     Text(Bytes),
 }
@@ -547,11 +604,13 @@ impl HttpBody for Reply {
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, Self::Error>>> {
         match self.get_mut() {
-            Reply::Guest { flight, .. } if flight.0.cut.load(Ordering::Relaxed) => {
+            Reply::Guest { flight, .. } if flight.served.cut.load(Ordering::Relaxed) => {
                 Poll::Ready(Some(Err("the Pod was stopped".into())))
             }
             Reply::Guest { body, .. } => Pin::new(body).poll_frame(cx).map_err(Into::into),
             Reply::Peer { body, .. } => Pin::new(body).poll_frame(cx).map_err(Into::into),
+            Reply::Socket(body) => Pin::new(body).poll_frame(cx).map_err(Into::into),
+            Reply::Stream(body) => Pin::new(body).poll_frame(cx).map_err(Into::into),
             Reply::Text(text) if text.is_empty() => Poll::Ready(None),
             Reply::Text(text) => Poll::Ready(Some(Ok(Frame::data(std::mem::take(text))))),
         }
@@ -560,7 +619,8 @@ impl HttpBody for Reply {
     fn is_end_stream(&self) -> bool {
         match self {
             Reply::Guest { body, .. } => body.is_end_stream(),
-            Reply::Peer { body, .. } => body.is_end_stream(),
+            Reply::Peer { body, .. } | Reply::Socket(body) => body.is_end_stream(),
+            Reply::Stream(body) => body.is_end_stream(),
             Reply::Text(text) => text.is_empty(),
         }
     }
@@ -568,7 +628,8 @@ impl HttpBody for Reply {
     fn size_hint(&self) -> SizeHint {
         match self {
             Reply::Guest { body, .. } => body.size_hint(),
-            Reply::Peer { body, .. } => body.size_hint(),
+            Reply::Peer { body, .. } | Reply::Socket(body) => body.size_hint(),
+            Reply::Stream(body) => body.size_hint(),
             Reply::Text(text) => SizeHint::with_exact(text.len() as u64),
         }
     }

@@ -83,9 +83,7 @@ fn hash_of_sources(root: &Path) -> Result<String> {
     for entry in fs::read_dir(root)? {
         let folder = entry?.path();
         files.push(folder.join("Cargo.toml"));
-        if let Ok(sources) = fs::read_dir(folder.join("src")) {
-            files.extend(sources.filter_map(|file| Some(file.ok()?.path())));
-        }
+        sources_below(&folder.join("src"), &mut files);
     }
     files.sort();
     let mut hash = Sha256::new();
@@ -94,6 +92,18 @@ fn hash_of_sources(root: &Path) -> Result<String> {
         hash.update(fs::read(file)?);
     }
     Ok(hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect())
+}
+
+/// The files of a folder and of those in it; none if there is no folder.
+fn sources_below(folder: &Path, files: &mut Vec<PathBuf>) {
+    let Ok(entries) = fs::read_dir(folder) else { return };
+    for path in entries.filter_map(|entry| Some(entry.ok()?.path())) {
+        if path.is_dir() {
+            sources_below(&path, files);
+        } else {
+            files.push(path);
+        }
+    }
 }
 
 /// Makes a component of a core module, unless the guest is one.

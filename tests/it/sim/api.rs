@@ -1,5 +1,5 @@
-//! The model of the API server: uids, revisions and preconditions as the real one has them, deletion
-//! in the background, in the foreground and with grace, and a log of events for each kind.
+//! The model of the API server: uids, revisions and preconditions as the real one has them,
+//! deletion in the background, in the foreground and with grace, and a log of events for each kind.
 
 use std::collections::BTreeMap;
 
@@ -131,8 +131,18 @@ impl Api {
         meta["uid"] = format!("uid-{}", self.revision + 1).into();
         meta["generation"] = 1.into();
         meta["creationTimestamp"] = json!(self.now);
-        if key.kind.kind == "Pod" {
-            object["status"] = json!({"phase": "Pending"});
+        match key.kind.kind {
+            "Pod" => object["status"] = json!({"phase": "Pending"}),
+            // As admission has it.
+            "PersistentVolumeClaim" => {
+                object["metadata"]["finalizers"] = json!(["kubernetes.io/pvc-protection"]);
+                object["status"] = json!({"phase": "Pending"});
+            }
+            "PersistentVolume" => {
+                object["metadata"]["finalizers"] = json!(["kubernetes.io/pv-protection"]);
+                object["status"] = json!({"phase": "Pending"});
+            }
+            _ => {}
         }
         Ok(self.commit(key, object, false))
     }
@@ -158,7 +168,11 @@ impl Api {
         if !is_deleting(&object) {
             object["metadata"]["deletionTimestamp"] = json!(self.now);
             if policy == Some("Foreground") && !is_pod {
-                object["metadata"]["finalizers"] = json!([FOREGROUND]);
+                let finalizers = &mut object["metadata"]["finalizers"];
+                match finalizers.as_array_mut() {
+                    Some(all) => all.push(json!(FOREGROUND)),
+                    None => *finalizers = json!([FOREGROUND]),
+                }
             }
         }
         Ok(self.commit(&target.key, object, false))
@@ -186,7 +200,23 @@ impl Api {
         }
     }
 
-    pub fn bind(&mut self, need: &Need, node: &str) -> Result<Outcome, String> {
+    /// Does what the scheduler decided: binds a Pod, or gives its claims their node.
+    pub fn follow(&mut self, order: &Order) -> Result<Outcome, String> {
+        let Order { need, node, claims } = order;
+        if claims.is_empty() {
+            return self.bind(need, node);
+        }
+        let mut last = Ok(Outcome::Nothing);
+        for claim in claims {
+            let key = Key::of::<PersistentVolumeClaim>(&need.namespace, claim);
+            let target = Target { key, uid: String::new(), revision: String::new() };
+            let annotations = json!({volumes::SELECTED_NODE: node});
+            last = self.patch(&target, &json!({"metadata": {"annotations": annotations}}));
+        }
+        last
+    }
+
+    fn bind(&mut self, need: &Need, node: &str) -> Result<Outcome, String> {
         let key = Key::of::<Pod>(&need.namespace, &need.name);
         let target = Target { key, uid: need.uid.clone(), revision: String::new() };
         let pod = self.find(&target)?;

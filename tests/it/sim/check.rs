@@ -1,21 +1,26 @@
 //! The checkers: what holds after every write, and what is missing until everything has settled.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use super::*;
 
 impl Sim {
     pub(super) fn check(&mut self) {
-        let mut bound: BTreeMap<&str, usize> = BTreeMap::new();
+        self.check_guests();
+        let mut bound: BTreeMap<&str, (usize, usize)> = BTreeMap::new();
         let mut active: BTreeMap<&str, i64> = BTreeMap::new();
         for pod in self.api.all::<Pod>() {
             let node = text(pod, "/spec/nodeName");
-            *bound.entry(node).or_default() += usize::from(!node.is_empty() && !is_finished(pod));
+            let counts = !node.is_empty() && !is_finished(pod);
+            let asks = pod.pointer("/spec/containers/0/resources").is_some();
+            let (pods, cpu) = bound.entry(node).or_default();
+            *pods += usize::from(counts);
+            *cpu += if counts && asks { POD_CPU_MILLIS } else { 0 };
             *active.entry(owner(pod)).or_default() += i64::from(is_active(pod));
         }
-        for (node, count) in bound {
-            assert!(count <= NODE_PODS, "{count} Pods are bound to {node}");
-            assert!(count * POD_CPU_MILLIS <= NODE_CPU_MILLIS, "{node} has not so much CPU");
+        for (node, (pods, cpu)) in bound {
+            assert!(pods <= NODE_PODS, "{pods} Pods are bound to {node}");
+            assert!(cpu <= NODE_CPU_MILLIS, "{node} has not so much CPU");
         }
         let mut sizes: BTreeMap<&str, i64> = BTreeMap::new();
         for (key, set) in self.api.objects.iter().filter(|(key, _)| key.kind.kind == "ReplicaSet") {
@@ -36,13 +41,50 @@ impl Sim {
         }
     }
 
+    /// What runs where: identities once, daemons once a node, data where its volume is.
+    fn check_guests(&self) {
+        let mut at: BTreeMap<&str, &str> = BTreeMap::new();
+        let mut daemons: BTreeMap<(&str, &str, &str), usize> = BTreeMap::new();
+        for ((node, _), (name, owner)) in &self.guests {
+            let set = name.rsplit_once('-').map_or("", |(set, _)| set);
+            if STATEFUL_SETS.contains(&set) {
+                let other = at.insert(name, node);
+                assert!(other.is_none(), "{name} runs on {node} and {}", other.unwrap_or(""));
+            }
+            if DAEMON_SETS.contains(&set) {
+                // One that is deleted and made again is another one, whatever its name.
+                *daemons.entry((*node, set, owner.as_str())).or_default() += 1;
+            }
+        }
+        for ((node, set, _), count) in daemons {
+            let most = if set == DAEMON_SETS[1] { 2 } else { 1 };
+            assert!(count <= most, "{count} Pods of {set} run on {node}");
+        }
+        for pod in self.api.all::<Pod>() {
+            let (node, name) = (text(pod, "/spec/nodeName"), text(pod, "/metadata/name"));
+            if node.is_empty() || !name.starts_with("s-") {
+                continue;
+            }
+            let key = Key::of::<PersistentVolumeClaim>(NAMESPACE, &format!("data-{name}"));
+            let claim = self.api.objects.get(&key);
+            let volume = claim.map_or("", |claim| text(claim, "/spec/volumeName"));
+            let volume = self.api.objects.get(&Key::of::<PersistentVolume>("", volume));
+            let terms =
+                "/spec/nodeAffinity/required/nodeSelectorTerms/0/matchExpressions/0/values/0";
+            let there = volume.map_or(node, |volume| text(volume, terms));
+            assert_eq!(there, node, "{name} is away from its data");
+        }
+    }
+
     /// What is not yet as the user asked; empty when all is.
     pub(super) fn missing(&self) -> Vec<String> {
         let mut missing = Vec::new();
         let all = |kind: &'static Kind| self.api.of(kind);
         let lives = |wanted: &str| self.api.objects.values().any(|object| uid(object) == wanted);
         for (key, object) in &self.api.objects {
-            if matches!(key.kind.kind, "Pod" | "ReplicaSet") && !lives(owner(object)) {
+            let owned = matches!(key.kind.kind, "Pod" | "ReplicaSet" | "ControllerRevision");
+            let owned = owned || key.kind.kind == "PersistentVolumeClaim";
+            if owned && !lives(owner(object)) {
                 missing.push(format!("{key} has no owner"));
             }
             if is_deleting(object) {
@@ -74,6 +116,56 @@ impl Sim {
                 missing.push(format!("{key} does not say that it is available"));
             }
         }
+        missing.extend(self.missing_of_sets());
+        missing
+    }
+
+    fn missing_of_sets(&self) -> Vec<String> {
+        let mut missing = Vec::new();
+        let image = "/spec/template/spec/containers/0/image";
+        let own_image = "/spec/containers/0/image";
+        for (key, set) in &self.api.objects {
+            let pods = self.api.all::<Pod>().filter(|pod| owner(pod) == uid(set));
+            let pods: Vec<&Value> = pods.filter(|pod| is_active(pod)).collect();
+            let outdated = pods.iter().any(|pod| text(pod, own_image) != text(set, image));
+            let says = |path: &str| number(set, path);
+            match key.kind.kind {
+                "StatefulSet" => {
+                    let wanted = number(set, "/spec/replicas");
+                    let mut names: Vec<String> =
+                        pods.iter().map(|pod| text(pod, "/metadata/name").to_string()).collect();
+                    names.sort();
+                    let right: Vec<String> =
+                        (0..wanted).map(|ordinal| format!("{}-{ordinal}", key.name())).collect();
+                    let counts =
+                        ["/status/replicas", "/status/readyReplicas", "/status/updatedReplicas"];
+                    let told = counts.iter().all(|path| says(path) == wanted);
+                    let revisions = ["/status/currentRevision", "/status/updateRevision"];
+                    let done = text(set, revisions[0]) == text(set, revisions[1]);
+                    if outdated || names != right || !told || !done {
+                        missing.push(format!("{key} has {names:?} of {wanted}: {}", set["status"]));
+                    }
+                }
+                "DaemonSet" => {
+                    let nodes: BTreeSet<&str> =
+                        pods.iter().map(|pod| text(pod, "/spec/nodeName")).collect();
+                    let all = nodes.len() == NODES.len() && pods.len() == NODES.len();
+                    let told = |wanted: usize| {
+                        usize::try_from(says("/status/numberAvailable")) == Ok(wanted)
+                    };
+                    if outdated || !all || !told(NODES.len()) {
+                        missing.push(format!("{key} is on {nodes:?}: {}", set["status"]));
+                    }
+                }
+                "PersistentVolume" => {
+                    let claim = text(set, "/spec/claimRef/uid");
+                    if !self.api.all::<PersistentVolumeClaim>().any(|held| uid(held) == claim) {
+                        missing.push(format!("{key} is nobody's"));
+                    }
+                }
+                _ => {}
+            }
+        }
         missing
     }
 
@@ -81,13 +173,18 @@ impl Sim {
         let mut jobs = Vec::new();
         for key in self.api.objects.keys() {
             let own = match key.kind.kind {
-                "Node" => Some(0),
-                "Deployment" => Some(1),
-                "ReplicaSet" => Some(2),
-                "Service" => Some(3),
-                _ => None,
+                "Node" => "node",
+                "Deployment" => "deployment",
+                "ReplicaSet" => "replicaset",
+                "Service" => "endpoints",
+                "StatefulSet" => "statefulset",
+                "DaemonSet" => "daemonset",
+                "PersistentVolume" | "PersistentVolumeClaim" => "volumes",
+                _ => "garbage",
             };
-            jobs.extend(own.into_iter().chain([4]).map(|index| (index, key.clone())));
+            let named = |(_, row): &(usize, &Controller)| [own, "garbage"].contains(&row.name);
+            let rows = self.controllers.iter().enumerate().filter(named);
+            jobs.extend(rows.map(|(index, _)| (index, key.clone())));
         }
         jobs
     }

@@ -1,11 +1,11 @@
-//! The loops that feed the plans, without tasks: what `reconcile` and the scheduler's `State` do, one
-//! move at a time, so that chance can come between any two.
+//! The loops that feed the plans, without tasks: what `reconcile` and the scheduler's `State` do,
+//! one move at a time, so that chance can come between any two.
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::*;
 
-/// The place of a controller in [`CONTROLLERS`] and what it plans for.
+/// The place of a controller in the table of controllers and what it plans for.
 pub type Job = (usize, Key);
 
 /// A plan whose writes are under way.
@@ -24,16 +24,17 @@ pub struct Leader {
     pub busy: BTreeMap<Job, Busy>,
     pub failures: BTreeMap<Job, String>,
     pub due: BTreeMap<Job, Instant>,
+    controllers: Arc<[Controller]>,
 }
 
 impl Leader {
-    pub fn new(api: &Api, order: &[usize], now: Instant) -> Leader {
+    pub fn new(api: &Api, order: &[usize], now: Instant, controllers: Arc<[Controller]>) -> Leader {
         let mut cache = Cache::new();
         WATCHED.iter().for_each(|watched| (watched.hold)(&mut cache));
         let seen = api.logs.iter().map(Vec::len).collect();
         let (queue, busy) = (BTreeSet::new(), BTreeMap::new());
         let (failures, due) = (BTreeMap::new(), BTreeMap::new());
-        let mut leader = Leader { cache, seen, queue, busy, failures, due };
+        let mut leader = Leader { cache, seen, queue, busy, failures, due, controllers };
         for watched in order.iter().map(|index| &WATCHED[*index]) {
             leader.observe(watched.kind, Seen::Begin, now);
             for object in api.of(watched.kind) {
@@ -51,7 +52,7 @@ impl Leader {
     }
 
     pub fn wake(&mut self, change: &Change) {
-        for (index, controller) in CONTROLLERS.iter().enumerate() {
+        for (index, controller) in self.controllers.clone().iter().enumerate() {
             let mut keys = Vec::new();
             (controller.wake)(&self.cache, change, &mut keys);
             keys.into_iter().for_each(|key| self.enqueue((index, key)));
@@ -85,7 +86,7 @@ impl Leader {
             config: &CONFIG,
             failure: self.failures.get(job).map(String::as_str),
         };
-        let plan = (CONTROLLERS[job.0].reconcile)(&view, &job.1);
+        let plan = (self.controllers[job.0].reconcile)(&view, &job.1);
         (plan.writes, plan.again)
     }
 
@@ -109,6 +110,11 @@ impl Leader {
             let change = match outcome {
                 Ok(Outcome::Object { kind, object }) => self.cache.wrote(kind, object, now),
                 Ok(Outcome::Removed { key, uid }) => self.cache.removed(&key, &uid),
+                Ok(Outcome::Known { key, memo }) => {
+                    self.cache.remember(&key, memo);
+                    changed = true;
+                    None
+                }
                 Ok(Outcome::Nothing) => None,
                 Err(error) => {
                     failed = Some(error);
@@ -146,45 +152,75 @@ impl Leader {
     }
 }
 
+/// Kinds that the scheduler hears of.
+pub const SCHEDULER_KINDS: usize = 5;
+
+/// A decision on its way: a binding or, where claims wait, their node.
+pub struct Order {
+    pub need: Need,
+    pub node: String,
+    pub claims: Vec<String>,
+}
+
 /// The scheduler, with its writes kept until the simulation performs them.
 #[derive(Default)]
 pub struct Scheduler {
     pub desk: Desk,
-    pub seen: [usize; 2],
-    pub bindings: Vec<(Need, String)>,
+    pub seen: [usize; SCHEDULER_KINDS],
+    pub orders: Vec<Order>,
 }
 
 impl Scheduler {
     pub fn new(api: &Api) -> Scheduler {
         let mut scheduler = Scheduler::default();
-        api.all::<Pod>().for_each(|pod| scheduler.desk.put_pod(&typed(pod)));
-        api.all::<Node>().for_each(|node| scheduler.desk.cluster.put_node(&typed(node)));
-        scheduler.seen = [api.logs[0].len(), api.logs[1].len()];
+        for kind in (0..SCHEDULER_KINDS).rev() {
+            for object in api.of(WATCHED[kind].kind) {
+                scheduler.take(kind, object, false);
+            }
+            scheduler.seen[kind] = api.logs[kind].len();
+        }
         scheduler
     }
 
     pub fn hear(&mut self, api: &Api, kind: usize, count: usize) {
         let until = api.logs[kind].len().min(self.seen[kind].saturating_add(count));
         for (object, gone) in &api.logs[kind][self.seen[kind]..until] {
-            match (kind, *gone) {
-                (0, false) => self.desk.put_pod(&typed(object)),
-                (0, true) => self.desk.remove_pod(uid(object)),
-                (_, false) => self.desk.cluster.put_node(&typed(object)),
-                (_, true) => self.desk.cluster.remove_node(text(object, "/metadata/name")),
-            }
+            self.take(kind, object, *gone);
         }
         self.seen[kind] = until;
+    }
+
+    fn take(&mut self, kind: usize, object: &Value, gone: bool) {
+        let (namespace, name) =
+            (text(object, "/metadata/namespace"), text(object, "/metadata/name"));
+        let cluster = &mut self.desk.cluster;
+        match (kind, gone) {
+            (0, false) => self.desk.put_pod(&typed(object)),
+            (0, true) => self.desk.remove_pod(uid(object)),
+            (1, false) => cluster.put_node(&typed(object)),
+            (1, true) => cluster.remove_node(name),
+            (2, false) => cluster.put_volumes(|volumes| volumes.put_claim(&typed(object))),
+            (2, true) => cluster.put_volumes(|volumes| volumes.remove_claim(namespace, name)),
+            (3, false) => cluster.put_volumes(|volumes| volumes.put_volume(&typed(object))),
+            (3, true) => cluster.put_volumes(|volumes| volumes.remove_volume(name)),
+            (_, false) => cluster.put_volumes(|volumes| volumes.put_class(&typed(object))),
+            (_, true) => cluster.put_volumes(|volumes| volumes.remove_class(name)),
+        }
     }
 
     pub fn schedule(&mut self, count: usize) {
         self.desk.look_again();
         for (need, decision) in self.desk.decide(count) {
             match decision {
-                Decision::Bind { node } => self.bindings.push((need, node)),
-                Decision::Unschedulable { .. } => self.desk.queue.stick(need),
-                Decision::Preempt { .. } | Decision::Provision { .. } => {
-                    unreachable!("all Pods have the same priority, and none has volumes")
+                Decision::Bind { node } => {
+                    self.orders.push(Order { need, node, claims: Vec::new() });
                 }
+                Decision::Provision { node, claims } => {
+                    self.desk.queue.stick(need.clone());
+                    self.orders.push(Order { need, node, claims });
+                }
+                Decision::Unschedulable { .. } => self.desk.queue.stick(need),
+                Decision::Preempt { .. } => unreachable!("all Pods have the same priority"),
             }
         }
     }

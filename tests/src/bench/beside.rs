@@ -80,7 +80,7 @@ async fn of_etcd() -> Result<Vec<Measured>> {
     Ok(measured)
 }
 
-fn config(folder: &Path, faults: bool) -> Config {
+pub fn config(folder: &Path, faults: bool) -> Config {
     Config {
         members: 3,
         binary: wherry(),

@@ -6,15 +6,25 @@
 //! - `apply`: apply → first 200 with the image compiled;
 //! - `store`: the store's writes of 1 KiB at 1, 16 and 128 writers, in this process;
 //! - `memory`: resident memory idle and with 1,000 idle Pods;
-//! - `etcd`: three members of the control plane beside three of etcd, the same load on both.
+//! - `api`: single requests at 1 and 64 clients, lists of 10,000 Pods, 1,000 watchers, processor
+//!   time and memory of the server;
+//! - `flood`: what one client's flood does to another one's requests;
+//! - `scheduler`: 5,000 hollow nodes: Pods bound in a second, a Deployment of 10,000, the leader at
+//!   rest (`--nodes N --pods N` for less);
+//! - `etcd`: three members of the control plane beside three of etcd, the same load on both;
+//! - `failover`: how long nobody can write when the leader hands over, and when it is killed.
 //!
 //! Every load is bounded in time and goes to loopback. A run with any answer other than 200 does
 //! not count. A part that fails does not keep the others from being measured. Prints a table, writes
 //! `bench-results.json`; the machine's load is part of both.
 
+mod api;
 mod apps;
 mod beside;
 mod etcd;
+mod failover;
+mod flood;
+mod scheduler;
 mod target;
 
 use std::path::Path;
@@ -23,11 +33,18 @@ use anyhow::{Context, Result, ensure};
 use serde_json::{Value, json};
 use wherry_tests::repository;
 
-const PARTS: [&str; 5] = ["requests", "apply", "store", "memory", "etcd"];
+const PARTS: [&str; 9] =
+    ["requests", "apply", "store", "memory", "api", "flood", "scheduler", "etcd", "failover"];
 
 fn main() -> Result<()> {
     let provider = rustls::crypto::ring::default_provider();
     provider.install_default().expect("nothing installed a provider before main");
+    let arguments: Vec<String> = std::env::args().collect();
+    if let [_, word, kubeconfig, token] = arguments.as_slice()
+        && word == flood::AS_FLOOD
+    {
+        return flood::be_the_flood(kubeconfig, token);
+    }
     let target = flag("--target").unwrap_or_else(|| "target".to_owned());
     let parts = parts()?;
     let mut rows = Rows(Vec::new());
@@ -39,6 +56,10 @@ fn main() -> Result<()> {
             "apply" => apps::apply_to_first_answer(&mut rows),
             "store" => apps::store_writes(&mut rows),
             "memory" => apps::memory(&mut rows),
+            "failover" => failover::failover(&mut rows),
+            "scheduler" => scheduler::scheduler(&mut rows),
+            "api" => api::api(&mut rows),
+            "flood" => flood::flood(&mut rows),
             _ => beside::etcd(&mut rows),
         };
         if let Err(error) = measured {
@@ -67,7 +88,7 @@ fn parts() -> Result<Vec<String>> {
     Ok(all.into_iter().filter(|part| asked.contains(&part.as_str())).collect())
 }
 
-fn flag(name: &str) -> Option<String> {
+pub fn flag(name: &str) -> Option<String> {
     let mut arguments = std::env::args().skip_while(|argument| argument != name);
     arguments.nth(1)
 }

@@ -1,21 +1,26 @@
 //! `make chaos` and `make chaos-seeded`: see `wherry_tests::chaos`.
 //!
 //! ```text
-//! chaos [--minutes N] [--seed S] [--members N] [--clients N] [--folder DIR] [--binary FILE]
-//!       [--power-cuts] [--kills-only] [--server-flag FLAG]…
+//! chaos [--minutes N] [--seed S] [--mode kills|mixed|both] [--members N] [--clients N]
+//!       [--folder DIR] [--binary FILE] [--server-flag FLAG]…
 //! chaos --check HISTORY            checks a recorded history again
 //! chaos --seeded [--bug NAME]      hunts the seeded bugs
-//! chaos --power-cut [--operations N] [--torn SEED]   cuts the power behind every fsync
+//! chaos --power-cut [--members 3] [--operations N] [--torn SEED]   cuts power behind every fsync
+//! chaos --flipped-bit [--flips N] [--seed S]   turns bits over in a follower's files
 //! ```
+//!
+//! The exit code is 1 when a promise was broken.
 
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+use std::time::Instant;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail, ensure};
 use wherry_tests::chaos::history::History;
+use wherry_tests::chaos::nemesis::Mode;
 use wherry_tests::chaos::report::{Report, shown};
 use wherry_tests::chaos::seeded::{self, BUGS, Plan};
-use wherry_tests::chaos::{Options, check, run};
+use wherry_tests::chaos::{Options, check, flipped, run};
 use wherry_tests::powercut::{self, disk::Keep};
 
 /// Minutes of chaos for each seeded bug, unless told otherwise.
@@ -31,6 +36,9 @@ fn main() -> Result<ExitCode> {
         }
         if has("--power-cut") {
             return power_cut().await;
+        }
+        if has("--flipped-bit") {
+            return flipped_bit().await;
         }
         if has("--seeded") { hunt().await } else { chaos().await }
     })?;
@@ -59,21 +67,35 @@ fn folder() -> PathBuf {
 }
 
 async fn chaos() -> Result<bool> {
-    let mut options = Options::new(number("--seed", 1)?, number("--minutes", 1.0)?, &folder());
+    let modes = match flag("--mode").as_deref() {
+        None | Some("kills") => vec![Mode::Kills],
+        Some("mixed") => vec![Mode::Mixed],
+        Some("both") => vec![Mode::Kills, Mode::Mixed],
+        Some(other) => bail!("--mode {other} is not known; say kills, mixed or both"),
+    };
+    let mut passed = true;
+    for mode in modes {
+        passed &= chaos_in(mode).await?;
+    }
+    Ok(passed)
+}
+
+async fn chaos_in(mode: Mode) -> Result<bool> {
+    let name = if mode == Mode::Kills { "kills" } else { "mixed" };
+    let folder = folder().join(name);
+    let mut options = Options::new(number("--seed", 1)?, number("--minutes", 1.0)?, &folder);
+    options.mode = mode;
     options.members = number("--members", options.members)?;
     options.clients = number("--clients", options.clients)?;
-    options.power_cuts = has("--power-cuts");
-    options.second_faults = !has("--kills-only");
+    options.power_cuts = mode == Mode::Mixed;
     if let Some(binary) = flag("--binary") {
         options.binary = PathBuf::from(binary);
     }
     let arguments: Vec<String> = std::env::args().collect();
     let flags = arguments.windows(2).filter(|pair| pair[0] == "--server-flag");
     options.arguments = flags.map(|pair| pair[1].clone()).collect();
-    println!(
-        "chaos: seed {}, {} minutes, {} members",
-        options.seed, options.minutes, options.members
-    );
+    let (seed, minutes, members) = (options.seed, options.minutes, options.members);
+    println!("chaos: {mode}; seed {seed}, {minutes} minutes, {members} members");
     let outcome = run(&options).await?;
     print!("{}", outcome.report.text());
     print!("{}", shown(&outcome.violations));
@@ -82,8 +104,12 @@ async fn chaos() -> Result<bool> {
     }
     let report = serde_json::to_string_pretty(&outcome.report)?;
     std::fs::write(options.folder.join("report.json"), report)?;
-    println!("history and logs: {}", options.folder.display());
-    println!("{}", if outcome.passed() { "passed" } else { "FAILED" });
+    println!("\nhistory and logs: {}", options.folder.display());
+    for broken in outcome.report.broken() {
+        println!("BROKEN: {broken}");
+    }
+    let verdict = if outcome.passed() { "passed" } else { "FAILED" };
+    println!("{verdict}: {mode}; again with SEED={seed} MODE={name}");
     Ok(outcome.passed())
 }
 
@@ -98,39 +124,65 @@ fn check_file(file: &Path) -> Result<bool> {
 async fn power_cut() -> Result<bool> {
     let mut options = powercut::Options::default();
     options.operations = number("--operations", options.operations)?;
+    options.members = number("--members", options.members)?;
     options.parallel = number("--parallel", options.parallel)?;
     if let Some(seed) = flag("--torn") {
         options.keep = Keep::Torn(seed.parse()?);
     }
     options.binary = flag("--binary").map(PathBuf::from);
+    let begun = Instant::now();
+    let (members, operations) = (options.members, options.operations);
+    let torn = if has("--torn") { ", torn writes" } else { "" };
+    println!("power cuts: {members} members, {operations} operations{torn}");
     let report = powercut::run(options).await?;
     for failure in &report.failures {
         println!("{failure}");
     }
-    let (fsyncs, cuts, failed) = (report.fsyncs, report.cuts, report.failures.len());
+    println!("{report} ({:.1} min)", begun.elapsed().as_secs_f64() / 60.0);
+    Ok(report.failures.is_empty())
+}
+
+async fn flipped_bit() -> Result<bool> {
+    let binary = flag("--binary").map_or_else(wherry_tests::wherry, PathBuf::from);
+    let (flips, seed) = (number("--flips", 20)?, number("--seed", 1)?);
+    println!("flipped bits: {flips} in a follower's files, seed {seed}");
+    let options = flipped::Options { flips, seed, binary };
+    let flips = flipped::run(&options, |flip| println!("{flip}")).await?;
+    let missed = flips.iter().filter(|flip| flip.missed()).count();
+    let harmless = flips.iter().filter(|flip| flip.fate == flipped::Fate::Harmless).count();
+    let found = flips.len() - missed - harmless;
+    let slowest = flips.iter().map(|flip| flip.took).max().unwrap_or_default();
     println!(
-        "{fsyncs} fsyncs, {cuts} of them made something durable, {failed} cuts lost something"
+        "{found} found, {harmless} without effect, {missed} not found; the longest took {:.1} s \
+         (promise: 10 s)",
+        slowest.as_secs_f64()
     );
-    Ok(failed == 0)
+    Ok(missed == 0)
 }
 
 async fn hunt() -> Result<bool> {
     let binary = flag("--binary").map_or_else(wherry_tests::wherry, PathBuf::from);
     let minutes_max = number("--minutes", HUNT_MINUTES)?;
     let plan = Plan { binary, folder: folder(), seed: number("--seed", 1)?, minutes_max };
-    let asked = flag("--bug");
-    let mut all = true;
-    let bugs = BUGS.iter().filter(|bug| asked.as_deref().is_none_or(|asked| asked == **bug));
+    // The control has no name, and comes last.
+    let mut bugs: Vec<&str> = BUGS.into_iter().chain([""]).collect();
+    if let Some(asked) = flag("--bug") {
+        bugs.retain(|bug| *bug == asked || asked == "control" && bug.is_empty());
+        ensure!(!bugs.is_empty(), "there is no bug {asked}; there are {BUGS:?} and control");
+    }
+    let mut hunts = Vec::new();
     for bug in bugs {
-        let hunt = seeded::hunt(&plan, bug).await.with_context(|| format!("the hunt for {bug}"))?;
+        let name = if bug.is_empty() { "control" } else { bug };
+        let control = Plan { minutes_max: plan.minutes_max.min(1.0), ..plan.clone() };
+        let plan = if bug.is_empty() { &control } else { &plan };
+        let hunt = seeded::hunt(plan, bug, |line| println!("  {name}: {line}")).await;
+        let hunt = hunt.with_context(|| format!("the hunt for {name}"))?;
         println!("{hunt}");
-        all &= hunt.found.is_some();
+        hunts.push(hunt);
     }
-    if asked.as_deref().is_none_or(str::is_empty) {
-        let control = Plan { minutes_max: plan.minutes_max.min(1.0), ..plan };
-        let hunt = seeded::hunt(&control, "").await?;
-        println!("{hunt}");
-        all &= hunt.found.is_none();
-    }
+    println!();
+    hunts.iter().for_each(|hunt| println!("{hunt}"));
+    let all = hunts.iter().all(seeded::Hunt::passed);
+    println!("{}", if all { "passed" } else { "FAILED" });
     Ok(all)
 }

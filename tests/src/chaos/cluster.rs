@@ -44,8 +44,10 @@ pub struct Config {
     /// Everything of the run lies here.
     pub folder: PathBuf,
     pub small_disks: bool,
+    /// All changes of files are journalled.
     pub power_cuts: bool,
-    /// Without it the members run as they are, with no library preloaded and no proxies.
+    /// Proxies between the members, and fsyncs that can be slowed. Without it and without power
+    /// cuts the members run as they are, with no library preloaded.
     pub faults: bool,
     /// Further flags of every server.
     pub arguments: Vec<String>,
@@ -166,8 +168,40 @@ impl Cluster {
         }
     }
 
-    fn name(&self, number: usize) -> String {
+    pub fn name(&self, number: usize) -> String {
         self.seats()[number].options.name.clone()
+    }
+
+    /// The names of the members, by seat.
+    pub fn names(&self) -> Vec<String> {
+        self.seats().iter().map(|seat| seat.options.name.clone()).collect()
+    }
+
+    /// How a member is started.
+    pub fn options(&self, number: usize) -> ServerOptions {
+        self.seats()[number].options.clone()
+    }
+
+    /// Where a member keeps its data.
+    pub fn data_dir(&self, number: usize) -> PathBuf {
+        self.seats()[number].options.data_dir.clone()
+    }
+
+    /// The journals of the members' file changes, by seat.
+    pub fn journals(&self) -> Vec<PathBuf> {
+        self.seats().iter().filter_map(|seat| seat.journal.clone()).collect()
+    }
+
+    /// Runs a verb with the kubeconfig of one member.
+    pub async fn verb_of(&self, number: usize, arguments: &[&str]) -> Result<String> {
+        let file = self.seats()[number].options.kubeconfig();
+        verb(&self.config.binary, &file, arguments).await
+    }
+
+    /// Runs the binary of the members with these arguments alone.
+    pub async fn run(&self, arguments: &[&str]) -> Result<String> {
+        let mut command = Command::new(&self.config.binary);
+        printed(command.args(arguments), arguments).await
     }
 
     /// Runs a verb with the kubeconfig of each running member until one gives an answer.
@@ -435,9 +469,12 @@ fn seat(config: &Config, network: &Network, number: usize, listen: SocketAddr) -
     options.binary = Some(config.binary.clone());
     options.arguments.clone_from(&config.arguments);
     options.environment.clone_from(&config.environment);
-    if config.faults {
+    if config.faults || config.power_cuts {
         let preload = ("LD_PRELOAD".to_owned(), shim()?.display().to_string());
-        options.environment.extend([preload, network.environment(number), slow.environment()]);
+        options.environment.extend([preload, slow.environment()]);
+    }
+    if config.faults {
+        options.environment.push(network.environment(number));
     }
     let journal = config.power_cuts.then(|| place.join("journal"));
     if let Some(journal) = &journal {
@@ -478,8 +515,12 @@ fn wipe(folder: &Path) -> Result<()> {
 
 async fn verb(binary: &Path, kubeconfig: &Path, arguments: &[&str]) -> Result<String> {
     let mut command = Command::new(binary);
-    command.args(arguments).arg("--kubeconfig").arg(kubeconfig).kill_on_drop(true);
-    let output = tokio::time::timeout(VERB_TIMEOUT, command.output());
+    printed(command.args(arguments).arg("--kubeconfig").arg(kubeconfig), arguments).await
+}
+
+/// What a command prints, if it succeeds.
+async fn printed(command: &mut Command, arguments: &[&str]) -> Result<String> {
+    let output = tokio::time::timeout(VERB_TIMEOUT, command.kill_on_drop(true).output());
     let output = output.await.with_context(|| format!("no answer to {arguments:?}"))??;
     let (printed, said) = (crate::text(&output.stdout), crate::text(&output.stderr));
     ensure!(output.status.success(), "wherry {arguments:?}: {printed}{said}");

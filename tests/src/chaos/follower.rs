@@ -29,7 +29,8 @@ pub async fn run(shared: Shared, number: u32, edge: bool, seed: u64) {
     while !follower.shared.stopped() {
         follower.member = follower.random.random_range(0..follower.shared.addresses.len());
         if edge {
-            follower.at = follower.oldest().await;
+            // Where nothing has left the window yet, everything can be had.
+            follower.at = oldest(&mut follower.client(), MAPS).await.or(Some(1));
         }
         if follower.at.is_none() && !edge {
             follower.restart().await;
@@ -67,26 +68,6 @@ impl Follower {
         if let Some((revision, items)) = list(&body) {
             self.record(Saw::Restart { revision, items });
             self.at = Some(revision);
-        }
-    }
-
-    /// The oldest revision that a watch can begin behind, which a refusal tells.
-    async fn oldest(&mut self) -> Option<Revision> {
-        let path = format!("{MAPS}?watch=true&resourceVersion=1&timeoutSeconds=1");
-        let mut client = self.client();
-        let opened = tokio::time::timeout(ANSWER_TIMEOUT, async {
-            let response = client.open(Method::GET, &path, Bytes::new()).await.ok()?;
-            let refused = response.status() == 410;
-            let mut body = response.into_body();
-            let first = body.frame().await?.ok()?.into_data().ok()?;
-            let event: Value = serde_json::from_slice(&first).ok()?;
-            let status = if refused { &event } else { &event["object"] };
-            oldest_in(status["message"].as_str()?)
-        });
-        match opened.await {
-            Ok(Some(oldest)) => Some(oldest),
-            // Nothing has left the window yet: everything can be had.
-            _ => Some(1),
         }
     }
 
@@ -163,6 +144,21 @@ impl Follower {
         }
         None
     }
+}
+
+/// The oldest revision that a watch of this path can begin behind, which a refusal tells.
+pub async fn oldest(client: &mut Client, path: &str) -> Option<Revision> {
+    let path = format!("{path}?watch=true&resourceVersion=1&timeoutSeconds=1");
+    let opened = tokio::time::timeout(ANSWER_TIMEOUT, async {
+        let response = client.open(Method::GET, &path, Bytes::new()).await.ok()?;
+        let refused = response.status() == 410;
+        let mut body = response.into_body();
+        let first = body.frame().await?.ok()?.into_data().ok()?;
+        let event: Value = serde_json::from_slice(&first).ok()?;
+        let status = if refused { &event } else { &event["object"] };
+        oldest_in(status["message"].as_str()?)
+    });
+    opened.await.ok().flatten()
 }
 
 /// The oldest revision, in `too old resource version: 1 (503)`.

@@ -29,15 +29,24 @@ pub enum Line {
     Run {
         seed: u64,
         minutes: f64,
+        mode: String,
         profile: String,
     },
     Call(Call),
     Watch(WatchLine),
     /// Something was done to the cluster.
-    Fault {
-        at_us: u64,
-        what: String,
-    },
+    Fault(FaultLine),
+}
+
+/// Something that was done to the cluster.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FaultLine {
+    pub at_us: u64,
+    /// How long it lasts.
+    pub for_us: u64,
+    /// Faults of one sort are measured together; what is only noted has none.
+    pub sort: Option<String>,
+    pub what: String,
 }
 
 /// One request and what became of it.
@@ -194,8 +203,14 @@ impl Call {
         matches!(self.outcome, Outcome::Written { .. } | Outcome::Deleted)
     }
 
+    /// Nobody can say whether it was done, or what it read.
     pub fn is_unknown(&self) -> bool {
         matches!(self.outcome, Outcome::Unknown { .. })
+    }
+
+    /// A write that may have been done. (A read without an answer has done nothing.)
+    pub fn is_unknown_write(&self) -> bool {
+        self.op.is_write() && self.is_unknown()
     }
 
     /// The newest revision that this call's answer proves to have been there.
@@ -211,9 +226,11 @@ impl Call {
 /// A whole history.
 #[derive(Clone, Debug, Default)]
 pub struct History {
+    /// What kind of run it was.
+    pub mode: String,
     pub calls: Vec<Call>,
     pub watches: Vec<WatchLine>,
-    pub faults: Vec<(u64, String)>,
+    pub faults: Vec<FaultLine>,
 }
 
 impl History {
@@ -232,10 +249,10 @@ impl History {
 
     pub fn add(&mut self, line: Line) {
         match line {
-            Line::Run { .. } => {}
+            Line::Run { mode, .. } => self.mode = mode,
             Line::Call(call) => self.calls.push(call),
             Line::Watch(line) => self.watches.push(line),
-            Line::Fault { at_us, what } => self.faults.push((at_us, what)),
+            Line::Fault(line) => self.faults.push(line),
         }
     }
 

@@ -3,16 +3,18 @@
 //!
 //! ```text
 //!  nemesis (plan = f(seed)) ─► cluster: processes, network (proxies), disks
-//!  clients, followers ───────► API of every member ─► history (JSON lines)
+//!  clients, followers, backups ─► API of every member ─► history (JSON lines)
 //!  history ─► check: revisions · linear · watches ─► report
 //! ```
 //!
 //! Nothing here knows the store from inside: what is judged is what clients were told.
 
+pub mod backups;
 pub mod check;
 pub mod client;
 pub mod cluster;
 pub mod disk;
+pub mod flipped;
 pub mod follower;
 pub mod history;
 pub mod nemesis;

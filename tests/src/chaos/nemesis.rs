@@ -1,8 +1,9 @@
 //! What is done to the cluster, and when: a pure function of the seed.
 //!
-//! A run is a row of *blocks*. In each the leader is killed every two seconds, but in those for
-//! planned transfers; most have a second fault beside it. Whom a fault hits is part of the plan,
-//! except that "the leader" is whoever leads at that moment.
+//! A run is a row of *blocks*, of four kinds: *kills* of the leader every two seconds; kills with a
+//! second fault beside them; two faults each *alone* in a cluster that is well otherwise, so that
+//! what they cost can be told apart; and planned *transfers*. [`Mode`] says which there are. Whom a
+//! fault hits is part of the plan, except that "the leader" is whoever leads at that moment.
 
 use rand::rngs::StdRng;
 use rand::{RngExt as _, SeedableRng as _};
@@ -24,7 +25,7 @@ pub enum Fault {
     Kill(Who),
     /// SIGSTOP, then SIGCONT.
     Pause(Who),
-    /// Nobody hears the member and it hears nobody.
+    /// Nobody hears the member and it hears nobody: silence, or connections that are refused.
     Isolate(Who),
     /// What the first sends does not reach the second; the other way works.
     OneWay(Who, Who),
@@ -42,6 +43,49 @@ pub enum Fault {
     Transfer,
 }
 
+/// What kind of run it is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Mode {
+    /// The leader is killed every two seconds; beside that there are only planned transfers.
+    Kills,
+    /// Everything at once and everything alone.
+    Mixed,
+}
+
+impl std::fmt::Display for Mode {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Mode::Kills => "the leader killed every 2 s",
+            Mode::Mixed => "all faults mixed",
+        })
+    }
+}
+
+impl Fault {
+    /// Faults of one sort are measured together.
+    pub fn sort(&self) -> &'static str {
+        match self {
+            Fault::Kill(_) => KILL_LEADER,
+            Fault::Pause(Who::Leader) => "leader stopped (SIGSTOP)",
+            Fault::Pause(_) => "member stopped (SIGSTOP)",
+            Fault::Isolate(Who::Leader) => "leader cut off",
+            Fault::Isolate(_) => "member cut off",
+            Fault::OneWay(..) => "one way cut",
+            Fault::Delay(..) => "network late",
+            Fault::SlowSync(_, late_ms) if *late_ms > 100 => "fsync 500 ms",
+            Fault::SlowSync(..) => "fsync 4 ms",
+            Fault::FillDisk(..) => "disk full",
+            Fault::PowerCut(_) => "power cut",
+            Fault::Replace(_) => "member replaced",
+            Fault::Transfer => TRANSFER,
+        }
+    }
+}
+
+/// The sorts with a goal.
+pub const KILL_LEADER: &str = "leader killed";
+pub const TRANSFER: &str = "planned transfer";
+
 /// A fault with its time, from the beginning of the run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Step {
@@ -49,7 +93,8 @@ pub struct Step {
     pub fault: Fault,
     /// How long it lasts, where it has a length.
     pub for_ms: u64,
-    /// Whether connections break when a network fault ends, or what was held arrives.
+    /// Whether connections break when a network fault ends, or what was held arrives; of a member
+    /// cut off, whether they are refused meanwhile.
     pub breaks: bool,
 }
 
@@ -61,8 +106,7 @@ pub struct Profile {
     pub small_disks: bool,
     /// File changes are journalled.
     pub power_cuts: bool,
-    /// A second fault beside the kills.
-    pub second_faults: bool,
+    pub mode: Mode,
 }
 
 /// The whole plan of a run, in order of time.
@@ -72,15 +116,14 @@ pub fn schedule(seed: u64, length_ms: u64, profile: Profile) -> Vec<Step> {
     let mut begin = 2000;
     let mut block = 0;
     while begin < length_ms {
-        let end = match block % 4 {
-            3 if profile.members > 1 => transfers(&mut steps, begin),
-            0 => kills(&mut steps, begin, &mut random),
-            _ => {
+        let end = match (profile.mode, block % 4) {
+            (_, 3) if profile.members > 1 => transfers(&mut steps, begin),
+            (Mode::Mixed, 1 | 3) => lone(&mut steps, begin, &mut random, profile),
+            (Mode::Kills, _) => kills(&mut steps, begin, &mut random),
+            (Mode::Mixed, _) => {
                 let end = kills(&mut steps, begin, &mut random);
-                if profile.second_faults {
-                    let at_ms = begin + random.random_range(1000..6000);
-                    steps.push(second(at_ms, &mut random, profile));
-                }
+                let at_ms = begin + random.random_range(1000..6000);
+                steps.push(second(at_ms, &mut random, profile));
                 end
             }
         };
@@ -108,13 +151,25 @@ fn kills(steps: &mut Vec<Step>, begin: u64, random: &mut StdRng) -> u64 {
     begin + 8 * KILL_EVERY_MS + 1000
 }
 
-/// Planned transfers in a quiet cluster, six seconds long.
+/// Planned transfers in a quiet cluster, eight seconds long.
 fn transfers(steps: &mut Vec<Step>, begin: u64) -> u64 {
-    for number in 0..4 {
-        steps.push(step(begin + 1500 + number * 1000, Fault::Transfer, NO_LENGTH));
+    for number in 0..10 {
+        steps.push(step(begin + 1500 + number * 600, Fault::Transfer, NO_LENGTH));
     }
-    begin + 6500
+    begin + 8000
 }
+
+/// Two faults after each other, each with time to heal before and behind it.
+fn lone(steps: &mut Vec<Step>, begin: u64, random: &mut StdRng, profile: Profile) -> u64 {
+    for number in 0..2 {
+        let at_ms = begin + 3000 + number * LONE_MS + random.random_range(0..200);
+        steps.push(second(at_ms, random, profile));
+    }
+    begin + 2 * LONE_MS
+}
+
+/// A fault alone: seven seconds at most, and until the cluster is well again.
+const LONE_MS: u64 = 14_000;
 
 fn second(at_ms: u64, random: &mut StdRng, profile: Profile) -> Step {
     let seat = random.random_range(0..profile.members);
@@ -151,7 +206,7 @@ mod tests {
     use super::*;
 
     const ALL: Profile =
-        Profile { members: 3, small_disks: true, power_cuts: true, second_faults: true };
+        Profile { members: 3, small_disks: true, power_cuts: true, mode: Mode::Mixed };
 
     #[test]
     fn the_plan_is_the_seed_s() {
@@ -164,11 +219,11 @@ mod tests {
     }
 
     #[test]
-    fn a_long_run_has_every_fault_and_a_kill_every_two_seconds() {
+    fn a_long_mixed_run_has_every_fault() {
         let steps = schedule(1, 20 * 60_000, ALL);
         let count = |is: fn(&Fault) -> bool| steps.iter().filter(|step| is(&step.fault)).count();
-        assert!(count(|fault| *fault == Fault::Kill(Who::Leader)) > 450);
-        assert!(count(|fault| matches!(fault, Fault::Transfer)) > 50);
+        assert!(count(|fault| *fault == Fault::Kill(Who::Leader)) > 250);
+        assert!(count(|fault| matches!(fault, Fault::Transfer)) > 100);
         assert!(count(|fault| matches!(fault, Fault::Pause(_))) > 0);
         assert!(count(|fault| matches!(fault, Fault::Isolate(Who::Leader))) > 0);
         assert!(count(|fault| matches!(fault, Fault::Isolate(Who::Seat(_)))) > 0);
@@ -179,6 +234,15 @@ mod tests {
         assert!(count(|fault| matches!(fault, Fault::FillDisk(..))) > 0);
         assert!(count(|fault| matches!(fault, Fault::PowerCut(_))) > 0);
         assert!(count(|fault| matches!(fault, Fault::Replace(_))) > 0);
+    }
+
+    #[test]
+    fn kills_come_every_two_seconds_with_nothing_but_transfers_beside_them() {
+        let steps = schedule(1, 20 * 60_000, Profile { mode: Mode::Kills, ..ALL });
+        let kills = steps.iter().filter(|step| step.fault == Fault::Kill(Who::Leader)).count();
+        let transfers = steps.iter().filter(|step| step.fault == Fault::Transfer).count();
+        assert!(kills > 450 && transfers > 150, "{kills} {transfers}");
+        assert_eq!(kills + transfers, steps.len());
     }
 
     #[test]

@@ -4,7 +4,8 @@
 //!
 //! What member a sends to member b passes the *link* a→b, on connections that a opened and on those
 //! that b did. A link that is *cut* holds what it is given; when it heals, either the held bytes
-//! arrive late or the connections break, as the fault says.
+//! arrive late or the connections break, as the fault says. One that is *closed* breaks connections
+//! and takes no new ones, so that both sides know at once.
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -27,6 +28,7 @@ const CHUNKS_MAX: usize = 64;
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 struct Link {
     cut: bool,
+    closed: bool,
     delay: Duration,
     /// Connections break when it changes.
     breaks: u64,
@@ -84,6 +86,18 @@ impl Network {
         }
     }
 
+    /// Breaks a member's connections with all others, and refuses new ones.
+    pub fn close(&self, member: usize) {
+        let close = |link: &mut Link| {
+            link.closed = true;
+            link.breaks += 1;
+        };
+        for other in (0..self.members.len()).filter(|other| *other != member) {
+            self.change(member, other, close);
+            self.change(other, member, close);
+        }
+    }
+
     pub fn delay(&self, member: usize, delay: Duration) {
         for other in (0..self.members.len()).filter(|other| *other != member) {
             self.change(member, other, |link| link.delay = delay);
@@ -123,6 +137,9 @@ async fn connection(
     mut out: watch::Receiver<Link>,
     mut back: watch::Receiver<Link>,
 ) {
+    if out.borrow().closed || back.borrow().closed {
+        return;
+    }
     // A handshake needs both ways.
     let began = (out.borrow().breaks, back.borrow().breaks);
     if open(&mut out, began.0).await.is_none() || open(&mut back, began.1).await.is_none() {

@@ -1,15 +1,20 @@
-//! The power cut: a script of writes against a real `wherry server` whose every file change is
-//! journalled, then for every fsync of the journal the disk as a cut right behind it leaves it, a
-//! server on that disk, and a look whether all is there that was acknowledged by then.
+//! The power cut: a script of writes against real members whose every file change is journalled;
+//! then, for every fsync of the journals, the disks as a cut right behind it leaves them, members
+//! on those disks, and a look whether all is there that was acknowledged by then.
 //!
 //! ```text
-//!  wherry server + shim ─► journal ─► Disk (record by record) ─► cut ─► wherry server ─► list
-//!         ▲                                                                                 │
-//!       script ── acknowledged at journal length n ───────────────────────► expected ◄──────┘
+//!  members + shim ─► journals ─► Disks (record by record) ─► cut ─► members ─► list
+//!       ▲                                                                        │
+//!    script ── acknowledged at journal lengths n ───────────► expected ◄─────────┘
 //! ```
 //!
-//! An acknowledgement is placed at the journal's length when the answer had come, so what is
-//! expected at a boundary is never more than what the server had promised.
+//! An acknowledgement is placed at the journals' lengths when the answer had come, so what is
+//! expected at a boundary is never more than what the members had promised.
+//!
+//! One member alone is cut behind each of its fsyncs, from its first start on. Of several, behind
+//! each fsync of any of them during the script ([`Loss`]): that one loses power, another one is
+//! away for good, and with the rest it makes the smallest majority there is, so that whatever it
+//! alone had promised is missed; and all lose power in the same moment.
 
 pub mod disk;
 pub mod journal;
@@ -20,16 +25,17 @@ mod tests;
 use std::collections::BTreeMap;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, bail, ensure};
 use bytes::Bytes;
 use http::Method;
 use serde_json::{Value, json};
 use tokio::task::JoinSet;
 
 use self::disk::{Disk, Keep};
-use self::journal::{Change, Record};
+use self::journal::Change;
+use crate::chaos::cluster::{Cluster, Config, Row};
 use crate::http::Client;
 use crate::own_address;
 use crate::server::{Server, ServerOptions, shim};
@@ -38,105 +44,191 @@ const MAPS: &str = "/api/v1/namespaces/default/configmaps";
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(20);
 /// A server on a small disk is there within a second; many start at once here.
 const START_TIMEOUT: Duration = Duration::from_secs(90);
+/// Every fsync of the script is late by so much, and is in the journal only then: an answer that
+/// does not wait for it is surely given before.
+const SYNC_LATE: Duration = Duration::from_millis(20);
 
 /// What is run.
 #[derive(Clone, Debug)]
 pub struct Options {
     pub operations: usize,
-    /// Servers that are tried at once: each waits for its election most of the time.
+    /// One, or an odd number.
+    pub members: usize,
+    /// Cuts that are tried at once: their members wait for elections most of the time.
     pub parallel: usize,
     pub keep: Keep,
+    /// So many failures are enough.
+    pub failures_max: usize,
     pub binary: Option<PathBuf>,
     pub environment: Vec<(String, String)>,
 }
 
 impl Default for Options {
     fn default() -> Options {
-        let (binary, environment) = (None, Vec::new());
-        Options { operations: 200, parallel: 6, keep: Keep::Nothing, binary, environment }
+        let (binary, environment, failures_max) = (None, Vec::new(), usize::MAX);
+        let keep = Keep::Nothing;
+        Options {
+            operations: 200,
+            members: 1,
+            parallel: 6,
+            keep,
+            failures_max,
+            binary,
+            environment,
+        }
     }
+}
+
+/// Who loses power.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Loss {
+    /// One member; of the others only as many are there as it takes for a majority.
+    One,
+    All,
 }
 
 /// What came out.
 #[derive(Debug, Default)]
 pub struct Report {
-    /// Fsyncs in the journal, from the server's first start on.
+    /// Fsyncs in the journals: of one member from its first start on, of several during the script.
     pub fsyncs: usize,
-    /// Those that made something durable: behind each of them the power was cut once.
+    /// Those that made something durable: behind each of them the power was cut.
+    pub boundaries: usize,
+    /// How often members were started on cut disks.
     pub cuts: usize,
     pub failures: Vec<String>,
+}
+
+impl std::fmt::Display for Report {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let Report { fsyncs, boundaries, cuts, failures } = self;
+        let failed = failures.len();
+        write!(
+            f,
+            "{fsyncs} fsyncs, {boundaries} of them made something durable, {cuts} power cuts \
+             behind them, {failed} lost something"
+        )
+    }
 }
 
 /// ConfigMaps by name: resourceVersion and value.
 type State = BTreeMap<String, (String, String)>;
 
-/// The state as acknowledged, from some length of the journal on.
+/// The state as acknowledged, from some lengths of the journals on.
 #[derive(Clone, Debug)]
 struct Promise {
-    from: u64,
+    from: Vec<u64>,
     state: State,
     /// What is asked next, and may have happened: a name and its value from then on.
     next: Option<(String, Option<String>)>,
 }
 
+/// A script that was carried out.
+struct Script {
+    /// One a member.
+    journals: Vec<Vec<u8>>,
+    /// Where the members knew one another.
+    addresses: Vec<SocketAddr>,
+    names: Vec<String>,
+    /// The journals' lengths when the members were complete and the script began.
+    begun: Vec<u64>,
+    promises: Vec<Promise>,
+}
+
 /// Runs the script, then cuts the power behind every fsync that mattered.
 pub async fn run(options: Options) -> Result<Report> {
+    ensure!(options.members % 2 == 1, "of {} members a majority is no test", options.members);
     let folder = tempfile::tempdir()?;
-    let (journal, promises) = script(folder.path(), &options).await?;
-    let records = journal::read(&journal)?;
+    let script = script(folder.path(), &options).await?;
     let mut report = Report::default();
-    let mut disk = Disk::default();
-    let mut trials = Trials::new(folder.path(), &options);
-    let is_sync = |record: &&Record<'_>| matches!(record.change, Change::Sync { .. });
-    report.fsyncs = records.iter().filter(is_sync).count();
-    for record in &records {
-        // The last moment of this disk: what was acknowledged by now must be on it.
-        if disk.hardens(record) {
-            trials.start(&disk, promised(&promises, record.end), record.end).await?;
-        }
-        disk.apply(record);
+    let mut records = Vec::new();
+    for (member, journal) in script.journals.iter().enumerate() {
+        let own = journal::read(journal)?.into_iter();
+        records.extend(own.map(|record| (member, record)));
     }
-    trials.start(&disk, promised(&promises, u64::MAX), u64::MAX).await?;
+    // One clock: this is the order in which everything happened. Each journal keeps its own.
+    records.sort_by_key(|(_, record)| record.at_us);
+    let mut disks: Vec<Disk<'_>> = script.journals.iter().map(|_| Disk::default()).collect();
+    let mut lengths = vec![0; disks.len()];
+    let mut trials = Trials::new(folder.path(), &options, &script);
+    for (member, record) in &records {
+        let counts = disks.len() == 1 || lengths[*member] >= script.begun[*member];
+        let sync = matches!(record.change, Change::Sync { .. });
+        report.fsyncs += usize::from(sync && counts);
+        // The last moment of these disks: what was acknowledged by now must be on them.
+        if counts && disks[*member].hardens(record) {
+            report.boundaries += 1;
+            trials.cut(&disks, *member, &lengths).await?;
+        }
+        if trials.failures.len() >= options.failures_max {
+            break;
+        }
+        disks[*member].apply(record);
+        lengths[*member] = record.end;
+    }
+    trials.cut(&disks, 0, &lengths).await?;
     (report.cuts, report.failures) = trials.finish().await?;
     Ok(report)
 }
 
-/// The last promise made before the journal had this length.
-fn promised(promises: &[Promise], length: u64) -> Option<Promise> {
-    promises.iter().rev().find(|promise| promise.from < length).cloned()
+/// The last promise made before the journals had these lengths.
+fn promised(promises: &[Promise], lengths: &[u64]) -> Promise {
+    let before = |promise: &&Promise| promise.from.iter().zip(lengths).all(|(at, now)| at <= now);
+    let none = || Promise { from: Vec::new(), state: State::new(), next: None };
+    promises.iter().rev().find(before).cloned().unwrap_or_else(none)
 }
 
-/// Starts a journalled server, does the operations one after the other, kills it.
-async fn script(folder: &Path, options: &Options) -> Result<(Vec<u8>, Vec<Promise>)> {
-    let data_dir = folder.join("data");
-    std::fs::create_dir(&data_dir)?;
-    let journal = folder.join("journal");
-    let mut server = ServerOptions::new("cut", &data_dir, (own_address(), 6443).into());
-    server.binary.clone_from(&options.binary);
-    server.environment.clone_from(&options.environment);
-    let text = |path: &Path| path.display().to_string();
-    server.environment.extend([
-        ("LD_PRELOAD".to_owned(), text(&shim()?)),
-        ("WHERRY_SHIM_ROOT".to_owned(), text(&data_dir)),
-        ("WHERRY_SHIM_JOURNAL".to_owned(), text(&journal)),
-    ]);
-    let address = server.listen;
-    let mut server = Server::start(server)?;
-    let credentials = server.ready(START_TIMEOUT).await?;
-    let mut client = Client::new(address, credentials);
+/// Starts journalled members, does the operations one after the other, kills them.
+async fn script(folder: &Path, options: &Options) -> Result<Script> {
+    let config = Config {
+        members: options.members,
+        binary: options.binary.clone().unwrap_or_else(crate::wherry),
+        folder: folder.join("script"),
+        small_disks: false,
+        power_cuts: true,
+        faults: false,
+        arguments: Vec::new(),
+        environment: options.environment.clone(),
+    };
+    let cluster = Cluster::start(config).await?;
+    if options.members > 1 {
+        complete(&cluster).await?;
+    }
+    let lengths = || -> Result<Vec<u64>> {
+        let journals = cluster.journals();
+        journals.iter().map(|journal| Ok(std::fs::metadata(journal)?.len())).collect()
+    };
+    let begun = lengths()?;
+    (0..options.members).for_each(|member| cluster.slow_sync(member, SYNC_LATE));
+    let client = |address: &SocketAddr| Client::new(*address, cluster.credentials.clone());
+    let mut clients: Vec<Client> = cluster.addresses.iter().map(client).collect();
     let mut promises = Vec::new();
     let mut state = State::new();
     for number in 0..options.operations {
         let operation = operation(number, &state);
-        let from = std::fs::metadata(&journal)?.len();
         let next = Some((operation.name.clone(), operation.value.clone()));
-        promises.push(Promise { from, state: state.clone(), next });
-        perform(&mut client, operation, &mut state).await?;
+        promises.push(Promise { from: lengths()?, state: state.clone(), next });
+        perform(&mut clients[number % options.members], operation, &mut state).await?;
     }
-    let from = std::fs::metadata(&journal)?.len();
-    promises.push(Promise { from, state, next: None });
-    server.kill();
-    Ok((std::fs::read(&journal)?, promises))
+    promises.push(Promise { from: lengths()?, state, next: None });
+    cluster.stop();
+    let journals = cluster.journals().iter().map(std::fs::read).collect::<Result<_, _>>()?;
+    let (addresses, names) = (cluster.addresses.clone(), cluster.names());
+    Ok(Script { journals, addresses, names, begun, promises })
+}
+
+/// Waits until all members vote and are at the same revision.
+async fn complete(cluster: &Cluster) -> Result<()> {
+    let begun = Instant::now();
+    loop {
+        let rows = cluster.rows().await.unwrap_or_default();
+        let same = |row: &Row| row.role != "learner" && row.applied == rows[0].applied;
+        if rows.len() == cluster.addresses.len() && rows.iter().all(same) {
+            return Ok(());
+        }
+        ensure!(begun.elapsed() < START_TIMEOUT, "the members do not come together: {rows:?}");
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
 }
 
 /// One step of the script.
@@ -181,10 +273,11 @@ async fn perform(client: &mut Client, operation: Operation, state: &mut State) -
     Ok(())
 }
 
-/// Servers on cut disks, some at a time.
-struct Trials {
+/// Members on cut disks, some cuts at a time.
+struct Trials<'a> {
     folder: PathBuf,
     options: Options,
+    script: &'a Script,
     network: Ipv4Addr,
     running: JoinSet<(usize, Result<(), String>)>,
     free: Vec<usize>,
@@ -192,11 +285,12 @@ struct Trials {
     failures: Vec<String>,
 }
 
-impl Trials {
-    fn new(folder: &Path, options: &Options) -> Trials {
+impl<'a> Trials<'a> {
+    fn new(folder: &Path, options: &Options, script: &'a Script) -> Trials<'a> {
         Trials {
             folder: folder.to_owned(),
             options: options.clone(),
+            script,
             network: own_address(),
             running: JoinSet::new(),
             free: (0..options.parallel).collect(),
@@ -205,40 +299,83 @@ impl Trials {
         }
     }
 
-    /// Lays out the disk and starts a server on it, when a place is free.
+    /// Cuts the power at this moment, behind an fsync of one of the members.
+    async fn cut(&mut self, disks: &[Disk<'_>], member: usize, lengths: &[u64]) -> Result<()> {
+        if disks.len() > 1 {
+            self.start(disks, (Loss::One, member), lengths).await?;
+        }
+        self.start(disks, (Loss::All, member), lengths).await
+    }
+
+    /// Lays out the disks and starts members on them, when a place is free.
     async fn start(
         &mut self,
-        disk: &Disk<'_>,
-        promise: Option<Promise>,
-        boundary: u64,
+        disks: &[Disk<'_>],
+        (loss, member): (Loss, usize),
+        lengths: &[u64],
     ) -> Result<()> {
         if self.free.is_empty() {
             self.join().await?;
         }
         let place = self.free.pop().context("a joined trial frees its place")?;
         self.begun += 1;
-        let keep = match self.options.keep {
-            Keep::Torn(seed) => Keep::Torn(seed.wrapping_add(boundary)),
-            other => other,
-        };
-        let data_dir = self.folder.join(format!("cut-{}", self.begun));
-        std::fs::create_dir(&data_dir)?;
-        disk.cut(&data_dir, keep)?;
-        let [a, b, c, _] = self.network.octets();
-        let last = u8::try_from(place + 1).context("few places")?;
-        let address = SocketAddr::from(([a, b, c, last], 6443));
-        let mut server = ServerOptions::new(&format!("cut-{}", self.begun), &data_dir, address);
-        server.binary.clone_from(&self.options.binary);
-        server.environment.clone_from(&self.options.environment);
         let number = self.begun;
+        let folder = self.folder.join(format!("cut-{number}"));
+        std::fs::create_dir(&folder)?;
+        let there = match loss {
+            Loss::One => majority(disks.len(), member, number),
+            Loss::All => (0..disks.len()).collect(),
+        };
+        for one in &there {
+            let data_dir = folder.join(format!("m{one}"));
+            std::fs::create_dir(&data_dir)?;
+            let keep = match self.options.keep {
+                _ if loss == Loss::One && *one != member => Keep::All,
+                Keep::Torn(seed) => Keep::Torn(seed.wrapping_add(lengths.iter().sum())),
+                other => other,
+            };
+            disks[*one].cut(&data_dir, keep)?;
+        }
+        let servers = there.iter().map(|one| self.server(&folder, place, *one));
+        let servers = servers.collect::<Result<Vec<_>>>()?;
+        let promise = promised(&self.script.promises, lengths);
+        let what = match loss {
+            _ if disks.len() == 1 => format!("cut {number} at {lengths:?}"),
+            Loss::One => format!("cut {number} of member {member}, {there:?} left, at {lengths:?}"),
+            Loss::All => format!("cut {number} of all at {lengths:?}"),
+        };
         self.running.spawn(async move {
-            let judged = judge(server.clone(), promise).await;
-            let failure = judged
-                .map_err(|error| format!("cut {number} at {boundary} of the journal: {error:#}"));
-            let _ = std::fs::remove_dir_all(&server.data_dir);
+            let judged = judge(servers, promise).await;
+            let failure = judged.map_err(|error| format!("{what} of the journal: {error:#}"));
+            let _ = std::fs::remove_dir_all(&folder);
             (place, failure)
         });
         Ok(())
+    }
+
+    /// A member at an address of its own; the library turns what the members say to the addresses
+    /// of the script to those of this place.
+    fn server(&self, folder: &Path, place: usize, member: usize) -> Result<ServerOptions> {
+        let members = self.script.addresses.len();
+        let [a, b, c, _] = self.network.octets();
+        let here = |member: usize| -> Result<SocketAddr> {
+            let last = u8::try_from(place * members + member + 1).context("few places")?;
+            Ok(SocketAddr::from(([a, b, c, last], 6443)))
+        };
+        let data_dir = folder.join(format!("m{member}"));
+        let mut server = ServerOptions::new(&self.script.names[member], &data_dir, here(member)?);
+        server.arguments = vec![format!("--advertise={}", self.script.addresses[member])];
+        server.binary.clone_from(&self.options.binary);
+        server.environment.clone_from(&self.options.environment);
+        let mut rules = Vec::new();
+        for (other, known) in self.script.addresses.iter().enumerate() {
+            rules.push(format!("{known}={}", here(other)?));
+        }
+        server.environment.extend([
+            ("LD_PRELOAD".to_owned(), shim()?.display().to_string()),
+            ("WHERRY_SHIM_PROXIES".to_owned(), rules.join(" ")),
+        ]);
+        Ok(server)
     }
 
     async fn join(&mut self) -> Result<()> {
@@ -256,13 +393,40 @@ impl Trials {
     }
 }
 
-/// A server on the cut disk must start and show what was promised.
-async fn judge(server: ServerOptions, promise: Option<Promise>) -> Result<()> {
-    let address = server.listen;
-    let mut server = Server::start(server)?;
-    let credentials = server.ready(START_TIMEOUT).await?;
-    let mut client = Client::new(address, credentials);
-    let list = client.get(MAPS, ANSWER_TIMEOUT).await?;
+/// A smallest majority that the member is in; `turn` chooses which.
+fn majority(members: usize, member: usize, turn: usize) -> Vec<usize> {
+    let others =
+        (0..members - 1).map(|step| (member + 1 + (step + turn) % (members - 1)) % members);
+    let mut there: Vec<usize> = others.take(members / 2).chain([member]).collect();
+    there.sort_unstable();
+    there
+}
+
+/// Members on cut disks must start, agree, and each of them show what was promised.
+async fn judge(servers: Vec<ServerOptions>, promise: Promise) -> Result<()> {
+    let started = servers.into_iter().map(Server::start);
+    let mut servers = started.collect::<Result<Vec<Server>>>()?;
+    for server in &mut servers {
+        let credentials = server.ready(START_TIMEOUT).await?;
+        let mut client = Client::new(server.options.listen, credentials);
+        let list = client.get(MAPS, ANSWER_TIMEOUT).await?;
+        let name = &server.options.name;
+        compare(&maps(&list)?, &promise).with_context(|| format!("as {name} tells it"))?;
+        let told = client.get("/wherry/v1/members", ANSWER_TIMEOUT).await?;
+        if let Some(odd) = told["members"]
+            .as_array()
+            .into_iter()
+            .flatten()
+            .find(|row| !row["quarantined"].is_null())
+        {
+            bail!("{} is quarantined: {}", odd["name"], odd["quarantined"]);
+        }
+    }
+    Ok(())
+}
+
+/// The script's ConfigMaps in a list.
+fn maps(list: &Value) -> Result<State> {
     let mut state = State::new();
     for map in list["items"].as_array().context("a list has items")? {
         let text = |pointer: &str| map.pointer(pointer).and_then(Value::as_str).map(str::to_owned);
@@ -272,8 +436,7 @@ async fn judge(server: ServerOptions, promise: Option<Promise>) -> Result<()> {
             state.insert(name, (revision, text("/data/value").unwrap_or_default()));
         }
     }
-    let promise = promise.unwrap_or(Promise { from: 0, state: State::new(), next: None });
-    compare(&state, &promise)
+    Ok(state)
 }
 
 /// What is there must be what was promised, but for the one operation that was under way.

@@ -4,6 +4,7 @@ use expect_test::{Expect, expect};
 
 use super::disk::{Disk, Keep};
 use super::journal::{Change, Record};
+use super::{Promise, State, majority, promised};
 
 /// Folder 1 is the root; the journal's place of a change is its number.
 fn left(changes: &[Change<'static>], keep: Keep) -> String {
@@ -116,4 +117,28 @@ fn a_torn_cut_keeps_a_beginning() {
         |text: &String| text.strip_prefix("a=").is_some_and(|text| "0123456789".starts_with(text));
     assert!(kept.iter().all(is_beginning), "{kept:?}");
     assert!(kept.iter().any(|text| text.len() == 2) && kept.iter().any(|text| text.len() == 12));
+}
+
+#[test]
+fn a_promise_counts_once_every_journal_has_come_so_far() {
+    let promise = |from: [u64; 2]| {
+        let state = State::from([("n".to_owned(), (format!("{from:?}"), String::new()))]);
+        Promise { from: from.to_vec(), state, next: None }
+    };
+    let promises = [promise([10, 10]), promise([20, 30])];
+    let at = |lengths: [u64; 2]| {
+        let promise = promised(&promises, &lengths);
+        promise.state.get("n").map(|(from, _)| from.clone()).unwrap_or_default()
+    };
+    assert_eq!(at([9, 50]), "");
+    assert_eq!(at([10, 10]), "[10, 10]");
+    assert_eq!(at([50, 29]), "[10, 10]");
+    assert_eq!(at([20, 30]), "[20, 30]");
+}
+
+#[test]
+fn a_majority_is_as_small_as_it_can_be_and_changes() {
+    assert_eq!(majority(3, 1, 0), [1, 2]);
+    assert_eq!(majority(3, 1, 1), [0, 1]);
+    assert_eq!(majority(5, 4, 2), [2, 3, 4]);
 }

@@ -7,7 +7,7 @@ use tokio_util::sync::CancellationToken;
 use super::guests::{cli_run, p1};
 use super::{Printed, config, load, until};
 use crate::engine::compile_checked;
-use crate::{Command, Exit, Form, GuestConfig, LoadError};
+use crate::{Command, Exit, Form, GuestConfig, Input, LoadError};
 
 fn command(text: &str, config: GuestConfig) -> Command {
     load(text, Form::Module).command(config).expect("a command")
@@ -278,8 +278,9 @@ async fn a_command_hears_that_it_shall_end() {
           (if (call $stopping) (then (call $exit (i32.const 1))))
           (call $wait)
           (call $exit (i32.add (i32.const 4) (call $stopping)))))"#;
-    for (text, stdin_open) in [(reads.as_str(), true), (asks, false)] {
-        let config = GuestConfig { stdin_open, ..GuestConfig::default() };
+    let (_writer, input) = Input::pipe();
+    for (text, stdin) in [(reads.as_str(), Some(input)), (asks, None)] {
+        let config = GuestConfig { stdin, ..GuestConfig::default() };
         let term = config.term.clone();
         let command = command(text, config);
         assert!(command.hears_term());

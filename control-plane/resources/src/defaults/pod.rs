@@ -9,8 +9,12 @@ use serde_json::{Value, json};
 use super::{Fields, child, default, default_text, each, existing, text};
 use crate::quantity::Quantity;
 
-/// Seconds that a Pod stays bound to a node that is not ready.
-const TOLERATION_SECONDS: i64 = 300;
+/// Seconds that a Pod stays bound to a node that says that it is not ready, as in Kubernetes: it runs
+/// on there, and may get well.
+const NOT_READY_SECONDS: i64 = 300;
+/// Seconds that a Pod stays bound to a node that says nothing any more. The node is called lost after
+/// 5 s of silence; with these its Pods run elsewhere within 10 s.
+const UNREACHABLE_SECONDS: i64 = 3;
 /// rw-r--r--: the mode of files made from ConfigMaps, Secrets and their like.
 const FILE_MODE: i64 = 0o644;
 /// Classes that exist in every cluster and their values.
@@ -222,7 +226,11 @@ fn tolerations(spec: &mut Fields) {
     let Some(list) = list.as_array_mut() else {
         return;
     };
-    for taint in ["node.kubernetes.io/not-ready", "node.kubernetes.io/unreachable"] {
+    let stays = [
+        ("node.kubernetes.io/not-ready", NOT_READY_SECONDS),
+        ("node.kubernetes.io/unreachable", UNREACHABLE_SECONDS),
+    ];
+    for (taint, seconds) in stays {
         let is_tolerated = list.iter().filter_map(Value::as_object).any(|toleration| {
             let (key, effect) = (text(toleration, "key"), text(toleration, "effect"));
             let same_key = key == taint || key.is_empty();
@@ -230,7 +238,7 @@ fn tolerations(spec: &mut Fields) {
         });
         if !is_tolerated {
             list.push(json!({"key": taint, "operator": "Exists", "effect": "NoExecute",
-                "tolerationSeconds": TOLERATION_SECONDS}));
+                "tolerationSeconds": seconds}));
         }
     }
 }

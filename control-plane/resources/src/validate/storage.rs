@@ -97,15 +97,19 @@ pub(super) fn claim(object: &Object, errors: &mut Errors) {
     }
 }
 
-/// A claim may grow; it is bound once; everything else stays.
+/// A claim may grow; it is bound once; one that named no class may get one; everything else stays.
 pub(super) fn claim_change(new: &Object, old: &Object, errors: &mut Errors) {
     let (new, old) = (get(new, "spec"), get(old, "spec"));
     let is_bound = !text(old, "volumeName").is_empty();
+    let had_class = old.get("storageClassName").is_some();
     let rest = |spec: &Value| {
         let mut spec = spec.clone();
         if let Some(fields) = spec.as_object_mut() {
             fields.shift_remove("resources");
             fields.shift_remove("volumeAttributesClassName");
+            if !had_class && !is_bound {
+                fields.shift_remove("storageClassName");
+            }
             if !is_bound {
                 fields.shift_remove("volumeName");
             }

@@ -1,11 +1,14 @@
 //! Rules for the kinds that make Pods: selectors that match templates, strategies, numbers,
 //! immutable fields.
 
-use serde_json::Value;
+use std::borrow::Cow;
+
+use serde_json::{Value, json};
 
 use super::pod::template;
 use super::{Errors, IMMUTABLE, at, flag, get, integer, is_empty, nth};
-use crate::meta::{items, text};
+use crate::cron::{self, Schedule};
+use crate::meta::{self, items, text};
 use crate::selectors::LabelSelector;
 use crate::{Object, names};
 
@@ -69,7 +72,25 @@ fn selected_template(spec: &Value, owner: &str, errors: &mut Errors) {
     {
         labels_match(&parsed, template, errors);
     }
-    running_template(template, owner, errors);
+    running_template(&with_claims(template, spec), owner, errors);
+}
+
+/// A template with the volumes that come from the claims of a StatefulSet.
+fn with_claims<'a>(template: &'a Value, spec: &Value) -> Cow<'a, Value> {
+    let claims = items(spec, "volumeClaimTemplates");
+    if claims.is_empty() || !get(template, "spec").is_object() {
+        return Cow::Borrowed(template);
+    }
+    let names: Vec<&str> = claims.iter().map(meta::name).collect();
+    let mut template = template.clone();
+    let own = items(get(&template, "spec"), "volumes").iter();
+    let own = own.filter(|volume| !names.contains(&text(volume, "name"))).cloned();
+    let made = names
+        .iter()
+        .map(|name| json!({"name": name, "persistentVolumeClaim": {"claimName": name}}));
+    let volumes: Vec<Value> = own.chain(made).collect();
+    template["spec"]["volumes"] = Value::Array(volumes);
+    Cow::Owned(template)
 }
 
 fn labels_match(selector: &LabelSelector, template: &Value, errors: &mut Errors) {
@@ -247,7 +268,14 @@ pub(super) fn stateful_set(object: &Object, errors: &mut Errors) {
         }
         "RollingUpdate" => {
             let path = "spec.updateStrategy.rollingUpdate";
-            errors.not_negative(get(strategy, "rollingUpdate"), path, "partition");
+            let rolling = get(strategy, "rollingUpdate");
+            errors.not_negative(rolling, path, "partition");
+            let most = get(rolling, "maxUnavailable");
+            let field = at(path, "maxUnavailable");
+            int_or_percent(most, &field, errors);
+            if percent_or_number(most) == Some(0) {
+                errors.invalid(&field, most.clone(), "cannot be 0");
+            }
         }
         other => {
             let detail = "must be 'RollingUpdate' or 'OnDelete'";
@@ -255,6 +283,15 @@ pub(super) fn stateful_set(object: &Object, errors: &mut Errors) {
         }
     }
     counts(spec, &["replicas", "minReadySeconds", "revisionHistoryLimit"], errors);
+    errors.not_negative(get(spec, "ordinals"), "spec.ordinals", "start");
+    let policy = get(spec, "persistentVolumeClaimRetentionPolicy");
+    for key in ["whenDeleted", "whenScaled"] {
+        let word = text(policy, key);
+        if !word.is_empty() {
+            let path = at("spec.persistentVolumeClaimRetentionPolicy", key);
+            errors.one_of(&path, word, &["Delete", "Retain"]);
+        }
+    }
     selected_template(spec, "statefulset", errors);
 }
 
@@ -389,6 +426,16 @@ pub(super) fn cron_job(object: &Object, errors: &mut Errors) {
         errors.invalid("spec.schedule", schedule, detail);
     } else if let Some(detail) = schedule_complaint(schedule) {
         errors.invalid("spec.schedule", schedule, &detail);
+    } else if let Err(error) = Schedule::parse(schedule) {
+        errors.invalid("spec.schedule", schedule, &error.to_string());
+    }
+    let zone = text(spec, "timeZone");
+    if spec.get("timeZone").is_some() && (zone.is_empty() || zone.eq_ignore_ascii_case("local")) {
+        let detail = "timeZone must be an explicit time zone as defined in \
+            https://www.iana.org/time-zones";
+        errors.invalid("spec.timeZone", zone, detail);
+    } else if let Err(error) = cron::zone(zone) {
+        errors.invalid("spec.timeZone", zone, &error.to_string());
     }
     counts(
         spec,
@@ -474,27 +521,6 @@ fn range_complaint(part: &str, least: u32, greatest: u32, names: &[&str]) -> Opt
     (first > last).then_some(complaint)
 }
 
-pub(super) fn autoscaler(object: &Object, errors: &mut Errors) {
-    let spec = get(object, "spec");
-    let least = integer(spec, "minReplicas").unwrap_or(1);
-    let most = integer(spec, "maxReplicas").unwrap_or(0);
-    if least < 1 {
-        errors.invalid("spec.minReplicas", least, "must be greater than or equal to 1");
-    }
-    if most < 1 {
-        errors.invalid("spec.maxReplicas", most, "must be greater than 0");
-    }
-    if most < least {
-        let detail = "must be greater than or equal to `minReplicas`";
-        errors.invalid("spec.maxReplicas", most, detail);
-    }
-    for key in ["kind", "name"] {
-        if text(get(spec, "scaleTargetRef"), key).is_empty() {
-            errors.required(&at("spec.scaleTargetRef", key), "");
-        }
-    }
-}
-
 pub(super) fn disruption_budget(object: &Object, errors: &mut Errors) {
     let spec = get(object, "spec");
     let both = ["minAvailable", "maxUnavailable"];
@@ -504,6 +530,11 @@ pub(super) fn disruption_budget(object: &Object, errors: &mut Errors) {
     }
     for key in both {
         int_or_percent(get(spec, key), &at("spec", key), errors);
+    }
+    let policy = text(spec, "unhealthyPodEvictionPolicy");
+    if !policy.is_empty() {
+        let field = "spec.unhealthyPodEvictionPolicy";
+        errors.one_of(field, policy, &["IfHealthyBudget", "AlwaysAllow"]);
     }
     label_selector(get(spec, "selector"), "spec.selector", errors);
 }

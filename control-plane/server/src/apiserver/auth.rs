@@ -137,7 +137,8 @@ fn bearer(headers: &http::HeaderMap) -> Result<Option<String>, ApiError> {
     token.map(Some).ok_or(ApiError::Unauthorized)
 }
 
-fn subprotocols(headers: &http::HeaderMap) -> impl Iterator<Item = &str> {
+/// The subprotocols that a WebSocket's client offers.
+pub fn subprotocols(headers: &http::HeaderMap) -> impl Iterator<Item = &str> {
     let lines = headers.get_all(http::header::SEC_WEBSOCKET_PROTOCOL).iter();
     lines.filter_map(|line| line.to_str().ok()).flat_map(|line| line.split(',')).map(str::trim)
 }
@@ -170,16 +171,24 @@ pub fn bootstrap(
     secret: impl FnOnce(&str) -> Option<Object>,
     now: Timestamp,
 ) -> Option<User> {
+    let (id, shown) = bootstrap_parts(token)?;
+    let kept = secret(&format!("bootstrap-token-{id}"))?;
+    of_bootstrap_secret(&kept, id, shown, now)
+}
+
+/// Id and secret of a token that has the form of a bootstrap token.
+fn bootstrap_parts(token: &str) -> Option<(&str, &str)> {
     let mut parts = token.split('.');
     let (id, shown) = (parts.next()?, parts.next()?);
     let plain = |text: &str, length| {
         text.len() == length && text.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit())
     };
-    if !plain(id, 6) || !plain(shown, 16) {
-        return None;
-    }
-    let kept = secret(&format!("bootstrap-token-{id}"))?;
-    of_bootstrap_secret(&kept, id, shown, now)
+    (plain(id, 6) && plain(shown, 16)).then_some((id, shown))
+}
+
+/// Whether a token has the form of a bootstrap token.
+pub fn is_bootstrap(token: &str) -> bool {
+    bootstrap_parts(token).is_some()
 }
 
 /// Checks a bootstrap token against its Secret.

@@ -9,8 +9,10 @@
 use super::errors::ApiError;
 use axum::{body::Body, response::Response};
 use http::{HeaderValue, StatusCode, header};
+use http_body_util::BodyExt as _;
 use serde::de::{DeserializeSeed, Deserializer, MapAccess, SeqAccess, Visitor};
 use serde_json::{Map, Number, Value, json};
+use std::time::Duration;
 
 /// Largest body of a request, as in Kubernetes: an object has at most half of it.
 pub const BODY_BYTES_MAX: usize = 3 * 1024 * 1024;
@@ -31,6 +33,9 @@ const DUPLICATES_MAX: usize = 100;
 /// Room for warnings in an answer, as in Kubernetes; beyond it each is cut to this many characters.
 const WARNINGS_BYTES_MAX: usize = 4 * 1024;
 const LONG_WARNING_CHARS: usize = 256;
+
+/// How long, and how much of, a body that nobody wants is listened to.
+const UNWANTED_MAX: (Duration, usize) = (Duration::from_secs(2), BODY_BYTES_MAX);
 
 /// What we can read; named when we cannot read something.
 pub const READABLE: &str =
@@ -255,6 +260,23 @@ impl<'de> Visitor<'de> for At<'_> {
         }
         Ok(Value::Object(object))
     }
+}
+
+/// Reads what is left of a body that nobody wants. Over HTTP/1.1 a connection ends with the answer
+/// when the request was not read, and a client that is still sending would lose the answer with it.
+pub async fn drain(mut body: Body) {
+    let (time, most) = UNWANTED_MAX;
+    let reading = async {
+        let mut read = 0;
+        while let Some(Ok(frame)) = body.frame().await {
+            read += frame.data_ref().map_or(0, bytes::Bytes::len);
+            if read > most {
+                return;
+            }
+        }
+    };
+    // Whoever is slower than that has to live with it.
+    let _ = tokio::time::timeout(time, reading).await;
 }
 
 /// An answer made of an object, in the form and with the warnings that go with it.

@@ -1,22 +1,27 @@
 //! Requests that this member does not answer itself.
 //!
 //! Nearly everything any member answers: reads are linearizable and writes are judged where they
-//! are applied. Two things are not like that:
+//! are applied. Three things are not like that:
 //! - A Service gets addresses and ports that no other Service may have. One process must give them
 //!   away, so the leader answers writes of Services, and its writes are not forwarded: one that has
 //!   lost the leadership fails instead of giving the same address away twice.
+//! - In a namespace with a ResourceQuota, two steps make a write: it is counted, then stored.
+//!   Whoever counts anew between them must know of it, so one process does both for all: the leader
+//!   again.
 //! - An image lies on the disk of the member to which it was pushed; the others ask around.
 //!
 //! A request is passed on once at most.
 
-use super::{ApiServer, User, content::BODY_BYTES_MAX, errors::ApiError, request::Attributes};
+use super::{
+    ApiServer, User, content::BODY_BYTES_MAX, errors::ApiError, request::Attributes, verbs::quota,
+};
 use crate::peer::{Others, PassedOn};
 use axum::{body::Body, extract::Request, response::Response};
 use bytes::Bytes;
 use http_body_util::{BodyExt as _, Limited};
 use std::io::ErrorKind;
 use std::time::Duration;
-use wherry_store::{Leadership, Peer};
+use wherry_store::{Leadership, Peer, Snapshot};
 
 /// The other member's own limit of a request is longer; this one is for a member that has hung.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(30);
@@ -25,6 +30,17 @@ const ANSWER_TIMEOUT: Duration = Duration::from_secs(30);
 pub fn is_leaders(asked: &Attributes) -> bool {
     let writes = ["create", "update", "patch"].contains(&asked.verb.as_str());
     writes && asked.group.is_empty() && asked.resource == "services" && asked.subresource.is_empty()
+}
+
+/// Whether a write changes what a quota of its namespace may count. Statuses are left out: by them
+/// a Pod can only come to use less, and counting that too late is harmless.
+pub fn is_counted(state: &Snapshot, asked: &Attributes) -> bool {
+    let writes = ["create", "update", "patch", "delete", "deletecollection"];
+    writes.contains(&asked.verb.as_str())
+        && asked.is_resource
+        && !asked.namespace.is_empty()
+        && ["", "eviction", "resize"].contains(&asked.subresource.as_str())
+        && quota::is_any(state, &asked.namespace)
 }
 
 /// Who answers what only the leader may.

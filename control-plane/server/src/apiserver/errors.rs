@@ -9,6 +9,7 @@ use http::{HeaderValue, StatusCode, header};
 use serde_json::{Map, Value, json};
 use wherry_resources::{
     Kind,
+    channels::Outcome,
     validate::{self, FieldError, Reason},
 };
 use wherry_store::{MembershipError, ReadError};
@@ -119,10 +120,10 @@ pub enum ApiError {
     Membership(#[source] MembershipError),
     /// A member is not where the others look for it.
     #[error(
-        "member {name:?} is known to be at {known} and is at {here}: start it again with \
-         --advertise {known} (or --listen), and then let the other one join"
+        "member {name:?} is known to be at {known} and is at {here}, which the others could not be \
+         told yet ({why}); let the other one join when they can, or by another member"
     )]
-    Moved { name: String, known: String, here: String },
+    Moved { name: String, known: String, here: String, why: String },
     /// This member cannot do it at present.
     #[error("{0}")]
     Unavailable(String),
@@ -152,6 +153,19 @@ const MODIFIED: &str =
     "the object has been modified; please apply your changes to the latest version and try again";
 
 impl ApiError {
+    /// Whether it is a judgement on what is stored, which other data might lead to another one: not
+    /// a failure to write it, or to learn whether it was written.
+    pub fn is_verdict(&self) -> bool {
+        !matches!(
+            self,
+            ApiError::TooLarge(_)
+                | ApiError::Internal(_)
+                | ApiError::Full
+                | ApiError::Unavailable(_)
+                | ApiError::Timeout { .. }
+        )
+    }
+
     /// The object is not there.
     pub fn not_found(kind: &Kind, name: &str) -> Self {
         ApiError::NotFound { resource: kind.into(), name: name.into() }
@@ -359,6 +373,31 @@ pub fn details(name: &str, group: &str, kind: &str, causes: &[Cause], retry: u32
         details.insert("retryAfterSeconds".into(), json!(retry));
     }
     Value::Object(details)
+}
+
+/// How a remote command ended, as its client is told on the channel for errors.
+pub fn command_status(outcome: &Outcome) -> Value {
+    let failure = |message: String, reason: &str, cause: Value| {
+        json!({
+            "metadata": {}, "status": "Failure", "message": message, "reason": reason,
+            "details": { "causes": [cause] },
+        })
+    };
+    match outcome {
+        Outcome::Code(0) => json!({ "metadata": {}, "status": "Success" }),
+        Outcome::Code(code) => failure(
+            format!("command terminated with non-zero exit code: exit status {code}"),
+            "NonZeroExitCode",
+            json!({ "reason": "ExitCode", "message": code.to_string() }),
+        ),
+        Outcome::Failed(why) => {
+            let why = format!("error executing command in container: {why}");
+            let message = format!("Internal error occurred: {why}");
+            let mut status = failure(message, "InternalError", json!({ "message": why }));
+            status["code"] = json!(500);
+            status
+        }
+    }
 }
 
 impl IntoResponse for ApiError {

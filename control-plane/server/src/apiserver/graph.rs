@@ -60,6 +60,12 @@ impl Fold for Graph {
         let mut references = Vec::new();
         if !node.is_empty() {
             collect(&spec, &mut references);
+            // The claim of an ephemeral volume is called after the Pod and the volume.
+            let volumes = spec["volumes"].as_array().into_iter().flatten();
+            for volume in volumes.filter(|volume| volume["ephemeral"].is_object()) {
+                let claim = format!("{}-{}", key.name, volume["name"].as_str().unwrap_or(""));
+                references.push(("persistentvolumeclaims", claim));
+            }
             references.sort_unstable();
             references.dedup();
         }

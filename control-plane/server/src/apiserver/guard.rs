@@ -9,7 +9,7 @@ use super::{
     audit::{self, Source, Told},
     auth,
     auth::{PeerAddress, PeerCertificate, User},
-    content::BODY_BYTES_MAX,
+    content::{self, BODY_BYTES_MAX},
     errors::ApiError,
     fairness::{self, Class, Passed, WatchCount},
     impersonate,
@@ -50,7 +50,10 @@ pub async fn guard(State(api): State<ApiServer>, mut request: Request, next: Nex
     api.metrics().in_flight.fetch_add(1, Relaxed);
     let mut told = tell(&audit_id, &request);
     let (answer, class) = match admit_latest(&api, &mut request, &mut told).await {
-        Err(error) => (refused(error, &mut told), None),
+        Err(error) => {
+            content::drain(std::mem::take(request.body_mut())).await;
+            (refused(error, &mut told), None)
+        }
         Ok(admitted) => pass(&api, admitted, request, next, &mut told).await,
     };
     api.metrics().in_flight.fetch_sub(1, Relaxed);
@@ -90,7 +93,10 @@ async fn pass(
     };
     let Passed { seat, class } = match passed {
         Ok(passed) => passed,
-        Err(error) => return (error.into_response(), None),
+        Err(error) => {
+            content::drain(request.into_body()).await;
+            return (error.into_response(), None);
+        }
     };
     let counted = match attributes.verb.as_str() {
         "watch" => api.fairness().watch(&user),
@@ -237,7 +243,9 @@ fn timed_out() -> ApiError {
 }
 
 /// The same as [`admit`], but who is refused by a state that may be old is judged again by the
-/// newest one: a token that another member has just made is good here too.
+/// newest one: a token that another member has just made is good here too. Where no newer state
+/// can change the answer nobody is asked for one, so that refusing a stranger costs no other member
+/// anything.
 async fn admit_latest(
     api: &ApiServer,
     request: &mut Request,
@@ -250,6 +258,14 @@ async fn admit_latest(
         Ok(admitted) => return Ok(admitted),
         Err(refused) => refused,
     };
+    // What anonymous users may do stands in no object; nor does a bearer nobody could have made.
+    let is_stranger = match &told.user {
+        Some(user) => user.is_in(auth::UNAUTHENTICATED),
+        None => !api.could_be_known(&headers),
+    };
+    if is_stranger || api.others().is_none() {
+        return Err(refused);
+    }
     match api.latest().await {
         Ok(state) if state.revision() > judged_by => {
             *request.headers_mut() = headers;

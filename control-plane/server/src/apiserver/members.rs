@@ -35,6 +35,8 @@ struct Row {
     /// In hex: JSON's numbers are too small.
     hash: Option<String>,
     quarantined: Option<String>,
+    /// Its disk is nearly full; with a majority of them, creates and updates are refused.
+    disk_full: bool,
 }
 
 impl From<MemberStatus> for Row {
@@ -47,6 +49,7 @@ impl From<MemberStatus> for Row {
             applied: member.applied,
             hash: member.hash.map(|hash| format!("{hash:032x}")),
             quarantined: member.quarantined,
+            disk_full: member.disk_full,
         }
     }
 }
@@ -77,21 +80,23 @@ pub async fn join(
     let authorities = shared.map_err(|error| ApiError::Internal(error.to_string()))?;
     tracing::info!(member = question.name, id, address, "a new member was taken in");
     let cluster = format!("{:032x}", api.store().cluster_id());
-    Ok((StatusCode::CREATED, Json(Answer { cluster, id, authorities })).into_response())
+    let keyring = api.store().keyring().map(|keyring| keyring.text());
+    let answer = Answer { cluster, id, authorities, keyring };
+    Ok((StatusCode::CREATED, Json(answer)).into_response())
 }
 
-/// A member's address was agreed on when it came in. One that has moved since could not be found by
-/// the new member, and the new one would never get to vote.
+/// One that has moved could not be found by the new member, which then would never get to vote: the
+/// cluster must know the new address first.
 async fn check_own(api: &ApiServer) -> Result<(), ApiError> {
     let members = api.store().members().await;
     let own = members.iter().find(|member| member.id == api.store().member_id());
     let here = api.advertise().to_string();
-    match own.filter(|own| own.address != here) {
-        None => Ok(()),
-        Some(own) => {
-            Err(ApiError::Moved { name: own.name.clone(), known: own.address.clone(), here })
-        }
-    }
+    let Some(own) = own.filter(|own| own.address != here) else {
+        return Ok(());
+    };
+    let settled = api.store().settle_at(&own.name, &here).await;
+    let (name, known) = (own.name.clone(), own.address.clone());
+    settled.map_err(|error| ApiError::Moved { name, known, here, why: error.to_string() })
 }
 
 fn check(question: &Question) -> Result<(), ApiError> {

@@ -18,6 +18,8 @@
 //! Custom kinds go the same way: `catalog` says what is served, `custom` what their writes need
 //! besides.
 //!
+//! `stream` carries commands and connections into Pods, through the nodes' tunnels.
+//!
 //! The same Router serves sockets (through `member`) and the control plane's own clients
 //! ([`ApiServer::client`]), which therefore see exactly what everybody else sees.
 
@@ -38,6 +40,8 @@ mod errors;
 mod extensions;
 mod fairness;
 mod follow;
+#[cfg(test)]
+mod fuzz;
 mod graph;
 mod guard;
 mod health;
@@ -49,6 +53,7 @@ mod registry;
 mod request;
 mod routes;
 mod stored;
+mod stream;
 #[cfg(test)]
 mod tests;
 mod tokens;

@@ -15,6 +15,7 @@
 
 mod custom;
 mod fields;
+mod gnostic;
 mod paths;
 mod schemas;
 mod swagger;
@@ -51,14 +52,37 @@ const JSON: &str = "application/json";
 /// A document and the hash of its bytes.
 #[derive(Clone, Debug)]
 struct Document {
+    media_type: &'static str,
     body: Bytes,
     hash: String,
 }
 
 impl Document {
     fn new(document: &Value) -> Document {
-        let body = document.to_string().into_bytes();
-        Document { hash: hex::encode_upper(Sha256::digest(&body)), body: body.into() }
+        Document::of(JSON, document.to_string().into_bytes())
+    }
+
+    fn of(media_type: &'static str, body: Vec<u8>) -> Document {
+        let hash = hex::encode_upper(Sha256::digest(&body));
+        Document { media_type, hash, body: body.into() }
+    }
+}
+
+/// The version 2 document in the two forms that clients ask for.
+#[derive(Debug)]
+struct Version2 {
+    json: Document,
+    protobuf: Document,
+}
+
+impl Version2 {
+    fn of(version_3: &Value) -> Version2 {
+        let swagger = swagger::document(version_3);
+        let protobuf = gnostic::encode(&swagger);
+        Version2 {
+            json: Document::new(&swagger),
+            protobuf: Document::of(gnostic::MEDIA_TYPE, protobuf),
+        }
     }
 }
 
@@ -66,8 +90,7 @@ impl Document {
 type Version3 = BTreeMap<String, Document>;
 
 static VERSION_3: LazyLock<Version3> = LazyLock::new(make_version_3);
-static VERSION_2: LazyLock<Document> =
-    LazyLock::new(|| Document::new(&swagger::document(&whole_document())));
+static VERSION_2: LazyLock<Version2> = LazyLock::new(|| Version2::of(&whole_document()));
 
 /// `GET /openapi/v3`.
 pub async fn v3(State(server): State<ApiServer>, headers: HeaderMap) -> Result<Response, ApiError> {
@@ -128,17 +151,22 @@ async fn document_of(
     })
 }
 
-/// `GET /openapi/v2`, in JSON only: the clients that want the other form go on without it when
-/// version 3 is there.
+/// `GET /openapi/v2`, in JSON or protobuf, whichever is named first.
 pub async fn v2(State(server): State<ApiServer>, headers: HeaderMap) -> Result<Response, ApiError> {
     whole_of(server.catalog(), headers).await
 }
 
 async fn whole_of(catalog: Arc<Catalog>, headers: HeaderMap) -> Result<Response, ApiError> {
-    accepts_json(&headers)?;
-    let document = off_thread(move || match catalog.custom.is_empty() {
-        true => VERSION_2.clone(),
-        false => catalog.openapi().version_2(),
+    let protobuf = wants_protobuf(&headers)?;
+    let document = off_thread(move || {
+        let chosen = |whole: &Version2| match protobuf {
+            true => whole.protobuf.clone(),
+            false => whole.json.clone(),
+        };
+        match catalog.custom.is_empty() {
+            true => chosen(&VERSION_2),
+            false => chosen(catalog.openapi().version_2()),
+        }
     })
     .await?;
     Ok(document_response(&headers, document, &[(CACHE_CONTROL, "no-cache, private".to_string())]))
@@ -154,13 +182,32 @@ async fn off_thread<T: Send + 'static>(
 }
 
 fn accepts_json(headers: &HeaderMap) -> Result<(), ApiError> {
+    if accepted(headers).iter().any(|range| is_json(range)) {
+        return Ok(());
+    }
+    Err(ApiError::NotAcceptable(JSON))
+}
+
+/// Whether the first acceptable form of version 2 is protobuf.
+fn wants_protobuf(headers: &HeaderMap) -> Result<bool, ApiError> {
+    const BOTH: &str =
+        "application/json, application/com.github.proto-openapi.spec.v2.v1.0+protobuf";
+    let protobuf = |range: &str| [gnostic::MEDIA_TYPE, gnostic::MEDIA_TYPE_BEFORE].contains(&range);
+    let ranges = accepted(headers);
+    let first = ranges.iter().find(|range| is_json(range) || protobuf(range));
+    first.map(|range| protobuf(range)).ok_or(ApiError::NotAcceptable(BOTH))
+}
+
+/// The media ranges of a request, in their order.
+fn accepted(headers: &HeaderMap) -> Vec<String> {
     let values = headers.get_all(ACCEPT).iter().filter_map(|value| value.to_str().ok());
     let accept = values.collect::<Vec<_>>().join(",");
-    let json = |range: &str| {
-        let range = range.split(';').next().unwrap_or_default().trim();
-        matches!(range, JSON | "application/*" | "*/*" | "")
-    };
-    if accept.split(',').any(json) { Ok(()) } else { Err(ApiError::NotAcceptable(JSON)) }
+    let bare = |range: &str| range.split(';').next().unwrap_or_default().trim().to_owned();
+    accept.split(',').map(bare).collect()
+}
+
+fn is_json(range: &str) -> bool {
+    matches!(range, JSON | "application/*" | "*/*" | "")
 }
 
 fn document_response(
@@ -172,7 +219,11 @@ fn document_response(
     let held = headers.get_all(IF_NONE_MATCH).iter().filter_map(|value| value.to_str().ok());
     let mut held = held.flat_map(|value| value.split(',')).map(str::trim);
     let known = held.any(|held| held == "*" || held.trim_start_matches("W/") == tag);
-    let mut all = vec![(CONTENT_TYPE, JSON.to_string()), (ETAG, tag), (VARY, "Accept".to_string())];
+    let mut all = vec![
+        (CONTENT_TYPE, document.media_type.to_string()),
+        (ETAG, tag),
+        (VARY, "Accept".to_string()),
+    ];
     all.extend_from_slice(fields);
     if known {
         return respond(StatusCode::NOT_MODIFIED, &all, Bytes::new());

@@ -54,6 +54,12 @@ impl Query {
         found.map(|(_, value)| value.as_str()).filter(|value| !value.is_empty())
     }
 
+    /// All values of a parameter.
+    pub fn all<'a>(&'a self, name: &'a str) -> impl Iterator<Item = &'a str> {
+        let named = self.0.iter().filter(move |(key, _)| key == name);
+        named.map(|(_, value)| value.as_str())
+    }
+
     /// `1`, `true` and a bare name are true, as Kubernetes reads booleans in queries.
     pub fn flag(&self, name: &str) -> bool {
         let found = self.0.iter().find(|(key, _)| key == name);
@@ -125,8 +131,12 @@ pub fn attributes(method: &Method, path: &str, query: &Query) -> Attributes {
         .split('/')
         .map(|segment| percent_encoding::percent_decode_str(segment).decode_utf8_lossy().into())
         .collect();
-    // No name is empty or holds the byte that separates the parts of a key.
-    if decoded.iter().any(|segment| segment.is_empty() || segment.contains('\0')) {
+    // No name is empty or holds the byte that separates the parts of a key. What lies behind a
+    // proxy is not ours.
+    let proxy = if decoded.get(2).is_some_and(|word| word == "namespaces") { 6 } else { 4 };
+    let is_proxy = decoded.get(proxy).is_some_and(|word| word == "proxy");
+    let ours = if is_proxy { &decoded[..=proxy] } else { &decoded[..] };
+    if ours.iter().any(|segment| segment.is_empty() || segment.contains('\0')) {
         return plain();
     }
     let segments: Vec<&str> = decoded.iter().map(String::as_str).collect();
@@ -266,6 +276,7 @@ mod tests {
                 "patch apps/v1 ns=a deployments/scale name=b rest=",
             ),
             ("DELETE /api/v1/namespaces/a/pods", "deletecollection /v1 ns=a pods/ name= rest="),
+            ("GET /api/v1/nodes/n/proxy//x%00", "get /v1 ns= nodes/proxy name=n rest=/x\0"),
             ("GET /api/v1/nodes/n/proxy/x/y", "get /v1 ns= nodes/proxy name=n rest=x/y"),
             ("GET /api/v1/pods?fieldSelector=metadata.name%3Db", "list /v1 ns= pods/ name=b rest="),
             ("GET /api/v1/pods?fieldSelector=metadata.name!%3Db", "list /v1 ns= pods/ name= rest="),

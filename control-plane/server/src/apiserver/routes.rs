@@ -11,7 +11,7 @@ use super::{
     errors::{ApiError, GroupResource},
     guard, health, members, openapi, registry,
     request::{self, Attributes, Query, Request},
-    tunnel, ui, verbs,
+    stream, tunnel, ui, verbs,
 };
 use crate::member::join;
 use axum::{
@@ -22,9 +22,10 @@ use axum::{
     response::Response,
     routing::{any, delete, get, post},
 };
-use http::{Extensions, HeaderMap, StatusCode, Version, header};
+use http::header;
 use http_body_util::{BodyExt, Limited};
-use tower_http::{CompressionLevel, compression::CompressionLayer};
+use tower_http::CompressionLevel;
+use tower_http::compression::{CompressionLayer, predicate::Predicate};
 
 /// Answers smaller than this are sent as they are, as in Kubernetes.
 const GZIP_BYTES_MIN: u64 = 128 * 1024;
@@ -50,6 +51,8 @@ pub fn router(api: ApiServer) -> Router {
         .route("/openapi/v2", get(openapi::v2))
         .route("/openapi/v3", get(openapi::v3))
         .route("/openapi/v3/{*path}", get(openapi::v3_document))
+        .route(verbs::custom_metrics::GROUP, get(verbs::custom_metrics::list))
+        .route(verbs::custom_metrics::PATH, get(verbs::custom_metrics::answer))
         .route("/api/v1/{*path}", any(resource))
         .route("/apis/{group}/{version}/{*path}", any(resource))
         .route("/.well-known/openid-configuration", get(verbs::token::configuration))
@@ -70,7 +73,7 @@ pub fn router(api: ApiServer) -> Router {
             CompressionLayer::new()
                 .gzip(true)
                 .quality(CompressionLevel::Fastest)
-                .compress_when(is_worth_gzip),
+                .compress_when(WorthGzip),
         )
         .layer(middleware::from_fn_with_state(api.clone(), guard::guard))
         .with_state(api)
@@ -81,7 +84,13 @@ async fn resource(
     State(api): State<ApiServer>,
     http: axum::extract::Request,
 ) -> Result<Response, ApiError> {
-    if !http.extensions().get::<Attributes>().is_some_and(elsewhere::is_leaders) {
+    if http.extensions().get::<Attributes>().is_some_and(stream::concerns) {
+        return stream::serve(api, http).await;
+    }
+    let leaders = |asked: &Attributes| {
+        elsewhere::is_leaders(asked) || elsewhere::is_counted(&api.store().current(), asked)
+    };
+    if !http.extensions().get::<Attributes>().is_some_and(leaders) {
         return answer(api, http).await;
     }
     match elsewhere::leader(&api, &http)? {
@@ -155,7 +164,21 @@ async fn read(api: &ApiServer, http: axum::extract::Request) -> Result<Request, 
     let missing = || ApiError::Internal("a request went past the guard".to_owned());
     let user = parts.extensions.remove::<User>().ok_or_else(missing)?;
     let attributes = parts.extensions.remove::<Attributes>().ok_or_else(missing)?;
-    let (kind, subresource) = request::resolve(&attributes, || api.catalog())?;
+    let found = match request::resolve(&attributes, || api.catalog()) {
+        // Its definition may have been stored through another member a moment ago.
+        Err(ApiError::NoSuchPath) if api.others().is_some() => {
+            api.latest().await?;
+            request::resolve(&attributes, || api.catalog())
+        }
+        found => found,
+    };
+    let (kind, subresource) = match found {
+        Ok(found) => found,
+        Err(error) => {
+            content::drain(body).await;
+            return Err(error);
+        }
+    };
     let query = Query::parse(parts.uri.query().unwrap_or(""));
     let header = |name| parts.headers.get(name).and_then(|value| value.to_str().ok()).unwrap_or("");
     let accepted = if subresource.is_some_and(|subresource| subresource.name == "log") {
@@ -179,19 +202,20 @@ async fn whole(body: Body) -> Result<bytes::Bytes, ApiError> {
     }
 }
 
-/// Only complete answers: a stream would wait in the compressor's buffer.
-fn is_worth_gzip(_: StatusCode, _: Version, headers: &HeaderMap, _: &Extensions) -> bool {
-    // Blobs of the registry are compressed already, and must come as they were pushed.
-    let media = headers.get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok());
-    let is_text = media.is_some_and(|media| {
-        media.starts_with("application/json")
+/// Which answers are compressed: complete ones, since a stream would wait in the compressor's
+/// buffer, that are text and long.
+#[derive(Clone, Copy)]
+struct WorthGzip;
+
+impl Predicate for WorthGzip {
+    fn should_compress<B: http_body::Body>(&self, response: &http::Response<B>) -> bool {
+        // Blobs of the registry are compressed already, and must come as they were pushed.
+        let media = response.headers().get(header::CONTENT_TYPE);
+        let media = media.and_then(|value| value.to_str().ok()).unwrap_or("");
+        let is_text = media.starts_with("application/json")
             || media.contains("yaml")
-            || media.starts_with("text/")
-    });
-    if !is_text {
-        return false;
+            || media.starts_with("text/");
+        // The length is no header yet: that is written last of all.
+        is_text && response.body().size_hint().exact().is_some_and(|size| size >= GZIP_BYTES_MIN)
     }
-    let length = headers.get(header::CONTENT_LENGTH).and_then(|value| value.to_str().ok());
-    let length: Option<u64> = length.and_then(|text| text.parse().ok());
-    length.is_some_and(|length| length >= GZIP_BYTES_MIN)
 }

@@ -16,9 +16,7 @@
 
 use super::{ApiServer, auth::User, errors::ApiError};
 use axum::{body::Body, extract::State, response::Response};
-use bytes::Bytes;
 use http::{HeaderValue, Request, StatusCode, header};
-use http_body_util::Empty;
 use hyper::{body::Incoming, client::conn::http2};
 use hyper_util::rt::{TokioExecutor, TokioTimer};
 use std::collections::HashMap;
@@ -34,7 +32,14 @@ const ANSWER_TIMEOUT: Duration = Duration::from_secs(10);
 const KEEP_ALIVE_INTERVAL: Duration = Duration::from_secs(10);
 const KEEP_ALIVE_TIMEOUT: Duration = Duration::from_secs(10);
 
-type Sender = http2::SendRequest<Empty<Bytes>>;
+/// An agent that opens a stream may have to wait for its worker, and that for code to be loaded.
+const OPEN_TIMEOUT: Duration = Duration::from_secs(45);
+/// What one stream, and all of them together, may hold of what nobody has taken yet: streams that
+/// are stuck leave room for the others. The agent allows 256 of them.
+const STREAM_WINDOW: u32 = 256 << 10;
+const TUNNEL_WINDOW: u32 = 256 * STREAM_WINDOW;
+
+type Sender = http2::SendRequest<Body>;
 
 /// Why a request did not reach an agent.
 #[derive(Debug, thiserror::Error)]
@@ -46,7 +51,7 @@ pub enum TunnelError {
     #[error("the connection to node {node:?} failed")]
     Failed { node: String, source: hyper::Error },
     /// The agent did not answer.
-    #[error("node {0:?} did not answer within {ANSWER_TIMEOUT:?}")]
+    #[error("node {0:?} did not answer in time")]
     NoAnswer(String),
 }
 
@@ -65,13 +70,13 @@ pub struct Tunnels {
 }
 
 impl Tunnels {
-    fn open(&self) -> MutexGuard<'_, HashMap<String, Tunnel>> {
+    fn open_tunnels(&self) -> MutexGuard<'_, HashMap<String, Tunnel>> {
         self.open.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Names of the connected nodes, for tests and metrics.
     pub fn nodes(&self) -> Vec<String> {
-        self.open().keys().cloned().collect()
+        self.open_tunnels().keys().cloned().collect()
     }
 
     /// Sends a GET to a node's agent. The answer's body may go on for as long as the agent likes.
@@ -81,9 +86,9 @@ impl Tunnels {
         target: &str,
     ) -> Result<http::Response<Incoming>, TunnelError> {
         let not_connected = || TunnelError::NotConnected(node.to_owned());
-        let mut tunnel = self.open().get(node).cloned().ok_or_else(not_connected)?;
+        let mut tunnel = self.open_tunnels().get(node).cloned().ok_or_else(not_connected)?;
         let request = Request::get(format!("http://agent{target}"))
-            .body(Empty::new())
+            .body(Body::empty())
             .map_err(|_| not_connected())?;
         let failed =
             match tokio::time::timeout(ANSWER_TIMEOUT, tunnel.sender.send_request(request)).await {
@@ -95,8 +100,27 @@ impl Tunnels {
         Err(failed)
     }
 
+    /// Opens a stream at a node's agent: `body` flows there and the answer's body back, each for
+    /// as long as it likes. A slow answer says nothing of the tunnel.
+    pub async fn open(
+        &self,
+        node: &str,
+        target: &str,
+        body: Body,
+    ) -> Result<http::Response<Incoming>, TunnelError> {
+        let not_connected = || TunnelError::NotConnected(node.to_owned());
+        let mut tunnel = self.open_tunnels().get(node).cloned().ok_or_else(not_connected)?;
+        let request = Request::post(format!("http://agent{target}")).body(body);
+        let request = request.map_err(|_| not_connected())?;
+        match tokio::time::timeout(OPEN_TIMEOUT, tunnel.sender.send_request(request)).await {
+            Ok(Ok(response)) => Ok(response),
+            Ok(Err(source)) => Err(TunnelError::Failed { node: node.to_owned(), source }),
+            Err(_) => Err(TunnelError::NoAnswer(node.to_owned())),
+        }
+    }
+
     fn close(&self, node: &str, id: u64) {
-        let mut open = self.open();
+        let mut open = self.open_tunnels();
         if open.get(node).is_some_and(|tunnel| tunnel.id == id) {
             open.remove(node);
             tracing::info!(node, "tunnel closed");
@@ -114,13 +138,15 @@ impl Tunnels {
             .keep_alive_interval(KEEP_ALIVE_INTERVAL)
             .keep_alive_timeout(KEEP_ALIVE_TIMEOUT)
             .keep_alive_while_idle(true)
+            .initial_stream_window_size(STREAM_WINDOW)
+            .initial_connection_window_size(TUNNEL_WINDOW)
             .handshake(stream);
         let (sender, connection) = match handshake.await {
             Ok(made) => made,
             Err(error) => return tracing::warn!(node, %error, "tunnel refused"),
         };
         let id = rand::random();
-        self.open().insert(node.to_owned(), Tunnel { id, sender });
+        self.open_tunnels().insert(node.to_owned(), Tunnel { id, sender });
         tracing::info!(node, "tunnel open");
         tokio::select! {
             ended = connection => if let Err(error) = ended {
@@ -165,6 +191,7 @@ pub async fn accept(
 #[cfg(test)]
 mod tests {
     use super::*;
+    use bytes::Bytes;
     use http_body_util::{BodyExt, Full};
     use hyper::service::service_fn;
     use hyper_util::rt::TokioIo;

@@ -1,12 +1,14 @@
 //! What a cluster has from the start: its own namespaces, the system's priority classes, the
-//! default roles (`access`) and flow schemas (`flow`), an APIService for each group that is served
-//! here, and the Service `kubernetes` with the addresses of the control plane's members behind it.
+//! default roles (`access`), flow schemas (`flow`) and storage class (`storage`), an APIService for
+//! each group that is served here, and the Service `kubernetes` with the addresses of the control
+//! plane's members behind it.
 //!
 //! Owns: these objects. They are made when missing (after a deletion too); the endpoints are put
 //! right when members come, go, or move. One key stands for all of it.
 
 pub mod access;
 pub mod flow;
+pub mod storage;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -19,6 +21,7 @@ use k8s_openapi::api::core::v1::{
 };
 use k8s_openapi::api::discovery::v1::{Endpoint, EndpointConditions, EndpointPort, EndpointSlice};
 use k8s_openapi::api::scheduling::v1::PriorityClass;
+use k8s_openapi::api::storage::v1::StorageClass;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 use k8s_openapi::kube_aggregator::pkg::apis::apiregistration::v1::{APIService, APIServiceSpec};
@@ -27,6 +30,7 @@ use wherry_resources::GROUPS;
 
 use super::ApiMember;
 use super::cache::{Cache, Change, Key};
+use super::mirroring::SKIP_MIRROR;
 use super::reconcile::{Controller, Plan, View};
 use super::write::Write;
 
@@ -68,6 +72,7 @@ fn wake(_: &Cache, change: &Change, keys: &mut Vec<Key>) {
     let served = namespace == "default" && name == SERVICE;
     let own = match change.key.kind.kind {
         "Namespace" => NAMESPACES.contains(&name),
+        "StorageClass" => name == storage::CLASS,
         "PriorityClass" => PRIORITY_CLASSES.iter().any(|(class, _)| *class == name),
         "Service" | "Endpoints" => served,
         "EndpointSlice" => namespace == "default" && is_slice_name(name),
@@ -96,6 +101,8 @@ fn reconcile(view: &View<'_>, _: &Key) -> Plan {
     let mut writes = plan(&snapshot, view.now);
     let cache = view.cache;
     writes.extend(access::plan(|name| cache.get("", name), |name| cache.get("", name)));
+    let class = cache.get::<StorageClass>("", storage::CLASS);
+    writes.extend(storage::plan(class.is_some()));
     writes.extend(flow::plan(|name| cache.get("", name), |name| cache.get("", name)));
     let mut plan: Plan = writes.into();
     plan.look_again(LOOK_EVERY);
@@ -204,12 +211,17 @@ fn api_service(snapshot: &Snapshot) -> Vec<Write> {
     }
     let groups = by_port(&snapshot.members);
     let subsets: Vec<EndpointSubset> = groups.iter().map(|group| subset(group)).collect();
+    // Its slices are made here: nobody is to make others of it.
+    let labels = [(SKIP_MIRROR, "true")];
     match &snapshot.endpoints {
-        None => {
-            writes.push(Write::create(&Endpoints { metadata: meta(&[]), subsets: Some(subsets) }))
-        }
-        Some(held) if held.subsets.as_ref() != Some(&subsets) => {
-            writes.push(Write::patch(&**held, json!({"subsets": subsets})));
+        None => writes
+            .push(Write::create(&Endpoints { metadata: meta(&labels), subsets: Some(subsets) })),
+        Some(held)
+            if held.subsets.as_ref() != Some(&subsets)
+                || held.metadata.labels != meta(&labels).labels =>
+        {
+            let body = json!({"subsets": subsets, "metadata": {"labels": meta(&labels).labels}});
+            writes.push(Write::patch(&**held, body));
         }
         Some(_) => {}
     }
@@ -383,7 +395,7 @@ mod tests {
             priority_classes: classes.collect(),
             service: Some(Arc::new(service())),
             endpoints: Some(Arc::new(Endpoints {
-                metadata: meta(&[]),
+                metadata: meta(&[(SKIP_MIRROR, "true")]),
                 subsets: Some(groups.iter().map(|group| subset(group)).collect()),
             })),
             slices: slices.map(|(at, group)| Arc::new(slice(group, at == 0))).collect(),

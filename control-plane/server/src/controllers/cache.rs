@@ -3,8 +3,8 @@
 //!
 //! Words: a *shelf* holds the objects of one kind; a [`Key`] names one object; a [`Change`] is one
 //! object before and after. Kinds that a plan reads are held typed, all others as metadata only
-//! ([`Bare`]): the garbage collector and namespace deletion need no more, and no Secret's content
-//! is ever in here.
+//! ([`Bare`]): the garbage collector and namespace deletion need no more. Of a Secret's content
+//! only a bootstrap token's end is ever in here.
 //!
 //! Invariants:
 //! - one owner: the reconcile loop applies events and own writes' results between two plans, so
@@ -252,6 +252,25 @@ pub struct Cache {
     revision: u64,
     /// Uids that watches removed last, the newest at the end.
     gone: VecDeque<String>,
+    /// What controllers keep in mind about objects, by what it is.
+    memos: HashMap<(TypeId, Key), Memo>,
+}
+
+/// Something that a controller keeps in mind about an object and that is written nowhere: lost with
+/// the leader, and with the object.
+#[derive(Clone)]
+pub struct Memo(Arc<dyn Any + Send + Sync>);
+
+impl Memo {
+    pub fn new<T: Any + Send + Sync>(value: T) -> Memo {
+        Memo(Arc::new(value))
+    }
+}
+
+impl fmt::Debug for Memo {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Memo")
+    }
 }
 
 impl Cache {
@@ -388,6 +407,23 @@ impl Cache {
         self.renewed.values_mut().for_each(|seen| *seen = now);
     }
 
+    /// Keeps something in mind about an object, in place of what was kept of its type.
+    pub fn remember(&mut self, key: &Key, memo: Memo) {
+        self.memos.insert(((*memo.0).type_id(), key.clone()), memo);
+    }
+
+    /// What is kept in mind about an object.
+    pub fn memo<T: Any + Send + Sync>(&self, key: &Key) -> Option<Arc<T>> {
+        let memo = self.memos.get(&(TypeId::of::<T>(), key.clone()))?;
+        memo.0.clone().downcast::<T>().ok()
+    }
+
+    /// Nodes and how long their leases have not changed.
+    pub fn silences(&self, now: Instant) -> impl Iterator<Item = (&str, Duration)> {
+        let renewed = self.renewed.iter();
+        renewed.map(move |(node, seen)| (&**node, now.saturating_duration_since(*seen)))
+    }
+
     /// Takes in what the watch of a kind said and returns what changed by it.
     pub fn observe(&mut self, kind: &'static Kind, seen: Seen, now: Instant) -> Vec<Change> {
         let found = self.slot(kind).or_else(|| self.custom_slot(kind));
@@ -496,6 +532,9 @@ impl Cache {
         let before = shelf.objects.remove(path)?;
         let key = Key { kind: shelf.kind, path: path.clone() };
         self.unlink(&key, &before);
+        if !self.memos.is_empty() {
+            self.memos.retain(|(_, of), _| *of != key);
+        }
         if before.get::<Lease>().is_some() && key.namespace() == LEASE_NAMESPACE {
             self.renewed.remove(key.name());
         }

@@ -1,12 +1,15 @@
-//! Certificate requests of nodes: approved and signed, or refused, by rules that need no human.
+//! Certificate requests: those of nodes are approved and signed, or refused, by rules that need no
+//! human; those of people's clients and of nodes' servers are signed when somebody has approved them.
 //!
-//! Owns: the conditions and the certificate of CertificateSigningRequests of the two signers below,
+//! Owns: the conditions and the certificate of CertificateSigningRequests of the signers below,
 //! and the deletion of requests that are over.
 //!
 //! | signer | who may ask | for what |
 //! |---|---|---|
 //! | [`KUBELET_SIGNER`] | a join token, or the node | CN `system:node:NAME`, O `system:nodes` |
 //! | [`TRAFFIC_SIGNER`] | the node NAME | CN NAME, O one existing namespace |
+//! | [`CLIENT_SIGNER`] | anybody; a person approves | any CN, at most one O, client use |
+//! | [`SERVING_SIGNER`] | the node NAME; a person approves | CN `system:node:NAME`, its names |
 //!
 //! Invariants: what a certificate says comes from the checked values, never from the request's
 //! bytes; a request with any other name in it is refused; everything is checked again before
@@ -29,9 +32,12 @@ use super::write::{Action, Signer, Target, Write};
 use crate::pki::{Profile, Request};
 
 const KUBELET_SIGNER: &str = "kubernetes.io/kube-apiserver-client-kubelet";
+const CLIENT_SIGNER: &str = "kubernetes.io/kube-apiserver-client";
+const SERVING_SIGNER: &str = "kubernetes.io/kubelet-serving";
 const TRAFFIC_SIGNER: &str = "wherry.dev/traffic";
 const NODE_PREFIX: &str = "system:node:";
 const NODES: &str = "system:nodes";
+const MASTERS: &str = "system:masters";
 const BOOTSTRAPPERS: &str = "system:bootstrappers";
 /// Requests are kept so long after they were answered, for whoever wants to see why.
 const ANSWERED_KEPT: SignedDuration = SignedDuration::from_hours(1);
@@ -74,7 +80,7 @@ pub fn plan(snapshot: &Snapshot, now: Timestamp) -> Plan {
         return plan;
     }
     let signer = match request.spec.signer_name.as_str() {
-        KUBELET_SIGNER => Signer::Cluster,
+        KUBELET_SIGNER | CLIENT_SIGNER | SERVING_SIGNER => Signer::Cluster,
         TRAFFIC_SIGNER => Signer::Traffic,
         _ => return pending(request, now),
     };
@@ -82,9 +88,15 @@ pub fn plan(snapshot: &Snapshot, now: Timestamp) -> Plan {
     if signed || has(request, "Denied") || has(request, "Failed") {
         return pending(request, now);
     }
-    let verdict = match signer {
-        Signer::Cluster => check_node(request),
-        Signer::Traffic => check_traffic(request, &snapshot.namespaces),
+    let by_hand = [CLIENT_SIGNER, SERVING_SIGNER].contains(&&*request.spec.signer_name);
+    if by_hand && !has(request, "Approved") {
+        return pending(request, now);
+    }
+    let verdict = match request.spec.signer_name.as_str() {
+        KUBELET_SIGNER => check_node(request),
+        CLIENT_SIGNER => check_client(request),
+        SERVING_SIGNER => check_serving(request),
+        _ => check_traffic(request, &snapshot.namespaces),
     };
     let write = match (verdict, has(request, "Approved")) {
         (Ok(_), false) => {
@@ -175,8 +187,14 @@ enum Refusal {
     Organization { expected: String, found: Vec<String> },
     #[error("the usage {0:?} is not allowed for this signer")]
     Usage(String),
-    #[error("the usage \"client auth\" is missing")]
-    NoClientUse,
+    #[error("the usage {0:?} is missing")]
+    NoUse(&'static str),
+    #[error("nobody becomes a member of system:masters by a certificate request")]
+    Masters,
+    #[error("a server's certificate needs names or addresses")]
+    NoNames,
+    #[error("only DNS names and addresses may stand in a node's certificate")]
+    OtherNames,
     #[error("{user:?} may not ask for a certificate of {wanted:?}")]
     NotYours { user: String, wanted: String },
     #[error("there is no namespace {0:?}")]
@@ -185,9 +203,14 @@ enum Refusal {
 
 type Checked = (Profile, String);
 
-fn read(request: &CertificateSigningRequest) -> Result<(Request, String), Refusal> {
+fn parse(request: &CertificateSigningRequest) -> Result<(Request, String), Refusal> {
     let pem = String::from_utf8(request.spec.request.0.clone()).map_err(|_| Refusal::NotText)?;
     let parsed = Request::parse(&pem)?;
+    Ok((parsed, pem))
+}
+
+fn read(request: &CertificateSigningRequest) -> Result<(Request, String), Refusal> {
+    let (parsed, pem) = parse(request)?;
     if parsed.has_alternative_names {
         return Err(Refusal::AlternativeNames);
     }
@@ -195,15 +218,81 @@ fn read(request: &CertificateSigningRequest) -> Result<(Request, String), Refusa
 }
 
 fn check_usages(request: &CertificateSigningRequest, allowed: &[&str]) -> Result<(), Refusal> {
+    check_uses(request, allowed, "client auth")
+}
+
+/// All usages must be allowed ones, and the needed one among them.
+fn check_uses(
+    request: &CertificateSigningRequest,
+    allowed: &[&str],
+    needed: &'static str,
+) -> Result<(), Refusal> {
     let usages = request.spec.usages.iter().flatten();
-    let mut client = false;
-    for usage in usages {
-        if !allowed.contains(&usage.as_str()) {
-            return Err(Refusal::Usage(usage.clone()));
-        }
-        client |= usage == "client auth";
+    if let Some(other) = usages.clone().find(|usage| !allowed.contains(&usage.as_str())) {
+        return Err(Refusal::Usage(other.clone()));
     }
-    if client { Ok(()) } else { Err(Refusal::NoClientUse) }
+    let has = usages.clone().any(|usage| usage == needed);
+    if has { Ok(()) } else { Err(Refusal::NoUse(needed)) }
+}
+
+/// What the request asks for as its time, if anything.
+fn lifetime(request: &CertificateSigningRequest) -> Option<Duration> {
+    let seconds = request.spec.expiration_seconds?;
+    Some(Duration::from_secs(u64::try_from(seconds).unwrap_or(0)))
+}
+
+/// A client of the API, under any name: who approves it decides whom it may be.
+fn check_client(request: &CertificateSigningRequest) -> Result<Checked, Refusal> {
+    let (parsed, pem) = read(request)?;
+    if parsed.organizations.iter().any(|group| group == MASTERS) {
+        return Err(Refusal::Masters);
+    }
+    if parsed.common_name.is_empty() {
+        return Err(Refusal::Name(parsed.common_name));
+    }
+    check_usages(request, &["digital signature", "key encipherment", "client auth"])?;
+    let profile = Profile {
+        common_name: parsed.common_name,
+        organization: parsed.organizations.into_iter().next(),
+        client: true,
+        lifetime: lifetime(request),
+        ..Profile::default()
+    };
+    Ok((profile, pem))
+}
+
+/// What a node serves its own port with: under the names and addresses that it asks for.
+fn check_serving(request: &CertificateSigningRequest) -> Result<Checked, Refusal> {
+    let (parsed, pem) = parse(request)?;
+    let node = parsed.common_name.strip_prefix(NODE_PREFIX).filter(|node| is_node_name(node));
+    if node.is_none() {
+        return Err(Refusal::Name(parsed.common_name));
+    }
+    if parsed.organizations != [NODES] {
+        let (expected, found) = (NODES.to_string(), parsed.organizations);
+        return Err(Refusal::Organization { expected, found });
+    }
+    if parsed.names.is_empty() && parsed.addresses.is_empty() {
+        return Err(Refusal::NoNames);
+    }
+    if parsed.has_other_names {
+        return Err(Refusal::OtherNames);
+    }
+    check_uses(request, &["digital signature", "key encipherment", "server auth"], "server auth")?;
+    let user = request.spec.username.clone().unwrap_or_default();
+    if user != parsed.common_name || !in_group(request, NODES) {
+        return Err(Refusal::NotYours { user, wanted: parsed.common_name });
+    }
+    let profile = Profile {
+        common_name: parsed.common_name,
+        organization: Some(NODES.to_string()),
+        names: parsed.names,
+        addresses: parsed.addresses,
+        server: true,
+        lifetime: lifetime(request),
+        ..Profile::default()
+    };
+    Ok((profile, pem))
 }
 
 fn in_group(request: &CertificateSigningRequest, group: &str) -> bool {

@@ -8,25 +8,40 @@
 //! Only the Raft leader runs them. A deposed leader's writes are refused by its own store, and
 //! every write names the state it was planned from, so two leaders for a moment do no harm.
 
+pub mod addresses;
+pub mod affinity;
 pub mod aggregation;
+pub mod autoscaler;
 pub mod bootstrap;
 pub mod cache;
 pub mod certificates;
+pub mod cronjob;
+pub mod daemonset;
 pub mod definitions;
 pub mod deployment;
+pub mod disruption;
 pub mod endpoints;
+pub mod ephemeral;
+pub mod errands;
 pub mod events;
 pub mod garbage;
+pub mod history;
 pub mod job;
+pub mod leftovers;
+pub mod mirroring;
 pub mod namespace;
 pub mod node;
 pub mod owners;
 pub mod podcidr;
 pub mod pods;
+pub mod quota;
 pub mod reconcile;
 pub mod replicaset;
 pub mod serviceaccount;
+pub mod share;
+pub mod statefulset;
 pub mod taints;
+pub mod volumes;
 pub mod watch;
 pub mod write;
 
@@ -36,15 +51,24 @@ pub(crate) mod testing;
 use std::net::SocketAddr;
 use std::sync::Arc;
 
-use k8s_openapi::api::apps::v1::{Deployment, ReplicaSet};
-use k8s_openapi::api::batch::v1::Job;
+use k8s_openapi::api::apps::v1::{
+    ControllerRevision, DaemonSet, Deployment, ReplicaSet, StatefulSet,
+};
+use k8s_openapi::api::autoscaling::v2::HorizontalPodAutoscaler;
+use k8s_openapi::api::batch::v1::{CronJob, Job};
 use k8s_openapi::api::certificates::v1::CertificateSigningRequest;
 use k8s_openapi::api::coordination::v1::Lease;
-use k8s_openapi::api::core::v1::{Endpoints, Namespace, Node, Pod, Service, ServiceAccount};
+use k8s_openapi::api::core::v1::{
+    Endpoints, Namespace, Node, PersistentVolume, PersistentVolumeClaim, Pod,
+    ReplicationController, ResourceQuota, Service, ServiceAccount,
+};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use k8s_openapi::api::flowcontrol::v1::{FlowSchema, PriorityLevelConfiguration};
+use k8s_openapi::api::networking::v1::{Ingress, IngressClass};
+use k8s_openapi::api::policy::v1::PodDisruptionBudget;
 use k8s_openapi::api::rbac::v1::{ClusterRole, ClusterRoleBinding};
 use k8s_openapi::api::scheduling::v1::PriorityClass;
+use k8s_openapi::api::storage::v1::StorageClass;
 use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
 use k8s_openapi::kube_aggregator::pkg::apis::apiregistration::v1::APIService;
 use tokio::sync::watch as watch_channel;
@@ -65,8 +89,20 @@ pub static CONTROLLERS: &[Controller] = &[
     node::CONTROLLER,
     deployment::CONTROLLER,
     replicaset::CONTROLLER,
+    replicaset::REPLICATION_CONTROLLER,
+    statefulset::CONTROLLER,
+    daemonset::CONTROLLER,
     job::CONTROLLER,
+    volumes::CONTROLLER,
+    ephemeral::CONTROLLER,
+    cronjob::CONTROLLER,
+    autoscaler::CONTROLLER,
+    disruption::CONTROLLER,
     endpoints::CONTROLLER,
+    mirroring::CONTROLLER,
+    addresses::CONTROLLER,
+    quota::CONTROLLER,
+    leftovers::CONTROLLER,
     namespace::CONTROLLER,
     garbage::CONTROLLER,
     definitions::CONTROLLER,
@@ -93,13 +129,26 @@ pub struct Config {
 /// Runs all controllers until the shutdown; returns when their last write is done.
 pub async fn run(client: kube::Client, config: Config, shutdown: CancellationToken) {
     let (recorder, notes) = events::recorder();
-    let writer = Writer::new(client.clone(), config.pki.clone(), recorder);
+    let (writer, calls) = Writer::new(client.clone(), config.pki.clone(), recorder.clone());
     let mut cache = Cache::new();
     let mut watches = vec![
         watch::whole::<Pod>(&client, &mut cache),
         watch::whole::<ReplicaSet>(&client, &mut cache),
         watch::whole::<Deployment>(&client, &mut cache),
+        watch::whole::<ReplicationController>(&client, &mut cache),
+        watch::whole::<StatefulSet>(&client, &mut cache),
+        watch::whole::<DaemonSet>(&client, &mut cache),
+        watch::whole::<ControllerRevision>(&client, &mut cache),
+        watch::whole::<PersistentVolumeClaim>(&client, &mut cache),
+        watch::whole::<PersistentVolume>(&client, &mut cache),
+        watch::whole::<StorageClass>(&client, &mut cache),
         watch::whole::<Job>(&client, &mut cache),
+        watch::whole::<CronJob>(&client, &mut cache),
+        watch::whole::<HorizontalPodAutoscaler>(&client, &mut cache),
+        watch::whole::<PodDisruptionBudget>(&client, &mut cache),
+        watch::whole::<ResourceQuota>(&client, &mut cache),
+        watch::whole::<Ingress>(&client, &mut cache),
+        watch::whole::<IngressClass>(&client, &mut cache),
         watch::whole::<Service>(&client, &mut cache),
         watch::whole::<EndpointSlice>(&client, &mut cache),
         watch::whole::<Endpoints>(&client, &mut cache),
@@ -116,6 +165,7 @@ pub async fn run(client: kube::Client, config: Config, shutdown: CancellationTok
         watch::whole::<PriorityLevelConfiguration>(&client, &mut cache),
         watch::whole::<APIService>(&client, &mut cache),
         watch::config_maps(&client, &mut cache),
+        watch::secrets(&client, &mut cache),
     ];
     let bare = cache.bare_kinds();
     watches.extend(bare.into_iter().map(|kind| watch::bare(&client, kind)));
@@ -124,11 +174,12 @@ pub async fn run(client: kube::Client, config: Config, shutdown: CancellationTok
         .iter()
         .position(|controller| controller.name == bootstrap::CONTROLLER.name)
         .expect("bootstrap stands in the table");
+    let calls = errands::run_calls(client.clone(), recorder, calls, shutdown.clone());
     let events = events::run(client, notes, shutdown.clone());
     let controllers = Loop::new(cache, CONTROLLERS, config, writer).run(
         watches,
         vec![(bootstrap, bootstrap::key())],
         shutdown,
     );
-    tokio::join!(controllers, events);
+    tokio::join!(controllers, events, calls);
 }

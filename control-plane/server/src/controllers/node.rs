@@ -1,5 +1,9 @@
 //! Nodes that fall silent, and the Pods of nodes that are lost, tainted or deleted.
 //!
+//! When more than [`FAILURE_PERCENT`] of a zone's nodes fall silent, it is more likely this control
+//! plane or the network between that has failed than all of them: then no taint evicts, and Pods stay
+//! where they are until fewer are silent. Their endpoints leave all the same.
+//!
 //! Owns: the taints `node.kubernetes.io/not-ready` and `node.kubernetes.io/unreachable`, the Ready
 //! condition of a Node while its lease is stale, the Ready condition of its Pods meanwhile, and
 //! eviction by taints.
@@ -34,6 +38,13 @@ use super::write::{Action, Target, Write};
 
 /// A node renews its lease each 2 s; two renewals may be lost.
 const SILENCE_MAX: Duration = Duration::from_secs(5);
+/// A share of silent nodes above which nobody is evicted for it, and the fewest nodes that are a
+/// share: as in Kubernetes.
+const FAILURE_PERCENT: usize = 55;
+const FAILURE_NODES_MIN: usize = 3;
+/// How often it is looked whether a mass failure is over.
+const FAILURE_PAUSE: Duration = Duration::from_secs(5);
+const ZONE: &str = "topology.kubernetes.io/zone";
 const NOT_READY: &str = "node.kubernetes.io/not-ready";
 const UNREACHABLE: &str = "node.kubernetes.io/unreachable";
 /// Why a Node's Ready condition is Unknown, when this controller made it so.
@@ -52,6 +63,22 @@ pub struct Snapshot {
     pub silent_for: Option<Duration>,
     /// Pods bound to it.
     pub pods: Vec<Arc<Pod>>,
+    /// The nodes of its zone, counted when it is silent itself.
+    pub zone: Zone,
+}
+
+/// How many nodes of a zone are silent.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Zone {
+    pub silent: usize,
+    pub nodes: usize,
+}
+
+impl Zone {
+    /// Whether so many are silent that no single one is to blame.
+    fn has_failed(self) -> bool {
+        self.silent >= FAILURE_NODES_MIN && self.silent * 100 > self.nodes * FAILURE_PERCENT
+    }
 }
 
 pub const CONTROLLER: Controller = Controller { name: "node", wake, reconcile };
@@ -79,13 +106,31 @@ fn reconcile(view: &View<'_>, key: &Key) -> Plan {
     if key.name().is_empty() {
         return Plan::default();
     }
+    let node = view.cache.get::<Node>("", key.name());
+    let silent_for = view.cache.silent_for(key.name(), view.instant);
+    let is_silent = silent_for.is_some_and(|time| time >= SILENCE_MAX);
     let snapshot = Snapshot {
         name: key.name().to_string(),
-        node: view.cache.get("", key.name()),
-        silent_for: view.cache.silent_for(key.name(), view.instant),
+        zone: node.as_ref().filter(|_| is_silent).map_or(Zone::default(), |node| zone(view, node)),
+        node,
+        silent_for,
         pods: view.cache.pods_on(key.name()),
     };
     plan(&snapshot, view.now)
+}
+
+fn zone(view: &View<'_>, node: &Node) -> Zone {
+    let zone_of = |node: &Node| node.metadata.labels.as_ref()?.get(ZONE).cloned();
+    let own = zone_of(node);
+    let mut zone = Zone::default();
+    for (name, time) in view.cache.silences(view.instant) {
+        let other = view.cache.get::<Node>("", name);
+        if other.is_some_and(|other| zone_of(&other) == own) {
+            zone.nodes += 1;
+            zone.silent += usize::from(time >= SILENCE_MAX);
+        }
+    }
+    zone
 }
 
 fn ready(node: &Node) -> Option<&NodeCondition> {
@@ -117,10 +162,14 @@ pub fn plan(snapshot: &Snapshot, now: Timestamp) -> Plan {
     if !lost {
         plan.look_again(SILENCE_MAX - silent);
     }
+    let braked = lost && snapshot.zone.has_failed();
+    if braked {
+        plan.look_again(FAILURE_PAUSE);
+    }
     // One write a Node at a time: each carries the revision that the one before would change.
-    let report = report(node, lost, now);
+    let report = report(node, lost, braked, now);
     let reported = report.is_some();
-    plan.writes.extend(report.or_else(|| taint(node, now)));
+    plan.writes.extend(report.or_else(|| taint(node, braked, now)));
     for pod in &snapshot.pods {
         plan.writes.extend(mark(
             pod,
@@ -129,7 +178,7 @@ pub fn plan(snapshot: &Snapshot, now: Timestamp) -> Plan {
             now,
         ));
     }
-    evict(node, &snapshot.pods, now, &mut plan);
+    evict(node, &snapshot.pods, braked, now, &mut plan);
     plan
 }
 
@@ -152,7 +201,7 @@ fn silent(node: &Node, silent_for: Option<Duration>, now: Timestamp) -> Duration
 }
 
 /// The node's Ready condition, when it has to change.
-fn report(node: &Node, lost: bool, now: Timestamp) -> Option<Write> {
+fn report(node: &Node, lost: bool, braked: bool, now: Timestamp) -> Option<Write> {
     let held = ready(node)?;
     let taken_back = held.status == "Unknown" && held.reason.as_deref() == Some(SILENT);
     let (status, reason, message) = match (lost, held.status.as_str()) {
@@ -167,14 +216,15 @@ fn report(node: &Node, lost: bool, now: Timestamp) -> Option<Write> {
     condition.message = Some(message.to_string());
     condition.last_transition_time = Some(Time(now));
     let what = if lost { "NodeNotReady" } else { "NodeReady" };
-    let note = format!("Node {} status is now: {what}", name_of(&node.metadata));
+    let stays = if braked { "; most nodes of its zone are silent, so its Pods stay" } else { "" };
+    let note = format!("Node {} status is now: {what}{stays}", name_of(&node.metadata));
     let note = Note::normal(COMPONENT, node, what, note);
     let body = json!({"status": {"conditions": conditions}});
     Some(Write::patch_status(node, body).noting(note))
 }
 
 /// The taints that go with the Ready condition; those of others stay as they are.
-fn taint(node: &Node, now: Timestamp) -> Option<Write> {
+fn taint(node: &Node, braked: bool, now: Timestamp) -> Option<Write> {
     let held = taints(node);
     let key = match ready_status(node) {
         "True" => None,
@@ -186,6 +236,9 @@ fn taint(node: &Node, now: Timestamp) -> Option<Write> {
     for effect in key.map_or(&[][..], |_| &["NoSchedule", "NoExecute"][..]) {
         let key = key.unwrap_or("");
         let known = held.iter().find(|taint| taint.key == key && taint.effect == *effect);
+        if braked && known.is_none() && *effect == "NoExecute" {
+            continue;
+        }
         wanted.push(known.cloned().unwrap_or_else(|| Taint {
             key: key.to_string(),
             effect: (*effect).to_string(),
@@ -241,9 +294,11 @@ fn containers_are_ready(pod: &Pod) -> bool {
 }
 
 /// Deletes Pods that do not tolerate the node's NoExecute taints, or not for so long.
-fn evict(node: &Node, pods: &[Arc<Pod>], now: Timestamp, plan: &mut Plan) {
-    let evicting: Vec<&Taint> =
-        taints(node).iter().filter(|taint| taint.effect == "NoExecute").collect();
+fn evict(node: &Node, pods: &[Arc<Pod>], braked: bool, now: Timestamp, plan: &mut Plan) {
+    let evicting: Vec<&Taint> = taints(node)
+        .iter()
+        .filter(|taint| taint.effect == "NoExecute" && !(braked && taint.key == UNREACHABLE))
+        .collect();
     for pod in pods.iter().filter(|pod| !pods::is_deleting(pod)) {
         let tolerations = pods::spec(pod).and_then(|spec| spec.tolerations.as_deref());
         let ends = evicting.iter().filter_map(|taint| end(taint, tolerations.unwrap_or(&[]), now));
@@ -302,6 +357,7 @@ mod tests {
             node,
             silent_for: Some(Duration::from_secs(silent)),
             pods: pods.to_vec(),
+            zone: Zone::default(),
         }
     }
 
@@ -376,6 +432,24 @@ mod tests {
         let again = check(&lost, 100, &["delete pods d/never (Normal TaintManagerEviction"]);
         assert_eq!(again, Some(Duration::from_secs(200)));
         check(&lost, 300, &["delete pods d/never", "delete pods d/a-while"]);
+    }
+
+    #[test]
+    fn when_most_nodes_are_silent_nobody_is_evicted() {
+        let failed = |silent: usize, nodes: usize| Zone { silent, nodes }.has_failed();
+        assert!(failed(3, 5) && failed(56, 100) && failed(3, 3));
+        assert!(!failed(55, 100) && !failed(2, 2) && !failed(2, 3) && !failed(0, 0));
+        let pods = [pod("a", LOST, "")];
+        let mut world = snapshot(node("Unknown NodeStatusUnknown", ""), 6, &pods);
+        world.zone = Zone { silent: 3, nodes: 4 };
+        let again = check(&world, 0, &[r#"{"taints":[{"effect":"NoSchedule","key":"node.kub"#]);
+        assert_eq!(again, Some(FAILURE_PAUSE));
+        assert!(!text(&plan(&world, at(0)).writes).contains("NoExecute"));
+        // Taints from before the failure evict nobody while it lasts.
+        world.node = node("Unknown NodeStatusUnknown", TAINTED);
+        check(&world, 900, &[]);
+        world.zone = Zone { silent: 2, nodes: 4 };
+        check(&world, 900, &["delete pods d/a"]);
     }
 
     #[test]

@@ -66,7 +66,8 @@ pub fn plan(snapshot: &Snapshot, _now: Timestamp) -> Vec<Write> {
             let message = format!("All blocks of {} are taken by other nodes.", snapshot.range);
             let note = Note::warning(COMPONENT, &**node, "CIDRNotAvailable", message);
             writes.push(Write::tell(note));
-            continue;
+            // One is told of; each change of a node comes by here again.
+            break;
         };
         let block = format!("{}/{BLOCK_BITS}", Ipv4Addr::from(at));
         let body = json!({"spec": {"podCIDR": block, "podCIDRs": [block]}});

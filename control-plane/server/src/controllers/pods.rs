@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use jiff::Timestamp;
-use k8s_openapi::api::core::v1::{Pod, PodCondition, PodSpec};
+use k8s_openapi::api::core::v1::{Pod, PodCondition, PodSpec, Volume};
 
 /// A condition of a Pod by its type.
 pub fn condition<'a>(pod: &'a Pod, kind: &str) -> Option<&'a PodCondition> {
@@ -69,4 +69,16 @@ pub fn availability(pod: &Pod, min_ready: Duration, now: Timestamp) -> (bool, Op
 pub fn restarts(pod: &Pod) -> i32 {
     let statuses = pod.status.iter().flat_map(|status| status.container_statuses.iter().flatten());
     statuses.map(|status| status.restart_count).sum()
+}
+
+/// The names of the claims that a Pod uses.
+pub fn claims(pod: &Pod) -> Vec<String> {
+    let name = pod.metadata.name.as_deref().unwrap_or("");
+    let volumes = spec(pod).and_then(|spec| spec.volumes.as_deref()).unwrap_or(&[]);
+    let claim = |volume: &Volume| {
+        let named = volume.persistent_volume_claim.as_ref().map(|claim| claim.claim_name.clone());
+        // An ephemeral volume's claim is named after the Pod and the volume.
+        named.or_else(|| volume.ephemeral.as_ref().map(|_| format!("{name}-{}", volume.name)))
+    };
+    volumes.iter().filter_map(claim).collect()
 }

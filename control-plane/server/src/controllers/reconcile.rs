@@ -80,6 +80,7 @@ impl From<Vec<Write>> for Plan {
 }
 
 /// A row of the table of controllers.
+#[derive(Clone, Copy)]
 pub struct Controller {
     pub name: &'static str,
     /// Which keys a change concerns. Cheap: it runs for every change.
@@ -270,6 +271,11 @@ impl Loop {
             let change = match outcome {
                 Ok(Outcome::Object { kind, object }) => self.cache.wrote(kind, object, now),
                 Ok(Outcome::Removed { key, uid }) => self.cache.removed(&key, &uid),
+                Ok(Outcome::Known { key, memo }) => {
+                    self.cache.remember(&key, memo);
+                    changed = true;
+                    None
+                }
                 Ok(Outcome::Nothing) => None,
                 Err(error) => {
                     failed = Some(error);

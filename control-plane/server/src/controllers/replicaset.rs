@@ -1,26 +1,28 @@
-//! ReplicaSets: as many active Pods of one template as asked for.
+//! ReplicaSets and ReplicationControllers: as many active Pods of one template as asked for.
 //!
-//! Owns: creation and deletion of the Pods a ReplicaSet controls, their controller reference, and
-//! the ReplicaSet's status. A Pod counts while it is *active*: neither finished nor being deleted.
+//! Owns: creation and deletion of the Pods that one of them controls, their controller reference,
+//! and its status. A Pod counts while it is *active*: neither finished nor being deleted. Both
+//! kinds have one plan; [`Replicated`] says in what they differ.
 //!
-//! Invariants: names of new Pods follow from the ReplicaSet and the newest revision in the cache,
-//! so planning twice from one state cannot create twice; too many Pods are deleted in an order in
-//! which the least is lost (see [`Worth`]); nothing is created or deleted while the ReplicaSet
-//! itself is being deleted.
+//! Invariants: names of new Pods follow from the owner and the newest revision in the cache, so
+//! planning twice from one state cannot create twice; too many Pods are deleted in an order in
+//! which the least is lost (see [`Worth`]); nothing is created or deleted while the owner itself is
+//! being deleted.
 
+use std::borrow::Cow;
 use std::cmp::Reverse;
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 use std::time::Duration;
 
 use jiff::Timestamp;
-use k8s_openapi::api::apps::v1::{
-    ReplicaSet, ReplicaSetCondition, ReplicaSetSpec, ReplicaSetStatus,
+use k8s_openapi::api::apps::v1::{ReplicaSet, ReplicaSetCondition, ReplicaSetStatus};
+use k8s_openapi::api::core::v1::{Pod, PodTemplateSpec, ReplicationController};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{
+    LabelSelector, LabelSelectorRequirement, ObjectMeta, Time,
 };
-use k8s_openapi::api::core::v1::{Pod, PodTemplateSpec};
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, Time};
 
-use super::cache::{Cache, Change, Key, Typed};
+use super::cache::{Cache, Change, Key, Typed, kind_row};
 use super::events::Note;
 use super::owners::{
     adopt_and_release, controller_of, controller_reference, is_controlled_by, seeded_name, selects,
@@ -31,14 +33,94 @@ use super::write::{Write, status_patch};
 
 /// Pods created or deleted by one plan; the next plan goes on from there.
 const BURST_MAX: usize = 500;
-const COMPONENT: &str = "replicaset-controller";
 /// An annotation by which a Pod says how much its deletion would cost.
 const DELETION_COST: &str = "controller.kubernetes.io/pod-deletion-cost";
 
-/// What a plan for one ReplicaSet reads.
+/// What asks for a number of Pods of one template.
+pub trait Replicated: Typed + Default {
+    /// Who tells of it in events.
+    const COMPONENT: &'static str;
+
+    fn asked(&self) -> Asked<'_>;
+
+    /// Both kinds say the same of themselves.
+    fn status(&self) -> Option<ReplicaSetStatus>;
+}
+
+/// What is asked for.
+pub struct Asked<'a> {
+    pub replicas: i32,
+    pub min_ready_seconds: i32,
+    pub selector: Cow<'a, LabelSelector>,
+    pub template: Option<&'a PodTemplateSpec>,
+}
+
+impl Replicated for ReplicaSet {
+    const COMPONENT: &'static str = "replicaset-controller";
+
+    fn asked(&self) -> Asked<'_> {
+        Asked {
+            replicas: self.spec.replicas.unwrap_or(1),
+            min_ready_seconds: self.spec.min_ready_seconds.unwrap_or(0),
+            selector: Cow::Borrowed(&self.spec.selector),
+            template: self.spec.template.as_ref(),
+        }
+    }
+
+    fn status(&self) -> Option<ReplicaSetStatus> {
+        self.status.clone()
+    }
+}
+
+impl Replicated for ReplicationController {
+    const COMPONENT: &'static str = "replication-controller";
+
+    fn asked(&self) -> Asked<'_> {
+        let spec = self.spec.as_ref();
+        let labels = spec.and_then(|spec| spec.selector.clone());
+        // Without labels it would own everything. Admission has refused that; here it owns nothing.
+        let nothing = labels.as_ref().is_none_or(BTreeMap::is_empty).then(|| {
+            vec![LabelSelectorRequirement { operator: "In".to_string(), ..Default::default() }]
+        });
+        Asked {
+            replicas: spec.and_then(|spec| spec.replicas).unwrap_or(1),
+            min_ready_seconds: spec.and_then(|spec| spec.min_ready_seconds).unwrap_or(0),
+            selector: Cow::Owned(LabelSelector {
+                match_labels: labels,
+                match_expressions: nothing,
+            }),
+            template: spec.and_then(|spec| spec.template.as_ref()),
+        }
+    }
+
+    fn status(&self) -> Option<ReplicaSetStatus> {
+        let status = self.status.clone()?;
+        let conditions = status.conditions.map(|conditions| {
+            let same = conditions.into_iter().map(|condition| ReplicaSetCondition {
+                last_transition_time: condition.last_transition_time,
+                message: condition.message,
+                reason: condition.reason,
+                status: Some(condition.status),
+                type_: Some(condition.type_),
+            });
+            same.collect()
+        });
+        Some(ReplicaSetStatus {
+            replicas: status.replicas,
+            fully_labeled_replicas: status.fully_labeled_replicas,
+            ready_replicas: status.ready_replicas,
+            available_replicas: status.available_replicas,
+            observed_generation: status.observed_generation,
+            conditions,
+            ..ReplicaSetStatus::default()
+        })
+    }
+}
+
+/// What a plan for one of them reads.
 #[derive(Default)]
-pub struct Snapshot {
-    pub set: Arc<ReplicaSet>,
+pub struct Snapshot<T: Replicated> {
+    pub set: Arc<T>,
     /// Pods it controls.
     pub pods: Vec<Arc<Pod>>,
     /// Pods in its namespace that nobody controls.
@@ -51,41 +133,50 @@ pub struct Snapshot {
     pub revision: u64,
 }
 
-pub const CONTROLLER: Controller = Controller { name: "replicaset", wake, reconcile };
+pub const CONTROLLER: Controller =
+    Controller { name: "replicaset", wake: wake::<ReplicaSet>, reconcile: reconcile::<ReplicaSet> };
 
-fn wake(cache: &Cache, change: &Change, keys: &mut Vec<Key>) {
-    if change.of::<ReplicaSet>().is_some() {
+pub const REPLICATION_CONTROLLER: Controller = Controller {
+    name: "replicationcontroller",
+    wake: wake::<ReplicationController>,
+    reconcile: reconcile::<ReplicationController>,
+};
+
+fn wake<T: Replicated>(cache: &Cache, change: &Change, keys: &mut Vec<Key>) {
+    if change.of::<T>().is_some() {
         keys.push(change.key.clone());
         return;
     }
+    let kind = kind_row::<T>();
     for pod in change.states::<Pod>() {
         if let Some(owner) = controller_of(&pod.metadata) {
-            keys.extend(
-                cache.by_uid(&owner.uid).filter(|key| key.kind.is("apps", "ReplicaSet")).cloned(),
-            );
+            let own = |key: &&Key| std::ptr::eq(key.kind, kind);
+            keys.extend(cache.by_uid(&owner.uid).filter(own).cloned());
             continue;
         }
         let namespace = pod.metadata.namespace.as_deref().unwrap_or("");
-        for set in cache.within::<ReplicaSet>(namespace) {
-            if selects(&set.spec.selector, pod.metadata.labels.as_ref()) {
-                keys.push(Key::of::<ReplicaSet>(namespace, name_of(&set.metadata)));
+        for set in cache.within::<T>(namespace) {
+            if selects(&set.asked().selector, pod.metadata.labels.as_ref()) {
+                keys.push(Key::of::<T>(namespace, name_of(set.metadata())));
             }
         }
     }
 }
 
-fn reconcile(view: &View<'_>, key: &Key) -> Plan {
-    let Some(set) = view.cache.get::<ReplicaSet>(key.namespace(), key.name()) else {
+fn reconcile<T: Replicated>(view: &View<'_>, key: &Key) -> Plan {
+    let Some(set) = view.cache.get::<T>(key.namespace(), key.name()) else {
         return Plan::default();
     };
-    let uid = set.metadata.uid.clone().unwrap_or_default();
+    let uid = set.metadata().uid.clone().unwrap_or_default();
+    let siblings = match controller_of(set.metadata()) {
+        Some(owner) => view.cache.controlled::<T>(&owner.uid),
+        None => vec![set.clone()],
+    };
     let mut on_node = HashMap::new();
-    if let Some(owner) = controller_of(&set.metadata) {
-        for sibling in view.cache.controlled::<ReplicaSet>(&owner.uid) {
-            let uid = sibling.metadata.uid.as_deref().unwrap_or("");
-            for pod in view.cache.controlled::<Pod>(uid).iter().filter(|pod| pods::is_active(pod)) {
-                *on_node.entry(pods::node(pod).to_string()).or_default() += 1;
-            }
+    for sibling in siblings {
+        let uid = sibling.metadata().uid.as_deref().unwrap_or("");
+        for pod in view.cache.controlled::<Pod>(uid).iter().filter(|pod| pods::is_active(pod)) {
+            *on_node.entry(pods::node(pod).to_string()).or_default() += 1;
         }
     }
     let snapshot = Snapshot {
@@ -100,14 +191,14 @@ fn reconcile(view: &View<'_>, key: &Key) -> Plan {
 }
 
 /// Adopts and releases first; then creates or deletes Pods, and writes the status.
-pub fn plan(snapshot: &Snapshot, now: Timestamp) -> Plan {
+pub fn plan<T: Replicated>(snapshot: &Snapshot<T>, now: Timestamp) -> Plan {
     let set = &*snapshot.set;
-    let spec = &set.spec;
-    let deleting = set.metadata.deletion_timestamp.is_some();
+    let asked = set.asked();
+    let deleting = set.metadata().deletion_timestamp.is_some();
     if !deleting {
         let strays: Vec<_> =
             snapshot.strays.iter().filter(|pod| pods::is_active(pod)).cloned().collect();
-        let writes = adopt_and_release(set, &spec.selector, &snapshot.pods, &strays);
+        let writes = adopt_and_release(set, &asked.selector, &snapshot.pods, &strays);
         if !writes.is_empty() {
             return writes.into();
         }
@@ -115,38 +206,42 @@ pub fn plan(snapshot: &Snapshot, now: Timestamp) -> Plan {
     let active: Vec<&Arc<Pod>> = snapshot.pods.iter().filter(|pod| pods::is_active(pod)).collect();
     let mut plan = Plan::default();
     if !deleting {
-        let wanted = usize::try_from(spec.replicas.unwrap_or(1)).unwrap_or(0);
+        let wanted = usize::try_from(asked.replicas).unwrap_or(0);
         if active.len() < wanted {
-            plan.writes = creations(snapshot, spec, wanted - active.len());
+            plan.writes = creations(snapshot, &asked, wanted - active.len());
         } else {
             plan.writes = deletions(snapshot, &active, active.len() - wanted);
         }
     }
-    let (status, again) = status(snapshot, spec, &active, now);
+    let (status, again) = status(snapshot, &asked, &active, now);
     plan.again = again;
     plan.writes.extend(
-        status_patch(set.status.as_ref(), &status).map(|patch| Write::patch_status(set, patch)),
+        status_patch(set.status().as_ref(), &status).map(|patch| Write::patch_status(set, patch)),
     );
     plan
 }
 
-fn creations(snapshot: &Snapshot, spec: &ReplicaSetSpec, missing: usize) -> Vec<Write> {
+fn creations<T: Replicated>(
+    snapshot: &Snapshot<T>,
+    asked: &Asked<'_>,
+    missing: usize,
+) -> Vec<Write> {
     let set = &*snapshot.set;
     let mut writes = Vec::new();
     if let Some(failure) = &snapshot.failure {
         let message = format!("Error creating: {failure}");
-        writes.push(Write::tell(Note::warning(COMPONENT, set, "FailedCreate", message)));
+        writes.push(Write::tell(Note::warning(T::COMPONENT, set, "FailedCreate", message)));
     }
-    let Some(template) = &spec.template else { return writes };
+    let Some(template) = asked.template else { return writes };
     // After a failure one Pod tries the ground, so that a full quota is not asked hundreds of
     // times.
     let count = if snapshot.failure.is_some() { 1 } else { missing.min(BURST_MAX) };
-    let uid = set.metadata.uid.as_deref().unwrap_or("");
+    let uid = set.metadata().uid.as_deref().unwrap_or("");
     for number in 0..count {
         let seed = format!("{uid}/{}/{number}", snapshot.revision);
         let pod = pod_of(set, template, &seed);
         let message = format!("Created pod: {}", name_of(&pod.metadata));
-        let note = Note::normal(COMPONENT, set, "SuccessfulCreate", message);
+        let note = Note::normal(T::COMPONENT, set, "SuccessfulCreate", message);
         writes.push(Write::create(&pod).noting(note));
     }
     writes
@@ -172,13 +267,17 @@ pub fn pod_of<T: Typed>(owner: &T, template: &PodTemplateSpec, seed: &str) -> Po
     }
 }
 
-fn deletions(snapshot: &Snapshot, active: &[&Arc<Pod>], surplus: usize) -> Vec<Write> {
+fn deletions<T: Replicated>(
+    snapshot: &Snapshot<T>,
+    active: &[&Arc<Pod>],
+    surplus: usize,
+) -> Vec<Write> {
     let mut ranked: Vec<&Arc<Pod>> = active.to_vec();
     ranked.sort_by_cached_key(|pod| worth(pod, &snapshot.on_node));
     let chosen = ranked.into_iter().take(surplus.min(BURST_MAX));
     let deletion = |pod: &Arc<Pod>| {
         let message = format!("Deleted pod: {}", name_of(&pod.metadata));
-        let note = Note::normal(COMPONENT, &*snapshot.set, "SuccessfulDelete", message);
+        let note = Note::normal(T::COMPONENT, &*snapshot.set, "SuccessfulDelete", message);
         Write::delete(&**pod).noting(note)
     };
     chosen.map(deletion).collect()
@@ -221,15 +320,15 @@ fn worth(pod: &Pod, on_node: &HashMap<String, usize>) -> Worth {
     )
 }
 
-fn status(
-    snapshot: &Snapshot,
-    spec: &ReplicaSetSpec,
+fn status<T: Replicated>(
+    snapshot: &Snapshot<T>,
+    asked: &Asked<'_>,
     active: &[&Arc<Pod>],
     now: Timestamp,
 ) -> (ReplicaSetStatus, Option<Duration>) {
-    let min_ready = u64::try_from(spec.min_ready_seconds.unwrap_or(0)).unwrap_or(0);
+    let min_ready = u64::try_from(asked.min_ready_seconds).unwrap_or(0);
     let min_ready = Duration::from_secs(min_ready);
-    let labels = spec.template.as_ref().and_then(|template| template.metadata.as_ref());
+    let labels = asked.template.and_then(|template| template.metadata.as_ref());
     let labels = labels.and_then(|meta| meta.labels.clone()).unwrap_or_default();
     let (mut ready, mut available, mut labeled) = (0, 0, 0);
     let mut again: Option<Duration> = None;
@@ -241,13 +340,13 @@ fn status(
         again = wait.map(|wait| again.map_or(wait, |again| again.min(wait))).or(again);
     }
     let some = |count: i32| (count > 0).then_some(count);
-    let old = snapshot.set.status.clone().unwrap_or_default();
+    let old = snapshot.set.status().unwrap_or_default();
     let status = ReplicaSetStatus {
         replicas: i32::try_from(active.len()).unwrap_or(i32::MAX),
         fully_labeled_replicas: some(labeled),
         ready_replicas: some(ready),
         available_replicas: some(available),
-        observed_generation: snapshot.set.metadata.generation,
+        observed_generation: snapshot.set.metadata().generation,
         conditions: conditions(old.conditions, snapshot.failure.as_deref(), now),
         ..old
     };
@@ -333,7 +432,7 @@ mod tests {
         Arc::new(pod)
     }
 
-    fn snapshot(replicas: i32, texts: &[&str]) -> Snapshot {
+    fn snapshot(replicas: i32, texts: &[&str]) -> Snapshot<ReplicaSet> {
         let set: ReplicaSet = yaml(&format!(
             "metadata: {{name: web, namespace: d}}\n\
              spec:\n  replicas: {replicas}\n  selector: {{matchLabels: {{app: web}}}}\n  \
@@ -423,6 +522,32 @@ mod tests {
         assert!(lines[0].starts_with(r#"patch pods d/a {"metadata":{"ownerReferences":[{"#));
         assert!(lines[0].contains(r#""uid":"uid-web""#), "{shown}");
         assert_eq!(lines[1], r#"patch pods d/b {"metadata":{"ownerReferences":[]}}"#);
+    }
+
+    #[test]
+    fn a_replication_controller_has_the_same_plan() {
+        let set: ReplicationController = yaml(
+            "metadata: {name: web, namespace: d}\n\
+             spec:\n  replicas: 2\n  selector: {app: web}\n  template:\n    \
+             metadata: {labels: {app: web}}\n    spec: {containers: [{name: c, image: i}]}\n\
+             status: {replicas: 1, conditions: [{type: ReplicaFailure, status: 'True'}]}",
+        );
+        let pods = vec![pod("a n1 ready=0"), pod("b n1 other")];
+        let mut world = Snapshot { set: Arc::new(set), pods, ..Snapshot::default() };
+        let shown = text(&plan(&world, at(0)).writes);
+        assert_eq!(shown, "patch pods d/b {\"metadata\":{\"ownerReferences\":[]}}\n");
+        world.pods.pop();
+        let shown = text(&plan(&world, at(0)).writes);
+        let lines: Vec<&str> = shown.lines().collect();
+        assert!(lines[0].starts_with("create pods d/web-"), "{shown}");
+        assert_eq!(
+            lines[1],
+            concat!(
+                r#"patch replicationcontrollers d/web/status {"status":{"conditions":null,"#,
+                r#""availableReplicas":1,"fullyLabeledReplicas":1,"observedGeneration":1,"#,
+                r#""readyReplicas":1}}"#,
+            )
+        );
     }
 
     #[test]

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use futures::stream::{self, BoxStream, SelectAll};
 use futures::{FutureExt as _, Stream, StreamExt as _};
-use k8s_openapi::api::core::v1::ConfigMap;
+use k8s_openapi::api::core::v1::{ConfigMap, Secret};
 use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
 use kube::Api;
 use kube::core::{ApiResource, DynamicObject, GroupVersionKind, PartialObjectMeta};
@@ -75,6 +75,20 @@ pub fn config_maps(client: &kube::Client, cache: &mut Cache) -> BoxStream<'stati
             object.data = None;
         }
         object.binary_data = None;
+        Object::new(object)
+    })
+}
+
+/// Watches Secrets without their content, but for when a bootstrap token expires.
+pub fn secrets(client: &kube::Client, cache: &mut Cache) -> BoxStream<'static, Watched> {
+    cache.hold::<Secret>();
+    let events = watch(Api::<Secret>::all(client.clone()), watcher::Config::default());
+    seen(kind_row::<Secret>(), events, |mut object| {
+        trim(&mut object.metadata);
+        object.string_data = None;
+        if let Some(data) = &mut object.data {
+            data.retain(|key, _| key == "expiration");
+        }
         Object::new(object)
     })
 }

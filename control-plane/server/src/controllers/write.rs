@@ -9,15 +9,17 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use http::{Method, Request};
+use jiff::Timestamp;
 use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, Time};
 use percent_encoding::{AsciiSet, CONTROLS, utf8_percent_encode};
 use serde::Serialize;
 use serde_json::{Map, Value, json};
-use tokio::sync::Semaphore;
+use tokio::sync::{Semaphore, mpsc};
 use wherry_resources::{KINDS, Kind, Storage};
 
-use super::cache::{Key, Typed, kind_row};
+use super::cache::{Key, Memo, Typed, kind_row};
+use super::errands::{Call, Measure};
 use super::events::{Note, Recorder};
 use crate::pki::{Pki, Profile};
 
@@ -26,6 +28,8 @@ use crate::pki::{Pki, Profile};
 const REQUESTS_MAX: usize = 128;
 /// Longer than the API server's own limit of a request (60 s), so that it is the one who answers.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(65);
+/// Requests of CronJobs that wait to be sent: more than there are plans at once.
+const CALLS_WAITING_MAX: usize = 1_024;
 /// Letters that may not stand in one segment of a path.
 const NOT_IN_A_SEGMENT: &AsciiSet =
     &CONTROLS.add(b' ').add(b'"').add(b'#').add(b'<').add(b'>').add(b'?').add(b'%').add(b'/');
@@ -100,6 +104,26 @@ pub enum Action {
         profile: Profile,
         request_pem: String,
     },
+    /// Asks for the scale of a workload and for metrics; the answers are kept in mind.
+    Measure(Box<Measure>),
+    /// Gives a workload another size, and keeps something in mind about `about` when that was done.
+    Scale {
+        target: Target,
+        replicas: i32,
+        about: Key,
+        memo: Memo,
+    },
+    /// Keeps something in mind about an object.
+    Remember {
+        about: Key,
+        memo: Memo,
+    },
+    /// Notes when a CronJob was due, then sends its request.
+    Call(Box<Call>),
+    /// Deletes Events that were last seen before a time.
+    ExpireEvents {
+        before: Timestamp,
+    },
     /// Nothing but the note.
     Tell,
 }
@@ -161,19 +185,24 @@ pub fn status_patch<T: Serialize + PartialEq + Default>(old: Option<&T>, new: &T
         return None;
     }
     let json = |status: &T| serde_json::to_value(status).expect("a status is JSON");
-    let (old, new) = (json(old), json(new));
+    Some(json!({"status": difference(&json(old), &json(new))}))
+}
+
+/// The merge patch from one object to another, at any depth; lists are replaced.
+fn difference(old: &Value, new: &Value) -> Value {
+    let (Some(old), Some(fields)) = (old.as_object(), new.as_object()) else { return new.clone() };
     let mut patch = Map::new();
-    for name in old.as_object().into_iter().flat_map(Map::keys) {
-        if new.get(name).is_none() {
-            patch.insert(name.clone(), Value::Null);
+    for name in old.keys().filter(|name| !fields.contains_key(*name)) {
+        patch.insert(name.clone(), Value::Null);
+    }
+    for (name, value) in fields {
+        match old.get(name) {
+            Some(held) if held == value => {}
+            Some(held) => _ = patch.insert(name.clone(), difference(held, value)),
+            None => _ = patch.insert(name.clone(), value.clone()),
         }
     }
-    for (name, value) in new.as_object().into_iter().flatten() {
-        if old.get(name) != Some(value) {
-            patch.insert(name.clone(), value.clone());
-        }
-    }
-    Some(json!({"status": patch}))
+    Value::Object(patch)
 }
 
 impl fmt::Display for Write {
@@ -208,6 +237,13 @@ impl fmt::Display for Write {
             Action::Sign { target, signer, profile, .. } => {
                 write!(f, "sign {} by {signer:?} as {}", target.key, profile.common_name)?;
             }
+            Action::Measure(measure) => write!(f, "measure {measure}")?,
+            Action::Scale { target, replicas, .. } => {
+                write!(f, "scale {} to {replicas}", target.key)?;
+            }
+            Action::Remember { about, .. } => write!(f, "remember {about}")?,
+            Action::Call(call) => write!(f, "call {call}")?,
+            Action::ExpireEvents { before } => write!(f, "expire events before {before}")?,
             Action::Tell => {}
         }
         for (key, _) in &self.unless_found {
@@ -251,6 +287,11 @@ pub enum Outcome {
         key: Key,
         uid: String,
     },
+    /// Something to keep in mind about an object.
+    Known {
+        key: Key,
+        memo: Memo,
+    },
     Nothing,
 }
 
@@ -261,11 +302,19 @@ pub struct Writer {
     permits: Arc<Semaphore>,
     pki: Arc<Pki>,
     recorder: Recorder,
+    calls: mpsc::Sender<Call>,
 }
 
 impl Writer {
-    pub fn new(client: kube::Client, pki: Arc<Pki>, recorder: Recorder) -> Writer {
-        Writer { client, permits: Arc::new(Semaphore::new(REQUESTS_MAX)), pki, recorder }
+    /// A writer, and the requests of CronJobs that somebody else is to send.
+    pub fn new(
+        client: kube::Client,
+        pki: Arc<Pki>,
+        recorder: Recorder,
+    ) -> (Writer, mpsc::Receiver<Call>) {
+        let (calls, queue) = mpsc::channel(CALLS_WAITING_MAX);
+        let permits = Arc::new(Semaphore::new(REQUESTS_MAX));
+        (Writer { client, permits, pki, recorder, calls }, queue)
     }
 
     /// Does one write. The note is recorded when it succeeded.
@@ -320,6 +369,28 @@ impl Writer {
                 let body = json!({"status": {"certificate": certificate}});
                 self.patch(&target, "status", body).await
             }
+            Action::Measure(measure) => {
+                let key = measure.about.clone();
+                let memo = Memo::new(self.measure(*measure).await);
+                Ok(Outcome::Known { key, memo })
+            }
+            Action::Scale { target, replicas, about, memo } => {
+                self.patch(&target, "scale", json!({"spec": {"replicas": replicas}})).await?;
+                Ok(Outcome::Known { key: about, memo })
+            }
+            Action::Remember { about, memo } => Ok(Outcome::Known { key: about, memo }),
+            Action::Call(call) => {
+                let body = json!({"status": {"lastScheduleTime": Time(call.due)}});
+                let noted = self.patch(&call.target, "status", body).await?;
+                // The queue holds more than there are plans, so it is never full.
+                let queued = self.calls.try_send(*call);
+                queued.map_err(|_| WriteError::Stale("this member is stopping".to_string()))?;
+                Ok(noted)
+            }
+            Action::ExpireEvents { before } => {
+                self.expire_events(before).await?;
+                Ok(Outcome::Nothing)
+            }
             Action::Tell => Ok(Outcome::Nothing),
         }
     }
@@ -339,7 +410,11 @@ impl Writer {
             path = format!("{path}/{subresource}");
         }
         let object = self.send(Method::PATCH, &path, MERGE_PATCH, Some(&body)).await?;
-        Ok(Outcome::Object { kind: target.key.kind, object })
+        match object["kind"] == "Scale" {
+            // Not the object, only its size; the watch brings the object.
+            true => Ok(Outcome::Nothing),
+            false => Ok(Outcome::Object { kind: target.key.kind, object }),
+        }
     }
 
     async fn delete(
@@ -451,7 +526,7 @@ impl Writer {
         }
     }
 
-    async fn send(
+    pub(super) async fn send(
         &self,
         method: Method,
         path: &str,
@@ -478,7 +553,7 @@ impl Writer {
     }
 }
 
-const JSON: &str = "application/json";
+pub(super) const JSON: &str = "application/json";
 const MERGE_PATCH: &str = "application/merge-patch+json";
 
 /// Stored kinds whose objects live in namespaces.
@@ -497,7 +572,7 @@ pub fn collection(kind: &Kind, namespace: &str) -> String {
     format!("{root}/{}/{plural}", kind.api_version())
 }
 
-fn member(key: &Key) -> String {
+pub(super) fn member(key: &Key) -> String {
     let name = utf8_percent_encode(key.name(), NOT_IN_A_SEGMENT);
     format!("{}/{name}", collection(key.kind, key.namespace()))
 }
@@ -535,5 +610,10 @@ mod tests {
         let patch = status_patch(Some(&old), &new).map(|patch| patch.to_string());
         assert_eq!(patch.as_deref(), Some(r#"{"status":{"readyReplicas":null,"replicas":3}}"#));
         assert_eq!(status_patch(Some(&new), &new), None);
+        let deep = difference(
+            &serde_json::json!({"a": {"b": [1], "c": 1}, "d": 1}),
+            &serde_json::json!({"a": {"c": 2}, "d": 1}),
+        );
+        assert_eq!(deep.to_string(), r#"{"a":{"b":null,"c":2}}"#);
     }
 }

@@ -66,6 +66,8 @@ pub struct Answer {
     pub id: MemberId,
     /// Everything below `pki/`.
     pub authorities: Shared,
+    /// The text of the keyring of encryption at rest, wherever the asked member has it.
+    pub keyring: Option<String>,
 }
 
 /// Why a server was not taken in.

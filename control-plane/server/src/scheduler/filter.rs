@@ -7,10 +7,11 @@ use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::fmt;
 
-use k8s_openapi::api::core::v1::{NodeSelectorRequirement, NodeSelectorTerm, Taint};
+use k8s_openapi::api::core::v1::{NodeSelectorTerm, Taint};
 
 use super::cluster::NodeState;
 use super::need::{HostPort, Need};
+use crate::controllers::affinity::term_holds;
 use crate::controllers::taints::is_tolerated;
 
 /// Why a node cannot take a Pod.
@@ -175,27 +176,5 @@ pub fn allows(node: &NodeState, need: &Need) -> bool {
 
 /// Whether all of a term's rules hold; a term without rules holds nowhere.
 pub fn matches(node: &NodeState, term: &NodeSelectorTerm) -> bool {
-    let labels = term.match_expressions.as_deref().unwrap_or(&[]);
-    let fields = term.match_fields.as_deref().unwrap_or(&[]);
-    if labels.is_empty() && fields.is_empty() {
-        return false;
-    }
-    labels.iter().all(|rule| holds(rule, node.labels.get(&rule.key)))
-        && fields.iter().all(|rule| rule.key == "metadata.name" && holds(rule, Some(&node.name)))
-}
-
-fn holds(rule: &NodeSelectorRequirement, value: Option<&String>) -> bool {
-    let values = rule.values.as_deref().unwrap_or(&[]);
-    let listed = value.is_some_and(|value| values.contains(value));
-    let number = value.and_then(|value| value.parse::<i64>().ok());
-    let bound = values.first().and_then(|value| value.parse::<i64>().ok());
-    match rule.operator.as_str() {
-        "In" => listed,
-        "NotIn" => !listed,
-        "Exists" => value.is_some(),
-        "DoesNotExist" => value.is_none(),
-        "Gt" => number.zip(bound).is_some_and(|(number, bound)| number > bound),
-        "Lt" => number.zip(bound).is_some_and(|(number, bound)| number < bound),
-        _ => false,
-    }
+    term_holds(&node.name, &node.labels, term)
 }

@@ -52,12 +52,12 @@ use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 use crate::controllers::events::{self, Note, Recorder};
+use crate::controllers::volumes::SELECTED_NODE;
 use crate::controllers::watch::Pause;
 use decide::Decision;
 use desk::Desk;
 use need::Need;
 use preempt::Victim;
-use volumes::SELECTED_NODE;
 
 /// Writes under way at once: enough to fill the store's group commit.
 const WRITES_MAX: usize = 128;

@@ -12,11 +12,12 @@ use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 use wherry_resources::quantity;
 
 use super::company::{Company, Labels};
-use super::volumes;
 use crate::controllers::pods;
 
 /// The scheduler's name in `spec.schedulerName`.
 const NAME: &str = "default-scheduler";
+/// The other name: Pods of it fill nodes one after the other, so that some stay empty.
+const PACKING: &str = "packing-scheduler";
 /// Annotation: Pods of one namespace with the same value start together or not at all.
 const GANG: &str = "scheduling.wherry.dev/gang";
 /// Annotation: how many members a gang needs to start.
@@ -119,6 +120,8 @@ pub struct Need {
     pub deadline: Option<Timestamp>,
     /// May make room by having Pods of lower priority deleted.
     pub preempts: bool,
+    /// Prefers full nodes to empty ones.
+    pub packs: bool,
     /// The node where room was made for it, by its status.
     pub nominated: Option<String>,
     pub started: Option<Timestamp>,
@@ -152,7 +155,7 @@ impl Need {
         }
         if let Some(spec) = &pod.spec {
             need.read_spec(spec);
-            need.claims = volumes::claims(pod, spec);
+            need.claims = pods::claims(pod);
         }
         need.class = need.class();
         need
@@ -181,6 +184,7 @@ impl Need {
 
     fn read_spec(&mut self, spec: &PodSpec) {
         self.priority = spec.priority.unwrap_or(0);
+        self.packs = spec.scheduler_name.as_deref() == Some(PACKING);
         self.preempts = spec.preemption_policy.as_deref() != Some("Never");
         self.company = Company::read(spec, &self.namespace, &self.labels).map(Arc::new);
         self.requests = requests(spec);
@@ -222,12 +226,17 @@ impl Need {
     }
 }
 
+/// Whether a scheduler's name is one of this one's.
+fn is_own(name: &str) -> bool {
+    [NAME, PACKING].contains(&name)
+}
+
 /// Whether a Pod waits for this scheduler.
 pub fn is_pending(pod: &Pod) -> bool {
     let Some(spec) = &pod.spec else { return false };
     let scheduler = spec.scheduler_name.as_deref().unwrap_or(NAME);
     let gated = spec.scheduling_gates.as_ref().is_some_and(|gates| !gates.is_empty());
-    pods::node(pod).is_empty() && pods::is_active(pod) && scheduler == NAME && !gated
+    pods::node(pod).is_empty() && pods::is_active(pod) && is_own(scheduler) && !gated
 }
 
 fn told(pod: &Pod) -> Option<String> {

@@ -70,10 +70,13 @@ pub fn scores(
     let alone = |index: &usize| {
         let node = &nodes[*index];
         Score {
-            free: FREE_WEIGHT * free(node, need),
+            free: FREE_WEIGHT * if need.packs { FULL - free(node, need) } else { free(node, need) },
             balance: BALANCE_WEIGHT * balance(node, need),
             images: IMAGE_WEIGHT * images(node, need),
-            siblings: SPREAD_WEIGHT * fewer(siblings(node, need), siblings_most),
+            siblings: match need.packs {
+                true => 0,
+                false => SPREAD_WEIGHT * fewer(siblings(node, need), siblings_most),
+            },
             affinity: AFFINITY_WEIGHT * more(wishes(node, need), wishes_most),
             taints: TAINT_WEIGHT * fewer(dislikes(node, need), taints_most),
             company: 0,

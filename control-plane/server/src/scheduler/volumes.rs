@@ -7,18 +7,18 @@
 use std::collections::HashMap;
 
 use k8s_openapi::api::core::v1::{
-    NodeSelectorTerm, PersistentVolume, PersistentVolumeClaim, Pod, PodSpec,
+    NodeSelectorRequirement, NodeSelectorTerm, PersistentVolume, PersistentVolumeClaim,
+    PersistentVolumeClaimSpec, PersistentVolumeSpec,
 };
 use k8s_openapi::api::storage::v1::StorageClass;
 
 use super::cluster::NodeState;
 use super::filter::{Reason, matches};
-
-/// Tells the provisioner the node; Kubernetes' own name.
-pub const SELECTED_NODE: &str = "volume.kubernetes.io/selected-node";
+use crate::controllers::volumes::{NO_PROVISIONER, SELECTED_NODE, matching};
 
 struct Claim {
     deleting: bool,
+    spec: PersistentVolumeClaimSpec,
     /// The volume, once it is bound.
     volume: Option<String>,
     class: String,
@@ -26,14 +26,27 @@ struct Claim {
     selected_node: Option<String>,
 }
 
+struct Volume {
+    spec: PersistentVolumeSpec,
+    /// Whether a claim may still have it.
+    free: bool,
+}
+
+struct Class {
+    /// Whether its claims wait for their first consumer.
+    waits: bool,
+    /// Whether it makes volumes, rather than only naming those that are there.
+    makes: bool,
+    /// Where it makes them; empty allows every node.
+    topologies: Vec<NodeSelectorTerm>,
+}
+
 /// Claims, volumes and classes.
 #[derive(Default)]
 pub struct Volumes {
     claims: HashMap<(String, String), Claim>,
-    /// Node affinity of each volume; empty allows every node.
-    volumes: HashMap<String, Vec<NodeSelectorTerm>>,
-    /// Whether a class waits for its first consumer.
-    classes: HashMap<String, bool>,
+    volumes: HashMap<String, Volume>,
+    classes: HashMap<String, Class>,
 }
 
 /// What a Pod's claims mean for its place.
@@ -47,32 +60,21 @@ pub struct Ties {
     pub waiting: Vec<(String, Option<String>)>,
 }
 
-/// The names of the claims that a Pod uses.
-pub fn claims(pod: &Pod, spec: &PodSpec) -> Vec<String> {
-    let name = pod.metadata.name.as_deref().unwrap_or("");
-    let volumes = spec.volumes.iter().flatten();
-    let claim = |volume: &k8s_openapi::api::core::v1::Volume| {
-        let named = volume.persistent_volume_claim.as_ref().map(|claim| claim.claim_name.clone());
-        // An ephemeral volume's claim is named after the Pod and the volume.
-        named.or_else(|| volume.ephemeral.as_ref().map(|_| format!("{name}-{}", volume.name)))
-    };
-    volumes.filter_map(claim).collect()
-}
-
 impl Volumes {
     pub fn put_claim(&mut self, claim: &PersistentVolumeClaim) {
         let meta = &claim.metadata;
         let text = |value: &Option<String>| value.clone().unwrap_or_default();
         let spec = claim.spec.clone().unwrap_or_default();
         let phase = claim.status.as_ref().and_then(|status| status.phase.as_deref());
-        let modes = spec.access_modes.unwrap_or_default();
+        let modes = spec.access_modes.clone().unwrap_or_default();
         let annotations = meta.annotations.as_ref();
         let claim = Claim {
             deleting: meta.deletion_timestamp.is_some(),
-            volume: spec.volume_name.filter(|_| phase == Some("Bound")),
-            class: spec.storage_class_name.unwrap_or_default(),
+            volume: spec.volume_name.clone().filter(|_| phase == Some("Bound")),
+            class: spec.storage_class_name.clone().unwrap_or_default(),
             once_by_one_pod: modes.iter().any(|mode| mode == "ReadWriteOncePod"),
             selected_node: annotations.and_then(|all| all.get(SELECTED_NODE)).cloned(),
+            spec,
         };
         self.claims.insert((text(&meta.namespace), text(&meta.name)), claim);
     }
@@ -82,10 +84,10 @@ impl Volumes {
     }
 
     pub fn put_volume(&mut self, volume: &PersistentVolume) {
-        let affinity = volume.spec.as_ref().and_then(|spec| spec.node_affinity.clone());
-        let required = affinity.and_then(|affinity| affinity.required);
-        let terms = required.map(|required| required.node_selector_terms).unwrap_or_default();
-        self.volumes.insert(volume.metadata.name.clone().unwrap_or_default(), terms);
+        let spec = volume.spec.clone().unwrap_or_default();
+        let free = spec.claim_ref.is_none() && volume.metadata.deletion_timestamp.is_none();
+        let name = volume.metadata.name.clone().unwrap_or_default();
+        self.volumes.insert(name, Volume { spec, free });
     }
 
     pub fn remove_volume(&mut self, name: &str) {
@@ -93,8 +95,21 @@ impl Volumes {
     }
 
     pub fn put_class(&mut self, class: &StorageClass) {
-        let waits = class.volume_binding_mode.as_deref() == Some("WaitForFirstConsumer");
-        self.classes.insert(class.metadata.name.clone().unwrap_or_default(), waits);
+        let topologies = class.allowed_topologies.iter().flatten().map(|term| {
+            let rules = term.match_label_expressions.iter().flatten();
+            let rules = rules.map(|rule| NodeSelectorRequirement {
+                key: rule.key.clone(),
+                operator: "In".to_string(),
+                values: Some(rule.values.clone()),
+            });
+            NodeSelectorTerm { match_expressions: Some(rules.collect()), match_fields: None }
+        });
+        let class_state = Class {
+            waits: class.volume_binding_mode.as_deref() == Some("WaitForFirstConsumer"),
+            makes: class.provisioner != NO_PROVISIONER,
+            topologies: topologies.collect(),
+        };
+        self.classes.insert(class.metadata.name.clone().unwrap_or_default(), class_state);
     }
 
     pub fn remove_class(&mut self, name: &str) {
@@ -124,18 +139,59 @@ impl Volumes {
             }
             match &claim.volume {
                 Some(volume) => match self.volumes.get(volume) {
-                    Some(terms) if terms.is_empty() => {}
-                    Some(terms) => ties.affinities.push(terms.clone()),
+                    Some(volume) => ties.affinities.extend(affinity(&volume.spec)),
                     None => ties.lost = true,
                 },
-                None if self.classes.get(&claim.class) == Some(&true) => {
-                    ties.waiting.push((name.clone(), claim.selected_node.clone()));
-                }
-                None => return Err("pod has unbound immediate PersistentVolumeClaims".into()),
+                None => match self.classes.get(&claim.class) {
+                    Some(class) if class.waits => {
+                        ties.waiting.push((name.clone(), claim.selected_node.clone()));
+                        self.free_for(name, claim, class, &mut ties)?;
+                    }
+                    _ => return Err("pod has unbound immediate PersistentVolumeClaims".into()),
+                },
             }
         }
         Ok(ties)
     }
+
+    /// Where a claim that waits can get a volume: one that is there, or one that its class makes.
+    fn free_for(
+        &self,
+        name: &str,
+        claim: &Claim,
+        class: &Class,
+        ties: &mut Ties,
+    ) -> Result<(), String> {
+        let free = self.volumes.values().filter(|volume| {
+            volume.free && matching::mismatch(&volume.spec, &claim.spec).is_none()
+        });
+        if class.makes && class.topologies.is_empty() {
+            return Ok(());
+        }
+        let mut places = if class.makes { class.topologies.clone() } else { Vec::new() };
+        let mut any = class.makes;
+        for volume in free {
+            any = true;
+            match affinity(&volume.spec) {
+                Some(terms) => places.extend(terms),
+                None => return Ok(()),
+            }
+        }
+        if !any {
+            return Err(format!(
+                "no free volume fits persistentvolumeclaim {name:?} in class, size and modes, and \
+                 its class makes none"
+            ));
+        }
+        ties.affinities.push(places);
+        Ok(())
+    }
+}
+
+/// The terms of which one must hold where a volume is used; `None` allows every node.
+fn affinity(volume: &PersistentVolumeSpec) -> Option<Vec<NodeSelectorTerm>> {
+    let required = volume.node_affinity.as_ref()?.required.as_ref()?;
+    Some(required.node_selector_terms.clone()).filter(|terms| !terms.is_empty())
 }
 
 impl Ties {
@@ -204,6 +260,22 @@ mod tests {
             "a None, b Some(\"node(s) had volume node affinity conflict\"), waiting []",
         );
         check(&["waits"], false, "a None, b None, waiting [(\"waits\", None)]");
+        let mut volumes = volumes();
+        volumes.put_class(&yaml(
+            "metadata: {name: there}\nprovisioner: kubernetes.io/no-provisioner\n\
+             volumeBindingMode: WaitForFirstConsumer",
+        ));
+        volumes.put_claim(&yaml(
+            "metadata: {name: static, namespace: d}\nspec: {storageClassName: there}",
+        ));
+        let ties = |volumes: &Volumes| volumes.ties("d", &["static".to_string()], |_| false);
+        assert!(ties(&volumes).is_err_and(|why| why.contains("no free volume fits")));
+        volumes.put_volume(&yaml(
+            "metadata: {name: w}\nspec: {storageClassName: there, nodeAffinity: {required: \
+             {nodeSelectorTerms: [{matchExpressions: [{key: host, operator: In, values: [a]}]}]}}}",
+        ));
+        let found = ties(&volumes).expect("there is one");
+        assert_eq!(found.affinities.len(), 1, "only where the volume is");
         check(&["at-once"], false, "pod has unbound immediate PersistentVolumeClaims");
         check(&["none"], false, "persistentvolumeclaim \"none\" not found");
         let lost = "node(s) unavailable due to one or more pvc(s) bound to non-existent pv(s)";

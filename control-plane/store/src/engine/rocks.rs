@@ -193,7 +193,10 @@ fn handle(db: &DB, column: Column) -> &ColumnFamily {
 }
 
 fn read_error(error: rocksdb::Error) -> EngineError {
-    EngineError::Read(error.into_string())
+    match error.kind() {
+        ErrorKind::Corruption => EngineError::Damaged("a file".to_owned(), error.into_string()),
+        _ => EngineError::Read(error.into_string()),
+    }
 }
 
 fn write_error(error: rocksdb::Error) -> EngineError {

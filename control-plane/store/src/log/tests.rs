@@ -187,6 +187,7 @@ async fn a_promise_follows_the_disk_and_a_cut() {
     assert_eq!(promised(&log), Some(log_id(5)));
     let vote = Vote { leader_id: LeaderId { term: 3, node_id: 1 }, committed: false };
     log.save_vote(&vote).await.expect("the writer runs");
+    promised(&log);
     let mut found = None;
     log.anchor.update(|block| found = block.vote).expect("memory does not fail");
     assert_eq!(found, Some(vote));

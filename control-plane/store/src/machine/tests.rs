@@ -24,11 +24,12 @@ fn open_with(engine: Arc<dyn Engine>, anchor: Arc<Anchor>, faults: Faults) -> (L
         .expect("a thread can be started");
     let log = Log::open(engine.clone(), writer.clone(), anchor, faults.clone());
     let log = log.expect("the log is sound");
-    let restored = Machine::read(&*engine).expect("the state is sound");
+    let restored = Machine::read(&*engine, &faults).expect("the state is sound");
     let feed = Feed::new(Window::default(), restored.state.snapshot(), faults.clone());
     let (quarantine, _) = watch::channel(None);
     let growth = Arc::default();
-    let tools = Tools { engine, writer, feed, growth, quarantine, stop, faults };
+    let places = crate::network::Places::default();
+    let tools = Tools { engine, writer, feed, growth, quarantine, places, stop, faults };
     (log, Machine::new(restored, tools))
 }
 
@@ -244,7 +245,7 @@ async fn cut_everywhere(faults: Faults) -> Option<String> {
         states.push(show(&machine.state.root));
     }
     for cut in 0..=engine.len() {
-        let restored = match Machine::read(&*engine.after(cut)) {
+        let restored = match Machine::read(&*engine.after(cut), &Faults::default()) {
             Ok(restored) => restored,
             Err(error) => return Some(format!("cut {cut}: {error}")),
         };

@@ -36,6 +36,20 @@ fn a_new_member_needs_a_name_and_an_address_of_its_own() {
 }
 
 #[test]
+fn a_member_that_moved_takes_nobody_s_place() {
+    let place = |name: &str, address: &str| Place { name: name.into(), address: address.into() };
+    assert_eq!(plan_move(&view(), 2, &place("m2", "host2:1")), Ok(false), "nothing is new");
+    assert_eq!(plan_move(&view(), 2, &place("m2", "elsewhere:1")), Ok(true));
+    assert_eq!(plan_move(&view(), 2, &place("other", "host2:1")), Ok(true));
+    let missing = Err(MembershipError::NoSuchMember { id: 7 });
+    assert_eq!(plan_move(&view(), 7, &place("m7", "host7:1")), missing);
+    let (name, address) = ("m3".to_owned(), "host3:1".to_owned());
+    let taken = Err(MembershipError::Taken { id: 3, name, address });
+    assert_eq!(plan_move(&view(), 2, &place("m2", "host3:1")), taken);
+    assert_eq!(plan_move(&view(), 2, &place("m3", "host2:1")), taken);
+}
+
+#[test]
 fn a_voter_goes_only_if_the_rest_can_decide() {
     assert_eq!(plan_remove(&view(), 1, 7), Err(MembershipError::NoSuchMember { id: 7 }));
     assert_eq!(plan_remove(&view(), 1, 11), Ok(Removal::Learner));

@@ -2,6 +2,7 @@
 //! losing, forwarding, disagreeing.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::time::Instant;
 
 use super::*;
 use crate::errors::MembershipError;
@@ -385,6 +386,30 @@ async fn leadership_goes_where_it_is_sent_and_before_a_planned_stop() {
     end(stores).await;
 }
 
+/// A member that comes back at another address is found there, whoever leads.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_member_that_moved_says_where_it_is() {
+    let net = Net::default();
+    let stores = net.cluster(3).await;
+    let all: Vec<&Store> = stores.iter().collect();
+    for (number, store) in stores.iter().enumerate() {
+        let (id, address) = (store.member_id(), format!("elsewhere-{number}"));
+        net.unplug(id);
+        net.lock().stores.insert(address.clone(), store.clone());
+        let name = format!("member-{id}");
+        eventually("its entry follows", async || store.settle_at(&name, &address).await.is_ok())
+            .await;
+        put(store, "key", &address).await;
+        agree(&all).await;
+        let members = stores[(number + 1) % 3].members().await;
+        let moved = members.iter().find(|member| member.id == id).expect("it is a member");
+        assert_eq!((moved.address.as_str(), moved.applied.is_some()), (address.as_str(), true));
+    }
+    let taken = stores[0].settle_at("member-1", "elsewhere-1").await;
+    assert!(matches!(taken, Err(MembershipError::Taken { .. })), "{taken:?}");
+    end(stores).await;
+}
+
 /// A write whose answer is lost may have happened, and the caller is told just that.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_lost_answer_is_unknown() {
@@ -398,6 +423,27 @@ async fn a_lost_answer_is_unknown() {
     eventually("it did happen", async || stores[0].current().get(b"key").is_some()).await;
     let again = stores[1].put(bytes("key"), bytes("value"), Precondition::Absent).await;
     assert!(matches!(again, Err(WriteError::Conflict { current: Some(_) })), "{again:?}");
+    end(stores).await;
+}
+
+/// The next leader's first entry tells what became of it.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_lost_answer_is_found_out_when_another_one_leads() {
+    let net = Net::default();
+    let stores = net.cluster(3).await;
+    let (follower, third) = (stores[1].member_id(), stores[2].member_id());
+    net.lock().deaf.insert(follower);
+    let writer = stores[1].clone();
+    let write = tokio::spawn(async move {
+        writer.put(bytes("key"), bytes("value"), Precondition::Absent).await
+    });
+    eventually("it happens", async || stores[0].current().get(b"key").is_some()).await;
+    assert_eq!(stores[0].transfer(Some(third)).await, Ok(third));
+    let write = write.await.expect("it does not panic");
+    net.lock().deaf.clear();
+    let stored = stores[0].current().get(b"key");
+    assert_eq!(write.ok(), stored, "it is told as it was done");
+    agree(&stores.iter().collect::<Vec<_>>()).await;
     end(stores).await;
 }
 

@@ -4,6 +4,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::atomic::AtomicU64;
+use std::time::Instant;
 
 use super::cluster::{HANG, Net, agree, bytes, eventually};
 use super::*;

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use super::*;
+use crate::engine::KEY_BYTES_MAX;
 use crate::faults::Fault;
 use crate::watch::{Change, WatchEnd};
 

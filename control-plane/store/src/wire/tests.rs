@@ -82,8 +82,9 @@ fn questions_of_the_store_come_back() {
         precondition: Precondition::At(9),
         action: Action::Delete,
     };
-    let back = sent(Request::Write { command: command.clone(), makes_room: true });
-    assert!(matches!(back, Request::Write { command: c, makes_room: true } if c == command));
+    let back = sent(Request::Write { command: command.clone(), makes_room: true, fence: 9 });
+    let same = |written: &Command| *written == command;
+    assert!(matches!(back, Request::Write { command: c, makes_room: true, fence: 9 } if same(&c)));
     assert!(matches!(sent(Request::ReadIndex), Request::ReadIndex));
     assert!(matches!(sent(Request::Status), Request::Status));
     let (name, address) = ("m".to_owned(), "a:1".to_owned());
@@ -93,6 +94,7 @@ fn questions_of_the_store_come_back() {
         Change::Remove(5),
         Change::Transfer(None),
         Change::Transfer(Some(6)),
+        Change::Move { id: 6, name: "m".to_owned(), address: "host:2".to_owned() },
     ] {
         let back = sent(Request::Change(change.clone()));
         assert!(matches!(back, Request::Change(back) if back == change));

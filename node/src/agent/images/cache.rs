@@ -39,6 +39,8 @@ pub struct Cache {
     key: [u8; 32],
     /// Code whose MAC was checked. Short lookups without an await.
     checked: Mutex<HashMap<String, (Stamp, Image)>>,
+    /// Digest of the one image that comes with the binary.
+    laid: Mutex<Option<String>>,
 }
 
 /// What changes when a file's content does.
@@ -90,12 +92,26 @@ impl Cache {
                 key
             }
         };
-        Ok(Cache { root, engine, key, checked: Mutex::new(HashMap::new()) })
+        let checked = Mutex::new(HashMap::new());
+        Ok(Cache { root, engine, key, checked, laid: Mutex::new(None) })
     }
 
     /// Where a layer is or shall be.
     pub fn blob(&self, digest: &str) -> PathBuf {
         self.root.join("blobs").join(format!("{}.wasm", hex_of(digest)))
+    }
+
+    /// Lays the layer that comes with the binary, if it is not there; its digest.
+    pub fn lay(&self, wasm: &'static [u8]) -> std::io::Result<String> {
+        // Held while it is written: several containers want it at the same time.
+        let mut laid = self.laid.lock().expect("nobody panics while holding it");
+        let digest =
+            laid.get_or_insert_with(|| format!("sha256:{}", hex::encode(Sha256::digest(wasm))));
+        let blob = self.blob(digest);
+        if !blob.exists() {
+            write_private(&blob, wasm)?;
+        }
+        Ok(digest.clone())
     }
 
     /// Where compiled code is or shall be.

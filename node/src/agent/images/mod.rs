@@ -11,6 +11,7 @@
 mod cache;
 mod pull;
 mod reference;
+mod toolbox;
 
 use std::{
     collections::HashMap,
@@ -75,6 +76,8 @@ pub struct Images {
     client: kube::Client,
     cache: Arc<Cache>,
     binary: PathBuf,
+    /// Whether the toolbox stands for well-known container images.
+    aliases: bool,
     compilers: Arc<Semaphore>,
     pulls: Semaphore,
     resolving: Flights<Result<Found, Problem>>,
@@ -88,12 +91,14 @@ impl Images {
         root: PathBuf,
         engine: String,
         binary: PathBuf,
+        aliases: bool,
     ) -> std::io::Result<Images> {
         let cores = std::thread::available_parallelism().map_or(1, |cores| cores.get());
         Ok(Images {
             client,
             cache: Arc::new(Cache::open(root, engine)?),
             binary,
+            aliases,
             compilers: Arc::new(Semaphore::new(cores)),
             pulls: Semaphore::new(PULLS_MAX),
             resolving: Flights::default(),
@@ -110,6 +115,9 @@ impl Images {
     ) -> Result<Found, Problem> {
         let reference = Reference::parse(image)
             .map_err(|message| Problem { reason: "InvalidImageName", message })?;
+        if self.aliases && toolbox::of(&reference).is_some() {
+            return self.toolbox().await;
+        }
         // The built-in registry is one for all; elsewhere each namespace needs its own access.
         let scope = reference.host.as_ref().map_or("", |_| pod.namespace.as_str());
         let known = self.cache.remembered(scope, image);
@@ -147,6 +155,33 @@ impl Images {
             Ok(answer) => answer,
             Err(_) => Ok(older),
         }
+    }
+
+    /// What a container image would run, if this node runs the toolbox in its place.
+    pub fn alias(&self, image: &str) -> Option<&'static toolbox::Alias> {
+        let reference = Reference::parse(image).ok().filter(|_| self.aliases)?;
+        toolbox::of(&reference)
+    }
+
+    /// The image that comes with the binary, laid beside the others.
+    pub async fn toolbox(&self) -> Result<Found, Problem> {
+        let failed = |message: String| Problem { reason: "ErrImagePull", message };
+        if toolbox::TOOLBOX.is_empty() {
+            let why = "this binary was built without the toolbox (`make apps` comes before it)";
+            return Err(failed(why.to_owned()));
+        }
+        let cache = self.cache.clone();
+        let laid = tokio::task::spawn_blocking(move || cache.lay(toolbox::TOOLBOX)).await;
+        let layer = laid
+            .map_err(std::io::Error::other)
+            .flatten()
+            .map_err(|error| failed(format!("cannot keep the toolbox: {error}")))?;
+        Ok(Found {
+            id: format!("{}@{layer}", toolbox::REPOSITORY),
+            layer,
+            bytes: toolbox::TOOLBOX.len() as u64,
+            pulled: false,
+        })
     }
 
     /// Whether the control plane, and with it the built-in registry, does not answer.

@@ -21,6 +21,8 @@ use super::Pods;
 struct Order {
     uid: String,
     volumes: Vec<(String, bool, Vec<PathBuf>)>,
+    /// Folders of claims, and how many bytes they may hold.
+    claims: Vec<(String, PathBuf, u64)>,
     logs: PathBuf,
 }
 
@@ -120,10 +122,18 @@ impl Pods {
                 volumes.push((volume.name.clone(), memory, found));
             }
         }
+        let claims = spec.volumes.iter().filter(|it| matches!(it.content, Content::Claim { .. }));
+        let claims: Vec<(String, PathBuf, u64)> = claims
+            .filter_map(|volume| {
+                let (path, limit) = self.parts.volumes.local(&spec.uid, &volume.name)?;
+                Some((volume.name.clone(), path, limit))
+            })
+            .collect();
         let folder = protocol::log_folder(&spec.namespace, &spec.name, &spec.uid);
-        (limited || !volumes.is_empty()).then(|| Order {
+        (limited || !volumes.is_empty() || !claims.is_empty()).then(|| Order {
             uid: spec.uid.clone(),
             volumes,
+            claims,
             logs: self.parts.logs.join(folder),
         })
     }
@@ -150,9 +160,12 @@ fn written(order: &Order) -> Written {
         })
     };
     let volumes = order.volumes.iter();
+    let claims = order.claims.iter();
+    let claims = claims.map(|(name, path, limit)| (name.clone(), measure(path), *limit));
     Written {
         volumes: volumes.map(|(name, memory, it)| (name.clone(), *memory, add(it))).collect(),
         logs: measure(&order.logs),
+        claims: claims.collect(),
     }
 }
 

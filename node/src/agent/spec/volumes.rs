@@ -167,12 +167,14 @@ impl Files {
 }
 
 /// The volumes of a Pod that some container mounts; the others cost nothing.
-pub fn volumes(volumes: Vec<core::Volume>, mounted: &BTreeSet<String>) -> Vec<Volume> {
+pub fn volumes(pod: &str, volumes: Vec<core::Volume>, mounted: &BTreeSet<String>) -> Vec<Volume> {
     let used = volumes.into_iter().filter(|volume| mounted.contains(&volume.name));
-    used.map(|volume| Volume { name: volume.name.clone(), content: content(volume) }).collect()
+    let read =
+        |volume: core::Volume| Volume { name: volume.name.clone(), content: content(pod, volume) };
+    used.map(read).collect()
 }
 
-fn content(volume: core::Volume) -> Content {
+fn content(pod: &str, volume: core::Volume) -> Content {
     let one = |mode: Option<i32>, part: Part| {
         Content::Files(Files { mode: mode.unwrap_or(MODE_DEFAULT), parts: vec![part] })
     };
@@ -204,7 +206,8 @@ fn content(volume: core::Volume) -> Content {
     }
     if volume.ephemeral.is_some() {
         // Made by a controller, with the Pod's and the volume's name.
-        return Content::Claim { name: volume.name, read_only: false };
+        let name = format!("{pod}-{}", volume.name);
+        return Content::Claim { name, read_only: false };
     }
     if let Some(image) = volume.image {
         let reference = image.reference.unwrap_or_default();

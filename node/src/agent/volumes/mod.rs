@@ -4,7 +4,9 @@
 //! ```text
 //!   <data dir>/pods/<uid>/volumes/<name>      emptyDir, files without secrets
 //!   <memory>/pods/<uid>/volumes/<name>        emptyDir in memory, files with secrets or tokens
-//!   <either>/pods/<uid>/containers/<name>     single files that a container mounts, its last words
+//!   <either>/pods/<uid>/containers/<name>     single files that a container mounts, its last words,
+//!                                             the root of one that runs the toolbox
+//!   <data dir>/local-volumes/<handle>         PersistentVolumes of this node, see `local`
 //! ```
 //!
 //! A guest sees directories only (WASI has no other preopens): a single file is shown in a directory
@@ -13,7 +15,9 @@
 
 mod atomic;
 mod content;
+pub mod local;
 mod places;
+mod root;
 mod usage;
 
 use std::{
@@ -188,8 +192,13 @@ impl Volumes {
             }
             Content::Claim { name, read_only } => {
                 let claim = self.claim(&mounted.pod, name).await?;
-                let path = blocking(move || places::existing(claim)).await?;
-                Ok(plain(path, *read_only))
+                let link = self.folder(&mounted.pod.uid, false)?.join("volumes").join(&volume.name);
+                let disk = self.disk.clone();
+                let path = blocking(move || match claim {
+                    Place::Local(folder) => local::open(&disk, &folder, &link),
+                    other => places::existing(other),
+                });
+                Ok(plain(path.await?, *read_only))
             }
             Content::Image { reference, pull } => {
                 let found = self.images.resolve(&mounted.pod, reference, *pull).await;
@@ -464,6 +473,11 @@ impl Volumes {
             }
         }
         self.objects.sweep(objects).await;
+    }
+
+    /// The folder of a claim that a Pod mounts, and how much it may hold, if it is this node's own.
+    pub fn local(&self, uid: &str, volume: &str) -> Option<(PathBuf, u64)> {
+        local::linked(&self.disk, &self.disk.join("pods").join(uid).join("volumes").join(volume))
     }
 
     /// Where a Pod's own files are, for measuring them: folder on disk, folder in memory.

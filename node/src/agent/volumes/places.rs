@@ -9,6 +9,9 @@ use std::{
 
 use k8s_openapi::api::core::v1::PersistentVolumeSpec;
 
+use wherry_resources::quantity::Quantity;
+
+use super::local::{self, Folder};
 use crate::{beneath, protocol::Mount};
 
 /// Where a PersistentVolume is.
@@ -16,6 +19,8 @@ use crate::{beneath, protocol::Mount};
 pub enum Place {
     /// A path of this machine.
     Path(PathBuf),
+    /// A folder that this node makes; see `local`.
+    Local(Folder),
     /// An export that the machine has mounted somewhere.
     Nfs {
         /// `server:/path`
@@ -28,6 +33,13 @@ pub fn of_volume(volume: PersistentVolumeSpec) -> Result<Place, String> {
     if volume.volume_mode.as_deref() == Some("Block") {
         return Err("it is a block device, which a Wasm guest cannot use".to_owned());
     }
+    if let Some(csi) = volume.csi.filter(|csi| csi.driver == local::DRIVER) {
+        let size = volume.capacity.as_ref().and_then(|capacity| capacity.get("storage"));
+        let size = size.and_then(|size| Quantity::parse(&size.0).ok());
+        let bytes = size.and_then(|size| u64::try_from(size.value()).ok());
+        let bytes = bytes.ok_or("its PersistentVolume does not say how large it is")?;
+        return Ok(Place::Local(Folder { handle: csi.volume_handle, bytes }));
+    }
     if let Some(local) = volume.local {
         return Ok(Place::Path(PathBuf::from(local.path)));
     }
@@ -37,13 +49,17 @@ pub fn of_volume(volume: PersistentVolumeSpec) -> Result<Place, String> {
     if let Some(nfs) = volume.nfs {
         return Ok(Place::Nfs { export: format!("{}:{}", nfs.server, nfs.path) });
     }
-    Err("its PersistentVolume is neither local, hostPath nor nfs".to_owned())
+    Err("its PersistentVolume is neither of this node's own, local, hostPath nor nfs".to_owned())
 }
 
 /// The directory of a place, which has to be there.
 pub fn existing(place: Place) -> io::Result<PathBuf> {
     let path = match place {
         Place::Path(path) => path,
+        Place::Local(folder) => {
+            let what = format!("folder {} is opened by its own rules", folder.handle);
+            return Err(io::Error::other(what));
+        }
         Place::Nfs { export } => {
             let table = fs::read_to_string("/proc/self/mountinfo")?;
             nfs_mount(&table, &export).ok_or_else(|| {

@@ -35,6 +35,16 @@ async fn serve(
     agent.started(uid).await;
 }
 
+/// Serves `hello-http` on port 80 of a Pod named like its uid. False where it is not built.
+pub async fn serve_hello(fixture: &Fixture, agent: &mut Agent, (uid, ip): (&str, &str)) -> bool {
+    if !samples_built() {
+        return false;
+    }
+    let module = sample(fixture, "hello-http");
+    serve(fixture, agent, (uid, ip), &module, ("POD_NAME", uid)).await;
+    true
+}
+
 async fn open(agent: &mut Agent, name: &str, endpoints: &[&str]) -> u16 {
     let port = free_port();
     let endpoints: Vec<_> = endpoints.iter().map(|it| (*it, "shop", "node-1", None)).collect();

@@ -208,6 +208,8 @@ pub fn command(module: &Path, restart: u32) -> Container {
         ports: Vec::new(),
         mounts: Vec::new(),
         stdin: false,
+        stdin_once: false,
+        tty: false,
         probes: Probes::default(),
         hooks: Hooks::default(),
         last_words: LastWords::default(),

@@ -4,4 +4,5 @@ mod guests;
 mod harness;
 mod pods;
 mod probes;
+mod streams;
 mod traffic;

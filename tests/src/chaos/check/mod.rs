@@ -36,6 +36,8 @@ impl std::fmt::Display for Violation {
 #[derive(Debug, Default)]
 pub struct Findings {
     pub violations: Vec<Violation>,
+    /// How many of them each checker found.
+    pub checkers: Vec<(&'static str, usize)>,
     /// Acknowledged writes that later states do not show.
     pub lost: usize,
     /// Keys whose search was given up at its limit.
@@ -44,15 +46,26 @@ pub struct Findings {
     pub events_checked: usize,
 }
 
+impl Findings {
+    /// Says which checker found what has been added since the last one was named.
+    pub fn name(&mut self, checker: &'static str) {
+        let named: usize = self.checkers.iter().map(|(_, found)| found).sum();
+        self.checkers.push((checker, self.violations.len() - named));
+    }
+}
+
 /// Runs all checkers.
 pub fn check(history: &History) -> Findings {
     let mut findings = Findings::default();
     let timeline = timeline::Timeline::of(history, &mut findings.violations);
     let seen = revisions::check(history, &timeline, &mut findings.violations);
     findings.lost = seen.lost;
+    findings.name("revision order");
     let searched = linear::check(history, &mut findings.violations);
     findings.keys = searched.keys;
     findings.undecided = searched.undecided;
+    findings.name("linearizability by values");
     findings.events_checked = watches::check(history, &timeline, &mut findings.violations);
+    findings.name("watches");
     findings
 }

@@ -17,6 +17,7 @@ mod pod_security;
 pub mod pod_standards;
 pub mod secret;
 pub mod service;
+pub mod storage;
 
 use super::{
     auth::{self, User},
@@ -45,6 +46,9 @@ pub struct Facts {
     pub limit_ranges: Vec<Object>,
     /// Addresses of the nodes and the control plane, for new Endpoints of the untrusted.
     pub machines: Vec<String>,
+    /// The StorageClass of a new claim that names none, and the class of one that grows.
+    pub default_storage_class: Option<String>,
+    pub storage_class: Option<Object>,
     /// Another PriorityClass that is the default already.
     pub other_default_class: Option<String>,
     /// Whether the user may decide on (or sign for) the signer of a certificate request.
@@ -101,8 +105,10 @@ pub fn admit(
             limit_range::admit(context, new)?;
         }
         ("", "persistentvolumeclaims") if context.part == Part::Main => {
+            storage::claim(context, new, old)?;
             limit_range::admit(context, new)?;
         }
+        ("", "persistentvolumes") if creates => storage::volume(new),
         ("", "secrets") => secret::admit(context, new)?,
         ("", "services") if context.part == Part::Main => {
             warnings.extend(service::admit(context, new, old)?);

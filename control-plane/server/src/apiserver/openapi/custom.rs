@@ -8,7 +8,7 @@ use serde_json::{Map, Value};
 use wherry_resources::{KINDS, Kind};
 
 use super::schemas::Schemas;
-use super::{Document, VERSION_3, Version3, document, group_version_path, index, swagger};
+use super::{Document, VERSION_3, Version2, Version3, document, group_version_path, index};
 
 /// What custom schemas refer to, made once.
 static BASE: LazyLock<Schemas> = LazyLock::new(|| Schemas::with_custom(&Schemas::generate(), &[]));
@@ -19,7 +19,7 @@ pub struct Custom {
     /// Over built-in kinds too.
     pub(super) index: Document,
     kinds: Vec<&'static Kind>,
-    version_2: OnceLock<Document>,
+    version_2: OnceLock<Version2>,
 }
 
 impl Custom {
@@ -42,7 +42,7 @@ impl Custom {
     }
 
     /// Everything in one version 2 document; rendered by whoever asks first.
-    pub(super) fn version_2(&self) -> Document {
+    pub(super) fn version_2(&self) -> &Version2 {
         let render = || {
             let built_in = Schemas::generate();
             let mut whole = document(&built_in, KINDS.iter(), None);
@@ -51,9 +51,9 @@ impl Custom {
             merge(&mut whole["paths"], &custom["paths"]);
             let added = &custom["components"]["schemas"];
             merge(&mut whole["components"]["schemas"], added);
-            Document::new(&swagger::document(&whole))
+            Version2::of(&whole)
         };
-        self.version_2.get_or_init(render).clone()
+        self.version_2.get_or_init(render)
     }
 }
 

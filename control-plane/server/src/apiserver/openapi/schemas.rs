@@ -157,6 +157,7 @@ impl Schemas {
         }
         for (key, name) in &names {
             mark_kind(&mut definitions[name], *key);
+            ask_for_no_metadata(&mut definitions[name]);
         }
         for kind in KINDS.iter().filter(|kind| kind.verbs.contains(&"list")) {
             add_list(kind, &names, &mut definitions);
@@ -295,6 +296,17 @@ fn wrap_references(schema: &mut Value) {
 fn mark_kind(schema: &mut Value, (group, version, kind): (&str, &str, &str)) {
     let mark = json!([{"group": group, "kind": kind, "version": version}]);
     schema["x-kubernetes-group-version-kind"] = mark;
+}
+
+/// The crate's types always have metadata; a manifest need not.
+fn ask_for_no_metadata(schema: &mut Value) {
+    let Some(fields) = schema.as_object_mut() else { return };
+    if let Some(required) = fields.get_mut("required").and_then(Value::as_array_mut) {
+        required.retain(|name| name != "metadata");
+        if required.is_empty() {
+            fields.shift_remove("required");
+        }
+    }
 }
 
 /// Adds to a schema, and to those below it, how its lists and maps merge.

@@ -44,7 +44,7 @@ fn every_reference_leads_somewhere() {
         let schemas = document["components"]["schemas"].as_object().expect("has schemas");
         check(&document, schemas, schemas::REFERENCE);
     }
-    let version_2: Value = serde_json::from_slice(&VERSION_2.body).expect("is JSON");
+    let version_2: Value = serde_json::from_slice(&VERSION_2.json.body).expect("is JSON");
     check(&version_2, version_2["definitions"].as_object().expect("has them"), "#/definitions/");
 }
 
@@ -122,8 +122,12 @@ async fn the_index_leads_to_documents_that_may_be_kept() {
     let tag = right.headers()[ETAG].to_str().expect("is text").to_string();
     let held = headers(&[(IF_NONE_MATCH, &tag)]);
     assert_eq!(get(None, &held).await.expect("acceptable").status(), StatusCode::NOT_MODIFIED);
-    let protobuf = "application/com.github.proto-openapi.spec.v2@v1.0+protobuf";
-    assert!(whole_of(catalog.clone(), headers(&[(ACCEPT, protobuf)])).await.is_err());
+    let whole = |accept: &str| whole_of(catalog.clone(), headers(&[(ACCEPT, accept)]));
+    for name in [gnostic::MEDIA_TYPE, gnostic::MEDIA_TYPE_BEFORE] {
+        let protobuf = whole(name).await.expect("acceptable");
+        assert_eq!(protobuf.headers()[CONTENT_TYPE], gnostic::MEDIA_TYPE);
+    }
+    assert!(whole("application/yaml").await.is_err());
 }
 
 #[test]

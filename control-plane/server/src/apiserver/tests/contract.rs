@@ -170,6 +170,49 @@ fn masked_lines(text: &str) -> String {
     text.lines().map(mask).collect::<Vec<_>>().join("\n")
 }
 
+/// A request of a script, for those who damage them.
+pub struct Sent {
+    pub method: String,
+    pub path: String,
+    pub content_type: String,
+    pub accept: String,
+    pub body: Vec<u8>,
+}
+
+/// Every request of every script.
+pub fn sent() -> Vec<Sent> {
+    let mut found = Vec::new();
+    for name in names() {
+        let script = std::fs::read_to_string(folder().join(name)).expect("the script is readable");
+        for case in script.split("\n\n").map(Case::read).filter(|case| !case.method.is_empty()) {
+            let header = |name: &str| {
+                let mut headers = case.headers.iter();
+                let found = headers.find(|(key, _)| key.eq_ignore_ascii_case(name));
+                found.map(|(_, value)| value.clone())
+            };
+            found.push(Sent {
+                content_type: header("content-type").unwrap_or("application/json".to_owned()),
+                accept: header("accept").unwrap_or_default(),
+                method: case.method,
+                path: case.path,
+                body: case.body,
+            });
+        }
+    }
+    found
+}
+
+/// The scripts, in their order.
+fn names() -> Vec<String> {
+    let mut names: Vec<String> = std::fs::read_dir(folder())
+        .expect("the scripts are there")
+        .map(|entry| entry.expect("a readable folder").file_name().to_string_lossy().into_owned())
+        .filter(|name| name.ends_with(".txt"))
+        .collect();
+    names.sort();
+    names
+}
+
 /// Runs one script; returns how many cases it has.
 async fn check(name: &str) -> usize {
     let path = folder().join(name);
@@ -197,14 +240,8 @@ async fn check(name: &str) -> usize {
 /// All scripts, each against its own server; prints how many cases each section has.
 #[tokio::test]
 async fn contract() {
-    let mut names: Vec<String> = std::fs::read_dir(folder())
-        .expect("the scripts are there")
-        .map(|entry| entry.expect("a readable folder").file_name().to_string_lossy().into_owned())
-        .filter(|name| name.ends_with(".txt"))
-        .collect();
-    names.sort();
     let mut total = 0;
-    for name in names {
+    for name in names() {
         let count = check(&name).await;
         println!("{count:5}  {}", name.trim_end_matches(".txt"));
         total += count;

@@ -4,7 +4,7 @@
 pub mod script;
 
 mod access;
-mod contract;
+pub mod contract;
 pub mod custom;
 mod members;
 mod objects;

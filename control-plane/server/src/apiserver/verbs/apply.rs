@@ -56,7 +56,7 @@ pub async fn apply(api: &ApiServer, request: &Request) -> Result<Response, ApiEr
             Err(error) => return Err(error),
         };
         match done {
-            Ok(Written { object, warnings: more }) => {
+            Ok(Written { object, warnings: more, .. }) => {
                 warnings.extend(more);
                 return get::respond(request, code, object, &warnings);
             }

@@ -2,7 +2,9 @@
 
 use super::{Part, write::Call};
 use crate::apiserver::{
-    admission::{Facts, grants::Grant, owners, pod_standards, secret, service::Reservation},
+    admission::{
+        Facts, grants::Grant, owners, pod_standards, secret, service::Reservation, storage,
+    },
     authorize,
     errors::ApiError,
     rbac::RoleKey,
@@ -54,6 +56,17 @@ pub fn gather(
     }
     if call.part == Part::Main && call.kind.is("", "PersistentVolumeClaim") {
         facts.limit_ranges = all_in(&snapshot, "limitranges", call.namespace);
+        let class = new.pointer("/spec/storageClassName").and_then(Value::as_str);
+        match old {
+            None if class.is_none() => {
+                facts.default_storage_class = storage::default_class(&storage_classes(&snapshot));
+            }
+            Some(old) if storage::grows(new, old) => {
+                let name = class.unwrap_or("");
+                facts.storage_class = find("storageclasses", "storage.k8s.io", "", name);
+            }
+            _ => {}
+        }
     }
     if call.kind.is("scheduling.k8s.io", "PriorityClass") {
         let other = default_priority_class(&snapshot);
@@ -100,6 +113,13 @@ fn all_in(snapshot: &Snapshot, plural: &str, namespace: &str) -> Vec<Object> {
     let kind = wherry_resources::kind("", "v1", plural).expect("a kind of the core group");
     let found = snapshot.range(&stored::prefix(kind, Some(namespace)), None);
     found.map(|(_, entry)| stored::decode(kind, &entry)).collect()
+}
+
+fn storage_classes(snapshot: &Snapshot) -> Vec<Object> {
+    let kind = wherry_resources::kind("storage.k8s.io", "v1", "storageclasses");
+    let kind = kind.expect("a built-in kind");
+    let classes = snapshot.range(&stored::prefix(kind, None), None);
+    classes.map(|(_, entry)| stored::decode(kind, &entry)).collect()
 }
 
 /// What a new Secret for a service account's token is filled with, if it is one and its account is

@@ -14,7 +14,7 @@ use crate::apiserver::{
 };
 use axum::response::Response;
 use http::StatusCode;
-use serde_json::Map;
+use serde_json::{Map, Value, json};
 use wherry_resources::{Kind, Object, meta};
 
 /// Answers GET of a named object; its status and other parts are read as the whole object.
@@ -49,6 +49,35 @@ pub fn respond(
         Form::Table { version } => one_row(request.kind, object, include, version),
     };
     Ok(content::respond(code, &request.accepted, &value, warnings))
+}
+
+/// Answers GET of one or all of the objects that were computed for a request and that it selects.
+pub fn respond_computed(request: &Request, mut items: Vec<Object>) -> Result<Response, ApiError> {
+    let kind = request.kind;
+    if request.attributes.named {
+        let one = items.pop().ok_or_else(|| ApiError::not_found(kind, request.name()))?;
+        return respond(request, StatusCode::OK, one, &[]);
+    }
+    let value = match request.accepted.form {
+        Form::Table { version } => {
+            let include = Include::of(&request.query)?;
+            let now = jiff::Timestamp::now();
+            let rows = items.into_iter().map(|item| table::row(kind, item, include, version, now));
+            table::table(kind, version, Map::new(), true, rows.collect())
+        }
+        Form::Metadata { version } => {
+            let bare = items.iter().map(|item| content::metadata_only(item, version));
+            json!({
+                "kind": "PartialObjectMetadataList", "apiVersion": format!("meta.k8s.io/{version}"),
+                "metadata": {}, "items": Value::from_iter(bare),
+            })
+        }
+        Form::Object => json!({
+            "kind": kind.list_kind(), "apiVersion": kind.api_version(), "metadata": {},
+            "items": items,
+        }),
+    };
+    Ok(content::respond(StatusCode::OK, &request.accepted, &value, &[]))
 }
 
 /// Custom objects are shown with their keys in alphabetical order.

@@ -87,8 +87,8 @@ fn check(query: &Query, name: &str) -> Result<(), ApiError> {
     Err(ApiError::Invalid { group, kind, name: name.to_owned(), errors: wrong })
 }
 
-/// Chooses the container and makes sure that it has a log: pure.
-fn container(pod: &Object, asked: Option<&str>, previous: bool) -> Result<String, ApiError> {
+/// Chooses the container that is asked for, or the only one: pure.
+pub fn choose(pod: &Object, asked: Option<&str>) -> Result<String, ApiError> {
     let names = |list: &str| -> Vec<&str> {
         let containers = pod["spec"].get(list).and_then(Value::as_array).into_iter().flatten();
         containers.filter_map(|container| container.get("name")?.as_str()).collect()
@@ -115,11 +115,18 @@ fn container(pod: &Object, asked: Option<&str>, previous: bool) -> Result<String
             "container {chosen} is not valid for pod {name}"
         )));
     }
+    Ok(chosen.to_owned())
+}
+
+/// Chooses the container and makes sure that it has a log: pure.
+fn container(pod: &Object, asked: Option<&str>, previous: bool) -> Result<String, ApiError> {
+    let chosen = choose(pod, asked)?;
+    let name = meta::name(pod);
     let status = ["containerStatuses", "initContainerStatuses", "ephemeralContainerStatuses"]
         .iter()
         .filter_map(|list| pod["status"].get(list)?.as_array())
         .flatten()
-        .find(|status| status.get("name").and_then(Value::as_str) == Some(chosen));
+        .find(|status| status.get("name").and_then(Value::as_str) == Some(&chosen));
     let ended = status.is_some_and(|status| status.pointer("/lastState/terminated").is_some());
     if previous && !ended {
         return Err(ApiError::BadRequest(format!(
@@ -134,7 +141,7 @@ fn container(pod: &Object, asked: Option<&str>, previous: bool) -> Result<String
             "container {chosen:?} in pod {name:?} is waiting to start: {reason}"
         )));
     }
-    Ok(chosen.to_owned())
+    Ok(chosen)
 }
 
 #[cfg(test)]

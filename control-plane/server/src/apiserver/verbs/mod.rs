@@ -1,12 +1,14 @@
 //! What a request does, one file a verb; the same code for every kind.
 //!
 //! `prepare` decides what an object becomes, `write` takes it through defaults, admission and
-//! validation into the store, `read` finds the snapshot that a read asks for. A verb file puts
+//! validation into the store, `state` says by which state that is judged, `read` finds the snapshot
+//! that a read asks for. A verb file puts
 //! these together and shapes the answer.
 
 pub mod apply;
 pub mod body;
 pub mod create;
+pub mod custom_metrics;
 pub mod delete;
 mod facts;
 pub mod get;
@@ -19,7 +21,8 @@ pub mod quota;
 mod read;
 pub mod review;
 pub mod scale;
-mod select;
+pub mod select;
+mod state;
 mod table;
 pub mod token;
 pub mod update;

@@ -7,8 +7,8 @@
 
 use super::{
     Part, WriteOptions, apply, body, get, prepare,
-    update::RACE_TRIES,
-    write::{self, Call, Failure},
+    state::States,
+    write::{self, Call, Failure, Written},
 };
 use crate::apiserver::{
     ApiServer, content,
@@ -21,6 +21,7 @@ use json_patch::PatchOperation;
 use serde_json::Value;
 use wherry_resources::validate::Reason;
 use wherry_resources::{Kind, Object, meta, patch as strategic};
+use wherry_store::Snapshot;
 
 /// Most operations of a JSON patch, as in Kubernetes.
 const OPERATIONS_MAX: usize = 10_000;
@@ -52,24 +53,26 @@ pub async fn patch(api: &ApiServer, request: &Request) -> Result<Response, ApiEr
     let part = Part::of(request)?;
     let (patch, duplicates) = decode(&content_type, &request.body, request.kind.custom.is_some())?;
     let call = Call::of(api, request, part, options.dry_run);
-    for _ in 0..RACE_TRIES {
+    let attempt = async |snapshot: &Snapshot| -> Result<Written, Failure> {
         let mut warnings = Vec::new();
-        let (old, entry) = call.load(&api.latest().await?, request.name()).await?;
+        let (old, entry) = call.load(snapshot, request.name()).await?;
         let mut new = patch.apply(request.kind, &old)?;
         prepare::addressed(request.name(), request.namespace(), &mut new)?;
         let kind = request.kind;
         body::fields(kind, &mut new, &duplicates, options.validation, &mut warnings)?;
         let version = meta::resource_version(&new);
         if !version.is_empty() && version != meta::resource_version(&old) {
-            return Err(ApiError::modified(kind, request.name()));
+            return Err(ApiError::modified(kind, request.name()).into());
         }
-        match write::replace(&call, &old, &entry, new).await {
-            Ok(written) => {
-                warnings.extend(written.warnings);
-                return get::respond(request, StatusCode::OK, written.object, &warnings);
-            }
-            Err(Failure::Refused(error)) => return Err(error),
-            Err(Failure::Raced) => {}
+        let mut written = write::replace(&call, &old, &entry, new).await?;
+        warnings.append(&mut written.warnings);
+        Ok(Written { warnings, ..written })
+    };
+    let mut states = States::of(api);
+    while let Some(snapshot) = states.next().await? {
+        if let Some(done) = states.settle(attempt(&snapshot).await) {
+            let Written { object, warnings, .. } = done?;
+            return get::respond(request, StatusCode::OK, object, &warnings);
         }
     }
     Err(ApiError::modified(request.kind, request.name()))

@@ -3,8 +3,9 @@
 use super::{
     Part, body,
     delete::{self, Deleted, Options},
+    state::States,
     update::RACE_TRIES,
-    write::{self, Call, Failure, Record},
+    write::{self, Call, Failure, Record, Written},
 };
 use crate::apiserver::{
     ApiServer, content,
@@ -22,7 +23,10 @@ use wherry_resources::{
     meta,
     selectors::LabelSelector,
 };
-use wherry_store::Entry;
+use wherry_store::{Entry, Snapshot};
+
+/// Evictions that the budget controller has not seen the end of, as in Kubernetes.
+const UNCONFIRMED_MAX: usize = 2_000;
 
 fn pods() -> &'static Kind {
     wherry_resources::kind("", "v1", "pods").expect("Pod is a built-in kind")
@@ -51,13 +55,15 @@ pub async fn bind(api: &ApiServer, request: &Request) -> Result<Response, ApiErr
     call.kind = pods();
     call.record = Record::Keep;
     call.namespace = &request.attributes.namespace;
-    for _ in 0..RACE_TRIES {
-        let (old, entry) = call.find(&api.latest().await?, name)?;
+    let attempt = async |snapshot: &Snapshot| -> Result<Written, Failure> {
+        let (old, entry) = call.find(snapshot, name)?;
         let new = bound(&old, &binding, node, Timestamp::now())?;
-        match write::replace(&call, &old, &entry, new).await {
-            Ok(_) => return Ok(done(request)),
-            Err(Failure::Refused(error)) => return Err(error),
-            Err(Failure::Raced) => {}
+        write::replace(&call, &old, &entry, new).await
+    };
+    let mut states = States::of(api);
+    while let Some(snapshot) = states.next().await? {
+        if let Some(settled) = states.settle(attempt(&snapshot).await) {
+            return settled.map(|_| done(request));
         }
     }
     Err(ApiError::modified(pods(), name))
@@ -111,6 +117,10 @@ pub async fn evict(api: &ApiServer, request: &Request) -> Result<Response, ApiEr
     if is_protected(&pod) {
         spend_budgets(&call, &pod).await?;
     }
+    // A revision that the client names would not be the newest any more.
+    if !options.dry_run && options.resource_version.is_none() {
+        call_disrupted(&call, request.name()).await?;
+    }
     let (Deleted::Gone(_) | Deleted::Lingers(_)) =
         delete::one(&call, request.name(), &options).await?;
     Ok(done(request))
@@ -120,6 +130,31 @@ pub async fn evict(api: &ApiServer, request: &Request) -> Result<Response, ApiEr
 fn is_protected(pod: &Object) -> bool {
     let phase = pod.pointer("/status/phase").and_then(Value::as_str).unwrap_or("");
     !matches!(phase, "Succeeded" | "Failed" | "Pending" | "") && !meta::is_deleting(pod)
+}
+
+/// Says in the Pod's status why it ends, for Jobs and people.
+async fn call_disrupted(call: &Call<'_>, name: &str) -> Result<(), ApiError> {
+    let write = Call { part: Part::Status, record: Record::Keep, ..call.clone() };
+    for _ in 0..RACE_TRIES {
+        let (old, entry) = call.find(&call.api.latest().await?, name)?;
+        if meta::is_deleting(&old) {
+            return Ok(());
+        }
+        let mut new = old.clone();
+        let target = Condition {
+            kind: "DisruptionTarget",
+            status: "True",
+            reason: "EvictionByEvictionAPI",
+            message: "Eviction API: evicting",
+        };
+        conditions::set(&mut new, target, Timestamp::now());
+        match write::replace(&write, &old, &entry, new).await {
+            Ok(_) => return Ok(()),
+            Err(Failure::Refused(error)) => return Err(error),
+            Err(Failure::Raced) => {}
+        }
+    }
+    Err(ApiError::modified(pods(), name))
 }
 
 /// Takes one disruption from every budget that covers the Pod, or refuses.
@@ -143,7 +178,13 @@ async fn spend_budgets(call: &Call<'_>, pod: &Object) -> Result<(), ApiError> {
         let Some((budget, entry)) = budgets.first() else {
             return Ok(());
         };
+        if goes_unhealthy(budget, pod) {
+            return Ok(());
+        }
         let spent = spend(budget, pod, Timestamp::now())?;
+        if call.dry_run {
+            return Ok(());
+        }
         let write = Call { kind, part: Part::Status, record: Record::Keep, ..call.clone() };
         match write::replace(&write, budget, entry, spent).await {
             Ok(_) => return Ok(()),
@@ -157,6 +198,20 @@ async fn spend_budgets(call: &Call<'_>, pod: &Object) -> Result<(), ApiError> {
 fn covers(budget: &Object, pod: &Object) -> bool {
     LabelSelector::from_typed(budget.pointer("/spec/selector"))
         .is_ok_and(|selector| selector.matches(pod))
+}
+
+/// Whether a Pod may go because it is not ready anyway: always, or (by default) as long as the
+/// others are as many as the budget wants.
+fn goes_unhealthy(budget: &Object, pod: &Object) -> bool {
+    let ready = conditions::find(conditions::of(pod), "Ready");
+    if ready.is_some_and(|ready| meta::text(ready, "status") == "True") {
+        return false;
+    }
+    if meta::text(&budget["spec"], "unhealthyPodEvictionPolicy") == "AlwaysAllow" {
+        return true;
+    }
+    let number = |key: &str| budget["status"][key].as_i64().unwrap_or(0);
+    number("desiredHealthy") > 0 && number("currentHealthy") >= number("desiredHealthy")
 }
 
 /// The budget with one disruption less, or 429.
@@ -175,6 +230,10 @@ fn spend(budget: &Object, pod: &Object, now: Timestamp) -> Result<Object, ApiErr
             number("/status/desiredHealthy"),
             number("/status/currentHealthy")
         )));
+    }
+    let unconfirmed = budget.pointer("/status/disruptedPods").and_then(Value::as_object);
+    if unconfirmed.is_some_and(|map| map.len() >= UNCONFIRMED_MAX) {
+        return Err(blocked("DisruptedPods map too big - too many evictions not confirmed"));
     }
     let mut new = budget.clone();
     new["status"]["disruptionsAllowed"] = (allowed - 1).into();
@@ -219,5 +278,20 @@ mod tests {
         assert_eq!(spent["status"]["disruptionsAllowed"], 0);
         let refused = spend(&spent, &pod, now).expect_err("none is left");
         assert_eq!(refused.code(), 429);
+    }
+
+    #[test]
+    fn unhealthy_pods_by_policy() {
+        let check = |policy: &str, ready: &str, healthy: i64, expected: bool| {
+            let pod = json!({"status": {"conditions": [{"type": "Ready", "status": ready}]}});
+            let budget = json!({"spec": {"unhealthyPodEvictionPolicy": policy},
+                "status": {"currentHealthy": healthy, "desiredHealthy": 2}});
+            assert_eq!(goes_unhealthy(&budget, &pod), expected, "{policy} {ready} {healthy}");
+        };
+        check("AlwaysAllow", "False", 0, true);
+        check("AlwaysAllow", "True", 0, false);
+        check("", "False", 2, true);
+        check("IfHealthyBudget", "False", 1, false);
+        check("IfHealthyBudget", "True", 2, false);
     }
 }

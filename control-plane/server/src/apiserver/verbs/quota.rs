@@ -2,10 +2,10 @@
 //! counted in the quota's status before it is stored.
 //!
 //! The count is changed under the precondition that nobody else has changed it, so two writes at
-//! once cannot both take the last place, whichever members they come to. A write that then fails
-//! gives back what it took. What goes by deletion is counted off by the quota controller, and here
-//! too: before a write is refused, what the namespace holds is counted anew, unless a write of this
-//! member is between the two steps.
+//! once cannot both take the last place. A write that then fails gives back what it took. Before a
+//! write is refused, what the namespace holds is counted anew, unless another write is between the
+//! two steps; that only one process can know, so the leader answers all writes in a namespace with
+//! quotas (`elsewhere.rs`).
 
 use super::write::Call;
 use crate::apiserver::{errors::ApiError, stored};
@@ -21,35 +21,59 @@ const TRIES: usize = 64;
 
 /// Writes of this member between counting and storing, by namespace.
 #[derive(Clone, Default)]
-pub struct Counting(Arc<Mutex<HashMap<String, usize>>>);
+pub struct Counting(Arc<Mutex<HashMap<String, Writes>>>);
+
+/// Those of one namespace, while there are any.
+#[derive(Default)]
+struct Writes {
+    between: usize,
+    /// How many have begun.
+    begun: u64,
+}
+
+/// A moment in which a write was the only one.
+#[derive(Clone, Copy, PartialEq, Eq)]
+struct Alone(u64);
 
 /// What a write has taken of the namespace's quotas.
 pub struct Taken {
     amounts: Vec<(String, Amounts)>,
+    _between: Between,
+}
+
+/// A write that is between its two steps for as long as this lives.
+pub struct Between {
     counting: Counting,
     namespace: String,
 }
 
 impl Counting {
-    fn begin(&self, namespace: &str) {
-        *self.lock().entry(namespace.to_owned()).or_default() += 1;
+    fn begin(&self, namespace: &str) -> Between {
+        let mut all = self.lock();
+        let writes = all.entry(namespace.to_owned()).or_default();
+        writes.between += 1;
+        writes.begun += 1;
+        Between { counting: self.clone(), namespace: namespace.to_owned() }
     }
 
-    fn is_alone(&self, namespace: &str) -> bool {
-        self.lock().get(namespace).is_none_or(|count| *count <= 1)
+    /// Whether the asker's write is the only one. Asked twice with the same answer, no other has
+    /// begun between.
+    fn alone(&self, namespace: &str) -> Option<Alone> {
+        let all = self.lock();
+        all.get(namespace).filter(|writes| writes.between == 1).map(|writes| Alone(writes.begun))
     }
 
-    fn lock(&self) -> std::sync::MutexGuard<'_, HashMap<String, usize>> {
+    fn lock(&self) -> std::sync::MutexGuard<'_, HashMap<String, Writes>> {
         self.0.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
     }
 }
 
-impl Drop for Taken {
+impl Drop for Between {
     fn drop(&mut self) {
         let mut counting = self.counting.lock();
-        if let Some(count) = counting.get_mut(&self.namespace) {
-            *count -= 1;
-            if *count == 0 {
+        if let Some(writes) = counting.get_mut(&self.namespace) {
+            writes.between -= 1;
+            if writes.between == 0 {
                 counting.remove(&self.namespace);
             }
         }
@@ -63,6 +87,11 @@ fn row() -> &'static Kind {
 fn quotas(snapshot: &Snapshot, namespace: &str) -> Vec<(Object, Entry)> {
     let found = snapshot.range(&stored::prefix(row(), Some(namespace)), None);
     found.map(|(_, entry)| (stored::decode(row(), &entry), entry)).collect()
+}
+
+/// Whether a namespace has any.
+pub fn is_any(snapshot: &Snapshot, namespace: &str) -> bool {
+    snapshot.range(&stored::prefix(row(), Some(namespace)), None).next().is_some()
 }
 
 /// Counts what a write uses, or refuses it. None when no quota is about it.
@@ -88,10 +117,8 @@ pub async fn take(
             return Err(ApiError::forbidden(call.kind, meta::name(new), why));
         }
     }
-    let counting = call.api.counting().clone();
-    counting.begin(call.namespace);
-    let namespace = call.namespace.to_owned();
-    let mut taken = Taken { amounts: Vec::new(), counting, namespace };
+    let between = call.api.counting().begin(call.namespace);
+    let mut taken = Taken { amounts: Vec::new(), _between: between };
     for (quota, _) in &quotas {
         let name = meta::name(quota);
         let more = delta.among(&Amounts::read(&quota["spec"]["hard"]));
@@ -125,16 +152,19 @@ pub async fn settle<T>(call: &Call<'_>, taken: Option<Taken>, put: &Result<T, Wr
     }
 }
 
+/// To be called before an object is removed, and its result given to [`release`].
+pub fn removing(call: &Call<'_>) -> Between {
+    call.api.counting().begin(call.namespace)
+}
+
 /// Counts off what has been removed.
-pub async fn release(call: &Call<'_>, old: &Object) {
+pub async fn release(call: &Call<'_>, old: &Object, between: Between) {
     if call.namespace.is_empty() {
         return;
     }
     let snapshot = call.api.store().current();
     let used = quota::usage(call.kind, old);
-    let counting = call.api.counting().clone();
-    counting.begin(call.namespace);
-    let mut taken = Taken { amounts: Vec::new(), counting, namespace: call.namespace.to_owned() };
+    let mut taken = Taken { amounts: Vec::new(), _between: between };
     for (quota, _) in quotas(&snapshot, call.namespace) {
         if quota::concerns(&quota, call.kind, old) {
             let less = used.among(&Amounts::read(&quota["spec"]["hard"]));
@@ -168,21 +198,37 @@ enum Refusal {
 /// Adds to the count of one quota; with `limited` only if there is room.
 async fn charge(call: &Call<'_>, name: &str, more: &Amounts, limited: bool) -> Result<(), Refusal> {
     let key = stored::key(row(), call.namespace, name);
-    let mut counted_anew = false;
+    let counting = call.api.counting();
+    // Why there is no room by the count as it stands.
+    let mut full: Option<String> = None;
     for _ in 0..TRIES {
         let snapshot = call.api.store().current();
         let Some(entry) = snapshot.get(&key) else { return Ok(()) };
         let mut quota = stored::decode(row(), &entry);
         let hard = Amounts::read(&quota["spec"]["hard"]);
         let mut used = Amounts::read(&quota["status"]["used"]).among(&hard);
-        if counted_anew || hard.0.keys().any(|resource| used.get(resource).is_none()) {
-            used = count(&snapshot, &quota, call.namespace);
+        let is_new = hard.0.keys().any(|resource| used.get(resource).is_none());
+        if is_new && !limited {
+            // What is given back was never taken of it.
+            return Ok(());
         }
-        if let Some(why) = quota::exceeded(&quota, more, &used).filter(|_| limited) {
-            if counted_anew || !call.api.counting().is_alone(call.namespace) {
+        if is_new || full.is_some() {
+            // Others may be stored in the count and counted once more, or the other way round, so a
+            // count holds only if nobody else was between their steps while it was made.
+            let alone = counting.alone(call.namespace);
+            // A new leader must not count before it has seen what the last one stored.
+            let latest = call.api.latest().await.map_err(Refusal::Failed)?;
+            used = count(&latest, &quota, call.namespace);
+            let holds = alone.is_some() && counting.alone(call.namespace) == alone;
+            if let Some(why) = full.take_if(|_| !holds) {
                 return Err(Refusal::Full(why));
             }
-            counted_anew = true;
+        }
+        if let Some(why) = quota::exceeded(&quota, more, &used).filter(|_| limited) {
+            if full.is_some() {
+                return Err(Refusal::Full(why));
+            }
+            full = Some(why);
             continue;
         }
         if call.dry_run {

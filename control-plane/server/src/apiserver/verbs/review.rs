@@ -1,6 +1,6 @@
 //! Kinds that are computed and never stored: who am I, may I, what may I, is this token good.
 
-use super::{body, pods, usage};
+use super::{body, get, pods, select::Selection, usage};
 use crate::apiserver::{
     ApiServer,
     auth::User,
@@ -16,9 +16,10 @@ use serde_json::{Map, Value, json};
 use std::collections::BTreeMap;
 use wherry_resources::{
     Kind, Object,
-    meta::items,
+    meta::{self, items},
     validate::{FieldError, Reason},
 };
+use wherry_store::MemberStatus;
 
 /// Answers every verb of the kinds that are not stored.
 pub async fn answer(api: &ApiServer, request: &Request) -> Result<Response, ApiError> {
@@ -198,32 +199,116 @@ fn token(api: &ApiServer, review: &Object) -> Result<Value, ApiError> {
     })
 }
 
-/// Components that old tools look for; all of them are this process.
+/// Components that operators and old tools look for: the two that are a part of every member, and
+/// the stores of all members as `etcd-N`, in the order of their ids.
 fn components(api: &ApiServer, request: &Request) -> Result<Response, ApiError> {
-    let (health, message) = match api.store().health().reason {
-        None => ("True", "ok".to_owned()),
-        Some(problem) => ("False", problem),
-    };
-    let component = |name: &str| {
-        json!({
-            "metadata": { "name": name },
-            "conditions": [{ "type": "Healthy", "status": health, "message": message }],
-        })
-    };
-    let names = ["controller-manager", "etcd-0", "scheduler"];
-    let value = if request.attributes.named {
-        let name = request.name();
-        if !names.contains(&name) {
-            return Err(ApiError::not_found(request.kind, name));
-        }
-        let mut one = json!({ "kind": "ComponentStatus", "apiVersion": "v1" });
-        for (key, value) in component(name).as_object().cloned().unwrap_or_default() {
-            one[key] = value;
-        }
-        one
-    } else {
-        let items: Vec<Value> = names.iter().map(|name| component(name)).collect();
-        json!({ "kind": "ComponentStatusList", "apiVersion": "v1", "metadata": {}, "items": items })
-    };
-    Ok(content::respond(StatusCode::OK, &request.accepted, &value, &[]))
+    let health = api.store().health();
+    let members = api.others().map(|others| others.members.borrow().clone()).unwrap_or_default();
+    let own = Condition::of_store(health.reason.as_deref(), health.disk_full);
+    let mut found = vec![
+        component("controller-manager", &Condition::of_store(health.reason.as_deref(), false)),
+        component("scheduler", &Condition::of_store(health.reason.as_deref(), false)),
+    ];
+    match members.is_empty() {
+        true => found.push(component("etcd-0", &own)),
+        false => found.extend(members.iter().enumerate().map(|(number, member)| {
+            let is_own = member.id == api.store().member_id();
+            let condition = if is_own { own.clone() } else { Condition::of_member(member) };
+            component(&format!("etcd-{number}"), &condition.told_of(member))
+        })),
+    }
+    found.sort_by_key(|component| meta::name(component).to_owned());
+    let selection = Selection::of(request)?;
+    found.retain(|component| selection.matches(component));
+    get::respond_computed(request, found)
+}
+
+/// How a component is.
+#[derive(Clone, Debug)]
+struct Condition {
+    /// What is wrong, if anything is.
+    problem: Option<String>,
+    disk_full: bool,
+    /// Of whom it is told.
+    of: String,
+}
+
+impl Condition {
+    fn of_store(problem: Option<&str>, disk_full: bool) -> Condition {
+        Condition { problem: problem.map(str::to_owned), disk_full, of: String::new() }
+    }
+
+    fn of_member(member: &MemberStatus) -> Condition {
+        let problem = match (&member.quarantined, member.applied) {
+            (Some(why), _) => Some(format!("quarantined: {why}")),
+            (None, None) => Some("it does not answer".to_owned()),
+            (None, Some(_)) => None,
+        };
+        Condition { problem, disk_full: member.disk_full, of: String::new() }
+    }
+
+    fn told_of(self, member: &MemberStatus) -> Condition {
+        Condition { of: format!("member {} (id {}): ", member.name, member.id), ..self }
+    }
+}
+
+/// A component with its conditions: `Healthy`, which tools look at, and `DiskPressure` as nodes
+/// have it. With a full disk a component is not healthy: creates and updates are refused.
+fn component(name: &str, condition: &Condition) -> Value {
+    const FULL: &str = "the disk under its store is nearly full; while that is so on the leader or \
+        on a majority, creates and updates are refused (507), reads and deletes go on";
+    let Condition { problem, disk_full, of } = condition;
+    let wrong = problem.as_deref().or(disk_full.then_some(FULL));
+    let status = |is: bool| if is { "True" } else { "False" };
+    let mut healthy = json!({ "type": "Healthy", "status": status(wrong.is_none()) });
+    healthy["message"] = format!("{of}{}", wrong.unwrap_or("ok")).into();
+    let mut conditions = vec![healthy];
+    if name.starts_with("etcd-") {
+        let message = if *disk_full { FULL } else { "there is room on the disk" };
+        let (kind, status) = ("DiskPressure", status(*disk_full));
+        let message = format!("{of}{message}");
+        conditions.push(json!({ "type": kind, "status": status, "message": message }));
+    }
+    json!({
+        "kind": "ComponentStatus", "apiVersion": "v1", "metadata": { "name": name },
+        "conditions": conditions,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_full_disk_is_a_condition_of_the_member_s_store() {
+        let member = |applied, disk_full| MemberStatus {
+            id: 7,
+            name: "m7".to_owned(),
+            address: "10.0.0.7:6443".to_owned(),
+            role: wherry_store::Role::Voter,
+            applied,
+            hash: None,
+            quarantined: None,
+            disk_full,
+        };
+        let told = |member: &MemberStatus| {
+            let condition = Condition::of_member(member).told_of(member);
+            let component = component("etcd-1", &condition);
+            let conditions = component["conditions"].as_array().cloned().unwrap_or_default();
+            let line = |condition: &Value| {
+                let text = |key: &str| condition[key].as_str().unwrap_or_default().to_owned();
+                format!("{}={} {}", text("type"), text("status"), text("message"))
+            };
+            conditions.iter().map(line).collect::<Vec<_>>().join("\n")
+        };
+        expect_test::expect![[r#"
+            Healthy=True member m7 (id 7): ok
+            DiskPressure=False member m7 (id 7): there is room on the disk"#]]
+        .assert_eq(&told(&member(Some(9), false)));
+        let full = told(&member(Some(9), true));
+        assert!(full.starts_with("Healthy=False member m7 (id 7): the disk under its"), "{full}");
+        assert!(full.contains("\nDiskPressure=True member m7 (id 7): the disk"), "{full}");
+        let away = told(&member(None, false));
+        assert!(away.starts_with("Healthy=False member m7 (id 7): it does not answer"), "{away}");
+    }
 }

@@ -4,11 +4,13 @@ use super::{
     Part, WriteOptions, apply, body,
     patch::{self, Patch},
     read,
+    table::{self, Include},
     update::RACE_TRIES,
     write::{self, Call, Failure, Record},
 };
 use crate::apiserver::{
-    ApiServer, content,
+    ApiServer,
+    content::{self, Form},
     errors::{self, ApiError},
     request::Request,
 };
@@ -23,8 +25,20 @@ pub async fn get(api: &ApiServer, request: &Request) -> Result<Response, ApiErro
     let snapshot = read::snapshot(api, read::wanted(&request.query, false)?).await?;
     let call = Call::of(api, request, Part::Main, false);
     let (object, _) = call.load(&snapshot, request.name()).await?;
-    let scale = scale_of(request.kind, &object);
-    Ok(content::respond(StatusCode::OK, &request.accepted, &scale, &[]))
+    answer(request, scale_of(request.kind, &object))
+}
+
+/// A Scale in the form that the client asked for.
+fn answer(request: &Request, scale: Object) -> Result<Response, ApiError> {
+    let shown = match request.accepted.form {
+        Form::Object => scale,
+        Form::Metadata { version } => content::metadata_only(&scale, version),
+        Form::Table { version } => {
+            let include = Include::of(&request.query)?;
+            table::of_scale(scale, include, version, jiff::Timestamp::now())
+        }
+    };
+    Ok(content::respond(StatusCode::OK, &request.accepted, &shown, &[]))
 }
 
 /// Answers PUT and PATCH: only `spec.replicas` is taken.
@@ -60,8 +74,7 @@ pub async fn change(api: &ApiServer, request: &Request) -> Result<Response, ApiE
         }
         match write::replace(&call, &old, &entry, new).await {
             Ok(written) => {
-                let scale = scale_of(request.kind, &written.object);
-                return Ok(content::respond(StatusCode::OK, &request.accepted, &scale, &[]));
+                return answer(request, scale_of(request.kind, &written.object));
             }
             Err(Failure::Refused(error)) => return Err(error),
             Err(Failure::Raced) => {}
@@ -108,7 +121,8 @@ impl Change {
             return Ok(Change::Apply(config));
         }
         if request.attributes.verb == "patch" {
-            let (patch, _) = patch::decode(&request.content_type(), &request.body, true)?;
+            let is_custom = request.kind.custom.is_some();
+            let (patch, _) = patch::decode(&request.content_type(), &request.body, is_custom)?;
             return Ok(Change::Patch(patch));
         }
         let scale = body::other(request, "autoscaling/v1", "Scale")?;

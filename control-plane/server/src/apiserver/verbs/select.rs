@@ -19,21 +19,27 @@ pub struct Selection {
 impl Selection {
     /// Reads the query; bad syntax and unknown fields are 400. A path with a name selects it.
     pub fn of(request: &Request) -> Result<Selection, ApiError> {
-        let bad = |error: &dyn std::fmt::Display| ApiError::BadRequest(error.to_string());
         let labels = request.query.get("labelSelector").unwrap_or("");
-        let labels = LabelSelector::parse(labels).map_err(|error| bad(&error))?;
         let fields = request.query.get("fieldSelector").unwrap_or("");
-        let mut fields = FieldSelector::parse(fields).map_err(|error| bad(&error))?;
-        fields::check(request.kind, &fields).map_err(|error| bad(&error))?;
+        let mut selection = Selection::new(request.kind, labels, fields)?;
         if request.attributes.named {
             let (field, value) = ("metadata.name".to_owned(), request.name().to_owned());
-            fields.terms.push(wherry_resources::selectors::FieldTerm {
+            selection.fields.terms.push(wherry_resources::selectors::FieldTerm {
                 field,
                 value,
                 negated: false,
             });
         }
-        Ok(Selection { kind: request.kind, labels, fields })
+        Ok(selection)
+    }
+
+    /// Reads selectors for a kind.
+    pub fn new(kind: &'static Kind, labels: &str, fields: &str) -> Result<Selection, ApiError> {
+        let bad = |error: &dyn std::fmt::Display| ApiError::BadRequest(error.to_string());
+        let labels = LabelSelector::parse(labels).map_err(|error| bad(&error))?;
+        let fields = FieldSelector::parse(fields).map_err(|error| bad(&error))?;
+        fields::check(kind, &fields).map_err(|error| bad(&error))?;
+        Ok(Selection { kind, labels, fields })
     }
 
     /// Everything matches: objects need not be read.

@@ -3,6 +3,7 @@
 use super::{
     Part, WriteOptions, body, create, get, prepare,
     prepare::Stamp,
+    state::States,
     write::{self, Call, Failure, Written},
 };
 use crate::apiserver::{
@@ -14,6 +15,7 @@ use axum::response::Response;
 use http::StatusCode;
 use wherry_resources::validate::Reason;
 use wherry_resources::{Object, meta};
+use wherry_store::Snapshot;
 
 /// How often a write without a precondition is tried again when others come first.
 pub const RACE_TRIES: usize = 5;
@@ -26,9 +28,8 @@ pub async fn update(api: &ApiServer, request: &Request) -> Result<Response, ApiE
     let mut sent = body::object(request, options.validation, &mut warnings)?;
     prepare::addressed(request.name(), request.namespace(), &mut sent)?;
     let call = Call::of(api, request, part, options.dry_run);
-    let snapshot = api.latest().await?;
     if part == Part::Main && request.kind.create_on_update {
-        if let Err(ApiError::NotFound { .. }) = call.find(&snapshot, request.name()) {
+        if let Err(ApiError::NotFound { .. }) = call.find(&api.latest().await?, request.name()) {
             let mut asked = request.attributes.clone();
             asked.verb = "create".to_owned();
             api.authorize(&request.user, &asked)?;
@@ -48,21 +49,22 @@ pub async fn update(api: &ApiServer, request: &Request) -> Result<Response, ApiE
 async fn replace(call: &Call<'_>, name: &str, sent: Object) -> Result<Written, ApiError> {
     let version = meta::resource_version(&sent);
     let unconditional = version.is_empty() || version == "0";
-    if unconditional && !call.kind.unconditional_update {
-        let message = "Invalid value: 0: must be specified for an update".to_owned();
-        let error = errors::field(Reason::Invalid, "metadata.resourceVersion", message);
-        return Err(ApiError::invalid(call.kind, name, vec![error]));
-    }
-    for _ in 0..RACE_TRIES {
-        let (old, entry) = call.load(&call.api.latest().await?, name).await?;
-        if !unconditional && version != meta::resource_version(&old) {
-            return Err(ApiError::modified(call.kind, name));
+    let attempt = async |snapshot: &Snapshot| -> Result<Written, Failure> {
+        let (old, entry) = call.load(snapshot, name).await?;
+        if unconditional && !call.kind.unconditional_update {
+            let message = "Invalid value: 0: must be specified for an update".to_owned();
+            let error = errors::field(Reason::Invalid, "metadata.resourceVersion", message);
+            return Err(ApiError::invalid(call.kind, name, vec![error]).into());
         }
-        match write::replace(call, &old, &entry, sent.clone()).await {
-            Ok(written) => return Ok(written),
-            Err(Failure::Refused(error)) => return Err(error),
-            Err(Failure::Raced) if unconditional => {}
-            Err(Failure::Raced) => break,
+        if !unconditional && version != meta::resource_version(&old) {
+            return Err(ApiError::modified(call.kind, name).into());
+        }
+        write::replace(call, &old, &entry, sent.clone()).await
+    };
+    let mut states = States::of(call.api);
+    while let Some(snapshot) = states.next().await? {
+        if let Some(done) = states.settle(attempt(&snapshot).await) {
+            return done;
         }
     }
     Err(ApiError::modified(call.kind, name))

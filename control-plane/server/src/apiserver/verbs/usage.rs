@@ -3,21 +3,14 @@
 //! An agent answers for the Pods that are bound to its node and for no others, whatever it says. A
 //! node without a tunnel to this member has no figures: then clients show none.
 
-use super::{select::Selection, table};
-use crate::apiserver::{
-    ApiServer,
-    content::{self, Form},
-    errors::ApiError,
-    request::Request,
-    stored,
-};
+use super::select::Selection;
+use crate::apiserver::{ApiServer, errors::ApiError, request::Request, stored};
 use axum::response::Response;
 use futures::{StreamExt as _, stream};
-use http::StatusCode;
 use http_body_util::{BodyExt as _, Limited};
 use jiff::Timestamp;
 use serde::Deserialize;
-use serde_json::{Map, Value, json};
+use serde_json::{Value, json};
 use std::collections::BTreeMap;
 use std::time::Duration;
 use wherry_resources::{Kind, Object, meta};
@@ -33,14 +26,19 @@ const ANSWER_BYTES_MAX: usize = 8 * 1024 * 1024;
 /// What one container uses, as its agent says.
 #[derive(Clone, Debug, Deserialize)]
 #[serde(rename_all = "camelCase")]
-struct Row {
+pub(super) struct Row {
     /// Uid of the Pod.
-    uid: String,
-    container: String,
-    cpu_nanocores: u64,
-    memory_bytes: u64,
-    at: Timestamp,
-    window_ms: u64,
+    pub uid: String,
+    pub container: String,
+    pub cpu_nanocores: u64,
+    pub memory_bytes: u64,
+    /// Thousandths of requests in a second, and of requests at once.
+    #[serde(default)]
+    pub requests_milli: u64,
+    #[serde(default)]
+    pub concurrency_milli: u64,
+    pub at: Timestamp,
+    pub window_ms: u64,
 }
 
 /// Answers GET of the list or of one.
@@ -54,28 +52,11 @@ pub async fn usage(api: &ApiServer, request: &Request) -> Result<Response, ApiEr
         _ => nodes(&snapshot, rows),
     };
     items.retain(|item| selection.matches(item));
-    if request.attributes.named {
-        let found = items.pop();
-        let one = found.ok_or_else(|| ApiError::not_found(kind, request.name()))?;
-        return super::get::respond(request, StatusCode::OK, one, &[]);
-    }
-    let value = match request.accepted.form {
-        Form::Table { version } => {
-            let include = table::Include::of(&request.query)?;
-            let now = Timestamp::now();
-            let rows = items.into_iter().map(|item| table::row(kind, item, include, version, now));
-            table::table(kind, version, Map::new(), true, rows.collect())
-        }
-        _ => json!({
-            "kind": kind.list_kind(), "apiVersion": kind.api_version(), "metadata": {},
-            "items": items,
-        }),
-    };
-    Ok(content::respond(StatusCode::OK, &request.accepted, &value, &[]))
+    super::get::respond_computed(request, items)
 }
 
 /// All agents' rows by node.
-async fn rows(api: &ApiServer) -> Vec<(String, Vec<Row>)> {
+pub(super) async fn rows(api: &ApiServer) -> Vec<(String, Vec<Row>)> {
     let asked = api.tunnels().nodes().into_iter().map(|node| async move {
         let answer = tokio::time::timeout(NODE_TIMEOUT, of_node(api, &node)).await;
         let rows = answer.ok().flatten();
@@ -100,26 +81,8 @@ fn pods(
     namespace: Option<&str>,
     rows: Vec<(String, Vec<Row>)>,
 ) -> Vec<Object> {
-    // By uid and by who says it.
-    let mut said: BTreeMap<(String, String), Vec<Row>> = BTreeMap::new();
-    for (node, rows) in rows {
-        for row in rows {
-            said.entry((row.uid.clone(), node.clone())).or_default().push(row);
-        }
-    }
-    let kind = built_in("pods");
     let mut items = Vec::new();
-    // In the order of keys: namespace, then name.
-    for (_, entry) in snapshot.range(&stored::prefix(kind, namespace), None) {
-        if said.is_empty() {
-            break;
-        }
-        let pod = stored::decode(kind, &entry);
-        let node = pod.pointer("/spec/nodeName").and_then(Value::as_str).unwrap_or("");
-        let key = (meta::uid(&pod).to_owned(), node.to_owned());
-        let Some(mut rows) = said.remove(&key) else {
-            continue;
-        };
+    for (pod, mut rows) in spoken_of(snapshot, namespace, rows) {
         let mut item = measured("PodMetrics", &pod, &rows);
         meta::set(&mut item, "namespace", meta::namespace(&pod));
         rows.sort_by(|left, right| left.container.cmp(&right.container));
@@ -131,6 +94,36 @@ fn pods(
         items.push(item);
     }
     items
+}
+
+/// Pods with the rows of their containers, in the order of keys: namespace, then name. A Pod is
+/// spoken of by the node that it is bound to, and by no other.
+pub(super) fn spoken_of(
+    snapshot: &Snapshot,
+    namespace: Option<&str>,
+    rows: Vec<(String, Vec<Row>)>,
+) -> Vec<(Object, Vec<Row>)> {
+    // By uid and by who says it.
+    let mut said: BTreeMap<(String, String), Vec<Row>> = BTreeMap::new();
+    for (node, rows) in rows {
+        for row in rows {
+            said.entry((row.uid.clone(), node.clone())).or_default().push(row);
+        }
+    }
+    let kind = built_in("pods");
+    let mut found = Vec::new();
+    for (_, entry) in snapshot.range(&stored::prefix(kind, namespace), None) {
+        if said.is_empty() {
+            break;
+        }
+        let pod = stored::decode(kind, &entry);
+        let node = pod.pointer("/spec/nodeName").and_then(Value::as_str).unwrap_or("");
+        let key = (meta::uid(&pod).to_owned(), node.to_owned());
+        if let Some(rows) = said.remove(&key) {
+            found.push((pod, rows));
+        }
+    }
+    found
 }
 
 /// NodeMetrics: the sum of what a node's containers use.

@@ -179,6 +179,8 @@ impl From<ApiError> for Failure {
 
 /// What a write led to.
 pub struct Written {
+    /// Whether anything was changed by it.
+    pub stored: bool,
     /// As stored; if the write took its last finalizer and so removed it, its last state.
     pub object: Object,
     /// For the client.
@@ -190,12 +192,17 @@ pub async fn insert(call: &Call<'_>, mut object: Object) -> Result<Written, Fail
     defaults::apply(call.kind, &mut object);
     check_type(call.kind, &object)?;
     if call.record == Record::Track {
+        // What the server itself says of a new object belongs to nobody.
+        let status = match call.kind.has_status {
+            true => object.as_object_mut().and_then(|fields| fields.shift_remove("status")),
+            false => None,
+        };
         apply::track(&call.types(), None, &mut object, &call.writer());
+        if let Some(status) = status {
+            object["status"] = status;
+        }
     }
-    let snapshot = call.api.latest().await?;
-    let mut object = custom::settle(call.kind, object, &snapshot);
-    let gathered = facts::gather(call, &object, None, snapshot)?;
-    let warnings = call.admit(Operation::Create, &gathered.facts, &mut object, None)?;
+    let Admitted { mut object, gathered, warnings } = admitted(call, object).await?;
     let mut heard = extensions::Heard { warnings };
     let asked = call.asked(extensions::Verb::Create, meta::name(&object));
     if extensions::mutate(&asked, &mut object, None, &mut heard).await? {
@@ -218,7 +225,7 @@ pub async fn insert(call: &Call<'_>, mut object: Object) -> Result<Written, Fail
             return Err(Failure::Raced);
         }
         quota::take(call, &object, None).await?;
-        return Ok(Written { object, warnings });
+        return Ok(Written { stored: false, object, warnings });
     }
     let stored = custom::into_storage(call.api, call.kind, &object).await?;
     let taken = quota::take(call, &object, None).await?;
@@ -227,7 +234,37 @@ pub async fn insert(call: &Call<'_>, mut object: Object) -> Result<Written, Fail
     gathered.reservation.settle(matches!(put, Err(WriteError::Unknown)));
     quota::settle(call, taken, &put).await;
     let entry = put.map_err(|error| failure(call.kind, &name, error))?;
-    Ok(Written { object: call.written(object, &entry), warnings })
+    Ok(Written { stored: true, object: call.written(object, &entry), warnings })
+}
+
+/// A new object that may be made.
+struct Admitted {
+    object: Object,
+    gathered: facts::Gathered,
+    warnings: Vec<String>,
+}
+
+/// Lets admission judge a new object by this member's own state, and again by the newest one before
+/// it is refused (see `state`). What must not be given away twice, such as the addresses of
+/// Services and the names of custom kinds, is judged by the newest state only.
+async fn admitted(call: &Call<'_>, object: Object) -> Result<Admitted, Failure> {
+    let shares = call.kind.is("", "Service")
+        || call.kind.is("apiextensions.k8s.io", "CustomResourceDefinition");
+    if !shares
+        && !call.dry_run
+        && let Some(own) = call.api.store().fresh()
+        && let Ok(admitted) = admitted_by(call, object.clone(), own)
+    {
+        return Ok(admitted);
+    }
+    Ok(admitted_by(call, object, call.api.latest().await?)?)
+}
+
+fn admitted_by(call: &Call<'_>, object: Object, snapshot: Snapshot) -> Result<Admitted, ApiError> {
+    let mut object = custom::settle(call.kind, object, &snapshot);
+    let gathered = facts::gather(call, &object, None, snapshot)?;
+    let warnings = call.admit(Operation::Create, &gathered.facts, &mut object, None)?;
+    Ok(Admitted { object, gathered, warnings })
 }
 
 /// Replaces `old` (stored as `entry`) by `new`. A write that changes nothing stores nothing. An
@@ -287,17 +324,18 @@ pub async fn replace(
     let removed = prepare::is_gone(call.kind, &new);
     if (new == *old && !removed) || call.dry_run {
         meta::order(&mut new);
-        return Ok(Written { object: new, warnings });
+        return Ok(Written { stored: false, object: new, warnings });
     }
     let key = stored::key(call.kind, call.namespace, name);
     let precondition = Precondition::At(entry.modified);
     if removed {
+        let between = quota::removing(call);
         let deleted = call.api.store().delete(key, precondition).await;
         let (revision, _) = deleted.map_err(|error| failure(call.kind, name, error))?;
-        quota::release(call, old).await;
+        quota::release(call, old, between).await;
         meta::set_resource_version(&mut new, revision);
         meta::order(&mut new);
-        return Ok(Written { object: new, warnings });
+        return Ok(Written { stored: true, object: new, warnings });
     }
     let stored = custom::into_storage(call.api, call.kind, &new).await?;
     let taken = quota::take(call, &new, Some(old)).await?;
@@ -310,7 +348,7 @@ pub async fn replace(
     gathered.reservation.settle(matches!(put, Err(WriteError::Unknown)));
     quota::settle(call, taken, &put).await;
     let entry = put.map_err(|error| failure(call.kind, name, error))?;
-    Ok(Written { object: call.written(new, &entry), warnings })
+    Ok(Written { stored: true, object: call.written(new, &entry), warnings })
 }
 
 /// A mistyped field must not get into the store: typed clients could not read any list with it.

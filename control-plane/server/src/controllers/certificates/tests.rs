@@ -129,6 +129,36 @@ fn workers_get_traffic_certificates_of_their_node_alone() {
 }
 
 #[test]
+fn clients_of_people_are_signed_when_somebody_approves() {
+    let ask = |name: &str, group: &str, usages: &[&str]| {
+        snapshot(CLIENT_SIGNER, "alice", "people", usages, &pem(name, group, &[]))
+    };
+    assert_eq!(text(&plan(&ask("alice", "people", CLIENT), at(0)).writes), "");
+    assert_eq!(
+        verdict(&approved(ask("alice", "people", CLIENT))),
+        "sign certificatesigningrequests.certificates.k8s.io csr by Cluster as alice"
+    );
+    let refused = |request: Snapshot| verdict(&approved(request));
+    assert!(refused(ask("alice", "system:masters", CLIENT)).contains("system:masters"));
+    assert!(refused(ask("alice", "people", &["client auth", "server auth"])).contains("server"));
+    assert!(refused(ask("alice", "people", &["digital signature"])).contains("\"client auth\""));
+}
+
+#[test]
+fn servers_of_nodes_are_signed_for_the_node_itself_when_somebody_approves() {
+    let serving = &["digital signature", "server auth"];
+    let node = "system:node:n1";
+    let ask = |user: &str, names: &[&str]| {
+        snapshot(SERVING_SIGNER, user, NODES, serving, &pem(node, NODES, names))
+    };
+    assert_eq!(text(&plan(&ask(node, &["n1"]), at(0)).writes), "");
+    let signed = verdict(&approved(ask(node, &["n1", "10.0.0.1"])));
+    assert!(signed.starts_with("sign ") && signed.ends_with("as system:node:n1"), "{signed}");
+    assert!(verdict(&approved(ask(node, &[]))).contains("needs names"));
+    assert!(verdict(&approved(ask("system:node:n2", &["n1"]))).contains("may not ask"));
+}
+
+#[test]
 fn other_signers_are_somebody_elses() {
     let request = snapshot("example.com/mine", "alice", "people", CLIENT, "anything");
     assert_eq!(text(&plan(&request, at(0)).writes), "");

@@ -6,6 +6,7 @@
 use k8s_openapi::api::apps::v1::DeploymentSpec;
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 
+use super::super::share;
 use super::{MAX, Rollout, Set, recreates};
 
 /// What `maxSurge` and `maxUnavailable` are when not given.
@@ -47,17 +48,8 @@ impl Limits {
 }
 
 fn amount(value: Option<&IntOrString>, of: i32, up: bool) -> i32 {
-    let percent = match value {
-        Some(IntOrString::Int(count)) => return (*count).max(0),
-        Some(IntOrString::String(text)) => {
-            let number = text.strip_suffix('%').and_then(|number| number.parse().ok());
-            number.unwrap_or(QUARTER).max(0)
-        }
-        None => QUARTER,
-    };
-    let hundredths = i64::from(percent) * i64::from(of);
-    let whole = if up { (hundredths + 99) / 100 } else { hundredths / 100 };
-    i32::try_from(whole).unwrap_or(i32::MAX)
+    let quarter = || share::percent_of(QUARTER, of, up);
+    value.and_then(|value| share::of_whole(value, of, up)).unwrap_or_else(quarter)
 }
 
 fn total(sets: &[Set]) -> i32 {

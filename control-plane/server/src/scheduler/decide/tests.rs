@@ -102,6 +102,17 @@ fn every_reason_is_counted() {
 }
 
 #[test]
+fn the_other_scheduler_fills_nodes_one_after_the_other() {
+    let nodes = [node("a 1 1Gi", "", ""), node("b 1 1Gi", "", "")];
+    let pods = |scheduler: &str| -> Vec<Need> {
+        let spec = format!("  schedulerName: {scheduler}");
+        ["1", "2", "3"].map(|name| pod(name, "cpu: 400m, memory: 400Mi", &spec)).into()
+    };
+    assert_eq!(shown(&mut cluster(&nodes), &pods("packing-scheduler")), ["a", "a", "b"]);
+    assert_eq!(shown(&mut cluster(&nodes), &pods("default-scheduler")), ["a", "b", "a"]);
+}
+
+#[test]
 fn selectors_affinity_and_tolerations() {
     let tainted = "taints: [{key: gpu, effect: NoExecute}]";
     let mut cluster = cluster(&[

@@ -1,0 +1,196 @@
+//! Streams into Pods: `exec`, `attach`, `portforward`, and the `proxy` subresources.
+//!
+//! ```text
+//!   client ── WebSocket or SPDY ──▶ here ── HTTP/2 through the node's tunnel ──▶ agent ──▶ worker
+//! ```
+//!
+//! What is wrong with a request is answered before the upgrade, as a Status: the Pod is looked up,
+//! the rights are checked, and the node has said that it is ready. Only then the connection changes
+//! its protocol. No address is ever dialled: a Pod is where its Node's own tunnel leads, whatever
+//! its status says, and a node that answers with a redirect or anything else is not followed.
+//!
+//! A GET that is upgraded needs `create` beside `get`: who may only read must not run commands.
+
+mod command;
+mod forward;
+mod node;
+mod proxy;
+mod spdy;
+mod websocket;
+
+use super::{
+    ApiServer,
+    auth::User,
+    errors::ApiError,
+    request::{self, Attributes, Query},
+    stored,
+};
+use axum::{
+    body::Body,
+    extract::{FromRequestParts as _, ws::WebSocketUpgrade},
+    response::Response,
+};
+use http::{HeaderValue, Method, StatusCode, header};
+use hyper::upgrade::OnUpgrade;
+use serde_json::Value;
+use wherry_resources::{Kind, Object, meta};
+use wherry_store::Snapshot;
+
+/// The subresources that are answered here.
+const PARTS: [&str; 4] = ["exec", "attach", "portforward", "proxy"];
+/// The name of SPDY in `Upgrade`.
+const SPDY: &str = "SPDY/3.1";
+/// How Kubernetes negotiates what is spoken over SPDY.
+const PROTOCOL_HEADER: &str = "x-stream-protocol-version";
+
+/// Whether a request is for this module.
+pub fn concerns(asked: &Attributes) -> bool {
+    asked.is_resource && asked.group.is_empty() && PARTS.contains(&asked.subresource.as_str())
+}
+
+/// What a request is about, checked.
+struct Asked {
+    api: ApiServer,
+    user: User,
+    attributes: Attributes,
+    kind: &'static Kind,
+    query: Query,
+}
+
+/// Answers a request for a stream.
+pub async fn serve(api: ApiServer, http: axum::extract::Request) -> Result<Response, ApiError> {
+    let missing = || ApiError::Internal("a request went past the guard".to_owned());
+    let user = http.extensions().get::<User>().cloned().ok_or_else(missing)?;
+    let attributes = http.extensions().get::<Attributes>().cloned().ok_or_else(missing)?;
+    let (kind, _) = request::resolve(&attributes, || api.catalog())?;
+    let query = Query::parse(http.uri().query().unwrap_or(""));
+    let asked = Asked { api, user, attributes, kind, query };
+    if asked.attributes.subresource == "proxy" {
+        return proxy::proxy(asked, http).await;
+    }
+    if http.method() == Method::GET {
+        let create = Attributes { verb: "create".to_owned(), ..asked.attributes.clone() };
+        asked.api.authorize(&asked.user, &create)?;
+    }
+    match asked.attributes.subresource.as_str() {
+        "portforward" => forward::forward(asked, http).await,
+        _ => command::command(asked, http).await,
+    }
+}
+
+/// Where a Pod is.
+#[derive(Clone, Debug)]
+struct Place {
+    node: String,
+    namespace: String,
+    pod: String,
+    uid: String,
+}
+
+impl Place {
+    fn of(pod: &Object) -> Result<Place, ApiError> {
+        let name = meta::name(pod);
+        let node = pod.pointer("/spec/nodeName").and_then(Value::as_str).unwrap_or("");
+        if node.is_empty() {
+            return Err(ApiError::BadRequest(format!("pod {name} does not have a host assigned")));
+        }
+        Ok(Place {
+            node: node.to_owned(),
+            namespace: meta::namespace(pod).to_owned(),
+            pod: name.to_owned(),
+            uid: meta::uid(pod).to_owned(),
+        })
+    }
+
+    /// Path and query of a stream at the agent.
+    fn target(&self, what: &str, part: &str, parameters: &[(&str, &str)]) -> String {
+        let mut query = form_urlencoded::Serializer::new(String::new());
+        query.append_pair("uid", &self.uid).extend_pairs(parameters);
+        let Place { namespace, pod, .. } = self;
+        format!("/{what}/{namespace}/{pod}/{part}?{}", query.finish())
+    }
+}
+
+impl Asked {
+    /// The object that the path names, as it is now.
+    async fn object(&self, name: &str) -> Result<Object, ApiError> {
+        let state = self.api.latest().await?;
+        find(&state, self.kind, &self.attributes.namespace, name)
+    }
+}
+
+fn find(
+    state: &Snapshot,
+    kind: &'static Kind,
+    namespace: &str,
+    name: &str,
+) -> Result<Object, ApiError> {
+    let entry = state.get(&stored::key(kind, namespace, name));
+    let entry = entry.ok_or_else(|| ApiError::not_found(kind, name))?;
+    Ok(stored::decode(kind, &entry))
+}
+
+/// How a client wants to go on.
+enum Upgrade {
+    WebSocket(Box<WebSocketUpgrade>),
+    Spdy {
+        upgrade: OnUpgrade,
+        /// What the client offers to speak, in its order.
+        protocols: Vec<String>,
+    },
+}
+
+impl Upgrade {
+    /// Reads the handshake.
+    async fn of(http: axum::extract::Request) -> Result<Upgrade, ApiError> {
+        let (mut parts, _) = http.into_parts();
+        let wanted = parts.headers.get(header::UPGRADE).and_then(|value| value.to_str().ok());
+        let wanted = wanted.unwrap_or("").to_owned();
+        if wanted.eq_ignore_ascii_case("websocket") {
+            let socket = WebSocketUpgrade::from_request_parts(&mut parts, &()).await;
+            let refused = |error: axum::extract::ws::rejection::WebSocketUpgradeRejection| {
+                ApiError::BadRequest(error.to_string())
+            };
+            return Ok(Upgrade::WebSocket(Box::new(socket.map_err(refused)?)));
+        }
+        let upgrade = parts.extensions.remove::<OnUpgrade>();
+        match upgrade {
+            Some(upgrade) if wanted.eq_ignore_ascii_case(SPDY) => {
+                let offered = parts.headers.get_all(PROTOCOL_HEADER).iter();
+                let offered = offered.filter_map(|value| value.to_str().ok());
+                let protocols = offered.flat_map(|value| value.split(','));
+                let protocols = protocols.map(|one| one.trim().to_owned()).collect();
+                Ok(Upgrade::Spdy { upgrade, protocols })
+            }
+            _ => Err(ApiError::BadRequest("Upgrade request required".to_owned())),
+        }
+    }
+}
+
+/// The first protocol of the client's that is known here.
+fn choose<T>(offered: &[String], known: impl Fn(&str) -> Option<T>) -> Option<(String, T)> {
+    offered.iter().find_map(|name| Some((name.clone(), known(name)?)))
+}
+
+/// 101, and what is spoken from now on.
+fn switching(protocol: Option<&str>) -> Result<Response, ApiError> {
+    let mut response = Response::new(Body::empty());
+    *response.status_mut() = StatusCode::SWITCHING_PROTOCOLS;
+    let headers = response.headers_mut();
+    headers.insert(header::CONNECTION, HeaderValue::from_static("Upgrade"));
+    headers.insert(header::UPGRADE, HeaderValue::from_static(SPDY));
+    if let Some(protocol) = protocol {
+        let value = HeaderValue::from_str(protocol);
+        let value = value.map_err(|_| ApiError::BadRequest("a strange protocol".to_owned()))?;
+        headers.insert(PROTOCOL_HEADER, value);
+    }
+    Ok(response)
+}
+
+/// The client and this server have nothing in common.
+fn no_protocol(offered: &[String], known: &[&str]) -> ApiError {
+    ApiError::BadRequest(format!(
+        "unable to upgrade: unable to negotiate protocol: client supports {offered:?}, server \
+         accepts {known:?}"
+    ))
+}

@@ -1,0 +1,303 @@
+//! `/ui/history`: what has changed, by whom, and how: read from the store's own window.
+//!
+//! The window is bounded (`wherry_store::Window`), so the answer says how far back it reaches. What a
+//! person may not list is left out; of Secrets the names of what changed are told, never values.
+//! Leases, Events and endpoints change by the second and say nothing about what people did: they are
+//! left out, and so is what only a status says, unless it is asked for.
+
+use super::super::{
+    ApiServer,
+    auth::{self, User},
+    errors::ApiError,
+    request::{Attributes, Query},
+    stored,
+};
+use axum::{
+    Extension, Json,
+    extract::{RawQuery, State},
+};
+use bytes::Bytes;
+use serde_json::{Value, json};
+use std::collections::HashMap;
+use std::sync::Arc;
+use wherry_resources::{Kind, Object, keys, meta};
+use wherry_store::{Change, Event, WindowError};
+
+/// Changes in one answer.
+const CHANGES_MAX: usize = 500;
+/// Changed fields told of one change; a new object is one line.
+const FIELDS_MAX: usize = 40;
+/// Longest value told.
+const VALUE_BYTES_MAX: usize = 200;
+/// Kinds whose changes nobody made: heartbeats, and what follows from other objects.
+const NOISE: &[(&str, &str)] = &[
+    ("coordination.k8s.io", "leases"),
+    ("", "events"),
+    ("events.k8s.io", "events"),
+    ("", "endpoints"),
+    ("discovery.k8s.io", "endpointslices"),
+];
+
+/// One changed field.
+#[derive(Debug, PartialEq, Eq)]
+struct Field {
+    path: String,
+    from: Option<Value>,
+    to: Option<Value>,
+}
+
+/// What somebody asks for.
+struct Asked {
+    namespaces: Vec<String>,
+    /// A kind's word, `deployments.apps`, or empty.
+    kind: String,
+    name: String,
+    statuses: bool,
+}
+
+/// Answers `GET /ui/history?namespaces=a,b&kind=deployments.apps&name=cart&statuses=1`.
+pub async fn history(
+    State(api): State<ApiServer>,
+    Extension(user): Extension<User>,
+    RawQuery(query): RawQuery,
+) -> Result<Json<Value>, ApiError> {
+    if user.is_in(auth::UNAUTHENTICATED) {
+        return Err(ApiError::Unauthorized);
+    }
+    let query = Query::parse(query.as_deref().unwrap_or(""));
+    let text = |name: &str| query.get(name).unwrap_or("").to_owned();
+    let namespaces = text("namespaces");
+    let asked = Asked {
+        namespaces: namespaces.split(',').filter(|one| !one.is_empty()).map(Into::into).collect(),
+        kind: text("kind"),
+        name: text("name"),
+        statuses: query.flag("statuses"),
+    };
+    let (oldest, events) = past(&api)?;
+    let told = api.fairness().compute(|| tell(&api, &user, &asked, &events)).await;
+    Ok(Json(json!({ "oldest": oldest, "changes": told })))
+}
+
+/// Everything in the window, oldest first, and the revision that it begins behind.
+fn past(api: &ApiServer) -> Result<(u64, Vec<Arc<Event>>), ApiError> {
+    let unavailable = |error: WindowError| ApiError::Unavailable(error.to_string());
+    let store = api.store();
+    let (oldest, mut watch) = match store.watch(Bytes::new(), 0) {
+        Ok(watch) => (0, watch),
+        Err(WindowError::Gone { oldest }) => {
+            (oldest, store.watch(Bytes::new(), oldest).map_err(unavailable)?)
+        }
+        Err(error) => return Err(unavailable(error)),
+    };
+    let mut events = Vec::new();
+    while let Ok(Some(event)) = watch.ready() {
+        events.push(event);
+    }
+    Ok((oldest, events))
+}
+
+/// The changes that the person may see, the newest first.
+fn tell(api: &ApiServer, user: &User, asked: &Asked, events: &[Arc<Event>]) -> Vec<Value> {
+    let catalog = api.catalog();
+    let mut kinds: HashMap<(String, String), Option<&'static Kind>> = HashMap::new();
+    let mut rights: HashMap<(&'static str, &'static str, String), bool> = HashMap::new();
+    let mut out = Vec::new();
+    for event in events.iter().rev() {
+        let Some(key) = keys::parse(&event.key) else { continue };
+        let wanted = (asked.name.is_empty() || asked.name == key.name)
+            && (asked.namespaces.is_empty()
+                || asked.namespaces.iter().any(|it| it == key.namespace))
+            && !NOISE.contains(&(key.group, key.plural));
+        if !wanted {
+            continue;
+        }
+        let names = (key.group.to_owned(), key.plural.to_owned());
+        let kind = *kinds.entry(names).or_insert_with(|| {
+            let mut all = catalog.kinds.iter();
+            let found = all.find(|kind| kind.group == key.group && kind.plural == key.plural);
+            found.copied().filter(|kind| kind.stored_as().is_some())
+        });
+        let Some(kind) = kind.filter(|kind| asked.kind.is_empty() || asked.kind == word(kind))
+        else {
+            continue;
+        };
+        let right = (kind.group, kind.plural, key.namespace.to_owned());
+        let may = *rights.entry(right).or_insert_with(|| {
+            let read = Attributes {
+                verb: "list".to_owned(),
+                is_resource: true,
+                group: kind.group.to_owned(),
+                version: kind.version.to_owned(),
+                namespace: key.namespace.to_owned(),
+                resource: kind.plural.to_owned(),
+                path: "/ui/history".to_owned(),
+                ..Attributes::default()
+            };
+            api.may(user, &read)
+        });
+        if may && let Some(told) = change(kind, event, asked.statuses) {
+            out.push(told);
+            if out.len() == CHANGES_MAX {
+                break;
+            }
+        }
+    }
+    out
+}
+
+fn word(kind: &Kind) -> String {
+    match kind.group {
+        "" => kind.plural.to_owned(),
+        group => format!("{}.{group}", kind.plural),
+    }
+}
+
+/// One change as it is told; `None` if it is only a status and those were not asked for.
+fn change(kind: &'static Kind, event: &Event, statuses: bool) -> Option<Value> {
+    let read = |entry: &wherry_store::Entry| stored::decode_at(kind, &entry.value, event.revision);
+    let now = read(event.entry());
+    let before = event.previous.as_ref().map(read);
+    let is_secret = (kind.group, kind.plural) == ("", "secrets");
+    let (verb, fields) = match (&event.change, before) {
+        (Change::Delete(_), _) => ("deleted", Vec::new()),
+        (Change::Put(_), None) => ("created", Vec::new()),
+        (Change::Put(_), Some(before)) => ("changed", differences(&before, &now)),
+    };
+    if verb == "changed" && !statuses && fields.iter().all(|it| it.path.starts_with("status")) {
+        return None;
+    }
+    let author = author(&now);
+    let mut told = json!({
+        "revision": event.revision, "verb": verb, "word": word(kind), "kind": kind.kind,
+        "name": meta::name(&now), "namespace": meta::namespace(&now), "uid": meta::uid(&now),
+        "fields": fields.iter().take(FIELDS_MAX).map(|it| field(it, is_secret)).collect::<Vec<_>>(),
+        "more": fields.len().saturating_sub(FIELDS_MAX),
+    });
+    // Who deletes an object leaves no trace in it.
+    if let Some((manager, time)) = author.filter(|_| verb != "deleted") {
+        told["by"] = manager.into();
+        told["time"] = time.into();
+    }
+    Some(told)
+}
+
+/// Who wrote the object last, and when.
+fn author(object: &Object) -> Option<(String, String)> {
+    let entries = meta::managed_fields(object).iter();
+    let newest = entries.max_by_key(|entry| meta::text(entry, "time").to_owned());
+    let of = |key: &str| newest.map(|entry| meta::text(entry, key).to_owned()).unwrap_or_default();
+    let created = || object["metadata"]["creationTimestamp"].as_str().unwrap_or("").to_owned();
+    match (of("manager"), of("time")) {
+        (manager, time) if !time.is_empty() => Some((manager, time)),
+        (manager, _) => Some((manager, created())),
+    }
+}
+
+fn field(field: &Field, is_secret: bool) -> Value {
+    let hides = is_secret && !field.path.starts_with("metadata");
+    let shown = |value: &Option<Value>| match value {
+        None => Value::Null,
+        Some(_) if hides => "••••••".into(),
+        Some(value) => shortened(value).into(),
+    };
+    json!({ "path": field.path, "from": shown(&field.from), "to": shown(&field.to) })
+}
+
+fn shortened(value: &Value) -> String {
+    let mut text = match value {
+        Value::String(text) => text.clone(),
+        other => other.to_string(),
+    };
+    if text.len() > VALUE_BYTES_MAX {
+        text.truncate(text.floor_char_boundary(VALUE_BYTES_MAX));
+        text.push('…');
+    }
+    text
+}
+
+/// The fields that differ, without those that change with every write.
+fn differences(before: &Object, now: &Object) -> Vec<Field> {
+    const ALWAYS: &[&str] =
+        &["metadata.managedFields", "metadata.resourceVersion", "metadata.generation"];
+    let mut out = Vec::new();
+    compare("", Some(before), Some(now), &mut out);
+    out.retain(|field| !ALWAYS.iter().any(|path| field.path.starts_with(path)));
+    out
+}
+
+fn compare(path: &str, before: Option<&Value>, now: Option<&Value>, out: &mut Vec<Field>) {
+    match (before, now) {
+        (before, now) if before == now => {}
+        (Some(Value::Object(before)), Some(Value::Object(now))) => {
+            let fresh = now.keys().filter(|key| !before.contains_key(*key));
+            for key in before.keys().chain(fresh) {
+                let dot = if path.is_empty() { "" } else { "." };
+                compare(&format!("{path}{dot}{key}"), before.get(key), now.get(key), out);
+            }
+        }
+        (Some(Value::Array(before)), Some(Value::Array(now))) if before.len() == now.len() => {
+            for (at, (before, now)) in before.iter().zip(now).enumerate() {
+                compare(&format!("{path}[{at}]"), Some(before), Some(now), out);
+            }
+        }
+        (before, now) => {
+            out.push(Field { path: path.to_owned(), from: before.cloned(), to: now.cloned() })
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::apiserver::tests::script::{Server, admin};
+    use expect_test::expect;
+
+    #[test]
+    fn what_differs_is_told_by_its_path() {
+        let before = json!({"metadata": {"name": "a", "resourceVersion": "1"},
+            "spec": {"replicas": 1, "paused": true,
+                "containers": [{"image": "x:1", "args": ["a"]}]}});
+        let now = json!({"metadata": {"name": "a", "resourceVersion": "2"},
+            "spec": {"replicas": 3, "containers": [{"image": "x:2", "args": ["a", "b"]}]}});
+        let told =
+            differences(&before, &now).into_iter().map(|it| field(&it, false).to_string() + "\n");
+        expect![[r#"
+            {"path":"spec.replicas","from":"1","to":"3"}
+            {"path":"spec.paused","from":"true","to":null}
+            {"path":"spec.containers[0].image","from":"x:1","to":"x:2"}
+            {"path":"spec.containers[0].args","from":"[\"a\"]","to":"[\"a\",\"b\"]"}
+        "#]]
+        .assert_eq(&told.collect::<String>());
+    }
+
+    #[tokio::test]
+    async fn changes_are_told_to_who_may_see_them_and_values_of_secrets_to_nobody() {
+        let server = Server::start().await;
+        let secrets = "/api/v1/namespaces/default/secrets";
+        let secret = |value: &str| {
+            format!(r#"{{"metadata":{{"name":"s"}},"stringData":{{"password":"{value}"}}}}"#)
+        };
+        server.ok("POST", secrets, &secret("swordfish")).await;
+        server.ok("PUT", &format!("{secrets}/s"), &secret("tunafish")).await;
+        server.ok("DELETE", &format!("{secrets}/s"), "").await;
+        let asked = Asked {
+            namespaces: vec!["default".to_owned()],
+            kind: "secrets".to_owned(),
+            name: String::new(),
+            statuses: false,
+        };
+        let (_, events) = past(&server.api).expect("a window");
+        let told = |user: &User| {
+            let changes = tell(&server.api, user, &asked, &events);
+            let line = |one: &Value| format!("{} {} {}\n", one["verb"], one["name"], one["fields"]);
+            changes.iter().map(line).collect::<String>()
+        };
+        expect![[r#"
+            "deleted" "s" []
+            "changed" "s" [{"path":"data.password","from":"••••••","to":"••••••"}]
+            "created" "s" []
+        "#]]
+        .assert_eq(&told(&admin()));
+        assert_eq!(told(&User::new("anna", &[])), "");
+    }
+}

@@ -1,0 +1,596 @@
+//! `/ui/stream`: one WebSocket for everything live that a browser shows.
+//!
+//! The browser opens lists by a number of its own, and says how it looks at each (`view::Look`).
+//! Every [`TICK`] it is told what is new in its windows; what is outside them never travels.
+//!
+//! ```text
+//! browser                                  here
+//! {"open":{"id":1,"resource":"pods",…}} -> authorise, read the snapshot, watch behind it
+//!                                       <- {"id":1,"columns":[…],"namespaces":null}
+//!                                       <- {"id":1,"total":…,"order":[…],"rows":[…]}
+//! {"look":{"id":1,"from":40,…}}         -> another window of the same list
+//! {"close":{"id":1}}                    -> forgotten
+//!                                       <- {"id":1,"error":{Status}}: refused, or ended
+//!                                       <- {"alive":REVISION} every few seconds
+//! ```
+//!
+//! A list is a read like any other: each is authorised when it is opened and again while it lives,
+//! and told to the audit log. Without the right to list everywhere a person sees the namespaces in
+//! which they may, and no list outlives their session. A browser that does not take what it is sent
+//! is cut off, and begins anew.
+
+use super::view::{Look, View};
+use crate::apiserver::{
+    ApiServer,
+    audit::{self, Source, Told},
+    auth::{self, User},
+    authorize, custom,
+    errors::ApiError,
+    request::Attributes,
+    stored,
+    verbs::select::Selection,
+};
+use axum::{
+    Extension,
+    extract::{
+        State,
+        ws::{Message, WebSocket, WebSocketUpgrade},
+    },
+    response::Response,
+};
+use bytes::Bytes;
+use http::{HeaderMap, header};
+use jiff::Timestamp;
+use serde::Deserialize;
+use serde_json::{Value, json};
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::{Arc, LazyLock};
+use std::time::Duration;
+use tokio::sync::Semaphore;
+use tokio::time::{MissedTickBehavior, interval};
+use wherry_resources::{Kind, Object, keys, table};
+use wherry_store::{Change, Entry, Event, Watch, WatchEnd};
+
+/// Changes are told this often: nobody reads faster, and a busy cluster costs ten frames a second.
+const TICK: Duration = Duration::from_millis(100);
+/// How often rights and session are looked at again, and the browser hears that all is well.
+const CHECK: Duration = Duration::from_secs(5);
+/// Printed times (`3 (5m ago)`) are printed again this many checks apart.
+const REFRESH_CHECKS: u64 = 2;
+/// A browser that takes nothing for so long is gone.
+const SEND_TIMEOUT: Duration = Duration::from_secs(10);
+/// A page has a handful of lists; this is a script's mistake.
+const LISTS_MAX: usize = 32;
+/// What a list may hold; twice what a cluster is designed for would.
+const ROWS_MAX: usize = 200_000;
+/// Streams of one member; each costs its rows in memory.
+const STREAMS_MAX: usize = 256;
+/// Longest message of a browser.
+const MESSAGE_BYTES_MAX: usize = 64 * 1024;
+/// Namespaces that one list may name.
+const NAMESPACES_MAX: usize = 256;
+
+/// What is spoken here.
+const PROTOCOL: &str = "wherry.stream.v1";
+
+static STREAMS: LazyLock<Arc<Semaphore>> = LazyLock::new(|| Arc::new(Semaphore::new(STREAMS_MAX)));
+
+/// What a browser says.
+#[derive(Debug, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Said {
+    Open(Open),
+    Look {
+        id: u32,
+        #[serde(flatten)]
+        look: Look,
+    },
+    Close {
+        id: u32,
+    },
+}
+
+/// A list that is asked for.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(default)]
+pub struct Open {
+    id: u32,
+    group: String,
+    version: String,
+    resource: String,
+    /// Empty: all that the person may see.
+    namespaces: Vec<String>,
+    labels: String,
+    fields: String,
+    #[serde(flatten)]
+    look: Look,
+}
+
+/// Answers the handshake.
+pub async fn accept(
+    State(api): State<ApiServer>,
+    Extension(user): Extension<User>,
+    headers: HeaderMap,
+    socket: WebSocketUpgrade,
+) -> Result<Response, ApiError> {
+    if user.is_in(auth::UNAUTHENTICATED) {
+        return Err(ApiError::Unauthorized);
+    }
+    let Ok(place) = STREAMS.clone().try_acquire_owned() else {
+        return Err(ApiError::TooManyRequests {
+            message: format!("{STREAMS_MAX} dashboards are open on this member already"),
+            causes: Vec::new(),
+            retry_after_seconds: 5,
+        });
+    };
+    let socket = socket.max_message_size(MESSAGE_BYTES_MAX).protocols([PROTOCOL]);
+    Ok(socket.on_upgrade(move |socket| async move {
+        let shutdown = api.shutdown().clone();
+        let live = Live::new(api, user, headers);
+        tokio::select! {
+            () = live.run(socket) => {}
+            () = shutdown.cancelled() => {}
+        }
+        drop(place);
+    }))
+}
+
+/// What of a kind a person may see.
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum Scope {
+    All,
+    /// Objects in these namespaces; of the kind Namespace these alone.
+    Namespaces(BTreeSet<String>),
+}
+
+impl Scope {
+    fn takes(&self, kind: &Kind, key: &[u8]) -> bool {
+        let Scope::Namespaces(names) = self else { return true };
+        let Some(key) = keys::parse(key) else { return false };
+        names.contains(if kind.namespaced { key.namespace } else { key.name })
+    }
+}
+
+struct List {
+    kind: &'static Kind,
+    open: Open,
+    selection: Selection,
+    scope: Scope,
+    watch: Watch,
+    view: View,
+}
+
+/// Everything that one browser has open.
+pub struct Live {
+    api: ApiServer,
+    user: User,
+    headers: HeaderMap,
+    lists: BTreeMap<u32, List>,
+    checks: u64,
+}
+
+impl Live {
+    pub fn new(api: ApiServer, user: User, headers: HeaderMap) -> Live {
+        Live { api, user, headers, lists: BTreeMap::new(), checks: 0 }
+    }
+
+    async fn run(mut self, mut socket: WebSocket) {
+        let mut tick = interval(TICK);
+        let mut check = interval(CHECK);
+        tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        check.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        loop {
+            let told = tokio::select! {
+                message = socket.recv() => match message {
+                    Some(Ok(Message::Text(text))) => self.take(&text).await,
+                    Some(Ok(Message::Close(_)) | Err(_)) | None => return,
+                    Some(Ok(_)) => continue,
+                },
+                _ = tick.tick() => self.tick().await,
+                _ = check.tick() => match self.check().await {
+                    Some(told) => told,
+                    None => return,
+                },
+            };
+            for message in told {
+                let sent = socket.send(Message::Text(message.to_string().into()));
+                if !matches!(tokio::time::timeout(SEND_TIMEOUT, sent).await, Ok(Ok(()))) {
+                    return;
+                }
+            }
+        }
+    }
+
+    /// Does what the browser says; returns what to tell it.
+    pub async fn take(&mut self, text: &str) -> Vec<Value> {
+        match serde_json::from_str(text) {
+            Ok(Said::Open(open)) => self.open(open).await,
+            Ok(Said::Look { id, look }) => {
+                let Some(list) = self.lists.get_mut(&id) else { return Vec::new() };
+                list.open.look = look.clone();
+                list.view.look(look);
+                news(id, list)
+            }
+            Ok(Said::Close { id }) => {
+                self.lists.remove(&id);
+                Vec::new()
+            }
+            Err(error) => {
+                let error = ApiError::BadRequest(format!("not a message of {PROTOCOL}: {error}"));
+                vec![json!({ "error": error.status() })]
+            }
+        }
+    }
+
+    async fn open(&mut self, open: Open) -> Vec<Value> {
+        let id = open.id;
+        self.lists.remove(&id);
+        let asked = attributes(&open);
+        let opened = match self.lists.len() < LISTS_MAX {
+            true => self.list(open).await,
+            false => Err(ApiError::BadRequest(format!("more than {LISTS_MAX} lists are open"))),
+        };
+        self.audit(asked, opened.as_ref().err()).await;
+        match opened {
+            Err(error) => vec![json!({ "id": id, "error": error.status() })],
+            Ok(mut list) => {
+                let namespaces = match &list.scope {
+                    Scope::All => Value::Null,
+                    Scope::Namespaces(names) => json!(names),
+                };
+                let head = json!({
+                    "id": id, "columns": columns(list.kind), "namespaces": namespaces,
+                });
+                let mut told = vec![head];
+                told.extend(news(id, &mut list));
+                self.lists.insert(id, list);
+                told
+            }
+        }
+    }
+
+    async fn list(&self, open: Open) -> Result<List, ApiError> {
+        let kind = self.api.catalog().kind(&open.group, &open.version, &open.resource);
+        let kind = kind.filter(|kind| kind.stored_as().is_some()).ok_or(ApiError::NoSuchPath)?;
+        let scope = self.scope(kind, &open)?;
+        let selection = Selection::new(kind, &open.labels, &open.fields)?;
+        let prefix = stored::prefix(kind, None);
+        let snapshot = self.api.store().current();
+        let watch = self.api.store().watch(prefix.clone(), snapshot.revision());
+        let watch = watch.map_err(|error| ApiError::Unavailable(error.to_string()))?;
+        let takes = |key: &Bytes| scope.takes(kind, key);
+        let entries = snapshot.range(&prefix, None).filter(|(key, _)| takes(key));
+        let entries: Vec<(Bytes, Entry)> = entries
+            .filter(|(_, entry)| selection.is_everything() || selection.may_match(&entry.value))
+            .take(ROWS_MAX + 1)
+            .collect();
+        if entries.len() > ROWS_MAX {
+            return Err(ApiError::BadRequest(format!(
+                "more than {ROWS_MAX} {} are here: choose namespaces",
+                kind.plural
+            )));
+        }
+        let decode = || {
+            let objects = entries.into_iter().map(|(key, entry)| {
+                let object = stored::decode(kind, &entry);
+                (key, object)
+            });
+            objects.collect::<Vec<(Bytes, Object)>>()
+        };
+        let objects = self.api.fairness().compute(decode).await;
+        let (keys, objects): (Vec<Bytes>, Vec<Object>) = objects.into_iter().unzip();
+        let objects = custom::into_version(&self.api, kind, objects).await?;
+        let now = Timestamp::now();
+        let mut view = View::new(kind, open.look.clone());
+        for (key, object) in keys.into_iter().zip(&objects) {
+            if selection.matches(object) {
+                view.put(key, object, now);
+            }
+        }
+        Ok(List { kind, open, selection, scope, watch, view })
+    }
+
+    /// What of it the person may see, or why nothing.
+    fn scope(&self, kind: &'static Kind, open: &Open) -> Result<Scope, ApiError> {
+        let asked = attributes(open);
+        let in_namespace =
+            |namespace: &str| Attributes { namespace: namespace.to_owned(), ..asked.clone() };
+        if open.namespaces.len() > NAMESPACES_MAX {
+            let message = format!("a list names at most {NAMESPACES_MAX} namespaces");
+            return Err(ApiError::BadRequest(message));
+        }
+        if kind.namespaced && !open.namespaces.is_empty() {
+            let names = open.namespaces.iter();
+            let may = |name: &&String| self.api.may(&self.user, &in_namespace(name));
+            let names: BTreeSet<String> = names.filter(may).cloned().collect();
+            return match names.is_empty() {
+                true => Err(self.refusal(&in_namespace(&open.namespaces[0]))),
+                false => Ok(Scope::Namespaces(names)),
+            };
+        }
+        if self.api.may(&self.user, &asked) {
+            return Ok(Scope::All);
+        }
+        let is_namespaces = (kind.group, kind.plural) == ("", "namespaces");
+        if !kind.namespaced && !is_namespaces {
+            return Err(self.refusal(&asked));
+        }
+        // The namespaces themselves are shown to whoever may see the Pods in them.
+        let asked = match is_namespaces {
+            true => Attributes { resource: "pods".to_owned(), ..asked },
+            false => asked,
+        };
+        let may = |namespace: &str| {
+            let asked = Attributes { namespace: namespace.to_owned(), ..asked.clone() };
+            self.api.may(&self.user, &asked)
+        };
+        let names: BTreeSet<String> = self.namespaces().into_iter().filter(|it| may(it)).collect();
+        match names.is_empty() {
+            true => Err(self.refusal(&asked)),
+            false => Ok(Scope::Namespaces(names)),
+        }
+    }
+
+    fn refusal(&self, asked: &Attributes) -> ApiError {
+        let refused = self.api.authorize(&self.user, asked).err();
+        refused.unwrap_or_else(|| authorize::forbidden(&self.user, asked, ""))
+    }
+
+    fn namespaces(&self) -> Vec<String> {
+        let kind = wherry_resources::kind("", "v1", "namespaces").expect("a built-in kind");
+        let snapshot = self.api.store().current();
+        let keys = snapshot.range(&stored::prefix(kind, None), None);
+        keys.filter_map(|(key, _)| Some(keys::parse(&key)?.name.to_owned())).collect()
+    }
+
+    /// Takes in what has happened; returns what of it the browser sees.
+    pub async fn tick(&mut self) -> Vec<Value> {
+        let mut told = Vec::new();
+        let ids: Vec<u32> = self.lists.keys().copied().collect();
+        for id in ids {
+            let Some(list) = self.lists.get_mut(&id) else { continue };
+            match catch_up(&self.api, list).await {
+                Ok(()) => told.extend(news(id, list)),
+                // It fell behind, or a webhook of its kind does not answer: from the beginning.
+                Err(Behind) => {
+                    let open = list.open.clone();
+                    told.extend(self.open(open).await);
+                }
+            }
+        }
+        told
+    }
+
+    /// Looks whether the person is still signed in and may still see what they see.
+    async fn check(&mut self) -> Option<Vec<Value>> {
+        if !self.api.sessions().still_open(&self.headers, |token| self.api.bearer(token)) {
+            return None;
+        }
+        self.checks += 1;
+        let mut told = vec![json!({ "alive": self.api.store().current().revision() })];
+        let ids: Vec<u32> = self.lists.keys().copied().collect();
+        for id in ids {
+            let Some(list) = self.lists.get(&id) else { continue };
+            let scope = self.scope(list.kind, &list.open);
+            if scope.as_ref().ok() != Some(&list.scope) {
+                let open = list.open.clone();
+                told.extend(self.open(open).await);
+            } else if self.checks.is_multiple_of(REFRESH_CHECKS) {
+                self.print_again(id);
+            }
+        }
+        Some(told)
+    }
+
+    /// Prints what is in a window again: some cells tell how long ago something was.
+    fn print_again(&mut self, id: u32) {
+        let Some(list) = self.lists.get_mut(&id) else { return };
+        let snapshot = self.api.store().current();
+        let now = Timestamp::now();
+        for key in list.view.window() {
+            let Some(entry) = snapshot.get(&key) else { continue };
+            let object = stored::decode(list.kind, &entry);
+            if !custom::is_foreign(list.kind, &object) {
+                list.view.refresh(&key, &object, now);
+            }
+        }
+    }
+
+    async fn audit(&self, asked: Attributes, refused: Option<&ApiError>) {
+        let Some(log) = self.api.audit() else { return };
+        let header = |name| self.headers.get(name).and_then(|value| value.to_str().ok());
+        let code = refused.map_or(200, |error| error.code().as_u16());
+        let told = Told {
+            id: uuid::Uuid::new_v4().to_string(),
+            received: Timestamp::now(),
+            uri: "/ui/stream".to_owned(),
+            user: Some(self.user.clone()),
+            acts_as: None,
+            source: Source::Session,
+            address: None,
+            agent: header(header::USER_AGENT).unwrap_or_default().to_owned(),
+            asked,
+            refused: refused.map(ToString::to_string),
+            request: None,
+            response: None,
+        };
+        let level = audit::level(log.policy(), &told, code);
+        if level != audit::Level::None {
+            log.record(audit::event(&told, level, code, Timestamp::now())).await;
+        }
+    }
+}
+
+/// The read that a list is.
+fn attributes(open: &Open) -> Attributes {
+    let namespace = match open.namespaces.as_slice() {
+        [one] => one.clone(),
+        _ => String::new(),
+    };
+    Attributes {
+        verb: "list".to_owned(),
+        is_resource: true,
+        group: open.group.clone(),
+        version: open.version.clone(),
+        namespace,
+        resource: open.resource.clone(),
+        path: "/ui/stream".to_owned(),
+        field_selector: open.fields.clone(),
+        ..Attributes::default()
+    }
+}
+
+/// A list has to be read anew.
+struct Behind;
+
+async fn catch_up(api: &ApiServer, list: &mut List) -> Result<(), Behind> {
+    loop {
+        match list.watch.ready() {
+            Ok(None) => return Ok(()),
+            Ok(Some(event)) => change(api, list, &event).await?,
+            Err(WatchEnd::Slow | WatchEnd::Stopped) => return Err(Behind),
+        }
+    }
+}
+
+async fn change(api: &ApiServer, list: &mut List, event: &Event) -> Result<(), Behind> {
+    if !list.scope.takes(list.kind, &event.key) {
+        return Ok(());
+    }
+    let entry = match &event.change {
+        Change::Put(entry) if list.selection.may_match(&entry.value) => entry,
+        _ => {
+            list.view.remove(&event.key);
+            return Ok(());
+        }
+    };
+    let object = stored::decode_at(list.kind, &entry.value, event.revision);
+    let objects = custom::into_version(api, list.kind, vec![object]).await.map_err(|_| Behind)?;
+    match objects.first().filter(|object| list.selection.matches(object)) {
+        Some(object) => list.view.put(event.key.clone(), object, Timestamp::now()),
+        None => list.view.remove(&event.key),
+    }
+    Ok(())
+}
+
+fn news(id: u32, list: &mut List) -> Vec<Value> {
+    let Some(mut news) = list.view.news() else { return Vec::new() };
+    news["id"] = id.into();
+    vec![news]
+}
+
+fn columns(kind: &Kind) -> Vec<Value> {
+    let column = |column: &table::Column| {
+        json!({
+            "name": column.name, "type": column.kind, "description": column.description,
+            "priority": column.priority,
+        })
+    };
+    match kind.custom() {
+        Some(custom) => custom.columns.definitions(),
+        None => table::columns(kind).iter().map(column).collect(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::apiserver::tests::script::{Server, admin};
+
+    fn live(server: &Server, user: User) -> Live {
+        Live::new(server.api.clone(), user, HeaderMap::new())
+    }
+
+    fn told(messages: &[Value]) -> String {
+        let mut out = String::new();
+        for message in messages {
+            let names = |of: &Value| {
+                let rows = of.as_array().into_iter().flatten();
+                rows.filter_map(|row| row["name"].as_str()).collect::<Vec<_>>().join(" ")
+            };
+            out += &match message {
+                it if it.get("error").is_some() => {
+                    let message = it["error"]["message"].as_str().unwrap_or("?");
+                    format!("error {:.80}\n", message.split(" in API").next().unwrap_or("?"))
+                }
+                it if it.get("columns").is_some() => {
+                    format!("columns {}; in {}\n", names(&it["columns"]), it["namespaces"])
+                }
+                it => format!("{} of {}: {}\n", it["shown"], it["total"], names(&it["rows"])),
+            };
+        }
+        out
+    }
+
+    async fn map(server: &Server, namespace: &str, name: &str) {
+        let body = format!("{{\"metadata\":{{\"name\":\"{name}\"}}}}");
+        let path = format!("/api/v1/namespaces/{namespace}/configmaps");
+        server.ok("POST", &path, &body).await;
+    }
+
+    const OPEN: &str = r#"{"open":{"id":1,"version":"v1","resource":"configmaps","count":5}}"#;
+
+    #[tokio::test]
+    async fn a_list_follows_the_store() {
+        let server = Server::start().await;
+        map(&server, "default", "a").await;
+        let mut live = live(&server, admin());
+        let mut out = told(&live.take(OPEN).await);
+        out += &told(&live.tick().await);
+        map(&server, "default", "b").await;
+        map(&server, "kube-node-lease", "c").await;
+        out += &told(&live.tick().await);
+        server.ok("DELETE", "/api/v1/namespaces/default/configmaps/a", "").await;
+        out += &told(&live.tick().await);
+        out += &told(&live.take(r#"{"look":{"id":1,"text":"c","count":5}}"#).await);
+        out += &told(&live.take(r#"{"close":{"id":1}}"#).await);
+        map(&server, "default", "d").await;
+        out += &told(&live.tick().await);
+        out += &told(&live.take(r#"{"what":1}"#).await);
+        expect_test::expect![[r#"
+            columns Name Data Age; in null
+            1 of 1: a
+            3 of 3: b c
+            2 of 2: 
+            1 of 2: 
+            error not a message of wherry.stream.v1: unknown variant `what`, expected one of `open
+        "#]]
+        .assert_eq(&out);
+    }
+
+    #[tokio::test]
+    async fn a_person_sees_the_namespaces_that_they_may_and_no_more() {
+        let server = Server::start().await;
+        map(&server, "default", "a").await;
+        map(&server, "kube-node-lease", "b").await;
+        let anna = || User::new("anna", &[]);
+        let mut live = live(&server, anna());
+        let mut out = told(&live.take(OPEN).await);
+        let role = r#"{"metadata":{"name":"maps"},"rules":[
+            {"apiGroups":[""],"resources":["configmaps","pods"],"verbs":["list"]}]}"#;
+        let binding = r#"{"metadata":{"name":"maps"},
+            "roleRef":{"apiGroup":"rbac.authorization.k8s.io","kind":"Role","name":"maps"},
+            "subjects":[{"kind":"User","name":"anna","apiGroup":"rbac.authorization.k8s.io"}]}"#;
+        let rbac = "/apis/rbac.authorization.k8s.io/v1/namespaces/default";
+        server.ok("POST", &format!("{rbac}/roles"), role).await;
+        server.ok("POST", &format!("{rbac}/rolebindings"), binding).await;
+        out += &told(&live.take(OPEN).await);
+        let namespaces = r#"{"open":{"id":2,"version":"v1","resource":"namespaces","count":9}}"#;
+        out += &told(&live.take(namespaces).await);
+        let nodes = r#"{"open":{"id":3,"version":"v1","resource":"nodes","count":9}}"#;
+        out += &told(&live.take(nodes).await);
+        server.ok("DELETE", &format!("{rbac}/rolebindings/maps"), "").await;
+        out += &told(&live.check().await.expect("no session that could end")[1..]);
+        expect_test::expect![[r#"
+            error configmaps is forbidden: User "anna" cannot list resource "configmaps"
+            columns Name Data Age; in ["default"]
+            1 of 1: a
+            columns Name Status Age; in ["default"]
+            1 of 1: default
+            error nodes is forbidden: User "anna" cannot list resource "nodes"
+            error configmaps is forbidden: User "anna" cannot list resource "configmaps"
+            error pods is forbidden: User "anna" cannot list resource "pods"
+        "#]]
+        .assert_eq(&out);
+    }
+}

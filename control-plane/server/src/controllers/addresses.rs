@@ -1,0 +1,268 @@
+//! Where Services of type LoadBalancer and Ingresses are reached from outside: at the nodes.
+//!
+//! Owns: `status.loadBalancer` of these two kinds, unless they name a class that is somebody else's:
+//! a Service any `loadBalancerClass`, an Ingress an IngressClass with another controller than
+//! [`INGRESS_CONTROLLER`].
+//!
+//! The addresses are those of the ready nodes, the ones for outside first; a node that is cordoned
+//! or labelled `node.kubernetes.io/exclude-from-external-load-balancers` is left out.
+
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use jiff::Timestamp;
+use k8s_openapi::api::core::v1::{LoadBalancerIngress, Node, Service};
+use k8s_openapi::api::networking::v1::{Ingress, IngressClass};
+use serde_json::{Value, json};
+
+use super::cache::{Cache, Change, Key};
+use super::reconcile::{Controller, Plan, View};
+use super::replicaset::name_of;
+use super::write::Write;
+
+/// The controller of IngressClasses that this cluster's nodes serve.
+pub const INGRESS_CONTROLLER: &str = "wherry.dev/ingress";
+/// Addresses shown: who needs more asks a name server.
+const ADDRESSES_MAX: usize = 16;
+const EXCLUDED: &str = "node.kubernetes.io/exclude-from-external-load-balancers";
+
+/// What a plan for one Service or Ingress reads.
+pub struct Snapshot {
+    pub what: Reached,
+    pub nodes: Vec<Arc<Node>>,
+}
+
+/// What is reached.
+pub enum Reached {
+    Service(Arc<Service>),
+    /// With the controller of its class, if it names one.
+    Ingress(Arc<Ingress>, Option<String>),
+}
+
+pub const CONTROLLER: Controller = Controller { name: "addresses", wake, reconcile };
+
+fn wake(cache: &Cache, change: &Change, keys: &mut Vec<Key>) {
+    if let Some((before, after)) = change.of::<Service>() {
+        if [before, after]
+            .into_iter()
+            .flatten()
+            .any(|service| is_balanced(service) || shows(service))
+        {
+            keys.push(change.key.clone());
+        }
+    } else if change.of::<Ingress>().is_some() {
+        keys.push(change.key.clone());
+    } else if let Some((before, after)) = change.of::<Node>() {
+        if before.map(addresses) != after.map(addresses) {
+            for service in cache.all::<Service>().filter(|service| is_balanced(service)) {
+                keys.push(key_of::<Service>(&service.metadata));
+            }
+            ingresses(cache, keys);
+        }
+    } else if change.of::<IngressClass>().is_some() {
+        ingresses(cache, keys);
+    }
+}
+
+fn ingresses(cache: &Cache, keys: &mut Vec<Key>) {
+    keys.extend(cache.all::<Ingress>().map(|ingress| key_of::<Ingress>(&ingress.metadata)));
+}
+
+fn key_of<T: super::cache::Typed>(
+    meta: &k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta,
+) -> Key {
+    Key::of::<T>(meta.namespace.as_deref().unwrap_or(""), name_of(meta))
+}
+
+fn reconcile(view: &View<'_>, key: &Key) -> Plan {
+    let nodes = view.cache.all::<Node>().collect();
+    let what = if key.kind.is("", "Service") {
+        view.cache.get(key.namespace(), key.name()).map(Reached::Service)
+    } else {
+        view.cache.get::<Ingress>(key.namespace(), key.name()).map(|ingress| {
+            let class = class(&ingress).and_then(|name| view.cache.get::<IngressClass>("", name));
+            let controller = class.and_then(|class| class.spec.as_ref()?.controller.clone());
+            let named = self::class(&ingress).is_some();
+            // A class that does not exist is nobody's yet.
+            Reached::Ingress(ingress, named.then(|| controller.unwrap_or_default()))
+        })
+    };
+    what.map_or_else(Plan::default, |what| plan(&Snapshot { what, nodes }, view.now).into())
+}
+
+fn class(ingress: &Ingress) -> Option<&str> {
+    let annotation = ingress.metadata.annotations.as_ref();
+    let old = annotation.and_then(|all| all.get("kubernetes.io/ingress.class"));
+    let named = ingress.spec.as_ref().and_then(|spec| spec.ingress_class_name.as_ref());
+    named.or(old).map(String::as_str)
+}
+
+fn is_balanced(service: &Service) -> bool {
+    service.spec.as_ref().is_some_and(|spec| {
+        spec.type_.as_deref() == Some("LoadBalancer") && spec.load_balancer_class.is_none()
+    })
+}
+
+/// Whether its status names any address.
+fn shows(service: &Service) -> bool {
+    let status = service.status.as_ref().and_then(|status| status.load_balancer.as_ref());
+    status.and_then(|status| status.ingress.as_ref()).is_some_and(|all| !all.is_empty())
+}
+
+/// The addresses of a node that takes traffic from outside; none of one that does not.
+fn addresses(node: &Node) -> Vec<String> {
+    let spec = node.spec.as_ref();
+    let cordoned = spec.and_then(|spec| spec.unschedulable) == Some(true);
+    let excluded =
+        node.metadata.labels.as_ref().is_some_and(|labels| labels.contains_key(EXCLUDED));
+    let status = node.status.as_ref();
+    let mut conditions = status.and_then(|status| status.conditions.as_ref()).into_iter().flatten();
+    let ready = conditions.any(|held| held.type_ == "Ready" && held.status == "True");
+    if cordoned || excluded || !ready || node.metadata.deletion_timestamp.is_some() {
+        return Vec::new();
+    }
+    let all = status.and_then(|status| status.addresses.as_ref());
+    let of = |kind: &str| -> Vec<String> {
+        let named = all.into_iter().flatten().filter(|address| address.type_ == kind);
+        named.map(|address| address.address.clone()).collect()
+    };
+    let outside = of("ExternalIP");
+    if outside.is_empty() { of("InternalIP") } else { outside }
+}
+
+/// The addresses of all nodes, in their order as addresses.
+fn of_nodes(nodes: &[Arc<Node>]) -> Vec<IpAddr> {
+    let texts = nodes.iter().flat_map(|node| addresses(node));
+    let mut all: Vec<IpAddr> = texts.filter_map(|text| text.parse().ok()).collect();
+    all.sort();
+    all.dedup();
+    all.truncate(ADDRESSES_MAX);
+    all
+}
+
+/// Writes the addresses, if the status says any others. Needs no clock.
+pub fn plan(snapshot: &Snapshot, _now: Timestamp) -> Vec<Write> {
+    let wanted = of_nodes(&snapshot.nodes);
+    let listed = |wanted: Vec<IpAddr>| -> Option<Value> {
+        let list: Vec<Value> = wanted.iter().map(|ip| json!({"ip": ip.to_string()})).collect();
+        (!list.is_empty()).then(|| list.into())
+    };
+    match &snapshot.what {
+        Reached::Service(service) => {
+            let held = service.status.as_ref().and_then(|status| status.load_balancer.clone());
+            let held = held.and_then(|held| held.ingress).unwrap_or_default();
+            let balanced = is_balanced(service);
+            let others = service.spec.as_ref().is_some_and(|spec| {
+                spec.type_.as_deref() == Some("LoadBalancer") && spec.load_balancer_class.is_some()
+            });
+            if others || service.metadata.deletion_timestamp.is_some() {
+                return Vec::new();
+            }
+            let ip = |held: &LoadBalancerIngress| held.ip.clone().unwrap_or_default();
+            let shown: Vec<String> = held.iter().map(ip).collect();
+            let wanted = if balanced { wanted } else { Vec::new() };
+            if shown == texts(&wanted) {
+                return Vec::new();
+            }
+            let modes: Option<Value> = listed(wanted).map(|mut list| {
+                for entry in list.as_array_mut().into_iter().flatten() {
+                    entry["ipMode"] = "VIP".into();
+                }
+                list
+            });
+            vec![Write::patch_status(
+                &**service,
+                json!({"status": {"loadBalancer": {
+                "ingress": modes}}}),
+            )]
+        }
+        Reached::Ingress(ingress, controller) => {
+            let own = controller.as_ref().is_none_or(|name| name == INGRESS_CONTROLLER);
+            if !own || ingress.metadata.deletion_timestamp.is_some() {
+                return Vec::new();
+            }
+            let held = ingress.status.as_ref().and_then(|status| status.load_balancer.clone());
+            let held = held.and_then(|held| held.ingress).unwrap_or_default();
+            let shown: Vec<String> =
+                held.iter().map(|held| held.ip.clone().unwrap_or_default()).collect();
+            if shown == texts(&wanted) {
+                return Vec::new();
+            }
+            let ingresses = listed(wanted);
+            let body = json!({"status": {"loadBalancer": {"ingress": ingresses}}});
+            vec![Write::patch_status(&**ingress, body)]
+        }
+    }
+}
+
+fn texts(addresses: &[IpAddr]) -> Vec<String> {
+    addresses.iter().map(IpAddr::to_string).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::testing::{at, text, yaml};
+    use super::*;
+
+    fn node(name: &str, ready: &str, address: &str, more: &str) -> Arc<Node> {
+        Arc::new(yaml(&format!(
+            "metadata: {{name: {name}}}\nspec: {{{more}}}\nstatus: {{conditions: [{{type: Ready, \
+             status: \"{ready}\"}}], addresses: [{address}]}}"
+        )))
+    }
+
+    fn nodes() -> Vec<Arc<Node>> {
+        vec![
+            node("a", "True", "{type: InternalIP, address: 10.0.0.10}", ""),
+            node(
+                "b",
+                "True",
+                "{type: InternalIP, address: 10.0.0.2}, {type: ExternalIP, address: 192.0.2.2}",
+                "",
+            ),
+            node("c", "Unknown", "{type: InternalIP, address: 10.0.0.3}", ""),
+            node("d", "True", "{type: InternalIP, address: 10.0.0.4}", "unschedulable: true"),
+        ]
+    }
+
+    fn service(spec: &str, status: &str) -> String {
+        let service: Service = yaml(&format!(
+            "metadata: {{name: web, namespace: d}}\nspec: {{{spec}}}\nstatus: {{{status}}}"
+        ));
+        let what = Reached::Service(Arc::new(service));
+        text(&plan(&Snapshot { what, nodes: nodes() }, at(0)))
+    }
+
+    const BOTH: &str = "loadBalancer: {ingress: [{ip: 10.0.0.10}, {ip: 192.0.2.2}]}";
+
+    #[test]
+    fn a_service_is_reached_at_the_ready_nodes() {
+        assert_eq!(
+            service("type: LoadBalancer", ""),
+            "patch services d/web/status {\"status\":{\"loadBalancer\":{\"ingress\":[\
+             {\"ip\":\"10.0.0.10\",\"ipMode\":\"VIP\"},{\"ip\":\"192.0.2.2\",\"ipMode\":\"VIP\"}]\
+             }}}\n"
+        );
+        assert_eq!(service("type: LoadBalancer", BOTH), "");
+        assert_eq!(service("type: LoadBalancer, loadBalancerClass: x/y", ""), "");
+        assert_eq!(service("type: ClusterIP", ""), "");
+        assert_eq!(
+            service("type: ClusterIP", BOTH),
+            "patch services d/web/status {\"status\":{\"loadBalancer\":{\"ingress\":null}}}\n"
+        );
+    }
+
+    #[test]
+    fn an_ingress_of_this_clusters_class() {
+        let shown = |controller: Option<&str>| {
+            let ingress = Arc::new(yaml("metadata: {name: web, namespace: d}"));
+            let what = Reached::Ingress(ingress, controller.map(str::to_string));
+            text(&plan(&Snapshot { what, nodes: nodes() }, at(0)))
+        };
+        let patch = "patch ingresses.networking.k8s.io d/web/status {\"status\":{\"loadBalancer\":\
+            {\"ingress\":[{\"ip\":\"10.0.0.10\"},{\"ip\":\"192.0.2.2\"}]}}}\n";
+        assert_eq!(shown(None), patch);
+        assert_eq!(shown(Some(INGRESS_CONTROLLER)), patch);
+        assert_eq!(shown(Some("k8s.io/ingress-nginx")), "");
+    }
+}

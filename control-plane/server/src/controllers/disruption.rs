@@ -1,0 +1,292 @@
+//! PodDisruptionBudgets: how many Pods may be evicted now.
+//!
+//! Owns: the status of PodDisruptionBudgets, but for what an eviction takes from it
+//! (`apiserver/verbs/pods.rs`): that one lowers `disruptionsAllowed` and names the Pod in
+//! `disruptedPods`, under the status's revision, so two evictions cannot both take the last place.
+//!
+//! A Pod named there does not count as healthy until it is gone; one that is still there after
+//! [`EVICTION_MAX`] was not evicted after all, and counts again.
+//!
+//! Invariant: what cannot be counted (owners of a kind without a size) allows nothing.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use jiff::{SignedDuration, Timestamp};
+use k8s_openapi::api::apps::v1::{Deployment, ReplicaSet, StatefulSet};
+use k8s_openapi::api::core::v1::{Pod, ReplicationController};
+use k8s_openapi::api::policy::v1::{
+    PodDisruptionBudget, PodDisruptionBudgetSpec, PodDisruptionBudgetStatus,
+};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
+use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
+
+use super::cache::{Cache, Change, Key};
+use super::events::Note;
+use super::owners::{controller_of, selects};
+use super::pods;
+use super::reconcile::{Controller, Plan, View};
+use super::replicaset::name_of;
+use super::write::{Write, status_patch};
+
+/// An evicted Pod is gone or on its way out by then, as in Kubernetes.
+const EVICTION_MAX: SignedDuration = SignedDuration::from_mins(2);
+const COMPONENT: &str = "controllermanager";
+
+/// The size that one owner of Pods is asked for.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Owner {
+    pub uid: String,
+    pub size: i32,
+}
+
+/// What a plan for one budget reads.
+pub struct Snapshot {
+    pub budget: Arc<PodDisruptionBudget>,
+    /// Pods that its selector matches.
+    pub pods: Vec<Arc<Pod>>,
+    /// Their owners with sizes, each once; or why they cannot be told.
+    pub owners: Result<Vec<Owner>, String>,
+}
+
+pub const CONTROLLER: Controller = Controller { name: "disruption", wake, reconcile };
+
+fn wake(cache: &Cache, change: &Change, keys: &mut Vec<Key>) {
+    if change.of::<PodDisruptionBudget>().is_some() {
+        keys.push(change.key.clone());
+        return;
+    }
+    let namespace = change.key.namespace();
+    if let Some((before, after)) = change.of::<Pod>() {
+        if let (Some(before), Some(after)) = (before, after)
+            && facts(before) == facts(after)
+        {
+            return;
+        }
+        for budget in cache.within::<PodDisruptionBudget>(namespace) {
+            let mut states = [before, after].into_iter().flatten();
+            if states.any(|pod| covers(&budget, pod)) {
+                keys.push(Key::of::<PodDisruptionBudget>(namespace, name_of(&budget.metadata)));
+            }
+        }
+        return;
+    }
+    let resized = resized::<Deployment>(change, |it| it.spec.replicas)
+        || resized::<ReplicaSet>(change, |it| it.spec.replicas)
+        || resized::<StatefulSet>(change, |it| it.spec.replicas)
+        || resized::<ReplicationController>(change, |it| it.spec.as_ref()?.replicas);
+    if resized {
+        let budgets = cache.within::<PodDisruptionBudget>(namespace);
+        let key = |name: &str| Key::of::<PodDisruptionBudget>(namespace, name);
+        keys.extend(budgets.map(|budget| key(name_of(&budget.metadata))));
+    }
+}
+
+fn resized<T: super::cache::Typed>(change: &Change, size: fn(&T) -> Option<i32>) -> bool {
+    let Some((before, after)) = change.of::<T>() else { return false };
+    before.map(size) != after.map(size)
+}
+
+/// Everything about a Pod that a budget counts.
+fn facts(pod: &Pod) -> impl PartialEq + '_ {
+    (
+        pods::is_ready(pod),
+        pods::is_deleting(pod),
+        pods::is_finished(pod),
+        pod.metadata.labels.as_ref(),
+        pod.metadata.uid.as_deref(),
+        controller_of(&pod.metadata).map(|owner| &owner.uid),
+    )
+}
+
+fn covers(budget: &PodDisruptionBudget, pod: &Pod) -> bool {
+    let selector = budget.spec.as_ref().and_then(|spec| spec.selector.as_ref());
+    selector.is_some_and(|selector| selects(selector, pod.metadata.labels.as_ref()))
+}
+
+fn reconcile(view: &View<'_>, key: &Key) -> Plan {
+    let namespace = key.namespace();
+    let Some(budget) = view.cache.get::<PodDisruptionBudget>(namespace, key.name()) else {
+        return Plan::default();
+    };
+    let pods = view.cache.within::<Pod>(namespace).filter(|pod| covers(&budget, pod));
+    let pods: Vec<Arc<Pod>> = pods.collect();
+    let owners = owners(view.cache, &pods);
+    plan(&Snapshot { budget, pods, owners }, view.now)
+}
+
+/// The owners of Pods that have a size. A Pod that nobody controls has none and does not count.
+fn owners(cache: &Cache, pods: &[Arc<Pod>]) -> Result<Vec<Owner>, String> {
+    let mut found: BTreeMap<String, i32> = BTreeMap::new();
+    for pod in pods {
+        let Some(owner) = controller_of(&pod.metadata) else { continue };
+        if found.contains_key(&owner.uid) {
+            continue;
+        }
+        let Some((uid, size)) = size(cache, &owner.uid) else {
+            let (kind, name) = (&owner.kind, &owner.name);
+            return Err(format!("{kind} {name:?} does not implement the scale subresource"));
+        };
+        found.insert(uid, size);
+    }
+    Ok(found.into_iter().map(|(uid, size)| Owner { uid, size }).collect())
+}
+
+/// What an owner is asked for; of a Deployment's ReplicaSet, what the Deployment is asked for.
+fn size(cache: &Cache, uid: &str) -> Option<(String, i32)> {
+    let key = cache.by_uid(uid)?;
+    let object = cache.object(key)?;
+    let own = |replicas: Option<i32>| Some((uid.to_string(), replicas.unwrap_or(1)));
+    if let Some(set) = object.get::<ReplicaSet>() {
+        let above = controller_of(&set.metadata).filter(|owner| owner.kind == "Deployment");
+        return match above {
+            Some(above) => size(cache, &above.uid),
+            None => own(set.spec.replicas),
+        };
+    }
+    if let Some(deployment) = object.get::<Deployment>() {
+        return own(deployment.spec.replicas);
+    }
+    if let Some(set) = object.get::<StatefulSet>() {
+        return own(set.spec.replicas);
+    }
+    own(object.get::<ReplicationController>()?.spec.as_ref()?.replicas)
+}
+
+/// Counts, and writes the status when it says anything else.
+pub fn plan(snapshot: &Snapshot, now: Timestamp) -> Plan {
+    let budget = &*snapshot.budget;
+    let Some(spec) = &budget.spec else { return Plan::default() };
+    let mut plan = Plan::default();
+    if budget.metadata.deletion_timestamp.is_some() {
+        return plan;
+    }
+    let old = budget.status.clone().unwrap_or_default();
+    let disrupted = disrupted(snapshot, &old, now, &mut plan);
+    let healthy = snapshot.pods.iter().filter(|pod| {
+        let name = name_of(&pod.metadata);
+        !disrupted.contains_key(name) && !pods::is_deleting(pod) && pods::is_ready(pod)
+    });
+    let healthy = i32::try_from(healthy.count()).unwrap_or(i32::MAX);
+    let counted = expected(spec, snapshot);
+    let mut status = PodDisruptionBudgetStatus {
+        observed_generation: budget.metadata.generation,
+        disrupted_pods: (!disrupted.is_empty()).then_some(disrupted),
+        ..old.clone()
+    };
+    let verdict = match counted {
+        Ok((expected, desired)) => {
+            let allowed = if expected > 0 { (healthy - desired).max(0) } else { 0 };
+            status.expected_pods = Some(expected);
+            status.desired_healthy = Some(desired);
+            status.current_healthy = Some(healthy);
+            status.disruptions_allowed = Some(allowed);
+            match allowed > 0 {
+                true => ("True", "SufficientPods", String::new()),
+                false => ("False", "InsufficientPods", String::new()),
+            }
+        }
+        Err(why) => {
+            status.disruptions_allowed = Some(0);
+            let note = Note::warning(COMPONENT, budget, "CalculateExpectedPodCountFailed", {
+                format!("Failed to calculate the number of expected pods: {why}")
+            });
+            plan.writes.push(Write::tell(note));
+            ("False", "SyncFailed", why)
+        }
+    };
+    set_condition(&mut status, verdict, budget.metadata.generation, now);
+    let patch = status_patch(budget.status.as_ref(), &status);
+    plan.writes.extend(patch.map(|patch| Write::patch_status(budget, patch)));
+    plan
+}
+
+/// Pods whose eviction was allowed and that are not on their way out yet.
+fn disrupted(
+    snapshot: &Snapshot,
+    old: &PodDisruptionBudgetStatus,
+    now: Timestamp,
+    plan: &mut Plan,
+) -> BTreeMap<String, Time> {
+    let mut kept = BTreeMap::new();
+    for (name, at) in old.disrupted_pods.iter().flatten() {
+        let pod = snapshot.pods.iter().find(|pod| name_of(&pod.metadata) == name);
+        let Some(pod) = pod.filter(|pod| !pods::is_deleting(pod)) else { continue };
+        let left = EVICTION_MAX - now.duration_since(at.0);
+        if let Ok(left) = Duration::try_from(left)
+            && !left.is_zero()
+        {
+            plan.look_again(left);
+            kept.insert(name.clone(), at.clone());
+            continue;
+        }
+        let budget = &snapshot.budget.metadata;
+        let namespace = budget.namespace.as_deref().unwrap_or("");
+        let message = format!(
+            "Pod was expected by PDB {namespace}/{} to be deleted but it wasn't",
+            name_of(budget)
+        );
+        plan.writes.push(Write::tell(Note::warning(COMPONENT, &**pod, "NotDeleted", message)));
+    }
+    kept
+}
+
+/// How many Pods there should be, and how many of them must stay healthy.
+fn expected(spec: &PodDisruptionBudgetSpec, snapshot: &Snapshot) -> Result<(i32, i32), String> {
+    let total = || -> Result<i32, String> {
+        let owners = snapshot.owners.as_ref().map_err(String::clone)?;
+        Ok(owners.iter().fold(0, |sum, owner| sum.saturating_add(owner.size)))
+    };
+    let found = i32::try_from(snapshot.pods.len()).unwrap_or(i32::MAX);
+    match (&spec.max_unavailable, &spec.min_available) {
+        (Some(most), _) => {
+            let total = total()?;
+            Ok((total, (total - share(most, total)?).max(0)))
+        }
+        (None, Some(least @ IntOrString::Int(_))) => Ok((found, share(least, found)?)),
+        (None, Some(least)) => {
+            let total = total()?;
+            Ok((total, share(least, total)?))
+        }
+        (None, None) => Ok((found, 0)),
+    }
+}
+
+/// A number, or a percentage of the total rounded up.
+fn share(value: &IntOrString, total: i32) -> Result<i32, String> {
+    let text = match value {
+        IntOrString::Int(number) => return Ok(*number),
+        IntOrString::String(text) => text,
+    };
+    let percent = text.strip_suffix('%').and_then(|digits| digits.parse::<i64>().ok());
+    let percent = percent.ok_or_else(|| format!("invalid value {text:?}: not a percentage"))?;
+    let hundredths = percent * i64::from(total);
+    let share = hundredths.div_euclid(100) + i64::from(hundredths.rem_euclid(100) > 0);
+    i32::try_from(share).map_err(|_| format!("invalid value {text:?}: out of range"))
+}
+
+fn set_condition(
+    status: &mut PodDisruptionBudgetStatus,
+    (word, reason, message): (&str, &str, String),
+    generation: Option<i64>,
+    now: Timestamp,
+) {
+    let conditions = status.conditions.get_or_insert_default();
+    let held = conditions.iter().find(|held| held.type_ == "DisruptionAllowed");
+    let since =
+        held.filter(|held| held.status == word).map(|held| held.last_transition_time.clone());
+    let wanted = Condition {
+        type_: "DisruptionAllowed".to_string(),
+        status: word.to_string(),
+        reason: reason.to_string(),
+        message,
+        observed_generation: generation,
+        last_transition_time: since.unwrap_or(Time(now)),
+    };
+    conditions.retain(|held| held.type_ != "DisruptionAllowed");
+    conditions.push(wanted);
+}
+
+#[cfg(test)]
+mod tests;

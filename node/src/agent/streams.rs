@@ -1,0 +1,276 @@
+//! Streams through the tunnel: commands, attached clients, ports of Pods.
+//!
+//! ```text
+//!   POST /exec/{namespace}/{pod}/{container}?uid=…&command=…&stdin=1     frames both ways, see
+//!   POST /attach/{namespace}/{pod}/{container}?uid=…&stdout=1            `resources/channels.rs`
+//!   POST /port/{namespace}/{pod}/{port}?uid=…                            bytes both ways
+//! ```
+//!
+//! The bodies of request and answer are the two directions. The agent finds the Pod, opens a
+//! connection to its worker, and from then on only passes bytes on, no more of them than fit in a
+//! buffer. When either side goes, so does the other.
+
+use std::{path::PathBuf, sync::Arc, time::Duration};
+
+use axum::{
+    body::Body,
+    extract::{Path, RawQuery, State},
+    http::StatusCode,
+    response::{IntoResponse, Response},
+};
+use futures::{SinkExt as _, StreamExt as _, TryStreamExt as _};
+use tokio::{
+    io::{AsyncReadExt as _, AsyncWriteExt as _},
+    net::{UnixStream, unix::OwnedWriteHalf},
+    sync::{mpsc, oneshot},
+};
+use tokio_util::{
+    codec::Framed,
+    io::{ReaderStream, StreamReader},
+    sync::{CancellationToken, DropGuard},
+};
+
+use crate::protocol::{self, Answer, Code, Open, Streams, ToWorker};
+
+use super::{images::Images, pods::Input};
+
+/// What is read of a worker at once.
+const READ_BYTES: usize = 32 << 10;
+/// A worker's answer is one sentence.
+const ANSWER_BYTES_MAX: usize = 4096;
+/// A worker answers in this time: it may have to load code first.
+const ANSWER_MAX: Duration = Duration::from_secs(10);
+/// The arguments of a command together; Linux allows 2 MiB, an URL less than that.
+const COMMAND_BYTES_MAX: usize = 128 << 10;
+
+/// A question to the agent's loop: is this Pod here, and does it run?
+#[derive(Debug)]
+pub struct ReachQuery {
+    /// Namespace of the Pod.
+    pub namespace: String,
+    /// Name of the Pod.
+    pub pod: String,
+    /// Uid of the Pod: another one of the same name is not meant.
+    pub uid: String,
+    /// A container that must run.
+    pub container: Option<String>,
+    /// Takes the answer; the error is for people.
+    pub answer: oneshot::Sender<Result<(), String>>,
+}
+
+/// What the handlers need.
+#[derive(Clone)]
+pub struct Context {
+    /// Where workers listen.
+    pub sockets: Arc<PathBuf>,
+    /// The agent's loop.
+    pub inputs: mpsc::Sender<Input>,
+    /// For the toolbox, which runs the commands that an image does not have.
+    pub images: Arc<Images>,
+}
+
+/// The query of a stream.
+#[derive(Debug, Default, PartialEq, Eq)]
+struct Asked {
+    uid: String,
+    command: Vec<String>,
+    streams: Streams,
+}
+
+impl Asked {
+    fn parse(query: &str) -> Asked {
+        let mut asked = Asked::default();
+        for (name, value) in form_urlencoded::parse(query.as_bytes()) {
+            match &*name {
+                "uid" => asked.uid = value.into_owned(),
+                "command" => asked.command.push(value.into_owned()),
+                "stdin" => asked.streams.stdin = true,
+                "stdout" => asked.streams.stdout = true,
+                "stderr" => asked.streams.stderr = true,
+                "tty" => asked.streams.tty = true,
+                _ => {}
+            }
+        }
+        asked
+    }
+}
+
+/// `POST /exec/…`
+pub async fn exec(
+    State(context): State<Context>,
+    Path((namespace, pod, container)): Path<(String, String, String)>,
+    RawQuery(query): RawQuery,
+    body: Body,
+) -> Response {
+    let Asked { uid, command, streams } = Asked::parse(query.as_deref().unwrap_or_default());
+    if command.iter().map(String::len).sum::<usize>() > COMMAND_BYTES_MAX {
+        let why = format!("the command is longer than {COMMAND_BYTES_MAX} bytes");
+        return (StatusCode::BAD_REQUEST, why).into_response();
+    }
+    let toolbox = context.toolbox().await;
+    let (target, name) = (uid.clone(), container.clone());
+    let open = Open::Exec { uid: target, container: name, command, streams, toolbox };
+    context.stream((namespace, pod, uid), Some(container), open, body).await
+}
+
+/// `POST /attach/…`
+pub async fn attach(
+    State(context): State<Context>,
+    Path((namespace, pod, container)): Path<(String, String, String)>,
+    RawQuery(query): RawQuery,
+    body: Body,
+) -> Response {
+    let Asked { uid, streams, .. } = Asked::parse(query.as_deref().unwrap_or_default());
+    let open = Open::Attach { uid: uid.clone(), container: container.clone(), streams };
+    context.stream((namespace, pod, uid), Some(container), open, body).await
+}
+
+/// `POST /port/…`
+pub async fn port(
+    State(context): State<Context>,
+    Path((namespace, pod, port)): Path<(String, String, u16)>,
+    RawQuery(query): RawQuery,
+    body: Body,
+) -> Response {
+    let Asked { uid, .. } = Asked::parse(query.as_deref().unwrap_or_default());
+    let open = Open::Port { uid: uid.clone(), port };
+    context.stream((namespace, pod, uid), None, open, body).await
+}
+
+impl Context {
+    /// The code of the toolbox. None where this binary has none: then only what the image has runs.
+    async fn toolbox(&self) -> Option<Code> {
+        let found = match self.images.toolbox().await {
+            Ok(found) => found,
+            Err(problem) => {
+                tracing::debug!(why = problem.message, "no toolbox");
+                return None;
+            }
+        };
+        let image = match self.images.compiled(&found) {
+            Some(image) => Ok(image),
+            None => self.images.compile(&found, "toolbox").await,
+        };
+        match image {
+            Ok(image) => Some(Code { module: self.images.code(&found), form: image.form }),
+            Err(problem) => {
+                tracing::warn!(why = problem.message, "the toolbox does not compile");
+                None
+            }
+        }
+    }
+
+    async fn stream(
+        &self,
+        (namespace, pod, uid): (String, String, String),
+        container: Option<String>,
+        open: Open,
+        body: Body,
+    ) -> Response {
+        let (answer, reply) = oneshot::channel();
+        let socket = self.sockets.join(format!("{namespace}.sock"));
+        let query = ReachQuery { namespace, pod, uid, container, answer };
+        let asked = self.inputs.send(Input::Reach(query)).await;
+        let reached = match asked {
+            Ok(()) => reply.await,
+            Err(_) => return (StatusCode::SERVICE_UNAVAILABLE, "the node stops").into_response(),
+        };
+        match reached {
+            Ok(Ok(())) => {}
+            Ok(Err(why)) => return (StatusCode::NOT_FOUND, why).into_response(),
+            Err(_) => return (StatusCode::SERVICE_UNAVAILABLE, "the node stops").into_response(),
+        }
+        match connect(&socket, open).await {
+            Ok((stream, Answer::Open)) => pass(stream, body),
+            Ok((_, Answer::NotFound(why))) => (StatusCode::NOT_FOUND, why).into_response(),
+            Ok((_, Answer::Busy(why))) => (StatusCode::TOO_MANY_REQUESTS, why).into_response(),
+            Err(why) => {
+                tracing::warn!(why, "cannot open a stream to a worker");
+                let why = format!("the Pod's worker cannot be reached: {why}");
+                (StatusCode::SERVICE_UNAVAILABLE, why).into_response()
+            }
+        }
+    }
+}
+
+/// Opens a stream to the worker at a socket. No byte behind the answer is read.
+async fn connect(socket: &std::path::Path, open: Open) -> Result<(UnixStream, Answer), String> {
+    let open = protocol::encode(&ToWorker::Open(open)).map_err(|error| error.to_string())?;
+    let talk = async {
+        let stream = UnixStream::connect(socket).await?;
+        let mut frames = Framed::new(stream, protocol::codec());
+        frames.send(open).await?;
+        let mut stream = frames.into_inner();
+        let length = stream.read_u32().await? as usize;
+        if length > ANSWER_BYTES_MAX {
+            return Err(std::io::Error::other("its answer is too long"));
+        }
+        let mut answer = vec![0; length];
+        stream.read_exact(&mut answer).await?;
+        Ok((stream, answer))
+    };
+    let (stream, answer) = match tokio::time::timeout(ANSWER_MAX, talk).await {
+        Ok(answered) => answered.map_err(|error| error.to_string())?,
+        Err(_) => return Err("it does not answer".to_owned()),
+    };
+    let answer = protocol::decode(&answer).map_err(|error| error.to_string())?;
+    Ok((stream, answer))
+}
+
+/// Makes the worker's connection the two bodies.
+fn pass(stream: UnixStream, body: Body) -> Response {
+    let (reader, writer) = stream.into_split();
+    let gone = CancellationToken::new();
+    let guard = gone.clone().drop_guard();
+    tokio::spawn(async move {
+        tokio::select! {
+            () = upload(body, writer) => {}
+            // Nobody takes the answer any more: the connection is closed as a whole.
+            () = gone.cancelled() => {}
+        }
+    });
+    Body::from_stream(Guarded {
+        pieces: ReaderStream::with_capacity(reader, READ_BYTES),
+        _guard: guard,
+    })
+    .into_response()
+}
+
+async fn upload(body: Body, mut writer: OwnedWriteHalf) {
+    let pieces = body.into_data_stream().map_err(std::io::Error::other);
+    let mut reader = StreamReader::new(pieces);
+    // The end of the request ends this direction; a broken one as well.
+    if tokio::io::copy_buf(&mut reader, &mut writer).await.is_ok() {
+        let _ = writer.shutdown().await;
+    }
+}
+
+/// What the worker says, and who is told when it is not wanted any more.
+struct Guarded {
+    pieces: ReaderStream<tokio::net::unix::OwnedReadHalf>,
+    _guard: DropGuard,
+}
+
+impl futures::Stream for Guarded {
+    type Item = std::io::Result<bytes::Bytes>;
+
+    fn poll_next(
+        mut self: std::pin::Pin<&mut Self>,
+        cx: &mut std::task::Context<'_>,
+    ) -> std::task::Poll<Option<Self::Item>> {
+        self.pieces.poll_next_unpin(cx)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn queries_are_read() {
+        let asked = Asked::parse("uid=u&command=sh&command=-c&command=echo+1&stdin=1&tty=1");
+        let streams = Streams { stdin: true, tty: true, ..Streams::default() };
+        let command = ["sh", "-c", "echo 1"].map(str::to_owned).to_vec();
+        assert_eq!(asked, Asked { uid: "u".to_owned(), command, streams });
+    }
+}

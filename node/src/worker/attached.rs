@@ -1,0 +1,108 @@
+//! What a container says and hears beside its log: whoever is attached to it.
+//!
+//! Attached clients see what is printed from then on. They never slow the guest: one that reads too
+//! slowly is cut off. Input goes into the guest's own pipe, and there a client waits.
+
+use std::sync::{
+    Arc, Mutex, PoisonError,
+    atomic::{AtomicUsize, Ordering},
+};
+
+use bytes::Bytes;
+use tokio::sync::{Semaphore, mpsc};
+use tokio_util::sync::CancellationToken;
+use wherry_resources::channels;
+use wherry_wasi_shim::{Input, InputWriter, Output};
+
+use crate::protocol::{Container, Guest};
+
+/// Pieces that wait for an attached client: a burst of 1 MiB.
+const PIECES_MAX: usize = 32;
+/// Commands and attached clients of one container at the same time; each may hold an instance.
+const SESSIONS_MAX: usize = 32;
+/// One piece of output: a frame holds it with its channel.
+pub const PIECE_BYTES_MAX: usize = channels::FRAME_BYTES_MAX - 1;
+
+/// Output of a container: its channel and a piece.
+pub type Piece = (u8, Bytes);
+
+/// The ends of one container start that others can hold.
+pub struct Io {
+    // Sections are short and never wait.
+    watchers: Mutex<Vec<mpsc::Sender<Piece>>>,
+    /// How many there are, so that a container that nobody watches pays nothing.
+    watched: AtomicUsize,
+    input: Mutex<Option<Arc<InputWriter>>>,
+    once: bool,
+    /// Cancelled when the container has ended.
+    pub ended: CancellationToken,
+    /// Cancelled when somebody types what interrupts a command.
+    pub interrupted: CancellationToken,
+    /// Places for sessions.
+    pub sessions: Arc<Semaphore>,
+}
+
+impl Io {
+    /// For one start, with the pipe that its guest reads.
+    pub fn new(container: &Container) -> (Arc<Io>, Option<Input>) {
+        let open = container.stdin && container.guest == Guest::Command;
+        let (writer, input) = open.then(Input::pipe).unzip();
+        let io = Io {
+            watchers: Mutex::default(),
+            watched: AtomicUsize::new(0),
+            input: Mutex::new(writer.map(Arc::new)),
+            once: container.stdin_once,
+            ended: CancellationToken::new(),
+            interrupted: CancellationToken::new(),
+            sessions: Arc::new(Semaphore::new(SESSIONS_MAX)),
+        };
+        (Arc::new(io), input)
+    }
+
+    /// An output that goes to `log` and to whoever is attached.
+    pub fn output(self: &Arc<Io>, channel: u8, log: Output) -> Output {
+        let io = self.clone();
+        Arc::new(move |bytes: &[u8]| {
+            log(bytes);
+            io.show(channel, bytes);
+        })
+    }
+
+    fn show(&self, channel: u8, bytes: &[u8]) {
+        if self.watched.load(Ordering::Relaxed) == 0 {
+            return;
+        }
+        let mut watchers = self.watchers.lock().unwrap_or_else(PoisonError::into_inner);
+        for piece in bytes.chunks(PIECE_BYTES_MAX) {
+            let piece = Bytes::copy_from_slice(piece);
+            watchers.retain(|watcher| watcher.try_send((channel, piece.clone())).is_ok());
+        }
+        self.watched.store(watchers.len(), Ordering::Relaxed);
+    }
+
+    /// What is printed from now on. It ends with the container, or earlier if it is not read.
+    pub fn watch(&self) -> mpsc::Receiver<Piece> {
+        let (watcher, pieces) = mpsc::channel(PIECES_MAX);
+        let mut watchers = self.watchers.lock().unwrap_or_else(PoisonError::into_inner);
+        if !self.ended.is_cancelled() {
+            watchers.push(watcher);
+        }
+        self.watched.store(watchers.len(), Ordering::Relaxed);
+        pieces
+    }
+
+    /// The guest's input, if it is open. With `stdinOnce` the first who asks keeps it, and it ends
+    /// with him.
+    pub fn input(&self) -> Option<Arc<InputWriter>> {
+        let mut input = self.input.lock().unwrap_or_else(PoisonError::into_inner);
+        if self.once { input.take() } else { input.clone() }
+    }
+
+    /// The container has ended.
+    pub fn end(&self) {
+        let mut watchers = self.watchers.lock().unwrap_or_else(PoisonError::into_inner);
+        self.ended.cancel();
+        watchers.clear();
+        self.watched.store(0, Ordering::Relaxed);
+    }
+}

@@ -1,0 +1,178 @@
+//! Streams that the agent opens to a container or a port of a Pod (see `protocol/stream.rs`).
+//!
+//! The main task finds what a stream is for; everything else happens in a task of the stream's own,
+//! which ends with its connection or with the container. What a command's first word names: an
+//! export of the container's image, the image's own command, or a program of the toolbox.
+
+use std::{path::Path, sync::Arc};
+
+use futures::SinkExt;
+use tokio::{io::DuplexStream, net::UnixStream, sync::OwnedSemaphorePermit, task::JoinSet};
+use tokio_util::codec::Framed;
+use wherry_wasi_shim::{Command, GuestConfig};
+
+use super::{
+    attached::Io,
+    checks::{Callee, Target},
+    peers::explain,
+    session::{self, Pipes},
+    start::Runtime,
+};
+use crate::protocol::{self, Answer, Code, Guest, ProtocolError, Streams};
+
+/// Connections to ports at the same time, of all Pods of this worker: each costs two descriptors.
+const PORTS_MAX: usize = 512;
+
+/// A container that runs.
+pub struct Running {
+    /// Its input and output.
+    pub io: Arc<Io>,
+    /// Its code and view.
+    pub target: Arc<Target>,
+}
+
+/// What a stream was opened for.
+pub enum Job {
+    /// A command in a container's view.
+    Exec {
+        /// In which.
+        running: Running,
+        /// A place among its sessions.
+        place: OwnedSemaphorePermit,
+        /// As asked for.
+        command: Vec<String>,
+        /// As asked for.
+        streams: Streams,
+        /// As given by the agent.
+        toolbox: Option<Code>,
+    },
+    /// A container itself.
+    Attach {
+        /// Which.
+        io: Arc<Io>,
+        /// A place among its sessions.
+        place: OwnedSemaphorePermit,
+        /// As asked for.
+        streams: Streams,
+    },
+    /// A port that is served: whoever serves it is at the other end.
+    Port(DuplexStream),
+}
+
+/// The open streams of a worker. Dropped, they end.
+#[derive(Default)]
+pub struct Tasks {
+    sessions: JoinSet<()>,
+    ports: JoinSet<()>,
+}
+
+impl Tasks {
+    /// Answers the agent, and serves the stream if there is a job.
+    pub fn start(&mut self, stream: UnixStream, job: Result<Job, Answer>, runtime: &Runtime) {
+        while self.sessions.try_join_next().is_some() {}
+        while self.ports.try_join_next().is_some() {}
+        let runtime = runtime.clone();
+        match job {
+            Err(answer) => _ = self.sessions.spawn(refuse(stream, answer)),
+            Ok(Job::Port(_)) if self.ports.len() >= PORTS_MAX => {
+                let why = format!("{PORTS_MAX} connections to ports are open");
+                self.sessions.spawn(refuse(stream, Answer::Busy(why)));
+            }
+            Ok(Job::Port(inner)) => {
+                self.ports.spawn(async move {
+                    if let Ok(stream) = answer(stream, &Answer::Open).await {
+                        port(stream, inner).await;
+                    }
+                });
+            }
+            Ok(Job::Attach { io, place, streams }) => {
+                self.sessions.spawn(async move {
+                    if let Ok(stream) = answer(stream, &Answer::Open).await {
+                        session::attach(stream, io, streams).await;
+                    }
+                    drop(place);
+                });
+            }
+            Ok(Job::Exec { running, place, command, streams, toolbox }) => {
+                self.sessions.spawn(async move {
+                    let run = Run { runtime, running, command, streams, toolbox };
+                    exec(stream, run).await;
+                    drop(place);
+                });
+            }
+        }
+    }
+}
+
+struct Run {
+    runtime: Runtime,
+    running: Running,
+    command: Vec<String>,
+    streams: Streams,
+    toolbox: Option<Code>,
+}
+
+async fn exec(stream: UnixStream, run: Run) {
+    let Run { runtime, running, command, streams, toolbox } = run;
+    let callee = &running.target.callee;
+    let config = GuestConfig { args: command, ..callee.config() };
+    let (pipes, config) = Pipes::connect(streams, config);
+    let program = program(&runtime, callee, toolbox.as_ref(), config).await;
+    let Ok(stream) = answer(stream, &Answer::Open).await else {
+        return;
+    };
+    match program {
+        Ok(program) => session::exec(stream, program, pipes, running.io.ended.clone()).await,
+        Err(why) => session::fail(stream, why).await,
+    }
+}
+
+/// Finds and links what the first word names.
+async fn program(
+    runtime: &Runtime,
+    callee: &Callee,
+    toolbox: Option<&Code>,
+    config: GuestConfig,
+) -> Result<Command, String> {
+    let name = config.args.first().cloned().unwrap_or_default();
+    let failed = |why: &dyn std::error::Error| format!("exec: {name:?}: {}", explain(why));
+    let module = callee.module.get().expect("a container that runs has loaded its code");
+    if let Ok(call) = module.call(&name, config.clone()) {
+        return Ok(call);
+    }
+    let own = callee.view.config.args.first().map_or("", String::as_str);
+    if callee.guest == Guest::Command && base(own) == base(&name) {
+        return module.command(config).map_err(|error| failed(&error));
+    }
+    let Some(code) = toolbox else {
+        return Err(format!("exec: {name:?}: executable file not found in $PATH"));
+    };
+    let loaded = runtime.modules.get(&runtime.engine, &code.module, code.form).await;
+    let loaded = loaded.map_err(|error| failed(&error))?;
+    let toolbox = loaded.get().expect("it was just loaded");
+    toolbox.command(config).map_err(|error| failed(&error))
+}
+
+/// The last part of a path.
+fn base(program: &str) -> &str {
+    let name = Path::new(program).file_name().and_then(|name| name.to_str());
+    name.unwrap_or(program)
+}
+
+/// Passes the bytes of a connection to a port on.
+async fn port(mut stream: UnixStream, mut inner: DuplexStream) {
+    if let Err(error) = tokio::io::copy_bidirectional(&mut stream, &mut inner).await {
+        tracing::debug!(%error, "a connection to a port ended early");
+    }
+}
+
+async fn refuse(stream: UnixStream, why: Answer) {
+    // An agent that has gone needs no answer.
+    let _ = answer(stream, &why).await;
+}
+
+async fn answer(stream: UnixStream, answer: &Answer) -> Result<UnixStream, ProtocolError> {
+    let mut frames = Framed::new(stream, protocol::codec());
+    frames.send(protocol::encode(answer)?).await.map_err(ProtocolError::Send)?;
+    Ok(frames.into_inner())
+}

@@ -1,0 +1,241 @@
+//! Streams of bytes to Pods, for whatever does not speak in HTTP requests: sockets of guests, node
+//! ports of Pods that listen with a socket, and port-forwards.
+//!
+//! A stream leads to a guest that listens (a pair of ends in memory), to a handler (which sees
+//! requests: HTTP/1.1 or 2 is spoken to it here), or to another worker, as one HTTP/2 stream whose
+//! bodies are the two directions. The other way round, a request for a Pod whose guest listens is
+//! spoken to it over such a stream, see [`Switch::exchange`].
+
+use std::{convert::Infallible, net::SocketAddr, sync::Arc, time::Duration};
+
+use bytes::{Bytes, BytesMut};
+use http::{HeaderName, HeaderValue, Method, Request, Response, Uri, Version, header};
+use http_body::{Body as HttpBody, Frame};
+use http_body_util::{BodyExt, StreamBody};
+use hyper::{body::Incoming, client::conn::http1, service::service_fn};
+use hyper_util::{
+    rt::{TokioExecutor, TokioIo, TokioTimer},
+    server::conn::auto,
+};
+use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream, ReadHalf, WriteHalf};
+use wherry_wasi_shim::{Body, BodyError, NetworkError};
+
+use super::{
+    network::{Destination, Endpoint, Place, pick},
+    ports::BUFFER_BYTES,
+    switch::{POD_HEADER, REFUSED_HEADER, Refusal, Reply, Served, Switch},
+};
+
+/// On a request between workers: its bodies are the bytes of a connection, and this is who connects.
+pub const STREAM_HEADER: HeaderName = HeaderName::from_static("wherry-stream");
+/// Endpoints that one connection is tried at.
+const ATTEMPTS_MAX: usize = 3;
+/// From a request to the head of the answer of a guest that listens.
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(30);
+/// From a connection's begin to the end of a request's head.
+const HEAD_TIMEOUT: Duration = Duration::from_secs(30);
+/// What is read at once.
+const PIECE_BYTES: usize = 16 << 10;
+
+impl Switch {
+    /// Connects to a destination; `from` is told to whoever listens.
+    pub async fn open(
+        self: &Arc<Switch>,
+        destination: &Destination,
+        from: SocketAddr,
+    ) -> Result<DuplexStream, Refusal> {
+        let (endpoints, turn) = match destination {
+            Destination::Route(route) => (route.endpoints.as_slice(), route.next_turn()),
+            Destination::Pod(endpoint) => (std::slice::from_ref(endpoint), 0),
+        };
+        let mut tried = Vec::new();
+        let mut refusal = super::switch::no_endpoint(destination);
+        while tried.len() < ATTEMPTS_MAX
+            && let Some(index) = pick(turn, endpoints.len(), &tried)
+        {
+            tried.push(index);
+            match self.open_at(&endpoints[index], from).await {
+                Ok(stream) => return Ok(stream),
+                Err(other) => refusal = other,
+            }
+        }
+        Err(refusal)
+    }
+
+    async fn open_at(
+        self: &Arc<Switch>,
+        endpoint: &Endpoint,
+        from: SocketAddr,
+    ) -> Result<DuplexStream, Refusal> {
+        let address = endpoint.address;
+        match &endpoint.place {
+            Place::Local => self.dial(address, from),
+            Place::Peer(peer) => {
+                let (ours, theirs) = tokio::io::duplex(BUFFER_BYTES);
+                let (reading, writing) = tokio::io::split(theirs);
+                let mut request = Request::new(body_of(reading));
+                *request.version_mut() = Version::HTTP_2;
+                *request.method_mut() = Method::POST;
+                let uri = format!("http://{address}/");
+                *request.uri_mut() = uri.parse().expect("an address makes a URI");
+                let visible = "an address is visible ASCII";
+                let headers = request.headers_mut();
+                let pod = HeaderValue::try_from(address.to_string());
+                headers.insert(POD_HEADER, pod.expect(visible));
+                let from = HeaderValue::try_from(from.to_string());
+                headers.insert(STREAM_HEADER, from.expect(visible));
+                let (mut response, guard) = peer.send(request).await.map_err(Refusal::Peer)?;
+                if let Some(word) = response.headers_mut().remove(REFUSED_HEADER) {
+                    return Err(Refusal::from_word(&word, address));
+                }
+                self.streams.spawn(async move {
+                    pump(response.into_body(), writing).await;
+                    drop(guard);
+                });
+                Ok(ours)
+            }
+        }
+    }
+
+    /// Connects to a Pod of this worker.
+    pub fn dial(
+        self: &Arc<Switch>,
+        address: SocketAddr,
+        from: SocketAddr,
+    ) -> Result<DuplexStream, Refusal> {
+        match self.ports.connect(address, from) {
+            Ok(stream) => return Ok(stream),
+            Err(NetworkError::TimedOut) => return Err(Refusal::Busy),
+            Err(_) => {}
+        }
+        let served = self.served(address).ok_or(Refusal::Gone(address))?;
+        let (ours, theirs) = tokio::io::duplex(BUFFER_BYTES);
+        self.streams.spawn(speak_http(served, theirs));
+        Ok(ours)
+    }
+
+    /// Whether any Pod of this worker behind a destination listens with a socket of its own.
+    pub fn has_listener(&self, destination: &Destination) -> bool {
+        let endpoints = match destination {
+            Destination::Route(route) => route.endpoints.as_slice(),
+            Destination::Pod(endpoint) => std::slice::from_ref(endpoint),
+        };
+        let local = |it: &&Endpoint| matches!(it.place, Place::Local);
+        endpoints.iter().filter(local).any(|it| self.ports.is_listening(it.address))
+    }
+
+    /// Speaks one request to a guest that listens.
+    pub async fn exchange(
+        &self,
+        address: SocketAddr,
+        request: Request<Body>,
+    ) -> Result<Response<Reply>, Refusal> {
+        let from = SocketAddr::new(address.ip(), self.ports.ephemeral());
+        let stream = self.ports.connect(address, from).map_err(|error| match error {
+            NetworkError::TimedOut => Refusal::Busy,
+            _ => Refusal::Gone(address),
+        })?;
+        let shaken = http1::handshake(TokioIo::new(stream)).await;
+        let (mut sender, connection) = shaken.map_err(|_| Refusal::Failed)?;
+        self.streams.spawn(async move {
+            // What went wrong shows in the answer, or in its absence.
+            let _ = connection.await;
+        });
+        let request = origin_form(request, address);
+        match tokio::time::timeout(ANSWER_TIMEOUT, sender.send_request(request)).await {
+            Ok(Ok(response)) => Ok(response.map(Reply::Socket)),
+            Ok(Err(_)) => Err(Refusal::Failed),
+            Err(_) => Err(Refusal::Deadline),
+        }
+    }
+
+    /// Answers a peer that wants a stream to a Pod of this worker.
+    pub fn accept_stream(
+        self: &Arc<Switch>,
+        address: SocketAddr,
+        request: Request<Incoming>,
+    ) -> Result<Response<Reply>, Refusal> {
+        let from = request.headers().get(STREAM_HEADER);
+        let from = from.and_then(|from| from.to_str().ok()?.parse().ok());
+        let stream = self.dial(address, from.ok_or(Refusal::BadRequest)?)?;
+        let (reading, writing) = tokio::io::split(stream);
+        self.streams.spawn(pump(request.into_body(), writing));
+        Ok(Response::new(Reply::Stream(body_of(reading))))
+    }
+}
+
+/// HTTP/1.1 between two ends: a path, and the host in its header.
+fn origin_form(mut request: Request<Body>, address: SocketAddr) -> Request<Body> {
+    *request.version_mut() = Version::HTTP_11;
+    let authority = request.uri().authority().map(|authority| authority.as_str().to_owned());
+    let path = request.uri().path_and_query().map_or("/", |path| path.as_str());
+    *request.uri_mut() = path.parse::<Uri>().unwrap_or_else(|_| Uri::from_static("/"));
+    let headers = request.headers_mut();
+    if !headers.contains_key(header::HOST) {
+        let host = authority.unwrap_or_else(|| address.to_string());
+        if let Ok(host) = HeaderValue::try_from(host) {
+            headers.insert(header::HOST, host);
+        }
+    }
+    headers.insert(header::CONNECTION, HeaderValue::from_static("close"));
+    request
+}
+
+/// Serves a handler to somebody who writes bytes.
+async fn speak_http(served: Arc<Served>, stream: DuplexStream) {
+    let service = service_fn(move |request: Request<Incoming>| {
+        let served = served.clone();
+        async move {
+            let flight = served.enter();
+            let request = request.map(|body| Body::new(body.map_err(BodyError::new)));
+            let answer = flight.handler().handle(request).await.map_err(Refusal::from);
+            Ok::<_, Infallible>(match answer {
+                Ok(response) => response.map(|body| Reply::Guest { body, flight }),
+                Err(refusal) => {
+                    let mut response = Response::new(Reply::Text(format!("{refusal}\n").into()));
+                    *response.status_mut() = refusal.status();
+                    response
+                }
+            })
+        }
+    });
+    let mut builder = auto::Builder::new(TokioExecutor::new());
+    builder
+        .http1()
+        .timer(TokioTimer::new())
+        .header_read_timeout(HEAD_TIMEOUT)
+        // Who has said all may still wait for the answer.
+        .half_close(true);
+    builder.http2().timer(TokioTimer::new());
+    if let Err(error) = builder.serve_connection(TokioIo::new(stream), service).await {
+        tracing::debug!(%error, "a stream to a handler ended early");
+    }
+}
+
+/// What is read, as a body.
+fn body_of(reading: ReadHalf<DuplexStream>) -> Body {
+    let pieces = futures::stream::unfold(reading, |mut reading| async move {
+        let mut piece = BytesMut::with_capacity(PIECE_BYTES);
+        // An end in memory does not fail; it ends.
+        let count = reading.read_buf(&mut piece).await.ok()?;
+        (count > 0).then(|| (Ok::<_, BodyError>(Frame::data(piece.freeze())), reading))
+    });
+    Body::new(StreamBody::new(pieces))
+}
+
+/// Writes a body out, and its end.
+async fn pump<B>(body: B, mut writing: WriteHalf<DuplexStream>)
+where
+    B: HttpBody<Data = Bytes>,
+{
+    let mut body = std::pin::pin!(body);
+    while let Some(Ok(frame)) = body.frame().await {
+        if let Ok(data) = frame.into_data()
+            && writing.write_all(&data).await.is_err()
+        {
+            return;
+        }
+    }
+    // The reader may be gone.
+    let _ = writing.shutdown().await;
+}

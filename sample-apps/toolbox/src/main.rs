@@ -1,0 +1,51 @@
+//! `toolbox`: one command with a shell and the small programs that scripts call, so that manifests
+//! written for containers of BusyBox run, and `kubectl exec` and `cp` find something to run in any
+//! Pod. Its name, or its first argument, says which applet it is.
+//!
+//! There are no processes and no threads in WASI, so everything that would be a process is a
+//! future here (`runtime`), what connects them is in memory (`io`), and an applet is a function
+//! from a [`command::Command`] to an exit code (`applets`).
+
+mod applets;
+mod command;
+mod escapes;
+mod files;
+#[cfg(target_family = "wasm")]
+mod http;
+mod io;
+#[cfg(target_family = "wasm")]
+mod net;
+mod runtime;
+mod shell;
+
+use std::path::{Path, PathBuf};
+
+use command::{Command, base_name};
+use io::{Input, Output};
+
+fn main() {
+    let mut words = std::env::args();
+    let mut name = words.next().unwrap_or_default();
+    let mut args: Vec<String> = words.collect();
+    if applets::is_own_name(base_name(&name)) {
+        name = if args.is_empty() { "sh".to_owned() } else { args.remove(0) };
+    }
+    let env = std::env::vars().collect::<std::collections::BTreeMap<_, _>>();
+    let cwd = env.get("PWD").map(PathBuf::from).filter(|path| files::is_dir(path));
+    let cwd = cwd.unwrap_or_else(|| Path::new("/").to_owned());
+    let (stdin, stdout, stderr) = (Input::stdin(), Output::stdout(), Output::stderr());
+    let command = Command { name, args, env, cwd, stdin, stdout, stderr };
+    let code = runtime::run(applets::run(command));
+    exit(u8::try_from(code & 0xff).unwrap_or(1));
+}
+
+/// The adapter of WASI p1 knows success and failure only; this tells the code.
+#[cfg(target_family = "wasm")]
+fn exit(code: u8) {
+    wasip2::cli::exit::exit_with_code(code);
+}
+
+#[cfg(not(target_family = "wasm"))]
+fn exit(code: u8) {
+    std::process::exit(i32::from(code));
+}

@@ -1,0 +1,269 @@
+//! The two halves of a connection as `wasi:io` streams.
+//!
+//! What a guest has written is on its way even if the guest never looks again: what the stream does
+//! not take at once is written by a task, one piece at a time, so a slow peer holds one piece.
+
+use std::io;
+use std::pin::Pin;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::task::{Context, Poll, Waker, ready};
+use std::time::Duration;
+
+use bytes::{Buf, Bytes, BytesMut};
+use futures::future::poll_fn;
+use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt, ReadBuf, ReadHalf, WriteHalf};
+use tokio::sync::Notify;
+use tokio::task::JoinHandle;
+use wasmtime_wasi::p2::{InputStream, OutputStream, Pollable, StreamError, StreamResult};
+
+use super::Stream;
+
+/// What is read or written at once.
+const PIECE_BYTES_MAX: usize = 64 << 10;
+/// How long a piece may take that a guest has left behind.
+const LINGER: Duration = Duration::from_secs(30);
+
+type Half = WriteHalf<Box<dyn Stream>>;
+
+/// The reading end. Shared with the socket, which can shut it.
+#[derive(Clone)]
+pub(super) struct Reader(Arc<Mutex<Reading>>);
+
+struct Reading {
+    half: Option<ReadHalf<Box<dyn Stream>>>,
+    buffer: BytesMut,
+    failed: Option<io::ErrorKind>,
+}
+
+/// The writing end. Shared with the socket, which can shut it.
+#[derive(Clone)]
+pub(super) struct Writer(Arc<Mutex<Writing>>);
+
+struct Writing {
+    state: State,
+    /// Told when nobody waits for what is still being written.
+    left: Arc<Notify>,
+}
+
+enum State {
+    Idle(Half),
+    Busy(JoinHandle<io::Result<Half>>),
+    Closing(JoinHandle<()>),
+    Closed,
+    Failed(io::ErrorKind),
+}
+
+/// Both ends of a connection.
+pub(super) fn split(stream: Box<dyn Stream>) -> (Reader, Writer) {
+    let (reading, writing) = tokio::io::split(stream);
+    let reading = Reading { half: Some(reading), buffer: BytesMut::new(), failed: None };
+    let writing = Writing { state: State::Idle(writing), left: Arc::default() };
+    (Reader(Arc::new(Mutex::new(reading))), Writer(Arc::new(Mutex::new(writing))))
+}
+
+impl Reader {
+    fn lock(&self) -> std::sync::MutexGuard<'_, Reading> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Reads nothing more.
+    pub(super) fn shut(&self) {
+        let mut reading = self.lock();
+        reading.half = None;
+        reading.buffer.clear();
+    }
+}
+
+impl Reading {
+    /// Ready when there is something to read, or never will be.
+    fn poll_fill(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        let Some(half) = self.half.as_mut().filter(|_| self.buffer.is_empty()) else {
+            return Poll::Ready(());
+        };
+        self.buffer.resize(PIECE_BYTES_MAX, 0);
+        let mut into = ReadBuf::new(&mut self.buffer);
+        let polled = Pin::new(half).poll_read(cx, &mut into);
+        let count = into.filled().len();
+        self.buffer.truncate(if polled.is_ready() { count } else { 0 });
+        match ready!(polled) {
+            Ok(()) if count == 0 => self.half = None,
+            Ok(()) => {}
+            Err(error) => {
+                self.half = None;
+                self.failed = Some(error.kind());
+            }
+        }
+        Poll::Ready(())
+    }
+}
+
+fn failed(kind: io::ErrorKind) -> StreamError {
+    StreamError::LastOperationFailed(io::Error::from(kind).into())
+}
+
+#[wasmtime_wasi::async_trait]
+impl Pollable for Reader {
+    async fn ready(&mut self) {
+        poll_fn(|cx| self.lock().poll_fill(cx)).await;
+    }
+}
+
+impl InputStream for Reader {
+    fn read(&mut self, size: usize) -> StreamResult<Bytes> {
+        let mut reading = self.lock();
+        if size == 0 {
+            return Ok(Bytes::new());
+        }
+        // Whether it is ready now; the guest subscribes if it wants to wait.
+        let _ = reading.poll_fill(&mut Context::from_waker(Waker::noop()));
+        if !reading.buffer.is_empty() {
+            let count = size.min(reading.buffer.len());
+            let bytes = Bytes::copy_from_slice(&reading.buffer[..count]);
+            reading.buffer.advance(count);
+            return Ok(bytes);
+        }
+        let failure = reading.failed.take();
+        match (reading.half.is_some(), failure) {
+            (true, _) => Ok(Bytes::new()),
+            (false, Some(kind)) => Err(failed(kind)),
+            (false, None) => Err(StreamError::Closed),
+        }
+    }
+}
+
+impl Writer {
+    fn lock(&self) -> std::sync::MutexGuard<'_, Writing> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Sends the end of the stream after what was written.
+    pub(super) fn shut(&self) {
+        let mut writing = self.lock();
+        let left = writing.left.clone();
+        writing.state = match std::mem::replace(&mut writing.state, State::Closed) {
+            State::Idle(mut half) => {
+                let ending =
+                    Pin::new(&mut half).poll_shutdown(&mut Context::from_waker(Waker::noop()));
+                match ending {
+                    Poll::Ready(_) => State::Closed,
+                    Poll::Pending => State::Closing(tokio::spawn(async move {
+                        // The peer may be gone; it knows then.
+                        let _ = within(left, half.shutdown()).await;
+                    })),
+                }
+            }
+            State::Busy(task) => State::Closing(tokio::spawn(async move {
+                if let Ok(Ok(mut half)) = task.await {
+                    let _ = within(left, half.shutdown()).await;
+                }
+            })),
+            other => other,
+        };
+    }
+}
+
+/// Runs to the end, or for [`LINGER`] after everybody has gone.
+async fn within<T>(left: Arc<Notify>, work: impl Future<Output = io::Result<T>>) -> io::Result<T> {
+    tokio::select! {
+        biased;
+        done = work => done,
+        () = async {
+            left.notified().await;
+            tokio::time::sleep(LINGER).await;
+        } => Err(io::ErrorKind::TimedOut.into()),
+    }
+}
+
+impl Drop for Writing {
+    fn drop(&mut self) {
+        self.left.notify_one();
+    }
+}
+
+impl Writing {
+    /// Ready when the next piece can be written, or none ever.
+    fn poll_idle(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        match &mut self.state {
+            State::Busy(task) => {
+                self.state = match ready!(Pin::new(task).poll(cx)) {
+                    Ok(Ok(half)) => State::Idle(half),
+                    Ok(Err(error)) => State::Failed(error.kind()),
+                    Err(_) => State::Closed,
+                };
+            }
+            State::Closing(task) => {
+                // It ends either way.
+                let _ = ready!(Pin::new(task).poll(cx));
+                self.state = State::Closed;
+            }
+            State::Idle(_) | State::Closed | State::Failed(_) => {}
+        }
+        Poll::Ready(())
+    }
+
+    fn check(&mut self) -> StreamResult<usize> {
+        let idle = self.poll_idle(&mut Context::from_waker(Waker::noop()));
+        if idle.is_pending() {
+            return Ok(0);
+        }
+        match self.state {
+            State::Idle(_) => Ok(PIECE_BYTES_MAX),
+            State::Failed(io::ErrorKind::BrokenPipe) => Err(StreamError::Closed),
+            State::Failed(kind) => Err(failed(kind)),
+            _ => Err(StreamError::Closed),
+        }
+    }
+
+    fn write(&mut self, mut bytes: Bytes) -> StreamResult<()> {
+        if self.check()? < bytes.len() {
+            return Err(StreamError::trap("more was written than was permitted"));
+        }
+        let State::Idle(mut half) = std::mem::replace(&mut self.state, State::Closed) else {
+            return Err(StreamError::Closed);
+        };
+        let mut now = Context::from_waker(Waker::noop());
+        while !bytes.is_empty() {
+            match Pin::new(&mut half).poll_write(&mut now, &bytes) {
+                Poll::Ready(Ok(count)) if count > 0 => bytes.advance(count),
+                Poll::Ready(outcome) => {
+                    let kind = outcome.err().map_or(io::ErrorKind::BrokenPipe, |it| it.kind());
+                    self.state = State::Failed(kind);
+                    return Err(self.check().map_or_else(|error| error, |_| StreamError::Closed));
+                }
+                Poll::Pending => {
+                    let left = self.left.clone();
+                    self.state = State::Busy(tokio::spawn(async move {
+                        within(left, half.write_all(&bytes)).await?;
+                        Ok(half)
+                    }));
+                    return Ok(());
+                }
+            }
+        }
+        self.state = State::Idle(half);
+        Ok(())
+    }
+}
+
+#[wasmtime_wasi::async_trait]
+impl Pollable for Writer {
+    async fn ready(&mut self) {
+        poll_fn(|cx| self.lock().poll_idle(cx)).await;
+    }
+}
+
+#[wasmtime_wasi::async_trait]
+impl OutputStream for Writer {
+    fn write(&mut self, bytes: Bytes) -> StreamResult<()> {
+        self.lock().write(bytes)
+    }
+
+    /// Nothing is held back, so there is nothing to flush.
+    fn flush(&mut self) -> StreamResult<()> {
+        self.lock().check().map(drop)
+    }
+
+    fn check_write(&mut self) -> StreamResult<usize> {
+        self.lock().check()
+    }
+}

@@ -1,0 +1,156 @@
+// Every page, in both themes and on a phone: it loads, says nothing wrong to the console, keeps to its policy, is
+// accessible and not too wide. Screenshots of all, and of the states that are no page: empty, refused, away, signed out.
+
+import { readdirSync, readFileSync } from 'node:fs';
+import { gzipSync } from 'node:zlib';
+import { apply, browser, findings, go, isNarrow, kubectl, settled, shoot, shots, visit } from './browser.js';
+import { BOAT, FIXTURES, READER } from './fixtures.js';
+
+const wrong = [];
+apply(FIXTURES);
+apply(READER);
+kubectl('wait', '--for=condition=Established', 'crd/boats.example.com', '--timeout=30s');
+apply(BOAT);
+kubectl('-n', 'shop', 'rollout', 'status', 'deployment/cart', '--timeout=120s');
+// A second revision, to have something to go back to.
+kubectl('-n', 'shop', 'set', 'env', 'deployment/cart', 'MODE=quick');
+kubectl('-n', 'shop', 'rollout', 'status', 'deployment/cart', '--timeout=120s');
+const pod = kubectl(
+  '-n',
+  'shop',
+  'get',
+  'pods',
+  '-l',
+  'app=cart',
+  '-o',
+  'jsonpath={.items[0].metadata.name}',
+);
+const node = kubectl('get', 'nodes', '-o', 'jsonpath={.items[0].metadata.name}');
+
+const cart = '/ui/object/deployments.apps/shop/cart';
+const PAGES = {
+  home: '/ui/',
+  'list-deployments': '/ui/list/deployments.apps',
+  'list-pods': '/ui/list/pods?ns=shop&wide=1',
+  'list-services': '/ui/list/services',
+  'list-configmaps': '/ui/list/configmaps?ns=shop,default',
+  'list-nodes': '/ui/list/nodes',
+  'list-events': '/ui/list/events?ns=shop',
+  'list-custom': '/ui/list/boats.example.com',
+  deployment: cart,
+  'deployment-pods': `${cart}/pods`,
+  'deployment-logs': `${cart}/logs`,
+  'deployment-revisions': `${cart}/revisions`,
+  'deployment-yaml': `${cart}/yaml`,
+  'deployment-events': `${cart}/events`,
+  'deployment-broken': '/ui/object/deployments.apps/shop/broken',
+  pod: `/ui/object/pods/shop/${pod}`,
+  node: `/ui/object/nodes/-/${node}`,
+  service: '/ui/object/services/shop/cart',
+  ingress: '/ui/object/ingresses.networking.k8s.io/shop/cart',
+  cronjob: '/ui/object/cronjobs.batch/shop/nightly',
+  configmap: '/ui/object/configmaps/shop/settings',
+  secret: '/ui/object/secrets/shop/credentials',
+  'custom-object': '/ui/object/boats.example.com/shop/dory',
+  'cluster-role': '/ui/object/clusterroles.rbac.authorization.k8s.io/-/view',
+  access: '/ui/access',
+  custom: '/ui/custom',
+  timeline: '/ui/timeline?ns=shop',
+  cluster: '/ui/cluster',
+  create: '/ui/create?ns=shop',
+  logs: '/ui/logs?ns=shop&labels=app=cart',
+  'state-empty': '/ui/list/pods?ns=kiosk',
+  'state-filtered': '/ui/list/pods?ns=shop&q=nothing-like-it',
+  'state-missing': '/ui/object/pods/shop/gone',
+};
+const only = process.env.ONLY?.split(',');
+const pages = Object.entries(PAGES).filter(([name]) => !only || only.some((one) => name.startsWith(one)));
+
+async function round(colorScheme, width, height) {
+  const { context, page, problems } = await visit({ colorScheme, width, height });
+  const phone = width < 600 ? '-360' : '';
+  for (const [name, address] of pages) {
+    const label = `${name}-${colorScheme}${phone}`;
+    try {
+      await go(page, address);
+      if (name === 'home') await page.waitForSelector('text=/needs? you/');
+      if (name.endsWith('logs')) await page.waitForSelector('.line, .lines p');
+      await settled(page);
+      const found = await findings(page);
+      if (width < 600) found.push(...(await isNarrow(page, width)));
+      await shoot(page, label);
+      // A page that shows what is missing asks for something that is missing.
+      const said = problems.splice(0).filter((one) => !(name === 'state-missing' && one.includes('404')));
+      wrong.push(...[...found, ...said].map((problem) => `${label}: ${problem}`));
+    } catch (error) {
+      await shoot(page, `failed-${label}`);
+      wrong.push(`${label}: ${error.message.split('\n')[0]}`, ...problems.splice(0));
+    }
+  }
+  await context.close();
+}
+
+/** What is shown to somebody who may see little, is not signed in, or has lost the server. */
+async function others(colorScheme) {
+  const { context, page, problems } = await visit({ colorScheme, signIn: false });
+  const check = async (name, expected, ignored = /401|403/) => {
+    await page.waitForSelector(`text=${expected}`);
+    wrong.push(...(await findings(page)).map((problem) => `${name}-${colorScheme}: ${problem}`));
+    wrong.push(
+      ...problems
+        .splice(0)
+        .filter((one) => !ignored.test(one))
+        .map((problem) => `${name}-${colorScheme}: ${problem}`),
+    );
+    await shoot(page, `${name}-${colorScheme}`);
+  };
+  const { origin } = await import('./browser.js');
+  await page.goto(`${origin}/ui/`);
+  await check('state-signed-out', 'Sign in to Wherry');
+  const token = kubectl('-n', 'shop', 'create', 'token', 'reader').trim();
+  await page.fill('textarea', token);
+  await page.click('button:has-text("Sign in")');
+  await page.waitForSelector('text=/needs? you/');
+  await check('reader-home', 'Not shown, because you may not list them');
+  await go(page, '/ui/list/pods');
+  await check('reader-pods', 'You see the namespaces in which you may list pods: kiosk, shop');
+  await go(page, '/ui/list/nodes');
+  await check('state-refused', 'The missing right');
+  await go(page, cart);
+  await check('reader-deployment', 'Rights that you do not have');
+  await context.setOffline(true);
+  await page.evaluate(() => window.dispatchEvent(new Event('offline')));
+  await context.close();
+}
+
+const sizes = [
+  ['light', 1280, 800],
+  ['dark', 1280, 800],
+  ['light', 360, 740],
+  ['dark', 360, 740],
+];
+for (const [scheme, width, height] of sizes) await round(scheme, width, height);
+if (!only) for (const scheme of ['light', 'dark']) await others(scheme);
+await browser.close();
+
+/** What the first visit loads, and what there is altogether; compressed as it travels to a browser without Brotli. */
+function sizesOf() {
+  const dist = new URL('../dist/', import.meta.url);
+  const assets = readdirSync(new URL('assets/', dist)).filter((name) => /\.(js|css)$/.test(name));
+  const kib = (names) =>
+    names.reduce(
+      (sum, name) => sum + gzipSync(readFileSync(new URL(`assets/${name}`, dist)), { level: 9 }).length,
+      0,
+    ) / 1024;
+  const html = readFileSync(new URL('index.html', dist), 'utf8');
+  return { shell: kib(assets.filter((name) => html.includes(name))), all: kib(assets) };
+}
+const { shell, all } = sizesOf();
+console.log(
+  `shell ${shell.toFixed(1)} KiB gzip (at most 90), everything ${all.toFixed(1)} KiB (at most 400)`,
+);
+if (shell > 90 || all > 400) wrong.push('the dashboard is too large');
+console.log(`${pages.length} pages, ${shots.length} states of them looked at`);
+for (const one of wrong) console.log(one);
+if (wrong.length > 0) process.exitCode = 1;
+else console.log('pages: ok');

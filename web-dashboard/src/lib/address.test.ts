@@ -1,0 +1,19 @@
+import { expect, test } from 'vitest';
+import { format, namespacesOf, parse } from './address';
+
+test('an address is read as it was written', () => {
+  const address = format('object', ['widgets.example.com', '-', 'a b'], { ns: 'shop,web', q: '' });
+  expect(address).toBe('/ui/object/widgets.example.com/-/a%20b?ns=shop,web');
+  const place = parse('/ui/object/widgets.example.com/-/a%20b', '?ns=shop,web');
+  expect([place.page, place.parts, namespacesOf(place.query)]).toEqual([
+    'object',
+    ['widgets.example.com', '-', 'a b'],
+    ['shop', 'web'],
+  ]);
+});
+
+test('home is the root', () => {
+  expect(format('home')).toBe('/ui/');
+  expect(parse('/ui', '').page).toBe('home');
+  expect(namespacesOf(parse('/ui/', '').query)).toEqual([]);
+});

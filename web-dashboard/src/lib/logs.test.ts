@@ -1,0 +1,38 @@
+import { expect, test } from 'vitest';
+import { grep, LINES_MAX, merge, plain, severity, split, type LogLine } from './logs';
+
+const line = (time: string, text: string, source = 0): LogLine => ({ time, text, source });
+
+test('stamps are taken off', () => {
+  expect(split('2026-01-01T12:00:00.1Z hello you')).toEqual({
+    time: '2026-01-01T12:00:00.1Z',
+    text: 'hello you',
+  });
+  expect(split('no stamp')).toEqual({ time: '', text: 'no stamp' });
+});
+
+test('lines of several Pods are merged by time', () => {
+  const first = merge([], [line('2', 'b'), line('4', 'd')]);
+  const all = merge(first, [line('3', 'c', 1), line('1', 'a', 1), line('5', 'e', 1)]);
+  expect(all.map((one) => one.text).join('')).toBe('abcde');
+  expect(merge(all, [])).toBe(all);
+});
+
+test('the ring forgets the oldest', () => {
+  const many = Array.from({ length: LINES_MAX }, (_, at) => line(String(at).padStart(9, '0'), ''));
+  const all = merge(many, [line('999999999', 'last')]);
+  expect([all.length, all.at(-1)?.text, all[0]?.time]).toEqual([LINES_MAX, 'last', '000000001']);
+});
+
+test('words, severities, colours', () => {
+  const lines = [line('1', 'GET /cart 200'), line('2', 'GET /pay 500')];
+  expect(grep(lines, 'get !cart').map((one) => one.time)).toEqual(['2']);
+  expect(grep(lines, '')).toBe(lines);
+  expect([
+    severity('{"level":"error","m":1}'),
+    severity('WARN slow'),
+    severity('an error-free day'),
+    severity("thread 'main' panicked at x"),
+  ]).toEqual(['bad', 'warn', '', 'bad']);
+  expect(plain('\u001b[31mred\u001b[0m')).toBe('red');
+});

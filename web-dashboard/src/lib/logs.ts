@@ -1,0 +1,105 @@
+// Lines of logs of several Pods, merged by time in a ring. Pure but for `follow`, which reads the streams.
+
+import { pathOf, request } from './api';
+
+export interface LogLine {
+  /** As the server stamped it; sorts as text. */
+  time: string;
+  text: string;
+  /** Which of the sources it is from. */
+  source: number;
+}
+export interface Source {
+  namespace: string;
+  pod: string;
+  container?: string;
+}
+
+/** Lines that are kept: more than anybody scrolls through. */
+export const LINES_MAX = 100_000;
+
+/** `2026-01-01T12:00:00.1Z text` → its parts. */
+export function split(line: string): { time: string; text: string } {
+  const space = line.indexOf(' ');
+  const time = space > 0 ? line.slice(0, space) : '';
+  return /^\d{4}-\d\d-\d\dT/.test(time) ? { time, text: line.slice(space + 1) } : { time: '', text: line };
+}
+
+/** Puts new lines, in order among themselves, into those that are there; the oldest fall out. */
+export function merge(held: LogLine[], fresh: LogLine[]): LogLine[] {
+  if (fresh.length === 0) return held;
+  const sorted = [...fresh].sort((a, b) => order(a, b));
+  let all: LogLine[];
+  if (held.length === 0 || order(held[held.length - 1]!, sorted[0]!) <= 0) all = [...held, ...sorted];
+  else all = [...held, ...sorted].sort((a, b) => order(a, b));
+  return all.length > LINES_MAX ? all.slice(all.length - LINES_MAX) : all;
+}
+
+function order(a: LogLine, b: LogLine): number {
+  return a.time < b.time ? -1 : a.time > b.time ? 1 : 0;
+}
+
+// eslint-disable-next-line no-control-regex
+const ESCAPES = /\u001b\[[0-9;?]*[ -/]*[@-~]/g;
+
+/** Text without the codes that colour terminals. */
+export function plain(text: string): string {
+  return text.includes('\u001b') ? text.replace(ESCAPES, '') : text;
+}
+
+/** Lines that hold all words; `!word` must not be in them. */
+export function grep(lines: LogLine[], query: string): LogLine[] {
+  const words = query
+    .toLowerCase()
+    .split(/\s+/)
+    .filter((word) => word !== '' && word !== '!');
+  if (words.length === 0) return lines;
+  return lines.filter(({ text }) => {
+    const inside = text.toLowerCase();
+    return words.every((word) =>
+      word.startsWith('!') ? !inside.includes(word.slice(1)) : inside.includes(word),
+    );
+  });
+}
+
+/** How severe a line says it is: of JSON by its level, of text by a word near its beginning. */
+export function severity(text: string): 'bad' | 'warn' | '' {
+  const level =
+    /"(?:level|severity|lvl)"\s*:\s*"(\w+)"/i.exec(text)?.[1] ??
+    /\b(ERROR|FATAL|PANIC|CRITICAL|WARN(?:ING)?)\b/.exec(text.slice(0, 80))?.[1] ??
+    '';
+  if (/^(error|fatal|panic|critical)$/i.test(level) || /panicked at/.test(text)) return 'bad';
+  return /^warn(ing)?$/i.test(level) ? 'warn' : '';
+}
+
+/** Follows one container's log; `take` gets lines in batches. Ends with the signal, or with the log. */
+export async function follow(
+  source: Source,
+  options: { previous: boolean; tail: number; follow: boolean },
+  take: (lines: { time: string; text: string }[]) => void,
+  signal: AbortSignal,
+): Promise<void> {
+  const path = pathOf({
+    group: '',
+    version: 'v1',
+    resource: 'pods',
+    namespace: source.namespace,
+    name: source.pod,
+    part: 'log',
+  });
+  const query: Record<string, string> = { timestamps: 'true', tailLines: String(options.tail) };
+  if (source.container) query.container = source.container;
+  if (options.previous) query.previous = 'true';
+  else if (options.follow) query.follow = 'true';
+  const response = await request(path, { query, accept: '*/*', signal });
+  const reader = response.body?.pipeThrough(new TextDecoderStream()).getReader();
+  let rest = '';
+  while (reader) {
+    const { done, value } = await reader.read();
+    const parts = (rest + (value ?? '')).split('\n');
+    rest = parts.pop() ?? '';
+    if (done && rest !== '') parts.push(rest);
+    if (parts.length > 0) take(parts.map(split));
+    if (done) return;
+  }
+}

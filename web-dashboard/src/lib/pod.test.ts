@@ -1,0 +1,45 @@
+import { expect, test } from 'vitest';
+import type { KubeObject } from './api';
+import { containers, phases, share, valueOf, volumes } from './pod';
+
+const T = (second: number) => `2026-01-01T12:00:${String(second).padStart(2, '0')}Z`;
+const condition = (type: string, second: number) => ({ type, status: 'True', lastTransitionTime: T(second) });
+const pod: KubeObject = {
+  metadata: { name: 'a', creationTimestamp: T(0) },
+  spec: { initContainers: [{ name: 'i' }], containers: [{ name: 'c' }, { name: 'd' }] },
+  status: {
+    conditions: [condition('PodScheduled', 1), condition('Initialized', 2)],
+    initContainerStatuses: [{ name: 'i', state: { terminated: { exitCode: 0, reason: 'Completed' } } }],
+    containerStatuses: [
+      { name: 'c', ready: true, state: { running: { startedAt: T(5) } } },
+      { name: 'd', state: { waiting: { reason: 'CrashLoopBackOff', message: 'exit code 1' } } },
+    ],
+  },
+};
+
+test('phases follow each other, and the last one goes on', () => {
+  const told = phases(pod).map(({ name, from, to }) => `${name} ${to === null ? 'goes on' : to - from}`);
+  expect(told).toEqual(['Scheduled 1', 'Prepared 1', 'Started 3', 'Ready goes on']);
+});
+
+test('containers and how they are', () => {
+  expect(
+    containers(pod).map(({ spec, health, word, why }) => `${spec.name} ${health} ${word} ${why}`.trim()),
+  ).toEqual(['i idle Completed', 'c good Running', 'd bad CrashLoopBackOff exit code 1']);
+});
+
+test('values of Secrets are never shown', () => {
+  expect(valueOf({ valueFrom: { secretKeyRef: { name: 'db', key: 'password' } } })).toEqual({
+    text: '•••••• from password',
+    secret: 'db',
+  });
+  expect(valueOf({ value: 'x' })).toEqual({ text: 'x' });
+});
+
+test('volumes and shares', () => {
+  expect(volumes({ volumes: [{ name: 'v', secret: { secretName: 's' } }, { name: 'w' }] })).toEqual([
+    { name: 'v', kind: 'Secret', of: 's', word: 'secrets' },
+    { name: 'w', kind: 'Empty directory' },
+  ]);
+  expect([share('250m', '1'), share('1', undefined), share('64Mi', '128Mi')]).toEqual([0.25, null, 0.5]);
+});
