@@ -20,7 +20,7 @@ test: build ## All tests, with real processes and kubectl
 	tests/install-packages chromium
 	cd web-dashboard && npm run --silent check
 	WHERRY_UI_REQUIRED=1 WHERRY_TOOLBOX_REQUIRED=1 WHERRY_L3=1 $(CARGO) test --release --workspace
-	cd sample-apps && $(CARGO) test -p batch -p toolbox --target-dir $(abspath $(TARGET))/apps
+	cd sample-apps && RUST_MIN_STACK=8388608 $(CARGO) test -p batch -p toolbox --target-dir $(abspath $(TARGET))/apps
 	$(MAKE) test-s3
 
 test-s3: ## Backups to a bucket, against a server that speaks S3 (moto, from PyPI)
