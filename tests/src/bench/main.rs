@@ -1,6 +1,6 @@
 //! `make bench`: what Wherry costs and carries, beside others in the same run.
 //!
-//! Parts, by name (`make bench ARGS="--parts store,etcd"`); without names all run:
+//! Parts, by name (`make bench ARGS="--parts store,etcd"`); without names those of [`USUAL`] run, a few minutes:
 //! - `requests`: through a NodePort to a handler, beside plain `wasmtime serve` (wrk, 32
 //!   connections, two threads, the same component, plain and with the pool settings Wherry uses);
 //! - `apply`: apply → first 200 with the image compiled;
@@ -35,6 +35,9 @@ use wherry_tests::repository;
 
 const PARTS: [&str; 9] =
     ["requests", "apply", "store", "memory", "api", "flood", "scheduler", "etcd", "failover"];
+
+/// What runs when no part is named. The others fill clusters for many minutes.
+const USUAL: [&str; 5] = ["requests", "apply", "store", "memory", "etcd"];
 
 fn main() -> Result<()> {
     let provider = rustls::crypto::ring::default_provider();
@@ -79,7 +82,7 @@ fn main() -> Result<()> {
 /// The parts that were asked for, in their order.
 fn parts() -> Result<Vec<String>> {
     let all: Vec<String> = PARTS.iter().map(|part| (*part).to_owned()).collect();
-    let Some(asked) = flag("--parts") else { return Ok(all) };
+    let asked = flag("--parts").unwrap_or_else(|| USUAL.join(","));
     let asked: Vec<&str> = asked.split(',').map(str::trim).collect();
     if let Some(other) = asked.iter().find(|part| !PARTS.contains(part)) {
         anyhow::bail!("--parts: {other:?} is none; there are {}", PARTS.join(", "));
