@@ -149,6 +149,8 @@ fn files_are_copied_both_ways() {
     }
     let cluster = Dev::start();
     start(&cluster);
+    // kubectl cp gives its first command ten seconds, in which the toolbox would be compiled too.
+    assert_eq!(all(&run(&cluster, &[], &["exec", "web", "--", "true"], b"")), "exit 0");
     let folder = tempfile::tempdir().expect("a temporary folder");
     let path = |name: &str| folder.path().join(name).to_str().expect("a plain path").to_owned();
     let content: Vec<u8> = (0..3_000_000_u32).map(|number| (number % 241) as u8).collect();
