@@ -205,6 +205,7 @@ impl Member {
             router: peer::router(api.clone(), store.clone(), removed.clone()),
         };
         tasks.spawn(serve::serve(listener, Sides { clients, peers: between }, stop.clone()));
+        tasks.spawn(api.clone().remember());
         tasks.spawn(at_rest::keep(store.clone(), keyring, reports.clone(), stop.clone()));
         let leader = Leader {
             store: store.clone(),

@@ -136,6 +136,7 @@ struct Inner {
     allocations: Allocations,
     counting: Counting,
     sessions: ui::Sessions,
+    past: ui::Past,
     catalog: catalog::Source,
     hooks: extensions::Source,
     outbound: outbound::Outbound,
@@ -162,6 +163,7 @@ impl ApiServer {
             allocations: Allocations::default(),
             counting: Counting::default(),
             sessions: ui::Sessions::default(),
+            past: ui::Past::default(),
             catalog: catalog::Source::default(),
             hooks: extensions::Source::default(),
             outbound,
@@ -208,6 +210,15 @@ impl ApiServer {
     pub async fn check_aggregated(self) {
         let shutdown = self.shutdown().clone();
         aggregate::run(self, shutdown).await;
+    }
+
+    /// Keeps the last day in mind, until the shutdown.
+    pub async fn remember(self) {
+        let mut tick = tokio::time::interval(ui::REMEMBER);
+        tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        while self.shutdown().run_until_cancelled(tick.tick()).await.is_some() {
+            self.past().catch_up(&self.store);
+        }
     }
 
     /// Connections to the nodes' agents.
@@ -332,6 +343,10 @@ impl ApiServer {
 
     fn tokens(&self) -> &Tokens {
         &self.shared.service_account_tokens
+    }
+
+    fn past(&self) -> &ui::Past {
+        &self.shared.past
     }
 
     fn sessions(&self) -> &ui::Sessions {
