@@ -161,7 +161,7 @@ fn kubectl_uses_kinds_that_a_process_serves() {
     let words: Vec<&str> = row.split_whitespace().collect();
     assert_eq!(words, ["shirts", "sh", "wardrobe.example.com/v1", "true", "Shirt"]);
     let shown = cluster.kubectl_ok(&["get", "sh", "blue", "-o", "jsonpath={.spec.wornBy}"]);
-    assert_eq!(shown, "system:admin");
+    assert_eq!(shown, "kubernetes-admin");
     let shown = cluster.kubectl_ok(&["get", "clothes", "-o", "name"]);
     assert_eq!(shown.trim(), "shirt.wardrobe.example.com/blue");
     let refused = cluster.kubectl(&["get", "shirts", "red"]);
@@ -202,8 +202,10 @@ fn a_guest_answers_for_a_group() {
             json!({
                 "kind": "Pod", "apiVersion": "v1",
                 "metadata": {"name": "web", "labels": {"app": "web"}},
-                "spec": {"containers": [{"name": "web", "image": "hello-http:dev",
-                    "ports": [{"containerPort": 80}], "env": [{"name": "POD_NAME", "value": "web"}]}]},
+                "spec": {"containers": [{
+                    "name": "web", "image": "hello-http:dev", "ports": [{"containerPort": 80}],
+                    "env": [{"name": "POD_NAME", "value": "web"}],
+                }]},
             }),
             json!({
                 "kind": "Service", "apiVersion": "v1", "metadata": {"name": "web"},

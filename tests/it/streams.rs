@@ -157,6 +157,10 @@ fn files_are_copied_both_ways() {
     std::fs::create_dir(path("tree")).expect("made");
     std::fs::write(path("tree/large"), &content).expect("written");
     std::fs::write(path("tree/small"), "hello").expect("written");
+    // kubectl gives its first command 10 s, which the code of the toolbox may take to be compiled on
+    // a busy machine.
+    let said = run(&cluster, TRANSPORTS[0], &["exec", "web", "--", "true"], b"");
+    assert_eq!(said.status.code(), Some(0), "{}", all(&said));
     for (number, transport) in TRANSPORTS.into_iter().enumerate() {
         let there = format!("web:/data/{number}");
         let (tree, back) = (path("tree"), path(&format!("back{number}")));

@@ -8,7 +8,7 @@
 //!
 //! | a Service | is reached |
 //! |---|---|
-//! | with a selector | at a ready Pod, through its node's tunnel; else at a node port of a ready node |
+//! | with a selector | at a ready Pod, through its node's tunnel; else at a ready node's port |
 //! | `ExternalName` | by its name |
 //! | without a selector | at the addresses of its EndpointSlices |
 //!

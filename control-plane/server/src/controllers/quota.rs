@@ -24,7 +24,7 @@ use super::reconcile::{Controller, Plan, View};
 use super::write::{Action, Write};
 
 /// While writers come and go, what one has counted is not yet seen here.
-const SETTLED: Duration = Duration::from_secs(5);
+const SETTLED: Duration = Duration::from_secs(1);
 
 /// What a plan for one quota reads.
 pub struct Snapshot {
@@ -201,8 +201,8 @@ mod tests {
     #[test]
     fn what_has_ended_is_counted_off_when_nothing_is_on_its_way() {
         let pods = ["Running", "Succeeded"];
-        let waits = plan(&snapshot(COUNTED, &pods, Some(2)), at(0));
-        assert_eq!((waits.writes.len(), waits.again), (0, Some(Duration::from_secs(3))));
+        let waits = plan(&snapshot(COUNTED, &pods, Some(0)), at(0));
+        assert_eq!((waits.writes.len(), waits.again), (0, Some(SETTLED)));
         let shown = text(&plan(&snapshot(COUNTED, &pods, Some(5)), at(0)).writes);
         assert!(shown.contains(r#""pods":"1","requests.cpu":"500m""#), "{shown}");
     }

@@ -1,7 +1,7 @@
 //! Asks the servers behind APIServices whether they answer, and what they serve.
 //!
-//! Every member asks for itself, since each answers clients; the one that leads writes what it found
-//! into the condition `Available` of the APIService, and nobody else writes there.
+//! Every member asks for itself, since each answers clients; the one that leads writes what it
+//! found into the condition `Available` of the APIService, and nobody else writes there.
 
 use super::{Remote, Said, row, say_who};
 use crate::apiserver::{

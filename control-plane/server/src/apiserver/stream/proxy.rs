@@ -68,7 +68,10 @@ impl<'a> Named<'a> {
 }
 
 /// Answers a request for a proxy.
-pub(super) async fn proxy(asked: Asked, http: axum::extract::Request) -> Result<Response, ApiError> {
+pub(super) async fn proxy(
+    asked: Asked,
+    http: axum::extract::Request,
+) -> Result<Response, ApiError> {
     let text = asked.attributes.name.clone();
     let wrong = || ApiError::BadRequest(format!("invalid {} request {text:?}", asked.kind.plural));
     let named = Named::parse(&text).ok_or_else(wrong)?;

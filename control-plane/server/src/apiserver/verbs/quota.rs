@@ -1,8 +1,8 @@
 //! ResourceQuotas: a write that would use more than a quota allows is refused; one that fits is
 //! counted in the quota's status before it is stored.
 //!
-//! Invariant: what a quota's status says is never less than what is stored, and what is still on its
-//! way there. It holds because
+//! Invariant: what a quota's status says is never less than what is stored, and what is still on
+//! its way there. It holds because
 //! - only the leader's process changes the count (`elsewhere.rs` brings it the writes that matter),
 //!   and only while it leads in the term in which the write began;
 //! - what a write adds is counted before it is stored, what it frees after that, both under the

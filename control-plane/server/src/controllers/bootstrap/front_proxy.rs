@@ -1,6 +1,6 @@
 //! What a server behind an APIService must know to believe the API server: whose certificate to
-//! trust, and in which headers it says who asks. Such servers read it from a ConfigMap of this name,
-//! through a Role of this name.
+//! trust, and in which headers it says who asks. Such servers read it from a ConfigMap of this
+//! name, through a Role of this name.
 
 use std::collections::BTreeMap;
 
