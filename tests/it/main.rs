@@ -3,6 +3,8 @@
 //! when `WHERRY_L3` is set (`make test`).
 
 mod apps;
+mod attacks;
+mod autonomy;
 mod backup;
 mod chaos;
 mod clients;
@@ -21,4 +23,5 @@ mod sim;
 mod streams;
 mod tidy;
 mod toolbox;
+mod walls;
 mod workloads;

@@ -3,15 +3,16 @@
 //! Runs as one short task for each start, a bounded number at a time. It reads the registry and the
 //! API and runs the compiler; it decides nothing: its outcome goes back to the loop.
 
-use std::{collections::BTreeMap, net::IpAddr, sync::Arc};
+use std::{collections::BTreeMap, net::IpAddr, sync::Arc, time::Instant};
 
 use tokio::sync::{Semaphore, mpsc};
 
-use crate::protocol;
+use crate::{compile::Image, protocol};
 
 use super::{
     env,
     events::Recorder,
+    facts::Took,
     images::Images,
     lifecycle::{Observation, Problem},
     objects::Objects,
@@ -65,11 +66,16 @@ impl Preparer {
 
     /// Prepares one start and reports `Prepared` or `Failed`.
     pub async fn run(self: Arc<Preparer>, order: Order) {
+        let begun = Instant::now();
         let _permit = self.permits.acquire().await.expect("the semaphore is never closed");
+        let queue = begun.elapsed();
         let outcome = self.prepare(&order).await;
         let (uid, container) = (order.pod.uid.clone(), order.index);
         let input = match outcome {
-            Ok(start) => Input::Prepared { uid, container, start: Box::new(start) },
+            Ok((start, image, took)) => {
+                let facts = Box::new((image, Took { queue, ..took }));
+                Input::Prepared { uid, container, start: Box::new(start), facts }
+            }
             Err(problem) => {
                 let reason = match problem.reason {
                     "ErrImagePull" | "InvalidImageName" | "ErrImageNeverPull" => "Failed",
@@ -84,10 +90,12 @@ impl Preparer {
         let _ = self.inputs.send(input).await;
     }
 
-    async fn prepare(&self, order: &Order) -> Result<protocol::Container, Problem> {
+    async fn prepare(&self, order: &Order) -> Result<(protocol::Container, Image, Took), Problem> {
         let (pod, index) = (&order.pod, order.index);
         let container = &pod.containers[index];
+        let begun = Instant::now();
         let found = self.images.resolve(pod, &container.image, container.pull).await?;
+        let pull = begun.elapsed();
         if found.pulled {
             let message =
                 format!("Pulled {} ({}, {} bytes)", container.image, found.id, found.bytes);
@@ -102,6 +110,7 @@ impl Preparer {
             );
             self.events.normal(pod, index, "ImageAliased", message);
         }
+        let begun = Instant::now();
         let image = match self.images.compiled(&found) {
             Some(image) => image,
             None => {
@@ -121,6 +130,7 @@ impl Preparer {
                 image
             }
         };
+        let took = Took { pull, compile: begun.elapsed(), ..Took::default() };
         if let Some(limit) = container.limits.memory_bytes
             && limit < image.memory_min_bytes
         {
@@ -140,7 +150,7 @@ impl Preparer {
             args = alias.argv(!container.command.is_empty(), args);
             mounts = self.volumes.with_root(pod, index, order.ip, mounts).await?;
         }
-        Ok(protocol::Container {
+        let start = protocol::Container {
             name: container.name.clone(),
             restart: order.restart,
             module: self.images.code(&found),
@@ -162,7 +172,8 @@ impl Preparer {
                 file: last_words,
                 from_log: container.message_from_log,
             },
-        })
+        };
+        Ok((start, image, took))
     }
 
     async fn environment(&self, order: &Order) -> Result<(protocol::Env, Vec<String>), Problem> {

@@ -45,7 +45,7 @@ use super::{
 };
 use crate::protocol::{
     Answer, Container, ContainerPhase, ContainerState, Exit, ExitReason, Guest, Health, Open, Pod,
-    PodState, Probes, Protocol, ToAgent, Usage, log_file,
+    PodState, Probes, Protocol, StartTimes, ToAgent, Usage, log_file,
 };
 
 /// Starts and exits taken together before the table is published once.
@@ -101,7 +101,14 @@ struct Used {
 
 enum Phase {
     Starting,
-    Running { at: Timestamp, account: Account, served: Option<Arc<Served>>, target: Arc<Target> },
+    Running {
+        at: Timestamp,
+        account: Account,
+        /// What loading and linking took.
+        took: (Duration, Duration),
+        served: Option<Arc<Served>>,
+        target: Arc<Target>,
+    },
     Exited(Exit),
 }
 
@@ -200,6 +207,7 @@ impl Pods {
             container,
             stopped,
             notes: self.notes.0.clone(),
+            took: Default::default(),
         };
         self.tasks.spawn(async move {
             let exit = match AssertUnwindSafe(start.run()).catch_unwind().await {
@@ -356,13 +364,14 @@ impl Pods {
         messages: &mut Vec<ToAgent>,
     ) -> Option<oneshot::Sender<()>> {
         match note {
-            Note::Started { key, at, account, served, target } => {
+            Note::Started { key, at, account, took, served, target } => {
                 if let Some((ip, known)) = self.known(&key) {
                     let asked_to_stop = known.stop.borrow().is_some();
                     let (ports, probes) = (known.ports.clone(), known.probes.clone());
                     known.phase = Phase::Running {
                         at,
                         account,
+                        took,
                         served: served.clone(),
                         target: target.clone(),
                     };
@@ -513,9 +522,19 @@ impl Known {
 
     fn usage(&self, uid: &str, name: &str) -> Usage {
         let used = self.used_so_far();
-        let memory_bytes = match &self.phase {
-            Phase::Running { account, .. } => account.usage().memory_bytes,
-            Phase::Starting | Phase::Exited(_) => 0,
+        let micros = |time: Duration| u64::try_from(time.as_micros()).unwrap_or(u64::MAX);
+        let (memory_bytes, start) = match &self.phase {
+            Phase::Running { account, took, .. } => {
+                let usage = account.usage();
+                let start = StartTimes {
+                    load: micros(took.0),
+                    link: micros(took.1),
+                    instantiate: micros(usage.first_instance),
+                    first_byte: micros(usage.first_answer),
+                };
+                (usage.memory_bytes, Some(start))
+            }
+            Phase::Starting | Phase::Exited(_) => (0, None),
         };
         Usage {
             uid: uid.to_owned(),
@@ -524,6 +543,7 @@ impl Known {
             memory_bytes,
             requests: used.requests,
             busy_ns: used.busy_ns,
+            start,
         }
     }
 }
