@@ -362,9 +362,12 @@ impl Battlefield {
     }
 
     fn request(&self, method: http::Method, path: &str, body: Option<&Value>) -> Result<Value> {
+        let mut request = http::Request::builder().method(method).uri(path);
+        if body.is_some() {
+            request = request.header("content-type", "application/json");
+        }
         let body = body.map(serde_json::to_vec).transpose()?.unwrap_or_default();
-        let request = http::Request::builder().method(method).uri(path);
-        let request = request.header("content-type", "application/json").body(body)?;
+        let request = request.body(body)?;
         Ok(self.runtime.block_on(self.client.request(request))?)
     }
 

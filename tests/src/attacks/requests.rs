@@ -85,7 +85,7 @@ impl Storm {
         );
         stream.write_all(head.as_bytes()).await?;
         if upload {
-            let chunk = [b"10000\r\n", &[b'x'; 1 << 16][..], b"\r\n"].concat();
+            let chunk = [&b"10000\r\n"[..], &[b'x'; 1 << 16], b"\r\n"].concat();
             // 64 MiB, or until nobody takes them.
             for _ in 0..1024 {
                 let sent = tokio::time::timeout(Duration::from_secs(1), stream.write_all(&chunk));
