@@ -4,6 +4,8 @@
 
 mod aggregated;
 mod apps;
+mod attacks;
+mod autonomy;
 mod backup;
 mod chaos;
 mod clients;
@@ -22,4 +24,5 @@ mod sim;
 mod streams;
 mod tidy;
 mod toolbox;
+mod walls;
 mod workloads;
