@@ -17,6 +17,7 @@ mod checkpoint;
 mod client;
 mod env;
 mod events;
+mod facts;
 mod fleet;
 mod images;
 mod ips;
@@ -75,6 +76,7 @@ use self::{
     accounts::Accounts,
     checkpoint::{Checkpoint, Kind},
     events::Recorder,
+    facts::Facts,
     fleet::Fleet,
     images::Images,
     join::JoinError,
@@ -228,7 +230,8 @@ pub async fn run(config: Config, shutdown: CancellationToken) -> Result<(), Agen
 
     let mut tasks = JoinSet::new();
     tasks.spawn(events::run(client.clone(), config.name.clone(), happenings));
-    let views = node::Views { workers: peers, seen: own, pressures: pressed };
+    let facts = Facts::new(accounts.clone(), images.clone());
+    let views = node::Views { workers: peers, seen: own, pressures: pressed, facts };
     tasks.spawn(node::run(client.clone(), description(&config), views, shutdown.clone()));
     tasks.spawn(look(config.data_dir.clone(), inputs.clone()));
     tasks.spawn(join::keep_renewed(
