@@ -34,6 +34,7 @@ mod pods;
 mod ports;
 mod probe;
 mod probers;
+mod record;
 mod session;
 mod sockets;
 mod start;

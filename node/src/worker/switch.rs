@@ -33,12 +33,13 @@ use http_body_util::{BodyExt, Empty};
 use hyper::body::Incoming;
 use tokio::sync::Notify;
 use tokio_util::task::TaskTracker;
-use wherry_wasi_shim::{Body, BodyError, HandleError, Handler};
+use wherry_wasi_shim::{Body, BodyError, HandleError, Handler, Steps};
 
 use super::{
     network::{Destination, Here, Place, ResolveError, Table, pick},
     peers::{PeerError, StreamGuard},
     ports::Ports,
+    record::{Begun, Outcome, Record},
 };
 
 /// Names the Pod that a request between workers is for: `ip:port`.
@@ -56,6 +57,7 @@ const ATTEMPTS_MAX: usize = 3;
 /// A running handler container.
 pub struct Served {
     handler: Handler,
+    record: Arc<Record>,
     requests: AtomicU64,
     /// From arrival to the end of the response's body.
     in_flight: AtomicUsize,
@@ -76,6 +78,17 @@ pub struct Served {
 pub struct InFlight {
     served: Arc<Served>,
     arrived_ns: u64,
+    /// What goes into the record when it has ended.
+    watched: Option<Watched>,
+}
+
+/// A request that is recorded.
+struct Watched {
+    begun: Begun,
+    steps: Arc<Steps>,
+    outcome: Outcome,
+    /// The most that were in flight with it, as far as it saw.
+    peak: usize,
 }
 
 /// The Pods of this worker that serve, by address.
@@ -200,9 +213,10 @@ impl Refusal {
 
 impl Served {
     /// A container that was just started.
-    pub fn new(handler: Handler) -> Served {
+    pub fn new(handler: Handler, record: Arc<Record>) -> Served {
         Served {
             handler,
+            record,
             requests: AtomicU64::new(0),
             in_flight: AtomicUsize::new(0),
             since: Instant::now(),
@@ -220,7 +234,7 @@ impl Served {
         self.in_flight.fetch_add(1, Ordering::SeqCst);
         let arrived_ns = self.now_ns();
         self.arrived_ns.fetch_add(arrived_ns, Ordering::Relaxed);
-        InFlight { served: self, arrived_ns }
+        InFlight { served: self, arrived_ns, watched: None }
     }
 
     fn now_ns(&self) -> u64 {
@@ -271,15 +285,29 @@ impl Served {
 }
 
 impl InFlight {
-    /// The guest that the request is for.
+    /// The guest that the request is for: for requests of the worker's own, which nobody records.
     pub fn handler(&self) -> &Handler {
         &self.served.handler
+    }
+
+    /// Gives the guest a request of somebody; what becomes of it is recorded.
+    pub async fn handle(&mut self, request: Request<Body>) -> Result<Response<Body>, HandleError> {
+        let (steps, peak) = (Arc::<Steps>::default(), self.served.in_flight());
+        let begun = self.served.record.begin(&request, peak == 1);
+        let watched = Watched { begun, steps: steps.clone(), outcome: Outcome::Left, peak };
+        let watched = self.watched.insert(watched);
+        let result = self.served.handler.handle_watched(request, steps).await;
+        watched.outcome = Outcome::of(&result, &watched.steps);
+        result
     }
 }
 
 impl Drop for InFlight {
     fn drop(&mut self) {
         let served = &self.served;
+        if let Some(Watched { begun, steps, outcome, peak }) = self.watched.take() {
+            served.record.end(begun, &steps, outcome, peak);
+        }
         let took_ns = served.now_ns().saturating_sub(self.arrived_ns);
         served.ended_ns.fetch_add(took_ns, Ordering::Relaxed);
         served.arrived_ns.fetch_sub(self.arrived_ns, Ordering::Relaxed);
@@ -414,8 +442,8 @@ impl Switch {
             let outcome = match &endpoint.place {
                 Place::Local => match self.served(endpoint.address) {
                     Some(served) => {
-                        let flight = served.enter();
-                        match flight.handler().handle(Request::from_parts(head, lent)).await {
+                        let mut flight = served.enter();
+                        match flight.handle(Request::from_parts(head, lent)).await {
                             Ok(response) => Ok(response.map(|body| Reply::Guest { body, flight })),
                             Err(error) => Err(Refusal::from(error)),
                         }
