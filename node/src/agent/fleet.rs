@@ -285,7 +285,8 @@ impl Fleet {
         }
         let peers = self.peers.clone();
         self.published.send_replace(peers.clone());
-        let own = NodeInfo { name: self.node.clone(), workers: peers, pod_cidr: None, ready: true };
+        let name = self.node.clone();
+        let own = NodeInfo { name, workers: peers, pod_cidrs: Vec::new(), ready: true };
         let changes = self.table.set_node(own);
         self.publish(changes);
     }

@@ -26,6 +26,7 @@ mod join;
 mod lifecycle;
 mod logs;
 mod node;
+mod node_facts;
 mod objects;
 mod offline;
 mod pods;
@@ -80,6 +81,7 @@ use self::{
     away::Away,
     checkpoint::{Checkpoint, Kind},
     events::Recorder,
+    node_facts::Facts,
     fleet::Fleet,
     images::Images,
     join::JoinError,
@@ -241,7 +243,8 @@ pub async fn run(config: Config, shutdown: CancellationToken) -> Result<(), Agen
 
     let mut tasks = JoinSet::new();
     tasks.spawn(events::run(client.clone(), config.name.clone(), happenings));
-    let views = node::Views { workers: peers, seen: own, pressures: pressed };
+    let facts = Facts::new(accounts.clone(), images.clone());
+    let views = node::Views { workers: peers, seen: own, pressures: pressed, facts };
     tasks.spawn(node::run(client.clone(), description(&config), views, shutdown.clone()));
     tasks.spawn(look(config.data_dir.clone(), inputs.clone()));
     tasks.spawn(join::keep_renewed(

@@ -73,8 +73,9 @@ pub struct NodeInfo {
     pub name: String,
     /// Peer listeners by namespace.
     pub workers: BTreeMap<String, SocketAddr>,
-    /// `spec.podCIDR`
-    pub pod_cidr: Option<String>,
+    /// `spec.podCIDRs`: where addresses of its Pods are from.
+    #[serde(default)]
+    pub pod_cidrs: Vec<String>,
     /// Whether its condition `Ready` is true.
     pub ready: bool,
 }
@@ -137,12 +138,12 @@ pub fn node(object: Node) -> Option<NodeInfo> {
         .into_iter()
         .flatten()
         .any(|condition| condition.type_ == "Ready" && condition.status == "True");
-    Some(NodeInfo {
-        name: object.metadata.name?,
-        workers,
-        pod_cidr: object.spec.and_then(|spec| spec.pod_cidr),
-        ready,
-    })
+    let spec = object.spec.unwrap_or_default();
+    let mut pod_cidrs = spec.pod_cidrs.unwrap_or_default();
+    if pod_cidrs.is_empty() {
+        pod_cidrs.extend(spec.pod_cidr);
+    }
+    Some(NodeInfo { name: object.metadata.name?, workers, pod_cidrs, ready })
 }
 
 /// Services, slices and nodes as they are now, and the routes that follow.
