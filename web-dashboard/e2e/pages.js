@@ -1,7 +1,7 @@
 // Every page, in both themes and on a phone: it loads, says nothing wrong to the console, keeps to its policy, is
 // accessible and not too wide. Screenshots of all, and of the states that are no page: empty, refused, away, signed out.
 
-import { apply, browser, findings, go, isNarrow, kubectl, settled, shoot, shots, visit } from './browser.js';
+import { apply, browser, click, findings, go, isNarrow, kubectl, settled, shoot, shots, visit } from './browser.js';
 import { BOAT, FIXTURES, READER } from './fixtures.js';
 import { sizesOf } from './sizes.js';
 
@@ -134,25 +134,40 @@ async function others(colorScheme) {
   await context.close();
 }
 
-/** What is shown before the first answer, and when the server has gone; the list of a slow server is a skeleton. */
+/** What is shown when the server has gone, and before the first rows have come. */
 async function without(colorScheme) {
   const { context, page, problems } = await visit({ colorScheme });
+  // A line that is cut comes about no more: what a network does that a browser's offline mode does not.
+  await context.addInitScript(() => {
+    const lines = [];
+    window.WebSocket = class extends WebSocket {
+      constructor(address, protocols) {
+        super(window.isCut ? `${address}-away` : address, protocols);
+        lines.push(this);
+      }
+    };
+    window.cut = () => {
+      window.isCut = true;
+      for (const line of lines) line.close();
+    };
+  });
+  await page.reload();
   await go(page, '/ui/list/pods?ns=shop');
   await page.waitForSelector('[role=row][data-name]');
-  // The line to the server is cut as a network does it: nothing is heard any more, and no new line comes about.
-  await page.routeWebSocket(/\/ui\/stream/, (socket) => socket.close());
   await context.setOffline(true);
-  await page.evaluate(() => window.dispatchEvent(new Event('offline')));
-  await page.waitForSelector('text=The server does not answer', { timeout: 30_000 });
+  await page.evaluate(() => window.cut());
+  await page.waitForSelector('text=The server does not answer');
   wrong.push(...(await findings(page)).map((problem) => `state-away-${colorScheme}: ${problem}`));
   await shoot(page, `state-away-${colorScheme}`);
-  problems.splice(0);
-  await context.setOffline(false);
-  await page.waitForSelector('text=The server does not answer', { state: 'detached', timeout: 30_000 });
-  await page.routeWebSocket(/\/ui\/stream/, () => undefined);
-  await page.reload();
-  await page.waitForSelector('nav a', { state: 'attached' });
+  await click(page, '/ui/list/services');
+  await page.waitForSelector('[role=grid][aria-busy=true]', { state: 'attached' });
   await shoot(page, `state-loading-${colorScheme}`);
+  await page.evaluate(() => (window.isCut = false));
+  await context.setOffline(false);
+  await page.waitForSelector('text=The server does not answer', { state: 'detached' });
+  await page.waitForSelector('[role=row][data-name]');
+  // That nothing answered was told by the browser as well.
+  problems.splice(0);
   await context.close();
 }
 
