@@ -64,6 +64,7 @@ const PAGES = {
   secret: '/ui/object/secrets/shop/credentials',
   'custom-object': '/ui/object/boats.example.com/shop/dory',
   'cluster-role': '/ui/object/clusterroles.rbac.authorization.k8s.io/-/view',
+  traffic: '/ui/traffic?ns=shop',
   access: '/ui/access',
   custom: '/ui/custom',
   timeline: '/ui/timeline?ns=shop',
