@@ -8,7 +8,7 @@ TARGET := $(or $(CARGO_TARGET_DIR),target)
 CARGO := cargo --locked
 APPS := sample-apps/dist
 
-.PHONY: dev test test-slow test-s3 fuzz clients verify fix sim bless apps dashboard screenshots build bench chaos chaos-seeded power-cuts flipped-bit setup
+.PHONY: dev test test-slow test-s3 fuzz clients verify fix sim bless apps dashboard screenshots build bench chaos chaos-seeded power-cuts flipped-bit attacks autonomy setup
 
 dev: build ## Build everything and start a cluster
 	exec $(TARGET)/release/wherry dev --images $(APPS) $(ARGS)
@@ -54,6 +54,12 @@ power-cuts: build ## The power cut behind every fsync: of one member, torn, and 
 
 flipped-bit: build ## Flipped bits in a follower's files are found: make flipped-bit SEED=7
 	$(TARGET)/release/chaos --flipped-bit --seed $(or $(SEED),1) $(ARGS)
+
+attacks: build ## Hostile guests beside a neighbour: what stopped each, the neighbour's p99; ARGS="--only loop"
+	$(TARGET)/release/attacks $(ARGS)
+
+autonomy: build ## Agent, worker, control plane, machine lost under load: requests counted; ARGS="--away 300"
+	$(TARGET)/release/autonomy $(ARGS)
 
 verify: ## Read-only checks: formatting, lints, the tidy test
 	$(CARGO) fmt --all --check && $(CARGO) clippy --release --workspace --all-targets -- -D warnings

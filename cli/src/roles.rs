@@ -129,6 +129,14 @@ pub struct NodeFlags {
     /// the like
     #[arg(long)]
     image_aliases: bool,
+    /// Use of the disk, in percent, from which on unused images are removed
+    #[arg(long, value_name = "PERCENT", default_value_t = 85,
+        value_parser = clap::value_parser!(u8).range(0..=100))]
+    image_gc_high_threshold: u8,
+    /// Use of the disk, in percent, down to which unused images are removed
+    #[arg(long, value_name = "PERCENT", default_value_t = 80,
+        value_parser = clap::value_parser!(u8).range(0..=100))]
+    image_gc_low_threshold: u8,
 }
 
 #[derive(clap::Args)]
@@ -136,6 +144,12 @@ pub struct WorkerFlags {
     /// Unix socket on which the agent speaks to this worker
     #[arg(long, value_name = "PATH")]
     socket: PathBuf,
+    /// File or folder that the worker must not see; may be repeated
+    #[arg(long, value_name = "PATH")]
+    hide: Vec<PathBuf>,
+    /// Folder that the worker must not change; may be repeated
+    #[arg(long, value_name = "DIR")]
+    read_only: Vec<PathBuf>,
 }
 
 #[derive(clap::Args)]
@@ -350,6 +364,10 @@ pub fn node(flags: NodeFlags) -> Result<(), Diagnostic> {
         max_pods: flags.max_pods,
         stop_workers_on_exit: flags.stop_workers_on_exit,
         image_aliases: flags.image_aliases,
+        image_thresholds: wherry_node::agent::Thresholds {
+            high: flags.image_gc_high_threshold,
+            low: flags.image_gc_low_threshold.min(flags.image_gc_high_threshold),
+        },
     };
     let runtime = Runtime::new().map_err(no_runtime)?;
     let result = runtime.block_on(async {
@@ -365,7 +383,8 @@ pub fn node(flags: NodeFlags) -> Result<(), Diagnostic> {
 }
 
 pub fn worker(flags: WorkerFlags) -> Result<(), Diagnostic> {
-    let flags = wherry_node::worker::Flags { socket: flags.socket };
+    let walls = wherry_node::worker::Walls { hidden: flags.hide, read_only: flags.read_only };
+    let flags = wherry_node::worker::Flags { socket: flags.socket, walls };
     wherry_node::worker::main(flags)
         .map_err(|error| Diagnostic::new("WH0013", "the worker cannot run").why(error))
 }

@@ -18,6 +18,11 @@ use wherry_wasi_shim as shim;
 
 use crate::protocol::{Form, Guest};
 
+/// WASI has some fifty interfaces; a core module imports functions one by one.
+const NAMES_MAX: usize = 256;
+/// The longest name that is kept.
+const NAME_CHARS_MAX: usize = 120;
+
 /// What an image is: what the agent keeps of it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
@@ -26,8 +31,10 @@ pub struct Image {
     pub form: Form,
     /// How it is run.
     pub guest: Guest,
-    /// Number of its imports.
-    pub imports: usize,
+    /// Names of what it imports and exports, for people; at most [`NAMES_MAX`] of each.
+    pub imports: Vec<String>,
+    /// See `imports`.
+    pub exports: Vec<String>,
     /// Imports that this node does not offer.
     pub missing: Vec<String>,
     /// Memory it has from its first instruction on.
@@ -96,7 +103,8 @@ fn described(image: shim::Image) -> Image {
             shim::Guest::Command => Guest::Command,
             shim::Guest::Handler => Guest::Handler,
         },
-        imports: image.imports.len(),
+        imports: names(image.imports),
+        exports: names(image.exports),
         missing: image.missing,
         memory_min_bytes: image.memory_min_bytes,
     }
@@ -146,6 +154,13 @@ fn told(image: &Image, world: shim::World) -> World {
         imports: side(world.imports),
         exports: side(world.exports),
     }
+}
+
+/// Names as they are kept: they come from the image, so they are cut and cleaned.
+fn names(all: Vec<String>) -> Vec<String> {
+    let clean =
+        |name: String| name.chars().filter(|c| !c.is_control()).take(NAME_CHARS_MAX).collect();
+    all.into_iter().take(NAMES_MAX).map(clean).collect()
 }
 
 /// An error with its causes.

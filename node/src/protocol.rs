@@ -522,6 +522,23 @@ pub struct Usage {
     /// are answered at once.
     #[serde(default)]
     pub busy_ns: u64,
+    /// How long its newest start took, part by part.
+    #[serde(default)]
+    pub start: Option<StartTimes>,
+}
+
+/// The worker's part of a cold start, in microseconds.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct StartTimes {
+    /// Mapping the compiled code.
+    pub load: u64,
+    /// Linking it.
+    pub link: u64,
+    /// Making the first instance; 0 until there was one.
+    pub instantiate: u64,
+    /// From the first request to the head of its answer; 0 until there was one.
+    pub first_byte: u64,
 }
 
 /// A change of the routing table. Every worker gets the routes of all namespaces (a guest may call

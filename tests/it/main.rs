@@ -2,7 +2,10 @@
 //! simulation of the pure parts; the other modules drive real processes with real clients and run
 //! when `WHERRY_L3` is set (`make test`).
 
+mod aggregated;
 mod apps;
+mod attacks;
+mod autonomy;
 mod backup;
 mod chaos;
 mod clients;
@@ -21,4 +24,5 @@ mod sim;
 mod streams;
 mod tidy;
 mod toolbox;
+mod walls;
 mod workloads;

@@ -242,6 +242,7 @@ impl Handler {
             tokio::spawn(guest);
         }
         call.progress.touch();
+        self.0.pod.meter.account.answered(call.progress.started.elapsed());
         Ok(head.map(|inner| ResponseBody { inner, call }.boxed_unsync()))
     }
 }
@@ -433,9 +434,11 @@ async fn run(
         .map_err(|error| HandleError::Trap(format!("its instance could not be made: {error:#}")))?;
     let fuse = Fuse(&call.completion);
     let request = request.map(to_wasi);
+    let begun = Instant::now();
     let result = match handler.entry.instantiate_async(&mut store).await {
         Ok(proxy) => {
             call.steps.write(&call.steps.instantiated_ns);
+            handler.pod.meter.account.instantiated(begun.elapsed());
             enter(&mut store, &proxy, request, reply).await
         }
         Err(error) => Err(error),

@@ -216,6 +216,7 @@ impl Member {
             members: reachable,
         };
         tasks.spawn(lead(store.clone(), leader, stop.clone()));
+        tasks.spawn(api.clone().check_aggregated());
         let look = look_around(store.clone(), address, members, addresses);
         tasks.spawn(stop.clone().run_until_cancelled_owned(look));
         let settle = settle(store.clone(), name.clone(), address);

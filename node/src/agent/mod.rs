@@ -13,10 +13,12 @@
 //! any time, also while no server can be reached, and no request to a guest fails.
 
 mod accounts;
+mod away;
 mod checkpoint;
 mod client;
 mod env;
 mod events;
+mod facts;
 mod fleet;
 mod images;
 mod ips;
@@ -69,10 +71,13 @@ use tokio_util::sync::CancellationToken;
 use crate::{
     members,
     protocol::{self, Hello},
+    worker::Walls,
 };
 
+pub use self::images::Thresholds;
 use self::{
     accounts::Accounts,
+    away::Away,
     checkpoint::{Checkpoint, Kind},
     events::Recorder,
     fleet::Fleet,
@@ -115,6 +120,8 @@ pub struct Config {
     pub stop_workers_on_exit: bool,
     /// Run the built-in toolbox for well-known container images that hold nothing but a shell.
     pub image_aliases: bool,
+    /// When unused images are removed.
+    pub image_thresholds: Thresholds,
 }
 
 /// Why the agent could not start.
@@ -165,6 +172,7 @@ pub async fn run(config: Config, shutdown: CancellationToken) -> Result<(), Agen
         binary: binary.clone(),
         sockets: sockets.clone(),
         logs: config.data_dir.join("workers"),
+        walls: walls(&config.data_dir),
         hello: hello(&config, &logs, &engine),
         events: inputs.clone(),
     });
@@ -181,13 +189,16 @@ pub async fn run(config: Config, shutdown: CancellationToken) -> Result<(), Agen
     };
     let client = connection.client();
     let root = config.data_dir.join("images");
-    let images = Images::open(client.clone(), root.clone(), engine, binary, config.image_aliases)
+    let away = Arc::new(Away::default());
+    let asking = (client.clone(), away.clone());
+    let choices = (config.image_aliases, config.image_thresholds);
+    let images = Images::open(asking, root.clone(), engine, binary, choices)
         .map_err(|source| AgentError::DataDir { path: root, source })?;
     let images = Arc::new(images);
     let memory = workers::memory_folder(&config.data_dir);
     let checkpoint = Checkpoint::open(&config.data_dir, memory.as_deref())
         .map_err(|source| AgentError::DataDir { path: config.data_dir.clone(), source })?;
-    let objects = Arc::new(Objects::new(client.clone(), checkpoint.clone()));
+    let objects = Arc::new(Objects::new(client.clone(), checkpoint.clone(), away.clone()));
     let folders = (config.data_dir.clone(), memory.clone());
     let volumes = Arc::new(Volumes::new(
         client.clone(),
@@ -223,6 +234,8 @@ pub async fn run(config: Config, shutdown: CancellationToken) -> Result<(), Agen
         logs: logs.clone(),
         accounts: accounts.clone(),
         pressures,
+        away,
+        images: images.clone(),
         inputs: inputs.downgrade(),
     });
 
@@ -288,12 +301,20 @@ async fn learn_members(
     }
 }
 
-/// Looks at the machine from time to time, until nobody listens.
+/// Looks at the machine from time to time, and at once when its disk fills up, until nobody listens.
 async fn look(data_dir: PathBuf, inputs: mpsc::Sender<Input>) {
+    let mut last: Option<(tokio::time::Instant, pressure::Signals)> = None;
     loop {
-        tokio::time::sleep(pressure::LOOK).await;
+        tokio::time::sleep(pressure::GLANCE).await;
         match pressure::look(&data_dir) {
             Ok(signals) => {
+                let due = last.is_none_or(|(at, before)| {
+                    at.elapsed() >= pressure::LOOK || pressure::fills_up(&before, &signals)
+                });
+                if !due {
+                    continue;
+                }
+                last = Some((tokio::time::Instant::now(), signals));
                 if inputs.send(Input::Looked(signals)).await.is_err() {
                     return;
                 }
@@ -315,6 +336,15 @@ fn prepare_data_dir(path: &Path) -> Result<nix::fcntl::Flock<fs::File>, AgentErr
         Err((_, nix::errno::Errno::EWOULDBLOCK)) => Err(AgentError::InUse(path.to_owned())),
         Err((_, errno)) => Err(error(errno.into())),
     }
+}
+
+/// What is the agent's alone: who breaks out of a guest must not become the node.
+fn walls(data_dir: &Path) -> Walls {
+    let images = data_dir.join("images");
+    let mut hidden =
+        vec![data_dir.join("pki"), data_dir.join("checkpoint"), images.join("mac.key")];
+    hidden.extend(workers::memory_folder(data_dir).map(|memory| memory.join("secrets")));
+    Walls { hidden, read_only: vec![images] }
 }
 
 fn hello(config: &Config, logs: &Path, engine: &str) -> Hello {

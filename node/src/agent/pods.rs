@@ -30,13 +30,17 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 
+use crate::compile::Image;
 use crate::protocol::{self, ExitReason, Health, HookKind, Identity, ProbeKind, ToAgent, ToWorker};
 
 use super::{
     accounts::Accounts,
+    away::Away,
     env::sources as env_sources,
     events::Recorder,
+    facts::{Facts, Took},
     fleet::Fleet,
+    images::Images,
     ips::Addresses,
     lifecycle::{Action, Observation, Phase, PodState, Stage, observe, step},
     offline::{Kept, Live, Unconfirmed},
@@ -98,6 +102,8 @@ pub enum Input {
         container: usize,
         /// All that the worker needs.
         start: Box<protocol::Container>,
+        /// What its image is, and how long that took.
+        facts: Box<(Image, Took)>,
     },
     /// A question about logs.
     Logs(LogQuery),
@@ -127,6 +133,8 @@ struct Entry {
     wake: Option<Timestamp>,
     /// What it has written, as last measured.
     disk: Files,
+    /// What is told of it beside its status.
+    facts: Facts,
 }
 
 /// Where the status of a Pod is on its way to the API.
@@ -162,6 +170,10 @@ pub struct Parts {
     pub accounts: Arc<Accounts>,
     /// The node's conditions.
     pub pressures: watch::Sender<Pressures>,
+    /// Whether the control plane is.
+    pub away: Arc<Away>,
+    /// Images that may have to go.
+    pub images: Arc<Images>,
     /// For outcomes of its own tasks.
     pub inputs: mpsc::WeakSender<Input>,
 }
@@ -179,6 +191,8 @@ pub struct Pods {
     unconfirmed: Unconfirmed,
     pressures: Pressures,
     measuring: bool,
+    /// When unused images were last removed.
+    collected: Option<Timestamp>,
     timers: BTreeSet<(Timestamp, String)>,
     queue: VecDeque<String>,
     writes: JoinSet<(String, Written)>,
@@ -201,6 +215,7 @@ impl Pods {
             unconfirmed: Unconfirmed::default(),
             pressures: Pressures::none(Timestamp::now()),
             measuring: false,
+            collected: None,
             timers: BTreeSet::new(),
             queue: VecDeque::new(),
             writes: JoinSet::new(),
@@ -269,7 +284,12 @@ impl Pods {
                 self.parts.fleet.identity(&namespace, identity, validity);
             }
             Input::Observed { uid, observation } => self.observed(&uid, observation),
-            Input::Prepared { uid, container, start } => self.prepared(&uid, container, start),
+            Input::Prepared { uid, container, start, facts } => {
+                if let Some(entry) = self.entries.get_mut(&uid) {
+                    entry.facts.prepared(&start.name, &facts.0, facts.1);
+                }
+                self.prepared(&uid, container, start);
+            }
             Input::Logs(query) => self.answer(query),
             Input::Reach(query) => self.reach(query),
             Input::Offline(kept) => self.offline(*kept),
@@ -359,6 +379,7 @@ impl Pods {
             write: WriteState::Idle,
             wake: None,
             disk: Files::default(),
+            facts: Facts::default(),
         };
         self.entries.insert(spec.uid.clone(), Box::new(entry));
     }
@@ -444,7 +465,10 @@ impl Pods {
                 self.parts.fleet.set_peer(namespace, Some(address));
             }
             ToAgent::NodePort(port) => self.parts.fleet.node_port(namespace, &port),
-            ToAgent::Usage(usage) => self.parts.accounts.take(usage, Timestamp::now()),
+            ToAgent::Usage(usage) => {
+                self.tell_starts(&usage);
+                self.parts.accounts.take(usage, Timestamp::now());
+            }
         }
     }
 

@@ -7,11 +7,12 @@ use std::{collections::BTreeMap, net::IpAddr, sync::Arc, time::Instant};
 
 use tokio::sync::{Semaphore, mpsc};
 
-use crate::protocol;
+use crate::{compile::Image, protocol};
 
 use super::{
     env,
     events::Recorder,
+    facts::Took,
     images::Images,
     lifecycle::{Observation, Problem},
     objects::Objects,
@@ -69,11 +70,16 @@ impl Preparer {
 
     /// Prepares one start and reports `Prepared` or `Failed`.
     pub async fn run(self: Arc<Preparer>, order: Order) {
+        let begun = Instant::now();
         let _permit = self.permits.acquire().await.expect("the semaphore is never closed");
+        let queue = begun.elapsed();
         let outcome = self.prepare(&order).await;
         let (uid, container) = (order.pod.uid.clone(), order.index);
         let input = match outcome {
-            Ok(start) => Input::Prepared { uid, container, start: Box::new(start) },
+            Ok((start, image, took)) => {
+                let facts = Box::new((image, Took { queue, ..took }));
+                Input::Prepared { uid, container, start: Box::new(start), facts }
+            }
             Err(problem) => {
                 let reason = match problem.reason {
                     "ErrImagePull" | "InvalidImageName" | "ErrImageNeverPull" => "Failed",
@@ -88,12 +94,13 @@ impl Preparer {
         let _ = self.inputs.send(input).await;
     }
 
-    async fn prepare(&self, order: &Order) -> Result<protocol::Container, Problem> {
+    async fn prepare(&self, order: &Order) -> Result<(protocol::Container, Image, Took), Problem> {
         let (pod, index) = (&order.pod, order.index);
         let container = &pod.containers[index];
         let mut prepared = protocol::Prepared::default();
         let began = Instant::now();
         let found = self.images.resolve(pod, &container.image, container.pull).await?;
+        let pull = began.elapsed();
         (prepared.image_us, prepared.fetched) = (micros_since(began), found.pulled);
         if found.pulled {
             let message =
@@ -109,6 +116,7 @@ impl Preparer {
             );
             self.events.normal(pod, index, "ImageAliased", message);
         }
+        let begun = Instant::now();
         let image = match self.images.compiled(&found) {
             Some(image) => image,
             None => {
@@ -130,6 +138,7 @@ impl Preparer {
                 image
             }
         };
+        let took = Took { pull, compile: begun.elapsed(), ..Took::default() };
         if let Some(limit) = container.limits.memory_bytes
             && limit < image.memory_min_bytes
         {
@@ -151,7 +160,7 @@ impl Preparer {
             mounts = self.volumes.with_root(pod, index, order.ip, mounts).await?;
         }
         prepared.view_us = micros_since(began);
-        Ok(protocol::Container {
+        let start = protocol::Container {
             name: container.name.clone(),
             restart: order.restart,
             module: self.images.code(&found),
@@ -174,7 +183,8 @@ impl Preparer {
                 from_log: container.message_from_log,
             },
             prepared,
-        })
+        };
+        Ok((start, image, took))
     }
 
     async fn environment(&self, order: &Order) -> Result<(protocol::Env, Vec<String>), Problem> {

@@ -21,6 +21,7 @@
 
 mod attached;
 mod checks;
+mod confine;
 mod front;
 mod jobs;
 mod link;
@@ -63,7 +64,9 @@ use tokio::{
 };
 use wherry_wasi_shim::{Engine, EngineConfig, EngineError, engine_hash};
 
+pub use self::confine::Walls;
 use self::{
+    confine::confine,
     front::Fronts,
     link::{Caller, Link, LinkError, greet},
     logs::Logs,
@@ -78,8 +81,11 @@ use crate::protocol::{self, Hello, State, ToAgent, ToWorker, USAGE_INTERVAL_SECO
 
 /// Without an agent and without Pods for this long, nobody will come back.
 const ORPHAN_AFTER: Duration = Duration::from_secs(60);
-/// Descriptors that the worker asks for: mostly connections of clients.
-const DESCRIPTORS_WANTED: u64 = 16_384;
+/// Descriptors that the worker asks for: connections of clients, and files that guests hold open,
+/// which must not take them all.
+const DESCRIPTORS_WANTED: u64 = 262_144;
+/// Connections of clients, of those.
+const CONNECTIONS_MAX: u64 = 16_384;
 /// Of those, what is not for clients: peers, log files, the agent, the engine.
 const DESCRIPTORS_KEPT: u64 = 512;
 /// Threads for calls that block: files being loaded, and file calls of guests.
@@ -102,6 +108,8 @@ const CLOSE_GRACE: Duration = Duration::from_secs(2);
 pub struct Flags {
     /// The Unix socket to listen on for the agent; at most 107 bytes.
     pub socket: PathBuf,
+    /// What it must not see or change.
+    pub walls: Walls,
 }
 
 /// Why a worker could not start.
@@ -139,13 +147,14 @@ pub enum WorkerError {
 /// Runs a worker until it ends. Makes its own runtime: call it from a thread that has none.
 pub fn main(flags: Flags) -> Result<(), WorkerError> {
     let descriptors = raise_descriptors();
+    confine(&flags.walls);
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
         .thread_name("worker")
         .max_blocking_threads(BLOCKING_THREADS_MAX)
         .build()
         .map_err(WorkerError::Runtime)?;
-    let connections_max = descriptors.saturating_sub(DESCRIPTORS_KEPT).max(1);
+    let connections_max = descriptors.saturating_sub(DESCRIPTORS_KEPT).clamp(1, CONNECTIONS_MAX);
     let ended = runtime.block_on(async {
         let listener = listen_for_agents(&flags.socket).await?;
         run(listener, usize::try_from(connections_max).unwrap_or(usize::MAX)).await
@@ -164,11 +173,14 @@ fn raise_descriptors() -> u64 {
     let Ok((soft, hard)) = getrlimit(Resource::RLIMIT_NOFILE) else {
         return DESCRIPTORS_KEPT * 2;
     };
-    let wanted = DESCRIPTORS_WANTED.min(hard);
+    let wanted = DESCRIPTORS_WANTED;
     if soft >= wanted {
         return soft;
     }
-    match setrlimit(Resource::RLIMIT_NOFILE, wanted, hard) {
+    // Root may raise the hard limit, too.
+    let raised = setrlimit(Resource::RLIMIT_NOFILE, wanted, hard.max(wanted));
+    let wanted = if raised.is_ok() { wanted } else { wanted.min(hard) };
+    match raised.or_else(|_| setrlimit(Resource::RLIMIT_NOFILE, wanted, hard)) {
         Ok(()) => wanted,
         Err(error) => {
             tracing::warn!(%error, soft, wanted, "cannot raise the limit of open files");

@@ -48,7 +48,7 @@ use super::{
 use crate::compile::world_file;
 use crate::protocol::{
     Answer, Container, ContainerPhase, ContainerState, Exit, ExitReason, Guest, Health, Open, Pod,
-    PodState, Prepared, Probes, Protocol, ToAgent, Usage, log_file,
+    PodState, Prepared, Probes, Protocol, StartTimes, ToAgent, Usage, log_file,
 };
 
 /// Starts and exits taken together before the table is published once.
@@ -125,7 +125,14 @@ struct Used {
 
 enum Phase {
     Starting,
-    Running { at: Timestamp, account: Account, served: Option<Arc<Served>>, target: Arc<Target> },
+    Running {
+        at: Timestamp,
+        account: Account,
+        /// What loading and linking took.
+        took: (Duration, Duration),
+        served: Option<Arc<Served>>,
+        target: Arc<Target>,
+    },
     Exited(Exit),
 }
 
@@ -233,6 +240,7 @@ impl Pods {
             container,
             stopped,
             notes: self.notes.0.clone(),
+            took: Default::default(),
         };
         self.tasks.spawn(async move {
             let exit = match AssertUnwindSafe(start.run()).catch_unwind().await {
@@ -412,7 +420,7 @@ impl Pods {
         messages: &mut Vec<ToAgent>,
     ) -> Option<oneshot::Sender<()>> {
         match note {
-            Note::Started { key, at, account, served, target } => {
+            Note::Started { key, at, account, took, served, target } => {
                 if let Some((ip, known)) = self.known(&key) {
                     let asked_to_stop = known.stop.borrow().is_some();
                     let (ports, probes) = (known.ports.clone(), known.probes.clone());
@@ -420,6 +428,7 @@ impl Pods {
                     known.phase = Phase::Running {
                         at,
                         account,
+                        took,
                         served: served.clone(),
                         target: target.clone(),
                     };
@@ -581,9 +590,19 @@ impl Known {
 
     fn usage(&self, uid: &str, name: &str) -> Usage {
         let used = self.used_so_far();
-        let memory_bytes = match &self.phase {
-            Phase::Running { account, .. } => account.usage().memory_bytes,
-            Phase::Starting | Phase::Exited(_) => 0,
+        let micros = |time: Duration| u64::try_from(time.as_micros()).unwrap_or(u64::MAX);
+        let (memory_bytes, start) = match &self.phase {
+            Phase::Running { account, took, .. } => {
+                let usage = account.usage();
+                let start = StartTimes {
+                    load: micros(took.0),
+                    link: micros(took.1),
+                    instantiate: micros(usage.first_instance),
+                    first_byte: micros(usage.first_answer),
+                };
+                (usage.memory_bytes, Some(start))
+            }
+            Phase::Starting | Phase::Exited(_) => (0, None),
         };
         Usage {
             uid: uid.to_owned(),
@@ -592,6 +611,7 @@ impl Known {
             memory_bytes,
             requests: used.requests,
             busy_ns: used.busy_ns,
+            start,
         }
     }
 }

@@ -18,6 +18,7 @@ impl Pods {
         if live.pods && live.services && live.slices && live.nodes {
             return;
         }
+        self.parts.away.note_silence();
         tracing::info!(
             pods = kept.pods.len(),
             services = kept.services.len(),
@@ -107,6 +108,7 @@ impl Pods {
     pub(super) fn sweep_volumes(&mut self) {
         let known = self.entries.keys().cloned().collect();
         let mut used: Vec<(String, Source)> = Vec::new();
+        let mut claims = Vec::new();
         for entry in self.entries.values() {
             let spec = &entry.desired.spec;
             let of_env = spec.containers.iter().flat_map(env_sources);
@@ -116,7 +118,11 @@ impl Pods {
             });
             let of_files = files.flat_map(|files| files.sources().cloned());
             used.extend(of_env.chain(of_files).map(|source| (spec.namespace.clone(), source)));
+            claims.extend(spec.volumes.iter().filter_map(|volume| match &volume.content {
+                Content::Claim { name, .. } => Some(format!("{}/{name}", spec.namespace)),
+                _ => None,
+            }));
         }
-        self.tasks.spawn(Arc::clone(&self.parts.volumes).sweep(known, used));
+        self.tasks.spawn(Arc::clone(&self.parts.volumes).sweep(known, used, claims));
     }
 }
