@@ -14,6 +14,7 @@ use super::{
     logs::Log,
     network::{Destination, ResolveError},
     peers::PeerError,
+    record::Sender,
     switch::{Refusal, Replay, Switch},
 };
 use crate::protocol::HostAlias;
@@ -66,10 +67,11 @@ impl Names {
     }
 }
 
-/// The network of one container.
-pub fn outgoing(switch: &Arc<Switch>, log: &Log, names: &Arc<Names>) -> Outgoing {
+/// The network of one container of the Pod at `ip`.
+pub fn outgoing(switch: &Arc<Switch>, log: &Log, names: &Arc<Names>, ip: IpAddr) -> Outgoing {
     let (switch, log, names) = (switch.clone(), log.clone(), names.clone());
-    Arc::new(move |request, _timeouts| {
+    Arc::new(move |mut request, _timeouts| {
+        request.extensions_mut().insert(Sender::Pod(ip));
         let (switch, log, names) = (switch.clone(), log.clone(), names.clone());
         Box::pin(async move { send(&switch, &log, &names, request).await })
     })

@@ -21,6 +21,7 @@ use wherry_wasi_shim::{Body, BodyError};
 use super::{
     listen::{self, Closing},
     peers::STREAMS_MAX,
+    record::Sender,
     streams::STREAM_HEADER,
     switch::{POD_HEADER, REFUSED_HEADER, Refusal, Reply, Switch},
     tls::{Credentials, PeerIdentity, peer_identity},
@@ -165,6 +166,7 @@ async fn dispatch(
         });
     };
     let mut flight = served.enter();
+    request.extensions_mut().insert(Sender::Peer);
     let request = request.map(|body| Body::new(body.map_err(BodyError::new)));
     match flight.handle(request).await {
         Ok(mut response) => {

@@ -14,6 +14,7 @@
 
 use std::{
     collections::VecDeque,
+    net::IpAddr,
     sync::{Mutex, PoisonError},
     time::{Duration, Instant},
 };
@@ -31,6 +32,8 @@ const MINUTES_MAX: usize = 24 * 60;
 const SEEN_MAX: usize = 200;
 /// Of one second.
 const DETAILS_PER_SECOND: u32 = 20;
+/// Senders that are told apart.
+const EDGES_MAX: usize = 100;
 /// Longest path that is kept, without its query, which is where secrets stand.
 const PATH_BYTES_MAX: usize = 200;
 /// Buckets of a histogram: below 16 µs, 32 µs, … 8.4 s, and what took longer.
@@ -53,6 +56,8 @@ pub struct Kept {
     answer: Histogram,
     minutes: VecDeque<Minute>,
     seen: VecDeque<Seen>,
+    /// By who sent them.
+    edges: Vec<Edge>,
     /// When the last request ended, or the container began.
     #[serde(skip)]
     since: Option<Instant>,
@@ -128,9 +133,31 @@ struct Seen {
     rested_ms: Option<u64>,
 }
 
+/// Who sends a request: in its extensions, where whoever received it knows. Without one it came from
+/// outside: by a node port, or through the API server.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Sender {
+    /// A guest of this worker, by its Pod's address.
+    Pod(IpAddr),
+    /// A guest of another worker.
+    Peer,
+}
+
+/// What one sender has sent since the container began.
+#[derive(Debug, Clone, Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Edge {
+    /// The address of a Pod; `peer`; `outside`; `others` once there are too many.
+    from: String,
+    requests: u64,
+    failed: u64,
+    busy_us: u64,
+}
+
 /// What is known of a request when it comes.
 #[derive(Debug)]
 pub struct Begun {
+    from: String,
     at: Timestamp,
     rested: Option<Duration>,
     head: Option<(Method, String)>,
@@ -176,7 +203,12 @@ impl Record {
         let at = Timestamp::now();
         let (rested, wanted) = self.kept().begin(at, Instant::now(), alone);
         let head = wanted.then(|| (request.method().clone(), shortened(request.uri().path())));
-        Begun { at, rested, head }
+        let from = match request.extensions().get::<Sender>() {
+            Some(Sender::Pod(ip)) => ip.to_string(),
+            Some(Sender::Peer) => "peer".to_owned(),
+            None => "outside".to_owned(),
+        };
+        Begun { from, at, rested, head }
     }
 
     /// It has ended; `peak` are those that were in flight together with it.
@@ -223,9 +255,14 @@ impl Kept {
                 histogram.add(took);
             }
         }
+        let failed = status == 0 || status >= 500;
+        let edge = self.edge(begun.from);
+        edge.requests += 1;
+        edge.failed += u64::from(failed);
+        edge.busy_us += micros(took);
         let minute = self.minute(begun.at.as_second().div_euclid(60));
         minute.requests += 1;
-        minute.failed += u32::from(status == 0 || status >= 500);
+        minute.failed += u32::from(failed);
         minute.wakes += u32::from(begun.rested.is_some());
         minute.peak = minute.peak.max(u32::try_from(peak).unwrap_or(u32::MAX));
         minute.busy_us += micros(took);
@@ -250,6 +287,18 @@ impl Kept {
             memory_bytes: steps.memory_bytes(),
             rested_ms: begun.rested.map(|it| micros(it) / 1000),
         });
+    }
+
+    fn edge(&mut self, from: String) -> &mut Edge {
+        let full = self.edges.len() >= EDGES_MAX;
+        let found = self.edges.iter().position(|edge| edge.from == from);
+        let from = if found.is_none() && full { "others".to_owned() } else { from };
+        let found = found.or_else(|| self.edges.iter().position(|edge| edge.from == from));
+        let at = found.unwrap_or_else(|| {
+            self.edges.push(Edge { from, requests: 0, failed: 0, busy_us: 0 });
+            self.edges.len() - 1
+        });
+        &mut self.edges[at]
     }
 
     /// The minute of a request; of one that began long ago the newest.
@@ -289,7 +338,7 @@ mod tests {
     fn end(kept: &mut Kept, second: i64, status: u16, rested: Option<Duration>) {
         let head = Some((Method::GET, "/".to_owned()));
         let status = StatusCode::from_u16(status).expect("a status");
-        let begun = Begun { at: at(second), rested, head };
+        let begun = Begun { from: "outside".to_owned(), at: at(second), rested, head };
         let outcome = Outcome::Answered(status, Duration::from_micros(40));
         kept.end(begun, &Steps::default(), outcome, 2, Instant::now());
     }
@@ -340,6 +389,21 @@ mod tests {
         let of_second = |kept: &mut Kept, second| (0..100).filter(|_| wanted(kept, second)).count();
         assert_eq!(of_second(&mut kept, 1), DETAILS_PER_SECOND as usize);
         assert_eq!(of_second(&mut kept, 2), DETAILS_PER_SECOND as usize);
+    }
+
+    #[test]
+    fn senders_are_told_apart_up_to_a_number() {
+        let mut kept = Kept::default();
+        for number in 0..EDGES_MAX + 5 {
+            kept.edge(number.to_string()).requests += 1;
+            kept.edge("0".to_owned()).requests += 1;
+        }
+        let told = |edge: &Edge| (edge.from.clone(), edge.requests);
+        assert_eq!(told(&kept.edges[0]), ("0".to_owned(), EDGES_MAX as u64 + 6));
+        assert_eq!(kept.edges.last().map(told), Some(("others".to_owned(), 5)));
+        let mut request = Request::get("http://a/").body(()).expect("a request");
+        request.extensions_mut().insert(Sender::Pod([10, 0, 0, 7].into()));
+        assert_eq!(Record::new().begin(&request, true).from, "10.0.0.7");
     }
 
     #[test]

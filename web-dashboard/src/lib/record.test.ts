@@ -45,7 +45,7 @@ const told = (minutes: Minute[], list: Seen[]): Told => ({
   prepared: { imageUs: 5, fetched: true, compileUs: 900, viewUs: 3 },
   loadedUs: 8,
   inFlight: 1,
-  record: { boundsUs: [16, 32], wait: [3, 0, 0], instantiate: [0, 3, 0], answer: [0, 2, 1], minutes, seen: list },
+  record: { boundsUs: [16, 32], wait: [3, 0, 0], instantiate: [0, 3, 0], answer: [0, 2, 1], minutes, seen: list, edges: [] },
 });
 
 test('the Pods of a workload are told as one', () => {

@@ -25,6 +25,15 @@ interface Kept {
   answer: number[];
   minutes: Minute[];
   seen: Seen[];
+  /** By who sent them, since the container began. */
+  edges: Edge[];
+}
+export interface Edge {
+  /** The address of a Pod; `peer`, a guest on another node; `outside`; `others`. */
+  from: string;
+  requests: number;
+  failed: number;
+  busyUs: number;
 }
 export interface Minute {
   /** Minutes since 1970. */
