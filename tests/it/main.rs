@@ -15,6 +15,7 @@ mod features;
 mod kube_rs;
 mod kubectl;
 mod members;
+mod network;
 mod quota;
 mod served;
 mod sim;

@@ -1,7 +1,7 @@
 //! What this node needs to run its Pods while no server can be reached, on its own disk.
 //!
 //! ```text
-//!   <data dir>/checkpoint/{pods,services,slices,nodes}/<key>.json     as the API said it last
+//!   <data dir>/checkpoint/{pods,services,slices,nodes,…}/<key>.json   as the API said it last
 //!   <data dir>/checkpoint/configmaps/<namespace>.<name>.json
 //!   <memory>/checkpoint/secrets/<namespace>.<name>.json               tmpfs: gone with a reboot
 //! ```
@@ -38,15 +38,24 @@ pub enum Kind {
     Slices,
     /// Nodes.
     Nodes,
+    /// NetworkPolicies.
+    Policies,
+    /// Labels of namespaces.
+    Namespaces,
 }
 
 impl Kind {
+    const ALL: [Kind; 6] =
+        [Kind::Pods, Kind::Services, Kind::Slices, Kind::Nodes, Kind::Policies, Kind::Namespaces];
+
     fn folder(self) -> &'static str {
         match self {
             Kind::Pods => "pods",
             Kind::Services => "services",
             Kind::Slices => "slices",
             Kind::Nodes => "nodes",
+            Kind::Policies => "policies",
+            Kind::Namespaces => "namespaces",
         }
     }
 }
@@ -69,7 +78,7 @@ impl Checkpoint {
     /// Opens or makes the folders.
     pub fn open(data_dir: &Path, memory: Option<&Path>) -> io::Result<Arc<Checkpoint>> {
         let disk = data_dir.join("checkpoint");
-        for kind in [Kind::Pods, Kind::Services, Kind::Slices, Kind::Nodes] {
+        for kind in Kind::ALL {
             make_dir(&disk.join(kind.folder()))?;
         }
         make_dir(&disk.join("configmaps"))?;

@@ -403,7 +403,7 @@ impl Start {
             stdout: self.io.output(channels::STDOUT, self.log.output(Stream::Stdout)),
             stderr: self.io.output(channels::STDERR, self.log.output(Stream::Stderr)),
             limits: limits(&self.container.limits),
-            outgoing: outgoing(&self.runtime.switch, &self.log, &self.names),
+            outgoing: outgoing(&self.runtime.switch, &self.log, &self.names, self.ip),
             network: Arc::new(PodNetwork {
                 switch: self.runtime.switch.clone(),
                 log: self.log.clone(),

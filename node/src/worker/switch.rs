@@ -12,12 +12,10 @@
 use std::{
     collections::HashMap,
     net::{IpAddr, SocketAddr},
-    pin::Pin,
     sync::{
-        Arc, Mutex, PoisonError,
+        Arc,
         atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering},
     },
-    task::{Context, Poll},
     time::Instant,
 };
 
@@ -28,18 +26,25 @@ use http::{
     request::Parts,
     uri::{Authority, PathAndQuery, Scheme},
 };
-use http_body::{Body as HttpBody, Frame, SizeHint};
-use http_body_util::{BodyExt, Empty};
+use http_body::Body as HttpBody;
 use hyper::body::Incoming;
 use tokio::sync::Notify;
 use tokio_util::task::TaskTracker;
-use wherry_wasi_shim::{Body, BodyError, HandleError, Handler};
+use wherry_wasi_shim::{Body, HandleError, Handler};
 
 use super::{
-    network::{Destination, Here, Place, ResolveError, Table, pick},
+    balance::{Open, choose, may_leave_out, turn_of},
+    datagrams::Conversations,
+    denials::Denials,
+    hold::{Holds, WAIT_MAX},
+    network::{Destination, Endpoint, Here, Place, ResolveError, STRAY_ATTEMPTS_MAX, Table},
     peers::{PeerError, StreamGuard},
+    policy::{self, Caller, Subject, Verdict},
     ports::Ports,
+    reply::{Replay, Reply},
+    streams::INNER_HEADERS,
 };
+use crate::protocol::{Direction, Protocol};
 
 /// Names the Pod that a request between workers is for: `ip:port`.
 pub const POD_HEADER: HeaderName = HeaderName::from_static("wherry-pod");
@@ -47,11 +52,13 @@ pub const POD_HEADER: HeaderName = HeaderName::from_static("wherry-pod");
 /// here (see [`Refusal::word`]).
 pub const REFUSED_HEADER: HeaderName = HeaderName::from_static("wherry-refused");
 
-type BoxError = Box<dyn std::error::Error + Send + Sync>;
+/// On a request between workers: who calls (see [`Caller::word`]).
+pub const FROM_HEADER: HeaderName = HeaderName::from_static("wherry-from");
+/// How a worker says that a policy refused a request; the sentence follows.
+const WORD_INGRESS: &str = "denied-ingress ";
+const WORD_EGRESS: &str = "denied-egress ";
 
-/// Endpoints that one request is tried at: enough to step over a node that just died and a busy
-/// Pod, few enough not to multiply an overload.
-const ATTEMPTS_MAX: usize = 3;
+type BoxError = Box<dyn std::error::Error + Send + Sync>;
 
 /// A running handler container.
 pub struct Served {
@@ -76,11 +83,17 @@ pub struct Served {
 pub struct InFlight {
     served: Arc<Served>,
     arrived_ns: u64,
+    /// Its count at its endpoint.
+    open: Option<Open>,
 }
 
-/// The Pods of this worker that serve, by address.
+/// The Pods of this worker, by address.
 #[derive(Default, Clone)]
-pub struct LocalPods(HashMap<IpAddr, Vec<Listener>>);
+pub struct LocalPods {
+    listeners: HashMap<IpAddr, Vec<Listener>>,
+    /// All of them, also those that serve nothing, as callers.
+    callers: HashMap<IpAddr, Arc<Caller>>,
+}
 
 /// One port of a Pod.
 #[derive(Clone)]
@@ -96,6 +109,15 @@ pub struct Switch {
     pub here: Here,
     table: ArcSwap<Table>,
     pods: ArcSwap<LocalPods>,
+    policies: ArcSwap<policy::Table>,
+    /// What policies refused, until it is reported.
+    pub denials: Denials,
+    /// Requests that wait for a Pod.
+    pub holds: Holds,
+    /// Datagrams under way.
+    pub conversations: Conversations,
+    /// When the times of endpoints that are left out began.
+    since: Instant,
     /// Where guests listen with sockets.
     pub ports: Ports,
     /// Tasks of connections in memory. They end with one of their ends.
@@ -131,6 +153,25 @@ pub enum Refusal {
     /// The request cannot be given to any guest.
     #[error("the request is not understood")]
     BadRequest,
+    /// A policy says no.
+    #[error("{why}")]
+    Denied {
+        /// The caller's or the Pod's.
+        direction: Direction,
+        /// Who may not what, and the policy.
+        why: String,
+    },
+    /// It takes requests, and a connection of bytes was wanted.
+    #[error("the Pod takes requests, not connections")]
+    Handler,
+    /// It waited in vain for a Pod of a workload that was at zero.
+    #[error("{service} was scaled to zero, and {why}")]
+    Asleep {
+        /// `Service namespace/name`
+        service: String,
+        /// What went wrong.
+        why: &'static str,
+    },
     /// The way to it is broken.
     #[error(transparent)]
     Peer(#[from] PeerError),
@@ -150,16 +191,33 @@ impl Refusal {
             Refusal::NoEndpoint { .. } | Refusal::Gone(_) | Refusal::Busy => {
                 StatusCode::SERVICE_UNAVAILABLE
             }
-            Refusal::Peer(PeerError::Full(..)) => StatusCode::SERVICE_UNAVAILABLE,
+            Refusal::Peer(PeerError::Full(..)) | Refusal::Asleep { .. } => {
+                StatusCode::SERVICE_UNAVAILABLE
+            }
+            Refusal::Denied { .. } => StatusCode::FORBIDDEN,
             Refusal::Deadline => StatusCode::GATEWAY_TIMEOUT,
             Refusal::BadRequest => StatusCode::BAD_REQUEST,
-            Refusal::OutOfMemory | Refusal::Failed | Refusal::Peer(_) => StatusCode::BAD_GATEWAY,
+            Refusal::OutOfMemory | Refusal::Failed | Refusal::Peer(_) | Refusal::Handler => {
+                StatusCode::BAD_GATEWAY
+            }
         }
     }
 
     /// Its name between workers.
     pub fn word(&self) -> HeaderValue {
+        if let Refusal::Denied { direction, why } = self {
+            let word = match direction {
+                Direction::Ingress => WORD_INGRESS,
+                Direction::Egress => WORD_EGRESS,
+            };
+            // Names of objects are ASCII; were they not, that it is denied is enough.
+            let told = HeaderValue::try_from(format!("{word}{why}"));
+            return told.unwrap_or_else(|_| HeaderValue::from_static(WORD_INGRESS));
+        }
         HeaderValue::from_static(match self {
+            Refusal::Denied { .. } => unreachable!("it was told above"),
+            Refusal::Asleep { .. } => "gone",
+            Refusal::Handler => "handler",
             Refusal::NoEndpoint { .. } | Refusal::Gone(_) | Refusal::Peer(_) => "gone",
             Refusal::Busy => "busy",
             Refusal::Deadline => "deadline",
@@ -170,9 +228,17 @@ impl Refusal {
     }
 
     pub fn from_word(word: &HeaderValue, address: SocketAddr) -> Refusal {
+        for (start, direction) in
+            [(WORD_INGRESS, Direction::Ingress), (WORD_EGRESS, Direction::Egress)]
+        {
+            if let Some(why) = word.to_str().ok().and_then(|word| word.strip_prefix(start)) {
+                return Refusal::Denied { direction, why: why.to_owned() };
+            }
+        }
         match word.as_bytes() {
             b"gone" => Refusal::Gone(address),
             b"busy" => Refusal::Busy,
+            b"handler" => Refusal::Handler,
             b"deadline" => Refusal::Deadline,
             b"memory" => Refusal::OutOfMemory,
             b"invalid" => Refusal::BadRequest,
@@ -185,10 +251,23 @@ impl Refusal {
     fn is_unsent(&self) -> bool {
         match self {
             Refusal::NoEndpoint { .. } | Refusal::Gone(_) | Refusal::Busy => true,
+            Refusal::Denied { .. } | Refusal::Asleep { .. } | Refusal::Handler => true,
             Refusal::Peer(PeerError::Unreachable { .. } | PeerError::Full(..)) => true,
             Refusal::Peer(PeerError::Lost { .. }) => false,
             Refusal::Deadline | Refusal::OutOfMemory | Refusal::Failed => false,
             Refusal::BadRequest => false,
+        }
+    }
+
+    /// Whether it speaks against the endpoint. A busy one is not ill, and whom a policy refuses has
+    /// not met it.
+    fn is_failure(&self) -> bool {
+        match self {
+            Refusal::Gone(_) | Refusal::Deadline | Refusal::OutOfMemory | Refusal::Failed => true,
+            Refusal::Peer(PeerError::Unreachable { .. } | PeerError::Lost { .. }) => true,
+            Refusal::Peer(PeerError::Full(..)) | Refusal::Busy | Refusal::BadRequest => false,
+            Refusal::NoEndpoint { .. } | Refusal::Denied { .. } => false,
+            Refusal::Asleep { .. } | Refusal::Handler => false,
         }
     }
 
@@ -220,7 +299,7 @@ impl Served {
         self.in_flight.fetch_add(1, Ordering::SeqCst);
         let arrived_ns = self.now_ns();
         self.arrived_ns.fetch_add(arrived_ns, Ordering::Relaxed);
-        InFlight { served: self, arrived_ns }
+        InFlight { served: self, arrived_ns, open: None }
     }
 
     fn now_ns(&self) -> u64 {
@@ -271,6 +350,17 @@ impl Served {
 }
 
 impl InFlight {
+    /// Counted at its endpoint as well.
+    fn counted(mut self, open: Option<Open>) -> InFlight {
+        self.open = open;
+        self
+    }
+
+    /// Whether what is left of the response is not to be sent.
+    pub fn is_cut_off(&self) -> bool {
+        self.served.cut.load(Ordering::Relaxed)
+    }
+
     /// The guest that the request is for.
     pub fn handler(&self) -> &Handler {
         &self.served.handler
@@ -306,9 +396,19 @@ impl From<HandleError> for Refusal {
 }
 
 impl LocalPods {
+    /// Adds a Pod, or says how it looks from now on.
+    pub fn know(&mut self, pod: Subject) {
+        self.callers.insert(pod.ip, Arc::new(Caller::pod(Arc::new(pod))));
+    }
+
+    /// Forgets a Pod.
+    pub fn forget(&mut self, ip: IpAddr) {
+        self.callers.remove(&ip);
+    }
+
     /// Adds a container. `ports` empty: it answers on every port that no other one declared.
     pub fn insert(&mut self, ip: IpAddr, ports: &[u16], served: &Arc<Served>) {
-        let listeners = self.0.entry(ip).or_default();
+        let listeners = self.listeners.entry(ip).or_default();
         if ports.is_empty() {
             listeners.push(Listener { port: None, served: served.clone() });
         }
@@ -319,17 +419,17 @@ impl LocalPods {
 
     /// Takes a container out.
     pub fn remove(&mut self, ip: IpAddr, served: &Arc<Served>) {
-        if let Some(listeners) = self.0.get_mut(&ip) {
+        if let Some(listeners) = self.listeners.get_mut(&ip) {
             listeners.retain(|listener| !Arc::ptr_eq(&listener.served, served));
             if listeners.is_empty() {
-                self.0.remove(&ip);
+                self.listeners.remove(&ip);
             }
         }
     }
 
     /// Who answers at an address.
     pub fn get(&self, address: SocketAddr) -> Option<&Arc<Served>> {
-        let listeners = self.0.get(&address.ip())?;
+        let listeners = self.listeners.get(&address.ip())?;
         let exact = listeners.iter().find(|it| it.port == Some(address.port()));
         let listener = exact.or_else(|| listeners.iter().find(|it| it.port.is_none()))?;
         Some(&listener.served)
@@ -339,13 +439,82 @@ impl LocalPods {
 impl Switch {
     /// With empty tables.
     pub fn new(here: Here) -> Switch {
-        let (table, pods) = (ArcSwap::default(), ArcSwap::default());
-        Switch { here, table, pods, ports: Ports::default(), streams: TaskTracker::new() }
+        Switch {
+            here,
+            table: ArcSwap::default(),
+            pods: ArcSwap::default(),
+            policies: ArcSwap::default(),
+            denials: Denials::default(),
+            holds: Holds::default(),
+            conversations: Conversations::default(),
+            since: Instant::now(),
+            ports: Ports::default(),
+            streams: TaskTracker::new(),
+        }
     }
 
     /// Replaces the table of Services.
     pub fn publish_table(&self, table: Table) {
         self.table.store(Arc::new(table));
+        self.holds.look_again();
+    }
+
+    /// Replaces the policies.
+    pub fn publish_policies(&self, policies: policy::Table) {
+        self.policies.store(Arc::new(policies));
+    }
+
+    /// The newest policies.
+    pub fn policies(&self) -> arc_swap::Guard<Arc<policy::Table>> {
+        self.policies.load()
+    }
+
+    /// A Pod of this worker as a caller.
+    pub fn caller(&self, ip: IpAddr) -> Arc<Caller> {
+        let pods = self.pods.load();
+        pods.callers.get(&ip).cloned().unwrap_or_else(|| Arc::new(Caller::outside(ip)))
+    }
+
+    /// Whether policies let a caller reach a Pod of this worker.
+    pub fn permit(
+        &self,
+        caller: &Caller,
+        to: SocketAddr,
+        protocol: Protocol,
+    ) -> Result<(), Refusal> {
+        let policies = self.policies.load();
+        if policies.is_empty() {
+            return Ok(());
+        }
+        let pods = self.pods.load();
+        let pod = pods.callers.get(&to.ip()).and_then(|known| known.pod.as_ref());
+        // Without a Pod nobody answers either.
+        let Some(pod) = pod else { return Ok(()) };
+        let verdict = policies.judge(caller, pod, to.port(), protocol);
+        self.heed(verdict, caller.pod.as_deref(), Some(pod))
+    }
+
+    /// Reports what a policy said of Pods of this worker, and obeys it.
+    pub fn heed(
+        &self,
+        verdict: Verdict,
+        caller: Option<&Subject>,
+        pod: Option<&Subject>,
+    ) -> Result<(), Refusal> {
+        let (direction, why, audit) = match verdict {
+            Verdict::Allowed => return Ok(()),
+            Verdict::Noted(direction, why) => (direction, why, true),
+            Verdict::Denied(direction, why) => (direction, why, false),
+        };
+        let whose = match direction {
+            Direction::Ingress => pod,
+            Direction::Egress => caller,
+        };
+        // A Pod of another worker is reported there.
+        if let Some(whose) = whose.filter(|whose| !whose.uid.is_empty()) {
+            self.denials.note(&whose.uid, direction, &why, audit);
+        }
+        if audit { Ok(()) } else { Err(Refusal::Denied { direction, why }) }
     }
 
     /// Replaces the table of Pods.
@@ -366,7 +535,7 @@ impl Switch {
     /// Where an authority leads for the guests of this worker.
     pub fn resolve(&self, host: &str, port: u16) -> Result<Destination, ResolveError> {
         let pods = self.pods.load();
-        let is_local = |ip| pods.0.contains_key(&ip) || self.ports.knows(ip);
+        let is_local = |ip| pods.callers.contains_key(&ip);
         self.table.load().resolve(&self.here, host, port, is_local)
     }
 
@@ -380,9 +549,97 @@ impl Switch {
         self.table.load().resolve_datagram(to)
     }
 
+    /// Which endpoint is tried next.
+    pub fn pick(
+        &self,
+        destination: &Destination,
+        caller: &Caller,
+        turn: usize,
+        tried: &[usize],
+    ) -> Option<usize> {
+        let endpoints = destination.endpoints();
+        if endpoints.len() < 2 {
+            return (tried.is_empty() && !endpoints.is_empty()).then_some(0);
+        }
+        let out = |index: usize| {
+            let load = &endpoints[index].load;
+            load.was_out() && load.is_out(self.now_ms())
+        };
+        let route = destination.route();
+        if let Some((route, keep)) = route.and_then(|route| Some((route, route.affinity?)))
+            && let Some(held) = route.shared.affinity.held(caller.ip, keep, Instant::now())
+            && let Some(index) = endpoints.iter().position(|it| it.address == held)
+            && !tried.contains(&index)
+            && !out(index)
+        {
+            return Some(index);
+        }
+        choose(turn, endpoints.len(), tried, out, |index| endpoints[index].load.open())
+    }
+
+    /// The turn of a caller.
+    pub fn turn(destination: &Destination, caller: &Caller) -> usize {
+        match destination.route() {
+            Some(route) if route.affinity.is_some() => turn_of(caller.ip),
+            Some(route) => route.next_turn(),
+            None => 0,
+        }
+    }
+
+    /// Remembers how an endpoint did.
+    pub fn learn(
+        &self,
+        destination: &Destination,
+        caller: &Caller,
+        index: usize,
+        refusal: Option<&Refusal>,
+    ) {
+        let endpoints = destination.endpoints();
+        if endpoints.len() < 2 {
+            return;
+        }
+        let load = &endpoints[index].load;
+        match refusal {
+            None => {
+                load.succeeded();
+                let route = destination.route();
+                if let Some((route, keep)) = route.and_then(|it| Some((it, it.affinity?))) {
+                    let (address, now) = (endpoints[index].address, Instant::now());
+                    route.shared.affinity.hold(caller.ip, address, keep, now);
+                }
+            }
+            Some(refusal) if refusal.is_failure() && load.failed() => {
+                let now_ms = self.now_ms();
+                let out = endpoints.iter().filter(|it| it.load.is_out(now_ms)).count();
+                if may_leave_out(out, endpoints.len()) {
+                    let address = endpoints[index].address;
+                    tracing::info!(%address, %refusal, "an endpoint is left out for a while");
+                    load.leave_out(now_ms);
+                }
+            }
+            Some(_) => {}
+        }
+    }
+
+    fn now_ms(&self) -> u64 {
+        u64::try_from(self.since.elapsed().as_millis()).unwrap_or(u64::MAX)
+    }
+
+    /// Where a request goes whose Service has nobody at the moment: it waits, if it may.
+    pub async fn awake(&self, destination: &Destination) -> Result<Destination, Refusal> {
+        match destination.route().filter(|it| it.hold && destination.endpoints().is_empty()) {
+            None => Ok(destination.clone()),
+            Some(route) => {
+                let external = matches!(destination, Destination::External(_));
+                self.holds.wait(route, WAIT_MAX, external, || self.table.load_full()).await
+            }
+        }
+    }
+
     /// Sends a request and waits for the head of the response. Dropping the future cancels it.
     pub async fn send<B>(
         &self,
+        caller: &Caller,
         destination: &Destination,
         parts: Parts,
         mut body: Replay<B>,
@@ -391,42 +648,34 @@ impl Switch {
         B: HttpBody<Data = Bytes> + Unpin + Send + 'static,
         B::Error: Into<BoxError>,
     {
-        let (endpoints, turn) = match destination {
-            Destination::Route(route) => (route.endpoints.as_slice(), route.next_turn()),
-            Destination::Pod(endpoint) => (std::slice::from_ref(endpoint), 0),
-        };
-        let attempts = endpoints.len().min(ATTEMPTS_MAX);
+        let awake;
+        let mut destination = destination;
+        if destination.endpoints().is_empty() {
+            awake = self.awake(destination).await?;
+            destination = &awake;
+        }
+        let endpoints = destination.endpoints();
+        let turn = Switch::turn(destination, caller);
+        let attempts = endpoints.len().min(destination.attempts_max());
         let harmless = parts.method.is_safe() && body.is_empty();
         let mut parts = Some(parts);
-        let mut tried = [usize::MAX; ATTEMPTS_MAX];
+        let mut tried = [usize::MAX; STRAY_ATTEMPTS_MAX];
         let mut refusal = no_endpoint(destination);
         for attempt in 0..attempts {
-            let Some(index) = pick(turn, endpoints.len(), &tried[..attempt]) else {
+            let Some(index) = self.pick(destination, caller, turn, &tried[..attempt]) else {
                 break;
             };
             tried[attempt] = index;
-            let endpoint = &endpoints[index];
             let last = attempt + 1 == attempts;
             let head = if last { parts.take() } else { parts.clone() };
             let (Some(head), Some(lent)) = (head, body.lend(last)) else {
                 break;
             };
-            let outcome = match &endpoint.place {
-                Place::Local => match self.served(endpoint.address) {
-                    Some(served) => {
-                        let flight = served.enter();
-                        match flight.handler().handle(Request::from_parts(head, lent)).await {
-                            Ok(response) => Ok(response.map(|body| Reply::Guest { body, flight })),
-                            Err(error) => Err(Refusal::from(error)),
-                        }
-                    }
-                    None => self.exchange(endpoint.address, Request::from_parts(head, lent)).await,
-                },
-                Place::Peer(peer) => match peer.send(remote(head, lent, endpoint.address)).await {
-                    Ok((response, stream)) => reply_of_peer(response, stream, endpoint.address),
-                    Err(error) => Err(Refusal::Peer(error)),
-                },
-            };
+            // Alone it gets everything, however busy it is.
+            let open = (endpoints.len() > 1).then(|| endpoints[index].load.enter());
+            let request = Request::from_parts(head, lent);
+            let outcome = self.send_to(caller, &endpoints[index], request, open).await;
+            self.learn(destination, caller, index, outcome.as_ref().err());
             refusal = match outcome {
                 Ok(response) => return Ok(response),
                 Err(refusal) => refusal,
@@ -436,22 +685,65 @@ impl Switch {
                 break;
             }
         }
+        if let (Refusal::Denied { direction: Direction::Egress, why }, Some(own)) =
+            (&refusal, &caller.pod)
+        {
+            self.denials.note(&own.uid, Direction::Egress, why, false);
+        }
         Err(refusal)
+    }
+
+    async fn send_to(
+        &self,
+        caller: &Caller,
+        endpoint: &Endpoint,
+        request: Request<Body>,
+        open: Option<Open>,
+    ) -> Result<Response<Reply>, Refusal> {
+        let address = endpoint.address;
+        match &endpoint.place {
+            Place::Local => {
+                self.permit(caller, address, Protocol::Tcp)?;
+                match self.served(address) {
+                    Some(served) => {
+                        let flight = served.enter().counted(open);
+                        let response = flight.handler().handle(request).await?;
+                        Ok(response.map(|body| Reply::Guest { body, flight }))
+                    }
+                    None => self.exchange(address, request, open).await,
+                }
+            }
+            Place::Peer(peer) => {
+                let (head, body) = request.into_parts();
+                let request = remote(head, body, address, caller.word());
+                let (response, stream) = peer.send(request).await.map_err(Refusal::Peer)?;
+                reply_of_peer(response, stream, address, open)
+            }
+            Place::Outside => self.exchange_outside(caller, address, request, open).await,
+        }
     }
 }
 
 pub fn no_endpoint(destination: &Destination) -> Refusal {
     match destination {
-        Destination::Route(route) => Refusal::NoEndpoint {
+        Destination::Route(route) | Destination::External(route) => Refusal::NoEndpoint {
             unreachable: route.unreachable,
             service: format!("Service {}/{}", route.service.namespace, route.service.name),
         },
         Destination::Pod(endpoint) => Refusal::Gone(endpoint.address),
+        Destination::Stray(endpoints) => {
+            Refusal::Gone(endpoints.first().expect("a stray has a worker").address)
+        }
     }
 }
 
 /// Makes a request what HTTP/2 between workers wants: an absolute URI, the destination as header.
-fn remote(mut head: Parts, body: Body, destination: SocketAddr) -> Request<Body> {
+fn remote(
+    mut head: Parts,
+    body: Body,
+    destination: SocketAddr,
+    from: HeaderValue,
+) -> Request<Body> {
     head.version = Version::HTTP_2;
     let host = head.headers.remove(header::HOST);
     let mut uri = head.uri.into_parts();
@@ -468,6 +760,11 @@ fn remote(mut head: Parts, body: Body, destination: SocketAddr) -> Request<Body>
     head.uri = Uri::from_parts(uri).expect("scheme, authority and path are all there");
     let pod = HeaderValue::try_from(destination.to_string());
     head.headers.insert(POD_HEADER, pod.expect("an address is visible ASCII"));
+    head.headers.insert(FROM_HEADER, from);
+    // What it means between workers is not for guests to say.
+    for name in INNER_HEADERS {
+        head.headers.remove(name);
+    }
     Request::from_parts(head, body)
 }
 
@@ -475,164 +772,12 @@ fn reply_of_peer(
     mut response: Response<Incoming>,
     stream: StreamGuard,
     address: SocketAddr,
+    open: Option<Open>,
 ) -> Result<Response<Reply>, Refusal> {
     if let Some(word) = response.headers_mut().remove(REFUSED_HEADER) {
         return Err(Refusal::from_word(&word, address));
     }
-    Ok(response.map(|body| Reply::Peer { body, _stream: stream }))
-}
-
-/// A request body that can be sent again as long as nobody has read of it.
-pub enum Replay<B> {
-    /// Nothing to send: can be sent any number of times.
-    Empty,
-    /// Not lent yet.
-    Whole(B),
-    /// Lent; comes back if it was dropped untouched.
-    Lent(Arc<Mutex<Option<B>>>),
-}
-
-impl<B> Replay<B>
-where
-    B: HttpBody<Data = Bytes> + Unpin + Send + 'static,
-    B::Error: Into<BoxError>,
-{
-    /// Takes a body that nobody has read of.
-    pub fn new(body: B) -> Replay<B> {
-        if body.is_end_stream() { Replay::Empty } else { Replay::Whole(body) }
-    }
-
-    fn is_empty(&self) -> bool {
-        matches!(self, Replay::Empty)
-    }
-
-    /// The body for one attempt; None if an earlier attempt has read of it. For the last one it
-    /// is given away for good, which is cheaper.
-    fn lend(&mut self, last: bool) -> Option<Body> {
-        let body = match std::mem::replace(self, Replay::Empty) {
-            Replay::Empty => return Some(Body::new(Empty::new().map_err(|never| match never {}))),
-            Replay::Whole(body) => body,
-            Replay::Lent(slot) => {
-                let body = slot.lock().unwrap_or_else(PoisonError::into_inner).take();
-                // What is gone stays gone: not an empty body.
-                *self = Replay::Lent(slot);
-                body?
-            }
-        };
-        if last {
-            return Some(Body::new(body.map_err(BodyError::new)));
-        }
-        let slot = Arc::new(Mutex::new(None));
-        *self = Replay::Lent(slot.clone());
-        Some(Body::new(Loan { body: Some(body), slot: Some(slot) }))
-    }
-}
-
-/// Goes back to its slot when dropped untouched. The lock is never waited for: the sender looks
-/// after the attempt has ended.
-struct Loan<B> {
-    body: Option<B>,
-    slot: Option<Arc<Mutex<Option<B>>>>,
-}
-
-impl<B> HttpBody for Loan<B>
-where
-    B: HttpBody<Data = Bytes> + Unpin,
-    B::Error: Into<BoxError>,
-{
-    type Data = Bytes;
-    type Error = BodyError;
-
-    fn poll_frame(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
-        self.slot = None;
-        match &mut self.body {
-            Some(body) => Pin::new(body).poll_frame(cx).map_err(BodyError::new),
-            None => Poll::Ready(None),
-        }
-    }
-
-    fn is_end_stream(&self) -> bool {
-        self.body.as_ref().is_none_or(HttpBody::is_end_stream)
-    }
-
-    fn size_hint(&self) -> SizeHint {
-        self.body.as_ref().map_or_else(SizeHint::new, HttpBody::size_hint)
-    }
-}
-
-impl<B> Drop for Loan<B> {
-    fn drop(&mut self) {
-        if let Some(slot) = self.slot.take() {
-            *slot.lock().unwrap_or_else(PoisonError::into_inner) = self.body.take();
-        }
-    }
-}
-
-/// The body of a response, wherever it comes from. Holds the request's place until it is dropped.
-pub enum Reply {
-    /// A guest of this worker.
-    Guest {
-        /// What it writes.
-        body: Body,
-        /// Its place among the requests in flight.
-        flight: InFlight,
-    },
-    /// A guest of another worker.
-    Peer {
-        /// What arrives.
-        body: Incoming,
-        /// Its place on the connection.
-        _stream: StreamGuard,
-    },
-    /// A guest of this worker that listens with a socket.
-    Socket(Incoming),
-    /// One direction of a connection.
-    Stream(Body),
-    /// The worker itself; empty after it was sent.
-    Text(Bytes),
-}
-
-impl HttpBody for Reply {
-    type Data = Bytes;
-    type Error = BoxError;
-
-    fn poll_frame(
-        self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, Self::Error>>> {
-        match self.get_mut() {
-            Reply::Guest { flight, .. } if flight.served.cut.load(Ordering::Relaxed) => {
-                Poll::Ready(Some(Err("the Pod was stopped".into())))
-            }
-            Reply::Guest { body, .. } => Pin::new(body).poll_frame(cx).map_err(Into::into),
-            Reply::Peer { body, .. } => Pin::new(body).poll_frame(cx).map_err(Into::into),
-            Reply::Socket(body) => Pin::new(body).poll_frame(cx).map_err(Into::into),
-            Reply::Stream(body) => Pin::new(body).poll_frame(cx).map_err(Into::into),
-            Reply::Text(text) if text.is_empty() => Poll::Ready(None),
-            Reply::Text(text) => Poll::Ready(Some(Ok(Frame::data(std::mem::take(text))))),
-        }
-    }
-
-    fn is_end_stream(&self) -> bool {
-        match self {
-            Reply::Guest { body, .. } => body.is_end_stream(),
-            Reply::Peer { body, .. } | Reply::Socket(body) => body.is_end_stream(),
-            Reply::Stream(body) => body.is_end_stream(),
-            Reply::Text(text) => text.is_empty(),
-        }
-    }
-
-    fn size_hint(&self) -> SizeHint {
-        match self {
-            Reply::Guest { body, .. } => body.size_hint(),
-            Reply::Peer { body, .. } | Reply::Socket(body) => body.size_hint(),
-            Reply::Stream(body) => body.size_hint(),
-            Reply::Text(text) => SizeHint::with_exact(text.len() as u64),
-        }
-    }
+    Ok(response.map(|body| Reply::Peer { body, _stream: stream, _open: open }))
 }
 
 #[cfg(test)]

@@ -187,6 +187,7 @@ pub fn pod(fixture: &Fixture, uid: &str, ip: &str, container: Container) -> ToWo
         name: uid.to_owned(),
         namespace: fixture.hello.namespace.clone(),
         ip: ip.parse().expect("an address"),
+        labels: [("app".to_owned(), uid.to_owned())].into(),
         hosts: Vec::new(),
         searches: Vec::new(),
         containers: vec![container],
@@ -237,6 +238,10 @@ pub fn service(
             namespace: (*namespace).to_owned(),
             node: Some((*node).to_owned()),
             peer: *peer,
+            internal: true,
+            external: true,
+            outside: false,
+            hostname: None,
         };
     ToWorker::Services(Services::Upsert(vec![ServiceRoute {
         key: ServiceKey { namespace: key.0.to_owned(), name: key.1.to_owned() },
@@ -248,6 +253,7 @@ pub fn service(
             node_port,
             endpoints: endpoints.iter().map(endpoint).collect(),
         }],
+        ..ServiceRoute::default()
     }]))
 }
 
