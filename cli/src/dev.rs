@@ -196,7 +196,7 @@ async fn start_nodes(
             format!("--name={name}"),
             format!("--data-dir={}", data_dir.display()),
             format!("--address={address}"),
-            format!("--ingress-ports={},{}", http, https),
+            format!("--ingress-ports={http},{https}"),
             "--stop-workers-on-exit".into(),
         ];
         if !cluster.flags.no_image_aliases {

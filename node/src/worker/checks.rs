@@ -21,8 +21,9 @@ use tokio_util::sync::CancellationToken;
 use wherry_wasi_shim::{Body, BodyError, Budget, Exit, GuestConfig, Module, Output, Term};
 
 use super::reply::Replay;
+use super::served::Served;
 use super::start::View;
-use super::switch::{Refusal, Served, Switch};
+use super::switch::{Refusal, Switch};
 use crate::protocol::{Check, Guest, HttpCheck};
 
 /// What a guest's answer to a probe is read of.

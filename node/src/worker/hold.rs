@@ -131,6 +131,42 @@ impl Holds {
     }
 }
 
+impl Holds {
+    /// Waits a moment for a table in which a port of a Service has other endpoints than it had.
+    pub async fn newer(
+        &self,
+        route: &Route,
+        patience: Duration,
+        external: bool,
+        table: impl Fn() -> Arc<Table>,
+    ) -> Option<Destination> {
+        let port = route.port.to_string();
+        let of = |route: &Route| -> Vec<std::net::SocketAddr> {
+            let endpoints = if external { &route.external } else { &route.endpoints };
+            endpoints.iter().map(|endpoint| endpoint.address).collect()
+        };
+        let before = of(route);
+        let found = async {
+            loop {
+                let mut published = std::pin::pin!(self.published.notified());
+                // Registered before the look, so that no table is missed.
+                published.as_mut().enable();
+                let table = table();
+                if let Some(route) = table.service_port(&route.service, &port)
+                    && of(route) != before
+                {
+                    return match external {
+                        true => Destination::External(route.clone()),
+                        false => Destination::Route(route.clone()),
+                    };
+                }
+                published.await;
+            }
+        };
+        tokio::time::timeout(patience, found).await.ok()
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::{
@@ -194,6 +230,24 @@ mod tests {
         let (found, ()) = tokio::join!(waiting, waking);
         assert_eq!(found.expect("a Pod is there").endpoints().len(), 1);
         assert!(holds.demand().is_empty());
+    }
+
+    #[tokio::test]
+    async fn whose_pod_has_just_left_waits_for_the_next_table() {
+        let (holds, newest) = (Holds::default(), arc_swap::ArcSwap::new(table(&["10.0.0.1:80"])));
+        let newest_table = newest.load_full();
+        let route = newest_table.service_port(&key(), "80").expect("it has the port");
+        let waiting = holds.newer(route, WAIT_MAX, false, || newest.load_full());
+        let moving = async {
+            tokio::task::yield_now().await;
+            newest.store(table(&["10.0.0.2:80"]));
+            holds.look_again();
+        };
+        let (found, ()) = tokio::join!(waiting, moving);
+        let address = found.expect("a Pod came").endpoints()[0].address;
+        assert_eq!(address.to_string(), "10.0.0.2:80");
+        let short = Duration::from_millis(1);
+        assert!(holds.newer(route, short, true, || newest_table.clone()).await.is_none());
     }
 
     #[tokio::test]

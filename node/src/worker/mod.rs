@@ -42,6 +42,7 @@ mod ports;
 mod probe;
 mod probers;
 mod reply;
+mod served;
 mod session;
 mod sockets;
 mod start;

@@ -41,8 +41,9 @@ use super::{
     outgoing::Names,
     policy::Subject,
     probers::{Finding, Key, Probers},
+    served::Served,
     start::{CODE_TRAP, Note, Start, exit_now},
-    switch::{LocalPods, Refusal, Served},
+    switch::{LocalPods, Refusal},
 };
 use crate::protocol::{
     Answer, Container, ContainerPhase, ContainerState, Exit, ExitReason, Guest, Health, Open, Pod,

@@ -12,7 +12,7 @@ use http_body_util::{BodyExt, Empty};
 use hyper::body::Incoming;
 use wherry_wasi_shim::{Body, BodyError};
 
-use super::{balance::Open, peers::StreamGuard, switch::InFlight};
+use super::{balance::Open, peers::StreamGuard, served::InFlight};
 
 type BoxError = Box<dyn std::error::Error + Send + Sync>;
 

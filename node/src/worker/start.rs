@@ -37,8 +37,9 @@ use super::{
     logs::{Log, Logs, Stream},
     outgoing::{Names, outgoing},
     probers::Key,
+    served::Served,
     sockets::PodNetwork,
-    switch::{Served, Switch},
+    switch::Switch,
 };
 use crate::protocol::{
     Container, Exit, ExitReason, Form, Guest, HookKind, Limits, Mount, Protocol,

@@ -28,7 +28,8 @@ use super::{
     policy::Caller,
     ports::BUFFER_BYTES,
     reply::Reply,
-    switch::{FROM_HEADER, POD_HEADER, REFUSED_HEADER, Refusal, Served, Switch},
+    served::Served,
+    switch::{FROM_HEADER, POD_HEADER, REFUSED_HEADER, Refusal, Switch},
 };
 use crate::protocol::Protocol;
 

@@ -12,11 +12,8 @@
 use std::{
     collections::HashMap,
     net::{IpAddr, SocketAddr},
-    sync::{
-        Arc,
-        atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering},
-    },
-    time::Instant,
+    sync::Arc,
+    time::{Duration, Instant},
 };
 
 use arc_swap::ArcSwap;
@@ -28,9 +25,8 @@ use http::{
 };
 use http_body::Body as HttpBody;
 use hyper::body::Incoming;
-use tokio::sync::Notify;
 use tokio_util::task::TaskTracker;
-use wherry_wasi_shim::{Body, HandleError, Handler};
+use wherry_wasi_shim::{Body, HandleError};
 
 use super::{
     balance::{Open, choose, may_leave_out, turn_of},
@@ -42,6 +38,7 @@ use super::{
     policy::{self, Caller, Subject, Verdict},
     ports::Ports,
     reply::{Replay, Reply},
+    served::Served,
     streams::INNER_HEADERS,
 };
 use crate::protocol::{Direction, Protocol};
@@ -58,34 +55,11 @@ pub const FROM_HEADER: HeaderName = HeaderName::from_static("wherry-from");
 const WORD_INGRESS: &str = "denied-ingress ";
 const WORD_EGRESS: &str = "denied-egress ";
 
+/// How long a request whose Pod has just left waits for the newer table: it is made by the time the
+/// Pod is told to go, and a few writes away.
+const SECOND_LOOK: Duration = Duration::from_secs(1);
+
 type BoxError = Box<dyn std::error::Error + Send + Sync>;
-
-/// A running handler container.
-pub struct Served {
-    handler: Handler,
-    requests: AtomicU64,
-    /// From arrival to the end of the response's body.
-    in_flight: AtomicUsize,
-    /// When the container began to serve: times below are counted from here.
-    since: Instant,
-    /// Time that ended requests took, in nanoseconds.
-    ended_ns: AtomicU64,
-    /// The sum of when those in flight arrived, in nanoseconds; it wraps.
-    arrived_ns: AtomicU64,
-    /// Set when the last request in flight should be told to `idle`.
-    leaving: AtomicBool,
-    idle: Notify,
-    /// Set when what is still in flight is cut off.
-    cut: AtomicBool,
-}
-
-/// One request in flight; it keeps the container from being idle until dropped.
-pub struct InFlight {
-    served: Arc<Served>,
-    arrived_ns: u64,
-    /// Its count at its endpoint.
-    open: Option<Open>,
-}
 
 /// The Pods of this worker, by address.
 #[derive(Default, Clone)]
@@ -274,109 +248,6 @@ impl Refusal {
     /// Whether another try may end differently: what a guest itself did wrong it would do again.
     fn is_of_the_way(&self) -> bool {
         self.is_unsent() || matches!(self, Refusal::Peer(_))
-    }
-}
-
-impl Served {
-    /// A container that was just started.
-    pub fn new(handler: Handler) -> Served {
-        Served {
-            handler,
-            requests: AtomicU64::new(0),
-            in_flight: AtomicUsize::new(0),
-            since: Instant::now(),
-            ended_ns: AtomicU64::new(0),
-            arrived_ns: AtomicU64::new(0),
-            leaving: AtomicBool::new(false),
-            idle: Notify::new(),
-            cut: AtomicBool::new(false),
-        }
-    }
-
-    /// Counts a request as in flight until the result is dropped.
-    pub fn enter(self: Arc<Served>) -> InFlight {
-        self.requests.fetch_add(1, Ordering::Relaxed);
-        self.in_flight.fetch_add(1, Ordering::SeqCst);
-        let arrived_ns = self.now_ns();
-        self.arrived_ns.fetch_add(arrived_ns, Ordering::Relaxed);
-        InFlight { served: self, arrived_ns, open: None }
-    }
-
-    fn now_ns(&self) -> u64 {
-        u64::try_from(self.since.elapsed().as_nanos()).unwrap_or(u64::MAX)
-    }
-
-    /// How long requests took together, those in flight as far as they are. The parts are read one
-    /// after the other, so it may be off by the requests that come and go meanwhile.
-    pub fn busy_ns(&self) -> u64 {
-        let ended = self.ended_ns.load(Ordering::Relaxed);
-        let in_flight = u64::try_from(self.in_flight()).unwrap_or(0);
-        let arrived = self.arrived_ns.load(Ordering::Relaxed);
-        let running = in_flight.wrapping_mul(self.now_ns()).wrapping_sub(arrived);
-        // A difference that wrapped is one of those that came meanwhile: they have taken no time.
-        let running = if running > u64::MAX / 2 { 0 } else { running };
-        ended.saturating_add(running)
-    }
-
-    /// Ends when no request is in flight. The container must have left the table before.
-    pub async fn idle(&self) {
-        self.leaving.store(true, Ordering::SeqCst);
-        loop {
-            let mut woken = std::pin::pin!(self.idle.notified());
-            // Registered before the look at the counter, so that no end is missed.
-            woken.as_mut().enable();
-            if self.in_flight() == 0 {
-                return;
-            }
-            woken.await;
-        }
-    }
-
-    /// Ends the responses that are still being sent, as broken. A request without a response yet
-    /// ends by its deadline.
-    pub fn cut_off(&self) {
-        self.cut.store(true, Ordering::Relaxed);
-    }
-
-    /// Requests in flight now.
-    pub fn in_flight(&self) -> usize {
-        self.in_flight.load(Ordering::SeqCst)
-    }
-
-    /// Requests since the start.
-    pub fn requests(&self) -> u64 {
-        self.requests.load(Ordering::Relaxed)
-    }
-}
-
-impl InFlight {
-    /// Counted at its endpoint as well.
-    fn counted(mut self, open: Option<Open>) -> InFlight {
-        self.open = open;
-        self
-    }
-
-    /// Whether what is left of the response is not to be sent.
-    pub fn is_cut_off(&self) -> bool {
-        self.served.cut.load(Ordering::Relaxed)
-    }
-
-    /// The guest that the request is for.
-    pub fn handler(&self) -> &Handler {
-        &self.served.handler
-    }
-}
-
-impl Drop for InFlight {
-    fn drop(&mut self) {
-        let served = &self.served;
-        let took_ns = served.now_ns().saturating_sub(self.arrived_ns);
-        served.ended_ns.fetch_add(took_ns, Ordering::Relaxed);
-        served.arrived_ns.fetch_sub(self.arrived_ns, Ordering::Relaxed);
-        let before = served.in_flight.fetch_sub(1, Ordering::SeqCst);
-        if before == 1 && served.leaving.load(Ordering::SeqCst) {
-            served.idle.notify_waiters();
-        }
     }
 }
 
@@ -648,17 +519,51 @@ impl Switch {
         B: HttpBody<Data = Bytes> + Unpin + Send + 'static,
         B::Error: Into<BoxError>,
     {
-        let awake;
+        let mut newer;
         let mut destination = destination;
         if destination.endpoints().is_empty() {
-            awake = self.awake(destination).await?;
-            destination = &awake;
+            newer = self.awake(destination).await?;
+            destination = &newer;
         }
+        let mut parts = Some(parts);
+        let mut outcome = self.send_to_any(caller, destination, &mut parts, &mut body).await;
+        // The Pod has just left, and the table that says who came is on its way.
+        if matches!(outcome, Err(Refusal::Gone(_)))
+            && parts.is_some()
+            && let Some(route) = destination.route()
+        {
+            let external = matches!(destination, Destination::External(_));
+            let table = || self.table.load_full();
+            if let Some(found) = self.holds.newer(route, SECOND_LOOK, external, table).await {
+                newer = found;
+                outcome = self.send_to_any(caller, &newer, &mut parts, &mut body).await;
+            }
+        }
+        if let (Err(Refusal::Denied { direction: Direction::Egress, why }), Some(own)) =
+            (&outcome, &caller.pod)
+        {
+            self.denials.note(&own.uid, Direction::Egress, why, false);
+        }
+        outcome
+    }
+
+    /// Tries the endpoints of a destination. Parts that are left were not given to anybody.
+    async fn send_to_any<B>(
+        &self,
+        caller: &Caller,
+        destination: &Destination,
+        parts: &mut Option<Parts>,
+        body: &mut Replay<B>,
+    ) -> Result<Response<Reply>, Refusal>
+    where
+        B: HttpBody<Data = Bytes> + Unpin + Send + 'static,
+        B::Error: Into<BoxError>,
+    {
         let endpoints = destination.endpoints();
         let turn = Switch::turn(destination, caller);
         let attempts = endpoints.len().min(destination.attempts_max());
-        let harmless = parts.method.is_safe() && body.is_empty();
-        let mut parts = Some(parts);
+        let safe = parts.as_ref().is_some_and(|parts| parts.method.is_safe());
+        let harmless = safe && body.is_empty();
         let mut tried = [usize::MAX; STRAY_ATTEMPTS_MAX];
         let mut refusal = no_endpoint(destination);
         for attempt in 0..attempts {
@@ -666,13 +571,19 @@ impl Switch {
                 break;
             };
             tried[attempt] = index;
+            let Endpoint { address, place, load } = &endpoints[index];
+            if matches!(place, Place::Local) && !self.is_here(*address) {
+                refusal = Refusal::Gone(*address);
+                self.learn(destination, caller, index, Some(&refusal));
+                continue;
+            }
             let last = attempt + 1 == attempts;
             let head = if last { parts.take() } else { parts.clone() };
             let (Some(head), Some(lent)) = (head, body.lend(last)) else {
                 break;
             };
             // Alone it gets everything, however busy it is.
-            let open = (endpoints.len() > 1).then(|| endpoints[index].load.enter());
+            let open = (endpoints.len() > 1).then(|| load.enter());
             let request = Request::from_parts(head, lent);
             let outcome = self.send_to(caller, &endpoints[index], request, open).await;
             self.learn(destination, caller, index, outcome.as_ref().err());
@@ -685,12 +596,12 @@ impl Switch {
                 break;
             }
         }
-        if let (Refusal::Denied { direction: Direction::Egress, why }, Some(own)) =
-            (&refusal, &caller.pod)
-        {
-            self.denials.note(&own.uid, Direction::Egress, why, false);
-        }
         Err(refusal)
+    }
+
+    /// Whether anybody of this worker answers at an address.
+    fn is_here(&self, address: SocketAddr) -> bool {
+        self.pods.load().get(address).is_some() || self.ports.is_listening(address)
     }
 
     async fn send_to(
