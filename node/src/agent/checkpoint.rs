@@ -41,12 +41,12 @@ pub enum Kind {
     /// NetworkPolicies.
     Policies,
     /// Labels of namespaces.
-    Namespaces,
+    Labels,
 }
 
 impl Kind {
     const ALL: [Kind; 6] =
-        [Kind::Pods, Kind::Services, Kind::Slices, Kind::Nodes, Kind::Policies, Kind::Namespaces];
+        [Kind::Pods, Kind::Services, Kind::Slices, Kind::Nodes, Kind::Policies, Kind::Labels];
 
     fn folder(self) -> &'static str {
         match self {
@@ -55,7 +55,7 @@ impl Kind {
             Kind::Slices => "slices",
             Kind::Nodes => "nodes",
             Kind::Policies => "policies",
-            Kind::Namespaces => "namespaces",
+            Kind::Labels => "labels",
         }
     }
 }

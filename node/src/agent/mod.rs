@@ -482,7 +482,7 @@ fn spawn_policy_watches(
             Some((name.clone(), (name, namespace.metadata.labels.unwrap_or_default())))
         },
         move |change| {
-            keep(&kept, Kind::Namespaces, &change, |(name, _)| name.clone(), String::clone);
+            keep(&kept, Kind::Labels, &change, |(name, _)| name.clone(), String::clone);
             send(namespaces.clone(), Input::Namespace(change))
         },
         shutdown.clone(),

@@ -83,7 +83,7 @@ pub async fn run(checkpoint: Arc<Checkpoint>, inputs: mpsc::Sender<Input>) {
         slices: checkpoint.load(Kind::Slices),
         nodes: checkpoint.load(Kind::Nodes),
         policies: checkpoint.load(Kind::Policies),
-        namespaces: checkpoint.load(Kind::Namespaces),
+        namespaces: checkpoint.load(Kind::Labels),
     });
     match read.await {
         // The loop is gone only when the agent ends.
