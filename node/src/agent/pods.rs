@@ -305,43 +305,6 @@ impl Pods {
         }
     }
 
-    fn service(&mut self, change: Change<ServiceInfo, Name>) {
-        match change {
-            Change::Apply(service) => self.parts.fleet.set_service(service),
-            Change::Delete((namespace, name)) => {
-                self.parts.fleet.remove_service(&namespace, &name);
-            }
-            Change::Synced => {
-                self.parts.fleet.services_synced();
-                self.process_all();
-            }
-        }
-    }
-
-    fn node(&mut self, change: Change<NodeInfo, String>) {
-        match change {
-            Change::Apply(node) => {
-                let own = node.name == self.parts.node;
-                let block = node.pod_cidr.clone().filter(|_| own);
-                self.parts.fleet.set_node(node);
-                if let Some(block) = block {
-                    let first = !self.addresses.is_ready();
-                    if !self.addresses.set_block(&block) {
-                        tracing::error!(block, "spec.podCIDR of this node is not an IPv4 block");
-                    } else if first {
-                        tracing::info!(block, "Pod addresses");
-                        self.process_all();
-                    }
-                }
-            }
-            Change::Delete(name) => self.parts.fleet.remove_node(&name),
-            Change::Synced => {
-                self.parts.fleet.nodes_synced();
-                self.process_all();
-            }
-        }
-    }
-
     /// A Pod of this node is new or different.
     fn apply(&mut self, desired: Desired, api: Option<PodStatus>) {
         let uid = desired.spec.uid.clone();

@@ -1,13 +1,56 @@
-//! The loop's part in who may reach whom.
+//! The loop's part in where traffic goes, and who may reach whom.
 
 use std::collections::BTreeMap;
 
 use k8s_openapi::api::networking::v1::NetworkPolicy;
 
 use super::{Name, Pods};
-use crate::{agent::watch::Change, protocol::Denial};
+use crate::{
+    agent::{
+        routes::{NodeInfo, ServiceInfo},
+        watch::Change,
+    },
+    protocol::Denial,
+};
 
 impl Pods {
+    pub(super) fn service(&mut self, change: Change<ServiceInfo, Name>) {
+        match change {
+            Change::Apply(service) => self.parts.fleet.set_service(service),
+            Change::Delete((namespace, name)) => {
+                self.parts.fleet.remove_service(&namespace, &name);
+            }
+            Change::Synced => {
+                self.parts.fleet.services_synced();
+                self.process_all();
+            }
+        }
+    }
+
+    pub(super) fn node(&mut self, change: Change<NodeInfo, String>) {
+        match change {
+            Change::Apply(node) => {
+                let own = node.name == self.parts.node;
+                let block = node.pod_cidr.clone().filter(|_| own);
+                self.parts.fleet.set_node(node);
+                if let Some(block) = block {
+                    let first = !self.addresses.is_ready();
+                    if !self.addresses.set_block(&block) {
+                        tracing::error!(block, "spec.podCIDR of this node is not an IPv4 block");
+                    } else if first {
+                        tracing::info!(block, "Pod addresses");
+                        self.process_all();
+                    }
+                }
+            }
+            Change::Delete(name) => self.parts.fleet.remove_node(&name),
+            Change::Synced => {
+                self.parts.fleet.nodes_synced();
+                self.process_all();
+            }
+        }
+    }
+
     pub(super) fn policy(&mut self, change: Change<(Name, NetworkPolicy), Name>) {
         match change {
             Change::Apply((name, policy)) => self.parts.fleet.set_policy(name, policy),
