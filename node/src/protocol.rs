@@ -31,8 +31,9 @@ pub use self::container::{
     Probes,
 };
 pub use self::network::{
-    Certificate, Demand, Denial, Direction, Endpoint, INGRESS_NAMESPACE, IngressPath, IngressRule,
-    IngressTable, NodeRoute, Nodes, Policies, RoutePort, ServiceKey, ServiceRoute, Services,
+    Certificate, Demand, Denial, Direction, Endpoint, INGRESS_LOGS, INGRESS_NAMESPACE, IngressPath,
+    IngressRule, IngressTable, NodeRoute, Nodes, Policies, RoutePort, ServiceKey, ServiceRoute,
+    Services,
 };
 pub use self::stream::{Answer, Code, Open, Streams};
 

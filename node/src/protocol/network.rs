@@ -173,6 +173,9 @@ pub struct Demand {
 /// lie in no process with tenants' guests.
 pub const INGRESS_NAMESPACE: &str = "kube-system";
 
+/// The folder of its access log, below the log root. No Pod's folder has such a name.
+pub const INGRESS_LOGS: &str = "ingress";
+
 /// What comes in from outside by host and path. Sent whole to the one worker that serves it.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", default)]

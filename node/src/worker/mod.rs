@@ -95,8 +95,8 @@ const DESCRIPTORS_KEPT: u64 = 512;
 const BLOCKING_THREADS_MAX: usize = 64;
 /// Rhythm of what is done from time to time: node ports that could not be bound, being an orphan.
 const TICK: Duration = Duration::from_secs(5);
-/// The access log of Ingresses, below the folder of logs.
-const INGRESS_LOG: &str = "ingress/access.log";
+/// The access log of Ingresses.
+const INGRESS_LOG: &str = "access.log";
 /// Messages taken together before tables are published.
 const BATCH_MAX: usize = 256;
 /// After a failed accept: it would fail again at once.
@@ -321,7 +321,7 @@ impl Worker {
         let logs = Logs::start().map_err(WorkerError::Logs)?;
         let runtime = Runtime::new(engine, switch.clone(), logs.clone(), hello.log_root.clone());
         let ingress = (hello.namespace == protocol::INGRESS_NAMESPACE).then(|| {
-            let log = hello.log_root.join(INGRESS_LOG);
+            let log = hello.log_root.join(protocol::INGRESS_LOGS).join(INGRESS_LOG);
             Ingresses::new(switch.clone(), &logs, log, hello.address, connections_max)
         });
         let mut worker = Worker {
