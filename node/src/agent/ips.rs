@@ -67,12 +67,6 @@ impl Addresses {
     }
 }
 
-/// Whether an address is one that Pods of a block may have.
-pub fn contains(block: &str, address: IpAddr) -> bool {
-    let IpAddr::V4(address) = address.to_canonical() else { return false };
-    parse(block).is_some_and(|(first, last)| (first..=last).contains(&u32::from(address)))
-}
-
 /// First and last address that a Pod may have: not the network's, not the broadcast address, and not
 /// the first host, which is kept for the node itself.
 fn parse(cidr: &str) -> Option<(u32, u32)> {

@@ -9,6 +9,7 @@ use std::{
     net::{IpAddr, SocketAddr},
 };
 
+use ipnet::IpNet;
 use k8s_openapi::api::{
     core::v1::{Node, Service},
     discovery::v1::EndpointSlice,
@@ -18,7 +19,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::protocol::{Endpoint, NodeRoute, Protocol, RoutePort, ServiceKey, ServiceRoute};
 
-use super::{ips, spec::transport};
+use super::spec::transport;
 
 /// Annotation on a Node: `{"<namespace>":"<ip>:<port>"}`, the peer listeners of its workers.
 pub const ANNOTATION_WORKERS: &str = "wherry.dev/workers";
@@ -522,13 +523,17 @@ struct Candidate<'a> {
     zone: Option<&'a str>,
 }
 
+fn is_within(block: &str, address: IpAddr) -> bool {
+    block.parse::<IpNet>().is_ok_and(|block| block.contains(&address.to_canonical()))
+}
+
 /// Where an endpoint is: what its slice says, else what follows from its node or address.
 fn candidate<'a>(
     endpoint: &'a EndpointInfo,
     nodes: &'a HashMap<String, NodeInfo>,
 ) -> Candidate<'a> {
     let holds = |node: &&NodeInfo| {
-        node.pod_cidr.as_deref().is_some_and(|block| ips::contains(block, endpoint.address))
+        node.pod_cidr.as_deref().is_some_and(|block| is_within(block, endpoint.address))
     };
     let by_address = || nodes.values().find(holds).map(|node| node.name.as_str());
     let node = endpoint.node.as_deref().or_else(by_address);
