@@ -124,8 +124,9 @@ pub struct NodeInfo {
     pub name: String,
     /// Peer listeners by namespace.
     pub workers: BTreeMap<String, SocketAddr>,
-    /// `spec.podCIDR`
-    pub pod_cidr: Option<String>,
+    /// `spec.podCIDRs`: where addresses of its Pods are from.
+    #[serde(default)]
+    pub pod_cidrs: Vec<String>,
     /// Whether its condition `Ready` is true.
     pub ready: bool,
     /// Label `topology.kubernetes.io/zone`.
@@ -223,10 +224,15 @@ pub fn node(object: Node) -> Option<NodeInfo> {
         .flatten()
         .any(|condition| condition.type_ == "Ready" && condition.status == "True");
     let addresses = status.addresses.into_iter().flatten();
+    let spec = object.spec.unwrap_or_default();
+    let mut pod_cidrs = spec.pod_cidrs.unwrap_or_default();
+    if pod_cidrs.is_empty() {
+        pod_cidrs.extend(spec.pod_cidr);
+    }
     Some(NodeInfo {
         name: object.metadata.name?,
         workers,
-        pod_cidr: object.spec.and_then(|spec| spec.pod_cidr),
+        pod_cidrs,
         ready,
         zone: object.metadata.labels.and_then(|mut labels| labels.remove(LABEL_ZONE)),
         addresses: addresses.filter_map(|address| address.address.parse().ok()).collect(),
@@ -324,8 +330,8 @@ impl Table {
     pub fn set_node(&mut self, node: NodeInfo) -> Vec<Changed> {
         let name = node.name.clone();
         let same = self.nodes.get(&name).is_some_and(|known| {
-            (&known.workers, &known.zone, &known.pod_cidr, &known.addresses)
-                == (&node.workers, &node.zone, &node.pod_cidr, &node.addresses)
+            (&known.workers, &known.zone, &known.pod_cidrs, &known.addresses)
+                == (&node.workers, &node.zone, &node.pod_cidrs, &node.addresses)
         });
         self.nodes.insert(name.clone(), node);
         match same {
@@ -345,7 +351,7 @@ impl Table {
         let unknown = || NodeInfo {
             name: name.to_owned(),
             workers: BTreeMap::new(),
-            pod_cidr: None,
+            pod_cidrs: Vec::new(),
             ready: true,
             zone: None,
             addresses: Vec::new(),
@@ -503,7 +509,7 @@ pub fn route<'a>(
 fn node_route(node: &NodeInfo) -> NodeRoute {
     NodeRoute {
         name: node.name.clone(),
-        pod_cidrs: node.pod_cidr.iter().cloned().collect(),
+        pod_cidrs: node.pod_cidrs.clone(),
         workers: node.workers.clone(),
     }
 }
@@ -532,9 +538,8 @@ fn candidate<'a>(
     endpoint: &'a EndpointInfo,
     nodes: &'a HashMap<String, NodeInfo>,
 ) -> Candidate<'a> {
-    let holds = |node: &&NodeInfo| {
-        node.pod_cidr.as_deref().is_some_and(|block| is_within(block, endpoint.address))
-    };
+    let holds =
+        |node: &&NodeInfo| node.pod_cidrs.iter().any(|block| is_within(block, endpoint.address));
     let by_address = || nodes.values().find(holds).map(|node| node.name.as_str());
     let node = endpoint.node.as_deref().or_else(by_address);
     let of_node = node.and_then(|node| nodes.get(node)).and_then(|node| node.zone.as_deref());

@@ -111,7 +111,7 @@ fn a_bad_annotation_is_no_address() {
     let node = node_b("not json");
     assert!(node.workers.is_empty());
     assert!(node.ready);
-    assert_eq!(node.pod_cidr.as_deref(), Some("10.0.0.0/19"));
+    assert_eq!(node.pod_cidrs, ["10.0.0.0/19"]);
 }
 
 #[test]
@@ -171,7 +171,7 @@ fn check_chosen(spec: &str, endpoints: &[&str], internal: &[&str], external: &[&
         let node = NodeInfo {
             name: name.to_owned(),
             workers: BTreeMap::new(),
-            pod_cidr: Some(block.to_owned()),
+            pod_cidrs: vec![block.to_owned()],
             ready: true,
             zone: Some(zone.to_owned()),
             addresses: Vec::new(),

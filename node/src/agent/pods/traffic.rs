@@ -31,7 +31,7 @@ impl Pods {
         match change {
             Change::Apply(node) => {
                 let own = node.name == self.parts.node;
-                let block = node.pod_cidr.clone().filter(|_| own);
+                let block = node.pod_cidrs.first().cloned().filter(|_| own);
                 self.parts.fleet.set_node(node);
                 if let Some(block) = block {
                     let first = !self.addresses.is_ready();
