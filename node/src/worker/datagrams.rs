@@ -173,6 +173,16 @@ impl Switch {
         Ok(())
     }
 
+    /// Sends a datagram back to whoever asked from that address. False: nobody has.
+    pub fn answer_datagram(&self, from: SocketAddr, to: SocketAddr, data: &Bytes) -> bool {
+        let to = SocketAddr::new(to.ip().to_canonical(), to.port());
+        let back = self.conversations.lock().back(from, to, Instant::now());
+        if let Some(back) = &back {
+            self.send_back(back, to, data.clone());
+        }
+        back.is_some()
+    }
+
     /// Takes what clients of a port of the node send, until dropped.
     pub async fn take_datagrams(self: Arc<Switch>, socket: Arc<UdpSocket>, at: At) {
         let mut buffer = vec![0; DATAGRAM_BYTES_MAX];
