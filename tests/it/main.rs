@@ -2,6 +2,7 @@
 //! simulation of the pure parts; the other modules drive real processes with real clients and run
 //! when `WHERRY_L3` is set (`make test`).
 
+mod aggregated;
 mod apps;
 mod backup;
 mod chaos;

@@ -19,6 +19,7 @@ use tokio::time::{Instant, Sleep, sleep_until};
 
 use crate::engine::Engine;
 use crate::fair::Share;
+use crate::handler::Steps;
 
 /// How much wall time of its quota a guest may use at once. The period of a kernel's CPU quota.
 const QUOTA_PERIOD_NS: u64 = 100_000_000;
@@ -161,12 +162,19 @@ pub(crate) struct Metered<F> {
     inner: Pin<Box<F>>,
     engine: Engine,
     meter: Arc<Meter>,
+    /// Of one request, which is charged as well.
+    steps: Option<Arc<Steps>>,
     pause: Option<Pin<Box<Sleep>>>,
 }
 
 impl<F: Future> Metered<F> {
-    pub(crate) fn new(engine: Engine, meter: Arc<Meter>, inner: F) -> Metered<F> {
-        Metered { inner: Box::pin(inner), engine, meter, pause: None }
+    pub(crate) fn new(
+        engine: Engine,
+        meter: Arc<Meter>,
+        steps: Option<Arc<Steps>>,
+        inner: F,
+    ) -> Metered<F> {
+        Metered { inner: Box::pin(inner), engine, meter, steps, pause: None }
     }
 }
 
@@ -194,6 +202,9 @@ impl<F: Future> Future for Metered<F> {
         let poll = this.inner.as_mut().poll(cx);
         let used_ns = thread_cpu_ns().saturating_sub(before_ns);
         this.meter.charge(used_ns);
+        if let Some(steps) = &this.steps {
+            steps.used(used_ns);
+        }
         this.engine.fair().charge(&this.meter, used_ns, began.elapsed());
         drop(running);
         poll

@@ -163,7 +163,7 @@ impl Command {
         let pod = Arc::clone(&self.pod);
         let meter = Arc::clone(&pod.meter);
         let entry = self.entry;
-        let guest = Metered::new(pod.engine.clone(), meter, {
+        let guest = Metered::new(pod.engine.clone(), meter, None, {
             let pod = Arc::clone(&pod);
             async move { execute(&pod, &entry).await }
         });

@@ -222,6 +222,11 @@ impl MemoryLimiter {
         let refused = Refused::Nothing;
         MemoryLimiter { account, bytes_max, bytes_max_total, held: 0, last_grant: 0, refused }
     }
+
+    /// Bytes of all memories of this instance.
+    pub(crate) fn held(&self) -> u64 {
+        self.held
+    }
 }
 
 impl ResourceLimiter for MemoryLimiter {

@@ -205,6 +205,7 @@ impl Member {
             router: peer::router(api.clone(), store.clone(), removed.clone()),
         };
         tasks.spawn(serve::serve(listener, Sides { clients, peers: between }, stop.clone()));
+        tasks.spawn(api.clone().remember());
         tasks.spawn(at_rest::keep(store.clone(), keyring, reports.clone(), stop.clone()));
         let leader = Leader {
             store: store.clone(),
@@ -215,6 +216,7 @@ impl Member {
             members: reachable,
         };
         tasks.spawn(lead(store.clone(), leader, stop.clone()));
+        tasks.spawn(api.clone().check_aggregated());
         let look = look_around(store.clone(), address, members, addresses);
         tasks.spawn(stop.clone().run_until_cancelled_owned(look));
         let settle = settle(store.clone(), name.clone(), address);

@@ -22,6 +22,7 @@ use openraft::entry::{EntryPayload, RaftEntry};
 use openraft::impls::leader_id_adv::LeaderId;
 use openraft::{Membership, SnapshotMeta as OpenraftMeta};
 
+use crate::promise::Promise;
 use crate::raft::{LogEntry, LogId, Place, SnapshotMeta, StoredMembership, Vote};
 use crate::state::{Action, Command, Entry, Mark, Precondition};
 
@@ -111,6 +112,11 @@ impl Encoder {
         self.u64(log_id.leader_id.term);
         self.u64(log_id.leader_id.node_id);
         self.u64(log_id.index);
+    }
+
+    pub(crate) fn promise(&mut self, promise: &Promise) {
+        self.option(promise.vote.as_ref(), Encoder::vote);
+        self.option(promise.last.as_ref(), Encoder::log_id);
     }
 
     pub(crate) fn mark(&mut self, mark: &Mark) {
@@ -288,6 +294,11 @@ impl<'a> Decoder<'a> {
     pub(crate) fn log_id(&mut self) -> Result<LogId, CodecError> {
         let leader_id = LeaderId { term: self.u64()?, node_id: self.u64()? };
         Ok(LogId { leader_id, index: self.u64()? })
+    }
+
+    pub(crate) fn promise(&mut self) -> Result<Promise, CodecError> {
+        let vote = self.option(Decoder::vote)?;
+        Ok(Promise { vote, last: self.option(Decoder::log_id)? })
     }
 
     pub(crate) fn mark(&mut self) -> Result<Mark, CodecError> {

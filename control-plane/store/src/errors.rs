@@ -59,6 +59,23 @@ pub enum OpenError {
         /// What is there now.
         found: String,
     },
+    /// It is older than what this member has told another one.
+    #[error(
+        "the store in {path:?} is older than what this member has done: it has given member \
+         {witness} its {promised}, the folder has {found}; it was put back to an earlier copy, or \
+         its disk has lost data; never start it again under this member id: remove the member from \
+         its cluster (`wherry member remove`) and let this machine join with an empty folder"
+    )]
+    Older {
+        /// The folder.
+        path: PathBuf,
+        /// Who remembers.
+        witness: MemberId,
+        /// What the member had promised.
+        promised: String,
+        /// What is there now.
+        found: String,
+    },
     /// The folder belongs to somebody else.
     #[error(
         "the store in {path:?} belongs to member {found}, this is member {wanted}; start the \

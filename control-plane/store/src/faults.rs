@@ -55,7 +55,7 @@ impl Bug {
 }
 
 /// Every failpoint there is.
-pub const POINTS: [&str; 20] = [
+pub const POINTS: [&str; 21] = [
     "log.append",
     "log.vote",
     "log.truncate",
@@ -67,6 +67,7 @@ pub const POINTS: [&str; 20] = [
     "machine.hand",
     "machine.publish",
     "machine.corrupt",
+    "machine.flip",
     "superblock.write",
     "snapshot.send",
     "snapshot.receive",

@@ -34,8 +34,9 @@ pub struct Health {
     pub hash_revision: Revision,
     /// Why this member's data is not to be trusted, if so.
     pub quarantined: Option<String>,
-    /// On the leader: how the members differ, when no majority says who is right.
-    pub divergence: Option<String>,
+    /// What is in doubt though the store serves: on the leader, how the members differ when no
+    /// majority says who is right; on a member that is alone, what is wrong with its files.
+    pub suspicion: Option<String>,
     /// Keys in the store.
     pub objects: usize,
     /// Oldest revision that can still be had.
@@ -132,7 +133,7 @@ impl Store {
             hash: shown.now.hash,
             hash_revision: shown.now.revision,
             quarantined,
-            divergence: inner.suspicion.borrow().clone(),
+            suspicion: inner.suspicion.borrow().clone(),
             objects: current.len(),
             oldest_revision: sizes.oldest,
             window_revisions: sizes.revisions,

@@ -30,9 +30,10 @@
 //! Files: `store` is the face, with `errors`, `health`, `open`, `peers` (what it asks of other
 //! members and answers them), `writes` (how a write finds the leader) and `tasks`; `state` is the
 //! state machine without I/O, `watch` the events and who follows them, `check` the judgement
-//! whether members agree, `members` who is in the cluster; `raft`, `log`, `machine`, `network`, `transfer`,
-//! `wire` hold openraft, which nothing else knows; `codec` is how things are written and sent,
-//! `writer` the thread that writes them, `engine` the disk, `superblock` what the disk must hold,
+//! whether members agree, `scrub` a second look at memory and files, `members` who is in the
+//! cluster; `raft`, `runtime`, `log`, `machine`, `network`, `transfer`, `wire` hold openraft, which
+//! nothing else knows; `codec` is how things are written and sent, `writer` the thread that writes them,
+//! `engine` the disk, `superblock` what the disk must hold, `promise` what others remember of it,
 //! `space` how much it can; `keyring` is encryption at rest, with `reseal`; `backup` and `restore`
 //! are what they are called; `faults` is for tests.
 
@@ -50,9 +51,12 @@ mod members;
 mod network;
 mod open;
 mod peers;
+mod promise;
 mod raft;
 mod reseal;
 mod restore;
+mod runtime;
+mod scrub;
 mod space;
 mod state;
 mod store;

@@ -26,6 +26,7 @@ use std::io;
 use std::ops::{Bound, RangeBounds};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Instant;
 
 use bytes::Bytes;
 use openraft::storage::{IOFlushed, LogState, RaftLogStorage};
@@ -34,7 +35,9 @@ use openraft::{OptionalSend, RaftLogReader};
 use crate::codec::{self, CodecError, Decoder, Encoder};
 use crate::engine::{Batch, Column, Engine, EngineError, Walk};
 use crate::faults::{Bug, Faults};
+use crate::promise::Promise;
 use crate::raft::{LogEntry, LogId, Types, Vote};
+use crate::runtime::Patience;
 use crate::superblock::Anchor;
 use crate::writer::{Done, Writer};
 
@@ -60,6 +63,7 @@ pub(crate) struct Log {
     /// The last append that was written; only grows.
     written: Arc<AtomicU64>,
     flushed: Flushed,
+    patience: Patience,
 }
 
 /// The vote and the last entry that are on disk, for the superblock.
@@ -92,14 +96,14 @@ impl Flushed {
     /// Writes the vote and the end of the log into the superblock, if they moved. Blocks.
     pub(crate) fn promise(&self, anchor: &Anchor) -> io::Result<()> {
         let _order = self.order.lock().unwrap_or_else(PoisonError::into_inner);
-        let (vote, last) = {
-            let end = self.lock();
-            (end.vote, end.last)
-        };
-        anchor.update(|block| {
-            block.vote = vote;
-            block.last = last;
-        })
+        let promise = self.promised();
+        anchor.update(|block| block.promise = promise)
+    }
+
+    /// What is on disk.
+    pub(crate) fn promised(&self) -> Promise {
+        let end = self.lock();
+        Promise { vote: end.vote, last: end.last }
     }
 
     /// Lowers the promise to what a cut leaves. Blocks.
@@ -111,7 +115,7 @@ impl Flushed {
             end.last = end.last.min(last);
             end.last
         };
-        anchor.update(|block| block.last = last)
+        anchor.update(|block| block.promise.last = last)
     }
 
     fn vote(&self, vote: Vote) {
@@ -173,7 +177,13 @@ impl Log {
         let ends = Arc::new(Mutex::new(ends));
         let flushed = Flushed::new(vote, last);
         let written = Arc::new(AtomicU64::new(0));
-        Ok(Log { engine, writer, anchor, faults, ends, written, flushed })
+        let patience = Patience::new();
+        Ok(Log { engine, writer, anchor, faults, ends, written, flushed, patience })
+    }
+
+    /// Until when not to campaign.
+    pub(crate) fn patience(&self) -> Patience {
+        self.patience.clone()
     }
 
     /// What the superblock may promise.
@@ -300,7 +310,7 @@ pub(crate) fn read_meta<T>(
 }
 
 /// Reads a log entry, which must be the one its key says.
-fn decode_entry(key: &[u8], record: &[u8]) -> Result<LogEntry, EngineError> {
+pub(crate) fn decode_entry(key: &[u8], record: &[u8]) -> Result<LogEntry, EngineError> {
     let what = || format!("log entry {}", key.escape_ascii());
     let entry = codec::decode(record, Decoder::log_entry).map_err(|e| damaged(what(), e))?;
     if entry_key(entry.log_id.index) != key {
@@ -326,6 +336,13 @@ pub(crate) struct Found {
     purged: Option<LogId>,
     /// The last entry there is or was.
     pub(crate) last: Option<LogId>,
+}
+
+impl Found {
+    /// What a member with this log must have promised at least.
+    pub(crate) fn promise(&self) -> Promise {
+        Promise { vote: self.vote, last: self.last }
+    }
 }
 
 /// Reads the vote and the end of the log.
@@ -423,7 +440,9 @@ impl RaftLogStorage<Types> for Log {
         if self.faults.has(Bug::VoteWithoutFsync) {
             self.writer.submit(batch, false, None).await.map_err(io::Error::other)?;
         } else {
+            let begun = Instant::now();
             self.writer.write(batch).await.map_err(io::Error::other)?;
+            self.patience.voted(begun.elapsed());
             self.flushed.vote(*vote);
         }
         self.lock().vote = Some(*vote);

@@ -37,7 +37,8 @@ use crate::codec::{self, Decoder, Encoder};
 use crate::engine::{Batch, Column, Engine, EngineError, Stage, Walk};
 use crate::faults::{Bug, Faults};
 use crate::log::read_meta;
-use crate::network::Places;
+use crate::members::MemberId;
+use crate::network::{Peer, Places};
 use crate::raft::{LogEntry, LogId, Snapshot, SnapshotMeta, StoredMembership, Types};
 use crate::state::{self, Action, Command, Entry, Mark, Outcome, Record, Root, State};
 use crate::watch::{Change, Event, Feed};
@@ -171,8 +172,15 @@ pub(crate) struct Machine {
 pub(crate) struct Shown {
     pub(crate) now: Mark,
     pub(crate) mark: Option<Mark>,
+    /// The last entry applied.
+    pub(crate) last: Option<LogId>,
+}
+
+impl Shown {
     /// The term of the last entry applied.
-    pub(crate) term: u64,
+    pub(crate) fn term(&self) -> u64 {
+        self.last.map_or(0, |log_id| log_id.leader_id.term)
+    }
 }
 
 impl Machine {
@@ -182,11 +190,7 @@ impl Machine {
         let quarantine = read_meta(engine, QUARANTINE, |decoder| decoder.text("a reason"))?;
         let mut root = Root::new();
         engine.scan(Column::State, &[], &mut |key, record| {
-            let entry = codec::decode(record, Decoder::entry).map_err(|error| {
-                let what = format!("the object under {}", key.escape_ascii());
-                EngineError::Damaged(what, error.to_string())
-            })?;
-            root.insert(Bytes::copy_from_slice(key), entry);
+            root.insert(Bytes::copy_from_slice(key), decode_object(key, record)?);
             Ok(Walk::On)
         })?;
         let revision = applied.log_id.map_or(0, |log_id| log_id.index);
@@ -270,6 +274,9 @@ impl Machine {
     /// Hands the changes of a round to the writer, publishes them and answers.
     async fn finish(&mut self, mut round: Round) -> io::Result<()> {
         self.tools.faults.pass("machine.hand").await?;
+        if self.tools.faults.hit("machine.flip").is_err() {
+            self.state.flip_bit();
+        }
         self.applied.time_ms = self.state.time_ms;
         self.applied.hash = self.state.hash;
         self.applied.mark = self.state.mark;
@@ -303,8 +310,7 @@ impl Machine {
 
 fn shown(state: &State, applied: &Applied) -> Shown {
     let now = Mark { revision: state.revision, hash: state.hash };
-    let term = applied.log_id.map_or(0, |log_id| log_id.leader_id.term);
-    Shown { now, mark: state.mark, term }
+    Shown { now, mark: state.mark, last: applied.log_id }
 }
 
 /// The state as it was found on disk.
@@ -312,6 +318,14 @@ pub(crate) struct Restored {
     pub(crate) state: State,
     pub(crate) applied: Applied,
     quarantine: Option<String>,
+}
+
+impl Restored {
+    /// The other members, as the membership that was applied last has them.
+    pub(crate) fn others(&self, me: MemberId) -> Vec<Peer> {
+        let nodes = self.applied.membership.nodes().filter(|(id, _)| **id != me);
+        nodes.map(|(&id, place)| Peer { id, address: place.address.clone() }).collect()
+    }
 }
 
 /// What some entries together lead to.
@@ -352,6 +366,14 @@ pub(crate) fn put_beginning(
 ) {
     let log_id = *membership.log_id();
     put_applied(batch, &Applied { log_id, membership, time_ms, hash, mark: None });
+}
+
+/// Reads an object as it lies on disk.
+pub(crate) fn decode_object(key: &[u8], record: &[u8]) -> Result<Entry, EngineError> {
+    codec::decode(record, Decoder::entry).map_err(|error| {
+        let what = format!("the object under {}", key.escape_ascii());
+        EngineError::Damaged(what, error.to_string())
+    })
 }
 
 /// Adds an object to a batch.

@@ -34,7 +34,9 @@ use crate::engine::Engine;
 use crate::faults::Faults;
 use crate::machine::Image;
 use crate::members::MemberId;
+use crate::promise::Ledger;
 use crate::raft::{Member, Place, Snapshot, Types, Vote};
+use crate::runtime::VOTE_TIMEOUT;
 use crate::space::Room;
 use crate::superblock::Identity;
 use crate::transfer::{self, Receiver};
@@ -104,12 +106,14 @@ pub(crate) enum AskError {
 pub(crate) struct Caller {
     identity: Identity,
     transport: Transport,
+    /// What they have promised when they answered.
+    pub(crate) ledger: Ledger,
     faults: Faults,
 }
 
 impl Caller {
     pub(crate) fn new(identity: Identity, transport: Transport, faults: Faults) -> Caller {
-        Caller { identity, transport, faults }
+        Caller { identity, transport, ledger: Ledger::default(), faults }
     }
 
     pub(crate) fn faults(&self) -> &Faults {
@@ -234,21 +238,33 @@ impl RaftNetworkV2<Types> for Link {
     ) -> Rpc<AppendEntriesResponse<Types>> {
         let heartbeat = request.entries.is_empty();
         let timeout = if heartbeat { option.hard_ttl() } else { APPEND_TIMEOUT };
+        let last = request.entries.last().map(|entry| entry.log_id).or(request.prev_log_id);
         let request = Request::Append(request);
-        match self.ask(&request, RPCTypes::AppendEntries, timeout).await? {
-            Answer::Append(response) => Ok(response),
-            _ => unexpected(),
-        }
+        let response = match self.ask(&request, RPCTypes::AppendEntries, timeout).await? {
+            Answer::Append(response) => response,
+            _ => return unexpected(),
+        };
+        let confirmed = match &response {
+            AppendEntriesResponse::Success => last,
+            AppendEntriesResponse::PartialSuccess(log_id) => *log_id,
+            AppendEntriesResponse::Conflict | AppendEntriesResponse::HigherVote(_) => None,
+        };
+        self.caller.ledger.note(self.target, None, confirmed);
+        Ok(response)
     }
 
     async fn vote(
         &mut self,
         request: VoteRequest<Types>,
-        option: RPCOption,
+        _option: RPCOption,
     ) -> Rpc<VoteResponse<Types>> {
         let request = Request::Vote(request);
-        match self.ask(&request, RPCTypes::Vote, option.hard_ttl()).await? {
-            Answer::Vote(response) => Ok(response),
+        match self.ask(&request, RPCTypes::Vote, VOTE_TIMEOUT).await? {
+            Answer::Vote(response) => {
+                let given = response.vote_granted.then_some(response.vote);
+                self.caller.ledger.note(self.target, given, None);
+                Ok(response)
+            }
             _ => unexpected(),
         }
     }
@@ -367,9 +383,11 @@ impl Inbox {
                 }
                 Err(why) => failed(why),
             },
-            Request::Write { .. } | Request::ReadIndex | Request::Status | Request::Change(_) => {
-                unreachable!("the store answers these")
-            }
+            Request::Write { .. }
+            | Request::ReadIndex
+            | Request::Status
+            | Request::Change(_)
+            | Request::Promised => unreachable!("the store answers these"),
         }
     }
 

@@ -13,6 +13,7 @@ use crate::errors::OpenError;
 use crate::keyring::Keyring;
 use crate::log::{self, Found, read_meta};
 use crate::machine::{APPLIED, Machine, Restored, read_applied};
+use crate::promise::Promise;
 use crate::space::Space;
 use crate::state::Revision;
 use crate::store::{Config, Engine};
@@ -25,6 +26,8 @@ pub(crate) struct Opened {
     pub(crate) anchor: Arc<Anchor>,
     pub(crate) space: Space,
     pub(crate) restored: Restored,
+    /// What the member must have, by its own data.
+    pub(crate) held: Promise,
 }
 
 /// What is wrong with the data in a folder.
@@ -48,7 +51,8 @@ pub(crate) fn open(config: &Config, founds: bool) -> Result<Opened, OpenError> {
             let space = Space::before_open(None);
             let restored = Machine::read(&*disk, &config.faults);
             let restored = restored.map_err(|error| damaged(None, error))?;
-            Ok(Opened { base: None, disk, anchor, space, restored })
+            let held = Promise::default();
+            Ok(Opened { base: None, disk, anchor, space, restored, held })
         }
     }
 }
@@ -82,17 +86,19 @@ fn open_rocks(config: &Config, base: &Path, founds: bool) -> Result<Opened, Open
     let engine = |error| damaged(Some(base), error);
     let log = log::find(&*disk).map_err(engine)?;
     let restored = Machine::read(&*disk, &config.faults).map_err(engine)?;
+    let mut held = log.promise();
+    held.add(None, restored.applied.log_id);
     if found.is_none() {
-        if log.vote.is_some() || log.last.is_some() || restored.applied.log_id.is_some() {
+        if held != Promise::default() {
             let detail = "its superblock is missing".to_owned();
             return Err(OpenError::Damaged { path: base.to_owned(), detail });
         }
         anchor.create().map_err(folder)?;
-    } else if let Some((promised, found)) = block.lost(log.vote, log.last) {
+    } else if let Some((promised, found)) = block.promise.missing_from(&log.promise()) {
         return Err(OpenError::Behind { path: base.to_owned(), promised, found });
     }
     superblock::clean(base, block.folder).map_err(folder)?;
-    Ok(Opened { base: Some(base.to_owned()), disk, anchor, space, restored })
+    Ok(Opened { base: Some(base.to_owned()), disk, anchor, space, restored, held })
 }
 
 fn check_identity(config: &Config, base: &Path, found: Identity) -> Result<(), OpenError> {

@@ -1,6 +1,7 @@
 //! The store among its members: what it asks of them, and what it answers.
 
 use std::collections::BTreeMap;
+use std::sync::MutexGuard;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant, SystemTime};
 
@@ -12,6 +13,7 @@ use crate::errors::{MembershipError, ReadError, WriteError};
 use crate::faults::{Bug, Faults};
 use crate::members::{Change, MemberId, MemberStatus, Role};
 use crate::network::{AskError, Peer};
+use crate::promise;
 use crate::raft::View;
 use crate::space::Room;
 use crate::state::{Action, Command, Mark, Outcome, Precondition, Revision};
@@ -97,6 +99,11 @@ impl Store {
                 refused(format!("member {from} says where member {id} is"))
             }
             Request::Change(change) => Answer::Changed(self.inner.changer.perform(change).await),
+            Request::Promised => {
+                let mut promise = self.inner.caller.ledger.of(from);
+                promise.add(self.inner.member.own_vote_of(from), None);
+                Answer::Promised(promise)
+            }
             of_raft => self.inner.inbox.answer(of_raft).await,
         }
     }
@@ -231,12 +238,12 @@ impl Inner {
         self.room() != Room::Enough || self.peers_full.load(Ordering::Relaxed)
     }
 
-    /// Proposes a write, here, where the leader is if there is one.
+    /// Proposes a write, here, where the leader is if there is one, in no later term than `fence`.
     pub(crate) async fn lead_write(
         &self,
         mut command: Command,
         makes_room: bool,
-        confirm_by: Instant,
+        (fence, confirm_by): (u64, Instant),
     ) -> Result<Written, WriteError> {
         if self.stop.reason().is_some() {
             return Err(WriteError::Stopped);
@@ -248,7 +255,7 @@ impl Inner {
             Action::Check { .. } => return Err(WriteError::Unknown),
         }
         command.time_ms = now_ms();
-        match self.member.propose(command, confirm_by).await? {
+        match self.member.propose(command, fence, confirm_by).await? {
             (_, Outcome::Put { entry, .. }) => {
                 Ok(Written::Put { created: entry.created, modified: entry.modified })
             }
@@ -274,7 +281,8 @@ impl Inner {
             if self.member.term() > fence {
                 return Err(WriteError::NotLeader { leader: None, address: None });
             }
-            let refused = match self.lead_write(command.clone(), makes_room, confirm_by).await {
+            let bounds = (fence, confirm_by);
+            let refused = match self.lead_write(command.clone(), makes_room, bounds).await {
                 Err(refused @ WriteError::NotLeader { .. }) => refused,
                 done => return done,
             };
@@ -415,9 +423,13 @@ impl Inner {
     pub(crate) async fn compare(&self) {
         let quarantined = self.quarantine.borrow().is_some();
         let view = self.member.view();
+        self.ask_witnesses(&view).await;
         let removed = self.is_removed(&view).await;
         self.removed.store(removed, Ordering::Relaxed);
-        self.member.may_campaign(!quarantined && !removed);
+        self.fit.send_if_modified(|fit| {
+            let now = !quarantined && !removed;
+            std::mem::replace(fit, now) != now
+        });
         if view.leader != Some(self.identity.member_id) || view.places.len() < 2 {
             self.peers_full.store(false, Ordering::Relaxed);
             return;
@@ -457,6 +469,28 @@ impl Inner {
         }
     }
 
+    /// Asks those who could not be asked at the start what this member has promised them.
+    async fn ask_witnesses(&self, view: &View) {
+        let mut left = std::mem::take(&mut *self.witnesses());
+        left.retain(|peer| view.places.contains_key(&peer.id));
+        if left.is_empty() {
+            return;
+        }
+        let held = || {
+            let mut held = self.flushed.promised();
+            held.add(None, self.shown.borrow().last);
+            held
+        };
+        match promise::ask(&self.caller, left, held).await {
+            Ok(silent) => *self.witnesses() = silent,
+            Err(broken) => self.stop.stop(&broken.refused(self.base.as_deref()).to_string()),
+        }
+    }
+
+    fn witnesses(&self) -> MutexGuard<'_, Vec<Peer>> {
+        self.witnesses.lock().expect("no section of this lock panics")
+    }
+
     /// Whether the others say that this member is none any more. Asked only when no leader speaks
     /// to it, for nobody tells a member that it was removed.
     async fn is_removed(&self, view: &View) -> bool {
@@ -478,7 +512,7 @@ impl Inner {
         let precondition = Precondition::Any;
         let command = Command { time_ms: now_ms(), key, precondition, action };
         // What is not proposed now is the next time.
-        let proposed = self.member.propose(command, Instant::now()).await;
+        let proposed = self.member.propose(command, u64::MAX, Instant::now()).await;
         proposed.ok().map(|(revision, _)| revision)
     }
 

@@ -13,10 +13,11 @@ use openraft::async_runtime::WatchReceiver;
 use openraft::errors::{
     ChangeMembershipError, ClientWriteError, Fatal, ForwardReason, LinearizableReadError, RaftError,
 };
-use openraft::raft::Precondition as Condition;
+use openraft::impls::ProgressResponder;
 use openraft::raft::linearizable_read::LinearizerOption;
+use openraft::raft::{ClientWriteResponse, Precondition as Condition};
 use openraft::type_config::alias::{
-    EntryOf, LogIdOf, SnapshotMetaOf, SnapshotOf, StoredMembershipOf, VoteOf,
+    CommittedLeaderIdOf, EntryOf, LogIdOf, SnapshotMetaOf, SnapshotOf, StoredMembershipOf, VoteOf,
 };
 use openraft::{ChangeMembers, Instant as _, RaftState, ServerState, SnapshotPolicy};
 
@@ -26,6 +27,7 @@ use crate::log::Log;
 use crate::machine::{Growth, Image, Machine};
 use crate::members::MemberId;
 use crate::network::Peers;
+use crate::runtime::Patient;
 use crate::state::{Command, Outcome, Revision};
 
 openraft::declare_raft_types!(
@@ -34,8 +36,11 @@ openraft::declare_raft_types!(
         D = Command,
         R = Outcome,
         Node = Place,
+        AsyncRuntime = Patient,
 );
 
+/// A leader in its term.
+type LeaderId = CommittedLeaderIdOf<Types>;
 pub(crate) type LogId = LogIdOf<Types>;
 pub(crate) type LogEntry = EntryOf<Types>;
 pub(crate) type Vote = VoteOf<Types>;
@@ -65,8 +70,8 @@ impl fmt::Display for Place {
 const HEARTBEAT_MS: u64 = 150;
 
 /// A follower campaigns after the longer one plus a random time between both without a leader: one
-/// that crashed is replaced 0.55 to 0.9 s after it, within the 2 s that are designed for. A vote
-/// must be answered within the shorter one, a slow fsync included.
+/// that crashed is replaced 0.55 to 0.9 s after it, within the 2 s that are designed for. Votes may
+/// take longer where disks are slow (see `runtime`).
 const ELECTION_MIN_MS: u64 = 250;
 const ELECTION_MAX_MS: u64 = 450;
 
@@ -216,6 +221,14 @@ impl Member {
         metrics.vote.leader_id.term
     }
 
+    /// A vote that this member has had from another one: whoever it follows has voted for itself.
+    pub(crate) fn own_vote_of(&self, id: MemberId) -> Option<Vote> {
+        let metrics = self.raft.server_metrics();
+        let metrics = metrics.borrow_watched();
+        let leader_id = metrics.vote.leader_id;
+        (leader_id.node_id == id).then_some(Vote { leader_id, committed: false })
+    }
+
     /// Whether this member leads, as far as it knows.
     pub(crate) fn is_leading(&self) -> bool {
         self.majority_age().is_some()
@@ -315,22 +328,27 @@ impl Member {
         }
     }
 
-    /// Proposes a write and waits until it is applied here. A leader that no majority has confirmed
-    /// yet, as each is in its first moments, gets until `confirm_by` before the write is refused.
+    /// Proposes a write, in no later term than `fence`, and waits until it is applied here. A leader
+    /// that no majority has confirmed yet, as each is in its first moments, gets until `confirm_by`
+    /// before the write is refused.
     pub(crate) async fn propose(
         &self,
         command: Command,
+        fence: u64,
         confirm_by: Instant,
     ) -> Result<(Revision, Outcome), WriteError> {
         let forward = loop {
-            let write = self.raft.client_write(command.clone());
+            let Some(leader) = self.leads_until(fence) else {
+                return Err(self.not_leader());
+            };
+            let write = self.write_as(leader, command.clone());
             let answer = tokio::select! {
                 answer = tokio::time::timeout(WRITE_TIMEOUT, write) => answer,
                 () = self.majority_lost() => return Err(WriteError::Unknown),
             };
             match answer {
-                Ok(Ok(response)) => return Ok((response.log_id.index, response.data)),
-                Ok(Err(RaftError::APIError(ClientWriteError::ForwardToLeader(forward)))) => {
+                Ok(Some(Ok(response))) => return Ok((response.log_id.index, response.data)),
+                Ok(Some(Err(ClientWriteError::ForwardToLeader(forward)))) => {
                     let unconfirmed = forward.reason == ForwardReason::LeaseExpired;
                     if !unconfirmed || Instant::now() > confirm_by {
                         break forward;
@@ -338,14 +356,43 @@ impl Member {
                     // Refused before it was written anywhere, so it may be proposed again.
                     tokio::time::sleep(CONFIRM_RETRY).await;
                 }
-                Ok(Err(RaftError::Fatal(_))) => return Err(WriteError::Unknown),
-                // Discarded here, or not heard of in time: another leader may still commit it.
-                Ok(Err(RaftError::APIError(_))) | Err(_) => return Err(WriteError::Unknown),
+                // Stopped, discarded here, or not heard of in time: another leader may still commit
+                // it.
+                Ok(None | Some(Err(_))) | Err(_) => return Err(WriteError::Unknown),
             }
         };
         let leader = forward.leader_id;
         let address = forward.leader_node.map(|place| place.address);
         Err(WriteError::NotLeader { leader, address })
+    }
+
+    /// What this member leads as, if it does, and in no later term than this.
+    fn leads_until(&self, fence: u64) -> Option<LeaderId> {
+        let metrics = self.raft.server_metrics();
+        let metrics = metrics.borrow_watched();
+        let leader_id = metrics.vote.leader_id;
+        let leads = metrics.state == ServerState::Leader && leader_id.term <= fence;
+        leads.then_some(leader_id)
+    }
+
+    /// The refusal of a write that this member may not propose.
+    fn not_leader(&self) -> WriteError {
+        let metrics = self.raft.server_metrics();
+        let metrics = metrics.borrow_watched();
+        let leader = metrics.current_leader.filter(|leader| *leader != self.id);
+        let place = leader.and_then(|leader| metrics.membership_config.get_node(&leader).cloned());
+        WriteError::NotLeader { leader, address: place.map(|place| place.address) }
+    }
+
+    /// Proposes a write, unless this member does not lead as it did; `None` if it has stopped.
+    async fn write_as(
+        &self,
+        leader: LeaderId,
+        command: Command,
+    ) -> Option<Result<ClientWriteResponse<Types>, ClientWriteError<Types>>> {
+        let (responder, written) = ProgressResponder::complete_only();
+        self.raft.write(command).responder(responder).with_leader(leader).await.ok()?;
+        written.await.ok()
     }
 
     /// The revision a state must have reached to show everything that was answered before this
@@ -472,12 +519,7 @@ impl Member {
     }
 }
 
-fn change_error(
-    error: ChangeMembershipError<
-        openraft::type_config::alias::CommittedLeaderIdOf<Types>,
-        MemberId,
-    >,
-) -> MembershipError {
+fn change_error(error: ChangeMembershipError<LeaderId, MemberId>) -> MembershipError {
     match error {
         ChangeMembershipError::InProgress(_) => MembershipError::Changed,
         ChangeMembershipError::EmptyMembership(_) => MembershipError::LastVoter,

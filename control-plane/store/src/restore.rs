@@ -171,7 +171,7 @@ fn build(
     let vote = log::put_beginning(&mut batch, log_id);
     disk.write(&batch, true)?;
     disk.close();
-    (block.vote, block.last) = (Some(vote), Some(log_id));
+    block.promise.add(Some(vote), Some(log_id));
     superblock::write(base, &block).map_err(file_error("write the superblock of", base))?;
     Ok(content)
 }

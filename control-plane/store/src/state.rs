@@ -153,23 +153,31 @@ impl State {
     ) -> State {
         let bytes = root.iter().map(|(key, entry)| size(key, entry)).sum();
         let mut state = State { root, revision, time_ms, bytes, hash: 0, mark, faults };
-        let part = |sum: u128, (key, entry)| sum.wrapping_add(state.part(key, Some(entry)));
-        state.hash = state.root.iter().fold(0, part);
+        let add = |sum: u128, (key, entry): (&Bytes, &Entry)| {
+            sum.wrapping_add(part(&state.faults, key, entry))
+        };
+        state.hash = state.root.iter().fold(0, add);
         state
-    }
-
-    /// What an object adds to the hash.
-    fn part(&self, key: &Bytes, entry: Option<&Entry>) -> u128 {
-        if self.faults.has(Bug::HashSkipsFamily) && key.first().is_some_and(|byte| byte % 2 == 1) {
-            return 0;
-        }
-        entry.map_or(0, |entry| object_hash(key, entry))
     }
 
     /// Puts another hash in the place of one that was there.
     fn rehash(&mut self, key: &Bytes, before: Option<&Entry>, after: Option<&Entry>) {
-        let (before, after) = (self.part(key, before), self.part(key, after));
+        let part = |entry: Option<&Entry>| entry.map_or(0, |entry| part(&self.faults, key, entry));
+        let (before, after) = (part(before), part(after));
         self.hash = self.hash.wrapping_sub(before).wrapping_add(after);
+    }
+
+    /// Turns a bit of the last object over, as memory does that is not sound.
+    pub(crate) fn flip_bit(&mut self) {
+        let last = self.root.get_max().map(|(key, entry)| (key.clone(), entry.clone()));
+        let Some((key, entry)) = last else {
+            return;
+        };
+        let mut value = entry.value.to_vec();
+        if let Some(byte) = value.first_mut() {
+            *byte ^= 1;
+        }
+        self.root.insert(key, Entry { value: value.into(), ..entry });
     }
 
     /// This state, to be kept.
@@ -180,6 +188,14 @@ impl State {
 
 fn size(key: &Bytes, entry: &Entry) -> u64 {
     (key.len() + entry.value.len()) as u64
+}
+
+/// What an object adds to the hash of a state.
+pub(crate) fn part(faults: &Faults, key: &[u8], entry: &Entry) -> u128 {
+    if faults.has(Bug::HashSkipsFamily) && key.first().is_some_and(|byte| byte % 2 == 1) {
+        return 0;
+    }
+    object_hash(key, entry)
 }
 
 /// The hash of one object. It finds accidents, so its key may be known; it is the same on all
@@ -270,15 +286,26 @@ impl Snapshot {
         prefix: &[u8],
         after: Option<&[u8]>,
     ) -> impl Iterator<Item = (Bytes, Entry)> + use<'_> {
+        self.within(prefix, after).map(|(key, entry)| (key.clone(), entry.clone()))
+    }
+
+    /// How many keys `range` would give.
+    pub fn count(&self, prefix: &[u8], after: Option<&[u8]>) -> usize {
+        self.within(prefix, after).count()
+    }
+
+    fn within(
+        &self,
+        prefix: &[u8],
+        after: Option<&[u8]>,
+    ) -> impl Iterator<Item = (&Bytes, &Entry)> + use<'_> {
         let start = match after {
             Some(after) if after >= prefix => Bound::Excluded(after),
             _ => Bound::Included(prefix),
         };
         let entries = self.root.range::<_, [u8]>((start, Bound::Unbounded));
         let prefix = prefix.to_vec();
-        entries
-            .take_while(move |(key, _)| key.starts_with(&prefix))
-            .map(|(key, entry)| (key.clone(), entry.clone()))
+        entries.take_while(move |(key, _)| key.starts_with(&prefix))
     }
 
     /// How many keys there are.

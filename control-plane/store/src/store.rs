@@ -10,7 +10,9 @@
 //! - *reads* gets read indexes, one for all readers that wait at that moment;
 //! - *housekeeping* looks at the free space of the disk, keeps the superblock's promise up to date
 //!   and compacts the log when it has grown;
+//! - *campaign* says whether this member may ask for votes;
 //! - *compare* lets the members compare their states, while this one leads;
+//! - *memory* and *files* look again at what is stored (see `scrub`);
 //! - the writer thread (see `writer`), and openraft's own tasks.
 
 use std::path::{Path, PathBuf};
@@ -33,7 +35,10 @@ use crate::machine::{Growth, Machine, Shown, Tools};
 use crate::members::{Changer, FOUNDER, MemberId};
 use crate::network::{Caller, Inbox, Peer, Peers, Places, Transport, no_transport};
 use crate::open::{self, Opened, damaged};
+use crate::promise;
 use crate::raft::{Member, Place};
+use crate::runtime::Patience;
+use crate::scrub;
 use crate::space::Room;
 use crate::state::{Action, Entry, Precondition, Revision, Snapshot, Window, WindowError};
 use crate::superblock::{self, Anchor, Identity, Superblock};
@@ -151,7 +156,7 @@ pub(crate) struct Inner {
     /// What the disk is encrypted with, and backups are.
     pub(crate) keys: Option<Arc<Keyring>>,
     pub(crate) anchor: Arc<Anchor>,
-    flushed: Flushed,
+    pub(crate) flushed: Flushed,
     pub(crate) member: Member,
     pub(crate) inbox: Inbox,
     pub(crate) caller: Caller,
@@ -162,7 +167,8 @@ pub(crate) struct Inner {
     pub(crate) leadership: watch::Receiver<Leadership>,
     pub(crate) shown: watch::Receiver<Shown>,
     pub(crate) quarantine: watch::Receiver<Option<String>>,
-    /// What the last comparison of the members could not judge.
+    /// What is in doubt though the store serves: members that differ without a majority, or damaged
+    /// files of a member that is alone.
     pub(crate) suspicion: watch::Sender<Option<String>>,
     pub(crate) readers: mpsc::Sender<tasks::Reader>,
     /// How much room the disk has, as `Room`'s number.
@@ -171,8 +177,13 @@ pub(crate) struct Inner {
     pub(crate) peers_full: Arc<AtomicBool>,
     /// Whether the others say that this member is none any more.
     pub(crate) removed: Arc<AtomicBool>,
+    /// Whether this member may lead, but for slow disks.
+    pub(crate) fit: watch::Sender<bool>,
     /// Whether the state is at least what it was before the member stopped.
     pub(crate) recovered: Arc<AtomicBool>,
+    /// Members that could not be asked yet what this one has promised them. A std mutex: sections
+    /// are short and never await.
+    pub(crate) witnesses: Mutex<Vec<Peer>>,
     tasks: TaskTracker,
     shutdown: CancellationToken,
     /// Taken by whoever joins it.
@@ -232,16 +243,22 @@ impl Store {
         let asked = config.clone();
         let opened = tokio::task::spawn_blocking(move || open::open(&asked, founds));
         let opened = opened.await.expect("opening the disk does not panic")?;
-        let Opened { base, disk, anchor, space, restored } = opened;
+        let Opened { base, disk, anchor, space, restored, held } = opened;
         let (identity, faults, keys) = (anchor.identity(), config.faults, config.keys);
         let id = identity.member_id;
+        let caller = Caller::new(identity, transport, faults.clone());
+        let asked = promise::ask(&caller, restored.others(id), || held).await;
+        let silent = asked.map_err(|broken| {
+            disk.close();
+            broken.refused(base.as_deref())
+        })?;
 
         let stop = Stop::new();
         let (writer, thread) =
             Writer::start(disk.clone(), stop.clone(), faults.clone()).map_err(OpenError::Thread)?;
         let log = Log::open(disk.clone(), writer.clone(), anchor.clone(), faults.clone());
         let log = log.map_err(|error| damaged(base.as_deref(), error))?;
-        let flushed = log.flushed();
+        let (flushed, patience) = (log.flushed(), log.patience());
         let feed = Feed::new(config.window, restored.state.snapshot(), faults.clone());
         let growth = Arc::new(Growth::default());
         let (quarantine, quarantined) = watch::channel(None);
@@ -258,7 +275,6 @@ impl Store {
         };
         let machine = Machine::new(restored, tools);
         let shown = machine.shown();
-        let caller = Caller::new(identity, transport, faults.clone());
         let member = Member::start(id, Peers::new(caller.clone(), places), log, machine).await;
         let member = member.map_err(OpenError::Raft)?;
 
@@ -288,7 +304,9 @@ impl Store {
                 room: room.clone(),
                 peers_full: Arc::default(),
                 removed: Arc::default(),
+                fit: watch::Sender::new(true),
                 recovered: Arc::default(),
+                witnesses: Mutex::new(silent),
                 tasks: TaskTracker::new(),
                 shutdown: CancellationToken::new(),
                 thread: Mutex::new(Some(thread)),
@@ -297,7 +315,7 @@ impl Store {
             makes_room: false,
         };
         let house = tasks::House { member, growth, space, room, flushed, anchor, feed };
-        store.spawn(tell, waiting, house);
+        store.spawn(tell, waiting, patience, house);
         tracing::info!(member = id, revision = store.current().revision(), "store opened");
         Ok(store)
     }
@@ -307,16 +325,21 @@ impl Store {
         &self,
         tell: watch::Sender<Leadership>,
         waiting: mpsc::Receiver<tasks::Reader>,
+        patience: Patience,
         house: tasks::House,
     ) {
-        let Inner { tasks, shutdown, member, feed, stop, .. } = &*self.inner;
+        let Inner { tasks, shutdown, member, feed, stop, fit, .. } = &*self.inner;
         let end = (stop.clone(), shutdown.clone());
         tasks.spawn(tasks::follow(member.clone(), tell, feed.clone(), end));
         tasks.spawn(shutdown.clone().run_until_cancelled_owned(tasks::keep_house(house)));
+        let campaign = tasks::campaign(member.clone(), fit.subscribe(), patience.subscribe());
+        tasks.spawn(shutdown.clone().run_until_cancelled_owned(campaign));
         // The other tasks hold the store weakly: they must not keep it alive.
         let weak = || Arc::downgrade(&self.inner);
         tasks.spawn(shutdown.clone().run_until_cancelled_owned(tasks::reads(weak(), waiting)));
         tasks.spawn(shutdown.clone().run_until_cancelled_owned(tasks::compare(weak())));
+        tasks.spawn(shutdown.clone().run_until_cancelled_owned(scrub::memory(weak())));
+        tasks.spawn(shutdown.clone().run_until_cancelled_owned(scrub::files(weak())));
         let recover = tasks::recover(weak(), member.clone());
         tasks.spawn(shutdown.clone().run_until_cancelled_owned(recover));
     }
@@ -467,8 +490,7 @@ impl Store {
             let database = superblock::database(&folder, 1);
             engine.checkpoint(&database).map_err(|error| disk(&error))?;
             let (found, revision) = open::look(&database, keys).map_err(|error| disk(&error))?;
-            let block =
-                Superblock { vote: found.vote, last: found.last, ..Superblock::new(identity) };
+            let block = Superblock { promise: found.promise(), ..Superblock::new(identity) };
             superblock::write(&folder, &block).map_err(|error| disk(&error))?;
             Ok::<_, CheckpointError>(revision)
         });
@@ -521,6 +543,8 @@ impl Store {
 
 #[cfg(test)]
 mod cluster;
+#[cfg(test)]
+mod damage;
 #[cfg(test)]
 mod soak;
 #[cfg(test)]

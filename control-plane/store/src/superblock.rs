@@ -26,11 +26,11 @@ use std::io::{self, Write as _};
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard};
 
-use crate::codec::{self, CodecError, Decoder, Encoder};
+use crate::codec::{self, CodecError, Decoder};
 use crate::errors::OpenError;
 use crate::faults::Faults;
 use crate::members::MemberId;
-use crate::raft::{LogId, Vote};
+use crate::promise::Promise;
 
 /// The file's name, and that of its successor until it is whole.
 const FILE: &str = "superblock";
@@ -60,15 +60,14 @@ pub(crate) struct Superblock {
     pub(crate) identity: Identity,
     /// The number of the database folder that counts.
     pub(crate) folder: u64,
-    pub(crate) vote: Option<Vote>,
-    /// The last log entry that was on disk.
-    pub(crate) last: Option<LogId>,
+    /// The vote and the last log entry that were on disk.
+    pub(crate) promise: Promise,
 }
 
 impl Superblock {
     /// That of a folder without any data.
     pub(crate) fn new(identity: Identity) -> Superblock {
-        Superblock { identity, folder: 1, vote: None, last: None }
+        Superblock { identity, folder: 1, promise: Promise::default() }
     }
 
     fn encode(&self) -> Vec<u8> {
@@ -76,34 +75,15 @@ impl Superblock {
             encoder.u128(block.identity.cluster_id);
             encoder.u64(block.identity.member_id);
             encoder.u64(block.folder);
-            encoder.option(block.vote.as_ref(), Encoder::vote);
-            encoder.option(block.last.as_ref(), Encoder::log_id);
+            encoder.promise(&block.promise);
         })
     }
 
     fn decode(decoder: &mut Decoder<'_>) -> Result<Superblock, CodecError> {
         let identity = Identity { cluster_id: decoder.u128()?, member_id: decoder.u64()? };
         let folder = decoder.u64()?;
-        let vote = decoder.option(Decoder::vote)?;
-        let last = decoder.option(Decoder::log_id)?;
-        Ok(Superblock { identity, folder, vote, last })
+        Ok(Superblock { identity, folder, promise: decoder.promise()? })
     }
-
-    /// What is promised and what was found, if a database with this vote and log lost something.
-    pub(crate) fn lost(&self, vote: Option<Vote>, last: Option<LogId>) -> Option<(String, String)> {
-        let ballot = |vote: Vote| (vote.leader_id, vote.committed);
-        if vote.map(ballot) < self.vote.map(ballot) {
-            return Some((show("vote", self.vote), show("vote", vote)));
-        }
-        if last < self.last {
-            return Some((show("log entry", self.last), show("log entry", last)));
-        }
-        None
-    }
-}
-
-fn show(what: &str, value: Option<impl std::fmt::Display>) -> String {
-    value.map_or(format!("no {what}"), |value| format!("{what} {value}"))
 }
 
 /// The folder of a database.

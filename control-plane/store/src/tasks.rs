@@ -5,6 +5,7 @@ use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use tokio::sync::{mpsc, oneshot, watch};
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use crate::check::CHECK_EVERY;
@@ -131,6 +132,33 @@ pub(crate) async fn keep_house(house: House) {
             _ = compactions.tick() => if growth.any() {
                 member.compact(&growth, feed.current().revision(), false).await;
             }
+        }
+    }
+}
+
+/// The campaign task: a member asks for votes while it is fit to lead, and not while votes of slow
+/// disks may be on their way.
+pub(crate) async fn campaign(
+    member: Member,
+    mut fit: watch::Receiver<bool>,
+    mut rest: watch::Receiver<Option<Instant>>,
+) {
+    loop {
+        let until = rest.borrow_and_update().filter(|until| *until > Instant::now());
+        member.may_campaign(*fit.borrow_and_update() && until.is_none());
+        let rested = async {
+            match until {
+                Some(until) => tokio::time::sleep_until(until).await,
+                None => std::future::pending().await,
+            }
+        };
+        let changed = tokio::select! {
+            changed = fit.changed() => changed,
+            changed = rest.changed() => changed,
+            () = rested => Ok(()),
+        };
+        if changed.is_err() {
+            return;
         }
     }
 }

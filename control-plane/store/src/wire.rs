@@ -12,6 +12,7 @@ use openraft::raft::{
 use crate::codec::{CodecError, Decoder, Encoder};
 use crate::errors::{MembershipError, ReadError, WriteError};
 use crate::members::{Change, MemberId};
+use crate::promise::Promise;
 use crate::raft::{SnapshotMeta, Types, Vote};
 use crate::space::Room;
 use crate::state::{Command, Entry, Mark, Revision};
@@ -44,6 +45,8 @@ pub(crate) enum Request {
     Status,
     /// Of the leader: to change the members.
     Change(Change),
+    /// What whoever asks has promised it.
+    Promised,
 }
 
 /// A part of a snapshot.
@@ -97,6 +100,7 @@ pub(crate) enum Answer {
     Index(Result<Revision, ReadError>),
     Status(Status),
     Changed(Result<MemberId, MembershipError>),
+    Promised(Promise),
 }
 
 impl Request {
@@ -135,6 +139,7 @@ impl Request {
                 encoder.u8(8);
                 encode_change(&mut encoder, change);
             }
+            Request::Promised => encoder.u8(9),
         }
         encoder.seal().into()
     }
@@ -170,6 +175,7 @@ impl Request {
             6 => Request::ReadIndex,
             7 => Request::Status,
             8 => Request::Change(decode_change(decoder)?),
+            9 => Request::Promised,
             other => return Err(CodecError::Choice("a request", other)),
         };
         Ok((envelope, request))
@@ -316,6 +322,10 @@ impl Answer {
                 encoder.u8(8);
                 result(&mut encoder, changed, |encoder, id| encoder.u64(*id), encode_change_error);
             }
+            Answer::Promised(promise) => {
+                encoder.u8(9);
+                encoder.promise(promise);
+            }
         }
         encoder.seal().into()
     }
@@ -351,6 +361,7 @@ impl Answer {
                 true => Ok(decoder.u64()?),
                 false => Err(decode_change_error(decoder)?),
             })),
+            9 => Ok(Answer::Promised(decoder.promise()?)),
             other => Err(CodecError::Choice("an answer", other)),
         }
     }

@@ -102,17 +102,11 @@ impl Store {
         }
     }
 
-    async fn attempt(
-        &self,
-        target: Target,
-        command: &Command,
-        (fence, deadline): (u64, Instant),
-    ) -> Attempt {
+    async fn attempt(&self, target: Target, command: &Command, bounds: (u64, Instant)) -> Attempt {
         let command = command.clone();
         match target {
-            Target::Here => self.inner.lead_write(command, self.makes_room, deadline).await,
+            Target::Here => self.inner.lead_write(command, self.makes_room, bounds).await,
             Target::There(peer) if self.forwards => {
-                let bounds = (fence, deadline);
                 let written = self.inner.forward(peer, command, self.makes_room, bounds).await?;
                 self.see(&written).await;
                 Ok(written)
@@ -134,7 +128,7 @@ impl Store {
     ) -> Fate {
         let mut shown = self.inner.shown.clone();
         let decided = async {
-            let later = shown.wait_for(|shown| shown.term > fence).await;
+            let later = shown.wait_for(|shown| shown.term() > fence).await;
             let Ok(revision) = later.map(|shown| shown.now.revision) else {
                 return false;
             };

@@ -3,7 +3,7 @@
 //! Runs as one short task for each start, a bounded number at a time. It reads the registry and the
 //! API and runs the compiler; it decides nothing: its outcome goes back to the loop.
 
-use std::{collections::BTreeMap, net::IpAddr, sync::Arc};
+use std::{collections::BTreeMap, net::IpAddr, sync::Arc, time::Instant};
 
 use tokio::sync::{Semaphore, mpsc};
 
@@ -49,6 +49,10 @@ pub struct Order {
     pub services: Vec<ServiceInfo>,
 }
 
+fn micros_since(began: Instant) -> u64 {
+    u64::try_from(began.elapsed().as_micros()).unwrap_or(u64::MAX)
+}
+
 impl Preparer {
     /// Made once.
     pub fn new(
@@ -87,7 +91,10 @@ impl Preparer {
     async fn prepare(&self, order: &Order) -> Result<protocol::Container, Problem> {
         let (pod, index) = (&order.pod, order.index);
         let container = &pod.containers[index];
+        let mut prepared = protocol::Prepared::default();
+        let began = Instant::now();
         let found = self.images.resolve(pod, &container.image, container.pull).await?;
+        (prepared.image_us, prepared.fetched) = (micros_since(began), found.pulled);
         if found.pulled {
             let message =
                 format!("Pulled {} ({}, {} bytes)", container.image, found.id, found.bytes);
@@ -107,7 +114,9 @@ impl Preparer {
             None => {
                 let (uid, observation) = (pod.uid.clone(), Observation::Compiling(index));
                 let _ = self.inputs.send(Input::Observed { uid, observation }).await;
+                let began = Instant::now();
                 let image = self.images.compile(&found, &container.image).await?;
+                prepared.compile_us = Some(micros_since(began));
                 let what = match image.guest {
                     protocol::Guest::Command => "command",
                     protocol::Guest::Handler => "HTTP handler",
@@ -133,6 +142,7 @@ impl Preparer {
                 ),
             });
         }
+        let began = Instant::now();
         let (env, mut args) = self.environment(order).await?;
         let volumes = self.volumes.prepare(pod, index, order.ip, &env, image.guest);
         let (mut mounts, last_words) = volumes.await?;
@@ -140,6 +150,7 @@ impl Preparer {
             args = alias.argv(!container.command.is_empty(), args);
             mounts = self.volumes.with_root(pod, index, order.ip, mounts).await?;
         }
+        prepared.view_us = micros_since(began);
         Ok(protocol::Container {
             name: container.name.clone(),
             restart: order.restart,
@@ -162,6 +173,7 @@ impl Preparer {
                 file: last_words,
                 from_log: container.message_from_log,
             },
+            prepared,
         })
     }
 

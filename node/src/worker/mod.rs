@@ -41,6 +41,7 @@ mod policy;
 mod ports;
 mod probe;
 mod probers;
+mod record;
 mod reply;
 mod served;
 mod session;

@@ -186,9 +186,9 @@ async fn dispatch(
             Err(refusal) => refused(&refusal),
         });
     };
-    let flight = served.enter();
+    let mut flight = served.enter();
     let request = request.map(|body| Body::new(body.map_err(BodyError::new)));
-    match flight.handler().handle(request).await {
+    match flight.handle(request).await {
         Ok(mut response) => {
             response.headers_mut().remove(REFUSED_HEADER);
             Ok(response.map(|body| Reply::Guest { body, flight }))

@@ -25,6 +25,7 @@ use std::{
 
 use futures::FutureExt;
 use jiff::Timestamp;
+use serde::Serialize;
 use tokio::{
     net::UnixStream,
     sync::{OwnedSemaphorePermit, mpsc, oneshot, watch},
@@ -41,13 +42,15 @@ use super::{
     outgoing::Names,
     policy::Subject,
     probers::{Finding, Key, Probers},
+    record::{Kept, Record},
     served::Served,
     start::{CODE_TRAP, Note, Start, exit_now},
     switch::{LocalPods, Refusal},
 };
+use crate::compile::world_file;
 use crate::protocol::{
     Answer, Container, ContainerPhase, ContainerState, Exit, ExitReason, Guest, Health, Open, Pod,
-    PodState, Port, Probes, Protocol, ToAgent, Usage, log_file,
+    PodState, Port, Prepared, Probes, Protocol, ToAgent, Usage, log_file,
 };
 
 /// Starts and exits taken together before the table is published once.
@@ -82,11 +85,32 @@ struct Entry {
     ports: Vec<(String, Port)>,
 }
 
+/// A container as people are told of it.
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Told {
+    container: String,
+    restart: u32,
+    guest: Guest,
+    prepared: Prepared,
+    loaded_us: Option<u64>,
+    in_flight: usize,
+    record: Kept,
+}
+
 /// The newest start of a container.
 struct Known {
     restart: u32,
     image_id: String,
     guest: Guest,
+    /// Its compiled code.
+    module: PathBuf,
+    prepared: Prepared,
+    /// When this start was asked for, and how long it took from then until it ran or served.
+    began: Instant,
+    loaded: Option<Duration>,
+    /// Of all starts.
+    record: Arc<Record>,
     ports: Vec<u16>,
     probes: Probes,
     health: Health,
@@ -217,8 +241,10 @@ impl Pods {
     fn start(&mut self, uid: &str, container: Container, log_path: PathBuf) {
         let entry = self.pods.get_mut(uid).expect("apply has made the entry");
         let mut used = Used::default();
+        let mut record = None;
         if let Some(old) = entry.containers.remove(&container.name) {
             used = old.used_so_far();
+            record = Some(old.record.clone());
             if let Phase::Running { served: Some(served), .. } = &old.phase {
                 self.local.remove(entry.ip, served);
                 self.runtime.switch.publish_pods(self.local.clone());
@@ -229,11 +255,17 @@ impl Pods {
         let key = key(uid, &container.name, container.restart);
         let (stop, stopped) = watch::channel(None);
         let (io, input) = Io::new(&container);
+        let record = record.unwrap_or_else(|| Arc::new(Record::new()));
         let tcp = |port: &&crate::protocol::Port| port.protocol == Protocol::Tcp;
         let known = Known {
             restart: container.restart,
             image_id: container.image_id.clone(),
             guest: container.guest,
+            module: container.module.clone(),
+            prepared: container.prepared,
+            began: Instant::now(),
+            loaded: None,
+            record: record.clone(),
             ports: container.ports.iter().filter(tcp).map(|port| port.port).collect(),
             health: Health::new(&container.probes),
             probes: container.probes.clone(),
@@ -248,6 +280,7 @@ impl Pods {
         let start = Start {
             log: self.runtime.logs.open(log_path.clone()),
             log_path,
+            record,
             io: io.clone(),
             input,
             runtime: self.runtime.clone(),
@@ -287,6 +320,12 @@ impl Pods {
                 let place = place(&io, &container)?;
                 Ok(Job::Attach { io, place, streams })
             }
+            Open::Record { uid } => self.told(&uid).map(Job::Text),
+            Open::World { uid, container } => {
+                let known = self.pods.get(&uid).and_then(|entry| entry.containers.get(&container));
+                let known = known.ok_or_else(|| not_found(&container))?;
+                Ok(Job::File(world_file(&known.module)))
+            }
             Open::Port { uid, port } => {
                 let gone = || Answer::NotFound("the Pod does not run".to_owned());
                 let ip = self.pods.get(&uid).ok_or_else(gone)?.ip;
@@ -310,8 +349,25 @@ impl Pods {
             Some(Known { io, phase: Phase::Running { target, .. }, .. }) => {
                 Ok(Running { io: io.clone(), target: target.clone() })
             }
-            _ => Err(Answer::NotFound(format!("container not found (\"{container}\")"))),
+            _ => Err(not_found(container)),
         }
+    }
+
+    /// What the requests of a Pod were like, container by container.
+    fn told(&self, uid: &str) -> Result<Vec<u8>, Answer> {
+        let gone = || Answer::NotFound("the Pod does not run".to_owned());
+        let entry = self.pods.get(uid).ok_or_else(gone)?;
+        let told = |(name, known): (&String, &Known)| Told {
+            container: name.clone(),
+            restart: known.restart,
+            guest: known.guest,
+            prepared: known.prepared,
+            loaded_us: known.loaded.and_then(|it| u64::try_from(it.as_micros()).ok()),
+            in_flight: known.in_flight(),
+            record: known.record.told(),
+        };
+        let told: Vec<Told> = entry.containers.iter().map(told).collect();
+        Ok(serde_json::to_vec(&told).expect("plain fields become JSON"))
     }
 
     /// Asks one container start to end. Some: it has ended already.
@@ -417,6 +473,7 @@ impl Pods {
                 if let Some((ip, known)) = self.known(&key) {
                     let asked_to_stop = known.stop.borrow().is_some();
                     let (ports, probes) = (known.ports.clone(), known.probes.clone());
+                    known.loaded = Some(known.began.elapsed());
                     known.phase = Phase::Running {
                         at,
                         account,
@@ -555,7 +612,18 @@ fn key(uid: &str, container: &str, restart: u32) -> Key {
     Key { uid: uid.to_owned(), container: container.to_owned(), restart }
 }
 
+fn not_found(container: &str) -> Answer {
+    Answer::NotFound(format!("container not found (\"{container}\")"))
+}
+
 impl Known {
+    fn in_flight(&self) -> usize {
+        match &self.phase {
+            Phase::Running { served: Some(served), .. } => served.in_flight(),
+            _ => 0,
+        }
+    }
+
     fn used_so_far(&self) -> Used {
         let Phase::Running { account, served, .. } = &self.phase else {
             return self.used;

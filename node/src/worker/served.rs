@@ -8,14 +8,19 @@ use std::{
     time::Instant,
 };
 
+use http::{Request, Response};
 use tokio::sync::Notify;
-use wherry_wasi_shim::Handler;
+use wherry_wasi_shim::{Body, HandleError, Handler, Steps};
 
-use super::balance::Open;
+use super::{
+    balance::Open,
+    record::{Begun, Outcome, Record},
+};
 
 /// A running handler container.
 pub struct Served {
     handler: Handler,
+    record: Arc<Record>,
     requests: AtomicU64,
     /// From arrival to the end of the response's body.
     in_flight: AtomicUsize,
@@ -38,13 +43,25 @@ pub struct InFlight {
     arrived_ns: u64,
     /// Its count at its endpoint.
     open: Option<Open>,
+    /// What goes into the record when it has ended.
+    watched: Option<Watched>,
+}
+
+/// A request that is recorded.
+struct Watched {
+    begun: Begun,
+    steps: Arc<Steps>,
+    outcome: Outcome,
+    /// The most that were in flight with it, as far as it saw.
+    peak: usize,
 }
 
 impl Served {
     /// A container that was just started.
-    pub fn new(handler: Handler) -> Served {
+    pub fn new(handler: Handler, record: Arc<Record>) -> Served {
         Served {
             handler,
+            record,
             requests: AtomicU64::new(0),
             in_flight: AtomicUsize::new(0),
             since: Instant::now(),
@@ -62,7 +79,7 @@ impl Served {
         self.in_flight.fetch_add(1, Ordering::SeqCst);
         let arrived_ns = self.now_ns();
         self.arrived_ns.fetch_add(arrived_ns, Ordering::Relaxed);
-        InFlight { served: self, arrived_ns, open: None }
+        InFlight { served: self, arrived_ns, open: None, watched: None }
     }
 
     fn now_ns(&self) -> u64 {
@@ -124,15 +141,29 @@ impl InFlight {
         self.served.cut.load(Ordering::Relaxed)
     }
 
-    /// The guest that the request is for.
+    /// The guest that the request is for: for requests of the worker's own, which nobody records.
     pub fn handler(&self) -> &Handler {
         &self.served.handler
+    }
+
+    /// Gives the guest a request of somebody; what becomes of it is recorded.
+    pub async fn handle(&mut self, request: Request<Body>) -> Result<Response<Body>, HandleError> {
+        let (steps, peak) = (Arc::<Steps>::default(), self.served.in_flight());
+        let begun = self.served.record.begin(&request, peak == 1);
+        let watched = Watched { begun, steps: steps.clone(), outcome: Outcome::Left, peak };
+        let watched = self.watched.insert(watched);
+        let result = self.served.handler.handle_watched(request, steps).await;
+        watched.outcome = Outcome::of(&result, &watched.steps);
+        result
     }
 }
 
 impl Drop for InFlight {
     fn drop(&mut self) {
         let served = &self.served;
+        if let Some(Watched { begun, steps, outcome, peak }) = self.watched.take() {
+            served.record.end(begun, &steps, outcome, peak);
+        }
         let took_ns = served.now_ns().saturating_sub(self.arrived_ns);
         served.ended_ns.fetch_add(took_ns, Ordering::Relaxed);
         served.arrived_ns.fetch_sub(self.arrived_ns, Ordering::Relaxed);

@@ -37,6 +37,7 @@ use super::{
     logs::{Log, Logs, Stream},
     outgoing::{Names, outgoing},
     probers::Key,
+    record::Record,
     served::Served,
     sockets::PodNetwork,
     switch::Switch,
@@ -137,6 +138,8 @@ pub struct Start {
     pub log: Log,
     /// The file of the log.
     pub log_path: PathBuf,
+    /// What its requests were like.
+    pub record: Arc<Record>,
     /// For whoever is attached.
     pub io: Arc<Io>,
     /// What its guest reads.
@@ -192,7 +195,7 @@ impl Start {
             Err(error) => return start_error(&error),
         };
         let (account, budget) = (handler.account(), handler.budget());
-        let served = Arc::new(Served::new(handler));
+        let served = Arc::new(Served::new(handler, self.record.clone()));
         let tcp = self.container.ports.iter().filter(|port| port.protocol == Protocol::Tcp);
         let ports = tcp.map(|port| port.port).collect();
         let target = self.target(Some((served.clone(), ports)), &module, view, budget);

@@ -306,9 +306,9 @@ async fn speak_http(served: Arc<Served>, stream: DuplexStream) {
     let service = service_fn(move |request: Request<Incoming>| {
         let served = served.clone();
         async move {
-            let flight = served.enter();
+            let mut flight = served.enter();
             let request = request.map(|body| Body::new(body.map_err(BodyError::new)));
-            let answer = flight.handler().handle(request).await.map_err(Refusal::from);
+            let answer = flight.handle(request).await.map_err(Refusal::from);
             Ok::<_, Infallible>(match answer {
                 Ok(response) => response.map(|body| Reply::Guest { body, flight }),
                 Err(refusal) => {

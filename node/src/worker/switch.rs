@@ -617,8 +617,8 @@ impl Switch {
                 self.permit(caller, address, Protocol::Tcp)?;
                 match self.served(address) {
                     Some(served) => {
-                        let flight = served.enter().counted(open);
-                        let response = flight.handler().handle(request).await?;
+                        let mut flight = served.enter().counted(open);
+                        let response = flight.handle(request).await?;
                         Ok(response.map(|body| Reply::Guest { body, flight }))
                     }
                     None => self.exchange(address, request, open).await,

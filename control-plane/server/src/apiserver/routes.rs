@@ -2,7 +2,7 @@
 //! Namespace's part (`/namespaces/a/status`) from a resource inside it (`/namespaces/a/pods`).
 
 use super::{
-    ApiServer,
+    ApiServer, aggregate,
     auth::User,
     backup,
     content::{self, BODY_BYTES_MAX},
@@ -75,6 +75,7 @@ pub fn router(api: ApiServer) -> Router {
                 .quality(CompressionLevel::Fastest)
                 .compress_when(WorthGzip),
         )
+        .layer(middleware::from_fn_with_state(api.clone(), aggregate::divert))
         .layer(middleware::from_fn_with_state(api.clone(), guard::guard))
         .with_state(api)
 }

@@ -20,6 +20,7 @@ use wherry_resources::Kind;
 use wherry_resources::custom::Rows;
 
 use super::addresses::pool;
+use super::bootstrap::front_proxy;
 use super::cache::{Bare, Cache, Object, Seen, Typed, kind_row, trim};
 use super::reconcile::Watched;
 use super::serviceaccount::ROOT_CA;
@@ -74,7 +75,7 @@ pub fn config_maps(client: &kube::Client, cache: &mut Cache) -> BoxStream<'stati
         trim(&mut object.metadata);
         let name = object.metadata.name.as_deref().unwrap_or("");
         let place = (object.metadata.namespace.as_deref().unwrap_or(""), name);
-        if name != ROOT_CA && place != pool::CONFIG_MAP {
+        if ![ROOT_CA, front_proxy::CONFIG].contains(&name) && place != pool::CONFIG_MAP {
             object.data = None;
         }
         object.binary_data = None;

@@ -133,6 +133,8 @@ pub(crate) enum EngineError {
     Read(String),
     #[error("{0} is damaged on disk: {1}")]
     Damaged(String, String),
+    #[error("the state is damaged in memory: {0}")]
+    DamagedMemory(String),
     #[error("{what} is encrypted with key {key}, which the keyring {keyring:?} does not have")]
     UnknownKey { what: String, key: Fingerprint, keyring: PathBuf },
     #[error("encrypting a value failed: {0}")]

@@ -172,7 +172,7 @@ async fn a_promise_follows_the_disk_and_a_cut() {
     let promised = |log: &Log| {
         log.flushed().promise(&log.anchor).expect("memory does not fail");
         let mut last = None;
-        log.anchor.update(|block| last = block.last).expect("memory does not fail");
+        log.anchor.update(|block| last = block.promise.last).expect("memory does not fail");
         last
     };
     assert_eq!(promised(&log), None);
@@ -180,7 +180,7 @@ async fn a_promise_follows_the_disk_and_a_cut() {
     assert_eq!(promised(&log), Some(log_id(9)));
     log.truncate_after(Some(log_id(4))).await.expect("the writer runs");
     let mut last = None;
-    log.anchor.update(|block| last = block.last).expect("memory does not fail");
+    log.anchor.update(|block| last = block.promise.last).expect("memory does not fail");
     assert_eq!(last, Some(log_id(4)), "lowered before the cut");
     assert_eq!(promised(&log), Some(log_id(4)));
     append(&mut log, vec![put(5, 8)]).await;
@@ -189,6 +189,6 @@ async fn a_promise_follows_the_disk_and_a_cut() {
     log.save_vote(&vote).await.expect("the writer runs");
     promised(&log);
     let mut found = None;
-    log.anchor.update(|block| found = block.vote).expect("memory does not fail");
+    log.anchor.update(|block| found = block.promise.vote).expect("memory does not fail");
     assert_eq!(found, Some(vote));
 }

@@ -136,7 +136,7 @@ impl Net {
         store
     }
 
-    async fn cluster(&self, size: usize) -> Vec<Store> {
+    pub(super) async fn cluster(&self, size: usize) -> Vec<Store> {
         let first = self.found().await;
         let mut stores = vec![first.clone()];
         while stores.len() < size {
@@ -150,7 +150,7 @@ pub(super) fn bytes(text: impl Into<String>) -> Bytes {
     Bytes::from(text.into())
 }
 
-async fn put(store: &Store, key: &str, value: &str) -> Entry {
+pub(super) async fn put(store: &Store, key: &str, value: &str) -> Entry {
     let put = store.put(bytes(key), bytes(value), Precondition::Any);
     put.await.expect("nothing stands against it")
 }
@@ -179,7 +179,7 @@ async fn leader<'a>(stores: &[&'a Store]) -> &'a Store {
     stores.iter().find(|store| leads(store)).expect("one was found a moment ago")
 }
 
-async fn end(stores: impl IntoIterator<Item = Store>) {
+pub(super) async fn end(stores: impl IntoIterator<Item = Store>) {
     for store in stores {
         store.end().await.expect("its writer did not panic");
     }
@@ -300,6 +300,29 @@ async fn three_members_outlive_their_leader_and_take_it_back() {
 }
 
 /// Neither a leader nor a follower without a majority keeps anybody waiting.
+/// Where every fsync takes longer than an election waits, somebody comes to lead all the same.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn slow_disks_elect_a_leader() {
+    let net = Net::default();
+    let first = net.found().await;
+    let mut rest = Vec::new();
+    for _ in 0..2 {
+        let faults = Faults::default();
+        rest.push((net.join(&first, Engine::Memory, &faults).await, faults));
+    }
+    for (_, faults) in &rest {
+        faults.set("writer.sync", Fault::Delay(450), None);
+    }
+    net.kill(&first).await;
+    let survivors = [&rest[0].0, &rest[1].0];
+    let led = leader(&survivors);
+    tokio::time::timeout(Duration::from_secs(15), led).await.expect("votes may take their time");
+    for (_, faults) in &rest {
+        faults.clear();
+    }
+    end(rest.into_iter().map(|(store, _)| store)).await;
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_minority_answers_within_two_seconds() {
     let net = Net::default();
@@ -516,7 +539,7 @@ async fn a_leader_that_differs_hands_over() {
     let second = net.join(&first, Engine::Memory, &Faults::default()).await;
     faults.set("machine.corrupt", Fault::Error, Some(1));
     put(&second, "key", "value").await;
-    eventually("the two see it", async || first.health().divergence.is_some()).await;
+    eventually("the two see it", async || first.health().suspicion.is_some()).await;
     assert!(first.health().quarantined.is_none(), "neither of two is right");
 
     let third = net.join(&first, Engine::Memory, &Faults::default()).await;
@@ -530,13 +553,26 @@ async fn a_leader_that_differs_hands_over() {
     end([first, second, third]).await;
 }
 
+/// The steps of a member among others, those of snapshots, and those of a leader that sends one or
+/// what it has logged long ago.
+const POINTS_OF_A_MEMBER: [&str; 6] =
+    ["log.vote", "log.truncate", "log.append", "peer.ask", "peer.answer", "members.change"];
+const POINTS_OF_A_SNAPSHOT: [&str; 5] =
+    ["snapshot.receive", "snapshot.stage", "snapshot.adopt", "snapshot.switch", "log.purge"];
+const POINTS_OF_A_SENDER: [&str; 2] = ["snapshot.send", "log.read"];
+
+#[test]
+fn every_failpoint_is_failed_by_a_test() {
+    let tried = super::tests::POINTS_OF_A_WRITE.into_iter().chain(POINTS_OF_A_MEMBER);
+    let tried = tried.chain(POINTS_OF_A_SNAPSHOT).chain(POINTS_OF_A_SENDER);
+    assert_eq!(tried.collect::<BTreeSet<_>>(), BTreeSet::from(crate::POINTS));
+}
+
 /// Every step of a member among others, failing in every way on one of three: nothing acknowledged
 /// is lost, the others go on, and the one that failed has stopped or agrees with them.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn every_failpoint_of_a_member_leaves_the_others_alone() {
-    let points =
-        ["log.vote", "log.truncate", "log.append", "peer.ask", "peer.answer", "members.change"];
-    for point in points {
+    for point in POINTS_OF_A_MEMBER {
         tokio::join!(
             one_of_three_fails(point, Fault::Panic),
             one_of_three_fails(point, Fault::Error),
@@ -584,31 +620,41 @@ async fn one_of_three_fails(point: &'static str, fault: Fault) {
     }
 }
 
-/// A leader that fails while it sends a snapshot: it goes on, at the latest after a restart.
+/// A leader that fails while it sends a snapshot, or its log: it goes on, at the latest after a
+/// restart.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_snapshot_whose_sender_fails_arrives_later() {
-    for fault in [Fault::Panic, Fault::Error, Fault::Delay(30)] {
-        let net = Net::default();
-        let folder = tempfile::tempdir().expect("a temporary folder can be made");
-        let engine = Engine::Rocks(folder.path().to_owned());
-        let faults = Faults::default();
-        let first = net.found_with(engine.clone(), &faults).await;
-        for number in 0..30 {
-            put(&first, &format!("{number}"), "value").await;
+async fn what_a_leader_fails_to_send_arrives_later() {
+    for point in POINTS_OF_A_SENDER {
+        for fault in [Fault::Panic, Fault::Error, Fault::Delay(30)] {
+            let net = Net::default();
+            let folder = tempfile::tempdir().expect("a temporary folder can be made");
+            let engine = Engine::Rocks(folder.path().to_owned());
+            let first = net.found_with(engine.clone(), &Faults::default()).await;
+            for number in 0..30 {
+                put(&first, &format!("{number}"), "value").await;
+            }
+            if point == "snapshot.send" {
+                purge(&first).await;
+            }
+            // Started again it has nothing of its log in memory.
+            net.kill(&first).await;
+            let faults = Faults::default();
+            let first = net.found_with(engine.clone(), &faults).await;
+            let id = net.enroll(&first).await;
+            let before = faults.hits(point);
+            faults.set(point, fault, Some(1));
+            let config = net.config(id, Engine::Memory, &Faults::default());
+            let config = Config { cluster_id: Some(first.cluster_id()), ..config };
+            let second = Store::join(config, net.transport(id)).await.expect("it opens");
+            net.plug(&second);
+            eventually("it is sent", async || faults.hits(point) > before).await;
+            net.kill(&first).await;
+            let first = net.found_with(engine, &Faults::default()).await;
+            let voted = first.promote(id).await;
+            voted.unwrap_or_else(|error| panic!("{point} {fault:?}: {error}"));
+            agree(&[&first, &second]).await;
+            end([first, second]).await;
         }
-        purge(&first).await;
-        faults.set("snapshot.send", fault, Some(1));
-        let id = net.enroll(&first).await;
-        let config = net.config(id, Engine::Memory, &Faults::default());
-        let config = Config { cluster_id: Some(first.cluster_id()), ..config };
-        let second = Store::join(config, net.transport(id)).await.expect("it opens");
-        net.plug(&second);
-        eventually("it is sent", async || faults.hits("snapshot.send") > 0).await;
-        net.kill(&first).await;
-        let first = net.found_with(engine, &Faults::default()).await;
-        first.promote(id).await.unwrap_or_else(|error| panic!("{fault:?}: {error}"));
-        agree(&[&first, &second]).await;
-        end([first, second]).await;
     }
 }
 
@@ -616,9 +662,7 @@ async fn a_snapshot_whose_sender_fails_arrives_later() {
 /// of the new one counts, and the next attempt works.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_snapshot_that_fails_anywhere_leaves_nothing_half_installed() {
-    let points =
-        ["snapshot.receive", "snapshot.stage", "snapshot.adopt", "snapshot.switch", "log.purge"];
-    for point in points {
+    for point in POINTS_OF_A_SNAPSHOT {
         for fault in [Fault::Panic, Fault::Error, Fault::Delay(30)] {
             let net = Net::default();
             let first = net.found().await;

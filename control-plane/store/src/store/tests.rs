@@ -280,7 +280,8 @@ async fn a_folder_that_lost_something_is_refused() {
         let flushed = store.current().revision();
         let promised = async || {
             let mut last = 0;
-            let look = |block: &mut Superblock| last = block.last.map_or(0, |last| last.index);
+            let look =
+                |block: &mut Superblock| last = block.promise.last.map_or(0, |last| last.index);
             store.inner.anchor.update(look).expect("the folder can be written");
             last
         };
@@ -387,21 +388,29 @@ async fn a_full_disk_takes_deletes_and_reads() {
     store.shutdown().await.expect("it stops");
 }
 
+/// The steps on the way of a write.
+pub(super) const POINTS_OF_A_WRITE: [&str; 9] = [
+    "log.append",
+    "writer.write",
+    "writer.sync",
+    "machine.apply",
+    "machine.corrupt",
+    "machine.hand",
+    "machine.flip",
+    "machine.publish",
+    "superblock.write",
+];
+
 /// Every step on the way of a write, failing in every way: what was acknowledged is there after a
 /// restart, and a step that failed for good stopped the store.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn every_failpoint_of_a_write_keeps_what_was_acknowledged() {
-    let points = [
-        "log.append",
-        "writer.write",
-        "writer.sync",
-        "machine.apply",
-        "machine.hand",
-        "machine.publish",
-        "superblock.write",
-    ];
-    for point in points {
+    for point in POINTS_OF_A_WRITE {
         for fault in [Fault::Panic, Fault::Error, Fault::Delay(20)] {
+            // There an error makes a member lie, which is found otherwise.
+            if fault == Fault::Error && ["machine.corrupt", "machine.flip"].contains(&point) {
+                continue;
+            }
             let folder = folder();
             let faults = Faults::default();
             let engine = Engine::Rocks(folder.path().to_owned());

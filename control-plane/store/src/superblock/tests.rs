@@ -3,6 +3,7 @@
 use openraft::impls::leader_id_adv::LeaderId;
 
 use super::*;
+use crate::raft::{LogId, Vote};
 
 fn vote(term: u64, committed: bool) -> Vote {
     Vote { leader_id: LeaderId { term, node_id: 1 }, committed }
@@ -14,13 +15,13 @@ fn log_id(term: u64, index: u64) -> LogId {
 
 fn block(vote: Option<Vote>, last: Option<LogId>) -> Superblock {
     let identity = Identity { cluster_id: 7 << 100, member_id: 3 };
-    Superblock { vote, last, ..Superblock::new(identity) }
+    Superblock { promise: Promise { vote, last }, ..Superblock::new(identity) }
 }
 
 #[test]
 fn a_database_that_is_behind_is_found() {
     let promised = block(Some(vote(4, true)), Some(log_id(4, 90)));
-    let lost = |vote, last| promised.lost(vote, last).is_some();
+    let lost = |vote, last| promised.promise.missing_from(&Promise { vote, last }).is_some();
     assert!(!lost(Some(vote(4, true)), Some(log_id(4, 90))), "the same");
     assert!(!lost(Some(vote(5, false)), Some(log_id(4, 91))), "further");
     assert!(!lost(Some(vote(5, true)), Some(log_id(5, 60))), "cut by a later leader");
@@ -29,7 +30,8 @@ fn a_database_that_is_behind_is_found() {
     assert!(lost(Some(vote(4, false)), Some(log_id(4, 90))), "the commit of the vote is missing");
     assert!(lost(Some(vote(3, true)), Some(log_id(4, 90))), "the vote is missing");
     assert!(lost(None, None), "everything is missing");
-    assert!(block(None, None).lost(None, None).is_none(), "there was nothing");
+    let nothing = Promise::default();
+    assert!(nothing.missing_from(&nothing).is_none(), "there was nothing");
 }
 
 #[test]
@@ -38,7 +40,9 @@ fn it_comes_back_and_damage_is_refused() {
     assert!(read(folder.path()).expect("an empty folder is fine").is_none());
     let anchor = Anchor::new(Some(folder.path().to_owned()), block(None, None), Faults::default());
     anchor.create().expect("the folder can be written");
-    anchor.update(|block| block.last = Some(log_id(2, 5))).expect("the folder can be written");
+    anchor
+        .update(|block| block.promise.last = Some(log_id(2, 5)))
+        .expect("the folder can be written");
     let found = read(folder.path()).expect("it is sound").expect("it is there");
     assert_eq!(found, block(None, Some(log_id(2, 5))));
     assert_eq!(identity(folder.path()).expect("it is sound"), Some(found.identity));

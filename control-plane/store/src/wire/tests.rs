@@ -87,6 +87,10 @@ fn questions_of_the_store_come_back() {
     assert!(matches!(back, Request::Write { command: c, makes_room: true, fence: 9 } if same(&c)));
     assert!(matches!(sent(Request::ReadIndex), Request::ReadIndex));
     assert!(matches!(sent(Request::Status), Request::Status));
+    assert!(matches!(sent(Request::Promised), Request::Promised));
+    let promise = Promise { vote: Some(vote()), last: Some(log_id(7)) };
+    let back = answered(Answer::Promised(promise));
+    assert!(matches!(back, Answer::Promised(back) if back == promise));
     let (name, address) = ("m".to_owned(), "a:1".to_owned());
     for change in [
         Change::Add { name, address },

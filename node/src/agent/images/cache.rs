@@ -7,6 +7,7 @@
 //!   refs/<hash>.json                what a namespace's reference resolved to
 //!   cache/<engine hash>/<hex>.cwasm compiled code, by the layer's digest
 //!   cache/<engine hash>/<hex>.json  what the image is, and the MAC over that and the code
+//!   cache/<engine hash>/<hex>.world what the image wants and gives, for people
 //! ```
 //!
 //! Loading compiled code runs it. So code is used only if its MAC under this node's key is right:
@@ -26,7 +27,10 @@ use hmac::{Hmac, KeyInit as _, Mac as _};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
-use crate::{agent::join::write_private, compile::Image};
+use crate::{
+    agent::join::write_private,
+    compile::{Image, world_file},
+};
 
 use super::pull::Resolved;
 
@@ -170,6 +174,10 @@ impl Cache {
         {
             return Some(image);
         }
+        // Compiled by a version that did not write what the image is made of.
+        if !world_file(&path).exists() {
+            return None;
+        }
         let seal: Seal = serde_json::from_slice(&fs::read(seal_file(&path)).ok()?).ok()?;
         let mac = self.mac(digest, &seal.image, &path).ok()?;
         let given = hex::decode(&seal.mac).ok()?;
@@ -189,6 +197,7 @@ impl Cache {
         let seal = Seal { image: image.clone(), mac: hex::encode(mac.finalize().into_bytes()) };
         let text = serde_json::to_vec(&seal).map_err(std::io::Error::other)?;
         write_private(&seal_file(&path), &text)?;
+        fs::rename(world_file(&output), world_file(&path))?;
         fs::rename(output, &path)
     }
 
@@ -255,12 +264,15 @@ mod tests {
         let cache = open();
         assert_eq!(cache.load(&digest), None);
         fs::write(cache.draft(&digest), b"code").expect("written");
+        fs::write(world_file(&cache.draft(&digest)), b"{}").expect("written");
         cache.seal(&digest, &image()).expect("sealed");
         assert_eq!(cache.load(&digest), Some(image()));
         assert_eq!(open().load(&digest), Some(image()), "the key is kept");
         let other = format!("sha256:{}", "cd".repeat(32));
         fs::copy(cache.code(&digest), cache.code(&other)).expect("copied");
-        fs::copy(seal_file(&cache.code(&digest)), seal_file(&cache.code(&other))).expect("copied");
+        for file in [seal_file, world_file] {
+            fs::copy(file(&cache.code(&digest)), file(&cache.code(&other))).expect("copied");
+        }
         assert_eq!(cache.load(&other), None, "a seal is for one digest");
         fs::write(cache.code(&digest), b"edoc").expect("written");
         assert_eq!(cache.load(&digest), None, "changed after it was checked");

@@ -17,8 +17,8 @@ use tokio_util::codec::{Framed, LengthDelimitedCodec};
 use super::super::{WorkerError, run};
 use crate::protocol::{
     self, Container, Endpoint, Env, Exit, Form, Guest, Health, Hello, Hooks, Identity, LastWords,
-    Limits, Pod, Port, ProbeKind, Probes, Protocol, RoutePort, ServiceKey, ServiceRoute, Services,
-    State, ToAgent, ToWorker,
+    Limits, Pod, Port, Prepared, ProbeKind, Probes, Protocol, RoutePort, ServiceKey, ServiceRoute,
+    Services, State, ToAgent, ToWorker,
 };
 
 /// Longer than anything takes that happens at all.
@@ -89,7 +89,8 @@ impl Fixture {
         static COUNT: AtomicU32 = AtomicU32::new(0);
         let number = COUNT.fetch_add(1, Ordering::Relaxed);
         let path = self.folder.0.join(format!("{number}.cwasm"));
-        std::fs::write(&path, wherry_wasi_shim::compile(wasm).expect("compile")).expect("write");
+        std::fs::write(&path, wherry_wasi_shim::compile(wasm).expect("compile").code)
+            .expect("write");
         path
     }
 
@@ -214,6 +215,7 @@ pub fn command(module: &Path, restart: u32) -> Container {
         probes: Probes::default(),
         hooks: Hooks::default(),
         last_words: LastWords::default(),
+        prepared: Prepared::default(),
     }
 }
 
