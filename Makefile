@@ -26,8 +26,7 @@ test: build ## All tests, with real processes and kubectl
 test-s3: ## Backups to a bucket, against a server that speaks S3 (moto, from PyPI)
 	tests/s3-server $(CARGO) test --release -p wherry-control-plane --lib -- rounds_in_a_bucket
 
-test-slow: test ## All tests and a long simulation
-	WHERRY_SIM_RUNS=2000 $(CARGO) test --release -p wherry-tests --test it sim::
+test-slow: test sim ## All tests and the long simulation
 
 clients: ## The clients that tests drive: kubectl, helm, those of Python and JavaScript
 	@tests/install-clients
@@ -35,8 +34,8 @@ clients: ## The clients that tests drive: kubectl, helm, those of Python and Jav
 fuzz: ## Damaged input for everything that reads input: make fuzz MINUTES=10 (for each target)
 	WHERRY_FUZZ_MINUTES=$(or $(MINUTES),1) $(CARGO) test --release -p wherry-control-plane --lib fuzz:: -- --nocapture
 
-sim: ## One simulation, by its seed: make sim SEED=7
-	WHERRY_SIM_SEED=$(SEED) $(CARGO) test --release -p wherry-tests --test it sim:: -- --nocapture
+sim: ## 2,000 simulated clusters, or one of them step by step: make sim SEED=7
+	WHERRY_SIM_LONG=1 WHERRY_SIM_SEED=$(SEED) $(CARGO) test --release -p wherry-tests --test it sim:: -- --nocapture
 
 # A run is the seed's: the same SEED, MINUTES and MODE do the same faults at the same times again.
 chaos: build ## Three members, faults, proof: make chaos MINUTES=20 SEED=7 MODE=kills|mixed|both

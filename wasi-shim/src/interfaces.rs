@@ -213,6 +213,22 @@ pub(crate) fn core_linker(
     Ok(linker)
 }
 
+/// Engine features beyond the first version of Wasm that guests may use.
+const FEATURES: &[&str] =
+    &["wasm:simd", "wasm:bulk-memory", "wasm:component-model", "wasm:component-model-async"];
+
+/// What guests may import here and which engine features they may use, by name: of interfaces that
+/// serve all compatible versions without the last part of the version.
+pub fn offers() -> Vec<String> {
+    let interfaces = INTERFACES.iter().map(|(name, _)| track(name).unwrap_or(name));
+    let others = [P1_MODULE, LIFECYCLE_MODULE];
+    let mut all: Vec<String> =
+        interfaces.chain(others).chain(FEATURES.iter().copied()).map(str::to_owned).collect();
+    all.sort();
+    all.dedup();
+    all
+}
+
 /// Whether a component's import of this name can be linked.
 pub(crate) fn offers_interface(import: &str) -> bool {
     INTERFACES.iter().any(|(name, _)| {

@@ -54,6 +54,7 @@ pub use handler::{HandleError, Handler, Steps};
 pub use http::{Body, BodyError, Outgoing, OutgoingError, OutgoingTimeouts, no_outgoing};
 pub use input::{Input, InputWriter, Term};
 pub use inspect::{Form, Guest, Image, ImageError, inspect};
+pub use interfaces::offers;
 pub use limits::{GuestConfig, Limits, Mount};
 pub use output::{Output, Room, no_output};
 pub use sockets::{Connection, Datagrams, Listener, Network, NetworkError, Stream, no_network};

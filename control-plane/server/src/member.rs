@@ -50,7 +50,7 @@ use join::{Join, JoinError};
 use serve::{Side, Sides};
 pub use wherry_store::Window;
 
-/// Pods of all nodes get their addresses out of this; each node has a /19 (8,190 Pods).
+/// Pods of all nodes get their addresses out of this; see `controllers/podcidr.rs`.
 const CLUSTER_CIDR: &str = "10.0.0.0/8";
 /// The address of the Service `kubernetes`, first of the Services' range.
 const API_SERVICE_ADDRESS: IpAddr = IpAddr::V4(Ipv4Addr::new(172, 20, 0, 1));

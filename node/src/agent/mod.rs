@@ -17,6 +17,7 @@ mod checkpoint;
 mod client;
 mod env;
 mod events;
+mod facts;
 mod fleet;
 mod images;
 mod ingress;
@@ -80,6 +81,7 @@ use self::{
     accounts::Accounts,
     checkpoint::{Checkpoint, Kind},
     events::Recorder,
+    facts::Facts,
     fleet::Fleet,
     images::Images,
     join::JoinError,
@@ -242,7 +244,8 @@ pub async fn run(config: Config, shutdown: CancellationToken) -> Result<(), Agen
 
     let mut tasks = JoinSet::new();
     tasks.spawn(events::run(client.clone(), config.name.clone(), happenings));
-    let views = node::Views { traffic, seen: own, pressures: pressed };
+    let facts = Facts::new(accounts.clone(), images.clone());
+    let views = node::Views { traffic, seen: own, pressures: pressed, facts };
     tasks.spawn(node::run(client.clone(), description(&config), views, shutdown.clone()));
     tasks.spawn(look(config.data_dir.clone(), inputs.clone()));
     tasks.spawn(join::keep_renewed(

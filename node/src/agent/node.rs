@@ -3,19 +3,20 @@
 //! One task writes all of it. Every two seconds it renews the lease, by which the control plane knows
 //! that the node lives; the rest is written when it differs from what should be there: after the
 //! first contact, when the Node was deleted, when the control plane set `Ready` to something else
-//! after an outage, and when a worker came or went.
+//! after an outage, when a worker or an image came or went, and what the scheduler asks for
+//! (`facts`).
 
 use std::{
     collections::BTreeMap,
     net::{IpAddr, SocketAddr},
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use jiff::Timestamp;
 use k8s_openapi::{
     api::{
         coordination::v1::{Lease, LeaseSpec},
-        core::v1::{Node, NodeAddress, NodeCondition, NodeStatus, NodeSystemInfo},
+        core::v1::{ContainerImage, Node, NodeAddress, NodeCondition, NodeStatus, NodeSystemInfo},
     },
     apimachinery::pkg::{
         api::resource::Quantity,
@@ -29,17 +30,14 @@ use kube::{
 use serde_json::json;
 use tokio::{sync::watch, time::MissedTickBehavior};
 use tokio_util::sync::CancellationToken;
+use wherry_resources::demand::WAITING;
 
 use super::{
     client::has_code,
+    facts::Facts,
     pressure::{Pressure, Pressures},
     routes::ANNOTATION_WORKERS,
 };
-
-/// Annotation on a Node: `{"<namespace>/<Service>": <requests>}`, those that wait there for a Pod of
-/// a workload at zero. It changes when the first comes and when the last has gone; autoscalers that
-/// may go to zero bring the workload back by it.
-const ANNOTATION_DEMAND: &str = "wherry.dev/demand";
 
 /// How often the lease is renewed.
 const HEARTBEAT: Duration = Duration::from_secs(2);
@@ -102,6 +100,8 @@ pub struct Views {
     pub seen: watch::Receiver<Seen>,
     /// What it is short of.
     pub pressures: watch::Receiver<Pressures>,
+    /// What the scheduler is told.
+    pub facts: Facts,
 }
 
 /// Keeps the API's picture of this node true until `shutdown`.
@@ -111,8 +111,8 @@ pub async fn run(
     views: Views,
     shutdown: CancellationToken,
 ) {
-    let Views { mut traffic, mut seen, mut pressures } = views;
-    let mut keeper = Keeper::new(client, node, *pressures.borrow());
+    let Views { mut traffic, mut seen, mut pressures, facts } = views;
+    let mut keeper = Keeper::new(client, node, *pressures.borrow(), facts);
     let mut tick = tokio::time::interval(HEARTBEAT);
     tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
@@ -143,6 +143,9 @@ struct Keeper {
     node: Description,
     started: Timestamp,
     pressures: Pressures,
+    facts: Facts,
+    /// Images that the status named last.
+    images: Vec<(String, u64)>,
     uid: Option<String>,
     registered: bool,
     status_due: bool,
@@ -152,12 +155,14 @@ struct Keeper {
 }
 
 impl Keeper {
-    fn new(client: kube::Client, node: Description, pressures: Pressures) -> Keeper {
+    fn new(client: kube::Client, node: Description, pressures: Pressures, facts: Facts) -> Keeper {
         Keeper {
             client,
             node,
             started: Timestamp::now(),
             pressures,
+            facts,
+            images: Vec::new(),
             uid: None,
             registered: false,
             status_due: true,
@@ -184,6 +189,7 @@ impl Keeper {
                 self.registered = false;
                 self.status_due = true;
                 self.annotation_due = true;
+                self.facts.forget();
             }
             Seen::Present { ready, workers: theirs } => {
                 self.status_due |= !ready;
@@ -205,10 +211,20 @@ impl Keeper {
             let demand = (!demand.is_empty()).then(|| json!(demand).to_string());
             let patch = json!({"metadata": {"annotations": {
                 ANNOTATION_WORKERS: workers,
-                ANNOTATION_DEMAND: demand,
+                WAITING: demand,
             }}});
             nodes.patch(&self.node.name, &PatchParams::default(), &Patch::Merge(patch)).await?;
             self.annotation_due = false;
+        }
+        let now = Instant::now();
+        if let Some((news, patch)) = self.facts.news(now) {
+            nodes.patch(&self.node.name, &PatchParams::default(), &Patch::Merge(patch)).await?;
+            self.facts.told(news, now);
+        }
+        let images = self.facts.images();
+        if self.images != images {
+            self.images = images;
+            self.status_due = true;
         }
         if self.status_due {
             let status = self.status();
@@ -316,6 +332,7 @@ impl Keeper {
             ]),
             conditions: Some(conditions(self.started, &self.pressures)),
             node_info: Some(node_info(&self.node)),
+            images: Some(self.images.iter().map(container_image).collect()),
             ..NodeStatus::default()
         }
     }
@@ -329,6 +346,10 @@ impl Keeper {
         }
         self.reachable = error.is_none();
     }
+}
+
+fn container_image((name, bytes): &(String, u64)) -> ContainerImage {
+    ContainerImage { names: Some(vec![name.clone()]), size_bytes: i64::try_from(*bytes).ok() }
 }
 
 fn resources(node: &Description) -> BTreeMap<String, Quantity> {

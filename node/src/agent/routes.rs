@@ -16,6 +16,7 @@ use k8s_openapi::api::{
 };
 
 use serde::{Deserialize, Serialize};
+use wherry_resources::demand::HOLD;
 
 use crate::protocol::{Endpoint, NodeRoute, Protocol, RoutePort, ServiceKey, ServiceRoute};
 
@@ -23,9 +24,6 @@ use super::spec::transport;
 
 /// Annotation on a Node: `{"<namespace>":"<ip>:<port>"}`, the peer listeners of its workers.
 pub const ANNOTATION_WORKERS: &str = "wherry.dev/workers";
-/// Annotation on an EndpointSlice: `true` while its workload comes back from zero on demand, so
-/// that requests wait for a Pod.
-const ANNOTATION_HOLD: &str = "wherry.dev/hold";
 const LABEL_ZONE: &str = "topology.kubernetes.io/zone";
 /// How long a client keeps its Pod if the Service does not say, as in Kubernetes.
 const AFFINITY_SECONDS: u32 = 10_800;
@@ -95,7 +93,7 @@ pub struct SliceInfo {
     pub ports: Vec<(String, Protocol, u16)>,
     /// Its endpoints.
     pub endpoints: Vec<EndpointInfo>,
-    /// [`ANNOTATION_HOLD`]
+    /// [`HOLD`]: requests wait for a Pod while there is none.
     #[serde(default)]
     pub hold: bool,
 }
@@ -206,7 +204,7 @@ pub fn slice(object: EndpointSlice) -> Option<SliceInfo> {
         service,
         ports: ports.collect(),
         endpoints: endpoints.collect(),
-        hold: annotations.get(ANNOTATION_HOLD).is_some_and(|value| value == "true"),
+        hold: annotations.get(HOLD).is_some_and(|value| value == "true"),
     })
 }
 

@@ -11,6 +11,7 @@
 mod cache;
 mod pull;
 mod reference;
+mod shown;
 mod toolbox;
 
 use std::{
@@ -37,6 +38,7 @@ use self::{
     cache::Cache,
     pull::{PullError, Registry, Resolved},
     reference::Reference,
+    shown::Shown,
 };
 use super::{
     lifecycle::Problem,
@@ -82,6 +84,7 @@ pub struct Images {
     pulls: Semaphore,
     resolving: Flights<Result<Found, Problem>>,
     compiling: Flights<Result<Image, Problem>>,
+    shown: Shown,
 }
 
 impl Images {
@@ -103,7 +106,13 @@ impl Images {
             pulls: Semaphore::new(PULLS_MAX),
             resolving: Flights::default(),
             compiling: Flights::default(),
+            shown: Shown::default(),
         })
+    }
+
+    /// What others are told of the images of this node.
+    pub fn shown(&self) -> &Shown {
+        &self.shown
     }
 
     /// Finds the image of a container, by its pull policy here or in its registry.
@@ -124,6 +133,7 @@ impl Images {
         if pull != PullPolicy::Always
             && let Some(known) = known
         {
+            self.shown.add(image, known.bytes);
             return Ok(found(&reference, &known, false));
         }
         if pull == PullPolicy::Never {
@@ -215,6 +225,7 @@ impl Images {
         if let Err(error) = self.cache.remember(scope, image, &resolved) {
             tracing::warn!(image, %error, "cannot remember an image");
         }
+        self.shown.add(image, resolved.bytes);
         tracing::info!(image, digest = resolved.manifest, fresh, "pulled");
         Ok(found(reference, &resolved, true))
     }
@@ -268,6 +279,7 @@ impl Images {
     async fn compile_now(&self, layer: &str, image: &str) -> Result<Image, Problem> {
         let _permit = self.compilers.acquire().await.expect("the semaphore is never closed");
         if let Some(known) = self.cache.load(layer) {
+            self.shown.accept(image);
             return Ok(known);
         }
         let failed = |message: String| Problem { reason: "CompileError", message };
@@ -287,17 +299,19 @@ impl Images {
                     .flatten()
                     .map_err(|error| failed(format!("{image}: cannot keep the code: {error}")))?;
                 let ms = started.elapsed().as_millis();
+                self.shown.accept(image);
                 tracing::info!(image, digest = layer, ms, "compiled");
                 Ok(known)
             }
-            Some(Report::Missing(known)) => Err(Problem {
-                reason: "ImportMissing",
-                message: format!(
+            Some(Report::Missing(known)) => {
+                self.shown.refuse(image, &known.missing);
+                let message = format!(
                     "{image} imports {}, which this node does not offer; build it against WASI \
                      0.2 or 0.3 without, or run `wherry why` to see what nodes offer",
                     known.missing.join(", ")
-                ),
-            }),
+                );
+                Err(Problem { reason: "ImportMissing", message })
+            }
             Some(Report::Invalid(message)) => {
                 Err(Problem { reason: "InvalidImage", message: format!("{image}: {message}") })
             }

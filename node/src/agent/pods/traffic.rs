@@ -31,14 +31,15 @@ impl Pods {
         match change {
             Change::Apply(node) => {
                 let own = node.name == self.parts.node;
-                let block = node.pod_cidrs.first().cloned().filter(|_| own);
+                let blocks = if own { node.pod_cidrs.clone() } else { Vec::new() };
                 self.parts.fleet.set_node(node);
-                if let Some(block) = block {
-                    let first = !self.addresses.is_ready();
-                    if !self.addresses.set_block(&block) {
-                        tracing::error!(block, "spec.podCIDR of this node is not an IPv4 block");
-                    } else if first {
-                        tracing::info!(block, "Pod addresses");
+                if !blocks.is_empty() {
+                    let before = self.addresses.count();
+                    if let Err(block) = self.addresses.set_blocks(&blocks) {
+                        tracing::error!(block, "spec.podCIDRs of this node has no IPv4 block here");
+                    }
+                    if self.addresses.count() > before {
+                        tracing::info!(?blocks, "Pod addresses");
                         self.process_all();
                     }
                 }
