@@ -125,6 +125,9 @@ pub struct NodeFlags {
     /// End the workers too when the agent is told to stop; without it they go on serving
     #[arg(long)]
     stop_workers_on_exit: bool,
+    /// Ports at which this node takes HTTP and HTTPS for Ingresses; bound when there is one
+    #[arg(long, value_name = "HTTP,HTTPS", default_value = "80,443", value_parser = parse_ports)]
+    ingress_ports: (u16, u16),
     /// Run the built-in toolbox (a shell and small programs) for busybox, alpine, pause, agnhost and
     /// the like
     #[arg(long)]
@@ -137,6 +140,13 @@ pub struct NodeFlags {
     #[arg(long, value_name = "PERCENT", default_value_t = 80,
         value_parser = clap::value_parser!(u8).range(0..=100))]
     image_gc_low_threshold: u8,
+}
+
+/// Two ports with a comma between.
+pub fn parse_ports(text: &str) -> Result<(u16, u16), String> {
+    let port = |text: &str| text.trim().parse::<u16>().ok().filter(|port| *port > 0);
+    let both = text.split_once(',').and_then(|(http, https)| port(http).zip(port(https)));
+    both.ok_or_else(|| format!("{text:?} is not two ports with a comma between, like 80,443"))
 }
 
 #[derive(clap::Args)]
@@ -363,6 +373,7 @@ pub fn node(flags: NodeFlags) -> Result<(), Diagnostic> {
         labels: flags.labels.into_iter().collect(),
         max_pods: flags.max_pods,
         stop_workers_on_exit: flags.stop_workers_on_exit,
+        ingress_ports: flags.ingress_ports,
         image_aliases: flags.image_aliases,
         image_thresholds: wherry_node::agent::Thresholds {
             high: flags.image_gc_high_threshold,

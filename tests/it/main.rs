@@ -18,6 +18,7 @@ mod features;
 mod kube_rs;
 mod kubectl;
 mod members;
+mod network;
 mod quota;
 mod served;
 mod sim;

@@ -1,7 +1,7 @@
 //! What this node needs to run its Pods while no server can be reached, on its own disk.
 //!
 //! ```text
-//!   <data dir>/checkpoint/{pods,services,slices,nodes}/<key>.json     as the API said it last
+//!   <data dir>/checkpoint/{pods,services,slices,nodes,…}/<key>.json   as the API said it last
 //!   <data dir>/checkpoint/{claims,namespaces}/<key>.json              what volumes need of it
 //!   <data dir>/checkpoint/configmaps/<namespace>.<name>.json
 //!   <memory>/checkpoint/secrets/<namespace>.<name>.json               tmpfs: gone with a reboot
@@ -39,6 +39,10 @@ pub enum Kind {
     Slices,
     /// Nodes.
     Nodes,
+    /// NetworkPolicies.
+    Policies,
+    /// Labels of namespaces.
+    Labels,
     /// PersistentVolumes, by the claims that are bound to them.
     Claims,
     /// Pod Security levels of namespaces.
@@ -46,8 +50,16 @@ pub enum Kind {
 }
 
 impl Kind {
-    const ALL: [Kind; 6] =
-        [Kind::Pods, Kind::Services, Kind::Slices, Kind::Nodes, Kind::Claims, Kind::Namespaces];
+    const ALL: [Kind; 8] = [
+        Kind::Pods,
+        Kind::Services,
+        Kind::Slices,
+        Kind::Nodes,
+        Kind::Policies,
+        Kind::Labels,
+        Kind::Claims,
+        Kind::Namespaces,
+    ];
 
     fn folder(self) -> &'static str {
         match self {
@@ -55,6 +67,8 @@ impl Kind {
             Kind::Services => "services",
             Kind::Slices => "slices",
             Kind::Nodes => "nodes",
+            Kind::Policies => "policies",
+            Kind::Labels => "labels",
             Kind::Claims => "claims",
             Kind::Namespaces => "namespaces",
         }

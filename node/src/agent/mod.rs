@@ -21,6 +21,7 @@ mod events;
 mod facts;
 mod fleet;
 mod images;
+mod ingress;
 mod ips;
 mod join;
 mod lifecycle;
@@ -54,9 +55,13 @@ use std::{
 
 use futures::StreamExt as _;
 use jiff::Timestamp;
-use k8s_openapi::api::{
-    core::v1::{Node, Pod, Service},
-    discovery::v1::EndpointSlice,
+use k8s_openapi::{
+    api::{
+        core::v1::{Namespace, Node, Pod, Service},
+        discovery::v1::EndpointSlice,
+        networking::v1::{Ingress, IngressClass, NetworkPolicy},
+    },
+    apimachinery::pkg::apis::meta::v1::ObjectMeta,
 };
 use kube::{
     Api, Resource,
@@ -120,6 +125,8 @@ pub struct Config {
     pub max_pods: u32,
     /// End the workers when the agent ends; otherwise they go on serving.
     pub stop_workers_on_exit: bool,
+    /// Ports for HTTP and HTTPS of Ingresses; bound when there is one.
+    pub ingress_ports: (u16, u16),
     /// Run the built-in toolbox for well-known container images that hold nothing but a shell.
     pub image_aliases: bool,
     /// When unused images are removed.
@@ -210,12 +217,19 @@ pub async fn run(config: Config, shutdown: CancellationToken) -> Result<(), Agen
         folders,
     ));
     let (recorder, happenings) = Recorder::new();
-    let (published, peers) = tokio::sync::watch::channel(BTreeMap::new());
+    let (published, traffic) = tokio::sync::watch::channel(node::Traffic::default());
     let (seen, own) = tokio::sync::watch::channel(Seen::Nothing);
     let (pressures, pressed) =
         tokio::sync::watch::channel(pressure::Pressures::none(Timestamp::now()));
     let identities = config.data_dir.join("pki");
-    let fleet = Fleet::new(workers, client.clone(), links, identities, published, seen);
+    let fleet = Fleet::new(
+        workers,
+        client.clone(),
+        links,
+        identities,
+        (published, seen),
+        config.ingress_ports,
+    );
     let preparer = Preparer::new(
         objects,
         images.clone(),
@@ -244,7 +258,7 @@ pub async fn run(config: Config, shutdown: CancellationToken) -> Result<(), Agen
     let mut tasks = JoinSet::new();
     tasks.spawn(events::run(client.clone(), config.name.clone(), happenings));
     let facts = Facts::new(accounts.clone(), images.clone());
-    let views = node::Views { workers: peers, seen: own, pressures: pressed, facts };
+    let views = node::Views { traffic, seen: own, pressures: pressed, facts };
     tasks.spawn(node::run(client.clone(), description(&config), views, shutdown.clone()));
     tasks.spawn(look(config.data_dir.clone(), inputs.clone()));
     tasks.spawn(join::keep_renewed(
@@ -456,6 +470,70 @@ fn spawn_watches(
             keep(&kept, Kind::Nodes, &change, |it| it.name.clone(), String::clone);
             send(&nodes, Input::Node(change))
         },
+        shutdown.clone(),
+    ));
+    spawn_policy_watches(tasks, client, (inputs, checkpoint), shutdown);
+}
+
+/// Who may reach whom, and what comes in from outside.
+fn spawn_policy_watches(
+    tasks: &mut JoinSet<()>,
+    client: &kube::Client,
+    (inputs, checkpoint): (&mpsc::Sender<Input>, &Arc<Checkpoint>),
+    shutdown: &CancellationToken,
+) {
+    // The loop is gone only when the agent ends.
+    let send = |inputs: mpsc::Sender<Input>, input| async move { drop(inputs.send(input).await) };
+    let (policies, kept) = (inputs.clone(), checkpoint.clone());
+    tasks.spawn(watch::run(
+        Api::<NetworkPolicy>::all(client.clone()),
+        None,
+        |policy: NetworkPolicy| {
+            let meta = policy.metadata;
+            let name = (meta.namespace.clone()?, meta.name.clone()?);
+            let metadata = ObjectMeta {
+                name: meta.name,
+                namespace: meta.namespace,
+                annotations: meta.annotations,
+                ..ObjectMeta::default()
+            };
+            let small = NetworkPolicy { metadata, spec: policy.spec };
+            Some((name.clone(), (name, small)))
+        },
+        move |change| {
+            keep(&kept, Kind::Policies, &change, |(name, _)| named_key(name), named_key);
+            send(policies.clone(), Input::Policy(change))
+        },
+        shutdown.clone(),
+    ));
+    let (namespaces, kept) = (inputs.clone(), checkpoint.clone());
+    tasks.spawn(watch::run(
+        Api::<Namespace>::all(client.clone()),
+        None,
+        |namespace: Namespace| {
+            let name = namespace.metadata.name?;
+            Some((name.clone(), (name, namespace.metadata.labels.unwrap_or_default())))
+        },
+        move |change| {
+            keep(&kept, Kind::Labels, &change, |(name, _)| name.clone(), String::clone);
+            send(namespaces.clone(), Input::Namespace(change))
+        },
+        shutdown.clone(),
+    ));
+    let ingresses = inputs.clone();
+    tasks.spawn(watch::run(
+        Api::<Ingress>::all(client.clone()),
+        None,
+        ingress::read_ingress,
+        move |change| send(ingresses.clone(), Input::Ingress(change)),
+        shutdown.clone(),
+    ));
+    let classes = inputs.clone();
+    tasks.spawn(watch::run(
+        Api::<IngressClass>::all(client.clone()),
+        None,
+        ingress::read_class,
+        move |change| send(classes.clone(), Input::IngressClass(change)),
         shutdown.clone(),
     ));
 }

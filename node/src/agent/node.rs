@@ -30,6 +30,7 @@ use kube::{
 use serde_json::json;
 use tokio::{sync::watch, time::MissedTickBehavior};
 use tokio_util::sync::CancellationToken;
+use wherry_resources::demand::WAITING;
 
 use super::{
     client::has_code,
@@ -82,10 +83,19 @@ pub enum Seen {
     },
 }
 
+/// What the loop has to say about the node's traffic.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Traffic {
+    /// Where its workers take traffic, by namespace.
+    pub workers: BTreeMap<String, SocketAddr>,
+    /// Requests that wait for a Service at zero Pods, by `namespace/name`.
+    pub demand: BTreeMap<String, u32>,
+}
+
 /// What the loop knows of the node.
 pub struct Views {
-    /// Where its workers take traffic.
-    pub workers: watch::Receiver<BTreeMap<String, SocketAddr>>,
+    /// Its traffic.
+    pub traffic: watch::Receiver<Traffic>,
     /// What the API says of it.
     pub seen: watch::Receiver<Seen>,
     /// What it is short of.
@@ -101,20 +111,20 @@ pub async fn run(
     views: Views,
     shutdown: CancellationToken,
 ) {
-    let Views { mut workers, mut seen, mut pressures, facts } = views;
+    let Views { mut traffic, mut seen, mut pressures, facts } = views;
     let mut keeper = Keeper::new(client, node, *pressures.borrow(), facts);
     let mut tick = tokio::time::interval(HEARTBEAT);
     tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
         let beat = tokio::select! {
             _ = tick.tick() => true,
-            changed = workers.changed() => { if changed.is_err() { return } false }
+            changed = traffic.changed() => { if changed.is_err() { return } false }
             changed = seen.changed() => { if changed.is_err() { return } false }
             changed = pressures.changed() => { if changed.is_err() { return } false }
             () = shutdown.cancelled() => return,
         };
         keeper.press(*pressures.borrow_and_update());
-        keeper.look(&seen.borrow_and_update().clone(), &workers.borrow_and_update().clone());
+        keeper.look(&seen.borrow_and_update().clone(), &traffic.borrow_and_update().clone());
         let work = keeper.work(beat);
         let outcome = tokio::select! {
             outcome = tokio::time::timeout(REQUEST_MAX, work) => outcome,
@@ -139,7 +149,7 @@ struct Keeper {
     uid: Option<String>,
     registered: bool,
     status_due: bool,
-    annotation: BTreeMap<String, SocketAddr>,
+    annotation: Traffic,
     annotation_due: bool,
     reachable: bool,
 }
@@ -156,7 +166,7 @@ impl Keeper {
             uid: None,
             registered: false,
             status_due: true,
-            annotation: BTreeMap::new(),
+            annotation: Traffic::default(),
             annotation_due: true,
             reachable: true,
         }
@@ -168,9 +178,9 @@ impl Keeper {
     }
 
     /// Finds out what differs.
-    fn look(&mut self, seen: &Seen, workers: &BTreeMap<String, SocketAddr>) {
-        if self.annotation != *workers {
-            self.annotation.clone_from(workers);
+    fn look(&mut self, seen: &Seen, traffic: &Traffic) {
+        if self.annotation != *traffic {
+            self.annotation.clone_from(traffic);
             self.annotation_due = true;
         }
         match seen {
@@ -183,7 +193,7 @@ impl Keeper {
             }
             Seen::Present { ready, workers: theirs } => {
                 self.status_due |= !ready;
-                self.annotation_due |= theirs != workers;
+                self.annotation_due |= *theirs != traffic.workers;
             }
         }
     }
@@ -196,8 +206,13 @@ impl Keeper {
             self.registered = true;
         }
         if self.annotation_due {
-            let text = json!(self.annotation).to_string();
-            let patch = json!({"metadata": {"annotations": {ANNOTATION_WORKERS: text}}});
+            let workers = json!(self.annotation.workers).to_string();
+            let demand = &self.annotation.demand;
+            let demand = (!demand.is_empty()).then(|| json!(demand).to_string());
+            let patch = json!({"metadata": {"annotations": {
+                ANNOTATION_WORKERS: workers,
+                WAITING: demand,
+            }}});
             nodes.patch(&self.node.name, &PatchParams::default(), &Patch::Merge(patch)).await?;
             self.annotation_due = false;
         }

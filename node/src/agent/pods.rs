@@ -13,6 +13,7 @@ mod log_files;
 mod offline;
 mod reach;
 mod statuses;
+mod traffic;
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap, VecDeque},
@@ -23,7 +24,10 @@ use std::{
 };
 
 use jiff::Timestamp;
-use k8s_openapi::api::core::v1::PodStatus;
+use k8s_openapi::api::{
+    core::v1::PodStatus,
+    networking::v1::{Ingress, NetworkPolicy},
+};
 use tokio::{
     sync::{mpsc, watch},
     task::JoinSet,
@@ -41,6 +45,7 @@ use super::{
     facts::{Facts, Took},
     fleet::Fleet,
     images::Images,
+    ingress,
     ips::Addresses,
     lifecycle::{Action, Observation, Phase, PodState, Stage, observe, step},
     offline::{Kept, Live, Unconfirmed},
@@ -71,6 +76,21 @@ pub enum Input {
     Slice(Change<SliceInfo, Name>),
     /// A Node.
     Node(Change<NodeInfo, String>),
+    /// A NetworkPolicy.
+    Policy(Change<(Name, NetworkPolicy), Name>),
+    /// An Ingress.
+    Ingress(Change<(Name, Ingress), Name>),
+    /// The controller of an IngressClass.
+    IngressClass(Change<(String, String), String>),
+    /// Certificate and key of a Secret that an Ingress names.
+    TlsSecret {
+        /// Which Secret.
+        name: Name,
+        /// None: it is not there, or holds none.
+        pair: Option<ingress::Pair>,
+    },
+    /// A namespace's labels.
+    Namespace(Change<(String, BTreeMap<String, String>), String>),
     /// A worker.
     Worker {
         /// Whose.
@@ -279,6 +299,13 @@ impl Pods {
                 self.process_all();
             }
             Input::Node(change) => self.node(change),
+            Input::Policy(change) => self.policy(change),
+            Input::Namespace(change) => self.namespace(change),
+            Input::Ingress(change) => self.parts.fleet.change_gate(|gate| gate.ingress(change)),
+            Input::IngressClass(change) => self.parts.fleet.change_gate(|gate| gate.class(change)),
+            Input::TlsSecret { name, pair } => {
+                self.parts.fleet.change_gate(|gate| gate.secret(name, pair));
+            }
             Input::Worker { namespace, event } => self.worker(&namespace, event),
             Input::Identity { namespace, identity, validity } => {
                 self.parts.fleet.identity(&namespace, identity, validity);
@@ -298,44 +325,6 @@ impl Pods {
         }
     }
 
-    fn service(&mut self, change: Change<ServiceInfo, Name>) {
-        match change {
-            Change::Apply(service) => self.parts.fleet.set_service(service),
-            Change::Delete((namespace, name)) => {
-                self.parts.fleet.remove_service(&namespace, &name);
-            }
-            Change::Synced => {
-                self.parts.fleet.services_synced();
-                self.process_all();
-            }
-        }
-    }
-
-    fn node(&mut self, change: Change<NodeInfo, String>) {
-        match change {
-            Change::Apply(node) => {
-                let own = node.name == self.parts.node;
-                let blocks = if own { node.pod_cidrs.clone() } else { Vec::new() };
-                self.parts.fleet.set_node(node);
-                if !blocks.is_empty() {
-                    let before = self.addresses.count();
-                    if let Err(block) = self.addresses.set_blocks(&blocks) {
-                        tracing::error!(block, "spec.podCIDRs of this node has no IPv4 block here");
-                    }
-                    if self.addresses.count() > before {
-                        tracing::info!(?blocks, "Pod addresses");
-                        self.process_all();
-                    }
-                }
-            }
-            Change::Delete(name) => self.parts.fleet.remove_node(&name),
-            Change::Synced => {
-                self.parts.fleet.nodes_synced();
-                self.process_all();
-            }
-        }
-    }
-
     /// A Pod of this node is new or different.
     fn apply(&mut self, desired: Desired, api: Option<PodStatus>) {
         let uid = desired.spec.uid.clone();
@@ -344,6 +333,8 @@ impl Pods {
                 let (old, new) = (&entry.desired.spec, &desired.spec);
                 if old.labels != new.labels || old.annotations != new.annotations {
                     self.tasks.spawn(self.parts.volumes.clone().changed(new.clone()));
+                    let message = ToWorker::Labels { uid: uid.clone(), labels: new.labels.clone() };
+                    self.parts.fleet.send(&new.namespace, &message);
                 }
                 entry.desired = desired;
                 entry.state.fit(&entry.desired.spec);
@@ -416,7 +407,12 @@ impl Pods {
                 for pod in &state.pods {
                     let known = self.entries.get_mut(&pod.uid);
                     match known {
-                        Some(entry) => entry.told = true,
+                        Some(entry) => {
+                            entry.told = true;
+                            let labels = entry.desired.spec.labels.clone();
+                            let message = ToWorker::Labels { uid: pod.uid.clone(), labels };
+                            self.parts.fleet.send(namespace, &message);
+                        }
                         None if self.synced => {
                             let message = ToWorker::RemovePod { uid: pod.uid.clone() };
                             self.parts.fleet.send(namespace, &message);
@@ -466,6 +462,8 @@ impl Pods {
                 self.parts.fleet.set_peer(namespace, Some(address));
             }
             ToAgent::NodePort(port) => self.parts.fleet.node_port(namespace, &port),
+            ToAgent::Demand(demand) => self.parts.fleet.set_demand(namespace, demand),
+            ToAgent::Denied(denials) => denials.iter().for_each(|denial| self.denied(denial)),
             ToAgent::Usage(usage) => {
                 self.tell_starts(&usage);
                 self.parts.accounts.take(usage, Timestamp::now());
@@ -693,6 +691,7 @@ impl Pods {
                     name: spec.name.clone(),
                     namespace: spec.namespace.clone(),
                     ip: entry.state.ip?,
+                    labels: spec.labels.clone(),
                     hosts: spec.hosts.clone(),
                     searches: spec.searches.clone(),
                     containers: vec![(**start).clone()],

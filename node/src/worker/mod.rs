@@ -20,22 +20,31 @@
 //! Pods nor an agent for [`ORPHAN_AFTER`].
 
 mod attached;
+mod balance;
 mod checks;
 mod confine;
+mod datagrams;
+mod denials;
 mod front;
+mod hold;
+mod ingress;
 mod jobs;
 mod link;
 mod listen;
 mod logs;
 mod network;
 mod outgoing;
+mod outside;
 mod peer;
 mod peers;
 mod pods;
+mod policy;
 mod ports;
 mod probe;
 mod probers;
 mod record;
+mod reply;
+mod served;
 mod session;
 mod sockets;
 mod start;
@@ -68,6 +77,7 @@ pub use self::confine::Walls;
 use self::{
     confine::confine,
     front::Fronts,
+    ingress::Ingresses,
     link::{Caller, Link, LinkError, greet},
     logs::Logs,
     network::{Here, Router, Table},
@@ -92,6 +102,8 @@ const DESCRIPTORS_KEPT: u64 = 512;
 const BLOCKING_THREADS_MAX: usize = 64;
 /// Rhythm of what is done from time to time: node ports that could not be bound, being an orphan.
 const TICK: Duration = Duration::from_secs(5);
+/// The access log of Ingresses.
+const INGRESS_LOG: &str = "access.log";
 /// Messages taken together before tables are published.
 const BATCH_MAX: usize = 256;
 /// After a failed accept: it would fail again at once.
@@ -299,6 +311,8 @@ struct Worker {
     peers: Peers,
     pods: Pods,
     fronts: Fronts,
+    /// In the worker of one namespace alone.
+    ingress: Option<Ingresses>,
     credentials: Option<Arc<Credentials>>,
     peer: Option<PeerListener>,
 }
@@ -318,8 +332,13 @@ impl Worker {
         let peers = Peers::default();
         let switch = Arc::new(Switch::new(here.clone()));
         let logs = Logs::start().map_err(WorkerError::Logs)?;
-        let runtime = Runtime::new(engine, switch.clone(), logs, hello.log_root.clone());
+        let runtime = Runtime::new(engine, switch.clone(), logs.clone(), hello.log_root.clone());
+        let ingress = (hello.namespace == protocol::INGRESS_NAMESPACE).then(|| {
+            let log = hello.log_root.join(protocol::INGRESS_LOGS).join(INGRESS_LOG);
+            Ingresses::new(switch.clone(), &logs, log, hello.address, connections_max)
+        });
         let mut worker = Worker {
+            ingress,
             fronts: Fronts::new(switch.clone(), hello.address, connections_max),
             router: Router::new(here, peers.clone()),
             pods: Pods::new(runtime),
@@ -341,6 +360,7 @@ impl Worker {
         tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut usage = tokio::time::interval(Duration::from_secs(USAGE_INTERVAL_SECONDS));
         usage.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let switch = self.switch.clone();
         loop {
             tokio::select! {
                 caller = agents.next(Some(&self.hello)) => match caller {
@@ -358,8 +378,19 @@ impl Worker {
                     }
                 }
                 _ = usage.tick() => self.report_usage(false),
+                () = switch.holds.changed() => {
+                    let demand = switch.holds.demand();
+                    self.report(&ToAgent::Demand(demand));
+                }
                 _ = tick.tick() => {
                     self.update_fronts();
+                    if let Some(ingress) = &mut self.ingress {
+                        ingress.update();
+                    }
+                    let denials = switch.denials.take();
+                    if !denials.is_empty() {
+                        self.report(&ToAgent::Denied(denials));
+                    }
                     if self.peer.is_none() && let Some(open) = self.listen_for_peers() {
                         self.report(&open);
                     }
@@ -387,6 +418,10 @@ impl Worker {
             node_ports: self.fronts.state(),
         };
         self.report(&ToAgent::State(state));
+        let demand = self.switch.holds.demand();
+        if !demand.is_empty() {
+            self.report(&ToAgent::Demand(demand));
+        }
         self.report_usage(true);
     }
 
@@ -422,6 +457,18 @@ impl Worker {
                     self.router.apply(change);
                     routes_changed = true;
                 }
+                Ok(ToWorker::Nodes(change)) => {
+                    self.router.apply_nodes(change);
+                    routes_changed = true;
+                }
+                Ok(ToWorker::Policies(policies)) => {
+                    self.switch.publish_policies(policy::Table::new(policies));
+                }
+                Ok(ToWorker::Ingress(table)) => match &mut self.ingress {
+                    Some(ingress) => ingress.publish(table),
+                    // Keys of certificates are not for this process.
+                    None => tracing::error!("refused Ingresses"),
+                },
                 Ok(ToWorker::Stop { grace_ms }) => {
                     stop = Some(Duration::from_millis(grace_ms));
                     break;
@@ -437,6 +484,7 @@ impl Worker {
                 next = self.link.as_mut().and_then(Link::received);
             }
         }
+        self.pods.publish();
         if routes_changed {
             self.switch.publish_table(self.router.table());
             self.update_fronts();
@@ -449,7 +497,14 @@ impl Worker {
             ToWorker::Hello(_)
             | ToWorker::Open(_)
             | ToWorker::Services(_)
+            | ToWorker::Policies(_)
+            | ToWorker::Nodes(_)
+            | ToWorker::Ingress(_)
             | ToWorker::Stop { .. } => None,
+            ToWorker::Labels { uid, labels } => {
+                self.pods.relabel(&uid, &self.hello.namespace, &labels);
+                None
+            }
             ToWorker::Identity(identity) => self.identify(&identity),
             ToWorker::ApplyPod(pod) if pod.namespace != self.hello.namespace => {
                 // Another trust domain's Pod must never run here, whoever asks.
@@ -523,6 +578,9 @@ impl Worker {
     async fn shut_down(mut self, grace: Duration) {
         tracing::info!(?grace, "stopping");
         self.fronts.stop();
+        if let Some(ingress) = &mut self.ingress {
+            ingress.stop();
+        }
         let deadline = Instant::now() + grace;
         self.pods.stop_all(deadline);
         // Containers end by the deadline themselves; this is for the logs of a stuck disk.
@@ -537,7 +595,7 @@ impl Worker {
                 Err(_) => break,
             }
         }
-        let Worker { switch, router, peers, fronts, peer, link, .. } = self;
+        let Worker { switch, router, peers, fronts, ingress, peer, link, .. } = self;
         if let Some(peer) = &peer {
             peer.stop();
         }
@@ -546,6 +604,9 @@ impl Worker {
         drop(router);
         let closed = async {
             fronts.closed().await;
+            if let Some(ingress) = &ingress {
+                ingress.closed().await;
+            }
             if let Some(peer) = &peer {
                 peer.closed().await;
             }

@@ -40,15 +40,17 @@ use super::{
     checks::Target,
     jobs::{Job, Running, Tasks},
     outgoing::Names,
+    policy::Subject,
     probers::{Finding, Key, Probers},
     record::{Kept, Record},
+    served::Served,
     start::{CODE_TRAP, Note, Start, exit_now},
-    switch::{LocalPods, Refusal, Served},
+    switch::{LocalPods, Refusal},
 };
 use crate::compile::world_file;
 use crate::protocol::{
     Answer, Container, ContainerPhase, ContainerState, Exit, ExitReason, Guest, Health, Open, Pod,
-    PodState, Prepared, Probes, Protocol, StartTimes, ToAgent, Usage, log_file,
+    PodState, Port, Prepared, Probes, Protocol, StartTimes, ToAgent, Usage, log_file,
 };
 
 /// Starts and exits taken together before the table is published once.
@@ -60,6 +62,8 @@ pub struct Pods {
     pods: BTreeMap<String, Entry>,
     /// Published to the switch after each change.
     local: LocalPods,
+    /// It differs from what was published.
+    stale: bool,
     tasks: JoinSet<(Key, Exit)>,
     notes: (mpsc::Sender<Note>, mpsc::Receiver<Note>),
     probers: Probers,
@@ -77,6 +81,8 @@ struct Entry {
     live: usize,
     /// Goes when the last of them has.
     leaving: bool,
+    /// Declared ports, by container.
+    ports: Vec<(String, Port)>,
 }
 
 /// A container as people are told of it.
@@ -143,6 +149,7 @@ impl Pods {
             runtime,
             pods: BTreeMap::new(),
             local: LocalPods::default(),
+            stale: false,
             tasks: JoinSet::new(),
             notes: mpsc::channel(BATCH_MAX),
             probers: Probers::default(),
@@ -165,11 +172,20 @@ impl Pods {
             containers: BTreeMap::new(),
             live: 0,
             leaving: false,
+            ports: Vec::new(),
         });
         if entry.leaving {
             tracing::warn!(uid = pod.uid, "a Pod that is being removed was applied again");
             return;
         }
+        for container in &pod.containers {
+            entry.ports.retain(|(of, _)| *of != container.name);
+            let ports = container.ports.iter().cloned();
+            entry.ports.extend(ports.map(|port| (container.name.clone(), port)));
+        }
+        let known = (entry.name.clone(), entry.ip, entry.ports.clone());
+        self.know(&pod.uid, &pod.namespace, known, &pod.labels);
+        let entry = self.pods.get_mut(&pod.uid).expect("it was just made");
         let is_new = |container: &Container| match entry.containers.get(&container.name) {
             Some(known) => known.restart < container.restart,
             None => true,
@@ -185,6 +201,47 @@ impl Pods {
                 container.restart,
             );
             self.start(&pod.uid, container, path);
+        }
+    }
+
+    /// A Pod's labels have changed.
+    pub fn relabel(&mut self, uid: &str, namespace: &str, labels: &BTreeMap<String, String>) {
+        if let Some(entry) = self.pods.get(uid) {
+            let known = (entry.name.clone(), entry.ip, entry.ports.clone());
+            self.know(uid, namespace, known, labels);
+        }
+    }
+
+    /// Makes a Pod known as one that policies speak of.
+    fn know(
+        &mut self,
+        uid: &str,
+        namespace: &str,
+        (name, ip, ports): (String, IpAddr, Vec<(String, Port)>),
+        labels: &BTreeMap<String, String>,
+    ) {
+        self.local.know(Subject {
+            uid: uid.to_owned(),
+            namespace: namespace.to_owned(),
+            name,
+            ip,
+            labels: serde_json::json!(labels),
+            ports: ports.into_iter().map(|(_, port)| port).collect(),
+        });
+        self.stale = true;
+    }
+
+    /// Publishes what was applied and removed since the last time.
+    pub fn publish(&mut self) {
+        if std::mem::take(&mut self.stale) {
+            self.runtime.switch.publish_pods(self.local.clone());
+        }
+    }
+
+    fn forget(&mut self, uid: &str) {
+        if let Some(entry) = self.pods.remove(uid) {
+            self.local.forget(entry.ip);
+            self.stale = true;
         }
     }
 
@@ -361,7 +418,7 @@ impl Pods {
         if entry.live > 0 {
             return None;
         }
-        self.pods.remove(&uid);
+        self.forget(&uid);
         Some(ToAgent::PodRemoved { uid })
     }
 
@@ -498,7 +555,7 @@ impl Pods {
         let gone = entry.leaving && entry.live == 0;
         messages.push(ToAgent::ContainerExited { uid: uid.clone(), container, restart, exit });
         if gone {
-            self.pods.remove(&uid);
+            self.forget(&uid);
             messages.push(ToAgent::PodRemoved { uid });
         }
     }

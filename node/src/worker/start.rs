@@ -38,8 +38,9 @@ use super::{
     outgoing::{Names, outgoing},
     probers::Key,
     record::Record,
+    served::Served,
     sockets::PodNetwork,
-    switch::{Served, Switch},
+    switch::Switch,
 };
 use crate::protocol::{
     Container, Exit, ExitReason, Form, Guest, HookKind, Limits, Mount, Protocol,

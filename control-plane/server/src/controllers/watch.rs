@@ -19,6 +19,7 @@ use tokio::sync::oneshot;
 use wherry_resources::Kind;
 use wherry_resources::custom::Rows;
 
+use super::addresses::pool;
 use super::bootstrap::front_proxy;
 use super::cache::{Bare, Cache, Object, Seen, Typed, kind_row, trim};
 use super::reconcile::Watched;
@@ -66,14 +67,15 @@ where
     })
 }
 
-/// Watches ConfigMaps, without their content but for those that controllers own.
+/// Watches ConfigMaps, without their content but for those that controllers own or read.
 pub fn config_maps(client: &kube::Client, cache: &mut Cache) -> BoxStream<'static, Watched> {
     cache.hold::<ConfigMap>();
     let events = watch(Api::<ConfigMap>::all(client.clone()), watcher::Config::default());
     seen(kind_row::<ConfigMap>(), events, |mut object| {
         trim(&mut object.metadata);
-        let name = object.metadata.name.as_deref().unwrap_or_default();
-        if ![ROOT_CA, front_proxy::CONFIG].contains(&name) {
+        let name = object.metadata.name.as_deref().unwrap_or("");
+        let place = (object.metadata.namespace.as_deref().unwrap_or(""), name);
+        if ![ROOT_CA, front_proxy::CONFIG].contains(&name) && place != pool::CONFIG_MAP {
             object.data = None;
         }
         object.binary_data = None;

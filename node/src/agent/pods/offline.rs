@@ -15,7 +15,8 @@ impl Pods {
     /// Takes what was kept of the kinds that no watch has listed.
     pub(super) fn offline(&mut self, kept: Kept) {
         let live = self.live;
-        if live.pods && live.services && live.slices && live.nodes {
+        let network = live.services && live.slices && live.nodes;
+        if live.pods && network && live.policies && live.namespaces {
             return;
         }
         self.parts.away.note_silence();
@@ -24,6 +25,20 @@ impl Pods {
             services = kept.services.len(),
             "no server has answered yet; running what was kept"
         );
+        if !live.policies {
+            for (name, policy) in kept.policies {
+                self.unconfirmed.policies.insert(name.clone());
+                self.parts.fleet.set_policy(name, policy);
+            }
+            self.parts.fleet.policies_synced();
+        }
+        if !live.namespaces {
+            for (name, labels) in kept.namespaces {
+                self.unconfirmed.namespaces.insert(name.clone());
+                self.parts.fleet.set_namespace(name, labels);
+            }
+            self.parts.fleet.namespaces_synced();
+        }
         if !live.nodes {
             for node in kept.nodes {
                 self.unconfirmed.nodes.insert(node.name.clone());
@@ -74,6 +89,24 @@ impl Pods {
             }
             Input::Node(Change::Apply(node)) => {
                 unconfirmed.nodes.remove(&node.name);
+            }
+            Input::Policy(Change::Apply((name, _))) => {
+                unconfirmed.policies.remove(name);
+            }
+            Input::Namespace(Change::Apply((name, _))) => {
+                unconfirmed.namespaces.remove(name);
+            }
+            Input::Policy(Change::Synced) => {
+                self.live.policies = true;
+                for name in std::mem::take(&mut unconfirmed.policies) {
+                    self.parts.fleet.remove_policy(&name);
+                }
+            }
+            Input::Namespace(Change::Synced) => {
+                self.live.namespaces = true;
+                for name in std::mem::take(&mut unconfirmed.namespaces) {
+                    self.parts.fleet.remove_namespace(&name);
+                }
             }
             Input::Pod(Change::Synced) => {
                 self.live.pods = true;
