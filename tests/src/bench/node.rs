@@ -165,12 +165,12 @@ fn parts_of_a_start(rows: &mut Rows) -> Result<()> {
     let code = shim::compile(&toolbox)?;
     let rate = toolbox.len() as f64 / (1 << 20) as f64 / begun.elapsed().as_secs_f64();
     rows.add(group, "compile throughput (toolbox)", rate, "MiB/s");
-    rows.add(group, "code for each byte of Wasm", code.len() as f64 / toolbox.len() as f64, "×");
+    rows.add(group, "code for each byte of Wasm", code.code.len() as f64 / toolbox.len() as f64, "×");
 
     let hello = std::fs::read(dist.join("hello-http.wasm")).context("run `make apps`")?;
     let folder = tempfile::tempdir()?;
     let file = folder.path().join("hello.cwasm");
-    std::fs::write(&file, shim::compile(&hello)?)?;
+    std::fs::write(&file, shim::compile(&hello)?.code)?;
     let engine = shim::Engine::new(&shim::EngineConfig::default())?;
     let runtime = Runtime::new()?;
     let answer = |handler: &shim::Handler| -> Result<()> {
