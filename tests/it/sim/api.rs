@@ -7,7 +7,6 @@
 
 use std::collections::BTreeMap;
 
-use serde::Deserialize as _;
 
 use super::*;
 
