@@ -162,7 +162,7 @@ fn parts_of_a_start(rows: &mut Rows) -> Result<()> {
     let group = "parts of a start, in this process";
     let toolbox = std::fs::read(dist.join("toolbox.wasm")).context("run `make apps`")?;
     let begun = Instant::now();
-    let code = shim::compile(&toolbox)?;
+    let code = shim::compile(&toolbox)?.code;
     let rate = toolbox.len() as f64 / (1 << 20) as f64 / begun.elapsed().as_secs_f64();
     rows.add(group, "compile throughput (toolbox)", rate, "MiB/s");
     rows.add(group, "code for each byte of Wasm", code.len() as f64 / toolbox.len() as f64, "×");
@@ -170,7 +170,7 @@ fn parts_of_a_start(rows: &mut Rows) -> Result<()> {
     let hello = std::fs::read(dist.join("hello-http.wasm")).context("run `make apps`")?;
     let folder = tempfile::tempdir()?;
     let file = folder.path().join("hello.cwasm");
-    std::fs::write(&file, shim::compile(&hello)?)?;
+    std::fs::write(&file, shim::compile(&hello)?.code)?;
     let engine = shim::Engine::new(&shim::EngineConfig::default())?;
     let runtime = Runtime::new()?;
     let answer = |handler: &shim::Handler| -> Result<()> {
