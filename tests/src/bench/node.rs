@@ -162,7 +162,7 @@ fn parts_of_a_start(rows: &mut Rows) -> Result<()> {
     let group = "parts of a start, in this process";
     let toolbox = std::fs::read(dist.join("toolbox.wasm")).context("run `make apps`")?;
     let begun = Instant::now();
-    let code = shim::compile(&toolbox)?.code;
+    let code = shim::compile(&toolbox)?;
     let rate = toolbox.len() as f64 / (1 << 20) as f64 / begun.elapsed().as_secs_f64();
     rows.add(group, "compile throughput (toolbox)", rate, "MiB/s");
     rows.add(group, "code for each byte of Wasm", code.code.len() as f64 / toolbox.len() as f64, "×");
