@@ -110,8 +110,8 @@ fn described(image: shim::Image) -> Image {
     }
 }
 
-/// Where it is written what an image wants and gives: beside its code. For people; nothing is decided
-/// by it.
+/// Where it is written what an image wants and gives: beside its code. For people; nothing is
+/// decided by it.
 pub fn world_file(code: &Path) -> PathBuf {
     code.with_extension("world")
 }

@@ -99,8 +99,8 @@ impl HandleError {
     }
 }
 
-/// How far a request has come and what it has used, written by the handler as it goes. Times are from
-/// when this was made.
+/// How far a request has come and what it has used, written by the handler as it goes. Times are
+/// from when this was made.
 pub struct Steps {
     began: Instant,
     /// Zero until it has happened.

@@ -1,8 +1,8 @@
 //! What an image wants of its host and what it gives, function by function, in the words of WIT.
 //!
-//! Read from the compiled image's own types, in the process that compiled it. The text is for people:
-//! it is bounded, because an image may nest types as deep as it likes, and it names a type where the
-//! image gives it a name.
+//! Read from the compiled image's own types, in the process that compiled it. The text is for
+//! people: it is bounded, because an image may nest types as deep as it likes, and it names a type
+//! where the image gives it a name.
 
 use wasmtime::Engine;
 use wasmtime::component::types::{ComponentFunc, ComponentItem};

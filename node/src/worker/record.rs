@@ -9,8 +9,8 @@
 //! in memory but compiled code. Probes are not requests of anybody, and are not recorded.
 //!
 //! Everything is bounded: histograms by their buckets, minutes by the day, requests by a ring, of
-//! which a busy container fills only [`DETAILS_PER_SECOND`] places a second, so that they tell of more
-//! than the last moment. A container that gets no requests holds nothing.
+//! which a busy container fills only [`DETAILS_PER_SECOND`] places a second, so that they tell of
+//! more than the last moment. A container that gets no requests holds nothing.
 
 use std::{
     collections::VecDeque,
@@ -133,8 +133,8 @@ struct Seen {
     rested_ms: Option<u64>,
 }
 
-/// Who sends a request: in its extensions, where whoever received it knows. Without one it came from
-/// outside: by a node port, or through the API server.
+/// Who sends a request: in its extensions, where whoever received it knows. Without one it came
+/// from outside: by a node port, or through the API server.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Sender {
     /// A guest of this worker, by its Pod's address.

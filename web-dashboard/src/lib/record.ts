@@ -29,7 +29,7 @@ interface Kept {
   edges: Edge[];
 }
 export interface Edge {
-  /** The address of a Pod; `peer`, a guest on another node; `outside`; `others`. */
+  /** The address of a Pod; `peer`, a Pod of another worker; `outside`; `others`. */
   from: string;
   requests: number;
   failed: number;

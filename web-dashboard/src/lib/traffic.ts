@@ -28,7 +28,8 @@ export interface Box {
 
 const WORDS: Record<string, string> = {
   outside: 'Outside',
-  peer: 'Other nodes',
+  // Another worker: of another node, or of another namespace on the same one.
+  peer: 'Elsewhere',
   others: 'Others',
 };
 

@@ -1,7 +1,7 @@
 //! `/ui/past`: one object as it was at some time of the last day, also if it is gone since.
 //!
-//! A read like any other: it needs the right to get the object. Of a Secret the values stay out: they
-//! may have been changed because somebody had seen them.
+//! A read like any other: it needs the right to get the object. Of a Secret the values stay out:
+//! they may have been changed because somebody had seen them.
 
 use super::{
     super::{

@@ -1,8 +1,8 @@
 //! `/ui/record` and `/ui/world`: what only the worker of a Pod knows, fetched through its node's
 //! tunnel: what its requests were like, and what its image wants and gives.
 //!
-//! A record names paths that clients asked for, as logs do, so it is for those who may read the Pod's
-//! log; a world says no more than the image, so it is for those who may read the Pod.
+//! A record names paths that clients asked for, as logs do, so it is for those who may read the
+//! Pod's log; a world says no more than the image, so it is for those who may read the Pod.
 
 use super::{
     super::{

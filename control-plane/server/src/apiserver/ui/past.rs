@@ -1,8 +1,8 @@
 //! The last day, kept in this member's memory: every change, and from them every state.
 //!
 //! A state of the past is the present one with all later changes undone, so nothing but changes is
-//! kept, and their values are the store's own bytes. What only says that somebody is alive is not kept
-//! ([`NOISE`]). A restart begins anew; losing the past loses no correctness.
+//! kept, and their values are the store's own bytes. What only says that somebody is alive is not
+//! kept ([`NOISE`]). A restart begins anew; losing the past loses no correctness.
 //!
 //! ```text
 //!   past ◀── undo ── undo ── undo ── present       a Turn is one change: what was, what is since
@@ -171,8 +171,8 @@ impl State {
         self.kept.forget(now);
     }
 
-    /// Watches from where it was; where that is gone, from as far back as the store remembers. False:
-    /// the store has stopped.
+    /// Watches from where it was; where that is gone, from as far back as the store remembers.
+    /// False: the store has stopped.
     fn begin(&mut self, store: &Store, now: Timestamp) -> bool {
         let every = Bytes::new();
         self.watch = match store.watch(every.clone(), self.newest) {
