@@ -264,14 +264,7 @@ fn check_client(request: &CertificateSigningRequest) -> Result<Checked, Refusal>
 /// What a node serves its own port with: under the names and addresses that it asks for.
 fn check_serving(request: &CertificateSigningRequest) -> Result<Checked, Refusal> {
     let (parsed, pem) = parse(request)?;
-    let node = parsed.common_name.strip_prefix(NODE_PREFIX).filter(|node| is_node_name(node));
-    if node.is_none() {
-        return Err(Refusal::Name(parsed.common_name));
-    }
-    if parsed.organizations != [NODES] {
-        let (expected, found) = (NODES.to_string(), parsed.organizations);
-        return Err(Refusal::Organization { expected, found });
-    }
+    check_subject(&parsed)?;
     if parsed.names.is_empty() && parsed.addresses.is_empty() {
         return Err(Refusal::NoNames);
     }
@@ -309,16 +302,22 @@ fn is_node_name(name: &str) -> bool {
         && letter(bytes[bytes.len() - 1])
 }
 
-fn check_node(request: &CertificateSigningRequest) -> Result<Checked, Refusal> {
-    let (parsed, pem) = read(request)?;
-    let node = parsed.common_name.strip_prefix(NODE_PREFIX).filter(|node| is_node_name(node));
-    if node.is_none() {
-        return Err(Refusal::Name(parsed.common_name));
+/// Whether a request is for the name and the group of a node.
+fn check_subject(parsed: &Request) -> Result<(), Refusal> {
+    let name = &parsed.common_name;
+    if !name.strip_prefix(NODE_PREFIX).is_some_and(is_node_name) {
+        return Err(Refusal::Name(name.clone()));
     }
     if parsed.organizations != [NODES] {
-        let (expected, found) = (NODES.to_string(), parsed.organizations);
+        let (expected, found) = (NODES.to_string(), parsed.organizations.clone());
         return Err(Refusal::Organization { expected, found });
     }
+    Ok(())
+}
+
+fn check_node(request: &CertificateSigningRequest) -> Result<Checked, Refusal> {
+    let (parsed, pem) = read(request)?;
+    check_subject(&parsed)?;
     check_usages(request, &["digital signature", "key encipherment", "client auth"])?;
     let user = request.spec.username.clone().unwrap_or_default();
     let renews = user == parsed.common_name && in_group(request, NODES);
