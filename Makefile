@@ -8,7 +8,7 @@ TARGET := $(or $(CARGO_TARGET_DIR),target)
 CARGO := cargo --locked
 APPS := sample-apps/dist
 
-.PHONY: dev test test-slow test-s3 fuzz clients verify fix sim bless apps dashboard screenshots build bench chaos chaos-seeded power-cuts flipped-bit setup
+.PHONY: dev test test-slow test-s3 fuzz clients verify fix sim bless apps dashboard screenshots build bench chaos chaos-seeded power-cuts flipped-bit attacks autonomy setup
 
 dev: build ## Build everything and start a cluster
 	exec $(TARGET)/release/wherry dev --images $(APPS) $(ARGS)
@@ -26,8 +26,7 @@ test: build ## All tests, with real processes and kubectl
 test-s3: ## Backups to a bucket, against a server that speaks S3 (moto, from PyPI)
 	tests/s3-server $(CARGO) test --release -p wherry-control-plane --lib -- rounds_in_a_bucket
 
-test-slow: test ## All tests and a long simulation
-	WHERRY_SIM_RUNS=2000 $(CARGO) test --release -p wherry-tests --test it sim::
+test-slow: test sim ## All tests and the long simulation
 
 clients: ## The clients that tests drive: kubectl, helm, those of Python and JavaScript
 	@tests/install-clients
@@ -35,8 +34,8 @@ clients: ## The clients that tests drive: kubectl, helm, those of Python and Jav
 fuzz: ## Damaged input for everything that reads input: make fuzz MINUTES=10 (for each target)
 	WHERRY_FUZZ_MINUTES=$(or $(MINUTES),1) $(CARGO) test --release -p wherry-control-plane --lib fuzz:: -- --nocapture
 
-sim: ## One simulation, by its seed: make sim SEED=7
-	WHERRY_SIM_SEED=$(SEED) $(CARGO) test --release -p wherry-tests --test it sim:: -- --nocapture
+sim: ## 2,000 simulated clusters, or one of them step by step: make sim SEED=7
+	WHERRY_SIM_LONG=1 WHERRY_SIM_SEED=$(SEED) $(CARGO) test --release -p wherry-tests --test it sim:: -- --nocapture
 
 # A run is the seed's: the same SEED, MINUTES and MODE do the same faults at the same times again.
 chaos: build ## Three members, faults, proof: make chaos MINUTES=20 SEED=7 MODE=kills|mixed|both
@@ -54,6 +53,12 @@ power-cuts: build ## The power cut behind every fsync: of one member, torn, and 
 
 flipped-bit: build ## Flipped bits in a follower's files and memory are found: make flipped-bit SEED=7
 	$(TARGET)/release/chaos --flipped-bit --seed $(or $(SEED),1) $(ARGS)
+
+attacks: build ## Hostile guests beside a neighbour: what stopped each, the neighbour's p99; ARGS="--only loop"
+	$(TARGET)/release/attacks $(ARGS)
+
+autonomy: build ## Agent, worker, control plane, machine lost under load: requests counted; ARGS="--away 300"
+	$(TARGET)/release/autonomy $(ARGS)
 
 verify: ## Read-only checks: formatting, lints, the tidy test
 	$(CARGO) fmt --all --check && $(CARGO) clippy --release --workspace --all-targets -- -D warnings

@@ -74,6 +74,10 @@ pub struct Flags {
     /// Address of the first node's NodePorts; further nodes count up from it
     #[arg(long, value_name = "ADDRESS", default_value_t = Ipv4Addr::LOCALHOST)]
     node_address: Ipv4Addr,
+    /// Ports at which nodes take HTTP and HTTPS for Ingresses
+    #[arg(long, value_name = "HTTP,HTTPS", default_value = "80,443",
+          value_parser = crate::roles::parse_ports)]
+    ingress_ports: (u16, u16),
     /// Folder whose NAME.wasm files become the images NAME:dev
     #[arg(long, value_name = "DIR")]
     images: Option<PathBuf>,
@@ -181,6 +185,7 @@ async fn start_nodes(
     let token = token::create(connection, Joins::Node, TOKEN_TTL).await?;
     let servers = servers::urls(cluster, connection);
     let servers: Vec<String> = servers.iter().map(|url| format!("--server={url}")).collect();
+    let (http, https) = cluster.flags.ingress_ports;
     for index in 1..=cluster.flags.nodes {
         let name = format!("node-{index}");
         let data_dir = folder::prepare(&cluster.data_dir.join("nodes").join(&name))?;
@@ -191,6 +196,7 @@ async fn start_nodes(
             format!("--name={name}"),
             format!("--data-dir={}", data_dir.display()),
             format!("--address={address}"),
+            format!("--ingress-ports={http},{https}"),
             "--stop-workers-on-exit".into(),
         ];
         if !cluster.flags.no_image_aliases {

@@ -125,10 +125,28 @@ pub struct NodeFlags {
     /// End the workers too when the agent is told to stop; without it they go on serving
     #[arg(long)]
     stop_workers_on_exit: bool,
+    /// Ports at which this node takes HTTP and HTTPS for Ingresses; bound when there is one
+    #[arg(long, value_name = "HTTP,HTTPS", default_value = "80,443", value_parser = parse_ports)]
+    ingress_ports: (u16, u16),
     /// Run the built-in toolbox (a shell and small programs) for busybox, alpine, pause, agnhost and
     /// the like
     #[arg(long)]
     image_aliases: bool,
+    /// Use of the disk, in percent, from which on unused images are removed
+    #[arg(long, value_name = "PERCENT", default_value_t = 85,
+        value_parser = clap::value_parser!(u8).range(0..=100))]
+    image_gc_high_threshold: u8,
+    /// Use of the disk, in percent, down to which unused images are removed
+    #[arg(long, value_name = "PERCENT", default_value_t = 80,
+        value_parser = clap::value_parser!(u8).range(0..=100))]
+    image_gc_low_threshold: u8,
+}
+
+/// Two ports with a comma between.
+pub fn parse_ports(text: &str) -> Result<(u16, u16), String> {
+    let port = |text: &str| text.trim().parse::<u16>().ok().filter(|port| *port > 0);
+    let both = text.split_once(',').and_then(|(http, https)| port(http).zip(port(https)));
+    both.ok_or_else(|| format!("{text:?} is not two ports with a comma between, like 80,443"))
 }
 
 #[derive(clap::Args)]
@@ -136,6 +154,12 @@ pub struct WorkerFlags {
     /// Unix socket on which the agent speaks to this worker
     #[arg(long, value_name = "PATH")]
     socket: PathBuf,
+    /// File or folder that the worker must not see; may be repeated
+    #[arg(long, value_name = "PATH")]
+    hide: Vec<PathBuf>,
+    /// Folder that the worker must not change; may be repeated
+    #[arg(long, value_name = "DIR")]
+    read_only: Vec<PathBuf>,
 }
 
 #[derive(clap::Args)]
@@ -353,7 +377,12 @@ pub fn node(flags: NodeFlags) -> Result<(), Diagnostic> {
         labels: flags.labels.into_iter().collect(),
         max_pods: flags.max_pods,
         stop_workers_on_exit: flags.stop_workers_on_exit,
+        ingress_ports: flags.ingress_ports,
         image_aliases: flags.image_aliases,
+        image_thresholds: wherry_node::agent::Thresholds {
+            high: flags.image_gc_high_threshold,
+            low: flags.image_gc_low_threshold.min(flags.image_gc_high_threshold),
+        },
     };
     let runtime = Runtime::new().map_err(no_runtime)?;
     let result = runtime.block_on(async {
@@ -369,7 +398,8 @@ pub fn node(flags: NodeFlags) -> Result<(), Diagnostic> {
 }
 
 pub fn worker(flags: WorkerFlags) -> Result<(), Diagnostic> {
-    let flags = wherry_node::worker::Flags { socket: flags.socket };
+    let walls = wherry_node::worker::Walls { hidden: flags.hide, read_only: flags.read_only };
+    let flags = wherry_node::worker::Flags { socket: flags.socket, walls };
     wherry_node::worker::main(flags)
         .map_err(|error| Diagnostic::new("WH0013", "the worker cannot run").why(error))
 }

@@ -4,14 +4,24 @@
 //! until then: a compilation bomb ends this process and nothing else. The agent starts it as
 //! `wherry compile IN OUT` with limits on time and memory, an empty environment and no standard
 //! input. The outcome is one line of JSON on standard output ([`Report`]); without that line the
-//! process was stopped by a limit. `OUT` is written only for [`Report::Compiled`].
+//! process was stopped by a limit. `OUT`, and beside it what the image wants and gives, are written
+//! only for [`Report::Compiled`].
 
-use std::{io::Write as _, path::Path, process::ExitCode};
+use std::{
+    io::Write as _,
+    path::{Path, PathBuf},
+    process::ExitCode,
+};
 
 use serde::{Deserialize, Serialize};
 use wherry_wasi_shim as shim;
 
 use crate::protocol::{Form, Guest};
+
+/// WASI has some fifty interfaces; a core module imports functions one by one.
+const NAMES_MAX: usize = 256;
+/// The longest name that is kept.
+const NAME_CHARS_MAX: usize = 120;
 
 /// What an image is: what the agent keeps of it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -21,8 +31,10 @@ pub struct Image {
     pub form: Form,
     /// How it is run.
     pub guest: Guest,
-    /// Number of its imports.
-    pub imports: usize,
+    /// Names of what it imports and exports, for people; at most [`NAMES_MAX`] of each.
+    pub imports: Vec<String>,
+    /// See `imports`.
+    pub exports: Vec<String>,
     /// Imports that this node does not offer.
     pub missing: Vec<String>,
     /// Memory it has from its first instruction on.
@@ -69,11 +81,13 @@ fn run(input: &Path, output: &Path) -> Report {
     if !image.missing.is_empty() {
         return Report::Missing(image);
     }
-    let code = match shim::compile(&wasm) {
-        Ok(code) => code,
+    let shim::Compiled { code, world } = match shim::compile(&wasm) {
+        Ok(compiled) => compiled,
         Err(error) => return Report::Failed(sentence(&error)),
     };
-    match std::fs::write(output, code) {
+    let world = serde_json::to_vec(&told(&image, world)).expect("plain fields become JSON");
+    let written = std::fs::write(world_file(output), world);
+    match written.and_then(|()| std::fs::write(output, code)) {
         Ok(()) => Report::Compiled(image),
         Err(error) => Report::Failed(format!("write {}: {error}", output.display())),
     }
@@ -89,10 +103,64 @@ fn described(image: shim::Image) -> Image {
             shim::Guest::Command => Guest::Command,
             shim::Guest::Handler => Guest::Handler,
         },
-        imports: image.imports.len(),
+        imports: names(image.imports),
+        exports: names(image.exports),
         missing: image.missing,
         memory_min_bytes: image.memory_min_bytes,
     }
+}
+
+/// Where it is written what an image wants and gives: beside its code. For people; nothing is decided
+/// by it.
+pub fn world_file(code: &Path) -> PathBuf {
+    code.with_extension("world")
+}
+
+/// What an image is, as people are told.
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct World {
+    form: Form,
+    guest: Guest,
+    memory_min_bytes: u64,
+    imports: Vec<Interface>,
+    exports: Vec<Interface>,
+}
+
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Interface {
+    name: String,
+    offered: bool,
+    functions: Vec<String>,
+    /// Functions that are not told.
+    more: usize,
+}
+
+fn told(image: &Image, world: shim::World) -> World {
+    let side = |list: Vec<shim::Interface>| {
+        let tell = |shim::Interface { name, offered, functions, more }| Interface {
+            name,
+            offered,
+            functions,
+            more,
+        };
+        list.into_iter().map(tell).collect()
+    };
+    World {
+        form: image.form,
+        guest: image.guest,
+        memory_min_bytes: image.memory_min_bytes,
+        imports: side(world.imports),
+        exports: side(world.exports),
+    }
+}
+
+/// Names as they are kept: they come from the image, so they are cut and cleaned.
+fn names(all: Vec<String>) -> Vec<String> {
+    let clean =
+        |name: String| name.chars().filter(|c| !c.is_control()).take(NAME_CHARS_MAX).collect();
+    all.into_iter().take(NAMES_MAX).map(clean).collect()
 }
 
 /// An error with its causes.

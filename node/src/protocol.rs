@@ -23,15 +23,22 @@
 //! in this Pod, and a number never runs twice.
 
 mod container;
+mod network;
 mod stream;
 
 pub use self::container::{
-    Check, Health, HookKind, Hooks, HostAlias, HttpCheck, LastWords, Mount, Probe, ProbeKind,
-    Probes,
+    Check, Health, HookKind, Hooks, HostAlias, HttpCheck, LastWords, Mount, Prepared, Probe,
+    ProbeKind, Probes,
+};
+pub use self::network::{
+    Certificate, Demand, Denial, Direction, Endpoint, INGRESS_LOGS, INGRESS_NAMESPACE, IngressPath,
+    IngressRule, IngressTable, NodeRoute, Nodes, Policies, RoutePort, ServiceKey, ServiceRoute,
+    Services,
 };
 pub use self::stream::{Answer, Code, Open, Streams};
 
 use std::{
+    collections::BTreeMap,
     fmt,
     net::{IpAddr, SocketAddr},
     path::{Path, PathBuf},
@@ -44,7 +51,7 @@ use tokio_util::codec::LengthDelimitedCodec;
 
 /// Changes with every incompatible change of a message. An agent that finds a worker of another
 /// version stops it and starts its own.
-pub const VERSION: u32 = 2;
+pub const VERSION: u32 = 3;
 
 /// The largest frame. The largest message is `Services(Replace)`: 150,000 endpoints of about 200
 /// bytes are 30 MB.
@@ -127,6 +134,19 @@ pub enum ToWorker {
     },
     /// The routing table, whole or in part.
     Services(Services),
+    /// The nodes, whole or in part.
+    Nodes(Nodes),
+    /// Every NetworkPolicy, and what is needed to judge by them.
+    Policies(Policies),
+    /// Every Ingress. For the worker of the namespace that serves them.
+    Ingress(IngressTable),
+    /// The labels of a Pod have changed. Unknown Pods are left alone.
+    Labels {
+        /// Pod uid.
+        uid: String,
+        /// All of them.
+        labels: BTreeMap<String, String>,
+    },
     /// Ends the whole worker: stops accepting, gives every container `grace_ms`, exits with code 0.
     Stop {
         /// Time for all containers together.
@@ -202,6 +222,10 @@ pub enum ToAgent {
     },
     /// A node port was bound, could not be bound, or was given up (`error: None, bound: false`).
     NodePort(NodePort),
+    /// All requests that wait for Pods, whenever that changes.
+    Demand(Vec<Demand>),
+    /// Connections of this worker's Pods that policies refused (or would have), since the last one.
+    Denied(Vec<Denial>),
     /// What the guests used, each [`USAGE_INTERVAL_SECONDS`] and only when something changed.
     Usage(Vec<Usage>),
 }
@@ -265,6 +289,9 @@ pub struct Pod {
     pub namespace: String,
     /// The Pod's address in the virtual network; it is never bound on the host.
     pub ip: IpAddr,
+    /// Its labels: what policies know it by.
+    #[serde(default)]
+    pub labels: BTreeMap<String, String>,
     /// `hostAliases`
     pub hosts: Vec<HostAlias>,
     /// `dnsConfig.searches`, tried after the cluster's own.
@@ -317,6 +344,9 @@ pub struct Container {
     pub hooks: Hooks,
     /// Its last words.
     pub last_words: LastWords,
+    /// How long the agent took to get it ready.
+    #[serde(default)]
+    pub prepared: Prepared,
 }
 
 /// Environment variables. They may hold Secrets, so they have no readable `Debug`.
@@ -378,7 +408,7 @@ pub struct Port {
 }
 
 /// Transport of a port.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "UPPERCASE")]
 pub enum Protocol {
     /// TCP.
@@ -519,72 +549,23 @@ pub struct Usage {
     /// are answered at once.
     #[serde(default)]
     pub busy_ns: u64,
+    /// How long its newest start took, part by part.
+    #[serde(default)]
+    pub start: Option<StartTimes>,
 }
 
-/// A change of the routing table. Every worker gets the routes of all namespaces (a guest may call
-/// any Service) and binds node ports only for its own namespace.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+/// The worker's part of a cold start, in microseconds.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
-pub enum Services {
-    /// The whole table: what is not in it is gone. First message after `Hello`.
-    Replace(Vec<ServiceRoute>),
-    /// New or changed Services, each whole.
-    Upsert(Vec<ServiceRoute>),
-    /// Services that are gone.
-    Remove(Vec<ServiceKey>),
-}
-
-/// Names a Service.
-#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
-pub struct ServiceKey {
-    /// Namespace.
-    pub namespace: String,
-    /// Name.
-    pub name: String,
-}
-
-/// A Service and where its traffic goes.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase")]
-pub struct ServiceRoute {
-    /// Which Service.
-    pub key: ServiceKey,
-    /// Its virtual addresses; empty for a headless Service.
-    pub cluster_ips: Vec<IpAddr>,
-    /// Its ports.
-    pub ports: Vec<RoutePort>,
-}
-
-/// One port of a Service with its ready endpoints.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase")]
-pub struct RoutePort {
-    /// Port name, empty if it has none.
-    pub name: String,
-    /// Port of the Service's virtual address.
-    pub port: u16,
-    /// Transport.
-    pub protocol: Protocol,
-    /// Port on each node, for `NodePort` and `LoadBalancer`.
-    pub node_port: Option<u16>,
-    /// Ready endpoints, in the order of their addresses.
-    pub endpoints: Vec<Endpoint>,
-}
-
-/// One ready endpoint.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase")]
-pub struct Endpoint {
-    /// The Pod's address and target port. The receiving worker finds its Pod by it.
-    pub address: SocketAddr,
-    /// Namespace of the Pod: the organisation that the peer's certificate must name.
-    pub namespace: String,
-    /// Node of the Pod: the common name that the peer's certificate must have. Absent for an
-    /// endpoint that is no Pod.
-    pub node: Option<String>,
-    /// Peer listener of the worker that holds the Pod. Unused when the Pod is the worker's own;
-    /// absent while it is not known, then the endpoint cannot be reached from elsewhere.
-    pub peer: Option<SocketAddr>,
+pub struct StartTimes {
+    /// Mapping the compiled code.
+    pub load: u64,
+    /// Linking it.
+    pub link: u64,
+    /// Making the first instance; 0 until there was one.
+    pub instantiate: u64,
+    /// From the first request to the head of its answer; 0 until there was one.
+    pub first_byte: u64,
 }
 
 /// Name of a Pod's folder below the log root.

@@ -45,6 +45,10 @@ def main():
     config.load_kube_config()
     core, apps = client.CoreV1Api(), client.AppsV1Api()
     says("version", client.VersionApi().get_code().minor)
+    # Discovery as generated: with a slash behind every path.
+    preferred = client.AppsApi().get_api_group().preferred_version.group_version
+    kinds = sorted(row.name for row in apps.get_api_resources().resources)
+    says("discovered", f"{client.CoreApi().get_api_versions().versions} {preferred} {kinds[0]}")
     core.create_namespace({"metadata": {"name": NAMESPACE}})
 
     # Create, get, replace, delete; bodies carry no kind.

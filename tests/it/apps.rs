@@ -7,6 +7,7 @@ use wherry_tests::{Dev, l3, wait_for};
 const HELLO: u16 = 30080;
 const CALLER: u16 = 30081;
 const TOOLBOX: u16 = 30083;
+const ATTACKED: u16 = 30085;
 
 #[test]
 fn hello_http_answers_from_each_replica_in_turn() {
@@ -131,4 +132,23 @@ fn toolbox_runs_what_was_written_for_busybox() {
     for part in ["ImageAliased", "wherry.dev/toolbox@sha256:", "Image:         busybox:1.36"] {
         assert!(described.contains(part), "{part} is missing in:\n{described}");
     }
+}
+
+#[test]
+fn attacks_end_as_they_must() {
+    if !l3() {
+        return;
+    }
+    let cluster = Dev::start();
+    cluster.kubectl_ok(&["apply", "-f", "sample-apps/attacks/app.yaml"]);
+    wait_for("it was killed for its memory", || {
+        let row = cluster.kubectl_ok(&["get", "pod", "attacks", "--no-headers"]);
+        row.contains("OOMKilled").then_some(())
+    });
+    cluster.kubectl_ok(&["apply", "-f", "sample-apps/attacks-http/app.yaml"]);
+    wait_for("the handler answers what is harmless", || {
+        cluster.get(ATTACKED, "/").filter(|(status, _)| *status == 200)
+    });
+    let refused = cluster.get(ATTACKED, "/headers").map(|(status, _)| status);
+    assert_eq!(refused, Some(502), "more headers than anybody takes");
 }

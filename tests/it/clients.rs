@@ -66,6 +66,7 @@ fn the_python_client() {
     }
     let expected = expect![[r#"
         version: 32
+        discovered: ['v1'] apps/v1 controllerrevisions
         created: {'a': '1'}
         replaced: {'a': '2'}
         stale: 409 Conflict Operation cannot be fulfilled on configmaps "m": the object has been modified; please apply your changes to the latest version and try again

@@ -40,10 +40,19 @@ fn ten_thousand_pods_that_change() {
 }
 
 #[test]
-fn a_newcomer_does_everything_in_the_browser() {
+fn what_is_done_in_the_browser_is_so() {
     if !l3() {
         return;
     }
     let cluster = Dev::start();
     assert!(run(&cluster, "doing.js").contains("doing: ok"));
+}
+
+#[test]
+fn a_newcomer_deploys_rolls_back_and_wakes_in_the_browser_alone() {
+    if !l3() {
+        return;
+    }
+    let cluster = Dev::start();
+    assert!(run(&cluster, "walk.js").contains("walk: ok"));
 }

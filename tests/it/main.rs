@@ -2,7 +2,10 @@
 //! simulation of the pure parts; the other modules drive real processes with real clients and run
 //! when `WHERRY_L3` is set (`make test`).
 
+mod aggregated;
 mod apps;
+mod attacks;
+mod autonomy;
 mod backup;
 mod chaos;
 mod clients;
@@ -15,10 +18,12 @@ mod features;
 mod kube_rs;
 mod kubectl;
 mod members;
+mod network;
 mod quota;
 mod served;
 mod sim;
 mod streams;
 mod tidy;
 mod toolbox;
+mod walls;
 mod workloads;

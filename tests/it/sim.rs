@@ -20,7 +20,11 @@
 //! - a node runs one Pod of a DaemonSet, two of one that surges;
 //! - a Pod with a volume of a node is bound to that node and no other;
 //! - a Pod that is bound stays where it is, and no node has more Pods or CPU bound to it than it
-//!   offers: a late view only ever shows a node fuller than it is;
+//!   offers: a late view only ever shows a node fuller than it is; who is preempted matters less
+//!   than who gets the room;
+//! - a Job has at most `parallelism` Pods, counts no success that was none, and of a CronJob that
+//!   forbids it no two Jobs run at once;
+//! - while nothing but evictions takes Pods away, no eviction brings an app below its budget;
 //! - nothing is collected as garbage whose owner is there and is not being deleted.
 //!
 //! Then faults stop, and within [`QUIET_STEPS_MAX`] everything is as the user asked, and planning
@@ -28,13 +32,16 @@
 
 mod api;
 mod check;
+mod jobs;
 mod loops;
 mod nodes;
+mod preempt;
 mod rollout;
 mod seeded;
 mod user;
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, LazyLock};
 use std::time::{Duration, Instant};
 
@@ -42,11 +49,13 @@ use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::api::apps::v1::{
     ControllerRevision, DaemonSet, Deployment, ReplicaSet, StatefulSet,
 };
+use k8s_openapi::api::batch::v1::{CronJob, Job as BatchJob};
 use k8s_openapi::api::coordination::v1::Lease;
 use k8s_openapi::api::core::v1::{
     Endpoints, Node, PersistentVolume, PersistentVolumeClaim, Pod, Service,
 };
 use k8s_openapi::api::discovery::v1::EndpointSlice;
+use k8s_openapi::api::policy::v1::PodDisruptionBudget;
 use k8s_openapi::api::storage::v1::StorageClass;
 use rand::rngs::StdRng;
 use rand::seq::SliceRandom as _;
@@ -58,24 +67,27 @@ use wherry_control_plane::controllers::cache::{
 use wherry_control_plane::controllers::reconcile::{Controller, View};
 use wherry_control_plane::controllers::write::{Action, Outcome, Target, Write};
 use wherry_control_plane::controllers::{
-    ApiMember, Config, daemonset, deployment, endpoints, garbage, node, pods, replicaset,
-    statefulset, volumes,
+    ApiMember, Config, cronjob, daemonset, deployment, disruption, endpoints, garbage, job, node,
+    pods, replicaset, statefulset, volumes,
 };
 use wherry_control_plane::pki::Pki;
 use wherry_control_plane::scheduler::decide::Decision;
 use wherry_control_plane::scheduler::desk::Desk;
 use wherry_control_plane::scheduler::need::Need;
+use wherry_control_plane::scheduler::preempt::Victim;
 use wherry_resources::Kind;
 
 use api::*;
 use loops::*;
 use user::*;
 
-/// Seeds of an ordinary run.
-const RUNS: u64 = 20;
-/// Steps with faults, and those in which everything has to settle without.
+/// Seeds of an ordinary run; `make sim` has [`RUNS_LONG`].
+const RUNS: u64 = 200;
+const RUNS_LONG: u64 = 2_000;
+/// Steps with faults, and those in which everything has to settle without: a Job's pause after many
+/// failures is ten minutes of them.
 const STEPS: usize = 300;
-const QUIET_STEPS_MAX: usize = 200;
+const QUIET_STEPS_MAX: usize = 800;
 const NODES: [&str; 4] = ["n0", "n1", "n2", "n3"];
 /// What each node offers, and what each Pod asks for.
 const NODE_PODS: usize = 24;
@@ -87,10 +99,19 @@ const DEPLOYMENTS: [&str; 3] = ["a", "b", "c"];
 const STATEFUL_SETS: [&str; 2] = ["s", "t"];
 /// The second surges.
 const DAEMON_SETS: [&str; 2] = ["u", "v"];
+/// The second has an index for each Pod.
+const JOBS: [&str; 2] = ["j", "k"];
+const CRON_JOB: &str = "w";
+/// The label that admission gives to Pods of Jobs.
+const JOB_LABEL: &str = "batch.kubernetes.io/job-name";
+/// A budget, the app that it is for, and how many of it have to work.
+const BUDGET: &str = "b";
+const BUDGET_APP: &str = DEPLOYMENTS[2];
+const BUDGET_LEAST: usize = 2;
 const NAMESPACE: &str = "d";
 const FOREGROUND: &str = "foregroundDeletion";
 
-const CONTROLLERS: [Controller; 8] = [
+const CONTROLLERS: [Controller; 11] = [
     node::CONTROLLER,
     deployment::CONTROLLER,
     replicaset::CONTROLLER,
@@ -99,6 +120,9 @@ const CONTROLLERS: [Controller; 8] = [
     statefulset::CONTROLLER,
     daemonset::CONTROLLER,
     volumes::CONTROLLER,
+    job::CONTROLLER,
+    cronjob::CONTROLLER,
+    disruption::CONTROLLER,
 ];
 
 /// A kind of the model: its row, its shelf in a cache, and how its JSON is read.
@@ -114,13 +138,14 @@ fn watched<T: Typed>() -> Watched {
 }
 
 /// The scheduler hears the first [`SCHEDULER_KINDS`].
-static WATCHED: LazyLock<[Watched; 14]> = LazyLock::new(|| {
+static WATCHED: LazyLock<[Watched; 17]> = LazyLock::new(|| {
     [
         watched::<Pod>(),
         watched::<Node>(),
         watched::<PersistentVolumeClaim>(),
         watched::<PersistentVolume>(),
         watched::<StorageClass>(),
+        watched::<PodDisruptionBudget>(),
         watched::<StatefulSet>(),
         watched::<DaemonSet>(),
         watched::<ControllerRevision>(),
@@ -130,6 +155,8 @@ static WATCHED: LazyLock<[Watched; 14]> = LazyLock::new(|| {
         watched::<Service>(),
         watched::<EndpointSlice>(),
         watched::<Endpoints>(),
+        watched::<BatchJob>(),
+        watched::<CronJob>(),
     ]
 });
 
@@ -164,8 +191,15 @@ struct Sim {
     /// What really runs: node and uid of each Pod, with its name and its owner's uid. A node that is
     /// cut off goes on with what it has.
     guests: BTreeMap<(&'static str, String), (String, String)>,
-    /// The most that each Deployment or ReplicaSet (by uid) may have at the moment.
+    /// The most that each Deployment, ReplicaSet or Job (by uid) may have at the moment.
     most: BTreeMap<String, i64>,
+    /// Pods that really succeeded, by uid and index: the uid of their Job.
+    succeeded: BTreeMap<(String, String), String>,
+    /// Whether the app with a budget lost Pods otherwise than by eviction, as far as the leader has
+    /// not settled with that yet.
+    disturbed: bool,
+    /// Pods of that app that worked after the last write.
+    healthy_before: usize,
 }
 
 impl Drop for Sim {
@@ -186,7 +220,8 @@ impl Sim {
         let now = Timestamp::from_second(1_700_000_000).expect("in range");
         let clock = Clock { now, instant: Instant::now() };
         let logs = WATCHED.iter().map(|_| Vec::new()).collect();
-        let mut api = Api { objects: BTreeMap::new(), revision: 0, logs, now };
+        let (objects, briefs) = (BTreeMap::new(), BTreeMap::new());
+        let mut api = Api { objects, briefs, revision: 0, logs, now };
         let service = json!({"spec": {
             "clusterIP": "10.96.0.9",
             "selector": {"tier": "web"},
@@ -200,6 +235,12 @@ impl Sim {
             "volumeBindingMode": "WaitForFirstConsumer",
         });
         api.create(&Key::of::<StorageClass>("", "local"), class).expect("the only class");
+        let budget = json!({"spec": {
+            "minAvailable": BUDGET_LEAST,
+            "selector": {"matchLabels": {"app": BUDGET_APP}},
+        }});
+        let key = Key::of::<PodDisruptionBudget>(NAMESPACE, BUDGET);
+        api.create(&key, budget).expect("the only budget");
         let leader = Leader::new(&api, &[], clock.instant, controllers.clone());
         let scheduler = Scheduler::new(&api);
         let alive = NODES.iter().map(|name| (*name, true)).collect();
@@ -218,6 +259,9 @@ impl Sim {
             alive,
             guests,
             most,
+            succeeded: BTreeMap::new(),
+            disturbed: true,
+            healthy_before: 0,
         };
         sim.new_leader();
         sim
@@ -256,6 +300,9 @@ impl Sim {
         }
         if self.chance(4) {
             self.toggle_node();
+        }
+        if self.chance(10) {
+            self.drain();
         }
         self.kubelets(40);
         for kind in 0..WATCHED.len() {
@@ -356,7 +403,7 @@ impl Sim {
         let outcome = self.api.follow(&order);
         let (need, node) = (&order.need, &order.node);
         self.show(|| format!("{} for {node}: {:?}", need.name, outcome.as_ref().err()));
-        if outcome.is_err() && order.claims.is_empty() {
+        if outcome.is_err() && order.claims.is_empty() && order.victims.is_empty() {
             self.scheduler.desk.refused(order.need);
         }
         self.check();
@@ -388,11 +435,15 @@ impl Sim {
             self.step_with_faults();
         }
         self.alive.values_mut().for_each(|alive| *alive = true);
+        self.stop_the_clockwork();
         self.show(|| "faults stop".to_string());
         let last = self.step + QUIET_STEPS_MAX;
         let mut still = false;
-        while !still || !self.missing().is_empty() {
+        loop {
             let missing = self.missing();
+            if still && missing.is_empty() {
+                break;
+            }
             assert!(self.step < last, "it does not settle: {missing:#?}");
             let before = self.api.revision;
             self.step_without_faults();
@@ -409,17 +460,41 @@ impl Sim {
     }
 }
 
+/// A number from the environment.
+fn read(name: &str) -> Option<u64> {
+    let text = std::env::var(name).ok().filter(|text| !text.is_empty())?;
+    Some(text.parse().unwrap_or_else(|_| panic!("{name} is a number, not {text:?}")))
+}
+
+/// Runs all seeds below a number, on all cores; a seed that fails ends the test.
+fn run_all(runs: u64) {
+    let next = AtomicU64::new(0);
+    let cores = std::thread::available_parallelism().map_or(1, |cores| cores.get());
+    std::thread::scope(|scope| {
+        let work = || {
+            let take = || Some(next.fetch_add(1, Ordering::Relaxed)).filter(|seed| *seed < runs);
+            for seed in std::iter::from_fn(take) {
+                Sim::new(seed, false).run();
+            }
+        };
+        let workers: Vec<_> = (0..cores).map(|_| scope.spawn(work)).collect();
+        for worker in workers {
+            worker.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
+        }
+    });
+}
+
 #[test]
 fn everything_settles_after_any_faults() {
-    let read = |name| {
-        let text = std::env::var(name).ok()?;
-        Some(text.parse::<u64>().unwrap_or_else(|_| panic!("{name} is a number")))
-    };
     if let Some(seed) = read("WHERRY_SIM_SEED") {
         Sim::new(seed, true).run();
         return;
     }
-    for seed in 0..read("WHERRY_SIM_RUNS").unwrap_or(RUNS) {
-        Sim::new(seed, false).run();
-    }
+    let runs = match std::env::var_os("WHERRY_SIM_LONG") {
+        Some(_) => RUNS_LONG,
+        None => read("WHERRY_SIM_RUNS").unwrap_or(RUNS),
+    };
+    let begun = Instant::now();
+    run_all(runs);
+    println!("{runs} seeds, no violation, {:.1} s", begun.elapsed().as_secs_f64());
 }

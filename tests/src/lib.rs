@@ -8,11 +8,15 @@
 //!
 //! [`transcript`] is what a person types, kept with what is printed.
 //! [`server`] is one `wherry server` by itself, [`http`] a client that knows whether it was heard,
+//! [`load`] one that keeps count and time; [`attacks`] and [`autonomy`] are what a node must stand.
 //! [`powercut`] cuts the power behind every fsync, and [`chaos`] does everything else to three
 //! members at once.
 
+pub mod attacks;
+pub mod autonomy;
 pub mod chaos;
 pub mod http;
+pub mod load;
 pub mod plane;
 pub mod powercut;
 pub mod server;
@@ -55,6 +59,8 @@ pub struct Options {
     pub nodes: u8,
     /// Members of the control plane.
     pub members: u8,
+    /// A folder of images instead of the sample apps.
+    pub images: Option<PathBuf>,
     /// Kept by the caller, for a second start on the same state.
     pub data_dir: Option<PathBuf>,
 }
@@ -95,7 +101,7 @@ impl Dev {
             .args(["--nodes", &options.nodes.max(1).to_string()])
             .args(["--members", &options.members.max(1).to_string()])
             .arg("--images")
-            .arg(repository().join("sample-apps/dist"))
+            .arg(options.images.unwrap_or_else(|| repository().join("sample-apps/dist")))
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
             .spawn()
@@ -200,6 +206,13 @@ pub fn kubectl(kubeconfig: &Path, arguments: &[&str]) -> Output {
     // A discovery cache of its own: clusters come and go on the same ports.
     command.arg("--cache-dir").arg(kubeconfig.with_extension("cache"));
     command.current_dir(repository()).args(arguments).output().expect("kubectl is installed")
+}
+
+/// A client with the rights of a kubeconfig.
+pub async fn client(kubeconfig: &Path) -> anyhow::Result<kube::Client> {
+    let file = kube::config::Kubeconfig::read_from(kubeconfig)?;
+    let config = kube::Config::from_custom_kubeconfig(file, &Default::default()).await?;
+    Ok(kube::Client::try_from(config)?)
 }
 
 /// A loopback address that no other cluster of this test run has, with room for its nodes above it.

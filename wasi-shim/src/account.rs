@@ -19,6 +19,7 @@ use tokio::time::{Instant, Sleep, sleep_until};
 
 use crate::engine::Engine;
 use crate::fair::Share;
+use crate::handler::Steps;
 
 /// How much wall time of its quota a guest may use at once. The period of a kernel's CPU quota.
 const QUOTA_PERIOD_NS: u64 = 100_000_000;
@@ -35,6 +36,9 @@ struct Counters {
     instances_live: AtomicU64,
     memory_bytes: AtomicU64,
     memory_bytes_peak: AtomicU64,
+    /// Nanoseconds; 0 until there was one.
+    first_instance: AtomicU64,
+    first_answer: AtomicU64,
 }
 
 /// An [`Account`] at one moment.
@@ -48,6 +52,10 @@ pub struct Usage {
     /// Linear memory of all live instances.
     pub memory_bytes: u64,
     pub memory_bytes_peak: u64,
+    /// What making the first instance took; zero until there was one.
+    pub first_instance: Duration,
+    /// From the first request to the head of its answer; zero until there was one.
+    pub first_answer: Duration,
 }
 
 impl Account {
@@ -60,12 +68,24 @@ impl Account {
             instances_live: load(&self.0.instances_live),
             memory_bytes: load(&self.0.memory_bytes),
             memory_bytes_peak: load(&self.0.memory_bytes_peak),
+            first_instance: Duration::from_nanos(load(&self.0.first_instance)),
+            first_answer: Duration::from_nanos(load(&self.0.first_answer)),
         }
     }
 
     pub(crate) fn instance_started(&self) {
         self.0.instances_started.fetch_add(1, Ordering::Relaxed);
         self.0.instances_live.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// An instance was made; the time of the first one is kept.
+    pub(crate) fn instantiated(&self, took: Duration) {
+        keep_first(&self.0.first_instance, took);
+    }
+
+    /// A request was answered; the time of the first one is kept.
+    pub(crate) fn answered(&self, took: Duration) {
+        keep_first(&self.0.first_answer, took);
     }
 
     pub(crate) fn instance_ended(&self) {
@@ -84,6 +104,14 @@ impl Account {
 
     pub(crate) fn give_memory_back(&self, bytes: u64) {
         self.0.memory_bytes.fetch_sub(bytes, Ordering::Relaxed);
+    }
+}
+
+fn keep_first(kept: &AtomicU64, took: Duration) {
+    if kept.load(Ordering::Relaxed) == 0 {
+        let nanos = u64::try_from(took.as_nanos()).unwrap_or(u64::MAX).max(1);
+        // Who loses the race was not the first.
+        let _ = kept.compare_exchange(0, nanos, Ordering::Relaxed, Ordering::Relaxed);
     }
 }
 
@@ -161,12 +189,19 @@ pub(crate) struct Metered<F> {
     inner: Pin<Box<F>>,
     engine: Engine,
     meter: Arc<Meter>,
+    /// Of one request, which is charged as well.
+    steps: Option<Arc<Steps>>,
     pause: Option<Pin<Box<Sleep>>>,
 }
 
 impl<F: Future> Metered<F> {
-    pub(crate) fn new(engine: Engine, meter: Arc<Meter>, inner: F) -> Metered<F> {
-        Metered { inner: Box::pin(inner), engine, meter, pause: None }
+    pub(crate) fn new(
+        engine: Engine,
+        meter: Arc<Meter>,
+        steps: Option<Arc<Steps>>,
+        inner: F,
+    ) -> Metered<F> {
+        Metered { inner: Box::pin(inner), engine, meter, steps, pause: None }
     }
 }
 
@@ -194,6 +229,9 @@ impl<F: Future> Future for Metered<F> {
         let poll = this.inner.as_mut().poll(cx);
         let used_ns = thread_cpu_ns().saturating_sub(before_ns);
         this.meter.charge(used_ns);
+        if let Some(steps) = &this.steps {
+            steps.used(used_ns);
+        }
         this.engine.fair().charge(&this.meter, used_ns, began.elapsed());
         drop(running);
         poll

@@ -1,6 +1,7 @@
 //! A command: one instance that runs until it exits, traps or is stopped.
 
 use std::sync::Arc;
+use std::time::Instant;
 
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
@@ -163,7 +164,7 @@ impl Command {
         let pod = Arc::clone(&self.pod);
         let meter = Arc::clone(&pod.meter);
         let entry = self.entry;
-        let guest = Metered::new(pod.engine.clone(), meter, {
+        let guest = Metered::new(pod.engine.clone(), meter, None, {
             let pod = Arc::clone(&pod);
             async move { execute(&pod, &entry).await }
         });
@@ -230,7 +231,9 @@ async fn run_p1(
     store: &mut wasmtime::Store<CoreHost>,
     entry: &wasmtime::InstancePre<CoreHost>,
 ) -> wasmtime::Result<i32> {
+    let begun = Instant::now();
     let instance = entry.instantiate_async(&mut *store).await?;
+    store.data().memory.account().instantiated(begun.elapsed());
     let start = instance.get_typed_func::<(), ()>(&mut *store, START)?;
     start.call_async(&mut *store, ()).await?;
     Ok(0)
@@ -240,7 +243,9 @@ async fn run_p2(
     store: &mut wasmtime::Store<Host>,
     entry: &p2::CommandPre<Host>,
 ) -> wasmtime::Result<i32> {
+    let begun = Instant::now();
     let command = entry.instantiate_async(&mut *store).await?;
+    store.data().memory.account().instantiated(begun.elapsed());
     let result = command.wasi_cli_run().call_run(&mut *store).await?;
     Ok(i32::from(result.is_err()))
 }
@@ -249,7 +254,9 @@ async fn run_p3(
     store: &mut wasmtime::Store<Host>,
     entry: &p3::CommandPre<Host>,
 ) -> wasmtime::Result<i32> {
+    let begun = Instant::now();
     let command = entry.instantiate_async(&mut *store).await?;
+    store.data().memory.account().instantiated(begun.elapsed());
     let result = store
         .run_concurrent(async move |accessor| command.wasi_cli_run().call_run(accessor).await)
         .await??;

@@ -38,6 +38,7 @@ use crate::limits::{
     TABLES_PER_MODULE_MAX,
 };
 use crate::ticker::Ticker;
+use crate::world::{self, World};
 
 /// Mappings of the process that are not the pool's: code, libraries, threads, files.
 const MAPPINGS_OUTSIDE_POOL: u64 = 10_000;
@@ -221,12 +222,21 @@ impl Module {
     }
 }
 
+/// What compiling an image gives.
+#[derive(Debug)]
+pub struct Compiled {
+    /// Machine code for [`Engine::load`].
+    pub code: Vec<u8>,
+    /// What the image wants and gives, for people.
+    pub world: World,
+}
+
 /// Compiles an image to machine code for [`Engine::load`].
 ///
 /// Call this in a process made for it, with limits on its time and memory: compiling hostile code
 /// can take minutes and gigabytes. The image is checked by [`inspect`] first, and that everything
 /// it imports exists with the right type.
-pub fn compile(wasm: &[u8]) -> Result<Vec<u8>, ImageError> {
+pub fn compile(wasm: &[u8]) -> Result<Compiled, ImageError> {
     let image = inspect(wasm)?;
     if !image.missing.is_empty() {
         return Err(ImageError::ImportsMissing { missing: image.missing });
@@ -235,7 +245,7 @@ pub fn compile(wasm: &[u8]) -> Result<Vec<u8>, ImageError> {
 }
 
 /// [`compile`] without the checks of the image as a whole; also takes the text form.
-pub(crate) fn compile_checked(wasm: &[u8], form: Form) -> Result<Vec<u8>, ImageError> {
+pub(crate) fn compile_checked(wasm: &[u8], form: Form) -> Result<Compiled, ImageError> {
     let failed = |error: wasmtime::Error| ImageError::Compile { reason: describe(&error) };
     let unlinkable = |error: wasmtime::Error| ImageError::Link { reason: format!("{error:#}") };
     // Without the pool: its address space does not count against the limits of this process.
@@ -245,13 +255,15 @@ pub(crate) fn compile_checked(wasm: &[u8], form: Form) -> Result<Vec<u8>, ImageE
             let module = wasmtime::Module::new(&engine, wasm).map_err(failed)?;
             let linker = core_linker(&engine).map_err(unlinkable)?;
             linker.instantiate_pre(&module).map_err(unlinkable)?;
-            module.serialize().map_err(failed)
+            let code = module.serialize().map_err(failed)?;
+            Ok(Compiled { code, world: world::of_module(&module) })
         }
         Form::Component => {
             let component = Component::new(&engine, wasm).map_err(failed)?;
             let linker = component_linker(&engine).map_err(unlinkable)?;
             linker.instantiate_pre(&component).map_err(unlinkable)?;
-            component.serialize().map_err(failed)
+            let code = component.serialize().map_err(failed)?;
+            Ok(Compiled { code, world: world::of_component(&engine, &component) })
         }
     }
 }

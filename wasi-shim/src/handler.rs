@@ -99,6 +99,70 @@ impl HandleError {
     }
 }
 
+/// How far a request has come and what it has used, written by the handler as it goes. Times are from
+/// when this was made.
+pub struct Steps {
+    began: Instant,
+    /// Zero until it has happened.
+    placed_ns: AtomicU64,
+    instantiated_ns: AtomicU64,
+    cpu_ns: AtomicU64,
+    memory_bytes: AtomicU64,
+}
+
+impl Default for Steps {
+    fn default() -> Steps {
+        let zero = AtomicU64::default;
+        Steps {
+            began: Instant::now(),
+            placed_ns: zero(),
+            instantiated_ns: zero(),
+            cpu_ns: zero(),
+            memory_bytes: zero(),
+        }
+    }
+}
+
+impl Steps {
+    /// Since when.
+    pub fn elapsed(&self) -> Duration {
+        self.began.elapsed()
+    }
+
+    /// When it had its place among the requests that are handled.
+    pub fn placed(&self) -> Option<Duration> {
+        written(&self.placed_ns)
+    }
+
+    /// When its instance was made.
+    pub fn instantiated(&self) -> Option<Duration> {
+        written(&self.instantiated_ns)
+    }
+
+    /// CPU time of its instance so far.
+    pub fn cpu(&self) -> Duration {
+        Duration::from_nanos(self.cpu_ns.load(Ordering::Relaxed))
+    }
+
+    /// Linear memory that its instance had in the end; None while it runs.
+    pub fn memory_bytes(&self) -> Option<u64> {
+        Some(self.memory_bytes.load(Ordering::Relaxed)).filter(|bytes| *bytes > 0)
+    }
+
+    pub(crate) fn used(&self, cpu_ns: u64) {
+        self.cpu_ns.fetch_add(cpu_ns, Ordering::Relaxed);
+    }
+
+    fn write(&self, step: &AtomicU64) {
+        let now = u64::try_from(self.began.elapsed().as_nanos()).unwrap_or(u64::MAX);
+        step.store(now.max(1), Ordering::Relaxed);
+    }
+}
+
+fn written(step: &AtomicU64) -> Option<Duration> {
+    Some(step.load(Ordering::Relaxed)).filter(|ns| *ns > 0).map(Duration::from_nanos)
+}
+
 /// Where a handler is entered, linked.
 pub(crate) type Entry = ProxyPre<Host>;
 
@@ -145,9 +209,20 @@ impl Handler {
         &self,
         request: http::Request<Body>,
     ) -> Result<http::Response<Body>, HandleError> {
+        self.handle_watched(request, Arc::default()).await
+    }
+
+    /// The same; what happens is written down in `steps`.
+    pub async fn handle_watched(
+        &self,
+        request: http::Request<Body>,
+        steps: Arc<Steps>,
+    ) -> Result<http::Response<Body>, HandleError> {
         let request = with_authority(request)?;
         let place = self.0.place().await?;
+        steps.write(&steps.placed_ns);
         let call = Arc::new(Call {
+            steps,
             progress: Progress::new(self.0.pod.config.limits.request_deadline),
             completion: Completion::default(),
         });
@@ -167,6 +242,7 @@ impl Handler {
             tokio::spawn(guest);
         }
         call.progress.touch();
+        self.0.pod.meter.account.answered(call.progress.started.elapsed());
         Ok(head.map(|inner| ResponseBody { inner, call }.boxed_unsync()))
     }
 }
@@ -223,6 +299,7 @@ fn with_authority(mut request: http::Request<Body>) -> Result<http::Request<Body
 
 /// The facts that the guest's side and the response's body share.
 struct Call {
+    steps: Arc<Steps>,
     progress: Progress,
     completion: Completion,
 }
@@ -324,7 +401,8 @@ async fn serve(
 ) {
     let pod = &handler.pod;
     let guest = run(&handler, request, &call, &reply);
-    let guest = Metered::new(pod.engine.clone(), Arc::clone(&pod.meter), guest);
+    let steps = Some(Arc::clone(&call.steps));
+    let guest = Metered::new(pod.engine.clone(), Arc::clone(&pod.meter), steps, guest);
     let result = tokio::select! {
         biased;
         result = guest => result,
@@ -356,10 +434,16 @@ async fn run(
         .map_err(|error| HandleError::Trap(format!("its instance could not be made: {error:#}")))?;
     let fuse = Fuse(&call.completion);
     let request = request.map(to_wasi);
+    let begun = Instant::now();
     let result = match handler.entry.instantiate_async(&mut store).await {
-        Ok(proxy) => enter(&mut store, &proxy, request, reply).await,
+        Ok(proxy) => {
+            call.steps.write(&call.steps.instantiated_ns);
+            handler.pod.meter.account.instantiated(begun.elapsed());
+            enter(&mut store, &proxy, request, reply).await
+        }
         Err(error) => Err(error),
     };
+    call.steps.memory_bytes.store(store.data().memory.held(), Ordering::Relaxed);
     let Err(error) = result else {
         fuse.done();
         return Ok(());

@@ -18,10 +18,12 @@ use crate::account::{Account, Meter};
 use crate::engine::Engine;
 use crate::http::Hooks;
 use crate::input::{Stdin, Term};
+use crate::keyvalue::{Buckets, KeyValueView};
 use crate::limits::{
     CORE_INSTANCES_MAX, FIELDS_BYTES_MAX, GuestConfig, HANDLES_MAX, HOSTCALL_BYTES_MAX,
     MEMORIES_MAX, RANDOM_BYTES_MAX, TABLE_ELEMENTS_MAX, TABLES_MAX,
 };
+use crate::logging::LoggingView;
 use crate::output::{Output, OutputPipe};
 use crate::sockets::{Sockets, SocketsView};
 
@@ -37,6 +39,7 @@ pub(crate) struct Pod {
     socket_places: Arc<Semaphore>,
     /// The environment as `wasi:config` wants it, made once for all instances.
     variables: Arc<WasiConfigVariables>,
+    buckets: Arc<Buckets>,
 }
 
 impl Pod {
@@ -48,7 +51,8 @@ impl Pod {
         let outgoing_places = Arc::new(Semaphore::new(config.limits.outgoing_requests));
         let socket_places = Arc::new(Semaphore::new(config.limits.sockets));
         let variables = Arc::new(config.env.iter().cloned().collect());
-        Pod { engine, config, meter, outgoing_places, socket_places, variables }
+        let buckets = Arc::new(Buckets::new(&config.mounts));
+        Pod { engine, config, meter, outgoing_places, socket_places, variables, buckets }
     }
 
     /// Fails if a directory of the guest is gone.
@@ -107,9 +111,13 @@ impl Pod {
             network: Arc::clone(&self.config.network),
             places: Arc::clone(&self.socket_places),
         };
-        let variables = Arc::clone(&self.variables);
         let memory = self.memory();
-        let host = Host { wasi, table, http, hooks, sockets, variables, term, memory };
+        let own = Own {
+            variables: Arc::clone(&self.variables),
+            buckets: Arc::clone(&self.buckets),
+            log: Arc::clone(&self.config.stderr),
+        };
+        let host = Host { wasi, table, http, hooks, sockets, own, term, memory };
         let mut store = Store::new(self.engine.wasmtime(), host);
         store.limiter(|host| &mut host.memory);
         store.set_max_component_handles(HANDLES_MAX);
@@ -142,9 +150,16 @@ pub(crate) struct Host {
     http: WasiHttpCtx,
     hooks: Hooks,
     sockets: Sockets,
-    variables: Arc<WasiConfigVariables>,
+    own: Own,
     pub(crate) term: Term,
     pub(crate) memory: MemoryLimiter,
+}
+
+/// What a container has that all its instances share.
+struct Own {
+    variables: Arc<WasiConfigVariables>,
+    buckets: Arc<Buckets>,
+    log: Output,
 }
 
 impl WasiView for Host {
@@ -156,7 +171,17 @@ impl WasiView for Host {
 impl Host {
     /// What `wasi:config` reads.
     pub(crate) fn own_config(&mut self) -> WasiConfig<'_> {
-        WasiConfig::new(&self.variables)
+        WasiConfig::new(&self.own.variables)
+    }
+
+    /// The container's buckets, for the bindings.
+    pub(crate) fn own_buckets(&mut self) -> KeyValueView<'_> {
+        KeyValueView { buckets: &self.own.buckets, table: &mut self.table }
+    }
+
+    /// Where `wasi:logging` goes.
+    pub(crate) fn own_log(&mut self) -> LoggingView<'_> {
+        LoggingView(&self.own.log)
     }
 
     /// The guest's sockets, for the bindings.
@@ -221,6 +246,16 @@ impl MemoryLimiter {
         account.instance_started();
         let refused = Refused::Nothing;
         MemoryLimiter { account, bytes_max, bytes_max_total, held: 0, last_grant: 0, refused }
+    }
+
+    /// Bytes of all memories of this instance.
+    pub(crate) fn held(&self) -> u64 {
+        self.held
+    }
+
+    /// The account that it books on.
+    pub(crate) fn account(&self) -> &Account {
+        &self.account
     }
 }
 

@@ -5,7 +5,8 @@
 //! interface by interface; what a guest may do through them (sockets of the machine: nothing) is
 //! decided by the context of its instance.
 //!
-//! `wasi:config` is the container's environment, in which a Pod names its ConfigMaps and Secrets.
+//! `wasi:config` is the container's environment, in which a Pod names its ConfigMaps and Secrets;
+//! `wasi:keyvalue` is its buckets (see `keyvalue`), `wasi:logging` its standard error.
 //!
 //! One interface is ours, because WASI has no signals: by `wherry:pod/lifecycle` a guest learns that
 //! it shall end, as a process learns it by SIGTERM.
@@ -34,6 +35,8 @@ use wasmtime_wasi_http::p3::bindings::http as p3_http;
 use wasmtime_wasi_http::{WasiHttp, WasiHttpView};
 
 use crate::instance::{CoreHost, Host};
+use crate::keyvalue::{self, HasKeyValue};
+use crate::logging::{self, HasLogging};
 use crate::sockets::HasSockets;
 
 type Add = fn(&mut Linker<Host>) -> wasmtime::Result<()>;
@@ -145,6 +148,14 @@ const INTERFACES: &[(&str, Add)] = &[
     ("wasi:http/types@0.3.0", |l| p3_http::types::add_to_linker::<_, WasiHttp>(l, Host::http)),
     ("wasi:http/client@0.3.0", |l| p3_http::client::add_to_linker::<_, WasiHttp>(l, Host::http)),
     ("wasi:config/store@0.2.0-rc.1", |l| wasmtime_wasi_config::add_to_linker(l, Host::own_config)),
+    ("wasi:keyvalue/store@0.2.0-draft",
+        |l| keyvalue::store_interface::add_to_linker::<_, HasKeyValue>(l, Host::own_buckets)),
+    ("wasi:keyvalue/atomics@0.2.0-draft",
+        |l| keyvalue::atomics_interface::add_to_linker::<_, HasKeyValue>(l, Host::own_buckets)),
+    ("wasi:keyvalue/batch@0.2.0-draft",
+        |l| keyvalue::batch_interface::add_to_linker::<_, HasKeyValue>(l, Host::own_buckets)),
+    ("wasi:logging/logging@0.1.0-draft",
+        |l| logging::interface::add_to_linker::<_, HasLogging>(l, Host::own_log)),
     (LIFECYCLE, lifecycle),
 ];
 
@@ -211,6 +222,22 @@ pub(crate) fn core_linker(
     wasmtime_wasi::p1::add_to_linker_async(&mut linker, CoreHost::wasi)?;
     core_lifecycle(&mut linker)?;
     Ok(linker)
+}
+
+/// Engine features beyond the first version of Wasm that guests may use.
+const FEATURES: &[&str] =
+    &["wasm:simd", "wasm:bulk-memory", "wasm:component-model", "wasm:component-model-async"];
+
+/// What guests may import here and which engine features they may use, by name: of interfaces that
+/// serve all compatible versions without the last part of the version.
+pub fn offers() -> Vec<String> {
+    let interfaces = INTERFACES.iter().map(|(name, _)| track(name).unwrap_or(name));
+    let others = [P1_MODULE, LIFECYCLE_MODULE];
+    let mut all: Vec<String> =
+        interfaces.chain(others).chain(FEATURES.iter().copied()).map(str::to_owned).collect();
+    all.sort();
+    all.dedup();
+    all
 }
 
 /// Whether a component's import of this name can be linked.

@@ -36,21 +36,28 @@ mod input;
 mod inspect;
 mod instance;
 mod interfaces;
+mod keyvalue;
 mod limits;
+mod logging;
 mod output;
 mod sockets;
 mod ticker;
+mod world;
 
 #[cfg(test)]
 mod tests;
 
 pub use account::{Account, Budget, Usage};
 pub use command::{Command, Exit};
-pub use engine::{Engine, EngineConfig, EngineError, LoadError, Module, compile, engine_hash};
-pub use handler::{HandleError, Handler};
+pub use engine::{
+    Compiled, Engine, EngineConfig, EngineError, LoadError, Module, compile, engine_hash,
+};
+pub use handler::{HandleError, Handler, Steps};
 pub use http::{Body, BodyError, Outgoing, OutgoingError, OutgoingTimeouts, no_outgoing};
 pub use input::{Input, InputWriter, Term};
 pub use inspect::{Form, Guest, Image, ImageError, inspect};
+pub use interfaces::offers;
 pub use limits::{GuestConfig, Limits, Mount};
 pub use output::{Output, Room, no_output};
 pub use sockets::{Connection, Datagrams, Listener, Network, NetworkError, Stream, no_network};
+pub use world::{Interface, World};

@@ -81,8 +81,14 @@ export async function visit({ colorScheme = 'light', width = 1280, height = 800,
   return { context, page, problems };
 }
 
-/** Goes to a page inside the dashboard, as a click on a link would. */
+/** Goes to a page inside the dashboard and waits until it is there. */
 export async function go(page, address) {
+  await click(page, address);
+  await settled(page);
+}
+
+/** Goes there as a click on a link would, and waits for nothing. */
+export async function click(page, address) {
   await page.evaluate((to) => {
     const anchor = document.createElement('a');
     anchor.href = to;
@@ -90,7 +96,6 @@ export async function go(page, address) {
     anchor.click();
     anchor.remove();
   }, address);
-  await settled(page);
 }
 
 /** Waits until nothing on the page is still being loaded. */

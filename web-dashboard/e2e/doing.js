@@ -1,7 +1,8 @@
-// What a newcomer does, only in the browser: deploys a sample, reads its logs, scales it, changes it, goes back, deletes a
-// Pod and keeps another; by mouse and by keyboard. The cluster is asked with kubectl whether it is so.
+// What is done in the browser, by mouse and by keyboard: deploying, scaling, changing in the form, looking into the past,
+// several at once, deleting with its way back, the palette. The cluster is asked with kubectl whether it is so.
 
 import { browser, findings, go, kubectl, settled, shoot, visit } from './browser.js';
+import { create, walk } from './steps.js';
 
 const { page, problems } = await visit();
 const wrong = [];
@@ -14,23 +15,12 @@ const until = async (what, holds) => {
 };
 const deployment = (path) => kubectl('get', 'deployment/hello', '-o', `jsonpath={${path}}`);
 
-async function step(name, does) {
-  try {
-    await does();
-    console.log(`  ${name}`);
-  } catch (error) {
-    await shoot(page, `failed-${name.replace(/\W+/g, '-')}`);
-    throw new Error(`${name}: ${error.message}`);
-  }
-}
+const step = walk(page);
+const hello = '/ui/object/deployments.apps/default/hello';
 
 try {
   await step('deploys the sample from YAML', async () => {
-    await go(page, '/ui/create?ns=default');
-    await page.click('button:has-text("Try on the server")');
-    await page.waitForSelector('text=Would be made');
-    await page.click('button.first:has-text("Create")');
-    await page.click('li a:has-text("Deployment hello")');
+    await create(page, 'Deployment');
     await page.waitForSelector('.title .good', { timeout: 90_000 });
   });
   await step('scales it in a dialog that names the kubectl line', async () => {
@@ -47,41 +37,61 @@ try {
     await page.waitForSelector('[role=grid][data-shown="3"]');
   });
   await step('reads the logs of all of them', async () => {
-    await go(page, '/ui/object/deployments.apps/default/hello/logs');
+    await go(page, `${hello}/logs`);
     await page.waitForSelector('.line, .lines p');
   });
-  await step('changes it as YAML, with the difference first', async () => {
-    await go(page, '/ui/object/deployments.apps/default/hello/yaml');
-    await page.waitForSelector('.cm-content');
-    // A label of the template: the smallest change that makes a revision.
-    const text = page.locator('.cm-line', { hasText: 'app: hello' }).last();
-    await text.click();
-    await page.keyboard.press('End');
-    await page.keyboard.type('\n');
-    await page.keyboard.type('tier: web');
-    await page.click('button:has-text("Review the change")');
-    await page.waitForSelector('dialog .plus:has-text("tier: web")');
+  await step('changes it in its form, with the difference first', async () => {
+    await go(page, `${hello}/yaml?as=form`);
+    const memory = page.locator('label', { hasText: 'Memory, at most' }).locator('input');
+    await memory.fill('128Mi');
+    await memory.blur();
     wrong.push(...(await findings(page)));
-    await shoot(page, 'dialog-diff');
+    await shoot(page, 'form');
+    await page.click('button:has-text("Review the change")');
+    await page.waitForSelector('dialog .plus:has-text("memory: 128Mi")');
     await page.click('dialog button.first');
-    await until(
-      'a second revision',
-      () => deployment('.metadata.annotations.deployment\\.kubernetes\\.io/revision') === '2',
-    );
+    await until('a limit', () => deployment('.spec.template.spec.containers[0].resources.limits.memory') === '128Mi');
   });
-  await step('goes back to the first revision', async () => {
-    await go(page, '/ui/object/deployments.apps/default/hello/revisions');
-    await page.click('button:has-text("Roll back to 1")');
-    await page.waitForSelector('dialog .minus:has-text("tier: web")');
-    await shoot(page, 'dialog-rollback');
+  await step('sees in its history who did it, and how it was before', async () => {
+    await go(page, `${hello}/history`);
+    await page.waitForSelector('ol li:has-text("resources.limits"):has-text("wherry-dashboard")');
+    await shoot(page, 'history');
+    await page.click('ol li:has-text("resources.limits") a.then');
+    await page.waitForSelector('text=This is how it was at');
+    await settled(page);
+    if ((await page.locator('.actions').count()) > 0) throw new Error('the past can be changed');
+    wrong.push(...(await findings(page)));
+    await shoot(page, 'past-object');
+    await go(page, `/ui/list/deployments.apps?at=${Math.floor(Date.now() / 1000) - 1}`);
+    await page.waitForSelector('[role=row][data-name=hello]');
+    await shoot(page, 'past-list');
+    await page.click('button:has-text("Back to now")');
+    await page.waitForFunction(() => !location.search.includes('at='));
+  });
+  await step('restarts several at once, and keeps several', async () => {
+    kubectl('create', 'deployment', 'other', '--image=hello-http:dev');
+    await go(page, '/ui/list/deployments.apps?ns=default');
+    await page.waitForSelector('[role=row][data-name=other]');
+    await page.click('[aria-label="Pick hello"]');
+    await page.click('[aria-label="Pick other"]', { modifiers: ['Shift'] });
+    await page.waitForSelector('text=2 picked');
+    await page.click('.picked button:has-text("Restart")');
+    await page.waitForSelector('dialog >> text=rollout restart deployments/other');
+    wrong.push(...(await findings(page)));
+    await shoot(page, 'dialog-bulk');
     await page.click('dialog button.first');
-    await until(
-      'a third revision like the first',
-      () => deployment('.spec.template.metadata.labels.tier') === '',
-    );
+    await page.waitForSelector('dialog >> text=All are done.');
+    await page.click('dialog button:has-text("Close")');
+    await until('restarted', () => deployment('.spec.template.metadata.annotations').includes('restartedAt'));
+    await page.click('[aria-label="Pick other"]');
+    await page.click('.picked button:has-text("Delete")');
+    await page.click('dialog button.danger');
+    await page.click('dialog button:has-text("Keep them")');
+    if (!kubectl('get', 'deployments', '-o', 'name').includes('/other')) throw new Error('it was deleted');
+    kubectl('delete', 'deployment', 'other');
   });
   await step('keeps what it was about to delete', async () => {
-    await go(page, '/ui/object/deployments.apps/default/hello');
+    await go(page, hello);
     await page.click('.actions button:has-text("Delete")');
     await page.click('dialog button.danger');
     await page.waitForSelector('text=Delete hello in 5 seconds.');

@@ -1,4 +1,16 @@
 // What the pages are shown with: one of everything that people make, some of it broken on purpose.
+
+const deployment = (name, replicas, image) => `---
+apiVersion: apps/v1
+kind: Deployment
+metadata: {name: ${name}, namespace: shop}
+spec:
+  replicas: ${replicas}
+  selector: {matchLabels: {app: ${name}}}
+  template:
+    metadata: {labels: {app: ${name}}}
+    spec: {containers: [{name: ${name}, image: ${image}}]}
+`;
 export const FIXTURES = `
 apiVersion: v1
 kind: Namespace
@@ -34,31 +46,20 @@ spec:
           resources: {limits: {cpu: 500m, memory: 64Mi}}
           volumeMounts: [{name: settings, mountPath: /settings, readOnly: true}]
       volumes: [{name: settings, configMap: {name: settings}}]
----
-apiVersion: apps/v1
-kind: Deployment
-metadata: {name: idle, namespace: shop}
-spec:
-  replicas: 0
-  selector: {matchLabels: {app: idle}}
-  template:
-    metadata: {labels: {app: idle}}
-    spec: {containers: [{name: idle, image: hello-http:dev}]}
----
-apiVersion: apps/v1
-kind: Deployment
-metadata: {name: broken, namespace: shop}
-spec:
-  replicas: 2
-  selector: {matchLabels: {app: broken}}
-  template:
-    metadata: {labels: {app: broken}}
-    spec: {containers: [{name: broken, image: no-such-image:1}]}
----
+${deployment('idle', 0, 'hello-http:dev')}${deployment('broken', 2, 'no-such-image:1')}---
 apiVersion: v1
 kind: Service
 metadata: {name: cart, namespace: shop}
 spec: {selector: {app: cart}, ports: [{port: 80, targetPort: 8080}]}
+---
+apiVersion: autoscaling/v2
+kind: HorizontalPodAutoscaler
+metadata: {name: cart, namespace: shop}
+spec:
+  scaleTargetRef: {apiVersion: apps/v1, kind: Deployment, name: cart}
+  minReplicas: 3
+  maxReplicas: 6
+  metrics: [{type: Resource, resource: {name: cpu, target: {type: Utilization, averageUtilization: 60}}}]
 ---
 apiVersion: networking.k8s.io/v1
 kind: Ingress

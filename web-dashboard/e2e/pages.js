@@ -1,10 +1,9 @@
 // Every page, in both themes and on a phone: it loads, says nothing wrong to the console, keeps to its policy, is
 // accessible and not too wide. Screenshots of all, and of the states that are no page: empty, refused, away, signed out.
 
-import { readdirSync, readFileSync } from 'node:fs';
-import { gzipSync } from 'node:zlib';
-import { apply, browser, findings, go, isNarrow, kubectl, settled, shoot, shots, visit } from './browser.js';
+import { apply, browser, click, findings, go, isNarrow, kubectl, settled, shoot, shots, visit } from './browser.js';
 import { BOAT, FIXTURES, READER } from './fixtures.js';
+import { sizesOf } from './sizes.js';
 
 const wrong = [];
 apply(FIXTURES);
@@ -27,6 +26,10 @@ const pod = kubectl(
 );
 const node = kubectl('get', 'nodes', '-o', 'jsonpath={.items[0].metadata.name}');
 
+// Requests, so that there is something to see of them: some answered, one that asks for what is not there.
+for (let count = 0; count < 40; count++)
+  kubectl('get', '--raw', `/api/v1/namespaces/shop/services/cart:80/proxy/${count % 4 === 0 ? 'basket' : ''}`);
+
 const cart = '/ui/object/deployments.apps/shop/cart';
 const PAGES = {
   home: '/ui/',
@@ -41,10 +44,18 @@ const PAGES = {
   'deployment-pods': `${cart}/pods`,
   'deployment-logs': `${cart}/logs`,
   'deployment-revisions': `${cart}/revisions`,
+  'deployment-requests': `${cart}/requests`,
+  'deployment-component': `${cart}/component`,
+  'deployment-send': `${cart}/send`,
+  'deployment-history': `${cart}/history`,
   'deployment-yaml': `${cart}/yaml`,
+  'deployment-form': `${cart}/yaml?as=form`,
   'deployment-events': `${cart}/events`,
   'deployment-broken': '/ui/object/deployments.apps/shop/broken',
   pod: `/ui/object/pods/shop/${pod}`,
+  'pod-logs': `/ui/object/pods/shop/${pod}/logs`,
+  'pod-terminal': `/ui/object/pods/shop/${pod}/terminal`,
+  autoscaler: '/ui/object/horizontalpodautoscalers.autoscaling/shop/cart',
   node: `/ui/object/nodes/-/${node}`,
   service: '/ui/object/services/shop/cart',
   ingress: '/ui/object/ingresses.networking.k8s.io/shop/cart',
@@ -53,6 +64,7 @@ const PAGES = {
   secret: '/ui/object/secrets/shop/credentials',
   'custom-object': '/ui/object/boats.example.com/shop/dory',
   'cluster-role': '/ui/object/clusterroles.rbac.authorization.k8s.io/-/view',
+  traffic: '/ui/traffic?ns=shop',
   access: '/ui/access',
   custom: '/ui/custom',
   timeline: '/ui/timeline?ns=shop',
@@ -62,6 +74,8 @@ const PAGES = {
   'state-empty': '/ui/list/pods?ns=kiosk',
   'state-filtered': '/ui/list/pods?ns=shop&q=nothing-like-it',
   'state-missing': '/ui/object/pods/shop/gone',
+  'state-past': `/ui/list/pods?ns=shop&at=${Math.floor(Date.now() / 1000) - 1}`,
+  'state-too-old': '/ui/list/pods?ns=shop&at=1000000000',
 };
 const only = process.env.ONLY?.split(',');
 const pages = Object.entries(PAGES).filter(([name]) => !only || only.some((one) => name.startsWith(one)));
@@ -118,8 +132,43 @@ async function others(colorScheme) {
   await check('state-refused', 'The missing right');
   await go(page, cart);
   await check('reader-deployment', 'Rights that you do not have');
+  await context.close();
+}
+
+/** What is shown when the server has gone, and before the first rows have come. */
+async function without(colorScheme) {
+  const { context, page, problems } = await visit({ colorScheme });
+  // A line that is cut comes about no more: what a network does that a browser's offline mode does not.
+  await context.addInitScript(() => {
+    const lines = [];
+    window.WebSocket = class extends WebSocket {
+      constructor(address, protocols) {
+        super(window.isCut ? `${address}-away` : address, protocols);
+        lines.push(this);
+      }
+    };
+    window.cut = () => {
+      window.isCut = true;
+      for (const line of lines) line.close();
+    };
+  });
+  await page.reload();
+  await go(page, '/ui/list/pods?ns=shop');
+  await page.waitForSelector('[role=row][data-name]');
   await context.setOffline(true);
-  await page.evaluate(() => window.dispatchEvent(new Event('offline')));
+  await page.evaluate(() => window.cut());
+  await page.waitForSelector('text=The server does not answer');
+  wrong.push(...(await findings(page)).map((problem) => `state-away-${colorScheme}: ${problem}`));
+  await shoot(page, `state-away-${colorScheme}`);
+  await click(page, '/ui/list/services');
+  await page.waitForSelector('[role=grid][aria-busy=true]', { state: 'attached' });
+  await shoot(page, `state-loading-${colorScheme}`);
+  await page.evaluate(() => (window.isCut = false));
+  await context.setOffline(false);
+  await page.waitForSelector('text=The server does not answer', { state: 'detached' });
+  await page.waitForSelector('[role=row][data-name]');
+  // That nothing answered was told by the browser as well.
+  problems.splice(0);
   await context.close();
 }
 
@@ -130,21 +179,12 @@ const sizes = [
   ['dark', 360, 740],
 ];
 for (const [scheme, width, height] of sizes) await round(scheme, width, height);
-if (!only) for (const scheme of ['light', 'dark']) await others(scheme);
+for (const scheme of only ? [] : ['light', 'dark']) {
+  await others(scheme);
+  await without(scheme);
+}
 await browser.close();
 
-/** What the first visit loads, and what there is altogether; compressed as it travels to a browser without Brotli. */
-function sizesOf() {
-  const dist = new URL('../dist/', import.meta.url);
-  const assets = readdirSync(new URL('assets/', dist)).filter((name) => /\.(js|css)$/.test(name));
-  const kib = (names) =>
-    names.reduce(
-      (sum, name) => sum + gzipSync(readFileSync(new URL(`assets/${name}`, dist)), { level: 9 }).length,
-      0,
-    ) / 1024;
-  const html = readFileSync(new URL('index.html', dist), 'utf8');
-  return { shell: kib(assets.filter((name) => html.includes(name))), all: kib(assets) };
-}
 const { shell, all } = sizesOf();
 console.log(
   `shell ${shell.toFixed(1)} KiB gzip (at most 90), everything ${all.toFixed(1)} KiB (at most 400)`,

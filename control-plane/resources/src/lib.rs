@@ -15,6 +15,8 @@
 //! - [`cron`]: when a CronJob is due
 //! - [`custom`]: kinds that CustomResourceDefinitions describe
 //! - [`protobuf`]: the other encoding that clients send
+//! - [`demand`]: how requests that wait reach autoscalers
+//! - [`offers`]: what nodes tell the scheduler
 //! - [`channels`]: how remote commands speak between the API server and workers
 //!
 //! Invariants: no I/O, no async, no clock (time is an argument), no randomness (a closure is an
@@ -27,12 +29,14 @@ pub mod convert;
 pub mod cron;
 pub mod custom;
 pub mod defaults;
+pub mod demand;
 pub mod events;
 pub mod fields;
 pub mod keys;
 pub mod kinds;
 pub mod meta;
 pub mod names;
+pub mod offers;
 pub mod patch;
 pub mod pod_fields;
 pub mod protobuf;

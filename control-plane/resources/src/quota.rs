@@ -292,6 +292,14 @@ pub fn unsaid(quota: &Object, pod: &Object) -> Option<String> {
     (!texts.is_empty()).then(|| texts.join("; "))
 }
 
+/// Whether a quota's status speaks of exactly what the spec limits.
+pub fn is_counted(quota: &Object) -> bool {
+    let hard = Amounts::read(&quota["spec"]["hard"]);
+    let used = Amounts::read(&quota["status"]["used"]);
+    Amounts::read(&quota["status"]["hard"]) == hard
+        && hard.0.keys().all(|name| used.0.contains_key(name))
+}
+
 /// Why there is no room: what was asked, what is used, what is allowed, of those resources alone of
 /// which there would be too much.
 pub fn exceeded(quota: &Object, more: &Amounts, used: &Amounts) -> Option<String> {

@@ -137,6 +137,7 @@ const RULES: &[Rules] = &[
     rules("networking.k8s.io", "ingresses", network::ingress, any_change),
     rules("networking.k8s.io", "networkpolicies", network::network_policy, any_change),
     rules("coordination.k8s.io", "leases", cluster::lease, any_change),
+    rules("apiregistration.k8s.io", "apiservices", cluster::api_service, any_change),
     rules(
         "scheduling.k8s.io",
         "priorityclasses",

@@ -50,7 +50,7 @@ use join::{Join, JoinError};
 use serve::{Side, Sides};
 pub use wherry_store::Window;
 
-/// Pods of all nodes get their addresses out of this; each node has a /19 (8,190 Pods).
+/// Pods of all nodes get their addresses out of this; see `controllers/podcidr.rs`.
 const CLUSTER_CIDR: &str = "10.0.0.0/8";
 /// The address of the Service `kubernetes`, first of the Services' range.
 const API_SERVICE_ADDRESS: IpAddr = IpAddr::V4(Ipv4Addr::new(172, 20, 0, 1));
@@ -205,6 +205,7 @@ impl Member {
             router: peer::router(api.clone(), store.clone(), removed.clone()),
         };
         tasks.spawn(serve::serve(listener, Sides { clients, peers: between }, stop.clone()));
+        tasks.spawn(api.clone().remember());
         tasks.spawn(at_rest::keep(store.clone(), keyring, reports.clone(), stop.clone()));
         let leader = Leader {
             store: store.clone(),
@@ -215,6 +216,7 @@ impl Member {
             members: reachable,
         };
         tasks.spawn(lead(store.clone(), leader, stop.clone()));
+        tasks.spawn(api.clone().check_aggregated());
         let look = look_around(store.clone(), address, members, addresses);
         tasks.spawn(stop.clone().run_until_cancelled_owned(look));
         let settle = settle(store.clone(), name.clone(), address);

@@ -6,8 +6,9 @@
 //!   the certificate's common name and its groups are the organizations, as in Kubernetes.
 //! - `traffic-ca` signs what workers show each other (common name = node, organization = namespace).
 //!   The API server does not trust it, so a worker's key opens nothing but worker-to-worker traffic.
-//! - `peer-ca` signs what members show each other (common name `wherry-member:ID`). It is trusted
-//!   for nothing but peer connections, and nothing else is trusted there.
+//! - `peer-ca` signs what members show each other (common name `wherry-member:ID`). The API server
+//!   trusts it for nothing but peer connections, and nothing else is trusted there. It also signs
+//!   what the API server shows to the servers behind APIServices ([`FRONT_PROXY`]).
 //!
 //! Beside them lies `sa.key`, with which the API server signs the tokens of service accounts.
 //!
@@ -197,6 +198,15 @@ impl Pki {
         Ok(config)
     }
 
+    /// What the API server shows to servers behind APIServices, which believe what it says of its
+    /// users. Not under `ca`: there a certificate of any name may be asked for.
+    pub fn front_proxy(
+        &self,
+    ) -> Result<(Vec<CertificateDer<'static>>, PrivateKeyDer<'static>), PkiError> {
+        let common_name = FRONT_PROXY.to_owned();
+        self.peer.leaf(&Profile { common_name, client: true, ..Profile::default() })
+    }
+
     /// The TLS side of a member that calls another one. The other's certificate must carry
     /// [`peer_name`] of the member that is called.
     pub fn peer_client_config(&self, member: u64) -> Result<rustls::ClientConfig, PkiError> {
@@ -212,6 +222,8 @@ impl Pki {
     }
 }
 
+/// The common name of the API server as a front proxy.
+pub const FRONT_PROXY: &str = "wherry-front-proxy";
 /// The end of every name under which members meet each other.
 const PEER_DOMAIN: &str = ".peer.wherry.internal";
 /// The beginning of the common name in a member's certificate; its id follows.

@@ -130,6 +130,7 @@ mod tests {
             memory_bytes,
             requests: cpu_ms / 10,
             busy_ns: cpu_ms * 2_000_000,
+            start: None,
         }]
     }
 

@@ -1,7 +1,8 @@
 //! What this node needs to run its Pods while no server can be reached, on its own disk.
 //!
 //! ```text
-//!   <data dir>/checkpoint/{pods,services,slices,nodes}/<key>.json     as the API said it last
+//!   <data dir>/checkpoint/{pods,services,slices,nodes,…}/<key>.json   as the API said it last
+//!   <data dir>/checkpoint/{claims,namespaces}/<key>.json              what volumes need of it
 //!   <data dir>/checkpoint/configmaps/<namespace>.<name>.json
 //!   <memory>/checkpoint/secrets/<namespace>.<name>.json               tmpfs: gone with a reboot
 //! ```
@@ -38,15 +39,38 @@ pub enum Kind {
     Slices,
     /// Nodes.
     Nodes,
+    /// NetworkPolicies.
+    Policies,
+    /// Labels of namespaces.
+    Labels,
+    /// PersistentVolumes, by the claims that are bound to them.
+    Claims,
+    /// Pod Security levels of namespaces.
+    Namespaces,
 }
 
 impl Kind {
+    const ALL: [Kind; 8] = [
+        Kind::Pods,
+        Kind::Services,
+        Kind::Slices,
+        Kind::Nodes,
+        Kind::Policies,
+        Kind::Labels,
+        Kind::Claims,
+        Kind::Namespaces,
+    ];
+
     fn folder(self) -> &'static str {
         match self {
             Kind::Pods => "pods",
             Kind::Services => "services",
             Kind::Slices => "slices",
             Kind::Nodes => "nodes",
+            Kind::Policies => "policies",
+            Kind::Labels => "labels",
+            Kind::Claims => "claims",
+            Kind::Namespaces => "namespaces",
         }
     }
 }
@@ -69,7 +93,7 @@ impl Checkpoint {
     /// Opens or makes the folders.
     pub fn open(data_dir: &Path, memory: Option<&Path>) -> io::Result<Arc<Checkpoint>> {
         let disk = data_dir.join("checkpoint");
-        for kind in [Kind::Pods, Kind::Services, Kind::Slices, Kind::Nodes] {
+        for kind in Kind::ALL {
             make_dir(&disk.join(kind.folder()))?;
         }
         make_dir(&disk.join("configmaps"))?;
@@ -155,6 +179,19 @@ impl Checkpoint {
         found
     }
 
+    /// One object of a kind, if it was kept and can be read.
+    pub async fn read<T: DeserializeOwned>(&self, kind: Kind, key: &str) -> Option<T> {
+        let path = self.disk.join(kind.folder()).join(file_name(key));
+        // It may wait to be written.
+        let pending =
+            self.pending.lock().unwrap_or_else(PoisonError::into_inner).get(&path).cloned();
+        let bytes = match pending {
+            Some(bytes) => bytes?,
+            None => tokio::fs::read(path).await.ok()?,
+        };
+        serde_json::from_slice(&bytes).ok()
+    }
+
     /// A ConfigMap or Secret as it was last read.
     pub async fn object(&self, namespace: &str, source: &Source) -> Option<Data> {
         let bytes = tokio::fs::read(self.object_path(namespace, source)?).await.ok()?;
@@ -186,6 +223,16 @@ impl Checkpoint {
             Source::Secret(name) => (self.memory.clone()?, name),
         };
         Some(folder.join(file_name(&format!("{namespace}/{name}"))))
+    }
+
+    /// Removes objects of a kind that have none of these keys.
+    pub fn sweep(&self, kind: Kind, keys: &[String]) {
+        let kept: Vec<String> = keys.iter().map(|key| file_name(key)).collect();
+        for entry in fs::read_dir(self.disk.join(kind.folder())).into_iter().flatten().flatten() {
+            if !kept.iter().any(|name| entry.file_name() == name.as_str()) {
+                let _ = fs::remove_file(entry.path());
+            }
+        }
     }
 
     /// Removes ConfigMaps and Secrets that no Pod of this node refers to any more.
@@ -257,8 +304,16 @@ mod tests {
         let checkpoint = open();
         checkpoint.keep(Kind::Pods, "shop/a", &"one");
         checkpoint.keep(Kind::Pods, "shop/b", &"two");
+        assert_eq!(checkpoint.read(Kind::Pods, "shop/a").await, Some("one".to_owned()));
         checkpoint.flush().await;
+        assert_eq!(checkpoint.read(Kind::Pods, "shop/a").await, Some("one".to_owned()));
         checkpoint.forget(Kind::Pods, "shop/a");
+        assert_eq!(checkpoint.read::<String>(Kind::Pods, "shop/a").await, None);
+        checkpoint.keep(Kind::Claims, "shop/c", &"three");
+        checkpoint.keep(Kind::Claims, "shop/d", &"four");
+        checkpoint.flush().await;
+        checkpoint.sweep(Kind::Claims, &["shop/d".to_owned()]);
+        assert_eq!(checkpoint.load::<String>(Kind::Claims), ["four"]);
         checkpoint.flush().await;
         let data: Data = [("key".to_owned(), vec![0, 255])].into();
         let secret = Source::Secret("s".to_owned());

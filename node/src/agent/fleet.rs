@@ -20,12 +20,18 @@ use tokio::{
     task::JoinSet,
 };
 
-use crate::protocol::{self, Identity, Services, State, ToWorker};
+use k8s_openapi::api::networking::v1::NetworkPolicy;
+
+use crate::protocol::{
+    self, Demand, INGRESS_NAMESPACE, Identity, NodeRoute, Nodes, Policies, Services, State,
+    ToWorker,
+};
 
 use super::{
+    ingress::Gate,
     join,
-    node::Seen,
-    pods::Input,
+    node::{Seen, Traffic},
+    pods::{Input, Name},
     routes::{Changed, NodeInfo, ServiceInfo, SliceInfo, Table},
     workers::{Link, Worker, Workers},
 };
@@ -45,6 +51,8 @@ struct Synced {
     slices: bool,
     nodes: bool,
     pods: bool,
+    policies: bool,
+    namespaces: bool,
 }
 
 /// One worker.
@@ -73,7 +81,14 @@ pub struct Fleet {
     needs: HashMap<String, usize>,
     idle: HashMap<String, Timestamp>,
     peers: BTreeMap<String, SocketAddr>,
-    published: watch::Sender<BTreeMap<String, SocketAddr>>,
+    /// Requests that wait, by worker.
+    demand: BTreeMap<String, Vec<Demand>>,
+    published: watch::Sender<Traffic>,
+    policies: BTreeMap<Name, NetworkPolicy>,
+    namespaces: BTreeMap<String, BTreeMap<String, String>>,
+    /// What workers were told last.
+    policies_sent: Policies,
+    gate: Gate,
     seen: watch::Sender<Seen>,
     identity_check: Timestamp,
     tasks: JoinSet<()>,
@@ -86,22 +101,28 @@ impl Fleet {
         client: kube::Client,
         links: HashMap<String, Link>,
         identities: PathBuf,
-        published: watch::Sender<BTreeMap<String, SocketAddr>>,
-        seen: watch::Sender<Seen>,
+        (published, seen): (watch::Sender<Traffic>, watch::Sender<Seen>),
+        ingress_ports: (u16, u16),
     ) -> Fleet {
+        let gate = Gate::new(ingress_ports, client.clone(), workers.events.clone());
         let mut fleet = Fleet {
+            table: Table::new(&workers.hello.node),
             node: workers.hello.node.clone(),
             inputs: workers.events.clone(),
             workers,
             identities,
             client,
-            table: Table::default(),
             synced: Synced::default(),
             running: HashMap::new(),
             needs: HashMap::new(),
             idle: HashMap::new(),
             peers: BTreeMap::new(),
+            demand: BTreeMap::new(),
             published,
+            policies: BTreeMap::new(),
+            namespaces: BTreeMap::new(),
+            policies_sent: Policies::default(),
+            gate,
             seen,
             identity_check: Timestamp::now() + IDENTITY_CHECK,
             tasks: JoinSet::new(),
@@ -117,9 +138,10 @@ impl Fleet {
         fleet
     }
 
-    /// Whether Services are known, so that Pods can be started.
+    /// Whether Services and policies are known, so that Pods can be started.
     pub fn is_synced(&self) -> bool {
-        self.synced.services && self.synced.slices && self.synced.nodes
+        let Synced { services, slices, nodes, policies, namespaces, .. } = self.synced;
+        services && slices && nodes && policies && namespaces
     }
 
     /// Whether the worker of a namespace takes messages.
@@ -168,7 +190,8 @@ impl Fleet {
     }
 
     fn is_needed(&self, namespace: &str) -> bool {
-        self.needs.contains_key(namespace) || self.table.has_node_port(namespace)
+        let ingress = namespace == INGRESS_NAMESPACE && self.gate.is_needed();
+        ingress || self.needs.contains_key(namespace) || self.table.has_node_port(namespace)
     }
 
     /// Starts a worker that is needed, and notes since when one is not.
@@ -236,6 +259,8 @@ impl Fleet {
             return;
         };
         running.connected = true;
+        // It says anew who waits.
+        self.demand.remove(namespace);
         if running.identity.is_none() {
             let kept = self.identities.join(identity_file(namespace));
             running.identity = kept_identity(&kept, Timestamp::now());
@@ -255,14 +280,119 @@ impl Fleet {
         }
         self.set_peer(namespace, state.peer);
         if self.is_synced() {
+            // Who may reach whom before where everybody is.
+            self.policies_sent = self.policies();
+            self.send(namespace, &ToWorker::Policies(self.policies_sent.clone()));
+            let nodes = Nodes::Replace(self.table.node_routes());
+            self.send(namespace, &ToWorker::Nodes(nodes));
             let routes = Services::Replace(self.table.routes());
             self.send(namespace, &ToWorker::Services(routes));
         }
+        if namespace == INGRESS_NAMESPACE
+            && let Some(table) = self.gate.table()
+        {
+            self.send(namespace, &ToWorker::Ingress(table));
+        }
+    }
+
+    /// Tells all workers what became of a node.
+    fn publish_node(&self, name: &str, before: Option<NodeRoute>) {
+        let after = self.table.node_route(name);
+        if !self.is_synced() || before == after {
+            return;
+        }
+        let change = match after {
+            Some(node) => Nodes::Upsert(vec![node]),
+            None => Nodes::Remove(name.to_owned()),
+        };
+        self.broadcast(&ToWorker::Nodes(change));
+    }
+
+    /// An Ingress, a class or a certificate has changed.
+    pub fn change_gate(&mut self, change: impl FnOnce(&mut Gate)) {
+        change(&mut self.gate);
+        self.review(INGRESS_NAMESPACE);
+        if let Some(table) = self.gate.news() {
+            self.send(INGRESS_NAMESPACE, &ToWorker::Ingress(table));
+        }
+    }
+
+    /// All that workers need to judge by policies.
+    fn policies(&self) -> Policies {
+        let by_namespace = self.policies.values().any(asks_for_namespaces);
+        Policies {
+            policies: self.policies.values().cloned().collect(),
+            namespaces: if by_namespace { self.namespaces.clone() } else { BTreeMap::new() },
+            machines: self.table.machines(),
+        }
+    }
+
+    /// Tells all workers the policies, if they are others.
+    fn publish_policies(&mut self) {
+        if !self.is_synced() {
+            return;
+        }
+        let policies = self.policies();
+        if policies != self.policies_sent {
+            self.policies_sent = policies.clone();
+            self.broadcast(&ToWorker::Policies(policies));
+        }
+    }
+
+    /// A NetworkPolicy is new or different.
+    pub fn set_policy(&mut self, name: Name, policy: NetworkPolicy) {
+        self.policies.insert(name, policy);
+        self.publish_policies();
+    }
+
+    /// A NetworkPolicy is gone.
+    pub fn remove_policy(&mut self, name: &Name) {
+        self.policies.remove(name);
+        self.publish_policies();
+    }
+
+    /// A namespace is new or has other labels.
+    pub fn set_namespace(&mut self, name: String, labels: BTreeMap<String, String>) {
+        if self.namespaces.insert(name, labels.clone()) != Some(labels) {
+            self.publish_policies();
+        }
+    }
+
+    /// A namespace is gone.
+    pub fn remove_namespace(&mut self, name: &str) {
+        self.namespaces.remove(name);
+        self.publish_policies();
+    }
+
+    /// Requests wait at a worker, or wait no more.
+    pub fn set_demand(&mut self, namespace: &str, demand: Vec<Demand>) {
+        if demand.is_empty() {
+            self.demand.remove(namespace);
+        } else {
+            self.demand.insert(namespace.to_owned(), demand);
+        }
+        self.publish_traffic();
+    }
+
+    fn publish_traffic(&self) {
+        let mut demand: BTreeMap<String, u32> = BTreeMap::new();
+        for one in self.demand.values().flatten() {
+            let service = format!("{}/{}", one.service.namespace, one.service.name);
+            let sum = demand.entry(service).or_default();
+            *sum = sum.saturating_add(one.waiting);
+        }
+        let traffic = Traffic { workers: self.peers.clone(), demand };
+        self.published.send_if_modified(|held| {
+            let changed = *held != traffic;
+            *held = traffic;
+            changed
+        });
     }
 
     /// A worker is gone. Its supervisor starts another one, unless it was ended.
     pub fn lost(&mut self, namespace: &str) {
         self.set_peer(namespace, None);
+        self.set_demand(namespace, Vec::new());
         let Some(running) = self.running.get_mut(namespace) else {
             return;
         };
@@ -284,10 +414,12 @@ impl Fleet {
             return;
         }
         let peers = self.peers.clone();
-        self.published.send_replace(peers.clone());
-        let own = NodeInfo { name: self.node.clone(), workers: peers, pod_cidr: None, ready: true };
-        let changes = self.table.set_node(own);
+        self.publish_traffic();
+        let before = self.table.node_route(&self.node);
+        let changes = self.table.set_workers(&self.node, peers);
         self.publish(changes);
+        let node = self.node.clone();
+        self.publish_node(&node, before);
     }
 
     fn ask_identity(&mut self, namespace: &str) {
@@ -358,8 +490,12 @@ impl Fleet {
 
     /// An EndpointSlice is new or different.
     pub fn set_slice(&mut self, slice: SliceInfo) {
+        let machines = slice.namespace == "default" && slice.service == "kubernetes";
         let changes = self.table.set_slice(slice);
         self.publish(changes);
+        if machines {
+            self.publish_policies();
+        }
     }
 
     /// An EndpointSlice is gone.
@@ -375,8 +511,14 @@ impl Fleet {
             self.seen.send_replace(Seen::Present { ready: node.ready, workers });
             node.workers.clone_from(&self.peers);
         }
+        let moved = self.table.addresses_of(&node.name) != node.addresses;
+        let (name, before) = (node.name.clone(), self.table.node_route(&node.name));
         let changes = self.table.set_node(node);
         self.publish(changes);
+        self.publish_node(&name, before);
+        if moved {
+            self.publish_policies();
+        }
     }
 
     /// A Node is gone.
@@ -385,8 +527,11 @@ impl Fleet {
             self.seen.send_replace(Seen::Absent);
             return;
         }
+        let before = self.table.node_route(name);
         let changes = self.table.remove_node(name);
         self.publish(changes);
+        self.publish_node(name, before);
+        self.publish_policies();
     }
 
     /// The Pods of this node are known: what nobody needs may end.
@@ -415,10 +560,27 @@ impl Fleet {
         self.maybe_replace(before);
     }
 
+    /// A watch has been listed.
+    pub fn policies_synced(&mut self) {
+        let before = self.is_synced();
+        self.synced.policies = true;
+        self.maybe_replace(before);
+    }
+
+    /// A watch has been listed.
+    pub fn namespaces_synced(&mut self) {
+        let before = self.is_synced();
+        self.synced.namespaces = true;
+        self.maybe_replace(before);
+    }
+
     fn maybe_replace(&mut self, before: bool) {
         if before || !self.is_synced() {
             return;
         }
+        self.policies_sent = self.policies();
+        self.broadcast(&ToWorker::Policies(self.policies_sent.clone()));
+        self.broadcast(&ToWorker::Nodes(Nodes::Replace(self.table.node_routes())));
         let routes = Services::Replace(self.table.routes());
         self.broadcast(&ToWorker::Services(routes));
     }
@@ -482,6 +644,16 @@ impl Fleet {
         });
         futures::future::join_all(ends).await;
     }
+}
+
+/// Whether a policy speaks of namespaces by their labels.
+fn asks_for_namespaces(policy: &NetworkPolicy) -> bool {
+    let spec = policy.spec.as_ref();
+    let ingress = spec.and_then(|spec| spec.ingress.as_ref()).into_iter().flatten();
+    let egress = spec.and_then(|spec| spec.egress.as_ref()).into_iter().flatten();
+    let from = ingress.filter_map(|rule| rule.from.as_ref());
+    let to = egress.filter_map(|rule| rule.to.as_ref());
+    from.chain(to).flatten().any(|peer| peer.namespace_selector.is_some())
 }
 
 fn identity_file(namespace: &str) -> String {

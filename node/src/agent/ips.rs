@@ -1,60 +1,83 @@
 //! Pod addresses of this node.
 //!
-//! Addresses come from the node's `podCIDR`. Nothing is stored: a starting agent takes back the
-//! addresses that its workers and the Pods' statuses name. A freed address is not given out again
-//! before all others were, so that a late packet does not meet a stranger.
+//! Addresses come from the node's `podCIDRs`; the control plane adds another block when they run
+//! out. Nothing is stored: a starting agent takes back the addresses that its workers and the Pods'
+//! statuses name. A freed address is not given out again before all others were, so that a late
+//! packet does not meet a stranger.
 
 use std::{
     collections::HashSet,
     net::{IpAddr, Ipv4Addr},
 };
 
-/// Hands out addresses of one IPv4 block.
+/// Hands out addresses of IPv4 blocks.
 #[derive(Debug, Default)]
 pub struct Addresses {
-    /// First and last address, as numbers; `None` until the node has a `podCIDR`.
-    block: Option<(u32, u32)>,
+    /// First and last address of each block, as numbers; none until the node has one.
+    blocks: Vec<(u32, u32)>,
     used: HashSet<u32>,
+    /// Where the next search begins, counted over all blocks.
     next: u32,
 }
 
 impl Addresses {
-    /// Takes the node's block. `false` if the text is not an IPv4 block.
-    pub fn set_block(&mut self, cidr: &str) -> bool {
-        let Some(block) = parse(cidr) else {
-            return false;
-        };
-        if self.block != Some(block) {
-            self.block = Some(block);
-            self.next = block.0;
+    /// Takes the node's blocks. An error names the text that is not an IPv4 block; the others count.
+    pub fn set_blocks<'a>(&mut self, cidrs: &'a [String]) -> Result<(), &'a str> {
+        let mut wrong = Ok(());
+        for cidr in cidrs {
+            match parse(cidr) {
+                Some(block) if !self.blocks.contains(&block) => self.blocks.push(block),
+                Some(_) => {}
+                None => wrong = Err(cidr.as_str()),
+            }
         }
-        true
+        let held: Vec<(u32, u32)> = cidrs.iter().filter_map(|cidr| parse(cidr)).collect();
+        self.blocks.retain(|block| held.contains(block));
+        wrong
     }
 
     /// Whether there is a block.
     pub fn is_ready(&self) -> bool {
-        self.block.is_some()
+        !self.blocks.is_empty()
     }
 
-    /// Marks an address as in use. `false` if it is taken or not of the block.
+    /// How many addresses there are in all.
+    pub fn count(&self) -> u32 {
+        self.blocks.iter().map(|(first, last)| last - first + 1).sum()
+    }
+
+    /// Marks an address as in use. `false` if it is taken or not of the blocks.
     pub fn claim(&mut self, address: IpAddr) -> bool {
         let IpAddr::V4(address) = address else {
             return false;
         };
         let number = u32::from(address);
-        let inside = self.block.is_none_or(|(first, last)| (first..=last).contains(&number));
+        let holds = |(first, last): &(u32, u32)| (*first..=*last).contains(&number);
+        let inside = self.blocks.is_empty() || self.blocks.iter().any(holds);
         inside && self.used.insert(number)
     }
 
     /// A free address; `None` if there is no block, or none is left.
     pub fn allocate(&mut self) -> Option<IpAddr> {
-        let (first, last) = self.block?;
-        for _ in first..=last {
-            let candidate = self.next;
-            self.next = if candidate == last { first } else { candidate + 1 };
+        let count = self.count();
+        for _ in 0..count {
+            let candidate = self.address(self.next % count)?;
+            self.next = (self.next + 1) % count;
             if self.used.insert(candidate) {
                 return Some(IpAddr::V4(Ipv4Addr::from(candidate)));
             }
+        }
+        None
+    }
+
+    /// The address with this number.
+    fn address(&self, mut number: u32) -> Option<u32> {
+        for (first, last) in &self.blocks {
+            let count = last - first + 1;
+            if number < count {
+                return Some(first + number);
+            }
+            number -= count;
         }
         None
     }
@@ -83,25 +106,42 @@ fn parse(cidr: &str) -> Option<(u32, u32)> {
 mod tests {
     use super::*;
 
+    fn blocks(texts: &[&str]) -> Vec<String> {
+        texts.iter().map(ToString::to_string).collect()
+    }
+
+    fn rest(addresses: &mut Addresses) -> Vec<String> {
+        std::iter::from_fn(|| addresses.allocate()).map(|ip| ip.to_string()).collect()
+    }
+
     #[test]
     fn gives_out_each_address_once_and_reuses_late() {
         let mut addresses = Addresses::default();
         assert_eq!(addresses.allocate(), None);
         assert!(addresses.claim("10.1.0.3".parse().expect("an address")));
-        assert!(addresses.set_block("10.1.0.0/29"));
-        let given: Vec<String> =
-            std::iter::from_fn(|| addresses.allocate()).map(|ip| ip.to_string()).collect();
-        assert_eq!(given, ["10.1.0.2", "10.1.0.4", "10.1.0.5", "10.1.0.6"]);
+        assert_eq!(addresses.set_blocks(&blocks(&["10.1.0.0/29"])), Ok(()));
+        assert_eq!(rest(&mut addresses), ["10.1.0.2", "10.1.0.4", "10.1.0.5", "10.1.0.6"]);
         addresses.release("10.1.0.4".parse().expect("an address"));
         assert_eq!(addresses.allocate(), Some("10.1.0.4".parse().expect("an address")));
         assert!(!addresses.claim("10.9.0.1".parse().expect("an address")));
     }
 
     #[test]
-    fn refuses_what_is_no_block() {
+    fn a_further_block_is_used_when_it_comes() {
         let mut addresses = Addresses::default();
+        assert_eq!(addresses.set_blocks(&blocks(&["10.1.0.0/29"])), Ok(()));
+        assert_eq!(rest(&mut addresses).len(), 5);
+        assert_eq!(addresses.set_blocks(&blocks(&["10.1.0.0/29", "10.9.0.0/29"])), Ok(()));
+        assert_eq!(addresses.count(), 10);
+        assert_eq!(rest(&mut addresses)[0], "10.9.0.2");
+    }
+
+    #[test]
+    fn refuses_what_is_no_block() {
         for text in ["", "10.0.0.0", "10.0.0.0/33", "fd00::/64", "x/8"] {
-            assert!(!addresses.set_block(text), "{text}");
+            let mut addresses = Addresses::default();
+            assert_eq!(addresses.set_blocks(&blocks(&[text, "10.1.0.0/29"])), Err(text));
+            assert!(addresses.is_ready(), "{text}");
         }
     }
 }

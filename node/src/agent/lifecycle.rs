@@ -40,7 +40,10 @@ use super::spec::{Desired, PodSpec, RestartPolicy};
 pub const BACKOFF_FIRST: Duration = Duration::from_secs(10);
 /// Longest delay between attempts.
 pub const BACKOFF_MAX: Duration = Duration::from_secs(300);
-/// Missing ConfigMaps and Secrets are usually created soon: look again this often.
+/// Missing ConfigMaps and Secrets are usually created soon, and a server that was away is back: look
+/// again after this, then twice that, up to [`BACKOFF_CONFIG`].
+pub const BACKOFF_CONFIG_FIRST: Duration = Duration::from_millis(500);
+/// The longest wait of this kind.
 pub const BACKOFF_CONFIG: Duration = Duration::from_secs(5);
 /// A run this long counts as healthy: the next failure starts with no delay again.
 pub const HEALTHY_AFTER: Duration = Duration::from_secs(600);

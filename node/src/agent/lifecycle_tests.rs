@@ -361,8 +361,8 @@ fn image_errors_double_their_delay() {
          10 failed app ErrImagePull
          30 step
          30 failed app CreateContainerConfigError
-         35 step
-         35 prepared app",
+         32 step
+         32 prepared app",
         expect![[r#"
             0 address
                 ! Prepare(0)
@@ -380,11 +380,11 @@ fn image_errors_double_their_delay() {
                 ! Prepare(0)
                 Active app#0=Preparing
             30 failed app CreateContainerConfigError
-                Active app#0=BackOff(CreateContainerConfigError until 35) wake=35
-            35 step
+                Active app#0=BackOff(CreateContainerConfigError until 32) wake=32
+            32 step
                 ! Prepare(0)
                 Active app#0=Preparing
-            35 prepared app
+            32 prepared app
                 ! Start { container: 0, restart: 0 }
                 Active app#0=Starting
         "#]],

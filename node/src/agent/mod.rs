@@ -13,17 +13,21 @@
 //! any time, also while no server can be reached, and no request to a guest fails.
 
 mod accounts;
+mod away;
 mod checkpoint;
 mod client;
 mod env;
 mod events;
+mod facts;
 mod fleet;
 mod images;
+mod ingress;
 mod ips;
 mod join;
 mod lifecycle;
 mod logs;
 mod node;
+mod node_facts;
 mod objects;
 mod offline;
 mod pods;
@@ -51,9 +55,13 @@ use std::{
 
 use futures::StreamExt as _;
 use jiff::Timestamp;
-use k8s_openapi::api::{
-    core::v1::{Node, Pod, Service},
-    discovery::v1::EndpointSlice,
+use k8s_openapi::{
+    api::{
+        core::v1::{Namespace, Node, Pod, Service},
+        discovery::v1::EndpointSlice,
+        networking::v1::{Ingress, IngressClass, NetworkPolicy},
+    },
+    apimachinery::pkg::apis::meta::v1::ObjectMeta,
 };
 use kube::{
     Api, Resource,
@@ -69,12 +77,16 @@ use tokio_util::sync::CancellationToken;
 use crate::{
     members,
     protocol::{self, Hello},
+    worker::Walls,
 };
 
+pub use self::images::Thresholds;
 use self::{
     accounts::Accounts,
+    away::Away,
     checkpoint::{Checkpoint, Kind},
     events::Recorder,
+    node_facts::Facts,
     fleet::Fleet,
     images::Images,
     join::JoinError,
@@ -113,8 +125,12 @@ pub struct Config {
     pub max_pods: u32,
     /// End the workers when the agent ends; otherwise they go on serving.
     pub stop_workers_on_exit: bool,
+    /// Ports for HTTP and HTTPS of Ingresses; bound when there is one.
+    pub ingress_ports: (u16, u16),
     /// Run the built-in toolbox for well-known container images that hold nothing but a shell.
     pub image_aliases: bool,
+    /// When unused images are removed.
+    pub image_thresholds: Thresholds,
 }
 
 /// Why the agent could not start.
@@ -165,6 +181,7 @@ pub async fn run(config: Config, shutdown: CancellationToken) -> Result<(), Agen
         binary: binary.clone(),
         sockets: sockets.clone(),
         logs: config.data_dir.join("workers"),
+        walls: walls(&config.data_dir),
         hello: hello(&config, &logs, &engine),
         events: inputs.clone(),
     });
@@ -181,13 +198,16 @@ pub async fn run(config: Config, shutdown: CancellationToken) -> Result<(), Agen
     };
     let client = connection.client();
     let root = config.data_dir.join("images");
-    let images = Images::open(client.clone(), root.clone(), engine, binary, config.image_aliases)
+    let away = Arc::new(Away::default());
+    let asking = (client.clone(), away.clone());
+    let choices = (config.image_aliases, config.image_thresholds);
+    let images = Images::open(asking, root.clone(), engine, binary, choices)
         .map_err(|source| AgentError::DataDir { path: root, source })?;
     let images = Arc::new(images);
     let memory = workers::memory_folder(&config.data_dir);
     let checkpoint = Checkpoint::open(&config.data_dir, memory.as_deref())
         .map_err(|source| AgentError::DataDir { path: config.data_dir.clone(), source })?;
-    let objects = Arc::new(Objects::new(client.clone(), checkpoint.clone()));
+    let objects = Arc::new(Objects::new(client.clone(), checkpoint.clone(), away.clone()));
     let folders = (config.data_dir.clone(), memory.clone());
     let volumes = Arc::new(Volumes::new(
         client.clone(),
@@ -197,12 +217,19 @@ pub async fn run(config: Config, shutdown: CancellationToken) -> Result<(), Agen
         folders,
     ));
     let (recorder, happenings) = Recorder::new();
-    let (published, peers) = tokio::sync::watch::channel(BTreeMap::new());
+    let (published, traffic) = tokio::sync::watch::channel(node::Traffic::default());
     let (seen, own) = tokio::sync::watch::channel(Seen::Nothing);
     let (pressures, pressed) =
         tokio::sync::watch::channel(pressure::Pressures::none(Timestamp::now()));
     let identities = config.data_dir.join("pki");
-    let fleet = Fleet::new(workers, client.clone(), links, identities, published, seen);
+    let fleet = Fleet::new(
+        workers,
+        client.clone(),
+        links,
+        identities,
+        (published, seen),
+        config.ingress_ports,
+    );
     let preparer = Preparer::new(
         objects,
         images.clone(),
@@ -223,12 +250,15 @@ pub async fn run(config: Config, shutdown: CancellationToken) -> Result<(), Agen
         logs: logs.clone(),
         accounts: accounts.clone(),
         pressures,
+        away,
+        images: images.clone(),
         inputs: inputs.downgrade(),
     });
 
     let mut tasks = JoinSet::new();
     tasks.spawn(events::run(client.clone(), config.name.clone(), happenings));
-    let views = node::Views { workers: peers, seen: own, pressures: pressed };
+    let facts = Facts::new(accounts.clone(), images.clone());
+    let views = node::Views { traffic, seen: own, pressures: pressed, facts };
     tasks.spawn(node::run(client.clone(), description(&config), views, shutdown.clone()));
     tasks.spawn(look(config.data_dir.clone(), inputs.clone()));
     tasks.spawn(join::keep_renewed(
@@ -288,12 +318,20 @@ async fn learn_members(
     }
 }
 
-/// Looks at the machine from time to time, until nobody listens.
+/// Looks at the machine from time to time, and at once when its disk fills up, until nobody listens.
 async fn look(data_dir: PathBuf, inputs: mpsc::Sender<Input>) {
+    let mut last: Option<(tokio::time::Instant, pressure::Signals)> = None;
     loop {
-        tokio::time::sleep(pressure::LOOK).await;
+        tokio::time::sleep(pressure::GLANCE).await;
         match pressure::look(&data_dir) {
             Ok(signals) => {
+                let due = last.is_none_or(|(at, before)| {
+                    at.elapsed() >= pressure::LOOK || pressure::fills_up(&before, &signals)
+                });
+                if !due {
+                    continue;
+                }
+                last = Some((tokio::time::Instant::now(), signals));
                 if inputs.send(Input::Looked(signals)).await.is_err() {
                     return;
                 }
@@ -315,6 +353,15 @@ fn prepare_data_dir(path: &Path) -> Result<nix::fcntl::Flock<fs::File>, AgentErr
         Err((_, nix::errno::Errno::EWOULDBLOCK)) => Err(AgentError::InUse(path.to_owned())),
         Err((_, errno)) => Err(error(errno.into())),
     }
+}
+
+/// What is the agent's alone: who breaks out of a guest must not become the node.
+fn walls(data_dir: &Path) -> Walls {
+    let images = data_dir.join("images");
+    let mut hidden =
+        vec![data_dir.join("pki"), data_dir.join("checkpoint"), images.join("mac.key")];
+    hidden.extend(workers::memory_folder(data_dir).map(|memory| memory.join("secrets")));
+    Walls { hidden, read_only: vec![images] }
 }
 
 fn hello(config: &Config, logs: &Path, engine: &str) -> Hello {
@@ -423,6 +470,70 @@ fn spawn_watches(
             keep(&kept, Kind::Nodes, &change, |it| it.name.clone(), String::clone);
             send(&nodes, Input::Node(change))
         },
+        shutdown.clone(),
+    ));
+    spawn_policy_watches(tasks, client, (inputs, checkpoint), shutdown);
+}
+
+/// Who may reach whom, and what comes in from outside.
+fn spawn_policy_watches(
+    tasks: &mut JoinSet<()>,
+    client: &kube::Client,
+    (inputs, checkpoint): (&mpsc::Sender<Input>, &Arc<Checkpoint>),
+    shutdown: &CancellationToken,
+) {
+    // The loop is gone only when the agent ends.
+    let send = |inputs: mpsc::Sender<Input>, input| async move { drop(inputs.send(input).await) };
+    let (policies, kept) = (inputs.clone(), checkpoint.clone());
+    tasks.spawn(watch::run(
+        Api::<NetworkPolicy>::all(client.clone()),
+        None,
+        |policy: NetworkPolicy| {
+            let meta = policy.metadata;
+            let name = (meta.namespace.clone()?, meta.name.clone()?);
+            let metadata = ObjectMeta {
+                name: meta.name,
+                namespace: meta.namespace,
+                annotations: meta.annotations,
+                ..ObjectMeta::default()
+            };
+            let small = NetworkPolicy { metadata, spec: policy.spec };
+            Some((name.clone(), (name, small)))
+        },
+        move |change| {
+            keep(&kept, Kind::Policies, &change, |(name, _)| named_key(name), named_key);
+            send(policies.clone(), Input::Policy(change))
+        },
+        shutdown.clone(),
+    ));
+    let (namespaces, kept) = (inputs.clone(), checkpoint.clone());
+    tasks.spawn(watch::run(
+        Api::<Namespace>::all(client.clone()),
+        None,
+        |namespace: Namespace| {
+            let name = namespace.metadata.name?;
+            Some((name.clone(), (name, namespace.metadata.labels.unwrap_or_default())))
+        },
+        move |change| {
+            keep(&kept, Kind::Labels, &change, |(name, _)| name.clone(), String::clone);
+            send(namespaces.clone(), Input::Namespace(change))
+        },
+        shutdown.clone(),
+    ));
+    let ingresses = inputs.clone();
+    tasks.spawn(watch::run(
+        Api::<Ingress>::all(client.clone()),
+        None,
+        ingress::read_ingress,
+        move |change| send(ingresses.clone(), Input::Ingress(change)),
+        shutdown.clone(),
+    ));
+    let classes = inputs.clone();
+    tasks.spawn(watch::run(
+        Api::<IngressClass>::all(client.clone()),
+        None,
+        ingress::read_class,
+        move |change| send(classes.clone(), Input::IngressClass(change)),
         shutdown.clone(),
     ));
 }

@@ -3,19 +3,20 @@
 //! One task writes all of it. Every two seconds it renews the lease, by which the control plane knows
 //! that the node lives; the rest is written when it differs from what should be there: after the
 //! first contact, when the Node was deleted, when the control plane set `Ready` to something else
-//! after an outage, and when a worker came or went.
+//! after an outage, when a worker or an image came or went, and what the scheduler asks for
+//! (`node_facts`).
 
 use std::{
     collections::BTreeMap,
     net::{IpAddr, SocketAddr},
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use jiff::Timestamp;
 use k8s_openapi::{
     api::{
         coordination::v1::{Lease, LeaseSpec},
-        core::v1::{Node, NodeAddress, NodeCondition, NodeStatus, NodeSystemInfo},
+        core::v1::{ContainerImage, Node, NodeAddress, NodeCondition, NodeStatus, NodeSystemInfo},
     },
     apimachinery::pkg::{
         api::resource::Quantity,
@@ -29,9 +30,11 @@ use kube::{
 use serde_json::json;
 use tokio::{sync::watch, time::MissedTickBehavior};
 use tokio_util::sync::CancellationToken;
+use wherry_resources::demand::WAITING;
 
 use super::{
     client::has_code,
+    node_facts::Facts,
     pressure::{Pressure, Pressures},
     routes::ANNOTATION_WORKERS,
 };
@@ -80,14 +83,25 @@ pub enum Seen {
     },
 }
 
+/// What the loop has to say about the node's traffic.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Traffic {
+    /// Where its workers take traffic, by namespace.
+    pub workers: BTreeMap<String, SocketAddr>,
+    /// Requests that wait for a Service at zero Pods, by `namespace/name`.
+    pub demand: BTreeMap<String, u32>,
+}
+
 /// What the loop knows of the node.
 pub struct Views {
-    /// Where its workers take traffic.
-    pub workers: watch::Receiver<BTreeMap<String, SocketAddr>>,
+    /// Its traffic.
+    pub traffic: watch::Receiver<Traffic>,
     /// What the API says of it.
     pub seen: watch::Receiver<Seen>,
     /// What it is short of.
     pub pressures: watch::Receiver<Pressures>,
+    /// What the scheduler is told.
+    pub facts: Facts,
 }
 
 /// Keeps the API's picture of this node true until `shutdown`.
@@ -97,20 +111,20 @@ pub async fn run(
     views: Views,
     shutdown: CancellationToken,
 ) {
-    let Views { mut workers, mut seen, mut pressures } = views;
-    let mut keeper = Keeper::new(client, node, *pressures.borrow());
+    let Views { mut traffic, mut seen, mut pressures, facts } = views;
+    let mut keeper = Keeper::new(client, node, *pressures.borrow(), facts);
     let mut tick = tokio::time::interval(HEARTBEAT);
     tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
         let beat = tokio::select! {
             _ = tick.tick() => true,
-            changed = workers.changed() => { if changed.is_err() { return } false }
+            changed = traffic.changed() => { if changed.is_err() { return } false }
             changed = seen.changed() => { if changed.is_err() { return } false }
             changed = pressures.changed() => { if changed.is_err() { return } false }
             () = shutdown.cancelled() => return,
         };
         keeper.press(*pressures.borrow_and_update());
-        keeper.look(&seen.borrow_and_update().clone(), &workers.borrow_and_update().clone());
+        keeper.look(&seen.borrow_and_update().clone(), &traffic.borrow_and_update().clone());
         let work = keeper.work(beat);
         let outcome = tokio::select! {
             outcome = tokio::time::timeout(REQUEST_MAX, work) => outcome,
@@ -129,25 +143,30 @@ struct Keeper {
     node: Description,
     started: Timestamp,
     pressures: Pressures,
+    facts: Facts,
+    /// Images that the status named last.
+    images: Vec<(String, u64)>,
     uid: Option<String>,
     registered: bool,
     status_due: bool,
-    annotation: BTreeMap<String, SocketAddr>,
+    annotation: Traffic,
     annotation_due: bool,
     reachable: bool,
 }
 
 impl Keeper {
-    fn new(client: kube::Client, node: Description, pressures: Pressures) -> Keeper {
+    fn new(client: kube::Client, node: Description, pressures: Pressures, facts: Facts) -> Keeper {
         Keeper {
             client,
             node,
             started: Timestamp::now(),
             pressures,
+            facts,
+            images: Vec::new(),
             uid: None,
             registered: false,
             status_due: true,
-            annotation: BTreeMap::new(),
+            annotation: Traffic::default(),
             annotation_due: true,
             reachable: true,
         }
@@ -159,9 +178,9 @@ impl Keeper {
     }
 
     /// Finds out what differs.
-    fn look(&mut self, seen: &Seen, workers: &BTreeMap<String, SocketAddr>) {
-        if self.annotation != *workers {
-            self.annotation.clone_from(workers);
+    fn look(&mut self, seen: &Seen, traffic: &Traffic) {
+        if self.annotation != *traffic {
+            self.annotation.clone_from(traffic);
             self.annotation_due = true;
         }
         match seen {
@@ -170,10 +189,11 @@ impl Keeper {
                 self.registered = false;
                 self.status_due = true;
                 self.annotation_due = true;
+                self.facts.forget();
             }
             Seen::Present { ready, workers: theirs } => {
                 self.status_due |= !ready;
-                self.annotation_due |= theirs != workers;
+                self.annotation_due |= *theirs != traffic.workers;
             }
         }
     }
@@ -186,10 +206,25 @@ impl Keeper {
             self.registered = true;
         }
         if self.annotation_due {
-            let text = json!(self.annotation).to_string();
-            let patch = json!({"metadata": {"annotations": {ANNOTATION_WORKERS: text}}});
+            let workers = json!(self.annotation.workers).to_string();
+            let demand = &self.annotation.demand;
+            let demand = (!demand.is_empty()).then(|| json!(demand).to_string());
+            let patch = json!({"metadata": {"annotations": {
+                ANNOTATION_WORKERS: workers,
+                WAITING: demand,
+            }}});
             nodes.patch(&self.node.name, &PatchParams::default(), &Patch::Merge(patch)).await?;
             self.annotation_due = false;
+        }
+        let now = Instant::now();
+        if let Some((news, patch)) = self.facts.news(now) {
+            nodes.patch(&self.node.name, &PatchParams::default(), &Patch::Merge(patch)).await?;
+            self.facts.told(news, now);
+        }
+        let images = self.facts.images();
+        if self.images != images {
+            self.images = images;
+            self.status_due = true;
         }
         if self.status_due {
             let status = self.status();
@@ -297,6 +332,7 @@ impl Keeper {
             ]),
             conditions: Some(conditions(self.started, &self.pressures)),
             node_info: Some(node_info(&self.node)),
+            images: Some(self.images.iter().map(container_image).collect()),
             ..NodeStatus::default()
         }
     }
@@ -310,6 +346,10 @@ impl Keeper {
         }
         self.reachable = error.is_none();
     }
+}
+
+fn container_image((name, bytes): &(String, u64)) -> ContainerImage {
+    ContainerImage { names: Some(vec![name.clone()]), size_bytes: i64::try_from(*bytes).ok() }
 }
 
 fn resources(node: &Description) -> BTreeMap<String, Quantity> {

@@ -4,15 +4,18 @@
 //! same at the same time share one request. While the control plane is away, what it said last is
 //! used: it lies in the checkpoint.
 
-use std::{collections::BTreeMap, sync::Arc, time::Duration};
+use std::{collections::BTreeMap, sync::Arc};
 
 use k8s_openapi::api::core::v1::{ConfigMap, Secret};
 use kube::Api;
+use serde::{Serialize, de::DeserializeOwned};
 
-use super::{checkpoint::Checkpoint, client::has_code, spec::Source};
-
-/// How long an answer is waited for if an older one is at hand.
-const ANSWER_MAX: Duration = Duration::from_millis(800);
+use super::{
+    away::Away,
+    checkpoint::{Checkpoint, Kind},
+    client::has_code,
+    spec::Source,
+};
 
 /// Content by key.
 pub type Data = BTreeMap<String, Vec<u8>>;
@@ -21,26 +24,19 @@ pub type Data = BTreeMap<String, Vec<u8>>;
 pub struct Objects {
     client: kube::Client,
     checkpoint: Arc<Checkpoint>,
+    away: Arc<Away>,
 }
 
 impl Objects {
     /// Made once.
-    pub fn new(client: kube::Client, checkpoint: Arc<Checkpoint>) -> Objects {
-        Objects { client, checkpoint }
+    pub fn new(client: kube::Client, checkpoint: Arc<Checkpoint>, away: Arc<Away>) -> Objects {
+        Objects { client, checkpoint, away }
     }
 
     /// Content of a ConfigMap or Secret; `None` if there is none.
     pub async fn get(&self, namespace: &str, source: &Source) -> Result<Option<Data>, String> {
         let old = self.checkpoint.object(namespace, source).await;
-        let asked = self.ask(namespace, source);
-        let answer = match &old {
-            None => asked.await,
-            Some(_) => match tokio::time::timeout(ANSWER_MAX, asked).await {
-                Ok(answer) => answer,
-                Err(_) => return Ok(old),
-            },
-        };
-        match answer {
+        match self.away.ask(old.clone(), self.ask(namespace, source)).await {
             Ok(data) => {
                 if old.as_ref() != Some(&data) {
                     self.checkpoint.keep_object(namespace, source, Some(&data)).await;
@@ -55,20 +51,31 @@ impl Objects {
             }
             // The control plane answered: its word counts, not an old copy.
             Err(kube::Error::Api(status)) => Err(status.message.clone()),
-            Err(error) => match old {
-                Some(old) => {
-                    tracing::info!(namespace, ?source, %error, "using what was last known");
-                    Ok(Some(old))
-                }
-                None => Err(error.to_string()),
-            },
+            Err(error) => Err(error.to_string()),
         }
     }
 
+    /// Something else that the control plane says, kept under a key of a kind for when it is away.
+    pub async fn kept<T: Clone + PartialEq + Serialize + DeserializeOwned>(
+        &self,
+        (kind, key): (Kind, &str),
+        asked: impl Future<Output = Result<T, kube::Error>>,
+    ) -> Result<T, String> {
+        let old: Option<T> = self.checkpoint.read(kind, key).await;
+        let answer = self.away.ask(old.clone(), asked).await.map_err(|error| error.to_string())?;
+        if old.as_ref() != Some(&answer) {
+            self.checkpoint.keep(kind, key, &answer);
+        }
+        Ok(answer)
+    }
+
     /// Forgets what no Pod refers to.
-    pub async fn sweep(&self, used: Vec<(String, Source)>) {
+    pub async fn sweep(&self, used: Vec<(String, Source)>, claims: Vec<String>) {
         let checkpoint = self.checkpoint.clone();
-        let swept = tokio::task::spawn_blocking(move || checkpoint.sweep_objects(&used));
+        let swept = tokio::task::spawn_blocking(move || {
+            checkpoint.sweep_objects(&used);
+            checkpoint.sweep(Kind::Claims, &claims);
+        });
         if let Err(panic) = swept.await {
             tracing::error!(%panic, "sweeping the checkpoint failed");
         }

@@ -4,9 +4,13 @@
 //! everything that was kept, as if the watches had said it. Whatever a watch lists later wins; what it
 //! does not list is gone (`Unconfirmed`).
 
-use std::{collections::BTreeSet, sync::Arc, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+    time::Duration,
+};
 
-use k8s_openapi::api::core::v1::Pod;
+use k8s_openapi::api::{core::v1::Pod, networking::v1::NetworkPolicy};
 use tokio::sync::mpsc;
 
 use super::{
@@ -30,6 +34,10 @@ pub struct Kept {
     pub slices: Vec<SliceInfo>,
     /// Nodes.
     pub nodes: Vec<NodeInfo>,
+    /// NetworkPolicies.
+    pub policies: Vec<(Name, NetworkPolicy)>,
+    /// Labels of namespaces.
+    pub namespaces: Vec<(String, BTreeMap<String, String>)>,
 }
 
 /// What the checkpoint said and no watch has said yet.
@@ -43,6 +51,10 @@ pub struct Unconfirmed {
     pub slices: BTreeSet<Name>,
     /// Names.
     pub nodes: BTreeSet<String>,
+    /// Namespaces and names.
+    pub policies: BTreeSet<Name>,
+    /// Names.
+    pub namespaces: BTreeSet<String>,
 }
 
 /// Which watches have listed their kind.
@@ -56,6 +68,10 @@ pub struct Live {
     pub slices: bool,
     /// Nodes.
     pub nodes: bool,
+    /// NetworkPolicies.
+    pub policies: bool,
+    /// Namespaces.
+    pub namespaces: bool,
 }
 
 /// Gives the loop what was kept, after a moment. The loop takes what no watch has listed by then.
@@ -66,6 +82,8 @@ pub async fn run(checkpoint: Arc<Checkpoint>, inputs: mpsc::Sender<Input>) {
         services: checkpoint.load(Kind::Services),
         slices: checkpoint.load(Kind::Slices),
         nodes: checkpoint.load(Kind::Nodes),
+        policies: checkpoint.load(Kind::Policies),
+        namespaces: checkpoint.load(Kind::Labels),
     });
     match read.await {
         // The loop is gone only when the agent ends.

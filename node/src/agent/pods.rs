@@ -13,6 +13,7 @@ mod log_files;
 mod offline;
 mod reach;
 mod statuses;
+mod traffic;
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap, VecDeque},
@@ -23,20 +24,28 @@ use std::{
 };
 
 use jiff::Timestamp;
-use k8s_openapi::api::core::v1::PodStatus;
+use k8s_openapi::api::{
+    core::v1::PodStatus,
+    networking::v1::{Ingress, NetworkPolicy},
+};
 use tokio::{
     sync::{mpsc, watch},
     task::JoinSet,
 };
 use tokio_util::sync::CancellationToken;
 
+use crate::compile::Image;
 use crate::protocol::{self, ExitReason, Health, HookKind, Identity, ProbeKind, ToAgent, ToWorker};
 
 use super::{
     accounts::Accounts,
+    away::Away,
     env::sources as env_sources,
     events::Recorder,
+    facts::{Facts, Took},
     fleet::Fleet,
+    images::Images,
+    ingress,
     ips::Addresses,
     lifecycle::{Action, Observation, Phase, PodState, Stage, observe, step},
     offline::{Kept, Live, Unconfirmed},
@@ -67,6 +76,21 @@ pub enum Input {
     Slice(Change<SliceInfo, Name>),
     /// A Node.
     Node(Change<NodeInfo, String>),
+    /// A NetworkPolicy.
+    Policy(Change<(Name, NetworkPolicy), Name>),
+    /// An Ingress.
+    Ingress(Change<(Name, Ingress), Name>),
+    /// The controller of an IngressClass.
+    IngressClass(Change<(String, String), String>),
+    /// Certificate and key of a Secret that an Ingress names.
+    TlsSecret {
+        /// Which Secret.
+        name: Name,
+        /// None: it is not there, or holds none.
+        pair: Option<ingress::Pair>,
+    },
+    /// A namespace's labels.
+    Namespace(Change<(String, BTreeMap<String, String>), String>),
     /// A worker.
     Worker {
         /// Whose.
@@ -98,6 +122,8 @@ pub enum Input {
         container: usize,
         /// All that the worker needs.
         start: Box<protocol::Container>,
+        /// What its image is, and how long that took.
+        facts: Box<(Image, Took)>,
     },
     /// A question about logs.
     Logs(LogQuery),
@@ -127,6 +153,8 @@ struct Entry {
     wake: Option<Timestamp>,
     /// What it has written, as last measured.
     disk: Files,
+    /// What is told of it beside its status.
+    facts: Facts,
 }
 
 /// Where the status of a Pod is on its way to the API.
@@ -162,6 +190,10 @@ pub struct Parts {
     pub accounts: Arc<Accounts>,
     /// The node's conditions.
     pub pressures: watch::Sender<Pressures>,
+    /// Whether the control plane is.
+    pub away: Arc<Away>,
+    /// Images that may have to go.
+    pub images: Arc<Images>,
     /// For outcomes of its own tasks.
     pub inputs: mpsc::WeakSender<Input>,
 }
@@ -179,6 +211,8 @@ pub struct Pods {
     unconfirmed: Unconfirmed,
     pressures: Pressures,
     measuring: bool,
+    /// When unused images were last removed.
+    collected: Option<Timestamp>,
     timers: BTreeSet<(Timestamp, String)>,
     queue: VecDeque<String>,
     writes: JoinSet<(String, Written)>,
@@ -201,6 +235,7 @@ impl Pods {
             unconfirmed: Unconfirmed::default(),
             pressures: Pressures::none(Timestamp::now()),
             measuring: false,
+            collected: None,
             timers: BTreeSet::new(),
             queue: VecDeque::new(),
             writes: JoinSet::new(),
@@ -264,54 +299,29 @@ impl Pods {
                 self.process_all();
             }
             Input::Node(change) => self.node(change),
+            Input::Policy(change) => self.policy(change),
+            Input::Namespace(change) => self.namespace(change),
+            Input::Ingress(change) => self.parts.fleet.change_gate(|gate| gate.ingress(change)),
+            Input::IngressClass(change) => self.parts.fleet.change_gate(|gate| gate.class(change)),
+            Input::TlsSecret { name, pair } => {
+                self.parts.fleet.change_gate(|gate| gate.secret(name, pair));
+            }
             Input::Worker { namespace, event } => self.worker(&namespace, event),
             Input::Identity { namespace, identity, validity } => {
                 self.parts.fleet.identity(&namespace, identity, validity);
             }
             Input::Observed { uid, observation } => self.observed(&uid, observation),
-            Input::Prepared { uid, container, start } => self.prepared(&uid, container, start),
+            Input::Prepared { uid, container, start, facts } => {
+                if let Some(entry) = self.entries.get_mut(&uid) {
+                    entry.facts.prepared(&start.name, &facts.0, facts.1);
+                }
+                self.prepared(&uid, container, start);
+            }
             Input::Logs(query) => self.answer(query),
             Input::Reach(query) => self.reach(query),
             Input::Offline(kept) => self.offline(*kept),
             Input::Looked(signals) => self.look(&signals),
             Input::Measured(measured) => self.measured(measured),
-        }
-    }
-
-    fn service(&mut self, change: Change<ServiceInfo, Name>) {
-        match change {
-            Change::Apply(service) => self.parts.fleet.set_service(service),
-            Change::Delete((namespace, name)) => {
-                self.parts.fleet.remove_service(&namespace, &name);
-            }
-            Change::Synced => {
-                self.parts.fleet.services_synced();
-                self.process_all();
-            }
-        }
-    }
-
-    fn node(&mut self, change: Change<NodeInfo, String>) {
-        match change {
-            Change::Apply(node) => {
-                let own = node.name == self.parts.node;
-                let block = node.pod_cidr.clone().filter(|_| own);
-                self.parts.fleet.set_node(node);
-                if let Some(block) = block {
-                    let first = !self.addresses.is_ready();
-                    if !self.addresses.set_block(&block) {
-                        tracing::error!(block, "spec.podCIDR of this node is not an IPv4 block");
-                    } else if first {
-                        tracing::info!(block, "Pod addresses");
-                        self.process_all();
-                    }
-                }
-            }
-            Change::Delete(name) => self.parts.fleet.remove_node(&name),
-            Change::Synced => {
-                self.parts.fleet.nodes_synced();
-                self.process_all();
-            }
         }
     }
 
@@ -323,6 +333,8 @@ impl Pods {
                 let (old, new) = (&entry.desired.spec, &desired.spec);
                 if old.labels != new.labels || old.annotations != new.annotations {
                     self.tasks.spawn(self.parts.volumes.clone().changed(new.clone()));
+                    let message = ToWorker::Labels { uid: uid.clone(), labels: new.labels.clone() };
+                    self.parts.fleet.send(&new.namespace, &message);
                 }
                 entry.desired = desired;
                 entry.state.fit(&entry.desired.spec);
@@ -359,6 +371,7 @@ impl Pods {
             write: WriteState::Idle,
             wake: None,
             disk: Files::default(),
+            facts: Facts::default(),
         };
         self.entries.insert(spec.uid.clone(), Box::new(entry));
     }
@@ -394,7 +407,12 @@ impl Pods {
                 for pod in &state.pods {
                     let known = self.entries.get_mut(&pod.uid);
                     match known {
-                        Some(entry) => entry.told = true,
+                        Some(entry) => {
+                            entry.told = true;
+                            let labels = entry.desired.spec.labels.clone();
+                            let message = ToWorker::Labels { uid: pod.uid.clone(), labels };
+                            self.parts.fleet.send(namespace, &message);
+                        }
                         None if self.synced => {
                             let message = ToWorker::RemovePod { uid: pod.uid.clone() };
                             self.parts.fleet.send(namespace, &message);
@@ -444,7 +462,12 @@ impl Pods {
                 self.parts.fleet.set_peer(namespace, Some(address));
             }
             ToAgent::NodePort(port) => self.parts.fleet.node_port(namespace, &port),
-            ToAgent::Usage(usage) => self.parts.accounts.take(usage, Timestamp::now()),
+            ToAgent::Demand(demand) => self.parts.fleet.set_demand(namespace, demand),
+            ToAgent::Denied(denials) => denials.iter().for_each(|denial| self.denied(denial)),
+            ToAgent::Usage(usage) => {
+                self.tell_starts(&usage);
+                self.parts.accounts.take(usage, Timestamp::now());
+            }
         }
     }
 
@@ -668,6 +691,7 @@ impl Pods {
                     name: spec.name.clone(),
                     namespace: spec.namespace.clone(),
                     ip: entry.state.ip?,
+                    labels: spec.labels.clone(),
                     hosts: spec.hosts.clone(),
                     searches: spec.searches.clone(),
                     containers: vec![(**start).clone()],

@@ -3,15 +3,16 @@
 //! Runs as one short task for each start, a bounded number at a time. It reads the registry and the
 //! API and runs the compiler; it decides nothing: its outcome goes back to the loop.
 
-use std::{collections::BTreeMap, net::IpAddr, sync::Arc};
+use std::{collections::BTreeMap, net::IpAddr, sync::Arc, time::Instant};
 
 use tokio::sync::{Semaphore, mpsc};
 
-use crate::protocol;
+use crate::{compile::Image, protocol};
 
 use super::{
     env,
     events::Recorder,
+    facts::Took,
     images::Images,
     lifecycle::{Observation, Problem},
     objects::Objects,
@@ -49,6 +50,10 @@ pub struct Order {
     pub services: Vec<ServiceInfo>,
 }
 
+fn micros_since(began: Instant) -> u64 {
+    u64::try_from(began.elapsed().as_micros()).unwrap_or(u64::MAX)
+}
+
 impl Preparer {
     /// Made once.
     pub fn new(
@@ -65,11 +70,16 @@ impl Preparer {
 
     /// Prepares one start and reports `Prepared` or `Failed`.
     pub async fn run(self: Arc<Preparer>, order: Order) {
+        let begun = Instant::now();
         let _permit = self.permits.acquire().await.expect("the semaphore is never closed");
+        let queue = begun.elapsed();
         let outcome = self.prepare(&order).await;
         let (uid, container) = (order.pod.uid.clone(), order.index);
         let input = match outcome {
-            Ok(start) => Input::Prepared { uid, container, start: Box::new(start) },
+            Ok((start, image, took)) => {
+                let facts = Box::new((image, Took { queue, ..took }));
+                Input::Prepared { uid, container, start: Box::new(start), facts }
+            }
             Err(problem) => {
                 let reason = match problem.reason {
                     "ErrImagePull" | "InvalidImageName" | "ErrImageNeverPull" => "Failed",
@@ -84,10 +94,14 @@ impl Preparer {
         let _ = self.inputs.send(input).await;
     }
 
-    async fn prepare(&self, order: &Order) -> Result<protocol::Container, Problem> {
+    async fn prepare(&self, order: &Order) -> Result<(protocol::Container, Image, Took), Problem> {
         let (pod, index) = (&order.pod, order.index);
         let container = &pod.containers[index];
+        let mut prepared = protocol::Prepared::default();
+        let began = Instant::now();
         let found = self.images.resolve(pod, &container.image, container.pull).await?;
+        let pull = began.elapsed();
+        (prepared.image_us, prepared.fetched) = (micros_since(began), found.pulled);
         if found.pulled {
             let message =
                 format!("Pulled {} ({}, {} bytes)", container.image, found.id, found.bytes);
@@ -102,12 +116,15 @@ impl Preparer {
             );
             self.events.normal(pod, index, "ImageAliased", message);
         }
+        let begun = Instant::now();
         let image = match self.images.compiled(&found) {
             Some(image) => image,
             None => {
                 let (uid, observation) = (pod.uid.clone(), Observation::Compiling(index));
                 let _ = self.inputs.send(Input::Observed { uid, observation }).await;
+                let began = Instant::now();
                 let image = self.images.compile(&found, &container.image).await?;
+                prepared.compile_us = Some(micros_since(began));
                 let what = match image.guest {
                     protocol::Guest::Command => "command",
                     protocol::Guest::Handler => "HTTP handler",
@@ -121,6 +138,7 @@ impl Preparer {
                 image
             }
         };
+        let took = Took { pull, compile: begun.elapsed(), ..Took::default() };
         if let Some(limit) = container.limits.memory_bytes
             && limit < image.memory_min_bytes
         {
@@ -133,6 +151,7 @@ impl Preparer {
                 ),
             });
         }
+        let began = Instant::now();
         let (env, mut args) = self.environment(order).await?;
         let volumes = self.volumes.prepare(pod, index, order.ip, &env, image.guest);
         let (mut mounts, last_words) = volumes.await?;
@@ -140,7 +159,8 @@ impl Preparer {
             args = alias.argv(!container.command.is_empty(), args);
             mounts = self.volumes.with_root(pod, index, order.ip, mounts).await?;
         }
-        Ok(protocol::Container {
+        prepared.view_us = micros_since(began);
+        let start = protocol::Container {
             name: container.name.clone(),
             restart: order.restart,
             module: self.images.code(&found),
@@ -162,7 +182,9 @@ impl Preparer {
                 file: last_words,
                 from_log: container.message_from_log,
             },
-        })
+            prepared,
+        };
+        Ok((start, image, took))
     }
 
     async fn environment(&self, order: &Order) -> Result<(protocol::Env, Vec<String>), Problem> {

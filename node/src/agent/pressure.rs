@@ -17,6 +17,10 @@ use super::{
 
 /// How often the node is looked at.
 pub const LOOK: Duration = Duration::from_secs(10);
+/// How often it is glanced at whether the disk fills up: a fast disk takes gigabytes between two looks.
+pub const GLANCE: Duration = Duration::from_secs(1);
+/// Bytes and inodes that disappear between two looks only if somebody writes much.
+const FILLING: (u64, u64) = (64 << 20, 10_000);
 /// How long a condition stays after the signal is back, so that it does not flap.
 const SETTLE: Duration = Duration::from_secs(300);
 /// Free memory below which Pods have to go.
@@ -101,6 +105,11 @@ impl Pressure {
             *self = Pressure { active, since: now, ..*self };
         }
     }
+}
+
+/// Whether so much was written since a look that it must not wait for the next one.
+pub fn fills_up(before: &Signals, now: &Signals) -> bool {
+    now.disk.0 + FILLING.0 <= before.disk.0 || now.inodes.0 + FILLING.1 <= before.inodes.0
 }
 
 fn disk_min(signals: &Signals) -> u64 {
@@ -289,6 +298,20 @@ mod tests {
             ]),
             "much little important within"
         );
+    }
+
+    #[test]
+    fn a_disk_that_fills_up_is_looked_at_sooner() {
+        let written = |bytes: u64, files: u64| Signals {
+            disk: (PLENTY.disk.0 - bytes, PLENTY.disk.1),
+            inodes: (100_000 - files, 200_000),
+            ..PLENTY
+        };
+        let before = written(0, 0);
+        assert!(!fills_up(&before, &written(1 << 20, 10)));
+        assert!(fills_up(&before, &written(64 << 20, 10)));
+        assert!(fills_up(&before, &written(0, 10_000)));
+        assert!(!fills_up(&written(1 << 30, 0), &before), "it became emptier");
     }
 
     #[test]

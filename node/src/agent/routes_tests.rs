@@ -45,12 +45,12 @@ fn check(changes: impl IntoIterator<Item = Changed>, expected: Expect) {
         match change {
             Changed::Remove(key) => out += &format!("- {}/{}\n", key.namespace, key.name),
             Changed::Upsert(route) => {
-                let ServiceRoute { key, cluster_ips, ports } = route;
+                let ServiceRoute { key, cluster_ips, ports, .. } = route;
                 out += &format!("+ {}/{} {cluster_ips:?}\n", key.namespace, key.name);
                 for port in ports {
                     let node_port = port.node_port.unwrap_or(0);
                     out += &format!("  {} {} {node_port}\n", port.name, port.port);
-                    for end in port.endpoints {
+                    for end in port.endpoints.iter().filter(|end| end.internal) {
                         out += &format!("    {} {:?} {:?}\n", end.address, end.node, end.peer);
                     }
                 }
@@ -111,7 +111,7 @@ fn a_bad_annotation_is_no_address() {
     let node = node_b("not json");
     assert!(node.workers.is_empty());
     assert!(node.ready);
-    assert_eq!(node.pod_cidr.as_deref(), Some("10.0.0.0/19"));
+    assert_eq!(node.pod_cidrs, ["10.0.0.0/19"]);
 }
 
 #[test]
@@ -137,4 +137,123 @@ fn pods_see_their_namespace_and_the_api() {
     assert_eq!(names("shop"), ["kubernetes", "web"]);
     assert_eq!(names("default"), ["kubernetes", "x"]);
     assert_eq!(names("empty"), ["kubernetes"]);
+}
+
+/// Which of these endpoints (`address node [zone] [flags]`) callers on the node `a` of the zone `z1`
+/// are sent to: from within and from outside.
+#[track_caller]
+fn check_chosen(spec: &str, endpoints: &[&str], internal: &[&str], external: &[&str]) {
+    let service = service(read(&format!(
+        r#"{{"metadata":{{"name":"web","namespace":"shop"}},
+             "spec":{{"clusterIPs":["172.20.0.9"],"ports":[{{"port":80}}],{spec}}}}}"#
+    )))
+    .expect("a Service");
+    let endpoint = |text: &&str| {
+        let words: Vec<&str> = text.split_whitespace().collect();
+        EndpointInfo {
+            address: words[0].parse().expect("an address"),
+            node: (words[1] != "-").then(|| words[1].to_owned()),
+            zone: None,
+            hostname: None,
+            ready: !words.contains(&"draining") && !words.contains(&"down"),
+            draining: words.contains(&"draining"),
+        }
+    };
+    let slice = SliceInfo {
+        namespace: "shop".to_owned(),
+        name: "web-1".to_owned(),
+        service: "web".to_owned(),
+        ports: vec![(String::new(), Protocol::Tcp, 80)],
+        endpoints: endpoints.iter().map(endpoint).collect(),
+        hold: false,
+    };
+    let node = |name: &str, zone: &str, block: &str| {
+        let node = NodeInfo {
+            name: name.to_owned(),
+            workers: BTreeMap::new(),
+            pod_cidrs: vec![block.to_owned()],
+            ready: true,
+            zone: Some(zone.to_owned()),
+            addresses: Vec::new(),
+        };
+        (name.to_owned(), node)
+    };
+    let nodes = HashMap::from([
+        node("a", "z1", "10.0.0.0/24"),
+        node("b", "z1", "10.0.1.0/24"),
+        node("c", "z2", "10.0.2.0/24"),
+    ]);
+    let route = route(&service, std::iter::once(&slice), &nodes, "a");
+    let shown = |of: fn(&Endpoint) -> bool| -> Vec<String> {
+        let fit = route.ports[0].endpoints.iter().filter(|end| of(end));
+        fit.map(|end| end.address.ip().to_string()).collect()
+    };
+    assert_eq!(shown(|end| end.internal), internal, "internal");
+    assert_eq!(shown(|end| end.external), external, "external");
+}
+
+const THREE: [&str; 3] = ["10.0.0.1 a", "10.0.1.1 b", "10.0.2.1 c"];
+
+#[test]
+fn callers_are_sent_where_the_service_wants_them() {
+    let all = ["10.0.0.1", "10.0.1.1", "10.0.2.1"];
+    check_chosen(r#""type":"ClusterIP""#, &THREE, &all, &all);
+    let local = r#""internalTrafficPolicy":"Local","externalTrafficPolicy":"Cluster""#;
+    check_chosen(local, &THREE, &all[..1], &all);
+    check_chosen(local, &THREE[1..], &[], &all[1..]);
+    check_chosen(r#""externalTrafficPolicy":"Local""#, &THREE, &all, &all[..1]);
+    let zone = r#""trafficDistribution":"PreferSameZone""#;
+    check_chosen(zone, &THREE, &all[..2], &all[..2]);
+    check_chosen(zone, &THREE[2..], &all[2..], &all[2..]);
+    let node = r#""trafficDistribution":"PreferSameNode""#;
+    check_chosen(node, &THREE, &all[..1], &all[..1]);
+    check_chosen(node, &THREE[1..], &all[1..2], &all[1..2]);
+}
+
+#[test]
+fn pods_that_end_answer_while_nobody_else_does() {
+    let plain = r#""type":"ClusterIP""#;
+    check_chosen(plain, &["10.0.0.1 a draining", "10.0.1.1 b"], &["10.0.1.1"], &["10.0.1.1"]);
+    let ends = ["10.0.0.1 a draining", "10.0.1.1 b down"];
+    check_chosen(plain, &ends, &["10.0.0.1"], &["10.0.0.1"]);
+    let local = r#""externalTrafficPolicy":"Local""#;
+    check_chosen(local, &["10.0.0.1 a draining", "10.0.1.1 b"], &["10.0.1.1"], &["10.0.0.1"]);
+    // Written by hand, without a node: a Pod's address is on the node that it is of.
+    check_chosen(local, &["10.0.0.9 -"], &["10.0.0.9"], &["10.0.0.9"]);
+}
+
+#[test]
+fn a_service_says_how_it_wants_to_be_reached() {
+    let balanced = service(read(
+        r#"{"metadata":{"name":"web","namespace":"shop"},
+            "spec":{"type":"LoadBalancer","clusterIPs":["172.20.0.9"],"sessionAffinity":"ClientIP",
+                    "sessionAffinityConfig":{"clientIP":{"timeoutSeconds":60}},
+                    "loadBalancerSourceRanges":["198.51.100.0/24"],"ports":[{"port":80}]},
+            "status":{"loadBalancer":{"ingress":[{"ip":"192.0.2.1"},{"ip":"192.0.2.2"},
+                                                 {"ip":"203.0.113.1"}]}}}"#,
+    ))
+    .expect("a Service");
+    assert_eq!(balanced.affinity_seconds, Some(60));
+    let mut table = Table::new("a");
+    for (name, ip) in [("a", "192.0.2.1"), ("b", "192.0.2.2")] {
+        let node = format!(
+            r#"{{"metadata":{{"name":"{name}"}},
+                 "status":{{"addresses":[{{"type":"InternalIP","address":"{ip}"}}]}}}}"#
+        );
+        table.set_node(node_of(&node));
+    }
+    table.set_service(balanced);
+    // Its own, and that of no node; another node's is that node's business.
+    let route = table.routes().pop().expect("a route");
+    let ips: Vec<String> = route.balancer_ips.iter().map(ToString::to_string).collect();
+    assert_eq!(ips, ["192.0.2.1", "203.0.113.1"]);
+    assert_eq!(table.machines().len(), 2);
+    let named = r#"{"metadata":{"name":"out","namespace":"shop"},
+                    "spec":{"type":"ExternalName","externalName":"api.example.com"}}"#;
+    let named = service(read(named)).expect("a Service");
+    assert_eq!(named.external_name.as_deref(), Some("api.example.com"));
+}
+
+fn node_of(text: &str) -> NodeInfo {
+    node(read(text)).expect("a Node")
 }

@@ -4,6 +4,8 @@
 //!   POST /exec/{namespace}/{pod}/{container}?uid=…&command=…&stdin=1     frames both ways, see
 //!   POST /attach/{namespace}/{pod}/{container}?uid=…&stdout=1            `resources/channels.rs`
 //!   POST /port/{namespace}/{pod}/{port}?uid=…                            bytes both ways
+//!   GET  /record/{namespace}/{pod}?uid=…                                 JSON, see
+//!   GET  /world/{namespace}/{pod}/{container}?uid=…                      `protocol/stream.rs`
 //! ```
 //!
 //! The bodies of request and answer are the two directions. The agent finds the Pod, opens a
@@ -135,6 +137,28 @@ pub async fn port(
     let Asked { uid, .. } = Asked::parse(query.as_deref().unwrap_or_default());
     let open = Open::Port { uid: uid.clone(), port };
     context.stream((namespace, pod, uid), None, open, body).await
+}
+
+/// `GET /record/…`: what a Pod's requests were like, as its worker tells it.
+pub async fn record(
+    State(context): State<Context>,
+    Path((namespace, pod)): Path<(String, String)>,
+    RawQuery(query): RawQuery,
+) -> Response {
+    let Asked { uid, .. } = Asked::parse(query.as_deref().unwrap_or_default());
+    let open = Open::Record { uid: uid.clone() };
+    context.stream((namespace, pod, uid), None, open, Body::empty()).await
+}
+
+/// `GET /world/…`: what a container's image wants and gives.
+pub async fn world(
+    State(context): State<Context>,
+    Path((namespace, pod, container)): Path<(String, String, String)>,
+    RawQuery(query): RawQuery,
+) -> Response {
+    let Asked { uid, .. } = Asked::parse(query.as_deref().unwrap_or_default());
+    let open = Open::World { uid: uid.clone(), container };
+    context.stream((namespace, pod, uid), None, open, Body::empty()).await
 }
 
 impl Context {

@@ -13,6 +13,7 @@
 
 use std::{
     collections::HashMap,
+    ffi::OsString,
     fs,
     os::unix::fs::{DirBuilderExt as _, MetadataExt as _},
     path::{Path, PathBuf},
@@ -35,7 +36,10 @@ use tokio_util::{
     sync::CancellationToken,
 };
 
-use crate::protocol::{self, Hello, State, ToAgent, ToWorker};
+use crate::{
+    protocol::{self, Hello, State, ToAgent, ToWorker},
+    worker::Walls,
+};
 
 use super::pods::Input;
 
@@ -97,6 +101,8 @@ pub struct Workers {
     pub sockets: PathBuf,
     /// Folder of the workers' own logs.
     pub logs: PathBuf,
+    /// What workers must neither see nor change.
+    pub walls: Walls,
     /// First frame for each, but for the namespace.
     pub hello: Hello,
     /// To the agent's loop.
@@ -308,6 +314,8 @@ impl Workers {
             .arg("worker")
             .arg("--socket")
             .arg(&socket)
+            .args(self.walls.hidden.iter().map(|path| argument("--hide=", path)))
+            .args(self.walls.read_only.iter().map(|path| argument("--read-only=", path)))
             .env_clear()
             .stdin(Stdio::null())
             .stdout(log.try_clone()?)
@@ -319,6 +327,12 @@ impl Workers {
         }
         command.spawn()
     }
+}
+
+fn argument(name: &str, value: &Path) -> OsString {
+    let mut argument = OsString::from(name);
+    argument.push(value);
+    argument
 }
 
 /// Kills a process, if it still is a worker at this socket.

@@ -5,7 +5,10 @@
 //! ended because it is being deleted gets its last status first and is then deleted with grace 0,
 //! under the precondition of its uid.
 
-use std::hash::{DefaultHasher, Hash, Hasher};
+use std::{
+    collections::BTreeMap,
+    hash::{DefaultHasher, Hash, Hasher},
+};
 
 use k8s_openapi::api::core::v1::{Pod, PodStatus};
 use kube::{
@@ -27,6 +30,8 @@ pub struct Write {
     pub name: String,
     /// Its status, as [`content`] made it.
     pub status: Value,
+    /// What is told beside it.
+    pub annotations: BTreeMap<String, String>,
     /// Whether it is to be deleted after that.
     pub delete: bool,
 }
@@ -42,11 +47,12 @@ pub enum Written {
     Failed,
 }
 
-/// The patch for a status, and a hash by which equal statuses are known without keeping them.
-pub fn content(status: &PodStatus) -> (Value, u64) {
+/// The patch for a status, and a hash by which equal ones are known without keeping them.
+pub fn content(status: &PodStatus, annotations: &BTreeMap<String, String>) -> (Value, u64) {
     let mut value = serde_json::to_value(status).expect("a status is plain data");
     let mut hasher = DefaultHasher::new();
     value.to_string().hash(&mut hasher);
+    annotations.hash(&mut hasher);
     if let Value::Object(fields) = &mut value {
         for field in ["reason", "message", "podIP", "podIPs"] {
             fields.entry(field).or_insert(Value::Null);
@@ -58,7 +64,11 @@ pub fn content(status: &PodStatus) -> (Value, u64) {
 /// Writes one status.
 pub async fn write(client: kube::Client, write: Write) -> (String, Written) {
     let api: Api<Pod> = Api::namespaced(client, &write.namespace);
-    let patch = Patch::Merge(json!({"metadata": {"uid": write.uid}, "status": write.status}));
+    let mut metadata = json!({"uid": write.uid});
+    if !write.annotations.is_empty() {
+        metadata["annotations"] = json!(write.annotations);
+    }
+    let patch = Patch::Merge(json!({"metadata": metadata, "status": write.status}));
     let patched = api.patch_status(&write.name, &PatchParams::default(), &patch).await;
     let mut outcome = patched.map(drop);
     if write.delete && !matches!(&outcome, Err(error) if is_gone(error)) {

@@ -6,6 +6,7 @@
 //!     | <------------------------- Answer      |   then, if it is `Open`, until either side closes:
 //!     | <==== Exec, Attach: frames of =======> |   `wherry_resources::channels`
 //!     | <==== Port: bytes ===================> |   as they come and go at the port
+//!     | <==== Record, World: JSON ============ |   and the end
 //! ```
 //!
 //! `Open` and `Answer` are frames of the protocol as all others. Of a command the end of the
@@ -49,6 +50,18 @@ pub enum Open {
         uid: String,
         /// The port.
         port: u16,
+    },
+    /// Reads what the requests of a Pod were like: JSON, then the end.
+    Record {
+        /// Pod uid.
+        uid: String,
+    },
+    /// Reads what a container's image wants and gives: JSON, then the end.
+    World {
+        /// Pod uid.
+        uid: String,
+        /// Container name.
+        container: String,
     },
 }
 

@@ -20,8 +20,10 @@ use tokio::sync::OnceCell;
 use tokio_util::sync::CancellationToken;
 use wherry_wasi_shim::{Body, BodyError, Budget, Exit, GuestConfig, Module, Output, Term};
 
+use super::reply::Replay;
+use super::served::Served;
 use super::start::View;
-use super::switch::{Refusal, Replay, Served, Switch};
+use super::switch::{Refusal, Switch};
 use crate::protocol::{Check, Guest, HttpCheck};
 
 /// What a guest's answer to a probe is read of.
@@ -103,7 +105,7 @@ impl Target {
         let Some(host) = host else {
             let Some(served) = self.find(port) else {
                 let address = SocketAddr::new(self.ip, port);
-                let answer = self.switch.exchange(address, request).await;
+                let answer = self.switch.exchange(address, request, None).await;
                 return match answer {
                     Ok(answer) => Ok(answer.map(|reply| Body::new(reply.map_err(BodyError::new)))),
                     Err(Refusal::Gone(_)) => Err(self.refused(port)),
@@ -116,7 +118,8 @@ impl Target {
         };
         let destination = self.switch.resolve(host, port).map_err(|error| error.to_string())?;
         let (parts, body) = request.into_parts();
-        let answer = self.switch.send(&destination, parts, Replay::new(body)).await;
+        let caller = self.switch.caller(self.ip);
+        let answer = self.switch.send(&caller, &destination, parts, Replay::new(body)).await;
         let answer = answer.map_err(|refusal| refusal.to_string())?;
         Ok(answer.map(|reply| Body::new(reply.map_err(BodyError::new))))
     }

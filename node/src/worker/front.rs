@@ -1,8 +1,9 @@
-//! Node ports: where requests from outside of the cluster arrive.
+//! Node ports and balancers: where requests from outside of the cluster arrive.
 //!
-//! Each `NodePort` of the worker's namespace is a listener on the node's own address. Requests are
-//! balanced one by one, not by connection, over the ready Pods of the Service, wherever they are.
-//! Where a Pod of this worker listens with a socket of its own, whole connections are passed on.
+//! Each `NodePort` of the worker's namespace is a listener on the node's own address, each port of a
+//! `LoadBalancer` one on its addresses. Requests are balanced one by one, not by connection, over
+//! the ready Pods of the Service, wherever they are. Where these listen with sockets of their own,
+//! whole connections are passed on. UDP ports are sockets too (`datagrams.rs`).
 //! What cannot be answered by a guest is answered here with a page of plain text that names the
 //! Service and the reason.
 //!
@@ -23,15 +24,17 @@ use hyper_util::{
     rt::{TokioExecutor, TokioIo, TokioTimer},
     server::conn::auto,
 };
-use tokio::{net::TcpStream, sync::Semaphore};
+use tokio::{io::DuplexStream, net::TcpStream, sync::Semaphore};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use super::{
     listen::{self, Closing},
-    network::Destination,
-    switch::{Replay, Reply, Switch},
+    network::{At, Destination, Entrance},
+    policy::Caller,
+    reply::{Replay, Reply},
+    switch::{Refusal, Switch},
 };
-use crate::protocol::NodePort;
+use crate::protocol::{NodePort, Protocol};
 
 /// A client must have sent the whole head by then; an idle connection is closed after as long.
 const HEAD_TIMEOUT: Duration = Duration::from_secs(30);
@@ -61,7 +64,7 @@ pub struct Fronts {
     address: IpAddr,
     /// Connections of all node ports together.
     places: Arc<Semaphore>,
-    listeners: BTreeMap<u16, Listener>,
+    listeners: BTreeMap<At, Listener>,
     tasks: TaskTracker,
 }
 
@@ -87,46 +90,56 @@ impl Fronts {
     /// Listens on exactly the ports that the newest table wants, and returns what changed. Called
     /// again from time to time, it tries the ports that could not be bound before.
     pub fn update(&mut self) -> Vec<NodePort> {
-        let wanted = self.switch.table().node_ports();
+        let wanted = self.switch.table().entrances();
         let mut changes = Vec::new();
-        self.listeners.retain(|port, listener| {
-            if wanted.contains_key(port) {
+        self.listeners.retain(|at, listener| {
+            if wanted.contains_key(at) {
                 return true;
             }
             if let Ok(stop) = &listener.outcome {
                 stop.cancel();
             }
             let service = listener.service.clone();
-            changes.push(NodePort { service, port: *port, bound: false, error: None });
+            changes.push(NodePort { service, port: at.1, bound: false, error: None });
             false
         });
-        for (port, service) in wanted {
-            if let Some(listener) = self.listeners.get_mut(&port)
+        for (at, service) in wanted {
+            if let Some(listener) = self.listeners.get_mut(&at)
                 && listener.outcome.is_ok()
             {
                 listener.service = service;
                 continue;
             }
-            let outcome = self.listen(port);
-            let before = self.listeners.insert(port, Listener { service, outcome });
-            let listener = &self.listeners[&port];
+            let outcome = self.listen(at);
+            let before = self.listeners.insert(at, Listener { service, outcome });
+            let listener = &self.listeners[&at];
             let error_before = before.and_then(|listener| listener.outcome.err());
             if listener.outcome.is_ok() || error_before.as_ref() != listener.outcome.as_ref().err()
             {
                 let error = listener.outcome.as_ref().err();
-                tracing::info!(port, service = listener.service, ?error, "node port");
-                changes.push(listener.report(port));
+                tracing::info!(?at, service = listener.service, ?error, "port of the node");
+                changes.push(listener.report(at.1));
             }
         }
         changes
     }
 
-    fn listen(&self, port: u16) -> Result<CancellationToken, String> {
-        let address = SocketAddr::new(self.address, port);
-        let listener =
-            listen::bind(address).map_err(|error| format!("listen on {address}: {error}"))?;
+    fn listen(&self, at: At) -> Result<CancellationToken, String> {
+        let (ip, port, protocol) = at;
+        let address = SocketAddr::new(ip.unwrap_or(self.address), port);
+        let failed = |error| format!("listen on {address}: {error}");
         let stop = CancellationToken::new();
-        let front = Arc::new(Front { switch: self.switch.clone(), port });
+        if protocol == Protocol::Udp {
+            let socket = listen::bind_datagrams(address).map_err(failed)?;
+            let taking = self.switch.clone().take_datagrams(Arc::new(socket), at);
+            let stopped = stop.clone();
+            self.tasks.spawn(async move {
+                stopped.run_until_cancelled(taking).await;
+            });
+            return Ok(stop);
+        }
+        let listener = listen::bind(address).map_err(failed)?;
+        let front = Arc::new(Front { switch: self.switch.clone(), at });
         let serve = move |stream, remote, closing| serve(front.clone(), stream, remote, closing);
         let accepting = listen::accept(listener, stop.clone(), self.places.clone(), serve);
         self.tasks.spawn(accepting);
@@ -135,7 +148,7 @@ impl Fronts {
 
     /// Every wanted node port.
     pub fn state(&self) -> Vec<NodePort> {
-        self.listeners.iter().map(|(port, listener)| listener.report(*port)).collect()
+        self.listeners.iter().map(|(at, listener)| listener.report(at.1)).collect()
     }
 
     /// Stops accepting and asks connections to close after the requests they have.
@@ -168,17 +181,26 @@ impl Listener {
 /// What the connections of one node port share.
 struct Front {
     switch: Arc<Switch>,
-    port: u16,
+    at: At,
 }
 
 async fn serve(front: Arc<Front>, stream: TcpStream, remote: SocketAddr, closing: Closing) {
-    let route = front.switch.table().node_port(front.port).cloned().map(Destination::Route);
-    if let Some(destination) = route.filter(|it| front.switch.has_listener(it)) {
-        return pass(&front, &destination, stream, remote, closing).await;
+    let caller = Arc::new(Caller::outside(remote.ip()));
+    let entrance = front.switch.table().entrance(&front.at).cloned();
+    if let Some(entrance) = entrance {
+        if entrance.balancer && !entrance.route.admits(caller.ip) {
+            tracing::debug!(%remote, "a client outside of the Service's source ranges");
+            return;
+        }
+        let destination = Destination::External(entrance.route);
+        if let Some(opened) = front.switch.open_bytes(&caller, &destination, remote).await {
+            return pass(opened, stream, remote, closing).await;
+        }
     }
     let client = HeaderValue::try_from(remote.ip().to_canonical().to_string())
         .expect("an address is visible ASCII");
-    let service = service_fn(move |request| answer(front.clone(), client.clone(), request));
+    let service =
+        service_fn(move |request| answer(front.clone(), caller.clone(), client.clone(), request));
     let mut builder = auto::Builder::new(TokioExecutor::new());
     builder
         .http1()
@@ -208,13 +230,12 @@ async fn serve(front: Arc<Front>, stream: TcpStream, remote: SocketAddr, closing
 
 /// Passes the bytes of a connection on, whatever they are: its Pods listen with sockets.
 async fn pass(
-    front: &Front,
-    destination: &Destination,
+    opened: Result<DuplexStream, Refusal>,
     mut stream: TcpStream,
     remote: SocketAddr,
     closing: Closing,
 ) {
-    let mut inner = match front.switch.open(destination, remote).await {
+    let mut inner = match opened {
         Ok(inner) => inner,
         // To a client of bytes there is nothing to be said; it sees the connection end.
         Err(refusal) => {
@@ -235,11 +256,13 @@ async fn pass(
 /// Answers one request.
 async fn answer(
     front: Arc<Front>,
+    caller: Arc<Caller>,
     client: HeaderValue,
     request: Request<Incoming>,
 ) -> Result<Response<Reply>, Infallible> {
-    let Some(route) = front.switch.table().node_port(front.port).cloned() else {
-        let why = format!("No Service has node port {} any more.", front.port);
+    let entrance = front.switch.table().entrance(&front.at).cloned();
+    let Some(Entrance { route, balancer }) = entrance else {
+        let why = format!("No Service has node port {} any more.", front.at.1);
         return Ok(page(StatusCode::SERVICE_UNAVAILABLE, &why));
     };
     let (mut parts, body) = request.into_parts();
@@ -253,14 +276,15 @@ async fn answer(
     }
     let scheme = HeaderValue::from_static("http");
     forward_headers(&mut parts.headers, client, scheme);
-    let destination = Destination::Route(route.clone());
-    match front.switch.send(&destination, parts, Replay::new(body)).await {
+    let destination = Destination::External(route.clone());
+    match front.switch.send(&caller, &destination, parts, Replay::new(body)).await {
         Ok(response) => Ok(response),
         Err(refusal) => {
             let service = &route.service;
+            let kind = if balancer { "port" } else { "node port" };
             let why = format!(
-                "Service {}/{} (node port {}) cannot answer: {refusal}.",
-                service.namespace, service.name, front.port
+                "Service {}/{} ({kind} {}) cannot answer: {refusal}.",
+                service.namespace, service.name, front.at.1
             );
             Ok(page(refusal.status(), &why))
         }
@@ -268,7 +292,7 @@ async fn answer(
 }
 
 /// Removes what was meant for this hop.
-fn strip_hop(headers: &mut HeaderMap) {
+pub fn strip_hop(headers: &mut HeaderMap) {
     if let Some(named) = headers.get(header::CONNECTION).cloned() {
         for name in named.to_str().unwrap_or_default().split(',') {
             headers.remove(name.trim());
@@ -281,7 +305,7 @@ fn strip_hop(headers: &mut HeaderMap) {
 
 /// Removes what was meant for this hop, and says who the client is. A list that a proxy in front
 /// began is continued.
-fn forward_headers(headers: &mut HeaderMap, client: HeaderValue, scheme: HeaderValue) {
+pub fn forward_headers(headers: &mut HeaderMap, client: HeaderValue, scheme: HeaderValue) {
     strip_hop(headers);
     match headers.entry(X_FORWARDED_FOR) {
         Entry::Vacant(entry) => {
@@ -297,7 +321,7 @@ fn forward_headers(headers: &mut HeaderMap, client: HeaderValue, scheme: HeaderV
 }
 
 /// A page of plain text: the status in words, and why.
-fn page(status: StatusCode, why: &str) -> Response<Reply> {
+pub fn page(status: StatusCode, why: &str) -> Response<Reply> {
     let mut response = Response::new(Reply::Text(Bytes::from(format!("{status}\n\n{why}\n"))));
     *response.status_mut() = status;
     let plain = HeaderValue::from_static("text/plain; charset=utf-8");

@@ -4,10 +4,18 @@
 //! which ends with its connection or with the container. What a command's first word names: an
 //! export of the container's image, the image's own command, or a program of the toolbox.
 
-use std::{path::Path, sync::Arc};
+use std::{
+    path::{Path, PathBuf},
+    sync::Arc,
+};
 
 use futures::SinkExt;
-use tokio::{io::DuplexStream, net::UnixStream, sync::OwnedSemaphorePermit, task::JoinSet};
+use tokio::{
+    io::{AsyncWriteExt as _, DuplexStream},
+    net::UnixStream,
+    sync::OwnedSemaphorePermit,
+    task::JoinSet,
+};
 use tokio_util::codec::Framed;
 use wherry_wasi_shim::{Command, GuestConfig};
 
@@ -57,6 +65,10 @@ pub enum Job {
     },
     /// A port that is served: whoever serves it is at the other end.
     Port(DuplexStream),
+    /// A text.
+    Text(Vec<u8>),
+    /// A file that the agent has made.
+    File(PathBuf),
 }
 
 /// The open streams of a worker. Dropped, they end.
@@ -82,6 +94,18 @@ impl Tasks {
                 self.ports.spawn(async move {
                     if let Ok(stream) = answer(stream, &Answer::Open).await {
                         port(stream, inner).await;
+                    }
+                });
+            }
+            Ok(Job::Text(text)) => _ = self.sessions.spawn(tell(stream, text)),
+            Ok(Job::File(path)) => {
+                self.sessions.spawn(async move {
+                    match tokio::fs::read(&path).await {
+                        Ok(text) => tell(stream, text).await,
+                        Err(error) => {
+                            let why = format!("read {}: {error}", path.display());
+                            refuse(stream, Answer::NotFound(why)).await;
+                        }
                     }
                 });
             }
@@ -163,6 +187,13 @@ fn base(program: &str) -> &str {
 async fn port(mut stream: UnixStream, mut inner: DuplexStream) {
     if let Err(error) = tokio::io::copy_bidirectional(&mut stream, &mut inner).await {
         tracing::debug!(%error, "a connection to a port ended early");
+    }
+}
+
+async fn tell(stream: UnixStream, text: Vec<u8>) {
+    if let Ok(mut stream) = answer(stream, &Answer::Open).await {
+        // An agent that has gone needs no text.
+        let _ = stream.write_all(&text).await;
     }
 }
 

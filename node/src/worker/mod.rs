@@ -20,20 +20,31 @@
 //! Pods nor an agent for [`ORPHAN_AFTER`].
 
 mod attached;
+mod balance;
 mod checks;
+mod confine;
+mod datagrams;
+mod denials;
 mod front;
+mod hold;
+mod ingress;
 mod jobs;
 mod link;
 mod listen;
 mod logs;
 mod network;
 mod outgoing;
+mod outside;
 mod peer;
 mod peers;
 mod pods;
+mod policy;
 mod ports;
 mod probe;
 mod probers;
+mod record;
+mod reply;
+mod served;
 mod session;
 mod sockets;
 mod start;
@@ -62,8 +73,11 @@ use tokio::{
 };
 use wherry_wasi_shim::{Engine, EngineConfig, EngineError, engine_hash};
 
+pub use self::confine::Walls;
 use self::{
+    confine::confine,
     front::Fronts,
+    ingress::Ingresses,
     link::{Caller, Link, LinkError, greet},
     logs::Logs,
     network::{Here, Router, Table},
@@ -77,14 +91,19 @@ use crate::protocol::{self, Hello, State, ToAgent, ToWorker, USAGE_INTERVAL_SECO
 
 /// Without an agent and without Pods for this long, nobody will come back.
 const ORPHAN_AFTER: Duration = Duration::from_secs(60);
-/// Descriptors that the worker asks for: mostly connections of clients.
-const DESCRIPTORS_WANTED: u64 = 16_384;
+/// Descriptors that the worker asks for: connections of clients, and files that guests hold open,
+/// which must not take them all.
+const DESCRIPTORS_WANTED: u64 = 262_144;
+/// Connections of clients, of those.
+const CONNECTIONS_MAX: u64 = 16_384;
 /// Of those, what is not for clients: peers, log files, the agent, the engine.
 const DESCRIPTORS_KEPT: u64 = 512;
 /// Threads for calls that block: files being loaded, and file calls of guests.
 const BLOCKING_THREADS_MAX: usize = 64;
 /// Rhythm of what is done from time to time: node ports that could not be bound, being an orphan.
 const TICK: Duration = Duration::from_secs(5);
+/// The access log of Ingresses.
+const INGRESS_LOG: &str = "access.log";
 /// Messages taken together before tables are published.
 const BATCH_MAX: usize = 256;
 /// After a failed accept: it would fail again at once.
@@ -101,6 +120,8 @@ const CLOSE_GRACE: Duration = Duration::from_secs(2);
 pub struct Flags {
     /// The Unix socket to listen on for the agent; at most 107 bytes.
     pub socket: PathBuf,
+    /// What it must not see or change.
+    pub walls: Walls,
 }
 
 /// Why a worker could not start.
@@ -138,13 +159,14 @@ pub enum WorkerError {
 /// Runs a worker until it ends. Makes its own runtime: call it from a thread that has none.
 pub fn main(flags: Flags) -> Result<(), WorkerError> {
     let descriptors = raise_descriptors();
+    confine(&flags.walls);
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
         .thread_name("worker")
         .max_blocking_threads(BLOCKING_THREADS_MAX)
         .build()
         .map_err(WorkerError::Runtime)?;
-    let connections_max = descriptors.saturating_sub(DESCRIPTORS_KEPT).max(1);
+    let connections_max = descriptors.saturating_sub(DESCRIPTORS_KEPT).clamp(1, CONNECTIONS_MAX);
     let ended = runtime.block_on(async {
         let listener = listen_for_agents(&flags.socket).await?;
         run(listener, usize::try_from(connections_max).unwrap_or(usize::MAX)).await
@@ -163,11 +185,14 @@ fn raise_descriptors() -> u64 {
     let Ok((soft, hard)) = getrlimit(Resource::RLIMIT_NOFILE) else {
         return DESCRIPTORS_KEPT * 2;
     };
-    let wanted = DESCRIPTORS_WANTED.min(hard);
+    let wanted = DESCRIPTORS_WANTED;
     if soft >= wanted {
         return soft;
     }
-    match setrlimit(Resource::RLIMIT_NOFILE, wanted, hard) {
+    // Root may raise the hard limit, too.
+    let raised = setrlimit(Resource::RLIMIT_NOFILE, wanted, hard.max(wanted));
+    let wanted = if raised.is_ok() { wanted } else { wanted.min(hard) };
+    match raised.or_else(|_| setrlimit(Resource::RLIMIT_NOFILE, wanted, hard)) {
         Ok(()) => wanted,
         Err(error) => {
             tracing::warn!(%error, soft, wanted, "cannot raise the limit of open files");
@@ -286,6 +311,8 @@ struct Worker {
     peers: Peers,
     pods: Pods,
     fronts: Fronts,
+    /// In the worker of one namespace alone.
+    ingress: Option<Ingresses>,
     credentials: Option<Arc<Credentials>>,
     peer: Option<PeerListener>,
 }
@@ -305,8 +332,13 @@ impl Worker {
         let peers = Peers::default();
         let switch = Arc::new(Switch::new(here.clone()));
         let logs = Logs::start().map_err(WorkerError::Logs)?;
-        let runtime = Runtime::new(engine, switch.clone(), logs, hello.log_root.clone());
+        let runtime = Runtime::new(engine, switch.clone(), logs.clone(), hello.log_root.clone());
+        let ingress = (hello.namespace == protocol::INGRESS_NAMESPACE).then(|| {
+            let log = hello.log_root.join(protocol::INGRESS_LOGS).join(INGRESS_LOG);
+            Ingresses::new(switch.clone(), &logs, log, hello.address, connections_max)
+        });
         let mut worker = Worker {
+            ingress,
             fronts: Fronts::new(switch.clone(), hello.address, connections_max),
             router: Router::new(here, peers.clone()),
             pods: Pods::new(runtime),
@@ -328,6 +360,7 @@ impl Worker {
         tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut usage = tokio::time::interval(Duration::from_secs(USAGE_INTERVAL_SECONDS));
         usage.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let switch = self.switch.clone();
         loop {
             tokio::select! {
                 caller = agents.next(Some(&self.hello)) => match caller {
@@ -345,8 +378,19 @@ impl Worker {
                     }
                 }
                 _ = usage.tick() => self.report_usage(false),
+                () = switch.holds.changed() => {
+                    let demand = switch.holds.demand();
+                    self.report(&ToAgent::Demand(demand));
+                }
                 _ = tick.tick() => {
                     self.update_fronts();
+                    if let Some(ingress) = &mut self.ingress {
+                        ingress.update();
+                    }
+                    let denials = switch.denials.take();
+                    if !denials.is_empty() {
+                        self.report(&ToAgent::Denied(denials));
+                    }
                     if self.peer.is_none() && let Some(open) = self.listen_for_peers() {
                         self.report(&open);
                     }
@@ -374,6 +418,10 @@ impl Worker {
             node_ports: self.fronts.state(),
         };
         self.report(&ToAgent::State(state));
+        let demand = self.switch.holds.demand();
+        if !demand.is_empty() {
+            self.report(&ToAgent::Demand(demand));
+        }
         self.report_usage(true);
     }
 
@@ -409,6 +457,18 @@ impl Worker {
                     self.router.apply(change);
                     routes_changed = true;
                 }
+                Ok(ToWorker::Nodes(change)) => {
+                    self.router.apply_nodes(change);
+                    routes_changed = true;
+                }
+                Ok(ToWorker::Policies(policies)) => {
+                    self.switch.publish_policies(policy::Table::new(policies));
+                }
+                Ok(ToWorker::Ingress(table)) => match &mut self.ingress {
+                    Some(ingress) => ingress.publish(table),
+                    // Keys of certificates are not for this process.
+                    None => tracing::error!("refused Ingresses"),
+                },
                 Ok(ToWorker::Stop { grace_ms }) => {
                     stop = Some(Duration::from_millis(grace_ms));
                     break;
@@ -424,6 +484,7 @@ impl Worker {
                 next = self.link.as_mut().and_then(Link::received);
             }
         }
+        self.pods.publish();
         if routes_changed {
             self.switch.publish_table(self.router.table());
             self.update_fronts();
@@ -436,7 +497,14 @@ impl Worker {
             ToWorker::Hello(_)
             | ToWorker::Open(_)
             | ToWorker::Services(_)
+            | ToWorker::Policies(_)
+            | ToWorker::Nodes(_)
+            | ToWorker::Ingress(_)
             | ToWorker::Stop { .. } => None,
+            ToWorker::Labels { uid, labels } => {
+                self.pods.relabel(&uid, &self.hello.namespace, &labels);
+                None
+            }
             ToWorker::Identity(identity) => self.identify(&identity),
             ToWorker::ApplyPod(pod) if pod.namespace != self.hello.namespace => {
                 // Another trust domain's Pod must never run here, whoever asks.
@@ -510,6 +578,9 @@ impl Worker {
     async fn shut_down(mut self, grace: Duration) {
         tracing::info!(?grace, "stopping");
         self.fronts.stop();
+        if let Some(ingress) = &mut self.ingress {
+            ingress.stop();
+        }
         let deadline = Instant::now() + grace;
         self.pods.stop_all(deadline);
         // Containers end by the deadline themselves; this is for the logs of a stuck disk.
@@ -524,7 +595,7 @@ impl Worker {
                 Err(_) => break,
             }
         }
-        let Worker { switch, router, peers, fronts, peer, link, .. } = self;
+        let Worker { switch, router, peers, fronts, ingress, peer, link, .. } = self;
         if let Some(peer) = &peer {
             peer.stop();
         }
@@ -533,6 +604,9 @@ impl Worker {
         drop(router);
         let closed = async {
             fronts.closed().await;
+            if let Some(ingress) = &ingress {
+                ingress.closed().await;
+            }
             if let Some(peer) = &peer {
                 peer.closed().await;
             }

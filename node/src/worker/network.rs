@@ -6,8 +6,9 @@
 //! endpoint already knows whether it is a Pod of this worker or behind which peer it is.
 //!
 //! Names are resolved as the cluster's DNS would, relative to the caller's namespace: `svc`,
-//! `svc.ns`, `svc.ns.svc` and `svc.ns.svc.<cluster domain>`. Addresses may be those of Services and
-//! of Pods. Everything else is the world outside, which guests cannot reach.
+//! `svc.ns`, `svc.ns.svc` and `svc.ns.svc.<cluster domain>`, and with a Pod's own name before it
+//! below a headless Service. Addresses may be those of Services and of Pods. Everything else is the
+//! world outside, which guests reach only where a policy says so (`policy.rs`).
 
 use std::{
     collections::{BTreeMap, HashMap},
@@ -16,10 +17,21 @@ use std::{
         Arc,
         atomic::{AtomicUsize, Ordering},
     },
+    time::Duration,
 };
 
+use ipnet::IpNet;
+
+use super::balance::{Affinity, Load};
 use super::peers::{Peer, PeerKey, Peers};
-use crate::protocol::{self, Protocol, ServiceKey, ServiceRoute, Services};
+use crate::protocol::{self, NodeRoute, Nodes, Protocol, ServiceKey, ServiceRoute, Services};
+
+/// Endpoints that one request or connection is tried at.
+pub const ATTEMPTS_MAX: usize = 3;
+/// Workers of one node that are asked for a Pod: namespaces with Pods on it.
+pub const STRAY_ATTEMPTS_MAX: usize = 64;
+/// Names that stand for names that stand for names: more is a circle.
+const ALIASES_MAX: usize = 4;
 
 /// All Services and the Pods behind them.
 #[derive(Default)]
@@ -27,9 +39,18 @@ pub struct Table {
     /// By namespace, then name: looked up without making a key.
     services: HashMap<String, HashMap<String, Arc<Service>>>,
     addresses: HashMap<IpAddr, Arc<Service>>,
-    node_ports: HashMap<u16, Arc<Route>>,
+    entrances: BTreeMap<At, Entrance>,
     /// Every Pod that is an endpoint of a Service, by its address.
     pods: HashMap<IpAddr, Place>,
+    nodes: Arc<Vec<Node>>,
+    peers: Peers,
+}
+
+/// A node: where Pods are that no Service leads to.
+struct Node {
+    name: String,
+    blocks: Vec<IpNet>,
+    workers: BTreeMap<String, SocketAddr>,
 }
 
 /// One Service.
@@ -37,10 +58,18 @@ pub struct Service {
     key: ServiceKey,
     /// Without a virtual address: its name stands for its Pods themselves.
     headless: bool,
+    /// Its name stands for another name.
+    alias: Option<String>,
     addresses: Vec<IpAddr>,
     ports: Vec<Arc<Route>>,
     /// Its UDP ports.
     datagram_ports: Vec<Arc<Route>>,
+    /// Pods that have a name of their own below that of the Service.
+    hosts: HashMap<String, Vec<IpAddr>>,
+    /// Every Pod behind it, also those that take no new requests.
+    pods: Vec<(IpAddr, Place)>,
+    /// Where a balancer is reached through this node.
+    balancer_ips: Vec<IpAddr>,
 }
 
 /// One port of a Service.
@@ -51,12 +80,28 @@ pub struct Route {
     pub port: u16,
     node_port: Option<u16>,
     name: String,
-    /// Ready endpoints that can be reached from here.
+    /// Endpoints for callers within the cluster.
     pub endpoints: Vec<Endpoint>,
-    /// Ready endpoints whose worker is not known, for the error message.
+    /// Endpoints for callers from outside.
+    pub external: Vec<Endpoint>,
+    /// Endpoints whose worker is not known, for the error message.
     pub unreachable: usize,
-    /// Whose turn it is. Survives a new table, or each change would start at the first endpoint.
-    turn: Arc<AtomicUsize>,
+    /// How long a client keeps its endpoint.
+    pub affinity: Option<Duration>,
+    /// Requests wait while there is no endpoint.
+    pub hold: bool,
+    /// Who may come in by a balancer's address; empty for everybody.
+    source_ranges: Vec<IpNet>,
+    /// Survives a new table.
+    pub shared: Arc<Shared>,
+}
+
+/// What a port of a Service remembers.
+#[derive(Default)]
+pub struct Shared {
+    turn: AtomicUsize,
+    /// Who stays with whom.
+    pub affinity: Affinity,
 }
 
 /// Where one request may go.
@@ -66,6 +111,8 @@ pub struct Endpoint {
     pub address: SocketAddr,
     /// How it is reached.
     pub place: Place,
+    /// How it does.
+    pub load: Arc<Load>,
 }
 
 /// How a Pod is reached.
@@ -75,15 +122,63 @@ pub enum Place {
     Local,
     /// Through another worker.
     Peer(Arc<Peer>),
+    /// It is no Pod: an address outside of the cluster, written by hand into an EndpointSlice.
+    Outside,
 }
 
 /// What an authority leads to.
 #[derive(Clone)]
 pub enum Destination {
-    /// A Service's port.
+    /// A Service's port, for callers within the cluster.
     Route(Arc<Route>),
+    /// A Service's port, for callers from outside.
+    External(Arc<Route>),
     /// One Pod.
     Pod(Endpoint),
+    /// One Pod behind no Service that is known here: its node is known, and it is behind one of the
+    /// workers there. Who does not have it says so.
+    Stray(Arc<Vec<Endpoint>>),
+}
+
+impl Destination {
+    /// Who may be asked, in no order.
+    pub fn endpoints(&self) -> &[Endpoint] {
+        match self {
+            Destination::Route(route) => &route.endpoints,
+            Destination::External(route) => &route.external,
+            Destination::Pod(endpoint) => std::slice::from_ref(endpoint),
+            Destination::Stray(endpoints) => endpoints,
+        }
+    }
+
+    /// How many endpoints are tried: enough to step over a node that just died and a busy Pod, few
+    /// enough not to multiply an overload. Workers that do not have a Pod cost nothing.
+    pub fn attempts_max(&self) -> usize {
+        match self {
+            Destination::Stray(_) => STRAY_ATTEMPTS_MAX,
+            _ => ATTEMPTS_MAX,
+        }
+    }
+
+    /// The Service's port, if it is one.
+    pub fn route(&self) -> Option<&Arc<Route>> {
+        match self {
+            Destination::Route(route) | Destination::External(route) => Some(route),
+            Destination::Pod(_) | Destination::Stray(_) => None,
+        }
+    }
+}
+
+/// Where this node listens: a balancer's address or, without one, the node's own; and a port.
+pub type At = (Option<IpAddr>, u16, Protocol);
+
+/// What comes in where this node listens for a Service.
+#[derive(Clone)]
+pub struct Entrance {
+    /// The Service's port.
+    pub route: Arc<Route>,
+    /// By a balancer's address: only who is in its source ranges may come in.
+    pub balancer: bool,
 }
 
 /// Why an authority leads nowhere. The messages go to the guest and into its log.
@@ -140,13 +235,22 @@ pub struct Here {
 pub struct Router {
     here: Here,
     services: BTreeMap<ServiceKey, Arc<Service>>,
+    nodes: BTreeMap<String, NodeRoute>,
+    /// Of them, as tables have it.
+    prepared: Arc<Vec<Node>>,
     peers: Peers,
 }
 
 impl Router {
     /// With no Services yet.
     pub fn new(here: Here, peers: Peers) -> Router {
-        Router { here, services: BTreeMap::new(), peers }
+        Router {
+            here,
+            services: BTreeMap::new(),
+            nodes: BTreeMap::new(),
+            prepared: Arc::default(),
+            peers,
+        }
     }
 
     /// Takes in a change. The caller publishes [`Router::table`] afterwards, once for all changes
@@ -175,6 +279,25 @@ impl Router {
         self.peers.forget_unused();
     }
 
+    /// Takes in a change of the nodes.
+    pub fn apply_nodes(&mut self, change: Nodes) {
+        match change {
+            Nodes::Replace(all) => {
+                self.nodes = all.into_iter().map(|node| (node.name.clone(), node)).collect();
+            }
+            Nodes::Upsert(some) => {
+                self.nodes.extend(some.into_iter().map(|node| (node.name.clone(), node)));
+            }
+            Nodes::Remove(name) => _ = self.nodes.remove(&name),
+        }
+        let prepared = self.nodes.values().map(|node| Node {
+            name: node.name.clone(),
+            blocks: node.pod_cidrs.iter().filter_map(|block| block.parse().ok()).collect(),
+            workers: node.workers.clone(),
+        });
+        self.prepared = Arc::new(prepared.collect());
+    }
+
     fn put(&mut self, route: ServiceRoute, before: Option<Arc<Service>>) {
         let service = prepare(&self.here, &self.peers, route, before.as_deref());
         self.services.insert(service.key.clone(), Arc::new(service));
@@ -182,21 +305,16 @@ impl Router {
 
     /// The whole table. Copies one pointer for each Service and one entry for each Pod.
     pub fn table(&self) -> Table {
-        let mut table = Table::default();
+        let mut table =
+            Table { nodes: self.prepared.clone(), peers: self.peers.clone(), ..Table::default() };
         for service in self.services.values() {
             for address in &service.addresses {
                 table.addresses.insert(*address, service.clone());
             }
-            for route in &service.ports {
-                if let Some(port) = route.node_port
-                    && service.key.namespace == self.here.namespace
-                {
-                    table.node_ports.insert(port, route.clone());
-                }
-                for endpoint in &route.endpoints {
-                    table.pods.insert(endpoint.address.ip(), endpoint.place.clone());
-                }
+            if service.key.namespace == self.here.namespace {
+                table.entrances.extend(service.entrances());
             }
+            table.pods.extend(service.pods.iter().cloned());
             table
                 .services
                 .entry(service.key.namespace.clone())
@@ -207,77 +325,163 @@ impl Router {
     }
 }
 
-/// Prepares one Service; turns continue from `before`.
+/// Prepares one Service; what its ports remember goes on from `before`.
 fn prepare(here: &Here, peers: &Peers, route: ServiceRoute, before: Option<&Service>) -> Service {
-    let (streams, datagrams): (Vec<_>, Vec<_>) =
-        route.ports.into_iter().partition(|port| port.protocol == Protocol::Tcp);
-    let routes = |ports: Vec<protocol::RoutePort>, old: &[Arc<Route>]| {
-        let made = ports.into_iter().map(|port| {
-            let turn = old
-                .iter()
-                .find(|old| old.port == port.port)
-                .map_or_else(Default::default, |old| old.turn.clone());
-            let known = port.endpoints.len();
-            let endpoints: Vec<Endpoint> =
-                port.endpoints.iter().filter_map(|it| endpoint(here, peers, it)).collect();
-            Arc::new(Route {
-                service: route.key.clone(),
-                port: port.port,
-                node_port: port.node_port,
-                name: port.name,
-                unreachable: known - endpoints.len(),
-                endpoints,
-                turn,
-            })
-        });
-        made.collect::<Vec<_>>()
-    };
+    let mut hosts: HashMap<String, Vec<IpAddr>> = HashMap::new();
+    let mut pods: BTreeMap<IpAddr, Place> = BTreeMap::new();
+    let ranges: Vec<IpNet> =
+        route.source_ranges.iter().filter_map(|range| range.trim().parse().ok()).collect();
+    let (mut ports, mut datagram_ports) = (Vec::new(), Vec::new());
+    for port in route.ports {
+        let (old, made) = match port.protocol {
+            Protocol::Tcp => (before.map(|service| &service.ports), &mut ports),
+            Protocol::Udp => (before.map(|service| &service.datagram_ports), &mut datagram_ports),
+        };
+        let old = old.into_iter().flatten().find(|old| old.port == port.port);
+        let (mut inner, mut external, mut unreachable) = (Vec::new(), Vec::new(), 0);
+        for said in &port.endpoints {
+            let Some(endpoint) = endpoint(here, peers, said, old.map(Arc::as_ref)) else {
+                unreachable += usize::from(said.internal || said.external);
+                continue;
+            };
+            let ip = endpoint.address.ip();
+            if let Some(hostname) = said.hostname.as_ref().filter(|_| said.internal) {
+                let all = hosts.entry(hostname.clone()).or_default();
+                if !all.contains(&ip) {
+                    all.push(ip);
+                }
+            }
+            if !matches!(endpoint.place, Place::Outside) {
+                pods.insert(ip, endpoint.place.clone());
+            }
+            if said.internal {
+                inner.push(endpoint.clone());
+            }
+            if said.external {
+                external.push(endpoint);
+            }
+        }
+        made.push(Arc::new(Route {
+            service: route.key.clone(),
+            port: port.port,
+            node_port: port.node_port,
+            name: port.name,
+            endpoints: inner,
+            external,
+            unreachable,
+            affinity: route.affinity_seconds.map(|it| Duration::from_secs(it.into())),
+            hold: route.hold,
+            source_ranges: ranges.clone(),
+            shared: old.map_or_else(Arc::default, |old| old.shared.clone()),
+        }));
+    }
     Service {
         headless: route.cluster_ips.is_empty(),
-        ports: routes(streams, before.map_or(&[], |service| &service.ports)),
-        datagram_ports: routes(datagrams, before.map_or(&[], |service| &service.datagram_ports)),
+        alias: route.external_name,
+        ports,
+        datagram_ports,
+        hosts,
+        pods: pods.into_iter().collect(),
         addresses: route.cluster_ips.iter().map(|ip| ip.to_canonical()).collect(),
-        key: route.key.clone(),
+        balancer_ips: route.balancer_ips.iter().map(|ip| ip.to_canonical()).collect(),
+        key: route.key,
     }
 }
 
-fn endpoint(here: &Here, peers: &Peers, endpoint: &protocol::Endpoint) -> Option<Endpoint> {
-    let node = endpoint.node.as_ref()?;
-    let place = if *node == here.node && endpoint.namespace == here.namespace {
-        Place::Local
-    } else {
-        Place::Peer(peers.get(PeerKey {
-            address: endpoint.peer?,
-            namespace: endpoint.namespace.clone(),
+fn endpoint(
+    here: &Here,
+    peers: &Peers,
+    said: &protocol::Endpoint,
+    before: Option<&Route>,
+) -> Option<Endpoint> {
+    let address = SocketAddr::new(said.address.ip().to_canonical(), said.address.port());
+    let place = match &said.node {
+        None if said.outside && forbidden(address.ip()).is_none() => Place::Outside,
+        None => return None,
+        Some(node) if *node == here.node && said.namespace == here.namespace => Place::Local,
+        Some(node) => Place::Peer(peers.get(PeerKey {
+            address: said.peer?,
+            namespace: said.namespace.clone(),
             node: node.clone(),
-        }))
+        })),
     };
-    let address = SocketAddr::new(endpoint.address.ip().to_canonical(), endpoint.address.port());
-    Some(Endpoint { address, place })
+    let known = before.into_iter().flat_map(|it| it.endpoints.iter().chain(&it.external));
+    let load = known.filter(|it| it.address == address).map(|it| it.load.clone()).next();
+    Some(Endpoint { address, place, load: load.unwrap_or_default() })
+}
+
+impl Endpoint {
+    /// A Pod of which nothing else is known.
+    pub fn new(address: SocketAddr, place: Place) -> Endpoint {
+        Endpoint { address, place, load: Arc::default() }
+    }
 }
 
 impl Route {
     /// The next turn; each caller gets its own.
     pub fn next_turn(&self) -> usize {
-        self.turn.fetch_add(1, Ordering::Relaxed)
+        self.shared.turn.fetch_add(1, Ordering::Relaxed)
     }
-}
 
-/// Whose turn it is among `count` endpoints, round robin from `turn`, without those that were tried
-/// before. Nobody if all were.
-pub fn pick(turn: usize, count: usize, tried: &[usize]) -> Option<usize> {
-    (0..count).map(|step| turn.wrapping_add(step) % count).find(|index| !tried.contains(index))
+    /// The same Pods at another of their ports.
+    fn at_port(&self, port: u16) -> Route {
+        let moved =
+            |it: &Endpoint| Endpoint::new(SocketAddr::new(it.address.ip(), port), it.place.clone());
+        Route {
+            service: self.service.clone(),
+            port,
+            node_port: None,
+            name: String::new(),
+            endpoints: self.endpoints.iter().map(moved).collect(),
+            external: Vec::new(),
+            unreachable: self.unreachable,
+            affinity: self.affinity,
+            hold: false,
+            source_ranges: Vec::new(),
+            shared: self.shared.clone(),
+        }
+    }
+
+    /// Whether somebody outside may come in by a balancer's address.
+    pub fn admits(&self, client: IpAddr) -> bool {
+        self.source_ranges.is_empty() || self.source_ranges.iter().any(|it| it.contains(&client))
+    }
 }
 
 impl Table {
-    /// The Service port behind a node port of this worker's namespace.
-    pub fn node_port(&self, port: u16) -> Option<&Arc<Route>> {
-        self.node_ports.get(&port)
+    /// What comes in there.
+    pub fn entrance(&self, at: &At) -> Option<&Entrance> {
+        self.entrances.get(at)
     }
 
-    /// The node ports that this worker has to listen on, with the Service's name.
-    pub fn node_ports(&self) -> BTreeMap<u16, String> {
-        self.node_ports.iter().map(|(port, route)| (*port, route.service.name.clone())).collect()
+    /// Where this worker has to listen, with the Service's name.
+    pub fn entrances(&self) -> BTreeMap<At, String> {
+        let names = self.entrances.iter();
+        names.map(|(at, entrance)| (*at, entrance.route.service.name.clone())).collect()
+    }
+
+    /// A Service's port by number or name.
+    pub fn service_port(&self, service: &ServiceKey, port: &str) -> Option<&Arc<Route>> {
+        let service = self.services.get(&service.namespace)?.get(&service.name)?;
+        let number: Option<u16> = port.parse().ok();
+        let is = |route: &&Arc<Route>| match number {
+            Some(number) => route.port == number,
+            None => route.name == port,
+        };
+        service.ports.iter().find(is)
+    }
+
+    /// Whether an address is one of the virtual network.
+    pub fn is_virtual(&self, ip: IpAddr) -> bool {
+        let of_node = |node: &Node| node.blocks.iter().any(|block| block.contains(&ip));
+        let known = self.addresses.contains_key(&ip) || self.pods.contains_key(&ip);
+        known || self.nodes.iter().any(of_node)
+    }
+
+    /// Whether there is such a Service.
+    pub fn has_service(&self, service: &ServiceKey) -> bool {
+        let named = self.services.get(&service.namespace);
+        named.is_some_and(|services| services.contains_key(&service.name))
     }
 
     /// Where `host:port` leads for a caller in `here.namespace`. `is_local` tells whether an
@@ -290,14 +494,23 @@ impl Table {
         is_local: impl Fn(IpAddr) -> bool,
     ) -> Result<Destination, ResolveError> {
         if let Some(ip) = parse_ip(host) {
-            return self.resolve_ip(host, ip, port, is_local);
+            return self.resolve_ip(here, host, ip, port, is_local);
         }
-        self.find(here, host)?.destination(port)
+        match self.find(here, host)? {
+            Found::Service(service) => service.destination(port),
+            Found::Pods(ips) => match ips.first() {
+                Some(ip) => self.resolve_ip(here, host, *ip, port, is_local),
+                None => Err(ResolveError::Outside { host: host.to_owned() }),
+            },
+        }
     }
 
     /// The addresses that a name stands for: those of the Service, or of a headless one's Pods.
     pub fn lookup(&self, here: &Here, host: &str) -> Result<Vec<IpAddr>, ResolveError> {
-        let service = self.find(here, host)?;
+        let service = match self.find(here, host)? {
+            Found::Service(service) => service,
+            Found::Pods(ips) => return Ok(ips),
+        };
         if !service.headless {
             return Ok(service.addresses.clone());
         }
@@ -319,7 +532,7 @@ impl Table {
         let Some(service) = self.addresses.get(&ip) else {
             let address = SocketAddr::new(ip, to.port());
             let place = self.pods.get(&ip).cloned().unwrap_or(Place::Local);
-            return Ok(Destination::Pod(Endpoint { address, place }));
+            return Ok(Destination::Pod(Endpoint::new(address, place)));
         };
         match service.datagram_ports.iter().find(|route| route.port == to.port()) {
             Some(route) => Ok(Destination::Route(route.clone())),
@@ -327,11 +540,26 @@ impl Table {
         }
     }
 
-    /// The Service of a name.
-    fn find(&self, here: &Here, host: &str) -> Result<&Arc<Service>, ResolveError> {
-        let outside = || ResolveError::Outside { host: host.to_owned() };
+    /// What a name stands for. Aliases are followed.
+    fn find(&self, here: &Here, host: &str) -> Result<Found<'_>, ResolveError> {
+        let mut name = host.to_owned();
+        for _ in 0..ALIASES_MAX {
+            match self.find_once(here, &name)? {
+                Found::Service(Service { alias: Some(alias), .. }) => name = format!("{alias}."),
+                found => return Ok(found),
+            }
+        }
+        Err(ResolveError::Outside { host: host.to_owned() })
+    }
+
+    fn find_once(&self, here: &Here, host: &str) -> Result<Found<'_>, ResolveError> {
         let lower = host.to_ascii_lowercase();
-        let name = lower.strip_suffix('.').unwrap_or(&lower);
+        // A name with a dot at its end is whole: nothing is tried behind it.
+        let (name, whole) = match lower.strip_suffix('.') {
+            Some(name) => (name, true),
+            None => (lower.as_str(), false),
+        };
+        let outside = || ResolveError::Outside { host: name.to_owned() };
         if name == "localhost" || name.ends_with(".localhost") {
             return Err(ResolveError::Forbidden {
                 host: host.to_owned(),
@@ -342,19 +570,29 @@ impl Table {
         let (short, certain) = match name.strip_suffix(domain).and_then(|s| s.strip_suffix(".svc."))
         {
             Some(short) => (short, true),
+            None if whole => return Err(outside()),
             None => match name.strip_suffix(".svc") {
                 Some(short) => (short, true),
                 None => (name, false),
             },
         };
-        let mut labels = short.split('.');
-        let (name, namespace) = match (labels.next(), labels.next(), labels.next()) {
-            (Some(name), None, None) if !certain => (name, here.namespace.as_str()),
-            (Some(name), Some(namespace), None) => (name, namespace),
+        let labels: Vec<&str> = short.split('.').collect();
+        let (name, namespace) = match labels[..] {
+            [name] if !certain => (name, here.namespace.as_str()),
+            [name, namespace] => {
+                // As the first search domain would have it: a Pod of a Service of the own namespace.
+                if !certain && let Some(found) = self.host(name, namespace, &here.namespace) {
+                    return Ok(found);
+                }
+                (name, namespace)
+            }
+            [host, name, namespace] => {
+                return self.host(host, name, namespace).ok_or_else(outside);
+            }
             _ => return Err(outside()),
         };
         match self.services.get(namespace).and_then(|services| services.get(name)) {
-            Some(service) => Ok(service),
+            Some(service) => Ok(Found::Service(service)),
             // `example.com` could have been a Service `example` in a namespace `com`; say what is
             // more likely meant: only names that can be nothing else are missing Services.
             None if certain || !short.contains('.') || self.services.contains_key(namespace) => {
@@ -365,8 +603,32 @@ impl Table {
         }
     }
 
+    /// A Pod with a name of its own below a Service's.
+    fn host(&self, host: &str, service: &str, namespace: &str) -> Option<Found<'_>> {
+        let service = self.services.get(namespace)?.get(service)?;
+        service.hosts.get(host).map(|ips| Found::Pods(ips.clone()))
+    }
+
+    /// The workers behind one of which a Pod must be, those of the caller's namespace first.
+    fn stray(&self, here: &Here, address: SocketAddr) -> Option<Destination> {
+        let holds = |node: &&Node| node.blocks.iter().any(|it| it.contains(&address.ip()));
+        let node = self.nodes.iter().find(holds)?;
+        let of_here = |namespace: &str| node.name == here.node && namespace == here.namespace;
+        let mut workers: Vec<_> =
+            node.workers.iter().filter(|(namespace, _)| !of_here(namespace)).collect();
+        workers.sort_by_key(|(namespace, _)| **namespace != here.namespace);
+        let endpoint = |(namespace, peer): (&String, &SocketAddr)| {
+            let key =
+                PeerKey { address: *peer, namespace: namespace.clone(), node: node.name.clone() };
+            Endpoint::new(address, Place::Peer(self.peers.get(key)))
+        };
+        let endpoints: Vec<Endpoint> = workers.into_iter().map(endpoint).collect();
+        (!endpoints.is_empty()).then(|| Destination::Stray(Arc::new(endpoints)))
+    }
+
     fn resolve_ip(
         &self,
+        here: &Here,
         host: &str,
         ip: IpAddr,
         port: u16,
@@ -380,16 +642,41 @@ impl Table {
         }
         let address = SocketAddr::new(ip, port);
         if is_local(ip) {
-            return Ok(Destination::Pod(Endpoint { address, place: Place::Local }));
+            return Ok(Destination::Pod(Endpoint::new(address, Place::Local)));
         }
         match self.pods.get(&ip) {
-            Some(place) => Ok(Destination::Pod(Endpoint { address, place: place.clone() })),
-            None => Err(ResolveError::Outside { host: host.to_owned() }),
+            Some(place) => Ok(Destination::Pod(Endpoint::new(address, place.clone()))),
+            None => {
+                let outside = || ResolveError::Outside { host: host.to_owned() };
+                self.stray(here, address).ok_or_else(outside)
+            }
         }
     }
 }
 
+/// What a name stands for.
+enum Found<'a> {
+    Service(&'a Service),
+    /// Pods with that name of their own.
+    Pods(Vec<IpAddr>),
+}
+
 impl Service {
+    /// Where a node listens for it.
+    fn entrances(&self) -> Vec<(At, Entrance)> {
+        let mut all = Vec::new();
+        let streams = self.ports.iter().map(|route| (route, Protocol::Tcp));
+        let datagrams = self.datagram_ports.iter().map(|route| (route, Protocol::Udp));
+        for (route, protocol) in streams.chain(datagrams) {
+            let entrance = |balancer| Entrance { route: route.clone(), balancer };
+            let node_port = route.node_port.map(|port| ((None, port, protocol), entrance(false)));
+            all.extend(node_port);
+            let balanced = self.balancer_ips.iter();
+            all.extend(balanced.map(|ip| ((Some(*ip), route.port, protocol), entrance(true))));
+        }
+        all
+    }
+
     fn destination(&self, port: u16) -> Result<Destination, ResolveError> {
         if let Some(route) = self.ports.iter().find(|route| route.port == port) {
             return Ok(Destination::Route(route.clone()));
@@ -402,6 +689,12 @@ impl Service {
             && let Some(route) = self.ports.iter().find(of_pods)
         {
             return Ok(Destination::Route(route.clone()));
+        }
+        if self.headless
+            && let Some(any) = self.ports.first()
+            && !any.endpoints.is_empty()
+        {
+            return Ok(Destination::Route(Arc::new(any.at_port(port))));
         }
         Err(self.no_port(port))
     }
@@ -435,7 +728,7 @@ fn parse_ip(host: &str) -> Option<IpAddr> {
 }
 
 /// Addresses that mean the machine, its link, or many machines, whatever a table says.
-fn forbidden(ip: IpAddr) -> Option<&'static str> {
+pub fn forbidden(ip: IpAddr) -> Option<&'static str> {
     let (loopback, link_local) = match ip {
         IpAddr::V4(ip) => (ip.is_loopback(), ip.is_link_local()),
         IpAddr::V6(ip) => (ip.is_loopback(), ip.is_unicast_link_local()),

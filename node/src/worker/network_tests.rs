@@ -20,6 +20,10 @@ fn route(namespace: &str, name: &str, ip: &str, ports: &[(u16, &str, &[&str])]) 
             namespace: namespace.to_owned(),
             node: Some(node.trim_end_matches("--").to_owned()),
             peer: (!node.ends_with("--")).then(|| "192.0.2.1:7000".parse().expect("an address")),
+            internal: true,
+            external: node.starts_with("node-1"),
+            outside: false,
+            hostname: (name == "db").then(|| "db-0".to_owned()),
         }
     };
     ServiceRoute {
@@ -35,6 +39,7 @@ fn route(namespace: &str, name: &str, ip: &str, ports: &[(u16, &str, &[&str])]) 
                 endpoints: endpoints.iter().map(endpoint).collect(),
             })
             .collect(),
+        ..ServiceRoute::default()
     }
 }
 
@@ -49,14 +54,30 @@ fn router() -> Router {
         ),
         route("shop", "db", "", &[(5432, "", &["10.0.0.9:15432@node-1"])]),
         route("bank", "api", "172.20.0.11", &[(80, "", &["10.0.0.7:80@node-1"])]),
+        alias("cart-too", "cart.shop.svc.cluster.local"),
+        alias("search", "search.example.com"),
+        alias("round", "round.shop.svc.cluster.local"),
     ]));
+    let workers =
+        ["bank", "shop"].map(|it| (it.to_owned(), "192.0.2.9:7000".parse().expect("an address")));
+    router.apply_nodes(Nodes::Replace(vec![NodeRoute {
+        name: "node-9".to_owned(),
+        pod_cidrs: vec!["10.9.0.0/24".to_owned()],
+        workers: workers.into(),
+    }]));
     router
+}
+
+/// An `ExternalName` of the namespace `shop`.
+fn alias(name: &str, of: &str) -> ServiceRoute {
+    ServiceRoute { external_name: Some(of.to_owned()), ..route("shop", name, "", &[]) }
 }
 
 fn describe(place: &Place) -> &'static str {
     match place {
         Place::Local => "local",
         Place::Peer(_) => "peer",
+        Place::Outside => "outside",
     }
 }
 
@@ -66,7 +87,7 @@ fn check(authority: &str, expected: &str) {
     let table = router().table();
     let port = port.parse().expect("a port");
     let answer = match table.resolve(&here(), host, port, |ip| ip == own) {
-        Ok(Destination::Route(route)) => {
+        Ok(Destination::Route(route) | Destination::External(route)) => {
             let endpoints: Vec<String> = route
                 .endpoints
                 .iter()
@@ -74,6 +95,9 @@ fn check(authority: &str, expected: &str) {
                 .collect();
             let ServiceKey { namespace, name } = &route.service;
             format!("{namespace}/{name}:{} -> {}", route.port, endpoints.join(", "))
+        }
+        Ok(Destination::Stray(endpoints)) => {
+            format!("pod {} behind {} workers", endpoints[0].address, endpoints.len())
         }
         Ok(Destination::Pod(pod)) => format!("pod {} {}", pod.address, describe(&pod.place)),
         Err(error) => error.to_string(),
@@ -111,6 +135,8 @@ fn addresses_are_those_of_services_and_pods() {
     check("[::ffff:172.20.0.11]:80", "bank/api:80 -> 10.0.0.7:80 peer");
     check("10.0.0.5:9000", "pod 10.0.0.5:9000 local");
     check("10.0.32.6:8080", "pod 10.0.32.6:8080 peer");
+    // A Pod of another node behind no Service.
+    check("10.9.0.7:80", "pod 10.9.0.7:80 behind 2 workers");
     // A Pod of this worker behind no Service.
     check("10.0.0.200:80", "pod 10.0.0.200:80 local");
 }
@@ -140,21 +166,40 @@ fn the_outside_is_refused() {
 }
 
 #[test]
-fn turns_go_round_and_skip_what_was_tried() {
-    let turns: Vec<_> = (0..4).map(|turn| pick(turn, 3, &[])).collect();
-    assert_eq!(turns, [Some(0), Some(1), Some(2), Some(0)]);
-    assert_eq!(pick(0, 3, &[0]), Some(1));
-    assert_eq!(pick(2, 3, &[2, 0]), Some(1));
-    assert_eq!(pick(5, 3, &[0, 1, 2]), None);
-    assert_eq!(pick(7, 0, &[]), None);
-    assert!(pick(usize::MAX, 3, &[]).is_some());
+fn names_of_pods_and_of_other_names() {
+    check("db-0.db:15432", "pod 10.0.0.9:15432 local");
+    check("db-0.db.shop.svc.cluster.local:99", "pod 10.0.0.9:99 local");
+    let outside = |host: &str| {
+        format!("{host} is outside of the cluster, and Pods may not reach the outside")
+    };
+    check("db-1.db.shop.svc:80", &outside("db-1.db.shop.svc"));
+    check("cart-too:80", "shop/cart:80 -> 10.0.0.5:8080 local, 10.0.32.6:8080 peer");
+    check("search:443", &outside("search.example.com"));
+    check("round:80", &outside("round"));
+    // The Pods of a headless Service answer at all their ports.
+    check("db:99", "shop/db:99 -> 10.0.0.9:99 local");
+}
+
+#[test]
+fn callers_from_outside_have_endpoints_of_their_own() {
+    let table = router().table();
+    let cart = ServiceKey { namespace: "shop".to_owned(), name: "cart".to_owned() };
+    let route = table.service_port(&cart, "http").expect("it has the port");
+    let of = |endpoints: &[Endpoint]| -> Vec<String> {
+        endpoints.iter().map(|endpoint| endpoint.address.to_string()).collect()
+    };
+    assert_eq!(of(&route.endpoints), ["10.0.0.5:8080", "10.0.32.6:8080"]);
+    assert_eq!(of(&route.external), ["10.0.0.5:8080"]);
+    assert!(table.service_port(&cart, "80").is_some() && table.service_port(&cart, "82").is_none());
 }
 
 #[test]
 fn a_changed_service_keeps_its_turn_and_a_removed_one_goes() {
     let mut router = router();
     let next = |router: &Router| {
-        router.table().node_port(30_080).map(|route| (route.next_turn(), route.endpoints.len()))
+        let table = router.table();
+        let entrance = table.entrance(&(None, 30_080, Protocol::Tcp));
+        entrance.map(|it| (it.route.next_turn(), it.route.endpoints.len()))
     };
     assert_eq!(next(&router), Some((0, 2)));
     let changed = route("shop", "cart", "172.20.0.10", &[(80, "", &["10.0.0.5:8080@node-1"])]);
@@ -167,9 +212,24 @@ fn a_changed_service_keeps_its_turn_and_a_removed_one_goes() {
 
 #[test]
 fn only_the_own_namespace_has_node_ports() {
-    let ports: Vec<_> = router().table().node_ports().into_iter().collect();
+    let ports: Vec<_> = router().table().entrances().into_iter().collect();
     let expected = [(30_080, "cart"), (30_081, "cart"), (35_432, "db")];
-    assert_eq!(ports, expected.map(|(port, name)| (port, name.to_owned())));
+    let expected = expected.map(|(port, name)| ((None, port, Protocol::Tcp), name.to_owned()));
+    assert_eq!(ports, expected);
+}
+
+#[test]
+fn a_balancer_is_reached_at_its_addresses_by_who_may() {
+    let mut router = router();
+    let mut balanced = route("shop", "cart", "172.20.0.10", &[(80, "", &["10.0.0.5:8080@node-1"])]);
+    balanced.balancer_ips = vec!["192.0.2.80".parse().expect("an address")];
+    balanced.source_ranges = vec!["198.51.100.0/24".to_owned()];
+    router.apply(Services::Upsert(vec![balanced]));
+    let table = router.table();
+    let at = (Some("192.0.2.80".parse().expect("an address")), 80, Protocol::Tcp);
+    let entrance = table.entrance(&at).expect("it is open");
+    let admits = |ip: &str| entrance.route.admits(ip.parse().expect("an address"));
+    assert!(entrance.balancer && admits("198.51.100.9") && !admits("203.0.113.9"));
 }
 
 #[test]
@@ -183,7 +243,7 @@ fn endpoints_without_a_known_worker_are_counted() {
     )]));
     let table = router.table();
     match table.resolve(&here(), "api.bank", 80, |_| false) {
-        Ok(Destination::Route(route)) => {
+        Ok(Destination::Route(route) | Destination::External(route)) => {
             assert_eq!((route.endpoints.len(), route.unreachable), (1, 1));
         }
         _ => panic!("not a Service"),

@@ -1,8 +1,8 @@
 //! HTTP requests of guests: resolved in the virtual network, sent by the switch.
 //!
-//! A guest reaches Services and Pods, and nothing else: whatever does not resolve there is denied,
-//! with the reason in the container's log, because `wasi:http` has no room for sentences. The shim
-//! bounds number and time of these requests.
+//! A guest reaches Services and Pods, and of the world outside what a policy opens (`outside.rs`).
+//! Everything else is denied, with the reason in the container's log, because `wasi:http` has no
+//! room for sentences. The shim bounds number and time of these requests.
 
 use std::{net::IpAddr, sync::Arc};
 
@@ -13,8 +13,11 @@ use wherry_wasi_shim::{Body, BodyError, Outgoing, OutgoingError};
 use super::{
     logs::Log,
     network::{Destination, ResolveError},
+    outside,
     peers::PeerError,
-    switch::{Refusal, Replay, Switch},
+    record::Sender,
+    reply::Replay,
+    switch::{Refusal, Switch},
 };
 use crate::protocol::HostAlias;
 
@@ -66,19 +69,21 @@ impl Names {
     }
 }
 
-/// The network of one container.
-pub fn outgoing(switch: &Arc<Switch>, log: &Log, names: &Arc<Names>) -> Outgoing {
+/// The network of one container of the Pod at `ip`.
+pub fn outgoing(switch: &Arc<Switch>, log: &Log, names: &Arc<Names>, ip: IpAddr) -> Outgoing {
     let (switch, log, names) = (switch.clone(), log.clone(), names.clone());
-    Arc::new(move |request, _timeouts| {
+    Arc::new(move |mut request, _timeouts| {
+        request.extensions_mut().insert(Sender::Pod(ip));
         let (switch, log, names) = (switch.clone(), log.clone(), names.clone());
-        Box::pin(async move { send(&switch, &log, &names, request).await })
+        Box::pin(async move { send(&switch, &log, &names, ip, request).await })
     })
 }
 
 async fn send(
-    switch: &Switch,
+    switch: &Arc<Switch>,
     log: &Log,
     names: &Names,
+    ip: IpAddr,
     request: Request<Body>,
 ) -> Result<Response<Body>, OutgoingError> {
     let (parts, body) = request.into_parts();
@@ -89,6 +94,16 @@ async fn send(
     let port = authority.port_u16().unwrap_or(if https { 443 } else { 80 });
     let destination = match names.resolve(switch, authority.host(), port) {
         Ok(destination) => destination,
+        Err(ResolveError::Outside { host }) => {
+            let caller = switch.caller(ip);
+            let authority = authority.clone();
+            let request = Request::from_parts(parts, body);
+            let sent = outside::send(switch, &caller, &host, port, https, request).await;
+            return sent.map_err(|error| {
+                log.note(&format!("request to {authority} refused: {error}"));
+                error.code()
+            });
+        }
         Err(error) => {
             log.note(&format!("request to {authority} refused: {error}"));
             return Err(resolve_code(error));
@@ -100,7 +115,7 @@ async fn send(
         return Err(OutgoingError::Invalid(why.to_owned()));
     }
     let authority = authority.clone();
-    match switch.send(&destination, parts, Replay::new(body)).await {
+    match switch.send(&switch.caller(ip), &destination, parts, Replay::new(body)).await {
         Ok(response) => Ok(response.map(|reply| Body::new(reply.map_err(BodyError::new)))),
         Err(refusal) => {
             log.note(&format!("request to {authority} failed: {refusal}"));
@@ -120,6 +135,8 @@ fn resolve_code(error: ResolveError) -> OutgoingError {
 fn refusal_code(refusal: Refusal) -> OutgoingError {
     match refusal {
         Refusal::NoEndpoint { .. } | Refusal::Gone(_) | Refusal::Busy => OutgoingError::Unavailable,
+        Refusal::Asleep { .. } | Refusal::Handler => OutgoingError::Unavailable,
+        Refusal::Denied { .. } => OutgoingError::Denied,
         Refusal::Peer(PeerError::Unreachable { .. } | PeerError::Full(..)) => {
             OutgoingError::Unavailable
         }

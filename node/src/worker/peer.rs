@@ -19,12 +19,17 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use wherry_wasi_shim::{Body, BodyError};
 
 use super::{
+    datagrams::DATAGRAM_HEADER,
     listen::{self, Closing},
     peers::STREAMS_MAX,
+    policy::Caller,
+    record::Sender,
+    reply::Reply,
     streams::STREAM_HEADER,
-    switch::{POD_HEADER, REFUSED_HEADER, Refusal, Reply, Switch},
+    switch::{FROM_HEADER, POD_HEADER, REFUSED_HEADER, Refusal, Switch},
     tls::{Credentials, PeerIdentity, peer_identity},
 };
+use crate::protocol::Protocol;
 
 /// From accept to the end of the TLS handshake.
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(5);
@@ -116,7 +121,10 @@ async fn serve(
         }
     };
     tracing::debug!(%remote, node = peer.node, namespace = peer.namespace, "peer connected");
-    let service = service_fn(move |request| dispatch(switch.clone(), request));
+    let namespace: Arc<str> = peer.namespace.into();
+    let service = service_fn(move |request| {
+        dispatch(switch.clone(), namespace.clone(), remote.ip(), request)
+    });
     let mut builder = http2::Builder::new(TokioExecutor::new());
     builder
         .timer(TokioTimer::new())
@@ -143,6 +151,8 @@ async fn serve(
 /// Answers one request of a peer.
 async fn dispatch(
     switch: Arc<Switch>,
+    namespace: Arc<str>,
+    remote: IpAddr,
     mut request: Request<Incoming>,
 ) -> Result<Response<Reply>, Infallible> {
     let pod = request.headers_mut().remove(POD_HEADER);
@@ -150,13 +160,26 @@ async fn dispatch(
     let Some(address) = address else {
         return Ok(refused(&Refusal::BadRequest));
     };
+    let said = request.headers_mut().remove(FROM_HEADER);
+    // Without policies nobody asks who it is.
+    let caller = match switch.policies().is_empty() {
+        true => Caller::outside(remote),
+        false => Caller::of_peer(said.as_ref(), &namespace, remote),
+    };
     if request.headers().contains_key(STREAM_HEADER) {
-        let accepted = switch.accept_stream(address, request);
+        let accepted = switch.accept_stream(&caller, address, request);
         return Ok(accepted.unwrap_or_else(|refusal| refused(&refusal)));
+    }
+    if request.headers().contains_key(DATAGRAM_HEADER) {
+        let accepted = switch.accept_datagrams(&caller, address, request);
+        return Ok(accepted.unwrap_or_else(|refusal| refused(&refusal)));
+    }
+    if let Err(refusal) = switch.permit(&caller, address, Protocol::Tcp) {
+        return Ok(refused(&refusal));
     }
     let Some(served) = switch.served(address) else {
         let request = request.map(|body| Body::new(body.map_err(BodyError::new)));
-        return Ok(match switch.exchange(address, request).await {
+        return Ok(match switch.exchange(address, request, None).await {
             Ok(mut response) => {
                 response.headers_mut().remove(REFUSED_HEADER);
                 response
@@ -164,9 +187,10 @@ async fn dispatch(
             Err(refusal) => refused(&refusal),
         });
     };
-    let flight = served.enter();
+    let mut flight = served.enter();
+    request.extensions_mut().insert(Sender::Peer);
     let request = request.map(|body| Body::new(body.map_err(BodyError::new)));
-    match flight.handler().handle(request).await {
+    match flight.handle(request).await {
         Ok(mut response) => {
             response.headers_mut().remove(REFUSED_HEADER);
             Ok(response.map(|body| Reply::Guest { body, flight }))

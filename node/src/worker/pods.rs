@@ -25,6 +25,7 @@ use std::{
 
 use futures::FutureExt;
 use jiff::Timestamp;
+use serde::Serialize;
 use tokio::{
     net::UnixStream,
     sync::{OwnedSemaphorePermit, mpsc, oneshot, watch},
@@ -39,13 +40,17 @@ use super::{
     checks::Target,
     jobs::{Job, Running, Tasks},
     outgoing::Names,
+    policy::Subject,
     probers::{Finding, Key, Probers},
+    record::{Kept, Record},
+    served::Served,
     start::{CODE_TRAP, Note, Start, exit_now},
-    switch::{LocalPods, Refusal, Served},
+    switch::{LocalPods, Refusal},
 };
+use crate::compile::world_file;
 use crate::protocol::{
     Answer, Container, ContainerPhase, ContainerState, Exit, ExitReason, Guest, Health, Open, Pod,
-    PodState, Probes, Protocol, ToAgent, Usage, log_file,
+    PodState, Port, Prepared, Probes, Protocol, StartTimes, ToAgent, Usage, log_file,
 };
 
 /// Starts and exits taken together before the table is published once.
@@ -57,6 +62,8 @@ pub struct Pods {
     pods: BTreeMap<String, Entry>,
     /// Published to the switch after each change.
     local: LocalPods,
+    /// It differs from what was published.
+    stale: bool,
     tasks: JoinSet<(Key, Exit)>,
     notes: (mpsc::Sender<Note>, mpsc::Receiver<Note>),
     probers: Probers,
@@ -74,6 +81,21 @@ struct Entry {
     live: usize,
     /// Goes when the last of them has.
     leaving: bool,
+    /// Declared ports, by container.
+    ports: Vec<(String, Port)>,
+}
+
+/// A container as people are told of it.
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Told {
+    container: String,
+    restart: u32,
+    guest: Guest,
+    prepared: Prepared,
+    loaded_us: Option<u64>,
+    in_flight: usize,
+    record: Kept,
 }
 
 /// The newest start of a container.
@@ -81,6 +103,14 @@ struct Known {
     restart: u32,
     image_id: String,
     guest: Guest,
+    /// Its compiled code.
+    module: PathBuf,
+    prepared: Prepared,
+    /// When this start was asked for, and how long it took from then until it ran or served.
+    began: Instant,
+    loaded: Option<Duration>,
+    /// Of all starts.
+    record: Arc<Record>,
     ports: Vec<u16>,
     probes: Probes,
     health: Health,
@@ -101,7 +131,14 @@ struct Used {
 
 enum Phase {
     Starting,
-    Running { at: Timestamp, account: Account, served: Option<Arc<Served>>, target: Arc<Target> },
+    Running {
+        at: Timestamp,
+        account: Account,
+        /// What loading and linking took.
+        took: (Duration, Duration),
+        served: Option<Arc<Served>>,
+        target: Arc<Target>,
+    },
     Exited(Exit),
 }
 
@@ -112,6 +149,7 @@ impl Pods {
             runtime,
             pods: BTreeMap::new(),
             local: LocalPods::default(),
+            stale: false,
             tasks: JoinSet::new(),
             notes: mpsc::channel(BATCH_MAX),
             probers: Probers::default(),
@@ -134,11 +172,20 @@ impl Pods {
             containers: BTreeMap::new(),
             live: 0,
             leaving: false,
+            ports: Vec::new(),
         });
         if entry.leaving {
             tracing::warn!(uid = pod.uid, "a Pod that is being removed was applied again");
             return;
         }
+        for container in &pod.containers {
+            entry.ports.retain(|(of, _)| *of != container.name);
+            let ports = container.ports.iter().cloned();
+            entry.ports.extend(ports.map(|port| (container.name.clone(), port)));
+        }
+        let known = (entry.name.clone(), entry.ip, entry.ports.clone());
+        self.know(&pod.uid, &pod.namespace, known, &pod.labels);
+        let entry = self.pods.get_mut(&pod.uid).expect("it was just made");
         let is_new = |container: &Container| match entry.containers.get(&container.name) {
             Some(known) => known.restart < container.restart,
             None => true,
@@ -157,11 +204,54 @@ impl Pods {
         }
     }
 
+    /// A Pod's labels have changed.
+    pub fn relabel(&mut self, uid: &str, namespace: &str, labels: &BTreeMap<String, String>) {
+        if let Some(entry) = self.pods.get(uid) {
+            let known = (entry.name.clone(), entry.ip, entry.ports.clone());
+            self.know(uid, namespace, known, labels);
+        }
+    }
+
+    /// Makes a Pod known as one that policies speak of.
+    fn know(
+        &mut self,
+        uid: &str,
+        namespace: &str,
+        (name, ip, ports): (String, IpAddr, Vec<(String, Port)>),
+        labels: &BTreeMap<String, String>,
+    ) {
+        self.local.know(Subject {
+            uid: uid.to_owned(),
+            namespace: namespace.to_owned(),
+            name,
+            ip,
+            labels: serde_json::json!(labels),
+            ports: ports.into_iter().map(|(_, port)| port).collect(),
+        });
+        self.stale = true;
+    }
+
+    /// Publishes what was applied and removed since the last time.
+    pub fn publish(&mut self) {
+        if std::mem::take(&mut self.stale) {
+            self.runtime.switch.publish_pods(self.local.clone());
+        }
+    }
+
+    fn forget(&mut self, uid: &str) {
+        if let Some(entry) = self.pods.remove(uid) {
+            self.local.forget(entry.ip);
+            self.stale = true;
+        }
+    }
+
     fn start(&mut self, uid: &str, container: Container, log_path: PathBuf) {
         let entry = self.pods.get_mut(uid).expect("apply has made the entry");
         let mut used = Used::default();
+        let mut record = None;
         if let Some(old) = entry.containers.remove(&container.name) {
             used = old.used_so_far();
+            record = Some(old.record.clone());
             if let Phase::Running { served: Some(served), .. } = &old.phase {
                 self.local.remove(entry.ip, served);
                 self.runtime.switch.publish_pods(self.local.clone());
@@ -172,11 +262,17 @@ impl Pods {
         let key = key(uid, &container.name, container.restart);
         let (stop, stopped) = watch::channel(None);
         let (io, input) = Io::new(&container);
+        let record = record.unwrap_or_else(|| Arc::new(Record::new()));
         let tcp = |port: &&crate::protocol::Port| port.protocol == Protocol::Tcp;
         let known = Known {
             restart: container.restart,
             image_id: container.image_id.clone(),
             guest: container.guest,
+            module: container.module.clone(),
+            prepared: container.prepared,
+            began: Instant::now(),
+            loaded: None,
+            record: record.clone(),
             ports: container.ports.iter().filter(tcp).map(|port| port.port).collect(),
             health: Health::new(&container.probes),
             probes: container.probes.clone(),
@@ -191,6 +287,7 @@ impl Pods {
         let start = Start {
             log: self.runtime.logs.open(log_path.clone()),
             log_path,
+            record,
             io: io.clone(),
             input,
             runtime: self.runtime.clone(),
@@ -200,6 +297,7 @@ impl Pods {
             container,
             stopped,
             notes: self.notes.0.clone(),
+            took: Default::default(),
         };
         self.tasks.spawn(async move {
             let exit = match AssertUnwindSafe(start.run()).catch_unwind().await {
@@ -230,6 +328,12 @@ impl Pods {
                 let place = place(&io, &container)?;
                 Ok(Job::Attach { io, place, streams })
             }
+            Open::Record { uid } => self.told(&uid).map(Job::Text),
+            Open::World { uid, container } => {
+                let known = self.pods.get(&uid).and_then(|entry| entry.containers.get(&container));
+                let known = known.ok_or_else(|| not_found(&container))?;
+                Ok(Job::File(world_file(&known.module)))
+            }
             Open::Port { uid, port } => {
                 let gone = || Answer::NotFound("the Pod does not run".to_owned());
                 let ip = self.pods.get(&uid).ok_or_else(gone)?.ip;
@@ -253,8 +357,25 @@ impl Pods {
             Some(Known { io, phase: Phase::Running { target, .. }, .. }) => {
                 Ok(Running { io: io.clone(), target: target.clone() })
             }
-            _ => Err(Answer::NotFound(format!("container not found (\"{container}\")"))),
+            _ => Err(not_found(container)),
         }
+    }
+
+    /// What the requests of a Pod were like, container by container.
+    fn told(&self, uid: &str) -> Result<Vec<u8>, Answer> {
+        let gone = || Answer::NotFound("the Pod does not run".to_owned());
+        let entry = self.pods.get(uid).ok_or_else(gone)?;
+        let told = |(name, known): (&String, &Known)| Told {
+            container: name.clone(),
+            restart: known.restart,
+            guest: known.guest,
+            prepared: known.prepared,
+            loaded_us: known.loaded.and_then(|it| u64::try_from(it.as_micros()).ok()),
+            in_flight: known.in_flight(),
+            record: known.record.told(),
+        };
+        let told: Vec<Told> = entry.containers.iter().map(told).collect();
+        Ok(serde_json::to_vec(&told).expect("plain fields become JSON"))
     }
 
     /// Asks one container start to end. Some: it has ended already.
@@ -297,7 +418,7 @@ impl Pods {
         if entry.live > 0 {
             return None;
         }
-        self.pods.remove(&uid);
+        self.forget(&uid);
         Some(ToAgent::PodRemoved { uid })
     }
 
@@ -356,13 +477,15 @@ impl Pods {
         messages: &mut Vec<ToAgent>,
     ) -> Option<oneshot::Sender<()>> {
         match note {
-            Note::Started { key, at, account, served, target } => {
+            Note::Started { key, at, account, took, served, target } => {
                 if let Some((ip, known)) = self.known(&key) {
                     let asked_to_stop = known.stop.borrow().is_some();
                     let (ports, probes) = (known.ports.clone(), known.probes.clone());
+                    known.loaded = Some(known.began.elapsed());
                     known.phase = Phase::Running {
                         at,
                         account,
+                        took,
                         served: served.clone(),
                         target: target.clone(),
                     };
@@ -432,7 +555,7 @@ impl Pods {
         let gone = entry.leaving && entry.live == 0;
         messages.push(ToAgent::ContainerExited { uid: uid.clone(), container, restart, exit });
         if gone {
-            self.pods.remove(&uid);
+            self.forget(&uid);
             messages.push(ToAgent::PodRemoved { uid });
         }
     }
@@ -498,7 +621,18 @@ fn key(uid: &str, container: &str, restart: u32) -> Key {
     Key { uid: uid.to_owned(), container: container.to_owned(), restart }
 }
 
+fn not_found(container: &str) -> Answer {
+    Answer::NotFound(format!("container not found (\"{container}\")"))
+}
+
 impl Known {
+    fn in_flight(&self) -> usize {
+        match &self.phase {
+            Phase::Running { served: Some(served), .. } => served.in_flight(),
+            _ => 0,
+        }
+    }
+
     fn used_so_far(&self) -> Used {
         let Phase::Running { account, served, .. } = &self.phase else {
             return self.used;
@@ -513,9 +647,19 @@ impl Known {
 
     fn usage(&self, uid: &str, name: &str) -> Usage {
         let used = self.used_so_far();
-        let memory_bytes = match &self.phase {
-            Phase::Running { account, .. } => account.usage().memory_bytes,
-            Phase::Starting | Phase::Exited(_) => 0,
+        let micros = |time: Duration| u64::try_from(time.as_micros()).unwrap_or(u64::MAX);
+        let (memory_bytes, start) = match &self.phase {
+            Phase::Running { account, took, .. } => {
+                let usage = account.usage();
+                let start = StartTimes {
+                    load: micros(took.0),
+                    link: micros(took.1),
+                    instantiate: micros(usage.first_instance),
+                    first_byte: micros(usage.first_answer),
+                };
+                (usage.memory_bytes, Some(start))
+            }
+            Phase::Starting | Phase::Exited(_) => (0, None),
         };
         Usage {
             uid: uid.to_owned(),
@@ -524,6 +668,7 @@ impl Known {
             memory_bytes,
             requests: used.requests,
             busy_ns: used.busy_ns,
+            start,
         }
     }
 }

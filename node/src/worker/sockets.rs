@@ -6,9 +6,10 @@
 //! | its own address or loopback | its Pod, never the machine |
 //! | a Service's or Pod's address | a stream (`streams.rs`) |
 //! | an address of the machine, its link, many machines | denied, and a line in its log |
-//! | anything else | unreachable, and a line in its log |
+//! | anything else | a connection from the machine if a policy opens it, else denied |
 //!
-//! Datagrams reach Pods of this worker only: what is for another one is lost.
+//! Names outside of the cluster are looked up only for Pods that a policy lets out by name or
+//! address. Datagrams are `datagrams.rs`.
 
 use std::{
     net::{IpAddr, SocketAddr},
@@ -21,8 +22,9 @@ use wherry_wasi_shim::{Connection, Datagrams, Listener, Network, NetworkError};
 
 use super::{
     logs::Log,
-    network::{Destination, Place, ResolveError},
+    network::ResolveError,
     outgoing::Names,
+    outside,
     peers::PeerError,
     switch::{Refusal, Switch},
 };
@@ -86,6 +88,7 @@ impl Network for PodNetwork {
         let remote = self.own(to);
         let local = SocketAddr::new(self.ip, self.switch.ports.ephemeral());
         let switch = self.switch.clone();
+        let caller = switch.caller(self.ip);
         if remote.ip() == self.ip {
             let dialed = switch.dial(remote, local).map_err(|error| refusal(&error));
             return async move { Ok(Connection { stream: Box::new(dialed?), local, remote: to }) }
@@ -93,13 +96,26 @@ impl Network for PodNetwork {
         }
         let destination = match switch.resolve(&remote.ip().to_string(), remote.port()) {
             Ok(destination) => destination,
+            Err(ResolveError::Outside { .. }) => {
+                let log = self.log.clone();
+                return async move {
+                    let stream = outside::connect(&switch, &caller, remote).await;
+                    let stream = stream.map_err(|error| {
+                        log.note(&format!("connection to {to} refused: {error}"));
+                        error.network()
+                    })?;
+                    Ok(Connection { stream: Box::new(stream), local, remote: to })
+                }
+                .boxed();
+            }
             Err(error) => {
                 let error = self.refuse(&format!("connection to {to}"), &error);
                 return std::future::ready(Err(error)).boxed();
             }
         };
         async move {
-            let stream = switch.open(&destination, local).await.map_err(|error| refusal(&error))?;
+            let stream = switch.open(&caller, &destination, local).await;
+            let stream = stream.map_err(|error| refusal(&error))?;
             Ok(Connection { stream: Box::new(stream), local, remote: to })
         }
         .boxed()
@@ -115,29 +131,13 @@ impl Network for PodNetwork {
         let send = move |data: Bytes, to: SocketAddr| {
             let loopback = to.ip().to_canonical().is_loopback();
             if loopback || to.ip() == ip {
-                switch.ports.deliver(SocketAddr::new(ip, to.port()), address, data);
+                // A client of a node port may be on the node's own loopback.
+                if !switch.answer_datagram(address, to, &data) {
+                    switch.ports.deliver(SocketAddr::new(ip, to.port()), address, data);
+                }
                 return Ok(());
             }
-            let found = switch.resolve_datagram(to).map_err(|error| match error {
-                ResolveError::Forbidden { .. } => NetworkError::Denied,
-                ResolveError::Outside { .. } => NetworkError::Unreachable,
-                ResolveError::NoService { .. } | ResolveError::NoPort { .. } => {
-                    NetworkError::Refused
-                }
-            })?;
-            let endpoint = match &found {
-                Destination::Pod(endpoint) => Some(endpoint),
-                Destination::Route(route) if route.endpoints.is_empty() => None,
-                Destination::Route(route) => {
-                    Some(&route.endpoints[route.next_turn() % route.endpoints.len()])
-                }
-            };
-            if let Some(endpoint) = endpoint
-                && let Place::Local = endpoint.place
-            {
-                switch.ports.deliver(endpoint.address, address, data);
-            }
-            Ok(())
+            switch.send_datagram(&switch.caller(ip), address, to, data)
         };
         Ok(Datagrams { address, incoming, send: Arc::new(send), held: Box::new(held) })
     }
@@ -150,7 +150,10 @@ fn refusal(error: &Refusal) -> NetworkError {
         Refusal::Peer(PeerError::Unreachable { .. } | PeerError::Full(..)) => {
             NetworkError::Unreachable
         }
+        Refusal::Denied { .. } => NetworkError::Denied,
+        Refusal::Asleep { .. } => NetworkError::TimedOut,
         Refusal::OutOfMemory
+        | Refusal::Handler
         | Refusal::Failed
         | Refusal::BadRequest
         | Refusal::Peer(PeerError::Lost { .. }) => NetworkError::Refused,

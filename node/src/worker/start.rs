@@ -37,8 +37,10 @@ use super::{
     logs::{Log, Logs, Stream},
     outgoing::{Names, outgoing},
     probers::Key,
+    record::Record,
+    served::Served,
     sockets::PodNetwork,
-    switch::{Served, Switch},
+    switch::Switch,
 };
 use crate::protocol::{
     Container, Exit, ExitReason, Form, Guest, HookKind, Limits, Mount, Protocol,
@@ -97,6 +99,8 @@ pub enum Note {
         at: Timestamp,
         /// What it uses.
         account: Account,
+        /// What loading and linking took.
+        took: (Duration, Duration),
         /// A handler's place in the table.
         served: Option<Arc<Served>>,
         /// For probes.
@@ -136,6 +140,8 @@ pub struct Start {
     pub log: Log,
     /// The file of the log.
     pub log_path: PathBuf,
+    /// What its requests were like.
+    pub record: Arc<Record>,
     /// For whoever is attached.
     pub io: Arc<Io>,
     /// What its guest reads.
@@ -144,6 +150,8 @@ pub struct Start {
     pub stopped: watch::Receiver<Option<Instant>>,
     /// To the main task.
     pub notes: mpsc::Sender<Note>,
+    /// What loading and linking took, once that is done.
+    pub took: (Duration, Duration),
 }
 
 /// A guest's configuration and what must live as long as it.
@@ -158,7 +166,10 @@ impl Start {
     /// Runs to the end of the container, and of its log.
     pub async fn run(mut self) -> Exit {
         let Container { module, form, .. } = &self.container;
-        let mut exit = match self.runtime.modules.get(&self.runtime.engine, module, *form).await {
+        let begun = Instant::now();
+        let loaded = self.runtime.modules.get(&self.runtime.engine, module, *form).await;
+        self.took.0 = begun.elapsed();
+        let mut exit = match loaded {
             Ok(module) => match self.view().map(Arc::new) {
                 Ok(view) => match self.container.guest {
                     Guest::Handler => self.serve(module, &view).await,
@@ -186,12 +197,14 @@ impl Start {
 
     async fn serve(&mut self, module: Arc<OnceCell<Module>>, view: &Arc<View>) -> Exit {
         let loaded = module.get().expect("it was just loaded");
+        let begun = Instant::now();
         let handler = match loaded.handler(view.config.clone()) {
             Ok(handler) => handler,
             Err(error) => return start_error(&error),
         };
+        self.took.1 = begun.elapsed();
         let (account, budget) = (handler.account(), handler.budget());
-        let served = Arc::new(Served::new(handler));
+        let served = Arc::new(Served::new(handler, self.record.clone()));
         let tcp = self.container.ports.iter().filter(|port| port.protocol == Protocol::Tcp);
         let ports = tcp.map(|port| port.port).collect();
         let target = self.target(Some((served.clone(), ports)), &module, view, budget);
@@ -224,10 +237,12 @@ impl Start {
 
     async fn execute(&mut self, module: Arc<OnceCell<Module>>, view: &Arc<View>) -> Exit {
         let loaded = module.get().expect("it was just loaded");
+        let begun = Instant::now();
         let command = match loaded.command(view.config.clone()) {
             Ok(command) => command,
             Err(error) => return start_error(&error),
         };
+        self.took.1 = begun.elapsed();
         let (account, hears_term) = (command.account(), command.hears_term());
         let target = self.target(None, &module, view, command.budget());
         let at = Timestamp::now();
@@ -362,9 +377,9 @@ impl Start {
         served: Option<Arc<Served>>,
         target: &Arc<Target>,
     ) {
-        let (key, target) = (self.key.clone(), target.clone());
+        let (key, target, took) = (self.key.clone(), target.clone(), self.took);
         // The main task drops the receiver only when it ends, and the process with it.
-        let _ = self.notes.send(Note::Started { key, at, account, served, target }).await;
+        let _ = self.notes.send(Note::Started { key, at, account, took, served, target }).await;
     }
 
     async fn say_hook_failed(&self, hook: HookKind, message: &str) {
@@ -403,7 +418,7 @@ impl Start {
             stdout: self.io.output(channels::STDOUT, self.log.output(Stream::Stdout)),
             stderr: self.io.output(channels::STDERR, self.log.output(Stream::Stderr)),
             limits: limits(&self.container.limits),
-            outgoing: outgoing(&self.runtime.switch, &self.log, &self.names),
+            outgoing: outgoing(&self.runtime.switch, &self.log, &self.names, self.ip),
             network: Arc::new(PodNetwork {
                 switch: self.runtime.switch.clone(),
                 log: self.log.clone(),

@@ -18,18 +18,29 @@ use hyper_util::{
     server::conn::auto,
 };
 use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream, ReadHalf, WriteHalf};
+use tokio::net::TcpStream;
 use wherry_wasi_shim::{Body, BodyError, NetworkError};
 
 use super::{
-    network::{Destination, Endpoint, Place, pick},
+    balance::{Open, Speaks},
+    datagrams::DATAGRAM_HEADER,
+    network::{Destination, Endpoint, Place, forbidden},
+    policy::Caller,
     ports::BUFFER_BYTES,
-    switch::{POD_HEADER, REFUSED_HEADER, Refusal, Reply, Served, Switch},
+    reply::Reply,
+    served::Served,
+    switch::{FROM_HEADER, POD_HEADER, REFUSED_HEADER, Refusal, Switch},
 };
+use crate::protocol::Protocol;
 
 /// On a request between workers: its bodies are the bytes of a connection, and this is who connects.
 pub const STREAM_HEADER: HeaderName = HeaderName::from_static("wherry-stream");
-/// Endpoints that one connection is tried at.
-const ATTEMPTS_MAX: usize = 3;
+/// On such a request: only if the Pod takes connections as they are.
+const BYTES_HEADER: HeaderName = HeaderName::from_static("wherry-bytes");
+/// What a guest's own request must not carry to another worker.
+pub const INNER_HEADERS: [HeaderName; 3] = [STREAM_HEADER, BYTES_HEADER, DATAGRAM_HEADER];
+/// To connect to an address outside of the cluster.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 /// From a request to the head of the answer of a guest that listens.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(30);
 /// From a connection's begin to the end of a request's head.
@@ -41,20 +52,21 @@ impl Switch {
     /// Connects to a destination; `from` is told to whoever listens.
     pub async fn open(
         self: &Arc<Switch>,
+        caller: &Caller,
         destination: &Destination,
         from: SocketAddr,
     ) -> Result<DuplexStream, Refusal> {
-        let (endpoints, turn) = match destination {
-            Destination::Route(route) => (route.endpoints.as_slice(), route.next_turn()),
-            Destination::Pod(endpoint) => (std::slice::from_ref(endpoint), 0),
-        };
+        let destination = &self.awake(destination).await?;
+        let turn = Switch::turn(destination, caller);
         let mut tried = Vec::new();
         let mut refusal = super::switch::no_endpoint(destination);
-        while tried.len() < ATTEMPTS_MAX
-            && let Some(index) = pick(turn, endpoints.len(), &tried)
+        while tried.len() < destination.attempts_max()
+            && let Some(index) = self.pick(destination, caller, turn, &tried)
         {
             tried.push(index);
-            match self.open_at(&endpoints[index], from).await {
+            let opened = self.open_at(caller, &destination.endpoints()[index], from, false).await;
+            self.learn(destination, caller, index, opened.as_ref().err());
+            match opened {
                 Ok(stream) => return Ok(stream),
                 Err(other) => refusal = other,
             }
@@ -62,38 +74,126 @@ impl Switch {
         Err(refusal)
     }
 
+    /// Connects somebody of whom nothing has been read yet. None: the Pods take requests, or none
+    /// can be asked.
+    pub async fn open_bytes(
+        self: &Arc<Switch>,
+        caller: &Caller,
+        destination: &Destination,
+        from: SocketAddr,
+    ) -> Option<Result<DuplexStream, Refusal>> {
+        let endpoints = destination.endpoints();
+        let speaks = |it: &Endpoint| match &it.place {
+            Place::Local if self.ports.is_listening(it.address) => Speaks::Bytes,
+            Place::Local if self.served(it.address).is_some() => Speaks::Requests,
+            Place::Local => Speaks::Unknown,
+            Place::Outside => Speaks::Bytes,
+            Place::Peer(_) => it.load.speaks(),
+        };
+        let known = endpoints.iter().map(speaks);
+        match known.clone().find(|speaks| *speaks != Speaks::Unknown) {
+            Some(Speaks::Bytes) => return Some(self.open(caller, destination, from).await),
+            Some(_) => return None,
+            None => {}
+        }
+        // The connection is tried as one of bytes: for those that take them nothing is lost.
+        let turn = Switch::turn(destination, caller);
+        let endpoint = &endpoints[self.pick(destination, caller, turn, &[])?];
+        match self.open_at(caller, endpoint, from, true).await {
+            Ok(stream) => {
+                endpoint.load.found(Speaks::Bytes);
+                Some(Ok(stream))
+            }
+            Err(Refusal::Handler) => {
+                endpoint.load.found(Speaks::Requests);
+                None
+            }
+            Err(refusal @ Refusal::Denied { .. }) => Some(Err(refusal)),
+            // Whoever speaks HTTP is told why.
+            Err(_) => None,
+        }
+    }
+
     async fn open_at(
         self: &Arc<Switch>,
+        caller: &Caller,
         endpoint: &Endpoint,
         from: SocketAddr,
+        bytes_only: bool,
     ) -> Result<DuplexStream, Refusal> {
         let address = endpoint.address;
+        let open = endpoint.load.enter();
         match &endpoint.place {
-            Place::Local => self.dial(address, from),
+            Place::Local => {
+                self.permit(caller, address, Protocol::Tcp)?;
+                self.dial(address, from)
+            }
             Place::Peer(peer) => {
                 let (ours, theirs) = tokio::io::duplex(BUFFER_BYTES);
                 let (reading, writing) = tokio::io::split(theirs);
-                let mut request = Request::new(body_of(reading));
-                *request.version_mut() = Version::HTTP_2;
-                *request.method_mut() = Method::POST;
-                let uri = format!("http://{address}/");
-                *request.uri_mut() = uri.parse().expect("an address makes a URI");
-                let visible = "an address is visible ASCII";
-                let headers = request.headers_mut();
-                let pod = HeaderValue::try_from(address.to_string());
-                headers.insert(POD_HEADER, pod.expect(visible));
-                let from = HeaderValue::try_from(from.to_string());
-                headers.insert(STREAM_HEADER, from.expect(visible));
+                let request = stream_request(caller, address, from, bytes_only, reading);
                 let (mut response, guard) = peer.send(request).await.map_err(Refusal::Peer)?;
                 if let Some(word) = response.headers_mut().remove(REFUSED_HEADER) {
                     return Err(Refusal::from_word(&word, address));
                 }
                 self.streams.spawn(async move {
                     pump(response.into_body(), writing).await;
-                    drop(guard);
+                    drop((guard, open));
                 });
                 Ok(ours)
             }
+            Place::Outside => {
+                let mut stream = self.dial_endpoint(caller, address).await?;
+                let (ours, mut theirs) = tokio::io::duplex(BUFFER_BYTES);
+                self.streams.spawn(async move {
+                    // Either end may break it off; there is nobody to tell.
+                    let _ = tokio::io::copy_bidirectional(&mut stream, &mut theirs).await;
+                    drop(open);
+                });
+                Ok(ours)
+            }
+        }
+    }
+
+    /// Connects to an address outside of the cluster that stands in an EndpointSlice.
+    async fn dial_endpoint(&self, caller: &Caller, to: SocketAddr) -> Result<TcpStream, Refusal> {
+        let policies = self.policies().clone();
+        if forbidden(to.ip()).is_some() || policies.is_machine(to.ip()) {
+            return Err(Refusal::Gone(to));
+        }
+        if let Some(pod) = &caller.pod {
+            self.heed(policies.judge_endpoint(pod, to), Some(pod), None)?;
+        }
+        match tokio::time::timeout(CONNECT_TIMEOUT, TcpStream::connect(to)).await {
+            Ok(Ok(stream)) => Ok(stream),
+            Ok(Err(error)) => {
+                tracing::debug!(%to, %error, "an endpoint outside of the cluster does not answer");
+                Err(Refusal::Gone(to))
+            }
+            Err(_) => Err(Refusal::Deadline),
+        }
+    }
+
+    /// Speaks one request to an address outside of the cluster.
+    pub async fn exchange_outside(
+        &self,
+        caller: &Caller,
+        to: SocketAddr,
+        request: Request<Body>,
+        open: Option<Open>,
+    ) -> Result<Response<Reply>, Refusal> {
+        let stream = self.dial_endpoint(caller, to).await?;
+        let shaken = http1::handshake(TokioIo::new(stream)).await;
+        let (mut sender, connection) = shaken.map_err(|_| Refusal::Failed)?;
+        self.streams.spawn(async move {
+            // What went wrong shows in the answer, or in its absence.
+            let _ = connection.await;
+        });
+        let request = origin_form(request, to);
+        match tokio::time::timeout(ANSWER_TIMEOUT, sender.send_request(request)).await {
+            Ok(Ok(response)) => Ok(response.map(|body| Reply::Socket { body, _open: open })),
+            Ok(Err(_)) => Err(Refusal::Failed),
+            Err(_) => Err(Refusal::Deadline),
         }
     }
 
@@ -114,21 +214,12 @@ impl Switch {
         Ok(ours)
     }
 
-    /// Whether any Pod of this worker behind a destination listens with a socket of its own.
-    pub fn has_listener(&self, destination: &Destination) -> bool {
-        let endpoints = match destination {
-            Destination::Route(route) => route.endpoints.as_slice(),
-            Destination::Pod(endpoint) => std::slice::from_ref(endpoint),
-        };
-        let local = |it: &&Endpoint| matches!(it.place, Place::Local);
-        endpoints.iter().filter(local).any(|it| self.ports.is_listening(it.address))
-    }
-
     /// Speaks one request to a guest that listens.
     pub async fn exchange(
         &self,
         address: SocketAddr,
         request: Request<Body>,
+        open: Option<Open>,
     ) -> Result<Response<Reply>, Refusal> {
         let from = SocketAddr::new(address.ip(), self.ports.ephemeral());
         let stream = self.ports.connect(address, from).map_err(|error| match error {
@@ -143,7 +234,7 @@ impl Switch {
         });
         let request = origin_form(request, address);
         match tokio::time::timeout(ANSWER_TIMEOUT, sender.send_request(request)).await {
-            Ok(Ok(response)) => Ok(response.map(Reply::Socket)),
+            Ok(Ok(response)) => Ok(response.map(|body| Reply::Socket { body, _open: open })),
             Ok(Err(_)) => Err(Refusal::Failed),
             Err(_) => Err(Refusal::Deadline),
         }
@@ -152,9 +243,15 @@ impl Switch {
     /// Answers a peer that wants a stream to a Pod of this worker.
     pub fn accept_stream(
         self: &Arc<Switch>,
+        caller: &Caller,
         address: SocketAddr,
         request: Request<Incoming>,
     ) -> Result<Response<Reply>, Refusal> {
+        self.permit(caller, address, Protocol::Tcp)?;
+        if request.headers().contains_key(BYTES_HEADER) && !self.ports.is_listening(address) {
+            self.served(address).ok_or(Refusal::Gone(address))?;
+            return Err(Refusal::Handler);
+        }
         let from = request.headers().get(STREAM_HEADER);
         let from = from.and_then(|from| from.to_str().ok()?.parse().ok());
         let stream = self.dial(address, from.ok_or(Refusal::BadRequest)?)?;
@@ -162,6 +259,29 @@ impl Switch {
         self.streams.spawn(pump(request.into_body(), writing));
         Ok(Response::new(Reply::Stream(body_of(reading))))
     }
+}
+
+/// What asks another worker for a stream.
+fn stream_request(
+    caller: &Caller,
+    address: SocketAddr,
+    from: SocketAddr,
+    bytes_only: bool,
+    reading: ReadHalf<DuplexStream>,
+) -> Request<Body> {
+    let mut request = Request::new(body_of(reading));
+    *request.version_mut() = Version::HTTP_2;
+    *request.method_mut() = Method::POST;
+    *request.uri_mut() = format!("http://{address}/").parse().expect("an address makes a URI");
+    let visible = "an address is visible ASCII";
+    let headers = request.headers_mut();
+    headers.insert(POD_HEADER, HeaderValue::try_from(address.to_string()).expect(visible));
+    headers.insert(FROM_HEADER, caller.word());
+    headers.insert(STREAM_HEADER, HeaderValue::try_from(from.to_string()).expect(visible));
+    if bytes_only {
+        headers.insert(BYTES_HEADER, HeaderValue::from_static("only"));
+    }
+    request
 }
 
 /// HTTP/1.1 between two ends: a path, and the host in its header.
@@ -186,9 +306,9 @@ async fn speak_http(served: Arc<Served>, stream: DuplexStream) {
     let service = service_fn(move |request: Request<Incoming>| {
         let served = served.clone();
         async move {
-            let flight = served.enter();
+            let mut flight = served.enter();
             let request = request.map(|body| Body::new(body.map_err(BodyError::new)));
-            let answer = flight.handler().handle(request).await.map_err(Refusal::from);
+            let answer = flight.handle(request).await.map_err(Refusal::from);
             Ok::<_, Infallible>(match answer {
                 Ok(response) => response.map(|body| Reply::Guest { body, flight }),
                 Err(refusal) => {

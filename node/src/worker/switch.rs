@@ -12,13 +12,8 @@
 use std::{
     collections::HashMap,
     net::{IpAddr, SocketAddr},
-    pin::Pin,
-    sync::{
-        Arc, Mutex, PoisonError,
-        atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering},
-    },
-    task::{Context, Poll},
-    time::Instant,
+    sync::Arc,
+    time::{Duration, Instant},
 };
 
 use arc_swap::ArcSwap;
@@ -28,18 +23,25 @@ use http::{
     request::Parts,
     uri::{Authority, PathAndQuery, Scheme},
 };
-use http_body::{Body as HttpBody, Frame, SizeHint};
-use http_body_util::{BodyExt, Empty};
+use http_body::Body as HttpBody;
 use hyper::body::Incoming;
-use tokio::sync::Notify;
 use tokio_util::task::TaskTracker;
-use wherry_wasi_shim::{Body, BodyError, HandleError, Handler};
+use wherry_wasi_shim::{Body, HandleError};
 
 use super::{
-    network::{Destination, Here, Place, ResolveError, Table, pick},
+    balance::{Open, choose, may_leave_out, turn_of},
+    datagrams::Conversations,
+    denials::Denials,
+    hold::{Holds, WAIT_MAX},
+    network::{Destination, Endpoint, Here, Place, ResolveError, STRAY_ATTEMPTS_MAX, Table},
     peers::{PeerError, StreamGuard},
+    policy::{self, Caller, Subject, Verdict},
     ports::Ports,
+    reply::{Replay, Reply},
+    served::Served,
+    streams::INNER_HEADERS,
 };
+use crate::protocol::{Direction, Protocol};
 
 /// Names the Pod that a request between workers is for: `ip:port`.
 pub const POD_HEADER: HeaderName = HeaderName::from_static("wherry-pod");
@@ -47,40 +49,25 @@ pub const POD_HEADER: HeaderName = HeaderName::from_static("wherry-pod");
 /// here (see [`Refusal::word`]).
 pub const REFUSED_HEADER: HeaderName = HeaderName::from_static("wherry-refused");
 
+/// On a request between workers: who calls (see [`Caller::word`]).
+pub const FROM_HEADER: HeaderName = HeaderName::from_static("wherry-from");
+/// How a worker says that a policy refused a request; the sentence follows.
+const WORD_INGRESS: &str = "denied-ingress ";
+const WORD_EGRESS: &str = "denied-egress ";
+
+/// How long a request whose Pod has just left waits for the newer table: it is made by the time the
+/// Pod is told to go, and a few writes away.
+const SECOND_LOOK: Duration = Duration::from_secs(1);
+
 type BoxError = Box<dyn std::error::Error + Send + Sync>;
 
-/// Endpoints that one request is tried at: enough to step over a node that just died and a busy
-/// Pod, few enough not to multiply an overload.
-const ATTEMPTS_MAX: usize = 3;
-
-/// A running handler container.
-pub struct Served {
-    handler: Handler,
-    requests: AtomicU64,
-    /// From arrival to the end of the response's body.
-    in_flight: AtomicUsize,
-    /// When the container began to serve: times below are counted from here.
-    since: Instant,
-    /// Time that ended requests took, in nanoseconds.
-    ended_ns: AtomicU64,
-    /// The sum of when those in flight arrived, in nanoseconds; it wraps.
-    arrived_ns: AtomicU64,
-    /// Set when the last request in flight should be told to `idle`.
-    leaving: AtomicBool,
-    idle: Notify,
-    /// Set when what is still in flight is cut off.
-    cut: AtomicBool,
-}
-
-/// One request in flight; it keeps the container from being idle until dropped.
-pub struct InFlight {
-    served: Arc<Served>,
-    arrived_ns: u64,
-}
-
-/// The Pods of this worker that serve, by address.
+/// The Pods of this worker, by address.
 #[derive(Default, Clone)]
-pub struct LocalPods(HashMap<IpAddr, Vec<Listener>>);
+pub struct LocalPods {
+    listeners: HashMap<IpAddr, Vec<Listener>>,
+    /// All of them, also those that serve nothing, as callers.
+    callers: HashMap<IpAddr, Arc<Caller>>,
+}
 
 /// One port of a Pod.
 #[derive(Clone)]
@@ -96,6 +83,15 @@ pub struct Switch {
     pub here: Here,
     table: ArcSwap<Table>,
     pods: ArcSwap<LocalPods>,
+    policies: ArcSwap<policy::Table>,
+    /// What policies refused, until it is reported.
+    pub denials: Denials,
+    /// Requests that wait for a Pod.
+    pub holds: Holds,
+    /// Datagrams under way.
+    pub conversations: Conversations,
+    /// When the times of endpoints that are left out began.
+    since: Instant,
     /// Where guests listen with sockets.
     pub ports: Ports,
     /// Tasks of connections in memory. They end with one of their ends.
@@ -131,6 +127,25 @@ pub enum Refusal {
     /// The request cannot be given to any guest.
     #[error("the request is not understood")]
     BadRequest,
+    /// A policy says no.
+    #[error("{why}")]
+    Denied {
+        /// The caller's or the Pod's.
+        direction: Direction,
+        /// Who may not what, and the policy.
+        why: String,
+    },
+    /// It takes requests, and a connection of bytes was wanted.
+    #[error("the Pod takes requests, not connections")]
+    Handler,
+    /// It waited in vain for a Pod of a workload that was at zero.
+    #[error("{service} was scaled to zero, and {why}")]
+    Asleep {
+        /// `Service namespace/name`
+        service: String,
+        /// What went wrong.
+        why: &'static str,
+    },
     /// The way to it is broken.
     #[error(transparent)]
     Peer(#[from] PeerError),
@@ -150,16 +165,33 @@ impl Refusal {
             Refusal::NoEndpoint { .. } | Refusal::Gone(_) | Refusal::Busy => {
                 StatusCode::SERVICE_UNAVAILABLE
             }
-            Refusal::Peer(PeerError::Full(..)) => StatusCode::SERVICE_UNAVAILABLE,
+            Refusal::Peer(PeerError::Full(..)) | Refusal::Asleep { .. } => {
+                StatusCode::SERVICE_UNAVAILABLE
+            }
+            Refusal::Denied { .. } => StatusCode::FORBIDDEN,
             Refusal::Deadline => StatusCode::GATEWAY_TIMEOUT,
             Refusal::BadRequest => StatusCode::BAD_REQUEST,
-            Refusal::OutOfMemory | Refusal::Failed | Refusal::Peer(_) => StatusCode::BAD_GATEWAY,
+            Refusal::OutOfMemory | Refusal::Failed | Refusal::Peer(_) | Refusal::Handler => {
+                StatusCode::BAD_GATEWAY
+            }
         }
     }
 
     /// Its name between workers.
     pub fn word(&self) -> HeaderValue {
+        if let Refusal::Denied { direction, why } = self {
+            let word = match direction {
+                Direction::Ingress => WORD_INGRESS,
+                Direction::Egress => WORD_EGRESS,
+            };
+            // Names of objects are ASCII; were they not, that it is denied is enough.
+            let told = HeaderValue::try_from(format!("{word}{why}"));
+            return told.unwrap_or_else(|_| HeaderValue::from_static(WORD_INGRESS));
+        }
         HeaderValue::from_static(match self {
+            Refusal::Denied { .. } => unreachable!("it was told above"),
+            Refusal::Asleep { .. } => "gone",
+            Refusal::Handler => "handler",
             Refusal::NoEndpoint { .. } | Refusal::Gone(_) | Refusal::Peer(_) => "gone",
             Refusal::Busy => "busy",
             Refusal::Deadline => "deadline",
@@ -170,9 +202,17 @@ impl Refusal {
     }
 
     pub fn from_word(word: &HeaderValue, address: SocketAddr) -> Refusal {
+        for (start, direction) in
+            [(WORD_INGRESS, Direction::Ingress), (WORD_EGRESS, Direction::Egress)]
+        {
+            if let Some(why) = word.to_str().ok().and_then(|word| word.strip_prefix(start)) {
+                return Refusal::Denied { direction, why: why.to_owned() };
+            }
+        }
         match word.as_bytes() {
             b"gone" => Refusal::Gone(address),
             b"busy" => Refusal::Busy,
+            b"handler" => Refusal::Handler,
             b"deadline" => Refusal::Deadline,
             b"memory" => Refusal::OutOfMemory,
             b"invalid" => Refusal::BadRequest,
@@ -185,6 +225,7 @@ impl Refusal {
     fn is_unsent(&self) -> bool {
         match self {
             Refusal::NoEndpoint { .. } | Refusal::Gone(_) | Refusal::Busy => true,
+            Refusal::Denied { .. } | Refusal::Asleep { .. } | Refusal::Handler => true,
             Refusal::Peer(PeerError::Unreachable { .. } | PeerError::Full(..)) => true,
             Refusal::Peer(PeerError::Lost { .. }) => false,
             Refusal::Deadline | Refusal::OutOfMemory | Refusal::Failed => false,
@@ -192,101 +233,21 @@ impl Refusal {
         }
     }
 
+    /// Whether it speaks against the endpoint. A busy one is not ill, and whom a policy refuses has
+    /// not met it.
+    fn is_failure(&self) -> bool {
+        match self {
+            Refusal::Gone(_) | Refusal::Deadline | Refusal::OutOfMemory | Refusal::Failed => true,
+            Refusal::Peer(PeerError::Unreachable { .. } | PeerError::Lost { .. }) => true,
+            Refusal::Peer(PeerError::Full(..)) | Refusal::Busy | Refusal::BadRequest => false,
+            Refusal::NoEndpoint { .. } | Refusal::Denied { .. } => false,
+            Refusal::Asleep { .. } | Refusal::Handler => false,
+        }
+    }
+
     /// Whether another try may end differently: what a guest itself did wrong it would do again.
     fn is_of_the_way(&self) -> bool {
         self.is_unsent() || matches!(self, Refusal::Peer(_))
-    }
-}
-
-impl Served {
-    /// A container that was just started.
-    pub fn new(handler: Handler) -> Served {
-        Served {
-            handler,
-            requests: AtomicU64::new(0),
-            in_flight: AtomicUsize::new(0),
-            since: Instant::now(),
-            ended_ns: AtomicU64::new(0),
-            arrived_ns: AtomicU64::new(0),
-            leaving: AtomicBool::new(false),
-            idle: Notify::new(),
-            cut: AtomicBool::new(false),
-        }
-    }
-
-    /// Counts a request as in flight until the result is dropped.
-    pub fn enter(self: Arc<Served>) -> InFlight {
-        self.requests.fetch_add(1, Ordering::Relaxed);
-        self.in_flight.fetch_add(1, Ordering::SeqCst);
-        let arrived_ns = self.now_ns();
-        self.arrived_ns.fetch_add(arrived_ns, Ordering::Relaxed);
-        InFlight { served: self, arrived_ns }
-    }
-
-    fn now_ns(&self) -> u64 {
-        u64::try_from(self.since.elapsed().as_nanos()).unwrap_or(u64::MAX)
-    }
-
-    /// How long requests took together, those in flight as far as they are. The parts are read one
-    /// after the other, so it may be off by the requests that come and go meanwhile.
-    pub fn busy_ns(&self) -> u64 {
-        let ended = self.ended_ns.load(Ordering::Relaxed);
-        let in_flight = u64::try_from(self.in_flight()).unwrap_or(0);
-        let arrived = self.arrived_ns.load(Ordering::Relaxed);
-        let running = in_flight.wrapping_mul(self.now_ns()).wrapping_sub(arrived);
-        // A difference that wrapped is one of those that came meanwhile: they have taken no time.
-        let running = if running > u64::MAX / 2 { 0 } else { running };
-        ended.saturating_add(running)
-    }
-
-    /// Ends when no request is in flight. The container must have left the table before.
-    pub async fn idle(&self) {
-        self.leaving.store(true, Ordering::SeqCst);
-        loop {
-            let mut woken = std::pin::pin!(self.idle.notified());
-            // Registered before the look at the counter, so that no end is missed.
-            woken.as_mut().enable();
-            if self.in_flight() == 0 {
-                return;
-            }
-            woken.await;
-        }
-    }
-
-    /// Ends the responses that are still being sent, as broken. A request without a response yet
-    /// ends by its deadline.
-    pub fn cut_off(&self) {
-        self.cut.store(true, Ordering::Relaxed);
-    }
-
-    /// Requests in flight now.
-    pub fn in_flight(&self) -> usize {
-        self.in_flight.load(Ordering::SeqCst)
-    }
-
-    /// Requests since the start.
-    pub fn requests(&self) -> u64 {
-        self.requests.load(Ordering::Relaxed)
-    }
-}
-
-impl InFlight {
-    /// The guest that the request is for.
-    pub fn handler(&self) -> &Handler {
-        &self.served.handler
-    }
-}
-
-impl Drop for InFlight {
-    fn drop(&mut self) {
-        let served = &self.served;
-        let took_ns = served.now_ns().saturating_sub(self.arrived_ns);
-        served.ended_ns.fetch_add(took_ns, Ordering::Relaxed);
-        served.arrived_ns.fetch_sub(self.arrived_ns, Ordering::Relaxed);
-        let before = served.in_flight.fetch_sub(1, Ordering::SeqCst);
-        if before == 1 && served.leaving.load(Ordering::SeqCst) {
-            served.idle.notify_waiters();
-        }
     }
 }
 
@@ -306,9 +267,19 @@ impl From<HandleError> for Refusal {
 }
 
 impl LocalPods {
+    /// Adds a Pod, or says how it looks from now on.
+    pub fn know(&mut self, pod: Subject) {
+        self.callers.insert(pod.ip, Arc::new(Caller::pod(Arc::new(pod))));
+    }
+
+    /// Forgets a Pod.
+    pub fn forget(&mut self, ip: IpAddr) {
+        self.callers.remove(&ip);
+    }
+
     /// Adds a container. `ports` empty: it answers on every port that no other one declared.
     pub fn insert(&mut self, ip: IpAddr, ports: &[u16], served: &Arc<Served>) {
-        let listeners = self.0.entry(ip).or_default();
+        let listeners = self.listeners.entry(ip).or_default();
         if ports.is_empty() {
             listeners.push(Listener { port: None, served: served.clone() });
         }
@@ -319,17 +290,17 @@ impl LocalPods {
 
     /// Takes a container out.
     pub fn remove(&mut self, ip: IpAddr, served: &Arc<Served>) {
-        if let Some(listeners) = self.0.get_mut(&ip) {
+        if let Some(listeners) = self.listeners.get_mut(&ip) {
             listeners.retain(|listener| !Arc::ptr_eq(&listener.served, served));
             if listeners.is_empty() {
-                self.0.remove(&ip);
+                self.listeners.remove(&ip);
             }
         }
     }
 
     /// Who answers at an address.
     pub fn get(&self, address: SocketAddr) -> Option<&Arc<Served>> {
-        let listeners = self.0.get(&address.ip())?;
+        let listeners = self.listeners.get(&address.ip())?;
         let exact = listeners.iter().find(|it| it.port == Some(address.port()));
         let listener = exact.or_else(|| listeners.iter().find(|it| it.port.is_none()))?;
         Some(&listener.served)
@@ -339,13 +310,82 @@ impl LocalPods {
 impl Switch {
     /// With empty tables.
     pub fn new(here: Here) -> Switch {
-        let (table, pods) = (ArcSwap::default(), ArcSwap::default());
-        Switch { here, table, pods, ports: Ports::default(), streams: TaskTracker::new() }
+        Switch {
+            here,
+            table: ArcSwap::default(),
+            pods: ArcSwap::default(),
+            policies: ArcSwap::default(),
+            denials: Denials::default(),
+            holds: Holds::default(),
+            conversations: Conversations::default(),
+            since: Instant::now(),
+            ports: Ports::default(),
+            streams: TaskTracker::new(),
+        }
     }
 
     /// Replaces the table of Services.
     pub fn publish_table(&self, table: Table) {
         self.table.store(Arc::new(table));
+        self.holds.look_again();
+    }
+
+    /// Replaces the policies.
+    pub fn publish_policies(&self, policies: policy::Table) {
+        self.policies.store(Arc::new(policies));
+    }
+
+    /// The newest policies.
+    pub fn policies(&self) -> arc_swap::Guard<Arc<policy::Table>> {
+        self.policies.load()
+    }
+
+    /// A Pod of this worker as a caller.
+    pub fn caller(&self, ip: IpAddr) -> Arc<Caller> {
+        let pods = self.pods.load();
+        pods.callers.get(&ip).cloned().unwrap_or_else(|| Arc::new(Caller::outside(ip)))
+    }
+
+    /// Whether policies let a caller reach a Pod of this worker.
+    pub fn permit(
+        &self,
+        caller: &Caller,
+        to: SocketAddr,
+        protocol: Protocol,
+    ) -> Result<(), Refusal> {
+        let policies = self.policies.load();
+        if policies.is_empty() {
+            return Ok(());
+        }
+        let pods = self.pods.load();
+        let pod = pods.callers.get(&to.ip()).and_then(|known| known.pod.as_ref());
+        // Without a Pod nobody answers either.
+        let Some(pod) = pod else { return Ok(()) };
+        let verdict = policies.judge(caller, pod, to.port(), protocol);
+        self.heed(verdict, caller.pod.as_deref(), Some(pod))
+    }
+
+    /// Reports what a policy said of Pods of this worker, and obeys it.
+    pub fn heed(
+        &self,
+        verdict: Verdict,
+        caller: Option<&Subject>,
+        pod: Option<&Subject>,
+    ) -> Result<(), Refusal> {
+        let (direction, why, audit) = match verdict {
+            Verdict::Allowed => return Ok(()),
+            Verdict::Noted(direction, why) => (direction, why, true),
+            Verdict::Denied(direction, why) => (direction, why, false),
+        };
+        let whose = match direction {
+            Direction::Ingress => pod,
+            Direction::Egress => caller,
+        };
+        // A Pod of another worker is reported there.
+        if let Some(whose) = whose.filter(|whose| !whose.uid.is_empty()) {
+            self.denials.note(&whose.uid, direction, &why, audit);
+        }
+        if audit { Ok(()) } else { Err(Refusal::Denied { direction, why }) }
     }
 
     /// Replaces the table of Pods.
@@ -366,7 +406,7 @@ impl Switch {
     /// Where an authority leads for the guests of this worker.
     pub fn resolve(&self, host: &str, port: u16) -> Result<Destination, ResolveError> {
         let pods = self.pods.load();
-        let is_local = |ip| pods.0.contains_key(&ip) || self.ports.knows(ip);
+        let is_local = |ip| pods.callers.contains_key(&ip);
         self.table.load().resolve(&self.here, host, port, is_local)
     }
 
@@ -380,9 +420,97 @@ impl Switch {
         self.table.load().resolve_datagram(to)
     }
 
+    /// Which endpoint is tried next.
+    pub fn pick(
+        &self,
+        destination: &Destination,
+        caller: &Caller,
+        turn: usize,
+        tried: &[usize],
+    ) -> Option<usize> {
+        let endpoints = destination.endpoints();
+        if endpoints.len() < 2 {
+            return (tried.is_empty() && !endpoints.is_empty()).then_some(0);
+        }
+        let out = |index: usize| {
+            let load = &endpoints[index].load;
+            load.was_out() && load.is_out(self.now_ms())
+        };
+        let route = destination.route();
+        if let Some((route, keep)) = route.and_then(|route| Some((route, route.affinity?)))
+            && let Some(held) = route.shared.affinity.held(caller.ip, keep, Instant::now())
+            && let Some(index) = endpoints.iter().position(|it| it.address == held)
+            && !tried.contains(&index)
+            && !out(index)
+        {
+            return Some(index);
+        }
+        choose(turn, endpoints.len(), tried, out, |index| endpoints[index].load.open())
+    }
+
+    /// The turn of a caller.
+    pub fn turn(destination: &Destination, caller: &Caller) -> usize {
+        match destination.route() {
+            Some(route) if route.affinity.is_some() => turn_of(caller.ip),
+            Some(route) => route.next_turn(),
+            None => 0,
+        }
+    }
+
+    /// Remembers how an endpoint did.
+    pub fn learn(
+        &self,
+        destination: &Destination,
+        caller: &Caller,
+        index: usize,
+        refusal: Option<&Refusal>,
+    ) {
+        let endpoints = destination.endpoints();
+        if endpoints.len() < 2 {
+            return;
+        }
+        let load = &endpoints[index].load;
+        match refusal {
+            None => {
+                load.succeeded();
+                let route = destination.route();
+                if let Some((route, keep)) = route.and_then(|it| Some((it, it.affinity?))) {
+                    let (address, now) = (endpoints[index].address, Instant::now());
+                    route.shared.affinity.hold(caller.ip, address, keep, now);
+                }
+            }
+            Some(refusal) if refusal.is_failure() && load.failed() => {
+                let now_ms = self.now_ms();
+                let out = endpoints.iter().filter(|it| it.load.is_out(now_ms)).count();
+                if may_leave_out(out, endpoints.len()) {
+                    let address = endpoints[index].address;
+                    tracing::info!(%address, %refusal, "an endpoint is left out for a while");
+                    load.leave_out(now_ms);
+                }
+            }
+            Some(_) => {}
+        }
+    }
+
+    fn now_ms(&self) -> u64 {
+        u64::try_from(self.since.elapsed().as_millis()).unwrap_or(u64::MAX)
+    }
+
+    /// Where a request goes whose Service has nobody at the moment: it waits, if it may.
+    pub async fn awake(&self, destination: &Destination) -> Result<Destination, Refusal> {
+        match destination.route().filter(|it| it.hold && destination.endpoints().is_empty()) {
+            None => Ok(destination.clone()),
+            Some(route) => {
+                let external = matches!(destination, Destination::External(_));
+                self.holds.wait(route, WAIT_MAX, external, || self.table.load_full()).await
+            }
+        }
+    }
+
     /// Sends a request and waits for the head of the response. Dropping the future cancels it.
     pub async fn send<B>(
         &self,
+        caller: &Caller,
         destination: &Destination,
         parts: Parts,
         mut body: Replay<B>,
@@ -391,42 +519,74 @@ impl Switch {
         B: HttpBody<Data = Bytes> + Unpin + Send + 'static,
         B::Error: Into<BoxError>,
     {
-        let (endpoints, turn) = match destination {
-            Destination::Route(route) => (route.endpoints.as_slice(), route.next_turn()),
-            Destination::Pod(endpoint) => (std::slice::from_ref(endpoint), 0),
-        };
-        let attempts = endpoints.len().min(ATTEMPTS_MAX);
-        let harmless = parts.method.is_safe() && body.is_empty();
+        let mut newer;
+        let mut destination = destination;
+        if destination.endpoints().is_empty() {
+            newer = self.awake(destination).await?;
+            destination = &newer;
+        }
         let mut parts = Some(parts);
-        let mut tried = [usize::MAX; ATTEMPTS_MAX];
+        let mut outcome = self.send_to_any(caller, destination, &mut parts, &mut body).await;
+        // The Pod has just left, and the table that says who came is on its way.
+        if matches!(outcome, Err(Refusal::Gone(_)))
+            && parts.is_some()
+            && let Some(route) = destination.route()
+        {
+            let external = matches!(destination, Destination::External(_));
+            let table = || self.table.load_full();
+            if let Some(found) = self.holds.newer(route, SECOND_LOOK, external, table).await {
+                newer = found;
+                outcome = self.send_to_any(caller, &newer, &mut parts, &mut body).await;
+            }
+        }
+        if let (Err(Refusal::Denied { direction: Direction::Egress, why }), Some(own)) =
+            (&outcome, &caller.pod)
+        {
+            self.denials.note(&own.uid, Direction::Egress, why, false);
+        }
+        outcome
+    }
+
+    /// Tries the endpoints of a destination. Parts that are left were not given to anybody.
+    async fn send_to_any<B>(
+        &self,
+        caller: &Caller,
+        destination: &Destination,
+        parts: &mut Option<Parts>,
+        body: &mut Replay<B>,
+    ) -> Result<Response<Reply>, Refusal>
+    where
+        B: HttpBody<Data = Bytes> + Unpin + Send + 'static,
+        B::Error: Into<BoxError>,
+    {
+        let endpoints = destination.endpoints();
+        let turn = Switch::turn(destination, caller);
+        let attempts = endpoints.len().min(destination.attempts_max());
+        let safe = parts.as_ref().is_some_and(|parts| parts.method.is_safe());
+        let harmless = safe && body.is_empty();
+        let mut tried = [usize::MAX; STRAY_ATTEMPTS_MAX];
         let mut refusal = no_endpoint(destination);
         for attempt in 0..attempts {
-            let Some(index) = pick(turn, endpoints.len(), &tried[..attempt]) else {
+            let Some(index) = self.pick(destination, caller, turn, &tried[..attempt]) else {
                 break;
             };
             tried[attempt] = index;
-            let endpoint = &endpoints[index];
+            let Endpoint { address, place, load } = &endpoints[index];
+            if matches!(place, Place::Local) && !self.is_here(*address) {
+                refusal = Refusal::Gone(*address);
+                self.learn(destination, caller, index, Some(&refusal));
+                continue;
+            }
             let last = attempt + 1 == attempts;
             let head = if last { parts.take() } else { parts.clone() };
             let (Some(head), Some(lent)) = (head, body.lend(last)) else {
                 break;
             };
-            let outcome = match &endpoint.place {
-                Place::Local => match self.served(endpoint.address) {
-                    Some(served) => {
-                        let flight = served.enter();
-                        match flight.handler().handle(Request::from_parts(head, lent)).await {
-                            Ok(response) => Ok(response.map(|body| Reply::Guest { body, flight })),
-                            Err(error) => Err(Refusal::from(error)),
-                        }
-                    }
-                    None => self.exchange(endpoint.address, Request::from_parts(head, lent)).await,
-                },
-                Place::Peer(peer) => match peer.send(remote(head, lent, endpoint.address)).await {
-                    Ok((response, stream)) => reply_of_peer(response, stream, endpoint.address),
-                    Err(error) => Err(Refusal::Peer(error)),
-                },
-            };
+            // Alone it gets everything, however busy it is.
+            let open = (endpoints.len() > 1).then(|| load.enter());
+            let request = Request::from_parts(head, lent);
+            let outcome = self.send_to(caller, &endpoints[index], request, open).await;
+            self.learn(destination, caller, index, outcome.as_ref().err());
             refusal = match outcome {
                 Ok(response) => return Ok(response),
                 Err(refusal) => refusal,
@@ -438,20 +598,63 @@ impl Switch {
         }
         Err(refusal)
     }
+
+    /// Whether anybody of this worker answers at an address.
+    fn is_here(&self, address: SocketAddr) -> bool {
+        self.pods.load().get(address).is_some() || self.ports.is_listening(address)
+    }
+
+    async fn send_to(
+        &self,
+        caller: &Caller,
+        endpoint: &Endpoint,
+        request: Request<Body>,
+        open: Option<Open>,
+    ) -> Result<Response<Reply>, Refusal> {
+        let address = endpoint.address;
+        match &endpoint.place {
+            Place::Local => {
+                self.permit(caller, address, Protocol::Tcp)?;
+                match self.served(address) {
+                    Some(served) => {
+                        let mut flight = served.enter().counted(open);
+                        let response = flight.handle(request).await?;
+                        Ok(response.map(|body| Reply::Guest { body, flight }))
+                    }
+                    None => self.exchange(address, request, open).await,
+                }
+            }
+            Place::Peer(peer) => {
+                let (head, body) = request.into_parts();
+                let request = remote(head, body, address, caller.word());
+                let (response, stream) = peer.send(request).await.map_err(Refusal::Peer)?;
+                reply_of_peer(response, stream, address, open)
+            }
+            Place::Outside => self.exchange_outside(caller, address, request, open).await,
+        }
+    }
 }
 
 pub fn no_endpoint(destination: &Destination) -> Refusal {
     match destination {
-        Destination::Route(route) => Refusal::NoEndpoint {
+        Destination::Route(route) | Destination::External(route) => Refusal::NoEndpoint {
             unreachable: route.unreachable,
             service: format!("Service {}/{}", route.service.namespace, route.service.name),
         },
         Destination::Pod(endpoint) => Refusal::Gone(endpoint.address),
+        Destination::Stray(endpoints) => {
+            Refusal::Gone(endpoints.first().expect("a stray has a worker").address)
+        }
     }
 }
 
 /// Makes a request what HTTP/2 between workers wants: an absolute URI, the destination as header.
-fn remote(mut head: Parts, body: Body, destination: SocketAddr) -> Request<Body> {
+fn remote(
+    mut head: Parts,
+    body: Body,
+    destination: SocketAddr,
+    from: HeaderValue,
+) -> Request<Body> {
     head.version = Version::HTTP_2;
     let host = head.headers.remove(header::HOST);
     let mut uri = head.uri.into_parts();
@@ -468,6 +671,11 @@ fn remote(mut head: Parts, body: Body, destination: SocketAddr) -> Request<Body>
     head.uri = Uri::from_parts(uri).expect("scheme, authority and path are all there");
     let pod = HeaderValue::try_from(destination.to_string());
     head.headers.insert(POD_HEADER, pod.expect("an address is visible ASCII"));
+    head.headers.insert(FROM_HEADER, from);
+    // What it means between workers is not for guests to say.
+    for name in INNER_HEADERS {
+        head.headers.remove(name);
+    }
     Request::from_parts(head, body)
 }
 
@@ -475,164 +683,12 @@ fn reply_of_peer(
     mut response: Response<Incoming>,
     stream: StreamGuard,
     address: SocketAddr,
+    open: Option<Open>,
 ) -> Result<Response<Reply>, Refusal> {
     if let Some(word) = response.headers_mut().remove(REFUSED_HEADER) {
         return Err(Refusal::from_word(&word, address));
     }
-    Ok(response.map(|body| Reply::Peer { body, _stream: stream }))
-}
-
-/// A request body that can be sent again as long as nobody has read of it.
-pub enum Replay<B> {
-    /// Nothing to send: can be sent any number of times.
-    Empty,
-    /// Not lent yet.
-    Whole(B),
-    /// Lent; comes back if it was dropped untouched.
-    Lent(Arc<Mutex<Option<B>>>),
-}
-
-impl<B> Replay<B>
-where
-    B: HttpBody<Data = Bytes> + Unpin + Send + 'static,
-    B::Error: Into<BoxError>,
-{
-    /// Takes a body that nobody has read of.
-    pub fn new(body: B) -> Replay<B> {
-        if body.is_end_stream() { Replay::Empty } else { Replay::Whole(body) }
-    }
-
-    fn is_empty(&self) -> bool {
-        matches!(self, Replay::Empty)
-    }
-
-    /// The body for one attempt; None if an earlier attempt has read of it. For the last one it
-    /// is given away for good, which is cheaper.
-    fn lend(&mut self, last: bool) -> Option<Body> {
-        let body = match std::mem::replace(self, Replay::Empty) {
-            Replay::Empty => return Some(Body::new(Empty::new().map_err(|never| match never {}))),
-            Replay::Whole(body) => body,
-            Replay::Lent(slot) => {
-                let body = slot.lock().unwrap_or_else(PoisonError::into_inner).take();
-                // What is gone stays gone: not an empty body.
-                *self = Replay::Lent(slot);
-                body?
-            }
-        };
-        if last {
-            return Some(Body::new(body.map_err(BodyError::new)));
-        }
-        let slot = Arc::new(Mutex::new(None));
-        *self = Replay::Lent(slot.clone());
-        Some(Body::new(Loan { body: Some(body), slot: Some(slot) }))
-    }
-}
-
-/// Goes back to its slot when dropped untouched. The lock is never waited for: the sender looks
-/// after the attempt has ended.
-struct Loan<B> {
-    body: Option<B>,
-    slot: Option<Arc<Mutex<Option<B>>>>,
-}
-
-impl<B> HttpBody for Loan<B>
-where
-    B: HttpBody<Data = Bytes> + Unpin,
-    B::Error: Into<BoxError>,
-{
-    type Data = Bytes;
-    type Error = BodyError;
-
-    fn poll_frame(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
-        self.slot = None;
-        match &mut self.body {
-            Some(body) => Pin::new(body).poll_frame(cx).map_err(BodyError::new),
-            None => Poll::Ready(None),
-        }
-    }
-
-    fn is_end_stream(&self) -> bool {
-        self.body.as_ref().is_none_or(HttpBody::is_end_stream)
-    }
-
-    fn size_hint(&self) -> SizeHint {
-        self.body.as_ref().map_or_else(SizeHint::new, HttpBody::size_hint)
-    }
-}
-
-impl<B> Drop for Loan<B> {
-    fn drop(&mut self) {
-        if let Some(slot) = self.slot.take() {
-            *slot.lock().unwrap_or_else(PoisonError::into_inner) = self.body.take();
-        }
-    }
-}
-
-/// The body of a response, wherever it comes from. Holds the request's place until it is dropped.
-pub enum Reply {
-    /// A guest of this worker.
-    Guest {
-        /// What it writes.
-        body: Body,
-        /// Its place among the requests in flight.
-        flight: InFlight,
-    },
-    /// A guest of another worker.
-    Peer {
-        /// What arrives.
-        body: Incoming,
-        /// Its place on the connection.
-        _stream: StreamGuard,
-    },
-    /// A guest of this worker that listens with a socket.
-    Socket(Incoming),
-    /// One direction of a connection.
-    Stream(Body),
-    /// The worker itself; empty after it was sent.
-    Text(Bytes),
-}
-
-impl HttpBody for Reply {
-    type Data = Bytes;
-    type Error = BoxError;
-
-    fn poll_frame(
-        self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, Self::Error>>> {
-        match self.get_mut() {
-            Reply::Guest { flight, .. } if flight.served.cut.load(Ordering::Relaxed) => {
-                Poll::Ready(Some(Err("the Pod was stopped".into())))
-            }
-            Reply::Guest { body, .. } => Pin::new(body).poll_frame(cx).map_err(Into::into),
-            Reply::Peer { body, .. } => Pin::new(body).poll_frame(cx).map_err(Into::into),
-            Reply::Socket(body) => Pin::new(body).poll_frame(cx).map_err(Into::into),
-            Reply::Stream(body) => Pin::new(body).poll_frame(cx).map_err(Into::into),
-            Reply::Text(text) if text.is_empty() => Poll::Ready(None),
-            Reply::Text(text) => Poll::Ready(Some(Ok(Frame::data(std::mem::take(text))))),
-        }
-    }
-
-    fn is_end_stream(&self) -> bool {
-        match self {
-            Reply::Guest { body, .. } => body.is_end_stream(),
-            Reply::Peer { body, .. } | Reply::Socket(body) => body.is_end_stream(),
-            Reply::Stream(body) => body.is_end_stream(),
-            Reply::Text(text) => text.is_empty(),
-        }
-    }
-
-    fn size_hint(&self) -> SizeHint {
-        match self {
-            Reply::Guest { body, .. } => body.size_hint(),
-            Reply::Peer { body, .. } | Reply::Socket(body) => body.size_hint(),
-            Reply::Stream(body) => body.size_hint(),
-            Reply::Text(text) => SizeHint::with_exact(text.len() as u64),
-        }
-    }
+    Ok(response.map(|body| Reply::Peer { body, _stream: stream, _open: open }))
 }
 
 #[cfg(test)]

@@ -1,20 +1,41 @@
 //! The model of the API server: uids, revisions and preconditions as the real one has them,
-//! deletion in the background, in the foreground and with grace, and a log of events for each kind.
+//! deletion in the background, in the foreground and with grace, eviction under budgets, and a log
+//! of events for each kind.
+//!
+//! Beside each object stands its [`Brief`]: what the checkers ask for after every write, read from
+//! the JSON once for each state instead of once for each question.
 
 use std::collections::BTreeMap;
+
+use serde::Deserialize as _;
 
 use super::*;
 
 pub fn typed<T: Typed>(value: &Value) -> T {
-    serde_json::from_value(value.clone()).expect("an object of this kind")
+    T::deserialize(value).expect("an object of this kind")
+}
+
+/// What stands at a path such as `/spec/containers/0/image`. `Value::pointer` unescapes each part,
+/// and these paths have nothing to unescape.
+fn at<'a>(object: &'a Value, path: &str) -> Option<&'a Value> {
+    path.split('/').skip(1).try_fold(object, |value, part| match value {
+        Value::Object(fields) => fields.get(part),
+        Value::Array(items) => items.get(part.parse::<usize>().ok()?),
+        _ => None,
+    })
 }
 
 pub fn text<'a>(object: &'a Value, path: &str) -> &'a str {
-    object.pointer(path).and_then(Value::as_str).unwrap_or("")
+    at(object, path).and_then(Value::as_str).unwrap_or("")
 }
 
 pub fn number(object: &Value, path: &str) -> i64 {
-    object.pointer(path).and_then(Value::as_i64).unwrap_or(0)
+    at(object, path).and_then(Value::as_i64).unwrap_or(0)
+}
+
+/// The value of a label, or nothing.
+pub fn label<'a>(object: &'a Value, name: &str) -> &'a str {
+    object["metadata"]["labels"][name].as_str().unwrap_or("")
 }
 
 pub fn uid(object: &Value) -> &str {
@@ -30,11 +51,59 @@ pub fn is_deleting(object: &Value) -> bool {
 }
 
 pub fn is_finished(pod: &Value) -> bool {
-    text(pod, "/status/phase") == "Failed"
+    matches!(text(pod, "/status/phase"), "Failed" | "Succeeded")
 }
 
-pub fn is_active(pod: &Value) -> bool {
-    !is_finished(pod) && !is_deleting(pod)
+/// What the checkers ask of an object.
+pub struct Brief {
+    pub uid: String,
+    pub owner: String,
+    /// Where a Pod is; empty when it waits.
+    pub node: String,
+    pub app: String,
+    pub deleting: bool,
+    /// Of a Pod: it ended, or it works.
+    pub finished: bool,
+    pub ready: bool,
+    pub cpu_millis: usize,
+    pub tracked: bool,
+    pub generation: i64,
+    /// `spec.replicas`; of a Job, `spec.parallelism`.
+    pub size: i64,
+    pub surge: i64,
+}
+
+impl Brief {
+    fn of(kind: &Kind, object: &Value) -> Brief {
+        let is_pod = kind.kind == "Pod";
+        let request = text(object, "/spec/containers/0/resources/requests/cpu");
+        let ready = is_pod && text(object, "/status/conditions/0/status") == "True";
+        let size = if kind.kind == "Job" { "/spec/parallelism" } else { "/spec/replicas" };
+        Brief {
+            uid: uid(object).to_string(),
+            owner: owner(object).to_string(),
+            node: if is_pod { text(object, "/spec/nodeName").to_string() } else { String::new() },
+            app: label(object, "app").to_string(),
+            deleting: is_deleting(object),
+            finished: is_pod && is_finished(object),
+            ready: ready && !is_finished(object),
+            cpu_millis: request.trim_end_matches('m').parse().unwrap_or(0),
+            tracked: is_pod && object["metadata"]["finalizers"].get(0).is_some(),
+            generation: number(object, "/metadata/generation"),
+            size: number(object, size),
+            surge: number(object, "/spec/strategy/rollingUpdate/maxSurge"),
+        }
+    }
+
+    /// A Pod that counts for its owner.
+    pub fn is_active(&self) -> bool {
+        !self.finished && !self.deleting
+    }
+
+    /// A Pod that counts for a budget.
+    pub fn is_healthy(&self) -> bool {
+        self.ready && self.is_active()
+    }
 }
 
 /// A JSON merge patch (RFC 7396).
@@ -59,9 +128,11 @@ pub fn merge(into: &mut Value, patch: &Value) {
 /// The model of the API server: objects, one revision for all, and what watches say of each kind.
 pub struct Api {
     pub objects: BTreeMap<Key, Value>,
+    /// Of every object.
+    pub briefs: BTreeMap<Key, Brief>,
     pub revision: u64,
     /// Events by kind, in the order of [`WATCHED`]; `true` with those that say that it is gone.
-    pub logs: Vec<Vec<(Value, bool)>>,
+    pub logs: Vec<Vec<(Object, bool)>>,
     pub now: Timestamp,
 }
 
@@ -77,6 +148,11 @@ impl Api {
             .map(|(_, object)| object)
     }
 
+    /// Briefs of a kind, with their names.
+    pub fn briefs_of(&self, kind: &str) -> impl Iterator<Item = (&Key, &Brief)> {
+        self.briefs.iter().filter(move |(key, _)| key.kind.kind == kind)
+    }
+
     pub fn find(&self, target: &Target) -> Result<&Value, String> {
         let object = self.objects.get(&target.key).ok_or("not found")?;
         let same = |wanted: &str, path| wanted.is_empty() || wanted == text(object, path);
@@ -90,12 +166,12 @@ impl Api {
     }
 
     /// Commits a state of an object; one that is deleted and has no finalizers left goes.
-    pub fn commit(&mut self, key: &Key, mut object: Value, gone: bool) -> Outcome {
+    fn commit(&mut self, key: &Key, mut object: Value) -> Outcome {
         let held = self.objects.get(key);
         if let Some(held) = held {
             let node = text(held, "/spec/nodeName");
             assert!(node.is_empty() || node == text(&object, "/spec/nodeName"), "{key} moved");
-            if *held == object && !gone {
+            if *held == object {
                 return Outcome::Object { kind: key.kind, object };
             }
             if held["spec"] != object["spec"] {
@@ -103,16 +179,22 @@ impl Api {
                 object["metadata"]["generation"] = generation.into();
             }
         }
+        // A Pod that has a node goes when the node has ended it, which is grace 0.
+        let held_by_node =
+            key.kind.kind == "Pod" && number(&object, "/metadata/deletionGracePeriodSeconds") > 0;
         let finalizers = object["metadata"]["finalizers"].as_array().map_or(0, Vec::len);
-        let gone = gone || (is_deleting(&object) && finalizers == 0 && key.kind.kind != "Pod");
+        let gone = is_deleting(&object) && finalizers == 0 && !held_by_node;
         self.revision += 1;
         object["metadata"]["resourceVersion"] = self.revision.to_string().into();
         let log = WATCHED.iter().position(|watched| std::ptr::eq(watched.kind, key.kind));
-        self.logs[log.expect("a kind of the model")].push((object.clone(), gone));
+        let log = log.expect("a kind of the model");
+        self.logs[log].push(((WATCHED[log].read)(&object), gone));
         if gone {
             self.objects.remove(key);
+            self.briefs.remove(key);
             return Outcome::Removed { key: key.clone(), uid: uid(&object).to_string() };
         }
+        self.briefs.insert(key.clone(), Brief::of(key.kind, &object));
         self.objects.insert(key.clone(), object.clone());
         Outcome::Object { kind: key.kind, object }
     }
@@ -144,13 +226,13 @@ impl Api {
             }
             _ => {}
         }
-        Ok(self.commit(key, object, false))
+        Ok(self.commit(key, object))
     }
 
     pub fn patch(&mut self, target: &Target, body: &Value) -> Result<Outcome, String> {
         let mut object = self.find(target)?.clone();
         merge(&mut object, body);
-        Ok(self.commit(&target.key, object, false))
+        Ok(self.commit(&target.key, object))
     }
 
     pub fn delete(
@@ -161,9 +243,13 @@ impl Api {
     ) -> Result<Outcome, String> {
         let mut object = self.find(target)?.clone();
         let is_pod = target.key.kind.kind == "Pod";
-        let bound = !text(&object, "/spec/nodeName").is_empty();
-        if is_pod && (grace_seconds == Some(0) || !bound) {
-            return Ok(self.commit(&target.key, object, true));
+        let waits = is_pod && !text(&object, "/spec/nodeName").is_empty() && !is_finished(&object);
+        let grace_seconds = if waits { grace_seconds.unwrap_or(30) } else { 0 };
+        if is_pod {
+            // A later deletion only ever makes it shorter.
+            let held = object["metadata"]["deletionGracePeriodSeconds"].as_i64();
+            let grace_seconds = held.map_or(grace_seconds, |held| held.min(grace_seconds));
+            object["metadata"]["deletionGracePeriodSeconds"] = grace_seconds.into();
         }
         if !is_deleting(&object) {
             object["metadata"]["deletionTimestamp"] = json!(self.now);
@@ -175,7 +261,7 @@ impl Api {
                 }
             }
         }
-        Ok(self.commit(&target.key, object, false))
+        Ok(self.commit(&target.key, object))
     }
 
     pub fn perform(&mut self, write: &Write) -> Result<Outcome, String> {
@@ -200,9 +286,21 @@ impl Api {
         }
     }
 
-    /// Does what the scheduler decided: binds a Pod, or gives its claims their node.
+    /// Does what the scheduler decided: binds a Pod, gives its claims their node, or has others
+    /// leave for it.
     pub fn follow(&mut self, order: &Order) -> Result<Outcome, String> {
-        let Order { need, node, claims } = order;
+        let Order { need, node, claims, victims } = order;
+        for victim in victims {
+            let key = Key::of::<Pod>(&victim.namespace, &victim.name);
+            let target = Target { key, uid: victim.uid.clone(), revision: String::new() };
+            // One that is gone already made its room.
+            _ = self.delete(&target, None, None);
+        }
+        if !victims.is_empty() {
+            let key = Key::of::<Pod>(&need.namespace, &need.name);
+            let target = Target { key, uid: need.uid.clone(), revision: String::new() };
+            return self.patch(&target, &json!({"status": {"nominatedNodeName": node}}));
+        }
         if claims.is_empty() {
             return self.bind(need, node);
         }
@@ -224,5 +322,28 @@ impl Api {
             return Err("the Pod is bound or on its way out".to_string());
         }
         self.patch(&target, &json!({"spec": {"nodeName": node}}))
+    }
+
+    /// Evicts a Pod as `kubectl drain` does, if its budget lets it; says whether it did.
+    pub fn evict(&mut self, key: &Key) -> bool {
+        let Some(brief) = self.briefs.get(key) else { return false };
+        let budget = Key::of::<PodDisruptionBudget>(key.namespace(), BUDGET);
+        let covered = brief.app == BUDGET_APP && !brief.finished && !brief.deleting;
+        if let Some(held) = self.objects.get(&budget).filter(|_| covered) {
+            let confirmed =
+                number(held, "/status/observedGeneration") >= number(held, "/metadata/generation");
+            let allowed = number(held, "/status/disruptionsAllowed");
+            if !confirmed || allowed < 1 {
+                return false;
+            }
+            let spent = json!({"status": {
+                "disruptionsAllowed": allowed - 1,
+                "disruptedPods": {key.name(): self.now},
+            }});
+            let target = Target { key: budget, uid: String::new(), revision: String::new() };
+            self.patch(&target, &spent).expect("it was there");
+        }
+        let target = Target { key: key.clone(), uid: String::new(), revision: String::new() };
+        self.delete(&target, None, None).is_ok()
     }
 }

@@ -7,35 +7,33 @@ use super::*;
 impl Sim {
     pub(super) fn check(&mut self) {
         self.check_guests();
+        self.check_jobs();
+        self.watch_budget();
         let mut bound: BTreeMap<&str, (usize, usize)> = BTreeMap::new();
         let mut active: BTreeMap<&str, i64> = BTreeMap::new();
-        for pod in self.api.all::<Pod>() {
-            let node = text(pod, "/spec/nodeName");
-            let counts = !node.is_empty() && !is_finished(pod);
-            let asks = pod.pointer("/spec/containers/0/resources").is_some();
-            let (pods, cpu) = bound.entry(node).or_default();
-            *pods += usize::from(counts);
-            *cpu += if counts && asks { POD_CPU_MILLIS } else { 0 };
-            *active.entry(owner(pod)).or_default() += i64::from(is_active(pod));
+        for (_, pod) in self.api.briefs_of("Pod") {
+            if !pod.node.is_empty() && !pod.finished {
+                let (pods, cpu) = bound.entry(&pod.node).or_default();
+                *pods += 1;
+                *cpu += pod.cpu_millis;
+            }
+            *active.entry(&pod.owner).or_default() += i64::from(pod.is_active());
         }
         for (node, (pods, cpu)) in bound {
             assert!(pods <= NODE_PODS, "{pods} Pods are bound to {node}");
             assert!(cpu <= NODE_CPU_MILLIS, "{node} has not so much CPU");
         }
         let mut sizes: BTreeMap<&str, i64> = BTreeMap::new();
-        for (key, set) in self.api.objects.iter().filter(|(key, _)| key.kind.kind == "ReplicaSet") {
-            let asked = number(set, "/spec/replicas");
-            *sizes.entry(owner(set)).or_default() += asked;
-            let has = active.get(uid(set)).copied().unwrap_or(0);
+        for (key, set) in self.api.briefs_of("ReplicaSet") {
+            *sizes.entry(&set.owner).or_default() += set.size;
+            let has = active.get(set.uid.as_str()).copied().unwrap_or(0);
             let settled = self.leader.has_settled::<ReplicaSet>(key, set);
-            bounded(&mut self.most, key, set, (has, asked), settled);
+            bounded(&mut self.most, key, set, (has, set.size), settled);
         }
-        for (key, found) in self.api.objects.iter().filter(|(key, _)| key.kind.kind == "Deployment")
-        {
-            let surge = number(found, "/spec/strategy/rollingUpdate/maxSurge");
+        for (key, found) in self.api.briefs_of("Deployment") {
             // Without any leave the controller takes one Pod away, never one more.
-            let asked = number(found, "/spec/replicas") + surge;
-            let has = sizes.get(uid(found)).copied().unwrap_or(0);
+            let asked = found.size + found.surge;
+            let has = sizes.get(found.uid.as_str()).copied().unwrap_or(0);
             let settled = self.leader.has_settled::<Deployment>(key, found);
             bounded(&mut self.most, key, found, (has, asked), settled);
         }
@@ -60,8 +58,8 @@ impl Sim {
             let most = if set == DAEMON_SETS[1] { 2 } else { 1 };
             assert!(count <= most, "{count} Pods of {set} run on {node}");
         }
-        for pod in self.api.all::<Pod>() {
-            let (node, name) = (text(pod, "/spec/nodeName"), text(pod, "/metadata/name"));
+        for (key, pod) in self.api.briefs_of("Pod") {
+            let (node, name) = (pod.node.as_str(), key.name());
             if node.is_empty() || !name.starts_with("s-") {
                 continue;
             }
@@ -80,10 +78,12 @@ impl Sim {
     pub(super) fn missing(&self) -> Vec<String> {
         let mut missing = Vec::new();
         let all = |kind: &'static Kind| self.api.of(kind);
-        let lives = |wanted: &str| self.api.objects.values().any(|object| uid(object) == wanted);
+        let uids: BTreeSet<&str> = self.api.briefs.values().map(|it| it.uid.as_str()).collect();
+        let lives = |wanted: &str| uids.contains(wanted);
         for (key, object) in &self.api.objects {
             let owned = matches!(key.kind.kind, "Pod" | "ReplicaSet" | "ControllerRevision");
             let owned = owned || key.kind.kind == "PersistentVolumeClaim";
+            let owned = owned || !owner(object).is_empty();
             if owned && !lives(owner(object)) {
                 missing.push(format!("{key} has no owner"));
             }
@@ -117,6 +117,7 @@ impl Sim {
             }
         }
         missing.extend(self.missing_of_sets());
+        missing.extend(self.missing_of_jobs());
         missing
     }
 
@@ -180,6 +181,9 @@ impl Sim {
                 "StatefulSet" => "statefulset",
                 "DaemonSet" => "daemonset",
                 "PersistentVolume" | "PersistentVolumeClaim" => "volumes",
+                "Job" => "job",
+                "CronJob" => "cronjob",
+                "PodDisruptionBudget" => "disruption",
                 _ => "garbage",
             };
             let named = |(_, row): &(usize, &Controller)| [own, "garbage"].contains(&row.name);
@@ -192,14 +196,14 @@ impl Sim {
 
 /// Holds a count against what may be there: what is asked for now or, until things have settled,
 /// has been asked for since they were.
-fn bounded(
+pub fn bounded(
     most: &mut BTreeMap<String, i64>,
     key: &Key,
-    object: &Value,
+    object: &Brief,
     (has, asked): (i64, i64),
     settled: bool,
 ) {
-    let most = most.entry(uid(object).to_string()).or_insert(asked);
+    let most = most.entry(object.uid.clone()).or_insert(asked);
     *most = asked.max(*most);
     if settled && has <= asked {
         *most = asked;

@@ -71,7 +71,7 @@ impl Leader {
         let from = self.seen[kind];
         let until = api.logs[kind].len().min(from.saturating_add(count));
         for (object, gone) in &api.logs[kind][from..until] {
-            let object = (WATCHED[kind].read)(object);
+            let object = object.clone();
             let seen = if *gone { Seen::Gone(object) } else { Seen::Put(object) };
             self.observe(WATCHED[kind].kind, seen, now);
         }
@@ -135,12 +135,11 @@ impl Leader {
     }
 
     /// Whether it knows what this object asks for, and has no plan for it under way.
-    pub fn has_settled<T: Typed>(&self, key: &Key, object: &Value) -> bool {
+    pub fn has_settled<T: Typed>(&self, key: &Key, object: &Brief) -> bool {
         let known = self.cache.get::<T>(key.namespace(), key.name());
         let known = known.is_some_and(|known| {
             let meta = known.metadata();
-            meta.uid.as_deref() == Some(uid(object))
-                && meta.generation == Some(number(object, "/metadata/generation"))
+            meta.uid.as_deref() == Some(&*object.uid) && meta.generation == Some(object.generation)
         });
         known && !self.busy.keys().any(|(_, busy)| busy == key)
     }
@@ -153,13 +152,15 @@ impl Leader {
 }
 
 /// Kinds that the scheduler hears of.
-pub const SCHEDULER_KINDS: usize = 5;
+pub const SCHEDULER_KINDS: usize = 6;
 
-/// A decision on its way: a binding or, where claims wait, their node.
+/// A decision on its way: a binding or, where claims wait, their node or, where others are in the
+/// way, their end.
 pub struct Order {
     pub need: Need,
     pub node: String,
     pub claims: Vec<String>,
+    pub victims: Vec<Victim>,
 }
 
 /// The scheduler, with its writes kept until the simulation performs them.
@@ -175,7 +176,7 @@ impl Scheduler {
         let mut scheduler = Scheduler::default();
         for kind in (0..SCHEDULER_KINDS).rev() {
             for object in api.of(WATCHED[kind].kind) {
-                scheduler.take(kind, object, false);
+                scheduler.take(&(WATCHED[kind].read)(object), false);
             }
             scheduler.seen[kind] = api.logs[kind].len();
         }
@@ -185,43 +186,78 @@ impl Scheduler {
     pub fn hear(&mut self, api: &Api, kind: usize, count: usize) {
         let until = api.logs[kind].len().min(self.seen[kind].saturating_add(count));
         for (object, gone) in &api.logs[kind][self.seen[kind]..until] {
-            self.take(kind, object, *gone);
+            self.take(object, *gone);
         }
         self.seen[kind] = until;
     }
 
-    fn take(&mut self, kind: usize, object: &Value, gone: bool) {
-        let (namespace, name) =
-            (text(object, "/metadata/namespace"), text(object, "/metadata/name"));
+    fn take(&mut self, object: &Object, gone: bool) {
+        let text = |text: &Option<String>| text.clone().unwrap_or_default();
+        let meta = object.meta();
+        let (namespace, name) = (text(&meta.namespace), text(&meta.name));
         let cluster = &mut self.desk.cluster;
-        match (kind, gone) {
-            (0, false) => self.desk.put_pod(&typed(object)),
-            (0, true) => self.desk.remove_pod(uid(object)),
-            (1, false) => cluster.put_node(&typed(object)),
-            (1, true) => cluster.remove_node(name),
-            (2, false) => cluster.put_volumes(|volumes| volumes.put_claim(&typed(object))),
-            (2, true) => cluster.put_volumes(|volumes| volumes.remove_claim(namespace, name)),
-            (3, false) => cluster.put_volumes(|volumes| volumes.put_volume(&typed(object))),
-            (3, true) => cluster.put_volumes(|volumes| volumes.remove_volume(name)),
-            (_, false) => cluster.put_volumes(|volumes| volumes.put_class(&typed(object))),
-            (_, true) => cluster.put_volumes(|volumes| volumes.remove_class(name)),
+        if let Some(pod) = object.get::<Pod>() {
+            match gone {
+                false => self.desk.put_pod(pod),
+                true => self.desk.remove_pod(&text(&meta.uid)),
+            }
+        } else if let Some(node) = object.get::<Node>() {
+            match gone {
+                false => cluster.put_node(node),
+                true => cluster.remove_node(&name),
+            }
+        } else if let Some(claim) = object.get::<PersistentVolumeClaim>() {
+            cluster.put_volumes(|volumes| match gone {
+                false => volumes.put_claim(claim),
+                true => volumes.remove_claim(&namespace, &name),
+            });
+        } else if let Some(volume) = object.get::<PersistentVolume>() {
+            cluster.put_volumes(|volumes| match gone {
+                false => volumes.put_volume(volume),
+                true => volumes.remove_volume(&name),
+            });
+        } else if let Some(class) = object.get::<StorageClass>() {
+            cluster.put_volumes(|volumes| match gone {
+                false => volumes.put_class(class),
+                true => volumes.remove_class(&name),
+            });
+        } else if let Some(budget) = object.get::<PodDisruptionBudget>() {
+            match gone {
+                false => cluster.put_budget(budget),
+                true => cluster.remove_budget(&namespace, &name),
+            }
         }
     }
 
     pub fn schedule(&mut self, count: usize) {
         self.desk.look_again();
         for (need, decision) in self.desk.decide(count) {
-            match decision {
-                Decision::Bind { node } => {
-                    self.orders.push(Order { need, node, claims: Vec::new() });
-                }
+            let (node, claims, victims) = match decision {
+                Decision::Bind { node } => (node, Vec::new(), Vec::new()),
                 Decision::Provision { node, claims } => {
                     self.desk.queue.stick(need.clone());
-                    self.orders.push(Order { need, node, claims });
+                    (node, claims, Vec::new())
                 }
-                Decision::Unschedulable { .. } => self.desk.queue.stick(need),
-                Decision::Preempt { .. } => unreachable!("all Pods have the same priority"),
-            }
+                Decision::Unschedulable { .. } => {
+                    self.desk.queue.stick(need);
+                    continue;
+                }
+                Decision::Preempt { node, victims, .. } => {
+                    self.less_important(&need, &victims);
+                    self.desk.queue.stick(need.clone());
+                    (node, Vec::new(), victims)
+                }
+            };
+            self.orders.push(Order { need, node, claims, victims });
+        }
+    }
+
+    /// Who makes room matters less than who gets it.
+    fn less_important(&self, need: &Need, victims: &[Victim]) {
+        for victim in victims {
+            let placed = self.desk.cluster.placed(&victim.uid).expect("victims have a node");
+            let (theirs, own) = (placed.need.priority, need.priority);
+            assert!(theirs < own, "{} of {theirs} goes for {} of {own}", victim.name, need.name);
         }
     }
 }

@@ -22,19 +22,18 @@ impl Sim {
     pub(super) fn kubelets(&mut self, percent: u32) {
         for name in NODES.into_iter().filter(|name| self.alive[name]).collect::<Vec<_>>() {
             self.say_alive(name);
-            let on_node = |(key, pod): (&Key, &Value)| {
-                (key.kind.kind == "Pod" && text(pod, "/spec/nodeName") == name)
-                    .then(|| (key.clone(), pod.clone()))
-            };
-            let bound: Vec<(Key, Value)> = self.api.objects.iter().filter_map(on_node).collect();
-            let known: BTreeSet<&str> = bound.iter().map(|(_, pod)| uid(pod)).collect();
+            let here = self.api.briefs.iter().filter(|(_, brief)| brief.node == name);
+            let bound: Vec<Key> = here.clone().map(|(key, _)| key.clone()).collect();
+            let known: BTreeSet<&str> = here.map(|(_, brief)| brief.uid.as_str()).collect();
             self.guests.retain(|(node, pod), _| *node != name || known.contains(pod.as_str()));
-            for (key, pod) in bound {
+            for key in bound {
                 if !self.chance(percent) {
                     continue;
                 }
+                let pod = self.api.objects[&key].clone();
                 let target = Target { key, uid: String::new(), revision: String::new() };
                 let fails = percent < 100 && self.chance(2);
+                let runs_to_an_end = !label(&pod, JOB_LABEL).is_empty();
                 let guest = (name, uid(&pod).to_string());
                 let _ = match (is_deleting(&pod), text(&pod, "/status/phase")) {
                     (true, _) => {
@@ -48,7 +47,12 @@ impl Sim {
                     }
                     (_, "Running") if fails => {
                         self.guests.remove(&guest);
-                        self.api.patch(&target, &failed(self.clock.now))
+                        self.api.patch(&target, &ended("Failed", self.clock.now))
+                    }
+                    (_, "Running") if runs_to_an_end => {
+                        self.guests.remove(&guest);
+                        self.succeeded.insert((guest.1, index_of(&pod)), owner(&pod).to_string());
+                        self.api.patch(&target, &ended("Succeeded", self.clock.now))
                     }
                     _ => continue,
                 };
@@ -94,7 +98,20 @@ fn running(pod: &Value, now: Timestamp) -> Value {
     json!({"status": status})
 }
 
-fn failed(now: Timestamp) -> Value {
+fn ended(phase: &str, now: Timestamp) -> Value {
     let ready = json!({"type": "Ready", "status": "False", "lastTransitionTime": now});
-    json!({"status": {"phase": "Failed", "conditions": [ready]}})
+    let finished = json!({"exitCode": i32::from(phase == "Failed"), "finishedAt": now});
+    let container = json!({
+        "name": "c", "ready": false, "restartCount": 0, "image": "", "imageID": "",
+        "state": {"terminated": finished},
+    });
+    json!({"status": {
+        "phase": phase, "conditions": [ready], "containerStatuses": [container],
+    }})
+}
+
+/// The index of a Job's Pod, or nothing.
+fn index_of(pod: &Value) -> String {
+    let index = &pod["metadata"]["annotations"]["batch.kubernetes.io/job-completion-index"];
+    index.as_str().unwrap_or("").to_string()
 }

@@ -5,9 +5,10 @@ use super::*;
 impl Sim {
     pub(super) fn user(&mut self) {
         match self.rng.random_range(0..10) {
-            0..6 => self.user_of_deployments(),
-            6..8 => self.user_of_stateful_sets(),
-            _ => self.user_of_daemon_sets(),
+            0..5 => self.user_of_deployments(),
+            5..7 => self.user_of_stateful_sets(),
+            7 => self.user_of_daemon_sets(),
+            _ => self.user_of_jobs(),
         }
         self.check();
     }
@@ -98,6 +99,8 @@ impl Sim {
 pub fn new_deployment(name: &str, replicas: i64, image: &str) -> Value {
     let labels = json!({"app": name, "tier": "web"});
     let requests = json!({"cpu": format!("{POD_CPU_MILLIS}m")});
+    // The first app matters least and the last one most: who needs room takes it from the first.
+    let priority = DEPLOYMENTS.iter().position(|other| *other == name);
     json!({"spec": {
         "replicas": replicas,
         "revisionHistoryLimit": 1,
@@ -105,13 +108,14 @@ pub fn new_deployment(name: &str, replicas: i64, image: &str) -> Value {
         "selector": {"matchLabels": {"app": name}},
         "template": {"metadata": {"labels": labels}, "spec": {
             "containers": [{"name": "c", "image": image, "resources": {"requests": requests}}],
+            "priority": priority,
             "tolerations": leaves_lost_nodes(),
         }},
     }})
 }
 
 /// Pods leave a node that is lost after a while.
-fn leaves_lost_nodes() -> Value {
+pub fn leaves_lost_nodes() -> Value {
     let toleration = |what: &str| {
         let key = format!("node.kubernetes.io/{what}");
         json!({"key": key, "operator": "Exists", "effect": "NoExecute", "tolerationSeconds": 4})

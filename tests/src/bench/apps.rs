@@ -144,7 +144,7 @@ impl Drop for Ended {
 }
 
 /// A Deployment and its NodePort Service, as the API takes them.
-fn app(name: &str, replicas: usize, port: Option<u16>) -> (Value, Value) {
+pub fn app(name: &str, replicas: usize, port: Option<u16>) -> (Value, Value) {
     let labels = json!({"app": name});
     let container = json!({"name": "hello", "image": "hello-http:dev",
                            "imagePullPolicy": "IfNotPresent", "ports": [{"containerPort": 80}]});
@@ -162,13 +162,7 @@ fn app(name: &str, replicas: usize, port: Option<u16>) -> (Value, Value) {
     (deployment, service)
 }
 
-async fn client(cluster: &Dev) -> Result<kube::Client> {
-    let file = kube::config::Kubeconfig::read_from(&cluster.kubeconfig)?;
-    let config = kube::Config::from_custom_kubeconfig(file, &Default::default()).await?;
-    Ok(kube::Client::try_from(config)?)
-}
-
-async fn post(client: &kube::Client, path: &str, object: &Value) -> Result<Value> {
+pub async fn post(client: &kube::Client, path: &str, object: &Value) -> Result<Value> {
     let request = http::Request::post(path).header("content-type", "application/json");
     Ok(client.request(request.body(serde_json::to_vec(object)?)?).await?)
 }
@@ -179,7 +173,7 @@ const SERVICES: &str = "/api/v1/namespaces/default/services";
 pub fn apply_to_first_answer(rows: &mut Rows) -> Result<()> {
     let cluster = Dev::start();
     let runtime = tokio::runtime::Runtime::new()?;
-    let client = runtime.block_on(client(&cluster))?;
+    let client = runtime.block_on(wherry_tests::client(&cluster.kubeconfig))?;
     let mut times = Histogram::<u64>::new(3)?;
     for round in 0..=APPLY_ROUNDS {
         let port = 31000 + u16::try_from(round)?;
@@ -255,7 +249,7 @@ pub fn memory(rows: &mut Rows) -> Result<()> {
     let cluster = Dev::start();
     add_memory(rows, group, &cluster, "idle");
     let runtime = tokio::runtime::Runtime::new()?;
-    let client = runtime.block_on(client(&cluster))?;
+    let client = runtime.block_on(wherry_tests::client(&cluster.kubeconfig))?;
     let (deployment, _) = app("idle", IDLE_PODS, None);
     let begun = Instant::now();
     runtime.block_on(post(&client, DEPLOYMENTS, &deployment))?;

@@ -6,6 +6,8 @@
 //! - `apply`: apply → first 200 with the image compiled;
 //! - `store`: the store's writes of 1 KiB at 1, 16 and 128 writers, in this process;
 //! - `memory`: resident memory idle and with 1,000 idle Pods;
+//! - `node`: one node with 5,000 idle Pods (`--pods N` for less): start rate, memory, processor time at
+//!   rest, first requests; compiling, loading and instantiating by themselves;
 //! - `api`: single requests at 1 and 64 clients, lists of 10,000 Pods, 1,000 watchers, processor
 //!   time and memory of the server;
 //! - `flood`: what one client's flood does to another one's requests;
@@ -24,6 +26,7 @@ mod beside;
 mod etcd;
 mod failover;
 mod flood;
+mod node;
 mod scheduler;
 mod target;
 
@@ -33,8 +36,18 @@ use anyhow::{Context, Result, ensure};
 use serde_json::{Value, json};
 use wherry_tests::repository;
 
-const PARTS: [&str; 9] =
-    ["requests", "apply", "store", "memory", "api", "flood", "scheduler", "etcd", "failover"];
+const PARTS: [&str; 10] = [
+    "requests",
+    "apply",
+    "store",
+    "memory",
+    "node",
+    "api",
+    "flood",
+    "scheduler",
+    "etcd",
+    "failover",
+];
 
 /// What runs when no part is named. The others fill clusters for many minutes.
 const USUAL: [&str; 5] = ["requests", "apply", "store", "memory", "etcd"];
@@ -59,6 +72,7 @@ fn main() -> Result<()> {
             "apply" => apps::apply_to_first_answer(&mut rows),
             "store" => apps::store_writes(&mut rows),
             "memory" => apps::memory(&mut rows),
+            "node" => node::node(&mut rows),
             "failover" => failover::failover(&mut rows),
             "scheduler" => scheduler::scheduler(&mut rows),
             "api" => api::api(&mut rows),

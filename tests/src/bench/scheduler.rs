@@ -4,6 +4,9 @@
 //! A *hollow* node is a Node object and a lease that is renewed; one watch here stands for all
 //! their agents: it sees Pods bound, says that they run, and lets deleted ones go. Client and server
 //! share the machine, so what is measured is less than what the server alone could do.
+//!
+//! Everything ends: a request after [`REQUEST_MAX`], a stage after [`STAGE_MAX`]. A stage that
+//! fails is told of, and the others are measured all the same.
 
 use std::collections::HashMap;
 use std::net::{Ipv4Addr, SocketAddr};
@@ -39,6 +42,8 @@ const CONNECTIONS: usize = 4;
 const CREATORS: usize = 96;
 /// Renewals and statuses under way at once.
 const RENEWERS: usize = 32;
+/// A request that takes longer has failed: the server gives up its own after 60 s.
+const REQUEST_MAX: Duration = Duration::from_secs(70);
 /// A stage that takes longer has failed.
 const STAGE_MAX: Duration = Duration::from_secs(600);
 /// How long the fleet is watched at rest.
@@ -62,11 +67,22 @@ pub fn scheduler(rows: &mut Rows) -> Result<()> {
     };
     let runtime = tokio::runtime::Runtime::new()?;
     runtime.block_on(async {
+        let mut failed = Vec::new();
+        let mut tell = |name: String, outcome: Result<()>| {
+            if let Err(error) = outcome {
+                eprintln!("{name}: {error:?}");
+                failed.push(name);
+            }
+        };
         for count in &size.pods {
-            stage(rows, &size, *count, Plain::Yes).await?;
+            let outcome = stage(rows, &size, *count, Plain::Yes).await;
+            tell(format!("{count} plain Pods"), outcome);
         }
-        stage(rows, &size, size.pods[0], Plain::No).await?;
-        rollout(rows, &size).await
+        let outcome = stage(rows, &size, size.pods[0], Plain::No).await;
+        tell(format!("{} Pods that mind others", size.pods[0]), outcome);
+        tell("the Deployment".to_owned(), rollout(rows, &size).await);
+        ensure!(failed.is_empty(), "these stages failed: {}", failed.join(", "));
+        Ok(())
     })
 }
 
@@ -87,6 +103,8 @@ struct Fleet {
     stop: watch::Sender<bool>,
     tasks: JoinSet<Result<()>>,
     late: Arc<AtomicUsize>,
+    /// Renewals that were refused or not answered.
+    lost: Arc<AtomicUsize>,
     _folder: tempfile::TempDir,
 }
 
@@ -111,18 +129,45 @@ impl Fleet {
             stop,
             tasks: JoinSet::new(),
             late: Arc::default(),
+            lost: Arc::default(),
             _folder: folder,
         };
-        many(&fleet.client(), nodes, CREATORS, |client, number| async move {
-            client.send(Method::POST, "/api/v1/nodes", &node(number)).await?;
-            client.send(Method::POST, LEASES, &lease(number)).await
-        })
-        .await?;
-        // Leases do not wait behind the bodies of others.
+        // Leases do not wait behind the bodies of others, and the first nodes not for the last.
         let own = Mutex::new(http2(address, &credentials).await?);
         let client = Client { connections: Arc::new(vec![own]), ..fleet.client() };
-        fleet.renew(client, nodes, stopped);
+        let there = Arc::new(AtomicUsize::new(0));
+        fleet.renew(client, there.clone(), nodes, stopped);
+        many(&fleet.client(), nodes, CREATORS, move |client, number| {
+            let there = there.clone();
+            async move {
+                client.send(Method::POST, LEASES, &lease(number)).await?;
+                client.send(Method::POST, "/api/v1/nodes", &node(number)).await?;
+                there.fetch_max(number + 1, Ordering::Relaxed);
+                Ok(())
+            }
+        })
+        .await?;
+        fleet.settle(nodes).await?;
         Ok(fleet)
+    }
+
+    /// Waits until the controllers are done with the new nodes: all have addresses for their Pods
+    /// and none keeps Pods away.
+    async fn settle(&self, nodes: usize) -> Result<()> {
+        let begun = Instant::now();
+        loop {
+            let list = get(self, "/api/v1/nodes").await?;
+            let done = |node: &&Value| {
+                let taints = node["spec"]["taints"].as_array().is_none_or(Vec::is_empty);
+                taints && node["spec"]["podCIDR"].is_string()
+            };
+            let done = list["items"].as_array().into_iter().flatten().filter(done).count();
+            if done == nodes {
+                return Ok(());
+            }
+            ensure!(begun.elapsed() < STAGE_MAX, "{done} of {nodes} nodes can take Pods");
+            tokio::time::sleep(Duration::from_millis(500)).await;
+        }
     }
 
     fn client(&self) -> Client {
@@ -133,21 +178,40 @@ impl Fleet {
         }
     }
 
-    /// Keeps all nodes alive, evenly over the time.
-    fn renew(&mut self, client: Client, nodes: usize, stopped: watch::Receiver<bool>) {
-        let late = self.late.clone();
+    /// Keeps all nodes that are there alive, evenly over the time.
+    fn renew(
+        &mut self,
+        client: Client,
+        there: Arc<AtomicUsize>,
+        nodes: usize,
+        stopped: watch::Receiver<bool>,
+    ) {
+        let (late, lost) = (self.late.clone(), self.lost.clone());
         self.tasks.spawn(async move {
             while !*stopped.borrow() {
                 let begun = Instant::now();
                 let each = RENEW_EVERY / u32::try_from(nodes.max(1))?;
-                many(&client, nodes, RENEWERS, move |client, number| async move {
-                    let due = begun + each * u32::try_from(number)?;
-                    tokio::time::sleep_until(due.into()).await;
-                    let path = format!("{LEASES}/{}", name(number));
-                    let body = json!({"spec": {"renewTime": now()}});
-                    client.send(Method::PATCH, &path, &body).await
+                let lost = lost.clone();
+                let count = there.load(Ordering::Relaxed);
+                many(&client, count, RENEWERS, move |client, number| {
+                    let lost = lost.clone();
+                    async move {
+                        let due = begun + each * u32::try_from(number)?;
+                        tokio::time::sleep_until(due.into()).await;
+                        let path = format!("{LEASES}/{}", name(number));
+                        let body = json!({"spec": {"renewTime": now()}});
+                        // The next round tries again, as an agent does.
+                        if client.send(Method::PATCH, &path, &body).await.is_err() {
+                            lost.fetch_add(1, Ordering::Relaxed);
+                        }
+                        Ok(())
+                    }
                 })
                 .await?;
+                if count < nodes {
+                    // Those that came meanwhile are renewed soon enough.
+                    tokio::time::sleep_until((begun + RENEW_EVERY / 3).into()).await;
+                }
                 if begun.elapsed() > RENEW_EVERY + Duration::from_secs(1) {
                     late.fetch_add(1, Ordering::Relaxed);
                 }
@@ -210,9 +274,14 @@ impl Client {
     }
 
     async fn send(&self, method: Method, path: &str, body: &Value) -> Result<()> {
-        let response = self.open(method.clone(), path, body.to_string().into()).await?;
-        let status = response.status();
-        let answer = response.into_body().collect().await?.to_bytes();
+        let exchange = async {
+            let response = self.open(method.clone(), path, body.to_string().into()).await?;
+            let status = response.status();
+            anyhow::Ok((status, response.into_body().collect().await?.to_bytes()))
+        };
+        let exchange = tokio::time::timeout(REQUEST_MAX, exchange).await;
+        let (status, answer) =
+            exchange.with_context(|| format!("{method} {path}: no answer"))??;
         let gone = status.as_u16() == 404 && method != Method::POST;
         let text = String::from_utf8_lossy(&answer);
         ensure!(status.is_success() || gone, "{method} {path}: {status} {text}");
@@ -416,7 +485,10 @@ async fn stage(rows: &mut Rows, size: &Size, count: usize, plain: Plain) -> Resu
         anyhow::Ok(())
     })
     .await;
-    creating.await??;
+    match waited {
+        Ok(Ok(())) => creating.await??,
+        _ => creating.abort(),
+    }
     waited.with_context(|| format!("{} of {count} Pods are bound", bound.len()))??;
     let last = bound.values().max().copied().unwrap_or(begun);
     let took = last.duration_since(begun);
@@ -433,12 +505,15 @@ async fn stage(rows: &mut Rows, size: &Size, count: usize, plain: Plain) -> Resu
     let cpu = (fleet.cpu()? - before).as_secs_f64() / count as f64 * 1e6;
     rows.add(&group, "processor time of the server for each Pod", cpu, "µs");
     rows.add(&group, "memory of the server", proportional_mib(fleet.server.pid()), "MiB");
-    rows.add(&group, "rounds of leases that were late", late(&fleet), "");
+    leases(rows, &fleet, &group);
     fleet.end().await
 }
 
-fn late(fleet: &Fleet) -> f64 {
-    fleet.late.load(Ordering::Relaxed) as f64
+/// Whether the fleet was heard all the time.
+fn leases(rows: &mut Rows, fleet: &Fleet, group: &str) {
+    let count = |number: &AtomicUsize| number.load(Ordering::Relaxed) as f64;
+    rows.add(group, "rounds of leases that were late", count(&fleet.late), "");
+    rows.add(group, "renewals that failed", count(&fleet.lost), "");
 }
 
 /// What the fleet costs when nothing happens.
@@ -478,7 +553,7 @@ async fn rollout(rows: &mut Rows, size: &Size) -> Result<()> {
         }
         measured = measured => measured?,
     }
-    rows.add(&group, "rounds of leases that were late", late(&fleet), "");
+    leases(rows, &fleet, &group);
     fleet.end().await
 }
 
@@ -504,8 +579,13 @@ async fn measure_rollout(
 }
 
 async fn get(fleet: &Fleet, path: &str) -> Result<Value> {
-    let response = fleet.client().open(Method::GET, path, Bytes::new()).await?;
-    Ok(serde_json::from_slice(&response.into_body().collect().await?.to_bytes())?)
+    let client = fleet.client();
+    let exchange = async {
+        let response = client.open(Method::GET, path, Bytes::new()).await?;
+        anyhow::Ok(response.into_body().collect().await?.to_bytes())
+    };
+    let answer = tokio::time::timeout(REQUEST_MAX, exchange).await;
+    Ok(serde_json::from_slice(&answer.with_context(|| format!("GET {path}: no answer"))??)?)
 }
 
 async fn settled(fleet: &Fleet, path: &str, replicas: usize) -> Result<()> {

@@ -193,9 +193,9 @@ fn other_images_are_not_commands() {
     let load = || super::engine().load(file.path(), Form::Module).map(drop);
     std::fs::write(file.path(), b"\0asm\x01\0\0\0").expect("it can be written");
     assert!(load().is_err(), "not compiled");
-    let code =
+    let compiled =
         compile_checked(cli_run("0.2.0", 0).as_bytes(), Form::Component).expect("it compiles");
-    std::fs::write(file.path(), code).expect("it can be written");
+    std::fs::write(file.path(), compiled.code).expect("it can be written");
     assert!(matches!(load(), Err(LoadError::Form { .. })), "not a module");
 }
 

@@ -28,9 +28,9 @@ fn own_engine() -> Engine {
 /// Compiles a text and loads it as a worker would, from a file.
 #[track_caller]
 fn load_into(engine: &Engine, text: &str, form: Form) -> Module {
-    let code = compile_checked(text.as_bytes(), form).expect("the guest compiles");
+    let compiled = compile_checked(text.as_bytes(), form).expect("the guest compiles");
     let file = tempfile::NamedTempFile::new().expect("a file for the code");
-    std::fs::write(file.path(), code).expect("the code can be written");
+    std::fs::write(file.path(), compiled.code).expect("the code can be written");
     engine.load(file.path(), form).expect("the code can be loaded")
 }
 

@@ -74,9 +74,14 @@ export const MERGE = 'application/merge-patch+json';
 export const STRATEGIC = 'application/strategic-merge-patch+json';
 export const JSON_PATCH = 'application/json-patch+json';
 
+/** Who changed something, as `managedFields` and the history tell it. */
+const MANAGER = { fieldManager: 'wherry-dashboard' };
+const WRITES = ['POST', 'PUT', 'PATCH'];
+
 /** One request; anything but success is a Failure. */
 export async function request(path: string, options: Options = {}): Promise<Response> {
-  const query = new URLSearchParams(options.query).toString();
+  const writes = path.startsWith('/api') && WRITES.includes(options.method ?? '');
+  const query = new URLSearchParams({ ...options.query, ...(writes ? MANAGER : {}) }).toString();
   const headers: Record<string, string> = { accept: options.accept ?? 'application/json' };
   if (options.method && options.method !== 'GET') headers['x-wherry-csrf'] = csrf;
   if (options.body !== undefined) headers['content-type'] = options.type ?? 'application/json';

@@ -25,8 +25,9 @@ export function seconds(time: string | undefined | null): number {
   return Number.isNaN(parsed) ? 0 : parsed;
 }
 
-/** A duration of a phase: `0.4 ms`, `38 ms`, `2.1 s`, `4m`. */
+/** A duration of a phase: `35 µs`, `0.4 ms`, `38 ms`, `2.1 s`, `4m`. */
 export function duration(ms: number): string {
+  if (ms > 0 && ms < 0.1) return `${Math.max(1, Math.round(ms * 1000))} µs`;
   if (ms < 10) return `${ms.toFixed(1)} ms`;
   if (ms < 1000) return `${Math.round(ms)} ms`;
   if (ms < 120_000) return `${(ms / 1000).toFixed(1)} s`;

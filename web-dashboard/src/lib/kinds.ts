@@ -184,6 +184,11 @@ export function hasPods(kind: Kind): boolean {
   );
 }
 
+/** Kinds whose Pods may answer requests. */
+export function answers(kind: Kind): boolean {
+  return wordOf(kind) === 'pods' || (hasPods(kind) && kind.resource !== 'jobs');
+}
+
 /** Columns in the order in which they show, as positions. */
 export function columnsShown(
   kind: Kind,

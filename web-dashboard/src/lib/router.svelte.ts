@@ -10,15 +10,21 @@ export const here = {
   get namespaces(): string[] {
     return namespacesOf(place.query);
   },
+  /** The time that is looked at, in seconds since 1970; null is now. */
+  get at(): number | null {
+    const at = Number(place.query.get('at') ?? '');
+    return Number.isInteger(at) && at > 0 ? at : null;
+  },
 };
 
-/** The address of a page; the namespace set goes along. */
+/** The address of a page; the namespace set and the time go along. */
 export function link(
   page: string,
   parts: string[] = [],
   query: Record<string, string | undefined> = {},
 ): string {
-  return format(page, parts, { ns: place.query.get('ns') ?? undefined, ...query });
+  const { ns, at } = Object.fromEntries(place.query);
+  return format(page, parts, { ns, at, ...query });
 }
 
 export function go(address: string, replace = false): void {

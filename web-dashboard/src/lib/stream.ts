@@ -38,6 +38,8 @@ export interface Open extends Look {
   namespaces?: string[];
   labels?: string;
   fields?: string;
+  /** As it was then, in seconds since 1970; it does not live. */
+  at?: number;
 }
 export interface Status {
   code: number;

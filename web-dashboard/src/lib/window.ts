@@ -18,6 +18,8 @@ export interface Listing {
   /** Position of the first row. */
   from: number;
   rows: Shown[];
+  /** Rows that would come, go or move if nobody were reading. */
+  waiting?: number;
 }
 
 /** The listing after one message; the same one where nothing in it changes. */
@@ -54,6 +56,17 @@ function marked(before: Shown | undefined, row: Row): Shown {
   const changed = new Set<number>();
   row.cells.forEach((cell, at) => cell !== before.cells[at] && changed.add(at));
   return { ...row, changed };
+}
+
+/** What is shown while somebody's pointer is on the list: rows change, their order does not. */
+export function steady(shown: Listing | null, next: Listing): Listing {
+  if (!shown || shown.from !== next.from || shown.columns !== next.columns) return next;
+  const moved = next.rows.filter((row, at) => shown.rows[at]?.uid !== row.uid).length;
+  const gone = shown.rows.length - next.rows.length;
+  const waiting = Math.max(moved, gone);
+  if (waiting === 0) return next;
+  const known = new Map(next.rows.map((row) => [row.uid, row]));
+  return { ...shown, rows: shown.rows.map((row) => known.get(row.uid) ?? row), waiting };
 }
 
 /** A row's cell by its column's name, as text. */

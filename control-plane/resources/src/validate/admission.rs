@@ -176,7 +176,8 @@ fn url(url: &str, path: &str, errors: &mut Errors) {
     }
 }
 
-fn service(service: &Value, path: &str, errors: &mut Errors) {
+/// A Service that the API server connects to.
+pub(super) fn service(service: &Value, path: &str, errors: &mut Errors) {
     for (key, detail) in
         [("name", "service name is required"), ("namespace", "service namespace is required")]
     {

@@ -196,6 +196,48 @@ pub(super) fn lease(object: &Object, errors: &mut Errors) {
     errors.not_negative(spec, "spec", "leaseTransitions");
 }
 
+pub(super) fn api_service(object: &Object, errors: &mut Errors) {
+    let spec = get(object, "spec");
+    let (group, version) = (text(spec, "group"), text(spec, "version"));
+    let wanted = format!("{version}.{group}");
+    if meta::name(object) != wanted {
+        let detail = format!("must be `spec.version+\".\"+spec.group`: {wanted:?}");
+        errors.invalid("metadata.name", meta::name(object), &detail);
+    }
+    if !group.is_empty() {
+        errors.complaints("spec.group", group, names::subdomain(group));
+    } else if version != "v1" {
+        errors
+            .required("spec.group", "only v1 may have an empty group and it better be legacy kube");
+    }
+    errors.complaints("spec.version", version, names::label_1035(version));
+    for (key, most) in [("groupPriorityMinimum", 20_000), ("versionPriority", 1_000)] {
+        let priority = integer(spec, key).unwrap_or(0);
+        if !(1..=most).contains(&priority) {
+            let detail = format!("must be positive and less than {most}");
+            errors.invalid(&at("spec", key), priority, &detail);
+        }
+    }
+    let bundle = text(spec, "caBundle");
+    let skips = flag(spec, "insecureSkipTLSVerify");
+    let target = get(spec, "service");
+    if !target.is_null() {
+        super::admission::service(target, "spec.service", errors);
+        if skips && !bundle.is_empty() {
+            let detail = "may not be true if caBundle is present";
+            errors.invalid("spec.insecureSkipTLSVerify", true, detail);
+        }
+        return;
+    }
+    if !bundle.is_empty() {
+        errors.invalid("spec.caBundle", bundle, "local APIServices may not have a caBundle");
+    }
+    if skips {
+        let detail = "local APIServices may not have insecureSkipTLSVerify";
+        errors.invalid("spec.insecureSkipTLSVerify", true, detail);
+    }
+}
+
 pub(super) fn resource_quota(object: &Object, errors: &mut Errors) {
     for (name, amount) in entries(get(object, "spec"), "hard") {
         let path = format!("spec.hard[{name}]");

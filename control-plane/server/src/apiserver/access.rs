@@ -84,7 +84,9 @@ impl ApiServer {
         let refers = |node: &str, asked: &Attributes| {
             let Attributes { namespace, resource, name, .. } = asked;
             let graph = &self.shared.graph;
+            let gates = &self.shared.gates;
             graph.read(self.store(), |graph| graph.refers(node, namespace, resource, name))
+                || gates.read(self.store(), |gates| gates.refers(namespace, resource, name))
         };
         authorize::decide(user, asked, World { state: &state, roles: &roles, refers: &refers })
     }

@@ -65,6 +65,8 @@ const NODES: Who = Who::Group(auth::NODES);
 const JOINING: Who = Who::Group(auth::BOOTSTRAPPERS);
 /// What Pods name, and their node may read.
 const NAMED: &[&str] = &["configmaps", "persistentvolumeclaims", "secrets", "serviceaccounts"];
+/// What every node's traffic follows from.
+const NETWORK: &[&str] = &["networkpolicies", "ingresses", "ingressclasses"];
 const CERTIFICATES: &str = "certificates.k8s.io";
 
 const fn path(who: Who, path: &'static str) -> Rule {
@@ -105,14 +107,15 @@ static RULES: &[Rule] = &[
     // Images and the way back to the agent.
     path(NODES, "/v2*"),
     path(NODES, "/wherry/v1/tunnel"),
-    may(NODES, READ, "", &["services", "nodes"], Only::Any),
+    may(NODES, READ, "", &["services", "nodes", "namespaces"], Only::Any),
+    may(NODES, READ, "networking.k8s.io", NETWORK, Only::Any),
     may(NODES, READ, "discovery.k8s.io", &["endpointslices"], Only::Any),
     may(NODES, READ, "", &["pods"], Only::OwnPods),
     may(NODES, READ, "", NAMED, Only::Referenced),
     // For the accounts of its own Pods; admission compares the Pod that the token is bound to.
     may(NODES, &["create"], "", &["serviceaccounts/token"], Only::Referenced),
     // Whether paths of the host may be mounted, and where the volume of a claim is.
-    may(NODES, &["get"], "", &["namespaces", "persistentvolumes"], Only::Any),
+    may(NODES, &["get"], "", &["persistentvolumes"], Only::Any),
     // A name is not in the path of a create: admission compares it.
     may(NODES, &["create"], "", &["nodes"], Only::Any),
     may(NODES, &["update", "patch"], "", &["nodes", "nodes/status"], Only::OwnName),

@@ -68,7 +68,12 @@ pub struct Accepted {
 impl Accepted {
     /// Compact JSON of the object itself: stored bytes can be used as they are.
     pub fn is_plain(&self) -> bool {
-        self.form == Form::Object && !self.yaml && !self.pretty
+        self.form == Form::Object && self.is_compact()
+    }
+
+    /// JSON for programs.
+    pub fn is_compact(&self) -> bool {
+        !self.yaml && !self.pretty
     }
 }
 
@@ -347,10 +352,10 @@ fn warning_headers(warnings: &[String]) -> Vec<HeaderValue> {
 }
 
 /// The metadata-only form of an object.
-pub fn metadata_only(object: &Value, version: &str) -> Value {
+pub fn metadata_only(mut object: Value, version: &str) -> Value {
     json!({
         "kind": "PartialObjectMetadata",
         "apiVersion": format!("meta.k8s.io/{version}"),
-        "metadata": object.get("metadata").cloned().unwrap_or_else(|| json!({})),
+        "metadata": object.get_mut("metadata").map_or_else(|| json!({}), Value::take),
     })
 }

@@ -25,6 +25,7 @@ use sha2::{Digest as _, Sha256};
 use wherry_resources::{Group, Kind, Storage, Subresource};
 
 use super::ApiServer;
+use super::aggregate::Foreign;
 use super::catalog::Catalog;
 use super::errors::ApiError;
 
@@ -65,7 +66,8 @@ pub async fn apis(
     State(server): State<ApiServer>,
     headers: HeaderMap,
 ) -> Result<Response, ApiError> {
-    named_groups(&server.catalog(), &headers)
+    let foreign = server.aggregated().foreign(server.store());
+    named_groups(&server.catalog(), &foreign, &headers)
 }
 
 /// `GET /apis/{group}`.
@@ -74,7 +76,8 @@ pub async fn group(
     Path(name): Path<String>,
     headers: HeaderMap,
 ) -> Result<Response, ApiError> {
-    one_group(&server.catalog(), &name, &headers).ok_or(ApiError::NoSuchPath)
+    let foreign = server.aggregated().foreign(server.store());
+    one_group(&server.catalog(), &foreign, &name, &headers).ok_or(ApiError::NoSuchPath)
 }
 
 /// `GET /api/v1`.
@@ -114,28 +117,116 @@ fn core_group(catalog: &Catalog, headers: &HeaderMap, address: &str) -> Result<R
     Ok(answer(&catalog.discovery, &key, form, headers, document))
 }
 
-fn named_groups(catalog: &Catalog, headers: &HeaderMap) -> Result<Response, ApiError> {
+fn named_groups(
+    catalog: &Catalog,
+    foreign: &[Foreign],
+    headers: &HeaderMap,
+) -> Result<Response, ApiError> {
     let form = form(headers).ok_or(ApiError::NotAcceptable(MEDIA_TYPES))?;
+    let own = &catalog.groups[1..];
     let document = || match form {
         Form::Legacy => json!({
             "kind": "APIGroupList",
             "apiVersion": "v1",
-            "groups": catalog.groups[1..].iter().map(group_entry).collect::<Vec<_>>(),
+            "groups": merged(own.iter().map(|it| (it, group_entry(it))), foreign, with_versions),
         }),
-        Form::Aggregated(version) => aggregated(&catalog.groups[1..], &catalog.kinds, version),
+        Form::Aggregated(version) => {
+            let mut document = aggregated(own, &catalog.kinds, version);
+            let items = document["items"].as_array_mut().map(std::mem::take).unwrap_or_default();
+            let items = merged(own.iter().zip(items), foreign, with_resources);
+            document["items"] = json!(items);
+            document
+        }
     };
-    Ok(answer(&catalog.discovery, "/apis", form, headers, document))
+    if foreign.is_empty() {
+        return Ok(answer(&catalog.discovery, "/apis", form, headers, document));
+    }
+    // What others say changes without the catalog.
+    Ok(tagged(&Rendered::of(&document()), form, headers))
 }
 
-fn one_group(catalog: &Catalog, name: &str, headers: &HeaderMap) -> Option<Response> {
-    let group = catalog.groups[1..].iter().find(|group| group.name == name)?;
+fn one_group(
+    catalog: &Catalog,
+    foreign: &[Foreign],
+    name: &str,
+    headers: &HeaderMap,
+) -> Option<Response> {
+    let group = catalog.groups[1..].iter().find(|group| group.name == name);
+    let foreign = foreign.iter().find(|foreign| foreign.group == name);
+    if group.is_none() && foreign.is_none() {
+        return None;
+    }
     let document = || {
         let mut entry = json!({"kind": "APIGroup", "apiVersion": "v1"});
-        extend(&mut entry, group_entry(group));
+        let own = group.map_or_else(|| empty_entry(name), group_entry);
+        extend(&mut entry, foreign.map_or(own.clone(), |foreign| with_versions(own, foreign)));
         entry
     };
+    if foreign.is_some() {
+        return Some(tagged(&Rendered::of(&document()), Form::Legacy, headers));
+    }
     let key = format!("/apis/{name}");
     Some(answer(&catalog.discovery, &key, Form::Legacy, headers, document))
+}
+
+/// The entries of own groups with what others serve of them, and between them the groups that only
+/// others serve, by priority.
+fn merged<'a>(
+    own: impl Iterator<Item = (&'a Group, Value)>,
+    foreign: &[Foreign],
+    add: fn(Value, &Foreign) -> Value,
+) -> Vec<Value> {
+    let mut entries: Vec<(i64, Value)> = Vec::new();
+    let mut known = Vec::new();
+    for (group, entry) in own {
+        let others = foreign.iter().find(|foreign| foreign.group == group.name);
+        known.push(group.name);
+        let entry = others.map_or(entry.clone(), |others| add(entry, others));
+        entries.push((group.priority.into(), entry));
+    }
+    for foreign in foreign.iter().filter(|foreign| !known.contains(&foreign.group.as_str())) {
+        let at = entries.iter().position(|(priority, _)| *priority < foreign.priority);
+        let entry = add(Value::Null, foreign);
+        entries.insert(at.unwrap_or(entries.len()), (foreign.priority, entry));
+    }
+    entries.into_iter().map(|(_, entry)| entry).collect()
+}
+
+fn empty_entry(name: &str) -> Value {
+    json!({"name": name, "versions": [], "preferredVersion": null})
+}
+
+/// Adds versions to a group as `APIGroupList` holds it.
+fn with_versions(entry: Value, foreign: &Foreign) -> Value {
+    let mut entry = if entry.is_null() { empty_entry(&foreign.group) } else { entry };
+    for version in &foreign.versions {
+        let row = json!({
+            "groupVersion": format!("{}/{}", foreign.group, version.version),
+            "version": version.version,
+        });
+        let versions = entry["versions"].as_array_mut().expect("a list was just made");
+        if !versions.contains(&row) {
+            versions.push(row);
+        }
+    }
+    entry["preferredVersion"] = entry["versions"][0].clone();
+    entry
+}
+
+/// Adds versions to a group of the aggregated form.
+fn with_resources(entry: Value, foreign: &Foreign) -> Value {
+    let mut entry = match entry {
+        Value::Null => json!({
+            "metadata": {"name": foreign.group, "creationTimestamp": null}, "versions": [],
+        }),
+        own => own,
+    };
+    for version in &foreign.versions {
+        let versions = entry["versions"].as_array_mut().expect("a list was just made");
+        versions.retain(|held| held["version"] != version.version.as_str());
+        versions.push(version.aggregated());
+    }
+    entry
 }
 
 fn resources(
@@ -193,6 +284,14 @@ struct Rendered {
 #[derive(Default)]
 pub struct Documents(Mutex<HashMap<(String, Form), Rendered>>);
 
+impl Rendered {
+    fn of(document: &Value) -> Rendered {
+        let body = encode(document);
+        let tag = format!("\"{}\"", hex::encode_upper(Sha256::digest(&body)));
+        Rendered { body: body.into(), tag }
+    }
+}
+
 fn answer(
     documents: &Documents,
     key: &str,
@@ -201,17 +300,19 @@ fn answer(
     document: impl FnOnce() -> Value,
 ) -> Response {
     let mut rendered = documents.0.lock().unwrap_or_else(PoisonError::into_inner);
-    let entry = rendered.entry((key.to_string(), form)).or_insert_with(|| {
-        let body = encode(&document());
-        let tag = format!("\"{}\"", hex::encode_upper(Sha256::digest(&body)));
-        Rendered { body: body.into(), tag }
-    });
-    let Rendered { body, tag } = entry.clone();
+    let entry =
+        rendered.entry((key.to_string(), form)).or_insert_with(|| Rendered::of(&document()));
+    let entry = entry.clone();
     drop(rendered);
-    let mut response = if holds(headers, &tag) {
+    tagged(&entry, form, headers)
+}
+
+/// A document with its tag, or the word that the client has it.
+fn tagged(Rendered { body, tag }: &Rendered, form: Form, headers: &HeaderMap) -> Response {
+    let mut response = if holds(headers, tag) {
         respond(StatusCode::NOT_MODIFIED, &form.content_type(), Bytes::new())
     } else {
-        respond(StatusCode::OK, &form.content_type(), body)
+        respond(StatusCode::OK, &form.content_type(), body.clone())
     };
     let fields = [(ETAG, tag.as_str()), (VARY, "Accept"), (CACHE_CONTROL, "public")];
     for (name, value) in fields {

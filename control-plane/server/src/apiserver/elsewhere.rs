@@ -32,14 +32,15 @@ pub fn is_leaders(asked: &Attributes) -> bool {
     writes && asked.group.is_empty() && asked.resource == "services" && asked.subresource.is_empty()
 }
 
-/// Whether a write changes what a quota of its namespace may count. Statuses are left out: by them
-/// a Pod can only come to use less, and counting that too late is harmless.
+/// Whether a write changes what a quota of its namespace may count, or the count. Other statuses
+/// are left out: by them a Pod can only come to use less, and counting that too late is harmless.
 pub fn is_counted(state: &Snapshot, asked: &Attributes) -> bool {
     let writes = ["create", "update", "patch", "delete", "deletecollection"];
     writes.contains(&asked.verb.as_str())
         && asked.is_resource
         && !asked.namespace.is_empty()
-        && ["", "eviction", "resize"].contains(&asked.subresource.as_str())
+        && (["", "eviction", "resize"].contains(&asked.subresource.as_str())
+            || asked.group.is_empty() && asked.resource == "resourcequotas")
         && quota::is_any(state, &asked.namespace)
 }
 

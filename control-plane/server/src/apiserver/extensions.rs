@@ -8,7 +8,7 @@
 //!
 //! What is registered ([`hooks`]) is compiled once and made anew when it changes. [`matching`]
 //! decides, from values alone, what a hook is asked about; [`review`] is the conversation with a
-//! webhook, [`client`] the connection to it; [`policies`] evaluates. The kinds by which hooks are
+//! webhook, [`client`] how it is held; [`policies`] evaluates. The kinds by which hooks are
 //! registered are themselves never given to hooks: a wrong one must be possible to remove.
 
 mod client;
@@ -19,7 +19,7 @@ mod review;
 #[cfg(test)]
 mod tests;
 
-pub use client::{Client, Network, Target};
+pub use client::{all, call};
 pub use hooks::{Hooks, Source, mistakes};
 
 use std::sync::Arc;

@@ -107,6 +107,56 @@ impl Graph {
     }
 }
 
+/// Which Secrets Ingresses name for TLS: every node serves them.
+#[derive(Clone, Default)]
+pub struct Gates {
+    /// By namespace and name of the Ingress.
+    ingresses: HashMap<(String, String), Vec<String>>,
+    /// By namespace and name of the Secret: how many name it.
+    secrets: HashMap<(String, String), u32>,
+}
+
+/// Prefix of the store's keys of Ingresses.
+pub fn gates_prefix() -> Vec<u8> {
+    keys::of_type("networking.k8s.io", "ingresses")
+}
+
+impl Fold for Gates {
+    fn put(&mut self, key: &Key<'_>, entry: &Entry) {
+        self.remove(key);
+        let Ok(ingress) = serde_json::from_slice::<Value>(&entry.value) else { return };
+        let tls = ingress.pointer("/spec/tls").and_then(Value::as_array).into_iter().flatten();
+        let mut names: Vec<String> =
+            tls.filter_map(|tls| tls["secretName"].as_str()).map(str::to_owned).collect();
+        names.sort_unstable();
+        names.dedup();
+        for name in &names {
+            *self.secrets.entry((key.namespace.to_owned(), name.clone())).or_default() += 1;
+        }
+        self.ingresses.insert((key.namespace.to_owned(), key.name.to_owned()), names);
+    }
+
+    fn remove(&mut self, key: &Key<'_>) {
+        let name = (key.namespace.to_owned(), key.name.to_owned());
+        for secret in self.ingresses.remove(&name).into_iter().flatten() {
+            let secret = (key.namespace.to_owned(), secret);
+            if let Some(count) = self.secrets.get_mut(&secret) {
+                *count -= 1;
+                if *count == 0 {
+                    self.secrets.remove(&secret);
+                }
+            }
+        }
+    }
+}
+
+impl Gates {
+    /// Whether an Ingress names this Secret.
+    pub fn refers(&self, namespace: &str, resource: &str, name: &str) -> bool {
+        resource == "secrets" && self.secrets.contains_key(&(namespace.to_owned(), name.to_owned()))
+    }
+}
+
 /// Finds every ConfigMap, Secret, claim and ServiceAccount that a spec names. Walks every field, so
 /// that a reference in a field added later is found too; the shapes of references are few.
 fn collect(spec: &Value, found: &mut Vec<Reference>) {
@@ -193,5 +243,24 @@ mod tests {
         assert!(refers(&graph, "n1", "secrets", "t"));
         graph.remove(&key("a"));
         assert!(graph.nodes.is_empty() && graph.pods.is_empty());
+    }
+
+    #[test]
+    fn nodes_serve_the_certificates_that_ingresses_name() {
+        let mut gates = Gates::default();
+        let key =
+            Key { group: "networking.k8s.io", plural: "ingresses", namespace: "d", name: "web" };
+        let entry = |secrets: &[&str]| {
+            let tls: Vec<Value> = secrets.iter().map(|it| json!({"secretName": it})).collect();
+            let value = Bytes::from(json!({"spec": {"tls": tls}}).to_string());
+            Entry { value, created: 1, modified: 1 }
+        };
+        gates.put(&key, &entry(&["a", "b", "b"]));
+        assert!(gates.refers("d", "secrets", "a") && gates.refers("d", "secrets", "b"));
+        assert!(!gates.refers("e", "secrets", "a") && !gates.refers("d", "configmaps", "a"));
+        gates.put(&key, &entry(&["b"]));
+        assert!(!gates.refers("d", "secrets", "a") && gates.refers("d", "secrets", "b"));
+        gates.remove(&key);
+        assert!(!gates.refers("d", "secrets", "b"));
     }
 }

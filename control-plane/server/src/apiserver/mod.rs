@@ -25,6 +25,7 @@
 
 mod access;
 mod admission;
+mod aggregate;
 mod audit;
 mod auth;
 mod authorize;
@@ -48,6 +49,7 @@ mod health;
 mod impersonate;
 mod members;
 mod openapi;
+mod outbound;
 mod rbac;
 mod registry;
 mod request;
@@ -67,8 +69,8 @@ pub use audit::{
 };
 pub use auth::{PeerAddress, PeerCertificate, User};
 pub use errors::ApiError;
-pub use extensions::Network;
 pub use health::GIT_VERSION;
+pub use outbound::Network;
 pub use tokens::{KeyError, TokenKey};
 pub use tunnel::{TunnelError, Tunnels};
 
@@ -117,6 +119,8 @@ pub struct ApiServer {
     shared: Arc<Inner>,
     /// The shared one, or its handle that does not forward writes.
     store: Store,
+    /// Which of both it is.
+    leads: bool,
 }
 
 struct Inner {
@@ -124,6 +128,7 @@ struct Inner {
     roles: Followed<rbac::Index>,
     flows: Followed<fairness::Flows>,
     graph: Followed<graph::Graph>,
+    gates: Followed<graph::Gates>,
     fairness: Arc<Fairness>,
     service_account_tokens: Tokens,
     tunnels: Tunnels,
@@ -132,9 +137,11 @@ struct Inner {
     allocations: Allocations,
     counting: Counting,
     sessions: ui::Sessions,
+    past: ui::Past,
     catalog: catalog::Source,
     hooks: extensions::Source,
-    webhooks: extensions::Client,
+    outbound: outbound::Outbound,
+    aggregated: aggregate::Aggregated,
     backups: Arc<Semaphore>,
 }
 
@@ -142,10 +149,13 @@ impl ApiServer {
     /// Makes a server; it answers once its [`router`](Self::router) is served.
     pub fn new(config: Config) -> ApiServer {
         let store = config.store.clone();
+        let identity = config.pki.front_proxy().expect("the peers' authority signs");
+        let outbound = outbound::Outbound::new(identity);
         let shared = Arc::new(Inner {
             roles: Followed::new(rbac::prefix()),
             flows: Followed::new(fairness::prefix()),
             graph: Followed::new(graph::prefix()),
+            gates: Followed::new(graph::gates_prefix()),
             fairness: Fairness::new(),
             service_account_tokens: Tokens::new(config.token_key.clone()),
             config,
@@ -155,17 +165,24 @@ impl ApiServer {
             allocations: Allocations::default(),
             counting: Counting::default(),
             sessions: ui::Sessions::default(),
+            past: ui::Past::default(),
             catalog: catalog::Source::default(),
             hooks: extensions::Source::default(),
-            webhooks: extensions::Client::default(),
+            outbound,
+            aggregated: aggregate::Aggregated::default(),
             backups: Arc::new(Semaphore::new(backup::BACKUPS_AT_ONCE)),
         });
-        ApiServer { shared, store }
+        ApiServer { shared, store, leads: false }
     }
 
     /// The same server, whose writes fail where this member does not lead.
     pub fn leading(&self) -> ApiServer {
-        ApiServer { shared: self.shared.clone(), store: self.store.leading() }
+        ApiServer { shared: self.shared.clone(), store: self.store.leading(), leads: true }
+    }
+
+    /// Whether writes fail where this member does not lead.
+    fn acts_as_leader(&self) -> bool {
+        self.leads
     }
 
     /// All routes. A request must carry a [`User`] or [`PeerCertificate`] extension, a bearer
@@ -189,6 +206,21 @@ impl ApiServer {
             router.oneshot(request)
         });
         kube::Client::new(service, "default")
+    }
+
+    /// Asks the servers of aggregated APIs whether they answer, until the shutdown.
+    pub async fn check_aggregated(self) {
+        let shutdown = self.shutdown().clone();
+        aggregate::run(self, shutdown).await;
+    }
+
+    /// Keeps the last day in mind, until the shutdown.
+    pub async fn remember(self) {
+        let mut tick = tokio::time::interval(ui::REMEMBER);
+        tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        while self.shutdown().run_until_cancelled(tick.tick()).await.is_some() {
+            self.past().catch_up(&self.store);
+        }
     }
 
     /// Connections to the nodes' agents.
@@ -244,14 +276,20 @@ impl ApiServer {
         self.shared.hooks.get(self.store())
     }
 
-    fn webhooks(&self) -> &extensions::Client {
-        &self.shared.webhooks
+    fn outbound(&self) -> &outbound::Outbound {
+        &self.shared.outbound
     }
 
-    /// Lets webhooks be reached in these networks though they are inside: by themselves, users
-    /// cannot make the API server connect to loopback, link-local or private addresses.
+    /// What others serve under this server's name.
+    fn aggregated(&self) -> &aggregate::Aggregated {
+        &self.shared.aggregated
+    }
+
+    /// Lets webhooks and aggregated APIs be in these networks though they are inside: by
+    /// themselves, users cannot make the API server connect to loopback, link-local or private
+    /// addresses.
     pub fn let_webhooks_reach(&self, networks: &[Network]) {
-        self.shared.webhooks.allow(networks);
+        self.shared.outbound.allow(networks);
     }
 
     /// What is served at this moment.
@@ -307,6 +345,10 @@ impl ApiServer {
 
     fn tokens(&self) -> &Tokens {
         &self.shared.service_account_tokens
+    }
+
+    fn past(&self) -> &ui::Past {
+        &self.shared.past
     }
 
     fn sessions(&self) -> &ui::Sessions {

@@ -94,12 +94,16 @@ static VERSION_2: LazyLock<Version2> = LazyLock::new(|| Version2::of(&whole_docu
 
 /// `GET /openapi/v3`.
 pub async fn v3(State(server): State<ApiServer>, headers: HeaderMap) -> Result<Response, ApiError> {
-    index_of(server.catalog(), headers).await
+    index_of(server.catalog(), server.aggregated().openapi(server.store()), headers).await
 }
 
-async fn index_of(catalog: Arc<Catalog>, headers: HeaderMap) -> Result<Response, ApiError> {
+async fn index_of(
+    catalog: Arc<Catalog>,
+    foreign: Vec<(String, String)>,
+    headers: HeaderMap,
+) -> Result<Response, ApiError> {
     accepts_json(&headers)?;
-    let index = off_thread(move || catalog.openapi().index.clone()).await?;
+    let index = off_thread(move || with_foreign(&catalog.openapi().index, foreign)).await?;
     Ok(document_response(&headers, index, &[(CACHE_CONTROL, "no-cache, private".to_string())]))
 }
 
@@ -239,6 +243,18 @@ fn respond(status: StatusCode, fields: &[(HeaderName, String)], body: Bytes) -> 
         response.headers_mut().insert(name, value);
     }
     response
+}
+
+/// The index with the documents of others.
+fn with_foreign(index: &Document, foreign: Vec<(String, String)>) -> Document {
+    if foreign.is_empty() {
+        return index.clone();
+    }
+    let mut whole: Value = serde_json::from_slice(&index.body).expect("the index is JSON");
+    for (path, address) in foreign {
+        whole["paths"][path] = json!({"serverRelativeURL": address});
+    }
+    Document::new(&whole)
 }
 
 /// Where the document of a group and version is.

@@ -153,6 +153,11 @@ pub fn attributes(method: &Method, path: &str, query: &Query) -> Attributes {
         field_selector: query.get("fieldSelector").unwrap_or("").into(),
         ..Attributes::default()
     };
+    // An old form of a watch: the word stands before the path of what is watched.
+    let (watches, segments) = match segments {
+        ["watch", rest @ ..] if !rest.is_empty() && *method == Method::GET => (true, rest),
+        _ => (false, segments),
+    };
     let parts = match segments {
         ["namespaces", name, rest @ ..] => {
             found.namespace = (*name).into();
@@ -173,7 +178,7 @@ pub fn attributes(method: &Method, path: &str, query: &Query) -> Attributes {
         found.subresource = (*subresource).into();
         found.rest = parts[3..].join("/");
     }
-    found.verb = verb(method, found.named, query).into();
+    found.verb = if watches { "watch" } else { verb(method, found.named, query) }.into();
     if !found.named && matches!(found.verb.as_str(), "list" | "watch" | "deletecollection") {
         found.name = selected_name(&found.field_selector).unwrap_or_default();
     }
@@ -265,6 +270,8 @@ mod tests {
             ("GET /api/v1/pods/?watch=true", "watch /v1 ns= pods/ name= rest="),
             ("GET /api/v1/namespaces/a/pods/b", "get /v1 ns=a pods/ name=b rest="),
             ("GET /api/v1/namespaces/a/pods/b?watch=1", "watch /v1 ns=a pods/ name=b rest="),
+            ("GET /api/v1/watch/namespaces/a/pods", "watch /v1 ns=a pods/ name= rest="),
+            ("GET /apis/apps/v1/watch/deployments", "watch apps/v1 ns= deployments/ name= rest="),
             ("GET /api/v1/namespaces/a/pods/b/log", "get /v1 ns=a pods/log name=b rest="),
             ("GET /api/v1/namespaces/a", "get /v1 ns=a namespaces/ name=a rest="),
             (

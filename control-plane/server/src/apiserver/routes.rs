@@ -2,7 +2,7 @@
 //! Namespace's part (`/namespaces/a/status`) from a resource inside it (`/namespaces/a/pods`).
 
 use super::{
-    ApiServer,
+    ApiServer, aggregate,
     auth::User,
     backup,
     content::{self, BODY_BYTES_MAX},
@@ -43,13 +43,7 @@ pub fn router(api: ApiServer) -> Router {
         .route("/version", get(health::version))
         .route("/version/", get(health::version))
         .route("/metrics", get(health::metrics))
-        .route("/api", get(discovery::api))
-        .route("/apis", get(discovery::apis))
-        .route("/apis/{group}", get(discovery::group))
-        .route("/api/v1", get(discovery::core))
-        .route("/apis/{group}/{version}", get(discovery::version))
-        .route("/openapi/v2", get(openapi::v2))
-        .route("/openapi/v3", get(openapi::v3))
+        .merge(documents())
         .route("/openapi/v3/{*path}", get(openapi::v3_document))
         .route(verbs::custom_metrics::GROUP, get(verbs::custom_metrics::list))
         .route(verbs::custom_metrics::PATH, get(verbs::custom_metrics::answer))
@@ -57,6 +51,7 @@ pub fn router(api: ApiServer) -> Router {
         .route("/apis/{group}/{version}/{*path}", any(resource))
         .route("/.well-known/openid-configuration", get(verbs::token::configuration))
         .route("/openid/v1/jwks", get(verbs::token::keys))
+        .route("/openid/v1/jwks/", get(verbs::token::keys))
         .route("/v2/", any(registry::serve))
         .route("/v2/{*path}", any(registry::serve))
         .route("/wherry/v1/tunnel", get(tunnel::accept))
@@ -75,8 +70,25 @@ pub fn router(api: ApiServer) -> Router {
                 .quality(CompressionLevel::Fastest)
                 .compress_when(WorthGzip),
         )
+        .layer(middleware::from_fn_with_state(api.clone(), aggregate::divert))
         .layer(middleware::from_fn_with_state(api.clone(), guard::guard))
         .with_state(api)
+}
+
+/// What is served, told. Generated clients (Python's, JavaScript's) ask with a slash behind.
+fn documents() -> Router<ApiServer> {
+    let mut router = Router::new().route("/openapi/v2", get(openapi::v2));
+    for end in ["", "/"] {
+        let path = |path: &str| format!("{path}{end}");
+        router = router
+            .route(&path("/api"), get(discovery::api))
+            .route(&path("/apis"), get(discovery::apis))
+            .route(&path("/apis/{group}"), get(discovery::group))
+            .route(&path("/api/v1"), get(discovery::core))
+            .route(&path("/apis/{group}/{version}"), get(discovery::version))
+            .route(&path("/openapi/v3"), get(openapi::v3));
+    }
+    router
 }
 
 /// Every verb on every kind and subresource.

@@ -10,10 +10,15 @@
 //! another version, get defaults that came after them, and are shown with their keys in
 //! alphabetical order, so each of them is parsed.
 
+use std::io::Write as _;
+
 use bytes::Bytes;
 use serde_json::Value;
 use wherry_resources::{Kind, Object, Storage, convert, keys, meta};
 use wherry_store::{Entry, Revision};
+
+/// `,"resourceVersion":"18446744073709551615"`
+const RESOURCE_VERSION_BYTES_MAX: usize = 41;
 
 /// The row under which objects of this kind are kept (HPA v1 is kept as v2, and so on).
 fn home(kind: &'static Kind) -> &'static Kind {
@@ -82,32 +87,45 @@ pub fn json(kind: &'static Kind, value: &[u8], revision: Revision) -> Vec<u8> {
     }
 }
 
-/// JSON as an item of a list, where kind and apiVersion are not repeated, except of custom kinds.
-pub fn json_item(kind: &'static Kind, value: &[u8], revision: Revision) -> Vec<u8> {
-    let json = json(kind, value, revision);
+/// Writes JSON as an item of a list, where kind and apiVersion are not repeated, except of custom
+/// kinds.
+pub fn write_item(kind: &'static Kind, value: &[u8], revision: Revision, out: &mut Vec<u8>) {
     if kind.custom.is_some() {
-        return json;
+        out.extend_from_slice(&json(kind, value, revision));
+        return;
     }
-    let metadata = find(&json, b"\"metadata\":").expect("encode wrote metadata");
-    let mut item = Vec::with_capacity(json.len());
-    item.push(b'{');
-    item.extend_from_slice(&json[metadata..]);
-    item
+    let own;
+    let value = match kind.storage {
+        Storage::Own => value,
+        _ => {
+            own = json(kind, value, revision);
+            &own
+        }
+    };
+    let metadata = find(value, b"\"metadata\":").expect("encode wrote metadata");
+    out.push(b'{');
+    match kind.storage {
+        Storage::Own => write_spliced(&value[metadata..], revision, out),
+        _ => out.extend_from_slice(&value[metadata..]),
+    }
 }
 
 /// Puts `"resourceVersion":"N"` behind the uid. Before the uid stand only kind, apiVersion, name,
 /// generateName and namespace, none of which can hold a quote, so the first match is the right one.
 fn splice(value: &[u8], revision: Revision) -> Vec<u8> {
+    let mut json = Vec::with_capacity(value.len() + RESOURCE_VERSION_BYTES_MAX);
+    write_spliced(value, revision, &mut json);
+    json
+}
+
+fn write_spliced(value: &[u8], revision: Revision, out: &mut Vec<u8>) {
     const UID: &[u8] = b"\"uid\":\"";
     let start = find(value, UID).expect("encode wrote a uid") + UID.len();
     let end = value[start..].iter().position(|byte| *byte == b'"').expect("the uid ends");
     let end = start + end + 1;
-    let addition = format!(",\"resourceVersion\":\"{revision}\"");
-    let mut json = Vec::with_capacity(value.len() + addition.len());
-    json.extend_from_slice(&value[..end]);
-    json.extend_from_slice(addition.as_bytes());
-    json.extend_from_slice(&value[end..]);
-    json
+    out.extend_from_slice(&value[..end]);
+    write!(out, ",\"resourceVersion\":\"{revision}\"").expect("memory takes what is written");
+    out.extend_from_slice(&value[end..]);
 }
 
 fn find(bytes: &[u8], pattern: &[u8]) -> Option<usize> {
@@ -135,6 +153,10 @@ mod tests {
              \"labels\":{\"uid\":\"y\"}},\
              \"data\":{\"uid\":\"\\\"uid\\\":\\\"x\\\"\"}}"
         );
-        assert!(json_item(kind, &stored, 7).starts_with(b"{\"metadata\":{\"name\":\"uid\""));
+        let mut item = Vec::new();
+        write_item(kind, &stored, 7, &mut item);
+        let whole = json(kind, &stored, 7);
+        assert_eq!(item[1..], whole[whole.len() - item.len() + 1..]);
+        assert!(item.starts_with(b"{\"metadata\":{\"name\":\"uid\""));
     }
 }

@@ -14,14 +14,15 @@
 mod command;
 mod forward;
 mod node;
-mod proxy;
+pub mod proxy;
 mod spdy;
 mod websocket;
 
 use super::{
     ApiServer,
-    auth::User,
+    auth::{self, User},
     errors::ApiError,
+    outbound::Stream,
     request::{self, Attributes, Query},
     stored,
 };
@@ -32,6 +33,8 @@ use axum::{
 };
 use http::{HeaderValue, Method, StatusCode, header};
 use hyper::upgrade::OnUpgrade;
+use node::NodeStream;
+use rand::seq::IndexedRandom as _;
 use serde_json::Value;
 use wherry_resources::{Kind, Object, meta};
 use wherry_store::Snapshot;
@@ -46,6 +49,34 @@ const PROTOCOL_HEADER: &str = "x-stream-protocol-version";
 /// Whether a request is for this module.
 pub fn concerns(asked: &Attributes) -> bool {
     asked.is_resource && asked.group.is_empty() && PARTS.contains(&asked.subresource.as_str())
+}
+
+/// Ready Pods of a Service that are tried.
+const PODS_TRIED: usize = 3;
+
+/// A connection to a ready Pod behind a Service's port of this name. None: no Pod is ready; else
+/// why none of those that were tried could be reached.
+pub async fn to_service(
+    api: &ApiServer,
+    namespace: &str,
+    service: &str,
+    port: &str,
+) -> Option<Result<Box<dyn Stream>, String>> {
+    let state = api.store().current();
+    let ready = proxy::ready(&state, namespace, service, port);
+    let mut failed = None;
+    let tried: Vec<_> = ready.sample(&mut rand::rng(), PODS_TRIED).collect();
+    for (pod, port) in tried {
+        let Ok(place) = find(&state, proxy::pods(), namespace, pod).and_then(|it| Place::of(&it))
+        else {
+            continue;
+        };
+        match NodeStream::open(api, &place, &place.target("port", &port.to_string(), &[])).await {
+            Ok(node) => return Some(Ok(Box::new(node.into_io()))),
+            Err(why) => failed = Some(Err(format!("{pod}: {why}"))),
+        }
+    }
+    failed
 }
 
 /// What a request is about, checked.
@@ -133,34 +164,32 @@ fn find(
 /// How a client wants to go on.
 enum Upgrade {
     WebSocket(Box<WebSocketUpgrade>),
-    Spdy {
-        upgrade: OnUpgrade,
-        /// What the client offers to speak, in its order.
-        protocols: Vec<String>,
-    },
+    Spdy(OnUpgrade),
 }
 
 impl Upgrade {
-    /// Reads the handshake.
-    async fn of(http: axum::extract::Request) -> Result<Upgrade, ApiError> {
+    /// Reads the handshake, and what the client offers to speak, in its order: the extractor of a
+    /// WebSocket keeps a sorted set of that, in which what the client likes least may be first.
+    async fn of(http: axum::extract::Request) -> Result<(Upgrade, Vec<String>), ApiError> {
         let (mut parts, _) = http.into_parts();
         let wanted = parts.headers.get(header::UPGRADE).and_then(|value| value.to_str().ok());
         let wanted = wanted.unwrap_or("").to_owned();
         if wanted.eq_ignore_ascii_case("websocket") {
+            let offered = auth::subprotocols(&parts.headers).map(str::to_owned).collect();
             let socket = WebSocketUpgrade::from_request_parts(&mut parts, &()).await;
             let refused = |error: axum::extract::ws::rejection::WebSocketUpgradeRejection| {
                 ApiError::BadRequest(error.to_string())
             };
-            return Ok(Upgrade::WebSocket(Box::new(socket.map_err(refused)?)));
+            return Ok((Upgrade::WebSocket(Box::new(socket.map_err(refused)?)), offered));
         }
         let upgrade = parts.extensions.remove::<OnUpgrade>();
         match upgrade {
             Some(upgrade) if wanted.eq_ignore_ascii_case(SPDY) => {
                 let offered = parts.headers.get_all(PROTOCOL_HEADER).iter();
                 let offered = offered.filter_map(|value| value.to_str().ok());
-                let protocols = offered.flat_map(|value| value.split(','));
-                let protocols = protocols.map(|one| one.trim().to_owned()).collect();
-                Ok(Upgrade::Spdy { upgrade, protocols })
+                let offered = offered.flat_map(|value| value.split(','));
+                let offered = offered.map(|one| one.trim().to_owned()).collect();
+                Ok((Upgrade::Spdy(upgrade), offered))
             }
             _ => Err(ApiError::BadRequest("Upgrade request required".to_owned())),
         }

@@ -5,13 +5,17 @@
 //! [`INGRESS_CONTROLLER`].
 //!
 //! The addresses are those of the ready nodes, the ones for outside first; a node that is cordoned
-//! or labelled `node.kubernetes.io/exclude-from-external-load-balancers` is left out.
+//! or labelled `node.kubernetes.io/exclude-from-external-load-balancers` is left out. Where a pool
+//! of addresses is configured (`addresses/pool.rs`), a Service gets one of these instead.
 
+pub mod pool;
+
+use std::collections::BTreeSet;
 use std::net::IpAddr;
 use std::sync::Arc;
 
 use jiff::Timestamp;
-use k8s_openapi::api::core::v1::{LoadBalancerIngress, Node, Service};
+use k8s_openapi::api::core::v1::{ConfigMap, LoadBalancerIngress, Node, Service};
 use k8s_openapi::api::networking::v1::{Ingress, IngressClass};
 use serde_json::{Value, json};
 
@@ -19,6 +23,7 @@ use super::cache::{Cache, Change, Key};
 use super::reconcile::{Controller, Plan, View};
 use super::replicaset::name_of;
 use super::write::Write;
+use pool::Pool;
 
 /// The controller of IngressClasses that this cluster's nodes serve.
 pub const INGRESS_CONTROLLER: &str = "wherry.dev/ingress";
@@ -30,6 +35,10 @@ const EXCLUDED: &str = "node.kubernetes.io/exclude-from-external-load-balancers"
 pub struct Snapshot {
     pub what: Reached,
     pub nodes: Vec<Arc<Node>>,
+    /// Addresses of one's own, if there are any.
+    pub pool: Option<Pool>,
+    /// Addresses of Services that are older than this one, and of all others.
+    pub taken: (BTreeSet<IpAddr>, BTreeSet<IpAddr>),
 }
 
 /// What is reached.
@@ -49,6 +58,17 @@ fn wake(cache: &Cache, change: &Change, keys: &mut Vec<Key>) {
             .any(|service| is_balanced(service) || shows(service))
         {
             keys.push(change.key.clone());
+        }
+        // An address may have become free.
+        if after.is_none_or(|service| !shows(service)) && before.is_some_and(shows) {
+            let waiting =
+                cache.all::<Service>().filter(|service| is_balanced(service) && !shows(service));
+            keys.extend(waiting.map(|service| key_of::<Service>(&service.metadata)));
+        }
+    } else if change.of::<ConfigMap>().is_some() {
+        if (change.key.namespace(), change.key.name()) == pool::CONFIG_MAP {
+            let balanced = cache.all::<Service>().filter(|service| is_balanced(service));
+            keys.extend(balanced.map(|service| key_of::<Service>(&service.metadata)));
         }
     } else if change.of::<Ingress>().is_some() {
         keys.push(change.key.clone());
@@ -87,7 +107,45 @@ fn reconcile(view: &View<'_>, key: &Key) -> Plan {
             Reached::Ingress(ingress, named.then(|| controller.unwrap_or_default()))
         })
     };
-    what.map_or_else(Plan::default, |what| plan(&Snapshot { what, nodes }, view.now).into())
+    let Some(what) = what else { return Plan::default() };
+    let (namespace, name) = pool::CONFIG_MAP;
+    let map = view.cache.get::<ConfigMap>(namespace, name);
+    let text = map.as_ref().and_then(|map| map.data.as_ref()?.get(pool::KEY));
+    let pool = text.map(|text| Pool::read(text));
+    let taken = match &what {
+        Reached::Service(service) if pool.is_some() => taken(view.cache, service),
+        _ => Default::default(),
+    };
+    plan(&Snapshot { what, nodes, pool, taken }, view.now).into()
+}
+
+/// Addresses of older and of all other Services.
+fn taken(cache: &Cache, own: &Service) -> (BTreeSet<IpAddr>, BTreeSet<IpAddr>) {
+    let rank = |service: &Service| {
+        let meta = &service.metadata;
+        (
+            meta.creation_timestamp.as_ref().map(|time| time.0),
+            meta.namespace.clone(),
+            meta.name.clone(),
+        )
+    };
+    let (mut older, mut others) = (BTreeSet::new(), BTreeSet::new());
+    let balanced = cache.all::<Service>().filter(|service| is_balanced(service));
+    for service in balanced.filter(|service| service.metadata.uid != own.metadata.uid) {
+        let shown = shown(&service);
+        if rank(&service) < rank(own) {
+            older.extend(&shown);
+        }
+        others.extend(shown);
+    }
+    (older, others)
+}
+
+/// The addresses in a Service's status.
+fn shown(service: &Service) -> Vec<IpAddr> {
+    let status = service.status.as_ref().and_then(|status| status.load_balancer.as_ref());
+    let listed = status.and_then(|status| status.ingress.as_ref()).into_iter().flatten();
+    listed.filter_map(|held| held.ip.as_ref()?.parse().ok()).collect()
 }
 
 fn class(ingress: &Ingress) -> Option<&str> {
@@ -160,7 +218,17 @@ pub fn plan(snapshot: &Snapshot, _now: Timestamp) -> Vec<Write> {
             }
             let ip = |held: &LoadBalancerIngress| held.ip.clone().unwrap_or_default();
             let shown: Vec<String> = held.iter().map(ip).collect();
-            let wanted = if balanced { wanted } else { Vec::new() };
+            let asked = service.spec.as_ref().and_then(|spec| spec.load_balancer_ip.as_ref());
+            let asked = asked.and_then(|ip| ip.parse().ok());
+            let (older, others) = &snapshot.taken;
+            let own = |pool: &Pool| {
+                pool.choose(&self::shown(service), asked, older, others).into_iter().collect()
+            };
+            let wanted = match &snapshot.pool {
+                _ if !balanced => Vec::new(),
+                Some(pool) => own(pool),
+                None => wanted,
+            };
             if shown == texts(&wanted) {
                 return Vec::new();
             }
@@ -225,12 +293,16 @@ mod tests {
         ]
     }
 
+    fn of(what: Reached, pool: Option<Pool>) -> Snapshot {
+        Snapshot { what, nodes: nodes(), pool, taken: Default::default() }
+    }
+
     fn service(spec: &str, status: &str) -> String {
         let service: Service = yaml(&format!(
             "metadata: {{name: web, namespace: d}}\nspec: {{{spec}}}\nstatus: {{{status}}}"
         ));
         let what = Reached::Service(Arc::new(service));
-        text(&plan(&Snapshot { what, nodes: nodes() }, at(0)))
+        text(&plan(&of(what, None), at(0)))
     }
 
     const BOTH: &str = "loadBalancer: {ingress: [{ip: 10.0.0.10}, {ip: 192.0.2.2}]}";
@@ -253,11 +325,29 @@ mod tests {
     }
 
     #[test]
+    fn a_pool_comes_before_the_nodes() {
+        let what = || {
+            Reached::Service(Arc::new(yaml(
+                "metadata: {name: web, namespace: d}\nspec: {type: LoadBalancer}",
+            )))
+        };
+        let pool = Pool::read("203.0.113.7");
+        let mut snapshot = of(what(), Some(pool.clone()));
+        assert_eq!(
+            text(&plan(&snapshot, at(0))),
+            "patch services d/web/status {\"status\":{\"loadBalancer\":{\"ingress\":[\
+             {\"ip\":\"203.0.113.7\",\"ipMode\":\"VIP\"}]}}}\n"
+        );
+        snapshot.taken.1.insert("203.0.113.7".parse().expect("an address"));
+        assert_eq!(text(&plan(&snapshot, at(0))), "", "there is none left");
+    }
+
+    #[test]
     fn an_ingress_of_this_clusters_class() {
         let shown = |controller: Option<&str>| {
             let ingress = Arc::new(yaml("metadata: {name: web, namespace: d}"));
             let what = Reached::Ingress(ingress, controller.map(str::to_string));
-            text(&plan(&Snapshot { what, nodes: nodes() }, at(0)))
+            text(&plan(&of(what, None), at(0)))
         };
         let patch = "patch ingresses.networking.k8s.io d/web/status {\"status\":{\"loadBalancer\":\
             {\"ingress\":[{\"ip\":\"10.0.0.10\"},{\"ip\":\"192.0.2.2\"}]}}}\n";

@@ -7,18 +7,21 @@
 //!      ─► the most of these ─► pace.rs: stabilised, not faster than the policies let ─► Scale
 //! ```
 //!
+//! Where `minReplicas` is 0 and requests wait for a Pod, nothing is measured first (`demand.rs`).
+//!
 //! The plan is pure: what was measured, what was recommended before and when the size was changed
 //! are part of its snapshot ([`Answers`] and [`Memory`], kept in mind by the cache, lost with the
 //! leader, as with a restart of Kubernetes' controller). Conditions and events are in Kubernetes'
 //! words, as people and programs look for them.
 
+pub mod demand;
 mod metrics;
 mod pace;
 
 use std::sync::Arc;
 use std::time::Duration;
 
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::api::autoscaling::v2::{
     HorizontalPodAutoscaler, HorizontalPodAutoscalerCondition, HorizontalPodAutoscalerSpec,
     HorizontalPodAutoscalerStatus, MetricSpec, MetricStatus,
@@ -29,15 +32,18 @@ use serde_json::{Value, json};
 use wherry_resources::selectors::LabelSelector;
 use wherry_resources::{KINDS, Kind};
 
-use super::cache::{Cache, Change, Key, Memo};
+use super::cache::{Cache, Change, Key, Memo, Object};
 use super::errands::{Answers, Measure, Query};
 use super::events::Note;
 use super::reconcile::{Controller, Plan, View};
 use super::write::{Action, Target, Write, status_patch};
+use demand::Demand;
 pub use pace::Memory;
 
 /// Every autoscaler measures this often, as in Kubernetes.
 const SYNC: Duration = Duration::from_secs(15);
+/// A workload that was just woken is not woken again before its new size is known here.
+const WAKE_PAUSE: SignedDuration = SignedDuration::from_secs(2);
 const COMPONENT: &str = "horizontal-pod-autoscaler";
 
 /// What a plan for one autoscaler reads.
@@ -52,14 +58,19 @@ pub struct Snapshot {
     pub pods: Vec<Arc<Pod>>,
     /// Why the last writes failed.
     pub failure: Option<String>,
+    /// Requests that wait for the workload.
+    pub waiting: Demand,
+    /// The workload, if it is asked for no Pods.
+    pub asleep: Option<Target>,
 }
 
 pub const CONTROLLER: Controller = Controller { name: "autoscaler", wake, reconcile };
 
-fn wake(_: &Cache, change: &Change, keys: &mut Vec<Key>) {
+fn wake(cache: &Cache, change: &Change, keys: &mut Vec<Key>) {
     if change.of::<HorizontalPodAutoscaler>().is_some() {
         keys.push(change.key.clone());
     }
+    demand::wake(cache, change, keys);
 }
 
 fn reconcile(view: &View<'_>, key: &Key) -> Plan {
@@ -67,7 +78,7 @@ fn reconcile(view: &View<'_>, key: &Key) -> Plan {
     let Some(autoscaler) = view.cache.get::<HorizontalPodAutoscaler>(namespace, key.name()) else {
         return Plan::default();
     };
-    let spec = &autoscaler.spec;
+    let workload = workload(view.cache, &autoscaler);
     let answers = view.cache.memo::<Answers>(key);
     let selector = answers.as_ref().and_then(|answers| selector(answers).ok());
     let selected = |pod: &Arc<Pod>| {
@@ -75,7 +86,9 @@ fn reconcile(view: &View<'_>, key: &Key) -> Plan {
         selector.as_ref().is_some_and(|selector| selector.matches_labels(Some(&labels)))
     };
     let snapshot = Snapshot {
-        kind: kind_of(view.cache, spec),
+        kind: kind_of(view.cache, &autoscaler.spec),
+        waiting: demand::waiting(view.cache, view.instant, &autoscaler, workload.as_ref()),
+        asleep: workload.as_ref().and_then(demand::asleep),
         memory: view.cache.memo(key).unwrap_or_default(),
         pods: match selector {
             Some(_) => view.cache.within::<Pod>(namespace).filter(selected).collect(),
@@ -97,6 +110,13 @@ fn kind_of(cache: &Cache, spec: &HorizontalPodAutoscalerSpec) -> Option<&'static
         .iter()
         .find(|kind| kind.is(group, &target.kind) && kind.subresource("scale").is_some());
     built_in.or_else(|| cache.custom_kind(version, &target.kind))
+}
+
+/// The workload that the reference names, if it is held here.
+fn workload(cache: &Cache, autoscaler: &HorizontalPodAutoscaler) -> Option<Object> {
+    let kind = kind_of(cache, &autoscaler.spec)?;
+    let namespace = autoscaler.metadata.namespace.as_deref().unwrap_or("");
+    cache.object(&Key::new(kind, namespace, &autoscaler.spec.scale_target_ref.name)).cloned()
 }
 
 fn selector(answers: &Answers) -> Result<LabelSelector, String> {
@@ -140,6 +160,9 @@ pub fn plan(snapshot: &Snapshot, now: Timestamp) -> Plan {
         plan.look_again(SYNC);
         return plan;
     };
+    if let Some(asleep) = snapshot.asleep.clone().filter(|_| snapshot.waiting.requests > 0) {
+        return wake_up(state, asleep);
+    }
     let namespace = autoscaler.metadata.namespace.as_deref().unwrap_or("");
     let workload = Key::new(kind, namespace, &spec.scale_target_ref.name);
     let queries: Vec<Query> = spec.metrics.iter().flatten().filter_map(query).collect();
@@ -154,6 +177,33 @@ pub fn plan(snapshot: &Snapshot, now: Timestamp) -> Plan {
     let mut plan = judge(state, answers, workload);
     plan.look_again(left);
     plan
+}
+
+/// Gives a workload that has no Pods as many as the waiting requests ask for.
+fn wake_up(mut state: State<'_>, workload: Target) -> Plan {
+    let snapshot = state.snapshot;
+    let just_woken = |(at, _): &(Timestamp, i32)| state.now.duration_since(*at).abs() < WAKE_PAUSE;
+    if snapshot.memory.added.last().is_some_and(just_woken) && snapshot.failure.is_none() {
+        let again = Duration::try_from(WAKE_PAUSE).unwrap_or_default();
+        return Plan { writes: Vec::new(), again: Some(again) };
+    }
+    let Demand { requests, service } = &snapshot.waiting;
+    let size = metrics::for_requests(&state.spec.metrics, *requests).min(state.spec.max_replicas);
+    let mut memory = (*snapshot.memory).clone();
+    memory.scaled(0, size, state.now);
+    // Whoever shrinks it again waits as long as after any other size.
+    memory.recommended.push((state.now, size));
+    let message = format!("the HPA controller was able to update the target scale to {size}");
+    state.say("AbleToScale", true, "SucceededRescale", &message);
+    state.rescaled = true;
+    let message =
+        format!("New size: {size}; reason: {requests} requests wait for Service {service}");
+    let note = Note::normal(COMPONENT, &*snapshot.autoscaler, "SuccessfulRescale", message);
+    let about = Target::of(&*snapshot.autoscaler).key;
+    let memo = Memo::new(memory);
+    let scale = Action::Scale { target: workload, replicas: size, about, memo };
+    state.writes.push(Write::from(scale).noting(note));
+    state.finish(0, Some(size))
 }
 
 /// What has to be asked for a metric; none for a metric that says nothing.
@@ -377,6 +427,7 @@ fn wanted(
     };
     memory.begin(current, state.now);
     let (proposed, metric) = proposal(state, answers, &measured)?;
+    let proposed = if state.snapshot.waiting.requests > 0 { proposed.max(1) } else { proposed };
     let paced = pace::pace(memory, &rules, (current, proposed), (least, most), state.now);
     let (reason, message) = paced.stabilized;
     state.say("AbleToScale", true, reason, message);

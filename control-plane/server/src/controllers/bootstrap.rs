@@ -1,13 +1,14 @@
 //! What a cluster has from the start: its own namespaces, the system's priority classes, the
 //! default roles (`access`), flow schemas (`flow`) and storage class (`storage`), an APIService for
-//! each group that is served here, and the Service `kubernetes` with the addresses of the control
-//! plane's members behind it.
+//! each group that is built in, what servers of other groups must know (`front_proxy`), and the
+//! Service `kubernetes` with the addresses of the control plane's members behind it.
 //!
 //! Owns: these objects. They are made when missing (after a deletion too); the endpoints are put
 //! right when members come, go, or move. One key stands for all of it.
 
 pub mod access;
 pub mod flow;
+pub mod front_proxy;
 pub mod storage;
 
 use std::collections::BTreeMap;
@@ -73,6 +74,8 @@ fn wake(_: &Cache, change: &Change, keys: &mut Vec<Key>) {
     let own = match change.key.kind.kind {
         "Namespace" => NAMESPACES.contains(&name),
         "StorageClass" => name == storage::CLASS,
+        "ConfigMap" => namespace == front_proxy::NAMESPACE && name == front_proxy::CONFIG,
+        "Role" => namespace == front_proxy::NAMESPACE && name == front_proxy::READER,
         "PriorityClass" => PRIORITY_CLASSES.iter().any(|(class, _)| *class == name),
         "Service" | "Endpoints" => served,
         "EndpointSlice" => namespace == "default" && is_slice_name(name),
@@ -104,9 +107,22 @@ fn reconcile(view: &View<'_>, _: &Key) -> Plan {
     let class = cache.get::<StorageClass>("", storage::CLASS);
     writes.extend(storage::plan(class.is_some()));
     writes.extend(flow::plan(|name| cache.get("", name), |name| cache.get("", name)));
+    writes.extend(front_proxy(view));
     let mut plan: Plan = writes.into();
     plan.look_again(LOOK_EVERY);
     plan
+}
+
+/// In its namespace, once that is there.
+fn front_proxy(view: &View<'_>) -> Vec<Write> {
+    use front_proxy::{CONFIG, NAMESPACE, READER, plan};
+    if view.cache.get::<Namespace>("", NAMESPACE).is_none() {
+        return Vec::new();
+    }
+    let roles = wherry_resources::kind("rbac.authorization.k8s.io", "v1", "roles");
+    let role = Key::new(roles.expect("Role is a built-in kind"), NAMESPACE, READER);
+    let has_role = view.cache.object(&role).is_some();
+    plan(view.cache.get(NAMESPACE, CONFIG).as_deref(), has_role, &view.config.pki)
 }
 
 fn slices(cache: &Cache) -> Vec<Arc<EndpointSlice>> {
@@ -172,18 +188,23 @@ fn api_services(held: &[Arc<APIService>]) -> Vec<Write> {
             writes.push(Write::create(&APIService { metadata, spec: Some(spec), status: None }));
             continue;
         };
-        let conditions = held.status.as_ref().and_then(|status| status.conditions.as_ref());
-        if conditions.is_none_or(Vec::is_empty) {
-            let condition = json!({
-                "type": "Available", "status": "True", "reason": "Local",
-                "message": "Local APIServices are always available",
-                "lastTransitionTime": held.metadata.creation_timestamp,
-            });
-            let body = json!({"status": {"conditions": [condition]}});
-            writes.push(Write::patch_status(&**held, body));
-        }
+        writes.extend(local_status(held));
     }
     writes
+}
+
+/// Says of an APIService without a server of its own that it is there, if nothing is said.
+pub fn local_status(held: &APIService) -> Option<Write> {
+    let conditions = held.status.as_ref().and_then(|status| status.conditions.as_ref());
+    if conditions.is_some_and(|conditions| !conditions.is_empty()) {
+        return None;
+    }
+    let condition = json!({
+        "type": "Available", "status": "True", "reason": "Local",
+        "message": "Local APIServices are always available",
+        "lastTransitionTime": held.metadata.creation_timestamp,
+    });
+    Some(Write::patch_status(held, json!({"status": {"conditions": [condition]}})))
 }
 
 fn contains(names: &[String], name: &str) -> bool {

@@ -396,6 +396,11 @@ impl Cache {
         keys.filter_map(|key| self.object(key)?.shared::<Pod>()).collect()
     }
 
+    /// How many Pods are bound to a node, those that ended included.
+    pub fn count_on(&self, node: &str) -> usize {
+        self.by_node.get(node).map_or(0, BTreeSet::len)
+    }
+
     /// How long a node's lease has not changed; `None` when it has none.
     pub fn silent_for(&self, node: &str, now: Instant) -> Option<Duration> {
         self.renewed.get(node).map(|seen| now.saturating_duration_since(*seen))

@@ -302,11 +302,11 @@ fn is_node_name(name: &str) -> bool {
         && letter(bytes[bytes.len() - 1])
 }
 
-/// Whether a request is for the name and the group of a node.
+/// The subject of a node: `system:node:NAME` of the group of nodes.
 fn check_subject(parsed: &Request) -> Result<(), Refusal> {
-    let name = &parsed.common_name;
-    if !name.strip_prefix(NODE_PREFIX).is_some_and(is_node_name) {
-        return Err(Refusal::Name(name.clone()));
+    let node = parsed.common_name.strip_prefix(NODE_PREFIX).filter(|node| is_node_name(node));
+    if node.is_none() {
+        return Err(Refusal::Name(parsed.common_name.clone()));
     }
     if parsed.organizations != [NODES] {
         let (expected, found) = (NODES.to_string(), parsed.organizations.clone());

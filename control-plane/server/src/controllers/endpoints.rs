@@ -5,7 +5,8 @@
 //!
 //! Invariants: an endpoint stays in the slice it is in, so one Pod's change rewrites one slice of
 //! at most [`ENDPOINTS_MAX`]; Pods whose named ports resolve to different numbers never share a
-//! slice; slices that would be empty are deleted, except that a Service always has one.
+//! slice; slices that would be empty are deleted, except that a Service always has one. The slices
+//! of a Service whose workload comes back from zero say that requests are to wait.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
@@ -19,7 +20,9 @@ use k8s_openapi::api::discovery::v1::{Endpoint, EndpointConditions, EndpointPort
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 use serde_json::json;
+use wherry_resources::demand::HOLD;
 
+use super::autoscaler::demand;
 use super::cache::{Cache, Change, Key};
 use super::owners::{controller_of, controller_reference, seeded_name, selects_all};
 use super::pods;
@@ -46,6 +49,8 @@ pub struct Snapshot {
     /// Slices that the Service controls.
     pub slices: Vec<Arc<EndpointSlice>>,
     pub endpoints: Option<Arc<Endpoints>>,
+    /// Whether requests are to wait while there is no Pod.
+    pub holds: bool,
 }
 
 pub const CONTROLLER: Controller = Controller { name: "endpoints", wake, reconcile };
@@ -65,6 +70,13 @@ fn wake(cache: &Cache, change: &Change, keys: &mut Vec<Key>) {
     for slice in change.states::<EndpointSlice>() {
         let owner = controller_of(&slice.metadata).filter(|owner| owner.kind == "Service");
         keys.extend(owner.map(|owner| Key::of::<Service>(namespace, &owner.name)));
+    }
+    if demand::turns(cache, change) {
+        let services = cache.within::<Service>(namespace);
+        let services = services.filter(|service| selector(service).is_some());
+        keys.extend(
+            services.map(|service| Key::of::<Service>(namespace, name_of(&service.metadata))),
+        );
     }
     if let Some((before, after)) = change.of::<Pod>() {
         if let (Some(before), Some(after)) = (before, after)
@@ -108,6 +120,7 @@ fn reconcile(view: &View<'_>, key: &Key) -> Plan {
         pods: view.cache.within::<Pod>(key.namespace()).filter(matching).collect(),
         slices: view.cache.controlled(uid),
         endpoints: view.cache.get(key.namespace(), key.name()),
+        holds: demand::holds(view.cache, &service),
         service,
     };
     plan(&snapshot, view.now).into()
@@ -156,7 +169,7 @@ pub fn plan(snapshot: &Snapshot, _now: Timestamp) -> Vec<Write> {
     }
     let labels = slice_labels(service, spec);
     let mut writes: Vec<Write> =
-        slices.into_iter().filter_map(|slice| slice.write(service, &labels)).collect();
+        slices.into_iter().filter_map(|slice| slice.write(snapshot, &labels)).collect();
     writes.extend(mirror(snapshot, spec, &pods));
     writes
 }
@@ -182,13 +195,16 @@ impl Slice {
         }
     }
 
-    fn write(self, service: &Service, labels: &BTreeMap<String, String>) -> Option<Write> {
+    fn write(self, snapshot: &Snapshot, labels: &BTreeMap<String, String>) -> Option<Write> {
+        let (service, holds) = (&*snapshot.service, snapshot.holds);
         let Some(held) = &self.held else {
+            let annotation = || BTreeMap::from([(HOLD.to_string(), "true".to_string())]);
             return Some(Write::create(&EndpointSlice {
                 metadata: ObjectMeta {
                     name: Some(self.name),
                     namespace: service.metadata.namespace.clone(),
                     labels: Some(labels.clone()),
+                    annotations: holds.then(annotation),
                     owner_references: Some(vec![controller_reference(service)]),
                     ..ObjectMeta::default()
                 },
@@ -209,6 +225,11 @@ impl Slice {
         }
         if held.metadata.labels.as_ref() != Some(labels) {
             body["metadata"]["labels"] = label_patch(held.metadata.labels.as_ref(), labels);
+        }
+        let said = held.metadata.annotations.as_ref().and_then(|all| all.get(HOLD));
+        if said.is_some_and(|said| said == "true") != holds {
+            let value = if holds { "true".into() } else { serde_json::Value::Null };
+            body["metadata"]["annotations"][HOLD] = value;
         }
         let changed = body.as_object().is_some_and(|body| !body.is_empty());
         changed.then(|| Write::patch(&**held, body))
@@ -606,6 +627,26 @@ mod tests {
         world.pods = vec![pod("a 10.0.0.1 ready")];
         apply(&mut world);
         assert_eq!(shown(&world), "10.0.0.1:8080 rs");
+    }
+
+    #[test]
+    fn slices_say_that_requests_are_to_wait() {
+        let mut world = snapshot(&[]);
+        world.holds = true;
+        let said = |world: &Snapshot| {
+            let annotations = world.slices[0].metadata.annotations.as_ref();
+            annotations.and_then(|all| all.get(HOLD)).cloned()
+        };
+        apply(&mut world);
+        assert_eq!(said(&world).as_deref(), Some("true"));
+        assert_eq!(text(&apply(&mut world)), "", "once is enough");
+        world.holds = false;
+        apply(&mut world);
+        assert_eq!(said(&world), None);
+        world.holds = true;
+        world.pods = vec![pod("a 10.0.0.1 ready")];
+        apply(&mut world);
+        assert_eq!(said(&world).as_deref(), Some("true"), "also while there are Pods");
     }
 
     #[test]

@@ -139,8 +139,6 @@ struct Known {
     last: Timestamp,
     message: String,
     written: Instant,
-    /// Whether the count is ahead of what was written.
-    behind: bool,
 }
 
 /// What to do about a note.
@@ -156,6 +154,8 @@ struct Ledger {
     /// Names in the order they became known.
     order: VecDeque<String>,
     messages: HashMap<Subject, BTreeSet<String>>,
+    /// Names of Events whose count is ahead of what was written: few, and asked for at every note.
+    behind: BTreeSet<String>,
 }
 
 impl Ledger {
@@ -174,11 +174,11 @@ impl Ledger {
             known.last = now;
             known.message = note.message;
             if instant.saturating_duration_since(known.written) < COUNT_PAUSE {
-                known.behind = true;
+                self.behind.insert(name);
                 return Step::Later;
             }
             known.written = instant;
-            known.behind = false;
+            self.behind.remove(&name);
             return Step::Count(name);
         }
         self.remember(name.clone(), &note, now, instant);
@@ -191,6 +191,7 @@ impl Ledger {
         if self.order.len() >= KNOWN_MAX {
             if let Some(oldest) = self.order.pop_front() {
                 self.known.remove(&oldest);
+                self.behind.remove(&oldest);
             }
             if self.messages.len() > KNOWN_MAX {
                 self.messages.clear();
@@ -202,7 +203,6 @@ impl Ledger {
             last: now,
             message: note.message.clone(),
             written: instant,
-            behind: false,
         };
         self.order.push_back(name.clone());
         self.known.insert(name, known);
@@ -211,18 +211,15 @@ impl Ledger {
     /// Events whose count is ahead of what was written and whose pause is over.
     fn overdue(&mut self, instant: Instant) -> Vec<String> {
         let mut names = Vec::new();
-        for (name, known) in &mut self.known {
-            if known.behind && instant.saturating_duration_since(known.written) >= COUNT_PAUSE {
-                known.behind = false;
+        for name in &self.behind {
+            let known = self.known.get_mut(name).expect("who is behind is known");
+            if instant.saturating_duration_since(known.written) >= COUNT_PAUSE {
                 known.written = instant;
                 names.push(name.clone());
             }
         }
+        names.iter().for_each(|name| _ = self.behind.remove(name));
         names
-    }
-
-    fn any_behind(&self) -> bool {
-        self.known.values().any(|known| known.behind)
     }
 }
 
@@ -234,7 +231,7 @@ pub async fn run(
 ) {
     let mut ledger = Ledger::default();
     loop {
-        let behind = ledger.any_behind();
+        let behind = !ledger.behind.is_empty();
         let pause = async {
             match behind {
                 true => tokio::time::sleep(COUNT_PAUSE).await,
@@ -305,6 +302,7 @@ async fn count(client: &kube::Client, ledger: &mut Ledger, name: &str) -> Result
     if matches!(&patched, Err(kube::Error::Api(status)) if status.code == 404) {
         // It expired: the next note makes it anew.
         ledger.known.remove(name);
+        ledger.behind.remove(name);
         ledger.order.retain(|known| known != name);
         return Ok(());
     }

@@ -203,13 +203,15 @@ fn policy(meta: &ObjectMeta, foreground: bool) -> &'static str {
 
 #[cfg(test)]
 mod tests {
+    use super::super::cache::{Bare, Object, Seen};
     use super::super::testing::{at, meta, owner, text};
     use super::*;
+    use std::time::Instant;
+
     use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 
     fn kind(name: &str) -> &'static Kind {
-        let version = if name == "Pod" { "v1" } else { "apps/v1" };
-        kind_of(version, name).expect("in the table")
+        kind_of("v1", name).or_else(|| kind_of("apps/v1", name)).expect("in the table")
     }
 
     /// A ReplicaSet `web` with owners in these states.
@@ -296,5 +298,37 @@ mod tests {
     #[test]
     fn what_is_being_deleted_is_not_deleted_again() {
         check(&deleting(snapshot(&[("a", "absent")]), &["keep"]), "");
+    }
+
+    #[test]
+    fn owners_are_looked_for_where_they_may_be() {
+        let (now, mut cache) = (Instant::now(), Cache::new());
+        let there = |name: &str, uid: &str| {
+            let object = ObjectMeta { uid: Some(uid.to_string()), ..meta("x", name) };
+            Seen::Put(Object::new(Bare(object)))
+        };
+        cache.observe(kind("ConfigMap"), there("a", "1"), now);
+        let node = ObjectMeta { uid: Some("2".to_string()), ..meta("", "n") };
+        cache.observe(kind("Node"), Seen::Put(Object::new(Bare(node))), now);
+        let named = |kind: &str, name: &str, uid: &str| OwnerReference {
+            api_version: "v1".to_string(),
+            kind: kind.to_string(),
+            name: name.to_string(),
+            uid: uid.to_string(),
+            ..OwnerReference::default()
+        };
+        let map = named("ConfigMap", "a", "1");
+        let of = |dependent: Key, owner: &OwnerReference| state(&cache, &dependent, owner);
+        let pod = |namespace: &str| Key::new(kind("Pod"), namespace, "p");
+        assert_eq!(of(pod("x"), &map), OwnerState::Solid);
+        // Whoever names an owner of another namespace names nobody.
+        let nobody = Key::new(kind("ConfigMap"), "y", "a");
+        assert_eq!(of(pod("y"), &map), OwnerState::Absent(nobody));
+        let other = Key::new(kind("ConfigMap"), "x", "a");
+        assert_eq!(of(pod("x"), &named("ConfigMap", "a", "9")), OwnerState::Absent(other));
+        // Owners of the cluster may have dependents anywhere; the other way round nothing follows.
+        assert_eq!(of(pod("y"), &named("Node", "n", "2")), OwnerState::Solid);
+        assert_eq!(of(Key::new(kind("Node"), "", "n"), &map), OwnerState::Solid);
+        assert_eq!(of(pod("x"), &named("Unheard", "a", "1")), OwnerState::Solid);
     }
 }

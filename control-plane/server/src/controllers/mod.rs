@@ -11,6 +11,7 @@
 pub mod addresses;
 pub mod affinity;
 pub mod aggregation;
+pub mod apiservices;
 pub mod autoscaler;
 pub mod bootstrap;
 pub mod cache;
@@ -106,6 +107,7 @@ pub static CONTROLLERS: &[Controller] = &[
     namespace::CONTROLLER,
     garbage::CONTROLLER,
     definitions::CONTROLLER,
+    apiservices::CONTROLLER,
 ];
 
 /// A member of the control plane, as clients find it.

@@ -37,7 +37,7 @@ use super::taints::tolerates;
 use super::write::{Action, Target, Write};
 
 /// A node renews its lease each 2 s; two renewals may be lost.
-const SILENCE_MAX: Duration = Duration::from_secs(5);
+pub const SILENCE_MAX: Duration = Duration::from_secs(5);
 /// A share of silent nodes above which nobody is evicted for it, and the fewest nodes that are a
 /// share: as in Kubernetes.
 const FAILURE_PERCENT: usize = 55;
@@ -330,7 +330,7 @@ fn end(taint: &Taint, tolerations: &[Toleration], now: Timestamp) -> Option<Time
 
 #[cfg(test)]
 mod tests {
-    use super::super::testing::{at, text, yaml};
+    use super::super::testing::{at, check_lines, text, yaml};
     use super::*;
 
     fn node(ready: &str, taints: &str) -> Option<Arc<Node>> {
@@ -361,15 +361,11 @@ mod tests {
         }
     }
 
-    /// The beginnings of the plan's lines.
+    /// What the plan's lines contain.
+    #[track_caller]
     fn check(snapshot: &Snapshot, seconds: i64, expected: &[&str]) -> Option<Duration> {
         let plan = plan(snapshot, at(seconds));
-        let shown = text(&plan.writes);
-        let lines: Vec<&str> = shown.lines().collect();
-        assert_eq!(lines.len(), expected.len(), "{shown}");
-        for (line, expected) in lines.iter().zip(expected) {
-            assert!(line.contains(expected), "{line} lacks {expected}");
-        }
+        check_lines(&plan.writes, expected);
         plan.again
     }
 

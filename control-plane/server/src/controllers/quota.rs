@@ -1,15 +1,14 @@
 //! ResourceQuotas: what a namespace uses, counted from what there is.
 //!
 //! The API server counts each write before it is stored, and each removal after it
-//! (`apiserver/verbs/quota.rs`). This controller puts right what that misses: a quota that is new or
-//! was changed, Pods that have ended, a member that died between counting and storing.
+//! (`apiserver/verbs/quota.rs`). This controller sees what that misses: a quota that is new or was
+//! changed, Pods that have ended, a member that died between counting and storing.
 //!
-//! Owns: the status of ResourceQuotas, together with the API server, under the status's revision.
-//!
-//! Invariant: a count that is lower than what the API server says is written only when the quota
-//! has not changed for [`SETTLED`]: until then it may be about a write that is still on its way.
+//! Owns: nothing. What it writes into the status of a ResourceQuota is a reason to count: the API
+//! server puts there what is true at that moment, because writes that are on their way can be known
+//! to it alone. So a count here need not be exact, and is made when a quota has not changed for
+//! [`SETTLED`], not at each change.
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -17,15 +16,15 @@ use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{PersistentVolumeClaim, Pod, ResourceQuota, Service};
 use serde_json::{Value, json};
 use wherry_resources::quantity::Quantity;
-use wherry_resources::quota::{Amounts, concerns, usage};
+use wherry_resources::quota::{Amounts, concerns, is_counted, usage};
 use wherry_resources::{Kind, kind};
 
 use super::cache::{Cache, Change, Key, Memo};
 use super::reconcile::{Controller, Plan, View};
 use super::write::{Action, Write};
 
-/// A write is stored, and seen here, within this time of being counted.
-const SETTLED: Duration = Duration::from_secs(5);
+/// While writers come and go, what one has counted is not yet seen here.
+const SETTLED: Duration = Duration::from_secs(1);
 
 /// What a plan for one quota reads.
 pub struct Snapshot {
@@ -72,7 +71,7 @@ fn reconcile(view: &View<'_>, key: &Key) -> Plan {
     let seen = view.cache.memo::<Seen>(key).filter(|seen| seen.revision == revision);
     let unchanged_for = seen.map(|seen| view.instant.saturating_duration_since(seen.since));
     // Not counted at each change: what matters is what is true when things have settled.
-    let waits = unchanged_for.is_none_or(|time| time < SETTLED) && is_counted(&quota);
+    let waits = unchanged_for.is_none_or(|time| time < SETTLED) && is_counted(&json(&quota));
     let objects = if waits { Vec::new() } else { objects(view.cache, key.namespace()) };
     let is_new = unchanged_for.is_none();
     let mut plan = plan(&Snapshot { quota, objects, unchanged_for }, view.now);
@@ -83,27 +82,22 @@ fn reconcile(view: &View<'_>, key: &Key) -> Plan {
     plan
 }
 
-/// Whether the status speaks of exactly what the spec limits.
-fn is_counted(quota: &ResourceQuota) -> bool {
-    let hard = quota.spec.as_ref().and_then(|spec| spec.hard.clone()).unwrap_or_default();
-    let status = quota.status.clone().unwrap_or_default();
-    let used = status.used.unwrap_or_default();
-    status.hard.unwrap_or_default() == hard && hard.keys().all(|name| used.contains_key(name))
+fn json<T: serde::Serialize>(object: &T) -> Value {
+    serde_json::to_value(object).expect("typed objects are JSON")
 }
 
 /// The objects of a namespace as quotas count them: whole where their content counts.
 fn objects(cache: &Cache, namespace: &str) -> Vec<(&'static Kind, Value)> {
     let row = |plural: &str| kind("", "v1", plural).expect("a built-in kind");
     let mut objects = Vec::new();
-    let json = |value: Result<Value, serde_json::Error>| value.expect("typed objects are JSON");
     for pod in cache.within::<Pod>(namespace) {
-        objects.push((row("pods"), json(serde_json::to_value(&*pod))));
+        objects.push((row("pods"), json(&*pod)));
     }
     for service in cache.within::<Service>(namespace) {
-        objects.push((row("services"), json(serde_json::to_value(&*service))));
+        objects.push((row("services"), json(&*service)));
     }
     for claim in cache.within::<PersistentVolumeClaim>(namespace) {
-        objects.push((row("persistentvolumeclaims"), json(serde_json::to_value(&*claim))));
+        objects.push((row("persistentvolumeclaims"), json(&*claim)));
     }
     let whole = ["pods", "services", "persistentvolumeclaims"];
     for (kind, metas) in cache.contents(namespace) {
@@ -120,7 +114,8 @@ pub fn plan(snapshot: &Snapshot, _now: Timestamp) -> Plan {
     if quota.metadata.deletion_timestamp.is_some() {
         return Plan::default();
     }
-    let counted = is_counted(quota);
+    let as_json = json(quota);
+    let counted = is_counted(&as_json);
     if let Some(left) = snapshot
         .unchanged_for
         .map_or(Some(SETTLED), |time| SETTLED.checked_sub(time).filter(|left| !left.is_zero()))
@@ -128,17 +123,10 @@ pub fn plan(snapshot: &Snapshot, _now: Timestamp) -> Plan {
     {
         return Plan { writes: Vec::new(), again: Some(left) };
     }
-    let as_json = serde_json::to_value(quota).expect("typed objects are JSON");
     let hard = Amounts::read(&as_json["spec"]["hard"]);
     let told = Amounts::read(&as_json["status"]["used"]);
     let used = count(&as_json, &hard, &told, &snapshot.objects);
-    let same = |a: &Amounts, b: &Amounts| {
-        let values = |all: &Amounts| -> BTreeMap<String, i64> {
-            all.0.iter().map(|(name, amount)| (name.clone(), amount.millis())).collect()
-        };
-        values(a) == values(b)
-    };
-    if counted && same(&used, &told) {
+    if counted && used == told {
         return Plan::default();
     }
     // The whole maps: a merge must take away what the quota limits no more.
@@ -213,8 +201,8 @@ mod tests {
     #[test]
     fn what_has_ended_is_counted_off_when_nothing_is_on_its_way() {
         let pods = ["Running", "Succeeded"];
-        let waits = plan(&snapshot(COUNTED, &pods, Some(2)), at(0));
-        assert_eq!((waits.writes.len(), waits.again), (0, Some(Duration::from_secs(3))));
+        let waits = plan(&snapshot(COUNTED, &pods, Some(0)), at(0));
+        assert_eq!((waits.writes.len(), waits.again), (0, Some(SETTLED)));
         let shown = text(&plan(&snapshot(COUNTED, &pods, Some(5)), at(0)).writes);
         assert!(shown.contains(r#""pods":"1","requests.cpu":"500m""#), "{shown}");
     }

@@ -67,6 +67,39 @@ pub fn text(writes: &[Write]) -> String {
     writes.iter().map(|write| format!("{write}\n")).collect()
 }
 
+/// Compares the lines of a plan with what each of them has to contain.
+#[track_caller]
+pub fn check_lines(writes: &[Write], expected: &[&str]) {
+    let shown = text(writes);
+    let lines: Vec<&str> = shown.lines().collect();
+    assert_eq!(lines.len(), expected.len(), "{shown}");
+    for (line, expected) in lines.iter().zip(expected) {
+        assert!(line.contains(expected), "{line} lacks {expected}");
+    }
+}
+
+/// The patch of a spec that gives its Pods' container another image.
+pub fn image(image: &str) -> Value {
+    let containers = json!([{"name": "c", "image": image}]);
+    json!({"template": {"spec": {"containers": containers}}})
+}
+
+/// Steps until nothing changes; what was done, in one line.
+pub fn go<W>(world: &mut W, objects: fn(&W) -> &Objects, step: fn(&mut W) -> String) -> String {
+    let mut done = Vec::new();
+    for _ in 0..40 {
+        let before = objects(world).all.clone();
+        let step = step(world);
+        if !step.is_empty() {
+            done.push(step);
+        }
+        if before == objects(world).all {
+            return done.join("; ");
+        }
+    }
+    panic!("it does not settle: {done:?}");
+}
+
 /// Objects to which writes are done as the API server would, without its checks. Pods that are
 /// deleted go at once unless they linger.
 #[derive(Default)]

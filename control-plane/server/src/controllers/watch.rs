@@ -19,6 +19,8 @@ use tokio::sync::oneshot;
 use wherry_resources::Kind;
 use wherry_resources::custom::Rows;
 
+use super::addresses::pool;
+use super::bootstrap::front_proxy;
 use super::cache::{Bare, Cache, Object, Seen, Typed, kind_row, trim};
 use super::reconcile::Watched;
 use super::serviceaccount::ROOT_CA;
@@ -65,13 +67,15 @@ where
     })
 }
 
-/// Watches ConfigMaps, without their content but for the one that a controller owns.
+/// Watches ConfigMaps, without their content but for those that controllers own or read.
 pub fn config_maps(client: &kube::Client, cache: &mut Cache) -> BoxStream<'static, Watched> {
     cache.hold::<ConfigMap>();
     let events = watch(Api::<ConfigMap>::all(client.clone()), watcher::Config::default());
     seen(kind_row::<ConfigMap>(), events, |mut object| {
         trim(&mut object.metadata);
-        if object.metadata.name.as_deref() != Some(ROOT_CA) {
+        let name = object.metadata.name.as_deref().unwrap_or("");
+        let place = (object.metadata.namespace.as_deref().unwrap_or(""), name);
+        if ![ROOT_CA, front_proxy::CONFIG].contains(&name) && place != pool::CONFIG_MAP {
             object.data = None;
         }
         object.binary_data = None;

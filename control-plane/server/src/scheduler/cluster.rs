@@ -4,17 +4,23 @@
 //! decides until the binding comes back by the watch. Either way its requests are taken off the
 //! node at once, so the next decision sees them.
 //!
+//! Nodes also say what their workers offer, which images they had to refuse, and what their Pods
+//! really use: see `wherry_resources::offers`.
+//!
 //! Invariants: a Pod (by uid) is placed at most once; `room` grows whenever a Pod that did not fit
 //! anywhere could fit now, and only then does the scheduler look at it again. For Pods that mind
 //! others, that is also so when `company` grows.
 
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+use std::sync::Arc;
 
 use k8s_openapi::api::core::v1::{Namespace, Node, Taint};
 use k8s_openapi::api::policy::v1::PodDisruptionBudget;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::LabelSelector;
+use wherry_resources::offers::{MEASURED, Measured, OFFERS, REFUSED, Refused};
 use wherry_resources::quantity::Quantity;
 
+use super::appetite::Appetites;
 use super::census::{Census, Resident, TERMS_MAX};
 use super::company::Labels;
 use super::need::{Gang, HostPort, Need, Resources};
@@ -23,6 +29,8 @@ use crate::controllers::owners::selects;
 
 /// Pods on a node that does not say how many it takes.
 const PODS_DEFAULT: i64 = 110;
+/// Different texts of offers that are kept: one for each version of Wherry among the nodes.
+const OFFERS_MAX: usize = 100;
 
 /// One node with what is used of it.
 #[derive(Default)]
@@ -37,6 +45,12 @@ pub struct NodeState {
     pub capacity: Resources,
     pub pods_max: i64,
     pub images: HashSet<String>,
+    /// Interfaces and engine features of its workers; none while it has not said.
+    pub offers: Option<Arc<BTreeSet<String>>>,
+    /// Images that it could not run, and what they lacked.
+    refused: Refused,
+    /// What its Pods really use; none while it has not said.
+    pub measured: Option<Measured>,
     pub used: Resources,
     pub pods: i64,
     pub ports: HashMap<HostPort, i64>,
@@ -92,6 +106,11 @@ impl NodeState {
         self.pods_max = pods.map_or(PODS_DEFAULT, |amount| amount.value());
         let images = status.images.unwrap_or_default().into_iter();
         self.images = images.flat_map(|image| image.names.unwrap_or_default()).collect();
+        let annotations = node.metadata.annotations.as_ref();
+        let says = |name: &str| annotations.and_then(|annotations| annotations.get(name));
+        self.refused =
+            says(REFUSED).and_then(|text| serde_json::from_str(text).ok()).unwrap_or_default();
+        self.measured = says(MEASURED).and_then(|text| Measured::read(text));
     }
 
     /// Whether another state differs in anything that filters look at.
@@ -101,6 +120,8 @@ impl NodeState {
             && self.labels == other.labels
             && self.taints == other.taints
             && self.capacity == other.capacity
+            && self.offers == other.offers
+            && self.refused == other.refused
     }
 }
 
@@ -141,6 +162,11 @@ pub struct Cluster {
     claims_used: HashMap<(String, String), i64>,
     /// Where room is being made, by the uid of the Pod that it is for.
     nominated: HashMap<String, usize>,
+    /// Offers by the text that nodes say them with: most say the same.
+    offers: HashMap<String, Arc<BTreeSet<String>>>,
+    appetites: Appetites,
+    /// What images import, as far as some node could not offer it.
+    learned: Refused,
     /// Where the next search begins, so that all nodes get their turn.
     pub(super) next: usize,
     /// Sentences about classes of Pods that fit nowhere, and the `room` they were found at.
@@ -189,14 +215,60 @@ impl Cluster {
     pub fn put_node(&mut self, node: &Node) {
         let name = node.metadata.name.clone().unwrap_or_default();
         let index = self.index(&name);
-        let mut fresh = NodeState { name, ..NodeState::default() };
+        let offers = self.offers_of(node);
+        let mut fresh = NodeState { name, offers: offers.clone(), ..NodeState::default() };
         fresh.read(node);
         let state = &mut self.nodes[index];
         if !fresh.same_for_filters(state) {
             self.room += 1;
         }
+        let learns = fresh.refused != state.refused;
+        if fresh.measured != state.measured {
+            let pods = |measured: Option<Measured>| measured.unwrap_or_default().pods;
+            let (before, after) = (pods(state.measured.take()), pods(fresh.measured));
+            let placed = &self.placed;
+            let owner = |uid: &str| placed.get(uid)?.need.owner.as_deref();
+            self.appetites.measured(&before, &after, owner);
+        }
         state.read(node);
+        state.offers = offers;
         self.census.put_node(index, &self.nodes[index]);
+        if learns {
+            self.learn();
+        }
+    }
+
+    fn offers_of(&mut self, node: &Node) -> Option<Arc<BTreeSet<String>>> {
+        let text = node.metadata.annotations.as_ref()?.get(OFFERS)?;
+        if let Some(known) = self.offers.get(text) {
+            return Some(known.clone());
+        }
+        let read: Arc<BTreeSet<String>> = Arc::new(serde_json::from_str(text).ok()?);
+        // Texts of versions that no node has any more go with the others.
+        if self.offers.len() >= OFFERS_MAX {
+            self.offers.clear();
+        }
+        self.offers.insert(text.clone(), read.clone());
+        Some(read)
+    }
+
+    /// Puts together what the nodes have found out about images.
+    fn learn(&mut self) {
+        self.learned.clear();
+        for (image, imports) in self.nodes.iter().flat_map(|node| &node.refused) {
+            self.learned.entry(image.clone()).or_default().extend(imports.iter().cloned());
+        }
+    }
+
+    /// What a Pod's images import, as far as it is known.
+    pub fn imports(&self, need: &Need) -> BTreeSet<String> {
+        let learned = need.images.iter().filter_map(|image| self.learned.get(image)).flatten();
+        need.imports.iter().chain(learned).cloned().collect()
+    }
+
+    /// CPU in thousandths of a core that a Pod is likely to use.
+    pub fn appetite(&self, need: &Need) -> i64 {
+        need.owner.as_ref().map_or(0, |owner| self.appetites.of(owner))
     }
 
     pub fn put_namespace(&mut self, namespace: &Namespace) {
@@ -367,6 +439,7 @@ impl Cluster {
         for claim in &placed.need.claims {
             less(&mut self.claims_used, &(placed.need.namespace.clone(), claim.clone()));
         }
+        self.appetites.gone(uid, placed.need.owner.as_deref());
         self.census.book(&placed.resident(), -1);
         Some(placed)
     }
@@ -389,6 +462,7 @@ impl Cluster {
             let used = (need.namespace.clone(), claim.clone());
             *self.claims_used.entry(used).or_default() += 1;
         }
+        self.appetites.came(&need.uid, need.owner.as_deref());
         self.census.book(&placed.resident(), 1);
         self.placed.insert(need.uid.clone(), placed);
     }

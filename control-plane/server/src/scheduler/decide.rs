@@ -4,11 +4,11 @@
 //! last search ended, as Kubernetes does: a good node among hundreds is as good as the best among
 //! thousands.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use super::census::Circle;
 use super::cluster::Cluster;
-use super::filter::{Reason, fits, reasons};
+use super::filter::{Reason, fits, missing_import, reasons};
 use super::need::{Gang, Need};
 use super::preempt::{Plan, Victim, preempt};
 use super::score;
@@ -84,7 +84,7 @@ fn decide_gang(cluster: &mut Cluster, gang: &Gang, group: &[Need]) -> Vec<Decisi
                 all[decisions.len()] = decision;
                 return all;
             }
-            Err(sentence) => {
+            Err(Stuck { sentence, .. }) => {
                 let fit = decisions.len() + there;
                 group[..decisions.len()].iter().for_each(|need| cluster.forget(&need.uid));
                 return nobody(format!("{fit} would fit, and for the next one {sentence}"));
@@ -103,11 +103,11 @@ fn decide_one(cluster: &mut Cluster, need: &Need) -> Decision {
     {
         return Decision::Unschedulable { sentence: sentence.clone() };
     }
-    let sentence = match place(cluster, need) {
+    let Stuck { sentence, lacks_room } = match place(cluster, need) {
         Ok(decision) => return decision,
-        Err(sentence) => sentence,
+        Err(stuck) => stuck,
     };
-    if let Some(Plan { node, victims }) = preempt(cluster, need) {
+    if lacks_room && let Some(Plan { node, victims }) = preempt(cluster, need) {
         let index = cluster.node_index(&node).expect("a plan names a node of the cluster");
         cluster.nominate(need, index);
         return Decision::Preempt { node, victims, sentence };
@@ -119,16 +119,26 @@ fn decide_one(cluster: &mut Cluster, need: &Need) -> Decision {
     Decision::Unschedulable { sentence }
 }
 
+/// Why a Pod is given no node.
+struct Stuck {
+    sentence: String,
+    /// Whether it could help that others go.
+    lacks_room: bool,
+}
+
 /// Assumes the Pod on the best node, or says why there is none.
-fn place(cluster: &mut Cluster, need: &Need) -> Result<Decision, String> {
+fn place(cluster: &mut Cluster, need: &Need) -> Result<Decision, Stuck> {
     cluster.meet(need);
     let nodes = cluster.nodes();
-    let ties = cluster.ties(need).map_err(|why| nowhere(cluster, &why))?;
+    let waits = |why: String| Stuck { sentence: nowhere(cluster, &why), lacks_room: false };
+    let ties = cluster.ties(need).map_err(waits)?;
     let circle = cluster.census().circle(need, nodes);
-    let view = View { cluster, need, circle: circle.as_ref(), ties: &ties };
+    let imports = cluster.imports(need);
+    let view = View { cluster, need, circle: circle.as_ref(), ties: &ties, imports: &imports };
     let (candidates, next) = view.candidates();
-    let Some(index) = score::best(nodes, &candidates, need, circle.as_ref()) else {
-        return Err(view.explain());
+    let appetite = cluster.appetite(need);
+    let Some(index) = score::best(nodes, &candidates, need, circle.as_ref(), appetite) else {
+        return Err(Stuck { sentence: view.explain(), lacks_room: true });
     };
     let node = nodes[index].name.clone();
     cluster.next = next;
@@ -146,7 +156,10 @@ fn place(cluster: &mut Cluster, need: &Need) -> Result<Decision, String> {
         cluster.nominate(need, index);
     }
     match claims.is_empty() {
-        true => Err(nowhere(cluster, &format!("waiting for volumes to be made on {node}"))),
+        true => {
+            let sentence = nowhere(cluster, &format!("waiting for volumes to be made on {node}"));
+            Err(Stuck { sentence, lacks_room: false })
+        }
         false => Ok(Decision::Provision { node, claims }),
     }
 }
@@ -162,6 +175,8 @@ pub struct View<'a> {
     pub need: &'a Need,
     pub circle: Option<&'a Circle<'a>>,
     pub ties: &'a Ties,
+    /// What its images import.
+    pub imports: &'a BTreeSet<String>,
 }
 
 impl View<'_> {
@@ -169,6 +184,7 @@ impl View<'_> {
         let node = &self.cluster.nodes()[index];
         node.present
             && fits(node, self.need)
+            && missing_import(node, self.imports).is_none()
             && self.ties.obstacle(node).is_none()
             && self.circle.is_none_or(|circle| circle.obstacle(index).is_none())
     }
@@ -179,6 +195,9 @@ impl View<'_> {
         let found = reasons(node, self.need);
         if !found.is_empty() {
             return found;
+        }
+        if let Some(import) = missing_import(node, self.imports) {
+            return vec![Reason::Import(import.clone())];
         }
         let company = || self.circle.and_then(|circle| circle.obstacle(index));
         self.ties.obstacle(node).or_else(company).into_iter().collect()

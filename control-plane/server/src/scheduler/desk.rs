@@ -83,7 +83,75 @@ impl Desk {
     pub fn refused(&mut self, need: Need) {
         if self.cluster.is_assumed(&need.uid) {
             self.cluster.forget(&need.uid);
-            self.queue.put(need);
+            self.queue.put(Need { refusals: need.refusals + 1, ..need });
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use k8s_openapi::api::core::v1::Node;
+
+    use super::*;
+    use crate::controllers::testing::yaml;
+
+    fn desk() -> Desk {
+        let mut desk = Desk::default();
+        let node: Node = yaml(
+            "metadata: {name: a}\nstatus:\n  allocatable: {cpu: \"4\", memory: 8Gi, pods: \"9\"}\n  \
+             conditions: [{type: Ready, status: \"True\"}]",
+        );
+        desk.cluster.put_node(&node);
+        desk
+    }
+
+    fn pod(name: &str, spec: &str) -> Pod {
+        yaml(&format!(
+            "metadata: {{name: {name}, namespace: d}}\nspec: {{containers: [{{name: c}}]{spec}}}"
+        ))
+    }
+
+    fn decided(desk: &mut Desk) -> Vec<String> {
+        desk.look_again();
+        desk.decide(9).into_iter().map(|(need, _)| need.name).collect()
+    }
+
+    #[test]
+    fn gates_keep_a_pod_out_until_the_last_is_gone() {
+        let mut desk = desk();
+        desk.put_pod(&pod("p", ", schedulingGates: [{name: x}, {name: y}]"));
+        assert!(decided(&mut desk).is_empty());
+        desk.put_pod(&pod("p", ", schedulingGates: [{name: y}]"));
+        assert!(decided(&mut desk).is_empty());
+        desk.put_pod(&pod("p", ""));
+        assert_eq!(decided(&mut desk), ["p"]);
+    }
+
+    #[test]
+    fn pods_of_other_schedulers_are_counted_and_not_decided_for() {
+        let mut desk = desk();
+        desk.put_pod(&pod("theirs", ", schedulerName: somebody-else"));
+        desk.put_pod(&pod("full", ", schedulerName: packing-scheduler"));
+        assert_eq!(decided(&mut desk), ["full"]);
+        desk.put_pod(&pod("theirs", ", schedulerName: somebody-else, nodeName: a"));
+        assert_eq!(desk.cluster.nodes()[0].pods, 2);
+    }
+
+    #[test]
+    fn a_refused_binding_gives_the_room_back() {
+        let mut desk = desk();
+        desk.put_pod(&pod("p", ""));
+        desk.look_again();
+        let (need, _) = desk.decide(1).remove(0);
+        assert_eq!(desk.cluster.nodes()[0].pods, 1, "it counts from the decision on");
+        desk.refused(need);
+        assert_eq!(desk.cluster.nodes()[0].pods, 0);
+        desk.look_again();
+        let (need, _) = desk.decide(1).remove(0);
+        assert_eq!(need.refusals, 1);
+        // The watch says meanwhile that it is bound after all.
+        desk.put_pod(&pod("p", ", nodeName: a"));
+        desk.refused(need);
+        assert_eq!(desk.cluster.nodes()[0].pods, 1);
     }
 }

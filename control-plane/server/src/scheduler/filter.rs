@@ -4,10 +4,11 @@
 //! too.
 
 use std::borrow::Cow;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
 use k8s_openapi::api::core::v1::{NodeSelectorTerm, Taint};
+use wherry_resources::offers::serve;
 
 use super::cluster::NodeState;
 use super::need::{HostPort, Need};
@@ -19,7 +20,10 @@ use crate::controllers::taints::is_tolerated;
 pub enum Reason {
     NotReady,
     Unschedulable,
-    Taint { key: String, value: String },
+    Taint {
+        key: String,
+        value: String,
+    },
     Affinity,
     Ports,
     TooManyPods,
@@ -31,6 +35,8 @@ pub enum Reason {
     SpreadLabel,
     VolumeElsewhere,
     VolumeLost,
+    /// The node's workers do not offer what the images import.
+    Import(String),
 }
 
 impl fmt::Display for Reason {
@@ -58,6 +64,9 @@ impl fmt::Display for Reason {
                 f,
                 "node(s) unavailable due to one or more pvc(s) bound to non-existent pv(s)"
             ),
+            Reason::Import(import) => {
+                write!(f, "node(s) didn't offer {import}, which an image imports")
+            }
             Reason::SpreadLabel => write!(
                 f,
                 "node(s) didn't match pod topology spread constraints (missing required label)"
@@ -120,6 +129,12 @@ fn fixed_obstacle(node: &NodeState, need: &Need) -> Option<Reason> {
         return Some(Reason::NotReady);
     }
     (!allows(node, need)).then_some(Reason::Affinity)
+}
+
+/// The first of these imports that the node does not offer. One that says nothing is tried.
+pub fn missing_import<'a>(node: &NodeState, imports: &'a BTreeSet<String>) -> Option<&'a String> {
+    let offers = node.offers.as_ref()?;
+    imports.iter().find(|import| !serve(offers, import))
 }
 
 /// What a cordoned node would be tainted with.

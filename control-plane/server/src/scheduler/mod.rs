@@ -16,6 +16,7 @@
 //! Tasks: one loop that owns all state, one for each write under way (joined before it ends), and
 //! the recorder of events.
 
+pub mod appetite;
 pub mod census;
 pub mod cluster;
 pub mod company;
@@ -65,11 +66,13 @@ const WRITES_MAX: usize = 128;
 const EVENTS_MAX: usize = 1_024;
 /// Pods decided for before new events are looked at.
 const BATCH_MAX: usize = 64;
-/// Pause before a Pod is tried again that was not what the scheduler thought: its event is on the
-/// way.
+/// First pause before a Pod is tried again that was not what the scheduler thought: its event is on
+/// the way.
 const STALE_PAUSE: Duration = Duration::from_millis(20);
-/// Pause before a Pod whose binding was refused is tried again.
+/// First pause before a Pod whose binding was refused is tried again.
 const RETRY_PAUSE: Duration = Duration::from_millis(500);
+/// The longest pause, as in Kubernetes; each refusal doubles it.
+const PAUSE_MAX: Duration = Duration::from_secs(10);
 /// Writes under way when the shutdown comes have so long to end; then they are dropped.
 const DRAIN: Duration = Duration::from_secs(2);
 const COMPONENT: &str = "default-scheduler";
@@ -268,7 +271,8 @@ impl State {
                 }
                 Err(error) => {
                     let stale = matches!(&error, kube::Error::Api(status) if is_stale(status.code));
-                    let pause = if stale { STALE_PAUSE } else { RETRY_PAUSE };
+                    let first = if stale { STALE_PAUSE } else { RETRY_PAUSE };
+                    let pause = back_off(first, need.refusals);
                     tracing::debug!(pod = need.name, node, %error, ?pause, "not bound");
                     tokio::select! {
                         () = shutdown.cancelled() => {}
@@ -371,6 +375,11 @@ where
 
 fn name_of(meta: &ObjectMeta) -> (String, String) {
     (meta.namespace.clone().unwrap_or_default(), meta.name.clone().unwrap_or_default())
+}
+
+/// The pause after one more refusal than these.
+fn back_off(first: Duration, refusals: u32) -> Duration {
+    first.saturating_mul(1 << refusals.min(10)).min(PAUSE_MAX)
 }
 
 /// Whether an answer means that the object is gone or was changed meanwhile.
@@ -480,4 +489,15 @@ async fn send(client: &kube::Client, request: Send) -> Result<(), kube::Error> {
         .body(body.to_string().into_bytes())
         .expect("names make valid paths");
     client.request::<Value>(request).await.map(|_| ())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn refusals_double_the_pause() {
+        let pauses = [0, 1, 2, 4, 5, 99].map(|count| back_off(RETRY_PAUSE, count).as_millis());
+        assert_eq!(pauses, [500, 1_000, 2_000, 8_000, 10_000, 10_000]);
+    }
 }

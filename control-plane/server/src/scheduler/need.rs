@@ -9,6 +9,7 @@ use k8s_openapi::api::core::v1::{
     Container, NodeSelectorTerm, Pod, PodSpec, PreferredSchedulingTerm, Toleration,
 };
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
+use wherry_resources::offers::{IMPORTS, imports};
 use wherry_resources::quantity;
 
 use super::company::{Company, Labels};
@@ -109,6 +110,8 @@ pub struct Need {
     pub preferred: Vec<PreferredSchedulingTerm>,
     pub tolerations: Vec<Toleration>,
     pub images: Vec<String>,
+    /// What its images import, as far as its author says.
+    pub imports: Vec<String>,
     /// What its condition PodScheduled says when it is False.
     pub told: Option<String>,
     pub labels: Arc<Labels>,
@@ -125,6 +128,8 @@ pub struct Need {
     /// The node where room was made for it, by its status.
     pub nominated: Option<String>,
     pub started: Option<Timestamp>,
+    /// How often its binding was refused since the last news of it.
+    pub refusals: u32,
     /// Equal for Pods that the same nodes can take.
     pub class: u64,
 }
@@ -169,12 +174,14 @@ impl Need {
             preferred: Vec::new(),
             tolerations: Vec::new(),
             images: Vec::new(),
+            imports: Vec::new(),
             told: None,
             ..self.clone()
         }
     }
 
     fn read_annotations(&mut self, annotations: &Labels) {
+        self.imports = annotations.get(IMPORTS).into_iter().flat_map(|it| imports(it)).collect();
         self.deadline = annotations.get(DEADLINE).and_then(|text| text.parse().ok());
         let size = annotations.get(GANG_SIZE).and_then(|text| text.parse().ok());
         if let Some((name, size)) = annotations.get(GANG).cloned().zip(size) {
@@ -215,6 +222,8 @@ impl Need {
             term.id.hash(&mut hasher);
         }
         self.claims.hash(&mut hasher);
+        // Images, too: some nodes cannot run some.
+        (&self.images, &self.imports).hash(&mut hasher);
         self.requests.hash(&mut hasher);
         self.ports.hash(&mut hasher);
         self.selector.hash(&mut hasher);

@@ -12,7 +12,7 @@ use std::collections::BTreeMap;
 use jiff::Timestamp;
 
 use super::cluster::{Cluster, Placed};
-use super::filter::{could_fit, fits};
+use super::filter::{could_fit, fits, missing_import};
 use super::need::Need;
 
 /// Nodes with a plan after which no further ones are looked at.
@@ -42,10 +42,15 @@ pub fn preempt(cluster: &mut Cluster, need: &Need) -> Option<Plan> {
     if !need.preempts || waits_for_room(cluster, need) {
         return None;
     }
+    // Nobody goes for a Pod that could not come for another reason.
+    let ties = cluster.ties(need).ok()?;
+    let imports = cluster.imports(need);
     let mut best: Option<(Harm, Plan)> = None;
     let mut plans = 0;
     for index in 0..cluster.nodes().len() {
-        if !cluster.nodes()[index].present || !could_fit(&cluster.nodes()[index], need) {
+        let node = &cluster.nodes()[index];
+        let closed = ties.obstacle(node).is_some() || missing_import(node, &imports).is_some();
+        if !node.present || closed || !could_fit(node, need) {
             continue;
         }
         let Some((harm, victims)) = on_node(cluster, need, index) else { continue };

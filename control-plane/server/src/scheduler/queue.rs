@@ -140,6 +140,20 @@ mod tests {
     }
 
     #[test]
+    fn the_earliest_deadline_goes_first_within_a_priority() {
+        let mut queue = Queue::default();
+        let due = |name: &str, priority: i32, deadline: Option<i64>| Need {
+            deadline: deadline.map(at),
+            ..need(name, priority, 0)
+        };
+        queue.put(due("never", 0, None));
+        queue.put(due("late", 0, Some(90)));
+        queue.put(due("soon", 0, Some(30)));
+        queue.put(due("high", 1, None));
+        assert_eq!(names(queue.take(9)), "high soon late never");
+    }
+
+    #[test]
     fn what_is_stuck_waits_for_room() {
         let mut queue = Queue::default();
         queue.stick(need("a", 0, 0));

@@ -24,6 +24,8 @@ const SPREAD_WEIGHT: i64 = 2;
 const AFFINITY_WEIGHT: i64 = 2;
 const TAINT_WEIGHT: i64 = 3;
 const COMPANY_WEIGHT: i64 = 2;
+/// As much as free space: requests say what a Pod may use, measurements what its neighbours do.
+const QUIET_WEIGHT: i64 = 1;
 
 /// A number for each candidate, stretched so that the least is 0 and the most is 100.
 fn stretched(candidates: &[usize], value: impl Fn(usize) -> i64) -> Vec<i64> {
@@ -45,12 +47,14 @@ pub struct Score {
     pub taints: i64,
     /// Other Pods that it wants near or away, and spread constraints that are wishes.
     pub company: i64,
+    /// CPU that is really free there, also for what its siblings use elsewhere.
+    pub quiet: i64,
 }
 
 impl Score {
     pub fn total(&self) -> i64 {
-        let Score { free, balance, images, siblings, affinity, taints, company } = self;
-        free + balance + images + siblings + affinity + taints + company
+        let Score { free, balance, images, siblings, affinity, taints, company, quiet } = self;
+        free + balance + images + siblings + affinity + taints + company + quiet
     }
 }
 
@@ -60,6 +64,7 @@ pub fn scores(
     candidates: &[usize],
     need: &Need,
     circle: Option<&Circle>,
+    appetite: i64,
 ) -> Vec<Score> {
     let most = |count: fn(&NodeState, &Need) -> i64| {
         candidates.iter().map(|index| count(&nodes[*index], need)).max().unwrap_or(0)
@@ -80,6 +85,7 @@ pub fn scores(
             affinity: AFFINITY_WEIGHT * more(wishes(node, need), wishes_most),
             taints: TAINT_WEIGHT * fewer(dislikes(node, need), taints_most),
             company: 0,
+            quiet: QUIET_WEIGHT * if need.packs { 0 } else { quiet(node, appetite) },
         }
     };
     let mut scores: Vec<Score> = candidates.iter().map(alone).collect();
@@ -99,8 +105,9 @@ pub fn best(
     candidates: &[usize],
     need: &Need,
     circle: Option<&Circle>,
+    appetite: i64,
 ) -> Option<usize> {
-    let scores = scores(nodes, candidates, need, circle);
+    let scores = scores(nodes, candidates, need, circle, appetite);
     let mut best: Option<((i64, i64, &str), usize)> = None;
     for (index, score) in candidates.iter().zip(scores) {
         let node = &nodes[*index];
@@ -138,6 +145,13 @@ fn free(node: &NodeState, need: &Need) -> i64 {
 
 fn balance(node: &NodeState, need: &Need) -> i64 {
     FULL - (cpu_free(node, need) - memory_free(node, need)).abs()
+}
+
+/// CPU that nobody really uses, beside a Pod of this appetite. Where nothing was measured all is
+/// quiet.
+fn quiet(node: &NodeState, appetite: i64) -> i64 {
+    let measured = node.measured.as_ref();
+    measured.map_or(FULL, |measured| share_free(node.capacity.cpu, measured.cpu, appetite))
 }
 
 fn images(node: &NodeState, need: &Need) -> i64 {

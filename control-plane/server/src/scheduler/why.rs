@@ -110,7 +110,8 @@ fn verdicts(cluster: &mut Cluster, need: &Need) -> Vec<(String, String)> {
             return present.map(|(_, node)| (node.name.clone(), format!("no: {why}"))).collect();
         }
     };
-    let view = View { cluster, need, circle: circle.as_ref(), ties: &ties };
+    let imports = cluster.imports(need);
+    let view = View { cluster, need, circle: circle.as_ref(), ties: &ties, imports: &imports };
     let (mut candidates, mut refusals) = (Vec::new(), Vec::new());
     for (index, node) in present {
         let found: Vec<String> = view.reasons(index).iter().map(ToString::to_string).collect();
@@ -119,7 +120,7 @@ fn verdicts(cluster: &mut Cluster, need: &Need) -> Vec<(String, String)> {
             false => refusals.push((node.name.clone(), format!("no: {}", found.join(", ")))),
         }
     }
-    let scores = scores(nodes, &candidates, need, circle.as_ref());
+    let scores = scores(nodes, &candidates, need, circle.as_ref(), cluster.appetite(need));
     let mut ranked: Vec<(i64, String, String)> = candidates
         .iter()
         .zip(scores)
@@ -131,11 +132,11 @@ fn verdicts(cluster: &mut Cluster, need: &Need) -> Vec<(String, String)> {
 }
 
 fn points(score: &Score) -> String {
-    let Score { free, balance, images, siblings, affinity, taints, company } = score;
+    let Score { free, balance, images, siblings, affinity, taints, company, quiet } = score;
     format!(
         "yes: {} points (free room {free}, balance {balance}, image there {images}, away from its \
          siblings {siblings}, preferred nodes {affinity}, no unwanted taints {taints}, other Pods \
-         {company})",
+         {company}, quiet neighbours {quiet})",
         score.total()
     )
 }
@@ -177,7 +178,7 @@ mod tests {
             Pod d/web waits for a node.
 
             NODE  VERDICT
-            c     yes: 130 points (free room 80, balance 50, image there 0, away from its siblings 0, preferred nodes 0, no unwanted taints 0, other Pods 0)
+            c     yes: 230 points (free room 80, balance 50, image there 0, away from its siblings 0, preferred nodes 0, no unwanted taints 0, other Pods 0, quiet neighbours 100)
             a     no: Insufficient cpu
             b     no: Insufficient cpu
         "#]]

@@ -7,6 +7,7 @@
 //!   refs/<hash>.json                what a namespace's reference resolved to
 //!   cache/<engine hash>/<hex>.cwasm compiled code, by the layer's digest
 //!   cache/<engine hash>/<hex>.json  what the image is, and the MAC over that and the code
+//!   cache/<engine hash>/<hex>.world what the image wants and gives, for people
 //! ```
 //!
 //! Loading compiled code runs it. So code is used only if its MAC under this node's key is right:
@@ -14,21 +15,26 @@
 //! inode, size and change time, which a writer cannot set).
 
 use std::{
-    collections::HashMap,
+    collections::{BTreeSet, HashMap},
     fs,
     io::Read as _,
     os::unix::fs::{DirBuilderExt as _, MetadataExt as _},
     path::{Path, PathBuf},
     sync::Mutex,
+    time::SystemTime,
 };
 
 use hmac::{Hmac, KeyInit as _, Mac as _};
+use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
-use crate::{agent::join::write_private, compile::Image};
+use crate::{
+    agent::join::write_private,
+    compile::{Image, world_file},
+};
 
-use super::pull::Resolved;
+use super::{collect::Kept, pull::Resolved};
 
 type HmacSha256 = Hmac<Sha256>;
 
@@ -65,6 +71,27 @@ struct Remembered {
     manifest: String,
     layer: String,
     bytes: u64,
+    /// With which credentials it was pulled; none: everybody may.
+    #[serde(default)]
+    access: Option<Access>,
+}
+
+/// The credentials that an image was pulled with. Who shows others asks the registry anew.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Access {
+    /// Names of the Pod's pull secrets.
+    pub secrets: Vec<String>,
+    /// What [`Cache::fingerprint`] makes of the credentials.
+    pub fingerprint: String,
+}
+
+/// What a reference resolved to, and for whom.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Known {
+    /// The image.
+    pub resolved: Resolved,
+    /// Who pulled it.
+    pub access: Option<Access>,
 }
 
 impl Cache {
@@ -83,6 +110,7 @@ impl Cache {
                 }
             }
         }
+        forget_other_engines(&root, &engine);
         let key_file = root.join("mac.key");
         let key = match fs::read(&key_file).ok().and_then(|bytes| bytes.try_into().ok()) {
             Some(key) => key,
@@ -126,15 +154,88 @@ impl Cache {
 
     /// What a reference resolved to when `scope` last pulled it. `scope` is the namespace for a
     /// foreign registry: a namespace without the credentials does not get what another one pulled.
-    pub fn remembered(&self, scope: &str, reference: &str) -> Option<Resolved> {
+    pub fn remembered(&self, scope: &str, reference: &str) -> Option<Known> {
         let text = fs::read(self.remembered_file(scope, reference)).ok()?;
         let known: Remembered = serde_json::from_slice(&text).ok()?;
         let valid = known.reference == reference && self.blob(&known.layer).exists();
-        valid.then_some(Resolved {
-            manifest: known.manifest,
-            layer: known.layer,
-            bytes: known.bytes,
-        })
+        let Remembered { manifest, layer, bytes, access, .. } = known;
+        valid.then_some(Known { resolved: Resolved { manifest, layer, bytes }, access })
+    }
+
+    /// Credentials in a form that says nothing about them but whether others are the same.
+    pub fn fingerprint(&self, credentials: &str) -> String {
+        let mut mac = HmacSha256::new_from_slice(&self.key).expect("HMAC takes keys of any length");
+        mac.update(b"pull credentials\0");
+        mac.update(credentials.as_bytes());
+        hex::encode(mac.finalize().into_bytes())
+    }
+
+    /// Notes that an image is wanted now.
+    pub fn touch(&self, layer: &str) {
+        let touched = fs::File::open(self.blob(layer));
+        if let Err(error) = touched.and_then(|file| file.set_modified(SystemTime::now())) {
+            tracing::debug!(layer, %error, "cannot note the use of an image");
+        }
+    }
+
+    /// The images that are here.
+    pub fn kept(&self) -> std::io::Result<Vec<Kept>> {
+        let mut manifests: HashMap<String, BTreeSet<String>> = HashMap::new();
+        for known in self.all_remembered() {
+            manifests.entry(known.1.layer).or_default().insert(known.1.manifest);
+        }
+        let mut kept = Vec::new();
+        for entry in fs::read_dir(self.root.join("blobs"))? {
+            let path = entry?.path();
+            let is_blob = path.extension().is_some_and(|extension| extension == "wasm");
+            let Some(hex) = path.file_stem().and_then(|stem| stem.to_str()).filter(|_| is_blob)
+            else {
+                continue;
+            };
+            let layer = format!("sha256:{hex}");
+            let Ok(metadata) = fs::metadata(&path) else { continue };
+            let code = fs::metadata(self.code(&layer)).map_or(0, |code| code.len());
+            let used = metadata.modified().ok().and_then(|time| Timestamp::try_from(time).ok());
+            kept.push(Kept {
+                manifests: manifests.remove(&layer).unwrap_or_default(),
+                bytes: metadata.len() + code,
+                used: used.unwrap_or(Timestamp::UNIX_EPOCH),
+                layer,
+            });
+        }
+        Ok(kept)
+    }
+
+    fn all_remembered(&self) -> Vec<(PathBuf, Remembered)> {
+        let entries = fs::read_dir(self.root.join("refs")).into_iter().flatten().flatten();
+        let read = |entry: fs::DirEntry| {
+            let path = entry.path();
+            let known = serde_json::from_slice(&fs::read(&path).ok()?).ok()?;
+            Some((path, known))
+        };
+        entries.filter_map(read).collect()
+    }
+
+    /// Removes an image with everything that was made of it.
+    pub fn remove(&self, layer: &str) -> std::io::Result<()> {
+        // What leads to it goes first: nobody finds half an image.
+        for (path, _) in self.all_remembered().iter().filter(|(_, it)| it.layer == layer) {
+            fs::remove_file(path)?;
+        }
+        self.checked().remove(layer);
+        let code = self.code(layer);
+        for path in [seal_file(&code), code, self.blob(layer)] {
+            match fs::remove_file(path) {
+                Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(error),
+                _ => {}
+            }
+        }
+        Ok(())
+    }
+
+    /// Digest of the image that comes with the binary, if it was laid.
+    pub fn laid(&self) -> Option<String> {
+        self.laid.lock().expect("nobody panics while holding it").clone()
     }
 
     /// Remembers what a reference resolved to.
@@ -143,12 +244,14 @@ impl Cache {
         scope: &str,
         reference: &str,
         resolved: &Resolved,
+        access: Option<Access>,
     ) -> std::io::Result<()> {
         let content = Remembered {
             reference: reference.to_owned(),
             manifest: resolved.manifest.clone(),
             layer: resolved.layer.clone(),
             bytes: resolved.bytes,
+            access,
         };
         let text = serde_json::to_vec(&content).map_err(std::io::Error::other)?;
         write_private(&self.remembered_file(scope, reference), &text)
@@ -170,6 +273,10 @@ impl Cache {
         {
             return Some(image);
         }
+        // Compiled by a version that did not write what the image is made of.
+        if !world_file(&path).exists() {
+            return None;
+        }
         let seal: Seal = serde_json::from_slice(&fs::read(seal_file(&path)).ok()?).ok()?;
         let mac = self.mac(digest, &seal.image, &path).ok()?;
         let given = hex::decode(&seal.mac).ok()?;
@@ -189,6 +296,7 @@ impl Cache {
         let seal = Seal { image: image.clone(), mac: hex::encode(mac.finalize().into_bytes()) };
         let text = serde_json::to_vec(&seal).map_err(std::io::Error::other)?;
         write_private(&seal_file(&path), &text)?;
+        fs::rename(world_file(&output), world_file(&path))?;
         fs::rename(output, &path)
     }
 
@@ -212,6 +320,17 @@ impl Cache {
 
     fn checked(&self) -> std::sync::MutexGuard<'_, HashMap<String, (Stamp, Image)>> {
         self.checked.lock().expect("nobody panics while holding it")
+    }
+}
+
+/// Code of engines that this binary is not any more is of no use.
+fn forget_other_engines(root: &Path, engine: &str) {
+    for entry in fs::read_dir(root.join("cache")).into_iter().flatten().flatten() {
+        if entry.file_name() != engine
+            && let Err(error) = fs::remove_dir_all(entry.path())
+        {
+            tracing::debug!(%error, "cannot remove code of another engine");
+        }
     }
 }
 
@@ -241,7 +360,8 @@ mod tests {
         Image {
             form: Form::Component,
             guest: Guest::Handler,
-            imports: 3,
+            imports: vec!["wasi:http/types@0.2.0".to_owned()],
+            exports: Vec::new(),
             missing: Vec::new(),
             memory_min_bytes: 65536,
         }
@@ -255,12 +375,15 @@ mod tests {
         let cache = open();
         assert_eq!(cache.load(&digest), None);
         fs::write(cache.draft(&digest), b"code").expect("written");
+        fs::write(world_file(&cache.draft(&digest)), b"{}").expect("written");
         cache.seal(&digest, &image()).expect("sealed");
         assert_eq!(cache.load(&digest), Some(image()));
         assert_eq!(open().load(&digest), Some(image()), "the key is kept");
         let other = format!("sha256:{}", "cd".repeat(32));
         fs::copy(cache.code(&digest), cache.code(&other)).expect("copied");
-        fs::copy(seal_file(&cache.code(&digest)), seal_file(&cache.code(&other))).expect("copied");
+        for file in [seal_file, world_file] {
+            fs::copy(file(&cache.code(&digest)), file(&cache.code(&other))).expect("copied");
+        }
         assert_eq!(cache.load(&other), None, "a seal is for one digest");
         fs::write(cache.code(&digest), b"edoc").expect("written");
         assert_eq!(cache.load(&digest), None, "changed after it was checked");
@@ -272,10 +395,20 @@ mod tests {
         let cache = Cache::open(folder.path().to_owned(), "e1".to_owned()).expect("a cache");
         let layer = format!("sha256:{}", "ab".repeat(32));
         let resolved = Resolved { manifest: layer.clone(), layer, bytes: 4 };
-        cache.remember("team-a", "x.io/a:1", &resolved).expect("remembered");
+        let access = Some(Access { secrets: Vec::new(), fingerprint: cache.fingerprint("a:b") });
+        assert_ne!(cache.fingerprint("a:b"), cache.fingerprint("a:c"));
+        cache.remember("team-a", "x.io/a:1", &resolved, access.clone()).expect("remembered");
         assert_eq!(cache.remembered("team-a", "x.io/a:1"), None, "its blob is not there");
         fs::write(cache.blob(&resolved.layer), b"wasm").expect("written");
-        assert_eq!(cache.remembered("team-a", "x.io/a:1"), Some(resolved));
+        let known = Known { resolved: resolved.clone(), access };
+        assert_eq!(cache.remembered("team-a", "x.io/a:1"), Some(known));
         assert_eq!(cache.remembered("team-b", "x.io/a:1"), None);
+
+        let kept = cache.kept().expect("listed");
+        assert_eq!((kept.len(), kept[0].bytes), (1, 4));
+        assert!(kept[0].manifests.contains(&resolved.manifest));
+        cache.remove(&resolved.layer).expect("removed");
+        assert_eq!(cache.remembered("team-a", "x.io/a:1"), None);
+        assert!(cache.kept().expect("listed").is_empty());
     }
 }

@@ -9,12 +9,14 @@
 //! once and compiled once. The agent never parses Wasm itself; see `compile.rs`.
 
 mod cache;
+mod collect;
 mod pull;
 mod reference;
+mod shown;
 mod toolbox;
 
 use std::{
-    collections::HashMap,
+    collections::{BTreeSet, HashMap},
     path::PathBuf,
     process::Stdio,
     sync::{Arc, Mutex},
@@ -25,6 +27,7 @@ use futures::{
     FutureExt,
     future::{BoxFuture, Shared},
 };
+use jiff::Timestamp;
 use k8s_openapi::api::core::v1::Secret;
 use kube::Api;
 use oci_client::secrets::RegistryAuth;
@@ -32,13 +35,18 @@ use tokio::{io::AsyncReadExt, sync::Semaphore};
 
 use crate::compile::{Image, Report};
 
-pub use self::reference::{default_policy, program_name};
 use self::{
-    cache::Cache,
+    cache::{Access, Cache, Known},
     pull::{PullError, Registry, Resolved},
     reference::Reference,
+    shown::Shown,
+};
+pub use self::{
+    collect::Thresholds,
+    reference::{default_policy, program_name},
 };
 use super::{
+    away::{ANSWER_MAX, Away},
     lifecycle::Problem,
     spec::{PodSpec, PullPolicy},
 };
@@ -53,8 +61,6 @@ const COMPILE_WALL: Duration = Duration::from_secs(120);
 const COMPILE_FILE_BYTES: u64 = 512 << 20;
 /// Largest report that is read.
 const REPORT_BYTES_MAX: u64 = 1 << 20;
-/// How long the built-in registry is waited for where an older answer is at hand.
-const ANSWER_MAX: Duration = Duration::from_millis(1500);
 /// Downloads at the same time.
 const PULLS_MAX: usize = 8;
 
@@ -74,36 +80,47 @@ pub struct Found {
 /// The images of this node.
 pub struct Images {
     client: kube::Client,
+    away: Arc<Away>,
     cache: Arc<Cache>,
     binary: PathBuf,
     /// Whether the toolbox stands for well-known container images.
     aliases: bool,
+    thresholds: Thresholds,
     compilers: Arc<Semaphore>,
     pulls: Semaphore,
     resolving: Flights<Result<Found, Problem>>,
     compiling: Flights<Result<Image, Problem>>,
+    shown: Shown,
 }
 
 impl Images {
     /// Opens the folder of images. `binary` is the program that has the `compile` command.
     pub fn open(
-        client: kube::Client,
+        (client, away): (kube::Client, Arc<Away>),
         root: PathBuf,
         engine: String,
         binary: PathBuf,
-        aliases: bool,
+        (aliases, thresholds): (bool, Thresholds),
     ) -> std::io::Result<Images> {
         let cores = std::thread::available_parallelism().map_or(1, |cores| cores.get());
         Ok(Images {
             client,
+            away,
             cache: Arc::new(Cache::open(root, engine)?),
             binary,
             aliases,
+            thresholds,
             compilers: Arc::new(Semaphore::new(cores)),
             pulls: Semaphore::new(PULLS_MAX),
             resolving: Flights::default(),
             compiling: Flights::default(),
+            shown: Shown::default(),
         })
+    }
+
+    /// What others are told of the images of this node.
+    pub fn shown(&self) -> &Shown {
+        &self.shown
     }
 
     /// Finds the image of a container, by its pull policy here or in its registry.
@@ -122,9 +139,12 @@ impl Images {
         let scope = reference.host.as_ref().map_or("", |_| pod.namespace.as_str());
         let known = self.cache.remembered(scope, image);
         if pull != PullPolicy::Always
-            && let Some(known) = known
+            && let Some(known) = &known
+            && self.may_use(&reference, pod, known).await
         {
-            return Ok(found(&reference, &known, false));
+            self.cache.touch(&known.resolved.layer);
+            self.shown.add(image, known.resolved.bytes);
+            return Ok(found(&reference, &known.resolved, false));
         }
         if pull == PullPolicy::Never {
             return Err(Problem {
@@ -135,7 +155,7 @@ impl Images {
         // The built-in registry goes away together with the control plane, and a Pod that has run
         // here must come back meanwhile.
         let fallback = known.filter(|_| reference.host.is_none());
-        let older = fallback.map(|known| found(&reference, &known, false));
+        let older = fallback.map(|known| found(&reference, &known.resolved, false));
         let key = format!("{scope}\n{image}\n{}", pod.pull_secrets.join(","));
         let images = self.clone();
         let (text, scope) = (image.to_owned(), scope.to_owned());
@@ -147,13 +167,19 @@ impl Images {
         let Some(older) = older else {
             return asked.await;
         };
+        if self.away.is_likely() {
+            return Ok(older);
+        }
         match tokio::time::timeout(ANSWER_MAX, asked).await {
             Ok(Err(problem)) if problem.reason == "ErrImagePull" && self.is_away().await => {
                 tracing::info!(image, "the registry is away; using the image that is here");
                 Ok(older)
             }
             Ok(answer) => answer,
-            Err(_) => Ok(older),
+            Err(_) => {
+                self.away.note_silence();
+                Ok(older)
+            }
         }
     }
 
@@ -187,7 +213,11 @@ impl Images {
     /// Whether the control plane, and with it the built-in registry, does not answer.
     async fn is_away(&self) -> bool {
         let asked = tokio::time::timeout(ANSWER_MAX, self.client.apiserver_version()).await;
-        !matches!(asked, Ok(Ok(_) | Err(kube::Error::Api(_))))
+        let answers = matches!(asked, Ok(Ok(_) | Err(kube::Error::Api(_))));
+        if !answers {
+            self.away.note_silence();
+        }
+        !answers
     }
 
     async fn pull(
@@ -199,11 +229,14 @@ impl Images {
         secrets: &[String],
     ) -> Result<Found, Problem> {
         let _permit = self.pulls.acquire().await.expect("the semaphore is never closed");
-        let registry = match &reference.host {
-            None => Registry::BuiltIn(&self.client),
+        let (registry, access) = match &reference.host {
+            None => (Registry::BuiltIn(&self.client), None),
             Some(host) => {
+                // Whoever cannot be asked for a secret does not have one.
                 let auth = self.credentials(host, namespace, secrets).await;
-                Registry::Remote(pull::remote(host), auth)
+                let auth = auth.unwrap_or(RegistryAuth::Anonymous);
+                let access = self.access(host, &auth, secrets);
+                (Registry::Remote(pull::remote(host), auth), access)
             }
         };
         let resolved = pull::resolve(&registry, image, reference).await.map_err(problem)?;
@@ -212,31 +245,108 @@ impl Images {
         if fresh {
             pull::fetch(&registry, image, reference, &resolved, &blob).await.map_err(problem)?;
         }
-        if let Err(error) = self.cache.remember(scope, image, &resolved) {
+        if let Err(error) = self.cache.remember(scope, image, &resolved, access) {
             tracing::warn!(image, %error, "cannot remember an image");
         }
+        self.cache.touch(&resolved.layer);
+        self.shown.add(image, resolved.bytes);
         tracing::info!(image, digest = resolved.manifest, fresh, "pulled");
         Ok(found(reference, &resolved, true))
     }
 
-    /// The first of the Pod's pull secrets that knows the host.
-    async fn credentials(&self, host: &str, namespace: &str, secrets: &[String]) -> RegistryAuth {
+    /// Whether a Pod may have what is here: it was pulled without credentials, or with the Pod's own.
+    /// Otherwise the registry has to be asked, with those.
+    async fn may_use(&self, reference: &Reference, pod: &PodSpec, known: &Known) -> bool {
+        let (Some(host), Some(access)) = (&reference.host, &known.access) else {
+            return true;
+        };
+        let credentials = self.credentials(host, &pod.namespace, &pod.pull_secrets);
+        let asked = match self.away.is_likely() {
+            true => None,
+            false => tokio::time::timeout(ANSWER_MAX, credentials).await.ok().flatten(),
+        };
+        match asked {
+            Some(auth) => {
+                let own = self.access(host, &auth, &pod.pull_secrets);
+                own.is_some_and(|own| own.fingerprint == access.fingerprint)
+            }
+            // Nobody can be asked. A Pod that has run here names the same secrets.
+            None => pod.pull_secrets == access.secrets,
+        }
+    }
+
+    fn access(&self, host: &str, auth: &RegistryAuth, secrets: &[String]) -> Option<Access> {
+        let shown = match auth {
+            RegistryAuth::Anonymous => return None,
+            RegistryAuth::Basic(user, password) => format!("{host}\0{user}\0{password}"),
+            RegistryAuth::Bearer(token) => format!("{host}\0{token}"),
+        };
+        let fingerprint = self.cache.fingerprint(&shown);
+        Some(Access { secrets: secrets.to_vec(), fingerprint })
+    }
+
+    /// Makes room on the disk. `used` are the digests that Pods of this node have; `pressed` is
+    /// whether the disk is so full that Pods would have to go: then everything unused does.
+    pub async fn collect(
+        self: Arc<Images>,
+        mut used: BTreeSet<String>,
+        disk: (u64, u64),
+        pressed: bool,
+    ) {
+        let bytes = collect::excess(disk, self.thresholds, pressed);
+        used.extend(self.cache.laid());
+        let cache = self.cache.clone();
+        let collected = tokio::task::spawn_blocking(move || {
+            let mut freed = 0;
+            for image in collect::plan(cache.kept()?, &used, bytes, Timestamp::now()) {
+                tracing::info!(
+                    digest = image.layer,
+                    bytes = image.bytes,
+                    "removing an unused image"
+                );
+                cache.remove(&image.layer)?;
+                freed += image.bytes;
+            }
+            Ok::<u64, std::io::Error>(freed)
+        });
+        match collected.await.map_err(std::io::Error::other).flatten() {
+            Ok(freed) => tracing::info!(freed, "collected unused images"),
+            Err(error) => tracing::warn!(%error, "cannot remove unused images"),
+        }
+    }
+
+    /// Whether the disk is so full that unused images have to go.
+    pub fn has_excess(&self, disk: (u64, u64)) -> bool {
+        collect::excess(disk, self.thresholds, false) > 0
+    }
+
+    /// The first of the Pod's pull secrets that knows the host. None if nobody can be asked.
+    async fn credentials(
+        &self,
+        host: &str,
+        namespace: &str,
+        secrets: &[String],
+    ) -> Option<RegistryAuth> {
         let api: Api<Secret> = Api::namespaced(self.client.clone(), namespace);
         for name in secrets {
             let secret = match api.get(name).await {
                 Ok(secret) => secret,
-                Err(error) => {
+                Err(kube::Error::Api(error)) => {
                     tracing::debug!(namespace, name, %error, "cannot read a pull secret");
                     continue;
+                }
+                Err(_) => {
+                    self.away.note_silence();
+                    return None;
                 }
             };
             let data = secret.data.unwrap_or_default();
             let config = data.get(".dockerconfigjson");
             if let Some(auth) = config.and_then(|bytes| pull::credentials(&bytes.0, host)) {
-                return auth;
+                return Some(auth);
             }
         }
-        RegistryAuth::Anonymous
+        Some(RegistryAuth::Anonymous)
     }
 
     /// What the image is, if its code is ready to be loaded.
@@ -268,6 +378,7 @@ impl Images {
     async fn compile_now(&self, layer: &str, image: &str) -> Result<Image, Problem> {
         let _permit = self.compilers.acquire().await.expect("the semaphore is never closed");
         if let Some(known) = self.cache.load(layer) {
+            self.shown.accept(image);
             return Ok(known);
         }
         let failed = |message: String| Problem { reason: "CompileError", message };
@@ -287,17 +398,19 @@ impl Images {
                     .flatten()
                     .map_err(|error| failed(format!("{image}: cannot keep the code: {error}")))?;
                 let ms = started.elapsed().as_millis();
+                self.shown.accept(image);
                 tracing::info!(image, digest = layer, ms, "compiled");
                 Ok(known)
             }
-            Some(Report::Missing(known)) => Err(Problem {
-                reason: "ImportMissing",
-                message: format!(
+            Some(Report::Missing(known)) => {
+                self.shown.refuse(image, &known.missing);
+                let message = format!(
                     "{image} imports {}, which this node does not offer; build it against WASI \
                      0.2 or 0.3 without, or run `wherry why` to see what nodes offer",
                     known.missing.join(", ")
-                ),
-            }),
+                );
+                Err(Problem { reason: "ImportMissing", message })
+            }
             Some(Report::Invalid(message)) => {
                 Err(Problem { reason: "InvalidImage", message: format!("{image}: {message}") })
             }

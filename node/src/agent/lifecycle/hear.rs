@@ -8,8 +8,8 @@ use crate::{
 };
 
 use super::{
-    BACKOFF_CONFIG, BACKOFF_FIRST, BACKOFF_MAX, CODE_TERMINATED, Container, Observation, Phase,
-    PodState, Problem, Stage, killed, settle,
+    BACKOFF_CONFIG, BACKOFF_CONFIG_FIRST, BACKOFF_FIRST, BACKOFF_MAX, CODE_TERMINATED, Container,
+    Observation, Phase, PodState, Problem, Stage, killed, settle,
 };
 
 /// Folds one observation into the state. Observations that do not fit (a message about an older
@@ -89,7 +89,7 @@ fn preparing_failed(container: &mut Container, problem: Problem, now: Timestamp)
         return;
     }
     let delay = if matches!(problem.reason, "CreateContainerConfigError" | "ContainerCreating") {
-        BACKOFF_CONFIG
+        (BACKOFF_CONFIG_FIRST * 2u32.pow(container.failures.min(5))).min(BACKOFF_CONFIG)
     } else {
         let doublings = container.failures.min(5);
         (BACKOFF_FIRST * 2u32.pow(doublings)).min(BACKOFF_MAX)
@@ -157,5 +157,8 @@ fn told_to_end(exit: Exit, health: Health) -> Exit {
 
 fn lose(container: &mut Container, now: Timestamp) {
     let exit = killed(container, now, "the worker process that ran it is gone");
+    // No fault of the container; worker processes that die again and again are started more and
+    // more slowly.
+    container.delay = std::time::Duration::ZERO;
     container.phase = Phase::Exited(exit);
 }

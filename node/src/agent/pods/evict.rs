@@ -1,6 +1,6 @@
 //! The loop's part in evictions: who uses what, and who has to go.
 
-use std::{collections::HashMap, path::PathBuf};
+use std::{collections::HashMap, path::PathBuf, sync::Arc, time::Duration};
 
 use jiff::Timestamp;
 
@@ -16,6 +16,9 @@ use crate::{
 };
 
 use super::Pods;
+
+/// Between two removals of unused images.
+const COLLECT_PAUSE: Duration = Duration::from_secs(60);
 
 /// What is to be measured of one Pod.
 struct Order {
@@ -37,7 +40,10 @@ impl Pods {
             tracing::warn!(memory = after.0, disk = after.1, "pressure on the node changed");
             self.parts.pressures.send_replace(self.pressures);
         }
-        if let Some(resource) = short {
+        let pressed = short == Some(Resource::Disk);
+        let collects = self.collect_images(signals.disk, pressed, now);
+        // Unused images go before Pods do; if that was not enough, the next look finds it.
+        if let Some(resource) = short.filter(|_| !(pressed && collects)) {
             let candidates = self.candidates(resource);
             match victim(&candidates) {
                 Some(victim) => {
@@ -48,6 +54,20 @@ impl Pods {
             }
         }
         self.measure_all();
+    }
+
+    /// Has unused images removed where the disk is full, now and then. Says whether it does now.
+    fn collect_images(&mut self, disk: (u64, u64), pressed: bool, now: Timestamp) -> bool {
+        let lately = self.collected.is_some_and(|at| now < at + COLLECT_PAUSE);
+        if lately || !(pressed || self.parts.images.has_excess(disk)) {
+            return false;
+        }
+        self.collected = Some(now);
+        let containers = self.entries.values().flat_map(|entry| &entry.state.containers);
+        let digests = containers.filter_map(|it| Some(it.image_id.split_once('@')?.1.to_owned()));
+        let images = Arc::clone(&self.parts.images);
+        self.tasks.spawn(images.collect(digests.collect(), disk, pressed));
+        true
     }
 
     fn candidates(&self, resource: Resource) -> Vec<Candidate> {

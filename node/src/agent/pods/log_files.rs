@@ -45,6 +45,7 @@ impl Pods {
             .values()
             .map(|entry| &entry.desired.spec)
             .map(|spec| protocol::log_folder(&spec.namespace, &spec.name, &spec.uid))
+            .chain([protocol::INGRESS_LOGS.to_owned()])
             .collect();
         let root = self.parts.logs.clone();
         self.tasks.spawn(async move {

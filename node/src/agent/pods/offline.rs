@@ -15,14 +15,30 @@ impl Pods {
     /// Takes what was kept of the kinds that no watch has listed.
     pub(super) fn offline(&mut self, kept: Kept) {
         let live = self.live;
-        if live.pods && live.services && live.slices && live.nodes {
+        let network = live.services && live.slices && live.nodes;
+        if live.pods && network && live.policies && live.namespaces {
             return;
         }
+        self.parts.away.note_silence();
         tracing::info!(
             pods = kept.pods.len(),
             services = kept.services.len(),
             "no server has answered yet; running what was kept"
         );
+        if !live.policies {
+            for (name, policy) in kept.policies {
+                self.unconfirmed.policies.insert(name.clone());
+                self.parts.fleet.set_policy(name, policy);
+            }
+            self.parts.fleet.policies_synced();
+        }
+        if !live.namespaces {
+            for (name, labels) in kept.namespaces {
+                self.unconfirmed.namespaces.insert(name.clone());
+                self.parts.fleet.set_namespace(name, labels);
+            }
+            self.parts.fleet.namespaces_synced();
+        }
         if !live.nodes {
             for node in kept.nodes {
                 self.unconfirmed.nodes.insert(node.name.clone());
@@ -74,6 +90,24 @@ impl Pods {
             Input::Node(Change::Apply(node)) => {
                 unconfirmed.nodes.remove(&node.name);
             }
+            Input::Policy(Change::Apply((name, _))) => {
+                unconfirmed.policies.remove(name);
+            }
+            Input::Namespace(Change::Apply((name, _))) => {
+                unconfirmed.namespaces.remove(name);
+            }
+            Input::Policy(Change::Synced) => {
+                self.live.policies = true;
+                for name in std::mem::take(&mut unconfirmed.policies) {
+                    self.parts.fleet.remove_policy(&name);
+                }
+            }
+            Input::Namespace(Change::Synced) => {
+                self.live.namespaces = true;
+                for name in std::mem::take(&mut unconfirmed.namespaces) {
+                    self.parts.fleet.remove_namespace(&name);
+                }
+            }
             Input::Pod(Change::Synced) => {
                 self.live.pods = true;
                 for uid in std::mem::take(&mut unconfirmed.pods) {
@@ -107,6 +141,7 @@ impl Pods {
     pub(super) fn sweep_volumes(&mut self) {
         let known = self.entries.keys().cloned().collect();
         let mut used: Vec<(String, Source)> = Vec::new();
+        let mut claims = Vec::new();
         for entry in self.entries.values() {
             let spec = &entry.desired.spec;
             let of_env = spec.containers.iter().flat_map(env_sources);
@@ -116,7 +151,11 @@ impl Pods {
             });
             let of_files = files.flat_map(|files| files.sources().cloned());
             used.extend(of_env.chain(of_files).map(|source| (spec.namespace.clone(), source)));
+            claims.extend(spec.volumes.iter().filter_map(|volume| match &volume.content {
+                Content::Claim { name, .. } => Some(format!("{}/{name}", spec.namespace)),
+                _ => None,
+            }));
         }
-        self.tasks.spawn(Arc::clone(&self.parts.volumes).sweep(known, used));
+        self.tasks.spawn(Arc::clone(&self.parts.volumes).sweep(known, used, claims));
     }
 }

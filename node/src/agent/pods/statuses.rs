@@ -13,6 +13,8 @@ use crate::agent::{
     writer::{self, Write, Written},
 };
 
+use crate::protocol::Usage;
+
 use super::{Entry, Pods, WriteState};
 
 /// Status writes at the same time.
@@ -30,13 +32,28 @@ impl Pods {
         self.queue.push_back(uid.to_owned());
     }
 
+    /// What workers tell of starts becomes part of what is written.
+    pub(super) fn tell_starts(&mut self, usages: &[Usage]) {
+        for usage in usages {
+            let (Some(times), Some(mut entry)) = (&usage.start, self.entries.remove(&usage.uid))
+            else {
+                continue;
+            };
+            if entry.facts.started(&usage.container, times) {
+                self.note_status(&mut entry, &usage.uid);
+            }
+            self.entries.insert(usage.uid.clone(), entry);
+        }
+    }
+
     fn is_due(&self, entry: &Entry) -> bool {
         if entry.desired.deletion.is_some_and(|deletion| deletion.gone) {
             return false;
         }
         let status = status::status(&entry.state, &entry.desired.spec, self.parts.address);
         let deleting = entry.state.stage == Stage::Deleting;
-        entry.written != Some(mark(writer::content(&status).1, deleting))
+        let annotations = entry.facts.annotations();
+        entry.written != Some(mark(writer::content(&status, annotations).1, deleting))
     }
 
     pub(super) fn start_writes(&mut self) {
@@ -53,7 +70,8 @@ impl Pods {
             };
             let spec = &entry.desired.spec;
             let status = status::status(&entry.state, spec, self.parts.address);
-            let (status, hash) = writer::content(&status);
+            let annotations = entry.facts.annotations().clone();
+            let (status, hash) = writer::content(&status, &annotations);
             let delete = entry.state.stage == Stage::Deleting;
             entry.write = WriteState::Running;
             entry.written = Some(mark(hash, delete));
@@ -62,6 +80,7 @@ impl Pods {
                 namespace: spec.namespace.clone(),
                 name: spec.name.clone(),
                 status,
+                annotations,
                 delete,
             };
             self.writes.spawn(writer::write(self.parts.client.clone(), write));

@@ -41,6 +41,7 @@ use crate::protocol;
 pub use self::usage::{Use, measure};
 use self::{content::Known, places::Place};
 use super::{
+    checkpoint::Kind,
     env,
     images::Images,
     lifecycle::Problem,
@@ -303,11 +304,12 @@ impl Volumes {
 
     /// Paths of the host belong to those who may do anything in the namespace.
     async fn check_privileged(&self, namespace: &str) -> Result<(), String> {
-        let api: Api<Namespace> = Api::all(self.client.clone());
-        let found = api.get(namespace).await.map_err(|error| error.to_string())?;
-        let labels = found.metadata.labels.unwrap_or_default();
-        let level = labels.get("pod-security.kubernetes.io/enforce").map(String::as_str);
-        if level == Some("privileged") {
+        let level = self.objects.kept((Kind::Namespaces, namespace), async {
+            let api: Api<Namespace> = Api::all(self.client.clone());
+            let labels = api.get(namespace).await?.metadata.labels.unwrap_or_default();
+            Ok(labels.get("pod-security.kubernetes.io/enforce").cloned().unwrap_or_default())
+        });
+        if level.await? == "privileged" {
             return Ok(());
         }
         Err(format!(
@@ -318,14 +320,22 @@ impl Volumes {
 
     /// Where the PersistentVolume of a claim is on this node.
     async fn claim(&self, pod: &PodSpec, name: &str) -> Result<Place, String> {
-        let claims: Api<PersistentVolumeClaim> =
-            Api::namespaced(self.client.clone(), &pod.namespace);
-        let claim = claims.get(name).await.map_err(|error| error.to_string())?;
-        let bound = claim.spec.and_then(|spec| spec.volume_name).filter(|name| !name.is_empty());
-        let volume = bound.ok_or_else(|| format!("persistentvolumeclaim {name:?} is not bound"))?;
-        let volumes: Api<PersistentVolume> = Api::all(self.client.clone());
-        let volume = volumes.get(&volume).await.map_err(|error| error.to_string())?;
-        places::of_volume(volume.spec.unwrap_or_default())
+        let key = format!("{}/{name}", pod.namespace);
+        let volume = self.objects.kept((Kind::Claims, &key), async {
+            let claims: Api<PersistentVolumeClaim> =
+                Api::namespaced(self.client.clone(), &pod.namespace);
+            let spec = claims.get(name).await?.spec;
+            let Some(bound) = spec.and_then(|spec| spec.volume_name).filter(|it| !it.is_empty())
+            else {
+                return Ok(None);
+            };
+            let volumes: Api<PersistentVolume> = Api::all(self.client.clone());
+            volumes.get(&bound).await.map(|volume| volume.spec)
+        });
+        let volume = volume.await?;
+        let volume =
+            volume.ok_or_else(|| format!("persistentvolumeclaim {name:?} is not bound"))?;
+        places::of_volume(volume)
     }
 
     /// One mount. A directory below the root is left to the worker; a single file gets a directory of
@@ -461,6 +471,7 @@ impl Volumes {
         self: Arc<Volumes>,
         known: BTreeSet<String>,
         objects: Vec<(String, Source)>,
+        claims: Vec<String>,
     ) {
         for root in [Some(&self.disk), self.memory.as_ref()].into_iter().flatten() {
             let Ok(mut folders) = tokio::fs::read_dir(root.join("pods")).await else {
@@ -472,7 +483,7 @@ impl Volumes {
                 }
             }
         }
-        self.objects.sweep(objects).await;
+        self.objects.sweep(objects, claims).await;
     }
 
     /// The folder of a claim that a Pod mounts, and how much it may hold, if it is this node's own.

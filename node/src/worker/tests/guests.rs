@@ -151,7 +151,7 @@ async fn guests_call_each_other_across_workers_and_nothing_else() {
     assert!(response.contains("HttpRequestDenied"), "{response}");
     agent.say(ToWorker::RemovePod { uid: "o".to_owned() }).await;
     agent.hear_until(|message| matches!(message, ToAgent::PodRemoved { .. }).then_some(())).await;
-    let why = "request to example.com refused: example.com is outside of the cluster";
+    let why = "request to example.com refused: Pod shop/o may not reach example.com:80 outside";
     let log = shop.log("o", "main", 0);
     assert!(log.contains(why), "{log}");
     bank.stop(bank_agent).await;

@@ -17,8 +17,8 @@ use tokio_util::codec::{Framed, LengthDelimitedCodec};
 use super::super::{WorkerError, run};
 use crate::protocol::{
     self, Container, Endpoint, Env, Exit, Form, Guest, Health, Hello, Hooks, Identity, LastWords,
-    Limits, Pod, Port, ProbeKind, Probes, Protocol, RoutePort, ServiceKey, ServiceRoute, Services,
-    State, ToAgent, ToWorker,
+    Limits, Pod, Port, Prepared, ProbeKind, Probes, Protocol, RoutePort, ServiceKey, ServiceRoute,
+    Services, State, ToAgent, ToWorker,
 };
 
 /// Longer than anything takes that happens at all.
@@ -89,7 +89,8 @@ impl Fixture {
         static COUNT: AtomicU32 = AtomicU32::new(0);
         let number = COUNT.fetch_add(1, Ordering::Relaxed);
         let path = self.folder.0.join(format!("{number}.cwasm"));
-        std::fs::write(&path, wherry_wasi_shim::compile(wasm).expect("compile")).expect("write");
+        std::fs::write(&path, wherry_wasi_shim::compile(wasm).expect("compile").code)
+            .expect("write");
         path
     }
 
@@ -187,6 +188,7 @@ pub fn pod(fixture: &Fixture, uid: &str, ip: &str, container: Container) -> ToWo
         name: uid.to_owned(),
         namespace: fixture.hello.namespace.clone(),
         ip: ip.parse().expect("an address"),
+        labels: [("app".to_owned(), uid.to_owned())].into(),
         hosts: Vec::new(),
         searches: Vec::new(),
         containers: vec![container],
@@ -213,6 +215,7 @@ pub fn command(module: &Path, restart: u32) -> Container {
         probes: Probes::default(),
         hooks: Hooks::default(),
         last_words: LastWords::default(),
+        prepared: Prepared::default(),
     }
 }
 
@@ -237,6 +240,10 @@ pub fn service(
             namespace: (*namespace).to_owned(),
             node: Some((*node).to_owned()),
             peer: *peer,
+            internal: true,
+            external: true,
+            outside: false,
+            hostname: None,
         };
     ToWorker::Services(Services::Upsert(vec![ServiceRoute {
         key: ServiceKey { namespace: key.0.to_owned(), name: key.1.to_owned() },
@@ -248,6 +255,7 @@ pub fn service(
             node_port,
             endpoints: endpoints.iter().map(endpoint).collect(),
         }],
+        ..ServiceRoute::default()
     }]))
 }
 

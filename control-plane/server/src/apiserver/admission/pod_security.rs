@@ -21,8 +21,8 @@
 //! the API brings does not compile until somebody has decided what it means here.
 
 use k8s_openapi::api::core::v1::{
-    Capabilities, ContainerPort, Lifecycle, LifecycleHandler, PodSecurityContext, PodSpec, Probe,
-    SecurityContext, Volume,
+    Capabilities, Container, ContainerPort, EphemeralContainer, Lifecycle, LifecycleHandler,
+    PodSecurityContext, PodSpec, Probe, SecurityContext, Volume,
 };
 use serde_json::Value;
 use wherry_resources::{Object, meta};
@@ -190,9 +190,11 @@ struct Guest<'a> {
     lifecycle: Option<&'a Lifecycle>,
 }
 
-impl<'a> Guest<'a> {
-    fn of_container(container: &'a k8s_openapi::api::core::v1::Container) -> Guest<'a> {
-        let k8s_openapi::api::core::v1::Container {
+/// Takes a container of either type apart, all of its fields named: a new one must be looked at
+/// before this compiles.
+macro_rules! guest {
+    ($of:ident, $container:expr $(, $more:ident)*) => {{
+        let $of {
             name,
             ports,
             security_context,
@@ -220,7 +222,8 @@ impl<'a> Guest<'a> {
             volume_devices: _,
             volume_mounts: _,
             working_dir: _,
-        } = container;
+            $($more: _,)*
+        } = $container;
         Guest {
             name,
             ports: ports.as_deref().unwrap_or_default(),
@@ -228,44 +231,16 @@ impl<'a> Guest<'a> {
             probes: [liveness_probe.as_ref(), readiness_probe.as_ref(), startup_probe.as_ref()],
             lifecycle: lifecycle.as_ref(),
         }
+    }};
+}
+
+impl<'a> Guest<'a> {
+    fn of_container(container: &'a Container) -> Guest<'a> {
+        guest!(Container, container)
     }
 
-    fn of_ephemeral(container: &'a k8s_openapi::api::core::v1::EphemeralContainer) -> Guest<'a> {
-        let k8s_openapi::api::core::v1::EphemeralContainer {
-            name,
-            ports,
-            security_context,
-            lifecycle,
-            liveness_probe,
-            readiness_probe,
-            startup_probe,
-            args: _,
-            command: _,
-            env: _,
-            env_from: _,
-            image: _,
-            image_pull_policy: _,
-            resize_policy: _,
-            resources: _,
-            restart_policy: _,
-            restart_policy_rules: _,
-            stdin: _,
-            stdin_once: _,
-            target_container_name: _,
-            termination_message_path: _,
-            termination_message_policy: _,
-            tty: _,
-            volume_devices: _,
-            volume_mounts: _,
-            working_dir: _,
-        } = container;
-        Guest {
-            name,
-            ports: ports.as_deref().unwrap_or_default(),
-            context: security_context.as_ref(),
-            probes: [liveness_probe.as_ref(), readiness_probe.as_ref(), startup_probe.as_ref()],
-            lifecycle: lifecycle.as_ref(),
-        }
+    fn of_ephemeral(container: &'a EphemeralContainer) -> Guest<'a> {
+        guest!(EphemeralContainer, container, target_container_name)
     }
 }
 

@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 use wherry_resources::custom::Definition;
 use wherry_resources::{Kind, Object, meta};
 
-use crate::apiserver::{ApiServer, errors::ApiError, extensions::Target};
+use crate::apiserver::{ApiServer, errors::ApiError, extensions, outbound::Target};
 
 /// A conversion webhook has this long for one request, as in Kubernetes.
 const TIMEOUT: Duration = Duration::from_secs(30);
@@ -139,7 +139,7 @@ async fn ask(
         "request": {"uid": uid, "desiredAPIVersion": version, "objects": objects},
     });
     let target = Target::parse(&webhook["clientConfig"]);
-    let answer = api.webhooks().call(api, &target, &request, TIMEOUT).await;
+    let answer = extensions::call(api, &target, &request, TIMEOUT).await;
     let mut answer = answer.map_err(|error| error.to_string())?;
     let response = &mut answer["response"];
     if response["uid"] != uid.as_str() {

@@ -51,7 +51,7 @@ fn the_first_media_type_that_can_be_served_wins() {
 
 #[tokio::test]
 async fn the_aggregated_form_names_itself_in_its_content_type() {
-    let response = named_groups(&served(), &accept(KUBECTL)).expect("acceptable");
+    let response = named_groups(&served(), &[], &accept(KUBECTL)).expect("acceptable");
     assert_eq!(
         content_type(&response),
         "application/json;g=apidiscovery.k8s.io;v=v2;as=APIGroupDiscoveryList"
@@ -187,23 +187,26 @@ async fn the_legacy_form_says_what_drain_and_can_i_look_for() {
           "storageVersionHash": "xPOwRZ+Yhw8="
         }"#]]
     .assert_eq(&find("pods"));
-    let scaling = body(one_group(&served(), "autoscaling", &headers).expect("served")).await;
+    let scaling = body(one_group(&served(), &[], "autoscaling", &headers).expect("served")).await;
     assert_eq!(scaling["preferredVersion"]["groupVersion"], "autoscaling/v2");
     assert!(
-        one_group(&served(), "example.com", &headers).is_none()
+        one_group(&served(), &[], "example.com", &headers).is_none()
             && resources(&served(), "apps", "v9", &headers).is_none()
     );
 }
 
 #[test]
 fn a_client_with_the_document_gets_304() {
-    let first = named_groups(&served(), &accept(KUBECTL)).expect("acceptable");
+    let first = named_groups(&served(), &[], &accept(KUBECTL)).expect("acceptable");
     let mut headers = accept(KUBECTL);
     headers.insert(IF_NONE_MATCH, first.headers()[ETAG].clone());
-    let second = named_groups(&served(), &headers).expect("acceptable");
+    let second = named_groups(&served(), &[], &headers).expect("acceptable");
     assert_eq!(second.status(), StatusCode::NOT_MODIFIED);
     assert_eq!(second.headers()[ETAG], first.headers()[ETAG]);
     // The other form of the same path is another document.
     headers.insert(ACCEPT, "application/json".parse().expect("a header value"));
-    assert_eq!(named_groups(&served(), &headers).expect("acceptable").status(), StatusCode::OK);
+    assert_eq!(
+        named_groups(&served(), &[], &headers).expect("acceptable").status(),
+        StatusCode::OK
+    );
 }

@@ -7,10 +7,10 @@ use wherry_resources::validate::{FieldError, Reason};
 use wherry_resources::{Kind, Object, meta};
 use wherry_store::{Snapshot, Store};
 
-use super::client::Target;
 use super::matching::{Condition, Constraints};
 use crate::apiserver::cel::{Expression, Type, Types};
 use crate::apiserver::derived::Derived;
+use crate::apiserver::outbound::Target;
 use crate::apiserver::{errors, stored};
 
 const GROUP: &str = "admissionregistration.k8s.io";

@@ -10,7 +10,7 @@ use std::time::Duration;
 use wherry_resources::{Kind, Object};
 
 use super::Heard;
-use super::client::CallError;
+use super::client::{self, CallError};
 use super::hooks::Webhook;
 use super::matching::{self, Subject};
 use crate::apiserver::errors::ApiError;
@@ -92,8 +92,7 @@ async fn ask(
     let uid = uuid::Uuid::new_v4().to_string();
     let review = review(webhook, kind, subject, &uid);
     let timeout = Duration::from_secs(webhook.timeout_seconds);
-    let client = subject.asked.api.webhooks();
-    let called = client.call(subject.asked.api, &webhook.target, &review, timeout).await;
+    let called = client::call(subject.asked.api, &webhook.target, &review, timeout).await;
     let response = called.map_err(|error| error.to_string()).and_then(|answer| {
         let response = answer.get("response").cloned().unwrap_or(Value::Null);
         match response["uid"] == uid.as_str() {

@@ -16,7 +16,7 @@ use serde_json::{Value, json};
 use tokio::net::TcpListener;
 use tokio_rustls::TlsAcceptor;
 
-use super::Network;
+use crate::apiserver::outbound::Network;
 use crate::apiserver::tests::script::Server;
 
 /// A webhook server: answers by its path, and remembers what it was asked.

@@ -102,7 +102,7 @@ fn headers(fields: &[(HeaderName, &str)]) -> HeaderMap {
 async fn the_index_leads_to_documents_that_may_be_kept() {
     let accept = headers(&[(ACCEPT, "application/json")]);
     let catalog = Arc::new(Catalog::of(&[]));
-    let index = index_of(catalog.clone(), accept.clone()).await.expect("acceptable");
+    let index = index_of(catalog.clone(), Vec::new(), accept.clone()).await.expect("acceptable");
     let body = index.into_body().collect().await.expect("in memory").to_bytes();
     let index: Value = serde_json::from_slice(&body).expect("is JSON");
     let url = index["paths"]["apis/apps/v1"]["serverRelativeURL"].as_str().expect("is listed");

@@ -133,11 +133,10 @@ pub async fn command(asked: Asked, http: axum::extract::Request) -> Result<Respo
     ];
     parameters.extend(flags.iter().filter(|(_, is)| *is).map(|(name, _)| (*name, "1")));
     let target = place.target(what, &container, &parameters);
-    let upgrade = Upgrade::of(http).await?;
+    let (upgrade, offered) = Upgrade::of(http).await?;
     let shutdown = asked.api.shutdown().clone();
     match upgrade {
         Upgrade::WebSocket(socket) => {
-            let offered = websocket::offered(&socket);
             let chosen = choose(&offered, Protocol::named);
             if chosen.is_none() && !offered.is_empty() {
                 return Err(no_protocol(&offered, &SPDY_PROTOCOLS.map(|(name, _)| name)));
@@ -157,14 +156,14 @@ pub async fn command(asked: Asked, http: axum::extract::Request) -> Result<Respo
                 }
             }))
         }
-        Upgrade::Spdy { upgrade, protocols } => {
+        Upgrade::Spdy(upgrade) => {
             let known = |name: &str| {
                 let found = SPDY_PROTOCOLS.iter().find(|(own, _)| *own == name);
                 found.map(|(_, version)| *version)
             };
-            let chosen = choose(&protocols, known);
-            if chosen.is_none() && !protocols.is_empty() {
-                return Err(no_protocol(&protocols, &SPDY_PROTOCOLS.map(|(name, _)| name)));
+            let chosen = choose(&offered, known);
+            if chosen.is_none() && !offered.is_empty() {
+                return Err(no_protocol(&offered, &SPDY_PROTOCOLS.map(|(name, _)| name)));
             }
             let response = switching(chosen.as_ref().map(|(name, _)| name.as_str()))?;
             let version = chosen.map_or(1, |(_, version)| version);

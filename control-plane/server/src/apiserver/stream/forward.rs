@@ -48,9 +48,9 @@ pub async fn forward(asked: Asked, http: axum::extract::Request) -> Result<Respo
     let pod = asked.object(&asked.attributes.name).await?;
     let place = Place::of(&pod)?;
     let target = Target { api: asked.api.clone(), place };
-    match Upgrade::of(http).await? {
+    let (upgrade, offered) = Upgrade::of(http).await?;
+    match upgrade {
         Upgrade::WebSocket(socket) => {
-            let offered = websocket::offered(&socket);
             let socket = websocket::bounded(*socket);
             if offered.iter().any(|name| name == TUNNEL_PROTOCOL) {
                 return Ok(socket.protocols([TUNNEL_PROTOCOL]).on_upgrade(
@@ -59,7 +59,9 @@ pub async fn forward(asked: Asked, http: axum::extract::Request) -> Result<Respo
                     },
                 ));
             }
-            let chosen = choose(&offered, Protocol::named);
+            // v5 is of commands alone: a client that offers it for ports means it nowhere.
+            let known = |name: &str| Protocol::named(name).filter(|known| known.version <= 4);
+            let chosen = choose(&offered, known);
             if chosen.is_none() && !offered.is_empty() {
                 return Err(no_protocol(&offered, &[TUNNEL_PROTOCOL, "v4.channel.k8s.io"]));
             }
@@ -70,10 +72,10 @@ pub async fn forward(asked: Asked, http: axum::extract::Request) -> Result<Respo
                 over_channels(websocket::channels(socket, protocol), ports, target).await;
             }))
         }
-        Upgrade::Spdy { upgrade, protocols } => {
+        Upgrade::Spdy(upgrade) => {
             let known = |name: &str| (name == SPDY_PROTOCOL).then_some(());
-            if choose(&protocols, known).is_none() && !protocols.is_empty() {
-                return Err(no_protocol(&protocols, &[SPDY_PROTOCOL]));
+            if choose(&offered, known).is_none() && !offered.is_empty() {
+                return Err(no_protocol(&offered, &[SPDY_PROTOCOL]));
             }
             target.api.tasks().clone().spawn(async move {
                 match upgrade.await {

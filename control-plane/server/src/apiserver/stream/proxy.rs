@@ -20,6 +20,7 @@ use hyper_util::rt::TokioIo;
 use rand::seq::IndexedRandom as _;
 use serde_json::Value;
 use std::time::Duration;
+use tokio::io::{AsyncRead, AsyncWrite};
 use wherry_resources::{Kind, Object, meta};
 use wherry_store::Snapshot;
 
@@ -67,7 +68,10 @@ impl<'a> Named<'a> {
 }
 
 /// Answers a request for a proxy.
-pub async fn proxy(asked: Asked, http: axum::extract::Request) -> Result<Response, ApiError> {
+pub(super) async fn proxy(
+    asked: Asked,
+    http: axum::extract::Request,
+) -> Result<Response, ApiError> {
     let text = asked.attributes.name.clone();
     let wrong = || ApiError::BadRequest(format!("invalid {} request {text:?}", asked.kind.plural));
     let named = Named::parse(&text).ok_or_else(wrong)?;
@@ -144,20 +148,35 @@ fn behind(
     let service = find(state, kind, namespace, named.name)?;
     let nobody = || unavailable(format!("no endpoints available for service {:?}", named.name));
     let port = service_port(&service, named.port).ok_or_else(nobody)?;
+    let ready = ready(state, namespace, named.name, &port);
+    let (pod, port) = ready.choose(&mut rand::rng()).ok_or_else(nobody)?;
+    let pod = find(state, pods(), namespace, pod).map_err(|_| nobody())?;
+    Ok((Place::of(&pod)?, *port))
+}
+
+/// The kind of Pods.
+pub(super) fn pods() -> &'static Kind {
+    wherry_resources::kind("", "v1", "pods").expect("Pod is a built-in kind")
+}
+
+/// The ready Pods behind a Service's port of this name, each with its number there.
+pub(super) fn ready(
+    state: &Snapshot,
+    namespace: &str,
+    service: &str,
+    port: &str,
+) -> Vec<(String, u16)> {
     let slices = wherry_resources::kind("discovery.k8s.io", "v1", "endpointslices");
     let slices = slices.expect("EndpointSlice is a built-in kind");
-    let pods = wherry_resources::kind("", "v1", "pods").expect("Pod is a built-in kind");
-    let mut ready: Vec<(String, u16)> = Vec::new();
+    let mut ready = Vec::new();
     for (_, entry) in state.range(&stored::prefix(slices, Some(namespace)), None) {
         let slice = stored::decode(slices, &entry);
         let of = meta::labels(&slice).find(|(key, _)| *key == "kubernetes.io/service-name");
-        if of.is_some_and(|(_, name)| name == named.name) {
-            ready.extend(ready_pods(&slice, &port));
+        if of.is_some_and(|(_, name)| name == service) {
+            ready.extend(ready_pods(&slice, port));
         }
     }
-    let (pod, port) = ready.choose(&mut rand::rng()).ok_or_else(nobody)?;
-    let pod = find(state, pods, namespace, pod).map_err(|_| nobody())?;
-    Ok((Place::of(&pod)?, *port))
+    ready
 }
 
 /// 503 without a word on trying again: whether that helps only the Pod knows.
@@ -220,33 +239,75 @@ async fn send(
     let node = NodeStream::open(api, place, &target).await.map_err(|why| failed(&why))?;
     let (mut parts, body) = http.into_parts();
     let signed_in = ui::is_signed_in(&parts.headers);
-    let ours = parts.extensions.remove::<OnUpgrade>();
-    let wanted = parts.headers.get(header::UPGRADE).cloned().filter(|_| ours.is_some());
-    outgoing(&mut parts, prefix, &format!("{}:{port}", place.pod), wanted.as_ref())?;
-    let (mut sender, connection) =
-        http1::handshake(TokioIo::new(node.into_io())).await.map_err(|why| failed(&why))?;
+    let upgrade = Wanted::take(&mut parts);
+    let host = format!("{}:{port}", place.pod);
+    outgoing(&mut parts, prefix, &host, upgrade.as_ref())?;
+    let request = http::Request::from_parts(parts, body);
+    let answer = exchange(api, node.into_io(), request, upgrade);
+    match tokio::time::timeout(HEAD_TIMEOUT, answer).await {
+        Ok(Ok(Answer::Switched(response))) => Ok(response),
+        Ok(Ok(Answer::Ordinary(answer))) => Ok(incoming(answer, prefix, &host, signed_in)),
+        Ok(Err(why)) => Err(failed(&why)),
+        Err(_) => Err(failed(&"it did not answer in time")),
+    }
+}
+
+/// A change of protocol that a client asks for.
+pub struct Wanted {
+    ours: OnUpgrade,
+    protocol: HeaderValue,
+}
+
+impl Wanted {
+    /// Takes it out of a request.
+    pub fn take(parts: &mut Parts) -> Option<Wanted> {
+        let ours = parts.extensions.remove::<OnUpgrade>()?;
+        let protocol = parts.headers.get(header::UPGRADE)?.clone();
+        Some(Wanted { ours, protocol })
+    }
+
+    /// Asks for it at the next hop, too.
+    pub fn ask(&self, headers: &mut HeaderMap) {
+        headers.insert(header::CONNECTION, HeaderValue::from_static("Upgrade"));
+        headers.insert(header::UPGRADE, self.protocol.clone());
+    }
+}
+
+/// What came back.
+pub enum Answer {
+    /// The protocol has changed; from here on bytes are passed on.
+    Switched(Response),
+    Ordinary(http::Response<Incoming>),
+}
+
+/// Sends one request over a connection that is used for nothing else.
+pub async fn exchange(
+    api: &ApiServer,
+    connection: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    request: http::Request<Body>,
+    upgrade: Option<Wanted>,
+) -> Result<Answer, String> {
+    let made = http1::handshake(TokioIo::new(connection)).await;
+    let (mut sender, connection) = made.map_err(|error| error.to_string())?;
     api.tasks().spawn(async move {
         if let Err(error) = connection.with_upgrades().await {
             tracing::debug!(%error, "a proxied connection ended early");
         }
     });
-    let answer = sender.send_request(http::Request::from_parts(parts, body));
-    let mut answer = match tokio::time::timeout(HEAD_TIMEOUT, answer).await {
-        Ok(answer) => answer.map_err(|why| failed(&why))?,
-        Err(_) => return Err(failed(&"it did not answer in time")),
-    };
-    if answer.status() == StatusCode::SWITCHING_PROTOCOLS {
-        let (Some(ours), Some(_)) = (ours, wanted) else {
-            return Err(failed(&"it changed the protocol without having been asked"));
-        };
-        let theirs = hyper::upgrade::on(&mut answer);
-        api.tasks().spawn(join(ours, theirs, api.shutdown().clone()));
-        let mut response = Response::new(Body::empty());
-        *response.status_mut() = StatusCode::SWITCHING_PROTOCOLS;
-        *response.headers_mut() = std::mem::take(answer.headers_mut());
-        return Ok(response);
+    let answer = sender.send_request(request).await;
+    let mut answer = answer.map_err(|error| error.to_string())?;
+    if answer.status() != StatusCode::SWITCHING_PROTOCOLS {
+        return Ok(Answer::Ordinary(answer));
     }
-    Ok(incoming(answer, prefix, &format!("{}:{port}", place.pod), signed_in))
+    let Some(Wanted { ours, .. }) = upgrade else {
+        return Err("it changed the protocol without having been asked".to_owned());
+    };
+    let theirs = hyper::upgrade::on(&mut answer);
+    api.tasks().spawn(join(ours, theirs, api.shutdown().clone()));
+    let mut response = Response::new(Body::empty());
+    *response.status_mut() = StatusCode::SWITCHING_PROTOCOLS;
+    *response.headers_mut() = std::mem::take(answer.headers_mut());
+    Ok(Answer::Switched(response))
 }
 
 /// Passes the bytes of two upgraded connections on until both have ended.
@@ -269,7 +330,7 @@ fn outgoing(
     parts: &mut Parts,
     prefix: &str,
     host: &str,
-    upgrade: Option<&HeaderValue>,
+    upgrade: Option<&Wanted>,
 ) -> Result<(), ApiError> {
     let whole = parts.uri.path_and_query().map_or("", |path| path.as_str());
     let rest = whole.strip_prefix(prefix).unwrap_or("/");
@@ -290,8 +351,7 @@ fn outgoing(
     headers.remove(header::AUTHORIZATION);
     ui::hide_cookie(headers);
     if let Some(upgrade) = upgrade {
-        headers.insert(header::CONNECTION, HeaderValue::from_static("Upgrade"));
-        headers.insert(header::UPGRADE, upgrade.clone());
+        upgrade.ask(headers);
     }
     if let Some(asked) = asked {
         headers.insert(FORWARDED_HOST, asked);
@@ -318,12 +378,16 @@ fn incoming(
         headers.insert(header::LOCATION, moved);
     }
     if signed_in {
-        // A page from a Pod must not act with the session of the dashboard.
-        let sandbox = HeaderValue::from_static("sandbox allow-forms allow-scripts allow-popups");
-        headers.insert(header::CONTENT_SECURITY_POLICY, sandbox);
-        headers.remove(header::SET_COOKIE);
+        sandbox(headers);
     }
     answer.map(Body::new)
+}
+
+/// A page from elsewhere must not act with the session of the dashboard.
+pub fn sandbox(headers: &mut HeaderMap) {
+    let sandbox = HeaderValue::from_static("sandbox allow-forms allow-scripts allow-popups");
+    headers.insert(header::CONTENT_SECURITY_POLICY, sandbox);
+    headers.remove(header::SET_COOKIE);
 }
 
 /// Where a redirect within the Pod leads from outside; None: it leads elsewhere.
@@ -334,7 +398,8 @@ fn rewritten(location: &str, prefix: &str, host: &str) -> Option<HeaderValue> {
     HeaderValue::from_str(&format!("{prefix}{}", path.filter(|_| same)?)).ok()
 }
 
-fn strip_hop(headers: &mut HeaderMap) {
+/// Takes out what is between two neighbours only.
+pub fn strip_hop(headers: &mut HeaderMap) {
     if let Some(named) = headers.get(header::CONNECTION).cloned() {
         for name in named.to_str().unwrap_or_default().split(',') {
             headers.remove(name.trim());

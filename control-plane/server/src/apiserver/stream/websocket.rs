@@ -52,12 +52,6 @@ impl Protocol {
     }
 }
 
-/// The subprotocols that a client offers, in its order.
-pub fn offered(socket: &WebSocketUpgrade) -> Vec<String> {
-    let offered = socket.requested_protocols().filter_map(|value| value.to_str().ok());
-    offered.map(|one| one.trim().to_owned()).collect()
-}
-
 /// Bounds for messages and what waits to be written.
 pub fn bounded(socket: WebSocketUpgrade) -> WebSocketUpgrade {
     socket.max_message_size(MESSAGE_BYTES_MAX).max_frame_size(MESSAGE_BYTES_MAX)

@@ -8,6 +8,7 @@ pub mod contract;
 pub mod custom;
 mod members;
 mod objects;
+mod quota;
 mod reads;
 mod resources;
 mod roles;

@@ -241,3 +241,12 @@ async fn large_bodies_are_refused() {
     assert_eq!(code, 413);
     assert!(body.contains("\"reason\":\"RequestEntityTooLarge\""), "{body}");
 }
+
+#[tokio::test]
+async fn documents_are_there_with_and_without_a_slash_behind() {
+    let server = Server::start().await;
+    for path in ["/api", "/apis", "/apis/apps", "/api/v1", "/apis/apps/v1", "/openapi/v3"] {
+        let plain = server.ok("GET", path, "").await;
+        assert_eq!(server.ok("GET", &format!("{path}/"), "").await, plain, "{path}");
+    }
+}

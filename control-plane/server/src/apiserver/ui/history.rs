@@ -1,6 +1,6 @@
-//! `/ui/history`: what has changed, by whom, and how: read from the store's own window.
+//! `/ui/history`: what has changed, by whom, and how: read from what is kept of the past.
 //!
-//! The window is bounded (`wherry_store::Window`), so the answer says how far back it reaches. What a
+//! The past is bounded (see `past`), so the answer says since when it is whole. What a
 //! person may not list is left out; of Secrets the names of what changed are told, never values.
 //! Leases, Events and endpoints change by the second and say nothing about what people did: they are
 //! left out, and so is what only a status says, unless it is asked for.
@@ -12,16 +12,15 @@ use super::super::{
     request::{Attributes, Query},
     stored,
 };
+use super::past::Turn;
 use axum::{
     Extension, Json,
     extract::{RawQuery, State},
 };
-use bytes::Bytes;
 use serde_json::{Value, json};
 use std::collections::HashMap;
-use std::sync::Arc;
 use wherry_resources::{Kind, Object, keys, meta};
-use wherry_store::{Change, Event, WindowError};
+use wherry_store::Revision;
 
 /// Changes in one answer.
 const CHANGES_MAX: usize = 500;
@@ -29,15 +28,6 @@ const CHANGES_MAX: usize = 500;
 const FIELDS_MAX: usize = 40;
 /// Longest value told.
 const VALUE_BYTES_MAX: usize = 200;
-/// Kinds whose changes nobody made: heartbeats, and what follows from other objects.
-const NOISE: &[(&str, &str)] = &[
-    ("coordination.k8s.io", "leases"),
-    ("", "events"),
-    ("events.k8s.io", "events"),
-    ("", "endpoints"),
-    ("discovery.k8s.io", "endpointslices"),
-];
-
 /// One changed field.
 #[derive(Debug, PartialEq, Eq)]
 struct Field {
@@ -53,6 +43,8 @@ struct Asked {
     kind: String,
     name: String,
     statuses: bool,
+    /// Only what was before this revision.
+    before: Revision,
 }
 
 /// Answers `GET /ui/history?namespaces=a,b&kind=deployments.apps&name=cart&statuses=1`.
@@ -72,42 +64,26 @@ pub async fn history(
         kind: text("kind"),
         name: text("name"),
         statuses: query.flag("statuses"),
+        before: query.get("before").and_then(|it| it.parse().ok()).unwrap_or(Revision::MAX),
     };
-    let (oldest, events) = past(&api)?;
-    let told = api.fairness().compute(|| tell(&api, &user, &asked, &events)).await;
-    Ok(Json(json!({ "oldest": oldest, "changes": told })))
-}
-
-/// Everything in the window, oldest first, and the revision that it begins behind.
-fn past(api: &ApiServer) -> Result<(u64, Vec<Arc<Event>>), ApiError> {
-    let unavailable = |error: WindowError| ApiError::Unavailable(error.to_string());
-    let store = api.store();
-    let (oldest, mut watch) = match store.watch(Bytes::new(), 0) {
-        Ok(watch) => (0, watch),
-        Err(WindowError::Gone { oldest }) => {
-            (oldest, store.watch(Bytes::new(), oldest).map_err(unavailable)?)
-        }
-        Err(error) => return Err(unavailable(error)),
-    };
-    let mut events = Vec::new();
-    while let Ok(Some(event)) = watch.ready() {
-        events.push(event);
-    }
-    Ok((oldest, events))
+    let since = api.past().since(api.store());
+    let turns = api.past().turns(api.store(), asked.before);
+    let told = api.fairness().compute(|| tell(&api, &user, &asked, &turns)).await;
+    let is_whole = told.len() < CHANGES_MAX;
+    Ok(Json(json!({ "since": since.to_string(), "whole": is_whole, "changes": told })))
 }
 
 /// The changes that the person may see, the newest first.
-fn tell(api: &ApiServer, user: &User, asked: &Asked, events: &[Arc<Event>]) -> Vec<Value> {
+fn tell(api: &ApiServer, user: &User, asked: &Asked, turns: &[Turn]) -> Vec<Value> {
     let catalog = api.catalog();
     let mut kinds: HashMap<(String, String), Option<&'static Kind>> = HashMap::new();
     let mut rights: HashMap<(&'static str, &'static str, String), bool> = HashMap::new();
     let mut out = Vec::new();
-    for event in events.iter().rev() {
-        let Some(key) = keys::parse(&event.key) else { continue };
+    for turn in turns {
+        let Some(key) = keys::parse(&turn.key) else { continue };
         let wanted = (asked.name.is_empty() || asked.name == key.name)
             && (asked.namespaces.is_empty()
-                || asked.namespaces.iter().any(|it| it == key.namespace))
-            && !NOISE.contains(&(key.group, key.plural));
+                || asked.namespaces.iter().any(|it| it == key.namespace));
         if !wanted {
             continue;
         }
@@ -135,7 +111,7 @@ fn tell(api: &ApiServer, user: &User, asked: &Asked, events: &[Arc<Event>]) -> V
             };
             api.may(user, &read)
         });
-        if may && let Some(told) = change(kind, event, asked.statuses) {
+        if may && let Some(told) = change(kind, turn, asked.statuses) {
             out.push(told);
             if out.len() == CHANGES_MAX {
                 break;
@@ -153,22 +129,22 @@ fn word(kind: &Kind) -> String {
 }
 
 /// One change as it is told; `None` if it is only a status and those were not asked for.
-fn change(kind: &'static Kind, event: &Event, statuses: bool) -> Option<Value> {
-    let read = |entry: &wherry_store::Entry| stored::decode_at(kind, &entry.value, event.revision);
-    let now = read(event.entry());
-    let before = event.previous.as_ref().map(read);
+fn change(kind: &'static Kind, turn: &Turn, statuses: bool) -> Option<Value> {
+    let read = |entry: &wherry_store::Entry| stored::decode_at(kind, &entry.value, turn.revision);
+    let now = turn.now.as_ref().or(turn.previous.as_ref()).map(read)?;
+    let before = turn.previous.as_ref().map(read);
     let is_secret = (kind.group, kind.plural) == ("", "secrets");
-    let (verb, fields) = match (&event.change, before) {
-        (Change::Delete(_), _) => ("deleted", Vec::new()),
-        (Change::Put(_), None) => ("created", Vec::new()),
-        (Change::Put(_), Some(before)) => ("changed", differences(&before, &now)),
+    let (verb, fields) = match (&turn.now, before) {
+        (None, _) => ("deleted", Vec::new()),
+        (Some(_), None) => ("created", Vec::new()),
+        (Some(_), Some(before)) => ("changed", differences(&before, &now)),
     };
     if verb == "changed" && !statuses && fields.iter().all(|it| it.path.starts_with("status")) {
         return None;
     }
     let author = author(&now);
     let mut told = json!({
-        "revision": event.revision, "verb": verb, "word": word(kind), "kind": kind.kind,
+        "revision": turn.revision, "verb": verb, "word": word(kind), "kind": kind.kind,
         "name": meta::name(&now), "namespace": meta::namespace(&now), "uid": meta::uid(&now),
         "fields": fields.iter().take(FIELDS_MAX).map(|it| field(it, is_secret)).collect::<Vec<_>>(),
         "more": fields.len().saturating_sub(FIELDS_MAX),
@@ -177,6 +153,9 @@ fn change(kind: &'static Kind, event: &Event, statuses: bool) -> Option<Value> {
     if let Some((manager, time)) = author.filter(|_| verb != "deleted") {
         told["by"] = manager.into();
         told["time"] = time.into();
+    }
+    if let Some(at) = turn.at {
+        told["time"] = at.to_string().into();
     }
     Some(told)
 }
@@ -285,10 +264,11 @@ mod tests {
             kind: "secrets".to_owned(),
             name: String::new(),
             statuses: false,
+            before: Revision::MAX,
         };
-        let (_, events) = past(&server.api).expect("a window");
+        let turns = server.api.past().turns(server.api.store(), asked.before);
         let told = |user: &User| {
-            let changes = tell(&server.api, user, &asked, &events);
+            let changes = tell(&server.api, user, &asked, &turns);
             let line = |one: &Value| format!("{} {} {}\n", one["verb"], one["name"], one["fields"]);
             changes.iter().map(line).collect::<String>()
         };

@@ -7,16 +7,22 @@
 //! besides, and a WebSocket, for which a browser sets no headers, a subprotocol
 //! `wherry.csrf.VALUE`. Sessions live in this member's memory: a restart signs everybody out.
 //!
-//! `stream` is what the pages live on, `view` one list of it, `history` the timeline, `why`
-//! the scheduler's decisions.
+//! `stream` is what the pages live on, `view` one list of it, `past` the last day of the store,
+//! `history` the timeline of it and `asof` one object in it, `why`
+//! the scheduler's decisions, `inside` what only a Pod's worker knows.
 //!
 //! Invariants: a code is used at most once; codes and sessions are bounded in number and time; the
 //! cookie never stands for more than the user who asked for the code.
 
+mod asof;
 mod history;
+mod inside;
+mod past;
 mod stream;
 mod view;
 mod why;
+
+pub use past::{Past, REMEMBER};
 
 use super::{ApiServer, auth, auth::User, errors::ApiError};
 use axum::{
@@ -171,6 +177,7 @@ pub fn is_signed_in(headers: &HeaderMap) -> bool {
 
 /// Takes the session out of what is passed on to others; other cookies stay.
 pub fn hide_cookie(headers: &mut HeaderMap) {
+    headers.remove(&CSRF);
     if cookie(headers).is_none() {
         return;
     }
@@ -201,7 +208,10 @@ pub fn router() -> Router<ApiServer> {
         .route("/ui/session", get(session).post(sign_in).delete(sign_out))
         .route("/ui/stream", get(stream::accept))
         .route("/ui/history", get(history::history))
+        .route("/ui/past", get(asof::object))
         .route("/ui/why", get(why::explain))
+        .route("/ui/record", get(inside::record))
+        .route("/ui/world", get(inside::world))
         .route("/ui/{*path}", get(asset))
 }
 

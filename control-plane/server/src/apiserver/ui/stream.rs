@@ -19,7 +19,10 @@
 //! which they may, and no list outlives their session. A browser that does not take what it is sent
 //! is cut off, and begins anew.
 
-use super::view::{Look, View};
+use super::{
+    asof,
+    view::{Look, View},
+};
 use crate::apiserver::{
     ApiServer,
     audit::{self, Source, Told},
@@ -102,6 +105,8 @@ pub struct Open {
     namespaces: Vec<String>,
     labels: String,
     fields: String,
+    /// As it was then, in seconds since 1970; it does not live.
+    at: Option<i64>,
     #[serde(flatten)]
     look: Look,
 }
@@ -156,8 +161,16 @@ struct List {
     open: Open,
     selection: Selection,
     scope: Scope,
-    watch: Watch,
+    /// None: a list of the past.
+    watch: Option<Watch>,
     view: View,
+}
+
+/// What a list begins with.
+struct Found {
+    entries: Vec<(Bytes, Entry)>,
+    watch: Option<Watch>,
+    now: Timestamp,
 }
 
 /// Everything that one browser has open.
@@ -255,15 +268,11 @@ impl Live {
         let scope = self.scope(kind, &open)?;
         let selection = Selection::new(kind, &open.labels, &open.fields)?;
         let prefix = stored::prefix(kind, None);
-        let snapshot = self.api.store().current();
-        let watch = self.api.store().watch(prefix.clone(), snapshot.revision());
-        let watch = watch.map_err(|error| ApiError::Unavailable(error.to_string()))?;
-        let takes = |key: &Bytes| scope.takes(kind, key);
-        let entries = snapshot.range(&prefix, None).filter(|(key, _)| takes(key));
-        let entries: Vec<(Bytes, Entry)> = entries
-            .filter(|(_, entry)| selection.is_everything() || selection.may_match(&entry.value))
-            .take(ROWS_MAX + 1)
-            .collect();
+        let wanted = |(key, entry): &(Bytes, Entry)| {
+            scope.takes(kind, key)
+                && (selection.is_everything() || selection.may_match(&entry.value))
+        };
+        let Found { entries, watch, now } = self.find(open.at, &prefix, wanted)?;
         if entries.len() > ROWS_MAX {
             return Err(ApiError::BadRequest(format!(
                 "more than {ROWS_MAX} {} are here: choose namespaces",
@@ -280,7 +289,6 @@ impl Live {
         let objects = self.api.fairness().compute(decode).await;
         let (keys, objects): (Vec<Bytes>, Vec<Object>) = objects.into_iter().unzip();
         let objects = custom::into_version(&self.api, kind, objects).await?;
-        let now = Timestamp::now();
         let mut view = View::new(kind, open.look.clone());
         for (key, object) in keys.into_iter().zip(&objects) {
             if selection.matches(object) {
@@ -288,6 +296,27 @@ impl Live {
             }
         }
         Ok(List { kind, open, selection, scope, watch, view })
+    }
+
+    /// What is, and what comes behind it; or what was, and when that was the present.
+    fn find(
+        &self,
+        at: Option<i64>,
+        prefix: &Bytes,
+        wanted: impl Fn(&(Bytes, Entry)) -> bool,
+    ) -> Result<Found, ApiError> {
+        let store = self.api.store();
+        if let Some(at) = at {
+            let now = asof::moment(at)?;
+            let then = self.api.past().state_at(store, prefix, now).map_err(asof::refused)?;
+            let entries = then.into_iter().filter(wanted).take(ROWS_MAX + 1).collect();
+            return Ok(Found { entries, watch: None, now });
+        }
+        let snapshot = store.current();
+        let watch = store.watch(prefix.clone(), snapshot.revision());
+        let watch = watch.map_err(|error| ApiError::Unavailable(error.to_string()))?;
+        let entries = snapshot.range(prefix, None).filter(wanted).take(ROWS_MAX + 1).collect();
+        Ok(Found { entries, watch: Some(watch), now: Timestamp::now() })
     }
 
     /// What of it the person may see, or why nothing.
@@ -384,7 +413,9 @@ impl Live {
 
     /// Prints what is in a window again: some cells tell how long ago something was.
     fn print_again(&mut self, id: u32) {
-        let Some(list) = self.lists.get_mut(&id) else { return };
+        let Some(list) = self.lists.get_mut(&id).filter(|list| list.watch.is_some()) else {
+            return;
+        };
         let snapshot = self.api.store().current();
         let now = Timestamp::now();
         for key in list.view.window() {
@@ -445,7 +476,8 @@ struct Behind;
 
 async fn catch_up(api: &ApiServer, list: &mut List) -> Result<(), Behind> {
     loop {
-        match list.watch.ready() {
+        let Some(watch) = &mut list.watch else { return Ok(()) };
+        match watch.ready() {
             Ok(None) => return Ok(()),
             Ok(Some(event)) => change(api, list, &event).await?,
             Err(WatchEnd::Slow | WatchEnd::Stopped) => return Err(Behind),

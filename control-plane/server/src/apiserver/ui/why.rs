@@ -55,7 +55,7 @@ where
 }
 
 /// What the API answered is what the person is told.
-fn relayed(error: kube::Error) -> ApiError {
+pub(super) fn relayed(error: kube::Error) -> ApiError {
     match error {
         kube::Error::Api(status) => ApiError::Relayed {
             code: StatusCode::from_u16(status.code).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR),

@@ -3,7 +3,7 @@
 //! | metric | of Pods | of a Service |
 //! |---|---|---|
 //! | `requests_per_second` | requests that its containers were given | the sum of its Pods' |
-//! | `concurrency` | requests in its containers at once, on average | the sum of its Pods' |
+//! | `concurrency` | requests in its containers at once, on average | the sum of its Pods', and what waits for a Pod |
 //!
 //! Asked of the nodes at each request, as `metrics.k8s.io` is; the figures are of the last 15 s.
 
@@ -16,7 +16,8 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 use wherry_resources::quantity::Quantity;
 use wherry_resources::selectors::LabelSelector;
-use wherry_resources::{Object, meta};
+use wherry_resources::{Object, demand, meta};
+use wherry_store::Snapshot;
 
 use super::usage::{self, Row};
 use crate::apiserver::{
@@ -91,7 +92,12 @@ pub async fn answer(
     let mut pods = usage::spoken_of(&snapshot, Some(&asked.namespace), rows);
     pods.retain(|(pod, _)| selector.matches(pod));
     let items = match asked.resource.as_str() {
-        "services" => vec![of_service(&asked, &pods)],
+        "services" => {
+            // Requests wait only where there is nobody to take them.
+            let waits = pods.is_empty() && asked.metric == "concurrency";
+            let waiting = if waits { waiting(&snapshot, &asked) } else { 0 };
+            vec![of_service(&asked, &pods, waiting)]
+        }
         _ => {
             let named =
                 pods.iter().filter(|(pod, _)| asked.name == "*" || asked.name == meta::name(pod));
@@ -122,12 +128,24 @@ fn figure(metric: &str, row: &Row) -> u64 {
 }
 
 fn of_pod(metric: &str, pod: &Object, rows: &[Row]) -> Value {
-    value(metric, "Pod", meta::namespace(pod), meta::name(pod), rows.iter())
+    value(metric, "Pod", meta::namespace(pod), meta::name(pod), rows.iter(), 0)
 }
 
-fn of_service(asked: &Asked, pods: &[(Object, Vec<Row>)]) -> Value {
+fn of_service(asked: &Asked, pods: &[(Object, Vec<Row>)], waiting: u64) -> Value {
     let rows = pods.iter().flat_map(|(_, rows)| rows);
-    value(&asked.metric, "Service", &asked.namespace, &asked.name, rows)
+    value(&asked.metric, "Service", &asked.namespace, &asked.name, rows, waiting)
+}
+
+/// Requests that wait for a Service's first Pod, as the nodes say.
+fn waiting(snapshot: &Snapshot, asked: &Asked) -> u64 {
+    let kind = wherry_resources::kind("", "v1", "nodes").expect("a built-in kind");
+    let nodes = snapshot.range(&stored::prefix(kind, None), None);
+    let name = demand::key(&asked.namespace, &asked.name);
+    let of_node = |node: Object| {
+        let text = meta::annotations(&node).find(|(key, _)| *key == demand::WAITING)?.1;
+        demand::read(text).get(&name).copied()
+    };
+    nodes.filter_map(|(_, entry)| of_node(stored::decode(kind, &entry))).sum()
 }
 
 fn value<'a>(
@@ -136,8 +154,10 @@ fn value<'a>(
     namespace: &str,
     name: &str,
     rows: impl Iterator<Item = &'a Row> + Clone,
+    waiting: u64,
 ) -> Value {
     let sum = rows.clone().map(|row| figure(metric, row)).fold(0, u64::saturating_add);
+    let sum = sum.saturating_add(waiting.saturating_mul(1_000));
     let at = rows.clone().map(|row| row.at).max().unwrap_or_else(jiff::Timestamp::now);
     let window_ms = rows.map(|row| row.window_ms).max().unwrap_or(0);
     let amount = Quantity::from_millis(i64::try_from(sum).unwrap_or(i64::MAX));

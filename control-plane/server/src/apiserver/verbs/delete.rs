@@ -143,12 +143,12 @@ async fn perform(
         Decision::Remove if dry_run => Ok(Deleted::Gone(old.clone())),
         Decision::Mark(new) if dry_run || new == *old => Ok(Deleted::Lingers(new)),
         Decision::Remove => {
-            let between = quota::removing(call);
+            let between = quota::removing(call).await;
             let (revision, last) = store
                 .delete(key, precondition)
                 .await
                 .map_err(|error| write::failure(call.kind, name, error))?;
-            quota::release(call, old, between).await;
+            quota::removed(call, old, between).await;
             Ok(Deleted::Gone(stored::decode_at(call.kind, &last.value, revision)))
         }
         Decision::Mark(new) => {

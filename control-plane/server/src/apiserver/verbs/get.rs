@@ -45,7 +45,7 @@ pub fn respond(
     let include = Include::of(&request.query)?;
     let value = match request.accepted.form {
         Form::Object => shown(request.kind, object),
-        Form::Metadata { version } => content::metadata_only(&object, version),
+        Form::Metadata { version } => content::metadata_only(object, version),
         Form::Table { version } => one_row(request.kind, object, include, version),
     };
     Ok(content::respond(code, &request.accepted, &value, warnings))
@@ -66,7 +66,7 @@ pub fn respond_computed(request: &Request, mut items: Vec<Object>) -> Result<Res
             table::table(kind, version, Map::new(), true, rows.collect())
         }
         Form::Metadata { version } => {
-            let bare = items.iter().map(|item| content::metadata_only(item, version));
+            let bare = items.into_iter().map(|item| content::metadata_only(item, version));
             json!({
                 "kind": "PartialObjectMetadataList", "apiVersion": format!("meta.k8s.io/{version}"),
                 "metadata": {}, "items": Value::from_iter(bare),

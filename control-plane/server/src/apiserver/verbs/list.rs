@@ -32,9 +32,12 @@ const TOKEN_EXPIRED: &str = "The provided continue parameter is too old to displ
     results in an inconsistent list - objects that were created, modified, or deleted between the \
     time the first chunk was returned and now may show up in the list.";
 
-/// Where the items of a list begin in its JSON.
+/// Where the items of a list, and the rows of a Table, begin in its JSON.
 const ITEMS: &str = "\"items\":[";
+const ROWS: &str = "\"rows\":[";
 
+/// What an item has in a list besides what is stored: its revision, and a comma.
+const ITEM_OVERHEAD: usize = 48;
 /// Lists of so many objects are written beside the tasks that answer others.
 const MANY: usize = 200;
 
@@ -94,10 +97,11 @@ pub async fn list(api: &ApiServer, request: &Request) -> Result<Response, ApiErr
     let include = Include::of(&request.query)?;
     let page = page(api, request, &selection).await?;
     let kind = request.kind;
-    if request.accepted.is_plain() && !custom::by_webhook(kind) {
+    if request.accepted.is_compact() && !custom::by_webhook(kind) {
+        let write = || written(kind, &page, request.accepted.form, include);
         let bytes = match page.items.len() < MANY {
-            true => plain(kind, &page),
-            false => api.fairness().compute(|| plain(kind, &page)).await,
+            true => write(),
+            false => api.fairness().compute(write).await,
         };
         return Ok(content::respond_bytes(StatusCode::OK, "application/json", bytes, &[]));
     }
@@ -107,24 +111,9 @@ pub async fn list(api: &ApiServer, request: &Request) -> Result<Response, ApiErr
         false => api.fairness().compute(decode).await,
     };
     let items = custom::into_version(api, kind, items).await?.into_iter();
-    let value = match request.accepted.form {
-        Form::Object => {
-            let items = items.map(|item| as_item(kind, item)).collect();
-            of_items(&kind.list_kind(), &kind.api_version(), page.metadata(), items)
-        }
-        Form::Metadata { version } => {
-            let api_version = format!("meta.k8s.io/{version}");
-            let items = items.map(|object| content::metadata_only(&object, version)).collect();
-            of_items("PartialObjectMetadataList", &api_version, page.metadata(), items)
-        }
-        Form::Table { version } => {
-            let now = jiff::Timestamp::now();
-            let rows =
-                items.map(|object| table::row(kind, object, include, version, now)).collect();
-            table::table(kind, version, page.metadata(), true, rows)
-        }
-    };
-    let value = in_order(kind, request.accepted.form, value);
+    let (form, now) = (request.accepted.form, jiff::Timestamp::now());
+    let items = items.map(|object| item(kind, object, form, include, now)).collect();
+    let value = in_order(kind, form, of(kind, &page, form, items));
     Ok(content::respond(StatusCode::OK, &request.accepted, &value, &[]))
 }
 
@@ -162,26 +151,60 @@ fn without_type(mut object: Object) -> Object {
     object
 }
 
-/// The list as JSON, put together from stored bytes.
-fn plain(kind: &'static Kind, page: &Page) -> Vec<u8> {
-    let mut head = of_items(&kind.list_kind(), &kind.api_version(), page.metadata(), Vec::new());
-    if kind.custom.is_some() {
-        head.sort_all_objects();
-    }
-    let head = head.to_string();
+/// The list as JSON, one item after the other, so that no more than one is ever held as values.
+fn written(kind: &'static Kind, page: &Page, form: Form, include: Include) -> Vec<u8> {
+    let head = in_order(kind, form, of(kind, page, form, Vec::new())).to_string();
     // The items are an empty list so far; of custom kinds the kind and the metadata stand behind.
-    let middle = head.find(ITEMS).expect("a list has items") + ITEMS.len();
-    let (head, tail) = head.split_at(middle);
-    let mut bytes = head.as_bytes().to_vec();
+    let middle = match form {
+        Form::Table { .. } => head.rfind(ROWS).map(|at| at + ROWS.len()),
+        _ => head.find(ITEMS).map(|at| at + ITEMS.len()),
+    };
+    let (head, tail) = head.split_at(middle.expect("a list has items"));
+    let size: usize = page.items.iter().map(|(_, entry)| entry.value.len()).sum();
+    let mut bytes = Vec::with_capacity(size + ITEM_OVERHEAD * page.items.len() + head.len());
+    bytes.extend_from_slice(head.as_bytes());
+    let now = jiff::Timestamp::now();
     for (index, (_, entry)) in page.items.iter().enumerate() {
         if index > 0 {
             bytes.push(b',');
         }
-        bytes.extend(stored::json_item(kind, &entry.value, entry.modified));
+        if form == Form::Object {
+            stored::write_item(kind, &entry.value, entry.modified, &mut bytes);
+            continue;
+        }
+        let item = item(kind, stored::decode(kind, entry), form, include, now);
+        serde_json::to_writer(&mut bytes, &item).expect("memory takes what is written");
     }
     bytes.extend_from_slice(tail.as_bytes());
     bytes.push(b'\n');
     bytes
+}
+
+/// One object in the form of its list.
+fn item(
+    kind: &'static Kind,
+    object: Object,
+    form: Form,
+    include: Include,
+    now: jiff::Timestamp,
+) -> Value {
+    match form {
+        Form::Object => as_item(kind, object),
+        Form::Metadata { version } => content::metadata_only(object, version),
+        Form::Table { version } => table::row(kind, object, include, version, now),
+    }
+}
+
+/// A list of these items.
+fn of(kind: &'static Kind, page: &Page, form: Form, items: Vec<Value>) -> Value {
+    match form {
+        Form::Object => of_items(&kind.list_kind(), &kind.api_version(), page.metadata(), items),
+        Form::Metadata { version } => {
+            let api_version = format!("meta.k8s.io/{version}");
+            of_items("PartialObjectMetadataList", &api_version, page.metadata(), items)
+        }
+        Form::Table { version } => table::table(kind, version, page.metadata(), true, items),
+    }
 }
 
 /// Reads the page that a request asks for.

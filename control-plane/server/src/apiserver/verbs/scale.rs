@@ -32,7 +32,7 @@ pub async fn get(api: &ApiServer, request: &Request) -> Result<Response, ApiErro
 fn answer(request: &Request, scale: Object) -> Result<Response, ApiError> {
     let shown = match request.accepted.form {
         Form::Object => scale,
-        Form::Metadata { version } => content::metadata_only(&scale, version),
+        Form::Metadata { version } => content::metadata_only(scale, version),
         Form::Table { version } => {
             let include = Include::of(&request.query)?;
             table::of_scale(scale, include, version, jiff::Timestamp::now())

@@ -35,7 +35,7 @@ pub fn row(kind: &Kind, object: Object, include: Include, version: &str, now: Ti
 fn row_of(cells: Vec<Value>, object: Object, include: Include, version: &str) -> Value {
     let shown = match include {
         Include::None => Value::Null,
-        Include::Metadata => content::metadata_only(&object, version),
+        Include::Metadata => content::metadata_only(object, version),
         Include::Object => object,
     };
     json!({ "cells": cells, "object": shown })

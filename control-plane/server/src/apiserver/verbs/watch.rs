@@ -260,7 +260,7 @@ impl Encoder {
         match self.accepted.form {
             Form::Object => self.line("BOOKMARK", object),
             Form::Metadata { version } => {
-                let object = content::metadata_only(&object, version);
+                let object = content::metadata_only(object, version);
                 self.line("BOOKMARK", object)
             }
             Form::Table { version } => {
@@ -282,7 +282,7 @@ impl Encoder {
     fn rendered(&mut self, word: &str, object: Object) -> Bytes {
         let shown = match self.accepted.form {
             Form::Object => get::shown(self.kind, object),
-            Form::Metadata { version } => content::metadata_only(&object, version),
+            Form::Metadata { version } => content::metadata_only(object, version),
             Form::Table { version } => {
                 let mut metadata = Map::new();
                 let revision = meta::resource_version(&object);

@@ -125,41 +125,20 @@ impl<'a> Call<'a> {
         }
     }
 
-    fn admit(
-        &self,
+    /// What admission is told of this write.
+    fn context<'b>(
+        &'b self,
         operation: Operation,
-        facts: &admission::Facts,
-        new: &mut Object,
-        old: Option<&Object>,
-    ) -> Result<Vec<String>, ApiError> {
-        let context = admission::Context {
+        facts: &'b admission::Facts,
+    ) -> admission::Context<'b> {
+        admission::Context {
             operation,
             user: self.user,
             kind: self.kind,
             part: self.part,
             namespace: self.namespace,
             facts,
-        };
-        admission::admit(&context, new, old)
-    }
-
-    /// What a webhook has made of an object must not be what its writer could not have written.
-    fn admit_again(
-        &self,
-        operation: Operation,
-        facts: &admission::Facts,
-        new: &Object,
-        old: Option<&Object>,
-    ) -> Result<(), ApiError> {
-        let context = admission::Context {
-            operation,
-            user: self.user,
-            kind: self.kind,
-            part: self.part,
-            namespace: self.namespace,
-            facts,
-        };
-        admission::admit_again(&context, new, old)
+        }
     }
 }
 
@@ -207,7 +186,8 @@ pub async fn insert(call: &Call<'_>, mut object: Object) -> Result<Written, Fail
     let asked = call.asked(extensions::Verb::Create, meta::name(&object));
     if extensions::mutate(&asked, &mut object, None, &mut heard).await? {
         check_type(call.kind, &object)?;
-        call.admit_again(Operation::Create, &gathered.facts, &object, None)?;
+        // What a webhook has made of it must not be what its writer could not have written.
+        admission::admit_again(&call.context(Operation::Create, &gathered.facts), &object, None)?;
     }
     let mut errors = validate::create(call.kind, &object);
     if errors.is_empty() {
@@ -230,9 +210,10 @@ pub async fn insert(call: &Call<'_>, mut object: Object) -> Result<Written, Fail
     let stored = custom::into_storage(call.api, call.kind, &object).await?;
     let taken = quota::take(call, &object, None).await?;
     let value = stored::encode(call.kind, &stored);
+    quota::still_counts(call, taken.as_ref())?;
     let put = call.api.store().put(key, value, Precondition::Absent).await;
     gathered.reservation.settle(matches!(put, Err(WriteError::Unknown)));
-    quota::settle(call, taken, &put).await;
+    quota::settle(call, &object, taken, &put).await;
     let entry = put.map_err(|error| failure(call.kind, &name, error))?;
     Ok(Written { stored: true, object: call.written(object, &entry), warnings })
 }
@@ -263,7 +244,8 @@ async fn admitted(call: &Call<'_>, object: Object) -> Result<Admitted, Failure> 
 fn admitted_by(call: &Call<'_>, object: Object, snapshot: Snapshot) -> Result<Admitted, ApiError> {
     let mut object = custom::settle(call.kind, object, &snapshot);
     let gathered = facts::gather(call, &object, None, snapshot)?;
-    let warnings = call.admit(Operation::Create, &gathered.facts, &mut object, None)?;
+    let context = call.context(Operation::Create, &gathered.facts);
+    let warnings = admission::admit(&context, &mut object, None)?;
     Ok(Admitted { object, gathered, warnings })
 }
 
@@ -294,13 +276,14 @@ pub async fn replace(
         new = custom::settle(call.kind, new, &snapshot);
     }
     let gathered = facts::gather(call, &new, Some(old), snapshot)?;
-    let warnings = call.admit(Operation::Update, &gathered.facts, &mut new, Some(old))?;
+    let context = call.context(Operation::Update, &gathered.facts);
+    let warnings = admission::admit(&context, &mut new, Some(old))?;
     let name = meta::name(old);
     let mut heard = extensions::Heard { warnings };
     let asked = call.asked(extensions::Verb::Update, name);
     if extensions::mutate(&asked, &mut new, Some(old), &mut heard).await? {
         check_type(call.kind, &new)?;
-        call.admit_again(Operation::Update, &gathered.facts, &new, Some(old))?;
+        admission::admit_again(&call.context(Operation::Update, &gathered.facts), &new, Some(old))?;
     }
     let mut errors = match call.part {
         Part::Main | Part::Finalize => validate::update(call.kind, &new, old),
@@ -319,6 +302,7 @@ pub async fn replace(
     }
     extensions::validate(&asked, Some(&new), Some(old), &mut heard).await?;
     let warnings = heard.warnings;
+    let _counted = quota::counted(call, &mut new).await?;
     prepare::count_generation(call.kind, old, &mut new);
     apply::settle_times(old, &mut new);
     let removed = prepare::is_gone(call.kind, &new);
@@ -329,10 +313,10 @@ pub async fn replace(
     let key = stored::key(call.kind, call.namespace, name);
     let precondition = Precondition::At(entry.modified);
     if removed {
-        let between = quota::removing(call);
+        let between = quota::removing(call).await;
         let deleted = call.api.store().delete(key, precondition).await;
         let (revision, _) = deleted.map_err(|error| failure(call.kind, name, error))?;
-        quota::release(call, old, between).await;
+        quota::removed(call, old, between).await;
         meta::set_resource_version(&mut new, revision);
         meta::order(&mut new);
         return Ok(Written { stored: true, object: new, warnings });
@@ -344,9 +328,10 @@ pub async fn replace(
         true => call.api.store().making_room(),
         false => call.api.store().clone(),
     };
+    quota::still_counts(call, taken.as_ref())?;
     let put = store.put(key, stored::encode(call.kind, &stored), precondition).await;
     gathered.reservation.settle(matches!(put, Err(WriteError::Unknown)));
-    quota::settle(call, taken, &put).await;
+    quota::settle(call, &new, taken, &put).await;
     let entry = put.map_err(|error| failure(call.kind, name, error))?;
     Ok(Written { stored: true, object: call.written(new, &entry), warnings })
 }

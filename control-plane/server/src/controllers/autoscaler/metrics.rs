@@ -79,6 +79,19 @@ pub fn judge(
     }
 }
 
+/// Pods for so many requests at once, by what a metric says that one Pod may have: at least one.
+pub fn for_requests(metrics: &Option<Vec<MetricSpec>>, requests: u64) -> i32 {
+    let each = metrics.iter().flatten().find_map(|metric| {
+        let of_pods = metric.pods.as_ref().map(|source| (&source.metric, &source.target));
+        let of_object = || metric.object.as_ref().map(|source| (&source.metric, &source.target));
+        let (named, target) = of_pods.or_else(of_object)?;
+        let target = millis(target.average_value.as_ref()).filter(|each| *each > 0);
+        target.filter(|_| named.name == "concurrency")
+    });
+    let each = each.unwrap_or(i64::MAX) as f64;
+    rounded(requests as f64 * 1_000.0 / each, f64::ceil).max(1)
+}
+
 fn unknown(metric: &MetricSpec) -> Wrong {
     let kind = &metric.type_;
     ("InvalidMetricSourceType", format!("unknown or incomplete metric source type {kind:?}"))

@@ -75,6 +75,8 @@ impl Case {
             memory: Arc::new(Memory { recommended: vec![(at(-1_000), 9)], ..Memory::default() }),
             pods: self.pods,
             failure: None,
+            waiting: Demand::default(),
+            asleep: None,
         }
     }
 }
@@ -304,4 +306,45 @@ fn a_scale_that_cannot_be_had_or_changed() {
     let (lines, status) = shown(&snapshot);
     assert!(lines.contains("Warning FailedRescale: New size: 4; reason: "), "{lines}");
     assert_eq!(condition(&status, "AbleToScale"), "FailedUpdateScale");
+}
+
+const TO_ZERO: &str = "  minReplicas: 0\n  maxReplicas: 10\n  metrics: [{type: Object, object: \
+    {describedObject: {apiVersion: v1, kind: Service, name: web}, metric: {name: concurrency}, \
+    target: {type: AverageValue, averageValue: \"10\"}}}]";
+
+fn waiting(requests: u64) -> Demand {
+    Demand { requests, service: "web".to_string() }
+}
+
+#[test]
+fn requests_that_wait_bring_a_workload_back_at_once() {
+    let zero = json!({"items": [{"value": "0"}]});
+    let mut snapshot = Case::new(TO_ZERO, 0, &[], vec![zero]).snapshot();
+    let kind = wherry_resources::kind_of("apps/v1", "Deployment").expect("a kind");
+    let key = Key::new(kind, "d", "web");
+    let asleep = Target { key, uid: "u".to_string(), revision: "7".to_string() };
+    snapshot.asleep = Some(asleep);
+    assert_eq!(shown(&snapshot).0, "", "nobody asks");
+    snapshot.waiting = waiting(3);
+    let (lines, status) = shown(&snapshot);
+    let one = "scale deployments.apps d/web to 1 (Normal SuccessfulRescale: New size: 1; reason: 3 \
+        requests wait for Service web)\n";
+    assert_eq!(lines, one);
+    assert_eq!(status["desiredReplicas"], 1);
+    snapshot.waiting = waiting(35);
+    assert!(shown(&snapshot).0.contains("to 4"), "as many as the target asks for");
+    // It is on its way; the cache does not show it yet.
+    snapshot.memory = Arc::new(Memory { added: vec![(at(0), 1)], ..Memory::default() });
+    assert_eq!(shown(&snapshot).0, "");
+}
+
+#[test]
+fn nothing_goes_to_zero_while_requests_wait() {
+    let zero = || json!({"items": [{"value": "0"}]});
+    let case = || Case::new(TO_ZERO, 1, &["a"], vec![zero()]);
+    let mut snapshot = case().snapshot();
+    snapshot.memory = Arc::new(Memory { recommended: vec![(at(-400), 1)], ..Memory::default() });
+    assert!(shown(&snapshot).0.contains("to 0"), "{}", shown(&snapshot).0);
+    snapshot.waiting = waiting(1);
+    assert_eq!(shown(&snapshot).0, "");
 }

@@ -1,6 +1,6 @@
 //! Scripts of CronJobs: what a plan asks for, by what is there and what time it is.
 
-use super::super::testing::{text, yaml};
+use super::super::testing::{check_lines, yaml};
 use super::*;
 
 /// A CronJob of 09:00 with Jobs by short texts: `NAME [DUE] [done|failed] [active]`.
@@ -48,12 +48,7 @@ fn time(text: &str) -> Timestamp {
 #[track_caller]
 fn check(snapshot: &Snapshot, now: &str, expected: &[&str]) -> Option<Duration> {
     let plan = plan(snapshot, time(now));
-    let shown = text(&plan.writes);
-    let lines: Vec<&str> = shown.lines().collect();
-    assert_eq!(lines.len(), expected.len(), "{shown}");
-    for (line, expected) in lines.iter().zip(expected) {
-        assert!(line.contains(expected), "{line} lacks {expected}");
-    }
+    check_lines(&plan.writes, expected);
     plan.again
 }
 

@@ -34,7 +34,9 @@ pub struct Tally<'a> {
     uncounted: (BTreeSet<String>, BTreeSet<String>),
     /// Failures of each index, and when the newest was.
     failures: BTreeMap<i32, (usize, Option<Timestamp>)>,
-    last_failure: Option<Timestamp>,
+    /// When Pods failed that are still there, and when the newest success was.
+    failed_at: Vec<Option<Timestamp>>,
+    succeeded_at: Option<Timestamp>,
 }
 
 impl<'a> Tally<'a> {
@@ -68,7 +70,8 @@ impl<'a> Tally<'a> {
             counted: (count(old.succeeded), count(old.failed)),
             uncounted: (BTreeSet::new(), BTreeSet::new()),
             failures: BTreeMap::new(),
-            last_failure: None,
+            failed_at: Vec::new(),
+            succeeded_at: None,
         };
         let tracked: BTreeSet<&str> = pods
             .iter()
@@ -112,6 +115,7 @@ impl<'a> Tally<'a> {
         }
         let index = index::of_pod(&pod.metadata).filter(|_| is_indexed(spec));
         if phase == "Succeeded" {
+            self.succeeded_at = self.succeeded_at.max(ended(pod));
             if tracked && let Some(index) = index {
                 let asked = index < spec.completions.unwrap_or(0);
                 if asked {
@@ -145,7 +149,7 @@ impl<'a> Tally<'a> {
             self.released.extend(tracked.then_some(pod));
             return;
         }
-        self.last_failure = self.last_failure.max(ended);
+        self.failed_at.push(ended);
         if let Outcome::FailsJob(why) = outcome {
             self.fatal.get_or_insert(why);
         }
@@ -239,9 +243,13 @@ impl<'a> Tally<'a> {
         pause(count, last, now)
     }
 
-    /// What is left of the pause after the newest failure.
+    /// What is left of the pause after the newest failure. A success makes up for all failures
+    /// before it.
     pub fn pause(&self, now: Timestamp) -> Option<Duration> {
-        pause(self.failed, self.last_failure, now)
+        let last = self.failed_at.iter().copied().max().flatten();
+        let since = self.failed_at.iter().filter(|at| **at > self.succeeded_at).count();
+        let failures = if self.succeeded_at.is_some() { since } else { self.failed };
+        pause(failures, last, now)
     }
 
     /// Restarts of containers in Pods that have not ended.

@@ -1,7 +1,7 @@
 //! Scripts over [`plan`]: a small world applies what is planned; Pods become ready and end as the
 //! test says.
 
-use super::super::testing::{Objects, at, ready, text, yaml};
+use super::super::testing::{self, Objects, at, go, ready, text, yaml};
 use super::*;
 
 const CLAIMS: &str = "  volumeClaimTemplates:\n  - metadata: {name: data}\n    spec: \
@@ -34,8 +34,7 @@ impl World {
     }
 
     fn image(&mut self, image: &str) {
-        let containers = json!([{"name": "c", "image": image}]);
-        self.edit(json!({"template": {"spec": {"containers": containers}}}));
+        self.edit(testing::image(image));
     }
 
     fn snapshot(&self) -> Snapshot {
@@ -77,18 +76,7 @@ impl World {
 
     /// Steps until there is nothing to do or only Pods to wait for; what was done, in one line.
     fn go(&mut self) -> String {
-        let mut done = Vec::new();
-        for _ in 0..40 {
-            let before = self.objects.all.clone();
-            let step = self.step();
-            if !step.is_empty() {
-                done.push(step);
-            }
-            if before == self.objects.all {
-                return done.join("; ");
-            }
-        }
-        panic!("it does not settle: {done:?}");
+        go(self, |world| &world.objects, World::step)
     }
 
     fn ready(&mut self, names: &[&str]) {

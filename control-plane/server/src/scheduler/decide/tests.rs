@@ -367,3 +367,75 @@ fn a_gang_starts_together_or_not_at_all() {
     decided.sort();
     assert_eq!(decided, ["a", "b", "c"]);
 }
+
+/// A node that says something more about itself.
+fn saying(mut node: Node, annotation: &str, text: &str) -> Node {
+    let said = (annotation.to_string(), text.to_string());
+    node.metadata.annotations.get_or_insert_default().extend([said]);
+    node
+}
+
+#[test]
+fn images_go_where_their_imports_are_offered() {
+    use wherry_resources::offers::{OFFERS, REFUSED};
+    let (old, new) = (r#"["wasi:http/types@0.2"]"#, r#"["wasi:http/types@0.2", "x:y/z@1"]"#);
+    let a = || saying(node("a 4 8Gi", "", ""), OFFERS, old);
+    let mut cluster = cluster(&[a(), saying(node("b 1 1Gi", "", ""), OFFERS, new)]);
+    let told = |name: &str, imports: &str| {
+        let imports = wherry_resources::offers::imports(imports).collect();
+        Need { imports, ..pod(name, "", "") }
+    };
+    assert_eq!(shown(&mut cluster, &[told("1", "wasi:http/types@0.2.9, x:y/z@1.4.0")]), ["b"]);
+    assert_eq!(
+        shown(&mut cluster, &[told("2", "x:y/z@2.0.0")]),
+        ["0/2 nodes are available: 2 node(s) didn't offer x:y/z@2.0.0, which an image imports."]
+    );
+    // A node had to refuse the image: whoever offers as little is not asked.
+    let refused = saying(a(), REFUSED, r#"{"hello": ["x:y/z@1.0.0"]}"#);
+    cluster.put_node(&refused);
+    let pods: Vec<Need> = ["3", "4", "5"].map(|name| pod(name, "", "")).into();
+    assert_eq!(shown(&mut cluster, &pods), ["b", "b", "b"]);
+}
+
+#[test]
+fn heavy_neighbours_are_kept_apart() {
+    use wherry_resources::offers::MEASURED;
+    let busy =
+        saying(node("a 4 8Gi", "", ""), MEASURED, r#"{"cpu": 3000, "pods": {"uid-1": 3000}}"#);
+    let calm = saying(node("b 4 8Gi", "", ""), MEASURED, r#"{"cpu": 1000, "pods": {}}"#);
+    let mut cluster = cluster(&[busy, calm]);
+    let mut heavy = pod("1", "", "");
+    heavy.uid = "uid-1".to_string();
+    cluster.place(&heavy, "a", false);
+    // The node with fewer Pods would be as good: a Pod of the other's is on b.
+    let other =
+        Need { owner: Some("uid-other".to_string()), uid: "uid-2".into(), ..pod("2", "", "") };
+    cluster.place(&other, "b", false);
+    let next = Need { owner: Some("uid-third".to_string()), ..pod("3", "", "") };
+    assert_eq!(shown(&mut cluster, std::slice::from_ref(&next)), ["b"], "it is quiet there");
+    assert_eq!(cluster.appetite(&heavy), 3_000, "its siblings will use as much");
+    assert_eq!(cluster.appetite(&next), 0);
+}
+
+#[test]
+fn nobody_goes_for_a_pod_that_waits_for_something_else() {
+    let mut cluster = cluster(&[node("a 1 8Gi", "", "")]);
+    cluster.place(&pod("low", "cpu: 1", "  priority: 1"), "a", false);
+    let mut high = pod("high", "cpu: 1", "  priority: 9");
+    high.claims = vec!["missing".to_string()];
+    let said = shown(&mut cluster, std::slice::from_ref(&high));
+    assert!(said[0].starts_with("0/1 nodes are available: persistentvolumeclaim"), "{said:?}");
+    // A volume of another node: whoever leaves this one, the Pod cannot come.
+    cluster.put_volumes(|volumes| {
+        volumes.put_claim(&yaml(
+            "metadata: {name: missing, namespace: d}\nspec: {volumeName: v}\n\
+             status: {phase: Bound}",
+        ));
+        volumes.put_volume(&yaml(
+            "metadata: {name: v}\nspec: {nodeAffinity: {required: {nodeSelectorTerms: \
+             [{matchExpressions: [{key: host, operator: In, values: [b]}]}]}}}",
+        ));
+    });
+    let said = shown(&mut cluster, &[high]);
+    assert!(said[0].starts_with("0/1 nodes are available"), "{said:?}");
+}

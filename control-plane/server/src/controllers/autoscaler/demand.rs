@@ -1,0 +1,163 @@
+//! Back from zero: requests that wait on nodes for a workload that has no Pod.
+//!
+//! Nodes say in an annotation what waits (`wherry_resources::demand`). An autoscaler with
+//! `minReplicas: 0` is planned for as soon as one does, and does not measure first: the size is read
+//! from the cache, so a Pod is on its way a few writes after the first request came.
+
+use std::collections::BTreeMap;
+use std::time::Instant;
+
+use k8s_openapi::api::apps::v1::{Deployment, ReplicaSet, StatefulSet};
+use k8s_openapi::api::autoscaling::v2::HorizontalPodAutoscaler;
+use k8s_openapi::api::core::v1::{Node, PodTemplateSpec, ReplicationController, Service};
+use wherry_resources::demand::{self, Waiting};
+
+use super::super::cache::{Cache, Change, Key, Object};
+use super::super::node::SILENCE_MAX;
+use super::super::owners::selects_all;
+use super::super::replicaset::name_of;
+use super::super::write::Target;
+
+type Labels = BTreeMap<String, String>;
+
+/// Requests that wait for a workload.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Demand {
+    pub requests: u64,
+    /// One of the Services that they came to.
+    pub service: String,
+}
+
+/// Whether an autoscaler lets its workload go to zero.
+pub fn reaches_zero(autoscaler: &HorizontalPodAutoscaler) -> bool {
+    autoscaler.spec.min_replicas == Some(0)
+}
+
+/// Autoscalers that a change of a Node concerns.
+pub fn wake(cache: &Cache, change: &Change, keys: &mut Vec<Key>) {
+    let Some((before, Some(after))) = change.of::<Node>() else { return };
+    if before.and_then(said_by) == said_by(after) {
+        return;
+    }
+    for key in of_node(after).keys() {
+        let Some((namespace, _)) = key.split_once('/') else { continue };
+        let all = cache.within::<HorizontalPodAutoscaler>(namespace);
+        let sleepers = all.filter(|autoscaler| reaches_zero(autoscaler));
+        keys.extend(sleepers.map(|autoscaler| {
+            Key::of::<HorizontalPodAutoscaler>(namespace, name_of(&autoscaler.metadata))
+        }));
+    }
+}
+
+fn said_by(node: &Node) -> Option<&String> {
+    node.metadata.annotations.as_ref()?.get(demand::WAITING)
+}
+
+fn of_node(node: &Node) -> Waiting {
+    said_by(node).map(|text| demand::read(text)).unwrap_or_default()
+}
+
+/// What waits for an autoscaler's workload, on nodes that are heard.
+pub fn waiting(
+    cache: &Cache,
+    now: Instant,
+    autoscaler: &HorizontalPodAutoscaler,
+    workload: Option<&Object>,
+) -> Demand {
+    let mut found = Demand::default();
+    if !reaches_zero(autoscaler) {
+        return found;
+    }
+    let namespace = autoscaler.metadata.namespace.as_deref().unwrap_or("");
+    let is_heard =
+        |node: &str| cache.silent_for(node, now).is_some_and(|silence| silence < SILENCE_MAX);
+    let nodes = cache.all::<Node>().filter(|node| said_by(node).is_some());
+    for node in nodes.filter(|node| is_heard(name_of(&node.metadata))) {
+        for (key, count) in of_node(&node) {
+            let Some((place, name)) = key.split_once('/') else { continue };
+            let service = cache.get::<Service>(place, name).filter(|_| place == namespace);
+            if service.is_some_and(|service| serves(autoscaler, workload, &service)) {
+                found.requests += count;
+                found.service = name.to_string();
+            }
+        }
+    }
+    found
+}
+
+/// Whether requests to a Service are to wait for a Pod while it has none.
+pub fn holds(cache: &Cache, service: &Service) -> bool {
+    let namespace = service.metadata.namespace.as_deref().unwrap_or("");
+    let mut all = cache.within::<HorizontalPodAutoscaler>(namespace);
+    all.any(|autoscaler| {
+        let workload = || super::workload(cache, &autoscaler);
+        reaches_zero(&autoscaler) && serves(&autoscaler, workload().as_ref(), service)
+    })
+}
+
+/// Whether a change may turn what [`holds`] says for Services of its namespace.
+pub fn turns(cache: &Cache, change: &Change) -> bool {
+    if let Some((before, after)) = change.of::<HorizontalPodAutoscaler>() {
+        let facts = |autoscaler: &HorizontalPodAutoscaler| {
+            (reaches_zero(autoscaler), autoscaler.spec.scale_target_ref.clone())
+        };
+        return before.map(facts) != after.map(facts);
+    }
+    let (before, after) = (change.before.as_ref(), change.after.as_ref());
+    if before.and_then(template_labels) == after.and_then(template_labels) {
+        return false;
+    }
+    let mut all = cache.within::<HorizontalPodAutoscaler>(change.key.namespace());
+    all.any(|autoscaler| reaches_zero(&autoscaler))
+}
+
+/// Whether a Service's requests go to an autoscaler's workload: it selects the Pods, or, of kinds
+/// that are not known here, a metric is about the Service.
+fn serves(
+    autoscaler: &HorizontalPodAutoscaler,
+    workload: Option<&Object>,
+    service: &Service,
+) -> bool {
+    let selector = service.spec.as_ref().and_then(|spec| spec.selector.as_ref());
+    if let Some(labels) = workload.and_then(template_labels) {
+        return selector
+            .is_some_and(|selector| !selector.is_empty() && selects_all(selector, Some(labels)));
+    }
+    let metrics = autoscaler.spec.metrics.iter().flatten();
+    metrics.filter_map(|metric| metric.object.as_ref()).any(|metric| {
+        let described = &metric.described_object;
+        described.kind == "Service" && described.name == name_of(&service.metadata)
+    })
+}
+
+/// The labels of the Pods that a workload makes.
+fn template_labels(object: &Object) -> Option<&Labels> {
+    fn of(template: &PodTemplateSpec) -> Option<&Labels> {
+        template.metadata.as_ref()?.labels.as_ref()
+    }
+    if let Some(deployment) = object.get::<Deployment>() {
+        return of(&deployment.spec.template);
+    }
+    if let Some(set) = object.get::<StatefulSet>() {
+        return of(&set.spec.template);
+    }
+    if let Some(set) = object.get::<ReplicaSet>() {
+        return of(set.spec.template.as_ref()?);
+    }
+    of(object.get::<ReplicationController>()?.spec.as_ref()?.template.as_ref()?)
+}
+
+/// A workload that has been asked for nothing.
+pub fn asleep(workload: &Object) -> Option<Target> {
+    if let Some(deployment) = workload.get::<Deployment>() {
+        return (deployment.spec.replicas == Some(0)).then(|| Target::of(deployment));
+    }
+    if let Some(set) = workload.get::<StatefulSet>() {
+        return (set.spec.replicas == Some(0)).then(|| Target::of(set));
+    }
+    if let Some(set) = workload.get::<ReplicaSet>() {
+        return (set.spec.replicas == Some(0)).then(|| Target::of(set));
+    }
+    let controller = workload.get::<ReplicationController>()?;
+    (controller.spec.as_ref()?.replicas == Some(0)).then(|| Target::of(controller))
+}

@@ -1,0 +1,241 @@
+//! Services, where their traffic goes, and who may reach whom.
+
+use std::{
+    collections::BTreeMap,
+    fmt,
+    net::{IpAddr, SocketAddr},
+};
+
+use k8s_openapi::api::networking::v1::NetworkPolicy;
+use serde::{Deserialize, Serialize};
+
+use super::Protocol;
+
+/// A change of the routing table. Every worker gets the routes of all namespaces (a guest may call
+/// any Service) and binds node ports only for its own namespace.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub enum Services {
+    /// The whole table: what is not in it is gone. First message after `Hello`.
+    Replace(Vec<ServiceRoute>),
+    /// New or changed Services, each whole.
+    Upsert(Vec<ServiceRoute>),
+    /// Services that are gone.
+    Remove(Vec<ServiceKey>),
+}
+
+/// Names a Service.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct ServiceKey {
+    /// Namespace.
+    pub namespace: String,
+    /// Name.
+    pub name: String,
+}
+
+/// A Service and where its traffic goes.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct ServiceRoute {
+    /// Which Service.
+    pub key: ServiceKey,
+    /// Its virtual addresses; empty for a headless Service.
+    pub cluster_ips: Vec<IpAddr>,
+    /// `ExternalName`: the name that its own stands for.
+    pub external_name: Option<String>,
+    /// `sessionAffinity: ClientIP`: how long a client keeps its Pod, in seconds.
+    pub affinity_seconds: Option<u32>,
+    /// Addresses at which a `LoadBalancer` is reached through this node, besides its node ports.
+    pub balancer_ips: Vec<IpAddr>,
+    /// `loadBalancerSourceRanges`: who may come in by those addresses; empty for everybody.
+    pub source_ranges: Vec<String>,
+    /// Requests wait for a Pod while there is none: its workload comes back from zero on demand.
+    pub hold: bool,
+    /// Its ports.
+    pub ports: Vec<RoutePort>,
+}
+
+/// One port of a Service with its ready endpoints.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct RoutePort {
+    /// Port name, empty if it has none.
+    pub name: String,
+    /// Port of the Service's virtual address.
+    pub port: u16,
+    /// Transport.
+    pub protocol: Protocol,
+    /// Port on each node, for `NodePort` and `LoadBalancer`.
+    pub node_port: Option<u16>,
+    /// Endpoints, in the order of their addresses.
+    pub endpoints: Vec<Endpoint>,
+}
+
+/// One endpoint.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Endpoint {
+    /// The Pod's address and target port. The receiving worker finds its Pod by it.
+    pub address: SocketAddr,
+    /// Namespace of the Pod: the organisation that the peer's certificate must name.
+    pub namespace: String,
+    /// Node of the Pod: the common name that the peer's certificate must have. Absent for an
+    /// endpoint that is no Pod.
+    pub node: Option<String>,
+    /// Peer listener of the worker that holds the Pod. Unused when the Pod is the worker's own;
+    /// absent while it is not known, then the endpoint cannot be reached from elsewhere.
+    pub peer: Option<SocketAddr>,
+    /// Callers within the cluster are sent to it.
+    pub internal: bool,
+    /// Callers from outside (node ports, balancers) are sent to it.
+    pub external: bool,
+    /// It is no Pod but an address outside of the cluster that may be called.
+    #[serde(default)]
+    pub outside: bool,
+    /// `spec.hostname` of a Pod that has a name of its own below a headless Service.
+    #[serde(default)]
+    pub hostname: Option<String>,
+}
+
+/// A node and the workers on it: the way to Pods that are behind no Service.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct NodeRoute {
+    /// Its name: the common name that its workers' certificates must have.
+    pub name: String,
+    /// Addresses of its Pods.
+    pub pod_cidrs: Vec<String>,
+    /// Peer listeners by namespace.
+    pub workers: BTreeMap<String, SocketAddr>,
+}
+
+/// A change of what nodes there are.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub enum Nodes {
+    /// All of them: what is not named is gone.
+    Replace(Vec<NodeRoute>),
+    /// New or changed ones.
+    Upsert(Vec<NodeRoute>),
+    /// One that is gone.
+    Remove(String),
+}
+
+/// All that policies need. Sent as a whole: it changes seldom, and half of it would be wrong.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct Policies {
+    /// Every NetworkPolicy, with name, namespace, annotations and spec.
+    pub policies: Vec<NetworkPolicy>,
+    /// Labels of every namespace; empty while no policy could ask for them.
+    pub namespaces: BTreeMap<String, BTreeMap<String, String>>,
+    /// Addresses of nodes and of the control plane, which no policy opens.
+    pub machines: Vec<IpAddr>,
+}
+
+/// From where a policy looked.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub enum Direction {
+    /// Somebody came to the Pod.
+    Ingress,
+    /// The Pod went to somebody.
+    Egress,
+}
+
+/// Connections that were refused, or would have been.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Denial {
+    /// The Pod whose policies said no.
+    pub uid: String,
+    /// Which way.
+    pub direction: Direction,
+    /// One sentence for people.
+    pub message: String,
+    /// Policies only look: it was let through.
+    pub audit: bool,
+    /// How often since the last report.
+    pub count: u32,
+}
+
+/// Requests that wait for a Service whose workload is at zero.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Demand {
+    /// For which Service.
+    pub service: ServiceKey,
+    /// How many.
+    pub waiting: u32,
+}
+
+/// The namespace whose worker serves Ingresses. It is the administrators' own, so keys of certificates
+/// lie in no process with tenants' guests.
+pub const INGRESS_NAMESPACE: &str = "kube-system";
+
+/// The folder of its access log, below the log root. No Pod's folder has such a name.
+pub const INGRESS_LOGS: &str = "ingress";
+
+/// What comes in from outside by host and path. Sent whole to the one worker that serves it.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct IngressTable {
+    /// Where to listen for HTTP; nowhere without any Ingress.
+    pub http_port: Option<u16>,
+    /// Where to listen for HTTPS.
+    pub https_port: Option<u16>,
+    /// All rules, those of older Ingresses first.
+    pub rules: Vec<IngressRule>,
+    /// Certificates, those of older Ingresses first.
+    pub certificates: Vec<Certificate>,
+}
+
+/// One path of an Ingress, or its default backend.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct IngressRule {
+    /// Which Ingress.
+    pub ingress: ServiceKey,
+    /// For which host; `*.domain` for one label before it; every host if there is none.
+    pub host: Option<String>,
+    /// For which path; none for the default backend.
+    pub path: Option<IngressPath>,
+    /// The Service.
+    pub service: String,
+    /// Its port, by name or number.
+    pub port: String,
+    /// Plain HTTP is answered with the way to HTTPS.
+    pub redirect: bool,
+    /// The largest body of a request, if the Ingress says it.
+    pub body_bytes_max: Option<u64>,
+}
+
+/// Which paths.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct IngressPath {
+    /// As written, beginning with a slash.
+    pub path: String,
+    /// This one alone; else also what is below it.
+    pub exact: bool,
+}
+
+/// A certificate for some hosts.
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Certificate {
+    /// `namespace/name` of its Secret.
+    pub secret: String,
+    /// The Ingress's hosts; those in the certificate if there are none.
+    pub hosts: Vec<String>,
+    /// Leaf first.
+    pub certificate_pem: String,
+    /// Its key. Never logged.
+    pub key_pem: String,
+}
+
+impl fmt::Debug for Certificate {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Certificate({} for {:?})", self.secret, self.hosts)
+    }
+}

@@ -1,0 +1,285 @@
+//! Traffic between Pods and from outside, over two nodes: Services of every kind, policies, Ingress.
+
+use std::{
+    io::{Read, Write},
+    net::{SocketAddr, TcpStream, UdpSocket},
+    process::Command,
+    time::Duration,
+};
+
+use wherry_tests::{Dev, Options, l3, text, wait_for};
+
+const TCP: u16 = 30091;
+const UDP: u16 = 30092;
+
+/// A handler with two Pods, a listener on the second node, and somebody who calls.
+const WORLD: &str = r#"
+apiVersion: apps/v1
+kind: Deployment
+metadata: {name: hello}
+spec:
+  replicas: 2
+  selector: {matchLabels: {app: hello}}
+  template:
+    metadata: {labels: {app: hello}}
+    spec:
+      containers:
+        - {name: hello, image: "hello-http:dev", ports: [{name: web, containerPort: 80}]}
+---
+apiVersion: v1
+kind: Service
+metadata: {name: hello}
+spec: {selector: {app: hello}, ports: [{name: http, port: 80, targetPort: web}]}
+---
+apiVersion: v1
+kind: Service
+metadata: {name: hello-too}
+spec: {type: ExternalName, externalName: hello.default.svc.cluster.local}
+---
+apiVersion: v1
+kind: Pod
+metadata: {name: echo, labels: {app: echo}}
+spec:
+  nodeName: node-2
+  hostname: echo-0
+  subdomain: echo
+  containers:
+    - name: tcp
+      image: registry.k8s.io/e2e-test-images/agnhost:2.53
+      args: [netexec, --http-port=8080, --udp-port=8081]
+---
+apiVersion: v1
+kind: Service
+metadata: {name: echo}
+spec: {clusterIP: None, selector: {app: echo}, ports: [{port: 8080}]}
+---
+apiVersion: v1
+kind: Service
+metadata: {name: echo-out}
+spec:
+  type: NodePort
+  sessionAffinity: ClientIP
+  selector: {app: echo}
+  ports:
+    - {name: tcp, port: 8080, nodePort: 30091}
+    - {name: udp, port: 8081, nodePort: 30092, protocol: UDP}
+---
+apiVersion: v1
+kind: Pod
+metadata: {name: client, labels: {role: client}}
+spec:
+  nodeName: node-1
+  containers: [{name: sh, image: busybox, args: [sleep, "100000"]}]
+"#;
+
+const DENY: &str = r#"
+apiVersion: networking.k8s.io/v1
+kind: NetworkPolicy
+metadata: {name: hello-in}
+spec:
+  podSelector: {matchLabels: {app: hello}}
+  policyTypes: [Ingress]
+  ingress: [{from: [{podSelector: {matchLabels: {role: friend}}}], ports: [{port: web}]}]
+"#;
+
+const INGRESS: &str = r#"
+apiVersion: networking.k8s.io/v1
+kind: Ingress
+metadata: {name: web}
+spec:
+  tls: [{hosts: [hello.example], secretName: web-tls}]
+  rules:
+    - host: hello.example
+      http:
+        paths:
+          - path: /hello
+            pathType: Prefix
+            backend: {service: {name: hello, port: {name: http}}}
+          - path: /gone
+            pathType: Exact
+            backend: {service: {name: nobody, port: {number: 80}}}
+"#;
+
+fn apply(cluster: &Dev, text: &str) {
+    let file = cluster.data_dir.join("manifest.yaml");
+    std::fs::write(&file, text).expect("the folder can be written");
+    let file = file.to_str().expect("temporary folders have plain names");
+    cluster.kubectl_ok(&["apply", "-f", file]);
+}
+
+/// Runs a command in the client's Pod: whether it succeeded, and what it printed.
+fn run(cluster: &Dev, command: &str) -> (bool, String) {
+    let output = cluster.kubectl(&["exec", "client", "--", "sh", "-c", command]);
+    (output.status.success(), text(&output.stdout) + &text(&output.stderr))
+}
+
+fn world() -> Dev {
+    let cluster = Dev::start_with(Options { nodes: 2, ..Options::default() });
+    wait_for("both nodes are there", || {
+        let nodes = cluster.kubectl_ok(&["get", "nodes", "-o", "name"]);
+        (nodes.lines().count() == 2).then_some(())
+    });
+    apply(&cluster, WORLD);
+    cluster.kubectl_ok(&["wait", "--for=condition=Ready", "pod", "--all", "--timeout=120s"]);
+    cluster.kubectl_ok(&["rollout", "status", "deployment/hello", "--timeout=120s"]);
+    cluster
+}
+
+#[test]
+fn services_lead_to_their_pods_wherever_these_are() {
+    if !l3() {
+        return;
+    }
+    let cluster = world();
+    for host in ["hello", "hello.default.svc.cluster.local", "hello-too", "echo-0.echo:8080"] {
+        wait_for(host, || {
+            let (done, said) = run(&cluster, &format!("wget -q -T 5 -O - http://{host}/"));
+            (done && !said.is_empty()).then_some(())
+        });
+    }
+    // By its address: a Pod behind no Service, on the other node.
+    let lonely = "{apiVersion: v1, kind: Pod, metadata: {name: lonely}, spec: {nodeName: node-2, \
+        containers: [{name: hello, image: 'hello-http:dev'}]}}";
+    apply(&cluster, lonely);
+    wait_for("a Pod by its address", || {
+        let ip = cluster.kubectl_ok(&["get", "pod", "lonely", "-o", "jsonpath={.status.podIP}"]);
+        run(&cluster, &format!("wget -q -T 5 -O - http://{ip}/")).0.then_some(())
+    });
+    // By the first node, on which none of its Pods is: bytes as they are, and datagrams.
+    let at = |port| SocketAddr::from((cluster.address, port));
+    let said = wait_for("TCP through the other node", || {
+        let mut stream = TcpStream::connect_timeout(&at(TCP), Duration::from_secs(5)).ok()?;
+        stream.set_read_timeout(Some(Duration::from_secs(5))).ok()?;
+        stream.write_all(b"GET /hostname HTTP/1.0\r\n\r\n").ok()?;
+        let mut said = String::new();
+        stream.read_to_string(&mut said).ok()?;
+        said.contains("200").then_some(said)
+    });
+    assert!(said.contains("echo"), "{said}");
+    let said = wait_for("UDP through the other node", || {
+        let socket = UdpSocket::bind((cluster.address, 0)).ok()?;
+        socket.set_read_timeout(Some(Duration::from_secs(2))).ok()?;
+        socket.send_to(b"echo datagram", at(UDP)).ok()?;
+        let mut buffer = [0; 100];
+        let (count, _) = socket.recv_from(&mut buffer).ok()?;
+        Some(text(&buffer[..count]))
+    });
+    assert_eq!(said.trim(), "datagram");
+    let (done, said) = run(&cluster, "echo echo within | nc -u -w 2 echo-out 8081");
+    assert!(done && said.trim() == "within", "{said}");
+}
+
+#[test]
+fn policies_are_obeyed_and_what_they_refuse_is_said() {
+    if !l3() {
+        return;
+    }
+    let cluster = world();
+    let ask = "wget -q -T 5 -O - http://hello/";
+    wait_for("it is open", || run(&cluster, ask).0.then_some(()));
+    apply(&cluster, DENY);
+    wait_for("it is closed", || (!run(&cluster, ask).0).then_some(()));
+    wait_for("the refusal is an event", || {
+        let of = "reason=NetworkPolicyDenied";
+        let events = cluster.kubectl_ok(&["get", "events", "--field-selector", of]);
+        events.contains("does not let Pod default/client in").then_some(())
+    });
+    // A label makes a friend, at once and without a restart.
+    cluster.kubectl_ok(&["label", "pod", "client", "role=friend", "--overwrite"]);
+    wait_for("friends may", || run(&cluster, ask).0.then_some(()));
+    cluster.kubectl_ok(&["label", "pod", "client", "role=client", "--overwrite"]);
+    wait_for("others may not", || (!run(&cluster, ask).0).then_some(()));
+    let audit = "wherry.dev/policy-mode=audit";
+    cluster.kubectl_ok(&["annotate", "networkpolicy", "hello-in", audit]);
+    wait_for("it only looks", || run(&cluster, ask).0.then_some(()));
+    wait_for("what it saw is an event", || {
+        let of = "reason=NetworkPolicyAudit";
+        let events = cluster.kubectl_ok(&["get", "events", "--field-selector", of]);
+        events.contains("hello-in").then_some(())
+    });
+    let (done, said) = run(&cluster, "wget -q -T 5 -O - http://203.0.113.1/");
+    assert!(!done, "the outside is closed: {said}");
+}
+
+/// `curl` to the Ingress of a node: status and body.
+fn curl(cluster: &Dev, url: &str, more: &[&str]) -> (String, String) {
+    let address = cluster.address;
+    let output = Command::new("curl")
+        .args(["-sk", "-m", "20", "-w", "\n%{http_code}"])
+        .args(["--resolve", &format!("hello.example:443:{address}")])
+        .args(["--resolve", &format!("hello.example:80:{address}")])
+        .args(["--resolve", &format!("stranger.example:80:{address}")])
+        .args(more)
+        .arg(url)
+        .output()
+        .expect("curl is installed");
+    let said = text(&output.stdout);
+    let (body, status) = said.rsplit_once('\n').unwrap_or(("", ""));
+    (status.to_owned(), body.to_owned())
+}
+
+#[test]
+fn an_ingress_leads_in_by_host_and_path_with_its_certificate() {
+    if !l3() {
+        return;
+    }
+    let cluster = world();
+    let folder = &cluster.data_dir;
+    let certificate = |name: &str| {
+        let made =
+            rcgen::generate_simple_self_signed(vec![name.to_owned(), "hello.example".to_owned()]);
+        let made = made.expect("a certificate");
+        std::fs::write(folder.join("tls.crt"), made.cert.pem()).expect("written");
+        std::fs::write(folder.join("tls.key"), made.signing_key.serialize_pem()).expect("written");
+        let file = |name: &str| folder.join(name).display().to_string();
+        let (cert, key) =
+            (format!("--cert={}", file("tls.crt")), format!("--key={}", file("tls.key")));
+        let yaml = cluster.kubectl_ok(&[
+            "create",
+            "secret",
+            "tls",
+            "web-tls",
+            &cert,
+            &key,
+            "--dry-run=client",
+            "-o",
+            "yaml",
+        ]);
+        apply(&cluster, &yaml);
+        folder.join("tls.crt")
+    };
+    certificate("first.example");
+    apply(&cluster, INGRESS);
+    wait_for("the Ingress answers", || {
+        let (status, body) = curl(&cluster, "http://hello.example/hello/you", &[]);
+        (status == "200" && body.contains("Hello")).then_some(())
+    });
+    let (status, body) = curl(&cluster, "http://hello.example/other", &[]);
+    assert!(status == "404" && body.contains("has a rule for \"/other\""), "{status} {body}");
+    let (status, body) = curl(&cluster, "http://stranger.example/", &[]);
+    assert!(status == "404" && body.contains("No Ingress is for the host"), "{status} {body}");
+    let (status, body) = curl(&cluster, "http://hello.example/gone", &[]);
+    assert!(status == "503" && body.contains("nobody does not exist"), "{status} {body}");
+    wait_for("the status says where", || {
+        let ip = "jsonpath={.status.loadBalancer.ingress[0].ip}";
+        let said = cluster.kubectl_ok(&["get", "ingress", "web", "-o", ip]);
+        (said == cluster.address.to_string()).then_some(())
+    });
+    // HTTP/2 over TLS with the Secret's certificate; a renewed one is served without a restart.
+    let trusting = |name: &str| {
+        let authority = certificate(name);
+        wait_for("the newest certificate is served", || {
+            let output = Command::new("curl")
+                .args(["-s", "-m", "20", "--http2", "-w", "\n%{http_version} %{http_code}"])
+                .args(["--resolve", &format!("hello.example:443:{}", cluster.address)])
+                .arg("--cacert")
+                .arg(&authority)
+                .arg("https://hello.example/hello")
+                .output()
+                .expect("curl is installed");
+            text(&output.stdout).ends_with("\n2 200").then_some(())
+        });
+    };
+    trusting("first.example");
+    trusting("second.example");
+}

@@ -1,0 +1,37 @@
+//! `make attacks`: see `wherry_tests::attacks`. Prints the table; the exit code is 1 when an attack
+//! was not contained.
+//!
+//! ```text
+//! attacks [--seconds N] [--quick] [--only NAME]
+//! ```
+
+use std::process::ExitCode;
+use std::time::Duration;
+
+use anyhow::Result;
+use wherry_tests::attacks::{Plan, run};
+
+/// Long enough for a p99 of 1,000 requests.
+const SECONDS: u64 = 5;
+
+fn main() -> Result<ExitCode> {
+    let provider = rustls::crypto::ring::default_provider();
+    provider.install_default().expect("nothing installed a provider before main");
+    let seconds = match flag("--seconds") {
+        Some(text) => text.parse()?,
+        None => SECONDS,
+    };
+    let plan = Plan {
+        time: Duration::from_secs(seconds),
+        quick: std::env::args().any(|argument| argument == "--quick"),
+        only: flag("--only"),
+    };
+    let report = run(&plan)?;
+    print!("{}", report.table());
+    Ok(if report.is_contained() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+fn flag(name: &str) -> Option<String> {
+    let mut arguments = std::env::args().skip_while(|argument| argument != name);
+    arguments.nth(1)
+}

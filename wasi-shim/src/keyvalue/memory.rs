@@ -1,0 +1,62 @@
+//! A bucket in the host's memory.
+
+use std::collections::BTreeMap;
+use std::sync::{Mutex, PoisonError};
+
+use super::{Ask, Error, Told, incremented};
+
+/// Keys and values of one container together.
+pub(super) const BYTES_MAX: usize = 16 << 20;
+/// What an entry costs beside its key and value, so that empty ones are bounded too.
+const ENTRY_BYTES: usize = 64;
+
+/// Locked for one operation, which never waits.
+#[derive(Default)]
+pub(super) struct Memory(Mutex<Content>);
+
+#[derive(Default)]
+struct Content {
+    values: BTreeMap<String, Vec<u8>>,
+    bytes: usize,
+}
+
+impl Content {
+    fn set(&mut self, key: String, value: Vec<u8>) -> Result<(), Error> {
+        let cost = |value: &Vec<u8>| key.len() + value.len() + ENTRY_BYTES;
+        let freed = self.values.get(&key).map_or(0, cost);
+        let bytes = self.bytes - freed + cost(&value);
+        if bytes > BYTES_MAX {
+            let text = format!("the bucket holds at most {BYTES_MAX} bytes; use a volume's");
+            return Err(Error::Other(text));
+        }
+        self.bytes = bytes;
+        self.values.insert(key, value);
+        Ok(())
+    }
+}
+
+impl Memory {
+    pub(super) fn ask(&self, ask: Ask) -> Result<Told, Error> {
+        let mut content = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        Ok(match ask {
+            Ask::Get(key) => Told::Value(content.values.get(&key).cloned()),
+            Ask::Set(key, value) => {
+                content.set(key, value)?;
+                Told::Done
+            }
+            Ask::Delete(key) => {
+                if let Some(value) = content.values.remove(&key) {
+                    content.bytes -= key.len() + value.len() + ENTRY_BYTES;
+                }
+                Told::Done
+            }
+            Ask::List => Told::Keys(content.values.keys().cloned().collect()),
+            Ask::Increment(key, delta) => {
+                let value = content.values.get(&key).map(Vec::as_slice);
+                let number = incremented(value, delta)?;
+                content.set(key, number.to_string().into_bytes())?;
+                Told::Number(number)
+            }
+        })
+    }
+}

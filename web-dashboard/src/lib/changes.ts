@@ -1,0 +1,48 @@
+// What has changed, as `/ui/history` tells it.
+
+import { call } from './api';
+
+export interface Change {
+  revision: number;
+  verb: 'created' | 'changed' | 'deleted';
+  /** The kind as it stands in an address. */
+  word: string;
+  kind: string;
+  name: string;
+  namespace: string;
+  by?: string;
+  time?: string;
+  fields: { path: string; from: string | null; to: string | null }[];
+  more: number;
+}
+export interface Told {
+  /** Since when nothing is missing. */
+  since: string;
+  /** Whether these are all there are. */
+  whole: boolean;
+  changes: Change[];
+}
+export interface Asked {
+  namespaces?: string[];
+  kind?: string;
+  name?: string;
+  /** Changes of nothing but a status as well. */
+  statuses?: boolean;
+  /** Only what was before this revision. */
+  before?: number;
+}
+
+export function changes({ namespaces = [], kind, name, statuses, before }: Asked): Promise<Told> {
+  const query: Record<string, string> = { namespaces: namespaces.join(',') };
+  if (kind) query.kind = kind;
+  if (name) query.name = name;
+  if (statuses) query.statuses = '1';
+  if (before !== undefined) query.before = String(before);
+  return call<Told>('/ui/history', { query });
+}
+
+/** A changed field in words. */
+export function how({ path, from, to }: Change['fields'][number]): string {
+  if (from === null) return `${path}: ${to}`;
+  return to === null ? `${path}: ${from} taken out` : `${path}: ${from} → ${to}`;
+}

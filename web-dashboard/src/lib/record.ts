@@ -1,0 +1,252 @@
+// What workers have recorded of the requests of some Pods, put together. Pure but for `fetchRecord`.
+
+import { call } from './api';
+
+/** As `/ui/record` tells it of one container. */
+export interface Told {
+  container: string;
+  restart: number;
+  guest: 'handler' | 'command';
+  prepared: Prepared;
+  loadedUs: number | null;
+  inFlight: number;
+  record: Kept;
+}
+export interface Prepared {
+  imageUs: number;
+  fetched: boolean;
+  compileUs: number | null;
+  viewUs: number;
+}
+interface Kept {
+  boundsUs: number[];
+  wait: number[];
+  instantiate: number[];
+  answer: number[];
+  minutes: Minute[];
+  seen: Seen[];
+  /** By who sent them, since the container began. */
+  edges: Edge[];
+}
+export interface Edge {
+  /** The address of a Pod; `peer`, a guest on another node; `outside`; `others`. */
+  from: string;
+  requests: number;
+  failed: number;
+  busyUs: number;
+}
+export interface Minute {
+  /** Minutes since 1970. */
+  at: number;
+  requests: number;
+  failed: number;
+  wakes: number;
+  peak: number;
+  busyUs: number;
+  answered: number[];
+}
+export interface Seen {
+  atMs: number;
+  method: string;
+  path: string;
+  /** 0: no answer. */
+  status: number;
+  why: string | null;
+  placedUs: number | null;
+  instantiatedUs: number | null;
+  answeredUs: number | null;
+  endedUs: number;
+  cpuUs: number;
+  memoryBytes: number | null;
+  restedMs: number | null;
+}
+/** One request, and whose it was. */
+export interface Request extends Seen {
+  pod: string;
+  container: string;
+}
+export interface PodRecord {
+  pod: string;
+  node: string;
+  containers: Told[];
+}
+
+/** The steps of a request, in order. */
+export const STEPS = ['wait', 'instantiate', 'answer'] as const;
+export type Step = (typeof STEPS)[number];
+export const ABOUT: Record<Step, string> = {
+  wait: 'Waiting for a place',
+  instantiate: 'Making the instance',
+  answer: 'The guest, to the first byte',
+};
+
+/** The requests of several Pods as those of one. */
+export interface Merged {
+  boundsUs: number[];
+  steps: Record<Step, number[]>;
+  minutes: Minute[];
+  requests: Request[];
+  inFlight: number;
+}
+
+export async function fetchRecord(namespace: string, pod: string): Promise<PodRecord> {
+  const told = await call<{ node: string; containers: Told[] }>('/ui/record', {
+    query: { namespace, name: pod },
+  });
+  return { pod, ...told };
+}
+
+function add(sum: number[], more: number[]): number[] {
+  return Array.from(
+    { length: Math.max(sum.length, more.length) },
+    (_, at) => (sum[at] ?? 0) + (more[at] ?? 0),
+  );
+}
+
+export function merged(records: PodRecord[]): Merged {
+  const out: Merged = {
+    boundsUs: [],
+    steps: { wait: [], instantiate: [], answer: [] },
+    minutes: [],
+    requests: [],
+    inFlight: 0,
+  };
+  const minutes = new Map<number, Minute>();
+  for (const { pod, containers } of records) {
+    for (const { container, record, inFlight } of containers) {
+      out.boundsUs = record.boundsUs;
+      out.inFlight += inFlight;
+      for (const step of STEPS) out.steps[step] = add(out.steps[step], record[step]);
+      for (const minute of record.minutes) minutes.set(minute.at, both(minutes.get(minute.at), minute));
+      out.requests.push(...record.seen.map((seen) => ({ ...seen, pod, container })));
+    }
+  }
+  out.minutes = [...minutes.values()].sort((a, b) => a.at - b.at);
+  out.requests.sort((a, b) => b.atMs - a.atMs);
+  return out;
+}
+
+function both(one: Minute | undefined, other: Minute): Minute {
+  if (!one) return other;
+  return {
+    at: one.at,
+    requests: one.requests + other.requests,
+    failed: one.failed + other.failed,
+    wakes: one.wakes + other.wakes,
+    peak: one.peak + other.peak,
+    busyUs: one.busyUs + other.busyUs,
+    answered: add(one.answered, other.answered),
+  };
+}
+
+/** The time below which a share of what was counted lies, in microseconds; null where nothing was. */
+export function quantile(boundsUs: number[], counts: number[], share: number): number | null {
+  const all = counts.reduce((sum, count) => sum + count, 0);
+  if (all === 0) return null;
+  let rest = share * all;
+  for (const [at, count] of counts.entries()) {
+    if (count > 0 && rest <= count) {
+      const from = at === 0 ? 0 : boundsUs[at - 1]!;
+      const to = boundsUs[at] ?? from * 2;
+      return from + ((to - from) * rest) / count;
+    }
+    rest -= count;
+  }
+  return boundsUs.at(-1) ?? null;
+}
+
+/** The buckets that are worth drawing: from the first to the last that anything lies in, one more on each side. */
+export function drawnBuckets(...all: number[][]): { from: number; to: number } {
+  const used = all.flatMap((counts) => counts.flatMap((count, at) => (count > 0 ? [at] : [])));
+  if (used.length === 0) return { from: 0, to: 0 };
+  const length = Math.max(...all.map((counts) => counts.length));
+  return { from: Math.max(0, Math.min(...used) - 1), to: Math.min(length, Math.max(...used) + 2) };
+}
+
+/** A span of time in columns: what was answered in each, bucket by bucket. */
+export function heat(minutes: Minute[], from: number, to: number, columns: number): number[][] {
+  const out: number[][] = Array.from({ length: columns }, () => []);
+  for (const minute of minutes) {
+    if (minute.at < from || minute.at >= to) continue;
+    const column = Math.floor(((minute.at - from) * columns) / (to - from));
+    out[column] = add(out[column]!, minute.answered);
+  }
+  return out;
+}
+
+/** Minute by minute from `from` to `to`, those without requests included. */
+export interface Series {
+  /** Seconds since 1970. */
+  times: number[];
+  rate: number[];
+  failed: number[];
+  instances: number[];
+  peak: number[];
+}
+export function series(minutes: Minute[], from: number, to: number): Series {
+  const known = new Map(minutes.map((minute) => [minute.at, minute]));
+  const out: Series = { times: [], rate: [], failed: [], instances: [], peak: [] };
+  for (let at = from; at <= to; at++) {
+    const minute = known.get(at);
+    out.times.push(at * 60);
+    out.rate.push((minute?.requests ?? 0) / 60);
+    out.failed.push((minute?.failed ?? 0) / 60);
+    out.instances.push((minute?.busyUs ?? 0) / 60e6);
+    out.peak.push(minute?.peak ?? 0);
+  }
+  return out;
+}
+
+/** A span of minutes in which requests came, or none did. */
+export interface Span {
+  from: number;
+  to: number;
+  busy: boolean;
+  wakes: number;
+}
+/** The last hours as spans of work and rest; what was before `since` is not known and not told. */
+export function strip(minutes: Minute[], since: number, now: number): Span[] {
+  const out: Span[] = [];
+  let next = since;
+  for (const { at, wakes } of minutes) {
+    if (at < since || at > now) continue;
+    if (at > next) out.push({ from: next, to: at, busy: false, wakes: 0 });
+    const last = out.at(-1);
+    if (last?.busy && last.to === at) Object.assign(last, { to: at + 1, wakes: last.wakes + wakes });
+    else out.push({ from: at, to: at + 1, busy: true, wakes });
+    next = at + 1;
+  }
+  if (next <= now) out.push({ from: next, to: now + 1, busy: false, wakes: 0 });
+  return out;
+}
+
+/** The steps of one request with their times, as far as it came. */
+export function stepsOf(seen: Seen): { name: string; fromUs: number; toUs: number }[] {
+  const marks: [string, number | null][] = [
+    ['Waiting for a place', seen.placedUs],
+    ['Making the instance', seen.instantiatedUs],
+    ['The guest, to the first byte', seen.answeredUs],
+    [seen.answeredUs === null ? 'Until it was given up' : 'The rest of the answer', seen.endedUs],
+  ];
+  const out = [];
+  let fromUs = 0;
+  for (const [name, toUs] of marks) {
+    if (toUs === null) continue;
+    out.push({ name, fromUs, toUs: Math.max(toUs, fromUs) });
+    fromUs = Math.max(toUs, fromUs);
+  }
+  return out;
+}
+
+/** What getting a container to run took, step by step. */
+export function startOf({ prepared, loadedUs }: Told): { name: string; about: string; us: number }[] {
+  const { imageUs, fetched, compileUs, viewUs } = prepared;
+  return [
+    { name: 'Image', about: fetched ? 'fetched from its registry' : 'it was on the node', us: imageUs },
+    ...(compileUs === null
+      ? []
+      : [{ name: 'Compiled', about: 'to machine code, once for this node', us: compileUs }]),
+    { name: 'Prepared', about: 'its environment and volumes', us: viewUs },
+    ...(loadedUs === null ? [] : [{ name: 'Loaded', about: 'the code mapped, the guest linked', us: loadedUs }]),
+  ];
+}

@@ -1,0 +1,40 @@
+import { expect, test } from 'vitest';
+import { callName, capabilities, packages, parts, type Interface, type World } from './world';
+
+const face = (name: string, functions: string[] = []): Interface => ({ name, offered: true, functions, more: 0 });
+const world = (imports: Interface[], form: World['form'] = 'component'): World => ({
+  form,
+  guest: 'handler',
+  memoryMinBytes: 65536,
+  imports,
+  exports: [],
+});
+
+test('interfaces lie in their package', () => {
+  const list = ['wasi:io/error@0.2.3', 'wasi:http/types@0.2.3', 'wasi:io/poll@0.2.3', 'run'].map((name) => face(name));
+  expect(packages(list).map(({ name, interfaces }) => [name, interfaces.length])).toEqual([
+    ['wasi:io@0.2.3', 2],
+    ['wasi:http@0.2.3', 1],
+    ['run', 1],
+  ]);
+  expect(parts('wasi:http/types@0.2.3')).toEqual({ owner: 'wasi:http', own: 'types', version: '0.2.3' });
+});
+
+test('what is asked for is told with what is granted', () => {
+  const asks = world([face('wasi:filesystem/types@0.2.3'), face('wasi:cli/environment@0.2.3')]);
+  const spec = { name: 'c', env: [{ name: 'A' }], volumeMounts: [] };
+  expect(capabilities(asks, spec)).toEqual([
+    { word: 'Reads and writes files', granted: 'nothing: no volume is mounted' },
+    { word: 'Reads its environment', granted: '1 variable' },
+  ]);
+});
+
+test('what takes nothing can be called', () => {
+  const own = face('own:jobs/tasks@1.0.0', []);
+  expect(callName(world([]), own, 'clean: func() -> result')).toBe('own:jobs/tasks@1.0.0#clean');
+  expect(callName(world([]), own, 'clean: func(all: bool)')).toBe('');
+  expect(callName(world([]), own, 'bucket.new: func()')).toBe('');
+  expect(callName(world([]), face('clean'), 'clean: func()')).toBe('clean');
+  expect(callName(world([], 'module'), face('module'), 'clean: func() -> i32')).toBe('clean');
+  expect(callName(world([], 'module'), face('module'), '_start: func()')).toBe('');
+});

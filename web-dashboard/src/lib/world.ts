@@ -1,0 +1,94 @@
+// What an image wants and gives, and what its Pod grants it. Pure but for `fetchWorld`.
+
+import { at, call } from './api';
+import { counted } from './format';
+import type { ContainerSpec } from './pod';
+
+export interface World {
+  form: 'module' | 'component';
+  guest: 'handler' | 'command';
+  memoryMinBytes: number;
+  imports: Interface[];
+  exports: Interface[];
+}
+export interface Interface {
+  name: string;
+  /** Whether the node has it. */
+  offered: boolean;
+  /** `get: func(key: string) -> option<string>` */
+  functions: string[];
+  /** Functions that are not told. */
+  more: number;
+}
+
+export async function fetchWorld(
+  namespace: string,
+  pod: string,
+  container: string,
+): Promise<{ node: string; world: World }> {
+  return call('/ui/world', { query: { namespace, name: pod, container } });
+}
+
+/** Interfaces by the package that they are of: `wasi:http@0.2.3`, the order of the image kept. */
+export function packages(interfaces: Interface[]): { name: string; interfaces: Interface[] }[] {
+  const out = new Map<string, Interface[]>();
+  for (const one of interfaces) {
+    const { owner, version } = parts(one.name);
+    const key = version ? `${owner}@${version}` : owner;
+    out.set(key, [...(out.get(key) ?? []), one]);
+  }
+  return [...out].map(([name, list]) => ({ name, interfaces: list }));
+}
+
+/** `wasi:http/types@0.2.3` as its package, its own name and the version. */
+export function parts(name: string): { owner: string; own: string; version: string } {
+  const [path = '', version = ''] = name.split('@');
+  const slash = path.indexOf('/');
+  return slash < 0
+    ? { owner: path, own: '', version }
+    : { owner: path.slice(0, slash), own: path.slice(slash + 1), version };
+}
+
+/** What an import may lead to, and what of it the Pod gives. */
+export interface Capability {
+  word: string;
+  granted: string;
+}
+const CAPABILITIES: [pattern: RegExp, word: string, granted: (of: Granted) => string][] = [
+  [/^wasi:http\/(outgoing-handler|client)/, 'Sends requests', () => 'to Services and Pods, as NetworkPolicies allow'],
+  [/^wasi:sockets\/(tcp|udp|types)/, 'Uses sockets', () => 'in the virtual network, never those of the machine'],
+  [/^wasi:filesystem\//, 'Reads and writes files', ({ mounts }) => (mounts > 0 ? `in ${counted(mounts, 'mount')}` : 'nothing: no volume is mounted')],
+  [/^wasi:(cli\/environment|config\/store)/, 'Reads its environment', ({ variables }) => (variables > 0 ? counted(variables, 'variable') : 'what every Pod gets')],
+  [/^wasi:cli\/stdin/, 'Reads an input', ({ stdin }) => (stdin ? 'whoever attaches' : 'nothing: the Pod opens none')],
+  [/^wasi:cli\/std(out|err)/, 'Writes logs', () => 'to its log'],
+  [/^wasi:clocks\//, 'Knows the time', () => 'yes'],
+  [/^wasi:random\//, 'Draws random numbers', () => 'from the system'],
+  [/^wherry:pod\/lifecycle/, 'Hears that it shall end', () => 'yes'],
+  [/^wasi_snapshot_preview1/, 'WASI preview 1', ({ mounts }) => `files in ${counted(mounts, 'mount')}, environment, clocks, log`],
+];
+interface Granted {
+  mounts: number;
+  variables: number;
+  stdin: boolean;
+}
+
+/** What an image asks for in words, each with what its container grants. */
+export function capabilities(world: World, container: ContainerSpec | undefined): Capability[] {
+  const granted: Granted = {
+    mounts: container?.volumeMounts?.length ?? 0,
+    variables: (container?.env?.length ?? 0) + (container?.envFrom?.length ?? 0),
+    stdin: at<boolean>(container, 'stdin') === true,
+  };
+  return CAPABILITIES.filter(([pattern]) => world.imports.some(({ name }) => pattern.test(name))).map(
+    ([, word, tell]) => ({ word, granted: tell(granted) }),
+  );
+}
+
+/** How an exported function is called by name, if it takes nothing: what `exec` takes for a command. */
+export function callName(world: World, from: Interface, signature: string): string {
+  const found = /^([^:]+): (?:async )?func\(\)/.exec(signature);
+  if (!found || found[1] === '_start' || found[1]!.includes('.')) return '';
+  if (world.form === 'module') return found[1]!;
+  // A function that stands alone is told under its own name.
+  return from.name === found[1] ? from.name : `${from.name}#${found[1]}`;
+}
