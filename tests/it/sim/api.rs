@@ -53,10 +53,6 @@ pub fn is_finished(pod: &Value) -> bool {
     matches!(text(pod, "/status/phase"), "Failed" | "Succeeded")
 }
 
-pub fn is_active(pod: &Value) -> bool {
-    !is_finished(pod) && !is_deleting(pod)
-}
-
 /// What the checkers ask of an object.
 pub struct Brief {
     pub uid: String,
