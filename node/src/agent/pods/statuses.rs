@@ -35,10 +35,8 @@ impl Pods {
     /// What workers tell of starts becomes part of what is written.
     pub(super) fn tell_starts(&mut self, usages: &[Usage]) {
         for usage in usages {
-            let Some(times) = &usage.start else {
-                continue;
-            };
-            let Some(mut entry) = self.entries.remove(&usage.uid) else {
+            let (Some(times), Some(mut entry)) = (&usage.start, self.entries.remove(&usage.uid))
+            else {
                 continue;
             };
             if entry.facts.started(&usage.container, times) {
