@@ -35,10 +35,9 @@ impl Pods {
     /// What workers tell of starts becomes part of what is written.
     pub(super) fn tell_starts(&mut self, usages: &[Usage]) {
         for usage in usages {
-            let (Some(times), Some(mut entry)) = (&usage.start, self.entries.remove(&usage.uid))
-            else {
-                continue;
-            };
+            let Some(times) = &usage.start else { continue };
+            // Taken out only if it is put back.
+            let Some(mut entry) = self.entries.remove(&usage.uid) else { continue };
             if entry.facts.started(&usage.container, times) {
                 self.note_status(&mut entry, &usage.uid);
             }
