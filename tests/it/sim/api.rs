@@ -7,7 +7,6 @@
 
 use std::collections::BTreeMap;
 
-
 use super::*;
 
 pub fn typed<T: Typed>(value: &Value) -> T {

@@ -114,13 +114,13 @@ fn p1_command() {
 fn handlers_and_commands() {
     check(
         &component(
-            &["wasi:http/types@0.2.3", "wasi:keyvalue/store@0.2.0-draft"],
+            &["wasi:http/types@0.2.3", "wasi:blobstore/blobstore@0.2.0-draft"],
             &["wasi:http/incoming-handler@0.2.3"],
         ),
         expect![[r#"
             Component Handler memory 0
             import wasi:http/types@0.2.3
-            import wasi:keyvalue/store@0.2.0-draft (missing)
+            import wasi:blobstore/blobstore@0.2.0-draft (missing)
             export wasi:http/incoming-handler@0.2.3
         "#]],
     );
