@@ -409,10 +409,17 @@ impl<'a> State<'a> {
 
     /// Deletes Pods with ordinals that are not asked for; whether later steps may follow.
     fn shrink(&self, writes: &mut Vec<Write>) -> bool {
-        let broken = |replica: &&Replica<'_>| replica.health != Health::Available;
+        // One that has ended is nobody's to wait for, and two of them would wait for each other.
+        let broken = |replica: &&Replica<'_>| {
+            !matches!(replica.health, Health::Available | Health::Finished)
+        };
         let first_broken = self.condemned.iter().find(broken).map(|replica| replica.ordinal);
         for replica in self.condemned.iter().rev() {
             let Some(pod) = replica.pod else { continue };
+            if replica.health == Health::Finished {
+                writes.push(self.delete(pod));
+                continue;
+            }
             if replica.health == Health::Leaving {
                 if self.in_order() {
                     return false;

@@ -199,6 +199,17 @@ fn fewer_replicas_go_from_the_highest_one_after_the_other() {
 }
 
 #[test]
+fn pods_that_ended_and_are_not_asked_for_do_not_wait_for_each_other() {
+    let mut world = World::new("  replicas: 3");
+    world.settle();
+    for name in ["db-1", "db-2"] {
+        world.objects.edit::<Pod>(name, json!({"status": {"phase": "Failed"}}));
+    }
+    world.edit(json!({"replicas": 1}));
+    assert_eq!(world.go(), "delete pods db-2, delete pods db-1");
+}
+
+#[test]
 fn an_identity_waits_until_the_one_before_is_gone() {
     let mut world = World::new("  replicas: 2");
     world.settle();
