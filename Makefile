@@ -51,7 +51,7 @@ power-cuts: build ## The power cut behind every fsync: of one member, torn, and 
 	$(TARGET)/release/chaos --power-cut --torn $(or $(SEED),1) $(ARGS)
 	$(TARGET)/release/chaos --power-cut --members 3 $(ARGS)
 
-flipped-bit: build ## Flipped bits in a follower's files are found: make flipped-bit SEED=7
+flipped-bit: build ## Flipped bits in a follower's files and memory are found: make flipped-bit SEED=7
 	$(TARGET)/release/chaos --flipped-bit --seed $(or $(SEED),1) $(ARGS)
 
 attacks: build ## Hostile guests beside a neighbour: what stopped each, the neighbour's p99; ARGS="--only loop"

@@ -305,6 +305,10 @@ fn audit(flags: &ServerFlags, data_dir: &std::path::Path) -> Result<LogConfig, D
     })
 }
 
+/// What a store that has stopped says of data that it could read once and cannot any more, and of
+/// data that is older than what it has done.
+const USELESS: [&str; 2] = ["is damaged on disk", "is older than what this member has done"];
+
 fn server_failed(error: MemberError, data_dir: &std::path::Path) -> Diagnostic {
     let shown = data_dir.display().to_string();
     let help = match &error {
@@ -330,8 +334,8 @@ fn server_failed(error: MemberError, data_dir: &std::path::Path) -> Diagnostic {
                 .why(error)
                 .help(format!("to let it join again, empty {shown} and start it with --join"));
         }
-        // The store's words for what it could read once and cannot any more.
-        MemberError::Stopped(why) if why.contains("is damaged on disk") => {
+        // The store's words for data that cannot be used again.
+        MemberError::Stopped(why) if USELESS.iter().any(|words| why.contains(words)) => {
             return Diagnostic::new("WH0018", "this member cannot go on").why(error).help(format!(
                 "do not start it again on this data: keep a copy of {shown}, remove the member \
                      on another one (wherry member remove), empty the folder and start it with \

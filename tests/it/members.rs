@@ -11,7 +11,7 @@ use kube::client::Body;
 use nix::sys::signal::Signal;
 use wherry_node::members::Members;
 use wherry_tests::plane::{Plane, make, rows};
-use wherry_tests::{Dev, Options, kubectl, l3, signal, text, wait_for, wherry};
+use wherry_tests::{Dev, Options, copy_folder, kubectl, l3, signal, text, wait_for, wherry};
 
 /// Writers at the same time, each with one write under way.
 const WRITERS: usize = 4;
@@ -274,6 +274,34 @@ fn members_are_replaced_and_hand_the_lead_over() {
         let ports: Vec<&str> = ports.split_whitespace().collect();
         (ports.contains(&port) && !ports.contains(&old)).then_some(())
     });
+}
+
+/// The folder of a member is put back as it was some writes ago, all of it: only the others can
+/// tell, and it must not take part again.
+#[test]
+fn a_member_put_back_to_an_older_copy_is_refused() {
+    if !l3() {
+        return;
+    }
+    let mut plane = Plane::start(3);
+    let leader = plane.leader(0);
+    let index = (leader + 1) % 3;
+    let folder = plane.servers[index].data_dir.clone();
+    let older = folder.with_extension("older");
+    plane.kubectl_ok(leader, &["create", "configmap", "before"]);
+    plane.kubectl_ok(index, &["get", "configmap", "before"]);
+    plane.kill(index);
+    copy_folder(&folder, &older).expect("it can be copied");
+    plane.start_again(index);
+    plane.kubectl_ok(leader, &["create", "configmap", "since"]);
+    plane.kubectl_ok(index, &["get", "configmap", "since"]);
+    plane.kill(index);
+    std::fs::remove_dir_all(&folder).expect("it is there");
+    std::fs::rename(&older, &folder).expect("it can be put back");
+    let refusal = plane.refusal(index);
+    assert!(refusal.contains("is older than what this member has done"), "{refusal}");
+    assert!(refusal.contains("wherry member remove"), "{refusal}");
+    plane.kubectl_ok(leader, &["create", "configmap", "later"]);
 }
 
 #[test]

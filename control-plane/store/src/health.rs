@@ -35,7 +35,7 @@ pub struct Health {
     /// Why this member's data is not to be trusted, if so.
     pub quarantined: Option<String>,
     /// What is in doubt though the store serves: on the leader, how the members differ when no
-    /// majority says who is right; on a member that is alone, what is wrong with its files.
+    /// majority says who is right; what is wrong with the files of a member that goes on.
     pub suspicion: Option<String>,
     /// Keys in the store.
     pub objects: usize,
@@ -122,6 +122,7 @@ impl Store {
         let sizes = inner.feed.sizes();
         let written = inner.writer.written();
         let shown = *inner.shown.borrow();
+        let differ = inner.suspicion.borrow().clone();
         let full = inner.room() != Room::Enough || inner.peers_full.load(Ordering::Relaxed);
         Health {
             serving: reason.is_none(),
@@ -133,7 +134,7 @@ impl Store {
             hash: shown.now.hash,
             hash_revision: shown.now.revision,
             quarantined,
-            suspicion: inner.suspicion.borrow().clone(),
+            suspicion: differ.or_else(|| inner.files_doubt.borrow().clone()),
             objects: current.len(),
             oldest_revision: sizes.oldest,
             window_revisions: sizes.revisions,

@@ -267,7 +267,8 @@ impl Keyring {
         }
     }
 
-    /// Puts the keys of another member's keyring (its text) into this file, the newest last. Keys that are in the file already stay.
+    /// Puts the keys of another member's keyring (its text) into this file, the newest last. Keys
+    /// that are in the file already stay.
     pub fn adopt(path: &Path, shared: &str, origin: &str) -> Result<(), KeyringError> {
         let found = match read(path) {
             Err(KeyringError::File { source, .. }) if source.kind() == io::ErrorKind::NotFound => {

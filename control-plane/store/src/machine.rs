@@ -71,6 +71,8 @@ const STAGE_BYTES: usize = 4 << 20;
 #[derive(Clone, Debug)]
 pub(crate) struct Image {
     pub(crate) root: Root,
+    /// What the state hashed to when it was the newest: whoever receives it must find the same.
+    pub(crate) hash: u128,
     pub(crate) time_ms: u64,
     pub(crate) mark: Option<Mark>,
     /// Where the same state lies on this member's disk already, if it came from another one.
@@ -443,7 +445,8 @@ impl RaftStateMachine<Types> for Machine {
     async fn get_snapshot_builder(&mut self) -> Builder {
         self.tools.growth.bytes.store(0, Ordering::Relaxed);
         let (root, time_ms) = (self.state.root.clone(), self.state.time_ms);
-        let image = Image { root, time_ms, mark: self.state.mark, stage: None };
+        let (hash, mark) = (self.state.hash, self.state.mark);
+        let image = Image { root, hash, time_ms, mark, stage: None };
         let meta = SnapshotMeta {
             last_log_id: self.applied.log_id,
             last_membership: self.applied.membership.clone(),
@@ -455,7 +458,10 @@ impl RaftStateMachine<Types> for Machine {
         let (time_ms, mark) = (image.time_ms, image.mark);
         let revision = meta.last_log_id.map_or(0, |log_id| log_id.index);
         let faults = self.tools.faults.clone();
-        let state = State::restored(image.root.clone(), revision, time_ms, mark, faults);
+        let root = image.root.clone();
+        // It hashes everything, while heartbeats are to be answered.
+        let restoring = move || State::restored(root, revision, time_ms, mark, faults);
+        let state = tokio::task::spawn_blocking(restoring).await.map_err(io::Error::other)?;
         let (log_id, membership) = (meta.last_log_id, meta.last_membership.clone());
         let applied = Applied { log_id, membership, time_ms, hash: state.hash, mark };
 

@@ -16,7 +16,8 @@
 //!
 //! What is found ends the store: with damaged memory it is sound again once it is read from disk,
 //! with damaged files it does not open any more and is replaced. Only a member that is alone goes on
-//! with damaged files: what it has in memory is the last sound copy, and can be backed up.
+//! with damaged files, and says so: what it has in memory is the last sound copy, and can be backed
+//! up. What is not damage, such as a key that is missing, is only said.
 
 use std::ops::Bound;
 use std::sync::{Arc, Weak};
@@ -217,27 +218,27 @@ pub(crate) async fn files(inner: Weak<Inner>) {
         let Some(inner) = inner.upgrade() else {
             return;
         };
-        match found {
-            Ok(()) => {}
+        let doubt = match found {
+            Ok(()) => None,
             Err(EngineError::Closed) => return,
-            Err(error) if inner.member.view().voters.len() > 1 => {
+            Err(error @ EngineError::Damaged(..)) if inner.member.view().voters.len() > 1 => {
                 return inner.stop.stop(&error.to_string());
             }
-            Err(error) => {
-                let why = format!(
-                    "{error}; this member is alone, and what it has in memory is sound: make a \
-                     backup with `wherry backup save` before it is stopped, and restore that"
-                );
-                inner.suspicion.send_if_modified(|told| {
-                    let is_news = told.as_ref() != Some(&why);
-                    if is_news {
-                        tracing::error!(why, "the store's files are damaged");
-                    }
-                    *told = Some(why);
-                    is_news
-                });
+            Err(error @ EngineError::Damaged(..)) => Some(format!(
+                "{error}; this member is alone, and what it has in memory is sound: make a backup \
+                 with `wherry backup save` before it is stopped, and restore that"
+            )),
+            // It may pass: no key for a moment, no free file handle.
+            Err(error) => Some(format!("looking at the store's files failed: {error}")),
+        };
+        inner.files_doubt.send_if_modified(|told| {
+            let is_news = *told != doubt;
+            if is_news && let Some(why) = &doubt {
+                tracing::error!(why, "the store's files are in doubt");
             }
-        }
+            *told = doubt;
+            is_news
+        });
         drop(inner);
         tokio::time::sleep(FILES_EVERY.saturating_sub(begun.elapsed())).await;
     }

@@ -167,9 +167,10 @@ pub(crate) struct Inner {
     pub(crate) leadership: watch::Receiver<Leadership>,
     pub(crate) shown: watch::Receiver<Shown>,
     pub(crate) quarantine: watch::Receiver<Option<String>>,
-    /// What is in doubt though the store serves: members that differ without a majority, or damaged
-    /// files of a member that is alone.
+    /// What the last comparison of the members could not judge.
     pub(crate) suspicion: watch::Sender<Option<String>>,
+    /// What is wrong with the files, though the store goes on.
+    pub(crate) files_doubt: watch::Sender<Option<String>>,
     pub(crate) readers: mpsc::Sender<tasks::Reader>,
     /// How much room the disk has, as `Room`'s number.
     pub(crate) room: Arc<AtomicU8>,
@@ -300,6 +301,7 @@ impl Store {
                 shown,
                 quarantine: quarantined,
                 suspicion: watch::Sender::new(None),
+                files_doubt: watch::Sender::new(None),
                 readers,
                 room: room.clone(),
                 peers_full: Arc::default(),

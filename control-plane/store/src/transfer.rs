@@ -36,7 +36,7 @@ pub(crate) fn pieces(
     transfer: u64,
 ) -> impl Iterator<Item = Piece> {
     let image = &snapshot.snapshot;
-    let hash = state::hash(&image.root);
+    let hash = image.hash;
     let mut objects = image.root.iter().peekable();
     let mut hasher = crc32fast::Hasher::new();
     let mut next = Some(0);
@@ -113,14 +113,14 @@ impl Receiver {
         let passed = self.faults.pass("snapshot.receive").await;
         passed.map_err(|error| ReceiveError::Disk(error.to_string()))?;
         let earlier = self.slot().take();
-        let engine = self.engine.clone();
+        let (engine, faults) = (self.engine.clone(), self.faults.clone());
         let adding = tokio::task::spawn_blocking(move || {
             let mut incoming = match earlier {
                 _ if piece.number == 0 => Incoming::begin(&*engine, &piece)?,
                 Some(incoming) => incoming,
                 None => return Err(ReceiveError::Nothing),
             };
-            incoming.add(&piece)?;
+            incoming.add(&piece, &faults)?;
             incoming.write(&*engine, &piece)?;
             Ok((incoming, piece))
         });
@@ -133,9 +133,9 @@ impl Receiver {
         if incoming.hash != piece.hash {
             return Err(ReceiveError::Hash);
         }
-        let Piece { vote, meta, time_ms, mark, .. } = piece;
+        let Piece { vote, meta, time_ms, mark, hash, .. } = piece;
         let (root, stage) = (incoming.root, Some(incoming.stage));
-        let image = Image { root, time_ms, mark, stage };
+        let image = Image { root, hash, time_ms, mark, stage };
         Ok(Some((vote, Snapshot { meta, snapshot: image })))
     }
 }
@@ -159,7 +159,7 @@ impl Incoming {
     }
 
     /// Takes the objects of the next piece in.
-    fn add(&mut self, piece: &Piece) -> Result<(), ReceiveError> {
+    fn add(&mut self, piece: &Piece, faults: &Faults) -> Result<(), ReceiveError> {
         let same = self.vote == piece.vote && self.transfer == piece.transfer;
         let fits = self.next == piece.number && self.hasher.clone().finalize() == piece.before;
         if !same || !fits {
@@ -167,7 +167,7 @@ impl Incoming {
         }
         for (key, entry) in &piece.objects {
             add_to_checksum(&mut self.hasher, key, entry);
-            self.hash = self.hash.wrapping_add(state::object_hash(key, entry));
+            self.hash = self.hash.wrapping_add(state::part(faults, key, entry));
             self.root.insert(key.clone(), entry.clone());
         }
         self.next += 1;

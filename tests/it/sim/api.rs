@@ -7,7 +7,6 @@
 
 use std::collections::BTreeMap;
 
-use serde::Deserialize as _;
 
 use super::*;
 
@@ -52,6 +51,10 @@ pub fn is_deleting(object: &Value) -> bool {
 
 pub fn is_finished(pod: &Value) -> bool {
     matches!(text(pod, "/status/phase"), "Failed" | "Succeeded")
+}
+
+pub fn is_active(pod: &Value) -> bool {
+    !is_finished(pod) && !is_deleting(pod)
 }
 
 /// What the checkers ask of an object.

@@ -105,7 +105,7 @@ impl Sim {
             let outdated = current.iter().any(|set| text(set, image) != text(found, image));
             let has = |set: &&Value| {
                 let pods = all(kind_row::<Pod>()).filter(|pod| owner(pod) == uid(set));
-                pods.filter(|pod| is_active(pod)).count()
+                pods.filter(|pod| !is_finished(pod) && !is_deleting(pod)).count()
             };
             let has = i64::try_from(current.iter().map(has).sum::<usize>()).expect("few");
             let wanted = number(found, "/spec/replicas");
@@ -127,7 +127,8 @@ impl Sim {
         let own_image = "/spec/containers/0/image";
         for (key, set) in &self.api.objects {
             let pods = self.api.all::<Pod>().filter(|pod| owner(pod) == uid(set));
-            let pods: Vec<&Value> = pods.filter(|pod| is_active(pod)).collect();
+            let pods: Vec<&Value> =
+                pods.filter(|pod| !is_finished(pod) && !is_deleting(pod)).collect();
             let outdated = pods.iter().any(|pod| text(pod, own_image) != text(set, image));
             let says = |path: &str| number(set, path);
             match key.kind.kind {

@@ -6,7 +6,8 @@
 //! chaos --check HISTORY            checks a recorded history again
 //! chaos --seeded [--bug NAME]      hunts the seeded bugs
 //! chaos --power-cut [--members 3] [--operations N] [--torn SEED]   cuts power behind every fsync
-//! chaos --flipped-bit [--flips N] [--seed S]   turns bits over in a follower's files
+//! chaos --flipped-bit [--flips N] [--memory N] [--seed S]   turns bits over in a follower's files,
+//!                                                           and in its memory
 //! ```
 //!
 //! The exit code is 1 when a promise was broken.
@@ -144,9 +145,10 @@ async fn power_cut() -> Result<bool> {
 
 async fn flipped_bit() -> Result<bool> {
     let binary = flag("--binary").map_or_else(wherry_tests::wherry, PathBuf::from);
-    let (flips, seed) = (number("--flips", 20)?, number("--seed", 1)?);
-    println!("flipped bits: {flips} in a follower's files, seed {seed}");
-    let options = flipped::Options { flips, seed, binary };
+    let (flips, memory_flips) = (number("--flips", 20)?, number("--memory", 5)?);
+    let seed = number("--seed", 1)?;
+    println!("flipped bits: {flips} in a follower's files, {memory_flips} in memory, seed {seed}");
+    let options = flipped::Options { flips, memory_flips, seed, binary };
     let flips = flipped::run(&options, |flip| println!("{flip}")).await?;
     let missed = flips.iter().filter(|flip| flip.missed()).count();
     let harmless = flips.iter().filter(|flip| flip.fate == flipped::Fate::Harmless).count();

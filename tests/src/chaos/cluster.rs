@@ -411,6 +411,11 @@ impl Cluster {
         self.seats().iter().filter_map(|seat| seat.server.as_ref()).map(Server::pid).collect()
     }
 
+    /// The process id of a member, if it runs.
+    pub fn pid(&self, number: usize) -> Option<i32> {
+        self.seats()[number].server.as_ref().map(Server::pid)
+    }
+
     /// Starts a killed member again, and waits until it serves.
     pub async fn start_again(&self, number: usize) -> Result<()> {
         let options = self.seats()[number].options.clone();

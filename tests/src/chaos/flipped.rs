@@ -8,7 +8,13 @@
 //!
 //! Each flip begins with a sound member: one that did not start gets its files back as they were,
 //! and since it has promised nothing meanwhile it may go on with them; any other is replaced.
+//!
+//! And a flipped bit in memory: of a follower that runs a bit of an object is turned over wherever
+//! its memory holds that object. It must end within [`FOUND_WITHIN`] and say why, and with its files
+//! go on as if nothing had been.
 
+use std::fs::File;
+use std::os::unix::fs::FileExt as _;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
@@ -20,6 +26,7 @@ use rand::{RngExt as _, SeedableRng as _};
 use serde_json::{Value, json};
 
 use super::cluster::{Cluster, Config, START_TIMEOUT};
+use crate::copy_folder;
 use crate::http::Client;
 use crate::server::Server;
 
@@ -33,13 +40,24 @@ const TABLE_OBJECTS: usize = 120;
 const LOG_OBJECTS: usize = 30;
 /// Words in a member's log by which it says what is wrong.
 const MARKS: [&str; 3] = ["is damaged", "has lost data", "cannot be used"];
+/// … and about its memory.
+const MEMORY_MARK: &str = "is damaged in memory";
+/// The start of a value is looked for by so many bytes of it.
+const NEEDLE_BYTES: usize = 48;
+/// Memory is read in parts of this size.
+const PART_BYTES: usize = 4 << 20;
+/// Larger parts of the address space are kept free for what may come, and hold next to nothing.
+const REGION_BYTES_MAX: u64 = 1 << 30;
 /// What it says when it did not even start.
 const NOT_STARTED: &str = "cannot start on";
 
 /// What is run.
 #[derive(Clone, Debug)]
 pub struct Options {
+    /// In files.
     pub flips: usize,
+    /// In memory.
+    pub memory_flips: usize,
     pub seed: u64,
     pub binary: PathBuf,
 }
@@ -108,7 +126,7 @@ pub async fn run(options: &Options, mut tell: impl FnMut(&Flip)) -> Result<Vec<F
     let follower = (leader + 1) % cluster.addresses.len();
     let mut client = Client::new(cluster.addresses[leader], cluster.credentials.clone());
     let mut random = StdRng::seed_from_u64(options.seed);
-    write(&mut client, "table", TABLE_OBJECTS, &mut random).await?;
+    let values = write(&mut client, "table", TABLE_OBJECTS, &mut random).await?;
     caught_up(&cluster, follower).await?;
     let (data_dir, sound) = (cluster.data_dir(follower), folder.path().join("sound"));
     let mut flips = Vec::new();
@@ -119,7 +137,7 @@ pub async fn run(options: &Options, mut tell: impl FnMut(&Flip)) -> Result<Vec<F
         write(&mut client, &format!("log-{number}"), LOG_OBJECTS, &mut random).await?;
         caught_up(&cluster, follower).await?;
         cluster.kill(follower);
-        copy(&data_dir, &sound)?;
+        copy_folder(&data_dir, &sound)?;
         let (file, bit) = flip(&data_dir.join("store"), &mut random)?;
         let begun = Instant::now();
         let fate = fate(&cluster, follower, &mut client).await?;
@@ -135,16 +153,92 @@ pub async fn run(options: &Options, mut tell: impl FnMut(&Flip)) -> Result<Vec<F
         }
         flips.push(flip);
     }
+    for _ in 0..options.memory_flips {
+        // Started again, it has in memory what it reads from disk, and nothing else.
+        cluster.kill(follower);
+        cluster.start_again(follower).await?;
+        caught_up(&cluster, follower).await?;
+        let value = &values[random.random_range(0..values.len())];
+        let bit = random.random_range(0..NEEDLE_BYTES as u64 * 8);
+        let copies = flip_in_memory(&cluster, follower, &value.as_bytes()[..NEEDLE_BYTES], bit)?;
+        let begun = Instant::now();
+        let fate = fate_in_memory(&cluster, follower).await?;
+        let flip = Flip { file: format!("memory ({copies}×)"), bit, took: begun.elapsed(), fate };
+        tell(&flip);
+        cluster.kill(follower);
+        cluster.start_again(follower).await?;
+        caught_up(&cluster, follower).await?;
+        let mut own = Client::new(cluster.addresses[follower], cluster.credentials.clone());
+        let same = content(&mut own).await? == content(&mut client).await?;
+        ensure!(same, "its files were sound, yet started again it shows something else");
+        flips.push(flip);
+    }
     cluster.stop();
     Ok(flips)
 }
 
+/// Turns a bit over, of some bytes, wherever the memory of a member has them; how often that was.
+fn flip_in_memory(cluster: &Cluster, member: usize, needle: &[u8], bit: u64) -> Result<usize> {
+    let pid = cluster.pid(member).context("the member runs")?;
+    let maps = std::fs::read_to_string(format!("/proc/{pid}/maps"))?;
+    let memory = File::options().read(true).write(true).open(format!("/proc/{pid}/mem"));
+    let memory = memory.context("writing to the memory of a process of one's own")?;
+    let finder = regex::bytes::Regex::new(std::str::from_utf8(needle)?)?;
+    let mut copies = 0;
+    for (from, end) in maps.lines().filter_map(writable) {
+        let mut at = from;
+        while at < end {
+            let length = (end - at).min((PART_BYTES + needle.len()) as u64);
+            let mut part = vec![0; usize::try_from(length)?];
+            // Some of it may be gone by now.
+            if memory.read_exact_at(&mut part, at).is_ok() {
+                for found in finder.find_iter(&part) {
+                    let place = at + found.start() as u64 + bit / 8;
+                    let byte = part[found.start() + usize::try_from(bit / 8)?] ^ (1 << (bit % 8));
+                    memory.write_all_at(&[byte], place)?;
+                    copies += 1;
+                }
+            }
+            at += PART_BYTES as u64;
+        }
+    }
+    ensure!(copies > 0, "the member does not have the object in memory");
+    Ok(copies)
+}
+
+/// The bounds of a part of memory that holds data, in a line of `/proc/PID/maps`.
+fn writable(line: &str) -> Option<(u64, u64)> {
+    let (bounds, rest) = line.split_once(' ')?;
+    let (from, end) = bounds.split_once('-')?;
+    let number = |text| u64::from_str_radix(text, 16).ok();
+    let (from, end) = (number(from)?, number(end)?);
+    (rest.starts_with("rw-p") && end - from <= REGION_BYTES_MAX).then_some((from, end))
+}
+
+/// Waits until a running member ends, and says what it said.
+async fn fate_in_memory(cluster: &Cluster, member: usize) -> Result<Fate> {
+    let begun = Instant::now();
+    while cluster.runs(member) {
+        if begun.elapsed() > FOUND_WITHIN {
+            return Ok(Fate::Missed("it goes on".to_owned()));
+        }
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    let said = crate::text(&std::fs::read(cluster.options(member).log)?);
+    Ok(match said.lines().rev().find(|line| line.contains(MEMORY_MARK)) {
+        Some(line) => Fate::Stopped(line.trim().to_owned()),
+        None => Fate::Missed("it ended without saying why".to_owned()),
+    })
+}
+
+/// Makes objects, and returns their values.
 async fn write(
     client: &mut Client,
     prefix: &str,
     objects: usize,
     random: &mut StdRng,
-) -> Result<()> {
+) -> Result<Vec<String>> {
+    let mut values = Vec::new();
     for number in 0..objects {
         // Nothing that compression would make small: the values are most of the files.
         let value: String = (0..64).map(|_| format!("{:016x}", random.random::<u64>())).collect();
@@ -153,8 +247,9 @@ async fn write(
         let body = Bytes::from(serde_json::to_vec(&body)?);
         let answer = client.call(Method::POST, MAPS, body, CALL_TIMEOUT).await?;
         ensure!(answer.status == 201, "{}: {}", answer.status, crate::text(&answer.body));
+        values.push(value);
     }
-    Ok(())
+    Ok(values)
 }
 
 /// A linearizable read of the member waits until it has everything.
@@ -253,16 +348,15 @@ fn files_below(folder: &Path, files: &mut Vec<PathBuf>) -> Result<()> {
     Ok(())
 }
 
-/// Copies a folder with all that is below it.
-fn copy(from: &Path, to: &Path) -> Result<()> {
-    std::fs::create_dir(to)?;
-    for entry in std::fs::read_dir(from)? {
-        let entry = entry?;
-        let target = to.join(entry.file_name());
-        match entry.file_type()?.is_dir() {
-            true => copy(&entry.path(), &target)?,
-            false => _ = std::fs::copy(entry.path(), target)?,
-        }
+#[cfg(test)]
+mod tests {
+    #[test]
+    fn memory_with_data_is_told_from_the_rest() {
+        let heap = "7f00a0000000-7f00a0021000 rw-p 00000000 00:00 0";
+        assert_eq!(super::writable(heap), Some((0x7f00_a000_0000, 0x7f00_a002_1000)));
+        let code = "55d0c0000000-55d0c0001000 r-xp 00000000 08:01 12 /usr/bin/wherry";
+        assert_eq!(super::writable(code), None);
+        let reserved = "7e0000000000-7f0000000000 rw-p 00000000 00:00 0";
+        assert_eq!(super::writable(reserved), None);
     }
-    Ok(())
 }

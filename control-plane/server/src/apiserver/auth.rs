@@ -11,6 +11,7 @@ use jiff::Timestamp;
 use serde_json::Value;
 use sha2::{Digest, Sha256};
 use std::collections::BTreeMap;
+use std::sync::Arc;
 use wherry_resources::{Object, meta};
 use x509_parser::prelude::parse_x509_certificate;
 
@@ -76,10 +77,18 @@ impl User {
     }
 }
 
-/// Request extension of the TLS listener: the certificate (DER) that rustls has verified against
-/// the cluster's authority. No header can set it.
+/// Request extension of the TLS listener: whom the client's certificate names, which rustls has
+/// verified against the cluster's authority; nobody, if it names none. No header can set it. It is
+/// read once a connection.
 #[derive(Clone, Debug)]
-pub struct PeerCertificate(pub Vec<u8>);
+pub struct PeerCertificate(Arc<Option<User>>);
+
+impl PeerCertificate {
+    /// Reads a certificate (DER).
+    pub fn of(der: &[u8]) -> PeerCertificate {
+        PeerCertificate(Arc::new(of_certificate(der)))
+    }
+}
 
 /// The groups of a service account's user.
 pub fn service_account_groups(namespace: &str) -> Vec<String> {
@@ -103,8 +112,8 @@ pub fn authenticate(
         }
         return Ok(user);
     }
-    if let Some(PeerCertificate(der)) = extensions.get::<PeerCertificate>() {
-        return of_certificate(der).ok_or(ApiError::Unauthorized);
+    if let Some(PeerCertificate(user)) = extensions.get::<PeerCertificate>() {
+        return user.as_ref().clone().ok_or(ApiError::Unauthorized);
     }
     match bearer(headers)? {
         Some(shown) => token(&shown).ok_or(ApiError::Unauthorized),

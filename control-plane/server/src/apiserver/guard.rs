@@ -252,27 +252,35 @@ async fn admit_latest(
     told: &mut Told,
 ) -> Result<Admitted, ApiError> {
     let judged_by = api.store().current().revision();
-    // Judging takes the credentials away; the second judgement must see the same request.
-    let headers = request.headers().clone();
     let refused = match admit(api, request, told) {
-        Ok(admitted) => return Ok(admitted),
+        Ok(admitted) => {
+            hide_credentials(request);
+            return Ok(admitted);
+        }
         Err(refused) => refused,
     };
     // What anonymous users may do stands in no object; nor does a bearer nobody could have made.
     let is_stranger = match &told.user {
         Some(user) => user.is_in(auth::UNAUTHENTICATED),
-        None => !api.could_be_known(&headers),
+        None => !api.could_be_known(request.headers()),
     };
     if is_stranger || api.others().is_none() {
         return Err(refused);
     }
     match api.latest().await {
         Ok(state) if state.revision() > judged_by => {
-            *request.headers_mut() = headers;
-            admit(api, request, told)
+            let admitted = admit(api, request, told)?;
+            hide_credentials(request);
+            Ok(admitted)
         }
         _ => Err(refused),
     }
+}
+
+/// Takes away what nobody behind the guard may see or answer with.
+fn hide_credentials(request: &mut Request) {
+    auth::hide_token(request.headers_mut());
+    impersonate::hide(request.headers_mut());
 }
 
 /// A request that may be answered.
@@ -284,12 +292,11 @@ struct Admitted {
 }
 
 /// Finds out who asks for what, and whether they may.
-fn admit(api: &ApiServer, request: &mut Request, told: &mut Told) -> Result<Admitted, ApiError> {
+fn admit(api: &ApiServer, request: &Request, told: &mut Told) -> Result<Admitted, ApiError> {
     let query = Query::parse(request.uri().query().unwrap_or(""));
     let attributes = request::attributes(request.method(), request.uri().path(), &query);
     told.asked = attributes.clone();
     let mut user = api.authenticate(request.extensions(), request.headers())?;
-    auth::hide_token(request.headers_mut());
     if user.is_in(auth::UNAUTHENTICATED) {
         let still = |token: &str| api.bearer(token);
         let session = api.sessions().authenticate(request.method(), request.headers(), still)?;
@@ -305,7 +312,6 @@ fn admit(api: &ApiServer, request: &mut Request, told: &mut Told) -> Result<Admi
         }
         user = wanted.user();
         told.acts_as = Some(user.clone());
-        impersonate::hide(request.headers_mut());
     }
     if let Err(refused) = api.authorize(&user, &attributes) {
         tracing::debug!(

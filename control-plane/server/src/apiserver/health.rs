@@ -58,6 +58,7 @@ fn checks(api: &ApiServer, ready: bool) -> Vec<Check> {
         let full = "nearly full: creates and updates are refused until there is room again";
         let note = health.disk_full.then(|| full.to_owned());
         checks.push(Check { note, ..Check::new("disk", None) });
+        checks.push(Check { note: health.suspicion, ..Check::new("data", None) });
         let stopping = api.shutdown().is_cancelled().then(|| "shutting down".to_owned());
         checks.push(Check::new("shutdown", stopping));
     }
@@ -152,6 +153,7 @@ pub async fn metrics(State(api): State<ApiServer>) -> Response {
         ("wherry_store_serving", "gauge", store.serving.into()),
         ("wherry_store_quarantined", "gauge", store.quarantined.is_some().into()),
         ("wherry_store_disk_full", "gauge", store.disk_full.into()),
+        ("wherry_store_suspect", "gauge", store.suspicion.is_some().into()),
         ("wherry_node_tunnels", "gauge", api.tunnels().nodes().len() as u64),
     ];
     for (name, kind, value) in gauges {

@@ -121,7 +121,7 @@ async fn connection(
     if is_peer && member.is_none() {
         return Err("a peer's certificate names no member".into());
     }
-    let client = certificate.filter(|_| !is_peer).map(|leaf| PeerCertificate(leaf.to_vec()));
+    let client = certificate.filter(|_| !is_peer).map(|leaf| PeerCertificate::of(leaf));
     let service = hyper::service::service_fn(move |mut request: hyper::Request<Incoming>| {
         request.extensions_mut().insert(address);
         if let Some(certificate) = &client {

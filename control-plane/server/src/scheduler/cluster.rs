@@ -48,7 +48,7 @@ pub struct NodeState {
     /// Interfaces and engine features of its workers; none while it has not said.
     pub offers: Option<Arc<BTreeSet<String>>>,
     /// Images that it could not run, and what they lacked.
-    refused: Refused,
+    pub refused: Refused,
     /// What its Pods really use; none while it has not said.
     pub measured: Option<Measured>,
     pub used: Resources,

@@ -21,7 +21,8 @@ fn snapshot(objects: u64, value_bytes: usize) -> Snapshot {
     }
     let log_id = LogId { leader_id: LeaderId { term: 4, node_id: 2 }, index: 99 };
     let meta = SnapshotMeta { last_log_id: Some(log_id), ..SnapshotMeta::default() };
-    Snapshot { meta, snapshot: Image { root, time_ms: 5, mark: None, stage: None } }
+    let hash = state::hash(&root);
+    Snapshot { meta, snapshot: Image { root, hash, time_ms: 5, mark: None, stage: None } }
 }
 
 fn receiver() -> (Receiver, Arc<Memory>) {
@@ -95,6 +96,17 @@ async fn a_snapshot_that_is_not_what_was_sent_is_refused() {
     changed[4].objects[0].1.created = 1000;
     let mut result = None;
     for piece in changed {
+        result = Some(receiver.take_in(piece).await);
+    }
+    assert!(matches!(result, Some(Err(ReceiveError::Hash))));
+
+    // Nor does it arrive what the sender's own memory has damaged.
+    let mut damaged = snapshot;
+    let key = Bytes::copy_from_slice(&3u64.to_be_bytes());
+    let entry = Entry { value: Bytes::from_static(b"damaged"), created: 3, modified: 3 };
+    damaged.snapshot.root.insert(key, entry);
+    let mut result = None;
+    for piece in pieces(vote(), &damaged, 3) {
         result = Some(receiver.take_in(piece).await);
     }
     assert!(matches!(result, Some(Err(ReceiveError::Hash))));

@@ -213,6 +213,7 @@ async fn paths_that_lead_nowhere_and_methods_that_are_not_there() {
           200 [+]ping ok
         [+]store ok
         [+]disk ok
+        [+]data ok
         [+]shutdown ok
         readyz check passed
         GET /readyz/store

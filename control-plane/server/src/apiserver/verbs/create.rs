@@ -27,26 +27,25 @@ pub async fn create(api: &ApiServer, request: &Request) -> Result<Response, ApiE
 
 /// Stores a draft; if it wants a generated name, one that is free.
 pub async fn named(call: &Call<'_>, draft: Object) -> Result<write::Written, ApiError> {
+    let resource = call.kind.into();
     let base = meta::generate_name(&draft).to_owned();
-    let generates = meta::name(&draft).is_empty() && !base.is_empty();
-    let tries = if generates { NAME_TRIES } else { 1 };
     let mut name = meta::name(&draft).to_owned();
-    for _ in 0..tries {
+    if !name.is_empty() || base.is_empty() {
+        return write::insert(call, draft).await.map_err(|failure| match failure {
+            Failure::Refused(error) => error,
+            Failure::Raced => ApiError::AlreadyExists { resource, name },
+        });
+    }
+    for _ in 0..NAME_TRIES {
         let mut object = draft.clone();
-        if generates {
-            name = names::generate_name(&base, &mut |below| rand::random_range(0..below));
-            meta::set(&mut object, "name", &name);
-            meta::order(&mut object);
-        }
+        name = names::generate_name(&base, &mut |below| rand::random_range(0..below));
+        meta::set(&mut object, "name", &name);
+        meta::order(&mut object);
         match write::insert(call, object).await {
             Ok(written) => return Ok(written),
             Err(Failure::Refused(error)) => return Err(error),
             Err(Failure::Raced) => {}
         }
     }
-    let resource = call.kind.into();
-    Err(match generates {
-        true => ApiError::NoUniqueName { resource, name },
-        false => ApiError::AlreadyExists { resource, name },
-    })
+    Err(ApiError::NoUniqueName { resource, name })
 }

@@ -262,7 +262,7 @@ fn collect(
         if page.items.len() == limit {
             let last = page.items.last().map(|(key, _)| key.to_vec()).unwrap_or_default();
             if selection.is_everything() {
-                page.remaining = Some(snapshot.range(prefix, Some(&last)).count());
+                page.remaining = Some(snapshot.count(prefix, Some(&last)));
             }
             page.token = Some(Token { revision, after: last }.encode());
             return page;

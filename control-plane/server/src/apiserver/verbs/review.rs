@@ -204,7 +204,8 @@ fn token(api: &ApiServer, review: &Object) -> Result<Value, ApiError> {
 fn components(api: &ApiServer, request: &Request) -> Result<Response, ApiError> {
     let health = api.store().health();
     let members = api.others().map(|others| others.members.borrow().clone()).unwrap_or_default();
-    let own = Condition::of_store(health.reason.as_deref(), health.disk_full);
+    let problem = health.reason.as_deref().or(health.suspicion.as_deref());
+    let own = Condition::of_store(problem, health.disk_full);
     let mut found = vec![
         component("controller-manager", &Condition::of_store(health.reason.as_deref(), false)),
         component("scheduler", &Condition::of_store(health.reason.as_deref(), false)),
