@@ -1,6 +1,7 @@
 // What workers have recorded of the requests of some Pods, put together. Pure but for `fetchRecord`.
 
 import { call } from './api';
+import type { Row } from './stream';
 
 /** As `/ui/record` tells it of one container. */
 export interface Told {
@@ -87,6 +88,11 @@ export interface Merged {
   minutes: Minute[];
   requests: Request[];
   inFlight: number;
+}
+
+/** Whether a Pod runs, so that its worker has something to tell of it. */
+export function runs(row: Row): boolean {
+  return row.state?.[0] === 'good' || row.state?.[0] === 'idle';
 }
 
 export async function fetchRecord(namespace: string, pod: string): Promise<PodRecord> {
