@@ -164,7 +164,12 @@ impl State {
                     self.kept.take(&event, at);
                 }
                 Ok(None) => break,
-                Err(WatchEnd::Slow | WatchEnd::Stopped) => self.watch = None,
+                Err(WatchEnd::Slow) => self.watch = None,
+                // Another watch would end at once as this one did; the next call tries it.
+                Err(WatchEnd::Stopped) => {
+                    self.watch = None;
+                    return;
+                }
             }
         }
         self.kept.since.get_or_insert(now);
@@ -172,7 +177,7 @@ impl State {
     }
 
     /// Watches from where it was; where that is gone, from as far back as the store remembers.
-    /// False: the store has stopped.
+    /// False: there is nothing to watch.
     fn begin(&mut self, store: &Store, now: Timestamp) -> bool {
         let every = Bytes::new();
         self.watch = match store.watch(every.clone(), self.newest) {
