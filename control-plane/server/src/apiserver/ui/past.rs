@@ -279,6 +279,20 @@ mod tests {
         kept
     }
 
+    /// A watch of it ends as soon as it begins, which must not be tried for ever.
+    #[tokio::test]
+    async fn a_store_that_has_stopped_is_left_alone() {
+        let engine = wherry_store::Engine::Memory;
+        let config = wherry_store::Config::founder(engine, "127.0.0.1:1");
+        let store = Store::open(config).await.expect("a store in memory opens");
+        let mut state = State::default();
+        state.catch_up(&store, at(1));
+        store.shutdown().await.expect("it stops");
+        for second in 2..4 {
+            state.catch_up(&store, at(second));
+        }
+    }
+
     #[test]
     fn a_state_of_the_past_is_the_present_undone() {
         let kept = kept(
