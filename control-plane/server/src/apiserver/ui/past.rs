@@ -164,7 +164,12 @@ impl State {
                     self.kept.take(&event, at);
                 }
                 Ok(None) => break,
-                Err(WatchEnd::Slow | WatchEnd::Stopped) => self.watch = None,
+                Err(WatchEnd::Slow) => self.watch = None,
+                // Another watch would end at once as this one did; the next call tries it.
+                Err(WatchEnd::Stopped) => {
+                    self.watch = None;
+                    return;
+                }
             }
         }
         self.kept.since.get_or_insert(now);
@@ -172,7 +177,7 @@ impl State {
     }
 
     /// Watches from where it was; where that is gone, from as far back as the store remembers.
-    /// False: the store has stopped.
+    /// False: there is nothing to watch.
     fn begin(&mut self, store: &Store, now: Timestamp) -> bool {
         let every = Bytes::new();
         self.watch = match store.watch(every.clone(), self.newest) {
@@ -272,6 +277,20 @@ mod tests {
             kept.turns.push_back(turn);
         }
         kept
+    }
+
+    /// A watch of it ends as soon as it begins, which must not be tried for ever.
+    #[tokio::test]
+    async fn a_store_that_has_stopped_is_left_alone() {
+        let engine = wherry_store::Engine::Memory;
+        let config = wherry_store::Config::founder(engine, "127.0.0.1:1");
+        let store = Store::open(config).await.expect("a store in memory opens");
+        let mut state = State::default();
+        state.catch_up(&store, at(1));
+        store.shutdown().await.expect("it stops");
+        for second in 2..4 {
+            state.catch_up(&store, at(second));
+        }
     }
 
     #[test]
