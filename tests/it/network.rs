@@ -72,6 +72,16 @@ spec:
   containers: [{name: sh, image: busybox, args: [sleep, "100000"]}]
 "#;
 
+/// A Pod behind no Service.
+const LONELY: &str = r#"
+apiVersion: v1
+kind: Pod
+metadata: {name: lonely}
+spec:
+  nodeName: node-2
+  containers: [{name: hello, image: "hello-http:dev"}]
+"#;
+
 const DENY: &str = r#"
 apiVersion: networking.k8s.io/v1
 kind: NetworkPolicy
@@ -138,9 +148,7 @@ fn services_lead_to_their_pods_wherever_these_are() {
         });
     }
     // By its address: a Pod behind no Service, on the other node.
-    let lonely = "{apiVersion: v1, kind: Pod, metadata: {name: lonely}, spec: {nodeName: node-2, \
-        containers: [{name: hello, image: 'hello-http:dev'}]}}";
-    apply(&cluster, lonely);
+    apply(&cluster, LONELY);
     wait_for("a Pod by its address", || {
         let ip = cluster.kubectl_ok(&["get", "pod", "lonely", "-o", "jsonpath={.status.podIP}"]);
         run(&cluster, &format!("wget -q -T 5 -O - http://{ip}/")).0.then_some(())
