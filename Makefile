@@ -19,7 +19,8 @@ build: setup apps dashboard ## The binary: release/wherry in the target folder
 test: build ## All tests, with real processes and kubectl
 	tests/install-packages chromium
 	cd web-dashboard && npm run --silent check
-	WHERRY_UI_REQUIRED=1 WHERRY_TOOLBOX_REQUIRED=1 WHERRY_L3=1 $(CARGO) test --release --workspace
+	WHERRY_UI_REQUIRED=1 WHERRY_TOOLBOX_REQUIRED=1 WHERRY_L3=1 $(CARGO) test --release --workspace \
+		--lib --bins --tests
 	cd sample-apps && RUST_MIN_STACK=8388608 $(CARGO) test -p batch -p toolbox --target-dir $(abspath $(TARGET))/apps
 	$(MAKE) test-s3
 

@@ -99,6 +99,8 @@ pub fn main(flags: Flags) -> Result<(), Diagnostic> {
     let named = temporary.as_ref().map(|folder| folder.path().to_owned());
     let named = named.or_else(|| flags.data_dir.clone());
     let data_dir = folder::prepare(&named.unwrap_or_else(api::default_data_dir))?;
+    // Also where there was a cluster: without updates no node becomes Ready.
+    folder::has_room(&data_dir)?;
     let _lock = folder::lock(&data_dir)?;
     if let Some(images) = &flags.images
         && !images.is_dir()

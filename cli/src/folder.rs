@@ -34,6 +34,16 @@ pub fn prepare(folder: &Path) -> Result<PathBuf, Diagnostic> {
     Ok(folder)
 }
 
+/// Refuses a disk on which the store could create nothing.
+pub fn has_room(folder: &Path) -> Result<(), Diagnostic> {
+    let Some(why) = wherry_control_plane::member::too_full(folder) else {
+        return Ok(());
+    };
+    Err(Diagnostic::new("WH0004", format!("too little space left for {}", folder.display()))
+        .why(why)
+        .help("free some space, or choose a folder on another disk with --data-dir DIR"))
+}
+
 fn cannot_use(folder: &Path, error: io::Error) -> Diagnostic {
     let shown = folder.display();
     match error.kind() {

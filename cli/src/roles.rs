@@ -196,6 +196,9 @@ fn parse_label(text: &str) -> Result<(String, String), String> {
 /// Runs a member of the control plane until it is told to stop.
 pub fn server(flags: ServerFlags) -> Result<(), Diagnostic> {
     let data_dir = folder::prepare(&flags.data_dir)?;
+    if !data_dir.join(member::MEMBER_FILE).exists() {
+        folder::has_room(&data_dir)?;
+    }
     let listener = match flags.listen_fd {
         // SAFETY: the flag is set by `wherry dev` alone, which passes a socket it owns to this
         // process.

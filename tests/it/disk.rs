@@ -91,3 +91,28 @@ async fn a_full_disk_refuses_what_fills_it_and_says_so() {
     assert_eq!(pressure(&mut client).await, (healthy, full));
     server.kill();
 }
+
+/// A start on a disk where nothing could be created ends at once, and says why.
+#[test]
+fn a_start_on_a_full_disk_is_refused() {
+    if !l3() || !SmallDisk::possible() {
+        return;
+    }
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let disk = SmallDisk::mount(folder.path()).expect("it can be mounted");
+    disk.fill(93).expect("it can be filled");
+    let data = disk.folder.join("data").to_string_lossy().into_owned();
+    let roles: [&[&str]; 2] = [&["dev"], &["server", "--name", "m1"]];
+    for role in roles {
+        let data = ["--data-dir", &data, "--listen", "127.0.0.1:0"];
+        let output = std::process::Command::new(wherry_tests::wherry())
+            .args(role)
+            .args(data)
+            .output()
+            .expect("the binary starts");
+        let said = wherry_tests::text(&output.stderr);
+        assert_eq!(output.status.code(), Some(1), "{said}");
+        assert!(said.starts_with("error[WH0004]: too little space left for "), "{said}");
+        assert!(said.contains(" % of its disk are used and "), "{said}");
+    }
+}

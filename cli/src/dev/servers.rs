@@ -15,6 +15,7 @@ use std::path::{Path, PathBuf};
 
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
+use wherry_control_plane::member::MEMBER_FILE;
 
 use super::{Cluster, POLL_INTERVAL, Role, TOKEN_TTL, copy_private, supervise};
 use crate::api::{self, Connection};
@@ -22,8 +23,6 @@ use crate::diagnostic::Diagnostic;
 use crate::token::{self, Joins};
 use crate::{folder, member, roles};
 
-/// A member's own file: it has been one before.
-const MEMBER_FILE: &str = "member.json";
 const ADDRESSES_FILE: &str = "addresses.json";
 
 /// Where the members listen.

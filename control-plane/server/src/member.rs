@@ -45,10 +45,10 @@ use crate::pki::{self, Pki, PkiError, Profile};
 use crate::reports::Reports;
 use crate::{at_rest, backup, controllers, scheduler};
 use identity::Identity;
-pub use identity::IdentityError;
+pub use identity::{IdentityError, MEMBER_FILE};
 use join::{Join, JoinError};
 use serve::{Side, Sides};
-pub use wherry_store::Window;
+pub use wherry_store::{Window, too_full};
 
 /// Pods of all nodes get their addresses out of this; see `controllers/podcidr.rs`.
 const CLUSTER_CIDR: &str = "10.0.0.0/8";

@@ -81,6 +81,7 @@ pub use members::{FOUNDER, MemberId, MemberStatus, Role};
 pub use network::{PEER_BYTES_MAX, Peer, Transport};
 pub use raft::StartError;
 pub use restore::{RestoreError, RestoreTarget, Restored, restore};
+pub use space::too_full;
 pub use state::{Entry, Precondition, Revision, Snapshot, Window, WindowError};
 pub use store::{Config, Engine, Leadership, Store, WRITE_BYTES_MAX};
 pub use superblock::{Identity, identity};

@@ -58,6 +58,31 @@ pub(crate) fn room(total: u64, free: u64) -> Room {
     }
 }
 
+/// What is said of the disk under `folder`, if a store there would refuse creates and updates.
+/// Blocks.
+///
+/// A store with objects goes on then; where a cluster is only to begin, nothing could be written.
+pub fn too_full(folder: &Path) -> Option<String> {
+    let (total, free) = sizes(folder)?;
+    if room(total, free) == Room::Enough {
+        return None;
+    }
+    let (used, free) = (100 - 100 * free / total.max(1), free >> 20);
+    let (limit, enough) = (100.0 * USED_MAX, FREE_ENOUGH >> 30);
+    Some(format!(
+        "{used} % of its disk are used and {free} MiB free; with more than {limit} % used and less \
+         than {enough} GiB free, the store creates nothing"
+    ))
+}
+
+/// Total and free bytes of the disk under a folder.
+fn sizes(folder: &Path) -> Option<(u64, u64)> {
+    let stat = nix::sys::statvfs::statvfs(folder).ok()?;
+    let unit = stat.fragment_size() as u64;
+    let bytes = |blocks: u64| unit.saturating_mul(blocks);
+    Some((bytes(stat.blocks() as u64), bytes(stat.blocks_available() as u64)))
+}
+
 /// The disk under a store. Blocks.
 #[derive(Debug)]
 pub(crate) struct Space {
@@ -91,12 +116,8 @@ impl Space {
         self.sizes().map_or(Room::Enough, |(total, free)| room(total, free))
     }
 
-    /// Total and free bytes.
     fn sizes(&self) -> Option<(u64, u64)> {
-        let stat = nix::sys::statvfs::statvfs(self.base.as_deref()?).ok()?;
-        let unit = stat.fragment_size() as u64;
-        let bytes = |blocks: u64| unit.saturating_mul(blocks);
-        Some((bytes(stat.blocks() as u64), bytes(stat.blocks_available() as u64)))
+        sizes(self.base.as_deref()?)
     }
 
     fn ballast(&self) -> Option<PathBuf> {

@@ -165,7 +165,12 @@ fn parts_of_a_start(rows: &mut Rows) -> Result<()> {
     let code = shim::compile(&toolbox)?;
     let rate = toolbox.len() as f64 / (1 << 20) as f64 / begun.elapsed().as_secs_f64();
     rows.add(group, "compile throughput (toolbox)", rate, "MiB/s");
-    rows.add(group, "code for each byte of Wasm", code.code.len() as f64 / toolbox.len() as f64, "×");
+    rows.add(
+        group,
+        "code for each byte of Wasm",
+        code.code.len() as f64 / toolbox.len() as f64,
+        "×",
+    );
 
     let hello = std::fs::read(dist.join("hello-http.wasm")).context("run `make apps`")?;
     let folder = tempfile::tempdir()?;

@@ -13,7 +13,8 @@ use wherry_store::MemberId;
 
 use crate::pki::{self, PkiError};
 
-const FILE: &str = "member.json";
+/// A member's own description in its data folder: who has one was started before.
+pub const MEMBER_FILE: &str = "member.json";
 /// Where the store is, below the data folder.
 pub const STORE: &str = "store";
 
@@ -89,13 +90,13 @@ impl Identity {
     /// Keeps it durably.
     pub fn keep(&self, data_dir: &Path) -> Result<(), IdentityError> {
         let text = serde_json::to_vec_pretty(self).expect("plain fields are JSON");
-        Ok(pki::write_private(&data_dir.join(FILE), &text)?)
+        Ok(pki::write_private(&data_dir.join(MEMBER_FILE), &text)?)
     }
 }
 
 /// Whom a data folder belongs to; nobody, if it is new.
 pub fn find(data_dir: &Path) -> Result<Option<Identity>, IdentityError> {
-    let path = data_dir.join(FILE);
+    let path = data_dir.join(MEMBER_FILE);
     let kept = match fs::read(&path) {
         Ok(text) => Some(
             serde_json::from_slice(&text)
@@ -131,7 +132,7 @@ fn decide(
     };
     if (kept.cluster(), kept.id) != (Some(stored.0), stored.1) {
         return Err(IdentityError::Other {
-            path: data_dir.join(FILE),
+            path: data_dir.join(MEMBER_FILE),
             kept: kept.id,
             kept_cluster: kept.cluster,
             stored: stored.1,
