@@ -17,6 +17,7 @@ pub mod autonomy;
 pub mod chaos;
 pub mod http;
 pub mod load;
+pub mod machine;
 pub mod plane;
 pub mod powercut;
 pub mod server;

@@ -32,7 +32,9 @@ enum Guest {
 }
 
 fn main() -> Result<()> {
-    let root = Path::new(env!("CARGO_MANIFEST_DIR")).parent().context("build/ has a parent")?;
+    // As `cargo run` says it, not as it was compiled: clones share their target folder.
+    let here = std::env::var_os("CARGO_MANIFEST_DIR").context("start this by `make apps`")?;
+    let root = Path::new(&here).parent().context("build/ has a parent")?;
     let dist = root.join("dist");
     fs::create_dir_all(&dist).with_context(|| format!("creating {}", dist.display()))?;
     let guests = guests(root)?;

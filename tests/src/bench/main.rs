@@ -34,6 +34,7 @@ use std::path::Path;
 
 use anyhow::{Context, Result, ensure};
 use serde_json::{Value, json};
+use wherry_tests::machine::{ProcessorTime, load_average};
 use wherry_tests::repository;
 
 const PARTS: [&str; 10] = [
@@ -67,6 +68,7 @@ fn main() -> Result<()> {
     rows.add("machine", "load average before", load_average()?, "");
     let mut failed = Vec::new();
     for part in &parts {
+        let begun = ProcessorTime::now()?;
         let measured = match part.as_str() {
             "requests" => apps::requests(&mut rows, Path::new(&target)),
             "apply" => apps::apply_to_first_answer(&mut rows),
@@ -83,6 +85,8 @@ fn main() -> Result<()> {
             eprintln!("{part}: {error:?}");
             failed.push(part.as_str());
         }
+        let stolen = ProcessorTime::now()?.stolen_percent_since(begun);
+        rows.add("machine", &format!("taken by its host during {part}"), stolen, "%");
     }
     rows.add("machine", "load average after", load_average()?, "");
     rows.print();
@@ -133,9 +137,4 @@ impl Rows {
             println!("  {:width$}  {value:>12.2} {}", text(row, "name"), text(row, "unit"));
         }
     }
-}
-
-fn load_average() -> Result<f64> {
-    let text = std::fs::read_to_string("/proc/loadavg")?;
-    Ok(text.split(' ').next().context("three averages")?.parse()?)
 }

@@ -36,6 +36,15 @@ pub enum Line {
     Watch(WatchLine),
     /// Something was done to the cluster.
     Fault(FaultLine),
+    /// The machine's host ran others in the time up to here.
+    Stolen(StolenLine),
+}
+
+/// What part of the processors the machine's host gave to others, since the line before.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+pub struct StolenLine {
+    pub at_us: u64,
+    pub percent: f64,
 }
 
 /// Something that was done to the cluster.
@@ -231,6 +240,7 @@ pub struct History {
     pub calls: Vec<Call>,
     pub watches: Vec<WatchLine>,
     pub faults: Vec<FaultLine>,
+    pub stolen: Vec<StolenLine>,
 }
 
 impl History {
@@ -253,6 +263,7 @@ impl History {
             Line::Call(call) => self.calls.push(call),
             Line::Watch(line) => self.watches.push(line),
             Line::Fault(line) => self.faults.push(line),
+            Line::Stolen(line) => self.stolen.push(line),
         }
     }
 

@@ -7,7 +7,7 @@ use std::fmt::Write as _;
 use serde::Serialize;
 
 use super::check::{Findings, Violation};
-use super::history::{Call, FaultLine, History, Outcome, Refusal};
+use super::history::{Call, FaultLine, History, Outcome, Refusal, StolenLine};
 use super::nemesis::{KILL_LEADER, TRANSFER};
 
 /// Most violations shown; the history has the rest.
@@ -18,6 +18,8 @@ const UNKNOWN_PERCENT_MAX: f64 = 1.0;
 const KILL_GOAL_MS: (f64, f64) = (1000.0, 2000.0);
 /// A planned transfer lets writes wait no longer than this, nearly always.
 const TRANSFER_GOAL_MS: f64 = 100.0;
+/// With more than this taken by the host, a time says more about the host.
+const STOLEN_PERCENT_CALM: f64 = 5.0;
 /// A member that cannot serve says so in this time.
 const REFUSAL_GOAL_MS: f64 = 2000.0;
 
@@ -56,6 +58,8 @@ pub struct Report {
     pub backups: (usize, usize),
     pub accidents: usize,
     pub faults: usize,
+    /// What the machine's host gave to others, of all processor time; and in the worst second.
+    pub stolen_percent: (f64, f64),
 }
 
 /// The longest time without an acknowledged write around each fault of one sort.
@@ -68,6 +72,17 @@ pub struct Gap {
     pub p50_ms: f64,
     pub p99_ms: f64,
     pub max_ms: f64,
+    /// The same of those during which the machine had its processors.
+    pub calm: Option<Calm>,
+}
+
+/// Faults during which the machine's host gave at most [`STOLEN_PERCENT_CALM`] of the processors to
+/// others, in every second.
+#[derive(Clone, Debug, Serialize)]
+pub struct Calm {
+    pub count: usize,
+    pub p50_ms: f64,
+    pub p99_ms: f64,
 }
 
 impl Report {
@@ -109,6 +124,7 @@ impl Report {
             backups: (0, 0),
             accidents,
             faults: history.faults.iter().filter(|line| line.sort.is_some()).count(),
+            stolen_percent: stolen(&history.stolen),
         }
     }
 
@@ -164,6 +180,9 @@ impl Report {
         let (kills, transfers) = (self.leader_kills, self.transfers);
         let faults = self.faults;
         line("faults", format!("{faults}: {kills} leader kills, {transfers} planned transfers"));
+        let (mean, worst) = self.stolen_percent;
+        let taken = format!("{mean:.1} % of all processor time, {worst:.0} % of the worst second");
+        line("taken by the machine's host", taken);
         if let Some(p99) = self.refusal_p99_ms {
             let met = met(p99 <= REFUSAL_GOAL_MS);
             line("a refusal takes", format!("p99 {p99:.0} ms (goal: at most 2000 ms, {met})"));
@@ -176,7 +195,8 @@ impl Report {
         let mut text =
             format!("\n{name:<42} {:>6} {:>9} {:>9} {:>9}\n", "faults", "p50", "p99", "max");
         for gap in &self.gaps {
-            let Gap { sort, count, p50_ms, p99_ms, max_ms, .. } = gap;
+            let Gap { sort, count, p50_ms, p99_ms, max_ms, calm, .. } = gap;
+            let shaken = calm.as_ref().is_none_or(|calm| calm.count < *count);
             let name = if gap.company { format!("{sort} + another") } else { sort.clone() };
             _ = write!(
                 text,
@@ -186,6 +206,10 @@ impl Report {
                 _ = write!(text, "   {goal}");
             }
             text.push('\n');
+            if let Some(Calm { count, p50_ms, p99_ms }) = calm.as_ref().filter(|_| shaken) {
+                let name = "    while the host took little";
+                _ = writeln!(text, "{name:<42} {count:>6} {p50_ms:>6.0} ms {p99_ms:>6.0} ms");
+            }
         }
         text
     }
@@ -277,19 +301,41 @@ fn answers(history: &History) -> Vec<u64> {
 
 fn gaps(history: &History) -> Vec<Gap> {
     let answers = answers(history);
-    let mut sorts: BTreeMap<(String, bool), Vec<f64>> = BTreeMap::new();
+    let mut sorts: BTreeMap<(String, bool), Vec<(f64, bool)>> = BTreeMap::new();
     for fault in &history.faults {
         let Some(sort) = fault.sort.clone() else { continue };
         let effect = if sort == TRANSFER { TRANSFER_US } else { fault.for_us + EFFECT_US };
         let Some(found) = gap(&answers, fault.at_us, effect) else { continue };
-        sorts.entry((sort, has_company(&history.faults, fault))).or_default().push(found);
+        let calm = was_calm(&history.stolen, fault.at_us, effect + (found * 1000.0) as u64);
+        let company = has_company(&history.faults, fault);
+        sorts.entry((sort, company)).or_default().push((found, calm));
     }
-    let gap_of = |((sort, company), values): ((String, bool), Vec<f64>)| {
+    let gap_of = |((sort, company), found): ((String, bool), Vec<(f64, bool)>)| {
+        let values: Vec<f64> = found.iter().map(|(gap, _)| *gap).collect();
         let at = |part| quantile(&values, part).expect("a sort has a fault");
         let (p50_ms, p99_ms, max_ms) = (at(0.5), at(0.99), at(1.0));
-        Gap { sort, company, count: values.len(), p50_ms, p99_ms, max_ms }
+        let calm: Vec<f64> = found.iter().filter(|(_, calm)| *calm).map(|(gap, _)| *gap).collect();
+        let calm = quantile(&calm, 0.5).zip(quantile(&calm, 0.99));
+        let calm_count = found.iter().filter(|(_, calm)| *calm).count();
+        let calm = calm.map(|(p50_ms, p99_ms)| Calm { count: calm_count, p50_ms, p99_ms });
+        Gap { sort, company, count: values.len(), p50_ms, p99_ms, max_ms, calm }
     };
     sorts.into_iter().map(gap_of).collect()
+}
+
+/// The mean and the worst second of what the host took.
+fn stolen(lines: &[StolenLine]) -> (f64, f64) {
+    let percents = || lines.iter().map(|line| line.percent);
+    let mean = percents().sum::<f64>() / lines.len().max(1) as f64;
+    (mean, percents().fold(0.0, f64::max))
+}
+
+/// Whether the machine had its processors from a second before `at` until `within` after it.
+fn was_calm(lines: &[StolenLine], at: u64, within: u64) -> bool {
+    const SECOND: u64 = 1_000_000;
+    let from = at.saturating_sub(SECOND);
+    let near = |line: &&StolenLine| (from..=at + within + SECOND).contains(&line.at_us);
+    lines.iter().filter(near).all(|line| line.percent <= STOLEN_PERCENT_CALM)
 }
 
 /// Whether a fault of another sort lasts while this one does, or has ended only just before. A
@@ -332,6 +378,17 @@ mod tests {
         assert_eq!(gap(&answers, 900_500, 1_000_000), Some(499.0));
         assert_eq!(gap(&answers, 2_000_000, 0), None);
         assert_eq!(gap(&answers, 10, 0), None);
+    }
+
+    #[test]
+    fn a_fault_is_calm_when_the_host_takes_little_around_it() {
+        let line = |second: u64, percent| StolenLine { at_us: second * 1_000_000, percent };
+        let lines = [line(9, 40.0), line(10, 0.0), line(11, 2.0), line(12, 0.0), line(14, 60.0)];
+        assert!(was_calm(&lines, 11_000_000, 1_000_000));
+        assert!(!was_calm(&lines, 10_000_000, 1_000_000), "the second before");
+        assert!(!was_calm(&lines, 11_000_000, 2_000_000), "the second after");
+        assert_eq!(stolen(&lines), (20.4, 60.0));
+        assert_eq!(stolen(&[]), (0.0, 0.0));
     }
 
     #[test]

@@ -18,10 +18,11 @@ use super::client::{self, Caller, NAMESPACE, PREFIX, Shared};
 use super::cluster::{Cluster, Config, Row};
 use super::disk::SmallDisk;
 use super::follower;
-use super::history::{FaultLine, Line, Op, Recorder};
+use super::history::{FaultLine, Line, Op, Recorder, StolenLine};
 use super::nemesis::{Fault, Mode, Profile, Step, Who, schedule};
 use super::report::Report;
 use crate::http::Client;
+use crate::machine::ProcessorTime;
 
 /// After the last fault the cluster must be whole again by then.
 const HEAL_TIMEOUT: Duration = Duration::from_secs(60);
@@ -130,6 +131,7 @@ async fn with_cluster(options: &Options, cluster: &Cluster) -> Result<Outcome> {
     }
     let supervisor = tokio::spawn(cluster.clone().supervise());
     let saving = tokio::spawn(backups::save(cluster.clone(), shared.clone(), options.minutes));
+    let machine = tokio::spawn(watch_machine(shared.clone()));
     let nemesis = Nemesis { cluster: cluster.clone(), shared: shared.clone() };
     nemesis.run(options).await;
     let settled = settle(cluster).await;
@@ -146,6 +148,9 @@ async fn with_cluster(options: &Options, cluster: &Cluster) -> Result<Outcome> {
         last.call_on(member, Op::List { prefix: PREFIX.to_owned() }).await;
     }
     supervisor.abort();
+    machine.abort();
+    // It holds a recorder until it is gone.
+    let _ = machine.await;
     let saved = saving.await?;
     let (made, mut restored, mut unusable) = (saved.len(), 0, Vec::new());
     for backup in saved {
@@ -192,6 +197,18 @@ async fn make_namespace(cluster: &Cluster) -> Result<()> {
             }
             _ => tokio::time::sleep(Duration::from_millis(100)).await,
         }
+    }
+}
+
+/// Notes each second what the machine's host gave to others: it slows what is measured.
+async fn watch_machine(shared: Shared) {
+    let Ok(mut before) = ProcessorTime::now() else { return };
+    loop {
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        let Ok(now) = ProcessorTime::now() else { return };
+        let percent = now.stolen_percent_since(before);
+        shared.recorder.record(Line::Stolen(StolenLine { at_us: shared.now_us(), percent }));
+        before = now;
     }
 }
 

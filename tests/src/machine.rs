@@ -1,0 +1,54 @@
+//! What the machine under a measurement was like.
+
+use anyhow::{Context, Result};
+
+/// The processors' time since the machine started, as `/proc/stat` counts it (proc_stat(5)).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct ProcessorTime {
+    all: u64,
+    /// What this machine would have used while its host ran others.
+    stolen: u64,
+}
+
+impl ProcessorTime {
+    pub fn now() -> Result<ProcessorTime> {
+        let text = std::fs::read_to_string("/proc/stat").context("read /proc/stat")?;
+        parse(&text).context("/proc/stat has no line of all processors")
+    }
+
+    /// What part of the time since then the host gave to others, in per cent.
+    pub fn stolen_percent_since(self, before: ProcessorTime) -> f64 {
+        let all = self.all.saturating_sub(before.all).max(1);
+        100.0 * self.stolen.saturating_sub(before.stolen) as f64 / all as f64
+    }
+}
+
+/// How many processes wanted a processor in the last minute.
+pub fn load_average() -> Result<f64> {
+    let text = std::fs::read_to_string("/proc/loadavg")?;
+    Ok(text.split(' ').next().context("three averages")?.parse()?)
+}
+
+fn parse(text: &str) -> Option<ProcessorTime> {
+    let line = text.lines().find_map(|line| line.strip_prefix("cpu "))?;
+    // user nice system idle iowait irq softirq steal; what guests use is in user and nice already.
+    let times: Vec<u64> = line.split_whitespace().take(8).map_while(|t| t.parse().ok()).collect();
+    let stolen = *times.get(7)?;
+    Some(ProcessorTime { all: times.iter().sum(), stolen })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_the_host_took_is_a_part_of_all() {
+        let at = |text: &str| parse(text).expect("a line of all processors");
+        let before = at("cpu  10 0 10 80 0 0 0 0 99 99\ncpu0 1 1 1 1 1 1 1 1\n");
+        let after = at("cpu  20 0 20 130 0 0 0 30 99 99\n");
+        assert!((after.stolen_percent_since(before) - 30.0).abs() < 1e-9);
+        assert!(before.stolen_percent_since(before).abs() < 1e-9);
+        assert_eq!(parse("cpu 1 2 3"), None);
+        assert!(ProcessorTime::now().is_ok(), "this machine says so, too");
+    }
+}
