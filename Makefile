@@ -6,6 +6,8 @@ GUEST_PACKAGES := rustc-web cargo-web rust-web-src wasi-libc
 SHARED_TARGET := $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/wherry/target
 TARGET := $(or $(CARGO_TARGET_DIR),target)
 CARGO := cargo --locked
+# Fail where these would be left out of the binary.
+REQUIRED := WHERRY_UI_REQUIRED=1 WHERRY_TOOLBOX_REQUIRED=1
 APPS := sample-apps/dist
 
 .PHONY: dev test test-slow test-s3 fuzz clients verify fix sim bless apps dashboard screenshots build bench chaos chaos-seeded power-cuts flipped-bit attacks autonomy setup
@@ -14,12 +16,12 @@ dev: build ## Build everything and start a cluster
 	exec $(TARGET)/release/wherry dev --images $(APPS) $(ARGS)
 
 build: setup apps dashboard ## The binary: release/wherry in the target folder
-	WHERRY_UI_REQUIRED=1 WHERRY_TOOLBOX_REQUIRED=1 $(CARGO) build --release --workspace
+	$(REQUIRED) $(CARGO) build --release --workspace
 
 test: build ## All tests, with real processes and kubectl
 	tests/install-packages chromium
 	cd web-dashboard && npm run --silent check
-	WHERRY_UI_REQUIRED=1 WHERRY_TOOLBOX_REQUIRED=1 WHERRY_L3=1 $(CARGO) test --release --workspace \
+	$(REQUIRED) WHERRY_L3=1 $(CARGO) test --release --workspace \
 		--lib --bins --tests
 	cd sample-apps && RUST_MIN_STACK=8388608 $(CARGO) test -p batch -p toolbox --target-dir $(abspath $(TARGET))/apps
 	$(MAKE) test-s3
@@ -43,8 +45,9 @@ chaos: build ## Three members, faults, proof: make chaos MINUTES=20 SEED=7 MODE=
 	$(TARGET)/release/chaos --minutes $(or $(MINUTES),5) --seed $(or $(SEED),1) --mode $(or $(MODE),kills) $(ARGS)
 
 chaos-seeded: build ## The suite must find bugs made on purpose; prints which check did, and when
-	$(CARGO) build --release -p wherry -p wherry-store --features wherry-store/seeded-bugs,wherry-store/failpoints
-	cp $(TARGET)/release/wherry $(TARGET)/release/wherry-seeded && $(CARGO) build --release -p wherry
+	$(REQUIRED) $(CARGO) build --release --workspace --features wherry-store/seeded-bugs,wherry-store/failpoints
+	cp $(TARGET)/release/wherry $(TARGET)/release/wherry-seeded
+	$(REQUIRED) $(CARGO) build --release --workspace
 	$(TARGET)/release/chaos --seeded --binary $(TARGET)/release/wherry-seeded $(ARGS)
 
 power-cuts: build ## The power cut behind every fsync: of one member, torn, and of three members

@@ -32,7 +32,7 @@ mod target;
 
 use std::path::Path;
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Result, ensure};
 use serde_json::{Value, json};
 use wherry_tests::machine::{ProcessorTime, load_average};
 use wherry_tests::repository;

@@ -3,10 +3,11 @@
 //! certificate, a stream a request; Wherry gets JSON ConfigMaps through its API, etcd its own gRPC.
 
 use std::net::SocketAddr;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 use bytes::{Buf as _, Bytes, BytesMut};
-use http::{Method, Request, Response};
+use http::{Method, Request, Response, StatusCode};
 use http_body_util::{BodyExt as _, Full};
 use hyper::body::Incoming;
 use hyper::client::conn::http2::SendRequest;
@@ -16,6 +17,10 @@ use wherry_tests::http::{Credentials, http2};
 use crate::etcd;
 
 const MAPS: &str = "/api/v1/namespaces/default/configmaps";
+
+/// A cluster without a leader for longer is broken.
+const PATIENCE: Duration = Duration::from_secs(30);
+const RETRY_AFTER: Duration = Duration::from_millis(20);
 
 /// Which service it is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -42,7 +47,26 @@ impl Connection {
         Ok(Connection { kind, authority: address.to_string(), sender })
     }
 
+    /// Asks until somebody leads, as clients do: where nobody does, nothing was done (503). What a
+    /// caller waits for that is part of what he measures.
     async fn send(&self, method: Method, path: &str, body: Bytes) -> Result<Response<Incoming>> {
+        let begun = Instant::now();
+        loop {
+            let response = self.send_once(method.clone(), path, body.clone()).await?;
+            if response.status() != StatusCode::SERVICE_UNAVAILABLE || begun.elapsed() > PATIENCE {
+                ensure!(response.status().is_success(), "{path}: {}", told(response).await);
+                return Ok(response);
+            }
+            tokio::time::sleep(RETRY_AFTER).await;
+        }
+    }
+
+    async fn send_once(
+        &self,
+        method: Method,
+        path: &str,
+        body: Bytes,
+    ) -> Result<Response<Incoming>> {
         let mut request = Request::builder()
             .method(method)
             .uri(format!("https://{}{path}", self.authority))
@@ -57,9 +81,7 @@ impl Connection {
         }
         let mut sender = self.sender.clone();
         sender.ready().await?;
-        let response = sender.send_request(request).await?;
-        ensure!(response.status().is_success(), "{path}: {}", told(response).await);
-        Ok(response)
+        Ok(sender.send_request(request).await?)
     }
 
     async fn json(&self, method: Method, path: &str, body: Bytes) -> Result<Bytes> {

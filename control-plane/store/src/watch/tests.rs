@@ -182,3 +182,21 @@ async fn the_seeded_bug_at_the_windows_edge_is_found() {
         assert_eq!(seen, expected);
     }
 }
+
+/// A bookmark at a revision whose event did not come would lose it for whoever goes on from there.
+#[test]
+fn progress_is_never_ahead_of_the_events() {
+    const PUTS: Revision = 5_000;
+    let mut bench = Bench::new(10);
+    let mut watch = bench.watch("", 0);
+    let writer = std::thread::spawn(move || (0..PUTS).for_each(|_| bench.put("key")));
+    let mut taken = 0;
+    while taken < PUTS {
+        match watch.ready().expect("it is read fast enough") {
+            Some(event) => taken = event.revision,
+            None => assert!(watch.progress().is_none_or(|reached| reached == taken)),
+        }
+    }
+    assert_eq!(watch.progress(), Some(PUTS));
+    writer.join().expect("it writes");
+}

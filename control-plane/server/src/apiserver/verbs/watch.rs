@@ -436,19 +436,23 @@ impl Stream {
         self.queue.extend(self.encoder.event(event));
     }
 
-    /// Everything up to the revision read first has reached our buffer, and goes out before the
-    /// bookmark.
+    /// Tells how far the client has seen everything. The store's newest revision would be too much
+    /// to promise: its event may not have come here yet.
     fn bookmark(&mut self) {
-        let reached = self.api.store().current().revision();
-        loop {
-            let ready = match &mut self.events {
-                Events::Open(events) => events.ready(),
-                Events::Ahead(_) | Events::Ended => break,
-            };
-            let Ok(Some(event)) = ready else { break };
-            self.take(&event);
+        while let Events::Open(events) = &mut self.events {
+            match events.ready() {
+                Ok(Some(event)) => self.take(&event),
+                // What came in between is taken first.
+                Ok(None) => {
+                    if let Some(reached) = events.progress() {
+                        self.sent = self.sent.max(reached);
+                        break;
+                    }
+                }
+                // Events were lost with it; the next turn says how it ended.
+                Err(_) => return,
+            }
         }
-        self.sent = self.sent.max(reached);
         self.queue.push_back(Line::Ready(self.encoder.bookmark(self.sent, false)));
     }
 
