@@ -8,6 +8,8 @@ TARGET := $(or $(CARGO_TARGET_DIR),target)
 CARGO := cargo --locked
 # Fail where these would be left out of the binary.
 REQUIRED := WHERRY_UI_REQUIRED=1 WHERRY_TOOLBOX_REQUIRED=1
+# Always the whole workspace: with fewer packages, or without the above, cargo compiles much anew.
+TEST := $(REQUIRED) $(CARGO) test --release --workspace
 APPS := sample-apps/dist
 
 .PHONY: dev test test-slow test-s3 fuzz clients verify fix sim bless apps dashboard screenshots build bench chaos chaos-seeded power-cuts flipped-bit attacks autonomy setup
@@ -21,13 +23,12 @@ build: setup apps dashboard ## The binary: release/wherry in the target folder
 test: build ## All tests, with real processes and kubectl
 	tests/install-packages chromium
 	cd web-dashboard && npm run --silent check
-	$(REQUIRED) WHERRY_L3=1 $(CARGO) test --release --workspace \
-		--lib --bins --tests
+	WHERRY_L3=1 $(TEST) --lib --bins --tests
 	cd sample-apps && RUST_MIN_STACK=8388608 $(CARGO) test -p batch -p toolbox --target-dir $(abspath $(TARGET))/apps
 	$(MAKE) test-s3
 
 test-s3: ## Backups to a bucket, against a server that speaks S3 (moto, from PyPI)
-	tests/s3-server $(CARGO) test --release -p wherry-control-plane --lib -- rounds_in_a_bucket
+	$(REQUIRED) tests/s3-server $(CARGO) test --release --workspace --lib -- rounds_in_a_bucket
 
 test-slow: test sim ## All tests and the long simulation
 
@@ -35,10 +36,10 @@ clients: ## The clients that tests drive: kubectl, helm, those of Python and Jav
 	@tests/install-clients
 
 fuzz: ## Damaged input for everything that reads input: make fuzz MINUTES=10 (for each target)
-	WHERRY_FUZZ_MINUTES=$(or $(MINUTES),1) $(CARGO) test --release -p wherry-control-plane --lib fuzz:: -- --nocapture
+	WHERRY_FUZZ_MINUTES=$(or $(MINUTES),1) $(TEST) --lib fuzz:: -- --nocapture
 
 sim: ## 2,000 simulated clusters, or one of them step by step: make sim SEED=7
-	WHERRY_SIM_LONG=1 WHERRY_SIM_SEED=$(SEED) $(CARGO) test --release -p wherry-tests --test it sim:: -- --nocapture
+	WHERRY_SIM_LONG=1 WHERRY_SIM_SEED=$(SEED) $(TEST) --test it sim:: -- --nocapture
 
 # A run is the seed's: the same SEED, MINUTES and MODE do the same faults at the same times again.
 chaos: build ## Three members, faults, proof: make chaos MINUTES=20 SEED=7 MODE=kills|mixed|both
@@ -65,14 +66,14 @@ autonomy: build ## Agent, worker, control plane, machine lost under load: reques
 	$(TARGET)/release/autonomy $(ARGS)
 
 verify: ## Read-only checks: formatting, lints, the tidy test
-	$(CARGO) fmt --all --check && $(CARGO) clippy --release --workspace --all-targets -- -D warnings
-	$(CARGO) test --release -p wherry-tests --test it tidy::
+	$(CARGO) fmt --all --check && $(REQUIRED) $(CARGO) clippy --release --workspace --all-targets -- -D warnings
+	$(TEST) --test it tidy::
 
 fix: ## Format, and apply the lints' own fixes
-	$(CARGO) fmt --all && $(CARGO) clippy --release --workspace --all-targets --fix --allow-dirty
+	$(CARGO) fmt --all && $(REQUIRED) $(CARGO) clippy --release --workspace --all-targets --fix --allow-dirty
 
 bless: ## Rewrite the snapshots of what users see; review the diff
-	UPDATE_EXPECT=1 $(CARGO) test --release --workspace
+	UPDATE_EXPECT=1 $(TEST) --lib --bins --tests
 
 apps: setup ## The sample guests: sample-apps/dist/NAME.wasm
 	@rustup target add wasm32-wasip1 >/dev/null 2>&1 || tests/install-packages $(GUEST_PACKAGES)
@@ -87,7 +88,7 @@ web-dashboard/dist/index.html: web-dashboard/node_modules $(shell git ls-files w
 screenshots: build ## Every page of the dashboard in both themes and at 360 px: SHOTS=folder
 	tests/install-packages chromium
 	WHERRY_SCREENSHOTS=$(abspath $(or $(SHOTS),screenshots)) WHERRY_L3=1 \
-		$(CARGO) test --release -p wherry-tests --test it -- --nocapture dashboard::
+		$(TEST) --test it -- --nocapture dashboard::
 
 web-dashboard/node_modules: web-dashboard/package-lock.json
 	cd web-dashboard && npm ci --no-audit --no-fund && touch node_modules
