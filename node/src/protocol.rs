@@ -48,6 +48,7 @@ use bytes::Bytes;
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use tokio_util::codec::LengthDelimitedCodec;
+use wherry_resources::handling::Handling;
 
 /// Changes with every incompatible change of a message. An agent that finds a worker of another
 /// version stops it and starts its own.
@@ -391,8 +392,9 @@ pub struct Limits {
     /// `resources.requests.cpu` in thousandths of a core: its weight when there is not enough.
     #[serde(default)]
     pub cpu_request_millis: Option<u32>,
-    /// Longest time for one request of a handler.
-    pub request_deadline_ms: Option<u64>,
+    /// How a handler takes requests.
+    #[serde(default)]
+    pub handling: Handling,
 }
 
 /// A declared container port.

@@ -1,4 +1,4 @@
-//! A handler: answers HTTP requests, each in an instance of its own.
+//! A handler: answers HTTP requests, each in an instance of its own unless the Pod wants otherwise.
 //!
 //! ```text
 //!  handle ─▶ place? ─no─▶ queue ─full─▶ Busy
@@ -10,6 +10,10 @@
 //!                               └─ frames ─▶ `ResponseBody` ──▶ the caller reads them
 //! ```
 //!
+//! By default nothing of one request is there for the next. A Pod that trusts its own requests may
+//! have an instance answer several, one after the other (`Limits::instance_requests`): one that
+//! ended a request well rests on a [`Shelf`] for the next, or until it has rested for too long.
+//!
 //! A call runs within its caller's task until the head is there: most are done by then, and waking
 //! another thread costs as much as an instance. One that is not done goes on as a task.
 //!
@@ -19,10 +23,11 @@
 //! end in an error, never as if it were complete; `Progress` and `Completion` carry the two facts
 //! between the guest's side and the body.
 
+use std::collections::VecDeque;
 use std::panic::AssertUnwindSafe;
 use std::pin::Pin;
 use std::sync::atomic::{AtomicU8, AtomicU64, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
@@ -185,17 +190,25 @@ struct Inner {
     places: Arc<Semaphore>,
     /// Requests that wait for a place.
     queued: AtomicUsize,
+    shelf: Shelf,
 }
 
 impl Handler {
     pub(crate) fn new(engine: Engine, entry: Entry, config: GuestConfig) -> Handler {
         let places = Arc::new(Semaphore::new(config.limits.concurrent_requests));
         let pod = Pod::new(engine, config);
-        Handler(Arc::new(Inner { pod, entry, places, queued: AtomicUsize::new(0) }))
+        let (queued, shelf) = (AtomicUsize::new(0), Shelf::default());
+        Handler(Arc::new(Inner { pod, entry, places, queued, shelf }))
     }
 
     pub fn account(&self) -> Account {
         self.0.pod.meter.account.clone()
+    }
+
+    /// Whether no request is being handled; instances may rest.
+    #[cfg(test)]
+    pub(crate) fn is_idle(&self) -> bool {
+        self.0.places.available_permits() == self.0.pod.config.limits.concurrent_requests
     }
 
     /// Account and quota, for a guest that shall share them.
@@ -421,31 +434,101 @@ async fn serve(
     reply.send(Err(error));
 }
 
-/// Makes the instance and lets it handle the request. The instance is gone when this returns.
+/// A guest that can be entered.
+struct Instance {
+    store: Store<Host>,
+    /// Made by the first request.
+    proxy: Option<Proxy>,
+    /// Requests that it has answered.
+    answered: u32,
+}
+
+/// Instances that rest between two requests: the last one that came is the next to go, so those
+/// that are not needed grow old.
+#[derive(Default)]
+struct Shelf(Mutex<Resting>);
+
+#[derive(Default)]
+struct Resting {
+    /// In the order in which they came.
+    instances: VecDeque<(Instance, Instant)>,
+    /// Whether a task looks after those that have rested for too long.
+    is_watched: bool,
+}
+
+impl Shelf {
+    fn lock(&self) -> MutexGuard<'_, Resting> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn take(&self) -> Option<Instance> {
+        self.lock().instances.pop_back().map(|(instance, _)| instance)
+    }
+
+    /// Takes out those that came before a moment; whether others remain.
+    fn take_older(&self, than: Instant) -> (Vec<Instance>, bool) {
+        let mut resting = self.lock();
+        let old = resting.instances.iter().take_while(|(_, since)| *since <= than).count();
+        let old = resting.instances.drain(..old).map(|(instance, _)| instance).collect();
+        resting.is_watched = !resting.instances.is_empty();
+        (old, resting.is_watched)
+    }
+}
+
+impl Inner {
+    /// Lets an instance rest that ended a request well, if it may answer another.
+    fn keep(self: &Arc<Inner>, mut instance: Instance) {
+        instance.answered += 1;
+        if instance.answered >= self.pod.config.limits.instance_requests {
+            return;
+        }
+        let mut resting = self.shelf.lock();
+        resting.instances.push_back((instance, Instant::now()));
+        if !std::mem::replace(&mut resting.is_watched, true) {
+            let rest_max = self.pod.config.limits.instance_rest;
+            tokio::spawn(give_back(Arc::downgrade(self), rest_max));
+        }
+    }
+}
+
+/// Drops instances that nobody needs, until none rests or their handler is gone.
+async fn give_back(handler: Weak<Inner>, rest_max: Duration) {
+    loop {
+        tokio::time::sleep(rest_max).await;
+        let Some(handler) = handler.upgrade() else { return };
+        let now = Instant::now();
+        let (old, others) = handler.shelf.take_older(now.checked_sub(rest_max).unwrap_or(now));
+        drop((old, handler));
+        if !others {
+            return;
+        }
+    }
+}
+
+/// Lets an instance handle the request: a new one, or one that rests. It is gone when this returns,
+/// or rests again.
 async fn run(
-    handler: &Inner,
+    handler: &Arc<Inner>,
     request: http::Request<Body>,
     call: &Call,
     reply: &Reply,
 ) -> Result<(), HandleError> {
-    let mut store = handler
-        .pod
-        .component_store()
+    let made = match handler.shelf.take() {
+        Some(instance) => Ok(instance),
+        None => {
+            handler.pod.component_store().map(|store| Instance { store, proxy: None, answered: 0 })
+        }
+    };
+    let mut instance = made
         .map_err(|error| HandleError::Trap(format!("its instance could not be made: {error:#}")))?;
     let fuse = Fuse(&call.completion);
     let request = request.map(to_wasi);
-    let begun = Instant::now();
-    let result = match handler.entry.instantiate_async(&mut store).await {
-        Ok(proxy) => {
-            call.steps.write(&call.steps.instantiated_ns);
-            handler.pod.meter.account.instantiated(begun.elapsed());
-            enter(&mut store, &proxy, request, reply).await
-        }
-        Err(error) => Err(error),
-    };
+    let result = handle(handler, &mut instance, request, (call, reply)).await;
+    let store = &instance.store;
     call.steps.memory_bytes.store(store.data().memory.held(), Ordering::Relaxed);
     let Err(error) = result else {
         fuse.done();
+        handler.keep(instance);
         return Ok(());
     };
     if let Some(code) = error.downcast_ref::<P3ErrorCode>() {
@@ -458,6 +541,25 @@ async fn run(
         Fault::NoInstanceLeft => HandleError::InstanceLimit,
         Fault::Trap(text) => HandleError::Trap(text),
     })
+}
+
+async fn handle(
+    handler: &Inner,
+    Instance { store, proxy, .. }: &mut Instance,
+    request: http::Request<WasiBody>,
+    (call, reply): (&Call, &Reply),
+) -> wasmtime::Result<()> {
+    let proxy = match proxy {
+        Some(proxy) => proxy,
+        None => {
+            let begun = Instant::now();
+            let made = handler.entry.instantiate_async(&mut *store).await?;
+            handler.pod.meter.account.instantiated(begun.elapsed());
+            proxy.insert(made)
+        }
+    };
+    call.steps.write(&call.steps.instantiated_ns);
+    enter(store, proxy, request, reply).await
 }
 
 async fn enter(

@@ -52,6 +52,11 @@ pub struct Limits {
     pub concurrent_requests: usize,
     /// Requests that wait for a place; more are refused at once.
     pub queued_requests: usize,
+    /// Requests that one instance of a handler answers, one after the other. One: each has an
+    /// instance of its own, and nothing of it is seen by the next.
+    pub instance_requests: u32,
+    /// How long an instance rests between two requests before it is given back.
+    pub instance_rest: Duration,
     /// Requests that the guest itself has open at the same time.
     pub outgoing_requests: usize,
     /// Sockets that the guest has at the same time, connections that it accepted included.
@@ -68,6 +73,8 @@ impl Default for Limits {
             cpu_weight: 0,
             concurrent_requests: 256,
             queued_requests: 256,
+            instance_requests: 1,
+            instance_rest: Duration::from_secs(10),
             outgoing_requests: 64,
             sockets: 256,
         }

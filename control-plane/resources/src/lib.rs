@@ -32,6 +32,7 @@ pub mod defaults;
 pub mod demand;
 pub mod events;
 pub mod fields;
+pub mod handling;
 pub mod keys;
 pub mod kinds;
 pub mod meta;

@@ -18,6 +18,7 @@ use k8s_openapi::{
     api::core::v1 as core, apimachinery::pkg::api::resource::Quantity,
     apimachinery::pkg::apis::meta::v1::ObjectMeta,
 };
+use wherry_resources::handling::{self, Handling};
 use wherry_resources::quantity;
 
 use crate::protocol;
@@ -26,9 +27,6 @@ pub use self::volumes::{Content, Files, Part, Sub, TokenItem, Volume, VolumeMoun
 
 /// What `terminationGracePeriodSeconds` is when nothing says otherwise.
 const GRACE_DEFAULT: Duration = Duration::from_secs(30);
-
-/// Annotation on a Pod: the longest time for one request of a handler, in seconds.
-const ANNOTATION_REQUEST_DEADLINE: &str = "wherry.dev/request-deadline-seconds";
 
 /// A Pod bound to this node and whether it shall go away.
 #[derive(Debug, Clone)]
@@ -272,12 +270,9 @@ fn pod_spec(
     let pod = metadata.name.as_deref().unwrap_or("");
     let volumes = volumes::volumes(pod, spec.volumes.unwrap_or_default(), &mounted);
     let mut annotations = metadata.annotations.unwrap_or_default();
-    let deadline = annotations
-        .get(ANNOTATION_REQUEST_DEADLINE)
-        .and_then(|text| text.parse::<u64>().ok())
-        .map(|seconds| seconds.saturating_mul(1000));
+    let handling = handling::read(|name| annotations.get(name).map(String::as_str));
     for container in &mut containers {
-        container.limits.request_deadline_ms = deadline;
+        container.limits.handling = handling;
     }
     let shown = |volume: &Volume| matches!(&volume.content, Content::Files(files) if files.shows_annotations());
     if !containers.iter().any(refers_to_annotations) && !volumes.iter().any(shown) {
@@ -444,7 +439,7 @@ fn container(container: core::Container) -> ContainerSpec {
             memory_bytes: limits.get("memory").and_then(bytes),
             cpu_millis: limits.get("cpu").and_then(millis),
             cpu_request_millis: requests.get("cpu").and_then(millis),
-            request_deadline_ms: None,
+            handling: Handling::default(),
         },
         requests: (requests.get("cpu").and_then(millis), requests.get("memory").and_then(bytes)),
         storage: (limits.get(STORAGE).and_then(bytes), requests.get(STORAGE).and_then(bytes)),

@@ -505,12 +505,17 @@ fn tail(file: &mut File, bytes_max: usize) -> Option<Vec<u8>> {
 fn limits(wanted: &Limits) -> shim::Limits {
     let default = shim::Limits::default();
     let memory_bytes = wanted.memory_bytes.unwrap_or(default.memory_bytes);
+    let handling = wanted.handling;
+    let count = |number: Option<u32>, default| number.map_or(default, |number| number as usize);
     shim::Limits {
         memory_bytes,
         memory_bytes_total: default.memory_bytes_total.max(memory_bytes),
-        request_deadline: wanted
-            .request_deadline_ms
-            .map_or(default.request_deadline, Duration::from_millis),
+        request_deadline: handling
+            .deadline_seconds
+            .map_or(default.request_deadline, |seconds| Duration::from_secs(seconds.into())),
+        concurrent_requests: count(handling.at_once, default.concurrent_requests),
+        queued_requests: count(handling.queued, default.queued_requests),
+        instance_requests: handling.per_instance.unwrap_or(default.instance_requests),
         cpu: wanted.cpu_millis,
         cpu_weight: wanted.cpu_request_millis.or(wanted.cpu_millis).unwrap_or(0),
         ..default

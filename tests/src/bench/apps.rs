@@ -17,9 +17,12 @@ use crate::Rows;
 
 const WASMTIME: &str = "48.0.8";
 const HELLO: u16 = 30080;
-/// Long enough for a median that repeats, short enough to run often.
-const LOAD_SECONDS: u64 = 10;
-const CONNECTIONS: u32 = 32;
+/// The same guest, whose instances answer many requests.
+const REUSED: u16 = 30089;
+const CONNECTIONS: [u32; 3] = [1, 32, 256];
+/// Everything is measured so often, in turns, and the median is told: machines have moods.
+const ROUNDS: usize = 3;
+const LOAD_SECONDS: u64 = 5;
 const APPLY_ROUNDS: usize = 20;
 const IDLE_PODS: usize = 1000;
 const STORE_WRITES: u64 = 4000;
@@ -31,11 +34,29 @@ struct Load {
     p99_ms: f64,
 }
 
+impl Load {
+    /// Each number's median.
+    fn median(rounds: &[Load]) -> Load {
+        let of = |number: fn(&Load) -> f64| {
+            let mut numbers: Vec<f64> = rounds.iter().map(number).collect();
+            numbers.sort_unstable_by(f64::total_cmp);
+            numbers[numbers.len() / 2]
+        };
+        Load {
+            per_second: of(|load| load.per_second),
+            p50_ms: of(|load| load.p50_ms),
+            p99_ms: of(|load| load.p99_ms),
+        }
+    }
+}
+
 /// Runs wrk on a URL, after a short run that warms it up.
-fn wrk(url: &str) -> Result<Load> {
+fn wrk(url: &str, connections: u32) -> Result<Load> {
     let run = |seconds: u64| -> Result<String> {
+        let threads = connections.min(2);
         let output = Command::new("wrk")
-            .args(["-t2", "--latency", &format!("-c{CONNECTIONS}"), &format!("-d{seconds}s"), url])
+            .arg(format!("-t{threads}"))
+            .args(["--latency", &format!("-c{connections}"), &format!("-d{seconds}s"), url])
             .output()
             .context("wrk is not installed: apt-get install wrk")?;
         let text = wherry_tests::text(&output.stdout);
@@ -44,7 +65,7 @@ fn wrk(url: &str) -> Result<Load> {
         ensure!(!text.contains("Socket errors"), "failed requests to {url}: {text}");
         Ok(text)
     };
-    run(2)?;
+    run(1)?;
     let text = run(LOAD_SECONDS)?;
     let field = |name: &str| -> Result<&str> {
         let line = text.lines().find(|line| line.trim_start().starts_with(name));
@@ -68,17 +89,23 @@ fn milliseconds(text: &str) -> Result<f64> {
 }
 
 pub fn requests(rows: &mut Rows, target: &Path) -> Result<()> {
-    let group = "requests (hello-http, 32 connections)";
     let wasmtime = install_wasmtime(target)?;
     let component = repository().join("sample-apps/dist/hello-http.wasm");
     let cluster = Dev::start();
-    cluster.kubectl_ok(&["apply", "-f", "sample-apps/hello-http/app.yaml"]);
-    cluster.kubectl_ok(&["rollout", "status", "deployment/hello-http", "--timeout=60s"]);
-    wait_for("the NodePort answers", || cluster.get(HELLO, "/bench").filter(|a| a.0 == 200));
-
-    let own = wrk(&format!("http://{}:{HELLO}/bench", cluster.address))?;
-    let plain = with_wasmtime(&wasmtime, &component, &[])?;
-    let tuned = with_wasmtime(
+    let manifest = std::fs::read_to_string(repository().join("sample-apps/hello-http/app.yaml"))?;
+    let reused = cluster.data_dir.join("hello-reused.yaml");
+    std::fs::write(&reused, reusing(&manifest))?;
+    let reused = reused.to_string_lossy();
+    cluster.kubectl_ok(&["apply", "-f", "sample-apps/hello-http/app.yaml", "-f", &reused]);
+    for name in ["deployment/hello-http", "deployment/hello-reused"] {
+        cluster.kubectl_ok(&["rollout", "status", name, "--timeout=60s"]);
+    }
+    for port in [HELLO, REUSED] {
+        wait_for("the NodePort answers", || cluster.get(port, "/bench").filter(|a| a.0 == 200));
+    }
+    let own = |port: u16| format!("http://{}:{port}/bench", cluster.address);
+    let (plain, _ended) = with_wasmtime(&wasmtime, &component, &[])?;
+    let (tuned, _ended) = with_wasmtime(
         &wasmtime,
         &component,
         &[
@@ -88,14 +115,44 @@ pub fn requests(rows: &mut Rows, target: &Path) -> Result<()> {
             "-Opooling-pagemap-scan=auto",
         ],
     )?;
-    for (name, load) in [("wherry", &own), ("wasmtime serve", &plain), ("… tuned", &tuned)] {
-        rows.add(group, &format!("{name}: throughput"), load.per_second, "req/s");
-        rows.add(group, &format!("{name}: p50"), load.p50_ms, "ms");
-        rows.add(group, &format!("{name}: p99"), load.p99_ms, "ms");
+    let servers = [
+        ("wherry", own(HELLO)),
+        ("wasmtime serve", plain),
+        ("wasmtime serve tuned", tuned),
+        ("wherry, instances reused", own(REUSED)),
+    ];
+    for connections in CONNECTIONS {
+        let group = format!("requests (hello-http, {connections} connections)");
+        let mut loads: [Vec<Load>; 4] = Default::default();
+        for _ in 0..ROUNDS {
+            for ((_, url), loads) in servers.iter().zip(&mut loads) {
+                loads.push(wrk(url, connections)?);
+            }
+        }
+        let loads = loads.map(|rounds| Load::median(&rounds));
+        for ((name, _), load) in servers.iter().zip(&loads) {
+            rows.add(&group, &format!("{name}: throughput"), load.per_second, "req/s");
+            rows.add(&group, &format!("{name}: p50"), load.p50_ms, "ms");
+            rows.add(&group, &format!("{name}: p99"), load.p99_ms, "ms");
+        }
+        let [fresh, plain, tuned, reused] = loads.map(|load| load.per_second);
+        rows.add(&group, "wherry / wasmtime serve", fresh / plain, "×");
+        rows.add(&group, "wherry / wasmtime serve tuned", fresh / tuned, "×");
+        rows.add(&group, "wherry reused / wasmtime serve", reused / plain, "×");
+        rows.add(&group, "wherry reused / wasmtime serve tuned", reused / tuned, "×");
     }
-    rows.add(group, "wherry / wasmtime serve", own.per_second / plain.per_second, "×");
-    rows.add(group, "wherry / wasmtime serve tuned", own.per_second / tuned.per_second, "×");
     Ok(())
+}
+
+/// The sample under another name and port, with instances that answer many requests.
+fn reusing(manifest: &str) -> String {
+    let template = "    metadata:\n      labels:";
+    let annotated = "    metadata:\n      annotations: {wherry.dev/requests-per-instance: \"1000\"}\n      labels:";
+    manifest
+        .replace("name: hello-http", "name: hello-reused")
+        .replace("app: hello-http", "app: hello-reused")
+        .replace(&HELLO.to_string(), &REUSED.to_string())
+        .replacen(template, annotated, 1)
 }
 
 /// The baseline, built once into the target folder.
@@ -115,7 +172,8 @@ fn install_wasmtime(target: &Path) -> Result<PathBuf> {
     Ok(binary)
 }
 
-fn with_wasmtime(binary: &Path, component: &Path, options: &[&str]) -> Result<Load> {
+/// Starts it; returns where it is.
+fn with_wasmtime(binary: &Path, component: &Path, options: &[&str]) -> Result<(String, Ended)> {
     let address: SocketAddr = {
         let free = std::net::TcpListener::bind("127.0.0.1:0")?;
         free.local_addr()?
@@ -128,9 +186,9 @@ fn with_wasmtime(binary: &Path, component: &Path, options: &[&str]) -> Result<Lo
         .stdout(Stdio::null())
         .stderr(Stdio::null())
         .spawn()?;
-    let _ended = Ended(child);
+    let ended = Ended(child);
     wait_for("wasmtime serve answers", || http_get(address, "/bench").filter(|a| a.0 == 200));
-    wrk(&format!("http://{address}/bench"))
+    Ok((format!("http://{address}/bench"), ended))
 }
 
 /// A child that ends with its scope.

@@ -68,6 +68,67 @@ async fn answers_each_request_in_a_fresh_instance() {
 }
 
 #[tokio::test]
+async fn an_instance_answers_as_many_requests_as_its_pod_says() {
+    // Says how many requests it has had, as a letter; the fourth would trap.
+    let counts = r#"
+        (global $count (mut i32) (i32.const 0))
+        (func (export "handle") (param $in i32) (param $out i32) (local $body i32)
+          (if (i32.eq (global.get $count) (i32.const 3)) (then unreachable))
+          (global.set $count (i32.add (global.get $count) (i32.const 1)))
+          (local.set $body (call $head (local.get $out)))
+          (call $say (local.get $body))
+          (call $end (local.get $body)))"#;
+    let mut config = GuestConfig::default();
+    config.limits.instance_requests = 3;
+    let handler = load_handler(counts, config);
+    for _ in 0..30 {
+        assert_eq!(body_of(&handler).await, "hello");
+        // The instance rests once its call has ended, which may be after its last byte.
+        until("no call runs", || handler.is_idle()).await;
+    }
+    assert_eq!(handler.account().usage().instances_started, 10);
+    assert_eq!(body_of(&handler).await, "hello");
+    until("the guest has returned", || handler.is_idle()).await;
+    assert_eq!(handler.account().usage().instances_live, 1, "one rests");
+    drop(handler);
+}
+
+#[tokio::test]
+async fn an_instance_that_rests_for_long_is_given_back() {
+    let mut config = GuestConfig::default();
+    config.limits.instance_requests = 1000;
+    config.limits.instance_rest = Duration::from_millis(50);
+    let handler = load_handler(HELLO, config);
+    for _ in 0..2 {
+        assert_eq!(body_of(&handler).await, "hello");
+        until("it is given back", || handler.account().usage().instances_live == 0).await;
+    }
+    assert_eq!(handler.account().usage().instances_started, 2);
+}
+
+#[tokio::test]
+async fn an_instance_that_failed_answers_no_more() {
+    let traps = r#"
+        (global $count (mut i32) (i32.const 0))
+        (func (export "handle") (param $in i32) (param $out i32) (local $body i32)
+          (if (i32.eq (global.get $count) (i32.const 1)) (then unreachable))
+          (global.set $count (i32.add (global.get $count) (i32.const 1)))
+          (local.set $body (call $head (local.get $out)))
+          (call $say (local.get $body))
+          (call $end (local.get $body)))"#;
+    let mut config = GuestConfig::default();
+    config.limits.instance_requests = 1000;
+    let handler = load_handler(traps, config);
+    for _ in 0..3 {
+        assert_eq!(body_of(&handler).await, "hello");
+        until("the guest has returned", || handler.is_idle()).await;
+        let error = handler.handle(get()).await.expect_err("the second request traps");
+        assert!(matches!(error, HandleError::Trap(_)), "{error}");
+    }
+    assert_eq!(handler.account().usage().instances_started, 3);
+}
+
+#[tokio::test]
 async fn answers_many_requests_at_once() {
     let handler = load_handler(HELLO, GuestConfig::default());
     let requests = (0..40).map(|_| body_of(&handler));

@@ -6,14 +6,16 @@
 use super::Context;
 use crate::apiserver::errors::ApiError;
 use serde_json::{Value, json};
-use wherry_resources::{Object, meta, names, pod_fields};
+use wherry_resources::{Object, handling, meta, names, pod_fields};
 
 /// Fills in what depends on other objects; refuses a Pod whose ServiceAccount or PriorityClass is
 /// not there.
 pub fn admit(context: &Context<'_>, pod: &mut Object) -> Result<Vec<String>, ApiError> {
     service_account(context, pod)?;
     priority(context, pod)?;
-    Ok(pod_fields::warnings(pod))
+    let mut warnings = pod_fields::warnings(pod);
+    warnings.extend(handling::warnings(pod));
+    Ok(warnings)
 }
 
 /// Only one PriorityClass is the default.
