@@ -61,10 +61,11 @@ pub fn read<'a>(annotation: impl Fn(&str) -> Option<&'a str>) -> Handling {
     }
 }
 
-/// A sentence for each annotation of a Pod that cannot be meant.
-pub fn warnings(pod: &Object) -> Vec<String> {
+/// A sentence for each annotation of a Pod, or of a template at a path, that cannot be meant.
+pub fn warnings(at: &str, pod: &Object) -> Vec<String> {
     let numbers = [&DEADLINE, &AT_ONCE, &QUEUED, &PER_INSTANCE].into_iter();
-    numbers.filter_map(|number| number.read(|name| meta::annotation(pod, name)).err()).collect()
+    let wrong = numbers.filter_map(|number| number.read(|name| meta::annotation(pod, name)).err());
+    wrong.map(|why| format!("{at}{why}")).collect()
 }
 
 #[cfg(test)]
@@ -85,7 +86,7 @@ mod tests {
         let expected = Handling { at_once: Some(8), queued: Some(0), ..Handling::default() };
         assert_eq!(handling, expected);
         assert_eq!(
-            warnings(&pod),
+            warnings("", &pod),
             [
                 "metadata.annotations[wherry.dev/request-deadline-seconds]: \"0\" is ignored: want \
                  a whole number from 1 to 86400",
@@ -93,6 +94,6 @@ mod tests {
                  a whole number from 1 to 1000000",
             ]
         );
-        assert_eq!(warnings(&json!({})), Vec::<String>::new());
+        assert_eq!(warnings("", &json!({})), Vec::<String>::new());
     }
 }

@@ -7,7 +7,7 @@
 
 use serde_json::Value;
 
-use crate::Object;
+use crate::{Object, handling};
 
 /// What happens to a field.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -376,10 +376,16 @@ const NESTED: &[(&str, &str, &str)] = &[
 /// What a person who sends a Pod should know: a sentence for each field that will not do what it
 /// does elsewhere. Empty for most Pods.
 pub fn warnings(pod: &Object) -> Vec<String> {
+    warnings_of("", pod)
+}
+
+/// The same for a Pod's template; `at` is the path to it, with a dot behind.
+pub fn warnings_of(at: &str, template: &Value) -> Vec<String> {
     let mut found = Vec::new();
-    if let Some(spec) = pod.get("spec") {
-        walk("PodSpec", "spec", spec, &mut found);
+    if let Some(spec) = template.get("spec") {
+        walk("PodSpec", &format!("{at}spec"), spec, &mut found);
     }
+    found.extend(handling::warnings(at, template));
     found
 }
 

@@ -122,6 +122,9 @@ pub fn admit(
         ("scheduling.k8s.io", "priorityclasses") => pod::one_default(context, new)?,
         _ => {}
     }
+    if context.part == Part::Main {
+        warnings.extend(pod_standards::fields_of_template(context, new, old));
+    }
     // Last, so that it sees what the others have made of the Pod.
     warnings.extend(pod_standards::admit(context, new, old)?);
     Ok(warnings)

@@ -6,16 +6,14 @@
 use super::Context;
 use crate::apiserver::errors::ApiError;
 use serde_json::{Value, json};
-use wherry_resources::{Object, handling, meta, names, pod_fields};
+use wherry_resources::{Object, meta, names, pod_fields};
 
 /// Fills in what depends on other objects; refuses a Pod whose ServiceAccount or PriorityClass is
 /// not there.
 pub fn admit(context: &Context<'_>, pod: &mut Object) -> Result<Vec<String>, ApiError> {
     service_account(context, pod)?;
     priority(context, pod)?;
-    let mut warnings = pod_fields::warnings(pod);
-    warnings.extend(handling::warnings(pod));
-    Ok(warnings)
+    Ok(pod_fields::warnings(pod))
 }
 
 /// Only one PriorityClass is the default.

@@ -8,7 +8,7 @@ use crate::apiserver::{
 };
 use pod_security::Level;
 use serde_json::Value;
-use wherry_resources::{Object, meta, validate::Reason};
+use wherry_resources::{Object, meta, pod_fields, validate::Reason};
 
 /// Where kinds have a Pod's spec inside.
 const TEMPLATES: [(&str, &str, &str); 8] = [
@@ -25,6 +25,24 @@ const TEMPLATES: [(&str, &str, &str); 8] = [
 /// Whether the namespace's labels matter for a write of this kind.
 pub fn concerns(group: &str, plural: &str) -> bool {
     (group, plural) == ("", "pods") || template(group, plural).is_some()
+}
+
+/// What those should know who send a workload: the same as of its Pods. Nothing where its template
+/// is what it was.
+pub fn fields_of_template(
+    context: &Context<'_>,
+    new: &Object,
+    old: Option<&Object>,
+) -> Vec<String> {
+    let Some(path) = template(context.kind.group, context.kind.plural) else {
+        return Vec::new();
+    };
+    let path = path.trim_end_matches("/spec");
+    let at = format!("{}.", path.trim_start_matches('/').replace('/', "."));
+    match (new.pointer(path), old.and_then(|old| old.pointer(path))) {
+        (Some(new), old) if old != Some(new) => pod_fields::warnings_of(&at, new),
+        _ => Vec::new(),
+    }
 }
 
 fn template(group: &str, plural: &str) -> Option<&'static str> {
