@@ -8,16 +8,8 @@ export interface Told {
   container: string;
   restart: number;
   guest: 'handler' | 'command';
-  prepared: Prepared;
-  loadedUs: number | null;
   inFlight: number;
   record: Kept;
-}
-export interface Prepared {
-  imageUs: number;
-  fetched: boolean;
-  compileUs: number | null;
-  viewUs: number;
 }
 interface Kept {
   boundsUs: number[];
@@ -242,17 +234,4 @@ export function stepsOf(seen: Seen): { name: string; fromUs: number; toUs: numbe
     fromUs = Math.max(toUs, fromUs);
   }
   return out;
-}
-
-/** What getting a container to run took, step by step. */
-export function startOf({ prepared, loadedUs }: Told): { name: string; about: string; us: number }[] {
-  const { imageUs, fetched, compileUs, viewUs } = prepared;
-  return [
-    { name: 'Image', about: fetched ? 'fetched from its registry' : 'it was on the node', us: imageUs },
-    ...(compileUs === null
-      ? []
-      : [{ name: 'Compiled', about: 'to machine code, once for this node', us: compileUs }]),
-    { name: 'Prepared', about: 'its environment and volumes', us: viewUs },
-    ...(loadedUs === null ? [] : [{ name: 'Loaded', about: 'the code mapped, the guest linked', us: loadedUs }]),
-  ];
 }
