@@ -93,7 +93,7 @@ test('a day is work and rest', () => {
 });
 
 test('a request is told as far as it came', () => {
-  const names = (one: Seen) => stepsOf(one).map(({ name, fromUs, toUs }) => [name, toUs - fromUs]);
+  const names = (one: Seen) => stepsOf(one).map(({ name, from, to }) => [name, to - from]);
   expect(names(seen(0))).toEqual([
     ['Waiting for a place', 1],
     ['Making the instance', 39],
