@@ -18,6 +18,9 @@ const MAKING_MS_MAX = 300_000;
 const FIGURE_MS_MAX = 30_000;
 const NAMESPACE = 'fleet';
 const TRIES = 5;
+const MERGE = 'application/merge-patch+json';
+/** As nodes do. */
+const BEAT_MS = 2000;
 
 const config = JSON.parse(
   execFileSync('kubectl', ['--kubeconfig', process.argv[3], 'config', 'view', '--raw', '-o', 'json'], {
@@ -88,13 +91,25 @@ const status = (index, restarts) =>
     'PATCH',
     `/api/v1/namespaces/${NAMESPACE}/pods/${name(index)}/status`,
     running(index, restarts),
-    'application/merge-patch+json',
+    MERGE,
   );
 
 console.log(`making ${PODS} Pods on ${NODES} hollow nodes`);
 await send('POST', '/api/v1/namespaces', { metadata: { name: NAMESPACE } });
-for (let node = 0; node < NODES; node++)
-  await send('POST', '/api/v1/nodes', { metadata: { name: `hollow-${node}` } });
+const leases = '/apis/coordination.k8s.io/v1/namespaces/kube-node-lease/leases';
+const beat = () => ({ spec: { renewTime: new Date().toISOString().replace('Z', '000Z') } });
+for (let node = 0; node < NODES; node++) {
+  const metadata = { name: `hollow-${node}` };
+  await send('POST', leases, { metadata, ...beat() });
+  await send('POST', '/api/v1/nodes', { metadata });
+  const conditions = [{ type: 'Ready', status: 'True', reason: 'Hollow', message: 'Nothing stands behind it.' }];
+  await send('PATCH', `/api/v1/nodes/hollow-${node}/status`, { status: { conditions } }, MERGE);
+}
+// Without it the control plane takes them for lost, and all their Pods with them.
+const beats = setInterval(() => {
+  for (let node = 0; node < NODES; node++)
+    send('PATCH', `${leases}/hollow-${node}`, beat(), MERGE).catch((error) => console.log(error.message));
+}, BEAT_MS);
 const due = Date.now() + MAKING_MS_MAX;
 let made = 0;
 await inParallel(PODS, async (index) => {
@@ -247,6 +262,7 @@ for (const [what, value, goal, unit, must] of figures) {
   );
   missed ||= must && value > goal;
 }
+clearInterval(beats);
 await browser.close();
 kubectl('delete', 'namespace', NAMESPACE, '--wait=false');
 for (const one of problems) console.log(one);
