@@ -27,8 +27,8 @@ mod network;
 mod stream;
 
 pub use self::container::{
-    Check, Health, HookKind, Hooks, HostAlias, HttpCheck, LastWords, Mount, Prepared, Probe,
-    ProbeKind, Probes,
+    Check, Health, HookKind, Hooks, HostAlias, HttpCheck, LastWords, Mount, Probe, ProbeKind,
+    Probes,
 };
 pub use self::network::{
     Certificate, Demand, Denial, Direction, Endpoint, INGRESS_LOGS, INGRESS_NAMESPACE, IngressPath,
@@ -345,9 +345,6 @@ pub struct Container {
     pub hooks: Hooks,
     /// Its last words.
     pub last_words: LastWords,
-    /// How long the agent took to get it ready.
-    #[serde(default)]
-    pub prepared: Prepared,
 }
 
 /// Environment variables. They may hold Secrets, so they have no readable `Debug`.

@@ -1,10 +1,12 @@
 // How fast it is with 10,000 Pods that change 200 times a second: the Pods are real objects on hollow nodes (Nodes that no
 // machine stands behind). Prints each figure beside its goal. What the browser alone answers for must hold on any machine;
 // what the server and the machine share in is printed only, for a test does not run alone. Where the machine is too slow to
-// make all Pods in time, the figures are of as many as there are, and say so.
+// make all Pods in time, the figures are of as many as there are, and say so. What takes a moment is done several times; the
+// figure is the one in the middle.
 
 import { execFileSync } from 'node:child_process';
 import https from 'node:https';
+import { loadavg } from 'node:os';
 import { browser, go, kubectl, shoot, visit } from './browser.js';
 import { sizesOf } from './sizes.js';
 
@@ -15,6 +17,10 @@ const CHANGES_PER_SECOND = 200;
 const MAKING_MS_MAX = 300_000;
 const FIGURE_MS_MAX = 30_000;
 const NAMESPACE = 'fleet';
+const TRIES = 5;
+const MERGE = 'application/merge-patch+json';
+/** As nodes do. */
+const BEAT_MS = 2000;
 
 const config = JSON.parse(
   execFileSync('kubectl', ['--kubeconfig', process.argv[3], 'config', 'view', '--raw', '-o', 'json'], {
@@ -85,13 +91,25 @@ const status = (index, restarts) =>
     'PATCH',
     `/api/v1/namespaces/${NAMESPACE}/pods/${name(index)}/status`,
     running(index, restarts),
-    'application/merge-patch+json',
+    MERGE,
   );
 
 console.log(`making ${PODS} Pods on ${NODES} hollow nodes`);
 await send('POST', '/api/v1/namespaces', { metadata: { name: NAMESPACE } });
-for (let node = 0; node < NODES; node++)
-  await send('POST', '/api/v1/nodes', { metadata: { name: `hollow-${node}` } });
+const leases = '/apis/coordination.k8s.io/v1/namespaces/kube-node-lease/leases';
+const beat = () => ({ spec: { renewTime: new Date().toISOString().replace('Z', '000Z') } });
+for (let node = 0; node < NODES; node++) {
+  const metadata = { name: `hollow-${node}` };
+  await send('POST', leases, { metadata, ...beat() });
+  await send('POST', '/api/v1/nodes', { metadata });
+  const conditions = [{ type: 'Ready', status: 'True', reason: 'Hollow', message: 'Nothing stands behind it.' }];
+  await send('PATCH', `/api/v1/nodes/hollow-${node}/status`, { status: { conditions } }, MERGE);
+}
+// Without it the control plane takes them for lost, and all their Pods with them.
+const beats = setInterval(() => {
+  for (let node = 0; node < NODES; node++)
+    send('PATCH', `${leases}/hollow-${node}`, beat(), MERGE).catch((error) => console.log(error.message));
+}, BEAT_MS);
 const due = Date.now() + MAKING_MS_MAX;
 let made = 0;
 await inParallel(PODS, async (index) => {
@@ -104,8 +122,11 @@ await inParallel(PODS, async (index) => {
 });
 console.log(`${made} Pods are there after ${Math.round((Date.now() - due + MAKING_MS_MAX) / 1000)} s`);
 
+const signing = Date.now();
 const { page, problems } = await visit();
 page.setDefaultTimeout(FIGURE_MS_MAX);
+await page.waitForSelector('main header p a:has-text("Pod")');
+const home = Date.now() - signing;
 const cdp = await page.context().newCDPSession(page);
 await page.evaluate(() => {
   window.longest = 0;
@@ -152,10 +173,22 @@ const timeTo = (address, ready) =>
     [address, ready, FIGURE_MS_MAX],
   );
 
-await go(page, '/ui/list/services');
-const list = await timeTo(`/ui/list/pods?ns=${NAMESPACE}`, 'fleet');
+const middle = (times) => times.sort((a, b) => a - b)[Math.floor(times.length / 2)];
+const lists = [];
+for (let one = 0; one < TRIES; one++) {
+  await go(page, '/ui/list/services');
+  lists.push(await timeTo(`/ui/list/pods?ns=${NAMESPACE}`, 'fleet'));
+}
+const list = middle(lists);
 await shoot(page, 'list-10000');
 
+/** What the page's own thread has done so far, in seconds of processor, which no load beside changes. */
+const work = async () => {
+  const { metrics } = await cdp.send('Performance.getMetrics');
+  return Object.fromEntries(metrics.map(({ name, value }) => [name, value]));
+};
+await cdp.send('Performance.enable', { timeDomain: 'threadTicks' });
+const before = await work();
 const frames = await page.evaluate(
   () =>
     new Promise((done) => {
@@ -173,25 +206,34 @@ const frames = await page.evaluate(
     }),
 );
 const p95 = frames[Math.floor(frames.length * 0.95)];
+const after = await work();
+const parts = ['Script', 'RecalcStyle', 'Layout', 'Task'].map((name) => {
+  const ms = (1000 * (after[`${name}Duration`] - before[`${name}Duration`])) / frames.length;
+  return `${name} ${ms.toFixed(1)} ms`;
+});
 
-const filter = await page.evaluate(
-  (limit) =>
+const timeToFilter = (text) => page.evaluate(
+  ([text, limit]) =>
     new Promise((done) => {
       const field = document.querySelector('input[data-filter]');
       const began = performance.now();
-      field.value = 'fleet-07-';
+      field.value = text;
       field.dispatchEvent(new Event('input', { bubbles: true }));
       const look = () => {
         if (performance.now() - began > limit) return done(limit);
         const rows = [...document.querySelectorAll('[role=grid] [role=row][data-name]')];
-        if (rows.length > 0 && rows.every((row) => row.dataset.name.startsWith('fleet-07-')))
+        if (rows.length > 0 && rows.every((row) => row.dataset.name.startsWith(text)))
           done(performance.now() - began);
         else requestAnimationFrame(look);
       };
       look();
     }),
-  FIGURE_MS_MAX,
+  [text, FIGURE_MS_MAX],
 );
+const filters = [];
+for (let one = 0; one < TRIES; one++) filters.push(await timeToFilter(`fleet-0${one + 3}-`));
+const filter = middle(filters);
+const load = loadavg()[0];
 changing = false;
 const rate = await changer;
 const longest = await page.evaluate(() => window.longest);
@@ -201,6 +243,7 @@ const nodes = await page.evaluate(() => document.querySelectorAll('*').length);
 
 const sizes = sizesOf();
 const figures = [
+  ['Home, with all counted, after signing in', home, 1000, 'ms', false],
   ['list visible after navigation', list, 300, 'ms', false],
   ['p95 frame while scrolling', p95, 17, 'ms', false],
   ['longest task', longest, 100, 'ms', false],
@@ -210,7 +253,8 @@ const figures = [
   ['shell, compressed', sizes.shell, 90, 'KiB', true],
   ['everything, compressed', sizes.all, 400, 'KiB', true],
 ];
-console.log(`${rate.toFixed(0)} changes/s to ${made} Pods`);
+console.log(`${rate.toFixed(0)} changes/s to ${made} Pods, with a load of ${load.toFixed(1)}`);
+console.log(`processor for each frame of the scroll: ${parts.join(', ')}`);
 let missed = false;
 for (const [what, value, goal, unit, must] of figures) {
   console.log(
@@ -218,6 +262,7 @@ for (const [what, value, goal, unit, must] of figures) {
   );
   missed ||= must && value > goal;
 }
+clearInterval(beats);
 await browser.close();
 kubectl('delete', 'namespace', NAMESPACE, '--wait=false');
 for (const one of problems) console.log(one);

@@ -15,19 +15,24 @@ export function walk(page) {
   };
 }
 
-/** Creates what the page offers under a name (`Deployment`), tried on the server first, and goes to it. */
-export async function create(page, kind) {
-  await go(page, '/ui/create?ns=default');
+/** Creates what the page offers under a name (`Deployment`), tried on the server first. */
+export async function make(page, kind) {
   await page.click(`header button:has-text("${kind}")`);
   await page.click('button:has-text("Try on the server")');
   await page.waitForSelector('text=Would be made');
   await page.click('button.first:has-text("Create")');
+  await page.waitForSelector(`li a:has-text("${kind} hello")`);
+}
+
+/** The same from anywhere; goes to what was made. */
+export async function create(page, kind) {
+  await go(page, '/ui/create?ns=default');
+  await make(page, kind);
   await page.click(`li a:has-text("${kind} hello")`);
 }
 
-/** Changes the template of a Deployment as YAML: one label more, the smallest change that makes a revision. */
-export async function addLabel(page, deployment, label, look) {
-  await go(page, `${deployment}/yaml`);
+/** Changes the template of a Deployment on its YAML tab: one label more, the smallest change that makes a revision. */
+export async function addLabel(page, label, look) {
   await page.waitForSelector('.cm-content');
   await page.locator('.cm-line', { hasText: 'app: hello' }).last().click();
   await page.keyboard.press('End');

@@ -1,18 +1,28 @@
 // A newcomer's walk, done and seen in the browser alone, on a cluster that has just been started: a sample is deployed,
-// answers a request, is looked into, changed and rolled back, comes to rest, and is woken.
+// answers a request, is looked into, changed and rolled back, comes to rest, and is woken. Only what is on the screen is
+// used: links, buttons, tabs; no address is typed, and nothing else asks the cluster.
 
-import { browser, findings, go, settled, shoot, visit } from './browser.js';
-import { addLabel, create, walk } from './steps.js';
+import { browser, findings, settled, shoot, visit } from './browser.js';
+import { addLabel, make, walk } from './steps.js';
 
 /** A container counts as at rest after 10 s without a request. */
 const REST_MS = 11_000;
-const hello = '/ui/object/deployments.apps/default/hello';
 const { page, problems } = await visit();
 const wrong = [];
 const step = walk(page);
 const look = async (name) => {
   wrong.push(...(await findings(page)).map((one) => `${name}: ${one}`));
   await shoot(page, name);
+};
+/** The sample's object in one of the sections on the left. */
+const open = async (section) => {
+  await page.click(`nav[aria-label="Pages"] a:has-text("${section}")`);
+  await page.click('[role=row][data-name="hello"] a');
+  await page.waitForSelector('h1:text-is("hello")');
+};
+const tab = async (title) => {
+  await page.click(`nav[aria-label="Parts"] a:text-is("${title}")`);
+  await settled(page);
 };
 const send = async () => {
   await page.click('button.first:has-text("Send")');
@@ -27,31 +37,43 @@ try {
     await page.waitForSelector('h1:has-text("Create from YAML")');
   });
   await step('deploys a sample and a Service for it', async () => {
-    await create(page, 'Service');
-    await create(page, 'Deployment');
+    await make(page, 'Service');
+    await make(page, 'Deployment');
+    await page.click('li a:has-text("Deployment hello")');
     await page.waitForSelector('.title .good', { timeout: 90_000 });
     await look('walk-deployed');
   });
   await step('sends it a request', async () => {
-    await go(page, '/ui/object/services/default/hello/send');
+    await open('Network');
+    await tab('Send a request');
     await send();
     await page.waitForSelector('ol li:has-text("Making the instance")');
     await look('walk-answer');
   });
-  await step('reads its logs', async () => {
-    await go(page, `${hello}/logs`);
-    await page.waitForSelector('.line, .lines p');
+  await step('reads in its logs what it did', async () => {
+    await open('Workloads');
+    await tab('Logs');
+    await page.waitForSelector('[role=log] .line:has-text("serves /")');
     await look('walk-logs');
   });
+  await step('sees how one of its Pods started', async () => {
+    await tab('Pods');
+    await page.locator('[role=row][data-name] a').first().click();
+    await page.waitForSelector('h2:has-text("How it started")');
+    await page.waitForSelector('ol li:has-text("Compiled")');
+    await look('walk-start');
+  });
   await step('sees what its image wants and gives', async () => {
-    await go(page, `${hello}/component`);
+    await open('Workloads');
+    await tab('Component');
     await page.waitForSelector('code:has-text("wasi:http")');
     await page.locator('summary:has-text("types")').first().click();
     await look('walk-component');
   });
   await step('changes it', async () => {
-    await addLabel(page, hello, 'tier: web', () => look('walk-difference'));
-    await go(page, `${hello}/revisions`);
+    await tab('YAML');
+    await addLabel(page, 'tier: web', () => look('walk-difference'));
+    await tab('Revisions');
     await page.waitForSelector('li:has-text("2, present")');
   });
   await step('rolls it back, seeing what that changes', async () => {
@@ -60,11 +82,13 @@ try {
     await look('walk-rollback');
     await page.click('dialog button.first');
     await page.waitForSelector('li:has-text("3, present")');
-    await go(page, hello);
+    await tab('History');
+    await page.waitForSelector('li:has-text("labels.tier: web taken out")');
     await page.waitForSelector('.title .good', { timeout: 90_000 });
   });
   await step('wakes it from its rest', async () => {
-    await go(page, '/ui/object/services/default/hello/send');
+    await open('Network');
+    await tab('Send a request');
     await send();
     await page.waitForTimeout(REST_MS);
     await send();
@@ -72,11 +96,17 @@ try {
     await look('walk-woken');
   });
   await step('sees the wake among its requests', async () => {
-    await go(page, `${hello}/requests`);
+    await open('Workloads');
+    await tab('Requests');
     await page.waitForSelector('.wakes li:has-text("woke it after")');
     await settled(page);
     await page.locator('.requests button').first().click();
     await look('walk-requests');
+  });
+  await step('finds Home saying that all is well', async () => {
+    await page.click('nav[aria-label="Pages"] a:has-text("Home")');
+    await page.waitForSelector('h1:has-text("The workload is well")');
+    await look('walk-home');
   });
 } catch (error) {
   wrong.push(error.message);

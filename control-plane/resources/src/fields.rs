@@ -125,6 +125,29 @@ pub fn value(kind: &Kind, object: &Object, field: &str) -> String {
     }
 }
 
+/// What of an object selectors look at: name, namespace, labels and the fields that its kind
+/// offers. A selector decides over it as over the whole object.
+pub fn selectable(kind: &Kind, object: &Object) -> Object {
+    let mut out = Value::Null;
+    let mut keep = |path: &str| {
+        if let Some(value) = object.pointer(path) {
+            let place = path.split('/').skip(1).fold(&mut out, |at, field| &mut at[field]);
+            *place = value.clone();
+        }
+    };
+    let fields = FIELDS.iter().filter(|row| row.0 == kind.group && row.1 == kind.plural);
+    let names = ["/metadata/name", "/metadata/namespace", "/metadata/labels"];
+    names.into_iter().chain(fields.map(|row| row.3)).for_each(&mut keep);
+    if let Some(definition) = kind.custom() {
+        for (_, path) in &definition.selectable {
+            if let Some(value) = path.get(object) {
+                path.set(&mut out, value.clone());
+            }
+        }
+    }
+    out
+}
+
 fn is_known(kind: &Kind, field: &str) -> bool {
     let everywhere = field == "metadata.name" || field == "metadata.namespace" && kind.namespaced;
     let selectable =
@@ -172,6 +195,26 @@ mod tests {
                 Err(error) => error.to_string(),
             };
             assert_eq!(found, expected, "{text}");
+        }
+    }
+
+    #[test]
+    fn a_selector_decides_over_what_is_selectable() {
+        let kind = crate::kind("", "v1", "pods").expect("in the table");
+        let pod = json!({
+            "metadata": {"name": "a", "namespace": "n", "labels": {"app": "x"}, "uid": "u"},
+            "spec": {"nodeName": "w", "hostNetwork": true, "containers": []},
+            "status": {"podIP": "10.0.0.1", "conditions": []},
+        });
+        let kept = selectable(kind, &pod);
+        let expected = json!({
+            "metadata": {"name": "a", "namespace": "n", "labels": {"app": "x"}},
+            "spec": {"nodeName": "w", "hostNetwork": true},
+            "status": {"podIP": "10.0.0.1"},
+        });
+        assert_eq!(kept, expected);
+        for (_, _, field, ..) in FIELDS.iter().filter(|row| row.1 == "pods") {
+            assert_eq!(value(kind, &kept, field), value(kind, &pod, field), "{field}");
         }
     }
 }

@@ -4,8 +4,10 @@
 //! ```text
 //!   imports.wherry.dev/<container>      wasi:http/types@0.2.12, …
 //!   exports.wherry.dev/<container>      wasi:http/incoming-handler@0.2.12
-//!   cold-start.wherry.dev/<container>   queue 0.1 ms, pull 12 ms, compile 840 ms, load 1.2 ms, …
+//!   cold-start.wherry.dev/<container>   queue 0.1 ms, pull 12 ms, compile 840 ms, prepare 1 ms, …
 //! ```
+//!
+//! These are the only measurements of a start: the dashboard reads them too.
 
 use std::{collections::BTreeMap, time::Duration};
 
@@ -23,6 +25,8 @@ pub struct Took {
     pub pull: Duration,
     /// Compiling, or looking the code up.
     pub compile: Duration,
+    /// Its environment and volumes.
+    pub prepare: Duration,
 }
 
 /// The facts of one Pod.
@@ -77,6 +81,7 @@ fn cold_start(took: Took, times: Option<&StartTimes>) -> String {
         ("queue", millis(took.queue)),
         ("pull", millis(took.pull)),
         ("compile", millis(took.compile)),
+        ("prepare", millis(took.prepare)),
     ];
     if let Some(times) = times {
         let worker = [
@@ -122,8 +127,9 @@ mod tests {
         assert_eq!(
             told,
             [
-                "cold-start.wherry.dev/app: queue 0.00 ms, pull 12.00 ms, compile 0.00 ms, load \
-                 1.20 ms, link 0.08 ms, instantiate 0.05 ms, first byte 0.90 ms",
+                "cold-start.wherry.dev/app: queue 0.00 ms, pull 12.00 ms, compile 0.00 ms, \
+                 prepare 0.00 ms, load 1.20 ms, link 0.08 ms, instantiate 0.05 ms, first byte \
+                 0.90 ms",
                 "exports.wherry.dev/app: wasi:http/incoming-handler@0.2.0",
                 "imports.wherry.dev/app: wasi:io/poll@0.2.0, wasi:http/types@0.2.0",
             ]

@@ -50,10 +50,6 @@ pub struct Order {
     pub services: Vec<ServiceInfo>,
 }
 
-fn micros_since(began: Instant) -> u64 {
-    u64::try_from(began.elapsed().as_micros()).unwrap_or(u64::MAX)
-}
-
 impl Preparer {
     /// Made once.
     pub fn new(
@@ -97,11 +93,9 @@ impl Preparer {
     async fn prepare(&self, order: &Order) -> Result<(protocol::Container, Image, Took), Problem> {
         let (pod, index) = (&order.pod, order.index);
         let container = &pod.containers[index];
-        let mut prepared = protocol::Prepared::default();
         let began = Instant::now();
         let found = self.images.resolve(pod, &container.image, container.pull).await?;
         let pull = began.elapsed();
-        (prepared.image_us, prepared.fetched) = (micros_since(began), found.pulled);
         if found.pulled {
             let message =
                 format!("Pulled {} ({}, {} bytes)", container.image, found.id, found.bytes);
@@ -122,9 +116,7 @@ impl Preparer {
             None => {
                 let (uid, observation) = (pod.uid.clone(), Observation::Compiling(index));
                 let _ = self.inputs.send(Input::Observed { uid, observation }).await;
-                let began = Instant::now();
                 let image = self.images.compile(&found, &container.image).await?;
-                prepared.compile_us = Some(micros_since(began));
                 let what = match image.guest {
                     protocol::Guest::Command => "command",
                     protocol::Guest::Handler => "HTTP handler",
@@ -138,7 +130,7 @@ impl Preparer {
                 image
             }
         };
-        let took = Took { pull, compile: begun.elapsed(), ..Took::default() };
+        let compile = begun.elapsed();
         if let Some(limit) = container.limits.memory_bytes
             && limit < image.memory_min_bytes
         {
@@ -159,7 +151,7 @@ impl Preparer {
             args = alias.argv(!container.command.is_empty(), args);
             mounts = self.volumes.with_root(pod, index, order.ip, mounts).await?;
         }
-        prepared.view_us = micros_since(began);
+        let took = Took { pull, compile, prepare: began.elapsed(), ..Took::default() };
         let start = protocol::Container {
             name: container.name.clone(),
             restart: order.restart,
@@ -182,7 +174,6 @@ impl Preparer {
                 file: last_words,
                 from_log: container.message_from_log,
             },
-            prepared,
         };
         Ok((start, image, took))
     }

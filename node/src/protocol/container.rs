@@ -18,20 +18,6 @@ pub struct Mount {
     pub read_only: bool,
 }
 
-/// How long each part of getting a container start ready took, for people who ask why it was slow.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase")]
-pub struct Prepared {
-    /// Finding the image, and fetching it if that was needed.
-    pub image_us: u64,
-    /// Whether it was fetched.
-    pub fetched: bool,
-    /// Compiling it, if that was needed.
-    pub compile_us: Option<u64>,
-    /// Its environment and volumes.
-    pub view_us: u64,
-}
-
 /// A fixed entry of the Pod's name resolution, from `hostAliases`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]

@@ -50,7 +50,7 @@ use super::{
 use crate::compile::world_file;
 use crate::protocol::{
     Answer, Container, ContainerPhase, ContainerState, Exit, ExitReason, Guest, Health, Open, Pod,
-    PodState, Port, Prepared, Probes, Protocol, StartTimes, ToAgent, Usage, log_file,
+    PodState, Port, Probes, Protocol, StartTimes, ToAgent, Usage, log_file,
 };
 
 /// Starts and exits taken together before the table is published once.
@@ -92,8 +92,6 @@ struct Told {
     container: String,
     restart: u32,
     guest: Guest,
-    prepared: Prepared,
-    loaded_us: Option<u64>,
     in_flight: usize,
     record: Kept,
 }
@@ -105,10 +103,6 @@ struct Known {
     guest: Guest,
     /// Its compiled code.
     module: PathBuf,
-    prepared: Prepared,
-    /// When this start was asked for, and how long it took from then until it ran or served.
-    began: Instant,
-    loaded: Option<Duration>,
     /// Of all starts.
     record: Arc<Record>,
     ports: Vec<u16>,
@@ -269,9 +263,6 @@ impl Pods {
             image_id: container.image_id.clone(),
             guest: container.guest,
             module: container.module.clone(),
-            prepared: container.prepared,
-            began: Instant::now(),
-            loaded: None,
             record: record.clone(),
             ports: container.ports.iter().filter(tcp).map(|port| port.port).collect(),
             health: Health::new(&container.probes),
@@ -369,8 +360,6 @@ impl Pods {
             container: name.clone(),
             restart: known.restart,
             guest: known.guest,
-            prepared: known.prepared,
-            loaded_us: known.loaded.and_then(|it| u64::try_from(it.as_micros()).ok()),
             in_flight: known.in_flight(),
             record: known.record.told(),
         };
@@ -481,7 +470,6 @@ impl Pods {
                 if let Some((ip, known)) = self.known(&key) {
                     let asked_to_stop = known.stop.borrow().is_some();
                     let (ports, probes) = (known.ports.clone(), known.probes.clone());
-                    known.loaded = Some(known.began.elapsed());
                     known.phase = Phase::Running {
                         at,
                         account,

@@ -1,6 +1,7 @@
 // What has changed, as `/ui/history` tells it.
 
 import { call } from './api';
+import { moment, seconds } from './format';
 
 export interface Change {
   revision: number;
@@ -15,9 +16,13 @@ export interface Change {
   fields: { path: string; from: string | null; to: string | null }[];
   more: number;
 }
-export interface Told {
+export interface Since {
   /** Since when nothing is missing. */
   since: string;
+  /** Why not since before. */
+  limit: 'start' | 'gap' | 'room' | 'day';
+}
+export interface Told extends Since {
   /** Whether these are all there are. */
   whole: boolean;
   changes: Change[];
@@ -39,6 +44,18 @@ export function changes({ namespaces = [], kind, name, statuses, before }: Asked
   if (statuses) query.statuses = '1';
   if (before !== undefined) query.before = String(before);
   return call<Told>('/ui/history', { query });
+}
+
+const LIMITS: Record<Since['limit'], string> = {
+  start: ', when it started: changes are kept in its memory',
+  gap: ', when it had fallen behind and began anew',
+  room: '; what was before did not fit into its memory',
+  day: ', a day ago',
+};
+
+/** `12:00:00, when it started: …`: how far back one can go, and why no further. */
+export function since({ since, limit }: Since): string {
+  return moment(seconds(since)) + LIMITS[limit];
 }
 
 /** A changed field in words. */

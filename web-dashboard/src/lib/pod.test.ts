@@ -1,6 +1,6 @@
 import { expect, test } from 'vitest';
 import type { KubeObject } from './api';
-import { containers, phases, share, valueOf, volumes } from './pod';
+import { coldStarts, containers, phases, share, valueOf, volumes } from './pod';
 
 const T = (second: number) => `2026-01-01T12:00:${String(second).padStart(2, '0')}Z`;
 const condition = (type: string, second: number) => ({ type, status: 'True', lastTransitionTime: T(second) });
@@ -20,6 +20,18 @@ const pod: KubeObject = {
 test('phases follow each other, and the last one goes on', () => {
   const told = phases(pod).map(({ name, from, to }) => `${name} ${to === null ? 'goes on' : to - from}`);
   expect(told).toEqual(['Scheduled 1', 'Prepared 1', 'Started 3', 'Ready goes on']);
+});
+
+test('a start is told part by part', () => {
+  const annotations = {
+    'cold-start.wherry.dev/app': 'queue 0.10 ms, pull 12.00 ms, compile 0.02 ms, link 0.08 ms, first byte 0.90 ms',
+    'imports.wherry.dev/app': 'wasi:io/poll@0.2.0',
+  };
+  const told = coldStarts({ ...pod, metadata: { ...pod.metadata, annotations } });
+  expect(told.map(({ container, parts }) => [container, parts.map(({ name, ms }) => `${name} ${ms}`)])).toEqual([
+    ['app', ['Waited 0.1', 'Image 12', 'Compiled 0.02', 'Linked 0.08', 'First byte 0.9']],
+  ]);
+  expect(coldStarts(pod)).toEqual([]);
 });
 
 test('containers and how they are', () => {

@@ -50,6 +50,36 @@ export function phases(pod: KubeObject): Phase[] {
   return out;
 }
 
+/** One part of a container's start, as its node and its worker have measured it. */
+export interface Part {
+  name: string;
+  about: string;
+  ms: number;
+}
+const PARTS: Record<string, [name: string, about: string]> = {
+  queue: ['Waited', 'for its turn on the node'],
+  pull: ['Image', 'asked for, and fetched if it was not on the node'],
+  compile: ['Compiled', 'to machine code, or found compiled'],
+  prepare: ['Environment', 'its variables and volumes'],
+  load: ['Loaded', 'the code mapped'],
+  link: ['Linked', 'with what the node offers'],
+  instantiate: ['Instance', 'the first one made'],
+  'first byte': ['First byte', 'of its first answer, once the request was there'],
+};
+const COLD_START = 'cold-start.wherry.dev/';
+
+/** What the newest start of each container took, where its node has told. */
+export function coldStarts(pod: KubeObject): { container: string; parts: Part[] }[] {
+  const told = Object.entries(pod.metadata.annotations ?? {}).filter(([key]) => key.startsWith(COLD_START));
+  return told.map(([key, text]) => ({
+    container: key.slice(COLD_START.length),
+    parts: [...text.matchAll(/([a-z][a-z ]*) ([\d.]+) ms/g)].map(([, word = '', ms]): Part => {
+      const [name, about] = PARTS[word] ?? [word, ''];
+      return { name, about, ms: Number(ms) };
+    }),
+  }));
+}
+
 interface ContainerState {
   waiting?: { reason?: string; message?: string };
   running?: { startedAt?: string };

@@ -5,7 +5,6 @@ import {
   merged,
   quantile,
   series,
-  startOf,
   stepsOf,
   strip,
   type Minute,
@@ -42,8 +41,6 @@ const told = (minutes: Minute[], list: Seen[]): Told => ({
   container: 'c',
   restart: 0,
   guest: 'handler',
-  prepared: { imageUs: 5, fetched: true, compileUs: 900, viewUs: 3 },
-  loadedUs: 8,
   inFlight: 1,
   record: { boundsUs: [16, 32], wait: [3, 0, 0], instantiate: [0, 3, 0], answer: [0, 2, 1], minutes, seen: list, edges: [] },
 });
@@ -96,7 +93,7 @@ test('a day is work and rest', () => {
 });
 
 test('a request is told as far as it came', () => {
-  const names = (one: Seen) => stepsOf(one).map(({ name, fromUs, toUs }) => [name, toUs - fromUs]);
+  const names = (one: Seen) => stepsOf(one).map(({ name, from, to }) => [name, to - from]);
   expect(names(seen(0))).toEqual([
     ['Waiting for a place', 1],
     ['Making the instance', 39],
@@ -106,14 +103,5 @@ test('a request is told as far as it came', () => {
   expect(names(seen(0, { status: 0, instantiatedUs: null, answeredUs: null, endedUs: 50 }))).toEqual([
     ['Waiting for a place', 1],
     ['Until it was given up', 49],
-  ]);
-});
-
-test('a start is told step by step', () => {
-  expect(startOf(told([], [])).map(({ name, us }) => [name, us])).toEqual([
-    ['Image', 5],
-    ['Compiled', 900],
-    ['Prepared', 3],
-    ['Loaded', 8],
   ]);
 });

@@ -1,6 +1,7 @@
 // What workers have recorded of the requests of some Pods, put together. Pure but for `fetchRecord`.
 
 import { call } from './api';
+import { duration } from './format';
 import type { Row } from './stream';
 
 /** As `/ui/record` tells it of one container. */
@@ -8,16 +9,8 @@ export interface Told {
   container: string;
   restart: number;
   guest: 'handler' | 'command';
-  prepared: Prepared;
-  loadedUs: number | null;
   inFlight: number;
   record: Kept;
-}
-export interface Prepared {
-  imageUs: number;
-  fetched: boolean;
-  compileUs: number | null;
-  viewUs: number;
 }
 interface Kept {
   boundsUs: number[];
@@ -226,8 +219,8 @@ export function strip(minutes: Minute[], since: number, now: number): Span[] {
   return out;
 }
 
-/** The steps of one request with their times, as far as it came. */
-export function stepsOf(seen: Seen): { name: string; fromUs: number; toUs: number }[] {
+/** The steps of one request, in microseconds since it came and in words, as far as it came. */
+export function stepsOf(seen: Seen): { name: string; from: number; to: number; time: string }[] {
   const marks: [string, number | null][] = [
     ['Waiting for a place', seen.placedUs],
     ['Making the instance', seen.instantiatedUs],
@@ -235,24 +228,12 @@ export function stepsOf(seen: Seen): { name: string; fromUs: number; toUs: numbe
     [seen.answeredUs === null ? 'Until it was given up' : 'The rest of the answer', seen.endedUs],
   ];
   const out = [];
-  let fromUs = 0;
-  for (const [name, toUs] of marks) {
-    if (toUs === null) continue;
-    out.push({ name, fromUs, toUs: Math.max(toUs, fromUs) });
-    fromUs = Math.max(toUs, fromUs);
+  let from = 0;
+  for (const [name, mark] of marks) {
+    if (mark === null) continue;
+    const to = Math.max(mark, from);
+    out.push({ name, from, to, time: duration((to - from) / 1000) });
+    from = to;
   }
   return out;
-}
-
-/** What getting a container to run took, step by step. */
-export function startOf({ prepared, loadedUs }: Told): { name: string; about: string; us: number }[] {
-  const { imageUs, fetched, compileUs, viewUs } = prepared;
-  return [
-    { name: 'Image', about: fetched ? 'fetched from its registry' : 'it was on the node', us: imageUs },
-    ...(compileUs === null
-      ? []
-      : [{ name: 'Compiled', about: 'to machine code, once for this node', us: compileUs }]),
-    { name: 'Prepared', about: 'its environment and volumes', us: viewUs },
-    ...(loadedUs === null ? [] : [{ name: 'Loaded', about: 'the code mapped, the guest linked', us: loadedUs }]),
-  ];
 }

@@ -136,8 +136,8 @@ class Stream {
     };
     socket.onmessage = (event) => {
       this.heard = Date.now();
-      const message = JSON.parse(event.data as string) as Told;
-      if (message.id !== undefined) this.lists.get(message.id)?.told(message);
+      for (const message of JSON.parse(event.data as string) as Told[])
+        if (message.id !== undefined) this.lists.get(message.id)?.told(message);
     };
     socket.onclose = () => this.socket === socket && void this.lost();
   }

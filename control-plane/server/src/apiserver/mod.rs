@@ -138,6 +138,7 @@ struct Inner {
     counting: Counting,
     sessions: ui::Sessions,
     past: ui::Past,
+    printed: ui::Shelf,
     catalog: catalog::Source,
     hooks: extensions::Source,
     outbound: outbound::Outbound,
@@ -166,6 +167,7 @@ impl ApiServer {
             counting: Counting::default(),
             sessions: ui::Sessions::default(),
             past: ui::Past::default(),
+            printed: ui::Shelf::default(),
             catalog: catalog::Source::default(),
             hooks: extensions::Source::default(),
             outbound,
@@ -214,12 +216,13 @@ impl ApiServer {
         aggregate::run(self, shutdown).await;
     }
 
-    /// Keeps the last day in mind, until the shutdown.
+    /// Keeps the last day in mind, and the lists that dashboards show, until the shutdown.
     pub async fn remember(self) {
         let mut tick = tokio::time::interval(ui::REMEMBER);
         tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         while self.shutdown().run_until_cancelled(tick.tick()).await.is_some() {
             self.past().catch_up(&self.store);
+            self.printed().keep();
         }
     }
 
@@ -349,6 +352,10 @@ impl ApiServer {
 
     fn past(&self) -> &ui::Past {
         &self.shared.past
+    }
+
+    fn printed(&self) -> &ui::Shelf {
+        &self.shared.printed
     }
 
     fn sessions(&self) -> &ui::Sessions {

@@ -10,9 +10,12 @@
 //! another version, get defaults that came after them, and are shown with their keys in
 //! alphabetical order, so each of them is parsed.
 
+use std::fmt;
 use std::io::Write as _;
 
 use bytes::Bytes;
+use serde::Deserializer;
+use serde::de::{DeserializeSeed, IgnoredAny, MapAccess, Visitor};
 use serde_json::Value;
 use wherry_resources::{Kind, Object, Storage, convert, keys, meta};
 use wherry_store::{Entry, Revision};
@@ -63,7 +66,19 @@ pub fn decode(kind: &'static Kind, entry: &Entry) -> Object {
 /// The same with another revision: a deleted object shows the revision of its deletion.
 pub fn decode_at(kind: &'static Kind, value: &[u8], revision: Revision) -> Object {
     let bytes = splice(value, revision);
-    let mut object: Value = serde_json::from_slice(&bytes).expect("encode wrote JSON");
+    into_kind(kind, serde_json::from_slice(&bytes).expect("encode wrote JSON"))
+}
+
+/// The object without who manages which of its fields, which is half of what there is to read:
+/// enough for printing it.
+pub fn decode_to_print(kind: &'static Kind, value: &[u8], revision: Revision) -> Object {
+    let bytes = splice(value, revision);
+    let mut reader = serde_json::Deserializer::from_slice(&bytes);
+    let object = Without(&["metadata", "managedFields"]).deserialize(&mut reader);
+    into_kind(kind, object.expect("encode wrote JSON objects"))
+}
+
+fn into_kind(kind: &'static Kind, mut object: Object) -> Object {
     if kind.custom.is_some() {
         object = crate::apiserver::custom::read(kind, object);
     }
@@ -72,6 +87,42 @@ pub fn decode_at(kind: &'static Kind, value: &[u8], revision: Revision) -> Objec
         meta::order(&mut object);
     }
     object
+}
+
+/// Reads an object without the field that stands at this path.
+struct Without(&'static [&'static str]);
+
+impl<'de> DeserializeSeed<'de> for Without {
+    type Value = Value;
+
+    fn deserialize<D: Deserializer<'de>>(self, reader: D) -> Result<Value, D::Error> {
+        reader.deserialize_map(self)
+    }
+}
+
+impl<'de> Visitor<'de> for Without {
+    type Value = Value;
+
+    fn expecting(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        out.write_str("an object")
+    }
+
+    fn visit_map<M: MapAccess<'de>>(self, mut map: M) -> Result<Value, M::Error> {
+        let (first, rest) = self.0.split_first().expect("a path names a field");
+        let mut fields = serde_json::Map::new();
+        while let Some(key) = map.next_key::<String>()? {
+            let value = match (key == *first, rest.is_empty()) {
+                (false, _) => map.next_value()?,
+                (true, false) => map.next_value_seed(Without(rest))?,
+                (true, true) => {
+                    map.next_value::<IgnoredAny>()?;
+                    continue;
+                }
+            };
+            fields.insert(key, value);
+        }
+        Ok(Value::Object(fields))
+    }
 }
 
 /// JSON of the object with its resourceVersion, as bytes.
@@ -136,6 +187,24 @@ fn find(bytes: &[u8], pattern: &[u8]) -> Option<usize> {
 mod tests {
     use super::*;
     use serde_json::json;
+
+    #[test]
+    fn what_is_printed_is_the_object_without_its_managers() {
+        let kind = wherry_resources::kind("", "v1", "configmaps").expect("a built-in kind");
+        let mut object = json!({
+            "kind": "ConfigMap", "apiVersion": "v1",
+            "metadata": {"name": "a", "namespace": "n", "uid": "u-1", "resourceVersion": "7",
+                "labels": {"managedFields": "x"},
+                "managedFields": [{"manager": "m", "fieldsV1": {"f:data": {}}}]},
+            "data": {"managedFields": "y", "metadata": "z"},
+        });
+        let stored = encode(kind, &object);
+        assert_eq!(decode_at(kind, &stored, 7), object);
+        if let Some(metadata) = object["metadata"].as_object_mut() {
+            metadata.shift_remove("managedFields");
+        }
+        assert_eq!(decode_to_print(kind, &stored, 7), object);
+    }
 
     #[test]
     fn revision_stands_behind_the_uid() {

@@ -17,8 +17,8 @@ use tokio_util::codec::{Framed, LengthDelimitedCodec};
 use super::super::{WorkerError, run};
 use crate::protocol::{
     self, Container, Endpoint, Env, Exit, Form, Guest, Health, Hello, Hooks, Identity, LastWords,
-    Limits, Pod, Port, Prepared, ProbeKind, Probes, Protocol, RoutePort, ServiceKey, ServiceRoute,
-    Services, State, ToAgent, ToWorker,
+    Limits, Pod, Port, ProbeKind, Probes, Protocol, RoutePort, ServiceKey, ServiceRoute, Services,
+    State, ToAgent, ToWorker,
 };
 
 /// Longer than anything takes that happens at all.
@@ -215,7 +215,6 @@ pub fn command(module: &Path, restart: u32) -> Container {
         probes: Probes::default(),
         hooks: Hooks::default(),
         last_words: LastWords::default(),
-        prepared: Prepared::default(),
     }
 }
 

@@ -19,7 +19,7 @@ use axum::{
     extract::{RawQuery, State},
 };
 use jiff::Timestamp;
-use serde_json::Value;
+use serde_json::{Value, json};
 
 /// Answers `GET /ui/past?group=apps&version=v1&resource=deployments&namespace=shop&name=cart&at=…`,
 /// the time in seconds since 1970; without a name it says since when the past is known.
@@ -35,7 +35,8 @@ pub async fn object(
     let text = |name: &str| query.get(name).unwrap_or("").to_owned();
     if query.get("name").is_none() {
         let since = api.past().since(api.store());
-        return Ok(Json(serde_json::json!({ "since": since.to_string() })));
+        let told = json!({ "since": since.at.to_string(), "limit": since.limit.word() });
+        return Ok(Json(told));
     }
     let read = Attributes {
         verb: "get".to_owned(),
@@ -108,7 +109,7 @@ mod tests {
         let (code, told) = ask(User::new("anna", &[]), of("m", now)).await;
         assert!(code == 403 && told.contains("configmaps"), "{code} {told}");
         let (code, told) = ask(admin(), "/ui/past".to_owned()).await;
-        assert!(code == 200 && told.contains("since"), "{code} {told}");
+        assert!(code == 200 && told.contains(r#""limit":"start""#), "{code} {told}");
         let events = "/ui/past?version=v1&resource=events&namespace=default&name=e&at=";
         let (code, told) = ask(admin(), format!("{events}{now}")).await;
         assert!(code == 400 && told.contains("are not kept"), "{code} {told}");

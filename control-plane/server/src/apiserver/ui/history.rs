@@ -1,6 +1,6 @@
 //! `/ui/history`: what has changed, by whom, and how: read from what is kept of the past.
 //!
-//! The past is bounded (see `past`), so the answer says since when it is whole. What a
+//! The past is bounded (see `past`), so the answer says since when it is whole, and why. What a
 //! person may not list is left out; of Secrets the names of what changed are told, never values.
 //! Leases, Events and endpoints change by the second and say nothing about what people did: they are
 //! left out, and so is what only a status says, unless it is asked for.
@@ -70,7 +70,10 @@ pub async fn history(
     let turns = api.past().turns(api.store(), asked.before);
     let told = api.fairness().compute(|| tell(&api, &user, &asked, &turns)).await;
     let is_whole = told.len() < CHANGES_MAX;
-    Ok(Json(json!({ "since": since.to_string(), "whole": is_whole, "changes": told })))
+    Ok(Json(json!({
+        "since": since.at.to_string(), "limit": since.limit.word(), "whole": is_whole,
+        "changes": told,
+    })))
 }
 
 /// The changes that the person may see, the newest first.

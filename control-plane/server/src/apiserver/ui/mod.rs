@@ -7,9 +7,10 @@
 //! besides, and a WebSocket, for which a browser sets no headers, a subprotocol
 //! `wherry.csrf.VALUE`. Sessions live in this member's memory: a restart signs everybody out.
 //!
-//! `stream` is what the pages live on, `view` one list of it, `past` the last day of the store,
-//! `history` the timeline of it and `asof` one object in it, `why`
-//! the scheduler's decisions, `inside` what only a Pod's worker knows.
+//! `stream` is what the pages live on, `printed` the lists that all of them share, made of `row`s,
+//! and `view` what one person sees of one; `past` is the last day of the store, `history` the
+//! timeline of it and `asof` one object in it, `why` the scheduler's decisions, `inside` what only
+//! a Pod's worker knows.
 //!
 //! Invariants: a code is used at most once; codes and sessions are bounded in number and time; the
 //! cookie never stands for more than the user who asked for the code.
@@ -18,11 +19,14 @@ mod asof;
 mod history;
 mod inside;
 mod past;
+mod printed;
+mod row;
 mod stream;
 mod view;
 mod why;
 
 pub use past::{Past, REMEMBER};
+pub use printed::Shelf;
 
 use super::{ApiServer, auth, auth::User, errors::ApiError};
 use axum::{

@@ -2,7 +2,8 @@
 //!
 //! A state of the past is the present one with all later changes undone, so nothing but changes is
 //! kept, and their values are the store's own bytes. What only says that somebody is alive is not
-//! kept ([`NOISE`]). A restart begins anew; losing the past loses no correctness.
+//! kept ([`NOISE`]). A restart begins anew; losing the past loses no correctness. How far back it
+//! goes is told with the reason ([`Since`]).
 //!
 //! ```text
 //!   past ◀── undo ── undo ── undo ── present       a Turn is one change: what was, what is since
@@ -78,6 +79,39 @@ pub enum PastError {
     NotKept { plural: String },
 }
 
+/// From when on the past is known, and why not from before.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Since {
+    pub at: Timestamp,
+    pub limit: Limit,
+}
+
+/// What keeps the past from going back further.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Limit {
+    /// The member started then.
+    #[default]
+    Start,
+    /// It had fallen behind the store, and began anew.
+    Gap,
+    /// What was before did not fit into [`BYTES_MAX`].
+    Room,
+    /// It is [`AGE_MAX_MS`] ago.
+    Day,
+}
+
+impl Limit {
+    /// As it stands on the wire.
+    pub fn word(self) -> &'static str {
+        match self {
+            Limit::Start => "start",
+            Limit::Gap => "gap",
+            Limit::Room => "room",
+            Limit::Day => "day",
+        }
+    }
+}
+
 /// The past of this member's store.
 #[derive(Default)]
 pub struct Past(Mutex<State>);
@@ -94,6 +128,7 @@ struct State {
 struct Kept {
     /// From here on nothing is missing.
     since: Option<Timestamp>,
+    limit: Limit,
     turns: VecDeque<Turn>,
     bytes: usize,
 }
@@ -111,10 +146,11 @@ impl Past {
     }
 
     /// From when on the past is known.
-    pub fn since(&self, store: &Store) -> Timestamp {
+    pub fn since(&self, store: &Store) -> Since {
         let mut state = self.state();
         state.catch_up(store, Timestamp::now());
-        state.kept.since.unwrap_or_else(Timestamp::now)
+        let Kept { since, limit, .. } = state.kept;
+        Since { at: since.unwrap_or_else(Timestamp::now), limit }
     }
 
     /// All changes, the newest first, before a revision.
@@ -184,7 +220,9 @@ impl State {
             Ok(watch) => Some(watch),
             Err(WindowError::Gone { oldest }) => {
                 let is_first = self.kept.since.is_none();
-                self.kept = Kept { since: (!is_first).then_some(now), ..Kept::default() };
+                let limit = if is_first { Limit::Start } else { Limit::Gap };
+                let since = (!is_first).then_some(now);
+                self.kept = Kept { since, limit, ..Kept::default() };
                 self.newest = oldest;
                 store.watch(every, oldest).ok()
             }
@@ -213,11 +251,20 @@ impl Kept {
                 break;
             }
             self.bytes -= oldest.bytes();
-            self.since = self.since.max(oldest.at);
+            let limit = if age > AGE_MAX_MS { Limit::Day } else { Limit::Room };
+            let at = oldest.at;
             self.turns.pop_front();
+            self.begins(at, limit);
         }
         let oldest = Timestamp::from_millisecond(now.as_millisecond() - AGE_MAX_MS).ok();
-        self.since = self.since.max(oldest);
+        self.begins(oldest, Limit::Day);
+    }
+
+    /// Nothing before this is known, if it was.
+    fn begins(&mut self, at: Option<Timestamp>, limit: Limit) {
+        if at > self.since {
+            (self.since, self.limit) = (at, limit);
+        }
     }
 
     fn undo(
@@ -331,8 +378,10 @@ mod tests {
     fn what_is_forgotten_is_not_made_up() {
         let day = AGE_MAX_MS / 1000;
         let mut kept = kept(0, &[(10, "a", None, Some("1")), (day, "a", Some("1"), Some("2"))]);
+        kept.forget(at(day - 1));
+        assert_eq!((kept.since, kept.limit), (Some(at(0)), Limit::Start));
         kept.forget(at(day + 11));
-        assert_eq!(kept.turns.len(), 1);
+        assert_eq!((kept.turns.len(), kept.limit), (1, Limit::Day));
         let prefix = keys::of_type("", "configmaps").into();
         let told = kept.undo(&mut BTreeMap::new(), &prefix, at(10));
         assert_eq!(told, Err(PastError::TooOld { since: at(11) }));
@@ -340,5 +389,17 @@ mod tests {
         kept.forget(at(3 * day));
         assert!(kept.turns.is_empty() && kept.bytes == 0);
         kept.undo(&mut BTreeMap::new(), &prefix, at(2 * day)).expect("nothing to undo");
+    }
+
+    #[test]
+    fn what_does_not_fit_is_said_to_be_forgotten_for_room() {
+        let large = "x".repeat(BYTES_MAX / 2);
+        let mut kept = kept(
+            0,
+            &[(10, "a", None, Some(&large)), (20, "b", None, Some(&large)), (30, "c", None, None)],
+        );
+        kept.forget(at(40));
+        assert_eq!(kept.turns.len(), 2);
+        assert_eq!((kept.since, kept.limit), (Some(at(10)), Limit::Room));
     }
 }

@@ -1,27 +1,33 @@
 //! `/ui/stream`: one WebSocket for everything live that a browser shows.
 //!
-//! The browser opens lists by a number of its own, and says how it looks at each (`view::Look`).
-//! Every [`TICK`] it is told what is new in its windows; what is outside them never travels.
+//! The browser opens lists by a number of its own, and says how it looks at each (`row::Look`).
+//! Every [`TICK`] it is told, in one message, what is new in its windows; what is outside them
+//! never travels.
 //!
 //! ```text
 //! browser                                  here
-//! {"open":{"id":1,"resource":"pods",…}} -> authorise, read the snapshot, watch behind it
-//!                                       <- {"id":1,"columns":[…],"namespaces":null}
-//!                                       <- {"id":1,"total":…,"order":[…],"rows":[…]}
+//! {"open":{"id":1,"resource":"pods",…}} -> authorise, and look at the printed list of the kind
+//!                                       <- [{"id":1,"columns":[…],"namespaces":null},
+//!                                           {"id":1,"total":…,"order":[…],"rows":[…]}]
 //! {"look":{"id":1,"from":40,…}}         -> another window of the same list
 //! {"close":{"id":1}}                    -> forgotten
-//!                                       <- {"id":1,"error":{Status}}: refused, or ended
-//!                                       <- {"alive":REVISION} every few seconds
+//!                                       <- [{"id":1,"error":{Status}}]: refused, or ended
+//!                                       <- [{"alive":REVISION}] every few seconds
 //! ```
 //!
 //! A list is a read like any other: each is authorised when it is opened and again while it lives,
 //! and told to the audit log. Without the right to list everywhere a person sees the namespaces in
 //! which they may, and no list outlives their session. A browser that does not take what it is sent
 //! is cut off, and begins anew.
+//!
+//! Lists of the present are printed once for everybody (`printed`). A list of its own has who looks
+//! at the past, at a kind that a webhook converts, or at one with too many objects.
 
 use super::{
     asof,
-    view::{Look, View},
+    printed::{Ended, Printed, ROWS_MAX, Shared},
+    row::{self, Look},
+    view::{Chosen, Scope, View},
 };
 use crate::apiserver::{
     ApiServer,
@@ -52,7 +58,7 @@ use std::time::Duration;
 use tokio::sync::Semaphore;
 use tokio::time::{MissedTickBehavior, interval};
 use wherry_resources::{Kind, Object, keys, table};
-use wherry_store::{Change, Entry, Event, Watch, WatchEnd};
+use wherry_store::{Change, Entry, Event, Watch};
 
 /// Changes are told this often: nobody reads faster, and a busy cluster costs ten frames a second.
 const TICK: Duration = Duration::from_millis(100);
@@ -64,9 +70,7 @@ const REFRESH_CHECKS: u64 = 2;
 const SEND_TIMEOUT: Duration = Duration::from_secs(10);
 /// A page has a handful of lists; this is a script's mistake.
 const LISTS_MAX: usize = 32;
-/// What a list may hold; twice what a cluster is designed for would.
-const ROWS_MAX: usize = 200_000;
-/// Streams of one member; each costs its rows in memory.
+/// Streams of one member; each list of one has an order of its own of the shared rows.
 const STREAMS_MAX: usize = 256;
 /// Longest message of a browser.
 const MESSAGE_BYTES_MAX: usize = 64 * 1024;
@@ -128,6 +132,10 @@ pub async fn accept(
             retry_after_seconds: 5,
         });
     };
+    // Whoever opens a dashboard soon looks at Pods; where there are many, printing them begins now.
+    if let Some(pods) = wherry_resources::kind("", "v1", "pods") {
+        api.printed().get(&api, pods)?;
+    }
     let socket = socket.max_message_size(MESSAGE_BYTES_MAX).protocols([PROTOCOL]);
     Ok(socket.on_upgrade(move |socket| async move {
         let shutdown = api.shutdown().clone();
@@ -140,30 +148,16 @@ pub async fn accept(
     }))
 }
 
-/// What of a kind a person may see.
-#[derive(Clone, Debug, PartialEq, Eq)]
-enum Scope {
-    All,
-    /// Objects in these namespaces; of the kind Namespace these alone.
-    Namespaces(BTreeSet<String>),
-}
-
-impl Scope {
-    fn takes(&self, kind: &Kind, key: &[u8]) -> bool {
-        let Scope::Namespaces(names) = self else { return true };
-        let Some(key) = keys::parse(key) else { return false };
-        names.contains(if kind.namespaced { key.namespace } else { key.name })
-    }
-}
-
 struct List {
-    kind: &'static Kind,
     open: Open,
-    selection: Selection,
-    scope: Scope,
-    /// None: a list of the past.
-    watch: Option<Watch>,
     view: View,
+    source: Rows,
+}
+
+/// Where the rows of a list come from.
+enum Rows {
+    Shared(Arc<Shared>),
+    Own(Box<Printed>),
 }
 
 /// What a list begins with.
@@ -205,11 +199,12 @@ impl Live {
                     None => return,
                 },
             };
-            for message in told {
-                let sent = socket.send(Message::Text(message.to_string().into()));
-                if !matches!(tokio::time::timeout(SEND_TIMEOUT, sent).await, Ok(Ok(()))) {
-                    return;
-                }
+            if told.is_empty() {
+                continue;
+            }
+            let sent = socket.send(Message::Text(Value::from(told).to_string().into()));
+            if !matches!(tokio::time::timeout(SEND_TIMEOUT, sent).await, Ok(Ok(()))) {
+                return;
             }
         }
     }
@@ -222,6 +217,8 @@ impl Live {
                 let Some(list) = self.lists.get_mut(&id) else { return Vec::new() };
                 list.open.look = look.clone();
                 list.view.look(look);
+                // What has ended is opened again by the next tick.
+                let _ = follow(&self.api, list).await;
                 news(id, list)
             }
             Ok(Said::Close { id }) => {
@@ -247,14 +244,16 @@ impl Live {
         match opened {
             Err(error) => vec![json!({ "id": id, "error": error.status() })],
             Ok(mut list) => {
-                let namespaces = match &list.scope {
+                let namespaces = match &list.view.chosen().scope {
                     Scope::All => Value::Null,
                     Scope::Namespaces(names) => json!(names),
                 };
+                let kind = list.view.chosen().kind;
                 let head = json!({
-                    "id": id, "columns": columns(list.kind), "namespaces": namespaces,
+                    "id": id, "columns": columns(kind), "namespaces": namespaces,
                 });
                 let mut told = vec![head];
+                let _ = follow(&self.api, &mut list).await;
                 told.extend(news(id, &mut list));
                 self.lists.insert(id, list);
                 told
@@ -267,12 +266,28 @@ impl Live {
         let kind = kind.filter(|kind| kind.stored_as().is_some()).ok_or(ApiError::NoSuchPath)?;
         let scope = self.scope(kind, &open)?;
         let selection = Selection::new(kind, &open.labels, &open.fields)?;
+        let chosen = Chosen { kind, scope, selection };
+        let shared = match open.at {
+            None => self.api.printed().get(&self.api, kind)?,
+            Some(_) => None,
+        };
+        let source = match shared {
+            Some(list) => Rows::Shared(list),
+            None => Rows::Own(Box::new(self.print(open.at, &chosen).await?)),
+        };
+        let view = View::new(chosen, row::columns(kind), open.look.clone());
+        Ok(List { open, view, source })
+    }
+
+    /// A list for this person alone.
+    async fn print(&self, at: Option<i64>, chosen: &Chosen) -> Result<Printed, ApiError> {
+        let &Chosen { kind, ref scope, ref selection } = chosen;
         let prefix = stored::prefix(kind, None);
         let wanted = |(key, entry): &(Bytes, Entry)| {
             scope.takes(kind, key)
                 && (selection.is_everything() || selection.may_match(&entry.value))
         };
-        let Found { entries, watch, now } = self.find(open.at, &prefix, wanted)?;
+        let Found { entries, watch, now } = self.find(at, &prefix, wanted)?;
         if entries.len() > ROWS_MAX {
             return Err(ApiError::BadRequest(format!(
                 "more than {ROWS_MAX} {} are here: choose namespaces",
@@ -289,13 +304,11 @@ impl Live {
         let objects = self.api.fairness().compute(decode).await;
         let (keys, objects): (Vec<Bytes>, Vec<Object>) = objects.into_iter().unzip();
         let objects = custom::into_version(&self.api, kind, objects).await?;
-        let mut view = View::new(kind, open.look.clone());
+        let mut printed = Printed::new(kind, watch);
         for (key, object) in keys.into_iter().zip(&objects) {
-            if selection.matches(object) {
-                view.put(key, object, now);
-            }
+            printed.put(key, object, now);
         }
-        Ok(List { kind, open, selection, scope, watch, view })
+        Ok(printed)
     }
 
     /// What is, and what comes behind it; or what was, and when that was the present.
@@ -378,10 +391,10 @@ impl Live {
         let ids: Vec<u32> = self.lists.keys().copied().collect();
         for id in ids {
             let Some(list) = self.lists.get_mut(&id) else { continue };
-            match catch_up(&self.api, list).await {
+            match follow(&self.api, list).await {
                 Ok(()) => told.extend(news(id, list)),
                 // It fell behind, or a webhook of its kind does not answer: from the beginning.
-                Err(Behind) => {
+                Err(Ended) => {
                     let open = list.open.clone();
                     told.extend(self.open(open).await);
                 }
@@ -400,8 +413,9 @@ impl Live {
         let ids: Vec<u32> = self.lists.keys().copied().collect();
         for id in ids {
             let Some(list) = self.lists.get(&id) else { continue };
-            let scope = self.scope(list.kind, &list.open);
-            if scope.as_ref().ok() != Some(&list.scope) {
+            let chosen = list.view.chosen();
+            let scope = self.scope(chosen.kind, &list.open);
+            if scope.as_ref().ok() != Some(&chosen.scope) {
                 let open = list.open.clone();
                 told.extend(self.open(open).await);
             } else if self.checks.is_multiple_of(REFRESH_CHECKS) {
@@ -413,17 +427,12 @@ impl Live {
 
     /// Prints what is in a window again: some cells tell how long ago something was.
     fn print_again(&mut self, id: u32) {
-        let Some(list) = self.lists.get_mut(&id).filter(|list| list.watch.is_some()) else {
-            return;
-        };
-        let snapshot = self.api.store().current();
-        let now = Timestamp::now();
-        for key in list.view.window() {
-            let Some(entry) = snapshot.get(&key) else { continue };
-            let object = stored::decode(list.kind, &entry);
-            if !custom::is_foreign(list.kind, &object) {
-                list.view.refresh(&key, &object, now);
-            }
+        let Some(list) = self.lists.get_mut(&id) else { return };
+        let (store, window) = (self.api.store(), list.view.window());
+        match &mut list.source {
+            Rows::Shared(shared) => shared.print_again(store, &window),
+            Rows::Own(own) if own.lives() => own.print_again(store, &window),
+            Rows::Own(_) => {}
         }
     }
 
@@ -471,36 +480,42 @@ fn attributes(open: &Open) -> Attributes {
     }
 }
 
-/// A list has to be read anew.
-struct Behind;
-
-async fn catch_up(api: &ApiServer, list: &mut List) -> Result<(), Behind> {
-    loop {
-        let Some(watch) = &mut list.watch else { return Ok(()) };
-        match watch.ready() {
-            Ok(None) => return Ok(()),
-            Ok(Some(event)) => change(api, list, &event).await?,
-            Err(WatchEnd::Slow | WatchEnd::Stopped) => return Err(Behind),
+/// Takes in what has happened.
+async fn follow(api: &ApiServer, list: &mut List) -> Result<(), Ended> {
+    match &mut list.source {
+        Rows::Shared(shared) => shared.tell(&mut list.view),
+        Rows::Own(own) => {
+            for event in own.events().map_err(|_| Ended)? {
+                change(api, list.view.chosen(), own, &event).await?;
+            }
+            let (missed, now) = own.since(list.view.seen());
+            list.view.take(missed, now);
+            Ok(())
         }
     }
 }
 
-async fn change(api: &ApiServer, list: &mut List, event: &Event) -> Result<(), Behind> {
-    if !list.scope.takes(list.kind, &event.key) {
+async fn change(
+    api: &ApiServer,
+    chosen: &Chosen,
+    own: &mut Printed,
+    event: &Event,
+) -> Result<(), Ended> {
+    let &Chosen { kind, ref scope, ref selection } = chosen;
+    if !scope.takes(kind, &event.key) {
         return Ok(());
     }
     let entry = match &event.change {
-        Change::Put(entry) if list.selection.may_match(&entry.value) => entry,
+        Change::Put(entry) if selection.may_match(&entry.value) => entry,
         _ => {
-            list.view.remove(&event.key);
+            own.remove(&event.key);
             return Ok(());
         }
     };
-    let object = stored::decode_at(list.kind, &entry.value, event.revision);
-    let objects = custom::into_version(api, list.kind, vec![object]).await.map_err(|_| Behind)?;
-    match objects.first().filter(|object| list.selection.matches(object)) {
-        Some(object) => list.view.put(event.key.clone(), object, Timestamp::now()),
-        None => list.view.remove(&event.key),
+    let object = stored::decode_at(kind, &entry.value, event.revision);
+    let objects = custom::into_version(api, kind, vec![object]).await.map_err(|_| Ended)?;
+    if let Some(object) = objects.first() {
+        own.put(event.key.clone(), object, Timestamp::now());
     }
     Ok(())
 }
