@@ -17,6 +17,7 @@ mod away;
 mod checkpoint;
 mod client;
 mod env;
+mod env_file;
 mod events;
 mod facts;
 mod fleet;
