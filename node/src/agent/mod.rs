@@ -37,6 +37,7 @@ mod pressure;
 mod recover;
 mod routes;
 mod spec;
+mod starts;
 mod status;
 mod streams;
 mod tunnel;
