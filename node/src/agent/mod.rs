@@ -82,7 +82,7 @@ use crate::{
     worker::Walls,
 };
 
-pub use self::images::Thresholds;
+pub use self::images::{LAYER_BYTES_MAX, Reference, Thresholds, Version, credentials, is_local};
 use self::{
     accounts::Accounts,
     away::Away,
