@@ -1,4 +1,4 @@
-//! Pushing a folder of `.wasm` files into the cluster's built-in registry, as OCI Wasm artifacts.
+//! Wasm files as OCI Wasm artifacts, and pushing them into the cluster's built-in registry.
 //!
 //! The artifact is the one of the CNCF's Wasm OCI layout: a config of type
 //! `application/vnd.wasm.config.v0+json` and one layer `application/wasm`, pushed by the OCI
@@ -13,11 +13,11 @@ use sha2::Digest as _;
 use crate::api;
 use crate::diagnostic::Diagnostic;
 
-const MANIFEST_TYPE: &str = "application/vnd.oci.image.manifest.v1+json";
+pub const MANIFEST_TYPE: &str = "application/vnd.oci.image.manifest.v1+json";
 const CONFIG_TYPE: &str = "application/vnd.wasm.config.v0+json";
 const LAYER_TYPE: &str = "application/wasm";
-/// A component's first bytes are the magic number and then this; a core module's layer field is 0.
-const COMPONENT_LAYER: [u8; 4] = [0x0d, 0x00, 0x01, 0x00];
+/// A component's first bytes are the magic number and then this; a core module has another version.
+pub const COMPONENT: &[u8] = &[0x0d, 0x00, 0x01, 0x00];
 
 /// Pushes each `NAME.wasm` of `folder` as image `NAME:dev` and returns the names.
 pub async fn push_folder(client: &kube::Client, folder: &Path) -> Result<Vec<String>, Diagnostic> {
@@ -34,38 +34,58 @@ pub async fn push_folder(client: &kube::Client, folder: &Path) -> Result<Vec<Str
         }
         let Some(name) = path.file_stem().and_then(|name| name.to_str()) else { continue };
         let wasm = std::fs::read(&path).map_err(unreadable)?;
-        push(client, name, "dev", wasm).await?;
+        push(client, name, "dev", Artifact::of(wasm)).await?;
         names.push(name.to_owned());
     }
     names.sort();
     Ok(names)
 }
 
-async fn push(
+/// An image, whole.
+pub struct Artifact {
+    pub config: Vec<u8>,
+    pub layer: Vec<u8>,
+    pub manifest: Vec<u8>,
+}
+
+impl Artifact {
+    /// The image of a Wasm file.
+    pub fn of(wasm: Vec<u8>) -> Artifact {
+        let layer = descriptor(LAYER_TYPE, &wasm);
+        let os = if wasm.get(4..8) == Some(COMPONENT) { "wasip2" } else { "wasip1" };
+        let config = serde_json::json!({
+            "architecture": "wasm",
+            "os": os,
+            "layerDigests": [layer["digest"]],
+        });
+        let config = config.to_string().into_bytes();
+        let manifest = serde_json::json!({
+            "schemaVersion": 2,
+            "mediaType": MANIFEST_TYPE,
+            "config": descriptor(CONFIG_TYPE, &config),
+            "layers": [layer],
+        });
+        Artifact { config, layer: wasm, manifest: manifest.to_string().into_bytes() }
+    }
+
+    /// By which a Pod may name exactly this image.
+    pub fn digest(&self) -> String {
+        digest(&self.manifest)
+    }
+}
+
+/// Pushes an image into the built-in registry.
+pub async fn push(
     client: &kube::Client,
     name: &str,
     tag: &str,
-    wasm: Vec<u8>,
+    artifact: Artifact,
 ) -> Result<(), Diagnostic> {
-    let layer = descriptor(LAYER_TYPE, &wasm);
-    let os = if wasm.get(4..8) == Some(&COMPONENT_LAYER) { "wasip2" } else { "wasip1" };
-    let config = serde_json::json!({
-        "architecture": "wasm",
-        "os": os,
-        "layerDigests": [layer["digest"]],
-    });
-    let config = config.to_string().into_bytes();
-    let manifest = serde_json::json!({
-        "schemaVersion": 2,
-        "mediaType": MANIFEST_TYPE,
-        "config": descriptor(CONFIG_TYPE, &config),
-        "layers": [layer],
-    });
-    put_blob(client, name, config).await?;
-    put_blob(client, name, wasm).await?;
+    put_blob(client, name, artifact.config).await?;
+    put_blob(client, name, artifact.layer).await?;
     let request = Request::put(format!("/v2/{name}/manifests/{tag}"))
         .header(header::CONTENT_TYPE, MANIFEST_TYPE)
-        .body(Body::from(manifest.to_string().into_bytes()));
+        .body(Body::from(artifact.manifest));
     send(client, name, request, StatusCode::CREATED).await?;
     Ok(())
 }
@@ -78,7 +98,8 @@ fn descriptor(media_type: &str, content: &[u8]) -> serde_json::Value {
     })
 }
 
-fn digest(content: &[u8]) -> String {
+/// `sha256:` and the hash of some bytes.
+pub fn digest(content: &[u8]) -> String {
     format!("sha256:{}", hex::encode(sha2::Sha256::digest(content)))
 }
 
@@ -117,7 +138,22 @@ async fn send(
     }
     let status = response.status();
     let body = response.into_body().collect_bytes().await.unwrap_or_default();
-    Err(refused(name, &format!("{status}: {}", String::from_utf8_lossy(&body).trim())))
+    let why = format!("{status}: {}", said(&body));
+    Err(match status {
+        StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN => {
+            Diagnostic::new("WH0010", format!("you may not push the image {name}"))
+                .why(why)
+                .help("name the kubeconfig of somebody who may:   --kubeconfig FILE")
+        }
+        _ => refused(name, &why),
+    })
+}
+
+/// The sentence in an error of the API or of the registry.
+fn said(body: &[u8]) -> String {
+    let parsed: serde_json::Value = serde_json::from_slice(body).unwrap_or_default();
+    let sentence = parsed["message"].as_str().or(parsed["errors"][0]["message"].as_str());
+    sentence.map_or_else(|| String::from_utf8_lossy(body).trim().to_owned(), str::to_owned)
 }
 
 fn refused(name: &str, why: &str) -> Diagnostic {

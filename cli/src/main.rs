@@ -15,6 +15,7 @@ mod folder;
 mod images;
 mod keys;
 mod member;
+mod push;
 mod roles;
 mod token;
 mod ui;
@@ -93,6 +94,8 @@ enum Verb {
         #[command(subcommand)]
         verb: audit::Verb,
     },
+    /// Push a Wasm file as an image, into the cluster's registry or another
+    Push(push::Flags),
     /// Open the dashboard, signed in
     Ui(ui::Flags),
     /// Say why a Pod is on its node, or on none
@@ -124,6 +127,7 @@ fn main() -> ExitCode {
         Verb::Backup { verb } => backup::main(verb),
         Verb::Keys { verb } => keys::main(verb),
         Verb::Audit { verb } => audit::main(verb),
+        Verb::Push(flags) => push::main(flags),
         Verb::Ui(flags) => ui::main(flags),
         Verb::Why(flags) => why::main(flags),
         Verb::Worker(flags) => roles::worker(flags),

@@ -12,6 +12,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use kube::api::{Api, PostParams};
 use rand::RngExt as _;
 use sha2::Digest as _;
+use wherry_resources::join_token::JoinToken;
 
 use crate::api::{self, Connection};
 use crate::diagnostic::Diagnostic;
@@ -120,8 +121,8 @@ pub async fn create(
             Err(error) => return Err(api::failed("making a join token")(error)),
         }
     }
-    let pin = hex::encode(sha2::Sha256::digest(&connection.ca_der));
-    Ok(format!("{id}.{secret}.{pin}"))
+    let pin = sha2::Sha256::digest(&connection.ca_der).into();
+    Ok(JoinToken { bearer: format!("{id}.{secret}"), pin }.to_string())
 }
 
 /// Whether a server says that it has nowhere to keep a token yet: it has just been started.

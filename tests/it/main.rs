@@ -19,6 +19,7 @@ mod kube_rs;
 mod kubectl;
 mod members;
 mod network;
+mod push;
 mod quota;
 mod served;
 mod sim;

@@ -1,7 +1,7 @@
 //! Manifests written for containers of a shell, as they are, and sockets of guests in the cluster's
 //! network.
 
-use wherry_tests::{Dev, l3, wait_for};
+use wherry_tests::{Dev, l3, text, wait_for};
 
 const AGNHOST: u16 = 30084;
 
@@ -63,6 +63,51 @@ spec:
     assert!(log.ends_with("refused\n"), "{log}");
     let code = "jsonpath={.status.containerStatuses[0].state.terminated.exitCode}";
     assert_eq!(cluster.kubectl_ok(&["get", "pod", "script", "-o", code]), "7");
+
+    apply(
+        &cluster,
+        r#"
+apiVersion: v1
+kind: Pod
+metadata: {name: told}
+spec:
+  restartPolicy: Never
+  initContainers:
+    - name: writer
+      image: busybox
+      command: [sh, -c, "echo \"COLOR='dark blue'\" > /shared/settings.env"]
+      volumeMounts: [{name: shared, mountPath: /shared}]
+  containers:
+    - name: reader
+      image: busybox
+      command: [sh, -c, 'echo "$COLOR, $(SHADE), ${ABSENT-nothing}"']
+      env:
+        - name: COLOR
+          valueFrom: {fileKeyRef: {volumeName: shared, path: settings.env, key: COLOR}}
+        - {name: SHADE, value: "very $(COLOR)"}
+        - name: ABSENT
+          valueFrom: {fileKeyRef: {volumeName: shared, path: x, key: A, optional: true}}
+    - name: waits
+      image: busybox
+      command: ["true"]
+      env:
+        - name: MISSING
+          valueFrom: {fileKeyRef: {volumeName: shared, path: settings.env, key: MISSING}}
+  volumes: [{name: shared, emptyDir: {}}]
+"#,
+    );
+    let log = ["logs", "told", "-c", "reader"];
+    let log = wait_for("the file was read", || {
+        let output = cluster.kubectl(&log);
+        (output.status.success() && !output.stdout.is_empty()).then(|| text(&output.stdout))
+    });
+    assert_eq!(log, "dark blue, very dark blue, nothing\n");
+    let why = r#"jsonpath={.status.containerStatuses[?(@.name=="waits")].state.waiting}"#;
+    let why = wait_for("it is said what is missing", || {
+        let why = cluster.kubectl_ok(&["get", "pod", "told", "-o", why]);
+        why.contains("CreateContainerConfigError").then_some(why)
+    });
+    assert!(why.contains(r#"environment variable key \"MISSING\" not found in file"#), "{why}");
 }
 
 #[test]

@@ -17,6 +17,7 @@
 //! - [`protobuf`]: the other encoding that clients send
 //! - [`demand`]: how requests that wait reach autoscalers
 //! - [`offers`]: what nodes tell the scheduler
+//! - [`join_token`]: with what nodes and members join
 //! - [`channels`]: how remote commands speak between the API server and workers
 //!
 //! Invariants: no I/O, no async, no clock (time is an argument), no randomness (a closure is an
@@ -33,6 +34,7 @@ pub mod demand;
 pub mod events;
 pub mod fields;
 pub mod handling;
+pub mod join_token;
 pub mod keys;
 pub mod kinds;
 pub mod meta;

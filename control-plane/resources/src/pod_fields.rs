@@ -251,7 +251,7 @@ pub const ROWS: &[Row] = &[
     row("EnvVarSource", "resourceFieldRef", Honoured, "", &[]),
     row("EnvVarSource", "configMapKeyRef", Honoured, "", &[]),
     row("EnvVarSource", "secretKeyRef", Honoured, "", &[]),
-    row("EnvVarSource", "fileKeyRef", Refused, "use a configMapKeyRef or secretKeyRef", &[]),
+    row("EnvVarSource", "fileKeyRef", Honoured, "of an emptyDir, read at each start", &[]),
     row("VolumeMount", "name", Honoured, "", &[]),
     row("VolumeMount", "readOnly", Honoured, "", &[]),
     row("VolumeMount", "recursiveReadOnly", Honoured, "there are no mounts below a volume", &[]),
@@ -306,7 +306,13 @@ pub const ROWS: &[Row] = &[
     row("VolumeSource", "portworxVolume", Refused, OTHER_VOLUME, &[]),
     row("VolumeSource", "scaleIO", Refused, OTHER_VOLUME, &[]),
     row("VolumeSource", "storageos", Refused, OTHER_VOLUME, &[]),
-    row("VolumeSource", "csi", Refused, OTHER_VOLUME, &[]),
+    row(
+        "VolumeSource",
+        "csi",
+        Refused,
+        "no node has CSI drivers; use a persistentVolumeClaim",
+        &[],
+    ),
     row("VolumeProjection", "secret", Honoured, "", &[]),
     row("VolumeProjection", "downwardAPI", Honoured, "", &[]),
     row("VolumeProjection", "configMap", Honoured, "", &[]),
@@ -459,16 +465,14 @@ mod tests {
             "hostNetwork": true,
             "securityContext": {"fsGroup": 1000},
             "containers": [{"name": "a", "ports": [{"containerPort": 80, "hostPort": 80}],
-                "env": [{"name": "F", "valueFrom": {"fileKeyRef": {"key": "k"}}}],
                 "securityContext": {"capabilities": {"add": ["NET_ADMIN"]}}}],
             "volumes": [{"name": "v", "csi": {"driver": "x"}}]}});
         expect![[r#"
             spec.hostNetwork: does not apply to Wasm: guests never share the host's namespaces
             spec.securityContext.fsGroup: does not apply to Wasm: a Wasm guest has no Unix user; it reaches nothing but its own volumes
             spec.containers[0].ports[0].hostPort: does not apply to Wasm: use a Service of type NodePort
-            spec.containers[0].env[0].valueFrom.fileKeyRef: is not supported: use a configMapKeyRef or secretKeyRef
             spec.containers[0].securityContext.capabilities.add: does not apply to Wasm: a Wasm guest never has capabilities of the kernel
-            spec.volumes[0].csi: is not supported: volumes of this type cannot be mounted; use a persistentVolumeClaim"#]]
+            spec.volumes[0].csi: is not supported: no node has CSI drivers; use a persistentVolumeClaim"#]]
         .assert_eq(&warnings(&pod).join("\n"));
     }
 

@@ -1,7 +1,9 @@
 //! What containers used, as their workers said it last: for evictions and for `kubectl top`.
 //!
 //! Workers send totals each [`protocol::USAGE_INTERVAL_SECONDS`], and only what changed. A rate is
-//! the difference of two totals; a container that is not heard of has used nothing since.
+//! the difference of two totals; a container that is not heard of has used nothing since. One that
+//! has just been started has used nothing yet: it is shown from its start on, not from the first
+//! word of its worker.
 
 use std::{
     collections::HashMap,
@@ -12,11 +14,17 @@ use std::{
 use jiff::Timestamp;
 use serde::Serialize;
 
+use super::starts::Starts;
 use crate::protocol::{USAGE_INTERVAL_SECONDS, Usage};
 
-/// The accounts of this node's containers. Locked for short copies only.
+/// The accounts of this node's containers.
 #[derive(Debug, Default)]
-pub struct Accounts(Mutex<HashMap<String, HashMap<String, Known>>>);
+pub struct Accounts {
+    /// By uid and name. Locked for short copies only.
+    known: Mutex<HashMap<String, HashMap<String, Known>>>,
+    /// What their starts took.
+    pub starts: Starts,
+}
 
 /// The last two totals of a container.
 #[derive(Debug, Clone)]
@@ -50,7 +58,23 @@ pub struct Row {
 
 impl Accounts {
     fn known(&self) -> std::sync::MutexGuard<'_, HashMap<String, HashMap<String, Known>>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.known.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// A container was started for the first time.
+    pub fn begun(&self, uid: &str, container: &str, at: Timestamp) {
+        let usage = Usage {
+            uid: uid.to_owned(),
+            container: container.to_owned(),
+            cpu_ns: 0,
+            memory_bytes: 0,
+            requests: 0,
+            busy_ns: 0,
+            start: None,
+        };
+        let mut known = self.known();
+        let pod = known.entry(uid.to_owned()).or_default();
+        pod.entry(container.to_owned()).or_insert(Known { usage, at, before: None });
     }
 
     /// Takes what a worker says.
@@ -149,5 +173,20 @@ mod tests {
         assert_eq!(accounts.memory("u"), 20);
         accounts.forget("u");
         assert!(accounts.all(at(60)).is_empty());
+    }
+
+    #[test]
+    fn a_container_is_shown_from_its_start_on() {
+        let at = |second| Timestamp::from_second(second).expect("a time");
+        let accounts = Accounts::default();
+        accounts.begun("u", "app", at(100));
+        let row = &accounts.all(at(101))[0];
+        assert_eq!((row.container.as_str(), row.cpu_nanocores, row.memory_bytes), ("app", 0, 0));
+        accounts.take(usage(3000, 20), at(110));
+        let row = &accounts.all(at(111))[0];
+        assert_eq!((row.cpu_nanocores, row.memory_bytes), (200_000_000, 20));
+        // What its worker has said is not forgotten.
+        accounts.begun("u", "app", at(111));
+        assert_eq!(accounts.memory("u"), 20);
     }
 }

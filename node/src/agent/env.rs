@@ -15,9 +15,9 @@ use std::{
 use crate::protocol;
 
 use super::{
-    images,
+    env_file, images,
     routes::ServiceInfo,
-    spec::{ContainerSpec, EnvValue, PodSpec, Source},
+    spec::{ContainerSpec, EnvFile, EnvValue, PodSpec, Source},
 };
 
 /// What is outside the Pod's spec.
@@ -30,6 +30,8 @@ pub struct Context<'a> {
     pub services: &'a [ServiceInfo],
     /// Contents of the ConfigMaps and Secrets that [`sources`] names; `None` if it does not exist.
     pub objects: &'a BTreeMap<Source, Option<BTreeMap<String, Vec<u8>>>>,
+    /// Texts of the files that [`files`] names; `None` if it does not exist.
+    pub files: &'a BTreeMap<EnvFile, Option<String>>,
     /// Stands for a limit that is not set: millicores.
     pub cpu_default: u32,
     /// Stands for a limit that is not set: bytes.
@@ -42,15 +44,18 @@ pub struct Context<'a> {
 const MEMORY_DEFAULT: u64 = 128 << 20;
 
 impl Context<'static> {
-    /// A context without services and objects, in which limits that are not set are the machine's.
+    /// A context without services, objects and files, in which limits that are not set are the
+    /// machine's.
     pub fn defaults(pod_ip: IpAddr, host_ip: IpAddr) -> Context<'static> {
         static NONE: BTreeMap<Source, Option<BTreeMap<String, Vec<u8>>>> = BTreeMap::new();
+        static NO_FILES: BTreeMap<EnvFile, Option<String>> = BTreeMap::new();
         let cores = std::thread::available_parallelism().map_or(1, |cores| cores.get());
         Context {
             pod_ip,
             host_ip,
             services: &[],
             objects: &NONE,
+            files: &NO_FILES,
             cpu_default: u32::try_from(cores * 1000).unwrap_or(u32::MAX),
             memory_default: MEMORY_DEFAULT,
             storage_default: u64::MAX,
@@ -85,6 +90,26 @@ pub enum EnvError {
         /// The key that was asked for.
         key: String,
     },
+    /// A file of variables is not there, or has no such variable.
+    #[error("environment variable key {key:?} not found in file {path:?} of volume {volume:?}")]
+    NoFileKey {
+        /// The volume.
+        volume: String,
+        /// The file in it.
+        path: String,
+        /// The name that was asked for.
+        key: String,
+    },
+    /// A file is none of variables.
+    #[error("couldn't parse env file {path:?} of volume {volume:?}: {why}")]
+    File {
+        /// The volume.
+        volume: String,
+        /// The file in it.
+        path: String,
+        /// What is wrong with it.
+        why: env_file::Malformed,
+    },
     /// A value is not text; Wasm environments are UTF-8.
     #[error("the value of {variable} is not UTF-8 text, which an environment variable must be")]
     NotText {
@@ -109,6 +134,18 @@ pub fn sources(container: &ContainerSpec) -> Vec<Source> {
             all.push(source.clone());
         }
     }
+    all.sort();
+    all.dedup();
+    all
+}
+
+/// The files of variables that a container refers to, without repetition.
+pub fn files(container: &ContainerSpec) -> Vec<EnvFile> {
+    let named = container.env.iter().filter_map(|(_, value)| match value {
+        EnvValue::File { file, .. } => Some(file.clone()),
+        _ => None,
+    });
+    let mut all: Vec<EnvFile> = named.collect();
     all.sort();
     all.dedup();
     all
@@ -196,6 +233,19 @@ fn resolve(
                 }
             }
         }
+        EnvValue::File { file, key, optional } => {
+            let EnvFile { volume, path } = file.clone();
+            let text = context.files.get(file).and_then(Option::as_ref);
+            let found = match text.map(|text| env_file::find(text, key)).transpose() {
+                Ok(found) => found.flatten(),
+                Err(why) => return Err(EnvError::File { volume, path, why }),
+            };
+            match found {
+                Some(value) => Ok(Some(value.to_owned())),
+                None if *optional => Ok(None),
+                None => Err(EnvError::NoFileKey { volume, path, key: key.clone() }),
+            }
+        }
         EnvValue::Field(path) => field(spec, context, path)
             .map(Some)
             .ok_or_else(|| EnvError::Field { variable: name.to_owned(), path: path.clone() }),
@@ -268,7 +318,10 @@ pub fn value(spec: &PodSpec, value: &EnvValue, context: &Context<'_>) -> Option<
             let index = spec.container(container.as_deref()?)?;
             amount(&spec.containers[index], context, resource, divisor.as_deref())
         }
-        EnvValue::Plain(_) | EnvValue::Key { .. } | EnvValue::Unknown(_) => None,
+        EnvValue::Plain(_)
+        | EnvValue::Key { .. }
+        | EnvValue::File { .. }
+        | EnvValue::Unknown(_) => None,
     }
 }
 

@@ -38,11 +38,18 @@ fn check(container: &str, expected: Expect) {
         (Source::Secret("keys".to_owned()), map(&[("token", "t0p")])),
         (Source::ConfigMap("gone".to_owned()), None),
     ]);
+    let file = |path: &str| EnvFile { volume: "shared".to_owned(), path: path.to_owned() };
+    let files = BTreeMap::from([
+        (file("a.env"), Some("COLOR='red'\nEMPTY=''\n".to_owned())),
+        (file("bad.env"), Some("COLOR=red".to_owned())),
+        (file("gone.env"), None),
+    ]);
     let context = Context {
         pod_ip: "10.0.0.2".parse().expect("an address"),
         host_ip: "192.168.1.5".parse().expect("an address"),
         services: &services,
         objects: &objects,
+        files: &files,
         cpu_default: 2000,
         memory_default: 128 << 20,
         storage_default: 1 << 30,
@@ -163,6 +170,52 @@ fn fields_and_resources() {
             C=2
             R=150
             ["hello"]
+        "#]],
+    );
+}
+
+#[test]
+fn files_of_variables() {
+    let reference = |name: &str, path: &str, key: &str, optional: bool| {
+        format!(
+            r#"{{"name":"{name}","valueFrom":{{"fileKeyRef":{{"volumeName":"shared",
+                "path":"{path}","key":"{key}","optional":{optional}}}}}}}"#
+        )
+    };
+    let of = |variables: &[String]| format!(r#""env":[{}]"#, variables.join(","));
+    check(
+        &of(&[
+            reference("A", "a.env", "COLOR", false),
+            reference("B", "a.env", "EMPTY", false),
+            reference("C", "a.env", "NONE", true),
+            reference("D", "gone.env", "COLOR", true),
+        ]),
+        expect![[r#"
+            HOSTNAME=web
+            KUBERNETES_SERVICE_HOST=172.20.0.1
+            KUBERNETES_SERVICE_PORT=443
+            KUBERNETES_SERVICE_PORT_HTTPS=443
+            A=red
+            B=
+            ["hello"]
+        "#]],
+    );
+    check(
+        &of(&[reference("A", "a.env", "NONE", false)]),
+        expect![[r#"
+            error: environment variable key "NONE" not found in file "a.env" of volume "shared"
+        "#]],
+    );
+    check(
+        &of(&[reference("A", "gone.env", "COLOR", false)]),
+        expect![[r#"
+            error: environment variable key "COLOR" not found in file "gone.env" of volume "shared"
+        "#]],
+    );
+    check(
+        &of(&[reference("A", "bad.env", "COLOR", true)]),
+        expect![[r#"
+            error: couldn't parse env file "bad.env" of volume "shared": value must be enclosed in single quotes at line 1
         "#]],
     );
 }

@@ -11,12 +11,13 @@
 
 use std::{collections::BTreeMap, time::Duration};
 
+use super::starts::Part;
 use crate::{compile::Image, protocol::StartTimes};
 
 /// Names of one list that are told; a component has a few dozen.
 const NAMES_MAX: usize = 64;
 
-/// The agent's part of a cold start.
+/// The agent's parts of a cold start.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Took {
     /// Waiting for its turn.
@@ -34,6 +35,8 @@ pub struct Took {
 pub struct Facts {
     annotations: BTreeMap<String, String>,
     took: BTreeMap<String, Took>,
+    /// What the worker has told of each container's newest start.
+    told: BTreeMap<String, StartTimes>,
 }
 
 impl Facts {
@@ -50,7 +53,24 @@ impl Facts {
         tell("imports", &image.imports);
         tell("exports", &image.exports);
         self.took.insert(container.to_owned(), took);
+        self.told.remove(container);
         self.tell_start(container, None);
+    }
+
+    /// The parts of a start that the worker tells of for the first time, with their microseconds.
+    pub fn passed(&mut self, container: &str, times: &StartTimes) -> Vec<(Part, u64)> {
+        if !self.took.contains_key(container) {
+            return Vec::new();
+        }
+        let before = self.told.insert(container.to_owned(), *times).unwrap_or_default();
+        let parts = [
+            (Part::Load, before.load, times.load),
+            (Part::Link, before.link, times.link),
+            (Part::Instantiate, before.instantiate, times.instantiate),
+            (Part::FirstByte, before.first_byte, times.first_byte),
+        ];
+        let new = parts.into_iter().filter(|(_, before, now)| *before == 0 && *now > 0);
+        new.map(|(part, _, now)| (part, now)).collect()
     }
 
     /// The worker has told its part. Says whether that is news.
@@ -108,6 +128,7 @@ mod tests {
         let mut facts = Facts::default();
         let times = StartTimes { load: 1200, link: 80, instantiate: 0, first_byte: 0 };
         assert!(!facts.started("app", &times), "of an earlier agent's start nothing is known");
+        assert!(facts.passed("app", &times).is_empty());
         let image = Image {
             form: Form::Component,
             guest: Guest::Handler,
@@ -118,10 +139,14 @@ mod tests {
         };
         let took = Took { pull: Duration::from_millis(12), ..Took::default() };
         facts.prepared("app", &image, took);
+        assert_eq!(facts.passed("app", &times), [(Part::Load, 1200), (Part::Link, 80)]);
+        assert!(facts.passed("app", &times).is_empty());
         assert!(facts.started("app", &times));
         assert!(!facts.started("app", &times), "no news");
         let later = StartTimes { instantiate: 50, first_byte: 900, ..times };
         assert!(facts.started("app", &later));
+        let parts = [(Part::Instantiate, 50), (Part::FirstByte, 900)];
+        assert_eq!(facts.passed("app", &later), parts);
         let told: Vec<String> =
             facts.annotations().iter().map(|(key, text)| format!("{key}: {text}")).collect();
         assert_eq!(
@@ -134,5 +159,7 @@ mod tests {
                 "imports.wherry.dev/app: wasi:io/poll@0.2.0, wasi:http/types@0.2.0",
             ]
         );
+        facts.prepared("app", &image, took);
+        assert_eq!(facts.passed("app", &times).len(), 2, "the next start is another one");
     }
 }

@@ -40,6 +40,7 @@ use rustls::{
 use rustls_pki_types::{CertificateDer, ServerName, UnixTime, pem::PemObject};
 use sha2::{Digest, Sha256};
 use tokio_util::sync::CancellationToken;
+use wherry_resources::join_token::JoinToken;
 
 use super::client::{ClientError, Connection, Credential, has_code};
 
@@ -147,24 +148,6 @@ impl Identity {
     }
 }
 
-/// The parts of a join token.
-struct Token {
-    bearer: String,
-    pin: [u8; 32],
-}
-
-impl Token {
-    fn parse(text: &str) -> Option<Token> {
-        let mut parts = text.trim().split('.');
-        let (id, secret, pin) = (parts.next()?, parts.next()?, parts.next()?);
-        if parts.next().is_some() || id.is_empty() || secret.is_empty() {
-            return None;
-        }
-        let pin: [u8; 32] = hex::decode(pin).ok()?.try_into().ok()?;
-        Some(Token { bearer: format!("{id}.{secret}"), pin })
-    }
-}
-
 /// Finds or gets the node's identity and connects with it. Waits as long as no server can be
 /// reached; ends with an error only where waiting does not help.
 pub async fn join(
@@ -175,7 +158,7 @@ pub async fn join(
     shutdown: &CancellationToken,
 ) -> Result<(Arc<Connection>, Identity), JoinError> {
     let folder = data_dir.join("pki");
-    let token = token.map(|text| Token::parse(text).ok_or(JoinError::Token)).transpose()?;
+    let token = token.map(|text| JoinToken::parse(text).ok_or(JoinError::Token)).transpose()?;
     if let Some(identity) = load(&folder, node, token.as_ref()) {
         let connection = Connection::new(servers, &identity.ca_pem, &identity.credential())?;
         return Ok((connection, identity));
@@ -220,7 +203,7 @@ fn is_final(error: &JoinError) -> bool {
     )
 }
 
-async fn attempt(node: &str, servers: &[String], token: &Token) -> Result<Identity, JoinError> {
+async fn attempt(node: &str, servers: &[String], token: &JoinToken) -> Result<Identity, JoinError> {
     let ca_pem = pinned_ca(servers, token).await?;
     let credential = Credential::Token(token.bearer.clone());
     let connection = Connection::new(servers, &ca_pem, &credential)?;
@@ -379,7 +362,7 @@ fn validity(pem: &str) -> Result<(Timestamp, Timestamp), JoinError> {
 }
 
 /// The stored identity, if it is complete, of this node and cluster, and valid now.
-fn load(folder: &Path, node: &str, token: Option<&Token>) -> Option<Identity> {
+fn load(folder: &Path, node: &str, token: Option<&JoinToken>) -> Option<Identity> {
     let read = |name: &str| fs::read_to_string(folder.join(name)).ok();
     let (ca_pem, certificate_pem, key_pem) =
         (read("ca.crt")?, read("node.crt")?, read("node.key")?);
@@ -438,7 +421,7 @@ pub fn write_private(path: &Path, content: &[u8]) -> std::io::Result<()> {
 }
 
 /// The cluster's CA as the first reachable server shows it, checked against the pin.
-async fn pinned_ca(servers: &[String], token: &Token) -> Result<String, JoinError> {
+async fn pinned_ca(servers: &[String], token: &JoinToken) -> Result<String, JoinError> {
     let mut last = JoinError::Pending;
     for server in servers {
         match shown_ca(server, token).await {
@@ -461,7 +444,7 @@ fn pem(der: &[u8]) -> String {
     out
 }
 
-async fn shown_ca(server: &str, token: &Token) -> Result<Vec<u8>, JoinError> {
+async fn shown_ca(server: &str, token: &JoinToken) -> Result<Vec<u8>, JoinError> {
     let reach = |source| JoinError::Reach { server: server.to_owned(), source };
     let bad = || reach(std::io::Error::other("not an address like https://host:6443"));
     let rest = server.strip_prefix("https://").unwrap_or(server).trim_end_matches('/');
@@ -570,17 +553,6 @@ impl ServerCertVerifier for PinnedCa {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn a_token_has_three_parts_and_a_whole_hash() {
-        let pin = "ab".repeat(32);
-        let token = Token::parse(&format!("abcdef.0123456789abcdef.{pin}\n")).expect("a token");
-        assert_eq!(token.bearer, "abcdef.0123456789abcdef");
-        assert_eq!(token.pin, [0xab; 32]);
-        for text in ["", "a.b", "a.b.c", &format!("a.b.{pin}.d"), &format!(".b.{pin}")] {
-            assert!(Token::parse(text).is_none(), "{text}");
-        }
-    }
 
     #[test]
     fn renewal_is_due_after_two_thirds() {

@@ -17,6 +17,7 @@ mod away;
 mod checkpoint;
 mod client;
 mod env;
+mod env_file;
 mod events;
 mod facts;
 mod fleet;
@@ -36,6 +37,7 @@ mod pressure;
 mod recover;
 mod routes;
 mod spec;
+mod starts;
 mod status;
 mod streams;
 mod tunnel;
@@ -80,7 +82,7 @@ use crate::{
     worker::Walls,
 };
 
-pub use self::images::Thresholds;
+pub use self::images::{LAYER_BYTES_MAX, Reference, Thresholds, Version, credentials, is_local};
 use self::{
     accounts::Accounts,
     away::Away,

@@ -313,6 +313,7 @@ impl Pods {
             Input::Observed { uid, observation } => self.observed(&uid, observation),
             Input::Prepared { uid, container, start, facts } => {
                 if let Some(entry) = self.entries.get_mut(&uid) {
+                    self.parts.accounts.starts.prepared(facts.1);
                     entry.facts.prepared(&start.name, &facts.0, facts.1);
                 }
                 self.prepared(&uid, container, start);
@@ -482,6 +483,9 @@ impl Pods {
         let spec = entry.desired.spec.clone();
         self.parts.events.normal(&spec, container, "Started", format!("Started {name}"));
         self.forget_old_logs(&spec, name, restart);
+        if restart == 0 {
+            self.parts.accounts.begun(uid, name, at);
+        }
         self.observed(uid, Observation::Started { container, restart, at });
     }
 

@@ -18,7 +18,7 @@ use super::{
     objects::Objects,
     pods::Input,
     routes::ServiceInfo,
-    spec::PodSpec,
+    spec::{EnvFile, PodSpec},
     volumes::Volumes,
 };
 
@@ -189,9 +189,19 @@ impl Preparer {
                 })?;
             objects.insert(source, content);
         }
+        let mut files = BTreeMap::new();
+        for file in env::files(&pod.containers[order.index]) {
+            let EnvFile { volume, path } = &file;
+            let text = self.volumes.env_file(pod, &file).await.map_err(|why| Problem {
+                reason: "CreateContainerConfigError",
+                message: format!("cannot read file {path:?} of volume {volume:?}: {why}"),
+            })?;
+            files.insert(file, text);
+        }
         let context = env::Context {
             services: &order.services,
             objects: &objects,
+            files: &files,
             ..env::Context::defaults(order.ip, self.host_ip)
         };
         env::build(pod, order.index, &context).map_err(|error| Problem {

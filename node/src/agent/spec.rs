@@ -23,7 +23,7 @@ use wherry_resources::quantity;
 
 use crate::protocol;
 
-pub use self::volumes::{Content, Files, Part, Sub, TokenItem, Volume, VolumeMount};
+pub use self::volumes::{Content, Files, Part, Sub, TokenItem, Volume, VolumeMount, no_csi_driver};
 
 /// What `terminationGracePeriodSeconds` is when nothing says otherwise.
 const GRACE_DEFAULT: Duration = Duration::from_secs(30);
@@ -209,6 +209,15 @@ pub enum EnvValue {
         /// Whether object or key may be absent; then the variable is left out.
         optional: bool,
     },
+    /// `fileKeyRef`: a variable in a file that another container of the Pod wrote.
+    File {
+        /// Where.
+        file: EnvFile,
+        /// Name of the variable in it.
+        key: String,
+        /// Whether file or variable may be absent; then the variable is left out.
+        optional: bool,
+    },
     /// `fieldRef.fieldPath`
     Field(String),
     /// `resourceFieldRef`
@@ -222,6 +231,15 @@ pub enum EnvValue {
     },
     /// A kind of reference that this node cannot read; the container does not start.
     Unknown(&'static str),
+}
+
+/// A file of variables.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub struct EnvFile {
+    /// The volume that it is in, an `emptyDir`.
+    pub volume: String,
+    /// Its path there.
+    pub path: String,
 }
 
 impl PodSpec {
@@ -516,8 +534,14 @@ fn env_value(value: Option<String>, from: Option<core::EnvVarSource>) -> EnvValu
         EnvValue::Field(reference.field_path)
     } else if let Some(reference) = from.resource_field_ref {
         resource_value(reference)
+    } else if let Some(reference) = from.file_key_ref {
+        EnvValue::File {
+            file: EnvFile { volume: reference.volume_name, path: reference.path },
+            key: reference.key,
+            optional: reference.optional.unwrap_or(false),
+        }
     } else {
-        EnvValue::Unknown("fileKeyRef is not supported")
+        EnvValue::Unknown("a source of a kind that this node does not know")
     }
 }
 

@@ -7,7 +7,8 @@
 //! again with growing delays.
 //!
 //! Served: `GET /logs/{namespace}/{pod}/{container}?…` (see `logs.rs`), `GET /usage` (see
-//! `accounts.rs`), `GET /healthz`, and the streams of `streams.rs`.
+//! `accounts.rs`), `GET /metrics` (see `starts.rs`), `GET /healthz`, and the streams of
+//! `streams.rs`.
 
 use std::{collections::HashMap, path::PathBuf, sync::Arc, time::Duration};
 
@@ -217,6 +218,7 @@ fn router(context: Context, streams: streams::Context) -> Router {
     Router::new()
         .route("/healthz", get(|| async { "ok" }))
         .route("/usage", get(usage))
+        .route("/metrics", get(metrics))
         .route("/logs/{namespace}/{pod}/{container}", get(container_logs))
         .with_state(context)
         .merge(streams)
@@ -224,6 +226,11 @@ fn router(context: Context, streams: streams::Context) -> Router {
 
 async fn usage(State(context): State<Context>) -> Json<Vec<Row>> {
     Json(context.accounts.all(Timestamp::now()))
+}
+
+async fn metrics(State(context): State<Context>) -> Response {
+    let kind = HeaderValue::from_static("text/plain; version=0.0.4; charset=utf-8");
+    ([(header::CONTENT_TYPE, kind)], context.accounts.starts.text()).into_response()
 }
 
 async fn container_logs(

@@ -52,6 +52,11 @@ impl Manager {
         text
     }
 
+    /// When it wrote last, whatever zone its time is written in; an unknown time is the oldest.
+    fn second(&self) -> i64 {
+        self.time.parse::<jiff::Timestamp>().map_or(i64::MIN, jiff::Timestamp::as_second)
+    }
+
     fn decode(entry: &Value) -> Option<Manager> {
         let text = |key: &str| match entry.get(key) {
             None | Some(Value::Null) => Some(String::new()),
@@ -114,13 +119,13 @@ pub fn decode(entries: &[Value]) -> Option<Vec<Manager>> {
     Some(managers)
 }
 
-/// Writes all entries in Kubernetes' order: appliers first, then by time and name.
+/// Writes all entries in Kubernetes' order: appliers first, then by second and name.
 pub fn encode(mut managers: Vec<Manager>) -> Vec<Value> {
     let key = |manager: &Manager| {
-        let Manager { operation, time, name, api_version, subresource, .. } = manager;
-        (*operation, time.clone(), name.clone(), api_version.clone(), subresource.clone())
+        let Manager { operation, name, api_version, subresource, .. } = manager;
+        (*operation, manager.second(), name.clone(), api_version.clone(), subresource.clone())
     };
-    managers.sort_by_key(key);
+    managers.sort_by_cached_key(key);
     managers.iter().map(Manager::encode).collect()
 }
 
@@ -133,7 +138,8 @@ pub fn cap(managers: &mut Vec<Manager>) {
     if updaters(managers) <= UPDATERS_MAX {
         return;
     }
-    managers.sort_by_key(|manager| (manager.operation, manager.time.clone(), manager.name.clone()));
+    let key = |manager: &Manager| (manager.operation, manager.second(), manager.name.clone());
+    managers.sort_by_cached_key(key);
     let mut oldest: Vec<Manager> = Vec::new();
     while updaters(managers) + oldest.len() > UPDATERS_MAX {
         let Some(at) = managers.iter().position(|one| one.operation == Operation::Update) else {

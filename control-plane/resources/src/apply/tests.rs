@@ -133,6 +133,31 @@ fn paths_of_undeclared_fields_name_items_by_their_keys() {
 }
 
 #[test]
+fn entries_are_ordered_by_operation_second_and_name() {
+    let entry = |operation: &str, manager: &str, subresource: &str, time: &str| {
+        json!({"manager": manager, "operation": operation, "apiVersion": "v1", "time": time,
+            "fieldsType": "FieldsV1", "fieldsV1": {}, "subresource": subresource})
+    };
+    let ordered = [
+        entry("Apply", "z", "scale", "2026-01-01T00:00:08.9Z"),
+        entry("Apply", "a", "scale", "2026-01-01T00:00:09Z"),
+        entry("Update", "d", "scale", ""),
+        // Within one second it is the name that decides, whatever zone the time is written in.
+        entry("Update", "b", "scale", "2026-01-01T02:00:03+02:00"),
+        entry("Update", "c", "scale", "2026-01-01T00:00:03.1Z"),
+        entry("Update", "c", "status", "2026-01-01T00:00:03Z"),
+        entry("Update", "a", "scale", "2026-01-01T00:00:04Z"),
+    ];
+    let name = |entry: &Value| format!("{} {}", entry["manager"], entry["subresource"]);
+    let wanted: Vec<String> = ordered.iter().map(name).collect();
+    let mut shuffled = ordered.to_vec();
+    shuffled.reverse();
+    let managers = managers::decode(&shuffled).expect("well formed");
+    let encoded: Vec<String> = managers::encode(managers).iter().map(name).collect();
+    assert_eq!(encoded, wanted);
+}
+
+#[test]
 fn the_oldest_updaters_become_one() {
     let mut managers: Vec<Manager> = (0..13)
         .map(|at| Manager {

@@ -88,6 +88,7 @@ pub(super) const TYPES: &[(&str, &[Field])] = &[
         &[
             field("configMapKeyRef").atomic(),
             field("fieldRef").atomic(),
+            field("fileKeyRef").atomic(),
             field("resourceFieldRef").atomic(),
             field("secretKeyRef").atomic(),
         ],

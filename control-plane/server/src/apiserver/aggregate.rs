@@ -25,6 +25,7 @@ use super::{
     auth::User,
     derived::Derived,
     errors::ApiError,
+    openapi,
     outbound::Target,
     stored,
     stream::proxy::{self, Answer, Wanted},
@@ -88,6 +89,8 @@ pub struct Aggregated {
     remotes: Derived<Vec<Arc<Remote>>>,
     /// What servers have said, by the name of their APIService. Held for a look.
     said: Mutex<HashMap<String, Said>>,
+    /// Version 2 of OpenAPI with theirs.
+    pub merged: openapi::Merged,
 }
 
 /// What a server has said that it serves.
@@ -96,7 +99,9 @@ struct Said {
     /// As an entry of the aggregated form; null before it has said anything.
     version: Value,
     /// The address of its OpenAPI document.
-    openapi: Option<String>,
+    openapi_v3: Option<String>,
+    /// What it says in version 2 of OpenAPI.
+    openapi_v2: Option<openapi::Part>,
     /// Whether it answered when it was asked last.
     fresh: bool,
 }
@@ -110,7 +115,7 @@ fn row() -> &'static Kind {
 impl Default for Aggregated {
     fn default() -> Aggregated {
         let remotes = Derived::new(vec![stored::prefix(row(), None)]);
-        Aggregated { remotes, said: Mutex::default() }
+        Aggregated { remotes, said: Mutex::default(), merged: openapi::Merged::default() }
     }
 }
 

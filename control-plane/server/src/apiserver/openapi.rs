@@ -7,7 +7,8 @@
 //! types tell which fields an object may have ([`fields`]).
 //!
 //! Custom kinds have documents of their own ([`custom`]), which live as long as the catalog that
-//! they describe.
+//! they describe. Aggregated APIs describe themselves: theirs are in the index of version 3, and
+//! merged into version 2 ([`merged`]).
 //!
 //! Invariants: documents of built-in kinds are a function of the binary, so they are made once, at
 //! the first request that needs them, away from the threads that serve others; the index names each
@@ -16,6 +17,7 @@
 mod custom;
 mod fields;
 mod gnostic;
+mod merged;
 mod paths;
 mod schemas;
 mod swagger;
@@ -40,6 +42,7 @@ use wherry_resources::{GROUPS, KINDS, Kind};
 
 pub use self::custom::Custom;
 pub use self::fields::{check_type, did_you_mean, unknown_fields};
+pub use self::merged::{Merged, Part};
 use super::ApiServer;
 use super::catalog::Catalog;
 use super::errors::ApiError;
@@ -77,12 +80,19 @@ struct Version2 {
 
 impl Version2 {
     fn of(version_3: &Value) -> Version2 {
-        let swagger = swagger::document(version_3);
-        let protobuf = gnostic::encode(&swagger);
+        Version2::of_swagger(&swagger::document(version_3))
+    }
+
+    fn of_swagger(swagger: &Value) -> Version2 {
+        let protobuf = gnostic::encode(swagger);
         Version2 {
-            json: Document::new(&swagger),
+            json: Document::new(swagger),
             protobuf: Document::of(gnostic::MEDIA_TYPE, protobuf),
         }
+    }
+
+    fn chosen(&self, protobuf: bool) -> Document {
+        if protobuf { self.protobuf.clone() } else { self.json.clone() }
     }
 }
 
@@ -157,23 +167,35 @@ async fn document_of(
 
 /// `GET /openapi/v2`, in JSON or protobuf, whichever is named first.
 pub async fn v2(State(server): State<ApiServer>, headers: HeaderMap) -> Result<Response, ApiError> {
-    whole_of(server.catalog(), headers).await
+    let foreign = server.aggregated().openapi_v2(server.store());
+    let catalog = server.catalog();
+    if foreign.is_empty() {
+        return whole_of(&headers, move |protobuf| ours(&catalog, |ours| ours.chosen(protobuf)))
+            .await;
+    }
+    let merged = move |protobuf| {
+        let merged = &server.aggregated().merged;
+        ours(&catalog, |ours| merged.of(ours, &foreign)).chosen(protobuf)
+    };
+    whole_of(&headers, merged).await
 }
 
-async fn whole_of(catalog: Arc<Catalog>, headers: HeaderMap) -> Result<Response, ApiError> {
-    let protobuf = wants_protobuf(&headers)?;
-    let document = off_thread(move || {
-        let chosen = |whole: &Version2| match protobuf {
-            true => whole.protobuf.clone(),
-            false => whole.json.clone(),
-        };
-        match catalog.custom.is_empty() {
-            true => chosen(&VERSION_2),
-            false => chosen(catalog.openapi().version_2()),
-        }
-    })
-    .await?;
-    Ok(document_response(&headers, document, &[(CACHE_CONTROL, "no-cache, private".to_string())]))
+/// Answers with a form of version 2; `render` is told whether it is to be protobuf.
+async fn whole_of(
+    headers: &HeaderMap,
+    render: impl FnOnce(bool) -> Document + Send + 'static,
+) -> Result<Response, ApiError> {
+    let protobuf = wants_protobuf(headers)?;
+    let document = off_thread(move || render(protobuf)).await?;
+    Ok(document_response(headers, document, &[(CACHE_CONTROL, "no-cache, private".to_string())]))
+}
+
+/// Reads version 2 of everything that is served here.
+fn ours<T>(catalog: &Catalog, read: impl FnOnce(&Version2) -> T) -> T {
+    match catalog.custom.is_empty() {
+        true => read(&VERSION_2),
+        false => read(catalog.openapi().version_2()),
+    }
 }
 
 /// Rendering takes a good part of a second, once.

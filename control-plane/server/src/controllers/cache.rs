@@ -406,10 +406,10 @@ impl Cache {
         self.renewed.get(node).map(|seen| now.saturating_duration_since(*seen))
     }
 
-    /// Starts every lease's time anew: after a pause of this process nobody knows which were
-    /// renewed.
-    pub fn hear_all(&mut self, now: Instant) {
-        self.renewed.values_mut().for_each(|seen| *seen = now);
+    /// Leaves a pause of this process out of every lease's silence: nobody knows which were renewed
+    /// in it.
+    pub fn stood_still(&mut self, lost: Duration, now: Instant) {
+        self.renewed.values_mut().for_each(|seen| *seen = (*seen + lost).min(now));
     }
 
     /// Keeps something in mind about an object, in place of what was kept of its type.
@@ -710,5 +710,32 @@ mod tests {
         let changes = cache.observe(kind, Seen::End, now);
         assert_eq!(changes.len(), 1);
         assert_eq!(changes[0].key.name(), "a");
+    }
+
+    #[test]
+    fn a_pause_of_this_process_is_no_silence() {
+        let mut cache = Cache::new();
+        cache.hold::<Lease>();
+        let begin = Instant::now();
+        let at = |seconds| begin + Duration::from_secs(seconds);
+        let renew = |cache: &mut Cache, node: &str, revision: u64, now: Instant| {
+            let mut lease: Lease = object(meta(LEASE_NAMESPACE, node));
+            lease.metadata.resource_version = Some(revision.to_string());
+            cache.observe(kind_row::<Lease>(), Seen::Put(Object::new(lease)), now);
+        };
+        renew(&mut cache, "lost", 1, at(0));
+        renew(&mut cache, "well", 2, at(3));
+        // It stands still from 4 to 64; what was sent meanwhile is taken in before it looks.
+        renew(&mut cache, "quick", 3, at(64));
+        cache.stood_still(Duration::from_secs(60), at(64));
+        let silent = |node: &str, now| cache.silent_for(node, at(now)).map(|time| time.as_secs());
+        assert_eq!(
+            [silent("lost", 64), silent("well", 64), silent("quick", 64)],
+            [Some(4), Some(1), Some(0)]
+        );
+        assert_eq!(
+            [silent("lost", 65), silent("well", 65), silent("quick", 65)],
+            [Some(5), Some(2), Some(1)]
+        );
     }
 }

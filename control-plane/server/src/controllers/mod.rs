@@ -33,6 +33,7 @@ pub mod mirroring;
 pub mod namespace;
 pub mod node;
 pub mod owners;
+mod pace;
 pub mod podcidr;
 pub mod pods;
 pub mod quota;

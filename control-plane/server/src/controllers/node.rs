@@ -16,8 +16,9 @@
 //! ```
 //!
 //! Invariants: silence is measured by this process's clock from the moment a renewal was seen, so
-//! clocks of nodes do not matter, and a new leader gives each node its full time; only statements
-//! that carry this controller's reasons are taken back.
+//! clocks of nodes do not matter, and a new leader gives each node its full time; a pause of this
+//! process is nobody's silence (`pace`); only statements that carry this controller's reasons are
+//! taken back.
 
 use std::sync::Arc;
 use std::time::Duration;

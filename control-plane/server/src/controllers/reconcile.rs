@@ -27,6 +27,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::Config;
 use super::cache::{Cache, Change, Key, Seen};
+use super::pace::Pace;
 use super::write::{Outcome, Write, WriteError, Writer};
 
 /// Plans whose writes are under way at once.
@@ -45,8 +46,6 @@ const REFUSED_PAUSE: Duration = Duration::from_millis(100);
 const PAUSE_MAX: Duration = Duration::from_secs(30);
 /// Writes under way when the shutdown comes have so long to end; then they are dropped.
 const DRAIN: Duration = Duration::from_secs(2);
-/// A timer that fires so late means that this process itself stood still.
-const STALL: Duration = Duration::from_millis(500);
 
 /// What a plan is made from besides its key.
 pub struct View<'a> {
@@ -152,14 +151,11 @@ impl Loop {
     ) {
         let mut watches = stream::select_all(watches).ready_chunks(EVENTS_MAX);
         first.into_iter().for_each(|job| self.enqueue(job));
+        let mut pace = Pace::new(Instant::now());
         loop {
             let next_timer = self.timers.peek().map(|Reverse((at, _))| *at);
-            let timer = async {
-                match next_timer {
-                    Some(at) => tokio::time::sleep_until(at.into()).await,
-                    None => std::future::pending().await,
-                }
-            };
+            let wake_at = next_timer.map_or(pace.next(), |at| at.min(pace.next()));
+            let timer = tokio::time::sleep_until(wake_at.into());
             tokio::select! {
                 biased;
                 () = shutdown.cancelled() => break,
@@ -170,6 +166,13 @@ impl Loop {
             }
             while let Some(done) = self.plans.try_join_next() {
                 self.finish(done);
+            }
+            // Before anything is planned: nobody could be heard in that time.
+            let now = Instant::now();
+            let lost = pace.look(now);
+            if !lost.is_zero() {
+                tracing::warn!(?lost, "this process stood still; that is no silence of nodes");
+                self.cache.stood_still(lost, now);
             }
             // Here and not in the branch above: events that never cease must not hold timers up.
             self.fire();
@@ -333,12 +336,7 @@ impl Loop {
             if *at > now {
                 return;
             }
-            let late = now - *at;
             let Some(Reverse((at, job))) = self.timers.pop() else { return };
-            if late > STALL {
-                tracing::warn!(?late, "this process stood still; nodes get their time anew");
-                self.cache.hear_all(now);
-            }
             if self.due.get(&job) == Some(&at) {
                 self.due.remove(&job);
                 self.enqueue(job);

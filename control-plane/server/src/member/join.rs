@@ -26,6 +26,7 @@ use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
 use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
+use wherry_resources::join_token::JoinToken;
 use wherry_store::MemberId;
 
 use crate::pki::Shared;
@@ -98,24 +99,6 @@ enum Attempt {
     Final(JoinError),
 }
 
-/// The parts of a token.
-struct Token {
-    bearer: String,
-    pin: [u8; 32],
-}
-
-impl Token {
-    fn parse(text: &str) -> Option<Token> {
-        let mut parts = text.trim().split('.');
-        let (id, secret, pin) = (parts.next()?, parts.next()?, parts.next()?);
-        if parts.next().is_some() || id.is_empty() || secret.is_empty() {
-            return None;
-        }
-        let pin: [u8; 32] = hex::decode(pin).ok()?.try_into().ok()?;
-        Some(Token { bearer: format!("{id}.{secret}"), pin })
-    }
-}
-
 /// Asks until a member takes this server in. `address` says where the others reach it; one without
 /// an IP gets the one by which the asked member is reached.
 pub async fn ask(
@@ -126,7 +109,7 @@ pub async fn ask(
     if join.token.is_empty() {
         return Err(JoinError::NoToken);
     }
-    let token = Token::parse(&join.token).ok_or(JoinError::Token)?;
+    let token = JoinToken::parse(&join.token).ok_or(JoinError::Token)?;
     let begun = Instant::now();
     loop {
         let mut last = String::new();
@@ -149,7 +132,7 @@ pub async fn ask(
 
 async fn attempt(
     member: &str,
-    token: &Token,
+    token: &JoinToken,
     name: &str,
     address: SocketAddr,
 ) -> Result<(Answer, SocketAddr), Attempt> {
@@ -300,16 +283,12 @@ mod tests {
     use super::*;
 
     #[test]
-    fn urls_and_tokens() {
+    fn urls() {
         let url = |text| parse_url(text).map_err(|error| error.to_string());
         assert_eq!(url("https://10.0.0.1:6443/"), Ok(("10.0.0.1".to_owned(), 6443)));
         assert_eq!(url("https://[fd00::1]:7"), Ok(("fd00::1".to_owned(), 7)));
         assert_eq!(url("m1.example"), Ok(("m1.example".to_owned(), 443)));
         assert!(url("https://a:6443/x").is_err() && url("").is_err());
-        let pin = "ab".repeat(32);
-        let token = Token::parse(&format!("abcdef.0123456789abcdef.{pin}\n")).expect("a token");
-        assert_eq!((token.bearer.as_str(), token.pin), ("abcdef.0123456789abcdef", [0xab; 32]));
-        assert!(Token::parse("abcdef.0123456789abcdef").is_none());
     }
 
     #[test]

@@ -38,12 +38,12 @@ use crate::compile::{Image, Report};
 use self::{
     cache::{Access, Cache, Known},
     pull::{PullError, Registry, Resolved},
-    reference::Reference,
     shown::Shown,
 };
 pub use self::{
     collect::Thresholds,
-    reference::{default_policy, program_name},
+    pull::{LAYER_BYTES_MAX, credentials},
+    reference::{Reference, Version, default_policy, is_local, program_name},
 };
 use super::{
     away::{ANSWER_MAX, Away},

@@ -19,7 +19,7 @@ use oci_client::{
 use sha2::{Digest, Sha256};
 use tokio::io::AsyncWriteExt;
 
-use super::reference::{Reference, Version, is_digest};
+use super::reference::{Reference, Version, is_digest, is_local};
 
 /// A manifest has a few hundred bytes; more than this is an attack or no manifest.
 const MANIFEST_BYTES_MAX: usize = 1 << 20;
@@ -93,11 +93,9 @@ pub struct Resolved {
 
 /// A client for a registry host.
 pub fn remote(host: &str) -> Box<oci_client::Client> {
-    let bare = host.split(':').next().unwrap_or_default();
-    let local = matches!(bare, "localhost" | "127.0.0.1");
+    let protocol = if is_local(host) { ClientProtocol::Http } else { ClientProtocol::Https };
     Box::new(oci_client::Client::new(ClientConfig {
-        // As every container runtime: a registry on this machine needs no TLS.
-        protocol: if local { ClientProtocol::Http } else { ClientProtocol::Https },
+        protocol,
         connect_timeout: Some(Duration::from_secs(10)),
         read_timeout: Some(IDLE_MAX),
         ..ClientConfig::default()

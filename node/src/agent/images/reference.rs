@@ -85,6 +85,11 @@ impl Reference {
     }
 }
 
+/// Whether a registry is on this machine: as with every container runtime, such a one needs no TLS.
+pub fn is_local(host: &str) -> bool {
+    matches!(host.split(':').next(), Some("localhost" | "127.0.0.1"))
+}
+
 /// A first component is a host if it cannot be a name: as Docker decides it.
 fn is_host(text: &str) -> bool {
     text == "localhost" || text.contains(['.', ':'])

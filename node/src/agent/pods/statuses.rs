@@ -38,6 +38,9 @@ impl Pods {
             let Some(times) = &usage.start else { continue };
             // Taken out only if it is put back.
             let Some(mut entry) = self.entries.remove(&usage.uid) else { continue };
+            for (part, micros) in entry.facts.passed(&usage.container, times) {
+                self.parts.accounts.starts.took(part, Duration::from_micros(micros));
+            }
             if entry.facts.started(&usage.container, times) {
                 self.note_status(&mut entry, &usage.uid);
             }

@@ -214,9 +214,21 @@ fn content(pod: &str, volume: core::Volume) -> Content {
         let pull = super::pull_policy(image.pull_policy.as_deref(), &reference);
         return Content::Image { reference, pull };
     }
+    if let Some(csi) = volume.csi {
+        return Content::Unsupported(no_csi_driver(&csi.driver));
+    }
     let why = "it is of a type that Wherry cannot mount; use emptyDir, configMap, secret, \
                projected, downwardAPI, hostPath, image or a persistentVolumeClaim";
     Content::Unsupported(why.to_owned())
+}
+
+/// Why a volume of a CSI driver cannot be mounted.
+pub fn no_csi_driver(driver: &str) -> String {
+    format!(
+        "kubernetes.io/csi: driver name {driver} not found in the list of registered CSI drivers; \
+         nodes run none, so use a persistentVolumeClaim of the class local, or of a \
+         PersistentVolume of type nfs, local or hostPath"
+    )
 }
 
 fn projected(projected: core::ProjectedVolumeSource) -> Content {

@@ -42,11 +42,11 @@ pub use self::usage::{Use, measure};
 use self::{content::Known, places::Place};
 use super::{
     checkpoint::Kind,
-    env,
+    env, env_file,
     images::Images,
     lifecycle::Problem,
     objects::{Data, Objects},
-    spec::{Content, Files, Part, PodSpec, Source, Sub, TokenItem, Volume, VolumeMount},
+    spec::{Content, EnvFile, Files, Part, PodSpec, Source, Sub, TokenItem, Volume, VolumeMount},
 };
 
 /// How often files are compared with their sources; Kubernetes promises a minute.
@@ -372,6 +372,22 @@ impl Volumes {
             blocking(move || places::sub_path(&root.path, &below, root.replaced, &own, &path));
         let (root, sub, guest) = made.await.map_err(|why| failed(name, &why))?;
         Ok(protocol::Mount { root, sub, guest, read_only })
+    }
+
+    /// The text of a file of variables in an `emptyDir`; `None` if it is not there. Nobody but
+    /// containers of the Pod writes there, so nothing that they put in its way is followed.
+    pub async fn env_file(&self, pod: &PodSpec, file: &EnvFile) -> Result<Option<String>, String> {
+        let volume = pod.volumes.iter().find(|volume| volume.name == file.volume);
+        let memory = match volume.map(|volume| &volume.content) {
+            Some(Content::EmptyDir { memory, .. }) => *memory,
+            Some(_) => return Err("the volume is no emptyDir".to_owned()),
+            // Nobody mounts it, so nobody has written there.
+            None => return Ok(None),
+        };
+        let root = self.folder(&pod.uid, memory)?.join("volumes").join(&file.volume);
+        let below = PathBuf::from(&file.path);
+        let read = blocking(move || places::text_beneath(&root, &below, env_file::FILE_BYTES_MAX));
+        read.await
     }
 
     /// The directory in which a container leaves its last words. A handler has it only where its

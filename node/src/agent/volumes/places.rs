@@ -2,7 +2,7 @@
 
 use std::{
     fs,
-    io::{self, ErrorKind},
+    io::{self, ErrorKind, Read as _},
     os::{fd::AsRawFd, unix::fs::FileTypeExt},
     path::{Component, Path, PathBuf},
 };
@@ -12,7 +12,7 @@ use k8s_openapi::api::core::v1::PersistentVolumeSpec;
 use wherry_resources::quantity::Quantity;
 
 use super::local::{self, Folder};
-use crate::{beneath, protocol::Mount};
+use crate::{agent::spec::no_csi_driver, beneath, protocol::Mount};
 
 /// Where a PersistentVolume is.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -33,7 +33,10 @@ pub fn of_volume(volume: PersistentVolumeSpec) -> Result<Place, String> {
     if volume.volume_mode.as_deref() == Some("Block") {
         return Err("it is a block device, which a Wasm guest cannot use".to_owned());
     }
-    if let Some(csi) = volume.csi.filter(|csi| csi.driver == local::DRIVER) {
+    if let Some(csi) = volume.csi {
+        if csi.driver != local::DRIVER {
+            return Err(no_csi_driver(&csi.driver));
+        }
         let size = volume.capacity.as_ref().and_then(|capacity| capacity.get("storage"));
         let size = size.and_then(|size| Quantity::parse(&size.0).ok());
         let bytes = size.and_then(|size| u64::try_from(size.value()).ok());
@@ -50,6 +53,24 @@ pub fn of_volume(volume: PersistentVolumeSpec) -> Result<Place, String> {
         return Ok(Place::Nfs { export: format!("{}:{}", nfs.server, nfs.path) });
     }
     Err("its PersistentVolume is neither of this node's own, local, hostPath nor nfs".to_owned())
+}
+
+/// The text of a file below `root`, to which guests write; `None` if it is not there.
+pub fn text_beneath(root: &Path, below: &Path, bytes_max: u64) -> io::Result<Option<String>> {
+    let file = match beneath::open_file(root, below) {
+        Ok(file) => file,
+        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(None),
+        Err(error) => return Err(error),
+    };
+    if !file.metadata()?.is_file() {
+        return Err(io::Error::other("it is not a file"));
+    }
+    let mut text = String::new();
+    let bytes = file.take(bytes_max + 1).read_to_string(&mut text)?;
+    if bytes as u64 > bytes_max {
+        return Err(io::Error::other(format!("it has more than {bytes_max} bytes")));
+    }
+    Ok(Some(text))
 }
 
 /// The directory of a place, which has to be there.
@@ -248,6 +269,29 @@ mod tests {
         assert_eq!(found("files:/export/deep/c"), Some(PathBuf::from("/srv/deep/c")));
         assert_eq!(found("files:/exported"), None);
         assert_eq!(found("other:/export"), None);
+    }
+
+    #[test]
+    fn files_of_guests_are_read_with_care() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let root = folder.path().join("volume");
+        let read = |path: &str| match text_beneath(&root, Path::new(path), 4) {
+            Ok(text) => text.unwrap_or("absent".to_owned()),
+            Err(error) => format!("error: {error}"),
+        };
+        assert_eq!(read("a"), "absent");
+        fs::create_dir_all(root.join("d")).expect("a folder");
+        fs::write(root.join("d/a"), "A='1").expect("a file");
+        fs::write(root.join("long"), "A='1'").expect("a file");
+        fs::write(folder.path().join("out"), "A=1").expect("a file");
+        std::os::unix::fs::symlink("../out", root.join("link")).expect("a link");
+        assert_eq!(read("d/a"), "A='1");
+        assert_eq!(read("d/b"), "absent");
+        assert_eq!(read("d"), "error: it is not a file");
+        assert_eq!(read("long"), "error: it has more than 4 bytes");
+        for outside in ["link", "../out"] {
+            assert!(read(outside).starts_with("error: "), "{outside}");
+        }
     }
 
     #[test]

@@ -13,7 +13,10 @@ const PULL_POLICIES: &[&str] = &["Always", "IfNotPresent", "Never"];
 const PROTOCOLS: &[&str] = &["SCTP", "TCP", "UDP"];
 const HANDLERS: &[&str] = &["exec", "httpGet", "tcpSocket", "grpc", "sleep"];
 const STANDARD_RESOURCES: &[&str] = &["cpu", "memory", "ephemeral-storage"];
-const ENV_SOURCES: &[&str] = &["fieldRef", "resourceFieldRef", "configMapKeyRef", "secretKeyRef"];
+const ENV_SOURCES: &[&str] =
+    &["fieldRef", "resourceFieldRef", "configMapKeyRef", "secretKeyRef", "fileKeyRef"];
+/// The longest name of a variable in a file.
+const FILE_KEY_BYTES_MAX: usize = 128;
 /// Fields of its own Pod that a container may read.
 const POD_FIELDS: &[&str] = &[
     "metadata.name",
@@ -41,6 +44,7 @@ pub(super) fn containers(spec: &Value, path: &str, volumes: &BTreeSet<&str>, err
                 errors.duplicate(&at(&path, "name"), name);
             }
             self::container(container, &path, volumes, errors);
+            env_files(container, spec, &path, errors);
             if list == "initContainers" {
                 init_container(container, &path, errors);
             }
@@ -177,8 +181,8 @@ fn value_from(source: &Value, has_value: bool, path: &str, errors: &mut Errors) 
     let present: Vec<&str> =
         ENV_SOURCES.iter().copied().filter(|key| source.get(key).is_some()).collect();
     if present.is_empty() {
-        let detail = "must specify one of: `fieldRef`, `resourceFieldRef`, `configMapKeyRef` or \
-            `secretKeyRef`";
+        let detail = "must specify one of: `fieldRef`, `resourceFieldRef`, `configMapKeyRef`, \
+            `secretKeyRef` or `fileKeyRef`";
         errors.invalid(path, "", detail);
     } else if has_value {
         errors.invalid(path, "", "may not be specified when `value` is not empty");
@@ -201,7 +205,49 @@ fn value_from(source: &Value, has_value: bool, path: &str, errors: &mut Errors) 
                     key => errors.complaints(&at(&path, "key"), key, names::config_key(key)),
                 }
             }
+            "fileKeyRef" => file_key(reference, &path, errors),
             _ => {}
+        }
+    }
+}
+
+fn file_key(reference: &Value, path: &str, errors: &mut Errors) {
+    let field = at(path, "key");
+    match text(reference, "key") {
+        "" => errors.required(&field, ""),
+        key if key.len() > FILE_KEY_BYTES_MAX => errors.too_long(&field, FILE_KEY_BYTES_MAX),
+        key => errors.complaints(&field, key, names::environment_variable(key)),
+    }
+    let field = at(path, "path");
+    match text(reference, "path") {
+        "" => errors.required(&field, ""),
+        file if file.starts_with('/') => errors.invalid(&field, file, "must be a relative path"),
+        file if file.split('/').any(|part| part == "..") => {
+            errors.invalid(&field, file, "must not contain '..'");
+        }
+        file if file.starts_with("..") => {
+            errors.invalid(&field, file, "must not start with '..'");
+        }
+        _ => {}
+    }
+}
+
+/// The volumes of files with variables: only what other containers of the Pod write is read.
+fn env_files(container: &Value, spec: &Value, path: &str, errors: &mut Errors) {
+    for (index, variable) in items(container, "env").iter().enumerate() {
+        let reference = get(get(variable, "valueFrom"), "fileKeyRef");
+        if reference.is_null() {
+            continue;
+        }
+        let field = format!("{}.valueFrom.fileKeyRef.volumeName", nth(path, "env", index));
+        let name = text(reference, "volumeName");
+        match items(spec, "volumes").iter().find(|volume| text(volume, "name") == name) {
+            _ if name.is_empty() => errors.required(&field, ""),
+            None => errors.not_found(&field, name),
+            Some(volume) if get(volume, "emptyDir").is_null() => {
+                errors.invalid(&field, name, "the volume must be of type emptyDir");
+            }
+            Some(_) => {}
         }
     }
 }

@@ -7,6 +7,7 @@ use super::{Remote, Said, row, say_who};
 use crate::apiserver::{
     ApiServer,
     auth::User,
+    openapi,
     outbound::ReachError,
     stored,
     stream::proxy::{self, Answer},
@@ -143,15 +144,20 @@ async fn check(api: &ApiServer, remote: &Remote) -> Found {
     };
     let version = serde_json::from_slice::<Value>(&body).unwrap_or_default();
     let version = version_entry(remote, &version);
-    let openapi = tokio::time::timeout(CHECK_TIMEOUT, get(api, remote, "/openapi/v3")).await;
-    let openapi = openapi.ok().and_then(Result::ok).and_then(|body| {
+    let index = tokio::time::timeout(CHECK_TIMEOUT, get(api, remote, "/openapi/v3")).await;
+    let openapi_v3 = index.ok().and_then(Result::ok).and_then(|body| {
         let index: Value = serde_json::from_slice(&body).ok()?;
         let entry = &index["paths"][path.trim_start_matches('/')];
         let address = entry["serverRelativeURL"].as_str()?;
         // Nothing but its own document is asked of it there.
         address.starts_with(&format!("/openapi/v3{path}")).then(|| address.to_owned())
     });
-    let said = Some(Said { version, openapi, fresh: true });
+    let openapi_v2 = tokio::time::timeout(CHECK_TIMEOUT, get(api, remote, "/openapi/v2")).await;
+    let openapi_v2 = openapi_v2.ok().and_then(Result::ok).and_then(|body| {
+        let document: Value = serde_json::from_slice(&body).ok()?;
+        openapi::Part::of(&document, &path)
+    });
+    let said = Some(Said { version, openapi_v3, openapi_v2, fresh: true });
     Found { reason: "Passed", message: "all checks passed".to_owned(), said }
 }
 

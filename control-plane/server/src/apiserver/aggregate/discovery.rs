@@ -1,6 +1,7 @@
 //! What others serve, among what this server serves itself.
 
 use super::{Aggregated, Said};
+use crate::apiserver::openapi::Part;
 use serde_json::{Value, json};
 use wherry_store::Store;
 
@@ -70,9 +71,16 @@ impl Aggregated {
     pub fn openapi(&self, store: &Store) -> Vec<(String, String)> {
         let said = self.said();
         let entry = |remote: &std::sync::Arc<super::Remote>| {
-            let address = said.get(&remote.name)?.openapi.clone()?;
+            let address = said.get(&remote.name)?.openapi_v3.clone()?;
             Some((format!("apis/{}/{}", remote.group, remote.version), address))
         };
         self.remotes(store).iter().filter_map(entry).collect()
+    }
+    /// What others say in version 2 of OpenAPI.
+    pub fn openapi_v2(&self, store: &Store) -> Vec<Part> {
+        let said = self.said();
+        let part =
+            |remote: &std::sync::Arc<super::Remote>| said.get(&remote.name)?.openapi_v2.clone();
+        self.remotes(store).iter().filter_map(part).collect()
     }
 }

@@ -115,6 +115,16 @@ async fn answer(request: Request<Incoming>) -> Result<Response<Full<bytes::Bytes
         }),
         "/openapi/v3" => json!({"paths": {"apis/wardrobe.example.com/v1":
             {"serverRelativeURL": "/openapi/v3/apis/wardrobe.example.com/v1?hash=1"}}}),
+        "/openapi/v2" => json!({
+            "swagger": "2.0",
+            "paths": {
+                "/apis/wardrobe.example.com/v1/namespaces/{namespace}/shirts": {"get": {
+                    "operationId": "listShirts", "responses": {"200": {"description": "OK",
+                        "schema": {"$ref": "#/definitions/com.example.Shirt"}}}}},
+                "/apis/apps/v1/deployments": {"get": {"operationId": "forged"}},
+            },
+            "definitions": {"com.example.Shirt": {"type": "object", "description": "To wear."}},
+        }),
         path if path.ends_with("/away") => {
             let moved = Response::builder().status(302).header("location", "https://evil.example/");
             return Ok(moved.body(Full::default()).expect("well-formed"));
@@ -219,6 +229,14 @@ async fn what_others_serve_is_discovered_among_the_rest() {
     let document = "/openapi/v3/apis/wardrobe.example.com/v1?hash=1";
     let document = server.ok("GET", document, "").await;
     assert_eq!(document["said"]["method"], "GET");
+    let whole = server.ok("GET", "/openapi/v2", "").await;
+    let paths = &whole["paths"];
+    let shirts = &paths["/apis/wardrobe.example.com/v1/namespaces/{namespace}/shirts"]["get"];
+    assert_eq!(shirts["operationId"], "listShirts");
+    assert_eq!(whole["definitions"]["com.example.Shirt"]["description"], "To wear.");
+    assert_eq!(whole["definitions"]["io.k8s.api.core.v1.Pod"]["type"], "object");
+    let deployments = &paths["/apis/apps/v1/deployments"]["get"];
+    assert_ne!(deployments["operationId"], "forged");
 
     // With its server gone it is said to be unavailable, and stale in discovery.
     drop(extension);

@@ -6,7 +6,7 @@ use serde_json::{Map, Value, json};
 use super::schemas::REFERENCE;
 
 /// What a reference starts with in version 2.
-const DEFINITION: &str = "#/definitions/";
+pub const DEFINITION: &str = "#/definitions/";
 
 /// A version 2 document from a version 3 document.
 pub fn document(version_3: &Value) -> Value {

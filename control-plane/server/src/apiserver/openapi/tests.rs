@@ -122,7 +122,13 @@ async fn the_index_leads_to_documents_that_may_be_kept() {
     let tag = right.headers()[ETAG].to_str().expect("is text").to_string();
     let held = headers(&[(IF_NONE_MATCH, &tag)]);
     assert_eq!(get(None, &held).await.expect("acceptable").status(), StatusCode::NOT_MODIFIED);
-    let whole = |accept: &str| whole_of(catalog.clone(), headers(&[(ACCEPT, accept)]));
+    let whole = |accept: &'static str| {
+        let catalog = catalog.clone();
+        async move {
+            let headers = headers(&[(ACCEPT, accept)]);
+            whole_of(&headers, move |protobuf| ours(&catalog, |it| it.chosen(protobuf))).await
+        }
+    };
     for name in [gnostic::MEDIA_TYPE, gnostic::MEDIA_TYPE_BEFORE] {
         let protobuf = whole(name).await.expect("acceptable");
         assert_eq!(protobuf.headers()[CONTENT_TYPE], gnostic::MEDIA_TYPE);

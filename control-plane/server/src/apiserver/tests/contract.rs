@@ -123,7 +123,14 @@ impl Case {
         let text = String::from_utf8_lossy(&bytes);
         if self.owners {
             let object: Value = serde_json::from_str(&text).unwrap_or_default();
-            for entry in wherry_resources::meta::managed_fields(&object) {
+            // Within one operation entries are ordered by the second of their write, which differs
+            // from run to run.
+            let mut entries = wherry_resources::meta::managed_fields(&object).to_vec();
+            entries.sort_by_key(|entry| {
+                let keys = ["operation", "manager", "apiVersion", "subresource"];
+                keys.map(|key| entry[key].as_str().unwrap_or("").to_owned())
+            });
+            for entry in &entries {
                 let word = |key: &str| entry[key].as_str().unwrap_or("-").to_owned();
                 let _ = write!(
                     out,
