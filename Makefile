@@ -17,7 +17,7 @@ build: setup apps dashboard ## The binary: release/wherry in the target folder
 	WHERRY_UI_REQUIRED=1 WHERRY_TOOLBOX_REQUIRED=1 $(CARGO) build --release --workspace
 
 test: build ## All tests, with real processes and kubectl
-	tests/install-packages chromium
+	tests/install-packages chromium bind9-dnsutils
 	cd web-dashboard && npm run --silent check
 	WHERRY_UI_REQUIRED=1 WHERRY_TOOLBOX_REQUIRED=1 WHERRY_L3=1 $(CARGO) test --release --workspace
 	cd sample-apps && RUST_MIN_STACK=8388608 $(CARGO) test -p batch -p toolbox --target-dir $(abspath $(TARGET))/apps

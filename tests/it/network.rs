@@ -177,6 +177,64 @@ fn services_lead_to_their_pods_wherever_these_are() {
     assert!(done && said.trim() == "within", "{said}");
 }
 
+/// `dig` at the first node's server: what it prints of the answer, or its status without any.
+fn dig(cluster: &Dev, question: &[&str]) -> String {
+    let server = format!("@{}", cluster.address);
+    let output = Command::new("dig")
+        .args([&server, "-p", "5300", "+time=5", "+tries=1", "+noall", "+answer", "+comments"])
+        .args(question)
+        .output()
+        .expect("dig is installed");
+    let said = text(&output.stdout);
+    let status = said.split_once("status: ").and_then(|(_, rest)| rest.split_once(','));
+    let answers = said.lines().filter(|line| !line.starts_with(';') && !line.is_empty());
+    // NAME TTL IN TYPE DATA
+    let data = answers.map(|line| line.split_whitespace().skip(3).collect::<Vec<_>>().join(" "));
+    let mut data: Vec<String> = data.collect();
+    data.sort();
+    match data.is_empty() {
+        true => status.map_or(said.clone(), |(status, _)| status.to_owned()),
+        false => data.join("\n"),
+    }
+}
+
+#[test]
+fn names_are_answered_to_programs_outside() {
+    if !l3() {
+        return;
+    }
+    let cluster = world();
+    let ip_of = |kind: &str, name: &str, path: &str| {
+        cluster.kubectl_ok(&["get", kind, name, "-o", &format!("jsonpath={{{path}}}")])
+    };
+    let service = ip_of("service", "hello", ".spec.clusterIP");
+    let pod = ip_of("pod", "echo", ".status.podIP");
+    let domain = "default.svc.cluster.local";
+    wait_for("the Pod's own name", || {
+        (dig(&cluster, &[&format!("echo-0.echo.{domain}")]) == format!("A {pod}")).then_some(())
+    });
+    let check = |question: &[&str], expected: &str| {
+        assert_eq!(dig(&cluster, question), expected, "{question:?}");
+    };
+    let name = |name: &str| format!("{name}.{domain}");
+    check(&[&name("hello")], &format!("A {service}"));
+    check(&["+tcp", &name("HELLO")], &format!("A {service}"));
+    check(&[&name("echo")], &format!("A {pod}"));
+    let alias = format!("A {service}\nCNAME hello.{domain}.");
+    check(&[&name("hello-too")], &alias);
+    check(&[&name("_http._tcp.hello"), "SRV"], &format!("SRV 0 100 80 hello.{domain}."));
+    check(&["-x", &service], &format!("PTR hello.{domain}."));
+    check(&["-x", &pod], &format!("PTR echo-0.echo.{domain}."));
+    check(&[&name("hello"), "AAAA"], "NOERROR");
+    check(&[&name("nobody")], "NXDOMAIN");
+    check(&["example.com"], "REFUSED");
+    check(&["dns-version.cluster.local", "TXT"], "TXT \"1.1.0\"");
+    cluster.kubectl_ok(&["delete", "service", "hello"]);
+    wait_for("a name goes with its Service", || {
+        (dig(&cluster, &[&name("hello")]) == "NXDOMAIN").then_some(())
+    });
+}
+
 #[test]
 fn policies_are_obeyed_and_what_they_refuse_is_said() {
     if !l3() {

@@ -331,6 +331,7 @@ fn prepare(here: &Here, peers: &Peers, route: ServiceRoute, before: Option<&Serv
     let mut pods: BTreeMap<IpAddr, Place> = BTreeMap::new();
     let ranges: Vec<IpNet> =
         route.source_ranges.iter().filter_map(|range| range.trim().parse().ok()).collect();
+    let headless = route.cluster_ips.is_empty() && route.external_name.is_none();
     let (mut ports, mut datagram_ports) = (Vec::new(), Vec::new());
     for port in route.ports {
         let (old, made) = match port.protocol {
@@ -345,8 +346,8 @@ fn prepare(here: &Here, peers: &Peers, route: ServiceRoute, before: Option<&Serv
                 continue;
             };
             let ip = endpoint.address.ip();
-            if let Some(hostname) = said.hostname.as_ref().filter(|_| said.internal) {
-                let all = hosts.entry(hostname.clone()).or_default();
+            if let Some(hostname) = said.name_below(headless).filter(|_| said.internal) {
+                let all = hosts.entry(hostname).or_default();
                 if !all.contains(&ip) {
                     all.push(ip);
                 }
