@@ -16,6 +16,7 @@ mod images;
 mod keys;
 mod member;
 mod roles;
+mod tail;
 mod token;
 mod ui;
 mod why;
@@ -95,6 +96,8 @@ enum Verb {
     },
     /// Open the dashboard, signed in
     Ui(ui::Flags),
+    /// Print requests as Pods answer them, until Ctrl-C
+    Tail(tail::Flags),
     /// Say why a Pod is on its node, or on none
     Why(why::Flags),
     /// Host the Pods of one trust domain (started by the agent)
@@ -125,6 +128,7 @@ fn main() -> ExitCode {
         Verb::Keys { verb } => keys::main(verb),
         Verb::Audit { verb } => audit::main(verb),
         Verb::Ui(flags) => ui::main(flags),
+        Verb::Tail(flags) => tail::main(flags),
         Verb::Why(flags) => why::main(flags),
         Verb::Worker(flags) => roles::worker(flags),
         Verb::Compile(flags) => return roles::compile(flags),

@@ -1,16 +1,17 @@
 //! Traffic between Pods and from outside, over two nodes: Services of every kind, policies, Ingress.
 
 use std::{
-    io::{Read, Write},
+    io::{BufRead as _, Read, Write},
     net::{SocketAddr, TcpStream, UdpSocket},
     process::Command,
     time::Duration,
 };
 
-use wherry_tests::{Dev, Options, l3, text, wait_for};
+use wherry_tests::{Dev, Options, l3, text, wait_for, wherry};
 
 const TCP: u16 = 30091;
 const UDP: u16 = 30092;
+const HTTP: u16 = 30093;
 
 /// A handler with two Pods, a listener on the second node, and somebody who calls.
 const WORLD: &str = r#"
@@ -30,6 +31,11 @@ apiVersion: v1
 kind: Service
 metadata: {name: hello}
 spec: {selector: {app: hello}, ports: [{name: http, port: 80, targetPort: web}]}
+---
+apiVersion: v1
+kind: Service
+metadata: {name: hello-out}
+spec: {type: NodePort, selector: {app: hello}, ports: [{port: 80, targetPort: web, nodePort: 30093}]}
 ---
 apiVersion: v1
 kind: Service
@@ -232,6 +238,58 @@ fn names_are_answered_to_programs_outside() {
     cluster.kubectl_ok(&["delete", "service", "hello"]);
     wait_for("a name goes with its Service", || {
         (dig(&cluster, &[&name("hello")]) == "NXDOMAIN").then_some(())
+    });
+}
+
+#[test]
+fn traffic_is_counted_and_requests_can_be_watched() {
+    if !l3() {
+        return;
+    }
+    let cluster = world();
+    let mut tail = Command::new(wherry())
+        .args(["tail", "deploy/hello"])
+        .env("KUBECONFIG", &cluster.kubeconfig)
+        .stdout(std::process::Stdio::piped())
+        .spawn()
+        .expect("the binary starts");
+    let lines = std::io::BufReader::new(tail.stdout.take().expect("piped"));
+    let (told, heard) = std::sync::mpsc::channel();
+    std::thread::spawn(move || {
+        // Nobody listens any more once the test has seen enough.
+        lines.lines().map_while(Result::ok).for_each(|line| _ = told.send(line));
+    });
+    let line = wait_for("a request is printed", || {
+        run(&cluster, "wget -q -T 5 -O - http://hello/").0.then_some(())?;
+        heard.recv_timeout(Duration::from_millis(500)).ok()
+    });
+    tail.kill().expect("it runs");
+    tail.wait().expect("it was started");
+    assert!(line.contains(" > hello-") && line.contains(" GET hello"), "{line}");
+    assert!(line.contains(" 200 ") && line.contains(" answer="), "{line}");
+    let metrics = || cluster.kubectl_ok(&["get", "--raw", "/api/v1/nodes/node-1/proxy/metrics"]);
+    let url = format!("http://{}:{HTTP}/", cluster.address);
+    let asked = Command::new("curl").args(["-sf", "-m", "20", &url]).output().expect("curl runs");
+    assert!(asked.status.success(), "{}", text(&asked.stderr));
+    let shown = metrics();
+    // The program in the Pod has connected a socket, and the node port takes requests.
+    let inner = "{source=\"default/client\",service=\"default/hello\",port=\"80\"";
+    let outer = "{source=\"outside\",service=\"default/hello-out\",port=\"80\"";
+    for line in [
+        format!("wherry_connections_total{inner},result=\"opened\"}} "),
+        format!("wherry_connection_bytes_total{inner},direction=\"received\"}} "),
+        format!("wherry_requests_total{outer},code=\"2xx\"}} 1"),
+        format!("wherry_request_duration_seconds_count{outer}}} 1"),
+        format!("wherry_response_bytes_total{outer}}} "),
+    ] {
+        assert!(shown.contains(&line), "{line} is not in:\n{shown}");
+    }
+    let get = || TcpStream::connect_timeout(&(cluster.address, TCP).into(), Duration::from_secs(5));
+    wait_for("a connection from outside is counted", || {
+        get().ok()?.write_all(b"GET /hostname HTTP/1.0\r\n\r\n").ok()?;
+        let pair = "{source=\"outside\",service=\"default/echo-out\",port=\"8080\"";
+        let line = format!("wherry_connections_total{pair},result=\"opened\"}} ");
+        metrics().contains(&line).then_some(())
     });
 }
 

@@ -24,6 +24,7 @@ use ipnet::IpNet;
 
 use super::balance::{Affinity, Load};
 use super::peers::{Peer, PeerKey, Peers};
+use super::traffic::Pairs;
 use crate::protocol::{self, NodeRoute, Nodes, Protocol, ServiceKey, ServiceRoute, Services};
 
 /// Endpoints that one request or connection is tried at.
@@ -102,6 +103,8 @@ pub struct Shared {
     turn: AtomicUsize,
     /// Who stays with whom.
     pub affinity: Affinity,
+    /// Who has sent what.
+    pub pairs: Pairs,
 }
 
 /// Where one request may go.
@@ -459,6 +462,11 @@ impl Table {
     pub fn entrances(&self) -> BTreeMap<At, String> {
         let names = self.entrances.iter();
         names.map(|(at, entrance)| (*at, entrance.route.service.name.clone())).collect()
+    }
+
+    /// Every port of every Service, of TCP.
+    pub fn routes(&self) -> impl Iterator<Item = &Arc<Route>> {
+        self.services.values().flat_map(HashMap::values).flat_map(|service| &service.ports)
     }
 
     /// A Service's port by number or name.
