@@ -14,7 +14,7 @@
 
 mod servers;
 
-use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr, SocketAddrV4};
 use std::os::fd::RawFd;
 use std::path::{Path, PathBuf};
 use std::process::{ExitStatus, Stdio};
@@ -78,6 +78,9 @@ pub struct Flags {
     #[arg(long, value_name = "HTTP,HTTPS", default_value = "80,443",
           value_parser = crate::roles::parse_ports)]
     ingress_ports: (u16, u16),
+    /// Where the first node answers DNS for names of the cluster; further nodes count up from it
+    #[arg(long, value_name = "ADDRESS:PORT", default_value = crate::roles::DNS_ADDRESS)]
+    dns_address: SocketAddrV4,
     /// Folder whose NAME.wasm files become the images NAME:dev
     #[arg(long, value_name = "DIR")]
     images: Option<PathBuf>,
@@ -199,6 +202,7 @@ async fn start_nodes(
             format!("--data-dir={}", data_dir.display()),
             format!("--address={address}"),
             format!("--ingress-ports={http},{https}"),
+            format!("--dns-address={}", nth_address(cluster.flags.dns_address, index)),
             "--stop-workers-on-exit".into(),
         ];
         if !cluster.flags.no_image_aliases {
@@ -349,6 +353,12 @@ fn spawn(role: &Role) -> std::io::Result<Child> {
         });
     }
     command.spawn()
+}
+
+/// An address for each node: the first one's, counted up.
+fn nth_address(first: SocketAddrV4, index: u8) -> SocketAddrV4 {
+    let ip = u32::from(*first.ip()).wrapping_add(u32::from(index) - 1);
+    SocketAddrV4::new(Ipv4Addr::from(ip), first.port())
 }
 
 /// Ends a child: asks first, then insists.

@@ -17,6 +17,7 @@ mod keys;
 mod member;
 mod push;
 mod roles;
+mod tail;
 mod token;
 mod ui;
 mod why;
@@ -98,6 +99,8 @@ enum Verb {
     Push(push::Flags),
     /// Open the dashboard, signed in
     Ui(ui::Flags),
+    /// Print requests as Pods answer them, until Ctrl-C
+    Tail(tail::Flags),
     /// Say why a Pod is on its node, or on none
     Why(why::Flags),
     /// Host the Pods of one trust domain (started by the agent)
@@ -129,6 +132,7 @@ fn main() -> ExitCode {
         Verb::Audit { verb } => audit::main(verb),
         Verb::Push(flags) => push::main(flags),
         Verb::Ui(flags) => ui::main(flags),
+        Verb::Tail(flags) => tail::main(flags),
         Verb::Why(flags) => why::main(flags),
         Verb::Worker(flags) => roles::worker(flags),
         Verb::Compile(flags) => return roles::compile(flags),

@@ -18,6 +18,8 @@ use wherry_control_plane::member::{self, IdentityError, Member, MemberError, Win
 use crate::diagnostic::Diagnostic;
 use crate::folder;
 
+/// Where a node answers DNS if nothing else is said: nobody's usual port, and not for strangers.
+pub const DNS_ADDRESS: &str = "127.0.0.1:5300";
 /// How long tasks may take to end once a role has stopped.
 const STOP_TIMEOUT: Duration = Duration::from_secs(2);
 
@@ -128,6 +130,13 @@ pub struct NodeFlags {
     /// Ports at which this node takes HTTP and HTTPS for Ingresses; bound when there is one
     #[arg(long, value_name = "HTTP,HTTPS", default_value = "80,443", value_parser = parse_ports)]
     ingress_ports: (u16, u16),
+    /// Where this node answers DNS for names of the cluster, by UDP and TCP, for programs outside
+    /// of Pods; while it is taken the node runs without
+    #[arg(long, value_name = "ADDRESS:PORT", default_value = DNS_ADDRESS)]
+    dns_address: SocketAddr,
+    /// Answer no DNS
+    #[arg(long)]
+    no_dns: bool,
     /// Run the built-in toolbox (a shell and small programs) for busybox, alpine, pause, agnhost and
     /// the like
     #[arg(long)]
@@ -381,6 +390,7 @@ pub fn node(flags: NodeFlags) -> Result<(), Diagnostic> {
         max_pods: flags.max_pods,
         stop_workers_on_exit: flags.stop_workers_on_exit,
         ingress_ports: flags.ingress_ports,
+        dns_address: Some(flags.dns_address).filter(|_| !flags.no_dns),
         image_aliases: flags.image_aliases,
         image_thresholds: wherry_node::agent::Thresholds {
             high: flags.image_gc_high_threshold,

@@ -9,5 +9,6 @@ pub mod agent;
 mod beneath;
 pub mod compile;
 pub mod members;
+mod metrics;
 pub mod protocol;
 pub mod worker;

@@ -1,16 +1,17 @@
 //! Traffic between Pods and from outside, over two nodes: Services of every kind, policies, Ingress.
 
 use std::{
-    io::{Read, Write},
+    io::{BufRead as _, Read, Write},
     net::{SocketAddr, TcpStream, UdpSocket},
     process::Command,
     time::Duration,
 };
 
-use wherry_tests::{Dev, Options, l3, text, wait_for};
+use wherry_tests::{Dev, Options, l3, text, wait_for, wherry};
 
 const TCP: u16 = 30091;
 const UDP: u16 = 30092;
+const HTTP: u16 = 30093;
 
 /// A handler with two Pods, a listener on the second node, and somebody who calls.
 const WORLD: &str = r#"
@@ -30,6 +31,11 @@ apiVersion: v1
 kind: Service
 metadata: {name: hello}
 spec: {selector: {app: hello}, ports: [{name: http, port: 80, targetPort: web}]}
+---
+apiVersion: v1
+kind: Service
+metadata: {name: hello-out}
+spec: {type: NodePort, selector: {app: hello}, ports: [{port: 80, targetPort: web, nodePort: 30093}]}
 ---
 apiVersion: v1
 kind: Service
@@ -175,6 +181,116 @@ fn services_lead_to_their_pods_wherever_these_are() {
     assert_eq!(said.trim(), "datagram");
     let (done, said) = run(&cluster, "echo echo within | nc -u -w 2 echo-out 8081");
     assert!(done && said.trim() == "within", "{said}");
+}
+
+/// `dig` at the first node's server: what it prints of the answer, or its status without any.
+fn dig(cluster: &Dev, question: &[&str]) -> String {
+    let server = format!("@{}", cluster.address);
+    let output = Command::new("dig")
+        .args([&server, "-p", "5300", "+time=5", "+tries=1", "+noall", "+answer", "+comments"])
+        .args(question)
+        .output()
+        .expect("dig is installed");
+    let said = text(&output.stdout);
+    let status = said.split_once("status: ").and_then(|(_, rest)| rest.split_once(','));
+    let answers = said.lines().filter(|line| !line.starts_with(';') && !line.is_empty());
+    // NAME TTL IN TYPE DATA
+    let data = answers.map(|line| line.split_whitespace().skip(3).collect::<Vec<_>>().join(" "));
+    let mut data: Vec<String> = data.collect();
+    data.sort();
+    match data.is_empty() {
+        true => status.map_or(said.clone(), |(status, _)| status.to_owned()),
+        false => data.join("\n"),
+    }
+}
+
+#[test]
+fn names_are_answered_to_programs_outside() {
+    if !l3() {
+        return;
+    }
+    let cluster = world();
+    let ip_of = |kind: &str, name: &str, path: &str| {
+        cluster.kubectl_ok(&["get", kind, name, "-o", &format!("jsonpath={{{path}}}")])
+    };
+    let service = ip_of("service", "hello", ".spec.clusterIP");
+    let pod = ip_of("pod", "echo", ".status.podIP");
+    let domain = "default.svc.cluster.local";
+    wait_for("the Pod's own name", || {
+        (dig(&cluster, &[&format!("echo-0.echo.{domain}")]) == format!("A {pod}")).then_some(())
+    });
+    let check = |question: &[&str], expected: &str| {
+        assert_eq!(dig(&cluster, question), expected, "{question:?}");
+    };
+    let name = |name: &str| format!("{name}.{domain}");
+    check(&[&name("hello")], &format!("A {service}"));
+    check(&["+tcp", &name("HELLO")], &format!("A {service}"));
+    check(&[&name("echo")], &format!("A {pod}"));
+    let alias = format!("A {service}\nCNAME hello.{domain}.");
+    check(&[&name("hello-too")], &alias);
+    check(&[&name("_http._tcp.hello"), "SRV"], &format!("SRV 0 100 80 hello.{domain}."));
+    check(&["-x", &service], &format!("PTR hello.{domain}."));
+    check(&["-x", &pod], &format!("PTR echo-0.echo.{domain}."));
+    check(&[&name("hello"), "AAAA"], "NOERROR");
+    check(&[&name("nobody")], "NXDOMAIN");
+    check(&["example.com"], "REFUSED");
+    check(&["dns-version.cluster.local", "TXT"], "TXT \"1.1.0\"");
+    cluster.kubectl_ok(&["delete", "service", "hello"]);
+    wait_for("a name goes with its Service", || {
+        (dig(&cluster, &[&name("hello")]) == "NXDOMAIN").then_some(())
+    });
+}
+
+#[test]
+fn traffic_is_counted_and_requests_can_be_watched() {
+    if !l3() {
+        return;
+    }
+    let cluster = world();
+    let mut tail = Command::new(wherry())
+        .args(["tail", "deploy/hello"])
+        .env("KUBECONFIG", &cluster.kubeconfig)
+        .stdout(std::process::Stdio::piped())
+        .spawn()
+        .expect("the binary starts");
+    let lines = std::io::BufReader::new(tail.stdout.take().expect("piped"));
+    let (told, heard) = std::sync::mpsc::channel();
+    std::thread::spawn(move || {
+        // Nobody listens any more once the test has seen enough.
+        lines.lines().map_while(Result::ok).for_each(|line| _ = told.send(line));
+    });
+    let line = wait_for("a request is printed", || {
+        run(&cluster, "wget -q -T 5 -O - http://hello/").0.then_some(())?;
+        heard.recv_timeout(Duration::from_millis(500)).ok()
+    });
+    tail.kill().expect("it runs");
+    tail.wait().expect("it was started");
+    assert!(line.contains(" > hello-") && line.contains(" GET hello"), "{line}");
+    assert!(line.contains(" 200 ") && line.contains(" answer="), "{line}");
+    let metrics = || cluster.kubectl_ok(&["get", "--raw", "/api/v1/nodes/node-1/proxy/metrics"]);
+    let url = format!("http://{}:{HTTP}/", cluster.address);
+    let asked = Command::new("curl").args(["-sf", "-m", "20", &url]).output().expect("curl runs");
+    assert!(asked.status.success(), "{}", text(&asked.stderr));
+    let shown = metrics();
+    // The program in the Pod has connected a socket, and the node port takes requests.
+    let inner = "{source=\"default/client\",service=\"default/hello\",port=\"80\"";
+    let outer = "{source=\"outside\",service=\"default/hello-out\",port=\"80\"";
+    for line in [
+        format!("wherry_connections_total{inner},result=\"opened\"}} "),
+        format!("wherry_connection_bytes_total{inner},direction=\"received\"}} "),
+        format!("wherry_requests_total{outer},code=\"2xx\"}} 1"),
+        format!("wherry_request_duration_seconds_count{outer}}} 1"),
+        format!("wherry_response_bytes_total{outer}}} "),
+    ] {
+        assert!(shown.contains(&line), "{line} is not in:\n{shown}");
+    }
+    let get = || TcpStream::connect_timeout(&(cluster.address, TCP).into(), Duration::from_secs(5));
+    wait_for("a connection from outside is counted", || {
+        get().ok()?.write_all(b"GET /hostname HTTP/1.0\r\n\r\n").ok()?;
+        let pair = "{source=\"outside\",service=\"default/echo-out\",port=\"8080\"";
+        let line = format!("wherry_connections_total{pair},result=\"opened\"}} ");
+        metrics().contains(&line).then_some(())
+    });
 }
 
 #[test]

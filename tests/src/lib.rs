@@ -99,6 +99,7 @@ impl Dev {
             .arg("--data-dir")
             .arg(&data_dir)
             .args(["--listen", "127.0.0.1:0", "--node-address", &address.to_string()])
+            .args(["--dns-address", &format!("{address}:5300")])
             .args(["--nodes", &options.nodes.max(1).to_string()])
             .args(["--members", &options.members.max(1).to_string()])
             .arg("--images")

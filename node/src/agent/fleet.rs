@@ -10,7 +10,7 @@ use std::{
     collections::{BTreeMap, HashMap},
     net::SocketAddr,
     path::PathBuf,
-    sync::Arc,
+    sync::{Arc, PoisonError},
     time::Duration,
 };
 
@@ -28,6 +28,7 @@ use crate::protocol::{
 };
 
 use super::{
+    dns::{SharedZone, Zone},
     ingress::Gate,
     join,
     node::{Seen, Traffic},
@@ -89,6 +90,8 @@ pub struct Fleet {
     /// What workers were told last.
     policies_sent: Policies,
     gate: Gate,
+    /// What DNS says, changed with the table.
+    zone: SharedZone,
     seen: watch::Sender<Seen>,
     identity_check: Timestamp,
     tasks: JoinSet<()>,
@@ -103,6 +106,7 @@ impl Fleet {
         identities: PathBuf,
         (published, seen): (watch::Sender<Traffic>, watch::Sender<Seen>),
         ingress_ports: (u16, u16),
+        zone: SharedZone,
     ) -> Fleet {
         let gate = Gate::new(ingress_ports, client.clone(), workers.events.clone());
         let mut fleet = Fleet {
@@ -123,6 +127,7 @@ impl Fleet {
             namespaces: BTreeMap::new(),
             policies_sent: Policies::default(),
             gate,
+            zone,
             seen,
             identity_check: Timestamp::now() + IDENTITY_CHECK,
             tasks: JoinSet::new(),
@@ -513,6 +518,7 @@ impl Fleet {
         }
         let moved = self.table.addresses_of(&node.name) != node.addresses;
         let (name, before) = (node.name.clone(), self.table.node_route(&node.name));
+        self.change_zone(|zone| zone.set_blocks(&name, &node.pod_cidrs));
         let changes = self.table.set_node(node);
         self.publish(changes);
         self.publish_node(&name, before);
@@ -527,6 +533,7 @@ impl Fleet {
             self.seen.send_replace(Seen::Absent);
             return;
         }
+        self.change_zone(|zone| zone.set_blocks(name, &[]));
         let before = self.table.node_route(name);
         let changes = self.table.remove_node(name);
         self.publish(changes);
@@ -578,6 +585,7 @@ impl Fleet {
         if before || !self.is_synced() {
             return;
         }
+        self.change_zone(Zone::complete);
         self.policies_sent = self.policies();
         self.broadcast(&ToWorker::Policies(self.policies_sent.clone()));
         self.broadcast(&ToWorker::Nodes(Nodes::Replace(self.table.node_routes())));
@@ -585,9 +593,14 @@ impl Fleet {
         self.broadcast(&ToWorker::Services(routes));
     }
 
+    fn change_zone(&self, change: impl FnOnce(&mut Zone)) {
+        change(&mut self.zone.write().unwrap_or_else(PoisonError::into_inner));
+    }
+
     fn publish(&mut self, changes: impl IntoIterator<Item = Changed>) {
         let (mut upsert, mut remove) = (Vec::new(), Vec::new());
         for change in changes {
+            self.change_zone(|zone| zone.apply(&change));
             match change {
                 Changed::Upsert(route) => upsert.push(route),
                 Changed::Remove(key) => remove.push(key),

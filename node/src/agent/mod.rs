@@ -16,6 +16,7 @@ mod accounts;
 mod away;
 mod checkpoint;
 mod client;
+mod dns;
 mod env;
 mod env_file;
 mod events;
@@ -49,10 +50,10 @@ mod writer;
 use std::{
     collections::BTreeMap,
     fs,
-    net::IpAddr,
+    net::{IpAddr, SocketAddr},
     os::unix::fs::DirBuilderExt as _,
     path::{Path, PathBuf},
-    sync::Arc,
+    sync::{Arc, RwLock},
 };
 
 use futures::StreamExt as _;
@@ -129,6 +130,8 @@ pub struct Config {
     pub stop_workers_on_exit: bool,
     /// Ports for HTTP and HTTPS of Ingresses; bound when there is one.
     pub ingress_ports: (u16, u16),
+    /// Where names of the cluster are answered for programs outside of Pods.
+    pub dns_address: Option<SocketAddr>,
     /// Run the built-in toolbox for well-known container images that hold nothing but a shell.
     pub image_aliases: bool,
     /// When unused images are removed.
@@ -224,6 +227,7 @@ pub async fn run(config: Config, shutdown: CancellationToken) -> Result<(), Agen
     let (pressures, pressed) =
         tokio::sync::watch::channel(pressure::Pressures::none(Timestamp::now()));
     let identities = config.data_dir.join("pki");
+    let zone = Arc::new(RwLock::new(dns::Zone::new(CLUSTER_DOMAIN, config.address)));
     let fleet = Fleet::new(
         workers,
         client.clone(),
@@ -231,6 +235,7 @@ pub async fn run(config: Config, shutdown: CancellationToken) -> Result<(), Agen
         identities,
         (published, seen),
         config.ingress_ports,
+        zone.clone(),
     );
     let preparer = Preparer::new(
         objects,
@@ -258,6 +263,9 @@ pub async fn run(config: Config, shutdown: CancellationToken) -> Result<(), Agen
     });
 
     let mut tasks = JoinSet::new();
+    if let Some(address) = config.dns_address {
+        tasks.spawn(dns::run(address, zone, shutdown.clone()));
+    }
     tasks.spawn(events::run(client.clone(), config.name.clone(), happenings));
     let facts = Facts::new(accounts.clone(), images.clone());
     let views = node::Views { traffic, seen: own, pressures: pressed, facts };

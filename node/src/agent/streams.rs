@@ -6,6 +6,7 @@
 //!   POST /port/{namespace}/{pod}/{port}?uid=…                            bytes both ways
 //!   GET  /record/{namespace}/{pod}?uid=…                                 JSON, see
 //!   GET  /world/{namespace}/{pod}/{container}?uid=…                      `protocol/stream.rs`
+//!   GET  /metrics                                                        of all workers, as text
 //! ```
 //!
 //! The bodies of request and answer are the two directions. The agent finds the Pod, opens a
@@ -17,7 +18,7 @@ use std::{path::PathBuf, sync::Arc, time::Duration};
 use axum::{
     body::Body,
     extract::{Path, RawQuery, State},
-    http::StatusCode,
+    http::{HeaderValue, StatusCode, header},
     response::{IntoResponse, Response},
 };
 use futures::{SinkExt as _, StreamExt as _, TryStreamExt as _};
@@ -32,7 +33,10 @@ use tokio_util::{
     sync::{CancellationToken, DropGuard},
 };
 
-use crate::protocol::{self, Answer, Code, Open, Streams, ToWorker};
+use crate::{
+    metrics::{self, SILENT, Samples},
+    protocol::{self, Answer, Code, Open, Streams, ToWorker},
+};
 
 use super::{images::Images, pods::Input};
 
@@ -42,6 +46,8 @@ const READ_BYTES: usize = 32 << 10;
 const ANSWER_BYTES_MAX: usize = 4096;
 /// A worker answers in this time: it may have to load code first.
 const ANSWER_MAX: Duration = Duration::from_secs(10);
+/// What a worker may tell of its traffic: as many pairs as it tells at most, and room.
+const METRICS_BYTES_MAX: u64 = 16 << 20;
 /// The arguments of a command together; Linux allows 2 MiB, an URL less than that.
 const COMMAND_BYTES_MAX: usize = 128 << 10;
 
@@ -159,6 +165,52 @@ pub async fn world(
     let Asked { uid, .. } = Asked::parse(query.as_deref().unwrap_or_default());
     let open = Open::World { uid: uid.clone(), container };
     context.stream((namespace, pod, uid), None, open, Body::empty()).await
+}
+
+/// `GET /metrics`: what all workers of the node tell of their traffic.
+pub async fn all_metrics(State(context): State<Context>) -> Response {
+    let (mut all, mut silent) = (Vec::new(), 0);
+    for socket in workers(&context.sockets).await {
+        match told(&socket).await {
+            Ok(samples) => all.push(samples),
+            Err(why) => {
+                tracing::debug!(socket = %socket.display(), why, "a worker tells no metrics");
+                silent += 1;
+            }
+        }
+    }
+    all.push(Samples::from([(SILENT.to_owned(), vec![format!(" {silent}")])]));
+    let kind = HeaderValue::from_static("text/plain; version=0.0.4; charset=utf-8");
+    ([(header::CONTENT_TYPE, kind)], metrics::text(&all)).into_response()
+}
+
+/// Where workers listen, in the order of their names.
+async fn workers(sockets: &std::path::Path) -> Vec<PathBuf> {
+    let mut found = Vec::new();
+    let Ok(mut entries) = tokio::fs::read_dir(sockets).await else { return found };
+    while let Ok(Some(entry)) = entries.next_entry().await {
+        let path = entry.path();
+        if path.extension().is_some_and(|end| end == "sock") {
+            found.push(path);
+        }
+    }
+    found.sort();
+    found
+}
+
+/// What one worker tells.
+async fn told(socket: &std::path::Path) -> Result<Samples, String> {
+    let (stream, answer) = connect(socket, Open::Metrics).await?;
+    if answer != Answer::Open {
+        return Err(format!("it answered {answer:?}"));
+    }
+    let mut text = Vec::new();
+    let mut stream = stream.take(METRICS_BYTES_MAX);
+    match tokio::time::timeout(ANSWER_MAX, stream.read_to_end(&mut text)).await {
+        Ok(read) => read.map_err(|error| error.to_string())?,
+        Err(_) => return Err("it does not end".to_owned()),
+    };
+    serde_json::from_slice(&text).map_err(|error| error.to_string())
 }
 
 impl Context {

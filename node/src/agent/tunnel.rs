@@ -210,6 +210,7 @@ fn router(context: Context, streams: streams::Context) -> Router {
         .route("/exec/{namespace}/{pod}/{container}", post(streams::exec))
         .route("/attach/{namespace}/{pod}/{container}", post(streams::attach))
         .route("/port/{namespace}/{pod}/{port}", post(streams::port))
+        .route("/metrics", get(streams::all_metrics))
         .route("/record/{namespace}/{pod}", get(streams::record))
         .route("/world/{namespace}/{pod}/{container}", get(streams::world))
         // A stream takes as much as it likes: nothing is collected.

@@ -97,6 +97,14 @@ pub struct Endpoint {
     pub hostname: Option<String>,
 }
 
+impl Endpoint {
+    /// Its own name below that of its Service: the Pod's; below a headless one else its address.
+    pub fn name_below(&self, headless: bool) -> Option<String> {
+        let dashed = || self.address.ip().to_canonical().to_string().replace(['.', ':'], "-");
+        self.hostname.clone().or_else(|| headless.then(dashed))
+    }
+}
+
 /// A node and the workers on it: the way to Pods that are behind no Service.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]

@@ -6,7 +6,7 @@
 //!     | <------------------------- Answer      |   then, if it is `Open`, until either side closes:
 //!     | <==== Exec, Attach: frames of =======> |   `wherry_resources::channels`
 //!     | <==== Port: bytes ===================> |   as they come and go at the port
-//!     | <==== Record, World: JSON ============ |   and the end
+//!     | <==== Record, Metrics, World: JSON === |   and the end
 //! ```
 //!
 //! `Open` and `Answer` are frames of the protocol as all others. Of a command the end of the
@@ -56,6 +56,8 @@ pub enum Open {
         /// Pod uid.
         uid: String,
     },
+    /// Reads the counters of all traffic: JSON, then the end.
+    Metrics,
     /// Reads what a container's image wants and gives: JSON, then the end.
     World {
         /// Pod uid.

@@ -24,7 +24,7 @@ use hyper_util::{
     rt::{TokioExecutor, TokioIo, TokioTimer},
     server::conn::auto,
 };
-use tokio::{io::DuplexStream, net::TcpStream, sync::Semaphore};
+use tokio::{net::TcpStream, sync::Semaphore};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use super::{
@@ -32,6 +32,7 @@ use super::{
     network::{At, Destination, Entrance},
     policy::Caller,
     reply::{Replay, Reply},
+    streams::Opened,
     switch::{Refusal, Switch},
 };
 use crate::protocol::{NodePort, Protocol};
@@ -230,7 +231,7 @@ async fn serve(front: Arc<Front>, stream: TcpStream, remote: SocketAddr, closing
 
 /// Passes the bytes of a connection on, whatever they are: its Pods listen with sockets.
 async fn pass(
-    opened: Result<DuplexStream, Refusal>,
+    opened: Result<Opened, Refusal>,
     mut stream: TcpStream,
     remote: SocketAddr,
     closing: Closing,

@@ -67,6 +67,8 @@ pub enum Job {
     Port(DuplexStream),
     /// A text.
     Text(Vec<u8>),
+    /// The counters of all traffic.
+    Metrics,
     /// A file that the agent has made.
     File(PathBuf),
 }
@@ -98,6 +100,15 @@ impl Tasks {
                 });
             }
             Ok(Job::Text(text)) => _ = self.sessions.spawn(tell(stream, text)),
+            Ok(Job::Metrics) => {
+                let switch = runtime.switch.clone();
+                self.sessions.spawn(async move {
+                    let table = switch.table().clone();
+                    let samples = switch.traffic.tell(&table);
+                    let text = serde_json::to_vec(&samples).expect("lines by name become JSON");
+                    tell(stream, text).await;
+                });
+            }
             Ok(Job::File(path)) => {
                 self.sessions.spawn(async move {
                     match tokio::fs::read(&path).await {

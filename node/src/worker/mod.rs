@@ -52,6 +52,7 @@ mod streams;
 mod switch;
 mod terminal;
 mod tls;
+mod traffic;
 
 #[cfg(test)]
 mod tests;

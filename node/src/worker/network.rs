@@ -24,6 +24,7 @@ use ipnet::IpNet;
 
 use super::balance::{Affinity, Load};
 use super::peers::{Peer, PeerKey, Peers};
+use super::traffic::Pairs;
 use crate::protocol::{self, NodeRoute, Nodes, Protocol, ServiceKey, ServiceRoute, Services};
 
 /// Endpoints that one request or connection is tried at.
@@ -102,6 +103,8 @@ pub struct Shared {
     turn: AtomicUsize,
     /// Who stays with whom.
     pub affinity: Affinity,
+    /// Who has sent what.
+    pub pairs: Pairs,
 }
 
 /// Where one request may go.
@@ -331,6 +334,7 @@ fn prepare(here: &Here, peers: &Peers, route: ServiceRoute, before: Option<&Serv
     let mut pods: BTreeMap<IpAddr, Place> = BTreeMap::new();
     let ranges: Vec<IpNet> =
         route.source_ranges.iter().filter_map(|range| range.trim().parse().ok()).collect();
+    let headless = route.cluster_ips.is_empty() && route.external_name.is_none();
     let (mut ports, mut datagram_ports) = (Vec::new(), Vec::new());
     for port in route.ports {
         let (old, made) = match port.protocol {
@@ -345,8 +349,8 @@ fn prepare(here: &Here, peers: &Peers, route: ServiceRoute, before: Option<&Serv
                 continue;
             };
             let ip = endpoint.address.ip();
-            if let Some(hostname) = said.hostname.as_ref().filter(|_| said.internal) {
-                let all = hosts.entry(hostname.clone()).or_default();
+            if let Some(hostname) = said.name_below(headless).filter(|_| said.internal) {
+                let all = hosts.entry(hostname).or_default();
                 if !all.contains(&ip) {
                     all.push(ip);
                 }
@@ -458,6 +462,11 @@ impl Table {
     pub fn entrances(&self) -> BTreeMap<At, String> {
         let names = self.entrances.iter();
         names.map(|(at, entrance)| (*at, entrance.route.service.name.clone())).collect()
+    }
+
+    /// Every port of every Service, of TCP.
+    pub fn routes(&self) -> impl Iterator<Item = &Arc<Route>> {
+        self.services.values().flat_map(HashMap::values).flat_map(|service| &service.ports)
     }
 
     /// A Service's port by number or name.

@@ -249,3 +249,18 @@ fn endpoints_without_a_known_worker_are_counted() {
         _ => panic!("not a Service"),
     }
 }
+
+#[test]
+fn pods_of_headless_services_have_names_by_their_addresses() {
+    let mut router = router();
+    let loose = route("shop", "loose", "", &[(80, "", &["10.0.0.8:80@node-1"])]);
+    router.apply(Services::Upsert(vec![loose]));
+    let lookup = |name: &str| router.table().lookup(&here(), name);
+    let found = vec!["10.0.0.8".parse().expect("an address")];
+    assert_eq!(lookup("10-0-0-8.loose.shop.svc.cluster.local"), Ok(found.clone()));
+    assert_eq!(lookup("10-0-0-8.loose"), Ok(found));
+    assert!(lookup("10-0-0-7.loose.shop.svc.cluster.local").is_err());
+    // One with a name of its own has no other, and Services with an address name no Pods.
+    assert!(lookup("10-0-0-9.db.shop.svc.cluster.local").is_err());
+    assert!(lookup("10-0-0-5.cart.shop.svc.cluster.local").is_err());
+}

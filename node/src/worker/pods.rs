@@ -256,7 +256,11 @@ impl Pods {
         let key = key(uid, &container.name, container.restart);
         let (stop, stopped) = watch::channel(None);
         let (io, input) = Io::new(&container);
-        let record = record.unwrap_or_else(|| Arc::new(Record::new()));
+        let record = record.unwrap_or_else(|| {
+            let workload = self.local.source(entry.ip).unwrap_or_default();
+            let phases = self.runtime.switch.traffic.phases.of(workload);
+            Arc::new(Record::new(phases))
+        });
         let tcp = |port: &&crate::protocol::Port| port.protocol == Protocol::Tcp;
         let known = Known {
             restart: container.restart,
@@ -320,6 +324,7 @@ impl Pods {
                 Ok(Job::Attach { io, place, streams })
             }
             Open::Record { uid } => self.told(&uid).map(Job::Text),
+            Open::Metrics => Ok(Job::Metrics),
             Open::World { uid, container } => {
                 let known = self.pods.get(&uid).and_then(|entry| entry.containers.get(&container));
                 let known = known.ok_or_else(|| not_found(&container))?;

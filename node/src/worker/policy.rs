@@ -34,6 +34,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use wherry_resources::selectors::LabelSelector;
 
+use super::traffic::{OUTSIDE, workload};
 use crate::protocol::{self, Direction, Port, Protocol};
 
 /// `audit`: the policy only looks.
@@ -76,6 +77,8 @@ pub struct Caller {
     pub ip: IpAddr,
     /// None: from outside of the cluster.
     pub pod: Option<Arc<Subject>>,
+    /// What it is counted under.
+    pub source: Arc<str>,
     /// What other workers are told.
     word: HeaderValue,
 }
@@ -92,13 +95,21 @@ struct Word<'a> {
 impl Caller {
     /// Somebody outside of the cluster.
     pub fn outside(ip: IpAddr) -> Caller {
+        Caller::outside_by(ip, OUTSIDE)
+    }
+
+    /// Somebody outside of the cluster who comes by a way that is counted apart.
+    pub fn outside_by(ip: IpAddr, way: &str) -> Caller {
         let ip = ip.to_canonical();
-        Caller { ip, pod: None, word: word(ip, None) }
+        Caller { ip, pod: None, source: Arc::from(way), word: word(ip, None) }
     }
 
     /// A Pod of this worker.
     pub fn pod(subject: Arc<Subject>) -> Caller {
-        Caller { ip: subject.ip, word: word(subject.ip, Some(&subject)), pod: Some(subject) }
+        let name = workload(&subject.name, &subject.labels);
+        let source = Arc::from(format!("{}/{name}", subject.namespace));
+        let word = word(subject.ip, Some(&subject));
+        Caller { ip: subject.ip, source, word, pod: Some(subject) }
     }
 
     /// What other workers are told.

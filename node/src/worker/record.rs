@@ -15,14 +15,16 @@
 use std::{
     collections::VecDeque,
     net::IpAddr,
-    sync::{Mutex, PoisonError},
+    sync::{Arc, Mutex, PoisonError},
     time::{Duration, Instant},
 };
 
-use http::{Method, Request, Response, StatusCode};
+use http::{Method, Request, Response, StatusCode, header, uri::Authority};
 use jiff::Timestamp;
 use serde::Serialize;
 use wherry_wasi_shim::{HandleError, Steps};
+
+use super::traffic::{Phase, Phases};
 
 /// A container is at rest after so long without a request.
 const REST: Duration = Duration::from_secs(10);
@@ -40,9 +42,14 @@ const PATH_BYTES_MAX: usize = 200;
 const BUCKETS: usize = 21;
 const FIRST_BUCKET_US: u64 = 16;
 
-/// The record of one container. Locked for some counting only.
+/// The record of one container.
 #[derive(Debug)]
-pub struct Record(Mutex<Kept>);
+pub struct Record {
+    /// Locked for some counting only.
+    kept: Mutex<Kept>,
+    /// The steps of all containers of its workload, for metrics.
+    phases: Arc<Phases>,
+}
 
 /// What is kept, and told.
 #[derive(Debug, Default, Clone, Serialize)]
@@ -63,6 +70,9 @@ pub struct Kept {
     since: Option<Instant>,
     #[serde(skip)]
     details: (i64, u32),
+    /// How many were ever kept in detail.
+    #[serde(skip)]
+    seen_total: u64,
 }
 
 #[derive(Debug, Clone, Copy, Serialize)]
@@ -114,6 +124,12 @@ struct Minute {
 #[derive(Debug, Clone, Serialize)]
 #[serde(rename_all = "camelCase")]
 struct Seen {
+    /// Counts up, so that who looks again knows what is new.
+    number: u64,
+    /// Who sent it, as in [`Edge`].
+    from: String,
+    /// For whom it was: the name that it was sent to.
+    host: String,
     /// When it came, in milliseconds since 1970.
     at_ms: i64,
     method: String,
@@ -160,7 +176,27 @@ pub struct Begun {
     from: String,
     at: Timestamp,
     rested: Option<Duration>,
-    head: Option<(Method, String)>,
+    head: Option<Head>,
+}
+
+/// Of a request's head what is kept in detail.
+#[derive(Debug)]
+struct Head {
+    method: Method,
+    host: String,
+    path: String,
+}
+
+impl Head {
+    fn of<B>(request: &Request<B>) -> Head {
+        let named = request.headers().get(header::HOST).and_then(|host| host.to_str().ok());
+        let authority = request.uri().authority().map(Authority::as_str);
+        Head {
+            method: request.method().clone(),
+            host: shortened(authority.or(named).unwrap_or_default()),
+            path: shortened(request.uri().path()),
+        }
+    }
 }
 
 /// How a request was answered.
@@ -190,19 +226,20 @@ impl Outcome {
 
 impl Record {
     /// Of a container that begins.
-    pub fn new() -> Record {
-        Record(Mutex::new(Kept { since: Some(Instant::now()), ..Kept::default() }))
+    pub fn new(phases: Arc<Phases>) -> Record {
+        let kept = Kept { since: Some(Instant::now()), ..Kept::default() };
+        Record { kept: Mutex::new(kept), phases }
     }
 
     fn kept(&self) -> std::sync::MutexGuard<'_, Kept> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.kept.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// A request comes, as the only one or beside others.
     pub fn begin<B>(&self, request: &Request<B>, alone: bool) -> Begun {
         let at = Timestamp::now();
         let (rested, wanted) = self.kept().begin(at, Instant::now(), alone);
-        let head = wanted.then(|| (request.method().clone(), shortened(request.uri().path())));
+        let head = wanted.then(|| Head::of(request));
         let from = match request.extensions().get::<Sender>() {
             Some(Sender::Pod(ip)) => ip.to_string(),
             Some(Sender::Peer) => "peer".to_owned(),
@@ -213,6 +250,16 @@ impl Record {
 
     /// It has ended; `peak` are those that were in flight together with it.
     pub fn end(&self, begun: Begun, steps: &Steps, outcome: Outcome, peak: usize) {
+        let taken = taken(steps, &outcome);
+        let phases = [Phase::Wait, Phase::Instantiate, Phase::Answer];
+        for (phase, took) in phases.into_iter().zip(taken) {
+            if let Some(took) = took {
+                self.phases.add(phase, took);
+            }
+        }
+        if let (Outcome::Answered(_, after), Some(_)) = (&outcome, begun.rested) {
+            self.phases.add(Phase::Wake, *after);
+        }
         self.kept().end(begun, steps, outcome, peak, Instant::now());
     }
 
@@ -238,25 +285,20 @@ impl Kept {
         let took = steps.elapsed();
         self.since = Some(now);
         let (placed, instantiated) = (steps.placed(), steps.instantiated());
+        let steps_taken = taken(steps, &outcome);
         let (status, why, answered) = match outcome {
             Outcome::Answered(status, after) => (status.as_u16(), None, Some(after)),
             Outcome::Refused(why) => (0, Some(why), None),
             Outcome::Left => (0, Some("the client did not wait for the answer".to_owned()), None),
         };
-        let between =
-            |from: Option<Duration>, to: Option<Duration>| Some(to?.saturating_sub(from?));
-        let steps_taken = [
-            (&mut self.wait, placed),
-            (&mut self.instantiate, between(placed, instantiated)),
-            (&mut self.answer, between(instantiated, answered)),
-        ];
-        for (histogram, took) in steps_taken {
+        let histograms = [&mut self.wait, &mut self.instantiate, &mut self.answer];
+        for (histogram, took) in histograms.into_iter().zip(steps_taken) {
             if let Some(took) = took {
                 histogram.add(took);
             }
         }
         let failed = status == 0 || status >= 500;
-        let edge = self.edge(begun.from);
+        let edge = self.edge(begun.from.clone());
         edge.requests += 1;
         edge.failed += u64::from(failed);
         edge.busy_us += micros(took);
@@ -269,11 +311,15 @@ impl Kept {
         if let Some(answered) = answered {
             minute.answered.add(answered);
         }
-        let Some((method, path)) = begun.head else { return };
+        let Some(Head { method, host, path }) = begun.head else { return };
+        self.seen_total += 1;
         if self.seen.len() == SEEN_MAX {
             self.seen.pop_front();
         }
         self.seen.push_back(Seen {
+            number: self.seen_total,
+            from: begun.from,
+            host,
             at_ms: begun.at.as_millisecond(),
             method: method.to_string(),
             path,
@@ -317,6 +363,17 @@ impl Kept {
     }
 }
 
+/// How long a request waited for a place and for its instance, and its guest took to answer.
+fn taken(steps: &Steps, outcome: &Outcome) -> [Option<Duration>; 3] {
+    let between = |from: Option<Duration>, to: Option<Duration>| Some(to?.saturating_sub(from?));
+    let (placed, instantiated) = (steps.placed(), steps.instantiated());
+    let answered = match outcome {
+        Outcome::Answered(_, after) => Some(*after),
+        Outcome::Refused(_) | Outcome::Left => None,
+    };
+    [placed, between(placed, instantiated), between(instantiated, answered)]
+}
+
 fn micros(time: Duration) -> u64 {
     u64::try_from(time.as_micros()).unwrap_or(u64::MAX)
 }
@@ -336,7 +393,8 @@ mod tests {
     }
 
     fn end(kept: &mut Kept, second: i64, status: u16, rested: Option<Duration>) {
-        let head = Some((Method::GET, "/".to_owned()));
+        let head = Head::of(&Request::get("http://a/").body(()).expect("a request"));
+        let head = Some(head);
         let status = StatusCode::from_u16(status).expect("a status");
         let begun = Begun { from: "outside".to_owned(), at: at(second), rested, head };
         let outcome = Outcome::Answered(status, Duration::from_micros(40));
@@ -403,14 +461,15 @@ mod tests {
         assert_eq!(kept.edges.last().map(told), Some(("others".to_owned(), 5)));
         let mut request = Request::get("http://a/").body(()).expect("a request");
         request.extensions_mut().insert(Sender::Pod([10, 0, 0, 7].into()));
-        assert_eq!(Record::new().begin(&request, true).from, "10.0.0.7");
+        assert_eq!(Record::new(Arc::default()).begin(&request, true).from, "10.0.0.7");
     }
 
     #[test]
     fn queries_stay_out_and_paths_are_cut() {
         let request = Request::get("http://a/login?password=1").body(()).expect("a request");
-        let begun = Record::new().begin(&request, true);
-        assert_eq!(begun.head, Some((Method::GET, "/login".to_owned())));
+        let begun = Record::new(Arc::default()).begin(&request, true);
+        let head = begun.head.map(|head| (head.method, head.host, head.path));
+        assert_eq!(head, Some((Method::GET, "a".to_owned(), "/login".to_owned())));
         assert_eq!(shortened(&"ä".repeat(200)).chars().count(), PATH_BYTES_MAX / 2 + 1);
     }
 }

@@ -12,7 +12,12 @@ use http_body_util::{BodyExt, Empty};
 use hyper::body::Incoming;
 use wherry_wasi_shim::{Body, BodyError};
 
-use super::{balance::Open, peers::StreamGuard, served::InFlight};
+use super::{
+    balance::Open,
+    peers::StreamGuard,
+    served::InFlight,
+    traffic::{Counted, Pair},
+};
 
 type BoxError = Box<dyn std::error::Error + Send + Sync>;
 
@@ -135,6 +140,18 @@ pub enum Reply {
     Stream(Body),
     /// The worker itself; empty after it was sent.
     Text(Bytes),
+    /// Any of these, counted as it passes.
+    Counted(Box<Counted<Reply>>),
+}
+
+impl Reply {
+    /// Its bytes are counted, if there are any.
+    pub fn counted(self, pair: &Arc<Pair>) -> Reply {
+        if self.is_end_stream() {
+            return self;
+        }
+        Reply::Counted(Box::new(Counted::received(self, pair)))
+    }
 }
 
 impl HttpBody for Reply {
@@ -155,6 +172,7 @@ impl HttpBody for Reply {
             Reply::Stream(body) => Pin::new(body).poll_frame(cx).map_err(Into::into),
             Reply::Text(text) if text.is_empty() => Poll::Ready(None),
             Reply::Text(text) => Poll::Ready(Some(Ok(Frame::data(std::mem::take(text))))),
+            Reply::Counted(body) => Pin::new(body.as_mut()).poll_frame(cx),
         }
     }
 
@@ -164,6 +182,7 @@ impl HttpBody for Reply {
             Reply::Peer { body, .. } | Reply::Socket { body, .. } => body.is_end_stream(),
             Reply::Stream(body) => body.is_end_stream(),
             Reply::Text(text) => text.is_empty(),
+            Reply::Counted(body) => body.is_end_stream(),
         }
     }
 
@@ -173,6 +192,7 @@ impl HttpBody for Reply {
             Reply::Peer { body, .. } | Reply::Socket { body, .. } => body.size_hint(),
             Reply::Stream(body) => body.size_hint(),
             Reply::Text(text) => SizeHint::with_exact(text.len() as u64),
+            Reply::Counted(body) => body.size_hint(),
         }
     }
 }

@@ -30,8 +30,12 @@ use super::{
     reply::Reply,
     served::Served,
     switch::{FROM_HEADER, POD_HEADER, REFUSED_HEADER, Refusal, Switch},
+    traffic::Connected,
 };
 use crate::protocol::Protocol;
+
+/// A connection that somebody has opened.
+pub type Opened = Connected<DuplexStream>;
 
 /// On a request between workers: its bodies are the bytes of a connection, and this is who connects.
 pub const STREAM_HEADER: HeaderName = HeaderName::from_static("wherry-stream");
@@ -55,7 +59,7 @@ impl Switch {
         caller: &Caller,
         destination: &Destination,
         from: SocketAddr,
-    ) -> Result<DuplexStream, Refusal> {
+    ) -> Result<Opened, Refusal> {
         let destination = &self.awake(destination).await?;
         let turn = Switch::turn(destination, caller);
         let mut tried = Vec::new();
@@ -67,10 +71,11 @@ impl Switch {
             let opened = self.open_at(caller, &destination.endpoints()[index], from, false).await;
             self.learn(destination, caller, index, opened.as_ref().err());
             match opened {
-                Ok(stream) => return Ok(stream),
+                Ok(stream) => return Ok(self.pair(caller, destination).opened(stream)),
                 Err(other) => refusal = other,
             }
         }
+        self.pair(caller, destination).refused();
         Err(refusal)
     }
 
@@ -81,7 +86,7 @@ impl Switch {
         caller: &Caller,
         destination: &Destination,
         from: SocketAddr,
-    ) -> Option<Result<DuplexStream, Refusal>> {
+    ) -> Option<Result<Opened, Refusal>> {
         let endpoints = destination.endpoints();
         let speaks = |it: &Endpoint| match &it.place {
             Place::Local if self.ports.is_listening(it.address) => Speaks::Bytes,
@@ -102,7 +107,7 @@ impl Switch {
         match self.open_at(caller, endpoint, from, true).await {
             Ok(stream) => {
                 endpoint.load.found(Speaks::Bytes);
-                Some(Ok(stream))
+                Some(Ok(self.pair(caller, destination).opened(stream)))
             }
             Err(Refusal::Handler) => {
                 endpoint.load.found(Speaks::Requests);

@@ -40,6 +40,7 @@ use super::{
     reply::{Replay, Reply},
     served::Served,
     streams::INNER_HEADERS,
+    traffic::{Counted, Pair, Traffic},
 };
 use crate::protocol::{Direction, Protocol};
 
@@ -96,6 +97,8 @@ pub struct Switch {
     pub ports: Ports,
     /// Tasks of connections in memory. They end with one of their ends.
     pub streams: TaskTracker,
+    /// Who has sent what, as far as it is not counted with a Service.
+    pub traffic: Traffic,
 }
 
 /// Why there is no response of a guest.
@@ -272,6 +275,11 @@ impl LocalPods {
         self.callers.insert(pod.ip, Arc::new(Caller::pod(Arc::new(pod))));
     }
 
+    /// What a Pod is counted under.
+    pub fn source(&self, ip: IpAddr) -> Option<&str> {
+        self.callers.get(&ip).map(|caller| &*caller.source)
+    }
+
     /// Forgets a Pod.
     pub fn forget(&mut self, ip: IpAddr) {
         self.callers.remove(&ip);
@@ -321,6 +329,7 @@ impl Switch {
             since: Instant::now(),
             ports: Ports::default(),
             streams: TaskTracker::new(),
+            traffic: Traffic::default(),
         }
     }
 
@@ -507,13 +516,43 @@ impl Switch {
         }
     }
 
+    /// The counters of what a caller sends to a destination.
+    pub fn pair(&self, caller: &Caller, destination: &Destination) -> Arc<Pair> {
+        match destination.route() {
+            Some(route) => route.shared.pairs.of(&caller.source),
+            None => self.traffic.direct.of(&caller.source),
+        }
+    }
+
     /// Sends a request and waits for the head of the response. Dropping the future cancels it.
     pub async fn send<B>(
         &self,
         caller: &Caller,
         destination: &Destination,
         parts: Parts,
+        body: Replay<B>,
+    ) -> Result<Response<Reply>, Refusal>
+    where
+        B: HttpBody<Data = Bytes> + Unpin + Send + 'static,
+        B::Error: Into<BoxError>,
+    {
+        let mut begun = self.pair(caller, destination).begin();
+        let outcome = self.send_waiting(caller, destination, parts, body, begun.pair()).await;
+        begun.answered(match &outcome {
+            Ok(response) => response.status(),
+            Err(refusal) => refusal.status(),
+        });
+        Ok(outcome?.map(|reply| reply.counted(begun.pair())))
+    }
+
+    /// The same; waits for who is not there at the moment.
+    async fn send_waiting<B>(
+        &self,
+        caller: &Caller,
+        destination: &Destination,
+        parts: Parts,
         mut body: Replay<B>,
+        pair: &Arc<Pair>,
     ) -> Result<Response<Reply>, Refusal>
     where
         B: HttpBody<Data = Bytes> + Unpin + Send + 'static,
@@ -526,7 +565,8 @@ impl Switch {
             destination = &newer;
         }
         let mut parts = Some(parts);
-        let mut outcome = self.send_to_any(caller, destination, &mut parts, &mut body).await;
+        let to = (destination, pair);
+        let mut outcome = self.send_to_any(caller, to, &mut parts, &mut body).await;
         // The Pod has just left, and the table that says who came is on its way.
         if matches!(outcome, Err(Refusal::Gone(_)))
             && parts.is_some()
@@ -536,7 +576,7 @@ impl Switch {
             let table = || self.table.load_full();
             if let Some(found) = self.holds.newer(route, SECOND_LOOK, external, table).await {
                 newer = found;
-                outcome = self.send_to_any(caller, &newer, &mut parts, &mut body).await;
+                outcome = self.send_to_any(caller, (&newer, pair), &mut parts, &mut body).await;
             }
         }
         if let (Err(Refusal::Denied { direction: Direction::Egress, why }), Some(own)) =
@@ -551,7 +591,7 @@ impl Switch {
     async fn send_to_any<B>(
         &self,
         caller: &Caller,
-        destination: &Destination,
+        (destination, pair): (&Destination, &Arc<Pair>),
         parts: &mut Option<Parts>,
         body: &mut Replay<B>,
     ) -> Result<Response<Reply>, Refusal>
@@ -584,6 +624,10 @@ impl Switch {
             };
             // Alone it gets everything, however busy it is.
             let open = (endpoints.len() > 1).then(|| load.enter());
+            let lent = match lent.is_end_stream() {
+                true => lent,
+                false => Body::new(Counted::sent(lent, pair)),
+            };
             let request = Request::from_parts(head, lent);
             let outcome = self.send_to(caller, &endpoints[index], request, open).await;
             self.learn(destination, caller, index, outcome.as_ref().err());

@@ -3,6 +3,10 @@
 use http_body_util::{BodyExt, Empty};
 
 use super::*;
+use crate::{
+    protocol::{RoutePort, ServiceKey, ServiceRoute, Services},
+    worker::{network::Router, peers::Peers},
+};
 
 #[test]
 fn refusals_survive_the_way_between_workers() {
@@ -67,4 +71,46 @@ fn requests_to_peers_are_absolute_and_name_the_pod() {
         get().header("host", "no authority"),
         "GET http://10.0.0.1:80/a?b=c\nwherry-pod: 10.0.0.1:80",
     );
+}
+
+#[tokio::test]
+async fn what_is_sent_is_counted_with_its_service() {
+    let key = |name: &str| ServiceKey { namespace: "shop".to_owned(), name: name.to_owned() };
+    let port = RoutePort {
+        name: String::new(),
+        port: 80,
+        protocol: Protocol::Tcp,
+        node_port: None,
+        endpoints: Vec::new(),
+    };
+    let cluster_ips = vec![IpAddr::from([10, 96, 0, 1])];
+    let cart = ServiceRoute {
+        key: key("cart"),
+        cluster_ips,
+        ports: vec![port],
+        ..ServiceRoute::default()
+    };
+    let here = Here {
+        node: "node-1".to_owned(),
+        namespace: "shop".to_owned(),
+        cluster_domain: "cluster.local".to_owned(),
+    };
+    let mut router = Router::new(here.clone(), Peers::default());
+    router.apply(Services::Replace(vec![cart]));
+    let switch = Switch::new(here);
+    switch.publish_table(router.table());
+    let destination = switch.resolve("cart", 80).expect("it has this port");
+    let (parts, ()) = Request::get("/").body(()).expect("a request").into_parts();
+    let caller = Caller::outside([192, 0, 2, 7].into());
+    let nothing = Replay::new(Empty::<Bytes>::new());
+    let sent = switch.send(&caller, &destination, parts, nothing).await;
+    assert_eq!(sent.err().map(|refusal| refusal.status().as_u16()), Some(503));
+    // A new table goes on counting.
+    router.apply(Services::Upsert(Vec::new()));
+    switch.publish_table(router.table());
+    let told = switch.traffic.tell(&switch.table());
+    let pair = "source=\"outside\",service=\"shop/cart\",port=\"80\"";
+    assert_eq!(told["wherry_requests_total"], [format!("{{{pair},code=\"5xx\"}} 1")]);
+    let times = told["wherry_request_duration_seconds"].last();
+    assert_eq!(times, Some(&format!("_count{{{pair}}} 1")));
 }

@@ -52,6 +52,7 @@ use super::{
     policy::Caller,
     reply::{Replay, Reply},
     switch::Switch,
+    traffic::INGRESS,
 };
 use crate::protocol::{IngressRule, IngressTable, ServiceKey};
 
@@ -218,7 +219,7 @@ where
     S: AsyncRead + AsyncWrite + Send + Unpin + 'static,
 {
     let client = Arc::new(Client {
-        caller: Caller::outside(remote.ip()),
+        caller: Caller::outside_by(remote.ip(), INGRESS),
         word: HeaderValue::try_from(remote.ip().to_canonical().to_string())
             .expect("an address is visible ASCII"),
         remote,
@@ -276,6 +277,10 @@ async fn answer(
             page(status, &why)
         }
     };
+    if !line.rule.is_empty() {
+        let counters = door.switch.traffic.rules.of(&line.rule);
+        counters.ended(Some(response.status()), begun.elapsed());
+    }
     door.log.note(&line.text(response.status(), begun.elapsed()));
     Ok(response)
 }
