@@ -6,7 +6,6 @@
 //!   POST /port/{namespace}/{pod}/{port}?uid=…                            bytes both ways
 //!   GET  /record/{namespace}/{pod}?uid=…                                 JSON, see
 //!   GET  /world/{namespace}/{pod}/{container}?uid=…                      `protocol/stream.rs`
-//!   GET  /metrics                                                        of all workers, as text
 //! ```
 //!
 //! The bodies of request and answer are the two directions. The agent finds the Pod, opens a
@@ -18,7 +17,7 @@ use std::{path::PathBuf, sync::Arc, time::Duration};
 use axum::{
     body::Body,
     extract::{Path, RawQuery, State},
-    http::{HeaderValue, StatusCode, header},
+    http::StatusCode,
     response::{IntoResponse, Response},
 };
 use futures::{SinkExt as _, StreamExt as _, TryStreamExt as _};
@@ -167,8 +166,8 @@ pub async fn world(
     context.stream((namespace, pod, uid), None, open, Body::empty()).await
 }
 
-/// `GET /metrics`: what all workers of the node tell of their traffic.
-pub async fn all_metrics(State(context): State<Context>) -> Response {
+/// What all workers of the node tell of their traffic, as Prometheus reads it.
+pub async fn traffic(context: &Context) -> String {
     let (mut all, mut silent) = (Vec::new(), 0);
     for socket in workers(&context.sockets).await {
         match told(&socket).await {
@@ -180,8 +179,7 @@ pub async fn all_metrics(State(context): State<Context>) -> Response {
         }
     }
     all.push(Samples::from([(SILENT.to_owned(), vec![format!(" {silent}")])]));
-    let kind = HeaderValue::from_static("text/plain; version=0.0.4; charset=utf-8");
-    ([(header::CONTENT_TYPE, kind)], metrics::text(&all)).into_response()
+    metrics::text(&all)
 }
 
 /// Where workers listen, in the order of their names.

@@ -7,7 +7,7 @@
 //! again with growing delays.
 //!
 //! Served: `GET /logs/{namespace}/{pod}/{container}?…` (see `logs.rs`), `GET /usage` (see
-//! `accounts.rs`), `GET /metrics` (see `starts.rs`), `GET /healthz`, and the streams of
+//! `accounts.rs`), `GET /metrics` (see `starts.rs` and `metrics.rs`), `GET /healthz`, and the streams of
 //! `streams.rs`.
 
 use std::{collections::HashMap, path::PathBuf, sync::Arc, time::Duration};
@@ -206,11 +206,12 @@ async fn serve(client: &kube::Client, app: Router) -> Result<(), String> {
 }
 
 fn router(context: Context, streams: streams::Context) -> Router {
+    let workers = streams.clone();
+    let metrics = async move |State(context): State<Context>| metrics(&context, &workers).await;
     let streams = Router::new()
         .route("/exec/{namespace}/{pod}/{container}", post(streams::exec))
         .route("/attach/{namespace}/{pod}/{container}", post(streams::attach))
         .route("/port/{namespace}/{pod}/{port}", post(streams::port))
-        .route("/metrics", get(streams::all_metrics))
         .route("/record/{namespace}/{pod}", get(streams::record))
         .route("/world/{namespace}/{pod}/{container}", get(streams::world))
         // A stream takes as much as it likes: nothing is collected.
@@ -229,9 +230,11 @@ async fn usage(State(context): State<Context>) -> Json<Vec<Row>> {
     Json(context.accounts.all(Timestamp::now()))
 }
 
-async fn metrics(State(context): State<Context>) -> Response {
+/// What starts took, and what the workers tell of their traffic.
+async fn metrics(context: &Context, workers: &streams::Context) -> Response {
+    let text = context.accounts.starts.text() + &streams::traffic(workers).await;
     let kind = HeaderValue::from_static("text/plain; version=0.0.4; charset=utf-8");
-    ([(header::CONTENT_TYPE, kind)], context.accounts.starts.text()).into_response()
+    ([(header::CONTENT_TYPE, kind)], text).into_response()
 }
 
 async fn container_logs(
