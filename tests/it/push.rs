@@ -140,10 +140,11 @@ fn what_is_pushed_runs() {
     let top = cluster.kubectl_ok(&["top", "pod", "greeter", "--no-headers"]);
     assert!(top.starts_with("greeter "), "{top}");
     println!("{top}");
+    const COUNT: &str = "wherry_cold_start_seconds_count{";
     let metrics = ["get", "--raw", "/api/v1/nodes/node-1/proxy/metrics"];
     let counts = wait_for("all parts of the start are counted", || {
         let metrics = cluster.kubectl_ok(&metrics);
-        let counts: Vec<&str> = metrics.lines().filter(|it| it.contains("_count{")).collect();
+        let counts: Vec<&str> = metrics.lines().filter(|it| it.starts_with(COUNT)).collect();
         let all = counts.len() == 7 && counts.iter().all(|line| !line.ends_with(" 0"));
         all.then(|| counts.join("\n"))
     });
