@@ -27,7 +27,7 @@ pub const OPEN: &str = "wherry_connections_open";
 pub const ROUTE_REQUESTS: &str = "wherry_ingress_requests_total";
 /// Until the head of the answer, by rule of an Ingress.
 pub const ROUTE_DURATION: &str = "wherry_ingress_request_duration_seconds";
-/// Steps of requests and starts.
+/// Steps of requests; those of starts are counted by the agent.
 pub const PHASES: &str = "wherry_phase_seconds";
 /// What was left out for want of room.
 pub const LEFT_OUT: &str = "wherry_traffic_left_out";
@@ -45,7 +45,7 @@ const FAMILIES: [(&str, &str, &str); 12] = [
     (OPEN, "gauge", "These connections, as far as they are open now."),
     (ROUTE_REQUESTS, "counter", "Requests by rule of an Ingress."),
     (ROUTE_DURATION, "histogram", "Time from a request to the head of its answer."),
-    (PHASES, "histogram", "Steps of requests to handlers, of wakes, and of starts."),
+    (PHASES, "histogram", "Steps of requests to handlers, and of wakes."),
     (LEFT_OUT, "gauge", "Pairs of workloads and Services that are not shown: too many."),
     (SILENT, "gauge", "Workers of this node that did not tell their metrics."),
 ];

@@ -465,13 +465,14 @@ impl Shelf {
         self.lock().instances.pop_back().map(|(instance, _)| instance)
     }
 
-    /// Takes out those that came before a moment; whether others remain.
-    fn take_older(&self, than: Instant) -> (Vec<Instance>, bool) {
+    /// Takes out those that came before a moment; since when the oldest of the others rests.
+    fn take_older(&self, than: Instant) -> (Vec<Instance>, Option<Instant>) {
         let mut resting = self.lock();
         let old = resting.instances.iter().take_while(|(_, since)| *since <= than).count();
         let old = resting.instances.drain(..old).map(|(instance, _)| instance).collect();
-        resting.is_watched = !resting.instances.is_empty();
-        (old, resting.is_watched)
+        let oldest = resting.instances.front().map(|(_, since)| *since);
+        resting.is_watched = oldest.is_some();
+        (old, oldest)
     }
 }
 
@@ -493,15 +494,15 @@ impl Inner {
 
 /// Drops instances that nobody needs, until none rests or their handler is gone.
 async fn give_back(handler: Weak<Inner>, rest_max: Duration) {
+    let mut due = Instant::now() + rest_max;
     loop {
-        tokio::time::sleep(rest_max).await;
+        tokio::time::sleep_until(due).await;
         let Some(handler) = handler.upgrade() else { return };
         let now = Instant::now();
-        let (old, others) = handler.shelf.take_older(now.checked_sub(rest_max).unwrap_or(now));
+        let (old, oldest) = handler.shelf.take_older(now.checked_sub(rest_max).unwrap_or(now));
         drop((old, handler));
-        if !others {
-            return;
-        }
+        let Some(since) = oldest else { return };
+        due = since + rest_max;
     }
 }
 
