@@ -224,8 +224,8 @@ pub fn parse_time(text: &str) -> Option<Timestamp> {
 /// Keys of an object in the order of the wire, then whatever else there is in its own order.
 const OBJECT_ORDER: &[&str] = &["kind", "apiVersion", "metadata", "spec", "status"];
 
-/// Keys of `metadata` in the order of the wire.
-const METADATA_ORDER: &[&str] = &[
+/// All keys of `metadata`, in the order of the wire.
+pub(crate) const METADATA_ORDER: &[&str] = &[
     "name",
     "generateName",
     "namespace",

@@ -6,29 +6,11 @@
 use serde_json::{Map, Value};
 
 use super::schema::{Additional, Form, Schema};
+use crate::meta::METADATA_ORDER;
 
 /// Paths of dropped fields that are remembered: a body of nothing else would otherwise be answered
 /// with a text of its own size.
 const REPORTED_MAX: usize = 100;
-
-/// The fields of metadata; anything else in it is unknown.
-const METADATA: [&str; 15] = [
-    "name",
-    "generateName",
-    "namespace",
-    "selfLink",
-    "uid",
-    "resourceVersion",
-    "generation",
-    "creationTimestamp",
-    "deletionTimestamp",
-    "deletionGracePeriodSeconds",
-    "labels",
-    "annotations",
-    "ownerReferences",
-    "finalizers",
-    "managedFields",
-];
 
 /// Drops what the schema of a whole object does not know; the paths of what was dropped.
 pub fn prune(schema: &Schema, object: &mut Value) -> Vec<String> {
@@ -99,7 +81,7 @@ fn metadata(metadata: &mut Value, path: &str, dropped: &mut Vec<String>) {
         return;
     };
     map.retain(|key, _| {
-        let known = METADATA.contains(&key.as_str());
+        let known = METADATA_ORDER.contains(&key.as_str());
         if !known && dropped.len() < REPORTED_MAX {
             dropped.push(join(path, key));
         }
