@@ -13,6 +13,8 @@ TEST := $(REQUIRED) $(CARGO) test --release --workspace
 # Compiled in a third of the time; for tests that run for minutes, not for hours.
 QUICK := $(TEST) --config tests/harness.toml
 APPS := sample-apps/dist
+# RocksDB's headers are parsed once; see there.
+export PATH := $(CURDIR)/tests/compilers:$(PATH)
 
 .PHONY: dev test test-slow test-s3 fuzz clients verify fix sim bless apps dashboard screenshots build bench chaos chaos-seeded power-cuts flipped-bit attacks autonomy setup
 
