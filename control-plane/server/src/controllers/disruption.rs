@@ -3,6 +3,7 @@
 //! Owns: the status of PodDisruptionBudgets, but for what an eviction takes from it
 //! (`apiserver/verbs/pods.rs`): that one lowers `disruptionsAllowed` and names the Pod in
 //! `disruptedPods`, under the status's revision, so two evictions cannot both take the last place.
+//! And the end of the condition DisruptionTarget on Pods that were spared after all.
 //!
 //! A Pod named there does not count as healthy until it is gone; one that is still there after
 //! [`EVICTION_MAX`] was not evicted after all, and counts again.
@@ -15,12 +16,13 @@ use std::time::Duration;
 
 use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::api::apps::v1::{Deployment, ReplicaSet, StatefulSet};
-use k8s_openapi::api::core::v1::{Pod, ReplicationController};
+use k8s_openapi::api::core::v1::{Pod, PodCondition, ReplicationController};
 use k8s_openapi::api::policy::v1::{
     PodDisruptionBudget, PodDisruptionBudgetSpec, PodDisruptionBudgetStatus,
 };
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
+use serde_json::json;
 
 use super::cache::{Cache, Change, Key};
 use super::events::Note;
@@ -32,6 +34,8 @@ use super::write::{Write, status_patch};
 
 /// An evicted Pod is gone or on its way out by then, as in Kubernetes.
 const EVICTION_MAX: SignedDuration = SignedDuration::from_mins(2);
+/// Why a node itself ends a Pod: that may take it any time.
+const BY_NODE: &str = "TerminationByKubelet";
 const COMPONENT: &str = "controllermanager";
 
 /// The size that one owner of Pods is asked for.
@@ -59,6 +63,9 @@ fn wake(cache: &Cache, change: &Change, keys: &mut Vec<Key>) {
     }
     let namespace = change.key.namespace();
     if let Some((before, after)) = change.of::<Pod>() {
+        if after.and_then(disrupted_since).is_some() {
+            keys.push(change.key.clone());
+        }
         if let (Some(before), Some(after)) = (before, after)
             && facts(before) == facts(after)
         {
@@ -107,6 +114,10 @@ fn covers(budget: &PodDisruptionBudget, pod: &Pod) -> bool {
 
 fn reconcile(view: &View<'_>, key: &Key) -> Plan {
     let namespace = key.namespace();
+    if key.kind.is("", "Pod") {
+        let pod = view.cache.get::<Pod>(namespace, key.name());
+        return pod.map_or_else(Plan::default, |pod| spared(&pod, view.now));
+    }
     let Some(budget) = view.cache.get::<PodDisruptionBudget>(namespace, key.name()) else {
         return Plan::default();
     };
@@ -114,6 +125,41 @@ fn reconcile(view: &View<'_>, key: &Key) -> Plan {
     let pods: Vec<Arc<Pod>> = pods.collect();
     let owners = owners(view.cache, &pods);
     plan(&Snapshot { budget, pods, owners }, view.now)
+}
+
+/// Since when a Pod says that it is about to be deleted; none when it is, or has ended.
+fn disrupted_since(pod: &Pod) -> Option<Timestamp> {
+    if pods::is_deleting(pod) || pods::is_finished(pod) {
+        return None;
+    }
+    let held = pods::condition(pod, pods::DISRUPTED).filter(|held| held.status == "True")?;
+    let by_node = held.reason.as_deref() == Some(BY_NODE);
+    held.last_transition_time.as_ref().filter(|_| !by_node).map(|time| time.0)
+}
+
+/// A Pod that was to be deleted and is still there after [`EVICTION_MAX`] was spared: it does not say
+/// any more that it is disrupted, so that a later failure is its own.
+pub fn spared(pod: &Pod, now: Timestamp) -> Plan {
+    let mut plan = Plan::default();
+    let Some(since) = disrupted_since(pod) else { return plan };
+    let left = EVICTION_MAX - now.duration_since(since);
+    if let Ok(left) = Duration::try_from(left)
+        && !left.is_zero()
+    {
+        plan.look_again(left);
+        return plan;
+    }
+    let status = pod.status.as_ref();
+    let mut conditions = status.and_then(|status| status.conditions.clone()).unwrap_or_default();
+    conditions.retain(|held| held.type_ != pods::DISRUPTED);
+    conditions.push(PodCondition {
+        type_: pods::DISRUPTED.to_string(),
+        status: "False".to_string(),
+        last_transition_time: Some(Time(now)),
+        ..PodCondition::default()
+    });
+    plan.writes.push(Write::patch_status(pod, json!({"status": {"conditions": conditions}})));
+    plan
 }
 
 /// The owners of Pods that have a size. A Pod that nobody controls has none and does not count.
@@ -170,6 +216,7 @@ pub fn plan(snapshot: &Snapshot, now: Timestamp) -> Plan {
     });
     let healthy = i32::try_from(healthy.count()).unwrap_or(i32::MAX);
     let counted = expected(spec, snapshot);
+    plan.writes.extend(unmanaged(spec, snapshot));
     let mut status = PodDisruptionBudgetStatus {
         observed_generation: budget.metadata.generation,
         disrupted_pods: (!disrupted.is_empty()).then_some(disrupted),
@@ -251,6 +298,22 @@ fn expected(spec: &PodDisruptionBudgetSpec, snapshot: &Snapshot) -> Result<(i32,
         }
         (None, None) => Ok((found, 0)),
     }
+}
+
+/// Pods that nobody controls have no size that a part of could be taken.
+fn unmanaged(spec: &PodDisruptionBudgetSpec, snapshot: &Snapshot) -> Option<Write> {
+    let by_number = spec.max_unavailable.is_none()
+        && !matches!(spec.min_available, Some(IntOrString::String(_)));
+    let mut alone = snapshot.pods.iter().filter(|pod| controller_of(&pod.metadata).is_none());
+    let pod = alone.next().filter(|_| !by_number)?;
+    let message = format!(
+        "Pods selected by this PodDisruptionBudget, such as {}, were found to be unmanaged. As a \
+         result, the status of the PDB cannot be calculated correctly. To account for these pods \
+         please set \".spec.minAvailable\" to an integer value.",
+        name_of(&pod.metadata)
+    );
+    let note = Note::warning(COMPONENT, &*snapshot.budget, "UnmanagedPods", message);
+    Some(Write::tell(note))
 }
 
 /// A number, or a percentage of the total rounded up.

@@ -116,6 +116,39 @@ fn what_cannot_be_counted_allows_nothing() {
 }
 
 #[test]
+fn pods_that_nobody_controls_need_a_number() {
+    let told = |spec: &str| shown(&snapshot(spec, 3, &THREE), 0).1;
+    assert!(told("maxUnavailable: 1").contains("Warning UnmanagedPods: "));
+    assert!(told("minAvailable: 50%").contains("such as a, were found to be unmanaged"));
+    assert_eq!(told("minAvailable: 2"), "");
+    let mut owned = snapshot("maxUnavailable: 1", 3, &["a ready"]);
+    let owner = super::super::testing::owner("web");
+    Arc::make_mut(&mut owned.pods[0]).metadata.owner_references = Some(vec![owner]);
+    assert_eq!(shown(&owned, 0).1, "");
+}
+
+#[test]
+fn a_pod_that_was_spared_does_not_say_for_ever_that_it_is_disrupted() {
+    let pod = |reason: &str, more: &str| -> Pod {
+        yaml(&format!(
+            "metadata: {{name: a, namespace: d{more}}}\n\
+             status: {{phase: Running, conditions: [{{type: Ready, status: \"True\"}}, \
+             {{type: DisruptionTarget, status: \"True\", reason: {reason}, \
+             lastTransitionTime: 2023-11-14T22:13:20Z}}]}}"
+        ))
+    };
+    let taint = "DeletionByTaintManager";
+    let waits = spared(&pod(taint, ""), at(30));
+    assert_eq!((text(&waits.writes), waits.again), (String::new(), Some(Duration::from_secs(90))));
+    let shown = text(&spared(&pod(taint, ""), at(120)).writes);
+    assert!(shown.contains(r#""status":"False","type":"DisruptionTarget""#), "{shown}");
+    assert!(shown.contains(r#""status":"True","type":"Ready""#), "the rest stays: {shown}");
+    let deleting = ", deletionTimestamp: 2024-01-01T00:00:00Z";
+    assert_eq!(text(&spared(&pod(taint, deleting), at(120)).writes), "");
+    assert_eq!(text(&spared(&pod("TerminationByKubelet", ""), at(120)).writes), "");
+}
+
+#[test]
 fn planning_again_changes_nothing() {
     let mut world = snapshot("minAvailable: 2", 3, &THREE);
     let first = plan(&world, at(0));
