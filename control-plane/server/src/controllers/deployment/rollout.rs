@@ -114,8 +114,11 @@ fn shrink_old(rollout: &mut Rollout<'_>) {
 /// way or paused keeps its mix.
 pub fn scale(rollout: &mut Rollout<'_>) {
     let wanted = rollout.limits.replicas;
+    let desired = wanted.to_string();
     let saturated = rollout.new.as_ref().is_some_and(|new| {
-        new.size == wanted && new.available() == wanted && new.annotation(super::DESIRED).is_some()
+        // One that was sized for another number only happens to be as large.
+        let sized_for_it = new.annotation(super::DESIRED) == Some(desired.as_str());
+        new.size == wanted && new.available() == wanted && sized_for_it
     });
     if let Some(only) = only_active(rollout) {
         only.size = wanted;

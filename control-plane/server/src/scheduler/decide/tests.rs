@@ -63,6 +63,33 @@ fn replicas_are_spread_and_the_free_node_is_taken() {
 }
 
 #[test]
+fn replicas_are_spread_over_zones_although_nobody_asks() {
+    let zone = |name: &str| format!(", topology.kubernetes.io/zone: {name}");
+    let nodes = |second: &str| {
+        cluster(&[
+            node("a1 4 8Gi", "", &zone("a")),
+            node("a2 4 8Gi", "", &zone("a")),
+            node("a3 4 8Gi", "", &zone("a")),
+            node("b1 4 8Gi", "", &zone(second)),
+        ])
+    };
+    let pods = |names: &[&str]| -> Vec<Need> {
+        names.iter().map(|name| pod(name, "cpu: 100m", "")).collect()
+    };
+    let mut two_zones = nodes("b");
+    let four = pods(&["1", "2", "3", "4"]);
+    assert_eq!(shown(&mut two_zones, &four), ["a1", "b1", "a2", "a3"]);
+    assert_eq!(shown(&mut nodes("a"), &four), ["a1", "a2", "a3", "b1"], "one zone is none");
+    // Who goes is counted off, and a node can come to another zone.
+    let siblings = |cluster: &Cluster| cluster.siblings(&four[0]).cloned();
+    assert_eq!(siblings(&two_zones), Some([(0, 3), (1, 1)].into()));
+    two_zones.put_node(&node("a1 4 8Gi", "", &zone("c")));
+    assert_eq!(siblings(&two_zones), Some([(0, 2), (1, 1), (2, 1)].into()));
+    four.iter().for_each(|need| two_zones.forget(&need.uid));
+    assert_eq!(siblings(&two_zones), None);
+}
+
+#[test]
 fn requests_are_counted_at_once() {
     let mut cluster = cluster(&[node("a 1 1Gi", "", "")]);
     let pods: Vec<Need> = ["1", "2", "3"].map(|name| pod(name, "cpu: 500m", "")).into();
@@ -72,6 +99,28 @@ fn requests_are_counted_at_once() {
     );
     cluster.forget("uid-1");
     assert_eq!(shown(&mut cluster, &pods[2..]), ["a"], "there is room again");
+}
+
+#[test]
+fn init_containers_count_beside_the_sidecars_that_were_started_before() {
+    let cpu = |init: &str| {
+        let spec = format!("  initContainers: [{init}]");
+        pod("p", "cpu: 300m", &spec).requests.cpu
+    };
+    let first = |cpu: &str| format!("{{name: i, resources: {{requests: {{cpu: {cpu}}}}}}}");
+    let sidecar = |cpu: &str| {
+        format!("{{name: s, restartPolicy: Always, resources: {{requests: {{cpu: {cpu}}}}}}}")
+    };
+    assert_eq!(cpu(&first("200m")), 300, "it has ended when the others begin");
+    assert_eq!(cpu(&first("500m")), 500);
+    assert_eq!(cpu(&sidecar("200m")), 500, "it runs beside the others");
+    assert_eq!(cpu(&[sidecar("200m"), first("400m")].join(", ")), 600);
+    assert_eq!(cpu(&[first("400m"), sidecar("200m")].join(", ")), 500);
+    let spec = "  initContainers: [{name: s, image: first, restartPolicy: Always, \
+         ports: [{containerPort: 80, hostPort: 80}]}]";
+    let need = pod("p", "", spec);
+    assert_eq!(need.images, ["first", "hello"]);
+    assert_eq!(need.ports, [("TCP".to_string(), String::new(), 80)]);
 }
 
 #[test]
@@ -300,7 +349,7 @@ fn spread_over_zones() {
     let decided = shown(&mut zones, &web);
     assert!(decided[0].starts_with('a'), "{decided:?}");
     assert_eq!(decided[1], full);
-    // With taints honoured the cordoned zone would still count: a cordon is no taint here.
+    // The cordoned zone counts: its taint is not honoured where the constraint does not say so.
     let three = spread(", minDomains: 3");
     let decided = shown(&mut zones, &[labelled("7", "web", &three)]);
     assert_eq!(decided, [full], "a third domain is missing, so the fewest are none");
