@@ -147,6 +147,7 @@ impl Placed {
             namespace: &self.need.namespace,
             labels: &self.need.labels,
             company: self.need.company.as_deref(),
+            leaving: self.leaving,
         }
     }
 }
@@ -430,7 +431,12 @@ impl Cluster {
         if let Some(placed) = self.placed.get_mut(&need.uid) {
             if placed.node == index && placed.need.class == need.class {
                 placed.assumed = false;
-                placed.leaving = leaving;
+                if placed.leaving != leaving {
+                    self.census.book(&placed.resident(), -1);
+                    placed.leaving = leaving;
+                    self.census.book(&placed.resident(), 1);
+                    self.company += 1;
+                }
                 return;
             }
             self.remove(&need.uid);
