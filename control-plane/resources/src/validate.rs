@@ -12,6 +12,7 @@ mod admission;
 mod autoscaling;
 mod cluster;
 mod custom;
+mod job;
 mod metadata;
 mod network;
 mod pod;
