@@ -318,7 +318,7 @@ impl Sim {
         for _ in 0..turns {
             match self.rng.random_range(0..8) {
                 0 | 1 => self.plan_one(),
-                2 => self.scheduler.schedule(1),
+                2 => self.scheduler.schedule(1, self.clock.instant),
                 3 => self.bind_one(),
                 _ => self.write_one(),
             }
@@ -342,7 +342,7 @@ impl Sim {
         while !self.leader.busy.is_empty() {
             self.write_one();
         }
-        self.scheduler.schedule(usize::MAX);
+        self.scheduler.schedule(usize::MAX, self.clock.instant);
         while !self.scheduler.orders.is_empty() {
             self.bind_one();
         }

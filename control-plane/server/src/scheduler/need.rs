@@ -130,6 +130,8 @@ pub struct Need {
     pub started: Option<Timestamp>,
     /// How often its binding was refused since the last news of it.
     pub refusals: u32,
+    /// How often it fitted nowhere, since the last news of its spec.
+    pub tries: u32,
     /// Equal for Pods that the same nodes can take.
     pub class: u64,
 }
