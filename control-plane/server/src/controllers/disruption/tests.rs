@@ -22,6 +22,9 @@ fn snapshot(spec: &str, size: i32, pods: &[&str]) -> Snapshot {
         ))),
         pods: pods.iter().map(|words| pod(words)).collect(),
         owners: Ok(vec![Owner { uid: "o".to_string(), size }]),
+        ask: Vec::new(),
+        unknown: false,
+        old_in: None,
     }
 }
 
@@ -125,6 +128,25 @@ fn pods_that_nobody_controls_need_a_number() {
     let owner = super::super::testing::owner("web");
     Arc::make_mut(&mut owned.pods[0]).metadata.owner_references = Some(vec![owner]);
     assert_eq!(shown(&owned, 0).1, "");
+}
+
+#[test]
+fn sizes_of_custom_resources_are_asked_for() {
+    let mut world = snapshot("maxUnavailable: 1", 3, &THREE);
+    world.ask = vec![Key::of::<Deployment>("d", "stands-for-one")];
+    world.unknown = true;
+    let asked = plan(&world, at(0));
+    assert_eq!(text(&asked.writes), "measure deployments.apps d/stands-for-one\n");
+    world.unknown = false;
+    let asked = plan(&world, at(0));
+    assert!(asked.writes.len() > 1, "what was known counts meanwhile");
+    world.ask.clear();
+    world.old_in = Some(Duration::from_secs(9));
+    assert_eq!(plan(&world, at(0)).again, Some(Duration::from_secs(9)));
+    let scale = |scale| Answers { at: at(0), queries: Vec::new(), scale, metrics: Vec::new() };
+    let five = serde_json::from_str(r#"{"spec": {"replicas": 5}}"#).expect("JSON");
+    assert_eq!(said(&scale(Ok(five))), Ok(5));
+    assert_eq!(said(&scale(Err("gone".to_string()))), Err("gone".to_string()));
 }
 
 #[test]
