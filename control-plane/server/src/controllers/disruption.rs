@@ -212,6 +212,7 @@ impl Snapshot {
                 Some(left) if !left.is_zero() => {
                     self.old_in = Some(self.old_in.map_or(left, |old_in| old_in.min(left)));
                 }
+                _ if self.ask.contains(key) => {}
                 _ => self.ask.push(key.clone()),
             }
             match answers.as_ref().map(|answers| said(answers)) {
