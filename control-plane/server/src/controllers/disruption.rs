@@ -152,8 +152,8 @@ fn disrupted_since(pod: &Pod) -> Option<Timestamp> {
     held.last_transition_time.as_ref().filter(|_| !by_node).map(|time| time.0)
 }
 
-/// A Pod that was to be deleted and is still there after [`EVICTION_MAX`] was spared: it does not say
-/// any more that it is disrupted, so that a later failure is its own.
+/// A Pod that was to be deleted and is still there after [`EVICTION_MAX`] was spared: it does not
+/// say any more that it is disrupted, so that a later failure is its own.
 pub fn spared(pod: &Pod, now: Timestamp) -> Plan {
     let mut plan = Plan::default();
     let Some(since) = disrupted_since(pod) else { return plan };

@@ -1,8 +1,9 @@
 //! Where a Pod's data is, or can be: claims, volumes and classes as far as they tie a Pod to nodes.
 //!
 //! A bound claim's volume says by its node affinity where it can be used, or by its labels in which
-//! zone it is. A claim whose class waits for its first consumer gets the node that the scheduler chose in an annotation; who provisions
-//! volumes makes one there, and with the claim bound the Pod is decided for again.
+//! zone it is. A claim whose class waits for its first consumer gets the node that the scheduler
+//! chose in an annotation; who provisions volumes makes one there, and with the claim bound the Pod
+//! is decided for again.
 
 use std::collections::{BTreeSet, HashMap};
 

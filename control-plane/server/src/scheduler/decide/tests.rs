@@ -371,7 +371,8 @@ fn a_spread_minds_the_nodes_and_pods_that_it_says() {
     let spread = |more: &str| {
         format!(
             "  topologySpreadConstraints: [{{topologyKey: zone, maxSkew: 1, \
-             whenUnsatisfiable: DoNotSchedule, labelSelector: {{matchLabels: {{app: web}}}}{more}}}]"
+             whenUnsatisfiable: DoNotSchedule, \
+             labelSelector: {{matchLabels: {{app: web}}}}{more}}}]"
         )
     };
     let mut world = zones();
@@ -424,8 +425,8 @@ fn others_are_meant_by_namespace_and_by_labels_of_ones_own() {
     world.place(&in_namespace("there", "e", "app: web, tenant: one", ""), "a1", false);
     let away = |name: &str, labels: &str, term: &str| {
         let spec = format!(
-            "{TIED}  affinity: {{podAntiAffinity: {{requiredDuringSchedulingIgnoredDuringExecution: \
-             [{{topologyKey: zone, {term}}}]}}}}"
+            "{TIED}  affinity: {{podAntiAffinity: \
+             {{requiredDuringSchedulingIgnoredDuringExecution: [{{topologyKey: zone, {term}}}]}}}}"
         );
         in_namespace(name, "d", labels, &spec)
     };
