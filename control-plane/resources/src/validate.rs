@@ -12,7 +12,6 @@ mod admission;
 mod autoscaling;
 mod cluster;
 mod custom;
-mod job;
 mod metadata;
 mod network;
 mod pod;

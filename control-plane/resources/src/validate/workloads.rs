@@ -1,6 +1,8 @@
 //! Rules for the kinds that make Pods: selectors that match templates, strategies, numbers,
 //! immutable fields.
 
+mod job;
+
 use std::borrow::Cow;
 
 use serde_json::{Value, json};
@@ -377,7 +379,7 @@ fn job_spec(spec: &Value, path: &str, errors: &mut Errors) {
         "OnFailure" | "Never" | "" => {}
         other => errors.unsupported(&field, other, &["OnFailure", "Never"]),
     }
-    super::job::policies(spec, path, errors);
+    job::policies(spec, path, errors);
 }
 
 /// A Job's work is fixed; what places its Pods may still change while it waits suspended.

@@ -1,9 +1,9 @@
 //! Rules for what a Job makes of failures and successes: its policies, limits by index, its
-//! manager. The rest of a Job stands in `workloads`.
+//! manager. The rest of a Job stands in the file above.
 
 use serde_json::Value;
 
-use super::{Errors, Reason, at, get, integer, nth};
+use super::super::{Errors, Reason, at, get, integer, nth};
 use crate::meta::{items, text};
 use crate::names;
 
@@ -17,7 +17,7 @@ const ACTIONS: [&str; 4] = ["Count", "FailIndex", "FailJob", "Ignore"];
 const NOT_INDEXED: &str = "requires indexed completion mode";
 
 /// Everything in a Job's spec that decides about failures and successes.
-pub(super) fn policies(spec: &Value, path: &str, errors: &mut Errors) {
+pub fn policies(spec: &Value, path: &str, errors: &mut Errors) {
     by_index(spec, path, errors);
     manager(spec, path, errors);
     if !get(spec, "podFailurePolicy").is_null() {
@@ -284,7 +284,7 @@ mod tests {
         let meta = json!({"name": "j", "namespace": "n", "uid": "u"});
         let mut job = json!({"metadata": meta, "spec": spec});
         crate::defaults::apply(kind, &mut job);
-        let errors = super::super::create(kind, &job);
+        let errors = super::super::super::create(kind, &job);
         let said: Vec<String> = errors.iter().map(ToString::to_string).collect();
         assert_eq!(said, expected);
     }
