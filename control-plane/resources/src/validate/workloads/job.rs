@@ -17,7 +17,7 @@ const ACTIONS: [&str; 4] = ["Count", "FailIndex", "FailJob", "Ignore"];
 const NOT_INDEXED: &str = "requires indexed completion mode";
 
 /// Everything in a Job's spec that decides about failures and successes.
-pub fn policies(spec: &Value, path: &str, errors: &mut Errors) {
+pub(super) fn policies(spec: &Value, path: &str, errors: &mut Errors) {
     by_index(spec, path, errors);
     manager(spec, path, errors);
     if !get(spec, "podFailurePolicy").is_null() {
