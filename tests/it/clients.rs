@@ -7,7 +7,7 @@ use std::process::Command;
 
 use expect_test::{Expect, expect};
 use wherry_tests::transcript::{self, masked};
-use wherry_tests::{Dev, l3, repository, text};
+use wherry_tests::{Dev, Options, l3, repository, text};
 
 #[test]
 fn the_first_acceptance_round() {
@@ -41,6 +41,14 @@ fn what_exists_after_the_start() {
 fn helm_installs_upgrades_rolls_back_and_uninstalls() {
     if l3() {
         transcript::check("helm.txt", &Dev::start());
+    }
+}
+
+#[test]
+fn workloads_as_people_drive_them() {
+    if l3() {
+        let options = Options { nodes: 3, ..Options::default() };
+        transcript::check("workloads.txt", &Dev::start_with(options));
     }
 }
 

@@ -14,7 +14,9 @@
 //! - the sizes of a Deployment's ReplicaSets add up to at most replicas + maxSurge, and a set
 //!   has at most as many active Pods as it asks for. After a scale-down the earlier number counts
 //!   until the leader has seen the new one and has nothing under way. (Pods of all ReplicaSets of a
-//!   Deployment together may be more: maxSurge counts sizes, in Kubernetes too.)
+//!   Deployment together may be more: maxSurge counts sizes, in Kubernetes too.) And no step of a
+//!   rollout takes Pods away without which, as its leader knows them, fewer work than maxUnavailable
+//!   lets;
 //! - an identity of a StatefulSet runs on one node at a time, whether that node is heard or not (a
 //!   Node object that is deleted says that the machine is gone);
 //! - a node runs one Pod of a DaemonSet, two of one that surges;
@@ -316,7 +318,7 @@ impl Sim {
         for _ in 0..turns {
             match self.rng.random_range(0..8) {
                 0 | 1 => self.plan_one(),
-                2 => self.scheduler.schedule(1),
+                2 => self.scheduler.schedule(1, self.clock.instant),
                 3 => self.bind_one(),
                 _ => self.write_one(),
             }
@@ -340,7 +342,7 @@ impl Sim {
         while !self.leader.busy.is_empty() {
             self.write_one();
         }
-        self.scheduler.schedule(usize::MAX);
+        self.scheduler.schedule(usize::MAX, self.clock.instant);
         while !self.scheduler.orders.is_empty() {
             self.bind_one();
         }
@@ -354,7 +356,8 @@ impl Sim {
         let at = self.rng.random_range(0..self.leader.queue.len());
         let job = self.leader.queue.iter().nth(at).expect("within the queue").clone();
         self.leader.queue.remove(&job);
-        self.leader.plan(job, self.clock);
+        self.leader.plan(job.clone(), self.clock);
+        self.check_step(&job);
     }
 
     /// Performs one write under way; the last of a plan tells the leader of all.

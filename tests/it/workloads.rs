@@ -1,10 +1,14 @@
 //! StatefulSets, DaemonSets, Deployments and Jobs with real processes and stock kubectl: rollouts,
-//! and data that outlives Pods and nodes.
+//! also under load, and data that outlives Pods and nodes.
 
 use std::path::PathBuf;
 
 use nix::sys::signal::Signal;
+use wherry_tests::load::Client;
 use wherry_tests::{Dev, Options, l3, signal, wait_for};
+
+/// The node port of `hello-http`.
+const HELLO: u16 = 30080;
 
 fn manifest(kind: &str, name: &str, spec: &str) -> String {
     format!(
@@ -97,6 +101,44 @@ fn rollouts_are_told_undone_and_restarted() {
     cluster.kubectl_ok(&["rollout", "resume", "deployment/web"]);
     rolled_out(&cluster, "deployment/web");
     assert_eq!(variable(&cluster, "deployment/web"), "3");
+}
+
+#[test]
+fn rollouts_under_load_fail_no_request() {
+    if !l3() {
+        return;
+    }
+    let cluster = Dev::start_with(Options { nodes: 2, ..Options::default() });
+    let web = "deployment/hello-http";
+    cluster.kubectl_ok(&["apply", "-f", "sample-apps/hello-http/app.yaml"]);
+    cluster.kubectl_ok(&["scale", web, "--replicas=4"]);
+    rolled_out(&cluster, web);
+    wait_for("the node port answers", || {
+        cluster.get(HELLO, "/bench").filter(|(status, _)| *status == 200)
+    });
+    let load = Client::start((cluster.address, HELLO).into(), "/bench");
+    for round in ["ROUND=1", "ROUND=2", "ROUND=3"] {
+        cluster.kubectl_ok(&["set", "env", web, round]);
+        rolled_out(&cluster, web);
+    }
+    cluster.kubectl_ok(&["rollout", "undo", web]);
+    rolled_out(&cluster, web);
+    cluster.kubectl_ok(&["rollout", "restart", web]);
+    rolled_out(&cluster, web);
+    cluster.kubectl_ok(&["scale", web, "--replicas=2"]);
+    wait_for("only two Pods are left", || {
+        let names = cluster.kubectl_ok(&["get", "pods", "-l", "app=hello-http", "-o", "name"]);
+        (names.lines().count() == 2).then_some(())
+    });
+    let seen = load.finish().expect("the client counts");
+    println!(
+        "{} requests over five rollouts and a scale-down: {} failed, p99 {:.1} ms",
+        seen.answered(),
+        seen.failures.len(),
+        seen.p99()
+    );
+    assert!(seen.failures.is_empty(), "{:#?}", seen.failures);
+    assert!(seen.answered() > 100, "{} requests", seen.answered());
 }
 
 /// Where the data of a claim is: its node, and the folder there.

@@ -75,7 +75,8 @@ impl Brief {
     fn of(kind: &Kind, object: &Value) -> Brief {
         let is_pod = kind.kind == "Pod";
         let request = text(object, "/spec/containers/0/resources/requests/cpu");
-        let ready = is_pod && text(object, "/status/conditions/0/status") == "True";
+        let mut conditions = object["status"]["conditions"].as_array().into_iter().flatten();
+        let ready = conditions.any(|held| held["type"] == "Ready" && held["status"] == "True");
         let size = if kind.kind == "Job" { "/spec/parallelism" } else { "/spec/replicas" };
         Brief {
             uid: uid(object).to_string(),
@@ -84,7 +85,7 @@ impl Brief {
             app: label(object, "app").to_string(),
             deleting: is_deleting(object),
             finished: is_pod && is_finished(object),
-            ready: ready && !is_finished(object),
+            ready: is_pod && ready && !is_finished(object),
             cpu_millis: request.trim_end_matches('m').parse().unwrap_or(0),
             tracked: is_pod && object["metadata"]["finalizers"].get(0).is_some(),
             generation: number(object, "/metadata/generation"),

@@ -39,6 +39,56 @@ impl Sim {
         }
     }
 
+    /// A step of a rolling update takes no Pod away, as far as its leader knows, without which fewer
+    /// work than maxUnavailable lets. (Who scales down takes part of what works, too.)
+    pub(super) fn check_step(&self, job: &Job) {
+        let (row, key) = (&self.controllers[job.0], &job.1);
+        let cache = &self.leader.cache;
+        let deployment = cache.get::<Deployment>(key.namespace(), key.name());
+        let busy = self.leader.busy.get(job);
+        let (Some(deployment), Some(busy), "deployment") = (deployment, busy, row.name) else {
+            return;
+        };
+        let mut sizes: BTreeMap<&str, i64> = BTreeMap::new();
+        for write in &busy.left {
+            if let Action::Patch { target, body, .. } = &write.action
+                && let Some(size) = body["spec"]["replicas"].as_i64()
+            {
+                sizes.insert(target.key.name(), size);
+            }
+        }
+        if sizes.is_empty() {
+            return;
+        }
+        let spec = json!(deployment.spec);
+        if text(&spec, "/strategy/type") != "RollingUpdate" {
+            return;
+        }
+        let (replicas, limits) = (number(&spec, "/replicas"), &spec["strategy"]["rollingUpdate"]);
+        let away = match (number(limits, "/maxSurge"), number(limits, "/maxUnavailable")) {
+            (0, 0) => 1,
+            (_, away) => away,
+        };
+        let (mut works, mut left, mut shrinks) = (0, 0, false);
+        for set in cache.controlled::<ReplicaSet>(deployment.metadata.uid.as_deref().unwrap_or(""))
+        {
+            let set = json!(*set);
+            let asked = number(&set, "/spec/replicas");
+            let size = sizes.get(text(&set, "/metadata/name")).copied().unwrap_or(asked);
+            let sized_for =
+                text(&set, "/metadata/annotations/deployment.kubernetes.io~1desired-replicas");
+            if asked > 0 && sized_for != replicas.to_string() {
+                return;
+            }
+            let available = number(&set, "/status/availableReplicas").min(asked);
+            works += available;
+            left += available.min(size);
+            shrinks |= size < asked;
+        }
+        let least = works.min(replicas - away);
+        assert!(!shrinks || left >= least, "{key} keeps {left} that work where {least} are to");
+    }
+
     /// What runs where: identities once, daemons once a node, data where its volume is.
     fn check_guests(&self) {
         let mut at: BTreeMap<&str, &str> = BTreeMap::new();

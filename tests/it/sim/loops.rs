@@ -229,8 +229,8 @@ impl Scheduler {
         }
     }
 
-    pub fn schedule(&mut self, count: usize) {
-        self.desk.look_again();
+    pub fn schedule(&mut self, count: usize, now: Instant) {
+        self.desk.look_again(now);
         for (need, decision) in self.desk.decide(count) {
             let (node, claims, victims) = match decision {
                 Decision::Bind { node } => (node, Vec::new(), Vec::new()),
@@ -239,12 +239,12 @@ impl Scheduler {
                     (node, claims, Vec::new())
                 }
                 Decision::Unschedulable { .. } => {
-                    self.desk.queue.stick(need);
+                    self.desk.stick(need, now);
                     continue;
                 }
                 Decision::Preempt { node, victims, .. } => {
                     self.less_important(&need, &victims);
-                    self.desk.queue.stick(need.clone());
+                    self.desk.stick(need.clone(), now);
                     (node, Vec::new(), victims)
                 }
             };

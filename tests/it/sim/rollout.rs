@@ -4,6 +4,9 @@
 //! The rules: new Pods come while all together are fewer than replicas + maxSurge. Old Pods go, one
 //! after the other, while what is available stays at replicas - maxUnavailable: first those that do
 //! not work, the oldest ReplicaSet first. A step does the one or the other.
+//!
+//! And without any model of the steps: whatever Pods do, no step breaks the bounds, and when all work
+//! in the end the rollout arrives.
 
 use proptest::prelude::*;
 use wherry_control_plane::controllers::deployment::{Snapshot, plan};
@@ -151,5 +154,62 @@ proptest! {
     #[test]
     fn the_rolling_update_follows_its_rules(world in worlds()) {
         prop_assert_eq!(planned(&world), expected(&world), "{:?}", world);
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 300, ..ProptestConfig::default() })]
+
+    #[test]
+    fn rollouts_keep_their_bounds_and_arrive(
+        mut world in worlds(),
+        luck in prop::collection::vec(0..3_i64, LUCK),
+    ) {
+        let away = if world.surge + world.unavailable == 0 { 1 } else { world.unavailable };
+        let least = world.replicas - away.min(world.replicas);
+        for step in 0..STEPS_MAX {
+            let (new, old) = planned(&world);
+            let was = world.total();
+            let worked = world.works();
+            world.become_of(new, &old);
+            let most = was.max(world.replicas + world.surge);
+            prop_assert!(world.total() <= most, "step {}: {:?}", step, world);
+            prop_assert!(world.works() >= worked.min(least), "step {}: {:?}", step, world);
+            if new == world.replicas && old.iter().all(|size| *size == 0) {
+                return Ok(());
+            }
+            // So many more Pods of each ReplicaSet work; in the end all do.
+            let more = luck.get(step).copied().unwrap_or(i64::MAX);
+            for size in world.old.iter_mut().chain([&mut world.new]) {
+                size.available = size.available.saturating_add(more).min(size.asked);
+            }
+        }
+        prop_assert!(false, "it does not arrive: {:?}", world);
+    }
+}
+
+/// Steps in which chance decides how many Pods work, and those in which a rollout has to arrive.
+const LUCK: usize = 30;
+const STEPS_MAX: usize = 150;
+
+impl World {
+    fn sizes(&self) -> impl Iterator<Item = &Size> {
+        self.old.iter().chain([&self.new])
+    }
+
+    fn total(&self) -> i64 {
+        self.sizes().map(|size| size.asked).sum()
+    }
+
+    fn works(&self) -> i64 {
+        self.sizes().map(|size| size.available).sum()
+    }
+
+    /// The ReplicaSets get these sizes. Pods that do not work go first.
+    fn become_of(&mut self, new: i64, old: &[i64]) {
+        let asked = old.iter().copied().chain([new]);
+        for (size, asked) in self.old.iter_mut().chain([&mut self.new]).zip(asked) {
+            *size = Size { asked, available: size.available.min(asked) };
+        }
     }
 }

@@ -17,7 +17,7 @@ struct Bug {
     found_by: &'static str,
 }
 
-const BUGS: [Bug; 3] = [
+const BUGS: [Bug; 4] = [
     Bug {
         what: "eviction from a silent node does not wait for the node to say that the Pod ended",
         row: Controller { reconcile: forced, ..node::CONTROLLER },
@@ -27,6 +27,11 @@ const BUGS: [Bug; 3] = [
         what: "a rollout makes one Pod more than surge lets it",
         row: Controller { reconcile: generous, ..deployment::CONTROLLER },
         found_by: " are allowed",
+    },
+    Bug {
+        what: "a rollout takes one Pod more away than maxUnavailable lets it",
+        row: Controller { reconcile: hasty, ..deployment::CONTROLLER },
+        found_by: " that work where ",
     },
     Bug {
         what: "the garbage collector overlooks Pods",
@@ -53,6 +58,20 @@ fn generous(view: &View<'_>, key: &Key) -> Plan {
             && let Some(replicas) = body["spec"]["replicas"].as_i64().filter(|size| *size > 1)
         {
             body["spec"]["replicas"] = (replicas + 1).into();
+        }
+    }
+    plan
+}
+
+fn hasty(view: &View<'_>, key: &Key) -> Plan {
+    let mut plan = (deployment::CONTROLLER.reconcile)(view, key);
+    for write in &mut plan.writes {
+        let shrinks = write.to_string().contains("Scaled down");
+        if let Action::Patch { body, .. } = &mut write.action
+            && let Some(replicas) = body["spec"]["replicas"].as_i64().filter(|size| *size > 0)
+            && shrinks
+        {
+            body["spec"]["replicas"] = (replicas - 1).into();
         }
     }
     plan

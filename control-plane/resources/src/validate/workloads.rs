@@ -1,6 +1,8 @@
 //! Rules for the kinds that make Pods: selectors that match templates, strategies, numbers,
 //! immutable fields.
 
+mod job;
+
 use std::borrow::Cow;
 
 use serde_json::{Value, json};
@@ -377,6 +379,7 @@ fn job_spec(spec: &Value, path: &str, errors: &mut Errors) {
         "OnFailure" | "Never" | "" => {}
         other => errors.unsupported(&field, other, &["OnFailure", "Never"]),
     }
+    job::policies(spec, path, errors);
 }
 
 /// A Job's work is fixed; what places its Pods may still change while it waits suspended.
@@ -384,9 +387,15 @@ pub(super) fn job_change(new: &Object, old: &Object, errors: &mut Errors) {
     let (new_spec, old_spec) = (get(new, "spec"), get(old, "spec"));
     let is_indexed = text(new_spec, "completionMode") == "Indexed";
     let same_as_parallelism = integer(new_spec, "completions") == integer(new_spec, "parallelism");
-    for key in
-        ["completions", "selector", "completionMode", "podFailurePolicy", "backoffLimitPerIndex"]
-    {
+    for key in [
+        "completions",
+        "selector",
+        "completionMode",
+        "podFailurePolicy",
+        "backoffLimitPerIndex",
+        "managedBy",
+        "successPolicy",
+    ] {
         // An indexed Job grows and shrinks by both numbers together.
         let is_elastic = key == "completions" && is_indexed && same_as_parallelism;
         if !is_elastic {

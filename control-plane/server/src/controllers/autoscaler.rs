@@ -36,6 +36,7 @@ use super::cache::{Cache, Change, Key, Memo, Object};
 use super::errands::{Answers, Measure, Query};
 use super::events::Note;
 use super::reconcile::{Controller, Plan, View};
+use super::replicaset::name_of;
 use super::write::{Action, Target, Write, status_patch};
 use demand::Demand;
 pub use pace::Memory;
@@ -56,6 +57,8 @@ pub struct Snapshot {
     pub memory: Arc<Memory>,
     /// Pods that the scale's selector matches.
     pub pods: Vec<Arc<Pod>>,
+    /// Other autoscalers that mean some of these Pods.
+    pub rivals: Vec<String>,
     /// Why the last writes failed.
     pub failure: Option<String>,
     /// Requests that wait for the workload.
@@ -81,24 +84,42 @@ fn reconcile(view: &View<'_>, key: &Key) -> Plan {
     let workload = workload(view.cache, &autoscaler);
     let answers = view.cache.memo::<Answers>(key);
     let selector = answers.as_ref().and_then(|answers| selector(answers).ok());
-    let selected = |pod: &Arc<Pod>| {
-        let labels = json!(pod.metadata.labels);
-        selector.as_ref().is_some_and(|selector| selector.matches_labels(Some(&labels)))
+    let selected = |pod: &Arc<Pod>| selector.as_ref().is_some_and(|it| means(it, pod));
+    let pods: Vec<Arc<Pod>> = match selector {
+        Some(_) => view.cache.within::<Pod>(namespace).filter(selected).collect(),
+        None => Vec::new(),
     };
     let snapshot = Snapshot {
+        rivals: rivals(view.cache, key, &pods),
         kind: kind_of(view.cache, &autoscaler.spec),
         waiting: demand::waiting(view.cache, view.instant, &autoscaler, workload.as_ref()),
         asleep: workload.as_ref().and_then(demand::asleep),
         memory: view.cache.memo(key).unwrap_or_default(),
-        pods: match selector {
-            Some(_) => view.cache.within::<Pod>(namespace).filter(selected).collect(),
-            None => Vec::new(),
-        },
+        pods,
         failure: view.failure.map(str::to_string),
         answers,
         autoscaler,
     };
     plan(&snapshot, view.now)
+}
+
+fn means(selector: &LabelSelector, pod: &Pod) -> bool {
+    selector.matches_labels(Some(&json!(pod.metadata.labels)))
+}
+
+/// Other autoscalers of the namespace that mean one of these Pods, by what was measured last.
+fn rivals(cache: &Cache, key: &Key, pods: &[Arc<Pod>]) -> Vec<String> {
+    let mut rivals = Vec::new();
+    for other in cache.within::<HorizontalPodAutoscaler>(key.namespace()) {
+        let name = name_of(&other.metadata);
+        let other = Key::of::<HorizontalPodAutoscaler>(key.namespace(), name);
+        let answers = cache.memo::<Answers>(&other).filter(|_| other != *key);
+        let Some(Ok(selector)) = answers.map(|answers| selector(&answers)) else { continue };
+        if pods.iter().any(|pod| means(&selector, pod)) {
+            rivals.push(name.to_string());
+        }
+    }
+    rivals
 }
 
 /// The kind that the reference names, whatever version it says.
@@ -417,6 +438,11 @@ fn wanted(
         state.warn("InvalidSelector", why);
         return None;
     }
+    if let Some(why) = ambiguity(state.snapshot, answers) {
+        state.say("ScalingActive", false, "AmbiguousSelector", &why);
+        state.warn("AmbiguousSelector", why);
+        return None;
+    }
     let rules = pace::Rules::of(spec.behavior.as_ref());
     let measured = metrics::Measured {
         pods: &state.snapshot.pods,
@@ -438,6 +464,25 @@ fn wanted(
         false => "All metrics below target".to_string(),
     };
     Some(Wanted { size: paced.size, reason })
+}
+
+/// Why nobody can say what the Pods' figures mean: several autoscalers would change one workload.
+fn ambiguity(snapshot: &Snapshot, answers: &Answers) -> Option<String> {
+    if snapshot.rivals.is_empty() {
+        return None;
+    }
+    let meta = &snapshot.autoscaler.metadata;
+    let mut names: Vec<&str> = snapshot.rivals.iter().map(String::as_str).collect();
+    names.push(name_of(meta));
+    names.sort_unstable();
+    let namespace = meta.namespace.as_deref().unwrap_or("");
+    let names: Vec<String> = names.iter().map(|name| format!("{namespace}/{name}")).collect();
+    let scale = answers.scale.as_ref().ok()?;
+    Some(format!(
+        "pods by selector {} are controlled by multiple HPAs: [{}]",
+        scale["status"]["selector"].as_str().unwrap_or(""),
+        names.join(" ")
+    ))
 }
 
 /// The most that any metric asks for, and its name. With one that cannot be read nothing shrinks.

@@ -3,9 +3,12 @@
 //! Owns: the status of PodDisruptionBudgets, but for what an eviction takes from it
 //! (`apiserver/verbs/pods.rs`): that one lowers `disruptionsAllowed` and names the Pod in
 //! `disruptedPods`, under the status's revision, so two evictions cannot both take the last place.
+//! And the end of the condition DisruptionTarget on Pods that were spared after all.
 //!
 //! A Pod named there does not count as healthy until it is gone; one that is still there after
 //! [`EVICTION_MAX`] was not evicted after all, and counts again.
+//!
+//! Sizes of custom resources are asked of their scale and kept in mind for [`SIZE_KEPT`].
 //!
 //! Invariant: what cannot be counted (owners of a kind without a size) allows nothing.
 
@@ -15,23 +18,29 @@ use std::time::Duration;
 
 use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::api::apps::v1::{Deployment, ReplicaSet, StatefulSet};
-use k8s_openapi::api::core::v1::{Pod, ReplicationController};
+use k8s_openapi::api::core::v1::{Pod, PodCondition, ReplicationController};
 use k8s_openapi::api::policy::v1::{
     PodDisruptionBudget, PodDisruptionBudgetSpec, PodDisruptionBudgetStatus,
 };
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
+use serde_json::json;
 
 use super::cache::{Cache, Change, Key};
+use super::errands::{Answers, Measure};
 use super::events::Note;
 use super::owners::{controller_of, selects};
 use super::pods;
 use super::reconcile::{Controller, Plan, View};
 use super::replicaset::name_of;
-use super::write::{Write, status_patch};
+use super::write::{Action, Write, status_patch};
 
 /// An evicted Pod is gone or on its way out by then, as in Kubernetes.
 const EVICTION_MAX: SignedDuration = SignedDuration::from_mins(2);
+/// A custom resource's size is asked for again after this time: as often as autoscalers measure.
+const SIZE_KEPT: SignedDuration = SignedDuration::from_secs(15);
+/// Why a node itself ends a Pod: that may take it any time.
+const BY_NODE: &str = "TerminationByKubelet";
 const COMPONENT: &str = "controllermanager";
 
 /// The size that one owner of Pods is asked for.
@@ -48,6 +57,12 @@ pub struct Snapshot {
     pub pods: Vec<Arc<Pod>>,
     /// Their owners with sizes, each once; or why they cannot be told.
     pub owners: Result<Vec<Owner>, String>,
+    /// Owners whose sizes have to be asked for.
+    pub ask: Vec<Key>,
+    /// Whether one of these is not known at all yet.
+    pub unknown: bool,
+    /// When the next one has to be.
+    pub old_in: Option<Duration>,
 }
 
 pub const CONTROLLER: Controller = Controller { name: "disruption", wake, reconcile };
@@ -59,6 +74,9 @@ fn wake(cache: &Cache, change: &Change, keys: &mut Vec<Key>) {
     }
     let namespace = change.key.namespace();
     if let Some((before, after)) = change.of::<Pod>() {
+        if after.and_then(disrupted_since).is_some() {
+            keys.push(change.key.clone());
+        }
         if let (Some(before), Some(after)) = (before, after)
             && facts(before) == facts(after)
         {
@@ -107,30 +125,114 @@ fn covers(budget: &PodDisruptionBudget, pod: &Pod) -> bool {
 
 fn reconcile(view: &View<'_>, key: &Key) -> Plan {
     let namespace = key.namespace();
+    if key.kind.is("", "Pod") {
+        let pod = view.cache.get::<Pod>(namespace, key.name());
+        return pod.map_or_else(Plan::default, |pod| spared(&pod, view.now));
+    }
     let Some(budget) = view.cache.get::<PodDisruptionBudget>(namespace, key.name()) else {
         return Plan::default();
     };
     let pods = view.cache.within::<Pod>(namespace).filter(|pod| covers(&budget, pod));
     let pods: Vec<Arc<Pod>> = pods.collect();
-    let owners = owners(view.cache, &pods);
-    plan(&Snapshot { budget, pods, owners }, view.now)
+    let (owners, ask) = (Ok(Vec::new()), Vec::new());
+    let mut snapshot = Snapshot { budget, pods, owners, ask, unknown: false, old_in: None };
+    if snapshot.counts_owners() {
+        snapshot.read_owners(view.cache, view.now);
+    }
+    plan(&snapshot, view.now)
 }
 
-/// The owners of Pods that have a size. A Pod that nobody controls has none and does not count.
-fn owners(cache: &Cache, pods: &[Arc<Pod>]) -> Result<Vec<Owner>, String> {
-    let mut found: BTreeMap<String, i32> = BTreeMap::new();
-    for pod in pods {
-        let Some(owner) = controller_of(&pod.metadata) else { continue };
-        if found.contains_key(&owner.uid) {
-            continue;
-        }
-        let Some((uid, size)) = size(cache, &owner.uid) else {
-            let (kind, name) = (&owner.kind, &owner.name);
-            return Err(format!("{kind} {name:?} does not implement the scale subresource"));
-        };
-        found.insert(uid, size);
+/// Since when a Pod says that it is about to be deleted; none when it is, or has ended.
+fn disrupted_since(pod: &Pod) -> Option<Timestamp> {
+    if pods::is_deleting(pod) || pods::is_finished(pod) {
+        return None;
     }
-    Ok(found.into_iter().map(|(uid, size)| Owner { uid, size }).collect())
+    let held = pods::condition(pod, pods::DISRUPTED).filter(|held| held.status == "True")?;
+    let by_node = held.reason.as_deref() == Some(BY_NODE);
+    held.last_transition_time.as_ref().filter(|_| !by_node).map(|time| time.0)
+}
+
+/// A Pod that was to be deleted and is still there after [`EVICTION_MAX`] was spared: it does not
+/// say any more that it is disrupted, so that a later failure is its own.
+pub fn spared(pod: &Pod, now: Timestamp) -> Plan {
+    let mut plan = Plan::default();
+    let Some(since) = disrupted_since(pod) else { return plan };
+    let left = EVICTION_MAX - now.duration_since(since);
+    if let Ok(left) = Duration::try_from(left)
+        && !left.is_zero()
+    {
+        plan.look_again(left);
+        return plan;
+    }
+    let status = pod.status.as_ref();
+    let mut conditions = status.and_then(|status| status.conditions.clone()).unwrap_or_default();
+    conditions.retain(|held| held.type_ != pods::DISRUPTED);
+    conditions.push(PodCondition {
+        type_: pods::DISRUPTED.to_string(),
+        status: "False".to_string(),
+        last_transition_time: Some(Time(now)),
+        ..PodCondition::default()
+    });
+    plan.writes.push(Write::patch_status(pod, json!({"status": {"conditions": conditions}})));
+    plan
+}
+
+impl Snapshot {
+    /// Whether the budget is a part of what the owners of its Pods are asked for.
+    fn counts_owners(&self) -> bool {
+        let spec = self.budget.spec.as_ref();
+        spec.is_some_and(|spec| {
+            let of_part = matches!(spec.min_available, Some(IntOrString::String(_)));
+            spec.max_unavailable.is_some() || of_part
+        })
+    }
+
+    /// Finds the sizes of the Pods' owners. A Pod that nobody controls has none and does not count.
+    fn read_owners(&mut self, cache: &Cache, now: Timestamp) {
+        let mut found: BTreeMap<String, i32> = BTreeMap::new();
+        for pod in &self.pods {
+            let Some(owner) = controller_of(&pod.metadata) else { continue };
+            if found.contains_key(&owner.uid) {
+                continue;
+            }
+            if let Some((uid, size)) = size(cache, &owner.uid) {
+                found.insert(uid, size);
+                continue;
+            }
+            let (kind, name) = (&owner.kind, &owner.name);
+            let custom = cache.by_uid(&owner.uid).filter(|key| key.kind.custom().is_some());
+            let Some(key) = custom else {
+                let why = format!("{kind} {name:?} does not implement the scale subresource");
+                self.owners = Err(why);
+                return;
+            };
+            let answers = cache.memo::<Answers>(key);
+            let left = answers.as_ref().map(|answers| SIZE_KEPT - now.duration_since(answers.at));
+            match left.and_then(|left| Duration::try_from(left).ok()) {
+                Some(left) if !left.is_zero() => {
+                    self.old_in = Some(self.old_in.map_or(left, |old_in| old_in.min(left)));
+                }
+                _ if self.ask.contains(key) => {}
+                _ => self.ask.push(key.clone()),
+            }
+            match answers.as_ref().map(|answers| said(answers)) {
+                Some(Ok(size)) => _ = found.insert(owner.uid.clone(), size),
+                Some(Err(why)) => {
+                    let why = format!("{kind} {name:?} does not say its scale: {why}");
+                    self.owners = Err(why);
+                    return;
+                }
+                None => self.unknown = true,
+            }
+        }
+        self.owners = Ok(found.into_iter().map(|(uid, size)| Owner { uid, size }).collect());
+    }
+}
+
+/// The size in the answer for a scale.
+fn said(answers: &Answers) -> Result<i32, String> {
+    let scale = answers.scale.as_ref().map_err(String::clone)?;
+    Ok(i32::try_from(scale["spec"]["replicas"].as_i64().unwrap_or(0)).unwrap_or(i32::MAX))
 }
 
 /// What an owner is asked for; of a Deployment's ReplicaSet, what the Deployment is asked for.
@@ -162,6 +264,17 @@ pub fn plan(snapshot: &Snapshot, now: Timestamp) -> Plan {
     if budget.metadata.deletion_timestamp.is_some() {
         return plan;
     }
+    for owner in &snapshot.ask {
+        let (about, workload) = (owner.clone(), owner.clone());
+        let measure = Measure { about, workload, queries: Vec::new() };
+        plan.writes.push(Action::Measure(Box::new(measure)).into());
+    }
+    if let Some(left) = snapshot.old_in {
+        plan.look_again(left);
+    }
+    if snapshot.unknown {
+        return plan;
+    }
     let old = budget.status.clone().unwrap_or_default();
     let disrupted = disrupted(snapshot, &old, now, &mut plan);
     let healthy = snapshot.pods.iter().filter(|pod| {
@@ -170,6 +283,7 @@ pub fn plan(snapshot: &Snapshot, now: Timestamp) -> Plan {
     });
     let healthy = i32::try_from(healthy.count()).unwrap_or(i32::MAX);
     let counted = expected(spec, snapshot);
+    plan.writes.extend(unmanaged(snapshot));
     let mut status = PodDisruptionBudgetStatus {
         observed_generation: budget.metadata.generation,
         disrupted_pods: (!disrupted.is_empty()).then_some(disrupted),
@@ -251,6 +365,21 @@ fn expected(spec: &PodDisruptionBudgetSpec, snapshot: &Snapshot) -> Result<(i32,
         }
         (None, None) => Ok((found, 0)),
     }
+}
+
+/// Pods that nobody controls have no size that a part of could be taken.
+fn unmanaged(snapshot: &Snapshot) -> Option<Write> {
+    let by_number = !snapshot.counts_owners();
+    let mut alone = snapshot.pods.iter().filter(|pod| controller_of(&pod.metadata).is_none());
+    let pod = alone.next().filter(|_| !by_number)?;
+    let message = format!(
+        "Pods selected by this PodDisruptionBudget, such as {}, were found to be unmanaged. As a \
+         result, the status of the PDB cannot be calculated correctly. To account for these pods \
+         please set \".spec.minAvailable\" to an integer value.",
+        name_of(&pod.metadata)
+    );
+    let note = Note::warning(COMPONENT, &*snapshot.budget, "UnmanagedPods", message);
+    Some(Write::tell(note))
 }
 
 /// A number, or a percentage of the total rounded up.

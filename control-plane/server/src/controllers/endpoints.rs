@@ -7,16 +7,21 @@
 //! at most [`ENDPOINTS_MAX`]; Pods whose named ports resolve to different numbers never share a
 //! slice; slices that would be empty are deleted, except that a Service always has one. The slices
 //! of a Service whose workload comes back from zero say that requests are to wait.
+//!
+//! An endpoint says the zone that its node has when it is planned for, and the hints that follow
+//! from `trafficDistribution`. Wherry's nodes go by their own table of nodes; others read these.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{
-    EndpointAddress, EndpointPort as AddressPort, EndpointSubset, Endpoints, ObjectReference, Pod,
-    Service, ServiceSpec,
+    EndpointAddress, EndpointPort as AddressPort, EndpointSubset, Endpoints, Node, ObjectReference,
+    Pod, Service, ServiceSpec,
 };
-use k8s_openapi::api::discovery::v1::{Endpoint, EndpointConditions, EndpointPort, EndpointSlice};
+use k8s_openapi::api::discovery::v1::{
+    Endpoint, EndpointConditions, EndpointHints, EndpointPort, EndpointSlice, ForNode, ForZone,
+};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 use serde_json::json;
@@ -39,6 +44,7 @@ const MANAGED_BY: &str = "endpointslice.kubernetes.io/managed-by";
 const MANAGER: &str = "endpointslice-controller.k8s.io";
 const HEADLESS: &str = "service.kubernetes.io/headless";
 const OVER_CAPACITY: &str = "endpoints.kubernetes.io/over-capacity";
+const ZONE: &str = "topology.kubernetes.io/zone";
 
 /// What a plan for one Service reads.
 #[derive(Default)]
@@ -49,6 +55,8 @@ pub struct Snapshot {
     /// Slices that the Service controls.
     pub slices: Vec<Arc<EndpointSlice>>,
     pub endpoints: Option<Arc<Endpoints>>,
+    /// Zones of the Pods' nodes, by node.
+    pub zones: HashMap<String, String>,
     /// Whether requests are to wait while there is no Pod.
     pub holds: bool,
 }
@@ -116,14 +124,25 @@ fn reconcile(view: &View<'_>, key: &Key) -> Plan {
         selector(&service).is_some_and(|selector| selects_all(selector, labels))
     };
     let uid = service.metadata.uid.as_deref().unwrap_or("");
+    let pods: Vec<Arc<Pod>> = view.cache.within::<Pod>(key.namespace()).filter(matching).collect();
     let snapshot = Snapshot {
-        pods: view.cache.within::<Pod>(key.namespace()).filter(matching).collect(),
+        zones: zones(view.cache, &pods),
+        pods,
         slices: view.cache.controlled(uid),
         endpoints: view.cache.get(key.namespace(), key.name()),
         holds: demand::holds(view.cache, &service),
         service,
     };
     plan(&snapshot, view.now).into()
+}
+
+fn zones(cache: &Cache, pods: &[Arc<Pod>]) -> HashMap<String, String> {
+    let nodes: BTreeSet<&str> = pods.iter().map(|pod| pods::node(pod)).collect();
+    let zone = |name: &str| {
+        let node = cache.get::<Node>("", name)?;
+        Some((name.to_string(), node.metadata.labels.as_ref()?.get(ZONE)?.clone()))
+    };
+    nodes.into_iter().filter_map(zone).collect()
 }
 
 fn selector(service: &Service) -> Option<&BTreeMap<String, String>> {
@@ -155,7 +174,8 @@ pub fn plan(snapshot: &Snapshot, _now: Timestamp) -> Vec<Write> {
     for pod in &pods {
         let ports = ports_of(spec, pod);
         let group = groups.entry(json!(ports).to_string()).or_insert((ports, Vec::new()));
-        group.1.push(endpoint(service, spec, pod));
+        let zone = snapshot.zones.get(pods::node(pod));
+        group.1.push(endpoint(service, spec, pod, zone));
     }
     if groups.is_empty() {
         let first = snapshot.slices.first().and_then(|slice| slice.ports.clone());
@@ -312,12 +332,30 @@ fn endpoint_id(endpoint: &Endpoint) -> String {
     format!("{uid} {}", endpoint.addresses.join(" "))
 }
 
-fn endpoint(service: &Service, spec: &ServiceSpec, pod: &Pod) -> Endpoint {
+/// The name that a Pod has below a Service that it names as its subdomain.
+fn hostname(service: &Service, pod: &Pod) -> Option<String> {
+    let spec = pods::spec(pod)?;
+    let own = spec.subdomain.as_deref() == Some(name_of(&service.metadata));
+    spec.hostname.clone().filter(|_| own)
+}
+
+/// Who should use an endpoint, by what the Service says of its traffic.
+fn hints(spec: &ServiceSpec, node: &str, zone: Option<&String>) -> Option<EndpointHints> {
+    let by_node = match spec.traffic_distribution.as_deref()? {
+        "PreferSameNode" => true,
+        "PreferSameZone" | "PreferClose" => false,
+        _ => return None,
+    };
+    let hints = EndpointHints {
+        for_nodes: (by_node && !node.is_empty()).then(|| vec![ForNode { name: node.to_string() }]),
+        for_zones: zone.map(|zone| vec![ForZone { name: zone.clone() }]),
+    };
+    (hints.for_nodes.is_some() || hints.for_zones.is_some()).then_some(hints)
+}
+
+fn endpoint(service: &Service, spec: &ServiceSpec, pod: &Pod, zone: Option<&String>) -> Endpoint {
     let (ready, deleting) = (pods::is_ready(pod), pods::is_deleting(pod));
     let always = spec.publish_not_ready_addresses == Some(true);
-    let pod_spec = pods::spec(pod);
-    let subdomain = pod_spec.and_then(|spec| spec.subdomain.as_deref());
-    let hostname = pod_spec.and_then(|spec| spec.hostname.clone());
     Endpoint {
         addresses: address(pod).into_iter().map(str::to_string).collect(),
         conditions: Some(EndpointConditions {
@@ -325,9 +363,11 @@ fn endpoint(service: &Service, spec: &ServiceSpec, pod: &Pod) -> Endpoint {
             serving: Some(ready),
             terminating: Some(deleting),
         }),
-        hostname: hostname.filter(|_| subdomain == Some(name_of(&service.metadata))),
+        hints: hints(spec, pods::node(pod), zone),
+        hostname: hostname(service, pod),
         node_name: Some(pods::node(pod).to_string()).filter(|node| !node.is_empty()),
         target_ref: Some(target(pod)),
+        zone: zone.cloned(),
         ..Endpoint::default()
     }
 }
@@ -409,7 +449,7 @@ fn mirror(snapshot: &Snapshot, spec: &ServiceSpec, pods: &[&Arc<Pod>]) -> Option
         let list = if ready { &mut subset.addresses } else { &mut subset.not_ready_addresses };
         list.get_or_insert_default().push(EndpointAddress {
             ip: address(pod).unwrap_or("").to_string(),
-            hostname: None,
+            hostname: hostname(service, pod),
             node_name: Some(pods::node(pod).to_string()).filter(|node| !node.is_empty()),
             target_ref: Some(target(pod)),
         });
@@ -592,6 +632,28 @@ mod tests {
         assert_eq!(subset.addresses.as_ref().map(Vec::len), Some(1));
         assert_eq!(subset.not_ready_addresses.as_ref().map(Vec::len), Some(1));
         assert_eq!(text(&plan(&world, at(0))), "", "planning again changes nothing");
+    }
+
+    #[test]
+    fn zones_and_hints_follow_from_the_node_and_the_service() {
+        let mut world = snapshot(&["a 10.0.0.1 ready"]);
+        world.zones = [("n1".to_string(), "z1".to_string())].into();
+        let hints = |world: &mut Snapshot, distribution: Option<&str>| {
+            let service = Arc::make_mut(&mut world.service);
+            let spec = service.spec.as_mut().expect("has a spec");
+            spec.traffic_distribution = distribution.map(str::to_string);
+            apply(world);
+            assert_eq!(text(&plan(world, at(0))), "", "planning again changes nothing");
+            let endpoint = world.slices[0].endpoints.as_ref().expect("has endpoints")[0].clone();
+            assert_eq!(endpoint.zone.as_deref(), Some("z1"));
+            endpoint.hints.map_or("null".to_string(), |hints| json!(hints).to_string())
+        };
+        assert_eq!(hints(&mut world, None), "null");
+        let zone = r#"{"forZones":[{"name":"z1"}]}"#;
+        assert_eq!(hints(&mut world, Some("PreferSameZone")), zone);
+        let both = r#"{"forNodes":[{"name":"n1"}],"forZones":[{"name":"z1"}]}"#;
+        assert_eq!(hints(&mut world, Some("PreferSameNode")), both);
+        assert_eq!(hints(&mut world, None), "null");
     }
 
     #[test]

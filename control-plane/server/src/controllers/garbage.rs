@@ -6,6 +6,7 @@
 //! | an owner is | its dependent |
 //! |---|---|
 //! | gone | loses the reference; is deleted when it was the last one |
+//! | in another namespace | the same, and an event says so: who names it names nobody |
 //! | deleting in the foreground | the same, and the owner waits for those that block it |
 //! | deleting with `orphan` | loses the reference, and the owner goes when nobody names it |
 //! | of a kind that is not served | is left alone |
@@ -20,12 +21,14 @@ use serde_json::json;
 use wherry_resources::{Kind, kind_of};
 
 use super::cache::{Cache, Change, Key};
+use super::events::Note;
 use super::owners::without_owner;
 use super::reconcile::{Controller, Plan, View};
 use super::write::{Action, Target, Write};
 
 const FOREGROUND: &str = "foregroundDeletion";
 const ORPHAN: &str = "orphan";
+const COMPONENT: &str = "garbage-collector-controller";
 
 /// What the cache knows of an owner.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -36,6 +39,8 @@ pub enum OwnerState {
     Waiting,
     /// Not in the cache; this is where to ask for it.
     Absent(Key),
+    /// Likewise, and in another namespace there is one with this uid.
+    Elsewhere(Key),
 }
 
 /// What a plan for one object reads.
@@ -94,6 +99,10 @@ fn state(cache: &Cache, dependent: &Key, owner: &OwnerReference) -> OwnerState {
     }
     let namespace = if kind.namespaced { dependent.namespace() } else { "" };
     let key = Key::new(kind, namespace, &owner.name);
+    let there = cache.by_uid(&owner.uid);
+    if kind.namespaced && there.is_some_and(|there| there.namespace() != namespace) {
+        return OwnerState::Elsewhere(key);
+    }
     match cache.object(&key).map(|object| object.meta()) {
         Some(meta) if meta.uid.as_ref() != Some(&owner.uid) => OwnerState::Absent(key),
         Some(meta) if is_deleting_with(meta, FOREGROUND) => OwnerState::Waiting,
@@ -166,12 +175,16 @@ fn finish_foreground(snapshot: &Snapshot) -> Vec<Write> {
 fn collect(snapshot: &Snapshot) -> Option<Write> {
     let mut kept = Vec::new();
     let mut absent = Vec::new();
-    let mut waiting = false;
+    let (mut waiting, mut misplaced) = (false, None);
     for (owner, state) in &snapshot.owners {
         match state {
             OwnerState::Solid => kept.push(owner),
             OwnerState::Waiting => waiting = true,
             OwnerState::Absent(key) => absent.push((key.clone(), owner.uid.clone())),
+            OwnerState::Elsewhere(key) => {
+                absent.push((key.clone(), owner.uid.clone()));
+                misplaced = Some(owner);
+            }
         }
     }
     if kept.len() == snapshot.owners.len() {
@@ -187,7 +200,25 @@ fn collect(snapshot: &Snapshot) -> Option<Write> {
         patch(snapshot.kind, &snapshot.meta, json!({"metadata": {"ownerReferences": kept}}))
     };
     write.unless_found = absent;
+    write.note = misplaced.map(|owner| warning(snapshot, owner));
     Some(write)
+}
+
+/// Says that an owner is named that cannot be one.
+fn warning(snapshot: &Snapshot, owner: &OwnerReference) -> Note {
+    let Snapshot { kind, meta, .. } = snapshot;
+    let about = wherry_resources::events::reference(&json!({
+        "apiVersion": kind.api_version(),
+        "kind": kind.kind,
+        "metadata": {"namespace": meta.namespace, "name": meta.name, "uid": meta.uid},
+    }));
+    let namespace = meta.namespace.as_deref().unwrap_or("");
+    let OwnerReference { api_version, kind, name, uid, .. } = owner;
+    let message = format!(
+        "ownerRef [{api_version}/{kind}, namespace: {namespace}, name: {name}, uid: {uid}] does \
+         not exist in namespace {namespace:?}"
+    );
+    Note::about(COMPONENT, about, true, "OwnerRefInvalidNamespace", message)
 }
 
 fn policy(meta: &ObjectMeta, foreground: bool) -> &'static str {
@@ -219,6 +250,7 @@ mod tests {
         let state = |name: &str, state: &str| match state {
             "waiting" => OwnerState::Waiting,
             "absent" => OwnerState::Absent(Key::new(kind("Deployment"), "d", name)),
+            "elsewhere" => OwnerState::Elsewhere(Key::new(kind("Deployment"), "d", name)),
             _ => OwnerState::Solid,
         };
         let owners = states.iter().map(|(name, word)| (owner(name), state(name, word))).collect();
@@ -252,6 +284,16 @@ mod tests {
         );
         check(&snapshot(&[("a", "solid")]), "");
         check(&snapshot(&[]), "");
+    }
+
+    #[test]
+    fn who_names_an_owner_of_another_namespace_is_told() {
+        check(
+            &snapshot(&[("a", "elsewhere")]),
+            "delete replicasets.apps d/web policy=Background unless deployments.apps d/a is there \
+             (Warning OwnerRefInvalidNamespace: ownerRef [/, namespace: d, name: a, uid: uid-a] \
+             does not exist in namespace \"d\")",
+        );
     }
 
     #[test]
@@ -323,7 +365,7 @@ mod tests {
         assert_eq!(of(pod("x"), &map), OwnerState::Solid);
         // Whoever names an owner of another namespace names nobody.
         let nobody = Key::new(kind("ConfigMap"), "y", "a");
-        assert_eq!(of(pod("y"), &map), OwnerState::Absent(nobody));
+        assert_eq!(of(pod("y"), &map), OwnerState::Elsewhere(nobody));
         let other = Key::new(kind("ConfigMap"), "x", "a");
         assert_eq!(of(pod("x"), &named("ConfigMap", "a", "9")), OwnerState::Absent(other));
         // Owners of the cluster may have dependents anywhere; the other way round nothing follows.

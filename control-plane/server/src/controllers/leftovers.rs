@@ -9,9 +9,7 @@ use std::time::Duration;
 
 use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::api::coordination::v1::Lease;
-use k8s_openapi::api::core::v1::{Namespace, Node, Pod, PodCondition, Secret};
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
-use serde_json::json;
+use k8s_openapi::api::core::v1::{Namespace, Node, Pod, Secret};
 
 use super::cache::{Cache, Change, Key, LEASE_NAMESPACE};
 use super::pods;
@@ -171,28 +169,12 @@ pub fn out_of_service(node: &Node, pods: &[Arc<Pod>], now: Timestamp) -> Plan {
     let mut writes = Vec::new();
     for pod in pods.iter().filter(|pod| pods::is_deleting(pod)) {
         let target = Target { revision: String::new(), ..Target::of(&**pod) };
-        if pods::condition(pod, "DisruptionTarget").is_none() && !pods::is_finished(pod) {
-            writes.push(disrupted(pod, now));
-            continue;
-        }
-        writes.push(Action::Delete { target, grace_seconds: Some(0), policy: None }.into());
+        let delete = Action::Delete { target, grace_seconds: Some(0), policy: None };
+        let why = "PodGC: node is out of service";
+        let told = pods::disrupted(pod, "DeletionByPodGC", why, true, now);
+        writes.push(told.unwrap_or_else(|| delete.into()));
     }
     writes.into()
-}
-
-/// Says for Jobs and people why the Pod ended, before it is gone.
-fn disrupted(pod: &Pod, now: Timestamp) -> Write {
-    let status = pod.status.as_ref();
-    let mut conditions = status.and_then(|status| status.conditions.clone()).unwrap_or_default();
-    conditions.push(PodCondition {
-        type_: "DisruptionTarget".to_string(),
-        status: "True".to_string(),
-        reason: Some("DeletionByPodGC".to_string()),
-        message: Some("PodGC: node is out of service".to_string()),
-        last_transition_time: Some(Time(now)),
-        ..PodCondition::default()
-    });
-    Write::patch_status(pod, json!({"status": {"phase": "Failed", "conditions": conditions}}))
 }
 
 #[cfg(test)]

@@ -3,12 +3,14 @@
 //! Owns: a terminating Namespace's conditions and its finalizer `kubernetes`.
 //!
 //! ```text
-//!  deleted by a user ─► delete all objects, kind by kind ─► wait for finalizers and grace
+//!  deleted by a user ─► delete all Pods ─► when none is left: all other objects, kind by kind
+//!        ─► wait for finalizers and grace
 //!        ─► nothing left in the cache ─► nothing left by the API server's word ─► finalizer off
 //! ```
 //!
-//! Invariant: the finalizer goes only after the API server found every kind empty, and it refuses
-//! new objects in a terminating namespace, so nothing can outlive its namespace.
+//! Invariants: Pods go before what guards them, such as NetworkPolicies; the finalizer goes only
+//! after the API server found every kind empty, and it refuses new objects in a terminating
+//! namespace, so nothing can outlive its namespace.
 
 use std::sync::Arc;
 
@@ -91,7 +93,11 @@ pub fn plan(snapshot: &Snapshot, now: Timestamp) -> Vec<Write> {
     let delete_all = |kind: &'static Kind| -> Write {
         Action::DeleteAll { kind, namespace: name.to_string() }.into()
     };
+    // As in Kubernetes since 1.34.
+    let is_pod = |rest: &&Rest| rest.kind.is("", "Pod");
+    let pods_first = snapshot.rest.iter().any(|rest| is_pod(&rest));
     let alive = snapshot.rest.iter().filter(|rest| rest.alive > 0);
+    let alive = alive.filter(|rest| !pods_first || is_pod(rest));
     let mut writes: Vec<Write> = alive.map(|rest| delete_all(rest.kind)).collect();
     // Events are not in the cache, and nothing waits for them.
     let events = kind_of("v1", "Event").expect("events stand in the table of kinds");
@@ -184,13 +190,23 @@ mod tests {
     #[test]
     fn content_goes_first() {
         check(
-            &[("ConfigMap", 2, 2, &[]), ("Pod", 3, 1, &[])],
+            &[("ConfigMap", 2, 2, &[]), ("Secret", 3, 1, &[])],
             &[
                 "delete all configmaps in shop",
-                "delete all pods in shop",
+                "delete all secrets in shop",
                 r#"patch namespaces shop/status {"status":{"phase":"Terminating","conditions":[{"#,
             ],
         );
+    }
+
+    #[test]
+    fn pods_go_before_everything_else() {
+        let status = "patch namespaces shop/status";
+        let none: &[&str] = &[];
+        let others = ("ConfigMap", 2, 2, none);
+        check(&[others, ("Pod", 3, 1, none)], &["delete all pods in shop", status]);
+        check(&[others, ("Pod", 2, 0, none)], &[status]);
+        check(&[others], &["delete all configmaps in shop", status]);
     }
 
     #[test]

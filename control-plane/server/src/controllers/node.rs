@@ -4,15 +4,17 @@
 //! plane or the network between that has failed than all of them: then no taint evicts, and Pods stay
 //! where they are until fewer are silent. Their endpoints leave all the same.
 //!
-//! Owns: the taints `node.kubernetes.io/not-ready` and `node.kubernetes.io/unreachable`, the Ready
-//! condition of a Node while its lease is stale, the Ready condition of its Pods meanwhile, and
-//! eviction by taints.
+//! Owns: the taints that follow from a Node's conditions and from its being cordoned ([`due`]), the
+//! Ready condition of a Node while its lease is stale, the Ready condition of its Pods meanwhile,
+//! and eviction by taints.
 //!
 //! ```text
 //!  lease renewed in time ─► Ready is what the node says, no taint
 //!  lease stale for SILENCE_MAX ─► Ready Unknown ─► unreachable taints ─► Pods not ready
-//!           ─► Pods deleted when their tolerations run out ─► their owners make new ones elsewhere
+//!           ─► tolerations run out ─► Pods say that they are disrupted ─► Pods deleted
+//!           ─► their owners make new ones elsewhere
 //!  lease renewed again ─► what this controller said is taken back
+//!  memory, disk, … under pressure, or cordoned ─► a taint NoSchedule as long as that is so
 //! ```
 //!
 //! Invariants: silence is measured by this process's clock from the moment a renewal was seen, so
@@ -48,6 +50,16 @@ const FAILURE_PAUSE: Duration = Duration::from_secs(5);
 const ZONE: &str = "topology.kubernetes.io/zone";
 const NOT_READY: &str = "node.kubernetes.io/not-ready";
 const UNREACHABLE: &str = "node.kubernetes.io/unreachable";
+const CORDONED: &str = "node.kubernetes.io/unschedulable";
+/// Conditions that keep new Pods away while they are True, and their taints.
+const PRESSURES: [(&str, &str); 4] = [
+    ("MemoryPressure", "node.kubernetes.io/memory-pressure"),
+    ("DiskPressure", "node.kubernetes.io/disk-pressure"),
+    ("PIDPressure", "node.kubernetes.io/pid-pressure"),
+    ("NetworkUnavailable", "node.kubernetes.io/network-unavailable"),
+];
+const NO_SCHEDULE: &str = "NoSchedule";
+const NO_EXECUTE: &str = "NoExecute";
 /// Why a Node's Ready condition is Unknown, when this controller made it so.
 const SILENT: &str = "NodeStatusUnknown";
 /// Why a Pod's Ready condition is False, when this controller made it so.
@@ -134,9 +146,13 @@ fn zone(view: &View<'_>, node: &Node) -> Zone {
     zone
 }
 
-fn ready(node: &Node) -> Option<&NodeCondition> {
+fn condition<'a>(node: &'a Node, kind: &str) -> Option<&'a NodeCondition> {
     let conditions = node.status.as_ref()?.conditions.as_ref()?;
-    conditions.iter().find(|condition| condition.type_ == "Ready")
+    conditions.iter().find(|condition| condition.type_ == kind)
+}
+
+fn ready(node: &Node) -> Option<&NodeCondition> {
+    condition(node, "Ready")
 }
 
 /// A node that has never said anything is not ready.
@@ -149,13 +165,13 @@ fn taints(node: &Node) -> &[Taint] {
 }
 
 fn evicts(node: &Node) -> bool {
-    taints(node).iter().any(|taint| taint.effect == "NoExecute")
+    taints(node).iter().any(|taint| taint.effect == NO_EXECUTE)
 }
 
 /// Says what the lease says, taints, and deletes Pods whose time on the node is over.
 pub fn plan(snapshot: &Snapshot, now: Timestamp) -> Plan {
     let Some(node) = &snapshot.node else {
-        return collect(snapshot).into();
+        return collect(snapshot, now).into();
     };
     let mut plan = Plan::default();
     let silent = silent(node, snapshot.silent_for, now);
@@ -171,25 +187,31 @@ pub fn plan(snapshot: &Snapshot, now: Timestamp) -> Plan {
     let report = report(node, lost, braked, now);
     let reported = report.is_some();
     plan.writes.extend(report.or_else(|| taint(node, braked, now)));
+    let back = !lost && !reported && ready_status(node) == "True";
+    let evicting: Vec<&Taint> = taints(node)
+        .iter()
+        .filter(|taint| taint.effect == NO_EXECUTE && !(braked && taint.key == UNREACHABLE))
+        .collect();
     for pod in &snapshot.pods {
-        plan.writes.extend(mark(
-            pod,
-            lost,
-            !lost && !reported && ready_status(node) == "True",
-            now,
-        ));
+        // One write a Pod at a time, too.
+        match mark(pod, lost, back, now) {
+            Some(mark) => plan.writes.push(mark),
+            None => evict(pod, &evicting, now, &mut plan),
+        }
     }
-    evict(node, &snapshot.pods, braked, now, &mut plan);
     plan
 }
 
-/// Pods of a node that is gone will never be ended by it: they are removed at once.
-fn collect(snapshot: &Snapshot) -> Vec<Write> {
+/// Pods of a node that is gone will never be ended by it: they have failed, and are removed.
+fn collect(snapshot: &Snapshot, now: Timestamp) -> Vec<Write> {
     let node = Key::of::<Node>("", &snapshot.name);
     let remove = |pod: &Arc<Pod>| {
         let target = Target { revision: String::new(), ..Target::of(&**pod) };
-        let action = Action::Delete { target, grace_seconds: Some(0), policy: None };
-        Write { unless_found: vec![(node.clone(), String::new())], ..Write::from(action) }
+        let delete = Action::Delete { target, grace_seconds: Some(0), policy: None };
+        let why = "PodGC: node no longer exists";
+        let told = pods::disrupted(pod, "DeletionByPodGC", why, true, now);
+        let unless_found = vec![(node.clone(), String::new())];
+        Write { unless_found, ..told.unwrap_or_else(|| delete.into()) }
     };
     snapshot.pods.iter().map(remove).collect()
 }
@@ -224,31 +246,49 @@ fn report(node: &Node, lost: bool, braked: bool, now: Timestamp) -> Option<Write
     Some(Write::patch_status(node, body).noting(note))
 }
 
-/// The taints that go with the Ready condition; those of others stay as they are.
+/// Keys and effects of the taints that follow from what the node says and what it is told.
+fn due(node: &Node) -> Vec<(&'static str, &'static str)> {
+    let mut due = match ready_status(node) {
+        "True" => Vec::new(),
+        "False" => vec![(NOT_READY, NO_SCHEDULE), (NOT_READY, NO_EXECUTE)],
+        _ => vec![(UNREACHABLE, NO_SCHEDULE), (UNREACHABLE, NO_EXECUTE)],
+    };
+    for (kind, key) in PRESSURES {
+        if condition(node, kind).is_some_and(|condition| condition.status == "True") {
+            due.push((key, NO_SCHEDULE));
+        }
+    }
+    if node.spec.as_ref().is_some_and(|spec| spec.unschedulable == Some(true)) {
+        due.push((CORDONED, NO_SCHEDULE));
+    }
+    due
+}
+
+/// Whether a taint comes and goes with what [`due`] looks at.
+fn is_own(taint: &Taint) -> bool {
+    let key = taint.key.as_str();
+    let of_state = key == CORDONED || PRESSURES.iter().any(|(_, own)| *own == key);
+    key == NOT_READY || key == UNREACHABLE || (of_state && taint.effect == NO_SCHEDULE)
+}
+
+/// Gives the node the taints that are due; those of others stay as they are.
 fn taint(node: &Node, braked: bool, now: Timestamp) -> Option<Write> {
     let held = taints(node);
-    let key = match ready_status(node) {
-        "True" => None,
-        "False" => Some(NOT_READY),
-        _ => Some(UNREACHABLE),
-    };
-    let is_own = |taint: &Taint| taint.key == NOT_READY || taint.key == UNREACHABLE;
     let mut wanted: Vec<Taint> = held.iter().filter(|taint| !is_own(taint)).cloned().collect();
-    for effect in key.map_or(&[][..], |_| &["NoSchedule", "NoExecute"][..]) {
-        let key = key.unwrap_or("");
-        let known = held.iter().find(|taint| taint.key == key && taint.effect == *effect);
-        if braked && known.is_none() && *effect == "NoExecute" {
+    for (key, effect) in due(node) {
+        let known = held.iter().find(|taint| taint.key == key && taint.effect == effect);
+        if braked && known.is_none() && effect == NO_EXECUTE {
             continue;
         }
         wanted.push(known.cloned().unwrap_or_else(|| Taint {
             key: key.to_string(),
-            effect: (*effect).to_string(),
+            effect: effect.to_string(),
             value: None,
             time_added: Some(Time(now)),
         }));
     }
     // Tolerations are counted from this time.
-    for taint in wanted.iter_mut().filter(|taint| taint.effect == "NoExecute") {
+    for taint in wanted.iter_mut().filter(|taint| taint.effect == NO_EXECUTE) {
         taint.time_added.get_or_insert(Time(now));
     }
     let same = |a: &Taint, b: &Taint| {
@@ -294,27 +334,29 @@ fn containers_are_ready(pod: &Pod) -> bool {
     statuses.is_some_and(|statuses| statuses.iter().all(|status| status.ready))
 }
 
-/// Deletes Pods that do not tolerate the node's NoExecute taints, or not for so long.
-fn evict(node: &Node, pods: &[Arc<Pod>], braked: bool, now: Timestamp, plan: &mut Plan) {
-    let evicting: Vec<&Taint> = taints(node)
-        .iter()
-        .filter(|taint| taint.effect == "NoExecute" && !(braked && taint.key == UNREACHABLE))
-        .collect();
-    for pod in pods.iter().filter(|pod| !pods::is_deleting(pod)) {
-        let tolerations = pods::spec(pod).and_then(|spec| spec.tolerations.as_deref());
-        let ends = evicting.iter().filter_map(|taint| end(taint, tolerations.unwrap_or(&[]), now));
-        let Some(end) = ends.min() else { continue };
-        if let Ok(left) = Duration::try_from(end.duration_since(now))
-            && !left.is_zero()
-        {
-            plan.look_again(left);
-            continue;
-        }
-        let namespace = pod.metadata.namespace.as_deref().unwrap_or("");
-        let message = format!("Marking for deletion Pod {namespace}/{}", name_of(&pod.metadata));
-        let note = Note::normal(EVICTION, &**pod, "TaintManagerEviction", message);
-        plan.writes.push(Write::delete(&**pod).noting(note));
+/// Ends a Pod that does not tolerate these taints, or not for so long. It says so first.
+fn evict(pod: &Pod, evicting: &[&Taint], now: Timestamp, plan: &mut Plan) {
+    if pods::is_deleting(pod) {
+        return;
     }
+    let tolerations = pods::spec(pod).and_then(|spec| spec.tolerations.as_deref());
+    let ends = evicting.iter().filter_map(|taint| end(taint, tolerations.unwrap_or(&[]), now));
+    let Some(end) = ends.min() else { return };
+    if let Ok(left) = Duration::try_from(end.duration_since(now))
+        && !left.is_zero()
+    {
+        plan.look_again(left);
+        return;
+    }
+    let why = "Taint manager: deleting due to NoExecute taint";
+    if let Some(told) = pods::disrupted(pod, "DeletionByTaintManager", why, false, now) {
+        plan.writes.push(told);
+        return;
+    }
+    let namespace = pod.metadata.namespace.as_deref().unwrap_or("");
+    let message = format!("Marking for deletion Pod {namespace}/{}", name_of(&pod.metadata));
+    let note = Note::normal(EVICTION, pod, "TaintManagerEviction", message);
+    plan.writes.push(Write::delete(pod).noting(note));
 }
 
 /// When a taint ends a Pod's stay; `None` when it is tolerated without end.
@@ -368,6 +410,21 @@ mod tests {
         let plan = plan(snapshot, at(seconds));
         check_lines(&plan.writes, expected);
         plan.again
+    }
+
+    /// Pods that have said that they are disrupted.
+    fn told(pods: &[Arc<Pod>]) -> Vec<Arc<Pod>> {
+        let told = |pod: &Arc<Pod>| {
+            let mut pod = Pod::clone(pod);
+            let conditions = pod.status.as_mut().and_then(|status| status.conditions.as_mut());
+            conditions.expect("it has some").push(PodCondition {
+                type_: "DisruptionTarget".to_string(),
+                status: "True".to_string(),
+                ..PodCondition::default()
+            });
+            Arc::new(pod)
+        };
+        pods.iter().map(told).collect()
     }
 
     const READY: &str = "status: \"True\"";
@@ -426,9 +483,50 @@ mod tests {
             pod("a-while", LOST, for_300),
         ];
         let lost = snapshot(node("Unknown NodeStatusUnknown", TAINTED), 60, &pods);
+        let again = check(&lost, 100, &[r#""reason":"DeletionByTaintManager""#]);
+        assert_eq!(again, Some(Duration::from_secs(200)));
+        let lost = Snapshot { pods: told(&pods), ..lost };
         let again = check(&lost, 100, &["delete pods d/never (Normal TaintManagerEviction"]);
         assert_eq!(again, Some(Duration::from_secs(200)));
         check(&lost, 300, &["delete pods d/never", "delete pods d/a-while"]);
+    }
+
+    #[test]
+    fn a_pod_says_first_that_it_is_not_ready_and_then_that_it_is_disrupted() {
+        let pods = [pod("a", READY, "")];
+        let lost = snapshot(node("Unknown NodeStatusUnknown", TAINTED), 60, &pods);
+        check(&lost, 100, &[r#""reason":"NodeNotReady","status":"False""#]);
+    }
+
+    #[test]
+    fn pressure_and_cordons_keep_new_pods_away_as_long_as_they_last() {
+        let node = |conditions: &str, spec: &str| -> Option<Arc<Node>> {
+            Some(Arc::new(yaml(&format!(
+                "metadata: {{name: n1, creationTimestamp: 2023-11-14T22:13:20Z}}\n\
+                 spec: {{{spec}}}\nstatus: {{conditions: [{{type: Ready, status: \"True\"}}, \
+                 {conditions}]}}"
+            ))))
+        };
+        let short = "{type: DiskPressure, status: \"True\"}";
+        let fine = "{type: DiskPressure, status: \"False\"}";
+        let added = r#""timeAdded":"2023-11-14T22:13:20Z""#;
+        let disk = format!(
+            r#"{{"effect":"NoSchedule","key":"node.kubernetes.io/disk-pressure",{added}}}"#
+        );
+        let alone = format!("[{disk}]");
+        check(&snapshot(node(short, ""), 0, &[]), 0, &[alone.as_str()]);
+        let cordon = format!(
+            r#"{{"effect":"NoSchedule","key":"node.kubernetes.io/unschedulable",{added}}}"#
+        );
+        let both = format!("[{disk},{cordon}]");
+        check(&snapshot(node(short, "unschedulable: true"), 0, &[]), 0, &[both.as_str()]);
+        // What it has stays, and goes with the condition; a person's own stays.
+        let held = "taints: [{key: node.kubernetes.io/disk-pressure, effect: NoSchedule}, \
+            {key: node.kubernetes.io/disk-pressure, effect: NoExecute, \
+            timeAdded: 2023-11-14T22:13:20Z}]";
+        check(&snapshot(node(short, held), 0, &[]), 0, &[]);
+        let left = r#"{"taints":[{"effect":"NoExecute","key":"node.kubernetes.io/disk-pressure""#;
+        check(&snapshot(node(fine, held), 0, &[]), 0, &[left]);
     }
 
     #[test]
@@ -446,7 +544,7 @@ mod tests {
         world.node = node("Unknown NodeStatusUnknown", TAINTED);
         check(&world, 900, &[]);
         world.zone = Zone { silent: 2, nodes: 4 };
-        check(&world, 900, &["delete pods d/a"]);
+        check(&world, 900, &["DeletionByTaintManager"]);
     }
 
     #[test]
@@ -461,8 +559,12 @@ mod tests {
 
     #[test]
     fn pods_of_a_deleted_node_go_at_once() {
+        let pods = [pod("a", READY, "")];
+        let shown = text(&plan(&snapshot(None, 0, &pods), at(0)).writes);
+        assert!(shown.contains(r#""reason":"DeletionByPodGC","status":"True""#), "{shown}");
+        assert!(shown.ends_with("\"phase\":\"Failed\"}} unless nodes n1 is there\n"), "{shown}");
         check(
-            &snapshot(None, 0, &[pod("a", READY, "")]),
+            &snapshot(None, 0, &told(&pods)),
             0,
             &["delete pods d/a grace=0 unless nodes n1 is there"],
         );

@@ -1,9 +1,16 @@
-//! Facts about a Pod that several controllers ask for.
+//! Facts about a Pod that several controllers ask for, and the one thing that several say of it.
 
 use std::time::Duration;
 
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{Pod, PodCondition, PodSpec, Volume};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
+use serde_json::json;
+
+use super::write::Write;
+
+/// The condition of a Pod that ends through no fault of its own.
+pub const DISRUPTED: &str = "DisruptionTarget";
 
 /// A condition of a Pod by its type.
 pub fn condition<'a>(pod: &'a Pod, kind: &str) -> Option<&'a PodCondition> {
@@ -65,10 +72,44 @@ pub fn availability(pod: &Pod, min_ready: Duration, now: Timestamp) -> (bool, Op
     (false, Some(min_ready - ready_for))
 }
 
-/// Restarts of all containers.
+/// Restarts of all containers, those that run first or beside the others included.
 pub fn restarts(pod: &Pod) -> i32 {
-    let statuses = pod.status.iter().flat_map(|status| status.container_statuses.iter().flatten());
-    statuses.map(|status| status.restart_count).sum()
+    let lists = pod.status.iter().flat_map(|status| {
+        [&status.init_container_statuses, &status.container_statuses].into_iter().flatten()
+    });
+    lists.flatten().map(|status| status.restart_count).sum()
+}
+
+/// Says in a Pod's status why it ends, before it is deleted: Jobs judge it by that
+/// (`podFailurePolicy`), and people. `lost` where no node will say how it ended. None when it has
+/// been said, or the Pod has ended: then it can be deleted.
+pub fn disrupted(
+    pod: &Pod,
+    reason: &str,
+    message: &str,
+    lost: bool,
+    now: Timestamp,
+) -> Option<Write> {
+    let said = condition(pod, DISRUPTED).is_some_and(|held| held.status == "True");
+    if said || is_finished(pod) {
+        return None;
+    }
+    let status = pod.status.as_ref();
+    let mut conditions = status.and_then(|status| status.conditions.clone()).unwrap_or_default();
+    conditions.retain(|held| held.type_ != DISRUPTED);
+    conditions.push(PodCondition {
+        type_: DISRUPTED.to_string(),
+        status: "True".to_string(),
+        reason: Some(reason.to_string()),
+        message: Some(message.to_string()),
+        last_transition_time: Some(Time(now)),
+        ..PodCondition::default()
+    });
+    let mut status = json!({"conditions": conditions});
+    if lost {
+        status["phase"] = "Failed".into();
+    }
+    Some(Write::patch_status(pod, json!({"status": status})))
 }
 
 /// The names of the claims that a Pod uses.

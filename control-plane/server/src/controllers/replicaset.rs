@@ -40,6 +40,8 @@ const DELETION_COST: &str = "controller.kubernetes.io/pod-deletion-cost";
 pub trait Replicated: Typed + Default {
     /// Who tells of it in events.
     const COMPONENT: &'static str;
+    /// Whether its status has a place for the number of Pods that are on their way out.
+    const COUNTS_LEAVING: bool;
 
     fn asked(&self) -> Asked<'_>;
 
@@ -57,6 +59,7 @@ pub struct Asked<'a> {
 
 impl Replicated for ReplicaSet {
     const COMPONENT: &'static str = "replicaset-controller";
+    const COUNTS_LEAVING: bool = true;
 
     fn asked(&self) -> Asked<'_> {
         Asked {
@@ -74,6 +77,7 @@ impl Replicated for ReplicaSet {
 
 impl Replicated for ReplicationController {
     const COMPONENT: &'static str = "replication-controller";
+    const COUNTS_LEAVING: bool = false;
 
     fn asked(&self) -> Asked<'_> {
         let spec = self.spec.as_ref();
@@ -339,10 +343,14 @@ fn status<T: Replicated>(
         available += i32::from(is_available);
         again = wait.map(|wait| again.map_or(wait, |again| again.min(wait))).or(again);
     }
+    let leaving = snapshot.pods.iter().filter(|pod| pods::is_deleting(pod));
+    let leaving = leaving.filter(|pod| !pods::is_finished(pod)).count();
+    let leaving = i32::try_from(leaving).unwrap_or(i32::MAX);
     let some = |count: i32| (count > 0).then_some(count);
     let old = snapshot.set.status().unwrap_or_default();
     let status = ReplicaSetStatus {
         replicas: i32::try_from(active.len()).unwrap_or(i32::MAX),
+        terminating_replicas: T::COUNTS_LEAVING.then_some(leaving),
         fully_labeled_replicas: some(labeled),
         ready_replicas: some(ready),
         available_replicas: some(available),
@@ -474,7 +482,7 @@ mod tests {
             lines.next(),
             Some(concat!(
                 r#"patch replicasets.apps d/web/status {"status":{"fullyLabeledReplicas":1,"#,
-                r#""observedGeneration":1,"replicas":1}}"#,
+                r#""observedGeneration":1,"replicas":1,"terminatingReplicas":0}}"#,
             ))
         );
         let super::super::write::Action::Create { object, .. } = &writes[0].action else {
@@ -498,7 +506,9 @@ mod tests {
     #[test]
     fn pods_that_do_not_count_are_replaced() {
         let writes = plan(&snapshot(1, &["a n1 failed", "b n1 ready=0 deleting"]), at(0)).writes;
-        assert!(text(&writes).starts_with("create pods d/web-"));
+        let shown = text(&writes);
+        assert!(shown.starts_with("create pods d/web-"));
+        assert!(shown.contains(r#""terminatingReplicas":1"#), "those that leave are told: {shown}");
     }
 
     #[test]

@@ -6,6 +6,7 @@
 //!
 //! ```text
 //!  Count of one term:   meant   Pods that the term speaks of      (looked up by who decides)
+//!                       leaving those of them on their way out     (no matter for an even spread)
 //!                       away    Pods that hold it as "never with"  (looked up by who is meant)
 //!                       pull    weights of those that hold it as a wish, or as "only with"
 //! ```
@@ -94,8 +95,16 @@ impl Tally {
 struct Count {
     term: Term,
     meant: Tally,
+    leaving: Tally,
     away: Tally,
     pull: Tally,
+}
+
+impl Count {
+    fn new(term: Term) -> Count {
+        let none = Tally::default;
+        Count { term, meant: none(), leaving: none(), away: none(), pull: none() }
+    }
 }
 
 /// Where a Pod is, and what it is called there.
@@ -104,6 +113,8 @@ pub struct Resident<'a> {
     pub namespace: &'a str,
     pub labels: &'a Labels,
     pub company: Option<&'a Company>,
+    /// On its way out.
+    pub leaving: bool,
 }
 
 /// All counts. Empty, and free of cost, while no Pod cares about others.
@@ -163,8 +174,7 @@ impl Census {
             }
             None => self.by_nothing.push(id),
         }
-        let mut count =
-            Count { term, meant: Tally::default(), away: Tally::default(), pull: Tally::default() };
+        let mut count = Count::new(term);
         let topology = &self.topologies[&count.term.key];
         for resident in residents {
             let domain = topology.domain(resident.node);
@@ -224,6 +234,7 @@ impl Census {
         new.into_iter().for_each(|domain| topology.nodes[domain] += 1);
         for count in self.counts.iter_mut().filter(|count| count.term.key == key) {
             count.meant.relabel(index, old, new);
+            count.leaving.relabel(index, old, new);
             count.away.relabel(index, old, new);
             count.pull.relabel(index, old, new);
         }
@@ -303,7 +314,7 @@ impl Census {
         for spread in &company.spreads {
             let (topology, count) = found(&spread.term);
             let keys = required.iter().map(|spread| &self.topologies[&spread.term.key]).collect();
-            circle.spreads.push(rule(spread, topology, &count.meant, keys, need, nodes));
+            circle.spreads.push(rule(spread, topology, count, keys, need, nodes));
         }
     }
 }
@@ -321,6 +332,9 @@ fn book(
         |who: &super::company::Who| who.means(resident.namespace, of_namespace, resident.labels);
     if term.who.iter().all(means) {
         count.meant.add(resident.node, domain, times);
+        if resident.leaving {
+            count.leaving.add(resident.node, domain, times);
+        }
     }
     let Some(company) = resident.company else { return };
     let holds = |terms: &[Term]| terms.iter().any(|held| held.id == term.id);
@@ -349,18 +363,19 @@ struct Rule<'a> {
 fn rule<'a>(
     spread: &Spread,
     topology: &'a Topology,
-    meant: &Tally,
+    count: &Count,
     keys: Vec<&Topology>,
     need: &Need,
     nodes: &[NodeState],
 ) -> Rule<'a> {
+    let Count { meant, leaving, .. } = count;
     let mut counts = vec![0; topology.nodes.len()];
     let mut counted = vec![false; topology.nodes.len()];
     let narrow = spread.honors_taints
         || (spread.honors_affinity && !(need.selector.is_empty() && need.required.is_empty()));
     if keys.len() <= 1 && !narrow {
         for (domain, count) in counts.iter_mut().enumerate() {
-            *count = meant.at(domain);
+            *count = meant.at(domain) - leaving.at(domain);
             counted[domain] = topology.nodes[domain] > 0;
         }
     } else {
@@ -370,7 +385,8 @@ fn rule<'a>(
                 && (!spread.honors_affinity || allows(node, need))
                 && (!spread.honors_taints || tolerates(node, need));
             if counts_here {
-                counts[domain] += meant.by_node.get(&index).copied().unwrap_or(0);
+                let on = |tally: &Tally| tally.by_node.get(&index).copied().unwrap_or(0);
+                counts[domain] += on(meant) - on(leaving);
                 counted[domain] = true;
             }
         }

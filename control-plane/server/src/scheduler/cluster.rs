@@ -29,6 +29,8 @@ use crate::controllers::owners::selects;
 
 /// Pods on a node that does not say how many it takes.
 const PODS_DEFAULT: i64 = 110;
+/// The label by which nodes say in which zone they are.
+const ZONE: &str = "topology.kubernetes.io/zone";
 /// Different texts of offers that are kept: one for each version of Wherry among the nodes.
 const OFFERS_MAX: usize = 100;
 
@@ -41,6 +43,8 @@ pub struct NodeState {
     pub ready: bool,
     pub unschedulable: bool,
     pub labels: BTreeMap<String, String>,
+    /// The number of its zone; none while it names none.
+    pub zone: Option<usize>,
     pub taints: Vec<Taint>,
     pub capacity: Resources,
     pub pods_max: i64,
@@ -143,6 +147,39 @@ impl Placed {
             namespace: &self.need.namespace,
             labels: &self.need.labels,
             company: self.need.company.as_deref(),
+            leaving: self.leaving,
+        }
+    }
+}
+
+/// Pods of one owner by the number of their zone.
+pub type InZones = HashMap<usize, i64>;
+
+/// Zones by number, and who has Pods where.
+#[derive(Default)]
+struct Zones {
+    numbers: HashMap<String, usize>,
+    by_owner: HashMap<String, InZones>,
+}
+
+impl Zones {
+    fn number(&mut self, node: &Node) -> Option<usize> {
+        let name = node.metadata.labels.as_ref()?.get(ZONE)?;
+        let next = self.numbers.len();
+        Some(*self.numbers.entry(name.clone()).or_insert(next))
+    }
+
+    /// So many Pods more of an owner; what is none is not kept.
+    fn add(&mut self, owner: &str, zone: Option<usize>, more: i64) {
+        let Some(zone) = zone else { return };
+        let zones = self.by_owner.entry(owner.to_string()).or_default();
+        let count = zones.entry(zone).or_default();
+        *count += more;
+        if *count == 0 {
+            zones.remove(&zone);
+        }
+        if zones.is_empty() {
+            self.by_owner.remove(owner);
         }
     }
 }
@@ -165,6 +202,7 @@ pub struct Cluster {
     /// Offers by the text that nodes say them with: most say the same.
     offers: HashMap<String, Arc<BTreeSet<String>>>,
     appetites: Appetites,
+    zones: Zones,
     /// What images import, as far as some node could not offer it.
     learned: Refused,
     /// Where the next search begins, so that all nodes get their turn.
@@ -232,6 +270,14 @@ impl Cluster {
         }
         state.read(node);
         state.offers = offers;
+        let zone = self.zones.number(node);
+        if zone != state.zone {
+            for (owner, count) in &state.owners {
+                self.zones.add(owner, state.zone, -count);
+                self.zones.add(owner, zone, *count);
+            }
+            state.zone = zone;
+        }
         self.census.put_node(index, &self.nodes[index]);
         if learns {
             self.learn();
@@ -269,6 +315,11 @@ impl Cluster {
     /// CPU in thousandths of a core that a Pod is likely to use.
     pub fn appetite(&self, need: &Need) -> i64 {
         need.owner.as_ref().map_or(0, |owner| self.appetites.of(owner))
+    }
+
+    /// Where Pods of the same owner are.
+    pub fn siblings(&self, need: &Need) -> Option<&InZones> {
+        self.zones.by_owner.get(need.owner.as_ref()?)
     }
 
     pub fn put_namespace(&mut self, namespace: &Namespace) {
@@ -380,7 +431,12 @@ impl Cluster {
         if let Some(placed) = self.placed.get_mut(&need.uid) {
             if placed.node == index && placed.need.class == need.class {
                 placed.assumed = false;
-                placed.leaving = leaving;
+                if placed.leaving != leaving {
+                    self.census.book(&placed.resident(), -1);
+                    placed.leaving = leaving;
+                    self.census.book(&placed.resident(), 1);
+                    self.company += 1;
+                }
                 return;
             }
             self.remove(&need.uid);
@@ -435,6 +491,7 @@ impl Cluster {
         }
         if let Some(owner) = &placed.need.owner {
             less(&mut node.owners, owner);
+            self.zones.add(owner, node.zone, -1);
         }
         for claim in &placed.need.claims {
             less(&mut self.claims_used, &(placed.need.namespace.clone(), claim.clone()));
@@ -457,6 +514,7 @@ impl Cluster {
         }
         if let Some(owner) = &need.owner {
             *node.owners.entry(owner.clone()).or_default() += 1;
+            self.zones.add(owner, node.zone, 1);
         }
         for claim in &need.claims {
             let used = (need.namespace.clone(), claim.clone());

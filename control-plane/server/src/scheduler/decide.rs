@@ -137,7 +137,9 @@ fn place(cluster: &mut Cluster, need: &Need) -> Result<Decision, Stuck> {
     let view = View { cluster, need, circle: circle.as_ref(), ties: &ties, imports: &imports };
     let (candidates, next) = view.candidates();
     let appetite = cluster.appetite(need);
-    let Some(index) = score::best(nodes, &candidates, need, circle.as_ref(), appetite) else {
+    let in_zones = cluster.siblings(need);
+    let best = score::best(nodes, &candidates, need, circle.as_ref(), appetite, in_zones);
+    let Some(index) = best else {
         return Err(Stuck { sentence: view.explain(), lacks_room: true });
     };
     let node = nodes[index].name.clone();

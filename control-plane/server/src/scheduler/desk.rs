@@ -1,6 +1,8 @@
 //! The scheduler without its watches and writes: what it knows, who waits, and when waiting is over.
 //! `run` drives it with the API's events, the simulation with its own.
 
+use std::time::{Duration, Instant};
+
 use k8s_openapi::api::core::v1::Pod;
 
 use super::cluster::Cluster;
@@ -8,6 +10,12 @@ use super::decide::{Decision, decide};
 use super::need::{Need, is_pending};
 use super::queue::Queue;
 use crate::controllers::pods;
+
+/// So often a Pod may fit nowhere before it has to rest.
+const TRIES_FREE: u32 = 5;
+/// Its first rest, which doubles with each further try, and the longest: as in Kubernetes.
+const REST_FIRST: Duration = Duration::from_millis(100);
+const REST_MAX: Duration = Duration::from_secs(10);
 
 #[derive(Default)]
 pub struct Desk {
@@ -60,8 +68,22 @@ impl Desk {
         uids
     }
 
-    /// Lets Pods try again that fitted nowhere, if something has changed for them.
-    pub fn look_again(&mut self) {
+    /// Keeps a Pod that fits nowhere until something changes for it; one that was tried often at
+    /// least for a while. Who has room kept for it does not rest: that is what changes.
+    pub fn stick(&mut self, need: Need, now: Instant) {
+        let need = Need { tries: need.tries + 1, ..need };
+        if need.tries <= TRIES_FREE || self.cluster.nominee(&need.uid).is_some() {
+            return self.queue.stick(need);
+        }
+        let doublings = (need.tries - TRIES_FREE - 1).min(16);
+        let rest = REST_FIRST.saturating_mul(1 << doublings).min(REST_MAX);
+        self.queue.rest(need, now + rest);
+    }
+
+    /// Lets Pods try again that fitted nowhere, if something has changed for them or they have
+    /// rested.
+    pub fn look_again(&mut self, now: Instant) {
+        self.queue.wake(now);
         if self.cluster.room() != self.room {
             self.room = self.cluster.room();
             self.queue.retry();
@@ -112,7 +134,7 @@ mod tests {
     }
 
     fn decided(desk: &mut Desk) -> Vec<String> {
-        desk.look_again();
+        desk.look_again(Instant::now());
         desk.decide(9).into_iter().map(|(need, _)| need.name).collect()
     }
 
@@ -141,17 +163,51 @@ mod tests {
     fn a_refused_binding_gives_the_room_back() {
         let mut desk = desk();
         desk.put_pod(&pod("p", ""));
-        desk.look_again();
+        desk.look_again(Instant::now());
         let (need, _) = desk.decide(1).remove(0);
         assert_eq!(desk.cluster.nodes()[0].pods, 1, "it counts from the decision on");
         desk.refused(need);
         assert_eq!(desk.cluster.nodes()[0].pods, 0);
-        desk.look_again();
+        desk.look_again(Instant::now());
         let (need, _) = desk.decide(1).remove(0);
         assert_eq!(need.refusals, 1);
         // The watch says meanwhile that it is bound after all.
         desk.put_pod(&pod("p", ", nodeName: a"));
         desk.refused(need);
         assert_eq!(desk.cluster.nodes()[0].pods, 1);
+    }
+
+    #[test]
+    fn who_fits_nowhere_again_and_again_lets_others_go_first() {
+        let begun = Instant::now();
+        let at = |millis: u64| begun + Duration::from_millis(millis);
+        let mut desk = desk();
+        desk.put_pod(&pod("huge", ", priority: 9, nodeSelector: {none: such}"));
+        let mut tried = 0;
+        for turn in 0..100 {
+            // Something becomes free each millisecond.
+            desk.cluster.put_volumes(|_| {});
+            desk.look_again(at(turn));
+            for (need, _) in desk.decide(1) {
+                tried += 1;
+                desk.stick(need, at(turn));
+            }
+        }
+        assert_eq!(tried, 6, "five times at once, and then it rests");
+        desk.put_pod(&pod("small", ""));
+        desk.cluster.put_volumes(|_| {});
+        desk.look_again(at(100));
+        let (need, _) = desk.decide(1).remove(0);
+        assert_eq!(need.name, "small");
+        let mut rests = Vec::new();
+        for _ in 0..8 {
+            let end = desk.queue.rested().expect("it rests");
+            desk.look_again(end);
+            let (need, _) = desk.decide(1).remove(0);
+            desk.stick(need, end);
+            rests
+                .push(desk.queue.rested().expect("it rests again").duration_since(end).as_millis());
+        }
+        assert_eq!(rests, [200, 400, 800, 1_600, 3_200, 6_400, 10_000, 10_000]);
     }
 }

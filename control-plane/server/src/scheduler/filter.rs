@@ -34,6 +34,7 @@ pub enum Reason {
     Spread,
     SpreadLabel,
     VolumeElsewhere,
+    VolumeZone,
     VolumeLost,
     /// The node's workers do not offer what the images import.
     Import(String),
@@ -60,6 +61,7 @@ impl fmt::Display for Reason {
             }
             Reason::Spread => write!(f, "node(s) didn't match pod topology spread constraints"),
             Reason::VolumeElsewhere => write!(f, "node(s) had volume node affinity conflict"),
+            Reason::VolumeZone => write!(f, "node(s) had no available volume zone"),
             Reason::VolumeLost => write!(
                 f,
                 "node(s) unavailable due to one or more pvc(s) bound to non-existent pv(s)"

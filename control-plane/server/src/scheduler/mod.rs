@@ -7,7 +7,8 @@
 //! `decide` is pure; this file feeds it and performs what it says. A Pod counts on its node from
 //! the decision on, so decisions never wait for writes: bindings go out [`WRITES_MAX`] at a time,
 //! and one that fails gives the room back. Pods that fit nowhere are told why and are tried again
-//! when `Cluster::room` has grown, or `Cluster::company` for those that mind other Pods.
+//! when `Cluster::room` has grown, or `Cluster::company` for those that mind other Pods; after some
+//! tries in vain they rest first.
 //!
 //! Owns: `spec.nodeName` (through the binding), the condition PodScheduled,
 //! `status.nominatedNodeName`, and the condition DisruptionTarget of Pods that it has deleted to
@@ -32,7 +33,7 @@ pub mod why;
 
 use std::collections::HashSet;
 use std::fmt::Debug;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use futures::StreamExt as _;
 use futures::stream::{self, BoxStream};
@@ -146,6 +147,7 @@ impl State {
         loop {
             let free = self.writes.len() < WRITES_MAX;
             let ready = self.pods_known && self.nodes_known && free && !self.desk.queue.is_empty();
+            let rested = self.desk.queue.rested();
             tokio::select! {
                 biased;
                 () = shutdown.cancelled() => break,
@@ -157,8 +159,10 @@ impl State {
                     Err(error) => tracing::debug!(%error, "watch failed; it is tried again"),
                 }),
                 () = std::future::ready(()), if ready => self.schedule(),
+                () = tokio::time::sleep_until(rested.unwrap_or_else(Instant::now).into()),
+                    if rested.is_some() => {}
             }
-            self.desk.look_again();
+            self.desk.look_again(Instant::now());
         }
         let drained = async { while self.writes.join_next().await.is_some() {} };
         if tokio::time::timeout(DRAIN, drained).await.is_err() {
@@ -330,14 +334,14 @@ impl State {
     /// Keeps a Pod that fits nowhere, and says why if it has not been said.
     fn stick(&mut self, mut need: Need, sentence: String) {
         if need.told.as_ref() == Some(&sentence) {
-            self.desk.queue.stick(need);
+            self.desk.stick(need, Instant::now());
             return;
         }
         self.recorder.record(note(&need, true, "FailedScheduling", sentence.clone()));
         let request = reason(&need, &sentence, Timestamp::now());
         let uid = need.uid.clone();
         need.told = Some(sentence);
-        self.desk.queue.stick(need);
+        self.desk.stick(need, Instant::now());
         let (client, shutdown) = (self.client.clone(), self.shutdown.clone());
         self.writes.spawn(async move {
             let Err(error) = send(&client, request).await else { return Done::Told };

@@ -130,6 +130,8 @@ pub struct Need {
     pub started: Option<Timestamp>,
     /// How often its binding was refused since the last news of it.
     pub refusals: u32,
+    /// How often it fitted nowhere, since the last news of its spec.
+    pub tries: u32,
     /// Equal for Pods that the same nodes can take.
     pub class: u64,
 }
@@ -204,8 +206,10 @@ impl Need {
             let preferred = affinity.preferred_during_scheduling_ignored_during_execution.as_ref();
             self.preferred = preferred.cloned().unwrap_or_default();
         }
-        for container in &spec.containers {
-            self.images.extend(container.image.clone());
+        // An image that cannot run stops the Pod, whether it comes first or stays.
+        let first = || spec.init_containers.iter().flatten();
+        self.images = first().chain(&spec.containers).filter_map(|it| it.image.clone()).collect();
+        for container in first().filter(|it| is_sidecar(it)).chain(&spec.containers) {
             for port in container.ports.iter().flatten() {
                 let Some(number) = port.host_port.filter(|number| *number > 0) else { continue };
                 let protocol = port.protocol.clone().unwrap_or("TCP".to_string());
@@ -253,23 +257,31 @@ fn told(pod: &Pod) -> Option<String> {
     (condition.status == "False").then(|| condition.message.clone().unwrap_or_default())
 }
 
-/// The containers' sum, or what the greediest init container asks for, whichever is more.
+/// What the Pod asks for at its most demanding moment: all containers and sidecars together, or an
+/// init container beside the sidecars that were started before it.
 fn requests(spec: &PodSpec) -> Resources {
     let of = |container: &Container| {
         let resources = container.resources.as_ref();
         Resources::read(resources.and_then(|resources| resources.requests.as_ref()))
     };
-    let mut sum = Resources::default();
+    let mut sidecars = Resources::default();
     let mut greediest = Resources::default();
     for container in spec.init_containers.iter().flatten() {
-        if container.restart_policy.as_deref() == Some("Always") {
-            sum.add(&of(container));
-        } else {
-            greediest.at_least(&of(container));
+        let mut together = of(container);
+        together.add(&sidecars);
+        greediest.at_least(&together);
+        if is_sidecar(container) {
+            sidecars = together;
         }
     }
+    let mut sum = sidecars;
     spec.containers.iter().for_each(|container| sum.add(&of(container)));
     sum.at_least(&greediest);
     sum.add(&Resources::read(spec.overhead.as_ref()));
     sum
+}
+
+/// Whether an init container runs beside the others.
+fn is_sidecar(container: &Container) -> bool {
+    container.restart_policy.as_deref() == Some("Always")
 }

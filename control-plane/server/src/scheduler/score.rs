@@ -6,7 +6,7 @@
 use k8s_openapi::api::core::v1::Taint;
 
 use super::census::Circle;
-use super::cluster::NodeState;
+use super::cluster::{InZones, NodeState};
 use super::filter::matches;
 use super::need::Need;
 use crate::controllers::taints::is_tolerated;
@@ -18,7 +18,8 @@ const FREE_WEIGHT: i64 = 1;
 const BALANCE_WEIGHT: i64 = 1;
 /// An image that is there need not be fetched and compiled.
 const IMAGE_WEIGHT: i64 = 1;
-/// Replicas on different nodes survive the loss of one.
+/// Replicas on different nodes survive the loss of one. Where there are several zones two thirds of
+/// this are for different zones.
 const SPREAD_WEIGHT: i64 = 2;
 /// What the user prefers outweighs what the scheduler finds out.
 const AFFINITY_WEIGHT: i64 = 2;
@@ -58,6 +59,40 @@ impl Score {
     }
 }
 
+/// Zones by how many Pods of one owner they have.
+struct Zones<'a> {
+    siblings: Option<&'a InZones>,
+    /// The most that a candidate's zone has; 0 where zones make no difference.
+    most: i64,
+}
+
+impl<'a> Zones<'a> {
+    fn of(nodes: &[NodeState], candidates: &[usize], siblings: Option<&'a InZones>) -> Zones<'a> {
+        let mut zones = Zones { siblings, most: 0 };
+        let zone = |index: &usize| nodes[*index].zone;
+        let first = candidates.first().and_then(zone);
+        if siblings.is_some() && candidates.iter().any(|index| zone(index) != first) {
+            let counts = candidates.iter().filter_map(zone).map(|zone| zones.count(zone));
+            zones.most = counts.max().unwrap_or(0);
+        }
+        zones
+    }
+
+    fn count(&self, zone: usize) -> i64 {
+        self.siblings.and_then(|siblings| siblings.get(&zone)).copied().unwrap_or(0)
+    }
+
+    /// How far a node is from its siblings, from 0 to 100, by how far it is as a node alone.
+    fn apart(&self, node: &NodeState, alone: i64) -> i64 {
+        match node.zone {
+            Some(zone) if self.most > 0 => {
+                (alone + 2 * FULL * (self.most - self.count(zone)) / self.most) / 3
+            }
+            _ => alone,
+        }
+    }
+}
+
 /// The scores of these nodes (indexes into `nodes`), in their order.
 pub fn scores(
     nodes: &[NodeState],
@@ -65,12 +100,14 @@ pub fn scores(
     need: &Need,
     circle: Option<&Circle>,
     appetite: i64,
+    in_zones: Option<&InZones>,
 ) -> Vec<Score> {
     let most = |count: fn(&NodeState, &Need) -> i64| {
         candidates.iter().map(|index| count(&nodes[*index], need)).max().unwrap_or(0)
     };
     let (siblings_most, wishes_most, taints_most) = (most(siblings), most(wishes), most(dislikes));
     let fewer = |count: i64, most: i64| if most == 0 { 0 } else { FULL * (most - count) / most };
+    let zones = Zones::of(nodes, candidates, in_zones.filter(|_| !need.packs));
     let more = |count: i64, most: i64| if most == 0 { 0 } else { FULL * count / most };
     let alone = |index: &usize| {
         let node = &nodes[*index];
@@ -80,7 +117,10 @@ pub fn scores(
             images: IMAGE_WEIGHT * images(node, need),
             siblings: match need.packs {
                 true => 0,
-                false => SPREAD_WEIGHT * fewer(siblings(node, need), siblings_most),
+                false => {
+                    let alone = fewer(siblings(node, need), siblings_most);
+                    SPREAD_WEIGHT * zones.apart(node, alone)
+                }
             },
             affinity: AFFINITY_WEIGHT * more(wishes(node, need), wishes_most),
             taints: TAINT_WEIGHT * fewer(dislikes(node, need), taints_most),
@@ -106,8 +146,9 @@ pub fn best(
     need: &Need,
     circle: Option<&Circle>,
     appetite: i64,
+    in_zones: Option<&InZones>,
 ) -> Option<usize> {
-    let scores = scores(nodes, candidates, need, circle, appetite);
+    let scores = scores(nodes, candidates, need, circle, appetite, in_zones);
     let mut best: Option<((i64, i64, &str), usize)> = None;
     for (index, score) in candidates.iter().zip(scores) {
         let node = &nodes[*index];

@@ -1,10 +1,11 @@
 //! Where a Pod's data is, or can be: claims, volumes and classes as far as they tie a Pod to nodes.
 //!
-//! A bound claim's volume says by its node affinity where it can be used. A claim whose class waits
-//! for its first consumer gets the node that the scheduler chose in an annotation; who provisions
-//! volumes makes one there, and with the claim bound the Pod is decided for again.
+//! A bound claim's volume says by its node affinity where it can be used, or by its labels in which
+//! zone it is. A claim whose class waits for its first consumer gets the node that the scheduler
+//! chose in an annotation; who provisions volumes makes one there, and with the claim bound the Pod
+//! is decided for again.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 
 use k8s_openapi::api::core::v1::{
     NodeSelectorRequirement, NodeSelectorTerm, PersistentVolume, PersistentVolumeClaim,
@@ -15,6 +16,14 @@ use k8s_openapi::api::storage::v1::StorageClass;
 use super::cluster::NodeState;
 use super::filter::{Reason, matches};
 use crate::controllers::volumes::{NO_PROVISIONER, SELECTED_NODE, matching};
+
+/// Labels by which a volume without a node affinity says where it is; a node has the same.
+const PLACES: [&str; 2] = ["topology.kubernetes.io/zone", "topology.kubernetes.io/region"];
+/// Between the values of such a label, for a volume that is in several zones.
+const PLACES_SEPARATOR: &str = "__";
+
+/// A label, and values of which a node must have one.
+type Place = (String, BTreeSet<String>);
 
 struct Claim {
     deleting: bool,
@@ -28,6 +37,7 @@ struct Claim {
 
 struct Volume {
     spec: PersistentVolumeSpec,
+    places: Vec<Place>,
     /// Whether a claim may still have it.
     free: bool,
 }
@@ -54,6 +64,8 @@ pub struct Volumes {
 pub struct Ties {
     /// One of each set of terms must hold on the node.
     affinities: Vec<Vec<NodeSelectorTerm>>,
+    /// All must hold on a node that says where it is.
+    places: Vec<Place>,
     /// A claim is bound to a volume that is not there.
     lost: bool,
     /// Claims that wait for this Pod: name, and the node they were given before.
@@ -87,7 +99,13 @@ impl Volumes {
         let spec = volume.spec.clone().unwrap_or_default();
         let free = spec.claim_ref.is_none() && volume.metadata.deletion_timestamp.is_none();
         let name = volume.metadata.name.clone().unwrap_or_default();
-        self.volumes.insert(name, Volume { spec, free });
+        let labels = volume.metadata.labels.iter().flatten();
+        let places = labels.filter(|(key, _)| PLACES.contains(&key.as_str())).map(|(key, text)| {
+            let values: BTreeSet<String> =
+                text.split(PLACES_SEPARATOR).map(str::to_string).collect();
+            (key.clone(), values)
+        });
+        self.volumes.insert(name, Volume { spec, places: places.collect(), free });
     }
 
     pub fn remove_volume(&mut self, name: &str) {
@@ -139,7 +157,10 @@ impl Volumes {
             }
             match &claim.volume {
                 Some(volume) => match self.volumes.get(volume) {
-                    Some(volume) => ties.affinities.extend(affinity(&volume.spec)),
+                    Some(volume) => {
+                        ties.affinities.extend(affinity(&volume.spec));
+                        ties.places.extend(volume.places.iter().cloned());
+                    }
                     None => ties.lost = true,
                 },
                 None => match self.classes.get(&claim.class) {
@@ -201,7 +222,14 @@ impl Ties {
             return Some(Reason::VolumeLost);
         }
         let holds = |terms: &Vec<NodeSelectorTerm>| terms.iter().any(|term| matches(node, term));
-        (!self.affinities.iter().all(holds)).then_some(Reason::VolumeElsewhere)
+        if !self.affinities.iter().all(holds) {
+            return Some(Reason::VolumeElsewhere);
+        }
+        let says = PLACES.iter().any(|key| node.labels.contains_key(*key));
+        let is_there = |(key, values): &Place| {
+            node.labels.get(key).is_some_and(|value| values.contains(value))
+        };
+        (says && !self.places.iter().all(is_there)).then_some(Reason::VolumeZone)
     }
 }
 
@@ -250,6 +278,28 @@ mod tests {
             }
         };
         assert_eq!(text, expected);
+    }
+
+    #[test]
+    fn volumes_say_by_labels_in_which_zones_they_are() {
+        let mut volumes = volumes();
+        volumes.put_volume(&yaml(
+            "metadata: {name: z, labels: {topology.kubernetes.io/zone: z1__z2, tier: fast}}",
+        ));
+        volumes.put_claim(&yaml(
+            "metadata: {name: zonal, namespace: d}\nspec: {volumeName: z}\n\
+             status: {phase: Bound}",
+        ));
+        let ties = volumes.ties("d", &["zonal".to_string()], |_| false).expect("it is bound");
+        let obstacle = |zone: &str| {
+            let label = ("topology.kubernetes.io/zone".to_string(), zone.to_string());
+            let labels = (!zone.is_empty()).then_some(label).into_iter().collect();
+            ties.obstacle(&NodeState { labels, ..NodeState::default() })
+        };
+        assert_eq!(obstacle("z2"), None);
+        let reason = obstacle("z3").map(|reason| reason.to_string());
+        assert_eq!(reason.as_deref(), Some("node(s) had no available volume zone"));
+        assert_eq!(obstacle(""), None, "a node that does not say where it is may be anywhere");
     }
 
     #[test]

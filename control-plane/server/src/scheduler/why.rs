@@ -120,7 +120,8 @@ fn verdicts(cluster: &mut Cluster, need: &Need) -> Vec<(String, String)> {
             false => refusals.push((node.name.clone(), format!("no: {}", found.join(", ")))),
         }
     }
-    let scores = scores(nodes, &candidates, need, circle.as_ref(), cluster.appetite(need));
+    let (appetite, in_zones) = (cluster.appetite(need), cluster.siblings(need));
+    let scores = scores(nodes, &candidates, need, circle.as_ref(), appetite, in_zones);
     let mut ranked: Vec<(i64, String, String)> = candidates
         .iter()
         .zip(scores)

@@ -1,4 +1,4 @@
-//! A new Pod's ServiceAccount and priority.
+//! A new Pod's ServiceAccount and priority, and that its gates keep it from being scheduled.
 //!
 //! A token is mounted only where the Pod or its account says `automountServiceAccountToken: true`:
 //! a guest that does not ask for credentials of the cluster gets none (DECISIONS.md).
@@ -13,7 +13,21 @@ use wherry_resources::{Object, meta, names, pod_fields};
 pub fn admit(context: &Context<'_>, pod: &mut Object) -> Result<Vec<String>, ApiError> {
     service_account(context, pod)?;
     priority(context, pod)?;
+    gates(pod);
     Ok(pod_fields::warnings(pod))
+}
+
+/// No scheduler looks at a Pod with gates, so the Pod says itself why it has no node.
+fn gates(pod: &mut Object) {
+    let gates = pod.pointer("/spec/schedulingGates").and_then(Value::as_array);
+    if gates.is_none_or(Vec::is_empty) {
+        return;
+    }
+    let condition = json!({
+        "type": "PodScheduled", "status": "False", "reason": "SchedulingGated",
+        "message": "Scheduling is blocked due to non-empty scheduling gates",
+    });
+    pod["status"]["conditions"] = json!([condition]);
 }
 
 /// Only one PriorityClass is the default.

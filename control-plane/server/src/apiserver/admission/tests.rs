@@ -54,3 +54,23 @@ fn a_node_writes_what_is_its_own() {
          the same name as the requesting node"
     );
 }
+
+#[test]
+fn a_pod_with_gates_says_why_it_has_no_node() {
+    let namespace = Some(json!({"metadata": {"name": "n"}}));
+    let service_account = Some(json!({"metadata": {"name": "default"}}));
+    let facts = Facts { namespace, service_account, ..Facts::default() };
+    let user = User::new("admin", &[auth::MASTERS]);
+    let kind = wherry_resources::kind("", "v1", "pods").expect("a built-in kind");
+    let (operation, part) = (Operation::Create, Part::Main);
+    let context = Context { operation, user: &user, kind, part, namespace: "n", facts: &facts };
+    let reason = |gates: Value| {
+        let spec = json!({"containers": [{"name": "c", "image": "i"}], "schedulingGates": gates});
+        let mut pod = json!({"metadata": {"name": "p"}, "spec": spec, "status": {}});
+        assert!(admit(&context, &mut pod, None).is_ok());
+        pod["status"]["conditions"][0]["reason"].clone()
+    };
+    assert_eq!(reason(json!([{"name": "x"}])), "SchedulingGated");
+    assert_eq!(reason(json!([])), Value::Null);
+    assert_eq!(reason(Value::Null), Value::Null);
+}

@@ -74,6 +74,7 @@ impl Case {
             // It has looked for long, and recommended nothing lately.
             memory: Arc::new(Memory { recommended: vec![(at(-1_000), 9)], ..Memory::default() }),
             pods: self.pods,
+            rivals: Vec::new(),
             failure: None,
             waiting: Demand::default(),
             asleep: None,
@@ -201,6 +202,46 @@ fn what_cannot_be_measured_is_told() {
     }
     let (lines, _) = shown(&case.snapshot());
     assert!(lines.contains("missing request for cpu in container c of Pod a"), "{lines}");
+}
+
+#[test]
+fn of_two_that_mean_the_same_pods_none_scales() {
+    let case = Case::new(CPU, 2, &TWO, vec![cpu(&[("a", 100), ("b", 100)])]);
+    let mut snapshot = case.snapshot();
+    snapshot.rivals = vec!["a-second".to_string()];
+    let (lines, status) = shown(&snapshot);
+    let why = "Warning AmbiguousSelector: pods by selector app=web are controlled by multiple \
+               HPAs: [d/a-second d/web]";
+    assert!(lines.contains(why) && !lines.contains("scale"), "{lines}");
+    assert_eq!(condition(&status, "ScalingActive"), "AmbiguousSelector");
+}
+
+#[test]
+fn who_means_the_same_pods_is_found_by_what_was_measured() {
+    use super::super::cache::Seen;
+    let mut cache = Cache::new();
+    cache.hold::<HorizontalPodAutoscaler>();
+    let kind = super::super::cache::kind_row::<HorizontalPodAutoscaler>();
+    let now = std::time::Instant::now();
+    let mut key_of = |name: &str, selector: &str| {
+        let autoscaler: HorizontalPodAutoscaler = yaml(&format!(
+            "metadata: {{name: {name}, namespace: d}}\nspec: {{maxReplicas: 3, scaleTargetRef: \
+             {{kind: Deployment, name: web}}}}"
+        ));
+        cache.observe(kind, Seen::Put(Object::new(autoscaler)), now);
+        let key = Key::of::<HorizontalPodAutoscaler>("d", name);
+        let scale = Ok(json!({"status": {"selector": selector}}));
+        let answers = Answers { at: at(0), queries: Vec::new(), scale, metrics: Vec::new() };
+        cache.remember(&key, Memo::new(answers));
+        key
+    };
+    let first = key_of("first", "app=web");
+    let second = key_of("second", "app in (web, db)");
+    let other = key_of("other", "app=db");
+    let pods = [pod("a")];
+    assert_eq!(rivals(&cache, &first, &pods), ["second"]);
+    assert_eq!(rivals(&cache, &second, &pods), ["first"]);
+    assert_eq!(rivals(&cache, &other, &[]), [""; 0]);
 }
 
 #[test]

@@ -89,12 +89,14 @@ fn shrink_old(rollout: &mut Rollout<'_>) {
     let Some(new) = &rollout.new else { return };
     let limits = rollout.limits;
     let all_pods = total(&rollout.old) + new.size;
-    let new_unavailable = new.size - new.available();
+    // One that was made smaller a moment ago still counts Pods that are about to go.
+    let working = |set: &Set| set.available().min(set.size);
+    let new_unavailable = new.size - working(new);
     let mut spare = all_pods - limits.fewest_available() - new_unavailable;
     if spare <= 0 {
         return;
     }
-    let mut available = new.available() + rollout.old.iter().map(Set::available).sum::<i32>();
+    let mut available = working(new) + rollout.old.iter().map(working).sum::<i32>();
     // Pods that do not work go first: nobody misses them.
     for set in &mut rollout.old {
         let broken = (set.size - set.available()).max(0);
@@ -114,8 +116,11 @@ fn shrink_old(rollout: &mut Rollout<'_>) {
 /// way or paused keeps its mix.
 pub fn scale(rollout: &mut Rollout<'_>) {
     let wanted = rollout.limits.replicas;
+    let desired = wanted.to_string();
     let saturated = rollout.new.as_ref().is_some_and(|new| {
-        new.size == wanted && new.available() == wanted && new.annotation(super::DESIRED).is_some()
+        // One that was sized for another number only happens to be as large.
+        let sized_for_it = new.annotation(super::DESIRED) == Some(desired.as_str());
+        new.size == wanted && new.available() == wanted && sized_for_it
     });
     if let Some(only) = only_active(rollout) {
         only.size = wanted;

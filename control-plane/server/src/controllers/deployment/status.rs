@@ -55,7 +55,13 @@ fn counts(rollout: &Rollout<'_>, old: &DeploymentStatus) -> DeploymentStatus {
     let sum = |count: fn(&Set) -> i32| rollout.all().map(count).sum::<i32>();
     let some = |count: i32| (count > 0).then_some(count);
     let available = sum(Set::available);
+    // Unknown as long as one ReplicaSet has not counted them.
+    let leaving = rollout.all().map(|set| match &set.object.status {
+        Some(status) => status.terminating_replicas,
+        None => Some(0),
+    });
     DeploymentStatus {
+        terminating_replicas: leaving.sum(),
         observed_generation: rollout.deployment.metadata.generation,
         replicas: some(sum(Set::actual)),
         updated_replicas: some(rollout.new.as_ref().map_or(0, Set::actual)),

@@ -279,6 +279,70 @@ fn scaling_during_a_rollout_keeps_the_mix() {
 }
 
 #[test]
+fn a_new_version_of_the_size_that_is_now_asked_for_does_not_end_the_old_one() {
+    let mut world = World::new("  replicas: 8");
+    world.settle(&["one"]);
+    world.image("two");
+    for _ in 0..9 {
+        if world.sizes() == "one:4/4 two:6/6" {
+            break;
+        }
+        world.step();
+        world.pods(&["one", "two"]);
+    }
+    assert_eq!(world.sizes(), "one:4/4 two:6/6");
+    world.spec().replicas = Some(6);
+    world.step();
+    assert_eq!(world.sizes(), "one:3/4 two:5/6", "each gives its part");
+    world.settle(&["one", "two"]);
+    assert_eq!(world.sizes(), "one:0/0 two:6/6");
+}
+
+#[test]
+fn pods_that_are_about_to_go_are_not_counted_on() {
+    let strategy =
+        "  strategy: {type: RollingUpdate, rollingUpdate: {maxSurge: 2, maxUnavailable: 0}}";
+    let mut world = World::new(&format!("  replicas: 4\n{strategy}"));
+    world.settle(&["one"]);
+    world.image("two");
+    for _ in 0..9 {
+        if world.sizes() == "one:2/2 two:4/4" {
+            break;
+        }
+        world.step();
+        world.pods(&["one", "two"]);
+    }
+    assert_eq!(world.sizes(), "one:2/2 two:4/4");
+    // The first has not yet been counted anew, and one of the new ones does not work.
+    let available = |set: &mut Arc<ReplicaSet>, count: i32| {
+        let status = Arc::make_mut(set).status.get_or_insert_default();
+        status.available_replicas = Some(count);
+    };
+    available(&mut world.snapshot.sets[0], 4);
+    available(&mut world.snapshot.sets[1], 3);
+    world.step();
+    assert_eq!(world.sizes(), "one:1/4 two:4/3", "three and one of the two really work");
+}
+
+#[test]
+fn pods_on_their_way_out_are_counted_once_all_replica_sets_have_counted() {
+    let mut world = World::new("  replicas: 2");
+    let leaving = |world: &World| {
+        let status = world.snapshot.deployment.status.clone().expect("has a status");
+        status.terminating_replicas
+    };
+    world.step();
+    assert_eq!(leaving(&world), Some(0));
+    world.pods(&["one"]);
+    world.step();
+    assert_eq!(leaving(&world), None, "its ReplicaSet says nothing of them");
+    let set = Arc::make_mut(&mut world.snapshot.sets[0]);
+    set.status.get_or_insert_default().terminating_replicas = Some(3);
+    world.step();
+    assert_eq!(leaving(&world), Some(3));
+}
+
+#[test]
 fn a_paused_deployment_scales_but_does_not_roll() {
     let mut world = World::new("  replicas: 2");
     world.settle(&["one"]);

@@ -22,6 +22,9 @@ fn snapshot(spec: &str, size: i32, pods: &[&str]) -> Snapshot {
         ))),
         pods: pods.iter().map(|words| pod(words)).collect(),
         owners: Ok(vec![Owner { uid: "o".to_string(), size }]),
+        ask: Vec::new(),
+        unknown: false,
+        old_in: None,
     }
 }
 
@@ -113,6 +116,58 @@ fn what_cannot_be_counted_allows_nothing() {
     let mut world = snapshot("minAvailable: 1", 0, &THREE);
     world.owners = Err(String::new());
     assert_eq!(shown(&world, 0).0, "2: 3/1 of 3, SufficientPods", "a number needs no owners");
+}
+
+#[test]
+fn pods_that_nobody_controls_need_a_number() {
+    let told = |spec: &str| shown(&snapshot(spec, 3, &THREE), 0).1;
+    assert!(told("maxUnavailable: 1").contains("Warning UnmanagedPods: "));
+    assert!(told("minAvailable: 50%").contains("such as a, were found to be unmanaged"));
+    assert_eq!(told("minAvailable: 2"), "");
+    let mut owned = snapshot("maxUnavailable: 1", 3, &["a ready"]);
+    let owner = super::super::testing::owner("web");
+    Arc::make_mut(&mut owned.pods[0]).metadata.owner_references = Some(vec![owner]);
+    assert_eq!(shown(&owned, 0).1, "");
+}
+
+#[test]
+fn sizes_of_custom_resources_are_asked_for() {
+    let mut world = snapshot("maxUnavailable: 1", 3, &THREE);
+    world.ask = vec![Key::of::<Deployment>("d", "stands-for-one")];
+    world.unknown = true;
+    let asked = plan(&world, at(0));
+    assert_eq!(text(&asked.writes), "measure deployments.apps d/stands-for-one\n");
+    world.unknown = false;
+    let asked = plan(&world, at(0));
+    assert!(asked.writes.len() > 1, "what was known counts meanwhile");
+    world.ask.clear();
+    world.old_in = Some(Duration::from_secs(9));
+    assert_eq!(plan(&world, at(0)).again, Some(Duration::from_secs(9)));
+    let scale = |scale| Answers { at: at(0), queries: Vec::new(), scale, metrics: Vec::new() };
+    let five = serde_json::from_str(r#"{"spec": {"replicas": 5}}"#).expect("JSON");
+    assert_eq!(said(&scale(Ok(five))), Ok(5));
+    assert_eq!(said(&scale(Err("gone".to_string()))), Err("gone".to_string()));
+}
+
+#[test]
+fn a_pod_that_was_spared_does_not_say_for_ever_that_it_is_disrupted() {
+    let pod = |reason: &str, more: &str| -> Pod {
+        yaml(&format!(
+            "metadata: {{name: a, namespace: d{more}}}\n\
+             status: {{phase: Running, conditions: [{{type: Ready, status: \"True\"}}, \
+             {{type: DisruptionTarget, status: \"True\", reason: {reason}, \
+             lastTransitionTime: 2023-11-14T22:13:20Z}}]}}"
+        ))
+    };
+    let taint = "DeletionByTaintManager";
+    let waits = spared(&pod(taint, ""), at(30));
+    assert_eq!((text(&waits.writes), waits.again), (String::new(), Some(Duration::from_secs(90))));
+    let shown = text(&spared(&pod(taint, ""), at(120)).writes);
+    assert!(shown.contains(r#""status":"False","type":"DisruptionTarget""#), "{shown}");
+    assert!(shown.contains(r#""status":"True","type":"Ready""#), "the rest stays: {shown}");
+    let deleting = ", deletionTimestamp: 2024-01-01T00:00:00Z";
+    assert_eq!(text(&spared(&pod(taint, deleting), at(120)).writes), "");
+    assert_eq!(text(&spared(&pod("TerminationByKubelet", ""), at(120)).writes), "");
 }
 
 #[test]

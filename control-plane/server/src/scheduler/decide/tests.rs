@@ -63,6 +63,33 @@ fn replicas_are_spread_and_the_free_node_is_taken() {
 }
 
 #[test]
+fn replicas_are_spread_over_zones_although_nobody_asks() {
+    let zone = |name: &str| format!(", topology.kubernetes.io/zone: {name}");
+    let nodes = |second: &str| {
+        cluster(&[
+            node("a1 4 8Gi", "", &zone("a")),
+            node("a2 4 8Gi", "", &zone("a")),
+            node("a3 4 8Gi", "", &zone("a")),
+            node("b1 4 8Gi", "", &zone(second)),
+        ])
+    };
+    let pods = |names: &[&str]| -> Vec<Need> {
+        names.iter().map(|name| pod(name, "cpu: 100m", "")).collect()
+    };
+    let mut two_zones = nodes("b");
+    let four = pods(&["1", "2", "3", "4"]);
+    assert_eq!(shown(&mut two_zones, &four), ["a1", "b1", "a2", "a3"]);
+    assert_eq!(shown(&mut nodes("a"), &four), ["a1", "a2", "a3", "b1"], "one zone is none");
+    // Who goes is counted off, and a node can come to another zone.
+    let siblings = |cluster: &Cluster| cluster.siblings(&four[0]).cloned();
+    assert_eq!(siblings(&two_zones), Some([(0, 3), (1, 1)].into()));
+    two_zones.put_node(&node("a1 4 8Gi", "", &zone("c")));
+    assert_eq!(siblings(&two_zones), Some([(0, 2), (1, 1), (2, 1)].into()));
+    four.iter().for_each(|need| two_zones.forget(&need.uid));
+    assert_eq!(siblings(&two_zones), None);
+}
+
+#[test]
 fn requests_are_counted_at_once() {
     let mut cluster = cluster(&[node("a 1 1Gi", "", "")]);
     let pods: Vec<Need> = ["1", "2", "3"].map(|name| pod(name, "cpu: 500m", "")).into();
@@ -72,6 +99,28 @@ fn requests_are_counted_at_once() {
     );
     cluster.forget("uid-1");
     assert_eq!(shown(&mut cluster, &pods[2..]), ["a"], "there is room again");
+}
+
+#[test]
+fn init_containers_count_beside_the_sidecars_that_were_started_before() {
+    let cpu = |init: &str| {
+        let spec = format!("  initContainers: [{init}]");
+        pod("p", "cpu: 300m", &spec).requests.cpu
+    };
+    let first = |cpu: &str| format!("{{name: i, resources: {{requests: {{cpu: {cpu}}}}}}}");
+    let sidecar = |cpu: &str| {
+        format!("{{name: s, restartPolicy: Always, resources: {{requests: {{cpu: {cpu}}}}}}}")
+    };
+    assert_eq!(cpu(&first("200m")), 300, "it has ended when the others begin");
+    assert_eq!(cpu(&first("500m")), 500);
+    assert_eq!(cpu(&sidecar("200m")), 500, "it runs beside the others");
+    assert_eq!(cpu(&[sidecar("200m"), first("400m")].join(", ")), 600);
+    assert_eq!(cpu(&[first("400m"), sidecar("200m")].join(", ")), 500);
+    let spec = "  initContainers: [{name: s, image: first, restartPolicy: Always, \
+         ports: [{containerPort: 80, hostPort: 80}]}]";
+    let need = pod("p", "", spec);
+    assert_eq!(need.images, ["first", "hello"]);
+    assert_eq!(need.ports, [("TCP".to_string(), String::new(), 80)]);
 }
 
 #[test]
@@ -300,10 +349,124 @@ fn spread_over_zones() {
     let decided = shown(&mut zones, &web);
     assert!(decided[0].starts_with('a'), "{decided:?}");
     assert_eq!(decided[1], full);
-    // With taints honoured the cordoned zone would still count: a cordon is no taint here.
+    // The cordoned zone counts: its taint is not honoured where the constraint does not say so.
     let three = spread(", minDomains: 3");
     let decided = shown(&mut zones, &[labelled("7", "web", &three)]);
     assert_eq!(decided, [full], "a third domain is missing, so the fewest are none");
+}
+
+/// A Pod of a namespace with labels and more YAML for its spec.
+fn in_namespace(name: &str, namespace: &str, labels: &str, spec: &str) -> Need {
+    let pod: Pod = yaml(&format!(
+        "metadata: {{name: \"{name}\", namespace: {namespace}, labels: {{{labels}}}}}\n\
+         spec:\n  containers: [{{name: c, image: hello}}]\n{spec}"
+    ));
+    Need::read(&pod)
+}
+
+const TIED: &str = "  nodeSelector: {zone: a}\n";
+
+#[test]
+fn a_spread_minds_the_nodes_and_pods_that_it_says() {
+    let spread = |more: &str| {
+        format!(
+            "  topologySpreadConstraints: [{{topologyKey: zone, maxSkew: 1, \
+             whenUnsatisfiable: DoNotSchedule, \
+             labelSelector: {{matchLabels: {{app: web}}}}{more}}}]"
+        )
+    };
+    let mut world = zones();
+    // Zones that the Pod cannot go to anyway do not count, unless it says so.
+    let tied = |name: &str, more: &str| labelled(name, "web", &(TIED.to_string() + &spread(more)));
+    let decided = shown(&mut world, &[tied("1", ""), tied("2", "")]);
+    assert_eq!(decided, ["a1", "a2"]);
+    let everywhere = ", nodeAffinityPolicy: Ignore";
+    let uneven = "0/4 nodes are available: 2 node(s) didn't match Pod's node affinity/selector, \
+                  2 node(s) didn't match pod topology spread constraints.";
+    assert_eq!(shown(&mut world, &[tied("3", everywhere)]), [uneven]);
+    // Of another revision there is none yet.
+    let keys = ", nodeAffinityPolicy: Ignore, matchLabelKeys: [rev]";
+    let rev = |name: &str, rev: &str| {
+        let labels = format!("app: web, rev: {rev}");
+        in_namespace(name, "d", &labels, &(TIED.to_string() + &spread(keys)))
+    };
+    assert_eq!(shown(&mut world, &[rev("4", "two")]), ["a1"]);
+    assert_eq!(shown(&mut world, &[rev("5", "two")]), [uneven]);
+    // Who leaves does not count any more, although its room is taken.
+    world.place(&tied("1", ""), "a1", true);
+    world.place(&tied("2", ""), "a2", true);
+    world.place(&rev("4", "two"), "a1", true);
+    assert_eq!(shown(&mut world, &[rev("5", "two")]), ["a2"]);
+
+    // Taints are looked at only if it says so.
+    let tainted = "taints: [{key: gpu, effect: NoSchedule}]";
+    let nodes = [node("a 4 8Gi", "", ", zone: a"), node("b 4 8Gi", tainted, ", zone: b")];
+    let pods = |more: &str| ["1", "2"].map(|name| labelled(name, "web", &spread(more)));
+    let decided = shown(&mut cluster(&nodes), &pods(""));
+    assert!(decided[1].contains("1 node(s) didn't match pod topology spread"), "{decided:?}");
+    let decided = shown(&mut cluster(&nodes), &pods(", nodeTaintsPolicy: Honor"));
+    assert_eq!(decided, ["a", "a"]);
+}
+
+#[test]
+fn a_spread_can_be_a_wish() {
+    let wish = "  topologySpreadConstraints: [{topologyKey: zone, maxSkew: 1, \
+                whenUnsatisfiable: ScheduleAnyway, labelSelector: {matchLabels: {app: web}}}]";
+    let pods = ["1", "2"].map(|name| labelled(name, "web", wish));
+    assert_eq!(shown(&mut zones(), &pods), ["a1", "b1"]);
+    let mut one = cluster(&[node("a 4 8Gi", "", ", zone: a")]);
+    assert_eq!(shown(&mut one, &pods), ["a", "a"]);
+}
+
+#[test]
+fn others_are_meant_by_namespace_and_by_labels_of_ones_own() {
+    let mut world = zones();
+    world.put_namespace(&yaml("metadata: {name: e, labels: {team: x}}"));
+    world.place(&in_namespace("there", "e", "app: web, tenant: one", ""), "a1", false);
+    let away = |name: &str, labels: &str, term: &str| {
+        let spec = format!(
+            "{TIED}  affinity: {{podAntiAffinity: \
+             {{requiredDuringSchedulingIgnoredDuringExecution: [{{topologyKey: zone, {term}}}]}}}}"
+        );
+        in_namespace(name, "d", labels, &spec)
+    };
+    let no = "0/4 nodes are available: 2 node(s) didn't match Pod's node affinity/selector, \
+              2 node(s) didn't match pod anti-affinity rules.";
+    let web = "labelSelector: {matchLabels: {app: web}}";
+    let mut check = |labels: &str, term: &str, fits: bool| {
+        let pod = away("new", labels, term);
+        let decided = shown(&mut world, std::slice::from_ref(&pod));
+        world.forget(&pod.uid);
+        assert_eq!(decided[0] != no, fits, "{term}: {decided:?}");
+    };
+    check("app: new", web, true);
+    check("app: new", &format!("{web}, namespaces: [e]"), false);
+    check("app: new", &format!("{web}, namespaceSelector: {{matchLabels: {{team: x}}}}"), false);
+    check("app: new", &format!("{web}, namespaceSelector: {{matchLabels: {{team: y}}}}"), true);
+    check("app: new", &format!("{web}, namespaceSelector: {{}}"), false);
+    // Away from the Pods of every other tenant, or of one's own.
+    let any =
+        "namespaces: [e], labelSelector: {matchExpressions: [{key: tenant, operator: Exists}]}";
+    check("tenant: one", &format!("{any}, mismatchLabelKeys: [tenant]"), true);
+    check("tenant: two", &format!("{any}, mismatchLabelKeys: [tenant]"), false);
+    check("tenant: one", &format!("{any}, matchLabelKeys: [tenant]"), false);
+    check("tenant: two", &format!("{any}, matchLabelKeys: [tenant]"), true);
+}
+
+#[test]
+fn unwanted_taints_are_avoided_and_everything_asked_for_is_counted() {
+    let dislikes = "taints: [{key: gpu, effect: PreferNoSchedule}]";
+    let mut two = cluster(&[node("a 4 8Gi", dislikes, ""), node("b 4 8Gi", "", "")]);
+    let decided = shown(&mut two, &[pod("1", "", ""), pod("2", "", "")]);
+    assert_eq!(decided, ["b", "b"], "although replicas would rather be apart");
+    let tolerant = pod("3", "", "  tolerations: [{key: gpu, operator: Exists}]");
+    assert_eq!(shown(&mut two, &[tolerant]), ["a"]);
+    let mut one = cluster(&[node("a 1 8Gi", "", "")]);
+    let gpu = pod("gpu", "acme.com/gpu: 1", "");
+    let lacks = "0/1 nodes are available: 1 Insufficient acme.com/gpu.";
+    assert_eq!(shown(&mut one, &[gpu]), [lacks]);
+    let heavy = pod("heavy", "cpu: 500m", "  overhead: {cpu: 600m}");
+    assert_eq!(shown(&mut one, &[heavy]), ["0/1 nodes are available: 1 Insufficient cpu."]);
 }
 
 #[test]
