@@ -197,7 +197,7 @@ impl Upgrade {
 }
 
 /// The first protocol of the client's that is known here.
-fn choose<T>(offered: &[String], known: impl Fn(&str) -> Option<T>) -> Option<(String, T)> {
+pub(super) fn choose<T>(offered: &[String], known: impl Fn(&str) -> Option<T>) -> Option<(String, T)> {
     offered.iter().find_map(|name| Some((name.clone(), known(name)?)))
 }
 
@@ -217,7 +217,7 @@ fn switching(protocol: Option<&str>) -> Result<Response, ApiError> {
 }
 
 /// The client and this server have nothing in common.
-fn no_protocol(offered: &[String], known: &[&str]) -> ApiError {
+pub(super) fn no_protocol(offered: &[String], known: &[&str]) -> ApiError {
     ApiError::BadRequest(format!(
         "unable to upgrade: unable to negotiate protocol: client supports {offered:?}, server \
          accepts {known:?}"
