@@ -10,6 +10,7 @@ use super::{
 use crate::apiserver::{
     ApiServer, content,
     errors::{ApiError, Cause},
+    extensions,
     request::Request,
     stored,
 };
@@ -110,6 +111,9 @@ pub async fn evict(api: &ApiServer, request: &Request) -> Result<Response, ApiEr
     }
     let options = delete::told(eviction.get("deleteOptions").unwrap_or(&Value::Null), dry_run)?;
     let call = Call::of(api, request, Part::Main, options.dry_run);
+    let asked = call.asked(extensions::Verb::Create, request.name());
+    let mut heard = extensions::Heard::default();
+    extensions::validate_part(&asked, &eviction, &mut heard).await?;
     let (pod, _) = call.find(&api.latest().await?, request.name())?;
     if is_protected(&pod) {
         spend_budgets(&call, &pod).await?;
@@ -118,7 +122,7 @@ pub async fn evict(api: &ApiServer, request: &Request) -> Result<Response, ApiEr
     if !options.dry_run && options.resource_version.is_none() {
         call_disrupted(&call, request.name()).await?;
     }
-    let mut warnings = Vec::new();
+    let mut warnings = heard.warnings;
     let (Deleted::Gone(_) | Deleted::Lingers(_)) =
         delete::one(&call, request.name(), &options, &mut warnings).await?;
     Ok(done(request, &warnings))
