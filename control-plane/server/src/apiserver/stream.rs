@@ -254,7 +254,10 @@ impl Upgrade {
 }
 
 /// The first protocol of the client's that is known here.
-pub(super) fn choose<T>(offered: &[String], known: impl Fn(&str) -> Option<T>) -> Option<(String, T)> {
+pub(super) fn choose<T>(
+    offered: &[String],
+    known: impl Fn(&str) -> Option<T>,
+) -> Option<(String, T)> {
     offered.iter().find_map(|name| Some((name.clone(), known(name)?)))
 }
 

@@ -93,12 +93,7 @@ fn framed(
 }
 
 /// Sends each piece of a log as a message, until the log ends or one side has had enough.
-async fn over(
-    mut socket: WebSocket,
-    mut log: Incoming,
-    base64: bool,
-    shutdown: CancellationToken,
-) {
+async fn over(mut socket: WebSocket, mut log: Incoming, base64: bool, shutdown: CancellationToken) {
     let message = |bytes: Bytes| match base64 {
         true => Message::Text(STANDARD.encode(bytes).into()),
         false => Message::Binary(bytes),

@@ -164,9 +164,8 @@ fn unprintable(manager: &str) -> Vec<FieldError> {
     let value = quoted(manager);
     let complaint = |(at, c): (usize, char)| {
         let code = u32::from(c);
-        let message = format!(
-            "Invalid value: {value}: invalid character U+{code:04X} (at position {at})"
-        );
+        let message =
+            format!("Invalid value: {value}: invalid character U+{code:04X} (at position {at})");
         errors::field(Reason::Invalid, "fieldManager", message)
     };
     manager.char_indices().filter(|(_, c)| !is_printed(*c)).map(complaint).collect()
