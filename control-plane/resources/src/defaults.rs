@@ -6,9 +6,10 @@
 //! validation to complain about. One row a kind; kinds without a row have no defaults.
 //!
 //! Before the row's function, fields that are `null` are dropped, because a typed server never sees
-//! them; after it a status that nobody has written yet is made (`statuses`), and quantities are
-//! brought into canonical form.
+//! them; after it a status that nobody has written yet is made (`statuses`), and quantities and
+//! bytes are brought into canonical form.
 
+mod bytes;
 mod cluster;
 mod network;
 mod pod;
@@ -94,6 +95,7 @@ pub fn apply(kind: &Kind, object: &mut Object) {
         fields.insert("status".to_owned(), status);
     }
     quantities::canonical(kind, object);
+    bytes::canonical(kind, object);
 }
 
 /// Drops from the new form of an object what only fitted the old one, on updates of the main

@@ -1,8 +1,8 @@
 //! Which fields of a kind a field selector may name, and how they read.
 //!
-//! `metadata.name` and `metadata.namespace` are offered by every kind. An absent field reads as its
-//! default (empty, `false`, `0`), so that `spec.unschedulable==false` matches a node that never had
-//! the field.
+//! `metadata.name` and `metadata.namespace` are offered by every kind; objects of the whole cluster
+//! have the empty namespace. An absent field reads as its default (empty, `false`, `0`), so that
+//! `spec.unschedulable==false` matches a node that never had the field.
 
 use std::sync::Arc;
 
@@ -12,10 +12,18 @@ use crate::custom::Definition;
 use crate::selectors::FieldSelector;
 use crate::{Kind, Object, meta};
 
-/// A selector names a field that the kind does not offer.
+/// A selector names a field that the kind does not offer. The sentence is Kubernetes' own, which
+/// is another one for kinds that offer nothing but the two fields of metadata.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("field label not supported: {0}")]
-pub struct UnknownField(pub String);
+pub enum UnknownField {
+    #[error("field label not supported: {0}")]
+    OfKind(String),
+    #[error(
+        "{} is not a known field selector: only \"metadata.name\", \"metadata.namespace\"",
+        crate::quoted(.0)
+    )]
+    OfMetadata(String),
+}
 
 /// How a field reads when it is absent.
 #[derive(Clone, Copy)]
@@ -26,7 +34,9 @@ enum Absent {
 }
 
 /// (group, plural, field in the selector, path in the object, how it reads when absent)
-const FIELDS: &[(&str, &str, &str, &str, Absent)] = &[
+type Row = (&'static str, &'static str, &'static str, &'static str, Absent);
+
+const FIELDS: &[Row] = &[
     ("", "pods", "spec.nodeName", "/spec/nodeName", Absent::Empty),
     ("", "pods", "spec.restartPolicy", "/spec/restartPolicy", Absent::Empty),
     ("", "pods", "spec.schedulerName", "/spec/schedulerName", Absent::Empty),
@@ -90,9 +100,13 @@ const FIELDS: &[(&str, &str, &str, &str, Absent)] = &[
 /// Refuses a selector with a field that the kind does not offer.
 pub fn check(kind: &Kind, selector: &FieldSelector) -> Result<(), UnknownField> {
     let unknown = selector.terms.iter().find(|term| !is_known(kind, &term.field));
-    match unknown {
-        Some(term) => Err(UnknownField(term.field.clone())),
+    let own = |row: &Row| row.0 == kind.group && row.1 == kind.plural;
+    match unknown.map(|term| term.field.clone()) {
         None => Ok(()),
+        Some(field) if kind.custom.is_some() || FIELDS.iter().any(own) => {
+            Err(UnknownField::OfKind(field))
+        }
+        Some(field) => Err(UnknownField::OfMetadata(field)),
     }
 }
 
@@ -149,16 +163,13 @@ pub fn selectable(kind: &Kind, object: &Object) -> Object {
 }
 
 fn is_known(kind: &Kind, field: &str) -> bool {
-    let everywhere = field == "metadata.name" || field == "metadata.namespace" && kind.namespaced;
+    let everywhere = ["metadata.name", "metadata.namespace"].contains(&field);
     let selectable =
         |definition: Arc<Definition>| definition.selectable.iter().any(|(name, _)| name == field);
     everywhere || row(kind, field).is_some() || kind.custom().is_some_and(selectable)
 }
 
-fn row(
-    kind: &Kind,
-    field: &str,
-) -> Option<&'static (&'static str, &'static str, &'static str, &'static str, Absent)> {
+fn row(kind: &Kind, field: &str) -> Option<&'static Row> {
     FIELDS.iter().find(|row| row.0 == kind.group && row.1 == kind.plural && row.2 == field)
 }
 
@@ -180,11 +191,13 @@ mod tests {
             ("pods", &pod, "spec.hostNetwork=false", "true"),
             ("pods", &pod, "spec.x=1", "field label not supported: spec.x"),
             ("nodes", &node, "spec.unschedulable==false", "true"),
+            ("nodes", &node, "metadata.namespace=x", "false"),
+            ("nodes", &node, "metadata.namespace=", "true"),
             (
-                "nodes",
+                "configmaps",
                 &node,
-                "metadata.namespace=x",
-                "field label not supported: metadata.namespace",
+                "data.x=1",
+                r#""data.x" is not a known field selector: only "metadata.name", "metadata.namespace""#,
             ),
         ];
         for (plural, object, text, expected) in cases {

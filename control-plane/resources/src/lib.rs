@@ -5,7 +5,8 @@
 //! know to serve it. Everything else in this crate is a function from objects to objects, values or
 //! sentences:
 //!
-//! - [`meta`], [`keys`], [`names`], [`selectors`], [`fields`], [`quantity`]: reading and naming
+//! - [`meta`], [`keys`], [`names`], [`selectors`], [`fields`], [`quantity`], [`quoted`]: reading and
+//!   naming
 //! - [`patch`], [`defaults`], [`convert`], [`validate`]: what happens on the way into the store
 //! - [`apply`]: who owns which field, and server-side apply
 //! - [`rbac`]: what a rule of a role allows, and whether some rules cover others
@@ -45,6 +46,7 @@ pub mod pod_fields;
 pub mod protobuf;
 pub mod quantity;
 pub mod quota;
+mod quote;
 pub mod rbac;
 pub mod selectors;
 pub mod state;
@@ -55,6 +57,7 @@ mod testscript;
 pub mod validate;
 
 pub use kinds::{GROUPS, Group, KINDS, Kind, Storage, Subresource, kind, kind_of};
+pub use quote::{is_printed, quoted};
 
 /// A Kubernetes object: always a JSON object whose key order is the order on the wire.
 pub type Object = serde_json::Value;

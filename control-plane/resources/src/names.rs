@@ -22,6 +22,7 @@ const SUBDOMAIN_FORM: &str = r"[a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([-a-z0-9
 const QUALIFIED_FORM: &str = "([A-Za-z0-9][-A-Za-z0-9_.]*)?[A-Za-z0-9]";
 const VALUE_FORM: &str = "(([A-Za-z0-9][-A-Za-z0-9_.]*)?[A-Za-z0-9])?";
 const CONFIG_KEY_FORM: &str = "[-._a-zA-Z0-9]+";
+const URL_PATH_FORM: &str = r"[A-Za-z0-9/\-._~%!$&'()*+,;=:]+";
 
 /// Which names a kind accepts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -114,6 +115,42 @@ pub fn subdomain(value: &str) -> Vec<String> {
         complaints.push(form(sentence, SUBDOMAIN_FORM, &["example.com"]));
     }
     complaints
+}
+
+/// `*.example.com`.
+pub fn wildcard_subdomain(value: &str) -> Vec<String> {
+    let sentence = "a wildcard DNS-1123 subdomain must start with '*.', followed by a valid DNS \
+        subdomain, which must consist of lower case alphanumeric characters, '-' or '.' and end \
+        with an alphanumeric character";
+    let mut complaints = too_long(value, SUBDOMAIN_LENGTH_MAX);
+    if !value.strip_prefix("*.").is_some_and(|name| name.split('.').all(is_label)) {
+        let pattern = format!(r"\*\.{SUBDOMAIN_FORM}");
+        complaints.push(form(sentence, &pattern, &["*.example.com"]));
+    }
+    complaints
+}
+
+/// The path of a name with a domain before it, such as `foo/bar-1`.
+pub fn url_path(value: &str) -> Vec<String> {
+    let is_good = |character: char| {
+        character.is_ascii_alphanumeric() || "/-._~%!$&'()*+,;=:".contains(character)
+    };
+    if !value.is_empty() && value.chars().all(is_good) {
+        return Vec::new();
+    }
+    vec![format!("Invalid path (regex used for validation is '{URL_PATH_FORM}')")]
+}
+
+/// Whether this is an IP address and the length of a prefix: `10.9.8.0/24`.
+pub fn is_cidr(value: &str) -> bool {
+    let Some((address, bits)) = value.split_once('/') else {
+        return false;
+    };
+    let bits_max = if address.contains(':') { 128 } else { 32 };
+    let is_number = !bits.is_empty() && bits.bytes().all(|digit| digit.is_ascii_digit());
+    address.parse::<std::net::IpAddr>().is_ok()
+        && is_number
+        && bits.parse::<u8>().is_ok_and(|bits| bits <= bits_max)
 }
 
 /// A segment of a URL path: RBAC names.

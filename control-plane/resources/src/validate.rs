@@ -10,8 +10,11 @@
 
 mod admission;
 mod autoscaling;
+mod certificates;
 mod cluster;
 mod custom;
+mod flow;
+mod limits;
 mod metadata;
 mod network;
 mod pod;
@@ -110,6 +113,7 @@ fn any_change(_: &Object, _: &Object, _: &mut Errors) {}
 
 const RBAC: &str = "rbac.authorization.k8s.io";
 const ADMISSION: &str = "admissionregistration.k8s.io";
+const FLOW: &str = "flowcontrol.apiserver.k8s.io";
 
 const RULES: &[Rules] = &[
     rules("", "pods", pod::pod, pod::change),
@@ -120,7 +124,9 @@ const RULES: &[Rules] = &[
     rules("", "secrets", cluster::secret, cluster::secret_change),
     rules("", "nodes", cluster::node, cluster::node_change),
     rules("", "events", cluster::event, any_change),
-    rules("", "resourcequotas", cluster::resource_quota, any_change),
+    rules("events.k8s.io", "events", cluster::event, any_change),
+    rules("", "limitranges", limits::limit_range, any_change),
+    rules("", "resourcequotas", limits::resource_quota, limits::resource_quota_change),
     rules("", "persistentvolumes", storage::volume, storage::volume_change),
     rules("", "persistentvolumeclaims", storage::claim, storage::claim_change),
     rules("", "replicationcontrollers", workloads::replication_controller, any_change),
@@ -135,7 +141,17 @@ const RULES: &[Rules] = &[
     rules("policy", "poddisruptionbudgets", workloads::disruption_budget, any_change),
     rules("discovery.k8s.io", "endpointslices", network::slice, network::slice_change),
     rules("networking.k8s.io", "ingresses", network::ingress, any_change),
+    rules(
+        "networking.k8s.io",
+        "ingressclasses",
+        network::ingress_class,
+        network::ingress_class_change,
+    ),
     rules("networking.k8s.io", "networkpolicies", network::network_policy, any_change),
+    rules("certificates.k8s.io", "certificatesigningrequests", certificates::request, any_change),
+    rules("node.k8s.io", "runtimeclasses", cluster::runtime_class, cluster::runtime_class_change),
+    rules(FLOW, "flowschemas", flow::schema, any_change),
+    rules(FLOW, "prioritylevelconfigurations", flow::level, any_change),
     rules("coordination.k8s.io", "leases", cluster::lease, any_change),
     rules("apiregistration.k8s.io", "apiservices", cluster::api_service, any_change),
     rules(
@@ -145,6 +161,8 @@ const RULES: &[Rules] = &[
         cluster::priority_change,
     ),
     rules("storage.k8s.io", "storageclasses", storage::class, storage::class_change),
+    rules("storage.k8s.io", "volumeattachments", storage::attachment, storage::attachment_change),
+    rules("storage.k8s.io", "csinodes", storage::node_drivers, any_change),
     rules(
         "apiextensions.k8s.io",
         "customresourcedefinitions",
@@ -180,6 +198,9 @@ pub fn create(kind: &Kind, new: &Object) -> Vec<FieldError> {
     if kind.is("", "Pod") {
         pod::only_on_create(new, &mut errors);
     }
+    if kind.is("events.k8s.io", "Event") {
+        cluster::only_on_create(new, &mut errors);
+    }
     errors.0
 }
 
@@ -208,6 +229,9 @@ pub fn update_status(kind: &Kind, new: &Object, old: &Object) -> Vec<FieldError>
     metadata::update(kind, new, old, &mut errors);
     if kind.is("", "Pod") {
         pod::status_change(new, old, &mut errors);
+    }
+    if kind.is("certificates.k8s.io", "CertificateSigningRequest") {
+        certificates::status_change(new, old, &mut errors);
     }
     if kind.is("apiextensions.k8s.io", "CustomResourceDefinition") {
         custom::stored_versions(new, &mut errors);

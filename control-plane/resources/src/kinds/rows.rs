@@ -76,7 +76,10 @@ pub static KINDS: &[Kind] = &[
         .stored(Storage::None),
     Kind::new("", "v1", "ConfigMap", "configmaps", "configmap").short(&["cm"]),
     Kind::new("", "v1", "Endpoints", "endpoints", "endpoints").short(&["ep"]).upsert(),
-    Kind::new("", "v1", "Event", "events", "event").short(&["ev"]).upsert(),
+    Kind::new("", "v1", "Event", "events", "event")
+        .short(&["ev"])
+        .named(NameRule::PathSegment)
+        .upsert(),
     Kind::new("", "v1", "LimitRange", "limitranges", "limitrange").short(&["limits"]).upsert(),
     Kind::new("", "v1", "Namespace", "namespaces", "namespace")
         .short(&["ns"])

@@ -1,4 +1,4 @@
-//! Rules for configuration, nodes, events, leases, quotas and type definitions.
+//! Rules for configuration, nodes, events, leases, priorities and API services.
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
@@ -152,6 +152,13 @@ pub(super) fn node(object: &Object, errors: &mut Errors) {
         }
         seen.push((key, effect));
     }
+    for (index, cidr) in items(get(object, "spec"), "podCIDRs").iter().enumerate() {
+        let cidr = cidr.as_str().unwrap_or("");
+        if !names::is_cidr(cidr) {
+            let detail = "must be a valid CIDR value, (e.g. 10.9.8.0/24 or 2001:db8::/64)";
+            errors.invalid(&nth("spec", "podCIDRs", index), cidr, detail);
+        }
+    }
     for list in ["capacity", "allocatable"] {
         for (name, amount) in entries(get(object, "status"), list) {
             quantity(amount, &format!("status.{list}[{name}]"), errors);
@@ -177,14 +184,71 @@ pub(super) fn node_change(new: &Object, old: &Object, errors: &mut Errors) {
     }
 }
 
+/// Longest texts of an event that has a time of its own, in characters.
+const EVENT_WORDS_MAX: usize = 128;
+const EVENT_MESSAGE_MAX: usize = 1024;
+
+/// An event in either form. One that has an `eventTime` must say more about itself.
 pub(super) fn event(object: &Object, errors: &mut Errors) {
     // The older and the newer form name the object of an event differently.
     let key = if object.get("regarding").is_some() { "regarding" } else { "involvedObject" };
     let involved = text(get(object, key), "namespace");
     let namespace = meta::namespace(object);
-    let belongs = involved == namespace || involved.is_empty() && namespace == "default";
+    let has_time = !text(object, "eventTime").is_empty();
+    let belongs = match has_time {
+        false => involved == namespace || involved.is_empty() && namespace == "default",
+        true => !involved.is_empty() || matches!(namespace, "default" | "kube-system"),
+    };
     if !belongs {
         errors.invalid(&at(key, "namespace"), involved, "does not match event.namespace");
+    }
+    if !has_time {
+        return;
+    }
+    let newer = object.get("reportingController").is_some();
+    let reporter = if newer { "reportingController" } else { "reportingComponent" };
+    match text(object, reporter) {
+        "" => errors.required(reporter, ""),
+        name => errors.complaints(reporter, name, names::qualified(name)),
+    }
+    for key in ["reportingInstance", "action", "reason"] {
+        match text(object, key) {
+            "" => errors.required(key, ""),
+            words if words.chars().count() > EVENT_WORDS_MAX => {
+                let detail = format!("can have at most {EVENT_WORDS_MAX} characters");
+                errors.invalid(key, "", &detail);
+            }
+            _ => {}
+        }
+    }
+    let message = if object.get("note").is_some() { "note" } else { "message" };
+    if text(object, message).chars().count() > EVENT_MESSAGE_MAX {
+        let detail = format!("can have at most {EVENT_MESSAGE_MAX} characters");
+        errors.invalid(message, "", &detail);
+    }
+}
+
+/// What only a new event in the newer form has to obey.
+pub(super) fn only_on_create(object: &Object, errors: &mut Errors) {
+    if text(object, "eventTime").is_empty() {
+        errors.required("eventTime", "");
+    }
+    let kind = text(object, "type");
+    if !matches!(kind, "Normal" | "Warning") {
+        errors.invalid("type", "", &format!("has invalid value: {kind}"));
+    }
+    for key in ["deprecatedFirstTimestamp", "deprecatedLastTimestamp"] {
+        if !text(object, key).is_empty() {
+            let field = key.trim_start_matches("deprecated");
+            let field = format!("{}{}", field[..1].to_lowercase(), &field[1..]);
+            errors.invalid(&field, "", "needs to be unset");
+        }
+    }
+    if integer(object, "deprecatedCount").is_some_and(|count| count != 0) {
+        errors.invalid("count", "", "needs to be unset");
+    }
+    if !is_empty(object, "deprecatedSource") {
+        errors.invalid("source", "", "needs to be unset");
     }
 }
 
@@ -238,12 +302,13 @@ pub(super) fn api_service(object: &Object, errors: &mut Errors) {
     }
 }
 
-pub(super) fn resource_quota(object: &Object, errors: &mut Errors) {
-    for (name, amount) in entries(get(object, "spec"), "hard") {
-        let path = format!("spec.hard[{name}]");
-        errors.complaints(&path, name, names::qualified(name));
-        quantity(amount, &path, errors);
-    }
+pub(super) fn runtime_class(object: &Object, errors: &mut Errors) {
+    let handler = text(object, "handler");
+    errors.complaints("handler", handler, names::label(handler));
+}
+
+pub(super) fn runtime_class_change(new: &Object, old: &Object, errors: &mut Errors) {
+    errors.immutable("handler", new.get("handler"), old.get("handler"));
 }
 
 pub(super) fn priority_class(object: &Object, errors: &mut Errors) {

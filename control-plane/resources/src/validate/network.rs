@@ -16,6 +16,8 @@ const PROTOCOLS: &[&str] = &["SCTP", "TCP", "UDP"];
 const TYPES: &[&str] = &["ClusterIP", "ExternalName", "LoadBalancer", "NodePort"];
 /// A day, in seconds.
 const AFFINITY_SECONDS_MAX: i64 = 86_400;
+/// Longest name of a controller of Ingresses.
+const CONTROLLER_NAME_MAX: usize = 250;
 /// Most addresses in one slice.
 const SLICE_ENDPOINTS_MAX: usize = 1000;
 
@@ -260,8 +262,11 @@ pub(super) fn ingress(object: &Object, errors: &mut Errors) {
             if host.parse::<IpAddr>().is_ok() {
                 errors.invalid(&at(&path, "host"), host, "must be a DNS name, not an IP address");
             }
-            let name = host.strip_prefix("*.").unwrap_or(host);
-            errors.complaints(&at(&path, "host"), host, names::subdomain(name));
+            let complaints = match host.contains('*') {
+                true => names::wildcard_subdomain(host),
+                false => names::subdomain(host),
+            };
+            errors.complaints(&at(&path, "host"), host, complaints);
         }
         let http = get(rule, "http");
         if !http.is_null() && is_empty(http, "paths") {
@@ -273,6 +278,53 @@ pub(super) fn ingress(object: &Object, errors: &mut Errors) {
     }
 }
 
+pub(super) fn ingress_class(object: &Object, errors: &mut Errors) {
+    let spec = get(object, "spec");
+    let controller = text(spec, "controller");
+    let field = "spec.controller";
+    if controller.len() > CONTROLLER_NAME_MAX {
+        errors.too_long(field, CONTROLLER_NAME_MAX);
+    }
+    match controller.split_once('/') {
+        _ if controller.is_empty() => errors.required(field, ""),
+        Some((host, path)) if !host.is_empty() && !path.is_empty() => {
+            errors.complaints(field, host, names::subdomain(host));
+            errors.complaints(field, path, names::url_path(path));
+        }
+        _ => {
+            let detail = "must be a domain-prefixed path (such as \"acme.io/foo\")";
+            errors.invalid(field, controller, detail);
+        }
+    }
+    let parameters = get(spec, "parameters");
+    if !parameters.is_object() {
+        return;
+    }
+    for key in ["kind", "name"] {
+        if text(parameters, key).is_empty() {
+            errors.required(&at("spec.parameters", key), "");
+        }
+    }
+    let field = "spec.parameters.namespace";
+    let has_namespace = !text(parameters, "namespace").is_empty();
+    match text(parameters, "scope") {
+        "Cluster" if has_namespace => {
+            let detail = "`parameters.scope` is set to 'Cluster'";
+            errors.forbidden(field, detail);
+        }
+        "Namespace" if !has_namespace => {
+            errors.required(field, "`parameters.scope` is set to 'Namespace'");
+        }
+        "Cluster" | "Namespace" => {}
+        other => errors.unsupported("spec.parameters.scope", other, &["Cluster", "Namespace"]),
+    }
+}
+
+pub(super) fn ingress_class_change(new: &Object, old: &Object, errors: &mut Errors) {
+    let controller = |object| get(get(object, "spec"), "controller");
+    errors.immutable("spec.controller", Some(controller(new)), Some(controller(old)));
+}
+
 fn ingress_path(rule: &Value, path: &str, errors: &mut Errors) {
     let route = text(rule, "path");
     match text(rule, "pathType") {
@@ -280,7 +332,22 @@ fn ingress_path(rule: &Value, path: &str, errors: &mut Errors) {
         "Exact" | "Prefix" if !route.starts_with('/') => {
             errors.invalid(&at(path, "path"), route, "must be an absolute path");
         }
-        "Exact" | "Prefix" | "ImplementationSpecific" => {}
+        "ImplementationSpecific" if !route.is_empty() && !route.starts_with('/') => {
+            errors.invalid(&at(path, "path"), route, "must be an absolute path");
+        }
+        "Exact" | "Prefix" => {
+            for part in ["//", "/./", "/../", "%2f", "%2F"] {
+                if route.contains(part) {
+                    errors.invalid(&at(path, "path"), route, &format!("must not contain '{part}'"));
+                }
+            }
+            for end in ["/..", "/."] {
+                if route.ends_with(end) {
+                    errors.invalid(&at(path, "path"), route, &format!("cannot end with '{end}'"));
+                }
+            }
+        }
+        "ImplementationSpecific" => {}
         other => {
             let supported = &["Exact", "ImplementationSpecific", "Prefix"];
             errors.unsupported(&at(path, "pathType"), other, supported);
@@ -357,11 +424,7 @@ fn network_peer(peer: &Value, path: &str, errors: &mut Errors) {
     }
     if has("ipBlock") {
         let cidr = text(get(peer, "ipBlock"), "cidr");
-        let (address, bits) = cidr.split_once('/').unwrap_or((cidr, ""));
-        let bits_max = if address.contains(':') { 128 } else { 32 };
-        let good = address.parse::<IpAddr>().is_ok()
-            && bits.parse::<u8>().is_ok_and(|bits| bits <= bits_max);
-        if !good {
+        if !names::is_cidr(cidr) {
             let detail = "must be a valid CIDR value, (e.g. 10.9.8.0/24 or 2001:db8::/64)";
             errors.invalid(&at(path, "ipBlock.cidr"), cidr, detail);
         }

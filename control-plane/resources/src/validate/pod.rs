@@ -1,6 +1,8 @@
 //! Rules for Pods and for every PodSpec within another kind.
 
 mod container;
+mod placement;
+mod security;
 mod volume;
 
 use std::collections::BTreeSet;
@@ -14,6 +16,8 @@ use crate::meta::{items, text};
 use crate::{Object, names};
 
 const SECONDS_MAX: i64 = i32::MAX as i64;
+/// Name servers that a resolver asks.
+const NAME_SERVERS_MAX: usize = 3;
 const EFFECTS: &[&str] = &["NoSchedule", "PreferNoSchedule", "NoExecute"];
 const POLICIES: &[&str] = &["Always", "OnFailure", "Never"];
 const DNS_POLICIES: &[&str] = &["ClusterFirstWithHostNet", "ClusterFirst", "Default", "None"];
@@ -64,6 +68,23 @@ fn pod_spec(spec: &Value, path: &str, errors: &mut Errors) {
     }
     errors.one_of(&at(path, "dnsPolicy"), text(spec, "dnsPolicy"), DNS_POLICIES);
     label_map(spec, path, "nodeSelector", errors);
+    security::pod(spec, path, errors);
+    placement::affinity(get(spec, "affinity"), &at(path, "affinity"), errors);
+    name_servers(spec, path, errors);
+    for (index, gate) in items(spec, "readinessGates").iter().enumerate() {
+        let kind = text(gate, "conditionType");
+        let field = at(&nth(path, "readinessGates", index), "conditionType");
+        errors.complaints(&field, kind, names::qualified(kind));
+    }
+    let mut gates = BTreeSet::new();
+    for (index, gate) in items(spec, "schedulingGates").iter().enumerate() {
+        let (name, path) = (text(gate, "name"), nth(path, "schedulingGates", index));
+        errors.complaints(&path, name, names::qualified(name));
+        if !gates.insert(name) {
+            errors.duplicate(&path, name);
+        }
+    }
+    placement::spread(spec, path, errors);
     let account = text(spec, "serviceAccountName");
     if !account.is_empty() {
         errors.complaints(&at(path, "serviceAccountName"), account, names::subdomain(account));
@@ -94,19 +115,16 @@ fn pod_spec(spec: &Value, path: &str, errors: &mut Errors) {
             errors.complaints(&nth(&path, "hostnames", index), name, names::subdomain(name));
         }
     }
-    topology(spec, path, errors);
+    for key in ["priorityClassName", "runtimeClassName"] {
+        let name = text(spec, key);
+        if !name.is_empty() {
+            errors.complaints(&at(path, key), name, names::subdomain(name));
+        }
+    }
     let policy = text(spec, "preemptionPolicy");
     if !policy.is_empty() {
         let supported = &["PreemptLowerPriority", "Never"];
         errors.one_of(&at(path, "preemptionPolicy"), policy, supported);
-    }
-    let mut gates = BTreeSet::new();
-    for (index, gate) in items(spec, "schedulingGates").iter().enumerate() {
-        let (name, path) = (text(gate, "name"), nth(path, "schedulingGates", index));
-        errors.complaints(&path, name, names::qualified(name));
-        if !gates.insert(name) {
-            errors.duplicate(&path, name);
-        }
     }
 }
 
@@ -154,20 +172,34 @@ fn tolerations(spec: &Value, path: &str, errors: &mut Errors) {
     }
 }
 
-fn topology(spec: &Value, path: &str, errors: &mut Errors) {
-    for (index, constraint) in items(spec, "topologySpreadConstraints").iter().enumerate() {
-        let path = nth(path, "topologySpreadConstraints", index);
-        let skew = integer(constraint, "maxSkew").unwrap_or(0);
-        if skew <= 0 {
-            errors.invalid(&at(&path, "maxSkew"), skew, "must be greater than zero");
+/// A Pod that wants no name servers of the cluster must bring its own.
+fn name_servers(spec: &Value, path: &str, errors: &mut Errors) {
+    let config = get(spec, "dnsConfig");
+    let path = at(path, "dnsConfig");
+    let servers = items(config, "nameservers");
+    if text(spec, "dnsPolicy") == "None" && servers.is_empty() {
+        match config.is_null() {
+            true => errors.required(&path, "must provide `dnsConfig` when `dnsPolicy` is None"),
+            false => {
+                let detail = "must provide at least one DNS nameserver when `dnsPolicy` is None";
+                errors.required(&at(&path, "nameservers"), detail);
+            }
         }
-        match text(constraint, "topologyKey") {
-            "" => errors.required(&at(&path, "topologyKey"), "can not be empty"),
-            key => errors.complaints(&at(&path, "topologyKey"), key, names::qualified(key)),
+        return;
+    }
+    if servers.len() > NAME_SERVERS_MAX {
+        let detail = format!("must not have more than {NAME_SERVERS_MAX} nameservers");
+        errors.invalid(&at(&path, "nameservers"), servers.to_vec(), &detail);
+    }
+    for (index, server) in servers.iter().enumerate() {
+        let server = server.as_str().unwrap_or("");
+        let field = nth(&path, "nameservers", index);
+        errors.complaints(&field, server, names::ip_address(server));
+    }
+    for (index, option) in items(config, "options").iter().enumerate() {
+        if text(option, "name").is_empty() {
+            errors.required(&nth(&path, "options", index), "must not be empty");
         }
-        let action = text(constraint, "whenUnsatisfiable");
-        let supported = &["DoNotSchedule", "ScheduleAnyway"];
-        errors.one_of(&at(&path, "whenUnsatisfiable"), action, supported);
     }
 }
 

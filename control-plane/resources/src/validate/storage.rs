@@ -1,12 +1,12 @@
-//! Rules for volumes, claims and storage classes.
+//! Rules for volumes, claims, storage classes and what drivers say of themselves.
 
 use serde_json::Value;
 
 use super::pod::quantity;
 use super::{Errors, at, entries, get, is_empty, nth};
-use crate::Object;
 use crate::meta::{items, text};
 use crate::quantity::Quantity;
+use crate::{Object, names};
 
 const ACCESS_MODES: &[&str] =
     &["ReadOnlyMany", "ReadWriteMany", "ReadWriteOnce", "ReadWriteOncePod"];
@@ -160,4 +160,76 @@ pub(super) fn class_change(new: &Object, old: &Object, errors: &mut Errors) {
         new.get("volumeBindingMode"),
         old.get("volumeBindingMode"),
     );
+}
+
+/// Longest name of a driver.
+const DRIVER_NAME_MAX: usize = 63;
+
+fn driver_name(name: &str, field: &str, errors: &mut Errors) {
+    if name.is_empty() {
+        errors.required(field, "");
+        return;
+    }
+    if name.len() > DRIVER_NAME_MAX {
+        errors.too_long(field, DRIVER_NAME_MAX);
+    }
+    errors.complaints(field, name, names::subdomain(&name.to_lowercase()));
+}
+
+pub(super) fn attachment(object: &Object, errors: &mut Errors) {
+    let spec = get(object, "spec");
+    driver_name(text(spec, "attacher"), "spec.attacher", errors);
+    let source = get(spec, "source");
+    let exactly = "must specify exactly one of inlineVolumeSpec and persistentVolumeName";
+    let volume = source.get("persistentVolumeName").filter(|name| !name.is_null());
+    match (volume, get(source, "inlineVolumeSpec").is_null()) {
+        (None, true) => errors.required("spec.source", exactly),
+        (Some(_), false) => errors.forbidden("spec.source", exactly),
+        (None, false) => {}
+        (Some(_), true) => match text(source, "persistentVolumeName") {
+            "" => {
+                let detail = "must specify non empty persistentVolumeName";
+                errors.required("spec.source.persistentVolumeName", detail);
+            }
+            name => {
+                let field = "spec.source.persistentVolumeName";
+                errors.complaints(field, name, names::subdomain(name));
+            }
+        },
+    }
+    let node = text(spec, "nodeName");
+    errors.complaints("spec.nodeName", node, names::subdomain(node));
+}
+
+pub(super) fn attachment_change(new: &Object, old: &Object, errors: &mut Errors) {
+    errors.immutable("spec", new.get("spec"), old.get("spec"));
+}
+
+pub(super) fn node_drivers(object: &Object, errors: &mut Errors) {
+    let mut seen = Vec::new();
+    for (index, driver) in items(get(object, "spec"), "drivers").iter().enumerate() {
+        let path = nth("spec", "drivers", index);
+        let name = text(driver, "name");
+        driver_name(name, &at(&path, "name"), errors);
+        if text(driver, "nodeID").is_empty() {
+            errors.required(&at(&path, "nodeID"), "");
+        }
+        errors.not_negative(get(driver, "allocatable"), &at(&path, "allocatable"), "count");
+        let keys = items(driver, "topologyKeys");
+        for (index, key) in keys.iter().enumerate() {
+            let field = nth(&path, "topologyKeys", index);
+            let text = key.as_str().unwrap_or("");
+            if text.is_empty() {
+                errors.required(&field, "");
+            } else if keys[..index].contains(key) {
+                errors.duplicate(&field, text);
+            } else {
+                errors.complaints(&field, text, names::qualified(text));
+            }
+        }
+        if seen.contains(&name) {
+            errors.duplicate(&at(&path, "name"), name);
+        }
+        seen.push(name);
+    }
 }

@@ -18,7 +18,7 @@ use super::{
     stored,
 };
 use serde_json::{Value, json};
-use wherry_resources::{Object, rbac::Rule as RoleRule, selectors::FieldSelector};
+use wherry_resources::{Object, quoted, rbac::Rule as RoleRule, selectors::FieldSelector};
 use wherry_store::Snapshot;
 
 /// To whom a rule applies.
@@ -273,13 +273,13 @@ fn is_own_request(user: &User, asked: &Attributes, state: &Snapshot) -> bool {
 
 /// Kubernetes' exact words.
 pub fn forbidden(user: &User, asked: &Attributes, reason: &str) -> ApiError {
-    let (user, verb) = (&user.name, &asked.verb);
+    let (user, verb) = (quoted(&user.name), &asked.verb);
     let more = if reason.is_empty() { String::new() } else { format!(": {reason}") };
     if !asked.is_resource {
         return ApiError::Forbidden {
             resource: GroupResource::default(),
             name: String::new(),
-            why: format!("User {user:?} cannot {verb} path {:?}{more}", asked.path),
+            why: format!("User {user} cannot {verb} path {}{more}", quoted(&asked.path)),
             causes: Vec::new(),
         };
     }
@@ -287,14 +287,14 @@ pub fn forbidden(user: &User, asked: &Attributes, reason: &str) -> ApiError {
     let resource = format!("{}{slash}{}", asked.resource, asked.subresource);
     let place = match asked.namespace.as_str() {
         "" => "at the cluster scope".to_owned(),
-        namespace => format!("in the namespace {namespace:?}"),
+        namespace => format!("in the namespace {}", quoted(namespace)),
     };
-    let group = &asked.group;
+    let (group, resource) = (quoted(&asked.group), quoted(&resource));
     ApiError::Forbidden {
-        resource: GroupResource { group: group.clone(), plural: asked.resource.clone() },
+        resource: GroupResource { group: asked.group.clone(), plural: asked.resource.clone() },
         name: asked.name.clone(),
         why: format!(
-            "User {user:?} cannot {verb} resource {resource:?} in API group {group:?} {place}{more}"
+            "User {user} cannot {verb} resource {resource} in API group {group} {place}{more}"
         ),
         causes: Vec::new(),
     }

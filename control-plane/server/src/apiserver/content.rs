@@ -12,6 +12,7 @@ use http::{HeaderValue, StatusCode, header};
 use http_body_util::BodyExt as _;
 use serde::de::{DeserializeSeed, Deserializer, MapAccess, SeqAccess, Visitor};
 use serde_json::{Map, Number, Value, json};
+use std::cmp::Reverse;
 use std::time::Duration;
 
 /// Largest body of a request, as in Kubernetes: an object has at most half of it.
@@ -77,7 +78,7 @@ impl Accepted {
     }
 }
 
-/// Chooses the first acceptable form of an `Accept` header.
+/// Chooses the form that an `Accept` header likes best.
 pub fn negotiate(
     accept: &str,
     user_agent: &str,
@@ -93,7 +94,7 @@ pub fn negotiate(
     if accept.trim().is_empty() {
         return Ok(json);
     }
-    for range in accept.split(',') {
+    for range in preferred(accept) {
         let mut parts = range.split(';').map(str::trim);
         let media = parts.next().unwrap_or("").to_ascii_lowercase();
         let parameter = |name: &str| {
@@ -122,6 +123,31 @@ pub fn negotiate(
         return Ok(Accepted { form, yaml, pretty });
     }
     Err(ApiError::NotAcceptable(WRITABLE))
+}
+
+/// The media ranges of an `Accept` header in the order in which the client likes them: by their
+/// quality, then what is named before what is any, then as they stand. What it does not want at all
+/// is left out.
+pub fn preferred(accept: &str) -> Vec<&str> {
+    let anys = |range: &str| range.split(';').next().unwrap_or("").matches('*').count();
+    let rated = accept.split(',').map(|range| (quality(range), range));
+    let mut wanted: Vec<(u32, &str)> = rated.filter(|(quality, _)| *quality > 0).collect();
+    wanted.sort_by_key(|(quality, range)| (Reverse(*quality), anys(range)));
+    wanted.into_iter().map(|(_, range)| range).collect()
+}
+
+/// The parameter `q` of a media range, in thousandths; what cannot be read says nothing.
+fn quality(range: &str) -> u32 {
+    const BEST: u32 = 1_000;
+    let mut parameters = range.split(';').skip(1).filter_map(|part| part.trim().split_once('='));
+    let found = parameters.find(|(name, _)| name.eq_ignore_ascii_case("q"));
+    let text = found.map_or("1", |(_, text)| text.trim());
+    let (whole, rest) = text.split_once('.').unwrap_or((text, ""));
+    let digits = format!("{rest:0<3}");
+    match (whole, digits.get(..3).and_then(|digits| digits.parse().ok())) {
+        ("0", Some(thousandths)) => thousandths,
+        _ => BEST,
+    }
 }
 
 /// A body and the paths of the keys that stood in it more than once.
@@ -358,4 +384,23 @@ pub fn metadata_only(mut object: Value, version: &str) -> Value {
         "apiVersion": format!("meta.k8s.io/{version}"),
         "metadata": object.get_mut("metadata").map_or_else(|| json!({}), Value::take),
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::preferred;
+
+    #[test]
+    fn what_a_client_likes_best_comes_first() {
+        for (accept, expected) in [
+            ("a/b,c/d", "a/b c/d"),
+            ("a/b;q=0.5,c/d", "c/d a/b;q=0.5"),
+            ("*/*,a/*,a/b", "a/b a/* */*"),
+            ("a/b;q=0.25,c/d;q=0.3,*/*;q=1.0", "*/*;q=1.0 c/d;q=0.3 a/b;q=0.25"),
+            ("a/b;q=0,c/d;q=0.000,e/f", "e/f"),
+            ("a/b;q=x,c/d;Q=0.1", "a/b;q=x c/d;Q=0.1"),
+        ] {
+            assert_eq!(preferred(accept).join(" "), expected, "{accept}");
+        }
+    }
 }

@@ -27,6 +27,7 @@ use wherry_resources::{Group, Kind, Storage, Subresource};
 use super::ApiServer;
 use super::aggregate::Foreign;
 use super::catalog::Catalog;
+use super::content;
 use super::errors::ApiError;
 
 /// Media types that `/api` and `/apis` answer in, for the refusal's text.
@@ -242,14 +243,14 @@ fn resources(
     Some(answer(&catalog.discovery, &key, Form::Legacy, headers, document))
 }
 
-/// The form that the request's `Accept` asks for: the first of its media types that can be served.
+/// The form that the request's `Accept` likes best of those that can be served.
 fn form(headers: &HeaderMap) -> Option<Form> {
     let values = headers.get_all(ACCEPT).iter().filter_map(|value| value.to_str().ok());
     let accept = values.collect::<Vec<_>>().join(",");
     if accept.trim().is_empty() {
         return Some(Form::Legacy);
     }
-    accept.split(',').find_map(media_type_form)
+    content::preferred(&accept).into_iter().find_map(media_type_form)
 }
 
 fn media_type_form(media_type: &str) -> Option<Form> {

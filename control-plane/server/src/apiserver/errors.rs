@@ -10,6 +10,7 @@ use serde_json::{Map, Value, json};
 use wherry_resources::{
     Kind,
     channels::Outcome,
+    quoted,
     validate::{self, FieldError, Reason},
 };
 use wherry_store::{MembershipError, ReadError};
@@ -56,19 +57,20 @@ pub enum ApiError {
     #[error("404 page not found")]
     NoSuchPath,
     /// The object is not there.
-    #[error("{resource} {name:?} not found")]
+    #[error("{resource} {} not found", quoted(name))]
     NotFound { resource: GroupResource, name: String },
     /// An object of this name is there already.
-    #[error("{resource} {name:?} already exists")]
+    #[error("{resource} {} already exists", quoted(name))]
     AlreadyExists { resource: GroupResource, name: String },
     /// No free name was found for a generateName.
     #[error(
-        "{resource} {name:?} already exists, the server was not able to generate a unique name \
-         for the object"
+        "{resource} {} already exists, the server was not able to generate a unique name \
+         for the object",
+        quoted(name)
     )]
     NoUniqueName { resource: GroupResource, name: String },
     /// A precondition did not hold.
-    #[error("Operation cannot be fulfilled on {resource} {name:?}: {why}")]
+    #[error("Operation cannot be fulfilled on {resource} {}: {why}", quoted(name))]
     Conflict { resource: GroupResource, name: String, why: String },
     /// An apply gives other values to fields that others own.
     #[error("{message}")]
@@ -135,7 +137,7 @@ pub enum ApiError {
 fn invalid_message(group: &str, kind: &str, name: &str, errors: &[FieldError]) -> String {
     let all = validate::summary(errors);
     let dot = if group.is_empty() { "" } else { "." };
-    format!("{kind}{dot}{group} {name:?} is invalid: {all}")
+    format!("{kind}{dot}{group} {} is invalid: {all}", quoted(name))
 }
 
 fn forbidden_message(resource: &GroupResource, name: &str, why: &str) -> String {
@@ -144,7 +146,7 @@ fn forbidden_message(resource: &GroupResource, name: &str, why: &str) -> String 
     } else if name.is_empty() {
         format!("{resource} is forbidden: {why}")
     } else {
-        format!("{resource} {name:?} is forbidden: {why}")
+        format!("{resource} {} is forbidden: {why}", quoted(name))
     }
 }
 

@@ -53,6 +53,8 @@ pub enum Verb {
     Create,
     Update,
     Delete,
+    /// A stream is opened to it: a command, a port, a proxy.
+    Connect,
 }
 
 impl Verb {
@@ -62,6 +64,7 @@ impl Verb {
             Verb::Create => "CREATE",
             Verb::Update => "UPDATE",
             Verb::Delete => "DELETE",
+            Verb::Connect => "CONNECT",
         }
     }
 }
@@ -193,24 +196,49 @@ pub async fn validate_deletion(
     old: &Object,
     heard: &mut Heard,
 ) -> Result<(), ApiError> {
+    refuse(asked, None, Some(old), heard).await
+}
+
+/// Lets hooks refuse what is sent to a part of an object: an eviction, the options of a stream.
+/// What they would change of it is not heeded.
+pub async fn validate_part(
+    asked: &Asked<'_>,
+    sent: &Object,
+    heard: &mut Heard,
+) -> Result<(), ApiError> {
+    refuse(asked, Some(sent), None, heard).await
+}
+
+async fn refuse(
+    asked: &Asked<'_>,
+    object: Option<&Object>,
+    old: Option<&Object>,
+    heard: &mut Heard,
+) -> Result<(), ApiError> {
     let hooks = asked.api.hooks();
     if is_exempt(asked.kind) {
         return Ok(());
     }
-    let subject = Subject { asked, object: None, old: Some(old) };
+    let subject = Subject { asked, object, old };
     for mutator in &hooks.mutators {
         if let Mutator::Webhook(webhook) = mutator
             && let Some(kind) = webhook_concerned(webhook, &subject)?
         {
-            review::mutate(webhook, kind, &subject, heard).await?;
+            match object {
+                Some(_) => {
+                    heard.warnings.extend(review::validate(webhook, kind, &subject).await?);
+                }
+                None => drop(review::mutate(webhook, kind, &subject, heard).await?),
+            }
         }
     }
-    validate(asked, None, Some(old), heard).await
+    validate(asked, object, old, heard).await
 }
 
 /// The options of a request as reviews show them.
 pub fn options(verb: Verb, dry_run: bool) -> Value {
     let kind = match verb {
+        Verb::Connect => return Value::Null,
         Verb::Create => "CreateOptions",
         Verb::Update => "UpdateOptions",
         Verb::Delete => "DeleteOptions",

@@ -45,6 +45,7 @@ pub use self::fields::{check_type, did_you_mean, unknown_fields};
 pub use self::merged::{Merged, Part};
 use super::ApiServer;
 use super::catalog::Catalog;
+use super::content;
 use super::errors::ApiError;
 
 /// How long a document with its hash in the address may be kept: a year, the most that caches
@@ -165,7 +166,7 @@ async fn document_of(
     })
 }
 
-/// `GET /openapi/v2`, in JSON or protobuf, whichever is named first.
+/// `GET /openapi/v2`, in JSON or protobuf, whichever is liked better.
 pub async fn v2(State(server): State<ApiServer>, headers: HeaderMap) -> Result<Response, ApiError> {
     let foreign = server.aggregated().openapi_v2(server.store());
     let catalog = server.catalog();
@@ -224,12 +225,12 @@ fn wants_protobuf(headers: &HeaderMap) -> Result<bool, ApiError> {
     first.map(|range| protobuf(range)).ok_or(ApiError::NotAcceptable(BOTH))
 }
 
-/// The media ranges of a request, in their order.
+/// The media ranges of a request, without parameters, the best liked first.
 fn accepted(headers: &HeaderMap) -> Vec<String> {
     let values = headers.get_all(ACCEPT).iter().filter_map(|value| value.to_str().ok());
     let accept = values.collect::<Vec<_>>().join(",");
     let bare = |range: &str| range.split(';').next().unwrap_or_default().trim().to_owned();
-    accept.split(',').map(bare).collect()
+    content::preferred(&accept).into_iter().map(bare).collect()
 }
 
 fn is_json(range: &str) -> bool {

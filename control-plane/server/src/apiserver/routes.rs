@@ -147,21 +147,21 @@ async fn perform(
         ("binding", "create") => verbs::pods::bind(api, request).await,
         ("token", "create") => verbs::token::create(api, request).await,
         ("eviction", "create") => verbs::pods::evict(api, request).await,
-        ("log", "get") => verbs::logs::logs(api, request).await,
+        ("log", "get") => verbs::logs::logs(api, request, socket).await,
         (_, "update") => verbs::update::update(api, request).await,
         (_, "patch") => verbs::patch::patch(api, request).await,
         _ => Err(ApiError::NoSuchPath),
     }
 }
 
-/// The handshake of a watch over a WebSocket, if the client asks for one.
+/// The handshake of a watch or a log over a WebSocket, if the client asks for one.
 async fn websocket(
     http: &mut axum::extract::Request,
 ) -> Result<Option<WebSocketUpgrade>, ApiError> {
     let upgrade = http.headers().get(header::UPGRADE).and_then(|value| value.to_str().ok());
     let asks = upgrade.is_some_and(|word| word.eq_ignore_ascii_case("websocket"));
-    let watches = http.extensions().get::<Attributes>().is_some_and(|asked| asked.verb == "watch");
-    if !asks || !watches {
+    let flows = |asked: &Attributes| asked.verb == "watch" || asked.subresource == "log";
+    if !asks || !http.extensions().get::<Attributes>().is_some_and(flows) {
         return Ok(None);
     }
     let (mut parts, body) = std::mem::take(http).into_parts();

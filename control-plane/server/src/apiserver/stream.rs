@@ -10,6 +10,7 @@
 //! its status says, and a node that answers with a redirect or anything else is not followed.
 //!
 //! A GET that is upgraded needs `create` beside `get`: who may only read must not run commands.
+//! Webhooks and policies for the operation CONNECT are asked before anything is opened.
 
 mod command;
 mod forward;
@@ -21,7 +22,9 @@ mod websocket;
 use super::{
     ApiServer,
     auth::{self, User},
+    content,
     errors::ApiError,
+    extensions,
     outbound::Stream,
     request::{self, Attributes, Query},
     stored,
@@ -35,7 +38,7 @@ use http::{HeaderValue, Method, StatusCode, header};
 use hyper::upgrade::OnUpgrade;
 use node::NodeStream;
 use rand::seq::IndexedRandom as _;
-use serde_json::Value;
+use serde_json::{Value, json};
 use wherry_resources::{Kind, Object, meta};
 use wherry_store::Snapshot;
 
@@ -93,20 +96,22 @@ pub async fn serve(api: ApiServer, http: axum::extract::Request) -> Result<Respo
     let missing = || ApiError::Internal("a request went past the guard".to_owned());
     let user = http.extensions().get::<User>().cloned().ok_or_else(missing)?;
     let attributes = http.extensions().get::<Attributes>().cloned().ok_or_else(missing)?;
-    let (kind, _) = request::resolve(&attributes, || api.catalog())?;
+    let (kind, part) = request::resolve(&attributes, || api.catalog())?;
+    let part = part.ok_or(ApiError::NoSuchPath)?;
     let query = Query::parse(http.uri().query().unwrap_or(""));
     let asked = Asked { api, user, attributes, kind, query };
-    if asked.attributes.subresource == "proxy" {
-        return proxy::proxy(asked, http).await;
-    }
-    if http.method() == Method::GET {
+    if part.name != "proxy" && http.method() == Method::GET {
         let create = Attributes { verb: "create".to_owned(), ..asked.attributes.clone() };
         asked.api.authorize(&asked.user, &create)?;
     }
-    match asked.attributes.subresource.as_str() {
+    let warnings = asked.admitted(&asked.options(part.kind)).await?;
+    let mut answer = match part.name {
+        "proxy" => proxy::proxy(asked, http).await,
         "portforward" => forward::forward(asked, http).await,
         _ => command::command(asked, http).await,
-    }
+    }?;
+    content::warn(answer.headers_mut(), &warnings);
+    Ok(answer)
 }
 
 /// Where a Pod is.
@@ -143,6 +148,58 @@ impl Place {
 }
 
 impl Asked {
+    /// What the query and the path say of the stream, as hooks are shown it: PodExecOptions and
+    /// their like.
+    fn options(&self, kind: &str) -> Object {
+        let mut options = json!({"kind": kind, "apiVersion": "v1"});
+        let Asked { query, attributes, .. } = self;
+        match attributes.subresource.as_str() {
+            "proxy" if attributes.rest.is_empty() => {}
+            "proxy" => options["path"] = format!("/{}", attributes.rest).into(),
+            "portforward" => {
+                let ports = query.all("ports").flat_map(|list| list.split(','));
+                let ports: Vec<u16> = ports.filter_map(|port| port.trim().parse().ok()).collect();
+                if !ports.is_empty() {
+                    options["ports"] = json!(ports);
+                }
+            }
+            _ => {
+                for flag in ["stdin", "stdout", "stderr", "tty"] {
+                    if query.flag(flag) {
+                        options[flag] = true.into();
+                    }
+                }
+                if let Some(container) = query.get("container") {
+                    options["container"] = container.into();
+                }
+                let command: Vec<&str> = query.all("command").collect();
+                if !command.is_empty() {
+                    options["command"] = json!(command);
+                }
+            }
+        }
+        options
+    }
+
+    /// Asks webhooks and policies whether the stream may be opened; what they say to the client.
+    async fn admitted(&self, options: &Object) -> Result<Vec<String>, ApiError> {
+        let operation = extensions::Verb::Connect;
+        let asked = extensions::Asked {
+            api: &self.api,
+            user: &self.user,
+            kind: self.kind,
+            operation,
+            subresource: &self.attributes.subresource,
+            namespace: &self.attributes.namespace,
+            name: self.attributes.name.clone(),
+            dry_run: false,
+            options: extensions::options(operation, false),
+        };
+        let mut heard = extensions::Heard::default();
+        extensions::validate_part(&asked, options, &mut heard).await?;
+        Ok(heard.warnings)
+    }
+
     /// The object that the path names, as it is now.
     async fn object(&self, name: &str) -> Result<Object, ApiError> {
         let state = self.api.latest().await?;
@@ -197,7 +254,10 @@ impl Upgrade {
 }
 
 /// The first protocol of the client's that is known here.
-fn choose<T>(offered: &[String], known: impl Fn(&str) -> Option<T>) -> Option<(String, T)> {
+pub(super) fn choose<T>(
+    offered: &[String],
+    known: impl Fn(&str) -> Option<T>,
+) -> Option<(String, T)> {
     offered.iter().find_map(|name| Some((name.clone(), known(name)?)))
 }
 
@@ -217,7 +277,7 @@ fn switching(protocol: Option<&str>) -> Result<Response, ApiError> {
 }
 
 /// The client and this server have nothing in common.
-fn no_protocol(offered: &[String], known: &[&str]) -> ApiError {
+pub(super) fn no_protocol(offered: &[String], known: &[&str]) -> ApiError {
     ApiError::BadRequest(format!(
         "unable to upgrade: unable to negotiate protocol: client supports {offered:?}, server \
          accepts {known:?}"

@@ -129,7 +129,7 @@ impl Tunnels {
 
     /// Makes a byte stream the tunnel of a node, in place of the one it had. Returns when the
     /// connection has ended.
-    async fn serve<T>(&self, node: &str, stream: T, shutdown: CancellationToken)
+    pub(super) async fn serve<T>(&self, node: &str, stream: T, shutdown: CancellationToken)
     where
         T: hyper::rt::Read + hyper::rt::Write + Unpin + Send + 'static,
     {

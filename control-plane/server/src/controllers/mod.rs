@@ -25,6 +25,7 @@ pub mod endpoints;
 pub mod ephemeral;
 pub mod errands;
 pub mod events;
+pub mod flows;
 pub mod garbage;
 pub mod history;
 pub mod job;
@@ -36,6 +37,7 @@ pub mod owners;
 mod pace;
 pub mod podcidr;
 pub mod pods;
+pub mod policies;
 pub mod quota;
 pub mod reconcile;
 pub mod replicaset;
@@ -53,6 +55,7 @@ pub(crate) mod testing;
 use std::net::SocketAddr;
 use std::sync::Arc;
 
+use k8s_openapi::api::admissionregistration::v1::ValidatingAdmissionPolicy;
 use k8s_openapi::api::apps::v1::{
     ControllerRevision, DaemonSet, Deployment, ReplicaSet, StatefulSet,
 };
@@ -109,6 +112,8 @@ pub static CONTROLLERS: &[Controller] = &[
     garbage::CONTROLLER,
     definitions::CONTROLLER,
     apiservices::CONTROLLER,
+    flows::CONTROLLER,
+    policies::CONTROLLER,
 ];
 
 /// A member of the control plane, as clients find it.
@@ -167,6 +172,7 @@ pub async fn run(client: kube::Client, config: Config, shutdown: CancellationTok
         watch::whole::<FlowSchema>(&client, &mut cache),
         watch::whole::<PriorityLevelConfiguration>(&client, &mut cache),
         watch::whole::<APIService>(&client, &mut cache),
+        watch::whole::<ValidatingAdmissionPolicy>(&client, &mut cache),
         watch::config_maps(&client, &mut cache),
         watch::secrets(&client, &mut cache),
     ];

@@ -104,12 +104,8 @@ fn container(container: &Value, path: &str, volumes: &BTreeSet<&str>, errors: &m
             handler(hook, &format!("{path}.lifecycle.{key}"), errors);
         }
     }
-    if let Some(user) = integer(get(container, "securityContext"), "runAsUser")
-        && user < 0
-    {
-        let detail = format!("must be between 0 and {}, inclusive", i64::MAX);
-        errors.invalid(&at(path, "securityContext.runAsUser"), user, &detail);
-    }
+    let context = get(container, "securityContext");
+    super::security::container(context, &at(path, "securityContext"), errors);
 }
 
 fn ports(container: &Value, path: &str, errors: &mut Errors) {

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use serde_json::{Value, json};
-use wherry_resources::{Kind, Object, convert, selectors::LabelSelector};
+use wherry_resources::{Kind, Object, convert, meta, selectors::LabelSelector};
 
 use super::Asked;
 use crate::apiserver::cel::{self, Bindings, EvalError, Expression, Meter};
@@ -251,11 +251,26 @@ fn own_resource(subject: &Subject<'_>) -> cel::Authorizer {
     })
 }
 
+/// The kind that a request is about: that of its path, or of what is sent to a part of it (an
+/// Eviction, the options of a command).
+fn kind_of(subject: &Subject<'_>) -> Value {
+    let Kind { group, version, kind, .. } = subject.asked.kind;
+    let other = |object: &&Object| !["", *kind].contains(&meta::kind(object));
+    match subject.object.filter(other) {
+        None => json!({"group": group, "version": version, "kind": kind}),
+        Some(sent) => {
+            let written = meta::api_version(sent);
+            let (group, version) = written.split_once('/').unwrap_or(("", written));
+            json!({"group": group, "version": version, "kind": meta::kind(sent)})
+        }
+    }
+}
+
 /// `request`, as expressions and reviews have it, without the objects.
 pub fn request(subject: &Subject<'_>) -> Value {
     let asked = subject.asked;
-    let Kind { group, version, kind, plural, .. } = asked.kind;
-    let kind = json!({"group": group, "version": version, "kind": kind});
+    let Kind { group, version, plural, .. } = asked.kind;
+    let kind = kind_of(subject);
     let resource = json!({"group": group, "version": version, "resource": plural});
     let mut user = json!({"username": asked.user.name, "groups": asked.user.groups});
     if !asked.user.uid.is_empty() {

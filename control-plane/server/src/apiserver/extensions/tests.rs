@@ -200,6 +200,14 @@ async fn webhooks_convert_between_the_versions_of_a_custom_kind() {
     let watch = format!("{}?watch=1&timeoutSeconds=1", at("v2"));
     let events = server.send("GET", &watch, "").await.1;
     assert!(events.contains(r#""spec":{"colour":"blue"}"#), "{events}");
+    // What lingers is shown in the version that was asked for, too.
+    let held = r#"{"metadata":{"finalizers":["x.dev/a"]}}"#;
+    assert_eq!(server.response(&admin, "PATCH", &path, kind, held).await.status(), 200);
+    let lingers = server.ok("DELETE", &path, "").await;
+    assert_eq!(
+        (&lingers["apiVersion"], &lingers["spec"]),
+        (&json!("example.com/v2"), &json!({"colour": "blue"}))
+    );
 }
 
 const CONFIG_MAPS: &str = "/api/v1/namespaces/default/configmaps";
@@ -274,6 +282,37 @@ async fn validating_webhooks_refuse_and_warn() {
         DELETE /api/v1/namespaces/default/configmaps/a
           403 {"kind":"Status","apiVersion":"v1","metadata":{},"status":"Failure","message":"admission webhook \"deny.example.com\" denied the request: not today","reason":"Forbidden","code":403}
     "#]].assert_eq(&out);
+}
+
+#[tokio::test]
+async fn webhooks_hear_of_deletions_and_streams() {
+    let (server, hook) = (server().await, Hook::start().await);
+    let streams = json!({"rules": [{"operations": ["CONNECT"], "apiGroups": [""],
+        "apiVersions": ["v1"], "resources": ["pods/exec"]}]});
+    let hooks = json!([
+        hook.webhook("warn.example.com", "/warn", json!({})),
+        hook.webhook("deny.example.com", "/deny", streams),
+    ]);
+    register(&server, "validating", "hooks", hooks).await;
+    let out = server
+        .script(
+            r#"
+            POST /api/v1/namespaces/default/configmaps
+            {"metadata":{"name":"a"}}
+            DELETE /api/v1/namespaces/default/configmaps/a
+            POST /api/v1/namespaces/default/pods/p/exec?command=true&stdout=1
+            "#,
+        )
+        .await;
+    expect_test::expect![[r#"
+        POST /api/v1/namespaces/default/configmaps
+          201 warning: 299 - "mind the gap" {"kind":"ConfigMap","apiVersion":"v1","metadata":{"name":"a","namespace":"default","uid":"UID","resourceVersion":"R1","creationTimestamp":"-"}}
+        DELETE /api/v1/namespaces/default/configmaps/a
+          200 warning: 299 - "mind the gap" {"kind":"Status","apiVersion":"v1","metadata":{},"status":"Success","details":{"name":"a","kind":"configmaps","uid":"UID"}}
+        POST /api/v1/namespaces/default/pods/p/exec?command=true&stdout=1
+          403 {"kind":"Status","apiVersion":"v1","metadata":{},"status":"Failure","message":"admission webhook \"deny.example.com\" denied the request: not today","reason":"Forbidden","code":403}
+    "#]].assert_eq(&out);
+    assert_eq!(hook.asked(), ["/warn CREATE null", "/warn DELETE null", "/deny CONNECT null"]);
 }
 
 #[tokio::test]

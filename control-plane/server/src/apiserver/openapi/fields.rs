@@ -8,8 +8,10 @@
 use std::collections::{BTreeMap, HashMap};
 use std::sync::LazyLock;
 
+use base64::engine::general_purpose::STANDARD;
+use base64::{DecodeError, Engine as _};
 use serde_json::{Map, Value};
-use wherry_resources::{Kind, Object, meta};
+use wherry_resources::{Kind, Object, meta, quantity::Quantity};
 
 use super::schemas::{Schemas, referenced};
 
@@ -19,6 +21,9 @@ const REPORTED_MAX: usize = 100;
 /// Edits by which a misspelt name may differ from the one that was meant, for each started group of
 /// so many letters.
 const LETTERS_PER_EDIT: usize = 4;
+
+/// The type of amounts, whose schema says less of them than they must be.
+const QUANTITY: &str = "io.k8s.apimachinery.pkg.api.resource.Quantity";
 
 static FIELDS: LazyLock<Fields> = LazyLock::new(|| Fields::new(&Schemas::generate()));
 
@@ -33,6 +38,9 @@ enum Shape {
     Number,
     Text,
     Time,
+    /// Text in base64.
+    Bytes,
+    Quantity,
     IntegerOrText,
     Object(BTreeMap<String, Shape>),
     List(Box<Shape>),
@@ -119,7 +127,11 @@ impl Fields {
         let definitions = schemas.definitions();
         let index: HashMap<&str, usize> =
             definitions.keys().enumerate().map(|(index, name)| (name.as_str(), index)).collect();
-        let types = definitions.values().map(|schema| shape(schema, &index)).collect();
+        let types = definitions.iter().map(|(name, schema)| match name.as_str() {
+            QUANTITY => Shape::Quantity,
+            _ => shape(schema, &index),
+        });
+        let types = types.collect();
         let kinds = schemas.kinds().map(|(key, name)| (*key, index[name.as_str()])).collect();
         Fields { types, kinds }
     }
@@ -151,6 +163,15 @@ impl Fields {
                 _ => wrong(&format!("a whole number of {bits} bits")),
             },
             (Shape::Time, Value::String(text)) if meta::parse_time(text).is_some() => Ok(()),
+            (Shape::Quantity, Value::Number(_)) => Ok(()),
+            (Shape::Quantity, Value::String(text)) => match Quantity::parse(text.trim()) {
+                Ok(_) => Ok(()),
+                Err(error) => Err(format!("{}: {error}", place(path))),
+            },
+            (Shape::Bytes, Value::String(text)) => match STANDARD.decode(text) {
+                Ok(_) => Ok(()),
+                Err(error) => Err(format!("{}: {}", place(path), no_base64(&error, text))),
+            },
             (Shape::List(item), Value::Array(items)) => {
                 for (index, value) in items.iter().enumerate() {
                     path.push(Step::Index(index));
@@ -180,7 +201,8 @@ impl Fields {
             }
             (Shape::Boolean, _) => wrong("true or false"),
             (Shape::Number | Shape::Integer { .. }, _) => wrong("a number"),
-            (Shape::Text, _) => wrong("a string"),
+            (Shape::Text | Shape::Bytes, _) => wrong("a string"),
+            (Shape::Quantity, _) => wrong("a quantity"),
             (Shape::Time, _) => wrong("a time as RFC 3339 writes it"),
             (Shape::IntegerOrText, _) => wrong("a number or a string"),
             (Shape::List(_), _) => wrong("a list"),
@@ -226,7 +248,8 @@ enum Step<'a> {
     Index(usize),
 }
 
-fn complaint(path: &[Step<'_>], value: &Value, wanted: &str) -> String {
+/// A path as messages show it.
+fn place(path: &[Step<'_>]) -> String {
     let mut text = String::new();
     for step in path {
         match step {
@@ -235,6 +258,20 @@ fn complaint(path: &[Step<'_>], value: &Value, wanted: &str) -> String {
             Step::Index(index) => text.push_str(&format!("[{index}]")),
         }
     }
+    text
+}
+
+/// Kubernetes' sentence, which does not repeat what may be secret.
+fn no_base64(error: &DecodeError, text: &str) -> String {
+    let at = match error {
+        DecodeError::InvalidByte(at, _) | DecodeError::InvalidLastSymbol(at, _) => *at,
+        DecodeError::InvalidLength(_) | DecodeError::InvalidPadding => text.len(),
+    };
+    format!("illegal base64 data at input byte {at}")
+}
+
+fn complaint(path: &[Step<'_>], value: &Value, wanted: &str) -> String {
+    let text = place(path);
     let found = match value {
         Value::Null => "null",
         Value::Bool(_) => "a boolean",
@@ -263,6 +300,7 @@ fn shape(schema: &Value, index: &HashMap<&str, usize>) -> Shape {
         ("integer", _) => Shape::Integer { bits: 32 },
         ("number", _) => Shape::Number,
         ("string", "date-time") => Shape::Time,
+        ("string", "byte") => Shape::Bytes,
         ("string", _) => Shape::Text,
         ("array", _) => {
             let items = schema.get("items").map_or(Shape::Anything, |items| shape(items, index));

@@ -1,8 +1,12 @@
 //! Who may do what, through the whole Router.
 
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
+use expect_test::expect;
+use serde_json::json;
+
 use super::script::{Server, admin};
 use crate::apiserver::User;
-use expect_test::expect;
 
 #[tokio::test]
 async fn strangers_and_users_without_rights() {
@@ -116,9 +120,12 @@ async fn a_machine_joins_by_its_own_request() {
     let server = Server::start().await;
     let all = "/apis/certificates.k8s.io/v1/certificatesigningrequests";
     let joining = User::new("system:bootstrap:abcdef", &["system:bootstrappers"]);
-    let body = r#"{"metadata":{"name":"r"},"spec":{"request":"LS0t","usages":["client auth"],
-        "signerName":"kubernetes.io/kube-apiserver-client-kubelet","username":"root"}}"#;
-    let response = server.response(&joining, "POST", all, "", body).await;
+    let block = "-----BEGIN CERTIFICATE REQUEST-----\n-----END CERTIFICATE REQUEST-----\n";
+    let body = json!({"metadata": {"name": "r"}, "spec": {
+        "request": STANDARD.encode(block), "usages": ["client auth"], "username": "root",
+        "signerName": "kubernetes.io/kube-apiserver-client-kubelet"}})
+    .to_string();
+    let response = server.response(&joining, "POST", all, "", &body).await;
     assert_eq!(response.status(), 201);
     let stored = server.ok("GET", &format!("{all}/r"), "").await;
     assert_eq!(stored["spec"]["username"], "system:bootstrap:abcdef");

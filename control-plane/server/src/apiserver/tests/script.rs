@@ -9,9 +9,47 @@ use http_body_util::BodyExt;
 use serde_json::Value;
 use std::fmt::Write as _;
 use std::sync::Arc;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 use tower::ServiceExt as _;
 use wherry_store::{Engine, Store, Window};
+
+/// A WebSocket, read by hand.
+pub struct Socket {
+    /// The head of the answer to the handshake.
+    pub head: String,
+    stream: TcpStream,
+    serving: JoinHandle<()>,
+}
+
+impl Socket {
+    /// The subprotocol that the server has chosen.
+    pub fn protocol(&self) -> Option<&str> {
+        let mut fields = self.head.lines().filter_map(|line| line.split_once(": "));
+        let named = |(name, _): &(&str, &str)| name.eq_ignore_ascii_case("sec-websocket-protocol");
+        fields.find(named).map(|(_, value)| value)
+    }
+
+    /// The first byte and the data of the next frame, which a server does not mask.
+    pub async fn frame(&mut self) -> (u8, Vec<u8>) {
+        let first = self.stream.read_u8().await.expect("a frame");
+        let length = match self.stream.read_u8().await.expect("a length") {
+            126 => self.stream.read_u16().await.expect("a length of two bytes"),
+            length => length.into(),
+        };
+        let mut data = vec![0; usize::from(length)];
+        self.stream.read_exact(&mut data).await.expect("the whole frame");
+        (first, data)
+    }
+}
+
+impl Drop for Socket {
+    fn drop(&mut self) {
+        self.serving.abort();
+    }
+}
 
 /// A server of its own for one test.
 pub struct Server {
@@ -93,6 +131,33 @@ impl Server {
         }
         let request = request.body(Body::from(body.to_owned())).expect("a request");
         self.api.router().oneshot(request).await.expect("the router is infallible")
+    }
+
+    /// Asks for a WebSocket, as an administrator. `protocols` are those that are offered.
+    pub async fn socket(&self, path: &str, protocols: &str) -> Socket {
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port is free");
+        let address = listener.local_addr().expect("it is bound");
+        let router = self.api.router().layer(axum::Extension(admin()));
+        let serving = tokio::spawn(async move {
+            // It is aborted with the socket.
+            let _ = axum::serve(listener, router).await;
+        });
+        let mut stream = TcpStream::connect(address).await.expect("it listens");
+        let offered = match protocols {
+            "" => String::new(),
+            protocols => format!("Sec-WebSocket-Protocol: {protocols}\r\n"),
+        };
+        let handshake = format!(
+            "GET {path} HTTP/1.1\r\nHost: x\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\
+             Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\
+             {offered}\r\n"
+        );
+        stream.write_all(handshake.as_bytes()).await.expect("it is open");
+        let mut head = Vec::new();
+        while !head.ends_with(b"\r\n\r\n") {
+            head.push(stream.read_u8().await.expect("an answer"));
+        }
+        Socket { head: String::from_utf8_lossy(&head).into_owned(), stream, serving }
     }
 
     /// Runs a script.

@@ -189,30 +189,12 @@ async fn a_revision_that_is_not_there_yet_is_waited_for_in_silence() {
 
 #[tokio::test]
 async fn a_browser_watches_over_a_web_socket() {
-    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
     let server = Server::start().await;
     put(&server, "a", "x", "1").await;
-    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("a port is free");
-    let address = listener.local_addr().expect("it is bound");
-    let router = server.api.router().layer(axum::Extension(admin()));
-    let serving = tokio::spawn(async move { axum::serve(listener, router).await });
-    let mut stream = tokio::net::TcpStream::connect(address).await.expect("it listens");
-    let handshake = format!(
-        "GET {ALL}?watch=1 HTTP/1.1\r\nHost: x\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\
-         Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n"
-    );
-    stream.write_all(handshake.as_bytes()).await.expect("it is open");
-    let mut head = Vec::new();
-    while !head.ends_with(b"\r\n\r\n") {
-        head.push(stream.read_u8().await.expect("an answer"));
-    }
-    assert!(head.starts_with(b"HTTP/1.1 101"), "{}", String::from_utf8_lossy(&head));
-    // A text frame, not masked, with a length of two bytes.
-    assert_eq!(stream.read_u8().await.expect("a frame"), 0x81);
-    assert_eq!(stream.read_u8().await.expect("a length"), 126);
-    let length = stream.read_u16().await.expect("a length");
-    let mut text = vec![0; usize::from(length)];
-    stream.read_exact(&mut text).await.expect("the whole frame");
+    let mut socket = server.socket(&format!("{ALL}?watch=1"), "").await;
+    assert!(socket.head.starts_with("HTTP/1.1 101"), "{}", socket.head);
+    let (opcode, text) = socket.frame().await;
+    assert_eq!(opcode, 0x81, "a text frame");
     let event: serde_json::Value = serde_json::from_slice(&text).expect("a frame is an event");
     assert_eq!(
         (&event["type"], &event["object"]["metadata"]["name"]),
@@ -220,6 +202,5 @@ async fn a_browser_watches_over_a_web_socket() {
     );
     // The server's end closes the socket in order: opcode 8.
     server.shutdown.cancel();
-    assert_eq!(stream.read_u8().await.expect("a frame"), 0x88);
-    serving.abort();
+    assert_eq!(socket.frame().await.0, 0x88);
 }

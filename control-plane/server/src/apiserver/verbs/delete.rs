@@ -9,15 +9,15 @@
 //! [`decide`] is pure; it is asked anew after each race.
 
 use super::{
-    Part, WriteOptions, body, get,
-    list::{self, as_item},
-    quota,
+    Part, WriteOptions, body, get, list, quota,
     select::Selection,
+    table::Include,
     update::RACE_TRIES,
     write::{self, Call, Failure},
 };
 use crate::apiserver::{
     ApiServer, admission, content,
+    custom::into_version,
     errors::{self, ApiError},
     extensions,
     request::Request,
@@ -39,6 +39,9 @@ pub struct Options {
     pub uid: Option<String>,
     pub resource_version: Option<String>,
     pub dry_run: bool,
+    /// `orphanDependents: false`: whoever asks in this old form is told by 202 that the object is
+    /// not gone yet.
+    pub orphans_not: bool,
 }
 
 /// What becomes of dependents.
@@ -62,16 +65,18 @@ pub enum Decision {
 pub async fn delete(api: &ApiServer, request: &Request) -> Result<Response, ApiError> {
     let options = options(request)?;
     let call = Call::of(api, request, Part::Main, options.dry_run);
-    let orphans_not = request.query.get("orphanDependents") == Some("false");
-    let deleted = one(&call, request.name(), &options).await?;
+    let mut warnings = Vec::new();
+    let deleted = one(&call, request.name(), &options, &mut warnings).await?;
     match deleted {
         Deleted::Gone(last) => {
             let status = gone(request.kind, &last);
-            Ok(content::respond(StatusCode::OK, &request.accepted, &status, &[]))
+            Ok(content::respond(StatusCode::OK, &request.accepted, &status, &warnings))
         }
         Deleted::Lingers(object) => {
-            let code = if orphans_not { StatusCode::ACCEPTED } else { StatusCode::OK };
-            get::respond(request, code, object, &[])
+            let code = if options.orphans_not { StatusCode::ACCEPTED } else { StatusCode::OK };
+            let mut shown = into_version(api, request.kind, vec![object]).await?;
+            let object = shown.pop().expect("as many objects come back as are sent");
+            get::respond(request, code, object, &warnings)
         }
     }
 }
@@ -80,26 +85,22 @@ pub async fn delete(api: &ApiServer, request: &Request) -> Result<Response, ApiE
 pub async fn delete_collection(api: &ApiServer, request: &Request) -> Result<Response, ApiError> {
     let options = options(request)?;
     let selection = Selection::of(request)?;
+    let include = Include::of(&request.query)?;
     let page = list::page(api, request, &selection).await?;
-    let mut items: Vec<Value> = Vec::new();
+    let (mut deleted, mut warnings) = (Vec::new(), Vec::new());
     for (_, entry) in &page.items {
         let object = stored::decode(request.kind, entry);
         let mut call = Call::of(api, request, Part::Main, options.dry_run);
         call.namespace = meta::namespace(&object);
-        match one(&call, meta::name(&object), &options).await {
-            Ok(Deleted::Gone(last) | Deleted::Lingers(last)) => {
-                items.push(as_item(request.kind, last));
-            }
+        match one(&call, meta::name(&object), &options, &mut warnings).await {
+            Ok(Deleted::Gone(last) | Deleted::Lingers(last)) => deleted.push(last),
             // Somebody else was faster; that is what was wanted.
             Err(ApiError::NotFound { .. }) => {}
             Err(error) => return Err(error),
         }
     }
-    let value = json!({
-        "kind": request.kind.list_kind(), "apiVersion": request.kind.api_version(),
-        "metadata": { "resourceVersion": page.revision.to_string() }, "items": items,
-    });
-    Ok(content::respond(StatusCode::OK, &request.accepted, &value, &[]))
+    let deleted = into_version(api, request.kind, deleted).await?;
+    Ok(list::respond(request, &page, deleted, include, &warnings))
 }
 
 /// What has become of an object.
@@ -110,8 +111,14 @@ pub enum Deleted {
     Lingers(Object),
 }
 
-/// Deletes one object, trying again when others write to it meanwhile.
-pub async fn one(call: &Call<'_>, name: &str, options: &Options) -> Result<Deleted, ApiError> {
+/// Deletes one object, trying again when others write to it meanwhile. What hooks say to the client
+/// goes to `warnings`.
+pub async fn one(
+    call: &Call<'_>,
+    name: &str,
+    options: &Options,
+    warnings: &mut Vec<String>,
+) -> Result<Deleted, ApiError> {
     for _ in 0..RACE_TRIES {
         let (old, entry) = call.find(&call.api.latest().await?, name)?;
         check(call.kind, &old, options)?;
@@ -119,6 +126,7 @@ pub async fn one(call: &Call<'_>, name: &str, options: &Options) -> Result<Delet
         let asked = call.asked(extensions::Verb::Delete, name);
         let mut heard = extensions::Heard::default();
         extensions::validate_deletion(&asked, &old, &mut heard).await?;
+        warnings.append(&mut heard.warnings);
         let decision = decide(call.kind, &old, options, Timestamp::now());
         match perform(call, &old, &entry, decision, options.dry_run).await {
             Ok(deleted) => return Ok(deleted),
@@ -174,39 +182,38 @@ fn gone(kind: &Kind, last: &Object) -> Value {
 
 /// Options from the body, or from the query if there is none.
 fn options(request: &Request) -> Result<Options, ApiError> {
-    let empty = request.body.iter().all(u8::is_ascii_whitespace);
-    if empty {
-        let query = &request.query;
-        let from_query = WriteOptions::parse(query, "DeleteOptions")?;
-        return Ok(Options {
-            grace_seconds: grace(query.number("gracePeriodSeconds")?),
-            propagation: propagation(
-                query.get("propagationPolicy"),
-                query.get("orphanDependents").map(|_| query.flag("orphanDependents")),
-            )?,
-            dry_run: from_query.dry_run,
-            ..Options::default()
-        });
+    let query = &request.query;
+    let dry_run = WriteOptions::parse(query, "DeleteOptions")?.dry_run;
+    if !request.body.iter().all(u8::is_ascii_whitespace) {
+        return told(&delete_options(request)?, dry_run);
     }
-    let sent = delete_options(request)?;
+    let orphan = query.get("orphanDependents").map(|_| query.flag("orphanDependents"));
+    Ok(Options {
+        grace_seconds: grace(query.number("gracePeriodSeconds")?),
+        propagation: propagation(query.get("propagationPolicy"), orphan)?,
+        dry_run,
+        orphans_not: orphan == Some(false),
+        ..Options::default()
+    })
+}
+
+/// What DeleteOptions tell; `dry_run` is what the query says, which counts if they say nothing.
+pub fn told(sent: &Value, dry_run: bool) -> Result<Options, ApiError> {
     let text = |path: &str| sent.pointer(path).and_then(Value::as_str).map(str::to_owned);
-    let dry_run = match sent.get("dryRun").and_then(Value::as_array).map(Vec::as_slice) {
-        None | Some([]) => WriteOptions::parse(&request.query, "DeleteOptions")?.dry_run,
-        Some([Value::String(all)]) if all == "All" => true,
-        Some(other) => {
-            let error = super::unsupported("dryRun", &json!(other).to_string(), &["All"]);
-            return Err(ApiError::invalid_options("DeleteOptions", vec![error]));
-        }
-    };
+    let asked = meta::items(sent, "dryRun");
+    if let Some(other) = asked.iter().find(|asked| **asked != "All") {
+        let other = other.as_str().map_or_else(|| other.to_string(), str::to_owned);
+        let error = super::unsupported("dryRun", &other, &["All"]);
+        return Err(ApiError::invalid_options("DeleteOptions", vec![error]));
+    }
+    let orphan = sent.get("orphanDependents").and_then(Value::as_bool);
     Ok(Options {
         grace_seconds: grace(sent.get("gracePeriodSeconds").and_then(Value::as_i64)),
-        propagation: propagation(
-            text("/propagationPolicy").as_deref(),
-            sent.get("orphanDependents").and_then(Value::as_bool),
-        )?,
+        propagation: propagation(text("/propagationPolicy").as_deref(), orphan)?,
         uid: text("/preconditions/uid"),
         resource_version: text("/preconditions/resourceVersion"),
-        dry_run,
+        dry_run: dry_run || !asked.is_empty(),
+        orphans_not: orphan == Some(false),
     })
 }
 

@@ -110,11 +110,22 @@ pub async fn list(api: &ApiServer, request: &Request) -> Result<Response, ApiErr
         true => decode(),
         false => api.fairness().compute(decode).await,
     };
-    let items = custom::into_version(api, kind, items).await?.into_iter();
-    let (form, now) = (request.accepted.form, jiff::Timestamp::now());
-    let items = items.map(|object| item(kind, object, form, include, now)).collect();
-    let value = in_order(kind, form, of(kind, &page, form, items));
-    Ok(content::respond(StatusCode::OK, &request.accepted, &value, &[]))
+    let items = custom::into_version(api, kind, items).await?;
+    Ok(respond(request, &page, items, include, &[]))
+}
+
+/// The answer with these objects as the items of a page.
+pub fn respond(
+    request: &Request,
+    page: &Page,
+    objects: Vec<Object>,
+    include: Include,
+    warnings: &[String],
+) -> Response {
+    let (kind, form, now) = (request.kind, request.accepted.form, jiff::Timestamp::now());
+    let items = objects.into_iter().map(|object| item(kind, object, form, include, now));
+    let value = in_order(kind, form, of(kind, page, form, items.collect()));
+    content::respond(StatusCode::OK, &request.accepted, &value, warnings)
 }
 
 /// Lists of custom objects have their keys in alphabetical order too.
@@ -135,7 +146,7 @@ fn of_items(
 }
 
 /// An object as it stands in a list.
-pub fn as_item(kind: &Kind, object: Object) -> Object {
+fn as_item(kind: &Kind, object: Object) -> Object {
     match kind.custom {
         Some(_) => get::shown(kind, object),
         None => without_type(object),

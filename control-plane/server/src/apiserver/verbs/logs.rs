@@ -1,16 +1,26 @@
 //! `pods/log`: the API server checks what is asked for, the Pod's agent answers through its tunnel.
+//! A browser may take a log over a WebSocket: then each piece is a message.
 
 use super::{Part, read, write::Call};
 use crate::apiserver::{
-    ApiServer,
+    ApiServer, auth,
     errors::{self, ApiError},
     request::{Query, Request},
+    stream,
     tunnel::TunnelError,
 };
-use axum::{body::Body, response::Response};
-use http::{HeaderValue, StatusCode, header};
+use axum::{
+    body::Body,
+    extract::ws::{Message, WebSocket, WebSocketUpgrade},
+    response::Response,
+};
+use base64::{Engine as _, engine::general_purpose::STANDARD};
+use bytes::Bytes;
+use http::{HeaderMap, HeaderValue, StatusCode, header};
 use http_body_util::{BodyExt, Limited};
+use hyper::body::Incoming;
 use serde_json::Value;
+use tokio_util::sync::CancellationToken;
 use wherry_resources::{
     Object, meta,
     validate::{FieldError, Reason},
@@ -22,9 +32,18 @@ const FORWARDED: [&str; 7] =
 /// An agent's refusal is one sentence.
 const REFUSAL_BYTES_MAX: usize = 4096;
 
-/// Answers GET of a Pod's log.
-pub async fn logs(api: &ApiServer, request: &Request) -> Result<Response, ApiError> {
+/// What may be spoken over a WebSocket, and whether its messages are base64 in text frames. Who
+/// names nothing gets binary frames.
+const SUBPROTOCOLS: [(&str, bool); 2] = [("binary.k8s.io", false), ("base64.binary.k8s.io", true)];
+
+/// Answers GET of a Pod's log, over a WebSocket if the client asked for one.
+pub async fn logs(
+    api: &ApiServer,
+    request: &Request,
+    socket: Option<WebSocketUpgrade>,
+) -> Result<Response, ApiError> {
     check(&request.query, request.name())?;
+    let socket = socket.map(|socket| framed(socket, &request.headers)).transpose()?;
     let snapshot = read::snapshot(api, read::Wanted::Newest).await?;
     let (pod, _) = Call::of(api, request, Part::Main, false).find(&snapshot, request.name())?;
     let previous = request.query.flag("previous");
@@ -33,12 +52,18 @@ pub async fn logs(api: &ApiServer, request: &Request) -> Result<Response, ApiErr
     let target = target(&pod, &container, &request.query);
     let answer = api.tunnels().get(node, &target).await.map_err(unreachable)?;
     match answer.status() {
-        StatusCode::OK => {
-            let mut response = Response::new(Body::new(answer.into_body()));
-            let plain = HeaderValue::from_static("text/plain");
-            response.headers_mut().insert(header::CONTENT_TYPE, plain);
-            Ok(response)
-        }
+        StatusCode::OK => Ok(match socket {
+            Some((socket, base64)) => {
+                let shutdown = api.shutdown().clone();
+                socket.on_upgrade(move |socket| over(socket, answer.into_body(), base64, shutdown))
+            }
+            None => {
+                let mut response = Response::new(Body::new(answer.into_body()));
+                let plain = HeaderValue::from_static("text/plain");
+                response.headers_mut().insert(header::CONTENT_TYPE, plain);
+                response
+            }
+        }),
         code if code.is_client_error() => {
             let text = Limited::new(answer.into_body(), REFUSAL_BYTES_MAX).collect().await;
             let text = text.map(|body| String::from_utf8_lossy(&body.to_bytes()).trim().to_owned());
@@ -47,6 +72,56 @@ pub async fn logs(api: &ApiServer, request: &Request) -> Result<Response, ApiErr
         // Whatever else an agent may answer is not shown to clients, least of all a redirect.
         code => Err(ApiError::Internal(format!("node {node:?} answered {}", code.as_u16()))),
     }
+}
+
+/// Chooses what is spoken over a WebSocket; whether its messages are base64.
+fn framed(
+    socket: WebSocketUpgrade,
+    headers: &HeaderMap,
+) -> Result<(WebSocketUpgrade, bool), ApiError> {
+    let offered: Vec<String> = auth::subprotocols(headers).map(str::to_owned).collect();
+    let known = |name: &str| {
+        let found = SUBPROTOCOLS.iter().find(|(own, _)| *own == name);
+        found.map(|(_, base64)| *base64)
+    };
+    let chosen = stream::choose(&offered, known);
+    if chosen.is_none() && !offered.is_empty() {
+        return Err(stream::no_protocol(&offered, &SUBPROTOCOLS.map(|(name, _)| name)));
+    }
+    let (name, base64) = chosen.unzip();
+    Ok((socket.protocols(name), base64.unwrap_or(false)))
+}
+
+/// Sends each piece of a log as a message, until the log ends or one side has had enough.
+async fn over(mut socket: WebSocket, mut log: Incoming, base64: bool, shutdown: CancellationToken) {
+    let message = |bytes: Bytes| match base64 {
+        true => Message::Text(STANDARD.encode(bytes).into()),
+        false => Message::Binary(bytes),
+    };
+    // Clients take an empty message as the sign that the log is there.
+    if socket.send(message(Bytes::new())).await.is_err() {
+        return;
+    }
+    loop {
+        tokio::select! {
+            frame = log.frame() => {
+                let Some(Ok(frame)) = frame else { break };
+                let Ok(bytes) = frame.into_data() else { continue };
+                if socket.send(message(bytes)).await.is_err() {
+                    return;
+                }
+            }
+            heard = socket.recv() => {
+                // Clients have nothing to say but that they go; pings answer themselves.
+                if matches!(heard, None | Some(Err(_) | Ok(Message::Close(_)))) {
+                    return;
+                }
+            }
+            () = shutdown.cancelled() => break,
+        }
+    }
+    // The client may be gone already; then there is nobody to tell.
+    let _ = socket.send(Message::Close(None)).await;
 }
 
 fn unreachable(error: TunnelError) -> ApiError {
@@ -70,9 +145,14 @@ fn target(pod: &Object, container: &str, query: &Query) -> String {
 /// Checks the parameters: numbers in range, one beginning.
 fn check(query: &Query, name: &str) -> Result<(), ApiError> {
     let mut wrong: Vec<FieldError> = Vec::new();
-    for (key, least) in [("tailLines", 0), ("limitBytes", 1), ("sinceSeconds", 1)] {
+    let bounds = [
+        ("tailLines", 0, "must be greater than or equal to 0"),
+        ("limitBytes", 1, "must be greater than 0"),
+        ("sinceSeconds", 1, "must be greater than 0"),
+    ];
+    for (key, least, why) in bounds {
         if let Some(value) = query.number(key)?.filter(|value| *value < least) {
-            let why = format!("Invalid value: {value}: must be greater than or equal to {least}");
+            let why = format!("Invalid value: {value}: {why}");
             wrong.push(errors::field(Reason::Invalid, key, why));
         }
     }

@@ -33,6 +33,7 @@ mod write;
 use super::errors::{self, ApiError};
 use super::request::{Query, Request};
 use wherry_resources::validate::{FieldError, Reason};
+use wherry_resources::{is_printed, quoted};
 
 /// Which part of an object a request may change.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -134,10 +135,8 @@ impl WriteOptions {
                 let message =
                     format!("Too long: may not be more than {FIELD_MANAGER_BYTES_MAX} bytes");
                 wrong.push(errors::field(Reason::TooLong, "fieldManager", message));
-            } else if manager.chars().any(char::is_control) {
-                let message =
-                    format!("Invalid value: {manager:?}: should only contain printable characters");
-                wrong.push(errors::field(Reason::Invalid, "fieldManager", message));
+            } else {
+                wrong.extend(unprintable(manager));
             }
         }
         if wrong.is_empty() {
@@ -157,12 +156,24 @@ fn field_manager(request: &Request) -> String {
     let agent = request.headers.get(http::header::USER_AGENT);
     let agent = agent.and_then(|value| value.to_str().ok()).unwrap_or("");
     let word = agent.split('/').next().unwrap_or("");
-    word.chars().filter(|c| !c.is_control()).take(FIELD_MANAGER_BYTES_MAX).collect()
+    word.chars().filter(|c| is_printed(*c)).take(FIELD_MANAGER_BYTES_MAX).collect()
+}
+
+/// A complaint for each character of a manager's name that does not show.
+fn unprintable(manager: &str) -> Vec<FieldError> {
+    let value = quoted(manager);
+    let complaint = |(at, c): (usize, char)| {
+        let code = u32::from(c);
+        let message =
+            format!("Invalid value: {value}: invalid character U+{code:04X} (at position {at})");
+        errors::field(Reason::Invalid, "fieldManager", message)
+    };
+    manager.char_indices().filter(|(_, c)| !is_printed(*c)).map(complaint).collect()
 }
 
 fn unsupported(field: &str, value: &str, supported: &[&str]) -> FieldError {
-    let supported: Vec<String> = supported.iter().map(|word| format!("{word:?}")).collect();
-    let message =
-        format!("Unsupported value: {value:?}: supported values: {}", supported.join(", "));
+    let supported: Vec<String> = supported.iter().map(|word| quoted(word)).collect();
+    let (value, supported) = (quoted(value), supported.join(", "));
+    let message = format!("Unsupported value: {value}: supported values: {supported}");
     errors::field(Reason::NotSupported, field, message)
 }

@@ -2,7 +2,7 @@
 
 use super::{
     Part, body,
-    delete::{self, Deleted, Options},
+    delete::{self, Deleted},
     state::States,
     update::RACE_TRIES,
     write::{self, Call, Failure, Record, Written},
@@ -10,6 +10,7 @@ use super::{
 use crate::apiserver::{
     ApiServer, content,
     errors::{ApiError, Cause},
+    extensions,
     request::Request,
     stored,
 };
@@ -32,11 +33,11 @@ fn pods() -> &'static Kind {
     wherry_resources::kind("", "v1", "pods").expect("Pod is a built-in kind")
 }
 
-fn done(request: &Request) -> Response {
+fn done(request: &Request, warnings: &[String]) -> Response {
     let status = json!({
         "kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Success", "code": 201,
     });
-    content::respond(StatusCode::CREATED, &request.accepted, &status, &[])
+    content::respond(StatusCode::CREATED, &request.accepted, &status, warnings)
 }
 
 /// Binds a Pod to a node: the scheduler's write. A Pod is bound once.
@@ -63,7 +64,7 @@ pub async fn bind(api: &ApiServer, request: &Request) -> Result<Response, ApiErr
     let mut states = States::of(api);
     while let Some(snapshot) = states.next().await? {
         if let Some(settled) = states.settle(attempt(&snapshot).await) {
-            return settled.map(|_| done(request));
+            return settled.map(|written| done(request, &written.warnings));
         }
     }
     Err(ApiError::modified(pods(), name))
@@ -101,18 +102,18 @@ fn bound(old: &Object, binding: &Object, node: &str, now: Timestamp) -> Result<O
 
 /// Evicts a Pod: a deletion that a PodDisruptionBudget may refuse.
 pub async fn evict(api: &ApiServer, request: &Request) -> Result<Response, ApiError> {
+    let dry_run = super::WriteOptions::parse(&request.query, "CreateOptions")?.dry_run;
     let eviction = body::other(request, "policy/v1", "Eviction")?;
-    let sent = eviction.get("deleteOptions");
-    let text = |path: &str| sent.and_then(|o| o.pointer(path)?.as_str().map(str::to_owned));
-    let dry_run = sent.and_then(|o| o.get("dryRun")).and_then(Value::as_array);
-    let options = Options {
-        grace_seconds: sent.and_then(|options| options.get("gracePeriodSeconds")?.as_i64()),
-        uid: text("/preconditions/uid"),
-        resource_version: text("/preconditions/resourceVersion"),
-        dry_run: dry_run.is_some_and(|list| !list.is_empty()),
-        ..Options::default()
-    };
+    let sent = meta::name(&eviction);
+    if !sent.is_empty() && sent != request.name() {
+        let why = "name in URL does not match name in Eviction object";
+        return Err(ApiError::BadRequest(why.to_owned()));
+    }
+    let options = delete::told(eviction.get("deleteOptions").unwrap_or(&Value::Null), dry_run)?;
     let call = Call::of(api, request, Part::Main, options.dry_run);
+    let asked = call.asked(extensions::Verb::Create, request.name());
+    let mut heard = extensions::Heard::default();
+    extensions::validate_part(&asked, &eviction, &mut heard).await?;
     let (pod, _) = call.find(&api.latest().await?, request.name())?;
     if is_protected(&pod) {
         spend_budgets(&call, &pod).await?;
@@ -121,9 +122,10 @@ pub async fn evict(api: &ApiServer, request: &Request) -> Result<Response, ApiEr
     if !options.dry_run && options.resource_version.is_none() {
         call_disrupted(&call, request.name()).await?;
     }
+    let mut warnings = heard.warnings;
     let (Deleted::Gone(_) | Deleted::Lingers(_)) =
-        delete::one(&call, request.name(), &options).await?;
-    Ok(done(request))
+        delete::one(&call, request.name(), &options, &mut warnings).await?;
+    Ok(done(request, &warnings))
 }
 
 /// Budgets count running Pods; what has ended or has not begun may always go.

@@ -6,6 +6,7 @@ use crate::apiserver::{
     request::Query,
 };
 use std::time::Duration;
+use wherry_resources::quoted;
 use wherry_resources::validate::{FieldError, Reason};
 use wherry_store::{ReadError, Revision, Snapshot, WindowError};
 
@@ -57,10 +58,11 @@ pub fn wanted(query: &Query, continues: bool) -> Result<Wanted, ApiError> {
     }
     match (version.map(revision).transpose()?, rule) {
         (None, _) => Ok(Wanted::Newest),
+        // Whatever there is: clients that always say so may go on.
+        (Some(0), _) => Ok(Wanted::Any),
         (Some(_), _) if continues => Err(ApiError::BadRequest(
             "specifying resource version is not allowed when using continue".to_owned(),
         )),
-        (Some(0), _) => Ok(Wanted::Any),
         (Some(revision), Some("Exact")) => Ok(Wanted::Exactly(revision)),
         // A first page of exactly that revision was the meaning before the match parameter.
         (Some(revision), None) if query.get("limit").is_some_and(|limit| limit != "0") => {
@@ -77,8 +79,9 @@ fn forbidden(field: &str, detail: &str) -> FieldError {
 /// A resourceVersion as a number.
 pub fn revision(text: &str) -> Result<Revision, ApiError> {
     text.parse().map_err(|_| {
+        let text = quoted(text);
         let message =
-            format!("Invalid value: {text:?}: strconv.ParseUint: parsing {text:?}: invalid syntax");
+            format!("Invalid value: {text}: strconv.ParseUint: parsing {text}: invalid syntax");
         let error = errors::field(Reason::Invalid, "resourceVersion", message);
         ApiError::invalid_options("ListOptions", vec![error])
     })
@@ -154,6 +157,7 @@ mod tests {
         assert_eq!(of("resourceVersion=0&resourceVersionMatch=Exact"), "422");
         assert_eq!(of("resourceVersionMatch=Exact"), "422");
         assert_eq!(of("resourceVersion=7&continue=x"), "400");
+        assert_eq!(of("resourceVersion=0&continue=x"), "Any");
         assert_eq!(of("resourceVersion=abc"), "422");
         assert_eq!(of("sendInitialEvents=true"), "422");
     }

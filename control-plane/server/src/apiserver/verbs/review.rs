@@ -7,6 +7,7 @@ use crate::apiserver::{
     authorize::{self, Decision},
     content::{self, Form},
     errors::{self, ApiError},
+    openapi,
     request::{Attributes, Request},
     tokens::ISSUER,
 };
@@ -34,7 +35,11 @@ pub async fn answer(api: &ApiServer, request: &Request) -> Result<Response, ApiE
         "NodeMetrics" | "PodMetrics" => return usage::usage(api, request).await,
         _ => {}
     }
-    let mut review = body::other(request, &kind.api_version(), kind.kind)?;
+    let options = super::WriteOptions::parse(&request.query, "CreateOptions")?;
+    let mut warnings = Vec::new();
+    let mut review = body::object(request, options.validation, &mut warnings)?;
+    openapi::check_type(kind, &review)
+        .map_err(|why| body::undecodable(&kind.api_version(), kind.kind, &why))?;
     let user = &request.user;
     let path = Some(request.attributes.namespace.as_str());
     review["status"] = match kind.kind {
@@ -46,7 +51,7 @@ pub async fn answer(api: &ApiServer, request: &Request) -> Result<Response, ApiE
         "TokenReview" => token(api, &review)?,
         _ => return Err(ApiError::NoSuchPath),
     };
-    Ok(content::respond(StatusCode::CREATED, &request.accepted, &review, &[]))
+    Ok(content::respond(StatusCode::CREATED, &request.accepted, &review, &warnings))
 }
 
 fn user_info(user: &User) -> Value {

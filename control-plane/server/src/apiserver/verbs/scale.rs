@@ -25,11 +25,11 @@ pub async fn get(api: &ApiServer, request: &Request) -> Result<Response, ApiErro
     let snapshot = read::snapshot(api, read::wanted(&request.query, false)?).await?;
     let call = Call::of(api, request, Part::Main, false);
     let (object, _) = call.load(&snapshot, request.name()).await?;
-    answer(request, scale_of(request.kind, &object))
+    answer(request, scale_of(request.kind, &object), &[])
 }
 
 /// A Scale in the form that the client asked for.
-fn answer(request: &Request, scale: Object) -> Result<Response, ApiError> {
+fn answer(request: &Request, scale: Object, warnings: &[String]) -> Result<Response, ApiError> {
     let shown = match request.accepted.form {
         Form::Object => scale,
         Form::Metadata { version } => content::metadata_only(scale, version),
@@ -38,7 +38,7 @@ fn answer(request: &Request, scale: Object) -> Result<Response, ApiError> {
             table::of_scale(scale, include, version, jiff::Timestamp::now())
         }
     };
-    Ok(content::respond(StatusCode::OK, &request.accepted, &shown, &[]))
+    Ok(content::respond(StatusCode::OK, &request.accepted, &shown, warnings))
 }
 
 /// Answers PUT and PATCH: only `spec.replicas` is taken.
@@ -74,7 +74,8 @@ pub async fn change(api: &ApiServer, request: &Request) -> Result<Response, ApiE
         }
         match write::replace(&call, &old, &entry, new).await {
             Ok(written) => {
-                return answer(request, scale_of(request.kind, &written.object));
+                let scale = scale_of(request.kind, &written.object);
+                return answer(request, scale, &written.warnings);
             }
             Err(Failure::Refused(error)) => return Err(error),
             Err(Failure::Raced) => {}
