@@ -363,7 +363,8 @@ fn resources(node: &Description) -> BTreeMap<String, Quantity> {
     ])
 }
 
-fn memory_kib() -> Option<u64> {
+/// All memory of the machine, in KiB.
+pub fn memory_kib() -> Option<u64> {
     let text = std::fs::read_to_string("/proc/meminfo").ok()?;
     let line = text.lines().find(|line| line.starts_with("MemTotal:"))?;
     line.split_whitespace().nth(1)?.parse().ok()

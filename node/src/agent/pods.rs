@@ -653,7 +653,7 @@ impl Pods {
             return;
         }
         entry.needs = needs;
-        self.parts.fleet.need(&entry.desired.spec.namespace, needs);
+        self.parts.fleet.need(&entry.desired.spec, needs);
         if !needs && let Some(ip) = entry.state.ip {
             self.addresses.release(ip);
             if let Some(next) = self.thirsty.pop_first() {

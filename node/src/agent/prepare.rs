@@ -151,6 +151,7 @@ impl Preparer {
             args = alias.argv(!container.command.is_empty(), args);
             mounts = self.volumes.with_root(pod, index, order.ip, mounts).await?;
         }
+        self.volumes.settle(pod, &mounts).await?;
         let took = Took { pull, compile, prepare: began.elapsed(), ..Took::default() };
         let start = protocol::Container {
             name: container.name.clone(),
