@@ -231,6 +231,7 @@ pub async fn run(config: Config, shutdown: CancellationToken) -> Result<(), Agen
         (folders, users),
     ));
     let (recorder, happenings) = Recorder::new();
+    recorder.of_node(&config.name, "Starting", "Starting the node's agent.".to_owned(), false);
     let (published, traffic) = tokio::sync::watch::channel(node::Traffic::default());
     let (seen, own) = tokio::sync::watch::channel(Seen::Nothing);
     let (pressures, pressed) =

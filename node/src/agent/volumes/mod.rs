@@ -204,7 +204,7 @@ impl Volumes {
                 Ok(plain(path.await?, *read_only))
             }
             Content::Image { reference, pull } => {
-                let found = self.images.resolve(&mounted.pod, reference, *pull).await;
+                let found = self.images.resolve(&mounted.pod, reference, *pull, || ()).await;
                 let found = found.map_err(|problem| problem.message)?;
                 let folder =
                     self.folder(&mounted.pod.uid, false)?.join("volumes").join(&volume.name);
