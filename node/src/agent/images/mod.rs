@@ -162,17 +162,18 @@ impl Images {
         let images = self.clone();
         let (text, scope) = (image.to_owned(), scope.to_owned());
         let (namespace, secrets) = (pod.namespace.clone(), pod.pull_secrets.clone());
-        asks();
         let asked = self.resolving.join(key, move || {
             async move { images.pull(&reference, &text, &scope, &namespace, &secrets).await }
                 .boxed()
         });
         let Some(older) = older else {
+            asks();
             return asked.await;
         };
         if self.away.is_likely() {
             return Ok(older);
         }
+        asks();
         match tokio::time::timeout(ANSWER_MAX, asked).await {
             Ok(Err(problem)) if problem.reason == "ErrImagePull" && self.is_away().await => {
                 tracing::info!(image, "the registry is away; using the image that is here");
