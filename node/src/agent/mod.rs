@@ -267,6 +267,7 @@ pub async fn run(config: Config, shutdown: CancellationToken) -> Result<(), Agen
         logs: logs.clone(),
         accounts: accounts.clone(),
         pressures,
+        max_pods: config.max_pods,
         away,
         images: images.clone(),
         inputs: inputs.downgrade(),
