@@ -30,6 +30,9 @@ use super::super::{
 };
 use super::{anywhere, bindable, is_family, nonzero, refused};
 
+/// A place under the limit of sockets, held by everything that keeps a connection or a port.
+type Place = Arc<OwnedSemaphorePermit>;
+
 /// Bytes that a reader in the host is given at once.
 const PIECE_BYTES: usize = 8 << 10;
 
@@ -59,7 +62,7 @@ pub(super) struct Socket {
     state: State,
     family: IpAddressFamily,
     options: Options,
-    _place: OwnedSemaphorePermit,
+    place: Place,
 }
 
 impl Socket {
@@ -108,20 +111,22 @@ impl Socket {
         Ok(listener)
     }
 
-    fn take_reader(&mut self) -> Result<Reader, ErrorCode> {
+    fn take_reader(&mut self) -> Result<(Reader, Place), ErrorCode> {
         let taken = match &mut self.state {
             State::Connected { reader, .. } => reader.take(),
             _ => None,
         };
-        taken.ok_or_else(|| self.misplaced())
+        let reader = taken.ok_or_else(|| self.misplaced())?;
+        Ok((reader, Arc::clone(&self.place)))
     }
 
-    fn take_writer(&mut self) -> Result<Writer, ErrorCode> {
+    fn take_writer(&mut self) -> Result<(Writer, Place), ErrorCode> {
         let taken = match &mut self.state {
             State::Connected { writer, .. } => writer.take(),
             _ => None,
         };
-        taken.ok_or_else(|| self.misplaced())
+        let writer = taken.ok_or_else(|| self.misplaced())?;
+        Ok((writer, Arc::clone(&self.place)))
     }
 }
 
@@ -161,6 +166,8 @@ struct Accepting<T> {
     next: Option<Connection>,
     places: PollSemaphore,
     place: Option<OwnedSemaphorePermit>,
+    /// The listener's own.
+    _own: Place,
     view: for<'a> fn(&'a mut T) -> SocketsView<'a>,
 }
 
@@ -203,7 +210,7 @@ impl<D: 'static> StreamProducer<D> for Accepting<D> {
         };
         let (family, options) = (this.family, this.options);
         let state = State::connected(connection);
-        let socket = Socket { state, family, options, _place: place };
+        let socket = Socket { state, family, options, place: Arc::new(place) };
         let socket = (this.view)(store.data_mut()).table.push(socket)?;
         destination.set_buffer(Some(as_label(socket)));
         Poll::Ready(Ok(StreamResult::Completed))
@@ -215,6 +222,7 @@ struct Receiving {
     reader: Reader,
     /// Told how it ended.
     ended: Option<oneshot::Sender<Result<(), ErrorCode>>>,
+    _place: Place,
 }
 
 impl Receiving {
@@ -269,6 +277,7 @@ struct Sending {
     writer: Writer,
     /// Told when nothing more is taken.
     ended: Option<oneshot::Sender<Result<(), ErrorCode>>>,
+    _place: Place,
 }
 
 impl Sending {
@@ -355,8 +364,9 @@ impl<T: Send> HostTcpSocketWithStore<T> for HasSockets {
             let socket = tcp(table, &socket)?;
             let listener = socket.listen(&*sockets.network)?;
             let places = PollSemaphore::new(Arc::clone(&sockets.places));
-            let (family, options) = (socket.family, socket.options);
-            Accepting { listener, family, options, next: None, places, place: None, view }
+            let (family, options, own) = (socket.family, socket.options, Arc::clone(&socket.place));
+            let (next, place) = (None, None);
+            Accepting { listener, family, options, next, places, place, _own: own, view }
         };
         StreamReader::new(&mut store, accepting).map_err(SocketError::trap)
     }
@@ -367,15 +377,18 @@ impl<T: Send> HostTcpSocketWithStore<T> for HasSockets {
         mut data: StreamReader<u8>,
     ) -> wasmtime::Result<FutureReader<Result<(), ErrorCode>>> {
         let writer = tcp(store.get().table, &socket)?.take_writer();
-        let writer = match writer {
-            Ok(writer) => writer,
+        let (writer, place) = match writer {
+            Ok(taken) => taken,
             Err(why) => {
                 data.close(&mut store)?;
                 return FutureReader::new(&mut store, async move { wasmtime::error::Ok(Err(why)) });
             }
         };
         let (ended, end) = oneshot::channel();
-        data.pipe(&mut store, Sending { writer: writer.clone(), ended: Some(ended) })?;
+        data.pipe(
+            &mut store,
+            Sending { writer: writer.clone(), ended: Some(ended), _place: place },
+        )?;
         FutureReader::new(&mut store, async move {
             let taken = end.await.unwrap_or(Ok(()));
             let sent = poll_fn(|cx| writer.poll_end(cx)).await.map_err(code);
@@ -389,9 +402,9 @@ impl<T: Send> HostTcpSocketWithStore<T> for HasSockets {
     ) -> wasmtime::Result<(StreamReader<u8>, FutureReader<Result<(), ErrorCode>>)> {
         let reader = tcp(store.get().table, &socket)?.take_reader();
         match reader {
-            Ok(reader) => {
+            Ok((reader, place)) => {
                 let (ended, end) = oneshot::channel();
-                let receiving = Receiving { reader, ended: Some(ended) };
+                let receiving = Receiving { reader, ended: Some(ended), _place: place };
                 let stream = StreamReader::new(&mut store, receiving)?;
                 Ok((stream, FutureReader::new(&mut store, end)?))
             }
@@ -406,9 +419,9 @@ impl<T: Send> HostTcpSocketWithStore<T> for HasSockets {
 
 impl HostTcpSocket for SocketsView<'_> {
     fn create(&mut self, family: IpAddressFamily) -> SocketResult<Resource<TcpSocket>> {
-        let place = self.sockets.free_place()?;
+        let place = Arc::new(self.sockets.free_place()?);
         let options = Options::default();
-        let socket = Socket { state: State::Unbound, family, options, _place: place };
+        let socket = Socket { state: State::Unbound, family, options, place };
         Ok(as_label(self.table.push(socket).map_err(SocketError::trap)?))
     }
 
