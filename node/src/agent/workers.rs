@@ -15,7 +15,7 @@ use std::{
     collections::HashMap,
     ffi::OsString,
     fs,
-    os::unix::fs::{DirBuilderExt as _, MetadataExt as _},
+    os::unix::fs::{DirBuilderExt as _, MetadataExt as _, PermissionsExt as _},
     path::{Path, PathBuf},
     process::Stdio,
     sync::Arc,
@@ -308,7 +308,9 @@ impl Workers {
     }
 
     fn spawn(&self, namespace: &str) -> std::io::Result<Child> {
-        fs::create_dir_all(&self.logs)?;
+        fs::DirBuilder::new().recursive(true).mode(0o700).create(&self.logs)?;
+        // One of an older version was open to others.
+        fs::set_permissions(&self.logs, fs::Permissions::from_mode(0o700))?;
         let log = self.logs.join(format!("{namespace}.log"));
         if fs::metadata(&log).is_ok_and(|metadata| metadata.len() > LOG_BYTES_MAX) {
             fs::rename(&log, log.with_extension("log.1"))?;
