@@ -261,7 +261,7 @@ pub async fn run(config: Config, shutdown: CancellationToken) -> Result<(), Agen
         fleet,
         preparer: Arc::new(preparer),
         volumes: volumes.clone(),
-        events: recorder,
+        events: recorder.clone(),
         address: config.address,
         node: config.name.clone(),
         logs: logs.clone(),
@@ -279,7 +279,8 @@ pub async fn run(config: Config, shutdown: CancellationToken) -> Result<(), Agen
     }
     tasks.spawn(events::run(client.clone(), config.name.clone(), happenings));
     let facts = Facts::new(accounts.clone(), images.clone());
-    let views = node::Views { traffic, seen: own, pressures: pressed, facts };
+    let views =
+        node::Views { traffic, seen: own, pressures: pressed, facts, events: recorder.clone() };
     tasks.spawn(node::run(client.clone(), description(&config), views, shutdown.clone()));
     tasks.spawn(look(config.data_dir.clone(), inputs.clone()));
     tasks.spawn(join::keep_renewed(
