@@ -25,7 +25,7 @@ build: setup apps dashboard ## The binary: release/wherry in the target folder
 	$(REQUIRED) $(CARGO) build --release --workspace
 
 test: build ## All tests, with real processes and kubectl
-	tests/install-packages chromium bind9-dnsutils
+	tests/install-packages chromium bind9-dnsutils docker-registry
 	cd web-dashboard && npm run --silent check
 	WHERRY_L3=1 $(QUICK) --lib --bin wherry --test it
 	cd sample-apps && RUST_MIN_STACK=8388608 $(CARGO) test -p batch -p toolbox --target-dir $(abspath $(TARGET))/apps

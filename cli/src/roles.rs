@@ -169,6 +169,9 @@ pub struct WorkerFlags {
     /// Folder that the worker must not change; may be repeated
     #[arg(long, value_name = "DIR")]
     read_only: Vec<PathBuf>,
+    /// User that the worker becomes
+    #[arg(long, value_name = "UID")]
+    user: Option<u32>,
 }
 
 #[derive(clap::Args)]
@@ -412,7 +415,8 @@ pub fn node(flags: NodeFlags) -> Result<(), Diagnostic> {
 
 pub fn worker(flags: WorkerFlags) -> Result<(), Diagnostic> {
     let walls = wherry_node::worker::Walls { hidden: flags.hide, read_only: flags.read_only };
-    let flags = wherry_node::worker::Flags { socket: flags.socket, walls };
+    let (socket, user) = (flags.socket, flags.user);
+    let flags = wherry_node::worker::Flags { socket, walls, user };
     wherry_node::worker::main(flags)
         .map_err(|error| Diagnostic::new("WH0013", "the worker cannot run").why(error))
 }

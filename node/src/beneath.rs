@@ -30,8 +30,8 @@ pub fn open_file(root: &Path, below: &Path) -> io::Result<File> {
     open(root, below, libc::O_RDONLY | libc::O_NONBLOCK, 0).map(File::from)
 }
 
-/// Makes the directory and those above it, below `root`. Existing ones are fine.
-pub fn make_dirs(root: &Path, below: &Path) -> io::Result<()> {
+/// Makes the directory and those above it, below `root`, for this user. Existing ones are fine.
+pub fn make_dirs(root: &Path, below: &Path, owner: Option<u32>) -> io::Result<()> {
     let mut known = std::path::PathBuf::new();
     for part in below.components() {
         let Component::Normal(name) = part else {
@@ -42,15 +42,25 @@ pub fn make_dirs(root: &Path, below: &Path) -> io::Result<()> {
         let text = CString::new(name.as_bytes())?;
         // SAFETY: a plain system call with a descriptor and a string that live through it.
         let made = unsafe { libc::mkdirat(parent.as_raw_fd(), text.as_ptr(), 0o750) };
+        known.push(name);
         if made != 0 {
             let error = io::Error::last_os_error();
             if error.kind() != io::ErrorKind::AlreadyExists {
                 return Err(error);
             }
+        } else if let Some(owner) = owner {
+            give(&open_dir(root, &known)?, owner)?;
         }
-        known.push(name);
     }
     Ok(())
+}
+
+/// Makes an open directory a user's.
+fn give(folder: &OwnedFd, owner: u32) -> io::Result<()> {
+    let flags = libc::AT_EMPTY_PATH;
+    // SAFETY: a plain system call with a descriptor and a string that live through it.
+    let given = unsafe { libc::fchownat(folder.as_raw_fd(), c"".as_ptr(), owner, owner, flags) };
+    if given == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
 }
 
 fn open(root: &Path, below: &Path, flags: i32, mode: u64) -> io::Result<OwnedFd> {
@@ -99,10 +109,11 @@ mod tests {
             assert!(open_dir(&root, Path::new(outside)).is_err(), "{outside}");
             assert!(open_file(&root, Path::new(outside)).is_err(), "{outside}");
         }
-        make_dirs(&root, Path::new("x/y")).expect("made");
-        make_dirs(&root, Path::new("x/y")).expect("found");
+        let own = nix::unistd::geteuid().as_raw();
+        make_dirs(&root, Path::new("x/y"), Some(own)).expect("made");
+        make_dirs(&root, Path::new("x/y"), None).expect("found");
         assert!(root.join("x/y").is_dir());
-        assert!(make_dirs(&root, Path::new("a/up/x")).is_err());
-        assert!(make_dirs(&root, Path::new("../x")).is_err());
+        assert!(make_dirs(&root, Path::new("a/up/x"), None).is_err());
+        assert!(make_dirs(&root, Path::new("../x"), None).is_err());
     }
 }

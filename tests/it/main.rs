@@ -21,6 +21,7 @@ mod members;
 mod network;
 mod push;
 mod quota;
+mod registry;
 mod scheduling;
 mod served;
 mod sim;

@@ -266,3 +266,32 @@ fn an_indexed_job_works_off_its_indexes() {
     let left = cluster.kubectl_ok(&["get", "pods", "-l", "job-name=loop", "-o", "name"]);
     assert_eq!(left, "");
 }
+
+#[test]
+fn a_pod_that_names_its_node_still_has_to_fit() {
+    if !l3() {
+        return;
+    }
+    let cluster = Dev::start();
+    let pod = |name: &str, cpu: &str| {
+        format!(
+            "apiVersion: v1\nkind: Pod\nmetadata: {{name: {name}}}\nspec:\n  nodeName: node-1\n  \
+             containers:\n  - name: c\n    image: hello-http:dev\n    \
+             imagePullPolicy: IfNotPresent\n    resources: {{requests: {{cpu: \"{cpu}\"}}}}\n---\n"
+        )
+    };
+    apply(&cluster, &(pod("large", "1000") + &pod("small", "10m")));
+    cluster.kubectl_ok(&["wait", "--for=condition=Ready", "--timeout=60s", "pod/small"]);
+    let status = "jsonpath={.status.phase} {.status.reason} {.status.message}";
+    let status = wait_for("it is refused", || {
+        let status = cluster.kubectl_ok(&["get", "pod", "large", "-o", status]);
+        status.starts_with("Failed").then_some(status)
+    });
+    let why =
+        "Failed OutOfcpu Pod was rejected: Node didn't have enough resource: cpu, requested: ";
+    assert!(status.starts_with(why), "{status}");
+    let shown = cluster.kubectl_ok(&["get", "pod", "large", "--no-headers"]);
+    assert!(shown.contains("OutOfcpu"), "{shown}");
+    let events = cluster.kubectl_ok(&["describe", "node", "node-1"]);
+    assert!(events.contains("Starting the node's agent."), "{events}");
+}

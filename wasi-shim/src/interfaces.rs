@@ -1,9 +1,8 @@
 //! The interfaces that this host offers: one table, from which the linkers are built and against
 //! which an image's imports are checked, so that the two cannot disagree.
 //!
-//! All but HTTP and the sockets of WASI 0.2 (see `sockets`) is wasmtime's own implementation, linked
-//! interface by interface; what a guest may do through them (sockets of the machine: nothing) is
-//! decided by the context of its instance.
+//! All but HTTP and sockets (see `sockets`) is wasmtime's own implementation, linked interface by
+//! interface; what a guest may do through them is decided by the context of its instance.
 //!
 //! `wasi:config` is the container's environment, in which a Pod names its ConfigMaps and Secrets;
 //! `wasi:keyvalue` is its buckets (see `keyvalue`), `wasi:logging` its standard error.
@@ -142,9 +141,9 @@ const INTERFACES: &[(&str, Add)] = &[
     ("wasi:filesystem/preopens@0.3.0",
         |l| p3::filesystem::preopens::add_to_linker::<_, WasiFilesystem>(l, Host::filesystem)),
     ("wasi:sockets/types@0.3.0",
-        |l| p3::sockets::types::add_to_linker::<_, WasiSockets>(l, Host::sockets)),
+        |l| p3::sockets::types::add_to_linker::<_, HasSockets>(l, Host::own_sockets)),
     ("wasi:sockets/ip-name-lookup@0.3.0",
-        |l| p3::sockets::ip_name_lookup::add_to_linker::<_, WasiSockets>(l, Host::sockets)),
+        |l| p3::sockets::ip_name_lookup::add_to_linker::<_, HasSockets>(l, Host::own_sockets)),
     ("wasi:http/types@0.3.0", |l| p3_http::types::add_to_linker::<_, WasiHttp>(l, Host::http)),
     ("wasi:http/client@0.3.0", |l| p3_http::client::add_to_linker::<_, WasiHttp>(l, Host::http)),
     ("wasi:config/store@0.2.0-rc.1", |l| wasmtime_wasi_config::add_to_linker(l, Host::own_config)),

@@ -176,6 +176,13 @@ pub const ROWS: &[Row] = &[
     row("Container", "stdin", Honoured, "a command's input is open until it shall end", &[]),
     row("Container", "stdinOnce", Honoured, "the input ends with the first attach", &[]),
     row("Container", "tty", Honoured, "lines are edited and echoed by the worker", &[]),
+    row(
+        "EphemeralContainer",
+        "targetContainerName",
+        DoesNotApply,
+        "guests are not processes and cannot see each other",
+        &[],
+    ),
     row("PodSecurityContext", "seLinuxOptions", DoesNotApply, NO_KERNEL, &[]),
     row("PodSecurityContext", "windowsOptions", DoesNotApply, NO_KERNEL, &[]),
     row("PodSecurityContext", "runAsUser", DoesNotApply, NO_USERS, &[]),
@@ -310,9 +317,17 @@ pub const ROWS: &[Row] = &[
         "VolumeSource",
         "csi",
         Refused,
-        "no node has CSI drivers; use a persistentVolumeClaim",
+        "no node runs CSI drivers; use an emptyDir or a persistentVolumeClaim",
         &[],
     ),
+    row(
+        "EmptyDirVolumeSource",
+        "medium",
+        DoesNotApply,
+        "Memory is honoured; there are no huge pages, and the disk is used instead",
+        &["\"Memory\""],
+    ),
+    row("EmptyDirVolumeSource", "sizeLimit", Honoured, "a Pod that writes more is evicted", &[]),
     row("VolumeProjection", "secret", Honoured, "", &[]),
     row("VolumeProjection", "downwardAPI", Honoured, "", &[]),
     row("VolumeProjection", "configMap", Honoured, "", &[]),
@@ -363,7 +378,7 @@ pub const ROWS: &[Row] = &[
 const NESTED: &[(&str, &str, &str)] = &[
     ("PodSpec", "containers", "Container"),
     ("PodSpec", "initContainers", "Container"),
-    ("PodSpec", "ephemeralContainers", "Container"),
+    ("PodSpec", "ephemeralContainers", "EphemeralContainer"),
     ("PodSpec", "securityContext", "PodSecurityContext"),
     ("PodSpec", "volumes", "VolumeSource"),
     ("PodSpec", "dnsConfig", "PodDNSConfig"),
@@ -375,6 +390,7 @@ const NESTED: &[(&str, &str, &str)] = &[
     ("Container", "lifecycle", "Lifecycle"),
     ("Container", "env", "EnvVar"),
     ("EnvVar", "valueFrom", "EnvVarSource"),
+    ("VolumeSource", "emptyDir", "EmptyDirVolumeSource"),
     ("VolumeSource", "projected", "ProjectedVolumeSource"),
     ("ProjectedVolumeSource", "sources", "VolumeProjection"),
 ];
@@ -407,7 +423,7 @@ fn walk(message: &str, path: &str, value: &Value, found: &mut Vec<String>) {
     };
     for (field, value) in fields {
         let path = format!("{path}.{field}");
-        let row = ROWS.iter().find(|row| row.message == message && row.field == field);
+        let row = ROWS.iter().find(|row| has(message, row.message) && row.field == field);
         if let Some(row) = row.filter(|row| row.answer != Honoured && asks(row, value)) {
             let what = match row.answer {
                 Refused => "is not supported",
@@ -415,11 +431,16 @@ fn walk(message: &str, path: &str, value: &Value, found: &mut Vec<String>) {
             };
             found.push(format!("{path}: {what}: {}", row.note));
         }
-        let nested = NESTED.iter().find(|(of, name, _)| *of == message && name == field);
+        let nested = NESTED.iter().find(|(of, name, _)| has(message, of) && name == field);
         if let Some((_, _, inner)) = nested {
             walk(inner, &path, value, found);
         }
     }
+}
+
+/// Whether a message has the fields of another: its own, or those that it takes over.
+fn has(message: &str, fields_of: &str) -> bool {
+    message == fields_of || (message, fields_of) == ("EphemeralContainer", "Container")
 }
 
 /// Whether a value asks for something.
@@ -472,8 +493,126 @@ mod tests {
             spec.securityContext.fsGroup: does not apply to Wasm: a Wasm guest has no Unix user; it reaches nothing but its own volumes
             spec.containers[0].ports[0].hostPort: does not apply to Wasm: use a Service of type NodePort
             spec.containers[0].securityContext.capabilities.add: does not apply to Wasm: a Wasm guest never has capabilities of the kernel
-            spec.volumes[0].csi: is not supported: no node has CSI drivers; use a persistentVolumeClaim"#]]
+            spec.volumes[0].csi: is not supported: no node runs CSI drivers; use an emptyDir or a persistentVolumeClaim"#]]
         .assert_eq(&warnings(&pod).join("\n"));
+    }
+
+    #[test]
+    fn values_and_ephemeral_containers_are_looked_at() {
+        let pod = json!({"spec": {
+            "ephemeralContainers": [{"name": "a", "targetContainerName": "b",
+                "securityContext": {"privileged": true}}],
+            "volumes": [{"name": "m", "emptyDir": {"medium": "Memory", "sizeLimit": "1Mi"}},
+                {"name": "h", "emptyDir": {"medium": "HugePages-2Mi"}}]}});
+        expect![[r#"
+            spec.ephemeralContainers[0].targetContainerName: does not apply to Wasm: guests are not processes and cannot see each other
+            spec.ephemeralContainers[0].securityContext.privileged: does not apply to Wasm: no guest is privileged
+            spec.volumes[1].emptyDir.medium: does not apply to Wasm: Memory is honoured; there are no huge pages, and the disk is used instead"#]]
+        .assert_eq(&warnings(&pod).join("\n"));
+    }
+
+    /// Messages that have no rows because the row that leads to them speaks for all their fields.
+    const WHOLE: &[&str] = &[
+        "Affinity",
+        "ConfigMapEnvSource",
+        "ConfigMapKeySelector",
+        "ConfigMapProjection",
+        "ConfigMapVolumeSource",
+        "DownwardAPIProjection",
+        "DownwardAPIVolumeFile",
+        "DownwardAPIVolumeSource",
+        "EnvFromSource",
+        "EnvVar",
+        "EphemeralVolumeSource",
+        "ExecAction",
+        "FileKeySelector",
+        "GrpcAction",
+        "HostAlias",
+        "HostPathVolumeSource",
+        "HttpGetAction",
+        "HttpHeader",
+        "ImageVolumeSource",
+        "KeyToPath",
+        "LabelSelector",
+        "LabelSelectorRequirement",
+        "LocalObjectReference",
+        "NodeAffinity",
+        "NodeSelector",
+        "NodeSelectorRequirement",
+        "NodeSelectorTerm",
+        "ObjectFieldSelector",
+        "ObjectMeta",
+        "OwnerReference",
+        "ManagedFieldsEntry",
+        "PersistentVolumeClaimSpec",
+        "PersistentVolumeClaimTemplate",
+        "PersistentVolumeClaimVolumeSource",
+        "PodAffinity",
+        "PodAffinityTerm",
+        "PodAntiAffinity",
+        "PodReadinessGate",
+        "PodSchedulingGate",
+        "PreferredSchedulingTerm",
+        "ProjectedVolumeSource",
+        "ResourceFieldSelector",
+        "SeccompProfile",
+        "SecretEnvSource",
+        "SecretKeySelector",
+        "SecretProjection",
+        "SecretVolumeSource",
+        "ServiceAccountTokenProjection",
+        "SleepAction",
+        "TcpSocketAction",
+        "Toleration",
+        "TopologySpreadConstraint",
+        "TypedLocalObjectReference",
+        "TypedObjectReference",
+        "Volume",
+        "VolumeResourceRequirements",
+        "WeightedPodAffinityTerm",
+        "WorkloadReference",
+    ];
+
+    /// Everything that a Pod can hold, however deep: each message on the way has its rows, or the row
+    /// that leads to it speaks for it. What is refused is not looked into.
+    #[test]
+    fn nothing_below_a_pod_is_forgotten() {
+        let text = include_str!("protobuf/messages.txt");
+        let fields = |message: &str| {
+            let (_, body) = text.split_once(&format!("\n\n{message}\n"))?;
+            Some(body.split("\n\n").next().expect("it ends").lines().collect::<Vec<_>>())
+        };
+        let same = |a: &str, b: &str| a.eq_ignore_ascii_case(b);
+        let mut seen = BTreeSet::from(["core/v1.PodSpec".to_owned()]);
+        let mut left = vec!["core/v1.PodSpec".to_owned()];
+        let mut untold = BTreeSet::new();
+        while let Some(message) = left.pop() {
+            let (package, name) = message.split_once('.').expect("package and name");
+            // What ephemeral containers share with others is told of those.
+            let told = if name == "EphemeralContainerCommon" { "Container" } else { name };
+            let rows: Vec<&Row> = ROWS.iter().filter(|row| same(row.message, told)).collect();
+            if rows.is_empty() && !WHOLE.contains(&name) {
+                untold.insert(name.to_owned());
+            }
+            for line in fields(&message).expect("it is in the list") {
+                let words: Vec<&str> = line.split(' ').collect();
+                let row = rows.iter().find(|row| row.field == words[1]);
+                if row.is_some_and(|row| row.answer != Honoured) {
+                    continue;
+                }
+                let kind = words[2].trim_start_matches(['[', ']', '{', '}', '*']);
+                let inner =
+                    if kind.contains('/') { kind.to_owned() } else { format!("{package}.{kind}") };
+                if fields(&inner).is_some() && seen.insert(inner.clone()) {
+                    left.push(inner);
+                }
+            }
+        }
+        assert_eq!(untold, BTreeSet::new());
+        assert!(seen.len() > 70, "the messages were found: {}", seen.len());
+        for name in WHOLE {
+            assert!(seen.iter().any(|it| it.ends_with(&format!(".{name}"))), "{name} is not there");
+        }
     }
 
     /// The messages of the API name every field that there is.
@@ -483,7 +622,8 @@ mod tests {
         let mut expected = BTreeSet::new();
         let named: BTreeSet<&str> = ROWS.iter().map(|row| row.message).collect();
         for message in named {
-            let head = format!("\n\ncore/v1.{message}\n");
+            let spelled = if message == "PodDNSConfig" { "PodDnsConfig" } else { message };
+            let head = format!("\n\ncore/v1.{spelled}\n");
             // Messages with nothing but a list and the like have no entry of their own.
             let Some(at) = messages.find(&head) else { continue };
             let body = messages[at + head.len()..].split("\n\n").next().expect("it ends");

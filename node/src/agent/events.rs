@@ -1,4 +1,4 @@
-//! Events of this node's Pods, for `kubectl describe` and `kubectl get events`.
+//! Events of this node and its Pods, for `kubectl describe` and `kubectl get events`.
 //!
 //! One task writes them one after the other, so a flood of them cannot become a flood of requests;
 //! what does not fit in the queue is dropped, as an event is a hint and not a record. An event that
@@ -26,15 +26,19 @@ const QUEUE: usize = 4096;
 const KNOWN_MAX: usize = 4096;
 /// Longest text, as Kubernetes has it.
 const MESSAGE_BYTES_MAX: usize = 1024;
+/// Where events of nodes are, which have no namespace.
+const NODE_NAMESPACE: &str = "default";
 /// Who says it.
 const COMPONENT: &str = "wherry-node";
 
 /// One thing that happened.
 #[derive(Debug, Clone)]
 pub struct Happening {
-    /// Namespace of the Pod.
+    /// `Pod` or `Node`.
+    pub kind: &'static str,
+    /// Namespace of the Pod; of a node the one where its events are.
     pub namespace: String,
-    /// Name of the Pod.
+    /// Name of the Pod or node.
     pub pod: String,
     /// Its uid.
     pub uid: String,
@@ -76,6 +80,22 @@ impl Recorder {
         self.send(pod, None, reason, message, true);
     }
 
+    /// Something happened to the node itself.
+    pub fn of_node(&self, node: &str, reason: &'static str, message: String, warning: bool) {
+        self.queue(Happening {
+            kind: "Node",
+            namespace: NODE_NAMESPACE.to_owned(),
+            pod: node.to_owned(),
+            // As a kubelet: it knows its name before its object.
+            uid: node.to_owned(),
+            field: None,
+            reason,
+            message,
+            warning,
+            at: Timestamp::now(),
+        });
+    }
+
     fn record(
         &self,
         pod: &PodSpec,
@@ -103,7 +123,8 @@ impl Recorder {
         message: String,
         warning: bool,
     ) {
-        let happening = Happening {
+        self.queue(Happening {
+            kind: "Pod",
             namespace: pod.namespace.clone(),
             pod: pod.name.clone(),
             uid: pod.uid.clone(),
@@ -112,9 +133,13 @@ impl Recorder {
             message,
             warning,
             at: Timestamp::now(),
-        };
+        });
+    }
+
+    fn queue(&self, happening: Happening) {
+        let (pod, reason) = (happening.pod.clone(), happening.reason);
         if self.0.try_send(happening).is_err() {
-            tracing::debug!(pod = pod.name, reason, "an event was dropped, the queue is full");
+            tracing::debug!(pod, reason, "an event was dropped, the queue is full");
         }
     }
 }
@@ -187,8 +212,8 @@ fn event(happening: &Happening, name: &str, node: &str) -> Event {
         },
         involved_object: ObjectReference {
             api_version: Some("v1".to_owned()),
-            kind: Some("Pod".to_owned()),
-            namespace: Some(happening.namespace.clone()),
+            kind: Some(happening.kind.to_owned()),
+            namespace: (happening.kind == "Pod").then(|| happening.namespace.clone()),
             name: Some(happening.pod.clone()),
             uid: Some(happening.uid.clone()),
             field_path: happening.field.clone(),
@@ -271,6 +296,7 @@ mod tests {
 
     fn happening(reason: &'static str, message: &str) -> Happening {
         Happening {
+            kind: "Pod",
             namespace: "default".to_owned(),
             pod: "web-1".to_owned(),
             uid: "u1".to_owned(),
@@ -288,6 +314,19 @@ mod tests {
         assert_eq!(ten, name(&happening("BackOff", "back-off 20 s")));
         assert_ne!(ten, name(&happening("Failed", "back-off 10 s")));
         assert!(ten.starts_with("web-1."), "{ten}");
+    }
+
+    #[test]
+    fn nodes_have_events_too() {
+        let (recorder, mut queue) = Recorder::new();
+        recorder.of_node("n1", "Starting", "Starting the node.".to_owned(), false);
+        let happening = queue.try_recv().expect("it is queued");
+        let event = event(&happening, &name(&happening), "n1");
+        assert_eq!(event.metadata.namespace.as_deref(), Some("default"));
+        let about = event.involved_object;
+        assert_eq!(about.kind.as_deref(), Some("Node"));
+        assert_eq!((about.namespace, about.uid.as_deref()), (None, Some("n1")));
+        assert_eq!(event.type_.as_deref(), Some("Normal"));
     }
 
     #[test]

@@ -34,6 +34,7 @@ use super::{
     node::{Seen, Traffic},
     pods::{Input, Name},
     routes::{Changed, NodeInfo, ServiceInfo, SliceInfo, Table},
+    spec::PodSpec,
     workers::{Link, Worker, Workers},
 };
 
@@ -78,8 +79,8 @@ pub struct Fleet {
     table: Table,
     synced: Synced,
     running: HashMap<String, Running>,
-    /// Pods that need a worker, by namespace.
-    needs: HashMap<String, usize>,
+    /// Pods that need a worker, by namespace, and what they request of the CPU, in millicores.
+    needs: HashMap<String, (usize, u64)>,
     idle: HashMap<String, Timestamp>,
     peers: BTreeMap<String, SocketAddr>,
     /// Requests that wait, by worker.
@@ -180,17 +181,24 @@ impl Fleet {
         }
     }
 
-    /// A Pod of the namespace began or ceased to need a worker.
-    pub fn need(&mut self, namespace: &str, needed: bool) {
-        let count = self.needs.entry(namespace.to_owned()).or_default();
+    /// A Pod began or ceased to need a worker.
+    pub fn need(&mut self, pod: &PodSpec, needed: bool) {
+        let namespace = pod.namespace.as_str();
+        let request = pod.containers[pod.main()].iter().filter_map(|it| it.requests.0);
+        let request: u64 = request.map(u64::from).sum();
+        let (count, millis) = self.needs.entry(namespace.to_owned()).or_default();
         if needed {
             *count += 1;
+            *millis += request;
         } else {
             *count = count.checked_sub(1).expect("every need is ended once");
+            *millis = millis.saturating_sub(request);
         }
-        if *count == 0 {
+        let (count, millis) = (*count, *millis);
+        if count == 0 {
             self.needs.remove(namespace);
         }
+        self.workers.cgroups.weigh(namespace, millis);
         self.review(namespace);
     }
 
@@ -208,7 +216,8 @@ impl Fleet {
             return;
         }
         self.idle.remove(namespace);
-        if !self.running.contains_key(namespace) {
+        // Before its labels are known nobody can say as whom it shall run.
+        if !self.running.contains_key(namespace) && self.synced.namespaces {
             let worker = self.workers.start(namespace, None);
             let running = Running {
                 worker,
@@ -358,6 +367,8 @@ impl Fleet {
 
     /// A namespace is new or has other labels.
     pub fn set_namespace(&mut self, name: String, labels: BTreeMap<String, String>) {
+        let level = labels.get("pod-security.kubernetes.io/enforce").map(String::as_str);
+        self.workers.users.set_privileged(&name, level == Some("privileged"));
         if self.namespaces.insert(name, labels.clone()) != Some(labels) {
             self.publish_policies();
         }
@@ -366,6 +377,7 @@ impl Fleet {
     /// A namespace is gone.
     pub fn remove_namespace(&mut self, name: &str) {
         self.namespaces.remove(name);
+        self.workers.users.forget(name);
         self.publish_policies();
     }
 
@@ -578,6 +590,8 @@ impl Fleet {
     pub fn namespaces_synced(&mut self) {
         let before = self.is_synced();
         self.synced.namespaces = true;
+        let all: Vec<String> = self.namespaces.keys().cloned().collect();
+        all.iter().for_each(|namespace| self.review(namespace));
         self.maybe_replace(before);
     }
 

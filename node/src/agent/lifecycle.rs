@@ -75,7 +75,12 @@ pub struct PodState {
     pub conditions: Conditions,
     /// Why the node wants to be rid of it: the sentence for its status.
     pub eviction: Option<String>,
+    /// Why the node does not take it: reason and sentence for its status.
+    pub refusal: Option<(&'static str, String)>,
 }
+
+/// Reasons for which a node does not take a Pod.
+pub const REFUSALS: [&str; 3] = ["OutOfcpu", "OutOfmemory", "OutOfpods"];
 
 /// Stage of a Pod.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -115,6 +120,8 @@ pub enum Why {
     Deadline,
     /// The node is short of something.
     Evicted,
+    /// The node has no room for it.
+    Refused,
     /// The object is being deleted.
     Deleted,
 }
@@ -258,6 +265,8 @@ pub enum Observation {
     },
     /// The node is short of something, and this Pod is to go; the sentence for its status.
     Evict(String),
+    /// The node has no room for it, and it has not begun; reason and sentence for its status.
+    Refuse(&'static str, String),
     /// It ended.
     Exited {
         /// Which container.
@@ -325,6 +334,7 @@ impl PodState {
                 disruption: mark,
             },
             eviction: None,
+            refusal: None,
         }
     }
 

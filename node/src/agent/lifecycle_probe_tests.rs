@@ -150,6 +150,26 @@ fn ephemeral_containers_come_and_decide_nothing() {
 }
 
 #[test]
+fn a_refused_pod_never_begins() {
+    check(
+        desired("app", RestartPolicy::Always),
+        "0 refuse
+         0 removed
+         9 delete 0",
+        expect![[r#"
+            0 refuse
+                ! Remove
+                Removing(Refused) app#0=Waiting wake=10
+            0 removed
+                Finished(Refused) app#0=Waiting
+            9 delete 0
+                ! Delete
+                Deleting app#0=Waiting
+        "#]],
+    );
+}
+
+#[test]
 fn an_evicted_pod_ends_and_stays() {
     check(
         desired("app", RestartPolicy::Always),

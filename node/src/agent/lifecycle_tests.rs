@@ -167,6 +167,7 @@ fn observation(
             },
         },
         "evict" => Observation::Evict("The node was low on resource: memory.".to_owned()),
+        "refuse" => Observation::Refuse("OutOfcpu", "Pod was rejected".to_owned()),
         "lost" => Observation::WorkerLost,
         "removed" => Observation::Removed,
         other => panic!("unknown word {other}"),

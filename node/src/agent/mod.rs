@@ -14,6 +14,7 @@
 
 mod accounts;
 mod away;
+mod cgroups;
 mod checkpoint;
 mod client;
 mod dns;
@@ -42,6 +43,7 @@ mod starts;
 mod status;
 mod streams;
 mod tunnel;
+mod users;
 mod volumes;
 mod watch;
 mod workers;
@@ -87,6 +89,7 @@ pub use self::images::{LAYER_BYTES_MAX, Reference, Thresholds, Version, credenti
 use self::{
     accounts::Accounts,
     away::Away,
+    cgroups::Cgroups,
     checkpoint::{Checkpoint, Kind},
     events::Recorder,
     fleet::Fleet,
@@ -97,6 +100,7 @@ use self::{
     objects::Objects,
     pods::{Input, Name, Parts, Pods},
     prepare::Preparer,
+    users::Users,
     volumes::Volumes,
     watch::Change,
     workers::{Workers, WorkersError},
@@ -182,11 +186,15 @@ pub async fn run(config: Config, shutdown: CancellationToken) -> Result<(), Agen
     let engine = wherry_wasi_shim::engine_hash();
     let binary = std::env::current_exe().map_err(AgentError::Binary)?;
     let logs = config.data_dir.join("logs");
+    let memory = workers::memory_folder(&config.data_dir);
+    let users = Arc::new(Users::open(&config.data_dir, logs.clone(), memory.as_deref()));
     let workers = Arc::new(Workers {
         binary: binary.clone(),
         sockets: sockets.clone(),
         logs: config.data_dir.join("workers"),
         walls: walls(&config.data_dir),
+        users: users.clone(),
+        cgroups: cgroups(&sockets),
         hello: hello(&config, &logs, &engine),
         events: inputs.clone(),
     });
@@ -206,10 +214,11 @@ pub async fn run(config: Config, shutdown: CancellationToken) -> Result<(), Agen
     let away = Arc::new(Away::default());
     let asking = (client.clone(), away.clone());
     let choices = (config.image_aliases, config.image_thresholds);
+    let code = root.join("cache").join(&engine);
     let images = Images::open(asking, root.clone(), engine, binary, choices)
         .map_err(|source| AgentError::DataDir { path: root, source })?;
     let images = Arc::new(images);
-    let memory = workers::memory_folder(&config.data_dir);
+    code.ancestors().take(3).for_each(|folder| users.open_way(folder));
     let checkpoint = Checkpoint::open(&config.data_dir, memory.as_deref())
         .map_err(|source| AgentError::DataDir { path: config.data_dir.clone(), source })?;
     let objects = Arc::new(Objects::new(client.clone(), checkpoint.clone(), away.clone()));
@@ -219,9 +228,10 @@ pub async fn run(config: Config, shutdown: CancellationToken) -> Result<(), Agen
         objects.clone(),
         images.clone(),
         config.address,
-        folders,
+        (folders, users),
     ));
     let (recorder, happenings) = Recorder::new();
+    recorder.of_node(&config.name, "Starting", "Starting the node's agent.".to_owned(), false);
     let (published, traffic) = tokio::sync::watch::channel(node::Traffic::default());
     let (seen, own) = tokio::sync::watch::channel(Seen::Nothing);
     let (pressures, pressed) =
@@ -251,12 +261,13 @@ pub async fn run(config: Config, shutdown: CancellationToken) -> Result<(), Agen
         fleet,
         preparer: Arc::new(preparer),
         volumes: volumes.clone(),
-        events: recorder,
+        events: recorder.clone(),
         address: config.address,
         node: config.name.clone(),
         logs: logs.clone(),
         accounts: accounts.clone(),
         pressures,
+        max_pods: config.max_pods,
         away,
         images: images.clone(),
         inputs: inputs.downgrade(),
@@ -268,7 +279,8 @@ pub async fn run(config: Config, shutdown: CancellationToken) -> Result<(), Agen
     }
     tasks.spawn(events::run(client.clone(), config.name.clone(), happenings));
     let facts = Facts::new(accounts.clone(), images.clone());
-    let views = node::Views { traffic, seen: own, pressures: pressed, facts };
+    let views =
+        node::Views { traffic, seen: own, pressures: pressed, facts, events: recorder.clone() };
     tasks.spawn(node::run(client.clone(), description(&config), views, shutdown.clone()));
     tasks.spawn(look(config.data_dir.clone(), inputs.clone()));
     tasks.spawn(join::keep_renewed(
@@ -363,6 +375,13 @@ fn prepare_data_dir(path: &Path) -> Result<nix::fcntl::Flock<fs::File>, AgentErr
         Err((_, nix::errno::Errno::EWOULDBLOCK)) => Err(AgentError::InUse(path.to_owned())),
         Err((_, errno)) => Err(error(errno.into())),
     }
+}
+
+/// The cgroups of this node's workers, named as the folder of their sockets is.
+fn cgroups(sockets: &Path) -> Cgroups {
+    let node = sockets.file_name().map(|name| name.to_string_lossy().into_owned());
+    let memory_bytes = node::memory_kib().unwrap_or(1 << 20) << 10;
+    Cgroups::open(Path::new(cgroups::MOUNT), &node.unwrap_or_default(), memory_bytes)
 }
 
 /// What is the agent's alone: who breaks out of a guest must not become the node.

@@ -34,6 +34,7 @@ use wherry_resources::demand::WAITING;
 
 use super::{
     client::has_code,
+    events::Recorder,
     node_facts::Facts,
     pressure::{Pressure, Pressures},
     routes::ANNOTATION_WORKERS,
@@ -102,6 +103,8 @@ pub struct Views {
     pub pressures: watch::Receiver<Pressures>,
     /// What the scheduler is told.
     pub facts: Facts,
+    /// Takes events of the node.
+    pub events: Recorder,
 }
 
 /// Keeps the API's picture of this node true until `shutdown`.
@@ -111,8 +114,8 @@ pub async fn run(
     views: Views,
     shutdown: CancellationToken,
 ) {
-    let Views { mut traffic, mut seen, mut pressures, facts } = views;
-    let mut keeper = Keeper::new(client, node, *pressures.borrow(), facts);
+    let Views { mut traffic, mut seen, mut pressures, facts, events } = views;
+    let mut keeper = Keeper::new(client, node, *pressures.borrow(), (facts, events));
     let mut tick = tokio::time::interval(HEARTBEAT);
     tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
@@ -144,6 +147,7 @@ struct Keeper {
     started: Timestamp,
     pressures: Pressures,
     facts: Facts,
+    events: Recorder,
     /// Images that the status named last.
     images: Vec<(String, u64)>,
     uid: Option<String>,
@@ -155,13 +159,19 @@ struct Keeper {
 }
 
 impl Keeper {
-    fn new(client: kube::Client, node: Description, pressures: Pressures, facts: Facts) -> Keeper {
+    fn new(
+        client: kube::Client,
+        node: Description,
+        pressures: Pressures,
+        (facts, events): (Facts, Recorder),
+    ) -> Keeper {
         Keeper {
             client,
             node,
             started: Timestamp::now(),
             pressures,
             facts,
+            events,
             images: Vec::new(),
             uid: None,
             registered: false,
@@ -274,6 +284,13 @@ impl Keeper {
             }
             Err(error) => return Err(error),
         };
+        let known = node.status.as_ref().and_then(|status| status.node_info.as_ref());
+        let boot = boot_id();
+        if has_rebooted(known.map(|info| info.boot_id.as_str()), &boot) {
+            let name = &self.node.name;
+            let message = format!("Node {name} has been rebooted, boot id: {boot}");
+            self.events.of_node(name, "Rebooted", message, true);
+        }
         self.uid = node.metadata.uid;
         Ok(())
     }
@@ -363,7 +380,8 @@ fn resources(node: &Description) -> BTreeMap<String, Quantity> {
     ])
 }
 
-fn memory_kib() -> Option<u64> {
+/// All memory of the machine, in KiB.
+pub fn memory_kib() -> Option<u64> {
     let text = std::fs::read_to_string("/proc/meminfo").ok()?;
     let line = text.lines().find(|line| line.starts_with("MemTotal:"))?;
     line.split_whitespace().nth(1)?.parse().ok()
@@ -415,6 +433,17 @@ fn conditions(since: Timestamp, pressures: &Pressures) -> Vec<NodeCondition> {
     ]
 }
 
+/// What the kernel calls this start of the machine.
+fn boot_id() -> String {
+    let text = std::fs::read_to_string("/proc/sys/kernel/random/boot_id");
+    text.map(|text| text.trim().to_owned()).unwrap_or_default()
+}
+
+/// Whether the machine has started anew since its Node said which start it was.
+fn has_rebooted(before: Option<&str>, now: &str) -> bool {
+    !now.is_empty() && before.is_some_and(|before| !before.is_empty() && before != now)
+}
+
 fn node_info(node: &Description) -> NodeSystemInfo {
     let read = |path: &str| {
         std::fs::read_to_string(path).map(|text| text.trim().to_owned()).unwrap_or_default()
@@ -430,7 +459,7 @@ fn node_info(node: &Description) -> NodeSystemInfo {
         .map_or_else(|| "Linux".to_owned(), |name| name.trim_matches('"').to_owned());
     NodeSystemInfo {
         architecture: arch.to_owned(),
-        boot_id: read("/proc/sys/kernel/random/boot_id"),
+        boot_id: boot_id(),
         container_runtime_version: node.runtime.clone(),
         kernel_version: read("/proc/sys/kernel/osrelease"),
         kube_proxy_version: String::new(),
@@ -440,5 +469,18 @@ fn node_info(node: &Description) -> NodeSystemInfo {
         os_image,
         system_uuid: read("/etc/machine-id"),
         ..NodeSystemInfo::default()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::has_rebooted;
+
+    #[test]
+    fn another_start_of_the_machine_is_noticed() {
+        assert!(has_rebooted(Some("a"), "b"));
+        for (before, now) in [(Some("a"), "a"), (None, "a"), (Some(""), "a"), (Some("a"), "")] {
+            assert!(!has_rebooted(before, now), "{before:?} {now}");
+        }
     }
 }

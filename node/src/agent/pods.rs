@@ -8,6 +8,7 @@
 //! Nothing here waits for the network: requests run in bounded sets of short tasks whose outcome comes
 //! back as an input. An idle Pod costs its entry and nothing else; all timers are one ordered set.
 
+mod admit;
 mod evict;
 mod log_files;
 mod offline;
@@ -51,7 +52,6 @@ use super::{
     offline::{Kept, Live, Unconfirmed},
     prepare::{Order, Preparer},
     pressure::{Pressures, Signals, Written as Files},
-    recover::recover,
     routes::{NodeInfo, ServiceInfo, SliceInfo},
     spec::{Deletion, Desired},
     streams::ReachQuery,
@@ -190,6 +190,8 @@ pub struct Parts {
     pub accounts: Arc<Accounts>,
     /// The node's conditions.
     pub pressures: watch::Sender<Pressures>,
+    /// Pods that it takes.
+    pub max_pods: u32,
     /// Whether the control plane is.
     pub away: Arc<Away>,
     /// Images that may have to go.
@@ -343,38 +345,6 @@ impl Pods {
             None => self.adopt(desired, api.as_ref()),
         }
         self.process(&uid);
-    }
-
-    /// Takes a Pod that was not known, with what the API and a worker know of it.
-    fn adopt(&mut self, desired: Desired, api: Option<&PodStatus>) {
-        let spec = desired.spec.clone();
-        let worker = self.parts.fleet.reported(&spec.namespace, &spec.uid);
-        let mut state = recover(&spec, api, worker.as_ref(), Timestamp::now());
-        if state.needs_worker()
-            && let Some(ip) = state.ip
-            && !self.addresses.claim(ip)
-        {
-            // Only a Pod that does not run can take another address.
-            tracing::warn!(pod = spec.name, %ip, "the address of a Pod is taken or not ours");
-            state.ip = None;
-        }
-        if let Some(worker) = &worker {
-            self.parts.volumes.adopt(&spec, worker.ip);
-        }
-        self.names.insert((spec.namespace.clone(), spec.name.clone()), spec.uid.clone());
-        let entry = Entry {
-            desired,
-            state,
-            starts: BTreeMap::new(),
-            told: worker.is_some(),
-            needs: false,
-            written: None,
-            write: WriteState::Idle,
-            wake: None,
-            disk: Files::default(),
-            facts: Facts::default(),
-        };
-        self.entries.insert(spec.uid.clone(), Box::new(entry));
     }
 
     /// The object is no longer in the API.
@@ -653,7 +623,7 @@ impl Pods {
             return;
         }
         entry.needs = needs;
-        self.parts.fleet.need(&entry.desired.spec.namespace, needs);
+        self.parts.fleet.need(&entry.desired.spec, needs);
         if !needs && let Some(ip) = entry.state.ip {
             self.addresses.release(ip);
             if let Some(next) = self.thirsty.pop_first() {

@@ -77,12 +77,13 @@ impl Preparer {
                 Input::Prepared { uid, container, start: Box::new(start), facts }
             }
             Err(problem) => {
-                let reason = match problem.reason {
-                    "ErrImagePull" | "InvalidImageName" | "ErrImageNeverPull" => "Failed",
-                    "ContainerCreating" => "FailedMount",
-                    other => other,
-                };
+                let reason = event_of(problem.reason);
                 self.events.warning(&order.pod, container, reason, problem.message.clone());
+                if problem.reason == "ErrImagePull" {
+                    let image = &order.pod.containers[container].image;
+                    let message = format!("Back-off pulling image {image:?}");
+                    self.events.normal(&order.pod, container, "BackOff", message);
+                }
                 Input::Observed { uid, observation: Observation::Failed { container, problem } }
             }
         };
@@ -94,7 +95,11 @@ impl Preparer {
         let (pod, index) = (&order.pod, order.index);
         let container = &pod.containers[index];
         let began = Instant::now();
-        let found = self.images.resolve(pod, &container.image, container.pull).await?;
+        let asks = || {
+            let message = format!("Pulling image {:?}", container.image);
+            self.events.normal(pod, index, "Pulling", message);
+        };
+        let found = self.images.resolve(pod, &container.image, container.pull, asks).await?;
         let pull = began.elapsed();
         if found.pulled {
             let message =
@@ -151,6 +156,7 @@ impl Preparer {
             args = alias.argv(!container.command.is_empty(), args);
             mounts = self.volumes.with_root(pod, index, order.ip, mounts).await?;
         }
+        self.volumes.settle(pod, &mounts).await?;
         let took = Took { pull, compile, prepare: began.elapsed(), ..Took::default() };
         let start = protocol::Container {
             name: container.name.clone(),
@@ -208,5 +214,36 @@ impl Preparer {
             reason: "CreateContainerConfigError",
             message: error.to_string(),
         })
+    }
+}
+
+/// The reason of the event, as a kubelet has it, for a problem with this reason in the status. Those
+/// of Wasm alone are the same in both.
+fn event_of(reason: &'static str) -> &'static str {
+    match reason {
+        "ErrImagePull" | "CreateContainerError" | "CreateContainerConfigError" => "Failed",
+        "InvalidImageName" => "InspectFailed",
+        "ContainerCreating" => "FailedMount",
+        other => other,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::event_of;
+
+    #[test]
+    fn events_have_the_reasons_of_a_kubelet() {
+        for (status, event) in [
+            ("ErrImagePull", "Failed"),
+            ("ErrImageNeverPull", "ErrImageNeverPull"),
+            ("InvalidImageName", "InspectFailed"),
+            ("CreateContainerConfigError", "Failed"),
+            ("CreateContainerError", "Failed"),
+            ("ContainerCreating", "FailedMount"),
+            ("ImportMissing", "ImportMissing"),
+        ] {
+            assert_eq!(event_of(status), event, "{status}");
+        }
     }
 }

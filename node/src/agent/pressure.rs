@@ -53,6 +53,16 @@ pub enum Resource {
     Disk,
 }
 
+impl Resource {
+    /// As Kubernetes calls it.
+    pub fn word(self) -> &'static str {
+        match self {
+            Resource::Memory => "memory",
+            Resource::Disk => "ephemeral-storage",
+        }
+    }
+}
+
 /// A node condition and since when it has its value.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Pressure {
@@ -141,10 +151,11 @@ pub fn victim(candidates: &[Candidate]) -> Option<&Candidate> {
 
 /// The sentence for a Pod that goes because the node is short.
 pub fn reason(resource: Resource, signals: &Signals, victim: &Candidate) -> String {
-    let (word, threshold, free) = match resource {
-        Resource::Memory => ("memory", MEMORY_MIN, signals.memory_free),
-        Resource::Disk => ("ephemeral-storage", disk_min(signals), signals.disk.0),
+    let (threshold, free) = match resource {
+        Resource::Memory => (MEMORY_MIN, signals.memory_free),
+        Resource::Disk => (disk_min(signals), signals.disk.0),
     };
+    let word = resource.word();
     format!(
         "The node was low on resource: {word}. Threshold quantity: {}, available: {}. The Pod was \
          using {}, request is {}. ",

@@ -13,7 +13,9 @@ use k8s_openapi::api::core::v1 as core;
 use crate::protocol::{self, ContainerPhase, Exit, ExitReason};
 
 use super::{
-    lifecycle::{BACKOFF_MAX, Conditions, Container, Mark, Phase, PodState, Stage, Why, longer},
+    lifecycle::{
+        BACKOFF_MAX, Conditions, Container, Mark, Phase, PodState, REFUSALS, Stage, Why, longer,
+    },
     spec::PodSpec,
     status,
 };
@@ -56,7 +58,11 @@ pub fn recover(
             state.conditions.disruption = mark(api, "DisruptionTarget", now);
             Some(Why::Evicted)
         }
-        Some("Failed") => Some(Why::Failed),
+        Some("Failed") => {
+            let reason = REFUSALS.into_iter().find(|it| api.reason.as_deref() == Some(*it));
+            state.refusal = reason.map(|it| (it, api.message.clone().unwrap_or_default()));
+            Some(if reason.is_some() { Why::Refused } else { Why::Failed })
+        }
         _ => None,
     };
     if let Some(why) = finished {

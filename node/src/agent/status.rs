@@ -55,6 +55,10 @@ fn pod_reason(state: &PodState) -> (Option<String>, Option<String>) {
             Some("Pod was active on the node longer than the specified deadline".to_owned()),
         ),
         Some(Why::Evicted) => (Some("Evicted".to_owned()), state.eviction.clone()),
+        Some(Why::Refused) => {
+            let told = state.refusal.clone();
+            told.map(|(reason, message)| (reason.to_owned(), message)).unzip()
+        }
         _ => (None, None),
     }
 }
@@ -72,7 +76,9 @@ fn ending(stage: &Stage) -> Option<Why> {
 pub fn phase(state: &PodState, spec: &PodSpec) -> &'static str {
     match &state.stage {
         Stage::Finished(Why::Succeeded) => return "Succeeded",
-        Stage::Finished(Why::Failed | Why::Deadline | Why::Evicted) => return "Failed",
+        Stage::Finished(Why::Failed | Why::Deadline | Why::Evicted | Why::Refused) => {
+            return "Failed";
+        }
         _ => {}
     }
     let main = &state.containers[spec.main()];

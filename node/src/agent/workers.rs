@@ -15,7 +15,7 @@ use std::{
     collections::HashMap,
     ffi::OsString,
     fs,
-    os::unix::fs::{DirBuilderExt as _, MetadataExt as _},
+    os::unix::fs::{DirBuilderExt as _, MetadataExt as _, PermissionsExt as _},
     path::{Path, PathBuf},
     process::Stdio,
     sync::Arc,
@@ -41,7 +41,7 @@ use crate::{
     worker::Walls,
 };
 
-use super::pods::Input;
+use super::{cgroups::Cgroups, pods::Input, users::Users};
 
 /// The longest path of a Unix socket.
 const SOCKET_PATH_MAX: usize = 107;
@@ -103,6 +103,10 @@ pub struct Workers {
     pub logs: PathBuf,
     /// What workers must neither see nor change.
     pub walls: Walls,
+    /// As whom they run.
+    pub users: Arc<Users>,
+    /// What the machine holds them to.
+    pub cgroups: Cgroups,
     /// First frame for each, but for the namespace.
     pub hello: Hello,
     /// To the agent's loop.
@@ -196,7 +200,7 @@ pub fn memory_folder(data_dir: &Path) -> Option<PathBuf> {
     })
 }
 
-/// Makes the folder, or checks that an existing one is ours alone.
+/// Makes the folder, or checks that an existing one is ours alone: others may go through it at most.
 pub fn prepare_folder(folder: &Path) -> Result<(), WorkersError> {
     let error = |source| WorkersError::Folder { path: folder.to_owned(), source };
     let parent = folder.parent().unwrap_or(folder);
@@ -209,7 +213,7 @@ pub fn prepare_folder(folder: &Path) -> Result<(), WorkersError> {
         let metadata = fs::symlink_metadata(path).map_err(error)?;
         let ours = metadata.is_dir()
             && metadata.uid() == nix::unistd::getuid().as_raw()
-            && metadata.mode() & 0o077 == 0;
+            && metadata.mode() & 0o066 == 0;
         if !ours {
             return Err(WorkersError::NotOurs(path.to_owned()));
         }
@@ -241,6 +245,9 @@ impl Workers {
                 Ok(link) => {
                     let pods = link.state.pods.len();
                     tracing::info!(namespace, pid = link.state.pid, pods, "found a worker");
+                    if let Some(user) = link.pid.and_then(user_of) {
+                        self.users.found(&namespace, user);
+                    }
                     links.insert(namespace, link);
                 }
                 Err(error) => {
@@ -301,7 +308,9 @@ impl Workers {
     }
 
     fn spawn(&self, namespace: &str) -> std::io::Result<Child> {
-        fs::create_dir_all(&self.logs)?;
+        fs::DirBuilder::new().recursive(true).mode(0o700).create(&self.logs)?;
+        // One of an older version was open to others.
+        fs::set_permissions(&self.logs, fs::Permissions::from_mode(0o700))?;
         let log = self.logs.join(format!("{namespace}.log"));
         if fs::metadata(&log).is_ok_and(|metadata| metadata.len() > LOG_BYTES_MAX) {
             fs::rename(&log, log.with_extension("log.1"))?;
@@ -316,17 +325,33 @@ impl Workers {
             .arg(&socket)
             .args(self.walls.hidden.iter().map(|path| argument("--hide=", path)))
             .args(self.walls.read_only.iter().map(|path| argument("--read-only=", path)))
+            .args(self.users.begin(namespace).map(|user| format!("--user={user}")))
             .env_clear()
             .stdin(Stdio::null())
             .stdout(log.try_clone()?)
             .stderr(log)
             .kill_on_drop(false);
-        // SAFETY: `setsid` is a plain system call; nothing is allocated between fork and exec.
+        let door = self.cgroups.door(namespace);
+        // SAFETY: plain system calls; nothing is allocated between fork and exec.
         unsafe {
-            command.pre_exec(|| nix::unistd::setsid().map(drop).map_err(Into::into));
+            command.pre_exec(move || {
+                nix::unistd::setsid()?;
+                if let Some(door) = &door {
+                    // A worker outside of its cgroup is better than none.
+                    let _ = nix::unistd::write(door, b"0");
+                }
+                Ok(())
+            });
         }
         command.spawn()
     }
+}
+
+/// The user that a process runs as.
+fn user_of(pid: i32) -> Option<u32> {
+    let status = fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
+    let line = status.lines().find_map(|line| line.strip_prefix("Uid:"))?;
+    line.split_whitespace().next()?.parse().ok()
 }
 
 fn argument(name: &str, value: &Path) -> OsString {
@@ -393,6 +418,7 @@ impl Supervisor {
                         let _ = child.wait().await;
                     }
                     let _ = fs::remove_file(self.workers.socket(&self.namespace));
+                    self.workers.cgroups.leave(&self.namespace);
                     self.report(WorkerEvent::Lost).await;
                 }
             }
@@ -521,6 +547,16 @@ mod tests {
         let open = std::os::unix::fs::PermissionsExt::from_mode(0o755);
         fs::set_permissions(&folder, open).expect("changed");
         assert!(matches!(prepare_folder(&folder), Err(WorkersError::NotOurs(_))));
+        let enterable = std::os::unix::fs::PermissionsExt::from_mode(0o711);
+        fs::set_permissions(&folder, enterable).expect("changed");
+        prepare_folder(&folder).expect("nobody can list it");
+    }
+
+    #[test]
+    fn processes_have_users() {
+        let own = i32::try_from(std::process::id()).expect("a small number");
+        assert_eq!(user_of(own), Some(nix::unistd::getuid().as_raw()));
+        assert_eq!(user_of(i32::MAX), None);
     }
 
     #[test]

@@ -2,7 +2,7 @@
 //! himself in a process that can do little more than a guest may.
 //!
 //! - It never gets more rights than it has (`no_new_privs`), and as root gives up all but the right
-//!   to bind low ports.
+//!   to bind low ports; where the agent says so, it becomes a user of its own (see `agent/users.rs`).
 //! - As root it has a view of the file system of its own: what belongs to the agent alone (keys,
 //!   tokens, what the API said) is covered, and images and compiled code cannot be written.
 //! - A filter of system calls answers EPERM to everything that neither the engine nor guests need:
@@ -93,15 +93,33 @@ const DENIED: &[libc::c_long] = &[
 
 /// Why a wall could not be put up.
 #[derive(Debug, thiserror::Error)]
-enum WallError {
+pub enum WallError {
+    /// The user of its own. Without it the worker could not reach its files, so it ends.
+    #[error("become user {user}")]
+    User {
+        /// Which.
+        user: u32,
+        /// Why.
+        source: nix::Error,
+    },
+    /// Capabilities, or gaining new ones.
     #[error("give up rights")]
     Rights(#[source] io::Error),
+    /// The mount namespace.
     #[error("take an own view of the file system")]
     View(#[source] io::Error),
+    /// Something in it.
     #[error("cover {path}", path = path.display())]
-    Cover { path: PathBuf, source: io::Error },
+    Cover {
+        /// What.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+    /// The filter of system calls.
     #[error("filter system calls")]
     Filter(#[source] Box<dyn std::error::Error + Send + Sync>),
+    /// The limit of core dumps.
     #[error("forbid core dumps")]
     Cores(#[source] nix::Error),
 }
@@ -115,8 +133,8 @@ pub struct Walls {
     pub read_only: Vec<PathBuf>,
 }
 
-/// Puts up what this machine allows. Call it while the process has one thread.
-pub fn confine(walls: &Walls) {
+/// Puts up what this machine allows, and becomes `user`. Call it while the process has one thread.
+pub fn confine(walls: &Walls, user: Option<u32>) -> Result<(), WallError> {
     let root = nix::unistd::geteuid().is_root();
     let log = |outcome: Result<(), WallError>| {
         if let Err(error) = outcome {
@@ -129,10 +147,15 @@ pub fn confine(walls: &Walls) {
     log(no_cores());
     log(no_new_rights());
     if root {
+        bound_capabilities();
+        if let Some(user) = user {
+            become_user(user).map_err(|source| WallError::User { user, source })?;
+        }
         log(give_up_capabilities());
     }
     // Last: it forbids what the others do.
     log(filter());
+    Ok(())
 }
 
 fn no_cores() -> Result<(), WallError> {
@@ -148,7 +171,24 @@ fn no_new_rights() -> Result<(), WallError> {
     done(unsafe { libc::prctl(libc::PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) }).map_err(WallError::Rights)
 }
 
-fn give_up_capabilities() -> Result<(), WallError> {
+/// Changes all ids of the process. The right to bind low ports is kept over it.
+fn become_user(user: u32) -> nix::Result<()> {
+    use nix::unistd::{Gid, Uid, setgroups, setresgid, setresuid};
+    let (uid, gid) = (Uid::from_raw(user), Gid::from_raw(user));
+    // SAFETY: a plain system call on this process; the unused arguments must be zero.
+    nix::errno::Errno::result(unsafe { libc::prctl(libc::PR_SET_KEEPCAPS, 1, 0, 0, 0) })?;
+    setgroups(&[])?;
+    setresgid(gid, gid, gid)?;
+    setresuid(uid, uid, uid)?;
+    // What changes its user cannot look at itself any more (`/proc/self/pagemap`, which the engine
+    // reads) until it says that it may. There are no core dumps, and nobody else has this user.
+    // SAFETY: as above.
+    nix::errno::Errno::result(unsafe { libc::prctl(libc::PR_SET_DUMPABLE, 1, 0, 0, 0) })?;
+    Ok(())
+}
+
+/// Takes all capabilities but one out of reach for good.
+fn bound_capabilities() {
     for number in 0..=CAPABILITY_MAX {
         if number == libc::c_ulong::from(CAP_NET_BIND_SERVICE) {
             continue;
@@ -159,6 +199,9 @@ fn give_up_capabilities() -> Result<(), WallError> {
             break;
         }
     }
+}
+
+fn give_up_capabilities() -> Result<(), WallError> {
     #[repr(C)]
     struct Header {
         version: u32,

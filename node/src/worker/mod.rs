@@ -59,7 +59,7 @@ mod tests;
 
 use std::{
     io,
-    os::unix::fs::PermissionsExt,
+    os::unix::{fs::PermissionsExt, net},
     path::{Path, PathBuf},
     sync::Arc,
     time::Duration,
@@ -67,14 +67,14 @@ use std::{
 
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use tokio::{
-    net::{UnixListener, UnixStream},
+    net::UnixListener,
     signal::unix::{SignalKind, signal},
     task::JoinSet,
     time::{Instant, MissedTickBehavior},
 };
 use wherry_wasi_shim::{Engine, EngineConfig, EngineError, engine_hash};
 
-pub use self::confine::Walls;
+pub use self::confine::{WallError, Walls};
 use self::{
     confine::confine,
     front::Fronts,
@@ -123,6 +123,8 @@ pub struct Flags {
     pub socket: PathBuf,
     /// What it must not see or change.
     pub walls: Walls,
+    /// The user to become; none: as it was started.
+    pub user: Option<u32>,
 }
 
 /// Why a worker could not start.
@@ -152,6 +154,9 @@ pub enum WorkerError {
     /// The thread that writes logs.
     #[error("start the log writer")]
     Logs(#[source] io::Error),
+    /// The user of its own.
+    #[error(transparent)]
+    Wall(#[from] WallError),
     /// wasmtime.
     #[error("start the Wasm engine")]
     Engine(#[from] EngineError),
@@ -160,7 +165,9 @@ pub enum WorkerError {
 /// Runs a worker until it ends. Makes its own runtime: call it from a thread that has none.
 pub fn main(flags: Flags) -> Result<(), WorkerError> {
     let descriptors = raise_descriptors();
-    confine(&flags.walls);
+    // The folder of sockets is the agent's: nobody else can make one there.
+    let listener = listen_for_agents(&flags.socket)?;
+    confine(&flags.walls, flags.user)?;
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
         .thread_name("worker")
@@ -169,15 +176,15 @@ pub fn main(flags: Flags) -> Result<(), WorkerError> {
         .map_err(WorkerError::Runtime)?;
     let connections_max = descriptors.saturating_sub(DESCRIPTORS_KEPT).clamp(1, CONNECTIONS_MAX);
     let ended = runtime.block_on(async {
-        let listener = listen_for_agents(&flags.socket).await?;
+        let path = &flags.socket;
+        let listener = UnixListener::from_std(listener)
+            .map_err(|source| WorkerError::Socket { path: path.clone(), source })?;
         run(listener, usize::try_from(connections_max).unwrap_or(usize::MAX)).await
     });
     // A guest that is being dropped must not keep the process.
     runtime.shutdown_timeout(CLOSE_GRACE);
-    if !matches!(ended, Err(WorkerError::Taken { .. })) {
-        // Already gone is as good.
-        let _ = std::fs::remove_file(&flags.socket);
-    }
+    // Already gone is as good; where it may not, the agent does.
+    let _ = std::fs::remove_file(&flags.socket);
     ended
 }
 
@@ -203,16 +210,17 @@ fn raise_descriptors() -> u64 {
 }
 
 /// Binds the socket; one that a dead worker left behind is replaced.
-async fn listen_for_agents(path: &Path) -> Result<UnixListener, WorkerError> {
+fn listen_for_agents(path: &Path) -> Result<net::UnixListener, WorkerError> {
     let failed = |source| WorkerError::Socket { path: path.to_owned(), source };
-    if UnixStream::connect(path).await.is_ok() {
+    if net::UnixStream::connect(path).is_ok() {
         return Err(WorkerError::Taken { path: path.to_owned() });
     }
     match std::fs::remove_file(path) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(failed(error)),
         _ => {}
     }
-    let listener = UnixListener::bind(path).map_err(failed)?;
+    let listener = net::UnixListener::bind(path).map_err(failed)?;
+    listener.set_nonblocking(true).map_err(failed)?;
     std::fs::set_permissions(path, PermissionsExt::from_mode(0o600)).map_err(failed)?;
     Ok(listener)
 }

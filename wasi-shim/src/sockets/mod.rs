@@ -1,18 +1,19 @@
-//! `wasi:sockets` 0.2 over a network that the embedder makes: no socket of the host is ever opened.
+//! `wasi:sockets` over a network that the embedder makes: no socket of the host is ever opened.
 //!
 //! The interfaces are wasmtime's own bindings; what stands behind their resources is ours. A
 //! resource in a binding is an index into the store's table with a type as its label, so the
-//! bindings' types are kept as labels and the table holds ours ([`tcp::Socket`], [`udp::Socket`]).
+//! bindings' types are kept as labels and the table holds ours ([`tcp::Socket`], [`udp::Socket`]; of
+//! WASI 0.3 those in [`p3`]).
 //!
 //! ```text
 //!   guest ─ tcp-socket ─▶ tcp::Socket ─ Network::connect ─▶ a stream of bytes, wherever it leads
 //!                              └─────── Network::listen ──▶ streams of those who connect here
 //! ```
 //!
-//! A guest without a network can make sockets, and nothing can be done with them. WASI 0.3's
-//! sockets stay denied altogether.
+//! A guest without a network can make sockets, and nothing can be done with them.
 
 mod lookup;
+mod p3;
 mod stream;
 mod tcp;
 mod udp;

@@ -1,4 +1,4 @@
-//! The two halves of a connection as `wasi:io` streams.
+//! The two halves of a connection: as `wasi:io` streams of WASI 0.2, and for the streams of 0.3.
 //!
 //! What a guest has written is on its way even if the guest never looks again: what the stream does
 //! not take at once is written by a task, one piece at a time, so a slow peer holds one piece.
@@ -48,7 +48,7 @@ struct Writing {
 enum State {
     Idle(Half),
     Busy(JoinHandle<io::Result<Half>>),
-    Closing(JoinHandle<()>),
+    Closing(JoinHandle<io::Result<()>>),
     Closed,
     Failed(io::ErrorKind),
 }
@@ -64,6 +64,23 @@ pub(super) fn split(stream: Box<dyn Stream>) -> (Reader, Writer) {
 impl Reader {
     fn lock(&self) -> std::sync::MutexGuard<'_, Reading> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Ready when there is something to take, or never will be.
+    pub(super) fn poll_fill(&self, cx: &mut Context<'_>) -> Poll<()> {
+        self.lock().poll_fill(cx)
+    }
+
+    /// Takes what has been read, without waiting; after [`Reader::poll_fill`] nothing is the end.
+    pub(super) fn take(&self, into: &mut [u8]) -> Result<usize, io::ErrorKind> {
+        let mut reading = self.lock();
+        let count = into.len().min(reading.buffer.len());
+        into[..count].copy_from_slice(&reading.buffer[..count]);
+        reading.buffer.advance(count);
+        match (count, reading.failed) {
+            (0, Some(kind)) => Err(kind),
+            _ => Ok(count),
+        }
     }
 
     /// Reads nothing more.
@@ -140,25 +157,54 @@ impl Writer {
     pub(super) fn shut(&self) {
         let mut writing = self.lock();
         let left = writing.left.clone();
-        writing.state = match std::mem::replace(&mut writing.state, State::Closed) {
-            State::Idle(mut half) => {
-                let ending =
-                    Pin::new(&mut half).poll_shutdown(&mut Context::from_waker(Waker::noop()));
-                match ending {
-                    Poll::Ready(_) => State::Closed,
-                    Poll::Pending => State::Closing(tokio::spawn(async move {
-                        // The peer may be gone; it knows then.
-                        let _ = within(left, half.shutdown()).await;
-                    })),
+        writing.state =
+            match std::mem::replace(&mut writing.state, State::Closed) {
+                State::Idle(mut half) => {
+                    let ending =
+                        Pin::new(&mut half).poll_shutdown(&mut Context::from_waker(Waker::noop()));
+                    match ending {
+                        Poll::Ready(_) => State::Closed,
+                        Poll::Pending => State::Closing(tokio::spawn(async move {
+                            within(left, half.shutdown()).await
+                        })),
+                    }
                 }
-            }
-            State::Busy(task) => State::Closing(tokio::spawn(async move {
-                if let Ok(Ok(mut half)) = task.await {
-                    let _ = within(left, half.shutdown()).await;
-                }
-            })),
-            other => other,
-        };
+                State::Busy(task) => State::Closing(tokio::spawn(async move {
+                    match task.await {
+                        Ok(Ok(mut half)) => within(left, half.shutdown()).await,
+                        Ok(Err(error)) => Err(error),
+                        Err(_) => Ok(()),
+                    }
+                })),
+                other => other,
+            };
+    }
+
+    /// Ready with how many bytes may be put, or with why none will ever be.
+    pub(super) fn poll_room(&self, cx: &mut Context<'_>) -> Poll<Result<usize, io::ErrorKind>> {
+        let mut writing = self.lock();
+        ready!(writing.poll_idle(cx));
+        Poll::Ready(match writing.state {
+            State::Idle(_) => Ok(PIECE_BYTES_MAX),
+            _ => Err(writing.failure()),
+        })
+    }
+
+    /// Writes what [`Writer::poll_room`] said that there is room for.
+    pub(super) fn put(&self, bytes: Bytes) -> Result<(), io::ErrorKind> {
+        let mut writing = self.lock();
+        let written = writing.write(bytes);
+        written.map_err(|_| writing.failure())
+    }
+
+    /// Ready when all that was written before [`Writer::shut`] is on its way, or could not be.
+    pub(super) fn poll_end(&self, cx: &mut Context<'_>) -> Poll<Result<(), io::ErrorKind>> {
+        let mut writing = self.lock();
+        ready!(writing.poll_idle(cx));
+        Poll::Ready(match writing.state {
+            State::Failed(kind) => Err(kind),
+            _ => Ok(()),
+        })
     }
 }
 
@@ -192,13 +238,22 @@ impl Writing {
                 };
             }
             State::Closing(task) => {
-                // It ends either way.
-                let _ = ready!(Pin::new(task).poll(cx));
-                self.state = State::Closed;
+                self.state = match ready!(Pin::new(task).poll(cx)) {
+                    Ok(Err(error)) => State::Failed(error.kind()),
+                    Ok(Ok(())) | Err(_) => State::Closed,
+                };
             }
             State::Idle(_) | State::Closed | State::Failed(_) => {}
         }
         Poll::Ready(())
+    }
+
+    /// Why nothing can be written any more.
+    fn failure(&self) -> io::ErrorKind {
+        match self.state {
+            State::Failed(kind) => kind,
+            _ => io::ErrorKind::BrokenPipe,
+        }
     }
 
     fn check(&mut self) -> StreamResult<usize> {

@@ -70,19 +70,20 @@ pub(super) struct Socket {
 }
 
 /// Options are kept and told; in this network they change nothing.
-struct Options {
-    keep_alive: bool,
-    keep_alive_idle_ns: u64,
-    keep_alive_interval_ns: u64,
-    keep_alive_count: u32,
-    hop_limit: u8,
-    receive_buffer: u64,
-    send_buffer: u64,
+#[derive(Clone, Copy)]
+pub(super) struct Options {
+    pub(super) keep_alive: bool,
+    pub(super) keep_alive_idle_ns: u64,
+    pub(super) keep_alive_interval_ns: u64,
+    pub(super) keep_alive_count: u32,
+    pub(super) hop_limit: u8,
+    pub(super) receive_buffer: u64,
+    pub(super) send_buffer: u64,
 }
 
-impl Socket {
-    fn new(family: IpAddressFamily, place: OwnedSemaphorePermit) -> Socket {
-        let options = Options {
+impl Default for Options {
+    fn default() -> Options {
+        Options {
             keep_alive: false,
             keep_alive_idle_ns: KEEP_ALIVE_IDLE_NS,
             keep_alive_interval_ns: KEEP_ALIVE_INTERVAL_NS,
@@ -90,7 +91,13 @@ impl Socket {
             hop_limit: HOP_LIMIT,
             receive_buffer: BUFFER_BYTES,
             send_buffer: BUFFER_BYTES,
-        };
+        }
+    }
+}
+
+impl Socket {
+    fn new(family: IpAddressFamily, place: OwnedSemaphorePermit) -> Socket {
+        let options = Options::default();
         Socket { state: State::Unbound, family, step: None, options, _place: place }
     }
 

@@ -12,6 +12,8 @@ use wasmtime_wasi::p2::{DynInputStream, DynOutputStream, Pollable, StreamError, 
 
 use super::*;
 
+mod p3;
+
 type Ports = Arc<Mutex<HashMap<SocketAddr, mpsc::Sender<Connection>>>>;
 type Inboxes = Arc<Mutex<HashMap<SocketAddr, mpsc::Sender<(Bytes, SocketAddr)>>>>;
 

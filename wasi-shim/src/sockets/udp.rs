@@ -16,14 +16,16 @@ use wasmtime_wasi::p2::bindings::sockets::udp::{
 use wasmtime_wasi::p2::bindings::sockets::udp_create_socket;
 use wasmtime_wasi::p2::{DynPollable, Network, Pollable, SocketResult, UdpSocket, subscribe};
 
-use super::{Datagrams, SocketsView, as_label, as_ours, is_destination, is_family, refused};
+use super::{
+    Datagrams, NetworkError, SocketsView, as_label, as_ours, is_destination, is_family, refused,
+};
 
 /// Datagrams that one call takes or sends.
 const DATAGRAMS_MAX: usize = 16;
 /// The largest datagram of IPv4.
-const DATAGRAM_BYTES_MAX: usize = 65_507;
-const HOP_LIMIT: u8 = 64;
-const BUFFER_BYTES: u64 = 64 << 10;
+pub(super) const DATAGRAM_BYTES_MAX: usize = 65_507;
+pub(super) const HOP_LIMIT: u8 = 64;
+pub(super) const BUFFER_BYTES: u64 = 64 << 10;
 
 /// A UDP socket of a guest.
 pub(super) struct Socket {
@@ -40,15 +42,37 @@ pub(super) struct Socket {
 }
 
 /// A bound port, shared by the socket and its streams.
-struct Port {
-    address: SocketAddr,
-    send: Arc<dyn Fn(Bytes, SocketAddr) -> Result<(), super::NetworkError> + Send + Sync>,
+pub(super) struct Port {
+    pub(super) address: SocketAddr,
+    pub(super) send: Arc<dyn Fn(Bytes, SocketAddr) -> Result<(), NetworkError> + Send + Sync>,
     /// The one that is next was taken to see that it is there. Locked without waiting: one guest
     /// makes one call at a time.
     incoming: Mutex<(Option<(Bytes, SocketAddr)>, Datagrams)>,
+    /// Whose turn it is to wait for the next one.
+    turn: tokio::sync::Mutex<()>,
 }
 
 impl Port {
+    /// Takes a port of the guest's; port 0 is any.
+    pub(super) fn open(network: &dyn super::Network, at: SocketAddr) -> Result<Port, NetworkError> {
+        let datagrams = network.datagrams(at)?;
+        let (address, send) = (datagrams.address, Arc::clone(&datagrams.send));
+        let incoming = Mutex::new((None, datagrams));
+        Ok(Port { address, send, incoming, turn: tokio::sync::Mutex::default() })
+    }
+
+    /// Waits for a datagram of whom the socket speaks with. Cancel safe.
+    pub(super) async fn receive(&self, remote: Option<SocketAddr>) -> (Bytes, SocketAddr) {
+        // One after the other: of several who wait, the network would wake the last one only.
+        let _turn = self.turn.lock().await;
+        loop {
+            poll_fn(|cx| self.poll_next(remote, cx)).await;
+            if let Some(found) = self.take(remote) {
+                return found;
+            }
+        }
+    }
+
     /// Ready with a datagram of whom the socket speaks with; others are dropped.
     fn poll_next(&self, remote: Option<SocketAddr>, cx: &mut Context<'_>) -> Poll<()> {
         let mut incoming = self.incoming.lock().unwrap_or_else(PoisonError::into_inner);
@@ -155,10 +179,7 @@ impl bindings::HostUdpSocket for SocketsView<'_> {
         } else if local.ip() != own && !local.ip().is_loopback() {
             return Err(ErrorCode::AddressNotBindable.into());
         }
-        let datagrams = network.datagrams(local).map_err(refused)?;
-        let (address, send) = (datagrams.address, datagrams.send.clone());
-        let incoming = Mutex::new((None, datagrams));
-        socket.port = Some(Arc::new(Port { address, send, incoming }));
+        socket.port = Some(Arc::new(Port::open(&*network, local).map_err(refused)?));
         socket.binding = true;
         Ok(())
     }

@@ -5,6 +5,8 @@ mod binary;
 mod command;
 mod guests;
 mod handler;
+mod services;
+mod sockets;
 
 use std::sync::{Arc, Mutex, OnceLock};
 use std::time::{Duration, Instant};

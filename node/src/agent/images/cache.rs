@@ -18,7 +18,7 @@ use std::{
     collections::{BTreeSet, HashMap},
     fs,
     io::Read as _,
-    os::unix::fs::{DirBuilderExt as _, MetadataExt as _},
+    os::unix::fs::{DirBuilderExt as _, MetadataExt as _, PermissionsExt as _},
     path::{Path, PathBuf},
     sync::Mutex,
     time::SystemTime,
@@ -138,6 +138,8 @@ impl Cache {
         let blob = self.blob(digest);
         if !blob.exists() {
             write_private(&blob, wasm)?;
+            // As those that were pulled: a volume may show it.
+            fs::set_permissions(&blob, fs::Permissions::from_mode(0o644))?;
         }
         Ok(digest.clone())
     }

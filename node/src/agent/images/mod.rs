@@ -123,12 +123,14 @@ impl Images {
         &self.shown
     }
 
-    /// Finds the image of a container, by its pull policy here or in its registry.
+    /// Finds the image of a container, by its pull policy here or in its registry; `asks` is called
+    /// before the registry is.
     pub async fn resolve(
         self: &Arc<Images>,
         pod: &PodSpec,
         image: &str,
         pull: PullPolicy,
+        asks: impl FnOnce(),
     ) -> Result<Found, Problem> {
         let reference = Reference::parse(image)
             .map_err(|message| Problem { reason: "InvalidImageName", message })?;
@@ -165,11 +167,13 @@ impl Images {
                 .boxed()
         });
         let Some(older) = older else {
+            asks();
             return asked.await;
         };
         if self.away.is_likely() {
             return Ok(older);
         }
+        asks();
         match tokio::time::timeout(ANSWER_MAX, asked).await {
             Ok(Err(problem)) if problem.reason == "ErrImagePull" && self.is_away().await => {
                 tracing::info!(image, "the registry is away; using the image that is here");
@@ -286,13 +290,14 @@ impl Images {
     }
 
     /// Makes room on the disk. `used` are the digests that Pods of this node have; `pressed` is
-    /// whether the disk is so full that Pods would have to go: then everything unused does.
+    /// whether the disk is so full that Pods would have to go: then everything unused does. Says why
+    /// it could not.
     pub async fn collect(
         self: Arc<Images>,
         mut used: BTreeSet<String>,
         disk: (u64, u64),
         pressed: bool,
-    ) {
+    ) -> Result<(), String> {
         let bytes = collect::excess(disk, self.thresholds, pressed);
         used.extend(self.cache.laid());
         let cache = self.cache.clone();
@@ -310,8 +315,14 @@ impl Images {
             Ok::<u64, std::io::Error>(freed)
         });
         match collected.await.map_err(std::io::Error::other).flatten() {
-            Ok(freed) => tracing::info!(freed, "collected unused images"),
-            Err(error) => tracing::warn!(%error, "cannot remove unused images"),
+            Ok(freed) => {
+                tracing::info!(freed, "collected unused images");
+                Ok(())
+            }
+            Err(error) => {
+                tracing::warn!(%error, "cannot remove unused images");
+                Err(format!("cannot remove unused images: {error}"))
+            }
         }
     }
 

@@ -122,18 +122,24 @@ pub async fn resolve(
         }
         match choose(image, &body)? {
             Choice::Layer(layer) => {
-                let bytes = u64::try_from(layer.size).unwrap_or(u64::MAX);
-                if bytes > LAYER_BYTES_MAX {
-                    return Err(PullError::Invalid(format!(
-                        "{image} has {bytes} bytes; at most {LAYER_BYTES_MAX} are accepted"
-                    )));
-                }
+                let bytes = size(image, &layer)?;
                 return Ok(Resolved { manifest: digest, layer: layer.digest, bytes });
             }
             Choice::Manifest(digest) => reference.version = Version::Digest(digest),
         }
     }
     Err(PullError::Invalid(format!("{image}: an index that leads to another index")))
+}
+
+/// The size of a layer, if it is not too large.
+fn size(image: &str, layer: &OciDescriptor) -> Result<u64, PullError> {
+    let bytes = u64::try_from(layer.size).unwrap_or(u64::MAX);
+    if bytes > LAYER_BYTES_MAX {
+        return Err(PullError::Invalid(format!(
+            "{image} has {bytes} bytes; at most {LAYER_BYTES_MAX} are accepted"
+        )));
+    }
+    Ok(bytes)
 }
 
 /// What a manifest leads to.
@@ -438,6 +444,39 @@ mod tests {
         let body =
             manifest(r#"{"mediaType":"application/wasm","digest":"sha256:../../x","size":7}"#);
         assert!(choose("a", body.as_bytes()).is_err());
+    }
+
+    #[test]
+    fn layers_have_a_largest_size() {
+        let layer = |size| OciDescriptor { size, ..OciDescriptor::default() };
+        let largest = i64::try_from(LAYER_BYTES_MAX).expect("it is small");
+        assert_eq!(size("a", &layer(largest)).expect("it fits"), LAYER_BYTES_MAX);
+        for size_bytes in [largest + 1, -1] {
+            let error = size("a", &layer(size_bytes)).expect_err("too large").to_string();
+            assert!(error.ends_with("at most 52428800 are accepted"), "{error}");
+        }
+    }
+
+    /// What a registry sends is a file only if it has the announced size and digest.
+    #[tokio::test]
+    async fn only_what_was_announced_becomes_a_file() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let target = folder.path().join("blob.wasm");
+        let resolved = Resolved { manifest: String::new(), layer: sha256(b"wasm code"), bytes: 9 };
+        let receive = async |chunks: &[&'static str]| {
+            let chunks: Vec<_> =
+                chunks.iter().map(|it| Ok(Bytes::from_static(it.as_bytes()))).collect();
+            let stream = futures::stream::iter(chunks);
+            let received = receive("r", "a", stream, &resolved, &target).await;
+            received.map_err(|error| error.to_string())
+        };
+        let more = receive(&["wasm ", "code", "!"]).await.expect_err("too much");
+        assert_eq!(more, "a: the registry sent more than the 9 bytes of its manifest");
+        let other = receive(&["wasm ", "edoc"]).await.expect_err("something else");
+        assert!(other.starts_with("a: got digest sha256:"), "{other}");
+        assert_eq!(folder.path().read_dir().expect("listed").count(), 0, "nothing is left");
+        receive(&["wasm ", "code"]).await.expect("as announced");
+        assert_eq!(std::fs::read(&target).expect("a file"), b"wasm code");
     }
 
     #[test]

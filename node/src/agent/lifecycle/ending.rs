@@ -13,11 +13,15 @@ use super::{
 /// under way.
 pub(super) fn begin_ending(state: &mut PodState, desired: &Desired, now: Timestamp) {
     let over = desired.spec.active_deadline.is_some_and(|limit| now >= state.started + limit);
-    let evicted = state.eviction.is_some();
+    let (evicted, refused) = (state.eviction.is_some(), state.refusal.is_some());
     let cut = desired.deletion.map(|deletion| now + deletion.grace + STOP_MARGIN);
     match (&mut state.stage, cut) {
         (Stage::Admitted | Stage::Active, Some(deadline)) => {
             state.stage = Stage::Stopping { why: Why::Deleted, deadline };
+        }
+        // Nothing of it has begun.
+        (Stage::Admitted | Stage::Active, None) if refused => {
+            state.stage = Stage::Stopping { why: Why::Refused, deadline: now };
         }
         (Stage::Admitted | Stage::Active, None) if evicted => {
             let deadline = now + EVICTION_GRACE + STOP_MARGIN;
@@ -118,6 +122,8 @@ pub(super) fn remove_if_still(state: &mut PodState, now: Timestamp, actions: &mu
 pub(super) fn after_removal(why: Why) -> Stage {
     match why {
         Why::Deleted => Stage::Deleting,
-        Why::Succeeded | Why::Failed | Why::Deadline | Why::Evicted => Stage::Finished(why),
+        Why::Succeeded | Why::Failed | Why::Deadline | Why::Evicted | Why::Refused => {
+            Stage::Finished(why)
+        }
     }
 }

@@ -62,6 +62,11 @@ pub fn observe(
                 state.eviction = Some(message);
             }
         }
+        Observation::Refuse(reason, message) => {
+            if state.stage == Stage::Admitted {
+                state.refusal = Some((reason, message));
+            }
+        }
         Observation::Exited { container, restart, exit } => {
             let container = &mut state.containers[container];
             if restart == container.restarts && container.is_live() {

@@ -39,11 +39,18 @@ impl Pods {
         if before != after {
             tracing::warn!(memory = after.0, disk = after.1, "pressure on the node changed");
             self.parts.pressures.send_replace(self.pressures);
+            for reason in changes(before, after) {
+                let message = format!("Node {} status is now: {reason}", self.parts.node);
+                self.parts.events.of_node(&self.parts.node, reason, message, false);
+            }
         }
         let pressed = short == Some(Resource::Disk);
         let collects = self.collect_images(signals.disk, pressed, now);
         // Unused images go before Pods do; if that was not enough, the next look finds it.
         if let Some(resource) = short.filter(|_| !(pressed && collects)) {
+            let word = resource.word();
+            let message = format!("Attempting to reclaim {word}");
+            self.parts.events.of_node(&self.parts.node, "EvictionThresholdMet", message, true);
             let candidates = self.candidates(resource);
             match victim(&candidates) {
                 Some(victim) => {
@@ -66,7 +73,13 @@ impl Pods {
         let containers = self.entries.values().flat_map(|entry| &entry.state.containers);
         let digests = containers.filter_map(|it| Some(it.image_id.split_once('@')?.1.to_owned()));
         let images = Arc::clone(&self.parts.images);
-        self.tasks.spawn(images.collect(digests.collect(), disk, pressed));
+        let (events, node) = (self.parts.events.clone(), self.parts.node.clone());
+        let used = digests.collect();
+        self.tasks.spawn(async move {
+            if let Err(why) = images.collect(used, disk, pressed).await {
+                events.of_node(&node, "ImageGCFailed", why, true);
+            }
+        });
         true
     }
 
@@ -172,6 +185,20 @@ impl Pods {
     }
 }
 
+/// What a kubelet says when conditions (memory, disk) change.
+fn changes(before: (bool, bool), after: (bool, bool)) -> Vec<&'static str> {
+    let memory = match after.0 {
+        true => "NodeHasInsufficientMemory",
+        false => "NodeHasSufficientMemory",
+    };
+    let disk = match after.1 {
+        true => "NodeHasDiskPressure",
+        false => "NodeHasNoDiskPressure",
+    };
+    let both = [(before.0 != after.0).then_some(memory), (before.1 != after.1).then_some(disk)];
+    both.into_iter().flatten().collect()
+}
+
 fn written(order: &Order) -> Written {
     let add = |folders: &Vec<PathBuf>| {
         folders.iter().map(|folder| measure(folder)).fold(Use::default(), |sum, it| Use {
@@ -191,4 +218,19 @@ fn written(order: &Order) -> Written {
 
 fn requests(spec: &PodSpec, of: impl Fn(&crate::agent::spec::ContainerSpec) -> Option<u64>) -> u64 {
     spec.containers[spec.main()].iter().map(|container| of(container).unwrap_or(0)).sum()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::changes;
+
+    #[test]
+    fn changed_conditions_are_told() {
+        let none: [&str; 0] = [];
+        assert_eq!(changes((true, false), (true, false)), none);
+        assert_eq!(changes((false, false), (true, false)), ["NodeHasInsufficientMemory"]);
+        let both = ["NodeHasSufficientMemory", "NodeHasDiskPressure"];
+        assert_eq!(changes((true, false), (false, true)), both);
+        assert_eq!(changes((false, true), (false, false)), ["NodeHasNoDiskPressure"]);
+    }
 }

@@ -11,7 +11,7 @@ use std::{
     collections::{BTreeMap, BTreeSet},
     fs,
     io::{self, Write},
-    os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt, symlink},
+    os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt, fchown, symlink},
     path::{Component, Path, PathBuf},
 };
 
@@ -41,13 +41,18 @@ pub fn is_valid_path(path: &str) -> bool {
     !path.starts_with("..") && first.as_ref().is_some_and(normal) && parts.all(|part| normal(&part))
 }
 
-/// Makes the volume hold exactly these files. Says whether anything changed.
-pub fn write(root: &Path, payload: &Payload, now: Timestamp) -> io::Result<bool> {
+/// Makes the volume hold exactly these files, for this user. Says whether anything changed.
+pub fn write(
+    root: &Path,
+    payload: &Payload,
+    owner: Option<u32>,
+    now: Timestamp,
+) -> io::Result<bool> {
     assert!(payload.keys().all(|path| is_valid_path(path)), "paths are checked before");
     make_dir(root)?;
     let old = fs::read_link(root.join(DATA)).ok();
     if let Some(old) = &old
-        && is_same(&root.join(old), payload)
+        && is_same(&root.join(old), payload, owner)
     {
         return Ok(false);
     }
@@ -63,6 +68,7 @@ pub fn write(root: &Path, payload: &Payload, now: Timestamp) -> io::Result<bool>
         let mut file =
             fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(&path)?;
         file.write_all(&entry.bytes)?;
+        fchown(&file, owner, owner)?;
         file.set_permissions(fs::Permissions::from_mode(entry.mode))?;
     }
     let next = root.join(DATA_NEXT);
@@ -86,7 +92,7 @@ fn make_dir(path: &Path) -> io::Result<()> {
     fs::DirBuilder::new().recursive(true).mode(0o755).create(path)
 }
 
-fn is_same(folder: &Path, payload: &Payload) -> bool {
+fn is_same(folder: &Path, payload: &Payload, owner: Option<u32>) -> bool {
     let mut found = BTreeSet::new();
     if list(folder, Path::new(""), &mut found).is_err() || found.len() != payload.len() {
         return false;
@@ -94,7 +100,9 @@ fn is_same(folder: &Path, payload: &Payload) -> bool {
     payload.iter().all(|(path, entry)| {
         let file = folder.join(path);
         found.contains(Path::new(path))
-            && fs::metadata(&file).is_ok_and(|it| it.permissions().mode() & 0o7777 == entry.mode)
+            && fs::metadata(&file).is_ok_and(|it| {
+                it.mode() & 0o7777 == entry.mode && owner.is_none_or(|owner| it.uid() == owner)
+            })
             && fs::read(&file).is_ok_and(|bytes| bytes == entry.bytes)
     })
 }
@@ -150,13 +158,13 @@ mod tests {
         let folder = tempfile::tempdir().expect("a folder");
         let root = folder.path().join("volume");
         let first = payload(&[("a", "1"), ("deep/b", "2")]);
-        assert!(write(&root, &first, at(1)).expect("written"));
-        assert!(!write(&root, &first, at(2)).expect("nothing to do"));
+        assert!(write(&root, &first, None, at(1)).expect("written"));
+        assert!(!write(&root, &first, None, at(2)).expect("nothing to do"));
         assert_eq!(fs::read_to_string(root.join("deep/b")).expect("a file"), "2");
         assert_eq!(fs::read_link(root.join("a")).expect("a link"), Path::new("..data/a"));
         let before = fs::read_link(root.join(DATA)).expect("a link");
 
-        assert!(write(&root, &payload(&[("a", "3"), ("c", "4")]), at(3)).expect("written"));
+        assert!(write(&root, &payload(&[("a", "3"), ("c", "4")]), None, at(3)).expect("written"));
         assert_eq!(fs::read_to_string(root.join("a")).expect("a file"), "3");
         assert_eq!(fs::read_to_string(root.join("c")).expect("a file"), "4");
         assert!(!root.join("deep").exists());
@@ -168,11 +176,25 @@ mod tests {
     fn modes_are_part_of_the_content() {
         let folder = tempfile::tempdir().expect("a folder");
         let mut files = payload(&[("key", "x")]);
-        write(folder.path(), &files, at(1)).expect("written");
+        write(folder.path(), &files, None, at(1)).expect("written");
         files.get_mut("key").expect("it is there").mode = 0o400;
-        assert!(write(folder.path(), &files, at(2)).expect("written"));
+        assert!(write(folder.path(), &files, None, at(2)).expect("written"));
         let mode = fs::metadata(folder.path().join("key")).expect("a file").permissions().mode();
         assert_eq!(mode & 0o777, 0o400);
+    }
+
+    #[test]
+    fn files_are_written_anew_for_another_user() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let files = payload(&[("key", "x")]);
+        let own = nix::unistd::geteuid().as_raw();
+        write(folder.path(), &files, None, at(1)).expect("written");
+        assert!(!write(folder.path(), &files, Some(own), at(2)).expect("it is theirs"));
+        if nix::unistd::geteuid().is_root() {
+            assert!(write(folder.path(), &files, Some(4711), at(3)).expect("written"));
+            let found = fs::metadata(folder.path().join("key")).expect("a file");
+            assert_eq!((found.uid(), found.mode() & 0o777), (4711, 0o644));
+        }
     }
 
     #[test]

@@ -47,6 +47,7 @@ use super::{
     lifecycle::Problem,
     objects::{Data, Objects},
     spec::{Content, EnvFile, Files, Part, PodSpec, Source, Sub, TokenItem, Volume, VolumeMount},
+    users::{Users, closed_to},
 };
 
 /// How often files are compared with their sources; Kubernetes promises a minute.
@@ -62,6 +63,7 @@ pub struct Volumes {
     host_ip: IpAddr,
     disk: PathBuf,
     memory: Option<PathBuf>,
+    users: Arc<Users>,
     /// Pods that have volumes. Locked only to look one up.
     pods: Mutex<HashMap<String, Arc<tokio::sync::Mutex<Mounted>>>>,
 }
@@ -98,10 +100,10 @@ impl Volumes {
         objects: Arc<Objects>,
         images: Arc<Images>,
         host_ip: IpAddr,
-        (disk, memory): (PathBuf, Option<PathBuf>),
+        ((disk, memory), users): ((PathBuf, Option<PathBuf>), Arc<Users>),
     ) -> Volumes {
         let pods = Mutex::new(HashMap::new());
-        Volumes { client, objects, images, host_ip, disk, memory, pods }
+        Volumes { client, objects, images, host_ip, disk, memory, users, pods }
     }
 
     fn pods(&self) -> std::sync::MutexGuard<'_, HashMap<String, Arc<tokio::sync::Mutex<Mounted>>>> {
@@ -202,7 +204,7 @@ impl Volumes {
                 Ok(plain(path.await?, *read_only))
             }
             Content::Image { reference, pull } => {
-                let found = self.images.resolve(&mounted.pod, reference, *pull).await;
+                let found = self.images.resolve(&mounted.pod, reference, *pull, || ()).await;
                 let found = found.map_err(|problem| problem.message)?;
                 let folder =
                     self.folder(&mounted.pod.uid, false)?.join("volumes").join(&volume.name);
@@ -260,8 +262,8 @@ impl Volumes {
         let context = env::Context::defaults(mounted.ip, self.host_ip);
         let known = Known { objects: &objects, tokens: &tokens, context: &context };
         let payload = content::payload(files, &pod, &known)?;
-        let path = path.to_owned();
-        blocking(move || atomic::write(&path, &payload, Timestamp::now())).await
+        let (path, owner) = (path.to_owned(), self.users.owner(&pod.namespace));
+        blocking(move || atomic::write(&path, &payload, owner, Timestamp::now())).await
     }
 
     /// A token that is good for a while.
@@ -368,8 +370,8 @@ impl Volumes {
         let own = own.join("containers").join(&pod.containers[index].name);
         let own = own.join(format!("file-{number}"));
         let (below, path) = (PathBuf::from(sub), mount.path.clone());
-        let made =
-            blocking(move || places::sub_path(&root.path, &below, root.replaced, &own, &path));
+        let how = (root.replaced, self.users.owner(&pod.namespace));
+        let made = blocking(move || places::sub_path(&root.path, &below, how, &own, &path));
         let (root, sub, guest) = made.await.map_err(|why| failed(name, &why))?;
         Ok(protocol::Mount { root, sub, guest, read_only })
     }
@@ -421,16 +423,39 @@ impl Volumes {
         let folder = folder.join("containers").join(&container.name).join("last-words");
         let file = folder.join(file);
         let (made, empty) = (folder.clone(), file.clone());
+        let owner = self.users.owner(&pod.namespace);
         blocking(move || {
             std::fs::create_dir_all(&made)?;
             let _ = std::fs::remove_file(&empty);
-            std::fs::write(empty, b"")
+            // The folder is a guest's: whatever has been put there meanwhile is not written to.
+            let file = std::fs::File::create_new(empty)?;
+            std::os::unix::fs::fchown(file, owner, owner)
         })
         .await
         .map_err(named)?;
         let guest = parent.to_owned();
         mounts.push(protocol::Mount { root: folder, sub: None, guest, read_only: false });
         Ok(Some(file))
+    }
+
+    /// Gives what guests write to the user of their worker; the last thing before a start.
+    pub async fn settle(&self, pod: &PodSpec, mounts: &[protocol::Mount]) -> Result<(), Problem> {
+        let Some(user) = self.users.owner(&pod.namespace) else {
+            return Ok(());
+        };
+        let problem = |message| Problem { reason: "CreateContainerError", message };
+        let roots = [Some(&self.disk), self.memory.as_ref()];
+        let is_own = |root: &Path| roots.into_iter().flatten().any(|own| root.starts_with(own));
+        let mut trees = Vec::new();
+        for mount in mounts {
+            if is_own(&mount.root) {
+                trees.extend((!mount.read_only).then(|| mount.root.clone()));
+            } else if let Some(why) = closed_to(user, &mount.root, !mount.read_only) {
+                return Err(problem(why));
+            }
+        }
+        let folders = self.folders(&pod.uid);
+        self.users.settle(pod, folders, trees).await.map_err(problem)
     }
 
     /// Compares files with their sources from time to time, until `shutdown`.
@@ -527,7 +552,7 @@ async fn make_dir(path: &Path) -> Result<(), String> {
 }
 
 /// Runs what waits for a file system.
-async fn blocking<T: Send + 'static>(
+pub(super) async fn blocking<T: Send + 'static>(
     work: impl FnOnce() -> std::io::Result<T> + Send + 'static,
 ) -> Result<T, String> {
     match tokio::task::spawn_blocking(work).await {

@@ -176,11 +176,12 @@ pub fn link_or_copy(from: &Path, to: &Path) -> io::Result<()> {
 
 /// Resolves a `subPath`: root, directory below it, and where the guest sees that. What does not
 /// exist becomes a directory. A file is shown in the directory `own`, under the name that
-/// `mount_path` ends in: a copy if the volume's files get `replaced`, else the file itself.
+/// `mount_path` ends in: a copy if the volume's files get `replaced`, else the file itself. What is
+/// made is for `owner`.
 pub fn sub_path(
     root: &Path,
     below: &Path,
-    replaced: bool,
+    (replaced, owner): (bool, Option<u32>),
     own: &Path,
     mount_path: &str,
 ) -> io::Result<(PathBuf, Option<PathBuf>, String)> {
@@ -188,7 +189,7 @@ pub fn sub_path(
         below.components().filter(|part| matches!(part, Component::Normal(_))).collect();
     let found = match beneath::open_any(root, &below) {
         Err(error) if error.kind() == ErrorKind::NotFound && !replaced => {
-            beneath::make_dirs(root, &below)?;
+            beneath::make_dirs(root, &below, owner)?;
             beneath::open_any(root, &below)?
         }
         found => found?,
@@ -207,8 +208,10 @@ pub fn sub_path(
     let _ = fs::remove_file(&shown);
     if replaced {
         let mut from = beneath::open_file(root, &below)?;
-        io::copy(&mut from, &mut fs::File::create(&shown)?)?;
-        fs::set_permissions(&shown, from.metadata()?.permissions())?;
+        let mut copy = fs::File::create(&shown)?;
+        io::copy(&mut from, &mut copy)?;
+        std::os::unix::fs::fchown(&copy, owner, owner)?;
+        copy.set_permissions(from.metadata()?.permissions())?;
     } else {
         link_descriptor(&by_descriptor, &shown)?;
     }
@@ -300,22 +303,24 @@ mod tests {
         let (root, own) = (folder.path().join("volume"), folder.path().join("own"));
         fs::create_dir_all(&root).expect("a folder");
         fs::write(root.join("app.conf"), "x=1").expect("a file");
-        let made = sub_path(&root, Path::new("data/one"), false, &own, "/data").expect("made");
+        let made =
+            sub_path(&root, Path::new("data/one"), (false, None), &own, "/data").expect("made");
         assert_eq!(made, (root.clone(), Some(PathBuf::from("data/one")), "/data".to_owned()));
         assert!(root.join("data/one").is_dir());
 
         let file = Path::new("app.conf");
-        let shown = sub_path(&root, file, false, &own, "/etc/app/main.conf").expect("shown");
+        let shown =
+            sub_path(&root, file, (false, None), &own, "/etc/app/main.conf").expect("shown");
         assert_eq!(shown, (own.clone(), None, "/etc/app".to_owned()));
         fs::write(own.join("main.conf"), "x=2").expect("the same file");
         assert_eq!(fs::read_to_string(root.join("app.conf")).expect("a file"), "x=2");
-        sub_path(&root, file, true, &own, "/etc/app/main.conf").expect("a copy");
+        sub_path(&root, file, (true, None), &own, "/etc/app/main.conf").expect("a copy");
         fs::write(own.join("main.conf"), "x=3").expect("another file");
         assert_eq!(fs::read_to_string(root.join("app.conf")).expect("a file"), "x=2");
 
         std::os::unix::fs::symlink("/etc", root.join("out")).expect("a link");
-        assert!(sub_path(&root, Path::new("out"), false, &own, "/x").is_err());
-        assert!(sub_path(&root, Path::new("gone"), true, &own, "/x").is_err());
+        assert!(sub_path(&root, Path::new("out"), (false, None), &own, "/x").is_err());
+        assert!(sub_path(&root, Path::new("gone"), (true, None), &own, "/x").is_err());
     }
 
     #[test]
