@@ -24,6 +24,7 @@
 
 mod container;
 mod network;
+mod requests;
 mod stream;
 
 pub use self::container::{
@@ -35,6 +36,7 @@ pub use self::network::{
     IngressRule, IngressTable, NodeRoute, Nodes, Policies, RoutePort, ServiceKey, ServiceRoute,
     Services,
 };
+pub use self::requests::{Line, Place, Seen, Since};
 pub use self::stream::{Answer, Code, Open, Streams};
 
 use std::{

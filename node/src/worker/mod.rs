@@ -50,6 +50,7 @@ mod sockets;
 mod start;
 mod streams;
 mod switch;
+mod tail;
 mod terminal;
 mod tls;
 mod traffic;
