@@ -32,6 +32,7 @@ mod jobs;
 mod link;
 mod listen;
 mod logs;
+mod names;
 mod network;
 mod outgoing;
 mod outside;

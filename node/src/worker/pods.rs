@@ -39,7 +39,7 @@ use super::{
     attached::Io,
     checks::Target,
     jobs::{Job, Running, Tasks},
-    outgoing::Names,
+    names::Names,
     policy::Subject,
     probers::{Finding, Key, Probers},
     record::{Kept, Record},
@@ -162,7 +162,7 @@ impl Pods {
         let entry = self.pods.entry(pod.uid.clone()).or_insert_with(|| Entry {
             name: pod.name.clone(),
             ip: pod.ip.to_canonical(),
-            names: Arc::new(Names { hosts: pod.hosts.clone(), searches: pod.searches.clone() }),
+            names: Arc::new(Names { hosts: pod.hosts.clone(), dns: pod.dns.clone() }),
             containers: BTreeMap::new(),
             live: 0,
             leaving: false,

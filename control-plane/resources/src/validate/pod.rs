@@ -17,6 +17,10 @@ const SECONDS_MAX: i64 = i32::MAX as i64;
 const EFFECTS: &[&str] = &["NoSchedule", "PreferNoSchedule", "NoExecute"];
 const POLICIES: &[&str] = &["Always", "OnFailure", "Never"];
 const DNS_POLICIES: &[&str] = &["ClusterFirstWithHostNet", "ClusterFirst", "Default", "None"];
+/// What a resolver takes.
+const NAMESERVERS_MAX: usize = 3;
+const SEARCHES_MAX: usize = 32;
+const SEARCHES_LENGTH_MAX: usize = 2048;
 
 /// What a Pod may change after it was created, as the refusal of anything else says it.
 const UPDATABLE: &str = "pod updates may not change fields other than `spec.containers[*].image`,\
@@ -63,6 +67,7 @@ fn pod_spec(spec: &Value, path: &str, errors: &mut Errors) {
         policy => errors.one_of(&at(path, "restartPolicy"), policy, POLICIES),
     }
     errors.one_of(&at(path, "dnsPolicy"), text(spec, "dnsPolicy"), DNS_POLICIES);
+    dns_config(spec, path, errors);
     label_map(spec, path, "nodeSelector", errors);
     let account = text(spec, "serviceAccountName");
     if !account.is_empty() {
@@ -114,6 +119,54 @@ fn deadline(seconds: i64, least: i64, field: &str, errors: &mut Errors) {
     if !(least..=SECONDS_MAX).contains(&seconds) {
         let detail = format!("must be between {least} and {SECONDS_MAX}, inclusive");
         errors.invalid(field, seconds, &detail);
+    }
+}
+
+fn dns_config(spec: &Value, path: &str, errors: &mut Errors) {
+    let (config, path) = (get(spec, "dnsConfig"), at(path, "dnsConfig"));
+    if text(spec, "dnsPolicy") == "None" {
+        if config.is_null() {
+            return errors.required(&path, "must provide `dnsConfig` when `dnsPolicy` is None");
+        }
+        if is_empty(config, "nameservers") {
+            let detail = "must provide at least one DNS nameserver when `dnsPolicy` is None";
+            errors.required(&at(&path, "nameservers"), detail);
+        }
+    }
+    let servers = items(config, "nameservers");
+    if servers.len() > NAMESERVERS_MAX {
+        let detail = format!("must not have more than {NAMESERVERS_MAX} nameservers");
+        errors.invalid(&at(&path, "nameservers"), get(config, "nameservers").clone(), &detail);
+    }
+    for (index, server) in servers.iter().enumerate() {
+        let server = server.as_str().unwrap_or("");
+        errors.complaints(&nth(&path, "nameservers", index), server, names::ip_address(server));
+    }
+    let field = at(&path, "searches");
+    let searches: Vec<&str> =
+        items(config, "searches").iter().map(|search| search.as_str().unwrap_or("")).collect();
+    if searches.len() > SEARCHES_MAX {
+        let detail = format!("must not have more than {SEARCHES_MAX} search paths");
+        errors.invalid(&field, get(config, "searches").clone(), &detail);
+    }
+    if searches.join(" ").len() > SEARCHES_LENGTH_MAX {
+        let detail = format!(
+            "must not have more than {SEARCHES_LENGTH_MAX} characters (including spaces) in the \
+             search list"
+        );
+        errors.invalid(&field, get(config, "searches").clone(), &detail);
+    }
+    for (index, search) in searches.iter().enumerate() {
+        // The root alone is one as well.
+        let name = search.strip_suffix('.').unwrap_or(search);
+        if !(name.is_empty() && *search == ".") {
+            errors.complaints(&nth(&path, "searches", index), name, names::search_domain(name));
+        }
+    }
+    for (index, option) in items(config, "options").iter().enumerate() {
+        if text(option, "name").is_empty() {
+            errors.required(&nth(&path, "options", index), "must not be empty");
+        }
     }
 }
 

@@ -5,14 +5,17 @@
 //! | `svc.ns.svc` | A, AAAA | the Service's addresses; of a headless one those of its Pods |
 //! | `svc.ns.svc` of an ExternalName | all | CNAME, and what follows while it stays in the domain |
 //! | `host.svc.ns.svc` | A, AAAA | the Pods with that name of their own |
+//! | `10-64-0-7.ns.pod` | A, AAAA | that address, whoever has it |
 //! | `_port._tcp.svc.ns.svc` | SRV | the Service and its port; of a headless one each Pod |
 //! | `ns.dns`, `dns-version`, the domain itself | A, TXT, SOA, NS | about this server |
 //! | an address below `in-addr.arpa`, `ip6.arpa` | PTR | the Services and Pods that have it |
 //!
 //! This is the specification of DNS-based service discovery of Kubernetes, version 1.1.0. Below a
-//! headless Service a Pod without a name of its own has its address as name, `10-64-0-7`. A name
-//! that exists without records of the wanted type, or only because names below it exist, is NODATA;
-//! any other in the domain NXDOMAIN; what is of no zone of ours is refused.
+//! headless Service a Pod without a name of its own has its address as name, `10-64-0-7`; one
+//! without any ready Pod has no name at all. A name that exists without records of the wanted type,
+//! or only because names below it exist, is NODATA; any other in the domain NXDOMAIN; what is of no
+//! zone of ours is refused. Names of Pods by their address alone are the specification's deprecated
+//! ones, which it still requires.
 //!
 //! Which Pods there are is what guests are told too: the endpoints for callers within the cluster.
 
@@ -24,7 +27,7 @@ use std::{
 use domain::base::iana::{OptRcode, Rtype};
 use ipnet::IpNet;
 
-use crate::protocol::{Protocol, ServiceKey, ServiceRoute};
+use crate::protocol::{Protocol, ServiceKey, ServiceRoute, dashed_address};
 
 use super::super::routes::Changed;
 
@@ -151,6 +154,7 @@ enum Found<'a> {
     /// There are names below it.
     Between,
     Service(&'a Entry),
+    Address(IpAddr),
     Pods(&'a BTreeSet<IpAddr>),
     Port(&'a Entry, &'a Port, String),
 }
@@ -303,7 +307,8 @@ impl Zone {
         let labels: Vec<&str> = own.iter().map(String::as_str).collect();
         let (before, service) = match labels[..] {
             [] => return Some(Found::Apex),
-            ["svc"] | ["dns"] => return Some(Found::Between),
+            ["svc" | "dns" | "pod"] | [_, "pod"] => return Some(Found::Between),
+            [host, _, "pod"] => return dashed_address(host).map(Found::Address),
             ["ns", "dns"] => return Some(Found::NameServer),
             ["dns-version"] => return Some(Found::Version),
             [namespace, "svc"] => {
@@ -318,7 +323,8 @@ impl Zone {
             _ => return None,
         };
         let entry = self.services.get(&service)?;
-        if entry.alias.is_some() && !before.is_empty() {
+        let alone = entry.headless && entry.pods.is_empty();
+        if alone || entry.alias.is_some() && !before.is_empty() {
             return None;
         }
         match before {
@@ -364,6 +370,9 @@ impl Zone {
             Found::Service(entry) => {
                 let all = entry.all_addresses().filter_map(|ip| address(name, ip));
                 answer.records.extend(all.filter(|it| it.is(wanted)));
+            }
+            Found::Address(ip) => {
+                answer.records.extend(address(name, *ip).filter(|it| it.is(wanted)));
             }
             Found::Pods(ips) => {
                 let all = ips.iter().filter_map(|ip| address(name, *ip));

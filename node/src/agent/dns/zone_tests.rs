@@ -105,6 +105,8 @@ fn names_have_the_records_of_the_specification() {
         A db.shop.svc.cluster.local
         A db-1.db.shop.svc.cluster.local
         A 10-64-1-9.db.shop.svc.cluster.local
+        A 10-64-1-9.shop.pod.cluster.local
+        AAAA fd00--7.shop.pod.cluster.local
         SRV _cql._tcp.db.shop.svc.cluster.local
         A outside.shop.svc.cluster.local
         AAAA inside.shop.svc.cluster.local
@@ -136,6 +138,10 @@ fn names_have_the_records_of_the_specification() {
               db-1.db.shop.svc.cluster.local 5 A(10.64.1.8)
             A 10-64-1-9.db.shop.svc.cluster.local: NOERROR
               10-64-1-9.db.shop.svc.cluster.local 5 A(10.64.1.9)
+            A 10-64-1-9.shop.pod.cluster.local: NOERROR
+              10-64-1-9.shop.pod.cluster.local 5 A(10.64.1.9)
+            AAAA fd00--7.shop.pod.cluster.local: NOERROR
+              fd00--7.shop.pod.cluster.local 5 Aaaa(fd00::7)
             SRV _cql._tcp.db.shop.svc.cluster.local: NOERROR
               _cql._tcp.db.shop.svc.cluster.local 5 Srv { weight: 33, port: 9042, target: "10-64-1-9.db.shop.svc.cluster.local" }
               _cql._tcp.db.shop.svc.cluster.local 5 Srv { weight: 33, port: 9042, target: "db-0.db.shop.svc.cluster.local" }
@@ -174,6 +180,11 @@ fn what_is_not_there_is_told_apart() {
         A _http._tcp.web.shop.svc.cluster.local
         A _tcp.web.shop.svc.cluster.local
         A nobody.shop.svc.cluster.local
+        SRV _x._tcp.nobody.shop.svc.cluster.local
+        AAAA 10-64-1-9.shop.pod.cluster.local
+        A shop.pod.cluster.local
+        A db-0.shop.pod.cluster.local
+        A 10-64-1-900.shop.pod.cluster.local
         A shop.svc.cluster.local
         A svc.cluster.local
         A gone.shop.svc.cluster.local
@@ -195,7 +206,17 @@ fn what_is_not_there_is_told_apart() {
               ! cluster.local 5 Soa { domain: "cluster.local", serial: 8 }
             A _tcp.web.shop.svc.cluster.local: NOERROR
               ! cluster.local 5 Soa { domain: "cluster.local", serial: 8 }
-            A nobody.shop.svc.cluster.local: NOERROR
+            A nobody.shop.svc.cluster.local: NXDOMAIN
+              ! cluster.local 5 Soa { domain: "cluster.local", serial: 8 }
+            SRV _x._tcp.nobody.shop.svc.cluster.local: NXDOMAIN
+              ! cluster.local 5 Soa { domain: "cluster.local", serial: 8 }
+            AAAA 10-64-1-9.shop.pod.cluster.local: NOERROR
+              ! cluster.local 5 Soa { domain: "cluster.local", serial: 8 }
+            A shop.pod.cluster.local: NOERROR
+              ! cluster.local 5 Soa { domain: "cluster.local", serial: 8 }
+            A db-0.shop.pod.cluster.local: NXDOMAIN
+              ! cluster.local 5 Soa { domain: "cluster.local", serial: 8 }
+            A 10-64-1-900.shop.pod.cluster.local: NXDOMAIN
               ! cluster.local 5 Soa { domain: "cluster.local", serial: 8 }
             A shop.svc.cluster.local: NOERROR
               ! cluster.local 5 Soa { domain: "cluster.local", serial: 8 }
