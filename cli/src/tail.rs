@@ -207,13 +207,7 @@ impl Tail {
         // Whoever may not, and whoever means a Pod that is not there, is told at once.
         let all = pods.list(&ListParams::default()).await.map_err(api::failed("reading the Pods"));
         let all = all?.items;
-        if let Some(Target::Pod(wanted)) = &target
-            && !all.iter().any(|pod| pod.metadata.name.as_ref() == Some(wanted))
-        {
-            let list = format!("kubectl get pods -n {namespace}");
-            return Err(Diagnostic::new("WH0008", format!("there is no Pod {wanted:?}"))
-                .help(format!("see which there are:   {list}")));
-        }
+        check(target.as_ref(), &all, &namespace)?;
         let mut tail = Tail {
             client,
             namespace,
@@ -338,6 +332,17 @@ impl Tail {
         let Some(seen) = &line.seen else { return Ok(true) };
         Ok(writeln!(out, "{}", self::line(seen, &pod, &self.names)).is_ok())
     }
+}
+
+/// Whether a Pod that is meant is there.
+fn check(target: Option<&Target>, all: &[Pod], namespace: &str) -> Result<(), Diagnostic> {
+    let Some(Target::Pod(wanted)) = target else { return Ok(()) };
+    if all.iter().any(|pod| pod.metadata.name.as_ref() == Some(wanted)) {
+        return Ok(());
+    }
+    let list = format!("kubectl get pods -n {namespace}");
+    Err(Diagnostic::new("WH0008", format!("there is no Pod {wanted:?}"))
+        .help(format!("see which there are:   {list}")))
 }
 
 /// Which labels the Pods of a target have, if it has Pods.

@@ -76,11 +76,8 @@ pub async fn run<K, T, Key, F>(
                 if let Some((key, _)) = &object {
                     known.listed.insert(uid.clone(), key.clone());
                 }
-                if let Some(gone) = known.exists(uid, object.as_ref().map(|(key, _)| key)) {
-                    report(Change::Delete(gone)).await;
-                }
-                if let Some((_, object)) = object {
-                    report(Change::Apply(object)).await;
+                for change in known.take(uid, object).into_iter().flatten() {
+                    report(change).await;
                 }
             }
             Some(Ok(Event::InitDone)) => {
@@ -91,17 +88,13 @@ pub async fn run<K, T, Key, F>(
             }
             Some(Ok(Event::Apply(object))) => {
                 let uid = uid(&object);
-                let object = read(object);
-                if let Some(gone) = known.exists(uid, object.as_ref().map(|(key, _)| key)) {
-                    report(Change::Delete(gone)).await;
-                }
-                if let Some((_, object)) = object {
-                    report(Change::Apply(object)).await;
+                for change in known.take(uid, read(object)).into_iter().flatten() {
+                    report(change).await;
                 }
             }
             Some(Ok(Event::Delete(object))) => {
-                if let Some(gone) = known.exists(uid(&object), None) {
-                    report(Change::Delete(gone)).await;
+                for change in known.take(uid(&object), None).into_iter().flatten() {
+                    report(change).await;
                 }
             }
             Some(Err(error)) => {
@@ -134,13 +127,14 @@ impl<Key> Default for Known<Key> {
 }
 
 impl<Key: Clone + Eq + Hash> Known<Key> {
-    /// An object is there under this key, or (`None`) is as if it did not exist. Returns the key under
-    /// which it was before and is no more.
-    fn exists(&mut self, uid: String, key: Option<&Key>) -> Option<Key> {
-        match key {
-            Some(key) => self.now.insert(uid, key.clone()).filter(|before| before != key),
-            None => self.now.remove(&uid),
-        }
+    /// Takes an object as it is read now; `None`: it is gone, or as if it did not exist. Returns what
+    /// is to be reported: the end of the key under which it was before, and the object.
+    fn take<T>(&mut self, uid: String, object: Option<(Key, T)>) -> [Option<Change<T, Key>>; 2] {
+        let Some((key, object)) = object else {
+            return [self.now.remove(&uid).map(Change::Delete), None];
+        };
+        let before = self.now.insert(uid, key.clone()).filter(|before| *before != key);
+        [before.map(Change::Delete), Some(Change::Apply(object))]
     }
 
     /// The list is complete: what is not on it is gone. Another object may have taken its key.
@@ -177,31 +171,41 @@ impl Backoff for Wait {
 mod tests {
     use super::*;
 
+    /// An object with this uid is read as this key now; what is reported.
+    fn take(known: &mut Known<&'static str>, uid: &str, key: Option<&'static str>) -> String {
+        let changes = known.take(uid.to_owned(), key.map(|key| (key, "object")));
+        let shown = changes.into_iter().flatten().map(|change| match change {
+            Change::Apply(_) => "+".to_owned(),
+            Change::Delete(key) => format!("-{key}"),
+            Change::Synced => "synced".to_owned(),
+        });
+        shown.collect()
+    }
+
     #[test]
     fn what_is_no_more_is_said_by_its_key() {
-        let mut known: Known<&str> = Known::default();
-        let mut exists = |uid: &str, key| known.exists(uid.to_owned(), key);
-        assert_eq!(exists("1", Some(&"a")), None);
-        assert_eq!(exists("1", Some(&"a")), None, "it is as before");
-        assert_eq!(exists("1", Some(&"b")), Some("a"), "it has another key");
-        assert_eq!(exists("1", None), Some("b"), "it is of no interest any more");
-        assert_eq!(exists("1", None), None, "that was said");
-        assert_eq!(exists("2", None), None, "nobody was told of it");
+        let mut known = Known::default();
+        assert_eq!(take(&mut known, "1", Some("a")), "+");
+        assert_eq!(take(&mut known, "1", Some("a")), "+", "it has changed");
+        assert_eq!(take(&mut known, "1", Some("b")), "-a+", "it has another key");
+        assert_eq!(take(&mut known, "1", None), "-b", "it is of no interest any more");
+        assert_eq!(take(&mut known, "1", None), "", "that was said");
+        assert_eq!(take(&mut known, "2", None), "", "nobody was told of it");
     }
 
     #[test]
     fn after_a_list_only_what_is_on_it_is_there() {
-        let mut known: Known<&str> = Known::default();
+        let mut known = Known::default();
         for (uid, key) in [("1", "a"), ("2", "b"), ("3", "c")] {
-            known.exists(uid.to_owned(), Some(&key));
+            take(&mut known, uid, Some(key));
         }
         // `b` was made anew meanwhile.
         for (uid, key) in [("1", "a"), ("4", "b")] {
             known.listed.insert(uid.to_owned(), key);
-            known.exists(uid.to_owned(), Some(&key));
+            take(&mut known, uid, Some(key));
         }
         assert_eq!(known.end_list(), HashSet::from(["c"]));
-        assert_eq!(known.exists("2".to_owned(), None), None, "the older `b` is forgotten");
-        assert_eq!(known.exists("4".to_owned(), None), Some("b"));
+        assert_eq!(take(&mut known, "2", None), "", "the older `b` is forgotten");
+        assert_eq!(take(&mut known, "4", None), "-b");
     }
 }

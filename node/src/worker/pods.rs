@@ -326,12 +326,12 @@ impl Pods {
             }
             Open::Record { uid } => self.told(&uid).map(Job::Text),
             Open::Requests { uid, container, since } => {
-                let record = self.known(&uid, &container)?.record.clone();
+                let record = self.container(&uid, &container)?.record.clone();
                 Ok(Job::Requests { record, since })
             }
             Open::Metrics => Ok(Job::Metrics),
             Open::World { uid, container } => {
-                Ok(Job::File(world_file(&self.known(&uid, &container)?.module)))
+                Ok(Job::File(world_file(&self.container(&uid, &container)?.module)))
             }
             Open::Port { uid, port } => {
                 let gone = || Answer::NotFound("the Pod does not run".to_owned());
@@ -350,13 +350,13 @@ impl Pods {
         }
     }
 
-    fn known(&self, uid: &str, container: &str) -> Result<&Known, Answer> {
+    fn container(&self, uid: &str, container: &str) -> Result<&Known, Answer> {
         let known = self.pods.get(uid).and_then(|entry| entry.containers.get(container));
         known.ok_or_else(|| not_found(container))
     }
 
     fn running(&self, uid: &str, container: &str) -> Result<Running, Answer> {
-        match self.known(uid, container)? {
+        match self.container(uid, container)? {
             Known { io, phase: Phase::Running { target, .. }, .. } => {
                 Ok(Running { io: io.clone(), target: target.clone() })
             }
