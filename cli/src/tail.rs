@@ -1,29 +1,45 @@
-//! `wherry tail`: requests as Pods answer them, read from the records that their workers keep. Of a
-//! busy container a worker keeps some requests of each second, so a flood is told by a few of them.
+//! `wherry tail`: requests as Pods answer them. Each container is followed by a stream of its own, in
+//! which its worker tells each request as it ends; while there are none, nothing is asked. A stream
+//! that breaks goes on where it was. Of a busy container a worker keeps some requests of each
+//! second, so a flood is told by a few of them and the number of the others.
+//!
+//! ```text
+//!   watch of the Pods ──▶ Tail ──▶ a Follower for each container that runs
+//!                          ▲             │ GET /ui/requests, line by line
+//!                          └──── News ◀──┘
+//! ```
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::fmt::Write as _;
 use std::io::Write as _;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
+use futures::{AsyncBufReadExt as _, StreamExt as _};
 use jiff::Timestamp;
 use jiff::tz::TimeZone;
 use k8s_openapi::api::apps::v1::{DaemonSet, Deployment, ReplicaSet, StatefulSet};
-use k8s_openapi::api::core::v1::Pod;
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::LabelSelector;
+use k8s_openapi::api::core::v1::{ContainerStatus, Pod};
 use kube::api::{Api, ListParams};
-use serde::Deserialize;
+use kube::runtime::WatchStreamExt as _;
+use kube::runtime::watcher::{self, Event};
+use tokio::sync::mpsc;
+use tokio::task::JoinSet;
+use tokio::time::sleep;
+use tokio_util::sync::CancellationToken;
+use wherry_node::protocol::{Line, Seen, Since};
+use wherry_resources::selectors::LabelSelector;
 
 use crate::api;
 use crate::diagnostic::Diagnostic;
 
-/// How often records are read.
-const EVERY: Duration = Duration::from_secs(1);
-/// How often it is asked which Pods there are.
-const PODS_EVERY: Duration = Duration::from_secs(5);
-/// Pods that are read at the same time; of more the first by name. A record is read as a whole,
-/// which of a container that was busy all day is some 100 kB.
-const PODS_MAX: usize = 20;
+/// Containers that are followed at the same time: each is a connection, and a worker takes 128.
+const FOLLOWED_MAX: usize = 50;
+/// News that wait to be printed. Beyond, followers wait, and the workers count what they miss.
+const NEWS_MAX: usize = 256;
+/// First and longest wait before a broken stream goes on.
+const RETRY: (Duration, Duration) = (Duration::from_millis(500), Duration::from_secs(10));
+/// What a Pod that has gone has answered last may still be on its way.
+const LINGER: Duration = Duration::from_secs(2);
 
 #[derive(clap::Args)]
 pub struct Flags {
@@ -67,174 +83,294 @@ pub fn main(flags: Flags) -> Result<(), Diagnostic> {
     crate::roles::small_runtime()?.block_on(async {
         let shutdown = crate::roles::shutdown_on_signal()?;
         let connection = flags.cluster.connect().await?;
-        let mut tail = Tail::new(connection.client, flags.namespace, flags.target);
-        shutdown.run_until_cancelled(tail.run()).await.unwrap_or(Ok(()))
+        let run = Tail::run(connection.client, flags.namespace, flags.target);
+        shutdown.run_until_cancelled(run).await.unwrap_or(Ok(()))
     })
 }
 
-/// What a worker keeps of a container, as far as it is shown.
-#[derive(Debug, Deserialize)]
-struct Told {
-    containers: Vec<Container>,
+/// What followers have to say.
+enum News {
+    /// A container has answered, or some of its answers are missing.
+    Line { pod: String, line: Line },
+    /// A container cannot be followed for now.
+    Trouble { pod: String, why: String },
+    /// The requests of these Pods are not for whoever asks.
+    Forbidden(kube::Error),
 }
 
-#[derive(Debug, Deserialize)]
-struct Container {
+/// A container that is followed.
+struct Follower {
+    client: kube::Client,
+    namespace: String,
+    pod: String,
     container: String,
-    record: Record,
+    /// Its Pod has gone.
+    gone: CancellationToken,
+    news: mpsc::Sender<News>,
 }
 
-#[derive(Debug, Deserialize)]
-struct Record {
-    seen: Vec<Seen>,
-}
+impl Follower {
+    /// Follows until the Pod goes, from one stream to the next.
+    async fn run(self, mut since: Since) {
+        let (mut wait, mut said) = (RETRY.0, false);
+        loop {
+            let trouble = match self.follow(&mut since).await {
+                Ok(()) => {
+                    (wait, said) = (RETRY.0, false);
+                    None
+                }
+                Err(kube::Error::Api(status)) => match status.code {
+                    403 => Some(News::Forbidden(kube::Error::Api(status))),
+                    // It is just being started again, or the Pod has gone.
+                    404 => None,
+                    _ => Some(self.trouble(status.message.clone())),
+                },
+                Err(error) => Some(self.trouble(error.to_string())),
+            };
+            if let Some(trouble) = trouble.filter(|_| !said) {
+                said = true;
+                if self.news.send(trouble).await.is_err() {
+                    return;
+                }
+            }
+            if self.gone.run_until_cancelled(sleep(wait)).await.is_none() {
+                return;
+            }
+            wait = (wait * 2).min(RETRY.1);
+        }
+    }
 
-/// One request.
-#[derive(Debug, Default, Clone, Deserialize)]
-#[serde(rename_all = "camelCase", default)]
-struct Seen {
-    number: u64,
-    at_ms: i64,
-    from: String,
-    host: String,
-    method: String,
-    path: String,
-    status: u16,
-    why: Option<String>,
-    placed_us: Option<u64>,
-    instantiated_us: Option<u64>,
-    answered_us: Option<u64>,
-    ended_us: u64,
-    rested_ms: Option<u64>,
+    fn trouble(&self, why: String) -> News {
+        News::Trouble { pod: self.pod.clone(), why }
+    }
+
+    /// One stream, to its end. `since` is where the next one goes on.
+    async fn follow(&self, since: &mut Since) -> Result<(), kube::Error> {
+        let query = form_urlencoded::Serializer::new(String::new())
+            .append_pair("namespace", &self.namespace)
+            .append_pair("name", &self.pod)
+            .append_pair("container", &self.container)
+            .append_pair("since", &since.to_string())
+            .finish();
+        let request = http::Request::get(format!("/ui/requests?{query}")).body(Vec::new());
+        let request = request.expect("an encoded query is part of a path");
+        let stream = self.client.request_stream(request).await?;
+        let stream = std::pin::pin!(stream);
+        let mut lines = stream.lines();
+        loop {
+            let left = async {
+                self.gone.cancelled().await;
+                sleep(LINGER).await;
+            };
+            let text = tokio::select! {
+                text = lines.next() => text,
+                () = left => return Ok(()),
+            };
+            // Where a stream breaks, the next one goes on.
+            let Some(Ok(text)) = text else { return Ok(()) };
+            let line: Line = serde_json::from_str(&text).map_err(kube::Error::SerdeError)?;
+            *since = Since::Place(line.place);
+            let tells = line.seen.is_some() || line.missed > 0;
+            let news = News::Line { pod: self.pod.clone(), line };
+            if tells && self.news.send(news).await.is_err() {
+                return Ok(());
+            }
+        }
+    }
 }
 
 struct Tail {
     client: kube::Client,
     namespace: String,
     target: Option<Target>,
+    /// Which labels the Pods of the target have.
+    selector: Option<LabelSelector>,
     /// Names of Pods by their addresses, of the whole namespace.
     names: HashMap<String, String>,
-    pods: Vec<String>,
-    looked: Option<Instant>,
-    /// The last request of each container that was shown.
-    shown: BTreeMap<(String, String), u64>,
+    /// Containers that are followed: by the Pod's uid and their name.
+    followed: BTreeMap<(String, String), CancellationToken>,
+    /// That some are not was said.
+    is_full: bool,
+    tasks: JoinSet<()>,
+    news: mpsc::Sender<News>,
 }
 
 impl Tail {
-    fn new(client: kube::Client, namespace: String, target: Option<Target>) -> Tail {
-        Tail {
+    async fn run(
+        client: kube::Client,
+        namespace: String,
+        target: Option<Target>,
+    ) -> Result<(), Diagnostic> {
+        let (news, mut heard) = mpsc::channel(NEWS_MAX);
+        let selector = selector(&client, &namespace, target.as_ref()).await?;
+        let pods: Api<Pod> = Api::namespaced(client.clone(), &namespace);
+        // Whoever may not, and whoever means a Pod that is not there, is told at once.
+        let all = pods.list(&ListParams::default()).await.map_err(api::failed("reading the Pods"));
+        let all = all?.items;
+        check(target.as_ref(), &all, &namespace)?;
+        let mut tail = Tail {
             client,
             namespace,
             target,
+            selector,
             names: HashMap::new(),
-            pods: Vec::new(),
-            looked: None,
-            shown: BTreeMap::new(),
+            followed: BTreeMap::new(),
+            is_full: false,
+            tasks: JoinSet::new(),
+            news,
+        };
+        all.iter().for_each(|pod| tail.look(pod, Since::Now));
+        if tail.followed.is_empty() {
+            eprintln!("no Pod runs there yet; waiting for one");
         }
-    }
-
-    async fn run(&mut self) -> Result<(), Diagnostic> {
+        let events = watcher::watcher(pods, watcher::Config::default()).default_backoff();
+        let mut events = std::pin::pin!(events);
+        let mut listed = BTreeSet::new();
         loop {
-            if self.looked.is_none_or(|at| at.elapsed() >= PODS_EVERY) {
-                let first = self.looked.is_none();
-                match self.look().await {
-                    Ok(()) => {}
-                    Err(diagnostic) if first => return Err(diagnostic),
+            tokio::select! {
+                event = events.next() => match event {
+                    Some(Ok(Event::Init)) => listed.clear(),
+                    Some(Ok(Event::InitApply(pod))) => {
+                        listed.extend(pod.metadata.uid.clone());
+                        tail.look(&pod, Since::First);
+                    }
+                    Some(Ok(Event::InitDone)) => tail.leave(|uid| !listed.contains(uid)),
+                    Some(Ok(Event::Apply(pod))) => tail.look(&pod, Since::First),
+                    Some(Ok(Event::Delete(pod))) => {
+                        let gone = pod.metadata.uid.unwrap_or_default();
+                        tail.leave(|uid| uid == gone);
+                    }
                     // A server may go away for a while; what is known serves meanwhile.
-                    Err(_) => self.looked = Some(Instant::now()),
-                }
-                if first && self.pods.is_empty() {
-                    eprintln!("no Pod runs there yet; waiting for one");
-                }
-            }
-            let asked = self.pods.iter().map(|pod| read(&self.client, &self.namespace, pod));
-            let told = futures::future::join_all(asked).await;
-            let mut lines = Vec::new();
-            for (pod, told) in self.pods.clone().into_iter().zip(told) {
-                for container in told?.containers {
-                    lines.extend(self.news(&pod, container));
+                    Some(Err(_)) => {}
+                    None => return Ok(()),
+                },
+                // `tail` has a sender.
+                Some(news) = heard.recv() => {
+                    if !tail.show(news)? {
+                        return Ok(());
+                    }
                 }
             }
-            lines.sort();
-            let mut out = std::io::stdout().lock();
-            for (_, line) in lines {
-                if writeln!(out, "{line}").is_err() {
-                    // Whoever read it has seen enough.
-                    return Ok(());
-                }
-            }
-            drop(out);
-            tokio::time::sleep(EVERY).await;
         }
     }
 
-    /// Finds the Pods.
-    async fn look(&mut self) -> Result<(), Diagnostic> {
-        let selector = self.selector().await?;
-        let pods: Api<Pod> = Api::namespaced(self.client.clone(), &self.namespace);
-        let all =
-            pods.list(&ListParams::default()).await.map_err(api::failed("reading the Pods"))?;
-        self.names = all.items.iter().filter_map(name_of_address).collect();
-        let name = |pod: &Pod| pod.metadata.name.clone();
-        let mut chosen: Vec<String> = match (&self.target, &selector) {
-            (Some(Target::Pod(wanted)), _) => {
-                let found = all.items.iter().filter_map(name).find(|it| it == wanted);
-                let missing = || {
-                    let list = format!("kubectl get pods -n {}", self.namespace);
-                    Diagnostic::new("WH0008", format!("there is no Pod {wanted:?}"))
-                        .help(format!("see which there are:   {list}"))
-                };
-                vec![found.ok_or_else(missing)?]
+    /// Follows the containers of a Pod that run, if it is meant. Of one that ran before it was
+    /// looked at, what it has answered until then is not news.
+    fn look(&mut self, pod: &Pod, since: Since) {
+        while self.tasks.try_join_next().is_some() {}
+        self.names.extend(name_of_address(pod));
+        let (Some(name), Some(uid)) = (&pod.metadata.name, &pod.metadata.uid) else { return };
+        if !self.is_meant(pod, name) {
+            return;
+        }
+        for container in running(pod) {
+            let key = (uid.clone(), container.to_owned());
+            if self.followed.contains_key(&key) {
+                continue;
             }
+            if self.followed.len() >= FOLLOWED_MAX {
+                if !std::mem::replace(&mut self.is_full, true) {
+                    eprintln!("only {FOLLOWED_MAX} containers are shown: name a Pod or workload");
+                }
+                return;
+            }
+            let gone = CancellationToken::new();
+            self.followed.insert(key, gone.clone());
+            let follower = Follower {
+                client: self.client.clone(),
+                namespace: self.namespace.clone(),
+                pod: name.clone(),
+                container: container.to_owned(),
+                gone,
+                news: self.news.clone(),
+            };
+            self.tasks.spawn(follower.run(since));
+        }
+    }
+
+    fn is_meant(&self, pod: &Pod, name: &str) -> bool {
+        match (&self.target, &self.selector) {
+            (Some(Target::Pod(wanted)), _) => wanted == name,
             (_, Some(selector)) => {
-                let params = ListParams::default().labels(selector);
-                let some = pods.list(&params).await.map_err(api::failed("reading the Pods"))?;
-                some.items.iter().filter_map(name).collect()
+                let labels = serde_json::to_value(&pod.metadata.labels).unwrap_or_default();
+                selector.matches_labels(Some(&labels))
             }
-            (_, None) => all.items.iter().filter_map(name).collect(),
-        };
-        chosen.sort();
-        chosen.truncate(PODS_MAX);
-        self.shown.retain(|(pod, _), _| chosen.contains(pod));
-        self.pods = chosen;
-        self.looked = Some(Instant::now());
-        Ok(())
+            (_, None) => true,
+        }
     }
 
-    /// Which labels the Pods of a workload have.
-    async fn selector(&self) -> Result<Option<String>, Diagnostic> {
-        let (client, namespace) = (&self.client, &self.namespace);
-        let found = match &self.target {
-            None | Some(Target::Pod(_)) => return Ok(None),
-            Some(Target::Deployment(name)) => {
-                get::<Deployment>(client, namespace, name).await?.spec.selector
+    /// Pods have gone.
+    fn leave(&mut self, gone: impl Fn(&str) -> bool) {
+        self.followed.retain(|(uid, _), token| {
+            let stays = !gone(uid);
+            if !stays {
+                token.cancel();
             }
-            Some(Target::StatefulSet(name)) => {
-                get::<StatefulSet>(client, namespace, name).await?.spec.selector
-            }
-            Some(Target::DaemonSet(name)) => {
-                get::<DaemonSet>(client, namespace, name).await?.spec.selector
-            }
-            Some(Target::ReplicaSet(name)) => {
-                get::<ReplicaSet>(client, namespace, name).await?.spec.selector
-            }
-        };
-        Ok(Some(text_of(&found)))
+            stays
+        });
+        if self.followed.len() < FOLLOWED_MAX {
+            self.is_full = false;
+        }
     }
 
-    /// What of a container was not shown yet. Of one that is seen for the first time nothing: it
-    /// has happened before.
-    fn news(&mut self, pod: &str, container: Container) -> Vec<(i64, String)> {
-        let key = (pod.to_owned(), container.container);
-        let last = container.record.seen.last().map_or(0, |seen| seen.number);
-        let shown = self.shown.insert(key, last);
-        // A worker that was restarted counts from the beginning again.
-        let Some(shown) = shown.map(|shown| if shown > last { 0 } else { shown }) else {
-            return Vec::new();
+    /// Prints it. False: whoever read it has seen enough.
+    fn show(&self, news: News) -> Result<bool, Diagnostic> {
+        let (pod, line) = match news {
+            News::Line { pod, line } => (pod, line),
+            News::Trouble { pod, why } => {
+                eprintln!("the requests of {pod} cannot be read, trying again: {why}");
+                return Ok(true);
+            }
+            News::Forbidden(error) => return Err(api::failed("reading the requests")(error)),
         };
-        let new = container.record.seen.into_iter().filter(|seen| seen.number > shown);
-        new.map(|seen| (seen.at_ms, line(&seen, pod, &self.names))).collect()
+        let mut out = std::io::stdout().lock();
+        if let Some(text) = missed(line.missed, &pod)
+            && writeln!(out, "{text}").is_err()
+        {
+            return Ok(false);
+        }
+        let Some(seen) = &line.seen else { return Ok(true) };
+        Ok(writeln!(out, "{}", self::line(seen, &pod, &self.names)).is_ok())
     }
+}
+
+/// Whether a Pod that is meant is there.
+fn check(target: Option<&Target>, all: &[Pod], namespace: &str) -> Result<(), Diagnostic> {
+    let Some(Target::Pod(wanted)) = target else { return Ok(()) };
+    if all.iter().any(|pod| pod.metadata.name.as_ref() == Some(wanted)) {
+        return Ok(());
+    }
+    let list = format!("kubectl get pods -n {namespace}");
+    Err(Diagnostic::new("WH0008", format!("there is no Pod {wanted:?}"))
+        .help(format!("see which there are:   {list}")))
+}
+
+/// Which labels the Pods of a target have, if it has Pods.
+async fn selector(
+    client: &kube::Client,
+    namespace: &str,
+    target: Option<&Target>,
+) -> Result<Option<LabelSelector>, Diagnostic> {
+    let found = match target {
+        None | Some(Target::Pod(_)) => return Ok(None),
+        Some(Target::Deployment(name)) => {
+            get::<Deployment>(client, namespace, name).await?.spec.selector
+        }
+        Some(Target::StatefulSet(name)) => {
+            get::<StatefulSet>(client, namespace, name).await?.spec.selector
+        }
+        Some(Target::DaemonSet(name)) => {
+            get::<DaemonSet>(client, namespace, name).await?.spec.selector
+        }
+        Some(Target::ReplicaSet(name)) => {
+            get::<ReplicaSet>(client, namespace, name).await?.spec.selector
+        }
+    };
+    let unusable = |why: &dyn std::fmt::Display| {
+        Diagnostic::new("WH0008", "the workload's selector cannot be read").why(why.to_string())
+    };
+    let typed = serde_json::to_value(found).map_err(|error| unusable(&error))?;
+    LabelSelector::from_typed(Some(&typed)).map(Some).map_err(|error| unusable(&error))
 }
 
 async fn get<K>(client: &kube::Client, namespace: &str, name: &str) -> Result<K, Diagnostic>
@@ -249,41 +385,26 @@ where
     api.get(name).await.map_err(api::failed("reading the workload"))
 }
 
-/// The record of a Pod. Nothing while it cannot be read: it may start, or its node may be away.
-/// Who may not read it is told so.
-async fn read(client: &kube::Client, namespace: &str, pod: &str) -> Result<Told, Diagnostic> {
-    let query = form_urlencoded::Serializer::new(String::new())
-        .append_pair("namespace", namespace)
-        .append_pair("name", pod)
-        .finish();
-    let request = http::Request::get(format!("/ui/record?{query}")).body(Vec::new());
-    let request = request.expect("an encoded query is part of a path");
-    match client.request(request).await {
-        Ok(told) => Ok(told),
-        Err(kube::Error::Api(status)) if status.code == 403 => {
-            Err(api::failed("reading the requests")(kube::Error::Api(status)))
-        }
-        Err(_) => Ok(Told { containers: Vec::new() }),
-    }
+/// Containers of a Pod that run.
+fn running(pod: &Pod) -> impl Iterator<Item = &str> {
+    let statuses = pod.status.iter().flat_map(|status| {
+        [&status.container_statuses, &status.init_container_statuses].into_iter().flatten()
+    });
+    let runs = |it: &&ContainerStatus| it.state.as_ref().is_some_and(|it| it.running.is_some());
+    statuses.flatten().filter(runs).map(|container| container.name.as_str())
 }
 
 fn name_of_address(pod: &Pod) -> Option<(String, String)> {
     Some((pod.status.as_ref()?.pod_ip.clone()?, pod.metadata.name.clone()?))
 }
 
-/// A selector as a query has it.
-fn text_of(selector: &LabelSelector) -> String {
-    let equal = selector.match_labels.iter().flatten().map(|(key, value)| format!("{key}={value}"));
-    let wanted = selector.match_expressions.iter().flatten().map(|it| {
-        let values = it.values.clone().unwrap_or_default().join(",");
-        match it.operator.as_str() {
-            "In" => format!("{} in ({values})", it.key),
-            "NotIn" => format!("{} notin ({values})", it.key),
-            "DoesNotExist" => format!("!{}", it.key),
-            _ => it.key.clone(),
-        }
-    });
-    equal.chain(wanted).collect::<Vec<_>>().join(",")
+/// That requests were not told, if there were any.
+fn missed(missed: u64, pod: &str) -> Option<String> {
+    match missed {
+        0 => None,
+        1 => Some(format!("... 1 more request of {pod}, too many at once to show each")),
+        many => Some(format!("... {many} more requests of {pod}, too many at once to show each")),
+    }
 }
 
 /// One request as a line: when, from whom, to whom, what, and how it went.
@@ -379,15 +500,35 @@ mod tests {
     }
 
     #[test]
-    fn selectors_are_queries() {
-        let selector = serde_json::json!({
-            "matchLabels": {"app": "web"},
-            "matchExpressions": [
-                {"key": "tier", "operator": "In", "values": ["a", "b"]},
-                {"key": "old", "operator": "DoesNotExist"},
-            ],
+    fn containers_that_run_are_followed() {
+        let pod = serde_json::json!({
+            "metadata": {"name": "web-1"},
+            "status": {
+                "podIP": "10.64.0.7",
+                "containerStatuses": [
+                    {"name": "web", "image": "x", "imageID": "", "ready": true, "restartCount": 0,
+                     "state": {"running": {"startedAt": "2026-01-01T00:00:00Z"}}},
+                    {"name": "late", "image": "x", "imageID": "", "ready": false,
+                     "restartCount": 0, "state": {"waiting": {}}},
+                ],
+                "initContainerStatuses": [
+                    {"name": "side", "image": "x", "imageID": "", "ready": true, "restartCount": 0,
+                     "state": {"running": {}}},
+                ],
+            },
         });
-        let selector: LabelSelector = serde_json::from_value(selector).expect("a selector");
-        assert_eq!(text_of(&selector), "app=web,tier in (a,b),!old");
+        let pod: Pod = serde_json::from_value(pod).expect("a Pod");
+        assert_eq!(running(&pod).collect::<Vec<_>>(), ["web", "side"]);
+        let named = ("10.64.0.7".to_owned(), "web-1".to_owned());
+        assert_eq!(name_of_address(&pod), Some(named));
+        assert_eq!(running(&Pod::default()).count(), 0);
+    }
+
+    #[test]
+    fn what_is_not_shown_is_counted() {
+        assert_eq!(missed(0, "web-1"), None);
+        let text = missed(980, "web-1");
+        let expected = "... 980 more requests of web-1, too many at once to show each";
+        assert_eq!(text.as_deref(), Some(expected));
     }
 }

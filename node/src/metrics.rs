@@ -1,9 +1,24 @@
-//! What workers tell of traffic and agents show as metrics: the families, and their text.
+//! What a node counts and shows as metrics: histograms of times, the families, and their text.
 //!
-//! A worker tells [`Samples`], lines by family; the agent puts those of all its workers together in
-//! the text form of Prometheus, where a family stands in one piece.
+//! A worker tells [`Samples`], lines by family; the agent puts those of all its workers and its own
+//! together in the text form of Prometheus, where a family stands in one piece. Every time that is
+//! measured on a node goes into [`Times`], whoever reads it: Prometheus, or the dashboard as JSON.
 
-use std::{collections::BTreeMap, fmt::Write as _};
+use std::{
+    collections::BTreeMap,
+    fmt::Write as _,
+    sync::atomic::{AtomicU64, Ordering::Relaxed},
+    time::Duration,
+};
+
+use serde::{Serialize, Serializer};
+
+/// Upper ends of the buckets of all histograms, in microseconds: an instance takes tens of them, a
+/// request thousands, a compilation millions.
+pub const BOUNDS_US: [u64; 19] = [
+    20, 50, 100, 250, 500, 1_000, 2_500, 5_000, 10_000, 25_000, 50_000, 100_000, 250_000, 500_000,
+    1_000_000, 2_500_000, 5_000_000, 10_000_000, 30_000_000,
+];
 
 /// Lines by the name of their family, each without its name: `{labels} value`, with what follows
 /// the name in histograms (`_bucket`, `_sum`, `_count`) before it.
@@ -27,7 +42,9 @@ pub const OPEN: &str = "wherry_connections_open";
 pub const ROUTE_REQUESTS: &str = "wherry_ingress_requests_total";
 /// Until the head of the answer, by rule of an Ingress.
 pub const ROUTE_DURATION: &str = "wherry_ingress_request_duration_seconds";
-/// Steps of requests; those of starts are counted by the agent.
+/// Parts of cold starts.
+pub const STARTS: &str = "wherry_cold_start_seconds";
+/// Steps of requests.
 pub const PHASES: &str = "wherry_phase_seconds";
 /// What was left out for want of room.
 pub const LEFT_OUT: &str = "wherry_traffic_left_out";
@@ -35,7 +52,8 @@ pub const LEFT_OUT: &str = "wherry_traffic_left_out";
 pub const SILENT: &str = "wherry_workers_silent";
 
 /// Every family: name, type, meaning.
-const FAMILIES: [(&str, &str, &str); 12] = [
+const FAMILIES: [(&str, &str, &str); 13] = [
+    (STARTS, "histogram", "What the parts of cold starts took."),
     (REQUESTS, "counter", "Requests from a workload to a port of a Service."),
     (DURATION, "histogram", "Time from a request to the head of its answer."),
     (SENT, "counter", "Bytes in bodies of requests."),
@@ -49,6 +67,76 @@ const FAMILIES: [(&str, &str, &str); 12] = [
     (LEFT_OUT, "gauge", "Pairs of workloads and Services that are not shown: too many."),
     (SILENT, "gauge", "Workers of this node that did not tell their metrics."),
 ];
+
+/// How long something took, each time that it happened, in buckets.
+#[derive(Debug, Default)]
+pub struct Times {
+    /// Not cumulated; the last one is for what took longer than every bound.
+    buckets: [AtomicU64; BOUNDS_US.len() + 1],
+    sum_us: AtomicU64,
+}
+
+impl Times {
+    /// Adds one.
+    pub fn add(&self, took: Duration) {
+        let us = u64::try_from(took.as_micros()).unwrap_or(u64::MAX);
+        let at = BOUNDS_US.partition_point(|bound| *bound < us);
+        self.buckets[at].fetch_add(1, Relaxed);
+        self.sum_us.fetch_add(us, Relaxed);
+    }
+
+    /// How many lie in each bucket.
+    fn counts(&self) -> [u64; BOUNDS_US.len() + 1] {
+        self.buckets.each_ref().map(|bucket| bucket.load(Relaxed))
+    }
+
+    /// Nothing was added yet.
+    pub fn is_empty(&self) -> bool {
+        self.counts().iter().all(|count| *count == 0)
+    }
+
+    /// Adds its lines, each with these labels. The count is that of the buckets as they were read:
+    /// what is added meanwhile may be in the sum already.
+    pub fn tell(&self, labels: &str, lines: &mut Vec<String>) {
+        let mut count = 0;
+        for (at, inside) in self.counts().iter().enumerate() {
+            count += inside;
+            let bound = BOUNDS_US.get(at).map(|us| (*us as f64 / 1e6).to_string());
+            let bound = bound.as_deref().unwrap_or("+Inf");
+            lines.push(format!("_bucket{{{labels},le=\"{bound}\"}} {count}"));
+        }
+        let sum = self.sum_us.load(Relaxed) as f64 / 1e6;
+        lines.push(format!("_sum{{{labels}}} {sum}"));
+        lines.push(format!("_count{{{labels}}} {count}"));
+    }
+}
+
+impl Clone for Times {
+    fn clone(&self) -> Times {
+        let sum_us = AtomicU64::new(self.sum_us.load(Relaxed));
+        Times { buckets: self.counts().map(AtomicU64::new), sum_us }
+    }
+}
+
+/// The counts of the buckets alone; whoever reads them needs [`BOUNDS_US`] as well.
+impl Serialize for Times {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        self.counts().serialize(serializer)
+    }
+}
+
+/// A value of a label as it stands between its quotes.
+pub fn escaped(text: &str) -> String {
+    let mut out = String::with_capacity(text.len());
+    for letter in text.chars() {
+        match letter {
+            '"' | '\\' => _ = write!(out, "\\{letter}"),
+            '\n' => out.push_str("\\n"),
+            other => out.push(other),
+        }
+    }
+    out
+}
 
 /// The text of all of them.
 pub fn text(all: &[Samples]) -> String {
@@ -69,6 +157,31 @@ pub fn text(all: &[Samples]) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn times_lie_below_their_bounds() {
+        let times = Times::default();
+        assert!(times.is_empty());
+        for us in [0, 20, 21, 30_000_000, 30_000_001] {
+            times.add(Duration::from_micros(us));
+        }
+        let mut lines = Vec::new();
+        times.tell("a=\"b\"", &mut lines);
+        assert_eq!(lines[0], "_bucket{a=\"b\",le=\"0.00002\"} 2");
+        assert_eq!(lines[1], "_bucket{a=\"b\",le=\"0.00005\"} 3");
+        assert_eq!(lines[18], "_bucket{a=\"b\",le=\"30\"} 4");
+        assert_eq!(lines[19], "_bucket{a=\"b\",le=\"+Inf\"} 5");
+        assert_eq!(lines[20..], ["_sum{a=\"b\"} 60.000042", "_count{a=\"b\"} 5"]);
+        let told = serde_json::to_value(times.clone()).expect("numbers become JSON");
+        let told: Vec<u64> = serde_json::from_value(told).expect("numbers");
+        assert_eq!((told.len(), &told[..2], &told[18..]), (20, &[2, 1][..], &[1, 1][..]));
+        assert!(!times.is_empty() && BOUNDS_US.is_sorted());
+    }
+
+    #[test]
+    fn labels_are_escaped() {
+        assert_eq!(escaped("a\"b\\c\n"), "a\\\"b\\\\c\\n");
+    }
 
     #[test]
     fn a_family_stands_in_one_piece_whoever_tells_it() {

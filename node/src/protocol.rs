@@ -23,18 +23,22 @@
 //! in this Pod, and a number never runs twice.
 
 mod container;
+mod dns;
 mod network;
+mod requests;
 mod stream;
 
 pub use self::container::{
     Check, Health, HookKind, Hooks, HostAlias, HttpCheck, LastWords, Mount, Probe, ProbeKind,
     Probes,
 };
+pub use self::dns::Dns;
 pub use self::network::{
     Certificate, Demand, Denial, Direction, Endpoint, INGRESS_LOGS, INGRESS_NAMESPACE, IngressPath,
     IngressRule, IngressTable, NodeRoute, Nodes, Policies, RoutePort, ServiceKey, ServiceRoute,
-    Services,
+    Services, dashed_address,
 };
+pub use self::requests::{Line, Place, Seen, Since};
 pub use self::stream::{Answer, Code, Open, Streams};
 
 use std::{
@@ -295,8 +299,9 @@ pub struct Pod {
     pub labels: BTreeMap<String, String>,
     /// `hostAliases`
     pub hosts: Vec<HostAlias>,
-    /// `dnsConfig.searches`, tried after the cluster's own.
-    pub searches: Vec<String>,
+    /// `dnsPolicy` and `dnsConfig`. Among the others, as its first field was before there were more.
+    #[serde(flatten)]
+    pub dns: Dns,
     /// What to start.
     pub containers: Vec<Container>,
 }

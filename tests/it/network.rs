@@ -88,6 +88,20 @@ spec:
   containers: [{name: hello, image: "hello-http:dev"}]
 "#;
 
+/// A Pod with search domains of its own and no others.
+const SEARCHER: &str = r#"
+apiVersion: v1
+kind: Pod
+metadata: {name: searcher}
+spec:
+  dnsPolicy: None
+  dnsConfig:
+    nameservers: [192.0.2.53]
+    searches: [echo.default.svc.cluster.local]
+    options: [{name: ndots, value: "2"}]
+  containers: [{name: sh, image: busybox, args: [sleep, "100000"]}]
+"#;
+
 const DENY: &str = r#"
 apiVersion: networking.k8s.io/v1
 kind: NetworkPolicy
@@ -235,6 +249,25 @@ fn names_are_answered_to_programs_outside() {
     check(&[&name("nobody")], "NXDOMAIN");
     check(&["example.com"], "REFUSED");
     check(&["dns-version.cluster.local", "TXT"], "TXT \"1.1.0\"");
+    let dashed = format!("{}.default.pod.cluster.local", pod.replace('.', "-"));
+    check(&[&dashed], &format!("A {pod}"));
+    check(&["+bufsize=512", "+ignore", &name("echo")], &format!("A {pod}"));
+    // Guests are told the same, also behind the search domains that a Pod names.
+    for host in ["hello", "echo-0.echo", &dashed, "hello.default.svc.cluster.local."] {
+        let (done, said) = run(&cluster, &format!("nslookup {host}"));
+        assert!(done, "{host}: {said}");
+    }
+    assert!(!run(&cluster, "nslookup nobody.default.svc.cluster.local").0);
+    apply(&cluster, SEARCHER);
+    cluster.kubectl_ok(&["wait", "--for=condition=Ready", "pod/searcher", "--timeout=60s"]);
+    let searcher = |command: &str| {
+        let output = cluster.kubectl(&["exec", "searcher", "--", "sh", "-c", command]);
+        (output.status.success(), text(&output.stdout) + &text(&output.stderr))
+    };
+    let (done, said) = searcher("nslookup echo-0 && cat /etc/resolv.conf");
+    assert!(done && said.contains(&pod), "{said}");
+    assert!(said.contains("search echo.default.svc.cluster.local\noptions ndots:2"), "{said}");
+    assert!(!searcher("nslookup hello").0, "the cluster's own search domains are not its");
     cluster.kubectl_ok(&["delete", "service", "hello"]);
     wait_for("a name goes with its Service", || {
         (dig(&cluster, &[&name("hello")]) == "NXDOMAIN").then_some(())

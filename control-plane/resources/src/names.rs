@@ -19,6 +19,8 @@ const PORT_NAME_LENGTH_MAX: usize = 15;
 const LABEL_FORM: &str = "[a-z0-9]([-a-z0-9]*[a-z0-9])?";
 const LABEL_1035_FORM: &str = "[a-z]([-a-z0-9]*[a-z0-9])?";
 const SUBDOMAIN_FORM: &str = r"[a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*";
+const SEARCH_DOMAIN_FORM: &str =
+    r"_?[a-z0-9]([-_a-z0-9]*[a-z0-9])?(\._?[a-z0-9]([-_a-z0-9]*[a-z0-9])?)*";
 const QUALIFIED_FORM: &str = "([A-Za-z0-9][-A-Za-z0-9_.]*)?[A-Za-z0-9]";
 const VALUE_FORM: &str = "(([A-Za-z0-9][-A-Za-z0-9_.]*)?[A-Za-z0-9])?";
 const CONFIG_KEY_FORM: &str = "[-._a-zA-Z0-9]+";
@@ -126,6 +128,18 @@ pub fn wildcard_subdomain(value: &str) -> Vec<String> {
     if !value.strip_prefix("*.").is_some_and(|name| name.split('.').all(is_label)) {
         let pattern = format!(r"\*\.{SUBDOMAIN_FORM}");
         complaints.push(form(sentence, &pattern, &["*.example.com"]));
+    }
+    complaints
+}
+
+/// A search domain of a resolver: a subdomain with underscores within labels, or one before them.
+pub fn search_domain(value: &str) -> Vec<String> {
+    let sentence = "a lowercase RFC 1123 subdomain must consist of lower case alphanumeric \
+        characters, '-', '_' or '.', and must start and end with an alphanumeric character";
+    let fits = |label: &str| is_label(&label.strip_prefix('_').unwrap_or(label).replace('_', "-"));
+    let mut complaints = too_long(value, SUBDOMAIN_LENGTH_MAX);
+    if !value.split('.').all(fits) {
+        complaints.push(form(sentence, SEARCH_DOMAIN_FORM, &["example.com"]));
     }
     complaints
 }
@@ -365,6 +379,7 @@ mod tests {
                 "environment_variable" => environment_variable(value),
                 "port_name" => port_name(value),
                 "ip_address" => ip_address(value),
+                "search_domain" => search_domain(value),
                 other => panic!("{other} is no rule"),
             };
             if complaints.is_empty() { "ok".to_string() } else { complaints.join("\n") }

@@ -17,7 +17,10 @@ use std::{
     io::{self, Write},
     os::unix::fs::{DirBuilderExt, OpenOptionsExt},
     path::{Path, PathBuf},
-    sync::{Arc, Mutex, PoisonError},
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicU64, Ordering::Relaxed},
+    },
     time::Duration,
 };
 
@@ -284,7 +287,9 @@ async fn write(path: PathBuf, bytes: Vec<u8>) {
 /// Replaces a file as a whole. It is not forced to the disk: after a power cut an older or missing
 /// copy is one Pod that waits for a server, and forcing thousands would slow every start.
 fn replace(path: &Path, bytes: &[u8]) -> io::Result<()> {
-    let draft = path.with_extension("draft");
+    // Of its own for each write: two Pods that start together keep the same ConfigMap.
+    static DRAFTS: AtomicU64 = AtomicU64::new(0);
+    let draft = path.with_extension(format!("{}.draft", DRAFTS.fetch_add(1, Relaxed)));
     let mut file =
         fs::OpenOptions::new().create(true).write(true).truncate(true).mode(0o600).open(&draft)?;
     file.write_all(bytes)?;

@@ -69,7 +69,7 @@ fn desired(containers: &str, restart: RestartPolicy) -> Desired {
         node: "node-1".to_owned(),
         hostname: "web".to_owned(),
         hosts: Vec::new(),
-        searches: Vec::new(),
+        dns: Default::default(),
         priority: 0,
         gates: Vec::new(),
         service_account: "default".to_owned(),

@@ -3,7 +3,7 @@
 //! The worker writes `<restart>.log` and rotates it to `.1` and `.2` (see `protocol::log_file`). A
 //! reader goes through the files from the oldest to the newest, then, if it follows, waits at the end
 //! of the live file. A rotation shows as another inode under the live name: the old file is read to
-//! its end first, so no line is lost or read twice.
+//! its end once more, then those that came after it, so no line is lost or read twice.
 
 use std::{
     io,
@@ -249,6 +249,7 @@ async fn read(
     line.clear();
     let mut looks = 0;
     let mut over = false;
+    let mut next: Option<(File, u64)> = None;
     while !printer.is_done() {
         if next_line(&mut reader, &mut line).await? {
             let more = !reader.buffer().is_empty();
@@ -263,11 +264,13 @@ async fn read(
             return Ok(());
         }
         // At the end: another file under the live name, or the end of the container?
-        if let Some((file, number)) = open_one(live).await?
-            && number != inode
-        {
-            // What was written to the old one before it was moved has been read.
+        if let Some((file, number)) = next.take() {
             (reader, inode) = (BufReader::new(file), number);
+            continue;
+        }
+        next = successor(live, inode).await?;
+        if next.is_some() {
+            // What was written to this one after the last look, before it was moved, comes first.
             continue;
         }
         if over {
@@ -353,6 +356,18 @@ async fn open(live: &Path) -> io::Result<Vec<(File, u64)>> {
         }
     }
     Ok(files)
+}
+
+/// The file that came after one of a log, once that is no longer the live one. After one that is
+/// gone, it is the oldest that is left.
+async fn successor(live: &Path, inode: u64) -> io::Result<Option<(File, u64)>> {
+    if open_one(live).await?.is_none_or(|(_, number)| number == inode) {
+        return Ok(None);
+    }
+    let mut files = open(live).await?;
+    let found = files.iter().position(|(_, number)| *number == inode);
+    let after = found.map_or(0, |at| at + 1);
+    Ok((after < files.len()).then(|| files.swap_remove(after)))
 }
 
 fn rotated(live: &Path, age: usize) -> PathBuf {

@@ -194,3 +194,44 @@ async fn following_survives_a_rotation_and_ends_with_the_container() {
     assert!(pieces.recv().await.is_none());
     reading.await.expect("no panic");
 }
+
+#[tokio::test]
+async fn following_misses_nothing_of_two_rotations_at_once() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let live = folder.path().join("0.log");
+    let older = [rotated(&live, 1), rotated(&live, 2)];
+    let write = |number: u32| {
+        let mut file = std::fs::OpenOptions::new().create(true).append(true).open(&live)?;
+        let text = line(number, "stdout", "F", &format!("line {number}"));
+        std::io::Write::write_all(&mut file, text.as_bytes())
+    };
+    let rotate = || {
+        let _ = std::fs::rename(&older[0], &older[1]);
+        std::fs::rename(&live, &older[0])
+    };
+    write(1).expect("written");
+    let (output, mut pieces) = mpsc::channel(4);
+    let runs = Arc::new(AtomicBool::new(true));
+    let running = runs.clone();
+    let still_runs: StillRuns = Box::new(move || {
+        let runs = running.load(Ordering::SeqCst);
+        async move { runs }.boxed()
+    });
+    let options = Options::parse("follow=true", now()).expect("options");
+    let reading = tokio::spawn(stream(live.clone(), options, still_runs, output));
+    let first = pieces.recv().await.expect("it goes on").expect("readable");
+    let mut text = first.to_vec();
+    // All of it between two looks.
+    write(2).expect("written");
+    rotate().expect("moved");
+    write(3).expect("written");
+    rotate().expect("moved");
+    write(4).expect("written");
+    runs.store(false, Ordering::SeqCst);
+    while let Some(piece) = pieces.recv().await {
+        text.extend_from_slice(&piece.expect("readable"));
+    }
+    reading.await.expect("no panic");
+    let text = String::from_utf8(text).expect("text");
+    assert_eq!(text, "line 1\nline 2\nline 3\nline 4\n");
+}

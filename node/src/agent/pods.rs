@@ -667,7 +667,7 @@ impl Pods {
                     ip: entry.state.ip?,
                     labels: spec.labels.clone(),
                     hosts: spec.hosts.clone(),
-                    searches: spec.searches.clone(),
+                    dns: spec.dns.clone(),
                     containers: vec![(**start).clone()],
                 };
                 entry.told = true;

@@ -80,6 +80,13 @@ pub struct ServicePort {
     pub node_port: Option<u16>,
 }
 
+impl ServicePort {
+    /// Stands for all ports of a headless Service that names none.
+    fn any() -> ServicePort {
+        ServicePort { name: String::new(), port: 0, protocol: Protocol::Tcp, node_port: None }
+    }
+}
+
 /// What routing needs of an EndpointSlice.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SliceInfo {
@@ -151,19 +158,24 @@ pub fn service(object: Service) -> Option<ServiceInfo> {
             node_port: port.node_port.and_then(|port| u16::try_from(port).ok()),
         })
     });
+    let cluster_ips: Vec<IpAddr> =
+        addresses.into_iter().flatten().filter_map(|ip| ip.parse().ok()).collect();
+    // The names of a headless Service stand for its Pods, wherever they are.
+    let headless = external_name.is_none() && cluster_ips.is_empty();
+    let only_local = |policy: Option<String>| !headless && policy.as_deref() == Some("Local");
     let affine = spec.session_affinity.as_deref() == Some("ClientIP");
     let seconds = spec.session_affinity_config.and_then(|config| config.client_ip?.timeout_seconds);
     let seconds = seconds.and_then(|seconds| u32::try_from(seconds).ok());
     Some(ServiceInfo {
         namespace: object.metadata.namespace?,
         name: object.metadata.name?,
-        cluster_ips: addresses.into_iter().flatten().filter_map(|ip| ip.parse().ok()).collect(),
+        cluster_ips,
         ports: ports.filter(|port| port.port > 0).collect(),
         external_name,
         affinity_seconds: affine.then(|| seconds.unwrap_or(AFFINITY_SECONDS)),
-        internal_local: spec.internal_traffic_policy.as_deref() == Some("Local"),
-        external_local: spec.external_traffic_policy.as_deref() == Some("Local"),
-        prefer: match spec.traffic_distribution.as_deref() {
+        internal_local: only_local(spec.internal_traffic_policy),
+        external_local: only_local(spec.external_traffic_policy),
+        prefer: match spec.traffic_distribution.as_deref().filter(|_| !headless) {
             Some("PreferSameNode") => Some(Prefer::SameNode),
             Some("PreferSameZone" | "PreferClose") => Some(Prefer::SameZone),
             _ => None,
@@ -446,14 +458,19 @@ pub fn route<'a>(
     let near = Near { node: here, zone: own.and_then(|node| node.zone.as_deref()) };
     // The control plane is not reached by way of the Service that names it.
     let machines = service.namespace == "default" && service.name == "kubernetes";
-    let ports = service.ports.iter().map(|port| {
+    // A headless Service may have no ports: its names stand for Pods, which answer at theirs.
+    let headless = service.cluster_ips.is_empty() && service.external_name.is_none();
+    let portless = headless && service.ports.is_empty();
+    let any = portless.then(ServicePort::any);
+    let ports = service.ports.iter().chain(&any).map(|port| {
         let mut found: Vec<(&EndpointInfo, u16, &str)> = Vec::new();
         for slice in slices.clone() {
             let target = slice
                 .ports
                 .iter()
                 .find(|(name, protocol, _)| *name == port.name && *protocol == port.protocol);
-            if let Some((_, _, target)) = target {
+            let target = target.map(|(_, _, target)| target).or(portless.then_some(&0));
+            if let Some(target) = target {
                 let all = slice.endpoints.iter();
                 found.extend(all.map(|endpoint| (endpoint, *target, slice.namespace.as_str())));
             }
@@ -462,8 +479,9 @@ pub fn route<'a>(
         found.dedup_by_key(|(endpoint, target, _)| (endpoint.address, *target));
         let candidates: Vec<Candidate> =
             found.iter().map(|(endpoint, ..)| candidate(endpoint, nodes)).collect();
-        let internal = chosen(&candidates, service.internal_local, service.prefer, near);
-        let external = chosen(&candidates, service.external_local, service.prefer, near);
+        let choose = |local_only| Choice { local_only, prefer: service.prefer, headless };
+        let internal = chosen(&candidates, choose(service.internal_local), near);
+        let external = chosen(&candidates, choose(service.external_local), near);
         let flags = internal.into_iter().zip(external);
         let endpoints = found.iter().zip(&candidates).zip(flags).map(
             |(((endpoint, target, namespace), candidate), (internal, external))| {
@@ -549,14 +567,21 @@ fn candidate<'a>(
     }
 }
 
+/// How a Service wants its endpoints to be chosen.
+#[derive(Clone, Copy)]
+struct Choice {
+    /// Only those of this node.
+    local_only: bool,
+    /// The near ones first.
+    prefer: Option<Prefer>,
+    /// Its names stand for ready Pods and for no other.
+    headless: bool,
+}
+
 /// Which endpoints callers are sent to: the ready ones of the scope, without any those that end but
 /// still answer; of these the near ones, if they are preferred and there are any.
-fn chosen(
-    all: &[Candidate],
-    local_only: bool,
-    prefer: Option<Prefer>,
-    near: Near<'_>,
-) -> Vec<bool> {
+fn chosen(all: &[Candidate], choice: Choice, near: Near<'_>) -> Vec<bool> {
+    let Choice { local_only, prefer, headless } = choice;
     let same_node = |it: &Candidate| it.node == Some(near.node);
     let same_zone = |it: &Candidate| near.zone.is_some() && it.zone == near.zone;
     let narrowed = |before: &[bool], fits: &dyn Fn(&Candidate) -> bool| -> Vec<bool> {
@@ -564,7 +589,7 @@ fn chosen(
     };
     let scope: Vec<bool> = all.iter().map(|it| !local_only || same_node(it)).collect();
     let mut usable = narrowed(&scope, &|it| it.ready);
-    if !usable.contains(&true) {
+    if !usable.contains(&true) && !headless {
         usable = narrowed(&scope, &|it| it.draining);
     }
     let closer: &[&dyn Fn(&Candidate) -> bool] = match prefer {

@@ -257,3 +257,65 @@ fn a_service_says_how_it_wants_to_be_reached() {
 fn node_of(text: &str) -> NodeInfo {
     node(read(text)).expect("a Node")
 }
+
+#[test]
+fn names_of_headless_services_stand_for_every_ready_pod() {
+    let headless = |ports: &str| {
+        service(read(&format!(
+            r#"{{"metadata":{{"name":"db","namespace":"shop"}},
+                 "spec":{{"clusterIP":"None","clusterIPs":["None"],"ports":{ports},
+                          "internalTrafficPolicy":"Local",
+                          "trafficDistribution":"PreferSameZone"}}}}"#
+        )))
+        .expect("a Service")
+    };
+    let slice = |ports: &str| {
+        slice(read(&format!(
+            r#"{{"metadata":{{"name":"db-1","namespace":"shop",
+                              "labels":{{"kubernetes.io/service-name":"db"}}}},
+                 "addressType":"IPv4","ports":{ports},
+                 "endpoints":[{{"addresses":["10.0.0.1"],"nodeName":"a"}},
+                              {{"addresses":["10.0.2.1"],"nodeName":"c"}},
+                              {{"addresses":["10.0.2.2"],"nodeName":"c",
+                                "conditions":{{"ready":false,"serving":true,
+                                               "terminating":true}}}}]}}"#
+        )))
+        .expect("a slice")
+    };
+    let mut table = Table::new("a");
+    for (name, zone) in [("a", "z1"), ("c", "z2")] {
+        let labels = format!(r#"{{"topology.kubernetes.io/zone":"{zone}"}}"#);
+        table
+            .set_node(node_of(&format!(r#"{{"metadata":{{"name":"{name}","labels":{labels}}}}}"#)));
+    }
+    table.set_slice(slice("[]"));
+    check(
+        table.set_service(headless("[]")),
+        expect![[r#"
+            + shop/db []
+               0 0
+                10.0.0.1:0 Some("a") None
+                10.0.2.1:0 Some("c") None
+        "#]],
+    );
+    table.set_slice(slice(r#"[{"name":"sql","port":5432,"protocol":"TCP"}]"#));
+    check(
+        table.set_service(headless(r#"[{"name":"sql","port":5432}]"#)),
+        expect![[r#"
+            + shop/db []
+              sql 5432 0
+                10.0.0.1:5432 Some("a") None
+                10.0.2.1:5432 Some("c") None
+        "#]],
+    );
+    // One that ends answers who has its address, but has no name any more.
+    let mut last = slice(r#"[{"name":"sql","port":5432,"protocol":"TCP"}]"#);
+    last.endpoints.drain(..2);
+    check(
+        table.set_slice(last),
+        expect![[r#"
+            + shop/db []
+              sql 5432 0
+        "#]],
+    );
+}

@@ -67,8 +67,8 @@ pub struct PodSpec {
     pub hostname: String,
     /// `hostAliases`
     pub hosts: Vec<protocol::HostAlias>,
-    /// `dnsConfig.searches`
-    pub searches: Vec<String>,
+    /// `dnsPolicy` and `dnsConfig`
+    pub dns: protocol::Dns,
     /// `spec.priority`
     pub priority: i32,
     /// `readinessGates`
@@ -300,14 +300,14 @@ fn pod_spec(
     let fqdn = spec.set_hostname_as_fqdn.unwrap_or(false);
     let host = spec.hostname_override.or(spec.hostname);
     let hostname = hostname(&name, &namespace, host, spec.subdomain, fqdn);
-    let dns = spec.dns_config.unwrap_or_default();
+    let dns = dns(spec.dns_policy.as_deref(), spec.dns_config.unwrap_or_default());
     Some(PodSpec {
         uid: metadata.uid?,
         name,
         namespace,
         hostname,
         hosts: spec.host_aliases.into_iter().flatten().flat_map(host_alias).collect(),
-        searches: dns.searches.unwrap_or_default(),
+        dns,
         priority: spec.priority.unwrap_or(0),
         gates: spec.readiness_gates.into_iter().flatten().map(|gate| gate.condition_type).collect(),
         labels: metadata.labels.unwrap_or_default(),
@@ -358,6 +358,12 @@ fn hostname(
         }
         None => short.to_owned(),
     }
+}
+
+fn dns(policy: Option<&str>, config: core::PodDNSConfig) -> protocol::Dns {
+    let options = config.options.unwrap_or_default();
+    let options = options.iter().map(|it| (it.name.as_deref().unwrap_or(""), it.value.as_deref()));
+    protocol::Dns::new(policy, config.searches.unwrap_or_default(), options)
 }
 
 fn host_alias(alias: core::HostAlias) -> Vec<protocol::HostAlias> {

@@ -4,11 +4,9 @@
 //! Each part of each start is counted once, when it is known: the agent's own when a start is
 //! prepared, the worker's when it tells of them.
 
-use std::{
-    fmt::Write as _,
-    sync::atomic::{AtomicU64, Ordering::Relaxed},
-    time::Duration,
-};
+use std::time::Duration;
+
+use crate::metrics::{STARTS, Samples, Times};
 
 use super::facts::Took;
 
@@ -41,39 +39,10 @@ const PARTS: [(Part, &str); 7] = [
     (Part::Instantiate, "instantiate"),
     (Part::FirstByte, "first_byte"),
 ];
-/// Upper ends of the buckets in microseconds, as they are printed: an instance takes tens of
-/// microseconds, a compilation seconds.
-const BUCKETS: [(u64, &str); 16] = [
-    (20, "0.00002"),
-    (50, "0.00005"),
-    (100, "0.0001"),
-    (250, "0.00025"),
-    (500, "0.0005"),
-    (1_000, "0.001"),
-    (2_500, "0.0025"),
-    (5_000, "0.005"),
-    (10_000, "0.01"),
-    (25_000, "0.025"),
-    (50_000, "0.05"),
-    (100_000, "0.1"),
-    (250_000, "0.25"),
-    (1_000_000, "1"),
-    (5_000_000, "5"),
-    (30_000_000, "30"),
-];
-const NAME: &str = "wherry_cold_start_seconds";
 
 /// The histogram of each part.
 #[derive(Debug, Default)]
-pub struct Starts([Histogram; PARTS.len()]);
-
-#[derive(Debug, Default)]
-struct Histogram {
-    /// Not cumulated; what fits in no bucket is in the count alone.
-    buckets: [AtomicU64; BUCKETS.len()],
-    count: AtomicU64,
-    sum_micros: AtomicU64,
-}
+pub struct Starts([Times; PARTS.len()]);
 
 impl Starts {
     /// The agent's parts of a start.
@@ -85,35 +54,16 @@ impl Starts {
 
     /// A part of a start took so long.
     pub fn took(&self, part: Part, time: Duration) {
-        let micros = u64::try_from(time.as_micros()).unwrap_or(u64::MAX);
-        let histogram = &self.0[part as usize];
-        if let Some(at) = BUCKETS.iter().position(|(end, _)| micros <= *end) {
-            histogram.buckets[at].fetch_add(1, Relaxed);
-        }
-        histogram.count.fetch_add(1, Relaxed);
-        histogram.sum_micros.fetch_add(micros, Relaxed);
+        self.0[part as usize].add(time);
     }
 
-    /// In the text form of Prometheus.
-    pub fn text(&self) -> String {
-        let mut text = format!("# HELP {NAME} What the parts of cold starts took.\n");
-        let _ = writeln!(text, "# TYPE {NAME} histogram");
+    /// All parts, also those of which there was none yet.
+    pub fn tell(&self) -> Samples {
+        let mut lines = Vec::new();
         for (part, word) in PARTS {
-            let histogram = &self.0[part as usize];
-            // Read first: a start that is counted meanwhile is in no bucket beyond the count.
-            let buckets: Vec<u64> = histogram.buckets.iter().map(|it| it.load(Relaxed)).collect();
-            let mut below = 0;
-            for (inside, (_, end)) in buckets.iter().zip(BUCKETS) {
-                below += inside;
-                let _ = writeln!(text, "{NAME}_bucket{{part=\"{word}\",le=\"{end}\"}} {below}");
-            }
-            let count = histogram.count.load(Relaxed).max(below);
-            let sum = Duration::from_micros(histogram.sum_micros.load(Relaxed)).as_secs_f64();
-            let _ = writeln!(text, "{NAME}_bucket{{part=\"{word}\",le=\"+Inf\"}} {count}");
-            let _ = writeln!(text, "{NAME}_sum{{part=\"{word}\"}} {sum}");
-            let _ = writeln!(text, "{NAME}_count{{part=\"{word}\"}} {count}");
+            self.0[part as usize].tell(&format!("part=\"{word}\""), &mut lines);
         }
-        text
+        Samples::from([(STARTS.to_owned(), lines)])
     }
 }
 
@@ -127,31 +77,13 @@ mod tests {
     }
 
     #[test]
-    fn buckets_count_what_is_below_them() {
+    fn every_part_is_told() {
         let starts = Starts::default();
-        for micros in [20, 21, 90, 40_000_000] {
-            starts.took(Part::Instantiate, Duration::from_micros(micros));
-        }
-        let text = starts.text();
-        let lines = text.lines().filter(|line| line.contains("instantiate"));
-        let lines: Vec<&str> = lines.filter_map(|line| line.strip_prefix(NAME)).collect();
-        assert_eq!(
-            lines[..3],
-            [
-                r#"_bucket{part="instantiate",le="0.00002"} 1"#,
-                r#"_bucket{part="instantiate",le="0.00005"} 2"#,
-                r#"_bucket{part="instantiate",le="0.0001"} 3"#,
-            ]
-        );
-        assert_eq!(
-            lines[15..],
-            [
-                r#"_bucket{part="instantiate",le="30"} 3"#,
-                r#"_bucket{part="instantiate",le="+Inf"} 4"#,
-                r#"_sum{part="instantiate"} 40.000131"#,
-                r#"_count{part="instantiate"} 4"#,
-            ]
-        );
-        assert!(text.contains("wherry_cold_start_seconds_count{part=\"pull\"} 0\n"));
+        starts.took(Part::Instantiate, Duration::from_micros(90));
+        let told = starts.tell();
+        let has = |line: &str| told[STARTS].iter().any(|it| it == line);
+        assert!(has(r#"_bucket{part="instantiate",le="0.0001"} 1"#));
+        assert!(has(r#"_sum{part="instantiate"} 0.00009"#));
+        assert!(has(r#"_count{part="pull"} 0"#));
     }
 }

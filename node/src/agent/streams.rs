@@ -6,6 +6,8 @@
 //!   POST /port/{namespace}/{pod}/{port}?uid=…                            bytes both ways
 //!   GET  /record/{namespace}/{pod}?uid=…                                 JSON, see
 //!   GET  /world/{namespace}/{pod}/{container}?uid=…                      `protocol/stream.rs`
+//!   GET  /requests/{namespace}/{pod}/{container}?uid=…&since=…           lines of JSON, see
+//!                                                                        `protocol/requests.rs`
 //! ```
 //!
 //! The bodies of request and answer are the two directions. The agent finds the Pod, opens a
@@ -33,8 +35,8 @@ use tokio_util::{
 };
 
 use crate::{
-    metrics::{self, SILENT, Samples},
-    protocol::{self, Answer, Code, Open, Streams, ToWorker},
+    metrics::{SILENT, Samples},
+    protocol::{self, Answer, Code, Open, Since, Streams, ToWorker},
 };
 
 use super::{images::Images, pods::Input};
@@ -82,6 +84,8 @@ struct Asked {
     uid: String,
     command: Vec<String>,
     streams: Streams,
+    /// Where requests are followed from, not read yet.
+    since: Option<String>,
 }
 
 impl Asked {
@@ -91,6 +95,7 @@ impl Asked {
             match &*name {
                 "uid" => asked.uid = value.into_owned(),
                 "command" => asked.command.push(value.into_owned()),
+                "since" => asked.since = Some(value.into_owned()),
                 "stdin" => asked.streams.stdin = true,
                 "stdout" => asked.streams.stdout = true,
                 "stderr" => asked.streams.stderr = true,
@@ -109,7 +114,7 @@ pub async fn exec(
     RawQuery(query): RawQuery,
     body: Body,
 ) -> Response {
-    let Asked { uid, command, streams } = Asked::parse(query.as_deref().unwrap_or_default());
+    let Asked { uid, command, streams, .. } = Asked::parse(query.as_deref().unwrap_or_default());
     if command.iter().map(String::len).sum::<usize>() > COMMAND_BYTES_MAX {
         let why = format!("the command is longer than {COMMAND_BYTES_MAX} bytes");
         return (StatusCode::BAD_REQUEST, why).into_response();
@@ -155,6 +160,23 @@ pub async fn record(
     context.stream((namespace, pod, uid), None, open, Body::empty()).await
 }
 
+/// `GET /requests/…`: what a container answers, request by request, until either side goes.
+pub async fn requests(
+    State(context): State<Context>,
+    Path((namespace, pod, container)): Path<(String, String, String)>,
+    RawQuery(query): RawQuery,
+) -> Response {
+    let Asked { uid, since, .. } = Asked::parse(query.as_deref().unwrap_or_default());
+    let since = match since.as_deref().map_or(Ok(Since::Now), str::parse) {
+        Ok(since) => since,
+        Err(why) => return (StatusCode::BAD_REQUEST, why).into_response(),
+    };
+    let open = Open::Requests { uid: uid.clone(), container: container.clone(), since };
+    // Its end would mean that nobody follows any more.
+    let endless = Body::from_stream(futures::stream::pending::<std::io::Result<bytes::Bytes>>());
+    context.stream((namespace, pod, uid), Some(container), open, endless).await
+}
+
 /// `GET /world/…`: what a container's image wants and gives.
 pub async fn world(
     State(context): State<Context>,
@@ -166,8 +188,8 @@ pub async fn world(
     context.stream((namespace, pod, uid), None, open, Body::empty()).await
 }
 
-/// What all workers of the node tell of their traffic, as Prometheus reads it.
-pub async fn traffic(context: &Context) -> String {
+/// What all workers of the node tell of their traffic.
+pub async fn traffic(context: &Context) -> Vec<Samples> {
     let (mut all, mut silent) = (Vec::new(), 0);
     for socket in workers(&context.sockets).await {
         match told(&socket).await {
@@ -179,7 +201,7 @@ pub async fn traffic(context: &Context) -> String {
         }
     }
     all.push(Samples::from([(SILENT.to_owned(), vec![format!(" {silent}")])]));
-    metrics::text(&all)
+    all
 }
 
 /// Where workers listen, in the order of their names.
@@ -345,6 +367,6 @@ mod tests {
         let asked = Asked::parse("uid=u&command=sh&command=-c&command=echo+1&stdin=1&tty=1");
         let streams = Streams { stdin: true, tty: true, ..Streams::default() };
         let command = ["sh", "-c", "echo 1"].map(str::to_owned).to_vec();
-        assert_eq!(asked, Asked { uid: "u".to_owned(), command, streams });
+        assert_eq!(asked, Asked { uid: "u".to_owned(), command, streams, since: None });
     }
 }

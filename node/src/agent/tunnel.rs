@@ -33,7 +33,7 @@ use tokio::{
 use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::sync::CancellationToken;
 
-use crate::protocol;
+use crate::{metrics, protocol};
 
 use super::{
     accounts::{Accounts, Row},
@@ -214,6 +214,7 @@ fn router(context: Context, streams: streams::Context) -> Router {
         .route("/port/{namespace}/{pod}/{port}", post(streams::port))
         .route("/record/{namespace}/{pod}", get(streams::record))
         .route("/world/{namespace}/{pod}/{container}", get(streams::world))
+        .route("/requests/{namespace}/{pod}/{container}", get(streams::requests))
         // A stream takes as much as it likes: nothing is collected.
         .layer(DefaultBodyLimit::disable())
         .with_state(streams);
@@ -232,7 +233,9 @@ async fn usage(State(context): State<Context>) -> Json<Vec<Row>> {
 
 /// What starts took, and what the workers tell of their traffic.
 async fn metrics(context: &Context, workers: &streams::Context) -> Response {
-    let text = context.accounts.starts.text() + &streams::traffic(workers).await;
+    let mut all = streams::traffic(workers).await;
+    all.push(context.accounts.starts.tell());
+    let text = metrics::text(&all);
     let kind = HeaderValue::from_static("text/plain; version=0.0.4; charset=utf-8");
     ([(header::CONTENT_TYPE, kind)], text).into_response()
 }

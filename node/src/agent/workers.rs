@@ -461,6 +461,7 @@ impl Supervisor {
             tokio::select! {
                 () = tokio::time::sleep(LISTEN_POLL) => {}
                 () = self.stop.cancelled() => return Err("no longer needed".to_owned()),
+                () = self.release.cancelled() => return Err("the agent ends".to_owned()),
             }
         }
     }
@@ -475,7 +476,13 @@ impl Supervisor {
             tokio::select! {
                 frame = self.queue.recv() => {
                     let Some(frame) = frame else { break End::Released };
-                    if let Err(error) = framed.send(frame).await {
+                    // One that hangs takes nothing: it must not keep us from ending it.
+                    let sent = tokio::select! {
+                        sent = framed.send(frame) => sent,
+                        () = self.release.cancelled() => break End::Released,
+                        () = self.stop.cancelled() => break End::Stopped,
+                    };
+                    if let Err(error) = sent {
                         tracing::debug!(%error, "worker connection");
                         break End::Lost;
                     }
@@ -499,12 +506,14 @@ impl Supervisor {
         };
         if let End::Stopped = end {
             let grace_ms = STOP_GRACE_MS;
-            if let Ok(frame) = protocol::encode(&ToWorker::Stop { grace_ms }) {
-                let _ = framed.send(frame).await;
-            }
-            // It closes the connection when it ends.
-            let wait = async { while let Some(Ok(_)) = framed.next().await {} };
-            let _ = tokio::time::timeout(STOP_MARGIN, wait).await;
+            let ending = async {
+                if let Ok(frame) = protocol::encode(&ToWorker::Stop { grace_ms }) {
+                    let _ = framed.send(frame).await;
+                }
+                // It closes the connection when it ends.
+                while let Some(Ok(_)) = framed.next().await {}
+            };
+            let _ = tokio::time::timeout(STOP_MARGIN, ending).await;
         }
         if let (End::Stopped | End::Lost, Some(pid)) = (&end, pid) {
             kill(pid, &self.workers.socket(&self.namespace));

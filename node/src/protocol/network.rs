@@ -105,6 +105,12 @@ impl Endpoint {
     }
 }
 
+/// The address that a name made of one stands for: `10-64-0-7`, `fd00--7`.
+pub fn dashed_address(name: &str) -> Option<IpAddr> {
+    let v4 = name.replace('-', ".").parse().map(IpAddr::V4);
+    v4.or_else(|_| name.replace('-', ":").parse().map(IpAddr::V6)).ok()
+}
+
 /// A node and the workers on it: the way to Pods that are behind no Service.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]

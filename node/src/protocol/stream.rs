@@ -7,16 +7,17 @@
 //!     | <==== Exec, Attach: frames of =======> |   `wherry_resources::channels`
 //!     | <==== Port: bytes ===================> |   as they come and go at the port
 //!     | <==== Record, Metrics, World: JSON === |   and the end
+//!     | <==== Requests: lines of JSON ======== |   as requests end (`requests.rs`)
 //! ```
 //!
 //! `Open` and `Answer` are frames of the protocol as all others. Of a command the end of the
-//! agent's half of the connection means that whoever asked for it has gone.
+//! agent's half of the connection means that whoever asked for it has gone; of `Requests` as well.
 
 use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
-use super::Form;
+use super::{Form, Since};
 
 /// What a stream is for.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -55,6 +56,15 @@ pub enum Open {
     Record {
         /// Pod uid.
         uid: String,
+    },
+    /// Reads requests of a container as they end: lines of JSON, until the Pod goes.
+    Requests {
+        /// Pod uid.
+        uid: String,
+        /// Container name.
+        container: String,
+        /// From where on.
+        since: Since,
     },
     /// Reads the counters of all traffic: JSON, then the end.
     Metrics,

@@ -157,9 +157,9 @@ impl Switch {
                 let found = self.resolve_datagram(to).map_err(|error| match error {
                     ResolveError::Forbidden { .. } => NetworkError::Denied,
                     ResolveError::Outside { .. } => NetworkError::Unreachable,
-                    ResolveError::NoService { .. } | ResolveError::NoPort { .. } => {
-                        NetworkError::Refused
-                    }
+                    ResolveError::NoService { .. }
+                    | ResolveError::NoName { .. }
+                    | ResolveError::NoPort { .. } => NetworkError::Refused,
                 })?;
                 match self.begin(caller, &found, from, to, Back::Rewrite(to)) {
                     Ok(Some(way)) => way,

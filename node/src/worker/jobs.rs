@@ -23,13 +23,17 @@ use super::{
     attached::Io,
     checks::{Callee, Target},
     peers::explain,
+    record::Record,
     session::{self, Pipes},
     start::Runtime,
+    tail,
 };
-use crate::protocol::{self, Answer, Code, Guest, ProtocolError, Streams};
+use crate::protocol::{self, Answer, Code, Guest, ProtocolError, Since, Streams};
 
 /// Connections to ports at the same time, of all Pods of this worker: each costs two descriptors.
 const PORTS_MAX: usize = 512;
+/// Followers of requests at the same time, of all Pods of this worker.
+const FOLLOWERS_MAX: usize = 128;
 
 /// A container that runs.
 pub struct Running {
@@ -65,6 +69,13 @@ pub enum Job {
     },
     /// A port that is served: whoever serves it is at the other end.
     Port(DuplexStream),
+    /// The requests of a container, as they end.
+    Requests {
+        /// Which.
+        record: Arc<Record>,
+        /// From where on.
+        since: Since,
+    },
     /// A text.
     Text(Vec<u8>),
     /// The counters of all traffic.
@@ -78,6 +89,7 @@ pub enum Job {
 pub struct Tasks {
     sessions: JoinSet<()>,
     ports: JoinSet<()>,
+    followers: JoinSet<()>,
 }
 
 impl Tasks {
@@ -85,6 +97,7 @@ impl Tasks {
     pub fn start(&mut self, stream: UnixStream, job: Result<Job, Answer>, runtime: &Runtime) {
         while self.sessions.try_join_next().is_some() {}
         while self.ports.try_join_next().is_some() {}
+        while self.followers.try_join_next().is_some() {}
         let runtime = runtime.clone();
         match job {
             Err(answer) => _ = self.sessions.spawn(refuse(stream, answer)),
@@ -96,6 +109,18 @@ impl Tasks {
                 self.ports.spawn(async move {
                     if let Ok(stream) = answer(stream, &Answer::Open).await {
                         port(stream, inner).await;
+                    }
+                });
+            }
+            Ok(Job::Requests { .. }) if self.followers.len() >= FOLLOWERS_MAX => {
+                let why = format!("{FOLLOWERS_MAX} clients follow requests");
+                self.sessions.spawn(refuse(stream, Answer::Busy(why)));
+            }
+            Ok(Job::Requests { record, since }) => {
+                self.followers.spawn(async move {
+                    if let Ok(stream) = answer(stream, &Answer::Open).await {
+                        let (reader, writer) = stream.into_split();
+                        tail::follow(reader, writer, record, since).await;
                     }
                 });
             }

@@ -7,8 +7,9 @@
 //!
 //! Names are resolved as the cluster's DNS would, relative to the caller's namespace: `svc`,
 //! `svc.ns`, `svc.ns.svc` and `svc.ns.svc.<cluster domain>`, and with a Pod's own name before it
-//! below a headless Service. Addresses may be those of Services and of Pods. Everything else is the
-//! world outside, which guests reach only where a policy says so (`policy.rs`).
+//! below a headless Service; `10-64-0-7.ns.pod` is an address. Addresses may be those of Services
+//! and of Pods. Everything else is the world outside, which guests reach only where a policy says
+//! so (`policy.rs`).
 
 use std::{
     collections::{BTreeMap, HashMap},
@@ -25,7 +26,9 @@ use ipnet::IpNet;
 use super::balance::{Affinity, Load};
 use super::peers::{Peer, PeerKey, Peers};
 use super::traffic::Pairs;
-use crate::protocol::{self, NodeRoute, Nodes, Protocol, ServiceKey, ServiceRoute, Services};
+use crate::protocol::{
+    self, NodeRoute, Nodes, Protocol, ServiceKey, ServiceRoute, Services, dashed_address,
+};
 
 /// Endpoints that one request or connection is tried at.
 pub const ATTEMPTS_MAX: usize = 3;
@@ -195,6 +198,12 @@ pub enum ResolveError {
         /// As looked up.
         name: String,
     },
+    /// A name of the cluster's domain that nobody has: it is asked for nowhere else.
+    #[error("there is no {host} in the cluster")]
+    NoName {
+        /// As looked up.
+        host: String,
+    },
     /// The Service has other ports.
     #[error("Service {namespace}/{name} has no port {port}; it has {ports}")]
     NoPort {
@@ -350,7 +359,7 @@ fn prepare(here: &Here, peers: &Peers, route: ServiceRoute, before: Option<&Serv
             };
             let ip = endpoint.address.ip();
             if let Some(hostname) = said.name_below(headless).filter(|_| said.internal) {
-                let all = hosts.entry(hostname).or_default();
+                let all = hosts.entry(hostname.to_ascii_lowercase()).or_default();
                 if !all.contains(&ip) {
                     all.push(ip);
                 }
@@ -568,18 +577,27 @@ impl Table {
             Some(name) => (name, true),
             None => (lower.as_str(), false),
         };
-        let outside = || ResolveError::Outside { host: name.to_owned() };
+        let domain = here.cluster_domain.as_str();
+        let within = name.strip_suffix(domain).and_then(|within| within.strip_suffix('.'));
+        let nobody = || {
+            let host = name.to_owned();
+            match within.is_some() || name.ends_with(".svc") {
+                true => ResolveError::NoName { host },
+                false => ResolveError::Outside { host },
+            }
+        };
         if name == "localhost" || name.ends_with(".localhost") {
             return Err(ResolveError::Forbidden {
                 host: host.to_owned(),
                 what: "the machine's own name",
             });
         }
-        let domain = here.cluster_domain.as_str();
-        let (short, certain) = match name.strip_suffix(domain).and_then(|s| s.strip_suffix(".svc."))
-        {
+        if let Some(pod) = within.and_then(|within| within.strip_suffix(".pod")) {
+            return by_address(pod).ok_or_else(nobody);
+        }
+        let (short, certain) = match within.and_then(|within| within.strip_suffix(".svc")) {
             Some(short) => (short, true),
-            None if whole => return Err(outside()),
+            None if whole => return Err(nobody()),
             None => match name.strip_suffix(".svc") {
                 Some(short) => (short, true),
                 None => (name, false),
@@ -596,9 +614,12 @@ impl Table {
                 (name, namespace)
             }
             [host, name, namespace] => {
-                return self.host(host, name, namespace).ok_or_else(outside);
+                let found = self.host(host, name, namespace);
+                // As the last search domain would have it.
+                let of_pod = if certain { None } else { short.strip_suffix(".pod") };
+                return found.or_else(|| by_address(of_pod?)).ok_or_else(nobody);
             }
-            _ => return Err(outside()),
+            _ => return Err(nobody()),
         };
         match self.services.get(namespace).and_then(|services| services.get(name)) {
             Some(service) => Ok(Found::Service(service)),
@@ -608,7 +629,7 @@ impl Table {
                 let (namespace, name) = (namespace.to_owned(), name.to_owned());
                 Err(ResolveError::NoService { namespace, name })
             }
-            None => Err(outside()),
+            None => Err(nobody()),
         }
     }
 
@@ -661,6 +682,13 @@ impl Table {
             }
         }
     }
+}
+
+/// A Pod by its address and namespace, `10-64-0-7.shop`, whoever has that address.
+fn by_address(name: &str) -> Option<Found<'static>> {
+    let (host, namespace) = name.split_once('.')?;
+    let ip = dashed_address(host).filter(|_| !namespace.contains('.'))?;
+    Some(Found::Pods(vec![ip.to_canonical()]))
 }
 
 /// What a name stands for.
@@ -721,6 +749,7 @@ impl Service {
         let ports: Vec<String> = self
             .ports
             .iter()
+            .filter(|route| route.port > 0)
             .map(|route| match route.name.as_str() {
                 "" => route.port.to_string(),
                 name => format!("{} ({name})", route.port),

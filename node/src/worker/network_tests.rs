@@ -172,12 +172,46 @@ fn names_of_pods_and_of_other_names() {
     let outside = |host: &str| {
         format!("{host} is outside of the cluster, and Pods may not reach the outside")
     };
-    check("db-1.db.shop.svc:80", &outside("db-1.db.shop.svc"));
+    // What is of the cluster's domain is asked for nowhere else.
+    let nobody = |host: &str| format!("there is no {host} in the cluster");
+    check("db-1.db.shop.svc:80", &nobody("db-1.db.shop.svc"));
+    check("db-1.db.shop.svc.cluster.local:80", &nobody("db-1.db.shop.svc.cluster.local"));
+    check("cart.svc.cluster.local.:80", &nobody("cart.svc.cluster.local"));
+    check("www.cluster.local:80", &nobody("www.cluster.local"));
     check("cart-too:80", "shop/cart:80 -> 10.0.0.5:8080 local, 10.0.32.6:8080 peer");
     check("search:443", &outside("search.example.com"));
     check("round:80", &outside("round"));
     // The Pods of a headless Service answer at all their ports.
     check("db:99", "shop/db:99 -> 10.0.0.9:99 local");
+}
+
+#[test]
+fn names_by_an_address_are_that_address() {
+    check("10-0-0-5.shop.pod:9000", "pod 10.0.0.5:9000 local");
+    check("10-0-0-5.any.pod.cluster.local:9000", "pod 10.0.0.5:9000 local");
+    check("172-20-0-11.any.pod.cluster.local.:80", "bank/api:80 -> 10.0.0.7:80 peer");
+    let nobody = "there is no db-0.shop.pod.cluster.local in the cluster";
+    check("db-0.shop.pod.cluster.local:80", nobody);
+    let loopback = "127-0-0-1.shop.pod.cluster.local";
+    let never = format!("{loopback} is a loopback address, which is never reachable from a Pod");
+    check(&format!("{loopback}:80"), &never);
+}
+
+#[test]
+fn a_headless_service_needs_no_ports() {
+    let mut router = router();
+    let loose = route("shop", "loose", "", &[(0, "", &["10.0.0.8:0@node-1"])]);
+    let gone = route("shop", "gone", "", &[(0, "", &[])]);
+    router.apply(Services::Upsert(vec![loose, gone]));
+    let table = router.table();
+    let resolved = |name: &str| match table.resolve(&here(), name, 99, |_| false) {
+        Ok(destination) => destination.endpoints()[0].address.to_string(),
+        Err(error) => error.to_string(),
+    };
+    assert_eq!(resolved("loose"), "10.0.0.8:99");
+    assert_eq!(resolved("10-0-0-8.loose"), "10.0.0.8:99");
+    assert_eq!(resolved("gone"), "Service shop/gone has no port 99; it has none");
+    assert_eq!(table.lookup(&here(), "gone"), Ok(Vec::new()));
 }
 
 #[test]

@@ -12,63 +12,14 @@ use wherry_wasi_shim::{Body, BodyError, Outgoing, OutgoingError};
 
 use super::{
     logs::Log,
-    network::{Destination, ResolveError},
+    names::Names,
+    network::ResolveError,
     outside,
     peers::PeerError,
     record::Sender,
     reply::Replay,
     switch::{Refusal, Switch},
 };
-use crate::protocol::HostAlias;
-
-/// What a Pod adds to the names of the cluster.
-#[derive(Debug, Default)]
-pub struct Names {
-    /// `hostAliases`: they come first.
-    pub hosts: Vec<HostAlias>,
-    /// `dnsConfig.searches`: tried when the name alone leads nowhere.
-    pub searches: Vec<String>,
-}
-
-impl Names {
-    fn resolve(&self, switch: &Switch, host: &str, port: u16) -> Result<Destination, ResolveError> {
-        let alias = self.hosts.iter().find(|alias| alias.name.eq_ignore_ascii_case(host));
-        if let Some(alias) = alias {
-            return switch.resolve(&alias.ip.to_string(), port);
-        }
-        let first = switch.resolve(host, port);
-        if let Err(ResolveError::NoService { .. } | ResolveError::Outside { .. }) = &first {
-            for search in &self.searches {
-                let found = switch.resolve(&format!("{host}.{search}"), port);
-                if found.is_ok() {
-                    return found;
-                }
-            }
-        }
-        first
-    }
-}
-
-impl Names {
-    /// The addresses of a name.
-    pub fn lookup(&self, switch: &Switch, name: &str) -> Result<Vec<IpAddr>, ResolveError> {
-        let alias = self.hosts.iter().filter(|alias| alias.name.eq_ignore_ascii_case(name));
-        let own: Vec<IpAddr> = alias.map(|alias| alias.ip).collect();
-        if !own.is_empty() {
-            return Ok(own);
-        }
-        let first = switch.lookup(name);
-        if first.is_err() {
-            for search in &self.searches {
-                if let Ok(found) = switch.lookup(&format!("{name}.{search}")) {
-                    return Ok(found);
-                }
-            }
-        }
-        first
-    }
-}
-
 /// The network of one container of the Pod at `ip`.
 pub fn outgoing(switch: &Arc<Switch>, log: &Log, names: &Arc<Names>, ip: IpAddr) -> Outgoing {
     let (switch, log, names) = (switch.clone(), log.clone(), names.clone());
@@ -94,19 +45,20 @@ async fn send(
     let port = authority.port_u16().unwrap_or(if https { 443 } else { 80 });
     let destination = match names.resolve(switch, authority.host(), port) {
         Ok(destination) => destination,
-        Err(ResolveError::Outside { host }) => {
-            let caller = switch.caller(ip);
+        Err(error) => {
             let authority = authority.clone();
+            let hosts = outside_names(switch, names, ip, authority.host(), port, &error);
+            if hosts.is_empty() {
+                log.note(&format!("request to {authority} refused: {error}"));
+                return Err(resolve_code(error));
+            }
             let request = Request::from_parts(parts, body);
-            let sent = outside::send(switch, &caller, &host, port, https, request).await;
+            let caller = switch.caller(ip);
+            let sent = outside::send(switch, &caller, &hosts, port, https, request).await;
             return sent.map_err(|error| {
                 log.note(&format!("request to {authority} refused: {error}"));
                 error.code()
             });
-        }
-        Err(error) => {
-            log.note(&format!("request to {authority} refused: {error}"));
-            return Err(resolve_code(error));
         }
     };
     if https {
@@ -124,9 +76,29 @@ async fn send(
     }
 }
 
+/// By which names a host is asked for outside. Those that it is searched by are asked for only if a
+/// policy opens them: a guest that is refused one name is not refused all that it did not say.
+fn outside_names(
+    switch: &Switch,
+    names: &Names,
+    ip: IpAddr,
+    host: &str,
+    port: u16,
+    error: &ResolveError,
+) -> Vec<String> {
+    let mut hosts = names.outside(host, error, |name| switch.resolve(name, port));
+    let caller = switch.caller(ip);
+    hosts.retain(|name| {
+        let as_it_is = matches!(error, ResolveError::Outside { host } if host == name);
+        let may = |pod| switch.policies().may_look_up(pod, name, port).is_ok();
+        as_it_is || caller.pod.as_deref().is_some_and(may)
+    });
+    hosts
+}
+
 fn resolve_code(error: ResolveError) -> OutgoingError {
     match error {
-        ResolveError::NoService { .. } => OutgoingError::NameNotFound,
+        ResolveError::NoService { .. } | ResolveError::NoName { .. } => OutgoingError::NameNotFound,
         ResolveError::NoPort { .. } => OutgoingError::ConnectionRefused,
         ResolveError::Outside { .. } | ResolveError::Forbidden { .. } => OutgoingError::Denied,
     }

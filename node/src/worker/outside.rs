@@ -164,32 +164,58 @@ async fn resolve(
     }
 }
 
-/// Sends a guest's request out.
-pub async fn send(
-    switch: &Arc<Switch>,
+/// Connects to the first of some names that may be asked for and has an address.
+async fn reach<'a>(
+    switch: &Switch,
+    caller: &Caller,
+    hosts: &'a [String],
+    port: u16,
+) -> Result<(&'a str, TcpStream), OutsideError> {
+    let mut last = OutsideError::NoName(hosts.join(", "));
+    for host in hosts {
+        match resolve(switch, caller, host, port).await {
+            Ok(found) if !found.is_empty() => {
+                let stream = connect_any(switch, caller, host, found).await?;
+                return Ok((host.as_str(), stream));
+            }
+            Ok(_) => {}
+            Err(error) => last = error,
+        }
+    }
+    Err(last)
+}
+
+async fn connect_any(
+    switch: &Switch,
     caller: &Caller,
     host: &str,
-    port: u16,
-    https: bool,
-    request: Request<Body>,
-) -> Result<Response<Body>, OutsideError> {
+    addresses: Vec<SocketAddr>,
+) -> Result<TcpStream, OutsideError> {
     let mut last = OutsideError::NoName(host.to_owned());
     let name = host.parse::<IpAddr>().is_err().then_some(host);
-    let mut found = None;
-    for to in resolve(switch, caller, host, port).await? {
+    for to in addresses {
         let connected = match judge(switch, caller, to, name) {
             Ok(()) => dial(to).await,
             Err(error) => Err(error),
         };
         match connected {
-            Ok(stream) => {
-                found = Some(stream);
-                break;
-            }
+            Ok(stream) => return Ok(stream),
             Err(error) => last = error,
         }
     }
-    let Some(stream) = found else { return Err(last) };
+    Err(last)
+}
+
+/// Sends a guest's request out, to the first of some names that leads somewhere.
+pub async fn send(
+    switch: &Arc<Switch>,
+    caller: &Caller,
+    hosts: &[String],
+    port: u16,
+    https: bool,
+    request: Request<Body>,
+) -> Result<Response<Body>, OutsideError> {
+    let (host, stream) = reach(switch, caller, hosts, port).await?;
     let stream: Box<dyn Stream> = match https {
         true => Box::new(encrypt(stream, host).await?),
         false => Box::new(stream),

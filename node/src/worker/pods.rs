@@ -39,7 +39,7 @@ use super::{
     attached::Io,
     checks::Target,
     jobs::{Job, Running, Tasks},
-    outgoing::Names,
+    names::Names,
     policy::Subject,
     probers::{Finding, Key, Probers},
     record::{Kept, Record},
@@ -162,7 +162,7 @@ impl Pods {
         let entry = self.pods.entry(pod.uid.clone()).or_insert_with(|| Entry {
             name: pod.name.clone(),
             ip: pod.ip.to_canonical(),
-            names: Arc::new(Names { hosts: pod.hosts.clone(), searches: pod.searches.clone() }),
+            names: Arc::new(Names { hosts: pod.hosts.clone(), dns: pod.dns.clone() }),
             containers: BTreeMap::new(),
             live: 0,
             leaving: false,
@@ -234,6 +234,7 @@ impl Pods {
 
     fn forget(&mut self, uid: &str) {
         if let Some(entry) = self.pods.remove(uid) {
+            entry.containers.values().for_each(|known| known.record.close());
             self.local.forget(entry.ip);
             self.stale = true;
         }
@@ -324,11 +325,13 @@ impl Pods {
                 Ok(Job::Attach { io, place, streams })
             }
             Open::Record { uid } => self.told(&uid).map(Job::Text),
+            Open::Requests { uid, container, since } => {
+                let record = self.container(&uid, &container)?.record.clone();
+                Ok(Job::Requests { record, since })
+            }
             Open::Metrics => Ok(Job::Metrics),
             Open::World { uid, container } => {
-                let known = self.pods.get(&uid).and_then(|entry| entry.containers.get(&container));
-                let known = known.ok_or_else(|| not_found(&container))?;
-                Ok(Job::File(world_file(&known.module)))
+                Ok(Job::File(world_file(&self.container(&uid, &container)?.module)))
             }
             Open::Port { uid, port } => {
                 let gone = || Answer::NotFound("the Pod does not run".to_owned());
@@ -347,10 +350,14 @@ impl Pods {
         }
     }
 
-    fn running(&self, uid: &str, container: &str) -> Result<Running, Answer> {
+    fn container(&self, uid: &str, container: &str) -> Result<&Known, Answer> {
         let known = self.pods.get(uid).and_then(|entry| entry.containers.get(container));
-        match known {
-            Some(Known { io, phase: Phase::Running { target, .. }, .. }) => {
+        known.ok_or_else(|| not_found(container))
+    }
+
+    fn running(&self, uid: &str, container: &str) -> Result<Running, Answer> {
+        match self.container(uid, container)? {
+            Known { io, phase: Phase::Running { target, .. }, .. } => {
                 Ok(Running { io: io.clone(), target: target.clone() })
             }
             _ => Err(not_found(container)),

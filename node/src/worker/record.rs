@@ -10,19 +10,29 @@
 //!
 //! Everything is bounded: histograms by their buckets, minutes by the day, requests by a ring, of
 //! which a busy container fills only [`DETAILS_PER_SECOND`] places a second, so that they tell of
-//! more than the last moment. A container that gets no requests holds nothing.
+//! more than the last moment. A container that gets no requests holds nothing. Whoever follows a
+//! record (`tail.rs`) is woken by the end of each request, and by its own end.
 
 use std::{
     collections::VecDeque,
     net::IpAddr,
-    sync::{Arc, Mutex, PoisonError},
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicBool, Ordering::SeqCst},
+    },
     time::{Duration, Instant},
 };
 
 use http::{Method, Request, Response, StatusCode, header, uri::Authority};
 use jiff::Timestamp;
 use serde::Serialize;
+use tokio::sync::Notify;
 use wherry_wasi_shim::{HandleError, Steps};
+
+use crate::{
+    metrics::{BOUNDS_US, Times},
+    protocol::Seen,
+};
 
 use super::traffic::{Phase, Phases};
 
@@ -38,9 +48,6 @@ const DETAILS_PER_SECOND: u32 = 20;
 const EDGES_MAX: usize = 100;
 /// Longest path that is kept, without its query, which is where secrets stand.
 const PATH_BYTES_MAX: usize = 200;
-/// Buckets of a histogram: below 16 µs, 32 µs, … 8.4 s, and what took longer.
-const BUCKETS: usize = 21;
-const FIRST_BUCKET_US: u64 = 16;
 
 /// The record of one container.
 #[derive(Debug)]
@@ -49,6 +56,12 @@ pub struct Record {
     kept: Mutex<Kept>,
     /// The steps of all containers of its workload, for metrics.
     phases: Arc<Phases>,
+    /// When it began, in milliseconds since 1970: tells it from those of other workers.
+    began_ms: i64,
+    /// A request has ended, or the record has.
+    pub news: Notify,
+    /// Its Pod has gone: nothing comes any more.
+    closed: AtomicBool,
 }
 
 /// What is kept, and told.
@@ -58,9 +71,9 @@ pub struct Kept {
     /// Microseconds below which the buckets lie; what is in the last one took longer.
     bounds_us: Bounds,
     /// How long each step took.
-    wait: Histogram,
-    instantiate: Histogram,
-    answer: Histogram,
+    wait: Times,
+    instantiate: Times,
+    answer: Times,
     minutes: VecDeque<Minute>,
     seen: VecDeque<Seen>,
     /// By who sent them.
@@ -70,34 +83,18 @@ pub struct Kept {
     since: Option<Instant>,
     #[serde(skip)]
     details: (i64, u32),
-    /// How many were ever kept in detail.
+    /// How many requests have ended.
     #[serde(skip)]
-    seen_total: u64,
+    ended: u64,
 }
 
 #[derive(Debug, Clone, Copy, Serialize)]
 #[serde(transparent)]
-struct Bounds([u64; BUCKETS - 1]);
+struct Bounds(&'static [u64]);
 
 impl Default for Bounds {
     fn default() -> Bounds {
-        Bounds(std::array::from_fn(|at| FIRST_BUCKET_US << at))
-    }
-}
-
-#[derive(Debug, Default, Clone, Serialize)]
-#[serde(transparent)]
-struct Histogram([u32; BUCKETS]);
-
-impl Histogram {
-    fn add(&mut self, took: Duration) {
-        let us = u64::try_from(took.as_micros()).unwrap_or(u64::MAX);
-        let at = match us / FIRST_BUCKET_US {
-            0 => 0,
-            more => 1 + more.ilog2() as usize,
-        };
-        let bucket = &mut self.0[at.min(BUCKETS - 1)];
-        *bucket = bucket.saturating_add(1);
+        Bounds(&BOUNDS_US)
     }
 }
 
@@ -117,36 +114,7 @@ struct Minute {
     /// What all of them took together.
     busy_us: u64,
     /// From their arrival to the head of the answer.
-    answered: Histogram,
-}
-
-/// One request.
-#[derive(Debug, Clone, Serialize)]
-#[serde(rename_all = "camelCase")]
-struct Seen {
-    /// Counts up, so that who looks again knows what is new.
-    number: u64,
-    /// Who sent it, as in [`Edge`].
-    from: String,
-    /// For whom it was: the name that it was sent to.
-    host: String,
-    /// When it came, in milliseconds since 1970.
-    at_ms: i64,
-    method: String,
-    path: String,
-    /// Zero: no answer.
-    status: u16,
-    /// Why there was none.
-    why: Option<String>,
-    /// When each step had been taken, since it came.
-    placed_us: Option<u64>,
-    instantiated_us: Option<u64>,
-    answered_us: Option<u64>,
-    ended_us: u64,
-    cpu_us: u64,
-    memory_bytes: Option<u64>,
-    /// For how long the container had been at rest.
-    rested_ms: Option<u64>,
+    answered: Times,
 }
 
 /// Who sends a request: in its extensions, where whoever received it knows. Without one it came
@@ -228,7 +196,13 @@ impl Record {
     /// Of a container that begins.
     pub fn new(phases: Arc<Phases>) -> Record {
         let kept = Kept { since: Some(Instant::now()), ..Kept::default() };
-        Record { kept: Mutex::new(kept), phases }
+        Record {
+            kept: Mutex::new(kept),
+            phases,
+            began_ms: Timestamp::now().as_millisecond(),
+            news: Notify::new(),
+            closed: AtomicBool::new(false),
+        }
     }
 
     fn kept(&self) -> std::sync::MutexGuard<'_, Kept> {
@@ -261,11 +235,35 @@ impl Record {
             self.phases.add(Phase::Wake, *after);
         }
         self.kept().end(begun, steps, outcome, peak, Instant::now());
+        self.news.notify_waiters();
     }
 
     /// All of it.
     pub fn told(&self) -> Kept {
         self.kept().clone()
+    }
+
+    /// What tells it from the records of other workers.
+    pub fn began_ms(&self) -> i64 {
+        self.began_ms
+    }
+
+    /// Nothing comes any more: whoever follows it is told the rest.
+    pub fn close(&self) {
+        self.closed.store(true, SeqCst);
+        self.news.notify_waiters();
+    }
+
+    /// Whether nothing comes any more.
+    pub fn is_closed(&self) -> bool {
+        self.closed.load(SeqCst)
+    }
+
+    /// The kept requests behind a number, and how many have ended at all.
+    pub fn behind(&self, number: u64) -> (Vec<Seen>, u64) {
+        let kept = self.kept();
+        let fresh = kept.seen.iter().filter(|seen| seen.number > number).cloned().collect();
+        (fresh, kept.ended)
     }
 }
 
@@ -291,7 +289,7 @@ impl Kept {
             Outcome::Refused(why) => (0, Some(why), None),
             Outcome::Left => (0, Some("the client did not wait for the answer".to_owned()), None),
         };
-        let histograms = [&mut self.wait, &mut self.instantiate, &mut self.answer];
+        let histograms = [&self.wait, &self.instantiate, &self.answer];
         for (histogram, took) in histograms.into_iter().zip(steps_taken) {
             if let Some(took) = took {
                 histogram.add(took);
@@ -311,13 +309,13 @@ impl Kept {
         if let Some(answered) = answered {
             minute.answered.add(answered);
         }
+        self.ended += 1;
         let Some(Head { method, host, path }) = begun.head else { return };
-        self.seen_total += 1;
         if self.seen.len() == SEEN_MAX {
             self.seen.pop_front();
         }
         self.seen.push_back(Seen {
-            number: self.seen_total,
+            number: self.ended,
             from: begun.from,
             host,
             at_ms: begun.at.as_millisecond(),
@@ -402,18 +400,6 @@ mod tests {
     }
 
     #[test]
-    fn times_lie_in_the_bucket_below_whose_bound_they_are() {
-        let mut histogram = Histogram::default();
-        for us in [0, 15, 16, 31, 32, 8_388_607, 8_388_608, u64::MAX] {
-            histogram.add(Duration::from_micros(us));
-        }
-        let Bounds(bounds) = Bounds::default();
-        assert_eq!((bounds[0], bounds[1], bounds[BUCKETS - 2]), (16, 32, 8_388_608));
-        assert_eq!(histogram.0[..3], [2, 2, 1]);
-        assert_eq!(histogram.0[BUCKETS - 2..], [1, 2]);
-    }
-
-    #[test]
     fn minutes_hold_what_came_in_them_for_a_day() {
         let mut kept = Kept::default();
         end(&mut kept, 60, 200, None);
@@ -447,6 +433,24 @@ mod tests {
         let of_second = |kept: &mut Kept, second| (0..100).filter(|_| wanted(kept, second)).count();
         assert_eq!(of_second(&mut kept, 1), DETAILS_PER_SECOND as usize);
         assert_eq!(of_second(&mut kept, 2), DETAILS_PER_SECOND as usize);
+    }
+
+    #[test]
+    fn all_are_counted_and_those_kept_can_be_asked_for() {
+        let record = Record::new(Arc::default());
+        let request = Request::get("http://a/").body(()).expect("a request");
+        for _ in 0..30 {
+            // All in one second, as far as the record is told.
+            let mut begun = record.begin(&request, false);
+            begun.head = begun.head.filter(|_| record.kept().ended < 20);
+            record.end(begun, &Steps::default(), Outcome::Left, 1);
+        }
+        let (fresh, ended) = record.behind(18);
+        let numbers: Vec<u64> = fresh.iter().map(|seen| seen.number).collect();
+        assert_eq!((numbers, ended), (vec![19, 20], 30));
+        assert!(!record.is_closed());
+        record.close();
+        assert!(record.is_closed());
     }
 
     #[test]

@@ -8,8 +8,8 @@
 //! | an address of the machine, its link, many machines | denied, and a line in its log |
 //! | anything else | a connection from the machine if a policy opens it, else denied |
 //!
-//! Names outside of the cluster are looked up only for Pods that a policy lets out by name or
-//! address. Datagrams are `datagrams.rs`.
+//! Names outside of the cluster are not looked up: a policy opens them to `wasi:http` alone, sockets
+//! reach addresses. Datagrams are `datagrams.rs`.
 
 use std::{
     net::{IpAddr, SocketAddr},
@@ -22,8 +22,8 @@ use wherry_wasi_shim::{Connection, Datagrams, Listener, Network, NetworkError};
 
 use super::{
     logs::Log,
+    names::Names,
     network::ResolveError,
-    outgoing::Names,
     outside,
     peers::PeerError,
     switch::{Refusal, Switch},
@@ -56,7 +56,7 @@ impl PodNetwork {
             self.log.note(&format!("{what} refused: {error}"));
         }
         match error {
-            ResolveError::NoService { .. } => NetworkError::NoName,
+            ResolveError::NoService { .. } | ResolveError::NoName { .. } => NetworkError::NoName,
             ResolveError::NoPort { .. } => NetworkError::Refused,
             ResolveError::Outside { .. } => NetworkError::Unreachable,
             ResolveError::Forbidden { .. } => NetworkError::Denied,

@@ -7,7 +7,6 @@
 
 use std::{
     collections::BTreeMap,
-    fmt::Write as _,
     io,
     pin::Pin,
     sync::{
@@ -26,7 +25,7 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 use crate::metrics::{
     CONNECTION_BYTES, CONNECTIONS, DURATION, LEFT_OUT, OPEN, PHASES, RECEIVED, REQUESTS,
-    ROUTE_DURATION, ROUTE_REQUESTS, SENT, Samples,
+    ROUTE_DURATION, ROUTE_REQUESTS, SENT, Samples, Times, escaped,
 };
 
 use super::network::Table;
@@ -43,48 +42,6 @@ const OTHERS: &str = "others";
 pub const OUTSIDE: &str = "outside";
 /// Those that come by an Ingress.
 pub const INGRESS: &str = "ingress";
-/// Bounds of the buckets, in microseconds.
-const BOUNDS_US: [u64; 17] = [
-    50, 100, 250, 500, 1_000, 2_500, 5_000, 10_000, 25_000, 50_000, 100_000, 250_000, 500_000,
-    1_000_000, 2_500_000, 5_000_000, 10_000_000,
-];
-
-/// Times in buckets.
-#[derive(Debug, Default)]
-pub struct Times {
-    /// The last one is for what took longer than every bound.
-    buckets: [AtomicU64; BOUNDS_US.len() + 1],
-    sum_us: AtomicU64,
-}
-
-impl Times {
-    /// Adds one.
-    pub fn add(&self, took: Duration) {
-        let us = u64::try_from(took.as_micros()).unwrap_or(u64::MAX);
-        let at = BOUNDS_US.partition_point(|bound| *bound < us);
-        self.buckets[at].fetch_add(1, Relaxed);
-        self.sum_us.fetch_add(us, Relaxed);
-    }
-
-    fn tell(&self, labels: &str, lines: &mut Vec<String>) {
-        let mut count = 0;
-        let all = self.buckets.iter().map(|bucket| bucket.load(Relaxed));
-        let counts: Vec<u64> = all.collect();
-        if counts.iter().all(|count| *count == 0) {
-            return;
-        }
-        for (at, more) in counts.iter().enumerate() {
-            count += more;
-            let bound = BOUNDS_US.get(at).map(|us| (*us as f64 / 1e6).to_string());
-            let bound = bound.as_deref().unwrap_or("+Inf");
-            lines.push(format!("_bucket{{{labels},le=\"{bound}\"}} {count}"));
-        }
-        let sum = self.sum_us.load(Relaxed) as f64 / 1e6;
-        lines.push(format!("_sum{{{labels}}} {sum}"));
-        lines.push(format!("_count{{{labels}}} {count}"));
-    }
-}
-
 /// What one sends to another.
 #[derive(Debug, Default)]
 pub struct Pair {
@@ -328,7 +285,8 @@ impl Traffic {
             pair.tell(&labels, (ROUTE_REQUESTS, ROUTE_DURATION), &mut samples);
         }
         for (workload, steps) in self.phases.told() {
-            for (name, times) in PHASE_NAMES.iter().zip(&steps.0) {
+            let counted = PHASE_NAMES.iter().zip(&steps.0).filter(|(_, times)| !times.is_empty());
+            for (name, times) in counted {
                 let labels = format!("workload=\"{}\",phase=\"{name}\"", escaped(&workload));
                 times.tell(&labels, samples.entry(PHASES.to_owned()).or_default());
             }
@@ -350,7 +308,9 @@ impl Pair {
                 lines.push(format!("{{{labels},code=\"{code}\"}} {count}"));
             }
         }
-        self.times.tell(labels, samples.entry(duration.to_owned()).or_default());
+        if !self.times.is_empty() {
+            self.times.tell(labels, samples.entry(duration.to_owned()).or_default());
+        }
     }
 
     fn tell_bytes(&self, labels: &str, samples: &mut Samples) {
@@ -375,18 +335,6 @@ impl Pair {
             lines.push(format!("{{{labels}}} {}", self.open.load(Relaxed)));
         }
     }
-}
-
-fn escaped(text: &str) -> String {
-    let mut out = String::with_capacity(text.len());
-    for letter in text.chars() {
-        match letter {
-            '"' | '\\' => _ = write!(out, "\\{letter}"),
-            '\n' => out.push_str("\\n"),
-            other => out.push(other),
-        }
-    }
-    out
 }
 
 /// The name of what a Pod belongs to, by its name and the labels that its controller has given it:
@@ -500,7 +448,7 @@ mod tests {
                 "{source=\"shop/web\",code=\"5xx\"} 1",
             ]
         );
-        assert_eq!(samples[DURATION].len(), BOUNDS_US.len() + 3);
+        assert_eq!(samples[DURATION].len(), crate::metrics::BOUNDS_US.len() + 3);
         let last = samples[DURATION].last().map(String::as_str);
         assert_eq!(last, Some("_count{source=\"shop/web\"} 4"));
         assert_eq!(
@@ -530,21 +478,6 @@ mod tests {
     }
 
     #[test]
-    fn times_lie_below_their_bounds() {
-        let times = Times::default();
-        for us in [0, 50, 51, 10_000_000, 10_000_001] {
-            times.add(Duration::from_micros(us));
-        }
-        let mut lines = Vec::new();
-        times.tell("a=\"b\"", &mut lines);
-        assert_eq!(lines[0], "_bucket{a=\"b\",le=\"0.00005\"} 2");
-        assert_eq!(lines[1], "_bucket{a=\"b\",le=\"0.0001\"} 3");
-        assert_eq!(lines[16], "_bucket{a=\"b\",le=\"10\"} 4");
-        assert_eq!(lines[17], "_bucket{a=\"b\",le=\"+Inf\"} 5");
-        assert_eq!(lines[18], "_sum{a=\"b\"} 20.000102");
-    }
-
-    #[test]
     fn too_many_are_counted_together() {
         let pairs = Pairs::default();
         for number in 0..SOURCES_MAX + 10 {
@@ -554,6 +487,5 @@ mod tests {
         assert_eq!(told.len(), SOURCES_MAX + 1);
         assert_eq!(pairs.of(OTHERS).refused.load(Relaxed), 10);
         assert_eq!(pairs.of("0").refused.load(Relaxed), 1);
-        assert_eq!(escaped("a\"b\\c\n"), "a\\\"b\\\\c\\n");
     }
 }

@@ -17,10 +17,13 @@ use crate::{Object, names};
 
 const SECONDS_MAX: i64 = i32::MAX as i64;
 /// Name servers that a resolver asks.
-const NAME_SERVERS_MAX: usize = 3;
 const EFFECTS: &[&str] = &["NoSchedule", "PreferNoSchedule", "NoExecute"];
 const POLICIES: &[&str] = &["Always", "OnFailure", "Never"];
 const DNS_POLICIES: &[&str] = &["ClusterFirstWithHostNet", "ClusterFirst", "Default", "None"];
+/// What a resolver takes.
+const NAMESERVERS_MAX: usize = 3;
+const SEARCHES_MAX: usize = 32;
+const SEARCHES_LENGTH_MAX: usize = 2048;
 
 /// What a Pod may change after it was created, as the refusal of anything else says it.
 const UPDATABLE: &str = "pod updates may not change fields other than `spec.containers[*].image`,\
@@ -67,10 +70,10 @@ fn pod_spec(spec: &Value, path: &str, errors: &mut Errors) {
         policy => errors.one_of(&at(path, "restartPolicy"), policy, POLICIES),
     }
     errors.one_of(&at(path, "dnsPolicy"), text(spec, "dnsPolicy"), DNS_POLICIES);
+    dns_config(spec, path, errors);
     label_map(spec, path, "nodeSelector", errors);
     security::pod(spec, path, errors);
     placement::affinity(get(spec, "affinity"), &at(path, "affinity"), errors);
-    name_servers(spec, path, errors);
     for (index, gate) in items(spec, "readinessGates").iter().enumerate() {
         let kind = text(gate, "conditionType");
         let field = at(&nth(path, "readinessGates", index), "conditionType");
@@ -135,6 +138,54 @@ fn deadline(seconds: i64, least: i64, field: &str, errors: &mut Errors) {
     }
 }
 
+fn dns_config(spec: &Value, path: &str, errors: &mut Errors) {
+    let (config, path) = (get(spec, "dnsConfig"), at(path, "dnsConfig"));
+    if text(spec, "dnsPolicy") == "None" {
+        if config.is_null() {
+            return errors.required(&path, "must provide `dnsConfig` when `dnsPolicy` is None");
+        }
+        if is_empty(config, "nameservers") {
+            let detail = "must provide at least one DNS nameserver when `dnsPolicy` is None";
+            errors.required(&at(&path, "nameservers"), detail);
+        }
+    }
+    let servers = items(config, "nameservers");
+    if servers.len() > NAMESERVERS_MAX {
+        let detail = format!("must not have more than {NAMESERVERS_MAX} nameservers");
+        errors.invalid(&at(&path, "nameservers"), get(config, "nameservers").clone(), &detail);
+    }
+    for (index, server) in servers.iter().enumerate() {
+        let server = server.as_str().unwrap_or("");
+        errors.complaints(&nth(&path, "nameservers", index), server, names::ip_address(server));
+    }
+    let field = at(&path, "searches");
+    let searches: Vec<&str> =
+        items(config, "searches").iter().map(|search| search.as_str().unwrap_or("")).collect();
+    if searches.len() > SEARCHES_MAX {
+        let detail = format!("must not have more than {SEARCHES_MAX} search paths");
+        errors.invalid(&field, get(config, "searches").clone(), &detail);
+    }
+    if searches.join(" ").len() > SEARCHES_LENGTH_MAX {
+        let detail = format!(
+            "must not have more than {SEARCHES_LENGTH_MAX} characters (including spaces) in the \
+             search list"
+        );
+        errors.invalid(&field, get(config, "searches").clone(), &detail);
+    }
+    for (index, search) in searches.iter().enumerate() {
+        // The root alone is one as well.
+        let name = search.strip_suffix('.').unwrap_or(search);
+        if !(name.is_empty() && *search == ".") {
+            errors.complaints(&nth(&path, "searches", index), name, names::search_domain(name));
+        }
+    }
+    for (index, option) in items(config, "options").iter().enumerate() {
+        if text(option, "name").is_empty() {
+            errors.required(&nth(&path, "options", index), "must not be empty");
+        }
+    }
+}
+
 fn tolerations(spec: &Value, path: &str, errors: &mut Errors) {
     for (index, toleration) in items(spec, "tolerations").iter().enumerate() {
         let path = nth(path, "tolerations", index);
@@ -168,37 +219,6 @@ fn tolerations(spec: &Value, path: &str, errors: &mut Errors) {
         }
         if !effect.is_empty() {
             errors.one_of(&at(&path, "effect"), effect, EFFECTS);
-        }
-    }
-}
-
-/// A Pod that wants no name servers of the cluster must bring its own.
-fn name_servers(spec: &Value, path: &str, errors: &mut Errors) {
-    let config = get(spec, "dnsConfig");
-    let path = at(path, "dnsConfig");
-    let servers = items(config, "nameservers");
-    if text(spec, "dnsPolicy") == "None" && servers.is_empty() {
-        match config.is_null() {
-            true => errors.required(&path, "must provide `dnsConfig` when `dnsPolicy` is None"),
-            false => {
-                let detail = "must provide at least one DNS nameserver when `dnsPolicy` is None";
-                errors.required(&at(&path, "nameservers"), detail);
-            }
-        }
-        return;
-    }
-    if servers.len() > NAME_SERVERS_MAX {
-        let detail = format!("must not have more than {NAME_SERVERS_MAX} nameservers");
-        errors.invalid(&at(&path, "nameservers"), servers.to_vec(), &detail);
-    }
-    for (index, server) in servers.iter().enumerate() {
-        let server = server.as_str().unwrap_or("");
-        let field = nth(&path, "nameservers", index);
-        errors.complaints(&field, server, names::ip_address(server));
-    }
-    for (index, option) in items(config, "options").iter().enumerate() {
-        if text(option, "name").is_empty() {
-            errors.required(&nth(&path, "options", index), "must not be empty");
         }
     }
 }

@@ -4,7 +4,7 @@
 //! ```text
 //!   agent's loop ──changes──▶ Zone (zone.rs) ◀──questions── sockets, here
 //!                                                 │
-//!                                    message.rs: bytes to question, answer to bytes
+//!                            message.rs: bytes to question, answer to bytes, by `domain`
 //! ```
 //!
 //! Datagrams are answered one after the other by one task, which costs microseconds each; what the
@@ -21,6 +21,7 @@ use std::{
     time::Duration,
 };
 
+use domain::base::iana::OptRcode;
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
     net::{TcpListener, TcpStream, UdpSocket},
@@ -31,8 +32,8 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 
 use self::{
-    message::{Read, Way},
-    zone::{Answer, Code},
+    message::{Read, Way, Written},
+    zone::Answer,
 };
 
 pub use self::zone::Zone;
@@ -92,7 +93,7 @@ async fn serve_datagrams(socket: UdpSocket, zone: &SharedZone) {
             Ok((length, client)) => {
                 if let Some(answer) = reply(zone, &buffer[..length], Way::Datagram) {
                     // Who does not hear asks again.
-                    let _ = socket.try_send_to(&answer, client);
+                    let _ = socket.try_send_to(answer.as_dgram_slice(), client);
                 }
             }
             Err(error) => {
@@ -141,29 +142,27 @@ async fn serve_stream(mut stream: TcpStream, zone: &SharedZone) -> io::Result<()
         message.resize(length, 0);
         timeout(IDLE, stream.read_exact(&mut message)).await??;
         let Some(answer) = reply(zone, &message, Way::Stream) else { return Ok(()) };
-        let length = u16::try_from(answer.len()).map_err(io::Error::other)?;
-        let framed = [&length.to_be_bytes()[..], &answer].concat();
-        timeout(IDLE, stream.write_all(&framed)).await??;
+        timeout(IDLE, stream.write_all(answer.as_stream_slice())).await??;
     }
     Ok(())
 }
 
 /// The answer to a message, if it is to be answered.
-fn reply(zone: &RwLock<Zone>, bytes: &[u8], way: Way) -> Option<Vec<u8>> {
+fn reply(zone: &RwLock<Zone>, bytes: &[u8], way: Way) -> Option<Written> {
     let question = match message::read(bytes) {
         Read::Question(question) => question,
-        Read::Bad(head, code) => return Some(message::write_bad(head, code)),
+        Read::Bad(header, code) => return message::write_bad(header, code),
         Read::Silence => return None,
     };
     let answer = if question.is_newer() {
-        Answer::only(Code::BadVers)
+        Answer::only(OptRcode::BADVERS)
     } else if !question.is_in {
-        Answer::only(Code::Refused)
+        Answer::only(OptRcode::REFUSED)
     } else {
         let zone = zone.read().unwrap_or_else(PoisonError::into_inner);
         zone.answer(&question.labels, question.wanted)
     };
-    Some(message::write(&question, bytes, &answer, way))
+    message::write(&question, &answer, way)
 }
 
 #[cfg(test)]

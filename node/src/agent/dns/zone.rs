@@ -5,14 +5,17 @@
 //! | `svc.ns.svc` | A, AAAA | the Service's addresses; of a headless one those of its Pods |
 //! | `svc.ns.svc` of an ExternalName | all | CNAME, and what follows while it stays in the domain |
 //! | `host.svc.ns.svc` | A, AAAA | the Pods with that name of their own |
+//! | `10-64-0-7.ns.pod` | A, AAAA | that address, whoever has it |
 //! | `_port._tcp.svc.ns.svc` | SRV | the Service and its port; of a headless one each Pod |
 //! | `ns.dns`, `dns-version`, the domain itself | A, TXT, SOA, NS | about this server |
 //! | an address below `in-addr.arpa`, `ip6.arpa` | PTR | the Services and Pods that have it |
 //!
 //! This is the specification of DNS-based service discovery of Kubernetes, version 1.1.0. Below a
-//! headless Service a Pod without a name of its own has its address as name, `10-64-0-7`. A name
-//! that exists without records of the wanted type, or only because names below it exist, is NODATA;
-//! any other in the domain NXDOMAIN; what is of no zone of ours is refused.
+//! headless Service a Pod without a name of its own has its address as name, `10-64-0-7`; one
+//! without any ready Pod has no name at all. A name that exists without records of the wanted type,
+//! or only because names below it exist, is NODATA; any other in the domain NXDOMAIN; what is of no
+//! zone of ours is refused. Names of Pods by their address alone are the specification's deprecated
+//! ones, which it still requires.
 //!
 //! Which Pods there are is what guests are told too: the endpoints for callers within the cluster.
 
@@ -21,9 +24,10 @@ use std::{
     net::{IpAddr, Ipv4Addr, Ipv6Addr},
 };
 
+use domain::base::iana::{OptRcode, Rtype};
 use ipnet::IpNet;
 
-use crate::protocol::{Protocol, ServiceKey, ServiceRoute};
+use crate::protocol::{Protocol, ServiceKey, ServiceRoute, dashed_address};
 
 use super::super::routes::Changed;
 
@@ -35,43 +39,6 @@ const RECORDS_MAX: usize = 2_000;
 const ALIASES_MAX: usize = 8;
 /// Version of the specification, told by `dns-version`.
 const SPECIFICATION: &str = "1.1.0";
-
-/// Types of records that are asked for.
-pub mod kind {
-    pub const A: u16 = 1;
-    pub const NS: u16 = 2;
-    pub const CNAME: u16 = 5;
-    pub const SOA: u16 = 6;
-    pub const PTR: u16 = 12;
-    pub const HINFO: u16 = 13;
-    pub const TXT: u16 = 16;
-    pub const AAAA: u16 = 28;
-    pub const SRV: u16 = 33;
-    pub const OPT: u16 = 41;
-    pub const IXFR: u16 = 251;
-    pub const AXFR: u16 = 252;
-    pub const ANY: u16 = 255;
-}
-
-/// How a question was answered.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-#[repr(u16)]
-pub enum Code {
-    /// With records, or by saying that there are none.
-    NoError = 0,
-    /// It is no question.
-    FormErr = 1,
-    /// The names are not known yet.
-    ServFail = 2,
-    /// There is no such name.
-    NxDomain = 3,
-    /// It asks for something else than records.
-    NotImp = 4,
-    /// It is about names of others.
-    Refused = 5,
-    /// It speaks a newer EDNS.
-    BadVers = 16,
-}
 
 /// A record.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -123,7 +90,7 @@ pub enum Data {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Answer {
     /// How it went.
-    pub code: Code,
+    pub code: OptRcode,
     /// The question is about a zone of ours.
     pub authoritative: bool,
     /// The records.
@@ -136,7 +103,7 @@ pub struct Answer {
 
 impl Answer {
     /// Nothing but a code.
-    pub fn only(code: Code) -> Answer {
+    pub fn only(code: OptRcode) -> Answer {
         let (records, authority, extra) = (Vec::new(), Vec::new(), Vec::new());
         Answer { code, authoritative: false, records, authority, extra }
     }
@@ -187,6 +154,7 @@ enum Found<'a> {
     /// There are names below it.
     Between,
     Service(&'a Entry),
+    Address(IpAddr),
     Pods(&'a BTreeSet<IpAddr>),
     Port(&'a Entry, &'a Port, String),
 }
@@ -274,20 +242,20 @@ impl Zone {
     }
 
     /// Answers a question of class IN about a name, by its labels in lower case.
-    pub fn answer(&self, labels: &[String], wanted: u16) -> Answer {
+    pub fn answer(&self, labels: &[String], wanted: Rtype) -> Answer {
         let (own, address) = (self.below_domain(labels), reverse_address(labels));
-        if own.is_none() && address.is_none() || matches!(wanted, kind::AXFR | kind::IXFR) {
-            return Answer::only(Code::Refused);
+        if own.is_none() && address.is_none() || matches!(wanted, Rtype::AXFR | Rtype::IXFR) {
+            return Answer::only(OptRcode::REFUSED);
         }
         if !self.complete {
-            return Answer::only(Code::ServFail);
+            return Answer::only(OptRcode::SERVFAIL);
         }
         let found = match (own, address) {
             (Some(own), _) => Some(self.answer_own(own, labels.join("."), wanted)),
             (None, Some(address)) => self.answer_reverse(address, labels, wanted),
             (None, None) => None,
         };
-        let Some(mut answer) = found else { return Answer::only(Code::Refused) };
+        let Some(mut answer) = found else { return Answer::only(OptRcode::REFUSED) };
         answer.authoritative = true;
         answer.records.truncate(RECORDS_MAX);
         answer.extra.truncate(RECORDS_MAX);
@@ -304,8 +272,8 @@ impl Zone {
     }
 
     /// A name of the domain. Aliases are followed as long as they stay in it.
-    fn answer_own(&self, mut own: Vec<String>, mut name: String, wanted: u16) -> Answer {
-        let mut answer = Answer::only(Code::NoError);
+    fn answer_own(&self, mut own: Vec<String>, mut name: String, wanted: Rtype) -> Answer {
+        let mut answer = Answer::only(OptRcode::NOERROR);
         for _ in 0..ALIASES_MAX {
             let alias = match self.find(&own) {
                 Some(Found::Service(Entry { alias: Some(alias), .. })) => normal(alias),
@@ -318,7 +286,7 @@ impl Zone {
                     return answer;
                 }
                 None => {
-                    answer.code = Code::NxDomain;
+                    answer.code = OptRcode::NXDOMAIN;
                     answer.authority.push(self.soa(&self.domain));
                     return answer;
                 }
@@ -326,20 +294,21 @@ impl Zone {
             let data = Data::Cname(alias.clone());
             answer.records.push(Record { name, ttl: TTL, data });
             let labels: Vec<String> = alias.split('.').map(str::to_owned).collect();
-            match self.below_domain(&labels).filter(|_| wanted != kind::CNAME) {
+            match self.below_domain(&labels).filter(|_| wanted != Rtype::CNAME) {
                 None => return answer,
                 Some(below) => own = below,
             }
             name = alias;
         }
-        Answer::only(Code::ServFail)
+        Answer::only(OptRcode::SERVFAIL)
     }
 
     fn find(&self, own: &[String]) -> Option<Found<'_>> {
         let labels: Vec<&str> = own.iter().map(String::as_str).collect();
         let (before, service) = match labels[..] {
             [] => return Some(Found::Apex),
-            ["svc"] | ["dns"] => return Some(Found::Between),
+            ["svc" | "dns" | "pod"] | [_, "pod"] => return Some(Found::Between),
+            [host, _, "pod"] => return dashed_address(host).map(Found::Address),
             ["ns", "dns"] => return Some(Found::NameServer),
             ["dns-version"] => return Some(Found::Version),
             [namespace, "svc"] => {
@@ -354,7 +323,8 @@ impl Zone {
             _ => return None,
         };
         let entry = self.services.get(&service)?;
-        if entry.alias.is_some() && !before.is_empty() {
+        let alone = entry.headless && entry.pods.is_empty();
+        if alone || entry.alias.is_some() && !before.is_empty() {
             return None;
         }
         match before {
@@ -375,16 +345,16 @@ impl Zone {
     }
 
     /// Adds the records of the wanted type.
-    fn tell(&self, found: &Found<'_>, name: &str, wanted: u16, answer: &mut Answer) {
+    fn tell(&self, found: &Found<'_>, name: &str, wanted: Rtype, answer: &mut Answer) {
         let record = |data| Record { name: name.to_owned(), ttl: TTL, data };
-        if wanted == kind::ANY {
+        if wanted == Rtype::ANY {
             answer.records.push(record(Data::Hinfo("RFC8482")));
             return;
         }
         match found {
             Found::Apex => match wanted {
-                kind::SOA => answer.records.push(self.soa(&self.domain)),
-                kind::NS => {
+                Rtype::SOA => answer.records.push(self.soa(&self.domain)),
+                Rtype::NS => {
                     answer.records.push(record(Data::Ns(self.name_server())));
                     answer.extra.extend(address(&self.name_server(), self.own));
                 }
@@ -393,7 +363,7 @@ impl Zone {
             Found::NameServer => {
                 answer.records.extend(address(name, self.own).filter(|it| it.is(wanted)));
             }
-            Found::Version if wanted == kind::TXT => {
+            Found::Version if wanted == Rtype::TXT => {
                 answer.records.push(record(Data::Txt(SPECIFICATION.to_owned())));
             }
             Found::Version | Found::Between => {}
@@ -401,11 +371,14 @@ impl Zone {
                 let all = entry.all_addresses().filter_map(|ip| address(name, ip));
                 answer.records.extend(all.filter(|it| it.is(wanted)));
             }
+            Found::Address(ip) => {
+                answer.records.extend(address(name, *ip).filter(|it| it.is(wanted)));
+            }
             Found::Pods(ips) => {
                 let all = ips.iter().filter_map(|ip| address(name, *ip));
                 answer.records.extend(all.filter(|it| it.is(wanted)));
             }
-            Found::Port(entry, port, service) if wanted == kind::SRV => {
+            Found::Port(entry, port, service) if wanted == Rtype::SRV => {
                 self.tell_port(entry, port, service, name, answer);
             }
             Found::Port(..) => {}
@@ -441,16 +414,16 @@ impl Zone {
     }
 
     /// `None` for addresses of others.
-    fn answer_reverse(&self, ip: IpAddr, labels: &[String], wanted: u16) -> Option<Answer> {
-        let mut answer = Answer::only(Code::NoError);
+    fn answer_reverse(&self, ip: IpAddr, labels: &[String], wanted: Rtype) -> Option<Answer> {
+        let mut answer = Answer::only(OptRcode::NOERROR);
         let zone = labels[labels.len().saturating_sub(2)..].join(".");
         let Some(names) = self.reverse.get(&ip) else {
             let ours = self.blocks.values().flatten().any(|block| block.contains(&ip));
-            answer.code = Code::NxDomain;
+            answer.code = OptRcode::NXDOMAIN;
             answer.authority.push(self.soa(&zone));
             return ours.then_some(answer);
         };
-        if wanted != kind::PTR {
+        if wanted != Rtype::PTR {
             answer.authority.push(self.soa(&zone));
         } else {
             let name = labels.join(".");
@@ -474,23 +447,23 @@ impl Entry {
 
 impl Data {
     /// Its type.
-    pub fn kind(&self) -> u16 {
+    fn kind(&self) -> Rtype {
         match self {
-            Data::A(_) => kind::A,
-            Data::Aaaa(_) => kind::AAAA,
-            Data::Cname(_) => kind::CNAME,
-            Data::Ptr(_) => kind::PTR,
-            Data::Ns(_) => kind::NS,
-            Data::Srv { .. } => kind::SRV,
-            Data::Txt(_) => kind::TXT,
-            Data::Soa { .. } => kind::SOA,
-            Data::Hinfo(_) => kind::HINFO,
+            Data::A(_) => Rtype::A,
+            Data::Aaaa(_) => Rtype::AAAA,
+            Data::Cname(_) => Rtype::CNAME,
+            Data::Ptr(_) => Rtype::PTR,
+            Data::Ns(_) => Rtype::NS,
+            Data::Srv { .. } => Rtype::SRV,
+            Data::Txt(_) => Rtype::TXT,
+            Data::Soa { .. } => Rtype::SOA,
+            Data::Hinfo(_) => Rtype::HINFO,
         }
     }
 }
 
 impl Record {
-    fn is(&self, wanted: u16) -> bool {
+    fn is(&self, wanted: Rtype) -> bool {
         self.data.kind() == wanted
     }
 }

@@ -72,31 +72,16 @@ fn world() -> Zone {
     zone
 }
 
-fn wanted(word: &str) -> u16 {
-    match word {
-        "A" => kind::A,
-        "AAAA" => kind::AAAA,
-        "CNAME" => kind::CNAME,
-        "SRV" => kind::SRV,
-        "PTR" => kind::PTR,
-        "TXT" => kind::TXT,
-        "NS" => kind::NS,
-        "SOA" => kind::SOA,
-        "ANY" => kind::ANY,
-        "AXFR" => kind::AXFR,
-        other => panic!("no type {other}"),
-    }
-}
-
 /// Asks each line of a script, `TYPE name`, and writes what was answered behind it.
 fn check(zone: &Zone, script: &str, expected: Expect) {
     let mut out = String::new();
     for line in script.lines().map(str::trim).filter(|line| !line.is_empty()) {
         let (word, name) = line.split_once(' ').expect("a type and a name");
         let labels: Vec<String> = name.split('.').map(str::to_owned).collect();
-        let answer = zone.answer(&labels, wanted(word));
+        let wanted = Rtype::from_mnemonic(word.as_bytes()).expect("a type");
+        let answer = zone.answer(&labels, wanted);
         let by = if answer.authoritative { "" } else { ", not by us" };
-        writeln!(out, "{line}: {:?}{by}", answer.code).expect("text can be written");
+        writeln!(out, "{line}: {}{by}", answer.code).expect("text can be written");
         let parts = [("", &answer.records), ("+ ", &answer.extra), ("! ", &answer.authority)];
         for (mark, records) in parts {
             for record in records.iter() {
@@ -120,6 +105,8 @@ fn names_have_the_records_of_the_specification() {
         A db.shop.svc.cluster.local
         A db-1.db.shop.svc.cluster.local
         A 10-64-1-9.db.shop.svc.cluster.local
+        A 10-64-1-9.shop.pod.cluster.local
+        AAAA fd00--7.shop.pod.cluster.local
         SRV _cql._tcp.db.shop.svc.cluster.local
         A outside.shop.svc.cluster.local
         AAAA inside.shop.svc.cluster.local
@@ -131,50 +118,54 @@ fn names_have_the_records_of_the_specification() {
         ANY web.shop.svc.cluster.local
         ",
         expect![[r#"
-            A web.shop.svc.cluster.local: NoError
+            A web.shop.svc.cluster.local: NOERROR
               web.shop.svc.cluster.local 5 A(10.96.0.10)
-            AAAA web.shop.svc.cluster.local: NoError
+            AAAA web.shop.svc.cluster.local: NOERROR
               web.shop.svc.cluster.local 5 Aaaa(fd00::10)
-            SRV _http._tcp.web.shop.svc.cluster.local: NoError
+            SRV _http._tcp.web.shop.svc.cluster.local: NOERROR
               _http._tcp.web.shop.svc.cluster.local 5 Srv { weight: 100, port: 80, target: "web.shop.svc.cluster.local" }
               + web.shop.svc.cluster.local 5 A(10.96.0.10)
               + web.shop.svc.cluster.local 5 Aaaa(fd00::10)
-            SRV _dns._udp.web.shop.svc.cluster.local: NoError
+            SRV _dns._udp.web.shop.svc.cluster.local: NOERROR
               _dns._udp.web.shop.svc.cluster.local 5 Srv { weight: 100, port: 53, target: "web.shop.svc.cluster.local" }
               + web.shop.svc.cluster.local 5 A(10.96.0.10)
               + web.shop.svc.cluster.local 5 Aaaa(fd00::10)
-            A db.shop.svc.cluster.local: NoError
+            A db.shop.svc.cluster.local: NOERROR
               db.shop.svc.cluster.local 5 A(10.64.0.7)
               db.shop.svc.cluster.local 5 A(10.64.1.8)
               db.shop.svc.cluster.local 5 A(10.64.1.9)
-            A db-1.db.shop.svc.cluster.local: NoError
+            A db-1.db.shop.svc.cluster.local: NOERROR
               db-1.db.shop.svc.cluster.local 5 A(10.64.1.8)
-            A 10-64-1-9.db.shop.svc.cluster.local: NoError
+            A 10-64-1-9.db.shop.svc.cluster.local: NOERROR
               10-64-1-9.db.shop.svc.cluster.local 5 A(10.64.1.9)
-            SRV _cql._tcp.db.shop.svc.cluster.local: NoError
+            A 10-64-1-9.shop.pod.cluster.local: NOERROR
+              10-64-1-9.shop.pod.cluster.local 5 A(10.64.1.9)
+            AAAA fd00--7.shop.pod.cluster.local: NOERROR
+              fd00--7.shop.pod.cluster.local 5 Aaaa(fd00::7)
+            SRV _cql._tcp.db.shop.svc.cluster.local: NOERROR
               _cql._tcp.db.shop.svc.cluster.local 5 Srv { weight: 33, port: 9042, target: "10-64-1-9.db.shop.svc.cluster.local" }
               _cql._tcp.db.shop.svc.cluster.local 5 Srv { weight: 33, port: 9042, target: "db-0.db.shop.svc.cluster.local" }
               _cql._tcp.db.shop.svc.cluster.local 5 Srv { weight: 33, port: 9042, target: "db-1.db.shop.svc.cluster.local" }
               + 10-64-1-9.db.shop.svc.cluster.local 5 A(10.64.1.9)
               + db-0.db.shop.svc.cluster.local 5 A(10.64.0.7)
               + db-1.db.shop.svc.cluster.local 5 A(10.64.1.8)
-            A outside.shop.svc.cluster.local: NoError
+            A outside.shop.svc.cluster.local: NOERROR
               outside.shop.svc.cluster.local 5 Cname("www.example.com")
-            AAAA inside.shop.svc.cluster.local: NoError
+            AAAA inside.shop.svc.cluster.local: NOERROR
               inside.shop.svc.cluster.local 5 Cname("web.shop.svc.cluster.local")
               web.shop.svc.cluster.local 5 Aaaa(fd00::10)
-            CNAME inside.shop.svc.cluster.local: NoError
+            CNAME inside.shop.svc.cluster.local: NOERROR
               inside.shop.svc.cluster.local 5 Cname("web.shop.svc.cluster.local")
-            TXT dns-version.cluster.local: NoError
+            TXT dns-version.cluster.local: NOERROR
               dns-version.cluster.local 5 Txt("1.1.0")
-            NS cluster.local: NoError
+            NS cluster.local: NOERROR
               cluster.local 5 Ns("ns.dns.cluster.local")
               + ns.dns.cluster.local 5 A(192.0.2.1)
-            SOA cluster.local: NoError
+            SOA cluster.local: NOERROR
               cluster.local 5 Soa { domain: "cluster.local", serial: 8 }
-            A ns.dns.cluster.local: NoError
+            A ns.dns.cluster.local: NOERROR
               ns.dns.cluster.local 5 A(192.0.2.1)
-            ANY web.shop.svc.cluster.local: NoError
+            ANY web.shop.svc.cluster.local: NOERROR
               web.shop.svc.cluster.local 5 Hinfo("RFC8482")
         "#]],
     );
@@ -189,6 +180,11 @@ fn what_is_not_there_is_told_apart() {
         A _http._tcp.web.shop.svc.cluster.local
         A _tcp.web.shop.svc.cluster.local
         A nobody.shop.svc.cluster.local
+        SRV _x._tcp.nobody.shop.svc.cluster.local
+        AAAA 10-64-1-9.shop.pod.cluster.local
+        A shop.pod.cluster.local
+        A db-0.shop.pod.cluster.local
+        A 10-64-1-900.shop.pod.cluster.local
         A shop.svc.cluster.local
         A svc.cluster.local
         A gone.shop.svc.cluster.local
@@ -204,38 +200,48 @@ fn what_is_not_there_is_told_apart() {
         AXFR cluster.local
         ",
         expect![[r#"
-            SRV web.shop.svc.cluster.local: NoError
+            SRV web.shop.svc.cluster.local: NOERROR
               ! cluster.local 5 Soa { domain: "cluster.local", serial: 8 }
-            A _http._tcp.web.shop.svc.cluster.local: NoError
+            A _http._tcp.web.shop.svc.cluster.local: NOERROR
               ! cluster.local 5 Soa { domain: "cluster.local", serial: 8 }
-            A _tcp.web.shop.svc.cluster.local: NoError
+            A _tcp.web.shop.svc.cluster.local: NOERROR
               ! cluster.local 5 Soa { domain: "cluster.local", serial: 8 }
-            A nobody.shop.svc.cluster.local: NoError
+            A nobody.shop.svc.cluster.local: NXDOMAIN
               ! cluster.local 5 Soa { domain: "cluster.local", serial: 8 }
-            A shop.svc.cluster.local: NoError
+            SRV _x._tcp.nobody.shop.svc.cluster.local: NXDOMAIN
               ! cluster.local 5 Soa { domain: "cluster.local", serial: 8 }
-            A svc.cluster.local: NoError
+            AAAA 10-64-1-9.shop.pod.cluster.local: NOERROR
               ! cluster.local 5 Soa { domain: "cluster.local", serial: 8 }
-            A gone.shop.svc.cluster.local: NxDomain
+            A shop.pod.cluster.local: NOERROR
               ! cluster.local 5 Soa { domain: "cluster.local", serial: 8 }
-            A none.svc.cluster.local: NxDomain
+            A db-0.shop.pod.cluster.local: NXDOMAIN
               ! cluster.local 5 Soa { domain: "cluster.local", serial: 8 }
-            A _http._udp.web.shop.svc.cluster.local: NxDomain
+            A 10-64-1-900.shop.pod.cluster.local: NXDOMAIN
               ! cluster.local 5 Soa { domain: "cluster.local", serial: 8 }
-            A db-2.db.shop.svc.cluster.local: NxDomain
+            A shop.svc.cluster.local: NOERROR
               ! cluster.local 5 Soa { domain: "cluster.local", serial: 8 }
-            A x.inside.shop.svc.cluster.local: NxDomain
+            A svc.cluster.local: NOERROR
               ! cluster.local 5 Soa { domain: "cluster.local", serial: 8 }
-            TXT inside.shop.svc.cluster.local: NoError
+            A gone.shop.svc.cluster.local: NXDOMAIN
+              ! cluster.local 5 Soa { domain: "cluster.local", serial: 8 }
+            A none.svc.cluster.local: NXDOMAIN
+              ! cluster.local 5 Soa { domain: "cluster.local", serial: 8 }
+            A _http._udp.web.shop.svc.cluster.local: NXDOMAIN
+              ! cluster.local 5 Soa { domain: "cluster.local", serial: 8 }
+            A db-2.db.shop.svc.cluster.local: NXDOMAIN
+              ! cluster.local 5 Soa { domain: "cluster.local", serial: 8 }
+            A x.inside.shop.svc.cluster.local: NXDOMAIN
+              ! cluster.local 5 Soa { domain: "cluster.local", serial: 8 }
+            TXT inside.shop.svc.cluster.local: NOERROR
               inside.shop.svc.cluster.local 5 Cname("web.shop.svc.cluster.local")
               ! cluster.local 5 Soa { domain: "cluster.local", serial: 8 }
-            A lost.shop.svc.cluster.local: NxDomain
+            A lost.shop.svc.cluster.local: NXDOMAIN
               lost.shop.svc.cluster.local 5 Cname("gone.shop.svc.cluster.local")
               ! cluster.local 5 Soa { domain: "cluster.local", serial: 8 }
-            A circle.shop.svc.cluster.local: ServFail
-            A example.com: Refused, not by us
-            A notcluster.local: Refused, not by us
-            AXFR cluster.local: Refused, not by us
+            A circle.shop.svc.cluster.local: SERVFAIL
+            A example.com: REFUSED, not by us
+            A notcluster.local: REFUSED, not by us
+            AXFR cluster.local: REFUSED, not by us
         "#]],
     );
 }
@@ -256,21 +262,21 @@ fn addresses_have_the_names_of_services_and_pods() {
         PTR +7.0.64.10.in-addr.arpa
         ",
         expect![[r#"
-            PTR 10.0.96.10.in-addr.arpa: NoError
+            PTR 10.0.96.10.in-addr.arpa: NOERROR
               10.0.96.10.in-addr.arpa 5 Ptr("web.shop.svc.cluster.local")
-            PTR 0.1.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.d.f.ip6.arpa: NoError
+            PTR 0.1.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.d.f.ip6.arpa: NOERROR
               0.1.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.d.f.ip6.arpa 5 Ptr("web.shop.svc.cluster.local")
-            PTR 7.0.64.10.in-addr.arpa: NoError
+            PTR 7.0.64.10.in-addr.arpa: NOERROR
               7.0.64.10.in-addr.arpa 5 Ptr("db-0.db.shop.svc.cluster.local")
-            PTR 9.1.64.10.in-addr.arpa: NoError
+            PTR 9.1.64.10.in-addr.arpa: NOERROR
               9.1.64.10.in-addr.arpa 5 Ptr("10-64-1-9.db.shop.svc.cluster.local")
-            A 7.0.64.10.in-addr.arpa: NoError
+            A 7.0.64.10.in-addr.arpa: NOERROR
               ! in-addr.arpa 5 Soa { domain: "cluster.local", serial: 8 }
-            PTR 1.0.64.10.in-addr.arpa: NxDomain
+            PTR 1.0.64.10.in-addr.arpa: NXDOMAIN
               ! in-addr.arpa 5 Soa { domain: "cluster.local", serial: 8 }
-            PTR 1.2.0.192.in-addr.arpa: Refused, not by us
-            PTR 64.10.in-addr.arpa: Refused, not by us
-            PTR +7.0.64.10.in-addr.arpa: Refused, not by us
+            PTR 1.2.0.192.in-addr.arpa: REFUSED, not by us
+            PTR 64.10.in-addr.arpa: REFUSED, not by us
+            PTR +7.0.64.10.in-addr.arpa: REFUSED, not by us
         "#]],
     );
 }
@@ -291,14 +297,14 @@ fn names_go_with_their_services_and_half_a_list_is_no_answer() {
         PTR 7.0.64.10.in-addr.arpa
         ",
         expect![[r#"
-            A web.shop.svc.cluster.local: NoError
+            A web.shop.svc.cluster.local: NOERROR
               web.shop.svc.cluster.local 5 A(10.96.0.11)
-            A db.shop.svc.cluster.local: NxDomain
+            A db.shop.svc.cluster.local: NXDOMAIN
               ! cluster.local 5 Soa { domain: "cluster.local", serial: 10 }
-            PTR 10.0.96.10.in-addr.arpa: Refused, not by us
-            PTR 11.0.96.10.in-addr.arpa: NoError
+            PTR 10.0.96.10.in-addr.arpa: REFUSED, not by us
+            PTR 11.0.96.10.in-addr.arpa: NOERROR
               11.0.96.10.in-addr.arpa 5 Ptr("web.shop.svc.cluster.local")
-            PTR 7.0.64.10.in-addr.arpa: Refused, not by us
+            PTR 7.0.64.10.in-addr.arpa: REFUSED, not by us
         "#]],
     );
     let young = Zone::new("cluster.local", "192.0.2.1".parse().expect("an address"));
@@ -306,8 +312,8 @@ fn names_go_with_their_services_and_half_a_list_is_no_answer() {
         &young,
         "A web.shop.svc.cluster.local\nA example.com",
         expect![[r#"
-        A web.shop.svc.cluster.local: ServFail, not by us
-        A example.com: Refused, not by us
+        A web.shop.svc.cluster.local: SERVFAIL, not by us
+        A example.com: REFUSED, not by us
     "#]],
     );
 }

@@ -58,16 +58,10 @@ fn etc(pod: &PodSpec, ip: IpAddr) -> Vec<(&'static str, String)> {
         // Writing to a String cannot fail.
         let _ = writeln!(hosts, "{}\t{}", alias.ip, alias.name);
     }
-    let own = [
-        format!("{}.svc.{CLUSTER_DOMAIN}", pod.namespace),
-        format!("svc.{CLUSTER_DOMAIN}"),
-        CLUSTER_DOMAIN.to_owned(),
-    ];
-    let searches: Vec<&str> = own.iter().chain(&pod.searches).map(String::as_str).collect();
     vec![
         ("hostname", format!("{}\n", pod.hostname)),
         ("hosts", hosts),
-        ("resolv.conf", format!("search {}\n", searches.join(" "))),
+        ("resolv.conf", pod.dns.resolv_conf(&pod.namespace, CLUSTER_DOMAIN)),
         ("passwd", "nobody:x:65534:65534:nobody:/home:/bin/sh\n".to_owned()),
         ("group", "nobody:x:65534:\n".to_owned()),
     ]

@@ -190,7 +190,7 @@ pub fn pod(fixture: &Fixture, uid: &str, ip: &str, container: Container) -> ToWo
         ip: ip.parse().expect("an address"),
         labels: [("app".to_owned(), uid.to_owned())].into(),
         hosts: Vec::new(),
-        searches: Vec::new(),
+        dns: Default::default(),
         containers: vec![container],
     })
 }

@@ -1,8 +1,10 @@
-//! `/ui/record` and `/ui/world`: what only the worker of a Pod knows, fetched through its node's
-//! tunnel: what its requests were like, and what its image wants and gives.
+//! `/ui/record`, `/ui/requests` and `/ui/world`: what only the worker of a Pod knows, fetched through
+//! its node's tunnel: what its requests were like, each of them as it ends, and what its image
+//! wants and gives.
 //!
-//! A record names paths that clients asked for, as logs do, so it is for those who may read the
-//! Pod's log; a world says no more than the image, so it is for those who may read the Pod.
+//! A record and requests name paths that clients asked for, as logs do, so they are for those who
+//! may read the Pod's log; a world says no more than the image, so it is for those who may read the
+//! Pod.
 
 use super::{
     super::{
@@ -15,10 +17,13 @@ use super::{
 };
 use axum::{
     Extension, Json,
+    body::Body,
     extract::{RawQuery, State},
+    response::Response,
 };
-use http::StatusCode;
+use http::{HeaderValue, StatusCode, header};
 use http_body_util::{BodyExt as _, Limited};
+use hyper::body::Incoming;
 use k8s_openapi::api::core::v1::Pod;
 use kube::api::Api;
 use serde_json::{Value, json};
@@ -48,17 +53,45 @@ pub async fn world(
 ) -> Result<Json<Value>, ApiError> {
     let (place, pod) = find(&api, &user, query.as_deref(), None).await?;
     let query = Query::parse(query.as_deref().unwrap_or(""));
-    let spec = pod.spec.unwrap_or_default();
-    let mut names = spec.containers.iter().chain(spec.init_containers.iter().flatten());
-    let wanted = query.get("container").unwrap_or("");
-    let found = names.find(|it| it.name == wanted).map(|it| it.name.as_str());
-    let container = found.ok_or_else(|| {
-        let why = format!("container {wanted:?} is not valid for pod {}", place.name);
-        ApiError::BadRequest(why)
-    })?;
+    let container = container(&pod, &place, &query)?;
     let Place { node, namespace, name, uid } = &place;
     let target = format!("/world/{namespace}/{name}/{container}?uid={uid}");
     Ok(Json(json!({ "node": node, "world": ask(&api, node, &target).await? })))
+}
+
+/// Answers `GET /ui/requests?namespace=shop&name=cart-1&container=cart&since=now`: a line of JSON
+/// for each request as it ends (`node/src/protocol/requests.rs`), for as long as somebody reads.
+pub async fn requests(
+    State(api): State<ApiServer>,
+    Extension(user): Extension<User>,
+    RawQuery(query): RawQuery,
+) -> Result<Response, ApiError> {
+    let (place, pod) = find(&api, &user, query.as_deref(), Some("log")).await?;
+    let query = Query::parse(query.as_deref().unwrap_or(""));
+    let container = container(&pod, &place, &query)?;
+    let Place { node, namespace, name, uid } = &place;
+    let passed_on = form_urlencoded::Serializer::new(String::new())
+        .append_pair("uid", uid)
+        .append_pair("since", query.get("since").unwrap_or("now"))
+        .finish();
+    let target = format!("/requests/{namespace}/{name}/{container}?{passed_on}");
+    let mut response = Response::new(Body::new(answer(&api, node, &target).await?));
+    let kind = HeaderValue::from_static("application/x-ndjson");
+    response.headers_mut().insert(header::CONTENT_TYPE, kind);
+    Ok(response)
+}
+
+/// The container that a query names, if the Pod has it.
+fn container(pod: &Pod, place: &Place, query: &Query) -> Result<String, ApiError> {
+    let wanted = query.get("container").unwrap_or("");
+    let spec = pod.spec.iter();
+    let mut names =
+        spec.flat_map(|spec| spec.containers.iter().chain(spec.init_containers.iter().flatten()));
+    let found = names.find(|it| it.name == wanted).map(|it| it.name.clone());
+    found.ok_or_else(|| {
+        let why = format!("container {wanted:?} is not valid for pod {}", place.name);
+        ApiError::BadRequest(why)
+    })
 }
 
 /// Where a Pod is. Its names are those that the API has accepted: they stand in a path as they are.
@@ -116,6 +149,16 @@ fn missing(message: String) -> ApiError {
 /// Asks a node's agent for JSON.
 async fn ask(api: &ApiServer, node: &str, target: &str) -> Result<Value, ApiError> {
     let away = ApiError::Unavailable;
+    let body = answer(api, node, target).await?;
+    let body = Limited::new(body, ANSWER_BYTES_MAX).collect().await;
+    let body = body.map_err(|error| away(format!("node {node:?}: {error}")))?.to_bytes();
+    serde_json::from_slice(&body)
+        .map_err(|error| away(format!("node {node:?} answered what is no JSON: {error}")))
+}
+
+/// What a node's agent answers, if it does not refuse.
+async fn answer(api: &ApiServer, node: &str, target: &str) -> Result<Incoming, ApiError> {
+    let away = ApiError::Unavailable;
     let answer = api.tunnels().get(node, target).await.map_err(|it| away(it.to_string()))?;
     let status = answer.status();
     if status != StatusCode::OK {
@@ -128,10 +171,7 @@ async fn ask(api: &ApiServer, node: &str, target: &str) -> Result<Value, ApiErro
             _ => away(format!("node {node:?} answered {}: {text}", status.as_u16())),
         });
     }
-    let body = Limited::new(answer.into_body(), ANSWER_BYTES_MAX).collect().await;
-    let body = body.map_err(|error| away(format!("node {node:?}: {error}")))?.to_bytes();
-    serde_json::from_slice(&body)
-        .map_err(|error| away(format!("node {node:?} answered what is no JSON: {error}")))
+    Ok(answer.into_body())
 }
 
 #[cfg(test)]
@@ -165,6 +205,12 @@ mod tests {
         assert!(code == 503 && text.contains("is not connected"), "{code} {text}");
         let (code, text) = ask(User::new("anna", &[]), &format!("{record}runs")).await;
         assert!(code == 403 && text.contains("pods/log"), "{code} {text}");
+        for (user, container, code) in
+            [(admin(), "c", 503), (admin(), "other", 400), (User::new("anna", &[]), "c", 403)]
+        {
+            let path = format!("/ui/requests?namespace=default&name=runs&container={container}");
+            assert_eq!(ask(user, &path).await.0, code, "{container}");
+        }
         let world = "/ui/world?namespace=default&name=runs&container=";
         let (code, text) = ask(admin(), &format!("{world}other")).await;
         assert!(code == 400 && text.contains("is not valid for pod runs"), "{code} {text}");

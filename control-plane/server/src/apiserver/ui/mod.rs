@@ -215,6 +215,7 @@ pub fn router() -> Router<ApiServer> {
         .route("/ui/past", get(asof::object))
         .route("/ui/why", get(why::explain))
         .route("/ui/record", get(inside::record))
+        .route("/ui/requests", get(inside::requests))
         .route("/ui/world", get(inside::world))
         .route("/ui/{*path}", get(asset))
 }
