@@ -16,6 +16,7 @@ use wasmtime_wasi_http::{WasiHttpCtx, WasiHttpCtxView, WasiHttpView};
 
 use crate::account::{Account, Meter};
 use crate::engine::Engine;
+use crate::environment::{Environment, EnvironmentView};
 use crate::http::Hooks;
 use crate::input::{Stdin, Term};
 use crate::keyvalue::{Buckets, KeyValueView};
@@ -37,7 +38,8 @@ pub(crate) struct Pod {
     pub(crate) meter: Arc<Meter>,
     outgoing_places: Arc<Semaphore>,
     socket_places: Arc<Semaphore>,
-    /// The environment as `wasi:config` wants it, made once for all instances.
+    /// The environment, made once for all instances, and as `wasi:config` wants it.
+    environment: Arc<Environment>,
     variables: Arc<WasiConfigVariables>,
     buckets: Arc<Buckets>,
 }
@@ -51,8 +53,22 @@ impl Pod {
         let outgoing_places = Arc::new(Semaphore::new(config.limits.outgoing_requests));
         let socket_places = Arc::new(Semaphore::new(config.limits.sockets));
         let variables = Arc::new(config.env.iter().cloned().collect());
+        let environment = Arc::new(Environment {
+            args: config.args.clone(),
+            variables: config.env.clone(),
+            cwd: config.cwd.clone(),
+        });
         let buckets = Arc::new(Buckets::new(&config.mounts));
-        Pod { engine, config, meter, outgoing_places, socket_places, variables, buckets }
+        Pod {
+            engine,
+            config,
+            meter,
+            outgoing_places,
+            socket_places,
+            environment,
+            variables,
+            buckets,
+        }
     }
 
     /// Fails if a directory of the guest is gone.
@@ -61,17 +77,12 @@ impl Pod {
         // and the host's own environment are denied by default.
         let mut context = WasiCtx::builder();
         context
-            .args(&self.config.args)
-            .envs(&self.config.env)
             .stdout(self.output(&self.config.stdout))
             .stderr(self.output(&self.config.stderr))
             .allow_tcp(false)
             .allow_udp(false)
             .allow_ip_name_lookup(false)
             .max_random_size(RANDOM_BYTES_MAX);
-        if let Some(cwd) = &self.config.cwd {
-            context.initial_cwd(cwd);
-        }
         if let Some(input) = &self.config.stdin {
             let (input, term) = (input.clone(), self.config.term.clone());
             context.stdin(Stdin { input, term, terminal: self.config.terminal });
@@ -113,6 +124,7 @@ impl Pod {
         };
         let memory = self.memory();
         let own = Own {
+            environment: Arc::clone(&self.environment),
             variables: Arc::clone(&self.variables),
             buckets: Arc::clone(&self.buckets),
             log: Arc::clone(&self.config.stderr),
@@ -128,7 +140,10 @@ impl Pod {
 
     /// The state of a p1 module that is about to be instantiated.
     pub(crate) fn core_store(&self) -> wasmtime::Result<Store<CoreHost>> {
-        let wasi = self.context()?.build_p1();
+        // A module of WASI p1 has its arguments and variables in its context.
+        let mut context = self.context()?;
+        context.args(&self.environment.args).envs(&self.environment.variables);
+        let wasi = context.build_p1();
         let host = CoreHost { wasi, term: self.config.term.clone(), memory: self.memory() };
         let mut store = Store::new(self.engine.wasmtime(), host);
         store.limiter(|host| &mut host.memory);
@@ -157,6 +172,7 @@ pub(crate) struct Host {
 
 /// What a container has that all its instances share.
 struct Own {
+    environment: Arc<Environment>,
     variables: Arc<WasiConfigVariables>,
     buckets: Arc<Buckets>,
     log: Output,
@@ -169,6 +185,11 @@ impl WasiView for Host {
 }
 
 impl Host {
+    /// What `wasi:cli/environment` reads.
+    pub(crate) fn own_environment(&mut self) -> EnvironmentView<'_> {
+        EnvironmentView(&self.own.environment)
+    }
+
     /// What `wasi:config` reads.
     pub(crate) fn own_config(&mut self) -> WasiConfig<'_> {
         WasiConfig::new(&self.own.variables)

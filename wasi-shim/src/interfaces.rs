@@ -1,8 +1,8 @@
 //! The interfaces that this host offers: one table, from which the linkers are built and against
 //! which an image's imports are checked, so that the two cannot disagree.
 //!
-//! All but HTTP and the sockets of WASI 0.2 (see `sockets`) is wasmtime's own implementation, linked
-//! interface by interface; what a guest may do through them (sockets of the machine: nothing) is
+//! All but HTTP, the sockets of WASI 0.2 (see `sockets`) and the environment (see `environment`) is
+//! wasmtime's own implementation, linked interface by interface; what a guest may do through them (sockets of the machine: nothing) is
 //! decided by the context of its instance.
 //!
 //! `wasi:config` is the container's environment, in which a Pod names its ConfigMaps and Secrets;
@@ -34,6 +34,8 @@ use wasmtime_wasi_http::p2::bindings::http as p2_http;
 use wasmtime_wasi_http::p3::bindings::http as p3_http;
 use wasmtime_wasi_http::{WasiHttp, WasiHttpView};
 
+use crate::engine::Calls;
+use crate::environment::HasEnvironment;
 use crate::instance::{CoreHost, Host};
 use crate::keyvalue::{self, HasKeyValue};
 use crate::logging::{self, HasLogging};
@@ -69,7 +71,7 @@ const INTERFACES: &[(&str, Add)] = &[
     ("wasi:random/insecure-seed@0.2.12",
         |l| p2::random::insecure_seed::add_to_linker::<_, WasiRandom>(l, Host::random)),
     ("wasi:cli/environment@0.2.12",
-        |l| p2::cli::environment::add_to_linker::<_, WasiCli>(l, Host::cli)),
+        |l| p2::cli::environment::add_to_linker::<_, HasEnvironment>(l, Host::own_environment)),
     ("wasi:cli/exit@0.2.12", |l| p2::cli::exit::add_to_linker::<_, WasiCli>(l, Host::cli)),
     ("wasi:cli/stdin@0.2.12", |l| p2::cli::stdin::add_to_linker::<_, WasiCli>(l, Host::cli)),
     ("wasi:cli/stdout@0.2.12", |l| p2::cli::stdout::add_to_linker::<_, WasiCli>(l, Host::cli)),
@@ -122,7 +124,7 @@ const INTERFACES: &[(&str, Add)] = &[
     // Types only, as wasi:clocks/types: nothing to link, and wasmtime asks for nothing.
     ("wasi:cli/types@0.3.0", |_| Ok(())),
     ("wasi:cli/environment@0.3.0",
-        |l| p3::cli::environment::add_to_linker::<_, WasiCli>(l, Host::cli)),
+        |l| p3::cli::environment::add_to_linker::<_, HasEnvironment>(l, Host::own_environment)),
     ("wasi:cli/exit@0.3.0", |l| p3::cli::exit::add_to_linker::<_, WasiCli>(l, Host::cli)),
     ("wasi:cli/stdin@0.3.0", |l| p3::cli::stdin::add_to_linker::<_, WasiCli>(l, Host::cli)),
     ("wasi:cli/stdout@0.3.0", |l| p3::cli::stdout::add_to_linker::<_, WasiCli>(l, Host::cli)),
@@ -205,11 +207,17 @@ const P1_FUNCTIONS: &[&str] = &[
     "sock_accept", "sock_recv", "sock_send", "sock_shutdown",
 ];
 
-/// The linker for components.
-pub(crate) fn component_linker(engine: &wasmtime::Engine) -> wasmtime::Result<Linker<Host>> {
+/// The linker for components. Interfaces of WASI 0.3 are there only where calls may be concurrent.
+pub(crate) fn component_linker(
+    engine: &wasmtime::Engine,
+    calls: Calls,
+) -> wasmtime::Result<Linker<Host>> {
     let mut linker = Linker::new(engine);
-    for (_, add) in INTERFACES {
-        add(&mut linker)?;
+    for (name, add) in INTERFACES {
+        let concurrent = track(name).is_some_and(|track| track.ends_with("@0.3"));
+        if calls == Calls::Concurrent || !concurrent {
+            add(&mut linker)?;
+        }
     }
     Ok(linker)
 }
@@ -330,7 +338,11 @@ mod tests {
             let again = add(&mut linker);
             assert_eq!(again.is_err(), !TYPES_ONLY.contains(name), "{name}");
         }
-        component_linker(&engine).expect("no two rows collide");
+        component_linker(&engine, Calls::Concurrent).expect("no two rows collide");
+        let mut config = wasmtime::Config::new();
+        config.wasm_component_model_async(false).concurrency_support(false);
+        let engine = wasmtime::Engine::new(&config).expect("an engine");
+        component_linker(&engine, Calls::Serial).expect("nothing in it is concurrent");
     }
 
     /// The names of the rows are those under which the functions lie: a component that imports the
@@ -338,7 +350,7 @@ mod tests {
     #[test]
     fn rows_are_found_by_their_name() {
         let engine = wasmtime::Engine::default();
-        let linker = component_linker(&engine).expect("it links");
+        let linker = component_linker(&engine, Calls::Concurrent).expect("it links");
         for (name, _) in INTERFACES {
             let text =
                 format!(r#"(component (import "{name}" (instance (export "nobody" (func)))))"#);
