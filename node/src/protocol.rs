@@ -551,6 +551,9 @@ pub struct Usage {
     /// How long its newest start took, part by part.
     #[serde(default)]
     pub start: Option<StartTimes>,
+    /// A handler that nobody has asked for a while: it has given its compiled code back.
+    #[serde(default)]
+    pub idle: bool,
 }
 
 /// The worker's part of a cold start, in microseconds.

@@ -466,7 +466,7 @@ impl Pods {
             ToAgent::Demand(demand) => self.parts.fleet.set_demand(namespace, demand),
             ToAgent::Denied(denials) => denials.iter().for_each(|denial| self.denied(denial)),
             ToAgent::Usage(usage) => {
-                self.tell_starts(&usage);
+                self.tell_facts(&usage);
                 self.parts.accounts.take(usage, Timestamp::now());
             }
         }

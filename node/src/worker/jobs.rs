@@ -171,7 +171,7 @@ async fn program(
 ) -> Result<Command, String> {
     let name = config.args.first().cloned().unwrap_or_default();
     let failed = |why: &dyn std::error::Error| format!("exec: {name:?}: {}", explain(why));
-    let module = callee.module.get().expect("a container that runs has loaded its code");
+    let module = callee.code.map().await.map_err(|error| failed(&error))?;
     if let Ok(call) = module.call(&name, config.clone()) {
         return Ok(call);
     }
@@ -182,9 +182,8 @@ async fn program(
     let Some(code) = toolbox else {
         return Err(format!("exec: {name:?}: executable file not found in $PATH"));
     };
-    let loaded = runtime.modules.get(&runtime.engine, &code.module, code.form).await;
-    let loaded = loaded.map_err(|error| failed(&error))?;
-    let toolbox = loaded.get().expect("it was just loaded");
+    let toolbox = runtime.modules.code(&runtime.engine, &code.module, code.form);
+    let toolbox = toolbox.map().await.map_err(|error| failed(&error))?;
     toolbox.command(config).map_err(|error| failed(&error))
 }
 

@@ -101,7 +101,8 @@ const CONNECTIONS_MAX: u64 = 16_384;
 const DESCRIPTORS_KEPT: u64 = 512;
 /// Threads for calls that block: files being loaded, and file calls of guests.
 const BLOCKING_THREADS_MAX: usize = 64;
-/// Rhythm of what is done from time to time: node ports that could not be bound, being an orphan.
+/// Rhythm of what is done from time to time: node ports that could not be bound, handlers that
+/// nobody asks, being an orphan.
 const TICK: Duration = Duration::from_secs(5);
 /// The access log of Ingresses.
 const INGRESS_LOG: &str = "access.log";
@@ -384,6 +385,7 @@ impl Worker {
                     self.report(&ToAgent::Demand(demand));
                 }
                 _ = tick.tick() => {
+                    self.pods.rest();
                     self.update_fronts();
                     if let Some(ingress) = &mut self.ingress {
                         ingress.update();

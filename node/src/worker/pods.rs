@@ -55,6 +55,8 @@ use crate::protocol::{
 
 /// Starts and exits taken together before the table is published once.
 const BATCH_MAX: usize = 256;
+/// Handlers that become idle at one look: unmapping takes some tens of microseconds each.
+const RESTS_MAX: usize = 256;
 
 /// All Pods of the worker.
 pub struct Pods {
@@ -93,6 +95,8 @@ struct Told {
     restart: u32,
     guest: Guest,
     in_flight: usize,
+    /// It has given its compiled code back.
+    idle: bool,
     record: Kept,
 }
 
@@ -366,6 +370,7 @@ impl Pods {
             restart: known.restart,
             guest: known.guest,
             in_flight: known.in_flight(),
+            idle: known.is_idle(),
             record: known.record.told(),
         };
         let told: Vec<Told> = entry.containers.iter().map(told).collect();
@@ -576,6 +581,16 @@ impl Pods {
         self.pods.iter().map(pod).collect()
     }
 
+    /// Lets handlers that nobody asks give their code back.
+    pub fn rest(&self) {
+        let all = self.pods.values().flat_map(|entry| entry.containers.values());
+        let rested = all.filter_map(Known::served).filter(|served| served.rest());
+        let count = rested.take(RESTS_MAX).count();
+        if count > 0 {
+            tracing::debug!(count, "handlers are idle");
+        }
+    }
+
     /// What changed since the last call, or all of it for an agent that has heard nothing yet.
     pub fn usage(&mut self, agent_is_new: bool) -> Vec<Usage> {
         let before =
@@ -619,11 +634,19 @@ fn not_found(container: &str) -> Answer {
 }
 
 impl Known {
-    fn in_flight(&self) -> usize {
+    fn served(&self) -> Option<&Arc<Served>> {
         match &self.phase {
-            Phase::Running { served: Some(served), .. } => served.in_flight(),
-            _ => 0,
+            Phase::Running { served, .. } => served.as_ref(),
+            Phase::Starting | Phase::Exited(_) => None,
         }
+    }
+
+    fn in_flight(&self) -> usize {
+        self.served().map_or(0, |served| served.in_flight())
+    }
+
+    fn is_idle(&self) -> bool {
+        self.served().is_some_and(|served| served.is_idle())
     }
 
     fn used_so_far(&self) -> Used {
@@ -662,6 +685,7 @@ impl Known {
             requests: used.requests,
             busy_ns: used.busy_ns,
             start,
+            idle: self.is_idle(),
         }
     }
 }

@@ -1,11 +1,14 @@
-//! A running handler and what it is doing: requests in flight, and how it is let go.
+//! A running handler and what it is doing: requests in flight, how it rests, and how it is let go.
+//!
+//! A handler without a request for a while is *idle*: it has given back its instances and then its
+//! compiled code. The next request has the code mapped again and waits for that.
 
 use std::{
     sync::{
         Arc,
         atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering},
     },
-    time::Instant,
+    time::{Duration, Instant},
 };
 
 use http::{Request, Response};
@@ -30,6 +33,10 @@ pub struct Served {
     ended_ns: AtomicU64,
     /// The sum of when those in flight arrived, in nanoseconds; it wraps.
     arrived_ns: AtomicU64,
+    /// When the last request ended, in nanoseconds; probes count.
+    last_ns: AtomicU64,
+    /// Without a request for so long it gives its code back.
+    idle_after: Duration,
     /// Set when the last request in flight should be told to `idle`.
     leaving: AtomicBool,
     idle: Notify,
@@ -58,7 +65,7 @@ struct Watched {
 
 impl Served {
     /// A container that was just started.
-    pub fn new(handler: Handler, record: Arc<Record>) -> Served {
+    pub fn new(handler: Handler, record: Arc<Record>, idle_after: Duration) -> Served {
         Served {
             handler,
             record,
@@ -67,6 +74,8 @@ impl Served {
             since: Instant::now(),
             ended_ns: AtomicU64::new(0),
             arrived_ns: AtomicU64::new(0),
+            last_ns: AtomicU64::new(0),
+            idle_after,
             leaving: AtomicBool::new(false),
             idle: Notify::new(),
             cut: AtomicBool::new(false),
@@ -96,6 +105,18 @@ impl Served {
         // A difference that wrapped is one of those that came meanwhile: they have taken no time.
         let running = if running > u64::MAX / 2 { 0 } else { running };
         ended.saturating_add(running)
+    }
+
+    /// Gives the code back if nobody has asked it for long enough; says whether it did.
+    pub fn rest(&self) -> bool {
+        let silent = self.now_ns().saturating_sub(self.last_ns.load(Ordering::Relaxed));
+        let silent = Duration::from_nanos(silent) >= self.idle_after;
+        silent && self.in_flight() == 0 && self.handler.rest()
+    }
+
+    /// Whether it has given its code back.
+    pub fn is_idle(&self) -> bool {
+        self.handler.is_at_rest()
     }
 
     /// Ends when no request is in flight. The container must have left the table before.
@@ -164,7 +185,9 @@ impl Drop for InFlight {
         if let Some(Watched { begun, steps, outcome, peak }) = self.watched.take() {
             served.record.end(begun, &steps, outcome, peak);
         }
-        let took_ns = served.now_ns().saturating_sub(self.arrived_ns);
+        let now_ns = served.now_ns();
+        served.last_ns.store(now_ns, Ordering::Relaxed);
+        let took_ns = now_ns.saturating_sub(self.arrived_ns);
         served.ended_ns.fetch_add(took_ns, Ordering::Relaxed);
         served.arrived_ns.fetch_sub(self.arrived_ns, Ordering::Relaxed);
         let before = served.in_flight.fetch_sub(1, Ordering::SeqCst);

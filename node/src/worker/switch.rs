@@ -259,6 +259,8 @@ impl From<HandleError> for Refusal {
     fn from(error: HandleError) -> Refusal {
         match error {
             HandleError::Busy | HandleError::InstanceLimit => Refusal::Busy,
+            // Its log says why; another Pod may be well.
+            HandleError::Asleep(_) => Refusal::Busy,
             HandleError::Deadline => Refusal::Deadline,
             HandleError::OutOfMemory => Refusal::OutOfMemory,
             HandleError::Trap(_) | HandleError::NoResponse | HandleError::GuestError(_) => {
