@@ -254,6 +254,27 @@ pub struct Hello {
     pub engine: String,
     /// Domain of service names, `cluster.local`.
     pub cluster_domain: String,
+    /// Where traces go. None: nowhere.
+    #[serde(default)]
+    pub tracing: Option<Tracing>,
+}
+
+/// A collector of traces, which speaks OTLP over HTTP.
+#[derive(Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Tracing {
+    /// Its address, `http://host:4318`; `/v1/traces` comes after it.
+    pub endpoint: String,
+    /// What it is sent beside the spans. Values are never logged.
+    pub headers: Vec<(String, String)>,
+    /// The part of the requests without a trace of their own that are recorded, from 0 to 1.
+    pub ratio: f64,
+}
+
+impl fmt::Debug for Tracing {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Tracing {{ endpoint: {:?}, ratio: {}, .. }}", self.endpoint, self.ratio)
+    }
 }
 
 /// A certificate signed by the traffic authority: CN = node name, O = namespace.

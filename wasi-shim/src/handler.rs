@@ -610,6 +610,7 @@ async fn handle(
         }
     };
     call.steps.write(&call.steps.instantiated_ns);
+    store.data_mut().answers(request.headers());
     enter(store, proxy, request, reply).await
 }
 

@@ -114,6 +114,7 @@ impl Pod {
         http.set_field_size_limit(FIELDS_BYTES_MAX);
         let hooks = Hooks {
             outgoing: Arc::clone(&self.config.outgoing),
+            carried: Vec::new(),
             places: Arc::clone(&self.outgoing_places),
         };
         let wasi = self.context()?.build();
@@ -185,6 +186,11 @@ impl WasiView for Host {
 }
 
 impl Host {
+    /// From now on the instance answers a request with these headers.
+    pub(crate) fn answers(&mut self, headers: &http::HeaderMap) {
+        self.hooks.carry(headers);
+    }
+
     /// What `wasi:cli/environment` reads.
     pub(crate) fn own_environment(&mut self) -> EnvironmentView<'_> {
         EnvironmentView(&self.own.environment)

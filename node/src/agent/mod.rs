@@ -79,7 +79,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{
     members,
-    protocol::{self, Hello},
+    protocol::{self, Hello, Tracing},
     worker::Walls,
 };
 
@@ -136,6 +136,8 @@ pub struct Config {
     pub image_aliases: bool,
     /// When unused images are removed.
     pub image_thresholds: Thresholds,
+    /// Where traces of requests go. None: nowhere.
+    pub tracing: Option<Tracing>,
 }
 
 /// Why the agent could not start.
@@ -384,6 +386,7 @@ fn hello(config: &Config, logs: &Path, engine: &str) -> Hello {
         log_root: logs.to_owned(),
         engine: engine.to_owned(),
         cluster_domain: CLUSTER_DOMAIN.to_owned(),
+        tracing: config.tracing.clone(),
     }
 }
 

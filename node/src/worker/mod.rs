@@ -13,7 +13,7 @@
 //!
 //! The main task is the only one that changes anything; requests read snapshots without locks.
 //! The agent may go away at any time: everything goes on, exits are kept, and the next agent is
-//! told the whole state. A worker holds no credentials of the cluster, only its certificate for
+//! told the whole state. Traces of requests go to a collector, if there is one (`trace`). A worker holds no credentials of the cluster, only its certificate for
 //! traffic.
 //!
 //! It ends when it is told to ([`ToWorker::Stop`], SIGTERM), or by itself when it has had neither
@@ -52,6 +52,7 @@ mod streams;
 mod switch;
 mod terminal;
 mod tls;
+mod trace;
 mod traffic;
 
 #[cfg(test)]
@@ -69,9 +70,10 @@ use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use tokio::{
     net::{UnixListener, UnixStream},
     signal::unix::{SignalKind, signal},
-    task::JoinSet,
+    task::{JoinHandle, JoinSet},
     time::{Instant, MissedTickBehavior},
 };
+use tokio_util::sync::CancellationToken;
 use wherry_wasi_shim::{Engine, EngineConfig, EngineError, engine_hash};
 
 pub use self::confine::Walls;
@@ -317,6 +319,8 @@ struct Worker {
     ingress: Option<Ingresses>,
     credentials: Option<Arc<Credentials>>,
     peer: Option<PeerListener>,
+    /// Sends traces until it is stopped.
+    exporter: (CancellationToken, JoinHandle<()>),
 }
 
 impl Worker {
@@ -339,7 +343,11 @@ impl Worker {
             let log = hello.log_root.join(protocol::INGRESS_LOGS).join(INGRESS_LOG);
             Ingresses::new(switch.clone(), &logs, log, hello.address, connections_max)
         });
+        switch.tracer.configure(hello.tracing.as_ref(), &hello.node);
+        let stop = CancellationToken::new();
+        let exporter = (stop.clone(), tokio::spawn(switch.tracer.clone().export(stop)));
         let mut worker = Worker {
+            exporter,
             ingress,
             fronts: Fronts::new(switch.clone(), hello.address, connections_max),
             router: Router::new(here, peers.clone()),
@@ -366,7 +374,10 @@ impl Worker {
         loop {
             tokio::select! {
                 caller = agents.next(Some(&self.hello)) => match caller {
-                    Caller::Agent(_, link) => self.welcome(link),
+                    Caller::Agent(hello, link) => {
+                        self.switch.tracer.configure(hello.tracing.as_ref(), &hello.node);
+                        self.welcome(link);
+                    }
                     Caller::Stream(open, stream) => self.pods.open(open, stream),
                 },
                 message = receive(&mut self.link) => {
@@ -598,7 +609,7 @@ impl Worker {
                 Err(_) => break,
             }
         }
-        let Worker { switch, router, peers, fronts, ingress, peer, link, .. } = self;
+        let Worker { switch, router, peers, fronts, ingress, peer, link, exporter, .. } = self;
         if let Some(peer) = &peer {
             peer.stop();
         }
@@ -617,6 +628,10 @@ impl Worker {
             if let Some(link) = link {
                 link.finish().await;
             }
+            let (stop, exporting) = exporter;
+            stop.cancel();
+            // It neither panics nor is aborted.
+            let _ = exporting.await;
         };
         if tokio::time::timeout(CLOSE_GRACE, closed).await.is_err() {
             tracing::info!("some connections were cut off");

@@ -46,6 +46,7 @@ use super::{
     served::Served,
     start::{CODE_TRAP, Note, Start, exit_now},
     switch::{LocalPods, Refusal},
+    trace::Source,
 };
 use crate::compile::world_file;
 use crate::protocol::{
@@ -260,8 +261,9 @@ impl Pods {
         let key = key(uid, &container.name, container.restart);
         let (stop, stopped) = watch::channel(None);
         let (io, input) = Io::new(&container);
+        let workload = self.local.source(entry.ip).unwrap_or_default();
+        let source = Arc::new(Source::pod(workload, &entry.name));
         let record = record.unwrap_or_else(|| {
-            let workload = self.local.source(entry.ip).unwrap_or_default();
             let phases = self.runtime.switch.traffic.phases.of(workload);
             Arc::new(Record::new(phases))
         });
@@ -287,6 +289,7 @@ impl Pods {
             log: self.runtime.logs.open(log_path.clone()),
             log_path,
             record,
+            source,
             io: io.clone(),
             input,
             runtime: self.runtime.clone(),

@@ -18,12 +18,15 @@ use wherry_wasi_shim::{Body, HandleError, Handler, Steps};
 use super::{
     balance::Open,
     record::{Begun, Outcome, Record},
+    trace::{Kind, Source, Span, Tracer},
 };
 
 /// A running handler container.
 pub struct Served {
     handler: Handler,
     record: Arc<Record>,
+    /// Its part in traces.
+    traced: Traced,
     requests: AtomicU64,
     /// From arrival to the end of the response's body.
     in_flight: AtomicUsize,
@@ -44,6 +47,15 @@ pub struct Served {
     cut: AtomicBool,
 }
 
+/// What a container tells in traces.
+#[derive(Clone)]
+pub struct Traced {
+    /// Takes it.
+    pub tracer: Tracer,
+    /// Who it is.
+    pub source: Arc<Source>,
+}
+
 /// One request in flight; it keeps the container from being idle until dropped.
 pub struct InFlight {
     served: Arc<Served>,
@@ -61,14 +73,22 @@ struct Watched {
     outcome: Outcome,
     /// The most that were in flight with it, as far as it saw.
     peak: usize,
+    /// Ends with the body of the response.
+    _span: Option<Span>,
 }
 
 impl Served {
     /// A container that was just started.
-    pub fn new(handler: Handler, record: Arc<Record>, idle_after: Duration) -> Served {
+    pub fn new(
+        handler: Handler,
+        record: Arc<Record>,
+        idle_after: Duration,
+        traced: Traced,
+    ) -> Served {
         Served {
             handler,
             record,
+            traced,
             requests: AtomicU64::new(0),
             in_flight: AtomicUsize::new(0),
             since: Instant::now(),
@@ -168,13 +188,30 @@ impl InFlight {
     }
 
     /// Gives the guest a request of somebody; what becomes of it is recorded.
-    pub async fn handle(&mut self, request: Request<Body>) -> Result<Response<Body>, HandleError> {
+    pub async fn handle(
+        &mut self,
+        mut request: Request<Body>,
+    ) -> Result<Response<Body>, HandleError> {
+        let Traced { tracer, source } = &self.served.traced;
+        let source = || source.clone();
+        let mut span = tracer.step(source, Kind::Server, "guest", request.headers_mut());
         let (steps, peak) = (Arc::<Steps>::default(), self.served.in_flight());
         let begun = self.served.record.begin(&request, peak == 1);
-        let watched = Watched { begun, steps: steps.clone(), outcome: Outcome::Left, peak };
+        let outcome = Outcome::Left;
+        let watched = Watched { begun, steps: steps.clone(), outcome, peak, _span: None };
         let watched = self.watched.insert(watched);
         let result = self.served.handler.handle_watched(request, steps).await;
         watched.outcome = Outcome::of(&result, &watched.steps);
+        if let Some(span) = &mut span {
+            if let (Some(from), Some(to)) = (watched.steps.placed(), watched.steps.instantiated()) {
+                span.step("instantiate", from, to);
+            }
+            match &result {
+                Ok(response) => span.answered(response.status()),
+                Err(error) => span.refused(error.status(), &error.to_string()),
+            }
+        }
+        watched._span = span;
         result
     }
 }
@@ -182,7 +219,7 @@ impl InFlight {
 impl Drop for InFlight {
     fn drop(&mut self) {
         let served = &self.served;
-        if let Some(Watched { begun, steps, outcome, peak }) = self.watched.take() {
+        if let Some(Watched { begun, steps, outcome, peak, .. }) = self.watched.take() {
             served.record.end(begun, &steps, outcome, peak);
         }
         let now_ns = served.now_ns();

@@ -39,9 +39,10 @@ use super::{
     outgoing::{Names, outgoing},
     probers::Key,
     record::Record,
-    served::Served,
+    served::{Served, Traced},
     sockets::PodNetwork,
     switch::Switch,
+    trace::Source,
 };
 use crate::protocol::{
     Container, Exit, ExitReason, Form, Guest, HookKind, Limits, Mount, Protocol,
@@ -149,6 +150,8 @@ pub struct Start {
     pub log_path: PathBuf,
     /// What its requests were like.
     pub record: Arc<Record>,
+    /// Who it is in traces.
+    pub source: Arc<Source>,
     /// For whoever is attached.
     pub io: Arc<Io>,
     /// What its guest reads.
@@ -219,7 +222,9 @@ impl Start {
         let (account, budget) = (handler.account(), handler.budget());
         let idle_after = self.container.limits.handling.idle_after_seconds;
         let idle_after = idle_after.map_or(IDLE_AFTER, |some| Duration::from_secs(some.into()));
-        let served = Arc::new(Served::new(handler, self.record.clone(), idle_after));
+        let traced =
+            Traced { tracer: self.runtime.switch.tracer.clone(), source: self.source.clone() };
+        let served = Arc::new(Served::new(handler, self.record.clone(), idle_after, traced));
         let tcp = self.container.ports.iter().filter(|port| port.protocol == Protocol::Tcp);
         let ports = tcp.map(|port| port.port).collect();
         let target = self.target(Some((served.clone(), ports)), &code, view, budget);
