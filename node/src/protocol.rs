@@ -229,6 +229,21 @@ pub enum ToAgent {
     Denied(Vec<Denial>),
     /// What the guests used, each [`USAGE_INTERVAL_SECONDS`] and only when something changed.
     Usage(Vec<Usage>),
+    /// A worker of another node does not answer: a way to it through a member is wanted. Answered
+    /// by a stream, [`Open::Relayed`].
+    Relay(Relay),
+}
+
+/// A way to a worker of another node.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Relay {
+    /// The worker's own number for it.
+    pub id: u64,
+    /// The node.
+    pub node: String,
+    /// The worker's namespace.
+    pub namespace: String,
 }
 
 /// Rhythm of [`ToAgent::Usage`]: metrics of Kubernetes are 15 s old as well.

@@ -36,6 +36,7 @@ mod pods;
 mod prepare;
 mod pressure;
 mod recover;
+mod relay;
 mod routes;
 mod spec;
 mod starts;
@@ -97,6 +98,7 @@ use self::{
     objects::Objects,
     pods::{Input, Name, Parts, Pods},
     prepare::Preparer,
+    relay::Relays,
     volumes::Volumes,
     watch::Change,
     workers::{Workers, WorkersError},
@@ -184,7 +186,9 @@ pub async fn run(config: Config, shutdown: CancellationToken) -> Result<(), Agen
     let engine = wherry_wasi_shim::engine_hash();
     let binary = std::env::current_exe().map_err(AgentError::Binary)?;
     let logs = config.data_dir.join("logs");
+    let relays = Relays::new(sockets.clone());
     let workers = Arc::new(Workers {
+        relays: relays.clone(),
         binary: binary.clone(),
         sockets: sockets.clone(),
         logs: config.data_dir.join("workers"),
@@ -203,6 +207,7 @@ pub async fn run(config: Config, shutdown: CancellationToken) -> Result<(), Agen
         Err(JoinError::Stopped) => return Ok(()),
         Err(error) => return Err(error.into()),
     };
+    relays.joined(connection.clone());
     let client = connection.client();
     let root = config.data_dir.join("images");
     let away = Arc::new(Away::default());
@@ -280,7 +285,8 @@ pub async fn run(config: Config, shutdown: CancellationToken) -> Result<(), Agen
         config.data_dir.clone(),
         shutdown.clone(),
     ));
-    let streams = streams::Context { sockets: Arc::new(sockets), inputs: inputs.clone(), images };
+    let sockets = Arc::new(sockets);
+    let streams = streams::Context { sockets, inputs: inputs.clone(), images, relays };
     tasks.spawn(tunnel::run(connection.clone(), logs, accounts, streams, shutdown.clone()));
     tasks.spawn(learn_members(connection, config.data_dir.clone(), shutdown.clone()));
     tasks.spawn(volumes.clone().keep_fresh(shutdown.clone()));

@@ -459,6 +459,7 @@ impl Pods {
                 self.hook_failed(&uid, &container, hook, &message);
             }
             ToAgent::PodRemoved { uid } => self.observed(&uid, Observation::Removed),
+            ToAgent::Relay(_) => unreachable!("the worker's own task opens it"),
             ToAgent::PeerListening { address } => {
                 self.parts.fleet.set_peer(namespace, Some(address));
             }

@@ -41,7 +41,7 @@ use crate::{
     worker::Walls,
 };
 
-use super::pods::Input;
+use super::{pods::Input, relay::Relays};
 
 /// The longest path of a Unix socket.
 const SOCKET_PATH_MAX: usize = 107;
@@ -107,6 +107,8 @@ pub struct Workers {
     pub hello: Hello,
     /// To the agent's loop.
     pub events: mpsc::Sender<Input>,
+    /// Ways to workers elsewhere, for those that ask.
+    pub relays: Arc<Relays>,
 }
 
 /// A supervised worker.
@@ -444,6 +446,8 @@ impl Supervisor {
         let Link { mut framed, pid, state } = link;
         // What was queued was for a worker that is no more; the loop says everything again.
         while self.queue.try_recv().is_ok() {}
+        let (relays, namespace) = (self.workers.relays.clone(), self.namespace.clone());
+        relays.listens(&namespace, state.peer);
         self.report(WorkerEvent::Connected(Box::new(state))).await;
         let end = loop {
             tokio::select! {
@@ -460,7 +464,13 @@ impl Supervisor {
                         Some(Err(_)) | None => break End::Lost,
                     };
                     match message {
-                        Ok(message) => self.report(WorkerEvent::Message(message)).await,
+                        Ok(ToAgent::Relay(wanted)) => relays.open(&namespace, wanted),
+                        Ok(message) => {
+                            if let ToAgent::PeerListening { address } = &message {
+                                relays.listens(&namespace, Some(*address));
+                            }
+                            self.report(WorkerEvent::Message(message)).await;
+                        }
                         Err(error) => {
                             tracing::warn!(%error, "a worker sends what is not the protocol");
                             break End::Lost;
@@ -471,6 +481,7 @@ impl Supervisor {
                 () = self.stop.cancelled() => break End::Stopped,
             }
         };
+        relays.listens(&namespace, None);
         if let End::Stopped = end {
             let grace_ms = STOP_GRACE_MS;
             if let Ok(frame) = protocol::encode(&ToWorker::Stop { grace_ms }) {

@@ -26,6 +26,7 @@ use super::{
     session::{self, Pipes},
     start::Runtime,
 };
+use crate::metrics::SPANS_LOST;
 use crate::protocol::{self, Answer, Code, Guest, ProtocolError, Streams};
 
 /// Connections to ports at the same time, of all Pods of this worker: each costs two descriptors.
@@ -69,6 +70,8 @@ pub enum Job {
     Text(Vec<u8>),
     /// The counters of all traffic.
     Metrics,
+    /// A way to another worker, which this one has asked for, or why there is none.
+    Relayed(u64, Option<String>),
     /// A file that the agent has made.
     File(PathBuf),
 }
@@ -104,9 +107,21 @@ impl Tasks {
                 let switch = runtime.switch.clone();
                 self.sessions.spawn(async move {
                     let table = switch.table().clone();
-                    let samples = switch.traffic.tell(&table);
+                    let mut samples = switch.traffic.tell(&table);
+                    if switch.tracer.is_on() {
+                        let lost = vec![format!(" {}", switch.tracer.lost())];
+                        samples.insert(SPANS_LOST.to_owned(), lost);
+                    }
                     let text = serde_json::to_vec(&samples).expect("lines by name become JSON");
                     tell(stream, text).await;
+                });
+            }
+            Ok(Job::Relayed(id, failed)) => {
+                let relays = runtime.switch.traffic.relays.clone();
+                self.sessions.spawn(async move {
+                    let stream = answer(stream, &Answer::Open).await;
+                    let stream = stream.map_err(|error| explain(&error));
+                    relays.opened(id, failed.map_or(stream, Err));
                 });
             }
             Ok(Job::File(path)) => {

@@ -7,7 +7,7 @@
 //!   client ── node port ── front ─┐               ▼
 //!   guest  ── wasi:http ─ outgoing ┼─▶ switch: Table, LocalPods ──▶ guest of this worker (a call)
 //!   guest  ── wasi:sockets ─ sockets ┤         streams, ports ──▶ guest that listens (memory)
-//!   worker ── mTLS ─────── peer ──┘      └─▶ peers ── mTLS ──▶ another worker
+//!   worker ── mTLS ─────── peer ──┘      └─▶ peers ── mTLS ──▶ another worker (`relays`: by a member)
 //!                                        guest prints ──▶ logs ──▶ files
 //! ```
 //!
@@ -43,6 +43,7 @@ mod ports;
 mod probe;
 mod probers;
 mod record;
+mod relays;
 mod reply;
 mod served;
 mod session;
@@ -336,7 +337,10 @@ impl Worker {
             cluster_domain: hello.cluster_domain.clone(),
         };
         let peers = Peers::default();
-        let switch = Arc::new(Switch::new(here.clone()));
+        peers.relays().serve();
+        let mut switch = Switch::new(here.clone());
+        switch.traffic.relays = peers.relays().clone();
+        let switch = Arc::new(switch);
         let logs = Logs::start().map_err(WorkerError::Logs)?;
         let runtime = Runtime::new(engine, switch.clone(), logs.clone(), hello.log_root.clone());
         let ingress = (hello.namespace == protocol::INGRESS_NAMESPACE).then(|| {
@@ -371,8 +375,10 @@ impl Worker {
         let mut usage = tokio::time::interval(Duration::from_secs(USAGE_INTERVAL_SECONDS));
         usage.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let switch = self.switch.clone();
+        let relays = self.peers.relays().clone();
         loop {
             tokio::select! {
+                relay = relays.asked() => self.report(&ToAgent::Relay(relay)),
                 caller = agents.next(Some(&self.hello)) => match caller {
                     Caller::Agent(hello, link) => {
                         self.switch.tracer.configure(hello.tracing.as_ref(), &hello.node);

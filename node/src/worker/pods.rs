@@ -332,6 +332,7 @@ impl Pods {
             }
             Open::Record { uid } => self.told(&uid).map(Job::Text),
             Open::Metrics => Ok(Job::Metrics),
+            Open::Relayed { id, failed } => Ok(Job::Relayed(id, failed)),
             Open::World { uid, container } => {
                 let known = self.pods.get(&uid).and_then(|entry| entry.containers.get(&container));
                 let known = known.ok_or_else(|| not_found(&container))?;

@@ -334,7 +334,8 @@ fn is_long(asked: &Attributes, query: &Query) -> bool {
     let streams = ["exec", "attach", "portforward", "proxy"];
     let follows = asked.subresource == "log" && query.flag("follow");
     let registry = asked.path.starts_with("/v2/");
-    let tunnel = ["/wherry/v1/tunnel", "/wherry/v1/backup"].contains(&asked.path.as_str());
+    let tunnel = ["/wherry/v1/tunnel", "/wherry/v1/backup"].contains(&asked.path.as_str())
+        || asked.path.starts_with("/wherry/v1/relay/");
     asked.verb == "watch"
         || streams.contains(&asked.subresource.as_str())
         || follows
