@@ -7,18 +7,10 @@ use wasmtime::component::HasData;
 use wasmtime_wasi::p2::bindings::cli::environment as p2;
 use wasmtime_wasi::p3::bindings::cli::environment as p3;
 
-/// What a guest is told of itself.
-#[derive(Debug, Default)]
-pub(crate) struct Environment {
-    /// The first is the program's name.
-    pub(crate) args: Vec<String>,
-    pub(crate) variables: Vec<(String, String)>,
-    /// The directory that it starts in.
-    pub(crate) cwd: Option<String>,
-}
+use crate::limits::GuestConfig;
 
 /// What the bindings work on.
-pub(crate) struct EnvironmentView<'a>(pub(crate) &'a Environment);
+pub(crate) struct EnvironmentView<'a>(pub(crate) &'a GuestConfig);
 
 pub(crate) struct HasEnvironment;
 
@@ -28,7 +20,7 @@ impl HasData for HasEnvironment {
 
 impl p2::Host for EnvironmentView<'_> {
     fn get_environment(&mut self) -> wasmtime::Result<Vec<(String, String)>> {
-        Ok(self.0.variables.clone())
+        Ok(self.0.env.clone())
     }
 
     fn get_arguments(&mut self) -> wasmtime::Result<Vec<String>> {
@@ -42,7 +34,7 @@ impl p2::Host for EnvironmentView<'_> {
 
 impl p3::Host for EnvironmentView<'_> {
     fn get_environment(&mut self) -> wasmtime::Result<Vec<(String, String)>> {
-        Ok(self.0.variables.clone())
+        Ok(self.0.env.clone())
     }
 
     fn get_arguments(&mut self) -> wasmtime::Result<Vec<String>> {

@@ -4,7 +4,7 @@
 //! instantiation) is set here, in one place per form: the limiter, the epoch deadline, the bounds
 //! on handles and on copied data.
 
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use tokio::sync::Semaphore;
 use wasmtime::component::ResourceTable;
@@ -16,7 +16,7 @@ use wasmtime_wasi_http::{WasiHttpCtx, WasiHttpCtxView, WasiHttpView};
 
 use crate::account::{Account, Meter};
 use crate::engine::Engine;
-use crate::environment::{Environment, EnvironmentView};
+use crate::environment::EnvironmentView;
 use crate::http::Hooks;
 use crate::input::{Stdin, Term};
 use crate::keyvalue::{Buckets, KeyValueView};
@@ -34,13 +34,12 @@ const SLICE_TICKS: u64 = 1;
 /// A guest as it is configured, shared by its instances.
 pub(crate) struct Pod {
     pub(crate) engine: Engine,
-    pub(crate) config: GuestConfig,
+    pub(crate) config: Arc<GuestConfig>,
     pub(crate) meter: Arc<Meter>,
     outgoing_places: Arc<Semaphore>,
     socket_places: Arc<Semaphore>,
-    /// The environment, made once for all instances, and as `wasi:config` wants it.
-    environment: Arc<Environment>,
-    variables: Arc<WasiConfigVariables>,
+    /// The environment as `wasi:config` wants it, made for all instances when the first one asks.
+    variables: Arc<OnceLock<WasiConfigVariables>>,
     buckets: Arc<Buckets>,
 }
 
@@ -52,23 +51,9 @@ impl Pod {
         };
         let outgoing_places = Arc::new(Semaphore::new(config.limits.outgoing_requests));
         let socket_places = Arc::new(Semaphore::new(config.limits.sockets));
-        let variables = Arc::new(config.env.iter().cloned().collect());
-        let environment = Arc::new(Environment {
-            args: config.args.clone(),
-            variables: config.env.clone(),
-            cwd: config.cwd.clone(),
-        });
         let buckets = Arc::new(Buckets::new(&config.mounts));
-        Pod {
-            engine,
-            config,
-            meter,
-            outgoing_places,
-            socket_places,
-            environment,
-            variables,
-            buckets,
-        }
+        let (config, variables) = (Arc::new(config), Arc::default());
+        Pod { engine, config, meter, outgoing_places, socket_places, variables, buckets }
     }
 
     /// Fails if a directory of the guest is gone.
@@ -125,7 +110,7 @@ impl Pod {
         };
         let memory = self.memory();
         let own = Own {
-            environment: Arc::clone(&self.environment),
+            config: Arc::clone(&self.config),
             variables: Arc::clone(&self.variables),
             buckets: Arc::clone(&self.buckets),
             log: Arc::clone(&self.config.stderr),
@@ -143,7 +128,7 @@ impl Pod {
     pub(crate) fn core_store(&self) -> wasmtime::Result<Store<CoreHost>> {
         // A module of WASI p1 has its arguments and variables in its context.
         let mut context = self.context()?;
-        context.args(&self.environment.args).envs(&self.environment.variables);
+        context.args(&self.config.args).envs(&self.config.env);
         let wasi = context.build_p1();
         let host = CoreHost { wasi, term: self.config.term.clone(), memory: self.memory() };
         let mut store = Store::new(self.engine.wasmtime(), host);
@@ -173,8 +158,8 @@ pub(crate) struct Host {
 
 /// What a container has that all its instances share.
 struct Own {
-    environment: Arc<Environment>,
-    variables: Arc<WasiConfigVariables>,
+    config: Arc<GuestConfig>,
+    variables: Arc<OnceLock<WasiConfigVariables>>,
     buckets: Arc<Buckets>,
     log: Output,
 }
@@ -193,12 +178,13 @@ impl Host {
 
     /// What `wasi:cli/environment` reads.
     pub(crate) fn own_environment(&mut self) -> EnvironmentView<'_> {
-        EnvironmentView(&self.own.environment)
+        EnvironmentView(&self.own.config)
     }
 
     /// What `wasi:config` reads.
     pub(crate) fn own_config(&mut self) -> WasiConfig<'_> {
-        WasiConfig::new(&self.own.variables)
+        let Own { config, variables, .. } = &self.own;
+        WasiConfig::new(variables.get_or_init(|| config.env.iter().cloned().collect()))
     }
 
     /// The container's buckets, for the bindings.

@@ -2,8 +2,8 @@
 //! which an image's imports are checked, so that the two cannot disagree.
 //!
 //! All but HTTP, the sockets of WASI 0.2 (see `sockets`) and the environment (see `environment`) is
-//! wasmtime's own implementation, linked interface by interface; what a guest may do through them (sockets of the machine: nothing) is
-//! decided by the context of its instance.
+//! wasmtime's own implementation, linked interface by interface; what a guest may do through them
+//! (sockets of the machine: nothing) is decided by the context of its instance.
 //!
 //! `wasi:config` is the container's environment, in which a Pod names its ConfigMaps and Secrets;
 //! `wasi:keyvalue` is its buckets (see `keyvalue`), `wasi:logging` its standard error.

@@ -7,14 +7,14 @@
 //!   client ── node port ── front ─┐               ▼
 //!   guest  ── wasi:http ─ outgoing ┼─▶ switch: Table, LocalPods ──▶ guest of this worker (a call)
 //!   guest  ── wasi:sockets ─ sockets ┤         streams, ports ──▶ guest that listens (memory)
-//!   worker ── mTLS ─────── peer ──┘      └─▶ peers ── mTLS ──▶ another worker (`relays`: by a member)
+//!   worker ── mTLS ─────── peer ──┘      └─▶ peers ── mTLS ──▶ another worker, `relays`: by a member
 //!                                        guest prints ──▶ logs ──▶ files
 //! ```
 //!
 //! The main task is the only one that changes anything; requests read snapshots without locks.
 //! The agent may go away at any time: everything goes on, exits are kept, and the next agent is
-//! told the whole state. Traces of requests go to a collector, if there is one (`trace`). A worker holds no credentials of the cluster, only its certificate for
-//! traffic.
+//! told the whole state. A worker holds no credentials of the cluster, only its certificate for
+//! traffic. Traces of requests go to a collector, if there is one (`trace`).
 //!
 //! It ends when it is told to ([`ToWorker::Stop`], SIGTERM), or by itself when it has had neither
 //! Pods nor an agent for [`ORPHAN_AFTER`].

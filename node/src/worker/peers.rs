@@ -2,11 +2,10 @@
 //!
 //! A [`Peer`] is made for each worker that holds an endpoint (see `network`), costs nothing until
 //! it is used, and goes, with its connections, when the last table that names it is dropped.
-//! Requests share few connections. Where no direct connection comes about, or somebody else is at its
-//! end, one is made through a member of the control plane (`relays.rs`), and tried anew from time to
-//! time. A broken one is replaced by the next request that needs it; while a peer
-//! does not answer, requests fail at once between two attempts, so that a caller can try another
-//! endpoint.
+//! Requests share few connections. A broken one is replaced by the next request that needs it;
+//! while a peer does not answer, requests fail at once between two attempts, so that a caller can
+//! try another endpoint. Where no direct connection comes about, or somebody else is at its end, one is
+//! made through a member of the control plane (`relays.rs`); the direct way is tried again later.
 
 use std::{
     collections::HashMap,
