@@ -559,14 +559,8 @@ async fn run(
     call: &Call,
     reply: &Reply,
 ) -> Result<(), HandleError> {
-    let made = match handler.shelf.take() {
-        Some(instance) => Ok(instance),
-        None => {
-            handler.pod.component_store().map(|store| Instance { store, proxy: None, answered: 0 })
-        }
-    };
-    let mut instance = made
-        .map_err(|error| HandleError::Trap(format!("its instance could not be made: {error:#}")))?;
+    let new = || Instance { store: handler.pod.component_store(), proxy: None, answered: 0 };
+    let mut instance = handler.shelf.take().unwrap_or_else(new);
     let fuse = Fuse(&call.completion);
     let request = request.map(to_wasi);
     let result = handle((handler, linked), &mut instance, request, (call, reply)).await;

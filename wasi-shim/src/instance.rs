@@ -10,7 +10,7 @@ use tokio::sync::Semaphore;
 use wasmtime::component::ResourceTable;
 use wasmtime::{ResourceLimiter, Store};
 use wasmtime_wasi::p1::WasiP1Ctx;
-use wasmtime_wasi::{FsPerms, WasiCtx, WasiCtxBuilder, WasiCtxView, WasiView};
+use wasmtime_wasi::{WasiCtx, WasiCtxBuilder, WasiCtxView, WasiView};
 use wasmtime_wasi_config::{WasiConfig, WasiConfigVariables};
 use wasmtime_wasi_http::{WasiHttpCtx, WasiHttpCtxView, WasiHttpView};
 
@@ -26,6 +26,7 @@ use crate::limits::{
 };
 use crate::logging::LoggingView;
 use crate::output::{Output, OutputPipe};
+use crate::preopens::{PreopensView, perms};
 use crate::sockets::{Sockets, SocketsView};
 
 /// Ticks after which a guest yields. One: the slice is a tick.
@@ -56,8 +57,7 @@ impl Pod {
         Pod { engine, config, meter, outgoing_places, socket_places, variables, buckets }
     }
 
-    /// Fails if a directory of the guest is gone.
-    fn context(&self) -> wasmtime::Result<WasiCtxBuilder> {
+    fn context(&self) -> WasiCtxBuilder {
         // The machine's sockets and names are never a guest's; its own are in `sockets`. Files, input
         // and the host's own environment are denied by default.
         let mut context = WasiCtx::builder();
@@ -72,13 +72,7 @@ impl Pod {
             let (input, term) = (input.clone(), self.config.term.clone());
             context.stdin(Stdin { input, term, terminal: self.config.terminal });
         }
-        for mount in &self.config.mounts {
-            let perms = if mount.read_only { FsPerms::ReadOnly } else { FsPerms::ReadWrite };
-            context.preopened_dir(&mount.host, &mount.guest, perms).map_err(|error| {
-                error.context(format!("open the volume that is mounted at {}", mount.guest))
-            })?;
-        }
-        Ok(context)
+        context
     }
 
     fn output(&self, output: &Output) -> OutputPipe {
@@ -92,7 +86,7 @@ impl Pod {
     }
 
     /// The state of a component that is about to be instantiated.
-    pub(crate) fn component_store(&self) -> wasmtime::Result<Store<Host>> {
+    pub(crate) fn component_store(&self) -> Store<Host> {
         let mut table = ResourceTable::new();
         table.set_max_capacity(HANDLES_MAX);
         let mut http = WasiHttpCtx::new();
@@ -102,7 +96,7 @@ impl Pod {
             carried: Vec::new(),
             places: Arc::clone(&self.outgoing_places),
         };
-        let wasi = self.context()?.build();
+        let wasi = self.context().build();
         let term = self.config.term.clone();
         let sockets = Sockets {
             network: Arc::clone(&self.config.network),
@@ -121,14 +115,21 @@ impl Pod {
         store.set_max_component_handles(HANDLES_MAX);
         store.set_hostcall_fuel(HOSTCALL_BYTES_MAX);
         set_epochs(&mut store);
-        Ok(store)
+        store
     }
 
-    /// The state of a p1 module that is about to be instantiated.
+    /// The state of a p1 module that is about to be instantiated. Fails if a directory of the guest is
+    /// gone.
     pub(crate) fn core_store(&self) -> wasmtime::Result<Store<CoreHost>> {
-        // A module of WASI p1 has its arguments and variables in its context.
-        let mut context = self.context()?;
+        // A module of WASI p1 has its arguments, variables and directories in its context.
+        let mut context = self.context();
         context.args(&self.config.args).envs(&self.config.env);
+        for mount in &self.config.mounts {
+            let opened = context.preopened_dir(&mount.host, &mount.guest, perms(mount));
+            opened.map_err(|error| {
+                error.context(format!("open the volume that is mounted at {}", mount.guest))
+            })?;
+        }
         let wasi = context.build_p1();
         let host = CoreHost { wasi, term: self.config.term.clone(), memory: self.memory() };
         let mut store = Store::new(self.engine.wasmtime(), host);
@@ -179,6 +180,11 @@ impl Host {
     /// What `wasi:cli/environment` reads.
     pub(crate) fn own_environment(&mut self) -> EnvironmentView<'_> {
         EnvironmentView(&self.own.config)
+    }
+
+    /// The container's directories, for the bindings.
+    pub(crate) fn own_preopens(&mut self) -> PreopensView<'_> {
+        PreopensView { mounts: &self.own.config.mounts, table: &mut self.table }
     }
 
     /// What `wasi:config` reads.

@@ -1,9 +1,10 @@
 //! The interfaces that this host offers: one table, from which the linkers are built and against
 //! which an image's imports are checked, so that the two cannot disagree.
 //!
-//! All but HTTP, the sockets of WASI 0.2 (see `sockets`) and the environment (see `environment`) is
-//! wasmtime's own implementation, linked interface by interface; what a guest may do through them
-//! (sockets of the machine: nothing) is decided by the context of its instance.
+//! All but HTTP, the sockets of WASI 0.2 (see `sockets`), the environment and the list of directories
+//! (see `environment` and `preopens`) is wasmtime's own implementation, linked interface by interface;
+//! what a guest may do through them (sockets of the machine: nothing) is decided by the context of
+//! its instance.
 //!
 //! `wasi:config` is the container's environment, in which a Pod names its ConfigMaps and Secrets;
 //! `wasi:keyvalue` is its buckets (see `keyvalue`), `wasi:logging` its standard error.
@@ -39,6 +40,7 @@ use crate::environment::HasEnvironment;
 use crate::instance::{CoreHost, Host};
 use crate::keyvalue::{self, HasKeyValue};
 use crate::logging::{self, HasLogging};
+use crate::preopens::HasPreopens;
 use crate::sockets::HasSockets;
 
 type Add = fn(&mut Linker<Host>) -> wasmtime::Result<()>;
@@ -89,7 +91,7 @@ const INTERFACES: &[(&str, Add)] = &[
     ("wasi:filesystem/types@0.2.12",
         |l| p2::filesystem::types::add_to_linker::<_, WasiFilesystem>(l, Host::filesystem)),
     ("wasi:filesystem/preopens@0.2.12",
-        |l| p2::filesystem::preopens::add_to_linker::<_, WasiFilesystem>(l, Host::filesystem)),
+        |l| p2::filesystem::preopens::add_to_linker::<_, HasPreopens>(l, Host::own_preopens)),
     ("wasi:sockets/network@0.2.12",
         |l| p2_sockets::network::add_to_linker::<_, HasSockets>(
             l, &Default::default(), Host::own_sockets)),
@@ -142,7 +144,7 @@ const INTERFACES: &[(&str, Add)] = &[
     ("wasi:filesystem/types@0.3.0",
         |l| p3::filesystem::types::add_to_linker::<_, WasiFilesystem>(l, Host::filesystem)),
     ("wasi:filesystem/preopens@0.3.0",
-        |l| p3::filesystem::preopens::add_to_linker::<_, WasiFilesystem>(l, Host::filesystem)),
+        |l| p3::filesystem::preopens::add_to_linker::<_, HasPreopens>(l, Host::own_preopens)),
     ("wasi:sockets/types@0.3.0",
         |l| p3::sockets::types::add_to_linker::<_, WasiSockets>(l, Host::sockets)),
     ("wasi:sockets/ip-name-lookup@0.3.0",

@@ -42,6 +42,7 @@ mod keyvalue;
 mod limits;
 mod logging;
 mod output;
+mod preopens;
 mod sockets;
 mod ticker;
 mod world;

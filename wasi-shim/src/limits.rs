@@ -88,8 +88,8 @@ impl Default for Limits {
 /// A directory of the host that a guest sees.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Mount {
-    /// Where it is on the host. Opened anew for each instance, so that what was mounted before the
-    /// start of an instance is what it sees; nothing in it leads outside of it.
+    /// Where it is on the host. Opened anew for each instance, when it asks for its directories, so
+    /// that what was mounted before that is what it sees; nothing in it leads outside of it.
     pub host: PathBuf,
     /// Where the guest sees it, an absolute path.
     pub guest: String,

@@ -314,11 +314,7 @@ async fn run(handler: Arc<Inner>, linked: Arc<Linked>, shared: Arc<Shared>) {
 }
 
 async fn serve(handler: &Inner, linked: &Linked, shared: &Shared) {
-    let unmade = |error| HandleError::Trap(format!("its instance could not be made: {error:#}"));
-    let mut store = match handler.pod.component_store() {
-        Ok(store) => store,
-        Err(error) => return shared.fail(&unmade(error)),
-    };
+    let mut store = handler.pod.component_store();
     let _fuse = Fuse(shared);
     let begun = Instant::now();
     let result = match linked.entry.instantiate_async(&mut store).await {
