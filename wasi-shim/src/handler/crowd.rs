@@ -273,6 +273,12 @@ impl Shared {
         drop(jobs);
     }
 
+    /// Whether no request is left and none will come.
+    fn is_over(&self) -> bool {
+        let state = self.lock();
+        state.closed && state.jobs.is_empty()
+    }
+
     fn next_job(&self) -> Option<Job> {
         self.lock().jobs.pop_front()
     }
@@ -343,7 +349,7 @@ async fn answer(accessor: &Accessor<Host>, proxy: &Proxy, shared: &Shared) -> wa
         while let Some(job) = shared.next_job() {
             calls.push(answer_one(accessor, proxy, job));
         }
-        if calls.is_empty() && shared.lock().closed {
+        if calls.is_empty() && shared.is_over() {
             break;
         }
         tokio::select! {
