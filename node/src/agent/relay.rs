@@ -27,6 +27,7 @@ use axum::{
     http::StatusCode,
     response::{IntoResponse, Response},
 };
+use futures::StreamExt as _;
 use http::{HeaderValue, Request, Uri, header};
 use hyper::upgrade::Upgraded;
 use hyper_util::rt::TokioIo;
@@ -41,6 +42,9 @@ const UPGRADE: &str = "wherry-relay";
 /// Relays that this node's workers have at the same time: one or two for each worker elsewhere that
 /// they speak to and do not reach.
 const RELAYS_MAX: usize = 256;
+/// Relays from others' workers to this node's at the same time: half of what one tunnel carries, so
+/// that logs and commands find room.
+const TAKEN_MAX: usize = 128;
 /// For one member to say 101, which it does when the other node has connected its worker.
 const OPEN_MAX: Duration = Duration::from_secs(2);
 /// To connect to a worker of this machine.
@@ -55,6 +59,8 @@ pub struct Relays {
     /// Where its workers listen for peers, by namespace. Locked for an entry.
     listening: Mutex<HashMap<String, SocketAddr>>,
     places: Arc<Semaphore>,
+    /// Places for those that come in.
+    taken: Arc<Semaphore>,
     tasks: TaskTracker,
 }
 
@@ -72,6 +78,7 @@ impl Relays {
             connection: OnceLock::new(),
             listening: Mutex::default(),
             places: Arc::new(Semaphore::new(RELAYS_MAX)),
+            taken: Arc::new(Semaphore::new(TAKEN_MAX)),
             tasks: TaskTracker::new(),
         })
     }
@@ -165,11 +172,17 @@ pub async fn accept(
         let why = format!("this node has no worker for namespace {namespace}");
         return (StatusCode::NOT_FOUND, why).into_response();
     };
+    let Ok(place) = relays.taken.clone().try_acquire_owned() else {
+        let why = format!("{TAKEN_MAX} relays lead to this node");
+        return (StatusCode::TOO_MANY_REQUESTS, why).into_response();
+    };
     match tokio::time::timeout(CONNECT_MAX, TcpStream::connect(address)).await {
         Ok(Ok(stream)) => {
             // A socket that cannot do it is broken and will say so on the first read.
             let _ = stream.set_nodelay(true);
-            streams::pass(stream, body)
+            let pieces = streams::pass(stream, body).into_body().into_data_stream();
+            // The place is left with the stream.
+            Body::from_stream(pieces.inspect(move |_| _ = &place)).into_response()
         }
         Ok(Err(error)) => {
             let why = format!("connect to the worker of namespace {namespace}: {error}");
