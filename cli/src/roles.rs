@@ -14,6 +14,7 @@ use wherry_control_plane::at_rest;
 use wherry_control_plane::backup::{Destination, Schedule};
 use wherry_control_plane::member::join::Join;
 use wherry_control_plane::member::{self, IdentityError, Member, MemberError, Window};
+use wherry_node::protocol::Tracing;
 
 use crate::diagnostic::Diagnostic;
 use crate::folder;
@@ -137,6 +138,18 @@ pub struct NodeFlags {
     /// Answer no DNS
     #[arg(long)]
     no_dns: bool,
+    /// Collector that traces of requests are sent to, by OTLP over HTTP with JSON, as
+    /// http://HOST:4318; without one there are none
+    #[arg(long, value_name = "URL", env = "OTEL_EXPORTER_OTLP_ENDPOINT",
+        value_parser = parse_collector)]
+    otlp_endpoint: Option<Collector>,
+    /// Headers for the collector
+    #[arg(long, value_name = "NAME=VALUE,…", env = "OTEL_EXPORTER_OTLP_HEADERS",
+        hide_env_values = true, value_delimiter = ',', value_parser = parse_label)]
+    otlp_headers: Vec<(String, String)>,
+    /// Part of the requests that come without a trace of their own, of which one is recorded
+    #[arg(long, value_name = "0..1", default_value_t = 1.0, env = "OTEL_TRACES_SAMPLER_ARG")]
+    otlp_ratio: f64,
     /// Run the built-in toolbox (a shell and small programs) for busybox, alpine, pause, agnhost and
     /// the like
     #[arg(long)]
@@ -156,6 +169,24 @@ pub fn parse_ports(text: &str) -> Result<(u16, u16), String> {
     let port = |text: &str| text.trim().parse::<u16>().ok().filter(|port| *port > 0);
     let both = text.split_once(',').and_then(|(http, https)| port(http).zip(port(https)));
     both.ok_or_else(|| format!("{text:?} is not two ports with a comma between, like 80,443"))
+}
+
+/// Where traces go. None: the variable is there and says nothing, as OpenTelemetry allows.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Collector(Option<String>);
+
+fn parse_collector(text: &str) -> Result<Collector, String> {
+    let text = text.trim();
+    if text.is_empty() {
+        return Ok(Collector(None));
+    }
+    let known = ["http", "https"];
+    match text.parse::<http::Uri>() {
+        Ok(url) if url.scheme_str().is_some_and(|it| known.contains(&it)) => {
+            Ok(Collector(Some(text.to_owned())))
+        }
+        _ => Err(format!("{text:?} is not the address of a collector, like http://127.0.0.1:4318")),
+    }
 }
 
 #[derive(clap::Args)]
@@ -399,6 +430,11 @@ pub fn node(flags: NodeFlags) -> Result<(), Diagnostic> {
             high: flags.image_gc_high_threshold,
             low: flags.image_gc_low_threshold.min(flags.image_gc_high_threshold),
         },
+        tracing: flags.otlp_endpoint.and_then(|Collector(url)| url).map(|endpoint| Tracing {
+            endpoint,
+            headers: flags.otlp_headers,
+            ratio: flags.otlp_ratio.clamp(0.0, 1.0),
+        }),
     };
     let runtime = Runtime::new().map_err(no_runtime)?;
     let result = runtime.block_on(async {

@@ -46,13 +46,19 @@ pub const ROUTE_DURATION: &str = "wherry_ingress_request_duration_seconds";
 pub const STARTS: &str = "wherry_cold_start_seconds";
 /// Steps of requests.
 pub const PHASES: &str = "wherry_phase_seconds";
+/// Connections to workers of other nodes through a member.
+pub const RELAYS: &str = "wherry_relays_total";
+/// Their bytes.
+pub const RELAYED_BYTES: &str = "wherry_relayed_bytes_total";
+/// Spans that no collector has.
+pub const SPANS_LOST: &str = "wherry_spans_lost_total";
 /// What was left out for want of room.
 pub const LEFT_OUT: &str = "wherry_traffic_left_out";
 /// Workers that did not tell.
 pub const SILENT: &str = "wherry_workers_silent";
 
 /// Every family: name, type, meaning.
-const FAMILIES: [(&str, &str, &str); 13] = [
+const FAMILIES: [(&str, &str, &str); 16] = [
     (STARTS, "histogram", "What the parts of cold starts took."),
     (REQUESTS, "counter", "Requests from a workload to a port of a Service."),
     (DURATION, "histogram", "Time from a request to the head of its answer."),
@@ -64,6 +70,9 @@ const FAMILIES: [(&str, &str, &str); 13] = [
     (ROUTE_REQUESTS, "counter", "Requests by rule of an Ingress."),
     (ROUTE_DURATION, "histogram", "Time from a request to the head of its answer."),
     (PHASES, "histogram", "Steps of requests to handlers, and of wakes."),
+    (RELAYS, "counter", "Connections to workers of a node through a member."),
+    (RELAYED_BYTES, "counter", "Bytes of these connections, as this node sees them."),
+    (SPANS_LOST, "counter", "Spans of traces that the collector did not take."),
     (LEFT_OUT, "gauge", "Pairs of workloads and Services that are not shown: too many."),
     (SILENT, "gauge", "Workers of this node that did not tell their metrics."),
 ];

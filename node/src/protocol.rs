@@ -233,6 +233,21 @@ pub enum ToAgent {
     Denied(Vec<Denial>),
     /// What the guests used, each [`USAGE_INTERVAL_SECONDS`] and only when something changed.
     Usage(Vec<Usage>),
+    /// A worker of another node does not answer: a way to it through a member is wanted. Answered
+    /// by a stream, [`Open::Relayed`].
+    Relay(Relay),
+}
+
+/// A way to a worker of another node.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Relay {
+    /// The worker's own number for it.
+    pub id: u64,
+    /// The node.
+    pub node: String,
+    /// The worker's namespace.
+    pub namespace: String,
 }
 
 /// Rhythm of [`ToAgent::Usage`]: metrics of Kubernetes are 15 s old as well.
@@ -258,6 +273,27 @@ pub struct Hello {
     pub engine: String,
     /// Domain of service names, `cluster.local`.
     pub cluster_domain: String,
+    /// Where traces go. None: nowhere.
+    #[serde(default)]
+    pub tracing: Option<Tracing>,
+}
+
+/// A collector of traces, which speaks OTLP over HTTP.
+#[derive(Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Tracing {
+    /// Its address, `http://host:4318`; `/v1/traces` comes after it.
+    pub endpoint: String,
+    /// What it is sent beside the spans. Values are never logged.
+    pub headers: Vec<(String, String)>,
+    /// The part of the requests without a trace of their own that are recorded, from 0 to 1.
+    pub ratio: f64,
+}
+
+impl fmt::Debug for Tracing {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Tracing {{ endpoint: {:?}, ratio: {}, .. }}", self.endpoint, self.ratio)
+    }
 }
 
 /// A certificate signed by the traffic authority: CN = node name, O = namespace.
@@ -556,6 +592,9 @@ pub struct Usage {
     /// How long its newest start took, part by part.
     #[serde(default)]
     pub start: Option<StartTimes>,
+    /// A handler that nobody has asked for a while: it has given its compiled code back.
+    #[serde(default)]
+    pub idle: bool,
 }
 
 /// The worker's part of a cold start, in microseconds.

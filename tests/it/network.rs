@@ -7,6 +7,7 @@ use std::{
     time::Duration,
 };
 
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use wherry_tests::{Dev, Options, l3, text, wait_for, wherry};
 
 const TCP: u16 = 30091;
@@ -324,6 +325,94 @@ fn traffic_is_counted_and_requests_can_be_watched() {
         let line = format!("wherry_connections_total{pair},result=\"opened\"}} ");
         metrics().contains(&line).then_some(())
     });
+}
+
+/// A handler that is idle a second after its last request.
+const SLEEPY: &str = r#"
+apiVersion: apps/v1
+kind: Deployment
+metadata: {name: sleepy}
+spec:
+  selector: {matchLabels: {app: sleepy}}
+  template:
+    metadata:
+      labels: {app: sleepy}
+      annotations: {wherry.dev/idle-after-seconds: "1"}
+    spec:
+      containers: [{name: hello, image: "hello-http:dev", ports: [{containerPort: 80}]}]
+---
+apiVersion: v1
+kind: Service
+metadata: {name: sleepy}
+spec: {type: NodePort, selector: {app: sleepy}, ports: [{port: 80, nodePort: 30094}]}
+"#;
+const WAKES: u16 = 30094;
+
+#[test]
+fn a_handler_that_nobody_asks_is_idle_and_the_next_requests_wake_it() {
+    if !l3() {
+        return;
+    }
+    let cluster = Dev::start();
+    apply(&cluster, SLEEPY);
+    cluster.kubectl_ok(&["rollout", "status", "deployment/sleepy", "--timeout=120s"]);
+    let state = || {
+        let path = "jsonpath={.items[0].metadata.annotations.state\\.wherry\\.dev/hello}";
+        cluster.kubectl_ok(&["get", "pods", "-l", "app=sleepy", "-o", path])
+    };
+    let ask = || cluster.get(WAKES, "/").filter(|(status, _)| *status == 200);
+    wait_for("it answers", ask);
+    wait_for("it is idle", || (state() == "Idle").then_some(()));
+    // All that come while it wakes wait for that, and are answered.
+    std::thread::scope(|scope| {
+        let asking: Vec<_> = (0..20).map(|_| scope.spawn(ask)).collect();
+        for one in asking {
+            one.join().expect("no panic").expect("a request that woke it was answered");
+        }
+    });
+    // Its requests go on counting; its state is told when it is asked again and again.
+    wait_for("it is active", || {
+        ask().expect("it answers");
+        (state() == "Active").then_some(())
+    });
+}
+
+#[test]
+fn a_member_relays_from_node_to_node() {
+    if !l3() {
+        return;
+    }
+    let cluster = world();
+    let runtime = tokio::runtime::Runtime::new().expect("a runtime");
+    runtime.block_on(async {
+        let client = wherry_tests::client(&cluster.kubeconfig).await.expect("a client");
+        let ask = async |node: &str, namespace: &str, user: &str| {
+            let request = http::Request::get(format!("/wherry/v1/relay/{node}/{namespace}"))
+                .header("impersonate-user", user)
+                .header("impersonate-group", "system:nodes")
+                .header("connection", "Upgrade")
+                .header("upgrade", "wherry-relay")
+                .body(kube::client::Body::empty())
+                .expect("a request");
+            client.send(request).await.expect("an answer")
+        };
+        let node = "system:node:node-1";
+        let answer = ask("node-2", "default", node).await;
+        assert_eq!(answer.status(), 101);
+        let upgraded = hyper::upgrade::on(answer).await.expect("an upgrade");
+        let mut stream = hyper_util::rt::TokioIo::new(upgraded);
+        // Workers speak TLS to each other: who does not gets an alert, record type 21.
+        stream.write_all(b"GET / HTTP/1.1\r\n\r\n").await.expect("it takes bytes");
+        let mut first = [0; 1];
+        stream.read_exact(&mut first).await.expect("the worker answers");
+        assert_eq!(first, [21]);
+        drop(stream);
+        assert_eq!(ask("node-2", "nobody", node).await.status(), 404);
+        assert_eq!(ask("node-9", "default", node).await.status(), 503);
+        assert_eq!(ask("node-2", "default", "system:node:").await.status(), 400);
+    });
+    let metrics = cluster.kubectl_ok(&["get", "--raw", "/metrics"]);
+    assert!(metrics.contains("wherry_relays_total 1\n"), "{metrics}");
 }
 
 #[test]

@@ -200,10 +200,7 @@ async fn execute(pod: &Pod, entry: &Entry) -> Exit {
             (result, store.data().memory.refused)
         }
         Entry::P2(_) | Entry::P3(_) | Entry::Call(..) => {
-            let mut store = match pod.component_store() {
-                Ok(store) => store,
-                Err(error) => return Exit::Trap(format!("{error:#}")),
-            };
+            let mut store = pod.component_store();
             let result = match entry {
                 Entry::P2(entry) => run_p2(&mut store, entry).await,
                 Entry::P3(entry) => run_p3(&mut store, entry).await,

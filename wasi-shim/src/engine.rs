@@ -14,11 +14,16 @@
 //! kept and wiped instead of being given back to the kernel: half as many system calls and page
 //! faults a request. A pool serves one trust domain, so a wiping that failed would leak to a
 //! neighbour only. Stacks are wiped for the same reason.
+//!
+//! wasmtime can run several calls in one instance at a time, as WASI 0.3 wants it; that costs a task
+//! in a table for each call from guest to host, whether a guest makes use of it or not. So there are
+//! two of everything: an engine without it for WASI p1 and 0.2, and beside it one for WASI 0.3, made
+//! when the first such image is loaded. Code knows which of them it was compiled for.
 
 use std::collections::hash_map::DefaultHasher;
 use std::hash::{Hash, Hasher};
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use wasmtime::component::{Component, Linker};
 use wasmtime::{
@@ -29,7 +34,7 @@ use wasmtime::{
 use crate::command::{self, Command};
 use crate::fair::Fair;
 use crate::fault::describe;
-use crate::handler::{self, Handler};
+use crate::handler::{self, Handler, Wake};
 use crate::inspect::{Form, ImageError, inspect};
 use crate::instance::{CoreHost, Host};
 use crate::interfaces::{component_linker, core_linker};
@@ -101,22 +106,65 @@ pub struct Engine(Arc<Inner>);
 struct Inner {
     wasmtime: wasmtime::Engine,
     ticker: Ticker,
-    fair: Fair,
+    fair: Arc<Fair>,
     components: Linker<Host>,
     cores: wasmtime::Linker<CoreHost>,
+    /// Of the one for WASI p1 and 0.2: the one for 0.3, once it was needed. Locked while it is made.
+    concurrent: Mutex<Option<Engine>>,
+    /// How many instances that one may have.
+    concurrent_instances: u32,
+}
+
+/// Whether several calls may run in one instance.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Calls {
+    /// One after the other: WASI p1 and 0.2.
+    Serial,
+    /// At the same time: WASI 0.3.
+    Concurrent,
 }
 
 impl Engine {
     pub fn new(config: &EngineConfig) -> Result<Engine, EngineError> {
         let instances = pool_instances(config.instances, map_count_max())?;
+        let concurrent = pool_instances_concurrent(instances, map_count_max());
+        Engine::with(Calls::Serial, instances, concurrent, Arc::new(Fair::new()))
+    }
+
+    fn with(
+        calls: Calls,
+        instances: u32,
+        concurrent_instances: u32,
+        fair: Arc<Fair>,
+    ) -> Result<Engine, EngineError> {
         let create = |error: wasmtime::Error| EngineError::Create(error.into());
-        let mut settings = settings();
+        let mut settings = settings(calls);
         settings.allocation_strategy(InstanceAllocationStrategy::Pooling(pool(instances)));
         let wasmtime = wasmtime::Engine::new(&settings).map_err(create)?;
         let ticker = Ticker::start(&wasmtime).map_err(EngineError::Ticker)?;
-        let components = component_linker(&wasmtime).map_err(create)?;
+        let components = component_linker(&wasmtime, calls).map_err(create)?;
         let cores = core_linker(&wasmtime).map_err(create)?;
-        Ok(Engine(Arc::new(Inner { wasmtime, ticker, fair: Fair::new(), components, cores })))
+        let concurrent = Mutex::new(None);
+        Ok(Engine(Arc::new(Inner {
+            wasmtime,
+            ticker,
+            fair,
+            components,
+            cores,
+            concurrent,
+            concurrent_instances,
+        })))
+    }
+
+    /// The engine for WASI 0.3 beside this one.
+    fn concurrent(&self) -> Result<Engine, EngineError> {
+        let mut made = self.0.concurrent.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(engine) = &*made {
+            return Ok(engine.clone());
+        }
+        let instances = self.0.concurrent_instances;
+        let engine = Engine::with(Calls::Concurrent, instances, 0, Arc::clone(&self.0.fair))?;
+        Ok(made.insert(engine).clone())
     }
 
     /// Maps compiled code from a file.
@@ -130,17 +178,27 @@ impl Engine {
             |error: wasmtime::Error| LoadError::Load { path: path.into(), source: error.into() };
         let wasmtime = &self.0.wasmtime;
         let found = wasmtime::Engine::detect_precompiled_file(path).map_err(load)?;
-        // SAFETY: the caller vouches for the file, see above.
-        let code = match (found, form) {
-            (Some(Precompiled::Module), Form::Module) => Code::Core(
-                unsafe { wasmtime::Module::deserialize_file(wasmtime, path) }.map_err(load)?,
-            ),
-            (Some(Precompiled::Component), Form::Component) => Code::Component(
-                unsafe { Component::deserialize_file(wasmtime, path) }.map_err(load)?,
-            ),
-            _ => return Err(LoadError::Form { path: path.into() }),
-        };
-        Ok(Module { engine: self.clone(), code })
+        match (found, form) {
+            (Some(Precompiled::Module), Form::Module) => {
+                // SAFETY: the caller vouches for the file, see above.
+                let module = unsafe { wasmtime::Module::deserialize_file(wasmtime, path) };
+                Ok(Module { engine: self.clone(), code: Code::Core(module.map_err(load)?) })
+            }
+            (Some(Precompiled::Component), Form::Component) => {
+                // SAFETY: as above.
+                if let Ok(component) = unsafe { Component::deserialize_file(wasmtime, path) } {
+                    return Ok(Module { engine: self.clone(), code: Code::Component(component) });
+                }
+                // Not for this engine: what is wrong with it otherwise, the other one says.
+                let engine = self
+                    .concurrent()
+                    .map_err(|error| LoadError::Load { path: path.into(), source: error.into() })?;
+                // SAFETY: as above.
+                let component = unsafe { Component::deserialize_file(&engine.0.wasmtime, path) };
+                Ok(Module { code: Code::Component(component.map_err(load)?), engine })
+            }
+            _ => Err(LoadError::Form { path: path.into() }),
+        }
     }
 
     pub(crate) fn wasmtime(&self) -> &wasmtime::Engine {
@@ -211,14 +269,28 @@ impl Module {
 
     /// Links the module as a handler; instances are made when requests come.
     pub fn handler(&self, config: GuestConfig) -> Result<Handler, LoadError> {
+        let code = handler::Code::kept(self.entry()?);
+        Ok(Handler::new(self.engine.clone(), code, config))
+    }
+
+    /// The same; this handler can give its code back, see [`Handler::rest`]. `wake` gets the same
+    /// code again, and is called once for all requests that wait for it.
+    pub fn resting_handler(
+        self: &Arc<Module>,
+        config: GuestConfig,
+        wake: Wake,
+    ) -> Result<Handler, LoadError> {
+        let code = handler::Code::shared(self.entry()?, Arc::clone(self), wake);
+        Ok(Handler::new(self.engine.clone(), code, config))
+    }
+
+    /// Where it is entered as a handler.
+    pub(crate) fn entry(&self) -> Result<handler::Entry, LoadError> {
         let linked = match &self.code {
             Code::Core(_) => Err(wasmtime::Error::msg("a WASI p1 module cannot serve HTTP")),
             Code::Component(component) => handler::link(&self.engine.0.components, component),
         };
-        match linked {
-            Ok(entry) => Ok(Handler::new(self.engine.clone(), entry, config)),
-            Err(error) => Err(LoadError::Guest { wanted: "handler", source: error.into() }),
-        }
+        linked.map_err(|error| LoadError::Guest { wanted: "handler", source: error.into() })
     }
 }
 
@@ -246,10 +318,19 @@ pub fn compile(wasm: &[u8]) -> Result<Compiled, ImageError> {
 
 /// [`compile`] without the checks of the image as a whole; also takes the text form.
 pub(crate) fn compile_checked(wasm: &[u8], form: Form) -> Result<Compiled, ImageError> {
+    // What needs calls at the same time is refused by the first engine, mostly before it compiles:
+    // such functions have types of their own.
+    match (compile_for(Calls::Serial, wasm, form), form) {
+        (Err(_), Form::Component) => compile_for(Calls::Concurrent, wasm, form),
+        (compiled, _) => compiled,
+    }
+}
+
+fn compile_for(calls: Calls, wasm: &[u8], form: Form) -> Result<Compiled, ImageError> {
     let failed = |error: wasmtime::Error| ImageError::Compile { reason: describe(&error) };
     let unlinkable = |error: wasmtime::Error| ImageError::Link { reason: format!("{error:#}") };
     // Without the pool: its address space does not count against the limits of this process.
-    let engine = wasmtime::Engine::new(&settings()).map_err(failed)?;
+    let engine = wasmtime::Engine::new(&settings(calls)).map_err(failed)?;
     match form {
         Form::Module => {
             let module = wasmtime::Module::new(&engine, wasm).map_err(failed)?;
@@ -260,7 +341,7 @@ pub(crate) fn compile_checked(wasm: &[u8], form: Form) -> Result<Compiled, Image
         }
         Form::Component => {
             let component = Component::new(&engine, wasm).map_err(failed)?;
-            let linker = component_linker(&engine).map_err(unlinkable)?;
+            let linker = component_linker(&engine, calls).map_err(unlinkable)?;
             linker.instantiate_pre(&component).map_err(unlinkable)?;
             let code = component.serialize().map_err(failed)?;
             Ok(Compiled { code, world: world::of_component(&engine, &component) })
@@ -271,22 +352,27 @@ pub(crate) fn compile_checked(wasm: &[u8], form: Form) -> Result<Compiled, Image
 /// Names what compiled code depends on besides the image: settings, wasmtime's version, the CPU.
 /// Equal hashes load each other's code.
 pub fn engine_hash() -> String {
-    let engine = wasmtime::Engine::new(&settings()).expect("the settings are constant and valid");
     // Not keyed: the same in every process of this build.
     let mut hasher = DefaultHasher::new();
-    engine.precompile_compatibility_hash().hash(&mut hasher);
+    for calls in [Calls::Serial, Calls::Concurrent] {
+        let engine = wasmtime::Engine::new(&settings(calls));
+        let engine = engine.expect("the settings are constant and valid");
+        engine.precompile_compatibility_hash().hash(&mut hasher);
+    }
     format!("{:016x}", hasher.finish())
 }
 
 /// What code is compiled for. Threads, garbage collection and exceptions are not even built in.
-fn settings() -> Config {
+fn settings(calls: Calls) -> Config {
+    let concurrent = calls == Calls::Concurrent;
     let mut config = Config::new();
     config
         .strategy(Strategy::Cranelift)
         .epoch_interruption(true)
         .wasm_memory64(false)
         .wasm_component_model(true)
-        .wasm_component_model_async(true)
+        .wasm_component_model_async(concurrent)
+        .concurrency_support(concurrent)
         .max_wasm_stack(GUEST_STACK_BYTES)
         .async_stack_size(STACK_BYTES)
         .async_stack_zeroing(true)
@@ -342,6 +428,14 @@ fn pool_instances(wanted: Option<u32>, allowed: u64) -> Result<u32, EngineError>
     }
 }
 
+/// How many instances the pool for WASI 0.3 gets: as many, where the kernel's limit has room for
+/// both.
+fn pool_instances_concurrent(serial: u32, allowed: u64) -> u32 {
+    let mappings = MAPPINGS_OUTSIDE_POOL + u64::from(serial) * MAPPINGS_PER_INSTANCE;
+    let left = allowed.saturating_sub(mappings) / MAPPINGS_PER_INSTANCE;
+    u32::try_from(left).unwrap_or(u32::MAX).clamp(1, serial)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -358,6 +452,9 @@ mod tests {
              65530; ask for at most 13882, or raise vm.max_map_count"
         );
         assert!(matches!(pool_instances(None, 9_000), Err(EngineError::TooFewMappings { .. })));
+        assert_eq!(pool_instances_concurrent(5_000, 65_530), 5_000);
+        assert_eq!(pool_instances_concurrent(12_000, 65_530), 1_882);
+        assert_eq!(pool_instances_concurrent(13_882, 65_530), 1);
     }
 
     #[test]

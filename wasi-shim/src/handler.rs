@@ -12,7 +12,9 @@
 //!
 //! By default nothing of one request is there for the next. A Pod that trusts its own requests may
 //! have an instance answer several, one after the other (`Limits::instance_requests`): one that
-//! ended a request well rests on a [`Shelf`] for the next, or until it has rested for too long.
+//! ended a request well rests on a [`Shelf`] for the next, or until it has rested for too long; or
+//! several at once (`Limits::instance_concurrency`), see `crowd`. What a handler holds while nobody
+//! asks it, its compiled code, it can give back, see `rest`.
 //!
 //! A call runs within its caller's task until the head is there: most are done by then, and waking
 //! another thread costs as much as an instance. One that is not done goes on as a task.
@@ -22,6 +24,9 @@
 //! guest or a client that does nothing may not. A guest that fails after the head makes the body
 //! end in an error, never as if it were complete; `Progress` and `Completion` carry the two facts
 //! between the guest's side and the body.
+
+mod crowd;
+mod rest;
 
 use std::collections::VecDeque;
 use std::panic::AssertUnwindSafe;
@@ -47,20 +52,27 @@ use wasmtime_wasi_http::p3::bindings::ServicePre as P3Pre;
 use wasmtime_wasi_http::p3::bindings::http::types::ErrorCode as P3ErrorCode;
 use wasmtime_wasi_http::{WasiBody, WasiHttpView};
 
+use self::crowd::{Crowd, Cut, Seat};
+pub(crate) use self::rest::Code;
+use self::rest::Linked;
+pub use self::rest::Wake;
 use crate::account::{Account, Budget, Metered};
 use crate::engine::Engine;
 use crate::fault::{Fault, classify};
 use crate::http::{Body, BodyError, to_wasi};
-use crate::instance::{Host, Pod};
+use crate::instance::{Host, Pod, Refused};
 use crate::limits::GuestConfig;
 
 /// Why a request got no response.
-#[derive(Debug, thiserror::Error)]
+#[derive(Clone, Debug, thiserror::Error)]
 pub enum HandleError {
     #[error("too many requests are being handled already")]
     Busy,
     #[error("this worker has no place for another instance")]
     InstanceLimit,
+    /// Its code was given back while nobody needed it, and could not be had again.
+    #[error("its code could not be mapped again: {0}")]
+    Asleep(String),
     #[error("the guest did not answer in time")]
     Deadline,
     #[error("the guest needed more memory than its limit")]
@@ -81,7 +93,9 @@ impl HandleError {
     /// The status that tells a client as much as it may know.
     pub fn status(&self) -> StatusCode {
         match self {
-            HandleError::Busy | HandleError::InstanceLimit => StatusCode::SERVICE_UNAVAILABLE,
+            HandleError::Busy | HandleError::InstanceLimit | HandleError::Asleep(_) => {
+                StatusCode::SERVICE_UNAVAILABLE
+            }
             HandleError::Deadline => StatusCode::GATEWAY_TIMEOUT,
             HandleError::BadRequest(_) => StatusCode::BAD_REQUEST,
             HandleError::OutOfMemory
@@ -94,7 +108,8 @@ impl HandleError {
     /// Whether the guest's own code is to blame, so that its log should say so.
     fn is_guests_fault(&self) -> bool {
         match self {
-            HandleError::Busy | HandleError::InstanceLimit | HandleError::BadRequest(_) => false,
+            HandleError::Busy | HandleError::InstanceLimit => false,
+            HandleError::BadRequest(_) | HandleError::Asleep(_) => false,
             HandleError::Deadline
             | HandleError::OutOfMemory
             | HandleError::Trap(_)
@@ -185,20 +200,39 @@ pub struct Handler(Arc<Inner>);
 
 struct Inner {
     pod: Pod,
-    entry: Entry,
+    code: Code,
     /// Places for requests that are being handled.
     places: Arc<Semaphore>,
     /// Requests that wait for a place.
     queued: AtomicUsize,
     shelf: Shelf,
+    crowd: Crowd,
 }
 
 impl Handler {
-    pub(crate) fn new(engine: Engine, entry: Entry, config: GuestConfig) -> Handler {
+    pub(crate) fn new(engine: Engine, code: Code, config: GuestConfig) -> Handler {
         let places = Arc::new(Semaphore::new(config.limits.concurrent_requests));
         let pod = Pod::new(engine, config);
-        let (queued, shelf) = (AtomicUsize::new(0), Shelf::default());
-        Handler(Arc::new(Inner { pod, entry, places, queued, shelf }))
+        let (queued, shelf, crowd) = (AtomicUsize::new(0), Shelf::default(), Crowd::default());
+        Handler(Arc::new(Inner { pod, code, places, queued, shelf, crowd }))
+    }
+
+    /// Gives back what it holds for the next request: instances that rest, and its code, if it can
+    /// have that again. Requests that are under way keep what they use. Says whether it did.
+    pub fn rest(&self) -> bool {
+        if !self.0.code.rest() {
+            return false;
+        }
+        // They hold the code as well. Dropped only when the shelf is free again.
+        let resting = std::mem::take(&mut self.0.shelf.lock().instances);
+        drop(resting);
+        self.0.crowd.let_go();
+        true
+    }
+
+    /// Whether its code was given back; the next request has it mapped again.
+    pub fn is_at_rest(&self) -> bool {
+        self.0.code.is_at_rest()
     }
 
     pub fn account(&self) -> Account {
@@ -234,6 +268,11 @@ impl Handler {
         let request = with_authority(request)?;
         let place = self.0.place().await?;
         steps.write(&steps.placed_ns);
+        let linked = self.0.awake().await?;
+        let is_p3 = matches!(linked.entry, ProxyPre::P3(_));
+        if is_p3 && self.0.pod.config.limits.instance_concurrency > 1 {
+            return crowd::handle(&self.0, linked, request, steps, place).await;
+        }
         let call = Arc::new(Call {
             steps,
             progress: Progress::new(self.0.pod.config.limits.request_deadline),
@@ -241,7 +280,8 @@ impl Handler {
         });
         let (sender, mut response) = oneshot::channel();
         let reply = Reply(Arc::new(Mutex::new(Some(sender))));
-        let guest = serve(Arc::clone(&self.0), request, Arc::clone(&call), reply, place);
+        let code = (Arc::clone(&self.0), linked);
+        let guest = serve(code, request, Arc::clone(&call), reply, place);
         // A panic in a host function ends this call alone, not its caller's connection.
         let mut guest = AssertUnwindSafe(guest).catch_unwind().boxed();
         let (head, goes_on) = tokio::select! {
@@ -256,7 +296,7 @@ impl Handler {
         }
         call.progress.touch();
         self.0.pod.meter.account.answered(call.progress.started.elapsed());
-        Ok(head.map(|inner| ResponseBody { inner, call }.boxed_unsync()))
+        Ok(head.map(|inner| ResponseBody { inner, call, seat: None }.boxed_unsync()))
     }
 }
 
@@ -335,11 +375,16 @@ impl Progress {
         self.last_ms.fetch_max(since, Ordering::Relaxed);
     }
 
+    /// When the deadline is, as far as is known now.
+    fn due(&self) -> Instant {
+        let last = Duration::from_millis(self.last_ms.load(Ordering::Relaxed));
+        self.started + last + self.silence_max
+    }
+
     /// Returns when the deadline has passed.
     async fn expired(&self) {
         loop {
-            let last = Duration::from_millis(self.last_ms.load(Ordering::Relaxed));
-            let due = self.started + last + self.silence_max;
+            let due = self.due();
             if Instant::now() >= due {
                 return;
             }
@@ -406,14 +451,14 @@ impl Reply {
 
 /// The guest's side of one request, from the instance's start to its end.
 async fn serve(
-    handler: Arc<Inner>,
+    (handler, linked): (Arc<Inner>, Arc<Linked>),
     request: http::Request<Body>,
     call: Arc<Call>,
     reply: Reply,
     _place: OwnedSemaphorePermit,
 ) {
     let pod = &handler.pod;
-    let guest = run(&handler, request, &call, &reply);
+    let guest = run((&handler, &linked), request, &call, &reply);
     let steps = Some(Arc::clone(&call.steps));
     let guest = Metered::new(pod.engine.clone(), Arc::clone(&pod.meter), steps, guest);
     let result = tokio::select! {
@@ -509,22 +554,16 @@ async fn give_back(handler: Weak<Inner>, rest_max: Duration) {
 /// Lets an instance handle the request: a new one, or one that rests. It is gone when this returns,
 /// or rests again.
 async fn run(
-    handler: &Arc<Inner>,
+    (handler, linked): (&Arc<Inner>, &Linked),
     request: http::Request<Body>,
     call: &Call,
     reply: &Reply,
 ) -> Result<(), HandleError> {
-    let made = match handler.shelf.take() {
-        Some(instance) => Ok(instance),
-        None => {
-            handler.pod.component_store().map(|store| Instance { store, proxy: None, answered: 0 })
-        }
-    };
-    let mut instance = made
-        .map_err(|error| HandleError::Trap(format!("its instance could not be made: {error:#}")))?;
+    let new = || Instance { store: handler.pod.component_store(), proxy: None, answered: 0 };
+    let mut instance = handler.shelf.take().unwrap_or_else(new);
     let fuse = Fuse(&call.completion);
     let request = request.map(to_wasi);
-    let result = handle(handler, &mut instance, request, (call, reply)).await;
+    let result = handle((handler, linked), &mut instance, request, (call, reply)).await;
     let store = &instance.store;
     call.steps.memory_bytes.store(store.data().memory.held(), Ordering::Relaxed);
     let Err(error) = result else {
@@ -532,20 +571,25 @@ async fn run(
         handler.keep(instance);
         return Ok(());
     };
+    Err(as_error(&error, store.data().memory.refused))
+}
+
+/// What a request is told of an instance's failure.
+fn as_error(error: &wasmtime::Error, refused: Refused) -> HandleError {
     if let Some(code) = error.downcast_ref::<P3ErrorCode>() {
-        return Err(HandleError::GuestError(format!("{code:?}")));
+        return HandleError::GuestError(format!("{code:?}"));
     }
-    Err(match classify(&error, store.data().memory.refused) {
+    match classify(error, refused) {
         Fault::Exit(code) => HandleError::Trap(format!("it exited with code {code}")),
         Fault::OutOfMemory => HandleError::OutOfMemory,
         Fault::NoMemoryLeft => HandleError::Busy,
         Fault::NoInstanceLeft => HandleError::InstanceLimit,
         Fault::Trap(text) => HandleError::Trap(text),
-    })
+    }
 }
 
 async fn handle(
-    handler: &Inner,
+    (handler, linked): (&Inner, &Linked),
     Instance { store, proxy, .. }: &mut Instance,
     request: http::Request<WasiBody>,
     (call, reply): (&Call, &Reply),
@@ -554,12 +598,13 @@ async fn handle(
         Some(proxy) => proxy,
         None => {
             let begun = Instant::now();
-            let made = handler.entry.instantiate_async(&mut *store).await?;
+            let made = linked.entry.instantiate_async(&mut *store).await?;
             handler.pod.meter.account.instantiated(begun.elapsed());
             proxy.insert(made)
         }
     };
     call.steps.write(&call.steps.instantiated_ns);
+    store.data_mut().answers(request.headers());
     enter(store, proxy, request, reply).await
 }
 
@@ -611,6 +656,15 @@ async fn enter(
 struct ResponseBody {
     inner: WasiBody,
     call: Arc<Call>,
+    /// In an instance with others: the call's place there, and its end.
+    seat: Option<(Arc<Seat>, Cut)>,
+}
+
+impl ResponseBody {
+    fn seated(inner: WasiBody, call: Arc<Call>, seat: Arc<Seat>) -> ResponseBody {
+        let cut = crowd::cut_of(&seat);
+        ResponseBody { inner, call, seat: Some((seat, cut)) }
+    }
 }
 
 impl http_body::Body for ResponseBody {
@@ -622,6 +676,11 @@ impl http_body::Body for ResponseBody {
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
         let this = &mut *self;
+        if let Some((_, cut)) = &mut this.seat
+            && crowd::is_cut(cut, cx)
+        {
+            return Poll::Ready(Some(Err(BodyError::new("the guest failed"))));
+        }
         match ready!(Pin::new(&mut this.inner).poll_frame(cx)) {
             Some(Ok(frame)) => {
                 this.call.progress.touch();

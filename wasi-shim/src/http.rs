@@ -15,6 +15,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use futures::FutureExt;
 use futures::future::BoxFuture;
+use http::{HeaderMap, HeaderName, HeaderValue};
 use http_body::{Frame, SizeHint};
 use http_body_util::BodyExt;
 use http_body_util::combinators::UnsyncBoxBody;
@@ -93,11 +94,41 @@ pub fn no_outgoing() -> Outgoing {
     Arc::new(|_, _| futures::future::ready(Err(OutgoingError::Denied)).boxed())
 }
 
+/// Headers of a request that the guest's own requests carry on, unless the guest has said something
+/// else: by them one trace goes through many hands (Trace Context of the W3C).
+const CARRIED: [HeaderName; 2] =
+    [HeaderName::from_static("traceparent"), HeaderName::from_static("tracestate")];
+
 /// What wasmtime's `wasi:http` asks its embedder.
 pub(crate) struct Hooks {
     pub(crate) outgoing: Outgoing,
+    /// Of the request that the instance answers.
+    pub(crate) carried: Vec<(HeaderName, HeaderValue)>,
     /// Places for open requests, shared by the Pod's instances.
     pub(crate) places: Arc<Semaphore>,
+}
+
+impl Hooks {
+    /// From now on the guest answers a request with these headers.
+    pub(crate) fn carry(&mut self, headers: &HeaderMap) {
+        self.carried.clear();
+        for name in CARRIED {
+            if let Some(value) = headers.get(&name) {
+                self.carried.push((name, value.clone()));
+            }
+        }
+    }
+
+    /// Adds what is carried to a request of the guest's own.
+    fn pass_on(&self, headers: &mut HeaderMap) {
+        // Who names a trace of its own means that one alone.
+        if headers.contains_key(&CARRIED[0]) {
+            return;
+        }
+        for (name, value) in &self.carried {
+            headers.insert(name.clone(), value.clone());
+        }
+    }
 }
 
 type Sending = Box<dyn Future<Output = Result<(), WasiError>> + Send>;
@@ -106,10 +137,11 @@ type Sent = Result<(http::Response<WasiBody>, Sending), WasiError>;
 impl WasiHttpHooks for Hooks {
     fn send_request(
         &mut self,
-        request: http::Request<WasiBody>,
+        mut request: http::Request<WasiBody>,
         options: Option<RequestOptions>,
         _reading: Sending,
     ) -> Box<dyn Future<Output = Sent> + Send> {
+        self.pass_on(request.headers_mut());
         let place = Arc::clone(&self.places).try_acquire_owned();
         let outgoing = Arc::clone(&self.outgoing);
         let timeouts = timeouts(options.unwrap_or_default());
@@ -216,7 +248,7 @@ mod tests {
     use super::*;
 
     fn hooks(places: usize, outgoing: Outgoing) -> Hooks {
-        Hooks { outgoing, places: Arc::new(Semaphore::new(places)) }
+        Hooks { outgoing, carried: Vec::new(), places: Arc::new(Semaphore::new(places)) }
     }
 
     async fn send(hooks: &mut Hooks, options: RequestOptions) -> Sent {
@@ -241,6 +273,29 @@ mod tests {
         assert_eq!(cut.connect, Duration::from_millis(5));
         assert_eq!(cut.first_byte, FIRST_BYTE_TIMEOUT_MAX);
         assert_eq!(cut.between_bytes, BETWEEN_BYTES_TIMEOUT_MAX);
+    }
+
+    #[test]
+    fn a_guests_requests_belong_to_the_trace_of_the_one_it_answers() {
+        let mut hooks = hooks(1, no_outgoing());
+        let headers = |pairs: &[(&'static str, &'static str)]| -> HeaderMap {
+            let pair = |(name, value): &(&'static str, &'static str)| {
+                (HeaderName::from_static(name), HeaderValue::from_static(value))
+            };
+            pairs.iter().map(pair).collect()
+        };
+        hooks.carry(&headers(&[("traceparent", "a"), ("tracestate", "b"), ("cookie", "c")]));
+        let mut own = HeaderMap::new();
+        hooks.pass_on(&mut own);
+        assert_eq!(own, headers(&[("traceparent", "a"), ("tracestate", "b")]));
+        let mut other = headers(&[("traceparent", "d")]);
+        hooks.pass_on(&mut other);
+        assert_eq!(other, headers(&[("traceparent", "d")]));
+        // The next request of the instance comes without one.
+        hooks.carry(&HeaderMap::new());
+        let mut own = HeaderMap::new();
+        hooks.pass_on(&mut own);
+        assert!(own.is_empty());
     }
 
     #[tokio::test]

@@ -4,18 +4,19 @@
 //! instantiation) is set here, in one place per form: the limiter, the epoch deadline, the bounds
 //! on handles and on copied data.
 
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use tokio::sync::Semaphore;
 use wasmtime::component::ResourceTable;
 use wasmtime::{ResourceLimiter, Store};
 use wasmtime_wasi::p1::WasiP1Ctx;
-use wasmtime_wasi::{FsPerms, WasiCtx, WasiCtxBuilder, WasiCtxView, WasiView};
+use wasmtime_wasi::{WasiCtx, WasiCtxBuilder, WasiCtxView, WasiView};
 use wasmtime_wasi_config::{WasiConfig, WasiConfigVariables};
 use wasmtime_wasi_http::{WasiHttpCtx, WasiHttpCtxView, WasiHttpView};
 
 use crate::account::{Account, Meter};
 use crate::engine::Engine;
+use crate::environment::EnvironmentView;
 use crate::http::Hooks;
 use crate::input::{Stdin, Term};
 use crate::keyvalue::{Buckets, KeyValueView};
@@ -25,6 +26,7 @@ use crate::limits::{
 };
 use crate::logging::LoggingView;
 use crate::output::{Output, OutputPipe};
+use crate::preopens::{PreopensView, perms};
 use crate::sockets::{Sockets, SocketsView};
 
 /// Ticks after which a guest yields. One: the slice is a tick.
@@ -33,12 +35,12 @@ const SLICE_TICKS: u64 = 1;
 /// A guest as it is configured, shared by its instances.
 pub(crate) struct Pod {
     pub(crate) engine: Engine,
-    pub(crate) config: GuestConfig,
+    pub(crate) config: Arc<GuestConfig>,
     pub(crate) meter: Arc<Meter>,
     outgoing_places: Arc<Semaphore>,
     socket_places: Arc<Semaphore>,
-    /// The environment as `wasi:config` wants it, made once for all instances.
-    variables: Arc<WasiConfigVariables>,
+    /// The environment as `wasi:config` wants it, made for all instances when the first one asks.
+    variables: Arc<OnceLock<WasiConfigVariables>>,
     buckets: Arc<Buckets>,
 }
 
@@ -50,39 +52,27 @@ impl Pod {
         };
         let outgoing_places = Arc::new(Semaphore::new(config.limits.outgoing_requests));
         let socket_places = Arc::new(Semaphore::new(config.limits.sockets));
-        let variables = Arc::new(config.env.iter().cloned().collect());
         let buckets = Arc::new(Buckets::new(&config.mounts));
+        let (config, variables) = (Arc::new(config), Arc::default());
         Pod { engine, config, meter, outgoing_places, socket_places, variables, buckets }
     }
 
-    /// Fails if a directory of the guest is gone.
-    fn context(&self) -> wasmtime::Result<WasiCtxBuilder> {
+    fn context(&self) -> WasiCtxBuilder {
         // The machine's sockets and names are never a guest's; its own are in `sockets`. Files, input
         // and the host's own environment are denied by default.
         let mut context = WasiCtx::builder();
         context
-            .args(&self.config.args)
-            .envs(&self.config.env)
             .stdout(self.output(&self.config.stdout))
             .stderr(self.output(&self.config.stderr))
             .allow_tcp(false)
             .allow_udp(false)
             .allow_ip_name_lookup(false)
             .max_random_size(RANDOM_BYTES_MAX);
-        if let Some(cwd) = &self.config.cwd {
-            context.initial_cwd(cwd);
-        }
         if let Some(input) = &self.config.stdin {
             let (input, term) = (input.clone(), self.config.term.clone());
             context.stdin(Stdin { input, term, terminal: self.config.terminal });
         }
-        for mount in &self.config.mounts {
-            let perms = if mount.read_only { FsPerms::ReadOnly } else { FsPerms::ReadWrite };
-            context.preopened_dir(&mount.host, &mount.guest, perms).map_err(|error| {
-                error.context(format!("open the volume that is mounted at {}", mount.guest))
-            })?;
-        }
-        Ok(context)
+        context
     }
 
     fn output(&self, output: &Output) -> OutputPipe {
@@ -96,16 +86,17 @@ impl Pod {
     }
 
     /// The state of a component that is about to be instantiated.
-    pub(crate) fn component_store(&self) -> wasmtime::Result<Store<Host>> {
+    pub(crate) fn component_store(&self) -> Store<Host> {
         let mut table = ResourceTable::new();
         table.set_max_capacity(HANDLES_MAX);
         let mut http = WasiHttpCtx::new();
         http.set_field_size_limit(FIELDS_BYTES_MAX);
         let hooks = Hooks {
             outgoing: Arc::clone(&self.config.outgoing),
+            carried: Vec::new(),
             places: Arc::clone(&self.outgoing_places),
         };
-        let wasi = self.context()?.build();
+        let wasi = self.context().build();
         let term = self.config.term.clone();
         let sockets = Sockets {
             network: Arc::clone(&self.config.network),
@@ -113,6 +104,7 @@ impl Pod {
         };
         let memory = self.memory();
         let own = Own {
+            config: Arc::clone(&self.config),
             variables: Arc::clone(&self.variables),
             buckets: Arc::clone(&self.buckets),
             log: Arc::clone(&self.config.stderr),
@@ -123,12 +115,22 @@ impl Pod {
         store.set_max_component_handles(HANDLES_MAX);
         store.set_hostcall_fuel(HOSTCALL_BYTES_MAX);
         set_epochs(&mut store);
-        Ok(store)
+        store
     }
 
-    /// The state of a p1 module that is about to be instantiated.
+    /// The state of a p1 module that is about to be instantiated. Fails if a directory of the guest is
+    /// gone.
     pub(crate) fn core_store(&self) -> wasmtime::Result<Store<CoreHost>> {
-        let wasi = self.context()?.build_p1();
+        // A module of WASI p1 has its arguments, variables and directories in its context.
+        let mut context = self.context();
+        context.args(&self.config.args).envs(&self.config.env);
+        for mount in &self.config.mounts {
+            let opened = context.preopened_dir(&mount.host, &mount.guest, perms(mount));
+            opened.map_err(|error| {
+                error.context(format!("open the volume that is mounted at {}", mount.guest))
+            })?;
+        }
+        let wasi = context.build_p1();
         let host = CoreHost { wasi, term: self.config.term.clone(), memory: self.memory() };
         let mut store = Store::new(self.engine.wasmtime(), host);
         store.limiter(|host| &mut host.memory);
@@ -157,7 +159,8 @@ pub(crate) struct Host {
 
 /// What a container has that all its instances share.
 struct Own {
-    variables: Arc<WasiConfigVariables>,
+    config: Arc<GuestConfig>,
+    variables: Arc<OnceLock<WasiConfigVariables>>,
     buckets: Arc<Buckets>,
     log: Output,
 }
@@ -169,9 +172,25 @@ impl WasiView for Host {
 }
 
 impl Host {
+    /// From now on the instance answers a request with these headers.
+    pub(crate) fn answers(&mut self, headers: &http::HeaderMap) {
+        self.hooks.carry(headers);
+    }
+
+    /// What `wasi:cli/environment` reads.
+    pub(crate) fn own_environment(&mut self) -> EnvironmentView<'_> {
+        EnvironmentView(&self.own.config)
+    }
+
+    /// The container's directories, for the bindings.
+    pub(crate) fn own_preopens(&mut self) -> PreopensView<'_> {
+        PreopensView { mounts: &self.own.config.mounts, table: &mut self.table }
+    }
+
     /// What `wasi:config` reads.
     pub(crate) fn own_config(&mut self) -> WasiConfig<'_> {
-        WasiConfig::new(&self.own.variables)
+        let Own { config, variables, .. } = &self.own;
+        WasiConfig::new(variables.get_or_init(|| config.env.iter().cloned().collect()))
     }
 
     /// The container's buckets, for the bindings.

@@ -1,8 +1,9 @@
 //! The interfaces that this host offers: one table, from which the linkers are built and against
 //! which an image's imports are checked, so that the two cannot disagree.
 //!
-//! All but HTTP and sockets (see `sockets`) is wasmtime's own implementation, linked interface by
-//! interface; what a guest may do through them is decided by the context of its instance.
+//! All but HTTP, sockets (see `sockets`), the environment and the list of directories (see
+//! `environment` and `preopens`) is wasmtime's own implementation, linked interface by interface;
+//! what a guest may do through them is decided by the context of its instance.
 //!
 //! `wasi:config` is the container's environment, in which a Pod names its ConfigMaps and Secrets;
 //! `wasi:keyvalue` is its buckets (see `keyvalue`), `wasi:logging` its standard error.
@@ -33,9 +34,12 @@ use wasmtime_wasi_http::p2::bindings::http as p2_http;
 use wasmtime_wasi_http::p3::bindings::http as p3_http;
 use wasmtime_wasi_http::{WasiHttp, WasiHttpView};
 
+use crate::engine::Calls;
+use crate::environment::HasEnvironment;
 use crate::instance::{CoreHost, Host};
 use crate::keyvalue::{self, HasKeyValue};
 use crate::logging::{self, HasLogging};
+use crate::preopens::HasPreopens;
 use crate::sockets::HasSockets;
 
 type Add = fn(&mut Linker<Host>) -> wasmtime::Result<()>;
@@ -68,7 +72,7 @@ const INTERFACES: &[(&str, Add)] = &[
     ("wasi:random/insecure-seed@0.2.12",
         |l| p2::random::insecure_seed::add_to_linker::<_, WasiRandom>(l, Host::random)),
     ("wasi:cli/environment@0.2.12",
-        |l| p2::cli::environment::add_to_linker::<_, WasiCli>(l, Host::cli)),
+        |l| p2::cli::environment::add_to_linker::<_, HasEnvironment>(l, Host::own_environment)),
     ("wasi:cli/exit@0.2.12", |l| p2::cli::exit::add_to_linker::<_, WasiCli>(l, Host::cli)),
     ("wasi:cli/stdin@0.2.12", |l| p2::cli::stdin::add_to_linker::<_, WasiCli>(l, Host::cli)),
     ("wasi:cli/stdout@0.2.12", |l| p2::cli::stdout::add_to_linker::<_, WasiCli>(l, Host::cli)),
@@ -86,7 +90,7 @@ const INTERFACES: &[(&str, Add)] = &[
     ("wasi:filesystem/types@0.2.12",
         |l| p2::filesystem::types::add_to_linker::<_, WasiFilesystem>(l, Host::filesystem)),
     ("wasi:filesystem/preopens@0.2.12",
-        |l| p2::filesystem::preopens::add_to_linker::<_, WasiFilesystem>(l, Host::filesystem)),
+        |l| p2::filesystem::preopens::add_to_linker::<_, HasPreopens>(l, Host::own_preopens)),
     ("wasi:sockets/network@0.2.12",
         |l| p2_sockets::network::add_to_linker::<_, HasSockets>(
             l, &Default::default(), Host::own_sockets)),
@@ -121,7 +125,7 @@ const INTERFACES: &[(&str, Add)] = &[
     // Types only, as wasi:clocks/types: nothing to link, and wasmtime asks for nothing.
     ("wasi:cli/types@0.3.0", |_| Ok(())),
     ("wasi:cli/environment@0.3.0",
-        |l| p3::cli::environment::add_to_linker::<_, WasiCli>(l, Host::cli)),
+        |l| p3::cli::environment::add_to_linker::<_, HasEnvironment>(l, Host::own_environment)),
     ("wasi:cli/exit@0.3.0", |l| p3::cli::exit::add_to_linker::<_, WasiCli>(l, Host::cli)),
     ("wasi:cli/stdin@0.3.0", |l| p3::cli::stdin::add_to_linker::<_, WasiCli>(l, Host::cli)),
     ("wasi:cli/stdout@0.3.0", |l| p3::cli::stdout::add_to_linker::<_, WasiCli>(l, Host::cli)),
@@ -139,7 +143,7 @@ const INTERFACES: &[(&str, Add)] = &[
     ("wasi:filesystem/types@0.3.0",
         |l| p3::filesystem::types::add_to_linker::<_, WasiFilesystem>(l, Host::filesystem)),
     ("wasi:filesystem/preopens@0.3.0",
-        |l| p3::filesystem::preopens::add_to_linker::<_, WasiFilesystem>(l, Host::filesystem)),
+        |l| p3::filesystem::preopens::add_to_linker::<_, HasPreopens>(l, Host::own_preopens)),
     ("wasi:sockets/types@0.3.0",
         |l| p3::sockets::types::add_to_linker::<_, HasSockets>(l, Host::own_sockets)),
     ("wasi:sockets/ip-name-lookup@0.3.0",
@@ -204,11 +208,17 @@ const P1_FUNCTIONS: &[&str] = &[
     "sock_accept", "sock_recv", "sock_send", "sock_shutdown",
 ];
 
-/// The linker for components.
-pub(crate) fn component_linker(engine: &wasmtime::Engine) -> wasmtime::Result<Linker<Host>> {
+/// The linker for components. Interfaces of WASI 0.3 are there only where calls may be concurrent.
+pub(crate) fn component_linker(
+    engine: &wasmtime::Engine,
+    calls: Calls,
+) -> wasmtime::Result<Linker<Host>> {
     let mut linker = Linker::new(engine);
-    for (_, add) in INTERFACES {
-        add(&mut linker)?;
+    for (name, add) in INTERFACES {
+        let concurrent = track(name).is_some_and(|track| track.ends_with("@0.3"));
+        if calls == Calls::Concurrent || !concurrent {
+            add(&mut linker)?;
+        }
     }
     Ok(linker)
 }
@@ -329,7 +339,11 @@ mod tests {
             let again = add(&mut linker);
             assert_eq!(again.is_err(), !TYPES_ONLY.contains(name), "{name}");
         }
-        component_linker(&engine).expect("no two rows collide");
+        component_linker(&engine, Calls::Concurrent).expect("no two rows collide");
+        let mut config = wasmtime::Config::new();
+        config.wasm_component_model_async(false).concurrency_support(false);
+        let engine = wasmtime::Engine::new(&config).expect("an engine");
+        component_linker(&engine, Calls::Serial).expect("nothing in it is concurrent");
     }
 
     /// The names of the rows are those under which the functions lie: a component that imports the
@@ -337,7 +351,7 @@ mod tests {
     #[test]
     fn rows_are_found_by_their_name() {
         let engine = wasmtime::Engine::default();
-        let linker = component_linker(&engine).expect("it links");
+        let linker = component_linker(&engine, Calls::Concurrent).expect("it links");
         for (name, _) in INTERFACES {
             let text =
                 format!(r#"(component (import "{name}" (instance (export "nobody" (func)))))"#);

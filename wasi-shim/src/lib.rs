@@ -23,11 +23,13 @@
 //! * Memory, tables, handles and the data it makes the host allocate are bounded ([`Limits`]).
 //! * A deadline outside the guest drops it, whatever it does. A panic in a host function ends that
 //!   instance only: each one runs in its own task.
-//! * An idle handler holds no instance and no memory but its compiled code.
+//! * An idle handler holds no instance and no memory but its compiled code, and that can be given back
+//!   until the next request ([`Handler::rest`]).
 
 mod account;
 mod command;
 mod engine;
+mod environment;
 mod fair;
 mod fault;
 mod handler;
@@ -40,6 +42,7 @@ mod keyvalue;
 mod limits;
 mod logging;
 mod output;
+mod preopens;
 mod sockets;
 mod ticker;
 mod world;
@@ -52,7 +55,7 @@ pub use command::{Command, Exit};
 pub use engine::{
     Compiled, Engine, EngineConfig, EngineError, LoadError, Module, compile, engine_hash,
 };
-pub use handler::{HandleError, Handler, Steps};
+pub use handler::{HandleError, Handler, Steps, Wake};
 pub use http::{Body, BodyError, Outgoing, OutgoingError, OutgoingTimeouts, no_outgoing};
 pub use input::{Input, InputWriter, Term};
 pub use inspect::{Form, Guest, Image, ImageError, inspect};

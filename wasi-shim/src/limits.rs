@@ -48,13 +48,16 @@ pub struct Limits {
     pub cpu: Option<u32>,
     /// The share when there is not enough CPU time for all, in the same unit.
     pub cpu_weight: u32,
-    /// Requests that a handler answers at the same time, each in its own instance.
+    /// Requests that a handler answers at the same time, in whichever instances.
     pub concurrent_requests: usize,
     /// Requests that wait for a place; more are refused at once.
     pub queued_requests: usize,
     /// Requests that one instance of a handler answers, one after the other. One: each has an
     /// instance of its own, and nothing of it is seen by the next.
     pub instance_requests: u32,
+    /// Requests that one instance of a handler of WASI 0.3 answers at the same time. One: each waits
+    /// for the one before. Others than these have no more than one at a time.
+    pub instance_concurrency: usize,
     /// How long an instance rests between two requests before it is given back.
     pub instance_rest: Duration,
     /// Requests that the guest itself has open at the same time.
@@ -74,6 +77,7 @@ impl Default for Limits {
             concurrent_requests: 256,
             queued_requests: 256,
             instance_requests: 1,
+            instance_concurrency: 1,
             instance_rest: Duration::from_secs(10),
             outgoing_requests: 64,
             sockets: 256,
@@ -84,8 +88,8 @@ impl Default for Limits {
 /// A directory of the host that a guest sees.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Mount {
-    /// Where it is on the host. Opened anew for each instance, so that what was mounted before the
-    /// start of an instance is what it sees; nothing in it leads outside of it.
+    /// Where it is on the host. Opened anew for each instance, when it asks for its directories, so
+    /// that what was mounted before that is what it sees; nothing in it leads outside of it.
     pub host: PathBuf,
     /// Where the guest sees it, an absolute path.
     pub guest: String,

@@ -71,6 +71,7 @@ impl Accounts {
             requests: 0,
             busy_ns: 0,
             start: None,
+            idle: false,
         };
         let mut known = self.known();
         let pod = known.entry(uid.to_owned()).or_default();
@@ -155,6 +156,7 @@ mod tests {
             requests: cpu_ms / 10,
             busy_ns: cpu_ms * 2_000_000,
             start: None,
+            idle: false,
         }]
     }
 

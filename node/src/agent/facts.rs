@@ -5,6 +5,7 @@
 //!   imports.wherry.dev/<container>      wasi:http/types@0.2.12, …
 //!   exports.wherry.dev/<container>      wasi:http/incoming-handler@0.2.12
 //!   cold-start.wherry.dev/<container>   queue 0.1 ms, pull 12 ms, compile 840 ms, prepare 1 ms, …
+//!   state.wherry.dev/<container>        Idle, and Active again: of handlers that were idle once
 //! ```
 //!
 //! These are the only measurements of a start: the dashboard reads them too.
@@ -76,6 +77,17 @@ impl Facts {
     /// The worker has told its part. Says whether that is news.
     pub fn started(&mut self, container: &str, times: &StartTimes) -> bool {
         self.took.contains_key(container) && self.tell_start(container, Some(times))
+    }
+
+    /// Whether a handler has given its code back. Says whether that is news.
+    pub fn idle(&mut self, container: &str, idle: bool) -> bool {
+        let key = format!("state.wherry.dev/{container}");
+        // Who was never idle needs no word for it.
+        if !idle && !self.annotations.contains_key(&key) {
+            return false;
+        }
+        let word = if idle { "Idle" } else { "Active" };
+        self.annotations.insert(key, word.to_owned()).as_deref() != Some(word)
     }
 
     fn tell_start(&mut self, container: &str, times: Option<&StartTimes>) -> bool {
@@ -161,5 +173,20 @@ mod tests {
         );
         facts.prepared("app", &image, took);
         assert_eq!(facts.passed("app", &times).len(), 2, "the next start is another one");
+    }
+
+    #[test]
+    fn a_handler_that_rests_is_idle_until_it_is_asked() {
+        let mut facts = Facts::default();
+        assert!(!facts.idle("app", false));
+        assert!(facts.annotations().is_empty());
+        let check = |facts: &mut Facts, idle, news, word: &str| {
+            assert_eq!(facts.idle("app", idle), news);
+            assert_eq!(facts.annotations()["state.wherry.dev/app"], word);
+        };
+        check(&mut facts, true, true, "Idle");
+        check(&mut facts, true, false, "Idle");
+        check(&mut facts, false, true, "Active");
+        check(&mut facts, false, false, "Active");
     }
 }

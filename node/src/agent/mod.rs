@@ -37,6 +37,7 @@ mod pods;
 mod prepare;
 mod pressure;
 mod recover;
+mod relay;
 mod routes;
 mod spec;
 mod starts;
@@ -81,7 +82,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{
     members,
-    protocol::{self, Hello},
+    protocol::{self, Hello, Tracing},
     worker::Walls,
 };
 
@@ -100,6 +101,7 @@ use self::{
     objects::Objects,
     pods::{Input, Name, Parts, Pods},
     prepare::Preparer,
+    relay::Relays,
     users::Users,
     volumes::Volumes,
     watch::Change,
@@ -140,6 +142,8 @@ pub struct Config {
     pub image_aliases: bool,
     /// When unused images are removed.
     pub image_thresholds: Thresholds,
+    /// Where traces of requests go. None: nowhere.
+    pub tracing: Option<Tracing>,
 }
 
 /// Why the agent could not start.
@@ -188,7 +192,9 @@ pub async fn run(config: Config, shutdown: CancellationToken) -> Result<(), Agen
     let logs = config.data_dir.join("logs");
     let memory = workers::memory_folder(&config.data_dir);
     let users = Arc::new(Users::open(&config.data_dir, logs.clone(), memory.as_deref()));
+    let relays = Relays::new(sockets.clone());
     let workers = Arc::new(Workers {
+        relays: relays.clone(),
         binary: binary.clone(),
         sockets: sockets.clone(),
         logs: config.data_dir.join("workers"),
@@ -209,6 +215,7 @@ pub async fn run(config: Config, shutdown: CancellationToken) -> Result<(), Agen
         Err(JoinError::Stopped) => return Ok(()),
         Err(error) => return Err(error.into()),
     };
+    relays.joined(connection.clone());
     let client = connection.client();
     let root = config.data_dir.join("images");
     let away = Arc::new(Away::default());
@@ -290,7 +297,8 @@ pub async fn run(config: Config, shutdown: CancellationToken) -> Result<(), Agen
         config.data_dir.clone(),
         shutdown.clone(),
     ));
-    let streams = streams::Context { sockets: Arc::new(sockets), inputs: inputs.clone(), images };
+    let sockets = Arc::new(sockets);
+    let streams = streams::Context { sockets, inputs: inputs.clone(), images, relays };
     tasks.spawn(tunnel::run(connection.clone(), logs, accounts, streams, shutdown.clone()));
     tasks.spawn(learn_members(connection, config.data_dir.clone(), shutdown.clone()));
     tasks.spawn(volumes.clone().keep_fresh(shutdown.clone()));
@@ -403,6 +411,7 @@ fn hello(config: &Config, logs: &Path, engine: &str) -> Hello {
         log_root: logs.to_owned(),
         engine: engine.to_owned(),
         cluster_domain: CLUSTER_DOMAIN.to_owned(),
+        tracing: config.tracing.clone(),
     }
 }
 

@@ -429,6 +429,7 @@ impl Pods {
                 self.hook_failed(&uid, &container, hook, &message);
             }
             ToAgent::PodRemoved { uid } => self.observed(&uid, Observation::Removed),
+            ToAgent::Relay(_) => unreachable!("the worker's own task opens it"),
             ToAgent::PeerListening { address } => {
                 self.parts.fleet.set_peer(namespace, Some(address));
             }
@@ -436,7 +437,7 @@ impl Pods {
             ToAgent::Demand(demand) => self.parts.fleet.set_demand(namespace, demand),
             ToAgent::Denied(denials) => denials.iter().for_each(|denial| self.denied(denial)),
             ToAgent::Usage(usage) => {
-                self.tell_starts(&usage);
+                self.tell_facts(&usage);
                 self.parts.accounts.take(usage, Timestamp::now());
             }
         }

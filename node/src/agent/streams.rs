@@ -8,6 +8,7 @@
 //!   GET  /world/{namespace}/{pod}/{container}?uid=…                      `protocol/stream.rs`
 //!   GET  /requests/{namespace}/{pod}/{container}?uid=…&since=…           lines of JSON, see
 //!                                                                        `protocol/requests.rs`
+//!   POST /relay/{namespace}                                              bytes, see `relay.rs`
 //! ```
 //!
 //! The bodies of request and answer are the two directions. The agent finds the Pod, opens a
@@ -24,8 +25,8 @@ use axum::{
 };
 use futures::{SinkExt as _, StreamExt as _, TryStreamExt as _};
 use tokio::{
-    io::{AsyncReadExt as _, AsyncWriteExt as _},
-    net::{UnixStream, unix::OwnedWriteHalf},
+    io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _, ReadHalf, WriteHalf},
+    net::UnixStream,
     sync::{mpsc, oneshot},
 };
 use tokio_util::{
@@ -39,7 +40,7 @@ use crate::{
     protocol::{self, Answer, Code, Open, Since, Streams, ToWorker},
 };
 
-use super::{images::Images, pods::Input};
+use super::{images::Images, pods::Input, relay::Relays};
 
 /// What is read of a worker at once.
 const READ_BYTES: usize = 32 << 10;
@@ -76,6 +77,8 @@ pub struct Context {
     pub inputs: mpsc::Sender<Input>,
     /// For the toolbox, which runs the commands that an image does not have.
     pub images: Arc<Images>,
+    /// Ways to workers of this node for those of others.
+    pub relays: Arc<Relays>,
 }
 
 /// The query of a stream.
@@ -290,7 +293,7 @@ impl Context {
 }
 
 /// Opens a stream to the worker at a socket. No byte behind the answer is read.
-async fn connect(socket: &std::path::Path, open: Open) -> Result<(UnixStream, Answer), String> {
+pub async fn connect(socket: &std::path::Path, open: Open) -> Result<(UnixStream, Answer), String> {
     let open = protocol::encode(&ToWorker::Open(open)).map_err(|error| error.to_string())?;
     let talk = async {
         let stream = UnixStream::connect(socket).await?;
@@ -313,9 +316,12 @@ async fn connect(socket: &std::path::Path, open: Open) -> Result<(UnixStream, An
     Ok((stream, answer))
 }
 
-/// Makes the worker's connection the two bodies.
-fn pass(stream: UnixStream, body: Body) -> Response {
-    let (reader, writer) = stream.into_split();
+/// Makes a worker's connection the two bodies.
+pub fn pass<S>(stream: S, body: Body) -> Response
+where
+    S: AsyncRead + AsyncWrite + Send + 'static,
+{
+    let (reader, writer) = tokio::io::split(stream);
     let gone = CancellationToken::new();
     let guard = gone.clone().drop_guard();
     tokio::spawn(async move {
@@ -332,22 +338,21 @@ fn pass(stream: UnixStream, body: Body) -> Response {
     .into_response()
 }
 
-async fn upload(body: Body, mut writer: OwnedWriteHalf) {
+async fn upload<S: AsyncRead + AsyncWrite>(body: Body, mut writer: WriteHalf<S>) {
     let pieces = body.into_data_stream().map_err(std::io::Error::other);
     let mut reader = StreamReader::new(pieces);
     // The end of the request ends this direction; a broken one as well.
-    if tokio::io::copy_buf(&mut reader, &mut writer).await.is_ok() {
-        let _ = writer.shutdown().await;
-    }
+    let _ = tokio::io::copy_buf(&mut reader, &mut writer).await;
+    let _ = writer.shutdown().await;
 }
 
 /// What the worker says, and who is told when it is not wanted any more.
-struct Guarded {
-    pieces: ReaderStream<tokio::net::unix::OwnedReadHalf>,
+struct Guarded<S> {
+    pieces: ReaderStream<ReadHalf<S>>,
     _guard: DropGuard,
 }
 
-impl futures::Stream for Guarded {
+impl<S: AsyncRead + AsyncWrite> futures::Stream for Guarded<S> {
     type Item = std::io::Result<bytes::Bytes>;
 
     fn poll_next(

@@ -40,7 +40,7 @@ use super::{
     client::Connection,
     logs,
     pods::Input,
-    streams,
+    relay, streams,
 };
 
 /// Where the server takes tunnels.
@@ -208,6 +208,10 @@ async fn serve(client: &kube::Client, app: Router) -> Result<(), String> {
 fn router(context: Context, streams: streams::Context) -> Router {
     let workers = streams.clone();
     let metrics = async move |State(context): State<Context>| metrics(&context, &workers).await;
+    let relays = Router::new()
+        .route("/relay/{namespace}", post(relay::accept))
+        .layer(DefaultBodyLimit::disable())
+        .with_state(streams.relays.clone());
     let streams = Router::new()
         .route("/exec/{namespace}/{pod}/{container}", post(streams::exec))
         .route("/attach/{namespace}/{pod}/{container}", post(streams::attach))
@@ -225,6 +229,7 @@ fn router(context: Context, streams: streams::Context) -> Router {
         .route("/logs/{namespace}/{pod}/{container}", get(container_logs))
         .with_state(context)
         .merge(streams)
+        .merge(relays)
 }
 
 async fn usage(State(context): State<Context>) -> Json<Vec<Row>> {

@@ -41,7 +41,7 @@ use crate::{
     worker::Walls,
 };
 
-use super::{cgroups::Cgroups, pods::Input, users::Users};
+use super::{cgroups::Cgroups, pods::Input, relay::Relays, users::Users};
 
 /// The longest path of a Unix socket.
 const SOCKET_PATH_MAX: usize = 107;
@@ -111,6 +111,8 @@ pub struct Workers {
     pub hello: Hello,
     /// To the agent's loop.
     pub events: mpsc::Sender<Input>,
+    /// Ways to workers elsewhere, for those that ask.
+    pub relays: Arc<Relays>,
 }
 
 /// A supervised worker.
@@ -471,6 +473,8 @@ impl Supervisor {
         let Link { mut framed, pid, state } = link;
         // What was queued was for a worker that is no more; the loop says everything again.
         while self.queue.try_recv().is_ok() {}
+        let (relays, namespace) = (self.workers.relays.clone(), self.namespace.clone());
+        relays.listens(&namespace, state.peer);
         self.report(WorkerEvent::Connected(Box::new(state))).await;
         let end = loop {
             tokio::select! {
@@ -493,7 +497,13 @@ impl Supervisor {
                         Some(Err(_)) | None => break End::Lost,
                     };
                     match message {
-                        Ok(message) => self.report(WorkerEvent::Message(message)).await,
+                        Ok(ToAgent::Relay(wanted)) => relays.open(&namespace, wanted),
+                        Ok(message) => {
+                            if let ToAgent::PeerListening { address } = &message {
+                                relays.listens(&namespace, Some(*address));
+                            }
+                            self.report(WorkerEvent::Message(message)).await;
+                        }
                         Err(error) => {
                             tracing::warn!(%error, "a worker sends what is not the protocol");
                             break End::Lost;
@@ -504,6 +514,7 @@ impl Supervisor {
                 () = self.stop.cancelled() => break End::Stopped,
             }
         };
+        relays.listens(&namespace, None);
         if let End::Stopped = end {
             let grace_ms = STOP_GRACE_MS;
             let ending = async {

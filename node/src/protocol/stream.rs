@@ -6,6 +6,7 @@
 //!     | <------------------------- Answer      |   then, if it is `Open`, until either side closes:
 //!     | <==== Exec, Attach: frames of =======> |   `wherry_resources::channels`
 //!     | <==== Port: bytes ===================> |   as they come and go at the port
+//!     | <==== Relayed: bytes ================> |   to and from a worker of another node
 //!     | <==== Record, Metrics, World: JSON === |   and the end
 //!     | <==== Requests: lines of JSON ======== |   as requests end (`requests.rs`)
 //! ```
@@ -68,6 +69,13 @@ pub enum Open {
     },
     /// Reads the counters of all traffic: JSON, then the end.
     Metrics,
+    /// Bytes to and from a worker of another node, which this worker asked for.
+    Relayed {
+        /// Its own number for it.
+        id: u64,
+        /// Why there are none: then the stream ends with the answer.
+        failed: Option<String>,
+    },
     /// Reads what a container's image wants and gives: JSON, then the end.
     World {
         /// Pod uid.

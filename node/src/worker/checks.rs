@@ -16,13 +16,12 @@ use http::{
     HeaderMap, HeaderName, HeaderValue, Method, Request, Response, StatusCode, Uri, header,
 };
 use http_body_util::{BodyExt, Full, Limited};
-use tokio::sync::OnceCell;
 use tokio_util::sync::CancellationToken;
-use wherry_wasi_shim::{Body, BodyError, Budget, Exit, GuestConfig, Module, Output, Term};
+use wherry_wasi_shim::{Body, BodyError, Budget, Exit, GuestConfig, Output, Term};
 
 use super::reply::Replay;
 use super::served::Served;
-use super::start::View;
+use super::start::{Code, View};
 use super::switch::{Refusal, Switch};
 use crate::protocol::{Check, Guest, HttpCheck};
 
@@ -49,8 +48,8 @@ pub struct Target {
 
 /// The code of a container and the view it gets, for what is called or run in it.
 pub struct Callee {
-    /// Loaded.
-    pub module: Arc<OnceCell<Module>>,
+    /// Its code, mapped or not.
+    pub code: Arc<Code>,
     /// How the image is run.
     pub guest: Guest,
     /// As the container itself got it.
@@ -303,7 +302,10 @@ async fn exec(target: &Target, command: &[String], timeout: Duration) -> Result<
         terminal: false,
         ..callee.config()
     };
-    let module = callee.module.get().expect("a container that runs has loaded its code");
+    let module = callee.code.map().await.map_err(|error| {
+        let why = super::peers::explain(&error);
+        format!("exec: {name:?}: {why}")
+    })?;
     let linked = match (module.call(name, config.clone()), callee.guest) {
         (Err(_), Guest::Command) => module.command(config),
         (linked, _) => linked,

@@ -28,6 +28,7 @@ use super::{
     start::Runtime,
     tail,
 };
+use crate::metrics::SPANS_LOST;
 use crate::protocol::{self, Answer, Code, Guest, ProtocolError, Since, Streams};
 
 /// Connections to ports at the same time, of all Pods of this worker: each costs two descriptors.
@@ -80,6 +81,8 @@ pub enum Job {
     Text(Vec<u8>),
     /// The counters of all traffic.
     Metrics,
+    /// A way to another worker, which this one has asked for, or why there is none.
+    Relayed(u64, Option<String>),
     /// A file that the agent has made.
     File(PathBuf),
 }
@@ -129,9 +132,21 @@ impl Tasks {
                 let switch = runtime.switch.clone();
                 self.sessions.spawn(async move {
                     let table = switch.table().clone();
-                    let samples = switch.traffic.tell(&table);
+                    let mut samples = switch.traffic.tell(&table);
+                    if switch.tracer.is_on() {
+                        let lost = vec![format!(" {}", switch.tracer.lost())];
+                        samples.insert(SPANS_LOST.to_owned(), lost);
+                    }
                     let text = serde_json::to_vec(&samples).expect("lines by name become JSON");
                     tell(stream, text).await;
+                });
+            }
+            Ok(Job::Relayed(id, failed)) => {
+                let relays = runtime.switch.traffic.relays.clone();
+                self.sessions.spawn(async move {
+                    let stream = answer(stream, &Answer::Open).await;
+                    let stream = stream.map_err(|error| explain(&error));
+                    relays.opened(id, failed.map_or(stream, Err));
                 });
             }
             Ok(Job::File(path)) => {
@@ -196,7 +211,7 @@ async fn program(
 ) -> Result<Command, String> {
     let name = config.args.first().cloned().unwrap_or_default();
     let failed = |why: &dyn std::error::Error| format!("exec: {name:?}: {}", explain(why));
-    let module = callee.module.get().expect("a container that runs has loaded its code");
+    let module = callee.code.map().await.map_err(|error| failed(&error))?;
     if let Ok(call) = module.call(&name, config.clone()) {
         return Ok(call);
     }
@@ -207,9 +222,8 @@ async fn program(
     let Some(code) = toolbox else {
         return Err(format!("exec: {name:?}: executable file not found in $PATH"));
     };
-    let loaded = runtime.modules.get(&runtime.engine, &code.module, code.form).await;
-    let loaded = loaded.map_err(|error| failed(&error))?;
-    let toolbox = loaded.get().expect("it was just loaded");
+    let toolbox = runtime.modules.code(&runtime.engine, &code.module, code.form);
+    let toolbox = toolbox.map().await.map_err(|error| failed(&error))?;
     toolbox.command(config).map_err(|error| failed(&error))
 }
 

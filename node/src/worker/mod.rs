@@ -7,14 +7,14 @@
 //!   client ── node port ── front ─┐               ▼
 //!   guest  ── wasi:http ─ outgoing ┼─▶ switch: Table, LocalPods ──▶ guest of this worker (a call)
 //!   guest  ── wasi:sockets ─ sockets ┤         streams, ports ──▶ guest that listens (memory)
-//!   worker ── mTLS ─────── peer ──┘      └─▶ peers ── mTLS ──▶ another worker
+//!   worker ── mTLS ─────── peer ──┘      └─▶ peers ── mTLS ──▶ another worker, `relays`: by a member
 //!                                        guest prints ──▶ logs ──▶ files
 //! ```
 //!
 //! The main task is the only one that changes anything; requests read snapshots without locks.
 //! The agent may go away at any time: everything goes on, exits are kept, and the next agent is
 //! told the whole state. A worker holds no credentials of the cluster, only its certificate for
-//! traffic.
+//! traffic. Traces of requests go to a collector, if there is one (`trace`).
 //!
 //! It ends when it is told to ([`ToWorker::Stop`], SIGTERM), or by itself when it has had neither
 //! Pods nor an agent for [`ORPHAN_AFTER`].
@@ -44,6 +44,7 @@ mod ports;
 mod probe;
 mod probers;
 mod record;
+mod relays;
 mod reply;
 mod served;
 mod session;
@@ -54,6 +55,7 @@ mod switch;
 mod tail;
 mod terminal;
 mod tls;
+mod trace;
 mod traffic;
 
 #[cfg(test)]
@@ -71,9 +73,10 @@ use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use tokio::{
     net::UnixListener,
     signal::unix::{SignalKind, signal},
-    task::JoinSet,
+    task::{JoinHandle, JoinSet},
     time::{Instant, MissedTickBehavior},
 };
+use tokio_util::sync::CancellationToken;
 use wherry_wasi_shim::{Engine, EngineConfig, EngineError, engine_hash};
 
 pub use self::confine::{WallError, Walls};
@@ -103,7 +106,8 @@ const CONNECTIONS_MAX: u64 = 16_384;
 const DESCRIPTORS_KEPT: u64 = 512;
 /// Threads for calls that block: files being loaded, and file calls of guests.
 const BLOCKING_THREADS_MAX: usize = 64;
-/// Rhythm of what is done from time to time: node ports that could not be bound, being an orphan.
+/// Rhythm of what is done from time to time: node ports that could not be bound, handlers that
+/// nobody asks, being an orphan.
 const TICK: Duration = Duration::from_secs(5);
 /// The access log of Ingresses.
 const INGRESS_LOG: &str = "access.log";
@@ -326,6 +330,8 @@ struct Worker {
     ingress: Option<Ingresses>,
     credentials: Option<Arc<Credentials>>,
     peer: Option<PeerListener>,
+    /// Sends traces until it is stopped.
+    exporter: (CancellationToken, JoinHandle<()>),
 }
 
 impl Worker {
@@ -341,14 +347,21 @@ impl Worker {
             cluster_domain: hello.cluster_domain.clone(),
         };
         let peers = Peers::default();
-        let switch = Arc::new(Switch::new(here.clone()));
+        peers.relays().serve();
+        let mut switch = Switch::new(here.clone());
+        switch.traffic.relays = peers.relays().clone();
+        let switch = Arc::new(switch);
         let logs = Logs::start().map_err(WorkerError::Logs)?;
         let runtime = Runtime::new(engine, switch.clone(), logs.clone(), hello.log_root.clone());
         let ingress = (hello.namespace == protocol::INGRESS_NAMESPACE).then(|| {
             let log = hello.log_root.join(protocol::INGRESS_LOGS).join(INGRESS_LOG);
             Ingresses::new(switch.clone(), &logs, log, hello.address, connections_max)
         });
+        switch.tracer.configure(hello.tracing.as_ref(), &hello.node);
+        let stop = CancellationToken::new();
+        let exporter = (stop.clone(), tokio::spawn(switch.tracer.clone().export(stop)));
         let mut worker = Worker {
+            exporter,
             ingress,
             fronts: Fronts::new(switch.clone(), hello.address, connections_max),
             router: Router::new(here, peers.clone()),
@@ -372,10 +385,15 @@ impl Worker {
         let mut usage = tokio::time::interval(Duration::from_secs(USAGE_INTERVAL_SECONDS));
         usage.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let switch = self.switch.clone();
+        let relays = self.peers.relays().clone();
         loop {
             tokio::select! {
+                relay = relays.asked() => self.report(&ToAgent::Relay(relay)),
                 caller = agents.next(Some(&self.hello)) => match caller {
-                    Caller::Agent(_, link) => self.welcome(link),
+                    Caller::Agent(hello, link) => {
+                        self.switch.tracer.configure(hello.tracing.as_ref(), &hello.node);
+                        self.welcome(link);
+                    }
                     Caller::Stream(open, stream) => self.pods.open(open, stream),
                 },
                 message = receive(&mut self.link) => {
@@ -394,6 +412,7 @@ impl Worker {
                     self.report(&ToAgent::Demand(demand));
                 }
                 _ = tick.tick() => {
+                    self.pods.rest();
                     self.update_fronts();
                     if let Some(ingress) = &mut self.ingress {
                         ingress.update();
@@ -606,7 +625,7 @@ impl Worker {
                 Err(_) => break,
             }
         }
-        let Worker { switch, router, peers, fronts, ingress, peer, link, .. } = self;
+        let Worker { switch, router, peers, fronts, ingress, peer, link, exporter, .. } = self;
         if let Some(peer) = &peer {
             peer.stop();
         }
@@ -625,6 +644,10 @@ impl Worker {
             if let Some(link) = link {
                 link.finish().await;
             }
+            let (stop, exporting) = exporter;
+            stop.cancel();
+            // It neither panics nor is aborted.
+            let _ = exporting.await;
         };
         if tokio::time::timeout(CLOSE_GRACE, closed).await.is_err() {
             tracing::info!("some connections were cut off");

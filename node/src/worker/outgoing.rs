@@ -37,7 +37,7 @@ async fn send(
     ip: IpAddr,
     request: Request<Body>,
 ) -> Result<Response<Body>, OutgoingError> {
-    let (parts, body) = request.into_parts();
+    let (mut parts, body) = request.into_parts();
     let Some(authority) = parts.uri.authority() else {
         return Err(OutgoingError::Invalid("the request names no host".to_owned()));
     };
@@ -52,9 +52,16 @@ async fn send(
                 log.note(&format!("request to {authority} refused: {error}"));
                 return Err(resolve_code(error));
             }
-            let request = Request::from_parts(parts, body);
             let caller = switch.caller(ip);
+            let mut span = switch.tracer.request(&caller, authority.as_str(), &mut parts);
+            let request = Request::from_parts(parts, body);
             let sent = outside::send(switch, &caller, &hosts, port, https, request).await;
+            if let Some(span) = &mut span {
+                match &sent {
+                    Ok(response) => span.answered(response.status()),
+                    Err(error) => span.failed(&error.to_string()),
+                }
+            }
             return sent.map_err(|error| {
                 log.note(&format!("request to {authority} refused: {error}"));
                 error.code()

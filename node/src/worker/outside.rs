@@ -244,7 +244,7 @@ fn origin_form(mut request: Request<Body>, host: &str, port: u16, https: bool) -
     request
 }
 
-async fn encrypt(
+pub async fn encrypt(
     stream: TcpStream,
     host: &str,
 ) -> Result<tokio_rustls::client::TlsStream<TcpStream>, OutsideError> {

@@ -2,9 +2,10 @@
 //!
 //! A [`Peer`] is made for each worker that holds an endpoint (see `network`), costs nothing until
 //! it is used, and goes, with its connections, when the last table that names it is dropped.
-//! Requests share few connections. A broken one is replaced by the next request that needs it; while a peer
-//! does not answer, requests fail at once between two attempts, so that a caller can try another
-//! endpoint.
+//! Requests share few connections. A broken one is replaced by the next request that needs it;
+//! while a peer does not answer, requests fail at once between two attempts, so that a caller can
+//! try another endpoint. Where no direct connection comes about, or somebody else is at its end, one is
+//! made through a member of the control plane (`relays.rs`); the direct way is tried again later.
 
 use std::{
     collections::HashMap,
@@ -24,13 +25,18 @@ use rustls::pki_types::ServerName;
 use tokio::{net::TcpStream, time::Instant};
 use tokio_rustls::TlsConnector;
 use tokio_util::task::TaskTracker;
-use wherry_wasi_shim::Body;
+use wherry_wasi_shim::{Body, Stream};
 
+use super::relays::Relays;
 use super::tls::{Credentials, PeerIdentity, SubjectError, peer_identity};
 
 /// From the first packet to the end of the HTTP/2 handshake. Peers are in one data centre or on one
 /// machine; a caller still has time to try others.
 const DIAL_TIMEOUT: Duration = Duration::from_secs(2);
+/// How long the direct way is tried alone.
+const HEAD_START: Duration = Duration::from_millis(300);
+/// After this time the direct way is tried again, while the relayed connection ends by itself.
+const RELAYED_FOR: Duration = Duration::from_secs(60);
 /// After a failed attempt nobody tries again for this long.
 const DIAL_PAUSE: Duration = Duration::from_millis(500);
 /// Requests at once on one connection; what a listener of ours grants (see `peer`).
@@ -70,6 +76,8 @@ struct Shared {
     traffic: ArcSwapOption<Credentials>,
     /// One task for each connection.
     tasks: TaskTracker,
+    /// Ways for those that cannot be reached.
+    relays: Relays,
 }
 
 /// One other worker.
@@ -90,6 +98,15 @@ struct Failure {
 struct Connection {
     sender: http2::SendRequest<Body>,
     streams: AtomicUsize,
+    /// Of a relayed one: from when on it takes no more requests.
+    until: Option<Instant>,
+}
+
+impl Connection {
+    /// Whether it takes requests.
+    fn is_usable(&self) -> bool {
+        !self.sender.is_closed() && self.until.is_none_or(|until| Instant::now() < until)
+    }
 }
 
 /// Counts a request on its connection from sending to the end of the response's body.
@@ -155,6 +172,11 @@ impl Peers {
         self.shared.traffic.store(Some(traffic));
     }
 
+    /// The ways through a member.
+    pub fn relays(&self) -> &Relays {
+        &self.shared.relays
+    }
+
     /// Ends when all connections have; call it after the last table is dropped.
     pub async fn closed(&self) {
         self.shared.tasks.close();
@@ -188,7 +210,7 @@ impl Peer {
         let connections = self.connections.load();
         let emptiest = connections
             .iter()
-            .filter(|connection| !connection.sender.is_closed())
+            .filter(|connection| connection.is_usable())
             .min_by_key(|connection| connection.streams.load(Ordering::Relaxed))?;
         let before = emptiest.streams.fetch_add(1, Ordering::Relaxed);
         let guard = StreamGuard(emptiest.clone());
@@ -202,7 +224,7 @@ impl Peer {
             return Ok(stream);
         }
         let mut living: Vec<Arc<Connection>> = self.connections.load().to_vec();
-        living.retain(|connection| !connection.sender.is_closed());
+        living.retain(|connection| connection.is_usable());
         if living.len() >= CONNECTIONS_MAX {
             return Err(PeerError::Full(CONNECTIONS_MAX * STREAMS_MAX, self.name()));
         }
@@ -214,9 +236,11 @@ impl Peer {
             Err(_) => Err(format!("no answer within {DIAL_TIMEOUT:?}")),
         };
         match outcome {
-            Ok(sender) => {
+            Ok((sender, relayed)) => {
                 *failure = None;
-                let connection = Arc::new(Connection { sender, streams: AtomicUsize::new(1) });
+                let until = relayed.then(|| Instant::now() + RELAYED_FOR);
+                let streams = AtomicUsize::new(1);
+                let connection = Arc::new(Connection { sender, streams, until });
                 living.push(connection.clone());
                 self.connections.store(Arc::new(living));
                 Ok(StreamGuard(connection))
@@ -229,10 +253,71 @@ impl Peer {
         }
     }
 
-    async fn dial(&self) -> Result<http2::SendRequest<Body>, DialError> {
+    /// A connection, and whether it goes through a member.
+    async fn dial(&self) -> Result<(http2::SendRequest<Body>, bool), DialError> {
         let traffic = self.shared.traffic.load_full().ok_or(DialError::NoIdentity)?;
-        let stream = TcpStream::connect(self.key.address).await.map_err(DialError::Connect)?;
-        stream.set_nodelay(true).map_err(DialError::Connect)?;
+        let is_here = traffic.holder.node == self.key.node;
+        let (stream, relayed) = self.reach(is_here).await?;
+        match self.shake(&traffic, stream).await {
+            Ok(sender) => Ok((sender, relayed)),
+            Err(error) if relayed || is_here => Err(error),
+            // Somebody else has that address where this node is.
+            Err(error) => {
+                let Ok(stream) = self.relay().await else { return Err(error) };
+                Ok((self.shake(&traffic, stream).await?, true))
+            }
+        }
+    }
+
+    /// The bytes of a connection: by its address, or, if that leads nowhere, by a member.
+    async fn reach(&self, is_here: bool) -> Result<(Box<dyn Stream>, bool), DialError> {
+        let direct = async {
+            let stream = TcpStream::connect(self.key.address).await.map_err(DialError::Connect)?;
+            stream.set_nodelay(true).map_err(DialError::Connect)?;
+            Ok::<_, DialError>((Box::new(stream) as Box<dyn Stream>, false))
+        };
+        let mut direct = std::pin::pin!(direct);
+        match tokio::time::timeout(HEAD_START, direct.as_mut()).await {
+            Ok(Ok(reached)) => return Ok(reached),
+            Ok(Err(error)) if is_here => return Err(error),
+            Ok(Err(error)) => return self.relay().await.map(|it| (it, true)).map_err(|_| error),
+            Err(_) if is_here => return direct.await,
+            Err(_) => {}
+        }
+        let mut relayed = std::pin::pin!(self.relay());
+        tokio::select! {
+            reached = direct.as_mut() => match reached {
+                Ok(reached) => Ok(reached),
+                Err(error) => relayed.await.map(|it| (it, true)).map_err(|_| error),
+            },
+            found = relayed.as_mut() => match found {
+                Ok(stream) => Ok((stream, true)),
+                Err(_) => direct.await,
+            },
+        }
+    }
+
+    async fn relay(&self) -> Result<Box<dyn Stream>, String> {
+        let PeerKey { node, namespace, .. } = &self.key;
+        let opened = self.shared.relays.open(node, namespace).await;
+        match opened {
+            Ok(stream) => {
+                tracing::info!(peer = %self.name(), "reached through a member");
+                Ok(Box::new(stream))
+            }
+            Err(why) => {
+                tracing::debug!(peer = %self.name(), why, "no relay");
+                Err(why)
+            }
+        }
+    }
+
+    /// TLS and HTTP/2 over the bytes of a connection.
+    async fn shake(
+        &self,
+        traffic: &Credentials,
+        stream: Box<dyn Stream>,
+    ) -> Result<http2::SendRequest<Body>, DialError> {
         let name = ServerName::from(self.key.address.ip());
         let connector = TlsConnector::from(traffic.client.clone());
         let stream = connector.connect(name, stream).await.map_err(DialError::Tls)?;

@@ -46,6 +46,7 @@ use super::{
     served::Served,
     start::{CODE_TRAP, Note, Start, exit_now},
     switch::{LocalPods, Refusal},
+    trace::Source,
 };
 use crate::compile::world_file;
 use crate::protocol::{
@@ -55,6 +56,8 @@ use crate::protocol::{
 
 /// Starts and exits taken together before the table is published once.
 const BATCH_MAX: usize = 256;
+/// Handlers that become idle at one look: unmapping takes some tens of microseconds each.
+const RESTS_MAX: usize = 256;
 
 /// All Pods of the worker.
 pub struct Pods {
@@ -93,6 +96,8 @@ struct Told {
     restart: u32,
     guest: Guest,
     in_flight: usize,
+    /// It has given its compiled code back.
+    idle: bool,
     record: Kept,
 }
 
@@ -257,8 +262,9 @@ impl Pods {
         let key = key(uid, &container.name, container.restart);
         let (stop, stopped) = watch::channel(None);
         let (io, input) = Io::new(&container);
+        let workload = self.local.source(entry.ip).unwrap_or_default();
+        let source = Arc::new(Source::pod(workload, &entry.name));
         let record = record.unwrap_or_else(|| {
-            let workload = self.local.source(entry.ip).unwrap_or_default();
             let phases = self.runtime.switch.traffic.phases.of(workload);
             Arc::new(Record::new(phases))
         });
@@ -284,6 +290,7 @@ impl Pods {
             log: self.runtime.logs.open(log_path.clone()),
             log_path,
             record,
+            source,
             io: io.clone(),
             input,
             runtime: self.runtime.clone(),
@@ -330,6 +337,7 @@ impl Pods {
                 Ok(Job::Requests { record, since })
             }
             Open::Metrics => Ok(Job::Metrics),
+            Open::Relayed { id, failed } => Ok(Job::Relayed(id, failed)),
             Open::World { uid, container } => {
                 Ok(Job::File(world_file(&self.container(&uid, &container)?.module)))
             }
@@ -373,6 +381,7 @@ impl Pods {
             restart: known.restart,
             guest: known.guest,
             in_flight: known.in_flight(),
+            idle: known.is_idle(),
             record: known.record.told(),
         };
         let told: Vec<Told> = entry.containers.iter().map(told).collect();
@@ -583,6 +592,16 @@ impl Pods {
         self.pods.iter().map(pod).collect()
     }
 
+    /// Lets handlers that nobody asks give their code back.
+    pub fn rest(&self) {
+        let all = self.pods.values().flat_map(|entry| entry.containers.values());
+        let rested = all.filter_map(Known::served).filter(|served| served.rest());
+        let count = rested.take(RESTS_MAX).count();
+        if count > 0 {
+            tracing::debug!(count, "handlers are idle");
+        }
+    }
+
     /// What changed since the last call, or all of it for an agent that has heard nothing yet.
     pub fn usage(&mut self, agent_is_new: bool) -> Vec<Usage> {
         let before =
@@ -626,11 +645,19 @@ fn not_found(container: &str) -> Answer {
 }
 
 impl Known {
-    fn in_flight(&self) -> usize {
+    fn served(&self) -> Option<&Arc<Served>> {
         match &self.phase {
-            Phase::Running { served: Some(served), .. } => served.in_flight(),
-            _ => 0,
+            Phase::Running { served, .. } => served.as_ref(),
+            Phase::Starting | Phase::Exited(_) => None,
         }
+    }
+
+    fn in_flight(&self) -> usize {
+        self.served().map_or(0, |served| served.in_flight())
+    }
+
+    fn is_idle(&self) -> bool {
+        self.served().is_some_and(|served| served.is_idle())
     }
 
     fn used_so_far(&self) -> Used {
@@ -669,6 +696,7 @@ impl Known {
             requests: used.requests,
             busy_ns: used.busy_ns,
             start,
+            idle: self.is_idle(),
         }
     }
 }

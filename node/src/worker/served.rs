@@ -1,11 +1,14 @@
-//! A running handler and what it is doing: requests in flight, and how it is let go.
+//! A running handler and what it is doing: requests in flight, how it rests, and how it is let go.
+//!
+//! A handler without a request for a while is *idle*: it has given back its instances and then its
+//! compiled code. The next request has the code mapped again and waits for that.
 
 use std::{
     sync::{
         Arc,
         atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering},
     },
-    time::Instant,
+    time::{Duration, Instant},
 };
 
 use http::{Request, Response};
@@ -15,12 +18,15 @@ use wherry_wasi_shim::{Body, HandleError, Handler, Steps};
 use super::{
     balance::Open,
     record::{Begun, Outcome, Record},
+    trace::{Kind, Source, Span, Tracer},
 };
 
 /// A running handler container.
 pub struct Served {
     handler: Handler,
     record: Arc<Record>,
+    /// Its part in traces.
+    traced: Traced,
     requests: AtomicU64,
     /// From arrival to the end of the response's body.
     in_flight: AtomicUsize,
@@ -30,11 +36,24 @@ pub struct Served {
     ended_ns: AtomicU64,
     /// The sum of when those in flight arrived, in nanoseconds; it wraps.
     arrived_ns: AtomicU64,
+    /// When the last request ended, in nanoseconds; probes count.
+    last_ns: AtomicU64,
+    /// Without a request for so long it gives its code back.
+    idle_after: Duration,
     /// Set when the last request in flight should be told to `idle`.
     leaving: AtomicBool,
     idle: Notify,
     /// Set when what is still in flight is cut off.
     cut: AtomicBool,
+}
+
+/// What a container tells in traces.
+#[derive(Clone)]
+pub struct Traced {
+    /// Takes it.
+    pub tracer: Tracer,
+    /// Who it is.
+    pub source: Arc<Source>,
 }
 
 /// One request in flight; it keeps the container from being idle until dropped.
@@ -54,19 +73,29 @@ struct Watched {
     outcome: Outcome,
     /// The most that were in flight with it, as far as it saw.
     peak: usize,
+    /// Ends with the body of the response.
+    _span: Option<Span>,
 }
 
 impl Served {
     /// A container that was just started.
-    pub fn new(handler: Handler, record: Arc<Record>) -> Served {
+    pub fn new(
+        handler: Handler,
+        record: Arc<Record>,
+        idle_after: Duration,
+        traced: Traced,
+    ) -> Served {
         Served {
             handler,
             record,
+            traced,
             requests: AtomicU64::new(0),
             in_flight: AtomicUsize::new(0),
             since: Instant::now(),
             ended_ns: AtomicU64::new(0),
             arrived_ns: AtomicU64::new(0),
+            last_ns: AtomicU64::new(0),
+            idle_after,
             leaving: AtomicBool::new(false),
             idle: Notify::new(),
             cut: AtomicBool::new(false),
@@ -96,6 +125,18 @@ impl Served {
         // A difference that wrapped is one of those that came meanwhile: they have taken no time.
         let running = if running > u64::MAX / 2 { 0 } else { running };
         ended.saturating_add(running)
+    }
+
+    /// Gives the code back if nobody has asked it for long enough; says whether it did.
+    pub fn rest(&self) -> bool {
+        let silent = self.now_ns().saturating_sub(self.last_ns.load(Ordering::Relaxed));
+        let silent = Duration::from_nanos(silent) >= self.idle_after;
+        silent && self.in_flight() == 0 && self.handler.rest()
+    }
+
+    /// Whether it has given its code back.
+    pub fn is_idle(&self) -> bool {
+        self.handler.is_at_rest()
     }
 
     /// Ends when no request is in flight. The container must have left the table before.
@@ -147,13 +188,30 @@ impl InFlight {
     }
 
     /// Gives the guest a request of somebody; what becomes of it is recorded.
-    pub async fn handle(&mut self, request: Request<Body>) -> Result<Response<Body>, HandleError> {
+    pub async fn handle(
+        &mut self,
+        mut request: Request<Body>,
+    ) -> Result<Response<Body>, HandleError> {
+        let Traced { tracer, source } = &self.served.traced;
+        let source = || source.clone();
+        let mut span = tracer.step(source, Kind::Server, "guest", request.headers_mut());
         let (steps, peak) = (Arc::<Steps>::default(), self.served.in_flight());
         let begun = self.served.record.begin(&request, peak == 1);
-        let watched = Watched { begun, steps: steps.clone(), outcome: Outcome::Left, peak };
+        let outcome = Outcome::Left;
+        let watched = Watched { begun, steps: steps.clone(), outcome, peak, _span: None };
         let watched = self.watched.insert(watched);
         let result = self.served.handler.handle_watched(request, steps).await;
         watched.outcome = Outcome::of(&result, &watched.steps);
+        if let Some(span) = &mut span {
+            if let (Some(from), Some(to)) = (watched.steps.placed(), watched.steps.instantiated()) {
+                span.step("instantiate", from, to);
+            }
+            match &result {
+                Ok(response) => span.answered(response.status()),
+                Err(error) => span.refused(error.status(), &error.to_string()),
+            }
+        }
+        watched._span = span;
         result
     }
 }
@@ -161,10 +219,12 @@ impl InFlight {
 impl Drop for InFlight {
     fn drop(&mut self) {
         let served = &self.served;
-        if let Some(Watched { begun, steps, outcome, peak }) = self.watched.take() {
+        if let Some(Watched { begun, steps, outcome, peak, .. }) = self.watched.take() {
             served.record.end(begun, &steps, outcome, peak);
         }
-        let took_ns = served.now_ns().saturating_sub(self.arrived_ns);
+        let now_ns = served.now_ns();
+        served.last_ns.store(now_ns, Ordering::Relaxed);
+        let took_ns = now_ns.saturating_sub(self.arrived_ns);
         served.ended_ns.fetch_add(took_ns, Ordering::Relaxed);
         served.arrived_ns.fetch_sub(self.arrived_ns, Ordering::Relaxed);
         let before = served.in_flight.fetch_sub(1, Ordering::SeqCst);

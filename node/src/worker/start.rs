@@ -16,19 +16,20 @@ use std::{
     io::{Read, Seek, SeekFrom},
     os::fd::{AsRawFd, OwnedFd},
     path::{Path, PathBuf},
-    sync::{Arc, Mutex, PoisonError, Weak},
+    sync::{Arc, Mutex, MutexGuard, PoisonError, Weak},
     time::Duration,
 };
 
+use futures::FutureExt;
 use jiff::Timestamp;
 use tokio::{
-    sync::{OnceCell, mpsc, oneshot, watch},
+    sync::{mpsc, oneshot, watch},
     time::Instant,
 };
 use tokio_util::sync::CancellationToken;
 use wherry_resources::channels;
 use wherry_wasi_shim::{
-    self as shim, Account, Budget, Engine, GuestConfig, Input, LoadError, Module, Term,
+    self as shim, Account, Budget, Engine, GuestConfig, Input, LoadError, Module, Term, Wake,
 };
 
 use super::{
@@ -39,9 +40,10 @@ use super::{
     outgoing::outgoing,
     probers::Key,
     record::Record,
-    served::Served,
+    served::{Served, Traced},
     sockets::PodNetwork,
     switch::Switch,
+    trace::Source,
 };
 use crate::protocol::{
     Container, Exit, ExitReason, Form, Guest, HookKind, Limits, Mount, Protocol,
@@ -64,6 +66,12 @@ const LOG_TAIL_BYTES: usize = 2048;
 const LOG_TAIL_LINES: usize = 80;
 /// What a container gets after its `preStop` hook at the least.
 const AFTER_HOOK: Duration = Duration::from_secs(2);
+/// How long a handler keeps its compiled code without a request, where its Pod does not say: mapping
+/// it again takes about a millisecond, and most that were asked a minute ago will be asked again.
+const IDLE_AFTER: Duration = Duration::from_secs(60);
+/// Requests of one instance that may have several at once, where its Pod does not say how many in
+/// all: enough that making instances costs nothing, few enough that what it leaks ends with it.
+const SHARED_REQUESTS: u32 = 10_000;
 /// The longest a `postStart` hook may take; Kubernetes has no bound, and a container that waits for
 /// ever for its hook helps nobody.
 const POST_START_MAX: Duration = Duration::from_secs(600);
@@ -143,6 +151,8 @@ pub struct Start {
     pub log_path: PathBuf,
     /// What its requests were like.
     pub record: Arc<Record>,
+    /// Who it is in traces.
+    pub source: Arc<Source>,
     /// For whoever is attached.
     pub io: Arc<Io>,
     /// What its guest reads.
@@ -168,13 +178,14 @@ impl Start {
     pub async fn run(mut self) -> Exit {
         let Container { module, form, .. } = &self.container;
         let begun = Instant::now();
-        let loaded = self.runtime.modules.get(&self.runtime.engine, module, *form).await;
+        let code = self.runtime.modules.code(&self.runtime.engine, module, *form);
+        let loaded = code.map().await;
         self.took.0 = begun.elapsed();
         let mut exit = match loaded {
             Ok(module) => match self.view().map(Arc::new) {
                 Ok(view) => match self.container.guest {
-                    Guest::Handler => self.serve(module, &view).await,
-                    Guest::Command => self.execute(module, &view).await,
+                    Guest::Handler => self.serve((code, module), &view).await,
+                    Guest::Command => self.execute((code, module), &view).await,
                 },
                 Err(message) => exit_now(CODE_START, ExitReason::StartError, message),
             },
@@ -196,19 +207,28 @@ impl Start {
         exit
     }
 
-    async fn serve(&mut self, module: Arc<OnceCell<Module>>, view: &Arc<View>) -> Exit {
-        let loaded = module.get().expect("it was just loaded");
+    async fn serve(&mut self, (code, module): (Arc<Code>, Arc<Module>), view: &Arc<View>) -> Exit {
         let begun = Instant::now();
-        let handler = match loaded.handler(view.config.clone()) {
+        let handler = match code.is_held_open() {
+            true => module.resting_handler(view.config.clone(), code.wake()),
+            false => module.handler(view.config.clone()),
+        };
+        let handler = match handler {
             Ok(handler) => handler,
             Err(error) => return start_error(&error),
         };
+        // From here on the handler holds it, as long as it needs it.
+        drop(module);
         self.took.1 = begun.elapsed();
         let (account, budget) = (handler.account(), handler.budget());
-        let served = Arc::new(Served::new(handler, self.record.clone()));
+        let idle_after = self.container.limits.handling.idle_after_seconds;
+        let idle_after = idle_after.map_or(IDLE_AFTER, |some| Duration::from_secs(some.into()));
+        let traced =
+            Traced { tracer: self.runtime.switch.tracer.clone(), source: self.source.clone() };
+        let served = Arc::new(Served::new(handler, self.record.clone(), idle_after, traced));
         let tcp = self.container.ports.iter().filter(|port| port.protocol == Protocol::Tcp);
         let ports = tcp.map(|port| port.port).collect();
-        let target = self.target(Some((served.clone(), ports)), &module, view, budget);
+        let target = self.target(Some((served.clone(), ports)), &code, view, budget);
         let at = Timestamp::now();
         if let Err(message) = self.post_start(&target).await {
             return Exit { started_at: Some(at), ..hook_failed(message) };
@@ -236,16 +256,19 @@ impl Start {
         Exit { started_at: Some(at), ..exit }
     }
 
-    async fn execute(&mut self, module: Arc<OnceCell<Module>>, view: &Arc<View>) -> Exit {
-        let loaded = module.get().expect("it was just loaded");
+    async fn execute(
+        &mut self,
+        (code, module): (Arc<Code>, Arc<Module>),
+        view: &Arc<View>,
+    ) -> Exit {
         let begun = Instant::now();
-        let command = match loaded.command(view.config.clone()) {
+        let command = match module.command(view.config.clone()) {
             Ok(command) => command,
             Err(error) => return start_error(&error),
         };
         self.took.1 = begun.elapsed();
         let (account, hears_term) = (command.account(), command.hears_term());
-        let target = self.target(None, &module, view, command.budget());
+        let target = self.target(None, &code, view, command.budget());
         let at = Timestamp::now();
         let stop = CancellationToken::new();
         let mut running = std::pin::pin!(command.run(stop.clone()));
@@ -315,12 +338,12 @@ impl Start {
     fn target(
         &self,
         served: Option<(Arc<Served>, Vec<u16>)>,
-        module: &Arc<OnceCell<Module>>,
+        code: &Arc<Code>,
         view: &Arc<View>,
         budget: Budget,
     ) -> Arc<Target> {
-        let (module, view, guest) = (module.clone(), view.clone(), self.container.guest);
-        let callee = Callee { module, guest, view, budget };
+        let (code, view, guest) = (code.clone(), view.clone(), self.container.guest);
+        let callee = Callee { code, guest, view, budget };
         Arc::new(Target { ip: self.ip, switch: self.runtime.switch.clone(), served, callee })
     }
 
@@ -516,7 +539,12 @@ fn limits(wanted: &Limits) -> shim::Limits {
             .map_or(default.request_deadline, |seconds| Duration::from_secs(seconds.into())),
         concurrent_requests: count(handling.at_once, default.concurrent_requests),
         queued_requests: count(handling.queued, default.queued_requests),
-        instance_requests: handling.per_instance.unwrap_or(default.instance_requests),
+        instance_requests: match (handling.per_instance, handling.at_once_per_instance) {
+            (Some(requests), _) => requests,
+            (None, Some(2..)) => SHARED_REQUESTS,
+            (None, _) => default.instance_requests,
+        },
+        instance_concurrency: count(handling.at_once_per_instance, default.instance_concurrency),
         cpu: wanted.cpu_millis,
         cpu_weight: wanted.cpu_request_millis.or(wanted.cpu_millis).unwrap_or(0),
         ..default
@@ -532,42 +560,102 @@ pub fn exit_now(code: i32, reason: ExitReason, mut message: String) -> Exit {
     Exit { code, reason, message, started_at: None, finished_at: Timestamp::now() }
 }
 
-/// Compiled code, mapped once for all containers of an image, for as long as one of them lives.
+/// The compiled code of each image that a container has: mapped once for all of them.
 #[derive(Clone, Default)]
-pub struct Modules(Arc<Mutex<BTreeMap<PathBuf, Weak<OnceCell<Module>>>>>);
+pub struct Modules(Arc<Mutex<BTreeMap<PathBuf, Weak<Code>>>>);
 
 impl Modules {
-    /// The loaded cell. Callers that want the same file wait for one load.
-    pub async fn get(
-        &self,
-        engine: &Engine,
-        path: &Path,
-        form: Form,
-    ) -> Result<Arc<OnceCell<Module>>, LoadError> {
-        let cell = self.cell(path);
-        let load = || {
-            let (engine, path) = (engine.clone(), path.to_owned());
-            let form = match form {
-                Form::Module => shim::Form::Module,
-                Form::Component => shim::Form::Component,
-            };
-            async move {
-                let load = tokio::task::spawn_blocking(move || engine.load(&path, form));
-                load.await.expect("loading does not panic and is not aborted")
-            }
-        };
-        cell.get_or_try_init(load).await?;
-        Ok(cell)
+    /// The code of a file.
+    pub fn code(&self, engine: &Engine, path: &Path, form: Form) -> Arc<Code> {
+        let mut known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(code) = known.get(path).and_then(Weak::upgrade) {
+            return code;
+        }
+        known.retain(|_, code| code.strong_count() > 0);
+        let code = Arc::new(Code {
+            engine: engine.clone(),
+            path: path.to_owned(),
+            form,
+            mapped: Mutex::default(),
+            mapping: tokio::sync::Mutex::default(),
+        });
+        known.insert(path.to_owned(), Arc::downgrade(&code));
+        code
+    }
+}
+
+/// Compiled code of one file: mapped while somebody holds it, and the file held open meanwhile and
+/// after, so that what is mapped again is what the agent has checked.
+pub struct Code {
+    engine: Engine,
+    path: PathBuf,
+    form: Form,
+    /// Locked to look at it.
+    mapped: Mutex<Mapped>,
+    /// Held while it is mapped: others wait for the outcome.
+    mapping: tokio::sync::Mutex<()>,
+}
+
+#[derive(Default)]
+struct Mapped {
+    module: Weak<Module>,
+    /// None: not mapped yet, or there was no descriptor for it.
+    file: Option<Arc<File>>,
+}
+
+impl Code {
+    fn mapped(&self) -> MutexGuard<'_, Mapped> {
+        self.mapped.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn cell(&self, path: &Path) -> Arc<OnceCell<Module>> {
-        let mut known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(cell) = known.get(path).and_then(Weak::upgrade) {
-            return cell;
+    /// The code, mapped. Callers that want it at the same time wait for one of them.
+    pub async fn map(&self) -> Result<Arc<Module>, LoadError> {
+        if let Some(module) = self.mapped().module.upgrade() {
+            return Ok(module);
         }
-        known.retain(|_, cell| cell.strong_count() > 0);
-        let cell = Arc::new(OnceCell::new());
-        known.insert(path.to_owned(), Arc::downgrade(&cell));
-        cell
+        let _alone = self.mapping.lock().await;
+        let held = {
+            let mapped = self.mapped();
+            if let Some(module) = mapped.module.upgrade() {
+                return Ok(module);
+            }
+            mapped.file.clone()
+        };
+        let (engine, path) = (self.engine.clone(), self.path.clone());
+        let form = match self.form {
+            Form::Module => shim::Form::Module,
+            Form::Component => shim::Form::Component,
+        };
+        let load = tokio::task::spawn_blocking(move || {
+            // Without a descriptor the code is loaded all the same, and then stays.
+            let file = held.or_else(|| File::open(&path).ok().map(Arc::new));
+            let open =
+                |file: &Arc<File>| PathBuf::from(format!("/proc/self/fd/{}", file.as_raw_fd()));
+            let from = file.as_ref().map_or_else(|| path.clone(), open);
+            match engine.load(&from, form) {
+                Ok(module) => Ok((Arc::new(module), file)),
+                // In the words that people know it by.
+                Err(LoadError::Form { .. }) => Err(LoadError::Form { path }),
+                Err(LoadError::Load { source, .. }) => Err(LoadError::Load { path, source }),
+                Err(error) => Err(error),
+            }
+        });
+        let (module, file) = load.await.expect("loading does not panic and is not aborted")?;
+        *self.mapped() = Mapped { module: Arc::downgrade(&module), file };
+        Ok(module)
+    }
+
+    /// Whether it can be given back: it is certain to be the same when it is mapped again.
+    pub fn is_held_open(&self) -> bool {
+        self.mapped().file.is_some()
+    }
+
+    /// Has it mapped for a handler that gave it back.
+    fn wake(self: &Arc<Code>) -> Wake {
+        let code = self.clone();
+        Arc::new(move || {
+            let code = code.clone();
+            async move { code.map().await }.boxed()
+        })
     }
 }

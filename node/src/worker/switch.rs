@@ -40,6 +40,7 @@ use super::{
     reply::{Replay, Reply},
     served::Served,
     streams::INNER_HEADERS,
+    trace::{Kind, Source, Tracer},
     traffic::{Counted, Pair, Traffic},
 };
 use crate::protocol::{Direction, Protocol};
@@ -99,6 +100,8 @@ pub struct Switch {
     pub streams: TaskTracker,
     /// Who has sent what, as far as it is not counted with a Service.
     pub traffic: Traffic,
+    /// What requests did, for a collector.
+    pub tracer: Tracer,
 }
 
 /// Why there is no response of a guest.
@@ -259,6 +262,8 @@ impl From<HandleError> for Refusal {
     fn from(error: HandleError) -> Refusal {
         match error {
             HandleError::Busy | HandleError::InstanceLimit => Refusal::Busy,
+            // Its log says why; another Pod may be well.
+            HandleError::Asleep(_) => Refusal::Busy,
             HandleError::Deadline => Refusal::Deadline,
             HandleError::OutOfMemory => Refusal::OutOfMemory,
             HandleError::Trap(_) | HandleError::NoResponse | HandleError::GuestError(_) => {
@@ -330,6 +335,7 @@ impl Switch {
             ports: Ports::default(),
             streams: TaskTracker::new(),
             traffic: Traffic::default(),
+            tracer: Tracer::default(),
         }
     }
 
@@ -529,7 +535,7 @@ impl Switch {
         &self,
         caller: &Caller,
         destination: &Destination,
-        parts: Parts,
+        mut parts: Parts,
         body: Replay<B>,
     ) -> Result<Response<Reply>, Refusal>
     where
@@ -537,7 +543,17 @@ impl Switch {
         B::Error: Into<BoxError>,
     {
         let mut begun = self.pair(caller, destination).begin();
+        let mut span = match self.tracer.is_on() {
+            true => self.tracer.request(caller, &name_of(destination), &mut parts),
+            false => None,
+        };
         let outcome = self.send_waiting(caller, destination, parts, body, begun.pair()).await;
+        if let Some(span) = &mut span {
+            match &outcome {
+                Ok(response) => span.answered(response.status()),
+                Err(refusal) => span.refused(refusal.status(), &refusal.to_string()),
+            }
+        }
         begun.answered(match &outcome {
             Ok(response) => response.status(),
             Err(refusal) => refusal.status(),
@@ -619,9 +635,14 @@ impl Switch {
             }
             let last = attempt + 1 == attempts;
             let head = if last { parts.take() } else { parts.clone() };
-            let (Some(head), Some(lent)) = (head, body.lend(last)) else {
+            let (Some(mut head), Some(lent)) = (head, body.lend(last)) else {
                 break;
             };
+            let source = || Arc::new(Source::of(caller));
+            let mut route = self.tracer.step(source, Kind::Internal, "route", &mut head.headers);
+            if let Some(route) = &mut route {
+                route.say("network.peer.address", &address.to_string());
+            }
             // Alone it gets everything, however busy it is.
             let open = (endpoints.len() > 1).then(|| load.enter());
             let lent = match lent.is_end_stream() {
@@ -635,6 +656,9 @@ impl Switch {
                 Ok(response) => return Ok(response),
                 Err(refusal) => refusal,
             };
+            if let Some(route) = &mut route {
+                route.failed(&refusal.to_string());
+            }
             let again = refusal.is_unsent() || (harmless && refusal.is_of_the_way());
             if !again {
                 break;
@@ -675,6 +699,20 @@ impl Switch {
                 reply_of_peer(response, stream, address, open)
             }
             Place::Outside => self.exchange_outside(caller, address, request, open).await,
+        }
+    }
+}
+
+/// For whom a request is, in a trace.
+fn name_of(destination: &Destination) -> String {
+    match destination.route() {
+        Some(route) => {
+            let (service, port) = (&route.service, route.port);
+            format!("{}.{}.svc:{port}", service.name, service.namespace)
+        }
+        None => {
+            let first = destination.endpoints().first();
+            first.map_or_else(String::new, |endpoint| endpoint.address.to_string())
         }
     }
 }

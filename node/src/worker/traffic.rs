@@ -24,11 +24,11 @@ use serde_json::Value;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 use crate::metrics::{
-    CONNECTION_BYTES, CONNECTIONS, DURATION, LEFT_OUT, OPEN, PHASES, RECEIVED, REQUESTS,
-    ROUTE_DURATION, ROUTE_REQUESTS, SENT, Samples, Times, escaped,
+    CONNECTION_BYTES, CONNECTIONS, DURATION, LEFT_OUT, OPEN, PHASES, RECEIVED, RELAYED_BYTES,
+    RELAYS, REQUESTS, ROUTE_DURATION, ROUTE_REQUESTS, SENT, Samples, Times, escaped,
 };
 
-use super::network::Table;
+use super::{network::Table, relays::Relays};
 
 /// Workloads that are told apart at one port of a Service.
 const SOURCES_MAX: usize = 100;
@@ -173,7 +173,8 @@ pub struct Named<T> {
 }
 
 impl<T: Default> Named<T> {
-    fn new(max: usize) -> Named<T> {
+    /// With none; so many are told apart.
+    pub fn new(max: usize) -> Named<T> {
         Named { all: RwLock::default(), max }
     }
 
@@ -246,6 +247,8 @@ pub struct Traffic {
     pub rules: Named<Pair>,
     /// By workload.
     pub phases: Named<Phases>,
+    /// Connections to other nodes through a member.
+    pub relays: Relays,
 }
 
 impl Default for Traffic {
@@ -254,6 +257,7 @@ impl Default for Traffic {
             direct: Pairs::default(),
             rules: Named::new(NAMES_MAX),
             phases: Named::new(NAMES_MAX),
+            relays: Relays::default(),
         }
     }
 }
@@ -291,6 +295,9 @@ impl Traffic {
                 times.tell(&labels, samples.entry(PHASES.to_owned()).or_default());
             }
         }
+        for (node, pair) in self.relays.counters().told() {
+            pair.tell_relay(&format!("node=\"{}\"", escaped(&node)), &mut samples);
+        }
         if left_out > 0 {
             samples.insert(LEFT_OUT.to_owned(), vec![format!(" {left_out}")]);
         }
@@ -310,6 +317,22 @@ impl Pair {
         }
         if !self.times.is_empty() {
             self.times.tell(labels, samples.entry(duration.to_owned()).or_default());
+        }
+    }
+
+    fn tell_relay(&self, labels: &str, samples: &mut Samples) {
+        let counts = [
+            (RELAYS, "result=\"opened\"", &self.opened),
+            (RELAYS, "result=\"refused\"", &self.refused),
+            (RELAYED_BYTES, "direction=\"sent\"", &self.up),
+            (RELAYED_BYTES, "direction=\"received\"", &self.down),
+        ];
+        for (name, more, count) in counts {
+            let count = count.load(Relaxed);
+            if count > 0 {
+                let lines = samples.entry(name.to_owned()).or_default();
+                lines.push(format!("{{{labels},{more}}} {count}"));
+            }
         }
     }
 

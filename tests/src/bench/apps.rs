@@ -25,6 +25,9 @@ const ROUNDS: usize = 3;
 const LOAD_SECONDS: u64 = 5;
 const APPLY_ROUNDS: usize = 20;
 const IDLE_PODS: usize = 1000;
+const WAKE_ROUNDS: usize = 20;
+/// After a handler's last request until it is idle: a second, and the worker's next look.
+const UNTIL_IDLE: Duration = Duration::from_secs(7);
 const STORE_WRITES: u64 = 4000;
 
 /// What wrk measured.
@@ -254,6 +257,40 @@ pub fn apply_to_first_answer(rows: &mut Rows) -> Result<()> {
     for (name, quantile) in [("p50", 0.5), ("p99", 0.99)] {
         let value = times.value_at_quantile(quantile) as f64 / 1000.0;
         rows.add("apply → first 200 (compiled image)", name, value, "ms");
+    }
+    Ok(())
+}
+
+/// The first request to a handler that has given its code back, its connection included.
+pub fn wake(rows: &mut Rows) -> Result<()> {
+    let cluster = Dev::start();
+    let runtime = tokio::runtime::Runtime::new()?;
+    let client = runtime.block_on(wherry_tests::client(&cluster.kubeconfig))?;
+    let (mut deployment, service) = app("sleepy", 1, Some(31499));
+    deployment["spec"]["template"]["metadata"]["annotations"] =
+        json!({"wherry.dev/idle-after-seconds": "1"});
+    runtime.block_on(async {
+        post(&client, DEPLOYMENTS, &deployment).await?;
+        post(&client, SERVICES, &service).await
+    })?;
+    let address = SocketAddr::from((cluster.address, 31499));
+    let ask = || http_get(address, "/bench").filter(|(status, _)| *status == 200);
+    wait_for("it answers", ask);
+    let mut times = Histogram::<u64>::new(3)?;
+    let mut awake = Histogram::<u64>::new(3)?;
+    for _ in 0..WAKE_ROUNDS {
+        std::thread::sleep(UNTIL_IDLE);
+        for times in [&mut times, &mut awake] {
+            let begun = Instant::now();
+            ensure!(ask().is_some(), "a request to an idle handler failed");
+            times.record(u64::try_from(begun.elapsed().as_micros())?)?;
+        }
+    }
+    for (name, times) in [("idle", times), ("awake", awake)] {
+        for (part, quantile) in [("p50", 0.5), ("max", 1.0)] {
+            let value = times.value_at_quantile(quantile) as f64 / 1000.0;
+            rows.add("first request to a handler", &format!("{name}: {part}"), value, "ms");
+        }
     }
     Ok(())
 }

@@ -5,6 +5,7 @@
 //!   connections, two threads, the same component, plain and with the pool settings Wherry uses);
 //! - `apply`: apply → first 200 with the image compiled;
 //! - `store`: the store's writes of 1 KiB at 1, 16 and 128 writers, in this process;
+//! - `wake`: the first request to a handler that was idle, two and a half minutes;
 //! - `memory`: resident memory idle and with 1,000 idle Pods;
 //! - `node`: one node with 5,000 idle Pods (`--pods N` for less): start rate, memory, processor time at
 //!   rest, first requests; compiling, loading and instantiating by themselves;
@@ -37,9 +38,10 @@ use serde_json::{Value, json};
 use wherry_tests::machine::{ProcessorTime, load_average};
 use wherry_tests::repository;
 
-const PARTS: [&str; 10] = [
+const PARTS: [&str; 11] = [
     "requests",
     "apply",
+    "wake",
     "store",
     "memory",
     "node",
@@ -72,6 +74,7 @@ fn main() -> Result<()> {
         let measured = match part.as_str() {
             "requests" => apps::requests(&mut rows, Path::new(&target)),
             "apply" => apps::apply_to_first_answer(&mut rows),
+            "wake" => apps::wake(&mut rows),
             "store" => apps::store_writes(&mut rows),
             "memory" => apps::memory(&mut rows),
             "node" => node::node(&mut rows),

@@ -75,6 +75,62 @@ pub(super) fn handler_p3(first: &str) -> String {
     )
 }
 
+/// A handler of WASI 0.3 that answers with error code 16 as soon as this many requests were in its
+/// instance at the same time; until then each of them waits, a millisecond at a time. `first` is done
+/// before.
+pub(super) fn handler_p3_together(together: u32, first: &str) -> String {
+    format!(
+        r#"(component
+  (import "wasi:http/types@0.3.0" (instance $types {ERROR_CODE}
+    (export "request" (type (sub resource)))
+    (export "response" (type (sub resource)))))
+  (alias export $types "request" (type $request))
+  (alias export $types "response" (type $response))
+  (alias export $types "error-code" (type $error-code))
+  (import "wasi:clocks/monotonic-clock@0.3.0" (instance $clock
+    (export "wait-for" (func async (param "how-long" u64)))))
+  (core module $Libc (memory (export "memory") 1))
+  (core instance $libc (instantiate $Libc))
+  (alias core export $libc "memory" (core memory $memory))
+  (core func $wait (canon lower (func $clock "wait-for") async (memory $memory)))
+  (core func $set (canon waitable-set.new))
+  (core func $join (canon waitable.join))
+  (core func $return (canon task.return
+    (result (result (own $response) (error $error-code))) (memory $memory)))
+  (core module $Main
+    (import "host" "wait" (func $wait (param i64) (result i32)))
+    (import "host" "set" (func $set (result i32)))
+    (import "host" "join" (func $join (param i32 i32)))
+    (import "host" "return" (func $return (param i32 i32 i32 i64 i32 i32 i32 i32)))
+    (global $inside (mut i32) (i32.const 0))
+    ;; Answers, or says that it waits for a set with one subtask in it.
+    (func $go-on (result i32) (local $subtask i32) (local $set i32)
+      (if (i32.ge_u (global.get $inside) (i32.const {together})) (then
+        (call $return (i32.const 1) (i32.const 16) (i32.const 0) (i64.const 0)
+          (i32.const 0) (i32.const 0) (i32.const 0) (i32.const 0))
+        (return (i32.const 0))))
+      (local.set $subtask (call $wait (i64.const 1000000)))
+      (local.set $set (call $set))
+      (call $join (i32.shr_u (local.get $subtask) (i32.const 4)) (local.get $set))
+      (i32.or (i32.shl (local.get $set) (i32.const 4)) (i32.const 2)))
+    (func (export "handle") (param i32) (result i32)
+      {first}
+      (global.set $inside (i32.add (global.get $inside) (i32.const 1)))
+      (call $go-on))
+    (func (export "callback") (param i32 i32 i32) (result i32) (call $go-on)))
+  (core instance $main (instantiate $Main
+    (with "host" (instance
+      (export "wait" (func $wait)) (export "set" (func $set))
+      (export "join" (func $join)) (export "return" (func $return))))))
+  (alias core export $main "callback" (core func $callback))
+  (func $handle async (param "request" (own $request))
+    (result (result (own $response) (error $error-code)))
+    (canon lift (core func $main "handle") async (memory $memory) (callback $callback)))
+  (instance $exports (export "handle" (func $handle)))
+  (export "wasi:http/handler@0.3.0" (instance $exports)))"#
+    )
+}
+
 /// The error codes of wasi:http/types, the same in 0.2 and 0.3.
 const ERROR_CODE: &str = r#"
   (type $dns' (record (field "rcode" (option string)) (field "info-code" (option u16))))

@@ -1,14 +1,18 @@
 //! Handlers: requests answered by fresh instances, and everything a hostile one may try.
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
+use futures::FutureExt;
 use http_body_util::{BodyExt, Empty};
 
-use super::guests::{handler, handler_p3};
-use super::{Printed, load, load_into, until};
+use super::guests::{handler, handler_p3, handler_p3_together};
+use super::{Printed, engine, load, load_into, until};
+use crate::engine::compile_checked;
 use crate::{
-    Body, Engine, EngineConfig, Form, GuestConfig, HandleError, Handler, LoadError, Usage,
+    Body, Engine, EngineConfig, Form, GuestConfig, HandleError, Handler, LoadError, Usage, Wake,
 };
 
 /// Answers with a full response.
@@ -215,6 +219,104 @@ async fn handlers_of_wasi_0_3() {
     assert!(matches!(error, HandleError::Trap(_)), "{error:?}");
     let error = check("(loop $again (br $again))").await;
     assert!(matches!(error, HandleError::Deadline), "{error:?}");
+}
+
+/// A handler of WASI 0.3 of whose instances each may have eight requests at once.
+fn load_crowd(text: &str, deadline: Duration) -> Handler {
+    let mut config = GuestConfig::default();
+    config.limits.request_deadline = deadline;
+    config.limits.instance_requests = 1000;
+    config.limits.instance_concurrency = 8;
+    config.limits.instance_rest = Duration::from_millis(50);
+    load(text, Form::Component).handler(config).expect("a handler")
+}
+
+fn refused(outcome: &Result<http::Response<Body>, HandleError>) -> bool {
+    matches!(outcome, Err(HandleError::GuestError(text)) if text.contains("LengthRequired"))
+}
+
+#[tokio::test]
+async fn an_instance_of_wasi_0_3_answers_several_requests_at_once() {
+    // None is answered before all eight are in one instance.
+    let handler = load_crowd(&handler_p3_together(8, ""), Duration::from_secs(60));
+    let requests = (0..8).map(|_| handler.handle(get()));
+    let outcomes = futures::future::join_all(requests).await;
+    assert!(outcomes.iter().all(refused), "{outcomes:?}");
+    assert_eq!(handler.account().usage().instances_started, 1);
+    // Its instance remembers them, and takes the next one as well.
+    assert!(refused(&handler.handle(get()).await));
+    assert_eq!(handler.account().usage().instances_started, 1);
+    until("it is given back", || handler.account().usage().instances_live == 0).await;
+    assert!(handler.is_idle());
+}
+
+#[tokio::test]
+async fn a_request_beyond_an_instances_room_gets_another_one() {
+    let handler = load_crowd(&handler_p3_together(8, ""), Duration::from_secs(60));
+    let requests = (0..16).map(|_| handler.handle(get()));
+    let outcomes = futures::future::join_all(requests).await;
+    assert!(outcomes.iter().all(refused), "{outcomes:?}");
+    assert_eq!(handler.account().usage().instances_started, 2);
+}
+
+#[tokio::test]
+async fn a_call_that_reaches_its_deadline_ends_alone_and_a_trap_ends_all() {
+    // Three wait for a fourth that never comes.
+    let handler = load_crowd(&handler_p3_together(4, ""), Duration::from_millis(200));
+    let requests = (0..3).map(|_| handler.handle(get()));
+    let outcomes = futures::future::join_all(requests).await;
+    assert!(outcomes.iter().all(|it| matches!(it, Err(HandleError::Deadline))), "{outcomes:?}");
+    until("the instance is gone", || handler.account().usage().instances_live == 0).await;
+    assert!(handler.is_idle());
+    // The second one spins, and the event loop with it: both are ended from outside.
+    let spins = "(if (global.get $inside) (then (loop $again (br $again))))";
+    let handler = load_crowd(&handler_p3_together(4, spins), Duration::from_millis(200));
+    let outcomes = futures::future::join_all((0..2).map(|_| handler.handle(get()))).await;
+    assert!(outcomes.iter().all(|it| matches!(it, Err(HandleError::Deadline))), "{outcomes:?}");
+    until("the instance is gone", || handler.account().usage().instances_live == 0).await;
+    // The third one traps.
+    let traps = "(if (i32.eq (global.get $inside) (i32.const 2)) (then unreachable))";
+    let handler = load_crowd(&handler_p3_together(4, traps), Duration::from_secs(60));
+    let outcomes = futures::future::join_all((0..3).map(|_| handler.handle(get()))).await;
+    assert!(outcomes.iter().all(|it| matches!(it, Err(HandleError::Trap(_)))), "{outcomes:?}");
+    until("the instance is gone", || handler.account().usage().instances_live == 0).await;
+    assert!(handler.is_idle());
+}
+
+#[tokio::test]
+async fn a_handler_gives_its_code_back_and_the_next_requests_wake_it() {
+    let compiled =
+        compile_checked(handler(HELLO).as_bytes(), Form::Component).expect("it compiles");
+    let file = tempfile::NamedTempFile::new().expect("a file for the code");
+    std::fs::write(file.path(), compiled.code).expect("the code can be written");
+    let path = file.path().to_owned();
+    let load = move || engine().load(&path, Form::Component).map(Arc::new);
+    let module = load().expect("the code can be loaded");
+    let mapped = Arc::downgrade(&module);
+    let wakes = Arc::new(AtomicUsize::new(0));
+    let wake: Wake = Arc::new({
+        let wakes = wakes.clone();
+        move || {
+            wakes.fetch_add(1, Ordering::Relaxed);
+            futures::future::ready(load()).boxed()
+        }
+    });
+    let handler = module.resting_handler(GuestConfig::default(), wake).expect("a handler");
+    drop(module);
+    assert_eq!(body_of(&handler).await, "hello");
+    assert!(!handler.is_at_rest());
+    assert!(handler.rest() && handler.is_at_rest());
+    until("the code is unmapped", || mapped.strong_count() == 0).await;
+    assert!(!handler.rest(), "it has nothing more to give");
+    let bodies = futures::future::join_all((0..8).map(|_| body_of(&handler))).await;
+    assert!(bodies.iter().all(|body| body == "hello"), "{bodies:?}");
+    assert_eq!(wakes.load(Ordering::Relaxed), 1, "one of them woke it for all");
+    // Code that is gone is a failure of that request, which says so.
+    assert!(handler.rest());
+    drop(file);
+    let error = handler.handle(get()).await.map(drop).expect_err("there is no code");
+    assert!(matches!(error, HandleError::Asleep(_)), "{error}");
+    assert_eq!(error.status(), 503);
 }
 
 /// A body whose guest failed must not look as if it were complete.

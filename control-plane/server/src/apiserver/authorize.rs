@@ -107,6 +107,7 @@ static RULES: &[Rule] = &[
     // Images and the way back to the agent.
     path(NODES, "/v2*"),
     path(NODES, "/wherry/v1/tunnel"),
+    path(NODES, "/wherry/v1/relay*"),
     may(NODES, READ, "", &["services", "nodes", "namespaces"], Only::Any),
     may(NODES, READ, "networking.k8s.io", NETWORK, Only::Any),
     may(NODES, READ, "discovery.k8s.io", &["endpointslices"], Only::Any),

@@ -1,6 +1,6 @@
 //! What operators and load balancers ask: alive, ready, which version, how busy.
 
-use super::{ApiServer, errors::ApiError};
+use super::{ApiServer, errors::ApiError, stream::relay::Relayed};
 use axum::{
     extract::{Path, RawQuery, State},
     response::{IntoResponse, Response},
@@ -25,6 +25,8 @@ pub struct Metrics {
     pub watches: AtomicU64,
     /// Watches that were cut off because the client read too slowly.
     pub watches_cut: AtomicU64,
+    /// Connections from node to node through this member.
+    pub relayed: Relayed,
 }
 
 impl Metrics {
@@ -155,6 +157,8 @@ pub async fn metrics(State(api): State<ApiServer>) -> Response {
         ("wherry_store_disk_full", "gauge", store.disk_full.into()),
         ("wherry_store_suspect", "gauge", store.suspicion.is_some().into()),
         ("wherry_node_tunnels", "gauge", api.tunnels().nodes().len() as u64),
+        ("wherry_relays_total", "counter", metrics.relayed.connections.load(Relaxed)),
+        ("wherry_relayed_bytes_total", "counter", metrics.relayed.bytes.load(Relaxed)),
     ];
     for (name, kind, value) in gauges {
         let _ = writeln!(text, "# TYPE {name} {kind}\n{name} {value}");

@@ -55,6 +55,7 @@ pub fn router(api: ApiServer) -> Router {
         .route("/v2/", any(registry::serve))
         .route("/v2/{*path}", any(registry::serve))
         .route("/wherry/v1/tunnel", get(tunnel::accept))
+        .route("/wherry/v1/relay/{node}/{namespace}", get(stream::relay::accept))
         .route(join::PATH, get(members::list).post(members::join))
         .route("/wherry/v1/members/{id}", delete(members::remove))
         .route("/wherry/v1/leader", post(members::transfer))

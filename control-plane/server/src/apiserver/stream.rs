@@ -16,6 +16,7 @@ mod command;
 mod forward;
 mod node;
 pub mod proxy;
+pub mod relay;
 mod spdy;
 mod websocket;
 
@@ -74,7 +75,9 @@ pub async fn to_service(
         else {
             continue;
         };
-        match NodeStream::open(api, &place, &place.target("port", &port.to_string(), &[])).await {
+        match NodeStream::open(api, &place.node, &place.target("port", &port.to_string(), &[]))
+            .await
+        {
             Ok(node) => return Some(Ok(Box::new(node.into_io()))),
             Err(why) => failed = Some(Err(format!("{pod}: {why}"))),
         }

@@ -32,16 +32,19 @@ impl Pods {
         self.queue.push_back(uid.to_owned());
     }
 
-    /// What workers tell of starts becomes part of what is written.
-    pub(super) fn tell_starts(&mut self, usages: &[Usage]) {
+    /// What workers tell of starts and of rests becomes part of what is written.
+    pub(super) fn tell_facts(&mut self, usages: &[Usage]) {
         for usage in usages {
-            let Some(times) = &usage.start else { continue };
             // Taken out only if it is put back.
             let Some(mut entry) = self.entries.remove(&usage.uid) else { continue };
-            for (part, micros) in entry.facts.passed(&usage.container, times) {
-                self.parts.accounts.starts.took(part, Duration::from_micros(micros));
+            let mut news = entry.facts.idle(&usage.container, usage.idle);
+            if let Some(times) = &usage.start {
+                for (part, micros) in entry.facts.passed(&usage.container, times) {
+                    self.parts.accounts.starts.took(part, Duration::from_micros(micros));
+                }
+                news |= entry.facts.started(&usage.container, times);
             }
-            if entry.facts.started(&usage.container, times) {
+            if news {
                 self.note_status(&mut entry, &usage.uid);
             }
             self.entries.insert(usage.uid.clone(), entry);

@@ -66,6 +66,7 @@ impl Fixture {
             log_root: folder.0.join("logs"),
             engine: wherry_wasi_shim::engine_hash(),
             cluster_domain: "cluster.local".to_owned(),
+            tracing: None,
         };
         let listener = UnixListener::bind(folder.0.join("sock")).expect("a socket");
         let worker = tokio::spawn(run(listener, 64));

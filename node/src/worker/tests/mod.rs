@@ -5,4 +5,5 @@ mod harness;
 mod pods;
 mod probes;
 mod streams;
+mod traces;
 mod traffic;

@@ -6,7 +6,7 @@ use http::Request;
 use http_body_util::{BodyExt, Empty};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
-    net::{TcpListener, TcpStream},
+    net::{TcpListener, TcpStream, UnixStream},
 };
 use wherry_wasi_shim::Body;
 
@@ -148,6 +148,45 @@ async fn peers_know_each_other_by_certificate() {
     assert_eq!(state.peer, Some(address));
     assert!(state.identity_until.is_some());
     fixture.stop(successor).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_peer_that_no_connection_reaches_is_reached_through_a_member() {
+    let (fixture, mut agent) = Fixture::start("shop").await;
+    let authority = Authority::new();
+    agent.say(ToWorker::Identity(authority.issue("node-1", "shop"))).await;
+    let there = peer_address(&mut agent).await;
+    let peers = Peers::default();
+    let identity = authority.issue("node-2", "bank");
+    peers.identify(Arc::new(Credentials::new(&identity).expect("an identity")));
+    let relays = peers.relays().clone();
+    relays.serve();
+    // What the agents and a member do: bytes to the listener of the worker that was asked for.
+    let member = tokio::spawn({
+        let relays = relays.clone();
+        async move {
+            let wanted = relays.asked().await;
+            assert_eq!((wanted.node.as_str(), wanted.namespace.as_str()), ("node-1", "shop"));
+            let (near, mut far) = UnixStream::pair().expect("a pair");
+            relays.opened(wanted.id, Ok(near));
+            let mut worker = TcpStream::connect(there).await.expect("it listens");
+            // The worker ends it as it likes.
+            let _ = tokio::io::copy_bidirectional(&mut far, &mut worker).await;
+        }
+    });
+    let nobody = SocketAddr::from(([127, 0, 0, 1], free_port()));
+    let (node, namespace) = ("node-1".to_owned(), "shop".to_owned());
+    let key = PeerKey { address: nobody, namespace, node };
+    // A table holds it as long as it names it, and with it its connections.
+    let held = peers.get(key.clone());
+    let answer = ask(&peers, key.clone(), "10.0.0.1:80").await;
+    assert_eq!(answer, "503 Service Unavailable \"gone\"", "its worker has answered");
+    // The connection serves the next request as well: nobody is asked for another one.
+    let answer = ask(&peers, key, "nonsense").await;
+    assert_eq!(answer, "400 Bad Request \"invalid\"");
+    drop((peers, held));
+    fixture.stop(agent).await;
+    member.await.expect("the relay has ended");
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -141,7 +141,7 @@ pub async fn command(asked: Asked, http: axum::extract::Request) -> Result<Respo
             if chosen.is_none() && !offered.is_empty() {
                 return Err(no_protocol(&offered, &SPDY_PROTOCOLS.map(|(name, _)| name)));
             }
-            let node = NodeStream::open(&asked.api, &place, &target).await?;
+            let node = NodeStream::open(&asked.api, &place.node, &target).await?;
             let name = chosen.as_ref().map(|(name, _)| name.clone());
             let protocol = chosen.map_or(Protocol::PLAIN, |(_, protocol)| protocol);
             let socket = websocket::bounded(*socket).protocols(name);
@@ -167,7 +167,7 @@ pub async fn command(asked: Asked, http: axum::extract::Request) -> Result<Respo
             }
             let response = switching(chosen.as_ref().map(|(name, _)| name.as_str()))?;
             let version = chosen.map_or(1, |(_, version)| version);
-            let node = NodeStream::open(&asked.api, &place, &target).await?;
+            let node = NodeStream::open(&asked.api, &place.node, &target).await?;
             asked.api.tasks().spawn(over_spdy(upgrade, node, wanted, version, shutdown));
             Ok(response)
         }

@@ -107,7 +107,7 @@ impl Target {
     async fn connect(&self, port: u16) -> Result<NodeStream, String> {
         let target = self.place.target("port", &port.to_string(), &[]);
         let Place { pod, uid, .. } = &self.place;
-        NodeStream::open(&self.api, &self.place, &target).await.map_err(|refused| {
+        NodeStream::open(&self.api, &self.place.node, &target).await.map_err(|refused| {
             format!("error forwarding port {port} to pod {pod}, uid {uid}: {refused}")
         })
     }

@@ -1,6 +1,5 @@
 //! A stream through a node's tunnel: bytes to the agent, bytes back.
 
-use super::Place;
 use crate::apiserver::{ApiServer, errors::ApiError};
 use axum::body::Body;
 use bytes::Bytes;
@@ -41,11 +40,11 @@ pub enum Refused {
 }
 
 impl NodeStream {
-    /// Opens one; `target` is path and query at the agent.
-    pub async fn open(api: &ApiServer, place: &Place, target: &str) -> Result<Self, Refused> {
+    /// Opens one to a node; `target` is path and query at its agent.
+    pub async fn open(api: &ApiServer, node: &str, target: &str) -> Result<Self, Refused> {
         let (up, pieces) = mpsc::channel::<Bytes>(PIECES_MAX);
         let body = Body::from_stream(ReceiverStream::new(pieces).map(Ok::<_, Infallible>));
-        let answer = api.tunnels().open(&place.node, target, body).await;
+        let answer = api.tunnels().open(node, target, body).await;
         let answer = answer.map_err(|error| Refused::Away(error.to_string()))?;
         let status = answer.status();
         if status == StatusCode::OK {
@@ -59,7 +58,7 @@ impl NodeStream {
             StatusCode::NOT_FOUND | StatusCode::BAD_REQUEST => Refused::NotFound(text),
             StatusCode::TOO_MANY_REQUESTS => Refused::Busy(text),
             StatusCode::SERVICE_UNAVAILABLE => Refused::Away(text),
-            code => Refused::Away(format!("node {:?} answered {}", place.node, code.as_u16())),
+            code => Refused::Away(format!("node {node:?} answered {}", code.as_u16())),
         })
     }
 

@@ -236,7 +236,7 @@ async fn send(
     let failed = |why: &dyn std::fmt::Display| {
         unavailable(format!("error trying to reach pod {:?}: {why}", place.pod))
     };
-    let node = NodeStream::open(api, place, &target).await.map_err(|why| failed(&why))?;
+    let node = NodeStream::open(api, &place.node, &target).await.map_err(|why| failed(&why))?;
     let (mut parts, body) = http.into_parts();
     let signed_in = ui::is_signed_in(&parts.headers);
     let upgrade = Wanted::take(&mut parts);

@@ -108,6 +108,8 @@ async fn a_node_reads_what_its_pods_need() {
         ("DELETE", format!("{pods}/p"), 403),
         ("DELETE", "/api/v1/nodes/a".to_owned(), 403),
         ("GET", "/wherry/v1/tunnel".to_owned(), 400),
+        ("GET", "/wherry/v1/relay/b/default".to_owned(), 400),
+        ("POST", "/wherry/v1/relay/b/default".to_owned(), 403),
     ];
     for (method, path, expected) in cases {
         let response = server.response(&node, method, &path, "", "").await;

@@ -1,0 +1,116 @@
+//! A handler's compiled code, which it can give back while nobody needs it.
+//!
+//! ```text
+//!   mapped ──── `rest` ────▶ at rest ──── a request: `wake` ────▶ mapped
+//! ```
+//!
+//! A request holds the code that it runs, so giving it back never takes it from anybody. Of the
+//! requests that find it gone the first one has it mapped again; the others wait for that one, in
+//! the order in which they came, as many as have a place and as long as their deadline lets them.
+
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use futures::future::BoxFuture;
+use tokio::time::timeout;
+
+use super::{Entry, HandleError, Inner};
+use crate::engine::{LoadError, Module};
+
+/// Has the code of a handler mapped again: the same code as before.
+pub type Wake = Arc<dyn Fn() -> BoxFuture<'static, Result<Arc<Module>, LoadError>> + Send + Sync>;
+
+/// Code that can be entered.
+pub(crate) struct Linked {
+    pub(super) entry: Entry,
+    /// Shared with others who run the same code: as long as one of them holds it, it is mapped once.
+    _module: Option<Arc<Module>>,
+}
+
+/// The code of one handler.
+pub(crate) struct Code {
+    /// None: at rest. Locked to look at it.
+    linked: Mutex<Option<Arc<Linked>>>,
+    /// Held by the one that has it mapped; it is fair.
+    waking: tokio::sync::Mutex<()>,
+    /// None: it is never given back.
+    wake: Option<Wake>,
+}
+
+impl Code {
+    /// That stays.
+    pub(crate) fn kept(entry: Entry) -> Code {
+        Code::new(Linked { entry, _module: None }, None)
+    }
+
+    /// That can be given back.
+    pub(crate) fn shared(entry: Entry, module: Arc<Module>, wake: Wake) -> Code {
+        Code::new(Linked { entry, _module: Some(module) }, Some(wake))
+    }
+
+    fn new(linked: Linked, wake: Option<Wake>) -> Code {
+        let linked = Mutex::new(Some(Arc::new(linked)));
+        Code { linked, waking: tokio::sync::Mutex::new(()), wake }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Option<Arc<Linked>>> {
+        self.linked.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The code, if it is mapped.
+    pub(super) fn get(&self) -> Option<Arc<Linked>> {
+        self.lock().clone()
+    }
+
+    /// Gives it back, if it is there and can come again; says whether it did.
+    pub(super) fn rest(&self) -> bool {
+        // The last holder unmaps it: not under the lock.
+        let given = self.wake.as_ref().and_then(|_| self.lock().take());
+        given.is_some()
+    }
+
+    pub(super) fn is_at_rest(&self) -> bool {
+        self.lock().is_none()
+    }
+}
+
+impl Inner {
+    /// The code, mapped again if it was given back.
+    pub(super) async fn awake(&self) -> Result<Arc<Linked>, HandleError> {
+        match self.code.get() {
+            Some(linked) => Ok(linked),
+            None => match timeout(self.pod.config.limits.request_deadline, self.wake()).await {
+                Ok(woken) => woken,
+                Err(_) => Err(HandleError::Deadline),
+            },
+        }
+    }
+
+    async fn wake(&self) -> Result<Arc<Linked>, HandleError> {
+        let _alone = self.code.waking.lock().await;
+        if let Some(linked) = self.code.get() {
+            return Ok(linked);
+        }
+        let wake =
+            self.code.wake.as_ref().expect("code that cannot come again is never given back");
+        let module = wake().await;
+        let linked = module.and_then(|module| {
+            let entry = module.entry()?;
+            Ok(Arc::new(Linked { entry, _module: Some(module) }))
+        });
+        match linked {
+            Ok(linked) => {
+                *self.code.lock() = Some(Arc::clone(&linked));
+                Ok(linked)
+            }
+            Err(error) => {
+                let why = match std::error::Error::source(&error) {
+                    Some(cause) => format!("{error}: {cause}"),
+                    None => error.to_string(),
+                };
+                let error = HandleError::Asleep(why);
+                (self.pod.config.stderr)(format!("wherry: {error}\n").as_bytes());
+                Err(error)
+            }
+        }
+    }
+}
