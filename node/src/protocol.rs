@@ -23,6 +23,7 @@
 //! in this Pod, and a number never runs twice.
 
 mod container;
+mod gate;
 mod network;
 mod stream;
 
@@ -30,10 +31,14 @@ pub use self::container::{
     Check, Health, HookKind, Hooks, HostAlias, HttpCheck, LastWords, Mount, Probe, ProbeKind,
     Probes,
 };
+pub use self::gate::{
+    Backend, Certificate, Family, Filters, GatePort, GateTable, HeaderChange, HttpMatch, HttpRule,
+    INGRESS_LOGS, INGRESS_NAMESPACE, Mirror, Owner, PathChange, PathMatch, Redirect, Rewrite, Site,
+    Target, ValueMatch,
+};
 pub use self::network::{
-    Certificate, Demand, Denial, Direction, Endpoint, INGRESS_LOGS, INGRESS_NAMESPACE, IngressPath,
-    IngressRule, IngressTable, NodeRoute, Nodes, Policies, RoutePort, ServiceKey, ServiceRoute,
-    Services,
+    Demand, Denial, Direction, Endpoint, NodeRoute, Nodes, Policies, RoutePort, ServiceKey,
+    ServiceRoute, Services,
 };
 pub use self::stream::{Answer, Code, Open, Streams};
 
@@ -52,7 +57,7 @@ use wherry_resources::handling::Handling;
 
 /// Changes with every incompatible change of a message. An agent that finds a worker of another
 /// version stops it and starts its own.
-pub const VERSION: u32 = 3;
+pub const VERSION: u32 = 4;
 
 /// The largest frame. The largest message is `Services(Replace)`: 150,000 endpoints of about 200
 /// bytes are 30 MB.
@@ -139,8 +144,8 @@ pub enum ToWorker {
     Nodes(Nodes),
     /// Every NetworkPolicy, and what is needed to judge by them.
     Policies(Policies),
-    /// Every Ingress. For the worker of the namespace that serves them.
-    Ingress(IngressTable),
+    /// Every Ingress and Gateway. For the worker of the namespace that serves them.
+    Gate(GateTable),
     /// The labels of a Pod have changed. Unknown Pods are left alone.
     Labels {
         /// Pod uid.

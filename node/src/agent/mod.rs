@@ -22,8 +22,8 @@ mod env_file;
 mod events;
 mod facts;
 mod fleet;
+mod gate;
 mod images;
-mod ingress;
 mod ips;
 mod join;
 mod lifecycle;
@@ -90,6 +90,7 @@ use self::{
     checkpoint::{Checkpoint, Kind},
     events::Recorder,
     fleet::Fleet,
+    gate::GateInput,
     images::Images,
     join::JoinError,
     node::{Description, Seen},
@@ -534,18 +535,27 @@ fn spawn_policy_watches(
     tasks.spawn(watch::run(
         Api::<Ingress>::all(client.clone()),
         None,
-        ingress::read_ingress,
-        move |change| send(ingresses.clone(), Input::Ingress(change)),
+        gate::read_ingress,
+        move |change| send(ingresses.clone(), Input::Gate(GateInput::Ingress(change))),
         shutdown.clone(),
     ));
     let classes = inputs.clone();
     tasks.spawn(watch::run(
         Api::<IngressClass>::all(client.clone()),
         None,
-        ingress::read_class,
-        move |change| send(classes.clone(), Input::IngressClass(change)),
+        gate::read_class,
+        move |change| send(classes.clone(), Input::Gate(GateInput::Class(change))),
         shutdown.clone(),
     ));
+    for kind in gate::KINDS {
+        let objects = inputs.clone();
+        tasks.spawn(watch::run_defined(
+            gate::api(client, kind),
+            move |object| gate::read_object(kind, &object),
+            move |change| send(objects.clone(), Input::Gate(GateInput::Object(kind, change))),
+            shutdown.clone(),
+        ));
+    }
 }
 
 /// Keeps what a watch says.

@@ -26,8 +26,8 @@ mod confine;
 mod datagrams;
 mod denials;
 mod front;
+pub(crate) mod gate;
 mod hold;
-mod ingress;
 mod jobs;
 mod link;
 mod listen;
@@ -78,7 +78,7 @@ pub use self::confine::Walls;
 use self::{
     confine::confine,
     front::Fronts,
-    ingress::Ingresses,
+    gate::Gate,
     link::{Caller, Link, LinkError, greet},
     logs::Logs,
     network::{Here, Router, Table},
@@ -103,7 +103,7 @@ const DESCRIPTORS_KEPT: u64 = 512;
 const BLOCKING_THREADS_MAX: usize = 64;
 /// Rhythm of what is done from time to time: node ports that could not be bound, being an orphan.
 const TICK: Duration = Duration::from_secs(5);
-/// The access log of Ingresses.
+/// The access log of Ingresses and Gateways.
 const INGRESS_LOG: &str = "access.log";
 /// Messages taken together before tables are published.
 const BATCH_MAX: usize = 256;
@@ -313,7 +313,7 @@ struct Worker {
     pods: Pods,
     fronts: Fronts,
     /// In the worker of one namespace alone.
-    ingress: Option<Ingresses>,
+    gate: Option<Gate>,
     credentials: Option<Arc<Credentials>>,
     peer: Option<PeerListener>,
 }
@@ -334,12 +334,12 @@ impl Worker {
         let switch = Arc::new(Switch::new(here.clone()));
         let logs = Logs::start().map_err(WorkerError::Logs)?;
         let runtime = Runtime::new(engine, switch.clone(), logs.clone(), hello.log_root.clone());
-        let ingress = (hello.namespace == protocol::INGRESS_NAMESPACE).then(|| {
+        let gate = (hello.namespace == protocol::INGRESS_NAMESPACE).then(|| {
             let log = hello.log_root.join(protocol::INGRESS_LOGS).join(INGRESS_LOG);
-            Ingresses::new(switch.clone(), &logs, log, hello.address, connections_max)
+            Gate::new(switch.clone(), &logs, log, hello.address, connections_max)
         });
         let mut worker = Worker {
-            ingress,
+            gate,
             fronts: Fronts::new(switch.clone(), hello.address, connections_max),
             router: Router::new(here, peers.clone()),
             pods: Pods::new(runtime),
@@ -385,8 +385,8 @@ impl Worker {
                 }
                 _ = tick.tick() => {
                     self.update_fronts();
-                    if let Some(ingress) = &mut self.ingress {
-                        ingress.update();
+                    if let Some(gate) = &mut self.gate {
+                        gate.update();
                     }
                     let denials = switch.denials.take();
                     if !denials.is_empty() {
@@ -465,10 +465,10 @@ impl Worker {
                 Ok(ToWorker::Policies(policies)) => {
                     self.switch.publish_policies(policy::Table::new(policies));
                 }
-                Ok(ToWorker::Ingress(table)) => match &mut self.ingress {
-                    Some(ingress) => ingress.publish(table),
+                Ok(ToWorker::Gate(table)) => match &mut self.gate {
+                    Some(gate) => gate.publish(table),
                     // Keys of certificates are not for this process.
-                    None => tracing::error!("refused Ingresses"),
+                    None => tracing::error!("refused Ingresses and Gateways"),
                 },
                 Ok(ToWorker::Stop { grace_ms }) => {
                     stop = Some(Duration::from_millis(grace_ms));
@@ -500,7 +500,7 @@ impl Worker {
             | ToWorker::Services(_)
             | ToWorker::Policies(_)
             | ToWorker::Nodes(_)
-            | ToWorker::Ingress(_)
+            | ToWorker::Gate(_)
             | ToWorker::Stop { .. } => None,
             ToWorker::Labels { uid, labels } => {
                 self.pods.relabel(&uid, &self.hello.namespace, &labels);
@@ -579,8 +579,8 @@ impl Worker {
     async fn shut_down(mut self, grace: Duration) {
         tracing::info!(?grace, "stopping");
         self.fronts.stop();
-        if let Some(ingress) = &mut self.ingress {
-            ingress.stop();
+        if let Some(gate) = &mut self.gate {
+            gate.stop();
         }
         let deadline = Instant::now() + grace;
         self.pods.stop_all(deadline);
@@ -596,7 +596,7 @@ impl Worker {
                 Err(_) => break,
             }
         }
-        let Worker { switch, router, peers, fronts, ingress, peer, link, .. } = self;
+        let Worker { switch, router, peers, fronts, gate, peer, link, .. } = self;
         if let Some(peer) = &peer {
             peer.stop();
         }
@@ -605,8 +605,8 @@ impl Worker {
         drop(router);
         let closed = async {
             fronts.closed().await;
-            if let Some(ingress) = &ingress {
-                ingress.closed().await;
+            if let Some(gate) = &gate {
+                gate.closed().await;
             }
             if let Some(peer) = &peer {
                 peer.closed().await;
