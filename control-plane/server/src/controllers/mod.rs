@@ -26,6 +26,7 @@ pub mod ephemeral;
 pub mod errands;
 pub mod events;
 pub mod garbage;
+pub mod gateway;
 pub mod history;
 pub mod job;
 pub mod leftovers;
@@ -103,6 +104,7 @@ pub static CONTROLLERS: &[Controller] = &[
     endpoints::CONTROLLER,
     mirroring::CONTROLLER,
     addresses::CONTROLLER,
+    gateway::CONTROLLER,
     quota::CONTROLLER,
     leftovers::CONTROLLER,
     namespace::CONTROLLER,
