@@ -524,7 +524,7 @@ impl Cache {
             .filter(move |shelf| shelf.kind.custom.is_some() && shelf.kind.group == group);
         own.flat_map(|shelf| {
             let bodies = shelf.objects.values().filter_map(Object::body::<B>);
-            bodies.map(|body| (shelf.kind, body))
+            bodies.map(move |body| (shelf.kind, body))
         })
     }
 

@@ -11,9 +11,9 @@ const GROUP: &str = "/apis/gateway.networking.k8s.io";
 async fn server() -> Server {
     let server = Server::start().await;
     for definition in &*GATEWAY {
-        let made = server.ok("POST", DEFINITIONS, &json!(definition).to_string()).await;
+        let made = server.ok("POST", DEFINITIONS, &definition.to_string()).await;
         // Nothing in them is unknown to the API.
-        assert_eq!(made["spec"]["versions"], json!(definition.spec.versions), "{definition:?}");
+        assert_eq!(made["spec"]["versions"], definition["spec"]["versions"]);
     }
     server
 }

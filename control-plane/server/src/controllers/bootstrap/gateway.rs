@@ -3,13 +3,14 @@
 //! They are made when they are missing, and follow this binary's form for as long as they are its
 //! own: who applies upstream's definitions over them has those from then on.
 
-use std::collections::BTreeMap;
 use std::sync::{Arc, LazyLock};
 
 use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1 as apiextensions;
-use serde_json::json;
+use serde_json::{Value, json};
+use wherry_resources::meta;
 
-use super::super::write::Write;
+use super::super::cache::kind_row;
+use super::super::write::{Action, Write};
 
 type Definition = apiextensions::CustomResourceDefinition;
 
@@ -18,27 +19,29 @@ const FORM: &str = "wherry.dev/definition";
 /// Every definition of upstream's has it.
 const UPSTREAM: &str = "gateway.networking.k8s.io/bundle-version";
 
-/// Parsed once.
-pub static DEFINITIONS: LazyLock<Vec<Definition>> = LazyLock::new(|| {
+/// Parsed once. As JSON: typed, whole numbers would become others.
+pub static DEFINITIONS: LazyLock<Vec<Value>> = LazyLock::new(|| {
     serde_yaml_ng::from_str(include_str!("gateway.yaml")).expect("a test reads this file")
 });
 
 /// Whether a change of a definition of this name may need the plan.
 pub fn is_own(name: &str) -> bool {
-    DEFINITIONS.iter().any(|own| own.metadata.name.as_deref() == Some(name))
+    DEFINITIONS.iter().any(|own| meta::name(own) == name)
 }
 
 /// Makes what is missing, and brings what is ours into today's form. `held` looks up what there is.
 pub fn plan(held: impl Fn(&str) -> Option<Arc<Definition>>) -> Vec<Write> {
     let mut writes = Vec::new();
     for wanted in &*DEFINITIONS {
-        match held(wanted.metadata.name.as_deref().unwrap_or("")) {
-            None => writes.push(Write::create(wanted)),
+        match held(meta::name(wanted)) {
+            None => {
+                let (kind, namespace) = (kind_row::<Definition>(), String::new());
+                writes.push(Action::Create { kind, namespace, object: wanted.clone() }.into());
+            }
             Some(held) if is_older(&held, wanted) => {
-                let annotations = &wanted.metadata.annotations;
-                let body = json!({
-                    "metadata": {"annotations": annotations}, "spec": wanted.spec,
-                });
+                let annotations = &wanted["metadata"]["annotations"];
+                let metadata = json!({"annotations": annotations});
+                let body = json!({"metadata": metadata, "spec": wanted["spec"]});
                 writes.push(Write::patch(&*held, body));
             }
             Some(_) => {}
@@ -48,14 +51,12 @@ pub fn plan(held: impl Fn(&str) -> Option<Arc<Definition>>) -> Vec<Write> {
 }
 
 /// Whether it is ours, in another form than this one.
-fn is_older(held: &Definition, wanted: &Definition) -> bool {
-    let none = BTreeMap::new();
-    let notes = |one: &'_ Definition| one.metadata.annotations.clone().unwrap_or_default();
-    let held_notes = held.metadata.annotations.as_ref().unwrap_or(&none);
-    let form = held_notes.get(FORM);
-    form.is_some()
-        && form != notes(wanted).get(FORM)
-        && !held_notes.contains_key(UPSTREAM)
+fn is_older(held: &Definition, wanted: &Value) -> bool {
+    let notes = held.metadata.annotations.as_ref();
+    let note = |key: &str| notes.and_then(|notes| notes.get(key)).map(String::as_str);
+    note(FORM).is_some()
+        && note(FORM) != meta::annotation(wanted, FORM)
+        && note(UPSTREAM).is_none()
         && held.metadata.deletion_timestamp.is_none()
 }
 
@@ -66,8 +67,8 @@ mod tests {
 
     fn noted(notes: &[(&str, &str)]) -> String {
         text(&plan(|name| {
-            let own = DEFINITIONS.iter().find(|own| own.metadata.name.as_deref() == Some(name))?;
-            let mut own = own.clone();
+            let own = DEFINITIONS.iter().find(|own| meta::name(own) == name)?;
+            let mut own: Definition = serde_json::from_value(own.clone()).expect("a definition");
             let held = own.metadata.annotations.get_or_insert_default();
             held.extend(notes.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned())));
             Some(Arc::new(own))
