@@ -1,12 +1,13 @@
 //! The kinds of the Gateway API (`gateway.yaml`), as far as they are honoured.
 //!
 //! They are made when they are missing, and follow this binary's form for as long as they are its
-//! own: who applies upstream's definitions over them has those from then on.
+//! own: who applies upstream's definitions over them has those from then on. They are applied in the
+//! name of kubectl, so that its server-side apply of others meets no conflict.
 
 use std::sync::{Arc, LazyLock};
 
 use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1 as apiextensions;
-use serde_json::{Value, json};
+use serde_json::Value;
 use wherry_resources::meta;
 
 use super::super::cache::kind_row;
@@ -33,18 +34,10 @@ pub fn is_own(name: &str) -> bool {
 pub fn plan(held: impl Fn(&str) -> Option<Arc<Definition>>) -> Vec<Write> {
     let mut writes = Vec::new();
     for wanted in &*DEFINITIONS {
-        match held(meta::name(wanted)) {
-            None => {
-                let (kind, namespace) = (kind_row::<Definition>(), String::new());
-                writes.push(Action::Create { kind, namespace, object: wanted.clone() }.into());
-            }
-            Some(held) if is_older(&held, wanted) => {
-                let annotations = &wanted["metadata"]["annotations"];
-                let metadata = json!({"annotations": annotations});
-                let body = json!({"metadata": metadata, "spec": wanted["spec"]});
-                writes.push(Write::patch(&*held, body));
-            }
-            Some(_) => {}
+        let held = held(meta::name(wanted));
+        if held.is_none_or(|held| is_older(&held, wanted)) {
+            let (kind, object) = (kind_row::<Definition>(), wanted.clone());
+            writes.push(Action::Apply { kind, object, manager: "kubectl" }.into());
         }
     }
     writes
@@ -77,7 +70,7 @@ mod tests {
 
     #[test]
     fn definitions_are_made_and_kept_until_somebody_brings_others() {
-        let kind = "create customresourcedefinitions.apiextensions.k8s.io";
+        let kind = "apply customresourcedefinitions.apiextensions.k8s.io";
         let names = ["gatewayclasses", "gateways", "httproutes", "grpcroutes", "referencegrants"];
         let lines = names.map(|name| format!("{kind} {name}.gateway.networking.k8s.io"));
         check_lines(&plan(|_| None), &lines.each_ref().map(String::as_str));
