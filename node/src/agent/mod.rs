@@ -129,7 +129,7 @@ pub struct Config {
     pub max_pods: u32,
     /// End the workers when the agent ends; otherwise they go on serving.
     pub stop_workers_on_exit: bool,
-    /// Ports for HTTP and HTTPS of Ingresses; bound when there is one.
+    /// Ports for HTTP and HTTPS of Ingresses and Gateways; bound when there is one.
     pub ingress_ports: (u16, u16),
     /// Where names of the cluster are answered for programs outside of Pods.
     pub dns_address: Option<SocketAddr>,
