@@ -404,7 +404,7 @@ mod tests {
     }
 
     /// `owner host path[=]` to `service`; `-` for none, `=` for exactly.
-    fn table(lines: &[&str]) -> Rules {
+    fn site(family: Family, lines: &[&str]) -> Site {
         let rule = |line: &&str| {
             let words: Vec<&str> = line.split_whitespace().collect();
             let path = match words[2].strip_suffix('=') {
@@ -422,8 +422,15 @@ mod tests {
             }
         };
         let rules = lines.iter().map(rule).collect();
-        let site = Site { ports: vec![80], rules, ..Site::default() };
-        Rules::new(&GateTable { ports: Vec::new(), sites: vec![site] })
+        Site { ports: vec![80], family, rules, ..Site::default() }
+    }
+
+    fn rules(sites: Vec<Site>) -> Rules {
+        Rules::new(&GateTable { ports: Vec::new(), sites })
+    }
+
+    fn table(lines: &[&str]) -> Rules {
+        rules(vec![site(Family::Ingress, lines)])
     }
 
     #[track_caller]
@@ -482,6 +489,19 @@ mod tests {
         check(&rules, "foo.com/x", Ok("x"));
         check(&rules, "foo.com/y", Ok("own"));
         check(&rules, "bar.com/y", Ok("oldest"));
+    }
+
+    #[test]
+    fn an_ingress_and_a_gateway_share_a_port() {
+        let ingresses = site(Family::Ingress, &["i foo.com / ingress", "i - - default"]);
+        let routes = ["r - / any", "r foo.com /x= same", "r *.foo.com / below"];
+        let rules = rules(vec![ingresses, site(Family::Gateway, &routes)]);
+        // The more exact host counts, then the Gateway.
+        check(&rules, "foo.com/", Ok("ingress"));
+        check(&rules, "foo.com/x", Ok("same"));
+        check(&rules, "a.b.foo.com/", Ok("below"));
+        check(&rules, "bar.com/", Ok("any"));
+        assert_eq!(rules.kinds(80), "Ingress or route");
     }
 
     #[test]
