@@ -74,7 +74,7 @@ pub struct Flags {
     /// Address of the first node's NodePorts; further nodes count up from it
     #[arg(long, value_name = "ADDRESS", default_value_t = Ipv4Addr::LOCALHOST)]
     node_address: Ipv4Addr,
-    /// Ports at which nodes take HTTP and HTTPS for Ingresses
+    /// Ports at which nodes take HTTP and HTTPS for Ingresses and Gateways
     #[arg(long, value_name = "HTTP,HTTPS", default_value = "80,443",
           value_parser = crate::roles::parse_ports)]
     ingress_ports: (u16, u16),

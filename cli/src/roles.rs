@@ -128,7 +128,7 @@ pub struct NodeFlags {
     /// End the workers too when the agent is told to stop; without it they go on serving
     #[arg(long)]
     stop_workers_on_exit: bool,
-    /// Ports at which this node takes HTTP and HTTPS for Ingresses; bound when there is one
+    /// Ports at which this node takes HTTP and HTTPS for Ingresses and Gateways; bound when there is one
     #[arg(long, value_name = "HTTP,HTTPS", default_value = "80,443", value_parser = parse_ports)]
     ingress_ports: (u16, u16),
     /// Where this node answers DNS for names of the cluster, by UDP and TCP, for programs outside

@@ -38,9 +38,9 @@ pub const CONNECTIONS: &str = "wherry_connections_total";
 pub const CONNECTION_BYTES: &str = "wherry_connection_bytes_total";
 /// Those that are open.
 pub const OPEN: &str = "wherry_connections_open";
-/// Requests by rule of an Ingress.
+/// Requests by rule of an Ingress or a route.
 pub const ROUTE_REQUESTS: &str = "wherry_ingress_requests_total";
-/// Until the head of the answer, by rule of an Ingress.
+/// Until the head of the answer, by rule of an Ingress or a route.
 pub const ROUTE_DURATION: &str = "wherry_ingress_request_duration_seconds";
 /// Parts of cold starts.
 pub const STARTS: &str = "wherry_cold_start_seconds";
@@ -67,7 +67,7 @@ const FAMILIES: [(&str, &str, &str); 16] = [
     (CONNECTIONS, "counter", "Connections of bytes from a workload to a port of a Service."),
     (CONNECTION_BYTES, "counter", "Bytes of these connections, as whoever connected sees them."),
     (OPEN, "gauge", "These connections, as far as they are open now."),
-    (ROUTE_REQUESTS, "counter", "Requests by rule of an Ingress."),
+    (ROUTE_REQUESTS, "counter", "Requests by rule of an Ingress or a route."),
     (ROUTE_DURATION, "histogram", "Time from a request to the head of its answer."),
     (PHASES, "histogram", "Steps of requests to handlers, and of wakes."),
     (RELAYS, "counter", "Connections to workers of a node through a member."),

@@ -24,6 +24,7 @@
 
 mod container;
 mod dns;
+mod gate;
 mod network;
 mod requests;
 mod stream;
@@ -33,10 +34,14 @@ pub use self::container::{
     Probes,
 };
 pub use self::dns::Dns;
+pub use self::gate::{
+    Backend, Certificate, Family, Filters, GatePort, GateTable, HeaderChange, HttpMatch, HttpRule,
+    INGRESS_LOGS, INGRESS_NAMESPACE, Mirror, Owner, PathChange, PathMatch, Redirect, Rewrite, Site,
+    Target, ValueMatch,
+};
 pub use self::network::{
-    Certificate, Demand, Denial, Direction, Endpoint, INGRESS_LOGS, INGRESS_NAMESPACE, IngressPath,
-    IngressRule, IngressTable, NodeRoute, Nodes, Policies, RoutePort, ServiceKey, ServiceRoute,
-    Services, dashed_address,
+    Demand, Denial, Direction, Endpoint, NodeRoute, Nodes, Policies, RoutePort, ServiceKey,
+    ServiceRoute, Services, dashed_address,
 };
 pub use self::requests::{Line, Place, Seen, Since};
 pub use self::stream::{Answer, Code, Open, Streams};
@@ -56,7 +61,7 @@ use wherry_resources::handling::Handling;
 
 /// Changes with every incompatible change of a message. An agent that finds a worker of another
 /// version stops it and starts its own.
-pub const VERSION: u32 = 3;
+pub const VERSION: u32 = 4;
 
 /// The largest frame. The largest message is `Services(Replace)`: 150,000 endpoints of about 200
 /// bytes are 30 MB.
@@ -143,8 +148,8 @@ pub enum ToWorker {
     Nodes(Nodes),
     /// Every NetworkPolicy, and what is needed to judge by them.
     Policies(Policies),
-    /// Every Ingress. For the worker of the namespace that serves them.
-    Ingress(IngressTable),
+    /// Every Ingress and Gateway. For the worker of the namespace that serves them.
+    Gate(GateTable),
     /// The labels of a Pod have changed. Unknown Pods are left alone.
     Labels {
         /// Pod uid.

@@ -1,8 +1,10 @@
-//! Traffic between Pods and from outside, over two nodes: Services of every kind, policies, Ingress.
+//! Traffic between Pods and from outside, over two nodes: Services of every kind, policies, Ingress,
+//! Gateways.
 
 use std::{
     io::{BufRead as _, Read, Write},
     net::{SocketAddr, TcpStream, UdpSocket},
+    path::PathBuf,
     process::Command,
     time::Duration,
 };
@@ -464,36 +466,28 @@ fn curl(cluster: &Dev, url: &str, more: &[&str]) -> (String, String) {
     (status.to_owned(), body.to_owned())
 }
 
+/// Puts a certificate for `hello.example` and another name into a Secret; the file of its authority.
+fn certificate(cluster: &Dev, secret: &str, name: &str) -> PathBuf {
+    let folder = &cluster.data_dir;
+    let names = vec![name.to_owned(), "hello.example".to_owned()];
+    let made = rcgen::generate_simple_self_signed(names).expect("a certificate");
+    std::fs::write(folder.join("tls.crt"), made.cert.pem()).expect("written");
+    std::fs::write(folder.join("tls.key"), made.signing_key.serialize_pem()).expect("written");
+    let file = |name: &str| folder.join(name).display().to_string();
+    let (cert, key) = (format!("--cert={}", file("tls.crt")), format!("--key={}", file("tls.key")));
+    let create = ["create", "secret", "tls", secret, &cert, &key];
+    let yaml = cluster.kubectl_ok(&[&create[..], &["--dry-run=client", "-o", "yaml"]].concat());
+    apply(cluster, &yaml);
+    folder.join("tls.crt")
+}
+
 #[test]
 fn an_ingress_leads_in_by_host_and_path_with_its_certificate() {
     if !l3() {
         return;
     }
     let cluster = world();
-    let folder = &cluster.data_dir;
-    let certificate = |name: &str| {
-        let made =
-            rcgen::generate_simple_self_signed(vec![name.to_owned(), "hello.example".to_owned()]);
-        let made = made.expect("a certificate");
-        std::fs::write(folder.join("tls.crt"), made.cert.pem()).expect("written");
-        std::fs::write(folder.join("tls.key"), made.signing_key.serialize_pem()).expect("written");
-        let file = |name: &str| folder.join(name).display().to_string();
-        let (cert, key) =
-            (format!("--cert={}", file("tls.crt")), format!("--key={}", file("tls.key")));
-        let yaml = cluster.kubectl_ok(&[
-            "create",
-            "secret",
-            "tls",
-            "web-tls",
-            &cert,
-            &key,
-            "--dry-run=client",
-            "-o",
-            "yaml",
-        ]);
-        apply(&cluster, &yaml);
-        folder.join("tls.crt")
-    };
+    let certificate = |name: &str| certificate(&cluster, "web-tls", name);
     certificate("first.example");
     apply(&cluster, INGRESS);
     wait_for("the Ingress answers", || {
@@ -528,4 +522,116 @@ fn an_ingress_leads_in_by_host_and_path_with_its_certificate() {
     };
     trusting("first.example");
     trusting("second.example");
+}
+
+/// Besides the canary of the sample: HTTPS, and routes that redirect or lead nowhere.
+const GATEWAY: &str = r#"
+apiVersion: gateway.networking.k8s.io/v1
+kind: Gateway
+metadata: {name: safe}
+spec:
+  gatewayClassName: wherry
+  listeners:
+    - name: https
+      port: 443
+      protocol: HTTPS
+      hostname: hello.example
+      tls: {certificateRefs: [{name: hello-tls}]}
+---
+apiVersion: gateway.networking.k8s.io/v1
+kind: HTTPRoute
+metadata: {name: safe}
+spec:
+  parentRefs: [{name: safe}]
+  rules:
+    - matches: [{path: {value: /stripped}}]
+      filters:
+        - type: URLRewrite
+          urlRewrite: {path: {type: ReplacePrefixMatch, replacePrefixMatch: /}}
+        - type: ResponseHeaderModifier
+          responseHeaderModifier: {set: [{name: x-gate, value: seen}]}
+      backendRefs: [{name: hello-http, port: 80}]
+---
+apiVersion: gateway.networking.k8s.io/v1
+kind: HTTPRoute
+metadata: {name: plain}
+spec:
+  parentRefs: [{name: hello}]
+  hostnames: [hello.example]
+  rules:
+    - matches: [{path: {value: /safe}}]
+      filters: [{type: RequestRedirect, requestRedirect: {scheme: https, statusCode: 301}}]
+    - matches: [{path: {value: /gone}}]
+      backendRefs: [{name: nobody, port: 80}]
+"#;
+
+#[test]
+fn a_gateway_leads_in_by_its_routes_with_a_canary() {
+    if !l3() {
+        return;
+    }
+    let cluster = Dev::start();
+    let none = cluster.kubectl_ok(&["get", "gateways", "-A", "--ignore-not-found"]);
+    assert_eq!(none, "", "the kind is there from the start");
+    for file in ["app.yaml", "gateway.yaml"] {
+        cluster.kubectl_ok(&["apply", "-f", &format!("sample-apps/hello-http/{file}")]);
+    }
+    for name in ["hello-http", "hello-canary"] {
+        let deployment = format!("deployment/{name}");
+        cluster.kubectl_ok(&["rollout", "status", &deployment, "--timeout=120s"]);
+    }
+    let wait = ["wait", "--for=condition=Programmed", "gateway/hello", "--timeout=60s"];
+    cluster.kubectl_ok(&wait);
+    wait_for("the route answers", || {
+        let (status, body) = curl(&cluster, "http://hello.example/", &[]);
+        (status == "200" && body.contains("Hello")).then_some(())
+    });
+    let is_canary = |more: &[&str]| {
+        let (status, body) = curl(&cluster, "http://hello.example/", more);
+        assert_eq!(status, "200", "{body}");
+        body.contains("hello-canary")
+    };
+    let count = (0..100).filter(|_| is_canary(&[])).count();
+    assert!((8..=12).contains(&count), "{count} of 100 went to the canary");
+    assert!((0..5).all(|_| is_canary(&["-H", "x-canary: yes"])));
+    let (status, body) = curl(&cluster, "http://stranger.example/", &[]);
+    assert!(status == "404" && body.contains("No route is for the host"), "{status} {body}");
+    certificate(&cluster, "hello-tls", "first.example");
+    apply(&cluster, GATEWAY);
+    let trusting = |name: &str| {
+        let authority = certificate(&cluster, "hello-tls", name);
+        wait_for("the newest certificate is served", || {
+            let output = Command::new("curl")
+                .args(["-si", "-m", "20", "--http2"])
+                .args(["--resolve", &format!("hello.example:443:{}", cluster.address)])
+                .arg("--cacert")
+                .arg(&authority)
+                .arg("https://hello.example/stripped/you")
+                .output()
+                .expect("curl is installed");
+            let said = text(&output.stdout);
+            let good = said.starts_with("HTTP/2 200") && said.contains("x-gate: seen");
+            (good && said.contains("Hello from")).then_some(())
+        });
+    };
+    trusting("first.example");
+    trusting("second.example");
+    let (status, said) = curl(&cluster, "http://hello.example/safe/x?y=z", &["-i"]);
+    assert!(
+        status == "301" && said.contains("location: https://hello.example/safe/x?y=z"),
+        "{said}"
+    );
+    let (status, body) = curl(&cluster, "http://hello.example/gone", &[]);
+    assert!(status == "500" && body.contains("nobody does not exist"), "{status} {body}");
+    let said = |of: &str, path: &str| cluster.kubectl_ok(&["get", of, "-o", path]);
+    wait_for("the statuses say so", || {
+        let routes = "jsonpath={.status.listeners[0].attachedRoutes}";
+        let reason = ".status.parents[0].conditions[?(@.type==\"ResolvedRefs\")].reason";
+        let told = (
+            said("gateway/hello", routes),
+            said("httproute/plain", &format!("jsonpath={{{reason}}}")),
+            said("gateway/safe", "jsonpath={.status.addresses[0].value}"),
+        );
+        (told == ("2".into(), "BackendNotFound".into(), cluster.address.to_string())).then_some(())
+    });
 }

@@ -15,6 +15,7 @@
 //! - [`table`], [`state`], [`events`], [`conditions`]: what people and controllers see of it
 //! - [`cron`]: when a CronJob is due
 //! - [`custom`]: kinds that CustomResourceDefinitions describe
+//! - [`gateway`]: which routes of the Gateway API are attached to which listeners
 //! - [`protobuf`]: the other encoding that clients send
 //! - [`demand`]: how requests that wait reach autoscalers
 //! - [`offers`]: what nodes tell the scheduler
@@ -34,6 +35,7 @@ pub mod defaults;
 pub mod demand;
 pub mod events;
 pub mod fields;
+pub mod gateway;
 pub mod handling;
 pub mod join_token;
 pub mod keys;

@@ -29,7 +29,7 @@ use crate::protocol::{
 
 use super::{
     dns::{SharedZone, Zone},
-    ingress::Gate,
+    gate::{Gate, GateInput},
     join,
     node::{Seen, Traffic},
     pods::{Input, Name},
@@ -303,9 +303,10 @@ impl Fleet {
             self.send(namespace, &ToWorker::Services(routes));
         }
         if namespace == INGRESS_NAMESPACE
-            && let Some(table) = self.gate.table()
+            && self.synced.namespaces
+            && let Some(table) = self.gate.table(&self.namespaces)
         {
-            self.send(namespace, &ToWorker::Ingress(table));
+            self.send(namespace, &ToWorker::Gate(table));
         }
     }
 
@@ -322,12 +323,19 @@ impl Fleet {
         self.broadcast(&ToWorker::Nodes(change));
     }
 
-    /// An Ingress, a class or a certificate has changed.
-    pub fn change_gate(&mut self, change: impl FnOnce(&mut Gate)) {
-        change(&mut self.gate);
+    /// An Ingress, an object of the Gateway API or a certificate has changed.
+    pub fn change_gate(&mut self, input: GateInput) {
+        self.gate.take(input);
         self.review(INGRESS_NAMESPACE);
-        if let Some(table) = self.gate.news() {
-            self.send(INGRESS_NAMESPACE, &ToWorker::Ingress(table));
+        self.publish_gate();
+    }
+
+    fn publish_gate(&mut self) {
+        if !self.synced.namespaces {
+            return;
+        }
+        if let Some(table) = self.gate.news(&self.namespaces) {
+            self.send(INGRESS_NAMESPACE, &ToWorker::Gate(table));
         }
     }
 
@@ -371,6 +379,7 @@ impl Fleet {
         self.workers.users.set_privileged(&name, level == Some("privileged"));
         if self.namespaces.insert(name, labels.clone()) != Some(labels) {
             self.publish_policies();
+            self.publish_gate();
         }
     }
 
@@ -379,6 +388,7 @@ impl Fleet {
         self.namespaces.remove(name);
         self.workers.users.forget(name);
         self.publish_policies();
+        self.publish_gate();
     }
 
     /// Requests wait at a worker, or wait no more.
@@ -593,6 +603,7 @@ impl Fleet {
         let all: Vec<String> = self.namespaces.keys().cloned().collect();
         all.iter().for_each(|namespace| self.review(namespace));
         self.maybe_replace(before);
+        self.publish_gate();
     }
 
     fn maybe_replace(&mut self, before: bool) {

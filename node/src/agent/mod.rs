@@ -23,8 +23,8 @@ mod env_file;
 mod events;
 mod facts;
 mod fleet;
+mod gate;
 mod images;
-mod ingress;
 mod ips;
 mod join;
 mod lifecycle;
@@ -94,6 +94,7 @@ use self::{
     checkpoint::{Checkpoint, Kind},
     events::Recorder,
     fleet::Fleet,
+    gate::GateInput,
     images::Images,
     join::JoinError,
     node::{Description, Seen},
@@ -134,7 +135,7 @@ pub struct Config {
     pub max_pods: u32,
     /// End the workers when the agent ends; otherwise they go on serving.
     pub stop_workers_on_exit: bool,
-    /// Ports for HTTP and HTTPS of Ingresses; bound when there is one.
+    /// Ports for HTTP and HTTPS of Ingresses and Gateways; bound when there is one.
     pub ingress_ports: (u16, u16),
     /// Where names of the cluster are answered for programs outside of Pods.
     pub dns_address: Option<SocketAddr>,
@@ -562,18 +563,27 @@ fn spawn_policy_watches(
     tasks.spawn(watch::run(
         Api::<Ingress>::all(client.clone()),
         None,
-        ingress::read_ingress,
-        move |change| send(ingresses.clone(), Input::Ingress(change)),
+        gate::read_ingress,
+        move |change| send(ingresses.clone(), Input::Gate(GateInput::Ingress(change))),
         shutdown.clone(),
     ));
     let classes = inputs.clone();
     tasks.spawn(watch::run(
         Api::<IngressClass>::all(client.clone()),
         None,
-        ingress::read_class,
-        move |change| send(classes.clone(), Input::IngressClass(change)),
+        gate::read_class,
+        move |change| send(classes.clone(), Input::Gate(GateInput::Class(change))),
         shutdown.clone(),
     ));
+    for kind in gate::KINDS {
+        let objects = inputs.clone();
+        tasks.spawn(watch::run_defined(
+            gate::api(client, kind),
+            move |object| gate::read_object(kind, &object),
+            move |change| send(objects.clone(), Input::Gate(GateInput::Object(kind, change))),
+            shutdown.clone(),
+        ));
+    }
 }
 
 /// Keeps what a watch says.

@@ -25,10 +25,7 @@ use std::{
 };
 
 use jiff::Timestamp;
-use k8s_openapi::api::{
-    core::v1::PodStatus,
-    networking::v1::{Ingress, NetworkPolicy},
-};
+use k8s_openapi::api::{core::v1::PodStatus, networking::v1::NetworkPolicy};
 use tokio::{
     sync::{mpsc, watch},
     task::JoinSet,
@@ -45,8 +42,8 @@ use super::{
     events::Recorder,
     facts::{Facts, Took},
     fleet::Fleet,
+    gate::GateInput,
     images::Images,
-    ingress,
     ips::Addresses,
     lifecycle::{Action, Observation, Phase, PodState, Stage, observe, step},
     offline::{Kept, Live, Unconfirmed},
@@ -78,17 +75,8 @@ pub enum Input {
     Node(Change<NodeInfo, String>),
     /// A NetworkPolicy.
     Policy(Change<(Name, NetworkPolicy), Name>),
-    /// An Ingress.
-    Ingress(Change<(Name, Ingress), Name>),
-    /// The controller of an IngressClass.
-    IngressClass(Change<(String, String), String>),
-    /// Certificate and key of a Secret that an Ingress names.
-    TlsSecret {
-        /// Which Secret.
-        name: Name,
-        /// None: it is not there, or holds none.
-        pair: Option<ingress::Pair>,
-    },
+    /// What comes in from outside by HTTP.
+    Gate(GateInput),
     /// A namespace's labels.
     Namespace(Change<(String, BTreeMap<String, String>), String>),
     /// A worker.
@@ -303,11 +291,7 @@ impl Pods {
             Input::Node(change) => self.node(change),
             Input::Policy(change) => self.policy(change),
             Input::Namespace(change) => self.namespace(change),
-            Input::Ingress(change) => self.parts.fleet.change_gate(|gate| gate.ingress(change)),
-            Input::IngressClass(change) => self.parts.fleet.change_gate(|gate| gate.class(change)),
-            Input::TlsSecret { name, pair } => {
-                self.parts.fleet.change_gate(|gate| gate.secret(name, pair));
-            }
+            Input::Gate(input) => self.parts.fleet.change_gate(input),
             Input::Worker { namespace, event } => self.worker(&namespace, event),
             Input::Identity { namespace, identity, validity } => {
                 self.parts.fleet.identity(&namespace, identity, validity);

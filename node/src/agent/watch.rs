@@ -56,6 +56,48 @@ pub async fn run<K, T, Key, F>(
     T: Send,
     F: Future<Output = ()> + Send,
 {
+    follow(api, fields, read, report, |_| false, shutdown).await;
+}
+
+/// The same for a kind that somebody may take away: while there is no such kind it has no objects,
+/// and nobody waits for it.
+pub async fn run_defined<K, T, Key, F>(
+    api: Api<K>,
+    read: impl Fn(K) -> Option<(Key, T)> + Send,
+    report: impl Fn(Change<T, Key>) -> F + Send,
+    shutdown: CancellationToken,
+) where
+    K: Resource + Clone + DeserializeOwned + Debug + Send + 'static,
+    Key: Clone + Eq + Hash + Send,
+    T: Send,
+    F: Future<Output = ()> + Send,
+{
+    follow(api, None, read, report, is_absent, shutdown).await;
+}
+
+/// Whether the server knows no such kind, or one that is older than this node knows no rule for it.
+fn is_absent(error: &watcher::Error) -> bool {
+    match error {
+        watcher::Error::InitialListFailed(kube::Error::Api(status)) => {
+            [403, 404].contains(&status.code)
+        }
+        _ => false,
+    }
+}
+
+async fn follow<K, T, Key, F>(
+    api: Api<K>,
+    fields: Option<String>,
+    read: impl Fn(K) -> Option<(Key, T)> + Send,
+    report: impl Fn(Change<T, Key>) -> F + Send,
+    is_empty: impl Fn(&watcher::Error) -> bool + Send,
+    shutdown: CancellationToken,
+) where
+    K: Resource + Clone + DeserializeOwned + Debug + Send + 'static,
+    Key: Clone + Eq + Hash + Send,
+    T: Send,
+    F: Future<Output = ()> + Send,
+{
     let mut config = watcher::Config::default().page_size(PAGE);
     if let Some(fields) = &fields {
         config = config.fields(fields);
@@ -100,6 +142,10 @@ pub async fn run<K, T, Key, F>(
             Some(Err(error)) => {
                 let kind = std::any::type_name::<K>().rsplit("::").next();
                 tracing::debug!(kind, %error, "watch");
+                // The objects of a kind go before it does: what is known was not said to be gone.
+                if known.is_empty() && is_empty(&error) {
+                    report(Change::Synced).await;
+                }
             }
             None => return,
         }

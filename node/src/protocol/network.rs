@@ -2,7 +2,6 @@
 
 use std::{
     collections::BTreeMap,
-    fmt,
     net::{IpAddr, SocketAddr},
 };
 
@@ -181,75 +180,4 @@ pub struct Demand {
     pub service: ServiceKey,
     /// How many.
     pub waiting: u32,
-}
-
-/// The namespace whose worker serves Ingresses. It is the administrators' own, so keys of certificates
-/// lie in no process with tenants' guests.
-pub const INGRESS_NAMESPACE: &str = "kube-system";
-
-/// The folder of its access log, below the log root. No Pod's folder has such a name.
-pub const INGRESS_LOGS: &str = "ingress";
-
-/// What comes in from outside by host and path. Sent whole to the one worker that serves it.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase", default)]
-pub struct IngressTable {
-    /// Where to listen for HTTP; nowhere without any Ingress.
-    pub http_port: Option<u16>,
-    /// Where to listen for HTTPS.
-    pub https_port: Option<u16>,
-    /// All rules, those of older Ingresses first.
-    pub rules: Vec<IngressRule>,
-    /// Certificates, those of older Ingresses first.
-    pub certificates: Vec<Certificate>,
-}
-
-/// One path of an Ingress, or its default backend.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase")]
-pub struct IngressRule {
-    /// Which Ingress.
-    pub ingress: ServiceKey,
-    /// For which host; `*.domain` for one label before it; every host if there is none.
-    pub host: Option<String>,
-    /// For which path; none for the default backend.
-    pub path: Option<IngressPath>,
-    /// The Service.
-    pub service: String,
-    /// Its port, by name or number.
-    pub port: String,
-    /// Plain HTTP is answered with the way to HTTPS.
-    pub redirect: bool,
-    /// The largest body of a request, if the Ingress says it.
-    pub body_bytes_max: Option<u64>,
-}
-
-/// Which paths.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase")]
-pub struct IngressPath {
-    /// As written, beginning with a slash.
-    pub path: String,
-    /// This one alone; else also what is below it.
-    pub exact: bool,
-}
-
-/// A certificate for some hosts.
-#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase")]
-pub struct Certificate {
-    /// `namespace/name` of its Secret.
-    pub secret: String,
-    /// The Ingress's hosts; those in the certificate if there are none.
-    pub hosts: Vec<String>,
-    /// Leaf first.
-    pub certificate_pem: String,
-    /// Its key. Never logged.
-    pub key_pem: String,
-}
-
-impl fmt::Debug for Certificate {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "Certificate({} for {:?})", self.secret, self.hosts)
-    }
 }

@@ -26,8 +26,8 @@ mod confine;
 mod datagrams;
 mod denials;
 mod front;
+pub(crate) mod gate;
 mod hold;
-mod ingress;
 mod jobs;
 mod link;
 mod listen;
@@ -83,7 +83,7 @@ pub use self::confine::{WallError, Walls};
 use self::{
     confine::confine,
     front::Fronts,
-    ingress::Ingresses,
+    gate::Gate,
     link::{Caller, Link, LinkError, greet},
     logs::Logs,
     network::{Here, Router, Table},
@@ -109,7 +109,7 @@ const BLOCKING_THREADS_MAX: usize = 64;
 /// Rhythm of what is done from time to time: node ports that could not be bound, handlers that
 /// nobody asks, being an orphan.
 const TICK: Duration = Duration::from_secs(5);
-/// The access log of Ingresses.
+/// The access log of Ingresses and Gateways.
 const INGRESS_LOG: &str = "access.log";
 /// Messages taken together before tables are published.
 const BATCH_MAX: usize = 256;
@@ -327,7 +327,7 @@ struct Worker {
     pods: Pods,
     fronts: Fronts,
     /// In the worker of one namespace alone.
-    ingress: Option<Ingresses>,
+    gate: Option<Gate>,
     credentials: Option<Arc<Credentials>>,
     peer: Option<PeerListener>,
     /// Sends traces until it is stopped.
@@ -353,16 +353,16 @@ impl Worker {
         let switch = Arc::new(switch);
         let logs = Logs::start().map_err(WorkerError::Logs)?;
         let runtime = Runtime::new(engine, switch.clone(), logs.clone(), hello.log_root.clone());
-        let ingress = (hello.namespace == protocol::INGRESS_NAMESPACE).then(|| {
+        let gate = (hello.namespace == protocol::INGRESS_NAMESPACE).then(|| {
             let log = hello.log_root.join(protocol::INGRESS_LOGS).join(INGRESS_LOG);
-            Ingresses::new(switch.clone(), &logs, log, hello.address, connections_max)
+            Gate::new(switch.clone(), &logs, log, hello.address, connections_max)
         });
         switch.tracer.configure(hello.tracing.as_ref(), &hello.node);
         let stop = CancellationToken::new();
         let exporter = (stop.clone(), tokio::spawn(switch.tracer.clone().export(stop)));
         let mut worker = Worker {
             exporter,
-            ingress,
+            gate,
             fronts: Fronts::new(switch.clone(), hello.address, connections_max),
             router: Router::new(here, peers.clone()),
             pods: Pods::new(runtime),
@@ -414,8 +414,8 @@ impl Worker {
                 _ = tick.tick() => {
                     self.pods.rest();
                     self.update_fronts();
-                    if let Some(ingress) = &mut self.ingress {
-                        ingress.update();
+                    if let Some(gate) = &mut self.gate {
+                        gate.update();
                     }
                     let denials = switch.denials.take();
                     if !denials.is_empty() {
@@ -494,10 +494,10 @@ impl Worker {
                 Ok(ToWorker::Policies(policies)) => {
                     self.switch.publish_policies(policy::Table::new(policies));
                 }
-                Ok(ToWorker::Ingress(table)) => match &mut self.ingress {
-                    Some(ingress) => ingress.publish(table),
+                Ok(ToWorker::Gate(table)) => match &mut self.gate {
+                    Some(gate) => gate.publish(table),
                     // Keys of certificates are not for this process.
-                    None => tracing::error!("refused Ingresses"),
+                    None => tracing::error!("refused Ingresses and Gateways"),
                 },
                 Ok(ToWorker::Stop { grace_ms }) => {
                     stop = Some(Duration::from_millis(grace_ms));
@@ -529,7 +529,7 @@ impl Worker {
             | ToWorker::Services(_)
             | ToWorker::Policies(_)
             | ToWorker::Nodes(_)
-            | ToWorker::Ingress(_)
+            | ToWorker::Gate(_)
             | ToWorker::Stop { .. } => None,
             ToWorker::Labels { uid, labels } => {
                 self.pods.relabel(&uid, &self.hello.namespace, &labels);
@@ -608,8 +608,8 @@ impl Worker {
     async fn shut_down(mut self, grace: Duration) {
         tracing::info!(?grace, "stopping");
         self.fronts.stop();
-        if let Some(ingress) = &mut self.ingress {
-            ingress.stop();
+        if let Some(gate) = &mut self.gate {
+            gate.stop();
         }
         let deadline = Instant::now() + grace;
         self.pods.stop_all(deadline);
@@ -625,7 +625,7 @@ impl Worker {
                 Err(_) => break,
             }
         }
-        let Worker { switch, router, peers, fronts, ingress, peer, link, exporter, .. } = self;
+        let Worker { switch, router, peers, fronts, gate, peer, link, exporter, .. } = self;
         if let Some(peer) = &peer {
             peer.stop();
         }
@@ -634,8 +634,8 @@ impl Worker {
         drop(router);
         let closed = async {
             fronts.closed().await;
-            if let Some(ingress) = &ingress {
-                ingress.closed().await;
+            if let Some(gate) = &gate {
+                gate.closed().await;
             }
             if let Some(peer) = &peer {
                 peer.closed().await;

@@ -136,7 +136,7 @@ pub enum Reply {
         /// Its count at its endpoint.
         _open: Option<Open>,
     },
-    /// One direction of a connection.
+    /// One direction of a connection, or an answer that must end by a time.
     Stream(Body),
     /// The worker itself; empty after it was sent.
     Text(Bytes),

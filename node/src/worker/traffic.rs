@@ -32,7 +32,7 @@ use super::{network::Table, relays::Relays};
 
 /// Workloads that are told apart at one port of a Service.
 const SOURCES_MAX: usize = 100;
-/// Rules of Ingresses, and workloads with steps, that are told apart.
+/// Rules of Ingresses and routes, and workloads with steps, that are told apart.
 const NAMES_MAX: usize = 1000;
 /// Pairs that are told: about 30 lines each.
 const TOLD_MAX: usize = 2000;
@@ -40,7 +40,7 @@ const TOLD_MAX: usize = 2000;
 const OTHERS: &str = "others";
 /// Where requests come from that no Pod sends.
 pub const OUTSIDE: &str = "outside";
-/// Those that come by an Ingress.
+/// Those that come by an Ingress or a Gateway.
 pub const INGRESS: &str = "ingress";
 /// What one sends to another.
 #[derive(Debug, Default)]
@@ -243,7 +243,7 @@ impl Phases {
 pub struct Traffic {
     /// To Pods by their own addresses.
     pub direct: Pairs,
-    /// By rule of an Ingress.
+    /// By rule of an Ingress or a route.
     pub rules: Named<Pair>,
     /// By workload.
     pub phases: Named<Phases>,

@@ -84,9 +84,10 @@ impl ApiServer {
         let refers = |node: &str, asked: &Attributes| {
             let Attributes { namespace, resource, name, .. } = asked;
             let graph = &self.shared.graph;
-            let gates = &self.shared.gates;
+            let (gates, gateways) = (&self.shared.gates, &self.shared.gateways);
             graph.read(self.store(), |graph| graph.refers(node, namespace, resource, name))
                 || gates.read(self.store(), |gates| gates.refers(namespace, resource, name))
+                || gateways.read(self.store(), |all| all.refers(namespace, resource, name))
         };
         authorize::decide(user, asked, World { state: &state, roles: &roles, refers: &refers })
     }

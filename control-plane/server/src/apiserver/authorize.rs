@@ -18,7 +18,9 @@ use super::{
     stored,
 };
 use serde_json::{Value, json};
-use wherry_resources::{Object, quoted, rbac::Rule as RoleRule, selectors::FieldSelector};
+use wherry_resources::{
+    Object, gateway, quoted, rbac::Rule as RoleRule, selectors::FieldSelector,
+};
 use wherry_store::Snapshot;
 
 /// To whom a rule applies.
@@ -67,6 +69,8 @@ const JOINING: Who = Who::Group(auth::BOOTSTRAPPERS);
 const NAMED: &[&str] = &["configmaps", "persistentvolumeclaims", "secrets", "serviceaccounts"];
 /// What every node's traffic follows from.
 const NETWORK: &[&str] = &["networkpolicies", "ingresses", "ingressclasses"];
+const GATEWAYS: &[&str] =
+    &["gatewayclasses", "gateways", "httproutes", "grpcroutes", "referencegrants"];
 const CERTIFICATES: &str = "certificates.k8s.io";
 
 const fn path(who: Who, path: &'static str) -> Rule {
@@ -110,6 +114,7 @@ static RULES: &[Rule] = &[
     path(NODES, "/wherry/v1/relay*"),
     may(NODES, READ, "", &["services", "nodes", "namespaces"], Only::Any),
     may(NODES, READ, "networking.k8s.io", NETWORK, Only::Any),
+    may(NODES, READ, gateway::GROUP, GATEWAYS, Only::Any),
     may(NODES, READ, "discovery.k8s.io", &["endpointslices"], Only::Any),
     may(NODES, READ, "", &["pods"], Only::OwnPods),
     may(NODES, READ, "", NAMED, Only::Referenced),

@@ -9,6 +9,7 @@ use std::hash::{DefaultHasher, Hash as _, Hasher as _};
 use serde::Deserialize;
 use serde_json::Value;
 use serde_json::value::RawValue;
+use wherry_resources::gateway::{self, objects::Parsed};
 use wherry_resources::keys::{self, Key};
 use wherry_store::Entry;
 
@@ -157,6 +158,56 @@ impl Gates {
     }
 }
 
+/// Which Secrets Gateways name, of their own namespace or of one that lets them: every node serves
+/// them.
+#[derive(Clone, Default)]
+pub struct Gateways {
+    /// By kind, namespace and name.
+    objects: HashMap<(gateway::objects::Kind, String, String), Parsed>,
+}
+
+/// Prefix of the store's keys of all objects of the Gateway API.
+pub fn gateways_prefix() -> Vec<u8> {
+    format!("{}/", gateway::GROUP).into_bytes()
+}
+
+/// Routes are followed, too, and not kept.
+fn kept(key: &Key<'_>) -> Option<(gateway::objects::Kind, String, String)> {
+    use gateway::objects::Kind;
+    let kind = [Kind::Gateway, Kind::Grant].into_iter().find(|kind| kind.plural() == key.plural)?;
+    Some((kind, key.namespace.to_owned(), key.name.to_owned()))
+}
+
+impl Fold for Gateways {
+    fn put(&mut self, key: &Key<'_>, entry: &Entry) {
+        let Some(name) = kept(key) else { return };
+        let object = serde_json::from_slice::<Value>(&entry.value).ok();
+        match object.and_then(|object| Parsed::read(name.0, &object)) {
+            Some(parsed) => _ = self.objects.insert(name, parsed),
+            None => _ = self.objects.remove(&name),
+        }
+    }
+
+    fn remove(&mut self, key: &Key<'_>) {
+        if let Some(name) = kept(key) {
+            self.objects.remove(&name);
+        }
+    }
+}
+
+impl Gateways {
+    /// Whether a Gateway names this Secret and may use it.
+    pub fn refers(&self, namespace: &str, resource: &str, name: &str) -> bool {
+        if resource != "secrets" || self.objects.is_empty() {
+            return false;
+        }
+        let mut world = gateway::World::default();
+        self.objects.values().for_each(|object| world.add(object));
+        let named = world.gateways.iter().flat_map(|gateway| world.secrets(gateway));
+        named.into_iter().any(|(of, secret)| of == namespace && secret == name)
+    }
+}
+
 /// Finds every ConfigMap, Secret, claim and ServiceAccount that a spec names. Walks every field, so
 /// that a reference in a field added later is found too; the shapes of references are few.
 fn collect(spec: &Value, found: &mut Vec<Reference>) {
@@ -262,5 +313,32 @@ mod tests {
         assert!(!gates.refers("d", "secrets", "a") && gates.refers("d", "secrets", "b"));
         gates.remove(&key);
         assert!(!gates.refers("d", "secrets", "b"));
+    }
+
+    #[test]
+    fn nodes_serve_the_certificates_that_gateways_may_use() {
+        let mut gateways = Gateways::default();
+        let of = |plural, namespace| Key { group: gateway::GROUP, plural, namespace, name: "x" };
+        let entry = |object: Value| {
+            let value = Bytes::from(object.to_string());
+            Entry { value, created: 1, modified: 1 }
+        };
+        let refs = json!([{"name": "own"}, {"name": "far", "namespace": "certs"}]);
+        let listener = json!({"name": "a", "tls": {"certificateRefs": refs}});
+        let spec = json!({"listeners": [listener]});
+        let object = json!({"metadata": {"namespace": "d", "name": "x"}, "spec": spec});
+        gateways.put(&of("gateways", "d"), &entry(object));
+        assert!(gateways.refers("d", "secrets", "own"));
+        assert!(!gateways.refers("d", "configmaps", "own"));
+        assert!(!gateways.refers("certs", "secrets", "far"));
+        let grant = json!({"metadata": {"namespace": "certs", "name": "x"}, "spec": {
+            "from": [{"group": gateway::GROUP, "kind": "Gateway", "namespace": "d"}],
+            "to": [{"group": "", "kind": "Secret"}]}});
+        gateways.put(&of("referencegrants", "certs"), &entry(grant));
+        assert!(gateways.refers("certs", "secrets", "far"));
+        gateways.remove(&of("referencegrants", "certs"));
+        assert!(!gateways.refers("certs", "secrets", "far"));
+        gateways.remove(&of("gateways", "d"));
+        assert!(gateways.objects.is_empty());
     }
 }

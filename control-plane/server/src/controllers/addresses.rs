@@ -168,7 +168,7 @@ fn shows(service: &Service) -> bool {
 }
 
 /// The addresses of a node that takes traffic from outside; none of one that does not.
-fn addresses(node: &Node) -> Vec<String> {
+pub(super) fn addresses(node: &Node) -> Vec<String> {
     let spec = node.spec.as_ref();
     let cordoned = spec.and_then(|spec| spec.unschedulable) == Some(true);
     let excluded =
@@ -189,7 +189,7 @@ fn addresses(node: &Node) -> Vec<String> {
 }
 
 /// The addresses of all nodes, in their order as addresses.
-fn of_nodes(nodes: &[Arc<Node>]) -> Vec<IpAddr> {
+pub(super) fn of_nodes(nodes: &[Arc<Node>]) -> Vec<IpAddr> {
     let texts = nodes.iter().flat_map(|node| addresses(node));
     let mut all: Vec<IpAddr> = texts.filter_map(|text| text.parse().ok()).collect();
     all.sort();

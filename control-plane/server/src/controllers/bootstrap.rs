@@ -1,7 +1,7 @@
 //! What a cluster has from the start: its own namespaces, the system's priority classes, the
 //! default roles (`access`), flow schemas (`flow`) and storage class (`storage`), an APIService for
-//! each group that is built in, what servers of other groups must know (`front_proxy`), and the
-//! Service `kubernetes` with the addresses of the control plane's members behind it.
+//! each group that is built in, the kinds of the Gateway API (`gateway`), what servers of other
+//! groups must know (`front_proxy`), and the Service `kubernetes` with the addresses of the control plane's members behind it.
 //!
 //! Owns: these objects. They are made when missing (after a deletion too); the endpoints are put
 //! right when members come, go, or move. One key stands for all of it.
@@ -9,6 +9,7 @@
 pub mod access;
 pub mod flow;
 pub mod front_proxy;
+pub mod gateway;
 pub mod storage;
 
 use std::collections::BTreeMap;
@@ -74,6 +75,7 @@ fn wake(_: &Cache, change: &Change, keys: &mut Vec<Key>) {
     let own = match change.key.kind.kind {
         "Namespace" => NAMESPACES.contains(&name),
         "StorageClass" => name == storage::CLASS,
+        "CustomResourceDefinition" => gateway::is_own(name),
         "ConfigMap" => namespace == front_proxy::NAMESPACE && name == front_proxy::CONFIG,
         "Role" => namespace == front_proxy::NAMESPACE && name == front_proxy::READER,
         "PriorityClass" => PRIORITY_CLASSES.iter().any(|(class, _)| *class == name),
@@ -107,6 +109,7 @@ fn reconcile(view: &View<'_>, _: &Key) -> Plan {
     let class = cache.get::<StorageClass>("", storage::CLASS);
     writes.extend(storage::plan(class.is_some()));
     writes.extend(flow::plan(|name| cache.get("", name), |name| cache.get("", name)));
+    writes.extend(gateway::plan(|name| cache.get("", name)));
     writes.extend(front_proxy(view));
     let mut plan: Plan = writes.into();
     plan.look_again(LOOK_EVERY);

@@ -3,8 +3,9 @@
 //!
 //! Words: a *shelf* holds the objects of one kind; a [`Key`] names one object; a [`Change`] is one
 //! object before and after. Kinds that a plan reads are held typed, all others as metadata only
-//! ([`Bare`]): the garbage collector and namespace deletion need no more. Of a Secret's content
-//! only a bootstrap token's end is ever in here.
+//! ([`Bare`]): the garbage collector and namespace deletion need no more; objects of the Gateway API
+//! as its controller needs them. Of a Secret's content only a bootstrap token's end is ever in here,
+//! and whether it holds a certificate.
 //!
 //! Invariants:
 //! - one owner: the reconcile loop applies events and own writes' results between two plans, so
@@ -30,6 +31,7 @@ use serde::de::DeserializeOwned;
 use serde_json::Value;
 use wherry_resources::{KINDS, Kind, Storage, kind_of};
 
+use super::gateway;
 use super::owners::controller_of;
 
 /// Removed objects kept in mind: more than can be removed while the answer to a write is on its
@@ -169,6 +171,12 @@ impl Object {
         any.downcast::<T>().ok()
     }
 
+    /// The object as what it is held as.
+    pub fn body<B: Body>(&self) -> Option<Arc<B>> {
+        let any: Arc<dyn Any + Send + Sync> = self.0.clone();
+        any.downcast::<B>().ok()
+    }
+
     fn uid(&self) -> &str {
         self.meta().uid.as_deref().unwrap_or("")
     }
@@ -235,6 +243,8 @@ struct Shelf {
     /// Paths present in the list that is being read.
     listing: Option<HashSet<Arc<str>>>,
     synced: bool,
+    /// It has been listed once.
+    listed: bool,
 }
 
 /// All shelves and their indexes.
@@ -289,6 +299,7 @@ impl Cache {
                     buried: HashSet::new(),
                     listing: None,
                     synced: false,
+                    listed: false,
                 });
             }
         }
@@ -485,11 +496,12 @@ impl Cache {
         self.slots.insert(std::ptr::from_ref(kind) as usize, self.shelves.len());
         self.shelves.push(Shelf {
             kind,
-            decode: decode_bare,
+            decode: if gateway::kind_of(kind).is_some() { gateway::decode } else { decode_bare },
             objects: BTreeMap::new(),
             buried: HashSet::new(),
             listing: None,
             synced: true,
+            listed: false,
         });
         Some(self.shelves.len() - 1)
     }
@@ -499,6 +511,27 @@ impl Cache {
         let group = api_version.split_once('/').map_or("", |(group, _)| group);
         let mut kinds = self.shelves.iter().map(|shelf| shelf.kind);
         kinds.find(|row| row.custom().is_some() && row.is(group, kind))
+    }
+
+    /// Objects of the custom kinds of a group, with their kinds, sorted by these, namespace and name.
+    pub fn all_custom<B: Body>(
+        &self,
+        group: &str,
+    ) -> impl Iterator<Item = (&'static Kind, Arc<B>)> {
+        let own = self
+            .shelves
+            .iter()
+            .filter(move |shelf| shelf.kind.custom.is_some() && shelf.kind.group == group);
+        own.flat_map(|shelf| {
+            let bodies = shelf.objects.values().filter_map(Object::body::<B>);
+            bodies.map(move |body| (shelf.kind, body))
+        })
+    }
+
+    /// Whether the objects of a custom kind have been listed once.
+    pub fn is_listed(&self, group: &str, kind: &str) -> bool {
+        let mut own = self.shelves.iter().filter(|shelf| shelf.kind.custom.is_some());
+        own.any(|shelf| shelf.kind.is(group, kind) && shelf.listed)
     }
 
     fn slot(&self, kind: &'static Kind) -> Option<usize> {
@@ -549,6 +582,7 @@ impl Cache {
     fn end_list(&mut self, slot: usize) -> Vec<Change> {
         let shelf = &mut self.shelves[slot];
         shelf.synced = true;
+        shelf.listed = true;
         shelf.buried.clear();
         let listed = shelf.listing.take().unwrap_or_default();
         let missing = shelf.objects.iter().filter(|(path, _)| !listed.contains(*path));

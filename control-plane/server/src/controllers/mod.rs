@@ -27,6 +27,7 @@ pub mod errands;
 pub mod events;
 pub mod flows;
 pub mod garbage;
+pub mod gateway;
 pub mod history;
 pub mod job;
 pub mod leftovers;
@@ -106,6 +107,7 @@ pub static CONTROLLERS: &[Controller] = &[
     endpoints::CONTROLLER,
     mirroring::CONTROLLER,
     addresses::CONTROLLER,
+    gateway::CONTROLLER,
     quota::CONTROLLER,
     leftovers::CONTROLLER,
     namespace::CONTROLLER,

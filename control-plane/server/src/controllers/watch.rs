@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use futures::stream::{self, BoxStream, SelectAll};
 use futures::{FutureExt as _, Stream, StreamExt as _};
+use k8s_openapi::ByteString;
 use k8s_openapi::api::core::v1::{ConfigMap, Secret};
 use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
 use kube::Api;
@@ -22,6 +23,7 @@ use wherry_resources::custom::Rows;
 use super::addresses::pool;
 use super::bootstrap::front_proxy;
 use super::cache::{Bare, Cache, Object, Seen, Typed, kind_row, trim};
+use super::gateway;
 use super::reconcile::Watched;
 use super::serviceaccount::ROOT_CA;
 
@@ -83,7 +85,8 @@ pub fn config_maps(client: &kube::Client, cache: &mut Cache) -> BoxStream<'stati
     })
 }
 
-/// Watches Secrets without their content, but for when a bootstrap token expires.
+/// Watches Secrets without their content, but for when a bootstrap token expires, and whether they
+/// hold a certificate.
 pub fn secrets(client: &kube::Client, cache: &mut Cache) -> BoxStream<'static, Watched> {
     cache.hold::<Secret>();
     let events = watch(Api::<Secret>::all(client.clone()), watcher::Config::default());
@@ -91,7 +94,11 @@ pub fn secrets(client: &kube::Client, cache: &mut Cache) -> BoxStream<'static, W
         trim(&mut object.metadata);
         object.string_data = None;
         if let Some(data) = &mut object.data {
+            let certified = gateway::holds_certificate(data);
             data.retain(|key, _| key == "expiration");
+            if certified {
+                data.insert(gateway::CERTIFICATE.to_owned(), ByteString::default());
+            }
         }
         Object::new(object)
     })
@@ -106,6 +113,21 @@ pub fn bare(client: &kube::Client, kind: &'static Kind) -> BoxStream<'static, Wa
         let mut meta = object.metadata;
         trim(&mut meta);
         Object::new(Bare(meta))
+    })
+}
+
+/// Watches objects of the Gateway API.
+fn gateways(
+    client: &kube::Client,
+    kind: &'static Kind,
+    of: gateway::Kind,
+) -> BoxStream<'static, Watched> {
+    let names = GroupVersionKind::gvk(kind.group, kind.version, kind.kind);
+    let resource = ApiResource::from_gvk_with_plural(&names, kind.plural);
+    let api: Api<DynamicObject> = Api::all_with(client.clone(), &resource);
+    seen(kind, watch(api, watcher::Config::default()), move |object| {
+        let value = serde_json::to_value(&object).expect("what was JSON is JSON");
+        gateway::hold(of, object.metadata, &value)
     })
 }
 
@@ -212,7 +234,11 @@ impl Custom {
                 let stopped = async move {
                     let _ = stopped.await;
                 };
-                self.watched.push(bare(&self.client, kind).take_until(stopped.boxed()).boxed());
+                let objects = match gateway::kind_of(kind) {
+                    Some(of) => gateways(&self.client, kind, of),
+                    None => bare(&self.client, kind),
+                };
+                self.watched.push(objects.take_until(stopped.boxed()).boxed());
             }
         }
     }
@@ -221,7 +247,7 @@ impl Custom {
 fn seen<T: Send + 'static>(
     kind: &'static Kind,
     events: impl Stream<Item = watcher::Result<Event<T>>> + Send + 'static,
-    hold: fn(T) -> Object,
+    hold: impl Fn(T) -> Object + Send + 'static,
 ) -> BoxStream<'static, Watched> {
     let events = events.backoff(Pause::new());
     let seen = events.filter_map(move |event| {

@@ -16,7 +16,7 @@ use percent_encoding::{AsciiSet, CONTROLS, utf8_percent_encode};
 use serde::Serialize;
 use serde_json::{Map, Value, json};
 use tokio::sync::{Semaphore, mpsc};
-use wherry_resources::{KINDS, Kind, Storage};
+use wherry_resources::{KINDS, Kind, Storage, meta};
 
 use super::cache::{Key, Memo, Typed, kind_row};
 use super::errands::{Call, Measure};
@@ -69,6 +69,13 @@ pub enum Action {
         kind: &'static Kind,
         namespace: String,
         object: Value,
+    },
+    /// Server-side apply in somebody's name, whoever had the fields: from then on it is as if they
+    /// had applied it, so that they can apply something else.
+    Apply {
+        kind: &'static Kind,
+        object: Value,
+        manager: &'static str,
     },
     /// A JSON merge patch; uid and revision of the target are added to it.
     Patch {
@@ -213,6 +220,10 @@ impl fmt::Display for Write {
                 let name = object["metadata"]["name"].as_str().unwrap_or("");
                 write!(f, "create {}", Key::new(kind, namespace, name))?;
             }
+            Action::Apply { kind, object, manager } => {
+                let (namespace, name) = (meta::namespace(object), meta::name(object));
+                write!(f, "apply {} as {manager}", Key::new(kind, namespace, name))?;
+            }
             Action::Patch { target, subresource, body } => {
                 let slash = if subresource.is_empty() { "" } else { "/" };
                 write!(f, "patch {}{slash}{subresource} {body}", target.key)?;
@@ -339,6 +350,13 @@ impl Writer {
             Action::Create { kind, namespace, object } => {
                 let path = collection(kind, &namespace);
                 let object = self.send(Method::POST, &path, JSON, Some(&object)).await?;
+                Ok(Outcome::Object { kind, object })
+            }
+            Action::Apply { kind, object, manager } => {
+                let (namespace, name) = (meta::namespace(&object), meta::name(&object));
+                let path = member(&Key::new(kind, namespace, name));
+                let path = format!("{path}?fieldManager={manager}&force=true");
+                let object = self.send(Method::PATCH, &path, APPLY_PATCH, Some(&object)).await?;
                 Ok(Outcome::Object { kind, object })
             }
             Action::Patch { target, subresource, body } => {
@@ -555,6 +573,8 @@ impl Writer {
 
 pub(super) const JSON: &str = "application/json";
 const MERGE_PATCH: &str = "application/merge-patch+json";
+/// JSON is YAML, too.
+const APPLY_PATCH: &str = "application/apply-patch+yaml";
 
 /// Stored kinds whose objects live in namespaces.
 pub fn namespaced_kinds() -> impl Iterator<Item = &'static Kind> {

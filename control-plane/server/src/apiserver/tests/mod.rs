@@ -6,6 +6,7 @@ pub mod script;
 mod access;
 pub mod contract;
 pub mod custom;
+mod gateway;
 mod logs;
 mod members;
 mod objects;

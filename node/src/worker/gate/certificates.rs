@@ -1,4 +1,4 @@
-//! Which certificate a client of the Ingress gets, by the name that it asks for.
+//! Which certificate a client of an Ingress or Gateway gets, by the name that it asks for.
 //!
 //! Certificates are replaced while connections go on; a new connection gets the newest. A name that
 //! no Secret is for gets a certificate that nobody trusts, so that the handshake works and the
@@ -19,7 +19,7 @@ use x509_parser::{
     prelude::{FromDer, X509Certificate},
 };
 
-use crate::protocol::Certificate;
+use crate::protocol::{Certificate, Family};
 
 /// Name in the certificate for names that nobody knows.
 const NOBODY: &str = "ingress.wherry.invalid";
@@ -38,7 +38,8 @@ enum SecretError {
 /// The newest certificates.
 #[derive(Debug)]
 pub struct Certificates {
-    /// By host; wildcards with their dot at the beginning.
+    /// By host; wildcards for one label with their dot at the beginning, those for any number with
+    /// their asterisk, one for every name empty.
     known: ArcSwap<HashMap<String, Arc<CertifiedKey>>>,
     nobody: Option<Arc<CertifiedKey>>,
 }
@@ -55,13 +56,13 @@ impl Certificates {
         for certificate in certificates {
             match read(certificate) {
                 Ok(key) => {
-                    let hosts = match certificate.hosts.is_empty() {
-                        true => names(&key),
-                        false => certificate.hosts.clone(),
+                    let (hosts, family) = match certificate.hosts.is_empty() {
+                        true => (names(&key), Family::Ingress),
+                        false => (certificate.hosts.clone(), certificate.family),
                     };
                     for host in hosts {
-                        // The older Ingress's stays.
-                        known.entry(entry_of(&host)).or_insert_with(|| key.clone());
+                        // The older object's stays.
+                        known.entry(entry_of(&host, family)).or_insert_with(|| key.clone());
                     }
                 }
                 Err(error) => {
@@ -80,7 +81,12 @@ impl Certificates {
             let name = name.as_ref()?;
             known.get(&name[name.find('.')?..])
         };
-        exact.or_else(below).or_else(|| known.get("")).or(self.nobody.as_ref()).cloned()
+        let far_below = || {
+            let name = name.as_ref()?;
+            name.match_indices('.').find_map(|(dot, _)| known.get(&format!("*{}", &name[dot..])))
+        };
+        let found = exact.or_else(below).or_else(far_below).or_else(|| known.get(""));
+        found.or(self.nobody.as_ref()).cloned()
     }
 
     /// TLS for clients: HTTP/2 or HTTP/1.1.
@@ -101,9 +107,12 @@ impl ResolvesServerCert for Certificates {
     }
 }
 
-fn entry_of(host: &str) -> String {
+fn entry_of(host: &str, family: Family) -> String {
     let host = host.to_ascii_lowercase();
-    host.strip_prefix('*').map_or(host.clone(), str::to_owned)
+    match host.strip_prefix('*') {
+        Some(below) if family == Family::Ingress => below.to_owned(),
+        _ => host,
+    }
 }
 
 fn read(certificate: &Certificate) -> Result<Arc<CertifiedKey>, SecretError> {
@@ -152,6 +161,7 @@ mod tests {
         Certificate {
             secret: "d/tls".to_owned(),
             hosts: hosts.iter().map(|host| (*host).to_owned()).collect(),
+            family: Family::Ingress,
             certificate_pem: made.cert.pem(),
             key_pem: made.signing_key.serialize_pem(),
         }
@@ -177,6 +187,15 @@ mod tests {
         for stranger in [Some("bad.com"), Some("x.y.bar.com"), None] {
             assert_eq!(first(stranger), NOBODY);
         }
+        // A Gateway's asterisk stands for any number of labels, and an empty name for every one.
+        let far = Certificate {
+            family: Family::Gateway,
+            ..certificate(&["*.far.com"], &["far.example"])
+        };
+        certificates.publish(&[far, certificate(&[""], &["open.example"])]);
+        assert_eq!(first(Some("x.y.far.com")), "far.example");
+        assert_eq!(first(Some("far.com")), "open.example");
+        assert_eq!(first(None), "open.example");
         // A Secret that changed counts for the next connection.
         certificates.publish(&[certificate(&["foo.com"], &["new.example"])]);
         assert_eq!(first(Some("foo.com")), "new.example");

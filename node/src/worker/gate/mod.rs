@@ -1,4 +1,4 @@
-//! Ingress: HTTP and HTTPS from outside, by host and path.
+//! The gate: HTTP and HTTPS from outside, for Ingresses and for Gateways.
 //!
 //! Served by the worker of one namespace ([`crate::protocol::INGRESS_NAMESPACE`]) on every node: the
 //! keys of certificates lie in no process that tenants' guests run in. It answers what is not the
@@ -6,15 +6,19 @@
 //! writes one line a request to its access log.
 //!
 //! ```text
-//!   client ─ TLS by SNI ─ HTTP/1.1 or 2 ─▶ rules ─▶ switch ─▶ Pod
-//!                             └ upgrade (WebSocket) ─▶ a connection of bytes to a Pod that listens
+//!   client ─ TLS by SNI ─ HTTP/1.1 or 2 ─▶ rules ─▶ shares ─▶ filters ─▶ switch ─▶ Pod
+//!                                                                 │        └──────▶ mirrors
+//!                                     upgrade (WebSocket) ◀───────┘
 //! ```
 
 mod body;
 mod certificates;
-mod rules;
+pub mod filters;
+pub mod rules;
+mod shares;
 
 use std::{
+    collections::BTreeMap,
     convert::Infallible,
     net::{IpAddr, SocketAddr},
     sync::Arc,
@@ -26,6 +30,7 @@ use http::{
     HeaderMap, HeaderName, HeaderValue, Method, Request, Response, StatusCode, Version, header,
     request::Parts,
 };
+use http_body_util::BodyExt;
 use hyper::{body::Incoming, client::conn::http1, service::service_fn};
 use hyper_util::{
     rt::{TokioExecutor, TokioIo, TokioTimer},
@@ -38,11 +43,12 @@ use tokio::{
 };
 use tokio_rustls::TlsAcceptor;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
+use wherry_wasi_shim::Body;
 
 use self::{
-    body::{Bounded, SILENCE_MAX},
+    body::{Bounded, Copied, SILENCE_MAX, Tee, Until},
     certificates::Certificates,
-    rules::{Missing, Rules, host_of},
+    rules::{Asked, Entry, Missing, Rules, host_of},
 };
 use super::{
     front::{forward_headers, page},
@@ -54,7 +60,7 @@ use super::{
     switch::Switch,
     traffic::INGRESS,
 };
-use crate::protocol::{IngressRule, IngressTable, ServiceKey};
+use crate::protocol::{Backend, GateTable, Owner, ServiceKey, Target};
 
 /// From accept to the end of the TLS handshake.
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
@@ -71,6 +77,8 @@ const PING_TIMEOUT: Duration = Duration::from_secs(10);
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(60);
 /// The largest body of a request, unless the Ingress says another.
 const BODY_BYTES_MAX: u64 = 1 << 30;
+/// Mirrored requests under way: more are left out, so that a mirror that hangs costs no memory.
+const MIRRORED_MAX: usize = 256;
 /// Path and agent in the access log: a line stays a line.
 const LOGGED_MAX: usize = 512;
 
@@ -78,103 +86,120 @@ const X_FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host")
 const X_REAL_IP: HeaderName = HeaderName::from_static("x-real-ip");
 
 /// The listeners of a node.
-pub struct Ingresses {
+pub struct Gate {
     address: IpAddr,
     places: Arc<Semaphore>,
     door: Arc<Door>,
-    wanted: IngressTable,
-    http: Option<(u16, CancellationToken)>,
-    https: Option<(u16, CancellationToken)>,
+    wanted: GateTable,
+    /// By port.
+    listeners: BTreeMap<u16, Listener>,
     tasks: TaskTracker,
+}
+
+/// One wanted port.
+struct Listener {
+    /// With what certificates, where there is TLS.
+    certificates: Option<Arc<Certificates>>,
+    /// Stops it, if it could be bound.
+    stop: Option<CancellationToken>,
 }
 
 /// What all connections share.
 struct Door {
     switch: Arc<Switch>,
     rules: ArcSwap<Rules>,
-    certificates: Arc<Certificates>,
+    mirrored: Arc<Semaphore>,
     log: Log,
 }
 
-impl Ingresses {
-    /// Listens nowhere yet. `connections_max` bounds the connections of both ports together.
+impl Gate {
+    /// Listens nowhere yet. `connections_max` bounds the connections of all ports together.
     pub fn new(
         switch: Arc<Switch>,
         logs: &Logs,
         log: std::path::PathBuf,
         address: IpAddr,
         connections_max: usize,
-    ) -> Ingresses {
+    ) -> Gate {
         let door = Door {
             switch,
             rules: ArcSwap::default(),
-            certificates: Certificates::new(),
+            mirrored: Arc::new(Semaphore::new(MIRRORED_MAX)),
             log: logs.open(log),
         };
-        Ingresses {
+        Gate {
             address,
             places: Arc::new(Semaphore::new(connections_max)),
             door: Arc::new(door),
-            wanted: IngressTable::default(),
-            http: None,
-            https: None,
+            wanted: GateTable::default(),
+            listeners: BTreeMap::new(),
             tasks: TaskTracker::new(),
         }
     }
 
     /// Serves these rules from now on.
-    pub fn publish(&mut self, table: IngressTable) {
+    pub fn publish(&mut self, table: GateTable) {
         self.door.rules.store(Arc::new(Rules::new(&table)));
-        self.door.certificates.publish(&table.certificates);
         self.wanted = table;
+        let wanted = &self.wanted.ports;
+        self.listeners.retain(|port, listener| {
+            let same = wanted.iter().find(|it| it.port == *port);
+            let kept = same.is_some_and(|it| it.tls == listener.certificates.is_some());
+            if let Some(stop) = listener.stop.as_ref().filter(|_| !kept) {
+                stop.cancel();
+            }
+            kept
+        });
+        for port in wanted {
+            let listener = self.listeners.entry(port.port).or_insert_with(|| Listener {
+                certificates: port.tls.then(Certificates::new),
+                stop: None,
+            });
+            if let Some(certificates) = &listener.certificates {
+                certificates.publish(&port.certificates);
+            }
+        }
         self.update();
     }
 
     /// Listens where it shall. Called again from time to time, it tries what could not be bound.
     pub fn update(&mut self) {
-        let (http, https) = (self.wanted.http_port, self.wanted.https_port);
-        self.http = self.adjust(self.http.clone(), http, false);
-        self.https = self.adjust(self.https.clone(), https, true);
+        let unbound = self.listeners.iter().filter(|(_, listener)| listener.stop.is_none());
+        let unbound: Vec<(u16, Option<Arc<Certificates>>)> =
+            unbound.map(|(port, listener)| (*port, listener.certificates.clone())).collect();
+        for (port, certificates) in unbound {
+            let address = SocketAddr::new(self.address, port);
+            let tls = certificates.is_some();
+            match self.listen(address, certificates) {
+                Ok(stop) => {
+                    tracing::info!(%address, tls, "the gate listens");
+                    if let Some(listener) = self.listeners.get_mut(&port) {
+                        listener.stop = Some(stop);
+                    }
+                }
+                Err(error) => tracing::warn!(%address, %error, "the gate cannot listen"),
+            }
+        }
     }
 
-    fn adjust(
+    fn listen(
         &self,
-        held: Option<(u16, CancellationToken)>,
-        wanted: Option<u16>,
-        tls: bool,
-    ) -> Option<(u16, CancellationToken)> {
-        if let Some((port, stop)) = held {
-            if Some(port) == wanted {
-                return Some((port, stop));
-            }
-            stop.cancel();
-        }
-        let address = SocketAddr::new(self.address, wanted?);
-        match self.listen(address, tls) {
-            Ok(stop) => {
-                tracing::info!(%address, tls, "Ingress listens");
-                Some((address.port(), stop))
-            }
-            Err(error) => {
-                tracing::warn!(%address, %error, "Ingress cannot listen");
-                None
-            }
-        }
-    }
-
-    fn listen(&self, address: SocketAddr, tls: bool) -> Result<CancellationToken, std::io::Error> {
-        let acceptor = match tls {
-            true => {
-                let config = self.door.certificates.config().map_err(std::io::Error::other)?;
+        address: SocketAddr,
+        certificates: Option<Arc<Certificates>>,
+    ) -> Result<CancellationToken, std::io::Error> {
+        let acceptor = match certificates {
+            Some(certificates) => {
+                let config = certificates.config().map_err(std::io::Error::other)?;
                 Some(TlsAcceptor::from(config))
             }
-            false => None,
+            None => None,
         };
         let listener = listen::bind(address)?;
         let stop = CancellationToken::new();
         let door = self.door.clone();
         let serve = move |stream, remote, closing| {
-            accept(door.clone(), acceptor.clone(), stream, remote, closing)
+            let way = (address.port(), acceptor.clone());
+            accept(door.clone(), way, stream, remote, closing)
         };
         let accepting = listen::accept(listener, stop.clone(), self.places.clone(), serve);
         self.tasks.spawn(accepting);
@@ -183,13 +208,13 @@ impl Ingresses {
 
     /// Stops accepting and asks connections to close after the requests they have.
     pub fn stop(&mut self) {
-        for (_, stop) in [self.http.take(), self.https.take()].into_iter().flatten() {
+        for stop in self.listeners.values().filter_map(|listener| listener.stop.as_ref()) {
             stop.cancel();
         }
         self.tasks.close();
     }
 
-    /// After [`Ingresses::stop`]: ends when all connections have.
+    /// After [`Gate::stop`]: ends when all connections have.
     pub async fn closed(&self) {
         self.tasks.wait().await;
     }
@@ -197,16 +222,16 @@ impl Ingresses {
 
 async fn accept(
     door: Arc<Door>,
-    acceptor: Option<TlsAcceptor>,
+    (port, acceptor): (u16, Option<TlsAcceptor>),
     stream: TcpStream,
     remote: SocketAddr,
     closing: Closing,
 ) {
     match acceptor {
-        None => serve(door, stream, remote, closing, false).await,
+        None => serve(door, stream, remote, closing, (port, false)).await,
         Some(acceptor) => {
             match tokio::time::timeout(HANDSHAKE_TIMEOUT, acceptor.accept(stream)).await {
-                Ok(Ok(stream)) => serve(door, stream, remote, closing, true).await,
+                Ok(Ok(stream)) => serve(door, stream, remote, closing, (port, true)).await,
                 Ok(Err(error)) => tracing::debug!(%remote, %error, "TLS handshake"),
                 Err(_) => tracing::debug!(%remote, "the TLS handshake took too long"),
             }
@@ -214,8 +239,13 @@ async fn accept(
     }
 }
 
-async fn serve<S>(door: Arc<Door>, stream: S, remote: SocketAddr, closing: Closing, tls: bool)
-where
+async fn serve<S>(
+    door: Arc<Door>,
+    stream: S,
+    remote: SocketAddr,
+    closing: Closing,
+    (port, tls): (u16, bool),
+) where
     S: AsyncRead + AsyncWrite + Send + Unpin + 'static,
 {
     let client = Arc::new(Client {
@@ -223,6 +253,7 @@ where
         word: HeaderValue::try_from(remote.ip().to_canonical().to_string())
             .expect("an address is visible ASCII"),
         remote,
+        port,
         tls,
     });
     let service = service_fn(move |request| answer(door.clone(), client.clone(), request));
@@ -259,6 +290,8 @@ struct Client {
     caller: Caller,
     word: HeaderValue,
     remote: SocketAddr,
+    /// Where it came in.
+    port: u16,
     tls: bool,
 }
 
@@ -290,82 +323,229 @@ type Refused = (StatusCode, String);
 /// Where a request goes, and what comes back.
 async fn route(
     door: &Door,
-    client: &Client,
+    client: &Arc<Client>,
     request: Request<Incoming>,
     line: &mut Line,
 ) -> Result<Response<Reply>, Refused> {
     let host = line.host.clone();
     if request.method() == Method::CONNECT {
-        let why = "An Ingress is not a proxy: CONNECT goes nowhere.".to_owned();
+        let why = "This is not a proxy: CONNECT goes nowhere.".to_owned();
         return Err((StatusCode::METHOD_NOT_ALLOWED, why));
     }
     if host.is_empty() && request.version() > Version::HTTP_10 {
         return Err((StatusCode::BAD_REQUEST, "The request has no Host header.".to_owned()));
     }
     let rules = door.rules.load_full();
-    let path = request.uri().path();
-    let rule = rules.find(&host, path).map_err(|missing| match missing {
-        Missing::Host => (StatusCode::NOT_FOUND, format!("No Ingress is for the host {host:?}.")),
-        Missing::Path => {
-            (StatusCode::NOT_FOUND, format!("No Ingress for {host} has a rule for {path:?}."))
-        }
-    })?;
-    let ServiceKey { namespace, name } = &rule.ingress;
-    line.rule = format!("{namespace}/{name} {}:{}", rule.service, rule.port);
-    if rule.redirect && !client.tls {
-        return Ok(to_https(&host, request.uri().path_and_query().map_or("/", |it| it.as_str())));
+    let entry = find(&rules, client.port, &host, &request)?;
+    let rule = &entry.rule.rule;
+    let owner = &rule.owner;
+    let chosen = entry.rule.shares.next().map(|index| &rule.backends[index]);
+    line.rule = label(owner, chosen);
+    if let Some(why) = &rule.broken {
+        return Err((StatusCode::INTERNAL_SERVER_ERROR, format!("{owner}: {why}.")));
     }
-    let route = backend(door, rule)?;
+    let redirect = rule.filters.redirect.as_ref();
+    if let Some(redirect) = redirect.filter(|it| !it.plain_only || !client.tls) {
+        let asked = (client.tls, host.as_str());
+        let location = filters::location(redirect, entry.prefix(), asked, request.uri());
+        let mut response = redirected(redirect.status, location);
+        filters::change(response.headers_mut(), &rule.filters.response);
+        return Ok(response);
+    }
+    let absent = StatusCode::from_u16(rule.absent).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+    let nobody = || (absent, format!("{owner} has no backend for this request."));
+    let backend = chosen.ok_or_else(nobody)?;
+    let target = backend.to.as_ref().map_err(|why| (absent, format!("{owner}: {why}.")))?;
+    let route = backend_of(door, owner, target, absent)?;
+    forward(door, client, request, (entry, backend, target), (route, &host)).await
+}
+
+/// Passes a request on to a backend that is there.
+async fn forward(
+    door: &Door,
+    client: &Arc<Client>,
+    request: Request<Incoming>,
+    (entry, backend, target): (&Entry, &Backend, &Target),
+    (route, host): (Arc<Route>, &str),
+) -> Result<Response<Reply>, Refused> {
+    let begun = Instant::now();
+    let rule = &entry.rule.rule;
+    let owner = &rule.owner;
     let (mut parts, body) = request.into_parts();
     let max = rule.body_bytes_max.unwrap_or(BODY_BYTES_MAX);
     if length(&parts.headers).is_some_and(|length| length > max) {
-        let why = format!("The body is larger than Ingress {namespace}/{name} takes: {max} bytes.");
+        let why = format!("The body is larger than {owner} takes: {max} bytes.");
         return Err((StatusCode::PAYLOAD_TOO_LARGE, why));
     }
     let refused = |why: String, status| {
-        let why = format!(
-            "Ingress {namespace}/{name}: Service {namespace}/{} (port {}) cannot answer: {why}.",
-            rule.service, rule.port
-        );
+        let Target { namespace, service, port } = target;
+        let why =
+            format!("{owner}: Service {namespace}/{service} (port {port}) cannot answer: {why}.");
         (status, why)
     };
     let destination = Destination::Route(route);
-    if let Some(protocol) = wants_upgrade(&parts) {
+    let protocol = wants_upgrade(&parts);
+    prepare(&mut parts.headers, client, host);
+    change(&mut parts, entry, backend);
+    if let Some(protocol) = protocol {
         let upgraded = upgrade(door, client, &destination, parts, body, protocol).await;
-        return upgraded.map_err(|(status, why)| refused(why, status));
+        let response = upgraded.map_err(|(status, why)| refused(why, status))?;
+        return Ok(changed(response, entry, backend));
     }
-    prepare(&mut parts.headers, client, &host);
-    let body = Replay::new(Bounded::new(body, max, SILENCE_MAX));
-    let sent = door.switch.send(&client.caller, &destination, parts, body);
-    match tokio::time::timeout(ANSWER_TIMEOUT, sent).await {
-        Ok(Ok(response)) => Ok(response),
-        Ok(Err(refusal)) => Err(refused(refusal.to_string(), refusal.status())),
-        Err(_) => {
-            let why = format!("there was no answer within {ANSWER_TIMEOUT:?}");
-            Err(refused(why, StatusCode::GATEWAY_TIMEOUT))
+    let mut body = Tee::new(body);
+    for (mirror, shares) in rule.filters.mirrors.iter().zip(&entry.rule.mirrored) {
+        if shares.next() == Some(0) {
+            send_mirrored(door, client, &mirror.to, parts.clone(), body.copy());
         }
     }
+    let limits = Limits::new(rule.request_ms, rule.backend_ms);
+    let body = Replay::new(Bounded::new(body, max, SILENCE_MAX));
+    let sent = door.switch.send(&client.caller, &destination, parts, body);
+    let outcome = match limits.head {
+        Some(limit) => tokio::time::timeout(limit, sent).await.map_err(|_| limit),
+        None => Ok(sent.await),
+    };
+    let response = match outcome {
+        Ok(Ok(response)) => changed(response, entry, backend),
+        Ok(Err(refusal)) => return Err(refused(refusal.to_string(), refusal.status())),
+        Err(limit) => {
+            let why = format!("there was no answer within {limit:?}");
+            return Err(refused(why, StatusCode::GATEWAY_TIMEOUT));
+        }
+    };
+    Ok(match limits.whole {
+        Some(limit) => {
+            let left = limit.saturating_sub(begun.elapsed());
+            response.map(|body| until(body, left, limit))
+        }
+        None => response,
+    })
+}
+
+/// The rule that a request meets.
+fn find<'r>(
+    rules: &'r Rules,
+    port: u16,
+    host: &str,
+    request: &Request<Incoming>,
+) -> Result<&'r Entry, Refused> {
+    let path = request.uri().path();
+    let asked = Asked {
+        host,
+        path,
+        query: request.uri().query(),
+        method: request.method(),
+        headers: request.headers(),
+    };
+    rules.find(port, &asked).map_err(|missing| {
+        let kinds = rules.kinds(port);
+        let why = match missing {
+            Missing::Host => format!("No {kinds} is for the host {host:?}."),
+            Missing::Rule => format!("No {kinds} for {host} has a rule for {path:?}."),
+        };
+        (StatusCode::NOT_FOUND, why)
+    })
+}
+
+/// A rule as it is counted and logged.
+fn label(owner: &Owner, backend: Option<&Backend>) -> String {
+    let Owner { kind, namespace, name } = owner;
+    let kind = if kind == "Ingress" { String::new() } else { format!("{kind} ") };
+    match backend.and_then(|backend| backend.to.as_ref().ok()) {
+        Some(Target { service, port, .. }) => format!("{kind}{namespace}/{name} {service}:{port}"),
+        None => format!("{kind}{namespace}/{name}"),
+    }
+}
+
+/// How long an answer may take.
+struct Limits {
+    /// To its end.
+    whole: Option<Duration>,
+    /// To its head.
+    head: Option<Duration>,
+}
+
+impl Limits {
+    fn new(request_ms: Option<u64>, backend_ms: Option<u64>) -> Limits {
+        let limit = |ms: Option<u64>| ms.filter(|ms| *ms > 0).map(Duration::from_millis);
+        let whole = limit(request_ms);
+        let usual = (request_ms, backend_ms) == (None, None);
+        let head = [whole, limit(backend_ms), usual.then_some(ANSWER_TIMEOUT)];
+        Limits { whole, head: head.into_iter().flatten().min() }
+    }
+}
+
+/// What the rule and the backend want a request to be.
+fn change(parts: &mut Parts, entry: &Entry, backend: &Backend) {
+    let filters = &entry.rule.rule.filters;
+    filters::change(&mut parts.headers, &filters.request);
+    filters::change(&mut parts.headers, &backend.request);
+    if let Some(rewrite) = &filters.rewrite {
+        filters::rewrite(parts, rewrite, entry.prefix());
+    }
+}
+
+/// What the rule and the backend want an answer to be.
+fn changed(mut response: Response<Reply>, entry: &Entry, backend: &Backend) -> Response<Reply> {
+    filters::change(response.headers_mut(), &backend.response);
+    filters::change(response.headers_mut(), &entry.rule.rule.filters.response);
+    response
+}
+
+fn until(body: Reply, left: Duration, limit: Duration) -> Reply {
+    if http_body::Body::is_end_stream(&body) {
+        return body;
+    }
+    Reply::Stream(Body::new(Until::new(body, left, limit)))
+}
+
+/// Asks somebody else the same. Nobody sees the answer.
+fn send_mirrored(door: &Door, client: &Arc<Client>, to: &Target, parts: Parts, body: Copied) {
+    let Ok(place) = door.mirrored.clone().try_acquire_owned() else { return };
+    let service = ServiceKey { namespace: to.namespace.clone(), name: to.service.clone() };
+    let Some(route) = door.switch.table().service_port(&service, &to.port).cloned() else {
+        return;
+    };
+    let (switch, client) = (door.switch.clone(), client.clone());
+    door.switch.streams.spawn(async move {
+        let asked = async {
+            let destination = Destination::Route(route);
+            let body = Replay::new(body);
+            let response = switch.send(&client.caller, &destination, parts, body).await.ok()?;
+            let mut answer = response.into_body();
+            while let Some(Ok(_)) = answer.frame().await {}
+            Some(())
+        };
+        // Whatever became of it concerns nobody.
+        let _ = tokio::time::timeout(ANSWER_TIMEOUT, asked).await;
+        drop(place);
+    });
 }
 
 /// The Service's port behind a rule.
-fn backend(door: &Door, rule: &IngressRule) -> Result<Arc<Route>, Refused> {
-    let ServiceKey { namespace, name } = &rule.ingress;
-    let service = ServiceKey { namespace: namespace.clone(), name: rule.service.clone() };
+fn backend_of(
+    door: &Door,
+    owner: &Owner,
+    target: &Target,
+    absent: StatusCode,
+) -> Result<Arc<Route>, Refused> {
+    let Target { namespace, service, port } = target;
+    let key = ServiceKey { namespace: namespace.clone(), name: service.clone() };
     let table = door.switch.table();
-    if let Some(route) = table.service_port(&service, &rule.port) {
+    if let Some(route) = table.service_port(&key, port) {
         return Ok(route.clone());
     }
-    let why = match table.has_service(&service) {
-        true => format!("has no port {}", rule.port),
+    let why = match table.has_service(&key) {
+        true => format!("has no port {port}"),
         false => "does not exist".to_owned(),
     };
-    let why = format!("Ingress {namespace}/{name}: Service {namespace}/{} {why}.", rule.service);
-    Err((StatusCode::SERVICE_UNAVAILABLE, why))
+    Err((absent, format!("{owner}: Service {namespace}/{service} {why}.")))
 }
 
-fn to_https(host: &str, path: &str) -> Response<Reply> {
-    let mut response = page(StatusCode::PERMANENT_REDIRECT, "This host is served over HTTPS.");
-    if let Ok(location) = HeaderValue::try_from(format!("https://{host}{path}")) {
+fn redirected(status: u16, location: String) -> Response<Reply> {
+    let status = StatusCode::from_u16(status).unwrap_or(StatusCode::FOUND);
+    let mut response = page(status, "This is served elsewhere.");
+    if let Ok(location) = HeaderValue::try_from(location) {
         response.headers_mut().insert(header::LOCATION, location);
     }
     response
@@ -412,9 +592,6 @@ async fn upgrade(
         // What went wrong shows in the answer, or in its absence.
         let _ = connection.with_upgrades().await;
     });
-    let host = parts.headers.get(header::HOST).cloned();
-    let named = host.as_ref().and_then(|host| host.to_str().ok()).map(host_of).unwrap_or("");
-    prepare(&mut parts.headers, client, &named.to_owned());
     parts.headers.insert(header::CONNECTION, HeaderValue::from_static("upgrade"));
     parts.headers.insert(header::UPGRADE, protocol);
     let theirs = parts.extensions.remove::<hyper::upgrade::OnUpgrade>();
@@ -483,7 +660,7 @@ impl Line {
             "host": self.host,
             "path": self.path,
             "agent": self.agent,
-            "ingress": self.rule,
+            "rule": self.rule,
             "status": status.as_u16(),
             "why": self.why,
             "took_ms": took.as_micros() as f64 / 1000.0,
