@@ -257,6 +257,15 @@ fn file(path: &str, headers: &HeaderMap) -> Response {
     response
 }
 
+/// Somebody is about to open a dashboard, and soon looks at Pods: where there are many, printing them
+/// begins now, while the browser still starts.
+fn expect_visitor(api: &ApiServer) {
+    if let Some(pods) = wherry_resources::kind("", "v1", "pods") {
+        // Why it cannot be had is told to whoever opens the list.
+        let _ = api.printed().get(api, pods);
+    }
+}
+
 #[derive(Serialize)]
 struct Code {
     code: String,
@@ -271,6 +280,7 @@ async fn codes(
     if user.is_in(auth::UNAUTHENTICATED) || cookie(&headers).is_some() {
         return Err(ApiError::Unauthorized);
     }
+    expect_visitor(&api);
     Ok(Json(Code { code: api.sessions().issue_code(user) }))
 }
 
