@@ -6,7 +6,7 @@
 //!     | <------------------------- Answer      |   then, if it is `Open`, until either side closes:
 //!     | <==== Exec, Attach: frames of =======> |   `wherry_resources::channels`
 //!     | <==== Port: bytes ===================> |   as they come and go at the port
-//!     | <==== Record, Metrics, World: JSON === |   and the end
+//!     | <= Record, Lately, Metrics, World: JSON |   and the end
 //! ```
 //!
 //! `Open` and `Answer` are frames of the protocol as all others. Of a command the end of the
@@ -55,6 +55,11 @@ pub enum Open {
     Record {
         /// Pod uid.
         uid: String,
+    },
+    /// Reads how many requests each workload of the worker has had: JSON, then the end.
+    Lately {
+        /// Of the minutes from this one on, since 1970.
+        since: i64,
     },
     /// Reads the counters of all traffic: JSON, then the end.
     Metrics,

@@ -13,7 +13,7 @@
 //! more than the last moment. A container that gets no requests holds nothing.
 
 use std::{
-    collections::VecDeque,
+    collections::{BTreeMap, VecDeque},
     net::IpAddr,
     sync::{Arc, Mutex, PoisonError},
     time::{Duration, Instant},
@@ -224,6 +224,23 @@ impl Outcome {
     }
 }
 
+/// How many requests there were, minute by minute, of one workload.
+#[derive(Debug, Default, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Lately {
+    /// By the minute since 1970: requests, those that failed, and wakes.
+    minutes: BTreeMap<i64, [u64; 3]>,
+    /// All of them: from their arrival to the head of the answer.
+    answered: Histogram,
+    bounds_us: Bounds,
+}
+
+impl Lately {
+    pub fn is_empty(&self) -> bool {
+        self.minutes.is_empty()
+    }
+}
+
 impl Record {
     /// Of a container that begins.
     pub fn new(phases: Arc<Phases>) -> Record {
@@ -261,6 +278,20 @@ impl Record {
             self.phases.add(Phase::Wake, *after);
         }
         self.kept().end(begun, steps, outcome, peak, Instant::now());
+    }
+
+    /// Adds the requests since a minute to those of other containers.
+    pub fn count(&self, since: i64, to: &mut Lately) {
+        for minute in self.kept().minutes.iter().rev().take_while(|minute| minute.at >= since) {
+            let counts = to.minutes.entry(minute.at).or_default();
+            let more = [minute.requests, minute.failed, minute.wakes];
+            for (count, more) in counts.iter_mut().zip(more) {
+                *count += u64::from(more);
+            }
+            for (count, more) in to.answered.0.iter_mut().zip(minute.answered.0) {
+                *count = count.saturating_add(more);
+            }
+        }
     }
 
     /// All of it.
@@ -428,6 +459,23 @@ mod tests {
         assert_eq!(told(&kept), [(1, 3, 1, 1, 2), (3, 1, 0, 0, 2)]);
         end(&mut kept, 60 * 1441 + 1, 200, None);
         assert_eq!(told(&kept), [(3, 1, 0, 0, 2), (1441, 1, 0, 0, 2)]);
+    }
+
+    #[test]
+    fn what_came_lately_is_counted_over_containers() {
+        let records = [Record::new(Arc::default()), Record::new(Arc::default())];
+        end(&mut records[0].kept(), 60, 200, None);
+        end(&mut records[0].kept(), 120, 500, Some(REST));
+        end(&mut records[1].kept(), 121, 200, None);
+        let mut lately = Lately::default();
+        for record in &records {
+            record.count(2, &mut lately);
+        }
+        assert_eq!(lately.minutes, BTreeMap::from([(2, [2, 1, 1])]));
+        assert_eq!(lately.answered.0[2], 2, "40 µs each");
+        let told = serde_json::to_value(&lately).expect("it becomes JSON");
+        assert_eq!(told["minutes"], serde_json::json!({"2": [2, 1, 1]}));
+        assert_eq!(told["boundsUs"][0], 16);
     }
 
     #[test]

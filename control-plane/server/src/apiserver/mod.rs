@@ -139,6 +139,7 @@ struct Inner {
     sessions: ui::Sessions,
     past: ui::Past,
     printed: ui::Shelf,
+    lately: ui::Lately,
     catalog: catalog::Source,
     hooks: extensions::Source,
     outbound: outbound::Outbound,
@@ -168,6 +169,7 @@ impl ApiServer {
             sessions: ui::Sessions::default(),
             past: ui::Past::default(),
             printed: ui::Shelf::default(),
+            lately: ui::Lately::default(),
             catalog: catalog::Source::default(),
             hooks: extensions::Source::default(),
             outbound,
@@ -352,6 +354,10 @@ impl ApiServer {
 
     fn past(&self) -> &ui::Past {
         &self.shared.past
+    }
+
+    fn lately(&self) -> &ui::Lately {
+        &self.shared.lately
     }
 
     fn printed(&self) -> &ui::Shelf {

@@ -114,7 +114,7 @@ fn missing(message: String) -> ApiError {
 }
 
 /// Asks a node's agent for JSON.
-async fn ask(api: &ApiServer, node: &str, target: &str) -> Result<Value, ApiError> {
+pub(super) async fn ask(api: &ApiServer, node: &str, target: &str) -> Result<Value, ApiError> {
     let away = ApiError::Unavailable;
     let answer = api.tunnels().get(node, target).await.map_err(|it| away(it.to_string()))?;
     let status = answer.status();
