@@ -160,7 +160,7 @@ pub enum Sender {
 }
 
 /// What one sender has sent since the container began.
-#[derive(Debug, Clone, Serialize)]
+#[derive(Debug, Default, Clone, Serialize)]
 #[serde(rename_all = "camelCase")]
 struct Edge {
     /// The address of a Pod; `peer`; `outside`; `others` once there are too many.
@@ -168,6 +168,8 @@ struct Edge {
     requests: u64,
     failed: u64,
     busy_us: u64,
+    /// From their arrival to the head of the answer.
+    answered: Histogram,
 }
 
 /// What is known of a request when it comes.
@@ -333,6 +335,9 @@ impl Kept {
         edge.requests += 1;
         edge.failed += u64::from(failed);
         edge.busy_us += micros(took);
+        if let Some(answered) = answered {
+            edge.answered.add(answered);
+        }
         let minute = self.minute(begun.at.as_second().div_euclid(60));
         minute.requests += 1;
         minute.failed += u32::from(failed);
@@ -372,7 +377,7 @@ impl Kept {
         let from = if found.is_none() && full { "others".to_owned() } else { from };
         let found = found.or_else(|| self.edges.iter().position(|edge| edge.from == from));
         let at = found.unwrap_or_else(|| {
-            self.edges.push(Edge { from, requests: 0, failed: 0, busy_us: 0 });
+            self.edges.push(Edge { from, ..Edge::default() });
             self.edges.len() - 1
         });
         &mut self.edges[at]

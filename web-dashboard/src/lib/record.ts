@@ -28,6 +28,8 @@ export interface Edge {
   requests: number;
   failed: number;
   busyUs: number;
+  /** How long the heads of the answers took, in buckets. */
+  answered: number[];
 }
 export interface Minute {
   /** Minutes since 1970. */
@@ -95,7 +97,8 @@ export async function fetchRecord(namespace: string, pod: string): Promise<PodRe
   return { pod, ...told };
 }
 
-function add(sum: number[], more: number[]): number[] {
+/** Buckets together. */
+export function add(sum: number[], more: number[]): number[] {
   return Array.from(
     { length: Math.max(sum.length, more.length) },
     (_, at) => (sum[at] ?? 0) + (more[at] ?? 0),
