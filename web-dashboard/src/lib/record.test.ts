@@ -2,12 +2,14 @@ import { expect, test } from 'vitest';
 import {
   drawnBuckets,
   heat,
+  lanes,
   merged,
   quantile,
   series,
   stepsOf,
   strip,
   type Minute,
+  type Request,
   type Seen,
   type Told,
 } from './record';
@@ -104,4 +106,20 @@ test('a request is told as far as it came', () => {
     ['Waiting for a place', 1],
     ['Until it was given up', 49],
   ]);
+});
+
+test('requests that overlap are in different lanes, and a rest is cut out', () => {
+  const request = (atMs: number, ms: number): Request => ({ ...seen(atMs, { endedUs: ms * 1000 }), pod: 'p', container: 'c' });
+  const { bars, gaps, lanes: count } = lanes([request(1050, 50), request(1000, 100), request(61_100, 100)], 9);
+  expect(count).toBe(2);
+  expect(bars.map(({ lane }) => lane)).toEqual([0, 1, 0]);
+  expect(gaps.map(({ ms }) => ms)).toEqual([60_000]);
+  // 100 ms of work, a rest that is drawn 4 ms wide, 100 ms of work.
+  expect(bars.map(({ from, to }) => [Math.round(from * 204), Math.round(to * 204)])).toEqual([
+    [0, 100],
+    [50, 100],
+    [104, 204],
+  ]);
+  expect(lanes([], 9)).toEqual({ bars: [], gaps: [], lanes: 0 });
+  expect(lanes([request(1, 1), request(2, 1), request(3, 1)], 2).bars.length).toBe(2);
 });

@@ -61,6 +61,10 @@ export interface Request extends Seen {
   pod: string;
   container: string;
 }
+/** What tells a request apart from all others, also when the records are read again. */
+export function keyOf({ pod, container, atMs, endedUs, path, cpuUs }: Request): string {
+  return [pod, container, atMs, endedUs, path, cpuUs].join(' ');
+}
 export interface PodRecord {
   pod: string;
   node: string;
@@ -239,4 +243,63 @@ export function stepsOf(seen: Seen): { name: string; from: number; to: number; t
     from = to;
   }
   return out;
+}
+
+/** A request as a bar in the lane of an instance. */
+export interface Bar {
+  lane: number;
+  /** From 0 to 1 of what is drawn. */
+  from: number;
+  to: number;
+  request: Request;
+}
+/** Time in which nothing was: cut out of the drawing, and told. */
+export interface Gap {
+  /** Where it was, from 0 to 1. */
+  at: number;
+  ms: number;
+}
+
+/** A rest is drawn so wide at most: as much of the drawing as the work between two rests of the same number. */
+const GAP_PART = 0.02;
+
+/**
+ * Requests as bars in lanes: one lane is one instance at a time, and requests that overlap are in different ones. What lies
+ * between two requests is drawn as long as it was only if it is shorter than all the work together; a longer rest is cut.
+ */
+export function lanes(requests: Request[], most: number): { bars: Bar[]; gaps: Gap[]; lanes: number } {
+  const sorted = [...requests].sort((a, b) => a.atMs - b.atMs).slice(-most);
+  const end = (one: Request) => one.atMs + Math.max(1, one.endedUs / 1000);
+  // The work: spans in which at least one request was there.
+  const spans: { from: number; to: number }[] = [];
+  for (const one of sorted) {
+    const last = spans.at(-1);
+    if (last && one.atMs <= last.to) last.to = Math.max(last.to, end(one));
+    else spans.push({ from: one.atMs, to: end(one) });
+  }
+  const work = spans.reduce((sum, span) => sum + span.to - span.from, 0);
+  const rest = Math.max(1, work * GAP_PART);
+  let drawn = 0;
+  const gaps: { at: number; ms: number }[] = [];
+  const begins = spans.map((span, at) => {
+    const between = at === 0 ? 0 : span.from - spans[at - 1]!.to;
+    if (between > rest) gaps.push({ at: drawn + rest / 2, ms: between });
+    drawn += Math.min(between, rest);
+    const begin = drawn;
+    drawn += span.to - span.from;
+    return begin;
+  });
+  const whole = Math.max(1, drawn);
+  const free: number[] = [];
+  let span = 0;
+  const bars = sorted.map((request): Bar => {
+    while (spans[span + 1] && request.atMs >= spans[span + 1]!.from) span++;
+    const from = begins[span]! + request.atMs - spans[span]!.from;
+    const to = from + end(request) - request.atMs;
+    let lane = free.findIndex((until) => until <= request.atMs);
+    if (lane < 0) lane = free.length;
+    free[lane] = end(request);
+    return { lane, from: from / whole, to: to / whole, request };
+  });
+  return { bars, gaps: gaps.map(({ at, ms }) => ({ at: at / whole, ms })), lanes: free.length };
 }
