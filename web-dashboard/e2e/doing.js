@@ -40,6 +40,37 @@ try {
     await go(page, `${hello}/logs`);
     await page.waitForSelector('.line, .lines p');
   });
+  await step('marks a line of them, and comes back to it by its address', async () => {
+    await page.locator('.lines .line').first().dblclick();
+    await page.waitForFunction(() => new URLSearchParams(location.search).get('line'));
+    const address = page.url();
+    await go(page, hello);
+    await go(page, new URL(address).pathname + new URL(address).search);
+    await page.waitForSelector('.line.marked');
+    wrong.push(...(await findings(page)));
+    await shoot(page, 'log-line');
+  });
+  await step('keeps a set of namespaces', async () => {
+    await go(page, '/ui/list/pods?ns=default,kube-system');
+    await page.click('button[popovertarget=namespaces]');
+    await page.click('button:has-text("Keep this set of 2")');
+    await shoot(page, 'namespaces');
+    await go(page, '/ui/list/pods?ns=default');
+    await page.click('button[popovertarget=namespaces]');
+    await page.click('li button:text-is("default, kube-system")');
+    await page.waitForFunction(() => location.search.includes('ns=default,kube-system'));
+    await page.keyboard.press('Escape');
+  });
+  await step('folds the navigation to its icons', async () => {
+    const width = () => page.evaluate(() => document.querySelector('nav[aria-label="Pages"]').clientWidth);
+    const wide = await width();
+    await page.click('button[aria-label="Icons alone"]');
+    if ((await width()) > 60) throw new Error('it is as wide as before');
+    wrong.push(...(await findings(page)));
+    await shoot(page, 'navigation-narrow');
+    await page.click('button[aria-label="Icons alone"]');
+    if ((await width()) !== wide) throw new Error('it does not come back');
+  });
   await step('changes it in its form, with the difference first', async () => {
     await go(page, `${hello}/yaml?as=form`);
     const memory = page.locator('label', { hasText: 'Memory, at most' }).locator('input');

@@ -43,6 +43,7 @@ const PAGES = {
   deployment: cart,
   'deployment-pods': `${cart}/pods`,
   'deployment-logs': `${cart}/logs`,
+  'deployment-fields-logs': `${cart}/logs?fields=1&since=3600`,
   'deployment-revisions': `${cart}/revisions`,
   'deployment-requests': `${cart}/requests`,
   'deployment-component': `${cart}/component`,
@@ -77,6 +78,19 @@ const PAGES = {
   'state-past': `/ui/list/pods?ns=shop&at=${Math.floor(Date.now() / 1000) - 1}`,
   'state-too-old': '/ui/list/pods?ns=shop&at=1000000000',
 };
+/** What comes after the page itself, and must have come; on a phone tables are cards. */
+const COMES = {
+  home: 'h2:has-text("The last hour")',
+  deployment: 'h2:has-text("What belongs to it")',
+  'deployment-revisions': 'h2:has-text("How its newest Pods started")',
+  'deployment-requests': 'h2:has-text("Instances, one lane each")',
+  node: 'h2:has-text("What it offers to images")',
+  traffic: 'th:has-text("A second now")',
+  cluster: 'dt:has-text("Store on disk")',
+};
+const COMES_WIDE = {
+  'list-deployments': '[role=row][data-name=cart] svg[aria-label$="requests"]',
+};
 const only = process.env.ONLY?.split(',');
 const pages = Object.entries(PAGES).filter(([name]) => !only || only.some((one) => name.startsWith(one)));
 
@@ -89,6 +103,8 @@ async function round(colorScheme, width, height) {
       await go(page, address);
       if (name === 'home') await page.waitForSelector('text=/needs? you/');
       if (name.endsWith('logs')) await page.waitForSelector('.line, .lines p');
+      for (const what of [COMES[name], width < 600 ? undefined : COMES_WIDE[name]])
+        if (what) await page.waitForSelector(what);
       await settled(page);
       const found = await findings(page);
       if (width < 600) found.push(...(await isNarrow(page, width)));
