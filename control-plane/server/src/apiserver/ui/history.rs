@@ -96,7 +96,7 @@ pub async fn history(
 /// The changes that the person may see, the newest first.
 fn tell(api: &ApiServer, user: &User, asked: &Asked, turns: &[Turn]) -> Vec<Value> {
     let catalog = api.catalog();
-    let mut kinds: HashMap<(String, String), Option<&'static Kind>> = HashMap::new();
+    let mut kinds: HashMap<(&str, &str), Option<&'static Kind>> = HashMap::new();
     let mut rights: HashMap<(&'static str, &'static str, String), bool> = HashMap::new();
     let mut out = Vec::new();
     for turn in turns {
@@ -107,8 +107,7 @@ fn tell(api: &ApiServer, user: &User, asked: &Asked, turns: &[Turn]) -> Vec<Valu
         if !wanted {
             continue;
         }
-        let names = (key.group.to_owned(), key.plural.to_owned());
-        let kind = *kinds.entry(names).or_insert_with(|| {
+        let kind = *kinds.entry((key.group, key.plural)).or_insert_with(|| {
             let mut all = catalog.kinds.iter();
             let found = all.find(|kind| kind.group == key.group && kind.plural == key.plural);
             found.copied().filter(|kind| kind.stored_as().is_some() && asked.takes(kind))
