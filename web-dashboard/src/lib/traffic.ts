@@ -54,7 +54,8 @@ export function callsOf(records: PodRecord[], places: Place[]): Call[] {
         ...known,
         requests: known.requests + requests,
         failed: known.failed + failed,
-        answered: add(known.answered, answered),
+        // A node of an older version does not tell.
+        answered: add(known.answered, answered ?? []),
       });
     }
   }

@@ -88,8 +88,11 @@ impl Row {
         let word = state.iter().map(|state| Cow::Borrowed(state.word.as_str()));
         let names = [Cow::from(namespace), Cow::from(name)];
         for part in names.into_iter().chain(cell_texts).chain(word) {
-            let low = part.chars().flat_map(char::to_lowercase);
-            found.extend(low.map(|it| if it == BETWEEN { ' ' } else { it }));
+            let low = part.to_lowercase();
+            match low.contains(BETWEEN) {
+                true => found.push_str(&low.replace(BETWEEN, " ")),
+                false => found.push_str(&low),
+            }
             found.push(BETWEEN);
         }
         Row {
