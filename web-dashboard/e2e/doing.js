@@ -83,6 +83,22 @@ try {
     await page.click('dialog button.first');
     await until('a limit', () => deployment('.spec.template.spec.containers[0].resources.limits.memory') === '128Mi');
   });
+  await step('puts its change and that of somebody else together', async () => {
+    await go(page, `${hello}/yaml?as=form`);
+    const memory = page.locator('label', { hasText: 'Memory, at most' }).locator('input');
+    await memory.fill('96Mi');
+    await memory.blur();
+    kubectl('label', 'deployment/hello', 'side=other');
+    await page.waitForSelector('text=It has changed on the server since you began');
+    wrong.push(...(await findings(page)));
+    await page.click('button:has-text("Put both together")');
+    await page.click('button:has-text("Review the change")');
+    await page.waitForSelector('dialog .plus:has-text("memory: 96Mi")');
+    if ((await page.locator('dialog .minus:has-text("side")').count()) > 0) throw new Error('the label would go');
+    await page.click('dialog button.first');
+    await until('the limit', () => deployment('.spec.template.spec.containers[0].resources.limits.memory') === '96Mi');
+    if (deployment('.metadata.labels.side') !== 'other') throw new Error('the label has gone');
+  });
   await step('sees in its history who did it, and how it was before', async () => {
     await go(page, `${hello}/history`);
     await page.waitForSelector('ol li:has-text("resources.limits"):has-text("wherry-dashboard")');

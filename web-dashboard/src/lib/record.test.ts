@@ -2,6 +2,7 @@ import { expect, test } from 'vitest';
 import {
   drawnBuckets,
   heat,
+  inCell,
   lanes,
   merged,
   quantile,
@@ -122,4 +123,11 @@ test('requests that overlap are in different lanes, and a rest is cut out', () =
   ]);
   expect(lanes([], 9)).toEqual({ bars: [], gaps: [], lanes: 0 });
   expect(lanes([request(1, 1), request(2, 1), request(3, 1)], 2).bars.length).toBe(2);
+});
+
+test('a cell of the heat map leads to its requests', () => {
+  const request = (atMs: number, answeredUs: number | null): Request => ({ ...seen(atMs, { answeredUs }), pod: 'p', container: 'c' });
+  const all = [request(1000, 10), request(1500, 20), request(1999, 40), request(2000, 20), request(1200, null)];
+  const found = (bucket: number) => inCell(all, [16, 32], { begin: 1, end: 2, bucket }).map(({ atMs }) => atMs);
+  expect([found(0), found(1), found(2)]).toEqual([[1000], [1500], [1999]]);
 });

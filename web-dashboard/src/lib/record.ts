@@ -169,6 +169,22 @@ export function drawnBuckets(...all: number[][]): { from: number; to: number } {
   return { from: Math.max(0, Math.min(...used) - 1), to: Math.min(length, Math.max(...used) + 2) };
 }
 
+/** One cell of the heat map: a span of time, in seconds since 1970, and a bucket. */
+export interface Cell {
+  begin: number;
+  end: number;
+  bucket: number;
+}
+
+/** The requests that lie in a cell, as far as they were kept in detail. */
+export function inCell(requests: Request[], boundsUs: number[], { begin, end, bucket }: Cell): Request[] {
+  const [low, high] = [bucket === 0 ? 0 : boundsUs[bucket - 1]!, boundsUs[bucket] ?? Infinity];
+  return requests.filter(
+    ({ atMs, answeredUs }) =>
+      atMs >= begin * 1000 && atMs < end * 1000 && answeredUs !== null && answeredUs >= low && answeredUs < high,
+  );
+}
+
 /** A span of time in columns: what was answered in each, bucket by bucket. */
 export function heat(minutes: Minute[], from: number, to: number, columns: number): number[][] {
   const out: number[][] = Array.from({ length: columns }, () => []);
