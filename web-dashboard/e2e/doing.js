@@ -84,6 +84,8 @@ try {
     await until('a limit', () => deployment('.spec.template.spec.containers[0].resources.limits.memory') === '128Mi');
   });
   await step('puts its change and that of somebody else together', async () => {
+    // What a rollout says of itself would be a third change.
+    kubectl('rollout', 'status', 'deployment/hello', '--timeout=90s');
     await go(page, `${hello}/yaml?as=form`);
     const memory = page.locator('label', { hasText: 'Memory, at most' }).locator('input');
     await memory.fill('96Mi');

@@ -94,6 +94,19 @@ const COMES_WIDE = {
 const only = process.env.ONLY?.split(',');
 const pages = Object.entries(PAGES).filter(([name]) => !only || only.some((one) => name.startsWith(one)));
 
+/** Whether the key Tab leads from the page's frame into it, to something that shows that it is chosen. */
+async function byKeyboard(page) {
+  await page.evaluate(() => document.querySelector('#main').focus());
+  await page.keyboard.press('Tab');
+  return page.evaluate(() => {
+    const one = document.activeElement;
+    const main = document.querySelector('#main');
+    if (one === main || !main.contains(one)) return ['the key Tab leads to nothing in the page'];
+    const shown = getComputedStyle(one);
+    return shown.outlineStyle === 'none' ? [`${one.tagName} does not show that it is chosen`] : [];
+  });
+}
+
 async function round(colorScheme, width, height) {
   const { context, page, problems } = await visit({ colorScheme, width, height });
   const phone = width < 600 ? '-360' : '';
@@ -109,6 +122,7 @@ async function round(colorScheme, width, height) {
       const found = await findings(page);
       if (width < 600) found.push(...(await isNarrow(page, width)));
       await shoot(page, label);
+      if (width >= 600 && colorScheme === 'light') found.push(...(await byKeyboard(page)));
       // A page that shows what is missing asks for something that is missing.
       const said = problems.splice(0).filter((one) => !(name === 'state-missing' && one.includes('404')));
       wrong.push(...[...found, ...said].map((problem) => `${label}: ${problem}`));
