@@ -174,6 +174,21 @@ try {
     await page.keyboard.press('Enter');
     await page.waitForSelector('h1:has-text("hello")');
   });
+  await step('looks at it beside the list', async () => {
+    await go(page, '/ui/list/deployments.apps?ns=default');
+    await page.click('[role=row][data-name=hello] [role=gridcell]:last-child');
+    await page.waitForSelector('.panel h2:text-is("hello")');
+    await page.waitForSelector('.panel dt:has-text("Strategy")');
+    if (!page.url().includes('beside=default')) throw new Error('it is not in the address');
+    wrong.push(...(await findings(page)));
+    await shoot(page, 'beside');
+    await page.keyboard.press('Escape');
+    await page.waitForSelector('.panel', { state: 'detached' });
+    await page.focus('[role=grid]');
+    await page.keyboard.press('ArrowRight');
+    await page.click('.panel a:has-text("Open as a page")');
+    await page.waitForSelector('h1:text-is("hello")');
+  });
   await step('deletes it for good', async () => {
     await settled(page);
     await page.click('.actions button:has-text("Delete")');
