@@ -174,6 +174,16 @@ try {
     await page.keyboard.press('Enter');
     await page.waitForSelector('h1:has-text("hello")');
   });
+  await step('makes a token for a service account', async () => {
+    kubectl('create', 'serviceaccount', 'robot');
+    await go(page, '/ui/object/serviceaccounts/default/robot');
+    await page.click('button:has-text("Make a token")');
+    await page.waitForSelector('text=It is shown this once');
+    const token = (await page.textContent('pre[aria-label="The token"]')).trim();
+    const who = kubectl('auth', 'whoami', '-o', 'jsonpath={.status.userInfo.username}', '--token', token);
+    if (!who.includes('system:serviceaccount:default:robot')) throw new Error(`it is the token of ${who}`);
+    wrong.push(...(await findings(page)));
+  });
   await step('looks at it beside the list', async () => {
     await go(page, '/ui/list/deployments.apps?ns=default');
     await page.click('[role=row][data-name=hello] [role=gridcell]:last-child');

@@ -64,6 +64,7 @@ const PAGES = {
   configmap: '/ui/object/configmaps/shop/settings',
   secret: '/ui/object/secrets/shop/credentials',
   'custom-object': '/ui/object/boats.example.com/shop/dory',
+  'service-account': '/ui/object/serviceaccounts/shop/reader',
   'cluster-role': '/ui/object/clusterroles.rbac.authorization.k8s.io/-/view',
   traffic: '/ui/traffic?ns=shop',
   access: '/ui/access',
@@ -87,6 +88,7 @@ const COMES = {
   'deployment-requests': 'h2:has-text("Instances, one lane each")',
   'state-beside': '.panel dt:has-text("Strategy")',
   node: 'h2:has-text("What it offers to images")',
+  'service-account': 'h2:has-text("A token for it")',
   traffic: 'th:has-text("A second now")',
   cluster: 'dt:has-text("Store on disk")',
 };
