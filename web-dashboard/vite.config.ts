@@ -29,6 +29,7 @@ export default defineConfig({
       '/ui/past': proxy,
       '/ui/record': proxy,
       '/ui/lately': proxy,
+      '/ui/traffic': proxy,
       '/ui/world': proxy,
       '/ui/stream': { ...proxy, ws: true },
     },

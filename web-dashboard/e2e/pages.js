@@ -89,7 +89,7 @@ const COMES = {
   'state-beside': '.panel dt:has-text("Strategy")',
   node: 'h2:has-text("What it offers to images")',
   'service-account': 'h2:has-text("A token for it")',
-  traffic: 'th:has-text("A second now")',
+  traffic: 'h2:has-text("What Services are asked") ~ *',
   cluster: 'dt:has-text("Store on disk")',
 };
 const COMES_WIDE = {

@@ -6,7 +6,8 @@
 //!   POST /port/{namespace}/{pod}/{port}?uid=…                            bytes both ways
 //!   GET  /record/{namespace}/{pod}?uid=…                                 JSON, see
 //!   GET  /world/{namespace}/{pod}/{container}?uid=…                      `protocol/stream.rs`
-//!   GET  /lately?since=…                                                 a list of that of workers
+//!   GET  /lately?since=…                                                 a list of what workers tell
+//!   GET  /traffic                                                        the same
 //! ```
 //!
 //! The bodies of request and answer are the two directions. The agent finds the Pod, opens a
@@ -179,6 +180,12 @@ pub async fn lately(State(context): State<Context>, RawQuery(query): RawQuery) -
         return (StatusCode::BAD_REQUEST, "since is no number of a minute").into_response();
     };
     let (told, _) = ask_all::<Value>(&context, &Open::Lately { since }).await;
+    Json(told).into_response()
+}
+
+/// `GET /traffic`: what all workers of the node tell of their traffic, each as it tells it.
+pub async fn counters(State(context): State<Context>) -> Response {
+    let (told, _) = ask_all::<Samples>(&context, &Open::Metrics).await;
     Json(told).into_response()
 }
 

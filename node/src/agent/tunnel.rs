@@ -214,6 +214,7 @@ fn router(context: Context, streams: streams::Context) -> Router {
         .route("/port/{namespace}/{pod}/{port}", post(streams::port))
         .route("/record/{namespace}/{pod}", get(streams::record))
         .route("/lately", get(streams::lately))
+        .route("/traffic", get(streams::counters))
         .route("/world/{namespace}/{pod}/{container}", get(streams::world))
         // A stream takes as much as it likes: nothing is collected.
         .layer(DefaultBodyLimit::disable())

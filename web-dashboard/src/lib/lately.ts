@@ -76,7 +76,7 @@ function percent(share: number): string {
 }
 
 /** What the figures leave out, in a sentence; empty if nothing. */
-export function leftOut({ nodes, asked, silent }: Lately): string {
+export function leftOut({ nodes, asked, silent }: Pick<Lately, 'nodes' | 'asked' | 'silent'>): string {
   const parts = [];
   if (silent > 0) parts.push(`${counted(silent, 'node')} did not answer`);
   if (asked < nodes) parts.push(`these are ${asked} of ${counted(nodes, 'node')}`);

@@ -140,6 +140,7 @@ struct Inner {
     past: ui::Past,
     printed: ui::Shelf,
     lately: ui::Lately,
+    traffic: ui::Traffic,
     catalog: catalog::Source,
     hooks: extensions::Source,
     outbound: outbound::Outbound,
@@ -170,6 +171,7 @@ impl ApiServer {
             past: ui::Past::default(),
             printed: ui::Shelf::default(),
             lately: ui::Lately::default(),
+            traffic: ui::Traffic::default(),
             catalog: catalog::Source::default(),
             hooks: extensions::Source::default(),
             outbound,
@@ -358,6 +360,10 @@ impl ApiServer {
 
     fn lately(&self) -> &ui::Lately {
         &self.shared.lately
+    }
+
+    fn traffic(&self) -> &ui::Traffic {
+        &self.shared.traffic
     }
 
     fn printed(&self) -> &ui::Shelf {

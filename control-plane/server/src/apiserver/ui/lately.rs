@@ -10,18 +10,14 @@
 //! a node is asked once.
 
 use std::collections::{BTreeMap, HashMap};
-use std::sync::Arc;
-use std::time::{Duration, Instant};
 
 use axum::{
     Extension, Json,
     extract::{RawQuery, State},
 };
-use futures::StreamExt as _;
 use jiff::Timestamp;
 use serde::Deserialize;
 use serde_json::{Value, json};
-use tokio::sync::Mutex;
 
 use super::super::{
     ApiServer,
@@ -29,18 +25,10 @@ use super::super::{
     errors::ApiError,
     request::{Attributes, Query},
 };
-use super::inside;
+use super::nodes::{self, Asked, Once};
 
 /// What is told: the last hour.
 const MINUTES: i64 = 60;
-/// Charts step, they do not run.
-const KEPT: Duration = Duration::from_secs(5);
-/// Nodes that are asked; of a larger cluster the answer says that it is of these.
-const NODES_MAX: usize = 500;
-/// Of them at a time.
-const AT_ONCE: usize = 16;
-/// A node that is not heard by then is left out, and counted as silent.
-const ANSWER_MAX: Duration = Duration::from_secs(3);
 
 /// Requests, those that failed, and wakes from rest.
 type Counts = [u64; 3];
@@ -72,65 +60,27 @@ impl Counted {
 
 /// What the nodes have said.
 #[derive(Debug, Default)]
-struct Heard {
+pub struct Heard {
     /// The newest minute of it.
     minute: i64,
-    nodes: usize,
-    asked: usize,
-    silent: usize,
+    asked: Asked,
     /// By namespace and name.
     workloads: BTreeMap<(String, String), Counted>,
 }
 
 /// What was heard last.
-#[derive(Default)]
-pub struct Lately {
-    /// Held while the nodes are asked, so that whoever comes meanwhile waits for their answer and
-    /// does not ask them as well; bounded by [`ANSWER_MAX`] a round.
-    last: Mutex<Option<(Instant, Arc<Heard>)>>,
-}
-
-impl Lately {
-    async fn heard(&self, api: &ApiServer) -> Arc<Heard> {
-        let mut last = self.last.lock().await;
-        if let Some((at, heard)) = &*last
-            && at.elapsed() < KEPT
-        {
-            return heard.clone();
-        }
-        let heard = Arc::new(ask(api).await);
-        *last = Some((Instant::now(), heard.clone()));
-        heard
-    }
-}
+pub type Lately = Once<Heard>;
 
 /// Asks the nodes.
 async fn ask(api: &ApiServer) -> Heard {
     let minute = Timestamp::now().as_second().div_euclid(60);
     let target = format!("/lately?since={}", minute - MINUTES + 1);
-    let nodes = api.tunnels().nodes();
-    let mut heard = Heard { minute, nodes: nodes.len(), ..Heard::default() };
-    let questions = nodes.into_iter().take(NODES_MAX).map(|node| {
-        let (api, target) = (api.clone(), target.clone());
-        async move {
-            let answer = tokio::time::timeout(ANSWER_MAX, inside::ask(&api, &node, &target)).await;
-            let workers: Vec<BTreeMap<String, Counted>> =
-                serde_json::from_value(answer.ok()?.ok()?).ok()?;
-            Some(workers)
-        }
-    });
-    let mut answers = futures::stream::iter(questions).buffer_unordered(AT_ONCE);
-    while let Some(answer) = answers.next().await {
-        heard.asked += 1;
-        let Some(workers) = answer else {
-            heard.silent += 1;
-            continue;
-        };
-        for (workload, counted) in workers.iter().flatten() {
-            let Some((namespace, name)) = workload.split_once('/') else { continue };
-            let key = (namespace.to_owned(), name.to_owned());
-            heard.workloads.entry(key).or_default().add(counted);
-        }
+    let (told, asked) = nodes::ask::<Vec<BTreeMap<String, Counted>>>(api, &target).await;
+    let mut heard = Heard { minute, asked, ..Heard::default() };
+    for (workload, counted) in told.iter().flatten().flatten() {
+        let Some((namespace, name)) = workload.split_once('/') else { continue };
+        let key = (namespace.to_owned(), name.to_owned());
+        heard.workloads.entry(key).or_default().add(counted);
     }
     heard
 }
@@ -148,7 +98,7 @@ pub async fn lately(
     let query = Query::parse(query.as_deref().unwrap_or(""));
     let named = query.get("namespaces").unwrap_or("").to_owned();
     let wanted: Vec<&str> = named.split(',').filter(|name| !name.is_empty()).collect();
-    let heard = api.lately().heard(&api).await;
+    let heard = api.lately().get(ask(&api)).await;
     let mut rights: HashMap<&str, bool> = HashMap::new();
     let may = |namespace: &str| api.may(&user, &listing(namespace));
     let seen = heard.workloads.iter().filter(|((namespace, _), _)| {
@@ -158,7 +108,8 @@ pub async fn lately(
     Ok(Json(tell(&heard, seen, query.flag("each"))))
 }
 
-fn listing(namespace: &str) -> Attributes {
+/// The right that numbers of a namespace are for.
+pub(super) fn listing(namespace: &str) -> Attributes {
     Attributes {
         verb: "list".to_owned(),
         is_resource: true,
@@ -190,11 +141,12 @@ fn tell<'a>(
     }
     let minutes = sum.minutes.iter().filter(|(minute, _)| **minute >= first);
     let minutes: Vec<Value> = minutes.map(|(at, [a, b, c])| json!([at, a, b, c])).collect();
-    json!({
-        "minute": heard.minute, "nodes": heard.nodes, "asked": heard.asked,
-        "silent": heard.silent, "boundsUs": sum.bounds_us, "answered": sum.answered,
+    let mut told = json!({
+        "minute": heard.minute, "boundsUs": sum.bounds_us, "answered": sum.answered,
         "minutes": minutes, "workloads": workloads,
-    })
+    });
+    heard.asked.tell(&mut told);
+    told
 }
 
 #[cfg(test)]
@@ -219,7 +171,8 @@ mod tests {
         }));
         let key = |name: &str| ("shop".to_owned(), name.to_owned());
         let workloads = BTreeMap::from([(key("cart"), cart), (key("db"), db)]);
-        let heard = Heard { minute: 158, nodes: 3, asked: 3, silent: 1, workloads };
+        let asked = Asked { nodes: 3, asked: 3, silent: 1 };
+        let heard = Heard { minute: 158, asked, workloads };
         let told = tell(&heard, heard.workloads.iter(), true);
         // The minute 98 is longer ago than an hour.
         assert_eq!(told["minutes"], json!([[99, 5, 1, 1], [100, 6, 5, 0]]));
@@ -239,9 +192,8 @@ mod tests {
             "minutes": {"100": [7, 0, 0]}, "answered": [7], "boundsUs": [16],
         }));
         let workloads = BTreeMap::from([(key, cart)]);
-        let heard = Heard { minute: 100, nodes: 1, asked: 1, silent: 0, workloads };
-        let far = Instant::now() + Duration::from_secs(60);
-        *server.api.lately().last.lock().await = Some((far, Arc::new(heard)));
+        let heard = Heard { minute: 100, asked: Asked::default(), workloads };
+        server.api.lately().get(async { heard }).await;
         let ask = async |user: User, query: &str| {
             let path = format!("/ui/lately{query}");
             let response = server.response(&user, "GET", &path, "", "").await;
