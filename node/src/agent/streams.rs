@@ -171,7 +171,8 @@ pub async fn world(
     context.stream((namespace, pod, uid), None, open, Body::empty()).await
 }
 
-/// `GET /lately?since=…`: how many requests the workloads of the node have had, as its workers tell it.
+/// `GET /lately?since=…`: how many requests the workloads of the node have had, as each of its
+/// workers tells it.
 pub async fn lately(State(context): State<Context>, RawQuery(query): RawQuery) -> Response {
     let query = query.unwrap_or_default();
     let mut pairs = form_urlencoded::parse(query.as_bytes());

@@ -77,7 +77,7 @@ export function slowest({ boundsUs, answered }: Call): number | null {
 export function ratesOf(before: Call[], now: Call[], seconds: number): Map<string, number> {
   const known = new Map(before.map((call) => [wayOf(call), call.requests]));
   return new Map(
-    now.map((call) => {
+    now.map((call): [string, number] => {
       const more = call.requests - (known.get(wayOf(call)) ?? 0);
       return [wayOf(call), seconds > 0 ? Math.max(0, more) / seconds : 0];
     }),

@@ -44,7 +44,7 @@ export function ratesOf(before: Ways | null, now: Ways): Map<string, number> {
   if (!before || seconds <= 0) return new Map();
   const counts = new Map(before.ways.map((way) => [keyOf(way), way.requests]));
   return new Map(
-    now.ways.flatMap((way) => {
+    now.ways.flatMap((way): [string, number][] => {
       const count = counts.get(keyOf(way));
       // A worker that began anew counts from nothing.
       return count === undefined ? [] : [[keyOf(way), Math.max(0, way.requests - count) / seconds]];

@@ -264,8 +264,8 @@ fn file(path: &str, headers: &HeaderMap) -> Response {
     response
 }
 
-/// Somebody is about to open a dashboard, and soon looks at Pods: where there are many, printing them
-/// begins now, while the browser still starts.
+/// Somebody is about to open a dashboard, and soon looks at Pods: where there are many, printing
+/// them begins now, while the browser still starts.
 fn expect_visitor(api: &ApiServer) {
     if let Some(pods) = wherry_resources::kind("", "v1", "pods") {
         // Why it cannot be had is told to whoever opens the list.
