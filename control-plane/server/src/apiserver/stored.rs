@@ -74,8 +74,8 @@ type Paths = &'static [&'static [&'static str]];
 
 /// Who manages which fields is half of what there is to read, and no table shows it.
 const UNPRINTED: Paths = &[&["metadata", "managedFields"]];
-/// Of Pods, which there are most of, also what is given to each of them and is in no table, no state
-/// and no selector.
+/// Of Pods, which there are most of, also what is given to each of them and is in no table, no
+/// state and no selector.
 const UNPRINTED_OF_PODS: Paths = &[
     &["metadata", "managedFields"],
     &["spec", "volumes"],
