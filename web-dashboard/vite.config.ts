@@ -28,6 +28,8 @@ export default defineConfig({
       '/ui/why': proxy,
       '/ui/past': proxy,
       '/ui/record': proxy,
+      '/ui/lately': proxy,
+      '/ui/traffic': proxy,
       '/ui/world': proxy,
       '/ui/stream': { ...proxy, ws: true },
     },

@@ -40,6 +40,37 @@ try {
     await go(page, `${hello}/logs`);
     await page.waitForSelector('.line, .lines p');
   });
+  await step('marks a line of them, and comes back to it by its address', async () => {
+    await page.locator('.lines .line').first().dblclick();
+    await page.waitForFunction(() => new URLSearchParams(location.search).get('line'));
+    const address = page.url();
+    await go(page, hello);
+    await go(page, new URL(address).pathname + new URL(address).search);
+    await page.waitForSelector('.line.marked');
+    wrong.push(...(await findings(page)));
+    await shoot(page, 'log-line');
+  });
+  await step('keeps a set of namespaces', async () => {
+    await go(page, '/ui/list/pods?ns=default,kube-system');
+    await page.click('button[popovertarget=namespaces]');
+    await page.click('button:has-text("Keep this set of 2")');
+    await shoot(page, 'namespaces');
+    await go(page, '/ui/list/pods?ns=default');
+    await page.click('button[popovertarget=namespaces]');
+    await page.click('li button:text-is("default, kube-system")');
+    await page.waitForFunction(() => location.search.includes('ns=default,kube-system'));
+    await page.keyboard.press('Escape');
+  });
+  await step('folds the navigation to its icons', async () => {
+    const width = () => page.evaluate(() => document.querySelector('nav[aria-label="Pages"]').clientWidth);
+    const wide = await width();
+    await page.click('button[aria-label="Icons alone"]');
+    if ((await width()) > 60) throw new Error('it is as wide as before');
+    wrong.push(...(await findings(page)));
+    await shoot(page, 'navigation-narrow');
+    await page.click('button[aria-label="Icons alone"]');
+    if ((await width()) !== wide) throw new Error('it does not come back');
+  });
   await step('changes it in its form, with the difference first', async () => {
     await go(page, `${hello}/yaml?as=form`);
     const memory = page.locator('label', { hasText: 'Memory, at most' }).locator('input');
@@ -51,6 +82,24 @@ try {
     await page.waitForSelector('dialog .plus:has-text("memory: 128Mi")');
     await page.click('dialog button.first');
     await until('a limit', () => deployment('.spec.template.spec.containers[0].resources.limits.memory') === '128Mi');
+  });
+  await step('puts its change and that of somebody else together', async () => {
+    // What a rollout says of itself would be a third change.
+    kubectl('rollout', 'status', 'deployment/hello', '--timeout=90s');
+    await go(page, `${hello}/yaml?as=form`);
+    const memory = page.locator('label', { hasText: 'Memory, at most' }).locator('input');
+    await memory.fill('96Mi');
+    await memory.blur();
+    kubectl('label', 'deployment/hello', 'side=other');
+    await page.waitForSelector('text=It has changed on the server since you began');
+    wrong.push(...(await findings(page)));
+    await page.click('button:has-text("Put both together")');
+    await page.click('button:has-text("Review the change")');
+    await page.waitForSelector('dialog .plus:has-text("memory: 96Mi")');
+    if ((await page.locator('dialog .minus:has-text("side")').count()) > 0) throw new Error('the label would go');
+    await page.click('dialog button.first');
+    await until('the limit', () => deployment('.spec.template.spec.containers[0].resources.limits.memory') === '96Mi');
+    if (deployment('.metadata.labels.side') !== 'other') throw new Error('the label has gone');
   });
   await step('sees in its history who did it, and how it was before', async () => {
     await go(page, `${hello}/history`);
@@ -124,6 +173,31 @@ try {
     await page.focus('[role=grid]');
     await page.keyboard.press('Enter');
     await page.waitForSelector('h1:has-text("hello")');
+  });
+  await step('makes a token for a service account', async () => {
+    kubectl('create', 'serviceaccount', 'robot');
+    await go(page, '/ui/object/serviceaccounts/default/robot');
+    await page.click('button:has-text("Make a token")');
+    await page.waitForSelector('text=It is shown this once');
+    const token = (await page.textContent('pre[aria-label="The token"]')).trim();
+    const { sub } = JSON.parse(Buffer.from(token.split('.')[1], 'base64url').toString());
+    if (sub !== 'system:serviceaccount:default:robot') throw new Error(`it is the token of ${sub}`);
+    wrong.push(...(await findings(page)));
+  });
+  await step('looks at it beside the list', async () => {
+    await go(page, '/ui/list/deployments.apps?ns=default');
+    await page.click('[role=row][data-name=hello] [role=gridcell]:last-child');
+    await page.waitForSelector('.panel h2:text-is("hello")');
+    await page.waitForSelector('.panel dt:has-text("Strategy")');
+    if (!page.url().includes('beside=default')) throw new Error('it is not in the address');
+    wrong.push(...(await findings(page)));
+    await shoot(page, 'beside');
+    await page.keyboard.press('Escape');
+    await page.waitForSelector('.panel', { state: 'detached' });
+    await page.focus('[role=grid]');
+    await page.keyboard.press('ArrowRight');
+    await page.click('.panel a:has-text("Open as a page")');
+    await page.waitForSelector('h1:text-is("hello")');
   });
   await step('deletes it for good', async () => {
     await settled(page);

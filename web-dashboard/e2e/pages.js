@@ -43,6 +43,7 @@ const PAGES = {
   deployment: cart,
   'deployment-pods': `${cart}/pods`,
   'deployment-logs': `${cart}/logs`,
+  'deployment-fields-logs': `${cart}/logs?fields=1&since=3600`,
   'deployment-revisions': `${cart}/revisions`,
   'deployment-requests': `${cart}/requests`,
   'deployment-component': `${cart}/component`,
@@ -63,6 +64,7 @@ const PAGES = {
   configmap: '/ui/object/configmaps/shop/settings',
   secret: '/ui/object/secrets/shop/credentials',
   'custom-object': '/ui/object/boats.example.com/shop/dory',
+  'service-account': '/ui/object/serviceaccounts/shop/reader',
   'cluster-role': '/ui/object/clusterroles.rbac.authorization.k8s.io/-/view',
   traffic: '/ui/traffic?ns=shop',
   access: '/ui/access',
@@ -71,14 +73,43 @@ const PAGES = {
   cluster: '/ui/cluster',
   create: '/ui/create?ns=shop',
   logs: '/ui/logs?ns=shop&labels=app=cart',
+  'state-beside': '/ui/list/deployments.apps?beside=shop/cart',
   'state-empty': '/ui/list/pods?ns=kiosk',
   'state-filtered': '/ui/list/pods?ns=shop&q=nothing-like-it',
   'state-missing': '/ui/object/pods/shop/gone',
   'state-past': `/ui/list/pods?ns=shop&at=${Math.floor(Date.now() / 1000) - 1}`,
   'state-too-old': '/ui/list/pods?ns=shop&at=1000000000',
 };
+/** What comes after the page itself, and must have come; on a phone tables are cards. */
+const COMES = {
+  home: 'h2:has-text("The last hour")',
+  deployment: 'h2:has-text("What belongs to it")',
+  'deployment-revisions': 'h2:has-text("How its newest Pods started")',
+  'deployment-requests': 'h2:has-text("Instances, one lane each")',
+  'state-beside': '.panel dt:has-text("Strategy")',
+  node: 'h2:has-text("What it offers to images")',
+  'service-account': 'h2:has-text("A token for it")',
+  traffic: 'h2:has-text("What Services are asked") ~ *',
+  cluster: 'dt:has-text("Store on disk")',
+};
+const COMES_WIDE = {
+  'list-deployments': '[role=row][data-name=cart] svg[aria-label$="requests"]',
+};
 const only = process.env.ONLY?.split(',');
 const pages = Object.entries(PAGES).filter(([name]) => !only || only.some((one) => name.startsWith(one)));
+
+/** Whether the key Tab leads from the page's frame into it, to something that shows that it is chosen. */
+async function byKeyboard(page) {
+  await page.evaluate(() => document.querySelector('#main').focus());
+  await page.keyboard.press('Tab');
+  return page.evaluate(() => {
+    const one = document.activeElement;
+    const main = document.querySelector('#main');
+    if (one === main || !main.contains(one)) return ['the key Tab leads to nothing in the page'];
+    const shown = getComputedStyle(one);
+    return shown.outlineStyle === 'none' ? [`${one.tagName} does not show that it is chosen`] : [];
+  });
+}
 
 async function round(colorScheme, width, height) {
   const { context, page, problems } = await visit({ colorScheme, width, height });
@@ -89,10 +120,13 @@ async function round(colorScheme, width, height) {
       await go(page, address);
       if (name === 'home') await page.waitForSelector('text=/needs? you/');
       if (name.endsWith('logs')) await page.waitForSelector('.line, .lines p');
+      for (const what of [COMES[name], width < 600 ? undefined : COMES_WIDE[name]])
+        if (what) await page.waitForSelector(what);
       await settled(page);
       const found = await findings(page);
       if (width < 600) found.push(...(await isNarrow(page, width)));
       await shoot(page, label);
+      if (width >= 600 && colorScheme === 'light') found.push(...(await byKeyboard(page)));
       // A page that shows what is missing asks for something that is missing.
       const said = problems.splice(0).filter((one) => !(name === 'state-missing' && one.includes('404')));
       wrong.push(...[...found, ...said].map((problem) => `${label}: ${problem}`));

@@ -45,6 +45,7 @@ use crate::pki::{self, Pki, PkiError, Profile};
 use crate::reports::Reports;
 use crate::{at_rest, backup, controllers, scheduler};
 use identity::Identity;
+pub(crate) use identity::STORE;
 pub use identity::{IdentityError, MEMBER_FILE};
 use join::{Join, JoinError};
 use serve::{Side, Sides};

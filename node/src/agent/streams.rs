@@ -9,6 +9,8 @@
 //!   GET  /requests/{namespace}/{pod}/{container}?uid=…&since=…           lines of JSON, see
 //!                                                                        `protocol/requests.rs`
 //!   POST /relay/{namespace}                                              bytes, see `relay.rs`
+//!   GET  /lately?since=…                                                 a list of what workers tell
+//!   GET  /traffic                                                        the same
 //! ```
 //!
 //! The bodies of request and answer are the two directions. The agent finds the Pod, opens a
@@ -18,12 +20,15 @@
 use std::{path::PathBuf, sync::Arc, time::Duration};
 
 use axum::{
+    Json,
     body::Body,
     extract::{Path, RawQuery, State},
     http::StatusCode,
     response::{IntoResponse, Response},
 };
 use futures::{SinkExt as _, StreamExt as _, TryStreamExt as _};
+use serde::de::DeserializeOwned;
+use serde_json::Value;
 use tokio::{
     io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _, ReadHalf, WriteHalf},
     net::UnixStream,
@@ -48,8 +53,8 @@ const READ_BYTES: usize = 32 << 10;
 const ANSWER_BYTES_MAX: usize = 4096;
 /// A worker answers in this time: it may have to load code first.
 const ANSWER_MAX: Duration = Duration::from_secs(10);
-/// What a worker may tell of its traffic: as many pairs as it tells at most, and room.
-const METRICS_BYTES_MAX: u64 = 16 << 20;
+/// What a worker may tell of its traffic: as many pairs or workloads as it tells at most, and room.
+const TOLD_BYTES_MAX: u64 = 16 << 20;
 /// The arguments of a command together; Linux allows 2 MiB, an URL less than that.
 const COMMAND_BYTES_MAX: usize = 128 << 10;
 
@@ -191,20 +196,45 @@ pub async fn world(
     context.stream((namespace, pod, uid), None, open, Body::empty()).await
 }
 
-/// What all workers of the node tell of their traffic.
+/// `GET /lately?since=…`: how many requests the workloads of the node have had, as each of its
+/// workers tells it.
+pub async fn lately(State(context): State<Context>, RawQuery(query): RawQuery) -> Response {
+    let query = query.unwrap_or_default();
+    let mut pairs = form_urlencoded::parse(query.as_bytes());
+    let since = pairs.find(|(name, _)| name == "since").and_then(|(_, since)| since.parse().ok());
+    let Some(since) = since else {
+        return (StatusCode::BAD_REQUEST, "since is no number of a minute").into_response();
+    };
+    let (told, _) = ask_all::<Value>(&context, &Open::Lately { since }).await;
+    Json(told).into_response()
+}
+
+/// `GET /traffic`: what all workers of the node tell of their traffic, each as it tells it.
+pub async fn counters(State(context): State<Context>) -> Response {
+    let (told, _) = ask_all::<Samples>(&context, &Open::Metrics).await;
+    Json(told).into_response()
+}
+
+/// What all workers of the node tell of their traffic, and how many do not.
 pub async fn traffic(context: &Context) -> Vec<Samples> {
+    let (mut all, silent) = ask_all::<Samples>(context, &Open::Metrics).await;
+    all.push(Samples::from([(SILENT.to_owned(), vec![format!(" {silent}")])]));
+    all
+}
+
+/// What each worker of the node answers, and how many did not.
+async fn ask_all<T: DeserializeOwned>(context: &Context, open: &Open) -> (Vec<T>, usize) {
     let (mut all, mut silent) = (Vec::new(), 0);
     for socket in workers(&context.sockets).await {
-        match told(&socket).await {
-            Ok(samples) => all.push(samples),
+        match told(&socket, open.clone()).await {
+            Ok(told) => all.push(told),
             Err(why) => {
-                tracing::debug!(socket = %socket.display(), why, "a worker tells no metrics");
+                tracing::debug!(socket = %socket.display(), why, ?open, "a worker does not tell");
                 silent += 1;
             }
         }
     }
-    all.push(Samples::from([(SILENT.to_owned(), vec![format!(" {silent}")])]));
-    all
+    (all, silent)
 }
 
 /// Where workers listen, in the order of their names.
@@ -222,13 +252,13 @@ async fn workers(sockets: &std::path::Path) -> Vec<PathBuf> {
 }
 
 /// What one worker tells.
-async fn told(socket: &std::path::Path) -> Result<Samples, String> {
-    let (stream, answer) = connect(socket, Open::Metrics).await?;
+async fn told<T: DeserializeOwned>(socket: &std::path::Path, open: Open) -> Result<T, String> {
+    let (stream, answer) = connect(socket, open).await?;
     if answer != Answer::Open {
         return Err(format!("it answered {answer:?}"));
     }
     let mut text = Vec::new();
-    let mut stream = stream.take(METRICS_BYTES_MAX);
+    let mut stream = stream.take(TOLD_BYTES_MAX);
     match tokio::time::timeout(ANSWER_MAX, stream.read_to_end(&mut text)).await {
         Ok(read) => read.map_err(|error| error.to_string())?,
         Err(_) => return Err("it does not end".to_owned()),

@@ -217,6 +217,8 @@ fn router(context: Context, streams: streams::Context) -> Router {
         .route("/attach/{namespace}/{pod}/{container}", post(streams::attach))
         .route("/port/{namespace}/{pod}/{port}", post(streams::port))
         .route("/record/{namespace}/{pod}", get(streams::record))
+        .route("/lately", get(streams::lately))
+        .route("/traffic", get(streams::counters))
         .route("/world/{namespace}/{pod}/{container}", get(streams::world))
         .route("/requests/{namespace}/{pod}/{container}", get(streams::requests))
         // A stream takes as much as it likes: nothing is collected.

@@ -7,7 +7,7 @@
 //!     | <==== Exec, Attach: frames of =======> |   `wherry_resources::channels`
 //!     | <==== Port: bytes ===================> |   as they come and go at the port
 //!     | <==== Relayed: bytes ================> |   to and from a worker of another node
-//!     | <==== Record, Metrics, World: JSON === |   and the end
+//!     | <= Record, Lately, Metrics, World: JSON |   and the end
 //!     | <==== Requests: lines of JSON ======== |   as requests end (`requests.rs`)
 //! ```
 //!
@@ -66,6 +66,11 @@ pub enum Open {
         container: String,
         /// From where on.
         since: Since,
+    },
+    /// Reads how many requests each workload of the worker has had: JSON, then the end.
+    Lately {
+        /// Of the minutes from this one on, since 1970.
+        since: i64,
     },
     /// Reads the counters of all traffic: JSON, then the end.
     Metrics,

@@ -42,7 +42,7 @@ use super::{
     names::Names,
     policy::Subject,
     probers::{Finding, Key, Probers},
-    record::{Kept, Record},
+    record::{Kept, Lately, Record},
     served::Served,
     start::{CODE_TRAP, Note, Start, exit_now},
     switch::{LocalPods, Refusal},
@@ -58,6 +58,9 @@ use crate::protocol::{
 const BATCH_MAX: usize = 256;
 /// Handlers that become idle at one look: unmapping takes some tens of microseconds each.
 const RESTS_MAX: usize = 256;
+
+/// Workloads whose requests are told together; more are named one by one only.
+const WORKLOADS_MAX: usize = 1000;
 
 /// All Pods of the worker.
 pub struct Pods {
@@ -336,6 +339,7 @@ impl Pods {
                 let record = self.container(&uid, &container)?.record.clone();
                 Ok(Job::Requests { record, since })
             }
+            Open::Lately { since } => Ok(Job::Text(self.lately(since))),
             Open::Metrics => Ok(Job::Metrics),
             Open::Relayed { id, failed } => Ok(Job::Relayed(id, failed)),
             Open::World { uid, container } => {
@@ -386,6 +390,22 @@ impl Pods {
         };
         let told: Vec<Told> = entry.containers.iter().map(told).collect();
         Ok(serde_json::to_vec(&told).expect("plain fields become JSON"))
+    }
+
+    /// How many requests each workload has had since a minute.
+    fn lately(&self, since: i64) -> Vec<u8> {
+        let mut all: BTreeMap<&str, Lately> = BTreeMap::new();
+        for entry in self.pods.values() {
+            let Some(workload) = self.local.source(entry.ip) else { continue };
+            if all.len() == WORKLOADS_MAX && !all.contains_key(workload) {
+                continue;
+            }
+            for known in entry.containers.values() {
+                known.record.count(since, all.entry(workload).or_default());
+            }
+        }
+        all.retain(|_, lately| !lately.is_empty());
+        serde_json::to_vec(&all).expect("plain fields become JSON")
     }
 
     /// Asks one container start to end. Some: it has ended already.

@@ -14,7 +14,7 @@
 //! record (`tail.rs`) is woken by the end of each request, and by its own end.
 
 use std::{
-    collections::VecDeque,
+    collections::{BTreeMap, VecDeque},
     net::IpAddr,
     sync::{
         Arc, Mutex, PoisonError,
@@ -128,7 +128,7 @@ pub enum Sender {
 }
 
 /// What one sender has sent since the container began.
-#[derive(Debug, Clone, Serialize)]
+#[derive(Debug, Default, Clone, Serialize)]
 #[serde(rename_all = "camelCase")]
 struct Edge {
     /// The address of a Pod; `peer`; `outside`; `others` once there are too many.
@@ -136,6 +136,8 @@ struct Edge {
     requests: u64,
     failed: u64,
     busy_us: u64,
+    /// From their arrival to the head of the answer.
+    answered: Histogram,
 }
 
 /// What is known of a request when it comes.
@@ -192,6 +194,23 @@ impl Outcome {
     }
 }
 
+/// How many requests there were, minute by minute, of one workload.
+#[derive(Debug, Default, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Lately {
+    /// By the minute since 1970: requests, those that failed, and wakes.
+    minutes: BTreeMap<i64, [u64; 3]>,
+    /// All of them: from their arrival to the head of the answer.
+    answered: Histogram,
+    bounds_us: Bounds,
+}
+
+impl Lately {
+    pub fn is_empty(&self) -> bool {
+        self.minutes.is_empty()
+    }
+}
+
 impl Record {
     /// Of a container that begins.
     pub fn new(phases: Arc<Phases>) -> Record {
@@ -236,6 +255,20 @@ impl Record {
         }
         self.kept().end(begun, steps, outcome, peak, Instant::now());
         self.news.notify_waiters();
+    }
+
+    /// Adds the requests since a minute to those of other containers.
+    pub fn count(&self, since: i64, to: &mut Lately) {
+        for minute in self.kept().minutes.iter().rev().take_while(|minute| minute.at >= since) {
+            let counts = to.minutes.entry(minute.at).or_default();
+            let more = [minute.requests, minute.failed, minute.wakes];
+            for (count, more) in counts.iter_mut().zip(more) {
+                *count += u64::from(more);
+            }
+            for (count, more) in to.answered.0.iter_mut().zip(minute.answered.0) {
+                *count = count.saturating_add(more);
+            }
+        }
     }
 
     /// All of it.
@@ -300,6 +333,9 @@ impl Kept {
         edge.requests += 1;
         edge.failed += u64::from(failed);
         edge.busy_us += micros(took);
+        if let Some(answered) = answered {
+            edge.answered.add(answered);
+        }
         let minute = self.minute(begun.at.as_second().div_euclid(60));
         minute.requests += 1;
         minute.failed += u32::from(failed);
@@ -339,7 +375,7 @@ impl Kept {
         let from = if found.is_none() && full { "others".to_owned() } else { from };
         let found = found.or_else(|| self.edges.iter().position(|edge| edge.from == from));
         let at = found.unwrap_or_else(|| {
-            self.edges.push(Edge { from, requests: 0, failed: 0, busy_us: 0 });
+            self.edges.push(Edge { from, ..Edge::default() });
             self.edges.len() - 1
         });
         &mut self.edges[at]
@@ -414,6 +450,23 @@ mod tests {
         assert_eq!(told(&kept), [(1, 3, 1, 1, 2), (3, 1, 0, 0, 2)]);
         end(&mut kept, 60 * 1441 + 1, 200, None);
         assert_eq!(told(&kept), [(3, 1, 0, 0, 2), (1441, 1, 0, 0, 2)]);
+    }
+
+    #[test]
+    fn what_came_lately_is_counted_over_containers() {
+        let records = [Record::new(Arc::default()), Record::new(Arc::default())];
+        end(&mut records[0].kept(), 60, 200, None);
+        end(&mut records[0].kept(), 120, 500, Some(REST));
+        end(&mut records[1].kept(), 121, 200, None);
+        let mut lately = Lately::default();
+        for record in &records {
+            record.count(2, &mut lately);
+        }
+        assert_eq!(lately.minutes, BTreeMap::from([(2, [2, 1, 1])]));
+        assert_eq!(lately.answered.0[2], 2, "40 µs each");
+        let told = serde_json::to_value(&lately).expect("it becomes JSON");
+        assert_eq!(told["minutes"], serde_json::json!({"2": [2, 1, 1]}));
+        assert_eq!(told["boundsUs"][0], 16);
     }
 
     #[test]

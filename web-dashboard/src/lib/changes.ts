@@ -35,14 +35,28 @@ export interface Asked {
   statuses?: boolean;
   /** Only what was before this revision. */
   before?: number;
+  /** Words of kinds that are left out. */
+  without?: string[];
+  /** How many at most. */
+  count?: number;
 }
 
-export function changes({ namespaces = [], kind, name, statuses, before }: Asked): Promise<Told> {
+export function changes({
+  namespaces = [],
+  kind,
+  name,
+  statuses,
+  before,
+  without = [],
+  count,
+}: Asked): Promise<Told> {
   const query: Record<string, string> = { namespaces: namespaces.join(',') };
   if (kind) query.kind = kind;
   if (name) query.name = name;
   if (statuses) query.statuses = '1';
   if (before !== undefined) query.before = String(before);
+  if (without.length > 0) query.without = without.join(',');
+  if (count !== undefined) query.count = String(count);
   return call<Told>('/ui/history', { query });
 }
 

@@ -1,5 +1,6 @@
 // A live list as a value that components read. Made in a component, it ends with it.
 import { onDestroy } from 'svelte';
+import { forget, withFrame } from './frames';
 import { here } from './router.svelte';
 import { stream, type Look, type Open, type Status } from './stream';
 import { steady, take, type Listing } from './window';
@@ -10,7 +11,6 @@ export class LiveList {
   /** Why there is no list. */
   refused = $state.raw<Status | null>(null);
   private id = 0;
-  private frame = 0;
   private pending: Listing | null = null;
   /** Somebody reads, and has not asked for anything else. */
   private held = false;
@@ -23,15 +23,14 @@ export class LiveList {
       }
       this.refused = null;
       this.pending = take(this.pending, message);
-      // The head alone is nothing to show, and one redraw a frame is enough.
-      if (message.order) this.frame ||= requestAnimationFrame(() => this.show());
+      // The head alone is nothing to show.
+      if (message.order) withFrame(this.show);
     });
   }
 
-  private show(): void {
-    this.frame = 0;
+  private readonly show = (): void => {
     this.listing = this.held && this.pending ? steady(this.listing, this.pending) : this.pending;
-  }
+  };
 
   look(look: Look): void {
     this.held = false;
@@ -46,7 +45,7 @@ export class LiveList {
   }
 
   close(): void {
-    cancelAnimationFrame(this.frame);
+    forget(this.show);
     stream.close(this.id);
   }
 }

@@ -1,5 +1,16 @@
 import { expect, test } from 'vitest';
-import { grep, LINES_MAX, merge, plain, severity, split, type LogLine } from './logs';
+import {
+  columnsOf,
+  fieldsOf,
+  grep,
+  LINES_MAX,
+  merge,
+  placeOf,
+  plain,
+  severity,
+  split,
+  type LogLine,
+} from './logs';
 
 const line = (time: string, text: string, source = 0): LogLine => ({ time, text, source });
 
@@ -35,4 +46,23 @@ test('words, severities, colours', () => {
     severity("thread 'main' panicked at x"),
   ]).toEqual(['bad', 'warn', '', 'bad']);
   expect(plain('\u001b[31mred\u001b[0m')).toBe('red');
+});
+
+test('fields of lines that are JSON become columns, the usual ones first', () => {
+  const lines = [
+    line('1', '{"time":"x","level":"info","user":"anna","message":"hello","n":{"a":1}}'),
+    line('2', '{"level":"info","message":"you","user":"bert"}'),
+    line('3', 'plain text'),
+    line('4', '{"not": whole'),
+  ];
+  expect(columnsOf(lines)).toEqual(['level', 'message', 'user', 'n']);
+  expect(fieldsOf(lines[0]!.text)?.get('n')).toBe('{"a":1}');
+  expect([fieldsOf(lines[2]!.text), fieldsOf(lines[3]!.text), columnsOf([lines[2]!])]).toEqual([null, null, []]);
+});
+
+test('a link to a line leads to it, or to what came next', () => {
+  const lines = [line('2026-01-01T12:00:00Z', 'a'), line('2026-01-01T12:00:02Z', 'b')];
+  expect(placeOf(lines, '2026-01-01T12:00:00Z')).toBe(0);
+  expect(placeOf(lines, '2026-01-01T12:00:01Z')).toBe(1);
+  expect(placeOf(lines, '2026-01-01T12:00:03Z')).toBe(-1);
 });

@@ -72,10 +72,50 @@ export function severity(text: string): 'bad' | 'warn' | '' {
   return /^warn(ing)?$/i.test(level) ? 'warn' : '';
 }
 
+/** The fields of a line that is a JSON object, as text; null of any other. */
+export function fieldsOf(text: string): Map<string, string> | null {
+  if (!text.startsWith('{')) return null;
+  try {
+    const entries = Object.entries(JSON.parse(text) as Record<string, unknown>);
+    return new Map(
+      entries.map(([key, value]) => [key, typeof value === 'string' ? value : JSON.stringify(value)]),
+    );
+  } catch {
+    return null;
+  }
+}
+
+/** Columns that fit beside each other. */
+const COLUMNS_MAX = 6;
+/** Lines whose fields are looked at. */
+const LOOKED_MAX = 300;
+/** The server has stamped each line already. */
+const TIMES = new Set(['time', 'ts', 'timestamp', '@timestamp']);
+/** What stands first, in this order. */
+const FIRST = ['level', 'severity', 'lvl', 'message', 'msg', 'target', 'error'];
+
+/** The fields that the newest lines have, the usual ones first, then the most frequent; none where lines are text. */
+export function columnsOf(lines: LogLine[]): string[] {
+  const counts = new Map<string, number>();
+  for (const { text } of lines.slice(-LOOKED_MAX))
+    for (const key of fieldsOf(text)?.keys() ?? []) counts.set(key, (counts.get(key) ?? 0) + 1);
+  const rank = (key: string) => (FIRST.includes(key) ? FIRST.indexOf(key) : FIRST.length);
+  return [...counts]
+    .filter(([key]) => !TIMES.has(key))
+    .sort(([a, times], [b, others]) => rank(a) - rank(b) || others - times || a.localeCompare(b))
+    .slice(0, COLUMNS_MAX)
+    .map(([key]) => key);
+}
+
+/** The place of the first line from a time on: where a link to a line leads; -1 if there is none. */
+export function placeOf(lines: LogLine[], time: string): number {
+  return lines.findIndex((line) => line.time >= time);
+}
+
 /** Follows one container's log; `take` gets lines in batches. Ends with the signal, or with the log. */
 export async function follow(
   source: Source,
-  options: { previous: boolean; tail: number; follow: boolean },
+  options: { previous: boolean; tail: number; follow: boolean; sinceSeconds?: number },
   take: (lines: { time: string; text: string }[]) => void,
   signal: AbortSignal,
 ): Promise<void> {
@@ -87,7 +127,9 @@ export async function follow(
     name: source.pod,
     part: 'log',
   });
-  const query: Record<string, string> = { timestamps: 'true', tailLines: String(options.tail) };
+  const query: Record<string, string> = { timestamps: 'true' };
+  if (options.sinceSeconds) query.sinceSeconds = String(options.sinceSeconds);
+  else query.tailLines = String(options.tail);
   if (source.container) query.container = source.container;
   if (options.previous) query.previous = 'true';
   else if (options.follow) query.follow = 'true';

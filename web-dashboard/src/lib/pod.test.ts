@@ -1,6 +1,6 @@
 import { expect, test } from 'vitest';
 import type { KubeObject } from './api';
-import { coldStarts, containers, phases, share, valueOf, volumes } from './pod';
+import { coldStarts, containers, phases, share, startsOf, valueOf, volumes } from './pod';
 
 const T = (second: number) => `2026-01-01T12:00:${String(second).padStart(2, '0')}Z`;
 const condition = (type: string, second: number) => ({ type, status: 'True', lastTransitionTime: T(second) });
@@ -32,6 +32,22 @@ test('a start is told part by part', () => {
     ['app', ['Waited 0.1', 'Image 12', 'Compiled 0.02', 'Linked 0.08', 'First byte 0.9']],
   ]);
   expect(coldStarts(pod)).toEqual([]);
+});
+
+test('Pods of a rollout are told in the order in which they began', () => {
+  const ready = {
+    ...pod,
+    metadata: {
+      name: 'b',
+      creationTimestamp: T(3),
+      annotations: { 'cold-start.wherry.dev/c': 'queue 1.00 ms, load 2.50 ms' },
+    },
+    status: { ...(pod.status as object), conditions: [condition('PodScheduled', 3), condition('Initialized', 4), condition('Ready', 6)] },
+  };
+  expect(startsOf([ready, pod]).map(({ name, from, to, onNodeMs }) => [name, to === null ? null : to - from, onNodeMs])).toEqual([
+    ['a', null, null],
+    ['b', 3, 3.5],
+  ]);
 });
 
 test('containers and how they are', () => {

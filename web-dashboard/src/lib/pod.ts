@@ -80,6 +80,32 @@ export function coldStarts(pod: KubeObject): { container: string; parts: Part[] 
   }));
 }
 
+/** A Pod from its creation to its readiness, and what its containers took of it on their node. */
+export interface Started {
+  name: string;
+  from: number;
+  /** Null while it is not ready. */
+  to: number | null;
+  /** All measured parts of its containers' starts, in milliseconds; null where its node has not told. */
+  onNodeMs: number | null;
+}
+
+/** How some Pods started, the first one first. */
+export function startsOf(pods: KubeObject[]): Started[] {
+  const started = pods.map((pod): Started => {
+    const steps = phases(pod);
+    const last = steps.at(-1);
+    const parts = coldStarts(pod).flatMap((one) => one.parts);
+    return {
+      name: pod.metadata.name,
+      from: seconds(pod.metadata.creationTimestamp),
+      to: last?.name === 'Ready' ? last.to : null,
+      onNodeMs: parts.length > 0 ? parts.reduce((sum, part) => sum + part.ms, 0) : null,
+    };
+  });
+  return started.sort((a, b) => a.from - b.from || a.name.localeCompare(b.name));
+}
+
 interface ContainerState {
   waiting?: { reason?: string; message?: string };
   running?: { startedAt?: string };

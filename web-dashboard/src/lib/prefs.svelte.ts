@@ -10,6 +10,7 @@ function read<T extends string>(key: string, allowed: readonly T[], usual: T): T
 
 let theme = $state<Theme>(read('theme', ['system', 'light', 'dark'], 'system'));
 let density = $state<Density>(read('density', ['compact', 'roomy'], 'compact'));
+let nav = $state<'wide' | 'narrow'>(read('nav', ['wide', 'narrow'], 'wide'));
 let keys = $state<'on' | 'off'>(read('keys', ['on', 'off'], 'on'));
 
 export const prefs = {
@@ -28,6 +29,14 @@ export const prefs = {
     density = value;
     localStorage.setItem('wherry.density', value);
     show();
+  },
+  /** Whether the navigation shows its icons alone. */
+  get narrow(): boolean {
+    return nav === 'narrow';
+  },
+  set narrow(value: boolean) {
+    nav = value ? 'narrow' : 'wide';
+    localStorage.setItem('wherry.nav', nav);
   },
   get keys(): boolean {
     return keys === 'on';

@@ -72,4 +72,5 @@ test('owners and headlines', () => {
     '1 of 3 workloads needs you',
     '3 of 41 workloads need you',
   ]);
+  expect(headline(100, 9000, true)).toBe('At least 100 of 9,000 workloads need you');
 });

@@ -73,10 +73,11 @@ function grouped(problems: Problem[]): Map<string, Problem[]> {
   return groups;
 }
 
-/** The headline: `3 of 41 workloads need you`. */
-export function headline(sick: number, all: number): string {
+/** The headline: `3 of 41 workloads need you`; `more` says that not all that is sick was looked at. */
+export function headline(sick: number, all: number, more = false): string {
   if (all === 0) return 'No workloads yet';
   if (sick === 0)
     return all === 1 ? 'The workload is well' : `All ${all.toLocaleString('en')} workloads are well`;
-  return `${sick.toLocaleString('en')} of ${counted(all, 'workload')} ${sick === 1 ? 'needs' : 'need'} you`;
+  const least = more ? 'At least ' : '';
+  return `${least}${sick.toLocaleString('en')} of ${counted(all, 'workload')} ${sick === 1 ? 'needs' : 'need'} you`;
 }

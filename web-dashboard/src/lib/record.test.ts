@@ -2,12 +2,15 @@ import { expect, test } from 'vitest';
 import {
   drawnBuckets,
   heat,
+  inCell,
+  lanes,
   merged,
   quantile,
   series,
   stepsOf,
   strip,
   type Minute,
+  type Request,
   type Seen,
   type Told,
 } from './record';
@@ -104,4 +107,27 @@ test('a request is told as far as it came', () => {
     ['Waiting for a place', 1],
     ['Until it was given up', 49],
   ]);
+});
+
+test('requests that overlap are in different lanes, and a rest is cut out', () => {
+  const request = (atMs: number, ms: number): Request => ({ ...seen(atMs, { endedUs: ms * 1000 }), pod: 'p', container: 'c' });
+  const { bars, gaps, lanes: count } = lanes([request(1050, 50), request(1000, 100), request(61_100, 100)], 9);
+  expect(count).toBe(2);
+  expect(bars.map(({ lane }) => lane)).toEqual([0, 1, 0]);
+  expect(gaps.map(({ ms }) => ms)).toEqual([60_000]);
+  // 100 ms of work, a rest that is drawn 4 ms wide, 100 ms of work.
+  expect(bars.map(({ from, to }) => [Math.round(from * 204), Math.round(to * 204)])).toEqual([
+    [0, 100],
+    [50, 100],
+    [104, 204],
+  ]);
+  expect(lanes([], 9)).toEqual({ bars: [], gaps: [], lanes: 0 });
+  expect(lanes([request(1, 1), request(2, 1), request(3, 1)], 2).bars.length).toBe(2);
+});
+
+test('a cell of the heat map leads to its requests', () => {
+  const request = (atMs: number, answeredUs: number | null): Request => ({ ...seen(atMs, { answeredUs }), pod: 'p', container: 'c' });
+  const all = [request(1000, 10), request(1500, 20), request(1999, 40), request(2000, 20), request(1200, null)];
+  const found = (bucket: number) => inCell(all, [16, 32], { begin: 1, end: 2, bucket }).map(({ atMs }) => atMs);
+  expect([found(0), found(1), found(2)]).toEqual([[1000], [1500], [1999]]);
 });

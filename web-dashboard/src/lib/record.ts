@@ -28,6 +28,8 @@ export interface Edge {
   requests: number;
   failed: number;
   busyUs: number;
+  /** How long the heads of the answers took, in buckets. */
+  answered: number[];
 }
 export interface Minute {
   /** Minutes since 1970. */
@@ -58,6 +60,10 @@ export interface Seen {
 export interface Request extends Seen {
   pod: string;
   container: string;
+}
+/** What tells a request apart from all others, also when the records are read again. */
+export function keyOf({ pod, container, atMs, endedUs, path, cpuUs }: Request): string {
+  return [pod, container, atMs, endedUs, path, cpuUs].join(' ');
 }
 export interface PodRecord {
   pod: string;
@@ -95,7 +101,8 @@ export async function fetchRecord(namespace: string, pod: string): Promise<PodRe
   return { pod, ...told };
 }
 
-function add(sum: number[], more: number[]): number[] {
+/** Buckets together. */
+export function add(sum: number[], more: number[]): number[] {
   return Array.from(
     { length: Math.max(sum.length, more.length) },
     (_, at) => (sum[at] ?? 0) + (more[at] ?? 0),
@@ -160,6 +167,22 @@ export function drawnBuckets(...all: number[][]): { from: number; to: number } {
   if (used.length === 0) return { from: 0, to: 0 };
   const length = Math.max(...all.map((counts) => counts.length));
   return { from: Math.max(0, Math.min(...used) - 1), to: Math.min(length, Math.max(...used) + 2) };
+}
+
+/** One cell of the heat map: a span of time, in seconds since 1970, and a bucket. */
+export interface Cell {
+  begin: number;
+  end: number;
+  bucket: number;
+}
+
+/** The requests that lie in a cell, as far as they were kept in detail. */
+export function inCell(requests: Request[], boundsUs: number[], { begin, end, bucket }: Cell): Request[] {
+  const [low, high] = [bucket === 0 ? 0 : boundsUs[bucket - 1]!, boundsUs[bucket] ?? Infinity];
+  return requests.filter(
+    ({ atMs, answeredUs }) =>
+      atMs >= begin * 1000 && atMs < end * 1000 && answeredUs !== null && answeredUs >= low && answeredUs < high,
+  );
 }
 
 /** A span of time in columns: what was answered in each, bucket by bucket. */
@@ -236,4 +259,63 @@ export function stepsOf(seen: Seen): { name: string; from: number; to: number; t
     from = to;
   }
   return out;
+}
+
+/** A request as a bar in the lane of an instance. */
+export interface Bar {
+  lane: number;
+  /** From 0 to 1 of what is drawn. */
+  from: number;
+  to: number;
+  request: Request;
+}
+/** Time in which nothing was: cut out of the drawing, and told. */
+export interface Gap {
+  /** Where it was, from 0 to 1. */
+  at: number;
+  ms: number;
+}
+
+/** A rest is drawn so wide at most: as much of the drawing as the work between two rests of the same number. */
+const GAP_PART = 0.02;
+
+/**
+ * Requests as bars in lanes: one lane is one instance at a time, and requests that overlap are in different ones. What lies
+ * between two requests is drawn as long as it was only if it is shorter than all the work together; a longer rest is cut.
+ */
+export function lanes(requests: Request[], most: number): { bars: Bar[]; gaps: Gap[]; lanes: number } {
+  const sorted = [...requests].sort((a, b) => a.atMs - b.atMs).slice(-most);
+  const end = (one: Request) => one.atMs + Math.max(1, one.endedUs / 1000);
+  // The work: spans in which at least one request was there.
+  const spans: { from: number; to: number }[] = [];
+  for (const one of sorted) {
+    const last = spans.at(-1);
+    if (last && one.atMs <= last.to) last.to = Math.max(last.to, end(one));
+    else spans.push({ from: one.atMs, to: end(one) });
+  }
+  const work = spans.reduce((sum, span) => sum + span.to - span.from, 0);
+  const rest = Math.max(1, work * GAP_PART);
+  let drawn = 0;
+  const gaps: { at: number; ms: number }[] = [];
+  const begins = spans.map((span, at) => {
+    const between = at === 0 ? 0 : span.from - spans[at - 1]!.to;
+    if (between > rest) gaps.push({ at: drawn + rest / 2, ms: between });
+    drawn += Math.min(between, rest);
+    const begin = drawn;
+    drawn += span.to - span.from;
+    return begin;
+  });
+  const whole = Math.max(1, drawn);
+  const free: number[] = [];
+  let span = 0;
+  const bars = sorted.map((request): Bar => {
+    while (spans[span + 1] && request.atMs >= spans[span + 1]!.from) span++;
+    const from = begins[span]! + request.atMs - spans[span]!.from;
+    const to = from + end(request) - request.atMs;
+    let lane = free.findIndex((until) => until <= request.atMs);
+    if (lane < 0) lane = free.length;
+    free[lane] = end(request);
+    return { lane, from: from / whole, to: to / whole, request };
+  });
+  return { bars, gaps: gaps.map(({ at, ms }) => ({ at: at / whole, ms })), lanes: free.length };
 }

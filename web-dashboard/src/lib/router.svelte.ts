@@ -2,6 +2,12 @@
 import { format, namespacesOf, parse, type Place } from './address';
 
 let place = $state.raw<Place>(parse(location.pathname, location.search));
+/** What goes along from page to page: on its own, so that typing into a filter makes no link anew. */
+let along = $state.raw(alongOf(place));
+
+function alongOf({ query }: Place): { ns: string | undefined; at: string | undefined } {
+  return { ns: query.get('ns') ?? undefined, at: query.get('at') ?? undefined };
+}
 
 export const here = {
   get place(): Place {
@@ -23,8 +29,7 @@ export function link(
   parts: string[] = [],
   query: Record<string, string | undefined> = {},
 ): string {
-  const { ns, at } = Object.fromEntries(place.query);
-  return format(page, parts, { ns, at, ...query });
+  return format(page, parts, { ...along, ...query });
 }
 
 export function go(address: string, replace = false): void {
@@ -42,6 +47,8 @@ export function amend(changes: Record<string, string | undefined>, replace = tru
 
 function arrive(): void {
   place = parse(location.pathname, location.search);
+  const next = alongOf(place);
+  if (next.ns !== along.ns || next.at !== along.at) along = next;
 }
 
 /** Follows links inside the dashboard, and the browser's own back and forward. */

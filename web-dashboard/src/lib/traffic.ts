@@ -1,6 +1,6 @@
 // Who calls whom: what workers have counted, by workload, and where each is drawn. Pure.
 
-import type { PodRecord } from './record';
+import { add, quantile, type PodRecord } from './record';
 
 /** A Pod as the map needs it. */
 export interface Place {
@@ -16,7 +16,9 @@ export interface Call {
   to: string;
   requests: number;
   failed: number;
-  busyUs: number;
+  /** How long the heads of the answers took, in buckets below these bounds. */
+  answered: number[];
+  boundsUs: number[];
 }
 export interface Box {
   id: string;
@@ -40,20 +42,46 @@ export function callsOf(records: PodRecord[], places: Place[]): Call[] {
   const calls = new Map<string, Call>();
   for (const { pod, containers } of records) {
     const to = byPod.get(pod) ?? pod;
-    for (const { from: sender, requests, failed, busyUs } of containers.flatMap((one) => one.record.edges)) {
+    const edges = containers.flatMap(({ record }) =>
+      record.edges.map((edge) => ({ ...edge, boundsUs: record.boundsUs })),
+    );
+    for (const { from: sender, requests, failed, answered, boundsUs } of edges) {
       // A Pod that has gone since, or that may not be seen, is its address.
       const from = WORDS[sender] ?? byIp.get(sender) ?? sender;
-      const key = `${from} ${to}`;
-      const known = calls.get(key) ?? { from, to, requests: 0, failed: 0, busyUs: 0 };
+      const key = wayOf({ from, to });
+      const known = calls.get(key) ?? { from, to, requests: 0, failed: 0, answered: [], boundsUs };
       calls.set(key, {
         ...known,
         requests: known.requests + requests,
         failed: known.failed + failed,
-        busyUs: known.busyUs + busyUs,
+        // A node of an older version does not tell.
+        answered: add(known.answered, answered ?? []),
       });
     }
   }
   return [...calls.values()].sort((a, b) => b.requests - a.requests || a.to.localeCompare(b.to));
+}
+
+/** What tells two ways apart. */
+export function wayOf({ from, to }: Pick<Call, 'from' | 'to'>): string {
+  return `${from} ${to}`;
+}
+
+/** The time below which 95 of 100 answers of a way began, in milliseconds; null where none did. */
+export function slowest({ boundsUs, answered }: Call): number | null {
+  const us = quantile(boundsUs, answered, 0.95);
+  return us === null ? null : us / 1000;
+}
+
+/** Requests a second of each way, from what was counted at two times; a Pod that began anew counts from nothing. */
+export function ratesOf(before: Call[], now: Call[], seconds: number): Map<string, number> {
+  const known = new Map(before.map((call) => [wayOf(call), call.requests]));
+  return new Map(
+    now.map((call): [string, number] => {
+      const more = call.requests - (known.get(wayOf(call)) ?? 0);
+      return [wayOf(call), seconds > 0 ? Math.max(0, more) / seconds : 0];
+    }),
+  );
 }
 
 /** Boxes in columns: who calls stands left of who is called; a circle is cut where it closes. */

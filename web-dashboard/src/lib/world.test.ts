@@ -1,5 +1,5 @@
 import { expect, test } from 'vitest';
-import { callName, capabilities, packages, parts, type Interface, type World } from './world';
+import { callName, capabilities, offersOf, packages, parts, type Interface, type World } from './world';
 
 const face = (name: string, functions: string[] = []): Interface => ({ name, offered: true, functions, more: 0 });
 const world = (imports: Interface[], form: World['form'] = 'component'): World => ({
@@ -37,4 +37,14 @@ test('what takes nothing can be called', () => {
   expect(callName(world([]), face('clean'), 'clean: func()')).toBe('clean');
   expect(callName(world([], 'module'), face('module'), 'clean: func() -> i32')).toBe('clean');
   expect(callName(world([], 'module'), face('module'), '_start: func()')).toBe('');
+});
+
+test('what a node offers is told by package', () => {
+  const node = (offers: string) => ({ metadata: { name: 'n', annotations: { 'wherry.dev/offers': offers } } });
+  expect(offersOf(node('["wasi:io/poll@0.2","wasi:http/types@0.2","wasi:io/error@0.2","wasi_snapshot_preview1"]'))).toEqual([
+    { name: 'wasi_snapshot_preview1', interfaces: ['wasi_snapshot_preview1'] },
+    { name: 'wasi:http@0.2', interfaces: ['types'] },
+    { name: 'wasi:io@0.2', interfaces: ['error', 'poll'] },
+  ]);
+  expect([offersOf(node('no JSON')), offersOf(node('{}')), offersOf({ metadata: { name: 'n' } })]).toEqual([[], [], []]);
 });

@@ -1,6 +1,6 @@
 // What an image wants and gives, and what its Pod grants it. Pure but for `fetchWorld`.
 
-import { at, call } from './api';
+import { at, call, type KubeObject } from './api';
 import { counted } from './format';
 import type { ContainerSpec } from './pod';
 
@@ -47,6 +47,25 @@ export function parts(name: string): { owner: string; own: string; version: stri
   return slash < 0
     ? { owner: path, own: '', version }
     : { owner: path.slice(0, slash), own: path.slice(slash + 1), version };
+}
+
+const OFFERS = 'wherry.dev/offers';
+
+/** The interfaces that a node says it offers, by package: its own names where it has several. */
+export function offersOf(node: KubeObject): { name: string; interfaces: string[] }[] {
+  let names: unknown;
+  try {
+    names = JSON.parse(node.metadata.annotations?.[OFFERS] ?? '[]');
+  } catch {
+    return [];
+  }
+  const out = new Map<string, string[]>();
+  for (const name of Array.isArray(names) ? names.map(String) : []) {
+    const { owner, own, version } = parts(name);
+    const key = version ? `${owner}@${version}` : owner;
+    out.set(key, [...(out.get(key) ?? []), own || owner]);
+  }
+  return [...out].map(([name, interfaces]) => ({ name, interfaces: interfaces.sort() })).sort((a, b) => a.name.localeCompare(b.name));
 }
 
 /** What an import may lead to, and what of it the Pod gives. */

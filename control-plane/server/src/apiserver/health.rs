@@ -1,18 +1,23 @@
 //! What operators and load balancers ask: alive, ready, which version, how busy.
 
 use super::{ApiServer, errors::ApiError, stream::relay::Relayed};
+use crate::member::STORE;
 use axum::{
-    extract::{Path, RawQuery, State},
+    extract::{Path as AxumPath, RawQuery, State},
     response::{IntoResponse, Response},
 };
 use http::{StatusCode, header};
 use serde_json::json;
 use std::fmt::Write as _;
+use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use wherry_store::Leadership;
 
 /// Kubernetes release whose API is served; clients parse it.
 pub const GIT_VERSION: &str = concat!("v1.32.0+wherry.", env!("CARGO_PKG_VERSION"));
+
+/// Folders in folders that a store has, and one more.
+const DEPTH_MAX: usize = 4;
 
 /// Counters of `/metrics`.
 #[derive(Default)]
@@ -85,7 +90,7 @@ pub async fn healthz(State(api): State<ApiServer>, RawQuery(query): RawQuery) ->
 /// `/readyz/{check}`: one check by name.
 pub async fn one(
     State(api): State<ApiServer>,
-    Path(name): Path<String>,
+    AxumPath(name): AxumPath<String>,
 ) -> Result<Response, ApiError> {
     let found: Vec<Check> =
         checks(&api, true).into_iter().filter(|check| check.name == name).collect();
@@ -151,6 +156,9 @@ pub async fn metrics(State(api): State<ApiServer>) -> Response {
         ("apiserver_longrunning_requests", "gauge", metrics.watches.load(Relaxed)),
         ("apiserver_terminated_watchers_total", "counter", metrics.watches_cut.load(Relaxed)),
         ("wherry_store_revision", "gauge", store.revision),
+        ("wherry_store_objects", "gauge", store.objects as u64),
+        ("wherry_store_window_bytes", "gauge", store.window_bytes),
+        ("wherry_store_disk_bytes", "gauge", disk_bytes(&api).await),
         ("wherry_store_leads", "gauge", leads.into()),
         ("wherry_store_serving", "gauge", store.serving.into()),
         ("wherry_store_quarantined", "gauge", store.quarantined.is_some().into()),
@@ -165,6 +173,23 @@ pub async fn metrics(State(api): State<ApiServer>) -> Response {
     }
     text.push_str(&api.reports().text());
     ([(header::CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")], text).into_response()
+}
+
+/// What the store's files take; nothing of a store in memory.
+async fn disk_bytes(api: &ApiServer) -> u64 {
+    let folder = api.data_dir().join(STORE);
+    tokio::task::spawn_blocking(move || bytes_below(&folder, 0)).await.unwrap_or_default()
+}
+
+/// The sizes of all files below a folder. What goes while one looks counts nothing.
+fn bytes_below(folder: &Path, depth: usize) -> u64 {
+    let Ok(entries) = std::fs::read_dir(folder) else { return 0 };
+    let bytes = entries.flatten().map(|entry| match entry.metadata() {
+        Ok(what) if what.is_dir() && depth < DEPTH_MAX => bytes_below(&entry.path(), depth + 1),
+        Ok(what) if what.is_file() => what.len(),
+        _ => 0,
+    });
+    bytes.sum()
 }
 
 /// `/`: what else there is.
@@ -188,4 +213,30 @@ pub async fn paths() -> Response {
     let text = serde_json::to_string_pretty(&json!({ "paths": paths }));
     let text = text.expect("a value has only string keys");
     ([(header::CONTENT_TYPE, "application/json")], text).into_response()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::apiserver::tests::script::{Server, admin, text};
+
+    #[test]
+    fn all_files_below_a_folder_are_counted() {
+        let folder = tempfile::tempdir().expect("a folder");
+        std::fs::create_dir(folder.path().join("inner")).expect("a folder");
+        std::fs::write(folder.path().join("a"), [0; 5]).expect("a file");
+        std::fs::write(folder.path().join("inner/b"), [0; 7]).expect("a file");
+        assert_eq!(bytes_below(folder.path(), 0), 12);
+        assert_eq!(bytes_below(&folder.path().join("gone"), 0), 0);
+    }
+
+    #[tokio::test]
+    async fn metrics_tell_how_large_the_store_is() {
+        let server = Server::start().await;
+        let answer = server.response(&admin(), "GET", "/metrics", "", "").await;
+        let told = text(answer).await;
+        let objects = server.api.store().current().len();
+        assert!(told.contains(&format!("wherry_store_objects {objects}\n")), "{told}");
+        assert!(told.contains("\nwherry_store_disk_bytes "), "{told}");
+    }
 }

@@ -140,6 +140,8 @@ struct Inner {
     sessions: ui::Sessions,
     past: ui::Past,
     printed: ui::Shelf,
+    lately: ui::Lately,
+    traffic: ui::Traffic,
     catalog: catalog::Source,
     hooks: extensions::Source,
     outbound: outbound::Outbound,
@@ -170,6 +172,8 @@ impl ApiServer {
             sessions: ui::Sessions::default(),
             past: ui::Past::default(),
             printed: ui::Shelf::default(),
+            lately: ui::Lately::default(),
+            traffic: ui::Traffic::default(),
             catalog: catalog::Source::default(),
             hooks: extensions::Source::default(),
             outbound,
@@ -354,6 +358,14 @@ impl ApiServer {
 
     fn past(&self) -> &ui::Past {
         &self.shared.past
+    }
+
+    fn lately(&self) -> &ui::Lately {
+        &self.shared.lately
+    }
+
+    fn traffic(&self) -> &ui::Traffic {
+        &self.shared.traffic
     }
 
     fn printed(&self) -> &ui::Shelf {

@@ -69,12 +69,28 @@ pub fn decode_at(kind: &'static Kind, value: &[u8], revision: Revision) -> Objec
     into_kind(kind, serde_json::from_slice(&bytes).expect("encode wrote JSON"))
 }
 
-/// The object without who manages which of its fields, which is half of what there is to read:
-/// enough for printing it.
+/// A field by its place in an object, and what of it is left out.
+type Paths = &'static [&'static [&'static str]];
+
+/// Who manages which fields is half of what there is to read, and no table shows it.
+const UNPRINTED: Paths = &[&["metadata", "managedFields"]];
+/// Of Pods, which there are most of, also what is given to each of them and is in no table, no
+/// state and no selector.
+const UNPRINTED_OF_PODS: Paths = &[
+    &["metadata", "managedFields"],
+    &["spec", "volumes"],
+    &["spec", "tolerations"],
+    &["spec", "affinity"],
+    &["spec", "topologySpreadConstraints"],
+];
+
+/// The object without what printing does not need.
 pub fn decode_to_print(kind: &'static Kind, value: &[u8], revision: Revision) -> Object {
     let bytes = splice(value, revision);
     let mut reader = serde_json::Deserializer::from_slice(&bytes);
-    let object = Without(&["metadata", "managedFields"]).deserialize(&mut reader);
+    let is_pod = (kind.group, kind.plural) == ("", "pods");
+    let paths = if is_pod { UNPRINTED_OF_PODS } else { UNPRINTED };
+    let object = Without { paths, depth: 0 }.deserialize(&mut reader);
     into_kind(kind, object.expect("encode wrote JSON objects"))
 }
 
@@ -89,8 +105,22 @@ fn into_kind(kind: &'static Kind, mut object: Object) -> Object {
     object
 }
 
-/// Reads an object without the field that stands at this path.
-struct Without(&'static [&'static str]);
+/// Reads an object without the fields that stand at these places.
+struct Without {
+    paths: Paths,
+    /// How many names of a path lead here; `paths` are those that go through here.
+    depth: usize,
+}
+
+impl Without {
+    /// The paths that lead through a field; one that ends there leaves it out.
+    fn below(&self, key: &str) -> Option<Paths> {
+        let through = |path: &[&str]| path.get(self.depth).is_some_and(|name| *name == key);
+        let first = self.paths.iter().position(|path| through(path))?;
+        let count = self.paths[first..].iter().take_while(|path| through(path)).count();
+        Some(&self.paths[first..first + count])
+    }
+}
 
 impl<'de> DeserializeSeed<'de> for Without {
     type Value = Value;
@@ -108,16 +138,15 @@ impl<'de> Visitor<'de> for Without {
     }
 
     fn visit_map<M: MapAccess<'de>>(self, mut map: M) -> Result<Value, M::Error> {
-        let (first, rest) = self.0.split_first().expect("a path names a field");
         let mut fields = serde_json::Map::new();
         while let Some(key) = map.next_key::<String>()? {
-            let value = match (key == *first, rest.is_empty()) {
-                (false, _) => map.next_value()?,
-                (true, false) => map.next_value_seed(Without(rest))?,
-                (true, true) => {
+            let value = match self.below(&key) {
+                None => map.next_value()?,
+                Some([path, ..]) if path.len() == self.depth + 1 => {
                     map.next_value::<IgnoredAny>()?;
                     continue;
                 }
+                Some(paths) => map.next_value_seed(Without { paths, depth: self.depth + 1 })?,
             };
             fields.insert(key, value);
         }
@@ -204,6 +233,32 @@ mod tests {
             metadata.shift_remove("managedFields");
         }
         assert_eq!(decode_to_print(kind, &stored, 7), object);
+    }
+
+    #[test]
+    fn what_is_left_out_of_a_pod_is_in_no_table_and_no_selector() {
+        let kind = wherry_resources::kind("", "v1", "pods").expect("a built-in kind");
+        let pod = json!({
+            "kind": "Pod", "apiVersion": "v1",
+            "metadata": {"name": "a", "namespace": "n", "uid": "u-1", "labels": {"app": "a"},
+                "managedFields": [{"manager": "m"}]},
+            "spec": {"volumes": [{"name": "v", "emptyDir": {}}], "nodeName": "east",
+                "containers": [{"name": "c", "image": "i"}], "tolerations": [{"key": "k"}],
+                "affinity": {"nodeAffinity": {}}, "restartPolicy": "Always",
+                "readinessGates": [{"conditionType": "g"}]},
+            "status": {"phase": "Running", "podIP": "10.0.0.1", "containerStatuses": [
+                {"name": "c", "ready": true, "restartCount": 2, "state": {"running": {}}}]},
+        });
+        let stored = encode(kind, &pod);
+        let (whole, short) = (decode_at(kind, &stored, 7), decode_to_print(kind, &stored, 7));
+        assert!(short["spec"].get("volumes").is_none() && short["spec"]["nodeName"] == "east");
+        let now = jiff::Timestamp::UNIX_EPOCH;
+        let cells = |object| wherry_resources::table::cells(kind, object, now);
+        assert_eq!(cells(&short), cells(&whole));
+        let state = |object| wherry_resources::state::of(kind, object);
+        assert_eq!(state(&short), state(&whole));
+        let selectable = |object| wherry_resources::fields::selectable(kind, object);
+        assert_eq!(selectable(&short), selectable(&whole));
     }
 
     #[test]

@@ -41,13 +41,25 @@ struct Asked {
     namespaces: Vec<String>,
     /// A kind's word, `deployments.apps`, or empty.
     kind: String,
+    /// Words of kinds that are left out, unread.
+    without: Vec<String>,
     name: String,
     statuses: bool,
     /// Only what was before this revision.
     before: Revision,
+    /// How many are told, at most [`CHANGES_MAX`].
+    count: usize,
 }
 
-/// Answers `GET /ui/history?namespaces=a,b&kind=deployments.apps&name=cart&statuses=1`.
+impl Asked {
+    fn takes(&self, kind: &Kind) -> bool {
+        let word = word(kind);
+        (self.kind.is_empty() || self.kind == word) && !self.without.contains(&word)
+    }
+}
+
+/// Answers `GET /ui/history?namespaces=a,b&kind=deployments.apps&name=cart&statuses=1`, or
+/// `?without=pods,replicasets.apps&count=8`.
 pub async fn history(
     State(api): State<ApiServer>,
     Extension(user): Extension<User>,
@@ -58,18 +70,23 @@ pub async fn history(
     }
     let query = Query::parse(query.as_deref().unwrap_or(""));
     let text = |name: &str| query.get(name).unwrap_or("").to_owned();
-    let namespaces = text("namespaces");
+    let several = |name: &str| -> Vec<String> {
+        text(name).split(',').filter(|one| !one.is_empty()).map(str::to_owned).collect()
+    };
+    let count = query.get("count").and_then(|it| it.parse().ok()).unwrap_or(CHANGES_MAX);
     let asked = Asked {
-        namespaces: namespaces.split(',').filter(|one| !one.is_empty()).map(Into::into).collect(),
+        namespaces: several("namespaces"),
         kind: text("kind"),
+        without: several("without"),
         name: text("name"),
         statuses: query.flag("statuses"),
         before: query.get("before").and_then(|it| it.parse().ok()).unwrap_or(Revision::MAX),
+        count: count.min(CHANGES_MAX),
     };
     let since = api.past().since(api.store());
     let turns = api.past().turns(api.store(), asked.before);
     let told = api.fairness().compute(|| tell(&api, &user, &asked, &turns)).await;
-    let is_whole = told.len() < CHANGES_MAX;
+    let is_whole = told.len() < asked.count;
     Ok(Json(json!({
         "since": since.at.to_string(), "limit": since.limit.word(), "whole": is_whole,
         "changes": told,
@@ -79,7 +96,7 @@ pub async fn history(
 /// The changes that the person may see, the newest first.
 fn tell(api: &ApiServer, user: &User, asked: &Asked, turns: &[Turn]) -> Vec<Value> {
     let catalog = api.catalog();
-    let mut kinds: HashMap<(String, String), Option<&'static Kind>> = HashMap::new();
+    let mut kinds: HashMap<(&str, &str), Option<&'static Kind>> = HashMap::new();
     let mut rights: HashMap<(&'static str, &'static str, String), bool> = HashMap::new();
     let mut out = Vec::new();
     for turn in turns {
@@ -90,16 +107,12 @@ fn tell(api: &ApiServer, user: &User, asked: &Asked, turns: &[Turn]) -> Vec<Valu
         if !wanted {
             continue;
         }
-        let names = (key.group.to_owned(), key.plural.to_owned());
-        let kind = *kinds.entry(names).or_insert_with(|| {
+        let kind = *kinds.entry((key.group, key.plural)).or_insert_with(|| {
             let mut all = catalog.kinds.iter();
             let found = all.find(|kind| kind.group == key.group && kind.plural == key.plural);
-            found.copied().filter(|kind| kind.stored_as().is_some())
+            found.copied().filter(|kind| kind.stored_as().is_some() && asked.takes(kind))
         });
-        let Some(kind) = kind.filter(|kind| asked.kind.is_empty() || asked.kind == word(kind))
-        else {
-            continue;
-        };
+        let Some(kind) = kind else { continue };
         let right = (kind.group, kind.plural, key.namespace.to_owned());
         let may = *rights.entry(right).or_insert_with(|| {
             let read = Attributes {
@@ -116,7 +129,7 @@ fn tell(api: &ApiServer, user: &User, asked: &Asked, turns: &[Turn]) -> Vec<Valu
         });
         if may && let Some(told) = change(kind, turn, asked.statuses) {
             out.push(told);
-            if out.len() == CHANGES_MAX {
+            if out.len() >= asked.count {
                 break;
             }
         }
@@ -265,9 +278,11 @@ mod tests {
         let asked = Asked {
             namespaces: vec!["default".to_owned()],
             kind: "secrets".to_owned(),
+            without: Vec::new(),
             name: String::new(),
             statuses: false,
             before: Revision::MAX,
+            count: CHANGES_MAX,
         };
         let turns = server.api.past().turns(server.api.store(), asked.before);
         let told = |user: &User| {
@@ -282,5 +297,10 @@ mod tests {
         "#]]
         .assert_eq(&told(&admin()));
         assert_eq!(told(&User::new("anna", &[])), "");
+        let count = |asked: &Asked| tell(&server.api, &admin(), asked, &turns).len();
+        let two = Asked { count: 2, ..asked };
+        assert_eq!(count(&two), 2);
+        let other = Asked { kind: String::new(), without: vec!["secrets".to_owned()], ..two };
+        assert_eq!(count(&other), 0, "nothing else has changed in the namespace");
     }
 }

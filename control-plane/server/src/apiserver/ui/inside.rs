@@ -147,7 +147,7 @@ fn missing(message: String) -> ApiError {
 }
 
 /// Asks a node's agent for JSON.
-async fn ask(api: &ApiServer, node: &str, target: &str) -> Result<Value, ApiError> {
+pub(super) async fn ask(api: &ApiServer, node: &str, target: &str) -> Result<Value, ApiError> {
     let away = ApiError::Unavailable;
     let body = answer(api, node, target).await?;
     let body = Limited::new(body, ANSWER_BYTES_MAX).collect().await;

@@ -10,7 +10,7 @@
 //! `stream` is what the pages live on, `printed` the lists that all of them share, made of `row`s,
 //! and `view` what one person sees of one; `past` is the last day of the store, `history` the
 //! timeline of it and `asof` one object in it, `why` the scheduler's decisions, `inside` what only
-//! a Pod's worker knows.
+//! a Pod's worker knows, `lately` and `traffic` what all of them have counted (`nodes` asks them).
 //!
 //! Invariants: a code is used at most once; codes and sessions are bounded in number and time; the
 //! cookie never stands for more than the user who asked for the code.
@@ -18,15 +18,20 @@
 mod asof;
 mod history;
 mod inside;
+mod lately;
+mod nodes;
 mod past;
 mod printed;
 mod row;
 mod stream;
+mod traffic;
 mod view;
 mod why;
 
+pub use lately::Lately;
 pub use past::{Past, REMEMBER};
 pub use printed::Shelf;
+pub use traffic::Traffic;
 
 use super::{ApiServer, auth, auth::User, errors::ApiError};
 use axum::{
@@ -216,6 +221,8 @@ pub fn router() -> Router<ApiServer> {
         .route("/ui/why", get(why::explain))
         .route("/ui/record", get(inside::record))
         .route("/ui/requests", get(inside::requests))
+        .route("/ui/lately", get(lately::lately))
+        .route("/ui/traffic", get(traffic::traffic))
         .route("/ui/world", get(inside::world))
         .route("/ui/{*path}", get(asset))
 }
@@ -258,6 +265,15 @@ fn file(path: &str, headers: &HeaderMap) -> Response {
     response
 }
 
+/// Somebody is about to open a dashboard, and soon looks at Pods: where there are many, printing
+/// them begins now, while the browser still starts.
+fn expect_visitor(api: &ApiServer) {
+    if let Some(pods) = wherry_resources::kind("", "v1", "pods") {
+        // Why it cannot be had is told to whoever opens the list.
+        let _ = api.printed().get(api, pods);
+    }
+}
+
 #[derive(Serialize)]
 struct Code {
     code: String,
@@ -272,6 +288,7 @@ async fn codes(
     if user.is_in(auth::UNAUTHENTICATED) || cookie(&headers).is_some() {
         return Err(ApiError::Unauthorized);
     }
+    expect_visitor(&api);
     Ok(Json(Code { code: api.sessions().issue_code(user) }))
 }
 

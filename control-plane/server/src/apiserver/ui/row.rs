@@ -5,6 +5,7 @@ use std::borrow::Cow;
 use std::cmp::Ordering;
 
 use bytes::Bytes;
+use memchr::memmem::Finder;
 use serde::Deserialize;
 use serde_json::{Value, json};
 use wherry_resources::state::{Health, State};
@@ -38,10 +39,9 @@ pub struct Look {
 }
 
 impl Look {
-    /// Whether the same rows are shown in the same order.
+    /// Whether the same rows are shown, in whichever order.
     pub fn shows_the_same(&self, other: &Look) -> bool {
-        (&self.text, &self.health, &self.sort, self.descending)
-            == (&other.text, &other.health, &other.sort, other.descending)
+        (&self.text, &self.health) == (&other.text, &other.health)
     }
 }
 
@@ -88,8 +88,11 @@ impl Row {
         let word = state.iter().map(|state| Cow::Borrowed(state.word.as_str()));
         let names = [Cow::from(namespace), Cow::from(name)];
         for part in names.into_iter().chain(cell_texts).chain(word) {
-            let low = part.chars().flat_map(char::to_lowercase);
-            found.extend(low.map(|it| if it == BETWEEN { ' ' } else { it }));
+            let low = part.to_lowercase();
+            match low.contains(BETWEEN) {
+                true => found.push_str(&low.replace(BETWEEN, " ")),
+                false => found.push_str(&low),
+            }
             found.push(BETWEEN);
         }
         Row {
@@ -165,38 +168,70 @@ fn at(object: &Object) -> i64 {
 #[derive(Debug, Default)]
 pub struct Wanted {
     health: Vec<Health>,
-    /// Lower-case words, with the column each must be in.
-    words: Vec<(Option<usize>, String)>,
+    words: Vec<Word>,
+}
+
+/// A word that is looked for.
+#[derive(Debug)]
+struct Word {
+    /// The column that it must be in; else it may be anywhere.
+    column: Option<usize>,
+    /// In lower case.
+    text: String,
+    /// Made once a look, for it goes over all rows.
+    finder: Finder<'static>,
+}
+
+impl Word {
+    fn of(word: &str, columns: &[String]) -> Word {
+        let squeezed = |name: &str| name.to_lowercase().replace([' ', '-'], "");
+        let word = word.to_lowercase();
+        let split = word.split_once(':').and_then(|(column, rest)| {
+            let at = columns.iter().position(|name| squeezed(name) == squeezed(column))?;
+            Some((Some(at), rest.to_owned()))
+        });
+        let (column, text) = split.unwrap_or((None, word));
+        let finder = Finder::new(text.as_bytes()).into_owned();
+        Word { column, text, finder }
+    }
+
+    fn is_in(&self, row: &Row) -> bool {
+        let place = match self.column {
+            None => Some(row.found.as_str()),
+            Some(at) => row.found.split(BETWEEN).nth(PARTS_BEFORE_CELLS + at),
+        };
+        place.is_some_and(|place| self.finder.find(place.as_bytes()).is_some())
+    }
 }
 
 impl Wanted {
     pub fn of(look: &Look, columns: &[String]) -> Wanted {
-        let squeezed = |name: &str| name.to_lowercase().replace([' ', '-'], "");
-        let word = |word: &str| {
-            let word = word.to_lowercase();
-            let split = word.split_once(':').and_then(|(column, rest)| {
-                let at = columns.iter().position(|name| squeezed(name) == squeezed(column))?;
-                Some((Some(at), rest.to_owned()))
-            });
-            split.unwrap_or((None, word))
-        };
         let text = &look.text[..look.text.floor_char_boundary(TEXT_BYTES_MAX)];
         Wanted {
             health: look.health.iter().filter_map(|word| Health::parse(word)).collect(),
-            words: text.split_whitespace().map(word).collect(),
+            words: text.split_whitespace().map(|word| Word::of(word, columns)).collect(),
         }
+    }
+
+    /// Whether it shows every row.
+    pub fn is_everything(&self) -> bool {
+        self.health.is_empty() && self.words.is_empty()
+    }
+
+    /// Whether it shows none that the other does not: somebody goes on typing.
+    pub fn narrows(&self, other: &Wanted) -> bool {
+        let goes_on = |(new, old): (&Word, &Word)| {
+            new.column == old.column && new.text.contains(old.text.as_str())
+        };
+        (other.health.is_empty() || self.health == other.health)
+            && self.words.len() >= other.words.len()
+            && self.words.iter().zip(&other.words).all(goes_on)
     }
 
     pub fn takes(&self, row: &Row) -> bool {
         let is_so = |health| self.health.contains(&health);
         (self.health.is_empty() || row.health().is_some_and(is_so))
-            && self.words.iter().all(|(column, word)| match column {
-                None => row.found.contains(word.as_str()),
-                Some(at) => {
-                    let cell = row.found.split(BETWEEN).nth(PARTS_BEFORE_CELLS + at);
-                    cell.is_some_and(|cell| cell.contains(word.as_str()))
-                }
-            })
+            && self.words.iter().all(|word| word.is_in(row))
     }
 }
 
@@ -228,6 +263,11 @@ impl Order {
             (_, Some(at)) => By::Cell(at),
         };
         Order { by, descending: look.descending }
+    }
+
+    /// Whether it is the other one read from its end.
+    pub fn is_reverse_of(self, other: Order) -> bool {
+        self == Order { descending: !other.descending, ..other }
     }
 
     /// Whether rows in the order of their keys are in this order.
@@ -352,5 +392,27 @@ mod tests {
         };
         assert!(takes("second n") && takes("MESSAGE:Second") && takes("reason:failed"));
         assert!(!takes("reason:second") && !takes("message:failed"));
+    }
+
+    #[test]
+    fn who_goes_on_typing_narrows() {
+        let columns = vec!["Name".to_owned(), "Node".to_owned()];
+        let wanted = |text: &str, health: &str| {
+            let health = health.split(' ').filter(|one| !one.is_empty()).map(str::to_owned);
+            let look = Look { text: text.to_owned(), health: health.collect(), ..Look::default() };
+            Wanted::of(&look, &columns)
+        };
+        let narrows = |new: (&str, &str), old: (&str, &str)| {
+            wanted(new.0, new.1).narrows(&wanted(old.0, old.1))
+        };
+        assert!(narrows(("web", ""), ("we", "")) && narrows(("web east", ""), ("web", "")));
+        assert!(
+            narrows(("web", "bad"), ("", "")) && narrows(("node:ab", "bad"), ("node:a", "bad"))
+        );
+        assert!(!narrows(("we", ""), ("web", "")) && !narrows(("node:a", ""), ("a", "")));
+        assert!(
+            !narrows(("web", ""), ("web", "bad")) && !narrows(("web", "bad warn"), ("", "bad"))
+        );
+        assert!(wanted("", "").is_everything() && !wanted("", "bad").is_everything());
     }
 }

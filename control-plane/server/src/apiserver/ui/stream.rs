@@ -132,10 +132,7 @@ pub async fn accept(
             retry_after_seconds: 5,
         });
     };
-    // Whoever opens a dashboard soon looks at Pods; where there are many, printing them begins now.
-    if let Some(pods) = wherry_resources::kind("", "v1", "pods") {
-        api.printed().get(&api, pods)?;
-    }
+    super::expect_visitor(&api);
     let socket = socket.max_message_size(MESSAGE_BYTES_MAX).protocols([PROTOCOL]);
     Ok(socket.on_upgrade(move |socket| async move {
         let shutdown = api.shutdown().clone();
@@ -217,8 +214,7 @@ impl Live {
                 let Some(list) = self.lists.get_mut(&id) else { return Vec::new() };
                 list.open.look = look.clone();
                 list.view.look(look);
-                // What has ended is opened again by the next tick.
-                let _ = follow(&self.api, list).await;
+                // Whoever types waits for this: what has happened meanwhile comes with a tick.
                 news(id, list)
             }
             Ok(Said::Close { id }) => {

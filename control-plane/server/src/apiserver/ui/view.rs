@@ -3,8 +3,12 @@
 //!
 //! A [`View`] follows a [`Printed`] list. [`View::news`] says what the person's browser does not
 //! know yet: how many there are, which rows are in the window in which order, and those rows that
-//! are new or different. What is outside the window is never sent. A change costs two look-ups in
-//! the sorted rows, whoever looks; only another filter or order costs a walk over all of them.
+//! are new or different. What is outside the window is never sent.
+//!
+//! A view holds the rows that its person may see, sorted, and of these the ones that the filter
+//! leaves. So another filter is one walk over them, or over what the last one left if somebody goes
+//! on typing, and asks nobody; a change costs two look-ups, and nothing more if it is outside the
+//! window.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
@@ -63,11 +67,12 @@ pub struct View {
     sort: Order,
     /// Changes of the printed list up to here are taken in; None: nothing of it is.
     seen: Option<u64>,
-    total: usize,
     /// By [`Health`].
     health: [usize; 4],
-    /// The rows that are wanted, sorted.
-    order: Vec<Arc<Row>>,
+    /// The rows that the person may see, sorted.
+    all: Vec<Arc<Row>>,
+    /// Those of them that are wanted; None: all are.
+    found: Option<Vec<Arc<Row>>>,
     is_stale: bool,
     /// What the browser holds.
     sent: HashMap<Bytes, Arc<Row>>,
@@ -85,9 +90,9 @@ impl View {
             wanted,
             sort,
             seen: None,
-            total: 0,
             health: [0; 4],
-            order: Vec::new(),
+            all: Vec::new(),
+            found: None,
             is_stale: false,
             sent: HashMap::new(),
             last: Value::Null,
@@ -103,15 +108,42 @@ impl View {
         self.seen
     }
 
-    /// Looks at it in another way. With another filter or order it has to be told all again.
+    /// Looks at it in another way.
     pub fn look(&mut self, look: Look) {
+        let sort = Order::of(&look, &self.columns);
+        if sort != self.sort {
+            let before = std::mem::replace(&mut self.sort, sort);
+            for rows in [Some(&mut self.all), self.found.as_mut()].into_iter().flatten() {
+                match sort.is_reverse_of(before) {
+                    true => rows.reverse(),
+                    false => rows.sort_unstable_by(|left, right| sort.compare(left, right)),
+                }
+            }
+        }
         if !self.look.shows_the_same(&look) {
-            self.wanted = Wanted::of(&look, &self.columns);
-            self.sort = Order::of(&look, &self.columns);
-            self.seen = None;
+            let wanted = Wanted::of(&look, &self.columns);
+            let before = std::mem::replace(&mut self.wanted, wanted);
+            self.find(&before);
         }
         self.look = look;
         self.is_stale = true;
+    }
+
+    /// Looks for what is wanted, after something else was.
+    fn find(&mut self, before: &Wanted) {
+        if self.wanted.is_everything() {
+            self.found = None;
+            return;
+        }
+        match &mut self.found {
+            Some(found) if self.wanted.narrows(before) => {
+                found.retain(|row| self.wanted.takes(row));
+            }
+            found => {
+                let rows = self.all.iter().filter(|row| self.wanted.takes(row));
+                *found = Some(rows.cloned().collect());
+            }
+        }
     }
 
     /// The keys in the window, whose printed times go by.
@@ -130,49 +162,50 @@ impl View {
 
     /// All rows, in the order of their keys.
     fn begin(&mut self, mut rows: Vec<Arc<Row>>) {
-        (self.total, self.health, self.is_stale) = (0, [0; 4], true);
-        rows.retain(|row| {
-            let is_there = self.chosen.takes(row);
-            self.total += usize::from(is_there);
-            if let Some(health) = row.health().filter(|_| is_there) {
-                self.health[health as usize] += 1;
-            }
-            is_there && self.wanted.takes(row)
-        });
+        (self.health, self.is_stale) = ([0; 4], true);
+        rows.retain(|row| self.chosen.takes(row));
+        for health in rows.iter().filter_map(|row| row.health()) {
+            self.health[health as usize] += 1;
+        }
         if !self.sort.is_by_key() {
             rows.sort_unstable_by(|left, right| self.sort.compare(left, right));
         }
-        self.order = rows;
+        self.all = rows;
+        self.found = None;
+        self.find(&Wanted::default());
     }
 
     fn change(&mut self, Change { before, now }: &Change) {
-        if let Some(row) = before.as_ref().filter(|row| self.chosen.takes(row)) {
+        let before = before.as_ref().filter(|row| self.chosen.takes(row));
+        let now = now.as_ref().filter(|row| self.chosen.takes(row));
+        let health = |row: Option<&Arc<Row>>| row.and_then(|row| row.health());
+        let (was, is) = (health(before), health(now));
+        if was != is || before.is_some() != now.is_some() {
             self.is_stale = true;
-            self.total -= 1;
-            if let Some(health) = row.health() {
-                self.health[health as usize] -= 1;
+            if let Some(was) = was {
+                self.health[was as usize] -= 1;
             }
-            if let Ok(at) = self.place(row) {
-                self.order.remove(at);
+            if let Some(is) = is {
+                self.health[is as usize] += 1;
             }
         }
-        if let Some(row) = now.as_ref().filter(|row| self.chosen.takes(row)) {
-            self.is_stale = true;
-            self.total += 1;
-            if let Some(health) = row.health() {
-                self.health[health as usize] += 1;
+        let first = match &mut self.found {
+            None => exchange(&mut self.all, self.sort, before, now),
+            Some(found) => {
+                exchange(&mut self.all, self.sort, before, now);
+                let wanted = |row: &&Arc<Row>| self.wanted.takes(row);
+                exchange(found, self.sort, before.filter(wanted), now.filter(wanted))
             }
-            if self.wanted.takes(row)
-                && let Err(at) = self.place(row)
-            {
-                self.order.insert(at, row.clone());
+        };
+        let end = self.look.from.saturating_add(self.look.count);
+        self.is_stale |= match first {
+            Touched::Nothing => false,
+            Touched::One(at) => (self.look.from..end).contains(&at),
+            // How many are shown may have changed, which is told wherever it was.
+            Touched::From(at) => {
+                at < end || before.is_some() != now.is_some() || self.found.is_some()
             }
-        }
-    }
-
-    /// Where a row is, or would be.
-    fn place(&self, row: &Row) -> Result<usize, usize> {
-        self.order.binary_search_by(|one| self.sort.compare(one, row))
+        };
     }
 
     /// What the browser does not know yet; `None` if it knows everything.
@@ -187,7 +220,7 @@ impl View {
         let counts = all.into_iter().map(|it| (it.word(), self.health[it as usize]));
         let health: BTreeMap<&str, usize> = counts.filter(|(_, count)| *count > 0).collect();
         let mut head = json!({
-            "total": self.total, "shown": self.order.len(), "from": self.look.from,
+            "total": self.all.len(), "shown": self.shown().len(), "from": self.look.from,
             "health": health, "order": order,
         });
         let is_known =
@@ -204,11 +237,54 @@ impl View {
         Some(head)
     }
 
-    fn slice(&self) -> &[Arc<Row>] {
-        let from = self.look.from.min(self.order.len());
-        let to = from.saturating_add(self.look.count.min(WINDOW_MAX)).min(self.order.len());
-        &self.order[from..to]
+    fn shown(&self) -> &[Arc<Row>] {
+        self.found.as_ref().unwrap_or(&self.all)
     }
+
+    fn slice(&self) -> &[Arc<Row>] {
+        let rows = self.shown();
+        let from = self.look.from.min(rows.len());
+        let to = from.saturating_add(self.look.count.min(WINDOW_MAX)).min(rows.len());
+        &rows[from..to]
+    }
+}
+
+/// Where sorted rows have become others.
+enum Touched {
+    Nothing,
+    /// In one place; all others are where they were.
+    One(usize),
+    /// From there on they may be in other places.
+    From(usize),
+}
+
+/// Takes a row out of sorted rows and puts another one in.
+fn exchange(
+    rows: &mut Vec<Arc<Row>>,
+    sort: Order,
+    before: Option<&Arc<Row>>,
+    now: Option<&Arc<Row>>,
+) -> Touched {
+    let place = |rows: &[Arc<Row>], row: &Row| rows.binary_search_by(|one| sort.compare(one, row));
+    if let (Some(before), Some(now)) = (before, now)
+        && sort.compare(before, now).is_eq()
+        && let Ok(at) = place(rows, before)
+    {
+        rows[at] = now.clone();
+        return Touched::One(at);
+    }
+    let mut first = usize::MAX;
+    if let Some(at) = before.and_then(|row| place(rows, row).ok()) {
+        rows.remove(at);
+        first = at;
+    }
+    if let Some(row) = now
+        && let Err(at) = place(rows, row)
+    {
+        rows.insert(at, row.clone());
+        first = first.min(at);
+    }
+    if first == usize::MAX { Touched::Nothing } else { Touched::From(first) }
 }
 
 #[cfg(test)]

@@ -1,0 +1,51 @@
+import { expect, test } from 'vitest';
+import type { KubeObject } from './api';
+import { relationsOf, type Around } from './related';
+
+const object = (name: string, spec: unknown): KubeObject => ({ metadata: { name }, spec });
+const nothing: Around = { services: [], ingresses: [], autoscalers: [], budgets: [] };
+const path = (service: string) => ({ backend: { service: { name: service } } });
+
+test('what reaches a workload, what scales it, what it uses', () => {
+  const cart = object('cart', {
+    template: {
+      metadata: { labels: { app: 'cart', tier: 'web' } },
+      spec: {
+        serviceAccountName: 'shopper',
+        containers: [
+          {
+            env: [{ name: 'A', valueFrom: { secretKeyRef: { name: 'key', key: 'k' } } }],
+            envFrom: [{ configMapRef: { name: 'settings' } }],
+          },
+        ],
+        volumes: [
+          { name: 'a', configMap: { name: 'settings' } },
+          { name: 'b', secret: { secretName: 'other' } },
+          { name: 'c', persistentVolumeClaim: { claimName: 'disk' } },
+        ],
+      },
+    },
+  });
+  const around: Around = {
+    services: [object('cart', { selector: { app: 'cart' } }), object('all', {}), object('pay', { selector: { app: 'pay' } })],
+    ingresses: [
+      object('shop', { rules: [{ http: { paths: [path('pay'), path('cart')] } }] }),
+      object('usual', { defaultBackend: { service: { name: 'cart' } } }),
+      object('other', { rules: [{ http: { paths: [path('pay')] } }, {}] }),
+    ],
+    autoscalers: [object('cart', { scaleTargetRef: { kind: 'Deployment', name: 'cart' } })],
+    budgets: [object('two', { selector: { matchLabels: { tier: 'web' } } })],
+  };
+  const told = relationsOf('Deployment', cart, around).map(({ title, names }) => `${title}: ${names.join(' ')}`);
+  expect(told).toEqual([
+    'Ingresses that lead to it: shop usual',
+    'Services before it: cart',
+    'Scaled by: cart',
+    'Kept up by: two',
+    'Runs as: shopper',
+    'Reads ConfigMaps: settings',
+    'Reads Secrets: key other',
+    'Stores in: disk',
+  ]);
+  expect(relationsOf('Deployment', object('cart', {}), nothing)).toEqual([]);
+});
