@@ -10,6 +10,8 @@ CARGO := cargo --locked
 REQUIRED := WHERRY_UI_REQUIRED=1 WHERRY_TOOLBOX_REQUIRED=1
 # Always the whole workspace: with fewer packages, or without the above, cargo compiles much anew.
 TEST := $(REQUIRED) $(CARGO) test --release --workspace
+# Compiled in a third of the time; for tests that run for minutes, not for hours.
+QUICK := $(TEST) --config tests/harness.toml
 APPS := sample-apps/dist
 
 .PHONY: dev test test-slow test-s3 fuzz clients verify fix sim bless apps dashboard screenshots build bench chaos chaos-seeded power-cuts flipped-bit attacks autonomy setup
@@ -23,12 +25,12 @@ build: setup apps dashboard ## The binary: release/wherry in the target folder
 test: build ## All tests, with real processes and kubectl
 	tests/install-packages chromium bind9-dnsutils
 	cd web-dashboard && npm run --silent check
-	WHERRY_L3=1 $(TEST) --lib --bins --tests
+	WHERRY_L3=1 $(QUICK) --lib --bin wherry --test it
 	cd sample-apps && RUST_MIN_STACK=8388608 $(CARGO) test -p batch -p toolbox --target-dir $(abspath $(TARGET))/apps
 	$(MAKE) test-s3
 
 test-s3: ## Backups to a bucket, against a server that speaks S3 (moto, from PyPI)
-	$(REQUIRED) tests/s3-server $(CARGO) test --release --workspace --lib -- rounds_in_a_bucket
+	tests/s3-server env $(QUICK) --lib -- rounds_in_a_bucket
 
 test-slow: test sim ## All tests and the long simulation
 
@@ -67,13 +69,13 @@ autonomy: build ## Agent, worker, control plane, machine lost under load: reques
 
 verify: ## Read-only checks: formatting, lints, the tidy test
 	$(CARGO) fmt --all --check && $(REQUIRED) $(CARGO) clippy --release --workspace --all-targets -- -D warnings
-	$(TEST) --test it tidy::
+	$(QUICK) --test it tidy::
 
 fix: ## Format, and apply the lints' own fixes
 	$(CARGO) fmt --all && $(REQUIRED) $(CARGO) clippy --release --workspace --all-targets --fix --allow-dirty
 
 bless: ## Rewrite the snapshots of what users see; review the diff
-	UPDATE_EXPECT=1 $(TEST) --lib --bins --tests
+	UPDATE_EXPECT=1 $(QUICK) --lib --bin wherry --test it
 
 apps: setup ## The sample guests: sample-apps/dist/NAME.wasm
 	@rustup target add wasm32-wasip1 >/dev/null 2>&1 || tests/install-packages $(GUEST_PACKAGES)
@@ -88,7 +90,7 @@ web-dashboard/dist/index.html: web-dashboard/node_modules $(shell git ls-files w
 screenshots: build ## Every page of the dashboard in both themes and at 360 px: SHOTS=folder
 	tests/install-packages chromium
 	WHERRY_SCREENSHOTS=$(abspath $(or $(SHOTS),screenshots)) WHERRY_L3=1 \
-		$(TEST) --test it -- --nocapture dashboard::
+		$(QUICK) --test it -- --nocapture dashboard::
 
 web-dashboard/node_modules: web-dashboard/package-lock.json
 	cd web-dashboard && npm ci --no-audit --no-fund && touch node_modules

@@ -5,7 +5,7 @@
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, bail, ensure};
 use bytes::{Buf as _, Bytes, BytesMut};
 use http::{Method, Request, Response, StatusCode};
 use http_body_util::{BodyExt as _, Full};
@@ -21,6 +21,10 @@ const MAPS: &str = "/api/v1/namespaces/default/configmaps";
 /// A cluster without a leader for longer is broken.
 const PATIENCE: Duration = Duration::from_secs(30);
 const RETRY_AFTER: Duration = Duration::from_millis(20);
+
+/// What etcd says when nobody leads, or an outcome is not known (`google.rpc.Code`).
+const GRPC_DEADLINE: &str = "4";
+const GRPC_UNAVAILABLE: &str = "14";
 
 /// Which service it is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -47,15 +51,20 @@ impl Connection {
         Ok(Connection { kind, authority: address.to_string(), sender })
     }
 
-    /// Asks until somebody leads, as clients do: where nobody does, nothing was done (503). What a
-    /// caller waits for that is part of what he measures.
+    /// Asks until somebody leads, as clients do: where nobody does, nothing was done (503), or
+    /// nobody knows what was (504). A new name that is there when asked again was made the time
+    /// before. What a caller waits for all that is part of what he measures.
     async fn send(&self, method: Method, path: &str, body: Bytes) -> Result<Response<Incoming>> {
         let begun = Instant::now();
+        let mut unknown = false;
         loop {
             let response = self.send_once(method.clone(), path, body.clone()).await?;
-            if response.status() != StatusCode::SERVICE_UNAVAILABLE || begun.elapsed() > PATIENCE {
-                ensure!(response.status().is_success(), "{path}: {}", told(response).await);
-                return Ok(response);
+            match response.status() {
+                StatusCode::SERVICE_UNAVAILABLE if begun.elapsed() < PATIENCE => {}
+                StatusCode::GATEWAY_TIMEOUT if begun.elapsed() < PATIENCE => unknown = true,
+                StatusCode::CONFLICT if unknown => return Ok(response),
+                status if status.is_success() => return Ok(response),
+                _ => bail!("{path}: {}", told(response).await),
             }
             tokio::time::sleep(RETRY_AFTER).await;
         }
@@ -92,12 +101,21 @@ impl Connection {
     async fn grpc(&self, method: &str, request: &[u8]) -> Result<Bytes> {
         let body = etcd::framed(request);
         let path = format!("/etcdserverpb.KV/{method}");
-        let response = self.send(Method::POST, &path, body).await?;
-        let answer = response.into_body().collect().await?;
-        let status = answer.trailers().and_then(|trailers| trailers.get("grpc-status"));
-        let status = status.and_then(|status| status.to_str().ok()).unwrap_or("0");
-        ensure!(status == "0", "{method}: gRPC status {status}");
-        let mut bytes = answer.to_bytes();
+        let begun = Instant::now();
+        let mut bytes = loop {
+            let response = self.send(Method::POST, &path, body.clone()).await?;
+            let in_headers = response.headers().get("grpc-status").cloned();
+            let answer = response.into_body().collect().await?;
+            let in_trailers = answer.trailers().and_then(|all| all.get("grpc-status")).cloned();
+            let status = in_headers.or(in_trailers);
+            match status.as_ref().and_then(|status| status.to_str().ok()).unwrap_or("0") {
+                "0" => break answer.to_bytes(),
+                // As above: a put and a read may be made again.
+                GRPC_DEADLINE | GRPC_UNAVAILABLE if begun.elapsed() < PATIENCE => {}
+                status => bail!("{method}: gRPC status {status}"),
+            }
+            tokio::time::sleep(RETRY_AFTER).await;
+        };
         ensure!(bytes.len() >= etcd::FRAME_HEADER, "{method}: no message");
         bytes.advance(etcd::FRAME_HEADER);
         Ok(bytes)
