@@ -13,7 +13,22 @@ export default defineConfig({
   build: {
     assetsInlineLimit: 0,
     modulePreload: { polyfill: false },
-    rollupOptions: { input: ['index.html', 'terminal.html'] },
+    rollupOptions: {
+      input: ['index.html', 'terminal.html'],
+      output: {
+        // What the pages of objects share comes with the first of them: a file of many small ones is a third smaller.
+        codeSplitting: {
+          includeDependenciesRecursively: false,
+          groups: [
+            {
+              name: 'object',
+              test: /src\/(pages\/object\/(?!Requests|Send|World|Yaml|Form|Terminal)|ui\/(?!LiveTable|Status|Icon|Menu|Empty|Copy|Problem|Editor|LogView)|lib\/(actions|access|bulk|changes|lately|pod|related|rights|scaling|selector|world)\.)/,
+            },
+            { name: 'pages', test: /src\/(pages\/(Access|Cluster|Custom|Timeline|Create|Logs|Traffic)|pages\/(home|network)\/|lib\/(metrics|traffic|ways)\.)/ },
+          ],
+        },
+      },
+    },
   },
   server: {
     proxy: {
