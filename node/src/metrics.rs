@@ -94,6 +94,14 @@ impl Times {
         self.sum_us.fetch_add(us, Relaxed);
     }
 
+    /// Adds all of another.
+    pub fn add_all(&self, other: &Times) {
+        for (bucket, more) in self.buckets.iter().zip(other.counts()) {
+            bucket.fetch_add(more, Relaxed);
+        }
+        self.sum_us.fetch_add(other.sum_us.load(Relaxed), Relaxed);
+    }
+
     /// How many lie in each bucket.
     fn counts(&self) -> [u64; BOUNDS_US.len() + 1] {
         self.buckets.each_ref().map(|bucket| bucket.load(Relaxed))

@@ -550,6 +550,7 @@ mod tests {
         "PodAffinity",
         "PodAffinityTerm",
         "PodAntiAffinity",
+        "PodDnsConfigOption",
         "PodReadinessGate",
         "PodSchedulingGate",
         "PreferredSchedulingTerm",

@@ -143,7 +143,7 @@ async fn follow<K, T, Key, F>(
                 let kind = std::any::type_name::<K>().rsplit("::").next();
                 tracing::debug!(kind, %error, "watch");
                 // The objects of a kind go before it does: what is known was not said to be gone.
-                if known.is_empty() && is_empty(&error) {
+                if known.now.is_empty() && is_empty(&error) {
                     report(Change::Synced).await;
                 }
             }

@@ -2,7 +2,6 @@
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
-use serde_json::Value;
 
 use super::{Errors, get, integer, is_empty, nth};
 use crate::meta::{items, text};

@@ -18,9 +18,7 @@ use super::{
     stored,
 };
 use serde_json::{Value, json};
-use wherry_resources::{
-    Object, gateway, quoted, rbac::Rule as RoleRule, selectors::FieldSelector,
-};
+use wherry_resources::{Object, gateway, quoted, rbac::Rule as RoleRule, selectors::FieldSelector};
 use wherry_store::Snapshot;
 
 /// To whom a rule applies.

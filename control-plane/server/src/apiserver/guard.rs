@@ -335,8 +335,8 @@ fn is_long(asked: &Attributes, query: &Query) -> bool {
     let follows = asked.subresource == "log" && query.flag("follow");
     let registry = asked.path.starts_with("/v2/");
     let by_path = ["/wherry/v1/tunnel", "/wherry/v1/backup", "/ui/requests"];
-    let endless = by_path.contains(&asked.path.as_str())
-        || asked.path.starts_with("/wherry/v1/relay/");
+    let endless =
+        by_path.contains(&asked.path.as_str()) || asked.path.starts_with("/wherry/v1/relay/");
     asked.verb == "watch"
         || streams.contains(&asked.subresource.as_str())
         || follows
