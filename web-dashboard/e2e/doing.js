@@ -41,6 +41,9 @@ try {
     await page.waitForSelector('.line, .lines p');
   });
   await step('marks a line of them, and comes back to it by its address', async () => {
+    // It writes a line for each request.
+    const pod = kubectl('get', 'pods', '-l', 'app=hello', '-o', 'jsonpath={.items[0].metadata.name}');
+    kubectl('get', '--raw', `/api/v1/namespaces/default/pods/${pod}:8080/proxy/`);
     await page.locator('.lines .line').first().dblclick();
     await page.waitForFunction(() => new URLSearchParams(location.search).get('line'));
     const address = page.url();
@@ -55,6 +58,7 @@ try {
     await page.click('button[popovertarget=namespaces]');
     await page.click('button:has-text("Keep this set of 2")');
     await shoot(page, 'namespaces');
+    await page.keyboard.press('Escape');
     await go(page, '/ui/list/pods?ns=default');
     await page.click('button[popovertarget=namespaces]');
     await page.click('li button:text-is("default, kube-system")');
