@@ -52,7 +52,8 @@ async fn dial(view: View<'_>, to: IpSocketAddress) -> Result<(), ErrorCode> {
     let socket = tcp(view)?;
     let connected = HasSockets::connect(view, again(&socket), to).await;
     connected.map_err(code)?;
-    let remote = view.with(|mut access| access.get().get_remote_address(again(&socket)));
+    let remote = view
+        .with(|mut access| HostTcpSocket::get_remote_address(&mut access.get(), again(&socket)));
     assert_eq!(SocketAddr::from(remote.map_err(code)?), SocketAddr::from(to));
     let twice = HasSockets::connect(view, socket, to).await.map_err(code);
     assert!(matches!(twice, Err(ErrorCode::InvalidState)), "{twice:?}");
