@@ -28,6 +28,8 @@ pub fn status(state: &PodState, spec: &PodSpec, node: IpAddr) -> core::PodStatus
             .collect()
     };
     let (reason, message) = pod_reason(state);
+    // The containers of one that was refused were never looked at.
+    let taken = !matches!(ending(&state.stage), Some(Why::Refused));
     core::PodStatus {
         phase: Some(phase(state, spec).to_owned()),
         reason,
@@ -40,9 +42,9 @@ pub fn status(state: &PodState, spec: &PodSpec, node: IpAddr) -> core::PodStatus
         start_time: Some(Time(state.started)),
         qos_class: Some(spec.qos.to_owned()),
         observed_generation: spec.generation,
-        init_container_statuses: (spec.init > 0).then(|| statuses(init, 0)),
-        container_statuses: Some(statuses(main, spec.init)),
-        ephemeral_container_statuses: (!ephemeral.is_empty())
+        init_container_statuses: (taken && spec.init > 0).then(|| statuses(init, 0)),
+        container_statuses: taken.then(|| statuses(main, spec.init)),
+        ephemeral_container_statuses: (taken && !ephemeral.is_empty())
             .then(|| statuses(ephemeral, spec.ephemeral)),
         ..core::PodStatus::default()
     }

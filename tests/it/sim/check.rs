@@ -76,8 +76,8 @@ impl Sim {
             let asked = number(&set, "/spec/replicas");
             let size = sizes.get(text(&set, "/metadata/name")).copied().unwrap_or(asked);
             let sized_for =
-                text(&set, "/metadata/annotations/deployment.kubernetes.io~1desired-replicas");
-            if asked > 0 && sized_for != replicas.to_string() {
+                &set["metadata"]["annotations"]["deployment.kubernetes.io/desired-replicas"];
+            if asked > 0 && *sized_for != replicas.to_string() {
                 return;
             }
             let available = number(&set, "/status/availableReplicas").min(asked);

@@ -279,7 +279,7 @@ pub fn plan(snapshot: &Snapshot, now: Timestamp) -> Plan {
     let disrupted = disrupted(snapshot, &old, now, &mut plan);
     let healthy = snapshot.pods.iter().filter(|pod| {
         let name = name_of(&pod.metadata);
-        !disrupted.contains_key(name) && !pods::is_deleting(pod) && pods::is_ready(pod)
+        !disrupted.contains_key(name) && pods::is_active(pod) && pods::is_ready(pod)
     });
     let healthy = i32::try_from(healthy.count()).unwrap_or(i32::MAX);
     let counted = expected(spec, snapshot);

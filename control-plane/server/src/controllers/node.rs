@@ -562,6 +562,8 @@ mod tests {
         let pods = [pod("a", READY, "")];
         let shown = text(&plan(&snapshot(None, 0, &pods), at(0)).writes);
         assert!(shown.contains(r#""reason":"DeletionByPodGC","status":"True""#), "{shown}");
+        let unready = r#""reason":"PodFailed","status":"False","type":"Ready""#;
+        assert!(shown.contains(unready), "{shown}");
         assert!(shown.ends_with("\"phase\":\"Failed\"}} unless nodes n1 is there\n"), "{shown}");
         check(
             &snapshot(None, 0, &told(&pods)),

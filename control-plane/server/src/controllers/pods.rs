@@ -97,6 +97,15 @@ pub fn disrupted(
     let status = pod.status.as_ref();
     let mut conditions = status.and_then(|status| status.conditions.clone()).unwrap_or_default();
     conditions.retain(|held| held.type_ != DISRUPTED);
+    let ready = |held: &&mut PodCondition| {
+        matches!(held.type_.as_str(), "Ready" | "ContainersReady") && held.status == "True"
+    };
+    // What has failed serves nobody, whatever its node said last.
+    for held in conditions.iter_mut().filter(ready).filter(|_| lost) {
+        held.status = "False".to_string();
+        held.reason = Some("PodFailed".to_string());
+        held.last_transition_time = Some(Time(now));
+    }
     conditions.push(PodCondition {
         type_: DISRUPTED.to_string(),
         status: "True".to_string(),
