@@ -117,7 +117,7 @@ impl Store {
             let status = statuses.get(id);
             let role = match *id {
                 id if view.leader == Some(id) => Role::Leader,
-                id if view.voters.contains(&id) => Role::Voter,
+                id if view.established.contains(&id) => Role::Voter,
                 _ => Role::Learner,
             };
             MemberStatus {

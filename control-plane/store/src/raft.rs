@@ -144,6 +144,8 @@ pub(crate) struct View {
     pub(crate) leader: Option<MemberId>,
     pub(crate) places: BTreeMap<MemberId, Place>,
     pub(crate) voters: BTreeSet<MemberId>,
+    /// Those that vote whatever becomes of a change that is under way.
+    pub(crate) established: BTreeSet<MemberId>,
     /// A change is under way.
     pub(crate) joint: bool,
     /// The log entry of the membership.
@@ -256,10 +258,13 @@ impl Member {
         let replication = metrics.replication.iter().flatten();
         let heartbeat = metrics.heartbeat.iter().flatten();
         let index = |log_id: &LogId| log_id.index;
+        let committed = metrics.committed_membership_config.get_joint_config();
+        let in_all = committed.iter().cloned().reduce(|one, other| &one & &other);
         View {
             leader: metrics.current_leader,
             places: membership.nodes().map(|(id, place)| (*id, place.clone())).collect(),
             voters: membership.voter_ids().collect(),
+            established: in_all.unwrap_or_default(),
             joint: membership.get_joint_config().len() > 1,
             membership: *membership.log_id(),
             settled: membership.log_id() == metrics.committed_membership_config.log_id(),

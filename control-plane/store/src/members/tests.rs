@@ -10,6 +10,7 @@ fn view() -> View {
         leader: Some(1),
         places: [1, 2, 3, 10, 11].map(|id| (id, place(id))).into(),
         voters: [1, 2, 3].into(),
+        established: [1, 2, 3].into(),
         joint: false,
         membership: None,
         settled: true,
