@@ -50,6 +50,8 @@ async fn a_member_whose_memory_is_damaged_stops() {
     let faults = Faults::default();
     let odd = net.join(&stores[0].clone(), engine.clone(), &faults).await;
     put(&stores[0], "key", "value").await;
+    // Where nothing is held yet, no bit can be turned over.
+    agree(&[&stores[0], &odd]).await;
     faults.set("machine.flip", Fault::Error, Some(1));
     put(&stores[0], "another", "value").await;
     let reason = tokio::time::timeout(HANG, odd.stopped()).await.expect("it is found");
