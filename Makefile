@@ -10,13 +10,15 @@ CARGO := cargo --locked
 REQUIRED := WHERRY_UI_REQUIRED=1 WHERRY_TOOLBOX_REQUIRED=1
 # Always the whole workspace: with fewer packages, or without the above, cargo compiles much anew.
 TEST := $(REQUIRED) $(CARGO) test --release --workspace
-# Compiled in a third of the time; for tests that run for minutes, not for hours.
+# Our own code without optimisation, compiled in a third of the time.
 QUICK := $(TEST) --config tests/harness.toml
 APPS := sample-apps/dist
+# Tests with real processes wait more than they compute: twice as many at a time as there are processors.
+THREADS := $(shell echo $$((2 * $$(nproc))))
 # RocksDB's headers are parsed once; see there.
 export PATH := $(CURDIR)/tests/compilers:$(PATH)
 
-.PHONY: dev test test-slow test-s3 fuzz clients verify fix sim bless apps dashboard screenshots build bench chaos chaos-seeded power-cuts flipped-bit attacks autonomy setup
+.PHONY: dev test quick test-slow test-s3 fuzz clients verify fix sim bless apps dashboard screenshots build bench chaos chaos-seeded power-cuts flipped-bit attacks autonomy setup
 
 dev: build ## Build everything and start a cluster
 	exec $(TARGET)/release/wherry dev --images $(APPS) $(ARGS)
@@ -24,12 +26,16 @@ dev: build ## Build everything and start a cluster
 build: setup apps dashboard ## The binary: release/wherry in the target folder
 	$(REQUIRED) $(CARGO) build --release --workspace
 
-test: build ## All tests, with real processes and kubectl
+test: quick ## All tests, with real processes and kubectl
 	tests/install-packages chromium bind9-dnsutils docker-registry
 	cd web-dashboard && npm run --silent check
-	WHERRY_L3=1 $(QUICK) --lib --bin wherry --test it
+	WHERRY_L3=1 $(QUICK) --lib --bin wherry --test it -- --test-threads $(THREADS)
 	cd sample-apps && RUST_MIN_STACK=8388608 $(CARGO) test -p batch -p toolbox --target-dir $(abspath $(TARGET))/apps
 	$(MAKE) test-s3
+
+# The `wherry` that the tests start.
+quick: setup apps dashboard
+	$(REQUIRED) $(CARGO) build --release --workspace --bin wherry --config tests/harness.toml
 
 test-s3: ## Backups to a bucket, against a server that speaks S3 (moto, from PyPI)
 	tests/s3-server env $(QUICK) --lib -- rounds_in_a_bucket
@@ -40,7 +46,7 @@ clients: ## The clients that tests drive: kubectl, helm, those of Python and Jav
 	@tests/install-clients
 
 fuzz: ## Damaged input for everything that reads input: make fuzz MINUTES=10 (for each target)
-	WHERRY_FUZZ_MINUTES=$(or $(MINUTES),1) $(TEST) --lib fuzz:: -- --nocapture
+	WHERRY_FUZZ_MINUTES=$(or $(MINUTES),1) $(QUICK) --lib fuzz:: -- --nocapture --test-threads $(THREADS)
 
 sim: ## 2,000 simulated clusters, or one of them step by step: make sim SEED=7
 	WHERRY_SIM_LONG=1 WHERRY_SIM_SEED=$(SEED) $(TEST) --test it sim:: -- --nocapture
@@ -50,7 +56,7 @@ chaos: build ## Three members, faults, proof: make chaos MINUTES=20 SEED=7 MODE=
 	$(TARGET)/release/chaos --minutes $(or $(MINUTES),5) --seed $(or $(SEED),1) --mode $(or $(MODE),kills) $(ARGS)
 
 chaos-seeded: build ## The suite must find bugs made on purpose; prints which check did, and when
-	$(REQUIRED) $(CARGO) build --release --workspace --features wherry-store/seeded-bugs,wherry-store/failpoints
+	$(REQUIRED) $(CARGO) build --release --workspace --bin wherry --features wherry-store/seeded-bugs,wherry-store/failpoints
 	cp $(TARGET)/release/wherry $(TARGET)/release/wherry-seeded
 	$(REQUIRED) $(CARGO) build --release --workspace
 	$(TARGET)/release/chaos --seeded --binary $(TARGET)/release/wherry-seeded $(ARGS)
@@ -89,7 +95,7 @@ dashboard: web-dashboard/dist/index.html ## The web dashboard: web-dashboard/dis
 web-dashboard/dist/index.html: web-dashboard/node_modules $(shell git ls-files web-dashboard)
 	cd web-dashboard && npm run --silent build
 
-screenshots: build ## Every page of the dashboard in both themes and at 360 px: SHOTS=folder
+screenshots: quick ## Every page of the dashboard in both themes and at 360 px: SHOTS=folder
 	tests/install-packages chromium
 	WHERRY_SCREENSHOTS=$(abspath $(or $(SHOTS),screenshots)) WHERRY_L3=1 \
 		$(QUICK) --test it -- --nocapture dashboard::
