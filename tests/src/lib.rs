@@ -28,10 +28,20 @@ use std::net::{Ipv4Addr, SocketAddr, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 use std::sync::atomic::{AtomicU16, Ordering};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-/// A condition that has not come true by then will not.
-pub const DEADLINE: Duration = Duration::from_secs(60);
+/// A condition that has not come true by then will not: far more than anything takes while several
+/// clusters start at once and the machine's host gives most of its processors to others.
+pub const DEADLINE: Duration = Duration::from_secs(180);
+/// Between two looks at a condition: twice as long as looking takes, within these bounds. Who waits
+/// leaves the processors to whom is waited for, and a kubectl costs 100 ms of one.
+const PAUSE_MIN: Duration = Duration::from_millis(20);
+const PAUSE_MAX: Duration = Duration::from_millis(500);
+/// A request that takes longer is not answered any more.
+const REQUEST_TIMEOUT: Duration = Duration::from_secs(60);
+/// How much of each log a test that failed shows.
+pub(crate) const LAST_LINES: usize = 40;
 
 /// Whether tests with real processes are asked for; `make test` does.
 pub fn l3() -> bool {
@@ -75,6 +85,8 @@ pub struct Dev {
     pub address: Ipv4Addr,
     /// The line it printed when it was ready.
     pub ready_line: String,
+    /// What the supervisor says on its standard error.
+    said: tempfile::NamedTempFile,
     _temporary: Option<tempfile::TempDir>,
 }
 
@@ -94,6 +106,7 @@ impl Dev {
             .data_dir
             .unwrap_or_else(|| temporary.as_ref().expect("made above").path().to_owned());
         let address = own_address();
+        let said = tempfile::NamedTempFile::new().expect("a temporary file");
         let mut child = Command::new(wherry())
             .arg("dev")
             .arg("--data-dir")
@@ -106,12 +119,16 @@ impl Dev {
             .arg(options.images.unwrap_or_else(|| repository().join("sample-apps/dist")))
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
+            .stderr(said.reopen().expect("the file is there"))
             .spawn()
             .expect("the binary starts");
         let stdout = BufReader::new(child.stdout.take().expect("piped"));
         let mut lines = stdout.lines();
         let ready_line = loop {
-            let line = lines.next().expect("wherry dev gets ready").expect("text");
+            let Some(line) = lines.next() else {
+                panic!("wherry dev did not get ready:\n{}", last_words(said.path(), &data_dir));
+            };
+            let line = line.expect("text");
             if line.starts_with("wherry is ready") {
                 break line;
             }
@@ -119,7 +136,7 @@ impl Dev {
         // The rest of its output is read, so that it never blocks on a full pipe.
         std::thread::spawn(move || lines.for_each(drop));
         let kubeconfig = data_dir.join("kubeconfig");
-        Dev { child, data_dir, kubeconfig, address, ready_line, _temporary: temporary }
+        Dev { child, data_dir, kubeconfig, address, ready_line, said, _temporary: temporary }
     }
 
     /// Runs kubectl against this cluster.
@@ -130,10 +147,7 @@ impl Dev {
     /// Runs kubectl, which must succeed, and returns what it printed.
     #[track_caller]
     pub fn kubectl_ok(&self, arguments: &[&str]) -> String {
-        let output = self.kubectl(arguments);
-        let (stdout, stderr) = (text(&output.stdout), text(&output.stderr));
-        assert!(output.status.success(), "kubectl {arguments:?}: {stdout}{stderr}");
-        stdout
+        kubectl_ok(&self.kubeconfig, arguments)
     }
 
     /// GET on a NodePort of the first node.
@@ -195,10 +209,31 @@ impl Dev {
 
 impl Drop for Dev {
     fn drop(&mut self) {
+        let failed = std::thread::panicking();
+        if failed {
+            eprintln!("{}", last_words(self.said.path(), &self.data_dir));
+        }
         if self.child.try_wait().is_ok_and(|status| status.is_none()) {
-            self.stop();
+            match failed {
+                // The test may have left processes standing still, which end no other way.
+                true => self.kill_everything(),
+                false => _ = self.stop(),
+            }
         }
     }
+}
+
+/// The ends of the logs of a `wherry dev`.
+fn last_words(said: &Path, data_dir: &Path) -> String {
+    let logs = std::fs::read_dir(data_dir.join("logs")).into_iter().flatten();
+    let mut files: Vec<PathBuf> = logs.filter_map(|entry| Some(entry.ok()?.path())).collect();
+    files.sort();
+    files.insert(0, said.to_owned());
+    let part = |file: &PathBuf| {
+        let lines = server::last_lines(file, LAST_LINES);
+        format!("---- the end of {}:\n{lines}\n", file.display())
+    };
+    files.iter().map(part).collect()
 }
 
 /// Runs kubectl with a kubeconfig.
@@ -208,6 +243,25 @@ pub fn kubectl(kubeconfig: &Path, arguments: &[&str]) -> Output {
     // A discovery cache of its own: clusters come and go on the same ports.
     command.arg("--cache-dir").arg(kubeconfig.with_extension("cache"));
     command.current_dir(repository()).args(arguments).output().expect("kubectl is installed")
+}
+
+/// Runs kubectl, which must succeed, and returns what it printed. A server that has no leader at the
+/// moment, or too much to do, did nothing and says so: kubectl is run again then.
+#[track_caller]
+pub fn kubectl_ok(kubeconfig: &Path, arguments: &[&str]) -> String {
+    let output = wait_for("the server takes requests", || {
+        let output = kubectl(kubeconfig, arguments);
+        (output.status.success() || !is_told_to_come_again(&output)).then_some(output)
+    });
+    let (stdout, stderr) = (text(&output.stdout), text(&output.stderr));
+    assert!(output.status.success(), "kubectl {arguments:?}: {stdout}{stderr}");
+    stdout
+}
+
+fn is_told_to_come_again(output: &Output) -> bool {
+    let said = text(&output.stderr);
+    let refusals = ["(ServiceUnavailable)", "(TooManyRequests)", "unable to handle the request"];
+    refusals.iter().any(|refusal| said.contains(refusal))
 }
 
 /// A client with the rights of a kubeconfig.
@@ -233,8 +287,8 @@ pub fn signal(pid: i32, signal: nix::sys::signal::Signal) {
 /// One HTTP/1.1 GET on a new connection: status and body, or `None` where there was no whole
 /// answer.
 pub fn http_get(address: SocketAddr, path: &str) -> Option<(u16, String)> {
-    let mut stream = TcpStream::connect_timeout(&address, Duration::from_secs(5)).ok()?;
-    stream.set_read_timeout(Some(Duration::from_secs(35))).ok()?;
+    let mut stream = TcpStream::connect_timeout(&address, REQUEST_TIMEOUT).ok()?;
+    stream.set_read_timeout(Some(REQUEST_TIMEOUT)).ok()?;
     write!(stream, "GET {path} HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n\r\n").ok()?;
     let mut answer = String::new();
     stream.read_to_string(&mut answer).ok()?;
@@ -276,15 +330,23 @@ pub fn copy_folder(from: &Path, to: &Path) -> std::io::Result<()> {
     Ok(())
 }
 
+/// Held by a test that wants the whole machine for longer than others: one such test runs at a time.
+pub fn heavy() -> MutexGuard<'static, ()> {
+    static ONE: Mutex<()> = Mutex::new(());
+    // One that failed has left nothing behind that the next could meet.
+    ONE.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
 /// Asks `probe` until it gives a value; panics with `what` after [`DEADLINE`].
 #[track_caller]
 pub fn wait_for<T>(what: &str, mut probe: impl FnMut() -> Option<T>) -> T {
     let begun = Instant::now();
     loop {
+        let looked = Instant::now();
         if let Some(value) = probe() {
             return value;
         }
         assert!(begun.elapsed() < DEADLINE, "waited {DEADLINE:?} for: {what}");
-        std::thread::sleep(Duration::from_millis(20));
+        std::thread::sleep((looked.elapsed() * 2).clamp(PAUSE_MIN, PAUSE_MAX));
     }
 }

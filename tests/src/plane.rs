@@ -1,7 +1,9 @@
 //! A control plane of several members, each a `wherry server` of its own, started and stopped by
 //! the test: nobody starts them again.
 
+use std::fs::File;
 use std::io::{BufRead as _, BufReader};
+use std::net::Ipv4Addr;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 use std::sync::Arc;
@@ -9,7 +11,8 @@ use std::sync::Arc;
 use nix::sys::signal::Signal;
 use wherry_node::members::Make;
 
-use crate::{kubectl, signal, text, wait_for, wherry};
+use crate::server::last_lines;
+use crate::{LAST_LINES, kubectl, kubectl_ok, own_address, signal, text, wait_for, wherry};
 
 /// One member; its process may be away.
 pub struct Server {
@@ -33,6 +36,9 @@ pub struct Row {
 /// Members in the order in which they were started.
 pub struct Plane {
     folder: tempfile::TempDir,
+    /// Where members listen. Nobody else has it, so a member that was away finds its port free: one of
+    /// 127.0.0.1 may be a client's by then.
+    address: Ipv4Addr,
     pub servers: Vec<Server>,
 }
 
@@ -47,7 +53,7 @@ impl Plane {
     pub fn start_with(count: usize, prepare: impl FnOnce(&Path)) -> Plane {
         let folder = tempfile::tempdir().expect("a temporary folder");
         prepare(&folder.path().join("m1"));
-        let mut plane = Plane { folder, servers: Vec::new() };
+        let mut plane = Plane { folder, address: own_address(), servers: Vec::new() };
         let founder = plane.spawn("m1", &[]);
         plane.servers.push(founder);
         for number in 2..=count {
@@ -58,7 +64,10 @@ impl Plane {
 
     /// Lets a new server join by way of one of the others, and waits until it serves.
     pub fn join(&mut self, name: &str, by: usize) {
-        let token = self.wherry_ok(by, &["token", "create", "--for", "member"]);
+        let token = wait_for("a token for the new member", || {
+            let output = self.wherry(by, &["token", "create", "--for", "member"]);
+            output.status.success().then(|| text(&output.stdout))
+        });
         let url = self.servers[by].url.clone();
         let joined = self.spawn(name, &["--join", &url, "--token", token.trim()]);
         self.servers.push(joined);
@@ -66,8 +75,13 @@ impl Plane {
 
     fn spawn(&self, name: &str, more: &[&str]) -> Server {
         let data_dir = self.folder.path().join(name);
-        let (child, url) = start(name, &data_dir, "127.0.0.1:0", more);
+        let (child, url) = start(name, &data_dir, &self.anywhere(), more);
         Server { name: name.to_owned(), data_dir, url, child: Some(child) }
+    }
+
+    /// A port that the kernel picks.
+    fn anywhere(&self) -> String {
+        format!("{}:0", self.address)
     }
 
     /// Starts a member that is away again, on its old data and address, and waits until it serves.
@@ -81,8 +95,9 @@ impl Plane {
 
     /// Starts a member that is away again, on its old data and another address.
     pub fn start_elsewhere(&mut self, index: usize) {
+        let anywhere = self.anywhere();
         let server = &mut self.servers[index];
-        let (child, url) = start(&server.name, &server.data_dir, "127.0.0.1:0", &[]);
+        let (child, url) = start(&server.name, &server.data_dir, &anywhere, &[]);
         assert_ne!(url, server.url, "it is elsewhere");
         (server.child, server.url) = (Some(child), url);
     }
@@ -90,7 +105,7 @@ impl Plane {
     /// What a member says when it is started on its data and ends by itself.
     pub fn refusal(&self, index: usize) -> String {
         let server = &self.servers[index];
-        let mut command = command(&server.name, &server.data_dir, "127.0.0.1:0");
+        let mut command = command(&server.name, &server.data_dir, &self.anywhere());
         let output = command.stderr(Stdio::piped()).output().expect("the binary starts");
         assert!(!output.status.success(), "it must not start");
         text(&output.stderr)
@@ -129,7 +144,7 @@ impl Plane {
 
     #[track_caller]
     pub fn kubectl_ok(&self, index: usize, arguments: &[&str]) -> String {
-        succeeded(&format!("kubectl {arguments:?}"), &self.kubectl(index, arguments))
+        kubectl_ok(&self.kubeconfig(index), arguments)
     }
 
     /// Runs a verb of `wherry` against one member. What it remembers of members stays in this test.
@@ -142,13 +157,19 @@ impl Plane {
 
     #[track_caller]
     pub fn wherry_ok(&self, index: usize, arguments: &[&str]) -> String {
-        succeeded(&format!("wherry {arguments:?}"), &self.wherry(index, arguments))
+        let output = self.wherry(index, arguments);
+        let (stdout, stderr) = (text(&output.stdout), text(&output.stderr));
+        assert!(output.status.success(), "wherry {arguments:?}: {stdout}{stderr}");
+        stdout
     }
 
-    /// `wherry member list`, asked of one member.
+    /// `wherry member list`, asked of one member, which may know no leader at the moment.
     #[track_caller]
     pub fn list(&self, index: usize) -> Vec<Row> {
-        rows(&self.wherry_ok(index, &["member", "list"]))
+        wait_for("a list of the members", || {
+            let output = self.wherry(index, &["member", "list"]);
+            output.status.success().then(|| rows(&text(&output.stdout)))
+        })
     }
 
     /// The index of the leader, once there is one that the asked member knows.
@@ -165,8 +186,17 @@ impl Drop for Plane {
     fn drop(&mut self) {
         for index in 0..self.servers.len() {
             self.kill(index);
+            if std::thread::panicking() {
+                let log = log_of(&self.servers[index].data_dir);
+                eprintln!("---- the end of {}:\n{}", log.display(), last_lines(&log, LAST_LINES));
+            }
         }
     }
+}
+
+/// Where a member's standard error goes: beside its data.
+fn log_of(data_dir: &Path) -> PathBuf {
+    data_dir.with_extension("log")
 }
 
 /// Clients with a kubeconfig's credentials, for any server.
@@ -207,17 +237,16 @@ fn command(name: &str, data_dir: &Path, listen: &str) -> Command {
 
 /// Starts a member and waits for the line in which it says where it serves.
 fn start(name: &str, data_dir: &Path, listen: &str, more: &[&str]) -> (Child, String) {
-    let mut child = command(name, data_dir, listen).args(more).spawn().expect("the binary starts");
+    let log = log_of(data_dir);
+    let said = File::options().create(true).append(true).open(&log).expect("the folder is ours");
+    let mut command = command(name, data_dir, listen);
+    let mut child = command.args(more).stderr(said).spawn().expect("the binary starts");
     let stdout = BufReader::new(child.stdout.take().expect("piped"));
-    let line = stdout.lines().next().expect("it says that it serves").expect("text");
+    let Some(line) = stdout.lines().next() else {
+        panic!("{name} does not serve:\n{}", last_lines(&log, LAST_LINES));
+    };
+    let line = line.expect("text");
     let (said, url) = line.rsplit_once(' ').expect("the URL stands last");
     assert!(said.starts_with(&format!("member {name} (id ")), "{line}");
     (child, url.to_owned())
-}
-
-#[track_caller]
-fn succeeded(what: &str, output: &Output) -> String {
-    let (stdout, stderr) = (text(&output.stdout), text(&output.stderr));
-    assert!(output.status.success(), "{what}: {stdout}{stderr}");
-    stdout
 }
