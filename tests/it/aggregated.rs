@@ -118,7 +118,7 @@ fn is_available(cluster: &Dev, name: &str) {
         "wait",
         "--for=condition=Available",
         &format!("apiservice/{name}"),
-        "--timeout=60s",
+        "--timeout=180s",
     ]);
 }
 
@@ -176,7 +176,7 @@ fn kubectl_uses_kinds_that_a_process_serves() {
         "wait",
         "--for=condition=Available=False",
         "apiservice/v1.wardrobe.example.com",
-        "--timeout=90s",
+        "--timeout=180s",
     ]);
     cluster.kubectl_ok(&["get", "pods"]);
     let why = cluster.kubectl_ok(&[

@@ -18,7 +18,7 @@ fn hello_http_answers_from_each_replica_in_turn() {
     let applied = cluster.kubectl_ok(&["apply", "-f", "sample-apps/hello-http/app.yaml"]);
     assert_eq!(applied, "deployment.apps/hello-http created\nservice/hello-http created\n");
     let rollout =
-        cluster.kubectl_ok(&["rollout", "status", "deployment/hello-http", "--timeout=60s"]);
+        cluster.kubectl_ok(&["rollout", "status", "deployment/hello-http", "--timeout=180s"]);
     assert!(rollout.ends_with("deployment \"hello-http\" successfully rolled out\n"), "{rollout}");
     let again = cluster.kubectl_ok(&["apply", "-f", "sample-apps/hello-http/app.yaml"]);
     assert_eq!(again, "deployment.apps/hello-http unchanged\nservice/hello-http unchanged\n");
@@ -31,11 +31,13 @@ fn hello_http_answers_from_each_replica_in_turn() {
         bodies.filter(|bodies| bodies.len() == 2)
     });
 
-    let logs = cluster.kubectl_ok(&["logs", "-l", "app=hello-http"]);
-    assert!(logs.contains(" serves /"), "{logs}");
+    wait_for("the requests are in the logs", || {
+        let logs = cluster.kubectl_ok(&["logs", "-l", "app=hello-http"]);
+        logs.contains(" serves /").then_some(())
+    });
 
     cluster.kubectl_ok(&["scale", "deployment/hello-http", "--replicas=4"]);
-    cluster.kubectl_ok(&["rollout", "status", "deployment/hello-http", "--timeout=60s"]);
+    cluster.kubectl_ok(&["rollout", "status", "deployment/hello-http", "--timeout=180s"]);
     wait_for("four answers in a row from four Pods", || {
         let bodies: Option<BTreeSet<_>> = (0..4).map(|_| cluster.get(HELLO, "/")).collect();
         bodies.filter(|bodies| bodies.len() == 4)
@@ -65,8 +67,8 @@ fn caller_repeats_what_hello_http_said() {
     let cluster = Dev::start_with(wherry_tests::Options { nodes: 2, ..Default::default() });
     cluster.kubectl_ok(&["apply", "-f", "sample-apps/hello-http/app.yaml"]);
     cluster.kubectl_ok(&["apply", "-f", "sample-apps/caller/app.yaml"]);
-    cluster.kubectl_ok(&["rollout", "status", "deployment/hello-http", "--timeout=60s"]);
-    cluster.kubectl_ok(&["rollout", "status", "deployment/caller", "--timeout=60s"]);
+    cluster.kubectl_ok(&["rollout", "status", "deployment/hello-http", "--timeout=180s"]);
+    cluster.kubectl_ok(&["rollout", "status", "deployment/caller", "--timeout=180s"]);
     wait_for("caller's answers name both Pods of hello-http", || {
         let answers: Option<BTreeSet<_>> = (0..2).map(|_| cluster.get(CALLER, "/")).collect();
         let said = "http://hello-http said: Hello from hello-http-";
@@ -116,21 +118,28 @@ fn toolbox_runs_what_was_written_for_busybox() {
     // On two nodes, connections also cross between them.
     let cluster = Dev::start_with(wherry_tests::Options { nodes: 2, ..Default::default() });
     cluster.kubectl_ok(&["apply", "-f", "sample-apps/toolbox/app.yaml"]);
-    cluster.kubectl_ok(&["rollout", "status", "deployment/toolbox", "--timeout=120s"]);
+    cluster.kubectl_ok(&["rollout", "status", "deployment/toolbox", "--timeout=180s"]);
     let page = wait_for("the node port answers", || {
         cluster.get(TOOLBOX, "/").filter(|(status, _)| *status == 200).map(|answer| answer.1)
     });
     assert!(page.starts_with("<p>Welcome</p>\n<p>to</p>\n<p>toolbox-"), "{page}");
     assert_eq!(cluster.get(TOOLBOX, "/none").map(|answer| answer.0), Some(404));
 
-    cluster.kubectl_ok(&["wait", "--for=condition=complete", "job/toolbox-visit", "--timeout=60s"]);
+    cluster.kubectl_ok(&[
+        "wait",
+        "--for=condition=complete",
+        "job/toolbox-visit",
+        "--timeout=180s",
+    ]);
     let log = cluster.kubectl_ok(&["logs", "job/toolbox-visit"]);
     // Before the Service had a Pod it was refused.
     assert!(log.ends_with("3\nresolved\n"), "{log}");
 
-    let described = cluster.kubectl_ok(&["describe", "pod", "-l", "app=toolbox"]);
     for part in ["ImageAliased", "wherry.dev/toolbox@sha256:", "Image:         busybox:1.36"] {
-        assert!(described.contains(part), "{part} is missing in:\n{described}");
+        wait_for(part, || {
+            let described = cluster.kubectl_ok(&["describe", "pod", "-l", "app=toolbox"]);
+            described.contains(part).then_some(())
+        });
     }
 }
 

@@ -163,7 +163,7 @@ fn a_backup_becomes_three_new_members_that_hold_the_same() {
     }
     let mut old = Plane::start(3);
     old.kubectl_ok(0, &["create", "namespace", "kept"]);
-    for number in 0..40 {
+    for number in 0..12 {
         let value = format!("--from-literal=value={}", number.to_string().repeat(200));
         let (map, secret) = (format!("map-{number}"), format!("secret-{number}"));
         old.kubectl_ok(number % 3, &["create", "-n=kept", "configmap", &map, &value]);
@@ -216,7 +216,12 @@ fn a_backup_becomes_three_new_members_that_hold_the_same() {
     // They are a cluster like any other.
     new.kill(0);
     let create = ["create", "configmap", "after"];
-    wait_for("writes go on", || new.kubectl(1, &create).status.success().then_some(()));
+    wait_for("writes go on", || {
+        let created = new.kubectl(1, &create);
+        // An election may have hidden the answer to the first attempt.
+        let there = text(&created.stderr).contains("AlreadyExists");
+        (created.status.success() || there).then_some(())
+    });
     assert_eq!(dump(&new, 2), before);
 }
 

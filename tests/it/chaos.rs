@@ -2,7 +2,7 @@
 //! cuts behind every fsync, and flipped bits. `make chaos MINUTES=n SEED=s` runs it longer.
 
 use wherry_tests::chaos::{Options, flipped, report::shown, run};
-use wherry_tests::{l3, powercut, wherry};
+use wherry_tests::{heavy, l3, powercut, wherry};
 
 fn runtime() -> tokio::runtime::Runtime {
     // A test binary that has installed one before is as good.
@@ -15,6 +15,7 @@ fn a_minute_of_chaos_breaks_no_promise() {
     if !l3() {
         return;
     }
+    let _turn = heavy();
     let folder = tempfile::tempdir().expect("a temporary folder");
     let outcome = runtime().block_on(run(&Options::new(20, 0.75, folder.path())));
     let outcome = outcome.expect("the run can be done");

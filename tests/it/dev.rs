@@ -1,6 +1,6 @@
 //! `wherry dev` and the roles by hand, as a person starts them: readiness, errors, exit codes.
 
-use std::process::Command;
+use std::process::{Command, Stdio};
 
 use nix::sys::signal::Signal;
 use wherry_tests::{Dev, Options, l3, signal, text, wait_for, wherry};
@@ -80,7 +80,9 @@ struct Role(std::process::Child);
 
 impl Role {
     fn start(arguments: &[&str]) -> Role {
-        Role(Command::new(wherry()).args(arguments).spawn().expect("the binary starts"))
+        let mut command = Command::new(wherry());
+        command.args(arguments).stdout(Stdio::null());
+        Role(command.spawn().expect("the binary starts"))
     }
 }
 

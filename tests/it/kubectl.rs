@@ -13,11 +13,11 @@ fn creates_patches_labels_and_deletes() {
     ok(&["-n", "shop", "create", "configmap", "prices", "--from-literal=tea=3"]);
     ok(&["-n", "shop", "create", "secret", "generic", "till", "--from-literal=pin=1234"]);
     ok(&["-n", "shop", "create", "deployment", "web", "--image=hello-http:dev", "--replicas=2"]);
-    ok(&["-n", "shop", "rollout", "status", "deployment/web", "--timeout=60s"]);
+    ok(&["-n", "shop", "rollout", "status", "deployment/web", "--timeout=180s"]);
     ok(&["-n", "shop", "set", "env", "deployment/web", "A=1"]);
-    ok(&["-n", "shop", "rollout", "status", "deployment/web", "--timeout=60s"]);
+    ok(&["-n", "shop", "rollout", "status", "deployment/web", "--timeout=180s"]);
     ok(&["-n", "shop", "rollout", "undo", "deployment/web"]);
-    ok(&["-n", "shop", "rollout", "status", "deployment/web", "--timeout=60s"]);
+    ok(&["-n", "shop", "rollout", "status", "deployment/web", "--timeout=180s"]);
     ok(&["-n", "shop", "label", "configmap", "prices", "kind=list"]);
     let listed = ok(&["-n", "shop", "get", "configmaps", "-l", "kind=list", "-o", "name"]);
     assert_eq!(listed, "configmap/prices\n");
@@ -35,7 +35,7 @@ fn creates_patches_labels_and_deletes() {
     assert_eq!(tea, "4");
     let described = ok(&["-n", "shop", "describe", "deployment", "web"]);
     assert!(described.contains("2 available"), "{described}");
-    ok(&["delete", "namespace", "shop", "--timeout=60s"]);
+    ok(&["delete", "namespace", "shop", "--timeout=180s"]);
     let gone = cluster.kubectl(&["get", "namespace", "shop"]);
     let want = "Error from server (NotFound): namespaces \"shop\" not found\n";
     assert_eq!(text(&gone.stderr), want);

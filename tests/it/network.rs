@@ -153,8 +153,8 @@ fn world() -> Dev {
         (nodes.lines().count() == 2).then_some(())
     });
     apply(&cluster, WORLD);
-    cluster.kubectl_ok(&["wait", "--for=condition=Ready", "pod", "--all", "--timeout=120s"]);
-    cluster.kubectl_ok(&["rollout", "status", "deployment/hello", "--timeout=120s"]);
+    cluster.kubectl_ok(&["wait", "--for=condition=Ready", "pod", "--all", "--timeout=180s"]);
+    cluster.kubectl_ok(&["rollout", "status", "deployment/hello", "--timeout=180s"]);
     cluster
 }
 
@@ -196,8 +196,10 @@ fn services_lead_to_their_pods_wherever_these_are() {
         Some(text(&buffer[..count]))
     });
     assert_eq!(said.trim(), "datagram");
-    let (done, said) = run(&cluster, "echo echo within | nc -u -w 2 echo-out 8081");
-    assert!(done && said.trim() == "within", "{said}");
+    wait_for("a datagram from a Pod is answered", || {
+        let (done, said) = run(&cluster, "echo echo within | nc -u -w 2 echo-out 8081");
+        (done && said.trim() == "within").then_some(())
+    });
 }
 
 /// `dig` at the first node's server: what it prints of the answer, or its status without any.
@@ -237,7 +239,9 @@ fn names_are_answered_to_programs_outside() {
         (dig(&cluster, &[&format!("echo-0.echo.{domain}")]) == format!("A {pod}")).then_some(())
     });
     let check = |question: &[&str], expected: &str| {
-        assert_eq!(dig(&cluster, question), expected, "{question:?}");
+        wait_for(&format!("{question:?} is answered with {expected:?}"), || {
+            (dig(&cluster, question) == expected).then_some(())
+        });
     };
     let name = |name: &str| format!("{name}.{domain}");
     check(&[&name("hello")], &format!("A {service}"));
@@ -257,18 +261,19 @@ fn names_are_answered_to_programs_outside() {
     check(&["+bufsize=512", "+ignore", &name("echo")], &format!("A {pod}"));
     // Guests are told the same, also behind the search domains that a Pod names.
     for host in ["hello", "echo-0.echo", &dashed, "hello.default.svc.cluster.local."] {
-        let (done, said) = run(&cluster, &format!("nslookup {host}"));
-        assert!(done, "{host}: {said}");
+        wait_for(host, || run(&cluster, &format!("nslookup {host}")).0.then_some(()));
     }
     assert!(!run(&cluster, "nslookup nobody.default.svc.cluster.local").0);
     apply(&cluster, SEARCHER);
-    cluster.kubectl_ok(&["wait", "--for=condition=Ready", "pod/searcher", "--timeout=60s"]);
+    cluster.kubectl_ok(&["wait", "--for=condition=Ready", "pod/searcher", "--timeout=180s"]);
     let searcher = |command: &str| {
         let output = cluster.kubectl(&["exec", "searcher", "--", "sh", "-c", command]);
         (output.status.success(), text(&output.stdout) + &text(&output.stderr))
     };
-    let (done, said) = searcher("nslookup echo-0 && cat /etc/resolv.conf");
-    assert!(done && said.contains(&pod), "{said}");
+    let said = wait_for("its own search domain leads to a name", || {
+        let (done, said) = searcher("nslookup echo-0 && cat /etc/resolv.conf");
+        (done && said.contains(&pod)).then_some(said)
+    });
     assert!(said.contains("search echo.default.svc.cluster.local\noptions ndots:2"), "{said}");
     assert!(!searcher("nslookup hello").0, "the cluster's own search domains are not its");
     cluster.kubectl_ok(&["delete", "service", "hello"]);
@@ -305,9 +310,8 @@ fn traffic_is_counted_and_requests_can_be_watched() {
     assert!(line.contains(" 200 ") && line.contains(" answer="), "{line}");
     let metrics = || cluster.kubectl_ok(&["get", "--raw", "/api/v1/nodes/node-1/proxy/metrics"]);
     let url = format!("http://{}:{HTTP}/", cluster.address);
-    let asked = Command::new("curl").args(["-sf", "-m", "20", &url]).output().expect("curl runs");
+    let asked = Command::new("curl").args(["-sf", "-m", "60", &url]).output().expect("curl runs");
     assert!(asked.status.success(), "{}", text(&asked.stderr));
-    let shown = metrics();
     // The program in the Pod has connected a socket, and the node port takes requests.
     let inner = "{source=\"default/client\",service=\"default/hello\",port=\"80\"";
     let outer = "{source=\"outside\",service=\"default/hello-out\",port=\"80\"";
@@ -318,7 +322,7 @@ fn traffic_is_counted_and_requests_can_be_watched() {
         format!("wherry_request_duration_seconds_count{outer}}} 1"),
         format!("wherry_response_bytes_total{outer}}} "),
     ] {
-        assert!(shown.contains(&line), "{line} is not in:\n{shown}");
+        wait_for(&line, || metrics().contains(&line).then_some(()));
     }
     let get = || TcpStream::connect_timeout(&(cluster.address, TCP).into(), Duration::from_secs(5));
     wait_for("a connection from outside is counted", || {
@@ -357,7 +361,7 @@ fn a_handler_that_nobody_asks_is_idle_and_the_next_requests_wake_it() {
     }
     let cluster = Dev::start();
     apply(&cluster, SLEEPY);
-    cluster.kubectl_ok(&["rollout", "status", "deployment/sleepy", "--timeout=120s"]);
+    cluster.kubectl_ok(&["rollout", "status", "deployment/sleepy", "--timeout=180s"]);
     let state = || {
         let path = "jsonpath={.items[0].metadata.annotations.state\\.wherry\\.dev/hello}";
         cluster.kubectl_ok(&["get", "pods", "-l", "app=sleepy", "-o", path])
@@ -452,7 +456,7 @@ fn policies_are_obeyed_and_what_they_refuse_is_said() {
 fn curl(cluster: &Dev, url: &str, more: &[&str]) -> (String, String) {
     let address = cluster.address;
     let output = Command::new("curl")
-        .args(["-sk", "-m", "20", "-w", "\n%{http_code}"])
+        .args(["-sk", "-m", "60", "-w", "\n%{http_code}"])
         .args(["--resolve", &format!("hello.example:443:{address}")])
         .args(["--resolve", &format!("hello.example:80:{address}")])
         .args(["--resolve", &format!("stranger.example:80:{address}")])
@@ -509,7 +513,7 @@ fn an_ingress_leads_in_by_host_and_path_with_its_certificate() {
         let authority = certificate(name);
         wait_for("the newest certificate is served", || {
             let output = Command::new("curl")
-                .args(["-s", "-m", "20", "--http2", "-w", "\n%{http_version} %{http_code}"])
+                .args(["-s", "-m", "60", "--http2", "-w", "\n%{http_version} %{http_code}"])
                 .args(["--resolve", &format!("hello.example:443:{}", cluster.address)])
                 .arg("--cacert")
                 .arg(&authority)
@@ -577,9 +581,9 @@ fn a_gateway_leads_in_by_its_routes_with_a_canary() {
     }
     for name in ["hello-http", "hello-canary"] {
         let deployment = format!("deployment/{name}");
-        cluster.kubectl_ok(&["rollout", "status", &deployment, "--timeout=120s"]);
+        cluster.kubectl_ok(&["rollout", "status", &deployment, "--timeout=180s"]);
     }
-    let wait = ["wait", "--for=condition=Programmed", "gateway/hello", "--timeout=60s"];
+    let wait = ["wait", "--for=condition=Programmed", "gateway/hello", "--timeout=180s"];
     cluster.kubectl_ok(&wait);
     wait_for("the route answers", || {
         let (status, body) = curl(&cluster, "http://hello.example/", &[]);
@@ -591,7 +595,8 @@ fn a_gateway_leads_in_by_its_routes_with_a_canary() {
         body.contains("hello-canary")
     };
     let count = (0..100).filter(|_| is_canary(&[])).count();
-    assert!((8..=12).contains(&count), "{count} of 100 went to the canary");
+    // One of ten; a route that is told anew in between begins to count anew.
+    assert!((5..=15).contains(&count), "{count} of 100 went to the canary");
     assert!((0..5).all(|_| is_canary(&["-H", "x-canary: yes"])));
     let (status, body) = curl(&cluster, "http://stranger.example/", &[]);
     assert!(status == "404" && body.contains("No route is for the host"), "{status} {body}");
@@ -601,7 +606,7 @@ fn a_gateway_leads_in_by_its_routes_with_a_canary() {
         let authority = certificate(&cluster, "hello-tls", name);
         wait_for("the newest certificate is served", || {
             let output = Command::new("curl")
-                .args(["-si", "-m", "20", "--http2"])
+                .args(["-si", "-m", "60", "--http2"])
                 .args(["--resolve", &format!("hello.example:443:{}", cluster.address)])
                 .arg("--cacert")
                 .arg(&authority)
@@ -615,11 +620,11 @@ fn a_gateway_leads_in_by_its_routes_with_a_canary() {
     };
     trusting("first.example");
     trusting("second.example");
-    let (status, said) = curl(&cluster, "http://hello.example/safe/x?y=z", &["-i"]);
-    assert!(
-        status == "301" && said.contains("location: https://hello.example/safe/x?y=z"),
-        "{said}"
-    );
+    wait_for("a route redirects", || {
+        let (status, said) = curl(&cluster, "http://hello.example/safe/x?y=z", &["-i"]);
+        let there = said.contains("location: https://hello.example/safe/x?y=z");
+        (status == "301" && there).then_some(())
+    });
     let (status, body) = curl(&cluster, "http://hello.example/gone", &[]);
     assert!(status == "500" && body.contains("nobody does not exist"), "{status} {body}");
     let said = |of: &str, path: &str| cluster.kubectl_ok(&["get", of, "-o", path]);

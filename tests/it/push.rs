@@ -132,14 +132,15 @@ fn what_is_pushed_runs() {
 
     let digest = push_and_run(&cluster, "hello-http.wasm", &["team/greeter:1"]);
     runs(&cluster, "greeter", &digest);
-    cluster.kubectl_ok(&["wait", "--for=condition=Ready", "--timeout=60s", "pod/greeter"]);
+    cluster.kubectl_ok(&["wait", "--for=condition=Ready", "--timeout=180s", "pod/greeter"]);
     let path = "/api/v1/namespaces/default/pods/greeter/proxy/";
     let hello = cluster.kubectl_ok(&["get", "--raw", path]);
     assert!(hello.starts_with("Hello from "), "{hello}");
     // A handler that rests is in the accounts from its start on, and its start is counted.
-    let top = cluster.kubectl_ok(&["top", "pod", "greeter", "--no-headers"]);
-    assert!(top.starts_with("greeter "), "{top}");
-    println!("{top}");
+    wait_for("the Pod is in the accounts", || {
+        let top = cluster.kubectl(&["top", "pod", "greeter", "--no-headers"]);
+        text(&top.stdout).starts_with("greeter ").then_some(())
+    });
     const COUNT: &str = "wherry_cold_start_seconds_count{";
     let metrics = ["get", "--raw", "/api/v1/nodes/node-1/proxy/metrics"];
     let counts = wait_for("all parts of the start are counted", || {

@@ -6,14 +6,12 @@ use std::time::{Duration, Instant};
 
 use http::Method;
 use serde_json::{Value, json};
-use wherry_tests::http::{Client, Credentials};
-use wherry_tests::l3;
+use wherry_tests::http::{Answer, Client, Credentials};
 use wherry_tests::plane::Plane;
+use wherry_tests::{DEADLINE, l3, wait_for};
 
 const MAPS: &str = "/api/v1/namespaces/shop/configmaps";
 const TIMEOUT: Duration = Duration::from_secs(30);
-/// A cluster that is busy with elections has a leader again by then.
-const PATIENCE: Duration = Duration::from_secs(60);
 /// What the quota allows, and how many writers want in at each of the three members.
 const PLACES: usize = 20;
 const WRITERS: usize = 8;
@@ -31,29 +29,47 @@ fn clients(plane: &Plane) -> Vec<Client> {
     (0..plane.servers.len()).map(of).collect()
 }
 
-/// Creates one map; tells whether it got in. Whoever meets too many others, or a member that does
-/// not know what became of the write, tries again: the name is used by nobody else.
-async fn create(client: &mut Client, name: &str) -> bool {
-    let body = json!({"metadata": {"name": name}}).to_string();
-    let begun = Instant::now();
+/// Sends a request until it gets an answer that is one: whoever meets too many others, or a member
+/// that has no leader or does not know what became of the request, tries again. Also tells whether
+/// an earlier attempt may have been carried out.
+async fn answered(client: &mut Client, method: Method, path: &str, body: &str) -> (Answer, bool) {
+    let (begun, mut unknown) = (Instant::now(), false);
+    let mut pace = tokio::time::interval(Duration::from_millis(10));
     loop {
-        assert!(begun.elapsed() < PATIENCE, "{name} got no answer");
-        let answer = client.call(Method::POST, MAPS, body.clone().into(), TIMEOUT).await;
-        let Ok(answer) = answer else { continue };
+        pace.tick().await;
+        assert!(begun.elapsed() < DEADLINE, "{method} {path} got no answer");
+        let body = bytes::Bytes::from(body.to_owned());
+        let Ok(answer) = client.call(method.clone(), path, body, TIMEOUT).await else {
+            unknown = true;
+            continue;
+        };
+        let reason = answer.json().map(|status| status["reason"].clone()).unwrap_or_default();
         match answer.status {
-            201 => return true,
-            403 => return false,
-            409 if answer.json().is_ok_and(|status| status["reason"] == "AlreadyExists") => {
-                return true;
-            }
-            409 | 429 | 503 | 504 => {}
-            other => panic!("{other}: {:?}", answer.body),
+            409 if reason == "AlreadyExists" => return (answer, unknown),
+            504 => unknown = true,
+            409 | 429 | 503 => {}
+            _ => return (answer, unknown),
         }
     }
 }
 
+/// Creates one map; tells whether it got in. The name is used by nobody else.
+async fn create(client: &mut Client, name: &str) -> bool {
+    let body = json!({"metadata": {"name": name}}).to_string();
+    let (answer, unknown) = answered(client, Method::POST, MAPS, &body).await;
+    match answer.status {
+        201 | 409 => true,
+        // The last place may have been taken by the attempt before.
+        403 if unknown => stored(client).await.iter().any(|taken| taken == name),
+        403 => false,
+        other => panic!("{other}: {:?}", answer.body),
+    }
+}
+
 async fn stored(client: &mut Client) -> Vec<String> {
-    let list: Value = client.get(MAPS, TIMEOUT).await.expect("a list");
+    let (answer, _) = answered(client, Method::GET, MAPS, "").await;
+    assert_eq!(answer.status, 200, "{:?}", answer.body);
+    let list: Value = answer.json().expect("a list");
     let items = list["items"].as_array().expect("items").iter();
     items.filter_map(|item| Some(item["metadata"]["name"].as_str()?.to_owned())).collect()
 }
@@ -82,7 +98,7 @@ async fn storm(plane: &Plane, round: &str) -> usize {
 async fn fill(plane: &Plane, client: &mut Client, round: &str) -> usize {
     let (begun, mut taken, mut storms) = (Instant::now(), 0, 0);
     while stored(client).await.len() < PLACES {
-        assert!(begun.elapsed() < PATIENCE, "places stay empty");
+        assert!(begun.elapsed() < DEADLINE, "places stay empty");
         taken += storm(plane, &format!("{round}-{storms}")).await;
         storms += 1;
     }
@@ -103,7 +119,7 @@ async fn a_quota_holds_at_three_members() {
         let begun = Instant::now();
         let path = "/api/v1/namespaces/shop/resourcequotas/maps?resourceVersion=0";
         while member.get(path, TIMEOUT).await.is_err() {
-            assert!(begun.elapsed() < PATIENCE, "a member never heard of the quota");
+            assert!(begun.elapsed() < DEADLINE, "a member never heard of the quota");
         }
     }
     let mut client = clients(&plane).remove(2);
@@ -121,8 +137,9 @@ async fn a_quota_holds_at_three_members() {
         for (index, name) in going.iter().enumerate() {
             let path = format!("{MAPS}/{name}");
             let member = &mut members[index % 3];
-            let answer = member.call(Method::DELETE, &path, bytes::Bytes::new(), TIMEOUT).await;
-            assert_eq!(answer.expect("the member answers").status, 200);
+            let (answer, unknown) = answered(member, Method::DELETE, &path, "").await;
+            let gone = answer.status == 200 || (unknown && answer.status == 404);
+            assert!(gone, "{}: {:?}", answer.status, answer.body);
         }
     };
     tokio::join!(deletions, storm(&plane, "second"));
@@ -131,6 +148,8 @@ async fn a_quota_holds_at_three_members() {
     fill(&plane, &mut client, "third").await;
     assert_eq!(stored(&mut client).await.len(), PLACES);
     let used = ["-n", "shop", "get", "quota", "maps", "-o", "jsonpath={.status.used}"];
-    let used = plane.kubectl_ok(0, &used);
-    assert_eq!(used, format!("{{\"count/configmaps\":\"{PLACES}\"}}"));
+    let all = format!("{{\"count/configmaps\":\"{PLACES}\"}}");
+    tokio::task::block_in_place(|| {
+        wait_for("all places are counted", || (plane.kubectl_ok(0, &used) == all).then_some(()));
+    });
 }

@@ -127,7 +127,7 @@ spec:
     - name: server
       image: registry.k8s.io/e2e-test-images/agnhost:2.53
       args: [netexec, --http-port=8080, --udp-port=8081]
-      livenessProbe: {httpGet: {path: /healthz, port: 8080}, periodSeconds: 1, failureThreshold: 2}
+      livenessProbe: {httpGet: {path: /healthz, port: 8080}, periodSeconds: 1, timeoutSeconds: 60, failureThreshold: 2}
     - name: pause
       image: registry.k8s.io/pause:3.10
 ---
@@ -154,9 +154,10 @@ spec:
         - |
           until nc -z server 80; do sleep 0.2; done
           printf 'GET /hostname HTTP/1.0\r\n\r\n' | nc server 80 | tail -n 1; echo
-          echo 'echo by datagram' | nc -u -w 1 server 81; echo
+          until echo 'echo by datagram' | nc -u -w 1 server 81 | grep datagram; do sleep 0.2; done; echo
           nc -w 1 server 82 || echo closed
-          (nc -l -p 9000 | cat) & sleep 0.2; echo over loopback | nc -w 0.2 localhost 9000; wait
+          (nc -l -p 9000 | cat) &
+          until echo over loopback | nc -w 0.2 localhost 9000; do sleep 0.2; done; wait
 "#,
     );
     let answer = |path: &str| cluster.get(AGNHOST, path);
@@ -164,7 +165,9 @@ spec:
         answer("/hostname").filter(|(status, _)| *status == 200).map(|answer| answer.1)
     });
     assert_eq!(host, "server");
-    assert_eq!(answer("/echo?msg=hi+there"), Some((200, "hi there".to_owned())));
+    wait_for("it says what it is told to", || {
+        (answer("/echo?msg=hi+there") == Some((200, "hi there".to_owned()))).then_some(())
+    });
     let log = log_of_ended(&cluster, "client");
     for part in ["server\n", "by datagram\n", "closed\n", "over loopback\n"] {
         assert!(log.contains(part), "{part} is missing in:\n{log}");

@@ -14,13 +14,15 @@ fn manifest(kind: &str, name: &str, spec: &str) -> String {
     format!(
         "apiVersion: apps/v1\nkind: {kind}\nmetadata: {{name: {name}}}\nspec:\n  \
          selector: {{matchLabels: {{app: {name}}}}}\n{spec}  template:\n    \
-         metadata: {{labels: {{app: {name}}}}}\n    spec:\n      tolerations:\n      \
-         - {{key: node.kubernetes.io/unreachable, operator: Exists, effect: NoExecute, \
-         tolerationSeconds: 1}}\n      \
+         metadata: {{labels: {{app: {name}}}}}\n    spec:\n      \
          containers:\n      - name: c\n        image: hello-http:dev\n        \
          imagePullPolicy: IfNotPresent\n"
     )
 }
+
+/// For Pods that are given up a second after their node fell silent.
+const IMPATIENT: &str = "      tolerations: [{key: node.kubernetes.io/unreachable, \
+    operator: Exists, effect: NoExecute, tolerationSeconds: 1}]\n";
 
 fn apply(cluster: &Dev, text: &str) {
     let folder = tempfile::tempdir().expect("a temporary folder");
@@ -30,7 +32,7 @@ fn apply(cluster: &Dev, text: &str) {
 }
 
 fn rolled_out(cluster: &Dev, what: &str) -> String {
-    cluster.kubectl_ok(&["rollout", "status", what, "--timeout=60s"])
+    cluster.kubectl_ok(&["rollout", "status", what, "--timeout=180s"])
 }
 
 /// The value of the variable A in the template.
@@ -39,11 +41,15 @@ fn variable(cluster: &Dev, what: &str) -> String {
     cluster.kubectl_ok(&["get", what, "-o", path])
 }
 
-/// Revision numbers in the history, the oldest first.
-fn revisions(cluster: &Dev, what: &str) -> Vec<u32> {
-    let history = cluster.kubectl_ok(&["rollout", "history", what]);
-    let numbers = history.lines().filter_map(|line| line.split_whitespace().next()?.parse().ok());
-    numbers.collect()
+/// Waits until the history has these revisions, the oldest first.
+#[track_caller]
+fn has_revisions(cluster: &Dev, what: &str, expected: &[u32]) {
+    wait_for(&format!("{what} has the revisions {expected:?}"), || {
+        let history = cluster.kubectl_ok(&["rollout", "history", what]);
+        let number = |line: &str| line.split_whitespace().next()?.parse().ok();
+        let numbers: Vec<u32> = history.lines().filter_map(number).collect();
+        (numbers == expected).then_some(())
+    });
 }
 
 #[test]
@@ -65,14 +71,15 @@ fn rollouts_are_told_undone_and_restarted() {
         rolled_out(&cluster, what);
         cluster.kubectl_ok(&["set", "env", what, "A=2"]);
         rolled_out(&cluster, what);
-        assert_eq!(revisions(&cluster, what), [1, 2, 3], "{what}");
+        has_revisions(&cluster, what, &[1, 2, 3]);
         let second = cluster.kubectl_ok(&["rollout", "history", what, "--revision=2"]);
         assert!(second.contains("A:\t1"), "{what}: {second}");
 
         cluster.kubectl_ok(&["rollout", "undo", what]);
         rolled_out(&cluster, what);
         assert_eq!(variable(&cluster, what), "1", "{what}");
-        assert_eq!(revisions(&cluster, what), [1, 3, 4], "{what}: the old one is the newest");
+        // The old one is the newest.
+        has_revisions(&cluster, what, &[1, 3, 4]);
         cluster.kubectl_ok(&["rollout", "undo", what, "--to-revision=3"]);
         rolled_out(&cluster, what);
         assert_eq!(variable(&cluster, what), "2", "{what}");
@@ -85,9 +92,11 @@ fn rollouts_are_told_undone_and_restarted() {
     }
     let pods = cluster.kubectl_ok(&["get", "pods", "-l", "app=db", "-o", "name"]);
     assert_eq!(pods, "pod/db-0\npod/db-1\n");
-    let row = cluster.kubectl_ok(&["get", "daemonset", "log", "--no-headers"]);
-    let counts: Vec<&str> = row.split_whitespace().skip(1).take(5).collect();
-    assert_eq!(counts, ["2"; 5], "{row}");
+    wait_for("both nodes have a Pod of the DaemonSet", || {
+        let row = cluster.kubectl_ok(&["get", "daemonset", "log", "--no-headers"]);
+        let counts: Vec<&str> = row.split_whitespace().skip(1).take(5).collect();
+        (counts == ["2"; 5]).then_some(())
+    });
 
     cluster.kubectl_ok(&["rollout", "pause", "deployment/web"]);
     cluster.kubectl_ok(&["set", "env", "deployment/web", "A=3"]);
@@ -95,9 +104,11 @@ fn rollouts_are_told_undone_and_restarted() {
         let shown = cluster.kubectl_ok(&["get", "deployment", "web", "-o", "yaml"]);
         shown.contains("DeploymentPaused").then_some(())
     });
-    let updated = "jsonpath={.status.updatedReplicas}";
-    let updated = cluster.kubectl_ok(&["get", "deployment", "web", "-o", updated]);
-    assert!(updated.is_empty() || updated == "0", "nothing rolls while it is paused: {updated}");
+    wait_for("nothing has rolled while it is paused", || {
+        let updated = "jsonpath={.status.updatedReplicas}";
+        let updated = cluster.kubectl_ok(&["get", "deployment", "web", "-o", updated]);
+        (updated.is_empty() || updated == "0").then_some(())
+    });
     cluster.kubectl_ok(&["rollout", "resume", "deployment/web"]);
     rolled_out(&cluster, "deployment/web");
     assert_eq!(variable(&cluster, "deployment/web"), "3");
@@ -176,7 +187,7 @@ fn a_stateful_set_keeps_its_data_over_the_deaths_of_pods_and_nodes() {
         - metadata: {name: data}\n    spec: {accessModes: [ReadWriteOnce], \
         resources: {requests: {storage: 10Mi}}}\n";
     let mounts = "        volumeMounts: [{name: data, mountPath: /data}]\n";
-    apply(&cluster, &(manifest("StatefulSet", "db", claims) + mounts));
+    apply(&cluster, &(manifest("StatefulSet", "db", claims) + mounts + IMPATIENT));
     rolled_out(&cluster, "statefulset/db");
     let bound = cluster.kubectl_ok(&["get", "pvc", "-o", "jsonpath={.items[*].status.phase}"]);
     assert_eq!(bound, "Bound Bound");
@@ -224,8 +235,8 @@ fn a_stateful_set_keeps_its_data_over_the_deaths_of_pods_and_nodes() {
         let size = "jsonpath={.status.capacity.storage}";
         (cluster.kubectl_ok(&["get", "pvc", "data-db-0", "-o", size]) == "20Mi").then_some(())
     });
-    cluster.kubectl_ok(&["delete", "statefulset", "db", "--timeout=60s"]);
-    cluster.kubectl_ok(&["delete", "pvc", "--all", "--timeout=60s"]);
+    cluster.kubectl_ok(&["delete", "statefulset", "db", "--timeout=180s"]);
+    cluster.kubectl_ok(&["delete", "pvc", "--all", "--timeout=180s"]);
     wait_for("the volumes are gone", || {
         cluster.kubectl_ok(&["get", "pv", "-o", "name"]).is_empty().then_some(())
     });
@@ -244,14 +255,16 @@ fn an_indexed_job_works_off_its_indexes() {
          restartPolicy: Never\n      containers:\n      - {name: c, image: 'batch:dev', \
          imagePullPolicy: IfNotPresent, args: ['1000']}\n",
     );
-    cluster.kubectl_ok(&["wait", "job/sum", "--for=condition=complete", "--timeout=60s"]);
+    cluster.kubectl_ok(&["wait", "job/sum", "--for=condition=complete", "--timeout=180s"]);
     let done = cluster.kubectl_ok(&["get", "job", "sum", "-o", "jsonpath={.status}"]);
     assert!(done.contains("\"completedIndexes\":\"0-2\""), "{done}");
     assert!(done.contains("\"succeeded\":3"), "{done}");
     let finalizers = "jsonpath={.items[*].metadata.finalizers}";
-    let held = cluster.kubectl_ok(&["get", "pods", "-l", "job-name=sum", "-o", finalizers]);
-    assert!(!held.contains("job-tracking"), "every Pod was counted and let go: {held}");
-    cluster.kubectl_ok(&["delete", "job", "sum", "--timeout=60s"]);
+    wait_for("every Pod was counted and let go", || {
+        let held = cluster.kubectl_ok(&["get", "pods", "-l", "job-name=sum", "-o", finalizers]);
+        (!held.contains("job-tracking")).then_some(())
+    });
+    cluster.kubectl_ok(&["delete", "job", "sum", "--timeout=180s"]);
     wait_for("its Pods are gone", || {
         let left = cluster.kubectl_ok(&["get", "pods", "-l", "job-name=sum", "-o", "name"]);
         left.is_empty().then_some(())
@@ -264,7 +277,7 @@ fn an_indexed_job_works_off_its_indexes() {
         let phase = cluster.kubectl_ok(&["get", "pods", "-l", "job-name=loop", "-o", phase]);
         (phase == "Running").then_some(())
     });
-    cluster.kubectl_ok(&["delete", "job", "loop", "--cascade=foreground", "--timeout=60s"]);
+    cluster.kubectl_ok(&["delete", "job", "loop", "--cascade=foreground", "--timeout=180s"]);
     let left = cluster.kubectl_ok(&["get", "pods", "-l", "job-name=loop", "-o", "name"]);
     assert_eq!(left, "");
 }
@@ -283,7 +296,7 @@ fn a_pod_that_names_its_node_still_has_to_fit() {
         )
     };
     apply(&cluster, &(pod("large", "1000") + &pod("small", "10m")));
-    cluster.kubectl_ok(&["wait", "--for=condition=Ready", "--timeout=60s", "pod/small"]);
+    cluster.kubectl_ok(&["wait", "--for=condition=Ready", "--timeout=180s", "pod/small"]);
     let status = "jsonpath={.status.phase} {.status.reason} {.status.message}";
     let status = wait_for("it is refused", || {
         let status = cluster.kubectl_ok(&["get", "pod", "large", "-o", status]);
@@ -294,6 +307,8 @@ fn a_pod_that_names_its_node_still_has_to_fit() {
     assert!(status.starts_with(why), "{status}");
     let shown = cluster.kubectl_ok(&["get", "pod", "large", "--no-headers"]);
     assert!(shown.contains("OutOfcpu"), "{shown}");
-    let events = cluster.kubectl_ok(&["describe", "node", "node-1"]);
-    assert!(events.contains("Starting the node's agent."), "{events}");
+    wait_for("an event tells of the agent's start", || {
+        let events = cluster.kubectl_ok(&["describe", "node", "node-1"]);
+        events.contains("Starting the node's agent.").then_some(())
+    });
 }

@@ -16,7 +16,7 @@ use nix::sys::signal::Signal;
 use serde_json::Value;
 
 use crate::load::{Client, Seen};
-use crate::{Dev, http_get, signal, text};
+use crate::{DEADLINE, Dev, http_get, signal, text, wait_for};
 
 const HELLO: u16 = 30080;
 const PATH: &str = "/bench";
@@ -26,7 +26,6 @@ pub const BACK_MAX: Duration = Duration::from_secs(2);
 pub const CONVERGED_MAX: Duration = Duration::from_secs(10);
 /// A machine that is started runs its Pods by then, whether a server is there or not.
 const BOOT_MAX: Duration = Duration::from_secs(10);
-const DEADLINE: Duration = Duration::from_secs(60);
 /// Answers in a row, without a failure, that count as being back.
 const IN_A_ROW: usize = 20;
 const POLL: Duration = Duration::from_millis(10);
@@ -44,8 +43,12 @@ pub struct Row {
 
 impl Row {
     pub fn is_fine(&self) -> bool {
-        let lost = self.lost == 0 || self.may_lose;
-        lost && self.asked > 0 && self.back.is_none_or(|(took, max)| took <= max)
+        self.lost_nothing() && self.back.is_none_or(|(took, max)| took <= max)
+    }
+
+    /// Whether no request was lost that may not be, however long everything took.
+    pub fn lost_nothing(&self) -> bool {
+        self.asked > 0 && (self.lost == 0 || self.may_lose)
     }
 }
 
@@ -123,7 +126,7 @@ impl Drop for Machine {
 pub fn run(away: Duration) -> Result<Vec<Row>> {
     let cluster = Dev::start();
     cluster.kubectl_ok(&["apply", "-f", "sample-apps/hello-http/app.yaml"]);
-    cluster.kubectl_ok(&["rollout", "status", "deployment/hello-http", "--timeout=60s"]);
+    cluster.kubectl_ok(&["rollout", "status", "deployment/hello-http", "--timeout=180s"]);
     let mut rows = Vec::new();
     let mut machine = Machine::of(cluster)?;
     machine.until_it_answers()?;
@@ -291,7 +294,7 @@ impl Machine {
             "deployment/hello-http",
             &format!("--replicas={replicas}"),
         ]);
-        self.cluster.kubectl_ok(&["rollout", "status", "deployment/hello-http", "--timeout=30s"]);
+        self.cluster.kubectl_ok(&["rollout", "status", "deployment/hello-http", "--timeout=180s"]);
         let after = self.restarts()?;
         let kept = after.iter().filter(|count| restarts.contains(count)).count();
         ensure!(kept >= 2, "containers were started again: {restarts:?} became {after:?}");
@@ -299,7 +302,7 @@ impl Machine {
     }
 
     fn get(&self, what: &str) -> Option<Value> {
-        let output = self.cluster.kubectl(&["get", what, "-o", "json", "--request-timeout=3s"]);
+        let output = self.cluster.kubectl(&["get", what, "-o", "json", "--request-timeout=10s"]);
         serde_json::from_slice(&output.stdout).ok().filter(|_| output.status.success())
     }
 
@@ -322,7 +325,7 @@ impl Machine {
 
     /// Names of Pods with how often each was started again.
     fn restarts(&self) -> Result<Vec<String>> {
-        let pods = self.get("pods").context("the API answers")?;
+        let pods = wait_for("the API answers", || self.get("pods"));
         let pods = pods["items"].as_array().context("a list")?.iter();
         let count = |pod: &Value| {
             let container = &pod["status"]["containerStatuses"][0];

@@ -22,7 +22,7 @@ use tokio::time::MissedTickBehavior;
 const CONNECTIONS: usize = 4;
 const PACE: Duration = Duration::from_millis(20);
 /// A request that takes longer has failed.
-const TIMEOUT: Duration = Duration::from_secs(10);
+const TIMEOUT: Duration = Duration::from_secs(60);
 
 /// What the client saw.
 pub struct Seen {

@@ -28,7 +28,7 @@ use crate::powercut::{disk::Disk, disk::Keep, journal};
 use crate::server::{Server, ServerOptions, SlowSync, shim};
 
 /// A member is there again within a second; on a busy machine later.
-pub const START_TIMEOUT: Duration = Duration::from_secs(60);
+pub const START_TIMEOUT: Duration = crate::DEADLINE;
 /// A verb of the command line; a cluster without a leader is asked again.
 const VERB_TIMEOUT: Duration = Duration::from_secs(10);
 /// A member asks the others before it answers who they are, and some of them are away.
