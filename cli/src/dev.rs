@@ -35,7 +35,7 @@ use crate::{folder, images, roles};
 use servers::Listeners;
 
 /// A cluster that is not usable by then will not be: compiled images are not waited for.
-const START_TIMEOUT: Duration = Duration::from_secs(60);
+const START_TIMEOUT: Duration = Duration::from_secs(120);
 /// Between two looks at something that is about to be ready.
 const POLL_INTERVAL: Duration = Duration::from_millis(20);
 /// Children get this long to end by themselves.
@@ -175,7 +175,7 @@ async fn start(
     };
     tokio::time::timeout(START_TIMEOUT, ready).await.unwrap_or_else(|_| {
         let logs = cluster.data_dir.join("logs");
-        Err(Diagnostic::new("WH0015", "the cluster did not become ready within 60 s")
+        Err(Diagnostic::new("WH0015", "the cluster did not become ready within 120 s")
             .why("the API does not answer, or not every node is Ready")
             .help(format!("read the logs in {}", logs.display())))
     })
