@@ -5,7 +5,7 @@
 use std::net::SocketAddr;
 use std::path::Path;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
 use base64::Engine as _;
@@ -23,6 +23,10 @@ use tokio_rustls::TlsConnector;
 
 /// A member on this machine takes a connection at once, or not at all.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// One attempt of several, and the time between two.
+const GET_TIMEOUT: Duration = Duration::from_secs(20);
+const PAUSE: Duration = Duration::from_millis(100);
 
 /// What a client shows and whom it trusts.
 #[derive(Clone)]
@@ -199,6 +203,21 @@ impl Client {
             String::from_utf8_lossy(&answer.body)
         );
         answer.json()
+    }
+
+    /// The same, asked again for so long: a member may know no leader for a while.
+    pub async fn get_within(
+        &mut self,
+        path: &str,
+        patience: Duration,
+    ) -> Result<serde_json::Value> {
+        let begun = Instant::now();
+        loop {
+            match self.get(path, GET_TIMEOUT).await {
+                Err(_) if begun.elapsed() < patience => tokio::time::sleep(PAUSE).await,
+                done => return done,
+            }
+        }
     }
 }
 

@@ -118,7 +118,7 @@ async fn serves(options: &ServerOptions) -> Result<Credentials> {
     let credentials = Credentials::of_kubeconfig(&options.kubeconfig())?;
     let mut client = Client::new(options.listen, credentials.clone());
     // The last of the namespaces that a new cluster makes: where tokens are kept.
-    client.get("/api/v1/namespaces/kube-system", Duration::from_secs(2)).await?;
+    client.get("/api/v1/namespaces/kube-system", Duration::from_secs(10)).await?;
     Ok(credentials)
 }
 

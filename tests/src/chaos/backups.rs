@@ -26,7 +26,6 @@ const EVERY_MIN: Duration = Duration::from_secs(10);
 const LOOK: Duration = Duration::from_millis(100);
 /// The client's number in the history; no other client has it.
 const CLIENT: u32 = 1000;
-const ANSWER_TIMEOUT: Duration = Duration::from_secs(20);
 
 /// A backup file, with what the history must know.
 #[derive(Clone, Debug)]
@@ -79,7 +78,7 @@ pub async fn read(cluster: &Cluster, saved: &Saved) -> Result<Call> {
     let mut server = Server::start(options)?;
     let credentials = server.ready(START_TIMEOUT).await?;
     let mut client = Client::new(server.options.listen, credentials);
-    let body = client.get(MAPS, ANSWER_TIMEOUT).await?;
+    let body = client.get_within(MAPS, START_TIMEOUT).await?;
     drop(server);
     std::fs::remove_dir_all(&data_dir)?;
     let (_, items) = list(&body).context("the restored cluster gives a list")?;

@@ -31,6 +31,8 @@ use crate::server::{Server, ServerOptions, SlowSync, shim};
 pub const START_TIMEOUT: Duration = crate::DEADLINE;
 /// A verb of the command line; a cluster without a leader is asked again.
 const VERB_TIMEOUT: Duration = Duration::from_secs(10);
+/// A command that asks no member has nobody else to wait for.
+const COMMAND_TIMEOUT: Duration = crate::DEADLINE;
 /// A member asks the others before it answers who they are, and some of them are away.
 const ROWS_TIMEOUT: Duration = Duration::from_secs(3);
 /// How long a process that ended stays down, as an init system would wait.
@@ -201,7 +203,7 @@ impl Cluster {
     /// Runs the binary of the members with these arguments alone.
     pub async fn run(&self, arguments: &[&str]) -> Result<String> {
         let mut command = Command::new(&self.config.binary);
-        printed(command.args(arguments), arguments).await
+        printed(command.args(arguments), arguments, COMMAND_TIMEOUT).await
     }
 
     /// Runs a verb with the kubeconfig of each running member until one gives an answer.
@@ -520,12 +522,13 @@ fn wipe(folder: &Path) -> Result<()> {
 
 async fn verb(binary: &Path, kubeconfig: &Path, arguments: &[&str]) -> Result<String> {
     let mut command = Command::new(binary);
-    printed(command.args(arguments).arg("--kubeconfig").arg(kubeconfig), arguments).await
+    command.args(arguments).arg("--kubeconfig").arg(kubeconfig);
+    printed(&mut command, arguments, VERB_TIMEOUT).await
 }
 
 /// What a command prints, if it succeeds.
-async fn printed(command: &mut Command, arguments: &[&str]) -> Result<String> {
-    let output = tokio::time::timeout(VERB_TIMEOUT, command.kill_on_drop(true).output());
+async fn printed(command: &mut Command, arguments: &[&str], timeout: Duration) -> Result<String> {
+    let output = tokio::time::timeout(timeout, command.kill_on_drop(true).output());
     let output = output.await.with_context(|| format!("no answer to {arguments:?}"))??;
     let (printed, said) = (crate::text(&output.stdout), crate::text(&output.stderr));
     ensure!(output.status.success(), "wherry {arguments:?}: {printed}{said}");

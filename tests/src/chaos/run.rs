@@ -25,7 +25,7 @@ use crate::http::Client;
 use crate::machine::ProcessorTime;
 
 /// After the last fault the cluster must be whole again by then.
-const HEAL_TIMEOUT: Duration = Duration::from_secs(60);
+const HEAL_TIMEOUT: Duration = crate::DEADLINE;
 /// Who leads is not always known at once.
 const LEADER_TIMEOUT: Duration = Duration::from_millis(1500);
 const CALL_TIMEOUT: Duration = Duration::from_secs(5);

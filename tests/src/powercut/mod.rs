@@ -36,14 +36,14 @@ use tokio::task::JoinSet;
 use self::disk::{Disk, Keep};
 use self::journal::Change;
 use crate::chaos::cluster::{Cluster, Config, Row};
-use crate::http::Client;
+use crate::http::{Client, Failure};
 use crate::own_address;
 use crate::server::{Server, ServerOptions, shim};
 
 const MAPS: &str = "/api/v1/namespaces/default/configmaps";
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(20);
 /// A server on a small disk is there within a second; many start at once here.
-const START_TIMEOUT: Duration = Duration::from_secs(90);
+const START_TIMEOUT: Duration = crate::DEADLINE;
 /// Every fsync of the script is late by so much, and is in the journal only then: an answer that
 /// does not wait for it is surely given before.
 const SYNC_LATE: Duration = Duration::from_millis(20);
@@ -259,7 +259,19 @@ async fn perform(client: &mut Client, operation: Operation, state: &mut State) -
     }
     let body = if value.is_some() { serde_json::to_vec(&object)? } else { Vec::new() };
     let path = if method == Method::POST { MAPS.to_owned() } else { format!("{MAPS}/{name}") };
-    let answer = client.call(method.clone(), &path, Bytes::from(body), ANSWER_TIMEOUT).await?;
+    let (body, begun) = (Bytes::from(body), Instant::now());
+    let answer = loop {
+        let answer = client.call(method.clone(), &path, body.clone(), ANSWER_TIMEOUT).await;
+        // Surely not carried out: there is no leader at the moment, or no connection in time.
+        let again = match &answer {
+            Ok(answer) => matches!(answer.status, 429 | 503),
+            Err(failure) => matches!(failure, Failure::NotSent(_)),
+        };
+        if !again || begun.elapsed() > START_TIMEOUT {
+            break answer?;
+        }
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    };
     let done = answer.json()?;
     ensure!(answer.status < 300, "{method} {path}: {} {done}", answer.status);
     match value {
@@ -409,10 +421,10 @@ async fn judge(servers: Vec<ServerOptions>, promise: Promise) -> Result<()> {
     for server in &mut servers {
         let credentials = server.ready(START_TIMEOUT).await?;
         let mut client = Client::new(server.options.listen, credentials);
-        let list = client.get(MAPS, ANSWER_TIMEOUT).await?;
+        let list = client.get_within(MAPS, START_TIMEOUT).await?;
         let name = &server.options.name;
         compare(&maps(&list)?, &promise).with_context(|| format!("as {name} tells it"))?;
-        let told = client.get("/wherry/v1/members", ANSWER_TIMEOUT).await?;
+        let told = client.get_within("/wherry/v1/members", START_TIMEOUT).await?;
         if let Some(odd) = told["members"]
             .as_array()
             .into_iter()
