@@ -68,7 +68,7 @@ def main():
     # Workloads: status, scale, and waiting by a watch.
     apps.create_namespaced_deployment(NAMESPACE, deployment("web", 2))
     for event in watch.Watch().stream(
-        apps.list_namespaced_deployment, NAMESPACE, field_selector="metadata.name=web", timeout_seconds=60
+        apps.list_namespaced_deployment, NAMESPACE, field_selector="metadata.name=web", timeout_seconds=180
     ):
         if event["object"].status.ready_replicas == 2:
             says("ready", event["object"].status.ready_replicas)
@@ -88,7 +88,7 @@ def main():
             core.list_namespaced_config_map,
             NAMESPACE,
             resource_version=listed.metadata.resource_version,
-            timeout_seconds=20,
+            timeout_seconds=180,
         )
         started.set()
         for event in stream:

@@ -23,16 +23,16 @@ use regex::Regex;
 use crate::{Dev, repository, text};
 
 /// A block that takes longer hangs.
-const BLOCK_SECONDS_MAX: u32 = 150;
+const BLOCK_SECONDS_MAX: u32 = 900;
 
 /// What every block starts with. Errors stand where they were printed.
 const PRELUDE: &str = r#"
 exec 2>&1
 until_says() {
-    local text=$1 end=$((SECONDS + 60)); shift
+    local text=$1 end=$((SECONDS + 180)); shift
     until "$@" 2>&1 | grep -qF -- "$text"; do
-        [ $SECONDS -lt $end ] || { echo "not said within a minute: $text"; "$@"; return 1; }
-        sleep 0.1
+        [ $SECONDS -lt $end ] || { echo "not said within three minutes: $text"; "$@"; return 1; }
+        sleep 0.3
     done
 }
 "#;
