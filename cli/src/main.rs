@@ -147,8 +147,9 @@ fn main() -> ExitCode {
 }
 
 fn start_log(file: Option<&Path>, filter: Option<&str>) -> Result<(), Diagnostic> {
-    // openraft tells each step of its own at info.
-    let usual = if file.is_some() { "info,openraft=warn" } else { "warn" };
+    // openraft tells each step of its own at info, and at warn each of the ten times a second that it
+    // does not reach a member; the store tells once who does not answer.
+    let usual = if file.is_some() { "info,openraft=error" } else { "warn,openraft=error" };
     let filter = filter.unwrap_or(usual);
     let filter = tracing_subscriber::EnvFilter::try_new(filter).map_err(|error| {
         Diagnostic::usage(format!("--log {filter:?} is not a filter"))

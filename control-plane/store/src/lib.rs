@@ -32,10 +32,11 @@
 //! state machine without I/O, `watch` the events and who follows them, `check` the judgement
 //! whether members agree, `scrub` a second look at memory and files, `members` who is in the
 //! cluster; `raft`, `runtime`, `log`, `machine`, `network`, `transfer`, `wire` hold openraft, which
-//! nothing else knows; `codec` is how things are written and sent, `writer` the thread that writes them,
-//! `engine` the disk, `superblock` what the disk must hold, `promise` what others remember of it,
-//! `space` how much it can; `keyring` is encryption at rest, with `reseal`; `backup` and `restore`
-//! are what they are called; `faults` is for tests.
+//! nothing else knows; `silence` is what is told of members that do not answer, `codec` how things
+//! are written and sent, `writer` the thread that writes them, `engine` the disk, `superblock` what
+//! the disk must hold, `promise` what others remember of it, `space` how much it can; `keyring` is
+//! encryption at rest, with `reseal`; `backup` and `restore` are what they are called; `faults` is
+//! for tests.
 
 mod backup;
 mod check;
@@ -57,6 +58,7 @@ mod reseal;
 mod restore;
 mod runtime;
 mod scrub;
+mod silence;
 mod space;
 mod state;
 mod store;

@@ -37,6 +37,7 @@ use crate::members::MemberId;
 use crate::promise::Ledger;
 use crate::raft::{Member, Place, Snapshot, Types, Vote};
 use crate::runtime::VOTE_TIMEOUT;
+use crate::silence::Silences;
 use crate::space::Room;
 use crate::superblock::Identity;
 use crate::transfer::{self, Receiver};
@@ -108,12 +109,14 @@ pub(crate) struct Caller {
     transport: Transport,
     /// What they have promised when they answered.
     pub(crate) ledger: Ledger,
+    silences: Silences,
     faults: Faults,
 }
 
 impl Caller {
     pub(crate) fn new(identity: Identity, transport: Transport, faults: Faults) -> Caller {
-        Caller { identity, transport, ledger: Ledger::default(), faults }
+        let (ledger, silences) = (Ledger::default(), Silences::default());
+        Caller { identity, transport, ledger, silences, faults }
     }
 
     pub(crate) fn faults(&self) -> &Faults {
@@ -122,6 +125,22 @@ impl Caller {
 
     /// Asks a member, and waits for its answer no longer than this.
     pub(crate) async fn ask(
+        &self,
+        peer: Peer,
+        request: &Request,
+        timeout: Duration,
+    ) -> Result<Answer, AskError> {
+        let member = peer.id;
+        let answer = self.ask_quietly(peer, request, timeout).await;
+        let failure = match &answer {
+            Ok(_) | Err(AskError::Refused(_)) => None,
+            Err(error) => Some(error as &dyn std::fmt::Display),
+        };
+        self.silences.note(member, failure);
+        answer
+    }
+
+    async fn ask_quietly(
         &self,
         peer: Peer,
         request: &Request,
