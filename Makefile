@@ -29,7 +29,8 @@ build: setup apps dashboard ## The binary: release/wherry in the target folder
 test: quick ## All tests, with real processes and kubectl
 	tests/install-packages chromium bind9-dnsutils docker-registry
 	cd web-dashboard && npm run --silent check
-	WHERRY_L3=1 $(QUICK) --lib --bin wherry --test it -- --test-threads $(THREADS)
+	WHERRY_L3=1 $(QUICK) --no-fail-fast --lib --bin wherry --test it -- --test-threads $(THREADS) \
+		> >(tee $(TARGET)/tests.txt) || { sleep 2; tests/failures $(TARGET)/tests.txt; exit 1; }
 	cd sample-apps && RUST_MIN_STACK=8388608 $(CARGO) test -p batch -p toolbox --target-dir $(abspath $(TARGET))/apps
 	$(MAKE) test-s3
 
