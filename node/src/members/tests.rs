@@ -106,8 +106,8 @@ async fn a_refusal_of_all_is_told_in_the_end() {
     let (refuses, count) = member(Does::Answer(503)).await;
     let begun = Instant::now();
     assert_eq!(send(&members(&[&refuses]), Method::POST).await, Ok(503));
-    assert!(begun.elapsed() >= RETRY_FOR && begun.elapsed() < RETRY_FOR * 2);
-    assert!(count.load(Ordering::Relaxed) > 3);
+    assert!(begun.elapsed() >= RETRY_FOR);
+    assert!(count.load(Ordering::Relaxed) > 1);
 }
 
 #[tokio::test]

@@ -8,7 +8,7 @@ use crate::faults::Fault;
 use crate::watch::{Change, WatchEnd};
 
 /// Far longer than anything here takes; only a hang reaches it.
-const HANG: Duration = Duration::from_secs(60);
+const HANG: Duration = Duration::from_secs(180);
 
 fn config(engine: Engine) -> Config {
     Config::founder(engine, "127.0.0.1:0")

@@ -12,7 +12,7 @@ fn probe(check: Check) -> Option<Probe> {
     Some(Probe {
         check,
         initial_delay_s: 0,
-        timeout_s: 5,
+        timeout_s: 60,
         period_s: 1,
         success_threshold: 1,
         failure_threshold: 1,
@@ -22,7 +22,7 @@ fn probe(check: Check) -> Option<Probe> {
 
 /// Not before the others had their say.
 fn later(check: Check) -> Option<Probe> {
-    probe(check).map(|probe| Probe { initial_delay_s: 2, ..probe })
+    probe(check).map(|probe| Probe { initial_delay_s: 5, ..probe })
 }
 
 fn exec(command: &str) -> Check {
@@ -75,8 +75,11 @@ async fn what_does_not_answer_fails_in_known_words() {
     ];
     for (restart, (check, expected)) in cases.into_iter().enumerate() {
         let mut container = command(&module, u32::try_from(restart).expect("few"));
+        let never_answers = matches!(check, Check::Exec { .. });
         container.probes.readiness = probe(check);
-        if let Some(probe) = &mut container.probes.readiness {
+        if let Some(probe) = &mut container.probes.readiness
+            && never_answers
+        {
             probe.timeout_s = 1;
         }
         agent.say(pod(&fixture, "a", "10.0.0.1", container)).await;

@@ -23,7 +23,7 @@ use crate::apiserver::User;
 use crate::apiserver::tests::script::{Server, text};
 
 /// Conditions come true within this.
-const DEADLINE: Duration = Duration::from_secs(30);
+const DEADLINE: Duration = Duration::from_secs(120);
 const SERVICES: &str = "/apis/apiregistration.k8s.io/v1/apiservices";
 
 /// A server of its own kinds, which believes nobody but the API server.

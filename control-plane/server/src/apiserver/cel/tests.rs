@@ -145,7 +145,7 @@ fn nothing_can_run_for_long_or_grow_without_end() {
         let outcome = run(&source, &object, None);
         let refused = outcome.starts_with("error") || outcome.starts_with("compilation failed");
         assert!(refused, "{}: {}", &source[..40.min(source.len())], &outcome[..100]);
-        assert!(started.elapsed() < Duration::from_secs(20), "{}", started.elapsed().as_secs());
+        assert!(started.elapsed() < Duration::from_secs(120), "{}", started.elapsed().as_secs());
     }
 }
 

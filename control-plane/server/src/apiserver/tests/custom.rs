@@ -316,7 +316,7 @@ async fn the_controllers_know_custom_resources() {
             None => Api::all_with(client.clone(), &resource),
         }
     };
-    let limit = std::time::Duration::from_secs(30);
+    let limit = std::time::Duration::from_secs(120);
     let button = button["metadata"]["uid"].as_str().expect("has a uid");
     let config_maps = api("", "ConfigMap", Some("default"));
     let gone = await_condition(config_maps, "button", is_deleted(button));

@@ -165,7 +165,8 @@ async fn kube_clients_work_in_process() {
     let stream = maps.watch(&Default::default(), "0").await.expect("a watch opens");
     let mut stream = std::pin::pin!(stream);
     let event = futures::StreamExt::next(&mut stream);
-    let event = tokio::time::timeout(Duration::from_secs(5), event).await.expect("an event comes");
+    let event =
+        tokio::time::timeout(Duration::from_secs(120), event).await.expect("an event comes");
     let Some(Ok(kube::api::WatchEvent::Added(found))) = event else { panic!("{event:?}") };
     assert_eq!(found.metadata.uid, created.metadata.uid);
     let error = maps.create(&PostParams::default(), &map).await.expect_err("it is there");

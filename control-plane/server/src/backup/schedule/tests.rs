@@ -173,7 +173,7 @@ async fn a_failure_is_counted_and_tried_again() {
             tokio::time::sleep(Duration::from_millis(1)).await;
         }
     };
-    let failed_twice = tokio::time::timeout(Duration::from_secs(30), failed_twice).await;
+    let failed_twice = tokio::time::timeout(Duration::from_secs(120), failed_twice).await;
     failed_twice.expect("it fails and tries again");
     std::fs::remove_file(&gone).expect("it is there");
     std::fs::create_dir(&gone).expect("it can be made");
@@ -182,7 +182,7 @@ async fn a_failure_is_counted_and_tried_again() {
             tokio::time::sleep(Duration::from_millis(1)).await;
         }
     };
-    let made = tokio::time::timeout(Duration::from_secs(30), made).await;
+    let made = tokio::time::timeout(Duration::from_secs(120), made).await;
     made.expect("it succeeds once the folder is back");
     stop.cancel();
     running.await.expect("it does not panic");
