@@ -243,8 +243,9 @@ fn five_thousand_pods_on_five_thousand_nodes() {
     let decisions = decide(&mut cluster, &pods);
     let took = start.elapsed();
     assert!(decisions.iter().all(|decision| matches!(decision, Decision::Bind { .. })));
-    // The goal is one second; the margin is for a busy machine with other tests beside this one.
-    assert!(took.as_secs() < 10, "{took:?}");
+    // The goal is one second, and `make bench` measures it. The margin is for code without
+    // optimisation, on a busy machine.
+    assert!(took.as_secs() < 120, "{took:?}");
     eprintln!("5,000 decisions over 5,000 nodes: {took:?}");
 }
 
