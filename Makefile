@@ -28,6 +28,8 @@ build: setup apps dashboard ## The binary: release/wherry in the target folder
 
 test: quick ## All tests, with real processes and kubectl
 	tests/install-packages chromium bind9-dnsutils docker-registry
+	@for one in curl openssl; do command -v $$one >/dev/null || tests/install-packages $$one || exit 1; done
+	@python3 -c 'import ensurepip, venv' 2>/dev/null || tests/install-packages python3-venv
 	cd web-dashboard && npm run --silent check
 	WHERRY_L3=1 $(QUICK) --no-fail-fast --lib --bin wherry --test it -- --test-threads $(THREADS) \
 		> >(tee $(TARGET)/tests.txt) || { sleep 2; tests/failures $(TARGET)/tests.txt; exit 1; }
