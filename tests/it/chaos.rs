@@ -34,8 +34,8 @@ fn every_acknowledged_write_survives_a_power_cut_behind_any_fsync() {
     if !l3() {
         return;
     }
-    let report = cut(powercut::Options { operations: 50, ..Default::default() });
-    assert!(report.boundaries > 50, "the journal saw too few fsyncs that mattered: {report}");
+    let report = cut(powercut::Options { operations: 30, ..Default::default() });
+    assert!(report.boundaries > 30, "the journal saw too few fsyncs that mattered: {report}");
 }
 
 #[test]

@@ -40,6 +40,8 @@ const PAUSE_MIN: Duration = Duration::from_millis(20);
 const PAUSE_MAX: Duration = Duration::from_millis(500);
 /// A request that takes longer is not answered any more.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(60);
+/// A kubectl that runs longer hangs.
+const KUBECTL_SECONDS_MAX: &str = "600";
 /// How much of each log a test that failed shows.
 pub(crate) const LAST_LINES: usize = 40;
 
@@ -236,9 +238,10 @@ fn last_words(said: &Path, data_dir: &Path) -> String {
     files.iter().map(part).collect()
 }
 
-/// Runs kubectl with a kubeconfig.
+/// Runs kubectl with a kubeconfig. One that would wait for ever is ended, and fails.
 pub fn kubectl(kubeconfig: &Path, arguments: &[&str]) -> Output {
-    let mut command = Command::new("kubectl");
+    let mut command = Command::new("timeout");
+    command.args([KUBECTL_SECONDS_MAX, "kubectl"]);
     command.arg("--kubeconfig").arg(kubeconfig);
     // A discovery cache of its own: clusters come and go on the same ports.
     command.arg("--cache-dir").arg(kubeconfig.with_extension("cache"));
@@ -249,10 +252,15 @@ pub fn kubectl(kubeconfig: &Path, arguments: &[&str]) -> Output {
 /// moment, or too much to do, did nothing and says so: kubectl is run again then.
 #[track_caller]
 pub fn kubectl_ok(kubeconfig: &Path, arguments: &[&str]) -> String {
-    let output = wait_for("the server takes requests", || {
+    let begun = Instant::now();
+    let output = loop {
         let output = kubectl(kubeconfig, arguments);
-        (output.status.success() || !is_told_to_come_again(&output)).then_some(output)
-    });
+        let again = !output.status.success() && is_told_to_come_again(&output);
+        if !again || begun.elapsed() > DEADLINE {
+            break output;
+        }
+        std::thread::sleep(PAUSE_MAX);
+    };
     let (stdout, stderr) = (text(&output.stdout), text(&output.stderr));
     assert!(output.status.success(), "kubectl {arguments:?}: {stdout}{stderr}");
     stdout

@@ -107,7 +107,7 @@ impl Server {
                 Ok(credentials) => return Ok(credentials),
                 Err(error) => last = format!("{error:#}"),
             }
-            tokio::time::sleep(Duration::from_millis(5)).await;
+            tokio::time::sleep(Duration::from_millis(20)).await;
         }
         let words = self.last_words();
         anyhow::bail!("{} is not ready after {timeout:?}: {last}\n{words}", self.options.name)
