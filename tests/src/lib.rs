@@ -216,7 +216,7 @@ impl Drop for Dev {
             eprintln!("{}", last_words(self.said.path(), &self.data_dir));
         }
         if self.child.try_wait().is_ok_and(|status| status.is_none()) {
-            match failed {
+            match failed && self.data_dir.exists() {
                 // The test may have left processes standing still, which end no other way.
                 true => self.kill_everything(),
                 false => _ = self.stop(),
