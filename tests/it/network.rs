@@ -417,7 +417,10 @@ fn a_member_relays_from_node_to_node() {
         assert_eq!(ask("node-2", "default", "system:node:").await.status(), 400);
     });
     let metrics = cluster.kubectl_ok(&["get", "--raw", "/metrics"]);
-    assert!(metrics.contains("wherry_relays_total 1\n"), "{metrics}");
+    // Workers have relayed, too, if they did not reach each other in time.
+    let count = metrics.lines().find_map(|line| line.strip_prefix("wherry_relays_total "));
+    let count: u64 = count.and_then(|count| count.parse().ok()).expect("relays are counted");
+    assert!(count >= 1, "{count} relays");
 }
 
 #[test]
