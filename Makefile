@@ -32,7 +32,7 @@ test: quick ## All tests, with real processes and kubectl
 	@python3 -c 'import ensurepip, venv' 2>/dev/null || tests/install-packages python3-venv
 	cd web-dashboard && npm run --silent check
 	WHERRY_L3=1 $(QUICK) --no-fail-fast --lib --bin wherry --test it -- --test-threads $(THREADS) \
-		> >(tee $(TARGET)/tests.txt) || { sleep 2; tests/failures $(TARGET)/tests.txt; exit 1; }
+		> >(tee $(TARGET)/tests.txt) || { sleep 5; tests/failures $(TARGET)/tests.txt; exit 1; }
 	cd sample-apps && RUST_MIN_STACK=8388608 $(CARGO) test -p batch -p toolbox --target-dir $(abspath $(TARGET))/apps
 	$(MAKE) test-s3
 
