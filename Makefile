@@ -26,6 +26,8 @@ dev: build ## Build everything and start a cluster
 build: setup apps dashboard ## The binary: release/wherry in the target folder
 	$(REQUIRED) $(CARGO) build --release --workspace
 
+# The output goes through `tee`, for what failed to be said again at the end, and not through a pipe: make would
+# wait for a process that a test has left behind.
 test: quick ## All tests, with real processes and kubectl
 	tests/install-packages chromium bind9-dnsutils docker-registry
 	@for one in curl openssl; do command -v $$one >/dev/null || tests/install-packages $$one || exit 1; done
