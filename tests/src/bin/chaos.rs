@@ -148,7 +148,8 @@ async fn flipped_bit() -> Result<bool> {
     let (flips, memory_flips) = (number("--flips", 20)?, number("--memory", 5)?);
     let seed = number("--seed", 1)?;
     println!("flipped bits: {flips} in a follower's files, {memory_flips} in memory, seed {seed}");
-    let options = flipped::Options { flips, memory_flips, seed, binary };
+    let within = flipped::FOUND_WITHIN;
+    let options = flipped::Options { flips, memory_flips, seed, within, binary };
     let flips = flipped::run(&options, |flip| println!("{flip}")).await?;
     let missed = flips.iter().filter(|flip| flip.missed()).count();
     let harmless = flips.iter().filter(|flip| flip.fate == flipped::Fate::Harmless).count();
