@@ -10,7 +10,7 @@ use wherry_tests::server::{Server, ServerOptions};
 use wherry_tests::{l3, own_address};
 
 const MAPS: &str = "/api/v1/namespaces/default/configmaps";
-const TIMEOUT: Duration = Duration::from_secs(10);
+const TIMEOUT: Duration = Duration::from_secs(60);
 
 async fn call(client: &mut Client, method: http::Method, path: &str, body: &str) -> Answer {
     let body = bytes::Bytes::from(body.to_owned());

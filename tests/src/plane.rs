@@ -145,6 +145,20 @@ impl Plane {
         succeeded(&format!("wherry {arguments:?}"), &self.wherry(index, arguments))
     }
 
+    /// The same for a verb that may be tried again, as its refusals say: on a busy machine nobody
+    /// may lead for a moment, or the others have not been heard of lately.
+    #[track_caller]
+    pub fn wherry_until(&self, index: usize, arguments: &[&str]) -> String {
+        const FOR_NOW: [&str; 4] =
+            ["try again", "no majority of the voters", "in time", "no member that leads"];
+        wait_for(&format!("wherry {arguments:?}"), || {
+            let output = self.wherry(index, arguments);
+            let said = text(&output.stderr);
+            let again = !output.status.success() && FOR_NOW.iter().any(|why| said.contains(why));
+            (!again).then(|| succeeded(&format!("wherry {arguments:?}"), &output))
+        })
+    }
+
     /// `wherry member list`, asked of one member.
     #[track_caller]
     pub fn list(&self, index: usize) -> Vec<Row> {
