@@ -138,6 +138,9 @@ struct Ends {
     /// The index of the first entry there is, or would be next.
     first: u64,
     last: Option<LogId>,
+    /// The entry before the first one of the leader who wrote `last`, where that one came in since
+    /// the start.
+    inherited: Option<LogId>,
     /// The newest entries without a gap, up to `last`.
     recent: VecDeque<Recent>,
     recent_bytes: usize,
@@ -170,6 +173,7 @@ impl Log {
             purged,
             first,
             last,
+            inherited: None,
             recent: VecDeque::new(),
             recent_bytes: 0,
             appends: 0,
@@ -189,6 +193,14 @@ impl Log {
     /// What the superblock may promise.
     pub(crate) fn flushed(&self) -> Flushed {
         self.flushed.clone()
+    }
+
+    /// The last entry that this member had when it came to lead with this vote; `None` if it did
+    /// not, or had none.
+    pub(crate) fn inherited(&self, vote: &Vote) -> Option<LogId> {
+        let ends = self.lock();
+        let leads = ends.last.is_some_and(|last| last.leader_id == vote.leader_id);
+        ends.inherited.filter(|_| leads)
     }
 
     fn lock(&self) -> MutexGuard<'_, Ends> {
@@ -261,8 +273,10 @@ impl Ends {
         let log_id = entry.log_id;
         let follows = log_id.index == next_index(self.last) || self.last.is_none();
         assert!(follows, "the log has no holes: {log_id} after {:?}", self.last);
-        if self.last.is_none() {
-            self.first = log_id.index;
+        match self.last {
+            None => self.first = log_id.index,
+            Some(last) if last.leader_id != log_id.leader_id => self.inherited = Some(last),
+            Some(_) => {}
         }
         self.last = Some(log_id);
         self.recent_bytes += bytes;
@@ -497,6 +511,7 @@ impl RaftLogStorage<Types> for Log {
                 ends.recent_bytes -= newest.bytes;
             }
             ends.last = last_log_id.max(ends.purged);
+            ends.inherited = None;
         }
         self.faults.pass("log.truncate").await?;
         let (anchor, flushed) = (self.anchor.clone(), self.flushed.clone());
@@ -518,7 +533,10 @@ impl RaftLogStorage<Types> for Log {
             }
             ends.purged = ends.purged.max(Some(log_id));
             ends.first = ends.first.max(log_id.index + 1);
-            ends.last = ends.last.max(Some(log_id));
+            if ends.last < Some(log_id) {
+                ends.last = Some(log_id);
+                ends.inherited = None;
+            }
         }
         self.faults.pass("log.purge").await?;
         let mut batch = Batch::default();
