@@ -8,6 +8,8 @@
 //! Invariants:
 //! - Entries are readable when `append` returns and reported as flushed only after an fsync.
 //! - Votes and entries reach the disk in the order in which openraft gave them: one queue for both.
+//! - A vote is on disk when `save_vote` returns, but for one that only adds that its candidate has
+//!   won: it is with the next entry. Who forgets that holds the same vote (DECISIONS.md, D121).
 //! - The log has no holes: all from the first entry to the last is there. A read that finds one is
 //!   an error.
 //! - An entry leaves memory only after it was written, so a read from disk never misses it.
@@ -116,6 +118,12 @@ impl Flushed {
             end.last
         };
         anchor.update(|block| block.promise.last = last)
+    }
+
+    /// Whether the vote that is on disk differs only in not knowing that its candidate has won.
+    fn has_all_but_the_win(&self, vote: &Vote) -> bool {
+        let asked = Vote { committed: false, ..*vote };
+        vote.committed && self.lock().vote == Some(asked)
     }
 
     fn vote(&self, vote: Vote) {
@@ -451,7 +459,7 @@ impl RaftLogStorage<Types> for Log {
         let record = codec::encode(24, vote, Encoder::vote);
         batch.put(Column::Meta, Bytes::from_static(VOTE), record);
         self.faults.pass("log.vote").await?;
-        if self.faults.has(Bug::VoteWithoutFsync) {
+        if self.faults.has(Bug::VoteWithoutFsync) || self.flushed.has_all_but_the_win(vote) {
             self.writer.submit(batch, false, None).await.map_err(io::Error::other)?;
         } else {
             let begun = Instant::now();

@@ -98,6 +98,28 @@ async fn a_leader_knows_what_it_came_with() {
     assert_eq!(reopened.inherited(&vote(4, true)), Some(last));
 }
 
+/// A vote is made durable before it is given; that its candidate has won is no new promise.
+#[tokio::test]
+async fn a_won_vote_is_made_durable_with_the_next_entry() {
+    let engine = Arc::new(Memory::new());
+    let mut log = open(&engine);
+    let fsyncs = |log: &Log| log.writer.written().fsyncs.load(Ordering::Relaxed);
+    log.save_vote(&vote(1, false)).await.expect("the writer runs");
+    assert_eq!(fsyncs(&log), 1);
+    log.save_vote(&vote(1, true)).await.expect("the writer runs");
+    assert_eq!(log.read_vote().await.expect("memory does not fail"), Some(vote(1, true)));
+    assert_eq!(log.flushed().promised().vote, Some(vote(1, false)), "no more is promised");
+    append(&mut log, vec![put(0, 8)]).await;
+    assert_eq!(fsyncs(&log), 2, "one for the entry and for the vote before it");
+    let found = find(&*engine).expect("the log is sound");
+    assert_eq!(found.vote, Some(vote(1, true)));
+
+    // The leader of a term for which this member has not voted: a promise like any other.
+    log.save_vote(&vote(2, true)).await.expect("the writer runs");
+    assert_eq!(fsyncs(&log), 3);
+    assert_eq!(log.flushed().promised().vote, Some(vote(2, true)));
+}
+
 #[tokio::test]
 async fn memory_lets_go_of_old_entries_only_when_they_are_written() {
     let engine = Arc::new(Memory::new());
