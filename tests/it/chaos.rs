@@ -25,7 +25,7 @@ fn a_minute_of_chaos_breaks_no_promise() {
         let kept = folder.keep();
         panic!("the history is in {}:\n{text}{broken}", kept.display());
     }
-    assert!(outcome.report.acknowledged_writes > 200, "too few writes to mean anything:\n{text}");
+    assert!(outcome.report.acknowledged_writes > 100, "too few writes to mean anything:\n{text}");
 }
 
 #[test]
@@ -44,7 +44,7 @@ fn three_members_survive_power_cuts_of_one_and_of_all() {
     }
     let options = powercut::Options { operations: 3, members: 3, ..Default::default() };
     let report = cut(options);
-    assert!(report.boundaries >= 9, "each member makes each write durable: {report}");
+    assert!(report.boundaries >= 6, "a majority makes each write durable: {report}");
 }
 
 #[track_caller]
