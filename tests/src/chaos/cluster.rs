@@ -30,7 +30,7 @@ use crate::server::{Server, ServerOptions, SlowSync, shim};
 /// A member is there again within a second; on a busy machine much later.
 pub const START_TIMEOUT: Duration = Duration::from_secs(120);
 /// What is tried again may take several attempts, each of them long.
-const RETRY_TIMEOUT: Duration = Duration::from_secs(300);
+const RETRY_TIMEOUT: Duration = Duration::from_secs(180);
 /// A verb of the command line; a cluster without a leader is asked again.
 const VERB_TIMEOUT: Duration = Duration::from_secs(10);
 /// A member asks the others before it answers who they are, and some of them are away.

@@ -47,6 +47,8 @@ const START_TIMEOUT: Duration = Duration::from_secs(90);
 /// Members without a leader are asked again for so long.
 const OPERATION_TIMEOUT: Duration = Duration::from_secs(90);
 const RETRY: Duration = Duration::from_millis(100);
+/// How far it is, is told after so many cuts: all of them take a while.
+const TOLD_EVERY: usize = 100;
 /// Every fsync of the script is late by so much, and is in the journal only then: an answer that
 /// does not wait for it is surely given before.
 const SYNC_LATE: Duration = Duration::from_millis(20);
@@ -346,6 +348,9 @@ impl<'a> Trials<'a> {
         let place = self.free.pop().context("a joined trial frees its place")?;
         self.begun += 1;
         let number = self.begun;
+        if number.is_multiple_of(TOLD_EVERY) {
+            eprintln!("power cuts: {number} begun, {} have lost something", self.failures.len());
+        }
         let folder = self.folder.join(format!("cut-{number}"));
         std::fs::create_dir(&folder)?;
         let there = match loss {
