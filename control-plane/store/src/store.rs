@@ -341,6 +341,7 @@ impl Store {
         let weak = || Arc::downgrade(&self.inner);
         tasks.spawn(shutdown.clone().run_until_cancelled_owned(tasks::reads(weak(), waiting)));
         tasks.spawn(shutdown.clone().run_until_cancelled_owned(tasks::compare(weak())));
+        tasks.spawn(shutdown.clone().run_until_cancelled_owned(tasks::witnesses(weak())));
         tasks.spawn(shutdown.clone().run_until_cancelled_owned(scrub::memory(weak())));
         tasks.spawn(shutdown.clone().run_until_cancelled_owned(scrub::files(weak())));
         let recover = tasks::recover(weak(), member.clone());
