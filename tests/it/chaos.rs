@@ -26,7 +26,7 @@ fn a_minute_of_chaos_breaks_no_promise() {
         let kept = folder.keep();
         panic!("the history is in {}:\n{text}{broken}", kept.display());
     }
-    assert!(outcome.report.acknowledged_writes > 50, "too few writes to mean anything:\n{text}");
+    assert!(outcome.report.acknowledged_writes > 100, "too few writes to mean anything:\n{text}");
 }
 
 #[test]
@@ -45,7 +45,7 @@ fn three_members_survive_power_cuts_of_one_and_of_all() {
     }
     let options = powercut::Options { operations: 3, members: 3, ..Default::default() };
     let report = cut(options);
-    assert!(report.boundaries >= 9, "each member makes each write durable: {report}");
+    assert!(report.boundaries >= 6, "a majority makes each write durable: {report}");
 }
 
 #[track_caller]
@@ -62,12 +62,15 @@ fn a_flipped_bit_in_a_followers_files_or_memory_is_found() {
     if !l3() {
         return;
     }
-    let options = flipped::Options { flips: 4, memory_flips: 1, seed: 3, binary: wherry() };
+    // How long it takes says nothing here, beside all other tests; `make flipped-bit` measures it.
+    let within = wherry_tests::DEADLINE;
+    let options = flipped::Options { flips: 4, memory_flips: 1, seed: 3, within, binary: wherry() };
     let flips = runtime().block_on(flipped::run(&options, |flip| eprintln!("{flip}")));
     let flips = flips.expect("bits can be turned over");
     let missed: Vec<String> =
         flips.iter().filter(|flip| flip.missed()).map(ToString::to_string).collect();
     assert!(missed.is_empty(), "{}", missed.join("\n"));
-    let in_files = &flips[..4];
-    assert!(in_files.iter().any(|flip| flip.fate != flipped::Fate::Harmless), "{flips:?}");
+    let in_files = &flips[..flips.len() - 1];
+    assert!(in_files.iter().any(flipped::Flip::found), "no flip was in what counts: {flips:?}");
+    assert!(flips.last().is_some_and(flipped::Flip::found), "{flips:?}");
 }

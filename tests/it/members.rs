@@ -17,9 +17,13 @@ use wherry_tests::{
 
 /// Writers at the same time, each with one write under way.
 const WRITERS: usize = 4;
-/// Nobody can say what became of the writes that were on their way when a leader went. On a machine
-/// that stands still at times there may be some more elections than the one that was asked for.
-const FAILURES_MAX: usize = 4 * WRITERS;
+
+/// Between two answers may lie so much, beside all other tests on a small machine; what it is on
+/// one of its own, `make chaos` and `make bench` measure.
+const GAP_MAX: Duration = Duration::from_secs(30);
+
+/// Where leaders change sooner than this, no write waits so long that its writer is told so.
+const GAP_SHORT: Duration = Duration::from_secs(1);
 
 /// Creates ConfigMaps until it is told to stop, and remembers which were answered.
 struct Writers {
@@ -35,17 +39,6 @@ struct Written {
     failures: Vec<String>,
     /// The longest time between two answers.
     gap: Duration,
-}
-
-impl Written {
-    /// How long nobody was answered is printed, not held: other tests run on the same processors, and
-    /// `make bench` measures it.
-    #[track_caller]
-    fn assert_few_failures(&self) {
-        let (failures, gap) = (self.failures.len(), self.gap);
-        eprintln!("{} answered, {failures} not; no answer for {gap:?}", self.names.len());
-        assert!(failures <= FAILURES_MAX, "{:?}", self.failures);
-    }
 }
 
 impl Writers {
@@ -105,6 +98,17 @@ async fn write(
     (answered, failures)
 }
 
+impl Written {
+    /// Nobody waits for ever, and at most the writes that were on their way fail.
+    #[track_caller]
+    fn assert_went_on(&self) {
+        assert!(self.gap < GAP_MAX, "no answer for {:?}", self.gap);
+        if self.gap < GAP_SHORT {
+            assert!(self.failures.len() <= WRITERS, "{:?}", self.failures);
+        }
+    }
+}
+
 fn merged(parts: Vec<(Vec<(Instant, String)>, Vec<String>)>) -> Written {
     let mut written = Written::default();
     let mut answers = Vec::new();
@@ -132,8 +136,14 @@ fn assert_all_there(listed: &str, names: &[String]) {
     );
 }
 
-/// Sends one request to one member.
-fn ask(plane: &Plane, index: usize, method: &str, path: &str, body: &str) -> (u16, String) {
+/// Sends one request to one member and says how long the answer took.
+fn ask(
+    plane: &Plane,
+    index: usize,
+    method: &str,
+    path: &str,
+    body: &str,
+) -> (u16, String, Duration) {
     let url = plane.servers[index].url.parse().expect("a URL");
     let mut config = make(&plane.kubeconfig(index))(url);
     config.default_retry = false;
@@ -146,12 +156,14 @@ fn ask(plane: &Plane, index: usize, method: &str, path: &str, body: &str) -> (u1
             .header("content-type", "application/json")
             .body(Body::from(body.as_bytes().to_vec()))
             .expect("a request");
+        let begun = Instant::now();
         let response = client.send(request).await.expect("an answer");
+        let took = begun.elapsed();
         let retry = response.headers().get("retry-after").cloned();
         let status = response.status().as_u16();
         let body = response.into_body().collect_bytes().await.expect("a whole body");
         let retry = retry.map(|after| format!("\nretry-after: {}", text(after.as_bytes())));
-        (status, text(&body) + &retry.unwrap_or_default())
+        (status, text(&body) + &retry.unwrap_or_default(), took)
     })
 }
 
@@ -161,9 +173,11 @@ fn a_killed_leader_loses_nothing_and_a_minority_says_so() {
         return;
     }
     let mut plane = Plane::start(3);
-    let found = plane.list(0);
-    assert_eq!(found.iter().filter(|row| row.role == "leader").count(), 1, "{found:?}");
-    assert_eq!(found.iter().filter(|row| row.role == "voter").count(), 2, "{found:?}");
+    wait_for("one leads, and two vote", || {
+        let found = plane.list(0);
+        let count = |role: &str| found.iter().filter(|row| row.role == role).count();
+        (count("leader") == 1 && count("voter") == 2).then_some(())
+    });
     // Any member serves, also what another has just written.
     for index in 0..3 {
         let name = format!("by-{index}");
@@ -182,10 +196,9 @@ fn a_killed_leader_loses_nothing_and_a_minority_says_so() {
     writers.wait_for_answers(50);
     plane.kill(leader);
     writers.wait_for_answers(100);
-    let next = plane.leader(others[0]);
-    assert_ne!(next, leader);
+    wait_for("another leads", || (plane.leader(others[0]) != leader).then_some(()));
     let written = writers.finish();
-    written.assert_few_failures();
+    written.assert_went_on();
     for index in &others {
         let listed = plane.kubectl_ok(*index, &["get", "configmaps", "-o", "name"]);
         assert_all_there(&listed, &written.names);
@@ -198,11 +211,15 @@ fn a_killed_leader_loses_nothing_and_a_minority_says_so() {
     let maps = "/api/v1/namespaces/default/configmaps";
     let body = r#"{"metadata":{"name":"never"}}"#;
     for (method, path, body) in [("GET", maps, ""), ("POST", maps, body)] {
-        let (status, answer) = ask(&plane, alone, method, path, body);
-        assert_eq!(status, 503, "{method}: {answer}");
-        assert!(answer.contains("retry-after: 1"), "{answer}");
+        // A busy machine may make any one of them late.
+        wait_for("it refuses within 2 s", || {
+            let (status, answer, took) = ask(&plane, alone, method, path, body);
+            assert_eq!(status, 503, "{method}: {answer}");
+            assert!(answer.contains("retry-after: 1"), "{answer}");
+            (took < Duration::from_secs(2)).then_some(())
+        });
     }
-    let (_, ready) = ask(&plane, alone, "GET", "/readyz", "");
+    let (_, ready, _) = ask(&plane, alone, "GET", "/readyz", "");
     assert!(ready.contains("[-]store failed: "), "{ready}");
     assert_eq!(ask(&plane, alone, "GET", "/livez", "").0, 200);
 
@@ -225,9 +242,12 @@ fn members_are_replaced_and_hand_the_lead_over() {
     let leader = plane.leader(0);
     let target = (leader + 1) % 3;
     let name = plane.servers[target].name.clone();
-    let said = plane.wherry_ok(leader, &["member", "transfer", &name]);
-    assert!(said.starts_with(&format!("member {name} (id ")), "{said}");
-    assert_eq!(plane.leader(leader), target);
+    // On a busy machine another election may follow.
+    wait_for("the lead is handed over", || {
+        let said = plane.wherry_until(leader, &["member", "transfer", &name]);
+        assert!(said.starts_with(&format!("member {name} (id ")), "{said}");
+        (plane.leader(leader) == target).then_some(())
+    });
 
     // A leader that is told to stop hands over first: writers hardly notice.
     let (kubeconfig, all) = (plane.kubeconfig(target), urls(&plane));
@@ -237,7 +257,7 @@ fn members_are_replaced_and_hand_the_lead_over() {
     assert_eq!(plane.stop(target), Some(0));
     writers.wait_for_answers(50);
     let written = writers.finish();
-    written.assert_few_failures();
+    written.assert_went_on();
     plane.start_again(target);
 
     // One that lost its data does not come back under its old id.
@@ -255,7 +275,7 @@ fn members_are_replaced_and_hand_the_lead_over() {
     wait_for("the one that was started again is heard of", || {
         plane.list(by).iter().all(|row| row.name == lost_name || row.applied != "-").then_some(())
     });
-    let said = plane.wherry_ok(by, &["member", "remove", &lost_name]);
+    let said = plane.wherry_until(by, &["member", "remove", &lost_name]);
     assert!(said.starts_with(&format!("member {lost_name} (id {old_id}) removed")), "{said}");
     plane.join("m4", by);
     let found = plane.list(by);
@@ -265,7 +285,7 @@ fn members_are_replaced_and_hand_the_lead_over() {
     let listed = plane.kubectl_ok(3, &["get", "configmaps", "-o", "name"]);
     assert_all_there(&listed, &written.names);
     // One that is removed while it runs says so and ends.
-    plane.wherry_ok(by, &["member", "remove", &name]);
+    plane.wherry_until(by, &["member", "remove", &name]);
     assert_eq!(plane.ended(target), Some(1));
     plane.join("m5", by);
     // Clients are told where the members are now.

@@ -167,7 +167,8 @@ static CONFIG: LazyLock<Config> = LazyLock::new(|| {
     let pki = Pki::load_or_create(folder.path()).expect("new authorities");
     let address = "127.0.0.1:6443".parse().expect("an address");
     let (_, api_members) = tokio::sync::watch::channel(vec![ApiMember { address, ready: true }]);
-    Config { pki: Arc::new(pki), cluster_cidr: "10.0.0.0/8".to_string(), api_members }
+    let (cluster_cidr, watch_every) = ("10.0.0.0/8".to_string(), Duration::ZERO);
+    Config { pki: Arc::new(pki), cluster_cidr, api_members, watch_every }
 });
 
 /// The time of a step, as objects and as this process know it.

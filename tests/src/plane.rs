@@ -157,10 +157,21 @@ impl Plane {
 
     #[track_caller]
     pub fn wherry_ok(&self, index: usize, arguments: &[&str]) -> String {
-        let output = self.wherry(index, arguments);
-        let (stdout, stderr) = (text(&output.stdout), text(&output.stderr));
-        assert!(output.status.success(), "wherry {arguments:?}: {stdout}{stderr}");
-        stdout
+        succeeded(arguments, &self.wherry(index, arguments))
+    }
+
+    /// The same for a verb that may be tried again, as its refusals say: on a busy machine nobody
+    /// may lead for a moment, or the others have not been heard of lately.
+    #[track_caller]
+    pub fn wherry_until(&self, index: usize, arguments: &[&str]) -> String {
+        const FOR_NOW: [&str; 4] =
+            ["try again", "no majority of the voters", "in time", "no member that leads"];
+        wait_for(&format!("wherry {arguments:?}"), || {
+            let output = self.wherry(index, arguments);
+            let said = text(&output.stderr);
+            let again = !output.status.success() && FOR_NOW.iter().any(|why| said.contains(why));
+            (!again).then(|| succeeded(arguments, &output))
+        })
     }
 
     /// `wherry member list`, asked of one member, which may know no leader at the moment.
@@ -249,4 +260,12 @@ fn start(name: &str, data_dir: &Path, listen: &str, more: &[&str]) -> (Child, St
     let (said, url) = line.rsplit_once(' ').expect("the URL stands last");
     assert!(said.starts_with(&format!("member {name} (id ")), "{line}");
     (child, url.to_owned())
+}
+
+/// What a verb of `wherry` printed, which must have succeeded.
+#[track_caller]
+fn succeeded(arguments: &[&str], output: &Output) -> String {
+    let (stdout, stderr) = (text(&output.stdout), text(&output.stderr));
+    assert!(output.status.success(), "wherry {arguments:?}: {stdout}{stderr}");
+    stdout
 }

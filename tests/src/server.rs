@@ -13,6 +13,10 @@ use nix::sys::signal::Signal;
 use crate::http::{Client, Credentials};
 use crate::{repository, signal, wherry};
 
+/// A server that starts is asked often, for how long it takes is measured; one that takes longer
+/// than this needs the processor more than whoever asks.
+const START_QUICK: Duration = Duration::from_secs(3);
+
 /// How a server is started.
 #[derive(Clone, Debug)]
 pub struct ServerOptions {
@@ -107,7 +111,8 @@ impl Server {
                 Ok(credentials) => return Ok(credentials),
                 Err(error) => last = format!("{error:#}"),
             }
-            tokio::time::sleep(Duration::from_millis(20)).await;
+            let is_late = begun.elapsed() > START_QUICK;
+            tokio::time::sleep(Duration::from_millis(if is_late { 50 } else { 5 })).await;
         }
         let words = self.last_words();
         anyhow::bail!("{} is not ready after {timeout:?}: {last}\n{words}", self.options.name)

@@ -64,6 +64,8 @@ const VOTE_PAUSE: Duration = Duration::from_millis(500);
 /// A leader among several answers those who waited for one before its controllers read the whole
 /// cluster, which takes all processors for a while.
 const CALM: Duration = Duration::from_millis(250);
+/// … and they read one kind after the other, at this distance.
+const WATCH_EVERY: Duration = Duration::from_millis(5);
 /// Pause before a member that moved says so again.
 const SETTLE_PAUSE: Duration = Duration::from_millis(500);
 /// A leader that is told to stop gets this long to find a successor; one is found in far less, or
@@ -563,7 +565,8 @@ async fn lead(store: Store, leader: Leader, shutdown: CancellationToken) {
                 () = &mut calm, if begins => {
                     begins = false;
                     tracing::info!("leading: controllers and scheduler start");
-                    start_leaders_work(&leader, &work, &stop);
+                    let watch_every = if alone { Duration::ZERO } else { WATCH_EVERY };
+                    start_leaders_work(&leader, watch_every, &work, &stop);
                 }
             }
         };
@@ -576,7 +579,12 @@ async fn lead(store: Store, leader: Leader, shutdown: CancellationToken) {
     }
 }
 
-fn start_leaders_work(leader: &Leader, work: &TaskTracker, stop: &CancellationToken) {
+fn start_leaders_work(
+    leader: &Leader,
+    watch_every: Duration,
+    work: &TaskTracker,
+    stop: &CancellationToken,
+) {
     // Its writes are not forwarded: once another member leads, they fail.
     let api = leader.api.leading();
     let client = |name: &str| {
@@ -591,6 +599,7 @@ fn start_leaders_work(leader: &Leader, work: &TaskTracker, stop: &CancellationTo
         pki: leader.pki.clone(),
         cluster_cidr: CLUSTER_CIDR.to_owned(),
         api_members: leader.members.clone(),
+        watch_every,
     };
     let controllers = client("system:kube-controller-manager");
     work.spawn(controllers::run(controllers, config, stop.clone()));

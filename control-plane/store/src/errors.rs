@@ -217,13 +217,13 @@ pub enum MembershipError {
         /// Its address.
         address: String,
     },
-    /// The learner is still too far behind.
+    /// The member is still too far behind, to vote or to lead.
     #[error(
         "member {id} has not caught up in time, it lacks {behind} log entries; check that it runs \
          and can be reached, then try again"
     )]
     NotCaughtUp {
-        /// The learner.
+        /// The member.
         id: MemberId,
         /// How many log entries it lacks.
         behind: u64,

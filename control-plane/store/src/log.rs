@@ -8,6 +8,8 @@
 //! Invariants:
 //! - Entries are readable when `append` returns and reported as flushed only after an fsync.
 //! - Votes and entries reach the disk in the order in which openraft gave them: one queue for both.
+//! - A vote is on disk when `save_vote` returns, but for one that only adds that its candidate has
+//!   won: it is with the next entry. Who forgets that holds the same vote (DECISIONS.md, D121).
 //! - The log has no holes: all from the first entry to the last is there. A read that finds one is
 //!   an error.
 //! - An entry leaves memory only after it was written, so a read from disk never misses it.
@@ -118,6 +120,12 @@ impl Flushed {
         anchor.update(|block| block.promise.last = last)
     }
 
+    /// Whether the vote that is on disk differs only in not knowing that its candidate has won.
+    fn has_all_but_the_win(&self, vote: &Vote) -> bool {
+        let asked = Vote { committed: false, ..*vote };
+        vote.committed && self.lock().vote == Some(asked)
+    }
+
     fn vote(&self, vote: Vote) {
         self.lock().vote = Some(vote);
     }
@@ -138,6 +146,9 @@ struct Ends {
     /// The index of the first entry there is, or would be next.
     first: u64,
     last: Option<LogId>,
+    /// The entry before the first one of the leader who wrote `last`, where that one came in since
+    /// the start.
+    inherited: Option<LogId>,
     /// The newest entries without a gap, up to `last`.
     recent: VecDeque<Recent>,
     recent_bytes: usize,
@@ -170,6 +181,7 @@ impl Log {
             purged,
             first,
             last,
+            inherited: None,
             recent: VecDeque::new(),
             recent_bytes: 0,
             appends: 0,
@@ -189,6 +201,14 @@ impl Log {
     /// What the superblock may promise.
     pub(crate) fn flushed(&self) -> Flushed {
         self.flushed.clone()
+    }
+
+    /// The last entry that this member had when it came to lead with this vote; `None` if it did
+    /// not, or had none.
+    pub(crate) fn inherited(&self, vote: &Vote) -> Option<LogId> {
+        let ends = self.lock();
+        let leads = ends.last.is_some_and(|last| last.leader_id == vote.leader_id);
+        ends.inherited.filter(|_| leads)
     }
 
     fn lock(&self) -> MutexGuard<'_, Ends> {
@@ -261,8 +281,10 @@ impl Ends {
         let log_id = entry.log_id;
         let follows = log_id.index == next_index(self.last) || self.last.is_none();
         assert!(follows, "the log has no holes: {log_id} after {:?}", self.last);
-        if self.last.is_none() {
-            self.first = log_id.index;
+        match self.last {
+            None => self.first = log_id.index,
+            Some(last) if last.leader_id != log_id.leader_id => self.inherited = Some(last),
+            Some(_) => {}
         }
         self.last = Some(log_id);
         self.recent_bytes += bytes;
@@ -437,7 +459,7 @@ impl RaftLogStorage<Types> for Log {
         let record = codec::encode(24, vote, Encoder::vote);
         batch.put(Column::Meta, Bytes::from_static(VOTE), record);
         self.faults.pass("log.vote").await?;
-        if self.faults.has(Bug::VoteWithoutFsync) {
+        if self.faults.has(Bug::VoteWithoutFsync) || self.flushed.has_all_but_the_win(vote) {
             self.writer.submit(batch, false, None).await.map_err(io::Error::other)?;
         } else {
             let begun = Instant::now();
@@ -497,6 +519,7 @@ impl RaftLogStorage<Types> for Log {
                 ends.recent_bytes -= newest.bytes;
             }
             ends.last = last_log_id.max(ends.purged);
+            ends.inherited = None;
         }
         self.faults.pass("log.truncate").await?;
         let (anchor, flushed) = (self.anchor.clone(), self.flushed.clone());
@@ -518,7 +541,10 @@ impl RaftLogStorage<Types> for Log {
             }
             ends.purged = ends.purged.max(Some(log_id));
             ends.first = ends.first.max(log_id.index + 1);
-            ends.last = ends.last.max(Some(log_id));
+            if ends.last < Some(log_id) {
+                ends.last = Some(log_id);
+                ends.inherited = None;
+            }
         }
         self.faults.pass("log.purge").await?;
         let mut batch = Batch::default();

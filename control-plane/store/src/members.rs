@@ -49,6 +49,10 @@ const ALIVE: Duration = Duration::from_secs(1);
 /// A change that was committed is seen here by then.
 const READ_BACK_TIMEOUT: Duration = Duration::from_secs(2);
 
+/// A voter asked to lead takes what it lacks of the log first, and has a quarter of a second for
+/// it. Further behind it would not make it, and nobody would lead until the others notice.
+const HAND_OVER_ENTRIES: u64 = 256;
+
 /// A voter asked to lead does so by then, or somebody else does.
 const HAND_OVER_TIMEOUT: Duration = Duration::from_secs(2);
 
@@ -196,7 +200,17 @@ fn plan_remove(view: &View, me: MemberId, id: MemberId) -> Result<Removal, Membe
     Ok(if id == me { Removal::AfterHandOver } else { Removal::Voter })
 }
 
-/// Who leads next: the voter asked for, or the one that is furthest.
+/// A voter that has nearly everything.
+fn keeps_up(view: &View, me: MemberId, id: MemberId) -> Result<MemberId, MembershipError> {
+    match behind(view, id) {
+        behind if id != me && behind > HAND_OVER_ENTRIES => {
+            Err(MembershipError::NotCaughtUp { id, behind })
+        }
+        _ => Ok(id),
+    }
+}
+
+/// Who leads next: the voter asked for, or the one that is furthest, if it keeps up.
 fn plan_transfer(
     view: &View,
     me: MemberId,
@@ -207,12 +221,12 @@ fn plan_transfer(
             false => Err(MembershipError::NoSuchMember { id }),
             true if !view.voters.contains(&id) => Err(MembershipError::NotAVoter { id }),
             true if !alive(view, me, id) => Err(MembershipError::NotTaken { id }),
-            true => Ok(id),
+            true => keeps_up(view, me, id),
         };
     }
     let others = view.voters.iter().copied().filter(|id| *id != me && alive(view, me, *id));
     let furthest = others.max_by_key(|id| view.matched.get(id).copied());
-    furthest.ok_or(MembershipError::LosesMajority { id: me })
+    keeps_up(view, me, furthest.ok_or(MembershipError::LosesMajority { id: me })?)
 }
 
 /// Changes the membership, on the leader.
@@ -344,7 +358,7 @@ impl Changer {
 
     async fn transfer(&self, to: Option<MemberId>) -> Outcome {
         let me = self.member.id();
-        // As above: who was not heard of may answer any moment.
+        // As above: who was not heard of may answer any moment, and who lacks entries gets them.
         let clear = |view: &View| view.leader != Some(me) || plan_transfer(view, me, to).is_ok();
         self.member.until(ALIVE, clear).await;
         let view = self.member.view();

@@ -423,7 +423,6 @@ impl Inner {
     pub(crate) async fn compare(&self) {
         let quarantined = self.quarantine.borrow().is_some();
         let view = self.member.view();
-        self.ask_witnesses(&view).await;
         let removed = self.is_removed(&view).await;
         self.removed.store(removed, Ordering::Relaxed);
         self.fit.send_if_modified(|fit| {
@@ -469,12 +468,14 @@ impl Inner {
         }
     }
 
-    /// Asks those who could not be asked at the start what this member has promised them.
-    async fn ask_witnesses(&self, view: &View) {
+    /// Asks those who could not be asked at the start what this member has promised them; whether
+    /// nobody is left to be asked.
+    pub(crate) async fn ask_witnesses(&self) -> bool {
+        let view = self.member.view();
         let mut left = std::mem::take(&mut *self.witnesses());
-        left.retain(|peer| view.places.contains_key(&peer.id));
+        left.retain(|peer| view.places.is_empty() || view.places.contains_key(&peer.id));
         if left.is_empty() {
-            return;
+            return true;
         }
         let held = || {
             let mut held = self.flushed.promised();
@@ -482,8 +483,15 @@ impl Inner {
             held
         };
         match promise::ask(&self.caller, left, held).await {
-            Ok(silent) => *self.witnesses() = silent,
-            Err(broken) => self.stop.stop(&broken.refused(self.base.as_deref()).to_string()),
+            Ok(silent) => {
+                let asked_all = silent.is_empty();
+                *self.witnesses() = silent;
+                asked_all
+            }
+            Err(broken) => {
+                self.stop.stop(&broken.refused(self.base.as_deref()).to_string());
+                true
+            }
         }
     }
 

@@ -276,7 +276,8 @@ impl Store {
         };
         let machine = Machine::new(restored, tools);
         let shown = machine.shown();
-        let member = Member::start(id, Peers::new(caller.clone(), places), log, machine).await;
+        let peers = Peers::new(caller.clone(), places, log.clone());
+        let member = Member::start(id, peers, log, machine).await;
         let member = member.map_err(OpenError::Raft)?;
 
         let room = Arc::new(AtomicU8::new(Room::Enough as u8));
@@ -340,6 +341,7 @@ impl Store {
         let weak = || Arc::downgrade(&self.inner);
         tasks.spawn(shutdown.clone().run_until_cancelled_owned(tasks::reads(weak(), waiting)));
         tasks.spawn(shutdown.clone().run_until_cancelled_owned(tasks::compare(weak())));
+        tasks.spawn(shutdown.clone().run_until_cancelled_owned(tasks::witnesses(weak())));
         tasks.spawn(shutdown.clone().run_until_cancelled_owned(scrub::memory(weak())));
         tasks.spawn(shutdown.clone().run_until_cancelled_owned(scrub::files(weak())));
         let recover = tasks::recover(weak(), member.clone());

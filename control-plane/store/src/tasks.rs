@@ -29,6 +29,10 @@ const COMPACT_EVERY: Duration = Duration::from_secs(10 * 60);
 /// Whoever waits for another leader looks again after this, for not all that changes is told.
 const LOOK_AGAIN: Duration = Duration::from_millis(20);
 
+/// Those who could not be asked at the start what this member has promised are asked again after
+/// this: as long as they are silent, it may have forgotten something.
+const WITNESSES_EVERY: Duration = Duration::from_millis(500);
+
 /// Somebody who waits for a read index.
 pub(crate) type Reader = oneshot::Sender<Result<Revision, ReadError>>;
 
@@ -171,6 +175,19 @@ pub(crate) async fn compare(inner: Weak<Inner>) {
             return;
         };
         inner.compare().await;
+    }
+}
+
+/// The task that asks witnesses until all have answered.
+pub(crate) async fn witnesses(inner: Weak<Inner>) {
+    loop {
+        tokio::time::sleep(WITNESSES_EVERY).await;
+        let Some(inner) = inner.upgrade() else {
+            return;
+        };
+        if inner.ask_witnesses().await {
+            return;
+        }
     }
 }
 

@@ -27,8 +27,10 @@ use crate::own_address;
 use crate::powercut::{disk::Disk, disk::Keep, journal};
 use crate::server::{Server, ServerOptions, SlowSync, shim};
 
-/// A member is there again within a second; on a busy machine later.
+/// A member is there again within a second; on a busy machine much later.
 pub const START_TIMEOUT: Duration = crate::DEADLINE;
+/// What is tried again may take several attempts, each of them long.
+const RETRY_TIMEOUT: Duration = Duration::from_secs(180);
 /// A verb of the command line; a cluster without a leader is asked again.
 const VERB_TIMEOUT: Duration = Duration::from_secs(10);
 /// A command that asks no member has nobody else to wait for.
@@ -368,10 +370,16 @@ impl Cluster {
             }
             old
         };
-        let remove = ["member", "remove", old.as_str()];
-        self.retry("remove the old member", || self.verb(&remove)).await?;
+        self.retry("remove the old member", || self.remove(&old)).await?;
         let by = (number + 1) % self.addresses.len();
         self.retry("join as a new member", || self.join(number, by)).await
+    }
+
+    /// Removes a member, unless it is gone: an attempt whose answer was lost may have done it.
+    async fn remove(&self, name: &str) -> Result<()> {
+        let Err(error) = self.verb(&["member", "remove", name]).await else { return Ok(()) };
+        let there = self.rows().await?.iter().any(|row| row.name == name);
+        if there { Err(error) } else { Ok(()) }
     }
 
     /// Tries until it works: the cluster may be without a leader at the moment.
@@ -384,7 +392,7 @@ impl Cluster {
         loop {
             match attempt().await {
                 Ok(_) => return Ok(()),
-                Err(error) if begun.elapsed() > START_TIMEOUT => {
+                Err(error) if begun.elapsed() > RETRY_TIMEOUT => {
                     return Err(error.context(what.to_owned()));
                 }
                 Err(_) => tokio::time::sleep(Duration::from_millis(200)).await,

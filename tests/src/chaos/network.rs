@@ -184,7 +184,10 @@ async fn pump(
     let write = async {
         while let Some((came, chunk)) = chunks.recv().await {
             let Some(delay) = open(&mut link, breaks).await else { return };
-            tokio::time::sleep_until(came + delay).await;
+            // A timer rounds up to the next millisecond, also one that is over already.
+            if !delay.is_zero() {
+                tokio::time::sleep_until(came + delay).await;
+            }
             // It may have been cut while the chunk was on its way.
             if open(&mut link, breaks).await.is_none() || to.write_all(&chunk).await.is_err() {
                 return;

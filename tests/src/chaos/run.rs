@@ -26,6 +26,9 @@ use crate::machine::ProcessorTime;
 
 /// After the last fault the cluster must be whole again by then.
 const HEAL_TIMEOUT: Duration = crate::DEADLINE;
+/// A run takes so much longer than its faults at most: the last of them, healing, each backup
+/// restored, the checks.
+const AROUND_MAX: Duration = Duration::from_secs(30 * 60);
 /// Who leads is not always known at once.
 const LEADER_TIMEOUT: Duration = Duration::from_millis(1500);
 const CALL_TIMEOUT: Duration = Duration::from_secs(5);
@@ -98,13 +101,14 @@ pub async fn run(options: &Options) -> Result<Outcome> {
         environment: options.environment.clone(),
     };
     let cluster = Cluster::start(config).await?;
-    let outcome = with_cluster(options, &cluster).await;
+    let at_most = Duration::from_secs_f64(options.minutes * 60.0) + AROUND_MAX;
+    let outcome = tokio::time::timeout(at_most, Box::pin(with_cluster(options, &cluster))).await;
     cluster.stop();
     for log in cluster.logs() {
         let name = log.file_name().context("a log has a name")?;
         std::fs::copy(&log, options.folder.join(name))?;
     }
-    outcome
+    outcome.with_context(|| format!("the run did not end within {at_most:?}"))?
 }
 
 async fn with_cluster(options: &Options, cluster: &Cluster) -> Result<Outcome> {

@@ -36,7 +36,7 @@ use tokio::task::JoinSet;
 use self::disk::{Disk, Keep};
 use self::journal::Change;
 use crate::chaos::cluster::{Cluster, Config, Row};
-use crate::http::{Client, Failure};
+use crate::http::Client;
 use crate::own_address;
 use crate::server::{Server, ServerOptions, shim};
 
@@ -44,6 +44,11 @@ const MAPS: &str = "/api/v1/namespaces/default/configmaps";
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(20);
 /// A server on a small disk is there within a second; many start at once here.
 const START_TIMEOUT: Duration = crate::DEADLINE;
+/// Members without a leader are asked again for so long.
+const OPERATION_TIMEOUT: Duration = Duration::from_secs(90);
+const RETRY: Duration = Duration::from_millis(100);
+/// How far it is, is told after so many cuts: all of them take a while.
+const TOLD_EVERY: usize = 100;
 /// Every fsync of the script is late by so much, and is in the journal only then: an answer that
 /// does not wait for it is surely given before.
 const SYNC_LATE: Duration = Duration::from_millis(20);
@@ -250,6 +255,8 @@ fn operation(number: usize, state: &State) -> Operation {
     }
 }
 
+/// Does one step. On a busy machine the members may be without a leader for a moment: then it is
+/// done again, unless it has happened all the same.
 async fn perform(client: &mut Client, operation: Operation, state: &mut State) -> Result<()> {
     let Operation { method, name, value } = operation;
     let mut object = json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": name},
@@ -258,31 +265,40 @@ async fn perform(client: &mut Client, operation: Operation, state: &mut State) -
         object["metadata"]["resourceVersion"] = json!(revision);
     }
     let body = if value.is_some() { serde_json::to_vec(&object)? } else { Vec::new() };
-    let path = if method == Method::POST { MAPS.to_owned() } else { format!("{MAPS}/{name}") };
-    let (body, begun) = (Bytes::from(body), Instant::now());
-    let answer = loop {
-        let answer = client.call(method.clone(), &path, body.clone(), ANSWER_TIMEOUT).await;
-        // Surely not carried out: there is no leader at the moment, or no connection in time.
-        let again = match &answer {
-            Ok(answer) => matches!(answer.status, 429 | 503),
-            Err(failure) => matches!(failure, Failure::NotSent(_)),
+    let (body, own) = (Bytes::from(body), format!("{MAPS}/{name}"));
+    let path = if method == Method::POST { MAPS } else { own.as_str() };
+    let begun = Instant::now();
+    let revision = loop {
+        let answer = client.call(method.clone(), path, body.clone(), ANSWER_TIMEOUT).await;
+        let why = match answer {
+            Ok(answer) if answer.status < 300 => break revision(&answer.json()?),
+            Ok(answer) => format!("{}: {}", answer.status, crate::text(&answer.body)),
+            Err(failure) => failure.to_string(),
         };
-        if !again || begun.elapsed() > START_TIMEOUT {
-            break answer?;
+        ensure!(begun.elapsed() < OPERATION_TIMEOUT, "{method} {path}: {why}");
+        tokio::time::sleep(RETRY).await;
+        let found = client.call(Method::GET, &own, Bytes::new(), ANSWER_TIMEOUT).await;
+        let Ok(found) = found else { continue };
+        match (&value, found.status) {
+            (None, 404) => break None,
+            (Some(value), 200) if found.json()?["data"]["value"] == value.as_str() => {
+                break revision(&found.json()?);
+            }
+            _ => {}
         }
-        tokio::time::sleep(Duration::from_millis(100)).await;
     };
-    let done = answer.json()?;
-    ensure!(answer.status < 300, "{method} {path}: {} {done}", answer.status);
     match value {
         Some(value) => {
-            let revision = done["metadata"]["resourceVersion"].as_str();
             let revision = revision.context("an object has a resourceVersion")?;
-            state.insert(name, (revision.to_owned(), value));
+            state.insert(name, (revision, value));
         }
         None => _ = state.remove(&name),
     }
     Ok(())
+}
+
+fn revision(object: &Value) -> Option<String> {
+    object["metadata"]["resourceVersion"].as_str().map(str::to_owned)
 }
 
 /// Members on cut disks, some cuts at a time.
@@ -332,6 +348,9 @@ impl<'a> Trials<'a> {
         let place = self.free.pop().context("a joined trial frees its place")?;
         self.begun += 1;
         let number = self.begun;
+        if number.is_multiple_of(TOLD_EVERY) {
+            eprintln!("power cuts: {number} begun, {} have lost something", self.failures.len());
+        }
         let folder = self.folder.join(format!("cut-{number}"));
         std::fs::create_dir(&folder)?;
         let there = match loss {

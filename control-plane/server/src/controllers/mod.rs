@@ -55,6 +55,7 @@ pub(crate) mod testing;
 
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::time::Duration;
 
 use k8s_openapi::api::admissionregistration::v1::ValidatingAdmissionPolicy;
 use k8s_openapi::api::apps::v1::{
@@ -134,6 +135,8 @@ pub struct Config {
     pub cluster_cidr: String,
     /// Where the API is; empty until that is known.
     pub api_members: watch_channel::Receiver<Vec<ApiMember>>,
+    /// Between the beginnings of two watches.
+    pub watch_every: Duration,
 }
 
 /// Runs all controllers until the shutdown; returns when their last write is done.
@@ -181,6 +184,7 @@ pub async fn run(client: kube::Client, config: Config, shutdown: CancellationTok
     let bare = cache.bare_kinds();
     watches.extend(bare.into_iter().map(|kind| watch::bare(&client, kind)));
     watches.push(watch::custom(client.clone()));
+    let watches = watch::one_by_one(watches, config.watch_every);
     let bootstrap = CONTROLLERS
         .iter()
         .position(|controller| controller.name == bootstrap::CONTROLLER.name)

@@ -56,6 +56,25 @@ impl Backoff for Pause {
     }
 }
 
+/// Lets watches begin one after the other: each reads all of its kind at first, and together they
+/// would keep everybody waiting who wants an answer then.
+pub fn one_by_one(
+    watches: Vec<BoxStream<'static, Watched>>,
+    every: Duration,
+) -> Vec<BoxStream<'static, Watched>> {
+    if every.is_zero() {
+        return watches;
+    }
+    let later = move |(number, watch): (u32, BoxStream<'static, Watched>)| {
+        let begun = async move {
+            tokio::time::sleep(every * number).await;
+            watch
+        };
+        begun.flatten_stream().boxed()
+    };
+    (0..).zip(watches).map(later).collect()
+}
+
 /// Watches whole objects of a kind and makes the cache hold them so.
 pub fn whole<T>(client: &kube::Client, cache: &mut Cache) -> BoxStream<'static, Watched>
 where

@@ -31,6 +31,15 @@ fn log_id(index: u64) -> LogId {
     LogId { leader_id: LeaderId { term: 1, node_id: 1 }, index }
 }
 
+fn vote(term: u64, committed: bool) -> Vote {
+    Vote { leader_id: LeaderId { term, node_id: 1 }, committed }
+}
+
+fn written_in(term: u64, index: u64) -> LogEntry {
+    let log_id = LogId { leader_id: LeaderId { term, node_id: 1 }, index };
+    LogEntry::new(log_id, EntryPayload::Blank)
+}
+
 fn put(index: u64, value_bytes: usize) -> LogEntry {
     let command = Command {
         time_ms: 0,
@@ -66,6 +75,49 @@ async fn entries_come_from_memory_and_from_disk_alike() {
     assert_eq!(indexes(&mut reopened, 15..20).await, []);
     let state = reopened.get_log_state().await.expect("the log is sound");
     assert_eq!(state.last_log_id, Some(log_id(14)));
+}
+
+#[tokio::test]
+async fn a_leader_knows_what_it_came_with() {
+    let engine = Arc::new(Memory::new());
+    let mut log = open(&engine);
+    append(&mut log, (0..10).map(|index| put(index, 8)).collect()).await;
+    assert_eq!(log.inherited(&vote(1, true)), None, "there was nothing before");
+    append(&mut log, vec![written_in(2, 10), written_in(2, 11)]).await;
+    assert_eq!(log.inherited(&vote(2, true)), Some(log_id(9)));
+    assert_eq!(log.inherited(&vote(1, true)), None, "somebody else has led since");
+    log.truncate_after(Some(log_id(4))).await.expect("the writer runs");
+    assert_eq!(log.inherited(&vote(1, true)), None);
+    append(&mut log, vec![written_in(3, 5)]).await;
+    assert_eq!(log.inherited(&vote(3, true)), Some(log_id(4)));
+
+    let mut reopened = open(&engine);
+    assert_eq!(reopened.inherited(&vote(3, true)), None, "nobody leads again where it was");
+    append(&mut reopened, vec![written_in(4, 6)]).await;
+    let last = LogId { leader_id: vote(3, true).leader_id, index: 5 };
+    assert_eq!(reopened.inherited(&vote(4, true)), Some(last));
+}
+
+/// A vote is made durable before it is given; that its candidate has won is no new promise.
+#[tokio::test]
+async fn a_won_vote_is_made_durable_with_the_next_entry() {
+    let engine = Arc::new(Memory::new());
+    let mut log = open(&engine);
+    let fsyncs = |log: &Log| log.writer.written().fsyncs.load(Ordering::Relaxed);
+    log.save_vote(&vote(1, false)).await.expect("the writer runs");
+    assert_eq!(fsyncs(&log), 1);
+    log.save_vote(&vote(1, true)).await.expect("the writer runs");
+    assert_eq!(log.read_vote().await.expect("memory does not fail"), Some(vote(1, true)));
+    assert_eq!(log.flushed().promised().vote, Some(vote(1, false)), "no more is promised");
+    append(&mut log, vec![put(0, 8)]).await;
+    assert_eq!(fsyncs(&log), 2, "one for the entry and for the vote before it");
+    let found = find(&*engine).expect("the log is sound");
+    assert_eq!(found.vote, Some(vote(1, true)));
+
+    // The leader of a term for which this member has not voted: a promise like any other.
+    log.save_vote(&vote(2, true)).await.expect("the writer runs");
+    assert_eq!(fsyncs(&log), 3);
+    assert_eq!(log.flushed().promised().vote, Some(vote(2, true)));
 }
 
 #[tokio::test]

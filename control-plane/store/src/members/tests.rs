@@ -76,6 +76,13 @@ fn leadership_goes_to_a_voter_that_is_there() {
     assert_eq!(plan_transfer(&view(), 1, Some(7)), Err(MembershipError::NoSuchMember { id: 7 }));
     let alone = View { voters: [1].into(), ..view() };
     assert!(plan_transfer(&alone, 1, None).is_err());
+    let busy = View { last_index: 700, ..view() };
+    assert_eq!(plan_transfer(&busy, 1, None), Ok(2), "what it lacks is on its way");
+    let late = View { last_index: 2500, ..view() };
+    let lacks = Err(MembershipError::NotCaughtUp { id: 2, behind: 2000 });
+    assert_eq!(plan_transfer(&late, 1, None), lacks, "it would not take the lead in time");
+    assert_eq!(plan_transfer(&late, 1, Some(2)), lacks);
+    assert_eq!(plan_transfer(&late, 1, Some(1)), Ok(1));
 }
 
 #[test]

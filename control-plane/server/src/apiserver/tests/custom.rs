@@ -299,6 +299,7 @@ async fn the_controllers_know_custom_resources() {
         pki: crate::pki::Pki::load_or_create(folder.path()).expect("authorities are made").into(),
         cluster_cidr: "10.0.0.0/8".to_owned(),
         api_members: tokio::sync::watch::channel(Vec::new()).1,
+        watch_every: std::time::Duration::ZERO,
     };
     let run = crate::controllers::run(client.clone(), config, server.shutdown.clone());
     let controllers = tokio::spawn(run);
