@@ -334,30 +334,42 @@ impl<'a> State<'a> {
         self.plan.writes.push(Write::delete(&**pod).noting(note));
     }
 
-    /// The one new and the one old Pod of a node; a node with more is settled first.
+    /// Whether a Pod does its work, and goes on with it.
+    fn works(&self, pod: &Pod) -> bool {
+        pods::is_active(pod) && self.is_available(pod)
+    }
+
+    /// The one new and the one old Pod of a node; a node with more is settled first. One that is on
+    /// its way out counts as long as it may run, and one that ended until it is deleted: its place
+    /// is not free before.
     fn pair(&self, site: &Site<'a>) -> Option<(Option<&'a Arc<Pod>>, Option<&'a Arc<Pod>>)> {
-        let living = site.pods.iter().filter(|pod| !pods::is_finished(pod));
+        let counts = |pod: &&Arc<Pod>| !pods::is_finished(pod) || !pods::is_deleting(pod);
+        let counting = site.pods.iter().copied().filter(counts);
         let (new, old): (Vec<&Arc<Pod>>, Vec<&Arc<Pod>>) =
-            living.copied().partition(|pod| self.is_new(pod));
+            counting.partition(|pod| self.is_new(pod));
         (new.len() <= 1 && old.len() <= 1).then(|| (new.first().copied(), old.first().copied()))
     }
 
     /// Old Pods that may go: those that are of no use at once, others as far as it is allowed that
-    /// nodes have none.
+    /// nodes have none. A node that is not to run a Pod (it is tainted, or lost) misses none.
     fn make_way(&self, sites: &[Site<'a>], most: i32) -> Vec<&'a Arc<Pod>> {
         let (mut away, mut going, mut could_go) = (0, Vec::new(), Vec::new());
         for site in sites.iter().filter(|site| site.wish != Wish::Never) {
-            let Some((new, old)) = self.pair(site) else { continue };
-            let leaving = old.is_some_and(|pod| pods::is_deleting(pod));
+            let missed = i32::from(site.wish == Wish::Run);
+            let Some((new, old)) = self.pair(site) else {
+                let some_works = site.pods.iter().any(|pod| self.works(pod));
+                away += if some_works { 0 } else { missed };
+                continue;
+            };
             match (new, old) {
-                (Some(new), _) => away += i32::from(!self.is_available(new)),
-                (None, None) => away += 1,
-                (None, Some(_)) if leaving => away += 1,
-                (None, Some(old)) if !self.is_available(old) => {
-                    away += 1;
+                (Some(new), _) if self.works(new) => {}
+                (None, Some(old)) if self.works(old) => could_go.push(old),
+                (None, Some(old)) if pods::is_active(old) => {
+                    away += missed;
                     going.push(old);
                 }
-                (None, Some(old)) => could_go.push(old),
+                // What ended or is on its way out needs nobody to delete it.
+                _ => away += missed,
             }
         }
         let spare = usize::try_from(most - away).unwrap_or(0);
@@ -366,27 +378,39 @@ impl<'a> State<'a> {
     }
 
     /// Nodes where a new Pod may come beside the old one, and old Pods that are not needed any
-    /// more.
+    /// more: a new one works, or they do not work themselves. Those of nodes that are to run none
+    /// go when more nodes than wanted have one that works.
     fn surge(&self, sites: &[Site<'a>], most: i32) -> (Vec<&'a str>, Vec<&'a Arc<Pod>>) {
         let (mut surging, mut at_once, mut could_come) = (0, Vec::new(), Vec::new());
-        let mut going = Vec::new();
-        for site in sites.iter().filter(|site| site.wish == Wish::Run) {
-            let Some((new, old)) = self.pair(site) else { continue };
+        let mut going: Vec<&'a Arc<Pod>> = Vec::new();
+        let mut left_over: Vec<&'a Arc<Pod>> = Vec::new();
+        let (mut working, mut wanted) = (0_usize, 0_usize);
+        for site in sites.iter().filter(|site| site.wish != Wish::Never) {
+            let runs = site.wish == Wish::Run;
+            wanted += usize::from(runs);
+            working += usize::from(site.pods.iter().any(|pod| self.works(pod)));
+            let Some((new, old)) = self.pair(site) else {
+                surging += i32::from(runs);
+                continue;
+            };
             let Some(old) = old else { continue };
             match new {
-                Some(new) if pods::is_deleting(new) => {}
-                Some(new) if self.is_available(new) => {
-                    if !pods::is_deleting(old) {
-                        going.push(old);
-                    }
+                Some(new) if self.works(new) => {
+                    going.extend(pods::is_active(old).then_some(old));
                 }
-                Some(_) => surging += 1,
-                None if !self.is_available(old) => at_once.push(site.name),
+                Some(new) => {
+                    surging += i32::from(runs);
+                    let is_of_no_use = pods::is_active(old) && !pods::is_ready(old);
+                    going.extend((pods::is_active(new) && is_of_no_use).then_some(old));
+                }
+                None if !runs => left_over.extend(pods::is_active(old).then_some(old)),
+                None if !self.works(old) => at_once.push(site.name),
                 None => could_come.push(site.name),
             }
         }
         let spare = usize::try_from(most - surging).unwrap_or(0);
         at_once.extend(could_come.into_iter().take(spare));
+        going.extend(left_over.into_iter().take(working.saturating_sub(wanted)));
         (at_once, going)
     }
 

@@ -101,6 +101,15 @@ impl World {
         named.for_each(|(name, _)| self.objects.end::<Pod>(&name));
     }
 
+    /// Ends the Pods that are on their way out.
+    fn end_leaving(&mut self) {
+        for pod in self.objects.of::<Pod>() {
+            if pods::is_deleting(&pod) {
+                self.objects.end::<Pod>(name_of(&pod.metadata));
+            }
+        }
+    }
+
     /// desired current ready updated available unavailable misscheduled
     fn status(&self) -> String {
         let set = self.objects.get::<DaemonSet>("log").expect("the set is there");
@@ -263,6 +272,77 @@ fn with_surge_the_new_pod_works_before_the_old_one_goes() {
     world.ready(&["c"]);
     assert_eq!(world.go(), "-c");
     assert_eq!(world.status(), "3 3 3 3 3 0 0");
+}
+
+#[test]
+fn nodes_that_must_not_run_a_pod_hold_no_update_up() {
+    let mut world = World::new(&["a", "b", "lost"], "");
+    world.node("tainted", "{taints: [{key: k, effect: NoSchedule}]}");
+    assert_eq!(world.go(), "+a +b +lost");
+    world.ready(&["a", "b"]);
+    world.node("lost", "{taints: [{key: node.kubernetes.io/unreachable, effect: NoSchedule}]}");
+    world.image("two");
+    world.objects.lingers = true;
+    assert_eq!(world.go(), "-a -lost");
+    world.end("a");
+    assert_eq!(world.go(), "+a");
+    world.ready(&["a"]);
+    assert_eq!(world.go(), "-b", "the one that does not end keeps nobody waiting");
+    world.end("b");
+    assert_eq!(world.go(), "+b");
+    world.ready(&["b"]);
+    world.go();
+    assert_eq!(world.status(), "2 2 2 2 2 0 1");
+}
+
+#[test]
+fn a_new_pod_that_is_ending_is_away() {
+    let mut world = World::new(&["a", "b"], "");
+    world.go();
+    world.ready(&["a", "b"]);
+    world.image("two");
+    assert_eq!(world.go(), "-a; +a");
+    world.ready(&["a"]);
+    world.objects.lingers = true;
+    let pods = world.objects.of::<Pod>();
+    let new = pods.iter().find(|pod| place::target(pod) == "a").expect("the Pod of a");
+    let deleted = json!({"metadata": {"deletionTimestamp": at(world.objects.seconds)}});
+    world.objects.edit::<Pod>(name_of(&new.metadata), deleted);
+    assert_eq!(world.go(), "", "although it still says that it is ready");
+}
+
+#[test]
+fn with_surge_a_node_never_runs_three() {
+    let mut world = World::new(&["a"], SURGE);
+    world.go();
+    world.ready(&["a"]);
+    world.image("two");
+    assert_eq!(world.go(), "+a");
+    world.objects.lingers = true;
+    world.ready(&["a"]);
+    assert_eq!(world.go(), "-a");
+    world.image("three");
+    assert_eq!(world.go(), "", "one works, and one is still ending");
+    world.end_leaving();
+    assert_eq!(world.go(), "+a");
+    assert_eq!(world.by_name().len(), 2);
+}
+
+#[test]
+fn with_surge_old_pods_of_no_use_go() {
+    let mut world = World::new(&["a", "b"], SURGE);
+    world.go();
+    world.ready(&["a", "b"]);
+    world.go();
+    let old: BTreeMap<String, String> = world.by_name();
+    // Where none is to run any more, the old one goes as soon as enough others work.
+    world.node("b", "{taints: [{key: k, effect: NoSchedule}]}");
+    world.image("two");
+    assert_eq!(world.go(), "+a -b");
+    let (broken, _) = old.iter().find(|(_, node)| *node == "a").expect("the Pod of a");
+    let unready = json!([{"type": "Ready", "status": "False"}]);
+    world.objects.edit::<Pod>(broken, json!({"status": {"conditions": unready}}));
+    assert_eq!(world.go(), "-a", "it works no more than the new one");
 }
 
 #[test]
