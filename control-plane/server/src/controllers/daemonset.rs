@@ -17,20 +17,21 @@
 //! Invariants: without surge a node's next Pod is made when the one before is gone from the API, so
 //! two never run beside each other; at most `maxSurge` nodes have two.
 
+mod failures;
 mod place;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
-use jiff::{SignedDuration, Timestamp};
+use jiff::Timestamp;
 use k8s_openapi::api::apps::v1::{
     ControllerRevision, DaemonSet, DaemonSetSpec, DaemonSetStatus, RollingUpdateDaemonSet,
 };
 use k8s_openapi::api::core::v1::{Node, Pod};
 use serde_json::json;
 
-use super::cache::{Cache, Change, Key};
+use super::cache::{Cache, Change, Key, Memo};
 use super::events::Note;
 use super::history::{self, History, Present};
 use super::owners::{adopt_and_release, controller_of, selects};
@@ -38,13 +39,12 @@ use super::pods;
 use super::reconcile::{Controller, Plan, View};
 use super::replicaset::name_of;
 use super::share;
-use super::write::{Write, status_patch};
+use super::write::{Action, Write, status_patch};
+use failures::Failures;
 use place::Wish;
 
 /// Pods made by one plan; the next plan goes on from there.
 const BURST_MAX: usize = 500;
-/// A Pod that ended sooner than this after its start is replaced this long after it.
-const FAILED_PAUSE: SignedDuration = SignedDuration::from_secs(15);
 const COMPONENT: &str = "daemonset-controller";
 
 /// What a plan for one DaemonSet reads.
@@ -62,6 +62,8 @@ pub struct Snapshot {
     /// Names of revisions of others that it might want.
     pub taken: Vec<String>,
     pub failure: Option<String>,
+    /// Nodes where its Pods ended, as kept in mind.
+    pub failures: Arc<Failures>,
     /// The newest revision known: the seed of new names.
     pub revision: u64,
 }
@@ -113,6 +115,7 @@ fn reconcile(view: &View<'_>, key: &Key) -> Plan {
         stray_revisions: view.cache.strays(key.namespace()),
         taken: history::taken(all, key.name(), &revisions),
         failure: view.failure.map(str::to_string),
+        failures: view.cache.memo(key).unwrap_or_default(),
         revision: view.cache.revision(),
         set,
         revisions,
@@ -136,6 +139,7 @@ struct State<'a> {
     sites: Vec<Site<'a>>,
     /// What new Pods carry in their label.
     hash: String,
+    failures: Failures,
     now: Timestamp,
     plan: Plan,
 }
@@ -174,6 +178,7 @@ pub fn plan(snapshot: &Snapshot, now: Timestamp) -> Plan {
         spec: &set.spec,
         sites: sites(snapshot),
         hash: history::hash(&revision).to_string(),
+        failures: Failures::of(&snapshot.failures, set.metadata.generation.unwrap_or(0)),
         now,
         plan: Plan::default(),
     };
@@ -257,6 +262,13 @@ impl<'a> State<'a> {
         for site in &sites {
             self.settle(site, surge > 0, &mut wanting, &mut surplus);
         }
+        // What has been written until here replaces Pods that ended.
+        if !self.plan.writes.is_empty() {
+            let namespace = self.set.metadata.namespace.as_deref().unwrap_or("");
+            let about = Key::of::<DaemonSet>(namespace, name_of(&self.set.metadata));
+            let memo = Memo::new(self.failures.clone());
+            self.plan.writes.push(Action::Remember { about, memo }.into());
+        }
         if self.rolling().is_some() {
             match surge {
                 0 => surplus.extend(self.make_way(&sites, away)),
@@ -308,16 +320,14 @@ impl<'a> State<'a> {
         }
     }
 
-    /// A Pod that ended goes, so that the next one can come: not at once if it ended at once.
+    /// A Pod that ended goes, so that the next one can come; where Pods end again and again, after
+    /// a pause.
     fn replace(&mut self, site: &Site<'_>, pod: &'a Arc<Pod>) {
-        let created = pod.metadata.creation_timestamp.as_ref().map_or(self.now, |time| time.0);
-        let left = FAILED_PAUSE - self.now.duration_since(created);
-        if let Ok(left) = Duration::try_from(left)
-            && !left.is_zero()
-        {
+        if let Some(left) = self.failures.left(site.name, self.now) {
             self.plan.look_again(left);
             return;
         }
+        self.failures.note(site.name, self.now);
         let (name, phase) = (name_of(&pod.metadata), pods::phase(pod));
         let failed = phase == "Failed";
         let reason = if failed { "FailedDaemonPod" } else { "SucceededDaemonPod" };

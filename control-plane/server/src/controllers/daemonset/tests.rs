@@ -7,6 +7,8 @@ use super::*;
 struct World {
     objects: Objects,
     failure: Option<String>,
+    /// Keeps in mind what plans want to be kept in mind.
+    cache: Cache,
 }
 
 impl World {
@@ -17,7 +19,8 @@ impl World {
              metadata: {{labels: {{app: log}}}}\n    \
              spec: {{containers: [{{name: c, image: one}}]}}\n{spec}"
         ));
-        let mut world = World { objects: Objects::default(), failure: None };
+        let mut world =
+            World { objects: Objects::default(), failure: None, cache: Cache::default() };
         world.objects.put(&set);
         nodes.iter().for_each(|node| world.node(node, "{}"));
         world
@@ -46,6 +49,7 @@ impl World {
             nodes: self.objects.of(),
             taken: Vec::new(),
             failure: self.failure.clone(),
+            failures: self.cache.memo(&Key::of::<DaemonSet>("d", "log")).unwrap_or_default(),
             revision: u64::try_from(self.objects.seconds).unwrap_or(0),
             set,
             pods,
@@ -61,6 +65,11 @@ impl World {
         let before: BTreeMap<String, String> = self.by_name();
         let plan = plan(&self.snapshot(), at(self.objects.seconds));
         self.objects.apply(&plan.writes);
+        for write in &plan.writes {
+            if let Action::Remember { about, memo } = &write.action {
+                self.cache.remember(about, memo.clone());
+            }
+        }
         let after = self.by_name();
         let made = after.iter().filter(|(name, _)| !before.contains_key(*name));
         let mut all: Vec<String> = made.map(|(_, node)| format!("+{node}")).collect();
@@ -99,6 +108,13 @@ impl World {
     fn end(&mut self, node: &str) {
         let named = self.by_name().into_iter().filter(|(_, on)| on == node);
         named.for_each(|(name, _)| self.objects.end::<Pod>(&name));
+    }
+
+    /// The Pod on a node fails.
+    fn fail(&mut self, node: &str) {
+        let status = json!({"status": {"phase": "Failed", "conditions": []}});
+        let named = self.by_name().into_iter().filter(|(_, on)| on == node);
+        named.for_each(|(name, _)| self.objects.edit::<Pod>(&name, status.clone()));
     }
 
     /// Ends the Pods that are on their way out.
@@ -195,14 +211,25 @@ fn pods_of_nodes_that_are_gone_go() {
 
 #[test]
 fn a_pod_that_ended_is_replaced_but_not_in_a_hurry() {
-    let mut world = World::new(&["a"], "");
+    let mut world = World::new(&["a", "b"], "");
     world.go();
-    let name = world.by_name().into_keys().next().expect("a Pod");
-    world.objects.edit::<Pod>(&name, json!({"status": {"phase": "Failed"}}));
-    assert_eq!(world.go(), "");
-    assert!(plan(&world.snapshot(), at(world.objects.seconds)).again.is_some());
-    world.objects.seconds += 15;
-    assert_eq!(world.go(), "-a; +a");
+    world.fail("a");
+    assert_eq!(world.step(), "-a", "the first at once");
+    assert_eq!(world.step(), "+a");
+    world.objects.seconds -= 2;
+    world.fail("a");
+    assert_eq!(world.step(), "", "the next after a second");
+    let again = plan(&world.snapshot(), at(world.objects.seconds)).again;
+    assert_eq!(again, Some(Duration::from_secs(1)));
+    world.fail("b");
+    assert_eq!(world.step(), "-a -b", "each node has its own pause");
+    assert_eq!(world.step(), "+a +b");
+    world.objects.seconds -= 2;
+    world.fail("a");
+    // Under another spec nothing has failed yet.
+    world.image("two");
+    assert_eq!(world.step(), "");
+    assert!(world.step().contains("-a"));
 }
 
 #[test]
@@ -325,6 +352,29 @@ fn with_surge_a_node_never_runs_three() {
     assert_eq!(world.go(), "", "one works, and one is still ending");
     world.end_leaving();
     assert_eq!(world.go(), "+a");
+    assert_eq!(world.by_name().len(), 2);
+}
+
+#[test]
+fn with_surge_a_new_pod_that_failed_has_its_place_until_it_is_replaced() {
+    let mut world = World::new(&["a"], SURGE);
+    world.go();
+    world.ready(&["a"]);
+    world.go();
+    let old = world.by_name();
+    world.image("two");
+    assert_eq!(world.go(), "+a");
+    let fail = |world: &mut World| {
+        let new = world.by_name().into_keys().find(|name| !old.contains_key(name));
+        let failed = json!({"status": {"phase": "Failed"}});
+        world.objects.edit::<Pod>(&new.expect("the new Pod"), failed);
+    };
+    fail(&mut world);
+    assert_eq!(world.step(), "-a");
+    assert_eq!(world.step(), "+a");
+    world.objects.seconds -= 2;
+    fail(&mut world);
+    assert_eq!(world.step(), "", "it waits for its pause, and nothing comes in its place");
     assert_eq!(world.by_name().len(), 2);
 }
 
