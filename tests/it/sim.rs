@@ -416,13 +416,17 @@ impl Sim {
     /// The member that leads dies: some of what was under way happens, and nobody hears of it.
     fn crash(&mut self) {
         self.show(|| "crash".to_string());
-        for (job, busy) in std::mem::take(&mut self.leader.busy) {
-            for write in busy.left {
+        // Until the last of a plan has happened or is lost, all of it is under way: what was asked
+        // for when it was made may still come.
+        while let Some(job) = self.leader.busy.keys().next().cloned() {
+            let busy = self.leader.busy.get_mut(&job).expect("found above");
+            for write in std::mem::take(&mut busy.left) {
                 if self.chance(50) {
                     _ = self.perform(&job, &write);
                     self.check();
                 }
             }
+            self.leader.busy.remove(&job);
         }
         for order in std::mem::take(&mut self.scheduler.orders) {
             if self.chance(50) {

@@ -280,6 +280,9 @@ impl Api {
             Action::Delete { target, grace_seconds, policy } => {
                 self.delete(target, *grace_seconds, *policy)
             }
+            Action::Remember { about, memo } => {
+                Ok(Outcome::Known { key: about.clone(), memo: memo.clone() })
+            }
             Action::Tell => Ok(Outcome::Nothing),
             other => panic!("no controller of the simulation asks for {other:?}"),
         }

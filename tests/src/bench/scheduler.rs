@@ -461,7 +461,7 @@ async fn stage(rows: &mut Rows, size: &Size, count: usize, plain: Plain) -> Resu
     let (told, mut created) = mpsc::channel::<(usize, Instant)>(count);
     let before = fleet.cpu()?;
     let begun = Instant::now();
-    let creating = tokio::spawn({
+    let mut creating = tokio::spawn({
         let client = fleet.client();
         async move {
             many(&client, count, CREATORS, move |client, number| {
@@ -476,17 +476,28 @@ async fn stage(rows: &mut Rows, size: &Size, count: usize, plain: Plain) -> Resu
     });
     let mut bound: HashMap<String, Instant> = HashMap::new();
     let waited = tokio::time::timeout(STAGE_MAX, async {
+        let mut all_sent = false;
         while bound.len() < count {
-            let (at, event) = events.recv().await.context("the watch ended")?;
-            if event.object.spec.node_name.is_some() {
-                bound.entry(event.object.metadata.name).or_insert(at);
+            tokio::select! {
+                event = events.recv() => {
+                    let (at, event) = event.context("the watch ended")?;
+                    if event.object.spec.node_name.is_some() {
+                        bound.entry(event.object.metadata.name).or_insert(at);
+                    }
+                }
+                // A Pod that could not be created would be waited for in vain.
+                sent = &mut creating, if !all_sent => {
+                    sent??;
+                    all_sent = true;
+                }
             }
         }
-        anyhow::Ok(())
+        anyhow::Ok(all_sent)
     })
     .await;
     match waited {
-        Ok(Ok(())) => creating.await??,
+        Ok(Ok(true)) => {}
+        Ok(Ok(false)) => creating.await??,
         _ => creating.abort(),
     }
     waited.with_context(|| format!("{} of {count} Pods are bound", bound.len()))??;

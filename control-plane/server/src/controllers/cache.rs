@@ -262,6 +262,9 @@ pub struct Cache {
     revision: u64,
     /// Uids that watches removed last, the newest at the end.
     gone: VecDeque<String>,
+    /// When names of Pods of StatefulSets became free, as watches said it last. At most
+    /// [`GONE_MAX`]: where more go at once, nobody waits for single ones.
+    freed: HashMap<Key, Instant>,
     /// What controllers keep in mind about objects, by what it is.
     memos: HashMap<(TypeId, Key), Memo>,
 }
@@ -407,6 +410,11 @@ impl Cache {
         keys.filter_map(|key| self.object(key)?.shared::<Pod>()).collect()
     }
 
+    /// How long the name of a StatefulSet's Pod has been free, if a watch said that it became so.
+    pub fn free_for(&self, key: &Key, now: Instant) -> Option<Duration> {
+        self.freed.get(key).map(|since| now.saturating_duration_since(*since))
+    }
+
     /// How many Pods are bound to a node, those that ended included.
     pub fn count_on(&self, node: &str) -> usize {
         self.by_node.get(node).map_or(0, BTreeSet::len)
@@ -464,7 +472,14 @@ impl Cache {
                     self.gone.pop_front();
                 }
                 self.gone.push_back(object.uid().to_string());
-                self.remove(slot, &path_of(object.meta()), object.uid()).into_iter().collect()
+                let change = self.remove(slot, &path_of(object.meta()), object.uid());
+                if let Some(change) = change.as_ref().filter(|change| name_comes_back(change)) {
+                    if self.freed.len() >= GONE_MAX {
+                        self.freed.clear();
+                    }
+                    self.freed.insert(change.key.clone(), now);
+                }
+                change.into_iter().collect()
             }
         }
     }
@@ -617,6 +632,12 @@ impl Cache {
             drop_from(&mut self.by_node, node, key);
         }
     }
+}
+
+/// Whether another object is going to have the name of one that went.
+fn name_comes_back(change: &Change) -> bool {
+    let is_pod = change.before.as_ref().is_some_and(|before| before.get::<Pod>().is_some());
+    is_pod && controller_of(change.meta()).is_some_and(|owner| owner.kind == "StatefulSet")
 }
 
 fn bound_to(object: &Object) -> Option<&str> {

@@ -17,20 +17,21 @@
 //! Invariants: without surge a node's next Pod is made when the one before is gone from the API, so
 //! two never run beside each other; at most `maxSurge` nodes have two.
 
+mod failures;
 mod place;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
-use jiff::{SignedDuration, Timestamp};
+use jiff::Timestamp;
 use k8s_openapi::api::apps::v1::{
     ControllerRevision, DaemonSet, DaemonSetSpec, DaemonSetStatus, RollingUpdateDaemonSet,
 };
 use k8s_openapi::api::core::v1::{Node, Pod};
 use serde_json::json;
 
-use super::cache::{Cache, Change, Key};
+use super::cache::{Cache, Change, Key, Memo};
 use super::events::Note;
 use super::history::{self, History, Present};
 use super::owners::{adopt_and_release, controller_of, selects};
@@ -38,13 +39,12 @@ use super::pods;
 use super::reconcile::{Controller, Plan, View};
 use super::replicaset::name_of;
 use super::share;
-use super::write::{Write, status_patch};
+use super::write::{Action, Write, status_patch};
+use failures::Failures;
 use place::Wish;
 
 /// Pods made by one plan; the next plan goes on from there.
 const BURST_MAX: usize = 500;
-/// A Pod that ended sooner than this after its start is replaced this long after it.
-const FAILED_PAUSE: SignedDuration = SignedDuration::from_secs(15);
 const COMPONENT: &str = "daemonset-controller";
 
 /// What a plan for one DaemonSet reads.
@@ -62,6 +62,8 @@ pub struct Snapshot {
     /// Names of revisions of others that it might want.
     pub taken: Vec<String>,
     pub failure: Option<String>,
+    /// Nodes where its Pods ended, as kept in mind.
+    pub failures: Arc<Failures>,
     /// The newest revision known: the seed of new names.
     pub revision: u64,
 }
@@ -113,6 +115,7 @@ fn reconcile(view: &View<'_>, key: &Key) -> Plan {
         stray_revisions: view.cache.strays(key.namespace()),
         taken: history::taken(all, key.name(), &revisions),
         failure: view.failure.map(str::to_string),
+        failures: view.cache.memo(key).unwrap_or_default(),
         revision: view.cache.revision(),
         set,
         revisions,
@@ -136,6 +139,7 @@ struct State<'a> {
     sites: Vec<Site<'a>>,
     /// What new Pods carry in their label.
     hash: String,
+    failures: Failures,
     now: Timestamp,
     plan: Plan,
 }
@@ -174,6 +178,7 @@ pub fn plan(snapshot: &Snapshot, now: Timestamp) -> Plan {
         spec: &set.spec,
         sites: sites(snapshot),
         hash: history::hash(&revision).to_string(),
+        failures: Failures::of(&snapshot.failures, set.metadata.generation.unwrap_or(0)),
         now,
         plan: Plan::default(),
     };
@@ -257,6 +262,13 @@ impl<'a> State<'a> {
         for site in &sites {
             self.settle(site, surge > 0, &mut wanting, &mut surplus);
         }
+        // What has been written until here replaces Pods that ended.
+        if !self.plan.writes.is_empty() {
+            let namespace = self.set.metadata.namespace.as_deref().unwrap_or("");
+            let about = Key::of::<DaemonSet>(namespace, name_of(&self.set.metadata));
+            let memo = Memo::new(self.failures.clone());
+            self.plan.writes.push(Action::Remember { about, memo }.into());
+        }
         if self.rolling().is_some() {
             match surge {
                 0 => surplus.extend(self.make_way(&sites, away)),
@@ -308,16 +320,14 @@ impl<'a> State<'a> {
         }
     }
 
-    /// A Pod that ended goes, so that the next one can come: not at once if it ended at once.
+    /// A Pod that ended goes, so that the next one can come; where Pods end again and again, after
+    /// a pause.
     fn replace(&mut self, site: &Site<'_>, pod: &'a Arc<Pod>) {
-        let created = pod.metadata.creation_timestamp.as_ref().map_or(self.now, |time| time.0);
-        let left = FAILED_PAUSE - self.now.duration_since(created);
-        if let Ok(left) = Duration::try_from(left)
-            && !left.is_zero()
-        {
+        if let Some(left) = self.failures.left(site.name, self.now) {
             self.plan.look_again(left);
             return;
         }
+        self.failures.note(site.name, self.now);
         let (name, phase) = (name_of(&pod.metadata), pods::phase(pod));
         let failed = phase == "Failed";
         let reason = if failed { "FailedDaemonPod" } else { "SucceededDaemonPod" };
@@ -334,30 +344,42 @@ impl<'a> State<'a> {
         self.plan.writes.push(Write::delete(&**pod).noting(note));
     }
 
-    /// The one new and the one old Pod of a node; a node with more is settled first.
+    /// Whether a Pod does its work, and goes on with it.
+    fn works(&self, pod: &Pod) -> bool {
+        pods::is_active(pod) && self.is_available(pod)
+    }
+
+    /// The one new and the one old Pod of a node; a node with more is settled first. One that is on
+    /// its way out counts as long as it may run, and one that ended until it is deleted: its place
+    /// is not free before.
     fn pair(&self, site: &Site<'a>) -> Option<(Option<&'a Arc<Pod>>, Option<&'a Arc<Pod>>)> {
-        let living = site.pods.iter().filter(|pod| !pods::is_finished(pod));
+        let counts = |pod: &&Arc<Pod>| !pods::is_finished(pod) || !pods::is_deleting(pod);
+        let counting = site.pods.iter().copied().filter(counts);
         let (new, old): (Vec<&Arc<Pod>>, Vec<&Arc<Pod>>) =
-            living.copied().partition(|pod| self.is_new(pod));
+            counting.partition(|pod| self.is_new(pod));
         (new.len() <= 1 && old.len() <= 1).then(|| (new.first().copied(), old.first().copied()))
     }
 
     /// Old Pods that may go: those that are of no use at once, others as far as it is allowed that
-    /// nodes have none.
+    /// nodes have none. A node that is not to run a Pod (it is tainted, or lost) misses none.
     fn make_way(&self, sites: &[Site<'a>], most: i32) -> Vec<&'a Arc<Pod>> {
         let (mut away, mut going, mut could_go) = (0, Vec::new(), Vec::new());
         for site in sites.iter().filter(|site| site.wish != Wish::Never) {
-            let Some((new, old)) = self.pair(site) else { continue };
-            let leaving = old.is_some_and(|pod| pods::is_deleting(pod));
+            let missed = i32::from(site.wish == Wish::Run);
+            let Some((new, old)) = self.pair(site) else {
+                let some_works = site.pods.iter().any(|pod| self.works(pod));
+                away += if some_works { 0 } else { missed };
+                continue;
+            };
             match (new, old) {
-                (Some(new), _) => away += i32::from(!self.is_available(new)),
-                (None, None) => away += 1,
-                (None, Some(_)) if leaving => away += 1,
-                (None, Some(old)) if !self.is_available(old) => {
-                    away += 1;
+                (Some(new), _) if self.works(new) => {}
+                (None, Some(old)) if self.works(old) => could_go.push(old),
+                (None, Some(old)) if pods::is_active(old) => {
+                    away += missed;
                     going.push(old);
                 }
-                (None, Some(old)) => could_go.push(old),
+                // What ended or is on its way out needs nobody to delete it.
+                _ => away += missed,
             }
         }
         let spare = usize::try_from(most - away).unwrap_or(0);
@@ -366,27 +388,39 @@ impl<'a> State<'a> {
     }
 
     /// Nodes where a new Pod may come beside the old one, and old Pods that are not needed any
-    /// more.
+    /// more: a new one works, or they do not work themselves. Those of nodes that are to run none
+    /// go when more nodes than wanted have one that works.
     fn surge(&self, sites: &[Site<'a>], most: i32) -> (Vec<&'a str>, Vec<&'a Arc<Pod>>) {
         let (mut surging, mut at_once, mut could_come) = (0, Vec::new(), Vec::new());
-        let mut going = Vec::new();
-        for site in sites.iter().filter(|site| site.wish == Wish::Run) {
-            let Some((new, old)) = self.pair(site) else { continue };
+        let mut going: Vec<&'a Arc<Pod>> = Vec::new();
+        let mut left_over: Vec<&'a Arc<Pod>> = Vec::new();
+        let (mut working, mut wanted) = (0_usize, 0_usize);
+        for site in sites.iter().filter(|site| site.wish != Wish::Never) {
+            let runs = site.wish == Wish::Run;
+            wanted += usize::from(runs);
+            working += usize::from(site.pods.iter().any(|pod| self.works(pod)));
+            let Some((new, old)) = self.pair(site) else {
+                surging += i32::from(runs);
+                continue;
+            };
             let Some(old) = old else { continue };
             match new {
-                Some(new) if pods::is_deleting(new) => {}
-                Some(new) if self.is_available(new) => {
-                    if !pods::is_deleting(old) {
-                        going.push(old);
-                    }
+                Some(new) if self.works(new) => {
+                    going.extend(pods::is_active(old).then_some(old));
                 }
-                Some(_) => surging += 1,
-                None if !self.is_available(old) => at_once.push(site.name),
+                Some(new) => {
+                    surging += i32::from(runs);
+                    let is_of_no_use = pods::is_active(old) && !pods::is_ready(old);
+                    going.extend((pods::is_active(new) && is_of_no_use).then_some(old));
+                }
+                None if !runs => left_over.extend(pods::is_active(old).then_some(old)),
+                None if !self.works(old) => at_once.push(site.name),
                 None => could_come.push(site.name),
             }
         }
         let spare = usize::try_from(most - surging).unwrap_or(0);
         at_once.extend(could_come.into_iter().take(spare));
+        going.extend(left_over.into_iter().take(working.saturating_sub(wanted)));
         (at_once, going)
     }
 

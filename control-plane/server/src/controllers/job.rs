@@ -34,7 +34,7 @@ use super::owners::controller_of;
 use super::pods;
 use super::reconcile::{Controller, Plan, View};
 use super::replicaset::name_of;
-use super::write::{Write, status_patch};
+use super::write::{Action, Target, Write, status_patch};
 use count::Tally;
 use policy::Verdict;
 
@@ -366,7 +366,11 @@ fn finished(job: &Job, spec: &JobSpec, over: &JobCondition, now: Timestamp) -> P
     };
     match Duration::try_from(ttl - now.duration_since(ended.0)) {
         Ok(left) if !left.is_zero() => Plan { writes: Vec::new(), again: Some(left) },
-        _ => vec![Write::delete(job)].into(),
+        // Its Pods go first. Whoever has given it more time meanwhile is heeded.
+        _ => {
+            let (target, policy) = (Target::of(job), Some("Foreground"));
+            vec![Action::Delete { target, grace_seconds: None, policy }.into()].into()
+        }
     }
 }
 

@@ -49,6 +49,9 @@ use identity::{POD_NAME_LABEL, ordinal, pod_name};
 
 /// Pods made by one plan; the next plan goes on from there.
 const BURST_MAX: usize = 500;
+/// The name of a Pod that was deleted stays free for so long: `kubectl delete` gets the Pod and
+/// then lists its name, and if the next Pod has come in between, it waits for that one without end.
+const NAME_PAUSE: Duration = Duration::from_millis(300);
 const COMPONENT: &str = "statefulset-controller";
 
 /// What a plan for one StatefulSet reads.
@@ -69,6 +72,8 @@ pub struct Snapshot {
     /// Names of revisions of others that it might want.
     pub taken: Vec<String>,
     pub failure: Option<String>,
+    /// Names that stay free for a while yet, as they have just become so.
+    pub resting: BTreeMap<String, Duration>,
 }
 
 pub const CONTROLLER: Controller = Controller { name: "statefulset", wake, reconcile };
@@ -110,13 +115,18 @@ fn reconcile(view: &View<'_>, key: &Key) -> Plan {
     let uid = set.metadata.uid.clone().unwrap_or_default();
     let pods: Vec<Arc<Pod>> = view.cache.controlled(&uid);
     let revisions: Vec<Arc<ControllerRevision>> = view.cache.controlled(&uid);
-    let mut foreign = BTreeSet::new();
+    let (mut foreign, mut resting) = (BTreeSet::new(), BTreeMap::new());
     for ordinal in identity::wanted(&set.spec) {
         let name = pod_name(key.name(), ordinal);
         let held = view.cache.get::<Pod>(key.namespace(), &name);
         let own = |pod: &Pod| controller_of(&pod.metadata).is_some_and(|owner| owner.uid == uid);
-        if held.is_some_and(|pod| !own(&pod)) {
+        if held.as_ref().is_some_and(|pod| !own(pod)) {
             foreign.insert(name);
+        } else if held.is_none() {
+            let free_for =
+                view.cache.free_for(&Key::of::<Pod>(key.namespace(), &name), view.instant);
+            let left = free_for.and_then(|time| NAME_PAUSE.checked_sub(time));
+            resting.extend(left.filter(|left| !left.is_zero()).map(|left| (name, left)));
         }
     }
     let mut claims = BTreeMap::new();
@@ -138,6 +148,7 @@ fn reconcile(view: &View<'_>, key: &Key) -> Plan {
         foreign,
         claims,
         revisions,
+        resting,
     };
     plan(&snapshot, view.now)
 }
@@ -176,7 +187,7 @@ struct State<'a> {
     /// The revision of the present template, and the one that Pods below the partition keep.
     update: Arc<ControllerRevision>,
     current: Arc<ControllerRevision>,
-    /// When the next Pod will have been ready for long enough.
+    /// When the next Pod will have been ready for long enough, or a name free.
     again: Option<Duration>,
 }
 
@@ -249,7 +260,7 @@ impl<'a> State<'a> {
         let spec = &set.spec;
         let min_ready = u64::try_from(spec.min_ready_seconds.unwrap_or(0)).unwrap_or(0);
         let min_ready = Duration::from_secs(min_ready);
-        let mut again: Option<Duration> = None;
+        let mut again: Option<Duration> = snapshot.resting.values().min().copied();
         let mut health = |pod: &Pod| {
             let (is_available, wait) = pods::availability(pod, min_ready, now);
             again = wait.map(|wait| again.map_or(wait, |again| again.min(wait))).or(again);
@@ -322,6 +333,7 @@ impl<'a> State<'a> {
         let mut made = 0;
         for replica in &self.replicas {
             match (replica.health, replica.pod) {
+                (Health::Missing, _) if self.rests(replica.ordinal) => {}
                 (Health::Missing, _) if made < self.burst() => {
                     made += 1;
                     self.make(replica.ordinal, writes);
@@ -359,6 +371,12 @@ impl<'a> State<'a> {
     fn is_stuck(&self, ordinal: i32, pod: &Pod) -> bool {
         let outdated = history::of_pod(&pod.metadata) != name_of(&self.revision(ordinal).metadata);
         outdated && (pods::phase(pod) == "Pending" || is_failing(pod))
+    }
+
+    /// Whether the name of a Pod stays free for a while yet.
+    fn rests(&self, ordinal: i32) -> bool {
+        let resting = &self.snapshot.resting;
+        !resting.is_empty() && resting.contains_key(&pod_name(name_of(&self.set.metadata), ordinal))
     }
 
     /// Pods made by one plan: after a failure one tries the ground.

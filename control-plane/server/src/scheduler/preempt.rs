@@ -66,12 +66,17 @@ pub fn preempt(cluster: &mut Cluster, need: &Need) -> Option<Plan> {
     best.map(|(_, plan)| plan)
 }
 
-/// Whether Pods that were to make room for this one are still leaving.
+/// Whether Pods that were to make room for this one are still leaving. On a node that cannot take
+/// it any more (it is lost, say, and ends nobody) room is not waited for.
 fn waits_for_room(cluster: &Cluster, need: &Need) -> bool {
     let told = need.nominated.as_deref().and_then(|name| cluster.node_index(name));
     let Some(index) = cluster.nominee(&need.uid).or(told) else { return false };
-    let residents = cluster.nodes()[index].residents.iter();
-    residents
+    let node = &cluster.nodes()[index];
+    if !node.present || !could_fit(node, need) {
+        return false;
+    }
+    node.residents
+        .iter()
         .filter_map(|uid| cluster.placed(uid))
         .any(|placed| placed.leaving && placed.need.priority < need.priority)
 }

@@ -2,7 +2,8 @@
 //!
 //! A recommendation counts as long as the window of its direction: upwards the lowest of the window
 //! wins, downwards the highest. What has been added and taken away within a policy's period counts
-//! against what the policy allows, from the size at the period's start.
+//! against what the policy allows, from the size at the period's start. An autoscaler that says
+//! nothing of its behaviour has no policies: it at most doubles its size at each look.
 
 use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::api::autoscaling::v2::{
@@ -12,6 +13,8 @@ use wherry_resources::quantity::Quantity;
 
 /// Lowest sizes are waited for so long before Pods go, where nothing else is said.
 const DOWN_WINDOW: i32 = 300;
+/// Without policies the size at most doubles at a look, and may always become this.
+const DOUBLED_LEAST: i32 = 4;
 /// Within so much of its target a metric changes nothing, where nothing else is said.
 const TOLERANCE: f64 = 0.1;
 /// The longest window and period that validation lets through; what is older is forgotten.
@@ -73,6 +76,8 @@ struct Direction {
 pub struct Rules {
     up: Direction,
     down: Direction,
+    /// Nothing is said of the behaviour.
+    doubles: bool,
 }
 
 impl Rules {
@@ -86,6 +91,7 @@ impl Rules {
         Rules {
             up: Direction::of(up, 0, vec![percent(100), pods(4)]),
             down: Direction::of(down, DOWN_WINDOW, vec![percent(100)]),
+            doubles: behavior.is_none(),
         }
     }
 
@@ -201,6 +207,8 @@ fn limit(
                 _ => rounded(f64::from(start) * (1.0 + f64::from(policy.value) / 100.0), f64::ceil),
             }
         });
+        let bound =
+            if rules.doubles { current.saturating_mul(2).max(DOUBLED_LEAST) } else { bound };
         // What was added before may already be more than the policies let.
         let bound = bound.max(current);
         if wanted > bound.min(most) {
@@ -286,11 +294,11 @@ mod tests {
             "null",
             1,
             &[
-                (0, 50, 5, "ScaleUpLimit"),
-                (15, 50, 10, "ScaleUpLimit"),
-                (30, 50, 20, "ScaleUpLimit"),
-                (45, 500, 40, "ScaleUpLimit"),
-                (60, 500, 80, "ScaleUpLimit"),
+                (0, 50, 4, "ScaleUpLimit"),
+                (15, 50, 8, "ScaleUpLimit"),
+                (16, 50, 16, "ScaleUpLimit"),
+                (45, 500, 32, "ScaleUpLimit"),
+                (60, 500, 64, "ScaleUpLimit"),
                 (75, 500, 100, "TooManyReplicas"),
                 (90, 2, 100, FINE),
                 (374, 2, 100, FINE),
@@ -299,6 +307,22 @@ mod tests {
                 (700, 0, 1, "TooFewReplicas"),
             ],
         );
+    }
+
+    #[test]
+    fn who_says_anything_of_the_behaviour_has_the_policies_of_both_directions() {
+        for behavior in ["{}", "{scaleDown: {stabilizationWindowSeconds: 60}}"] {
+            check(
+                behavior,
+                1,
+                &[
+                    (0, 50, 5, "ScaleUpLimit"),
+                    (1, 50, 5, "ScaleUpLimit"),
+                    (15, 50, 10, "ScaleUpLimit"),
+                    (30, 50, 20, "ScaleUpLimit"),
+                ],
+            );
+        }
     }
 
     #[test]

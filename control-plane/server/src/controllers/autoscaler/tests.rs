@@ -264,10 +264,10 @@ fn with_one_metric_unreadable_it_may_grow_and_not_shrink() {
 fn requests_per_second_of_pods() {
     const RPS: &str = "  maxReplicas: 10\n  metrics: [{type: Pods, pods: {metric: {name: \
         requests_per_second}, target: {type: AverageValue, averageValue: 10}}}]";
-    let case = Case::new(RPS, 2, &TWO, vec![values(&[("a", "25"), ("b", "15500m")])]);
+    let case = Case::new(RPS, 2, &TWO, vec![values(&[("a", "20"), ("b", "15500m")])]);
     check(
         case,
-        "to 5 (Normal SuccessfulRescale: New size: 5; reason: pods metric \
+        "to 4 (Normal SuccessfulRescale: New size: 4; reason: pods metric \
         requests_per_second above target)",
     );
 }

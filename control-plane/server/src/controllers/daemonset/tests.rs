@@ -7,6 +7,8 @@ use super::*;
 struct World {
     objects: Objects,
     failure: Option<String>,
+    /// Keeps in mind what plans want to be kept in mind.
+    cache: Cache,
 }
 
 impl World {
@@ -17,7 +19,8 @@ impl World {
              metadata: {{labels: {{app: log}}}}\n    \
              spec: {{containers: [{{name: c, image: one}}]}}\n{spec}"
         ));
-        let mut world = World { objects: Objects::default(), failure: None };
+        let mut world =
+            World { objects: Objects::default(), failure: None, cache: Cache::default() };
         world.objects.put(&set);
         nodes.iter().for_each(|node| world.node(node, "{}"));
         world
@@ -46,6 +49,7 @@ impl World {
             nodes: self.objects.of(),
             taken: Vec::new(),
             failure: self.failure.clone(),
+            failures: self.cache.memo(&Key::of::<DaemonSet>("d", "log")).unwrap_or_default(),
             revision: u64::try_from(self.objects.seconds).unwrap_or(0),
             set,
             pods,
@@ -61,6 +65,11 @@ impl World {
         let before: BTreeMap<String, String> = self.by_name();
         let plan = plan(&self.snapshot(), at(self.objects.seconds));
         self.objects.apply(&plan.writes);
+        for write in &plan.writes {
+            if let Action::Remember { about, memo } = &write.action {
+                self.cache.remember(about, memo.clone());
+            }
+        }
         let after = self.by_name();
         let made = after.iter().filter(|(name, _)| !before.contains_key(*name));
         let mut all: Vec<String> = made.map(|(_, node)| format!("+{node}")).collect();
@@ -99,6 +108,22 @@ impl World {
     fn end(&mut self, node: &str) {
         let named = self.by_name().into_iter().filter(|(_, on)| on == node);
         named.for_each(|(name, _)| self.objects.end::<Pod>(&name));
+    }
+
+    /// The Pod on a node fails.
+    fn fail(&mut self, node: &str) {
+        let status = json!({"status": {"phase": "Failed", "conditions": []}});
+        let named = self.by_name().into_iter().filter(|(_, on)| on == node);
+        named.for_each(|(name, _)| self.objects.edit::<Pod>(&name, status.clone()));
+    }
+
+    /// Ends the Pods that are on their way out.
+    fn end_leaving(&mut self) {
+        for pod in self.objects.of::<Pod>() {
+            if pods::is_deleting(&pod) {
+                self.objects.end::<Pod>(name_of(&pod.metadata));
+            }
+        }
     }
 
     /// desired current ready updated available unavailable misscheduled
@@ -186,14 +211,25 @@ fn pods_of_nodes_that_are_gone_go() {
 
 #[test]
 fn a_pod_that_ended_is_replaced_but_not_in_a_hurry() {
-    let mut world = World::new(&["a"], "");
+    let mut world = World::new(&["a", "b"], "");
     world.go();
-    let name = world.by_name().into_keys().next().expect("a Pod");
-    world.objects.edit::<Pod>(&name, json!({"status": {"phase": "Failed"}}));
-    assert_eq!(world.go(), "");
-    assert!(plan(&world.snapshot(), at(world.objects.seconds)).again.is_some());
-    world.objects.seconds += 15;
-    assert_eq!(world.go(), "-a; +a");
+    world.fail("a");
+    assert_eq!(world.step(), "-a", "the first at once");
+    assert_eq!(world.step(), "+a");
+    world.objects.seconds -= 2;
+    world.fail("a");
+    assert_eq!(world.step(), "", "the next after a second");
+    let again = plan(&world.snapshot(), at(world.objects.seconds)).again;
+    assert_eq!(again, Some(Duration::from_secs(1)));
+    world.fail("b");
+    assert_eq!(world.step(), "-a -b", "each node has its own pause");
+    assert_eq!(world.step(), "+a +b");
+    world.objects.seconds -= 2;
+    world.fail("a");
+    // Under another spec nothing has failed yet.
+    world.image("two");
+    assert_eq!(world.step(), "");
+    assert!(world.step().contains("-a"));
 }
 
 #[test]
@@ -263,6 +299,100 @@ fn with_surge_the_new_pod_works_before_the_old_one_goes() {
     world.ready(&["c"]);
     assert_eq!(world.go(), "-c");
     assert_eq!(world.status(), "3 3 3 3 3 0 0");
+}
+
+#[test]
+fn nodes_that_must_not_run_a_pod_hold_no_update_up() {
+    let mut world = World::new(&["a", "b", "lost"], "");
+    world.node("tainted", "{taints: [{key: k, effect: NoSchedule}]}");
+    assert_eq!(world.go(), "+a +b +lost");
+    world.ready(&["a", "b"]);
+    world.node("lost", "{taints: [{key: node.kubernetes.io/unreachable, effect: NoSchedule}]}");
+    world.image("two");
+    world.objects.lingers = true;
+    assert_eq!(world.go(), "-a -lost");
+    world.end("a");
+    assert_eq!(world.go(), "+a");
+    world.ready(&["a"]);
+    assert_eq!(world.go(), "-b", "the one that does not end keeps nobody waiting");
+    world.end("b");
+    assert_eq!(world.go(), "+b");
+    world.ready(&["b"]);
+    world.go();
+    assert_eq!(world.status(), "2 2 2 2 2 0 1");
+}
+
+#[test]
+fn a_new_pod_that_is_ending_is_away() {
+    let mut world = World::new(&["a", "b"], "");
+    world.go();
+    world.ready(&["a", "b"]);
+    world.image("two");
+    assert_eq!(world.go(), "-a; +a");
+    world.ready(&["a"]);
+    world.objects.lingers = true;
+    let pods = world.objects.of::<Pod>();
+    let new = pods.iter().find(|pod| place::target(pod) == "a").expect("the Pod of a");
+    let deleted = json!({"metadata": {"deletionTimestamp": at(world.objects.seconds)}});
+    world.objects.edit::<Pod>(name_of(&new.metadata), deleted);
+    assert_eq!(world.go(), "", "although it still says that it is ready");
+}
+
+#[test]
+fn with_surge_a_node_never_runs_three() {
+    let mut world = World::new(&["a"], SURGE);
+    world.go();
+    world.ready(&["a"]);
+    world.image("two");
+    assert_eq!(world.go(), "+a");
+    world.objects.lingers = true;
+    world.ready(&["a"]);
+    assert_eq!(world.go(), "-a");
+    world.image("three");
+    assert_eq!(world.go(), "", "one works, and one is still ending");
+    world.end_leaving();
+    assert_eq!(world.go(), "+a");
+    assert_eq!(world.by_name().len(), 2);
+}
+
+#[test]
+fn with_surge_a_new_pod_that_failed_has_its_place_until_it_is_replaced() {
+    let mut world = World::new(&["a"], SURGE);
+    world.go();
+    world.ready(&["a"]);
+    world.go();
+    let old = world.by_name();
+    world.image("two");
+    assert_eq!(world.go(), "+a");
+    let fail = |world: &mut World| {
+        let new = world.by_name().into_keys().find(|name| !old.contains_key(name));
+        let failed = json!({"status": {"phase": "Failed"}});
+        world.objects.edit::<Pod>(&new.expect("the new Pod"), failed);
+    };
+    fail(&mut world);
+    assert_eq!(world.step(), "-a");
+    assert_eq!(world.step(), "+a");
+    world.objects.seconds -= 2;
+    fail(&mut world);
+    assert_eq!(world.step(), "", "it waits for its pause, and nothing comes in its place");
+    assert_eq!(world.by_name().len(), 2);
+}
+
+#[test]
+fn with_surge_old_pods_of_no_use_go() {
+    let mut world = World::new(&["a", "b"], SURGE);
+    world.go();
+    world.ready(&["a", "b"]);
+    world.go();
+    let old: BTreeMap<String, String> = world.by_name();
+    // Where none is to run any more, the old one goes as soon as enough others work.
+    world.node("b", "{taints: [{key: k, effect: NoSchedule}]}");
+    world.image("two");
+    assert_eq!(world.go(), "+a -b");
+    let (broken, _) = old.iter().find(|(_, node)| *node == "a").expect("the Pod of a");
+    let unready = json!([{"type": "Ready", "status": "False"}]);
+    world.objects.edit::<Pod>(broken, json!({"status": {"conditions": unready}}));
+    assert_eq!(world.go(), "-a", "it works no more than the new one");
 }
 
 #[test]

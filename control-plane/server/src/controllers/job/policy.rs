@@ -76,16 +76,30 @@ pub fn verdict(
         let message = "Job was active longer than specified deadline";
         return Verdict::failed("DeadlineExceeded", message);
     }
+    // Where a rule about failed indexes and one of success are met at once, it has failed.
+    if let Some(verdict) = indexes_failed(spec, tally) {
+        return Some(verdict);
+    }
     let mut rules = spec.success_policy.iter().flat_map(|policy| &policy.rules);
     if let Some(at) = rules.position(|rule| is_met(rule, spec, tally)) {
         return Verdict::succeeded("SuccessPolicy", &format!("Matched rules at index {at}"));
     }
+    complete(spec, tally)
+}
+
+/// Whether more indexes failed than may, or some did and all others are done.
+fn indexes_failed(spec: &JobSpec, tally: &Tally<'_>) -> Option<Verdict> {
+    let failed = if is_indexed(spec) { tally.failed_indexes.len() } else { 0 };
     let most = spec.max_failed_indexes.and_then(|most| usize::try_from(most).ok());
-    if most.is_some_and(|most| tally.failed_indexes.len() > most) {
+    if most.is_some_and(|most| failed > most) {
         let message = "Job has exceeded the specified maximal number of failed indexes";
         return Verdict::failed("MaxFailedIndexesExceeded", message);
     }
-    complete(spec, tally)
+    let wanted = usize::try_from(spec.completions.unwrap_or(0)).unwrap_or(0);
+    if failed > 0 && tally.succeeded + failed >= wanted {
+        return Verdict::failed("FailedIndexes", "Job has failed indexes");
+    }
+    None
 }
 
 fn complete(spec: &JobSpec, tally: &Tally<'_>) -> Option<Verdict> {
@@ -94,10 +108,6 @@ fn complete(spec: &JobSpec, tally: &Tally<'_>) -> Option<Verdict> {
         let over = tally.succeeded > 0 && tally.active.is_empty() && tally.terminating.is_empty();
         return if over { Verdict::succeeded("CompletionsReached", reached) } else { None };
     };
-    let failed = if is_indexed(spec) { tally.failed_indexes.len() } else { 0 };
-    if failed > 0 && tally.succeeded + failed >= wanted {
-        return Verdict::failed("FailedIndexes", "Job has failed indexes");
-    }
     if tally.succeeded < wanted {
         return None;
     }

@@ -1,7 +1,6 @@
 //! Scripts over [`plan`]: a small world applies what is planned; Pods end as the test says.
 
 use super::super::testing::{Objects, at, text, yaml};
-use super::super::write::Action;
 use super::*;
 
 struct World {
@@ -407,6 +406,20 @@ fn success_can_be_enough_of_the_indexes() {
 }
 
 #[test]
+fn a_job_that_has_failed_and_succeeded_at_once_has_failed() {
+    let mut world = World::new(
+        "  completions: 3\n  parallelism: 3\n  completionMode: Indexed\n  \
+         backoffLimitPerIndex: 0\n  maxFailedIndexes: 0\n  backoffLimit: 2147483647\n  \
+         successPolicy: {rules: [{succeededCount: 1}]}",
+    );
+    world.go();
+    world.end(Some(0), 0);
+    world.end(Some(1), 1);
+    world.go();
+    assert_eq!(world.reason(), "MaxFailedIndexesExceeded");
+}
+
+#[test]
 fn a_job_of_another_manager_is_left_alone() {
     let world = World::new("  completions: 1\n  managedBy: example.com/queue");
     assert!(world.plan().writes.is_empty());
@@ -422,7 +435,10 @@ fn a_finished_job_lets_go_of_its_pods_and_goes_when_its_time_is_over() {
     let again = world.plan().again.expect("a time");
     assert!(again <= Duration::from_secs(60));
     world.wait(60);
-    assert_eq!(text(&world.plan().writes), "delete jobs.batch d/sum\n");
+    let writes = world.plan().writes;
+    assert_eq!(text(&writes), "delete jobs.batch d/sum policy=Foreground\n");
+    let Action::Delete { target, .. } = &writes[0].action else { panic!("it is deleted") };
+    assert!(!target.revision.is_empty(), "unless it was changed meanwhile");
 }
 
 #[test]

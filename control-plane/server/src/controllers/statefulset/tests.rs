@@ -1,6 +1,9 @@
 //! Scripts over [`plan`]: a small world applies what is planned; Pods become ready and end as the
 //! test says.
 
+use std::time::Instant;
+
+use super::super::cache::{Object, Seen, kind_row};
 use super::super::testing::{self, Objects, at, go, ready, text, yaml};
 use super::*;
 
@@ -10,6 +13,7 @@ const CLAIMS: &str = "  volumeClaimTemplates:\n  - metadata: {name: data}\n    s
 struct World {
     objects: Objects,
     failure: Option<String>,
+    resting: BTreeMap<String, Duration>,
 }
 
 impl World {
@@ -22,7 +26,7 @@ impl World {
         ));
         let mut objects = Objects::default();
         objects.put(&set);
-        World { objects, failure: None }
+        World { objects, failure: None, resting: BTreeMap::new() }
     }
 
     fn set(&self) -> Arc<StatefulSet> {
@@ -53,6 +57,7 @@ impl World {
             claims: claims.map(|it| (name_of(&it.metadata).to_string(), it)).collect(),
             taken: Vec::new(),
             failure: self.failure.clone(),
+            resting: self.resting.clone(),
             set,
             pods,
             strays,
@@ -130,6 +135,44 @@ impl World {
             if status.current_revision == status.update_revision { "done" } else { "rolling" }
         )
     }
+}
+
+#[test]
+fn the_name_of_a_pod_that_has_just_gone_stays_free_for_a_moment() {
+    for (spec, others) in [("", ""), ("  podManagementPolicy: Parallel", "create pods db-2")] {
+        let mut world = World::new(&format!("  replicas: 2\n{spec}"));
+        world.settle();
+        world.objects.end::<Pod>("db-0");
+        world.edit(json!({"replicas": 3}));
+        world.resting.insert("db-0".to_string(), NAME_PAUSE);
+        assert_eq!(world.go(), others, "in order, the others wait too");
+        let again = plan(&world.snapshot(), at(world.objects.seconds)).again;
+        assert_eq!(again, Some(NAME_PAUSE));
+        world.resting.clear();
+        assert_eq!(world.go(), "create pods db-0");
+    }
+}
+
+#[test]
+fn it_is_known_for_how_long_a_name_that_comes_back_has_been_free() {
+    let mut cache = Cache::new();
+    cache.hold::<Pod>();
+    let begin = Instant::now();
+    for (name, kind) in [("db-0", "StatefulSet"), ("web-x", "ReplicaSet")] {
+        let owner =
+            format!("{{apiVersion: apps/v1, kind: {kind}, name: o, uid: u, controller: true}}");
+        let pod: Pod =
+            yaml(&format!("metadata: {{name: {name}, namespace: d, ownerReferences: [{owner}]}}"));
+        let seen = [Seen::Put(Object::new(pod.clone())), Seen::Gone(Object::new(pod))];
+        for seen in seen {
+            cache.observe(kind_row::<Pod>(), seen, begin);
+        }
+    }
+    let free_for =
+        |name: &str| cache.free_for(&Key::of::<Pod>("d", name), begin + Duration::from_millis(40));
+    assert_eq!(free_for("db-0"), Some(Duration::from_millis(40)));
+    assert_eq!(free_for("web-x"), None, "its name does not come back");
+    assert_eq!(free_for("db-1"), None, "nobody had it");
 }
 
 #[test]

@@ -494,6 +494,23 @@ fn the_unimportant_make_room() {
 }
 
 #[test]
+fn room_on_a_node_that_is_lost_is_not_waited_for() {
+    let mut cluster = cluster(&[node("a 1 8Gi", "", ""), node("b 1 8Gi", "", "")]);
+    let low = |name: &str, value: i32| pod(name, "cpu: 1", &format!("  priority: {value}"));
+    let (first, second) = (low("1", 1), low("2", 2));
+    cluster.place(&first, "a", false);
+    cluster.place(&second, "b", false);
+    let high = pod("high", "cpu: 1", "  priority: 10");
+    assert_eq!(shown(&mut cluster, std::slice::from_ref(&high)), ["a without 1"]);
+    cluster.place(&first, "a", true);
+    let waits = "0/2 nodes are available: 2 Insufficient cpu.";
+    assert_eq!(shown(&mut cluster, std::slice::from_ref(&high)), [waits]);
+    let lost = "taints: [{key: node.kubernetes.io/unreachable, effect: NoSchedule}]";
+    cluster.put_node(&node("a 1 8Gi", lost, ""));
+    assert_eq!(shown(&mut cluster, &[high]), ["b without 2"]);
+}
+
+#[test]
 fn budgets_are_spared_where_possible() {
     let mut cluster = cluster(&[node("a 1 8Gi", "", ""), node("b 1 8Gi", "", "")]);
     let place = |cluster: &mut Cluster, name: &str, app: &str, on: &str| {
