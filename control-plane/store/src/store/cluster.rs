@@ -5,9 +5,11 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::Instant;
 
 use super::*;
+use crate::codec;
 use crate::errors::MembershipError;
 use crate::faults::{Bug, Fault};
 use crate::members::{MemberStatus, Role};
+use crate::wire::Request;
 
 /// Far longer than anything here takes; only a hang reaches it.
 pub(super) const HANG: Duration = Duration::from_secs(60);
@@ -23,6 +25,18 @@ struct Wires {
     cut: BTreeSet<(MemberId, MemberId)>,
     /// Whose requests arrive, but the answers do not.
     deaf: BTreeSet<MemberId>,
+    /// Log entries that were sent: from whom, to whom, which. Noted while somebody asks.
+    sent: Option<Vec<(MemberId, MemberId, u64)>>,
+}
+
+impl Wires {
+    fn note(&mut self, from: MemberId, to: MemberId, request: &[u8]) {
+        if let Some(sent) = &mut self.sent
+            && let Ok((_, Request::Append(append))) = codec::decode(request, Request::decode)
+        {
+            sent.extend(append.entries.iter().map(|entry| (from, to, entry.log_id.index)));
+        }
+    }
 }
 
 impl Net {
@@ -36,7 +50,8 @@ impl Net {
             let net = net.clone();
             Box::pin(async move {
                 let (store, cut) = {
-                    let wires = net.lock();
+                    let mut wires = net.lock();
+                    wires.note(from, peer.id, &request);
                     let cut = wires.cut.contains(&(from, peer.id));
                     (wires.stores.get(&peer.address).cloned(), cut)
                 };
@@ -426,6 +441,36 @@ async fn leadership_goes_where_it_is_sent_and_before_a_planned_stop() {
 }
 
 /// A member that comes back at another address is found there, whoever leads.
+/// One question tells a new leader that the old one has all of the log: nothing of it is sent.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_new_leader_sends_the_old_one_nothing_that_it_has() {
+    if cfg!(debug_assertions) {
+        return;
+    }
+    let net = Net::default();
+    let stores = net.cluster(3).await;
+    for number in 0..50 {
+        put(&stores[0], &format!("{number}"), "value").await;
+    }
+    let all: Vec<&Store> = stores.iter().collect();
+    agree(&all).await;
+    let old = leader(&all).await.member_id();
+    let next = stores.iter().map(Store::member_id).find(|id| *id != old).expect("there are three");
+    let newest = stores[0].current().revision();
+    net.lock().sent = Some(Vec::new());
+    assert_eq!(stores[0].transfer(Some(next)).await, Ok(next));
+    put(&stores[0], "later", "value").await;
+    agree(&all).await;
+    let sent = net.lock().sent.take().expect("it was asked for");
+    let to_old: Vec<u64> = sent
+        .iter()
+        .filter(|(from, to, _)| (*from, *to) == (next, old))
+        .map(|sent| sent.2)
+        .collect();
+    assert!(to_old.iter().all(|index| *index > newest), "{newest} was there: {to_old:?}");
+    end(stores).await;
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_member_that_moved_says_where_it_is() {
     let net = Net::default();
