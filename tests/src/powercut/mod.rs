@@ -43,7 +43,7 @@ use crate::server::{Server, ServerOptions, shim};
 const MAPS: &str = "/api/v1/namespaces/default/configmaps";
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(20);
 /// A server on a small disk is there within a second; many start at once here.
-const START_TIMEOUT: Duration = Duration::from_secs(90);
+const START_TIMEOUT: Duration = Duration::from_secs(180);
 /// Members without a leader are asked again for so long.
 const OPERATION_TIMEOUT: Duration = Duration::from_secs(90);
 const RETRY: Duration = Duration::from_millis(100);
@@ -440,10 +440,10 @@ async fn judge(servers: Vec<ServerOptions>, promise: Promise) -> Result<()> {
     for server in &mut servers {
         let credentials = server.ready(START_TIMEOUT).await?;
         let mut client = Client::new(server.options.listen, credentials);
-        let list = client.get(MAPS, ANSWER_TIMEOUT).await?;
+        let list = asked(&mut client, MAPS).await?;
         let name = &server.options.name;
         compare(&maps(&list)?, &promise).with_context(|| format!("as {name} tells it"))?;
-        let told = client.get("/wherry/v1/members", ANSWER_TIMEOUT).await?;
+        let told = asked(&mut client, "/wherry/v1/members").await?;
         if let Some(odd) = told["members"]
             .as_array()
             .into_iter()
@@ -454,6 +454,17 @@ async fn judge(servers: Vec<ServerOptions>, promise: Promise) -> Result<()> {
         }
     }
     Ok(())
+}
+
+/// What a member answers, once it does: they may lose their leader again in between.
+async fn asked(client: &mut Client, path: &str) -> Result<Value> {
+    let begun = Instant::now();
+    loop {
+        match client.get(path, ANSWER_TIMEOUT).await {
+            Err(_) if begun.elapsed() < OPERATION_TIMEOUT => tokio::time::sleep(RETRY).await,
+            answered => return answered,
+        }
+    }
 }
 
 /// The script's ConfigMaps in a list.
