@@ -43,7 +43,9 @@ fn three_members_survive_power_cuts_of_one_and_of_all() {
     if !l3() {
         return;
     }
-    let options = powercut::Options { operations: 3, members: 3, ..Default::default() };
+    // Each has up to three members, and other tests want the processors, too.
+    let options =
+        powercut::Options { operations: 3, members: 3, parallel: 3, ..Default::default() };
     let report = cut(options);
     assert!(report.boundaries >= 6, "a majority makes each write durable: {report}");
 }
