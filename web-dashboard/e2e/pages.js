@@ -42,6 +42,7 @@ const PAGES = {
   'list-custom': '/ui/list/boats.example.com',
   deployment: cart,
   'deployment-pods': `${cart}/pods`,
+  'deployment-map': `${cart}/map`,
   'deployment-logs': `${cart}/logs`,
   'deployment-fields-logs': `${cart}/logs?fields=1&since=3600`,
   'deployment-revisions': `${cart}/revisions`,
@@ -84,6 +85,7 @@ const PAGES = {
 const COMES = {
   home: 'h2:has-text("The last hour")',
   deployment: 'h2:has-text("What belongs to it")',
+  'deployment-map': 'ul[aria-label="What belongs to cart"] a:has-text("Ingress")',
   'deployment-revisions': 'h2:has-text("How its newest Pods started")',
   'deployment-requests': 'h2:has-text("Instances, one lane each")',
   'state-beside': '.panel dt:has-text("Strategy")',

@@ -184,6 +184,11 @@ export function hasPods(kind: Kind): boolean {
   );
 }
 
+/** Workloads: they have a map of what belongs to them. */
+export function owns(kind: Kind): boolean {
+  return (hasPods(kind) && kind.resource !== 'services') || wordOf(kind) === 'cronjobs.batch';
+}
+
 /** Kinds whose Pods may answer requests. */
 export function answers(kind: Kind): boolean {
   return wordOf(kind) === 'pods' || (hasPods(kind) && kind.resource !== 'jobs');
