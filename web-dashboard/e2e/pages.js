@@ -115,6 +115,9 @@ async function byKeyboard(page) {
   });
 }
 
+/** What of a page its theme changes; all else was looked at in the light one, at the same width. */
+const OF_THEMES = ['color-contrast', 'link-in-text-block'];
+
 async function round(colorScheme, width, height) {
   const { context, page, problems } = await visit({ colorScheme, width, height });
   const phone = width < 600 ? '-360' : '';
@@ -127,7 +130,7 @@ async function round(colorScheme, width, height) {
       for (const what of [COMES[name], width < 600 ? undefined : COMES_WIDE[name]])
         if (what) await page.waitForSelector(what);
       await settled(page);
-      const found = await findings(page);
+      const found = await findings(page, colorScheme === 'dark' ? OF_THEMES : undefined);
       if (width < 600) found.push(...(await isNarrow(page, width)));
       await shoot(page, label);
       if (width >= 600 && colorScheme === 'light') found.push(...(await byKeyboard(page)));
