@@ -91,6 +91,7 @@ const COMES = {
   'deployment-requests': 'h2:has-text("Instances, one lane each")',
   'state-beside': '.panel dt:has-text("Strategy")',
   node: 'h2:has-text("What it offers to images")',
+  service: 'h2:has-text("What leads to it")',
   zones: 'h2:has-text("Without a zone")',
   'service-account': 'h2:has-text("A token for it")',
   traffic: 'h2:has-text("What Services are asked") ~ *',

@@ -1,7 +1,6 @@
 // What stands around a workload in its namespace, asked of the server. What one may not read is not there.
 
 import { call, pathOf, type KubeObject } from './api';
-import { kindOf } from './discovery.svelte';
 import type { Around } from './related';
 
 /** More than these of one kind are not looked through. */
@@ -21,23 +20,38 @@ export async function objectsOf(
   return (await call<{ items: KubeObject[] }>(path, { query }).catch(() => none)).items;
 }
 
-/** Routes of Gateways, if the server serves them; in a list an object does not say of which kind it is. */
-async function routesIn(namespace: string, resource: string): Promise<KubeObject[]> {
-  const kind = await kindOf(`${resource}.gateway.networking.k8s.io`).catch(() => undefined);
-  if (!kind) return [];
-  const found = await objectsOf(kind.group, kind.version, kind.resource, namespace);
-  return found.map((route) => ({ ...route, kind: kind.kind }));
+const GATEWAY = 'gateway.networking.k8s.io';
+let served: string[] = [];
+
+/** Which kinds of routes the server serves: a cluster that has just begun may have none yet. */
+async function routeKinds(): Promise<string[]> {
+  if (served.length > 0) return served;
+  const { groups } = await call<{ groups: { name: string }[] }>('/apis');
+  if (!groups.some(({ name }) => name === GATEWAY)) return [];
+  const { resources } = await call<{ resources: { name: string }[] }>(`/apis/${GATEWAY}/v1`);
+  const found = resources.map(({ name }) => name);
+  if (found.includes('httproutes') && found.includes('grpcroutes')) served = found;
+  return found;
+}
+
+/** Routes of Gateways; in a list an object does not say of which kind it is. */
+async function routesIn(namespace: string): Promise<KubeObject[]> {
+  const kinds = await routeKinds().catch((): string[] => []);
+  const list = async (resource: string, kind: string) => {
+    const found = kinds.includes(resource) ? await objectsOf(GATEWAY, 'v1', resource, namespace) : [];
+    return found.map((route) => ({ ...route, kind }));
+  };
+  return (await Promise.all([list('httproutes', 'HTTPRoute'), list('grpcroutes', 'GRPCRoute')])).flat();
 }
 
 export async function aroundIn(namespace: string): Promise<Around> {
   const list = (group: string, version: string, resource: string) => objectsOf(group, version, resource, namespace);
-  const [services, ingresses, http, grpc, autoscalers, budgets] = await Promise.all([
+  const [services, ingresses, routes, autoscalers, budgets] = await Promise.all([
     list('', 'v1', 'services'),
     list('networking.k8s.io', 'v1', 'ingresses'),
-    routesIn(namespace, 'httproutes'),
-    routesIn(namespace, 'grpcroutes'),
+    routesIn(namespace),
     list('autoscaling', 'v2', 'horizontalpodautoscalers'),
     list('policy', 'v1', 'poddisruptionbudgets'),
   ]);
-  return { services, ingresses, routes: [...http, ...grpc], autoscalers, budgets };
+  return { services, ingresses, routes, autoscalers, budgets };
 }

@@ -55,6 +55,11 @@ test('what reaches a workload, what scales it, what it uses', () => {
     'Stores in: disk',
   ]);
   expect(relationsOf('Deployment', object('cart', {}), nothing)).toEqual([]);
+  const toPay = relationsOf('Service', object('pay', {}), around);
+  expect(toPay.map(({ title, names }) => `${title}: ${names.join(' ')}`)).toEqual([
+    'Ingresses that lead to it: other shop',
+    'HTTPRoutes that lead to it: web',
+  ]);
   expect(waysTo(around).get('pay')).toEqual([
     ['Ingress', 'shop'],
     ['Ingress', 'other'],

@@ -90,8 +90,27 @@ function named(value: unknown, keys: string[]): string[] {
   });
 }
 
-/** Everything that has to do with a workload, what reaches it first; kinds of which there is nothing are left out. */
+/** What leads somewhere, kind by kind. */
+function leading(ends: [kind: string, name: string][]): Relation[] {
+  return Object.entries(WORDS).map(([kind, word]): Relation => ({
+    title: kind === 'Ingress' ? 'Ingresses that lead to it' : `${kind}s that lead to it`,
+    side: 'leads',
+    kind,
+    word,
+    names: ends.filter(([of]) => of === kind).map(([, name]) => name),
+  }));
+}
+
+/** Each name once, in order; kinds of which there is nothing are left out. */
+function tidy(relations: Relation[]): Relation[] {
+  return relations
+    .map((relation) => ({ ...relation, names: [...new Set(relation.names)].sort() }))
+    .filter((relation) => relation.names.length > 0);
+}
+
+/** Everything that has to do with a workload, what reaches it first; of a Service what leads to it. */
 export function relationsOf(kind: string, object: KubeObject, around: Around): Relation[] {
+  if (kind === 'Service') return tidy(leading(waysTo(around).get(object.metadata.name) ?? []));
   const template = at(object, 'spec.template') ?? at(object, 'spec.jobTemplate.spec.template');
   const labels = at<Record<string, string>>(template, 'metadata.labels') ?? {};
   const spec = at(template, 'spec');
@@ -99,16 +118,8 @@ export function relationsOf(kind: string, object: KubeObject, around: Around): R
   const services = around.services.filter((one) => selects(at(one, 'spec.selector'), labels));
   const reached = new Set(names(services));
   const ways = [...waysTo(around)].filter(([service]) => reached.has(service)).flatMap(([, ends]) => ends);
-  const leading = (wanted: string) => ways.filter(([kind]) => kind === wanted).map(([, name]) => name);
   const budgets = around.budgets.filter((one) => selects(at(one, 'spec.selector.matchLabels'), labels));
   const account = at<string>(spec, 'serviceAccountName');
-  const from = (kind: string): Relation => ({
-    title: kind === 'Ingress' ? 'Ingresses that lead to it' : `${kind}s that lead to it`,
-    side: 'leads',
-    kind,
-    word: WORDS[kind] ?? '',
-    names: leading(kind),
-  });
   const use = (title: string, kind: string, word: string, names: string[]): Relation => ({
     title,
     side: 'used',
@@ -117,7 +128,7 @@ export function relationsOf(kind: string, object: KubeObject, around: Around): R
     names,
   });
   const all: Relation[] = [
-    ...Object.keys(WORDS).map(from),
+    ...leading(ways),
     { title: 'Services before it', side: 'sends', kind: 'Service', word: 'services', names: names(services) },
     {
       title: 'Scaled by',
@@ -138,7 +149,5 @@ export function relationsOf(kind: string, object: KubeObject, around: Around): R
     use('Reads Secrets', 'Secret', 'secrets', named(spec, ['secret', 'secretRef', 'secretKeyRef'])),
     use('Stores in', 'PersistentVolumeClaim', 'persistentvolumeclaims', named(spec, ['persistentVolumeClaim'])),
   ];
-  return all
-    .map((relation) => ({ ...relation, names: [...new Set(relation.names)].sort() }))
-    .filter((relation) => relation.names.length > 0);
+  return tidy(all);
 }
