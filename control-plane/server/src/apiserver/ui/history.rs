@@ -158,8 +158,18 @@ fn word(kind: &Kind) -> String {
     }
 }
 
+/// Whether nothing has changed but what is said of an object. Nearly all changes are such, so it is
+/// told without reading the rest.
+fn is_status(turn: &Turn) -> bool {
+    let (Some(now), Some(before)) = (&turn.now, &turn.previous) else { return false };
+    stored::decode_wanted(&now.value) == stored::decode_wanted(&before.value)
+}
+
 /// One change as it is told; `None` if it is only a status and those were not asked for.
 fn change(kind: &'static Kind, turn: &Turn, statuses: bool) -> Option<Value> {
+    if !statuses && is_status(turn) {
+        return None;
+    }
     let read = |entry: &wherry_store::Entry| stored::decode_at(kind, &entry.value, turn.revision);
     let now = turn.now.as_ref().or(turn.previous.as_ref()).map(read)?;
     let before = turn.previous.as_ref().map(read);
@@ -260,6 +270,7 @@ mod tests {
     use super::*;
     use crate::apiserver::tests::script::{Server, admin};
     use expect_test::expect;
+    use wherry_store::Entry;
 
     #[test]
     fn what_differs_is_told_by_its_path() {
@@ -297,6 +308,38 @@ mod tests {
         assert!(takes("", "pods", "", "") && takes("deployments.apps", "", "shop", "cart"));
         assert!(!takes("", "deployments.apps", "", "") && !takes("deployments", "", "", ""));
         assert!(!takes("", "", "other", "") && !takes("", "", "", "other"));
+    }
+
+    #[test]
+    fn a_status_is_told_to_who_asks_for_statuses() {
+        let kind = wherry_resources::kind("", "v1", "pods").expect("a built-in kind");
+        let entry = |node: &str, phase: &str| {
+            let object = json!({
+                "kind": "Pod", "apiVersion": "v1",
+                "metadata": {"name": "p", "namespace": "n", "uid": "u"},
+                "spec": {"nodeName": node}, "status": {"phase": phase},
+            });
+            Some(Entry { value: stored::encode(kind, &object), created: 1, modified: 1 })
+        };
+        let turn = |previous: Option<Entry>, now: Option<Entry>| {
+            let key = keys::object("", "pods", "n", "p").into();
+            Turn { revision: 2, at: None, key, now, previous }
+        };
+        let told = |turn: &Turn, statuses: bool| match change(kind, turn, statuses) {
+            Some(told) => format!("{} {}\n", told["verb"], told["fields"]),
+            None => "nothing\n".to_owned(),
+        };
+        let runs = turn(entry("a", "Pending"), entry("a", "Running"));
+        let bound = turn(entry("", "Pending"), entry("a", "Pending"));
+        let gone = turn(entry("a", "Running"), None);
+        let all = [(&runs, false), (&runs, true), (&bound, false), (&gone, false)];
+        expect![[r#"
+            nothing
+            "changed" [{"path":"status.phase","from":"Pending","to":"Running"}]
+            "changed" [{"path":"spec.nodeName","from":"","to":"a"}]
+            "deleted" []
+        "#]]
+        .assert_eq(&all.map(|(turn, statuses)| told(turn, statuses)).concat());
     }
 
     #[tokio::test]
