@@ -219,7 +219,7 @@ fn write_spliced(value: &[u8], revision: Revision, out: &mut Vec<u8>) {
 }
 
 fn find(bytes: &[u8], pattern: &[u8]) -> Option<usize> {
-    bytes.windows(pattern.len()).position(|window| window == pattern)
+    memchr::memmem::find(bytes, pattern)
 }
 
 #[cfg(test)]
