@@ -22,9 +22,9 @@ export default defineConfig({
           groups: [
             {
               name: 'object',
-              test: /src\/(pages\/object\/(?!Requests|Send|World|Yaml|Form|Terminal)|ui\/(?!LiveTable|Status|Icon|Menu|Empty|Copy|Problem|Editor|LogView)|lib\/(actions|access|bulk|changes|lately|pod|related|rights|scaling|selector|world)\.)/,
+              test: /src\/(pages\/object\/(?!Requests|Send|World|Yaml|Form|Terminal)|ui\/(?!LiveTable|Status|Icon|Menu|Empty|Copy|Problem|Editor|LogView)|lib\/(actions|access|around|bulk|changes|lately|owners|pod|related|revisions|rights|scaling|selector|world)\.)/,
             },
-            { name: 'pages', test: /src\/(pages\/(Access|Cluster|Custom|Timeline|Create|Logs|Traffic)|pages\/(home|network)\/|lib\/(metrics|traffic|ways)\.)/ },
+            { name: 'pages', test: /src\/(pages\/(Access|Cluster|Custom|Timeline|Create|Logs|Traffic|Zones)|pages\/(home|network)\/|lib\/(metrics|traffic|ways|zones)\.)/ },
           ],
         },
       },

@@ -113,17 +113,22 @@ export async function shoot(page, name) {
   if (folder) await page.screenshot({ path: join(folder, `${name}.png`) });
 }
 
-/** What of the page is not as it must be for everybody; run by the debugger, which the page's policy does not bind. */
-export async function findings(page) {
+/**
+ * What of the page is not as it must be for everybody; run by the debugger, which the page's policy does not bind. With
+ * names of rules these alone are looked at.
+ */
+export async function findings(page, rules) {
   const session = await page.context().newCDPSession(page);
-  await session.send('Runtime.evaluate', { expression: axe });
-  const answer = await session.send('Runtime.evaluate', {
-    expression: 'axe.run({ resultTypes: ["violations"] }).then((found) => JSON.stringify(found.violations))',
-    awaitPromise: true,
-    returnByValue: true,
-  });
+  const run = async (expression) => {
+    const { result } = await session.send('Runtime.evaluate', { expression, awaitPromise: true, returnByValue: true });
+    return result.value;
+  };
+  // It stays with the document: half a megabyte is read once a visit, not once a page.
+  if (!(await run('typeof axe === "object"'))) await run(`${axe}; 0`);
+  const options = { resultTypes: ['violations'], ...(rules && { runOnly: { type: 'rule', values: rules } }) };
+  const answer = await run(`axe.run(${JSON.stringify(options)}).then((found) => JSON.stringify(found.violations))`);
   await session.detach();
-  const all = JSON.parse(answer.result.value);
+  const all = JSON.parse(answer);
   return all.flatMap((one) =>
     one.nodes.map(
       (node) =>

@@ -1,6 +1,7 @@
 // What is done in the browser, by mouse and by keyboard: deploying, scaling, changing in the form, looking into the past,
 // several at once, deleting with its way back, the palette. The cluster is asked with kubectl whether it is so.
 
+import { readFileSync } from 'node:fs';
 import { browser, findings, go, kubectl, settled, shoot, visit } from './browser.js';
 import { create, walk } from './steps.js';
 
@@ -64,6 +65,19 @@ try {
     await page.click('li button:text-is("default, kube-system")');
     await page.waitForFunction(() => location.search.includes('ns=default,kube-system'));
     await page.keyboard.press('Escape');
+  });
+  await step('takes what a list shows as a file', async () => {
+    await go(page, '/ui/list/deployments.apps?ns=default&q=hello');
+    await page.waitForSelector('[role=row][data-name=hello]');
+    const take = async (label) => {
+      await page.click('button[popovertarget=export]');
+      const [file] = await Promise.all([page.waitForEvent('download'), page.click(`#export button:has-text("${label}")`)]);
+      return readFileSync(await file.path(), 'utf8');
+    };
+    const rows = (await take('CSV')).trim().split('\r\n');
+    if (rows.length !== 2 || !rows[1].startsWith('default,hello,')) throw new Error(`the rows are ${rows.join('; ')}`);
+    const objects = JSON.parse(await take('JSON'));
+    if (objects.items[0]?.kind !== 'Deployment' || objects.items.length !== 1) throw new Error('the objects are others');
   });
   await step('folds the navigation to its icons', async () => {
     const width = () => page.evaluate(() => document.querySelector('nav[aria-label="Pages"]').clientWidth);

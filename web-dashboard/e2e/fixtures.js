@@ -47,6 +47,15 @@ spec:
           volumeMounts: [{name: settings, mountPath: /settings, readOnly: true}]
       volumes: [{name: settings, configMap: {name: settings}}]
 ${deployment('idle', 0, 'hello-http:dev')}${deployment('broken', 2, 'no-such-image:1')}---
+apiVersion: apps/v1
+kind: DaemonSet
+metadata: {name: watcher, namespace: shop}
+spec:
+  selector: {matchLabels: {app: watcher}}
+  template:
+    metadata: {labels: {app: watcher}}
+    spec: {containers: [{name: watcher, image: hello-http:dev}]}
+---
 apiVersion: v1
 kind: Service
 metadata: {name: cart, namespace: shop}

@@ -42,6 +42,7 @@ const PAGES = {
   'list-custom': '/ui/list/boats.example.com',
   deployment: cart,
   'deployment-pods': `${cart}/pods`,
+  'deployment-map': `${cart}/map`,
   'deployment-logs': `${cart}/logs`,
   'deployment-fields-logs': `${cart}/logs?fields=1&since=3600`,
   'deployment-revisions': `${cart}/revisions`,
@@ -53,6 +54,7 @@ const PAGES = {
   'deployment-form': `${cart}/yaml?as=form`,
   'deployment-events': `${cart}/events`,
   'deployment-broken': '/ui/object/deployments.apps/shop/broken',
+  'daemonset-revisions': '/ui/object/daemonsets.apps/shop/watcher/revisions',
   pod: `/ui/object/pods/shop/${pod}`,
   'pod-logs': `/ui/object/pods/shop/${pod}/logs`,
   'pod-terminal': `/ui/object/pods/shop/${pod}/terminal`,
@@ -66,6 +68,7 @@ const PAGES = {
   'custom-object': '/ui/object/boats.example.com/shop/dory',
   'service-account': '/ui/object/serviceaccounts/shop/reader',
   'cluster-role': '/ui/object/clusterroles.rbac.authorization.k8s.io/-/view',
+  zones: '/ui/zones',
   traffic: '/ui/traffic?ns=shop',
   access: '/ui/access',
   custom: '/ui/custom',
@@ -84,10 +87,14 @@ const PAGES = {
 const COMES = {
   home: 'h2:has-text("The last hour")',
   deployment: 'h2:has-text("What belongs to it")',
+  'deployment-map': 'ul[aria-label="What belongs to cart"] a:has-text("Ingress")',
   'deployment-revisions': 'h2:has-text("How its newest Pods started")',
+  'daemonset-revisions': 'li:has-text("1, present")',
   'deployment-requests': 'h2:has-text("Instances, one lane each")',
   'state-beside': '.panel dt:has-text("Strategy")',
   node: 'h2:has-text("What it offers to images")',
+  service: 'h2:has-text("What leads to it")',
+  zones: 'h2:has-text("Without a zone")',
   'service-account': 'h2:has-text("A token for it")',
   traffic: 'h2:has-text("What Services are asked") ~ *',
   cluster: 'dt:has-text("Store on disk")',
@@ -111,6 +118,9 @@ async function byKeyboard(page) {
   });
 }
 
+/** What of a page its theme changes; all else was looked at in the light one, at the same width. */
+const OF_THEMES = ['color-contrast', 'link-in-text-block'];
+
 async function round(colorScheme, width, height) {
   const { context, page, problems } = await visit({ colorScheme, width, height });
   const phone = width < 600 ? '-360' : '';
@@ -123,7 +133,7 @@ async function round(colorScheme, width, height) {
       for (const what of [COMES[name], width < 600 ? undefined : COMES_WIDE[name]])
         if (what) await page.waitForSelector(what);
       await settled(page);
-      const found = await findings(page);
+      const found = await findings(page, colorScheme === 'dark' ? OF_THEMES : undefined);
       if (width < 600) found.push(...(await isNarrow(page, width)));
       await shoot(page, label);
       if (width >= 600 && colorScheme === 'light') found.push(...(await byKeyboard(page)));

@@ -333,7 +333,7 @@ export function consequenceOfDelete(kind: Kind, object: KubeObject): string {
   return `${kind.kind} ${name} is gone then.`;
 }
 
-/** Puts a Deployment back to what a ReplicaSet of it was made from. */
+/** Puts a workload's template back to what it was in a revision. */
 export async function rollBack(kind: Kind, object: KubeObject, template: unknown): Promise<void> {
   const patch = [
     // The status may move on meanwhile; what somebody wanted may not.

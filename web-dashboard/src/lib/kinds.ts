@@ -42,6 +42,7 @@ const kind = (
   ...more,
 });
 const RBAC = 'rbac.authorization.k8s.io';
+const GATEWAY = 'gateway.networking.k8s.io';
 const CLUSTER = { namespaced: false };
 
 export const SECTIONS: Section[] = [
@@ -73,6 +74,9 @@ export const SECTIONS: Section[] = [
     kinds: [
       kind('', 'v1', 'services', 'Service', 'Services', { also: ['Selector'] }),
       kind('networking.k8s.io', 'v1', 'ingresses', 'Ingress', 'Ingresses'),
+      kind(GATEWAY, 'v1', 'gateways', 'Gateway', 'Gateways'),
+      kind(GATEWAY, 'v1', 'httproutes', 'HTTPRoute', 'HTTP routes'),
+      kind(GATEWAY, 'v1', 'grpcroutes', 'GRPCRoute', 'gRPC routes'),
       kind('discovery.k8s.io', 'v1', 'endpointslices', 'EndpointSlice', 'Endpoint slices'),
       kind('networking.k8s.io', 'v1', 'networkpolicies', 'NetworkPolicy', 'Network policies'),
     ],
@@ -182,6 +186,11 @@ export function hasPods(kind: Kind): boolean {
       kind.resource,
     ) && ['', 'apps', 'batch'].includes(kind.group)
   );
+}
+
+/** Workloads: they have a map of what belongs to them. */
+export function owns(kind: Kind): boolean {
+  return (hasPods(kind) && kind.resource !== 'services') || wordOf(kind) === 'cronjobs.batch';
 }
 
 /** Kinds whose Pods may answer requests. */

@@ -1,9 +1,9 @@
 import { expect, test } from 'vitest';
 import type { KubeObject } from './api';
-import { relationsOf, type Around } from './related';
+import { relationsOf, waysTo, type Around } from './related';
 
 const object = (name: string, spec: unknown): KubeObject => ({ metadata: { name }, spec });
-const nothing: Around = { services: [], ingresses: [], autoscalers: [], budgets: [] };
+const nothing: Around = { services: [], ingresses: [], routes: [], autoscalers: [], budgets: [] };
 const path = (service: string) => ({ backend: { service: { name: service } } });
 
 test('what reaches a workload, what scales it, what it uses', () => {
@@ -33,12 +33,19 @@ test('what reaches a workload, what scales it, what it uses', () => {
       object('usual', { defaultBackend: { service: { name: 'cart' } } }),
       object('other', { rules: [{ http: { paths: [path('pay')] } }, {}] }),
     ],
+    routes: [
+      { ...object('web', { rules: [{ backendRefs: [{ name: 'cart' }, { name: 'pay' }] }] }), kind: 'HTTPRoute' },
+      { ...object('far', { rules: [{ backendRefs: [{ name: 'cart', namespace: 'elsewhere' }] }, {}] }), kind: 'HTTPRoute' },
+      { ...object('rpc', { rules: [{ backendRefs: [{ kind: 'Service', name: 'cart' }] }] }), kind: 'GRPCRoute' },
+    ],
     autoscalers: [object('cart', { scaleTargetRef: { kind: 'Deployment', name: 'cart' } })],
     budgets: [object('two', { selector: { matchLabels: { tier: 'web' } } })],
   };
   const told = relationsOf('Deployment', cart, around).map(({ title, names }) => `${title}: ${names.join(' ')}`);
   expect(told).toEqual([
     'Ingresses that lead to it: shop usual',
+    'HTTPRoutes that lead to it: web',
+    'GRPCRoutes that lead to it: rpc',
     'Services before it: cart',
     'Scaled by: cart',
     'Kept up by: two',
@@ -48,4 +55,21 @@ test('what reaches a workload, what scales it, what it uses', () => {
     'Stores in: disk',
   ]);
   expect(relationsOf('Deployment', object('cart', {}), nothing)).toEqual([]);
+  const toPay = relationsOf('Service', object('pay', {}), around);
+  expect(toPay.map(({ title, names }) => `${title}: ${names.join(' ')}`)).toEqual([
+    'Ingresses that lead to it: other shop',
+    'HTTPRoutes that lead to it: web',
+  ]);
+  expect(waysTo(around).get('pay')).toEqual([
+    ['Ingress', 'shop'],
+    ['Ingress', 'other'],
+    ['HTTPRoute', 'web'],
+  ]);
+});
+
+test('what a CronJob uses stands in the template of its Jobs', () => {
+  const spec = { containers: [{ envFrom: [{ configMapRef: { name: 'settings' } }] }] };
+  const nightly = object('nightly', { jobTemplate: { spec: { template: { spec } } } });
+  const told = relationsOf('CronJob', nightly, nothing);
+  expect(told.map(({ kind, side, names }) => [kind, side, names])).toEqual([['ConfigMap', 'used', ['settings']]]);
 });

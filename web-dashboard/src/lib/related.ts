@@ -7,12 +7,19 @@ import { actingOn } from './scaling';
 export interface Around {
   services: KubeObject[];
   ingresses: KubeObject[];
+  /** HTTPRoutes and GRPCRoutes. */
+  routes: KubeObject[];
   autoscalers: KubeObject[];
   budgets: KubeObject[];
 }
+/** Leads to its Services, sends to its Pods, decides about them, or is used by them. */
+export type Side = 'leads' | 'sends' | 'governs' | 'used';
 /** Objects of one kind, and what they have to do with the workload. */
 export interface Relation {
   title: string;
+  side: Side;
+  /** As in a manifest: `Service`. */
+  kind: string;
   /** The kind's word in an address. */
   word: string;
   names: string[];
@@ -37,6 +44,40 @@ function servicesOf(ingress: KubeObject): string[] {
   return backends.map((backend) => backend?.service?.name ?? '').filter((name) => name !== '');
 }
 
+interface BackendRef {
+  kind?: string;
+  name?: string;
+  namespace?: string;
+}
+/** The Services of its own namespace that a route of a Gateway leads to. */
+function servicesOfRoute(route: KubeObject): string[] {
+  const rules = at<{ backendRefs?: BackendRef[] }[]>(route, 'spec.rules') ?? [];
+  return rules
+    .flatMap((rule) => rule.backendRefs ?? [])
+    .filter((ref) => (ref.kind ?? 'Service') === 'Service')
+    .filter((ref) => !ref.namespace || ref.namespace === route.metadata.namespace)
+    .map((ref) => ref.name ?? '')
+    .filter((name) => name !== '');
+}
+
+const WORDS: Record<string, string> = {
+  Ingress: 'ingresses.networking.k8s.io',
+  HTTPRoute: 'httproutes.gateway.networking.k8s.io',
+  GRPCRoute: 'grpcroutes.gateway.networking.k8s.io',
+};
+
+/** What leads to a Service from outside, as kind and name, by the Service's name. */
+export function waysTo({ ingresses, routes }: Around): Map<string, [kind: string, name: string][]> {
+  const ways = new Map<string, [string, string][]>();
+  const add = (kind: string, { metadata }: KubeObject, services: string[]) => {
+    for (const service of new Set(services))
+      ways.set(service, [...(ways.get(service) ?? []), [kind, metadata.name]]);
+  };
+  for (const ingress of ingresses) add('Ingress', ingress, servicesOf(ingress));
+  for (const route of routes) add(route.kind ?? 'HTTPRoute', route, servicesOfRoute(route));
+  return ways;
+}
+
 /** All values that stand under a name, wherever it is in a template: `configMapRef.name`. */
 function named(value: unknown, keys: string[]): string[] {
   if (Array.isArray(value)) return value.flatMap((one) => named(one, keys));
@@ -49,31 +90,64 @@ function named(value: unknown, keys: string[]): string[] {
   });
 }
 
-/** Everything that has to do with a workload, what reaches it first; kinds of which there is nothing are left out. */
+/** What leads somewhere, kind by kind. */
+function leading(ends: [kind: string, name: string][]): Relation[] {
+  return Object.entries(WORDS).map(([kind, word]): Relation => ({
+    title: kind === 'Ingress' ? 'Ingresses that lead to it' : `${kind}s that lead to it`,
+    side: 'leads',
+    kind,
+    word,
+    names: ends.filter(([of]) => of === kind).map(([, name]) => name),
+  }));
+}
+
+/** Each name once, in order; kinds of which there is nothing are left out. */
+function tidy(relations: Relation[]): Relation[] {
+  return relations
+    .map((relation) => ({ ...relation, names: [...new Set(relation.names)].sort() }))
+    .filter((relation) => relation.names.length > 0);
+}
+
+/** Everything that has to do with a workload, what reaches it first; of a Service what leads to it. */
 export function relationsOf(kind: string, object: KubeObject, around: Around): Relation[] {
-  const labels = at<Record<string, string>>(object, 'spec.template.metadata.labels') ?? {};
-  const spec = at(object, 'spec.template.spec');
+  if (kind === 'Service') return tidy(leading(waysTo(around).get(object.metadata.name) ?? []));
+  const template = at(object, 'spec.template') ?? at(object, 'spec.jobTemplate.spec.template');
+  const labels = at<Record<string, string>>(template, 'metadata.labels') ?? {};
+  const spec = at(template, 'spec');
   const names = (objects: KubeObject[]) => objects.map((one) => one.metadata.name);
   const services = around.services.filter((one) => selects(at(one, 'spec.selector'), labels));
   const reached = new Set(names(services));
-  const ingresses = around.ingresses.filter((one) => servicesOf(one).some((name) => reached.has(name)));
+  const ways = [...waysTo(around)].filter(([service]) => reached.has(service)).flatMap(([, ends]) => ends);
   const budgets = around.budgets.filter((one) => selects(at(one, 'spec.selector.matchLabels'), labels));
   const account = at<string>(spec, 'serviceAccountName');
+  const use = (title: string, kind: string, word: string, names: string[]): Relation => ({
+    title,
+    side: 'used',
+    kind,
+    word,
+    names,
+  });
   const all: Relation[] = [
-    { title: 'Ingresses that lead to it', word: 'ingresses.networking.k8s.io', names: names(ingresses) },
-    { title: 'Services before it', word: 'services', names: names(services) },
+    ...leading(ways),
+    { title: 'Services before it', side: 'sends', kind: 'Service', word: 'services', names: names(services) },
     {
       title: 'Scaled by',
+      side: 'governs',
+      kind: 'HorizontalPodAutoscaler',
       word: 'horizontalpodautoscalers.autoscaling',
       names: names(actingOn(around.autoscalers, kind, object.metadata.name)),
     },
-    { title: 'Kept up by', word: 'poddisruptionbudgets.policy', names: names(budgets) },
-    { title: 'Runs as', word: 'serviceaccounts', names: account ? [account] : [] },
-    { title: 'Reads ConfigMaps', word: 'configmaps', names: named(spec, ['configMap', 'configMapRef', 'configMapKeyRef']) },
-    { title: 'Reads Secrets', word: 'secrets', names: named(spec, ['secret', 'secretRef', 'secretKeyRef']) },
-    { title: 'Stores in', word: 'persistentvolumeclaims', names: named(spec, ['persistentVolumeClaim']) },
+    {
+      title: 'Kept up by',
+      side: 'governs',
+      kind: 'PodDisruptionBudget',
+      word: 'poddisruptionbudgets.policy',
+      names: names(budgets),
+    },
+    use('Runs as', 'ServiceAccount', 'serviceaccounts', account ? [account] : []),
+    use('Reads ConfigMaps', 'ConfigMap', 'configmaps', named(spec, ['configMap', 'configMapRef', 'configMapKeyRef'])),
+    use('Reads Secrets', 'Secret', 'secrets', named(spec, ['secret', 'secretRef', 'secretKeyRef'])),
+    use('Stores in', 'PersistentVolumeClaim', 'persistentvolumeclaims', named(spec, ['persistentVolumeClaim'])),
   ];
-  return all
-    .map((relation) => ({ ...relation, names: [...new Set(relation.names)].sort() }))
-    .filter((relation) => relation.names.length > 0);
+  return tidy(all);
 }

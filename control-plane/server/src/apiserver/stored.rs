@@ -84,6 +84,16 @@ const UNPRINTED_OF_PODS: Paths = &[
     &["spec", "topologySpreadConstraints"],
 ];
 
+/// What others say of an object: how it is, and who manages which fields.
+const SAID: Paths = &[&["metadata", "managedFields"], &["status"]];
+
+/// What is wanted of an object: as it is stored, without a revision and without what is said of it.
+pub fn decode_wanted(value: &[u8]) -> Object {
+    let mut reader = serde_json::Deserializer::from_slice(value);
+    let object = Without { paths: SAID, depth: 0 }.deserialize(&mut reader);
+    object.expect("encode wrote JSON objects")
+}
+
 /// The object without what printing does not need.
 pub fn decode_to_print(kind: &'static Kind, value: &[u8], revision: Revision) -> Object {
     let bytes = splice(value, revision);
@@ -209,7 +219,7 @@ fn write_spliced(value: &[u8], revision: Revision, out: &mut Vec<u8>) {
 }
 
 fn find(bytes: &[u8], pattern: &[u8]) -> Option<usize> {
-    bytes.windows(pattern.len()).position(|window| window == pattern)
+    memchr::memmem::find(bytes, pattern)
 }
 
 #[cfg(test)]

@@ -39,9 +39,9 @@ struct Field {
 /// What somebody asks for.
 struct Asked {
     namespaces: Vec<String>,
-    /// A kind's word, `deployments.apps`, or empty.
-    kind: String,
-    /// Words of kinds that are left out, unread.
+    /// A kind as its keys begin (`apps/deployments`); None: all.
+    kind: Option<String>,
+    /// Kinds that are left out, unread.
     without: Vec<String>,
     name: String,
     statuses: bool,
@@ -52,10 +52,25 @@ struct Asked {
 }
 
 impl Asked {
-    fn takes(&self, kind: &Kind) -> bool {
-        let word = word(kind);
-        (self.kind.is_empty() || self.kind == word) && !self.without.contains(&word)
+    /// Whether changes of an object are asked for. This is asked about everything of a day, nearly
+    /// all of it Pods: so the kind comes first, and nothing is made.
+    fn takes(&self, key: &[u8]) -> bool {
+        let kind = &key[..memchr::memchr(0, key).unwrap_or(key.len())];
+        if self.kind.as_ref().is_some_and(|it| it.as_bytes() != kind)
+            || self.without.iter().any(|it| it.as_bytes() == kind)
+        {
+            return false;
+        }
+        let Some(key) = keys::parse(key) else { return false };
+        (self.name.is_empty() || self.name == key.name)
+            && (self.namespaces.is_empty() || self.namespaces.iter().any(|it| it == key.namespace))
     }
+}
+
+/// How the keys of a kind begin, by its word: `apps/deployments` of `deployments.apps`.
+fn stored_as(word: &str) -> String {
+    let (plural, group) = word.split_once('.').unwrap_or((word, ""));
+    format!("{group}/{plural}")
 }
 
 /// Answers `GET /ui/history?namespaces=a,b&kind=deployments.apps&name=cart&statuses=1`, or
@@ -76,21 +91,26 @@ pub async fn history(
     let count = query.get("count").and_then(|it| it.parse().ok()).unwrap_or(CHANGES_MAX);
     let asked = Asked {
         namespaces: several("namespaces"),
-        kind: text("kind"),
-        without: several("without"),
+        kind: query.get("kind").filter(|it| !it.is_empty()).map(stored_as),
+        without: several("without").iter().map(|it| stored_as(it)).collect(),
         name: text("name"),
         statuses: query.flag("statuses"),
         before: query.get("before").and_then(|it| it.parse().ok()).unwrap_or(Revision::MAX),
         count: count.min(CHANGES_MAX),
     };
     let since = api.past().since(api.store());
-    let turns = api.past().turns(api.store(), asked.before);
-    let told = api.fairness().compute(|| tell(&api, &user, &asked, &turns)).await;
+    let told = || tell(&api, &user, &asked, &turns(&api, &asked));
+    let told = api.fairness().compute(told).await;
     let is_whole = told.len() < asked.count;
     Ok(Json(json!({
         "since": since.at.to_string(), "limit": since.limit.word(), "whole": is_whole,
         "changes": told,
     })))
+}
+
+/// The changes that are asked for, whoever asks.
+fn turns(api: &ApiServer, asked: &Asked) -> Vec<Turn> {
+    api.past().turns(api.store(), asked.before, |key| asked.takes(key))
 }
 
 /// The changes that the person may see, the newest first.
@@ -101,16 +121,10 @@ fn tell(api: &ApiServer, user: &User, asked: &Asked, turns: &[Turn]) -> Vec<Valu
     let mut out = Vec::new();
     for turn in turns {
         let Some(key) = keys::parse(&turn.key) else { continue };
-        let wanted = (asked.name.is_empty() || asked.name == key.name)
-            && (asked.namespaces.is_empty()
-                || asked.namespaces.iter().any(|it| it == key.namespace));
-        if !wanted {
-            continue;
-        }
         let kind = *kinds.entry((key.group, key.plural)).or_insert_with(|| {
             let mut all = catalog.kinds.iter();
             let found = all.find(|kind| kind.group == key.group && kind.plural == key.plural);
-            found.copied().filter(|kind| kind.stored_as().is_some() && asked.takes(kind))
+            found.copied().filter(|kind| kind.stored_as().is_some())
         });
         let Some(kind) = kind else { continue };
         let right = (kind.group, kind.plural, key.namespace.to_owned());
@@ -144,8 +158,18 @@ fn word(kind: &Kind) -> String {
     }
 }
 
+/// Whether nothing has changed but what is said of an object. Nearly all changes are such, so it is
+/// told without reading the rest.
+fn is_status(turn: &Turn) -> bool {
+    let (Some(now), Some(before)) = (&turn.now, &turn.previous) else { return false };
+    stored::decode_wanted(&now.value) == stored::decode_wanted(&before.value)
+}
+
 /// One change as it is told; `None` if it is only a status and those were not asked for.
 fn change(kind: &'static Kind, turn: &Turn, statuses: bool) -> Option<Value> {
+    if !statuses && is_status(turn) {
+        return None;
+    }
     let read = |entry: &wherry_store::Entry| stored::decode_at(kind, &entry.value, turn.revision);
     let now = turn.now.as_ref().or(turn.previous.as_ref()).map(read)?;
     let before = turn.previous.as_ref().map(read);
@@ -246,6 +270,7 @@ mod tests {
     use super::*;
     use crate::apiserver::tests::script::{Server, admin};
     use expect_test::expect;
+    use wherry_store::Entry;
 
     #[test]
     fn what_differs_is_told_by_its_path() {
@@ -265,6 +290,58 @@ mod tests {
         .assert_eq(&told.collect::<String>());
     }
 
+    #[test]
+    fn what_is_asked_for_is_told_by_its_key() {
+        let takes = |kind: &str, without: &str, namespace: &str, name: &str| {
+            let given = |text: &str| Some(text.to_owned()).filter(|it| !it.is_empty());
+            let asked = Asked {
+                namespaces: given(namespace).into_iter().collect(),
+                kind: given(kind).map(|it| stored_as(&it)),
+                without: vec![stored_as(without)],
+                name: name.to_owned(),
+                statuses: false,
+                before: Revision::MAX,
+                count: CHANGES_MAX,
+            };
+            asked.takes(&keys::object("apps", "deployments", "shop", "cart"))
+        };
+        assert!(takes("", "pods", "", "") && takes("deployments.apps", "", "shop", "cart"));
+        assert!(!takes("", "deployments.apps", "", "") && !takes("deployments", "", "", ""));
+        assert!(!takes("", "", "other", "") && !takes("", "", "", "other"));
+    }
+
+    #[test]
+    fn a_status_is_told_to_who_asks_for_statuses() {
+        let kind = wherry_resources::kind("", "v1", "pods").expect("a built-in kind");
+        let entry = |node: &str, phase: &str| {
+            let object = json!({
+                "kind": "Pod", "apiVersion": "v1",
+                "metadata": {"name": "p", "namespace": "n", "uid": "u"},
+                "spec": {"nodeName": node}, "status": {"phase": phase},
+            });
+            Some(Entry { value: stored::encode(kind, &object), created: 1, modified: 1 })
+        };
+        let turn = |previous: Option<Entry>, now: Option<Entry>| {
+            let key = keys::object("", "pods", "n", "p").into();
+            Turn { revision: 2, at: None, key, now, previous }
+        };
+        let told = |turn: &Turn, statuses: bool| match change(kind, turn, statuses) {
+            Some(told) => format!("{} {}\n", told["verb"], told["fields"]),
+            None => "nothing\n".to_owned(),
+        };
+        let runs = turn(entry("a", "Pending"), entry("a", "Running"));
+        let bound = turn(entry("", "Pending"), entry("a", "Pending"));
+        let gone = turn(entry("a", "Running"), None);
+        let all = [(&runs, false), (&runs, true), (&bound, false), (&gone, false)];
+        expect![[r#"
+            nothing
+            "changed" [{"path":"status.phase","from":"Pending","to":"Running"}]
+            "changed" [{"path":"spec.nodeName","from":"","to":"a"}]
+            "deleted" []
+        "#]]
+        .assert_eq(&all.map(|(turn, statuses)| told(turn, statuses)).concat());
+    }
+
     #[tokio::test]
     async fn changes_are_told_to_who_may_see_them_and_values_of_secrets_to_nobody() {
         let server = Server::start().await;
@@ -277,16 +354,15 @@ mod tests {
         server.ok("DELETE", &format!("{secrets}/s"), "").await;
         let asked = Asked {
             namespaces: vec!["default".to_owned()],
-            kind: "secrets".to_owned(),
+            kind: Some(stored_as("secrets")),
             without: Vec::new(),
             name: String::new(),
             statuses: false,
             before: Revision::MAX,
             count: CHANGES_MAX,
         };
-        let turns = server.api.past().turns(server.api.store(), asked.before);
         let told = |user: &User| {
-            let changes = tell(&server.api, user, &asked, &turns);
+            let changes = tell(&server.api, user, &asked, &turns(&server.api, &asked));
             let line = |one: &Value| format!("{} {} {}\n", one["verb"], one["name"], one["fields"]);
             changes.iter().map(line).collect::<String>()
         };
@@ -297,10 +373,11 @@ mod tests {
         "#]]
         .assert_eq(&told(&admin()));
         assert_eq!(told(&User::new("anna", &[])), "");
-        let count = |asked: &Asked| tell(&server.api, &admin(), asked, &turns).len();
+        let count =
+            |asked: &Asked| tell(&server.api, &admin(), asked, &turns(&server.api, asked)).len();
         let two = Asked { count: 2, ..asked };
         assert_eq!(count(&two), 2);
-        let without = Asked { without: vec!["secrets".to_owned()], ..two };
+        let without = Asked { without: vec![stored_as("secrets")], ..two };
         assert_eq!(count(&without), 0, "the kind is left out");
     }
 }

@@ -153,12 +153,18 @@ impl Past {
         Since { at: since.unwrap_or_else(Timestamp::now), limit }
     }
 
-    /// All changes, the newest first, before a revision.
-    pub fn turns(&self, store: &Store, before: Revision) -> Vec<Turn> {
+    /// The changes of wanted keys before a revision, the newest first. It looks at all that are
+    /// kept: what is wanted must be quick to tell.
+    pub fn turns(
+        &self,
+        store: &Store,
+        before: Revision,
+        wanted: impl Fn(&[u8]) -> bool,
+    ) -> Vec<Turn> {
         let mut state = self.state();
         state.catch_up(store, Timestamp::now());
         let turns = state.kept.turns.iter().rev();
-        turns.filter(|turn| turn.revision < before).cloned().collect()
+        turns.filter(|turn| turn.revision < before && wanted(&turn.key)).cloned().collect()
     }
 
     /// The objects below a prefix as they were.
