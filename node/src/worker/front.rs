@@ -32,7 +32,7 @@ use super::{
     network::{At, Destination, Entrance},
     policy::Caller,
     reply::{Replay, Reply},
-    streams::Opened,
+    streams::{Opened, join},
     switch::{Refusal, Switch},
 };
 use crate::protocol::{NodePort, Protocol};
@@ -244,8 +244,9 @@ async fn pass(
             return;
         }
     };
+    let breaker = inner.get_ref().breaker();
     tokio::select! {
-        passed = tokio::io::copy_bidirectional(&mut stream, &mut inner) => {
+        passed = join(&mut stream, &mut inner, &breaker) => {
             if let Err(error) = passed {
                 tracing::debug!(%remote, %error, "connection ended early");
             }

@@ -38,6 +38,7 @@ mod outgoing;
 mod outside;
 mod peer;
 mod peers;
+mod pipe;
 mod pods;
 mod policy;
 mod ports;

@@ -13,18 +13,15 @@ use std::{
 };
 
 use bytes::Bytes;
-use tokio::{
-    io::DuplexStream,
-    sync::mpsc::{self, error::TrySendError},
-};
+use tokio::sync::mpsc::{self, error::TrySendError};
 use wherry_wasi_shim::{Connection, Listener, NetworkError};
+
+use super::pipe::{self, End};
 
 /// Connections that a guest has not accepted yet; more are refused.
 const BACKLOG: usize = 128;
 /// Datagrams that a guest has not taken yet; more are lost.
 const INBOX: usize = 64;
-/// What each direction of a connection holds while the reader is busy.
-pub const BUFFER_BYTES: usize = 64 << 10;
 /// Ports that are given to whoever asks for any.
 const EPHEMERAL: std::ops::Range<u16> = 32_768..60_999;
 
@@ -133,11 +130,11 @@ impl Ports {
     }
 
     /// Connects to a listening guest; the other end is in its backlog then.
-    pub fn connect(&self, to: SocketAddr, from: SocketAddr) -> Result<DuplexStream, NetworkError> {
+    pub fn connect(&self, to: SocketAddr, from: SocketAddr) -> Result<End, NetworkError> {
         let listeners = lock(&self.tables.listeners);
         let port = listeners.get(&to).filter(|port| !port.own_pod_only || from.ip() == to.ip());
         let port = port.ok_or(NetworkError::Refused)?;
-        let (ours, theirs) = tokio::io::duplex(BUFFER_BYTES);
+        let (ours, theirs) = pipe::pair();
         let connection = Connection { stream: Box::new(theirs), local: to, remote: from };
         match port.sender.try_send(connection) {
             Ok(()) => Ok(ours),

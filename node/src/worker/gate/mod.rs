@@ -586,6 +586,7 @@ async fn upgrade(
     let bad = |why: &str| (StatusCode::BAD_GATEWAY, why.to_owned());
     let opened = door.switch.open(&client.caller, destination, client.remote).await;
     let stream = opened.map_err(|refusal| (refusal.status(), refusal.to_string()))?;
+    let breaker = stream.get_ref().breaker();
     let shaken = http1::handshake(TokioIo::new(stream)).await;
     let (mut sender, connection) = shaken.map_err(|_| bad("it does not speak HTTP"))?;
     door.switch.streams.spawn(async move {
@@ -609,8 +610,9 @@ async fn upgrade(
         door.switch.streams.spawn(async move {
             let (Ok(theirs), Ok(ours)) = tokio::join!(theirs, ours) else { return };
             let (mut theirs, mut ours) = (TokioIo::new(theirs), TokioIo::new(ours));
-            // Either side may break it off; there is nobody to tell.
-            let _ = tokio::io::copy_bidirectional(&mut theirs, &mut ours).await;
+            if tokio::io::copy_bidirectional(&mut theirs, &mut ours).await.is_err() {
+                breaker.break_off();
+            }
         });
         let (head, _) = response.into_parts();
         return Ok(Response::from_parts(head, Reply::Text(bytes::Bytes::new())));
