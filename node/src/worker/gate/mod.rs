@@ -139,7 +139,8 @@ impl Gate {
 
     /// Serves these rules from now on.
     pub fn publish(&mut self, table: GateTable) {
-        self.door.rules.store(Arc::new(Rules::new(&table)));
+        let rules = Rules::new(&table, &self.door.rules.load());
+        self.door.rules.store(Arc::new(rules));
         self.wanted = table;
         let wanted = &self.wanted.ports;
         self.listeners.retain(|port, listener| {
@@ -393,7 +394,7 @@ async fn forward(
         return Ok(changed(response, entry, backend));
     }
     let mut body = Tee::new(body);
-    for (mirror, shares) in rule.filters.mirrors.iter().zip(&entry.rule.mirrored) {
+    for (mirror, shares) in rule.filters.mirrors.iter().zip(entry.rule.mirrored.iter()) {
         if shares.next() == Some(0) {
             send_mirrored(door, client, &mirror.to, parts.clone(), body.copy());
         }
