@@ -18,7 +18,7 @@ THREADS := $(shell echo $$((2 * $$(nproc))))
 # RocksDB's headers are parsed once; see there.
 export PATH := $(CURDIR)/tests/compilers:$(PATH)
 
-.PHONY: dev test quick test-slow test-s3 fuzz clients verify fix sim bless apps dashboard screenshots build bench chaos chaos-seeded power-cuts flipped-bit attacks autonomy setup
+.PHONY: dev test quick test-slow test-s3 fuzz clients verify fix sim bless apps dashboard screenshots build bench chaos chaos-seeded power-cuts flipped-bit attacks autonomy traffic setup
 
 dev: build ## Build everything and start a cluster
 	exec $(TARGET)/release/wherry dev --images $(APPS) $(ARGS)
@@ -74,6 +74,9 @@ attacks: build ## Hostile guests beside a neighbour: what stopped each, the neig
 
 autonomy: build ## Agent, worker, control plane, machine lost under load: requests counted; ARGS="--away 300"
 	$(TARGET)/release/autonomy $(ARGS)
+
+traffic: build ## Rolling updates under requests, who reaches whom, samples: three tables; ARGS="--updates 5"
+	$(TARGET)/release/traffic $(ARGS)
 
 verify: ## Read-only checks: formatting, lints, the tidy test
 	$(CARGO) fmt --all --check && $(REQUIRED) $(CARGO) clippy --release --workspace --all-targets -- -D warnings
