@@ -51,7 +51,7 @@ use self::{
     rules::{Asked, Entry, Missing, Rules, host_of},
 };
 use super::{
-    front::{forward_headers, page},
+    front::{forward_headers, page, settle},
     listen::{self, Closing},
     logs::{Log, Logs},
     network::{Destination, Route},
@@ -333,6 +333,9 @@ async fn route(
         let why = "This is not a proxy: CONNECT goes nowhere.".to_owned();
         return Err((StatusCode::METHOD_NOT_ALLOWED, why));
     }
+    let (mut parts, body) = request.into_parts();
+    settle(&mut parts).map_err(|why| (StatusCode::BAD_REQUEST, why.to_owned()))?;
+    let request = Request::from_parts(parts, body);
     if host.is_empty() && request.version() > Version::HTTP_10 {
         return Err((StatusCode::BAD_REQUEST, "The request has no Host header.".to_owned()));
     }
