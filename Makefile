@@ -107,7 +107,7 @@ web-dashboard/node_modules: web-dashboard/package-lock.json
 	cd web-dashboard && npm ci --no-audit --no-fund && touch node_modules
 
 bench: build ## Benchmarks, all or some: make bench ARGS="--parts store,etcd"; writes bench-results.json
-	tests/install-packages wrk etcd-server
+	tests/install-packages wrk etcd-server $(if $(findstring ingress,$(ARGS)),nginx haproxy)
 	$(TARGET)/release/bench --target $(TARGET) $(ARGS)
 
 setup:

@@ -31,15 +31,15 @@ const UNTIL_IDLE: Duration = Duration::from_secs(7);
 const STORE_WRITES: u64 = 4000;
 
 /// What wrk measured.
-struct Load {
-    per_second: f64,
-    p50_ms: f64,
-    p99_ms: f64,
+pub struct Load {
+    pub per_second: f64,
+    pub p50_ms: f64,
+    pub p99_ms: f64,
 }
 
 impl Load {
     /// Each number's median.
-    fn median(rounds: &[Load]) -> Load {
+    pub fn median(rounds: &[Load]) -> Load {
         let of = |number: fn(&Load) -> f64| {
             let mut numbers: Vec<f64> = rounds.iter().map(number).collect();
             numbers.sort_unstable_by(f64::total_cmp);
@@ -54,12 +54,19 @@ impl Load {
 }
 
 /// Runs wrk on a URL, after a short run that warms it up.
-fn wrk(url: &str, connections: u32) -> Result<Load> {
+pub fn wrk(url: &str, connections: u32) -> Result<Load> {
+    wrk_for(None, url, connections)
+}
+
+/// The same, for a host by another name than the URL's.
+pub fn wrk_for(host: Option<&str>, url: &str, connections: u32) -> Result<Load> {
+    let host = host.map(|host| format!("-HHost: {host}"));
     let run = |seconds: u64| -> Result<String> {
         let threads = connections.min(2);
         let output = Command::new("wrk")
             .arg(format!("-t{threads}"))
             .args(["--latency", &format!("-c{connections}"), &format!("-d{seconds}s"), url])
+            .args(&host)
             .output()
             .context("wrk is not installed: apt-get install wrk")?;
         let text = wherry_tests::text(&output.stdout);

@@ -4,12 +4,12 @@
 //! A destination that is denied to one is allowed to another at some time, so that a denial is not
 //! somebody who does not listen.
 
-use std::net::{IpAddr, UdpSocket};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 
 use crate::Dev;
+use crate::machine::own_address;
 
 /// A policy counts a moment after it was applied; what is not as expected by then never will be.
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -245,14 +245,6 @@ fn never(cluster: &Dev, policy: &str) -> Result<Vec<Pair>> {
         targets.iter().map(|to| Pair::new(policy, FRIEND, to, false)).collect();
     watch(cluster, &mut pairs);
     Ok(pairs)
-}
-
-/// The address by which the machine would leave, if it has one.
-fn own_address() -> Option<IpAddr> {
-    let socket = UdpSocket::bind("0.0.0.0:0").ok()?;
-    // Nothing is sent: the kernel looks at its routes.
-    socket.connect("203.0.113.1:9").ok()?;
-    Some(socket.local_addr().ok()?.ip()).filter(|ip| !ip.is_loopback())
 }
 
 /// Tries each pair until it is as it should be, or for too long.
