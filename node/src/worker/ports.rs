@@ -143,14 +143,13 @@ impl Ports {
         }
     }
 
-    /// Hands a datagram over, if somebody takes it and has room.
-    pub fn deliver(&self, to: SocketAddr, from: SocketAddr, data: Bytes) {
+    /// Hands a datagram over, if there is room for it. False: nobody takes any there.
+    pub fn deliver(&self, to: SocketAddr, from: SocketAddr, data: Bytes) -> bool {
         let inboxes = lock(&self.tables.inboxes);
         let port = inboxes.get(&to).filter(|port| !port.own_pod_only || from.ip() == to.ip());
-        if let Some(port) = port {
-            // A full inbox loses it, as a full buffer of a kernel does.
-            let _ = port.sender.try_send((data, from));
-        }
+        let Some(port) = port else { return false };
+        // A full inbox loses it, as a full buffer of a kernel does.
+        !matches!(port.sender.try_send((data, from)), Err(TrySendError::Closed(_)))
     }
 }
 
@@ -206,9 +205,15 @@ mod tests {
         );
         let (_, mut inbox, _held) = ports.receive(server.ip(), server).expect("it is free");
         for _ in 0..=INBOX {
-            ports.deliver(server, client, Bytes::from_static(b"x"));
+            assert!(
+                ports.deliver(server, client, Bytes::from_static(b"x")),
+                "lost, but not in vain"
+            );
         }
         let received = std::iter::from_fn(|| inbox.try_recv().ok()).count();
         assert_eq!(received, INBOX);
+        drop(inbox);
+        assert!(!ports.deliver(server, client, Bytes::new()), "nobody will ever read it");
+        assert!(!ports.deliver(at("10.0.0.1:54"), client, Bytes::new()));
     }
 }
