@@ -32,6 +32,7 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use super::{
     listen::{self, Closing},
     network::{At, Destination, Entrance},
+    opening::Opening,
     policy::Caller,
     reply::{Replay, Reply},
     streams::{Opened, join},
@@ -217,7 +218,8 @@ async fn serve(front: Arc<Front>, stream: TcpStream, remote: SocketAddr, closing
         .max_header_list_size(HEAD_BYTES_MAX as u32)
         .keep_alive_interval(PING_INTERVAL)
         .keep_alive_timeout(PING_TIMEOUT);
-    let mut connection = std::pin::pin!(builder.serve_connection(TokioIo::new(stream), service));
+    let stream = TokioIo::new(Opening::new(stream, HEAD_TIMEOUT));
+    let mut connection = std::pin::pin!(builder.serve_connection(stream, service));
     let outcome = tokio::select! {
         biased;
         outcome = connection.as_mut() => outcome,

@@ -34,6 +34,7 @@ mod listen;
 mod logs;
 mod names;
 mod network;
+mod opening;
 mod outgoing;
 mod outside;
 mod peer;

@@ -23,6 +23,7 @@ use super::{
     balance::{Open, Speaks},
     datagrams::DATAGRAM_HEADER,
     network::{Destination, Endpoint, Place, forbidden},
+    opening::Opening,
     pipe::{self, Breaker, End, body_of, pump},
     policy::Caller,
     reply::Reply,
@@ -345,7 +346,8 @@ async fn speak_http(served: Arc<Served>, stream: End) {
         // Who has said all may still wait for the answer.
         .half_close(true);
     builder.http2().timer(TokioTimer::new());
-    if let Err(error) = builder.serve_connection(TokioIo::new(stream), service).await {
+    let stream = TokioIo::new(Opening::new(stream, HEAD_TIMEOUT));
+    if let Err(error) = builder.serve_connection(stream, service).await {
         tracing::debug!(%error, "a stream to a handler ended early");
     }
 }

@@ -55,6 +55,7 @@ use super::{
     listen::{self, Closing},
     logs::{Log, Logs},
     network::{Destination, Route},
+    opening::Opening,
     policy::Caller,
     reply::{Replay, Reply},
     switch::Switch,
@@ -271,7 +272,8 @@ async fn serve<S>(
         .max_header_list_size(HEAD_BYTES_MAX as u32)
         .keep_alive_interval(PING_INTERVAL)
         .keep_alive_timeout(PING_TIMEOUT);
-    let connection = builder.serve_connection_with_upgrades(TokioIo::new(stream), service);
+    let stream = TokioIo::new(Opening::new(stream, HEAD_TIMEOUT));
+    let connection = builder.serve_connection_with_upgrades(stream, service);
     let mut connection = std::pin::pin!(connection);
     let outcome = tokio::select! {
         biased;
