@@ -5,7 +5,7 @@
 //!   connections, two threads, the same component, plain and with the pool settings Wherry uses);
 //! - `apply`: apply → first 200 with the image compiled;
 //! - `store`: the store's writes of 1 KiB at 1, 16 and 128 writers, in this process;
-//! - `wake`: the first request to a handler that was idle, two and a half minutes;
+//! - `wake`: the first request to handlers that were idle, four hundred times in three minutes;
 //! - `memory`: resident memory idle and with 1,000 idle Pods;
 //! - `node`: one node with 5,000 idle Pods (`--pods N` for less): start rate, memory, processor time at
 //!   rest, first requests; compiling, loading and instantiating by themselves;
