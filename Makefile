@@ -18,7 +18,7 @@ THREADS := $(shell echo $$((2 * $$(nproc))))
 # RocksDB's headers are parsed once; see there.
 export PATH := $(CURDIR)/tests/compilers:$(PATH)
 
-.PHONY: dev test quick test-slow test-s3 fuzz clients verify fix sim bless apps dashboard screenshots build bench chaos chaos-seeded power-cuts flipped-bit attacks autonomy setup
+.PHONY: dev test quick test-slow test-s3 fuzz clients verify fix sim bless apps dashboard screenshots build bench chaos chaos-seeded power-cuts flipped-bit attacks autonomy traffic setup
 
 dev: build ## Build everything and start a cluster
 	exec $(TARGET)/release/wherry dev --images $(APPS) $(ARGS)
@@ -80,6 +80,9 @@ attacks: build ## Hostile guests beside a neighbour: what stopped each, the neig
 autonomy: build ## Agent, worker, control plane, machine lost under load: requests counted; ARGS="--away 300"
 	$(TARGET)/release/autonomy $(ARGS)
 
+traffic: build ## Rolling updates under requests, who reaches whom, samples: three tables; ARGS="--updates 5"
+	$(TARGET)/release/traffic $(ARGS)
+
 verify: ## Read-only checks: formatting, lints, the tidy test
 	$(CARGO) fmt --all --check && $(REQUIRED) $(CARGO) clippy --release --workspace --all-targets -- -D warnings
 	$(QUICK) --test it tidy::
@@ -109,7 +112,7 @@ web-dashboard/node_modules: web-dashboard/package-lock.json
 	cd web-dashboard && npm ci --no-audit --no-fund && touch node_modules
 
 bench: build ## Benchmarks, all or some: make bench ARGS="--parts store,etcd"; writes bench-results.json
-	tests/install-packages wrk etcd-server
+	tests/install-packages wrk etcd-server $(if $(findstring ingress,$(ARGS)),nginx haproxy)
 	$(TARGET)/release/bench --target $(TARGET) $(ARGS)
 
 setup:

@@ -2,12 +2,15 @@
 
 use std::collections::BTreeSet;
 
+use wherry_tests::traffic::grpc::Greeter;
 use wherry_tests::{Dev, l3, wait_for};
 
 const HELLO: u16 = 30080;
 const CALLER: u16 = 30081;
 const TOOLBOX: u16 = 30083;
 const ATTACKED: u16 = 30085;
+const GREETER: u16 = 30086;
+const GREETER_CALLER: u16 = 30087;
 
 #[test]
 fn hello_http_answers_from_each_replica_in_turn() {
@@ -75,6 +78,29 @@ fn caller_repeats_what_hello_http_said() {
         let fine = |(status, body): &(u16, String)| *status == 200 && body.starts_with(said);
         answers.filter(|answers| answers.len() == 2 && answers.iter().all(fine))
     });
+}
+
+#[test]
+fn greeter_speaks_grpc_and_asks_by_it() {
+    if !l3() {
+        return;
+    }
+    let cluster = Dev::start();
+    cluster.kubectl_ok(&["apply", "-f", "sample-apps/greeter/app.yaml"]);
+    for name in ["deployment/greeter", "deployment/greeter-caller"] {
+        cluster.kubectl_ok(&["rollout", "status", name, "--timeout=60s"]);
+    }
+    let runtime = tokio::runtime::Runtime::new().expect("a runtime");
+    let connect = |port| runtime.block_on(Greeter::connect((cluster.address, port).into()));
+    wait_for("the caller repeats a greeting", || {
+        let mut caller = connect(GREETER_CALLER).ok()?;
+        let said = runtime.block_on(caller.greet("you")).ok()?;
+        said.starts_with("greeter said: Hello you from greeter-").then_some(())
+    });
+    let mut greeter = connect(GREETER).expect("it listens");
+    let stream = greeter.greet_often("all", 3, std::time::Duration::from_millis(1));
+    let said = runtime.block_on(stream).expect("a stream with its status");
+    assert!(said.iter().all(|text| text.starts_with("Hello all from greeter-")), "{said:?}");
 }
 
 #[test]

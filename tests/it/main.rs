@@ -28,5 +28,6 @@ mod sim;
 mod streams;
 mod tidy;
 mod toolbox;
+mod traffic;
 mod walls;
 mod workloads;

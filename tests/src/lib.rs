@@ -8,7 +8,8 @@
 //!
 //! [`transcript`] is what a person types, kept with what is printed.
 //! [`server`] is one `wherry server` by itself, [`http`] a client that knows whether it was heard,
-//! [`load`] one that keeps count and time; [`attacks`] and [`autonomy`] are what a node must stand.
+//! [`load`] one that keeps count and time; [`attacks`] and [`autonomy`] are what a node must stand,
+//! [`traffic`] is what its network must do.
 //! [`powercut`] cuts the power behind every fsync, and [`chaos`] does everything else to three
 //! members at once.
 
@@ -21,6 +22,7 @@ pub mod machine;
 pub mod plane;
 pub mod powercut;
 pub mod server;
+pub mod traffic;
 pub mod transcript;
 
 use std::io::{BufRead as _, BufReader, Read as _, Write as _};

@@ -1,5 +1,5 @@
-//! A client that asks a Service at an even pace, on connections that it keeps, and remembers how long
-//! each answer took and which requests got none.
+//! A client that asks a Service at an even pace, on connections that it keeps or on a new one each
+//! time, and remembers how long each answer took and which requests got none.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -23,6 +23,18 @@ const CONNECTIONS: usize = 4;
 const PACE: Duration = Duration::from_millis(20);
 /// A request that takes longer has failed.
 const TIMEOUT: Duration = Duration::from_secs(60);
+
+/// Requests a second of one client.
+pub const RATE: u64 = 200;
+
+/// On what a client sends its requests.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Way {
+    /// Connections that it keeps.
+    KeepAlive,
+    /// Each request on a connection of its own.
+    NewConnections,
+}
 
 /// What the client saw.
 pub struct Seen {
@@ -53,12 +65,16 @@ pub struct Client {
 
 impl Client {
     pub fn start(address: SocketAddr, path: &'static str) -> Client {
+        Client::start_by(Way::KeepAlive, address, path)
+    }
+
+    pub fn start_by(way: Way, address: SocketAddr, path: &'static str) -> Client {
         let stop = Arc::new(AtomicBool::new(false));
         let thread = std::thread::spawn({
             let stop = stop.clone();
             move || {
                 let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-                runtime.block_on(ask(address, path, &stop))
+                runtime.block_on(ask(way, address, path, &stop))
             }
         });
         Client { stop, thread }
@@ -78,7 +94,12 @@ impl Client {
     }
 }
 
-async fn ask(address: SocketAddr, path: &'static str, stop: &Arc<AtomicBool>) -> Result<Seen> {
+async fn ask(
+    way: Way,
+    address: SocketAddr,
+    path: &'static str,
+    stop: &Arc<AtomicBool>,
+) -> Result<Seen> {
     let mut tasks = JoinSet::new();
     for number in 0..CONNECTIONS {
         let stop = stop.clone();
@@ -86,7 +107,7 @@ async fn ask(address: SocketAddr, path: &'static str, stop: &Arc<AtomicBool>) ->
         let begin = PACE * u32::try_from(number)? / u32::try_from(CONNECTIONS)?;
         tasks.spawn(async move {
             tokio::time::sleep(begin).await;
-            connection(address, path, &stop).await
+            connection(way, address, path, &stop).await
         });
     }
     let mut all = Seen::new()?;
@@ -98,13 +119,16 @@ async fn ask(address: SocketAddr, path: &'static str, stop: &Arc<AtomicBool>) ->
     Ok(all)
 }
 
-async fn connection(address: SocketAddr, path: &str, stop: &AtomicBool) -> Result<Seen> {
+async fn connection(way: Way, address: SocketAddr, path: &str, stop: &AtomicBool) -> Result<Seen> {
     let mut seen = Seen::new()?;
     let mut pace = tokio::time::interval(PACE);
     pace.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut sender = None;
     while !stop.load(Ordering::Relaxed) {
         pace.tick().await;
+        if way == Way::NewConnections {
+            sender = None;
+        }
         let begun = Instant::now();
         let asked = tokio::time::timeout(TIMEOUT, once(address, path, &mut sender)).await;
         match asked.unwrap_or_else(|_| Err(anyhow::anyhow!("no answer in {TIMEOUT:?}"))) {

@@ -1,9 +1,10 @@
 //! Datagrams on their way between Pods, and from node ports to them.
 //!
 //! Who sends to a Service gets one endpoint and keeps it while the two talk; answers come from the
-//! address that was asked, as a kernel's address translation would have it. To another worker the
-//! datagrams of one conversation are one HTTP/2 stream, each with two bytes of length before it,
-//! answers the other way on the same stream.
+//! address that was asked, as a kernel's address translation would have it. When nobody takes them
+//! there any more, another endpoint gets them. To another worker the datagrams of one conversation are
+//! one HTTP/2 stream, each with two bytes of length before it, answers the other way on the same
+//! stream.
 //!
 //! ```text
 //!   guest ─▶ send_datagram ─▶ Way::Local ─▶ inbox           answer: Back::Rewrite ─▶ asker's inbox
@@ -25,7 +26,10 @@ use http::{HeaderName, HeaderValue, Method, Request, Response, Version};
 use http_body::{Body as HttpBody, Frame};
 use http_body_util::{BodyExt, StreamBody};
 use hyper::body::Incoming;
-use tokio::{net::UdpSocket, sync::mpsc};
+use tokio::{
+    net::UdpSocket,
+    sync::mpsc::{self, error::TrySendError},
+};
 use tokio_util::codec::{Decoder, Encoder, LengthDelimitedCodec};
 use wherry_wasi_shim::{Body, BodyError, NetworkError};
 
@@ -151,23 +155,23 @@ impl Switch {
             self.send_back(&back, to, data);
             return Ok(());
         }
-        let way = match way {
-            Some(way) => way,
-            None => {
-                let found = self.resolve_datagram(to).map_err(|error| match error {
-                    ResolveError::Forbidden { .. } => NetworkError::Denied,
-                    ResolveError::Outside { .. } => NetworkError::Unreachable,
-                    ResolveError::NoService { .. }
-                    | ResolveError::NoName { .. }
-                    | ResolveError::NoPort { .. } => NetworkError::Refused,
-                })?;
-                match self.begin(caller, &found, from, to, Back::Rewrite(to)) {
-                    Ok(Some(way)) => way,
-                    Ok(None) => return Ok(()),
-                    Err(Refusal::Denied { .. }) => return Err(NetworkError::Denied),
-                    Err(_) => return Err(NetworkError::Unreachable),
-                }
-            }
+        if let Some(way) = way
+            && self.go(&way, from, data.clone())
+        {
+            return Ok(());
+        }
+        let found = self.resolve_datagram(to).map_err(|error| match error {
+            ResolveError::Forbidden { .. } => NetworkError::Denied,
+            ResolveError::Outside { .. } => NetworkError::Unreachable,
+            ResolveError::NoService { .. }
+            | ResolveError::NoName { .. }
+            | ResolveError::NoPort { .. } => NetworkError::Refused,
+        })?;
+        let way = match self.begin(caller, &found, from, to, Back::Rewrite(to)) {
+            Ok(Some(way)) => way,
+            Ok(None) => return Ok(()),
+            Err(Refusal::Denied { .. }) => return Err(NetworkError::Denied),
+            Err(_) => return Err(NetworkError::Unreachable),
         };
         self.go(&way, from, data);
         Ok(())
@@ -203,28 +207,31 @@ impl Switch {
             }
             let data = Bytes::copy_from_slice(&buffer[..count]);
             let known = self.conversations.lock().way(client, own, Instant::now());
-            let way = known.or_else(|| {
-                let caller = Caller::outside(client.ip());
-                let destination = Destination::External(entrance.route);
-                let back = Back::Socket(socket.clone());
-                self.begin(&caller, &destination, client, own, back).ok().flatten()
-            });
-            if let Some(way) = way {
+            if let Some(way) = known
+                && self.go(&way, client, data.clone())
+            {
+                continue;
+            }
+            let caller = Caller::outside(client.ip());
+            let destination = Destination::External(entrance.route);
+            let back = Back::Socket(socket.clone());
+            if let Ok(Some(way)) = self.begin(&caller, &destination, client, own, back) {
                 self.go(&way, client, data);
             }
         }
     }
 
-    fn go(&self, way: &Way, from: SocketAddr, data: Bytes) {
+    /// False: who took them has gone, and somebody else may take them.
+    fn go(&self, way: &Way, from: SocketAddr, data: Bytes) -> bool {
         match way {
             Way::Local(to) => self.ports.deliver(*to, from, data),
-            Way::Remote(queue) => drop(queue.try_send(data)),
+            Way::Remote(queue) => !matches!(queue.try_send(data), Err(TrySendError::Closed(_))),
         }
     }
 
     fn send_back(&self, back: &Back, to: SocketAddr, data: Bytes) {
         match back {
-            Back::Rewrite(asked) => self.ports.deliver(to, *asked, data),
+            Back::Rewrite(asked) => _ = self.ports.deliver(to, *asked, data),
             Back::Stream(queue) => drop(queue.try_send(data)),
             Back::Socket(socket) => drop(socket.try_send_to(&data, to)),
         }
@@ -289,7 +296,11 @@ impl Switch {
             return Err(Refusal::from_word(word, from));
         }
         let answers = Pieces::of(response.into_body());
-        answers.each(|data| self.send_back(back, from, data)).await;
+        let take = |data| {
+            self.send_back(back, from, data);
+            true
+        };
+        answers.each(take).await;
         Ok(())
     }
 
@@ -314,6 +325,7 @@ impl Switch {
         }
         let switch = self.clone();
         self.streams.spawn(async move {
+            // Without anybody who takes them the stream ends, and who asks looks for another Pod.
             let asked = Pieces::of(request.into_body());
             asked.each(|data| switch.ports.deliver(address, from, data)).await;
             switch.conversations.lock().backs.remove(&(address, from));
@@ -371,14 +383,18 @@ impl<B: HttpBody<Data = Bytes> + Unpin> Pieces<B> {
         Pieces { body, codec: codec(), buffer: BytesMut::new() }
     }
 
-    /// Gives out each, until the body ends or makes no sense.
-    async fn each(mut self, take: impl Fn(Bytes)) {
+    /// Gives out each, until the body ends or makes no sense, or one is not taken.
+    async fn each(mut self, take: impl Fn(Bytes) -> bool) {
         while let Some(Ok(frame)) = self.body.frame().await {
             let Ok(data) = frame.into_data() else { continue };
             self.buffer.extend_from_slice(&data);
             loop {
                 match self.codec.decode(&mut self.buffer) {
-                    Ok(Some(datagram)) => take(datagram.freeze()),
+                    Ok(Some(datagram)) => {
+                        if !take(datagram.freeze()) {
+                            return;
+                        }
+                    }
                     Ok(None) => break,
                     Err(_) => return,
                 }
@@ -424,7 +440,10 @@ mod tests {
         }
         drop(queue);
         let heard = Mutex::new(Vec::new());
-        let note = |data: Bytes| heard.lock().expect("nobody panics").push(data);
+        let note = |data: Bytes| {
+            heard.lock().expect("nobody panics").push(data);
+            true
+        };
         Pieces::of(body_of(sent)).each(note).await;
         assert_eq!(heard.into_inner().expect("nobody panics"), ["one", "", "three"]);
     }

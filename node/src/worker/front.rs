@@ -18,6 +18,8 @@ use bytes::Bytes;
 use http::{
     HeaderMap, HeaderName, HeaderValue, Method, Request, Response, StatusCode, Version,
     header::{self, Entry},
+    request::Parts,
+    uri::Authority,
 };
 use hyper::{body::Incoming, service::service_fn};
 use hyper_util::{
@@ -30,9 +32,10 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use super::{
     listen::{self, Closing},
     network::{At, Destination, Entrance},
+    opening::Opening,
     policy::Caller,
     reply::{Replay, Reply},
-    streams::Opened,
+    streams::{Opened, join},
     switch::{Refusal, Switch},
 };
 use crate::protocol::{NodePort, Protocol};
@@ -215,7 +218,8 @@ async fn serve(front: Arc<Front>, stream: TcpStream, remote: SocketAddr, closing
         .max_header_list_size(HEAD_BYTES_MAX as u32)
         .keep_alive_interval(PING_INTERVAL)
         .keep_alive_timeout(PING_TIMEOUT);
-    let mut connection = std::pin::pin!(builder.serve_connection(TokioIo::new(stream), service));
+    let stream = TokioIo::new(Opening::new(stream, HEAD_TIMEOUT));
+    let mut connection = std::pin::pin!(builder.serve_connection(stream, service));
     let outcome = tokio::select! {
         biased;
         outcome = connection.as_mut() => outcome,
@@ -244,8 +248,9 @@ async fn pass(
             return;
         }
     };
+    let breaker = inner.get_ref().breaker();
     tokio::select! {
-        passed = tokio::io::copy_bidirectional(&mut stream, &mut inner) => {
+        passed = join(&mut stream, &mut inner, &breaker) => {
             if let Err(error) = passed {
                 tracing::debug!(%remote, %error, "connection ended early");
             }
@@ -271,6 +276,9 @@ async fn answer(
         let why = "A node port is not a proxy: CONNECT goes nowhere.";
         return Ok(page(StatusCode::METHOD_NOT_ALLOWED, why));
     }
+    if let Err(why) = settle(&mut parts) {
+        return Ok(page(StatusCode::BAD_REQUEST, why));
+    }
     let named = parts.uri.authority().is_some() || parts.headers.contains_key(header::HOST);
     if !named && parts.version > Version::HTTP_10 {
         return Ok(page(StatusCode::BAD_REQUEST, "The request has no Host header."));
@@ -290,6 +298,42 @@ async fn answer(
             Ok(page(refusal.status(), &why))
         }
     }
+}
+
+/// Settles what a request can say in two ways, so that nobody behind this hop reads it differently: it
+/// is for one host, and its body has one end. The error is for the client. What hyper refuses by
+/// itself (two lengths, folded lines, bytes that no header has) does not come here.
+pub fn settle(parts: &mut Parts) -> Result<(), &'static str> {
+    let mut hosts = parts.headers.get_all(header::HOST).iter();
+    let (host, another) = (hosts.next(), hosts.next());
+    if another.is_some() {
+        return Err("The request has several Host headers.");
+    }
+    if host.is_some_and(|host| !host.is_empty() && !is_authority(host.as_bytes())) {
+        return Err("The Host header names no host.");
+    }
+    if let Some(authority) = parts.uri.authority() {
+        if parts.uri.scheme().is_none() || !is_authority(authority.as_str().as_bytes()) {
+            return Err("The request asks for neither a path nor a URL.");
+        }
+        // The line of the request counts, not the header.
+        if host.is_some_and(|host| host.as_bytes() != authority.as_str().as_bytes())
+            && let Ok(host) = HeaderValue::try_from(authority.as_str())
+        {
+            parts.headers.insert(header::HOST, host);
+        }
+    }
+    let mut codings = parts.headers.get_all(header::TRANSFER_ENCODING).iter();
+    let only_chunked = |coding: &HeaderValue| coding.as_bytes().eq_ignore_ascii_case(b"chunked");
+    if codings.next().is_some_and(|one| !only_chunked(one)) || codings.next().is_some() {
+        return Err("The body has another transfer coding than chunked.");
+    }
+    Ok(())
+}
+
+/// A host with or without a port, and nobody's name before it.
+fn is_authority(text: &[u8]) -> bool {
+    !text.contains(&b'@') && Authority::try_from(text).is_ok()
 }
 
 /// Removes what was meant for this hop.
@@ -327,6 +371,10 @@ pub fn page(status: StatusCode, why: &str) -> Response<Reply> {
     *response.status_mut() = status;
     let plain = HeaderValue::from_static("text/plain; charset=utf-8");
     response.headers_mut().insert(header::CONTENT_TYPE, plain);
+    if status == StatusCode::BAD_REQUEST {
+        // What follows on the connection may be a part of the same request.
+        response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
+    }
     response
 }
 
@@ -358,6 +406,54 @@ mod tests {
             &[("connection", "close, X-Private"), ("x-private", "1"), ("te", "x"), ("a", "b")],
             &["a: b", "x-forwarded-for: 192.0.2.7", "x-forwarded-proto: http"],
         );
+    }
+
+    /// What is wrong with a request, or the host that it is for.
+    fn settled(
+        uri: &str,
+        headers: &[(&'static str, &'static str)],
+    ) -> Result<String, &'static str> {
+        let mut request = Request::get(uri);
+        for (name, value) in headers {
+            request = request.header(*name, *value);
+        }
+        let (mut parts, ()) = request.body(()).expect("a request").into_parts();
+        settle(&mut parts)?;
+        let host = parts.headers.get(header::HOST);
+        Ok(host.map_or("-", |host| host.to_str().expect("text")).to_owned())
+    }
+
+    #[test]
+    fn a_request_is_for_one_host_and_has_one_end() {
+        let fine = |uri, headers: &[_], host: &str| {
+            assert_eq!(settled(uri, headers).as_deref(), Ok(host), "{uri} {headers:?}");
+        };
+        fine("/", &[("host", "a.example:80")], "a.example:80");
+        fine(
+            "/",
+            &[("host", "[2001:db8::1]:80"), ("transfer-encoding", "Chunked")],
+            "[2001:db8::1]:80",
+        );
+        fine("/", &[("host", "")], "");
+        fine("http://a.example/", &[("host", "b.example")], "a.example");
+        // HTTP/2 has no header for it.
+        fine("http://a.example/", &[], "-");
+        let refused = |uri: &str, headers: &[_], word: &str| {
+            let why = settled(uri, headers).expect_err("it is refused");
+            assert!(why.contains(word), "{uri} {headers:?}: {why}");
+        };
+        refused("/", &[("host", "a"), ("host", "a")], "several");
+        refused("/", &[("host", "a b")], "no host");
+        refused("/", &[("host", "me@a")], "no host");
+        refused("/", &[("host", "a/b")], "no host");
+        refused("a.example", &[("host", "a.example")], "neither");
+        refused("http://me@a.example/", &[], "neither");
+        for codings in ["gzip", "gzip, chunked", "chunked, chunked", "xchunked"] {
+            let headers = [("host", "a"), ("transfer-encoding", codings)];
+            refused("/", &headers, "chunked");
+        }
+        let twice = [("transfer-encoding", "chunked"), ("transfer-encoding", "chunked")];
+        refused("/", &twice, "chunked");
     }
 
     #[test]

@@ -10,12 +10,7 @@ use std::{
 };
 
 use futures::SinkExt;
-use tokio::{
-    io::{AsyncWriteExt as _, DuplexStream},
-    net::UnixStream,
-    sync::OwnedSemaphorePermit,
-    task::JoinSet,
-};
+use tokio::{io::AsyncWriteExt as _, net::UnixStream, sync::OwnedSemaphorePermit, task::JoinSet};
 use tokio_util::codec::Framed;
 use wherry_wasi_shim::{Command, GuestConfig};
 
@@ -23,6 +18,7 @@ use super::{
     attached::Io,
     checks::{Callee, Target},
     peers::explain,
+    pipe::End,
     record::Record,
     session::{self, Pipes},
     start::Runtime,
@@ -69,7 +65,7 @@ pub enum Job {
         streams: Streams,
     },
     /// A port that is served: whoever serves it is at the other end.
-    Port(DuplexStream),
+    Port(End),
     /// The requests of a container, as they end.
     Requests {
         /// Which.
@@ -234,8 +230,9 @@ fn base(program: &str) -> &str {
 }
 
 /// Passes the bytes of a connection to a port on.
-async fn port(mut stream: UnixStream, mut inner: DuplexStream) {
+async fn port(mut stream: UnixStream, mut inner: End) {
     if let Err(error) = tokio::io::copy_bidirectional(&mut stream, &mut inner).await {
+        inner.breaker().break_off();
         tracing::debug!(%error, "a connection to a port ended early");
     }
 }

@@ -1,13 +1,13 @@
 //! The world outside of the cluster, for Pods that a policy lets out.
 //!
 //! A name is resolved here, once, and the connection goes to the addresses that were found and
-//! judged: what the name says a moment later does not matter. Addresses of the machine, its link,
-//! the nodes, the control plane and the virtual network are left out, by whatever name they come
-//! (an answer that points inwards is an attack). Redirects are the guest's: each request is judged
-//! anew.
+//! judged: what the name says a moment later does not matter. Addresses of the machine (all that it
+//! has, not only the one that it is known by), its link, the nodes, the control plane and the virtual
+//! network are left out, by whatever name they come (an answer that points inwards is an attack).
+//! Redirects are the guest's: each request is judged anew.
 
 use std::{
-    net::{IpAddr, SocketAddr},
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket},
     sync::{Arc, OnceLock},
     time::Duration,
 };
@@ -92,6 +92,21 @@ fn inward(ip: IpAddr, is_machine: bool, is_virtual: bool) -> Option<&'static str
     })
 }
 
+/// Whether this machine has an address, whatever it has it for. Nothing is sent: the kernel is asked
+/// from where it would send, and to itself it sends from the same address.
+fn is_own(ip: IpAddr) -> bool {
+    let any: IpAddr = match ip {
+        IpAddr::V4(_) => Ipv4Addr::UNSPECIFIED.into(),
+        IpAddr::V6(_) => Ipv6Addr::UNSPECIFIED.into(),
+    };
+    // A socket for datagrams is connected by a look at the routes; any port will do.
+    let asked = UdpSocket::bind((any, 0)).and_then(|socket| {
+        socket.connect((ip, 9))?;
+        socket.local_addr()
+    });
+    asked.is_ok_and(|from| from.ip() == ip)
+}
+
 /// Whether a Pod may connect there; `host` is the name by which it asked.
 fn judge(
     switch: &Switch,
@@ -104,7 +119,8 @@ fn judge(
     };
     let policies = switch.policies().clone();
     let is_virtual = switch.table().is_virtual(to.ip());
-    if let Some(what) = inward(to.ip(), policies.is_machine(to.ip()), is_virtual) {
+    let is_machine = policies.is_machine(to.ip()) || is_own(to.ip().to_canonical());
+    if let Some(what) = inward(to.ip(), is_machine, is_virtual) {
         let why = format!("{to} is {what}, which is not reached from a Pod this way");
         return Err(OutsideError::Denied(why));
     }
@@ -288,6 +304,13 @@ mod tests {
         let node = "an address of a node or of the control plane";
         assert_eq!(inside("192.0.2.1", true, false), node);
         assert_eq!(inside("172.20.0.1", false, true), "an address within the cluster");
+    }
+
+    #[test]
+    fn the_machine_knows_its_addresses() {
+        let is_own = |ip: &str| is_own(ip.parse().expect("an address"));
+        assert!(is_own("127.0.0.1"));
+        assert!(!is_own("203.0.113.1") && !is_own("2001:db8::1"));
     }
 
     #[test]

@@ -13,18 +13,15 @@ use std::{
 };
 
 use bytes::Bytes;
-use tokio::{
-    io::DuplexStream,
-    sync::mpsc::{self, error::TrySendError},
-};
+use tokio::sync::mpsc::{self, error::TrySendError};
 use wherry_wasi_shim::{Connection, Listener, NetworkError};
+
+use super::pipe::{self, End};
 
 /// Connections that a guest has not accepted yet; more are refused.
 const BACKLOG: usize = 128;
 /// Datagrams that a guest has not taken yet; more are lost.
 const INBOX: usize = 64;
-/// What each direction of a connection holds while the reader is busy.
-pub const BUFFER_BYTES: usize = 64 << 10;
 /// Ports that are given to whoever asks for any.
 const EPHEMERAL: std::ops::Range<u16> = 32_768..60_999;
 
@@ -133,11 +130,11 @@ impl Ports {
     }
 
     /// Connects to a listening guest; the other end is in its backlog then.
-    pub fn connect(&self, to: SocketAddr, from: SocketAddr) -> Result<DuplexStream, NetworkError> {
+    pub fn connect(&self, to: SocketAddr, from: SocketAddr) -> Result<End, NetworkError> {
         let listeners = lock(&self.tables.listeners);
         let port = listeners.get(&to).filter(|port| !port.own_pod_only || from.ip() == to.ip());
         let port = port.ok_or(NetworkError::Refused)?;
-        let (ours, theirs) = tokio::io::duplex(BUFFER_BYTES);
+        let (ours, theirs) = pipe::pair();
         let connection = Connection { stream: Box::new(theirs), local: to, remote: from };
         match port.sender.try_send(connection) {
             Ok(()) => Ok(ours),
@@ -146,14 +143,13 @@ impl Ports {
         }
     }
 
-    /// Hands a datagram over, if somebody takes it and has room.
-    pub fn deliver(&self, to: SocketAddr, from: SocketAddr, data: Bytes) {
+    /// Hands a datagram over, if there is room for it. False: nobody takes any there.
+    pub fn deliver(&self, to: SocketAddr, from: SocketAddr, data: Bytes) -> bool {
         let inboxes = lock(&self.tables.inboxes);
         let port = inboxes.get(&to).filter(|port| !port.own_pod_only || from.ip() == to.ip());
-        if let Some(port) = port {
-            // A full inbox loses it, as a full buffer of a kernel does.
-            let _ = port.sender.try_send((data, from));
-        }
+        let Some(port) = port else { return false };
+        // A full inbox loses it, as a full buffer of a kernel does.
+        !matches!(port.sender.try_send((data, from)), Err(TrySendError::Closed(_)))
     }
 }
 
@@ -209,9 +205,15 @@ mod tests {
         );
         let (_, mut inbox, _held) = ports.receive(server.ip(), server).expect("it is free");
         for _ in 0..=INBOX {
-            ports.deliver(server, client, Bytes::from_static(b"x"));
+            assert!(
+                ports.deliver(server, client, Bytes::from_static(b"x")),
+                "lost, but not in vain"
+            );
         }
         let received = std::iter::from_fn(|| inbox.try_recv().ok()).count();
         assert_eq!(received, INBOX);
+        drop(inbox);
+        assert!(!ports.deliver(server, client, Bytes::new()), "nobody will ever read it");
+        assert!(!ports.deliver(at("10.0.0.1:54"), client, Bytes::new()));
     }
 }

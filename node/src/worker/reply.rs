@@ -2,8 +2,8 @@
 
 use std::{
     pin::Pin,
-    sync::{Arc, Mutex, PoisonError},
-    task::{Context, Poll},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    task::{Context, Poll, ready},
 };
 
 use bytes::Bytes;
@@ -21,14 +21,29 @@ use super::{
 
 type BoxError = Box<dyn std::error::Error + Send + Sync>;
 
-/// A request body that can be sent again as long as nobody has read of it.
+/// What is kept of a body that was read, to be sent again: most that come with a body are small.
+const KEPT_BYTES_MAX: usize = 64 << 10;
+
+/// A request body that can be sent again to somebody else, if whoever got it before has not seen the
+/// request: as long as nobody has read more of it than [`KEPT_BYTES_MAX`].
 pub enum Replay<B> {
     /// Nothing to send: can be sent any number of times.
     Empty,
     /// Not lent yet.
     Whole(B),
-    /// Lent; comes back if it was dropped untouched.
-    Lent(Arc<Mutex<Option<B>>>),
+    /// Lent; the newest loan reads it.
+    Lent(Arc<Mutex<Lent<B>>>),
+}
+
+/// A body that was lent. The lock is never waited for: an attempt that has ended reads no more.
+pub struct Lent<B> {
+    body: B,
+    /// What was read of it, from its beginning. A copy: pieces may hold much larger buffers.
+    kept: Vec<u8>,
+    /// More was read than is kept.
+    is_lost: bool,
+    /// Which loan reads it.
+    loan: usize,
 }
 
 impl<B> Replay<B>
@@ -45,33 +60,57 @@ where
         matches!(self, Replay::Empty)
     }
 
-    /// The body for one attempt; None if an earlier attempt has read of it. For the last one it
-    /// is given away for good, which is cheaper.
+    /// The body for one attempt, which takes it away from the one before; None if too much of it was
+    /// read. For the last one it is given away for good, which is cheaper.
     pub fn lend(&mut self, last: bool) -> Option<Body> {
-        let body = match std::mem::replace(self, Replay::Empty) {
+        let lent = match std::mem::replace(self, Replay::Empty) {
             Replay::Empty => return Some(Body::new(Empty::new().map_err(|never| match never {}))),
-            Replay::Whole(body) => body,
-            Replay::Lent(slot) => {
-                let body = slot.lock().unwrap_or_else(PoisonError::into_inner).take();
-                // What is gone stays gone: not an empty body.
-                *self = Replay::Lent(slot);
-                body?
+            Replay::Whole(body) if last => return Some(Body::new(body.map_err(BodyError::new))),
+            Replay::Whole(body) => {
+                Arc::new(Mutex::new(Lent { body, kept: Vec::new(), is_lost: false, loan: 0 }))
             }
+            Replay::Lent(lent) => lent,
         };
-        if last {
-            return Some(Body::new(body.map_err(BodyError::new)));
+        // What is gone stays gone: not an empty body.
+        *self = Replay::Lent(lent.clone());
+        let mut held = lock(&lent);
+        if held.is_lost {
+            return None;
         }
-        let slot = Arc::new(Mutex::new(None));
-        *self = Replay::Lent(slot.clone());
-        Some(Body::new(Loan { body: Some(body), slot: Some(slot) }))
+        held.loan += 1;
+        let number = held.loan;
+        drop(held);
+        Some(Body::new(Loan { lent, number, at: 0 }))
     }
 }
 
-/// Goes back to its slot when dropped untouched. The lock is never waited for: the sender looks
-/// after the attempt has ended.
+fn lock<B>(lent: &Mutex<Lent<B>>) -> MutexGuard<'_, Lent<B>> {
+    lent.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl<B> Lent<B> {
+    /// Keeps data that was read, if there is room and somebody who could send it again.
+    fn keep(&mut self, data: Option<&Bytes>, may_be_sent_again: bool) {
+        let room = KEPT_BYTES_MAX - self.kept.len();
+        match data {
+            Some(data) if may_be_sent_again && data.len() <= room => {
+                self.kept.extend_from_slice(data);
+            }
+            // Trailers are not kept: nobody sends any with a body that is tried again.
+            _ => {
+                self.is_lost = true;
+                self.kept = Vec::new();
+            }
+        }
+    }
+}
+
+/// A body on its way to one endpoint.
 struct Loan<B> {
-    body: Option<B>,
-    slot: Option<Arc<Mutex<Option<B>>>>,
+    lent: Arc<Mutex<Lent<B>>>,
+    number: usize,
+    /// How much of what was kept it has passed on.
+    at: usize,
 }
 
 impl<B> HttpBody for Loan<B>
@@ -86,27 +125,44 @@ where
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
-        self.slot = None;
-        match &mut self.body {
-            Some(body) => Pin::new(body).poll_frame(cx).map_err(BodyError::new),
-            None => Poll::Ready(None),
+        let this = &mut *self;
+        let may_be_sent_again = Arc::strong_count(&this.lent) > 1;
+        let mut held = lock(&this.lent);
+        if held.loan != this.number {
+            return Poll::Ready(Some(Err(BodyError::new("the request is sent to another Pod"))));
         }
+        if this.at < held.kept.len() {
+            let again = Bytes::copy_from_slice(&held.kept[this.at..]);
+            this.at = held.kept.len();
+            return Poll::Ready(Some(Ok(Frame::data(again))));
+        }
+        let frame = ready!(Pin::new(&mut held.body).poll_frame(cx).map_err(BodyError::new));
+        match &frame {
+            Some(Ok(frame)) if !held.is_lost => held.keep(frame.data_ref(), may_be_sent_again),
+            // Whatever is read after that, the body is not whole.
+            Some(Err(_)) => held.keep(None, may_be_sent_again),
+            Some(Ok(_)) | None => {}
+        }
+        this.at = held.kept.len();
+        Poll::Ready(frame)
     }
 
     fn is_end_stream(&self) -> bool {
-        self.body.as_ref().is_none_or(HttpBody::is_end_stream)
+        let held = lock(&self.lent);
+        // One that was taken away ends in an error.
+        held.loan == self.number && self.at >= held.kept.len() && held.body.is_end_stream()
     }
 
     fn size_hint(&self) -> SizeHint {
-        self.body.as_ref().map_or_else(SizeHint::new, HttpBody::size_hint)
-    }
-}
-
-impl<B> Drop for Loan<B> {
-    fn drop(&mut self) {
-        if let Some(slot) = self.slot.take() {
-            *slot.lock().unwrap_or_else(PoisonError::into_inner) = self.body.take();
+        let held = lock(&self.lent);
+        let again = held.kept.len().saturating_sub(self.at) as u64;
+        let inner = held.body.size_hint();
+        let mut hint = SizeHint::new();
+        hint.set_lower(inner.lower().saturating_add(again));
+        if let Some(upper) = inner.upper() {
+            hint.set_upper(upper.saturating_add(again));
         }
+        hint
     }
 }
 
@@ -211,15 +267,65 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_body_comes_back_if_nobody_has_read_of_it() {
+    async fn a_body_is_sent_again() {
         let mut replay = Replay::new(body("all of it"));
         let untouched = replay.lend(false).expect("the first attempt");
         assert_eq!(untouched.size_hint().exact(), Some(9));
         drop(untouched);
-        let again = replay.lend(false).expect("the second attempt");
-        assert_eq!(read(again).await, "all of it");
+        for last in [false, false, true] {
+            let again = replay.lend(last).expect("another attempt");
+            assert_eq!((again.size_hint().exact(), again.is_end_stream()), (Some(9), false));
+            assert_eq!(read(again).await, "all of it");
+        }
+    }
+
+    #[tokio::test]
+    async fn an_attempt_that_still_reads_loses_the_body_to_the_next() {
+        let (sender, pieces) = futures::channel::mpsc::unbounded();
+        let say = |text: &'static str| {
+            let piece = Ok::<_, BodyError>(Frame::data(Bytes::from_static(text.as_bytes())));
+            sender.unbounded_send(piece).expect("it is read");
+        };
+        let mut replay = Replay::new(http_body_util::StreamBody::new(pieces));
+        say("one ");
+        let mut first = replay.lend(false).expect("the first attempt");
+        let piece = first.frame().await.expect("a piece").expect("it does not break");
+        assert_eq!(piece.into_data().expect("data"), "one ");
+        let second = replay.lend(false).expect("little was read");
+        say("two");
+        assert!(first.frame().await.expect("no end").is_err());
+        assert!(!first.is_end_stream());
+        sender.close_channel();
+        assert_eq!(read(second).await, "one two");
+    }
+
+    #[tokio::test]
+    async fn a_body_that_broke_off_is_not_sent_again() {
+        let pieces = [Ok(Frame::data(Bytes::from_static(b"half"))), Err(BodyError::new("gone"))];
+        let mut replay =
+            Replay::new(http_body_util::StreamBody::new(futures::stream::iter(pieces)));
+        let lent = replay.lend(false).expect("the first attempt");
+        assert!(lent.collect().await.is_err());
+        assert!(replay.lend(false).is_none());
+    }
+
+    #[tokio::test]
+    async fn what_is_too_large_to_be_kept_is_sent_once() {
+        let large = || http_body_util::Full::new(Bytes::from(vec![7; KEPT_BYTES_MAX + 1]));
+        let mut replay = Replay::new(large());
+        drop(replay.lend(false));
+        let bytes = replay.lend(false).expect("nobody has read of it").collect().await;
+        assert_eq!(bytes.expect("it does not break").to_bytes().len(), KEPT_BYTES_MAX + 1);
         assert!(replay.lend(false).is_none());
         assert!(replay.lend(true).is_none());
+        // Nobody is left who could send it again: nothing is kept.
+        let mut replay = Replay::new(body("small"));
+        let lent = replay.lend(false).expect("the first attempt");
+        let Replay::Lent(held) = &replay else { panic!("it was lent") };
+        let held = Arc::downgrade(held);
+        drop(replay);
+        assert_eq!(read(lent).await, "small");
+        assert!(held.upgrade().is_none());
     }
 
     #[tokio::test]

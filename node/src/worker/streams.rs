@@ -6,18 +6,16 @@
 //! bodies are the two directions. The other way round, a request for a Pod whose guest listens is
 //! spoken to it over such a stream, see [`Switch::exchange`].
 
-use std::{convert::Infallible, net::SocketAddr, sync::Arc, time::Duration};
+use std::{convert::Infallible, io, net::SocketAddr, sync::Arc, time::Duration};
 
-use bytes::{Bytes, BytesMut};
 use http::{HeaderName, HeaderValue, Method, Request, Response, Uri, Version, header};
-use http_body::{Body as HttpBody, Frame};
-use http_body_util::{BodyExt, StreamBody};
+use http_body_util::BodyExt;
 use hyper::{body::Incoming, client::conn::http1, service::service_fn};
 use hyper_util::{
     rt::{TokioExecutor, TokioIo, TokioTimer},
     server::conn::auto,
 };
-use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream, ReadHalf, WriteHalf};
+use tokio::io::{AsyncRead, AsyncWrite, ReadHalf};
 use tokio::net::TcpStream;
 use wherry_wasi_shim::{Body, BodyError, NetworkError};
 
@@ -25,8 +23,9 @@ use super::{
     balance::{Open, Speaks},
     datagrams::DATAGRAM_HEADER,
     network::{Destination, Endpoint, Place, forbidden},
+    opening::Opening,
+    pipe::{self, Breaker, End, body_of, pump},
     policy::Caller,
-    ports::BUFFER_BYTES,
     reply::Reply,
     served::Served,
     switch::{FROM_HEADER, POD_HEADER, REFUSED_HEADER, Refusal, Switch},
@@ -35,7 +34,7 @@ use super::{
 use crate::protocol::Protocol;
 
 /// A connection that somebody has opened.
-pub type Opened = Connected<DuplexStream>;
+pub type Opened = Connected<End>;
 
 /// On a request between workers: its bodies are the bytes of a connection, and this is who connects.
 pub const STREAM_HEADER: HeaderName = HeaderName::from_static("wherry-stream");
@@ -49,8 +48,6 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(30);
 /// From a connection's begin to the end of a request's head.
 const HEAD_TIMEOUT: Duration = Duration::from_secs(30);
-/// What is read at once.
-const PIECE_BYTES: usize = 16 << 10;
 
 impl Switch {
     /// Connects to a destination; `from` is told to whoever listens.
@@ -125,7 +122,7 @@ impl Switch {
         endpoint: &Endpoint,
         from: SocketAddr,
         bytes_only: bool,
-    ) -> Result<DuplexStream, Refusal> {
+    ) -> Result<End, Refusal> {
         let address = endpoint.address;
         let open = endpoint.load.enter();
         match &endpoint.place {
@@ -134,7 +131,8 @@ impl Switch {
                 self.dial(address, from)
             }
             Place::Peer(peer) => {
-                let (ours, theirs) = tokio::io::duplex(BUFFER_BYTES);
+                let (ours, theirs) = pipe::pair();
+                let breaker = theirs.breaker();
                 let (reading, writing) = tokio::io::split(theirs);
                 let request = stream_request(caller, address, from, bytes_only, reading);
                 let (mut response, guard) = peer.send(request).await.map_err(Refusal::Peer)?;
@@ -142,17 +140,20 @@ impl Switch {
                     return Err(Refusal::from_word(&word, address));
                 }
                 self.streams.spawn(async move {
-                    pump(response.into_body(), writing).await;
+                    pump(response.into_body(), writing, breaker).await;
                     drop((guard, open));
                 });
                 Ok(ours)
             }
             Place::Outside => {
                 let mut stream = self.dial_endpoint(caller, address).await?;
-                let (ours, mut theirs) = tokio::io::duplex(BUFFER_BYTES);
+                let (ours, mut theirs) = pipe::pair();
                 self.streams.spawn(async move {
-                    // Either end may break it off; there is nobody to tell.
-                    let _ = tokio::io::copy_bidirectional(&mut stream, &mut theirs).await;
+                    // Either end may break it off, and the other one is told.
+                    let breaker = theirs.breaker();
+                    if join(&mut stream, &mut theirs, &breaker).await.is_err() {
+                        tracing::debug!(%address, "a connection to the outside ended early");
+                    }
                     drop(open);
                 });
                 Ok(ours)
@@ -203,18 +204,14 @@ impl Switch {
     }
 
     /// Connects to a Pod of this worker.
-    pub fn dial(
-        self: &Arc<Switch>,
-        address: SocketAddr,
-        from: SocketAddr,
-    ) -> Result<DuplexStream, Refusal> {
+    pub fn dial(self: &Arc<Switch>, address: SocketAddr, from: SocketAddr) -> Result<End, Refusal> {
         match self.ports.connect(address, from) {
             Ok(stream) => return Ok(stream),
             Err(NetworkError::TimedOut) => return Err(Refusal::Busy),
             Err(_) => {}
         }
         let served = self.served(address).ok_or(Refusal::Gone(address))?;
-        let (ours, theirs) = tokio::io::duplex(BUFFER_BYTES);
+        let (ours, theirs) = pipe::pair();
         self.streams.spawn(speak_http(served, theirs));
         Ok(ours)
     }
@@ -260,10 +257,27 @@ impl Switch {
         let from = request.headers().get(STREAM_HEADER);
         let from = from.and_then(|from| from.to_str().ok()?.parse().ok());
         let stream = self.dial(address, from.ok_or(Refusal::BadRequest)?)?;
+        let breaker = stream.breaker();
         let (reading, writing) = tokio::io::split(stream);
-        self.streams.spawn(pump(request.into_body(), writing));
+        self.streams.spawn(pump(request.into_body(), writing, breaker));
         Ok(Response::new(Reply::Stream(body_of(reading))))
     }
+}
+
+/// Copies both ways between a socket of the machine and an end in memory until both have ended. Who
+/// breaks one off breaks the other off: a client of bytes sees a reset, not an end.
+pub async fn join<S>(socket: &mut TcpStream, inner: &mut S, breaker: &Breaker) -> io::Result<()>
+where
+    S: AsyncRead + AsyncWrite + Unpin,
+{
+    let Err(error) = tokio::io::copy_bidirectional(socket, inner).await else { return Ok(()) };
+    breaker.break_off();
+    // A guest that has closed its end (a broken pipe) may have said all before.
+    if error.kind() == io::ErrorKind::ConnectionReset {
+        // A socket that cannot do it is closed all the same.
+        let _ = socket.set_zero_linger();
+    }
+    Err(error)
 }
 
 /// What asks another worker for a stream.
@@ -272,7 +286,7 @@ fn stream_request(
     address: SocketAddr,
     from: SocketAddr,
     bytes_only: bool,
-    reading: ReadHalf<DuplexStream>,
+    reading: ReadHalf<End>,
 ) -> Request<Body> {
     let mut request = Request::new(body_of(reading));
     *request.version_mut() = Version::HTTP_2;
@@ -307,7 +321,7 @@ fn origin_form(mut request: Request<Body>, address: SocketAddr) -> Request<Body>
 }
 
 /// Serves a handler to somebody who writes bytes.
-async fn speak_http(served: Arc<Served>, stream: DuplexStream) {
+async fn speak_http(served: Arc<Served>, stream: End) {
     let service = service_fn(move |request: Request<Incoming>| {
         let served = served.clone();
         async move {
@@ -332,35 +346,8 @@ async fn speak_http(served: Arc<Served>, stream: DuplexStream) {
         // Who has said all may still wait for the answer.
         .half_close(true);
     builder.http2().timer(TokioTimer::new());
-    if let Err(error) = builder.serve_connection(TokioIo::new(stream), service).await {
+    let stream = TokioIo::new(Opening::new(stream, HEAD_TIMEOUT));
+    if let Err(error) = builder.serve_connection(stream, service).await {
         tracing::debug!(%error, "a stream to a handler ended early");
     }
-}
-
-/// What is read, as a body.
-fn body_of(reading: ReadHalf<DuplexStream>) -> Body {
-    let pieces = futures::stream::unfold(reading, |mut reading| async move {
-        let mut piece = BytesMut::with_capacity(PIECE_BYTES);
-        // An end in memory does not fail; it ends.
-        let count = reading.read_buf(&mut piece).await.ok()?;
-        (count > 0).then(|| (Ok::<_, BodyError>(Frame::data(piece.freeze())), reading))
-    });
-    Body::new(StreamBody::new(pieces))
-}
-
-/// Writes a body out, and its end.
-async fn pump<B>(body: B, mut writing: WriteHalf<DuplexStream>)
-where
-    B: HttpBody<Data = Bytes>,
-{
-    let mut body = std::pin::pin!(body);
-    while let Some(Ok(frame)) = body.frame().await {
-        if let Ok(data) = frame.into_data()
-            && writing.write_all(&data).await.is_err()
-        {
-            return;
-        }
-    }
-    // The reader may be gone.
-    let _ = writing.shutdown().await;
 }

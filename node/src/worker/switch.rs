@@ -603,7 +603,7 @@ impl Switch {
         outcome
     }
 
-    /// Tries the endpoints of a destination. Parts that are left were not given to anybody.
+    /// Tries the endpoints of a destination. Parts that are left were given to nobody of this worker.
     async fn send_to_any<B>(
         &self,
         caller: &Caller,
@@ -633,7 +633,8 @@ impl Switch {
                 self.learn(destination, caller, index, Some(&refusal));
                 continue;
             }
-            let last = attempt + 1 == attempts;
+            // Only its own worker knows that a Pod has gone, and then there is a second look.
+            let last = attempt + 1 == attempts && !matches!(place, Place::Peer(_));
             let head = if last { parts.take() } else { parts.clone() };
             let (Some(mut head), Some(lent)) = (head, body.lend(last)) else {
                 break;

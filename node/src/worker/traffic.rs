@@ -93,6 +93,13 @@ pub struct Connected<S> {
     _held: Held,
 }
 
+impl<S> Connected<S> {
+    /// What is counted.
+    pub fn get_ref(&self) -> &S {
+        &self.stream
+    }
+}
+
 /// A connection among those that are open.
 #[derive(Debug)]
 struct Held(Arc<Pair>);

@@ -11,7 +11,7 @@ use anyhow::{Context, Result, bail, ensure};
 use hdrhistogram::Histogram;
 use serde_json::{Value, json};
 use wherry_store::{Engine, Precondition, Store};
-use wherry_tests::{Dev, http_get, repository, wait_for};
+use wherry_tests::{Dev, Options, http_get, repository, wait_for};
 
 use crate::Rows;
 
@@ -26,20 +26,23 @@ const LOAD_SECONDS: u64 = 5;
 const APPLY_ROUNDS: usize = 20;
 const IDLE_PODS: usize = 1000;
 const WAKE_ROUNDS: usize = 20;
+/// Handlers that wake in each round.
+const SLEEPERS: u16 = 20;
+const FIRST_SLEEPER: u16 = 31_400;
 /// After a handler's last request until it is idle: a second, and the worker's next look.
 const UNTIL_IDLE: Duration = Duration::from_secs(7);
 const STORE_WRITES: u64 = 4000;
 
 /// What wrk measured.
-struct Load {
-    per_second: f64,
-    p50_ms: f64,
-    p99_ms: f64,
+pub struct Load {
+    pub per_second: f64,
+    pub p50_ms: f64,
+    pub p99_ms: f64,
 }
 
 impl Load {
     /// Each number's median.
-    fn median(rounds: &[Load]) -> Load {
+    pub fn median(rounds: &[Load]) -> Load {
         let of = |number: fn(&Load) -> f64| {
             let mut numbers: Vec<f64> = rounds.iter().map(number).collect();
             numbers.sort_unstable_by(f64::total_cmp);
@@ -54,12 +57,19 @@ impl Load {
 }
 
 /// Runs wrk on a URL, after a short run that warms it up.
-fn wrk(url: &str, connections: u32) -> Result<Load> {
+pub fn wrk(url: &str, connections: u32) -> Result<Load> {
+    wrk_for(None, url, connections)
+}
+
+/// The same, for a host by another name than the URL's.
+pub fn wrk_for(host: Option<&str>, url: &str, connections: u32) -> Result<Load> {
+    let host = host.map(|host| format!("-HHost: {host}"));
     let run = |seconds: u64| -> Result<String> {
         let threads = connections.min(2);
         let output = Command::new("wrk")
             .arg(format!("-t{threads}"))
             .args(["--latency", &format!("-c{connections}"), &format!("-d{seconds}s"), url])
+            .args(&host)
             .output()
             .context("wrk is not installed: apt-get install wrk")?;
         let text = wherry_tests::text(&output.stdout);
@@ -261,38 +271,68 @@ pub fn apply_to_first_answer(rows: &mut Rows) -> Result<()> {
     Ok(())
 }
 
-/// The first request to a handler that has given its code back, its connection included.
+/// The first request to handlers that have given their code back, its connection included. Each has an
+/// image of its own, so that each has code to be mapped.
 pub fn wake(rows: &mut Rows) -> Result<()> {
-    let cluster = Dev::start();
+    let images = tempfile::tempdir()?;
+    for number in 0..SLEEPERS {
+        let file = images.path().join(format!("sleepy-{number}.wasm"));
+        std::fs::write(file, another_image(number)?)?;
+    }
+    let images = Some(images.path().to_owned());
+    let cluster = Dev::start_with(Options { images, ..Options::default() });
     let runtime = tokio::runtime::Runtime::new()?;
     let client = runtime.block_on(wherry_tests::client(&cluster.kubeconfig))?;
-    let (mut deployment, service) = app("sleepy", 1, Some(31499));
-    deployment["spec"]["template"]["metadata"]["annotations"] =
-        json!({"wherry.dev/idle-after-seconds": "1"});
-    runtime.block_on(async {
-        post(&client, DEPLOYMENTS, &deployment).await?;
-        post(&client, SERVICES, &service).await
-    })?;
-    let address = SocketAddr::from((cluster.address, 31499));
-    let ask = || http_get(address, "/bench").filter(|(status, _)| *status == 200);
-    wait_for("it answers", ask);
+    let ask = |port: u16| {
+        let address = SocketAddr::from((cluster.address, port));
+        http_get(address, "/bench").filter(|(status, _)| *status == 200)
+    };
+    let ports = || (0..SLEEPERS).map(|number| FIRST_SLEEPER + number);
+    for port in ports() {
+        let name = format!("sleepy-{}", port - FIRST_SLEEPER);
+        let (mut deployment, service) = app(&name, 1, Some(port));
+        let template = &mut deployment["spec"]["template"];
+        template["metadata"]["annotations"] = json!({"wherry.dev/idle-after-seconds": "1"});
+        template["spec"]["containers"][0]["image"] = json!(format!("{name}:dev"));
+        runtime.block_on(async {
+            post(&client, DEPLOYMENTS, &deployment).await?;
+            post(&client, SERVICES, &service).await
+        })?;
+    }
+    for port in ports() {
+        wait_for("it answers", || ask(port));
+    }
     let mut times = Histogram::<u64>::new(3)?;
     let mut awake = Histogram::<u64>::new(3)?;
     for _ in 0..WAKE_ROUNDS {
         std::thread::sleep(UNTIL_IDLE);
-        for times in [&mut times, &mut awake] {
-            let begun = Instant::now();
-            ensure!(ask().is_some(), "a request to an idle handler failed");
-            times.record(u64::try_from(begun.elapsed().as_micros())?)?;
+        for port in ports() {
+            for times in [&mut times, &mut awake] {
+                let begun = Instant::now();
+                ensure!(ask(port).is_some(), "a request to an idle handler failed");
+                times.record(u64::try_from(begun.elapsed().as_micros())?)?;
+            }
         }
     }
     for (name, times) in [("idle", times), ("awake", awake)] {
-        for (part, quantile) in [("p50", 0.5), ("max", 1.0)] {
+        for (part, quantile) in [("p50", 0.5), ("p99", 0.99), ("max", 1.0)] {
             let value = times.value_at_quantile(quantile) as f64 / 1000.0;
             rows.add("first request to a handler", &format!("{name}: {part}"), value, "ms");
         }
     }
     Ok(())
+}
+
+/// The sample with a section that nobody reads: the same guest, and another image.
+fn another_image(number: u16) -> Result<Vec<u8>> {
+    let file = repository().join("sample-apps/dist/hello-http.wasm");
+    let mut image = std::fs::read(file).context("run `make apps`")?;
+    let name = format!("sleepy-{number}");
+    let length = u8::try_from(name.len())?;
+    // Kind (custom), length of what follows, length of the name, the name.
+    image.extend([0, length + 1, length]);
+    image.extend(name.bytes());
+    Ok(image)
 }
 
 pub fn store_writes(rows: &mut Rows) -> Result<()> {

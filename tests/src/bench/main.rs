@@ -5,7 +5,7 @@
 //!   connections, two threads, the same component, plain and with the pool settings Wherry uses);
 //! - `apply`: apply → first 200 with the image compiled;
 //! - `store`: the store's writes of 1 KiB at 1, 16 and 128 writers, in this process;
-//! - `wake`: the first request to a handler that was idle, two and a half minutes;
+//! - `wake`: the first request to handlers that were idle, four hundred times in three minutes;
 //! - `memory`: resident memory idle and with 1,000 idle Pods;
 //! - `node`: one node with 5,000 idle Pods (`--pods N` for less): start rate, memory, processor time at
 //!   rest, first requests; compiling, loading and instantiating by themselves;
@@ -14,6 +14,13 @@
 //! - `flood`: what one client's flood does to another one's requests;
 //! - `scheduler`: 5,000 hollow nodes: Pods bound in a second, a Deployment of 10,000, the leader at
 //!   rest (`--nodes N --pods N` for less);
+//! - `services`: 10,000 idle Services of one Pod each on as many nodes as take them (`--pods N` for
+//!   less): memory of one worker for each Service, first requests;
+//! - `pods`: requests from Pod to Pod on one node and on two, bytes through a guest's socket beside
+//!   loopback;
+//! - `ingress`: TLS before a handler and a proxy to a server outside, beside nginx and haproxy;
+//! - `readiness`: from a Pod's readiness to the last of 1,000 hollow nodes (`--nodes N` for less);
+//! - `zero`: the first request to a workload that was let go to zero Pods;
 //! - `etcd`: three members of the control plane beside three of etcd, the same load on both;
 //! - `failover`: how long nobody can write when the leader hands over, and when it is killed.
 //!
@@ -27,7 +34,10 @@ mod beside;
 mod etcd;
 mod failover;
 mod flood;
+mod ingress;
+mod network;
 mod node;
+mod readiness;
 mod scheduler;
 mod target;
 
@@ -38,7 +48,7 @@ use serde_json::{Value, json};
 use wherry_tests::machine::{ProcessorTime, load_average};
 use wherry_tests::repository;
 
-const PARTS: [&str; 11] = [
+const PARTS: [&str; 16] = [
     "requests",
     "apply",
     "wake",
@@ -48,6 +58,11 @@ const PARTS: [&str; 11] = [
     "api",
     "flood",
     "scheduler",
+    "services",
+    "pods",
+    "ingress",
+    "readiness",
+    "zero",
     "etcd",
     "failover",
 ];
@@ -82,6 +97,11 @@ fn main() -> Result<()> {
             "scheduler" => scheduler::scheduler(&mut rows),
             "api" => api::api(&mut rows),
             "flood" => flood::flood(&mut rows),
+            "services" => network::services(&mut rows),
+            "pods" => network::pods(&mut rows),
+            "zero" => network::from_zero(&mut rows),
+            "ingress" => ingress::ingress(&mut rows),
+            "readiness" => readiness::readiness(&mut rows),
             _ => beside::etcd(&mut rows),
         };
         if let Err(error) = measured {

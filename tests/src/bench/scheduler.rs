@@ -24,7 +24,7 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 use tokio::sync::{Mutex, mpsc, watch};
 use tokio::task::JoinSet;
-use wherry_tests::http::http2;
+use wherry_tests::http::{Credentials, http2};
 use wherry_tests::repository;
 use wherry_tests::server::{Server, ServerOptions};
 
@@ -95,8 +95,9 @@ enum Plain {
 }
 
 /// A server with hollow nodes.
-struct Fleet {
+pub struct Fleet {
     server: Server,
+    credentials: Credentials,
     address: SocketAddr,
     connections: Arc<Vec<Mutex<SendRequest<Full<Bytes>>>>>,
     next: Arc<AtomicUsize>,
@@ -109,7 +110,7 @@ struct Fleet {
 }
 
 impl Fleet {
-    async fn start(nodes: usize) -> Result<Fleet> {
+    pub async fn start(nodes: usize) -> Result<Fleet> {
         let folder = tempfile::tempdir_in(repository().join("tests"))?;
         let port = std::net::TcpListener::bind("127.0.0.1:0")?.local_addr()?.port();
         let address = SocketAddr::from((Ipv4Addr::LOCALHOST, port));
@@ -123,6 +124,7 @@ impl Fleet {
         let (stop, stopped) = watch::channel(false);
         let mut fleet = Fleet {
             server,
+            credentials,
             address,
             connections: Arc::new(connections),
             next: Arc::default(),
@@ -133,8 +135,7 @@ impl Fleet {
             _folder: folder,
         };
         // Leases do not wait behind the bodies of others, and the first nodes not for the last.
-        let own = Mutex::new(http2(address, &credentials).await?);
-        let client = Client { connections: Arc::new(vec![own]), ..fleet.client() };
+        let client = fleet.another().await?;
         let there = Arc::new(AtomicUsize::new(0));
         fleet.renew(client, there.clone(), nodes, stopped);
         many(&fleet.client(), nodes, CREATORS, move |client, number| {
@@ -170,7 +171,13 @@ impl Fleet {
         }
     }
 
-    fn client(&self) -> Client {
+    /// With a connection of its own.
+    pub async fn another(&self) -> Result<Client> {
+        let own = Mutex::new(http2(self.address, &self.credentials).await?);
+        Ok(Client { connections: Arc::new(vec![own]), ..self.client() })
+    }
+
+    pub fn client(&self) -> Client {
         Client {
             authority: self.address.to_string(),
             connections: self.connections.clone(),
@@ -221,7 +228,7 @@ impl Fleet {
     }
 
     /// Processor time of the server so far.
-    fn cpu(&self) -> Result<Duration> {
+    pub fn cpu(&self) -> Result<Duration> {
         let text = std::fs::read_to_string(format!("/proc/{}/stat", self.server.pid()))?;
         let fields = text.rsplit_once(')').context("a command in parentheses")?.1;
         let fields: Vec<&str> = fields.split_whitespace().collect();
@@ -230,7 +237,7 @@ impl Fleet {
         Ok(Duration::from_millis(ticks * 10))
     }
 
-    async fn end(mut self) -> Result<()> {
+    pub async fn end(mut self) -> Result<()> {
         let _ = self.stop.send(true);
         while let Some(done) = self.tasks.join_next().await {
             done??;
@@ -241,18 +248,18 @@ impl Fleet {
 }
 
 const LEASES: &str = "/apis/coordination.k8s.io/v1/namespaces/kube-node-lease/leases";
-const PODS: &str = "/api/v1/namespaces/default/pods";
+pub const PODS: &str = "/api/v1/namespaces/default/pods";
 
 /// Requests over a few connections.
 #[derive(Clone)]
-struct Client {
+pub struct Client {
     authority: String,
     connections: Arc<Vec<Mutex<SendRequest<Full<Bytes>>>>>,
     next: Arc<AtomicUsize>,
 }
 
 impl Client {
-    async fn open(
+    pub async fn open(
         &self,
         method: Method,
         path: &str,
@@ -273,7 +280,7 @@ impl Client {
         Ok(sender.send_request(request).await?)
     }
 
-    async fn send(&self, method: Method, path: &str, body: &Value) -> Result<()> {
+    pub async fn send(&self, method: Method, path: &str, body: &Value) -> Result<()> {
         let exchange = async {
             let response = self.open(method.clone(), path, body.to_string().into()).await?;
             let status = response.status();

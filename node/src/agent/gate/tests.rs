@@ -79,8 +79,8 @@ impl Script {
                 let labels = pairs.map(|(key, value)| (key.to_owned(), value.to_owned()));
                 self.world.namespaces.insert(words[0].to_owned(), labels.collect());
             }
-            "ask" => return ask(&Rules::new(&self.table()), &words),
-            "share" => return share(&Rules::new(&self.table()), &words),
+            "ask" => return ask(&Rules::new(&self.table(), &Rules::default()), &words),
+            "share" => return share(&Rules::new(&self.table(), &Rules::default()), &words),
             "ports" => return ports(&self.table()),
             other => panic!("unknown word {other:?}"),
         }

@@ -51,10 +51,11 @@ use self::{
     rules::{Asked, Entry, Missing, Rules, host_of},
 };
 use super::{
-    front::{forward_headers, page},
+    front::{forward_headers, page, settle},
     listen::{self, Closing},
     logs::{Log, Logs},
     network::{Destination, Route},
+    opening::Opening,
     policy::Caller,
     reply::{Replay, Reply},
     switch::Switch,
@@ -139,7 +140,8 @@ impl Gate {
 
     /// Serves these rules from now on.
     pub fn publish(&mut self, table: GateTable) {
-        self.door.rules.store(Arc::new(Rules::new(&table)));
+        let rules = Rules::new(&table, &self.door.rules.load());
+        self.door.rules.store(Arc::new(rules));
         self.wanted = table;
         let wanted = &self.wanted.ports;
         self.listeners.retain(|port, listener| {
@@ -270,7 +272,8 @@ async fn serve<S>(
         .max_header_list_size(HEAD_BYTES_MAX as u32)
         .keep_alive_interval(PING_INTERVAL)
         .keep_alive_timeout(PING_TIMEOUT);
-    let connection = builder.serve_connection_with_upgrades(TokioIo::new(stream), service);
+    let stream = TokioIo::new(Opening::new(stream, HEAD_TIMEOUT));
+    let connection = builder.serve_connection_with_upgrades(stream, service);
     let mut connection = std::pin::pin!(connection);
     let outcome = tokio::select! {
         biased;
@@ -332,6 +335,9 @@ async fn route(
         let why = "This is not a proxy: CONNECT goes nowhere.".to_owned();
         return Err((StatusCode::METHOD_NOT_ALLOWED, why));
     }
+    let (mut parts, body) = request.into_parts();
+    settle(&mut parts).map_err(|why| (StatusCode::BAD_REQUEST, why.to_owned()))?;
+    let request = Request::from_parts(parts, body);
     if host.is_empty() && request.version() > Version::HTTP_10 {
         return Err((StatusCode::BAD_REQUEST, "The request has no Host header.".to_owned()));
     }
@@ -393,7 +399,7 @@ async fn forward(
         return Ok(changed(response, entry, backend));
     }
     let mut body = Tee::new(body);
-    for (mirror, shares) in rule.filters.mirrors.iter().zip(&entry.rule.mirrored) {
+    for (mirror, shares) in rule.filters.mirrors.iter().zip(entry.rule.mirrored.iter()) {
         if shares.next() == Some(0) {
             send_mirrored(door, client, &mirror.to, parts.clone(), body.copy());
         }
@@ -586,6 +592,7 @@ async fn upgrade(
     let bad = |why: &str| (StatusCode::BAD_GATEWAY, why.to_owned());
     let opened = door.switch.open(&client.caller, destination, client.remote).await;
     let stream = opened.map_err(|refusal| (refusal.status(), refusal.to_string()))?;
+    let breaker = stream.get_ref().breaker();
     let shaken = http1::handshake(TokioIo::new(stream)).await;
     let (mut sender, connection) = shaken.map_err(|_| bad("it does not speak HTTP"))?;
     door.switch.streams.spawn(async move {
@@ -609,8 +616,9 @@ async fn upgrade(
         door.switch.streams.spawn(async move {
             let (Ok(theirs), Ok(ours)) = tokio::join!(theirs, ours) else { return };
             let (mut theirs, mut ours) = (TokioIo::new(theirs), TokioIo::new(ours));
-            // Either side may break it off; there is nobody to tell.
-            let _ = tokio::io::copy_bidirectional(&mut theirs, &mut ours).await;
+            if tokio::io::copy_bidirectional(&mut theirs, &mut ours).await.is_err() {
+                breaker.break_off();
+            }
         });
         let (head, _) = response.into_parts();
         return Ok(Response::from_parts(head, Reply::Text(bytes::Bytes::new())));

@@ -18,13 +18,20 @@ use http::{HeaderMap, HeaderName, Method};
 use wherry_resources::gateway::rules::Expression;
 
 use super::shares::Shares;
-use crate::protocol::{Family, GateTable, HttpMatch, HttpRule, PathMatch, Site, ValueMatch};
+use crate::protocol::{
+    Backend, Family, GateTable, HttpMatch, HttpRule, Owner, PathMatch, Site, ValueMatch,
+};
 
 /// All rules, prepared.
 #[derive(Default)]
 pub struct Rules {
     ports: HashMap<u16, At>,
+    /// For the table that comes next.
+    remembered: Remembered,
 }
+
+/// Rules of each object, in their order.
+type Remembered = HashMap<Owner, Vec<Arc<Prepared>>>;
 
 /// What is at a port.
 #[derive(Default)]
@@ -55,9 +62,38 @@ pub struct Prepared {
     /// As it was sent.
     pub rule: HttpRule,
     /// Whose turn it is among the backends.
-    pub shares: Shares,
+    pub shares: Arc<Shares>,
     /// Which requests are mirrored, for each mirror.
-    pub mirrored: Vec<Shares>,
+    pub mirrored: Arc<Vec<Shares>>,
+}
+
+impl Prepared {
+    /// What it remembers goes on from the first of the object's old rules that had the same backends
+    /// with the same weights, which is taken out.
+    fn new(rule: &HttpRule, old: Option<&mut Vec<Arc<Prepared>>>) -> Prepared {
+        let before = old.and_then(|old| {
+            let index = old.iter().position(|before| same_shares(&before.rule, rule))?;
+            Some(old.remove(index))
+        });
+        let shares = match &before {
+            Some(before) => before.shares.clone(),
+            None => Arc::new(Shares::new(rule.backends.iter().map(|backend| backend.weight))),
+        };
+        let mirrors = &rule.filters.mirrors;
+        let mirrored = match before.filter(|before| before.rule.filters.mirrors == *mirrors) {
+            Some(before) => before.mirrored.clone(),
+            None => Arc::new(mirrors.iter().map(Shares::of_mirror).collect()),
+        };
+        Prepared { rule: rule.clone(), shares, mirrored }
+    }
+}
+
+/// Whether two rules divide their requests among the same backends in the same way.
+fn same_shares(one: &HttpRule, other: &HttpRule) -> bool {
+    let share =
+        |backend: &Backend, same: &Backend| backend.to == same.to && backend.weight == same.weight;
+    one.backends.len() == other.backends.len()
+        && one.backends.iter().zip(&other.backends).all(|(one, other)| share(one, other))
 }
 
 /// A request, as far as rules look at it.
@@ -87,14 +123,23 @@ pub enum Missing {
 type Exactness = (bool, usize);
 
 impl Rules {
-    /// Sorts the rules so that the first that fits is the one.
-    pub fn new(table: &GateTable) -> Rules {
+    /// Sorts the rules so that the first that fits is the one. What a rule remembers, whose turn it
+    /// is, goes on from `before`, where the same object had the same backends with the same weights.
+    pub fn new(table: &GateTable, before: &Rules) -> Rules {
         let mut rules = Rules::default();
+        // Each old rule goes on as one new one: two that shared their turns would be inexact.
+        let mut old = before.remembered.clone();
+        let mut remembered = Remembered::default();
+        let mut prepare = |rule: &HttpRule| {
+            let prepared = Arc::new(Prepared::new(rule, old.get_mut(&rule.owner)));
+            remembered.entry(rule.owner.clone()).or_default().push(prepared.clone());
+            prepared
+        };
         for site in &table.sites {
             match site.family {
                 Family::Ingress => {
                     let mut hosts = Hosts::default();
-                    hosts.add(site);
+                    hosts.add(site, &mut prepare);
                     hosts.sort();
                     let hosts = Arc::new(hosts);
                     for port in &site.ports {
@@ -104,13 +149,15 @@ impl Rules {
                 Family::Gateway => {
                     for port in &site.ports {
                         let at = rules.ports.entry(*port).or_default();
-                        at.gateways.entry(key_of(&site.host)).or_default().add(site);
+                        let hosts = at.gateways.entry(key_of(&site.host)).or_default();
+                        hosts.add(site, &mut prepare);
                     }
                 }
             }
         }
         let gateways = rules.ports.values_mut().flat_map(|at| at.gateways.values_mut());
         gateways.for_each(Hosts::sort);
+        rules.remembered = remembered;
         rules
     }
 
@@ -185,13 +232,9 @@ fn exactness(key: &str) -> Exactness {
 }
 
 impl Hosts {
-    fn add(&mut self, site: &Site) {
+    fn add(&mut self, site: &Site, prepare: &mut impl FnMut(&HttpRule) -> Arc<Prepared>) {
         for rule in &site.rules {
-            let prepared = Arc::new(Prepared {
-                shares: Shares::new(rule.backends.iter().map(|backend| backend.weight)),
-                mirrored: rule.filters.mirrors.iter().map(Shares::of_mirror).collect(),
-                rule: rule.clone(),
-            });
+            let prepared = prepare(rule);
             if rule.matches.is_empty() {
                 let fit = Arc::new(Fit::everything());
                 self.defaults.push(Entry { rule: prepared, fit });
@@ -395,7 +438,7 @@ pub fn host_of(authority: &str) -> &str {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::protocol::{Backend, Filters, HeaderChange, Owner, Target};
+    use crate::protocol::{Filters, HeaderChange, Target};
 
     fn backend(service: &str) -> Backend {
         let to = Target { namespace: "d".into(), service: service.into(), port: "80".into() };
@@ -426,7 +469,7 @@ mod tests {
     }
 
     fn rules(sites: Vec<Site>) -> Rules {
-        Rules::new(&GateTable { ports: Vec::new(), sites })
+        Rules::new(&GateTable { ports: Vec::new(), sites }, &Rules::default())
     }
 
     fn table(lines: &[&str]) -> Rules {
@@ -502,6 +545,48 @@ mod tests {
         check(&rules, "a.b.foo.com/", Ok("below"));
         check(&rules, "bar.com/", Ok("any"));
         assert_eq!(rules.kinds(80), "Ingress or route");
+    }
+
+    #[test]
+    fn turns_go_on_in_the_next_table() {
+        let canary = |weights: [u32; 2], path: &str| {
+            let mut site = site(Family::Gateway, &[&format!("r foo.com {path} stable")]);
+            site.rules[0].backends.push(backend("canary"));
+            for (backend, weight) in site.rules[0].backends.iter_mut().zip(weights) {
+                backend.weight = weight;
+            }
+            GateTable { ports: Vec::new(), sites: vec![site] }
+        };
+        let turn = |rules: &Rules, path: &str| {
+            let asked = Asked {
+                host: "foo.com",
+                path,
+                query: None,
+                method: &Method::GET,
+                headers: &HeaderMap::new(),
+            };
+            rules.find(80, &asked).expect("a rule").rule.shares.next().expect("a backend")
+        };
+        // A new table with each request, as other objects change: the part stays exact.
+        let mut rules = Rules::new(&canary([3, 1], "/"), &Rules::default());
+        let mut got = [0; 2];
+        for number in 0..40 {
+            let path = if number % 2 == 0 { "/" } else { "/other" };
+            rules = Rules::new(&canary([3, 1], path), &rules);
+            got[turn(&rules, path)] += 1;
+        }
+        assert_eq!(got, [30, 10]);
+        // Other weights are others' turns.
+        let other = Rules::new(&canary([0, 1], "/"), &rules);
+        assert!((0..8).all(|_| turn(&other, "/") == 1));
+        // Two rules with the same backends keep turns of their own.
+        let mut two = canary([1, 1], "/");
+        let again = two.sites[0].rules[0].clone();
+        two.sites[0].rules.push(again);
+        let two = Rules::new(&two, &Rules::new(&canary([1, 1], "/"), &Rules::default()));
+        let held: Vec<_> = two.remembered.values().flatten().collect();
+        assert_eq!(held.len(), 2);
+        assert!(!Arc::ptr_eq(&held[0].shares, &held[1].shares));
     }
 
     #[test]

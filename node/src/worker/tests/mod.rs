@@ -2,6 +2,7 @@
 
 mod guests;
 mod harness;
+mod malformed;
 mod pods;
 mod probes;
 mod streams;
