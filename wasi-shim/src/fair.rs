@@ -6,7 +6,9 @@
 //! gets exactly its share. While all threads are busy, a Pod whose clock is ahead of the common one
 //! waits until that has caught up. A Pod that wants less than its share falls behind; it gets a
 //! little credit for that and no more, and leaves the rest to the others. Who is behind but used its
-//! turns up to their end wants more and did not get it: it competes all the same.
+//! turns up to their end wants more and did not get it: it competes all the same, and so does who
+//! was stopped by a tick and waits for its next turn, however many periods that takes on a machine
+//! that is busy with something else.
 //!
 //! ```text
 //!   common clock: + CPU time of all / weights of those who compete     (looked at every 100 ms)
@@ -16,7 +18,7 @@
 //!
 //! The weights are the CPU requests of Pods.
 
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -46,6 +48,8 @@ pub(crate) struct Share {
     used_ns: AtomicU64,
     /// Whether it had a full turn in the current period.
     hungry: AtomicBool,
+    /// Its instances that were stopped by a tick and wait for their next turn.
+    queued: AtomicUsize,
     /// Whether it is in the list of the current period.
     listed: AtomicBool,
 }
@@ -57,6 +61,7 @@ impl Share {
             clock: Mutex::new(0.0),
             used_ns: AtomicU64::new(0),
             hungry: AtomicBool::new(false),
+            queued: AtomicUsize::new(0),
             listed: AtomicBool::new(false),
         }
     }
@@ -66,11 +71,27 @@ impl Share {
     }
 }
 
+/// An instance that was stopped by a tick and waits for its next turn.
+pub(crate) struct Queued(Arc<Meter>);
+
+impl Queued {
+    pub(crate) fn new(meter: &Arc<Meter>) -> Queued {
+        meter.share.queued.fetch_add(1, Ordering::Relaxed);
+        Queued(Arc::clone(meter))
+    }
+}
+
+impl Drop for Queued {
+    fn drop(&mut self) {
+        self.0.share.queued.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
 /// The shares of one engine.
 pub(crate) struct Fair {
     threads: f64,
-    /// Time that threads spent on guests in this period.
-    taken_ns: AtomicU64,
+    /// Time that threads spend on guests.
+    taken: Taken,
     /// Whether somebody may have to wait; read without the lock.
     busy: AtomicBool,
     /// When the period is over, since `epoch`; read without the lock.
@@ -82,6 +103,8 @@ pub(crate) struct Fair {
 
 struct State {
     start: Instant,
+    /// What was taken until then.
+    taken_us: u64,
     common: Common,
     active: Vec<Arc<Meter>>,
 }
@@ -100,11 +123,11 @@ impl Fair {
         let (common, now) = (Common { clock: 0.0, rate: 0.0 }, Instant::now());
         Fair {
             threads: threads as f64,
-            taken_ns: AtomicU64::new(0),
+            taken: Taken::default(),
             busy: AtomicBool::new(false),
             end_ns: AtomicU64::new(nanos(PERIOD)),
             epoch: now,
-            state: Mutex::new(State { start: now, common, active: Vec::new() }),
+            state: Mutex::new(State { start: now, taken_us: 0, common, active: Vec::new() }),
         }
     }
 
@@ -112,12 +135,21 @@ impl Fair {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// A thread turns to a guest, until the guard is dropped.
+    pub(crate) fn begin(&self) -> Turn<'_> {
+        self.taken.begin(self.now_us());
+        Turn(self)
+    }
+
+    fn now_us(&self) -> u64 {
+        micros(self.epoch.elapsed())
+    }
+
     /// Books one turn of a Pod: CPU time, and the time that it kept its thread.
     pub(crate) fn charge(&self, meter: &Arc<Meter>, used_ns: u64, taken: Duration) {
         let share = &meter.share;
         share.used_ns.fetch_add(used_ns, Ordering::Relaxed);
         *share.clock() += used_ns as f64 / share.weight;
-        self.taken_ns.fetch_add(nanos(taken), Ordering::Relaxed);
         if taken >= FULL_TURN {
             share.hungry.store(true, Ordering::Relaxed);
         }
@@ -163,13 +195,16 @@ impl Fair {
         let now = Instant::now();
         self.end_ns.store(nanos(now - self.epoch) + nanos(PERIOD), Ordering::Relaxed);
         let elapsed = nanos(now - state.start) as f64;
-        let taken = self.taken_ns.swap(0, Ordering::Relaxed) as f64;
+        let taken_us = self.taken.until(micros(now - self.epoch));
+        let taken = Taken::between(state.taken_us, taken_us) as f64 * 1e3;
+        state.taken_us = taken_us;
         let busy = state.active.len() > 1 && taken >= BUSY * self.threads * elapsed;
+        let queued = |it: &Share| it.queued.load(Ordering::Relaxed) > 0;
         let entry = |it: &Arc<Meter>| Entry {
             weight: it.share.weight,
             clock: *it.share.clock(),
             used: it.share.used_ns.swap(0, Ordering::Relaxed) as f64,
-            hungry: it.share.hungry.swap(false, Ordering::Relaxed),
+            hungry: it.share.hungry.swap(false, Ordering::Relaxed) || queued(&it.share),
         };
         let entries: Vec<Entry> = state.active.iter().map(entry).collect();
         state.common = advance(state.common, elapsed, &entries);
@@ -179,7 +214,8 @@ impl Fair {
         state.active.retain(|meter| {
             let used = entries.next().is_some_and(|entry| entry.used > 0.0);
             // Who waits for the others still competes, though it used nothing.
-            let stays = busy && (used || *meter.share.clock() > common);
+            let waits = queued(&meter.share);
+            let stays = waits || busy && (used || *meter.share.clock() > common);
             meter.share.listed.store(stays, Ordering::Relaxed);
             stays
         });
@@ -192,12 +228,56 @@ impl Fair {
     }
 }
 
+/// A thread that is busy with a guest.
+pub(crate) struct Turn<'a>(&'a Fair);
+
+impl Drop for Turn<'_> {
+    fn drop(&mut self) {
+        self.0.taken.end(self.0.now_us());
+    }
+}
+
+/// How many bits of [`Taken`] count turns: more than a machine has threads.
+const TURNS_BITS: u32 = 12;
+
+/// The time of all turns together, in microseconds, those that go on included: on a machine that is
+/// busy with something else one turn can be longer than a period. In one number, so that both its
+/// parts are always of the same moment: below, how many turns go on; above, when those that have
+/// ended did, less when all began. That part may wrap around, and only differences are meant.
+#[derive(Default)]
+struct Taken(AtomicU64);
+
+impl Taken {
+    fn begin(&self, now_us: u64) {
+        self.0.fetch_add(1_u64.wrapping_sub(now_us << TURNS_BITS), Ordering::Relaxed);
+    }
+
+    fn end(&self, now_us: u64) {
+        self.0.fetch_add((now_us << TURNS_BITS).wrapping_sub(1), Ordering::Relaxed);
+    }
+
+    /// All until now.
+    fn until(&self, now_us: u64) -> u64 {
+        let both = self.0.load(Ordering::Relaxed);
+        let (ended, going) = (both >> TURNS_BITS, both & ((1 << TURNS_BITS) - 1));
+        ended.wrapping_add(going.wrapping_mul(now_us))
+    }
+
+    /// What was taken between two moments. A turn that began between the look at the clock and the
+    /// look at the turns makes it a little less than nothing.
+    fn between(before: u64, after: u64) -> u64 {
+        let signed = (after.wrapping_sub(before) << TURNS_BITS).cast_signed() >> TURNS_BITS;
+        u64::try_from(signed).unwrap_or(0)
+    }
+}
+
 /// What an active Pod did in a period.
 struct Entry {
     weight: f64,
     clock: f64,
     /// Nanoseconds of CPU time.
     used: f64,
+    /// It wants more: it had a full turn, or it waits for one.
     hungry: bool,
 }
 
@@ -230,6 +310,10 @@ fn nanos(duration: Duration) -> u64 {
     u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX)
 }
 
+fn micros(duration: Duration) -> u64 {
+    u64::try_from(duration.as_micros()).unwrap_or(u64::MAX)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -252,6 +336,33 @@ mod tests {
         let wait = pause(next, 0.0, 100.0 * MS / 100.0, 100.0).expect("it is ahead");
         assert_eq!(wait.as_millis(), 100);
         assert_eq!(pause(next, 100.0 * MS, 100.0 * MS / 100.0, 100.0), None);
+    }
+
+    /// Others on the machine make turns long and rare: most Pods have none in a period. They count
+    /// all the same, or the common clock would go so fast that the light ones never wait.
+    #[test]
+    fn who_waits_for_a_turn_competes() {
+        let start = Common { clock: 0.0, rate: 0.0 };
+        let mut all = vec![entry(900.0, 0.0, 10.0 * MS, true), entry(100.0, 0.0, 10.0 * MS, true)];
+        all.extend((0..9).map(|_| entry(1000.0, 0.0, 0.0, true)));
+        let next = advance(start, 100.0 * MS, &all);
+        assert_eq!(next.clock.round(), 20.0 * MS / 10_000.0);
+    }
+
+    #[test]
+    fn turns_that_go_on_count_as_well() {
+        let taken = Taken::default();
+        // Before a thread looks at the clock, another may have begun.
+        taken.begin(5);
+        assert_eq!(Taken::between(0, taken.until(3)), 0);
+        taken.begin(20);
+        let first = taken.until(100);
+        assert_eq!(Taken::between(0, first), 95 + 80);
+        taken.end(150);
+        let second = taken.until(200);
+        assert_eq!(Taken::between(first, second), 50 + 100);
+        taken.end(230);
+        assert_eq!(Taken::between(second, taken.until(300)), 30);
     }
 
     #[test]
