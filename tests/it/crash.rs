@@ -50,7 +50,7 @@ impl Load {
 
 fn start_hello(cluster: &Dev) {
     cluster.kubectl_ok(&["apply", "-f", "sample-apps/hello-http/app.yaml"]);
-    cluster.kubectl_ok(&["rollout", "status", "deployment/hello-http", "--timeout=60s"]);
+    cluster.kubectl_ok(&["rollout", "status", "deployment/hello-http", "--timeout=180s"]);
     wait_for("the NodePort answers", || {
         cluster.get(HELLO, "/bench").filter(|(status, _)| *status == 200)
     });
@@ -78,7 +78,7 @@ fn a_killed_agent_costs_no_request_and_finds_its_worker_again() {
     load.wait_for_answers(200);
     // The new agent manages what it found: it takes a new replica and its Pod answers.
     cluster.kubectl_ok(&["scale", "deployment/hello-http", "--replicas=3"]);
-    cluster.kubectl_ok(&["rollout", "status", "deployment/hello-http", "--timeout=60s"]);
+    cluster.kubectl_ok(&["rollout", "status", "deployment/hello-http", "--timeout=180s"]);
     load.wait_for_answers(50);
     assert_eq!(load.finish(), Vec::<String>::new(), "not one request fails");
     assert_eq!(cluster.pids_of("worker"), workers, "the worker is the same process");
@@ -114,7 +114,7 @@ fn everything_killed_under_load_comes_back_with_all_objects() {
     wait_for("requests are answered again", || {
         cluster.get(HELLO, "/bench").filter(|(status, _)| *status == 200)
     });
-    cluster.kubectl_ok(&["rollout", "status", "deployment/hello-http", "--timeout=60s"]);
+    cluster.kubectl_ok(&["rollout", "status", "deployment/hello-http", "--timeout=180s"]);
 }
 
 #[test]
