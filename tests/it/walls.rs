@@ -19,7 +19,7 @@ fn a_worker_has_few_rights_and_does_not_see_what_is_the_agents() {
     }
     let cluster = Dev::start();
     cluster.kubectl_ok(&["apply", "-f", "sample-apps/hello-http/app.yaml"]);
-    cluster.kubectl_ok(&["rollout", "status", "deployment/hello-http", "--timeout=60s"]);
+    cluster.kubectl_ok(&["rollout", "status", "deployment/hello-http", "--timeout=180s"]);
     let worker = cluster.pids_of("worker")[0];
     assert_eq!(status(worker, "NoNewPrivs:"), "1");
     assert_eq!(status(worker, "Seccomp:"), "2", "a filter");

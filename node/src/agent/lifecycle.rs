@@ -80,7 +80,8 @@ pub struct PodState {
 }
 
 /// Reasons for which a node does not take a Pod.
-pub const REFUSALS: [&str; 3] = ["OutOfcpu", "OutOfmemory", "OutOfpods"];
+pub const REFUSALS: [&str; 5] =
+    ["OutOfcpu", "OutOfmemory", "OutOfpods", "NodeAffinity", "TaintToleration"];
 
 /// Stage of a Pod.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -265,7 +266,7 @@ pub enum Observation {
     },
     /// The node is short of something, and this Pod is to go; the sentence for its status.
     Evict(String),
-    /// The node has no room for it, and it has not begun; reason and sentence for its status.
+    /// The node has no room for it or is none that it may be on, and it has not begun; reason and sentence for its status.
     Refuse(&'static str, String),
     /// It ended.
     Exited {

@@ -80,6 +80,7 @@ fn desired(containers: &str, restart: RestartPolicy) -> Desired {
         pull_secrets: Vec::new(),
         qos: "BestEffort",
         scheduled: None,
+        placement: None,
         conditions: Vec::new(),
         volumes: Vec::new(),
         init: init.split_whitespace().count(),

@@ -23,6 +23,8 @@ use wherry_resources::quantity;
 
 use crate::protocol;
 
+use super::placement::Placement;
+
 pub use self::volumes::{Content, Files, Part, Sub, TokenItem, Volume, VolumeMount, no_csi_driver};
 
 /// What `terminationGracePeriodSeconds` is when nothing says otherwise.
@@ -89,6 +91,8 @@ pub struct PodSpec {
     pub qos: &'static str,
     /// When the scheduler bound it.
     pub scheduled: Option<Timestamp>,
+    /// What it asks of its node; kept only until the node has said that it began.
+    pub placement: Option<Placement>,
     /// Conditions that others own, to be kept when the status is written. Mostly none.
     pub conditions: Vec<core::PodCondition>,
     /// Volumes that containers mount.
@@ -276,6 +280,8 @@ fn pod_spec(
     status: Option<&core::PodStatus>,
 ) -> Option<PodSpec> {
     let qos = qos_class(&spec);
+    let is_new = status.is_none_or(|status| status.start_time.is_none());
+    let placement = is_new.then(|| Placement::of(&spec));
     let init: Vec<ContainerSpec> =
         spec.init_containers.into_iter().flatten().map(container).collect();
     let first = init.len();
@@ -331,6 +337,7 @@ fn pod_spec(
             .collect(),
         qos,
         scheduled: status.and_then(scheduled_at),
+        placement,
         conditions: status.map(foreign_conditions).unwrap_or_default(),
         volumes,
         init: first,
