@@ -34,7 +34,7 @@ use jiff::Timestamp;
 
 use crate::protocol::{self, Exit, ExitReason, Guest, Health, ProbeKind};
 
-use super::spec::{Desired, PodSpec, RestartPolicy};
+use super::spec::{Desired, PodSpec};
 
 /// First delay of a repeated failure, and of image errors.
 pub const BACKOFF_FIRST: Duration = Duration::from_secs(10);
@@ -514,18 +514,10 @@ fn ended(
     now: Timestamp,
     actions: &mut Vec<Action>,
 ) {
-    let failed = exit.code != 0;
-    let restart = if index >= spec.ephemeral {
-        false
-    } else if spec.is_init(index) {
-        spec.containers[index].sidecar || (failed && spec.restart != RestartPolicy::Never)
-    } else {
-        match spec.restart {
-            RestartPolicy::Always => true,
-            RestartPolicy::OnFailure => failed,
-            RestartPolicy::Never => false,
-        }
-    };
+    let this = &spec.containers[index];
+    // An init container that succeeded has done its part, if it does not stay.
+    let done = spec.is_init(index) && !this.sidecar && exit.code == 0;
+    let restart = index < spec.ephemeral && !done && this.restarts.after(exit.code, spec.restart);
     if !restart {
         container.phase = Phase::Ended(exit);
         return;
