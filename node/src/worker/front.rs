@@ -28,7 +28,7 @@ use tokio::{net::TcpStream, sync::Semaphore};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use super::{
-    listen::{self, Closing},
+    listen::{self, Asked, Closing},
     network::{At, Destination, Entrance},
     policy::Caller,
     reply::{Replay, Reply},
@@ -200,8 +200,12 @@ async fn serve(front: Arc<Front>, stream: TcpStream, remote: SocketAddr, closing
     }
     let client = HeaderValue::try_from(remote.ip().to_canonical().to_string())
         .expect("an address is visible ASCII");
-    let service =
-        service_fn(move |request| answer(front.clone(), caller.clone(), client.clone(), request));
+    let asked = Asked::default();
+    let noted = asked.clone();
+    let service = service_fn(move |request| {
+        noted.note();
+        answer(front.clone(), caller.clone(), client.clone(), request)
+    });
     let mut builder = auto::Builder::new(TokioExecutor::new());
     builder
         .http1()
@@ -222,6 +226,9 @@ async fn serve(front: Arc<Front>, stream: TcpStream, remote: SocketAddr, closing
         () = closing.asked() => {
             connection.as_mut().graceful_shutdown();
             connection.await
+        }
+        () = asked.silence(HEAD_TIMEOUT) => {
+            return tracing::debug!(%remote, "a client that asks for nothing");
         }
     };
     if let Err(error) = outcome {

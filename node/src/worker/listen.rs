@@ -4,7 +4,15 @@
 //! signal: a shared one would be a lock that every connection takes each time it is woken.
 
 use std::{
-    collections::HashMap, convert::Infallible, io, net::SocketAddr, sync::Arc, time::Duration,
+    collections::HashMap,
+    convert::Infallible,
+    io,
+    net::SocketAddr,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
 };
 
 use tokio::{
@@ -49,6 +57,26 @@ impl Closing {
     pub async fn asked(self) {
         // Nothing is ever sent: the end of the sender is the signal.
         let _ = self.0.await;
+    }
+}
+
+/// Whether a client has asked for anything. HTTP's own limits begin when it is known which HTTP is
+/// spoken; a client that does not say it, or says half of it, would keep its place for ever.
+#[derive(Clone, Default)]
+pub struct Asked(Arc<AtomicBool>);
+
+impl Asked {
+    /// A request has come.
+    pub fn note(&self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+
+    /// Ends if nothing was asked for so long.
+    pub async fn silence(&self, patience: Duration) {
+        tokio::time::sleep(patience).await;
+        if self.0.load(Ordering::Relaxed) {
+            std::future::pending::<()>().await;
+        }
     }
 }
 
@@ -113,9 +141,20 @@ fn place(places: &Arc<Semaphore>, stream: &TcpStream) -> Option<OwnedSemaphorePe
 
 #[cfg(test)]
 mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn who_asks_for_nothing_is_not_waited_for() {
+        let asked = Asked::default();
+        asked.silence(Duration::ZERO).await;
+        asked.note();
+        let silence = asked.silence(Duration::ZERO);
+        assert!(tokio::time::timeout(Duration::from_millis(20), silence).await.is_err());
+    }
+
     #[test]
     fn the_canned_response_has_the_length_it_says() {
-        let text = std::str::from_utf8(super::FULL).expect("text");
+        let text = std::str::from_utf8(FULL).expect("text");
         let (head, body) = text.split_once("\r\n\r\n").expect("a head and a body");
         assert!(head.ends_with(&format!("content-length: {}", body.len())), "{}", body.len());
     }

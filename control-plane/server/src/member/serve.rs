@@ -10,6 +10,7 @@
 //! a member's key opens nothing at the API, and a client's key nothing between members.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use axum::Router;
@@ -30,6 +31,9 @@ use crate::pki;
 
 /// A client that does not finish its TLS handshake in this time is dropped.
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
+/// A client that has asked for nothing in this time is not waited for: HTTP's own limits begin only
+/// when it is known which HTTP it speaks.
+const SILENCE_MAX: Duration = Duration::from_secs(30);
 /// Open connections at most, so that a flood of them cannot use up the process's file descriptors.
 const CONNECTIONS_MAX: usize = 12_000;
 /// Streams on one HTTP/2 connection: a client's watches share one connection, and each holds a
@@ -122,7 +126,10 @@ async fn connection(
         return Err("a peer's certificate names no member".into());
     }
     let client = certificate.filter(|_| !is_peer).map(|leaf| PeerCertificate::of(leaf));
+    let asked = Arc::new(AtomicBool::new(is_peer));
+    let silence = silence(Arc::clone(&asked));
     let service = hyper::service::service_fn(move |mut request: hyper::Request<Incoming>| {
+        asked.store(true, Ordering::Relaxed);
         request.extensions_mut().insert(address);
         if let Some(certificate) = &client {
             request.extensions_mut().insert(certificate.clone());
@@ -134,7 +141,18 @@ async fn connection(
     });
     let builder = builder(is_peer);
     let served = builder.serve_connection_with_upgrades(TokioIo::new(stream), service);
-    graceful.watch(served.into_owned()).await
+    tokio::select! {
+        served = graceful.watch(served.into_owned()) => served,
+        () = silence => Err("the client asks for nothing".into()),
+    }
+}
+
+/// Ends if nothing was asked for too long.
+async fn silence(asked: Arc<AtomicBool>) {
+    tokio::time::sleep(SILENCE_MAX).await;
+    if asked.load(Ordering::Relaxed) {
+        std::future::pending::<()>().await;
+    }
 }
 
 fn builder(is_peer: bool) -> auto::Builder<TokioExecutor> {

@@ -52,7 +52,7 @@ use self::{
 };
 use super::{
     front::{forward_headers, page},
-    listen::{self, Closing},
+    listen::{self, Asked, Closing},
     logs::{Log, Logs},
     network::{Destination, Route},
     policy::Caller,
@@ -256,7 +256,12 @@ async fn serve<S>(
         port,
         tls,
     });
-    let service = service_fn(move |request| answer(door.clone(), client.clone(), request));
+    let asked = Asked::default();
+    let noted = asked.clone();
+    let service = service_fn(move |request| {
+        noted.note();
+        answer(door.clone(), client.clone(), request)
+    });
     let mut builder = auto::Builder::new(TokioExecutor::new());
     builder
         .http1()
@@ -278,6 +283,9 @@ async fn serve<S>(
         () = closing.asked() => {
             connection.as_mut().graceful_shutdown();
             connection.await
+        }
+        () = asked.silence(HEAD_TIMEOUT) => {
+            return tracing::debug!(%remote, "a client that asks for nothing");
         }
     };
     if let Err(error) = outcome {
