@@ -266,7 +266,8 @@ pub enum Observation {
     },
     /// The node is short of something, and this Pod is to go; the sentence for its status.
     Evict(String),
-    /// The node has no room for it or is none that it may be on, and it has not begun; reason and sentence for its status.
+    /// The node has no room for it or is none that it may be on, and it has not begun; reason and
+    /// sentence for its status.
     Refuse(&'static str, String),
     /// It ended.
     Exited {

@@ -142,7 +142,10 @@ mod tests {
 
     #[test]
     fn labels_must_be_as_the_pod_asks() {
-        let selector = |zone: &str| json!({"nodeSelector": {"zone": zone}, "tolerations": [{"operator": "Exists"}]});
+        let selector = |zone: &str| {
+            let tolerations = json!([{"operator": "Exists"}]);
+            json!({"nodeSelector": {"zone": zone}, "tolerations": tolerations})
+        };
         check(selector("a"), "");
         check(selector("b"), "NodeAffinity");
         let rule = |rule: Value| affinity(json!({"matchExpressions": [rule]}));
