@@ -20,7 +20,7 @@ use wherry_wasi_shim::{Body, BodyError};
 
 use super::{
     datagrams::DATAGRAM_HEADER,
-    listen::{self, Closing},
+    listen::{self, Asked, Closing},
     peers::STREAMS_MAX,
     policy::Caller,
     record::Sender,
@@ -33,6 +33,8 @@ use crate::protocol::Protocol;
 
 /// From accept to the end of the TLS handshake.
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(5);
+/// A worker connects when it has a request: one that sends none in this time keeps no place.
+const SILENCE_MAX: Duration = Duration::from_secs(30);
 /// Connections at once: every worker of a large cluster twice over would be too many to hold, and
 /// who calls this namespace is few of them.
 const CONNECTIONS_MAX: usize = 2048;
@@ -122,7 +124,10 @@ async fn serve(
     };
     tracing::debug!(%remote, node = peer.node, namespace = peer.namespace, "peer connected");
     let namespace: Arc<str> = peer.namespace.into();
+    let asked = Asked::default();
+    let noted = asked.clone();
     let service = service_fn(move |request| {
+        noted.note();
         dispatch(switch.clone(), namespace.clone(), remote.ip(), request)
     });
     let mut builder = http2::Builder::new(TokioExecutor::new());
@@ -141,6 +146,9 @@ async fn serve(
         () = closing.asked() => {
             connection.as_mut().graceful_shutdown();
             connection.await
+        }
+        () = asked.silence(SILENCE_MAX) => {
+            return tracing::debug!(%remote, "a peer that asks for nothing");
         }
     };
     if let Err(error) = outcome {
