@@ -62,7 +62,7 @@ fn config(stdout: &Printed, stderr: &Printed) -> GuestConfig {
 }
 
 /// Far more than any of these tests takes; reaching it is a failure.
-const PATIENCE: Duration = Duration::from_secs(60);
+const PATIENCE: Duration = Duration::from_secs(180);
 
 /// Lets other tasks run until the condition holds.
 async fn until(what: &str, condition: impl Fn() -> bool) {
