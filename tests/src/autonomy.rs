@@ -128,7 +128,7 @@ impl Drop for Machine {
 pub fn run(away: Duration) -> Result<Vec<Row>> {
     let cluster = Dev::start();
     cluster.kubectl_ok(&["apply", "-f", "sample-apps/hello-http/app.yaml"]);
-    cluster.kubectl_ok(&["rollout", "status", "deployment/hello-http", "--timeout=60s"]);
+    cluster.kubectl_ok(&["rollout", "status", "deployment/hello-http", "--timeout=180s"]);
     let mut rows = Vec::new();
     let mut machine = Machine::of(cluster)?;
     machine.until_it_answers()?;
