@@ -241,7 +241,7 @@ impl<F: Future> Future for Metered<F> {
         let running = this.engine.ticker().running();
         let turn = this.engine.fair().begin();
         STOPPED.set(false);
-        let (began, before_ns) = (Instant::now(), thread_cpu_ns());
+        let before_ns = thread_cpu_ns();
         let poll = this.inner.as_mut().poll(cx);
         let used_ns = thread_cpu_ns().saturating_sub(before_ns);
         drop(turn);
@@ -252,7 +252,7 @@ impl<F: Future> Future for Metered<F> {
         if let Some(steps) = &this.steps {
             steps.used(used_ns);
         }
-        this.engine.fair().charge(&this.meter, used_ns, began.elapsed());
+        this.engine.fair().charge(&this.meter, used_ns);
         drop(running);
         poll
     }

@@ -5,10 +5,11 @@
 //! slower the more weight it has; and there is a clock for all, which moves on as a Pod's would that
 //! gets exactly its share. While all threads are busy, a Pod whose clock is ahead of the common one
 //! waits until that has caught up. A Pod that wants less than its share falls behind; it gets a
-//! little credit for that and no more, and leaves the rest to the others. Who is behind but used its
-//! turns up to their end wants more and did not get it: it competes all the same, and so does who
-//! was stopped by a tick and waits for its next turn, however many periods that takes on a machine
-//! that is busy with something else.
+//! little credit for that and no more, and leaves the rest to the others. Who is behind but was
+//! stopped by a tick and then had to wait for its next turn wants more and did not get it: it competes
+//! all the same, however many periods a turn takes to come on a machine that is busy with something
+//! else, and goes on doing so while somebody is made to wait for its sake. Who always has its next
+//! turn at once has all that it can use, whatever its weight: as many threads as it has instances.
 //!
 //! ```text
 //!   common clock: + CPU time of all / weights of those who compete     (looked at every 100 ms)
@@ -35,8 +36,8 @@ const BUSY: f64 = 0.9;
 const WEIGHT_MIN: u32 = 20;
 /// CPU time by which a Pod may be ahead or behind: two turns. Less would make it wait after each.
 const SLACK_NS: f64 = 20e6;
-/// A turn as long as this was ended by the tick, not by the guest: it wants more.
-const FULL_TURN: Duration = TICK.checked_div(2).expect("two is not zero");
+/// Who waits so long for its next turn wants more; who has it at once waits for microseconds.
+const WAIT_MIN: Duration = TICK.checked_div(2).expect("two is not zero");
 /// The longest a Pod waits at once: what its share is may have changed until then.
 const PAUSE_MAX: Duration = Duration::from_millis(500);
 
@@ -46,8 +47,10 @@ pub(crate) struct Share {
     /// Its clock, in nanoseconds for each unit of weight. Locked for an addition.
     clock: Mutex<f64>,
     used_ns: AtomicU64,
-    /// Whether it had a full turn in the current period.
+    /// Whether it had a turn in the current period for which it had to wait.
     hungry: AtomicBool,
+    /// Whether it competed as one that wants more in the last period.
+    was_hungry: AtomicBool,
     /// Its instances that were stopped by a tick and wait for their next turn.
     queued: AtomicUsize,
     /// Whether it is in the list of the current period.
@@ -61,6 +64,7 @@ impl Share {
             clock: Mutex::new(0.0),
             used_ns: AtomicU64::new(0),
             hungry: AtomicBool::new(false),
+            was_hungry: AtomicBool::new(false),
             queued: AtomicUsize::new(0),
             listed: AtomicBool::new(false),
         }
@@ -72,18 +76,25 @@ impl Share {
 }
 
 /// An instance that was stopped by a tick and waits for its next turn.
-pub(crate) struct Queued(Arc<Meter>);
+pub(crate) struct Queued {
+    meter: Arc<Meter>,
+    since: Instant,
+}
 
 impl Queued {
     pub(crate) fn new(meter: &Arc<Meter>) -> Queued {
         meter.share.queued.fetch_add(1, Ordering::Relaxed);
-        Queued(Arc::clone(meter))
+        Queued { meter: Arc::clone(meter), since: Instant::now() }
     }
 }
 
 impl Drop for Queued {
     fn drop(&mut self) {
-        self.0.share.queued.fetch_sub(1, Ordering::Relaxed);
+        let share = &self.meter.share;
+        share.queued.fetch_sub(1, Ordering::Relaxed);
+        if self.since.elapsed() >= WAIT_MIN {
+            share.hungry.store(true, Ordering::Relaxed);
+        }
     }
 }
 
@@ -145,16 +156,14 @@ impl Fair {
         micros(self.epoch.elapsed())
     }
 
-    /// Books one turn of a Pod: CPU time, and the time that it kept its thread.
-    pub(crate) fn charge(&self, meter: &Arc<Meter>, used_ns: u64, taken: Duration) {
+    /// Books the CPU time of one turn of a Pod.
+    pub(crate) fn charge(&self, meter: &Arc<Meter>, used_ns: u64) {
         let share = &meter.share;
         share.used_ns.fetch_add(used_ns, Ordering::Relaxed);
         *share.clock() += used_ns as f64 / share.weight;
-        if taken >= FULL_TURN {
-            share.hungry.store(true, Ordering::Relaxed);
-        }
         if !share.listed.swap(true, Ordering::Relaxed) {
             let mut state = self.state();
+            share.was_hungry.store(false, Ordering::Relaxed);
             // Who comes back has no more credit than others, and no debt from long ago.
             let slack = SLACK_NS / share.weight;
             let mut clock = share.clock();
@@ -200,11 +209,22 @@ impl Fair {
         state.taken_us = taken_us;
         let busy = state.active.len() > 1 && taken >= BUSY * self.threads * elapsed;
         let queued = |it: &Share| it.queued.load(Ordering::Relaxed) > 0;
-        let entry = |it: &Arc<Meter>| Entry {
-            weight: it.share.weight,
-            clock: *it.share.clock(),
-            used: it.share.used_ns.swap(0, Ordering::Relaxed) as f64,
-            hungry: it.share.hungry.swap(false, Ordering::Relaxed) || queued(&it.share),
+        let before = state.common.clock;
+        // It had no turn, and none was due: it is ahead.
+        let is_paused = |it: &Arc<Meter>| {
+            let idle = it.share.used_ns.load(Ordering::Relaxed) == 0 && !queued(&it.share);
+            idle && *it.share.clock() > before
+        };
+        let paused = state.active.iter().any(is_paused);
+        let entry = |it: &Arc<Meter>| {
+            let used = it.share.used_ns.swap(0, Ordering::Relaxed) as f64;
+            // Who waits now may have begun to a moment ago; without any turn it has waited for long.
+            let waits = used == 0.0 && queued(&it.share);
+            let waited = it.share.hungry.swap(false, Ordering::Relaxed) || waits;
+            // With others out of its way it need not wait; let in again, they would take its turns.
+            let hungry = waited || paused && it.share.was_hungry.load(Ordering::Relaxed);
+            it.share.was_hungry.store(hungry, Ordering::Relaxed);
+            Entry { weight: it.share.weight, clock: *it.share.clock(), used, hungry }
         };
         let entries: Vec<Entry> = state.active.iter().map(entry).collect();
         state.common = advance(state.common, elapsed, &entries);
@@ -277,7 +297,7 @@ struct Entry {
     clock: f64,
     /// Nanoseconds of CPU time.
     used: f64,
-    /// It wants more: it had a full turn, or it waits for one.
+    /// It wants more: it had to wait for a turn, or still does, or need not because others do.
     hungry: bool,
 }
 
