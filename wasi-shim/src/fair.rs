@@ -12,7 +12,7 @@
 //! turn at once has all that it can use, whatever its weight: as many threads as it has instances.
 //!
 //! ```text
-//!   common clock: + CPU time of all / weights of those who compete     (looked at every 100 ms)
+//!   common clock: + CPU time / weights of those who want more          (looked at every 100 ms)
 //!   a Pod's clock: + its CPU time / its weight                         ahead by more than a slice?
 //!                                                                      wait for the difference
 //! ```
@@ -301,18 +301,26 @@ struct Entry {
     hungry: bool,
 }
 
-/// The common clock after a period. Who is far behind without hunger wants less than its share and
-/// does not compete.
+/// The common clock after a period. Who has less than its share and wants no more is content with
+/// that; the others share the rest by their weights. Who waits for the common clock has its share.
 fn advance(common: Common, elapsed: f64, active: &[Entry]) -> Common {
-    let total: f64 = active.iter().map(|it| it.used).sum();
-    let competes = |it: &&Entry| it.hungry || it.clock > common.clock - 0.5 * SLACK_NS / it.weight;
-    let competing: f64 = active.iter().filter(competes).map(|it| it.weight).sum();
-    let all: f64 = active.iter().map(|it| it.weight).sum();
-    let weights = if competing > 0.0 { competing } else { all };
-    if weights == 0.0 || elapsed == 0.0 {
+    if active.is_empty() || elapsed == 0.0 {
         return Common { rate: 0.0, ..common };
     }
-    let rate = total / weights / elapsed;
+    let wants_more = |it: &&Entry| it.hungry || (it.used == 0.0 && it.clock > common.clock);
+    let mut content: Vec<&Entry> = active.iter().filter(|it| !wants_more(it)).collect();
+    content.sort_by(|a, b| (a.used / a.weight).total_cmp(&(b.used / b.weight)));
+    let mut rest: f64 = active.iter().map(|it| it.used).sum();
+    let mut weights: f64 = active.iter().map(|it| it.weight).sum();
+    for it in content {
+        // The last one, or one that had its share and more, is held to it.
+        if it.weight >= weights || it.used / it.weight >= rest / weights {
+            break;
+        }
+        rest -= it.used;
+        weights -= it.weight;
+    }
+    let rate = rest / weights / elapsed;
     Common { clock: common.clock + rate * elapsed, rate }
 }
 
@@ -386,14 +394,34 @@ mod tests {
     }
 
     #[test]
-    fn who_is_behind_does_not_compete_unless_it_is_hungry() {
+    fn who_is_content_leaves_the_rest_to_the_others() {
         let common = Common { clock: 10.0 * MS, rate: 0.0 };
         let after = |hungry| {
             let behind = entry(100.0, 0.0, 10.0 * MS, hungry);
-            advance(common, 100.0 * MS, &[behind, entry(100.0, 10.0 * MS, 190.0 * MS, true)]).clock
+            let all = [behind, entry(100.0, 10.0 * MS, 190.0 * MS, true)];
+            advance(common, 100.0 * MS, &all).clock.round()
         };
-        assert_eq!(after(false), 12.0 * MS);
+        assert_eq!(after(false), 11.9 * MS);
         assert_eq!(after(true), 11.0 * MS);
         assert_eq!(advance(common, 100.0 * MS, &[]).rate, 0.0);
+    }
+
+    /// Two threads for two guests of one instance each: the heavy one cannot use more than one.
+    #[test]
+    fn nobody_waits_for_who_has_all_that_it_can_use() {
+        let start = Common { clock: 0.0, rate: 0.0 };
+        let used = 100.0 * MS;
+        let both = |waited| {
+            let light = used / 100.0;
+            let next = advance(
+                start,
+                100.0 * MS,
+                &[entry(900.0, used / 900.0, used, waited), entry(100.0, light, used, false)],
+            );
+            pause(next, 0.0, light, 100.0)
+        };
+        assert_eq!(both(false), None);
+        // With a second instance that waits it can.
+        assert!(both(true).is_some());
     }
 }
