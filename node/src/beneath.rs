@@ -30,6 +30,17 @@ pub fn open_file(root: &Path, below: &Path) -> io::Result<File> {
     open(root, below, libc::O_RDONLY | libc::O_NONBLOCK, 0).map(File::from)
 }
 
+/// Removes a file below `root`; of a link, the link.
+pub fn remove_file(root: &Path, below: &Path) -> io::Result<()> {
+    let parent = below.parent().filter(|parent| !parent.as_os_str().is_empty());
+    let parent = open_dir(root, parent.unwrap_or(Path::new(".")))?;
+    let name = below.file_name().ok_or(io::ErrorKind::InvalidInput)?;
+    let name = CString::new(name.as_bytes())?;
+    // SAFETY: a plain system call with a descriptor and a string that live through it.
+    let removed = unsafe { libc::unlinkat(parent.as_raw_fd(), name.as_ptr(), 0) };
+    if removed == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+}
+
 /// Makes the directory and those above it, below `root`, for this user. Existing ones are fine.
 pub fn make_dirs(root: &Path, below: &Path, owner: Option<u32>) -> io::Result<()> {
     let mut known = std::path::PathBuf::new();
@@ -109,6 +120,12 @@ mod tests {
             assert!(open_dir(&root, Path::new(outside)).is_err(), "{outside}");
             assert!(open_file(&root, Path::new(outside)).is_err(), "{outside}");
         }
+        assert!(remove_file(&root, Path::new("a/up/secret")).is_err());
+        assert!(folder.path().join("secret").exists());
+        std::fs::write(root.join("a/b/old"), "x").expect("a file");
+        remove_file(&root, Path::new("a/b/old")).expect("removed");
+        remove_file(&root, Path::new("abs")).expect("the link is removed");
+        assert!(!root.join("a/b/old").exists() && Path::new("/etc").exists());
         let own = nix::unistd::geteuid().as_raw();
         make_dirs(&root, Path::new("x/y"), Some(own)).expect("made");
         make_dirs(&root, Path::new("x/y"), None).expect("found");

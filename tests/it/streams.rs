@@ -185,7 +185,7 @@ fn attach_shows_what_is_printed_and_feeds_the_input() {
         let run_arguments =
             ["run", &name, "--image=toolbox:dev", "--restart=Never", "--overrides", overrides];
         cluster.kubectl_ok(&run_arguments);
-        cluster.kubectl_ok(&["wait", "--for=condition=Ready", "pod", &name, "--timeout=60s"]);
+        cluster.kubectl_ok(&["wait", "--for=condition=Ready", "pod", &name, "--timeout=180s"]);
         let said = run(&cluster, transport, &["attach", "-i", &name], b"to whom it may concern\n");
         assert!(text(&said.stdout).ends_with("to whom it may concern\n"), "{}", all(&said));
         // With its one client gone, its input has ended.
@@ -194,7 +194,7 @@ fn attach_shows_what_is_printed_and_feeds_the_input() {
             "--for=jsonpath={.status.phase}=Succeeded",
             "pod",
             &name,
-            "--timeout=60s",
+            "--timeout=180s",
         ]);
     }
 }

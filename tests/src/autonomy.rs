@@ -42,6 +42,7 @@ pub struct Row {
 }
 
 impl Row {
+    /// Nothing was lost that must not be, and it came back in time.
     pub fn is_fine(&self) -> bool {
         self.lost_nothing() && self.back.is_none_or(|(took, max)| took <= max)
     }

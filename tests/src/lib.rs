@@ -175,7 +175,7 @@ impl Dev {
             let arguments: Vec<String> = line.split(|byte| *byte == 0).map(text).collect();
             let of_binary = Path::new(&arguments[0]) == own;
             let has_role = arguments.iter().any(|argument| argument == role);
-            of_binary && has_role && self.owns(*pid)
+            of_binary && has_role && !is_forked(*pid, &line) && self.owns(*pid)
         };
         pids.filter(is_ours).collect()
     }
@@ -238,6 +238,15 @@ fn last_words(said: &Path, data_dir: &Path) -> String {
         format!("---- the end of {}:\n{lines}\n", file.display())
     };
     files.iter().map(part).collect()
+}
+
+/// Whether a process is between fork and exec: it looks like its parent until it is itself.
+fn is_forked(pid: i32, line: &[u8]) -> bool {
+    let Ok(stat) = std::fs::read_to_string(format!("/proc/{pid}/stat")) else { return false };
+    // `12 (name) S 11 …`; the name may hold anything.
+    let parent = stat.rsplit(')').next().and_then(|rest| rest.split_whitespace().nth(1));
+    let of_parent = parent.and_then(|pid| std::fs::read(format!("/proc/{pid}/cmdline")).ok());
+    of_parent.is_some_and(|of_parent| of_parent == line)
 }
 
 /// Runs kubectl with a kubeconfig. One that would wait for ever is ended, and fails.

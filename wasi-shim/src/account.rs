@@ -8,6 +8,7 @@
 //! pays for `u * 1000 / q` of wall time, and who is more than one period in debt waits. So a guest
 //! with 100m may burn 10 ms at once and then gets a tenth of a core, as with a kernel's quota.
 
+use std::cell::Cell;
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
@@ -18,7 +19,7 @@ use std::time::Duration;
 use tokio::time::{Instant, Sleep, sleep_until};
 
 use crate::engine::Engine;
-use crate::fair::Share;
+use crate::fair::{Queued, Share};
 use crate::handler::Steps;
 
 /// How much wall time of its quota a guest may use at once. The period of a kernel's CPU quota.
@@ -183,6 +184,16 @@ fn thread_cpu_ns() -> u64 {
     time.tv_sec.cast_unsigned() * 1_000_000_000 + time.tv_nsec.cast_unsigned()
 }
 
+thread_local! {
+    /// Whether a tick has stopped the guest that this thread polls.
+    static STOPPED: Cell<bool> = const { Cell::new(false) };
+}
+
+/// Called while a guest is polled: a tick ends its turn.
+pub(crate) fn stopped_by_tick() {
+    STOPPED.set(true);
+}
+
 /// An instance's future, charged at each poll, polled only while the quota lasts, and with the
 /// epoch ticking meanwhile.
 pub(crate) struct Metered<F> {
@@ -192,6 +203,8 @@ pub(crate) struct Metered<F> {
     /// Of one request, which is charged as well.
     steps: Option<Arc<Steps>>,
     pause: Option<Pin<Box<Sleep>>>,
+    /// Held from a tick to the next turn.
+    queued: Option<Queued>,
 }
 
 impl<F: Future> Metered<F> {
@@ -201,7 +214,7 @@ impl<F: Future> Metered<F> {
         steps: Option<Arc<Steps>>,
         inner: F,
     ) -> Metered<F> {
-        Metered { inner: Box::pin(inner), engine, meter, steps, pause: None }
+        Metered { inner: Box::pin(inner), engine, meter, steps, pause: None, queued: None }
     }
 }
 
@@ -210,6 +223,7 @@ impl<F: Future> Future for Metered<F> {
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<F::Output> {
         let this = &mut *self;
+        this.queued = None;
         loop {
             if let Some(pause) = &mut this.pause {
                 if pause.as_mut().poll(cx).is_pending() {
@@ -225,14 +239,20 @@ impl<F: Future> Future for Metered<F> {
             this.pause = Some(Box::pin(sleep_until(until)));
         }
         let running = this.engine.ticker().running();
-        let (began, before_ns) = (Instant::now(), thread_cpu_ns());
+        let turn = this.engine.fair().begin();
+        STOPPED.set(false);
+        let before_ns = thread_cpu_ns();
         let poll = this.inner.as_mut().poll(cx);
         let used_ns = thread_cpu_ns().saturating_sub(before_ns);
+        drop(turn);
+        if poll.is_pending() && STOPPED.get() {
+            this.queued = Some(Queued::new(&this.meter));
+        }
         this.meter.charge(used_ns);
         if let Some(steps) = &this.steps {
             steps.used(used_ns);
         }
-        this.engine.fair().charge(&this.meter, used_ns, began.elapsed());
+        this.engine.fair().charge(&this.meter, used_ns);
         drop(running);
         poll
     }

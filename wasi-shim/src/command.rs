@@ -10,6 +10,7 @@ use wasmtime_wasi::p2::bindings as p2;
 use wasmtime_wasi::p3::bindings as p3;
 
 use crate::account::{Account, Budget, Metered};
+use crate::arguments;
 use crate::engine::Engine;
 use crate::fault::{Fault, classify};
 use crate::instance::{CoreHost, Host, Pod};
@@ -62,19 +63,17 @@ pub(crate) fn link_component(
     }
 }
 
-/// Links one export as the entry: a function without parameters.
+/// Links one export as the entry. `words` are its parameters.
 pub(crate) fn link_core_call(
     linker: &wasmtime::Linker<CoreHost>,
     module: &wasmtime::Module,
     export: &str,
+    words: &[String],
 ) -> wasmtime::Result<Entry> {
     let missing = || wasmtime::Error::msg(format!("it exports no function {export}"));
     let found = module.get_export(export).and_then(|found| found.func().cloned());
     let function = found.ok_or_else(missing)?;
-    if function.params().len() > 0 || function.results().len() > 1 {
-        let what = "takes parameters or returns more than one value";
-        return Err(wasmtime::Error::msg(format!("its function {export} {what}")));
-    }
+    check(export, function.results().len(), arguments::core(function.params(), words))?;
     Ok(Entry::CoreCall(linker.instantiate_pre(module)?, export.to_owned()))
 }
 
@@ -83,6 +82,7 @@ pub(crate) fn link_call(
     linker: &Linker<Host>,
     component: &Component,
     export: &str,
+    words: &[String],
 ) -> wasmtime::Result<Entry> {
     let (interface, name) = match export.split_once('#') {
         Some((interface, name)) => (Some(interface), name),
@@ -101,11 +101,19 @@ pub(crate) fn link_call(
     let component::types::ComponentItem::ComponentFunc(function) = item else {
         return Err(missing());
     };
-    if function.params().len() > 0 || function.results().len() > 1 {
-        let what = "takes parameters or returns more than one value";
-        return Err(wasmtime::Error::msg(format!("its function {export} {what}")));
-    }
+    let types: Vec<_> = function.params().map(|(_, of)| of).collect();
+    check(export, function.results().len(), arguments::component(&types, words))?;
     Ok(Entry::Call(linker.instantiate_pre(component)?, index))
+}
+
+/// Whether an export can be called with the words that it is given.
+fn check<T>(export: &str, results: usize, given: Result<T, String>) -> wasmtime::Result<()> {
+    let why = match given {
+        Err(why) => why,
+        Ok(_) if results > 1 => "returns more than one value".to_owned(),
+        Ok(_) => return Ok(()),
+    };
+    Err(wasmtime::Error::msg(format!("its function {export} {why}")))
 }
 
 /// Whether the image asks by itself whether it shall end.
@@ -184,6 +192,7 @@ impl Command {
 }
 
 async fn execute(pod: &Pod, entry: &Entry) -> Exit {
+    let words = pod.config.args.get(1..).unwrap_or_default();
     let (result, refused) = match entry {
         Entry::P1(_) | Entry::CoreCall(..) => {
             let mut store = match pod.core_store() {
@@ -191,7 +200,9 @@ async fn execute(pod: &Pod, entry: &Entry) -> Exit {
                 Err(error) => return Exit::Trap(format!("{error:#}")),
             };
             let result = match entry {
-                Entry::CoreCall(entry, export) => call_core(&mut store, entry, export).await,
+                Entry::CoreCall(entry, export) => {
+                    call_core(&mut store, entry, (export.as_str(), words)).await
+                }
                 Entry::P1(entry) => run_p1(&mut store, entry).await,
                 Entry::P2(_) | Entry::P3(_) | Entry::Call(..) => {
                     unreachable!("the outer match has taken core modules only")
@@ -204,7 +215,7 @@ async fn execute(pod: &Pod, entry: &Entry) -> Exit {
             let result = match entry {
                 Entry::P2(entry) => run_p2(&mut store, entry).await,
                 Entry::P3(entry) => run_p3(&mut store, entry).await,
-                Entry::Call(entry, export) => call(&mut store, entry, export).await,
+                Entry::Call(entry, export) => call(&mut store, entry, (export, words)).await,
                 Entry::P1(_) | Entry::CoreCall(..) => {
                     unreachable!("the outer match has taken components only")
                 }
@@ -264,13 +275,18 @@ async fn run_p3(
 async fn call_core(
     store: &mut wasmtime::Store<CoreHost>,
     entry: &wasmtime::InstancePre<CoreHost>,
-    export: &str,
+    (export, words): (&str, &[String]),
 ) -> wasmtime::Result<i32> {
     let instance = entry.instantiate_async(&mut *store).await?;
     let missing = || wasmtime::Error::msg("the export is gone since it was linked");
     let function = instance.get_func(&mut *store, export).ok_or_else(missing)?;
-    let mut results = vec![wasmtime::Val::I32(0); function.ty(&*store).results().len()];
-    function.call_async(&mut *store, &[], &mut results).await?;
+    let (given, count) = {
+        let of = function.ty(&*store);
+        (arguments::core(of.params(), words), of.results().len())
+    };
+    let given = given.map_err(wasmtime::Error::msg)?;
+    let mut results = vec![wasmtime::Val::I32(0); count];
+    function.call_async(&mut *store, &given, &mut results).await?;
     Ok(match results.first() {
         None => 0,
         Some(wasmtime::Val::I32(code)) => *code,
@@ -282,14 +298,19 @@ async fn call_core(
 async fn call(
     store: &mut wasmtime::Store<Host>,
     entry: &component::InstancePre<Host>,
-    export: &component::ComponentExportIndex,
+    (export, words): (&component::ComponentExportIndex, &[String]),
 ) -> wasmtime::Result<i32> {
     let instance = entry.instantiate_async(&mut *store).await?;
     let missing = || wasmtime::Error::msg("the export is gone since it was linked");
     let function = instance.get_func(&mut *store, export).ok_or_else(missing)?;
-    let count = function.ty(&*store).results().len();
+    let (given, count) = {
+        let of = function.ty(&*store);
+        let types: Vec<_> = of.params().map(|(_, of)| of).collect();
+        (arguments::component(&types, words), of.results().len())
+    };
+    let given = given.map_err(wasmtime::Error::msg)?;
     let mut results = vec![Val::Bool(true); count];
-    function.call_async(&mut *store, &[], &mut results).await?;
+    function.call_async(&mut *store, &given, &mut results).await?;
     Ok(match results.first() {
         None | Some(Val::Bool(true) | Val::Result(Ok(_))) => 0,
         Some(Val::S32(code)) => *code,

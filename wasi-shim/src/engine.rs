@@ -246,12 +246,16 @@ impl Module {
     }
 
     /// Links one exported function (`name`, or `interface#name`) as a command: it is called in an
-    /// instance of its own, and what it returns becomes the exit code.
+    /// instance of its own, and what it returns becomes the exit code. Its parameters are the
+    /// arguments behind the first.
     pub fn call(&self, export: &str, config: GuestConfig) -> Result<Command, LoadError> {
+        let words = config.args.get(1..).unwrap_or_default();
         let linked = match &self.code {
-            Code::Core(module) => command::link_core_call(&self.engine.0.cores, module, export),
+            Code::Core(module) => {
+                command::link_core_call(&self.engine.0.cores, module, export, words)
+            }
             Code::Component(component) => {
-                command::link_call(&self.engine.0.components, component, export)
+                command::link_call(&self.engine.0.components, component, export, words)
             }
         };
         match linked {

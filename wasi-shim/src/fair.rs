@@ -5,18 +5,21 @@
 //! slower the more weight it has; and there is a clock for all, which moves on as a Pod's would that
 //! gets exactly its share. While all threads are busy, a Pod whose clock is ahead of the common one
 //! waits until that has caught up. A Pod that wants less than its share falls behind; it gets a
-//! little credit for that and no more, and leaves the rest to the others. Who is behind but used its
-//! turns up to their end wants more and did not get it: it competes all the same.
+//! little credit for that and no more, and leaves the rest to the others. Who is behind but was
+//! stopped by a tick and then had to wait for its next turn wants more and did not get it: it competes
+//! all the same, however many periods a turn takes to come on a machine that is busy with something
+//! else, and goes on doing so while somebody is made to wait for its sake. Who always has its next
+//! turn at once has all that it can use, whatever its weight: as many threads as it has instances.
 //!
 //! ```text
-//!   common clock: + CPU time of all / weights of those who compete     (looked at every 100 ms)
+//!   common clock: + CPU time / weights of those who want more          (looked at every 100 ms)
 //!   a Pod's clock: + its CPU time / its weight                         ahead by more than a slice?
 //!                                                                      wait for the difference
 //! ```
 //!
 //! The weights are the CPU requests of Pods.
 
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -33,8 +36,8 @@ const BUSY: f64 = 0.9;
 const WEIGHT_MIN: u32 = 20;
 /// CPU time by which a Pod may be ahead or behind: two turns. Less would make it wait after each.
 const SLACK_NS: f64 = 20e6;
-/// A turn as long as this was ended by the tick, not by the guest: it wants more.
-const FULL_TURN: Duration = TICK.checked_div(2).expect("two is not zero");
+/// Who waits so long for its next turn wants more; who has it at once waits for microseconds.
+const WAIT_MIN: Duration = TICK.checked_div(2).expect("two is not zero");
 /// The longest a Pod waits at once: what its share is may have changed until then.
 const PAUSE_MAX: Duration = Duration::from_millis(500);
 
@@ -44,8 +47,12 @@ pub(crate) struct Share {
     /// Its clock, in nanoseconds for each unit of weight. Locked for an addition.
     clock: Mutex<f64>,
     used_ns: AtomicU64,
-    /// Whether it had a full turn in the current period.
+    /// Whether it had a turn in the current period for which it had to wait.
     hungry: AtomicBool,
+    /// Whether it competed as one that wants more in the last period.
+    was_hungry: AtomicBool,
+    /// Its instances that were stopped by a tick and wait for their next turn.
+    queued: AtomicUsize,
     /// Whether it is in the list of the current period.
     listed: AtomicBool,
 }
@@ -57,6 +64,8 @@ impl Share {
             clock: Mutex::new(0.0),
             used_ns: AtomicU64::new(0),
             hungry: AtomicBool::new(false),
+            was_hungry: AtomicBool::new(false),
+            queued: AtomicUsize::new(0),
             listed: AtomicBool::new(false),
         }
     }
@@ -66,11 +75,34 @@ impl Share {
     }
 }
 
+/// An instance that was stopped by a tick and waits for its next turn.
+pub(crate) struct Queued {
+    meter: Arc<Meter>,
+    since: Instant,
+}
+
+impl Queued {
+    pub(crate) fn new(meter: &Arc<Meter>) -> Queued {
+        meter.share.queued.fetch_add(1, Ordering::Relaxed);
+        Queued { meter: Arc::clone(meter), since: Instant::now() }
+    }
+}
+
+impl Drop for Queued {
+    fn drop(&mut self) {
+        let share = &self.meter.share;
+        share.queued.fetch_sub(1, Ordering::Relaxed);
+        if self.since.elapsed() >= WAIT_MIN {
+            share.hungry.store(true, Ordering::Relaxed);
+        }
+    }
+}
+
 /// The shares of one engine.
 pub(crate) struct Fair {
     threads: f64,
-    /// Time that threads spent on guests in this period.
-    taken_ns: AtomicU64,
+    /// Time that threads spend on guests.
+    taken: Taken,
     /// Whether somebody may have to wait; read without the lock.
     busy: AtomicBool,
     /// When the period is over, since `epoch`; read without the lock.
@@ -82,6 +114,8 @@ pub(crate) struct Fair {
 
 struct State {
     start: Instant,
+    /// What was taken until then.
+    taken_us: u64,
     common: Common,
     active: Vec<Arc<Meter>>,
 }
@@ -100,11 +134,11 @@ impl Fair {
         let (common, now) = (Common { clock: 0.0, rate: 0.0 }, Instant::now());
         Fair {
             threads: threads as f64,
-            taken_ns: AtomicU64::new(0),
+            taken: Taken::default(),
             busy: AtomicBool::new(false),
             end_ns: AtomicU64::new(nanos(PERIOD)),
             epoch: now,
-            state: Mutex::new(State { start: now, common, active: Vec::new() }),
+            state: Mutex::new(State { start: now, taken_us: 0, common, active: Vec::new() }),
         }
     }
 
@@ -112,17 +146,24 @@ impl Fair {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Books one turn of a Pod: CPU time, and the time that it kept its thread.
-    pub(crate) fn charge(&self, meter: &Arc<Meter>, used_ns: u64, taken: Duration) {
+    /// A thread turns to a guest, until the guard is dropped.
+    pub(crate) fn begin(&self) -> Turn<'_> {
+        self.taken.begin(self.now_us());
+        Turn(self)
+    }
+
+    fn now_us(&self) -> u64 {
+        micros(self.epoch.elapsed())
+    }
+
+    /// Books the CPU time of one turn of a Pod.
+    pub(crate) fn charge(&self, meter: &Arc<Meter>, used_ns: u64) {
         let share = &meter.share;
         share.used_ns.fetch_add(used_ns, Ordering::Relaxed);
         *share.clock() += used_ns as f64 / share.weight;
-        self.taken_ns.fetch_add(nanos(taken), Ordering::Relaxed);
-        if taken >= FULL_TURN {
-            share.hungry.store(true, Ordering::Relaxed);
-        }
         if !share.listed.swap(true, Ordering::Relaxed) {
             let mut state = self.state();
+            share.was_hungry.store(false, Ordering::Relaxed);
             // Who comes back has no more credit than others, and no debt from long ago.
             let slack = SLACK_NS / share.weight;
             let mut clock = share.clock();
@@ -163,13 +204,27 @@ impl Fair {
         let now = Instant::now();
         self.end_ns.store(nanos(now - self.epoch) + nanos(PERIOD), Ordering::Relaxed);
         let elapsed = nanos(now - state.start) as f64;
-        let taken = self.taken_ns.swap(0, Ordering::Relaxed) as f64;
+        let taken_us = self.taken.until(micros(now - self.epoch));
+        let taken = Taken::between(state.taken_us, taken_us) as f64 * 1e3;
+        state.taken_us = taken_us;
         let busy = state.active.len() > 1 && taken >= BUSY * self.threads * elapsed;
-        let entry = |it: &Arc<Meter>| Entry {
-            weight: it.share.weight,
-            clock: *it.share.clock(),
-            used: it.share.used_ns.swap(0, Ordering::Relaxed) as f64,
-            hungry: it.share.hungry.swap(false, Ordering::Relaxed),
+        let queued = |it: &Share| it.queued.load(Ordering::Relaxed) > 0;
+        let before = state.common.clock;
+        // It had no turn, and none was due: it is ahead.
+        let is_paused = |it: &Arc<Meter>| {
+            let idle = it.share.used_ns.load(Ordering::Relaxed) == 0 && !queued(&it.share);
+            idle && *it.share.clock() > before
+        };
+        let paused = state.active.iter().any(is_paused);
+        let entry = |it: &Arc<Meter>| {
+            let used = it.share.used_ns.swap(0, Ordering::Relaxed) as f64;
+            // Who waits now may have begun to a moment ago; without any turn it has waited for long.
+            let waits = used == 0.0 && queued(&it.share);
+            let waited = it.share.hungry.swap(false, Ordering::Relaxed) || waits;
+            // With others out of its way it need not wait; let in again, they would take its turns.
+            let hungry = waited || paused && it.share.was_hungry.load(Ordering::Relaxed);
+            it.share.was_hungry.store(hungry, Ordering::Relaxed);
+            Entry { weight: it.share.weight, clock: *it.share.clock(), used, hungry }
         };
         let entries: Vec<Entry> = state.active.iter().map(entry).collect();
         state.common = advance(state.common, elapsed, &entries);
@@ -179,7 +234,8 @@ impl Fair {
         state.active.retain(|meter| {
             let used = entries.next().is_some_and(|entry| entry.used > 0.0);
             // Who waits for the others still competes, though it used nothing.
-            let stays = busy && (used || *meter.share.clock() > common);
+            let waits = queued(&meter.share);
+            let stays = waits || busy && (used || *meter.share.clock() > common);
             meter.share.listed.store(stays, Ordering::Relaxed);
             stays
         });
@@ -192,27 +248,79 @@ impl Fair {
     }
 }
 
+/// A thread that is busy with a guest.
+pub(crate) struct Turn<'a>(&'a Fair);
+
+impl Drop for Turn<'_> {
+    fn drop(&mut self) {
+        self.0.taken.end(self.0.now_us());
+    }
+}
+
+/// How many bits of [`Taken`] count turns: more than a machine has threads.
+const TURNS_BITS: u32 = 12;
+
+/// The time of all turns together, in microseconds, those that go on included: on a machine that is
+/// busy with something else one turn can be longer than a period. In one number, so that both its
+/// parts are always of the same moment: below, how many turns go on; above, when those that have
+/// ended did, less when all began. That part may wrap around, and only differences are meant.
+#[derive(Default)]
+struct Taken(AtomicU64);
+
+impl Taken {
+    fn begin(&self, now_us: u64) {
+        self.0.fetch_add(1_u64.wrapping_sub(now_us << TURNS_BITS), Ordering::Relaxed);
+    }
+
+    fn end(&self, now_us: u64) {
+        self.0.fetch_add((now_us << TURNS_BITS).wrapping_sub(1), Ordering::Relaxed);
+    }
+
+    /// All until now.
+    fn until(&self, now_us: u64) -> u64 {
+        let both = self.0.load(Ordering::Relaxed);
+        let (ended, going) = (both >> TURNS_BITS, both & ((1 << TURNS_BITS) - 1));
+        ended.wrapping_add(going.wrapping_mul(now_us))
+    }
+
+    /// What was taken between two moments. A turn that began between the look at the clock and the
+    /// look at the turns makes it a little less than nothing.
+    fn between(before: u64, after: u64) -> u64 {
+        let signed = (after.wrapping_sub(before) << TURNS_BITS).cast_signed() >> TURNS_BITS;
+        u64::try_from(signed).unwrap_or(0)
+    }
+}
+
 /// What an active Pod did in a period.
 struct Entry {
     weight: f64,
     clock: f64,
     /// Nanoseconds of CPU time.
     used: f64,
+    /// It wants more: it had to wait for a turn, or still does, or need not because others do.
     hungry: bool,
 }
 
-/// The common clock after a period. Who is far behind without hunger wants less than its share and
-/// does not compete.
+/// The common clock after a period. Who has less than its share and wants no more is content with
+/// that; the others share the rest by their weights. Who waits for the common clock has its share.
 fn advance(common: Common, elapsed: f64, active: &[Entry]) -> Common {
-    let total: f64 = active.iter().map(|it| it.used).sum();
-    let competes = |it: &&Entry| it.hungry || it.clock > common.clock - 0.5 * SLACK_NS / it.weight;
-    let competing: f64 = active.iter().filter(competes).map(|it| it.weight).sum();
-    let all: f64 = active.iter().map(|it| it.weight).sum();
-    let weights = if competing > 0.0 { competing } else { all };
-    if weights == 0.0 || elapsed == 0.0 {
+    if active.is_empty() || elapsed == 0.0 {
         return Common { rate: 0.0, ..common };
     }
-    let rate = total / weights / elapsed;
+    let wants_more = |it: &&Entry| it.hungry || (it.used == 0.0 && it.clock > common.clock);
+    let mut content: Vec<&Entry> = active.iter().filter(|it| !wants_more(it)).collect();
+    content.sort_by(|a, b| (a.used / a.weight).total_cmp(&(b.used / b.weight)));
+    let mut rest: f64 = active.iter().map(|it| it.used).sum();
+    let mut weights: f64 = active.iter().map(|it| it.weight).sum();
+    for it in content {
+        // The last one, or one that had its share and more, is held to it.
+        if it.weight >= weights || it.used / it.weight >= rest / weights {
+            break;
+        }
+        rest -= it.used;
+        weights -= it.weight;
+    }
+    let rate = rest / weights / elapsed;
     Common { clock: common.clock + rate * elapsed, rate }
 }
 
@@ -228,6 +336,10 @@ fn pause(common: Common, passed: f64, clock: f64, weight: f64) -> Option<Duratio
 
 fn nanos(duration: Duration) -> u64 {
     u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX)
+}
+
+fn micros(duration: Duration) -> u64 {
+    u64::try_from(duration.as_micros()).unwrap_or(u64::MAX)
 }
 
 #[cfg(test)]
@@ -254,15 +366,62 @@ mod tests {
         assert_eq!(pause(next, 100.0 * MS, 100.0 * MS / 100.0, 100.0), None);
     }
 
+    /// Others on the machine make turns long and rare: most Pods have none in a period. They count
+    /// all the same, or the common clock would go so fast that the light ones never wait.
     #[test]
-    fn who_is_behind_does_not_compete_unless_it_is_hungry() {
+    fn who_waits_for_a_turn_competes() {
+        let start = Common { clock: 0.0, rate: 0.0 };
+        let mut all = vec![entry(900.0, 0.0, 10.0 * MS, true), entry(100.0, 0.0, 10.0 * MS, true)];
+        all.extend((0..9).map(|_| entry(1000.0, 0.0, 0.0, true)));
+        let next = advance(start, 100.0 * MS, &all);
+        assert_eq!(next.clock.round(), 20.0 * MS / 10_000.0);
+    }
+
+    #[test]
+    fn turns_that_go_on_count_as_well() {
+        let taken = Taken::default();
+        // Before a thread looks at the clock, another may have begun.
+        taken.begin(5);
+        assert_eq!(Taken::between(0, taken.until(3)), 0);
+        taken.begin(20);
+        let first = taken.until(100);
+        assert_eq!(Taken::between(0, first), 95 + 80);
+        taken.end(150);
+        let second = taken.until(200);
+        assert_eq!(Taken::between(first, second), 50 + 100);
+        taken.end(230);
+        assert_eq!(Taken::between(second, taken.until(300)), 30);
+    }
+
+    #[test]
+    fn who_is_content_leaves_the_rest_to_the_others() {
         let common = Common { clock: 10.0 * MS, rate: 0.0 };
         let after = |hungry| {
             let behind = entry(100.0, 0.0, 10.0 * MS, hungry);
-            advance(common, 100.0 * MS, &[behind, entry(100.0, 10.0 * MS, 190.0 * MS, true)]).clock
+            let all = [behind, entry(100.0, 10.0 * MS, 190.0 * MS, true)];
+            advance(common, 100.0 * MS, &all).clock.round()
         };
-        assert_eq!(after(false), 12.0 * MS);
+        assert_eq!(after(false), 11.9 * MS);
         assert_eq!(after(true), 11.0 * MS);
         assert_eq!(advance(common, 100.0 * MS, &[]).rate, 0.0);
+    }
+
+    /// Two threads for two guests of one instance each: the heavy one cannot use more than one.
+    #[test]
+    fn nobody_waits_for_who_has_all_that_it_can_use() {
+        let start = Common { clock: 0.0, rate: 0.0 };
+        let used = 100.0 * MS;
+        let both = |waited| {
+            let light = used / 100.0;
+            let next = advance(
+                start,
+                100.0 * MS,
+                &[entry(900.0, used / 900.0, used, waited), entry(100.0, light, used, false)],
+            );
+            pause(next, 0.0, light, 100.0)
+        };
+        assert_eq!(both(false), None);
+        // With a second instance that waits it can.
+        assert!(both(true).is_some());
     }
 }

@@ -8,13 +8,13 @@ use std::sync::{Arc, OnceLock};
 
 use tokio::sync::Semaphore;
 use wasmtime::component::ResourceTable;
-use wasmtime::{ResourceLimiter, Store};
+use wasmtime::{ResourceLimiter, Store, UpdateDeadline};
 use wasmtime_wasi::p1::WasiP1Ctx;
 use wasmtime_wasi::{WasiCtx, WasiCtxBuilder, WasiCtxView, WasiView};
 use wasmtime_wasi_config::{WasiConfig, WasiConfigVariables};
 use wasmtime_wasi_http::{WasiHttpCtx, WasiHttpCtxView, WasiHttpView};
 
-use crate::account::{Account, Meter};
+use crate::account::{Account, Meter, stopped_by_tick};
 use crate::engine::Engine;
 use crate::environment::EnvironmentView;
 use crate::http::Hooks;
@@ -142,7 +142,12 @@ impl Pod {
 
 fn set_epochs<T: 'static>(store: &mut Store<T>) {
     store.set_epoch_deadline(SLICE_TICKS);
+    // This says that only async calls are made; what happens at a tick is said again below.
     store.epoch_deadline_async_yield_and_update(SLICE_TICKS);
+    store.epoch_deadline_callback(|_| {
+        stopped_by_tick();
+        Ok(UpdateDeadline::Yield(SLICE_TICKS))
+    });
 }
 
 /// The host state of a component.

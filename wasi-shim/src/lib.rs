@@ -27,6 +27,7 @@
 //!   until the next request ([`Handler::rest`]).
 
 mod account;
+mod arguments;
 mod command;
 mod engine;
 mod environment;

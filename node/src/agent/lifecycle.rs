@@ -34,7 +34,7 @@ use jiff::Timestamp;
 
 use crate::protocol::{self, Exit, ExitReason, Guest, Health, ProbeKind};
 
-use super::spec::{Desired, PodSpec, RestartPolicy};
+use super::spec::{Desired, PodSpec};
 
 /// First delay of a repeated failure, and of image errors.
 pub const BACKOFF_FIRST: Duration = Duration::from_secs(10);
@@ -80,7 +80,8 @@ pub struct PodState {
 }
 
 /// Reasons for which a node does not take a Pod.
-pub const REFUSALS: [&str; 3] = ["OutOfcpu", "OutOfmemory", "OutOfpods"];
+pub const REFUSALS: [&str; 5] =
+    ["OutOfcpu", "OutOfmemory", "OutOfpods", "NodeAffinity", "TaintToleration"];
 
 /// Stage of a Pod.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -265,7 +266,8 @@ pub enum Observation {
     },
     /// The node is short of something, and this Pod is to go; the sentence for its status.
     Evict(String),
-    /// The node has no room for it, and it has not begun; reason and sentence for its status.
+    /// The node has no room for it or is none that it may be on, and it has not begun; reason and
+    /// sentence for its status.
     Refuse(&'static str, String),
     /// It ended.
     Exited {
@@ -513,18 +515,10 @@ fn ended(
     now: Timestamp,
     actions: &mut Vec<Action>,
 ) {
-    let failed = exit.code != 0;
-    let restart = if index >= spec.ephemeral {
-        false
-    } else if spec.is_init(index) {
-        spec.containers[index].sidecar || (failed && spec.restart != RestartPolicy::Never)
-    } else {
-        match spec.restart {
-            RestartPolicy::Always => true,
-            RestartPolicy::OnFailure => failed,
-            RestartPolicy::Never => false,
-        }
-    };
+    let this = &spec.containers[index];
+    // An init container that succeeded has done its part, if it does not stay.
+    let done = spec.is_init(index) && !this.sidecar && exit.code == 0;
+    let restart = index < spec.ephemeral && !done && this.restarts.after(exit.code, spec.restart);
     if !restart {
         container.phase = Phase::Ended(exit);
         return;

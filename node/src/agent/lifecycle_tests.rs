@@ -12,7 +12,7 @@ use jiff::Timestamp;
 
 use super::*;
 use crate::{
-    agent::spec::{ContainerSpec, Deletion, PullPolicy},
+    agent::spec::{ContainerSpec, Deletion, PullPolicy, RestartPolicy, Restarts},
     protocol::ContainerPhase,
 };
 
@@ -40,6 +40,10 @@ fn desired(containers: &str, restart: RestartPolicy) -> Desired {
         image: "hello:1".to_owned(),
         pull: PullPolicy::IfNotPresent,
         sidecar: name.contains('+'),
+        restarts: Restarts {
+            policy: name.contains('+').then_some(RestartPolicy::Always),
+            rules: Vec::new(),
+        },
         cwd: None,
         command: Vec::new(),
         args: Vec::new(),
@@ -80,6 +84,7 @@ fn desired(containers: &str, restart: RestartPolicy) -> Desired {
         pull_secrets: Vec::new(),
         qos: "BestEffort",
         scheduled: None,
+        placement: None,
         conditions: Vec::new(),
         volumes: Vec::new(),
         init: init.split_whitespace().count(),

@@ -21,7 +21,7 @@ use tokio::{
     sync::mpsc,
 };
 
-use crate::protocol::LOG_FILES_MAX;
+use crate::{beneath, protocol::LOG_FILES_MAX};
 
 /// How often a follower looks for new lines.
 const FOLLOW_POLL: Duration = Duration::from_millis(100);
@@ -377,10 +377,21 @@ fn rotated(live: &Path, age: usize) -> PathBuf {
 }
 
 async fn open_one(path: &Path) -> io::Result<Option<(File, u64)>> {
-    match File::open(path).await {
+    let path = path.to_owned();
+    let opened = tokio::task::spawn_blocking(move || open_below(&path)).await;
+    let opened = opened.map_err(io::Error::other)??;
+    Ok(opened.map(|(file, inode)| (File::from_std(file), inode)))
+}
+
+/// Opens a log below the Pod's folder and nowhere else: the folder is the worker's, who may put links
+/// and pipes there, and this process may read what that one may not.
+fn open_below(path: &Path) -> io::Result<Option<(std::fs::File, u64)>> {
+    let folder = path.parent().and_then(Path::parent).ok_or(io::ErrorKind::InvalidInput)?;
+    let below = path.strip_prefix(folder).expect("a path begins with what is above it");
+    match beneath::open_file(folder, below) {
         Ok(file) => {
-            let inode = file.metadata().await?.ino();
-            Ok(Some((file, inode)))
+            let found = file.metadata()?;
+            Ok(found.is_file().then(|| (file, found.ino())))
         }
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
         Err(error) => Err(error),

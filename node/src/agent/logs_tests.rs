@@ -235,3 +235,24 @@ async fn following_misses_nothing_of_two_rotations_at_once() {
     let text = String::from_utf8(text).expect("text");
     assert_eq!(text, "line 1\nline 2\nline 3\nline 4\n");
 }
+
+/// A worker that somebody has taken over may put into its Pods' folders what it likes.
+#[tokio::test]
+async fn a_link_leads_to_no_other_pods_log() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let path = |name: &str| folder.path().join(name);
+    for below in ["ours/app", "theirs/app"] {
+        std::fs::create_dir_all(path(below)).expect("made");
+    }
+    std::fs::write(path("theirs/app/0.log"), line(0, "stdout", "F", "secret")).expect("written");
+    let link = |target: &str, name: &str| {
+        std::os::unix::fs::symlink(target, path(name)).expect("a link");
+    };
+    link("../../theirs/app/0.log", "ours/app/0.log");
+    link("../theirs/app", "ours/side");
+    for name in ["ours/app/0.log", "ours/side/0.log"] {
+        assert!(open_one(&path(name)).await.is_err(), "{name}");
+    }
+    assert!(open_one(&path("ours/app")).await.is_ok_and(|found| found.is_none()), "a folder");
+    assert!(open_one(&path("theirs/app/0.log")).await.is_ok_and(|found| found.is_some()));
+}

@@ -33,6 +33,7 @@ mod node;
 mod node_facts;
 mod objects;
 mod offline;
+mod placement;
 mod pods;
 mod prepare;
 mod pressure;
@@ -100,6 +101,7 @@ use self::{
     node::{Description, Seen},
     node_facts::Facts,
     objects::Objects,
+    placement::Place,
     pods::{Input, Name, Parts, Pods},
     prepare::Preparer,
     relay::Relays,
@@ -242,6 +244,7 @@ pub async fn run(config: Config, shutdown: CancellationToken) -> Result<(), Agen
     recorder.of_node(&config.name, "Starting", "Starting the node's agent.".to_owned(), false);
     let (published, traffic) = tokio::sync::watch::channel(node::Traffic::default());
     let (seen, own) = tokio::sync::watch::channel(Seen::Nothing);
+    let (place, placed) = tokio::sync::watch::channel(None);
     let (pressures, pressed) =
         tokio::sync::watch::channel(pressure::Pressures::none(Timestamp::now()));
     let identities = config.data_dir.join("pki");
@@ -279,6 +282,7 @@ pub async fn run(config: Config, shutdown: CancellationToken) -> Result<(), Agen
         away,
         images: images.clone(),
         inputs: inputs.downgrade(),
+        place: placed,
     });
 
     let mut tasks = JoinSet::new();
@@ -306,7 +310,8 @@ pub async fn run(config: Config, shutdown: CancellationToken) -> Result<(), Agen
     tasks.spawn(volumes::local::keep(volumes, shutdown.clone()));
     tasks.spawn(checkpoint.clone().run());
     tasks.spawn(offline::run(checkpoint.clone(), inputs.clone()));
-    spawn_watches(&mut tasks, &client, &config.name, (&inputs, &checkpoint), &shutdown);
+    let own = (&*config.name, place);
+    spawn_watches(&mut tasks, &client, own, (&inputs, &checkpoint), &shutdown);
     drop(inputs);
 
     pods.run(queue, shutdown.clone(), config.stop_workers_on_exit).await;
@@ -430,7 +435,7 @@ fn description(config: &Config) -> Description {
 fn spawn_watches(
     tasks: &mut JoinSet<()>,
     client: &kube::Client,
-    node: &str,
+    (node, place): (&str, tokio::sync::watch::Sender<Option<Arc<Place>>>),
     (inputs, checkpoint): (&mpsc::Sender<Input>, &Arc<Checkpoint>),
     shutdown: &CancellationToken,
 ) {
@@ -501,10 +506,16 @@ fn spawn_watches(
         shutdown.clone(),
     ));
     let (nodes, kept) = (inputs.clone(), checkpoint.clone());
+    let own = node.to_owned();
     tasks.spawn(watch::run(
         Api::<Node>::all(client.clone()),
         None,
-        |node| routes::node(node).map(|node| (node.name.clone(), node)),
+        move |node: Node| {
+            if node.metadata.name.as_ref() == Some(&own) {
+                place.send_replace(Some(Arc::new(Place::of(&node))));
+            }
+            routes::node(node).map(|node| (node.name.clone(), node))
+        },
         move |change| {
             keep(&kept, Kind::Nodes, &change, |it| it.name.clone(), String::clone);
             send(&nodes, Input::Node(change))

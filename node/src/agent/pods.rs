@@ -47,6 +47,7 @@ use super::{
     ips::Addresses,
     lifecycle::{Action, Observation, Phase, PodState, Stage, observe, step},
     offline::{Kept, Live, Unconfirmed},
+    placement::Place,
     prepare::{Order, Preparer},
     pressure::{Pressures, Signals, Written as Files},
     routes::{NodeInfo, ServiceInfo, SliceInfo},
@@ -121,6 +122,13 @@ pub enum Input {
     Offline(Box<Kept>),
     /// What the machine has.
     Looked(Signals),
+    /// Whether a Pod may be on this node; else why not, as reason and sentence.
+    Placed {
+        /// Uid of the Pod.
+        uid: String,
+        /// Why not.
+        refused: Option<(&'static str, String)>,
+    },
     /// What Pods have written.
     Measured(HashMap<String, Files>),
 }
@@ -139,10 +147,22 @@ struct Entry {
     written: Option<u64>,
     write: WriteState,
     wake: Option<Timestamp>,
+    placing: Placing,
     /// What it has written, as last measured.
     disk: Files,
     /// What is told of it beside its status.
     facts: Facts,
+}
+
+/// Whether it was looked at if a Pod may be on this node.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Placing {
+    /// Not yet.
+    Unasked,
+    /// The Node is being read anew, since what is known of it says no.
+    Asked,
+    /// It may, or its end is under way.
+    Done,
 }
 
 /// Where the status of a Pod is on its way to the API.
@@ -186,6 +206,8 @@ pub struct Parts {
     pub images: Arc<Images>,
     /// For outcomes of its own tasks.
     pub inputs: mpsc::WeakSender<Input>,
+    /// What the watch of Nodes says of this one, once it does.
+    pub place: watch::Receiver<Option<Arc<Place>>>,
 }
 
 /// The loop's state.
@@ -309,6 +331,7 @@ impl Pods {
             Input::Offline(kept) => self.offline(*kept),
             Input::Looked(signals) => self.look(&signals),
             Input::Measured(measured) => self.measured(measured),
+            Input::Placed { uid, refused } => self.placed(&uid, refused),
         }
     }
 
@@ -621,6 +644,7 @@ impl Pods {
     fn perform(&mut self, entry: &mut Entry, action: Action) -> Option<Observation> {
         let spec = entry.desired.spec.clone();
         match action {
+            Action::Allocate if !self.may_begin(entry) => None,
             Action::Allocate => {
                 let ip = entry.state.ip.or_else(|| self.addresses.allocate());
                 if ip.is_none() && self.addresses.is_ready() {

@@ -180,7 +180,7 @@ pub async fn accept(
         Ok(Ok(stream)) => {
             // A socket that cannot do it is broken and will say so on the first read.
             let _ = stream.set_nodelay(true);
-            let pieces = streams::pass(stream, body).into_body().into_data_stream();
+            let pieces = streams::pass(stream, body, None).into_body().into_data_stream();
             // The place is left with the stream.
             Body::from_stream(pieces.inspect(move |_| _ = &place)).into_response()
         }

@@ -23,6 +23,8 @@ use wherry_resources::quantity;
 
 use crate::protocol;
 
+use super::placement::Placement;
+
 pub use self::volumes::{Content, Files, Part, Sub, TokenItem, Volume, VolumeMount, no_csi_driver};
 
 /// What `terminationGracePeriodSeconds` is when nothing says otherwise.
@@ -89,6 +91,8 @@ pub struct PodSpec {
     pub qos: &'static str,
     /// When the scheduler bound it.
     pub scheduled: Option<Timestamp>,
+    /// What it asks of its node; kept only until the node has said that it began.
+    pub placement: Option<Placement>,
     /// Conditions that others own, to be kept when the status is written. Mostly none.
     pub conditions: Vec<core::PodCondition>,
     /// Volumes that containers mount.
@@ -112,6 +116,40 @@ pub enum RestartPolicy {
     Never,
 }
 
+/// `restartPolicy` and `restartPolicyRules` of a container.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Restarts {
+    /// Instead of the Pod's.
+    pub policy: Option<RestartPolicy>,
+    /// Exit codes after which it is started again whatever the policy; the first that holds counts,
+    /// and all of them say the same.
+    pub rules: Vec<RestartRule>,
+}
+
+/// An entry of `restartPolicyRules`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RestartRule {
+    /// Whether the code must be one of these, or none of these.
+    pub listed: bool,
+    /// Exit codes.
+    pub codes: Vec<i32>,
+}
+
+impl Restarts {
+    /// Whether a container of a Pod with this policy is started again after this exit.
+    pub fn after(&self, code: i32, of_pod: RestartPolicy) -> bool {
+        let holds = |rule: &RestartRule| rule.codes.contains(&code) == rule.listed;
+        if self.rules.iter().any(holds) {
+            return true;
+        }
+        match self.policy.unwrap_or(of_pod) {
+            RestartPolicy::Always => true,
+            RestartPolicy::OnFailure => code != 0,
+            RestartPolicy::Never => false,
+        }
+    }
+}
+
 /// The part of a container that its node needs.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ContainerSpec {
@@ -123,6 +161,8 @@ pub struct ContainerSpec {
     pub pull: PullPolicy,
     /// An init container with `restartPolicy: Always`: starts in its turn and stays.
     pub sidecar: bool,
+    /// When it is started again.
+    pub restarts: Restarts,
     /// `workingDir`
     pub cwd: Option<String>,
     /// `command`
@@ -276,6 +316,8 @@ fn pod_spec(
     status: Option<&core::PodStatus>,
 ) -> Option<PodSpec> {
     let qos = qos_class(&spec);
+    let is_new = status.is_none_or(|status| status.start_time.is_none());
+    let placement = is_new.then(|| Placement::of(&spec));
     let init: Vec<ContainerSpec> =
         spec.init_containers.into_iter().flatten().map(container).collect();
     let first = init.len();
@@ -315,11 +357,7 @@ fn pod_spec(
         generation: metadata.generation,
         node: spec.node_name?,
         service_account: spec.service_account_name.unwrap_or_else(|| "default".to_owned()),
-        restart: match spec.restart_policy.as_deref() {
-            Some("OnFailure") => RestartPolicy::OnFailure,
-            Some("Never") => RestartPolicy::Never,
-            _ => RestartPolicy::Always,
-        },
+        restart: restart_policy(spec.restart_policy.as_deref().unwrap_or("Always")),
         grace: seconds(spec.termination_grace_period_seconds).unwrap_or(GRACE_DEFAULT),
         active_deadline: seconds(spec.active_deadline_seconds),
         service_links: spec.enable_service_links.unwrap_or(true),
@@ -331,6 +369,7 @@ fn pod_spec(
             .collect(),
         qos,
         scheduled: status.and_then(scheduled_at),
+        placement,
         conditions: status.map(foreign_conditions).unwrap_or_default(),
         volumes,
         init: first,
@@ -435,6 +474,23 @@ fn pull_policy(policy: Option<&str>, image: &str) -> PullPolicy {
     }
 }
 
+fn restart_policy(word: &str) -> RestartPolicy {
+    match word {
+        "OnFailure" => RestartPolicy::OnFailure,
+        "Never" => RestartPolicy::Never,
+        _ => RestartPolicy::Always,
+    }
+}
+
+fn restarts(policy: Option<&str>, rules: Option<Vec<core::ContainerRestartRule>>) -> Restarts {
+    let rules = rules.into_iter().flatten().filter(|rule| rule.action == "Restart");
+    let codes = rules.filter_map(|rule| rule.exit_codes).map(|codes| RestartRule {
+        listed: codes.operator == "In",
+        codes: codes.values.unwrap_or_default(),
+    });
+    Restarts { policy: policy.map(restart_policy), rules: codes.collect() }
+}
+
 fn container(container: core::Container) -> ContainerSpec {
     let (probes, hooks) = (checks::probes(&container), checks::hooks(&container));
     let image = container.image.unwrap_or_default();
@@ -446,6 +502,7 @@ fn container(container: core::Container) -> ContainerSpec {
         pull: pull_policy(container.image_pull_policy.as_deref(), &image),
         image,
         sidecar: container.restart_policy.as_deref() == Some("Always"),
+        restarts: restarts(container.restart_policy.as_deref(), container.restart_policy_rules),
         cwd: container.working_dir.filter(|path| !path.is_empty()),
         command: container.command.unwrap_or_default(),
         args: container.args.unwrap_or_default(),
@@ -592,5 +649,33 @@ fn qos_class(spec: &core::PodSpec) -> &'static str {
         (true, _) => "BestEffort",
         (false, true) => "Guaranteed",
         (false, false) => "Burstable",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn containers_are_started_again_by_their_own_policies_and_rules() {
+        let pod = r#"{"metadata":{"name":"a","namespace":"b","uid":"u"},
+            "spec":{"nodeName":"n","restartPolicy":"Never","containers":[
+                {"name":"plain","image":"i"},
+                {"name":"own","image":"i","restartPolicy":"OnFailure"},
+                {"name":"in","image":"i","restartPolicy":"Never","restartPolicyRules":[
+                    {"action":"Restart","exitCodes":{"operator":"In","values":[42,7]}}]},
+                {"name":"not","image":"i","restartPolicy":"Never","restartPolicyRules":[
+                    {"action":"Restart","exitCodes":{"operator":"NotIn","values":[0]}}]},
+                {"name":"new","image":"i","restartPolicy":"Never","restartPolicyRules":[
+                    {"action":"Other","exitCodes":{"operator":"NotIn","values":[]}}]}]}}"#;
+        let pod = serde_json::from_str(pod).expect("a Pod");
+        let spec = read(pod).expect("a Pod of a node").0.spec;
+        let after = |code| {
+            let again = spec.containers.iter().filter(|it| it.restarts.after(code, spec.restart));
+            again.map(|it| it.name.as_str()).collect::<Vec<_>>().join(" ")
+        };
+        assert_eq!(after(0), "");
+        assert_eq!(after(1), "own not");
+        assert_eq!(after(42), "own in not");
     }
 }

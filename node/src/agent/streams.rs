@@ -17,7 +17,16 @@
 //! connection to its worker, and from then on only passes bytes on, no more of them than fit in a
 //! buffer. When either side goes, so does the other.
 
-use std::{path::PathBuf, sync::Arc, time::Duration};
+use std::{
+    path::PathBuf,
+    pin::Pin,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    task::{Context as Polling, Poll},
+    time::Duration,
+};
 
 use axum::{
     Json,
@@ -37,7 +46,7 @@ use tokio::{
 use tokio_util::{
     codec::Framed,
     io::{ReaderStream, StreamReader},
-    sync::{CancellationToken, DropGuard},
+    sync::{CancellationToken, DropGuard, WaitForCancellationFutureOwned},
 };
 
 use crate::{
@@ -53,6 +62,9 @@ const READ_BYTES: usize = 32 << 10;
 const ANSWER_BYTES_MAX: usize = 4096;
 /// A worker answers in this time: it may have to load code first.
 const ANSWER_MAX: Duration = Duration::from_secs(10);
+/// A command, an attached client or a forwarded port is given up when nothing has passed for so long,
+/// as by a kubelet: each has one of few places.
+const IDLE_MAX: Duration = Duration::from_secs(4 * 60 * 60);
 /// What a worker may tell of its traffic: as many pairs or workloads as it tells at most, and room.
 const TOLD_BYTES_MAX: u64 = 16 << 20;
 /// The arguments of a command together; Linux allows 2 MiB, an URL less than that.
@@ -309,8 +321,9 @@ impl Context {
             Ok(Err(why)) => return (StatusCode::NOT_FOUND, why).into_response(),
             Err(_) => return (StatusCode::SERVICE_UNAVAILABLE, "the node stops").into_response(),
         }
+        let of_few = matches!(open, Open::Exec { .. } | Open::Attach { .. } | Open::Port { .. });
         match connect(&socket, open).await {
-            Ok((stream, Answer::Open)) => pass(stream, body),
+            Ok((stream, Answer::Open)) => pass(stream, body, of_few.then_some(IDLE_MAX)),
             Ok((_, Answer::NotFound(why))) => (StatusCode::NOT_FOUND, why).into_response(),
             Ok((_, Answer::Busy(why))) => (StatusCode::TOO_MANY_REQUESTS, why).into_response(),
             Err(why) => {
@@ -346,30 +359,57 @@ pub async fn connect(socket: &std::path::Path, open: Open) -> Result<(UnixStream
     Ok((stream, answer))
 }
 
-/// Makes a worker's connection the two bodies.
-pub fn pass<S>(stream: S, body: Body) -> Response
+/// Makes a worker's connection the two bodies. If nothing passes for `idle`, or at most twice as
+/// long, both end.
+pub fn pass<S>(stream: S, body: Body, idle: Option<Duration>) -> Response
 where
     S: AsyncRead + AsyncWrite + Send + 'static,
 {
     let (reader, writer) = tokio::io::split(stream);
-    let gone = CancellationToken::new();
-    let guard = gone.clone().drop_guard();
+    let (gone, over) = (CancellationToken::new(), CancellationToken::new());
+    let passed = Arc::new(AtomicU64::new(0));
+    let guarded = Guarded {
+        pieces: ReaderStream::with_capacity(reader, READ_BYTES),
+        passed: passed.clone(),
+        over: Box::pin(over.clone().cancelled_owned()),
+        _guard: gone.clone().drop_guard(),
+    };
     tokio::spawn(async move {
+        let upload = async {
+            upload(body, writer, &passed).await;
+            // The answer goes on.
+            std::future::pending::<()>().await;
+        };
         tokio::select! {
-            () = upload(body, writer) => {}
+            () = upload => {}
             // Nobody takes the answer any more: the connection is closed as a whole.
             () = gone.cancelled() => {}
+            () = silence(&passed, idle) => over.cancel(),
         }
     });
-    Body::from_stream(Guarded {
-        pieces: ReaderStream::with_capacity(reader, READ_BYTES),
-        _guard: guard,
-    })
-    .into_response()
+    Body::from_stream(guarded).into_response()
 }
 
-async fn upload<S: AsyncRead + AsyncWrite>(body: Body, mut writer: WriteHalf<S>) {
+/// Ends when nothing has passed for so long.
+async fn silence(passed: &AtomicU64, idle: Option<Duration>) {
+    let Some(idle) = idle else {
+        return std::future::pending().await;
+    };
+    loop {
+        let before = passed.load(Ordering::Relaxed);
+        tokio::time::sleep(idle).await;
+        if passed.load(Ordering::Relaxed) == before {
+            return;
+        }
+    }
+}
+
+async fn upload<S>(body: Body, mut writer: WriteHalf<S>, passed: &AtomicU64)
+where
+    S: AsyncRead + AsyncWrite,
+{
     let pieces = body.into_data_stream().map_err(std::io::Error::other);
+    let pieces = pieces.inspect_ok(|_| _ = passed.fetch_add(1, Ordering::Relaxed));
     let mut reader = StreamReader::new(pieces);
     // The end of the request ends this direction; a broken one as well.
     let _ = tokio::io::copy_buf(&mut reader, &mut writer).await;
@@ -379,23 +419,43 @@ async fn upload<S: AsyncRead + AsyncWrite>(body: Body, mut writer: WriteHalf<S>)
 /// What the worker says, and who is told when it is not wanted any more.
 struct Guarded<S> {
     pieces: ReaderStream<ReadHalf<S>>,
+    /// Counts what passes, in both directions.
+    passed: Arc<AtomicU64>,
+    /// Nothing passes any more.
+    over: Pin<Box<WaitForCancellationFutureOwned>>,
     _guard: DropGuard,
 }
 
 impl<S: AsyncRead + AsyncWrite> futures::Stream for Guarded<S> {
     type Item = std::io::Result<bytes::Bytes>;
 
-    fn poll_next(
-        mut self: std::pin::Pin<&mut Self>,
-        cx: &mut std::task::Context<'_>,
-    ) -> std::task::Poll<Option<Self::Item>> {
-        self.pieces.poll_next_unpin(cx)
+    fn poll_next(mut self: Pin<&mut Self>, cx: &mut Polling<'_>) -> Poll<Option<Self::Item>> {
+        let next = self.pieces.poll_next_unpin(cx);
+        if next.is_ready() {
+            self.passed.fetch_add(1, Ordering::Relaxed);
+            return next;
+        }
+        self.over.as_mut().poll(cx).map(|()| None)
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+
     use super::*;
+
+    #[tokio::test]
+    async fn streams_on_which_nothing_passes_end() {
+        let (near, mut far) = tokio::io::duplex(64);
+        let endless = || futures::stream::pending::<std::io::Result<bytes::Bytes>>();
+        let answer = pass(near, Body::from_stream(endless()), Some(Duration::from_millis(10)));
+        far.write_all(b"all").await.expect("written");
+        let text = axum::body::to_bytes(answer.into_body(), 64).await.expect("it ends");
+        assert_eq!(text, "all");
+        // So does the other end.
+        assert_eq!(far.read(&mut [0; 8]).await.expect("no error"), 0);
+    }
 
     #[test]
     fn queries_are_read() {

@@ -4,7 +4,8 @@
 //! signal: a shared one would be a lock that every connection takes each time it is woken.
 
 use std::{
-    collections::HashMap, convert::Infallible, io, net::SocketAddr, sync::Arc, time::Duration,
+    collections::HashMap, convert::Infallible, io, net::SocketAddr, os::fd::AsRawFd as _,
+    sync::Arc, time::Duration,
 };
 
 use tokio::{
@@ -108,14 +109,47 @@ fn place(places: &Arc<Semaphore>, stream: &TcpStream) -> Option<OwnedSemaphorePe
     // Small responses must not wait for the acknowledgement of earlier ones. A socket that cannot
     // do it is broken and will say so on the first read.
     let _ = stream.set_nodelay(true);
+    keep_alive(stream);
     place
+}
+
+/// Has the kernel ask a silent client whether it is there: one whose machine is gone, with a connection
+/// of bytes that nobody writes to, would keep its place for ever. It is noticed after two minutes.
+fn keep_alive(stream: &TcpStream) {
+    let options = [
+        (libc::SOL_SOCKET, libc::SO_KEEPALIVE, 1),
+        (libc::IPPROTO_TCP, libc::TCP_KEEPIDLE, 60),
+        (libc::IPPROTO_TCP, libc::TCP_KEEPINTVL, 15),
+        (libc::IPPROTO_TCP, libc::TCP_KEEPCNT, 4),
+    ];
+    let size = libc::socklen_t::try_from(size_of::<libc::c_int>()).expect("a few bytes");
+    for (level, name, value) in options {
+        let number: libc::c_int = value;
+        let number = &raw const number;
+        // SAFETY: a plain system call; descriptor and integer live through it, the size is its own.
+        // A socket that cannot do it is broken and will say so on the first read.
+        let _ = unsafe { libc::setsockopt(stream.as_raw_fd(), level, name, number.cast(), size) };
+    }
 }
 
 #[cfg(test)]
 mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn silent_clients_are_asked_whether_they_are_there() {
+        let listener = bind(SocketAddr::from(([127, 0, 0, 1], 0))).expect("a port");
+        let address = listener.local_addr().expect("its address");
+        let _client = TcpStream::connect(address).await.expect("connected");
+        let (stream, _) = listener.accept().await.expect("a connection");
+        assert!(place(&Arc::new(Semaphore::new(1)), &stream).is_some());
+        let asked = nix::sys::socket::getsockopt(&stream, nix::sys::socket::sockopt::KeepAlive);
+        assert_eq!(asked, Ok(true));
+    }
+
     #[test]
     fn the_canned_response_has_the_length_it_says() {
-        let text = std::str::from_utf8(super::FULL).expect("text");
+        let text = std::str::from_utf8(FULL).expect("text");
         let (head, body) = text.split_once("\r\n\r\n").expect("a head and a body");
         assert!(head.ends_with(&format!("content-length: {}", body.len())), "{}", body.len());
     }

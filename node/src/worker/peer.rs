@@ -21,6 +21,7 @@ use wherry_wasi_shim::{Body, BodyError};
 use super::{
     datagrams::DATAGRAM_HEADER,
     listen::{self, Closing},
+    opening::Opening,
     peers::STREAMS_MAX,
     policy::Caller,
     record::Sender,
@@ -33,6 +34,8 @@ use crate::protocol::Protocol;
 
 /// From accept to the end of the TLS handshake.
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(5);
+/// From there to the end of HTTP/2's preface.
+const SILENCE_MAX: Duration = Duration::from_secs(30);
 /// Connections at once: every worker of a large cluster twice over would be too many to hold, and
 /// who calls this namespace is few of them.
 const CONNECTIONS_MAX: usize = 2048;
@@ -134,7 +137,8 @@ async fn serve(
         .initial_connection_window_size(CONNECTION_WINDOW)
         .keep_alive_interval(PING_INTERVAL)
         .keep_alive_timeout(PING_TIMEOUT);
-    let mut connection = std::pin::pin!(builder.serve_connection(TokioIo::new(stream), service));
+    let stream = TokioIo::new(Opening::new(stream, SILENCE_MAX));
+    let mut connection = std::pin::pin!(builder.serve_connection(stream, service));
     let outcome = tokio::select! {
         biased;
         outcome = connection.as_mut() => outcome,

@@ -6,10 +6,12 @@
 
 use std::{
     collections::{BTreeSet, HashMap},
+    panic::AssertUnwindSafe,
     sync::Arc,
     time::Duration,
 };
 
+use futures::FutureExt as _;
 use tokio::{task::JoinSet, time::Instant};
 
 use super::{
@@ -135,7 +137,10 @@ impl Probers {
                 let timeout = Duration::from_secs(u64::from(probe.timeout_s));
                 let key = key.clone();
                 self.attempts.spawn(async move {
-                    let outcome = perform(&target, &check, timeout).await;
+                    // One that was lost would be waited for, and the container never asked again.
+                    let attempt = AssertUnwindSafe(perform(&target, &check, timeout));
+                    let failed = |_| Err("the worker failed while it asked".to_owned());
+                    let outcome = attempt.catch_unwind().await.unwrap_or_else(failed);
                     (key, kind, outcome)
                 });
             }

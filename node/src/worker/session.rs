@@ -217,6 +217,12 @@ pub async fn attach(stream: UnixStream, io: Arc<Io>, streams: Streams) {
             },
         }
     }
+    // What was typed last is shown as well.
+    while let Ok(echo) = echoed.try_recv() {
+        if send(&mut writer, channels::STDOUT, &echo, false).await.is_err() {
+            return;
+        }
+    }
     let outcome = match io.ended.is_cancelled() {
         true => Outcome::Code(0),
         false => Outcome::Failed("the output was not read fast enough".to_owned()),

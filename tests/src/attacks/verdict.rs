@@ -28,6 +28,8 @@ pub fn verdict(pod: &Value, log: &str) -> Verdict {
         let reason = text(&waiting["reason"]);
         return match reason.as_str() {
             "ContainerCreating" | "PodInitializing" | "Compiling" | "" => Verdict::Unknown,
+            // On a busy machine a registry may answer too late; it is asked again.
+            "ErrImagePull" | "ImagePullBackOff" => Verdict::Unknown,
             "CrashLoopBackOff" => Verdict::Over(format!(
                 "{reason}: {}",
                 ended_as(&container["lastState"]["terminated"], log)
@@ -80,6 +82,7 @@ mod tests {
         check(json!({}), "", Verdict::Unknown);
         check(state(json!({"running": {}})), "", Verdict::Running);
         check(state(json!({"waiting": {"reason": "Compiling"}})), "", Verdict::Unknown);
+        check(state(json!({"waiting": {"reason": "ErrImagePull"}})), "", Verdict::Unknown);
         let refused = json!({"waiting": {"reason": "InvalidImage", "message": "too many"}});
         check(state(refused), "", over("InvalidImage: too many"));
         let killed = json!({"terminated": {"reason": "OOMKilled", "exitCode": 137,

@@ -150,16 +150,16 @@ fn enter(
     // One that runs has no time; but more of them than threads would have none either.
     let threads = std::thread::available_parallelism().map_or(1, |cores| cores.get());
     let found = idle.or_else(|| with_room().next().filter(|_| with_room().count() >= threads));
-    let shared = match found {
-        Some(shared) => Arc::clone(shared),
-        None => {
-            let shared = Arc::new(Shared::new());
-            instances.push(Arc::clone(&shared));
-            tokio::spawn(run(Arc::clone(handler), linked, Arc::clone(&shared)));
-            shared
-        }
-    };
-    shared.take((request, call, reply), place, limits.instance_requests)
+    let taken_max = limits.instance_requests;
+    // The one that was found may have ended since, or be about to: what it took now would be lost.
+    if let Some((shared, state)) = found.and_then(|shared| Some((shared, shared.open()?))) {
+        return shared.take(state, (request, call, reply), place, taken_max);
+    }
+    let shared = Arc::new(Shared::new());
+    let seat = shared.take(shared.lock(), (request, call, reply), place, taken_max);
+    instances.push(Arc::clone(&shared));
+    tokio::spawn(run(Arc::clone(handler), linked, shared));
+    seat
 }
 
 impl Crowd {
@@ -196,8 +196,14 @@ impl Shared {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// Its state, if it takes requests. As long as that is locked, it goes on doing so.
+    fn open(&self) -> Option<MutexGuard<'_, State>> {
+        Some(self.lock()).filter(|state| !state.closed)
+    }
+
     fn take(
         self: &Arc<Shared>,
+        mut state: MutexGuard<'_, State>,
         (request, call, reply): (http::Request<WasiBody>, &Arc<Call>, Reply),
         place: OwnedSemaphorePermit,
         taken_max: u32,
@@ -209,7 +215,6 @@ impl Shared {
             cut: cut.clone(),
             _place: place,
         });
-        let mut state = self.lock();
         state.taken += 1;
         state.closed |= state.taken >= taken_max;
         state.live.push(Live { call: Arc::clone(call), reply: reply.clone(), cut });
@@ -397,4 +402,21 @@ pub(super) fn cut_of(seat: &Seat) -> Cut {
 /// Whether a call was cut off; registers the waker if not.
 pub(super) fn is_cut(cut: &mut Cut, cx: &mut std::task::Context<'_>) -> bool {
     matches!(cut.as_mut().poll(cx), Poll::Ready(()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::output::no_output;
+
+    /// It was idle for as long as it may be, and somebody found it just before that.
+    #[test]
+    fn an_instance_that_is_given_back_takes_nothing_more() {
+        let (shared, rest) = (Shared::new(), Duration::from_secs(1));
+        assert!(shared.open().is_some());
+        assert!(shared.look(Instant::now(), rest, &no_output()).is_some());
+        assert!(shared.open().is_some());
+        assert!(shared.look(Instant::now() + 2 * rest, rest, &no_output()).is_none());
+        assert!(shared.open().is_none());
+    }
 }

@@ -318,8 +318,16 @@ async fn exports_are_called_by_name() {
     assert_eq!(run("count").await, "Code(7)");
     assert_eq!(run("count").await, "Code(7)");
     assert_eq!(run("gone").await, "it exports no function gone");
-    assert!(run("add").await.contains("takes parameters"));
+    assert!(run("add").await.ends_with("add takes 1 parameters and is given 0"));
     assert_eq!(main.account().usage().instances_started, 3);
+    let words = |words: &[&str]| {
+        let args = words.iter().map(|word| word.to_string()).collect();
+        GuestConfig { args, ..GuestConfig::default() }
+    };
+    let add = module.call("add", words(&["add", "41"])).expect("a number is given");
+    assert_eq!(add.run(CancellationToken::new()).await, Exit::Code(41));
+    assert!(module.call("add", words(&["add", "many"])).is_err());
+    assert!(module.call("healthy", words(&["healthy", "or", "not"])).is_ok());
 
     let component = r#"(component
         (core module $Main (func (export "ok") (result i32) (i32.const 1)))
@@ -328,12 +336,25 @@ async fn exports_are_called_by_name() {
         (func $result (result (result)) (canon lift (core func $main "ok")))
         (export "healthy" (func $bool))
         (instance $exports (export "check" (func $result)))
-        (export "test:app/health@1.0.0" (instance $exports)))"#;
+        (export "test:app/health@1.0.0" (instance $exports))
+        (core module $Text
+            (memory (export "memory") 1)
+            (func (export "realloc") (param i32 i32 i32 i32) (result i32) (i32.const 64))
+            (func (export "length") (param i32 i32 i32) (result i32)
+                (i32.add (local.get 1) (local.get 2))))
+        (core instance $text (instantiate $Text))
+        (func $length (param "text" string) (param "more" u8) (result u32)
+            (canon lift (core func $text "length")
+                (memory $text "memory") (realloc (func $text "realloc"))))
+        (export "length" (func $length)))"#;
     let module = load(component, Form::Component);
     for (export, code) in [("healthy", 0), ("test:app/health@1.0.0#check", 1)] {
         let command = module.call(export, GuestConfig::default()).expect(export);
         assert_eq!(command.run(CancellationToken::new()).await, Exit::Code(code), "{export}");
     }
+    let length = module.call("length", words(&["length", "hello", "3"])).expect("both are given");
+    assert_eq!(length.run(CancellationToken::new()).await, Exit::Code(8));
+    assert!(module.call("length", words(&["length", "hello", "300"])).is_err());
 }
 
 /// Many that never stop share the cores by their weights.

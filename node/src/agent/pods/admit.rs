@@ -1,20 +1,26 @@
 //! How Pods come to this node: with what is known of them, and only as many as fit.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use jiff::Timestamp;
-use k8s_openapi::api::core::v1::PodStatus;
+use k8s_openapi::api::core::v1::{Node, PodStatus};
+use kube::Api;
+use tokio::sync::mpsc;
 
 use crate::agent::{
     facts::Facts,
     lifecycle::{Observation, Stage},
     node::memory_kib,
+    placement::Place,
     pressure::Written as Files,
     recover::recover,
     spec::{Desired, PodSpec},
 };
 
-use super::{Entry, Pods, WriteState};
+use super::{Entry, Input, Placing, Pods, WriteState};
+
+/// How long a Pod waits for the second look at its node.
+const LOOK_MAX: Duration = Duration::from_secs(10);
 
 /// What Pods request, or a node has.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -74,6 +80,7 @@ impl Pods {
             self.parts.volumes.adopt(&spec, worker.ip);
         }
         self.names.insert((spec.namespace.clone(), spec.name.clone()), spec.uid.clone());
+        let is_new = worker.is_none() && api.is_none_or(|api| api.start_time.is_none());
         let entry = Entry {
             desired,
             state,
@@ -83,11 +90,11 @@ impl Pods {
             written: None,
             write: WriteState::Idle,
             wake: None,
+            placing: if is_new { Placing::Unasked } else { Placing::Done },
             disk: Files::default(),
             facts: Facts::default(),
         };
         self.entries.insert(spec.uid.clone(), Box::new(entry));
-        let is_new = worker.is_none() && api.is_none_or(|api| api.start_time.is_none());
         if is_new && spec.scheduled.is_none() {
             self.admit(&spec);
         }
@@ -117,9 +124,72 @@ impl Pods {
         let Some((reason, message)) = refusal(Amounts::of(spec), used, capacity) else {
             return;
         };
+        self.refuse(spec, reason, message);
+    }
+
+    fn refuse(&mut self, spec: &PodSpec, reason: &'static str, message: String) {
         tracing::warn!(namespace = spec.namespace, pod = spec.name, message, "refused a Pod");
         self.parts.events.warning_of_pod(spec, reason, message.clone());
         self.observed(&spec.uid, Observation::Refuse(reason, message));
+    }
+
+    /// Whether a Pod may begin as far as its node is concerned. If what is known of the Node says no,
+    /// it is read anew, since it may have changed just before the Pod came; until then the Pod waits.
+    pub(super) fn may_begin(&mut self, entry: &mut Entry) -> bool {
+        match entry.placing {
+            Placing::Done => return true,
+            Placing::Asked => return false,
+            Placing::Unasked => {}
+        }
+        let spec = &entry.desired.spec;
+        let place = self.parts.place.borrow().clone();
+        let Some((place, wanted)) = place.zip(spec.placement.as_ref()) else {
+            // Before anything is known of the Node there is no address for the Pod either.
+            return true;
+        };
+        if wanted.refused_by(&place).is_none() {
+            entry.placing = Placing::Done;
+            return true;
+        }
+        let (client, inputs) = (self.parts.client.clone(), self.parts.inputs.clone());
+        self.tasks.spawn(look_again(client, self.parts.node.clone(), spec.clone(), inputs));
+        entry.placing = Placing::Asked;
+        false
+    }
+
+    /// The Node was read anew.
+    pub(super) fn placed(&mut self, uid: &str, refused: Option<(&'static str, String)>) {
+        let Some(entry) = self.entries.get_mut(uid) else {
+            return;
+        };
+        entry.placing = Placing::Done;
+        let spec = entry.desired.spec.clone();
+        match refused {
+            Some((reason, message)) => self.refuse(&spec, reason, message),
+            None => self.process(uid),
+        }
+    }
+}
+
+/// Reads the Node and says whether the Pod may be on it.
+async fn look_again(
+    client: kube::Client,
+    node: String,
+    spec: Arc<PodSpec>,
+    inputs: mpsc::WeakSender<Input>,
+) {
+    let nodes = Api::<Node>::all(client);
+    let refused = match tokio::time::timeout(LOOK_MAX, nodes.get(&node)).await {
+        Ok(Ok(node)) => {
+            let place = Place::of(&node);
+            spec.placement.as_ref().and_then(|wanted| wanted.refused_by(&place))
+        }
+        // Whoever bound it to this node has seen more of it than can be seen from here now.
+        _ => None,
+    };
+    if let Some(inputs) = inputs.upgrade() {
+        // The loop is gone only when the agent ends.
+        let _ = inputs.send(Input::Placed { uid: spec.uid.clone(), refused }).await;
     }
 }
 

@@ -1,6 +1,6 @@
 //! The loop's part in logs: which file has which log, and removing those that nobody can ask for.
 
-use std::collections::BTreeSet;
+use std::{collections::BTreeSet, path::Path};
 
 use k8s_openapi::api::core::v1::PodStatus;
 
@@ -11,7 +11,7 @@ use crate::{
         status,
         tunnel::{LogQuery, LogRefusal, LogSource},
     },
-    protocol,
+    beneath, protocol,
 };
 
 use super::Pods;
@@ -24,17 +24,20 @@ impl Pods {
         let Some(old) = restart.checked_sub(LOG_STARTS_KEPT) else {
             return;
         };
-        let root = &self.parts.logs;
-        let (namespace, name) = (&spec.namespace, &spec.name);
-        let live = protocol::log_file(root, namespace, name, &spec.uid, container, old);
-        self.tasks.spawn(async move {
+        let folder = protocol::log_folder(&spec.namespace, &spec.name, &spec.uid);
+        let (folder, container) = (self.parts.logs.join(folder), container.to_owned());
+        let remove = move || {
             for age in 0..protocol::LOG_FILES_MAX {
-                let mut path = live.clone().into_os_string();
-                if age > 0 {
-                    path.push(format!(".{age}"));
-                }
-                let _ = tokio::fs::remove_file(path).await;
+                let name = match age {
+                    0 => format!("{old}.log"),
+                    age => format!("{old}.log.{age}"),
+                };
+                // The folder is the worker's, whose links lead nowhere. Most starts wrote one file.
+                let _ = beneath::remove_file(&folder, &Path::new(&container).join(name));
             }
+        };
+        self.tasks.spawn(async move {
+            let _ = tokio::task::spawn_blocking(remove).await;
         });
     }
 

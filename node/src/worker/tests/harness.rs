@@ -22,7 +22,7 @@ use crate::protocol::{
 };
 
 /// Longer than anything takes that happens at all.
-const PATIENCE: Duration = Duration::from_secs(120);
+const PATIENCE: Duration = Duration::from_secs(180);
 
 /// A folder of its own for each test; removed when the test succeeds.
 pub struct Folder(pub PathBuf);

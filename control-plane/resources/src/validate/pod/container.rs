@@ -15,6 +15,9 @@ const HANDLERS: &[&str] = &["exec", "httpGet", "tcpSocket", "grpc", "sleep"];
 const STANDARD_RESOURCES: &[&str] = &["cpu", "memory", "ephemeral-storage"];
 const ENV_SOURCES: &[&str] =
     &["fieldRef", "resourceFieldRef", "configMapKeyRef", "secretKeyRef", "fileKeyRef"];
+const RESTART_POLICIES: &[&str] = &["Always", "Never", "OnFailure"];
+const RESTART_RULES_MAX: usize = 20;
+const EXIT_CODES_MAX: usize = 255;
 /// The longest name of a variable in a file.
 const FILE_KEY_BYTES_MAX: usize = 128;
 /// Fields of its own Pod that a container may read.
@@ -48,20 +51,51 @@ pub(super) fn containers(spec: &Value, path: &str, volumes: &BTreeSet<&str>, err
             if list == "initContainers" {
                 init_container(container, &path, errors);
             }
+            if list != "ephemeralContainers" {
+                restarts(container, &path, errors);
+            }
         }
     }
 }
 
 fn init_container(container: &Value, path: &str, errors: &mut Errors) {
-    let policy = text(container, "restartPolicy");
-    if !policy.is_empty() {
-        errors.one_of(&at(path, "restartPolicy"), policy, &["Always"]);
+    if text(container, "restartPolicy") == "Always" {
         return;
     }
     for key in ["livenessProbe", "readinessProbe", "startupProbe", "lifecycle"] {
         if container.get(key).is_some() {
             let detail = "may not be set for init containers without restartPolicy=Always";
             errors.forbidden(&at(path, key), detail);
+        }
+    }
+}
+
+/// When a container is started again, other than its Pod says.
+fn restarts(container: &Value, path: &str, errors: &mut Errors) {
+    let rules = items(container, "restartPolicyRules");
+    match text(container, "restartPolicy") {
+        "" if rules.is_empty() => {}
+        "" => {
+            let detail = "must specify restartPolicy when restart rules are used";
+            errors.required(&at(path, "restartPolicy"), detail);
+        }
+        policy => errors.one_of(&at(path, "restartPolicy"), policy, RESTART_POLICIES),
+    }
+    if rules.len() > RESTART_RULES_MAX {
+        errors.too_many(&at(path, "restartPolicyRules"), rules.len(), RESTART_RULES_MAX);
+    }
+    for (index, rule) in rules.iter().enumerate() {
+        let path = nth(path, "restartPolicyRules", index);
+        errors.one_of(&at(&path, "action"), text(rule, "action"), &["Restart"]);
+        let (codes, path) = (get(rule, "exitCodes"), at(&path, "exitCodes"));
+        if codes.is_null() {
+            errors.required(&path, "must be specified");
+            continue;
+        }
+        errors.one_of(&at(&path, "operator"), text(codes, "operator"), &["In", "NotIn"]);
+        let values = items(codes, "values").len();
+        if values > EXIT_CODES_MAX {
+            errors.too_many(&at(&path, "values"), values, EXIT_CODES_MAX);
         }
     }
 }
