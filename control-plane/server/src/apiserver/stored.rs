@@ -20,6 +20,8 @@ use serde_json::Value;
 use wherry_resources::{Kind, Object, Storage, convert, keys, meta};
 use wherry_store::{Entry, Revision};
 
+use super::escape;
+
 /// `,"resourceVersion":"18446744073709551615"`
 const RESOURCE_VERSION_BYTES_MAX: usize = 41;
 
@@ -154,9 +156,9 @@ impl<'de> Visitor<'de> for Without {
     }
 }
 
-/// JSON of the object with its resourceVersion, as bytes.
+/// JSON of the object with its resourceVersion, as it is sent.
 pub fn json(kind: &'static Kind, value: &[u8], revision: Revision) -> Vec<u8> {
-    match kind.storage {
+    escape::whole(match kind.storage {
         _ if kind.custom.is_some() => {
             let mut object = decode_at(kind, value, revision);
             object.sort_all_objects();
@@ -164,7 +166,7 @@ pub fn json(kind: &'static Kind, value: &[u8], revision: Revision) -> Vec<u8> {
         }
         Storage::Own => splice(value, revision),
         _ => decode_at(kind, value, revision).to_string().into_bytes(),
-    }
+    })
 }
 
 /// Writes JSON as an item of a list, where kind and apiVersion are not repeated, except of custom
@@ -183,11 +185,13 @@ pub fn write_item(kind: &'static Kind, value: &[u8], revision: Revision, out: &m
         }
     };
     let metadata = find(value, b"\"metadata\":").expect("encode wrote metadata");
+    let start = out.len();
     out.push(b'{');
     match kind.storage {
         Storage::Own => write_spliced(&value[metadata..], revision, out),
         _ => out.extend_from_slice(&value[metadata..]),
     }
+    escape::tail(out, start);
 }
 
 /// Puts `"resourceVersion":"N"` behind the uid. Before the uid stand only kind, apiVersion, name,
@@ -282,5 +286,24 @@ mod tests {
         let whole = json(kind, &stored, 7);
         assert_eq!(item[1..], whole[whole.len() - item.len() + 1..]);
         assert!(item.starts_with(b"{\"metadata\":{\"name\":\"uid\""));
+    }
+
+    #[test]
+    fn what_is_sent_is_escaped_and_what_is_stored_is_not() {
+        let kind = wherry_resources::kind("", "v1", "configmaps").expect("a built-in kind");
+        let object = json!({
+            "kind": "ConfigMap", "apiVersion": "v1",
+            "metadata": {"name": "a", "namespace": "n", "uid": "u-1", "resourceVersion": "7"},
+            "data": {"k": "a<b&c>d"},
+        });
+        let stored = encode(kind, &object);
+        assert!(find(&stored, b"a<b&c>d").is_some());
+        assert_eq!(decode_at(kind, &stored, 7), object);
+        let whole = json(kind, &stored, 7);
+        assert!(find(&whole, b"a\\u003cb\\u0026c\\u003ed").is_some());
+        assert_eq!(serde_json::from_slice::<Value>(&whole).expect("JSON"), object);
+        let mut items = b"[".to_vec();
+        write_item(kind, &stored, 7, &mut items);
+        assert_eq!(items[2..], whole[whole.len() + 2 - items.len()..]);
     }
 }

@@ -23,6 +23,7 @@ use crate::apiserver::{
     content::{self, Accepted, Form},
     custom,
     errors::{self, ApiError},
+    escape,
     request::{Query, Request},
     stored,
 };
@@ -297,7 +298,8 @@ impl Encoder {
     }
 
     fn line(&self, word: &str, object: Value) -> Bytes {
-        format!("{}\n", json!({ "type": word, "object": object })).into()
+        let line = format!("{}\n", json!({ "type": word, "object": object }));
+        escape::whole(line.into_bytes()).into()
     }
 
     fn is_plain(&self) -> bool {
