@@ -86,12 +86,35 @@ const UNPRINTED_OF_PODS: Paths = &[
     &["spec", "topologySpreadConstraints"],
 ];
 
+/// The same without what a row of a Table shows beside its cells: the metadata.
+const UNPRINTED_OF_ROWS: Paths = &[
+    &["spec", "volumes"],
+    &["spec", "tolerations"],
+    &["spec", "affinity"],
+    &["spec", "topologySpreadConstraints"],
+];
+
 /// The object without what printing does not need.
 pub fn decode_to_print(kind: &'static Kind, value: &[u8], revision: Revision) -> Object {
+    let paths = if is_pod(kind) { UNPRINTED_OF_PODS } else { UNPRINTED };
+    decode_without(paths, kind, value, revision)
+}
+
+/// The object for a row of a Table that shows its metadata, but not the object.
+pub fn decode_row(kind: &'static Kind, entry: &Entry) -> Object {
+    match is_pod(kind) {
+        true => decode_without(UNPRINTED_OF_ROWS, kind, &entry.value, entry.modified),
+        false => decode(kind, entry),
+    }
+}
+
+fn is_pod(kind: &Kind) -> bool {
+    (kind.group, kind.plural) == ("", "pods")
+}
+
+fn decode_without(paths: Paths, kind: &'static Kind, value: &[u8], revision: Revision) -> Object {
     let bytes = splice(value, revision);
     let mut reader = serde_json::Deserializer::from_slice(&bytes);
-    let is_pod = (kind.group, kind.plural) == ("", "pods");
-    let paths = if is_pod { UNPRINTED_OF_PODS } else { UNPRINTED };
     let object = Without { paths, depth: 0 }.deserialize(&mut reader);
     into_kind(kind, object.expect("encode wrote JSON objects"))
 }
@@ -263,6 +286,10 @@ mod tests {
         assert_eq!(state(&short), state(&whole));
         let selectable = |object| wherry_resources::fields::selectable(kind, object);
         assert_eq!(selectable(&short), selectable(&whole));
+        let paths = UNPRINTED_OF_ROWS;
+        let row = decode_without(paths, kind, &stored, 7);
+        assert!(row["spec"].get("tolerations").is_none());
+        assert_eq!((cells(&row), &row["metadata"]), (cells(&whole), &whole["metadata"]));
     }
 
     #[test]

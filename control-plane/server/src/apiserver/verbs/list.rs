@@ -185,7 +185,13 @@ fn written(kind: &'static Kind, page: &Page, form: Form, include: Include) -> Ve
             stored::write_item(kind, &entry.value, entry.modified, &mut bytes);
             continue;
         }
-        let item = item(kind, stored::decode(kind, entry), form, include, now);
+        let object = match (form, include) {
+            (Form::Table { .. }, Include::None | Include::Metadata) => {
+                stored::decode_row(kind, entry)
+            }
+            _ => stored::decode(kind, entry),
+        };
+        let item = item(kind, object, form, include, now);
         let start = bytes.len();
         serde_json::to_writer(&mut bytes, &item).expect("memory takes what is written");
         escape::tail(&mut bytes, start);
