@@ -108,6 +108,21 @@ pub fn decode_row(kind: &'static Kind, entry: &Entry) -> Object {
     }
 }
 
+/// The metadata of an object, which is all that some clients want; the rest is not read where the
+/// stored form has the metadata as it is shown.
+pub fn decode_metadata(kind: &'static Kind, entry: &Entry) -> Object {
+    #[derive(serde::Deserialize)]
+    struct Stored {
+        metadata: Value,
+    }
+    if kind.custom.is_some() || kind.storage != Storage::Own {
+        return decode(kind, entry);
+    }
+    let bytes = splice(&entry.value, entry.modified);
+    let stored: Stored = serde_json::from_slice(&bytes).expect("encode wrote metadata");
+    serde_json::json!({ "metadata": stored.metadata })
+}
+
 fn is_pod(kind: &Kind) -> bool {
     (kind.group, kind.plural) == ("", "pods")
 }
@@ -290,6 +305,21 @@ mod tests {
         let row = decode_without(paths, kind, &stored, 7);
         assert!(row["spec"].get("tolerations").is_none());
         assert_eq!((cells(&row), &row["metadata"]), (cells(&whole), &whole["metadata"]));
+    }
+
+    #[test]
+    fn metadata_is_read_alone_as_it_is_read_with_the_rest() {
+        let kind = wherry_resources::kind("", "v1", "configmaps").expect("a built-in kind");
+        let object = json!({
+            "kind": "ConfigMap", "apiVersion": "v1",
+            "metadata": {"name": "a", "namespace": "n", "uid": "u-1", "labels": {"b": "c"}},
+            "data": {"metadata": "{\"uid\":\"x\"}"},
+        });
+        let entry = Entry { value: encode(kind, &object), created: 3, modified: 7 };
+        let alone = decode_metadata(kind, &entry);
+        assert_eq!(alone["metadata"], decode(kind, &entry)["metadata"]);
+        assert_eq!(alone["metadata"]["resourceVersion"], "7");
+        assert!(alone.get("data").is_none());
     }
 
     #[test]

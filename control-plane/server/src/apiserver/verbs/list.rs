@@ -189,6 +189,7 @@ fn written(kind: &'static Kind, page: &Page, form: Form, include: Include) -> Ve
             (Form::Table { .. }, Include::None | Include::Metadata) => {
                 stored::decode_row(kind, entry)
             }
+            (Form::Metadata { .. }, _) => stored::decode_metadata(kind, entry),
             _ => stored::decode(kind, entry),
         };
         let item = item(kind, object, form, include, now);
