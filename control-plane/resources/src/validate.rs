@@ -201,6 +201,9 @@ pub fn create(kind: &Kind, new: &Object) -> Vec<FieldError> {
     if kind.is("events.k8s.io", "Event") {
         cluster::only_on_create(new, &mut errors);
     }
+    if kind.is("networking.k8s.io", "Ingress") {
+        network::only_on_create(new, &mut errors);
+    }
     errors.0
 }
 

@@ -19,6 +19,7 @@
 
 mod identity;
 pub mod join;
+mod patience;
 pub(crate) mod serve;
 
 use std::collections::{BTreeMap, HashMap};

@@ -9,10 +9,13 @@ use super::metadata::label_map;
 use super::pod::port_or_name;
 use super::workloads::label_selector;
 use super::{Errors, at, get, integer, is_empty, nth};
-use crate::meta::{items, text};
+use crate::meta::{self, items, text};
 use crate::{Object, names};
 
 const PROTOCOLS: &[&str] = &["SCTP", "TCP", "UDP"];
+/// The same in the order in which refusals of policies have them.
+const POLICY_PROTOCOLS: &[&str] = &["TCP", "UDP", "SCTP"];
+const POLICY_TYPES: &[&str] = &["Ingress", "Egress"];
 const TYPES: &[&str] = &["ClusterIP", "ExternalName", "LoadBalancer", "NodePort"];
 /// A day, in seconds.
 const AFFINITY_SECONDS_MAX: i64 = 86_400;
@@ -20,6 +23,11 @@ const AFFINITY_SECONDS_MAX: i64 = 86_400;
 const CONTROLLER_NAME_MAX: usize = 250;
 /// Most addresses in one slice.
 const SLICE_ENDPOINTS_MAX: usize = 1000;
+/// Most addresses of one endpoint, and most ports of a slice.
+const SLICE_ADDRESSES_MAX: usize = 100;
+const SLICE_PORTS_MAX: usize = 100;
+/// The older way to name the class of an Ingress.
+const INGRESS_CLASS: &str = "kubernetes.io/ingress.class";
 
 pub(super) fn service(object: &Object, errors: &mut Errors) {
     let spec = get(object, "spec");
@@ -106,6 +114,11 @@ fn service_ports(spec: &Value, kind: &str, errors: &mut Errors) {
             protocol => errors.one_of(&at(&path, "protocol"), protocol, PROTOCOLS),
         }
         port_or_name(get(port, "targetPort"), &at(&path, "targetPort"), errors);
+        let application = text(port, "appProtocol");
+        if !application.is_empty() {
+            let complaints = names::qualified(application);
+            errors.complaints(&at(&path, "appProtocol"), application, complaints);
+        }
         let node_port = integer(port, "nodePort").unwrap_or(0);
         if kind == "ClusterIP" && node_port != 0 {
             let detail = "may not be used when `type` is 'ClusterIP'";
@@ -208,6 +221,10 @@ pub(super) fn slice(object: &Object, errors: &mut Errors) {
         if is_empty(endpoint, "addresses") {
             errors.required(&at(&path, "addresses"), "must contain at least 1 address");
         }
+        let count = items(endpoint, "addresses").len();
+        if count > SLICE_ADDRESSES_MAX {
+            errors.too_many(&at(&path, "addresses"), count, SLICE_ADDRESSES_MAX);
+        }
         for (index, address) in items(endpoint, "addresses").iter().enumerate() {
             let address = address.as_str().unwrap_or("");
             let field = nth(&path, "addresses", index);
@@ -223,6 +240,18 @@ pub(super) fn slice(object: &Object, errors: &mut Errors) {
                 _ => {}
             }
         }
+        let name = text(endpoint, "hostname");
+        if !name.is_empty() {
+            errors.complaints(&at(&path, "hostname"), name, names::label(name));
+        }
+    }
+    slice_ports(object, errors);
+}
+
+fn slice_ports(object: &Object, errors: &mut Errors) {
+    let count = items(object, "ports").len();
+    if count > SLICE_PORTS_MAX {
+        return errors.too_many("ports", count, SLICE_PORTS_MAX);
     }
     let mut seen = BTreeSet::new();
     for (index, port) in items(object, "ports").iter().enumerate() {
@@ -237,6 +266,11 @@ pub(super) fn slice(object: &Object, errors: &mut Errors) {
         match text(port, "protocol") {
             "" => errors.required(&at(&path, "protocol"), ""),
             protocol => errors.one_of(&at(&path, "protocol"), protocol, PROTOCOLS),
+        }
+        let application = text(port, "appProtocol");
+        if !application.is_empty() {
+            let complaints = names::qualified(application);
+            errors.complaints(&at(&path, "appProtocol"), application, complaints);
         }
     }
 }
@@ -262,11 +296,7 @@ pub(super) fn ingress(object: &Object, errors: &mut Errors) {
             if host.parse::<IpAddr>().is_ok() {
                 errors.invalid(&at(&path, "host"), host, "must be a DNS name, not an IP address");
             }
-            let complaints = match host.contains('*') {
-                true => names::wildcard_subdomain(host),
-                false => names::subdomain(host),
-            };
-            errors.complaints(&at(&path, "host"), host, complaints);
+            errors.complaints(&at(&path, "host"), host, host_name(host));
         }
         let http = get(rule, "http");
         if !http.is_null() && is_empty(http, "paths") {
@@ -275,6 +305,39 @@ pub(super) fn ingress(object: &Object, errors: &mut Errors) {
         for (index, rule) in items(http, "paths").iter().enumerate() {
             ingress_path(rule, &nth(&at(&path, "http"), "paths", index), errors);
         }
+    }
+    for (index, tls) in items(spec, "tls").iter().enumerate() {
+        let path = nth("spec", "tls", index);
+        for (index, host) in items(tls, "hosts").iter().enumerate() {
+            let host = host.as_str().unwrap_or("");
+            errors.complaints(&nth(&path, "hosts", index), host, host_name(host));
+        }
+        let secret = text(tls, "secretName");
+        if !secret.is_empty() {
+            errors.complaints(&at(&path, "secretName"), secret, names::subdomain(secret));
+        }
+    }
+    if let Some(class) = get(spec, "ingressClassName").as_str() {
+        errors.complaints("spec.ingressClassName", class, names::subdomain(class));
+    }
+}
+
+/// What is wrong with the name of a host, which may stand for all below another.
+fn host_name(host: &str) -> Vec<String> {
+    match host.contains('*') {
+        true => names::wildcard_subdomain(host),
+        false => names::subdomain(host),
+    }
+}
+
+/// Who names a class in both ways names the same one.
+pub(super) fn only_on_create(object: &Object, errors: &mut Errors) {
+    let class = get(get(object, "spec"), "ingressClassName").as_str();
+    if let Some(older) = meta::annotation(object, INGRESS_CLASS)
+        && class.is_some_and(|class| class != older)
+    {
+        let detail = "must match `ingressClassName` when both are specified";
+        errors.invalid(&at("annotations", INGRESS_CLASS), older, detail);
     }
 }
 
@@ -328,14 +391,14 @@ pub(super) fn ingress_class_change(new: &Object, old: &Object, errors: &mut Erro
 fn ingress_path(rule: &Value, path: &str, errors: &mut Errors) {
     let route = text(rule, "path");
     match text(rule, "pathType") {
-        "" => errors.required(&at(path, "pathType"), "pathType must be specified"),
-        "Exact" | "Prefix" if !route.starts_with('/') => {
-            errors.invalid(&at(path, "path"), route, "must be an absolute path");
-        }
+        "" => return errors.required(&at(path, "pathType"), "pathType must be specified"),
         "ImplementationSpecific" if !route.is_empty() && !route.starts_with('/') => {
             errors.invalid(&at(path, "path"), route, "must be an absolute path");
         }
         "Exact" | "Prefix" => {
+            if !route.starts_with('/') {
+                errors.invalid(&at(path, "path"), route, "must be an absolute path");
+            }
             for part in ["//", "/./", "/../", "%2f", "%2F"] {
                 if route.contains(part) {
                     errors.invalid(&at(path, "path"), route, &format!("must not contain '{part}'"));
@@ -358,9 +421,21 @@ fn ingress_path(rule: &Value, path: &str, errors: &mut Errors) {
 
 fn backend(backend: &Value, path: &str, errors: &mut Errors) {
     let service = get(backend, "service");
-    match (service.is_null(), backend.get("resource").is_some()) {
-        (true, true) => return,
-        (true, false) => return errors.required(path, "port name or number is required"),
+    let resource = get(backend, "resource");
+    match (service.is_null(), resource.is_object()) {
+        (true, true) => {
+            let path = at(path, "resource");
+            for key in ["kind", "name"] {
+                match text(resource, key) {
+                    "" => errors.required(&at(&path, key), ""),
+                    name => errors.complaints(&at(&path, key), name, names::path_segment(name)),
+                }
+            }
+            return;
+        }
+        (true, false) => {
+            return errors.invalid(path, "", "resource or service backend is required");
+        }
         (false, true) => {
             let detail = "cannot set both resource and service backends";
             return errors.invalid(path, "", detail);
@@ -394,20 +469,46 @@ pub(super) fn network_policy(object: &Object, errors: &mut Errors) {
         for (index, rule) in items(spec, list).iter().enumerate() {
             let path = nth("spec", list, index);
             for (index, port) in items(rule, "ports").iter().enumerate() {
-                let path = nth(&path, "ports", index);
-                errors.one_of(&at(&path, "protocol"), text(port, "protocol"), PROTOCOLS);
-                if port.get("port").is_some() {
-                    port_or_name(get(port, "port"), &at(&path, "port"), errors);
-                }
+                policy_port(port, &nth(&path, "ports", index), errors);
             }
             for (index, peer) in items(rule, peers).iter().enumerate() {
                 network_peer(peer, &nth(&path, peers, index), errors);
             }
         }
     }
-    for (index, kind) in items(spec, "policyTypes").iter().enumerate() {
+    let kinds = items(spec, "policyTypes");
+    if kinds.len() > POLICY_TYPES.len() {
+        let detail = "may not specify more than two policyTypes";
+        return errors.invalid("spec.policyTypes", kinds.to_vec(), detail);
+    }
+    for (index, kind) in kinds.iter().enumerate() {
         let kind = kind.as_str().unwrap_or("");
-        errors.one_of(&nth("spec", "policyTypes", index), kind, &["Egress", "Ingress"]);
+        errors.one_of(&nth("spec", "policyTypes", index), kind, POLICY_TYPES);
+    }
+}
+
+/// A port of a policy: by name, by number, or from a number on.
+fn policy_port(port: &Value, path: &str, errors: &mut Errors) {
+    errors.one_of(&at(path, "protocol"), text(port, "protocol"), POLICY_PROTOCOLS);
+    let first = get(port, "port");
+    let (last, field) = (integer(port, "endPort"), at(path, "endPort"));
+    if let (Some(last), false) = (last, first.is_number()) {
+        let detail = match first {
+            Value::String(_) => "may not be specified when `port` is non-numeric",
+            _ => "may not be specified when `port` is not specified",
+        };
+        errors.invalid(&field, last, detail);
+    }
+    if !first.is_null() {
+        port_or_name(first, &at(path, "port"), errors);
+    }
+    if let (Some(last), Some(first)) = (last, first.as_i64()) {
+        if last < first {
+            errors.invalid(&field, last, "must be greater than or equal to `port`");
+        }
+        for complaint in names::port_number(last) {
+            errors.invalid(&field, last, &complaint);
+        }
     }
 }
 
@@ -416,17 +517,54 @@ fn network_peer(peer: &Value, path: &str, errors: &mut Errors) {
     for key in ["podSelector", "namespaceSelector"] {
         label_selector(get(peer, key), &at(path, key), errors);
     }
+    if has("ipBlock") {
+        address_block(get(peer, "ipBlock"), &at(path, "ipBlock"), errors);
+    }
     if has("ipBlock") && (has("podSelector") || has("namespaceSelector")) {
         let detail = "may not specify both ipBlock and another peer";
         errors.forbidden(path, detail);
     } else if !has("ipBlock") && !has("podSelector") && !has("namespaceSelector") {
         errors.required(path, "must specify a peer");
     }
-    if has("ipBlock") {
-        let cidr = text(get(peer, "ipBlock"), "cidr");
-        if !names::is_cidr(cidr) {
-            let detail = "must be a valid CIDR value, (e.g. 10.9.8.0/24 or 2001:db8::/64)";
-            errors.invalid(&at(path, "ipBlock.cidr"), cidr, detail);
+}
+
+/// A network, and parts of it that are left out.
+fn address_block(block: &Value, path: &str, errors: &mut Errors) {
+    const DETAIL: &str = "must be a valid CIDR value, (e.g. 10.9.8.0/24 or 2001:db8::/64)";
+    let cidr = text(block, "cidr");
+    if cidr.is_empty() {
+        return errors.required(&at(path, "cidr"), "");
+    }
+    let Some(whole) = network(cidr) else {
+        return errors.invalid(&at(path, "cidr"), cidr, DETAIL);
+    };
+    for (index, except) in items(block, "except").iter().enumerate() {
+        let (except, field) = (except.as_str().unwrap_or(""), nth(path, "except", index));
+        match network(except) {
+            None => errors.invalid(&field, except, DETAIL),
+            Some(part) if !is_part(part, whole) => {
+                errors.invalid(&field, except, "must be a strict subset of `cidr`");
+            }
+            Some(_) => {}
         }
     }
+}
+
+/// An address and the length of its prefix.
+type Network = (IpAddr, u32);
+
+fn network(cidr: &str) -> Option<Network> {
+    let (address, bits) = cidr.split_once('/').filter(|_| names::is_cidr(cidr))?;
+    Some((address.parse().ok()?, bits.parse().ok()?))
+}
+
+/// Whether a network is smaller than another one and in it.
+fn is_part((part, length): Network, (whole, shorter): Network) -> bool {
+    // Both kinds begin with their most significant bit, so that prefixes are compared alike.
+    let bits = |address: IpAddr| match address {
+        IpAddr::V4(address) => u128::from(u32::from(address)) << 96,
+        IpAddr::V6(address) => u128::from(address),
+    };
+    let differing = (bits(part) ^ bits(whole)).checked_shr(128 - shorter).unwrap_or(0);
+    part.is_ipv4() == whole.is_ipv4() && shorter < length && differing == 0
 }

@@ -1,9 +1,11 @@
 //! Rules for Pods and for every PodSpec within another kind.
 
+mod claims;
 mod container;
 mod placement;
 mod security;
 mod volume;
+mod windows;
 
 use std::collections::BTreeSet;
 
@@ -11,7 +13,7 @@ pub(super) use container::{port_or_name, quantity};
 use serde_json::Value;
 
 use super::metadata::{annotations, label_map, labels};
-use super::{Errors, at, get, integer, is_empty, nth};
+use super::{Errors, at, flag, get, integer, is_empty, nth};
 use crate::meta::{items, text};
 use crate::{Object, names};
 
@@ -32,7 +34,13 @@ const UPDATABLE: &str = "pod updates may not change fields other than `spec.cont
     was previously negative)";
 
 pub(super) fn pod(pod: &Object, errors: &mut Errors) {
-    pod_spec(get(pod, "spec"), "spec", errors);
+    let spec = get(pod, "spec");
+    pod_spec(spec, get(pod, "metadata"), "spec", errors);
+    for list in ["containers", "initContainers"] {
+        for (index, container) in items(spec, list).iter().enumerate() {
+            container::padding(container, &nth("spec", list, index), errors);
+        }
+    }
 }
 
 pub(super) fn only_on_create(pod: &Object, errors: &mut Errors) {
@@ -59,21 +67,28 @@ pub(super) fn template(template: &Value, path: &str, errors: &mut Errors) {
         let detail = "ephemeral containers not allowed in pod template";
         errors.forbidden(&at(path, "spec.ephemeralContainers"), detail);
     }
-    pod_spec(spec, &at(path, "spec"), errors);
+    pod_spec(spec, &Value::Null, &at(path, "spec"), errors);
 }
 
-fn pod_spec(spec: &Value, path: &str, errors: &mut Errors) {
+/// `metadata` is that of the Pod; it is null where the spec is part of a template.
+fn pod_spec(spec: &Value, metadata: &Value, path: &str, errors: &mut Errors) {
     let volumes = volume::volumes(spec, path, errors);
+    let name = metadata.is_object().then(|| text(metadata, "name"));
+    claims::named(spec, name, path, errors);
     container::containers(spec, path, &volumes, errors);
+    if flag(spec, "hostNetwork") {
+        container::ports_of_node(spec, path, errors);
+    }
     match text(spec, "restartPolicy") {
         "" => errors.required(&at(path, "restartPolicy"), ""),
         policy => errors.one_of(&at(path, "restartPolicy"), policy, POLICIES),
     }
     errors.one_of(&at(path, "dnsPolicy"), text(spec, "dnsPolicy"), DNS_POLICIES);
-    dns_config(spec, path, errors);
     label_map(spec, path, "nodeSelector", errors);
     security::pod(spec, path, errors);
-    placement::affinity(get(spec, "affinity"), &at(path, "affinity"), errors);
+    let labels = get(metadata, "labels");
+    placement::affinity(get(spec, "affinity"), labels, &at(path, "affinity"), errors);
+    dns_config(spec, path, errors);
     for (index, gate) in items(spec, "readinessGates").iter().enumerate() {
         let kind = text(gate, "conditionType");
         let field = at(&nth(path, "readinessGates", index), "conditionType");
@@ -88,6 +103,8 @@ fn pod_spec(spec: &Value, path: &str, errors: &mut Errors) {
         }
     }
     placement::spread(spec, path, errors);
+    windows::host_process(spec, path, errors);
+    security::host_users(spec, path, errors);
     let account = text(spec, "serviceAccountName");
     if !account.is_empty() {
         errors.complaints(&at(path, "serviceAccountName"), account, names::subdomain(account));
@@ -106,18 +123,7 @@ fn pod_spec(spec: &Value, path: &str, errors: &mut Errors) {
         }
     }
     tolerations(spec, path, errors);
-    for (index, alias) in items(spec, "hostAliases").iter().enumerate() {
-        let path = nth(path, "hostAliases", index);
-        errors.complaints(
-            &at(&path, "ip"),
-            text(alias, "ip"),
-            names::ip_address(text(alias, "ip")),
-        );
-        for (index, name) in items(alias, "hostnames").iter().enumerate() {
-            let name = name.as_str().unwrap_or("");
-            errors.complaints(&nth(&path, "hostnames", index), name, names::subdomain(name));
-        }
-    }
+    host_aliases(spec, path, errors);
     for key in ["priorityClassName", "runtimeClassName"] {
         let name = text(spec, key);
         if !name.is_empty() {
@@ -128,6 +134,19 @@ fn pod_spec(spec: &Value, path: &str, errors: &mut Errors) {
     if !policy.is_empty() {
         let supported = &["PreemptLowerPriority", "Never"];
         errors.one_of(&at(path, "preemptionPolicy"), policy, supported);
+    }
+    windows::system(spec, path, errors);
+}
+
+fn host_aliases(spec: &Value, path: &str, errors: &mut Errors) {
+    for (index, alias) in items(spec, "hostAliases").iter().enumerate() {
+        let path = nth(path, "hostAliases", index);
+        let address = text(alias, "ip");
+        errors.complaints(&at(&path, "ip"), address, names::ip_address(address));
+        for (index, name) in items(alias, "hostnames").iter().enumerate() {
+            let name = name.as_str().unwrap_or("");
+            errors.complaints(&nth(&path, "hostnames", index), name, names::subdomain(name));
+        }
     }
 }
 
@@ -321,7 +340,7 @@ fn gate_change(new: &Value, old: &Value, errors: &mut Errors) {
         if !before.contains(&name) {
             let detail =
                 format!("only deletion is allowed, but found new scheduling gate '{name}'");
-            errors.forbidden(&nth("spec", "schedulingGates", index), &detail);
+            errors.forbidden(&at(&nth("spec", "schedulingGates", index), "name"), &detail);
         }
     }
 }

@@ -3,6 +3,7 @@
 use serde_json::Value;
 
 use super::pod::quantity;
+use super::workloads::label_selector;
 use super::{Errors, at, entries, get, is_empty, nth};
 use crate::meta::{items, text};
 use crate::quantity::Quantity;
@@ -10,6 +11,8 @@ use crate::{Object, names};
 
 const ACCESS_MODES: &[&str] =
     &["ReadOnlyMany", "ReadWriteMany", "ReadWriteOnce", "ReadWriteOncePod"];
+/// The mode that goes with no other.
+const ONE_POD: &str = "ReadWriteOncePod";
 const RECLAIM_POLICIES: &[&str] = &["Delete", "Recycle", "Retain"];
 /// Fields of a PersistentVolume's spec that are no source of storage.
 const NO_SOURCE: &[&str] = &[
@@ -25,19 +28,22 @@ const NO_SOURCE: &[&str] = &[
 ];
 
 fn access_modes(spec: &Value, errors: &mut Errors) {
-    if is_empty(spec, "accessModes") {
-        errors.required("spec.accessModes", "at least 1 access mode is required");
+    let modes = || items(spec, "accessModes").iter().map(|mode| mode.as_str().unwrap_or(""));
+    for mode in modes() {
+        errors.one_of("spec.accessModes", mode, ACCESS_MODES);
     }
-    for (index, mode) in items(spec, "accessModes").iter().enumerate() {
-        let mode = mode.as_str().unwrap_or("");
-        if !ACCESS_MODES.contains(&mode) {
-            errors.unsupported(&nth("spec", "accessModes", index), mode, ACCESS_MODES);
-        }
+    let is_other = |mode: &str| mode != ONE_POD && ACCESS_MODES.contains(&mode);
+    if modes().any(|mode| mode == ONE_POD) && modes().any(is_other) {
+        let detail = "may not use ReadWriteOncePod with other access modes";
+        errors.forbidden("spec.accessModes", detail);
     }
 }
 
 pub(super) fn volume(object: &Object, errors: &mut Errors) {
     let spec = get(object, "spec");
+    if is_empty(spec, "accessModes") {
+        errors.required("spec.accessModes", "");
+    }
     access_modes(spec, errors);
     if is_empty(spec, "capacity") {
         errors.required("spec.capacity", "");
@@ -79,6 +85,10 @@ pub(super) fn volume_change(new: &Object, old: &Object, errors: &mut Errors) {
 
 pub(super) fn claim(object: &Object, errors: &mut Errors) {
     let spec = get(object, "spec");
+    if is_empty(spec, "accessModes") {
+        errors.required("spec.accessModes", "at least 1 access mode is required");
+    }
+    label_selector(get(spec, "selector"), "spec.selector", errors);
     access_modes(spec, errors);
     let requests = get(get(spec, "resources"), "requests");
     match requests.get("storage") {
@@ -90,6 +100,10 @@ pub(super) fn claim(object: &Object, errors: &mut Errors) {
                 errors.invalid("spec.resources[storage]", amount.clone(), detail);
             }
         }
+    }
+    let class = text(spec, "storageClassName");
+    if !class.is_empty() {
+        errors.complaints("spec.storageClassName", class, names::subdomain(class));
     }
     let mode = text(spec, "volumeMode");
     if !mode.is_empty() {
@@ -131,8 +145,9 @@ pub(super) fn claim_change(new: &Object, old: &Object, errors: &mut Errors) {
 }
 
 pub(super) fn class(object: &Object, errors: &mut Errors) {
-    if text(object, "provisioner").is_empty() {
-        errors.required("provisioner", "");
+    match text(object, "provisioner") {
+        "" => errors.required("provisioner", ""),
+        name => errors.complaints("provisioner", name, names::qualified(&name.to_lowercase())),
     }
     let policy = text(object, "reclaimPolicy");
     if !policy.is_empty() {

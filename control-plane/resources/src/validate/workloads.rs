@@ -172,12 +172,7 @@ fn rolling_update(rolling: &Value, path: &str, errors: &mut Errors) {
         let detail = "may not be 0 when `maxSurge` is 0";
         errors.invalid(&at(path, "maxUnavailable"), value, detail);
     }
-    if let Value::String(percent) = get(rolling, "maxUnavailable")
-        && percent_or_number(get(rolling, "maxUnavailable")).is_some_and(|value| value > 100)
-    {
-        let detail = "must not be greater than 100%";
-        errors.invalid(&at(path, "maxUnavailable"), percent.as_str(), detail);
-    }
+    at_most_all(get(rolling, "maxUnavailable"), &at(path, "maxUnavailable"), errors);
 }
 
 fn percent_or_number(value: &Value) -> Option<i64> {
@@ -199,6 +194,15 @@ fn int_or_percent(value: &Value, field: &str, errors: &mut Errors) {
             errors.invalid(field, number.unwrap_or(0), super::NOT_NEGATIVE);
         }
         _ => {}
+    }
+}
+
+/// A part of something is not more than the whole.
+fn at_most_all(value: &Value, field: &str, errors: &mut Errors) {
+    if let Value::String(percent) = value
+        && percent_or_number(value).is_some_and(|value| value > 100)
+    {
+        errors.invalid(field, percent.as_str(), "must not be greater than 100%");
     }
 }
 
@@ -238,10 +242,21 @@ pub(super) fn daemon_set(object: &Object, errors: &mut Errors) {
             for key in ["maxUnavailable", "maxSurge"] {
                 int_or_percent(get(rolling, key), &format!("{path}.rollingUpdate.{key}"), errors);
             }
+            for key in ["maxUnavailable", "maxSurge"] {
+                at_most_all(get(rolling, key), &format!("{path}.rollingUpdate.{key}"), errors);
+            }
             let amount = |key| percent_or_number(get(rolling, key)).unwrap_or(0);
-            let field = format!("{path}.rollingUpdate.maxUnavailable");
-            if amount("maxUnavailable") == 0 && amount("maxSurge") == 0 {
-                errors.required(&field, "cannot be 0 when maxSurge is 0");
+            match (amount("maxUnavailable"), amount("maxSurge")) {
+                (0, 0) => {
+                    let field = format!("{path}.rollingUpdate.maxUnavailable");
+                    errors.required(&field, "cannot be 0 when maxSurge is 0");
+                }
+                (0, _) | (_, 0) => {}
+                _ => {
+                    let (field, surge) = ("rollingUpdate.maxSurge", get(rolling, "maxSurge"));
+                    let detail = "may not be set when maxUnavailable is non-zero";
+                    errors.invalid(&at(path, field), surge.clone(), detail);
+                }
             }
         }
         other => errors.unsupported(&at(path, "type"), other, &["RollingUpdate", "OnDelete"]),
@@ -539,6 +554,7 @@ pub(super) fn disruption_budget(object: &Object, errors: &mut Errors) {
     }
     for key in both {
         int_or_percent(get(spec, key), &at("spec", key), errors);
+        at_most_all(get(spec, key), &at("spec", key), errors);
     }
     let policy = text(spec, "unhealthyPodEvictionPolicy");
     if !policy.is_empty() {

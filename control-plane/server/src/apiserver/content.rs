@@ -7,6 +7,7 @@
 //! nothing about an object has to be known (`stored.rs`).
 
 use super::errors::ApiError;
+use super::escape;
 use axum::{body::Body, response::Response};
 use http::{HeaderValue, StatusCode, header};
 use http_body_util::BodyExt as _;
@@ -317,16 +318,16 @@ pub fn respond(
     value: &Value,
     warnings: &[String],
 ) -> Response {
-    let (media, text) = if accepted.yaml {
+    let (media, bytes) = if accepted.yaml {
         let text = serde_yaml_ng::to_string(value).expect("a JSON value is also YAML");
-        ("application/yaml", text)
+        ("application/yaml", text.into_bytes())
     } else if accepted.pretty {
         let text = serde_json::to_string_pretty(value).expect("a value has only string keys");
-        ("application/json", text + "\n")
+        ("application/json", escape::whole((text + "\n").into_bytes()))
     } else {
-        ("application/json", format!("{value}\n"))
+        ("application/json", escape::whole(format!("{value}\n").into_bytes()))
     };
-    respond_bytes(code, media, text.into_bytes(), warnings)
+    respond_bytes(code, media, bytes, warnings)
 }
 
 /// An answer whose bytes are ready.

@@ -29,6 +29,7 @@ use super::aggregate::Foreign;
 use super::catalog::Catalog;
 use super::content;
 use super::errors::ApiError;
+use super::escape;
 
 /// Media types that `/api` and `/apis` answer in, for the refusal's text.
 const MEDIA_TYPES: &str = "application/json, \
@@ -336,7 +337,7 @@ fn respond(status: StatusCode, content_type: &str, body: Bytes) -> Response {
 }
 
 fn encode(document: &Value) -> Vec<u8> {
-    let mut body = document.to_string().into_bytes();
+    let mut body = escape::whole(document.to_string().into_bytes());
     body.push(b'\n');
     body
 }

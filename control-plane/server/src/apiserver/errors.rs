@@ -4,6 +4,7 @@
 //! always there, one newline at the end. Every other file of the API server returns [`ApiError`]
 //! and never writes a Status itself. A variant names what went wrong; `status` says how it is told.
 
+use super::escape;
 use axum::response::{IntoResponse, Response};
 use http::{HeaderValue, StatusCode, header};
 use serde_json::{Map, Value, json};
@@ -411,7 +412,7 @@ impl IntoResponse for ApiError {
         if let ApiError::Internal(message) = &self {
             tracing::error!(message, "request failed");
         }
-        let body = format!("{}\n", self.status());
+        let body = escape::whole(format!("{}\n", self.status()).into_bytes());
         let json = [(header::CONTENT_TYPE, "application/json")];
         let mut response = (self.code(), json, body).into_response();
         let retry = self.retry_after_seconds();

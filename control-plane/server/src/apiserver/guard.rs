@@ -111,9 +111,11 @@ async fn pass(
         None => audit::Level::None,
     };
     if keeps >= audit::Level::Request && limit != Duration::MAX {
-        request = match keep_body(request, told).await {
-            Ok(request) => request,
-            Err(error) => return (error.into_response(), class),
+        request = match tokio::time::timeout(limit, keep_body(request, told)).await {
+            Ok(Ok(request)) => request,
+            Ok(Err(error)) => return (error.into_response(), class),
+            // Who sends a body by the drop would keep a seat.
+            Err(_) => return (timed_out().into_response(), class),
         };
     }
     let teaches = fairness::teaches(&attributes).then(|| attributes.clone());

@@ -38,6 +38,7 @@ mod derived;
 mod discovery;
 mod elsewhere;
 mod errors;
+mod escape;
 mod extensions;
 mod fairness;
 mod follow;

@@ -47,6 +47,7 @@ use super::ApiServer;
 use super::catalog::Catalog;
 use super::content;
 use super::errors::ApiError;
+use super::escape;
 
 /// How long a document with its hash in the address may be kept: a year, the most that caches
 /// honour.
@@ -63,7 +64,7 @@ struct Document {
 
 impl Document {
     fn new(document: &Value) -> Document {
-        Document::of(JSON, document.to_string().into_bytes())
+        Document::of(JSON, escape::whole(document.to_string().into_bytes()))
     }
 
     fn of(media_type: &'static str, body: Vec<u8>) -> Document {

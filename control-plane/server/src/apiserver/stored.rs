@@ -20,6 +20,8 @@ use serde_json::Value;
 use wherry_resources::{Kind, Object, Storage, convert, keys, meta};
 use wherry_store::{Entry, Revision};
 
+use super::escape;
+
 /// `,"resourceVersion":"18446744073709551615"`
 const RESOURCE_VERSION_BYTES_MAX: usize = 41;
 
@@ -84,6 +86,14 @@ const UNPRINTED_OF_PODS: Paths = &[
     &["spec", "topologySpreadConstraints"],
 ];
 
+/// The same without what a row of a Table shows beside its cells: the metadata.
+const UNPRINTED_OF_ROWS: Paths = &[
+    &["spec", "volumes"],
+    &["spec", "tolerations"],
+    &["spec", "affinity"],
+    &["spec", "topologySpreadConstraints"],
+];
+
 /// What others say of an object: how it is, and who manages which fields.
 const SAID: Paths = &[&["metadata", "managedFields"], &["status"]];
 
@@ -96,10 +106,40 @@ pub fn decode_wanted(value: &[u8]) -> Object {
 
 /// The object without what printing does not need.
 pub fn decode_to_print(kind: &'static Kind, value: &[u8], revision: Revision) -> Object {
+    let paths = if is_pod(kind) { UNPRINTED_OF_PODS } else { UNPRINTED };
+    decode_without(paths, kind, value, revision)
+}
+
+/// The object for a row of a Table that shows its metadata, but not the object.
+pub fn decode_row(kind: &'static Kind, entry: &Entry) -> Object {
+    match is_pod(kind) {
+        true => decode_without(UNPRINTED_OF_ROWS, kind, &entry.value, entry.modified),
+        false => decode(kind, entry),
+    }
+}
+
+/// The metadata of an object, which is all that some clients want; the rest is not read where the
+/// stored form has the metadata as it is shown.
+pub fn decode_metadata(kind: &'static Kind, entry: &Entry) -> Object {
+    #[derive(serde::Deserialize)]
+    struct Stored {
+        metadata: Value,
+    }
+    if kind.custom.is_some() || kind.storage != Storage::Own {
+        return decode(kind, entry);
+    }
+    let bytes = splice(&entry.value, entry.modified);
+    let stored: Stored = serde_json::from_slice(&bytes).expect("encode wrote metadata");
+    serde_json::json!({ "metadata": stored.metadata })
+}
+
+fn is_pod(kind: &Kind) -> bool {
+    (kind.group, kind.plural) == ("", "pods")
+}
+
+fn decode_without(paths: Paths, kind: &'static Kind, value: &[u8], revision: Revision) -> Object {
     let bytes = splice(value, revision);
     let mut reader = serde_json::Deserializer::from_slice(&bytes);
-    let is_pod = (kind.group, kind.plural) == ("", "pods");
-    let paths = if is_pod { UNPRINTED_OF_PODS } else { UNPRINTED };
     let object = Without { paths, depth: 0 }.deserialize(&mut reader);
     into_kind(kind, object.expect("encode wrote JSON objects"))
 }
@@ -164,9 +204,9 @@ impl<'de> Visitor<'de> for Without {
     }
 }
 
-/// JSON of the object with its resourceVersion, as bytes.
+/// JSON of the object with its resourceVersion, as it is sent.
 pub fn json(kind: &'static Kind, value: &[u8], revision: Revision) -> Vec<u8> {
-    match kind.storage {
+    escape::whole(match kind.storage {
         _ if kind.custom.is_some() => {
             let mut object = decode_at(kind, value, revision);
             object.sort_all_objects();
@@ -174,7 +214,7 @@ pub fn json(kind: &'static Kind, value: &[u8], revision: Revision) -> Vec<u8> {
         }
         Storage::Own => splice(value, revision),
         _ => decode_at(kind, value, revision).to_string().into_bytes(),
-    }
+    })
 }
 
 /// Writes JSON as an item of a list, where kind and apiVersion are not repeated, except of custom
@@ -193,11 +233,13 @@ pub fn write_item(kind: &'static Kind, value: &[u8], revision: Revision, out: &m
         }
     };
     let metadata = find(value, b"\"metadata\":").expect("encode wrote metadata");
+    let start = out.len();
     out.push(b'{');
     match kind.storage {
         Storage::Own => write_spliced(&value[metadata..], revision, out),
         _ => out.extend_from_slice(&value[metadata..]),
     }
+    escape::tail(out, start);
 }
 
 /// Puts `"resourceVersion":"N"` behind the uid. Before the uid stand only kind, apiVersion, name,
@@ -269,6 +311,25 @@ mod tests {
         assert_eq!(state(&short), state(&whole));
         let selectable = |object| wherry_resources::fields::selectable(kind, object);
         assert_eq!(selectable(&short), selectable(&whole));
+        let paths = UNPRINTED_OF_ROWS;
+        let row = decode_without(paths, kind, &stored, 7);
+        assert!(row["spec"].get("tolerations").is_none());
+        assert_eq!((cells(&row), &row["metadata"]), (cells(&whole), &whole["metadata"]));
+    }
+
+    #[test]
+    fn metadata_is_read_alone_as_it_is_read_with_the_rest() {
+        let kind = wherry_resources::kind("", "v1", "configmaps").expect("a built-in kind");
+        let object = json!({
+            "kind": "ConfigMap", "apiVersion": "v1",
+            "metadata": {"name": "a", "namespace": "n", "uid": "u-1", "labels": {"b": "c"}},
+            "data": {"metadata": "{\"uid\":\"x\"}"},
+        });
+        let entry = Entry { value: encode(kind, &object), created: 3, modified: 7 };
+        let alone = decode_metadata(kind, &entry);
+        assert_eq!(alone["metadata"], decode(kind, &entry)["metadata"]);
+        assert_eq!(alone["metadata"]["resourceVersion"], "7");
+        assert!(alone.get("data").is_none());
     }
 
     #[test]
@@ -292,5 +353,24 @@ mod tests {
         let whole = json(kind, &stored, 7);
         assert_eq!(item[1..], whole[whole.len() - item.len() + 1..]);
         assert!(item.starts_with(b"{\"metadata\":{\"name\":\"uid\""));
+    }
+
+    #[test]
+    fn what_is_sent_is_escaped_and_what_is_stored_is_not() {
+        let kind = wherry_resources::kind("", "v1", "configmaps").expect("a built-in kind");
+        let object = json!({
+            "kind": "ConfigMap", "apiVersion": "v1",
+            "metadata": {"name": "a", "namespace": "n", "uid": "u-1", "resourceVersion": "7"},
+            "data": {"k": "a<b&c>d"},
+        });
+        let stored = encode(kind, &object);
+        assert!(find(&stored, b"a<b&c>d").is_some());
+        assert_eq!(decode_at(kind, &stored, 7), object);
+        let whole = json(kind, &stored, 7);
+        assert!(find(&whole, b"a\\u003cb\\u0026c\\u003ed").is_some());
+        assert_eq!(serde_json::from_slice::<Value>(&whole).expect("JSON"), object);
+        let mut items = b"[".to_vec();
+        write_item(kind, &stored, 7, &mut items);
+        assert_eq!(items[2..], whole[whole.len() + 2 - items.len()..]);
     }
 }

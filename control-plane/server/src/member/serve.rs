@@ -24,12 +24,16 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tower::Service as _;
 
+use super::patience::{Limits, Patient};
 use crate::apiserver::{PeerAddress, PeerCertificate};
 use crate::peer::PeerMember;
 use crate::pki;
 
 /// A client that does not finish its TLS handshake in this time is dropped.
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
+/// The same for who has shaken hands and says nothing; who takes nothing of what it is sent is given
+/// up when the kernel would give up one that is gone.
+const PATIENCE: Limits = Limits { first: HANDSHAKE_TIMEOUT, stalled: Duration::from_secs(15 * 60) };
 /// Open connections at most, so that a flood of them cannot use up the process's file descriptors.
 const CONNECTIONS_MAX: usize = 12_000;
 /// Streams on one HTTP/2 connection: a client's watches share one connection, and each holds a
@@ -133,7 +137,8 @@ async fn connection(
         router.clone().call(request)
     });
     let builder = builder(is_peer);
-    let served = builder.serve_connection_with_upgrades(TokioIo::new(stream), service);
+    let stream = TokioIo::new(Patient::new(stream, PATIENCE));
+    let served = builder.serve_connection_with_upgrades(stream, service);
     graceful.watch(served.into_owned()).await
 }
 

@@ -39,31 +39,82 @@ pub(super) fn containers(spec: &Value, path: &str, volumes: &BTreeSet<&str>, err
         errors.required(&at(path, "containers"), "");
     }
     let mut seen = BTreeSet::new();
-    for list in ["containers", "initContainers", "ephemeralContainers"] {
-        for (index, container) in items(spec, list).iter().enumerate() {
-            let path = nth(path, list, index);
-            let name = text(container, "name");
-            if !name.is_empty() && !seen.insert(name) {
-                errors.duplicate(&at(&path, "name"), name);
-            }
-            self::container(container, &path, volumes, errors);
-            env_files(container, spec, &path, errors);
-            if list == "initContainers" {
-                init_container(container, &path, errors);
-            }
-            if list != "ephemeralContainers" {
-                restarts(container, &path, errors);
+    let mut host_ports = BTreeSet::new();
+    for (index, container) in items(spec, "containers").iter().enumerate() {
+        let path = nth(path, "containers", index);
+        self::container(container, spec, &path, volumes, errors);
+        unique(container, &path, &mut seen, errors);
+        probes_and_hooks(container, &path, errors);
+        restarts(container, &path, errors);
+    }
+    for (index, container) in items(spec, "containers").iter().enumerate() {
+        self::host_ports(container, &nth(path, "containers", index), &mut host_ports, errors);
+    }
+    for (index, container) in items(spec, "initContainers").iter().enumerate() {
+        let field = nth(path, "initContainers", index);
+        self::container(container, spec, &field, volumes, errors);
+        restarts(container, &field, errors);
+        unique(container, &field, &mut seen, errors);
+        // They run one by one, so each is looked at alone; Kubernetes calls it the first then.
+        let first = nth(path, "initContainers", 0);
+        self::host_ports(container, &first, &mut BTreeSet::new(), errors);
+        match text(container, "restartPolicy") {
+            "Always" => probes_and_hooks(container, &field, errors),
+            _ => ends_before_others(container, &field, errors),
+        }
+    }
+    let others = seen.clone();
+    for (index, container) in items(spec, "ephemeralContainers").iter().enumerate() {
+        let path = nth(path, "ephemeralContainers", index);
+        self::container(container, spec, &path, volumes, errors);
+        padding(container, &path, errors);
+        unique(container, &path, &mut seen, errors);
+        ephemeral(container, &others, &path, errors);
+    }
+}
+
+/// A name stands once among all containers of a Pod.
+fn unique<'a>(container: &'a Value, path: &str, seen: &mut BTreeSet<&'a str>, errors: &mut Errors) {
+    let name = text(container, "name");
+    if !name.is_empty() && !seen.insert(name) {
+        errors.duplicate(&at(path, "name"), name);
+    }
+}
+
+/// Ports of the node that were asked for before. `taken` has them as `TCP/address/80`.
+fn host_ports(container: &Value, path: &str, taken: &mut BTreeSet<String>, errors: &mut Errors) {
+    for (index, port) in items(container, "ports").iter().enumerate() {
+        let number = integer(port, "hostPort").unwrap_or(0);
+        if number == 0 {
+            continue;
+        }
+        let wanted = format!("{}/{}/{number}", text(port, "protocol"), text(port, "hostIP"));
+        if taken.contains(&wanted) {
+            errors.duplicate(&at(&nth(path, "ports", index), "hostPort"), wanted);
+        } else {
+            taken.insert(wanted);
+        }
+    }
+}
+
+/// In the node's network a container has no other ports than the node.
+pub(super) fn ports_of_node(spec: &Value, path: &str, errors: &mut Errors) {
+    for (index, container) in items(spec, "containers").iter().enumerate() {
+        let path = nth(path, "containers", index);
+        for (index, port) in items(container, "ports").iter().enumerate() {
+            let number = integer(port, "hostPort").unwrap_or(0);
+            if number != 0 && Some(number) != integer(port, "containerPort") {
+                let detail = "must match `containerPort` when `hostNetwork` is true";
+                errors.invalid(&at(&nth(&path, "ports", index), "hostPort"), number, detail);
             }
         }
     }
 }
 
-fn init_container(container: &Value, path: &str, errors: &mut Errors) {
-    if text(container, "restartPolicy") == "Always" {
-        return;
-    }
-    for key in ["livenessProbe", "readinessProbe", "startupProbe", "lifecycle"] {
-        if container.get(key).is_some() {
+/// What a container cannot have that ends before the others begin.
+fn ends_before_others(container: &Value, path: &str, errors: &mut Errors) {
+    for key in ["lifecycle", "livenessProbe", "readinessProbe", "startupProbe"] {
+        if !get(container, key).is_null() {
             let detail = "may not be set for init containers without restartPolicy=Always";
             errors.forbidden(&at(path, key), detail);
         }
@@ -100,21 +151,55 @@ fn restarts(container: &Value, path: &str, errors: &mut Errors) {
     }
 }
 
-fn container(container: &Value, path: &str, volumes: &BTreeSet<&str>, errors: &mut Errors) {
+/// What a container cannot have that only looks at a Pod. `others` are those it may look at.
+fn ephemeral(container: &Value, others: &BTreeSet<&str>, path: &str, errors: &mut Errors) {
+    const DETAIL: &str = "cannot be set for an Ephemeral Container";
+    let target = text(container, "targetContainerName");
+    if !target.is_empty() && !others.contains(target) {
+        errors.not_found(&at(path, "targetContainerName"), target);
+    }
+    for key in ["ports", "resources", "resizePolicy", "restartPolicy"] {
+        if !is_empty(container, key) {
+            errors.forbidden(&at(path, key), DETAIL);
+        }
+    }
+    for key in ["livenessProbe", "readinessProbe", "startupProbe", "lifecycle"] {
+        if !get(container, key).is_null() {
+            errors.forbidden(&at(path, key), DETAIL);
+        }
+    }
+    for (index, mount) in items(container, "volumeMounts").iter().enumerate() {
+        for key in ["subPath", "subPathExpr"] {
+            if !text(mount, key).is_empty() {
+                errors.forbidden(&at(&nth(path, "volumeMounts", index), key), DETAIL);
+            }
+        }
+    }
+}
+
+/// Images of Pods, but not of templates, are written without space around them.
+pub(super) fn padding(container: &Value, path: &str, errors: &mut Errors) {
+    let image = text(container, "image");
+    if image.trim() != image {
+        let detail = "must not have leading or trailing whitespace";
+        errors.invalid(&at(path, "image"), image, detail);
+    }
+}
+
+/// What holds for every container.
+fn container(
+    container: &Value,
+    spec: &Value,
+    path: &str,
+    volumes: &BTreeSet<&str>,
+    errors: &mut Errors,
+) {
     match text(container, "name") {
         "" => errors.required(&at(path, "name"), ""),
         name => errors.complaints(&at(path, "name"), name, names::label(name)),
     }
-    let image = text(container, "image");
-    if image.is_empty() {
+    if text(container, "image").is_empty() {
         errors.required(&at(path, "image"), "");
-    } else if image.trim() != image {
-        let detail = "must not have leading or trailing whitespace";
-        errors.invalid(&at(path, "image"), image, detail);
-    }
-    match text(container, "imagePullPolicy") {
-        "" => errors.required(&at(path, "imagePullPolicy"), ""),
-        policy => errors.one_of(&at(path, "imagePullPolicy"), policy, PULL_POLICIES),
     }
     match text(container, "terminationMessagePolicy") {
         "" => errors.required(&at(path, "terminationMessagePolicy"), ""),
@@ -125,21 +210,55 @@ fn container(container: &Value, path: &str, volumes: &BTreeSet<&str>, errors: &m
     }
     ports(container, path, errors);
     environment(container, path, errors);
+    env_files(container, spec, path, errors);
     mounts(container, path, volumes, errors);
-    resources(get(container, "resources"), &at(path, "resources"), errors);
-    for key in ["livenessProbe", "readinessProbe", "startupProbe"] {
-        if let Some(probe) = container.get(key).filter(|probe| !probe.is_null()) {
-            self::probe(probe, &at(path, key), key, errors);
-        }
+    match text(container, "imagePullPolicy") {
+        "" => errors.required(&at(path, "imagePullPolicy"), ""),
+        policy => errors.one_of(&at(path, "imagePullPolicy"), policy, PULL_POLICIES),
     }
+    resources(get(container, "resources"), &at(path, "resources"), errors);
+    super::claims::wanted(container, spec, &at(path, "resources"), errors);
+    resize_policies(container, text(spec, "restartPolicy"), &at(path, "resizePolicy"), errors);
+    let context = get(container, "securityContext");
+    super::security::container(context, &at(path, "securityContext"), errors);
+}
+
+/// What a container is asked while it runs, and told before it ends.
+fn probes_and_hooks(container: &Value, path: &str, errors: &mut Errors) {
     for key in ["postStart", "preStop"] {
         let hook = get(get(container, "lifecycle"), key);
         if !hook.is_null() {
             handler(hook, &format!("{path}.lifecycle.{key}"), errors);
         }
     }
-    let context = get(container, "securityContext");
-    super::security::container(context, &at(path, "securityContext"), errors);
+    for key in ["livenessProbe", "readinessProbe", "startupProbe"] {
+        if let Some(probe) = container.get(key).filter(|probe| !probe.is_null()) {
+            self::probe(probe, &at(path, key), key, errors);
+        }
+    }
+}
+
+/// Whether other resources need a restart. A Pod that never restarts cannot say that they do.
+fn resize_policies(container: &Value, restart: &str, path: &str, errors: &mut Errors) {
+    let mut seen = BTreeSet::new();
+    for (index, one) in items(container, "resizePolicy").iter().enumerate() {
+        let (resource, policy) = (text(one, "resourceName"), text(one, "restartPolicy"));
+        if !seen.insert(resource) {
+            errors.duplicate(&format!("{path}[{index}]"), resource);
+        }
+        match resource {
+            "" => errors.required(path, ""),
+            resource => errors.one_of(path, resource, &["cpu", "memory"]),
+        }
+        match policy {
+            "" => errors.required(path, ""),
+            policy => errors.one_of(path, policy, &["NotRequired", "RestartContainer"]),
+        }
+        if restart == "Never" && policy != "NotRequired" {
+            let detail = "must be 'NotRequired' when `restartPolicy` is 'Never'";
+            errors.invalid(path, policy, detail);
+        }
+    }
 }
 
 fn ports(container: &Value, path: &str, errors: &mut Errors) {
@@ -382,6 +501,14 @@ fn probe(probe: &Value, path: &str, key: &str, errors: &mut Errors) {
     ];
     for number in numbers {
         errors.not_negative(probe, path, number);
+    }
+    let grace = integer(probe, "terminationGracePeriodSeconds");
+    let field = at(path, "terminationGracePeriodSeconds");
+    if let Some(grace) = grace.filter(|grace| *grace <= 0) {
+        errors.invalid(&field, grace, "must be greater than 0");
+    }
+    if let Some(grace) = grace.filter(|_| key == "readinessProbe") {
+        errors.invalid(&field, grace, "must not be set for readinessProbes");
     }
     let threshold = integer(probe, "successThreshold").unwrap_or(1);
     if key != "readinessProbe" && threshold != 1 {

@@ -14,6 +14,7 @@ use super::{
 };
 use crate::apiserver::{
     errors::{self, ApiError},
+    escape,
     request::Query,
     verbs::logs,
 };
@@ -200,7 +201,7 @@ async fn relay(
 fn told(outcome: &Outcome, version: u8) -> Bytes {
     let status = errors::command_status(outcome);
     if version >= 4 {
-        return status.to_string().into();
+        return escape::whole(status.to_string().into_bytes()).into();
     }
     // Older ones get text, and nothing where nothing went wrong.
     let message = status.get("message").and_then(serde_json::Value::as_str);

@@ -68,6 +68,23 @@ async fn events_follow_the_objects_that_are_there() {
 }
 
 #[tokio::test]
+async fn many_objects_come_once_and_in_their_order() {
+    let server = Server::start().await;
+    let names: Vec<String> = (0..120).map(|number| format!("m-{number:03}")).collect();
+    for name in &names {
+        server.ok("POST", ALL, &format!("{{\"metadata\":{{\"name\":\"{name}\"}}}}")).await;
+    }
+    let initial = "sendInitialEvents=true&resourceVersionMatch=NotOlderThan";
+    let path = format!("{ALL}?watch=true&{initial}&allowWatchBookmarks=true");
+    let mut body = open(&server, &path).await;
+    let told = lines(&mut body, names.len() + 1).await;
+    let added: String = names.iter().map(|name| format!("ADDED {name}\n")).collect();
+    assert_eq!(told, added + "BOOKMARK -\n");
+    put(&server, "m-007", "x", "1").await;
+    assert_eq!(lines(&mut body, 1).await, "MODIFIED m-007 {\"k\":\"1\"}\n");
+}
+
+#[tokio::test]
 async fn a_selector_makes_transitions() {
     let server = Server::start().await;
     put(&server, "a", "x", "1").await;

@@ -8,7 +8,7 @@ use crate::apiserver::{
     request::Request,
 };
 use serde_json::{Value, json};
-use wherry_resources::{Kind, Object, meta};
+use wherry_resources::{Kind, Object, meta, quoted};
 
 /// Reads the body as an object of the kind in the path. Warnings go to `warnings`.
 pub fn object(
@@ -92,10 +92,12 @@ pub fn fields(
     let found: Vec<String> = unknown
         .iter()
         .map(|path| match openapi::did_you_mean(kind, path) {
-            Some(meant) => format!("unknown field {path:?} (did you mean {meant:?}?)"),
-            None => format!("unknown field {path:?}"),
+            Some(meant) => {
+                format!("unknown field {} (did you mean {}?)", quoted(path), quoted(meant))
+            }
+            None => format!("unknown field {}", quoted(path)),
         })
-        .chain(duplicates.iter().map(|path| format!("duplicate field {path:?}")))
+        .chain(duplicates.iter().map(|path| format!("duplicate field {}", quoted(path))))
         .collect();
     match validation {
         Validation::Strict if !found.is_empty() => {

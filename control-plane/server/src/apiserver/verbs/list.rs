@@ -14,6 +14,7 @@ use crate::apiserver::{
     content::{self, Form},
     custom,
     errors::ApiError,
+    escape,
     request::Request,
     stored,
 };
@@ -174,6 +175,7 @@ fn written(kind: &'static Kind, page: &Page, form: Form, include: Include) -> Ve
     let size: usize = page.items.iter().map(|(_, entry)| entry.value.len()).sum();
     let mut bytes = Vec::with_capacity(size + ITEM_OVERHEAD * page.items.len() + head.len());
     bytes.extend_from_slice(head.as_bytes());
+    escape::tail(&mut bytes, 0);
     let now = jiff::Timestamp::now();
     for (index, (_, entry)) in page.items.iter().enumerate() {
         if index > 0 {
@@ -183,8 +185,17 @@ fn written(kind: &'static Kind, page: &Page, form: Form, include: Include) -> Ve
             stored::write_item(kind, &entry.value, entry.modified, &mut bytes);
             continue;
         }
-        let item = item(kind, stored::decode(kind, entry), form, include, now);
+        let object = match (form, include) {
+            (Form::Table { .. }, Include::None | Include::Metadata) => {
+                stored::decode_row(kind, entry)
+            }
+            (Form::Metadata { .. }, _) => stored::decode_metadata(kind, entry),
+            _ => stored::decode(kind, entry),
+        };
+        let item = item(kind, object, form, include, now);
+        let start = bytes.len();
         serde_json::to_writer(&mut bytes, &item).expect("memory takes what is written");
+        escape::tail(&mut bytes, start);
     }
     bytes.extend_from_slice(tail.as_bytes());
     bytes.push(b'\n');

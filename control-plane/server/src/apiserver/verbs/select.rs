@@ -1,6 +1,7 @@
 //! Which objects a list or watch shows.
 
 use crate::apiserver::{errors::ApiError, request::Request};
+use memchr::memmem::Finder;
 use wherry_resources::{
     Kind, Object, fields,
     selectors::{FieldSelector, LabelSelector, Operator},
@@ -14,6 +15,9 @@ pub struct Selection {
     kind: &'static Kind,
     labels: LabelSelector,
     fields: FieldSelector,
+    /// Of each list one word stands in the bytes of an object, or it cannot match. Made once a
+    /// look, for it may go over all objects, and once a watch, for every event passes it.
+    words: Vec<Vec<Finder<'static>>>,
 }
 
 impl Selection {
@@ -29,6 +33,7 @@ impl Selection {
                 value,
                 negated: false,
             });
+            selection.words = words(&selection.labels, &selection.fields);
         }
         Ok(selection)
     }
@@ -39,7 +44,8 @@ impl Selection {
         let labels = LabelSelector::parse(labels).map_err(|error| bad(&error))?;
         let fields = FieldSelector::parse(fields).map_err(|error| bad(&error))?;
         fields::check(kind, &fields).map_err(|error| bad(&error))?;
-        Ok(Selection { kind, labels, fields })
+        let words = words(&labels, &fields);
+        Ok(Selection { kind, labels, fields, words })
     }
 
     /// Everything matches: objects need not be read.
@@ -55,27 +61,57 @@ impl Selection {
     /// A quick look at stored bytes: false if no object in them can match. Every node watches its
     /// own Pods among all Pods, so most objects must be passed over without being read.
     pub fn may_match(&self, value: &[u8]) -> bool {
-        let Ok(text) = std::str::from_utf8(value) else {
-            return true;
-        };
-        // Only words that JSON writes as they are can be looked for.
-        let plain = |word: &str| {
-            let is_plain = |b: u8| b.is_ascii_alphanumeric() || b"-._/".contains(&b);
-            !word.is_empty() && word.bytes().all(is_plain)
-        };
-        let exact = self.fields.terms.iter().filter(|term| !term.negated && plain(&term.value));
-        let equal = self.labels.requirements().iter().filter(|requirement| {
-            let equals = matches!(requirement.operator, Operator::Equals | Operator::In);
-            equals && requirement.values.iter().all(|value| plain(value))
-        });
-        exact
-            .into_iter()
-            .all(|term| ABSENT.contains(&term.value.as_str()) || text.contains(&term.value))
-            && equal.into_iter().all(|one| one.values.iter().any(|value| text.contains(value)))
+        self.words.iter().all(|one_of| one_of.iter().any(|word| word.find(value).is_some()))
     }
 
     /// The one name that can match, if the selector names it.
     pub fn name(&self) -> Option<&str> {
         self.fields.exact("metadata.name")
+    }
+}
+
+/// The words of selectors that stand in every object that they match.
+fn words(labels: &LabelSelector, fields: &FieldSelector) -> Vec<Vec<Finder<'static>>> {
+    // Only words that JSON writes as they are can be looked for.
+    let plain = |word: &str| {
+        let is_plain = |b: u8| b.is_ascii_alphanumeric() || b"-._/".contains(&b);
+        !word.is_empty() && word.bytes().all(is_plain)
+    };
+    let finder = |word: &str| Finder::new(word.as_bytes()).into_owned();
+    let exact = fields.terms.iter().filter(|term| {
+        !term.negated && plain(&term.value) && !ABSENT.contains(&term.value.as_str())
+    });
+    let equal = labels.requirements().iter().filter(|requirement| {
+        let equals = matches!(requirement.operator, Operator::Equals | Operator::In);
+        equals && requirement.values.iter().all(|value| plain(value))
+    });
+    let exact = exact.map(|term| vec![finder(&term.value)]);
+    let equal = equal.map(|one| one.values.iter().map(|value| finder(value)).collect::<Vec<_>>());
+    exact.chain(equal).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_quick_look_passes_over_what_cannot_match() {
+        let kind = wherry_resources::kind("", "v1", "pods").expect("a built-in kind");
+        let pod = br#"{"metadata":{"labels":{"app":"web"}},"spec":{"nodeName":"east"}}"#;
+        for (labels, fields, expected) in [
+            ("", "", true),
+            ("app=web", "spec.nodeName=east", true),
+            ("app=api", "", false),
+            ("app in (api,web)", "", true),
+            ("app in (api,none)", "", false),
+            ("", "spec.nodeName=west", false),
+            // What is not there may be written, and what is not wanted says nothing.
+            ("", "spec.hostNetwork=false", true),
+            ("app!=web", "spec.nodeName!=east", true),
+            ("", "spec.nodeName=", true),
+        ] {
+            let selection = Selection::new(kind, labels, fields).expect("selectors");
+            assert_eq!(selection.may_match(pod), expected, "{labels} {fields}");
+        }
     }
 }

@@ -23,6 +23,7 @@ use crate::apiserver::{
     content::{self, Accepted, Form},
     custom,
     errors::{self, ApiError},
+    escape,
     request::{Query, Request},
     stored,
 };
@@ -48,6 +49,9 @@ use wherry_store::{Change, Entry, Event, Revision, Snapshot, Store, Watch, Watch
 const BOOKMARK_INTERVAL: Duration = Duration::from_secs(60);
 /// A watch without timeoutSeconds ends after this, or up to twice this: not all at once.
 const TIMEOUT_MIN: Duration = Duration::from_secs(30 * 60);
+/// So many objects of those that are there are taken at once: all of them in a queue would be a copy
+/// of the list for each client that begins.
+const INITIAL_AT_ONCE: usize = 100;
 /// Marks the bookmark behind the initial events.
 const INITIAL_EVENTS_END: &str = "k8s.io/initial-events-end";
 
@@ -127,7 +131,7 @@ async fn open(api: &ApiServer, request: &Request) -> Result<Stream, ApiError> {
         None => None,
     };
     let after = snapshot.as_ref().map_or(start.after, Snapshot::revision);
-    let mut encoder = Encoder {
+    let encoder = Encoder {
         kind: request.kind,
         accepted: request.accepted,
         include,
@@ -146,18 +150,15 @@ async fn open(api: &ApiServer, request: &Request) -> Result<Stream, ApiError> {
         Err(WindowError::Future { .. }) => Events::Ahead(prefix.clone()),
     };
     let is_open = matches!(events, Events::Open(_));
-    if let Some(snapshot) = snapshot.filter(|_| start.initial.is_some() && is_open) {
-        let objects = snapshot.range(&prefix, None);
-        queue.extend(objects.filter_map(|(_, entry)| encoder.initial(&entry)));
-        if start.marked && bookmarks {
-            queue.push_back(Line::Ready(encoder.bookmark(after, true)));
-        }
-    }
+    let snapshot = snapshot.filter(|_| start.initial.is_some() && is_open);
+    let marked = start.marked && bookmarks;
+    let initial = snapshot.map(|snapshot| Initial { snapshot, prefix, last: None, marked });
     api.metrics().watches.fetch_add(1, Relaxed);
     Ok(Stream {
         api: api.clone(),
         encoder,
         queue,
+        initial,
         events,
         sent: after,
         bookmarks: bookmarks.then(bookmark_timer),
@@ -297,7 +298,8 @@ impl Encoder {
     }
 
     fn line(&self, word: &str, object: Value) -> Bytes {
-        format!("{}\n", json!({ "type": word, "object": object })).into()
+        let line = format!("{}\n", json!({ "type": word, "object": object }));
+        escape::whole(line.into_bytes()).into()
     }
 
     fn is_plain(&self) -> bool {
@@ -321,11 +323,23 @@ enum Events {
     Ended,
 }
 
+/// The objects with which a watch begins, as far as they have not been taken.
+struct Initial {
+    snapshot: Snapshot,
+    prefix: Bytes,
+    /// Key of the last one that was taken.
+    last: Option<Bytes>,
+    /// A bookmark says that these were all.
+    marked: bool,
+}
+
 /// An open watch: what it has still to send, and where the rest comes from.
 struct Stream {
     api: ApiServer,
     encoder: Encoder,
     queue: VecDeque<Line>,
+    /// Objects that come before all events.
+    initial: Option<Initial>,
     events: Events,
     /// Revision up to which the client has seen everything.
     sent: Revision,
@@ -353,6 +367,9 @@ impl Stream {
                 self.queue.pop_front();
                 return Some(ready);
             }
+            if self.begin() {
+                continue;
+            }
             let next = match &mut self.events {
                 Events::Open(events) => Next::Event(events),
                 Events::Ahead(_) => Next::Reached(self.api.store(), self.sent),
@@ -374,6 +391,28 @@ impl Stream {
                 () = self.api.shutdown().cancelled() => self.events = Events::Ended,
             }
         }
+    }
+
+    /// Takes some more of the objects with which the watch begins; false when it has begun.
+    fn begin(&mut self) -> bool {
+        let Some(initial) = &mut self.initial else {
+            return false;
+        };
+        let mut last = None;
+        let objects = initial.snapshot.range(&initial.prefix, initial.last.as_deref());
+        for (key, entry) in objects.take(INITIAL_AT_ONCE) {
+            self.queue.extend(self.encoder.initial(&entry));
+            last = Some(key);
+        }
+        if last.is_some() {
+            initial.last = last;
+            return true;
+        }
+        if initial.marked {
+            self.queue.push_back(Line::Ready(self.encoder.bookmark(self.sent, true)));
+        }
+        self.initial = None;
+        true
     }
 
     /// A line as it is sent; an object that a webhook has to convert is converted.
