@@ -571,17 +571,20 @@ async fn run(
         handler.keep(instance);
         return Ok(());
     };
-    Err(as_error(&error, store.data().memory.refused))
+    let entered = instance.proxy.is_some();
+    Err(as_error(&error, store.data().memory.refused, entered))
 }
 
-/// What a request is told of an instance's failure.
-fn as_error(error: &wasmtime::Error, refused: Refused) -> HandleError {
+/// What a request is told of an instance's failure. Once its guest was entered, it may have done a part
+/// of what was asked: nobody may be told then that it was only busy, and ask another one.
+fn as_error(error: &wasmtime::Error, refused: Refused, entered: bool) -> HandleError {
     if let Some(code) = error.downcast_ref::<P3ErrorCode>() {
         return HandleError::GuestError(format!("{code:?}"));
     }
     match classify(error, refused) {
         Fault::Exit(code) => HandleError::Trap(format!("it exited with code {code}")),
         Fault::OutOfMemory => HandleError::OutOfMemory,
+        Fault::NoMemoryLeft if entered => HandleError::OutOfMemory,
         Fault::NoMemoryLeft => HandleError::Busy,
         Fault::NoInstanceLeft => HandleError::InstanceLimit,
         Fault::Trap(text) => HandleError::Trap(text),

@@ -328,8 +328,10 @@ async fn serve(handler: &Inner, linked: &Linked, shared: &Shared) {
     let mut store = handler.pod.component_store();
     let _fuse = Fuse(shared);
     let begun = Instant::now();
+    let mut entered = false;
     let result = match linked.entry.instantiate_async(&mut store).await {
         Ok(proxy) => {
+            entered = true;
             handler.pod.meter.account.instantiated(begun.elapsed());
             let proxy = &proxy;
             let calls =
@@ -339,7 +341,7 @@ async fn serve(handler: &Inner, linked: &Linked, shared: &Shared) {
         Err(error) => Err(error),
     };
     if let Err(error) = result {
-        let error = as_error(&error, store.data().memory.refused);
+        let error = as_error(&error, store.data().memory.refused, entered);
         if error.is_guests_fault() {
             (handler.pod.config.stderr)(format!("wherry: {error}\n").as_bytes());
         }
@@ -384,7 +386,7 @@ async fn answer_one(accessor: &Accessor<Host>, proxy: &Proxy, job: Job) -> wasmt
         Ok(response) => reply.send(Ok(response)),
         // The guest is well: it said no to this one.
         Err(error) if error.downcast_ref::<P3ErrorCode>().is_some() => {
-            reply.send(Err(as_error(&error, crate::instance::Refused::Nothing)));
+            reply.send(Err(as_error(&error, crate::instance::Refused::Nothing, true)));
         }
         Err(error) => return Err(error),
     }

@@ -170,6 +170,11 @@ async fn a_memory_bomb_is_out_of_memory() {
     config.limits.memory_bytes = 8 << 20;
     let (error, _) = check_fault(bomb, config).await;
     assert!(matches!(error, HandleError::OutOfMemory), "{error:?}");
+    // Also if it is the memory of all: the guest has seen the request, which is not to be sent again.
+    let mut config = GuestConfig::default();
+    config.limits.memory_bytes_total = 4 << 20;
+    let (error, _) = check_fault(bomb, config).await;
+    assert!(matches!(error, HandleError::OutOfMemory), "{error:?}");
 }
 
 #[tokio::test]
