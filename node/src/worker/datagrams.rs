@@ -122,6 +122,18 @@ impl Tables {
         Some(back.clone())
     }
 
+    /// Forgets where the answers of a stream go. Its successor, which the same two may have begun
+    /// before it was seen to end, stays.
+    fn end(&mut self, key: (SocketAddr, SocketAddr), own: &mpsc::WeakSender<Bytes>) {
+        let is_own = |(back, _): &(Back, Instant)| match back {
+            Back::Stream(queue) => own.upgrade().is_some_and(|own| own.same_channel(queue)),
+            Back::Rewrite(_) | Back::Socket(_) => false,
+        };
+        if self.backs.get(&key).is_some_and(is_own) {
+            self.backs.remove(&key);
+        }
+    }
+
     /// Whether there is room for another conversation.
     fn make_room(&mut self, now: Instant) -> bool {
         if self.ways.len().max(self.backs.len()) < CONVERSATIONS_MAX {
@@ -316,6 +328,8 @@ impl Switch {
         let from: Option<SocketAddr> = from.and_then(|from| from.to_str().ok()?.parse().ok());
         let from = from.ok_or(Refusal::BadRequest)?;
         let (queue, answers) = mpsc::channel(QUEUE);
+        // Answers end when the table drops it, so it is not kept here.
+        let own = queue.downgrade();
         {
             let mut tables = self.conversations.lock();
             if !tables.make_room(Instant::now()) {
@@ -328,7 +342,7 @@ impl Switch {
             // Without anybody who takes them the stream ends, and who asks looks for another Pod.
             let asked = Pieces::of(request.into_body());
             asked.each(|data| switch.ports.deliver(address, from, data)).await;
-            switch.conversations.lock().backs.remove(&(address, from));
+            switch.conversations.lock().end((address, from), &own);
         });
         Ok(Response::new(Reply::Stream(body_of(answers))))
     }
@@ -430,6 +444,21 @@ mod tests {
             tables.ways.insert((client, service), Conversation { way, last: begun });
         }
         assert!(!tables.make_room(begun) && tables.make_room(begun + IDLE * 2));
+    }
+
+    #[test]
+    fn the_end_of_a_stream_leaves_its_successor_alone() {
+        let (mut tables, now) = (Tables::default(), Instant::now());
+        let key = (at("10.0.0.2:53"), at("10.0.0.1:40000"));
+        let (first, _answers) = mpsc::channel(QUEUE);
+        let (second, _others) = mpsc::channel(QUEUE);
+        let (ended, own) = (first.downgrade(), second.downgrade());
+        tables.backs.insert(key, (Back::Stream(first), now));
+        tables.backs.insert(key, (Back::Stream(second), now));
+        tables.end(key, &ended);
+        assert!(tables.backs.contains_key(&key));
+        tables.end(key, &own);
+        assert!(!tables.backs.contains_key(&key));
     }
 
     #[tokio::test]
