@@ -4,6 +4,7 @@
 //! A destination that is denied to one is allowed to another at some time, so that a denial is not
 //! somebody who does not listen.
 
+use std::net::TcpListener;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
@@ -237,8 +238,11 @@ fn never(cluster: &Dev, policy: &str) -> Result<Vec<Pair>> {
     for host in ["169.254.169.254", "::ffff:169.254.169.254", "fe80::1", "255.255.255.255"] {
         targets.push(format!("{host} 80"));
     }
-    if let Some(own) = own_address() {
-        targets.push(format!("{own} 22"));
+    // Somebody listens there, so that it is not that which keeps it from being reached.
+    let own = own_address().map(|own| TcpListener::bind((own, 0))).transpose()?;
+    if let Some(own) = &own {
+        let own = own.local_addr()?;
+        targets.push(format!("{} {}", own.ip(), own.port()));
     }
     targets.push("kubernetes.default 443".to_owned());
     let mut pairs: Vec<Pair> =
