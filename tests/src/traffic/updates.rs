@@ -23,6 +23,8 @@ const PAUSE: Duration = Duration::from_millis(100);
 const STREAM_LATE: Duration = Duration::from_secs(30);
 /// A stream that failed is not tried again at once.
 const AFTER_FAILURE: Duration = Duration::from_millis(100);
+/// kubectl refuses to restart what it has restarted in the same second.
+const APART: Duration = Duration::from_millis(1500);
 /// Failures that are shown.
 const SHOWN: usize = 5;
 
@@ -94,7 +96,7 @@ fn generations(cluster: &Dev) -> Result<Vec<u64>> {
 fn roll(cluster: &Dev, plan: &Plan) -> Result<()> {
     // Both HTTP clients together send twice the rate; the updates are spread over that time.
     let whole = Duration::from_secs_f64(plan.requests as f64 / (2 * RATE) as f64);
-    let each = whole / plan.updates.max(1);
+    let each = (whole / plan.updates.max(1)).max(APART);
     for number in 1..=plan.updates {
         let begun = Instant::now();
         let restart = ["rollout", "restart", "deployment/hello-http", "deployment/greeter"];
