@@ -60,6 +60,14 @@ where
         matches!(self, Replay::Empty)
     }
 
+    /// Whether it can be sent once more.
+    pub fn is_left(&self) -> bool {
+        match self {
+            Replay::Empty | Replay::Whole(_) => true,
+            Replay::Lent(lent) => !lock(lent).is_lost,
+        }
+    }
+
     /// The body for one attempt, which takes it away from the one before; None if too much of it was
     /// read. For the last one it is given away for good, which is cheaper.
     pub fn lend(&mut self, last: bool) -> Option<Body> {
@@ -305,8 +313,9 @@ mod tests {
         let mut replay =
             Replay::new(http_body_util::StreamBody::new(futures::stream::iter(pieces)));
         let lent = replay.lend(false).expect("the first attempt");
+        assert!(replay.is_left());
         assert!(lent.collect().await.is_err());
-        assert!(replay.lend(false).is_none());
+        assert!(!replay.is_left() && replay.lend(false).is_none());
     }
 
     #[tokio::test]

@@ -586,6 +586,8 @@ impl Switch {
         // The Pod has just left, and the table that says who came is on its way.
         if matches!(outcome, Err(Refusal::Gone(_)))
             && parts.is_some()
+            // Without its body it would only wait.
+            && body.is_left()
             && let Some(route) = destination.route()
         {
             let external = matches!(destination, Destination::External(_));
