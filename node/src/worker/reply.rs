@@ -42,6 +42,8 @@ pub struct Lent<B> {
     kept: Vec<u8>,
     /// More was read than is kept.
     is_lost: bool,
+    /// Its end was read; not every body can be asked for that twice.
+    is_read: bool,
     /// Which loan reads it.
     loan: usize,
 }
@@ -74,9 +76,13 @@ where
         let lent = match std::mem::replace(self, Replay::Empty) {
             Replay::Empty => return Some(Body::new(Empty::new().map_err(|never| match never {}))),
             Replay::Whole(body) if last => return Some(Body::new(body.map_err(BodyError::new))),
-            Replay::Whole(body) => {
-                Arc::new(Mutex::new(Lent { body, kept: Vec::new(), is_lost: false, loan: 0 }))
-            }
+            Replay::Whole(body) => Arc::new(Mutex::new(Lent {
+                body,
+                kept: Vec::new(),
+                is_lost: false,
+                is_read: false,
+                loan: 0,
+            })),
             Replay::Lent(lent) => lent,
         };
         // What is gone stays gone: not an empty body.
@@ -144,6 +150,9 @@ where
             this.at = held.kept.len();
             return Poll::Ready(Some(Ok(Frame::data(again))));
         }
+        if held.is_read {
+            return Poll::Ready(None);
+        }
         let frame = ready!(Pin::new(&mut held.body).poll_frame(cx).map_err(BodyError::new));
         match &frame {
             Some(Ok(frame)) if !held.is_lost => held.keep(frame.data_ref(), may_be_sent_again),
@@ -151,6 +160,7 @@ where
             Some(Err(_)) => held.keep(None, may_be_sent_again),
             Some(Ok(_)) | None => {}
         }
+        held.is_read = frame.is_none();
         this.at = held.kept.len();
         Poll::Ready(frame)
     }
@@ -158,7 +168,8 @@ where
     fn is_end_stream(&self) -> bool {
         let held = lock(&self.lent);
         // One that was taken away ends in an error.
-        held.loan == self.number && self.at >= held.kept.len() && held.body.is_end_stream()
+        let at_end = held.is_read || held.body.is_end_stream();
+        held.loan == self.number && self.at >= held.kept.len() && at_end
     }
 
     fn size_hint(&self) -> SizeHint {
@@ -284,6 +295,18 @@ mod tests {
             let again = replay.lend(last).expect("another attempt");
             assert_eq!((again.size_hint().exact(), again.is_end_stream()), (Some(9), false));
             assert_eq!(read(again).await, "all of it");
+        }
+    }
+
+    #[tokio::test]
+    async fn the_end_of_a_body_is_read_once() {
+        let pieces = futures::stream::unfold(Some("all"), |left| async move {
+            let piece = Ok::<_, BodyError>(Frame::data(Bytes::from_static(left?.as_bytes())));
+            Some((piece, None))
+        });
+        let mut replay = Replay::new(http_body_util::StreamBody::new(Box::pin(pieces)));
+        for _ in 0..3 {
+            assert_eq!(read(replay.lend(false).expect("it is kept")).await, "all");
         }
     }
 
