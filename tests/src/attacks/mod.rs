@@ -319,7 +319,7 @@ impl Battlefield {
             true => self.time + Duration::from_secs(5),
             false => self.time + PATIENCE,
         };
-        let mut since = None;
+        let mut since: Option<Instant> = None;
         let mut tries = 0;
         let outcome = loop {
             std::thread::sleep(Duration::from_millis(100));
@@ -340,8 +340,12 @@ impl Battlefield {
                 }
                 Verdict::Unknown => {}
             }
-            let waits = begun.elapsed();
-            ensure!(since.is_some() || waits < self.time + PATIENCE, "it did not begin: {pod}");
+            // One that has begun has its own time first; it may wait again, to be started anew.
+            let (waits, waits_max) = match since {
+                Some(since) => (since.elapsed(), running_max + PATIENCE),
+                None => (begun.elapsed(), self.time + PATIENCE),
+            };
+            ensure!(waits < waits_max, "it waits for too long: {pod}");
         };
         let after = begun.elapsed();
         // What was over at once may still have done something.

@@ -357,8 +357,9 @@ async fn exports_are_called_by_name() {
     assert!(module.call("length", words(&["length", "hello", "300"])).is_err());
 }
 
-/// Many that never stop share the cores by their weights.
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+/// Many that never stop share the cores by their weights. As many threads as cores: with fewer there
+/// is always enough for everybody.
+#[tokio::test(flavor = "multi_thread")]
 async fn weights_decide_when_there_is_not_enough() {
     let spins = p1(r#"(func (export "_start") (loop $again (br $again)))"#);
     let engine = super::own_engine();

@@ -164,7 +164,9 @@ impl Pods {
         };
         entry.placing = Placing::Done;
         let spec = entry.desired.spec.clone();
-        match refused {
+        // Of one that was deleted meanwhile there is nothing to be said.
+        let waits = entry.state.stage == Stage::Admitted;
+        match refused.filter(|_| waits) {
             Some((reason, message)) => self.refuse(&spec, reason, message),
             None => self.process(uid),
         }
