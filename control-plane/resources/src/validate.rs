@@ -213,17 +213,28 @@ pub fn update(kind: &Kind, new: &Object, old: &Object) -> Vec<FieldError> {
     metadata::update(kind, new, old, &mut errors);
     if let Some(rules) = of(kind) {
         (rules.change)(new, old, &mut errors);
-        // A stored object is not refused for what it already was: rules may have become stricter
-        // since.
         let is_same = new.get("spec").is_some() && new.get("spec") == old.get("spec");
         if !is_same {
-            (rules.object)(new, &mut errors);
+            since(rules.object, new, old, &mut errors);
         }
     }
     if let Some(definition) = kind.custom() {
         custom::object(&definition, new, Some(old), &mut errors);
     }
     errors.0
+}
+
+/// Complaints of a rule that the old object gives no cause for: a stored object is not refused for
+/// what it already was, since rules may have become stricter after it was written.
+fn since(rule: fn(&Object, &mut Errors), new: &Object, old: &Object, errors: &mut Errors) {
+    let mut found = Errors::default();
+    rule(new, &mut found);
+    if found.0.is_empty() {
+        return;
+    }
+    let mut before = Errors::default();
+    rule(old, &mut before);
+    errors.0.extend(found.0.into_iter().filter(|error| !before.0.contains(error)));
 }
 
 /// Complaints about a new status; everything but status and metadata is as in the old object.
@@ -249,7 +260,7 @@ pub fn update_status(kind: &Kind, new: &Object, old: &Object) -> Vec<FieldError>
 pub fn update_ephemeral_containers(kind: &Kind, new: &Object, old: &Object) -> Vec<FieldError> {
     let mut errors = Errors::default();
     metadata::update(kind, new, old, &mut errors);
-    pod::pod(new, &mut errors);
+    since(pod::pod, new, old, &mut errors);
     pod::ephemeral_change(new, old, &mut errors);
     errors.0
 }
@@ -258,7 +269,7 @@ pub fn update_ephemeral_containers(kind: &Kind, new: &Object, old: &Object) -> V
 pub fn resize(kind: &Kind, new: &Object, old: &Object) -> Vec<FieldError> {
     let mut errors = Errors::default();
     metadata::update(kind, new, old, &mut errors);
-    pod::pod(new, &mut errors);
+    since(pod::pod, new, old, &mut errors);
     pod::resources_change(new, old, &mut errors);
     errors.0
 }

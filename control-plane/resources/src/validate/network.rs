@@ -23,9 +23,10 @@ const AFFINITY_SECONDS_MAX: i64 = 86_400;
 const CONTROLLER_NAME_MAX: usize = 250;
 /// Most addresses in one slice.
 const SLICE_ENDPOINTS_MAX: usize = 1000;
-/// Most addresses of one endpoint, and most ports of a slice.
+/// Most addresses of one endpoint.
 const SLICE_ADDRESSES_MAX: usize = 100;
-const SLICE_PORTS_MAX: usize = 100;
+/// Most ports of a slice: what a stock server takes, which is far more than its documents say.
+const SLICE_PORTS_MAX: usize = 20_000;
 /// The older way to name the class of an Ingress.
 const INGRESS_CLASS: &str = "kubernetes.io/ingress.class";
 

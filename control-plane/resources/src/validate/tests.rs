@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use crate::testscript::{self, argument};
 use crate::{Object, defaults};
@@ -73,4 +73,23 @@ fn one_complaint_stands_alone_and_several_in_brackets() {
         "[metadata.name: Required value: name or generateName is required, \
          metadata.namespace: Required value]"
     );
+}
+
+#[test]
+fn what_was_stored_before_a_rule_came_holds_up_no_other_change() {
+    let kind = testscript::kind("ingresses.networking.k8s.io");
+    let ingress = |class: &str, secrets: &[&str]| {
+        let tls: Vec<Value> = secrets.iter().map(|name| json!({"secretName": name})).collect();
+        let backend = json!({"service": {"name": "s", "port": {"number": 80}}});
+        json!({
+            "metadata": {"name": "a", "namespace": "n"},
+            "spec": {"ingressClassName": class, "tls": tls, "defaultBackend": backend},
+        })
+    };
+    let old = ingress("one", &["S"]);
+    assert_eq!(super::create(kind, &old).len(), 1);
+    assert_eq!(said(&super::update(kind, &ingress("two", &["S"]), &old)), "ok");
+    let errors = super::update(kind, &ingress("one", &["S", "T"]), &old);
+    let fields: Vec<&str> = errors.iter().map(|error| error.field.as_str()).collect();
+    assert_eq!(fields, ["spec.tls[1].secretName"]);
 }

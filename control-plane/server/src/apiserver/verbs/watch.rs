@@ -49,7 +49,7 @@ use wherry_store::{Change, Entry, Event, Revision, Snapshot, Store, Watch, Watch
 const BOOKMARK_INTERVAL: Duration = Duration::from_secs(60);
 /// A watch without timeoutSeconds ends after this, or up to twice this: not all at once.
 const TIMEOUT_MIN: Duration = Duration::from_secs(30 * 60);
-/// So many objects of those that are there are taken at once: all of them in a queue would be a copy
+/// So many of the objects that are there are taken at once: all of them in a queue would be a copy
 /// of the list for each client that begins.
 const INITIAL_AT_ONCE: usize = 100;
 /// Marks the bookmark behind the initial events.
@@ -425,9 +425,11 @@ impl Stream {
         match custom::into_version(&self.api, kind, vec![object]).await.map(|mut all| all.pop()) {
             Ok(Some(object)) => self.encoder.rendered(word, object),
             Ok(None) => self.encoder.line("ERROR", lost().status()),
-            // The client must list again: it has missed a change.
+            // The client must list again: it has missed a change. What waits behind it is not sent.
             Err(error) => {
                 self.events = Events::Ended;
+                self.initial = None;
+                self.queue.truncate(1);
                 self.encoder.line("ERROR", error.status())
             }
         }
