@@ -550,6 +550,8 @@ mod cluster;
 #[cfg(test)]
 mod damage;
 #[cfg(test)]
+mod net;
+#[cfg(test)]
 mod soak;
 #[cfg(test)]
 mod tests;

@@ -345,7 +345,7 @@ async fn exports_are_called_by_name() {
         (core instance $text (instantiate $Text))
         (func $length (param "text" string) (param "more" u8) (result u32)
             (canon lift (core func $text "length")
-                (memory $text "memory") (realloc (func $text "realloc"))))
+                (memory (core memory $text "memory")) (realloc (core func $text "realloc"))))
         (export "length" (func $length)))"#;
     let module = load(component, Form::Component);
     for (export, code) in [("healthy", 0), ("test:app/health@1.0.0#check", 1)] {

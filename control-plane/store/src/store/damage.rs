@@ -1,7 +1,7 @@
 //! Data that is not what it was: bits turned over in memory and in files, and a folder put back to
 //! an older copy.
 
-use super::cluster::{HANG, Net, agree, end, eventually, put};
+use super::net::{HANG, Net, agree, end, eventually, put};
 use super::*;
 use crate::faults::Fault;
 

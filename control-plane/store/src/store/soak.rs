@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use std::sync::atomic::AtomicU64;
 use std::time::Instant;
 
-use super::cluster::{HANG, Net, agree, bytes, eventually};
+use super::net::{HANG, Net, agree, bytes, eventually};
 use super::*;
 
 /// A small generator, so that a seed means the same for ever.
