@@ -73,6 +73,11 @@ fn open_rocks(config: &Config, base: &Path, founds: bool) -> Result<Opened, Open
         let detail = "it has the layout of an earlier version".to_owned();
         return Err(OpenError::Damaged { path: base.to_owned(), detail });
     }
+    // A new one would count the first database, and rid the folder of the one with the data.
+    if found.is_none() && superblock::has_later_database(base).map_err(folder)? {
+        let detail = "its superblock is missing".to_owned();
+        return Err(OpenError::Damaged { path: base.to_owned(), detail });
+    }
     if found.is_some() && !superblock::database(base, block.folder).exists() {
         let promised = format!("the database db-{}", block.folder);
         let (path, found) = (base.to_owned(), "no such folder".to_owned());

@@ -91,14 +91,30 @@ pub(crate) fn database(base: &Path, folder: u64) -> PathBuf {
     base.join(format!("db-{folder}"))
 }
 
+/// The number in the name of a database folder.
+fn database_number(name: &str) -> Option<u64> {
+    name.strip_prefix("db-").and_then(|number| number.parse().ok())
+}
+
+/// Whether there is a database that took the place of the first one: then there was a superblock,
+/// too.
+pub(crate) fn has_later_database(base: &Path) -> io::Result<bool> {
+    for entry in fs::read_dir(base)? {
+        let name = entry?.file_name();
+        if database_number(&name.to_string_lossy()).is_some_and(|number| number > 1) {
+            return Ok(true);
+        }
+    }
+    Ok(false)
+}
+
 /// Removes every database folder but the one that counts, and a superblock that was never finished.
 pub(crate) fn clean(base: &Path, folder: u64) -> io::Result<()> {
     for entry in fs::read_dir(base)? {
         let entry = entry?;
         let name = entry.file_name();
         let name = name.to_string_lossy();
-        let number = name.strip_prefix("db-").and_then(|number| number.parse::<u64>().ok());
-        if number.is_some_and(|number| number != folder) {
+        if database_number(&name).is_some_and(|number| number != folder) {
             tracing::info!(folder = %name, "remove a state that was never or is no longer in use");
             fs::remove_dir_all(entry.path())?;
         } else if name == FILE_NEW {

@@ -315,6 +315,15 @@ async fn a_folder_that_lost_something_is_refused() {
     let refused = open(&headless).await;
     assert!(refused.to_string().contains("superblock is missing"), "{refused}");
 
+    // As after a snapshot took the place of the first state.
+    let headless = filled().await;
+    std::fs::remove_file(headless.path().join("superblock")).expect("it is there");
+    let later = headless.path().join("db-2");
+    std::fs::rename(headless.path().join("db-1"), &later).expect("it is there");
+    let refused = open(&headless).await;
+    assert!(refused.to_string().contains("superblock is missing"), "{refused}");
+    assert!(later.exists(), "nothing is removed from a folder that is refused");
+
     let other = filled().await;
     let engine = Engine::Rocks(other.path().to_owned());
     let wanted = Config { cluster_id: Some(7), ..config(engine.clone()) };
