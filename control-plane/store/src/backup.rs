@@ -162,6 +162,8 @@ impl Backup {
         keys: Option<Arc<Keyring>>,
         with_keyring: bool,
     ) -> Backup {
+        // What is encrypted with a key that comes later would not open with the keyring in the file.
+        let keys = keys.map(|keys| Arc::new(keys.frozen()));
         let head = BackupHead {
             program: env!("CARGO_PKG_VERSION").to_owned(),
             cluster_id,

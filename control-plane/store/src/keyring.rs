@@ -289,6 +289,12 @@ impl Keyring {
         Ok(Keyring { path: PathBuf::new(), cover, ring })
     }
 
+    /// A keyring of the keys that are here now, which takes up no newer one.
+    pub(crate) fn frozen(&self) -> Keyring {
+        let ring = Mutex::new(Ring::new(self.lock().keys.clone()));
+        Keyring { path: PathBuf::new(), cover: self.cover.clone(), ring }
+    }
+
     /// Adds a new key to a keyring's file, from then on the newest, and returns its name. Members
     /// that run take it up by [`Keyring::reload`].
     pub fn rotate(path: &Path) -> Result<Fingerprint, KeyringError> {

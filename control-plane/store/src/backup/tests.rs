@@ -124,6 +124,26 @@ fn a_keyring_travels_with_it_only_if_asked() {
 }
 
 #[test]
+fn a_key_that_comes_meanwhile_encrypts_nothing_of_it() {
+    let folder = tempfile::tempdir().expect("a temporary folder can be made");
+    let keys = keyring(folder.path(), "keys");
+    let before = keys.newest();
+    let objects = objects(9, 40);
+    let mut backup = Backup::new(snapshot(&objects), (7, 0), Some(keys.clone()), true);
+    let first = backup.next().expect("it has a head").expect("nothing stands against it");
+    Keyring::rotate(&folder.path().join("keys")).expect("it can be written");
+    assert!(keys.reload().expect("it can be read"));
+    let rest: Result<Vec<Bytes>, BackupError> = backup.collect();
+    let file = [&first[..], &rest.expect("nothing stands against it").concat()].concat();
+
+    let text = keyring_of_backup(&*file).expect("it is sound").expect("it carries the keyring");
+    let carried = Keyring::parse(&text, "the backup", Cover::Everything).expect("it is sound");
+    let (content, found) = read(&file, Some(&carried)).expect("it is sound");
+    assert!(found == objects);
+    assert_eq!((content.head.key, content.keys), (Some(before), BTreeSet::from([before])));
+}
+
+#[test]
 fn any_changed_bit_and_any_cut_is_noticed() {
     let folder = tempfile::tempdir().expect("a temporary folder can be made");
     let keys = keyring(folder.path(), "keys");
