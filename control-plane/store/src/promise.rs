@@ -52,9 +52,8 @@ impl Promise {
     /// The same, but told by another member, which may not know that a later leader has cut the
     /// log: then nothing can be said about its end.
     fn broken_by(&self, held: &Promise) -> Option<(String, String)> {
-        let later = |promised: LogId| {
-            held.vote.is_some_and(|vote| vote.leader_id.term > promised.leader_id.term)
-        };
+        let later =
+            |promised: LogId| held.vote.is_some_and(|vote| vote.leader_id > promised.leader_id);
         let last = self.last.filter(|promised| !later(*promised));
         Promise { last, ..*self }.missing_from(held)
     }
@@ -158,6 +157,9 @@ mod tests {
         assert!(broken(Promise::default()), "everything is missing");
         assert!(!broken(promise(5, 4, 60)), "a later leader may have cut it");
         assert!(!broken(promise(5, 5, 60)), "a later leader has cut it");
+        let mut held = promise(4, 3, 60);
+        held.vote = Some(Vote { leader_id: LeaderId { term: 4, node_id: 2 }, committed: true });
+        assert!(!broken(held), "one term can have two leaders, and the later one may have cut it");
         assert!(Promise::default().broken_by(&Promise::default()).is_none());
     }
 
