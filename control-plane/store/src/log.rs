@@ -541,7 +541,8 @@ impl RaftLogStorage<Types> for Log {
             }
             ends.purged = ends.purged.max(Some(log_id));
             ends.first = ends.first.max(log_id.index + 1);
-            if ends.last < Some(log_id) {
+            // By index, too: what lies before a snapshot's end may be of a later leader, who lost it.
+            if next_index(ends.last) <= log_id.index || ends.last < Some(log_id) {
                 ends.last = Some(log_id);
                 ends.inherited = None;
             }

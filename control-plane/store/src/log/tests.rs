@@ -159,6 +159,21 @@ async fn a_truncated_log_goes_on_where_it_was_cut() {
     assert_eq!(indexes(&mut open(&engine), 0..100).await, [0, 1, 2, 3, 4, 5]);
 }
 
+/// A snapshot of what an earlier leader wrote, in place of entries that a later one never committed.
+#[tokio::test]
+async fn a_log_that_is_purged_beyond_its_end_goes_on_behind_that() {
+    let engine = Arc::new(Memory::new());
+    let mut log = open(&engine);
+    append(&mut log, (0..5).map(|index| put(index, 8)).collect()).await;
+    append(&mut log, vec![written_in(9, 5)]).await;
+    log.purge(log_id(8)).await.expect("the writer runs");
+    let state = log.get_log_state().await.expect("the log is sound");
+    assert_eq!((state.last_purged_log_id, state.last_log_id), (Some(log_id(8)), Some(log_id(8))));
+    append(&mut log, vec![written_in(10, 9)]).await;
+    assert_eq!(indexes(&mut log, 0..100).await, [9]);
+    assert_eq!(indexes(&mut open(&engine), 0..100).await, [9]);
+}
+
 #[tokio::test]
 async fn damage_is_an_error_and_never_nothing() {
     let engine = Arc::new(Memory::new());
