@@ -33,6 +33,7 @@ mod engine;
 mod environment;
 mod fair;
 mod fault;
+mod files;
 mod handler;
 mod http;
 mod input;
