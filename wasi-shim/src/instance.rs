@@ -27,6 +27,7 @@ use crate::limits::{
 };
 use crate::logging::LoggingView;
 use crate::output::{Output, OutputPipe};
+use crate::poll::PollView;
 use crate::preopens::{PreopensView, perms};
 use crate::sockets::{Sockets, SocketsView};
 
@@ -209,6 +210,11 @@ impl Host {
     /// The files that the instance has open, for the bindings.
     pub(crate) fn own_files(&mut self) -> FilesView<'_> {
         FilesView { files: &mut self.files, table: &mut self.table }
+    }
+
+    /// What `wasi:io/poll` works on.
+    pub(crate) fn own_poll(&mut self) -> PollView<'_> {
+        PollView(&mut self.table)
     }
 
     /// What `wasi:config` reads.

@@ -1,9 +1,10 @@
 //! The interfaces that this host offers: one table, from which the linkers are built and against
 //! which an image's imports are checked, so that the two cannot disagree.
 //!
-//! All but HTTP, sockets (see `sockets`), the environment, the list of directories and the opening
-//! of files (see `environment`, `preopens` and `files`) is wasmtime's own implementation, linked
-//! interface by interface; what a guest may do through them its instance's context decides.
+//! All but HTTP, sockets (see `sockets`), the environment, the list of directories, the opening of
+//! files and polling (see `environment`, `preopens`, `files` and `poll`) is wasmtime's own
+//! implementation, linked interface by interface; what a guest may do through them is decided by
+//! the context of its instance.
 //!
 //! `wasi:config` is the container's environment, in which a Pod names its ConfigMaps and Secrets;
 //! `wasi:keyvalue` is its buckets (see `keyvalue`), `wasi:logging` its standard error.
@@ -39,12 +40,13 @@ use crate::files;
 use crate::instance::{CoreHost, Host};
 use crate::keyvalue::{self, HasKeyValue};
 use crate::logging::{self, HasLogging};
+use crate::poll::HasPoll;
 use crate::preopens::HasPreopens;
 use crate::sockets::HasSockets;
 
 type Add = fn(&mut Linker<Host>) -> wasmtime::Result<()>;
 
-/// Borrows the resource table alone, which is all that `wasi:io` works on.
+/// Borrows the resource table alone, which is all that streams and errors of `wasi:io` work on.
 struct HasIo;
 
 impl HasData for HasIo {
@@ -59,7 +61,7 @@ fn io(host: &mut Host) -> &mut ResourceTable {
 #[rustfmt::skip] // a table
 const INTERFACES: &[(&str, Add)] = &[
     ("wasi:io/error@0.2.12", |l| p2::io::error::add_to_linker::<_, HasIo>(l, io)),
-    ("wasi:io/poll@0.2.12", |l| p2::io::poll::add_to_linker::<_, HasIo>(l, io)),
+    ("wasi:io/poll@0.2.12", |l| p2::io::poll::add_to_linker::<_, HasPoll>(l, Host::own_poll)),
     ("wasi:io/streams@0.2.12", |l| p2::io::streams::add_to_linker::<_, HasIo>(l, io)),
     ("wasi:clocks/wall-clock@0.2.12",
         |l| p2::clocks::wall_clock::add_to_linker::<_, WasiClocks>(l, Host::clocks)),

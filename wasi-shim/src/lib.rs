@@ -44,6 +44,7 @@ mod keyvalue;
 mod limits;
 mod logging;
 mod output;
+mod poll;
 mod preopens;
 mod sockets;
 mod ticker;
