@@ -4,7 +4,7 @@
 //! instantiation) is set here, in one place per form: the limiter, the epoch deadline, the bounds
 //! on handles and on copied data.
 
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, Mutex, OnceLock};
 
 use tokio::sync::Semaphore;
 use wasmtime::component::ResourceTable;
@@ -17,6 +17,7 @@ use wasmtime_wasi_http::{WasiHttpCtx, WasiHttpCtxView, WasiHttpView};
 use crate::account::{Account, Meter, stopped_by_tick};
 use crate::engine::Engine;
 use crate::environment::EnvironmentView;
+use crate::files::{Common, FilesView, OpenFiles};
 use crate::http::Hooks;
 use crate::input::{Stdin, Term};
 use crate::keyvalue::{Buckets, KeyValueView};
@@ -26,6 +27,7 @@ use crate::limits::{
 };
 use crate::logging::LoggingView;
 use crate::output::{Output, OutputPipe};
+use crate::poll::PollView;
 use crate::preopens::{PreopensView, perms};
 use crate::sockets::{Sockets, SocketsView};
 
@@ -39,6 +41,7 @@ pub(crate) struct Pod {
     pub(crate) meter: Arc<Meter>,
     outgoing_places: Arc<Semaphore>,
     socket_places: Arc<Semaphore>,
+    open_files: Arc<Mutex<Common>>,
     /// The environment as `wasi:config` wants it, made for all instances when the first one asks.
     variables: Arc<OnceLock<WasiConfigVariables>>,
     buckets: Arc<Buckets>,
@@ -53,8 +56,16 @@ impl Pod {
         let outgoing_places = Arc::new(Semaphore::new(config.limits.outgoing_requests));
         let socket_places = Arc::new(Semaphore::new(config.limits.sockets));
         let buckets = Arc::new(Buckets::new(&config.mounts));
-        let (config, variables) = (Arc::new(config), Arc::default());
-        Pod { engine, config, meter, outgoing_places, socket_places, variables, buckets }
+        Pod {
+            engine,
+            config: Arc::new(config),
+            meter,
+            outgoing_places,
+            socket_places,
+            open_files: Arc::default(),
+            variables: Arc::default(),
+            buckets,
+        }
     }
 
     fn context(&self) -> WasiCtxBuilder {
@@ -103,13 +114,15 @@ impl Pod {
             places: Arc::clone(&self.socket_places),
         };
         let memory = self.memory();
+        let log = Arc::clone(&self.config.stderr);
+        let files = OpenFiles::new(Arc::clone(&self.open_files), log);
         let own = Own {
             config: Arc::clone(&self.config),
             variables: Arc::clone(&self.variables),
             buckets: Arc::clone(&self.buckets),
             log: Arc::clone(&self.config.stderr),
         };
-        let host = Host { wasi, table, http, hooks, sockets, own, term, memory };
+        let host = Host { wasi, table, http, hooks, sockets, files, own, term, memory };
         let mut store = Store::new(self.engine.wasmtime(), host);
         store.limiter(|host| &mut host.memory);
         store.set_max_component_handles(HANDLES_MAX);
@@ -157,6 +170,7 @@ pub(crate) struct Host {
     http: WasiHttpCtx,
     hooks: Hooks,
     sockets: Sockets,
+    files: OpenFiles,
     own: Own,
     pub(crate) term: Term,
     pub(crate) memory: MemoryLimiter,
@@ -189,7 +203,18 @@ impl Host {
 
     /// The container's directories, for the bindings.
     pub(crate) fn own_preopens(&mut self) -> PreopensView<'_> {
-        PreopensView { mounts: &self.own.config.mounts, table: &mut self.table }
+        let mounts = &self.own.config.mounts;
+        PreopensView { mounts, files: &mut self.files, table: &mut self.table }
+    }
+
+    /// The files that the instance has open, for the bindings.
+    pub(crate) fn own_files(&mut self) -> FilesView<'_> {
+        FilesView { files: &mut self.files, table: &mut self.table }
+    }
+
+    /// What `wasi:io/poll` works on.
+    pub(crate) fn own_poll(&mut self) -> PollView<'_> {
+        PollView(&mut self.table)
     }
 
     /// What `wasi:config` reads.

@@ -1,9 +1,10 @@
 //! The interfaces that this host offers: one table, from which the linkers are built and against
 //! which an image's imports are checked, so that the two cannot disagree.
 //!
-//! All but HTTP, sockets (see `sockets`), the environment and the list of directories (see
-//! `environment` and `preopens`) is wasmtime's own implementation, linked interface by interface;
-//! what a guest may do through them is decided by the context of its instance.
+//! All but HTTP, sockets (see `sockets`), the environment, the list of directories, the opening of
+//! files and polling (see `environment`, `preopens`, `files` and `poll`) is wasmtime's own
+//! implementation, linked interface by interface; what a guest may do through them is decided by
+//! the context of its instance.
 //!
 //! `wasi:config` is the container's environment, in which a Pod names its ConfigMaps and Secrets;
 //! `wasi:keyvalue` is its buckets (see `keyvalue`), `wasi:logging` its standard error.
@@ -25,7 +26,6 @@ use wasmtime::component::{HasData, Linker, ResourceTable};
 use wasmtime_wasi::WasiView;
 use wasmtime_wasi::cli::{WasiCli, WasiCliView};
 use wasmtime_wasi::clocks::{WasiClocks, WasiClocksView};
-use wasmtime_wasi::filesystem::{WasiFilesystem, WasiFilesystemView};
 use wasmtime_wasi::p2::bindings::{self as p2, sockets as p2_sockets};
 use wasmtime_wasi::p3::bindings as p3;
 use wasmtime_wasi::random::{WasiRandom, WasiRandomView};
@@ -36,15 +36,17 @@ use wasmtime_wasi_http::{WasiHttp, WasiHttpView};
 
 use crate::engine::Calls;
 use crate::environment::HasEnvironment;
+use crate::files;
 use crate::instance::{CoreHost, Host};
 use crate::keyvalue::{self, HasKeyValue};
 use crate::logging::{self, HasLogging};
+use crate::poll::HasPoll;
 use crate::preopens::HasPreopens;
 use crate::sockets::HasSockets;
 
 type Add = fn(&mut Linker<Host>) -> wasmtime::Result<()>;
 
-/// Borrows the resource table alone, which is all that `wasi:io` works on.
+/// Borrows the resource table alone, which is all that streams and errors of `wasi:io` work on.
 struct HasIo;
 
 impl HasData for HasIo {
@@ -59,7 +61,7 @@ fn io(host: &mut Host) -> &mut ResourceTable {
 #[rustfmt::skip] // a table
 const INTERFACES: &[(&str, Add)] = &[
     ("wasi:io/error@0.2.12", |l| p2::io::error::add_to_linker::<_, HasIo>(l, io)),
-    ("wasi:io/poll@0.2.12", |l| p2::io::poll::add_to_linker::<_, HasIo>(l, io)),
+    ("wasi:io/poll@0.2.12", |l| p2::io::poll::add_to_linker::<_, HasPoll>(l, Host::own_poll)),
     ("wasi:io/streams@0.2.12", |l| p2::io::streams::add_to_linker::<_, HasIo>(l, io)),
     ("wasi:clocks/wall-clock@0.2.12",
         |l| p2::clocks::wall_clock::add_to_linker::<_, WasiClocks>(l, Host::clocks)),
@@ -87,8 +89,7 @@ const INTERFACES: &[(&str, Add)] = &[
         |l| p2::cli::terminal_stdout::add_to_linker::<_, WasiCli>(l, Host::cli)),
     ("wasi:cli/terminal-stderr@0.2.12",
         |l| p2::cli::terminal_stderr::add_to_linker::<_, WasiCli>(l, Host::cli)),
-    ("wasi:filesystem/types@0.2.12",
-        |l| p2::filesystem::types::add_to_linker::<_, WasiFilesystem>(l, Host::filesystem)),
+    ("wasi:filesystem/types@0.2.12", files::add_p2),
     ("wasi:filesystem/preopens@0.2.12",
         |l| p2::filesystem::preopens::add_to_linker::<_, HasPreopens>(l, Host::own_preopens)),
     ("wasi:sockets/network@0.2.12",
@@ -140,8 +141,7 @@ const INTERFACES: &[(&str, Add)] = &[
         |l| p3::cli::terminal_stdout::add_to_linker::<_, WasiCli>(l, Host::cli)),
     ("wasi:cli/terminal-stderr@0.3.0",
         |l| p3::cli::terminal_stderr::add_to_linker::<_, WasiCli>(l, Host::cli)),
-    ("wasi:filesystem/types@0.3.0",
-        |l| p3::filesystem::types::add_to_linker::<_, WasiFilesystem>(l, Host::filesystem)),
+    ("wasi:filesystem/types@0.3.0", files::add_p3),
     ("wasi:filesystem/preopens@0.3.0",
         |l| p3::filesystem::preopens::add_to_linker::<_, HasPreopens>(l, Host::own_preopens)),
     ("wasi:sockets/types@0.3.0",

@@ -25,6 +25,12 @@ pub(crate) const TABLE_ELEMENTS_MAX: usize = 20_000;
 pub(crate) const HOSTCALL_BYTES_MAX: usize = 8 << 20;
 /// Handles in the guest's own tables, and entries in the host's table of resources.
 pub(crate) const HANDLES_MAX: usize = 10_000;
+/// Pollables in one list. A guest has 256 sockets and 64 requests; the rest are timers.
+pub(crate) const POLLABLES_MAX: usize = 1_000;
+/// Files and directories that one instance has open at the same time, and all instances of one
+/// container: all guests of a worker share the descriptors of its process.
+pub(crate) const OPEN_FILES_MAX: usize = 128;
+pub(crate) const OPEN_FILES_MAX_TOTAL: usize = 1_024;
 /// Random bytes in one call: keys and seeds need far less, and the host allocates them.
 pub(crate) const RANDOM_BYTES_MAX: u64 = 64 << 10;
 /// One `fields` resource, as it is held in memory: about 32 KiB of headers on the wire.

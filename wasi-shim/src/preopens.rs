@@ -12,11 +12,13 @@ use wasmtime_wasi::p2::bindings::filesystem::preopens as p2;
 use wasmtime_wasi::p3::bindings::filesystem::preopens as p3;
 use wasmtime_wasi::{FsPerms, OpenMode};
 
-use crate::limits::Mount;
+use crate::files::OpenFiles;
+use crate::limits::{Mount, OPEN_FILES_MAX};
 
 /// What the bindings work on.
 pub(crate) struct PreopensView<'a> {
     pub(crate) mounts: &'a [Mount],
+    pub(crate) files: &'a mut OpenFiles,
     pub(crate) table: &'a mut ResourceTable,
 }
 
@@ -29,12 +31,18 @@ impl HasData for HasPreopens {
 type Directories = Vec<(Resource<Descriptor>, String)>;
 
 impl PreopensView<'_> {
-    /// Fails if a directory is gone.
+    /// Fails if a directory is gone, or if a guest that asks again and again has too many open: the
+    /// interface has no error for that.
     fn open(&mut self) -> wasmtime::Result<Directories> {
+        let first = self.files.lists_volumes();
         let mut directories = Vec::with_capacity(self.mounts.len());
         for mount in self.mounts {
-            let descriptor = self.table.push(Descriptor::Dir(open(mount)?))?;
-            directories.push((descriptor, mount.guest.clone()));
+            let directory = Descriptor::Dir(open(mount)?);
+            if !first && !self.files.hold(&directory) {
+                let text = format!("the guest has more than {OPEN_FILES_MAX} files open");
+                return Err(wasmtime::Error::msg(text));
+            }
+            directories.push((self.table.push(directory)?, mount.guest.clone()));
         }
         Ok(directories)
     }

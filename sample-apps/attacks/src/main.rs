@@ -28,6 +28,7 @@ const ATTACKS: &[(&str, Attack)] = &[
     ("strings", host::strings),
     ("pollables", host::pollables),
     ("poll", host::poll_many),
+    ("poll-too-many", host::poll_too_many),
     ("random", host::random),
     ("requests", network::requests),
     ("names", network::names),

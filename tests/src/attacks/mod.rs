@@ -97,6 +97,7 @@ const ATTACKS: &[Attack] = &[
     quick(program("strings")),
     program("pollables"),
     program("poll"),
+    program("poll-too-many"),
     quick(program("random")),
     program("requests"),
     program("names"),

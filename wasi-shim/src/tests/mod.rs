@@ -3,6 +3,7 @@
 
 mod binary;
 mod command;
+mod files;
 mod guests;
 mod handler;
 mod services;

@@ -1,0 +1,51 @@
+//! Files that an instance opens, by the function behind its `open-at`.
+
+use wasmtime::component::Resource;
+use wasmtime::{AsContextMut, Store};
+use wasmtime_wasi::filesystem::Descriptor;
+use wasmtime_wasi::p2::bindings::filesystem::preopens::Host as _;
+use wasmtime_wasi::p2::bindings::filesystem::types as p2;
+
+use super::engine;
+use crate::files::open_p2;
+use crate::instance::{Host, Pod};
+use crate::limits::OPEN_FILES_MAX;
+use crate::{GuestConfig, Mount};
+
+/// Opens a file in a directory of the table; it is made if it is not there.
+async fn open(
+    store: &mut Store<Host>,
+    directory: u32,
+    path: &str,
+) -> Result<Resource<Descriptor>, p2::ErrorCode> {
+    let given = (
+        Resource::new_borrow(directory),
+        p2::PathFlags::empty(),
+        path.to_owned(),
+        p2::OpenFlags::CREATE,
+        p2::DescriptorFlags::READ | p2::DescriptorFlags::WRITE,
+    );
+    open_p2(store.as_context_mut(), given).await.expect("it is no trap").0
+}
+
+#[tokio::test]
+async fn an_instance_opens_so_many_files() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let (host, guest) = (folder.path().to_owned(), "/data".to_owned());
+    let mounts = vec![Mount { host, guest, read_only: false }];
+    let pod = Pod::new(engine(), GuestConfig { mounts, ..GuestConfig::default() });
+    let mut store = pod.component_store();
+    let listed = store.data_mut().own_preopens().get_directories().expect("the volume is there");
+    let data = listed.first().expect("one volume").0.rep();
+    let mut held = Vec::new();
+    for number in 0..OPEN_FILES_MAX {
+        held.push(open(&mut store, data, &number.to_string()).await.expect("there is room"));
+    }
+    let refused = open(&mut store, data, "more").await;
+    assert!(matches!(refused, Err(p2::ErrorCode::InsufficientMemory)));
+    assert!(!folder.path().join("more").exists(), "what is refused is not made");
+    assert!(store.data_mut().own_preopens().get_directories().is_err(), "nor listed again");
+    let last = held.pop().expect("it holds some");
+    store.data_mut().own_files().table.delete(last).expect("it is in the table");
+    open(&mut store, data, "more").await.expect("there is room again");
+}
