@@ -73,20 +73,21 @@ fn decide_gang(cluster: &mut Cluster, gang: &Gang, group: &[Need]) -> Vec<Decisi
     if group.len() + there < *size {
         return nobody(format!("{} are there", group.len() + there));
     }
+    let company = cluster.company();
     let mut decisions = Vec::new();
     for need in group {
         match place(cluster, need) {
             Ok(Decision::Bind { node }) => decisions.push(Decision::Bind { node }),
             // One that waits for its volumes keeps the others waiting.
             Ok(decision) => {
-                group[..decisions.len()].iter().for_each(|need| cluster.forget(&need.uid));
+                cluster.take_back(&group[..decisions.len()], company);
                 let mut all = nobody(format!("volumes are made for {}", need.name));
                 all[decisions.len()] = decision;
                 return all;
             }
             Err(Stuck { sentence, .. }) => {
                 let fit = decisions.len() + there;
-                group[..decisions.len()].iter().for_each(|need| cluster.forget(&need.uid));
+                cluster.take_back(&group[..decisions.len()], company);
                 return nobody(format!("{fit} would fit, and for the next one {sentence}"));
             }
         }

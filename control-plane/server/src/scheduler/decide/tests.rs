@@ -542,7 +542,10 @@ fn a_gang_starts_together_or_not_at_all() {
     assert_eq!(shown(&mut cluster, &gang[..2]), [few, few]);
     let no = "gang \"g\" starts with 3 Pods: 2 would fit, and for the next one \
               0/2 nodes are available: 2 Insufficient cpu.";
+    let before = (cluster.room(), cluster.company());
     assert_eq!(shown(&mut cluster, &gang), [no, no, no]);
+    assert_eq!((cluster.room(), cluster.company()), before, "no news for those who are stuck");
+    assert_eq!(cluster.nodes()[0].pods, 0);
     cluster.put_node(&node("c 1 8Gi", "", ""));
     let mut decided = shown(&mut cluster, &gang);
     decided.sort();
