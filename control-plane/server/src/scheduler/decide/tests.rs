@@ -314,6 +314,26 @@ fn affinity_follows_and_a_group_can_start() {
 }
 
 #[test]
+fn nobody_is_judged_by_one_that_asks_for_something_else_of_the_same_pods() {
+    let mut zones = zones();
+    let near = labelled("1", "cache", &term("podAffinity", "web", "zone"));
+    let nowhere = "0/4 nodes are available: 4 node(s) didn't match pod affinity rules.";
+    assert_eq!(shown(&mut zones, &[near]), [nowhere]);
+    let away = labelled("2", "cache", &term("podAntiAffinity", "web", "zone"));
+    assert_ne!(shown(&mut zones, &[away]), [nowhere]);
+    let class = |spec: &str| labelled("3", "cache", spec).class;
+    assert_ne!(class("  preemptionPolicy: Never"), class(""), "the one may make room");
+    let spread = |skew: usize| {
+        class(&format!(
+            "  topologySpreadConstraints: [{{topologyKey: zone, maxSkew: {skew}, \
+             whenUnsatisfiable: DoNotSchedule, labelSelector: {{matchLabels: {{app: web}}}}}}]"
+        ))
+    };
+    assert_ne!(spread(1), spread(2));
+    assert_eq!(spread(1), spread(1));
+}
+
+#[test]
 fn wishes_draw_and_push() {
     let mut zones = zones();
     shown(&mut zones, &[labelled("1", "web", "  nodeSelector: {host: b1}")]);
