@@ -311,6 +311,12 @@ fn affinity_follows_and_a_group_can_start() {
     assert_eq!(decided, ["a1", "a2", "a1"]);
     let decided = shown(&mut zones, &[labelled("cache", "cache", &near)]);
     assert_eq!(decided, ["a2"], "and now there is something to be near to");
+    // One of them on a node outside of all domains is near to nobody, and keeps nobody waiting.
+    let mut outside = super::tests::zones();
+    let near_db = term("podAffinity", "db", "zone");
+    let on_x = labelled("4", "db", "  nodeSelector: {host: x}");
+    assert_eq!(shown(&mut outside, &[on_x]), ["x"]);
+    assert_eq!(shown(&mut outside, &[labelled("5", "db", &near_db)]), ["a1"]);
 }
 
 #[test]
