@@ -113,10 +113,13 @@ fn decide_one(cluster: &mut Cluster, need: &Need) -> Decision {
         cluster.nominate(need, index);
         return Decision::Preempt { node, victims, sentence };
     }
-    if cluster.hopeless.len() >= HOPELESS_MAX {
-        cluster.hopeless.clear();
+    // One that waits until others have left its node says nothing about the rest of its class.
+    if cluster.nominee(&need.uid).is_none() {
+        if cluster.hopeless.len() >= HOPELESS_MAX {
+            cluster.hopeless.clear();
+        }
+        cluster.hopeless.insert(need.class, (now, sentence.clone()));
     }
-    cluster.hopeless.insert(need.class, (now, sentence.clone()));
     Decision::Unschedulable { sentence }
 }
 

@@ -556,6 +556,20 @@ fn budgets_are_spared_where_possible() {
 }
 
 #[test]
+fn who_waits_for_its_room_does_not_keep_others_from_making_theirs() {
+    let mut cluster = cluster(&[node("a 1 8Gi", "", ""), node("b 1 8Gi", "", "")]);
+    let low = |name: &str| pod(name, "cpu: 1", "  priority: 1");
+    let high = |name: &str| pod(name, "cpu: 1", "  priority: 10");
+    cluster.place(&low("1"), "a", false);
+    cluster.place(&low("2"), "b", false);
+    assert_eq!(shown(&mut cluster, &[high("3")]), ["a without 1"]);
+    cluster.place(&low("1"), "a", true);
+    let full = "0/2 nodes are available: 2 Insufficient cpu.";
+    assert_eq!(shown(&mut cluster, &[high("3")]), [full]);
+    assert_eq!(shown(&mut cluster, &[high("4")]), ["b without 2"]);
+}
+
+#[test]
 fn a_gang_starts_together_or_not_at_all() {
     let mut cluster = cluster(&[node("a 1 8Gi", "", ""), node("b 1 8Gi", "", "")]);
     let member = |name: &str| {
