@@ -59,11 +59,16 @@ fn wake(cache: &Cache, change: &Change, keys: &mut Vec<Key>) {
         {
             keys.push(change.key.clone());
         }
-        // An address may have become free.
-        if after.is_none_or(|service| !shows(service)) && before.is_some_and(shows) {
-            let waiting =
-                cache.all::<Service>().filter(|service| is_balanced(service) && !shows(service));
-            keys.extend(waiting.map(|service| key_of::<Service>(&service.metadata)));
+        // An address may have become free, or two that were planned for at the same time may have
+        // got the same one. Without a pool all show those of the nodes.
+        let held = |service: Option<&Service>| service.map(shown).unwrap_or_default();
+        let (was, is) = (held(before), held(after));
+        if was != is && configured(cache).is_some() {
+            let concerned = cache.all::<Service>().filter(|service| {
+                let has = shown(service);
+                is_balanced(service) && (has.is_empty() || has.iter().any(|ip| is.contains(ip)))
+            });
+            keys.extend(concerned.map(|service| key_of::<Service>(&service.metadata)));
         }
     } else if change.of::<ConfigMap>().is_some() {
         if (change.key.namespace(), change.key.name()) == pool::CONFIG_MAP {
@@ -108,15 +113,19 @@ fn reconcile(view: &View<'_>, key: &Key) -> Plan {
         })
     };
     let Some(what) = what else { return Plan::default() };
-    let (namespace, name) = pool::CONFIG_MAP;
-    let map = view.cache.get::<ConfigMap>(namespace, name);
-    let text = map.as_ref().and_then(|map| map.data.as_ref()?.get(pool::KEY));
-    let pool = text.map(|text| Pool::read(text));
+    let pool = configured(view.cache);
     let taken = match &what {
         Reached::Service(service) if pool.is_some() => taken(view.cache, service),
         _ => Default::default(),
     };
     plan(&Snapshot { what, nodes, pool, taken }, view.now).into()
+}
+
+/// The addresses of one's own that are configured.
+fn configured(cache: &Cache) -> Option<Pool> {
+    let (namespace, name) = pool::CONFIG_MAP;
+    let map = cache.get::<ConfigMap>(namespace, name)?;
+    Some(Pool::read(map.data.as_ref()?.get(pool::KEY)?))
 }
 
 /// Addresses of older and of all other Services.
@@ -269,6 +278,9 @@ fn texts(addresses: &[IpAddr]) -> Vec<String> {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Instant;
+
+    use super::super::cache::{Object, Seen, kind_row};
     use super::super::testing::{at, text, yaml};
     use super::*;
 
@@ -340,6 +352,39 @@ mod tests {
         );
         snapshot.taken.1.insert("203.0.113.7".parse().expect("an address"));
         assert_eq!(text(&plan(&snapshot, at(0))), "", "there is none left");
+    }
+
+    #[test]
+    fn who_shows_an_address_of_another_one_is_looked_at_again() {
+        let mut cache = Cache::new();
+        cache.hold::<Service>();
+        cache.hold::<ConfigMap>();
+        let named = |name: &str, ip: &str| -> Service {
+            yaml(&format!(
+                "metadata: {{name: {name}, namespace: d}}\nspec: {{type: LoadBalancer}}\n\
+                 status: {{loadBalancer: {{ingress: [{{ip: {ip}}}]}}}}"
+            ))
+        };
+        for (name, ip) in [("a", "203.0.113.7"), ("b", "203.0.113.7"), ("c", "203.0.113.8")] {
+            let seen = Seen::Put(Object::new(named(name, ip)));
+            cache.observe(kind_row::<Service>(), seen, Instant::now());
+        }
+        let woken = |cache: &Cache| {
+            let key = Key::of::<Service>("d", "a");
+            let after = Some(Object::new(named("a", "203.0.113.7")));
+            let mut keys = Vec::new();
+            wake(cache, &Change { key, before: None, after }, &mut keys);
+            let names: BTreeSet<&str> = keys.iter().map(Key::name).collect();
+            names.into_iter().collect::<Vec<_>>().join(" ")
+        };
+        assert_eq!(woken(&cache), "a", "without a pool they all show the nodes' addresses");
+        let map: ConfigMap = yaml(
+            "metadata: {name: wherry-load-balancer, namespace: kube-system}\n\
+             data: {addresses: 203.0.113.7-203.0.113.9}",
+        );
+        let seen = Seen::Put(Object::new(map));
+        cache.observe(kind_row::<ConfigMap>(), seen, Instant::now());
+        assert_eq!(woken(&cache), "a b");
     }
 
     #[test]

@@ -31,11 +31,9 @@ pub struct Snapshot {
 pub const CONTROLLER: Controller = Controller { name: "apiservices", wake, reconcile };
 
 fn wake(_: &Cache, change: &Change, keys: &mut Vec<Key>) {
-    let own = |service: &&APIService| is_own(service);
-    let service = change.of::<APIService>();
-    let concerns = change.of::<CustomResourceDefinition>().is_some()
-        || service
-            .is_some_and(|(before, after)| before.filter(own).or(after.filter(own)).is_some());
+    // One that a user made hides ours for as long as it is there.
+    let concerns =
+        change.of::<CustomResourceDefinition>().is_some() || change.of::<APIService>().is_some();
     if concerns {
         keys.push(Key::of::<APIService>("", ""));
     }
@@ -102,6 +100,7 @@ fn service(name: String, group: &str, version: &str) -> APIService {
 mod tests {
     use serde_json::json;
 
+    use super::super::cache::Object;
     use super::super::testing::{at, text, yaml};
     use super::*;
 
@@ -136,6 +135,18 @@ mod tests {
         let made = "create apiservices.apiregistration.k8s.io v1.example.com\n";
         assert_eq!(check(&[both.clone()], &[]), made);
         assert_eq!(check(&[both], &[held("v1.example.com", "example.com", "v1")]), "");
+    }
+
+    #[test]
+    fn a_users_own_that_goes_makes_room_for_ours() {
+        let cache = Cache::new();
+        let mut users = held("v1.example.com", "example.com", "v1");
+        Arc::make_mut(&mut users).metadata.labels = None;
+        let before = Some(Object::new(APIService::clone(&users)));
+        let key = Key::of::<APIService>("", "v1.example.com");
+        let mut keys = Vec::new();
+        wake(&cache, &Change { key, before, after: None }, &mut keys);
+        assert_eq!(keys, [Key::of::<APIService>("", "")]);
     }
 
     #[test]

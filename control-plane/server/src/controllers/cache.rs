@@ -442,12 +442,6 @@ impl Cache {
         memo.0.clone().downcast::<T>().ok()
     }
 
-    /// Nodes and how long their leases have not changed.
-    pub fn silences(&self, now: Instant) -> impl Iterator<Item = (&str, Duration)> {
-        let renewed = self.renewed.iter();
-        renewed.map(move |(node, seen)| (&**node, now.saturating_duration_since(*seen)))
-    }
-
     /// Takes in what the watch of a kind said and returns what changed by it.
     pub fn observe(&mut self, kind: &'static Kind, seen: Seen, now: Instant) -> Vec<Change> {
         let found = self.slot(kind).or_else(|| self.custom_slot(kind));

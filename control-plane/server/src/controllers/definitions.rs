@@ -40,11 +40,18 @@ fn wake(cache: &Cache, change: &Change, keys: &mut Vec<Key>) {
     let Some(changed) = after.or(before) else {
         return;
     };
-    // Names that this one gives up may be what another one waits for.
-    let group = &changed.spec.group;
-    let same = cache.all::<Definition>().filter(|other| other.spec.group == *group);
-    keys.extend(same.filter_map(|other| Some(key(other.metadata.name.as_deref()?))));
     keys.push(change.key.clone());
+    // Names that this one gives up may be what another one waits for, and those that it has got may
+    // be another one's, too.
+    if before.and_then(accepted) != after.and_then(accepted) {
+        let group = &changed.spec.group;
+        let same = cache.all::<Definition>().filter(|other| other.spec.group == *group);
+        keys.extend(same.filter_map(|other| Some(key(other.metadata.name.as_deref()?))));
+    }
+}
+
+fn accepted(definition: &Definition) -> Option<&apiextensions::CustomResourceDefinitionNames> {
+    definition.status.as_ref()?.accepted_names.as_ref()
 }
 
 fn key(name: &str) -> Key {
@@ -64,10 +71,7 @@ fn reconcile(view: &View<'_>, key: &Key) -> Plan {
 /// Puts the status right, or deletes the objects of a CRD that goes.
 pub fn plan(snapshot: &Snapshot, now: Timestamp) -> Vec<Write> {
     let definition = &*snapshot.definition;
-    let json = |definition: &Definition| -> Value {
-        serde_json::to_value(definition).expect("typed objects are JSON")
-    };
-    let old = json(definition);
+    let old = without_schemas(definition);
     if definition.metadata.deletion_timestamp.is_some() {
         let held = definition.metadata.finalizers.iter().flatten();
         return match held.into_iter().any(|name| name == CLEANUP_FINALIZER) {
@@ -75,12 +79,31 @@ pub fn plan(snapshot: &Snapshot, now: Timestamp) -> Vec<Write> {
             false => Vec::new(),
         };
     }
-    let others: Vec<Value> = snapshot.others.iter().map(|other| json(other)).collect();
+    let others: Vec<Value> = snapshot.others.iter().map(|other| without_schemas(other)).collect();
     let new = names::decide(&old, &others, now);
     if new["status"] == old["status"] {
         return Vec::new();
     }
     vec![Write::patch_status(definition, json!({"status": new["status"]}))]
+}
+
+/// What of a definition matters for its names, as JSON. Schemas are large, and each definition of a
+/// group is compared with all others.
+fn without_schemas(definition: &Definition) -> Value {
+    let spec = &definition.spec;
+    let versions: Vec<Value> = spec
+        .versions
+        .iter()
+        .map(|version| json!({"name": version.name, "storage": version.storage}))
+        .collect();
+    let mut light = json!({
+        "metadata": {"name": definition.metadata.name},
+        "spec": {"group": spec.group, "names": spec.names, "versions": versions},
+    });
+    if let Some(status) = &definition.status {
+        light["status"] = json!(status);
+    }
+    light
 }
 
 /// Deletes all objects, and takes the finalizer off if none is left.
@@ -97,6 +120,9 @@ fn clean_up(definition: &Definition, old: &Value) -> Write {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Instant;
+
+    use super::super::cache::{Object, Seen, kind_row};
     use super::super::testing::{at, text, yaml};
     use super::*;
 
@@ -135,6 +161,28 @@ mod tests {
         assert!(shown.contains("\"reason\":\"SingularConflict\""), "{shown}");
         assert!(shown.contains("\\\"Shirt\\\" is already in use"), "{shown}");
         assert!(shown.contains("\"reason\":\"NotAccepted\""), "{shown}");
+    }
+
+    #[test]
+    fn only_news_about_names_concern_the_others_of_a_group() {
+        let mut cache = Cache::new();
+        cache.hold::<Definition>();
+        for plural in ["shirts", "blouses"] {
+            let seen = Seen::Put(Object::new(Definition::clone(&definition(plural, FREE))));
+            cache.observe(kind_row::<Definition>(), seen, Instant::now());
+        }
+        let woken = |before: &str, after: &str| {
+            let state =
+                |status| Some(Object::new(Definition::clone(&definition("shirts", status))));
+            let key = super::key("shirts.example.com");
+            let change = Change { key, before: state(before), after: state(after) };
+            let mut keys = Vec::new();
+            wake(&cache, &change, &mut keys);
+            keys.contains(&super::key("blouses.example.com"))
+        };
+        assert!(!woken(FREE, FREE));
+        assert!(woken("{}", FREE));
+        assert!(woken(FREE, "{}"));
     }
 
     #[test]

@@ -132,18 +132,21 @@ fn reconcile(view: &View<'_>, key: &Key) -> Plan {
     plan(&snapshot, view.now)
 }
 
+/// Every silent node asks this, and where thousands are, each asks about all others: nothing is
+/// copied.
 fn zone(view: &View<'_>, node: &Node) -> Zone {
-    let zone_of = |node: &Node| node.metadata.labels.as_ref()?.get(ZONE).cloned();
     let own = zone_of(node);
     let mut zone = Zone::default();
-    for (name, time) in view.cache.silences(view.instant) {
-        let other = view.cache.get::<Node>("", name);
-        if other.is_some_and(|other| zone_of(&other) == own) {
-            zone.nodes += 1;
-            zone.silent += usize::from(time >= SILENCE_MAX);
-        }
+    for other in view.cache.all::<Node>().filter(|other| zone_of(other) == own) {
+        let silent_for = view.cache.silent_for(name_of(&other.metadata), view.instant);
+        zone.nodes += usize::from(silent_for.is_some());
+        zone.silent += usize::from(silent_for.is_some_and(|time| time >= SILENCE_MAX));
     }
     zone
+}
+
+fn zone_of(node: &Node) -> Option<&String> {
+    node.metadata.labels.as_ref()?.get(ZONE)
 }
 
 fn condition<'a>(node: &'a Node, kind: &str) -> Option<&'a NodeCondition> {

@@ -107,11 +107,12 @@ fn reconcile(view: &View<'_>, key: &Key) -> Plan {
     }
 }
 
+/// Claims that wait for a volume, and those that lost theirs: it may be back.
 fn unbound(cache: &Cache) -> impl Iterator<Item = Key> {
     let claims = cache.all::<PersistentVolumeClaim>();
     let waiting = claims.filter(|claim| {
         let phase = claim.status.as_ref().and_then(|status| status.phase.as_deref());
-        phase.unwrap_or("Pending") == "Pending"
+        phase != Some("Bound")
     });
     waiting.map(|claim| {
         let namespace = claim.metadata.namespace.as_deref().unwrap_or("");

@@ -90,6 +90,11 @@ impl Tally {
     fn is_empty(&self) -> bool {
         self.by_node.is_empty()
     }
+
+    /// Whether no domain has any; there may be some on nodes outside of all domains.
+    fn is_nowhere(&self) -> bool {
+        self.by_domain.iter().all(|count| *count == 0)
+    }
 }
 
 struct Count {
@@ -292,14 +297,13 @@ impl Census {
             (&self.topologies[&term.key], count)
         };
         let of_namespace = self.namespaces.get(&need.namespace);
+        circle.first_of_group = true;
         for term in &company.near {
             let (topology, count) = found(term);
             circle.near.push((topology, &count.meant));
-            circle.first_of_group = count.meant.is_empty()
-                && term
-                    .who
-                    .iter()
-                    .all(|who| who.means(&need.namespace, of_namespace, &need.labels));
+            let itself =
+                term.who.iter().all(|who| who.means(&need.namespace, of_namespace, &need.labels));
+            circle.first_of_group &= itself && count.meant.is_nowhere();
         }
         for term in &company.away {
             let (topology, count) = found(term);

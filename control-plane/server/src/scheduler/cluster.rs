@@ -461,6 +461,15 @@ impl Cluster {
         }
     }
 
+    /// Takes back assumptions that nothing came of, with the `company` of before them. Nobody else
+    /// has seen these, so nothing became free: who fits nowhere need not look again.
+    pub fn take_back(&mut self, needs: &[Need], company: u64) {
+        for need in needs {
+            self.take_out(&need.uid);
+        }
+        self.company = company;
+    }
+
     pub fn is_assumed(&self, uid: &str) -> bool {
         self.placed.get(uid).is_some_and(|placed| placed.assumed)
     }

@@ -5,6 +5,7 @@
 //! terms; `census` counts them.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::hash::{Hash as _, Hasher};
 
 use k8s_openapi::api::core::v1::{PodAffinityTerm, PodSpec, TopologySpreadConstraint};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{LabelSelector, LabelSelectorRequirement};
@@ -121,6 +122,24 @@ impl Company {
             }
         }
         Some(company)
+    }
+
+    /// Hashes all that decides which nodes can take the Pod. A term alone does not say it: one may
+    /// be held to be near and by another Pod to be away.
+    pub fn hash_rules(&self, hasher: &mut impl Hasher) {
+        for spread in &self.spreads {
+            let Spread { term, skew_max, domains_min, .. } = spread;
+            (&term.id, skew_max, domains_min).hash(hasher);
+            (spread.honors_affinity, spread.honors_taints, spread.required).hash(hasher);
+        }
+        for (kind, terms) in [("near", &self.near), ("away", &self.away)] {
+            for term in terms {
+                (kind, &term.id).hash(hasher);
+            }
+        }
+        for (weight, term) in &self.wishes {
+            (weight, &term.id).hash(hasher);
+        }
     }
 
     /// Every term that this Pod's own decision looks at.

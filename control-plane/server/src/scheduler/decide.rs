@@ -73,20 +73,21 @@ fn decide_gang(cluster: &mut Cluster, gang: &Gang, group: &[Need]) -> Vec<Decisi
     if group.len() + there < *size {
         return nobody(format!("{} are there", group.len() + there));
     }
+    let company = cluster.company();
     let mut decisions = Vec::new();
     for need in group {
         match place(cluster, need) {
             Ok(Decision::Bind { node }) => decisions.push(Decision::Bind { node }),
             // One that waits for its volumes keeps the others waiting.
             Ok(decision) => {
-                group[..decisions.len()].iter().for_each(|need| cluster.forget(&need.uid));
+                cluster.take_back(&group[..decisions.len()], company);
                 let mut all = nobody(format!("volumes are made for {}", need.name));
                 all[decisions.len()] = decision;
                 return all;
             }
             Err(Stuck { sentence, .. }) => {
                 let fit = decisions.len() + there;
-                group[..decisions.len()].iter().for_each(|need| cluster.forget(&need.uid));
+                cluster.take_back(&group[..decisions.len()], company);
                 return nobody(format!("{fit} would fit, and for the next one {sentence}"));
             }
         }
@@ -112,10 +113,13 @@ fn decide_one(cluster: &mut Cluster, need: &Need) -> Decision {
         cluster.nominate(need, index);
         return Decision::Preempt { node, victims, sentence };
     }
-    if cluster.hopeless.len() >= HOPELESS_MAX {
-        cluster.hopeless.clear();
+    // One that waits until others have left its node says nothing about the rest of its class.
+    if cluster.nominee(&need.uid).is_none() {
+        if cluster.hopeless.len() >= HOPELESS_MAX {
+            cluster.hopeless.clear();
+        }
+        cluster.hopeless.insert(need.class, (now, sentence.clone()));
     }
-    cluster.hopeless.insert(need.class, (now, sentence.clone()));
     Decision::Unschedulable { sentence }
 }
 

@@ -292,13 +292,19 @@ impl State {
     fn provision(&mut self, need: Need, node: &str, claims: &[String]) {
         let requests: Vec<Send> =
             claims.iter().map(|claim| selection(&need.namespace, claim, node)).collect();
-        let client = self.client.clone();
+        let (client, shutdown) = (self.client.clone(), self.shutdown.clone());
         let uid = need.uid.clone();
         self.desk.queue.stick(need);
         self.writes.spawn(async move {
             for request in requests {
                 if let Err(error) = send(&client, request).await {
-                    tracing::debug!(%error, "a claim was not given its node");
+                    let stale = matches!(&error, kube::Error::Api(status) if is_stale(status.code));
+                    let pause = if stale { STALE_PAUSE } else { RETRY_PAUSE };
+                    tracing::debug!(%error, ?pause, "a claim was not given its node");
+                    tokio::select! {
+                        () = shutdown.cancelled() => {}
+                        () = tokio::time::sleep(pause) => {}
+                    }
                     return Done::Untold(uid);
                 }
             }

@@ -221,9 +221,9 @@ impl Need {
 
     fn class(&self) -> u64 {
         let mut hasher = DefaultHasher::new();
-        (&self.namespace, &self.labels, self.priority).hash(&mut hasher);
-        for term in self.company.iter().flat_map(|company| company.terms()) {
-            term.id.hash(&mut hasher);
+        (&self.namespace, &self.labels, self.priority, self.preempts).hash(&mut hasher);
+        if let Some(company) = &self.company {
+            company.hash_rules(&mut hasher);
         }
         self.claims.hash(&mut hasher);
         // Images, too: some nodes cannot run some.

@@ -194,7 +194,8 @@ fn make(
         let name = name_of(&node.metadata);
         return fails(format!("the class's allowedTopologies do not allow node {name}"));
     }
-    if let Some(full) = provision::room(node, &snapshot.volumes, size) {
+    let promises = provision::Promises::of(&snapshot.volumes);
+    if let Some(full) = provision::room(node, &promises, size) {
         return fails(full);
     }
     let volume = provision::volume_for(claim, spec, class, node);

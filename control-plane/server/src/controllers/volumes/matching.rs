@@ -1,5 +1,6 @@
 //! Which volumes a claim can have, and which of them it gets.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use k8s_openapi::api::core::v1::{
@@ -57,11 +58,11 @@ pub fn mismatch(
 /// Whether a volume can be used on a node.
 pub fn reaches(volume: &PersistentVolumeSpec, node: &Node) -> bool {
     let affinity = volume.node_affinity.as_ref().and_then(|affinity| affinity.required.as_ref());
-    let labels = node.metadata.labels.clone().unwrap_or_default();
-    affinity.is_none_or(|required| {
-        let name = name_of(&node.metadata);
-        required.node_selector_terms.iter().any(|term| term_holds(name, &labels, term))
-    })
+    let Some(required) = affinity else { return true };
+    let none = BTreeMap::new();
+    let labels = node.metadata.labels.as_ref().unwrap_or(&none);
+    let name = name_of(&node.metadata);
+    required.node_selector_terms.iter().any(|term| term_holds(name, labels, term))
 }
 
 /// The volume for a claim: one that names it already, else the smallest that will do. A claim that

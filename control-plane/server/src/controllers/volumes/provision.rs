@@ -6,7 +6,7 @@
 //! it, and removes it when the volume is gone. What all volumes of a node may hold together is what
 //! the node has for Pods (`ephemeral-storage`).
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
 use k8s_openapi::api::core::v1::{
@@ -21,6 +21,9 @@ use wherry_resources::quantity::Quantity;
 use super::super::replicaset::name_of;
 use super::matching::reaches;
 use super::{LOCAL, PROVISIONED_BY, capacity, is_local};
+
+/// The label of nodes by which a volume says where it is.
+const HOST: &str = "kubernetes.io/hostname";
 
 /// How a volume is called: after the claim's uid, so that no two ever have the same name.
 pub fn volume_name(claim: &PersistentVolumeClaim) -> String {
@@ -55,10 +58,11 @@ pub fn node_for<'a>(
     volumes: &[Arc<PersistentVolume>],
     size: Quantity,
 ) -> Option<&'a Arc<Node>> {
-    let fit = nodes
-        .iter()
-        .filter(|node| is_open(node) && allows(class, node) && room(node, volumes, size).is_none());
-    fit.min_by_key(|node| (promised(node, volumes), name_of(&node.metadata).to_string()))
+    let promises = Promises::of(volumes);
+    let fit = nodes.iter().filter(|node| {
+        is_open(node) && allows(class, node) && room(node, &promises, size).is_none()
+    });
+    fit.min_by_key(|node| (promises.on(node), name_of(&node.metadata).to_string()))
 }
 
 fn is_open(node: &Node) -> bool {
@@ -82,19 +86,53 @@ pub fn allows(class: &StorageClass, node: &Node) -> bool {
     })
 }
 
-/// Bytes promised to the folders on a node.
-fn promised(node: &Node, volumes: &[Arc<PersistentVolume>]) -> i64 {
-    let specs = volumes.iter().filter_map(|volume| volume.spec.as_ref());
-    let here = specs.filter(|spec| is_local(spec) && reaches(spec, node));
-    here.map(|spec| capacity(spec).value()).fold(0, i64::saturating_add)
+/// Bytes promised to the folders on nodes: read once, and then asked for any number of nodes.
+pub struct Promises<'a> {
+    by_host: HashMap<&'a str, i64>,
+    /// Folders that say otherwise than [`volume_for`] where they are.
+    others: Vec<&'a PersistentVolumeSpec>,
+}
+
+impl<'a> Promises<'a> {
+    pub fn of(volumes: &'a [Arc<PersistentVolume>]) -> Promises<'a> {
+        let mut promises = Promises { by_host: HashMap::new(), others: Vec::new() };
+        let specs = volumes.iter().filter_map(|volume| volume.spec.as_ref());
+        for spec in specs.filter(|spec| is_local(spec)) {
+            match host_of(spec) {
+                Some(host) => {
+                    let held = promises.by_host.entry(host).or_default();
+                    *held = held.saturating_add(capacity(spec).value());
+                }
+                None => promises.others.push(spec),
+            }
+        }
+        promises
+    }
+
+    fn on(&self, node: &Node) -> i64 {
+        let host = node.metadata.labels.as_ref().and_then(|labels| labels.get(HOST));
+        let by_host = host.and_then(|host| self.by_host.get(host.as_str())).copied().unwrap_or(0);
+        let others = self.others.iter().filter(|spec| reaches(spec, node));
+        others.map(|spec| capacity(spec).value()).fold(by_host, i64::saturating_add)
+    }
+}
+
+/// The host of a volume whose affinity says nothing else.
+fn host_of(spec: &PersistentVolumeSpec) -> Option<&str> {
+    let required = spec.node_affinity.as_ref()?.required.as_ref()?;
+    let [term] = required.node_selector_terms.as_slice() else { return None };
+    let [rule] = term.match_expressions.as_deref()? else { return None };
+    let [host] = rule.values.as_deref()? else { return None };
+    let plain = term.match_fields.as_ref().is_none_or(Vec::is_empty);
+    (plain && rule.key == HOST && rule.operator == "In").then_some(host.as_str())
 }
 
 /// Why a node has no room for a folder of this size.
-pub fn room(node: &Node, volumes: &[Arc<PersistentVolume>], size: Quantity) -> Option<String> {
+pub fn room(node: &Node, promises: &Promises<'_>, size: Quantity) -> Option<String> {
     let status = node.status.as_ref()?;
     let amounts = status.capacity.as_ref().or(status.allocatable.as_ref())?;
     let total = Quantity::parse(&amounts.get("ephemeral-storage")?.0).ok()?.value();
-    let promised = promised(node, volumes);
+    let promised = promises.on(node);
     (promised.saturating_add(size.value()) > total).then(|| {
         format!(
             "node {} has no room for {size}: of its {total} bytes {promised} are promised to \
@@ -113,10 +151,10 @@ pub fn volume_for(
 ) -> PersistentVolume {
     let name = volume_name(claim);
     let labels = node.metadata.labels.as_ref();
-    let host = labels.and_then(|labels| labels.get("kubernetes.io/hostname"));
+    let host = labels.and_then(|labels| labels.get(HOST));
     let host = host.cloned().unwrap_or_else(|| name_of(&node.metadata).to_string());
     let rule = NodeSelectorRequirement {
-        key: "kubernetes.io/hostname".to_string(),
+        key: HOST.to_string(),
         operator: "In".to_string(),
         values: Some(vec![host]),
     };

@@ -1,9 +1,12 @@
 //! Scripts over the plans of claims and volumes: a small world applies what is planned until it
 //! settles.
 
+use std::time::Instant;
+
 use k8s_openapi::api::core::v1::Node;
 use serde_json::{Value, json};
 
+use super::super::cache::{Object, Seen, kind_row};
 use super::super::testing::{Objects, at, text, yaml};
 use super::super::write::Action;
 use super::*;
@@ -405,9 +408,20 @@ fn wake_finds_who_is_concerned() {
     cache.hold::<PersistentVolume>();
     let claim: PersistentVolumeClaim =
         yaml("metadata: {name: data, namespace: d}\nspec: {volumeName: v}");
-    let object = super::super::cache::Object::new(claim);
+    let object = Object::new(claim);
     let key = Key::of::<PersistentVolumeClaim>("d", "data");
     let mut keys = Vec::new();
     wake(&cache, &Change { key: key.clone(), before: None, after: Some(object) }, &mut keys);
-    assert_eq!(keys, [key, Key::of::<PersistentVolume>("", "v")]);
+    assert_eq!(keys, [key.clone(), Key::of::<PersistentVolume>("", "v")]);
+    // Volumes that were lost come back from a backup without the claims that they were bound to.
+    let lost: PersistentVolumeClaim =
+        yaml("metadata: {name: data, namespace: d}\nspec: {volumeName: v}\nstatus: {phase: Lost}");
+    let lost = Seen::Put(Object::new(lost));
+    cache.observe(kind_row::<PersistentVolumeClaim>(), lost, Instant::now());
+    let volume: PersistentVolume = yaml("metadata: {name: v}\nspec: {hostPath: {path: /x}}");
+    let volume_key = Key::of::<PersistentVolume>("", "v");
+    let after = Some(Object::new(volume));
+    let mut keys = Vec::new();
+    wake(&cache, &Change { key: volume_key.clone(), before: None, after }, &mut keys);
+    assert_eq!(keys, [volume_key, key]);
 }

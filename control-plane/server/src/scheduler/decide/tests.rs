@@ -311,6 +311,32 @@ fn affinity_follows_and_a_group_can_start() {
     assert_eq!(decided, ["a1", "a2", "a1"]);
     let decided = shown(&mut zones, &[labelled("cache", "cache", &near)]);
     assert_eq!(decided, ["a2"], "and now there is something to be near to");
+    // One of them on a node outside of all domains is near to nobody, and keeps nobody waiting.
+    let mut outside = super::tests::zones();
+    let near_db = term("podAffinity", "db", "zone");
+    let on_x = labelled("4", "db", "  nodeSelector: {host: x}");
+    assert_eq!(shown(&mut outside, &[on_x]), ["x"]);
+    assert_eq!(shown(&mut outside, &[labelled("5", "db", &near_db)]), ["a1"]);
+}
+
+#[test]
+fn nobody_is_judged_by_one_that_asks_for_something_else_of_the_same_pods() {
+    let mut zones = zones();
+    let near = labelled("1", "cache", &term("podAffinity", "web", "zone"));
+    let nowhere = "0/4 nodes are available: 4 node(s) didn't match pod affinity rules.";
+    assert_eq!(shown(&mut zones, &[near]), [nowhere]);
+    let away = labelled("2", "cache", &term("podAntiAffinity", "web", "zone"));
+    assert_ne!(shown(&mut zones, &[away]), [nowhere]);
+    let class = |spec: &str| labelled("3", "cache", spec).class;
+    assert_ne!(class("  preemptionPolicy: Never"), class(""), "the one may make room");
+    let spread = |skew: usize| {
+        class(&format!(
+            "  topologySpreadConstraints: [{{topologyKey: zone, maxSkew: {skew}, \
+             whenUnsatisfiable: DoNotSchedule, labelSelector: {{matchLabels: {{app: web}}}}}}]"
+        ))
+    };
+    assert_ne!(spread(1), spread(2));
+    assert_eq!(spread(1), spread(1));
 }
 
 #[test]
@@ -530,6 +556,20 @@ fn budgets_are_spared_where_possible() {
 }
 
 #[test]
+fn who_waits_for_its_room_does_not_keep_others_from_making_theirs() {
+    let mut cluster = cluster(&[node("a 1 8Gi", "", ""), node("b 1 8Gi", "", "")]);
+    let low = |name: &str| pod(name, "cpu: 1", "  priority: 1");
+    let high = |name: &str| pod(name, "cpu: 1", "  priority: 10");
+    cluster.place(&low("1"), "a", false);
+    cluster.place(&low("2"), "b", false);
+    assert_eq!(shown(&mut cluster, &[high("3")]), ["a without 1"]);
+    cluster.place(&low("1"), "a", true);
+    let full = "0/2 nodes are available: 2 Insufficient cpu.";
+    assert_eq!(shown(&mut cluster, &[high("3")]), [full]);
+    assert_eq!(shown(&mut cluster, &[high("4")]), ["b without 2"]);
+}
+
+#[test]
 fn a_gang_starts_together_or_not_at_all() {
     let mut cluster = cluster(&[node("a 1 8Gi", "", ""), node("b 1 8Gi", "", "")]);
     let member = |name: &str| {
@@ -542,7 +582,10 @@ fn a_gang_starts_together_or_not_at_all() {
     assert_eq!(shown(&mut cluster, &gang[..2]), [few, few]);
     let no = "gang \"g\" starts with 3 Pods: 2 would fit, and for the next one \
               0/2 nodes are available: 2 Insufficient cpu.";
+    let before = (cluster.room(), cluster.company());
     assert_eq!(shown(&mut cluster, &gang), [no, no, no]);
+    assert_eq!((cluster.room(), cluster.company()), before, "no news for those who are stuck");
+    assert_eq!(cluster.nodes()[0].pods, 0);
     cluster.put_node(&node("c 1 8Gi", "", ""));
     let mut decided = shown(&mut cluster, &gang);
     decided.sort();
