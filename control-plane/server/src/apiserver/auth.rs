@@ -122,7 +122,7 @@ pub fn authenticate(
 }
 
 /// The bearer token of a request, if it shows one.
-fn bearer(headers: &http::HeaderMap) -> Result<Option<String>, ApiError> {
+pub fn bearer(headers: &http::HeaderMap) -> Result<Option<String>, ApiError> {
     if let Some(header) = headers.get(http::header::AUTHORIZATION) {
         let parts = header.to_str().ok().and_then(|text| text.split_once(' '));
         return match parts {
