@@ -192,6 +192,7 @@ pub fn is_signed_in(headers: &HeaderMap) -> bool {
 /// Takes the session out of what is passed on to others; other cookies stay.
 pub fn hide_cookie(headers: &mut HeaderMap) {
     headers.remove(&CSRF);
+    auth::hide_subprotocol(headers, CSRF_PROTOCOL);
     if cookie(headers).is_none() {
         return;
     }
@@ -404,6 +405,18 @@ mod tests {
         assert_eq!(user(Method::GET, &headers).expect("nobody"), None);
         assert!(!sessions.still_open(&headers, |_| None));
         assert_eq!(user(Method::GET, &with_cookie("made-up")).expect("nobody"), None);
+    }
+
+    #[test]
+    fn what_is_passed_on_has_nothing_of_the_session() {
+        let mut headers = with_cookie("key");
+        headers.insert(CSRF, HeaderValue::from_static("value"));
+        let offered = HeaderValue::from_static("chat, wherry.csrf.value");
+        headers.insert(header::SEC_WEBSOCKET_PROTOCOL, offered);
+        hide_cookie(&mut headers);
+        assert_eq!(headers[header::COOKIE], "other=1");
+        assert_eq!(headers[header::SEC_WEBSOCKET_PROTOCOL], "chat");
+        assert_eq!(headers.len(), 2);
     }
 
     #[test]
