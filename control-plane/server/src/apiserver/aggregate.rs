@@ -27,6 +27,7 @@ use super::{
     errors::ApiError,
     openapi,
     outbound::Target,
+    request::Attributes,
     stored,
     stream::proxy::{self, Answer, Wanted},
     ui,
@@ -172,6 +173,14 @@ fn group_version(path: &str) -> Option<(&str, &str)> {
     (!group.is_empty() && !version.is_empty()).then_some((group, version))
 }
 
+/// Whether a path that names no resource may be handed on: the group version itself, or what it says
+/// in OpenAPI. What lies below and is no resource here (for a part that is empty, say) was judged by
+/// its path alone, and its server could take it for a resource.
+fn is_whole(path: &str) -> bool {
+    let path = path.strip_prefix("/openapi/v3").unwrap_or(path);
+    path.trim_end_matches('/').split('/').count() == "/apis/GROUP/VERSION".split('/').count()
+}
+
 /// Hands a request on if it is about what others serve.
 pub async fn divert(State(api): State<ApiServer>, request: Request, next: Next) -> Response {
     let found = group_version(request.uri().path())
@@ -189,6 +198,10 @@ async fn pass(api: &ApiServer, remote: &Remote, request: Request) -> Result<Resp
     let (mut parts, body) = request.into_parts();
     let missing = || ApiError::Internal("a request went past the guard".to_owned());
     let user = parts.extensions.remove::<User>().ok_or_else(missing)?;
+    let asked = parts.extensions.remove::<Attributes>().ok_or_else(missing)?;
+    if !asked.is_resource && !is_whole(parts.uri.path()) {
+        return Err(ApiError::NoSuchPath);
+    }
     let signed_in = ui::is_signed_in(&parts.headers);
     let upgrade = Wanted::take(&mut parts);
     let failed = |why: String| {

@@ -59,14 +59,15 @@ pub struct Told {
     pub response: Option<Value>,
 }
 
-/// What the path names that carries secrets: told by name only.
+/// What the path names that carries secrets: told by name only. A new member is told the cluster's
+/// keys below `/wherry/`.
 fn carries_secrets(asked: &Attributes) -> bool {
     matches!(
         (asked.group.as_str(), asked.resource.as_str(), asked.subresource.as_str()),
         ("", "secrets" | "configmaps", _)
             | ("", "serviceaccounts", "token")
             | ("authentication.k8s.io", _, _)
-    ) || asked.path.starts_with("/ui/")
+    ) || ["/ui/", "/wherry/"].iter().any(|below| asked.path.starts_with(below))
 }
 
 /// Streams into a Pod or through the API server to somewhere else.
@@ -163,6 +164,7 @@ fn reference(asked: &Attributes) -> Value {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::member::join;
 
     fn told(verb: &str, resource: &str, subresource: &str) -> Told {
         Told {
@@ -208,6 +210,10 @@ mod tests {
                 .get("requestObject")
                 .is_none()
         );
+        let path = join::PATH.to_owned();
+        let joining = Attributes { verb: "post".to_owned(), path, ..Attributes::default() };
+        let server = User::new("system:bootstrap:abcdef", &[]);
+        assert_eq!(level_ahead(&loud, &server, &joining), Level::Metadata);
         let map = told("create", "deployments", "");
         let event = event(&map, level(&loud, &map, 201), 201, Timestamp::UNIX_EPOCH);
         assert_eq!(event["requestObject"]["data"]["k"], "v");

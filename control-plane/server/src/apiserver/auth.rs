@@ -122,7 +122,7 @@ pub fn authenticate(
 }
 
 /// The bearer token of a request, if it shows one.
-fn bearer(headers: &http::HeaderMap) -> Result<Option<String>, ApiError> {
+pub fn bearer(headers: &http::HeaderMap) -> Result<Option<String>, ApiError> {
     if let Some(header) = headers.get(http::header::AUTHORIZATION) {
         let parts = header.to_str().ok().and_then(|text| text.split_once(' '));
         return match parts {
@@ -154,14 +154,21 @@ pub fn subprotocols(headers: &http::HeaderMap) -> impl Iterator<Item = &str> {
 
 /// Takes a token out of the subprotocols, so that none behind the guard sees or answers with it.
 pub fn hide_token(headers: &mut http::HeaderMap) {
-    if !subprotocols(headers).any(|one| one.starts_with(SUBPROTOCOL)) {
+    hide_subprotocol(headers, SUBPROTOCOL);
+}
+
+/// Takes the subprotocols out that begin so.
+pub fn hide_subprotocol(headers: &mut http::HeaderMap, start: &str) {
+    if !subprotocols(headers).any(|one| one.starts_with(start)) {
         return;
     }
-    let rest: Vec<&str> =
-        subprotocols(headers).filter(|one| !one.starts_with(SUBPROTOCOL)).collect();
+    let rest: Vec<&str> = subprotocols(headers).filter(|one| !one.starts_with(start)).collect();
     let rest = http::HeaderValue::from_str(&rest.join(", "));
     let rest = rest.expect("parts of a header's value are a header's value");
-    headers.insert(http::header::SEC_WEBSOCKET_PROTOCOL, rest);
+    headers.remove(http::header::SEC_WEBSOCKET_PROTOCOL);
+    if !rest.is_empty() {
+        headers.insert(http::header::SEC_WEBSOCKET_PROTOCOL, rest);
+    }
 }
 
 /// Common name = user, each organisation = a group, as in Kubernetes.

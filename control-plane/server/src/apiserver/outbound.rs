@@ -16,7 +16,7 @@
 //! http`, what comes through the tunnel is given to the Pod as it is. The tunnel is encrypted and
 //! proves the node, and a guest that only answers requests has no TLS of its own.
 
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::{Arc, LazyLock, RwLock};
 
 use base64::Engine as _;
@@ -177,7 +177,7 @@ fn is_inside(ip: IpAddr) -> bool {
                 || a == 0
                 || (a == 100 && (64..128).contains(&b))
         }
-        IpAddr::V6(v6) => match v6.to_ipv4_mapped() {
+        IpAddr::V6(v6) => match within(v6) {
             Some(v4) => is_inside(IpAddr::V4(v4)),
             None => {
                 v6.is_loopback()
@@ -187,6 +187,18 @@ fn is_inside(ip: IpAddr) -> bool {
                     || v6.is_unique_local()
             }
         },
+    }
+}
+
+/// The IPv4 address that this one leads to: a mapped one, one behind a translator (NAT64, RFC 6052),
+/// or one behind a 6to4 relay (RFC 3056).
+fn within(v6: Ipv6Addr) -> Option<Ipv4Addr> {
+    let embedded = |high: u16, low: u16| Ipv4Addr::from((u32::from(high) << 16) | u32::from(low));
+    match v6.segments() {
+        [0x64, 0xff9b, 0, 0, 0, 0, high, low] | [0x2002, high, low, ..] => {
+            Some(embedded(high, low))
+        }
+        _ => v6.to_ipv4_mapped(),
     }
 }
 
@@ -522,8 +534,10 @@ mod tests {
             "fe80::1",
             "fd00::1",
             "::ffff:10.0.0.1",
+            "64:ff9b::169.254.169.254",
+            "2002:a00:1::1",
         ];
-        let outside = ["1.1.1.1", "100.128.0.1", "172.32.0.1", "2606:4700::1"];
+        let outside = ["1.1.1.1", "100.128.0.1", "172.32.0.1", "2606:4700::1", "64:ff9b::1.1.1.1"];
         let ip = |text: &str| text.parse::<IpAddr>().expect("an address");
         assert!(inside.iter().all(|text| is_inside(ip(text))));
         assert!(!outside.iter().any(|text| is_inside(ip(text))));

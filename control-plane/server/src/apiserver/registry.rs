@@ -24,8 +24,8 @@ use axum::extract::State;
 use axum::response::Response;
 use futures::StreamExt as _;
 use http::header::{
-    ACCEPT_RANGES, CONTENT_LENGTH, CONTENT_RANGE, CONTENT_TYPE, ETAG, HeaderName, LINK, LOCATION,
-    RANGE,
+    ACCEPT_RANGES, CONTENT_LENGTH, CONTENT_RANGE, CONTENT_SECURITY_POLICY, CONTENT_TYPE, ETAG,
+    HeaderName, LINK, LOCATION, RANGE, X_CONTENT_TYPE_OPTIONS,
 };
 use http::request::Parts;
 use http::{HeaderMap, HeaderValue, Method, Request, StatusCode};
@@ -74,8 +74,16 @@ async fn answer(files: &Files, request: Request<Body>) -> Response {
         Ok(response) => response,
         Err(error) => error.response(),
     };
-    let version = HeaderValue::from_static("registry/2.0");
-    response.headers_mut().insert(API_VERSION, version);
+    // The media type and the bytes are a pusher's word under the dashboard's own address: a browser
+    // must not make a page of them.
+    let fixed = [
+        (API_VERSION, "registry/2.0"),
+        (CONTENT_SECURITY_POLICY, "default-src 'none'; sandbox"),
+        (X_CONTENT_TYPE_OPTIONS, "nosniff"),
+    ];
+    for (name, value) in fixed {
+        response.headers_mut().insert(name, HeaderValue::from_static(value));
+    }
     response
 }
 

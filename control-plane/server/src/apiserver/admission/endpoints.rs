@@ -19,7 +19,7 @@ pub fn admit(context: &Context<'_>, new: &Object) -> Result<(), ApiError> {
     }
     let mut wrong: Vec<FieldError> = Vec::new();
     for (path, address) in addresses(new) {
-        let machine = context.facts.machines.iter().any(|machine| machine == address);
+        let machine = context.facts.machines.iter().any(|machine| same(machine, address));
         let machine = machine.then_some("may not be the address of a node or the control plane");
         if let Some(why) = refused(address).or(machine) {
             let message = format!("Invalid value: {address:?}: {why}");
@@ -57,8 +57,18 @@ fn addresses(object: &Object) -> Vec<(String, &str)> {
     found
 }
 
+/// The address as it is connected to: `::ffff:127.0.0.1` is 127.0.0.1.
+fn parsed(address: &str) -> Option<IpAddr> {
+    address.parse::<IpAddr>().ok().map(|address| address.to_canonical())
+}
+
+/// Whether two texts are one address, however they write it.
+fn same(one: &str, other: &str) -> bool {
+    one == other || parsed(one).is_some_and(|one| parsed(other) == Some(one))
+}
+
 fn refused(address: &str) -> Option<&'static str> {
-    let address: IpAddr = address.parse().ok()?;
+    let address = parsed(address)?;
     let (link_local, broadcast) = match address {
         IpAddr::V4(v4) => (v4.is_link_local(), v4.is_broadcast()),
         IpAddr::V6(v6) => (v6.is_unicast_link_local(), false),
@@ -85,6 +95,11 @@ mod tests {
         for address in ["127.0.0.1", "::1", "169.254.169.254", "fe80::1", "0.0.0.0", "224.0.0.1"] {
             assert!(refused(address).is_some(), "{address}");
         }
+        for address in ["::ffff:127.0.0.1", "::ffff:a9fe:a9fe", "::ffff:0.0.0.0"] {
+            assert!(refused(address).is_some(), "{address}");
+        }
+        assert!(same("10.0.0.5", "::ffff:10.0.0.5") && same("fd00::1", "fd00:0:0::1"));
+        assert!(!same("10.0.0.5", "10.0.0.6") && !same("node-a", "node-b"));
         for address in ["10.0.0.1", "192.168.1.1", "2001:db8::1"] {
             assert_eq!(refused(address), None, "{address}");
         }

@@ -18,7 +18,7 @@ use serde_json::{Value, json};
 use tokio::net::TcpListener;
 use tokio_rustls::TlsAcceptor;
 
-use super::group_version;
+use super::{group_version, is_whole};
 use crate::apiserver::User;
 use crate::apiserver::tests::script::{Server, text};
 
@@ -188,6 +188,10 @@ async fn requests_are_answered_by_the_server_behind_the_service() {
         }})
     );
 
+    // What was judged as a plain path reaches nobody who would take it for a resource.
+    let unjudged = "/apis/wardrobe.example.com/v1//namespaces/default/shirts";
+    assert_eq!(server.send("GET", unjudged, "").await.0, StatusCode::NOT_FOUND);
+
     // Who may not is refused here.
     let eve = User::new("eve", &[]);
     let refused = server.response(&eve, "GET", path, "", "").await;
@@ -279,5 +283,11 @@ fn paths_name_group_versions() {
     assert_eq!(of("/openapi/v3/apis/a/v1").as_deref(), Some("a v1"));
     for other in ["/apis/a", "/apis", "/api/v1/pods", "/apis//v1", "/openapi/v3"] {
         assert_eq!(of(other), None, "{other}");
+    }
+    for whole in ["/apis/a/v1", "/apis/a/v1/", "/openapi/v3/apis/a/v1"] {
+        assert!(is_whole(whole), "{whole}");
+    }
+    for below in ["/apis/a/v1//x", "/apis/a/v1/x%00", "/openapi/v3/apis/a/v1/../b"] {
+        assert!(!is_whole(below), "{below}");
     }
 }

@@ -433,6 +433,34 @@ async fn policies_refuse_warn_and_have_parameters() {
 }
 
 #[tokio::test]
+async fn policies_are_asked_about_tokens() {
+    let server = Server::start().await;
+    let policy = json!({"metadata": {"name": "tokens"}, "spec": {
+        "matchConstraints": {"resourceRules": [{"operations": ["CREATE"], "apiGroups": [""],
+            "apiVersions": ["v1"], "resources": ["serviceaccounts/token"]}]},
+        "validations": [{"expression": "object.spec.expirationSeconds <= 600"}],
+    }});
+    let policies = format!("{POLICIES}/validatingadmissionpolicies");
+    server.ok("POST", &policies, &policy.to_string()).await;
+    let binding = json!({"metadata": {"name": "all"}, "spec": {"policyName": "tokens",
+        "validationActions": ["Deny"]}});
+    let bindings = format!("{POLICIES}/validatingadmissionpolicybindings");
+    server.ok("POST", &bindings, &binding.to_string()).await;
+    let accounts = "/api/v1/namespaces/default/serviceaccounts";
+    server.ok("POST", accounts, r#"{"metadata":{"name":"bot"}}"#).await;
+    let path = format!("{accounts}/bot/token");
+    let wanted = |seconds: u32| {
+        json!({"kind": "TokenRequest", "apiVersion": "authentication.k8s.io/v1",
+            "spec": {"expirationSeconds": seconds}})
+        .to_string()
+    };
+    server.ok("POST", &path, &wanted(600)).await;
+    let (code, text) = server.send("POST", &path, &wanted(3600)).await;
+    assert_eq!(code, 422, "{text}");
+    assert!(text.contains("ValidatingAdmissionPolicy 'tokens'"), "{text}");
+}
+
+#[tokio::test]
 async fn mutating_policies_apply_and_patch() {
     let server = Server::start().await;
     let policy = json!({"metadata": {"name": "labels"}, "spec": {

@@ -89,6 +89,8 @@ async fn what_was_pushed_can_be_pulled() {
         assert_eq!((pulled.status, pulled.body.as_str()), (200, manifest.as_str()));
         assert_eq!(pulled.header(&CONTENT_TYPE), MANIFEST_TYPE);
         assert_eq!(pulled.header(&CONTENT_DIGEST), digest);
+        assert_eq!(pulled.header(&X_CONTENT_TYPE_OPTIONS), "nosniff");
+        assert!(pulled.header(&CONTENT_SECURITY_POLICY).contains("sandbox"));
         let head = registry.ask("HEAD", &uri, &[], Body::empty()).await;
         assert_eq!((head.status, head.body.as_str()), (200, ""));
         assert_eq!(head.header(&CONTENT_LENGTH), manifest.len().to_string());

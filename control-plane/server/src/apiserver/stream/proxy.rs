@@ -80,7 +80,13 @@ pub(super) async fn proxy(
         return Err(ApiError::BadRequest(why.to_owned()));
     }
     if asked.kind.plural == "nodes" {
-        return of_node(&asked, &named, http.method()).await;
+        // A node that was taken over must not get at its visitor's session either.
+        let signed_in = ui::is_signed_in(http.headers());
+        let mut answer = of_node(&asked, &named, http.method()).await?;
+        if signed_in {
+            sandbox(answer.headers_mut());
+        }
+        return Ok(answer);
     }
     let path = http.uri().path();
     let (prefix, rest) = split_path(path).ok_or(ApiError::NoSuchPath)?;

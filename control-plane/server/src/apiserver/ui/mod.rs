@@ -33,7 +33,7 @@ pub use past::{Past, REMEMBER};
 pub use printed::Shelf;
 pub use traffic::Traffic;
 
-use super::{ApiServer, auth, auth::User, errors::ApiError};
+use super::{ApiServer, auth, auth::PeerCertificate, auth::User, errors::ApiError};
 use axum::{
     Extension, Json, Router,
     extract::{Path, State},
@@ -75,9 +75,12 @@ const TERMINAL: &str = "terminal.html";
 #[derive(Default)]
 pub struct Sessions {
     // Held for a look-up only, never across an await.
-    codes: Mutex<HashMap<String, Issued<User>>>,
+    codes: Mutex<HashMap<String, Issued<Asker>>>,
     sessions: Mutex<HashMap<String, Issued<Session>>>,
 }
+
+/// Who is to get a session, and the token that it ends with, if any.
+type Asker = (User, Option<String>);
 
 struct Issued<T> {
     at: Instant,
@@ -103,16 +106,18 @@ impl Sessions {
         still: impl FnOnce(&str) -> Option<User>,
     ) -> Result<Option<User>, ApiError> {
         let Some(session) = self.session(headers) else { return Ok(None) };
+        if session.token.is_some_and(|token| still(&token).is_none()) {
+            // Another one can be opened in its place.
+            self.close(headers);
+            return Err(ApiError::Unauthorized);
+        }
         let reads = [Method::GET, Method::HEAD, Method::OPTIONS].contains(method);
         let upgrades = headers.contains_key(header::UPGRADE);
         let header = headers.get(&CSRF).and_then(|value| value.to_str().ok());
         let mut offered = auth::subprotocols(headers);
         let shown = header.or_else(|| offered.find_map(|one| one.strip_prefix(CSRF_PROTOCOL)));
         if (reads && !upgrades) || shown == Some(session.csrf.as_str()) {
-            return match session.token {
-                None => Ok(Some(session.user)),
-                Some(token) => still(&token).map(Some).ok_or(ApiError::Unauthorized),
-            };
+            return Ok(Some(session.user));
         }
         Err(ApiError::BadRequest(format!(
             "a write with the dashboard's session must carry the header {CSRF}"
@@ -135,15 +140,15 @@ impl Sessions {
         sessions.get(key).map(|issued| issued.value.clone())
     }
 
-    fn issue_code(&self, user: User) -> String {
+    fn issue_code(&self, asker: Asker) -> String {
         let mut codes = self.codes.lock().expect("nobody panics with the lock");
         forget_old(&mut codes, CODE_LIFE, CODES_MAX);
         let code = secret();
-        codes.insert(code.clone(), Issued { at: Instant::now(), value: user });
+        codes.insert(code.clone(), Issued { at: Instant::now(), value: asker });
         code
     }
 
-    fn redeem(&self, code: &str) -> Option<User> {
+    fn redeem(&self, code: &str) -> Option<Asker> {
         let mut codes = self.codes.lock().expect("nobody panics with the lock");
         forget_old(&mut codes, CODE_LIFE, CODES_MAX);
         codes.remove(code).map(|issued| issued.value)
@@ -187,6 +192,7 @@ pub fn is_signed_in(headers: &HeaderMap) -> bool {
 /// Takes the session out of what is passed on to others; other cookies stay.
 pub fn hide_cookie(headers: &mut HeaderMap) {
     headers.remove(&CSRF);
+    auth::hide_subprotocol(headers, CSRF_PROTOCOL);
     if cookie(headers).is_none() {
         return;
     }
@@ -280,16 +286,24 @@ struct Code {
 }
 
 /// A code for whoever asks, provided that they said who they are, and not by a session's cookie.
+/// Who says so with a token gets a session that ends with it.
 async fn codes(
     State(api): State<ApiServer>,
     Extension(user): Extension<User>,
+    certificate: Option<Extension<PeerCertificate>>,
     headers: HeaderMap,
 ) -> Result<Json<Code>, ApiError> {
-    if user.is_in(auth::UNAUTHENTICATED) || cookie(&headers).is_some() {
+    // A token that came as a subprotocol has been taken off.
+    let hidden = headers.contains_key(header::SEC_WEBSOCKET_PROTOCOL);
+    if user.is_in(auth::UNAUTHENTICATED) || cookie(&headers).is_some() || hidden {
         return Err(ApiError::Unauthorized);
     }
+    let token = match certificate {
+        Some(_) => None,
+        None => auth::bearer(&headers)?,
+    };
     expect_visitor(&api);
-    Ok(Json(Code { code: api.sessions().issue_code(user) }))
+    Ok(Json(Code { code: api.sessions().issue_code((user, token)) }))
 }
 
 #[derive(Deserialize)]
@@ -317,11 +331,12 @@ async fn sign_in(
     State(api): State<ApiServer>,
     Json(credential): Json<Credential>,
 ) -> Result<Response, ApiError> {
-    let (user, token) = match credential {
-        Credential::Code(code) => (api.sessions().redeem(&code), None),
-        Credential::Token(token) => (api.bearer(&token), Some(token)),
+    let asker = match credential {
+        Credential::Code(code) => api.sessions().redeem(&code),
+        Credential::Token(token) => api.bearer(&token).map(|user| (user, Some(token))),
     };
-    let (key, session) = api.sessions().open(user.ok_or(ApiError::Unauthorized)?, token);
+    let (user, token) = asker.ok_or(ApiError::Unauthorized)?;
+    let (key, session) = api.sessions().open(user, token);
     let age = SESSION_LIFE.as_secs();
     let cookie =
         format!("{COOKIE}={key}; Path=/; Max-Age={age}; HttpOnly; Secure; SameSite=Strict");
@@ -360,8 +375,8 @@ mod tests {
     #[test]
     fn a_code_works_once() {
         let sessions = Sessions::default();
-        let code = sessions.issue_code(User::new("anna", &[]));
-        assert_eq!(sessions.redeem(&code).expect("the first time").name, "anna");
+        let code = sessions.issue_code((User::new("anna", &[]), None));
+        assert_eq!(sessions.redeem(&code).expect("the first time").0.name, "anna");
         assert!(sessions.redeem(&code).is_none());
         assert!(sessions.redeem("made up").is_none());
     }
@@ -390,6 +405,33 @@ mod tests {
         assert_eq!(user(Method::GET, &headers).expect("nobody"), None);
         assert!(!sessions.still_open(&headers, |_| None));
         assert_eq!(user(Method::GET, &with_cookie("made-up")).expect("nobody"), None);
+    }
+
+    #[test]
+    fn what_is_passed_on_has_nothing_of_the_session() {
+        let mut headers = with_cookie("key");
+        headers.insert(CSRF, HeaderValue::from_static("value"));
+        let offered = HeaderValue::from_static("chat, wherry.csrf.value");
+        headers.insert(header::SEC_WEBSOCKET_PROTOCOL, offered);
+        hide_cookie(&mut headers);
+        assert_eq!(headers[header::COOKIE], "other=1");
+        assert_eq!(headers[header::SEC_WEBSOCKET_PROTOCOL], "chat");
+        assert_eq!(headers.len(), 2);
+    }
+
+    #[test]
+    fn a_session_ends_with_the_token_that_asked_for_its_code() {
+        let sessions = Sessions::default();
+        let code = sessions.issue_code((User::new("bot", &[]), Some("t".to_owned())));
+        let (user, token) = sessions.redeem(&code).expect("the first time");
+        let (key, _) = sessions.open(user, token);
+        let headers = with_cookie(&key);
+        let still = |token: &str| (token == "t").then(|| User::new("bot", &[]));
+        let found = sessions.authenticate(&Method::GET, &headers, still).expect("good");
+        assert_eq!(found.expect("somebody").name, "bot");
+        assert!(sessions.authenticate(&Method::POST, &headers, |_| None).is_err());
+        // It is gone, so that another can be opened in its place.
+        assert_eq!(sessions.authenticate(&Method::POST, &headers, |_| None).expect("good"), None);
     }
 
     #[test]

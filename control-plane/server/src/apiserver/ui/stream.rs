@@ -330,7 +330,11 @@ impl Live {
 
     /// What of it the person may see, or why nothing.
     fn scope(&self, kind: &'static Kind, open: &Open) -> Result<Scope, ApiError> {
-        let asked = attributes(open);
+        let mut asked = attributes(open);
+        if !kind.namespaced {
+            // A role in a namespace gives no right to what is in none.
+            asked.namespace.clear();
+        }
         let in_namespace =
             |namespace: &str| Attributes { namespace: namespace.to_owned(), ..asked.clone() };
         if open.namespaces.len() > NAMESPACES_MAX {
@@ -610,7 +614,7 @@ mod tests {
         let mut live = live(&server, anna());
         let mut out = told(&live.take(OPEN).await);
         let role = r#"{"metadata":{"name":"maps"},"rules":[
-            {"apiGroups":[""],"resources":["configmaps","pods"],"verbs":["list"]}]}"#;
+            {"apiGroups":[""],"resources":["configmaps","pods","nodes"],"verbs":["list"]}]}"#;
         let binding = r#"{"metadata":{"name":"maps"},
             "roleRef":{"apiGroup":"rbac.authorization.k8s.io","kind":"Role","name":"maps"},
             "subjects":[{"kind":"User","name":"anna","apiGroup":"rbac.authorization.k8s.io"}]}"#;
@@ -620,7 +624,9 @@ mod tests {
         out += &told(&live.take(OPEN).await);
         let namespaces = r#"{"open":{"id":2,"version":"v1","resource":"namespaces","count":9}}"#;
         out += &told(&live.take(namespaces).await);
-        let nodes = r#"{"open":{"id":3,"version":"v1","resource":"nodes","count":9}}"#;
+        // A namespace that is named does not make its role count for what is in none.
+        let nodes = r#"{"open":{"id":3,"version":"v1","resource":"nodes","count":9,
+            "namespaces":["default"]}}"#;
         out += &told(&live.take(nodes).await);
         server.ok("DELETE", &format!("{rbac}/rolebindings/maps"), "").await;
         out += &told(&live.check().await.expect("no session that could end")[1..]);

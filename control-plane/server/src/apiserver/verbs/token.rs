@@ -1,13 +1,14 @@
 //! Tokens of service accounts: `POST serviceaccounts/NAME/token`, and what others need to check
 //! them (OpenID Connect discovery).
 
-use super::body;
+use super::{Part, body, write::Call};
 use crate::apiserver::{
     ApiServer,
     admission::node_restriction,
     auth::User,
     content,
     errors::{self, ApiError},
+    extensions,
     request::Request,
     tokens::{Bound, Claims, ISSUER, Named, SECONDS_DEFAULT, SECONDS_MAX, SECONDS_MIN},
 };
@@ -29,6 +30,11 @@ pub async fn create(api: &ApiServer, request: &Request) -> Result<Response, ApiE
         .core_object("serviceaccounts", namespace, name)
         .ok_or_else(|| ApiError::not_found(request.kind, name))?;
     let seconds = seconds(&review)?;
+    // A token is a thing that is made, whatever else is not stored: policies may forbid it.
+    let call = Call::of(api, request, Part::Main, options.dry_run);
+    let asked = call.asked(extensions::Verb::Create, name);
+    let mut heard = extensions::Heard::default();
+    extensions::validate_part(&asked, &review, &mut heard).await?;
     let mut audiences: Vec<String> = meta::items(&review["spec"], "audiences")
         .iter()
         .filter_map(|one| one.as_str().map(str::to_owned))
@@ -60,7 +66,7 @@ pub async fn create(api: &ApiServer, request: &Request) -> Result<Response, ApiE
     let end = Timestamp::from_second(claims.exp).unwrap_or(now);
     review["status"] = json!({ "token": token, "expirationTimestamp": meta::time(end) });
     meta::order(&mut review);
-    Ok(content::respond(StatusCode::CREATED, &request.accepted, &review, &[]))
+    Ok(content::respond(StatusCode::CREATED, &request.accepted, &review, &heard.warnings))
 }
 
 /// Life of the token that is asked for.
