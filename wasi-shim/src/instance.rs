@@ -205,7 +205,7 @@ impl Host {
 
     /// Where `wasi:logging` goes.
     pub(crate) fn own_log(&mut self) -> LoggingView<'_> {
-        LoggingView(&self.own.log)
+        LoggingView { output: &self.own.log, room: self.own.config.room.as_ref() }
     }
 
     /// The guest's sockets, for the bindings.
