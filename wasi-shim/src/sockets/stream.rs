@@ -12,8 +12,8 @@ use std::time::Duration;
 use bytes::{Buf, Bytes, BytesMut};
 use futures::future::poll_fn;
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt, ReadBuf, ReadHalf, WriteHalf};
-use tokio::sync::Notify;
 use tokio::task::JoinHandle;
+use tokio_util::sync::CancellationToken;
 use wasmtime_wasi::p2::{InputStream, OutputStream, Pollable, StreamError, StreamResult};
 
 use super::Stream;
@@ -41,8 +41,8 @@ pub(super) struct Writer(Arc<Mutex<Writing>>);
 
 struct Writing {
     state: State,
-    /// Told when nobody waits for what is still being written.
-    left: Arc<Notify>,
+    /// Cancelled when nobody waits for what is still being written.
+    left: CancellationToken,
 }
 
 enum State {
@@ -57,7 +57,7 @@ enum State {
 pub(super) fn split(stream: Box<dyn Stream>) -> (Reader, Writer) {
     let (reading, writing) = tokio::io::split(stream);
     let reading = Reading { half: Some(reading), buffer: BytesMut::new(), failed: None };
-    let writing = Writing { state: State::Idle(writing), left: Arc::default() };
+    let writing = Writing { state: State::Idle(writing), left: CancellationToken::new() };
     (Reader(Arc::new(Mutex::new(reading))), Writer(Arc::new(Mutex::new(writing))))
 }
 
@@ -209,12 +209,15 @@ impl Writer {
 }
 
 /// Runs to the end, or for [`LINGER`] after everybody has gone.
-async fn within<T>(left: Arc<Notify>, work: impl Future<Output = io::Result<T>>) -> io::Result<T> {
+async fn within<T>(
+    left: CancellationToken,
+    work: impl Future<Output = io::Result<T>>,
+) -> io::Result<T> {
     tokio::select! {
         biased;
         done = work => done,
         () = async {
-            left.notified().await;
+            left.cancelled().await;
             tokio::time::sleep(LINGER).await;
         } => Err(io::ErrorKind::TimedOut.into()),
     }
@@ -222,7 +225,7 @@ async fn within<T>(left: Arc<Notify>, work: impl Future<Output = io::Result<T>>)
 
 impl Drop for Writing {
     fn drop(&mut self) {
-        self.left.notify_one();
+        self.left.cancel();
     }
 }
 
