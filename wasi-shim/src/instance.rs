@@ -15,7 +15,7 @@ use wasmtime_wasi_config::{WasiConfig, WasiConfigVariables};
 use wasmtime_wasi_http::{WasiHttpCtx, WasiHttpCtxView, WasiHttpView};
 
 use crate::account::{Account, Meter, stopped_by_tick};
-use crate::engine::Engine;
+use crate::engine::{Calls, Engine};
 use crate::environment::EnvironmentView;
 use crate::http::Hooks;
 use crate::input::{Stdin, Term};
@@ -95,6 +95,7 @@ impl Pod {
             outgoing: Arc::clone(&self.config.outgoing),
             carried: Vec::new(),
             places: Arc::clone(&self.outgoing_places),
+            apart: self.engine.calls() == Calls::Concurrent,
         };
         let wasi = self.context().build();
         let term = self.config.term.clone();
