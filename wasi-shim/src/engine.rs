@@ -105,6 +105,7 @@ pub struct Engine(Arc<Inner>);
 
 struct Inner {
     wasmtime: wasmtime::Engine,
+    calls: Calls,
     ticker: Ticker,
     fair: Arc<Fair>,
     components: Linker<Host>,
@@ -147,6 +148,7 @@ impl Engine {
         let concurrent = Mutex::new(None);
         Ok(Engine(Arc::new(Inner {
             wasmtime,
+            calls,
             ticker,
             fair,
             components,
@@ -203,6 +205,10 @@ impl Engine {
 
     pub(crate) fn wasmtime(&self) -> &wasmtime::Engine {
         &self.0.wasmtime
+    }
+
+    pub(crate) fn calls(&self) -> Calls {
+        self.0.calls
     }
 
     pub(crate) fn fair(&self) -> &Fair {

@@ -20,7 +20,9 @@ use http_body::{Frame, SizeHint};
 use http_body_util::BodyExt;
 use http_body_util::combinators::UnsyncBoxBody;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::task::JoinError;
 use tokio::time::{Instant, Sleep};
+use tokio_util::task::AbortOnDropHandle;
 use wasmtime_wasi_http::{Error as WasiError, RequestOptions, WasiBody, WasiHttpHooks};
 
 use crate::limits::BODY_CHUNK_BYTES_MAX;
@@ -106,6 +108,10 @@ pub(crate) struct Hooks {
     pub(crate) carried: Vec<(HeaderName, HeaderValue)>,
     /// Places for open requests, shared by the Pod's instances.
     pub(crate) places: Arc<Semaphore>,
+    /// Whether each is sent by a task of its own. wasmtime does that for WASI 0.2; for 0.3 it sends
+    /// within the instance's turns, and a guest of this process that answers would be charged to the
+    /// one that asks, and wait with it.
+    pub(crate) apart: bool,
 }
 
 impl Hooks {
@@ -144,10 +150,11 @@ impl WasiHttpHooks for Hooks {
         self.pass_on(request.headers_mut());
         let place = Arc::clone(&self.places).try_acquire_owned();
         let outgoing = Arc::clone(&self.outgoing);
-        let timeouts = timeouts(options.unwrap_or_default());
+        let (timeouts, apart) = (timeouts(options.unwrap_or_default()), self.apart);
         Box::new(async move {
             let place = place.map_err(|_| WasiError::ConnectionLimitReached)?;
             let sending = outgoing(request.map(from_wasi), timeouts);
+            let sending = if apart { in_a_task(sending) } else { sending };
             let head = tokio::time::timeout(timeouts.connect + timeouts.first_byte, sending).await;
             let response = head.map_err(|_| WasiError::HttpResponseTimeout)?.map_err(to_code)?;
             let body = |inner| ResponseBody::new(inner, timeouts.between_bytes, place);
@@ -163,6 +170,15 @@ impl WasiHttpHooks for Hooks {
     fn p3_outgoing_body_chunk_size(&mut self) -> usize {
         BODY_CHUNK_BYTES_MAX
     }
+}
+
+type Answer = Result<http::Response<Body>, OutgoingError>;
+
+/// Dropped, it gives up.
+fn in_a_task(sending: BoxFuture<'static, Answer>) -> BoxFuture<'static, Answer> {
+    let task = AbortOnDropHandle::new(tokio::spawn(sending));
+    let failed = |error: JoinError| Err(OutgoingError::Failed(error.to_string()));
+    task.map(move |ended| ended.unwrap_or_else(failed)).boxed()
 }
 
 fn timeouts(wanted: RequestOptions) -> OutgoingTimeouts {
@@ -248,7 +264,8 @@ mod tests {
     use super::*;
 
     fn hooks(places: usize, outgoing: Outgoing) -> Hooks {
-        Hooks { outgoing, carried: Vec::new(), places: Arc::new(Semaphore::new(places)) }
+        let (carried, places) = (Vec::new(), Arc::new(Semaphore::new(places)));
+        Hooks { outgoing, carried, places, apart: true }
     }
 
     async fn send(hooks: &mut Hooks, options: RequestOptions) -> Sent {

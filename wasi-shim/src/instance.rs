@@ -15,7 +15,7 @@ use wasmtime_wasi_config::{WasiConfig, WasiConfigVariables};
 use wasmtime_wasi_http::{WasiHttpCtx, WasiHttpCtxView, WasiHttpView};
 
 use crate::account::{Account, Meter, stopped_by_tick};
-use crate::engine::Engine;
+use crate::engine::{Calls, Engine};
 use crate::environment::EnvironmentView;
 use crate::files::{Common, FilesView, OpenFiles};
 use crate::http::Hooks;
@@ -106,6 +106,7 @@ impl Pod {
             outgoing: Arc::clone(&self.config.outgoing),
             carried: Vec::new(),
             places: Arc::clone(&self.outgoing_places),
+            apart: self.engine.calls() == Calls::Concurrent,
         };
         let wasi = self.context().build();
         let term = self.config.term.clone();
@@ -230,7 +231,7 @@ impl Host {
 
     /// Where `wasi:logging` goes.
     pub(crate) fn own_log(&mut self) -> LoggingView<'_> {
-        LoggingView(&self.own.log)
+        LoggingView { output: &self.own.log, room: self.own.config.room.as_ref() }
     }
 
     /// The guest's sockets, for the bindings.

@@ -2,7 +2,7 @@
 
 use wasmtime::component::HasData;
 
-use crate::output::Output;
+use crate::output::{Output, Room, WRITE_BYTES_MAX};
 
 pub(crate) use self::bindings::wasi::logging::logging as interface;
 
@@ -19,12 +19,16 @@ pub(crate) mod bindings {
             world imports { import logging; }
         ",
         world: "imports",
-        imports: { default: trappable },
+        imports: { default: async | trappable },
     });
 }
 
 /// What the bindings work on.
-pub(crate) struct LoggingView<'a>(pub(crate) &'a Output);
+pub(crate) struct LoggingView<'a> {
+    pub(crate) output: &'a Output,
+    /// Where the guest waits for its reader, it does so for what it logs as well.
+    pub(crate) room: Option<&'a Room>,
+}
 
 pub(crate) struct HasLogging;
 
@@ -33,13 +37,21 @@ impl HasData for HasLogging {
 }
 
 impl interface::Host for LoggingView<'_> {
-    fn log(
+    async fn log(
         &mut self,
         level: interface::Level,
         context: String,
         message: String,
     ) -> wasmtime::Result<()> {
-        (self.0)(line(level, &context, &message).as_bytes());
+        let line = line(level, &context, &message);
+        let Some(room) = self.room else {
+            (self.output)(line.as_bytes());
+            return Ok(());
+        };
+        for piece in line.as_bytes().chunks(WRITE_BYTES_MAX) {
+            room.acquire(piece.len()).await;
+            (self.output)(piece);
+        }
         Ok(())
     }
 }
@@ -59,7 +71,33 @@ fn line(level: interface::Level, context: &str, message: &str) -> String {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
+    use futures::FutureExt as _;
+
+    use super::interface::Host as _;
     use super::*;
+
+    #[tokio::test]
+    async fn a_guest_waits_until_what_it_logs_is_read() {
+        let printed = Arc::new(AtomicUsize::new(0));
+        let counts = Arc::clone(&printed);
+        let output: Output = Arc::new(move |bytes: &[u8]| {
+            counts.fetch_add(bytes.len(), Ordering::Relaxed);
+        });
+        let room = Room::new(12);
+        let mut view = LoggingView { output: &output, room: Some(&room) };
+        let mut logs = || {
+            let logged = view.log(interface::Level::Info, String::new(), "paid".into());
+            logged.now_or_never().is_some()
+        };
+        assert!(logs());
+        assert!(!logs());
+        assert_eq!(printed.load(Ordering::Relaxed), "INFO paid\n".len());
+        room.give_back(10);
+        assert!(logs());
+    }
 
     #[test]
     fn lines() {

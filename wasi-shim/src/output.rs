@@ -5,6 +5,7 @@
 use std::io;
 use std::pin::Pin;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::task::{Context, Poll, ready};
 
 use bytes::Bytes;
@@ -23,49 +24,75 @@ pub fn no_output() -> Output {
 }
 
 /// What one write may hand over; the guest's own buffer is copied before the call.
-const WRITE_BYTES_MAX: usize = 64 << 10;
+pub(crate) const WRITE_BYTES_MAX: usize = 64 << 10;
+/// What all streams of a guest may have printed beyond their room: each is told what is free, and
+/// several may then make use of it. Only a guest that does not ask prints more.
+const OWED_BYTES_MAX: usize = 4 * WRITE_BYTES_MAX;
 
 /// How many bytes a guest may print ahead of whoever reads them, on all its streams together.
 #[derive(Clone)]
-pub struct Room(Arc<Semaphore>);
+pub struct Room {
+    free: Arc<Semaphore>,
+    /// What was printed without room for it: paid by what is read, before anything is free again.
+    owed: Arc<AtomicUsize>,
+}
 
 impl Room {
-    /// Room for so many bytes. One more write of at most 64 KiB can be on its way beyond them.
+    /// Room for so many bytes. A few more writes of at most 64 KiB can be on their way beyond them.
     pub fn new(bytes: usize) -> Room {
-        Room(Arc::new(Semaphore::new(bytes)))
+        Room { free: Arc::new(Semaphore::new(bytes)), owed: Arc::default() }
     }
 
     /// Takes room for what the embedder adds to the guest's output; waits until there is any.
     pub async fn acquire(&self, bytes: usize) {
         let bytes = u32::try_from(bytes).unwrap_or(u32::MAX);
         // Closed: nobody reads it.
-        if let Ok(taken) = self.0.acquire_many(bytes).await {
+        if let Ok(taken) = self.free.acquire_many(bytes).await {
             taken.forget();
         }
     }
 
     /// So many bytes have been read.
     pub fn give_back(&self, bytes: usize) {
-        self.0.add_permits(bytes);
+        let pay = |owed: usize| Some(owed.saturating_sub(bytes));
+        let owed = self.owed.fetch_update(Ordering::Relaxed, Ordering::Relaxed, pay);
+        let owed = owed.expect("the update always has a value");
+        self.free.add_permits(bytes.saturating_sub(owed));
     }
 
     /// Nobody reads any more: what the guest prints from now on fails.
     pub fn close(&self) {
-        self.0.close();
+        self.free.close();
     }
 
-    /// Takes up to `bytes` of what is free.
-    fn take(&self, bytes: usize) {
+    /// Takes up to `bytes` of what is free; says how much.
+    fn take(&self, bytes: usize) -> usize {
         let bytes = u32::try_from(bytes).unwrap_or(u32::MAX);
-        let free = || u32::try_from(self.0.available_permits()).unwrap_or(u32::MAX);
+        let free = || u32::try_from(self.free.available_permits()).unwrap_or(u32::MAX);
         // Another stream of the guest may take at the same time.
         let mut wanted = bytes.min(free());
         while wanted > 0 {
-            match self.0.try_acquire_many(wanted) {
-                Ok(taken) => return taken.forget(),
+            match self.free.try_acquire_many(wanted) {
+                Ok(taken) => {
+                    taken.forget();
+                    return wanted as usize;
+                }
                 Err(_) => wanted = bytes.min(free()).min(wanted - 1),
             }
         }
+        0
+    }
+
+    /// Takes `bytes`, more than is free if need be; says whether that is still tolerable.
+    fn take_all(&self, bytes: usize) -> bool {
+        let taken = self.take(bytes);
+        let missing = bytes - taken;
+        let owe = |owed: usize| owed.checked_add(missing).filter(|sum| *sum <= OWED_BYTES_MAX);
+        let owed = self.owed.fetch_update(Ordering::Relaxed, Ordering::Relaxed, owe);
+        if owed.is_err() {
+            self.free.add_permits(taken);
+        }
+        owed.is_ok()
     }
 }
 
@@ -80,7 +107,7 @@ pub(crate) struct OutputPipe {
 
 impl OutputPipe {
     pub(crate) fn new(output: Output, room: Option<Room>, terminal: bool) -> OutputPipe {
-        let room = room.map(|room| (room.clone(), PollSemaphore::new(room.0)));
+        let room = room.map(|room| (room.clone(), PollSemaphore::new(room.free)));
         OutputPipe { output, room, terminal }
     }
 }
@@ -106,7 +133,7 @@ impl Pollable for OutputPipe {
     async fn ready(&mut self) {
         if let Some((room, _)) = &self.room {
             // Closed is ready as well: the write then says so.
-            let _ = room.0.acquire().await;
+            let _ = room.free.acquire().await;
         }
     }
 }
@@ -114,10 +141,12 @@ impl Pollable for OutputPipe {
 impl OutputStream for OutputPipe {
     fn write(&mut self, bytes: Bytes) -> StreamResult<()> {
         if let Some((room, _)) = &self.room {
-            if room.0.is_closed() {
+            if room.free.is_closed() {
                 return Err(StreamError::Closed);
             }
-            room.take(bytes.len());
+            if !room.take_all(bytes.len()) {
+                return Err(StreamError::trap("more was printed than was permitted"));
+            }
         }
         (self.output)(&bytes);
         Ok(())
@@ -130,8 +159,8 @@ impl OutputStream for OutputPipe {
     fn check_write(&mut self) -> StreamResult<usize> {
         match &self.room {
             None => Ok(WRITE_BYTES_MAX),
-            Some((room, _)) if room.0.is_closed() => Err(StreamError::Closed),
-            Some((room, _)) => Ok(room.0.available_permits().min(WRITE_BYTES_MAX)),
+            Some((room, _)) if room.free.is_closed() => Err(StreamError::Closed),
+            Some((room, _)) => Ok(room.free.available_permits().min(WRITE_BYTES_MAX)),
         }
     }
 }
@@ -143,14 +172,14 @@ impl AsyncWrite for OutputPipe {
         bytes: &[u8],
     ) -> Poll<io::Result<usize>> {
         let mut count = bytes.len();
-        if let Some((room, poll)) = &mut self.room {
+        if let Some((room, poll)) = &mut self.room
+            && count > 0
+        {
             let Some(first) = ready!(poll.poll_acquire(cx)) else {
                 return Poll::Ready(Err(io::ErrorKind::BrokenPipe.into()));
             };
             first.forget();
-            let more = room.0.available_permits().min(WRITE_BYTES_MAX - 1);
-            count = count.min(1 + more);
-            room.take(count.saturating_sub(1));
+            count = 1 + room.take(count.min(WRITE_BYTES_MAX) - 1);
         }
         (self.output)(&bytes[..count]);
         Poll::Ready(Ok(count))
@@ -193,6 +222,25 @@ mod tests {
         assert_eq!(pipe.check_write().expect("open"), 2);
         assert_eq!(pipe.write_all(b"efg").now_or_never().map(|done| done.is_ok()), None);
         assert_eq!(*printed.lock().expect("no panic"), b"abcdef");
+    }
+
+    /// Several streams may have been told of the same room; one that does not ask gets no more.
+    #[tokio::test]
+    async fn what_is_printed_beyond_the_room_is_paid_first() {
+        let (mut pipe, room, _) = pipe(4);
+        OutputStream::write(&mut pipe, Bytes::from_static(b"abcdefg")).expect("tolerable");
+        room.give_back(5);
+        assert_eq!(pipe.check_write().expect("open"), 2);
+        room.give_back(2);
+        assert_eq!(pipe.check_write().expect("open"), 4);
+        let piece = Bytes::from(vec![b'a'; WRITE_BYTES_MAX]);
+        let mut taken = 0;
+        while OutputStream::write(&mut pipe, piece.clone()).is_ok() {
+            taken += piece.len();
+            assert!(taken <= 4 + OWED_BYTES_MAX, "it prints without end");
+        }
+        let nothing = tokio::io::AsyncWriteExt::write(&mut pipe, b"").now_or_never();
+        assert!(nothing.is_some(), "nothing needs no room");
     }
 
     #[tokio::test]

@@ -26,7 +26,7 @@ use tokio_util::{
     sync::CancellationToken,
 };
 use wherry_resources::channels::{self, Outcome};
-use wherry_wasi_shim::{Command, Exit, GuestConfig, Input, InputWriter, Output, Room, no_output};
+use wherry_wasi_shim::{Command, Exit, GuestConfig, Input, InputWriter, Output, Room};
 
 use super::{
     attached::{Io, PIECE_BYTES_MAX, Piece},
@@ -80,8 +80,8 @@ impl Pipes {
         let stderr = streams.stderr || (streams.tty && streams.stdout);
         let config = GuestConfig {
             stdin: input,
-            stdout: printer(&said, channels::STDOUT, streams.stdout),
-            stderr: printer(&said, err, stderr),
+            stdout: printer(&said, &room, channels::STDOUT, streams.stdout),
+            stderr: printer(&said, &room, err, stderr),
             room: Some(room.clone()),
             terminal: streams.tty,
             ..config
@@ -90,9 +90,16 @@ impl Pipes {
     }
 }
 
-fn printer(said: &mpsc::UnboundedSender<Said>, channel: u8, connected: bool) -> Output {
+fn printer(
+    said: &mpsc::UnboundedSender<Said>,
+    room: &Room,
+    channel: u8,
+    connected: bool,
+) -> Output {
     if !connected {
-        return no_output();
+        // The guest does not wait for a reader that is not there.
+        let room = room.clone();
+        return Arc::new(move |bytes: &[u8]| room.give_back(bytes.len()));
     }
     let said = said.clone();
     Arc::new(move |bytes: &[u8]| {
@@ -358,4 +365,22 @@ async fn give<W: AsRef<InputWriter>>(
         *input = None;
     }
     true
+}
+
+#[cfg(test)]
+mod tests {
+    use futures::FutureExt as _;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn what_nobody_reads_takes_no_room() {
+        let room = Room::new(4);
+        let (said, _saying) = mpsc::unbounded_channel();
+        let output = printer(&said, &room, channels::STDOUT, false);
+        for _ in 0..3 {
+            room.acquire(4).now_or_never().expect("there is room again");
+            output(b"abcd");
+        }
+    }
 }

@@ -37,7 +37,8 @@ use wasmtime_wasi_http::{WasiBody, WasiHttpView};
 
 use super::rest::Linked;
 use super::{
-    Call, Completion, FAILED, HandleError, Inner, Progress, Reply, ResponseBody, Steps, as_error,
+    Call, Completion, DONE, FAILED, HandleError, Inner, Progress, Reply, ResponseBody, Steps,
+    as_error,
 };
 use crate::account::Metered;
 use crate::http::{Body, to_wasi};
@@ -278,6 +279,17 @@ impl Shared {
         drop(jobs);
     }
 
+    /// Its guest has answered all that it took and written it to the end: callers may still read.
+    fn finish(&self) {
+        let mut state = self.lock();
+        state.closed = true;
+        let live = std::mem::take(&mut state.live);
+        drop(state);
+        for live in live {
+            live.call.completion.leave(DONE);
+        }
+    }
+
     /// Whether no request is left and none will come.
     fn is_over(&self) -> bool {
         let state = self.lock();
@@ -340,13 +352,15 @@ async fn serve(handler: &Inner, linked: &Linked, shared: &Shared) {
         }
         Err(error) => Err(error),
     };
-    if let Err(error) = result {
-        let error = as_error(&error, store.data().memory.refused, entered);
-        if error.is_guests_fault() {
-            (handler.pod.config.stderr)(format!("wherry: {error}\n").as_bytes());
-        }
-        shared.fail(&error);
+    let Err(error) = result else {
+        shared.finish();
+        return;
+    };
+    let error = as_error(&error, store.data().memory.refused, entered);
+    if error.is_guests_fault() {
+        (handler.pod.config.stderr)(format!("wherry: {error}\n").as_bytes());
     }
+    shared.fail(&error);
 }
 
 /// The event loop: answers requests until no more shall come and none is left.
@@ -408,8 +422,39 @@ pub(super) fn is_cut(cut: &mut Cut, cx: &mut std::task::Context<'_>) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use http_body_util::Empty;
+    use tokio::sync::Semaphore;
+
     use super::*;
     use crate::output::no_output;
+
+    fn seated(shared: &Arc<Shared>) -> Arc<Seat> {
+        let call = Arc::new(Call {
+            steps: Arc::default(),
+            progress: Progress::new(Duration::from_secs(60)),
+            completion: Completion::default(),
+        });
+        let body = Empty::new().map_err(|never| match never {}).boxed_unsync();
+        let place = Arc::new(Semaphore::new(1)).try_acquire_owned().expect("it is free");
+        let job = (http::Request::new(body), &call, Reply(Arc::default()));
+        shared.take(shared.lock(), job, place, 1)
+    }
+
+    /// Callers may read more slowly than the guest has written.
+    #[test]
+    fn only_an_instance_that_fails_cuts_bodies_off() {
+        let shared = Arc::new(Shared::new());
+        let seat = seated(&shared);
+        drop(shared.next_job());
+        assert!(shared.is_over());
+        shared.finish();
+        drop(Fuse(&shared));
+        assert!(!seat.cut.is_cancelled() && !seat.call.completion.failed());
+        let shared = Arc::new(Shared::new());
+        let seat = seated(&shared);
+        drop(Fuse(&shared));
+        assert!(seat.cut.is_cancelled() && seat.call.completion.failed());
+    }
 
     /// It was idle for as long as it may be, and somebody found it just before that.
     #[test]

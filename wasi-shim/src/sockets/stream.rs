@@ -12,8 +12,9 @@ use std::time::Duration;
 use bytes::{Buf, Bytes, BytesMut};
 use futures::future::poll_fn;
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt, ReadBuf, ReadHalf, WriteHalf};
-use tokio::sync::Notify;
+use tokio::sync::OwnedSemaphorePermit;
 use tokio::task::JoinHandle;
+use tokio_util::sync::CancellationToken;
 use wasmtime_wasi::p2::{InputStream, OutputStream, Pollable, StreamError, StreamResult};
 
 use super::Stream;
@@ -24,6 +25,9 @@ const PIECE_BYTES_MAX: usize = 64 << 10;
 const LINGER: Duration = Duration::from_secs(30);
 
 type Half = WriteHalf<Box<dyn Stream>>;
+
+/// A place under the limit of sockets, held by everything that keeps a connection or a port.
+pub(super) type Place = Arc<OwnedSemaphorePermit>;
 
 /// The reading end. Shared with the socket, which can shut it.
 #[derive(Clone)]
@@ -41,8 +45,10 @@ pub(super) struct Writer(Arc<Mutex<Writing>>);
 
 struct Writing {
     state: State,
-    /// Told when nobody waits for what is still being written.
-    left: Arc<Notify>,
+    /// Cancelled when nobody waits for what is still being written.
+    left: CancellationToken,
+    /// Of what is still being written, whoever has left. None: nothing more will be.
+    place: Option<Place>,
 }
 
 enum State {
@@ -54,10 +60,11 @@ enum State {
 }
 
 /// Both ends of a connection.
-pub(super) fn split(stream: Box<dyn Stream>) -> (Reader, Writer) {
+pub(super) fn split(stream: Box<dyn Stream>, place: &Place) -> (Reader, Writer) {
     let (reading, writing) = tokio::io::split(stream);
     let reading = Reading { half: Some(reading), buffer: BytesMut::new(), failed: None };
-    let writing = Writing { state: State::Idle(writing), left: Arc::default() };
+    let (left, place) = (CancellationToken::new(), Some(Arc::clone(place)));
+    let writing = Writing { state: State::Idle(writing), left, place };
     (Reader(Arc::new(Mutex::new(reading))), Writer(Arc::new(Mutex::new(writing))))
 }
 
@@ -156,28 +163,29 @@ impl Writer {
     /// Sends the end of the stream after what was written.
     pub(super) fn shut(&self) {
         let mut writing = self.lock();
-        let left = writing.left.clone();
-        writing.state =
-            match std::mem::replace(&mut writing.state, State::Closed) {
-                State::Idle(mut half) => {
-                    let ending =
-                        Pin::new(&mut half).poll_shutdown(&mut Context::from_waker(Waker::noop()));
-                    match ending {
-                        Poll::Ready(_) => State::Closed,
-                        Poll::Pending => State::Closing(tokio::spawn(async move {
-                            within(left, half.shutdown()).await
-                        })),
-                    }
+        let (left, place) = (writing.left.clone(), writing.place.take());
+        writing.state = match std::mem::replace(&mut writing.state, State::Closed) {
+            State::Idle(mut half) => {
+                let ending =
+                    Pin::new(&mut half).poll_shutdown(&mut Context::from_waker(Waker::noop()));
+                match ending {
+                    Poll::Ready(_) => State::Closed,
+                    Poll::Pending => State::Closing(tokio::spawn(async move {
+                        let _place = place;
+                        within(left, half.shutdown()).await
+                    })),
                 }
-                State::Busy(task) => State::Closing(tokio::spawn(async move {
-                    match task.await {
-                        Ok(Ok(mut half)) => within(left, half.shutdown()).await,
-                        Ok(Err(error)) => Err(error),
-                        Err(_) => Ok(()),
-                    }
-                })),
-                other => other,
-            };
+            }
+            State::Busy(task) => State::Closing(tokio::spawn(async move {
+                let _place = place;
+                match task.await {
+                    Ok(Ok(mut half)) => within(left, half.shutdown()).await,
+                    Ok(Err(error)) => Err(error),
+                    Err(_) => Ok(()),
+                }
+            })),
+            other => other,
+        };
     }
 
     /// Ready with how many bytes may be put, or with why none will ever be.
@@ -209,12 +217,15 @@ impl Writer {
 }
 
 /// Runs to the end, or for [`LINGER`] after everybody has gone.
-async fn within<T>(left: Arc<Notify>, work: impl Future<Output = io::Result<T>>) -> io::Result<T> {
+async fn within<T>(
+    left: CancellationToken,
+    work: impl Future<Output = io::Result<T>>,
+) -> io::Result<T> {
     tokio::select! {
         biased;
         done = work => done,
         () = async {
-            left.notified().await;
+            left.cancelled().await;
             tokio::time::sleep(LINGER).await;
         } => Err(io::ErrorKind::TimedOut.into()),
     }
@@ -222,7 +233,7 @@ async fn within<T>(left: Arc<Notify>, work: impl Future<Output = io::Result<T>>)
 
 impl Drop for Writing {
     fn drop(&mut self) {
-        self.left.notify_one();
+        self.left.cancel();
     }
 }
 
@@ -286,8 +297,9 @@ impl Writing {
                     return Err(self.check().map_or_else(|error| error, |_| StreamError::Closed));
                 }
                 Poll::Pending => {
-                    let left = self.left.clone();
+                    let (left, place) = (self.left.clone(), self.place.clone());
                     self.state = State::Busy(tokio::spawn(async move {
+                        let _place = place;
                         within(left, half.write_all(&bytes)).await?;
                         Ok(half)
                     }));

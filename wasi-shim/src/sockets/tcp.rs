@@ -1,6 +1,7 @@
 //! `wasi:sockets/tcp` and its creation.
 
 use std::net::SocketAddr;
+use std::sync::Arc;
 
 use futures::FutureExt;
 use tokio::sync::OwnedSemaphorePermit;
@@ -14,7 +15,7 @@ use wasmtime_wasi::p2::{
     subscribe,
 };
 
-use super::stream::{Reader, Writer, split};
+use super::stream::{Place, Reader, Writer, split};
 use super::{
     Connection, Listener, NetworkError, SocketsView, as_label, as_ours, is_destination, is_family,
     refused,
@@ -66,7 +67,7 @@ pub(super) struct Socket {
     family: IpAddressFamily,
     step: Option<Step>,
     options: Options,
-    _place: OwnedSemaphorePermit,
+    place: Place,
 }
 
 /// Options are kept and told; in this network they change nothing.
@@ -98,7 +99,8 @@ impl Default for Options {
 impl Socket {
     fn new(family: IpAddressFamily, place: OwnedSemaphorePermit) -> Socket {
         let options = Options::default();
-        Socket { state: State::Unbound, family, step: None, options, _place: place }
+        let place = Arc::new(place);
+        Socket { state: State::Unbound, family, step: None, options, place }
     }
 
     fn begin(&mut self, step: Step) -> SocketResult<()> {
@@ -120,7 +122,7 @@ impl Socket {
     /// Takes the connection over; its two ends.
     fn connected(&mut self, connection: Connection) -> (Reader, Writer) {
         let Connection { stream, local, remote } = connection;
-        let (reader, writer) = split(stream);
+        let (reader, writer) = split(stream, &self.place);
         let ends = (reader.clone(), writer.clone());
         self.state = State::Connected { local, remote, reader, writer };
         ends

@@ -210,6 +210,26 @@ async fn sockets_are_bounded_and_keep_to_their_own_address() {
     guest.view().create_tcp_socket(IpAddressFamily::Ipv4).map_err(code).expect("free again");
 }
 
+/// Else whoever writes to peers that do not read, and leaves, has as many connections as it likes.
+#[tokio::test]
+async fn what_is_still_being_written_keeps_its_place() {
+    use wasmtime_wasi::p2::bindings::sockets::tcp::HostTcpSocket as _;
+    let cable = Cable::default();
+    let (mut server, mut client) = (Guest::new(&cable, SERVER, 8), Guest::new(&cable, CLIENT, 1));
+    let socket = server.bound(80).await;
+    server.view().start_listen(socket).await.expect("the port is free");
+    let (_, output) = client.connect(address(SERVER, 80)).await.expect("it listens");
+    write(&mut client, &output, &[7; 10_000]);
+    // The guest has dropped all that it had; then its peer does.
+    client.table = ResourceTable::new();
+    let second = client.view().create_tcp_socket(IpAddressFamily::Ipv4).map_err(code);
+    assert_eq!(second.expect_err("it is taken"), ErrorCode::NewSocketLimit);
+    server.table = ResourceTable::new();
+    while client.sockets.places.available_permits() == 0 {
+        tokio::task::yield_now().await;
+    }
+}
+
 #[tokio::test]
 async fn a_guest_without_a_network_reaches_nobody() {
     let sockets = Sockets { network: no_network(), places: Arc::new(Semaphore::new(8)) };

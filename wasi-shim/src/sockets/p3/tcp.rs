@@ -22,16 +22,13 @@ use wasmtime_wasi::p3::bindings::sockets::types::{
 };
 use wasmtime_wasi::p3::sockets::{SocketError, SocketResult};
 
-use super::super::stream::{Reader, Writer, split};
+use super::super::stream::{Place, Reader, Writer, split};
 use super::super::tcp::Options;
 use super::super::{
     Connection, HasSockets, Listener, Network, NetworkError, SocketsView, as_label, as_ours,
     is_destination,
 };
 use super::{anywhere, bindable, is_family, nonzero, refused};
-
-/// A place under the limit of sockets, held by everything that keeps a connection or a port.
-type Place = Arc<OwnedSemaphorePermit>;
 
 /// Bytes that a reader in the host is given at once.
 const PIECE_BYTES: usize = 8 << 10;
@@ -89,7 +86,7 @@ impl Socket {
     fn end_connect(&mut self, ended: Result<Connection, NetworkError>) -> Result<(), ErrorCode> {
         match ended {
             Ok(connection) => {
-                self.state = State::connected(connection);
+                self.state = State::connected(connection, &self.place);
                 Ok(())
             }
             Err(error) => {
@@ -131,9 +128,9 @@ impl Socket {
 }
 
 impl State {
-    fn connected(connection: Connection) -> State {
+    fn connected(connection: Connection, place: &Place) -> State {
         let Connection { stream, local, remote } = connection;
-        let (reader, writer) = split(stream);
+        let (reader, writer) = split(stream, place);
         State::Connected { local, remote, reader: Some(reader), writer: Some(writer) }
     }
 }
@@ -209,8 +206,9 @@ impl<D: 'static> StreamProducer<D> for Accepting<D> {
             return waits(finish);
         };
         let (family, options) = (this.family, this.options);
-        let state = State::connected(connection);
-        let socket = Socket { state, family, options, place: Arc::new(place) };
+        let place = Arc::new(place);
+        let state = State::connected(connection, &place);
+        let socket = Socket { state, family, options, place };
         let socket = (this.view)(store.data_mut()).table.push(socket)?;
         destination.set_buffer(Some(as_label(socket)));
         Poll::Ready(Ok(StreamResult::Completed))
