@@ -17,6 +17,7 @@ use std::sync::Arc;
 
 use serde_json::json;
 
+use crate::names;
 use crate::selectors::LabelSelector;
 use objects::{
     BackendRef, Class, Gateway, Grant, Kind, Listener, ObjectRef, ParentRef, Parsed, Route,
@@ -172,6 +173,11 @@ impl World {
         let kind = to.kind.as_deref().unwrap_or("Secret");
         if (group, kind) != ("", "Secret") {
             let message = format!("a certificate is a Secret, not a {kind}");
+            return Err(refuse("InvalidCertificateRef", message));
+        }
+        // The definition takes any text, and nodes would ask for it in vain before they serve.
+        if !names::subdomain(&to.name).is_empty() {
+            let message = format!("{:?} is no name of a Secret", to.name);
             return Err(refuse("InvalidCertificateRef", message));
         }
         let namespace = to.namespace.as_deref().unwrap_or(&gateway.namespace);
@@ -551,4 +557,31 @@ fn hosts_at(listener: &Listener, route: &Route) -> Vec<String> {
         }
     }
     hosts
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The Secrets of a Gateway that names one so.
+    fn secrets(name: &str) -> Vec<Name> {
+        let object = json!({
+            "metadata": {"name": "g", "namespace": "infra"},
+            "spec": {"gatewayClassName": "wherry", "listeners": [{
+                "name": "tls", "port": 443, "protocol": "HTTPS",
+                "tls": {"certificateRefs": [{"name": name}]},
+            }]},
+        });
+        let mut world = World::default();
+        world.add(&Parsed::read(Kind::Gateway, &object).expect("a Gateway"));
+        world.secrets(&world.gateways[0])
+    }
+
+    #[test]
+    fn only_what_can_be_there_is_asked_for() {
+        assert_eq!(secrets("a.tls"), [("infra".to_owned(), "a.tls".to_owned())]);
+        for name in ["", "a,b", "a=b", "a/b", "Tls"] {
+            assert!(secrets(name).is_empty(), "{name:?}");
+        }
+    }
 }
