@@ -80,7 +80,7 @@ const ANSWER_TIMEOUT: Duration = Duration::from_secs(60);
 const BODY_BYTES_MAX: u64 = 1 << 30;
 /// Mirrored requests under way: more are left out, so that a mirror that hangs costs no memory.
 const MIRRORED_MAX: usize = 256;
-/// Path and agent in the access log: a line stays a line.
+/// Longest text of the client's in the access log: a line stays a line.
 const LOGGED_MAX: usize = 512;
 
 const X_FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
@@ -676,17 +676,18 @@ impl Line {
     }
 
     fn text(&self, status: StatusCode, took: Duration) -> String {
+        let short = |text: &str| text[..text.floor_char_boundary(LOGGED_MAX)].to_owned();
         serde_json::json!({
             "client": self.client.to_string(),
             "tls": self.tls,
-            "method": self.method.as_str(),
+            "method": short(self.method.as_str()),
             "protocol": format!("{:?}", self.version),
-            "host": self.host,
+            "host": short(&self.host),
             "path": self.path,
             "agent": self.agent,
             "rule": self.rule,
             "status": status.as_u16(),
-            "why": self.why,
+            "why": short(&self.why),
             "took_ms": took.as_micros() as f64 / 1000.0,
         })
         .to_string()
