@@ -59,6 +59,10 @@ pub fn add(
     for ((port, host), rules) in sites {
         table.sites.push(Site { ports: vec![port], family: Family::Gateway, host, rules });
     }
+    // Where an Ingress is for the same host, the Gateway's rules count, and so does its certificate.
+    for port in &mut table.ports {
+        port.certificates.sort_by_key(|certificate| certificate.family == Family::Ingress);
+    }
 }
 
 /// Where a route is served.
