@@ -80,13 +80,16 @@ fn places<'s>(
     all
 }
 
-/// Where nodes listen for a listener.
+/// Where nodes listen for a listener; nowhere if this node has the port for the other protocol: what
+/// is for HTTPS must not be served without.
 fn port_of(listener: &Listener, (http, https): (u16, u16)) -> Option<u16> {
-    match listener.port {
-        HTTP_PORT => Some(http),
-        HTTPS_PORT => Some(https),
-        port => u16::try_from(port).ok(),
-    }
+    let port = match listener.port {
+        HTTP_PORT => http,
+        HTTPS_PORT => https,
+        port => u16::try_from(port).ok()?,
+    };
+    let other = if listener.protocol == "HTTPS" { http } else { https };
+    (port != other).then_some(port)
 }
 
 fn listen(

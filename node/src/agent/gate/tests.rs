@@ -241,6 +241,23 @@ fn the_certificate_is_of_whom_the_rule_is() {
 }
 
 #[test]
+fn what_stands_for_80_is_not_for_https() {
+    let mut script = Script::begin();
+    script.object(
+        "{kind: Gateway, metadata: {name: g}, spec: {gatewayClassName: wherry, listeners: [{name: \
+         tls, port: 8080, protocol: HTTPS, tls: {certificateRefs: [{name: tls}]}}, {name: plain, \
+         port: 8443, protocol: HTTP}, {name: web, port: 80, protocol: HTTP}]}}",
+    );
+    let pair = Some(("certificate".to_owned(), "key".to_owned()));
+    script.secrets.insert(("infra".to_owned(), "tls".to_owned()), pair);
+    let mut table = GateTable::default();
+    gateway::add(&mut table, &script.world, &script.secrets, (8080, 8443));
+    let ports: Vec<(u16, bool)> = table.ports.iter().map(|port| (port.port, port.tls)).collect();
+    assert_eq!(ports, [(8080, false)]);
+    assert_eq!(table.sites.len(), 1);
+}
+
+#[test]
 fn routes_are_attached_to_listeners() {
     check("listeners");
 }
