@@ -495,6 +495,14 @@ fn listener_refusal(listener: &Listener, ports: &HashMap<i64, String>) -> Option
     unavailable(format!("an older Gateway has port {port} for {held}"))
 }
 
+/// What clients speak first: in TLS they name the host, by which HTTPS and TLS share a port.
+fn spoken(listener: &Listener) -> &str {
+    match listener.protocol.as_str() {
+        "HTTPS" | "TLS" => "TLS",
+        other => other,
+    }
+}
+
 /// How a listener cannot be told from another one of its Gateway.
 fn conflict(gateway: &Gateway, index: usize) -> Option<Refusal> {
     let listener = &gateway.spec.listeners[index];
@@ -506,7 +514,7 @@ fn conflict(gateway: &Gateway, index: usize) -> Option<Refusal> {
         .filter(|(other, it)| *other != index && it.port == listener.port);
     let mut found = None;
     for (_, other) in others {
-        if other.protocol != listener.protocol {
+        if spoken(other) != spoken(listener) {
             let message = format!("listener {} has its port for {}", other.name, other.protocol);
             return Some(refuse("ProtocolConflict", message));
         }
@@ -575,6 +583,34 @@ mod tests {
         let mut world = World::default();
         world.add(&Parsed::read(Kind::Gateway, &object).expect("a Gateway"));
         world.secrets(&world.gateways[0])
+    }
+
+    #[test]
+    fn https_shares_its_port_with_tls_for_other_hosts() {
+        let settled = |host: &str| {
+            let class = json!({
+                "metadata": {"name": "wherry"}, "spec": {"controllerName": CONTROLLER},
+            });
+            let gateway = json!({
+                "metadata": {"name": "g", "namespace": "infra"},
+                "spec": {"gatewayClassName": "wherry", "listeners": [
+                    {"name": "https", "port": 443, "protocol": "HTTPS", "hostname": "a.com"},
+                    {"name": "tls", "port": 443, "protocol": "TLS", "hostname": host},
+                ]},
+            });
+            let mut world = World::default();
+            for (kind, object) in [(Kind::Class, class), (Kind::Gateway, gateway)] {
+                world.add(&Parsed::read(kind, &object).expect("an object of its kind"));
+            }
+            let listeners = world.settle(&|_: &Name| true).gateways.remove(0).listeners;
+            let reason = |outcome: &Result<(), Refusal>| match outcome {
+                Ok(()) => "",
+                Err(why) => why.reason,
+            };
+            (reason(&listeners[0].distinct), reason(&listeners[1].accepted))
+        };
+        assert_eq!(settled("b.com"), ("", "UnsupportedProtocol"));
+        assert_eq!(settled("a.com"), ("HostnameConflict", "UnsupportedProtocol"));
     }
 
     #[test]
