@@ -17,6 +17,7 @@ use std::sync::Arc;
 
 use serde_json::json;
 
+use crate::names;
 use crate::selectors::LabelSelector;
 use objects::{
     BackendRef, Class, Gateway, Grant, Kind, Listener, ObjectRef, ParentRef, Parsed, Route,
@@ -172,6 +173,11 @@ impl World {
         let kind = to.kind.as_deref().unwrap_or("Secret");
         if (group, kind) != ("", "Secret") {
             let message = format!("a certificate is a Secret, not a {kind}");
+            return Err(refuse("InvalidCertificateRef", message));
+        }
+        // The definition takes any text, and nodes would ask for it in vain before they serve.
+        if !names::subdomain(&to.name).is_empty() {
+            let message = format!("{:?} is no name of a Secret", to.name);
             return Err(refuse("InvalidCertificateRef", message));
         }
         let namespace = to.namespace.as_deref().unwrap_or(&gateway.namespace);
@@ -489,6 +495,14 @@ fn listener_refusal(listener: &Listener, ports: &HashMap<i64, String>) -> Option
     unavailable(format!("an older Gateway has port {port} for {held}"))
 }
 
+/// What clients speak first: in TLS they name the host, by which HTTPS and TLS share a port.
+fn spoken(listener: &Listener) -> &str {
+    match listener.protocol.as_str() {
+        "HTTPS" | "TLS" => "TLS",
+        other => other,
+    }
+}
+
 /// How a listener cannot be told from another one of its Gateway.
 fn conflict(gateway: &Gateway, index: usize) -> Option<Refusal> {
     let listener = &gateway.spec.listeners[index];
@@ -500,7 +514,7 @@ fn conflict(gateway: &Gateway, index: usize) -> Option<Refusal> {
         .filter(|(other, it)| *other != index && it.port == listener.port);
     let mut found = None;
     for (_, other) in others {
-        if other.protocol != listener.protocol {
+        if spoken(other) != spoken(listener) {
             let message = format!("listener {} has its port for {}", other.name, other.protocol);
             return Some(refuse("ProtocolConflict", message));
         }
@@ -551,4 +565,59 @@ fn hosts_at(listener: &Listener, route: &Route) -> Vec<String> {
         }
     }
     hosts
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The Secrets of a Gateway that names one so.
+    fn secrets(name: &str) -> Vec<Name> {
+        let object = json!({
+            "metadata": {"name": "g", "namespace": "infra"},
+            "spec": {"gatewayClassName": "wherry", "listeners": [{
+                "name": "tls", "port": 443, "protocol": "HTTPS",
+                "tls": {"certificateRefs": [{"name": name}]},
+            }]},
+        });
+        let mut world = World::default();
+        world.add(&Parsed::read(Kind::Gateway, &object).expect("a Gateway"));
+        world.secrets(&world.gateways[0])
+    }
+
+    #[test]
+    fn https_shares_its_port_with_tls_for_other_hosts() {
+        let settled = |host: &str| {
+            let class = json!({
+                "metadata": {"name": "wherry"}, "spec": {"controllerName": CONTROLLER},
+            });
+            let gateway = json!({
+                "metadata": {"name": "g", "namespace": "infra"},
+                "spec": {"gatewayClassName": "wherry", "listeners": [
+                    {"name": "https", "port": 443, "protocol": "HTTPS", "hostname": "a.com"},
+                    {"name": "tls", "port": 443, "protocol": "TLS", "hostname": host},
+                ]},
+            });
+            let mut world = World::default();
+            for (kind, object) in [(Kind::Class, class), (Kind::Gateway, gateway)] {
+                world.add(&Parsed::read(kind, &object).expect("an object of its kind"));
+            }
+            let listeners = world.settle(&|_: &Name| true).gateways.remove(0).listeners;
+            let reason = |outcome: &Result<(), Refusal>| match outcome {
+                Ok(()) => "",
+                Err(why) => why.reason,
+            };
+            (reason(&listeners[0].distinct), reason(&listeners[1].accepted))
+        };
+        assert_eq!(settled("b.com"), ("", "UnsupportedProtocol"));
+        assert_eq!(settled("a.com"), ("HostnameConflict", "UnsupportedProtocol"));
+    }
+
+    #[test]
+    fn only_what_can_be_there_is_asked_for() {
+        assert_eq!(secrets("a.tls"), [("infra".to_owned(), "a.tls".to_owned())]);
+        for name in ["", "a,b", "a=b", "a/b", "Tls"] {
+            assert!(secrets(name).is_empty(), "{name:?}");
+        }
+    }
 }

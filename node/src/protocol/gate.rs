@@ -30,7 +30,7 @@ pub struct GatePort {
     pub port: u16,
     /// HTTPS.
     pub tls: bool,
-    /// Certificates, those of older objects first.
+    /// Certificates: Gateways' before Ingresses', and those of older objects first.
     pub certificates: Vec<Certificate>,
 }
 

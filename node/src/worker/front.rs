@@ -338,10 +338,9 @@ fn is_authority(text: &[u8]) -> bool {
 
 /// Removes what was meant for this hop.
 pub fn strip_hop(headers: &mut HeaderMap) {
-    if let Some(named) = headers.get(header::CONNECTION).cloned() {
-        for name in named.to_str().unwrap_or_default().split(',') {
-            headers.remove(name.trim());
-        }
+    let named: Vec<HeaderValue> = headers.get_all(header::CONNECTION).iter().cloned().collect();
+    for name in named.iter().filter_map(|it| it.to_str().ok()).flat_map(|it| it.split(',')) {
+        headers.remove(name.trim());
     }
     for name in &HOP_BY_HOP {
         headers.remove(name);
@@ -405,6 +404,10 @@ mod tests {
         check_forwarded(
             &[("connection", "close, X-Private"), ("x-private", "1"), ("te", "x"), ("a", "b")],
             &["a: b", "x-forwarded-for: 192.0.2.7", "x-forwarded-proto: http"],
+        );
+        check_forwarded(
+            &[("connection", "x-one"), ("connection", "x-two"), ("x-one", "1"), ("x-two", "2")],
+            &["x-forwarded-for: 192.0.2.7", "x-forwarded-proto: http"],
         );
     }
 

@@ -497,7 +497,8 @@ impl Switch {
             Some(refusal) if refusal.is_failure() && load.failed() => {
                 let now_ms = self.now_ms();
                 let out = endpoints.iter().filter(|it| it.load.is_out(now_ms)).count();
-                if may_leave_out(out, endpoints.len()) {
+                // What was under way when it was left out says nothing new.
+                if !load.is_out(now_ms) && may_leave_out(out, endpoints.len()) {
                     let address = endpoints[index].address;
                     tracing::info!(%address, %refusal, "an endpoint is left out for a while");
                     load.leave_out(now_ms);

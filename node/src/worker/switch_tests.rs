@@ -114,3 +114,26 @@ async fn what_is_sent_is_counted_with_its_service() {
     let times = told["wherry_request_duration_seconds"].last();
     assert_eq!(times, Some(&format!("_count{{{pair}}} 1")));
 }
+
+#[test]
+fn requests_that_fail_together_leave_an_endpoint_out_once() {
+    let here = Here {
+        node: "node-1".to_owned(),
+        namespace: "shop".to_owned(),
+        cluster_domain: "cluster.local".to_owned(),
+    };
+    let switch = Switch::new(here);
+    let endpoint = |last: u8| Endpoint {
+        address: SocketAddr::from(([10, 0, 0, last], 80)),
+        place: Place::Local,
+        load: Arc::default(),
+    };
+    let destination = Destination::Stray(Arc::new((1..=8).map(endpoint).collect()));
+    let caller = Caller::outside([192, 0, 2, 7].into());
+    for _ in 0..40 {
+        switch.learn(&destination, &caller, 0, Some(&Refusal::Failed));
+    }
+    let load = &destination.endpoints()[0].load;
+    // For 5 s, as the first time.
+    assert!(load.was_out() && !load.is_out(switch.now_ms() + 6_000));
+}

@@ -59,6 +59,10 @@ pub fn add(
     for ((port, host), rules) in sites {
         table.sites.push(Site { ports: vec![port], family: Family::Gateway, host, rules });
     }
+    // Where an Ingress is for the same host, the Gateway's rules count, and so does its certificate.
+    for port in &mut table.ports {
+        port.certificates.sort_by_key(|certificate| certificate.family == Family::Ingress);
+    }
 }
 
 /// Where a route is served.
@@ -76,13 +80,16 @@ fn places<'s>(
     all
 }
 
-/// Where nodes listen for a listener.
+/// Where nodes listen for a listener; nowhere if this node has the port for the other protocol: what
+/// is for HTTPS must not be served without.
 fn port_of(listener: &Listener, (http, https): (u16, u16)) -> Option<u16> {
-    match listener.port {
-        HTTP_PORT => Some(http),
-        HTTPS_PORT => Some(https),
-        port => u16::try_from(port).ok(),
-    }
+    let port = match listener.port {
+        HTTP_PORT => http,
+        HTTPS_PORT => https,
+        port => u16::try_from(port).ok()?,
+    };
+    let other = if listener.protocol == "HTTPS" { http } else { https };
+    (port != other).then_some(port)
 }
 
 fn listen(

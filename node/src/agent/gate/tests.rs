@@ -6,16 +6,21 @@
 //! [header=value ...]` sends a request, `share N METHOD PORT URL` sends N. `ports` shows where is
 //! listened. Lines that start with `=` are the outcome; with `UPDATE_EXPECT=1` they are rewritten.
 
-use std::{collections::BTreeMap, fmt::Write as _, path::Path};
+use std::{
+    collections::{BTreeMap, HashMap},
+    fmt::Write as _,
+    path::Path,
+};
 
 use http::{HeaderName, HeaderValue, Method, Request};
+use k8s_openapi::api::networking::v1::Ingress;
 use serde_json::{Value, json};
 use wherry_resources::gateway::{
     World,
     objects::{Kind, Parsed},
 };
 
-use super::{Pair, gateway};
+use super::{Pair, gateway, ingress};
 use crate::{
     agent::pods::Name,
     protocol::{GateTable, HttpRule},
@@ -208,6 +213,48 @@ fn check(name: &str) {
         rendered.push(lines.join("\n"));
     }
     expect_test::expect_file![path].assert_eq(&(rendered.join("\n\n") + "\n"));
+}
+
+#[test]
+fn the_certificate_is_of_whom_the_rule_is() {
+    let mut script = Script::begin();
+    script.object(
+        "{kind: Gateway, metadata: {name: g}, spec: {gatewayClassName: wherry, listeners: [{name: \
+         tls, port: 443, protocol: HTTPS, hostname: a.com, tls: {certificateRefs: [{name: tls}]}}]}}",
+    );
+    for namespace in ["infra", "shop"] {
+        let pair = Some(("certificate".to_owned(), "key".to_owned()));
+        script.secrets.insert((namespace.to_owned(), "tls".to_owned()), pair);
+    }
+    let older: Ingress = serde_json::from_value(json!({
+        "metadata": {"name": "i", "namespace": "shop"},
+        "spec": {"tls": [{"hosts": ["a.com"], "secretName": "tls"}]},
+    }))
+    .expect("an Ingress");
+    let (mut table, ports) = (GateTable::default(), (80, 443));
+    let ingresses = std::iter::once(&older);
+    ingress::add(&mut table, ingresses, &HashMap::new(), &script.secrets, ports);
+    gateway::add(&mut table, &script.world, &script.secrets, ports);
+    let held = table.ports.iter().flat_map(|port| &port.certificates);
+    let secrets: Vec<&str> = held.map(|certificate| certificate.secret.as_str()).collect();
+    assert_eq!(secrets, ["infra/tls", "shop/tls"]);
+}
+
+#[test]
+fn what_stands_for_80_is_not_for_https() {
+    let mut script = Script::begin();
+    script.object(
+        "{kind: Gateway, metadata: {name: g}, spec: {gatewayClassName: wherry, listeners: [{name: \
+         tls, port: 8080, protocol: HTTPS, tls: {certificateRefs: [{name: tls}]}}, {name: plain, \
+         port: 8443, protocol: HTTP}, {name: web, port: 80, protocol: HTTP}]}}",
+    );
+    let pair = Some(("certificate".to_owned(), "key".to_owned()));
+    script.secrets.insert(("infra".to_owned(), "tls".to_owned()), pair);
+    let mut table = GateTable::default();
+    gateway::add(&mut table, &script.world, &script.secrets, (8080, 8443));
+    let ports: Vec<(u16, bool)> = table.ports.iter().map(|port| (port.port, port.tls)).collect();
+    assert_eq!(ports, [(8080, false)]);
+    assert_eq!(table.sites.len(), 1);
 }
 
 #[test]

@@ -8,11 +8,21 @@ use http::{
 
 use crate::protocol::{HeaderChange, PathChange, Redirect, Rewrite};
 
-/// Changes headers. What is no header is left out.
+/// Where a message ends, and what its connection is for. No rule changes them: whoever comes next on
+/// a connection that many share would be given a part of another's message.
+const FRAMING: [HeaderName; 6] = [
+    header::CONNECTION,
+    header::CONTENT_LENGTH,
+    header::TRANSFER_ENCODING,
+    header::UPGRADE,
+    HeaderName::from_static("keep-alive"),
+    HeaderName::from_static("proxy-connection"),
+];
+
+/// Changes headers. What is no header, or is not for rules to change, is left out.
 pub fn change(headers: &mut HeaderMap, change: &HeaderChange) {
     let read = |(name, value): &(String, String)| {
-        let name = HeaderName::try_from(name.as_str()).ok()?;
-        Some((name, HeaderValue::try_from(value.as_str()).ok()?))
+        Some((changeable(name)?, HeaderValue::try_from(value.as_str()).ok()?))
     };
     for (name, value) in change.set.iter().filter_map(read) {
         headers.insert(name, value);
@@ -20,11 +30,14 @@ pub fn change(headers: &mut HeaderMap, change: &HeaderChange) {
     for (name, value) in change.add.iter().filter_map(read) {
         headers.append(name, value);
     }
-    for name in &change.remove {
-        if let Ok(name) = HeaderName::try_from(name.as_str()) {
-            headers.remove(name);
-        }
+    for name in change.remove.iter().filter_map(|name| changeable(name)) {
+        headers.remove(name);
     }
+}
+
+fn changeable(name: &str) -> Option<HeaderName> {
+    let name = HeaderName::try_from(name).ok()?;
+    (!FRAMING.contains(&name)).then_some(name)
 }
 
 /// Another path, with a slash at its beginning. `prefix` is the one that fitted, without a slash at
@@ -118,6 +131,21 @@ mod tests {
             headers.iter().map(|(name, value)| format!("{name}: {value:?}")).collect();
         lines.sort();
         assert_eq!(lines, ["x-add: \"new\"", "x-add: \"old\"", "x-set: \"new\""]);
+    }
+
+    #[test]
+    fn where_a_message_ends_is_not_changed() {
+        let mut headers = HeaderMap::new();
+        headers.insert(header::CONTENT_LENGTH, HeaderValue::from_static("5"));
+        let change_of = HeaderChange {
+            set: vec![pair("Content-Length", "0"), pair("Connection", "close")],
+            add: vec![pair("content-length", "0"), pair("Transfer-Encoding", "chunked")],
+            remove: vec!["Content-Length".to_owned()],
+        };
+        change(&mut headers, &change_of);
+        let lines: Vec<String> =
+            headers.iter().map(|(name, value)| format!("{name}: {value:?}")).collect();
+        assert_eq!(lines, ["content-length: \"5\""]);
     }
 
     /// The table of the specification for `ReplacePrefixMatch`, with prefix `/foo`.

@@ -39,7 +39,7 @@ use hyper_util::{
 use tokio::{
     io::{AsyncRead, AsyncWrite},
     net::TcpStream,
-    sync::Semaphore,
+    sync::{OwnedSemaphorePermit, Semaphore},
 };
 use tokio_rustls::TlsAcceptor;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
@@ -80,7 +80,7 @@ const ANSWER_TIMEOUT: Duration = Duration::from_secs(60);
 const BODY_BYTES_MAX: u64 = 1 << 30;
 /// Mirrored requests under way: more are left out, so that a mirror that hangs costs no memory.
 const MIRRORED_MAX: usize = 256;
-/// Path and agent in the access log: a line stays a line.
+/// Longest text of the client's in the access log: a line stays a line.
 const LOGGED_MAX: usize = 512;
 
 const X_FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
@@ -109,6 +109,8 @@ struct Listener {
 struct Door {
     switch: Arc<Switch>,
     rules: ArcSwap<Rules>,
+    /// Those of connections, for the ones that go on after their request as something else.
+    places: Arc<Semaphore>,
     mirrored: Arc<Semaphore>,
     log: Log,
 }
@@ -122,15 +124,17 @@ impl Gate {
         address: IpAddr,
         connections_max: usize,
     ) -> Gate {
+        let places = Arc::new(Semaphore::new(connections_max));
         let door = Door {
             switch,
             rules: ArcSwap::default(),
+            places: places.clone(),
             mirrored: Arc::new(Semaphore::new(MIRRORED_MAX)),
             log: logs.open(log),
         };
         Gate {
             address,
-            places: Arc::new(Semaphore::new(connections_max)),
+            places,
             door: Arc::new(door),
             wanted: GateTable::default(),
             listeners: BTreeMap::new(),
@@ -394,7 +398,13 @@ async fn forward(
     prepare(&mut parts.headers, client, host);
     change(&mut parts, entry, backend);
     if let Some(protocol) = protocol {
-        let upgraded = upgrade(door, client, &destination, parts, body, protocol).await;
+        let Ok(place) = door.places.clone().try_acquire_owned() else {
+            let why = "This node has too many connections; try later.".to_owned();
+            return Err((StatusCode::SERVICE_UNAVAILABLE, why));
+        };
+        let body = Bounded::new(body, max, SILENCE_MAX);
+        let wanted = (protocol, place);
+        let upgraded = upgrade(door, client, &destination, parts, body, wanted).await;
         let response = upgraded.map_err(|(status, why)| refused(why, status))?;
         return Ok(changed(response, entry, backend));
     }
@@ -572,22 +582,27 @@ fn prepare(headers: &mut HeaderMap, client: &Client, host: &str) {
     }
 }
 
-/// The protocol that an HTTP/1.1 client wants to go over to.
+/// The protocol that an HTTP/1.1 client wants to go over to. HTTP/2 is none: on a connection of it
+/// further requests would go past the rules.
 fn wants_upgrade(parts: &Parts) -> Option<HeaderValue> {
-    let connection = parts.headers.get(header::CONNECTION)?.to_str().ok()?;
-    let asked = connection.split(',').any(|word| word.trim().eq_ignore_ascii_case("upgrade"));
+    let has =
+        |text: &str, word: &str| text.split(',').any(|own| own.trim().eq_ignore_ascii_case(word));
+    let mut connection = parts.headers.get_all(header::CONNECTION).iter();
+    let asked = connection.any(|it| it.to_str().is_ok_and(|it| has(it, "upgrade")));
     let protocol = parts.headers.get(header::UPGRADE)?;
-    (asked && parts.version == Version::HTTP_11).then(|| protocol.clone())
+    let other = protocol.to_str().is_ok_and(|it| !has(it, "h2c"));
+    (asked && other && parts.version == Version::HTTP_11).then(|| protocol.clone())
 }
 
-/// Passes an upgrade on: the request over a connection of its own, then bytes both ways.
+/// Passes an upgrade on: the request over a connection of its own, then bytes both ways. The client's
+/// connection gives its place back as it stops being one of HTTP; `place` is for what it becomes.
 async fn upgrade(
     door: &Door,
     client: &Client,
     destination: &Destination,
     mut parts: Parts,
-    body: Incoming,
-    protocol: HeaderValue,
+    body: Bounded<Incoming>,
+    (protocol, place): (HeaderValue, OwnedSemaphorePermit),
 ) -> Result<Response<Reply>, Refused> {
     let bad = |why: &str| (StatusCode::BAD_GATEWAY, why.to_owned());
     let opened = door.switch.open(&client.caller, destination, client.remote).await;
@@ -619,6 +634,7 @@ async fn upgrade(
             if tokio::io::copy_bidirectional(&mut theirs, &mut ours).await.is_err() {
                 breaker.break_off();
             }
+            drop(place);
         });
         let (head, _) = response.into_parts();
         return Ok(Response::from_parts(head, Reply::Text(bytes::Bytes::new())));
@@ -660,19 +676,47 @@ impl Line {
     }
 
     fn text(&self, status: StatusCode, took: Duration) -> String {
+        let short = |text: &str| text[..text.floor_char_boundary(LOGGED_MAX)].to_owned();
         serde_json::json!({
             "client": self.client.to_string(),
             "tls": self.tls,
-            "method": self.method.as_str(),
+            "method": short(self.method.as_str()),
             "protocol": format!("{:?}", self.version),
-            "host": self.host,
+            "host": short(&self.host),
             "path": self.path,
             "agent": self.agent,
             "rule": self.rule,
             "status": status.as_u16(),
-            "why": self.why,
+            "why": short(&self.why),
             "took_ms": took.as_micros() as f64 / 1000.0,
         })
         .to_string()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_client_goes_over_to_what_is_not_http() {
+        let check = |headers: &[(&'static str, &'static str)], expected: Option<&str>| {
+            let mut request = Request::get("/");
+            for (name, value) in headers {
+                request = request.header(*name, *value);
+            }
+            let (parts, ()) = request.body(()).expect("a request").into_parts();
+            let wanted = wants_upgrade(&parts);
+            let wanted = wanted.as_ref().map(|it| it.to_str().expect("text"));
+            assert_eq!(wanted, expected, "{headers:?}");
+        };
+        let upgrade = ("connection", "Upgrade");
+        check(&[upgrade, ("upgrade", "websocket")], Some("websocket"));
+        check(&[("connection", "keep-alive"), upgrade, ("upgrade", "x")], Some("x"));
+        check(&[("connection", "close"), ("upgrade", "websocket")], None);
+        check(&[upgrade], None);
+        for protocol in ["h2c", "H2C", "websocket, h2c"] {
+            check(&[upgrade, ("upgrade", protocol)], None);
+        }
     }
 }
