@@ -132,10 +132,10 @@ fn each_namespace_has_a_user_of_its_own() {
     // The next worker of the namespace is the same user, and finds what its Pods have written.
     signal(users[1].1, Signal::SIGKILL);
     wait_for("the Pod runs again", || {
-        let count = "jsonpath={.status.containerStatuses[0].restartCount}";
-        let count = cluster.kubectl(&["get", "pod", "-n", "other", "writer", "-o", count]);
+        let state = "jsonpath={range .status.containerStatuses[*]}{.restartCount} {.state}{end}";
+        let state = cluster.kubectl_ok(&["get", "pod", "-n", "other", "writer", "-o", state]);
         let log = cluster.kubectl(&["logs", "-n", "other", "writer"]);
-        (count.stdout == b"1" && log.stdout == b"hello\n").then_some(())
+        (state.starts_with("1 {\"running\"") && log.stdout == b"hello\n").then_some(())
     });
     let next = cluster.pids_of("worker").into_iter().find(|pid| *pid != users[0].1);
     let ids = status(next.expect("another worker"), "Uid:");
