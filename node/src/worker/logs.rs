@@ -2,7 +2,7 @@
 //!
 //! ```text
 //!   guest writes --> Output (never blocks) --> queue, bounded in bytes --> writer thread --> files
-//!                      | bucket empty or queue full: count what is dropped
+//!                      | bucket empty or queue full: count what is dropped     gathers for a moment
 //! ```
 //!
 //! A guest must not be able to stop the worker, fill the disk or eat the host's memory by printing:
@@ -54,10 +54,17 @@ const PIECE_BYTES: usize = 64 << 10;
 const QUEUE_BYTES_MAX: usize = 24 << 20;
 /// What a queued piece costs beside its bytes, so that empty writes are bounded as well.
 const PIECE_OVERHEAD: usize = 128;
+/// The memory for records that an open log keeps between two writes.
+const RECORDS_BYTES_KEPT: usize = 4 << 10;
 /// Open log files; the longest unused one is closed.
 const OPEN_FILES_MAX: usize = 128;
 /// How soon a note about dropped lines appears when the container has gone silent.
 const NOTE_INTERVAL: Duration = Duration::from_millis(500);
+/// How long the writer rests after it has written: what is printed meanwhile wakes nobody. To wake a
+/// thread for each line of each request costs as much as a part of the request itself.
+const REST: Duration = Duration::from_millis(2);
+/// Records of all files that wait to be written together; more are written at once.
+const GATHERED_BYTES_MAX: usize = 1 << 20;
 
 /// Which of the two streams of a guest.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -83,6 +90,7 @@ pub struct Logs {
     queue: mpsc::Sender<Command>,
     queued_bytes: Arc<AtomicUsize>,
     next_id: Arc<AtomicU64>,
+    writer: thread::Thread,
 }
 
 /// The log of one container start.
@@ -127,11 +135,14 @@ impl Logs {
             commands,
             queued_bytes: queued_bytes.clone(),
             files: HashMap::new(),
+            gathered: Vec::new(),
+            gathered_bytes: 0,
             open: 0,
             turn: 0,
         };
-        thread::Builder::new().name("logs".into()).spawn(move || writer.run())?;
-        Ok(Logs { queue, queued_bytes, next_id: Arc::new(AtomicU64::new(0)) })
+        let writer = thread::Builder::new().name("logs".into()).spawn(move || writer.run())?;
+        let writer = writer.thread().clone();
+        Ok(Logs { queue, queued_bytes, next_id: Arc::new(AtomicU64::new(0)), writer })
     }
 
     /// Makes the log of a container start; the file exists soon after. Files of the starts before
@@ -170,6 +181,7 @@ impl Log {
     pub async fn close(&self) {
         let (done, written) = oneshot::channel();
         if self.0.logs.queue.send(Command::Close { id: self.0.id, done }).is_ok() {
+            self.0.logs.writer.unpark();
             let _ = written.await;
         }
     }
@@ -297,6 +309,9 @@ struct Writer {
     commands: mpsc::Receiver<Command>,
     queued_bytes: Arc<AtomicUsize>,
     files: HashMap<u64, LogFile>,
+    /// Those of `files` that have records to be written, and how many bytes these are.
+    gathered: Vec<u64>,
+    gathered_bytes: usize,
     /// How many of `files` hold an open descriptor.
     open: usize,
     /// Counts writes; orders files by their last use.
@@ -313,24 +328,32 @@ struct LogFile {
     last_used: u64,
     stdout: Vec<u8>,
     stderr: Vec<u8>,
+    /// To be written.
+    records: Vec<u8>,
     /// Whether the last write failed; only the change is worth a line in the worker's own log.
     failing: bool,
 }
 
 impl Writer {
     fn run(mut self) {
-        let mut records = Vec::new();
         loop {
             match self.commands.recv_timeout(NOTE_INTERVAL) {
-                Ok(command) => self.perform(command, &mut records),
-                Err(RecvTimeoutError::Timeout) => self.note_dropped(&mut records),
+                Ok(command) => {
+                    self.perform(command);
+                    while let Ok(command) = self.commands.try_recv() {
+                        self.perform(command);
+                    }
+                    self.write_gathered();
+                    // Ends early when a log is to be closed.
+                    thread::park_timeout(REST);
+                }
+                Err(RecvTimeoutError::Timeout) => self.note_dropped(),
                 Err(RecvTimeoutError::Disconnected) => break,
             }
         }
     }
 
-    fn perform(&mut self, command: Command, out: &mut Vec<u8>) {
-        out.clear();
+    fn perform(&mut self, command: Command) {
         match command {
             Command::Open(sink) => {
                 if let Err(error) = prepare(&sink.path) {
@@ -341,45 +364,58 @@ impl Writer {
             Command::Piece { sink, stream, at, dropped, bytes } => {
                 self.queued_bytes.fetch_sub(bytes.len() + PIECE_OVERHEAD, Ordering::Relaxed);
                 let file = self.files.entry(sink.id).or_insert_with(|| LogFile::new(&sink));
+                let before = file.records.len();
                 if dropped.bytes > 0 {
-                    dropped.record(at, out);
+                    dropped.record(at, &mut file.records);
                 }
                 let pending = match stream {
                     Stream::Stdout => &mut file.stdout,
                     Stream::Stderr => &mut file.stderr,
                 };
-                records(out, pending, at, stream, &bytes);
-                self.write(sink.id, out);
+                records(&mut file.records, pending, at, stream, &bytes);
+                let added = file.records.len() - before;
+                if before == 0 && added > 0 {
+                    self.gathered.push(sink.id);
+                }
+                self.gathered_bytes += added;
+                if self.gathered_bytes > GATHERED_BYTES_MAX {
+                    self.write_gathered();
+                }
             }
             Command::Close { id, done } => {
-                if self.files.contains_key(&id) {
-                    self.finish(id, out);
-                }
+                self.finish(id);
                 // Nobody waits any more: nothing to do about it.
                 let _ = done.send(());
             }
         }
     }
 
+    fn write_gathered(&mut self) {
+        self.gathered_bytes = 0;
+        for id in std::mem::take(&mut self.gathered) {
+            self.write(id);
+        }
+    }
+
     /// Writes what is left of a container's log and closes its file.
-    fn finish(&mut self, id: u64, out: &mut Vec<u8>) {
+    fn finish(&mut self, id: u64) {
         let Some(file) = self.files.get_mut(&id) else {
             return;
         };
         let at = Timestamp::now();
         let dropped = file.take_dropped();
         if dropped.bytes > 0 {
-            dropped.record(at, out);
+            dropped.record(at, &mut file.records);
         }
         for (stream, pending) in
             [(Stream::Stdout, &mut file.stdout), (Stream::Stderr, &mut file.stderr)]
         {
             if !pending.is_empty() {
-                record(out, at, stream, false, pending);
+                record(&mut file.records, at, stream, false, pending);
                 pending.clear();
             }
         }
-        self.write(id, out);
+        self.write(id);
         if let Some(file) = self.files.remove(&id)
             && file.file.is_some()
         {
@@ -387,34 +423,35 @@ impl Writer {
         }
     }
 
-    fn note_dropped(&mut self, out: &mut Vec<u8>) {
+    fn note_dropped(&mut self) {
         let at = Timestamp::now();
-        let missing: Vec<(u64, Dropped)> = self
-            .files
-            .iter()
-            .map(|(id, file)| (*id, file.take_dropped()))
-            .filter(|(_, dropped)| dropped.bytes > 0)
-            .collect();
-        for (id, dropped) in missing {
-            out.clear();
-            dropped.record(at, out);
-            self.write(id, out);
+        let mut noted = Vec::new();
+        for (id, file) in &mut self.files {
+            let dropped = file.take_dropped();
+            if dropped.bytes > 0 {
+                dropped.record(at, &mut file.records);
+                noted.push(*id);
+            }
+        }
+        for id in noted {
+            self.write(id);
         }
     }
 
-    /// Appends to the file, opening and rotating it as needed.
-    fn write(&mut self, id: u64, records: &[u8]) {
-        if records.is_empty() {
-            return;
-        }
-        self.turn += 1;
-        let turn = self.turn;
-        let Some(file) = self.files.get_mut(&id) else {
+    /// Appends a file's records to it, opening and rotating it as needed.
+    fn write(&mut self, id: u64) {
+        let Some(file) = self.files.get_mut(&id).filter(|file| !file.records.is_empty()) else {
             return;
         };
-        file.last_used = turn;
+        self.turn += 1;
+        file.last_used = self.turn;
         let was_open = file.file.is_some();
-        let outcome = file.append(records);
+        let mut records = std::mem::take(&mut file.records);
+        let outcome = file.append(&records);
+        // What could not be written is lost, as on any full disk.
+        records.clear();
+        records.shrink_to(RECORDS_BYTES_KEPT);
+        file.records = records;
         match (&outcome, file.failing) {
             (Err(error), false) => {
                 tracing::warn!(path = %file.path.display(), %error, "cannot write a log");
@@ -454,6 +491,7 @@ impl LogFile {
             last_used: 0,
             stdout: Vec::new(),
             stderr: Vec::new(),
+            records: Vec::new(),
             failing: false,
         }
     }

@@ -110,6 +110,29 @@ fn files_rotate_and_the_oldest_goes() {
 }
 
 #[test]
+fn lines_of_several_containers_are_gathered_and_all_arrive_in_order() {
+    let root = folder("gathered");
+    let logs = Logs::start().expect("a thread");
+    let paths = ["a", "b"].map(|name| root.join(name).join("0.log"));
+    let opened = paths.clone().map(|path| logs.open(path));
+    let outputs = [&opened[0], &opened[1]].map(|log| log.output(Stream::Stdout));
+    for number in 0..5_000 {
+        for output in &outputs {
+            output(format!("line {number}\n").as_bytes());
+        }
+    }
+    for (log, path) in opened.iter().zip(&paths) {
+        runtime().block_on(log.close());
+        let text = fs::read_to_string(path).expect("it is written");
+        assert_eq!(text.lines().count(), 5_000);
+        for (number, line) in text.lines().enumerate() {
+            assert!(line.ends_with(&format!(" stdout F line {number}")), "{line}");
+        }
+    }
+    fs::remove_dir_all(&root).expect("clean up");
+}
+
+#[test]
 fn a_flood_is_cut_off_with_a_note_and_old_starts_are_removed() {
     let folder = folder("flood");
     let logs = Logs::start().expect("logs");
