@@ -46,6 +46,7 @@ mod ports;
 mod probe;
 mod probers;
 mod record;
+mod refusal;
 mod relays;
 mod reply;
 mod served;

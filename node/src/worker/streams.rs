@@ -24,6 +24,7 @@ use super::{
     datagrams::DATAGRAM_HEADER,
     network::{Destination, Endpoint, Place, forbidden},
     opening::Opening,
+    outside::is_own,
     pipe::{self, Breaker, End, body_of, pump},
     policy::Caller,
     reply::Reply,
@@ -146,7 +147,8 @@ impl Switch {
                 Ok(ours)
             }
             Place::Outside => {
-                let mut stream = self.dial_endpoint(caller, address).await?;
+                self.may_dial(caller, address)?;
+                let mut stream = self.dial_endpoint(address).await?;
                 let (ours, mut theirs) = pipe::pair();
                 self.streams.spawn(async move {
                     // Either end may break it off, and the other one is told.
@@ -161,22 +163,36 @@ impl Switch {
         }
     }
 
-    /// Connects to an address outside of the cluster that stands in an EndpointSlice.
-    async fn dial_endpoint(&self, caller: &Caller, to: SocketAddr) -> Result<TcpStream, Refusal> {
+    /// Whether somebody may connect to an address outside of the cluster that stands in an
+    /// EndpointSlice. Clients from outside may have been sent to this machine on purpose; a Pod would
+    /// get behind what stands before it.
+    fn may_dial(&self, caller: &Caller, to: SocketAddr) -> Result<(), Refusal> {
         let policies = self.policies().clone();
-        if forbidden(to.ip()).is_some() || policies.is_machine(to.ip()) {
-            return Err(Refusal::Gone(to));
+        let is_machine =
+            || policies.is_machine(to.ip()) || (caller.pod.is_some() && is_own(to.ip()));
+        if forbidden(to.ip()).is_some() || is_machine() {
+            let why = "it is an address of a node or of the control plane".to_owned();
+            return Err(Refusal::Unconnected { to, why, late: false });
         }
-        if let Some(pod) = &caller.pod {
-            self.heed(policies.judge_endpoint(pod, to), Some(pod), None)?;
+        match &caller.pod {
+            Some(pod) => self.heed(policies.judge_endpoint(pod, to), Some(pod), None),
+            None => Ok(()),
         }
+    }
+
+    /// Connects to an address outside of the cluster.
+    async fn dial_endpoint(&self, to: SocketAddr) -> Result<TcpStream, Refusal> {
         match tokio::time::timeout(CONNECT_TIMEOUT, TcpStream::connect(to)).await {
-            Ok(Ok(stream)) => Ok(stream),
-            Ok(Err(error)) => {
-                tracing::debug!(%to, %error, "an endpoint outside of the cluster does not answer");
-                Err(Refusal::Gone(to))
+            Ok(Ok(stream)) => {
+                // A socket that cannot do it is broken and will say so on the first read.
+                let _ = stream.set_nodelay(true);
+                Ok(stream)
             }
-            Err(_) => Err(Refusal::Deadline),
+            Ok(Err(error)) => Err(Refusal::Unconnected { to, why: error.to_string(), late: false }),
+            Err(_) => {
+                let why = format!("nobody answered within {CONNECT_TIMEOUT:?}");
+                Err(Refusal::Unconnected { to, why, late: true })
+            }
         }
     }
 
@@ -188,9 +204,10 @@ impl Switch {
         request: Request<Body>,
         open: Option<Open>,
     ) -> Result<Response<Reply>, Refusal> {
-        let stream = self.dial_endpoint(caller, to).await?;
+        self.may_dial(caller, to)?;
+        let stream = self.dial_endpoint(to).await?;
         let shaken = http1::handshake(TokioIo::new(stream)).await;
-        let (mut sender, connection) = shaken.map_err(|_| Refusal::Failed)?;
+        let (mut sender, connection) = shaken.map_err(|_| Refusal::Broken(to))?;
         self.streams.spawn(async move {
             // What went wrong shows in the answer, or in its absence.
             let _ = connection.await;
@@ -198,7 +215,7 @@ impl Switch {
         let request = origin_form(request, to);
         match tokio::time::timeout(ANSWER_TIMEOUT, sender.send_request(request)).await {
             Ok(Ok(response)) => Ok(response.map(|body| Reply::Socket { body, _open: open })),
-            Ok(Err(_)) => Err(Refusal::Failed),
+            Ok(Err(error)) => Err(broken(&error, to)),
             Err(_) => Err(Refusal::Deadline),
         }
     }
@@ -237,7 +254,7 @@ impl Switch {
         let request = origin_form(request, address);
         match tokio::time::timeout(ANSWER_TIMEOUT, sender.send_request(request)).await {
             Ok(Ok(response)) => Ok(response.map(|body| Reply::Socket { body, _open: open })),
-            Ok(Err(_)) => Err(Refusal::Failed),
+            Ok(Err(error)) => Err(broken(&error, address)),
             Err(_) => Err(Refusal::Deadline),
         }
     }
@@ -278,6 +295,12 @@ where
         let _ = socket.set_zero_linger();
     }
     Err(error)
+}
+
+/// Why a request to whoever listens has no answer.
+fn broken(error: &hyper::Error, to: SocketAddr) -> Refusal {
+    // The body could not be read on: that is not theirs.
+    if error.is_user() { Refusal::Incomplete } else { Refusal::Broken(to) }
 }
 
 /// What asks another worker for a stream.
