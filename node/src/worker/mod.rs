@@ -29,6 +29,7 @@ mod front;
 pub(crate) mod gate;
 mod hold;
 mod jobs;
+mod kept;
 mod link;
 mod listen;
 mod logs;

@@ -9,7 +9,8 @@
 use std::{convert::Infallible, io, net::SocketAddr, sync::Arc, time::Duration};
 
 use http::{HeaderName, HeaderValue, Method, Request, Response, Uri, Version, header};
-use http_body_util::BodyExt;
+use http_body::Body as _;
+use http_body_util::{BodyExt, Empty};
 use hyper::{body::Incoming, client::conn::http1, service::service_fn};
 use hyper_util::{
     rt::{TokioExecutor, TokioIo, TokioTimer},
@@ -45,8 +46,9 @@ const BYTES_HEADER: HeaderName = HeaderName::from_static("wherry-bytes");
 pub const INNER_HEADERS: [HeaderName; 3] = [STREAM_HEADER, BYTES_HEADER, DATAGRAM_HEADER];
 /// To connect to an address outside of the cluster.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
-/// From a request to the head of the answer of a guest that listens.
-const ANSWER_TIMEOUT: Duration = Duration::from_secs(30);
+/// From a request to the head of the answer of whoever listens. The last resort: who asks has times
+/// of their own, and a large body may take long.
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(600);
 /// From a connection's begin to the end of a request's head.
 const HEAD_TIMEOUT: Duration = Duration::from_secs(30);
 
@@ -196,7 +198,8 @@ impl Switch {
         }
     }
 
-    /// Speaks one request to an address outside of the cluster.
+    /// Speaks one request to an address outside of the cluster, over a connection that was kept if
+    /// there is one and the request can be sent twice.
     pub async fn exchange_outside(
         &self,
         caller: &Caller,
@@ -205,19 +208,61 @@ impl Switch {
         open: Option<Open>,
     ) -> Result<Response<Reply>, Refusal> {
         self.may_dial(caller, to)?;
+        let mut request = origin_form(request, to);
+        request.headers_mut().remove(header::CONNECTION);
+        let is_empty = request.body().is_end_stream();
+        if is_empty && request.headers().contains_key(header::CONTENT_LENGTH) {
+            // A length that is not kept would be taken from the next request on the connection.
+            let headers = request.headers_mut();
+            headers.insert(header::CONTENT_LENGTH, HeaderValue::from_static("0"));
+        }
+        let reply = |response: Response<Incoming>, open| {
+            response.map(|body| Reply::Socket { body, _open: open })
+        };
+        if is_empty
+            && request.method().is_safe()
+            && let Some(sender) = self.kept.take(to)
+        {
+            let (head, body) = request.into_parts();
+            match self.ask(to, sender, Request::from_parts(head.clone(), body)).await {
+                // It was closed while nobody looked.
+                Err(Refusal::Broken(_)) => {}
+                answered => return answered.map(|response| reply(response, open)),
+            }
+            let nothing = Body::new(Empty::new().map_err(|never| match never {}));
+            request = Request::from_parts(head, nothing);
+        }
         let stream = self.dial_endpoint(to).await?;
         let shaken = http1::handshake(TokioIo::new(stream)).await;
-        let (mut sender, connection) = shaken.map_err(|_| Refusal::Broken(to))?;
+        let (sender, connection) = shaken.map_err(|_| Refusal::Broken(to))?;
         self.streams.spawn(async move {
             // What went wrong shows in the answer, or in its absence.
             let _ = connection.await;
         });
-        let request = origin_form(request, to);
-        match tokio::time::timeout(ANSWER_TIMEOUT, sender.send_request(request)).await {
-            Ok(Ok(response)) => Ok(response.map(|body| Reply::Socket { body, _open: open })),
-            Ok(Err(error)) => Err(broken(&error, to)),
-            Err(_) => Err(Refusal::Deadline),
-        }
+        self.ask(to, sender, request).await.map(|response| reply(response, open))
+    }
+
+    /// Sends a request over a connection, and keeps that for the next one.
+    async fn ask(
+        &self,
+        to: SocketAddr,
+        mut sender: http1::SendRequest<Body>,
+        request: Request<Body>,
+    ) -> Result<Response<Incoming>, Refusal> {
+        let answered = tokio::time::timeout(ANSWER_TIMEOUT, sender.send_request(request)).await;
+        let response = match answered {
+            Ok(Ok(response)) => response,
+            Ok(Err(error)) => return Err(broken(&error, to)),
+            Err(_) => return Err(Refusal::Deadline),
+        };
+        let (kept, tasks) = (self.kept.clone(), self.streams.clone());
+        self.streams.spawn(async move {
+            // As soon as the answer was read; one that is not takes its connection with it.
+            if sender.ready().await.is_ok() {
+                kept.put(to, sender, &tasks);
+            }
+        });
+        Ok(response)
     }
 
     /// Connects to a Pod of this worker.

@@ -33,6 +33,7 @@ use super::{
     datagrams::Conversations,
     denials::Denials,
     hold::{Holds, WAIT_MAX},
+    kept::Kept,
     network::{Destination, Endpoint, Here, Place, ResolveError, STRAY_ATTEMPTS_MAX, Table},
     peers::StreamGuard,
     policy::{self, Caller, Subject, Verdict},
@@ -94,6 +95,8 @@ pub struct Switch {
     since: Instant,
     /// Where guests listen with sockets.
     pub ports: Ports,
+    /// Connections to addresses outside of the cluster that nobody uses at the moment.
+    pub kept: Kept,
     /// Tasks of connections in memory. They end with one of their ends.
     pub streams: TaskTracker,
     /// Who has sent what, as far as it is not counted with a Service.
@@ -161,6 +164,7 @@ impl Switch {
             conversations: Conversations::default(),
             since: Instant::now(),
             ports: Ports::default(),
+            kept: Kept::default(),
             streams: TaskTracker::new(),
             traffic: Traffic::default(),
             tracer: Tracer::default(),
