@@ -46,7 +46,7 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use wherry_wasi_shim::Body;
 
 use self::{
-    body::{Bounded, Copied, SILENCE_MAX, Tee, Until},
+    body::{Bounded, Copied, Fate, SILENCE_MAX, Tee, Until},
     certificates::Certificates,
     rules::{Asked, Entry, Missing, Rules, host_of},
 };
@@ -415,12 +415,14 @@ async fn forward(
         }
     }
     let limits = Limits::new(rule.request_ms, rule.backend_ms);
-    let body = Replay::new(Bounded::new(body, max, SILENCE_MAX));
-    let sent = door.switch.send(&client.caller, &destination, parts, body);
-    let outcome = match limits.head {
-        Some(limit) => tokio::time::timeout(limit, sent).await.map_err(|_| limit),
-        None => Ok(sent.await),
-    };
+    let body = Bounded::new(body, max, SILENCE_MAX);
+    let fate = body.fate();
+    let sent = door.switch.send(&client.caller, &destination, parts, Replay::new(body));
+    let outcome = limits.wait(sent, &fate).await;
+    // Whatever the backend made of that: it was not its fault.
+    if let Some(why) = fate.refused() {
+        return Err((why.status(), format!("{owner}: {why}.")));
+    }
     let response = match outcome {
         Ok(Ok(response)) => changed(response, entry, backend),
         Ok(Err(refusal)) => return Err(refused(refusal.to_string(), refusal.status())),
@@ -479,6 +481,8 @@ struct Limits {
     whole: Option<Duration>,
     /// To its head.
     head: Option<Duration>,
+    /// Nobody has said how long: then it is not the client's upload that is measured.
+    is_usual: bool,
 }
 
 impl Limits {
@@ -487,7 +491,21 @@ impl Limits {
         let whole = limit(request_ms);
         let usual = (request_ms, backend_ms) == (None, None);
         let head = [whole, limit(backend_ms), usual.then_some(ANSWER_TIMEOUT)];
-        Limits { whole, head: head.into_iter().flatten().min() }
+        Limits { whole, head: head.into_iter().flatten().min(), is_usual: usual }
+    }
+
+    /// Waits for the head of an answer, or says how long that was done in vain.
+    async fn wait<F: Future>(&self, sent: F, fate: &Fate) -> Result<F::Output, Duration> {
+        let Some(limit) = self.head else { return Ok(sent.await) };
+        let mut sent = std::pin::pin!(sent);
+        loop {
+            let before = fate.pieces();
+            match tokio::time::timeout(limit, sent.as_mut()).await {
+                Ok(outcome) => return Ok(outcome),
+                Err(_) if self.is_usual && fate.pieces() != before => {}
+                Err(_) => return Err(limit),
+            }
+        }
     }
 }
 
@@ -718,5 +736,17 @@ mod tests {
         for protocol in ["h2c", "H2C", "websocket, h2c"] {
             check(&[upgrade, ("upgrade", protocol)], None);
         }
+    }
+
+    #[tokio::test]
+    async fn nobody_waits_for_ever_unless_the_rule_says_so() {
+        let fate = Fate::default();
+        let limits = Limits::new(Some(1), None);
+        let never = std::future::pending::<()>();
+        assert_eq!(limits.wait(never, &fate).await, Err(Duration::from_millis(1)));
+        let none = Limits::new(Some(0), Some(0));
+        assert_eq!((none.head, none.is_usual), (None, false));
+        assert_eq!(none.wait(std::future::ready(7), &fate).await, Ok(7));
+        assert!(Limits::new(None, None).is_usual);
     }
 }
