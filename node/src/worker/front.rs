@@ -37,6 +37,7 @@ use super::{
     reply::{Replay, Reply},
     streams::{Opened, join},
     switch::{Refusal, Switch},
+    unread::Unread,
 };
 use crate::protocol::{NodePort, Protocol};
 
@@ -283,6 +284,7 @@ async fn answer(
     if !named && parts.version > Version::HTTP_10 {
         return Ok(page(StatusCode::BAD_REQUEST, "The request has no Host header."));
     }
+    let body = Unread::new(&parts, body, &front.switch.streams);
     let scheme = HeaderValue::from_static("http");
     forward_headers(&mut parts.headers, client, scheme);
     let destination = Destination::External(route.clone());

@@ -61,6 +61,7 @@ mod terminal;
 mod tls;
 mod trace;
 mod traffic;
+mod unread;
 
 #[cfg(test)]
 mod tests;

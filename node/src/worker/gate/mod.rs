@@ -60,6 +60,7 @@ use super::{
     reply::{Replay, Reply},
     switch::Switch,
     traffic::INGRESS,
+    unread::Unread,
 };
 use crate::protocol::{Backend, GateTable, Owner, ServiceKey, Target};
 
@@ -382,6 +383,7 @@ async fn forward(
     let rule = &entry.rule.rule;
     let owner = &rule.owner;
     let (mut parts, body) = request.into_parts();
+    let body = Unread::new(&parts, body, &door.switch.streams);
     let max = rule.body_bytes_max.unwrap_or(BODY_BYTES_MAX);
     if length(&parts.headers).is_some_and(|length| length > max) {
         let why = format!("The body is larger than {owner} takes: {max} bytes.");
@@ -619,7 +621,7 @@ async fn upgrade(
     client: &Client,
     destination: &Destination,
     mut parts: Parts,
-    body: Bounded<Incoming>,
+    body: Bounded<Unread<Incoming>>,
     (protocol, place): (HeaderValue, OwnedSemaphorePermit),
 ) -> Result<Response<Reply>, Refused> {
     let bad = |why: &str| (StatusCode::BAD_GATEWAY, why.to_owned());
