@@ -43,6 +43,8 @@ use crate::protocol::{NodePort, Protocol};
 
 /// A client must have sent the whole head by then; an idle connection is closed after as long.
 const HEAD_TIMEOUT: Duration = Duration::from_secs(30);
+/// A client that takes nothing of an answer for so long is gone.
+const UNREAD_TIMEOUT: Duration = Duration::from_secs(60);
 /// All headers of a request together, and with HTTP/1 the buffer they are read into.
 const HEAD_BYTES_MAX: usize = 32 << 10;
 /// Requests at once on one HTTP/2 connection.
@@ -219,7 +221,8 @@ async fn serve(front: Arc<Front>, stream: TcpStream, remote: SocketAddr, closing
         .max_header_list_size(HEAD_BYTES_MAX as u32)
         .keep_alive_interval(PING_INTERVAL)
         .keep_alive_timeout(PING_TIMEOUT);
-    let stream = TokioIo::new(Opening::new(stream, HEAD_TIMEOUT));
+    let stream = Opening::new(stream, HEAD_TIMEOUT).read_within(UNREAD_TIMEOUT);
+    let stream = TokioIo::new(stream);
     let mut connection = std::pin::pin!(builder.serve_connection(stream, service));
     let outcome = tokio::select! {
         biased;

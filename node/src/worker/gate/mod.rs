@@ -68,6 +68,8 @@ use crate::protocol::{Backend, GateTable, Owner, ServiceKey, Target};
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
 /// A client must have sent the whole head by then; an idle connection is closed after as long.
 const HEAD_TIMEOUT: Duration = Duration::from_secs(30);
+/// A client that takes nothing of an answer for so long is gone.
+const UNREAD_TIMEOUT: Duration = Duration::from_secs(60);
 /// All headers of a request together.
 const HEAD_BYTES_MAX: usize = 32 << 10;
 /// Requests at once on one HTTP/2 connection.
@@ -277,7 +279,8 @@ async fn serve<S>(
         .max_header_list_size(HEAD_BYTES_MAX as u32)
         .keep_alive_interval(PING_INTERVAL)
         .keep_alive_timeout(PING_TIMEOUT);
-    let stream = TokioIo::new(Opening::new(stream, HEAD_TIMEOUT));
+    let stream = Opening::new(stream, HEAD_TIMEOUT).read_within(UNREAD_TIMEOUT);
+    let stream = TokioIo::new(stream);
     let connection = builder.serve_connection_with_upgrades(stream, service);
     let mut connection = std::pin::pin!(connection);
     let outcome = tokio::select! {
