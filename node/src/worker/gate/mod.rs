@@ -345,6 +345,7 @@ async fn route(
     }
     let (mut parts, body) = request.into_parts();
     settle(&mut parts).map_err(|why| (StatusCode::BAD_REQUEST, why.to_owned()))?;
+    let body = Unread::new(&parts, body, &door.switch.streams);
     let request = Request::from_parts(parts, body);
     if host.is_empty() && request.version() > Version::HTTP_10 {
         return Err((StatusCode::BAD_REQUEST, "The request has no Host header.".to_owned()));
@@ -378,7 +379,7 @@ async fn route(
 async fn forward(
     door: &Door,
     client: &Arc<Client>,
-    request: Request<Incoming>,
+    request: Request<Unread<Incoming>>,
     (entry, backend, target): (&Entry, &Backend, &Target),
     (route, host): (Arc<Route>, &str),
 ) -> Result<Response<Reply>, Refused> {
@@ -386,7 +387,6 @@ async fn forward(
     let rule = &entry.rule.rule;
     let owner = &rule.owner;
     let (mut parts, body) = request.into_parts();
-    let body = Unread::new(&parts, body, &door.switch.streams);
     let max = rule.body_bytes_max.unwrap_or(BODY_BYTES_MAX);
     if length(&parts.headers).is_some_and(|length| length > max) {
         let why = format!("The body is larger than {owner} takes: {max} bytes.");
@@ -450,7 +450,7 @@ fn find<'r>(
     rules: &'r Rules,
     port: u16,
     host: &str,
-    request: &Request<Incoming>,
+    request: &Request<Unread<Incoming>>,
 ) -> Result<&'r Entry, Refused> {
     let path = request.uri().path();
     let asked = Asked {
