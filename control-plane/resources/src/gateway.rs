@@ -32,7 +32,7 @@ pub const HTTP_PORT: i64 = 80;
 pub const HTTPS_PORT: i64 = 443;
 /// Where the API server listens unless it was told another port. A node that shares its machine would
 /// take the port from it the next time it starts.
-const API_PORT: i64 = 6443;
+pub const API_PORT: i64 = 6443;
 /// Ports of Services on nodes.
 const NODE_PORTS: std::ops::RangeInclusive<i64> = 30_000..=32_767;
 

@@ -28,6 +28,7 @@ use hyper_util::{
 };
 use tokio::{net::TcpStream, sync::Semaphore};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
+use wherry_resources::gateway::API_PORT;
 
 use super::{
     listen::{self, Closing},
@@ -135,6 +136,9 @@ impl Fronts {
         let (ip, port, protocol) = at;
         let address = SocketAddr::new(ip.unwrap_or(self.address), port);
         let failed = |error| format!("listen on {address}: {error}");
+        if is_api(&at, self.address) {
+            return Err(format!("listen on {address}: the port is the API server's"));
+        }
         let stop = CancellationToken::new();
         if protocol == Protocol::Udp {
             let socket = listen::bind_datagrams(address).map_err(failed)?;
@@ -172,6 +176,12 @@ impl Fronts {
     pub async fn closed(&self) {
         self.tasks.wait().await;
     }
+}
+
+/// Whether a balancer at this node's own address wants the port of the API server, which, where it has
+/// the same machine, would not find it free when it starts again.
+fn is_api((ip, port, protocol): &At, own: IpAddr) -> bool {
+    *ip == Some(own) && i64::from(*port) == API_PORT && *protocol == Protocol::Tcp
 }
 
 impl Listener {
@@ -429,6 +439,15 @@ mod tests {
         settle(&mut parts)?;
         let host = parts.headers.get(header::HOST);
         Ok(host.map_or("-", |host| host.to_str().expect("text")).to_owned())
+    }
+
+    #[test]
+    fn no_balancer_takes_the_port_of_the_api_server() {
+        let (own, other) = (IpAddr::from([192, 0, 2, 1]), IpAddr::from([192, 0, 2, 80]));
+        assert!(is_api(&(Some(own), 6443, Protocol::Tcp), own));
+        assert!(!is_api(&(Some(other), 6443, Protocol::Tcp), own), "an address of its own");
+        assert!(!is_api(&(Some(own), 8443, Protocol::Tcp), own));
+        assert!(!is_api(&(Some(own), 6443, Protocol::Udp), own));
     }
 
     #[test]
