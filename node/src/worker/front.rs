@@ -66,6 +66,10 @@ const HOP_BY_HOP: [HeaderName; 6] = [
     HeaderName::from_static("proxy-connection"),
 ];
 
+/// Statuses of requests that were not read to their end.
+const UNREAD: [StatusCode; 3] =
+    [StatusCode::BAD_REQUEST, StatusCode::REQUEST_TIMEOUT, StatusCode::PAYLOAD_TOO_LARGE];
+
 /// All node ports of a worker.
 pub struct Fronts {
     switch: Arc<Switch>,
@@ -385,7 +389,7 @@ pub fn page(status: StatusCode, why: &str) -> Response<Reply> {
     *response.status_mut() = status;
     let plain = HeaderValue::from_static("text/plain; charset=utf-8");
     response.headers_mut().insert(header::CONTENT_TYPE, plain);
-    if status == StatusCode::BAD_REQUEST {
+    if UNREAD.contains(&status) {
         // What follows on the connection may be a part of the same request.
         response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
     }
