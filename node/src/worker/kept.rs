@@ -16,7 +16,7 @@ use tokio_util::task::TaskTracker;
 use wherry_wasi_shim::Body;
 
 /// Connections to one address that nobody uses; what is more is closed.
-const EACH_MAX: usize = 64;
+const EACH_MAX: usize = 128;
 /// How long nobody may use one. Servers close theirs after a minute or so, some after five seconds.
 const IDLE_MAX: Duration = Duration::from_secs(15);
 
