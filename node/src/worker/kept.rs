@@ -88,11 +88,19 @@ impl Kept {
 
 #[cfg(test)]
 mod tests {
+    use http::Request;
+    use http_body_util::{BodyExt, Empty};
     use hyper::client::conn::http1;
     use hyper_util::rt::TokioIo;
-    use tokio::io::DuplexStream;
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _, DuplexStream};
 
     use super::*;
+    use crate::worker::{
+        network::Here,
+        switch::{Refusal, Switch},
+    };
+
+    const PATIENCE: Duration = Duration::from_secs(20);
 
     /// A connection, and its other end.
     async fn connected() -> (SendRequest<Body>, DuplexStream) {
@@ -121,5 +129,45 @@ mod tests {
         kept.put(to, sender, &tasks);
         assert!(kept.take(to).is_none());
         assert!(kept.close_unused(), "nothing is left");
+    }
+
+    fn request() -> Request<Body> {
+        let nothing = Body::new(Empty::new().map_err(|never| match never {}));
+        Request::get("/").header("host", "a").body(nothing).expect("a request")
+    }
+
+    #[tokio::test]
+    async fn a_connection_is_kept_for_the_next_request() {
+        let switch = Switch::new(Here {
+            node: "node-1".to_owned(),
+            namespace: "shop".to_owned(),
+            cluster_domain: "cluster.local".to_owned(),
+        });
+        let to: SocketAddr = "192.0.2.1:80".parse().expect("an address");
+        let (sender, mut theirs) = connected().await;
+        let answering = async {
+            let mut asked = Vec::new();
+            while !asked.ends_with(b"\r\n\r\n") {
+                theirs.read_buf(&mut asked).await.expect("it is asked");
+            }
+            let answer = b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok";
+            theirs.write_all(answer).await.expect("there is room");
+        };
+        let (answer, ()) = tokio::join!(switch.ask(to, sender, request()), answering);
+        let body = answer.expect("an answer").into_body().collect().await.expect("all of it");
+        assert_eq!(body.to_bytes(), "ok");
+        let keeping = async {
+            loop {
+                match switch.kept.take(to) {
+                    Some(sender) => break sender,
+                    None => tokio::task::yield_now().await,
+                }
+            }
+        };
+        let sender = tokio::time::timeout(PATIENCE, keeping).await.expect("it is kept");
+        // One that ends meanwhile is told from a server that does not want the request.
+        drop(theirs);
+        let answer = switch.ask(to, sender, request()).await;
+        assert!(matches!(answer, Err(Refusal::Broken(broken)) if broken == to));
     }
 }

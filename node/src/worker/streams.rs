@@ -243,7 +243,7 @@ impl Switch {
     }
 
     /// Sends a request over a connection, and keeps that for the next one.
-    async fn ask(
+    pub async fn ask(
         &self,
         to: SocketAddr,
         mut sender: http1::SendRequest<Body>,
@@ -257,7 +257,7 @@ impl Switch {
         };
         let (kept, tasks) = (self.kept.clone(), self.streams.clone());
         self.streams.spawn(async move {
-            // As soon as the answer was read; one that is not takes its connection with it.
+            // As soon as the answer has come; one that is given up takes its connection with it.
             if sender.ready().await.is_ok() {
                 kept.put(to, sender, &tasks);
             }
