@@ -30,6 +30,9 @@ pub const CONTROLLER: &str = "wherry.dev/gateway";
 /// says. Each has its protocol.
 pub const HTTP_PORT: i64 = 80;
 pub const HTTPS_PORT: i64 = 443;
+/// Where the API server listens unless it was told another port. A node that shares its machine would
+/// take the port from it the next time it starts.
+pub const API_PORT: i64 = 6443;
 /// Ports of Services on nodes.
 const NODE_PORTS: std::ops::RangeInclusive<i64> = 30_000..=32_767;
 
@@ -487,6 +490,9 @@ fn listener_refusal(listener: &Listener, ports: &HashMap<i64, String>) -> Option
     if !(1..=65_535).contains(&port) || NODE_PORTS.contains(&port) {
         return unavailable(format!("{port} is not a port that Gateways can have"));
     }
+    if port == API_PORT {
+        return unavailable(format!("port {port} is the API server's"));
+    }
     let mine = [(HTTP_PORT, "HTTP"), (HTTPS_PORT, "HTTPS")];
     if let Some((_, own)) = mine.iter().find(|(it, own)| *it == port && *own != protocol) {
         return unavailable(format!("port {port} is for {own}"));
@@ -611,6 +617,26 @@ mod tests {
         };
         assert_eq!(settled("b.com"), ("", "UnsupportedProtocol"));
         assert_eq!(settled("a.com"), ("HostnameConflict", "UnsupportedProtocol"));
+    }
+
+    #[test]
+    fn ports_of_others_are_not_for_gateways() {
+        let refused = |port: i64| {
+            let object = json!({
+                "metadata": {"name": "g", "namespace": "infra"},
+                "spec": {"gatewayClassName": "wherry", "listeners": [
+                    {"name": "http", "port": port, "protocol": "HTTP"},
+                ]},
+            });
+            let Some(Parsed::Gateway(gateway)) = Parsed::read(Kind::Gateway, &object) else {
+                panic!("it is a Gateway")
+            };
+            let refusal = listener_refusal(&gateway.spec.listeners[0], &HashMap::new());
+            refusal.map_or_else(String::new, |why| why.message)
+        };
+        assert_eq!(refused(8443), "");
+        assert_eq!(refused(6443), "port 6443 is the API server's");
+        assert_eq!(refused(30_000), "30000 is not a port that Gateways can have");
     }
 
     #[test]

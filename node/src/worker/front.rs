@@ -28,6 +28,7 @@ use hyper_util::{
 };
 use tokio::{net::TcpStream, sync::Semaphore};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
+use wherry_resources::gateway::API_PORT;
 
 use super::{
     listen::{self, Closing},
@@ -37,11 +38,14 @@ use super::{
     reply::{Replay, Reply},
     streams::{Opened, join},
     switch::{Refusal, Switch},
+    unread::Unread,
 };
 use crate::protocol::{NodePort, Protocol};
 
 /// A client must have sent the whole head by then; an idle connection is closed after as long.
 const HEAD_TIMEOUT: Duration = Duration::from_secs(30);
+/// A client that takes nothing of an answer for so long is gone.
+const UNREAD_TIMEOUT: Duration = Duration::from_secs(60);
 /// All headers of a request together, and with HTTP/1 the buffer they are read into.
 const HEAD_BYTES_MAX: usize = 32 << 10;
 /// Requests at once on one HTTP/2 connection.
@@ -61,6 +65,10 @@ const HOP_BY_HOP: [HeaderName; 6] = [
     HeaderName::from_static("keep-alive"),
     HeaderName::from_static("proxy-connection"),
 ];
+
+/// Statuses of requests that were not read to their end.
+const UNREAD: [StatusCode; 3] =
+    [StatusCode::BAD_REQUEST, StatusCode::REQUEST_TIMEOUT, StatusCode::PAYLOAD_TOO_LARGE];
 
 /// All node ports of a worker.
 pub struct Fronts {
@@ -132,6 +140,9 @@ impl Fronts {
         let (ip, port, protocol) = at;
         let address = SocketAddr::new(ip.unwrap_or(self.address), port);
         let failed = |error| format!("listen on {address}: {error}");
+        if is_api(&at, self.address) {
+            return Err(format!("listen on {address}: the port is the API server's"));
+        }
         let stop = CancellationToken::new();
         if protocol == Protocol::Udp {
             let socket = listen::bind_datagrams(address).map_err(failed)?;
@@ -169,6 +180,12 @@ impl Fronts {
     pub async fn closed(&self) {
         self.tasks.wait().await;
     }
+}
+
+/// Whether a balancer at this node's own address wants the port of the API server, which, where it has
+/// the same machine, would not find it free when it starts again.
+fn is_api((ip, port, protocol): &At, own: IpAddr) -> bool {
+    *ip == Some(own) && i64::from(*port) == API_PORT && *protocol == Protocol::Tcp
 }
 
 impl Listener {
@@ -218,7 +235,8 @@ async fn serve(front: Arc<Front>, stream: TcpStream, remote: SocketAddr, closing
         .max_header_list_size(HEAD_BYTES_MAX as u32)
         .keep_alive_interval(PING_INTERVAL)
         .keep_alive_timeout(PING_TIMEOUT);
-    let stream = TokioIo::new(Opening::new(stream, HEAD_TIMEOUT));
+    let stream = Opening::new(stream, HEAD_TIMEOUT).read_within(UNREAD_TIMEOUT);
+    let stream = TokioIo::new(stream);
     let mut connection = std::pin::pin!(builder.serve_connection(stream, service));
     let outcome = tokio::select! {
         biased;
@@ -283,6 +301,7 @@ async fn answer(
     if !named && parts.version > Version::HTTP_10 {
         return Ok(page(StatusCode::BAD_REQUEST, "The request has no Host header."));
     }
+    let body = Unread::new(&parts, body, &front.switch.streams);
     let scheme = HeaderValue::from_static("http");
     forward_headers(&mut parts.headers, client, scheme);
     let destination = Destination::External(route.clone());
@@ -370,7 +389,7 @@ pub fn page(status: StatusCode, why: &str) -> Response<Reply> {
     *response.status_mut() = status;
     let plain = HeaderValue::from_static("text/plain; charset=utf-8");
     response.headers_mut().insert(header::CONTENT_TYPE, plain);
-    if status == StatusCode::BAD_REQUEST {
+    if UNREAD.contains(&status) {
         // What follows on the connection may be a part of the same request.
         response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
     }
@@ -424,6 +443,15 @@ mod tests {
         settle(&mut parts)?;
         let host = parts.headers.get(header::HOST);
         Ok(host.map_or("-", |host| host.to_str().expect("text")).to_owned())
+    }
+
+    #[test]
+    fn no_balancer_takes_the_port_of_the_api_server() {
+        let (own, other) = (IpAddr::from([192, 0, 2, 1]), IpAddr::from([192, 0, 2, 80]));
+        assert!(is_api(&(Some(own), 6443, Protocol::Tcp), own));
+        assert!(!is_api(&(Some(other), 6443, Protocol::Tcp), own), "an address of its own");
+        assert!(!is_api(&(Some(own), 8443, Protocol::Tcp), own));
+        assert!(!is_api(&(Some(own), 6443, Protocol::Udp), own));
     }
 
     #[test]

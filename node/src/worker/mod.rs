@@ -29,6 +29,7 @@ mod front;
 pub(crate) mod gate;
 mod hold;
 mod jobs;
+mod kept;
 mod link;
 mod listen;
 mod logs;
@@ -46,6 +47,7 @@ mod ports;
 mod probe;
 mod probers;
 mod record;
+mod refusal;
 mod relays;
 mod reply;
 mod served;
@@ -59,6 +61,7 @@ mod terminal;
 mod tls;
 mod trace;
 mod traffic;
+mod unread;
 
 #[cfg(test)]
 mod tests;

@@ -1,8 +1,9 @@
-//! Connections whose client must begin to speak in time.
+//! Connections whose client must begin to speak in time, and go on listening.
 //!
 //! Which version of HTTP a client speaks is decided by its first bytes, and hyper waits for these as
 //! long as they take: its limits begin with the version. So a client that says nothing, or only a
-//! part of HTTP/2's preface, would keep its place for ever.
+//! part of HTTP/2's preface, would keep its place for ever. So would one that asks for much and reads
+//! nothing of it: for writing hyper has no limits at all.
 
 use std::{
     io,
@@ -19,19 +20,47 @@ use tokio::{
 /// What a client of HTTP/2 begins with.
 const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 
-/// A connection that fails if its client does not begin in time, and then is like any other.
+/// A connection that fails if its client does not begin in time, or later takes nothing for too long.
 pub struct Opening<S> {
     stream: S,
     /// Bytes of the preface that have come.
     seen: usize,
     /// Until the version is known.
     silent: Option<Pin<Box<Sleep>>>,
+    /// How long the client may take nothing, if that is bounded.
+    patience: Option<Duration>,
+    /// Since it takes nothing.
+    stuck: Option<Pin<Box<Sleep>>>,
 }
 
 impl<S> Opening<S> {
     /// From now on.
     pub fn new(stream: S, silence_max: Duration) -> Opening<S> {
-        Opening { stream, seen: 0, silent: Some(Box::pin(tokio::time::sleep(silence_max))) }
+        let silent = Some(Box::pin(tokio::time::sleep(silence_max)));
+        Opening { stream, seen: 0, silent, patience: None, stuck: None }
+    }
+
+    /// Fails also if the client does not take on for so long what is written.
+    pub fn read_within(mut self, patience: Duration) -> Opening<S> {
+        self.patience = Some(patience);
+        self
+    }
+
+    /// Takes note of whether the client took what was written.
+    fn taken<T>(
+        &mut self,
+        cx: &mut Context<'_>,
+        written: Poll<io::Result<T>>,
+    ) -> Poll<io::Result<T>> {
+        let Some(patience) = self.patience.filter(|_| written.is_pending()) else {
+            self.stuck = None;
+            return written;
+        };
+        let stuck = self.stuck.get_or_insert_with(|| Box::pin(tokio::time::sleep(patience)));
+        match stuck.as_mut().poll(cx) {
+            Poll::Ready(()) => Poll::Ready(Err(io::ErrorKind::TimedOut.into())),
+            Poll::Pending => Poll::Pending,
+        }
     }
 
     /// Takes note of what has come; nothing is the end.
@@ -73,7 +102,8 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Opening<S> {
         cx: &mut Context<'_>,
         data: &[u8],
     ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.stream).poll_write(cx, data)
+        let written = Pin::new(&mut self.stream).poll_write(cx, data);
+        self.taken(cx, written)
     }
 
     fn poll_write_vectored(
@@ -81,7 +111,8 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Opening<S> {
         cx: &mut Context<'_>,
         pieces: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.stream).poll_write_vectored(cx, pieces)
+        let written = Pin::new(&mut self.stream).poll_write_vectored(cx, pieces);
+        self.taken(cx, written)
     }
 
     fn is_write_vectored(&self) -> bool {
@@ -89,7 +120,9 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Opening<S> {
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_flush(cx)
+        let flushed = Pin::new(&mut self.stream).poll_flush(cx);
+        // Where nothing is left to be flushed, a writer may still be stuck.
+        if flushed.is_pending() { self.taken(cx, flushed) } else { flushed }
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
@@ -128,6 +161,27 @@ mod tests {
         assert_eq!(after(b"PRIVATE").await, "open");
         assert_eq!(after(PREFACE).await, "open", "so has HTTP/2");
         assert_eq!(after(&[PREFACE, b"more"].concat()).await, "open");
+    }
+
+    #[tokio::test]
+    async fn who_takes_nothing_is_closed() {
+        let (_client, server) = tokio::io::duplex(64);
+        let mut server = Opening::new(server, SHORT).read_within(SHORT);
+        server.write_all(&[7; 64]).await.expect("there is room");
+        let error = server.write_all(&[7; 64]).await.expect_err("nobody reads");
+        assert_eq!(error.kind(), io::ErrorKind::TimedOut);
+        // Who reads on is waited for.
+        let (mut client, server) = tokio::io::duplex(64);
+        let mut server = Opening::new(server, SHORT).read_within(Duration::from_secs(60));
+        let writing = async { server.write_all(&[7; 640]).await.expect("it is read") };
+        let mut heard = [0; 640];
+        let (_, read) = tokio::join!(writing, client.read_exact(&mut heard));
+        read.expect("it was written");
+        // Without a bound nobody is.
+        let (_client, server) = tokio::io::duplex(64);
+        let mut server = Opening::new(server, SHORT);
+        let writing = tokio::time::timeout(SHORT * 2, server.write_all(&[7; 65]));
+        assert!(writing.await.is_err(), "it waits");
     }
 
     #[tokio::test]

@@ -115,14 +115,16 @@ fn refusal_code(refusal: Refusal) -> OutgoingError {
     match refusal {
         Refusal::NoEndpoint { .. } | Refusal::Gone(_) | Refusal::Busy => OutgoingError::Unavailable,
         Refusal::Asleep { .. } | Refusal::Handler => OutgoingError::Unavailable,
+        Refusal::Unconnected { .. } => OutgoingError::ConnectionRefused,
         Refusal::Denied { .. } => OutgoingError::Denied,
         Refusal::Peer(PeerError::Unreachable { .. } | PeerError::Full(..)) => {
             OutgoingError::Unavailable
         }
         Refusal::Deadline => OutgoingError::ResponseTimeout,
-        Refusal::BadRequest => OutgoingError::Invalid(refusal.to_string()),
+        Refusal::BadRequest | Refusal::Incomplete => OutgoingError::Invalid(refusal.to_string()),
         Refusal::OutOfMemory | Refusal::Failed | Refusal::Peer(PeerError::Lost { .. }) => {
             OutgoingError::Failed(refusal.to_string())
         }
+        Refusal::Broken(_) => OutgoingError::Failed(refusal.to_string()),
     }
 }

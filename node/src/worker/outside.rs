@@ -94,7 +94,7 @@ fn inward(ip: IpAddr, is_machine: bool, is_virtual: bool) -> Option<&'static str
 
 /// Whether this machine has an address, whatever it has it for. Nothing is sent: the kernel is asked
 /// from where it would send, and to itself it sends from the same address.
-fn is_own(ip: IpAddr) -> bool {
+pub fn is_own(ip: IpAddr) -> bool {
     let any: IpAddr = match ip {
         IpAddr::V4(_) => Ipv4Addr::UNSPECIFIED.into(),
         IpAddr::V6(_) => Ipv6Addr::UNSPECIFIED.into(),

@@ -152,6 +152,9 @@ fn refusal(error: &Refusal) -> NetworkError {
         }
         Refusal::Denied { .. } => NetworkError::Denied,
         Refusal::Asleep { .. } => NetworkError::TimedOut,
+        Refusal::Unconnected { .. } | Refusal::Broken(_) | Refusal::Incomplete => {
+            NetworkError::Refused
+        }
         Refusal::OutOfMemory
         | Refusal::Handler
         | Refusal::Failed

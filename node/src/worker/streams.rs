@@ -9,7 +9,8 @@
 use std::{convert::Infallible, io, net::SocketAddr, sync::Arc, time::Duration};
 
 use http::{HeaderName, HeaderValue, Method, Request, Response, Uri, Version, header};
-use http_body_util::BodyExt;
+use http_body::Body as _;
+use http_body_util::{BodyExt, Empty};
 use hyper::{body::Incoming, client::conn::http1, service::service_fn};
 use hyper_util::{
     rt::{TokioExecutor, TokioIo, TokioTimer},
@@ -24,6 +25,7 @@ use super::{
     datagrams::DATAGRAM_HEADER,
     network::{Destination, Endpoint, Place, forbidden},
     opening::Opening,
+    outside::is_own,
     pipe::{self, Breaker, End, body_of, pump},
     policy::Caller,
     reply::Reply,
@@ -44,8 +46,9 @@ const BYTES_HEADER: HeaderName = HeaderName::from_static("wherry-bytes");
 pub const INNER_HEADERS: [HeaderName; 3] = [STREAM_HEADER, BYTES_HEADER, DATAGRAM_HEADER];
 /// To connect to an address outside of the cluster.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
-/// From a request to the head of the answer of a guest that listens.
-const ANSWER_TIMEOUT: Duration = Duration::from_secs(30);
+/// From a request to the head of the answer of whoever listens. The last resort: who asks has times
+/// of their own, and a large body may take long.
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(600);
 /// From a connection's begin to the end of a request's head.
 const HEAD_TIMEOUT: Duration = Duration::from_secs(30);
 
@@ -146,7 +149,8 @@ impl Switch {
                 Ok(ours)
             }
             Place::Outside => {
-                let mut stream = self.dial_endpoint(caller, address).await?;
+                self.may_dial(caller, address)?;
+                let mut stream = self.dial_endpoint(address).await?;
                 let (ours, mut theirs) = pipe::pair();
                 self.streams.spawn(async move {
                     // Either end may break it off, and the other one is told.
@@ -161,26 +165,41 @@ impl Switch {
         }
     }
 
-    /// Connects to an address outside of the cluster that stands in an EndpointSlice.
-    async fn dial_endpoint(&self, caller: &Caller, to: SocketAddr) -> Result<TcpStream, Refusal> {
+    /// Whether somebody may connect to an address outside of the cluster that stands in an
+    /// EndpointSlice. Clients from outside may have been sent to this machine on purpose; a Pod would
+    /// get behind what stands before it.
+    fn may_dial(&self, caller: &Caller, to: SocketAddr) -> Result<(), Refusal> {
         let policies = self.policies().clone();
-        if forbidden(to.ip()).is_some() || policies.is_machine(to.ip()) {
-            return Err(Refusal::Gone(to));
+        let is_machine =
+            || policies.is_machine(to.ip()) || (caller.pod.is_some() && is_own(to.ip()));
+        if forbidden(to.ip()).is_some() || is_machine() {
+            let why = "it is an address of a node or of the control plane".to_owned();
+            return Err(Refusal::Unconnected { to, why, late: false });
         }
-        if let Some(pod) = &caller.pod {
-            self.heed(policies.judge_endpoint(pod, to), Some(pod), None)?;
-        }
-        match tokio::time::timeout(CONNECT_TIMEOUT, TcpStream::connect(to)).await {
-            Ok(Ok(stream)) => Ok(stream),
-            Ok(Err(error)) => {
-                tracing::debug!(%to, %error, "an endpoint outside of the cluster does not answer");
-                Err(Refusal::Gone(to))
-            }
-            Err(_) => Err(Refusal::Deadline),
+        match &caller.pod {
+            Some(pod) => self.heed(policies.judge_endpoint(pod, to), Some(pod), None),
+            None => Ok(()),
         }
     }
 
-    /// Speaks one request to an address outside of the cluster.
+    /// Connects to an address outside of the cluster.
+    async fn dial_endpoint(&self, to: SocketAddr) -> Result<TcpStream, Refusal> {
+        match tokio::time::timeout(CONNECT_TIMEOUT, TcpStream::connect(to)).await {
+            Ok(Ok(stream)) => {
+                // A socket that cannot do it is broken and will say so on the first read.
+                let _ = stream.set_nodelay(true);
+                Ok(stream)
+            }
+            Ok(Err(error)) => Err(Refusal::Unconnected { to, why: error.to_string(), late: false }),
+            Err(_) => {
+                let why = format!("nobody answered within {CONNECT_TIMEOUT:?}");
+                Err(Refusal::Unconnected { to, why, late: true })
+            }
+        }
+    }
+
+    /// Speaks one request to an address outside of the cluster, over a connection that was kept if
+    /// there is one and the request can be sent twice.
     pub async fn exchange_outside(
         &self,
         caller: &Caller,
@@ -188,19 +207,62 @@ impl Switch {
         request: Request<Body>,
         open: Option<Open>,
     ) -> Result<Response<Reply>, Refusal> {
-        let stream = self.dial_endpoint(caller, to).await?;
+        self.may_dial(caller, to)?;
+        let mut request = origin_form(request, to);
+        request.headers_mut().remove(header::CONNECTION);
+        let is_empty = request.body().is_end_stream();
+        if is_empty && request.headers().contains_key(header::CONTENT_LENGTH) {
+            // A length that is not kept would be taken from the next request on the connection.
+            let headers = request.headers_mut();
+            headers.insert(header::CONTENT_LENGTH, HeaderValue::from_static("0"));
+        }
+        let reply = |response: Response<Incoming>, open| {
+            response.map(|body| Reply::Socket { body, _open: open })
+        };
+        if is_empty
+            && request.method().is_safe()
+            && let Some(sender) = self.kept.take(to)
+        {
+            let (head, body) = request.into_parts();
+            match self.ask(to, sender, Request::from_parts(head.clone(), body)).await {
+                // It was closed while nobody looked.
+                Err(Refusal::Broken(_)) => {}
+                answered => return answered.map(|response| reply(response, open)),
+            }
+            let nothing = Body::new(Empty::new().map_err(|never| match never {}));
+            request = Request::from_parts(head, nothing);
+        }
+        let stream = self.dial_endpoint(to).await?;
         let shaken = http1::handshake(TokioIo::new(stream)).await;
-        let (mut sender, connection) = shaken.map_err(|_| Refusal::Failed)?;
+        let (sender, connection) = shaken.map_err(|_| Refusal::Broken(to))?;
         self.streams.spawn(async move {
             // What went wrong shows in the answer, or in its absence.
             let _ = connection.await;
         });
-        let request = origin_form(request, to);
-        match tokio::time::timeout(ANSWER_TIMEOUT, sender.send_request(request)).await {
-            Ok(Ok(response)) => Ok(response.map(|body| Reply::Socket { body, _open: open })),
-            Ok(Err(_)) => Err(Refusal::Failed),
-            Err(_) => Err(Refusal::Deadline),
-        }
+        self.ask(to, sender, request).await.map(|response| reply(response, open))
+    }
+
+    /// Sends a request over a connection, and keeps that for the next one.
+    pub async fn ask(
+        &self,
+        to: SocketAddr,
+        mut sender: http1::SendRequest<Body>,
+        request: Request<Body>,
+    ) -> Result<Response<Incoming>, Refusal> {
+        let answered = tokio::time::timeout(ANSWER_TIMEOUT, sender.send_request(request)).await;
+        let response = match answered {
+            Ok(Ok(response)) => response,
+            Ok(Err(error)) => return Err(broken(&error, to)),
+            Err(_) => return Err(Refusal::Deadline),
+        };
+        let (kept, tasks) = (self.kept.clone(), self.streams.clone());
+        self.streams.spawn(async move {
+            // As soon as the answer has come; one that is given up takes its connection with it.
+            if sender.ready().await.is_ok() {
+                kept.put(to, sender, &tasks);
+            }
+        });
+        Ok(response)
     }
 
     /// Connects to a Pod of this worker.
@@ -237,7 +299,7 @@ impl Switch {
         let request = origin_form(request, address);
         match tokio::time::timeout(ANSWER_TIMEOUT, sender.send_request(request)).await {
             Ok(Ok(response)) => Ok(response.map(|body| Reply::Socket { body, _open: open })),
-            Ok(Err(_)) => Err(Refusal::Failed),
+            Ok(Err(error)) => Err(broken(&error, address)),
             Err(_) => Err(Refusal::Deadline),
         }
     }
@@ -278,6 +340,12 @@ where
         let _ = socket.set_zero_linger();
     }
     Err(error)
+}
+
+/// Why a request to whoever listens has no answer.
+fn broken(error: &hyper::Error, to: SocketAddr) -> Refusal {
+    // The body could not be read on: that is not theirs.
+    if error.is_user() { Refusal::Incomplete } else { Refusal::Broken(to) }
 }
 
 /// What asks another worker for a stream.

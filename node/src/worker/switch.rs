@@ -19,22 +19,23 @@ use std::{
 use arc_swap::ArcSwap;
 use bytes::Bytes;
 use http::{
-    HeaderName, HeaderValue, Request, Response, StatusCode, Uri, Version, header,
+    HeaderName, HeaderValue, Request, Response, Uri, Version, header,
     request::Parts,
     uri::{Authority, PathAndQuery, Scheme},
 };
 use http_body::Body as HttpBody;
 use hyper::body::Incoming;
 use tokio_util::task::TaskTracker;
-use wherry_wasi_shim::{Body, HandleError};
+use wherry_wasi_shim::Body;
 
 use super::{
     balance::{Open, choose, may_leave_out, turn_of},
     datagrams::Conversations,
     denials::Denials,
     hold::{Holds, WAIT_MAX},
+    kept::Kept,
     network::{Destination, Endpoint, Here, Place, ResolveError, STRAY_ATTEMPTS_MAX, Table},
-    peers::{PeerError, StreamGuard},
+    peers::StreamGuard,
     policy::{self, Caller, Subject, Verdict},
     ports::Ports,
     reply::{Replay, Reply},
@@ -45,17 +46,15 @@ use super::{
 };
 use crate::protocol::{Direction, Protocol};
 
+pub use super::refusal::Refusal;
+
 /// Names the Pod that a request between workers is for: `ip:port`.
 pub const POD_HEADER: HeaderName = HeaderName::from_static("wherry-pod");
 /// On a response between workers: not the guest answered, but its worker, for the reason named
 /// here (see [`Refusal::word`]).
 pub const REFUSED_HEADER: HeaderName = HeaderName::from_static("wherry-refused");
-
 /// On a request between workers: who calls (see [`Caller::word`]).
 pub const FROM_HEADER: HeaderName = HeaderName::from_static("wherry-from");
-/// How a worker says that a policy refused a request; the sentence follows.
-const WORD_INGRESS: &str = "denied-ingress ";
-const WORD_EGRESS: &str = "denied-egress ";
 
 /// How long a request whose Pod has just left waits for the newer table: it is made by the time the
 /// Pod is told to go, and a few writes away.
@@ -96,182 +95,14 @@ pub struct Switch {
     since: Instant,
     /// Where guests listen with sockets.
     pub ports: Ports,
+    /// Connections to addresses outside of the cluster that nobody uses at the moment.
+    pub kept: Kept,
     /// Tasks of connections in memory. They end with one of their ends.
     pub streams: TaskTracker,
     /// Who has sent what, as far as it is not counted with a Service.
     pub traffic: Traffic,
     /// What requests did, for a collector.
     pub tracer: Tracer,
-}
-
-/// Why there is no response of a guest.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum Refusal {
-    /// The Service has nobody who could answer.
-    #[error("{service} has no ready Pod{}", elsewhere(.unreachable))]
-    NoEndpoint {
-        /// Ready ones that no worker is known for.
-        unreachable: usize,
-        /// `Service namespace/name`
-        service: String,
-    },
-    /// The Pod is not, or no longer, where the table says.
-    #[error("the Pod at {0} is gone")]
-    Gone(SocketAddr),
-    /// It has as many requests as it may, and as many are waiting.
-    #[error("the Pod is busy")]
-    Busy,
-    /// It did not answer in time.
-    #[error("the Pod did not answer within its deadline")]
-    Deadline,
-    /// Its memory limit was reached.
-    #[error("the Pod ran out of memory")]
-    OutOfMemory,
-    /// It trapped, or ended without an answer. Its log says more.
-    #[error("the Pod failed to answer; its log says why")]
-    Failed,
-    /// The request cannot be given to any guest.
-    #[error("the request is not understood")]
-    BadRequest,
-    /// A policy says no.
-    #[error("{why}")]
-    Denied {
-        /// The caller's or the Pod's.
-        direction: Direction,
-        /// Who may not what, and the policy.
-        why: String,
-    },
-    /// It takes requests, and a connection of bytes was wanted.
-    #[error("the Pod takes requests, not connections")]
-    Handler,
-    /// It waited in vain for a Pod of a workload that was at zero.
-    #[error("{service} was scaled to zero, and {why}")]
-    Asleep {
-        /// `Service namespace/name`
-        service: String,
-        /// What went wrong.
-        why: &'static str,
-    },
-    /// The way to it is broken.
-    #[error(transparent)]
-    Peer(#[from] PeerError),
-}
-
-fn elsewhere(count: &usize) -> String {
-    match count {
-        0 => String::new(),
-        count => format!(" that can be reached from here ({count} elsewhere)"),
-    }
-}
-
-impl Refusal {
-    /// The status for a client outside.
-    pub fn status(&self) -> StatusCode {
-        match self {
-            Refusal::NoEndpoint { .. } | Refusal::Gone(_) | Refusal::Busy => {
-                StatusCode::SERVICE_UNAVAILABLE
-            }
-            Refusal::Peer(PeerError::Full(..)) | Refusal::Asleep { .. } => {
-                StatusCode::SERVICE_UNAVAILABLE
-            }
-            Refusal::Denied { .. } => StatusCode::FORBIDDEN,
-            Refusal::Deadline => StatusCode::GATEWAY_TIMEOUT,
-            Refusal::BadRequest => StatusCode::BAD_REQUEST,
-            Refusal::OutOfMemory | Refusal::Failed | Refusal::Peer(_) | Refusal::Handler => {
-                StatusCode::BAD_GATEWAY
-            }
-        }
-    }
-
-    /// Its name between workers.
-    pub fn word(&self) -> HeaderValue {
-        if let Refusal::Denied { direction, why } = self {
-            let word = match direction {
-                Direction::Ingress => WORD_INGRESS,
-                Direction::Egress => WORD_EGRESS,
-            };
-            // Names of objects are ASCII; were they not, that it is denied is enough.
-            let told = HeaderValue::try_from(format!("{word}{why}"));
-            return told.unwrap_or_else(|_| HeaderValue::from_static(WORD_INGRESS));
-        }
-        HeaderValue::from_static(match self {
-            Refusal::Denied { .. } => unreachable!("it was told above"),
-            Refusal::Asleep { .. } => "gone",
-            Refusal::Handler => "handler",
-            Refusal::NoEndpoint { .. } | Refusal::Gone(_) | Refusal::Peer(_) => "gone",
-            Refusal::Busy => "busy",
-            Refusal::Deadline => "deadline",
-            Refusal::OutOfMemory => "memory",
-            Refusal::Failed => "failed",
-            Refusal::BadRequest => "invalid",
-        })
-    }
-
-    pub fn from_word(word: &HeaderValue, address: SocketAddr) -> Refusal {
-        for (start, direction) in
-            [(WORD_INGRESS, Direction::Ingress), (WORD_EGRESS, Direction::Egress)]
-        {
-            if let Some(why) = word.to_str().ok().and_then(|word| word.strip_prefix(start)) {
-                return Refusal::Denied { direction, why: why.to_owned() };
-            }
-        }
-        match word.as_bytes() {
-            b"gone" => Refusal::Gone(address),
-            b"busy" => Refusal::Busy,
-            b"handler" => Refusal::Handler,
-            b"deadline" => Refusal::Deadline,
-            b"memory" => Refusal::OutOfMemory,
-            b"invalid" => Refusal::BadRequest,
-            // A word of a newer worker: it did not answer, whatever the reason.
-            _ => Refusal::Failed,
-        }
-    }
-
-    /// Whether the guest cannot have seen the request.
-    fn is_unsent(&self) -> bool {
-        match self {
-            Refusal::NoEndpoint { .. } | Refusal::Gone(_) | Refusal::Busy => true,
-            Refusal::Denied { .. } | Refusal::Asleep { .. } | Refusal::Handler => true,
-            Refusal::Peer(PeerError::Unreachable { .. } | PeerError::Full(..)) => true,
-            Refusal::Peer(PeerError::Lost { .. }) => false,
-            Refusal::Deadline | Refusal::OutOfMemory | Refusal::Failed => false,
-            Refusal::BadRequest => false,
-        }
-    }
-
-    /// Whether it speaks against the endpoint. A busy one is not ill, and whom a policy refuses has
-    /// not met it.
-    fn is_failure(&self) -> bool {
-        match self {
-            Refusal::Gone(_) | Refusal::Deadline | Refusal::OutOfMemory | Refusal::Failed => true,
-            Refusal::Peer(PeerError::Unreachable { .. } | PeerError::Lost { .. }) => true,
-            Refusal::Peer(PeerError::Full(..)) | Refusal::Busy | Refusal::BadRequest => false,
-            Refusal::NoEndpoint { .. } | Refusal::Denied { .. } => false,
-            Refusal::Asleep { .. } | Refusal::Handler => false,
-        }
-    }
-
-    /// Whether another try may end differently: what a guest itself did wrong it would do again.
-    fn is_of_the_way(&self) -> bool {
-        self.is_unsent() || matches!(self, Refusal::Peer(_))
-    }
-}
-
-impl From<HandleError> for Refusal {
-    /// The shim has said in the container's log what the guest did wrong.
-    fn from(error: HandleError) -> Refusal {
-        match error {
-            HandleError::Busy | HandleError::InstanceLimit => Refusal::Busy,
-            // Its log says why; another Pod may be well.
-            HandleError::Asleep(_) => Refusal::Busy,
-            HandleError::Deadline => Refusal::Deadline,
-            HandleError::OutOfMemory => Refusal::OutOfMemory,
-            HandleError::Trap(_) | HandleError::NoResponse | HandleError::GuestError(_) => {
-                Refusal::Failed
-            }
-            HandleError::BadRequest(_) => Refusal::BadRequest,
-        }
-    }
 }
 
 impl LocalPods {
@@ -333,6 +164,7 @@ impl Switch {
             conversations: Conversations::default(),
             since: Instant::now(),
             ports: Ports::default(),
+            kept: Kept::default(),
             streams: TaskTracker::new(),
             traffic: Traffic::default(),
             tracer: Tracer::default(),

@@ -18,6 +18,8 @@ fn refusals_survive_the_way_between_workers() {
         (Refusal::OutOfMemory, 502, false),
         (Refusal::Failed, 502, false),
         (Refusal::BadRequest, 400, false),
+        (Refusal::Incomplete, 400, false),
+        (Refusal::Broken(address), 502, false),
         (
             Refusal::Denied { direction: Direction::Egress, why: "no: because".to_owned() },
             403,
@@ -28,6 +30,12 @@ fn refusals_survive_the_way_between_workers() {
         assert_eq!(Refusal::from_word(&refusal.word(), address), refusal);
         assert_eq!((refusal.status().as_u16(), refusal.is_unsent()), (status, unsent));
     }
+    // Nobody can be asked there from elsewhere either.
+    let unconnected = Refusal::Unconnected { to: address, why: "refused".to_owned(), late: false };
+    assert_eq!(Refusal::from_word(&unconnected.word(), address), Refusal::Gone(address));
+    assert_eq!((unconnected.status().as_u16(), unconnected.is_unsent()), (502, true));
+    // Whose body broke off says nothing of the endpoint; who broke the connection off does.
+    assert!(!Refusal::Incomplete.is_failure() && Refusal::Broken(address).is_failure());
     let newer = HeaderValue::from_static("tired");
     assert_eq!(Refusal::from_word(&newer, address), Refusal::Failed);
 }

@@ -20,6 +20,7 @@ use k8s_openapi::api::networking::v1::{Ingress, IngressClass};
 use serde_json::{Value, json};
 
 use super::cache::{Cache, Change, Key};
+use super::events::Note;
 use super::reconcile::{Controller, Plan, View};
 use super::replicaset::name_of;
 use super::write::Write;
@@ -27,6 +28,7 @@ use pool::Pool;
 
 /// The controller of IngressClasses that this cluster's nodes serve.
 pub const INGRESS_CONTROLLER: &str = "wherry.dev/ingress";
+const COMPONENT: &str = "service-controller";
 /// Addresses shown: who needs more asks a name server.
 const ADDRESSES_MAX: usize = 16;
 const EXCLUDED: &str = "node.kubernetes.io/exclude-from-external-load-balancers";
@@ -238,8 +240,12 @@ pub fn plan(snapshot: &Snapshot, _now: Timestamp) -> Vec<Write> {
                 Some(pool) => own(pool),
                 None => wanted,
             };
+            let mut writes = Vec::new();
+            if balanced && snapshot.pool.is_some() && wanted.is_empty() {
+                writes.push(Write::tell(none_left(service, asked)));
+            }
             if shown == texts(&wanted) {
-                return Vec::new();
+                return writes;
             }
             let modes: Option<Value> = listed(wanted).map(|mut list| {
                 for entry in list.as_array_mut().into_iter().flatten() {
@@ -247,11 +253,9 @@ pub fn plan(snapshot: &Snapshot, _now: Timestamp) -> Vec<Write> {
                 }
                 list
             });
-            vec![Write::patch_status(
-                &**service,
-                json!({"status": {"loadBalancer": {
-                "ingress": modes}}}),
-            )]
+            let body = json!({"status": {"loadBalancer": {"ingress": modes}}});
+            writes.push(Write::patch_status(&**service, body));
+            writes
         }
         Reached::Ingress(ingress, controller) => {
             let own = controller.as_ref().is_none_or(|name| name == INGRESS_CONTROLLER);
@@ -270,6 +274,18 @@ pub fn plan(snapshot: &Snapshot, _now: Timestamp) -> Vec<Write> {
             vec![Write::patch_status(&**ingress, body)]
         }
     }
+}
+
+/// That there is no address for a Service.
+fn none_left(service: &Service, asked: Option<IpAddr>) -> Note {
+    let (namespace, name) = pool::CONFIG_MAP;
+    let message = match asked {
+        Some(ip) => {
+            format!("{ip} is not in ConfigMap {namespace}/{name}, or another Service has it.")
+        }
+        None => format!("All addresses in ConfigMap {namespace}/{name} are taken."),
+    };
+    Note::warning(COMPONENT, service, "AllocationFailed", message)
 }
 
 fn texts(addresses: &[IpAddr]) -> Vec<String> {
@@ -351,7 +367,22 @@ mod tests {
              {\"ip\":\"203.0.113.7\",\"ipMode\":\"VIP\"}]}}}\n"
         );
         snapshot.taken.1.insert("203.0.113.7".parse().expect("an address"));
-        assert_eq!(text(&plan(&snapshot, at(0))), "", "there is none left");
+        assert_eq!(
+            text(&plan(&snapshot, at(0))),
+            "(Warning AllocationFailed: All addresses in ConfigMap \
+             kube-system/wherry-load-balancer are taken.)\n"
+        );
+        // One that has an address which the pool has no more loses it, and is told, too.
+        let asks = "metadata: {name: web, namespace: d}\n\
+            spec: {type: LoadBalancer, loadBalancerIP: 203.0.113.9}\n\
+            status: {loadBalancer: {ingress: [{ip: 203.0.113.9}]}}";
+        let asking = of(Reached::Service(Arc::new(yaml(asks))), Some(pool));
+        assert_eq!(
+            text(&plan(&asking, at(0))),
+            "(Warning AllocationFailed: 203.0.113.9 is not in ConfigMap \
+             kube-system/wherry-load-balancer, or another Service has it.)\n\
+             patch services d/web/status {\"status\":{\"loadBalancer\":{\"ingress\":null}}}\n"
+        );
     }
 
     #[test]

@@ -11,7 +11,11 @@ mod ingress;
 #[cfg(test)]
 mod tests;
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::{
+    collections::{BTreeMap, BTreeSet, HashMap},
+    sync::atomic::{AtomicBool, Ordering},
+    time::Duration,
+};
 
 use k8s_openapi::api::{core::v1::Secret, networking::v1::Ingress};
 use kube::{
@@ -31,6 +35,9 @@ use super::{
     watch::{self, Change},
 };
 use crate::protocol::GateTable;
+
+/// How long the table waits for a Secret; one of which nobody tells until then counts as not there.
+const SECRET_WAIT: Duration = Duration::from_secs(15);
 
 /// Certificate and key, as they stand in the Secret.
 pub type Pair = (String, String);
@@ -153,9 +160,8 @@ impl Gate {
                 continue;
             }
             let stop = CancellationToken::new();
-            let following =
-                follow(self.client.clone(), name.clone(), self.inputs.clone(), stop.clone());
-            self.tasks.spawn(following);
+            let (client, inputs) = (self.client.clone(), self.inputs.clone());
+            self.tasks.spawn(follow(client, name.clone(), inputs, SECRET_WAIT, stop.clone()));
             self.watches.insert(name, stop.drop_guard());
         }
     }
@@ -204,39 +210,59 @@ pub fn read_object(kind: Kind, object: &DynamicObject) -> Option<(Name, (Name, P
     Some((name.clone(), (name, parsed?)))
 }
 
-/// Reports what a Secret holds, at each change.
+/// Reports what a Secret holds, at each change; also that nobody has said so for `wait`.
 async fn follow(
     client: kube::Client,
     name: Name,
     inputs: mpsc::Sender<Input>,
+    wait: Duration,
     stop: CancellationToken,
 ) {
     let api = Api::<Secret>::namespaced(client, &name.0);
     let fields = format!("metadata.name={}", name.1);
-    let found = std::sync::atomic::AtomicBool::new(false);
+    let (found, told) = (AtomicBool::new(false), AtomicBool::new(false));
+    let tell = |pair: Option<Pair>| {
+        told.store(true, Ordering::Relaxed);
+        let (name, inputs) = (name.clone(), inputs.clone());
+        async move {
+            // The loop is gone only when the agent ends.
+            let _ = inputs.send(Input::Gate(GateInput::Secret { name, pair })).await;
+        }
+    };
     let report = |change: Change<Option<Pair>, ()>| {
-        use std::sync::atomic::Ordering::Relaxed;
         let pair = match change {
             Change::Apply(pair) => {
-                found.store(true, Relaxed);
+                found.store(true, Ordering::Relaxed);
                 Some(pair)
             }
             Change::Delete(()) => {
-                found.store(false, Relaxed);
+                found.store(false, Ordering::Relaxed);
                 Some(None)
             }
-            Change::Synced => (!found.load(Relaxed)).then_some(None),
+            Change::Synced => (!found.load(Ordering::Relaxed)).then_some(None),
         };
-        let (name, inputs) = (name.clone(), inputs.clone());
+        let telling = pair.map(&tell);
         async move {
-            if let Some(pair) = pair {
-                // The loop is gone only when the agent ends.
-                let _ = inputs.send(Input::Gate(GateInput::Secret { name, pair })).await;
+            if let Some(telling) = telling {
+                telling.await;
             }
         }
     };
+    // Who names a Secret must not keep everybody's rules from being served.
+    let late = async {
+        tokio::time::sleep(wait).await;
+        if !told.load(Ordering::Relaxed) {
+            let (namespace, secret) = &name;
+            tracing::warn!(namespace, secret, "nobody says what the Secret of a certificate holds");
+            tell(None).await;
+        }
+        std::future::pending::<()>().await;
+    };
     let read = |secret: Secret| Some(((), pair(secret)));
-    watch::run(api, Some(fields), read, report, stop).await;
+    tokio::select! {
+        () = watch::run(api, Some(fields), read, report, stop) => {}
+        () = late => {}
+    }
 }
 
 /// Certificate and key in a Secret.

@@ -8,19 +8,22 @@
 
 use std::{
     collections::{BTreeMap, HashMap},
+    convert::Infallible,
     fmt::Write as _,
     path::Path,
+    time::Duration,
 };
 
 use http::{HeaderName, HeaderValue, Method, Request};
 use k8s_openapi::api::networking::v1::Ingress;
 use serde_json::{Value, json};
+use tokio_util::sync::CancellationToken;
 use wherry_resources::gateway::{
     World,
     objects::{Kind, Parsed},
 };
 
-use super::{Pair, gateway, ingress};
+use super::{GateInput, Input, Pair, gateway, ingress};
 use crate::{
     agent::pods::Name,
     protocol::{GateTable, HttpRule},
@@ -280,4 +283,25 @@ fn backends_get_their_shares() {
 #[test]
 fn grpc_methods_are_matched() {
     check("grpc");
+}
+
+#[tokio::test]
+async fn a_secret_of_which_nobody_tells_does_not_keep_all_others_waiting() {
+    let never = |_: Request<kube::client::Body>| {
+        std::future::pending::<Result<http::Response<kube::client::Body>, Infallible>>()
+    };
+    let client = kube::Client::new(tower::service_fn(never), "default");
+    let name: Name = ("d".to_owned(), "tls".to_owned());
+    let (inputs, mut heard) = tokio::sync::mpsc::channel(1);
+    let stop = CancellationToken::new();
+    let following = super::follow(client, name.clone(), inputs, Duration::from_millis(1), stop);
+    tokio::select! {
+        () = following => panic!("it goes on listening"),
+        input = heard.recv() => match input {
+            Some(Input::Gate(GateInput::Secret { name: said, pair: None })) => {
+                assert_eq!(said, name);
+            }
+            other => panic!("{}", if other.is_some() { "something else" } else { "nothing" }),
+        },
+    }
 }

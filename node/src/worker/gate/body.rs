@@ -4,14 +4,15 @@
 use std::{
     pin::Pin,
     sync::{
-        Arc,
-        atomic::{AtomicBool, Ordering},
+        Arc, OnceLock,
+        atomic::{AtomicBool, AtomicUsize, Ordering},
     },
     task::{Context, Poll, ready},
     time::Duration,
 };
 
 use bytes::Bytes;
+use http::StatusCode;
 use http_body::{Body as HttpBody, Frame, SizeHint};
 use tokio::{sync::mpsc, time::Sleep};
 use wherry_wasi_shim::BodyError;
@@ -27,7 +28,7 @@ const PIECES_MAX: usize = 64;
 type BoxError = Box<dyn std::error::Error + Send + Sync>;
 
 /// Why a body is not read on.
-#[derive(Debug, thiserror::Error)]
+#[derive(Debug, Clone, Copy, thiserror::Error)]
 pub enum BodyRefused {
     /// Too much.
     #[error("the body of the request is larger than {0} bytes")]
@@ -43,6 +44,43 @@ pub enum BodyRefused {
     Incomplete,
 }
 
+impl BodyRefused {
+    /// The status for the client.
+    pub fn status(&self) -> StatusCode {
+        match self {
+            BodyRefused::TooLarge(_) => StatusCode::PAYLOAD_TOO_LARGE,
+            BodyRefused::Silent(_) => StatusCode::REQUEST_TIMEOUT,
+            BodyRefused::Late(_) => StatusCode::GATEWAY_TIMEOUT,
+            BodyRefused::Incomplete => StatusCode::BAD_REQUEST,
+        }
+    }
+}
+
+/// What becomes of the body of a request, for whoever answers the client.
+#[derive(Default)]
+pub struct Fate {
+    pieces: AtomicUsize,
+    refused: OnceLock<BodyRefused>,
+}
+
+impl Fate {
+    /// How many pieces were read.
+    pub fn pieces(&self) -> usize {
+        self.pieces.load(Ordering::Relaxed)
+    }
+
+    /// Why no more of it is read.
+    pub fn refused(&self) -> Option<&BodyRefused> {
+        self.refused.get()
+    }
+
+    fn refuse(&self, why: BodyRefused) -> BoxError {
+        // The first reason is the one.
+        let _ = self.refused.set(why);
+        why.into()
+    }
+}
+
 /// A body within bounds.
 pub struct Bounded<B> {
     inner: B,
@@ -50,12 +88,18 @@ pub struct Bounded<B> {
     max: u64,
     silence_max: Duration,
     silent: Option<Pin<Box<Sleep>>>,
+    fate: Arc<Fate>,
 }
 
 impl<B> Bounded<B> {
     /// At most `max` bytes, with no longer pauses between them.
     pub fn new(inner: B, max: u64, silence_max: Duration) -> Bounded<B> {
-        Bounded { inner, left: max, max, silence_max, silent: None }
+        Bounded { inner, left: max, max, silence_max, silent: None, fate: Arc::default() }
+    }
+
+    /// What becomes of it.
+    pub fn fate(&self) -> Arc<Fate> {
+        self.fate.clone()
     }
 }
 
@@ -75,12 +119,13 @@ where
         match Pin::new(&mut this.inner).poll_frame(cx) {
             Poll::Ready(Some(Ok(frame))) => {
                 this.silent = None;
+                this.fate.pieces.fetch_add(1, Ordering::Relaxed);
                 let bytes = frame.data_ref().map_or(0, Bytes::len);
                 match this.left.checked_sub(u64::try_from(bytes).unwrap_or(u64::MAX)) {
                     Some(left) => this.left = left,
                     None => {
-                        let refused = BodyRefused::TooLarge(this.max);
-                        return Poll::Ready(Some(Err(refused.into())));
+                        let refused = this.fate.refuse(BodyRefused::TooLarge(this.max));
+                        return Poll::Ready(Some(Err(refused)));
                     }
                 }
                 Poll::Ready(Some(Ok(frame)))
@@ -92,7 +137,8 @@ where
                 let silent =
                     this.silent.get_or_insert_with(|| Box::pin(tokio::time::sleep(silence_max)));
                 ready!(silent.as_mut().poll(cx));
-                Poll::Ready(Some(Err(BodyRefused::Silent(silence_max).into())))
+                let refused = this.fate.refuse(BodyRefused::Silent(silence_max));
+                Poll::Ready(Some(Err(refused)))
             }
         }
     }
@@ -243,18 +289,23 @@ mod tests {
         let whole =
             Bounded::new(body(), 5, SILENCE_MAX).collect().await.expect("it fits").to_bytes();
         assert_eq!(whole, "12345");
-        let error = Bounded::new(body(), 4, SILENCE_MAX).collect().await.expect_err("it is larger");
+        let larger = Bounded::new(body(), 4, SILENCE_MAX);
+        let fate = larger.fate();
+        assert!(fate.refused().is_none() && fate.pieces() == 0);
+        let error = larger.collect().await.expect_err("it is larger");
         assert_eq!(error.to_string(), "the body of the request is larger than 4 bytes");
+        let refused = fate.refused().expect("that is said to whoever answers");
+        assert_eq!((refused.status().as_u16(), fate.pieces()), (413, 1));
     }
 
     #[tokio::test]
     async fn a_silent_client_is_cut_off() {
         let never = futures::stream::pending::<Result<Frame<Bytes>, std::io::Error>>();
-        let error = Bounded::new(StreamBody::new(never), 9, Duration::from_millis(1))
-            .collect()
-            .await
-            .expect_err("silence");
+        let silent = Bounded::new(StreamBody::new(never), 9, Duration::from_millis(1));
+        let fate = silent.fate();
+        let error = silent.collect().await.expect_err("silence");
         assert_eq!(error.to_string(), "the client sent nothing for 1ms");
+        assert_eq!(fate.refused().map(|why| why.status().as_u16()), Some(408));
     }
 
     #[tokio::test]

@@ -46,7 +46,7 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use wherry_wasi_shim::Body;
 
 use self::{
-    body::{Bounded, Copied, SILENCE_MAX, Tee, Until},
+    body::{Bounded, Copied, Fate, SILENCE_MAX, Tee, Until},
     certificates::Certificates,
     rules::{Asked, Entry, Missing, Rules, host_of},
 };
@@ -60,6 +60,7 @@ use super::{
     reply::{Replay, Reply},
     switch::Switch,
     traffic::INGRESS,
+    unread::Unread,
 };
 use crate::protocol::{Backend, GateTable, Owner, ServiceKey, Target};
 
@@ -67,6 +68,8 @@ use crate::protocol::{Backend, GateTable, Owner, ServiceKey, Target};
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
 /// A client must have sent the whole head by then; an idle connection is closed after as long.
 const HEAD_TIMEOUT: Duration = Duration::from_secs(30);
+/// A client that takes nothing of an answer for so long is gone.
+const UNREAD_TIMEOUT: Duration = Duration::from_secs(60);
 /// All headers of a request together.
 const HEAD_BYTES_MAX: usize = 32 << 10;
 /// Requests at once on one HTTP/2 connection.
@@ -276,7 +279,8 @@ async fn serve<S>(
         .max_header_list_size(HEAD_BYTES_MAX as u32)
         .keep_alive_interval(PING_INTERVAL)
         .keep_alive_timeout(PING_TIMEOUT);
-    let stream = TokioIo::new(Opening::new(stream, HEAD_TIMEOUT));
+    let stream = Opening::new(stream, HEAD_TIMEOUT).read_within(UNREAD_TIMEOUT);
+    let stream = TokioIo::new(stream);
     let connection = builder.serve_connection_with_upgrades(stream, service);
     let mut connection = std::pin::pin!(connection);
     let outcome = tokio::select! {
@@ -341,6 +345,7 @@ async fn route(
     }
     let (mut parts, body) = request.into_parts();
     settle(&mut parts).map_err(|why| (StatusCode::BAD_REQUEST, why.to_owned()))?;
+    let body = Unread::new(&parts, body, &door.switch.streams);
     let request = Request::from_parts(parts, body);
     if host.is_empty() && request.version() > Version::HTTP_10 {
         return Err((StatusCode::BAD_REQUEST, "The request has no Host header.".to_owned()));
@@ -374,7 +379,7 @@ async fn route(
 async fn forward(
     door: &Door,
     client: &Arc<Client>,
-    request: Request<Incoming>,
+    request: Request<Unread<Incoming>>,
     (entry, backend, target): (&Entry, &Backend, &Target),
     (route, host): (Arc<Route>, &str),
 ) -> Result<Response<Reply>, Refused> {
@@ -415,12 +420,14 @@ async fn forward(
         }
     }
     let limits = Limits::new(rule.request_ms, rule.backend_ms);
-    let body = Replay::new(Bounded::new(body, max, SILENCE_MAX));
-    let sent = door.switch.send(&client.caller, &destination, parts, body);
-    let outcome = match limits.head {
-        Some(limit) => tokio::time::timeout(limit, sent).await.map_err(|_| limit),
-        None => Ok(sent.await),
-    };
+    let body = Bounded::new(body, max, SILENCE_MAX);
+    let fate = body.fate();
+    let sent = door.switch.send(&client.caller, &destination, parts, Replay::new(body));
+    let outcome = limits.wait(sent, &fate).await;
+    // Whatever the backend made of that: it was not its fault.
+    if let Some(why) = fate.refused() {
+        return Err((why.status(), format!("{owner}: {why}.")));
+    }
     let response = match outcome {
         Ok(Ok(response)) => changed(response, entry, backend),
         Ok(Err(refusal)) => return Err(refused(refusal.to_string(), refusal.status())),
@@ -443,7 +450,7 @@ fn find<'r>(
     rules: &'r Rules,
     port: u16,
     host: &str,
-    request: &Request<Incoming>,
+    request: &Request<Unread<Incoming>>,
 ) -> Result<&'r Entry, Refused> {
     let path = request.uri().path();
     let asked = Asked {
@@ -479,6 +486,8 @@ struct Limits {
     whole: Option<Duration>,
     /// To its head.
     head: Option<Duration>,
+    /// Nobody has said how long: then it is not the client's upload that is measured.
+    is_usual: bool,
 }
 
 impl Limits {
@@ -487,7 +496,21 @@ impl Limits {
         let whole = limit(request_ms);
         let usual = (request_ms, backend_ms) == (None, None);
         let head = [whole, limit(backend_ms), usual.then_some(ANSWER_TIMEOUT)];
-        Limits { whole, head: head.into_iter().flatten().min() }
+        Limits { whole, head: head.into_iter().flatten().min(), is_usual: usual }
+    }
+
+    /// Waits for the head of an answer, or says how long that was done in vain.
+    async fn wait<F: Future>(&self, sent: F, fate: &Fate) -> Result<F::Output, Duration> {
+        let Some(limit) = self.head else { return Ok(sent.await) };
+        let mut sent = std::pin::pin!(sent);
+        loop {
+            let before = fate.pieces();
+            match tokio::time::timeout(limit, sent.as_mut()).await {
+                Ok(outcome) => return Ok(outcome),
+                Err(_) if self.is_usual && fate.pieces() != before => {}
+                Err(_) => return Err(limit),
+            }
+        }
     }
 }
 
@@ -601,7 +624,7 @@ async fn upgrade(
     client: &Client,
     destination: &Destination,
     mut parts: Parts,
-    body: Bounded<Incoming>,
+    body: Bounded<Unread<Incoming>>,
     (protocol, place): (HeaderValue, OwnedSemaphorePermit),
 ) -> Result<Response<Reply>, Refused> {
     let bad = |why: &str| (StatusCode::BAD_GATEWAY, why.to_owned());
@@ -718,5 +741,17 @@ mod tests {
         for protocol in ["h2c", "H2C", "websocket, h2c"] {
             check(&[upgrade, ("upgrade", protocol)], None);
         }
+    }
+
+    #[tokio::test]
+    async fn nobody_waits_for_ever_unless_the_rule_says_so() {
+        let fate = Fate::default();
+        let limits = Limits::new(Some(1), None);
+        let never = std::future::pending::<()>();
+        assert_eq!(limits.wait(never, &fate).await, Err(Duration::from_millis(1)));
+        let none = Limits::new(Some(0), Some(0));
+        assert_eq!((none.head, none.is_usual), (None, false));
+        assert_eq!(none.wait(std::future::ready(7), &fate).await, Ok(7));
+        assert!(Limits::new(None, None).is_usual);
     }
 }

@@ -8,6 +8,11 @@ use std::{
     },
 };
 
+use tokio::{
+    io::{AsyncReadExt as _, AsyncWriteExt as _},
+    net::TcpStream,
+};
+
 use super::{
     harness::*,
     traffic::{get, node_port, peer_address},
@@ -109,6 +114,30 @@ async fn requests_go_round_and_none_is_lost_when_a_pod_stops() {
     enough.store(true, Ordering::Relaxed);
     assert!(client.await.expect("no request failed") > 0);
     assert!(fixture.log("a", "main", 0).starts_with("stdout F a serves /x\n"));
+    fixture.stop(agent).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_body_that_nobody_reads_does_not_cost_the_connection() {
+    let (fixture, mut agent) = Fixture::start("shop").await;
+    if !serve_hello(&fixture, &mut agent, ("p", "10.0.0.1")).await {
+        return fixture.stop(agent).await;
+    }
+    let port = open(&mut agent, "hello", &["10.0.0.1:80"]).await;
+    let mut stream = TcpStream::connect(("127.0.0.1", port)).await.expect("it listens");
+    let head = "POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 4\r\n\r\n";
+    stream.write_all(head.as_bytes()).await.expect("it is taken");
+    // It answers before there is a body.
+    let mut answer = Vec::new();
+    while !answer.ends_with(b"\r\n0\r\n\r\n") {
+        let read = stream.read_buf(&mut answer).await.expect("it does not break");
+        assert!(read > 0, "{}", String::from_utf8_lossy(&answer));
+    }
+    let rest = "bodyGET / HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n";
+    stream.write_all(rest.as_bytes()).await.expect("it is taken");
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).await.expect("it is text");
+    assert_eq!(body(&answer), "Hello from p");
     fixture.stop(agent).await;
 }
 

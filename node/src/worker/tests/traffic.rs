@@ -71,7 +71,8 @@ async fn a_node_port_opens_explains_itself_and_closes() {
     agent.say(ToWorker::RemovePod { uid: "done".to_owned() }).await;
     agent.hear_until(|message| matches!(message, ToAgent::PodRemoved { .. }).then_some(())).await;
     let response = get(port, "/").await;
-    assert!(response.ends_with("the Pod at 10.0.0.9:80 is gone.\n"), "{response}");
+    let why = "no Pod answers at 10.0.0.9:80: it is gone, or listens at other ports.\n";
+    assert!(response.ends_with(why), "{response}");
 
     let key = ServiceKey { namespace: "shop".to_owned(), name: "cart".to_owned() };
     agent.say(ToWorker::Services(Services::Remove(vec![key]))).await;

@@ -10,6 +10,7 @@ mod endpoints;
 pub mod grants;
 mod limit_range;
 mod namespace;
+pub mod network;
 pub mod node_restriction;
 pub mod owners;
 mod pod;
@@ -49,6 +50,8 @@ pub struct Facts {
     /// The StorageClass of a new claim that names none, and the class of one that grows.
     pub default_storage_class: Option<String>,
     pub storage_class: Option<Object>,
+    /// The IngressClass of a new Ingress that names none.
+    pub default_ingress_class: Option<String>,
     /// Another PriorityClass that is the default already.
     pub other_default_class: Option<String>,
     /// Whether the user may decide on (or sign for) the signer of a certificate request.
@@ -116,6 +119,10 @@ pub fn admit(
         ("", "endpoints") | ("discovery.k8s.io", "endpointslices") => {
             endpoints::admit(context, new)?;
         }
+        ("networking.k8s.io", "ingresses") if context.part == Part::Main => {
+            warnings.extend(network::ingress(context, new));
+        }
+        ("networking.k8s.io", "networkpolicies") => warnings.extend(network::policy(new)),
         ("certificates.k8s.io", "certificatesigningrequests") => {
             certificates::admit(context, new, old)?;
         }

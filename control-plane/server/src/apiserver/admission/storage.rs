@@ -63,10 +63,10 @@ fn protect(object: &mut Object, finalizer: &str) {
     meta::set_finalizers(object, &finalizers);
 }
 
-/// The name of the class marked as the default, the newest of several.
-pub fn default_class(classes: &[Object]) -> Option<String> {
+/// The name of the class marked as the default by this annotation, the newest of several.
+pub fn default_class(classes: &[Object], annotation: &str) -> Option<String> {
     let marked = classes.iter().filter(|class| {
-        meta::annotation(class, DEFAULT_CLASS) == Some("true") && !meta::is_deleting(class)
+        meta::annotation(class, annotation) == Some("true") && !meta::is_deleting(class)
     });
     let created = |class: &Object| {
         let created = class.pointer("/metadata/creationTimestamp").and_then(Value::as_str);
@@ -133,7 +133,8 @@ mod tests {
             class("b", "true", "2026-02-01T00:00:00Z"),
             class("c", "false", "2026-03-01T00:00:00Z"),
         ];
-        assert_eq!(default_class(&classes).as_deref(), Some("b"));
-        assert_eq!(default_class(&[]), None);
+        assert_eq!(default_class(&classes, DEFAULT_CLASS).as_deref(), Some("b"));
+        assert_eq!(default_class(&classes, "another"), None);
+        assert_eq!(default_class(&[], DEFAULT_CLASS), None);
     }
 }

@@ -3,7 +3,7 @@
 use super::{Part, write::Call};
 use crate::apiserver::{
     admission::{
-        Facts, grants::Grant, owners, pod_standards, secret, service::Reservation, storage,
+        Facts, grants::Grant, network, owners, pod_standards, secret, service::Reservation, storage,
     },
     authorize,
     errors::ApiError,
@@ -59,7 +59,9 @@ pub fn gather(
         let class = new.pointer("/spec/storageClassName").and_then(Value::as_str);
         match old {
             None if class.is_none() => {
-                facts.default_storage_class = storage::default_class(&storage_classes(&snapshot));
+                let classes = classes(&snapshot, "storage.k8s.io", "storageclasses");
+                let class = storage::default_class(&classes, storage::DEFAULT_CLASS);
+                facts.default_storage_class = class;
             }
             Some(old) if storage::grows(new, old) => {
                 let name = class.unwrap_or("");
@@ -67,6 +69,11 @@ pub fn gather(
             }
             _ => {}
         }
+    }
+    if creates && call.kind.is("networking.k8s.io", "Ingress") {
+        let classes = classes(&snapshot, "networking.k8s.io", "ingressclasses");
+        let class = storage::default_class(&classes, network::DEFAULT_CLASS);
+        facts.default_ingress_class = class;
     }
     if call.kind.is("scheduling.k8s.io", "PriorityClass") {
         let other = default_priority_class(&snapshot);
@@ -115,9 +122,9 @@ fn all_in(snapshot: &Snapshot, plural: &str, namespace: &str) -> Vec<Object> {
     found.map(|(_, entry)| stored::decode(kind, &entry)).collect()
 }
 
-fn storage_classes(snapshot: &Snapshot) -> Vec<Object> {
-    let kind = wherry_resources::kind("storage.k8s.io", "v1", "storageclasses");
-    let kind = kind.expect("a built-in kind");
+/// All classes of a kind.
+fn classes(snapshot: &Snapshot, group: &str, plural: &str) -> Vec<Object> {
+    let kind = wherry_resources::kind(group, "v1", plural).expect("a built-in kind");
     let classes = snapshot.range(&stored::prefix(kind, None), None);
     classes.map(|(_, entry)| stored::decode(kind, &entry)).collect()
 }
