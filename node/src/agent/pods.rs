@@ -692,6 +692,9 @@ impl Pods {
                         let kind = kind.word().to_lowercase();
                         format!("Container {name} failed {kind} probe, will be restarted")
                     }
+                    None if entry.state.stage == Stage::Active => {
+                        format!("Container {name} definition changed, will be restarted")
+                    }
                     None => format!("Stopping container {name}"),
                 };
                 self.parts.events.normal(&spec, container, "Killing", message);

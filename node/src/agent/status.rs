@@ -244,9 +244,13 @@ fn container_status(
         Phase::CrashLoop { .. } => container.restarts,
         _ => container.restarts.saturating_sub(1),
     };
+    let image = match container.image.as_str() {
+        "" => &spec.containers[index].image,
+        _ => &container.image,
+    };
     core::ContainerStatus {
         name: name.clone(),
-        image: spec.containers[index].image.clone(),
+        image: image.clone(),
         image_id: container.image_id.clone(),
         container_id: (!never || container.last.is_some()).then(|| id(container.restarts)),
         ready: is_ready(container, spec, index),
