@@ -73,6 +73,7 @@ fn desired(containers: &str, restart: RestartPolicy) -> Desired {
         generation: Some(1),
         node: "node-1".to_owned(),
         hostname: "web".to_owned(),
+        full_name: None,
         hosts: Vec::new(),
         dns: Default::default(),
         priority: 0,
