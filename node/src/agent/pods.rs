@@ -459,7 +459,7 @@ impl Pods {
         };
         entry.starts.remove(&container);
         let spec = entry.desired.spec.clone();
-        self.parts.events.normal(&spec, container, "Started", format!("Started {name}"));
+        self.parts.events.normal(&spec, container, "Started", format!("Started container {name}"));
         self.forget_old_logs(&spec, name, restart);
         if restart == 0 {
             self.parts.accounts.begun(uid, name, at);
@@ -681,7 +681,7 @@ impl Pods {
                 };
                 entry.told = true;
                 self.parts.fleet.send(&spec.namespace, &ToWorker::ApplyPod(pod));
-                let message = format!("Created {}", spec.containers[container].name);
+                let message = format!("Created container: {}", spec.containers[container].name);
                 self.parts.events.normal(&spec, container, "Created", message);
                 None
             }
@@ -709,7 +709,10 @@ impl Pods {
             }
             Action::BackingOff(container) => {
                 let name = &spec.containers[container].name;
-                let message = format!("Back-off restarting {name} of Pod {}", spec.name);
+                let message = format!(
+                    "Back-off restarting failed container {name} in pod {}_{}({})",
+                    spec.name, spec.namespace, spec.uid
+                );
                 self.parts.events.warning(&spec, container, "BackOff", message);
                 None
             }
