@@ -492,12 +492,18 @@ fn kind(path: &std::path::Path) -> &'static str {
 /// `liveness`, `test-webserver`, `logs-generator` and `pause`.
 pub async fn agnhost(mut command: Command) -> Outcome {
     let mode = if command.args.is_empty() { "pause".into() } else { command.args.remove(0) };
+    // `--name=value` and `--name value`
     let option = |name: &str| {
         let mut words = command.args.iter();
-        words.find_map(|word| {
-            let rest = word.trim_start_matches('-').strip_prefix(name)?;
-            rest.strip_prefix('=').map(str::to_owned)
-        })
+        while let Some(word) = words.next() {
+            let rest = word.strip_prefix('-').map(|word| word.trim_start_matches('-'));
+            match rest.and_then(|rest| rest.strip_prefix(name)) {
+                Some("") => return words.next().cloned(),
+                Some(rest) if rest.starts_with('=') => return Some(rest[1..].to_owned()),
+                _ => {}
+            }
+        }
+        None
     };
     let port = |name: &str, otherwise: u16| -> Result<u16, Failure> {
         option(name).map_or(Ok(otherwise), |text| {
@@ -515,7 +521,10 @@ pub async fn agnhost(mut command: Command) -> Outcome {
             }
             web(port("http-port", 8080)?, server).await
         }
-        "serve-hostname" => web(port("port", 9376)?, TestServer::new(&command, None)).await,
+        "serve-hostname" => {
+            let server = TestServer { says_name: true, ..TestServer::new(&command, None) };
+            web(port("port", 9376)?, server).await
+        }
         "liveness" => {
             let server = TestServer::new(&command, Some(Duration::from_secs(10)));
             web(port("port", 8080)?, server).await
@@ -593,6 +602,8 @@ struct TestServer {
     healthy: Rc<Cell<bool>>,
     /// After this long it says that it is not healthy.
     healthy_for: Option<Duration>,
+    /// Whether its name is what it is there to say.
+    says_name: bool,
     exit: Rc<Exit>,
 }
 
@@ -603,6 +614,7 @@ impl TestServer {
             started: Instant::now(),
             healthy: Rc::new(Cell::new(true)),
             healthy_for,
+            says_name: false,
             exit: Rc::default(),
         }
     }
@@ -623,7 +635,7 @@ impl Serve for TestServer {
                 "/hostname" | "/hostName" => {
                     Response::text(200, super::system::host(&server.command))
                 }
-                "/" if server.command.args.first().is_none() => {
+                "/" if server.says_name => {
                     Response::text(200, super::system::host(&server.command))
                 }
                 "/" => Response::text(200, format!("NOW: {}", jiff::Timestamp::now())),
