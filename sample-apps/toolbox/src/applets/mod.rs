@@ -7,6 +7,8 @@ mod digest;
 mod directory;
 mod find;
 mod grep;
+#[cfg(any(test, target_family = "wasm"))]
+mod grpc;
 #[cfg(target_family = "wasm")]
 mod network;
 mod sed;

@@ -489,7 +489,7 @@ fn kind(path: &std::path::Path) -> &'static str {
 }
 
 /// A server for tests, after the image of that name in Kubernetes' own: `netexec`, `serve-hostname`,
-/// `liveness`, `test-webserver`, `logs-generator` and `pause`.
+/// `liveness`, `grpc-health-checking`, `test-webserver`, `logs-generator` and `pause`.
 pub async fn agnhost(mut command: Command) -> Outcome {
     let mode = if command.args.is_empty() { "pause".into() } else { command.args.remove(0) };
     // `--name=value` and `--name value`
@@ -529,6 +529,13 @@ pub async fn agnhost(mut command: Command) -> Outcome {
             let server = TestServer::new(&command, Some(Duration::from_secs(10)));
             web(port("port", 8080)?, server).await
         }
+        "grpc-health-checking" => {
+            let server = TestServer::new(&command, None);
+            let number = port("port", 5000)?;
+            let listener = Listener::bind(number).await.on(&format!("port {number}"))?;
+            runtime::spawn(answer_health(listener, server.clone()));
+            web(port("http-port", 8080)?, server).await
+        }
         "test-webserver" => {
             let listener = Listener::bind(port("port", 80)?).await?;
             http::serve(listener, Folder(PathBuf::from("/"))).await?;
@@ -548,8 +555,8 @@ pub async fn agnhost(mut command: Command) -> Outcome {
             Ok(0)
         }
         other => Err(Failure::usage(format!(
-            "{other}: unknown; there are netexec, serve-hostname, liveness, test-webserver, \
-             logs-generator and pause"
+            "{other}: unknown; there are netexec, serve-hostname, liveness, grpc-health-checking, \
+             test-webserver, logs-generator and pause"
         ))),
     }
 }
@@ -658,11 +665,11 @@ impl Serve for TestServer {
                     true => Response::text(200, "ok"),
                     false => Response::text(500, "not healthy"),
                 },
-                "/healthz/fail" => {
+                "/healthz/fail" | "/make-not-serving" => {
                     server.healthy.set(false);
                     Response::text(200, "from now on not healthy")
                 }
-                "/healthz/ok" => {
+                "/healthz/ok" | "/make-serving" => {
                     server.healthy.set(true);
                     Response::text(200, "from now on healthy")
                 }
@@ -689,6 +696,17 @@ impl TestServer {
         let quoted = printed.replace('\\', "\\\\").replace('"', "\\\"").replace('\n', "\\n");
         let error = if code == 0 { String::new() } else { format!(",\"error\":\"exit {code}\"") };
         Response::text(200, format!("{{\"output\":\"{quoted}\"{error}}}"))
+    }
+}
+
+/// gRPC's health checks, as long as somebody connects.
+async fn answer_health(listener: Listener, server: TestServer) {
+    while let Ok(Connection { input, output, .. }) = listener.accept().await {
+        let server = server.clone();
+        runtime::spawn(async move {
+            // A client that breaks off is its own business.
+            let _ = super::grpc::converse(&input, &output, || server.is_healthy()).await;
+        });
     }
 }
 
