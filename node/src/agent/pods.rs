@@ -632,6 +632,9 @@ impl Pods {
         }
         entry.needs = needs;
         self.parts.fleet.need(&entry.desired.spec, needs);
+        if !needs {
+            self.parts.accounts.ended(&entry.desired.spec.uid);
+        }
         if !needs && let Some(ip) = entry.state.ip {
             self.addresses.release(ip);
             if let Some(next) = self.thirsty.pop_first() {
