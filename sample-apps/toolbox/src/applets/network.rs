@@ -260,9 +260,10 @@ pub async fn nslookup(command: Command) -> Outcome {
     }
 }
 
-/// `nc [-l] [-z] [-u] [-w SECONDS] [-p PORT] [HOST] PORT [-e COMMAND …]`
+/// `nc [-l] [-z] [-v] [-u] [-w SECONDS] [-p PORT] [HOST] PORT [-e COMMAND …]`
 pub async fn nc(command: Command) -> Outcome {
     let (mut listens, mut probes, mut udp, mut again) = (false, false, false, false);
+    let mut verbose = false;
     let (mut port, mut wait, mut program) = (None, None, Vec::new());
     let mut names = Vec::new();
     let mut words = command.args.iter().cloned();
@@ -277,7 +278,8 @@ pub async fn nc(command: Command) -> Outcome {
                 'k' => again = true,
                 'z' => probes = true,
                 'u' => udp = true,
-                'v' | 'n' | 'N' | 't' | '4' => {}
+                'v' => verbose = true,
+                'n' | 'N' | 't' | '4' => {}
                 'q' => drop(words.next()),
                 'w' => wait = words.next().map(|text| seconds(text.into())).transpose()?,
                 'p' => port = words.next(),
@@ -319,6 +321,9 @@ pub async fn nc(command: Command) -> Outcome {
             return Err(Failure::new(format!("{host} ({port}): Connection timed out")));
         }
     };
+    if let Some(peer) = connection.peer.filter(|_| verbose) {
+        command.stderr.write(format!("{host} ({peer}) open\n")).await?;
+    }
     if probes {
         return Ok(0);
     }
