@@ -78,9 +78,10 @@ impl Preparer {
             }
             Err(problem) => {
                 let reason = event_of(problem.reason);
-                self.events.warning(&order.pod, container, reason, problem.message.clone());
+                let image = &order.pod.containers[container].image;
+                let message = in_words(&problem, image);
+                self.events.warning(&order.pod, container, reason, message);
                 if problem.reason == "ErrImagePull" {
-                    let image = &order.pod.containers[container].image;
                     let message = format!("Back-off pulling image {image:?}");
                     self.events.normal(&order.pod, container, "BackOff", message);
                 }
@@ -102,8 +103,10 @@ impl Preparer {
         let found = self.images.resolve(pod, &container.image, container.pull, asks).await?;
         let pull = began.elapsed();
         if found.pulled {
-            let message =
-                format!("Pulled {} ({}, {} bytes)", container.image, found.id, found.bytes);
+            let message = format!(
+                "Successfully pulled image {:?} ({}, {} bytes)",
+                container.image, found.id, found.bytes
+            );
             self.events.normal(pod, index, "Pulled", message);
         }
         let alias = self.images.alias(&container.image);
@@ -234,6 +237,16 @@ fn calls_beyond(container: &ContainerSpec, image: &Image) -> bool {
     })
 }
 
+/// The event's sentence, which begins as a kubelet's where one has it.
+fn in_words(problem: &Problem, image: &str) -> String {
+    let message = &problem.message;
+    match problem.reason {
+        "ErrImagePull" => format!("Failed to pull image {image:?}: {message}"),
+        "CreateContainerError" | "CreateContainerConfigError" => format!("Error: {message}"),
+        _ => message.clone(),
+    }
+}
+
 /// The reason of the event, as a kubelet has it, for a problem with this reason in the status. Those
 /// of Wasm alone are the same in both.
 fn event_of(reason: &'static str) -> &'static str {
@@ -273,6 +286,14 @@ mod tests {
         assert!(calls(r#","readinessProbe":{"exec":{"command":["cat","/tmp/healthy"]}}"#));
         assert!(calls(r#","lifecycle":{"preStop":{"exec":{"command":["sleep","5"]}}}"#));
         assert!(!calls(r#","lifecycle":{"preStop":{"sleep":{"seconds":5}}}"#));
+    }
+
+    #[test]
+    fn sentences_begin_as_those_of_a_kubelet() {
+        let said = |reason| in_words(&Problem { reason, message: "why".to_owned() }, "shop:1");
+        assert_eq!(said("ErrImagePull"), "Failed to pull image \"shop:1\": why");
+        assert_eq!(said("CreateContainerConfigError"), "Error: why");
+        assert_eq!(said("ImportMissing"), "why");
     }
 
     #[test]
