@@ -137,6 +137,7 @@ fn seconds(text: std::ffi::OsString) -> Result<Duration, Failure> {
 pub async fn wget(command: Command) -> Outcome {
     let mut fetch = Fetch { follow: true, fails: true, ..Fetch::default() };
     let mut spider = false;
+    let mut folder = None;
     let mut options = command.options();
     while let Some(argument) = options.next()? {
         match argument {
@@ -158,7 +159,7 @@ pub async fn wget(command: Command) -> Outcome {
             }
             Long("spider") => spider = true,
             Short('S') | Long("server-response") => fetch.show_head = true,
-            Short('P') | Long("directory-prefix") => drop(options.value()?),
+            Short('P') | Long("directory-prefix") => folder = Some(options.value()?.string()?),
             Short('n') => drop(options.optional_value()),
             Short('c') | Long("no-check-certificate") => {}
             Value(url) => fetch.urls.push(url.string()?),
@@ -171,7 +172,8 @@ pub async fn wget(command: Command) -> Outcome {
     if fetch.output.is_none() {
         let name = Url::parse(&fetch.urls[0])?.path;
         let name = name.split('?').next().unwrap_or("").rsplit('/').next().unwrap_or("").to_owned();
-        fetch.output = Some(if name.is_empty() { "index.html".to_owned() } else { name });
+        let name = if name.is_empty() { "index.html".to_owned() } else { name };
+        fetch.output = Some(folder.map_or(name.clone(), |folder| format!("{folder}/{name}")));
     }
     if spider {
         fetch.output = Some("/dev/null".to_owned());
