@@ -42,6 +42,10 @@ pub const OPEN: &str = "wherry_connections_open";
 pub const ROUTE_REQUESTS: &str = "wherry_ingress_requests_total";
 /// Until the head of the answer, by rule of an Ingress or a route.
 pub const ROUTE_DURATION: &str = "wherry_ingress_request_duration_seconds";
+/// CPU time of containers, as a kubelet names it.
+pub const CPU: &str = "container_cpu_usage_seconds_total";
+/// Memory of containers, as a kubelet names it.
+pub const MEMORY: &str = "container_memory_working_set_bytes";
 /// Parts of cold starts.
 pub const STARTS: &str = "wherry_cold_start_seconds";
 /// Steps of requests.
@@ -58,7 +62,9 @@ pub const LEFT_OUT: &str = "wherry_traffic_left_out";
 pub const SILENT: &str = "wherry_workers_silent";
 
 /// Every family: name, type, meaning.
-const FAMILIES: [(&str, &str, &str); 16] = [
+const FAMILIES: [(&str, &str, &str); 18] = [
+    (CPU, "counter", "CPU time of a container, all instances together."),
+    (MEMORY, "gauge", "Linear memory of a container, all instances together."),
     (STARTS, "histogram", "What the parts of cold starts took."),
     (REQUESTS, "counter", "Requests from a workload to a port of a Service."),
     (DURATION, "histogram", "Time from a request to the head of its answer."),

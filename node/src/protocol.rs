@@ -389,6 +389,9 @@ pub struct Container {
     pub probes: Probes,
     /// Its hooks.
     pub hooks: Hooks,
+    /// The toolbox, where a probe or a hook calls what the image may not have.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub toolbox: Option<Code>,
     /// Its last words.
     pub last_words: LastWords,
 }

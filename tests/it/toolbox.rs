@@ -128,6 +128,10 @@ spec:
       image: registry.k8s.io/e2e-test-images/agnhost:2.53
       args: [netexec, --http-port=8080, --udp-port=8081]
       livenessProbe: {httpGet: {path: /healthz, port: 8080}, periodSeconds: 1, timeoutSeconds: 60, failureThreshold: 2}
+    - name: health
+      image: registry.k8s.io/e2e-test-images/agnhost:2.53
+      args: [grpc-health-checking, --port, "5000", --http-port=8090]
+      readinessProbe: {grpc: {port: 5000}, periodSeconds: 1, timeoutSeconds: 60}
     - name: pause
       image: registry.k8s.io/pause:3.10
 ---
@@ -172,6 +176,10 @@ spec:
     for part in ["server\n", "by datagram\n", "closed\n", "over loopback\n"] {
         assert!(log.contains(part), "{part} is missing in:\n{log}");
     }
+    let ready = "jsonpath={.status.containerStatuses[?(@.name==\"health\")].ready}";
+    wait_for("the health check of gRPC passes", || {
+        (cluster.kubectl_ok(&["get", "pod", "server", "-o", ready]) == "true").then_some(())
+    });
     answer("/healthz/fail");
     let restarts = "jsonpath={.status.containerStatuses[?(@.name==\"server\")].restartCount}";
     wait_for("the probe restarts the container", || {

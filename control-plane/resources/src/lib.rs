@@ -11,7 +11,7 @@
 //! - [`apply`]: who owns which field, and server-side apply
 //! - [`rbac`]: what a rule of a role allows, and whether some rules cover others
 //! - [`structure`]: how lists and objects of built-in types merge, for patches and for apply
-//! - [`pod_fields`]: what becomes of every field of a Pod
+//! - [`pod_fields`], [`pod_slips`]: what becomes of every field of a Pod, and what is hardly meant
 //! - [`table`], [`state`], [`events`], [`conditions`]: what people and controllers see of it
 //! - [`cron`]: when a CronJob is due
 //! - [`custom`]: kinds that CustomResourceDefinitions describe
@@ -45,6 +45,7 @@ pub mod names;
 pub mod offers;
 pub mod patch;
 pub mod pod_fields;
+pub mod pod_slips;
 pub mod protobuf;
 pub mod quantity;
 pub mod quota;

@@ -7,7 +7,7 @@
 
 use serde_json::Value;
 
-use crate::{Object, handling};
+use crate::{Object, handling, pod_slips};
 
 /// What happens to a field.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -349,7 +349,13 @@ pub const ROWS: &[Row] = &[
     row("Probe", "successThreshold", Honoured, "", &[]),
     row("Probe", "failureThreshold", Honoured, "", &[]),
     row("Probe", "terminationGracePeriodSeconds", Honoured, "", &[]),
-    row("ProbeHandler", "exec", Honoured, "an export of the image, or its command once more", &[]),
+    row(
+        "ProbeHandler",
+        "exec",
+        Honoured,
+        "an export of the image, a program of the toolbox, or its command",
+        &[],
+    ),
     row("ProbeHandler", "httpGet", Honoured, "straight to the guest", &[]),
     row("ProbeHandler", "tcpSocket", Honoured, "", &[]),
     row("ProbeHandler", "grpc", Honoured, "", &[]),
@@ -357,7 +363,7 @@ pub const ROWS: &[Row] = &[
         "LifecycleHandler",
         "exec",
         Honoured,
-        "an export of the image, or its command once more",
+        "an export of the image, a program of the toolbox, or its command",
         &[],
     ),
     row("LifecycleHandler", "httpGet", Honoured, "", &[]),
@@ -408,6 +414,7 @@ pub fn warnings_of(at: &str, template: &Value) -> Vec<String> {
         walk("PodSpec", &format!("{at}spec"), spec, &mut found);
     }
     found.extend(handling::warnings(at, template));
+    found.extend(pod_slips::warnings(at, template));
     found
 }
 

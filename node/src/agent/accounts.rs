@@ -15,13 +15,18 @@ use jiff::Timestamp;
 use serde::Serialize;
 
 use super::starts::Starts;
-use crate::protocol::{USAGE_INTERVAL_SECONDS, Usage};
+use crate::{
+    metrics::{CPU, MEMORY, Samples},
+    protocol::{USAGE_INTERVAL_SECONDS, Usage},
+};
 
 /// The accounts of this node's containers.
 #[derive(Debug, Default)]
 pub struct Accounts {
     /// By uid and name. Locked for short copies only.
     known: Mutex<HashMap<String, HashMap<String, Known>>>,
+    /// Namespace and name of each Pod, by uid. Locked for short copies only, after `known`.
+    names: Mutex<HashMap<String, (String, String)>>,
     /// What their starts took.
     pub starts: Starts,
 }
@@ -61,6 +66,15 @@ impl Accounts {
         self.known.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    fn names(&self) -> std::sync::MutexGuard<'_, HashMap<String, (String, String)>> {
+        self.names.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// What a Pod of this node is called.
+    pub fn name(&self, uid: &str, namespace: &str, name: &str) {
+        self.names().insert(uid.to_owned(), (namespace.to_owned(), name.to_owned()));
+    }
+
     /// A container was started for the first time.
     pub fn begun(&self, uid: &str, container: &str, at: Timestamp) {
         let usage = Usage {
@@ -88,9 +102,34 @@ impl Accounts {
         }
     }
 
+    /// The Pod has ended and uses nothing any more.
+    pub fn ended(&self, uid: &str) {
+        self.known().remove(uid);
+    }
+
     /// The Pod is gone.
     pub fn forget(&self, uid: &str) {
         self.known().remove(uid);
+        self.names().remove(uid);
+    }
+
+    /// What all containers have used, for metrics.
+    pub fn tell(&self) -> Samples {
+        let (mut cpu, mut memory) = (Vec::new(), Vec::new());
+        let (known, names) = (self.known(), self.names());
+        for (uid, containers) in known.iter() {
+            let Some((namespace, pod)) = names.get(uid) else { continue };
+            for (container, it) in containers {
+                let labels = format!(
+                    "{{container=\"{container}\",namespace=\"{namespace}\",pod=\"{pod}\"}}"
+                );
+                cpu.push(format!("{labels} {}", it.usage.cpu_ns as f64 / 1e9));
+                memory.push(format!("{labels} {}", it.usage.memory_bytes));
+            }
+        }
+        cpu.sort_unstable();
+        memory.sort_unstable();
+        Samples::from([(CPU.to_owned(), cpu), (MEMORY.to_owned(), memory)])
     }
 
     /// All containers of this node, with the uids of their Pods.
@@ -175,6 +214,20 @@ mod tests {
         assert_eq!(accounts.memory("u"), 20);
         accounts.forget("u");
         assert!(accounts.all(at(60)).is_empty());
+    }
+
+    #[test]
+    fn what_was_used_is_told_by_names() {
+        let accounts = Accounts::default();
+        accounts.take(usage(1500, 20), Timestamp::from_second(0).expect("a time"));
+        assert!(accounts.tell()[CPU].is_empty(), "nobody knows whose it is");
+        accounts.name("u", "shop", "web-0");
+        let told = accounts.tell();
+        let labels = r#"{container="app",namespace="shop",pod="web-0"}"#;
+        assert_eq!(told[CPU], [format!("{labels} 1.5")]);
+        assert_eq!(told[MEMORY], [format!("{labels} 20")]);
+        accounts.ended("u");
+        assert!(accounts.tell()[CPU].is_empty());
     }
 
     #[test]

@@ -34,7 +34,7 @@ use jiff::Timestamp;
 
 use crate::protocol::{self, Exit, ExitReason, Guest, Health, ProbeKind};
 
-use super::spec::{Desired, PodSpec};
+use super::spec::{ContainerSpec, Desired, PodSpec};
 
 /// First delay of a repeated failure, and of image errors.
 pub const BACKOFF_FIRST: Duration = Duration::from_secs(10);
@@ -140,6 +140,8 @@ pub struct Container {
     pub delay: Duration,
     /// Attempts to prepare that failed one after the other.
     pub failures: u32,
+    /// The image that the Pod named for the current start; empty if that is not known.
+    pub image: String,
     /// `<name>@sha256:…` of the current start.
     pub image_id: String,
     /// How the image is run, once known.
@@ -381,10 +383,16 @@ impl Container {
             last: None,
             delay: Duration::ZERO,
             failures: 0,
+            image: String::new(),
             image_id: String::new(),
             guest: None,
             health: Health::new(probes),
         }
+    }
+
+    /// Whether the Pod has been given another image for it than the one it was started with.
+    pub fn is_outdated(&self, spec: &ContainerSpec) -> bool {
+        !self.image.is_empty() && self.image != spec.image
     }
 
     /// Whether the worker has it.
@@ -466,28 +474,43 @@ fn advance(
     actions: &mut Vec<Action>,
 ) {
     let container = &mut state.containers[index];
+    let this = &spec.containers[index];
     if let Phase::Exited(exit) = container.phase.clone() {
         ended(container, spec, index, exit, now, actions);
     }
+    let outdated = container.is_outdated(this);
+    if outdated {
+        // What failed was another image.
+        (container.failures, container.delay) = (0, Duration::ZERO);
+    }
     match container.phase.clone() {
-        Phase::Waiting => prepare(container, index, actions),
-        Phase::BackOff { until, .. } if now >= until => prepare(container, index, actions),
-        Phase::CrashLoop { until } if now >= until => {
-            container.restarts += 1;
-            prepare(container, index, actions);
+        Phase::Waiting => prepare(container, this, index, actions),
+        Phase::BackOff { until, .. } if outdated || now >= until => {
+            prepare(container, this, index, actions);
         }
+        Phase::CrashLoop { until } if outdated || now >= until => {
+            container.restarts += 1;
+            prepare(container, this, index, actions);
+        }
+        Phase::Ready if outdated => prepare(container, this, index, actions),
         Phase::Ready => {
             container.phase = Phase::Starting;
-            container.health = Health::new(&spec.containers[index].probes);
+            container.health = Health::new(&this.probes);
             actions.push(Action::Start { container: index, restart: container.restarts });
         }
         Phase::Running { since } if container.health.failed.is_some() => {
             let because = container.health.failed;
-            let probe = because.and_then(|kind| spec.containers[index].probes.get(kind));
+            let probe = because.and_then(|kind| this.probes.get(kind));
             let grace = probe.and_then(|probe| probe.grace_s);
             let grace = grace.map_or(spec.grace, |seconds| Duration::from_secs(seconds.into()));
             let restart = container.restarts;
             actions.push(Action::Stop { container: index, restart, grace, because });
+            container.phase = Phase::Stopping { since: Some(since) };
+        }
+        Phase::Running { since } if outdated => {
+            let (restart, grace) = (container.restarts, spec.grace);
+            let order = Action::Stop { container: index, restart, grace, because: None };
+            actions.push(order);
             container.phase = Phase::Stopping { since: Some(since) };
         }
         Phase::BackOff { .. }
@@ -501,7 +524,13 @@ fn advance(
     }
 }
 
-fn prepare(container: &mut Container, index: usize, actions: &mut Vec<Action>) {
+fn prepare(
+    container: &mut Container,
+    spec: &ContainerSpec,
+    index: usize,
+    actions: &mut Vec<Action>,
+) {
+    container.image.clone_from(&spec.image);
     container.phase = Phase::Preparing { compiling: false };
     actions.push(Action::Prepare(index));
 }
@@ -516,6 +545,12 @@ fn ended(
     actions: &mut Vec<Action>,
 ) {
     let this = &spec.containers[index];
+    if container.is_outdated(this) {
+        // It was stopped for its new image: no policy keeps that from starting, and no delay.
+        container.last = Some(exit);
+        container.phase = Phase::CrashLoop { until: now };
+        return;
+    }
     // An init container that succeeded has done its part, if it does not stay.
     let done = spec.is_init(index) && !this.sidecar && exit.code == 0;
     let restart = index < spec.ephemeral && !done && this.restarts.after(exit.code, spec.restart);

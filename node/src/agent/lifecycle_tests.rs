@@ -3,7 +3,8 @@
 //! A script line is `<second> <what>`; after each one the Pod is stepped as the loop does it. Words:
 //! `step`, `address`, `prepared C`, `compiling C`, `failed C REASON`, `started C`, `exited C CODE`,
 //! `probed C starting|started|ready|dead`, `evict`,
-//! `worker knows C=running|exited:CODE …` (a worker connects), `lost`, `removed`, `delete GRACE`.
+//! `worker knows C=running|exited:CODE …` (a worker connects), `lost`, `removed`, `delete GRACE`,
+//! `image C IMAGE` (the Pod names another one).
 
 use std::{fmt::Write as _, sync::Arc, time::Duration};
 
@@ -12,7 +13,7 @@ use jiff::Timestamp;
 
 use super::*;
 use crate::{
-    agent::spec::{ContainerSpec, Deletion, PullPolicy, RestartPolicy, Restarts},
+    agent::spec::{Deletion, PullPolicy, RestartPolicy, Restarts},
     protocol::ContainerPhase,
 };
 
@@ -72,6 +73,7 @@ fn desired(containers: &str, restart: RestartPolicy) -> Desired {
         generation: Some(1),
         node: "node-1".to_owned(),
         hostname: "web".to_owned(),
+        full_name: None,
         hosts: Vec::new(),
         dns: Default::default(),
         priority: 0,
@@ -107,6 +109,10 @@ fn check(mut desired: Desired, script: &str, expected: Expect) {
         if words[1] == "delete" {
             let grace = Duration::from_secs(words[2].parse().expect("seconds"));
             desired.deletion = Some(Deletion { grace, gone: false });
+        } else if words[1] == "image" {
+            let spec = Arc::make_mut(&mut desired.spec);
+            let index = spec.container(words[2]).expect("a container");
+            spec.containers[index].image = words[3].to_owned();
         } else if let Some(observation) = observation(&words[1..], &state, &desired.spec, now) {
             state = observe(&state, &desired.spec, observation, now);
         }
@@ -352,6 +358,62 @@ fn a_crash_loop_backs_off_and_forgets_after_health() {
                 Active app#3=Starting
             801 started app
                 Active app#3=Running(since 801) ready
+        "#]],
+    );
+}
+
+#[test]
+fn another_image_restarts_a_container_whatever_the_policy() {
+    check(
+        desired("app side", RestartPolicy::Never),
+        "0 address
+         0 prepared app
+         0 failed side ErrImagePull
+         1 started app
+         2 image app hello:2
+         3 image side right:1
+         4 exited app 143
+         4 prepared app
+         5 started app
+         6 prepared side
+         7 started side
+         8 exited side 0
+         9 image side right:2",
+        expect![[r#"
+            0 address
+                ! Prepare(0)
+                ! Prepare(1)
+                Active app#0=Preparing side#0=Preparing
+            0 prepared app
+                ! Start { container: 0, restart: 0 }
+                Active app#0=Starting side#0=Preparing
+            0 failed side ErrImagePull
+                Active app#0=Starting side#0=BackOff(ErrImagePull until 10) wake=10
+            1 started app
+                Active app#0=Running(since 1) side#0=BackOff(ErrImagePull until 10) wake=10
+            2 image app hello:2
+                ! Stop { container: 0, restart: 0, grace: 30s, because: None }
+                Active app#0=Stopping side#0=BackOff(ErrImagePull until 10) wake=10
+            3 image side right:1
+                ! Prepare(1)
+                Active app#0=Stopping side#0=Preparing
+            4 exited app 143
+                ! Prepare(0)
+                Active app#1=Preparing side#0=Preparing
+            4 prepared app
+                ! Start { container: 0, restart: 1 }
+                Active app#1=Starting side#0=Preparing
+            5 started app
+                Active app#1=Running(since 5) side#0=Preparing
+            6 prepared side
+                ! Start { container: 1, restart: 0 }
+                Active app#1=Running(since 5) side#0=Starting
+            7 started side
+                Active app#1=Running(since 5) side#0=Running(since 7) ready
+            8 exited side 0
+                Active app#1=Running(since 5) side#0=Ended(0)
+            9 image side right:2
+                Active app#1=Running(since 5) side#0=Ended(0)
         "#]],
     );
 }

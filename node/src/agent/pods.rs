@@ -459,7 +459,7 @@ impl Pods {
         };
         entry.starts.remove(&container);
         let spec = entry.desired.spec.clone();
-        self.parts.events.normal(&spec, container, "Started", format!("Started {name}"));
+        self.parts.events.normal(&spec, container, "Started", format!("Started container {name}"));
         self.forget_old_logs(&spec, name, restart);
         if restart == 0 {
             self.parts.accounts.begun(uid, name, at);
@@ -632,6 +632,9 @@ impl Pods {
         }
         entry.needs = needs;
         self.parts.fleet.need(&entry.desired.spec, needs);
+        if !needs {
+            self.parts.accounts.ended(&entry.desired.spec.uid);
+        }
         if !needs && let Some(ip) = entry.state.ip {
             self.addresses.release(ip);
             if let Some(next) = self.thirsty.pop_first() {
@@ -681,7 +684,7 @@ impl Pods {
                 };
                 entry.told = true;
                 self.parts.fleet.send(&spec.namespace, &ToWorker::ApplyPod(pod));
-                let message = format!("Created {}", spec.containers[container].name);
+                let message = format!("Created container: {}", spec.containers[container].name);
                 self.parts.events.normal(&spec, container, "Created", message);
                 None
             }
@@ -691,6 +694,9 @@ impl Pods {
                     Some(kind) => {
                         let kind = kind.word().to_lowercase();
                         format!("Container {name} failed {kind} probe, will be restarted")
+                    }
+                    None if entry.state.stage == Stage::Active => {
+                        format!("Container {name} definition changed, will be restarted")
                     }
                     None => format!("Stopping container {name}"),
                 };
@@ -706,7 +712,10 @@ impl Pods {
             }
             Action::BackingOff(container) => {
                 let name = &spec.containers[container].name;
-                let message = format!("Back-off restarting {name} of Pod {}", spec.name);
+                let message = format!(
+                    "Back-off restarting failed container {name} in pod {}_{}({})",
+                    spec.name, spec.namespace, spec.uid
+                );
                 self.parts.events.warning(&spec, container, "BackOff", message);
                 None
             }

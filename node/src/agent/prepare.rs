@@ -18,7 +18,7 @@ use super::{
     objects::Objects,
     pods::Input,
     routes::ServiceInfo,
-    spec::{EnvFile, PodSpec},
+    spec::{ContainerSpec, EnvFile, PodSpec},
     volumes::Volumes,
 };
 
@@ -78,9 +78,10 @@ impl Preparer {
             }
             Err(problem) => {
                 let reason = event_of(problem.reason);
-                self.events.warning(&order.pod, container, reason, problem.message.clone());
+                let image = &order.pod.containers[container].image;
+                let message = in_words(&problem, image);
+                self.events.warning(&order.pod, container, reason, message);
                 if problem.reason == "ErrImagePull" {
-                    let image = &order.pod.containers[container].image;
                     let message = format!("Back-off pulling image {image:?}");
                     self.events.normal(&order.pod, container, "BackOff", message);
                 }
@@ -102,8 +103,10 @@ impl Preparer {
         let found = self.images.resolve(pod, &container.image, container.pull, asks).await?;
         let pull = began.elapsed();
         if found.pulled {
-            let message =
-                format!("Pulled {} ({}, {} bytes)", container.image, found.id, found.bytes);
+            let message = format!(
+                "Successfully pulled image {:?} ({}, {} bytes)",
+                container.image, found.id, found.bytes
+            );
             self.events.normal(pod, index, "Pulled", message);
         }
         let alias = self.images.alias(&container.image);
@@ -157,6 +160,10 @@ impl Preparer {
             mounts = self.volumes.with_root(pod, index, order.ip, mounts).await?;
         }
         self.volumes.settle(pod, &mounts).await?;
+        let toolbox = match alias.is_none() && calls_beyond(container, &image) {
+            true => self.images.toolbox_code().await,
+            false => None,
+        };
         let took = Took { pull, compile, prepare: began.elapsed(), ..Took::default() };
         let start = protocol::Container {
             name: container.name.clone(),
@@ -176,6 +183,7 @@ impl Preparer {
             tty: container.tty,
             probes: container.probes.clone(),
             hooks: container.hooks.clone(),
+            toolbox,
             last_words: protocol::LastWords {
                 file: last_words,
                 from_log: container.message_from_log,
@@ -217,6 +225,28 @@ impl Preparer {
     }
 }
 
+/// Whether a probe or a hook calls something else than an export of the image.
+fn calls_beyond(container: &ContainerSpec, image: &Image) -> bool {
+    let probes = protocol::ProbeKind::ALL.into_iter().filter_map(|kind| container.probes.get(kind));
+    let hooks = [&container.hooks.post_start, &container.hooks.pre_stop].into_iter().flatten();
+    probes.map(|probe| &probe.check).chain(hooks).any(|check| {
+        let protocol::Check::Exec { command } = check else {
+            return false;
+        };
+        command.first().is_some_and(|name| !image.exports.contains(name))
+    })
+}
+
+/// The event's sentence, which begins as a kubelet's where one has it.
+fn in_words(problem: &Problem, image: &str) -> String {
+    let message = &problem.message;
+    match problem.reason {
+        "ErrImagePull" => format!("Failed to pull image {image:?}: {message}"),
+        "CreateContainerError" | "CreateContainerConfigError" => format!("Error: {message}"),
+        _ => message.clone(),
+    }
+}
+
 /// The reason of the event, as a kubelet has it, for a problem with this reason in the status. Those
 /// of Wasm alone are the same in both.
 fn event_of(reason: &'static str) -> &'static str {
@@ -230,7 +260,41 @@ fn event_of(reason: &'static str) -> &'static str {
 
 #[cfg(test)]
 mod tests {
-    use super::event_of;
+    use super::*;
+
+    #[test]
+    fn the_toolbox_is_for_what_an_image_lacks() {
+        let image = Image {
+            form: protocol::Form::Component,
+            guest: protocol::Guest::Handler,
+            imports: Vec::new(),
+            exports: vec!["ok".to_owned()],
+            missing: Vec::new(),
+            memory_min_bytes: 0,
+        };
+        let calls = |fields: &str| {
+            let text = format!(
+                r#"{{"metadata":{{"name":"a","namespace":"b","uid":"u"}},
+                    "spec":{{"nodeName":"n","containers":[{{"name":"c","image":"i"{fields}}}]}}}}"#
+            );
+            let pod = serde_json::from_str(&text).expect("a Pod");
+            let spec = crate::agent::spec::read(pod).expect("a Pod of a node").0.spec;
+            calls_beyond(&spec.containers[0], &image)
+        };
+        assert!(!calls(""));
+        assert!(!calls(r#","livenessProbe":{"exec":{"command":["ok"]}}"#));
+        assert!(calls(r#","readinessProbe":{"exec":{"command":["cat","/tmp/healthy"]}}"#));
+        assert!(calls(r#","lifecycle":{"preStop":{"exec":{"command":["sleep","5"]}}}"#));
+        assert!(!calls(r#","lifecycle":{"preStop":{"sleep":{"seconds":5}}}"#));
+    }
+
+    #[test]
+    fn sentences_begin_as_those_of_a_kubelet() {
+        let said = |reason| in_words(&Problem { reason, message: "why".to_owned() }, "shop:1");
+        assert_eq!(said("ErrImagePull"), "Failed to pull image \"shop:1\": why");
+        assert_eq!(said("CreateContainerConfigError"), "Error: why");
+        assert_eq!(said("ImportMissing"), "why");
+    }
 
     #[test]
     fn events_have_the_reasons_of_a_kubelet() {

@@ -171,7 +171,7 @@ pub fn reason(resource: Resource, signals: &Signals, victim: &Candidate) -> Stri
 pub struct Written {
     /// Of each emptyDir, and whether it is in memory.
     pub volumes: Vec<(String, bool, Use)>,
-    /// Its logs.
+    /// Its logs, and what its containers wrote into their roots.
     pub logs: Use,
     /// Of each claim that is a folder of this node, and how many bytes it may hold.
     pub claims: Vec<(String, Use, u64)>,

@@ -122,6 +122,7 @@ fn container_status<'a>(
 fn from_api(known: &core::ContainerStatus, probes: &protocol::Probes, now: Timestamp) -> Container {
     let mut container = Container::new(probes);
     container.restarts = u32::try_from(known.restart_count).unwrap_or(0);
+    container.image.clone_from(&known.image);
     container.image_id = known.image_id.clone();
     let last = known.last_state.as_ref().and_then(|state| state.terminated.as_ref());
     container.last = last.map(|terminated| status::exit(terminated, now));
@@ -139,6 +140,8 @@ fn from_api(known: &core::ContainerStatus, probes: &protocol::Probes, now: Times
         container.delay = Duration::ZERO;
     } else if let Some(ended) = state.and_then(|state| state.terminated.as_ref()) {
         container.phase = Phase::Exited(status::exit(ended, now));
+        // Another image does not start again what had ended before.
+        container.image.clear();
     } else if let Some(last) = &container.last {
         let waiting = state.and_then(|state| state.waiting.as_ref());
         let looping =
@@ -161,6 +164,10 @@ fn from_worker(container: &mut Container, theirs: &protocol::ContainerState) {
         && exit.code != CODE_UNKNOWN
     {
         container.last = Some(exit);
+    }
+    if theirs.restart > container.restarts || matches!(theirs.phase, ContainerPhase::Exited(_)) {
+        // A start that the API has not heard of, or an end: not to be compared with the Pod.
+        container.image.clear();
     }
     container.restarts = theirs.restart;
     container.image_id.clone_from(&theirs.image_id);

@@ -67,6 +67,8 @@ pub struct PodSpec {
     pub node: String,
     /// What the Pod calls itself: `hostname`, or its name; with its domain where it asked for that.
     pub hostname: String,
+    /// Its short name and its name with the domain, below a `subdomain`.
+    pub full_name: Option<(String, String)>,
     /// `hostAliases`
     pub hosts: Vec<protocol::HostAlias>,
     /// `dnsPolicy` and `dnsConfig`
@@ -341,13 +343,23 @@ fn pod_spec(
     let (name, namespace) = (metadata.name?, metadata.namespace?);
     let fqdn = spec.set_hostname_as_fqdn.unwrap_or(false);
     let host = spec.hostname_override.or(spec.hostname);
-    let hostname = hostname(&name, &namespace, host, spec.subdomain, fqdn);
+    let short = short_name(&name, host);
+    let subdomain = spec.subdomain.filter(|text| !text.is_empty());
+    let full_name = subdomain.map(|subdomain| {
+        let domain = format!("{subdomain}.{namespace}.svc.{}", super::CLUSTER_DOMAIN);
+        (short.clone(), format!("{short}.{domain}"))
+    });
+    let hostname = match &full_name {
+        Some((_, full)) if fqdn => full.clone(),
+        _ => short,
+    };
     let dns = dns(spec.dns_policy.as_deref(), spec.dns_config.unwrap_or_default());
     Some(PodSpec {
         uid: metadata.uid?,
         name,
         namespace,
         hostname,
+        full_name,
         hosts: spec.host_aliases.into_iter().flatten().flat_map(host_alias).collect(),
         dns,
         priority: spec.priority.unwrap_or(0),
@@ -381,22 +393,10 @@ fn pod_spec(
 /// The longest host name.
 const HOSTNAME_BYTES_MAX: usize = 63;
 
-fn hostname(
-    name: &str,
-    namespace: &str,
-    hostname: Option<String>,
-    subdomain: Option<String>,
-    fqdn: bool,
-) -> String {
+fn short_name(name: &str, hostname: Option<String>) -> String {
     let short = hostname.filter(|text| !text.is_empty()).unwrap_or_else(|| name.to_owned());
     let end = short.floor_char_boundary(HOSTNAME_BYTES_MAX);
-    let short = short[..end].trim_end_matches(['-', '.']);
-    match subdomain.filter(|text| fqdn && !text.is_empty()) {
-        Some(subdomain) => {
-            format!("{short}.{subdomain}.{namespace}.svc.{}", super::CLUSTER_DOMAIN)
-        }
-        None => short.to_owned(),
-    }
+    short[..end].trim_end_matches(['-', '.']).to_owned()
 }
 
 fn dns(policy: Option<&str>, config: core::PodDNSConfig) -> protocol::Dns {

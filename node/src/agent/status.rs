@@ -244,9 +244,13 @@ fn container_status(
         Phase::CrashLoop { .. } => container.restarts,
         _ => container.restarts.saturating_sub(1),
     };
+    let image = match container.image.as_str() {
+        "" => &spec.containers[index].image,
+        _ => &container.image,
+    };
     core::ContainerStatus {
         name: name.clone(),
-        image: spec.containers[index].image.clone(),
+        image: image.clone(),
         image_id: container.image_id.clone(),
         container_id: (!never || container.last.is_some()).then(|| id(container.restarts)),
         ready: is_ready(container, spec, index),
@@ -286,9 +290,11 @@ fn container_state(
             let ended = container.last.as_ref().map_or("", |exit| exit.message.as_str());
             let separator = if ended.is_empty() { "" } else { ": " };
             let message = format!(
-                "back-off {} s restarting container {name} of pod {}{separator}{ended}",
-                previous_delay(container).as_secs(),
-                spec.name
+                "back-off {} restarting failed container={name} pod={}_{}({}){separator}{ended}",
+                as_kubelet(previous_delay(container)),
+                spec.name,
+                spec.namespace,
+                spec.uid
             );
             waiting("CrashLoopBackOff", Some(message))
         }
@@ -309,6 +315,14 @@ fn previous_delay(container: &Container) -> std::time::Duration {
         delay if delay <= BACKOFF_FIRST => std::time::Duration::ZERO,
         BACKOFF_MAX => BACKOFF_MAX,
         delay => delay / 2,
+    }
+}
+
+/// `10s`, `1m20s`, `5m0s`
+fn as_kubelet(delay: std::time::Duration) -> String {
+    match delay.as_secs() {
+        seconds if seconds < 60 => format!("{seconds}s"),
+        seconds => format!("{}m{}s", seconds / 60, seconds % 60),
     }
 }
 

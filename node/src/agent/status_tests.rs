@@ -173,7 +173,7 @@ fn a_crash_loop_keeps_its_last_end() {
         Ready=False since 7 ContainersNotReady: containers with unready status: [app]: wasm trap: unreachable
         ContainersReady=False since 7 ContainersNotReady: containers with unready status: [app]: wasm trap: unreachable
         PodScheduled=True since 0
-        app ready=false restarts=1 image=hello@sha256:1 state={"waiting":{"message":"back-off 10 s restarting container app of pod web: wasm trap: unreachable","reason":"CrashLoopBackOff"}} last={"terminated":{"containerID":"wasmtime://u1/app/1","exitCode":1,"finishedAt":"1970-01-01T00:00:07Z","message":"wasm trap: unreachable","reason":"Error","startedAt":"1970-01-01T00:00:06Z"}}
+        app ready=false restarts=1 image=hello@sha256:1 state={"waiting":{"message":"back-off 10s restarting failed container=app pod=web_default(u1): wasm trap: unreachable","reason":"CrashLoopBackOff"}} last={"terminated":{"containerID":"wasmtime://u1/app/1","exitCode":1,"finishedAt":"1970-01-01T00:00:07Z","message":"wasm trap: unreachable","reason":"Error","startedAt":"1970-01-01T00:00:06Z"}}
     "#]],
     );
 }

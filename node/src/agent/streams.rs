@@ -51,7 +51,7 @@ use tokio_util::{
 
 use crate::{
     metrics::{SILENT, Samples},
-    protocol::{self, Answer, Code, Open, Since, Streams, ToWorker},
+    protocol::{self, Answer, Open, Since, Streams, ToWorker},
 };
 
 use super::{images::Images, pods::Input, relay::Relays};
@@ -139,7 +139,7 @@ pub async fn exec(
         let why = format!("the command is longer than {COMMAND_BYTES_MAX} bytes");
         return (StatusCode::BAD_REQUEST, why).into_response();
     }
-    let toolbox = context.toolbox().await;
+    let toolbox = context.images.toolbox_code().await;
     let (target, name) = (uid.clone(), container.clone());
     let open = Open::Exec { uid: target, container: name, command, streams, toolbox };
     context.stream((namespace, pod, uid), Some(container), open, body).await
@@ -279,28 +279,6 @@ async fn told<T: DeserializeOwned>(socket: &std::path::Path, open: Open) -> Resu
 }
 
 impl Context {
-    /// The code of the toolbox. None where this binary has none: then only what the image has runs.
-    async fn toolbox(&self) -> Option<Code> {
-        let found = match self.images.toolbox().await {
-            Ok(found) => found,
-            Err(problem) => {
-                tracing::debug!(why = problem.message, "no toolbox");
-                return None;
-            }
-        };
-        let image = match self.images.compiled(&found) {
-            Some(image) => Ok(image),
-            None => self.images.compile(&found, "toolbox").await,
-        };
-        match image {
-            Ok(image) => Some(Code { module: self.images.code(&found), form: image.form }),
-            Err(problem) => {
-                tracing::warn!(why = problem.message, "the toolbox does not compile");
-                None
-            }
-        }
-    }
-
     async fn stream(
         &self,
         (namespace, pod, uid): (String, String, String),

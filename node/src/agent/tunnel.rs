@@ -242,6 +242,7 @@ async fn usage(State(context): State<Context>) -> Json<Vec<Row>> {
 async fn metrics(context: &Context, workers: &streams::Context) -> Response {
     let mut all = streams::traffic(workers).await;
     all.push(context.accounts.starts.tell());
+    all.push(context.accounts.tell());
     let text = metrics::text(&all);
     let kind = HeaderValue::from_static("text/plain; version=0.0.4; charset=utf-8");
     ([(header::CONTENT_TYPE, kind)], text).into_response()

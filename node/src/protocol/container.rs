@@ -48,9 +48,10 @@ pub enum Check {
         /// The service to ask for, mostly empty.
         service: String,
     },
-    /// An export of the image, or its command once more, must end with 0.
+    /// An export of the image, a program of the toolbox, or the image's command once more must end
+    /// with 0.
     Exec {
-        /// The export's name, or the whole argument list.
+        /// The whole argument list; its first word is what is called.
         command: Vec<String>,
     },
     /// Succeeds after this time; hooks only.

@@ -7,6 +7,7 @@
 
 use std::{
     net::{IpAddr, SocketAddr},
+    path::Path,
     sync::{Arc, Mutex, PoisonError},
     time::Duration,
 };
@@ -17,7 +18,7 @@ use http::{
 };
 use http_body_util::{BodyExt, Full, Limited};
 use tokio_util::sync::CancellationToken;
-use wherry_wasi_shim::{Body, BodyError, Budget, Exit, GuestConfig, Output, Term};
+use wherry_wasi_shim::{Body, BodyError, Budget, Exit, GuestConfig, LoadError, Output, Term};
 
 use super::reply::Replay;
 use super::served::Served;
@@ -56,6 +57,8 @@ pub struct Callee {
     pub view: Arc<View>,
     /// The container's.
     pub budget: Budget,
+    /// For probes and hooks: what they call that the image does not have.
+    pub toolbox: Option<Arc<Code>>,
 }
 
 impl Callee {
@@ -64,6 +67,18 @@ impl Callee {
         let budget = Some(self.budget.clone());
         GuestConfig { budget, stdin: None, term: Term::new(), ..self.view.config.clone() }
     }
+
+    /// Whether a word names the image's own command.
+    pub fn is_own(&self, name: &str) -> bool {
+        let own = self.view.config.args.first().map_or("", String::as_str);
+        self.guest == Guest::Command && base(own) == base(name)
+    }
+}
+
+/// The last part of a path.
+fn base(program: &str) -> &str {
+    let name = Path::new(program).file_name().and_then(|name| name.to_str());
+    name.unwrap_or(program)
 }
 
 /// Tries once, for at most `timeout`. The error is for people.
@@ -302,14 +317,18 @@ async fn exec(target: &Target, command: &[String], timeout: Duration) -> Result<
         terminal: false,
         ..callee.config()
     };
-    let module = callee.code.map().await.map_err(|error| {
-        let why = super::peers::explain(&error);
-        format!("exec: {name:?}: {why}")
-    })?;
-    let linked = match (module.call(name, config.clone()), callee.guest) {
-        (Err(_), Guest::Command) => module.command(config),
-        (linked, _) => linked,
-    };
+    let failed = |error: LoadError| format!("exec: {name:?}: {}", super::peers::explain(&error));
+    let module = callee.code.map().await.map_err(failed)?;
+    let mut linked = module.call(name, config.clone());
+    if linked.is_err() {
+        match &callee.toolbox {
+            Some(toolbox) if !callee.is_own(name) => {
+                linked = toolbox.map().await.map_err(failed)?.command(config);
+            }
+            _ if callee.guest == Guest::Command => linked = module.command(config),
+            _ => {}
+        }
+    }
     let call = linked.map_err(|error| {
         let why = super::peers::explain(&error);
         format!("exec: {name:?}: {why}; a Wasm image can only call what it exports")

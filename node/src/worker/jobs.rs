@@ -4,10 +4,7 @@
 //! which ends with its connection or with the container. What a command's first word names: an
 //! export of the container's image, the image's own command, or a program of the toolbox.
 
-use std::{
-    path::{Path, PathBuf},
-    sync::Arc,
-};
+use std::{path::PathBuf, sync::Arc};
 
 use futures::SinkExt;
 use tokio::{io::AsyncWriteExt as _, net::UnixStream, sync::OwnedSemaphorePermit, task::JoinSet};
@@ -25,7 +22,7 @@ use super::{
     tail,
 };
 use crate::metrics::SPANS_LOST;
-use crate::protocol::{self, Answer, Code, Guest, ProtocolError, Since, Streams};
+use crate::protocol::{self, Answer, Code, ProtocolError, Since, Streams};
 
 /// Connections to ports at the same time, of all Pods of this worker: each costs two descriptors.
 const PORTS_MAX: usize = 512;
@@ -211,8 +208,7 @@ async fn program(
     if let Ok(call) = module.call(&name, config.clone()) {
         return Ok(call);
     }
-    let own = callee.view.config.args.first().map_or("", String::as_str);
-    if callee.guest == Guest::Command && base(own) == base(&name) {
+    if callee.is_own(&name) {
         return module.command(config).map_err(|error| failed(&error));
     }
     let Some(code) = toolbox else {
@@ -221,12 +217,6 @@ async fn program(
     let toolbox = runtime.modules.code(&runtime.engine, &code.module, code.form);
     let toolbox = toolbox.map().await.map_err(|error| failed(&error))?;
     toolbox.command(config).map_err(|error| failed(&error))
-}
-
-/// The last part of a path.
-fn base(program: &str) -> &str {
-    let name = Path::new(program).file_name().and_then(|name| name.to_str());
-    name.unwrap_or(program)
 }
 
 /// Passes the bytes of a connection to a port on.

@@ -343,7 +343,11 @@ impl Start {
         budget: Budget,
     ) -> Arc<Target> {
         let (code, view, guest) = (code.clone(), view.clone(), self.container.guest);
-        let callee = Callee { code, guest, view, budget };
+        let toolbox = self.container.toolbox.as_ref().map(|toolbox| {
+            let Runtime { modules, engine, .. } = &self.runtime;
+            modules.code(engine, &toolbox.module, toolbox.form)
+        });
+        let callee = Callee { code, guest, view, budget, toolbox };
         Arc::new(Target { ip: self.ip, switch: self.runtime.switch.clone(), served, callee })
     }
 

@@ -8,10 +8,14 @@
 
 use std::{convert::Infallible, io, net::SocketAddr, sync::Arc, time::Duration};
 
-use http::{HeaderName, HeaderValue, Method, Request, Response, Uri, Version, header};
+use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Response, Uri, Version, header};
 use http_body::Body as _;
 use http_body_util::{BodyExt, Empty};
-use hyper::{body::Incoming, client::conn::http1, service::service_fn};
+use hyper::{
+    body::Incoming,
+    client::conn::{http1, http2},
+    service::service_fn,
+};
 use hyper_util::{
     rt::{TokioExecutor, TokioIo, TokioTimer},
     server::conn::auto,
@@ -278,7 +282,7 @@ impl Switch {
         Ok(ours)
     }
 
-    /// Speaks one request to a guest that listens.
+    /// Speaks one request to a guest that listens: in HTTP/1.1, or in HTTP/2 if it is one of gRPC.
     pub async fn exchange(
         &self,
         address: SocketAddr,
@@ -290,6 +294,15 @@ impl Switch {
             NetworkError::TimedOut => Refusal::Busy,
             _ => Refusal::Gone(address),
         })?;
+        if is_grpc(request.headers()) {
+            let shaken = http2::handshake(TokioExecutor::new(), TokioIo::new(stream)).await;
+            let (mut sender, connection) = shaken.map_err(|_| Refusal::Failed)?;
+            self.streams.spawn(async move {
+                let _ = connection.await;
+            });
+            let request = absolute_form(request, address);
+            return answered(sender.send_request(request), address, open).await;
+        }
         let shaken = http1::handshake(TokioIo::new(stream)).await;
         let (mut sender, connection) = shaken.map_err(|_| Refusal::Failed)?;
         self.streams.spawn(async move {
@@ -297,11 +310,7 @@ impl Switch {
             let _ = connection.await;
         });
         let request = origin_form(request, address);
-        match tokio::time::timeout(ANSWER_TIMEOUT, sender.send_request(request)).await {
-            Ok(Ok(response)) => Ok(response.map(|body| Reply::Socket { body, _open: open })),
-            Ok(Err(error)) => Err(broken(&error, address)),
-            Err(_) => Err(Refusal::Deadline),
-        }
+        answered(sender.send_request(request), address, open).await
     }
 
     /// Answers a peer that wants a stream to a Pod of this worker.
@@ -367,6 +376,41 @@ fn stream_request(
     headers.insert(STREAM_HEADER, HeaderValue::try_from(from.to_string()).expect(visible));
     if bytes_only {
         headers.insert(BYTES_HEADER, HeaderValue::from_static("only"));
+    }
+    request
+}
+
+/// The answer of a guest that listens.
+async fn answered(
+    asked: impl Future<Output = hyper::Result<Response<Incoming>>>,
+    address: SocketAddr,
+    open: Option<Open>,
+) -> Result<Response<Reply>, Refusal> {
+    match tokio::time::timeout(ANSWER_TIMEOUT, asked).await {
+        Ok(Ok(response)) => Ok(response.map(|body| Reply::Socket { body, _open: open })),
+        Ok(Err(error)) => Err(broken(&error, address)),
+        Err(_) => Err(Refusal::Deadline),
+    }
+}
+
+/// gRPC is spoken in HTTP/2 alone; its form for browsers, `grpc-web`, is not.
+fn is_grpc(headers: &HeaderMap) -> bool {
+    let kind = headers.get(header::CONTENT_TYPE).map(HeaderValue::as_bytes);
+    let rest = kind.and_then(|kind| kind.strip_prefix(b"application/grpc"));
+    rest.is_some_and(|rest| matches!(rest.first(), None | Some(b'+' | b';')))
+}
+
+/// HTTP/2 between two ends: the host in the address, as HTTP/1.1 has it in a header.
+fn absolute_form(mut request: Request<Body>, address: SocketAddr) -> Request<Body> {
+    *request.version_mut() = Version::HTTP_2;
+    let host = request.headers_mut().remove(header::HOST);
+    let host = host.and_then(|host| Some(host.to_str().ok()?.to_owned()));
+    let named = request.uri().authority().map(|authority| authority.as_str().to_owned());
+    let authority = host.or(named).unwrap_or_else(|| address.to_string());
+    let path = request.uri().path_and_query().map_or("/", |path| path.as_str()).to_owned();
+    let uri = Uri::builder().scheme("http").authority(authority).path_and_query(path).build();
+    if let Ok(uri) = uri {
+        *request.uri_mut() = uri;
     }
     request
 }

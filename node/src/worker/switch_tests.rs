@@ -82,6 +82,40 @@ fn requests_to_peers_are_absolute_and_name_the_pod() {
 }
 
 #[tokio::test]
+async fn grpc_is_spoken_in_http_2_to_who_listens() {
+    use http_body_util::Full;
+    use hyper::{server::conn::http2, service::service_fn};
+    use hyper_util::rt::{TokioExecutor, TokioIo};
+
+    let here = Here {
+        node: "node-1".to_owned(),
+        namespace: "shop".to_owned(),
+        cluster_domain: "cluster.local".to_owned(),
+    };
+    let switch = Switch::new(here);
+    let server: SocketAddr = "10.0.0.1:50051".parse().expect("an address");
+    let mut listener = switch.ports.listen(server.ip(), server).expect("it is free");
+    let serving = tokio::spawn(async move {
+        let service = service_fn(|request: Request<Incoming>| async move {
+            let uri = Bytes::from(request.uri().to_string());
+            Ok::<_, std::convert::Infallible>(http::Response::new(Full::new(uri)))
+        });
+        let connection = listener.incoming.recv().await.expect("a connection");
+        let stream = TokioIo::new(connection.stream);
+        http2::Builder::new(TokioExecutor::new()).serve_connection(stream, service).await
+    });
+    let nothing = Body::new(Empty::new().map_err(|never| match never {}));
+    let request = Request::post("http://cart:50051/shop.Cart/Get")
+        .header("content-type", "application/grpc+proto")
+        .body(nothing)
+        .expect("a request");
+    let answer = switch.exchange(server, request, None).await.expect("an answer");
+    let text = answer.into_body().collect().await.expect("a body").to_bytes();
+    assert_eq!(text, "http://cart:50051/shop.Cart/Get");
+    serving.abort();
+}
+
+#[tokio::test]
 async fn what_is_sent_is_counted_with_its_service() {
     let key = |name: &str| ServiceKey { namespace: "shop".to_owned(), name: name.to_owned() };
     let port = RoutePort {

@@ -28,7 +28,11 @@ fn main() {
     let mut name = words.next().unwrap_or_default();
     let mut args: Vec<String> = words.collect();
     if applets::is_own_name(base_name(&name)) {
-        name = if args.is_empty() { "sh".to_owned() } else { args.remove(0) };
+        name = match args.first() {
+            None => "sh".to_owned(),
+            Some(option) if option.starts_with("--") => "busybox".to_owned(),
+            Some(_) => args.remove(0),
+        };
     }
     let env = std::env::vars().collect::<std::collections::BTreeMap<_, _>>();
     let cwd = env.get("PWD").map(PathBuf::from).filter(|path| files::is_dir(path));

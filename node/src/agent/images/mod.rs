@@ -33,7 +33,10 @@ use kube::Api;
 use oci_client::secrets::RegistryAuth;
 use tokio::{io::AsyncReadExt, sync::Semaphore};
 
-use crate::compile::{Image, Report};
+use crate::{
+    compile::{Image, Report},
+    protocol,
+};
 
 use self::{
     cache::{Access, Cache, Known},
@@ -212,6 +215,28 @@ impl Images {
             bytes: toolbox::TOOLBOX.len() as u64,
             pulled: false,
         })
+    }
+
+    /// The code of the toolbox. None where this binary has none: then only what an image has runs.
+    pub async fn toolbox_code(self: &Arc<Images>) -> Option<protocol::Code> {
+        let found = match self.toolbox().await {
+            Ok(found) => found,
+            Err(problem) => {
+                tracing::debug!(why = problem.message, "no toolbox");
+                return None;
+            }
+        };
+        let image = match self.compiled(&found) {
+            Some(image) => Ok(image),
+            None => self.compile(&found, "toolbox").await,
+        };
+        match image {
+            Ok(image) => Some(protocol::Code { module: self.code(&found), form: image.form }),
+            Err(problem) => {
+                tracing::warn!(why = problem.message, "the toolbox does not compile");
+                None
+            }
+        }
     }
 
     /// Whether the control plane, and with it the built-in registry, does not answer.

@@ -66,6 +66,7 @@ impl Pods {
     /// Takes a Pod that was not known, with what the API and a worker know of it.
     pub(super) fn adopt(&mut self, desired: Desired, api: Option<&PodStatus>) {
         let spec = desired.spec.clone();
+        self.parts.accounts.name(&spec.uid, &spec.namespace, &spec.name);
         let worker = self.parts.fleet.reported(&spec.namespace, &spec.uid);
         let mut state = recover(&spec, api, worker.as_ref(), Timestamp::now());
         if state.needs_worker()

@@ -26,7 +26,8 @@ struct Order {
     volumes: Vec<(String, bool, Vec<PathBuf>)>,
     /// Folders of claims, and how many bytes they may hold.
     claims: Vec<(String, PathBuf, u64)>,
-    logs: PathBuf,
+    /// What is written beside volumes: logs, and the roots of containers that have one.
+    beside: Vec<PathBuf>,
 }
 
 impl Pods {
@@ -143,7 +144,8 @@ impl Pods {
         });
     }
 
-    /// A Pod without volumes and limits of its own writes logs at most, and those are bounded.
+    /// A Pod without volumes and limits of its own writes logs and its containers' roots at most:
+    /// those count when the disk is short.
     fn order(&self, spec: &PodSpec) -> Option<Order> {
         let limited = spec.containers.iter().any(|container| container.storage.0.is_some());
         let folders = self.parts.volumes.folders(&spec.uid);
@@ -162,12 +164,15 @@ impl Pods {
                 Some((volume.name.clone(), path, limit))
             })
             .collect();
-        let folder = protocol::log_folder(&spec.namespace, &spec.name, &spec.uid);
-        (limited || !volumes.is_empty() || !claims.is_empty()).then(|| Order {
+        let logs = protocol::log_folder(&spec.namespace, &spec.name, &spec.uid);
+        let on_disk = folders.first().map(|folder| folder.join("containers"));
+        let beside = std::iter::once(self.parts.logs.join(logs)).chain(on_disk).collect();
+        let writes = limited || !volumes.is_empty() || !claims.is_empty();
+        (writes || self.pressures.disk.active).then(|| Order {
             uid: spec.uid.clone(),
             volumes,
             claims,
-            logs: self.parts.logs.join(folder),
+            beside,
         })
     }
 
@@ -211,7 +216,7 @@ fn written(order: &Order) -> Written {
     let claims = claims.map(|(name, path, limit)| (name.clone(), measure(path), *limit));
     Written {
         volumes: volumes.map(|(name, memory, it)| (name.clone(), *memory, add(it))).collect(),
-        logs: measure(&order.logs),
+        logs: add(&order.beside),
         claims: claims.collect(),
     }
 }
@@ -222,7 +227,22 @@ fn requests(spec: &PodSpec, of: impl Fn(&crate::agent::spec::ContainerSpec) -> O
 
 #[cfg(test)]
 mod tests {
-    use super::changes;
+    use super::*;
+
+    #[test]
+    fn what_containers_write_into_their_roots_counts() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let tmp = folder.path().join("containers/app/root/tmp");
+        std::fs::create_dir_all(&tmp).expect("folders");
+        std::fs::write(tmp.join("file"), vec![1; 100_000]).expect("a file");
+        let order = Order {
+            uid: "u".to_owned(),
+            volumes: Vec::new(),
+            claims: Vec::new(),
+            beside: vec![folder.path().join("logs"), folder.path().join("containers")],
+        };
+        assert!(written(&order).disk() >= 100_000);
+    }
 
     #[test]
     fn changed_conditions_are_told() {

@@ -36,7 +36,9 @@ impl Volumes {
         };
         let folder = self.folder(&pod.uid, false).map_err(failed)?;
         let root = folder.join("containers").join(&container.name).join("root");
-        let points: Vec<PathBuf> = mounts.iter().map(|mount| inside(&mount.guest)).collect();
+        let points =
+            mounts.iter().map(|mount| mount.guest.as_str()).chain(container.cwd.as_deref());
+        let points: Vec<PathBuf> = points.map(inside).collect();
         let (made, etc) = (root.clone(), etc(pod, ip));
         blocking(move || fill(&made, &points, &etc)).await.map_err(failed)?;
         let (guest, read_only) = ("/".to_owned(), container.read_only_root);
@@ -53,7 +55,11 @@ fn inside(guest: &str) -> PathBuf {
 
 /// Names and contents of the files in `/etc`.
 fn etc(pod: &PodSpec, ip: IpAddr) -> Vec<(&'static str, String)> {
-    let mut hosts = format!("127.0.0.1\tlocalhost\n{ip}\t{}\n", pod.hostname);
+    let own = match &pod.full_name {
+        Some((short, full)) => format!("{full}\t{short}"),
+        None => pod.hostname.clone(),
+    };
+    let mut hosts = format!("127.0.0.1\tlocalhost\n{ip}\t{own}\n");
     for alias in &pod.hosts {
         // Writing to a String cannot fail.
         let _ = writeln!(hosts, "{}\t{}", alias.ip, alias.name);
@@ -84,6 +90,28 @@ fn fill(root: &Path, points: &[PathBuf], etc: &[(&str, String)]) -> io::Result<(
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn hosts_have_the_name_below_a_subdomain() {
+        let pod = |spec: &str| {
+            let text = format!(
+                r#"{{"metadata":{{"name":"web-0","namespace":"shop","uid":"u"}},
+                    "spec":{{"nodeName":"n",{spec}"containers":[{{"name":"c","image":"i"}}]}}}}"#
+            );
+            let pod = serde_json::from_str(&text).expect("a Pod");
+            let pod = crate::agent::spec::read(pod).expect("a Pod of a node").0.spec;
+            let hosts = etc(&pod, "10.0.0.2".parse().expect("an address"));
+            let hosts = &hosts.iter().find(|(name, _)| *name == "hosts").expect("a file").1;
+            (pod.hostname.clone(), hosts.lines().nth(1).expect("a line").to_owned())
+        };
+        let (name, line) = pod("");
+        assert_eq!((name.as_str(), line.as_str()), ("web-0", "10.0.0.2\tweb-0"));
+        let full = "web-0.web.shop.svc.cluster.local";
+        let (name, line) = pod(r#""subdomain":"web","#);
+        assert_eq!((name.as_str(), line), ("web-0", format!("10.0.0.2\t{full}\tweb-0")));
+        let (name, line) = pod(r#""subdomain":"web","setHostnameAsFQDN":true,"#);
+        assert_eq!((name.as_str(), line), (full, format!("10.0.0.2\t{full}\tweb-0")));
+    }
 
     #[test]
     fn a_root_is_made_anew_with_places_for_mounts() {

@@ -215,6 +215,7 @@ pub fn command(module: &Path, restart: u32) -> Container {
         tty: false,
         probes: Probes::default(),
         hooks: Hooks::default(),
+        toolbox: None,
         last_words: LastWords::default(),
     }
 }

@@ -4,8 +4,8 @@ use std::path::Path;
 
 use super::harness::*;
 use crate::protocol::{
-    Check, Container, Env, ExitReason, Health, HookKind, HttpCheck, LastWords, Mount, Probe,
-    ProbeKind, ToAgent, ToWorker,
+    Check, Code, Container, Env, ExitReason, Form, Health, HookKind, HttpCheck, LastWords, Mount,
+    Probe, ProbeKind, ToAgent, ToWorker,
 };
 
 fn probe(check: Check) -> Option<Probe> {
@@ -141,6 +141,17 @@ async fn a_command_with_an_open_input_ends_by_itself() {
     let (uid, container) = ("a".to_owned(), "main".to_owned());
     agent.say(ToWorker::StopContainer { uid, container, restart: 0, grace_ms: 30_000 }).await;
     assert_eq!(agent.exited("a", 0).await.code, 7);
+    fixture.stop(agent).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_the_image_lacks_is_called_in_the_toolbox() {
+    let (fixture, mut agent) = Fixture::start("shop").await;
+    let mut container = command(&fixture.module(&probed()), 0);
+    container.toolbox = Some(Code { module: fixture.module(&listening()), form: Form::Module });
+    container.probes.readiness = probe(exec("cat /tmp/healthy"));
+    agent.say(pod(&fixture, "a", "10.0.0.1", container)).await;
+    assert_eq!(agent.probed("a").await.1.as_deref(), Some("command exited with code 7"));
     fixture.stop(agent).await;
 }
 

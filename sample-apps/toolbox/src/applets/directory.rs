@@ -2,7 +2,7 @@
 
 use std::fs::{self, File, Metadata, OpenOptions};
 use std::io;
-use std::path::{Path, PathBuf};
+use std::path::{Component, Path, PathBuf};
 use std::time::SystemTime;
 
 use jiff::Timestamp;
@@ -41,7 +41,7 @@ fn letters(command: &Command, known: &str) -> Result<(String, Vec<String>), Fail
 }
 
 /// Bytes as people read them.
-fn human(bytes: u64) -> String {
+pub fn human(bytes: u64) -> String {
     let mut value = bytes as f64;
     for unit in ["", "K", "M", "G", "T"] {
         if value < 1024.0 {
@@ -335,6 +335,49 @@ pub async fn mv(command: Command) -> Outcome {
         }
     }
     Ok(0)
+}
+
+/// `ln [-sfn] TARGET [NAME]`
+pub async fn ln(command: Command) -> Outcome {
+    let (options, mut names) = letters(&command, "sfnTvr")?;
+    if names.len() == 1 {
+        names.push(".".to_owned());
+    }
+    let mut links = pairs(&command, &names)?;
+    if let ([link], [name, last]) = (&mut links[..], &names[..])
+        && options.contains(['n', 'T'])
+        && command.path(last).is_symlink()
+    {
+        // The link itself is meant, not the directory that it leads to.
+        *link = (name.clone(), command.path(name), command.path(last));
+    }
+    for (name, from, to) in links {
+        if options.contains('f') && to.symlink_metadata().is_ok_and(|found| !found.is_dir()) {
+            fs::remove_file(&to).on(&name)?;
+        }
+        let made = match options.contains('s') {
+            true if Path::new(&name).is_absolute() => symlink(&way(&to, &from), &to),
+            true => symlink(Path::new(&name), &to),
+            false => fs::hard_link(&from, &to),
+        };
+        made.on(&to.to_string_lossy())?;
+    }
+    Ok(0)
+}
+
+/// Deprecated where links to files and directories differ; here they do not.
+#[allow(deprecated)]
+fn symlink(target: &Path, link: &Path) -> io::Result<()> {
+    fs::soft_link(target, link)
+}
+
+/// How to get from a link's directory to its target: WASI has no links to absolute paths.
+fn way(link: &Path, target: &Path) -> PathBuf {
+    let folder = link.parent().unwrap_or(Path::new("/"));
+    let shared = folder.components().zip(target.components()).take_while(|(a, b)| a == b).count();
+    let up = folder.components().skip(shared).map(|_| Component::ParentDir);
+    let way: PathBuf = up.chain(target.components().skip(shared)).collect();
+    if way.as_os_str().is_empty() { PathBuf::from(".") } else { way }
 }
 
 pub async fn touch(command: Command) -> Outcome {

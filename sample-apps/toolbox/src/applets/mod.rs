@@ -2,10 +2,13 @@
 
 mod archive;
 mod basic;
+mod blocks;
 mod digest;
 mod directory;
 mod find;
 mod grep;
+#[cfg(any(test, target_family = "wasm"))]
+mod grpc;
 #[cfg(target_family = "wasm")]
 mod network;
 mod sed;
@@ -37,16 +40,19 @@ const APPLETS: &[(&str, Applet)] = &[
     ("chmod", |_| nothing().boxed_local()),
     ("chown", |_| nothing().boxed_local()),
     ("clear", |c| say(c, "\x1b[H\x1b[J").boxed_local()),
+    ("cmp", |c| blocks::cmp(c).boxed_local()),
     ("cp", |c| directory::cp(c).boxed_local()),
     ("cut", |c| text::cut(c).boxed_local()),
     ("dash", |c| shell::sh(c).boxed_local()),
     ("date", |c| system::date(c).boxed_local()),
+    ("dd", |c| blocks::dd(c).boxed_local()),
     ("dirname", |c| basic::dirname(c).boxed_local()),
     ("du", |c| directory::du(c).boxed_local()),
     ("echo", |c| basic::echo(c).boxed_local()),
     ("egrep", |c| grep::egrep(c).boxed_local()),
     ("env", |c| system::env(c).boxed_local()),
     ("expr", |c| basic::expr(c).boxed_local()),
+    ("fallocate", |c| blocks::fallocate(c).boxed_local()),
     ("false", |_| async { Ok(1) }.boxed_local()),
     ("fgrep", |c| grep::fgrep(c).boxed_local()),
     ("find", |c| find::find(c).boxed_local()),
@@ -57,6 +63,7 @@ const APPLETS: &[(&str, Applet)] = &[
     ("head", |c| text::head(c).boxed_local()),
     ("hostname", |c| system::hostname(c).boxed_local()),
     ("id", |c| system::id(c).boxed_local()),
+    ("ln", |c| directory::ln(c).boxed_local()),
     ("ls", |c| directory::ls(c).boxed_local()),
     ("md5sum", |c| digest::md5sum(c).boxed_local()),
     ("mkdir", |c| directory::mkdir(c).boxed_local()),
@@ -94,6 +101,7 @@ const APPLETS: &[(&str, Applet)] = &[
     ("touch", |c| directory::touch(c).boxed_local()),
     ("tr", |c| text::tr(c).boxed_local()),
     ("true", |_| nothing().boxed_local()),
+    ("truncate", |c| blocks::truncate(c).boxed_local()),
     ("tty", |c| say(c, "not a tty\n").boxed_local()),
     ("uname", |c| system::uname(c).boxed_local()),
     ("uniq", |c| text::uniq(c).boxed_local()),
@@ -215,10 +223,10 @@ fn count(text: &str) -> Result<u64, Failure> {
         None => (text, ""),
     };
     let factor: u64 = match unit {
-        "" => 1,
-        "k" | "K" | "kB" => 1 << 10,
-        "M" | "MB" => 1 << 20,
-        "G" | "GB" => 1 << 30,
+        "" | "c" => 1,
+        "k" | "K" | "kB" | "KiB" => 1 << 10,
+        "M" | "MB" | "MiB" => 1 << 20,
+        "G" | "GB" | "GiB" => 1 << 30,
         "b" => 512,
         _ => return Err(Failure::usage(format!("invalid number {text}"))),
     };

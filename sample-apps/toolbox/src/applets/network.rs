@@ -137,6 +137,7 @@ fn seconds(text: std::ffi::OsString) -> Result<Duration, Failure> {
 pub async fn wget(command: Command) -> Outcome {
     let mut fetch = Fetch { follow: true, fails: true, ..Fetch::default() };
     let mut spider = false;
+    let mut folder = None;
     let mut options = command.options();
     while let Some(argument) = options.next()? {
         match argument {
@@ -158,7 +159,7 @@ pub async fn wget(command: Command) -> Outcome {
             }
             Long("spider") => spider = true,
             Short('S') | Long("server-response") => fetch.show_head = true,
-            Short('P') | Long("directory-prefix") => drop(options.value()?),
+            Short('P') | Long("directory-prefix") => folder = Some(options.value()?.string()?),
             Short('n') => drop(options.optional_value()),
             Short('c') | Long("no-check-certificate") => {}
             Value(url) => fetch.urls.push(url.string()?),
@@ -171,7 +172,8 @@ pub async fn wget(command: Command) -> Outcome {
     if fetch.output.is_none() {
         let name = Url::parse(&fetch.urls[0])?.path;
         let name = name.split('?').next().unwrap_or("").rsplit('/').next().unwrap_or("").to_owned();
-        fetch.output = Some(if name.is_empty() { "index.html".to_owned() } else { name });
+        let name = if name.is_empty() { "index.html".to_owned() } else { name };
+        fetch.output = Some(folder.map_or(name.clone(), |folder| format!("{folder}/{name}")));
     }
     if spider {
         fetch.output = Some("/dev/null".to_owned());
@@ -260,9 +262,10 @@ pub async fn nslookup(command: Command) -> Outcome {
     }
 }
 
-/// `nc [-l] [-z] [-u] [-w SECONDS] [-p PORT] [HOST] PORT [-e COMMAND …]`
+/// `nc [-l] [-z] [-v] [-u] [-w SECONDS] [-p PORT] [HOST] PORT [-e COMMAND …]`
 pub async fn nc(command: Command) -> Outcome {
     let (mut listens, mut probes, mut udp, mut again) = (false, false, false, false);
+    let mut verbose = false;
     let (mut port, mut wait, mut program) = (None, None, Vec::new());
     let mut names = Vec::new();
     let mut words = command.args.iter().cloned();
@@ -277,7 +280,8 @@ pub async fn nc(command: Command) -> Outcome {
                 'k' => again = true,
                 'z' => probes = true,
                 'u' => udp = true,
-                'v' | 'n' | 'N' | 't' | '4' => {}
+                'v' => verbose = true,
+                'n' | 'N' | 't' | '4' => {}
                 'q' => drop(words.next()),
                 'w' => wait = words.next().map(|text| seconds(text.into())).transpose()?,
                 'p' => port = words.next(),
@@ -319,6 +323,9 @@ pub async fn nc(command: Command) -> Outcome {
             return Err(Failure::new(format!("{host} ({port}): Connection timed out")));
         }
     };
+    if let Some(peer) = connection.peer.filter(|_| verbose) {
+        command.stderr.write(format!("{host} ({peer}) open\n")).await?;
+    }
     if probes {
         return Ok(0);
     }
@@ -489,15 +496,21 @@ fn kind(path: &std::path::Path) -> &'static str {
 }
 
 /// A server for tests, after the image of that name in Kubernetes' own: `netexec`, `serve-hostname`,
-/// `liveness`, `test-webserver`, `logs-generator` and `pause`.
+/// `liveness`, `grpc-health-checking`, `test-webserver`, `logs-generator` and `pause`.
 pub async fn agnhost(mut command: Command) -> Outcome {
     let mode = if command.args.is_empty() { "pause".into() } else { command.args.remove(0) };
+    // `--name=value` and `--name value`
     let option = |name: &str| {
         let mut words = command.args.iter();
-        words.find_map(|word| {
-            let rest = word.trim_start_matches('-').strip_prefix(name)?;
-            rest.strip_prefix('=').map(str::to_owned)
-        })
+        while let Some(word) = words.next() {
+            let rest = word.strip_prefix('-').map(|word| word.trim_start_matches('-'));
+            match rest.and_then(|rest| rest.strip_prefix(name)) {
+                Some("") => return words.next().cloned(),
+                Some(rest) if rest.starts_with('=') => return Some(rest[1..].to_owned()),
+                _ => {}
+            }
+        }
+        None
     };
     let port = |name: &str, otherwise: u16| -> Result<u16, Failure> {
         option(name).map_or(Ok(otherwise), |text| {
@@ -515,10 +528,20 @@ pub async fn agnhost(mut command: Command) -> Outcome {
             }
             web(port("http-port", 8080)?, server).await
         }
-        "serve-hostname" => web(port("port", 9376)?, TestServer::new(&command, None)).await,
+        "serve-hostname" => {
+            let server = TestServer { says_name: true, ..TestServer::new(&command, None) };
+            web(port("port", 9376)?, server).await
+        }
         "liveness" => {
             let server = TestServer::new(&command, Some(Duration::from_secs(10)));
             web(port("port", 8080)?, server).await
+        }
+        "grpc-health-checking" => {
+            let server = TestServer::new(&command, None);
+            let number = port("port", 5000)?;
+            let listener = Listener::bind(number).await.on(&format!("port {number}"))?;
+            runtime::spawn(answer_health(listener, server.clone()));
+            web(port("http-port", 8080)?, server).await
         }
         "test-webserver" => {
             let listener = Listener::bind(port("port", 80)?).await?;
@@ -539,8 +562,8 @@ pub async fn agnhost(mut command: Command) -> Outcome {
             Ok(0)
         }
         other => Err(Failure::usage(format!(
-            "{other}: unknown; there are netexec, serve-hostname, liveness, test-webserver, \
-             logs-generator and pause"
+            "{other}: unknown; there are netexec, serve-hostname, liveness, grpc-health-checking, \
+             test-webserver, logs-generator and pause"
         ))),
     }
 }
@@ -593,6 +616,8 @@ struct TestServer {
     healthy: Rc<Cell<bool>>,
     /// After this long it says that it is not healthy.
     healthy_for: Option<Duration>,
+    /// Whether its name is what it is there to say.
+    says_name: bool,
     exit: Rc<Exit>,
 }
 
@@ -603,6 +628,7 @@ impl TestServer {
             started: Instant::now(),
             healthy: Rc::new(Cell::new(true)),
             healthy_for,
+            says_name: false,
             exit: Rc::default(),
         }
     }
@@ -623,7 +649,7 @@ impl Serve for TestServer {
                 "/hostname" | "/hostName" => {
                     Response::text(200, super::system::host(&server.command))
                 }
-                "/" if server.command.args.first().is_none() => {
+                "/" if server.says_name => {
                     Response::text(200, super::system::host(&server.command))
                 }
                 "/" => Response::text(200, format!("NOW: {}", jiff::Timestamp::now())),
@@ -646,11 +672,11 @@ impl Serve for TestServer {
                     true => Response::text(200, "ok"),
                     false => Response::text(500, "not healthy"),
                 },
-                "/healthz/fail" => {
+                "/healthz/fail" | "/make-not-serving" => {
                     server.healthy.set(false);
                     Response::text(200, "from now on not healthy")
                 }
-                "/healthz/ok" => {
+                "/healthz/ok" | "/make-serving" => {
                     server.healthy.set(true);
                     Response::text(200, "from now on healthy")
                 }
@@ -677,6 +703,17 @@ impl TestServer {
         let quoted = printed.replace('\\', "\\\\").replace('"', "\\\"").replace('\n', "\\n");
         let error = if code == 0 { String::new() } else { format!(",\"error\":\"exit {code}\"") };
         Response::text(200, format!("{{\"output\":\"{quoted}\"{error}}}"))
+    }
+}
+
+/// gRPC's health checks, as long as somebody connects.
+async fn answer_health(listener: Listener, server: TestServer) {
+    while let Ok(Connection { input, output, .. }) = listener.accept().await {
+        let server = server.clone();
+        runtime::spawn(async move {
+            // A client that breaks off is its own business.
+            let _ = super::grpc::converse(&input, &output, || server.is_healthy()).await;
+        });
     }
 }
 

@@ -187,6 +187,11 @@ pub async fn hostname(command: Command) -> Outcome {
     let host = host(&command);
     let name = match command.args.first().map(String::as_str) {
         Some("-s") => host.split('.').next().unwrap_or_default().to_owned(),
+        Some("-f") => full_name(&host, &hosts_file()),
+        Some("-d") => {
+            let full = full_name(&host, &hosts_file());
+            full.split_once('.').map_or("", |(_, domain)| domain).to_owned()
+        }
         Some("-i" | "-I") => {
             command.env.get("POD_IP").cloned().unwrap_or_else(super::system::own_address)
         }
@@ -194,6 +199,17 @@ pub async fn hostname(command: Command) -> Outcome {
     };
     command.print(format!("{name}\n")).await?;
     Ok(0)
+}
+
+fn hosts_file() -> String {
+    std::fs::read_to_string("/etc/hosts").unwrap_or_default()
+}
+
+/// A name with its domain: the first name of its line in `/etc/hosts`.
+fn full_name(host: &str, hosts: &str) -> String {
+    let names = |line: &str| line.split_whitespace().skip(1).any(|name| name == host);
+    let line = hosts.lines().find(|line| names(line));
+    line.and_then(|line| line.split_whitespace().nth(1)).unwrap_or(host).to_owned()
 }
 
 #[cfg(target_family = "wasm")]
@@ -250,4 +266,16 @@ pub async fn which(command: Command) -> Outcome {
         }
     }
     Ok(code)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::full_name;
+
+    #[test]
+    fn a_full_name_is_the_first_of_its_line() {
+        let hosts = "127.0.0.1\tlocalhost\n10.0.0.2\tweb-0.web.shop.svc.cluster.local\tweb-0\n";
+        assert_eq!(full_name("web-0", hosts), "web-0.web.shop.svc.cluster.local");
+        assert_eq!(full_name("other", hosts), "other");
+    }
 }

@@ -282,6 +282,36 @@ fn file_applets() {
 }
 
 #[test]
+fn applets_about_bytes_and_links() {
+    check("dd if=/dev/zero of=f bs=4k count=3 status=none; wc -c < f", "12288\n");
+    check(
+        "dd if=/dev/zero bs=1000 count=2 2>&1 >/dev/null | head -n 2",
+        "2+0 records in\n2+0 records out\n",
+    );
+    check("printf abcdefgh | dd bs=3 skip=1 count=1 status=none", "def");
+    check("printf abcdefgh | dd bs=5 2>&1 >/dev/null | head -n 1", "1+1 records in\n");
+    check(
+        "printf abcdefgh > f; printf XY | dd of=f bs=2 seek=1 conv=notrunc status=none; cat f; \
+        printf Z | dd of=f bs=2 seek=1 status=none; echo; cat f",
+        "abXYefgh\nabZ",
+    );
+    check("dd if=nosuch", "! dd: nosuch: No such file or directory\n= 1");
+    check(
+        "echo one > a; cp a b; cmp a b && echo same; echo two > b; cmp -s a b || echo not",
+        "same\nnot\n",
+    );
+    check("truncate -s 2k f; fallocate -l 3K g; wc -c < f; wc -c < g", "2048\n3072\n");
+    check(
+        "mkdir d; echo x > d/f; ln -s d/f g; cat g; ln -s $PWD/d/f d/h; readlink d/h; cat d/h",
+        "x\nf\nx\n",
+    );
+    check(
+        "mkdir a b; touch b/f; ln -s a now; ln -sfn b now; ls now; ln b/f hard; ls",
+        "f\na\nb\nhard\nnow\n",
+    );
+}
+
+#[test]
 fn what_manifests_do() {
     check(
         "while true; do i=$((i+1)); echo tick $i; [ $i -ge 2 ] && break; sleep 0.01; done",
