@@ -14,7 +14,7 @@
 
 mod servers;
 
-use std::net::{IpAddr, Ipv4Addr, SocketAddr, SocketAddrV4};
+use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4, TcpListener};
 use std::os::fd::RawFd;
 use std::path::{Path, PathBuf};
 use std::process::{ExitStatus, Stdio};
@@ -111,8 +111,10 @@ pub fn main(flags: Flags) -> Result<(), Diagnostic> {
         return Err(Diagnostic::usage(format!("--images {}: no such folder", images.display()))
             .help("build the sample apps first:   make apps"));
     }
+    let node_addresses = node_addresses(flags.node_address, flags.nodes)?;
     let listeners = servers::listeners(&data_dir, flags.listen, flags.members)?;
-    let cluster = Cluster { data_dir, listeners, flags, begun, ready: CancellationToken::new() };
+    let ready = CancellationToken::new();
+    let cluster = Cluster { data_dir, listeners, node_addresses, flags, begun, ready };
     // One thread: a child's parent-death signal is tied to the thread that started it.
     roles::small_runtime()?.block_on(run(cluster))
 }
@@ -121,6 +123,7 @@ pub fn main(flags: Flags) -> Result<(), Diagnostic> {
 struct Cluster {
     data_dir: PathBuf,
     listeners: Listeners,
+    node_addresses: Vec<Ipv4Addr>,
     flags: Flags,
     begun: Instant,
     /// Cancelled when the cluster is usable: from then on a child that ends is started again,
@@ -191,11 +194,9 @@ async fn start_nodes(
     let servers = servers::urls(cluster, connection);
     let servers: Vec<String> = servers.iter().map(|url| format!("--server={url}")).collect();
     let (http, https) = cluster.flags.ingress_ports;
-    for index in 1..=cluster.flags.nodes {
+    for (index, address) in (1..).zip(&cluster.node_addresses) {
         let name = format!("node-{index}");
         let data_dir = folder::prepare(&cluster.data_dir.join("nodes").join(&name))?;
-        let first = u32::from(cluster.flags.node_address);
-        let address = IpAddr::V4(Ipv4Addr::from(first + u32::from(index) - 1));
         let mut arguments = vec![
             "node".into(),
             format!("--name={name}"),
@@ -355,6 +356,29 @@ fn spawn(role: &Role) -> std::io::Result<Child> {
     command.spawn()
 }
 
+/// The address of each node, counted up from the first one's. NodePorts are opened there, so each
+/// must be one of this machine's.
+fn node_addresses(first: Ipv4Addr, count: u8) -> Result<Vec<Ipv4Addr>, Diagnostic> {
+    const LOOPBACK: &str = "take addresses of this machine:   --node-address 127.0.0.1";
+    let nth = |above| u32::from(first).checked_add(above).map(Ipv4Addr::from);
+    let addresses: Option<Vec<Ipv4Addr>> = (0..u32::from(count)).map(nth).collect();
+    let is_one = |address: &Ipv4Addr| {
+        !(address.is_unspecified() || address.is_broadcast() || address.is_multicast())
+    };
+    let addresses = addresses.filter(|all| all.iter().all(is_one)).ok_or_else(|| {
+        let what = if count == 1 { "a node".to_owned() } else { format!("each of {count} nodes") };
+        Diagnostic::usage(format!("--node-address {first} does not give {what} an address"))
+            .help(LOOPBACK)
+    })?;
+    for (index, address) in addresses.iter().enumerate() {
+        TcpListener::bind((*address, 0)).map_err(|error| {
+            let headline = format!("node-{} cannot listen on {address}", index + 1);
+            Diagnostic::new("WH0003", headline).why(error).help(LOOPBACK)
+        })?;
+    }
+    Ok(addresses)
+}
+
 /// An address for each node: the first one's, counted up.
 fn nth_address(first: SocketAddrV4, index: u8) -> SocketAddrV4 {
     let ip = u32::from(*first.ip()).wrapping_add(u32::from(index) - 1);
@@ -383,4 +407,29 @@ fn copy_private(from: &Path, to: &Path) -> Result<(), Diagnostic> {
             .why(error)
             .help("choose another folder with --data-dir DIR")
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn nodes_have_addresses_of_this_machine() {
+        let three = node_addresses(Ipv4Addr::LOCALHOST, 3).map_err(|error| error.to_string());
+        let counted = [1, 2, 3].map(|last| Ipv4Addr::new(127, 0, 0, last));
+        assert_eq!(three, Ok(counted.to_vec()));
+        let refused = |first: [u8; 4], count| {
+            let error = node_addresses(first.into(), count).expect_err("refused");
+            let text = error.to_string();
+            (error.exit_code, text.lines().next().unwrap_or_default().to_owned())
+        };
+        let none = "error[WH0001]: --node-address 255.255.255.254 does not give each of 3 nodes an \
+                    address";
+        assert_eq!(refused([255, 255, 255, 254], 3), (2, none.to_owned()));
+        let any = "error[WH0001]: --node-address 0.0.0.0 does not give a node an address";
+        assert_eq!(refused([0, 0, 0, 0], 1), (2, any.to_owned()));
+        // An address that is for documents only is nobody's.
+        let foreign = "error[WH0003]: node-1 cannot listen on 192.0.2.1";
+        assert_eq!(refused([192, 0, 2, 1], 1), (1, foreign.to_owned()));
+    }
 }
