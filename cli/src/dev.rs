@@ -61,7 +61,8 @@ pub struct Flags {
     #[arg(long)]
     ephemeral: bool,
     /// Address and port of the API; port 0 picks a free one
-    #[arg(long, value_name = "ADDRESS:PORT", default_value = "127.0.0.1:6443")]
+    #[arg(long, value_name = "ADDRESS:PORT", default_value = "127.0.0.1:6443",
+          value_parser = crate::roles::parse_address)]
     listen: SocketAddr,
     /// How many members of the control plane to start; never fewer than were there before
     #[arg(long, value_name = "N", default_value_t = 1,

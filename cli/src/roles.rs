@@ -15,6 +15,7 @@ use wherry_control_plane::backup::{Destination, Schedule};
 use wherry_control_plane::member::join::Join;
 use wherry_control_plane::member::{self, IdentityError, Member, MemberError, Window};
 use wherry_node::protocol::Tracing;
+use wherry_resources::names;
 
 use crate::diagnostic::Diagnostic;
 use crate::folder;
@@ -33,7 +34,8 @@ pub struct ServerFlags {
     #[arg(long)]
     name: Option<String>,
     /// Address and port for clients, peers and node tunnels; port 0 picks a free one
-    #[arg(long, value_name = "ADDRESS:PORT", default_value = "0.0.0.0:6443")]
+    #[arg(long, value_name = "ADDRESS:PORT", default_value = "0.0.0.0:6443",
+        value_parser = parse_address)]
     listen: SocketAddr,
     /// Network inside in which webhooks may be reached; may be repeated. By themselves users cannot
     /// make the server connect to loopback, link-local or private addresses
@@ -41,11 +43,11 @@ pub struct ServerFlags {
     webhook_networks: Vec<Network>,
     /// Where nodes and other members reach this one [default: the address of --listen; if that is
     /// every address, the one of this host's way out]
-    #[arg(long, value_name = "ADDRESS:PORT")]
+    #[arg(long, value_name = "ADDRESS:PORT", value_parser = parse_address)]
     advertise: Option<SocketAddr>,
     /// Become a member of the cluster that this member belongs to; may be repeated. Counts only
     /// while the data folder is new
-    #[arg(long, value_name = "URL")]
+    #[arg(long, value_name = "URL", value_parser = parse_server)]
     join: Vec<String>,
     /// Token of `wherry token create --for member`, needed to join
     #[arg(long, env = "WHERRY_TOKEN", hide_env_values = true)]
@@ -108,10 +110,10 @@ pub struct NodeFlags {
     #[arg(long, value_name = "DIR")]
     data_dir: PathBuf,
     /// Name of this node [default: the host's name]
-    #[arg(long)]
+    #[arg(long, value_parser = parse_node_name)]
     name: Option<String>,
     /// URL of a control-plane member; may be repeated
-    #[arg(long = "server", value_name = "URL", required = true)]
+    #[arg(long = "server", value_name = "URL", required = true, value_parser = parse_server)]
     servers: Vec<String>,
     /// Token of `wherry token create`, needed until the node has its own certificate
     #[arg(long, env = "WHERRY_TOKEN", hide_env_values = true)]
@@ -133,7 +135,8 @@ pub struct NodeFlags {
     ingress_ports: (u16, u16),
     /// Where this node answers DNS for names of the cluster, by UDP and TCP, for programs outside
     /// of Pods; while it is taken the node runs without
-    #[arg(long, value_name = "ADDRESS:PORT", default_value = DNS_ADDRESS)]
+    #[arg(long, value_name = "ADDRESS:PORT", default_value = DNS_ADDRESS,
+        value_parser = parse_address)]
     dns_address: SocketAddr,
     /// Answer no DNS
     #[arg(long)]
@@ -145,7 +148,7 @@ pub struct NodeFlags {
     otlp_endpoint: Option<Collector>,
     /// Headers for the collector
     #[arg(long, value_name = "NAME=VALUE,…", env = "OTEL_EXPORTER_OTLP_HEADERS",
-        hide_env_values = true, value_delimiter = ',', value_parser = parse_label)]
+        hide_env_values = true, value_delimiter = ',', value_parser = parse_pair)]
     otlp_headers: Vec<(String, String)>,
     /// Part of the requests that come without a trace of their own, of which one is recorded
     #[arg(long, value_name = "0..1", default_value_t = 1.0, env = "OTEL_TRACES_SAMPLER_ARG")]
@@ -168,7 +171,35 @@ pub struct NodeFlags {
 pub fn parse_ports(text: &str) -> Result<(u16, u16), String> {
     let port = |text: &str| text.trim().parse::<u16>().ok().filter(|port| *port > 0);
     let both = text.split_once(',').and_then(|(http, https)| port(http).zip(port(https)));
-    both.ok_or_else(|| format!("{text:?} is not two ports with a comma between, like 80,443"))
+    both.filter(|(http, https)| http != https)
+        .ok_or_else(|| format!("{text:?} is not two ports with a comma between, like 80,443"))
+}
+
+/// An address and a port, in numbers or of this machine.
+pub fn parse_address(text: &str) -> Result<SocketAddr, String> {
+    let local = text.strip_prefix("localhost:").map(|port| format!("127.0.0.1:{port}"));
+    local.as_deref().unwrap_or(text).parse().map_err(|_| {
+        "it is not an address and a port in numbers, like 127.0.0.1:6443 or [::1]:0".to_owned()
+    })
+}
+
+/// The URL of a server. Nothing but https is spoken with one, so that it may be left out.
+fn parse_server(text: &str) -> Result<String, String> {
+    let url = if text.contains("://") { text.to_owned() } else { format!("https://{text}") };
+    let parsed = url.parse::<http::Uri>().ok().filter(|url| {
+        let has_host = url.host().is_some_and(|host| !host.is_empty());
+        url.scheme_str() == Some("https") && has_host && matches!(url.path(), "" | "/")
+    });
+    match parsed {
+        Some(_) => Ok(url),
+        None => Err("it is not the URL of a server, like https://HOST:6443".to_owned()),
+    }
+}
+
+/// The name of a node, which is also the value of its label `kubernetes.io/hostname`.
+fn parse_node_name(text: &str) -> Result<String, String> {
+    let complaints = names::subdomain(text).into_iter().chain(names::label_value(text)).next();
+    complaints.map_or_else(|| Ok(text.to_owned()), Err)
 }
 
 /// Where traces go. None: the variable is there and says nothing, as OpenTelemetry allows.
@@ -231,9 +262,18 @@ fn parse_age(text: &str) -> Result<Duration, String> {
     }
 }
 
-fn parse_label(text: &str) -> Result<(String, String), String> {
+fn parse_pair(text: &str) -> Result<(String, String), String> {
     let (key, value) = text.split_once('=').ok_or("want KEY=VALUE")?;
     Ok((key.to_owned(), value.to_owned()))
+}
+
+/// A label that the API takes: with any other there would be no Node at all.
+fn parse_label(text: &str) -> Result<(String, String), String> {
+    let (key, value) = parse_pair(text)?;
+    match names::qualified(&key).into_iter().chain(names::label_value(&value)).next() {
+        Some(complaint) => Err(complaint),
+        None => Ok((key, value)),
+    }
 }
 
 /// Runs a member of the control plane until it is told to stop.
@@ -413,9 +453,10 @@ pub fn bind(address: SocketAddr) -> Result<TcpListener, Diagnostic> {
 
 /// Runs an agent until it is told to stop.
 pub fn node(flags: NodeFlags) -> Result<(), Diagnostic> {
+    let name = flags.name.map_or_else(own_name, Ok)?;
     let data_dir = folder::prepare(&flags.data_dir)?;
     let config = wherry_node::agent::Config {
-        name: flags.name.map_or_else(host_name, Ok)?,
+        name,
         data_dir,
         servers: flags.servers,
         token: flags.token,
@@ -489,10 +530,62 @@ pub fn shutdown_on_signal() -> Result<CancellationToken, Diagnostic> {
     Ok(shutdown)
 }
 
+/// The name of this host as that of a node.
+fn own_name() -> Result<String, Diagnostic> {
+    let name = host_name()?;
+    parse_node_name(&name).map_err(|why| {
+        Diagnostic::usage(format!("this host's name {name:?} cannot be that of a node"))
+            .why(why)
+            .help("give one with --name NAME")
+    })
+}
+
 pub fn host_name() -> Result<String, Diagnostic> {
     let name = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
     let name = Some(name.trim().to_lowercase()).filter(|name| !name.is_empty());
     name.ok_or_else(|| {
         Diagnostic::usage("this host has no usable name").help("give one with --name NAME")
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn addresses_are_numbers_or_this_machine() {
+        let parsed = |text| parse_address(text).map(|address| address.to_string());
+        assert_eq!(parsed("localhost:0").as_deref(), Ok("127.0.0.1:0"));
+        assert_eq!(parsed("[::1]:6443").as_deref(), Ok("[::1]:6443"));
+        let wrong = ["6443", "127.0.0.1", "example.com:6443", "localhost", "localhost:x"];
+        assert!(wrong.iter().all(|text| parse_address(text).is_err()));
+    }
+
+    #[test]
+    fn servers_are_reached_by_https() {
+        assert_eq!(parse_server("https://a:6443").as_deref(), Ok("https://a:6443"));
+        assert_eq!(parse_server("https://a:6443/").as_deref(), Ok("https://a:6443/"));
+        assert_eq!(parse_server("10.0.0.1:6443").as_deref(), Ok("https://10.0.0.1:6443"));
+        let wrong = ["http://a:6443", "https://", "https://a/path", "a b", ""];
+        assert!(wrong.iter().all(|text| parse_server(text).is_err()));
+    }
+
+    #[test]
+    fn a_node_is_named_and_labelled_as_the_api_takes_it() {
+        assert_eq!(parse_node_name("edge-1.example").as_deref(), Ok("edge-1.example"));
+        let long = "a".repeat(64);
+        assert!([&*long, "Edge", "edge_1", ""].iter().all(|name| parse_node_name(name).is_err()));
+        let label = |key: &str, value: &str| Ok((key.to_owned(), value.to_owned()));
+        assert_eq!(parse_label("example.com/zone=a"), label("example.com/zone", "a"));
+        assert_eq!(parse_label("dry="), label("dry", ""));
+        assert!(
+            ["zone", "=a", "zone=a/b", "a/b/c=d"].iter().all(|text| parse_label(text).is_err())
+        );
+    }
+
+    #[test]
+    fn two_ports_are_two() {
+        assert_eq!(parse_ports("80, 443"), Ok((80, 443)));
+        assert!(["80", "80,80", "0,443", "80,x"].iter().all(|text| parse_ports(text).is_err()));
+    }
 }
