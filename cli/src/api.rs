@@ -155,10 +155,56 @@ async fn learn(client: &kube::Client, members: &Members, file: &Path) {
 pub fn failed(what: &str) -> impl FnOnce(kube::Error) -> Diagnostic + '_ {
     move |error| {
         let diagnostic = Diagnostic::new("WH0008", format!("{what} failed"));
-        let diagnostic = match error {
-            kube::Error::Api(status) => diagnostic.why(status.message),
-            other => diagnostic.why(other),
+        match error {
+            kube::Error::Api(status) => {
+                let help = help_with(status.code);
+                help.into_iter().fold(diagnostic.why(status.message), Diagnostic::help)
+            }
+            other => diagnostic.why(other).help(SEE),
+        }
+    }
+}
+
+/// What to look at when no answer came, or none that a healthy cluster gives.
+const SEE: &str = "see whether the cluster runs:   kubectl get --raw /readyz?verbose";
+
+/// What helps with an answer of that status. A cluster that refuses something runs, and its message
+/// says what is wrong.
+fn help_with(code: u16) -> Option<&'static str> {
+    match code {
+        401 => Some("name a kubeconfig that this cluster takes:   --kubeconfig FILE"),
+        403 => Some("see what you may do:   kubectl auth can-i --list"),
+        429 | 500.. => Some(SEE),
+        _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use kube::core::Status;
+
+    use super::failed;
+
+    #[test]
+    fn a_refusal_is_not_taken_for_a_cluster_that_is_away() {
+        let refused = |code, message: &str| {
+            let status = Status { code, message: message.to_owned(), ..Status::default() };
+            failed("reading the Pod")(kube::Error::Api(Box::new(status))).to_string()
         };
-        diagnostic.help("see whether the cluster runs:   kubectl get --raw /readyz?verbose")
+        expect_test::expect![[r#"
+            error[WH0008]: reading the Pod failed
+            why:  pods "a" not found
+            error[WH0008]: reading the Pod failed
+            why:  forbidden
+            help: see what you may do:   kubectl auth can-i --list
+            error[WH0008]: reading the Pod failed
+            why:  no leader
+            help: see whether the cluster runs:   kubectl get --raw /readyz?verbose"#]]
+        .assert_eq(&format!(
+            "{}\n{}\n{}",
+            refused(404, "pods \"a\" not found"),
+            refused(403, "forbidden"),
+            refused(503, "no leader")
+        ));
     }
 }

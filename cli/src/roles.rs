@@ -1,5 +1,6 @@
 //! The roles by hand: `server`, `node`, and the two processes that a node starts.
 
+use std::io::ErrorKind;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener};
 use std::os::fd::{FromRawFd as _, RawFd};
 use std::path::PathBuf;
@@ -14,6 +15,7 @@ use wherry_control_plane::at_rest;
 use wherry_control_plane::backup::{Destination, Schedule};
 use wherry_control_plane::member::join::Join;
 use wherry_control_plane::member::{self, IdentityError, Member, MemberError, Window};
+use wherry_node::agent::AgentError;
 use wherry_node::protocol::Tracing;
 use wherry_resources::names;
 
@@ -440,14 +442,18 @@ fn server_failed(error: MemberError, data_dir: &std::path::Path) -> Diagnostic {
 /// Binds a listening socket, or says why not.
 pub fn bind(address: SocketAddr) -> Result<TcpListener, Diagnostic> {
     TcpListener::bind(address).map_err(|error| {
-        let diagnostic = match error.kind() {
-            std::io::ErrorKind::AddrInUse => {
-                Diagnostic::new("WH0003", format!("{address} is in use by another program"))
-            }
-            _ => Diagnostic::new("WH0003", format!("cannot listen on {address}")),
-        };
         let free = SocketAddr::new(address.ip(), 0);
-        diagnostic.why(error).help(format!("let wherry pick a free port:   --listen {free}"))
+        let free = format!("let wherry pick a free port:   --listen {free}");
+        let (headline, help) = match error.kind() {
+            ErrorKind::AddrInUse => (format!("{address} is in use by another program"), free),
+            ErrorKind::AddrNotAvailable => {
+                let own = SocketAddr::new(Ipv4Addr::LOCALHOST.into(), address.port());
+                let help = format!("take an address of this machine:   --listen {own}");
+                (format!("cannot listen on {address}"), help)
+            }
+            _ => (format!("cannot listen on {address}"), free),
+        };
+        Diagnostic::new("WH0003", headline).why(error).help(help)
     })
 }
 
@@ -480,14 +486,24 @@ pub fn node(flags: NodeFlags) -> Result<(), Diagnostic> {
     let runtime = Runtime::new().map_err(no_runtime)?;
     let result = runtime.block_on(async {
         let shutdown = shutdown_on_signal()?;
-        wherry_node::agent::run(config, shutdown).await.map_err(|error| {
-            Diagnostic::new("WH0012", "the node cannot run")
-                .why(error)
-                .help("make a new token where the server runs:   wherry token create")
-        })
+        wherry_node::agent::run(config, shutdown).await.map_err(node_failed)
     });
     runtime.shutdown_timeout(STOP_TIMEOUT);
     result
+}
+
+fn node_failed(error: AgentError) -> Diagnostic {
+    let help = match &error {
+        AgentError::DataDir { .. } | AgentError::InUse(_) => {
+            Some("give each node a folder of its own:   --data-dir DIR")
+        }
+        error if error.wants_token() => {
+            Some("make a new token where the server runs:   wherry token create")
+        }
+        _ => None,
+    };
+    let diagnostic = Diagnostic::new("WH0012", "the node cannot run").why(error);
+    help.into_iter().fold(diagnostic, Diagnostic::help)
 }
 
 pub fn worker(flags: WorkerFlags) -> Result<(), Diagnostic> {
@@ -581,6 +597,20 @@ mod tests {
         assert!(
             ["zone", "=a", "zone=a/b", "a/b/c=d"].iter().all(|text| parse_label(text).is_err())
         );
+    }
+
+    #[test]
+    fn a_failure_names_what_helps() {
+        let foreign = SocketAddr::from(([192, 0, 2, 1], 6443));
+        let foreign = bind(foreign).map(|_| ()).expect_err("nobody's address").to_string();
+        assert!(
+            foreign.starts_with("error[WH0003]: cannot listen on 192.0.2.1:6443\n"),
+            "{foreign}"
+        );
+        assert!(foreign.ends_with("this machine:   --listen 127.0.0.1:6443"), "{foreign}");
+        let in_use = node_failed(AgentError::InUse("/data".into())).to_string();
+        assert!(in_use.ends_with("folder of its own:   --data-dir DIR"), "{in_use}");
+        assert!(!node_failed(AgentError::NoServer).to_string().contains("help:"));
     }
 
     #[test]

@@ -178,6 +178,22 @@ pub enum AgentError {
     Binary(#[source] std::io::Error),
 }
 
+impl AgentError {
+    /// Whether another join token helps.
+    pub fn wants_token(&self) -> bool {
+        matches!(
+            self,
+            AgentError::Join(
+                JoinError::NoToken
+                    | JoinError::Token
+                    | JoinError::WrongCa { .. }
+                    | JoinError::Refused
+                    | JoinError::Denied(_)
+            )
+        )
+    }
+}
+
 /// Runs the agent until `shutdown`. Waits for a control plane that is not there, as long as it takes;
 /// ends with an error only where waiting does not help.
 pub async fn run(config: Config, shutdown: CancellationToken) -> Result<(), AgentError> {
