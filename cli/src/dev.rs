@@ -14,6 +14,7 @@
 
 mod servers;
 
+use std::io::Write as _;
 use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4, TcpListener};
 use std::os::fd::RawFd;
 use std::path::{Path, PathBuf};
@@ -144,7 +145,8 @@ async fn run(cluster: Cluster) -> Result<(), Diagnostic> {
     };
     if started.is_ok() {
         shutdown.cancelled().await;
-        eprintln!("stopping");
+        // The terminal may be gone.
+        let _ = writeln!(std::io::stderr(), "stopping");
     }
     stop_nodes.cancel();
     while nodes.join_next().await.is_some() {}
@@ -266,13 +268,15 @@ fn announce(cluster: &Cluster, connection: &Connection, images: &[String]) {
         Listeners::Inherited(_) => String::new(),
         Listeners::Own(addresses) => format!("{} members, ", addresses.len()),
     };
-    println!("wherry is ready in {seconds:.1} s: {url}, {members}{nodes} Ready");
-    println!("  export KUBECONFIG={}", kubeconfig.display());
-    println!("  kubectl get nodes");
+    let mut text = format!("wherry is ready in {seconds:.1} s: {url}, {members}{nodes} Ready\n");
+    let kubeconfig = folder::quoted(&kubeconfig);
+    text.push_str(&format!("  export KUBECONFIG={kubeconfig}\n  kubectl get nodes\n"));
     if images.iter().any(|name| name == "hello-http") {
-        println!("  kubectl apply -f sample-apps/hello-http/app.yaml");
+        text.push_str("  kubectl apply -f sample-apps/hello-http/app.yaml\n");
     }
-    println!("  wherry ui");
+    text.push_str("  wherry ui\n");
+    // Who waited for the first line may be gone after it; the cluster stays.
+    let _ = std::io::stdout().write_all(text.as_bytes());
 }
 
 /// One child process.

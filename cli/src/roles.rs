@@ -529,21 +529,41 @@ fn no_runtime(error: std::io::Error) -> Diagnostic {
     Diagnostic::new("WH0014", "cannot start threads").why(error).help("check `ulimit -a`")
 }
 
-/// A token that is cancelled by the first Ctrl-C or SIGTERM.
+/// A token that is cancelled by the first Ctrl-C or SIGTERM, or when the terminal is closed.
 pub fn shutdown_on_signal() -> Result<CancellationToken, Diagnostic> {
     let failed = |error| Diagnostic::new("WH0014", "cannot handle signals").why(error);
     let mut interrupt = signal(SignalKind::interrupt()).map_err(failed)?;
     let mut terminate = signal(SignalKind::terminate()).map_err(failed)?;
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let mut hangup = match ignores_hangup(&status) {
+        true => None,
+        false => Some(signal(SignalKind::hangup()).map_err(failed)?),
+    };
     let shutdown = CancellationToken::new();
     let cancelled = shutdown.clone();
     tokio::spawn(async move {
+        let closed = async {
+            match &mut hangup {
+                Some(hangup) => hangup.recv().await,
+                None => std::future::pending().await,
+            }
+        };
         tokio::select! {
             _ = interrupt.recv() => {}
             _ = terminate.recv() => {}
+            _ = closed => {}
         }
         cancelled.cancel();
     });
     Ok(shutdown)
+}
+
+/// Whether a process with this `/proc/PID/status` is to outlive its terminal, as by `nohup`.
+fn ignores_hangup(status: &str) -> bool {
+    let ignored = status.lines().find_map(|line| line.strip_prefix("SigIgn:"));
+    let ignored = ignored.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok());
+    // The lowest bit is signal 1.
+    ignored.is_some_and(|mask| mask & 1 == 1)
 }
 
 /// The name of this host as that of a node.
@@ -611,6 +631,15 @@ mod tests {
         let in_use = node_failed(AgentError::InUse("/data".into())).to_string();
         assert!(in_use.ends_with("folder of its own:   --data-dir DIR"), "{in_use}");
         assert!(!node_failed(AgentError::NoServer).to_string().contains("help:"));
+    }
+
+    #[test]
+    fn what_nohup_starts_outlives_its_terminal() {
+        let status =
+            |mask: &str| format!("Name:\twherry\nSigIgn:\t{mask}\nSigCgt:\t0000000000000001\n");
+        assert!(ignores_hangup(&status("0000000000001001")));
+        assert!(!ignores_hangup(&status("0000000000001000")));
+        assert!(!ignores_hangup(""));
     }
 
     #[test]
