@@ -148,15 +148,19 @@ fn main() -> ExitCode {
 
 fn start_log(file: Option<&Path>, filter: Option<&str>) -> Result<(), Diagnostic> {
     // openraft tells each step of its own at info, and at warn each of the ten times a second that it
-    // does not reach a member; the store tells once who does not answer.
-    let usual = if file.is_some() { "info,openraft=error" } else { "warn,openraft=error" };
-    let filter = filter.unwrap_or(usual);
+    // does not reach a member; the store tells once who does not answer. kube warns of each watch
+    // that a server's end cuts off, a dozen at once; the agent tells that it does not answer.
+    let level = if file.is_some() { "info" } else { "warn" };
+    let usual = format!("{level},openraft=error,kube_client=error");
+    let filter = filter.unwrap_or(&usual);
     let filter = tracing_subscriber::EnvFilter::try_new(filter).map_err(|error| {
         Diagnostic::usage(format!("--log {filter:?} is not a filter"))
             .why(error)
             .help("try --log info, or --log wherry_node=debug")
     })?;
-    let log = tracing_subscriber::fmt().with_env_filter(filter).with_ansi(false);
+    // A terminal that was closed takes no more lines; saying so on it would be a panic.
+    let log = tracing_subscriber::fmt().log_internal_errors(false);
+    let log = log.with_env_filter(filter).with_ansi(false);
     let Some(file) = file else {
         log.with_writer(std::io::stderr).init();
         return Ok(());
