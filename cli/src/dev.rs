@@ -177,6 +177,7 @@ async fn start(
         }
         cluster.ready.cancel();
         announce(cluster, &connection, &images);
+        tell_of_others(cluster, &connection).await;
         Ok(())
     };
     tokio::time::timeout(START_TIMEOUT, ready).await.unwrap_or_else(|_| {
@@ -277,6 +278,32 @@ fn announce(cluster: &Cluster, connection: &Connection, images: &[String]) {
     text.push_str("  wherry ui\n");
     // Who waited for the first line may be gone after it; the cluster stays.
     let _ = std::io::stdout().write_all(text.as_bytes());
+}
+
+/// Tells of nodes that an earlier start ran and this one does not: they stay in the cluster, and
+/// Pods that end on them stay `Terminating`, until somebody starts or deletes them.
+async fn tell_of_others(cluster: &Cluster, connection: &Connection) {
+    let nodes: Api<Node> = Api::all(connection.client.clone());
+    let Ok(nodes) = nodes.list(&ListParams::default()).await else { return };
+    let names: Vec<String> = nodes.items.into_iter().filter_map(|it| it.metadata.name).collect();
+    if let Some(text) = others(&names, cluster.flags.nodes) {
+        let _ = writeln!(std::io::stderr(), "{text}");
+    }
+}
+
+/// The sentence on those of `nodes` that are beyond the `started` ones.
+fn others(nodes: &[String], started: u8) -> Option<String> {
+    let number = |name: &str| name.strip_prefix("node-")?.parse::<u8>().ok();
+    let mut others: Vec<u8> = nodes.iter().filter_map(|name| number(name)).collect();
+    others.retain(|number| *number > started);
+    others.sort_unstable();
+    let most = others.last()?;
+    let names: Vec<String> = others.iter().map(|number| format!("node-{number}")).collect();
+    let names = names.join(" ");
+    Some(format!(
+        "not started, but there from before: {names}; start them with --nodes {most}, or forget \
+         them:   kubectl delete node {names}"
+    ))
 }
 
 /// One child process.
@@ -417,6 +444,15 @@ fn copy_private(from: &Path, to: &Path) -> Result<(), Diagnostic> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn nodes_of_an_earlier_start_are_named() {
+        let nodes = ["node-10", "node-1", "edge", "node-2"].map(str::to_owned);
+        assert_eq!(others(&nodes, 10), None);
+        let want = "not started, but there from before: node-2 node-10; start them with --nodes 10, \
+                    or forget them:   kubectl delete node node-2 node-10";
+        assert_eq!(others(&nodes, 1).as_deref(), Some(want));
+    }
 
     #[test]
     fn nodes_have_addresses_of_this_machine() {
