@@ -1,6 +1,6 @@
 //! The roles by hand: `server`, `node`, and the two processes that a node starts.
 
-use std::io::ErrorKind;
+use std::io::{ErrorKind, Write as _};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener};
 use std::os::fd::{FromRawFd as _, RawFd};
 use std::path::PathBuf;
@@ -482,13 +482,25 @@ pub fn node(flags: NodeFlags) -> Result<(), Diagnostic> {
             headers: flags.otlp_headers,
             ratio: flags.otlp_ratio.clamp(0.0, 1.0),
         }),
+        joined: CancellationToken::new(),
     };
+    let (name, servers) = (config.name.clone(), config.servers.join(", "));
+    let (joined, goes_on) = (config.joined.clone(), !config.stop_workers_on_exit);
     let runtime = Runtime::new().map_err(no_runtime)?;
     let result = runtime.block_on(async {
         let shutdown = shutdown_on_signal()?;
+        let told = joined.clone();
+        tokio::spawn(async move {
+            told.cancelled().await;
+            let _ = writeln!(std::io::stdout(), "node {name} belongs to {servers}");
+        });
         wherry_node::agent::run(config, shutdown).await.map_err(node_failed)
     });
     runtime.shutdown_timeout(STOP_TIMEOUT);
+    if result.is_ok() && goes_on && joined.is_cancelled() {
+        let said = "its Pods go on without it; with --stop-workers-on-exit they end, too";
+        let _ = writeln!(std::io::stderr(), "stopped: {said}");
+    }
     result
 }
 

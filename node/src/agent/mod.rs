@@ -147,6 +147,8 @@ pub struct Config {
     pub image_thresholds: Thresholds,
     /// Where traces of requests go. None: nowhere.
     pub tracing: Option<Tracing>,
+    /// Cancelled when the node has its identity.
+    pub joined: CancellationToken,
 }
 
 /// Why the agent could not start.
@@ -234,6 +236,7 @@ pub async fn run(config: Config, shutdown: CancellationToken) -> Result<(), Agen
         Err(JoinError::Stopped) => return Ok(()),
         Err(error) => return Err(error.into()),
     };
+    config.joined.cancel();
     relays.joined(connection.clone());
     let client = connection.client();
     let root = config.data_dir.join("images");
