@@ -330,7 +330,10 @@ pub fn server(flags: ServerFlags) -> Result<(), Diagnostic> {
         let (name, id, url) =
             (member.name.clone(), member.id, format!("https://{}", member.address));
         tokio::select! {
-            () = member.serving() => println!("member {name} (id {id}) serves at {url}"),
+            () = member.serving() => {
+                // Nobody may listen to a member that was started in the background.
+                let _ = writeln!(std::io::stdout(), "member {name} (id {id}) serves at {url}");
+            }
             () = shutdown.cancelled() => {}
             _ = member.failed() => {}
         }
