@@ -281,13 +281,14 @@ fn container_state(
             waiting("ContainerCreating", None)
         }
         Phase::BackOff { problem, .. } => waiting(problem.reason, Some(problem.message.clone())),
-        Phase::CrashLoop { .. } => {
+        Phase::CrashLoop { until } => {
             let name = &spec.containers[index].name;
-            let ended = container.last.as_ref().map_or("", |exit| exit.message.as_str());
+            let last = container.last.as_ref();
+            let wait = last.map_or(0, |exit| until.duration_since(exit.finished_at).as_secs());
+            let ended = last.map_or("", |exit| exit.message.as_str());
             let separator = if ended.is_empty() { "" } else { ": " };
             let message = format!(
-                "back-off {} s restarting container {name} of pod {}{separator}{ended}",
-                previous_delay(container).as_secs(),
+                "back-off {wait} s restarting container {name} of pod {}{separator}{ended}",
                 spec.name
             );
             waiting("CrashLoopBackOff", Some(message))
@@ -299,16 +300,6 @@ fn container_state(
             terminated: Some(terminated(exit, id(container.restarts))),
             ..core::ContainerState::default()
         },
-    }
-}
-
-/// The delay that is being waited: `delay` is already the next one.
-fn previous_delay(container: &Container) -> std::time::Duration {
-    use super::lifecycle::{BACKOFF_FIRST, BACKOFF_MAX};
-    match container.delay {
-        delay if delay <= BACKOFF_FIRST => std::time::Duration::ZERO,
-        BACKOFF_MAX => BACKOFF_MAX,
-        delay => delay / 2,
     }
 }
 
