@@ -331,8 +331,13 @@ pub fn server(flags: ServerFlags) -> Result<(), Diagnostic> {
             (member.name.clone(), member.id, format!("https://{}", member.address));
         tokio::select! {
             () = member.serving() => {
+                let kubeconfig = folder::quoted(&data_dir.join("admin.kubeconfig"));
+                let said = format!(
+                    "member {name} (id {id}) serves at {url}\n  export KUBECONFIG={kubeconfig}\n  \
+                     wherry token create\n"
+                );
                 // Nobody may listen to a member that was started in the background.
-                let _ = writeln!(std::io::stdout(), "member {name} (id {id}) serves at {url}");
+                let _ = std::io::stdout().write_all(said.as_bytes());
             }
             () = shutdown.cancelled() => {}
             _ = member.failed() => {}
