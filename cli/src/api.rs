@@ -4,6 +4,7 @@
 //! A kubeconfig names one server. The verbs remember the other members of its cluster in the user's
 //! cache folder, by the cluster's authority, and go to them when that server is away.
 
+use std::ffi::OsStr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -27,8 +28,9 @@ const USER_AGENT: &str = concat!("wherry/", env!("CARGO_PKG_VERSION"));
 /// Flags of every verb that speaks to a cluster.
 #[derive(clap::Args)]
 pub struct Cluster {
-    /// Kubeconfig file [default: that of a running `wherry dev`, else ~/.kube/config]
-    #[arg(long, value_name = "FILE", env = "KUBECONFIG")]
+    /// Kubeconfig file [default: the files that KUBECONFIG names, else that of `wherry dev`, else
+    /// ~/.kube/config]
+    #[arg(long, value_name = "FILE")]
     pub kubeconfig: Option<PathBuf>,
 }
 
@@ -42,13 +44,27 @@ pub struct Connection {
 impl Cluster {
     pub async fn connect(&self) -> Result<Connection, Diagnostic> {
         match &self.kubeconfig {
-            Some(file) => connect_any(file).await,
-            None => connect_any(&default_kubeconfig()).await,
+            Some(file) => connect_any(std::slice::from_ref(file)).await,
+            None => connect_any(&default_kubeconfigs()).await,
         }
     }
 }
 
-/// The kubeconfig that is used when none is named.
+/// The kubeconfigs that are used when none is named, as kubectl takes them: several are one.
+fn default_kubeconfigs() -> Vec<PathBuf> {
+    let named = named_by(&std::env::var_os("KUBECONFIG").unwrap_or_default());
+    if named.is_empty() { vec![default_kubeconfig()] } else { named }
+}
+
+/// The files in the value of `KUBECONFIG`. Some of several may not be there.
+fn named_by(variable: &OsStr) -> Vec<PathBuf> {
+    let named = std::env::split_paths(variable).filter(|file| !file.as_os_str().is_empty());
+    let named: Vec<PathBuf> = named.collect();
+    let there: Vec<PathBuf> = named.iter().filter(|file| file.exists()).cloned().collect();
+    if there.is_empty() { named } else { there }
+}
+
+/// The kubeconfig that is used when there is no other word of one.
 fn default_kubeconfig() -> PathBuf {
     let dev = default_data_dir().join("kubeconfig");
     if dev.exists() {
@@ -70,13 +86,13 @@ pub fn default_data_dir() -> PathBuf {
 
 /// Makes a client of a kubeconfig file's current context, for the server that it names.
 pub async fn connect(file: &Path) -> Result<Connection, Diagnostic> {
-    let (connection, _) = open(file).await?;
+    let (connection, _) = open(&[file.to_owned()]).await?;
     Ok(connection)
 }
 
-/// The same for any member of that server's cluster.
-async fn connect_any(file: &Path) -> Result<Connection, Diagnostic> {
-    let (connection, members) = open(file).await?;
+/// The same for any member of that server's cluster, and of several files' context.
+async fn connect_any(files: &[PathBuf]) -> Result<Connection, Diagnostic> {
+    let (connection, members) = open(files).await?;
     let Some(remembered) = remembered_file(&connection.ca_der) else { return Ok(connection) };
     members.learn(&recall(&remembered));
     if !is_fresh(&remembered) {
@@ -87,13 +103,18 @@ async fn connect_any(file: &Path) -> Result<Connection, Diagnostic> {
     Ok(connection)
 }
 
-async fn open(file: &Path) -> Result<(Connection, Arc<Members>), Diagnostic> {
+async fn open(files: &[PathBuf]) -> Result<(Connection, Arc<Members>), Diagnostic> {
+    let shown: Vec<String> = files.iter().map(|file| file.display().to_string()).collect();
+    let shown = shown.join(", ");
     let unusable = |error: kube::config::KubeconfigError| {
-        Diagnostic::new("WH0007", format!("cannot use the kubeconfig {}", file.display()))
+        Diagnostic::new("WH0007", format!("cannot use the kubeconfig {shown}"))
             .why(error)
             .help("start a cluster with `wherry dev`, or name a file with --kubeconfig FILE")
     };
-    let kubeconfig = Kubeconfig::read_from(file).map_err(unusable)?;
+    let kubeconfig = files
+        .iter()
+        .try_fold(Kubeconfig::default(), |before, file| before.merge(Kubeconfig::read_from(file)?));
+    let kubeconfig = kubeconfig.map_err(unusable)?;
     let options = KubeConfigOptions::default();
     let config = kube::Config::from_custom_kubeconfig(kubeconfig, &options).await;
     let mut config = config.map_err(unusable)?;
@@ -107,7 +128,7 @@ async fn open(file: &Path) -> Result<(Connection, Arc<Members>), Diagnostic> {
         config
     });
     let members = Members::new(std::slice::from_ref(&url), make).map_err(|error| {
-        Diagnostic::new("WH0007", format!("cannot use the kubeconfig {}", file.display()))
+        Diagnostic::new("WH0007", format!("cannot use the kubeconfig {shown}"))
             .why(error)
             .help("check its certificates, or name another file with --kubeconfig FILE")
     })?;
@@ -155,10 +176,67 @@ async fn learn(client: &kube::Client, members: &Members, file: &Path) {
 pub fn failed(what: &str) -> impl FnOnce(kube::Error) -> Diagnostic + '_ {
     move |error| {
         let diagnostic = Diagnostic::new("WH0008", format!("{what} failed"));
-        let diagnostic = match error {
-            kube::Error::Api(status) => diagnostic.why(status.message),
-            other => diagnostic.why(other),
+        match error {
+            kube::Error::Api(status) => {
+                let help = help_with(status.code);
+                help.into_iter().fold(diagnostic.why(status.message), Diagnostic::help)
+            }
+            other => diagnostic.why(other).help(SEE),
+        }
+    }
+}
+
+/// What to look at when no answer came, or none that a healthy cluster gives.
+const SEE: &str = "see whether the cluster runs:   kubectl get --raw /readyz?verbose";
+
+/// What helps with an answer of that status. A cluster that refuses something runs, and its message
+/// says what is wrong.
+fn help_with(code: u16) -> Option<&'static str> {
+    match code {
+        401 => Some("name a kubeconfig that this cluster takes:   --kubeconfig FILE"),
+        403 => Some("see what you may do:   kubectl auth can-i --list"),
+        429 | 500.. => Some(SEE),
+        _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use kube::core::Status;
+
+    use super::{failed, named_by};
+
+    #[test]
+    fn kubeconfig_names_files_as_for_kubectl() {
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        let (there, other) = (folder.path().join("there"), folder.path().join("other"));
+        std::fs::write(&there, "").expect("written");
+        let both = std::env::join_paths([&other, &there]).expect("no colon in them");
+        assert_eq!(named_by(&both), std::slice::from_ref(&there));
+        assert_eq!(named_by(other.as_os_str()), [other]);
+        assert!(named_by("".as_ref()).is_empty() && named_by(":".as_ref()).is_empty());
+    }
+
+    #[test]
+    fn a_refusal_is_not_taken_for_a_cluster_that_is_away() {
+        let refused = |code, message: &str| {
+            let status = Status { code, message: message.to_owned(), ..Status::default() };
+            failed("reading the Pod")(kube::Error::Api(Box::new(status))).to_string()
         };
-        diagnostic.help("see whether the cluster runs:   kubectl get --raw /readyz?verbose")
+        expect_test::expect![[r#"
+            error[WH0008]: reading the Pod failed
+            why:  pods "a" not found
+            error[WH0008]: reading the Pod failed
+            why:  forbidden
+            help: see what you may do:   kubectl auth can-i --list
+            error[WH0008]: reading the Pod failed
+            why:  no leader
+            help: see whether the cluster runs:   kubectl get --raw /readyz?verbose"#]]
+        .assert_eq(&format!(
+            "{}\n{}\n{}",
+            refused(404, "pods \"a\" not found"),
+            refused(403, "forbidden"),
+            refused(503, "no leader")
+        ));
     }
 }

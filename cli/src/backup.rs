@@ -213,7 +213,12 @@ fn unusable(file: &Path, error: RestoreFailed) -> Diagnostic {
             Diagnostic::new("WH0043", format!("{shown} cannot be decrypted"))
                 .why(error)
                 .help("name a copy of the old cluster's keyring:   --keyring FILE")
-                .help("or of its folder of authorities, when restoring:   --pki DIR")
+                .help("name a copy of its folder of authorities, when restoring:   --pki DIR")
+        }
+        RestoreFailed::File { path, .. } if path == file => {
+            Diagnostic::new("WH0042", format!("{shown} is no backup that can be read"))
+                .why(error)
+                .help("name the file that was saved:   wherry backup inspect FILE")
         }
         RestoreFailed::Backup(_) => {
             Diagnostic::new("WH0042", format!("{shown} is not a usable backup"))

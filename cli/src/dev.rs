@@ -14,7 +14,8 @@
 
 mod servers;
 
-use std::net::{IpAddr, Ipv4Addr, SocketAddr, SocketAddrV4};
+use std::io::Write as _;
+use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4, TcpListener};
 use std::os::fd::RawFd;
 use std::path::{Path, PathBuf};
 use std::process::{ExitStatus, Stdio};
@@ -61,7 +62,8 @@ pub struct Flags {
     #[arg(long)]
     ephemeral: bool,
     /// Address and port of the API; port 0 picks a free one
-    #[arg(long, value_name = "ADDRESS:PORT", default_value = "127.0.0.1:6443")]
+    #[arg(long, value_name = "ADDRESS:PORT", default_value = "127.0.0.1:6443",
+          value_parser = crate::roles::parse_address)]
     listen: SocketAddr,
     /// How many members of the control plane to start; never fewer than were there before
     #[arg(long, value_name = "N", default_value_t = 1,
@@ -111,8 +113,10 @@ pub fn main(flags: Flags) -> Result<(), Diagnostic> {
         return Err(Diagnostic::usage(format!("--images {}: no such folder", images.display()))
             .help("build the sample apps first:   make apps"));
     }
+    let node_addresses = node_addresses(flags.node_address, flags.nodes)?;
     let listeners = servers::listeners(&data_dir, flags.listen, flags.members)?;
-    let cluster = Cluster { data_dir, listeners, flags, begun, ready: CancellationToken::new() };
+    let ready = CancellationToken::new();
+    let cluster = Cluster { data_dir, listeners, node_addresses, flags, begun, ready };
     // One thread: a child's parent-death signal is tied to the thread that started it.
     roles::small_runtime()?.block_on(run(cluster))
 }
@@ -121,6 +125,7 @@ pub fn main(flags: Flags) -> Result<(), Diagnostic> {
 struct Cluster {
     data_dir: PathBuf,
     listeners: Listeners,
+    node_addresses: Vec<Ipv4Addr>,
     flags: Flags,
     begun: Instant,
     /// Cancelled when the cluster is usable: from then on a child that ends is started again,
@@ -140,7 +145,8 @@ async fn run(cluster: Cluster) -> Result<(), Diagnostic> {
     };
     if started.is_ok() {
         shutdown.cancelled().await;
-        eprintln!("stopping");
+        // The terminal may be gone.
+        let _ = writeln!(std::io::stderr(), "stopping");
     }
     stop_nodes.cancel();
     while nodes.join_next().await.is_some() {}
@@ -171,6 +177,7 @@ async fn start(
         }
         cluster.ready.cancel();
         announce(cluster, &connection, &images);
+        tell_of_others(cluster, &connection).await;
         Ok(())
     };
     tokio::time::timeout(START_TIMEOUT, ready).await.unwrap_or_else(|_| {
@@ -191,11 +198,9 @@ async fn start_nodes(
     let servers = servers::urls(cluster, connection);
     let servers: Vec<String> = servers.iter().map(|url| format!("--server={url}")).collect();
     let (http, https) = cluster.flags.ingress_ports;
-    for index in 1..=cluster.flags.nodes {
+    for (index, address) in (1..).zip(&cluster.node_addresses) {
         let name = format!("node-{index}");
         let data_dir = folder::prepare(&cluster.data_dir.join("nodes").join(&name))?;
-        let first = u32::from(cluster.flags.node_address);
-        let address = IpAddr::V4(Ipv4Addr::from(first + u32::from(index) - 1));
         let mut arguments = vec![
             "node".into(),
             format!("--name={name}"),
@@ -264,13 +269,41 @@ fn announce(cluster: &Cluster, connection: &Connection, images: &[String]) {
         Listeners::Inherited(_) => String::new(),
         Listeners::Own(addresses) => format!("{} members, ", addresses.len()),
     };
-    println!("wherry is ready in {seconds:.1} s: {url}, {members}{nodes} Ready");
-    println!("  export KUBECONFIG={}", kubeconfig.display());
-    println!("  kubectl get nodes");
+    let mut text = format!("wherry is ready in {seconds:.1} s: {url}, {members}{nodes} Ready\n");
+    let kubeconfig = folder::quoted(&kubeconfig);
+    text.push_str(&format!("  export KUBECONFIG={kubeconfig}\n  kubectl get nodes\n"));
     if images.iter().any(|name| name == "hello-http") {
-        println!("  kubectl apply -f sample-apps/hello-http/app.yaml");
+        text.push_str("  kubectl apply -f sample-apps/hello-http/app.yaml\n");
     }
-    println!("  wherry ui");
+    text.push_str("  wherry ui\n");
+    // Who waited for the first line may be gone after it; the cluster stays.
+    let _ = std::io::stdout().write_all(text.as_bytes());
+}
+
+/// Tells of nodes that an earlier start ran and this one does not: they stay in the cluster, and
+/// Pods that end on them stay `Terminating`, until somebody starts or deletes them.
+async fn tell_of_others(cluster: &Cluster, connection: &Connection) {
+    let nodes: Api<Node> = Api::all(connection.client.clone());
+    let Ok(nodes) = nodes.list(&ListParams::default()).await else { return };
+    let names: Vec<String> = nodes.items.into_iter().filter_map(|it| it.metadata.name).collect();
+    if let Some(text) = others(&names, cluster.flags.nodes) {
+        let _ = writeln!(std::io::stderr(), "{text}");
+    }
+}
+
+/// The sentence on those of `nodes` that are beyond the `started` ones.
+fn others(nodes: &[String], started: u8) -> Option<String> {
+    let number = |name: &str| name.strip_prefix("node-")?.parse::<u8>().ok();
+    let mut others: Vec<u8> = nodes.iter().filter_map(|name| number(name)).collect();
+    others.retain(|number| *number > started);
+    others.sort_unstable();
+    let most = others.last()?;
+    let names: Vec<String> = others.iter().map(|number| format!("node-{number}")).collect();
+    let names = names.join(" ");
+    Some(format!(
+        "not started, but there from before: {names}; start them with --nodes {most}, or forget \
+         them:   kubectl delete node {names}"
+    ))
 }
 
 /// One child process.
@@ -355,6 +388,29 @@ fn spawn(role: &Role) -> std::io::Result<Child> {
     command.spawn()
 }
 
+/// The address of each node, counted up from the first one's. NodePorts are opened there, so each
+/// must be one of this machine's.
+fn node_addresses(first: Ipv4Addr, count: u8) -> Result<Vec<Ipv4Addr>, Diagnostic> {
+    const LOOPBACK: &str = "take addresses of this machine:   --node-address 127.0.0.1";
+    let nth = |above| u32::from(first).checked_add(above).map(Ipv4Addr::from);
+    let addresses: Option<Vec<Ipv4Addr>> = (0..u32::from(count)).map(nth).collect();
+    let is_one = |address: &Ipv4Addr| {
+        !(address.is_unspecified() || address.is_broadcast() || address.is_multicast())
+    };
+    let addresses = addresses.filter(|all| all.iter().all(is_one)).ok_or_else(|| {
+        let what = if count == 1 { "a node".to_owned() } else { format!("each of {count} nodes") };
+        Diagnostic::usage(format!("--node-address {first} does not give {what} an address"))
+            .help(LOOPBACK)
+    })?;
+    for (index, address) in addresses.iter().enumerate() {
+        TcpListener::bind((*address, 0)).map_err(|error| {
+            let headline = format!("node-{} cannot listen on {address}", index + 1);
+            Diagnostic::new("WH0003", headline).why(error).help(LOOPBACK)
+        })?;
+    }
+    Ok(addresses)
+}
+
 /// An address for each node: the first one's, counted up.
 fn nth_address(first: SocketAddrV4, index: u8) -> SocketAddrV4 {
     let ip = u32::from(*first.ip()).wrapping_add(u32::from(index) - 1);
@@ -383,4 +439,38 @@ fn copy_private(from: &Path, to: &Path) -> Result<(), Diagnostic> {
             .why(error)
             .help("choose another folder with --data-dir DIR")
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn nodes_of_an_earlier_start_are_named() {
+        let nodes = ["node-10", "node-1", "edge", "node-2"].map(str::to_owned);
+        assert_eq!(others(&nodes, 10), None);
+        let want = "not started, but there from before: node-2 node-10; start them with --nodes 10, \
+                    or forget them:   kubectl delete node node-2 node-10";
+        assert_eq!(others(&nodes, 1).as_deref(), Some(want));
+    }
+
+    #[test]
+    fn nodes_have_addresses_of_this_machine() {
+        let three = node_addresses(Ipv4Addr::LOCALHOST, 3).map_err(|error| error.to_string());
+        let counted = [1, 2, 3].map(|last| Ipv4Addr::new(127, 0, 0, last));
+        assert_eq!(three, Ok(counted.to_vec()));
+        let refused = |first: [u8; 4], count| {
+            let error = node_addresses(first.into(), count).expect_err("refused");
+            let text = error.to_string();
+            (error.exit_code, text.lines().next().unwrap_or_default().to_owned())
+        };
+        let none = "error[WH0001]: --node-address 255.255.255.254 does not give each of 3 nodes an \
+                    address";
+        assert_eq!(refused([255, 255, 255, 254], 3), (2, none.to_owned()));
+        let any = "error[WH0001]: --node-address 0.0.0.0 does not give a node an address";
+        assert_eq!(refused([0, 0, 0, 0], 1), (2, any.to_owned()));
+        // An address that is for documents only is nobody's.
+        let foreign = "error[WH0003]: node-1 cannot listen on 192.0.2.1";
+        assert_eq!(refused([192, 0, 2, 1], 1), (1, foreign.to_owned()));
+    }
 }

@@ -69,17 +69,37 @@ pub fn lock(folder: &Path) -> Result<nix::fcntl::Flock<File>, Diagnostic> {
     let opened = File::options().create(true).truncate(false).write(true).open(&file);
     let opened = opened.map_err(|error| cannot_use(folder, error))?;
     nix::fcntl::Flock::lock(opened, nix::fcntl::FlockArg::LockExclusiveNonblock).map_err(|_| {
-        let shown = folder.display();
+        let (shown, kubeconfig) = (folder.display(), quoted(&folder.join("kubeconfig")));
         Diagnostic::new("WH0006", format!("a cluster already runs on {shown}"))
             .why("another `wherry` process holds that folder's lock")
-            .help(format!("use it:   kubectl --kubeconfig {shown}/kubeconfig get pods -A"))
+            .help(format!("use it:   kubectl --kubeconfig {kubeconfig} get pods -A"))
             .help("start a second one beside it:   wherry dev --ephemeral --listen 127.0.0.1:0")
     })
 }
 
+/// A path as a shell takes it, for commands that people paste.
+pub fn quoted(path: &Path) -> String {
+    let text = path.display().to_string();
+    let is_plain = |c: char| c.is_alphanumeric() || "/._-+:@%,=".contains(c);
+    match text.chars().all(is_plain) {
+        true => text,
+        false => format!("'{}'", text.replace('\'', r"'\''")),
+    }
+}
+
 #[cfg(test)]
 mod tests {
-    use super::{lock, prepare};
+    use super::{lock, prepare, quoted};
+
+    #[test]
+    fn paths_can_be_pasted() {
+        assert_eq!(
+            quoted("/home/you/.local/share/wherry".as_ref()),
+            "/home/you/.local/share/wherry"
+        );
+        assert_eq!(quoted("/My Files".as_ref()), "'/My Files'");
+        assert_eq!(quoted("/it's".as_ref()), r"'/it'\''s'");
+    }
 
     #[test]
     fn a_folder_is_locked_once() {

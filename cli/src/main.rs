@@ -22,10 +22,11 @@ mod token;
 mod ui;
 mod why;
 
+use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
-use clap::{Parser, Subcommand};
+use clap::{CommandFactory as _, Parser, Subcommand};
 
 use crate::diagnostic::Diagnostic;
 
@@ -116,7 +117,17 @@ fn main() -> ExitCode {
     // always ring.
     let provider = rustls::crypto::ring::default_provider();
     provider.install_default().expect("nothing installed a provider before main");
-    let flags = Flags::parse();
+    let flags = match Flags::try_parse() {
+        Ok(flags) => flags,
+        Err(error) => match usage_error(&error, std::env::args_os().skip(1)) {
+            Some(diagnostic) => {
+                diagnostic.print();
+                return ExitCode::from(diagnostic.exit_code);
+            }
+            // Help and versions that were asked for.
+            None => error.exit(),
+        },
+    };
     if let Err(diagnostic) = start_log(flags.log_file.as_deref(), flags.log.as_deref()) {
         diagnostic.print();
         return ExitCode::from(diagnostic.exit_code);
@@ -146,17 +157,42 @@ fn main() -> ExitCode {
     }
 }
 
+/// A wrong command line in the form of every other failure.
+fn usage_error(
+    error: &clap::Error,
+    arguments: impl Iterator<Item = OsString>,
+) -> Option<Diagnostic> {
+    let text = error.render().to_string();
+    let mut parts = text.strip_prefix("error: ")?.split("\n\n");
+    let headline: Vec<&str> = parts.next()?.lines().map(str::trim).collect();
+    let tips = parts.flat_map(str::lines).filter_map(|line| line.trim().strip_prefix("tip: "));
+    let diagnostic = tips.fold(Diagnostic::usage(headline.join(" ")), Diagnostic::help);
+    let root = Flags::command();
+    let (mut verb, mut command) = ("wherry".to_owned(), &root);
+    for argument in arguments {
+        if let Some(found) = command.find_subcommand(&argument) {
+            verb = format!("{verb} {}", found.get_name());
+            command = found;
+        }
+    }
+    Some(diagnostic.help(format!("see what it takes:   {verb} --help")))
+}
+
 fn start_log(file: Option<&Path>, filter: Option<&str>) -> Result<(), Diagnostic> {
     // openraft tells each step of its own at info, and at warn each of the ten times a second that it
-    // does not reach a member; the store tells once who does not answer.
-    let usual = if file.is_some() { "info,openraft=error" } else { "warn,openraft=error" };
-    let filter = filter.unwrap_or(usual);
+    // does not reach a member; the store tells once who does not answer. kube warns of each watch
+    // that a server's end cuts off, a dozen at once; the agent tells that it does not answer.
+    let level = if file.is_some() { "info" } else { "warn" };
+    let usual = format!("{level},openraft=error,kube_client=error");
+    let filter = filter.unwrap_or(&usual);
     let filter = tracing_subscriber::EnvFilter::try_new(filter).map_err(|error| {
         Diagnostic::usage(format!("--log {filter:?} is not a filter"))
             .why(error)
             .help("try --log info, or --log wherry_node=debug")
     })?;
-    let log = tracing_subscriber::fmt().with_env_filter(filter).with_ansi(false);
+    // A terminal that was closed takes no more lines; saying so on it would be a panic.
+    let log = tracing_subscriber::fmt().log_internal_errors(false);
+    let log = log.with_env_filter(filter).with_ansi(false);
     let Some(file) = file else {
         log.with_writer(std::io::stderr).init();
         return Ok(());
@@ -169,4 +205,43 @@ fn start_log(file: Option<&Path>, filter: Option<&str>) -> Result<(), Diagnostic
     })?;
     log.with_writer(std::sync::Mutex::new(opened)).init();
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_wrong_command_line_is_told_as_other_failures() {
+        let told = |line: &str| {
+            let words = line.split(' ').map(OsString::from);
+            let error = Flags::try_parse_from(words.clone()).err().expect("it is wrong");
+            usage_error(&error, words.skip(1)).map_or_else(String::new, |error| error.to_string())
+        };
+        expect_test::expect![[r"
+            error[WH0001]: invalid value '0' for '--nodes <N>': 0 is not in 1..=250
+            help: see what it takes:   wherry dev --help
+            error[WH0001]: invalid value '6443' for '--listen <ADDRESS:PORT>': it is not an address and a port in numbers, like 127.0.0.1:6443 or [::1]:0
+            help: see what it takes:   wherry dev --help
+            error[WH0001]: the following required arguments were not provided: --server <URL>
+            help: see what it takes:   wherry node --help
+            error[WH0001]: unexpected argument '--bogus' found
+            help: see what it takes:   wherry token create --help
+            error[WH0001]: unrecognized subcommand 'serve'
+            help: a similar subcommand exists: 'server'
+              or: see what it takes:   wherry --help"]]
+        .assert_eq(
+            &[
+                "wherry dev --nodes 0",
+                "wherry dev --listen 6443",
+                "wherry node --data-dir a",
+                "wherry token create --bogus",
+                "wherry serve",
+            ]
+            .map(told)
+            .join("\n"),
+        );
+        assert_eq!(told("wherry dev --help"), "");
+        assert_eq!(told("wherry token"), "");
+    }
 }

@@ -1,5 +1,6 @@
 //! The roles by hand: `server`, `node`, and the two processes that a node starts.
 
+use std::io::{ErrorKind, Write as _};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener};
 use std::os::fd::{FromRawFd as _, RawFd};
 use std::path::PathBuf;
@@ -14,7 +15,9 @@ use wherry_control_plane::at_rest;
 use wherry_control_plane::backup::{Destination, Schedule};
 use wherry_control_plane::member::join::Join;
 use wherry_control_plane::member::{self, IdentityError, Member, MemberError, Window};
+use wherry_node::agent::AgentError;
 use wherry_node::protocol::Tracing;
+use wherry_resources::names;
 
 use crate::diagnostic::Diagnostic;
 use crate::folder;
@@ -33,7 +36,8 @@ pub struct ServerFlags {
     #[arg(long)]
     name: Option<String>,
     /// Address and port for clients, peers and node tunnels; port 0 picks a free one
-    #[arg(long, value_name = "ADDRESS:PORT", default_value = "0.0.0.0:6443")]
+    #[arg(long, value_name = "ADDRESS:PORT", default_value = "0.0.0.0:6443",
+        value_parser = parse_address)]
     listen: SocketAddr,
     /// Network inside in which webhooks may be reached; may be repeated. By themselves users cannot
     /// make the server connect to loopback, link-local or private addresses
@@ -41,11 +45,11 @@ pub struct ServerFlags {
     webhook_networks: Vec<Network>,
     /// Where nodes and other members reach this one [default: the address of --listen; if that is
     /// every address, the one of this host's way out]
-    #[arg(long, value_name = "ADDRESS:PORT")]
+    #[arg(long, value_name = "ADDRESS:PORT", value_parser = parse_address)]
     advertise: Option<SocketAddr>,
     /// Become a member of the cluster that this member belongs to; may be repeated. Counts only
     /// while the data folder is new
-    #[arg(long, value_name = "URL")]
+    #[arg(long, value_name = "URL", value_parser = parse_server)]
     join: Vec<String>,
     /// Token of `wherry token create --for member`, needed to join
     #[arg(long, env = "WHERRY_TOKEN", hide_env_values = true)]
@@ -108,10 +112,10 @@ pub struct NodeFlags {
     #[arg(long, value_name = "DIR")]
     data_dir: PathBuf,
     /// Name of this node [default: the host's name]
-    #[arg(long)]
+    #[arg(long, value_parser = parse_node_name)]
     name: Option<String>,
     /// URL of a control-plane member; may be repeated
-    #[arg(long = "server", value_name = "URL", required = true)]
+    #[arg(long = "server", value_name = "URL", required = true, value_parser = parse_server)]
     servers: Vec<String>,
     /// Token of `wherry token create`, needed until the node has its own certificate
     #[arg(long, env = "WHERRY_TOKEN", hide_env_values = true)]
@@ -133,7 +137,8 @@ pub struct NodeFlags {
     ingress_ports: (u16, u16),
     /// Where this node answers DNS for names of the cluster, by UDP and TCP, for programs outside
     /// of Pods; while it is taken the node runs without
-    #[arg(long, value_name = "ADDRESS:PORT", default_value = DNS_ADDRESS)]
+    #[arg(long, value_name = "ADDRESS:PORT", default_value = DNS_ADDRESS,
+        value_parser = parse_address)]
     dns_address: SocketAddr,
     /// Answer no DNS
     #[arg(long)]
@@ -145,7 +150,7 @@ pub struct NodeFlags {
     otlp_endpoint: Option<Collector>,
     /// Headers for the collector
     #[arg(long, value_name = "NAME=VALUE,…", env = "OTEL_EXPORTER_OTLP_HEADERS",
-        hide_env_values = true, value_delimiter = ',', value_parser = parse_label)]
+        hide_env_values = true, value_delimiter = ',', value_parser = parse_pair)]
     otlp_headers: Vec<(String, String)>,
     /// Part of the requests that come without a trace of their own, of which one is recorded
     #[arg(long, value_name = "0..1", default_value_t = 1.0, env = "OTEL_TRACES_SAMPLER_ARG")]
@@ -168,7 +173,35 @@ pub struct NodeFlags {
 pub fn parse_ports(text: &str) -> Result<(u16, u16), String> {
     let port = |text: &str| text.trim().parse::<u16>().ok().filter(|port| *port > 0);
     let both = text.split_once(',').and_then(|(http, https)| port(http).zip(port(https)));
-    both.ok_or_else(|| format!("{text:?} is not two ports with a comma between, like 80,443"))
+    both.filter(|(http, https)| http != https)
+        .ok_or_else(|| format!("{text:?} is not two ports with a comma between, like 80,443"))
+}
+
+/// An address and a port, in numbers or of this machine.
+pub fn parse_address(text: &str) -> Result<SocketAddr, String> {
+    let local = text.strip_prefix("localhost:").map(|port| format!("127.0.0.1:{port}"));
+    local.as_deref().unwrap_or(text).parse().map_err(|_| {
+        "it is not an address and a port in numbers, like 127.0.0.1:6443 or [::1]:0".to_owned()
+    })
+}
+
+/// The URL of a server. Nothing but https is spoken with one, so that it may be left out.
+fn parse_server(text: &str) -> Result<String, String> {
+    let url = if text.contains("://") { text.to_owned() } else { format!("https://{text}") };
+    let parsed = url.parse::<http::Uri>().ok().filter(|url| {
+        let has_host = url.host().is_some_and(|host| !host.is_empty());
+        url.scheme_str() == Some("https") && has_host && matches!(url.path(), "" | "/")
+    });
+    match parsed {
+        Some(_) => Ok(url),
+        None => Err("it is not the URL of a server, like https://HOST:6443".to_owned()),
+    }
+}
+
+/// The name of a node, which is also the value of its label `kubernetes.io/hostname`.
+fn parse_node_name(text: &str) -> Result<String, String> {
+    let complaints = names::subdomain(text).into_iter().chain(names::label_value(text)).next();
+    complaints.map_or_else(|| Ok(text.to_owned()), Err)
 }
 
 /// Where traces go. None: the variable is there and says nothing, as OpenTelemetry allows.
@@ -231,9 +264,18 @@ fn parse_age(text: &str) -> Result<Duration, String> {
     }
 }
 
-fn parse_label(text: &str) -> Result<(String, String), String> {
+fn parse_pair(text: &str) -> Result<(String, String), String> {
     let (key, value) = text.split_once('=').ok_or("want KEY=VALUE")?;
     Ok((key.to_owned(), value.to_owned()))
+}
+
+/// A label that the API takes: with any other there would be no Node at all.
+fn parse_label(text: &str) -> Result<(String, String), String> {
+    let (key, value) = parse_pair(text)?;
+    match names::qualified(&key).into_iter().chain(names::label_value(&value)).next() {
+        Some(complaint) => Err(complaint),
+        None => Ok((key, value)),
+    }
 }
 
 /// Runs a member of the control plane until it is told to stop.
@@ -288,7 +330,15 @@ pub fn server(flags: ServerFlags) -> Result<(), Diagnostic> {
         let (name, id, url) =
             (member.name.clone(), member.id, format!("https://{}", member.address));
         tokio::select! {
-            () = member.serving() => println!("member {name} (id {id}) serves at {url}"),
+            () = member.serving() => {
+                let kubeconfig = folder::quoted(&data_dir.join("admin.kubeconfig"));
+                let said = format!(
+                    "member {name} (id {id}) serves at {url}\n  export KUBECONFIG={kubeconfig}\n  \
+                     wherry token create\n"
+                );
+                // Nobody may listen to a member that was started in the background.
+                let _ = std::io::stdout().write_all(said.as_bytes());
+            }
             () = shutdown.cancelled() => {}
             _ = member.failed() => {}
         }
@@ -400,22 +450,27 @@ fn server_failed(error: MemberError, data_dir: &std::path::Path) -> Diagnostic {
 /// Binds a listening socket, or says why not.
 pub fn bind(address: SocketAddr) -> Result<TcpListener, Diagnostic> {
     TcpListener::bind(address).map_err(|error| {
-        let diagnostic = match error.kind() {
-            std::io::ErrorKind::AddrInUse => {
-                Diagnostic::new("WH0003", format!("{address} is in use by another program"))
-            }
-            _ => Diagnostic::new("WH0003", format!("cannot listen on {address}")),
-        };
         let free = SocketAddr::new(address.ip(), 0);
-        diagnostic.why(error).help(format!("let wherry pick a free port:   --listen {free}"))
+        let free = format!("let wherry pick a free port:   --listen {free}");
+        let (headline, help) = match error.kind() {
+            ErrorKind::AddrInUse => (format!("{address} is in use by another program"), free),
+            ErrorKind::AddrNotAvailable => {
+                let own = SocketAddr::new(Ipv4Addr::LOCALHOST.into(), address.port());
+                let help = format!("take an address of this machine:   --listen {own}");
+                (format!("cannot listen on {address}"), help)
+            }
+            _ => (format!("cannot listen on {address}"), free),
+        };
+        Diagnostic::new("WH0003", headline).why(error).help(help)
     })
 }
 
 /// Runs an agent until it is told to stop.
 pub fn node(flags: NodeFlags) -> Result<(), Diagnostic> {
+    let name = flags.name.map_or_else(own_name, Ok)?;
     let data_dir = folder::prepare(&flags.data_dir)?;
     let config = wherry_node::agent::Config {
-        name: flags.name.map_or_else(host_name, Ok)?,
+        name,
         data_dir,
         servers: flags.servers,
         token: flags.token,
@@ -435,18 +490,40 @@ pub fn node(flags: NodeFlags) -> Result<(), Diagnostic> {
             headers: flags.otlp_headers,
             ratio: flags.otlp_ratio.clamp(0.0, 1.0),
         }),
+        joined: CancellationToken::new(),
     };
+    let (name, servers) = (config.name.clone(), config.servers.join(", "));
+    let (joined, goes_on) = (config.joined.clone(), !config.stop_workers_on_exit);
     let runtime = Runtime::new().map_err(no_runtime)?;
     let result = runtime.block_on(async {
         let shutdown = shutdown_on_signal()?;
-        wherry_node::agent::run(config, shutdown).await.map_err(|error| {
-            Diagnostic::new("WH0012", "the node cannot run")
-                .why(error)
-                .help("make a new token where the server runs:   wherry token create")
-        })
+        let told = joined.clone();
+        tokio::spawn(async move {
+            told.cancelled().await;
+            let _ = writeln!(std::io::stdout(), "node {name} belongs to {servers}");
+        });
+        wherry_node::agent::run(config, shutdown).await.map_err(node_failed)
     });
     runtime.shutdown_timeout(STOP_TIMEOUT);
+    if result.is_ok() && goes_on && joined.is_cancelled() {
+        let said = "its Pods go on without it; with --stop-workers-on-exit they end, too";
+        let _ = writeln!(std::io::stderr(), "stopped: {said}");
+    }
     result
+}
+
+fn node_failed(error: AgentError) -> Diagnostic {
+    let help = match &error {
+        AgentError::DataDir { .. } | AgentError::InUse(_) => {
+            Some("give each node a folder of its own:   --data-dir DIR")
+        }
+        error if error.wants_token() => {
+            Some("make a new token where the server runs:   wherry token create")
+        }
+        _ => None,
+    };
+    let diagnostic = Diagnostic::new("WH0012", "the node cannot run").why(error);
+    help.into_iter().fold(diagnostic, Diagnostic::help)
 }
 
 pub fn worker(flags: WorkerFlags) -> Result<(), Diagnostic> {
@@ -472,21 +549,51 @@ fn no_runtime(error: std::io::Error) -> Diagnostic {
     Diagnostic::new("WH0014", "cannot start threads").why(error).help("check `ulimit -a`")
 }
 
-/// A token that is cancelled by the first Ctrl-C or SIGTERM.
+/// A token that is cancelled by the first Ctrl-C or SIGTERM, or when the terminal is closed.
 pub fn shutdown_on_signal() -> Result<CancellationToken, Diagnostic> {
     let failed = |error| Diagnostic::new("WH0014", "cannot handle signals").why(error);
     let mut interrupt = signal(SignalKind::interrupt()).map_err(failed)?;
     let mut terminate = signal(SignalKind::terminate()).map_err(failed)?;
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let mut hangup = match ignores_hangup(&status) {
+        true => None,
+        false => Some(signal(SignalKind::hangup()).map_err(failed)?),
+    };
     let shutdown = CancellationToken::new();
     let cancelled = shutdown.clone();
     tokio::spawn(async move {
+        let closed = async {
+            match &mut hangup {
+                Some(hangup) => hangup.recv().await,
+                None => std::future::pending().await,
+            }
+        };
         tokio::select! {
             _ = interrupt.recv() => {}
             _ = terminate.recv() => {}
+            _ = closed => {}
         }
         cancelled.cancel();
     });
     Ok(shutdown)
+}
+
+/// Whether a process with this `/proc/PID/status` is to outlive its terminal, as by `nohup`.
+fn ignores_hangup(status: &str) -> bool {
+    let ignored = status.lines().find_map(|line| line.strip_prefix("SigIgn:"));
+    let ignored = ignored.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok());
+    // The lowest bit is signal 1.
+    ignored.is_some_and(|mask| mask & 1 == 1)
+}
+
+/// The name of this host as that of a node.
+fn own_name() -> Result<String, Diagnostic> {
+    let name = host_name()?;
+    parse_node_name(&name).map_err(|why| {
+        Diagnostic::usage(format!("this host's name {name:?} cannot be that of a node"))
+            .why(why)
+            .help("give one with --name NAME")
+    })
 }
 
 pub fn host_name() -> Result<String, Diagnostic> {
@@ -495,4 +602,69 @@ pub fn host_name() -> Result<String, Diagnostic> {
     name.ok_or_else(|| {
         Diagnostic::usage("this host has no usable name").help("give one with --name NAME")
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn addresses_are_numbers_or_this_machine() {
+        let parsed = |text| parse_address(text).map(|address| address.to_string());
+        assert_eq!(parsed("localhost:0").as_deref(), Ok("127.0.0.1:0"));
+        assert_eq!(parsed("[::1]:6443").as_deref(), Ok("[::1]:6443"));
+        let wrong = ["6443", "127.0.0.1", "example.com:6443", "localhost", "localhost:x"];
+        assert!(wrong.iter().all(|text| parse_address(text).is_err()));
+    }
+
+    #[test]
+    fn servers_are_reached_by_https() {
+        assert_eq!(parse_server("https://a:6443").as_deref(), Ok("https://a:6443"));
+        assert_eq!(parse_server("https://a:6443/").as_deref(), Ok("https://a:6443/"));
+        assert_eq!(parse_server("10.0.0.1:6443").as_deref(), Ok("https://10.0.0.1:6443"));
+        let wrong = ["http://a:6443", "https://", "https://a/path", "a b", ""];
+        assert!(wrong.iter().all(|text| parse_server(text).is_err()));
+    }
+
+    #[test]
+    fn a_node_is_named_and_labelled_as_the_api_takes_it() {
+        assert_eq!(parse_node_name("edge-1.example").as_deref(), Ok("edge-1.example"));
+        let long = "a".repeat(64);
+        assert!([&*long, "Edge", "edge_1", ""].iter().all(|name| parse_node_name(name).is_err()));
+        let label = |key: &str, value: &str| Ok((key.to_owned(), value.to_owned()));
+        assert_eq!(parse_label("example.com/zone=a"), label("example.com/zone", "a"));
+        assert_eq!(parse_label("dry="), label("dry", ""));
+        assert!(
+            ["zone", "=a", "zone=a/b", "a/b/c=d"].iter().all(|text| parse_label(text).is_err())
+        );
+    }
+
+    #[test]
+    fn a_failure_names_what_helps() {
+        let foreign = SocketAddr::from(([192, 0, 2, 1], 6443));
+        let foreign = bind(foreign).map(|_| ()).expect_err("nobody's address").to_string();
+        assert!(
+            foreign.starts_with("error[WH0003]: cannot listen on 192.0.2.1:6443\n"),
+            "{foreign}"
+        );
+        assert!(foreign.ends_with("this machine:   --listen 127.0.0.1:6443"), "{foreign}");
+        let in_use = node_failed(AgentError::InUse("/data".into())).to_string();
+        assert!(in_use.ends_with("folder of its own:   --data-dir DIR"), "{in_use}");
+        assert!(!node_failed(AgentError::NoServer).to_string().contains("help:"));
+    }
+
+    #[test]
+    fn what_nohup_starts_outlives_its_terminal() {
+        let status =
+            |mask: &str| format!("Name:\twherry\nSigIgn:\t{mask}\nSigCgt:\t0000000000000001\n");
+        assert!(ignores_hangup(&status("0000000000001001")));
+        assert!(!ignores_hangup(&status("0000000000001000")));
+        assert!(!ignores_hangup(""));
+    }
+
+    #[test]
+    fn two_ports_are_two() {
+        assert_eq!(parse_ports("80, 443"), Ok((80, 443)));
+        assert!(["80", "80,80", "0,443", "80,x"].iter().all(|text| parse_ports(text).is_err()));
+    }
 }

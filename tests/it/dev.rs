@@ -58,7 +58,9 @@ fn wrong_flags_are_exit_code_2() {
     if !l3() {
         return;
     }
-    assert_eq!(run(&["dev", "--nodes", "0"]).0, Some(2));
+    let (code, stderr) = run(&["dev", "--nodes", "0"]);
+    assert_eq!(code, Some(2));
+    assert!(stderr.starts_with("error[WH0001]: invalid value '0' for '--nodes <N>'"), "{stderr}");
     assert_eq!(run(&["dev", "--no-such-flag"]).0, Some(2));
     let (code, stderr) = run(&["dev", "--ephemeral", "--images", "/no/such/folder"]);
     assert_eq!(code, Some(2));

@@ -66,12 +66,18 @@ fn failures_say_what_to_do() {
     let damaged = BackupError::Damaged { at: 7, why: "it ends too early".to_owned() };
     let damaged = unusable(Path::new("a.backup"), RestoreFailed::Backup(damaged));
     let full = unusable(Path::new("a.backup"), RestoreFailed::NotEmpty("/data".into()));
+    let source = io::Error::from(io::ErrorKind::NotFound);
+    let none = RestoreFailed::File { what: "read", path: "a.backup".into(), source };
+    let none = unusable(Path::new("a.backup"), none);
     expect_test::expect![[r"
         error[WH0042]: a.backup is not a usable backup
         why:  the backup is damaged at byte 7: it ends too early; nothing of it can be trusted, take another
         help: take another one; each can be checked:   wherry backup inspect FILE
         error[WH0043]: a.backup cannot be restored
         why:  the folder /data is not empty; restore into a new one
-        help: restore into a new folder:   --data-dir DIR"]]
-    .assert_eq(&format!("{damaged}\n{full}"));
+        help: restore into a new folder:   --data-dir DIR
+        error[WH0042]: a.backup is no backup that can be read
+        why:  cannot read a.backup: entity not found
+        help: name the file that was saved:   wherry backup inspect FILE"]]
+    .assert_eq(&format!("{damaged}\n{full}\n{none}"));
 }

@@ -34,11 +34,11 @@ const COMPONENT: &str = "wherry-node";
 /// One thing that happened.
 #[derive(Debug, Clone)]
 pub struct Happening {
-    /// `Pod` or `Node`.
+    /// `Pod`, `Service` or `Node`.
     pub kind: &'static str,
-    /// Namespace of the Pod; of a node the one where its events are.
+    /// Namespace of the Pod or Service; of a node the one where its events are.
     pub namespace: String,
-    /// Name of the Pod or node.
+    /// Name of the Pod, Service or node.
     pub pod: String,
     /// Its uid.
     pub uid: String,
@@ -92,6 +92,27 @@ impl Recorder {
             reason,
             message,
             warning,
+            at: Timestamp::now(),
+        });
+    }
+
+    /// Something is wrong with a Service on this node.
+    pub fn warning_of_service(
+        &self,
+        namespace: &str,
+        (name, uid): (&str, String),
+        reason: &'static str,
+        message: String,
+    ) {
+        self.queue(Happening {
+            kind: "Service",
+            namespace: namespace.to_owned(),
+            pod: name.to_owned(),
+            uid,
+            field: None,
+            reason,
+            message,
+            warning: true,
             at: Timestamp::now(),
         });
     }
@@ -213,7 +234,7 @@ fn event(happening: &Happening, name: &str, node: &str) -> Event {
         involved_object: ObjectReference {
             api_version: Some("v1".to_owned()),
             kind: Some(happening.kind.to_owned()),
-            namespace: (happening.kind == "Pod").then(|| happening.namespace.clone()),
+            namespace: (happening.kind != "Node").then(|| happening.namespace.clone()),
             name: Some(happening.pod.clone()),
             uid: Some(happening.uid.clone()),
             field_path: happening.field.clone(),
@@ -327,6 +348,21 @@ mod tests {
         assert_eq!(about.kind.as_deref(), Some("Node"));
         assert_eq!((about.namespace, about.uid.as_deref()), (None, Some("n1")));
         assert_eq!(event.type_.as_deref(), Some("Normal"));
+    }
+
+    #[test]
+    fn services_have_events_where_they_are() {
+        let (recorder, mut queue) = Recorder::new();
+        let service = ("web", "s1".to_owned());
+        let message = "port 30080 of node n1 cannot be opened".to_owned();
+        recorder.warning_of_service("shop", service, "NodePortUnavailable", message);
+        let happening = queue.try_recv().expect("it is queued");
+        let event = event(&happening, &name(&happening), "n1");
+        assert_eq!(event.metadata.namespace.as_deref(), Some("shop"));
+        let about = event.involved_object;
+        assert_eq!((about.kind.as_deref(), about.name.as_deref()), (Some("Service"), Some("web")));
+        assert_eq!((about.namespace.as_deref(), about.uid.as_deref()), (Some("shop"), Some("s1")));
+        assert_eq!(event.type_.as_deref(), Some("Warning"));
     }
 
     #[test]

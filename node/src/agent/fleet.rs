@@ -500,6 +500,11 @@ impl Fleet {
         self.table.services_for(namespace)
     }
 
+    /// A Service's uid, empty if it is not known.
+    pub fn service_uid(&self, namespace: &str, name: &str) -> String {
+        self.table.service_uid(namespace, name)
+    }
+
     /// A Service is new or different.
     pub fn set_service(&mut self, service: ServiceInfo) {
         let namespace = service.namespace.clone();

@@ -147,6 +147,8 @@ pub struct Config {
     pub image_thresholds: Thresholds,
     /// Where traces of requests go. None: nowhere.
     pub tracing: Option<Tracing>,
+    /// Cancelled when the node has its identity.
+    pub joined: CancellationToken,
 }
 
 /// Why the agent could not start.
@@ -176,6 +178,22 @@ pub enum AgentError {
     /// The program's own file is unknown.
     #[error("find the program's own file")]
     Binary(#[source] std::io::Error),
+}
+
+impl AgentError {
+    /// Whether another join token helps.
+    pub fn wants_token(&self) -> bool {
+        matches!(
+            self,
+            AgentError::Join(
+                JoinError::NoToken
+                    | JoinError::Token
+                    | JoinError::WrongCa { .. }
+                    | JoinError::Refused
+                    | JoinError::Denied(_)
+            )
+        )
+    }
 }
 
 /// Runs the agent until `shutdown`. Waits for a control plane that is not there, as long as it takes;
@@ -218,6 +236,7 @@ pub async fn run(config: Config, shutdown: CancellationToken) -> Result<(), Agen
         Err(JoinError::Stopped) => return Ok(()),
         Err(error) => return Err(error.into()),
     };
+    config.joined.cancel();
     relays.joined(connection.clone());
     let client = connection.client();
     let root = config.data_dir.join("images");

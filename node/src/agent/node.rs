@@ -135,6 +135,8 @@ pub async fn run(
         };
         keeper.report(match outcome {
             Ok(Ok(())) => None,
+            // With all its fields a refusal would be a page.
+            Ok(Err(kube::Error::Api(status))) => Some(status.message),
             Ok(Err(error)) => Some(error.to_string()),
             Err(_) => Some("no answer".to_owned()),
         });

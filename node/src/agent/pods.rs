@@ -440,7 +440,7 @@ impl Pods {
             ToAgent::PeerListening { address } => {
                 self.parts.fleet.set_peer(namespace, Some(address));
             }
-            ToAgent::NodePort(port) => self.parts.fleet.node_port(namespace, &port),
+            ToAgent::NodePort(port) => self.node_port(namespace, &port),
             ToAgent::Demand(demand) => self.parts.fleet.set_demand(namespace, demand),
             ToAgent::Denied(denials) => denials.iter().for_each(|denial| self.denied(denial)),
             ToAgent::Usage(usage) => {

@@ -38,6 +38,8 @@ pub struct ServiceInfo {
     pub namespace: String,
     /// Its name.
     pub name: String,
+    /// Its uid, for events.
+    pub uid: String,
     /// Virtual addresses; none for a headless Service.
     pub cluster_ips: Vec<IpAddr>,
     /// Its ports.
@@ -169,6 +171,7 @@ pub fn service(object: Service) -> Option<ServiceInfo> {
     Some(ServiceInfo {
         namespace: object.metadata.namespace?,
         name: object.metadata.name?,
+        uid: object.metadata.uid.unwrap_or_default(),
         cluster_ips,
         ports: ports.filter(|port| port.port > 0).collect(),
         external_name,
@@ -275,6 +278,12 @@ impl Table {
     /// Nothing is known yet.
     pub fn new(here: &str) -> Table {
         Table { here: here.to_owned(), ..Table::default() }
+    }
+
+    /// A Service's uid, empty if it is not known.
+    pub fn service_uid(&self, namespace: &str, name: &str) -> String {
+        let key = ServiceKey { namespace: namespace.to_owned(), name: name.to_owned() };
+        self.services.get(&key).map(|service| service.uid.clone()).unwrap_or_default()
     }
 
     /// Addresses of the nodes and of the control plane's members.

@@ -285,13 +285,15 @@ fn container_state(
             waiting("ContainerCreating", None)
         }
         Phase::BackOff { problem, .. } => waiting(problem.reason, Some(problem.message.clone())),
-        Phase::CrashLoop { .. } => {
+        Phase::CrashLoop { until } => {
             let name = &spec.containers[index].name;
-            let ended = container.last.as_ref().map_or("", |exit| exit.message.as_str());
+            let last = container.last.as_ref();
+            let wait = last.map_or(0, |exit| until.duration_since(exit.finished_at).as_secs());
+            let ended = last.map_or("", |exit| exit.message.as_str());
             let separator = if ended.is_empty() { "" } else { ": " };
             let message = format!(
                 "back-off {} restarting failed container={name} pod={}_{}({}){separator}{ended}",
-                as_kubelet(previous_delay(container)),
+                as_kubelet(wait),
                 spec.name,
                 spec.namespace,
                 spec.uid
@@ -308,21 +310,11 @@ fn container_state(
     }
 }
 
-/// The delay that is being waited: `delay` is already the next one.
-fn previous_delay(container: &Container) -> std::time::Duration {
-    use super::lifecycle::{BACKOFF_FIRST, BACKOFF_MAX};
-    match container.delay {
-        delay if delay <= BACKOFF_FIRST => std::time::Duration::ZERO,
-        BACKOFF_MAX => BACKOFF_MAX,
-        delay => delay / 2,
-    }
-}
-
 /// `10s`, `1m20s`, `5m0s`
-fn as_kubelet(delay: std::time::Duration) -> String {
-    match delay.as_secs() {
-        seconds if seconds < 60 => format!("{seconds}s"),
-        seconds => format!("{}m{}s", seconds / 60, seconds % 60),
+fn as_kubelet(seconds: i64) -> String {
+    match seconds {
+        ..60 => format!("{seconds}s"),
+        _ => format!("{}m{}s", seconds / 60, seconds % 60),
     }
 }
 

@@ -148,11 +148,10 @@ fn a_bad_image_is_said_where_people_look() {
     );
 }
 
-#[test]
-fn a_crash_loop_keeps_its_last_end() {
-    let desired = pod(APP);
-    let state = walked(
-        &desired,
+/// One that failed twice, at 4 and at 7.
+fn looping(desired: &Desired) -> PodState {
+    walked(
+        desired,
         vec![
             (1, address()),
             (2, prepared()),
@@ -162,7 +161,27 @@ fn a_crash_loop_keeps_its_last_end() {
             (6, started(1, 6)),
             (7, exited(1, 1, 7)),
         ],
-    );
+    )
+}
+
+#[test]
+fn a_crash_loop_says_how_long_it_waits() {
+    let desired = pod(APP);
+    let mut state = looping(&desired);
+    state.containers[0].phase = Phase::CrashLoop { until: at(7 + 160) };
+    state.containers[0].delay = std::time::Duration::from_secs(300);
+    let status = status(&state, &desired.spec, "127.0.0.1".parse().expect("an address"));
+    let containers = status.container_statuses.unwrap_or_default();
+    let state = containers[0].state.as_ref();
+    let waiting = state.and_then(|state| state.waiting.as_ref());
+    let message = waiting.and_then(|waiting| waiting.message.as_deref()).unwrap_or_default();
+    assert!(message.starts_with("back-off 2m40s restarting "), "{message}");
+}
+
+#[test]
+fn a_crash_loop_keeps_its_last_end() {
+    let desired = pod(APP);
+    let state = looping(&desired);
     check(
         &desired,
         &state,

@@ -10,7 +10,7 @@ use crate::{
         routes::{NodeInfo, ServiceInfo},
         watch::Change,
     },
-    protocol::Denial,
+    protocol::{Denial, NodePort},
 };
 
 impl Pods {
@@ -71,6 +71,20 @@ impl Pods {
                 self.parts.fleet.namespaces_synced();
                 self.process_all();
             }
+        }
+    }
+
+    /// A port of the node was opened, or closed, or could not be opened: whoever looks at the Service
+    /// shall see why nobody answers.
+    pub(super) fn node_port(&self, namespace: &str, port: &NodePort) {
+        self.parts.fleet.node_port(namespace, port);
+        if let Some(error) = &port.error {
+            let node = &self.parts.node;
+            let message = format!("node {node} does not serve port {}: {error}", port.port);
+            let uid = self.parts.fleet.service_uid(namespace, &port.service);
+            let service = (port.service.as_str(), uid);
+            let events = &self.parts.events;
+            events.warning_of_service(namespace, service, "NodePortUnavailable", message);
         }
     }
 
