@@ -43,6 +43,7 @@ fn written_in(term: u64, index: u64) -> LogEntry {
 fn put(index: u64, value_bytes: usize) -> LogEntry {
     let command = Command {
         time_ms: 0,
+        id: 0,
         key: Bytes::from_static(b"key"),
         precondition: Precondition::Any,
         action: Action::Put(Bytes::from(vec![7; value_bytes])),
