@@ -212,7 +212,11 @@ fn told(restored: &RestoredCluster, data_dir: &Path, kept: bool) -> String {
 /// A backup, or a folder to restore it to, that cannot be used.
 fn unusable(file: &Path, error: RestoreFailed) -> Diagnostic {
     let shown = file.display();
+    let unread = matches!(&error, RestoreFailed::File { path, .. } if path == file);
     match &error {
+        _ if unread => Diagnostic::new("WH0042", format!("{shown} is not a usable backup"))
+            .why(error)
+            .help("name a file that `wherry backup save` has made"),
         RestoreFailed::Backup(BackupError::Key(_)) => {
             Diagnostic::new("WH0043", format!("{shown} cannot be decrypted"))
                 .why(error)
