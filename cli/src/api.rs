@@ -17,8 +17,9 @@ use wherry_node::members::{self, Make, Members};
 
 use crate::diagnostic::Diagnostic;
 
-/// Members change rarely: a list of this age is asked for again.
-const REMEMBER_FOR: Duration = Duration::from_secs(60);
+/// A list of this age is asked for again. A script that calls often need not, but a cluster that is
+/// being set up may have grown since, and lose the member that the kubeconfig names.
+const REMEMBER_FOR: Duration = Duration::from_secs(2);
 /// It must not hold up the verb itself.
 const LEARN_TIMEOUT: Duration = Duration::from_secs(1);
 

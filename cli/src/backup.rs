@@ -65,7 +65,8 @@ pub struct Restore {
     /// that its nodes, kubeconfigs and tokens stay valid; without it they are issued anew
     #[arg(long, value_name = "DIR")]
     pki: Option<PathBuf>,
-    /// Keyring of the old cluster, if it is neither in that folder nor in the backup
+    /// Keyring of the old cluster, if it is neither in that folder nor in the backup, and this is not
+    /// the machine of the member that made the backup
     #[arg(long, value_name = "FILE")]
     keyring: Option<PathBuf>,
     /// Name of the first member [default: the host's name]
@@ -118,7 +119,10 @@ async fn save(flags: Save) -> Result<(), Diagnostic> {
     if include_keyring {
         eprintln!("the keyring is in the file: whoever has it can read every Secret");
     } else if inspection.content.sealed > 0 {
-        eprintln!("restoring it needs the cluster's keyring (pki/at-rest.keys of a member)");
+        eprintln!(
+            "restoring it needs the cluster's keyring: on another machine than its members', name a \
+             copy of pki/at-rest.keys"
+        );
     }
     Ok(())
 }
@@ -208,7 +212,11 @@ fn told(restored: &RestoredCluster, data_dir: &Path, kept: bool) -> String {
 /// A backup, or a folder to restore it to, that cannot be used.
 fn unusable(file: &Path, error: RestoreFailed) -> Diagnostic {
     let shown = file.display();
+    let unread = matches!(&error, RestoreFailed::File { path, .. } if path == file);
     match &error {
+        _ if unread => Diagnostic::new("WH0042", format!("{shown} is not a usable backup"))
+            .why(error)
+            .help("name a file that `wherry backup save` has made"),
         RestoreFailed::Backup(BackupError::Key(_)) => {
             Diagnostic::new("WH0043", format!("{shown} cannot be decrypted"))
                 .why(error)

@@ -13,7 +13,7 @@ use tokio_util::sync::CancellationToken;
 use wherry_control_plane::apiserver::{AuditPolicy, LogConfig, Network};
 use wherry_control_plane::at_rest;
 use wherry_control_plane::backup::{Destination, Schedule};
-use wherry_control_plane::member::join::Join;
+use wherry_control_plane::member::join::{Join, JoinError};
 use wherry_control_plane::member::{self, IdentityError, Member, MemberError, Window};
 use wherry_node::agent::AgentError;
 use wherry_node::protocol::Tracing;
@@ -420,6 +420,11 @@ fn server_failed(error: MemberError, data_dir: &std::path::Path) -> Diagnostic {
             format!("on another member:   wherry member remove {name}")
         }
         MemberError::Identity(_) => format!("see {shown}/member.json; nothing was changed"),
+        MemberError::Join(JoinError::NotTaken { .. }) => {
+            return Diagnostic::new("WH0017", "this server cannot join the cluster")
+                .why(error)
+                .help("look at the members:   wherry member list");
+        }
         MemberError::Join(_) => {
             return Diagnostic::new("WH0017", "this server cannot join the cluster")
                 .why(error)

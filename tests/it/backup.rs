@@ -126,6 +126,10 @@ fn a_backup_made_under_load_becomes_another_cluster() {
     let again = run(&["backup", "restore", shown(&file), "--data-dir", shown(&server)]);
     assert_eq!(again.status.code(), Some(1));
     assert!(text(&again.stderr).contains("is not empty"), "{}", text(&again.stderr));
+    // Where the old cluster is, its keyring need not be named.
+    let alone = folder.path().join("alone");
+    let restored = run_ok(&["backup", "restore", shown(&file), "--data-dir", shown(&alone)]);
+    assert!(restored.contains("the authorities are new"), "{restored}");
     drop(old);
 
     let new = Dev::start_with(Options {

@@ -65,6 +65,10 @@ fn what_was_restored_is_told_with_the_next_step() {
 fn failures_say_what_to_do() {
     let damaged = BackupError::Damaged { at: 7, why: "it ends too early".to_owned() };
     let damaged = unusable(Path::new("a.backup"), RestoreFailed::Backup(damaged));
+    let source = std::io::ErrorKind::NotFound.into();
+    let missing = RestoreFailed::File { what: "read", path: "a.backup".into(), source };
+    let missing = unusable(Path::new("a.backup"), missing).to_string();
+    assert!(missing.contains("cannot read a.backup") && !missing.contains("restore"), "{missing}");
     let full = unusable(Path::new("a.backup"), RestoreFailed::NotEmpty("/data".into()));
     let source = io::Error::from(io::ErrorKind::NotFound);
     let none = RestoreFailed::File { what: "read", path: "a.backup".into(), source };

@@ -222,7 +222,7 @@ pub fn parse_time(text: &str) -> Option<Timestamp> {
 }
 
 /// Keys of an object in the order of the wire, then whatever else there is in its own order.
-const OBJECT_ORDER: &[&str] = &["kind", "apiVersion", "metadata", "spec", "status"];
+const OBJECT_ORDER: &[&str] = &["kind", "apiVersion", "metadata", "spec"];
 
 /// All keys of `metadata`, in the order of the wire.
 pub(crate) const METADATA_ORDER: &[&str] = &[
@@ -251,21 +251,34 @@ pub fn order(object: &mut Object) {
     if let Some(Value::Object(metadata)) = map.get_mut("metadata") {
         sort_first(metadata, METADATA_ORDER);
         for key in ["labels", "annotations"] {
-            if let Some(Value::Object(pairs)) = metadata.get_mut(key) {
+            if let Some(Value::Object(pairs)) = metadata.get_mut(key)
+                && !pairs.keys().is_sorted()
+            {
                 pairs.sort_keys();
             }
         }
     }
     // `status` comes last even after the fields that other kinds keep beside `spec`.
-    let status = map.shift_remove("status");
+    let is_last = map.keys().next_back().is_some_and(|key| key == "status");
+    let status = if is_last { None } else { map.shift_remove("status") };
     sort_first(map, OBJECT_ORDER);
     if let Some(status) = status {
         map.insert("status".to_string(), status);
     }
 }
 
+/// Whether the named keys stand in front already, in that order.
+fn stand_first(map: &Map<String, Value>, order: &[&str]) -> bool {
+    let mut next = order.iter();
+    map.keys().all(|key| next.any(|name| name == key) || !order.contains(&key.as_str()))
+}
+
 /// Moves the named keys to the front, in that order.
 fn sort_first(map: &mut Map<String, Value>, order: &[&str]) {
+    // Each write asks several times, and what has been ordered mostly is.
+    if stand_first(map, order) {
+        return;
+    }
     let mut rest = std::mem::take(map);
     for key in order {
         if let Some(value) = rest.shift_remove(*key) {
@@ -349,6 +362,21 @@ mod tests {
             r#""labels":{"a":"2","b":"1"}},"spec":{},"data":{},"status":{}}"#,
         ];
         assert_eq!(object.to_string(), expected.concat());
+    }
+
+    #[test]
+    fn however_keys_stood_they_end_in_one_order() {
+        let keys = ["kind", "apiVersion", "metadata", "spec", "data", "status"];
+        for (one, other) in (0..keys.len()).flat_map(|one| (0..=one).map(move |other| (one, other)))
+        {
+            let mut stood = keys.to_vec();
+            stood.swap(one, other);
+            let fields = stood.iter().map(|key| ((*key).to_owned(), json!({})));
+            let mut object = Value::Object(fields.collect());
+            order(&mut object);
+            let map = object.as_object().expect("it stays an object");
+            assert_eq!(map.keys().collect::<Vec<_>>(), keys, "{stood:?}");
+        }
     }
 
     #[test]

@@ -1,7 +1,7 @@
 //! A backup: the whole key space at one revision, as one file that says what it is.
 //!
 //! ```text
-//!  file  := line of text, frame(Head), frame(Keyring)?, frame(Objects)*, frame(End)
+//!  file  := line of text, frame(Head), frame(Keyring | Place)?, frame(Objects)*, frame(End)
 //!  frame := ┌────────┬───────────────────────────────────────────────────┐
 //!           │ length │ record (see `codec`): version, CRC-32, tag, fields │
 //!           └────────┴───────────────────────────────────────────────────┘
@@ -10,7 +10,8 @@
 //!
 //! It is made from one root in memory, so writes go on meanwhile and none is seen halfway. Objects
 //! come in key order with their revisions. Values that are encrypted at rest are encrypted here
-//! too, each bound to its key; the keyring is in the file only where that was asked for.
+//! too, each bound to its key; the keyring is in the file only where that was asked for, else where
+//! it lies on the machine of the member that made the backup.
 //!
 //! Invariants:
 //! - Whatever bit of the file is changed, and wherever it is cut, reading it to the end fails.
@@ -18,6 +19,7 @@
 
 use std::collections::BTreeSet;
 use std::io::{self, Read};
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::SystemTime;
 
@@ -45,6 +47,7 @@ const HASH_BYTES: usize = 32;
 /// Frames by their tag.
 const HEAD: u8 = b'H';
 const KEYRING: u8 = b'K';
+const PLACE: u8 = b'P';
 const OBJECTS: u8 = b'O';
 const END: u8 = b'E';
 
@@ -136,6 +139,8 @@ pub struct Backup {
     keys: Option<Arc<Keyring>>,
     /// Whether the keyring goes into the file.
     with_keyring: bool,
+    /// Where the keyring lies, if it does not go into the file.
+    keyring_at: Option<String>,
     hasher: Context,
     sealed: u64,
     /// The last object that is in a frame.
@@ -155,6 +160,12 @@ fn place(key: &[u8]) -> Vec<u8> {
     [b"backup\0", key].concat()
 }
 
+/// A path that means the same in every folder; `None` for an empty one, or one that is no text.
+fn absolute(path: &Path) -> Option<String> {
+    let path = std::path::absolute(path).ok()?;
+    path.to_str().map(str::to_owned)
+}
+
 impl Backup {
     pub(crate) fn new(
         snapshot: Snapshot,
@@ -162,6 +173,8 @@ impl Backup {
         keys: Option<Arc<Keyring>>,
         with_keyring: bool,
     ) -> Backup {
+        let keyring_at = keys.as_ref().filter(|_| !with_keyring);
+        let keyring_at = keyring_at.and_then(|keys| absolute(keys.path()));
         // What is encrypted with a key that comes later would not open with the keyring in the file.
         let keys = keys.map(|keys| Arc::new(keys.frozen()));
         let head = BackupHead {
@@ -173,8 +186,17 @@ impl Backup {
             key: keys.as_ref().map(|keys| keys.newest()),
         };
         let hasher = Context::new(&SHA256);
-        let next = Next::Head;
-        Backup { head, snapshot, keys, with_keyring, hasher, sealed: 0, after: None, next }
+        Backup {
+            head,
+            snapshot,
+            keys,
+            with_keyring,
+            keyring_at,
+            hasher,
+            sealed: 0,
+            after: None,
+            next: Next::Head,
+        }
     }
 
     /// What its file begins with.
@@ -200,6 +222,12 @@ impl Backup {
             let mut encoder = Encoder::new(1024);
             encoder.u8(KEYRING);
             encoder.bytes(keys.text().as_bytes());
+            file.extend(self.frame(encoder));
+        }
+        if let Some(path) = self.keyring_at.take() {
+            let mut encoder = Encoder::new(16 + path.len());
+            encoder.u8(PLACE);
+            encoder.text(&path);
             file.extend(self.frame(encoder));
         }
         file.into()
@@ -377,14 +405,28 @@ impl ContentHash {
 
 /// Reads the keyring that a backup carries, if it does; reads no further.
 pub fn keyring_of_backup(input: impl Read) -> Result<Option<String>, BackupError> {
+    match second_frame(input)? {
+        Frame::Keyring(text) => Ok(Some(text)),
+        _ => Ok(None),
+    }
+}
+
+/// Where the keyring lies on the machine of the member that made a backup, if it says so; reads no
+/// further.
+pub fn keyring_place_of_backup(input: impl Read) -> Result<Option<PathBuf>, BackupError> {
+    match second_frame(input)? {
+        Frame::Place(path) => Ok(Some(path.into())),
+        _ => Ok(None),
+    }
+}
+
+/// The frame behind the head, which tells about the keyring if one does.
+fn second_frame(input: impl Read) -> Result<Frame, BackupError> {
     let mut frames = Frames::open(input)?;
     frames.head()?;
     let (at, record) = frames.next()?;
     let frame = codec::decode(&record, Frame::decode);
-    match frame.map_err(|error| damaged(at, error.to_string()))? {
-        Frame::Keyring(text) => Ok(Some(text)),
-        _ => Ok(None),
-    }
+    frame.map_err(|error| damaged(at, error.to_string()))
 }
 
 /// Reads a backup to its end and checks all of it; `visit` gets each object with its value, which
@@ -407,6 +449,10 @@ pub fn read_backup<E: From<BackupError>>(
                 return Err(damaged(at, "a keyring where none belongs").into());
             }
             Frame::Keyring(_) => reading.content.has_keyring = true,
+            Frame::Place(_) if reading.last.is_some() => {
+                return Err(damaged(at, "a keyring's place where none belongs").into());
+            }
+            Frame::Place(_) => {}
             Frame::Objects(objects) => {
                 for object in &objects {
                     let value = reading.take(at, object, keys)?;
@@ -433,6 +479,7 @@ fn damaged(at: u64, why: impl Into<String>) -> BackupError {
 
 enum Frame {
     Keyring(String),
+    Place(String),
     Objects(Vec<BackupObject>),
     End { objects: u64, sealed: u64, hash: Bytes },
 }
@@ -444,6 +491,7 @@ impl Frame {
                 let text = String::from_utf8(decoder.bytes()?.into());
                 text.map(Frame::Keyring).map_err(|_| CodecError::Invalid("its keyring"))
             }
+            PLACE => decoder.text("the place of its keyring").map(Frame::Place),
             OBJECTS => {
                 let mut objects = Vec::new();
                 for _ in 0..decoder.count()? {

@@ -29,6 +29,9 @@ use crate::state::{Action, Command, Entry, Mark, Precondition};
 /// The version of all encodings below. A new field means a new version and a reader of both.
 const VERSION: u8 = 2;
 
+/// In the tag of a command's precondition: the command has a name.
+const NAMED: u8 = 0x80;
+
 /// Version and checksum.
 const HEADER_BYTES: usize = 5;
 
@@ -127,14 +130,18 @@ impl Encoder {
     pub(crate) fn command(&mut self, command: &Command) {
         self.u64(command.time_ms);
         self.bytes(&command.key);
+        let named = if command.id == 0 { 0 } else { NAMED };
         match command.precondition {
-            Precondition::Any => self.u8(0),
-            Precondition::Absent => self.u8(1),
-            Precondition::Present => self.u8(2),
+            Precondition::Any => self.u8(named),
+            Precondition::Absent => self.u8(1 | named),
+            Precondition::Present => self.u8(2 | named),
             Precondition::At(revision) => {
-                self.u8(3);
+                self.u8(3 | named);
                 self.u64(revision);
             }
+        }
+        if command.id != 0 {
+            self.u64(command.id);
         }
         match &command.action {
             Action::Put(value) => {
@@ -308,20 +315,22 @@ impl<'a> Decoder<'a> {
     pub(crate) fn command(&mut self) -> Result<Command, CodecError> {
         let time_ms = self.u64()?;
         let key = self.bytes()?;
-        let precondition = match self.u8()? {
+        let tag = self.u8()?;
+        let precondition = match tag & !NAMED {
             0 => Precondition::Any,
             1 => Precondition::Absent,
             2 => Precondition::Present,
             3 => Precondition::At(self.u64()?),
-            other => return Err(CodecError::Choice("a precondition", other)),
+            _ => return Err(CodecError::Choice("a precondition", tag)),
         };
+        let id = if tag & NAMED == 0 { 0 } else { self.u64()? };
         let action = match self.u8()? {
             0 => Action::Put(self.bytes()?),
             1 => Action::Delete,
             2 => Action::Check { verdict: self.option(Decoder::mark)? },
             other => return Err(CodecError::Choice("an action", other)),
         };
-        Ok(Command { time_ms, key, precondition, action })
+        Ok(Command { time_ms, id, key, precondition, action })
     }
 
     fn membership(&mut self) -> Result<Membership<u64, Place>, CodecError> {

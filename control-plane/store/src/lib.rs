@@ -71,7 +71,8 @@ mod writer;
 mod writes;
 
 pub use backup::{
-    Backup, BackupContent, BackupError, BackupHead, BackupObject, keyring_of_backup, read_backup,
+    Backup, BackupContent, BackupError, BackupHead, BackupObject, keyring_of_backup,
+    keyring_place_of_backup, read_backup,
 };
 pub use errors::{
     CheckpointError, MembershipError, OpenError, ReadError, ResealError, ShutdownError, WriteError,

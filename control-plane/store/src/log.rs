@@ -215,6 +215,13 @@ impl Log {
         self.ends.lock().expect("no section of this lock panics")
     }
 
+    /// Has the superblock promise no more than this entry.
+    async fn lower_promise(&self, last: Option<LogId>) -> io::Result<()> {
+        let (anchor, flushed) = (self.anchor.clone(), self.flushed.clone());
+        let cut = move || flushed.cut(&anchor, last);
+        tokio::task::spawn_blocking(cut).await.map_err(io::Error::other)?
+    }
+
     /// The entries from `start` (inclusive) to `end` (exclusive) that the log has; fewer than all
     /// only if they are more than `bytes_max`.
     async fn read(&self, start: u64, end: u64, bytes_max: usize) -> io::Result<Vec<LogEntry>> {
@@ -522,9 +529,7 @@ impl RaftLogStorage<Types> for Log {
             ends.inherited = None;
         }
         self.faults.pass("log.truncate").await?;
-        let (anchor, flushed) = (self.anchor.clone(), self.flushed.clone());
-        let cut = move || flushed.cut(&anchor, last_log_id);
-        tokio::task::spawn_blocking(cut).await.map_err(io::Error::other)??;
+        self.lower_promise(last_log_id).await?;
         let mut batch = Batch::default();
         let (from, end) = (entry_key(first_removed), entry_key(u64::MAX));
         batch.delete_range(Column::Log, from.to_vec(), end.to_vec());
@@ -532,7 +537,7 @@ impl RaftLogStorage<Types> for Log {
     }
 
     async fn purge(&mut self, log_id: LogId) -> io::Result<()> {
-        {
+        let lost = {
             let mut ends = self.lock();
             let purged = |recent: &Recent| recent.entry.log_id.index <= log_id.index;
             while ends.recent.front().is_some_and(purged) {
@@ -542,12 +547,18 @@ impl RaftLogStorage<Types> for Log {
             ends.purged = ends.purged.max(Some(log_id));
             ends.first = ends.first.max(log_id.index + 1);
             // By index, too: what lies before a snapshot's end may be of a later leader, who lost it.
-            if next_index(ends.last) <= log_id.index || ends.last < Some(log_id) {
+            let beyond = next_index(ends.last) <= log_id.index;
+            let lost = beyond && ends.last > Some(log_id);
+            if beyond || ends.last < Some(log_id) {
                 ends.last = Some(log_id);
                 ends.inherited = None;
             }
-        }
+            lost
+        };
         self.faults.pass("log.purge").await?;
+        if lost {
+            self.lower_promise(Some(log_id)).await?;
+        }
         let mut batch = Batch::default();
         let record = codec::encode(24, &log_id, Encoder::log_id);
         batch.put(Column::Meta, Bytes::from_static(PURGED), record);

@@ -353,7 +353,8 @@ impl Round {
             }
             Outcome::Nothing | Outcome::Refused { .. } => return,
         };
-        let event = Arc::new(Event::new(state.revision, key, change, previous));
+        let event = Event::new(state.revision, key, change, previous).made_by(command.id);
+        let event = Arc::new(event);
         let record = Record { event, root: state.root.clone(), time_ms: state.time_ms };
         self.records.push(record);
     }

@@ -518,7 +518,7 @@ impl Inner {
         let action = Action::Check { verdict };
         let key = Bytes::new();
         let precondition = Precondition::Any;
-        let command = Command { time_ms: now_ms(), key, precondition, action };
+        let command = Command { time_ms: now_ms(), id: 0, key, precondition, action };
         // What is not proposed now is the next time.
         let proposed = self.member.propose(command, u64::MAX, Instant::now()).await;
         proposed.ok().map(|(revision, _)| revision)

@@ -72,6 +72,9 @@ impl Precondition {
 pub(crate) struct Command {
     /// The leader's wall clock when it proposed the write, in milliseconds since 1970.
     pub(crate) time_ms: u64,
+    /// Names the write among all others, so that whoever made it knows it again; zero if nobody has
+    /// to.
+    pub(crate) id: u64,
     pub(crate) key: Bytes,
     pub(crate) precondition: Precondition,
     pub(crate) action: Action,

@@ -110,6 +110,7 @@ pub(crate) async fn keep_house(house: House) {
     let mut ticks = tokio::time::interval(HOUSE_EVERY);
     ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     let mut compactions = tokio::time::interval(COMPACT_EVERY);
+    let mut renewed = true;
     loop {
         tokio::select! {
             _ = ticks.tick() => {
@@ -118,10 +119,13 @@ pub(crate) async fn keep_house(house: House) {
                 let Ok((now, promised)) = tokio::task::spawn_blocking(look).await else {
                     continue;
                 };
-                if let Err(error) = promised {
-                    // It promises less than it could: a start finds less.
-                    tracing::warn!(%error, "the superblock could not be renewed");
+                // It promises less than it could: a start finds less. On a full disk that lasts.
+                if let Err(error) = &promised
+                    && renewed
+                {
+                    tracing::warn!(%error, "the superblock cannot be renewed");
                 }
+                renewed = promised.is_ok();
                 let before = Room::of(room.swap(now as u8, Ordering::Relaxed));
                 if before != now {
                     tracing::warn!(?before, ?now, "free space of the store's disk changed");

@@ -49,6 +49,8 @@ pub struct Event {
     pub change: Change,
     /// What the key held before; `None` if it is new.
     pub previous: Option<Entry>,
+    /// The name of the write that made it.
+    pub(crate) write: u64,
     encoded: OnceLock<Bytes>,
 }
 
@@ -59,7 +61,12 @@ impl Event {
         change: Change,
         previous: Option<Entry>,
     ) -> Event {
-        Event { revision, key, change, previous, encoded: OnceLock::new() }
+        Event { revision, key, change, previous, write: 0, encoded: OnceLock::new() }
+    }
+
+    /// The same, made by a write with this name.
+    pub(crate) fn made_by(self, write: u64) -> Event {
+        Event { write, ..self }
     }
 
     /// The new state, or the last one if the key was deleted.

@@ -10,7 +10,8 @@
 //! The outcome of an attempt is unknown when the leader fails while it has it. But each attempt has
 //! a *fence*: the last term in which it may be proposed. Once an entry of a later term has been
 //! applied here, whatever of earlier terms is not here will never come. So the attempt shows in the
-//! changes of its key since the write began, or it did not happen and may be made again.
+//! changes of its key since the write began, or it did not happen and may be made again. It shows by
+//! the name that each write has: others may have written the same bytes, at the same revision.
 
 use std::sync::Arc;
 use std::time::Instant;
@@ -20,7 +21,7 @@ use bytes::Bytes;
 use crate::engine::KEY_BYTES_MAX;
 use crate::errors::WriteError;
 use crate::network::Peer;
-use crate::state::{Action, Command, Entry, Precondition, Revision};
+use crate::state::{Action, Command, Precondition, Revision};
 use crate::store::{ANSWER_TIMEOUT, SEE_OWN_WRITE, Store, Target};
 use crate::tasks;
 use crate::watch::{Change, Event};
@@ -39,19 +40,18 @@ enum Fate {
 
 /// Reads an attempt's fate out of all changes of its key that it can be among.
 fn fate(command: &Command, changes: &[Arc<Event>]) -> Fate {
-    let of_key = changes.iter().filter(|event| event.key == command.key);
-    for event in of_key {
-        match (&command.action, &event.change) {
-            (Action::Put(value), Change::Put(entry)) if *value == entry.value => {
-                let Entry { created, modified, .. } = *entry;
-                return Fate::Done(Written::Put { created, modified });
-            }
-            // Somebody else's, perhaps: a delete leaves no name.
-            (Action::Delete, Change::Delete(_)) => return Fate::Unknown,
-            _ => {}
-        }
-    }
-    Fate::NotDone
+    let Some(own) = changes.iter().find(|event| event.write == command.id) else {
+        return Fate::NotDone;
+    };
+    Fate::Done(match &own.change {
+        Change::Put(entry) => Written::Put { created: entry.created, modified: entry.modified },
+        Change::Delete(last) => Written::Deleted { revision: own.revision, last: last.clone() },
+    })
+}
+
+/// A name that no other write has. One of zero would be none.
+fn name() -> u64 {
+    rand::random::<u64>().max(1)
 }
 
 impl Store {
@@ -65,7 +65,7 @@ impl Store {
         if key.len() > KEY_BYTES_MAX {
             return Err(WriteError::TooLarge { size: key.len(), limit: KEY_BYTES_MAX });
         }
-        let command = Command { time_ms: 0, key, precondition, action };
+        let command = Command { time_ms: 0, id: name(), key, precondition, action };
         let deadline = Instant::now() + ANSWER_TIMEOUT;
         let since = self.current().revision();
         // Whom the last one asked has named as the leader.
@@ -179,14 +179,11 @@ impl Store {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::state::Entry;
 
-    fn event(key: &'static str, change: Change) -> Arc<Event> {
-        Arc::new(Event::new(
-            change_revision(&change),
-            Bytes::from_static(key.as_bytes()),
-            change,
-            None,
-        ))
+    fn event(write: u64, key: &'static str, change: Change) -> Arc<Event> {
+        let (revision, key) = (change_revision(&change), Bytes::from_static(key.as_bytes()));
+        Arc::new(Event::new(revision, key, change, None).made_by(write))
     }
 
     fn change_revision(change: &Change) -> Revision {
@@ -201,24 +198,38 @@ mod tests {
 
     fn command(action: Action) -> Command {
         let key = Bytes::from_static(b"key");
-        Command { time_ms: 0, key, precondition: Precondition::Absent, action }
+        Command { time_ms: 0, id: 1, key, precondition: Precondition::At(6), action }
     }
 
     #[test]
-    fn a_put_shows_by_its_value() {
-        let put = command(Action::Put(Bytes::from_static(b"mine")));
-        let mine = event("key", Change::Put(entry("mine", 9)));
-        let theirs = event("key", Change::Put(entry("theirs", 8)));
-        let gone = event("key", Change::Delete(entry("mine", 10)));
-        let other = event("key/longer", Change::Put(entry("mine", 7)));
+    fn a_write_shows_by_its_name() {
+        let put = command(Action::Put(Bytes::from_static(b"same")));
+        let mine = event(1, "key", Change::Put(entry("same", 9)));
+        let gone = event(4, "key", Change::Delete(entry("same", 10)));
+        let other = event(3, "key/longer", Change::Put(entry("same", 7)));
         let done = || Fate::Done(Written::Put { created: 3, modified: 9 });
         assert_eq!(fate(&put, &[]), Fate::NotDone);
-        assert_eq!(fate(&put, &[other.clone(), theirs.clone()]), Fate::NotDone);
-        assert_eq!(fate(&put, &[theirs.clone(), mine.clone()]), done());
+        assert_eq!(fate(&put, &[other.clone(), mine.clone()]), done());
         assert_eq!(fate(&put, &[mine, gone.clone()]), done(), "what came later does not matter");
 
         let delete = command(Action::Delete);
-        assert_eq!(fate(&delete, &[theirs, other]), Fate::NotDone);
-        assert_eq!(fate(&delete, &[gone]), Fate::Unknown, "by whom?");
+        assert_eq!(fate(&delete, &[gone, other]), Fate::NotDone);
+        let last = entry("same", 10);
+        let own = event(1, "key", Change::Delete(last.clone()));
+        assert_eq!(fate(&delete, &[own]), Fate::Done(Written::Deleted { revision: 10, last }));
+    }
+
+    /// Two that count from the same revision write the same bytes: one of them has not counted.
+    #[test]
+    fn the_same_bytes_of_another_are_not_ones_own() {
+        let put = command(Action::Put(Bytes::from_static(b"7")));
+        let theirs = event(2, "key", Change::Put(entry("7", 8)));
+        assert_eq!(fate(&put, &[theirs]), Fate::NotDone);
+    }
+
+    #[test]
+    fn names_differ() {
+        let (one, other) = (name(), name());
+        assert!(one != other && one != 0 && other != 0);
     }
 }

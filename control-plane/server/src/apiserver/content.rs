@@ -325,7 +325,9 @@ pub fn respond(
         let text = serde_json::to_string_pretty(value).expect("a value has only string keys");
         ("application/json", escape::whole((text + "\n").into_bytes()))
     } else {
-        ("application/json", escape::whole(format!("{value}\n").into_bytes()))
+        let mut text = serde_json::to_vec(value).expect("a value has only string keys");
+        text.push(b'\n');
+        ("application/json", escape::whole(text))
     };
     respond_bytes(code, media, bytes, warnings)
 }

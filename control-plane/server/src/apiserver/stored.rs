@@ -47,7 +47,11 @@ pub fn prefix(kind: &'static Kind, namespace: Option<&str>) -> Bytes {
 
 /// Bytes for the store.
 pub fn encode(kind: &'static Kind, object: &Object) -> Bytes {
-    let mut object = object.clone();
+    into_bytes(kind, object.clone())
+}
+
+/// The same, of an object that nobody needs any more.
+pub fn into_bytes(kind: &'static Kind, mut object: Object) -> Bytes {
     assert!(!meta::uid(&object).is_empty(), "an object has a uid before it is stored");
     if kind.storage != Storage::Own {
         object = convert::to(kind, home(kind), object);
@@ -131,6 +135,11 @@ pub fn decode_metadata(kind: &'static Kind, entry: &Entry) -> Object {
     let bytes = splice(&entry.value, entry.modified);
     let stored: Stored = serde_json::from_slice(&bytes).expect("encode wrote metadata");
     serde_json::json!({ "metadata": stored.metadata })
+}
+
+/// Whether objects of this kind are stored as they are shown, but for their revision.
+pub fn is_plain(kind: &Kind) -> bool {
+    kind.custom.is_none() && kind.storage == Storage::Own
 }
 
 fn is_pod(kind: &Kind) -> bool {

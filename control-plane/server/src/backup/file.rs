@@ -48,7 +48,8 @@ pub struct RestoreOptions {
     pub data_dir: PathBuf,
     /// The old cluster's folder of authorities, to go on with.
     pub pki: Option<PathBuf>,
-    /// The old cluster's keyring, if it is neither in that folder nor in the backup.
+    /// The old cluster's keyring, if it is neither in that folder nor in the backup, nor where the
+    /// backup says that it lies.
     pub keyring: Option<PathBuf>,
     /// Name of the first member.
     pub name: String,
@@ -117,6 +118,15 @@ fn keyring_for(backup: &Path, named: Option<&Path>) -> Result<Option<Keyring>, R
     Ok(keyring.transpose()?)
 }
 
+/// The keyring of the cluster that a backup was made from, if this is the machine where it lies.
+fn keyring_at_its_place(backup: &Path) -> Result<Option<Keyring>, RestoreFailed> {
+    let place = wherry_store::keyring_place_of_backup(open(backup)?)?;
+    // The file may be anybody's, so what it names is only looked at if it can be a keyring.
+    let can_be = |meta: fs::Metadata| meta.is_file() && meta.len() <= PKI_FILE_BYTES_MAX;
+    let place = place.filter(|path| fs::metadata(path).is_ok_and(can_be));
+    Ok(place.and_then(|path| Keyring::open(&path, Cover::Everything).ok()))
+}
+
 /// Reads a backup to its end and tells what is in it. Without a keyring, encrypted values are
 /// checked for damage only.
 pub fn inspect(backup: &Path, keyring: Option<&Path>) -> Result<Inspection, RestoreFailed> {
@@ -145,7 +155,11 @@ pub fn restore(backup: &Path, options: &RestoreOptions) -> Result<RestoredCluste
     }
     let in_pki = options.pki.as_ref().map(|pki| pki.join(KEYRING_FILE));
     let named = options.keyring.clone().or(in_pki.filter(|path| path.exists()));
-    let keyring = keyring_for(backup, named.as_deref())?;
+    let mut keyring = keyring_for(backup, named.as_deref())?;
+    // A copy of the authorities that lacks the keyring is a mistake to hear of.
+    if keyring.is_none() && options.pki.is_none() {
+        keyring = keyring_at_its_place(backup)?;
+    }
 
     let building = data_dir.with_extension("restoring");
     if building.exists() {

@@ -34,6 +34,10 @@ const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
 /// The same for who has shaken hands and says nothing; who takes nothing of what it is sent is given
 /// up when the kernel would give up one that is gone.
 const PATIENCE: Limits = Limits { first: HANDSHAKE_TIMEOUT, stalled: Duration::from_secs(15 * 60) };
+/// The header of a request over HTTP/1.1 must be whole so long after the answer before it: as long as
+/// a stock server takes for one. This also ends connections that nobody uses, and a client that waits
+/// some seconds between two requests is to find its own open.
+const HEADER_TIMEOUT: Duration = Duration::from_secs(32);
 /// Open connections at most, so that a flood of them cannot use up the process's file descriptors.
 const CONNECTIONS_MAX: usize = 12_000;
 /// Streams on one HTTP/2 connection: a client's watches share one connection, and each holds a
@@ -147,7 +151,7 @@ fn builder(is_peer: bool) -> auto::Builder<TokioExecutor> {
     builder
         .http1()
         .timer(TokioTimer::new())
-        .header_read_timeout(HANDSHAKE_TIMEOUT)
+        .header_read_timeout(HEADER_TIMEOUT)
         .max_buf_size(HEADER_BYTES_MAX as usize);
     builder
         .http2()

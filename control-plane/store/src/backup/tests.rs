@@ -124,6 +124,25 @@ fn a_keyring_travels_with_it_only_if_asked() {
 }
 
 #[test]
+fn it_says_where_its_keyring_lies_if_it_does_not_carry_it() {
+    let folder = tempfile::tempdir().expect("a temporary folder can be made");
+    let keys = keyring(folder.path(), "keys");
+    let objects = objects(9, 40);
+    let place = |file: &[u8]| keyring_place_of_backup(file).expect("it is sound");
+    let without = file(&objects, Some(&keys), false);
+    assert_eq!(place(&without), Some(folder.path().join("keys")));
+    let (content, found) = read(&without, Some(&keys)).expect("it is sound");
+    assert!(found == objects && !content.has_keyring);
+    assert_eq!(place(&file(&objects, Some(&keys), true)), None);
+    assert_eq!(place(&file(&objects, None, false)), None);
+    for at in 0..without.len() {
+        let mut damaged = without.clone();
+        damaged[at] ^= 0x10;
+        assert!(read(&damaged, Some(&keys)).is_err(), "byte {at}");
+    }
+}
+
+#[test]
 fn a_key_that_comes_meanwhile_encrypts_nothing_of_it() {
     let folder = tempfile::tempdir().expect("a temporary folder can be made");
     let keys = keyring(folder.path(), "keys");

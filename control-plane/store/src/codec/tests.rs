@@ -6,6 +6,7 @@ fn entries() -> Vec<LogEntry> {
     let log_id = |index| LogId { leader_id: LeaderId { term: 7, node_id: 3 }, index };
     let command = |precondition, action| Command {
         time_ms: 1_700_000_000_000,
+        id: 0,
         key: Bytes::from_static(b"key"),
         precondition,
         action,
@@ -34,6 +35,17 @@ fn entries() -> Vec<LogEntry> {
                 Precondition::Any,
                 Action::Check { verdict: Some(Mark { revision: 4, hash: 1 << 127 }) },
             )),
+        ),
+        LogEntry::new(
+            log_id(8),
+            EntryPayload::Normal(Command { id: 5, ..command(Precondition::At(9), put()) }),
+        ),
+        LogEntry::new(
+            log_id(9),
+            EntryPayload::Normal(Command {
+                id: u64::MAX,
+                ..command(Precondition::Any, Action::Delete)
+            }),
         ),
         LogEntry::new(log_id(5), EntryPayload::Membership(membership)),
         LogEntry::new(log_id(6), EntryPayload::Membership(Membership::default())),

@@ -43,6 +43,7 @@ fn written_in(term: u64, index: u64) -> LogEntry {
 fn put(index: u64, value_bytes: usize) -> LogEntry {
     let command = Command {
         time_ms: 0,
+        id: 0,
         key: Bytes::from_static(b"key"),
         precondition: Precondition::Any,
         action: Action::Put(Bytes::from(vec![7; value_bytes])),
@@ -169,6 +170,7 @@ async fn a_log_that_is_purged_beyond_its_end_goes_on_behind_that() {
     log.purge(log_id(8)).await.expect("the writer runs");
     let state = log.get_log_state().await.expect("the log is sound");
     assert_eq!((state.last_purged_log_id, state.last_log_id), (Some(log_id(8)), Some(log_id(8))));
+    assert_eq!(log.flushed().promised().last, Some(log_id(8)), "no start is refused for the rest");
     append(&mut log, vec![written_in(10, 9)]).await;
     assert_eq!(indexes(&mut log, 0..100).await, [9]);
     assert_eq!(indexes(&mut open(&engine), 0..100).await, [9]);

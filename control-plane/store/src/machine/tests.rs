@@ -74,7 +74,7 @@ async fn openraft_accepts_the_rocks_engine() {
 fn command(index: u64, key: &'static str, action: Action) -> LogEntry {
     let log_id = LogId { leader_id: LeaderId { term: 1, node_id: 1 }, index };
     let key = Bytes::from_static(key.as_bytes());
-    let command = Command { time_ms: index, key, precondition: Precondition::Any, action };
+    let command = Command { time_ms: index, id: 0, key, precondition: Precondition::Any, action };
     LogEntry::new(log_id, EntryPayload::Normal(command))
 }
 

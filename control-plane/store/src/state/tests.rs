@@ -76,8 +76,8 @@ impl Script {
             _ => panic!("not a precondition: {rest:?}"),
         };
         self.revision += 1;
-        let key = Bytes::copy_from_slice(key.as_bytes());
-        let command = Command { time_ms: self.time_ms, key: key.clone(), precondition, action };
+        let (time_ms, key) = (self.time_ms, Bytes::copy_from_slice(key.as_bytes()));
+        let command = Command { time_ms, id: 0, key: key.clone(), precondition, action };
         let outcome = apply(&mut self.state, self.revision, &command);
         let (change, previous) = match &outcome {
             Outcome::Put { entry, previous } => (Change::Put(entry.clone()), previous.clone()),
@@ -392,7 +392,7 @@ fn ranges_are_paged_at_one_revision() {
     for (revision, key) in (1..).zip(["a/1", "a/2", "a/3", "b/1", "a"]) {
         let key = Bytes::from_static(key.as_bytes());
         let action = Action::Put(Bytes::from_static(b"x"));
-        let command = Command { time_ms: 0, key, precondition: Precondition::Any, action };
+        let command = Command { time_ms: 0, id: 0, key, precondition: Precondition::Any, action };
         apply(&mut state, revision, &command);
     }
     let snapshot = state.snapshot();
@@ -410,12 +410,13 @@ fn ranges_are_paged_at_one_revision() {
 
 fn check_command(verdict: Option<Mark>) -> Command {
     let (key, precondition) = (Bytes::new(), Precondition::Any);
-    Command { time_ms: 0, key, precondition, action: Action::Check { verdict } }
+    Command { time_ms: 0, id: 0, key, precondition, action: Action::Check { verdict } }
 }
 
 fn put_command(key: &'static str, value: &'static str) -> Command {
     let (key, value) = (Bytes::from(key), Bytes::from(value));
-    Command { time_ms: 0, key, precondition: Precondition::Any, action: Action::Put(value) }
+    let action = Action::Put(value);
+    Command { time_ms: 0, id: 0, key, precondition: Precondition::Any, action }
 }
 
 /// Members that applied the same have the same hash; any other key, value or revision changes it.

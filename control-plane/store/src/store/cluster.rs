@@ -311,6 +311,34 @@ async fn a_lost_answer_is_found_out_when_another_one_leads() {
     end(stores).await;
 }
 
+/// Two that count from the same revision write the same bytes, and only one of them has counted.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_same_bytes_of_two_writers_are_one_write() {
+    let net = Net::default();
+    let stores = net.cluster(3).await;
+    put(&stores[0], "key", "1").await;
+    agree(&stores.iter().collect::<Vec<_>>()).await;
+    let at = stores[1].current().get(b"key").expect("it was put").modified;
+    let (follower, third) = (stores[1].member_id(), stores[2].member_id());
+    net.lock().deaf.insert(follower);
+    let writer = stores[1].clone();
+    let writes = tokio::spawn(async move {
+        // Both begin before either is applied.
+        let count = || writer.put(bytes("key"), bytes("2"), Precondition::At(at));
+        tokio::join!(count(), count())
+    });
+    eventually("one of them counts", async || {
+        stores[0].current().get(b"key").is_some_and(|entry| entry.modified > at)
+    })
+    .await;
+    assert_eq!(stores[0].transfer(Some(third)).await, Ok(third));
+    let (one, other) = writes.await.expect("they do not panic");
+    net.lock().deaf.clear();
+    assert!(one.is_err() || other.is_err(), "both were told so: {one:?}, {other:?}");
+    agree(&stores.iter().collect::<Vec<_>>()).await;
+    end(stores).await;
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn who_acts_as_leader_is_not_forwarded() {
     let net = Net::default();

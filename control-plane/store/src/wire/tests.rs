@@ -78,6 +78,7 @@ fn answers_come_back() {
 fn questions_of_the_store_come_back() {
     let command = Command {
         time_ms: 4,
+        id: 7,
         key: Bytes::from_static(b"key"),
         precondition: Precondition::At(9),
         action: Action::Delete,

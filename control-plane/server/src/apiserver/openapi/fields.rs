@@ -56,9 +56,8 @@ struct Fields {
 
 impl Fields {
     fn of(&self, kind: &Kind) -> Option<&Shape> {
-        let index =
-            self.kinds.iter().find(|(key, _)| **key == (kind.group, kind.version, kind.kind));
-        index.map(|(_, index)| &self.types[*index])
+        let index = self.kinds.get(&(kind.group, kind.version, kind.kind));
+        index.map(|index| &self.types[*index])
     }
 }
 

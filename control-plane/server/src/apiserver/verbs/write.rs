@@ -102,7 +102,7 @@ impl<'a> Call<'a> {
 
     /// The object that a write stored, as the client sees it.
     fn written(&self, mut object: Object, entry: &Entry) -> Object {
-        if !custom::by_webhook(self.kind) {
+        if !stored::is_plain(self.kind) && !custom::by_webhook(self.kind) {
             return stored::decode(self.kind, entry);
         }
         meta::set_resource_version(&mut object, entry.modified);
@@ -209,7 +209,7 @@ pub async fn insert(call: &Call<'_>, mut object: Object) -> Result<Written, Fail
     }
     let stored = custom::into_storage(call.api, call.kind, &object).await?;
     let taken = quota::take(call, &object, None).await?;
-    let value = stored::encode(call.kind, &stored);
+    let value = stored::into_bytes(call.kind, stored);
     quota::still_counts(call, taken.as_ref())?;
     let put = call.api.store().put(key, value, Precondition::Absent).await;
     gathered.reservation.settle(matches!(put, Err(WriteError::Unknown)));
@@ -329,7 +329,7 @@ pub async fn replace(
         false => call.api.store().clone(),
     };
     quota::still_counts(call, taken.as_ref())?;
-    let put = store.put(key, stored::encode(call.kind, &stored), precondition).await;
+    let put = store.put(key, stored::into_bytes(call.kind, stored), precondition).await;
     gathered.reservation.settle(matches!(put, Err(WriteError::Unknown)));
     quota::settle(call, &new, taken, &put).await;
     let entry = put.map_err(|error| failure(call.kind, name, error))?;

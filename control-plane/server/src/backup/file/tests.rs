@@ -86,6 +86,31 @@ async fn a_new_cluster_has_new_keys_and_the_old_objects() {
     assert!(matches!(refused, Err(RestoreFailed::NotEmpty(_))), "{refused:?}");
 }
 
+/// As somebody does who knows two commands.
+#[tokio::test]
+async fn the_keyring_is_found_where_the_backup_was_made() {
+    let case = case().await;
+    let named = case.options("new");
+    let options = RestoreOptions { keyring: None, ..named };
+    restore(&case.backup, &options).expect("it is sound");
+    assert_eq!(objects_in(&options.data_dir).await, 3);
+
+    // What is no keyring, or not that one, is as good as none.
+    let options = RestoreOptions { data_dir: case.path("other"), ..options };
+    for text in ["something else", ""] {
+        fs::write(&case.keyring, text).expect("it can be written");
+        let refused = restore(&case.backup, &options);
+        assert!(matches!(refused, Err(RestoreFailed::Backup(BackupError::Key(_)))), "{refused:?}");
+    }
+    fs::remove_file(&case.keyring).expect("it is there");
+    let refused = restore(&case.backup, &options);
+    assert!(matches!(refused, Err(RestoreFailed::Backup(BackupError::Key(_)))), "{refused:?}");
+    let encryption = at_rest::Config { keyring: Some(case.keyring.clone()), everything: false };
+    encryption.open(case.folder.path()).expect("it can be written");
+    let refused = restore(&case.backup, &options);
+    assert!(matches!(refused, Err(RestoreFailed::Backup(BackupError::Key(_)))), "{refused:?}");
+}
+
 #[tokio::test]
 async fn with_the_old_authorities_it_goes_on_with_them_and_their_keyring() {
     let case = case().await;
