@@ -178,7 +178,7 @@ pub fn plan(snapshot: &Snapshot, now: Timestamp) -> Plan {
         && verdict.is_none()
         && !suspended
     {
-        let left = SignedDuration::from_secs(limit) - now.duration_since(start.0);
+        let left = SignedDuration::from_secs(limit).saturating_sub(now.duration_since(start.0));
         plan.look_again(Duration::try_from(left).unwrap_or_default());
     }
     tally.tell(spec, &mut status);
