@@ -48,10 +48,10 @@ impl Resources {
             // Admission has refused what cannot be read.
             let Ok(amount) = quantity::Quantity::parse(&amount.0) else { continue };
             match name.as_str() {
-                "cpu" => resources.cpu = amount.millis().min(AMOUNT_MAX),
-                "memory" => resources.memory = amount.value().min(AMOUNT_MAX),
+                "cpu" => resources.cpu = amount.millis().clamp(0, AMOUNT_MAX),
+                "memory" => resources.memory = amount.value().clamp(0, AMOUNT_MAX),
                 "pods" => {}
-                _ => _ = resources.others.insert(name.clone(), amount.value().min(AMOUNT_MAX)),
+                _ => _ = resources.others.insert(name.clone(), amount.value().clamp(0, AMOUNT_MAX)),
             }
         }
         resources
@@ -309,6 +309,8 @@ mod tests {
             (sum.cpu, sum.memory, sum.others["x.dev/thing"]),
             (i64::MAX, i64::MAX, i64::MAX)
         );
+        let less = BTreeMap::from([("cpu".to_string(), Quantity("-9E".to_string()))]);
+        assert_eq!(Resources::read(Some(&less)).cpu, 0);
         sum = one.clone();
         sum.add(&one);
         sum.take(&one);
