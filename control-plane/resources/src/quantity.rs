@@ -85,7 +85,9 @@ impl Quantity {
         let fraction = fraction.trim_end_matches('0');
         let (family, tens, twos) = Self::suffix(suffix)?;
         let digits: String = [whole, fraction].concat();
-        let nanos = scaled(&digits, tens + 9 - fraction.len() as i32, twos);
+        // The exponent may be any that a number holds.
+        let tens = tens.saturating_add(9).saturating_sub(fraction.len() as i32);
+        let nanos = scaled(&digits, tens, twos);
         let nanos = if text.starts_with('-') { -nanos } else { nanos };
         Ok(Self { nanos, family })
     }
@@ -284,6 +286,9 @@ mod tests {
             ("0.1n", "1n"),
             ("9223372036854775807", "9223372036854775807"),
             ("99999999999999999999", "9223372036854775807"),
+            ("1e2147483647", "9223372036854775807"),
+            ("0e2147483647", "0"),
+            ("1.5e-2147483648", "1e-9"),
         ];
         for (text, expected) in cases {
             let quantity = Quantity::parse(text).expect("a quantity");

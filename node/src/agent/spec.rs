@@ -29,6 +29,8 @@ pub use self::volumes::{Content, Files, Part, Sub, TokenItem, Volume, VolumeMoun
 
 /// What `terminationGracePeriodSeconds` is when nothing says otherwise.
 const GRACE_DEFAULT: Duration = Duration::from_secs(30);
+/// Longest time of a Pod, a hundred years: it may ask for more than there are on the calendar.
+const TIME_MAX: Duration = Duration::from_secs(100 * 365 * 24 * 60 * 60);
 
 /// A Pod bound to this node and whether it shall go away.
 #[derive(Debug, Clone)]
@@ -437,7 +439,7 @@ fn scheduled_at(status: &core::PodStatus) -> Option<Timestamp> {
 }
 
 fn seconds(value: Option<i64>) -> Option<Duration> {
-    value.map(|seconds| Duration::from_secs(u64::try_from(seconds).unwrap_or(0)))
+    value.map(|seconds| Duration::from_secs(u64::try_from(seconds).unwrap_or(0)).min(TIME_MAX))
 }
 
 /// An ephemeral container is a container that is started once.
@@ -655,6 +657,13 @@ fn qos_class(spec: &core::PodSpec) -> &'static str {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn times_stay_on_the_calendar() {
+        assert_eq!(seconds(Some(-1)), Some(Duration::ZERO));
+        assert_eq!(seconds(Some(7)), Some(Duration::from_secs(7)));
+        assert_eq!(seconds(Some(i64::MAX)), Some(TIME_MAX));
+    }
 
     #[test]
     fn containers_are_started_again_by_their_own_policies_and_rules() {

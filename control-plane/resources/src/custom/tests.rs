@@ -190,5 +190,7 @@ fn formats_know_their_texts() {
         let test = formats::named(name).expect(name);
         assert_eq!(test(text), expected, "{name} {text}");
     }
+    let long = "9".repeat(100_000);
+    assert!(!formats::named("isbn10").is_some_and(|test| test(&long)));
     assert!(formats::named("no-such-format").is_none());
 }

@@ -7,7 +7,7 @@
 //! nothing about an object has to be known (`stored.rs`).
 
 use super::errors::ApiError;
-use super::escape;
+use super::{escape, yaml};
 use axum::{body::Body, response::Response};
 use http::{HeaderValue, StatusCode, header};
 use http_body_util::BodyExt as _;
@@ -319,8 +319,7 @@ pub fn respond(
     warnings: &[String],
 ) -> Response {
     let (media, bytes) = if accepted.yaml {
-        let text = serde_yaml_ng::to_string(value).expect("a JSON value is also YAML");
-        ("application/yaml", text.into_bytes())
+        ("application/yaml", yaml::text(value).into_bytes())
     } else if accepted.pretty {
         let text = serde_json::to_string_pretty(value).expect("a value has only string keys");
         ("application/json", escape::whole((text + "\n").into_bytes()))

@@ -63,6 +63,7 @@ mod tokens;
 mod tunnel;
 mod ui;
 mod verbs;
+mod yaml;
 
 pub use audit::{
     AuditError, AuditLog, LogConfig, Policy as AuditPolicy, PolicyError, VerifyError,

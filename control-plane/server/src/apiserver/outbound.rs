@@ -20,6 +20,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::{Arc, LazyLock, RwLock};
 
 use base64::Engine as _;
+use rustls::client::WebPkiServerVerifier;
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime, pem::PemObject as _};
 use serde_json::Value;
@@ -344,11 +345,13 @@ impl Outbound {
         let builder = rustls::ClientConfig::builder_with_provider(provider())
             .with_safe_default_protocol_versions()
             .expect("ring has the ciphers of TLS 1.2 and 1.3");
-        let builder = match target.trusts_anybody {
-            true => {
-                builder.dangerous().with_custom_certificate_verifier(Arc::new(Anybody(provider())))
-            }
-            false => builder.with_root_certificates(roots(&target.ca_bundle)?),
+        let builder = if target.trusts_anybody {
+            builder.dangerous().with_custom_certificate_verifier(Arc::new(Anybody(provider())))
+        } else if target.ca_bundle.trim().is_empty() {
+            builder.with_root_certificates(SYSTEM_ROOTS.clone())
+        } else {
+            let bundle = Bundle::read(&target.ca_bundle)?;
+            builder.dangerous().with_custom_certificate_verifier(Arc::new(bundle))
         };
         if !target.proves_itself {
             return Ok(Arc::new(builder.with_no_client_auth()));
@@ -463,16 +466,86 @@ fn provider() -> Arc<rustls::crypto::CryptoProvider> {
     Arc::new(rustls::crypto::ring::default_provider())
 }
 
-fn roots(bundle: &str) -> Result<Arc<rustls::RootCertStore>, ReachError> {
-    if bundle.trim().is_empty() {
-        return Ok(SYSTEM_ROOTS.clone());
+/// Takes what an authority of a `caBundle` has signed, and the certificates of the bundle itself. A
+/// server's own certificate may stand there as an authority, which is what `openssl req -x509` makes
+/// of it, or without its authority: rustls takes neither from a server, Kubernetes takes both.
+#[derive(Debug)]
+struct Bundle {
+    certificates: Vec<CertificateDer<'static>>,
+    authorities: Arc<WebPkiServerVerifier>,
+}
+
+impl Bundle {
+    fn read(pem: &str) -> Result<Bundle, ReachError> {
+        let mut roots = rustls::RootCertStore::empty();
+        let mut certificates = Vec::new();
+        for certificate in CertificateDer::pem_slice_iter(pem.as_bytes()) {
+            let certificate =
+                certificate.map_err(|error| ReachError::Authority(error.to_string()))?;
+            roots
+                .add(certificate.clone())
+                .map_err(|error| ReachError::Authority(error.to_string()))?;
+            certificates.push(certificate);
+        }
+        let authorities = WebPkiServerVerifier::builder_with_provider(Arc::new(roots), provider())
+            .build()
+            .map_err(|error| ReachError::Authority(error.to_string()))?;
+        Ok(Bundle { certificates, authorities })
     }
-    let mut roots = rustls::RootCertStore::empty();
-    for certificate in CertificateDer::pem_slice_iter(bundle.as_bytes()) {
-        let certificate = certificate.map_err(|error| ReachError::Authority(error.to_string()))?;
-        roots.add(certificate).map_err(|error| ReachError::Authority(error.to_string()))?;
+}
+
+impl ServerCertVerifier for Bundle {
+    fn verify_server_cert(
+        &self,
+        certificate: &CertificateDer<'_>,
+        intermediates: &[CertificateDer<'_>],
+        name: &ServerName<'_>,
+        ocsp_response: &[u8],
+        now: UnixTime,
+    ) -> Result<ServerCertVerified, rustls::Error> {
+        let judged = self.authorities.verify_server_cert(
+            certificate,
+            intermediates,
+            name,
+            ocsp_response,
+            now,
+        );
+        // That its time is not over was looked at before either of these is found.
+        let by_role = matches!(
+            judged,
+            Err(rustls::Error::InvalidCertificate(
+                rustls::CertificateError::UnknownIssuer | rustls::CertificateError::Other(_)
+            ))
+        );
+        if !by_role || !self.certificates.iter().any(|own| own.as_ref() == certificate.as_ref()) {
+            return judged;
+        }
+        let parsed = rustls::server::ParsedCertificate::try_from(certificate)?;
+        rustls::client::verify_server_name(&parsed, name)?;
+        Ok(ServerCertVerified::assertion())
     }
-    Ok(Arc::new(roots))
+
+    fn verify_tls12_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signature: &rustls::DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        self.authorities.verify_tls12_signature(message, certificate, signature)
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signature: &rustls::DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        self.authorities.verify_tls13_signature(message, certificate, signature)
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<rustls::SignatureScheme> {
+        self.authorities.supported_verify_schemes()
+    }
 }
 
 /// Takes any certificate, where an APIService says so; that its holder has the key is still proved.
@@ -519,6 +592,35 @@ impl ServerCertVerifier for Anybody {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_bundle_may_hold_the_servers_own_certificate() {
+        let made = |ca: bool| -> rcgen::Certificate {
+            let names = vec!["localhost".to_owned()];
+            let mut params = rcgen::CertificateParams::new(names).expect("a name");
+            if ca {
+                params.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
+            }
+            let key = rcgen::KeyPair::generate().expect("a key");
+            params.self_signed(&key).expect("a certificate")
+        };
+        let judged =
+            |bundle: &rcgen::Certificate, shown: &rcgen::Certificate, name: &'static str, now| {
+                let bundle = Bundle::read(&bundle.pem()).expect("a bundle");
+                let name = ServerName::try_from(name).expect("a name");
+                bundle.verify_server_cert(shown.der(), &[], &name, &[], now).is_ok()
+            };
+        let now = UnixTime::now();
+        let long_ago = UnixTime::since_unix_epoch(std::time::Duration::ZERO);
+        for ca in [true, false] {
+            let (own, other) = (made(ca), made(ca));
+            assert!(judged(&own, &own, "localhost", now));
+            assert!(!judged(&own, &own, "elsewhere", now));
+            assert!(!judged(&own, &own, "localhost", long_ago));
+            assert!(!judged(&own, &other, "localhost", now));
+        }
+        assert!(Bundle::read("no certificate").is_err());
+    }
 
     #[test]
     fn addresses_inside_are_known() {

@@ -175,8 +175,10 @@ impl Set {
         self.object.metadata.annotations.as_ref()?.get(name).map(String::as_str)
     }
 
+    /// Users can write the annotation, too: a number to which one can be added.
     fn revision(&self) -> i64 {
-        self.annotation(REVISION).and_then(|text| text.parse().ok()).unwrap_or(0)
+        let held = self.annotation(REVISION).and_then(|text| text.parse::<i64>().ok());
+        held.unwrap_or(0).min(i64::MAX - 1)
     }
 
     fn created(&self) -> Option<Timestamp> {
@@ -289,7 +291,7 @@ impl<'a> Rollout<'a> {
         let name = format!("{}-{hash}", name_of(&self.deployment.metadata));
         let taken = snapshot.taken.contains(&name) || self.old.iter().any(|set| set.name() == name);
         if taken {
-            step.collisions = Some(collisions + 1);
+            step.collisions = Some(collisions.saturating_add(1));
             return None;
         }
         let size = rollout::first_size(self);

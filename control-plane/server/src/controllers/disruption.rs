@@ -390,7 +390,7 @@ fn share(value: &IntOrString, total: i32) -> Result<i32, String> {
     };
     let percent = text.strip_suffix('%').and_then(|digits| digits.parse::<i64>().ok());
     let percent = percent.ok_or_else(|| format!("invalid value {text:?}: not a percentage"))?;
-    let hundredths = percent * i64::from(total);
+    let hundredths = percent.saturating_mul(i64::from(total));
     let share = hundredths.div_euclid(100) + i64::from(hundredths.rem_euclid(100) > 0);
     i32::try_from(share).map_err(|_| format!("invalid value {text:?}: out of range"))
 }

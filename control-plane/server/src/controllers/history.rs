@@ -72,7 +72,7 @@ impl History {
             if number(same) == last {
                 return Present::Found(same.clone());
             }
-            let write = Write::patch(&**same, json!({"revision": last + 1}));
+            let write = Write::patch(&**same, json!({"revision": last.saturating_add(1)}));
             return Present::After(Box::new(write));
         }
         let hash = hash_of(&data, collisions);
@@ -98,7 +98,7 @@ impl History {
                 ..ObjectMeta::default()
             },
             data: RawExtension(data),
-            revision: Some(last + 1),
+            revision: Some(last.saturating_add(1)),
         };
         Present::After(Box::new(Write::create(&revision)))
     }

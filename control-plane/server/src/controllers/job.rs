@@ -18,7 +18,6 @@ mod count;
 mod index;
 mod policy;
 
-use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -178,7 +177,7 @@ pub fn plan(snapshot: &Snapshot, now: Timestamp) -> Plan {
         && verdict.is_none()
         && !suspended
     {
-        let left = SignedDuration::from_secs(limit) - now.duration_since(start.0);
+        let left = SignedDuration::from_secs(limit).saturating_sub(now.duration_since(start.0));
         plan.look_again(Duration::try_from(left).unwrap_or_default());
     }
     tally.tell(spec, &mut status);
@@ -291,7 +290,11 @@ fn size(snapshot: &Snapshot, spec: &JobSpec, tally: &Tally<'_>, plan: &mut Plan,
     let job = &*snapshot.job;
     let parallelism = usize::try_from(spec.parallelism.unwrap_or(1)).unwrap_or(0);
     let left = match (spec.completions, is_indexed(spec)) {
-        (Some(_), true) => index::open(spec, tally).len() + tally.busy_indexes(),
+        // No more than one step could use are counted: there may be very many.
+        (Some(_), true) => {
+            let usable = tally.active.len() + tally.terminating.len() + BURST_MAX;
+            index::open(spec, tally).take(usable).count() + tally.busy_indexes()
+        }
         (Some(completions), false) => {
             usize::try_from(completions).unwrap_or(0).saturating_sub(tally.succeeded)
         }
@@ -324,8 +327,7 @@ fn size(snapshot: &Snapshot, spec: &JobSpec, tally: &Tally<'_>, plan: &mut Plan,
         plan.look_again(left);
         return;
     }
-    let open = if is_indexed(spec) { index::open(spec, tally) } else { BTreeSet::new() };
-    let mut open = open.into_iter();
+    let mut open = index::open(spec, tally);
     let uid = job.metadata.uid.as_deref().unwrap_or("");
     let mut made = 0;
     while made < missing {

@@ -77,7 +77,7 @@ pub fn restarts(pod: &Pod) -> i32 {
     let lists = pod.status.iter().flat_map(|status| {
         [&status.init_container_statuses, &status.container_statuses].into_iter().flatten()
     });
-    lists.flatten().map(|status| status.restart_count).sum()
+    lists.flatten().map(|status| status.restart_count).fold(0, i32::saturating_add)
 }
 
 /// Says in a Pod's status why it ends, before it is deleted: Jobs judge it by that

@@ -44,6 +44,8 @@ const STALE_PAUSE: Duration = Duration::from_millis(5);
 const REFUSED_PAUSE: Duration = Duration::from_millis(100);
 /// The longest pause.
 const PAUSE_MAX: Duration = Duration::from_secs(30);
+/// The longest time until a key is looked at again, where a plan asks for one that no clock counts to.
+const LOOK_MAX: Duration = Duration::from_secs(24 * 60 * 60);
 /// Writes under way when the shutdown comes have so long to end; then they are dropped.
 const DRAIN: Duration = Duration::from_secs(2);
 
@@ -321,7 +323,7 @@ impl Loop {
     }
 
     fn set_timer(&mut self, job: &Job, after: Duration) {
-        let at = Instant::now() + after;
+        let at = Instant::now() + after.min(LOOK_MAX);
         if self.due.get(job).is_some_and(|due| *due <= at) {
             return;
         }

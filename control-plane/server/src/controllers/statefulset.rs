@@ -209,7 +209,7 @@ pub fn plan(snapshot: &Snapshot, now: Timestamp) -> Plan {
         _ if deleting => return Plan::default(),
         Present::After(write) => return vec![*write].into(),
         Present::Taken => {
-            let body = json!({"status": {"collisionCount": collisions + 1}});
+            let body = json!({"status": {"collisionCount": collisions.saturating_add(1)}});
             return vec![Write::patch_status(set, body)].into();
         }
     };

@@ -27,6 +27,10 @@ const GANG_SIZE: &str = "scheduling.wherry.dev/gang-size";
 /// the earliest deadline goes first.
 const DEADLINE: &str = "scheduling.wherry.dev/deadline";
 
+/// Most of one thing that is told apart: far more than a machine has, and still little enough for the
+/// amounts of thousands of Pods to be added up.
+const AMOUNT_MAX: i64 = 1 << 52;
+
 /// Amounts of what a node has: CPU in thousandths of a core, memory and everything else in whole
 /// units.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
@@ -44,28 +48,30 @@ impl Resources {
             // Admission has refused what cannot be read.
             let Ok(amount) = quantity::Quantity::parse(&amount.0) else { continue };
             match name.as_str() {
-                "cpu" => resources.cpu = amount.millis(),
-                "memory" => resources.memory = amount.value(),
+                "cpu" => resources.cpu = amount.millis().clamp(0, AMOUNT_MAX),
+                "memory" => resources.memory = amount.value().clamp(0, AMOUNT_MAX),
                 "pods" => {}
-                _ => _ = resources.others.insert(name.clone(), amount.value()),
+                _ => _ = resources.others.insert(name.clone(), amount.value().clamp(0, AMOUNT_MAX)),
             }
         }
         resources
     }
 
     pub fn add(&mut self, more: &Resources) {
-        self.cpu += more.cpu;
-        self.memory += more.memory;
+        self.cpu = self.cpu.saturating_add(more.cpu);
+        self.memory = self.memory.saturating_add(more.memory);
         for (name, amount) in &more.others {
-            *self.others.entry(name.clone()).or_default() += amount;
+            let held = self.others.entry(name.clone()).or_default();
+            *held = held.saturating_add(*amount);
         }
     }
 
     pub fn take(&mut self, less: &Resources) {
-        self.cpu -= less.cpu;
-        self.memory -= less.memory;
+        self.cpu = self.cpu.saturating_sub(less.cpu);
+        self.memory = self.memory.saturating_sub(less.memory);
         for (name, amount) in &less.others {
-            *self.others.entry(name.clone()).or_default() -= amount;
+            let held = self.others.entry(name.clone()).or_default();
+            *held = held.saturating_sub(*amount);
         }
     }
 
@@ -284,4 +290,30 @@ fn requests(spec: &PodSpec) -> Resources {
 /// Whether an init container runs beside the others.
 fn is_sidecar(container: &Container) -> bool {
     container.restart_policy.as_deref() == Some("Always")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn amounts_beyond_all_machines_can_be_added_up() {
+        let amounts = ["cpu", "memory", "x.dev/thing"]
+            .map(|name| (name.to_string(), Quantity("9E".to_string())));
+        let one = Resources::read(Some(&BTreeMap::from(amounts)));
+        let mut sum = Resources::default();
+        for _ in 0..3_000 {
+            sum.add(&one);
+        }
+        assert_eq!(
+            (sum.cpu, sum.memory, sum.others["x.dev/thing"]),
+            (i64::MAX, i64::MAX, i64::MAX)
+        );
+        let less = BTreeMap::from([("cpu".to_string(), Quantity("-9E".to_string()))]);
+        assert_eq!(Resources::read(Some(&less)).cpu, 0);
+        sum = one.clone();
+        sum.add(&one);
+        sum.take(&one);
+        assert_eq!(sum, one);
+    }
 }

@@ -14,6 +14,7 @@ use crate::apiserver::cel::{self, Expression, Meter, Type, Types};
 use crate::apiserver::content;
 use crate::apiserver::tests::contract::sent;
 use crate::apiserver::verbs::patch;
+use crate::apiserver::yaml;
 
 /// Words of bodies.
 const WORDS: &[&str] = &[
@@ -108,7 +109,7 @@ fn yaml() {
     run("yaml", seeds, WORDS, |input| match content::decode_yaml(input) {
         Err(error) => Ok(error),
         Ok(decoded) => {
-            let text = serde_yaml_ng::to_string(&decoded.value).map_err(|e| e.to_string())?;
+            let text = yaml::text(&decoded.value);
             match content::decode_yaml(text.as_bytes()) {
                 Ok(again) if again.value == decoded.value => Ok("read".to_owned()),
                 // What was almost too much is a little more when it is written anew.

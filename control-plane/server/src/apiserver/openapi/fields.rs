@@ -85,6 +85,23 @@ pub fn unknown_fields(kind: &Kind, object: &Value) -> Vec<String> {
     found
 }
 
+/// Makes null in maps of texts what a typed server reads it as: an empty text. Elsewhere null is the
+/// same as absent.
+pub fn fill_nulls(kind: &Kind, object: &mut Object) {
+    if let Some(root) = FIELDS.of(kind).filter(|_| holds_null(object)) {
+        FIELDS.fill(root, object);
+    }
+}
+
+fn holds_null(value: &Value) -> bool {
+    match value {
+        Value::Null => true,
+        Value::Array(items) => items.iter().any(holds_null),
+        Value::Object(fields) => fields.values().any(holds_null),
+        _ => false,
+    }
+}
+
 /// The name that the last part of such a path may have been meant to be.
 pub fn did_you_mean(kind: &Kind, path: &str) -> Option<&'static str> {
     let fields: &'static Fields = &FIELDS;
@@ -206,6 +223,34 @@ impl Fields {
             (Shape::IntegerOrText, _) => wrong("a number or a string"),
             (Shape::List(_), _) => wrong("a list"),
             (Shape::Map(_) | Shape::Object(_), _) => wrong("an object"),
+        }
+    }
+
+    fn fill(&self, shape: &Shape, value: &mut Value) {
+        match (self.resolve(shape), value) {
+            (Shape::Object(properties), Value::Object(fields)) => {
+                for (name, value) in fields.iter_mut() {
+                    if let Some(shape) = properties.get(name) {
+                        self.fill(shape, value);
+                    }
+                }
+            }
+            (Shape::Map(inner), Value::Object(entries)) => {
+                let is_text = matches!(self.resolve(inner), Shape::Text);
+                for value in entries.values_mut() {
+                    if is_text && value.is_null() {
+                        *value = Value::from("");
+                    } else {
+                        self.fill(inner, value);
+                    }
+                }
+            }
+            (Shape::List(inner), Value::Array(items)) => {
+                for item in items {
+                    self.fill(inner, item);
+                }
+            }
+            _ => {}
         }
     }
 

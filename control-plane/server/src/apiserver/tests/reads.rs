@@ -133,21 +133,21 @@ async fn forms_of_answers() {
           kind: ConfigMapList
         apiVersion: v0
         metadata:
-          resourceVersion: '0'
+          resourceVersion: "0"
         items:
         - metadata:
             name: c0
             namespace: default
             uid: UID
-            resourceVersion: '0'
-            creationTimestamp: 0000-00-00T00:00:00Z
+            resourceVersion: "0"
+            creationTimestamp: "0000-00-00T00:00:00Z"
             labels:
               app: even
             managedFields:
             - manager: unknown
               operation: Update
               apiVersion: v0
-              time: 0000-00-00T00:00:00Z
+              time: "0000-00-00T00:00:00Z"
               fieldsType: FieldsV0
               fieldsV0:
                 f:metadata:

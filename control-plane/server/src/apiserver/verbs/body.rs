@@ -19,6 +19,7 @@ pub fn object(
     let kind = request.kind;
     let decoded = content::decode(&request.content_type(), &request.body, kind.kind)?;
     let mut object = typed(decoded.value, &kind.api_version(), kind.kind)?;
+    openapi::fill_nulls(kind, &mut object);
     fields(kind, &mut object, &decoded.duplicates, validation, warnings)?;
     Ok(object)
 }

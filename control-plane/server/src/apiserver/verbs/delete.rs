@@ -31,6 +31,9 @@ use wherry_resources::validate::Reason;
 use wherry_resources::{Kind, Object, custom, meta};
 use wherry_store::{Entry, Precondition};
 
+/// Longest grace, a hundred years: Kubernetes lets a Pod ask for more, and the calendar ends.
+const GRACE_SECONDS_MAX: i64 = 100 * 365 * 24 * 60 * 60;
+
 /// What a client asks of a deletion.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Options {
@@ -366,7 +369,7 @@ fn grace_seconds(kind: &Kind, old: &Object, options: &Options) -> i64 {
         return 0;
     }
     let own = old.pointer("/spec/terminationGracePeriodSeconds").and_then(Value::as_i64);
-    let asked = options.grace_seconds.or(own).unwrap_or(30).max(0);
+    let asked = options.grace_seconds.or(own).unwrap_or(30).clamp(0, GRACE_SECONDS_MAX);
     let kept = old.pointer("/metadata/deletionGracePeriodSeconds").and_then(Value::as_i64);
     match kept {
         Some(kept) if meta::is_deleting(old) => match options.grace_seconds {
@@ -411,7 +414,8 @@ mod tests {
         let pod = json!({"metadata": {"name": "p"}, "spec": {"nodeName": "n",
             "terminationGracePeriodSeconds": 5}});
         assert_eq!(decided("pods", pod.clone(), grace(0)), "remove");
-        assert_eq!(decided("pods", pod, Options::default()), "2026-01-01T00:00:05Z 5 ");
+        assert_eq!(decided("pods", pod.clone(), Options::default()), "2026-01-01T00:00:05Z 5 ");
+        assert_eq!(decided("pods", pod, grace(i64::MAX)), "2125-12-08T00:00:00Z 3153600000 ");
         let unbound = json!({"metadata": {"name": "p"}, "spec": {}});
         assert_eq!(decided("pods", unbound, Options::default()), "remove");
         let finished = json!({"metadata": {}, "spec": {"nodeName": "n"},

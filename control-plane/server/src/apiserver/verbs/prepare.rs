@@ -53,7 +53,7 @@ pub fn created(
     }
     metadata.shift_remove("resourceVersion");
     metadata.shift_remove("selfLink");
-    drop_nulls(metadata);
+    drop_empty(metadata);
     meta::set(&mut object, "uid", &stamp.uid);
     meta::set(&mut object, "creationTimestamp", &meta::time(stamp.now));
     if kind.generation {
@@ -126,7 +126,7 @@ pub fn updated(kind: &Kind, part: Part, old: &Object, new: Object) -> Result<Obj
         copy(old.pointer("/metadata"), metadata, key);
     }
     metadata.shift_remove("selfLink");
-    drop_nulls(metadata);
+    drop_empty(metadata);
     Ok(result)
 }
 
@@ -210,8 +210,15 @@ fn copy(from: Option<&Value>, to: &mut Map<String, Value>, key: &str) {
     };
 }
 
-fn drop_nulls(metadata: &mut Map<String, Value>) {
-    metadata.retain(|_, value| !value.is_null());
+/// Drops what is null, and lists and maps in which nothing is left: they are the same as absent ones,
+/// and a stock server never shows them.
+fn drop_empty(metadata: &mut Map<String, Value>) {
+    metadata.retain(|_, value| match value {
+        Value::Null => false,
+        Value::Object(map) => !map.is_empty(),
+        Value::Array(list) => !list.is_empty(),
+        _ => true,
+    });
 }
 
 fn object_mut(object: &mut Object) -> &mut Map<String, Value> {

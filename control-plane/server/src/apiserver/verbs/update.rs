@@ -26,6 +26,13 @@ pub async fn update(api: &ApiServer, request: &Request) -> Result<Response, ApiE
     let part = Part::of(request)?;
     let mut warnings = Vec::new();
     let mut sent = body::object(request, options.validation, &mut warnings)?;
+    if part == Part::Main && meta::name(&sent).is_empty() {
+        // An empty body would otherwise empty the object.
+        return Err(ApiError::BadRequest(format!(
+            "the name of the object ({} based on URL) was undeterminable: name must be provided",
+            request.name()
+        )));
+    }
     prepare::addressed(request.name(), request.namespace(), &mut sent)?;
     let call = Call::of(api, request, part, options.dry_run);
     if part == Part::Main && request.kind.create_on_update {

@@ -49,6 +49,8 @@ use wherry_store::{Change, Entry, Event, Revision, Snapshot, Store, Watch, Watch
 const BOOKMARK_INTERVAL: Duration = Duration::from_secs(60);
 /// A watch without timeoutSeconds ends after this, or up to twice this: not all at once.
 const TIMEOUT_MIN: Duration = Duration::from_secs(30 * 60);
+/// Longest time that a client can ask for: some ask for all there is, which no clock can count to.
+const TIMEOUT_MAX: Duration = Duration::from_secs(365 * 24 * 60 * 60);
 /// So many of the objects that are there are taken at once: all of them in a queue would be a copy
 /// of the list for each client that begins.
 const INITIAL_AT_ONCE: usize = 100;
@@ -175,7 +177,7 @@ fn bookmark_timer() -> Interval {
 fn timeout(query: &Query) -> Result<Duration, ApiError> {
     let asked = query.number("timeoutSeconds")?.and_then(|seconds| u64::try_from(seconds).ok());
     Ok(match asked.filter(|seconds| *seconds > 0) {
-        Some(seconds) => Duration::from_secs(seconds),
+        Some(seconds) => Duration::from_secs(seconds).min(TIMEOUT_MAX),
         None => TIMEOUT_MIN + TIMEOUT_MIN.mul_f64(rand::random::<f64>()),
     })
 }
@@ -559,5 +561,13 @@ mod tests {
         assert_eq!(of(&format!("{initial}&resourceVersion=8")), "Some(AtLeast(8)) 0 true");
         assert_eq!(of("sendInitialEvents=true"), "422");
         assert_eq!(of("resourceVersionMatch=NotOlderThan"), "422");
+    }
+
+    #[test]
+    fn timeouts() {
+        let of = |seconds: i64| timeout(&Query::parse(&format!("timeoutSeconds={seconds}"))).ok();
+        assert_eq!(of(5), Some(Duration::from_secs(5)));
+        assert_eq!(of(i64::MAX), Some(TIMEOUT_MAX));
+        assert!(of(-1) >= Some(TIMEOUT_MIN));
     }
 }

@@ -127,7 +127,8 @@ fn usages(answer: &Value, resource: &str, container: &str) -> Figures {
             .map(|held| Some(Quantity::of(&held["usage"][resource])?.millis()))
             .collect();
         if let Some(amounts) = amounts.filter(|amounts| !amounts.is_empty()) {
-            let figure = Figure { millis: amounts.iter().sum(), ..figure(item) };
+            let millis = amounts.into_iter().fold(0, i64::saturating_add);
+            let figure = Figure { millis, ..figure(item) };
             figures.insert(text(&item["metadata"], "name").to_string(), figure);
         }
     }
@@ -230,7 +231,7 @@ impl Ratio for ByRequest<'_> {
 
     fn fallback(&self, pod: &str) -> i64 {
         let request = self.requests.get(pod).copied().unwrap_or(0);
-        request * i64::from(self.percent.max(100)) / 100
+        request.saturating_mul(i64::from(self.percent.max(100))) / 100
     }
 }
 
@@ -245,7 +246,7 @@ impl Ratio for ByValue {
 }
 
 fn average(figures: &Figures) -> i64 {
-    let sum: i64 = figures.values().map(|figure| figure.millis).sum();
+    let sum = figures.values().map(|figure| figure.millis).fold(0, i64::saturating_add);
     sum / i64::try_from(figures.len().max(1)).unwrap_or(1)
 }
 
@@ -345,9 +346,10 @@ fn requests(
             let resources = held.resources.as_ref().and_then(|held| held.requests.as_ref());
             let request = resources.and_then(|all| millis(all.get(resource)));
             let name = name_of(&pod.metadata);
-            sum += request.ok_or_else(|| {
+            let request = request.ok_or_else(|| {
                 format!("missing request for {resource} in container {} of Pod {name}", held.name)
             })?;
+            sum = request.saturating_add(sum);
         }
         requests.insert(name_of(&pod.metadata).to_string(), sum);
     }
@@ -501,7 +503,7 @@ fn external(
     let values = values.filter(|values| !values.is_empty());
     let values =
         values.ok_or_else(|| namespaced("no metrics returned from external metrics API"))?;
-    let used = values.iter().map(Quantity::millis).sum();
+    let used = values.iter().map(Quantity::millis).fold(0, i64::saturating_add);
     let size = measured.shared(used, &source.target)?;
     let status = MetricStatus {
         type_: "External".to_string(),

@@ -61,7 +61,7 @@ impl Memory {
 fn within(list: &[(Timestamp, i32)], seconds: i32, now: Timestamp) -> i32 {
     let period = SignedDuration::from_secs(seconds.into());
     let young = list.iter().filter(|(at, _)| now.duration_since(*at) < period);
-    young.map(|(_, count)| count).sum()
+    young.map(|(_, count)| *count).fold(0, i32::saturating_add)
 }
 
 /// One direction's rules, complete.
@@ -197,7 +197,8 @@ fn limit(
     now: Timestamp,
 ) -> (i32, Limited) {
     let start = |seconds: i32| {
-        current - within(&memory.added, seconds, now) + within(&memory.removed, seconds, now)
+        let before = current.saturating_sub(within(&memory.added, seconds, now));
+        before.saturating_add(within(&memory.removed, seconds, now))
     };
     if wanted > current {
         let bound = rules.up.bound(current, true, |policy| {

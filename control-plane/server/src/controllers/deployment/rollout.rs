@@ -52,8 +52,9 @@ fn amount(value: Option<&IntOrString>, of: i32, up: bool) -> i32 {
     value.and_then(|value| share::of_whole(value, of, up)).unwrap_or_else(quarter)
 }
 
+/// Saturating: people may scale ReplicaSets by hand.
 fn total(sets: &[Set]) -> i32 {
-    sets.iter().map(|set| set.size).sum()
+    sets.iter().map(|set| set.size).fold(0, i32::saturating_add)
 }
 
 /// The size with which the new ReplicaSet is created.
@@ -67,7 +68,7 @@ fn grown(rollout: &Rollout<'_>, size: i32) -> i32 {
     if recreates(rollout.spec) {
         return limits.replicas;
     }
-    let room = limits.most() - total(&rollout.old) - size;
+    let room = limits.most().saturating_sub(total(&rollout.old)).saturating_sub(size);
     size + room.min(limits.replicas - size).max(0)
 }
 
@@ -88,7 +89,7 @@ pub fn roll(rollout: &mut Rollout<'_>) {
 fn shrink_old(rollout: &mut Rollout<'_>) {
     let Some(new) = &rollout.new else { return };
     let limits = rollout.limits;
-    let all_pods = total(&rollout.old) + new.size;
+    let all_pods = total(&rollout.old).saturating_add(new.size);
     // One that was made smaller a moment ago still counts Pods that are about to go.
     let working = |set: &Set| set.available().min(set.size);
     let new_unavailable = new.size - working(new);
@@ -96,7 +97,7 @@ fn shrink_old(rollout: &mut Rollout<'_>) {
     if spare <= 0 {
         return;
     }
-    let mut available = working(new) + rollout.old.iter().map(working).sum::<i32>();
+    let mut available = rollout.old.iter().map(working).fold(working(new), i32::saturating_add);
     // Pods that do not work go first: nobody misses them.
     for set in &mut rollout.old {
         let broken = (set.size - set.available()).max(0);
@@ -153,7 +154,7 @@ fn share_out(rollout: &mut Rollout<'_>) {
     let had = rollout.deployment.status.as_ref().and_then(|status| status.replicas).unwrap_or(0);
     let mut sets: Vec<&mut Set> = rollout.new.iter_mut().chain(&mut rollout.old).collect();
     sets.retain(|set| set.size > 0);
-    let difference = most - sets.iter().map(|set| set.size).sum::<i32>();
+    let difference = most - sets.iter().map(|set| set.size).fold(0, i32::saturating_add);
     if difference == 0 {
         return;
     }
@@ -170,11 +171,11 @@ fn share_out(rollout: &mut Rollout<'_>) {
     for set in &mut sets {
         let share = share(set, limits.replicas, most, had);
         let share = if difference > 0 { share.clamp(0, left) } else { share.clamp(left, 0) };
-        set.size += share;
+        set.size = set.size.saturating_add(share);
         left -= share;
     }
     if let Some(first) = sets.first_mut() {
-        first.size = (first.size + left).max(0);
+        first.size = first.size.saturating_add(left).max(0);
     }
 }
 

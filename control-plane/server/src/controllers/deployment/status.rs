@@ -52,7 +52,7 @@ pub fn patch(
 }
 
 fn counts(rollout: &Rollout<'_>, old: &DeploymentStatus) -> DeploymentStatus {
-    let sum = |count: fn(&Set) -> i32| rollout.all().map(count).sum::<i32>();
+    let sum = |count: fn(&Set) -> i32| rollout.all().map(count).fold(0, i32::saturating_add);
     let some = |count: i32| (count > 0).then_some(count);
     let available = sum(Set::available);
     // Unknown as long as one ReplicaSet has not counted them.
@@ -67,7 +67,7 @@ fn counts(rollout: &Rollout<'_>, old: &DeploymentStatus) -> DeploymentStatus {
         updated_replicas: some(rollout.new.as_ref().map_or(0, Set::actual)),
         ready_replicas: some(sum(Set::ready)),
         available_replicas: some(available),
-        unavailable_replicas: some(sum(Set::asked) - available),
+        unavailable_replicas: some(sum(Set::asked).saturating_sub(available)),
         ..old.clone()
     }
 }

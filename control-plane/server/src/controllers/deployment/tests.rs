@@ -370,6 +370,26 @@ fn history_is_trimmed_from_the_oldest() {
 }
 
 #[test]
+fn numbers_that_people_wrote_into_replica_sets_are_borne() {
+    let mut world = World::new("  replicas: 2");
+    world.step();
+    for image in ["two", "three"] {
+        for set in &mut world.snapshot.sets {
+            let set = Arc::make_mut(set);
+            set.spec.replicas = Some(i32::MAX);
+            let annotations = set.metadata.annotations.get_or_insert_default();
+            annotations.insert(REVISION.to_string(), i64::MAX.to_string());
+        }
+        world.step();
+        world.image(image);
+        for _ in 0..3 {
+            world.step();
+        }
+    }
+    assert!(!world.snapshot.sets.is_empty());
+}
+
+#[test]
 fn a_taken_name_is_counted_and_avoided() {
     let mut world = World::new("  replicas: 1");
     let hash = template_hash(&world.spec().template, 0);

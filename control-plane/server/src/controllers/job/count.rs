@@ -200,15 +200,11 @@ impl<'a> Tally<'a> {
             && self.completed == self.stored
     }
 
-    /// Whether an index is done, has failed, or has a Pod.
-    pub fn is_taken(&self, spec: &JobSpec, wanted: i32) -> bool {
-        let has = |pods: &[&Arc<Pod>]| {
-            pods.iter().any(|pod| index::of_pod(&pod.metadata) == Some(wanted))
-        };
-        self.completed.contains(&wanted)
-            || self.failed_indexes.contains(&wanted)
-            || has(&self.active)
-            || (replaces_ended_only(spec) && has(&self.terminating))
+    /// Indexes with Pods in whose place no others come yet.
+    pub fn held_indexes(&self, spec: &JobSpec) -> BTreeSet<i32> {
+        let ending: &[&Arc<Pod>] = if replaces_ended_only(spec) { &self.terminating } else { &[] };
+        let pods = self.active.iter().chain(ending);
+        pods.filter_map(|pod| index::of_pod(&pod.metadata)).collect()
     }
 
     /// Indexes with Pods that run.
@@ -254,7 +250,7 @@ impl<'a> Tally<'a> {
 
     /// Restarts of containers in Pods that have not ended.
     pub fn restarts(&self) -> i32 {
-        self.active.iter().map(|pod| pods::restarts(pod)).sum()
+        self.active.iter().map(|pod| pods::restarts(pod)).fold(0, i32::saturating_add)
     }
 
     /// Writes the numbers into the status.

@@ -1,6 +1,7 @@
 //! Indexes of a Job: their text form, which are open, and the Pods that have one.
 
 use std::collections::BTreeSet;
+use std::ops::RangeInclusive;
 
 use k8s_openapi::api::batch::v1::{Job, JobSpec};
 use k8s_openapi::api::core::v1::{Container, EnvVar, EnvVarSource, ObjectFieldSelector, Pod};
@@ -21,23 +22,35 @@ pub fn of_pod(meta: &ObjectMeta) -> Option<i32> {
     meta.annotations.as_ref()?.get(INDEX)?.parse().ok()
 }
 
-/// Failures of its index before this Pod.
+/// Failures of its index before this Pod. Users can write that, too: a number to which one can be
+/// added.
 pub fn failures_before(meta: &ObjectMeta) -> usize {
     let annotations = meta.annotations.as_ref();
     let count = annotations.and_then(|annotations| annotations.get(FAILURES));
-    count.and_then(|count| count.parse().ok()).unwrap_or(0)
+    let count = count.and_then(|count| count.parse::<u32>().ok());
+    count.and_then(|count| usize::try_from(count).ok()).unwrap_or(0)
 }
 
 /// Reads `1,3-5`; what cannot be read and what is not below `completions` is left out.
 pub fn parse(text: &str, completions: i32) -> BTreeSet<i32> {
-    let mut indexes = BTreeSet::new();
-    for part in text.split(',').filter(|part| !part.is_empty()) {
+    ranges(text, completions).into_iter().flatten().collect()
+}
+
+/// The same, not counted out: a user may name very many.
+pub fn ranges(text: &str, completions: i32) -> Vec<RangeInclusive<i32>> {
+    let range = |part: &str| {
         let (first, last) = part.split_once('-').unwrap_or((part, part));
-        if let (Ok(first), Ok(last)) = (first.trim().parse::<i32>(), last.trim().parse::<i32>()) {
-            indexes.extend(first.max(0)..=last.min(completions - 1));
-        }
-    }
-    indexes
+        let (first, last) = (first.trim().parse::<i32>().ok()?, last.trim().parse::<i32>().ok()?);
+        let range = first.max(0)..=last.min(completions.saturating_sub(1));
+        (!range.is_empty()).then_some(range)
+    };
+    text.split(',').filter_map(range).collect()
+}
+
+/// How many indexes a range has.
+pub fn length(range: &RangeInclusive<i32>) -> usize {
+    let length = i64::from(*range.end()) - i64::from(*range.start()) + 1;
+    usize::try_from(length).unwrap_or(0)
 }
 
 /// Writes `1,3-5`.
@@ -57,10 +70,14 @@ pub fn text(indexes: &BTreeSet<i32>) -> String {
     parts.iter().map(part).collect::<Vec<_>>().join(",")
 }
 
-/// Indexes that need a Pod.
-pub fn open(spec: &JobSpec, tally: &Tally<'_>) -> BTreeSet<i32> {
+/// Indexes that need a Pod, from the lowest. There may be more than memory can hold.
+pub fn open(spec: &JobSpec, tally: &Tally<'_>) -> impl Iterator<Item = i32> {
+    let held = tally.held_indexes(spec);
     let all = 0..spec.completions.unwrap_or(0);
-    all.filter(|index| !tally.is_taken(spec, *index)).collect()
+    all.filter(move |index| {
+        let closed = tally.completed.contains(index) || tally.failed_indexes.contains(index);
+        !closed && !held.contains(index)
+    })
 }
 
 /// A Pod of a Job; one with an index knows it, and is called by it.
@@ -113,5 +130,7 @@ mod tests {
             assert_eq!(text(&parse(form, 100)), form);
         }
         assert_eq!(text(&parse("0-9,x,50", 4)), "0-3");
+        let many = ranges("0-2147483646,7-3", i32::MAX);
+        assert_eq!(many.iter().map(length).collect::<Vec<_>>(), [2_147_483_647]);
     }
 }

@@ -1,5 +1,7 @@
 //! When a Job is over, and what one Pod's failure means for it.
 
+use std::ops::RangeInclusive;
+
 use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::api::batch::v1::{
     Job, JobSpec, JobStatus, PodFailurePolicyOnExitCodesRequirement, PodFailurePolicyRule,
@@ -126,13 +128,16 @@ fn is_spent(spec: &JobSpec, tally: &Tally<'_>) -> bool {
 
 fn is_met(rule: &SuccessPolicyRule, spec: &JobSpec, tally: &Tally<'_>) -> bool {
     let wanted = rule.succeeded_indexes.as_deref();
-    let wanted = wanted.map(|text| index::parse(text, spec.completions.unwrap_or(0)));
+    let wanted = wanted.map(|text| index::ranges(text, spec.completions.unwrap_or(0)));
     let count = rule.succeeded_count.and_then(|count| usize::try_from(count).ok());
+    let done = |ranges: &[RangeInclusive<i32>]| -> usize {
+        ranges.iter().map(|range| tally.completed.range(range.clone()).count()).sum()
+    };
     match (wanted, count) {
         (None, None) => false,
         (None, Some(count)) => tally.completed.len() >= count,
-        (Some(wanted), None) => wanted.is_subset(&tally.completed),
-        (Some(wanted), Some(count)) => wanted.intersection(&tally.completed).count() >= count,
+        (Some(wanted), None) => done(&wanted) == wanted.iter().map(index::length).sum::<usize>(),
+        (Some(wanted), Some(count)) => done(&wanted) >= count,
     }
 }
 

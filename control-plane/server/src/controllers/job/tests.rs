@@ -291,6 +291,27 @@ fn indexes_are_worked_off_each_once() {
 }
 
 #[test]
+fn more_indexes_than_memory_holds_are_begun_with() {
+    let mut world = World::new(
+        "  completions: 2147483647\n  parallelism: 2\n  completionMode: Indexed\n  \
+         successPolicy: {rules: [{succeededIndexes: 0-2147483646}]}",
+    );
+    assert_eq!(world.go(), 2);
+    world.end(Some(0), 0);
+    assert_eq!(world.go(), 1);
+}
+
+#[test]
+fn a_count_of_failures_that_somebody_wrote_is_no_number_to_trust() {
+    let mut meta = ObjectMeta::default();
+    for (written, read) in [("3", 3), ("18446744073709551615", 0), ("-1", 0)] {
+        let annotations = meta.annotations.get_or_insert_default();
+        annotations.insert(index::FAILURES.to_string(), written.to_string());
+        assert_eq!(index::failures_before(&meta), read);
+    }
+}
+
+#[test]
 fn each_index_has_its_own_tries() {
     let mut world = World::new(
         "  completions: 2\n  parallelism: 2\n  completionMode: Indexed\n  \

@@ -14,6 +14,10 @@ use super::super::replicaset::name_of;
 pub const POD_NAME_LABEL: &str = "statefulset.kubernetes.io/pod-name";
 const POD_INDEX_LABEL: &str = "apps.kubernetes.io/pod-index";
 
+/// Most Pods of a set that are looked after, and more than a cluster is designed for: each costs
+/// memory in every step, whether it is there or not. Those beyond are not made.
+const REPLICAS_MAX: i32 = 200_000;
+
 /// The first ordinal.
 pub fn start(spec: &StatefulSetSpec) -> i32 {
     spec.ordinals.as_ref().and_then(|ordinals| ordinals.start).unwrap_or(0)
@@ -22,7 +26,7 @@ pub fn start(spec: &StatefulSetSpec) -> i32 {
 /// The ordinals that are asked for.
 pub fn wanted(spec: &StatefulSetSpec) -> std::ops::Range<i32> {
     let start = start(spec);
-    start..start.saturating_add(spec.replicas.unwrap_or(1).max(0))
+    start..start.saturating_add(spec.replicas.unwrap_or(1).clamp(0, REPLICAS_MAX))
 }
 
 pub fn pod_name(set: &str, ordinal: i32) -> String {
