@@ -185,7 +185,10 @@ fn status(snapshot: &Snapshot, plan: &mut Plan) -> CronJobStatus {
     }
     let there: BTreeSet<&str> =
         snapshot.jobs.iter().filter_map(|job| job.metadata.uid.as_deref()).collect();
-    for missing in old.active.iter().flatten() {
+    // Whom a newer Job has replaced was deleted here, and that was told.
+    let replaced = cron_job.spec.concurrency_policy.as_deref() == Some("Replace")
+        && last_due > old.last_schedule_time.as_ref().map(|time| time.0);
+    for missing in old.active.iter().flatten().filter(|_| !replaced) {
         if missing.uid.as_deref().is_some_and(|uid| !there.contains(uid)) {
             let name = missing.name.as_deref().unwrap_or("");
             let message = format!("Active job went missing: {name}");

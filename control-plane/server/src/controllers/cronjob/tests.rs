@@ -79,6 +79,12 @@ fn the_status_follows_from_the_jobs() {
     let mut gone = snapshot(HOURLY, "2024-03-01T02:00:00Z", &["nightly-1 active"]);
     gone.jobs.clear();
     check(&gone, NOW, &["Active job went missing: nightly-1", r#""active":null"#]);
+    // Who was replaced is not missed.
+    let spec = format!("{HOURLY}\n  concurrencyPolicy: Replace");
+    let jobs = ["nightly-1 active", "nightly-2 2024-03-01T02:00:00Z"];
+    let mut replaced = snapshot(&spec, ONE, &jobs);
+    replaced.jobs.remove(0);
+    check(&replaced, NOW, &[r#""lastScheduleTime":"2024-03-01T02:00:00Z""#]);
 }
 
 #[test]
