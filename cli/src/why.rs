@@ -42,7 +42,13 @@ async fn explain(
 ) -> Result<String, Diagnostic> {
     let client = &connection.client;
     let pods = Api::namespaced(client.clone(), namespace);
-    let pod = pods.get(name).await.map_err(api::failed("reading the Pod"))?;
+    let pod = pods.get(name).await.map_err(|error| match error {
+        kube::Error::Api(status) if status.code == 404 => {
+            Diagnostic::new("WH0008", format!("there is no Pod {namespace}/{name}"))
+                .help("see what there is:   kubectl get pods --all-namespaces")
+        }
+        error => api::failed("reading the Pod")(error),
+    })?;
     let situation = Situation {
         nodes: list(client, "reading the nodes").await?,
         pods: list(client, "reading the Pods").await?,
