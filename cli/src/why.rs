@@ -12,9 +12,9 @@ pub struct Flags {
     /// What to explain: pod/NAME, or just the Pod's name
     #[arg(value_name = "pod/NAME", value_parser = parse_pod)]
     pod: String,
-    /// Namespace of the Pod
-    #[arg(long, short, default_value = "default", value_name = "NAME")]
-    namespace: String,
+    /// Namespace of the Pod [default: that of the kubeconfig's context]
+    #[arg(long, short, value_name = "NAME")]
+    namespace: Option<String>,
     #[command(flatten)]
     cluster: api::Cluster,
 }
@@ -30,7 +30,8 @@ fn parse_pod(text: &str) -> Result<String, String> {
 pub fn main(flags: Flags) -> Result<(), Diagnostic> {
     crate::roles::small_runtime()?.block_on(async {
         let connection = flags.cluster.connect().await?;
-        print!("{}", explain(&connection, &flags.namespace, &flags.pod).await?);
+        let namespace = flags.namespace.as_deref().unwrap_or(&connection.namespace);
+        print!("{}", explain(&connection, namespace, &flags.pod).await?);
         Ok(())
     })
 }
