@@ -235,8 +235,7 @@ fn tolerations(spec: &Value, path: &str, errors: &mut Errors) {
                 errors.invalid(&at(&path, "operator"), toleration.clone(), detail);
             }
             "Gt" | "Lt" => {
-                let number = value.parse::<i64>();
-                if number.is_err() || number.is_ok_and(|number| number.to_string() != value) {
+                if !value.parse::<i64>().is_ok_and(|number| number.to_string() == value) {
                     let detail = "must be an integer when `operator` is 'Gt' or 'Lt'";
                     errors.invalid(&at(&path, "value"), value, detail);
                 }

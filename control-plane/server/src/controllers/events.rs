@@ -32,8 +32,8 @@ const QUEUE_MAX: usize = 4_096;
 const KNOWN_MAX: usize = 4_096;
 /// Different messages of one reason about one object before they are combined.
 const DISTINCT_MAX: usize = 10;
-/// After so long without a note of that reason about that object nothing is combined any more, as in
-/// Kubernetes: who is told of each hour's Job is not spammed.
+/// After so long without a note of that reason about that object nothing is combined any more, as
+/// in Kubernetes: who is told of each hour's Job is not spammed.
 const APART: Duration = Duration::from_secs(600);
 /// A count is written at most this often.
 const COUNT_PAUSE: Duration = Duration::from_secs(1);
