@@ -92,7 +92,13 @@ fn reconcile(view: &View<'_>, key: &Key) -> Plan {
     let snapshot = Snapshot {
         rivals: rivals(view.cache, key, &pods),
         kind: kind_of(view.cache, &autoscaler.spec),
-        waiting: demand::waiting(view.cache, view.instant, &autoscaler, workload.as_ref()),
+        waiting: demand::waiting(
+            view.cache,
+            view.instant,
+            view.now,
+            &autoscaler,
+            workload.as_ref(),
+        ),
         asleep: workload.as_ref().and_then(demand::asleep),
         memory: view.cache.memo(key).unwrap_or_default(),
         pods,
