@@ -40,6 +40,8 @@ pub struct Connection {
     pub client: kube::Client,
     pub url: String,
     pub ca_der: Vec<u8>,
+    /// The namespace of the kubeconfig's context, as for kubectl.
+    pub namespace: String,
 }
 
 impl Cluster {
@@ -123,6 +125,7 @@ async fn open(files: &[PathBuf]) -> Result<(Connection, Arc<Members>), Diagnosti
     let url = config.cluster_url.to_string();
     let ca_der = config.root_cert.as_ref().and_then(|chain| chain.first().cloned());
     let ca_der = ca_der.unwrap_or_default();
+    let namespace = config.default_namespace.clone();
     let make: Make = Arc::new(move |server| {
         let mut config = config.clone();
         config.cluster_url = server;
@@ -134,7 +137,7 @@ async fn open(files: &[PathBuf]) -> Result<(Connection, Arc<Members>), Diagnosti
             .help("check its certificates, or name another file with --kubeconfig FILE")
     })?;
     let client = members.client();
-    Ok((Connection { client, url, ca_der }, members))
+    Ok((Connection { client, url, ca_der, namespace }, members))
 }
 
 /// Where the members of the cluster with this authority are remembered.

@@ -47,9 +47,9 @@ pub struct Flags {
     /// every Pod of the namespace]
     #[arg(value_name = "POD|KIND/NAME", value_parser = parse_target)]
     target: Option<Target>,
-    /// Namespace of the Pods
-    #[arg(long, short, default_value = "default", value_name = "NAME")]
-    namespace: String,
+    /// Namespace of the Pods [default: that of the kubeconfig's context]
+    #[arg(long, short, value_name = "NAME")]
+    namespace: Option<String>,
     #[command(flatten)]
     cluster: api::Cluster,
 }
@@ -83,7 +83,8 @@ pub fn main(flags: Flags) -> Result<(), Diagnostic> {
     crate::roles::small_runtime()?.block_on(async {
         let shutdown = crate::roles::shutdown_on_signal()?;
         let connection = flags.cluster.connect().await?;
-        let run = Tail::run(connection.client, flags.namespace, flags.target);
+        let namespace = flags.namespace.unwrap_or(connection.namespace);
+        let run = Tail::run(connection.client, namespace, flags.target);
         shutdown.run_until_cancelled(run).await.unwrap_or(Ok(()))
     })
 }

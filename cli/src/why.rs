@@ -12,9 +12,9 @@ pub struct Flags {
     /// What to explain: pod/NAME, or just the Pod's name
     #[arg(value_name = "pod/NAME", value_parser = parse_pod)]
     pod: String,
-    /// Namespace of the Pod
-    #[arg(long, short, default_value = "default", value_name = "NAME")]
-    namespace: String,
+    /// Namespace of the Pod [default: that of the kubeconfig's context]
+    #[arg(long, short, value_name = "NAME")]
+    namespace: Option<String>,
     #[command(flatten)]
     cluster: api::Cluster,
 }
@@ -30,7 +30,8 @@ fn parse_pod(text: &str) -> Result<String, String> {
 pub fn main(flags: Flags) -> Result<(), Diagnostic> {
     crate::roles::small_runtime()?.block_on(async {
         let connection = flags.cluster.connect().await?;
-        print!("{}", explain(&connection, &flags.namespace, &flags.pod).await?);
+        let namespace = flags.namespace.as_deref().unwrap_or(&connection.namespace);
+        print!("{}", explain(&connection, namespace, &flags.pod).await?);
         Ok(())
     })
 }
@@ -42,7 +43,13 @@ async fn explain(
 ) -> Result<String, Diagnostic> {
     let client = &connection.client;
     let pods = Api::namespaced(client.clone(), namespace);
-    let pod = pods.get(name).await.map_err(api::failed("reading the Pod"))?;
+    let pod = pods.get(name).await.map_err(|error| match error {
+        kube::Error::Api(status) if status.code == 404 => {
+            Diagnostic::new("WH0008", format!("there is no Pod {namespace}/{name}"))
+                .help("see what there is:   kubectl get pods --all-namespaces")
+        }
+        error => api::failed("reading the Pod")(error),
+    })?;
     let situation = Situation {
         nodes: list(client, "reading the nodes").await?,
         pods: list(client, "reading the Pods").await?,

@@ -106,12 +106,20 @@ fn rule_holds(rule: &NodeSelectorRequirement, value: Option<&str>) -> bool {
 fn tolerates(toleration: &Toleration, taint: &Taint) -> bool {
     let effect = toleration.effect.as_deref().unwrap_or("");
     let key = toleration.key.as_deref().unwrap_or("");
-    let exists = toleration.operator.as_deref() == Some("Exists");
-    let value = |value: &Option<String>| value.clone().unwrap_or_default();
+    let operator = toleration.operator.as_deref().unwrap_or("");
+    let held = taint.value.as_deref().unwrap_or("");
+    let wanted = toleration.value.as_deref().unwrap_or("");
+    let numbers = || held.parse::<i64>().ok().zip(wanted.parse::<i64>().ok());
+    let by_value = match operator {
+        "Exists" => true,
+        "Gt" => numbers().is_some_and(|(held, wanted)| held > wanted),
+        "Lt" => numbers().is_some_and(|(held, wanted)| held < wanted),
+        _ => held == wanted,
+    };
     (effect.is_empty() || effect == taint.effect)
         && match key {
-            "" => exists,
-            key => key == taint.key && (exists || value(&toleration.value) == value(&taint.value)),
+            "" => operator == "Exists",
+            key => key == taint.key && by_value,
         }
 }
 
@@ -126,7 +134,7 @@ mod tests {
         let node = json!({"metadata": {"name": "n1", "labels": {"zone": "a", "cpus": "8"}},
             "spec": {"taints": [
                 {"key": "old", "effect": "NoSchedule"},
-                {"key": "gone", "value": "yes", "effect": "NoExecute"}]}});
+                {"key": "gone", "value": "7", "effect": "NoExecute"}]}});
         spec["containers"] = json!([]);
         let node: Node = serde_json::from_value(node).expect("a Node");
         let spec: PodSpec = serde_json::from_value(spec).expect("a Pod's specification");
@@ -169,8 +177,10 @@ mod tests {
         let with = |toleration: Value| json!({"tolerations": [toleration]});
         check(json!({}), "TaintToleration");
         check(with(json!({"key": "gone", "operator": "Exists"})), "");
-        check(with(json!({"key": "gone", "value": "yes", "effect": "NoExecute"})), "");
+        check(with(json!({"key": "gone", "value": "7", "effect": "NoExecute"})), "");
         check(with(json!({"key": "gone", "value": "no"})), "TaintToleration");
+        check(with(json!({"key": "gone", "operator": "Gt", "value": "6"})), "");
+        check(with(json!({"key": "gone", "operator": "Lt", "value": "6"})), "TaintToleration");
         check(
             with(json!({"key": "gone", "operator": "Exists", "effect": "NoSchedule"})),
             "TaintToleration",

@@ -234,7 +234,16 @@ fn tolerations(spec: &Value, path: &str, errors: &mut Errors) {
                 let detail = "value must be empty when `operator` is 'Exists'";
                 errors.invalid(&at(&path, "operator"), toleration.clone(), detail);
             }
-            other => errors.unsupported(&at(&path, "operator"), other, &["Equal", "Exists"]),
+            "Gt" | "Lt" => {
+                if !value.parse::<i64>().is_ok_and(|number| number.to_string() == value) {
+                    let detail = "must be an integer when `operator` is 'Gt' or 'Lt'";
+                    errors.invalid(&at(&path, "value"), value, detail);
+                }
+            }
+            other => {
+                let known = &["Equal", "Exists", "Gt", "Lt"];
+                errors.unsupported(&at(&path, "operator"), other, known);
+            }
         }
         if !effect.is_empty() {
             errors.one_of(&at(&path, "effect"), effect, EFFECTS);

@@ -39,7 +39,7 @@ pub fn is_counted(state: &Snapshot, asked: &Attributes) -> bool {
     writes.contains(&asked.verb.as_str())
         && asked.is_resource
         && !asked.namespace.is_empty()
-        && (["", "eviction", "resize"].contains(&asked.subresource.as_str())
+        && (["", "eviction", "resize", "scale"].contains(&asked.subresource.as_str())
             || asked.group.is_empty() && asked.resource == "resourcequotas")
         && quota::is_any(state, &asked.namespace)
 }

@@ -92,7 +92,13 @@ fn reconcile(view: &View<'_>, key: &Key) -> Plan {
     let snapshot = Snapshot {
         rivals: rivals(view.cache, key, &pods),
         kind: kind_of(view.cache, &autoscaler.spec),
-        waiting: demand::waiting(view.cache, view.instant, &autoscaler, workload.as_ref()),
+        waiting: demand::waiting(
+            view.cache,
+            view.instant,
+            view.now,
+            &autoscaler,
+            workload.as_ref(),
+        ),
         asleep: workload.as_ref().and_then(demand::asleep),
         memory: view.cache.memo(key).unwrap_or_default(),
         pods,
@@ -217,8 +223,8 @@ fn wake_up(mut state: State<'_>, workload: Target) -> Plan {
     let message = format!("the HPA controller was able to update the target scale to {size}");
     state.say("AbleToScale", true, "SucceededRescale", &message);
     state.rescaled = true;
-    let message =
-        format!("New size: {size}; reason: {requests} requests wait for Service {service}");
+    let wait = if *requests == 1 { "request waits" } else { "requests wait" };
+    let message = format!("New size: {size}; reason: {requests} {wait} for Service {service}");
     let note = Note::normal(COMPONENT, &*snapshot.autoscaler, "SuccessfulRescale", message);
     let about = Target::of(&*snapshot.autoscaler).key;
     let memo = Memo::new(memory);

@@ -17,8 +17,9 @@
 //! request is sent to that Service of the CronJob's namespace, with the time that was due in the
 //! header `wherry-cron-due`. It is sent at most once, after its time was noted in the status; an
 //! answer of 2xx counts as success, anything else is told by an event, and an answer takes a minute
-//! at most. Requests overlap only where the schedule is shorter than the guest is quick;
-//! concurrencyPolicy is about Jobs.
+//! at most. While the Service has no Pod the request waits for one, and brings a workload back whose
+//! autoscaler has `minReplicas: 0`. Requests overlap only where the schedule is shorter than the
+//! guest is quick; concurrencyPolicy is about Jobs.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -34,7 +35,7 @@ use serde_json::json;
 use wherry_resources::cron::{self, Schedule};
 
 use super::cache::{Cache, Change, Key};
-use super::errands::Call;
+use super::errands::{CALL_TIMEOUT, Call};
 use super::events::Note;
 use super::owners::{controller_of, controller_reference};
 use super::reconcile::{Controller, Plan, View};
@@ -185,7 +186,10 @@ fn status(snapshot: &Snapshot, plan: &mut Plan) -> CronJobStatus {
     }
     let there: BTreeSet<&str> =
         snapshot.jobs.iter().filter_map(|job| job.metadata.uid.as_deref()).collect();
-    for missing in old.active.iter().flatten() {
+    // Whom a newer Job has replaced was deleted here, and that was told.
+    let replaced = cron_job.spec.concurrency_policy.as_deref() == Some("Replace")
+        && last_due > old.last_schedule_time.as_ref().map(|time| time.0);
+    for missing in old.active.iter().flatten().filter(|_| !replaced) {
         if missing.uid.as_deref().is_some_and(|uid| !there.contains(uid)) {
             let name = missing.name.as_deref().unwrap_or("");
             let message = format!("Active job went missing: {name}");
@@ -311,7 +315,48 @@ fn job_of(cron_job: &CronJob, spec: &CronJobSpec, zone: &TimeZone, due: Timestam
     }
 }
 
-/// Reads `POST http://reports:8080/nightly`.
+/// What an annotation asks for.
+struct Asked<'a> {
+    method: Method,
+    url: &'a str,
+    service: &'a str,
+    port: &'a str,
+    path: &'a str,
+}
+
+impl Asked<'_> {
+    /// Reads `POST http://reports:8080/nightly`, or says what is wrong with it.
+    fn read(text: &str) -> Result<Asked<'_>, &'static str> {
+        let (method, url) = text.trim().split_once(' ').ok_or("has no method")?;
+        let method = method.parse::<Method>().map_err(|_| "has no known method")?;
+        let rest = url.trim().strip_prefix("http://").ok_or("has no http URL")?;
+        let (authority, path) = rest.split_once('/').unwrap_or((rest, ""));
+        let (service, port) = authority.split_once(':').unwrap_or((authority, ""));
+        let label = |text: &str| {
+            let plain =
+                |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-';
+            text.bytes().all(plain)
+        };
+        if service.is_empty() || !label(service) || !label(port) {
+            return Err("names no Service");
+        }
+        Ok(Asked { method, url, service, port, path })
+    }
+}
+
+/// The Service that a request goes to which was due a moment ago and has not been answered: while
+/// it has no Pod, the request waits for one.
+pub fn waits_for(cron_job: &CronJob, now: Timestamp) -> Option<&str> {
+    let text = cron_job.metadata.annotations.as_ref()?.get(REQUEST)?;
+    let status = cron_job.status.as_ref()?;
+    let due = status.last_schedule_time.as_ref()?.0;
+    let answered = status.last_successful_time.as_ref().is_some_and(|time| time.0 >= due);
+    let over = now.duration_since(due).unsigned_abs() >= CALL_TIMEOUT;
+    let asked = Asked::read(text).ok()?;
+    (!answered && !over).then_some(asked.service)
+}
+
+/// The request that an annotation asks for.
 fn call(cron_job: &CronJob, text: &str, due: Timestamp) -> Result<Call, String> {
     let wrong = |why: &str| {
         format!(
@@ -319,18 +364,7 @@ fn call(cron_job: &CronJob, text: &str, due: Timestamp) -> Result<Call, String> 
              with a Service of this namespace"
         )
     };
-    let (method, url) = text.trim().split_once(' ').ok_or_else(|| wrong("has no method"))?;
-    let method = method.parse::<Method>().map_err(|_| wrong("has no known method"))?;
-    let rest = url.trim().strip_prefix("http://").ok_or_else(|| wrong("has no http URL"))?;
-    let (authority, path) = rest.split_once('/').unwrap_or((rest, ""));
-    let (service, port) = authority.split_once(':').unwrap_or((authority, ""));
-    let label = |text: &str| {
-        let plain = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-';
-        text.bytes().all(plain)
-    };
-    if service.is_empty() || !label(service) || !label(port) {
-        return Err(wrong("names no Service"));
-    }
+    let Asked { method, url, service, port, path } = Asked::read(text).map_err(wrong)?;
     let namespace = cron_job.metadata.namespace.as_deref().unwrap_or("");
     let place = if port.is_empty() { service.to_string() } else { format!("{service}:{port}") };
     let path = format!("/api/v1/namespaces/{namespace}/services/{place}/proxy/{path}");

@@ -27,8 +27,10 @@ use super::write::{JSON, Target, WriteError, Writer, member};
 /// Calls under way at once: they wait for guests, so they may be slow, and must not take the room of
 /// others.
 const CALLS_MAX: usize = 64;
-/// A guest has so long to answer a CronJob's request.
-const CALL_TIMEOUT: Duration = Duration::from_secs(60);
+/// A guest has so long to answer a CronJob's request, and to be there.
+pub const CALL_TIMEOUT: Duration = Duration::from_secs(60);
+/// A request that waits for a Pod looks for it so often.
+const CALL_PAUSE: Duration = Duration::from_millis(250);
 /// Bytes of an answer that an event repeats.
 const ANSWER_SHOWN_MAX: usize = 200;
 /// Events read at once when old ones are looked for.
@@ -216,12 +218,27 @@ pub async fn run_calls(
 }
 
 async fn send(client: kube::Client, recorder: Recorder, call: Call) {
-    let asked = Request::builder().method(call.method.clone()).uri(&call.path);
-    let request = asked
-        .header("wherry-cron-due", call.due.to_string())
-        .body(Vec::new())
-        .expect("the plan has checked the path");
-    let answer = tokio::time::timeout(CALL_TIMEOUT, client.request_text(request)).await;
+    let started = tokio::time::Instant::now();
+    let answer = async {
+        loop {
+            let asked = Request::builder().method(call.method.clone()).uri(&call.path);
+            let request = asked
+                .header("wherry-cron-due", call.due.to_string())
+                .body(Vec::new())
+                .expect("the plan has checked the path");
+            match client.request_text(request).await {
+                // It was not sent to anybody: an autoscaler may be about to bring a Pod.
+                Err(kube::Error::Api(status))
+                    if is_nobody_there(&status)
+                        && started.elapsed() + CALL_PAUSE * 2 < CALL_TIMEOUT =>
+                {
+                    tokio::time::sleep(CALL_PAUSE).await;
+                }
+                answer => return answer,
+            }
+        }
+    };
+    let answer = tokio::time::timeout(CALL_TIMEOUT, answer).await;
     let said = match answer {
         Ok(Ok(_)) => Ok(()),
         Ok(Err(kube::Error::Api(status))) => {
@@ -252,6 +269,11 @@ async fn send(client: kube::Client, recorder: Recorder, call: Call) {
             tracing::debug!(%error, "the time of a CronJob's answer was not written");
         }
     }
+}
+
+/// Whether the API server's proxy says that the Service has no ready Pod.
+fn is_nobody_there(status: &kube::core::Status) -> bool {
+    status.code == 503 && status.message.starts_with("no endpoints available for service")
 }
 
 #[cfg(test)]

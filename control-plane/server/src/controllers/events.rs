@@ -3,9 +3,9 @@
 //! A [`Note`] is one such sentence. The recorder writes it as an Event whose name follows from
 //! object, reason and message, so the same note again (also by the next leader) raises the count of
 //! the same Event. Notes that differ in their message only are combined into one Event after
-//! [`DISTINCT_MAX`] of them, counts are written at most once in [`COUNT_PAUSE`], and writes go one
-//! after the other: events can never crowd out the writes they tell about. When more come than
-//! that, the newest are dropped.
+//! [`DISTINCT_MAX`] of them, until there are none for a while; counts are written at most once in
+//! [`COUNT_PAUSE`], and writes go one after the other: events can never crowd out the writes they
+//! tell about. When more come than that, the newest are dropped.
 //!
 //! Tasks: [`run`] owns all state and ends with the shutdown. Channel: bounded by [`QUEUE_MAX`].
 
@@ -24,6 +24,7 @@ use tokio_util::sync::CancellationToken;
 use wherry_resources::events::{self, Happening};
 
 use super::cache::Typed;
+use super::leftovers::EVENT_LIFE;
 
 /// Notes waiting to be written; a burst of a thousand new Pods fits.
 const QUEUE_MAX: usize = 4_096;
@@ -31,6 +32,9 @@ const QUEUE_MAX: usize = 4_096;
 const KNOWN_MAX: usize = 4_096;
 /// Different messages of one reason about one object before they are combined.
 const DISTINCT_MAX: usize = 10;
+/// After so long without a note of that reason about that object nothing is combined any more, as
+/// in Kubernetes: who is told of each hour's Job is not spammed.
+const APART: Duration = Duration::from_secs(600);
 /// A count is written at most this often.
 const COUNT_PAUSE: Duration = Duration::from_secs(1);
 /// What Kubernetes puts before the newest of many similar messages.
@@ -148,19 +152,33 @@ enum Step {
     Later,
 }
 
+/// What was told of one subject lately.
+struct Recent {
+    messages: BTreeSet<String>,
+    last: Instant,
+}
+
 #[derive(Default)]
 struct Ledger {
     known: HashMap<String, Known>,
     /// Names in the order they became known.
     order: VecDeque<String>,
-    messages: HashMap<Subject, BTreeSet<String>>,
+    recent: HashMap<Subject, Recent>,
     /// Names of Events whose count is ahead of what was written: few, and asked for at every note.
     behind: BTreeSet<String>,
 }
 
 impl Ledger {
     fn note(&mut self, mut note: Note, now: Timestamp, instant: Instant) -> Step {
-        let messages = self.messages.entry(note.subject()).or_default();
+        let recent = self
+            .recent
+            .entry(note.subject())
+            .or_insert_with(|| Recent { messages: BTreeSet::new(), last: instant });
+        if instant.saturating_duration_since(recent.last) >= APART {
+            recent.messages.clear();
+        }
+        recent.last = instant;
+        let messages = &mut recent.messages;
         let combined = !messages.contains(&note.message) && messages.len() >= DISTINCT_MAX;
         let identity = if combined { COMBINED.to_string() } else { note.message.clone() };
         if combined {
@@ -169,6 +187,11 @@ impl Ledger {
             messages.insert(note.message.clone());
         }
         let name = events::name(&note.about, &note.happening(&identity));
+        let old = |known: &Known| now.duration_since(known.last) >= EVENT_LIFE;
+        if self.known.get(&name).is_some_and(old) {
+            // It has expired, or is about to.
+            self.forget(&name);
+        }
         if let Some(known) = self.known.get_mut(&name) {
             known.count = known.count.saturating_add(1);
             known.last = now;
@@ -193,8 +216,8 @@ impl Ledger {
                 self.known.remove(&oldest);
                 self.behind.remove(&oldest);
             }
-            if self.messages.len() > KNOWN_MAX {
-                self.messages.clear();
+            if self.recent.len() > KNOWN_MAX {
+                self.recent.clear();
             }
         }
         let known = Known {
@@ -206,6 +229,12 @@ impl Ledger {
         };
         self.order.push_back(name.clone());
         self.known.insert(name, known);
+    }
+
+    fn forget(&mut self, name: &str) {
+        self.known.remove(name);
+        self.behind.remove(name);
+        self.order.retain(|known| known != name);
     }
 
     /// Events whose count is ahead of what was written and whose pause is over.
@@ -301,9 +330,7 @@ async fn count(client: &kube::Client, ledger: &mut Ledger, name: &str) -> Result
     let patched = api.patch(name, &PatchParams::default(), &Patch::Merge(body)).await;
     if matches!(&patched, Err(kube::Error::Api(status)) if status.code == 404) {
         // It expired: the next note makes it anew.
-        ledger.known.remove(name);
-        ledger.behind.remove(name);
-        ledger.order.retain(|known| known != name);
+        ledger.forget(name);
         return Ok(());
     }
     patched.map(|_| ())
@@ -318,7 +345,8 @@ mod tests {
     fn told(ledger: &mut Ledger, message: &str, seconds: u64, start: Instant) -> String {
         let pod: Pod = object(meta("default", "web"));
         let note = Note::normal("test", &pod, "Reason", message.to_string());
-        match ledger.note(note, Timestamp::UNIX_EPOCH, start + Duration::from_secs(seconds)) {
+        let after = Duration::from_secs(seconds);
+        match ledger.note(note, Timestamp::UNIX_EPOCH + after, start + after) {
             Step::Create(_, event) => format!("create {}", event["message"].as_str().unwrap_or("")),
             Step::Count(name) => {
                 let known = &ledger.known[&name];
@@ -350,5 +378,26 @@ mod tests {
         assert_eq!(told(&mut ledger, "x", 0, start), format!("create {COMBINED}x"));
         assert_eq!(told(&mut ledger, "y", 2, start), format!("count 2 {COMBINED}y"));
         assert_eq!(told(&mut ledger, "3", 2, start), "count 2 3");
+    }
+
+    #[test]
+    fn notes_far_apart_are_not_combined() {
+        let (mut ledger, start) = (Ledger::default(), Instant::now());
+        for number in 0..=DISTINCT_MAX {
+            told(&mut ledger, &number.to_string(), 0, start);
+        }
+        let later = APART.as_secs();
+        assert_eq!(told(&mut ledger, "new", later, start), "create new");
+        assert_eq!(told(&mut ledger, "3", later + 1, start), "count 2 3");
+    }
+
+    #[test]
+    fn what_has_expired_is_made_again() {
+        let (mut ledger, start) = (Ledger::default(), Instant::now());
+        let life = EVENT_LIFE.unsigned_abs().as_secs();
+        assert_eq!(told(&mut ledger, "a", 0, start), "create a");
+        assert_eq!(told(&mut ledger, "a", life - 1, start), "count 2 a");
+        assert_eq!(told(&mut ledger, "a", 2 * life, start), "create a");
+        assert_eq!((ledger.known.len(), ledger.order.len()), (1, 1));
     }
 }

@@ -26,7 +26,7 @@ const SWEEP_EVERY: Duration = Duration::from_secs(20);
 /// A lease without a node may be one whose node is about to be made.
 const LEASE_GRACE: SignedDuration = SignedDuration::from_secs(60);
 /// Events live so long after they were told last, as in Kubernetes.
-const EVENT_LIFE: SignedDuration = SignedDuration::from_hours(1);
+pub(super) const EVENT_LIFE: SignedDuration = SignedDuration::from_hours(1);
 /// How often Events are looked at: each time all of them are read.
 const EVENTS_EVERY: Duration = Duration::from_secs(120);
 /// Put on a node by a person who has made sure that it is off.

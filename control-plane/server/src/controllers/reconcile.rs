@@ -42,6 +42,9 @@ const WRITES_MAX: usize = 64;
 const STALE_PAUSE: Duration = Duration::from_millis(5);
 /// First pause after a write that was refused or not answered.
 const REFUSED_PAUSE: Duration = Duration::from_millis(100);
+/// Writes in a row that met a newer object before the plan is told of it: what comes of an older
+/// view ends with the next events, what does not end has another reason, such as a taken name.
+const STALE_UNTOLD: u32 = 6;
 /// The longest pause.
 const PAUSE_MAX: Duration = Duration::from_secs(30);
 /// The longest time until a key is looked at again, where a plan asks for one that no clock counts to.
@@ -96,9 +99,25 @@ pub type Watched = (&'static wherry_resources::Kind, Seen);
 /// A key of one controller.
 type Job = (usize, Key);
 
+#[derive(Default)]
 struct Failure {
     count: u32,
-    message: String,
+    /// Nothing while it may be only an older view.
+    message: Option<String>,
+}
+
+impl Failure {
+    /// Notes one more; how long to wait before the next try.
+    fn note(&mut self, error: &WriteError) -> Duration {
+        let stale = matches!(error, WriteError::Stale(_));
+        if !stale || self.count >= STALE_UNTOLD {
+            self.message = Some(error.to_string());
+        }
+        let first = if stale { STALE_PAUSE } else { REFUSED_PAUSE };
+        let pause = first.saturating_mul(1 << self.count.min(16)).min(PAUSE_MAX);
+        self.count = self.count.saturating_add(1);
+        pause
+    }
 }
 
 /// The state of the loop.
@@ -238,7 +257,7 @@ impl Loop {
             now: Timestamp::now(),
             instant: Instant::now(),
             config: &self.config,
-            failure: self.failures.get(&job).map(|failure| failure.message.as_str()),
+            failure: self.failures.get(&job).and_then(|failure| failure.message.as_deref()),
         };
         let plan = (self.controllers[job.0].reconcile)(&view, &job.1);
         self.due.remove(&job);
@@ -304,17 +323,9 @@ impl Loop {
     }
 
     fn fail(&mut self, job: Job, error: &WriteError) {
-        let stale = matches!(error, WriteError::Stale(_));
-        let failure = self
-            .failures
-            .entry(job.clone())
-            .or_insert(Failure { count: 0, message: String::new() });
-        failure.message = error.to_string();
-        let first = if stale { STALE_PAUSE } else { REFUSED_PAUSE };
-        let pause = first.saturating_mul(1 << failure.count.min(16)).min(PAUSE_MAX);
-        failure.count += 1;
+        let pause = self.failures.entry(job.clone()).or_default().note(error);
         let controller = self.controllers[job.0].name;
-        if stale {
+        if matches!(error, WriteError::Stale(_)) {
             tracing::debug!(controller, key = %job.1, %error, "planned from an older state");
         } else {
             tracing::warn!(controller, key = %job.1, %error, ?pause, "write failed");
@@ -344,5 +355,30 @@ impl Loop {
                 self.enqueue(job);
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_older_view_is_no_failure_unless_it_lasts() {
+        let stale = WriteError::Stale("the object has been modified".to_string());
+        let refused = WriteError::Refused { code: 403, message: "quota is used up".to_string() };
+        let mut failure = Failure::default();
+        for number in 0..STALE_UNTOLD {
+            assert_eq!(failure.note(&stale), STALE_PAUSE * (1_u32 << number));
+            assert_eq!(failure.message, None);
+        }
+        failure.note(&stale);
+        assert_eq!(failure.message.as_deref(), Some("the object has been modified"));
+
+        let mut failure = Failure::default();
+        assert_eq!(failure.note(&refused), REFUSED_PAUSE);
+        assert_eq!(failure.message.as_deref(), Some("quota is used up"));
+        failure.note(&stale);
+        assert_eq!(failure.message.as_deref(), Some("quota is used up"), "it is still so");
+        assert_eq!((0..40).map(|_| failure.note(&refused)).max(), Some(PAUSE_MAX));
     }
 }

@@ -458,8 +458,9 @@ impl<'a> State<'a> {
         true
     }
 
-    /// Deletes outdated Pods, so that they come back with the present template. Those that are not
-    /// available anyway cost nothing; others only as far as `maxUnavailable` lets.
+    /// Deletes outdated Pods, so that they come back with the present template. Those that do not work
+    /// anyway cost nothing; others, also those that are ready for a short time only, go as far as
+    /// `maxUnavailable` lets.
     fn update(&self, writes: &mut Vec<Write>) {
         let strategy = self.spec.update_strategy.as_ref();
         let rolling = strategy.and_then(|strategy| strategy.rolling_update.as_ref());
@@ -477,7 +478,7 @@ impl<'a> State<'a> {
             if present || matches!(replica.health, Health::Leaving | Health::Finished) {
                 continue;
             }
-            if replica.health == Health::Available {
+            if matches!(replica.health, Health::Available | Health::Ready) {
                 if spare <= 0 {
                     continue;
                 }

@@ -71,7 +71,8 @@ fn decide_gang(cluster: &mut Cluster, gang: &Gang, group: &[Need]) -> Vec<Decisi
     };
     let there = cluster.gang_placed(gang);
     if group.len() + there < *size {
-        return nobody(format!("{} are there", group.len() + there));
+        let count = group.len() + there;
+        return nobody(format!("{count} {} there", if count == 1 { "is" } else { "are" }));
     }
     let company = cluster.company();
     let mut decisions = Vec::new();

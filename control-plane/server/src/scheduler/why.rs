@@ -42,6 +42,13 @@ pub fn why(situation: &Situation, pod: &Pod) -> String {
     for other in situation.pods.iter().filter(|other| other.metadata.uid != pod.metadata.uid) {
         if !pods::node(other).is_empty() && !pods::is_finished(other) {
             cluster.place(&Need::read(other), pods::node(other), pods::is_deleting(other));
+        } else if is_pending(other) {
+            // Room is kept for it where others have been told to go.
+            let other = Need::read(other);
+            let told = other.nominated.as_deref().and_then(|name| cluster.node_index(name));
+            if let Some(node) = told {
+                cluster.nominate(&other, node);
+            }
         }
     }
     let need = Need::read(pod);
@@ -92,10 +99,14 @@ fn headline(pod: &Pod, need: &Need) -> String {
             pods::phase(pod)
         );
     }
-    match &need.told {
+    let mut text = match &need.told {
         Some(told) => format!("Pod {namespace}/{name} waits for a node: {told}\n"),
         None => format!("Pod {namespace}/{name} waits for a node.\n"),
+    };
+    if let Some(node) = &need.nominated {
+        let _ = writeln!(text, "Pods of lower priority were ended on {node} to make room for it.");
     }
+    text
 }
 
 /// What each node says: why not, or how good it would be. The best first.
@@ -144,6 +155,8 @@ fn points(score: &Score) -> String {
 
 #[cfg(test)]
 mod tests {
+    use k8s_openapi::api::core::v1::PodStatus;
+
     use super::*;
     use crate::controllers::testing::yaml;
 
@@ -193,6 +206,19 @@ mod tests {
         let text = why(&situation, &pod("500m", "priority: 9, "));
         let last = "Room could be made on b by ending Pods of lower priority: d/low.\n";
         assert!(text.ends_with(last), "{text}");
+        // It was made, and is kept.
+        let mut told = pod("500m", "priority: 9, ");
+        let status = PodStatus { nominated_node_name: Some("b".to_string()), ..Default::default() };
+        told.status = Some(status);
+        let text = why(&situation, &told);
+        let first =
+            "Pod d/web waits for a node.\nPods of lower priority were ended on b to make room";
+        assert!(text.starts_with(first), "{text}");
+        situation.pods = vec![told];
+        let mut other = pod("600m", "");
+        other.metadata.uid = Some("other".to_string());
+        let text = why(&situation, &other);
+        assert!(text.contains("\nb     no: Insufficient cpu\n"), "{text}");
         let text = why(&situation, &pod("500m", "nodeName: b, "));
         assert!(text.starts_with("Pod d/web is on node b.\n"), "{text}");
     }

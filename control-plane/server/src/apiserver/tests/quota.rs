@@ -112,3 +112,26 @@ async fn it_is_never_exceeded() {
     let quota = server.ok("GET", &format!("{QUOTAS}/maps"), "").await;
     assert_eq!(quota["status"]["used"]["count/configmaps"], PLACES.to_string());
 }
+
+#[tokio::test]
+async fn what_is_counted_can_be_scaled() {
+    let server = Server::start().await;
+    let hard = json!({"count/deployments.apps": "1"});
+    let quota = json!({"metadata": {"name": "few"}, "spec": {"hard": hard}});
+    server.ok("POST", QUOTAS, &quota.to_string()).await;
+    let deployments = "/apis/apps/v1/namespaces/default/deployments";
+    let labels = json!({"app": "web"});
+    let template = json!({
+        "metadata": {"labels": labels}, "spec": {"containers": [{"name": "c", "image": "i"}]},
+    });
+    let spec = json!({"selector": {"matchLabels": labels}, "template": template});
+    let web = json!({"metadata": {"name": "web"}, "spec": spec});
+    server.ok("POST", deployments, &web.to_string()).await;
+
+    let (admin, kind) = (super::script::admin(), "application/merge-patch+json");
+    let (path, patch) = (format!("{deployments}/web/scale"), r#"{"spec":{"replicas":3}}"#);
+    let code = server.response(&admin, "PATCH", &path, kind, patch).await.status();
+    assert_eq!(code, 200);
+    let web = server.ok("GET", &format!("{deployments}/web"), "").await;
+    assert_eq!(web["spec"]["replicas"], 3);
+}

@@ -3,6 +3,8 @@
 use super::script::{Server, admin};
 use crate::apiserver::{User, request::Attributes};
 use crate::controllers::bootstrap::access::DEFAULTS;
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
 use expect_test::expect;
 use proptest::prelude::*;
 use serde_json::{Value, json};
@@ -193,6 +195,31 @@ async fn a_token_speaks_for_its_account_while_its_pod_is_there() {
     assert_eq!(keys["keys"][0]["alg"], "ES256");
     let discovery = server.ok("GET", "/.well-known/openid-configuration", "").await;
     assert_eq!(discovery["id_token_signing_alg_values_supported"], json!(["ES256"]));
+}
+
+#[tokio::test]
+async fn a_secret_made_for_it_holds_an_accounts_token() {
+    let server = with_roles().await;
+    bind(&server, "system:serviceaccount:default:default", "view").await;
+    let (secrets, pods) = ("/api/v1/namespaces/default/secrets", "/api/v1/namespaces/default/pods");
+    let secret = |name: &str, account: &str| {
+        let annotations = json!({"kubernetes.io/service-account.name": account});
+        let metadata = json!({"name": name, "annotations": annotations});
+        json!({"metadata": metadata, "type": "kubernetes.io/service-account-token"}).to_string()
+    };
+    let made = server.ok("POST", secrets, &secret("robot", "default")).await;
+    let told = |key: &str| {
+        let text = made["data"][key].as_str().expect("it is filled in");
+        String::from_utf8(STANDARD.decode(text).expect("base64")).expect("text")
+    };
+    assert_eq!(told("namespace"), "default");
+    assert!(told("ca.crt").contains("BEGIN CERTIFICATE"));
+    let token = told("token");
+    assert_eq!(with_token(&server, &token, pods).await, 200);
+    server.ok("DELETE", &format!("{secrets}/robot"), "").await;
+    assert_eq!(with_token(&server, &token, pods).await, 401);
+    let (code, text) = server.send("POST", secrets, &secret("other", "nobody")).await;
+    assert_eq!(code.as_u16(), 403, "{text}");
 }
 
 #[tokio::test]

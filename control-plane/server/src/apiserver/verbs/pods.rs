@@ -97,6 +97,10 @@ fn bound(old: &Object, binding: &Object, node: &str, now: Timestamp) -> Result<O
     }
     let scheduled = Condition { kind: "PodScheduled", status: "True", reason: "", message: "" };
     conditions::set(&mut new, scheduled, now);
+    // The node is known now, and what was hoped for is not to be taken for it.
+    if let Some(status) = new.get_mut("status").and_then(Value::as_object_mut) {
+        status.shift_remove("nominatedNodeName");
+    }
     Ok(new)
 }
 
@@ -260,9 +264,12 @@ mod tests {
     #[test]
     fn a_pod_is_bound_once() {
         let now = "2026-01-01T00:00:00Z".parse().expect("a time");
-        let pod = json!({"metadata": {"name": "p", "uid": "u"}, "spec": {}, "status": {}});
+        let pod = json!({"metadata": {"name": "p", "uid": "u"}, "spec": {},
+            "status": {"nominatedNodeName": "m", "phase": "Pending"}});
         let pod = bound(&pod, &json!({"metadata": {}}), "n", now).expect("unbound before");
         assert_eq!(pod["spec"]["nodeName"], "n");
+        assert_eq!(pod.pointer("/status/nominatedNodeName"), None);
+        assert_eq!(pod["status"]["phase"], "Pending");
         let again = bound(&pod, &json!({"metadata": {}}), "m", now).expect_err("bound already");
         assert_eq!(
             again.to_string(),

@@ -97,7 +97,7 @@ fn pods(
 }
 
 /// Pods with the rows of their containers, in the order of keys: namespace, then name. A Pod is
-/// spoken of by the node that it is bound to, and by no other.
+/// spoken of by the node that it is bound to, and by no other. One that has ended uses nothing.
 pub(super) fn spoken_of(
     snapshot: &Snapshot,
     namespace: Option<&str>,
@@ -119,7 +119,9 @@ pub(super) fn spoken_of(
         let pod = stored::decode(kind, &entry);
         let node = pod.pointer("/spec/nodeName").and_then(Value::as_str).unwrap_or("");
         let key = (meta::uid(&pod).to_owned(), node.to_owned());
-        if let Some(rows) = said.remove(&key) {
+        let phase = pod.pointer("/status/phase").and_then(Value::as_str);
+        let ended = matches!(phase, Some("Succeeded" | "Failed"));
+        if let Some(rows) = said.remove(&key).filter(|_| !ended) {
             found.push((pod, rows));
         }
     }

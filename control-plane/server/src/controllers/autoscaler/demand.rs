@@ -2,17 +2,21 @@
 //!
 //! Nodes say in an annotation what waits (`wherry_resources::demand`). An autoscaler with
 //! `minReplicas: 0` is planned for as soon as one does, and does not measure first: the size is read
-//! from the cache, so a Pod is on its way a few writes after the first request came.
+//! from the cache, so a Pod is on its way a few writes after the first request came. CronJobs'
+//! requests go through the API server and not through a node: their statuses say that they wait.
 
 use std::collections::BTreeMap;
 use std::time::Instant;
 
+use jiff::Timestamp;
 use k8s_openapi::api::apps::v1::{Deployment, ReplicaSet, StatefulSet};
 use k8s_openapi::api::autoscaling::v2::HorizontalPodAutoscaler;
+use k8s_openapi::api::batch::v1::CronJob;
 use k8s_openapi::api::core::v1::{Node, PodTemplateSpec, ReplicationController, Service};
 use wherry_resources::demand::{self, Waiting};
 
 use super::super::cache::{Cache, Change, Key, Object};
+use super::super::cronjob;
 use super::super::node::SILENCE_MAX;
 use super::super::owners::selects_all;
 use super::super::replicaset::name_of;
@@ -33,19 +37,32 @@ pub fn reaches_zero(autoscaler: &HorizontalPodAutoscaler) -> bool {
     autoscaler.spec.min_replicas == Some(0)
 }
 
-/// Autoscalers that a change of a Node concerns.
+/// Autoscalers that a change of a Node or of a CronJob concerns.
 pub fn wake(cache: &Cache, change: &Change, keys: &mut Vec<Key>) {
+    let mut sleepers = |namespace: &str| {
+        let all = cache.within::<HorizontalPodAutoscaler>(namespace);
+        let sleepers = all.filter(|autoscaler| reaches_zero(autoscaler));
+        keys.extend(sleepers.map(|autoscaler| {
+            Key::of::<HorizontalPodAutoscaler>(namespace, name_of(&autoscaler.metadata))
+        }));
+    };
+    if let Some((before, Some(after))) = change.of::<CronJob>() {
+        let requests = |it: &CronJob| {
+            it.metadata.annotations.as_ref().is_some_and(|all| all.contains_key(cronjob::REQUEST))
+        };
+        let due = |it: &CronJob| Some(it.status.as_ref()?.last_schedule_time.as_ref()?.0);
+        if requests(after) && before.and_then(due) != due(after) {
+            sleepers(change.key.namespace());
+        }
+        return;
+    }
     let Some((before, Some(after))) = change.of::<Node>() else { return };
     if before.and_then(said_by) == said_by(after) {
         return;
     }
     for key in of_node(after).keys() {
         let Some((namespace, _)) = key.split_once('/') else { continue };
-        let all = cache.within::<HorizontalPodAutoscaler>(namespace);
-        let sleepers = all.filter(|autoscaler| reaches_zero(autoscaler));
-        keys.extend(sleepers.map(|autoscaler| {
-            Key::of::<HorizontalPodAutoscaler>(namespace, name_of(&autoscaler.metadata))
-        }));
+        sleepers(namespace);
     }
 }
 
@@ -57,10 +74,11 @@ fn of_node(node: &Node) -> Waiting {
     said_by(node).map(|text| demand::read(text)).unwrap_or_default()
 }
 
-/// What waits for an autoscaler's workload, on nodes that are heard.
+/// What waits for an autoscaler's workload: on nodes that are heard, and of CronJobs.
 pub fn waiting(
     cache: &Cache,
-    now: Instant,
+    instant: Instant,
+    now: Timestamp,
     autoscaler: &HorizontalPodAutoscaler,
     workload: Option<&Object>,
 ) -> Demand {
@@ -70,7 +88,7 @@ pub fn waiting(
     }
     let namespace = autoscaler.metadata.namespace.as_deref().unwrap_or("");
     let is_heard =
-        |node: &str| cache.silent_for(node, now).is_some_and(|silence| silence < SILENCE_MAX);
+        |node: &str| cache.silent_for(node, instant).is_some_and(|silence| silence < SILENCE_MAX);
     let nodes = cache.all::<Node>().filter(|node| said_by(node).is_some());
     for node in nodes.filter(|node| is_heard(name_of(&node.metadata))) {
         for (key, count) in of_node(&node) {
@@ -80,6 +98,14 @@ pub fn waiting(
                 found.requests += count;
                 found.service = name.to_string();
             }
+        }
+    }
+    for cron_job in cache.within::<CronJob>(namespace) {
+        let Some(name) = cronjob::waits_for(&cron_job, now) else { continue };
+        let service = cache.get::<Service>(namespace, name);
+        if service.is_some_and(|service| serves(autoscaler, workload, &service)) {
+            found.requests += 1;
+            found.service = name.to_string();
         }
     }
     found
@@ -160,4 +186,60 @@ pub fn asleep(workload: &Object) -> Option<Target> {
     }
     let controller = workload.get::<ReplicationController>()?;
     (controller.spec.as_ref()?.replicas == Some(0)).then(|| Target::of(controller))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::super::cache::{Seen, Typed, kind_row};
+    use super::super::super::testing::{at, yaml};
+    use super::*;
+
+    fn put<T: Typed>(cache: &mut Cache, object: T) -> Vec<Key> {
+        let change = Seen::Put(Object::new(object));
+        let mut keys = Vec::new();
+        for change in cache.observe(kind_row::<T>(), change, Instant::now()) {
+            wake(cache, &change, &mut keys);
+        }
+        keys
+    }
+
+    #[test]
+    fn a_cron_jobs_request_waits_for_the_workload_of_its_service() {
+        let mut cache = Cache::new();
+        cache.hold::<HorizontalPodAutoscaler>();
+        cache.hold::<CronJob>();
+        cache.hold::<Service>();
+        let autoscaler: HorizontalPodAutoscaler = yaml(
+            "metadata: {name: web, namespace: d}\nspec: {minReplicas: 0, maxReplicas: 3, \
+             scaleTargetRef: {kind: Deployment, name: web}}",
+        );
+        put(&mut cache, autoscaler.clone());
+        let service: Service =
+            yaml("metadata: {name: web, namespace: d}\nspec: {selector: {app: web}}");
+        put(&mut cache, service);
+        let cron_job = |revision: u8, status: &str| -> CronJob {
+            yaml(&format!(
+                "metadata: {{name: nightly, namespace: d, resourceVersion: '{revision}', \
+                 annotations: {{wherry.dev/request: 'GET http://web/'}}}}\n\
+                 spec: {{schedule: '@daily', jobTemplate: {{}}}}\nstatus: {{{status}}}"
+            ))
+        };
+        let deployment: Deployment = yaml(
+            "metadata: {name: web, namespace: d}\nspec: {selector: {}, template: {metadata: \
+             {labels: {app: web}}}}",
+        );
+        let workload = Object::new(deployment);
+        let requests = |cache: &Cache, now: Timestamp| {
+            waiting(cache, Instant::now(), now, &autoscaler, Some(&workload)).requests
+        };
+        assert!(put(&mut cache, cron_job(1, "")).is_empty(), "nothing was due");
+        assert_eq!(requests(&cache, at(0)), 0);
+        let due = format!("lastScheduleTime: '{}'", at(0));
+        let woken = put(&mut cache, cron_job(2, &due));
+        assert_eq!(woken, [Key::of::<HorizontalPodAutoscaler>("d", "web")]);
+        assert_eq!((requests(&cache, at(1)), requests(&cache, at(60))), (1, 0));
+        let answered = format!("{due}, lastSuccessfulTime: '{}'", at(1));
+        put(&mut cache, cron_job(3, &answered));
+        assert_eq!(requests(&cache, at(1)), 0);
+    }
 }

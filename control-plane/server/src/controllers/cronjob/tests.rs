@@ -79,6 +79,12 @@ fn the_status_follows_from_the_jobs() {
     let mut gone = snapshot(HOURLY, "2024-03-01T02:00:00Z", &["nightly-1 active"]);
     gone.jobs.clear();
     check(&gone, NOW, &["Active job went missing: nightly-1", r#""active":null"#]);
+    // Who was replaced is not missed.
+    let spec = format!("{HOURLY}\n  concurrencyPolicy: Replace");
+    let jobs = ["nightly-1 active", "nightly-2 2024-03-01T02:00:00Z"];
+    let mut replaced = snapshot(&spec, ONE, &jobs);
+    replaced.jobs.remove(0);
+    check(&replaced, NOW, &[r#""lastScheduleTime":"2024-03-01T02:00:00Z""#]);
 }
 
 #[test]
@@ -163,4 +169,23 @@ fn a_request_instead_of_a_job() {
     {
         check(&with(wrong), NOW, &["Warning InvalidRequest"]);
     }
+}
+
+#[test]
+fn a_request_waits_until_it_is_answered_and_no_longer_than_a_minute() {
+    let waits = |request: &str, now: &str, answered: &str| {
+        let mut world = snapshot(HOURLY, ONE, &[]);
+        let cron_job = Arc::make_mut(&mut world.cron_job);
+        let annotations = [(REQUEST.to_string(), request.to_string())];
+        cron_job.metadata.annotations = Some(annotations.into());
+        let answered = (!answered.is_empty()).then(|| Time(time(answered)));
+        cron_job.status.as_mut().expect("has one").last_successful_time = answered;
+        waits_for(cron_job, time(now)).map(str::to_string)
+    };
+    let (get, soon) = ("GET http://reports:80/a", "2024-03-01T01:00:59Z");
+    assert_eq!(waits(get, soon, "").as_deref(), Some("reports"));
+    assert_eq!(waits(get, soon, "2024-03-01T00:00:02Z").as_deref(), Some("reports"));
+    assert_eq!(waits(get, soon, ONE), None, "answered");
+    assert_eq!(waits(get, "2024-03-01T01:01:00Z", ""), None, "too late");
+    assert_eq!(waits("GET nowhere", soon, ""), None);
 }

@@ -357,6 +357,18 @@ fn more_than_one_may_be_away_if_it_is_allowed() {
 }
 
 #[test]
+fn pods_that_have_just_become_ready_are_not_updated_all_at_once() {
+    let spec = "  replicas: 3\n  podManagementPolicy: Parallel\n  minReadySeconds: 10";
+    let mut world = World::new(spec);
+    world.go();
+    world.ready(&["db-0", "db-1", "db-2"]);
+    world.image("two");
+    assert_eq!(world.go(), "", "they work, and count only later");
+    world.objects.seconds += 10;
+    assert_eq!(world.go(), "delete pods db-2; create pods db-2");
+}
+
+#[test]
 fn going_back_is_a_new_revision_of_the_old_template() {
     let mut world = World::new("  replicas: 1");
     world.settle();
