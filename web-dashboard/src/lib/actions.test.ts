@@ -25,7 +25,7 @@ test('each action says what it does, and its kubectl line', () => {
     ),
   ).toEqual([
     'kubectl uncordon east-1',
-    'kubectl drain east-1 --ignore-daemonsets --delete-emptydir-data',
+    'kubectl drain east-1 --ignore-daemonsets --delete-emptydir-data --force',
     'kubectl delete nodes/east-1',
   ]);
   expect(told('pods', object({}))).toEqual([

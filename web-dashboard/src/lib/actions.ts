@@ -254,7 +254,7 @@ function drain(kind: Kind, object: KubeObject): Action {
     danger: true,
     consequence: () =>
       `${name} is cordoned, and every Pod on it that is not of a DaemonSet is evicted. Disruption budgets are respected: what they protect stays, and is named.`,
-    kubectl: () => `kubectl drain ${name} --ignore-daemonsets --delete-emptydir-data`,
+    kubectl: () => `kubectl drain ${name} --ignore-daemonsets --delete-emptydir-data --force`,
     right: { verb: 'create', group: '', resource: 'pods', part: 'eviction' },
     run: async () => {
       await call(target(kind, object), {
