@@ -97,7 +97,7 @@ const COMES = {
   zones: 'h2:has-text("Without a zone")',
   'service-account': 'h2:has-text("A token for it")',
   traffic: 'h2:has-text("What Services are asked") ~ *',
-  cluster: 'dt:has-text("Store on disk")',
+  cluster: 'h2:has-text("Audit log") ~ table tbody td',
 };
 const COMES_WIDE = {
   'list-deployments': '[role=row][data-name=cart] svg[aria-label$="requests"]',

@@ -86,9 +86,12 @@ pub fn of(kind: &Kind, object: &Object) -> Option<State> {
 fn pod(pod: &Object) -> State {
     let word = table::pod_status(pod);
     let ready = conditions::is_true(conditions::of(pod), "Ready");
+    if word == "Running" && ready && is_idle(pod) {
+        return State::new(Health::Idle, "Idle", "Nobody asks it; the next request wakes it.");
+    }
     let waits = ["Scheduling", "Starting", "ContainerCreating", "PodInitializing", "Compiling"];
     let health = match word.as_str() {
-        "Completed" | "Succeeded" | "Terminating" | "Idle" => Health::Idle,
+        "Completed" | "Succeeded" | "Terminating" => Health::Idle,
         "Running" if ready => Health::Good,
         "Running" | "NotReady" => Health::Warn,
         word if waits.contains(&word) => Health::Warn,
@@ -97,6 +100,17 @@ fn pod(pod: &Object) -> State {
     };
     let why = if health == Health::Good { String::new() } else { table::pod_why(pod) };
     State { health, word, why }
+}
+
+/// Whether all its containers have given back what they do not need until somebody asks them; the
+/// node notes it.
+fn is_idle(pod: &Object) -> bool {
+    let containers = items(&pod["spec"], "containers");
+    let rests = |container: &Value| {
+        let key = format!("state.wherry.dev/{}", text(container, "name"));
+        meta::annotation(pod, &key) == Some("Idle")
+    };
+    !containers.is_empty() && containers.iter().all(rests)
 }
 
 fn deployment(object: &Object) -> State {
@@ -299,6 +313,33 @@ mod tests {
             bad: Failed. 3 attempts failed
         "#]]
         .assert_eq(&out.concat());
+    }
+
+    #[test]
+    fn a_pod_is_idle_when_all_its_containers_are() {
+        let pod = |noted: Value, ready: &str| {
+            told(
+                "",
+                "pods",
+                json!({
+                    "metadata": {"annotations": noted},
+                    "spec": {"containers": [{"name": "a"}, {"name": "b"}]},
+                    "status": {"phase": "Running",
+                        "conditions": [{"type": "Ready", "status": ready}],
+                        "containerStatuses": [
+                            {"name": "a", "ready": true, "state": {"running": {}}},
+                            {"name": "b", "ready": true, "state": {"running": {}}}]}
+                }),
+            )
+        };
+        let idle = json!({"state.wherry.dev/a": "Idle", "state.wherry.dev/b": "Idle"});
+        let half = json!({"state.wherry.dev/a": "Idle", "state.wherry.dev/b": "Active"});
+        assert_eq!(
+            pod(idle.clone(), "True"),
+            "idle: Idle. Nobody asks it; the next request wakes it.\n"
+        );
+        assert_eq!(pod(half, "True"), "good: Running. \n");
+        assert!(pod(idle, "False").starts_with("warn"));
     }
 
     #[test]

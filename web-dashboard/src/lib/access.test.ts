@@ -1,5 +1,5 @@
 import { expect, test } from 'vitest';
-import { sentence } from './access';
+import { meant, sentence } from './access';
 
 test('rules read as sentences', () => {
   expect([
@@ -23,5 +23,31 @@ test('rules read as sentences', () => {
     'Read, patch deployments of apps, only cart',
     'Read and change everything of apps',
     'Get /livez*',
+  ]);
+});
+
+test('what is asked about is found by the words of people', () => {
+  const kinds = [
+    { group: 'apps', resource: 'deployments', kind: 'Deployment', namespaced: true },
+    { group: 'metrics.k8s.io', resource: 'pods', kind: 'PodMetrics', namespaced: true },
+    { group: '', resource: 'pods', kind: 'Pod', namespaced: true },
+    { group: '', resource: 'nodes', kind: 'Node', namespaced: false },
+  ];
+  const told = (text: string) => {
+    const { resource, subresource, group, namespaced } = meant(text, kinds);
+    return `${resource}|${subresource}|${group}${namespaced ? '' : ' of the cluster'}`;
+  };
+  expect(['deployments', 'Deployment', 'deployments.apps/scale', 'deployments/scale.apps'].map(told)).toEqual([
+    'deployments||apps',
+    'deployments||apps',
+    'deployments|scale|apps',
+    'deployments|scale|apps',
+  ]);
+  expect(['pods/log', 'pods.metrics.k8s.io', 'nodes', 'boats.example.com', '*'].map(told)).toEqual([
+    'pods|log|',
+    'pods||metrics.k8s.io',
+    'nodes|| of the cluster',
+    'boats||example.com',
+    '*||*',
   ]);
 });

@@ -1,4 +1,6 @@
-// Rules of roles as sentences. Pure.
+// Rules of roles as sentences, and questions about rights. Pure.
+
+import type { Kind } from './kinds';
 
 export interface Rule {
   verbs: string[];
@@ -6,6 +8,34 @@ export interface Rule {
   resources?: string[];
   resourceNames?: string[];
   nonResourceURLs?: string[];
+}
+
+/** What somebody means by `pods/log`, `deployments`, `Deployment` or `deployments.apps/scale`, as a server is asked about it. */
+export function meant(
+  text: string,
+  kinds: Pick<Kind, 'group' | 'resource' | 'kind' | 'namespaced'>[],
+): { resource: string; subresource: string; group: string; namespaced: boolean } {
+  const [whole = '', part = ''] = text.trim().split('/');
+  // The group stands behind the resource, or behind its part.
+  const [plain, own] = halves(whole);
+  const [subresource, other] = halves(part);
+  const group = own ?? other;
+  const word = plain.toLowerCase();
+  const named = kinds.filter((kind) => kind.resource === word || kind.kind.toLowerCase() === word);
+  const fits = named.filter((kind) => group === undefined || kind.group === group);
+  // One word may be of several groups; that of the core is meant, if there is one.
+  const found = fits.find((kind) => kind.group === '') ?? fits[0];
+  return {
+    resource: found?.resource ?? plain,
+    subresource,
+    group: group ?? found?.group ?? (plain === '*' ? '*' : ''),
+    namespaced: found?.namespaced ?? true,
+  };
+}
+
+function halves(text: string): [string, string | undefined] {
+  const dot = text.indexOf('.');
+  return dot < 0 ? [text, undefined] : [text.slice(0, dot), text.slice(dot + 1)];
 }
 
 const READ = ['get', 'list', 'watch'];

@@ -25,12 +25,19 @@ test('each action says what it does, and its kubectl line', () => {
     ),
   ).toEqual([
     'kubectl uncordon east-1',
-    'kubectl drain east-1 --ignore-daemonsets --delete-emptydir-data',
+    'kubectl drain east-1 --ignore-daemonsets --delete-emptydir-data --force',
     'kubectl delete nodes/east-1',
   ]);
   expect(told('pods', object({}))).toEqual([
     'Delete: The Pod stops, and nothing starts another one. | kubectl -n shop delete pods/cart',
   ]);
+});
+
+test('a Job that has ended is not suspended', () => {
+  const labels = (conditions: object[]) =>
+    actionsOf(known('jobs.batch')!, object({ status: { conditions } })).map((action) => action.label);
+  expect(labels([{ type: 'Complete', status: 'False' }])).toEqual(['Suspend', 'Delete']);
+  expect(labels([{ type: 'Failed', status: 'True' }])).toEqual(['Delete']);
 });
 
 test('numbers of Pods are checked', () => {

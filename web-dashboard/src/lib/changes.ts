@@ -33,6 +33,8 @@ export interface Asked {
   name?: string;
   /** Changes of nothing but a status as well. */
   statuses?: boolean;
+  /** Only what people did. */
+  people?: boolean;
   /** Only what was before this revision. */
   before?: number;
   /** Words of kinds that are left out. */
@@ -46,6 +48,7 @@ export function changes({
   kind,
   name,
   statuses,
+  people,
   before,
   without = [],
   count,
@@ -54,6 +57,7 @@ export function changes({
   if (kind) query.kind = kind;
   if (name) query.name = name;
   if (statuses) query.statuses = '1';
+  if (people) query.people = '1';
   if (before !== undefined) query.before = String(before);
   if (without.length > 0) query.without = without.join(',');
   if (count !== undefined) query.count = String(count);

@@ -1,6 +1,6 @@
 // Kinds that only discovery knows: asked for once, and again when something unknown turns up.
 import { call } from './api';
-import { known, wordOf, type Kind } from './kinds';
+import { known, plural, wordOf, type Kind } from './kinds';
 
 interface Resource {
   name: string;
@@ -45,7 +45,7 @@ async function ask(): Promise<Kind[]> {
       version,
       resource: one.name,
       kind: one.kind,
-      title: one.kind,
+      title: plural(one.kind, one.name),
       namespaced: one.namespaced,
       verbs: one.verbs,
     }));

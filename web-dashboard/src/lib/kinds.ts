@@ -159,6 +159,15 @@ export function wordOf(kind: Pick<Kind, 'group' | 'resource'>): string {
   return kind.group === '' ? kind.resource : `${kind.resource}.${kind.group}`;
 }
 
+/** Several of a kind that only discovery knows: `Boats` of the kind Boat, whose resource is `boats`. */
+export function plural(kind: string, resource: string): string {
+  const low = kind.toLowerCase();
+  let same = 0;
+  while (same < low.length && low[same] === resource[same]) same++;
+  // A resource may have another name altogether.
+  return same * 2 < low.length ? kind : kind.slice(0, same) + resource.slice(same);
+}
+
 export function known(word: string): Kind | undefined {
   return KNOWN.find((kind) => wordOf(kind) === word);
 }

@@ -19,6 +19,8 @@ export interface Row {
   version: string;
   cells: (string | number | boolean | null)[];
   owner?: [kind: string, name: string];
+  /** Of a Deployment and its ReplicaSets. */
+  revision?: string;
   deleting?: boolean;
   state?: [health: Health, word: string, why: string];
 }

@@ -1,5 +1,5 @@
 import { expect, test } from 'vitest';
-import { callName, capabilities, offersOf, packages, parts, type Interface, type World } from './world';
+import { callOf, capabilities, offersOf, packages, parts, type Interface, type World } from './world';
 
 const face = (name: string, functions: string[] = []): Interface => ({ name, offered: true, functions, more: 0 });
 const world = (imports: Interface[], form: World['form'] = 'component'): World => ({
@@ -29,14 +29,24 @@ test('what is asked for is told with what is granted', () => {
   ]);
 });
 
-test('what takes nothing can be called', () => {
+test('an export is called by its name, with what a word can say', () => {
   const own = face('own:jobs/tasks@1.0.0', []);
-  expect(callName(world([]), own, 'clean: func() -> result')).toBe('own:jobs/tasks@1.0.0#clean');
-  expect(callName(world([]), own, 'clean: func(all: bool)')).toBe('');
-  expect(callName(world([]), own, 'bucket.new: func()')).toBe('');
-  expect(callName(world([]), face('clean'), 'clean: func()')).toBe('clean');
-  expect(callName(world([], 'module'), face('module'), 'clean: func() -> i32')).toBe('clean');
-  expect(callName(world([], 'module'), face('module'), '_start: func()')).toBe('');
+  const told = (signature: string, of = world([]), from = own) => {
+    const call = callOf(of, from, signature);
+    return call ? [call.name, ...call.parameters].join(' | ') : '';
+  };
+  expect(told('clean: func() -> result')).toBe('own:jobs/tasks@1.0.0#clean');
+  expect(told('clean: func(all: bool, rest: list<string>)')).toBe(
+    'own:jobs/tasks@1.0.0#clean | all: bool | rest: list<string>',
+  );
+  expect(told('clean: func(of: tuple<u8, string>)')).toBe('');
+  expect(told('clean: func(rest: list<string>, all: bool)')).toBe('');
+  expect(told('clean: func(to: string, with: op…')).toBe('');
+  expect(told('bucket.new: func()')).toBe('');
+  expect(told('clean: func()', world([]), face('clean'))).toBe('clean');
+  const module = world([], 'module');
+  expect(told('add: func(i32, f64) -> i32', module, face('module'))).toBe('add | i32 | f64');
+  expect(told('_start: func()', module, face('module'))).toBe('');
 });
 
 test('what a node offers is told by package', () => {

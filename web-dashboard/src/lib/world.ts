@@ -103,11 +103,26 @@ export function capabilities(world: World, container: ContainerSpec | undefined)
   );
 }
 
-/** How an exported function is called by name, if it takes nothing: what `exec` takes for a command. */
-export function callName(world: World, from: Interface, signature: string): string {
-  const found = /^([^:]+): (?:async )?func\(\)/.exec(signature);
-  if (!found || found[1] === '_start' || found[1]!.includes('.')) return '';
-  if (world.form === 'module') return found[1]!;
+/** What can be said in a word behind the name of an export. */
+const SAYABLE = /^(bool|char|string|[su](8|16|32|64)|[if](32|64))$/;
+
+/**
+ * How an exported function is called by name: what `exec` takes for a command, and what is to follow the name (`to: string`).
+ * Null for one that cannot be: it is an image's entry, a method, or takes what no word can say.
+ */
+export function callOf(
+  world: World,
+  from: Interface,
+  signature: string,
+): { name: string; parameters: string[] } | null {
+  const [, own = '', all = ''] = /^([^:]+): (?:async )?func\(([^()]*)\)/.exec(signature) ?? [];
+  if (own === '' || own === '_start' || own.includes('.')) return null;
+  const parameters = all === '' ? [] : all.split(', ');
+  const types = parameters.map((one) => one.slice(one.indexOf(' ') + 1));
+  // A list of texts takes all words that are left.
+  if (types.at(-1) === 'list<string>') types.pop();
+  if (!types.every((type) => SAYABLE.test(type))) return null;
   // A function that stands alone is told under its own name.
-  return from.name === found[1] ? from.name : `${from.name}#${found[1]}`;
+  const alone = world.form === 'module' || from.name === own;
+  return { name: alone ? own : `${from.name}#${own}`, parameters };
 }

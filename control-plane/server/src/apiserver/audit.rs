@@ -6,6 +6,7 @@
 
 mod log;
 mod policy;
+pub mod tail;
 
 pub use log::{AuditError, AuditLog, LogConfig, VerifyError, verify};
 pub use policy::{Level, Policy, PolicyError};

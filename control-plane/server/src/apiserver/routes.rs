@@ -2,7 +2,7 @@
 //! Namespace's part (`/namespaces/a/status`) from a resource inside it (`/namespaces/a/pods`).
 
 use super::{
-    ApiServer, aggregate,
+    ApiServer, aggregate, audit,
     auth::User,
     backup,
     content::{self, BODY_BYTES_MAX},
@@ -60,6 +60,7 @@ pub fn router(api: ApiServer) -> Router {
         .route("/wherry/v1/members/{id}", delete(members::remove))
         .route("/wherry/v1/leader", post(members::transfer))
         .route("/wherry/v1/backup", get(backup::save))
+        .route("/wherry/v1/audit", get(audit::tail::newest))
         .merge(ui::router())
         .fallback(|| async { ApiError::NoSuchPath })
         .method_not_allowed_fallback(|| async {

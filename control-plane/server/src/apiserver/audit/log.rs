@@ -33,6 +33,8 @@ const PATIENCE: Duration = Duration::from_millis(200);
 const SYNC_EVERY: Duration = Duration::from_secs(1);
 /// The longest line that is read back at a start.
 const LINE_BYTES_MAX: u64 = 16 << 20;
+/// How much of a file's end is read for its newest events.
+const TAIL_BYTES_MAX: u64 = 1 << 20;
 
 const PREVIOUS: &str = "wherry.dev/previous";
 const LOST: &str = "wherry.dev/lost-before";
@@ -69,6 +71,7 @@ pub struct Broken {
 /// A log that takes events.
 pub struct AuditLog {
     policy: Policy,
+    path: PathBuf,
     sender: Mutex<Option<mpsc::Sender<Value>>>,
     lost: std::sync::Arc<AtomicU64>,
     thread: Mutex<Option<JoinHandle<()>>>,
@@ -77,7 +80,7 @@ pub struct AuditLog {
 impl AuditLog {
     /// Opens the file, goes on from its last line, and starts the writing thread.
     pub fn open(config: LogConfig) -> Result<AuditLog, AuditError> {
-        let policy = config.policy.clone();
+        let (policy, path) = (config.policy.clone(), config.path.clone());
         let mut writer = Writer::open(config)?;
         let (sender, mut receiver) = mpsc::channel::<Value>(QUEUE_MAX);
         let lost = writer.lost.clone();
@@ -106,12 +109,17 @@ impl AuditLog {
             source,
         })?;
         let sender = Mutex::new(Some(sender));
-        Ok(AuditLog { policy, sender, lost, thread: Mutex::new(Some(thread)) })
+        Ok(AuditLog { policy, path, sender, lost, thread: Mutex::new(Some(thread)) })
     }
 
     /// What is told.
     pub fn policy(&self) -> &Policy {
         &self.policy
+    }
+
+    /// Where it is.
+    pub fn path(&self) -> &Path {
+        &self.path
     }
 
     /// Takes an event; waits a moment if the disk is slow.
@@ -282,6 +290,42 @@ fn is_event(line: &[u8]) -> bool {
     serde_json::from_slice::<Value>(line).is_ok_and(|value| value.is_object())
 }
 
+/// The newest events of a log, the newest first, without the bodies of requests and answers.
+pub fn newest(path: &Path, count: usize) -> Result<Vec<Value>, AuditError> {
+    let mut events = Vec::new();
+    // A file that was begun just now goes on from the one before.
+    for path in [path.to_owned(), numbered(path, 1)] {
+        if events.len() == count || !path.exists() {
+            continue;
+        }
+        let tail = tail(&path).map_err(|source| AuditError { what: "read", path, source })?;
+        let left = count - events.len();
+        events.extend(backwards(&tail).take(left));
+    }
+    Ok(events)
+}
+
+/// The end of a file.
+fn tail(path: &Path) -> io::Result<Vec<u8>> {
+    let mut file = File::open(path)?;
+    let bytes = file.metadata()?.len();
+    file.seek(SeekFrom::Start(bytes.saturating_sub(TAIL_BYTES_MAX)))?;
+    let mut tail = Vec::new();
+    file.take(TAIL_BYTES_MAX).read_to_end(&mut tail)?;
+    Ok(tail)
+}
+
+/// The events in the end of a file, from the last on; the first line may be cut, and is none then.
+fn backwards(tail: &[u8]) -> impl Iterator<Item = Value> {
+    let lines = tail.rsplit(|byte| *byte == b'\n');
+    lines.filter_map(|line| serde_json::from_slice::<Value>(line).ok()).filter_map(|mut event| {
+        let parts = event.as_object_mut()?;
+        parts.remove("requestObject");
+        parts.remove("responseObject");
+        Some(event)
+    })
+}
+
 /// Checks the chain over these files, the oldest first. Returns the number of lines and the hash of
 /// the last. The first line of all may go on from a file that is no longer kept.
 pub fn verify(files: &[PathBuf]) -> Result<(usize, String), VerifyError> {
@@ -376,6 +420,26 @@ mod tests {
             text.lines().filter(|line| !line.contains("\"auditID\":2")).collect();
         fs::write(&path, without.join("\n")).expect("written");
         assert!(verify(&[path]).is_err());
+    }
+
+    #[test]
+    fn the_newest_events_are_read_from_the_end_on() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let path = folder.path().join("audit.log");
+        let ids = |count: usize| {
+            let events = newest(&path, count).expect("readable");
+            events.iter().map(|event| event["auditID"].to_string()).collect::<Vec<_>>().join(" ")
+        };
+        assert_eq!(ids(3), "", "there is none yet");
+        write(config(folder.path(), 1 << 20), 0..4);
+        assert_eq!((ids(2), ids(9)), ("3 2".to_owned(), "3 2 1 0".to_owned()));
+        fs::rename(&path, numbered(&path, 1)).expect("put away");
+        write(config(folder.path(), 1 << 20), 4..6);
+        assert_eq!(ids(3), "5 4 3");
+        let event = br#"{"auditID":7,"requestObject":{"a":1},"verb":"get"}"#;
+        let cut = [b"\"user\":{}}\n".as_slice(), event, b"\n"].concat();
+        let told: Vec<Value> = backwards(&cut).collect();
+        assert_eq!(told, [json!({"auditID": 7, "verb": "get"})]);
     }
 
     #[test]

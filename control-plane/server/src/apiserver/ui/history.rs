@@ -3,7 +3,8 @@
 //! The past is bounded (see `past`), so the answer says since when it is whole, and why. What a
 //! person may not list is left out; of Secrets the names of what changed are told, never values.
 //! Leases, Events and endpoints change by the second and say nothing about what people did: they are
-//! left out, and so is what only a status says, unless it is asked for.
+//! left out, and so is what only a status says (or an annotation in which a node or a controller
+//! notes something), unless it is asked for.
 
 use super::super::{
     ApiServer,
@@ -28,6 +29,20 @@ const CHANGES_MAX: usize = 500;
 const FIELDS_MAX: usize = 40;
 /// Longest value told.
 const VALUE_BYTES_MAX: usize = 200;
+/// Beginnings of annotations that say how an object is, as its status does.
+const NOTES: &[&str] = &[
+    "cold-start.wherry.dev/",
+    "deployment.kubernetes.io/revision",
+    "exports.wherry.dev/",
+    "imports.wherry.dev/",
+    "state.wherry.dev/",
+    "wherry.dev/measured-cpu",
+    "wherry.dev/offers",
+    "wherry.dev/workers",
+];
+/// Writers that are no people, as managers of fields.
+const MACHINES: &[&str] = &["", "kube-controller-manager", "kube-scheduler", "wherry-node"];
+
 /// One changed field.
 #[derive(Debug, PartialEq, Eq)]
 struct Field {
@@ -45,6 +60,8 @@ struct Asked {
     without: Vec<String>,
     name: String,
     statuses: bool,
+    /// Only what people did.
+    people: bool,
     /// Only what was before this revision.
     before: Revision,
     /// How many are told, at most [`CHANGES_MAX`].
@@ -74,7 +91,7 @@ fn stored_as(word: &str) -> String {
 }
 
 /// Answers `GET /ui/history?namespaces=a,b&kind=deployments.apps&name=cart&statuses=1`, or
-/// `?without=pods,replicasets.apps&count=8`.
+/// `?without=pods,replicasets.apps&people=1&count=8`.
 pub async fn history(
     State(api): State<ApiServer>,
     Extension(user): Extension<User>,
@@ -95,6 +112,7 @@ pub async fn history(
         without: several("without").iter().map(|it| stored_as(it)).collect(),
         name: text("name"),
         statuses: query.flag("statuses"),
+        people: query.flag("people"),
         before: query.get("before").and_then(|it| it.parse().ok()).unwrap_or(Revision::MAX),
         count: count.min(CHANGES_MAX),
     };
@@ -141,7 +159,7 @@ fn tell(api: &ApiServer, user: &User, asked: &Asked, turns: &[Turn]) -> Vec<Valu
             };
             api.may(user, &read)
         });
-        if may && let Some(told) = change(kind, turn, asked.statuses) {
+        if may && let Some(told) = change(kind, turn, asked) {
             out.push(told);
             if out.len() >= asked.count {
                 break;
@@ -165,31 +183,42 @@ fn is_status(turn: &Turn) -> bool {
     stored::decode_wanted(&now.value) == stored::decode_wanted(&before.value)
 }
 
-/// One change as it is told; `None` if it is only a status and those were not asked for.
-fn change(kind: &'static Kind, turn: &Turn, statuses: bool) -> Option<Value> {
-    if !statuses && is_status(turn) {
+/// One change as it is told; `None` if it is not asked for: a status, or what no person did.
+fn change(kind: &'static Kind, turn: &Turn, asked: &Asked) -> Option<Value> {
+    if !asked.statuses && is_status(turn) {
         return None;
     }
     let read = |entry: &wherry_store::Entry| stored::decode_at(kind, &entry.value, turn.revision);
     let now = turn.now.as_ref().or(turn.previous.as_ref()).map(read)?;
     let before = turn.previous.as_ref().map(read);
     let is_secret = (kind.group, kind.plural) == ("", "secrets");
-    let (verb, fields) = match (&turn.now, before) {
+    let (verb, mut fields) = match (&turn.now, &before) {
         (None, _) => ("deleted", Vec::new()),
         (Some(_), None) => ("created", Vec::new()),
-        (Some(_), Some(before)) => ("changed", differences(&before, &now)),
+        (Some(_), Some(before)) => ("changed", differences(before, &now)),
     };
-    if verb == "changed" && !statuses && fields.iter().all(|it| it.path.starts_with("status")) {
+    let is_said = verb == "changed" && fields.iter().all(Field::is_said);
+    if !asked.statuses {
+        if is_said {
+            return None;
+        }
+        fields.retain(|it| !it.is_said());
+    }
+    let author = author(&now, before.as_ref(), is_said);
+    let is_of_people = match verb {
+        // Who deletes an object leaves no trace in it: what no person ever wrote, none took away.
+        "deleted" => meta::managed_fields(&now).iter().any(is_person),
+        _ => author.as_ref().is_some_and(|(manager, _)| !MACHINES.contains(&manager.as_str())),
+    };
+    if asked.people && !is_of_people {
         return None;
     }
-    let author = author(&now);
     let mut told = json!({
         "revision": turn.revision, "verb": verb, "word": word(kind), "kind": kind.kind,
         "name": meta::name(&now), "namespace": meta::namespace(&now), "uid": meta::uid(&now),
         "fields": fields.iter().take(FIELDS_MAX).map(|it| field(it, is_secret)).collect::<Vec<_>>(),
         "more": fields.len().saturating_sub(FIELDS_MAX),
     });
-    // Who deletes an object leaves no trace in it.
     if let Some((manager, time)) = author.filter(|_| verb != "deleted") {
         told["by"] = manager.into();
         told["time"] = time.into();
@@ -200,15 +229,43 @@ fn change(kind: &'static Kind, turn: &Turn, statuses: bool) -> Option<Value> {
     Some(told)
 }
 
-/// Who wrote the object last, and when.
-fn author(object: &Object) -> Option<(String, String)> {
-    let entries = meta::managed_fields(object).iter();
-    let newest = entries.max_by_key(|entry| meta::text(entry, "time").to_owned());
+/// Whether a person manages these fields.
+fn is_person(entry: &Value) -> bool {
+    !MACHINES.contains(&meta::text(entry, "manager"))
+}
+
+/// Who made a change, and when: of those whose share of the object is not what it was before, the
+/// newest. Times are whole seconds, in which a person and a controller may both have written; then
+/// it is who writes statuses for a status, and who does not for anything else.
+fn author(now: &Object, before: Option<&Object>, is_said: bool) -> Option<(String, String)> {
+    let known = before.map(meta::managed_fields).unwrap_or_default();
+    let rank = |entry: &&Value| {
+        let fits = (meta::text(entry, "subresource") == "status") == is_said;
+        (meta::text(entry, "time").to_owned(), fits)
+    };
+    let all = meta::managed_fields(now);
+    let newest = all.iter().filter(|entry| !known.contains(entry)).max_by_key(rank);
+    let newest = newest.or_else(|| all.iter().max_by_key(rank));
     let of = |key: &str| newest.map(|entry| meta::text(entry, key).to_owned()).unwrap_or_default();
-    let created = || object["metadata"]["creationTimestamp"].as_str().unwrap_or("").to_owned();
+    let created = || now["metadata"]["creationTimestamp"].as_str().unwrap_or("").to_owned();
     match (of("manager"), of("time")) {
         (manager, time) if !time.is_empty() => Some((manager, time)),
         (manager, _) => Some((manager, created())),
+    }
+}
+
+impl Field {
+    /// Whether it tells how an object is, not what is wanted of it.
+    fn is_said(&self) -> bool {
+        let is_note = |key: &str| NOTES.iter().any(|note| key.starts_with(note));
+        match self.path.strip_prefix("metadata.annotations") {
+            // The first annotation came, or the last one went.
+            Some("") => [&self.from, &self.to].into_iter().flatten().all(|value| {
+                value.as_object().is_some_and(|them| them.keys().all(|key| is_note(key)))
+            }),
+            Some(key) => is_note(key.trim_start_matches('.')),
+            None => self.path.starts_with("status"),
+        }
     }
 }
 
@@ -236,8 +293,12 @@ fn shortened(value: &Value) -> String {
 
 /// The fields that differ, without those that change with every write.
 fn differences(before: &Object, now: &Object) -> Vec<Field> {
-    const ALWAYS: &[&str] =
-        &["metadata.managedFields", "metadata.resourceVersion", "metadata.generation"];
+    const ALWAYS: &[&str] = &[
+        "metadata.annotations.kubectl.kubernetes.io/last-applied-configuration",
+        "metadata.generation",
+        "metadata.managedFields",
+        "metadata.resourceVersion",
+    ];
     let mut out = Vec::new();
     compare("", Some(before), Some(now), &mut out);
     out.retain(|field| !ALWAYS.iter().any(|path| field.path.starts_with(path)));
@@ -290,6 +351,19 @@ mod tests {
         .assert_eq(&told.collect::<String>());
     }
 
+    fn everything() -> Asked {
+        Asked {
+            namespaces: Vec::new(),
+            kind: None,
+            without: Vec::new(),
+            name: String::new(),
+            statuses: false,
+            people: false,
+            before: Revision::MAX,
+            count: CHANGES_MAX,
+        }
+    }
+
     #[test]
     fn what_is_asked_for_is_told_by_its_key() {
         let takes = |kind: &str, without: &str, namespace: &str, name: &str| {
@@ -299,9 +373,7 @@ mod tests {
                 kind: given(kind).map(|it| stored_as(&it)),
                 without: vec![stored_as(without)],
                 name: name.to_owned(),
-                statuses: false,
-                before: Revision::MAX,
-                count: CHANGES_MAX,
+                ..everything()
             };
             asked.takes(&keys::object("apps", "deployments", "shop", "cart"))
         };
@@ -325,9 +397,12 @@ mod tests {
             let key = keys::object("", "pods", "n", "p").into();
             Turn { revision: 2, at: None, key, now, previous }
         };
-        let told = |turn: &Turn, statuses: bool| match change(kind, turn, statuses) {
-            Some(told) => format!("{} {}\n", told["verb"], told["fields"]),
-            None => "nothing\n".to_owned(),
+        let told = |turn: &Turn, statuses: bool| {
+            let told = change(kind, turn, &Asked { statuses, ..everything() });
+            told.map_or_else(
+                || "nothing\n".to_owned(),
+                |told| format!("{} {}\n", told["verb"], told["fields"]),
+            )
         };
         let runs = turn(entry("a", "Pending"), entry("a", "Running"));
         let bound = turn(entry("", "Pending"), entry("a", "Pending"));
@@ -340,6 +415,75 @@ mod tests {
             "deleted" []
         "#]]
         .assert_eq(&all.map(|(turn, statuses)| told(turn, statuses)).concat());
+    }
+
+    /// A Deployment with what a controller notes and says, and who manages it.
+    fn deployment(
+        replicas: u8,
+        revision: &str,
+        ready: u8,
+        managers: &[(&str, &str, &str)],
+    ) -> Object {
+        let managed: Vec<Value> = managers
+            .iter()
+            .map(|(manager, subresource, time)| {
+                json!({"manager": manager, "subresource": subresource, "time": time})
+            })
+            .collect();
+        json!({
+            "kind": "Deployment", "apiVersion": "apps/v1",
+            "metadata": {"name": "d", "namespace": "n", "uid": "u", "managedFields": managed,
+                "annotations": {"deployment.kubernetes.io/revision": revision}},
+            "spec": {"replicas": replicas}, "status": {"readyReplicas": ready},
+        })
+    }
+
+    #[test]
+    fn who_changed_something_is_told_though_others_wrote_in_the_same_second() {
+        const AT: &str = "2026-01-01T00:00:01Z";
+        let kind = wherry_resources::kind("apps", "v1", "deployments").expect("a built-in kind");
+        let made = deployment(1, "1", 1, &[("kubectl-create", "", "2026-01-01T00:00:00Z")]);
+        let by = [("kubectl-create", "", "2026-01-01T00:00:00Z"), ("kubectl-scale", "", AT)];
+        let scaled = deployment(2, "1", 1, &by);
+        let said =
+            deployment(2, "2", 2, &[by[0], ("kube-controller-manager", "status", AT), by[1]]);
+        let entry = |object: &Object| Entry {
+            value: stored::encode(kind, object),
+            created: 1,
+            modified: 1,
+        };
+        let turn = |previous: Option<&Object>, now: Option<&Object>| {
+            let key = keys::object("apps", "deployments", "n", "d").into();
+            let (now, previous) = (now.map(entry), previous.map(entry));
+            Turn { revision: 2, at: None, key, now, previous }
+        };
+        let told = |turn: &Turn, asked: &Asked| match change(kind, turn, asked) {
+            Some(told) => format!("{} {} {}\n", told["verb"], told["by"], told["fields"]),
+            None => "nothing\n".to_owned(),
+        };
+        let statuses = Asked { statuses: true, ..everything() };
+        let people = Asked { people: true, ..everything() };
+        let both = turn(Some(&made), Some(&said));
+        let [is, was] = [turn(Some(&scaled), Some(&said)), turn(Some(&made), Some(&scaled))];
+        let gone = turn(Some(&said), None);
+        let out = [
+            told(&was, &people),
+            told(&is, &everything()),
+            told(&is, &statuses),
+            told(&both, &people),
+            told(&gone, &people),
+        ];
+        expect![[r#"
+            "changed" "kubectl-scale" [{"path":"spec.replicas","from":"1","to":"2"}]
+            nothing
+            "changed" "kube-controller-manager" [{"path":"metadata.annotations.deployment.kubernetes.io/revision","from":"1","to":"2"},{"path":"status.readyReplicas","from":"1","to":"2"}]
+            "changed" "kubectl-scale" [{"path":"spec.replicas","from":"1","to":"2"}]
+            "deleted" null []
+        "#]]
+        .assert_eq(&out.concat());
+        let machine = deployment(1, "1", 1, &[("kube-controller-manager", "", AT)]);
+        assert_eq!(told(&turn(None, Some(&machine)), &people), "nothing\n");
+        assert_eq!(told(&turn(Some(&machine), None), &people), "nothing\n");
     }
 
     #[tokio::test]
@@ -355,11 +499,7 @@ mod tests {
         let asked = Asked {
             namespaces: vec!["default".to_owned()],
             kind: Some(stored_as("secrets")),
-            without: Vec::new(),
-            name: String::new(),
-            statuses: false,
-            before: Revision::MAX,
-            count: CHANGES_MAX,
+            ..everything()
         };
         let told = |user: &User| {
             let changes = tell(&server.api, user, &asked, &turns(&server.api, &asked));

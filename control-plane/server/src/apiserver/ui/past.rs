@@ -72,7 +72,7 @@ impl Turn {
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
 pub enum PastError {
     /// It is longer ago than this member remembers.
-    #[error("this member remembers the cluster as it was from {since} on, and not before")]
+    #[error("this member remembers the cluster as it was from {since:.0} on, and not before")]
     TooOld { since: Timestamp },
     /// Nothing of this kind is kept.
     #[error("changes of {plural} are not kept: there are too many that say nothing")]

@@ -17,6 +17,8 @@ use super::super::verbs::select::Selection;
 const TEXT_BYTES_MAX: usize = 256;
 /// Columns that tell how long ago something was: a browser counts on by itself.
 const AGES: [&str; 2] = ["Age", "Last Seen"];
+/// What a Deployment and its ReplicaSets are numbered by.
+const REVISION: &str = "deployment.kubernetes.io/revision";
 /// Between the parts of [`Row::found`]; no word that is looked for has it.
 const BETWEEN: char = '\n';
 /// The namespace and the name stand before the cells.
@@ -69,6 +71,8 @@ pub struct Row {
     at: i64,
     state: Option<State>,
     owner: Option<(String, String)>,
+    /// Which revision of a Deployment it is; no table of kubectl's has a column for it.
+    revision: Option<String>,
     is_deleting: bool,
     cells: Vec<Value>,
     /// Namespace, name, each cell and the state's word, in lower case.
@@ -104,6 +108,7 @@ impl Row {
             at: at(object),
             state,
             owner: owner.map(|owner| (owner.kind.to_owned(), owner.name.to_owned())),
+            revision: meta::annotation(object, REVISION).map(str::to_owned),
             is_deleting: meta::is_deleting(object),
             cells,
             found,
@@ -122,6 +127,9 @@ impl Row {
         }
         if let Some((kind, name)) = &self.owner {
             shown["owner"] = json!([kind, name]);
+        }
+        if let Some(revision) = &self.revision {
+            shown["revision"] = revision.as_str().into();
         }
         if self.is_deleting {
             shown["deleting"] = true.into();
