@@ -374,8 +374,22 @@ fn remote_error(
                 failed(host, &text)
             }
         }
-        other => failed(host, other),
+        other => failed(host, &with_causes(other)),
     }
+}
+
+/// An error and what caused it: that a request could not be sent says little by itself.
+fn with_causes(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(cause) = source {
+        let next = cause.to_string();
+        if !text.contains(&next) {
+            text = format!("{text}: {next}");
+        }
+        source = cause.source();
+    }
+    text
 }
 
 /// `sha256:<hex>` of some bytes.
@@ -444,6 +458,15 @@ mod tests {
         let body =
             manifest(r#"{"mediaType":"application/wasm","digest":"sha256:../../x","size":7}"#);
         assert!(choose("a", body.as_bytes()).is_err());
+    }
+
+    #[test]
+    fn an_error_is_told_with_its_causes() {
+        #[derive(Debug, thiserror::Error)]
+        #[error("error sending request")]
+        struct NotSent(#[source] std::io::Error);
+        let refused = std::io::Error::from(std::io::ErrorKind::ConnectionRefused);
+        assert_eq!(with_causes(&NotSent(refused)), "error sending request: connection refused");
     }
 
     #[test]
