@@ -34,6 +34,10 @@ const PARTS_AT_ONCE: usize = 2;
 /// After a failure the next attempt comes so soon, or with the next backup if that is sooner.
 const RETRY_AFTER: Duration = Duration::from_secs(60);
 
+/// A cluster that was founded a moment ago holds nothing that is worth a backup, and would go without
+/// one until the next is due: its first one is made so much later.
+const FOUNDED_WAIT: Duration = Duration::from_secs(5);
+
 /// Objects looked at in the destination; a bucket that holds more than that is not ours to list.
 const LISTED_MAX: usize = 100_000;
 
@@ -112,6 +116,9 @@ async fn round(
     let wait = due_in(found.last().map(|newest| newest.made), schedule.every, now);
     if !wait.is_zero() {
         return Ok(wait);
+    }
+    if store.current().is_empty() {
+        return Ok(FOUNDED_WAIT.min(schedule.every));
     }
     let path = schedule.to.prefix.clone().join(name(cluster, now).as_str());
     let backup = store.backup(false).await?;

@@ -149,6 +149,23 @@ async fn rounds_in_a_bucket() {
     assert!(refused.is_err(), "plain HTTP is refused");
 }
 
+#[tokio::test]
+async fn what_is_empty_is_not_kept() {
+    let store = Store::open(Config::new(Engine::Memory, FOUNDER, "")).await;
+    let store = store.expect("a store in memory opens");
+    let to = memory(Arc::new(InMemory::new()), "");
+    let schedule = Schedule { to: to.clone(), every: Duration::from_secs(3600), keep: 3 };
+    let (reports, stop) = (Reports::default(), CancellationToken::new());
+    let wait = round(&store, &schedule, &reports, &stop).await.expect("nothing stands against it");
+    assert_eq!(wait, FOUNDED_WAIT);
+    let put = store.put("key".into(), "value".into(), Precondition::Any);
+    put.await.expect("nothing stands against it");
+    let wait = round(&store, &schedule, &reports, &stop).await.expect("nothing stands against it");
+    assert_eq!(wait, schedule.every);
+    assert_eq!(list(&to, store.cluster_id()).await.expect("it can be listed").len(), 1);
+    store.shutdown().await.expect("it stops");
+}
+
 fn count(reports: &Reports, name: &str) -> u64 {
     let text = reports.text();
     let line = text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
