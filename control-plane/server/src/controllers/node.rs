@@ -2,7 +2,8 @@
 //!
 //! When more than [`FAILURE_PERCENT`] of a zone's nodes fall silent, it is more likely this control
 //! plane or the network between that has failed than all of them: then no taint evicts, and Pods stay
-//! where they are until fewer are silent. Their endpoints leave all the same.
+//! where they are until fewer are silent; who is silent then has its whole time from there on. Their
+//! endpoints leave all the same.
 //!
 //! Owns: the taints that follow from a Node's conditions and from its being cordoned ([`due`]), the
 //! Ready condition of a Node while its lease is stale, the Ready condition of its Pods meanwhile,
@@ -191,10 +192,10 @@ pub fn plan(snapshot: &Snapshot, now: Timestamp) -> Plan {
     let reported = report.is_some();
     plan.writes.extend(report.or_else(|| taint(node, braked, now)));
     let back = !lost && !reported && ready_status(node) == "True";
-    let evicting: Vec<&Taint> = taints(node)
-        .iter()
-        .filter(|taint| taint.effect == NO_EXECUTE && !(braked && taint.key == UNREACHABLE))
-        .collect();
+    // A node that is heard again evicts nobody for its silence, though the taint is still there.
+    let spared = |taint: &Taint| taint.key == UNREACHABLE && (braked || !lost);
+    let evicting: Vec<&Taint> =
+        taints(node).iter().filter(|taint| taint.effect == NO_EXECUTE && !spared(taint)).collect();
     for pod in &snapshot.pods {
         // One write a Pod at a time, too.
         match mark(pod, lost, back, now) {
@@ -279,10 +280,11 @@ fn taint(node: &Node, braked: bool, now: Timestamp) -> Option<Write> {
     let held = taints(node);
     let mut wanted: Vec<Taint> = held.iter().filter(|taint| !is_own(taint)).cloned().collect();
     for (key, effect) in due(node) {
-        let known = held.iter().find(|taint| taint.key == key && taint.effect == effect);
-        if braked && known.is_none() && effect == NO_EXECUTE {
+        // One from before the failure goes: its time is not to be over when the failure is.
+        if braked && effect == NO_EXECUTE {
             continue;
         }
+        let known = held.iter().find(|taint| taint.key == key && taint.effect == effect);
         wanted.push(known.cloned().unwrap_or_else(|| Taint {
             key: key.to_string(),
             effect: effect.to_string(),
@@ -543,11 +545,27 @@ mod tests {
         let again = check(&world, 0, &[r#"{"taints":[{"effect":"NoSchedule","key":"node.kub"#]);
         assert_eq!(again, Some(FAILURE_PAUSE));
         assert!(!text(&plan(&world, at(0)).writes).contains("NoExecute"));
-        // Taints from before the failure evict nobody while it lasts.
+        // Taints from before the failure evict nobody, and are made anew when it is over.
         world.node = node("Unknown NodeStatusUnknown", TAINTED);
-        check(&world, 900, &[]);
+        check(&world, 900, &[r#"{"taints":[{"effect":"NoSchedule","key":"node.kub"#]);
+        assert!(!text(&plan(&world, at(900)).writes).contains("NoExecute"));
         world.zone = Zone { silent: 2, nodes: 4 };
         check(&world, 900, &["DeletionByTaintManager"]);
+    }
+
+    #[test]
+    fn a_node_that_is_heard_again_evicts_nobody_for_its_silence() {
+        let pods = [pod("a", LOST, "")];
+        check(
+            &snapshot(node("Unknown NodeStatusUnknown", TAINTED), 0, &pods),
+            900,
+            &[r#""reason":"NodeReady","status":"True""#],
+        );
+        check(
+            &snapshot(node("True", TAINTED), 0, &pods),
+            900,
+            &[r#"patch nodes n1 {"spec":{"taints":[]}}"#, "patch pods d/a/status"],
+        );
     }
 
     #[test]
