@@ -1,10 +1,13 @@
 import { expect, test } from 'vitest';
+import { Failure } from './api';
 import {
   columnsOf,
   fieldsOf,
+  firstOf,
   grep,
   LINES_MAX,
   merge,
+  passes,
   placeOf,
   plain,
   severity,
@@ -65,4 +68,12 @@ test('a link to a line leads to it, or to what came next', () => {
   expect(placeOf(lines, '2026-01-01T12:00:00Z')).toBe(0);
   expect(placeOf(lines, '2026-01-01T12:00:01Z')).toBe(1);
   expect(placeOf(lines, '2026-01-01T12:00:03Z')).toBe(-1);
+});
+
+test('what passes is tried again, and of several containers the first is meant', () => {
+  const waits = new Failure(400, 'container "a" in pod "p" is waiting to start: Compiling');
+  const several = new Failure(400, 'a container name must be specified for pod p, choose one of: [a b]');
+  expect([waits, new Failure(0, 'away'), new Failure(503, ''), new TypeError('cut')].map(passes)).not.toContain(false);
+  expect([several, new Failure(403, 'no'), new Failure(404, 'gone')].map(passes)).not.toContain(true);
+  expect([several, waits, new Error('x')].map(firstOf)).toEqual(['a', '', '']);
 });

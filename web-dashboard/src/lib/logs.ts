@@ -1,6 +1,6 @@
 // Lines of logs of several Pods, merged by time in a ring. Pure but for `follow`, which reads the streams.
 
-import { pathOf, request } from './api';
+import { Failure, pathOf, request } from './api';
 
 export interface LogLine {
   /** As the server stamped it; sorts as text. */
@@ -112,10 +112,21 @@ export function placeOf(lines: LogLine[], time: string): number {
   return lines.findIndex((line) => line.time >= time);
 }
 
+/** Whether an error is worth another try: the server is away, or the container has not begun yet. */
+export function passes(error: unknown): boolean {
+  if (!(error instanceof Failure)) return true;
+  return error.code === 0 || error.code === 429 || error.code >= 500 || error.message.includes('is waiting to start');
+}
+
+/** The container that is meant where a Pod has several and none was named: its first. */
+export function firstOf(error: unknown): string {
+  return (error instanceof Failure && /must be specified .*choose one of: \[([^\s\]]+)/.exec(error.message)?.[1]) || '';
+}
+
 /** Follows one container's log; `take` gets lines in batches. Ends with the signal, or with the log. */
 export async function follow(
   source: Source,
-  options: { previous: boolean; tail: number; follow: boolean; sinceSeconds?: number },
+  options: { previous: boolean; tail: number; follow: boolean; sinceSeconds?: number; after?: string },
   take: (lines: { time: string; text: string }[]) => void,
   signal: AbortSignal,
 ): Promise<void> {
@@ -128,7 +139,9 @@ export async function follow(
     part: 'log',
   });
   const query: Record<string, string> = { timestamps: 'true' };
-  if (options.sinceSeconds) query.sinceSeconds = String(options.sinceSeconds);
+  // Whole seconds: what one has already comes once more, and is known by its time.
+  if (options.after) query.sinceTime = `${options.after.slice(0, 19)}Z`;
+  else if (options.sinceSeconds) query.sinceSeconds = String(options.sinceSeconds);
   else query.tailLines = String(options.tail);
   if (source.container) query.container = source.container;
   if (options.previous) query.previous = 'true';
