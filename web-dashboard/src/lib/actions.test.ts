@@ -33,6 +33,13 @@ test('each action says what it does, and its kubectl line', () => {
   ]);
 });
 
+test('a Job that has ended is not suspended', () => {
+  const labels = (conditions: object[]) =>
+    actionsOf(known('jobs.batch')!, object({ status: { conditions } })).map((action) => action.label);
+  expect(labels([{ type: 'Complete', status: 'False' }])).toEqual(['Suspend', 'Delete']);
+  expect(labels([{ type: 'Failed', status: 'True' }])).toEqual(['Delete']);
+});
+
 test('numbers of Pods are checked', () => {
   expect(['3', '0', '-1', 'x', '1e9', '1000000'].map((value) => checkReplicas(value) === '')).toEqual([
     true,

@@ -47,10 +47,16 @@ export function actionsOf(kind: Kind, object: KubeObject): Action[] {
     all.push(restart(kind, object));
   if (word === 'deployments.apps') all.push(pause(kind, object));
   if (word === 'cronjobs.batch') all.push(runNow(kind, object), suspend(kind, object));
-  if (word === 'jobs.batch') all.push(suspend(kind, object));
+  if (word === 'jobs.batch' && !isOver(object)) all.push(suspend(kind, object));
   if (word === 'nodes') all.push(cordon(kind, object), drain(kind, object));
   all.push(remove(kind, object));
   return all;
+}
+
+/** Whether a Job has ended: there is nothing left of it to hold back. */
+function isOver(job: KubeObject): boolean {
+  const conditions = at<{ type: string; status: string }[]>(job, 'status.conditions') ?? [];
+  return conditions.some(({ type, status }) => ['Complete', 'Failed'].includes(type) && status === 'True');
 }
 
 function right(kind: Kind, object: KubeObject, verb: string, part?: string): Right {
