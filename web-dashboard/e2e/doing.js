@@ -202,6 +202,15 @@ try {
     if (sub !== 'system:serviceaccount:default:robot') throw new Error(`it is the token of ${sub}`);
     wrong.push(...(await findings(page)));
   });
+  await step('sees it in the audit log', async () => {
+    await go(page, '/ui/cluster');
+    await page.waitForSelector('td:text-is("serviceaccounts/token robot in default")');
+  });
+  await step('asks what it may do, in the words of people', async () => {
+    await go(page, '/ui/access?who=serviceaccount%20default/robot&verb=get&what=Deployment&in=default');
+    await page.waitForSelector('text=serviceaccount default/robot may not get deployments.apps in default.');
+    wrong.push(...(await findings(page)));
+  });
   await step('looks at it beside the list', async () => {
     await go(page, '/ui/list/deployments.apps?ns=default');
     await page.click('[role=row][data-name=hello] [role=gridcell]:last-child');
