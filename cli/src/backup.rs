@@ -223,11 +223,6 @@ fn unusable(file: &Path, error: RestoreFailed) -> Diagnostic {
                 .help("name a copy of the old cluster's keyring:   --keyring FILE")
                 .help("name a copy of its folder of authorities, when restoring:   --pki DIR")
         }
-        RestoreFailed::File { path, .. } if path == file => {
-            Diagnostic::new("WH0042", format!("{shown} is no backup that can be read"))
-                .why(error)
-                .help("name the file that was saved:   wherry backup inspect FILE")
-        }
         RestoreFailed::Backup(_) => {
             Diagnostic::new("WH0042", format!("{shown} is not a usable backup"))
                 .why(error)

@@ -170,12 +170,15 @@ impl Case {
 
 /// Cells of a table in which what was made by the script has the age of its first second.
 fn young(cells: Value) -> Value {
-    let is_age = |text: &str| text.strip_suffix('s').is_some_and(|age| age.parse::<u8>().is_ok());
     match cells {
         Value::Array(cells) => cells.into_iter().map(young).collect(),
         Value::String(text) if is_age(&text) => "0s".into(),
         other => other,
     }
+}
+
+fn is_age(text: &str) -> bool {
+    text.strip_suffix('s').is_some_and(|age| age.parse::<u8>().is_ok())
 }
 
 /// Masks the lines of YAML and of indented JSON that differ from run to run.
@@ -185,7 +188,12 @@ fn masked_lines(text: &str) -> String {
         let name = line.trim_start().trim_start_matches('"').split(['"', ':']).next();
         match line.split_once(": ") {
             Some((key, _)) if keys.contains(&name.unwrap_or("")) => format!("{key}: -"),
-            _ => line.to_owned(),
+            _ => match line.split_once("- \"") {
+                Some((indent, cell)) if is_age(cell.trim_end_matches('"')) => {
+                    format!("{indent}- \"0s\"")
+                }
+                _ => line.to_owned(),
+            },
         }
     };
     text.lines().map(mask).collect::<Vec<_>>().join("\n")
