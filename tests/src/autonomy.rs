@@ -363,7 +363,8 @@ fn row(what: &'static str, seen: &Seen, back: Option<(Duration, Duration)>, may_
             eprintln!("{what}: {failure}");
         }
     }
-    let row = Row { what, asked: seen.answered(), lost: seen.failures.len(), back, may_lose };
-    eprintln!("{what}: {} answered, {} lost, {:?}", row.asked, row.lost, row.back);
+    let lost = seen.failures.len();
+    let row = Row { what, asked: seen.answered() + lost as u64, lost, back, may_lose };
+    eprintln!("{what}: {} asked, {} lost, {:?}", row.asked, row.lost, row.back);
     row
 }

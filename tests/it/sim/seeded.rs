@@ -96,9 +96,10 @@ fn run(bug: &Bug, seed: u64) -> Option<String> {
 #[test]
 fn bugs_made_on_purpose_are_found() {
     for bug in &BUGS {
-        let found = (0..SEEDS_MAX).find_map(|seed| Some((seed, run(bug, seed)?)));
+        // Another check may notice it first, with other seeds.
+        let mut findings = (0..SEEDS_MAX).filter_map(|seed| Some((seed, run(bug, seed)?)));
+        let found = findings.find(|(_, finding)| finding.contains(bug.found_by));
         let (seed, finding) = found.unwrap_or_else(|| panic!("nobody noticed: {}", bug.what));
-        assert!(finding.contains(bug.found_by), "{}: {finding}", bug.what);
         let first = finding.lines().next().unwrap_or("");
         println!("{}\n  found with seed {seed}: {first}", bug.what);
     }
