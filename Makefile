@@ -54,7 +54,7 @@ fuzz: ## Damaged input for everything that reads input: make fuzz MINUTES=10 (fo
 	WHERRY_FUZZ_MINUTES=$(or $(MINUTES),1) $(QUICK) --lib fuzz:: -- --nocapture --test-threads $(THREADS)
 
 sim: ## 2,000 simulated clusters, or one of them step by step: make sim SEED=7
-	WHERRY_SIM_LONG=1 WHERRY_SIM_SEED=$(SEED) $(TEST) --test it sim:: -- --nocapture
+	WHERRY_SIM_LONG=1 WHERRY_SIM_SEED=$(SEED) $(QUICK) --test it sim:: -- --nocapture
 
 # A run is the seed's: the same SEED, MINUTES and MODE do the same faults at the same times again.
 chaos: build ## Three members, faults, proof: make chaos MINUTES=20 SEED=7 MODE=kills|mixed|both
