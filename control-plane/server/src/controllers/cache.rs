@@ -9,7 +9,7 @@
 //!
 //! Invariants:
 //! - one owner: the reconcile loop applies events and own writes' results between two plans, so
-//!   nothing is locked and a plan never sees half a change;
+//!   nothing is locked (but what plans count together) and a plan never sees half a change;
 //! - an object never goes back: an event older than what is held is dropped by its revision, and an
 //!   object that an own write removed stays removed until its watch has said so too (`buried`);
 //! - so own writes are visible to the next plan, and no controller has to count what it expects.
@@ -20,7 +20,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet, VecDeque};
 use std::fmt;
 use std::hash::{Hash, Hasher};
 use std::ops::Bound;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use k8s_openapi::Metadata;
@@ -267,6 +267,8 @@ pub struct Cache {
     freed: HashMap<Key, Instant>,
     /// What controllers keep in mind about objects, by what it is.
     memos: HashMap<(TypeId, Key), Memo>,
+    /// What was counted over many objects, by what it is, and when.
+    counts: Mutex<HashMap<TypeId, (Instant, Memo)>>,
 }
 
 /// Something that a controller keeps in mind about an object and that is written nowhere: lost with
@@ -440,6 +442,27 @@ impl Cache {
     pub fn memo<T: Any + Send + Sync>(&self, key: &Key) -> Option<Arc<T>> {
         let memo = self.memos.get(&(TypeId::of::<T>(), key.clone()))?;
         memo.0.clone().downcast::<T>().ok()
+    }
+
+    /// What many plans ask of thousands of objects at the same time: counted by the first one, and again
+    /// when that is older than `age_max`.
+    pub fn counted<T: Any + Send + Sync>(
+        &self,
+        now: Instant,
+        age_max: Duration,
+        count: impl FnOnce() -> T,
+    ) -> Arc<T> {
+        let mut counts = self.counts.lock().unwrap_or_else(PoisonError::into_inner);
+        let known = counts.get(&TypeId::of::<T>()).filter(|(at, _)| {
+            // One of a moment to come is of another run of the clock.
+            now.checked_duration_since(*at).is_some_and(|age| age <= age_max)
+        });
+        if let Some(count) = known.and_then(|(_, memo)| memo.0.clone().downcast::<T>().ok()) {
+            return count;
+        }
+        let count = Arc::new(count());
+        counts.insert(TypeId::of::<T>(), (now, Memo(count.clone())));
+        count
     }
 
     /// Takes in what the watch of a kind said and returns what changed by it.

@@ -23,6 +23,7 @@
 //! process is nobody's silence (`pace`); only statements that carry this controller's reasons are
 //! taken back.
 
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -59,6 +60,9 @@ const PRESSURES: [(&str, &str); 4] = [
     ("PIDPressure", "node.kubernetes.io/pid-pressure"),
     ("NetworkUnavailable", "node.kubernetes.io/network-unavailable"),
 ];
+/// How old a count of silent nodes may be. Each of them asks for it, and thousands that each counted all
+/// others would keep this control plane from hearing any.
+const COUNT_AGE_MAX: Duration = Duration::from_millis(100);
 const NO_SCHEDULE: &str = "NoSchedule";
 const NO_EXECUTE: &str = "NoExecute";
 /// Why a Node's Ready condition is Unknown, when this controller made it so.
@@ -133,17 +137,25 @@ fn reconcile(view: &View<'_>, key: &Key) -> Plan {
     plan(&snapshot, view.now)
 }
 
-/// Every silent node asks this, and where thousands are, each asks about all others: nothing is
-/// copied.
+/// Those of all nodes, by the name of their zone.
+#[derive(Default)]
+struct Zones(HashMap<Option<String>, Zone>);
+
 fn zone(view: &View<'_>, node: &Node) -> Zone {
-    let own = zone_of(node);
-    let mut zone = Zone::default();
-    for other in view.cache.all::<Node>().filter(|other| zone_of(other) == own) {
-        let silent_for = view.cache.silent_for(name_of(&other.metadata), view.instant);
-        zone.nodes += usize::from(silent_for.is_some());
-        zone.silent += usize::from(silent_for.is_some_and(|time| time >= SILENCE_MAX));
+    let zones = view.cache.counted(view.instant, COUNT_AGE_MAX, || zones(view));
+    zones.0.get(&zone_of(node).cloned()).copied().unwrap_or_default()
+}
+
+fn zones(view: &View<'_>) -> Zones {
+    let mut zones = Zones::default();
+    for node in view.cache.all::<Node>() {
+        let silent_for = view.cache.silent_for(name_of(&node.metadata), view.instant);
+        let Some(silent_for) = silent_for else { continue };
+        let zone = zones.0.entry(zone_of(&node).cloned()).or_default();
+        zone.nodes += 1;
+        zone.silent += usize::from(silent_for >= SILENCE_MAX);
     }
-    zone
+    zones
 }
 
 fn zone_of(node: &Node) -> Option<&String> {

@@ -112,3 +112,19 @@ fn a_pause_of_this_process_is_no_silence() {
         [Some(5), Some(2), Some(1)]
     );
 }
+
+#[test]
+fn what_many_ask_is_counted_once_in_a_while() {
+    let cache = Cache::new();
+    let begin = Instant::now();
+    let asked = std::cell::Cell::new(0);
+    let ask = |ms: u64| {
+        let count = || {
+            asked.set(asked.get() + 1);
+            asked.get()
+        };
+        *cache.counted(begin + Duration::from_millis(ms), Duration::from_millis(100), count)
+    };
+    assert_eq!([ask(50), ask(50), ask(150), ask(151), ask(151)], [1, 1, 1, 2, 2]);
+    assert_eq!(ask(0), 3, "the clock was set anew");
+}
