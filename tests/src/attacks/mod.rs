@@ -132,7 +132,7 @@ pub struct Plan {
     pub time: Duration,
     /// Only the quick ones.
     pub quick: bool,
-    /// Only this one.
+    /// Only these, with commas between.
     pub only: Option<String>,
 }
 
@@ -214,7 +214,7 @@ struct Battlefield {
 /// Runs the plan on a cluster of its own.
 pub fn run(plan: &Plan) -> Result<Report> {
     let wanted = |attack: &&Attack| match &plan.only {
-        Some(only) => attack.name == only,
+        Some(only) => only.split(',').any(|name| name == attack.name),
         None => !plan.quick || attack.quick,
     };
     let attacks: Vec<&Attack> = ATTACKS.iter().filter(wanted).collect();

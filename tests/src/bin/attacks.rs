@@ -2,7 +2,7 @@
 //! was not contained.
 //!
 //! ```text
-//! attacks [--seconds N] [--quick] [--only NAME]
+//! attacks [--seconds N] [--quick] [--only NAME,NAME]
 //! ```
 
 use std::process::ExitCode;
