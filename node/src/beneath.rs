@@ -1,4 +1,4 @@
-//! Opening what lies below a directory that others may write to.
+//! Opening, making and removing what lies below a directory that others may write to.
 //!
 //! A guest can put links, pipes and renamed directories into its volumes at any moment. So a path
 //! below a volume is resolved by the kernel in one call that never leaves the root (`openat2` with
@@ -6,13 +6,13 @@
 
 use std::{
     ffi::CString,
-    fs::File,
+    fs::{self, File},
     io,
     os::{
         fd::{AsRawFd, FromRawFd, OwnedFd},
         unix::ffi::OsStrExt,
     },
-    path::{Component, Path},
+    path::{Component, Path, PathBuf},
 };
 
 /// A directory below `root`, for reaching what is in it.
@@ -41,9 +41,60 @@ pub fn remove_file(root: &Path, below: &Path) -> io::Result<()> {
     if removed == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
 }
 
+/// Removes a directory with all that is in it, however deep: whoever wrote there chose the depth, so
+/// nothing here recurses or holds a descriptor for each level. Folders within a folder are moved up
+/// beside it first, and emptied in a later round. Links are not followed.
+pub fn remove_tree(root: &Path) -> io::Result<()> {
+    if !fs::symlink_metadata(root)?.is_dir() {
+        return Err(io::ErrorKind::NotADirectory.into());
+    }
+    let mut moved = 0_u64;
+    loop {
+        let mut removed = 0_u64;
+        for entry in fs::read_dir(root)? {
+            let entry = entry?;
+            if entry.file_type()?.is_dir() {
+                let folder = open_dir(root, Path::new(&entry.file_name()))?;
+                empty(&folder, root, &mut moved)?;
+                fs::remove_dir(entry.path())?;
+            } else {
+                fs::remove_file(entry.path())?;
+            }
+            removed += 1;
+        }
+        match fs::remove_dir(root) {
+            Err(error) if error.kind() == io::ErrorKind::DirectoryNotEmpty && removed > 0 => {}
+            done => return done,
+        }
+    }
+}
+
+/// Removes the files of a folder and moves its folders into `root`, under numbers that are free there.
+fn empty(folder: &OwnedFd, root: &Path, moved: &mut u64) -> io::Result<()> {
+    for entry in fs::read_dir(format!("/proc/self/fd/{}", folder.as_raw_fd()))? {
+        let entry = entry?;
+        if !entry.file_type()?.is_dir() {
+            fs::remove_file(entry.path())?;
+            continue;
+        }
+        loop {
+            *moved += 1;
+            match fs::rename(entry.path(), root.join(moved.to_string())) {
+                Err(error)
+                    if matches!(
+                        error.kind(),
+                        io::ErrorKind::NotADirectory | io::ErrorKind::DirectoryNotEmpty
+                    ) => {}
+                done => break done?,
+            }
+        }
+    }
+    Ok(())
+}
+
 /// Makes the directory and those above it, below `root`, for this user. Existing ones are fine.
 pub fn make_dirs(root: &Path, below: &Path, owner: Option<u32>) -> io::Result<()> {
-    let mut known = std::path::PathBuf::new();
+    let mut known = PathBuf::new();
     for part in below.components() {
         let Component::Normal(name) = part else {
             return Err(io::Error::from(io::ErrorKind::InvalidInput));
@@ -132,5 +183,35 @@ mod tests {
         assert!(root.join("x/y").is_dir());
         assert!(make_dirs(&root, Path::new("a/up/x"), None).is_err());
         assert!(make_dirs(&root, Path::new("../x"), None).is_err());
+    }
+
+    #[test]
+    fn trees_of_any_depth_are_removed() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let root = folder.path().join("root");
+        fs::create_dir(&root).expect("a folder");
+        // Built from its bottom, a tower gets as deep as no path can name.
+        let (tower, next) = (root.join("tower"), root.join("next"));
+        fs::create_dir(&tower).expect("a folder");
+        for _ in 0..3_000 {
+            fs::create_dir(&next).expect("a folder");
+            fs::rename(&tower, next.join("d")).expect("moved");
+            fs::write(next.join("file"), "").expect("a file");
+            fs::rename(&next, &tower).expect("moved");
+        }
+        // What the moved folders would be called is taken.
+        fs::create_dir_all(root.join("1/2/3")).expect("folders");
+        fs::write(root.join("2"), "x").expect("a file");
+        let outside = folder.path().join("outside");
+        fs::create_dir(&outside).expect("a folder");
+        fs::write(outside.join("kept"), "x").expect("a file");
+        std::os::unix::fs::symlink(&outside, root.join("1/link")).expect("a link");
+        assert!(remove_tree(&root.join("2")).is_err(), "a file is no tree");
+        let (tree, thread) = (root.clone(), std::thread::Builder::new().stack_size(64 << 10));
+        let removing = thread.spawn(move || remove_tree(&tree)).expect("a thread");
+        removing.join().expect("it does not recurse").expect("removed");
+        assert!(!root.exists() && outside.join("kept").exists());
+        let gone = remove_tree(&root).expect_err("it is gone");
+        assert_eq!(gone.kind(), io::ErrorKind::NotFound);
     }
 }

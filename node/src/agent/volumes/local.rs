@@ -23,6 +23,7 @@ use kube::Api;
 use tokio_util::sync::CancellationToken;
 
 use super::{Volumes, usage::measure};
+use crate::beneath;
 
 /// The driver's name.
 pub const DRIVER: &str = "wherry.dev/local";
@@ -105,7 +106,7 @@ fn is_used(disk: &Path, handle: &str) -> bool {
 }
 
 fn remove(disk: &Path, handle: &str) -> io::Result<()> {
-    fs::remove_dir_all(root(disk).join(handle))?;
+    beneath::remove_tree(&root(disk).join(handle))?;
     fs::remove_file(size_file(disk, handle))
 }
 

@@ -36,7 +36,7 @@ use k8s_openapi::api::{
 use kube::{Api, api::PostParams};
 use tokio_util::sync::CancellationToken;
 
-use crate::protocol;
+use crate::{beneath, protocol};
 
 pub use self::usage::{Use, measure};
 use self::{content::Known, places::Place};
@@ -561,11 +561,13 @@ pub(super) async fn blocking<T: Send + 'static>(
     }
 }
 
-/// `remove_dir_all` does not follow links, also while a guest puts them there.
 async fn remove_tree(path: PathBuf) {
-    if let Err(error) = tokio::fs::remove_dir_all(&path).await
-        && error.kind() != std::io::ErrorKind::NotFound
-    {
+    let tree = path.clone();
+    let removed = blocking(move || match beneath::remove_tree(&tree) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(error),
+        _ => Ok(()),
+    });
+    if let Err(error) = removed.await {
         tracing::warn!(path = %path.display(), %error, "cannot remove the volumes of a Pod");
     }
 }

@@ -12,7 +12,7 @@ use std::{
 };
 
 use super::{PodSpec, Problem, Volumes, blocking};
-use crate::{agent::CLUSTER_DOMAIN, protocol};
+use crate::{agent::CLUSTER_DOMAIN, beneath, protocol};
 
 /// Directories that programs count on.
 const FOLDERS: [&str; 4] = ["etc", "home", "tmp", "var/tmp"];
@@ -74,7 +74,7 @@ fn etc(pod: &PodSpec, ip: IpAddr) -> Vec<(&'static str, String)> {
 }
 
 fn fill(root: &Path, points: &[PathBuf], etc: &[(&str, String)]) -> io::Result<()> {
-    match fs::remove_dir_all(root) {
+    match beneath::remove_tree(root) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
         _ => {}
     }

@@ -1,7 +1,7 @@
 //! How much a Pod has written, by looking: WASI has no quotas, and a directory tree is the truth.
 
 use std::{
-    fs,
+    fs, io,
     os::unix::fs::MetadataExt,
     path::{Path, PathBuf},
 };
@@ -19,12 +19,19 @@ pub struct Use {
     pub entries: u64,
 }
 
-/// Adds up a tree; links are not followed. What cannot be read counts nothing.
+/// Adds up a tree; links are not followed. What cannot be read counts nothing, but nobody may hide
+/// where no path leads: what lies deeper than `PATH_MAX` counts as more than any limit.
 pub fn measure(root: &Path) -> Use {
     let mut found = Use::default();
     let mut left: Vec<PathBuf> = vec![root.to_owned()];
     while let Some(folder) = left.pop() {
-        for entry in fs::read_dir(folder).into_iter().flatten().flatten() {
+        let entries = match fs::read_dir(folder) {
+            Err(error) if error.kind() == io::ErrorKind::InvalidFilename => {
+                return Use { bytes: u64::MAX, ..found };
+            }
+            read => read.into_iter().flatten().flatten(),
+        };
+        for entry in entries {
             let Ok(metadata) = entry.metadata() else { continue };
             found.bytes = found.bytes.saturating_add(metadata.blocks() * 512);
             found.entries += 1;
@@ -53,5 +60,22 @@ mod tests {
         assert_eq!(found.entries, 3);
         assert!((100_000..200_000).contains(&found.bytes), "{found:?}");
         assert_eq!(measure(&folder.path().join("nothing")), Use::default());
+    }
+
+    #[test]
+    fn nothing_hides_where_no_path_leads() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let tower = |name: &str| {
+            let top = folder.path().join(name);
+            let path = (0..1_200).fold(top.clone(), |path, _| path.join("d"));
+            fs::create_dir_all(&path).expect("folders");
+            (top, path)
+        };
+        let (top, _) = tower("one");
+        assert!(measure(folder.path()).bytes < u64::MAX);
+        let (_, bottom) = tower("two");
+        fs::rename(top, bottom.join("one")).expect("moved");
+        assert_eq!(measure(folder.path()).bytes, u64::MAX);
+        crate::beneath::remove_tree(folder.path()).expect("what std may not remove");
     }
 }
