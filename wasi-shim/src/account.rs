@@ -19,7 +19,7 @@ use std::time::Duration;
 use tokio::time::{Instant, Sleep, sleep_until};
 
 use crate::engine::Engine;
-use crate::fair::{Queued, Share};
+use crate::fair::{Queued, Seat, Share};
 use crate::handler::Steps;
 
 /// How much wall time of its quota a guest may use at once. The period of a kernel's CPU quota.
@@ -205,6 +205,8 @@ pub(crate) struct Metered<F> {
     pause: Option<Pin<Box<Sleep>>>,
     /// Held from a tick to the next turn.
     queued: Option<Queued>,
+    /// Needed for the next turn if a tick has ended the last one.
+    seat: Option<Seat>,
 }
 
 impl<F: Future> Metered<F> {
@@ -214,7 +216,8 @@ impl<F: Future> Metered<F> {
         steps: Option<Arc<Steps>>,
         inner: F,
     ) -> Metered<F> {
-        Metered { inner: Box::pin(inner), engine, meter, steps, pause: None, queued: None }
+        let inner = Box::pin(inner);
+        Metered { inner, engine, meter, steps, pause: None, queued: None, seat: None }
     }
 }
 
@@ -223,21 +226,30 @@ impl<F: Future> Future for Metered<F> {
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<F::Output> {
         let this = &mut *self;
-        this.queued = None;
-        loop {
+        let seat = loop {
             if let Some(pause) = &mut this.pause {
                 if pause.as_mut().poll(cx).is_pending() {
                     return Poll::Pending;
                 }
                 this.pause = None;
             }
+            let seat = match this.seat.as_mut().map(|seat| seat.poll(cx)) {
+                Some(Poll::Pending) => {
+                    this.queued.get_or_insert_with(|| Queued::new(&this.meter));
+                    return Poll::Pending;
+                }
+                Some(Poll::Ready(seat)) => Some(seat),
+                None => None,
+            };
             let quota = this.meter.paused_until();
             let share = || this.engine.fair().paused_until(&this.meter.share);
             let Some(until) = quota.or_else(share) else {
-                break;
+                break seat;
             };
+            this.queued = None;
             this.pause = Some(Box::pin(sleep_until(until)));
-        }
+        };
+        this.queued = None;
         let running = this.engine.ticker().running();
         let turn = this.engine.fair().begin();
         STOPPED.set(false);
@@ -245,8 +257,11 @@ impl<F: Future> Future for Metered<F> {
         let poll = this.inner.as_mut().poll(cx);
         let used_ns = thread_cpu_ns().saturating_sub(before_ns);
         drop(turn);
+        drop(seat);
+        this.seat = None;
         if poll.is_pending() && STOPPED.get() {
             this.queued = Some(Queued::new(&this.meter));
+            this.seat = Some(this.engine.fair().seat());
         }
         this.meter.charge(used_ns);
         if let Some(steps) = &this.steps {

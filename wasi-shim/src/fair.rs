@@ -18,12 +18,19 @@
 //! ```
 //!
 //! The weights are the CPU requests of Pods.
+//!
+//! Who asks for its first turn must not find a line of others before it that is as long as there are
+//! guests that go on and on. So of those that a tick has stopped only as many stand in the line of the
+//! threads as there are threads: each waits for a seat there, in order, and gives it up after its turn.
 
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::task::{Context, Poll};
 use std::time::Duration;
 
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::Instant;
+use tokio_util::sync::PollSemaphore;
 
 use crate::account::Meter;
 use crate::ticker::TICK;
@@ -98,9 +105,40 @@ impl Drop for Queued {
     }
 }
 
+/// The way of an instance that was stopped by a tick to its next turn.
+pub(crate) struct Seat {
+    seats: PollSemaphore,
+    waited: bool,
+    held: Option<OwnedSemaphorePermit>,
+}
+
+impl Seat {
+    /// Ready with the seat, to be held during the turn.
+    pub(crate) fn poll(&mut self, cx: &mut Context<'_>) -> Poll<OwnedSemaphorePermit> {
+        if let Some(seat) = self.held.take() {
+            return Poll::Ready(seat);
+        }
+        let Poll::Ready(seat) = self.seats.poll_acquire(cx) else {
+            self.waited = true;
+            return Poll::Pending;
+        };
+        let seat = seat.expect("nobody closes the semaphore");
+        if !std::mem::take(&mut self.waited) {
+            return Poll::Ready(seat);
+        }
+        // Woken by who had the seat before, it would have its turn at once: the threads run who was
+        // woken last first. Once more, it goes to the end of their line.
+        self.held = Some(seat);
+        cx.waker().wake_by_ref();
+        Poll::Pending
+    }
+}
+
 /// The shares of one engine.
 pub(crate) struct Fair {
     threads: f64,
+    /// As many as there are threads, for those that were stopped by a tick.
+    seats: Arc<Semaphore>,
     /// Time that threads spend on guests.
     taken: Taken,
     /// Whether somebody may have to wait; read without the lock.
@@ -134,6 +172,7 @@ impl Fair {
         let (common, now) = (Common { clock: 0.0, rate: 0.0 }, Instant::now());
         Fair {
             threads: threads as f64,
+            seats: Arc::new(Semaphore::new(threads)),
             taken: Taken::default(),
             busy: AtomicBool::new(false),
             end_ns: AtomicU64::new(nanos(PERIOD)),
@@ -144,6 +183,12 @@ impl Fair {
 
     fn state(&self) -> std::sync::MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// For an instance that was stopped by a tick.
+    pub(crate) fn seat(&self) -> Seat {
+        let seats = PollSemaphore::new(Arc::clone(&self.seats));
+        Seat { seats, waited: false, held: None }
     }
 
     /// A thread turns to a guest, until the guard is dropped.
@@ -375,6 +420,25 @@ mod tests {
         all.extend((0..9).map(|_| entry(1000.0, 0.0, 0.0, true)));
         let next = advance(start, 100.0 * MS, &all);
         assert_eq!(next.clock.round(), 20.0 * MS / 10_000.0);
+    }
+
+    #[test]
+    fn who_was_stopped_waits_for_a_seat_at_the_end_of_the_line() {
+        let waker = futures::task::noop_waker();
+        let mut cx = Context::from_waker(&waker);
+        let fair = Fair { seats: Arc::new(Semaphore::new(1)), ..Fair::new() };
+        let [mut first, mut second, mut third] = [fair.seat(), fair.seat(), fair.seat()];
+        let held = first.poll(&mut cx);
+        assert!(held.is_ready() && second.poll(&mut cx).is_pending());
+        assert!(third.poll(&mut cx).is_pending());
+        drop(held);
+        assert!(first.poll(&mut cx).is_pending(), "others came before it");
+        assert!(second.poll(&mut cx).is_pending(), "it goes to the end of the line");
+        assert!(second.poll(&mut cx).is_ready());
+        // Who ends while it waits or has a seat leaves it to the next one.
+        assert!(third.poll(&mut cx).is_pending() && third.held.is_some());
+        drop(third);
+        assert!(first.poll(&mut cx).is_pending() && first.poll(&mut cx).is_ready());
     }
 
     #[test]
