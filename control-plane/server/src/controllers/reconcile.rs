@@ -13,7 +13,9 @@
 //!
 //! Tasks: this loop, and one for each plan whose writes are under way (bounded by [`PLANS_MAX`]);
 //! the loop joins them all before it returns. A key whose writes fail is tried again after a pause
-//! that doubles.
+//! that doubles. A key that takes long to plan for rests after each plan, and what changes meanwhile
+//! becomes one plan: a set of ten thousand Pods, each of whose changes has all of them looked at,
+//! keeps nobody else waiting.
 
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet, BinaryHeap, HashMap, VecDeque};
@@ -49,6 +51,12 @@ const STALE_UNTOLD: u32 = 6;
 const PAUSE_MAX: Duration = Duration::from_secs(30);
 /// The longest time until a key is looked at again, where a plan asks for one that no clock counts to.
 const LOOK_MAX: Duration = Duration::from_secs(24 * 60 * 60);
+/// A plan that takes so long is one over thousands of objects.
+const PLAN_LONG: Duration = Duration::from_millis(5);
+/// Its key rests so many times as long as the plan took.
+const REST_TIMES: u32 = 4;
+/// The longest rest: a plan may have taken long because the machine stood still.
+const REST_MAX: Duration = Duration::from_secs(1);
 /// Writes under way when the shutdown comes have so long to end; then they are dropped.
 const DRAIN: Duration = Duration::from_secs(2);
 
@@ -99,6 +107,11 @@ pub type Watched = (&'static wherry_resources::Kind, Seen);
 /// A key of one controller.
 type Job = (usize, Key);
 
+/// How long a key rests whose plan took so long.
+fn rest(took: Duration) -> Duration {
+    if took < PLAN_LONG { Duration::ZERO } else { (took * REST_TIMES).min(REST_MAX) }
+}
+
 #[derive(Default)]
 struct Failure {
     count: u32,
@@ -131,6 +144,8 @@ pub struct Loop {
     /// Keys whose writes are under way; `true` when they changed meanwhile.
     busy: BTreeMap<Job, bool>,
     failures: HashMap<Job, Failure>,
+    /// Until when keys rest that took long to plan for.
+    rests: HashMap<Job, Instant>,
     timers: BinaryHeap<Reverse<(Instant, Job)>>,
     /// The timer that counts for each key: later plans replace earlier ones.
     due: HashMap<Job, Instant>,
@@ -155,6 +170,7 @@ impl Loop {
             queued: BTreeSet::new(),
             busy: BTreeMap::new(),
             failures: HashMap::new(),
+            rests: HashMap::new(),
             timers: BinaryHeap::new(),
             due: HashMap::new(),
             plans: JoinSet::new(),
@@ -230,7 +246,16 @@ impl Loop {
     fn enqueue(&mut self, job: Job) {
         if let Some(changed) = self.busy.get_mut(&job) {
             *changed = true;
-        } else if self.queued.insert(job.clone()) {
+            return;
+        }
+        if let Some(end) = self.rests.get(&job) {
+            let left = end.saturating_duration_since(Instant::now());
+            if !left.is_zero() {
+                return self.set_timer(&job, left);
+            }
+            self.rests.remove(&job);
+        }
+        if self.queued.insert(job.clone()) {
             self.queue.push_back(job);
         }
     }
@@ -252,14 +277,20 @@ impl Loop {
     }
 
     fn plan(&mut self, job: Job) {
+        let begun = Instant::now();
         let view = View {
             cache: &self.cache,
             now: Timestamp::now(),
-            instant: Instant::now(),
+            instant: begun,
             config: &self.config,
             failure: self.failures.get(&job).and_then(|failure| failure.message.as_deref()),
         };
         let plan = (self.controllers[job.0].reconcile)(&view, &job.1);
+        let ended = Instant::now();
+        let rest = rest(ended.duration_since(begun));
+        if !rest.is_zero() {
+            self.rests.insert(job.clone(), ended + rest);
+        }
         self.due.remove(&job);
         if let Some(after) = plan.again {
             self.set_timer(&job, after);
@@ -361,6 +392,12 @@ impl Loop {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn who_takes_long_to_plan_for_leaves_time_for_others() {
+        let rest = |ms| rest(Duration::from_millis(ms)).as_millis();
+        assert_eq!([0, 4, 5, 20, 900].map(rest), [0, 0, 20, 80, 1_000]);
+    }
 
     #[test]
     fn an_older_view_is_no_failure_unless_it_lasts() {
