@@ -12,6 +12,7 @@ use crate::apiserver::{
     stored,
     tokens::{Bound, Claims, ISSUER, Named},
 };
+use memchr::memmem;
 use serde_json::Value;
 use wherry_resources::{Object, meta, rbac};
 use wherry_store::Snapshot;
@@ -234,7 +235,10 @@ fn owner_rights(call: &Call<'_>, new: &Object, old: Option<&Object>) -> Option<o
 fn default_priority_class(snapshot: &Snapshot) -> Option<Object> {
     let kind = wherry_resources::kind("scheduling.k8s.io", "v1", "priorityclasses")?;
     let classes = snapshot.range(&stored::prefix(kind, None), None);
-    let classes = classes.map(|(_, entry)| stored::decode(kind, &entry));
+    // Each new Pod has this asked, and nearly no class is one.
+    let marked = classes
+        .filter(|(_, entry)| memmem::find(&entry.value, b"\"globalDefault\":true").is_some());
+    let classes = marked.map(|(_, entry)| stored::decode(kind, &entry));
     classes
         .filter(|class| class["globalDefault"] == true && !meta::is_deleting(class))
         .max_by_key(|class| class["value"].as_i64().unwrap_or(0))
