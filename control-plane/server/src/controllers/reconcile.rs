@@ -55,7 +55,7 @@ const LOOK_MAX: Duration = Duration::from_secs(24 * 60 * 60);
 const PLAN_LONG: Duration = Duration::from_millis(5);
 /// Its key rests so many times as long as the plan took.
 const REST_TIMES: u32 = 4;
-/// The longest rest: a plan may have taken long because the machine stood still.
+/// The longest rest: more would be noticed.
 const REST_MAX: Duration = Duration::from_secs(1);
 /// Writes under way when the shutdown comes have so long to end; then they are dropped.
 const DRAIN: Duration = Duration::from_secs(2);
@@ -107,9 +107,16 @@ pub type Watched = (&'static wherry_resources::Kind, Seen);
 /// A key of one controller.
 type Job = (usize, Key);
 
-/// How long a key rests whose plan took so long.
-fn rest(took: Duration) -> Duration {
-    if took < PLAN_LONG { Duration::ZERO } else { (took * REST_TIMES).min(REST_MAX) }
+/// A key that took long to plan for.
+struct Rest {
+    took: Duration,
+    until: Instant,
+}
+
+/// How long a key rests whose last plans took so long. One long plan may be the machine's doing, or
+/// the first of all.
+fn rest(before: Duration, took: Duration) -> Duration {
+    (before.min(took) * REST_TIMES).min(REST_MAX)
 }
 
 #[derive(Default)]
@@ -144,8 +151,8 @@ pub struct Loop {
     /// Keys whose writes are under way; `true` when they changed meanwhile.
     busy: BTreeMap<Job, bool>,
     failures: HashMap<Job, Failure>,
-    /// Until when keys rest that took long to plan for.
-    rests: HashMap<Job, Instant>,
+    /// Keys whose last plan took longer than [`PLAN_LONG`].
+    rests: HashMap<Job, Rest>,
     timers: BinaryHeap<Reverse<(Instant, Job)>>,
     /// The timer that counts for each key: later plans replace earlier ones.
     due: HashMap<Job, Instant>,
@@ -248,12 +255,11 @@ impl Loop {
             *changed = true;
             return;
         }
-        if let Some(end) = self.rests.get(&job) {
-            let left = end.saturating_duration_since(Instant::now());
+        if let Some(rest) = self.rests.get(&job) {
+            let left = rest.until.saturating_duration_since(Instant::now());
             if !left.is_zero() {
                 return self.set_timer(&job, left);
             }
-            self.rests.remove(&job);
         }
         if self.queued.insert(job.clone()) {
             self.queue.push_back(job);
@@ -286,11 +292,7 @@ impl Loop {
             failure: self.failures.get(&job).and_then(|failure| failure.message.as_deref()),
         };
         let plan = (self.controllers[job.0].reconcile)(&view, &job.1);
-        let ended = Instant::now();
-        let rest = rest(ended.duration_since(begun));
-        if !rest.is_zero() {
-            self.rests.insert(job.clone(), ended + rest);
-        }
+        self.note_time(&job, begun.elapsed());
         self.due.remove(&job);
         if let Some(after) = plan.again {
             self.set_timer(&job, after);
@@ -309,6 +311,15 @@ impl Loop {
             let outcomes = stream::iter(writes).buffer_unordered(WRITES_MAX).collect().await;
             (job, outcomes)
         });
+    }
+
+    /// Has a key rest that takes long to plan for.
+    fn note_time(&mut self, job: &Job, took: Duration) {
+        let before = self.rests.remove(job).map_or(Duration::ZERO, |rest| rest.took);
+        if took >= PLAN_LONG {
+            let until = Instant::now() + rest(before, took);
+            self.rests.insert(job.clone(), Rest { took, until });
+        }
     }
 
     fn finish(
@@ -395,8 +406,10 @@ mod tests {
 
     #[test]
     fn who_takes_long_to_plan_for_leaves_time_for_others() {
-        let rest = |ms| rest(Duration::from_millis(ms)).as_millis();
-        assert_eq!([0, 4, 5, 20, 900].map(rest), [0, 0, 20, 80, 1_000]);
+        let millis = Duration::from_millis;
+        let rest = |(before, took)| rest(millis(before), millis(took)).as_millis();
+        let rests = [(0, 900), (20, 30), (30, 20), (900, 20), (900, 900)].map(rest);
+        assert_eq!(rests, [0, 80, 80, 80, 1_000]);
     }
 
     #[test]
