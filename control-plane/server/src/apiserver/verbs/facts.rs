@@ -39,8 +39,7 @@ pub fn gather(
     };
     let mut facts = Facts { random: rand::random(), ..Facts::default() };
     let creates = old.is_none();
-    let of_pods =
-        call.part != Part::Status && pod_standards::concerns(call.kind.group, call.kind.plural);
+    let of_pods = pod_standards::concerns(call.part, call.kind.group, call.kind.plural);
     if call.kind.namespaced && (creates || of_pods) {
         facts.namespace = find("namespaces", "", "", call.namespace);
     }
