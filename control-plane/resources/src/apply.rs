@@ -20,6 +20,7 @@ mod set;
 mod walk;
 
 use std::collections::BTreeMap;
+use std::sync::LazyLock;
 
 use serde_json::{Map, Value};
 
@@ -37,8 +38,7 @@ const KUBECTL: &str = "kubectl";
 /// Who owns what was written before anything was tracked.
 const BEFORE: &str = "before-first-apply";
 
-/// Fields that nobody owns.
-const UNOWNED: &[&[&str]] = &[
+const UNOWNED_PATHS: &[&[&str]] = &[
     &["apiVersion"],
     &["kind"],
     &["metadata"],
@@ -52,6 +52,16 @@ const UNOWNED: &[&[&str]] = &[
     &["metadata", "managedFields"],
     &["metadata", "resourceVersion"],
 ];
+
+/// Fields that nobody owns.
+static UNOWNED: LazyLock<FieldSet> = LazyLock::new(|| {
+    let mut set = FieldSet::default();
+    for path in UNOWNED_PATHS {
+        let path: Vec<Element> = path.iter().map(|name| Element::field(name)).collect();
+        set.insert(&path);
+    }
+    set
+});
 
 /// The types in which an object's managers may have written it.
 pub trait Types {
@@ -195,12 +205,12 @@ pub fn track(types: &dyn Types, old: Option<&Object>, new: &mut Object, writer: 
     }
     let nothing = Value::Object(Map::new());
     let mut states = States::new(types, writer, old.unwrap_or(&nothing), new);
-    let Some(own) = states.difference(&writer.api_version).cloned() else {
+    let Some(own) = states.difference(&writer.api_version) else {
         return;
     };
+    let mut taken = own.added.difference(&UNOWNED);
+    taken.add(&own.modified.difference(&UNOWNED));
     lose(&mut managers, &mut states, |_| false);
-    let mut taken = own.modified.union(&own.added);
-    taken = taken.difference(&unowned());
     if !taken.is_empty() {
         give(&mut managers, writer.owner(Operation::Update, taken));
         managers::cap(&mut managers);
@@ -284,15 +294,6 @@ impl<'a> States<'a> {
     }
 }
 
-fn unowned() -> FieldSet {
-    let mut set = FieldSet::default();
-    for path in UNOWNED {
-        let path: Vec<Element> = path.iter().map(|name| Element::field(name)).collect();
-        set.insert(&path);
-    }
-    set
-}
-
 /// Applies a configuration to the live object, or makes a new one of it. What `config` holds beside
 /// what its endpoint may change must have been taken out before. The result carries the live
 /// object's metadata and the new record.
@@ -310,7 +311,7 @@ pub fn apply(
     let place = types.place(&writer.api_version);
     let place = place.ok_or(ApplyError::Unreadable("this version has no type"))?;
     if managers.is_empty() && live.is_some() {
-        let all = walk::difference(place, &nothing, base).added.difference(&unowned());
+        let all = walk::difference(place, &nothing, base).added.difference(&UNOWNED);
         if !all.is_empty() {
             let before = Writer { manager: BEFORE.into(), ..writer.clone() };
             managers.push(before.owner(Operation::Update, all));
@@ -339,7 +340,7 @@ pub fn apply(
     }
     lose(&mut managers, &mut states, |manager| manager.is(&own));
     for manager in managers.iter_mut().filter(|manager| manager.is(&own)) {
-        manager.fields = manager.fields.difference(&unowned());
+        manager.fields = manager.fields.difference(&UNOWNED);
     }
     managers.retain(|manager| !manager.fields.is_empty());
     if writer.manager == KUBECTL && meta::annotation(&object, LAST_APPLIED).is_some() {
@@ -453,14 +454,17 @@ pub fn settle_times(old: &Object, new: &mut Object) {
 }
 
 fn same_but_record(left: &Object, right: &Object) -> bool {
-    let rest = |object: &Object, inner: bool| -> BTreeMap<String, Value> {
-        let map = if inner { object.get("metadata") } else { Some(object) };
-        let fields = map.and_then(Value::as_object).into_iter().flatten();
-        let skipped = if inner { "managedFields" } else { "metadata" };
-        let kept = fields.filter(|(key, _)| *key != skipped);
-        kept.map(|(key, value)| (key.clone(), value.clone())).collect()
+    let same = |left: Option<&Value>, right: Option<&Value>, skipped: &str| {
+        rest(left, skipped) == rest(right, skipped)
     };
-    rest(left, false) == rest(right, false) && rest(left, true) == rest(right, true)
+    same(Some(left), Some(right), "metadata")
+        && same(left.get("metadata"), right.get("metadata"), "managedFields")
+}
+
+/// The fields of an object but one, by name.
+fn rest<'a>(object: Option<&'a Value>, skipped: &str) -> BTreeMap<&'a String, &'a Value> {
+    let fields = object.and_then(Value::as_object).into_iter().flatten();
+    fields.filter(|(key, _)| *key != skipped).collect()
 }
 
 /// How an apply names fields that its type does not have. The paths name list items by their

@@ -88,4 +88,4 @@ pub use space::too_full;
 pub use state::{Entry, Precondition, Revision, Snapshot, Window, WindowError};
 pub use store::{Config, Engine, Leadership, Store, WRITE_BYTES_MAX};
 pub use superblock::{Identity, identity};
-pub use watch::{Change, Event, Watch, WatchEnd};
+pub use watch::{Change, Event, Mark, Watch, WatchEnd};

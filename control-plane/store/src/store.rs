@@ -43,7 +43,7 @@ use crate::space::Room;
 use crate::state::{Action, Entry, Precondition, Revision, Snapshot, Window, WindowError};
 use crate::superblock::{self, Anchor, Identity, Superblock};
 use crate::tasks;
-use crate::watch::{Feed, Watch};
+use crate::watch::{Feed, Mark, Watch};
 use crate::wire::Written;
 use crate::writer::{Stop, Writer};
 
@@ -463,7 +463,18 @@ impl Store {
 
     /// The changes of all keys with a prefix after a revision, which may be one still to come.
     pub fn watch(&self, prefix: Bytes, after: Revision) -> Result<Watch, WindowError> {
-        self.inner.feed.watch(prefix, after)
+        self.inner.feed.watch(prefix, None, after)
+    }
+
+    /// Those of them after which, or before which, a mark stands in the value; some others may be among
+    /// them. However many watch so, each change costs only those whom it concerns.
+    pub fn watch_marked(
+        &self,
+        prefix: Bytes,
+        mark: Mark,
+        after: Revision,
+    ) -> Result<Watch, WindowError> {
+        self.inner.feed.watch(prefix, Some(mark), after)
     }
 
     /// The keys of encryption at rest, for whoever becomes a member.

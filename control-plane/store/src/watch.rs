@@ -10,7 +10,8 @@
 //! there is no gap between them and nothing comes twice. Whoever sees a revision in `current` finds
 //! it in the history, because `current` is set last.
 //!
-//! Nobody waits for a watcher: one that lets its buffer run full is cut off and told so.
+//! Nobody waits for a watcher: one that lets its buffer run full is cut off and told so. One that
+//! asks for marked values only ([`Mark`]) costs nothing while others change.
 //! The locks here are std mutexes: their sections are short and never await.
 
 use std::collections::{BTreeMap, HashMap, VecDeque};
@@ -142,10 +143,40 @@ impl Drop for Watch {
     }
 }
 
+/// What must stand in a value for a watcher to be told of its change: the lead, then this value,
+/// then a quote. A value may have several marks with one lead.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Mark {
+    /// Few differ: values are searched for each. It is found fastest if its first byte is rare.
+    pub lead: &'static [u8],
+    /// Without a quote.
+    pub value: Bytes,
+}
+
+/// The marks with this lead in the values before and after a change, each once.
+fn marks<'a>(event: &'a Event, lead: &[u8]) -> Vec<&'a [u8]> {
+    let mut found = Vec::new();
+    for entry in [Some(event.entry()), event.previous.as_ref()].into_iter().flatten() {
+        let value = &entry.value[..];
+        // By the first byte: this looks at every byte of every change.
+        let begins =
+            |at: &usize| lead.first() == Some(&value[*at]) && value[*at..].starts_with(lead);
+        for at in (0..value.len()).filter(begins) {
+            let rest = &value[at + lead.len()..];
+            let end = rest.iter().position(|byte| *byte == b'"');
+            found.push(&rest[..end.unwrap_or(rest.len())]);
+        }
+    }
+    found.sort_unstable();
+    found.dedup();
+    found
+}
+
 /// What waits for one watcher.
 #[derive(Debug)]
 struct Buffer {
     prefix: Bytes,
+    mark: Option<Mark>,
     /// Events up to here are not wanted.
     after: Revision,
     waiting: Mutex<Waiting>,
@@ -207,10 +238,77 @@ impl Buffer {
 /// of a key are found by looking up each of its beginnings that has such a length.
 #[derive(Debug, Default)]
 struct Watchers {
-    by_prefix: HashMap<Bytes, Vec<Arc<Buffer>>>,
+    by_prefix: HashMap<Bytes, Group>,
     /// How many prefixes have a length.
     lengths: BTreeMap<usize, usize>,
     cut_off: u64,
+}
+
+/// The watchers of one prefix.
+#[derive(Debug, Default)]
+struct Group {
+    all: Vec<Arc<Buffer>>,
+    /// Those that ask for marked values, by lead and value.
+    marked: HashMap<&'static [u8], HashMap<Bytes, Vec<Arc<Buffer>>>>,
+}
+
+impl Group {
+    fn add(&mut self, buffer: Arc<Buffer>) {
+        let place = match &buffer.mark {
+            None => &mut self.all,
+            Some(Mark { lead, value }) => {
+                self.marked.entry(*lead).or_default().entry(value.clone()).or_default()
+            }
+        };
+        place.push(buffer);
+    }
+
+    fn remove(&mut self, buffer: &Arc<Buffer>) {
+        let others = |other: &Arc<Buffer>| !Arc::ptr_eq(other, buffer);
+        match &buffer.mark {
+            None => self.all.retain(others),
+            Some(Mark { lead, value }) => self.retain_marked(lead, value, others),
+        }
+    }
+
+    fn retain_marked(&mut self, lead: &[u8], value: &[u8], keep: impl FnMut(&Arc<Buffer>) -> bool) {
+        let Some(by_value) = self.marked.get_mut(lead) else { return };
+        let Some(watchers) = by_value.get_mut(value) else { return };
+        watchers.retain(keep);
+        if watchers.is_empty() {
+            by_value.remove(value);
+        }
+        if by_value.is_empty() {
+            self.marked.remove(lead);
+        }
+    }
+
+    /// Gives an event to those who ask for it; says how many were cut off.
+    fn deliver(&mut self, event: &Arc<Event>) -> u64 {
+        let mut cut_off = 0;
+        let mut push = |watcher: &Arc<Buffer>| {
+            let keeps_up = watcher.push(event);
+            cut_off += u64::from(!keeps_up);
+            keeps_up
+        };
+        self.all.retain(&mut push);
+        let leads: Vec<&'static [u8]> = self.marked.keys().copied().collect();
+        for lead in leads {
+            for value in marks(event, lead) {
+                self.retain_marked(lead, value, &mut push);
+            }
+        }
+        cut_off
+    }
+
+    fn is_empty(&self) -> bool {
+        self.all.is_empty() && self.marked.is_empty()
+    }
+
+    fn buffers(&self) -> impl Iterator<Item = &Arc<Buffer>> {
+        let marked = self.marked.values().flat_map(HashMap::values);
+        self.all.iter().chain(marked.flatten())
+    }
 }
 
 impl Watchers {
@@ -219,15 +317,15 @@ impl Watchers {
         let lengths = &mut self.lengths;
         let watchers = self.by_prefix.entry(buffer.prefix.clone()).or_insert_with(|| {
             *lengths.entry(length).or_insert(0) += 1;
-            Vec::new()
+            Group::default()
         });
-        watchers.push(buffer);
+        watchers.add(buffer);
     }
 
     /// Removes a watcher; fine if it was cut off before.
     fn remove(&mut self, buffer: &Arc<Buffer>) {
         if let Some(watchers) = self.by_prefix.get_mut(&buffer.prefix) {
-            watchers.retain(|other| !Arc::ptr_eq(other, buffer));
+            watchers.remove(buffer);
         }
         self.forget_if_unwatched(&buffer.prefix);
     }
@@ -251,9 +349,7 @@ impl Watchers {
             let Some(watchers) = self.by_prefix.get_mut(prefix) else {
                 continue;
             };
-            let before = watchers.len();
-            watchers.retain(|watcher| watcher.push(event));
-            self.cut_off += (before - watchers.len()) as u64;
+            self.cut_off += watchers.deliver(event);
             if watchers.is_empty() {
                 emptied.push(length);
             }
@@ -264,7 +360,7 @@ impl Watchers {
     }
 
     fn end_all(&mut self, end: WatchEnd) {
-        for watcher in self.by_prefix.values().flatten() {
+        for watcher in self.by_prefix.values().flat_map(Group::buffers) {
             watcher.end(end);
         }
         self.by_prefix.clear();
@@ -272,7 +368,7 @@ impl Watchers {
     }
 
     fn len(&self) -> usize {
-        self.by_prefix.values().map(Vec::len).sum()
+        self.by_prefix.values().flat_map(Group::buffers).count()
     }
 }
 
@@ -366,10 +462,11 @@ impl Feed {
     pub(crate) fn watch(
         self: &Arc<Feed>,
         prefix: Bytes,
+        mark: Option<Mark>,
         after: Revision,
     ) -> Result<Watch, WindowError> {
         let waiting = Mutex::new(Waiting::default());
-        let buffer = Arc::new(Buffer { prefix, after, waiting, wake: Notify::new() });
+        let buffer = Arc::new(Buffer { prefix, mark, after, waiting, wake: Notify::new() });
         let mut past = self.lock();
         let edge = self.faults.has(Bug::EventDroppedAtEdge) && after == past.history.oldest();
         let backlog = past.history.since(after)?.skip(edge.into());

@@ -40,8 +40,9 @@ const RENEW_EVERY: Duration = Duration::from_millis(3_000);
 /// Connections, and requests at once on all of them, of those who create Pods.
 const CONNECTIONS: usize = 4;
 const CREATORS: usize = 96;
-/// Renewals and statuses under way at once.
-const RENEWERS: usize = 32;
+/// Renewals under way at once: nodes do not wait for each other's answers, so that there are more of
+/// them while answers are late.
+const RENEWERS: usize = 192;
 /// A request that takes longer has failed: the server gives up its own after 60 s.
 const REQUEST_MAX: Duration = Duration::from_secs(70);
 /// A stage that takes longer has failed.

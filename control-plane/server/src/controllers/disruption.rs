@@ -326,7 +326,12 @@ fn disrupted(
     let mut kept = BTreeMap::new();
     for (name, at) in old.disrupted_pods.iter().flatten() {
         let pod = snapshot.pods.iter().find(|pod| name_of(&pod.metadata) == name);
-        let Some(pod) = pod.filter(|pod| !pods::is_deleting(pod)) else { continue };
+        // A StatefulSet has given the name to the next one, which nobody has evicted.
+        let is_next =
+            |pod: &Pod| pod.metadata.creation_timestamp.as_ref().is_some_and(|made| made.0 > at.0);
+        let Some(pod) = pod.filter(|pod| !pods::is_deleting(pod) && !is_next(pod)) else {
+            continue;
+        };
         let left = EVICTION_MAX - now.duration_since(at.0);
         if let Ok(left) = Duration::try_from(left)
             && !left.is_zero()

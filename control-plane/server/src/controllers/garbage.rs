@@ -11,6 +11,9 @@
 //! | deleting with `orphan` | loses the reference, and the owner goes when nobody names it |
 //! | of a kind that is not served | is left alone |
 //!
+//! Owners and dependents may go round in a circle. Then each would wait for the next, so the one
+//! that closes the circle blocks nobody any more.
+//!
 //! Invariant: an owner counts as gone only when the API server says so at that moment
 //! (`unless_found`): the watches of two kinds may be apart, and the cache alone could take an owner
 //! for gone that it has yet to see.
@@ -165,7 +168,9 @@ fn finish_foreground(snapshot: &Snapshot) -> Vec<Write> {
         let mut owners = meta.owner_references.iter().flatten();
         owners.any(|owner| owner.uid == uid && owner.block_owner_deletion == Some(true))
     };
-    if snapshot.dependents.iter().any(|(_, meta)| blocks(meta)) {
+    // One that names itself has nobody to wait for.
+    let mut others = snapshot.dependents.iter().filter(|(_, meta)| meta.uid != snapshot.meta.uid);
+    if others.any(|(_, meta)| blocks(meta)) {
         return Vec::new();
     }
     vec![without_finalizer(snapshot, FOREGROUND)]
@@ -193,6 +198,9 @@ fn collect(snapshot: &Snapshot) -> Option<Write> {
     let mut write = if kept.is_empty() {
         // The owner waits for this one, so this one waits for its own dependents.
         let foreground = waiting && !snapshot.dependents.is_empty();
+        if let Some(unblocked) = unblocked(snapshot).filter(|_| foreground) {
+            return Some(unblocked);
+        }
         let policy = policy(&snapshot.meta, foreground);
         let target = Target::new(snapshot.kind, &snapshot.meta);
         Action::Delete { target, grace_seconds: None, policy: Some(policy) }.into()
@@ -202,6 +210,18 @@ fn collect(snapshot: &Snapshot) -> Option<Write> {
     write.unless_found = absent;
     write.note = misplaced.map(|owner| warning(snapshot, owner));
     Some(write)
+}
+
+/// Keeps an object from blocking its owners, as Kubernetes does, if a dependent of its own waits as
+/// they do: that may be one of them, or wait for one.
+fn unblocked(snapshot: &Snapshot) -> Option<Write> {
+    let mut dependents = snapshot.dependents.iter();
+    let circle = dependents.any(|(_, meta)| is_deleting_with(meta, FOREGROUND));
+    let mut owners = snapshot.meta.owner_references.clone().filter(|_| circle)?;
+    let blocking = owners.iter_mut().filter_map(|owner| owner.block_owner_deletion.as_mut());
+    let blocked = blocking.fold(false, |any, blocks| std::mem::take(blocks) || any);
+    let body = json!({"metadata": {"ownerReferences": owners}});
+    blocked.then(|| patch(snapshot.kind, &snapshot.meta, body))
 }
 
 /// Says that an owner is named that cannot be one.
@@ -323,6 +343,31 @@ mod tests {
         let done = r#"patch replicasets.apps d/web {"metadata":{"finalizers":["keep"]}}"#;
         check(&with_pod(deleting(snapshot(&[]), &[FOREGROUND, "keep"]), false), done);
         check(&deleting(snapshot(&[]), &[FOREGROUND, "keep"]), done);
+    }
+
+    #[test]
+    fn a_circle_of_owners_goes_too() {
+        // a waits for web, and is one of its dependents.
+        let mut web = with_pod(snapshot(&[("a", "waiting")]), true);
+        web.meta.owner_references = Some(vec![owner("a")]);
+        let waiting = &mut web.dependents[0].1;
+        waiting.deletion_timestamp = Some(Time(at(0)));
+        waiting.finalizers = Some(vec![FOREGROUND.to_string()]);
+        check(
+            &web,
+            concat!(
+                r#"patch replicasets.apps d/web {"metadata":{"ownerReferences":[{"apiVersion":"","#,
+                r#""blockOwnerDeletion":false,"controller":true,"kind":"","name":"a","#,
+                r#""uid":"uid-a"}]}}"#,
+            ),
+        );
+        web.meta.owner_references.iter_mut().flatten().for_each(|owner| {
+            owner.block_owner_deletion = Some(false);
+        });
+        check(&web, "delete replicasets.apps d/web policy=Foreground");
+        let mut own = with_pod(deleting(snapshot(&[]), &[FOREGROUND]), true);
+        own.dependents[0].1.uid = own.meta.uid.clone();
+        check(&own, r#"patch replicasets.apps d/web {"metadata":{"finalizers":[]}}"#);
     }
 
     #[test]

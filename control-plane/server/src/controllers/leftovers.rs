@@ -24,7 +24,7 @@ const BURST_MAX: usize = 500;
 /// How often ended Pods and leases are looked at.
 const SWEEP_EVERY: Duration = Duration::from_secs(20);
 /// A lease without a node may be one whose node is about to be made.
-const LEASE_GRACE: SignedDuration = SignedDuration::from_secs(60);
+const LEASE_GRACE: Duration = Duration::from_secs(60);
 /// Events live so long after they were told last, as in Kubernetes.
 pub(super) const EVENT_LIFE: SignedDuration = SignedDuration::from_hours(1);
 /// How often Events are looked at: each time all of them are read.
@@ -91,9 +91,12 @@ fn reconcile(view: &View<'_>, key: &Key) -> Plan {
         }
         Some("Leases") => {
             let leases = view.cache.within::<Lease>(LEASE_NAMESPACE);
-            let alone = leases
-                .filter(|lease| view.cache.get::<Node>("", name_of(&lease.metadata)).is_none());
-            leases_alone(&alone.collect::<Vec<_>>(), view.now)
+            let alone = leases.filter_map(|lease| {
+                let name = name_of(&lease.metadata);
+                let silent_for = view.cache.silent_for(name, view.instant).unwrap_or_default();
+                view.cache.get::<Node>("", name).is_none().then_some((lease, silent_for))
+            });
+            leases_alone(&alone.collect::<Vec<_>>())
         }
         _ => Plan {
             writes: vec![Action::ExpireEvents { before: view.now - EVENT_LIFE }.into()],
@@ -119,14 +122,14 @@ pub fn ended_pods(ended: &[Arc<Pod>], most: usize) -> Plan {
     plan
 }
 
-/// Deletes the leases of nodes that are gone, if the API server does not know the node either.
-pub fn leases_alone(alone: &[Arc<Lease>], now: Timestamp) -> Plan {
+/// Deletes the leases of nodes that are gone, if the API server does not know the node either. Each
+/// comes with the time for which it has not changed, by this process's clock: that of a node may be
+/// far ahead.
+pub fn leases_alone(alone: &[(Arc<Lease>, Duration)]) -> Plan {
     let mut plan = Plan { writes: Vec::new(), again: Some(SWEEP_EVERY) };
-    for lease in alone {
-        let renewed = lease.spec.as_ref().and_then(|spec| spec.renew_time.as_ref());
-        let made = lease.metadata.creation_timestamp.as_ref().map(|time| time.0);
-        let last = renewed.map(|time| time.0).max(made);
-        if last.is_some_and(|last| now.duration_since(last) < LEASE_GRACE) {
+    for (lease, silent_for) in alone {
+        if *silent_for < LEASE_GRACE {
+            plan.look_again(LEASE_GRACE - *silent_for);
             continue;
         }
         let node = Key::of::<Node>("", name_of(&lease.metadata));
@@ -198,16 +201,17 @@ mod tests {
 
     #[test]
     fn leases_go_after_their_nodes() {
-        let lease = |renewed: &str| -> Vec<Arc<Lease>> {
-            vec![Arc::new(yaml(&format!(
-                "metadata: {{name: n1, namespace: kube-node-lease}}\nspec: {{renewTime: {renewed}}}"
-            )))]
+        let after = |seconds: u64| {
+            let lease = "metadata: {name: n1, namespace: kube-node-lease}\n\
+                spec: {renewTime: 2099-01-01T00:00:00.000000Z}";
+            let plan = leases_alone(&[(Arc::new(yaml(lease)), Duration::from_secs(seconds))]);
+            (text(&plan.writes), plan.again)
         };
-        let old = text(&leases_alone(&lease("2023-11-14T22:12:20.000000Z"), at(0)).writes);
         let wanted =
             "delete leases.coordination.k8s.io kube-node-lease/n1 unless nodes n1 is there\n";
-        assert_eq!(old, wanted);
-        assert_eq!(leases_alone(&lease("2023-11-14T22:12:21.000000Z"), at(0)).writes.len(), 0);
+        assert_eq!(after(60), (wanted.to_string(), Some(SWEEP_EVERY)));
+        assert_eq!(after(0), (String::new(), Some(SWEEP_EVERY)));
+        assert_eq!(after(59), (String::new(), Some(Duration::from_secs(1))), "not a sweep later");
     }
 
     #[test]

@@ -13,10 +13,15 @@
 //!
 //! Tasks: this loop, and one for each plan whose writes are under way (bounded by [`PLANS_MAX`]);
 //! the loop joins them all before it returns. A key whose writes fail is tried again after a pause
-//! that doubles.
+//! that doubles. A key that takes long to plan for rests after each plan, and what changes meanwhile
+//! becomes one plan: a set of ten thousand Pods, each of whose changes has all of them looked at,
+//! keeps nobody else waiting. A key whose plan panics has failed, and nobody else with it.
 
+use std::any::Any;
+use std::cell::Cell;
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet, BinaryHeap, HashMap, VecDeque};
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::time::{Duration, Instant};
 
 use futures::StreamExt as _;
@@ -49,6 +54,12 @@ const STALE_UNTOLD: u32 = 6;
 const PAUSE_MAX: Duration = Duration::from_secs(30);
 /// The longest time until a key is looked at again, where a plan asks for one that no clock counts to.
 const LOOK_MAX: Duration = Duration::from_secs(24 * 60 * 60);
+/// A plan that takes so long is one over thousands of objects.
+const PLAN_LONG: Duration = Duration::from_millis(5);
+/// Its key rests so many times as long as the plan took.
+const REST_TIMES: u32 = 4;
+/// The longest rest: more would be noticed.
+const REST_MAX: Duration = Duration::from_secs(1);
 /// Writes under way when the shutdown comes have so long to end; then they are dropped.
 const DRAIN: Duration = Duration::from_secs(2);
 
@@ -99,6 +110,42 @@ pub type Watched = (&'static wherry_resources::Kind, Seen);
 /// A key of one controller.
 type Job = (usize, Key);
 
+thread_local! {
+    static IS_PLANNING: Cell<bool> = const { Cell::new(false) };
+}
+
+/// Whether this thread makes a plan. It only reads, so its panic leaves nothing half done: it must
+/// not end the process, as those of others do, or one object could keep a cluster from being led.
+pub fn is_planning() -> bool {
+    IS_PLANNING.get()
+}
+
+/// Makes a plan, or says why it panicked.
+fn guarded(plan: impl FnOnce() -> Plan) -> Result<Plan, String> {
+    IS_PLANNING.set(true);
+    let outcome = catch_unwind(AssertUnwindSafe(plan));
+    IS_PLANNING.set(false);
+    outcome.map_err(|panic| message(&*panic))
+}
+
+fn message(panic: &(dyn Any + Send)) -> String {
+    let text = panic.downcast_ref::<&str>().map(|text| (*text).to_string());
+    let text = text.or_else(|| panic.downcast_ref::<String>().cloned());
+    text.unwrap_or_else(|| "no message".to_string())
+}
+
+/// A key that took long to plan for.
+struct Rest {
+    took: Duration,
+    until: Instant,
+}
+
+/// How long a key rests whose last plans took so long. One long plan may be the machine's doing, or
+/// the first of all.
+fn rest(before: Duration, took: Duration) -> Duration {
+    (before.min(took) * REST_TIMES).min(REST_MAX)
+}
+
 #[derive(Default)]
 struct Failure {
     count: u32,
@@ -131,6 +178,8 @@ pub struct Loop {
     /// Keys whose writes are under way; `true` when they changed meanwhile.
     busy: BTreeMap<Job, bool>,
     failures: HashMap<Job, Failure>,
+    /// Keys whose last plan took longer than [`PLAN_LONG`].
+    rests: HashMap<Job, Rest>,
     timers: BinaryHeap<Reverse<(Instant, Job)>>,
     /// The timer that counts for each key: later plans replace earlier ones.
     due: HashMap<Job, Instant>,
@@ -155,6 +204,7 @@ impl Loop {
             queued: BTreeSet::new(),
             busy: BTreeMap::new(),
             failures: HashMap::new(),
+            rests: HashMap::new(),
             timers: BinaryHeap::new(),
             due: HashMap::new(),
             plans: JoinSet::new(),
@@ -230,7 +280,15 @@ impl Loop {
     fn enqueue(&mut self, job: Job) {
         if let Some(changed) = self.busy.get_mut(&job) {
             *changed = true;
-        } else if self.queued.insert(job.clone()) {
+            return;
+        }
+        if let Some(rest) = self.rests.get(&job) {
+            let left = rest.until.saturating_duration_since(Instant::now());
+            if !left.is_zero() {
+                return self.set_timer(&job, left);
+            }
+        }
+        if self.queued.insert(job.clone()) {
             self.queue.push_back(job);
         }
     }
@@ -252,15 +310,22 @@ impl Loop {
     }
 
     fn plan(&mut self, job: Job) {
+        let begun = Instant::now();
         let view = View {
             cache: &self.cache,
             now: Timestamp::now(),
-            instant: Instant::now(),
+            instant: begun,
             config: &self.config,
             failure: self.failures.get(&job).and_then(|failure| failure.message.as_deref()),
         };
-        let plan = (self.controllers[job.0].reconcile)(&view, &job.1);
+        let reconcile = self.controllers[job.0].reconcile;
+        let plan = guarded(|| reconcile(&view, &job.1));
+        self.note_time(&job, begun.elapsed());
         self.due.remove(&job);
+        let plan = match plan {
+            Ok(plan) => plan,
+            Err(why) => return self.fail(job, &WriteError::Unplanned(why)),
+        };
         if let Some(after) = plan.again {
             self.set_timer(&job, after);
         }
@@ -278,6 +343,15 @@ impl Loop {
             let outcomes = stream::iter(writes).buffer_unordered(WRITES_MAX).collect().await;
             (job, outcomes)
         });
+    }
+
+    /// Has a key rest that takes long to plan for.
+    fn note_time(&mut self, job: &Job, took: Duration) {
+        let before = self.rests.remove(job).map_or(Duration::ZERO, |rest| rest.took);
+        if took >= PLAN_LONG {
+            let until = Instant::now() + rest(before, took);
+            self.rests.insert(job.clone(), Rest { took, until });
+        }
     }
 
     fn finish(
@@ -361,6 +435,27 @@ impl Loop {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_plan_that_panics_is_a_failure_of_its_key() {
+        let planned = guarded(|| {
+            assert!(is_planning());
+            Plan::default()
+        });
+        assert!(planned.is_ok_and(|plan| plan.writes.is_empty()));
+        let why = |plan: fn() -> Plan| guarded(plan).err();
+        assert_eq!(why(|| panic!("no such thing")).as_deref(), Some("no such thing"));
+        assert_eq!(why(|| panic!("{} too many", 1)).as_deref(), Some("1 too many"));
+        assert!(!is_planning());
+    }
+
+    #[test]
+    fn who_takes_long_to_plan_for_leaves_time_for_others() {
+        let millis = Duration::from_millis;
+        let rest = |(before, took)| rest(millis(before), millis(took)).as_millis();
+        let rests = [(0, 900), (20, 30), (30, 20), (900, 20), (900, 900)].map(rest);
+        assert_eq!(rests, [0, 80, 80, 80, 1_000]);
+    }
 
     #[test]
     fn an_older_view_is_no_failure_unless_it_lasts() {

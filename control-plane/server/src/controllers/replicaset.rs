@@ -129,7 +129,7 @@ pub struct Snapshot<T: Replicated> {
     pub pods: Vec<Arc<Pod>>,
     /// Pods in its namespace that nobody controls.
     pub strays: Vec<Arc<Pod>>,
-    /// Active Pods of all ReplicaSets of the same owner, by node.
+    /// Active Pods of all ReplicaSets of the same owner, by node; counted where there are too many.
     pub on_node: HashMap<String, usize>,
     /// Why Pods could not be created or deleted last time.
     pub failure: Option<String>,
@@ -171,27 +171,34 @@ fn reconcile<T: Replicated>(view: &View<'_>, key: &Key) -> Plan {
     let Some(set) = view.cache.get::<T>(key.namespace(), key.name()) else {
         return Plan::default();
     };
-    let uid = set.metadata().uid.clone().unwrap_or_default();
-    let siblings = match controller_of(set.metadata()) {
-        Some(owner) => view.cache.controlled::<T>(&owner.uid),
-        None => vec![set.clone()],
-    };
-    let mut on_node = HashMap::new();
-    for sibling in siblings {
-        let uid = sibling.metadata().uid.as_deref().unwrap_or("");
-        for pod in view.cache.controlled::<Pod>(uid).iter().filter(|pod| pods::is_active(pod)) {
-            *on_node.entry(pods::node(pod).to_string()).or_default() += 1;
-        }
-    }
+    let pods: Vec<Arc<Pod>> = view.cache.controlled(set.metadata().uid.as_deref().unwrap_or(""));
+    let active = pods.iter().filter(|pod| pods::is_active(pod)).count();
+    let shrinks = active > usize::try_from(set.asked().replicas).unwrap_or(0);
     let snapshot = Snapshot {
-        pods: view.cache.controlled(&uid),
+        pods,
         strays: view.cache.strays(key.namespace()),
-        on_node,
+        on_node: if shrinks { on_node(view.cache, &set) } else { HashMap::new() },
         failure: view.failure.map(str::to_string),
         revision: view.cache.revision(),
         set,
     };
     plan(&snapshot, view.now)
+}
+
+/// Active Pods of all that have the owner of this one, by node.
+fn on_node<T: Replicated>(cache: &Cache, set: &Arc<T>) -> HashMap<String, usize> {
+    let siblings = match controller_of(set.metadata()) {
+        Some(owner) => cache.controlled::<T>(&owner.uid),
+        None => vec![set.clone()],
+    };
+    let mut on_node = HashMap::new();
+    for sibling in siblings {
+        let uid = sibling.metadata().uid.as_deref().unwrap_or("");
+        for pod in cache.controlled::<Pod>(uid).iter().filter(|pod| pods::is_active(pod)) {
+            *on_node.entry(pods::node(pod).to_string()).or_default() += 1;
+        }
+    }
+    on_node
 }
 
 /// Adopts and releases first; then creates or deletes Pods, and writes the status.
@@ -213,7 +220,7 @@ pub fn plan<T: Replicated>(snapshot: &Snapshot<T>, now: Timestamp) -> Plan {
         let wanted = usize::try_from(asked.replicas).unwrap_or(0);
         if active.len() < wanted {
             plan.writes = creations(snapshot, &asked, wanted - active.len());
-        } else {
+        } else if active.len() > wanted {
             plan.writes = deletions(snapshot, &active, active.len() - wanted);
         }
     }

@@ -474,10 +474,9 @@ impl Cluster {
         self.placed.get(uid).is_some_and(|placed| placed.assumed)
     }
 
-    /// Uids of Pods that are bound, not assumed.
-    pub fn bound(&self) -> Vec<String> {
-        let bound = self.placed.iter().filter(|(_, placed)| !placed.assumed);
-        bound.map(|(uid, _)| uid.clone()).collect()
+    /// Uids of all Pods that have a node, or are assumed to.
+    pub fn uids(&self) -> Vec<String> {
+        self.placed.keys().cloned().collect()
     }
 
     /// Frees what a Pod used.

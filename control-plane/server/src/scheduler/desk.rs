@@ -39,9 +39,10 @@ impl Desk {
             return;
         }
         self.queue.remove(&need.uid);
-        if pods::is_finished(pod) {
+        // One that neither has a node nor waits for one is on its way out: it gets none any more.
+        if pods::is_finished(pod) || pods::node(pod).is_empty() {
             self.cluster.remove(&need.uid);
-        } else if !pods::node(pod).is_empty() {
+        } else {
             self.cluster.place(&need, pods::node(pod), pods::is_deleting(pod));
         }
     }
@@ -61,9 +62,10 @@ impl Desk {
         self.cluster.remove(uid);
     }
 
-    /// Uids of all Pods that wait or are known to be bound.
+    /// Uids of all Pods that wait or have a node. Those that are only assumed to are among them: what a
+    /// list lacks may have been bound and have gone while no watch was heard.
     pub fn uids(&self) -> Vec<String> {
-        let mut uids = self.cluster.bound();
+        let mut uids = self.cluster.uids();
         uids.extend(self.queue.uids());
         uids
     }
@@ -175,6 +177,22 @@ mod tests {
         desk.put_pod(&pod("p", ", nodeName: a"));
         desk.refused(need);
         assert_eq!(desk.cluster.nodes()[0].pods, 1);
+    }
+
+    #[test]
+    fn a_pod_that_goes_before_it_is_bound_leaves_its_room() {
+        let mut desk = desk();
+        desk.put_pod(&pod("p", ""));
+        desk.look_again(Instant::now());
+        let (need, _) = desk.decide(1).remove(0);
+        assert_eq!(desk.uids(), [need.uid.as_str()], "a list may lack it");
+        // A finalizer holds it: no watch says that it is gone.
+        let leaving = "metadata: {name: p, namespace: d, deletionTimestamp: 2024-01-01T00:00:00Z}\n\
+            spec: {containers: [{name: c}]}";
+        desk.put_pod(&yaml(leaving));
+        assert_eq!(desk.cluster.nodes()[0].pods, 0);
+        desk.refused(need);
+        assert!(desk.queue.is_empty(), "it is not tried again");
     }
 
     #[test]

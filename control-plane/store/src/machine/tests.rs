@@ -137,7 +137,7 @@ async fn a_snapshot_stands_still_and_replaces_the_whole_state() {
     let engine: Arc<dyn Engine> = Arc::new(Memory::new());
     let (_, mut follower) = open(engine.clone());
     apply(&mut follower, vec![put(1, "z", "old")]).await;
-    let mut watch = follower.tools.feed.watch(Bytes::new(), 1).expect("the window has it");
+    let mut watch = follower.tools.feed.watch(Bytes::new(), None, 1).expect("the window has it");
     let Snapshot { meta, snapshot: image } = snapshot;
     follower.install_snapshot(&meta, image).await.expect("memory does not fail");
 

@@ -38,7 +38,14 @@ impl Bench {
 
     fn watch(&self, prefix: &'static str, after: Revision) -> Watch {
         let prefix = Bytes::from_static(prefix.as_bytes());
-        self.feed.watch(prefix, after).expect("the revision is in the window")
+        self.feed.watch(prefix, None, after).expect("the revision is in the window")
+    }
+
+    fn watch_marked(&self, prefix: &'static str, value: &'static str) -> Watch {
+        let (prefix, value) = (Bytes::from_static(prefix.as_bytes()), Bytes::from(value));
+        let mark = Mark { lead: b"\"on\":\"", value };
+        let after = self.revision;
+        self.feed.watch(prefix, Some(mark), after).expect("the revision is in the window")
     }
 }
 
@@ -68,7 +75,7 @@ fn a_watch_joins_the_past_and_the_present() {
 fn what_is_behind_the_window_is_gone() {
     let mut bench = Bench::new(2);
     ["a", "b", "c", "d"].into_iter().for_each(|key| bench.put(key));
-    let gone = bench.feed.watch(Bytes::new(), 1).err();
+    let gone = bench.feed.watch(Bytes::new(), None, 1).err();
     assert_eq!(gone, Some(WindowError::Gone { oldest: 2 }));
     assert_eq!(ready(&mut bench.watch("", 2)), [3, 4]);
 }
@@ -104,10 +111,55 @@ fn a_watcher_that_does_not_read_is_cut_off_by_bytes() {
 }
 
 #[test]
+fn a_watcher_of_marked_values_hears_of_no_others() {
+    let mut bench = Bench::new(100);
+    let mut east = bench.watch_marked("a", "east");
+    let mut west = bench.watch_marked("a", "west");
+    let mut all = bench.watch("a", 0);
+    let values = [
+        r#"{"on":""}"#,
+        r#"{"on":"east"}"#,
+        r#"{"on":"eastern"}"#,
+        r#"{"labels":{"on":"west"},"on":"east"}"#,
+        r#"{"on":"west"}"#,
+        r#"{"no":"west","on":"east"#,
+    ];
+    values.into_iter().for_each(|value| bench.put_value("a", Bytes::from(value)));
+    bench.put_value("b", Bytes::from(values[1]));
+    // Also of the change by which a mark goes, and by which another comes.
+    assert_eq!(ready(&mut east), [2, 3, 4, 5, 6]);
+    assert_eq!(ready(&mut west), [4, 5, 6]);
+    assert_eq!(ready(&mut all), [1, 2, 3, 4, 5, 6]);
+    assert_eq!(east.progress(), Some(7), "what it does not hear of is behind it");
+    bench.put_value("a", Bytes::from(values[0]));
+    assert_eq!((ready(&mut east), ready(&mut west)), (vec![8], vec![]));
+}
+
+#[test]
+fn a_watcher_of_marked_values_is_cut_off_like_others() {
+    let mut bench = Bench::new(10);
+    let mut slow = bench.watch_marked("a", "east");
+    let idle = bench.watch_marked("a", "west");
+    for _ in 0..=BUFFER_EVENTS_MAX {
+        bench.put_value("a", Bytes::from_static(br#"{"on":"east"}"#));
+    }
+    assert_eq!(slow.ready().err(), Some(WatchEnd::Slow));
+    assert_eq!((bench.feed.sizes().cut_off, bench.feed.sizes().watchers), (1, 1));
+    bench.feed.stop();
+    assert!(idle.progress().is_none(), "it has ended, too");
+}
+
+#[test]
 fn a_dropped_watch_is_forgotten() {
     let bench = Bench::new(10);
-    let watches = [bench.watch("a", 0), bench.watch("a", 0), bench.watch("bcd", 0)];
-    assert_eq!(bench.feed.sizes().watchers, 3);
+    let watches = [
+        bench.watch("a", 0),
+        bench.watch("a", 0),
+        bench.watch("bcd", 0),
+        bench.watch_marked("a", "east"),
+        bench.watch_marked("e", "east"),
+    ];
+    assert_eq!(bench.feed.sizes().watchers, 5);
     drop(watches);
     let past = bench.feed.lock();
     assert!(past.watchers.by_prefix.is_empty() && past.watchers.lengths.is_empty());

@@ -22,9 +22,10 @@ const TEMPLATES: [(&str, &str, &str); 8] = [
     ("batch", "jobs", "/spec/template/spec"),
 ];
 
-/// Whether the namespace's labels matter for a write of this kind.
-pub fn concerns(group: &str, plural: &str) -> bool {
-    (group, plural) == ("", "pods") || template(group, plural).is_some()
+/// Whether the namespace's labels matter for a write to this part of a kind.
+pub fn concerns(part: Part, group: &str, plural: &str) -> bool {
+    [Part::Main, Part::EphemeralContainers, Part::Resize].contains(&part)
+        && ((group, plural) == ("", "pods") || template(group, plural).is_some())
 }
 
 /// What those should know who send a workload: the same as of its Pods. Nothing where its template
@@ -59,8 +60,7 @@ pub fn admit(
     let Some(namespace) = &context.facts.namespace else {
         return Ok(Vec::new());
     };
-    let parts = [Part::Main, Part::EphemeralContainers, Part::Resize];
-    if !parts.contains(&context.part) {
+    if !concerns(context.part, context.kind.group, context.kind.plural) {
         return Ok(Vec::new());
     }
     let policy = pod_security::policy(namespace);

@@ -80,7 +80,7 @@ pub fn check_type(kind: &Kind, object: &Object) -> Result<(), String> {
 pub fn unknown_fields(kind: &Kind, object: &Value) -> Vec<String> {
     let mut found = Vec::new();
     if let Some(root) = FIELDS.of(kind) {
-        FIELDS.look(root, object, "", &mut found);
+        FIELDS.look(root, object, &mut Vec::new(), &mut found);
     }
     found
 }
@@ -255,35 +255,42 @@ impl Fields {
     }
 
     /// Recursion ends with the object, whose depth the JSON parser has limited.
-    fn look(&self, shape: &Shape, value: &Value, path: &str, found: &mut Vec<String>) {
+    fn look<'a>(
+        &self,
+        shape: &Shape,
+        value: &'a Value,
+        path: &mut Vec<Step<'a>>,
+        found: &mut Vec<String>,
+    ) {
         match (self.resolve(shape), value) {
             (Shape::Object(properties), Value::Object(fields)) => {
                 for (name, value) in fields {
-                    let path = join(path, name);
+                    path.push(Step::Key(name));
                     match properties.get(name) {
-                        Some(shape) => self.look(shape, value, &path, found),
-                        None if found.len() < REPORTED_MAX => found.push(path),
-                        None => return,
+                        Some(shape) => self.look(shape, value, path, found),
+                        None if found.len() < REPORTED_MAX => found.push(place(path)),
+                        None => {}
                     }
+                    path.pop();
                 }
             }
             (Shape::Map(inner), Value::Object(entries)) => {
                 for (name, value) in entries {
-                    self.look(inner, value, &join(path, name), found);
+                    path.push(Step::Key(name));
+                    self.look(inner, value, path, found);
+                    path.pop();
                 }
             }
             (Shape::List(inner), Value::Array(items)) => {
                 for (index, item) in items.iter().enumerate() {
-                    self.look(inner, item, &format!("{path}[{index}]"), found);
+                    path.push(Step::Index(index));
+                    self.look(inner, item, path, found);
+                    path.pop();
                 }
             }
             _ => {}
         }
     }
-}
-
-fn join(path: &str, name: &str) -> String {
-    if path.is_empty() { name.to_string() } else { format!("{path}.{name}") }
 }
 
 /// One step of the path to a value, for messages.

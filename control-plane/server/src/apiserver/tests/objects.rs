@@ -356,3 +356,18 @@ async fn a_collection_is_deleted_by_its_selector() {
     assert_eq!(left["items"][0]["metadata"]["name"], "b");
     assert_eq!(left["items"].as_array().map(Vec::len), Some(1));
 }
+
+#[tokio::test]
+async fn new_pods_have_the_priority_of_the_default_class() {
+    let server = Server::start().await;
+    for class in [
+        r#"{"metadata":{"name":"high"},"value":9}"#,
+        r#"{"metadata":{"name":"usual"},"value":7,"globalDefault":true}"#,
+    ] {
+        server.ok("POST", "/apis/scheduling.k8s.io/v1/priorityclasses", class).await;
+    }
+    let pod = r#"{"metadata":{"name":"a"},"spec":{"containers":[{"name":"c","image":"hello:1"}]}}"#;
+    let made = server.ok("POST", "/api/v1/namespaces/default/pods", pod).await;
+    assert_eq!(made["spec"]["priorityClassName"], "usual");
+    assert_eq!(made["spec"]["priority"], 7);
+}

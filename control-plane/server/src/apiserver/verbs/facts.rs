@@ -12,6 +12,7 @@ use crate::apiserver::{
     stored,
     tokens::{Bound, Claims, ISSUER, Named},
 };
+use memchr::memmem;
 use serde_json::Value;
 use wherry_resources::{Object, meta, rbac};
 use wherry_store::Snapshot;
@@ -38,8 +39,7 @@ pub fn gather(
     };
     let mut facts = Facts { random: rand::random(), ..Facts::default() };
     let creates = old.is_none();
-    let of_pods =
-        call.part != Part::Status && pod_standards::concerns(call.kind.group, call.kind.plural);
+    let of_pods = pod_standards::concerns(call.part, call.kind.group, call.kind.plural);
     if call.kind.namespaced && (creates || of_pods) {
         facts.namespace = find("namespaces", "", "", call.namespace);
     }
@@ -234,7 +234,10 @@ fn owner_rights(call: &Call<'_>, new: &Object, old: Option<&Object>) -> Option<o
 fn default_priority_class(snapshot: &Snapshot) -> Option<Object> {
     let kind = wherry_resources::kind("scheduling.k8s.io", "v1", "priorityclasses")?;
     let classes = snapshot.range(&stored::prefix(kind, None), None);
-    let classes = classes.map(|(_, entry)| stored::decode(kind, &entry));
+    // Each new Pod has this asked, and nearly no class is one.
+    let marked = classes
+        .filter(|(_, entry)| memmem::find(&entry.value, b"\"globalDefault\":true").is_some());
+    let classes = marked.map(|(_, entry)| stored::decode(kind, &entry));
     classes
         .filter(|class| class["globalDefault"] == true && !meta::is_deleting(class))
         .max_by_key(|class| class["value"].as_i64().unwrap_or(0))

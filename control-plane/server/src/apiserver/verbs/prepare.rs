@@ -8,6 +8,7 @@ use super::Part;
 use crate::apiserver::errors::ApiError;
 use jiff::Timestamp;
 use serde_json::{Map, Value, json};
+use std::collections::BTreeMap;
 use wherry_resources::{Kind, Object, meta};
 
 /// What a new object gets that cannot be computed.
@@ -230,17 +231,21 @@ pub fn count_generation(kind: &Kind, old: &Object, new: &mut Object) {
     if !kind.generation {
         return;
     }
-    let relevant = |object: &Object| -> Map<String, Value> {
-        let fields = object.as_object().into_iter().flatten();
-        // Without a status subresource a custom resource's status is a field like any other.
-        let whole = kind.custom.is_some() && !kind.has_status;
-        let counted = fields.filter(|(key, _)| {
-            !matches!(key.as_str(), "metadata" | "apiVersion") && (whole || *key != "status")
-        });
-        counted.map(|(key, value)| (key.clone(), value.clone())).collect()
-    };
-    let changed = relevant(old) != relevant(new);
+    // Without a status subresource a custom resource's status is a field like any other.
+    let whole = kind.custom.is_some() && !kind.has_status;
+    let changed = relevant(old, whole) != relevant(new, whole);
     meta::set_generation(new, meta::generation(old) + i64::from(changed));
+}
+
+/// The fields whose changes count, by name: their order does not.
+fn relevant(object: &Object, status_too: bool) -> BTreeMap<&String, &Value> {
+    let fields = object.as_object().into_iter().flatten();
+    let counted = fields.filter(|(key, _)| match key.as_str() {
+        "metadata" | "apiVersion" => false,
+        "status" => status_too,
+        _ => true,
+    });
+    counted.collect()
 }
 
 /// Whether an object that is being deleted has nothing left to wait for.

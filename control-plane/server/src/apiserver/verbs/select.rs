@@ -1,14 +1,20 @@
 //! Which objects a list or watch shows.
 
 use crate::apiserver::{errors::ApiError, request::Request};
+use bytes::Bytes;
 use memchr::memmem::Finder;
 use wherry_resources::{
     Kind, Object, fields,
     selectors::{FieldSelector, LabelSelector, Operator},
 };
+use wherry_store::Mark;
 
 /// How an absent field may read, so that it is not found in the bytes.
 const ABSENT: [&str; 2] = ["false", "0"];
+
+/// What stands in the bytes of a Pod before the name of its node. Without its first quote, of which
+/// there are very many.
+const NODE_NAME: &[u8] = b"nodeName\":\"";
 
 /// Label and field selectors of a request.
 pub struct Selection {
@@ -64,19 +70,28 @@ impl Selection {
         self.words.iter().all(|one_of| one_of.iter().any(|word| word.find(value).is_some()))
     }
 
+    /// What stands in the bytes of every object that matches, if these are the Pods of one node: each
+    /// of thousands of nodes watches its own.
+    pub fn mark(&self) -> Option<Mark> {
+        let node = self.fields.exact("spec.nodeName").filter(|node| plain(node))?;
+        let value = Bytes::copy_from_slice(node.as_bytes());
+        self.kind.is("", "Pod").then_some(Mark { lead: NODE_NAME, value })
+    }
+
     /// The one name that can match, if the selector names it.
     pub fn name(&self) -> Option<&str> {
         self.fields.exact("metadata.name")
     }
 }
 
+/// Whether JSON writes a word as it is, so that it can be looked for.
+fn plain(word: &str) -> bool {
+    let is_plain = |b: u8| b.is_ascii_alphanumeric() || b"-._/".contains(&b);
+    !word.is_empty() && word.bytes().all(is_plain)
+}
+
 /// The words of selectors that stand in every object that they match.
 fn words(labels: &LabelSelector, fields: &FieldSelector) -> Vec<Vec<Finder<'static>>> {
-    // Only words that JSON writes as they are can be looked for.
-    let plain = |word: &str| {
-        let is_plain = |b: u8| b.is_ascii_alphanumeric() || b"-._/".contains(&b);
-        !word.is_empty() && word.bytes().all(is_plain)
-    };
     let finder = |word: &str| Finder::new(word.as_bytes()).into_owned();
     let exact = fields.terms.iter().filter(|term| {
         !term.negated && plain(&term.value) && !ABSENT.contains(&term.value.as_str())
@@ -93,6 +108,26 @@ fn words(labels: &LabelSelector, fields: &FieldSelector) -> Vec<Vec<Finder<'stat
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn pods_of_one_node_have_a_mark() {
+        let kind = wherry_resources::kind("", "v1", "pods").expect("a built-in kind");
+        let mark = |fields: &str| {
+            let selection = Selection::new(kind, "", fields).expect("selectors");
+            selection.mark().map(|mark| mark.value)
+        };
+        let east = Some(Bytes::from_static(b"east"));
+        assert_eq!(mark("spec.nodeName=east"), east);
+        assert_eq!(mark("status.phase=Running,spec.nodeName=east"), east);
+        for without in ["", "spec.nodeName=", "spec.nodeName!=east", "status.phase=Running"] {
+            assert_eq!(mark(without), None, "{without}");
+        }
+        let pod = serde_json::json!({"kind": "Pod", "apiVersion": "v1",
+            "metadata": {"name": "a", "uid": "u"}, "spec": {"nodeName": "east"}});
+        let stored = crate::apiserver::stored::encode(kind, &pod);
+        let lead = Finder::new(NODE_NAME).find(&stored).expect("it is bound");
+        assert!(stored[lead + NODE_NAME.len()..].starts_with(b"east\""));
+    }
 
     #[test]
     fn a_quick_look_passes_over_what_cannot_match() {

@@ -141,7 +141,7 @@ async fn open(api: &ApiServer, request: &Request) -> Result<Stream, ApiError> {
         columns: true,
     };
     let mut queue = VecDeque::new();
-    let events = match api.store().watch(prefix.clone(), after) {
+    let events = match encoder.watch(api.store(), prefix.clone(), after) {
         Ok(events) => Events::Open(events),
         // Too old: the stream says so and ends, for a watch has no other way to answer.
         Err(error @ WindowError::Gone { .. }) => {
@@ -205,6 +205,14 @@ struct Encoder {
 }
 
 impl Encoder {
+    /// The events among which those are that concern what is watched.
+    fn watch(&self, store: &Store, prefix: Bytes, after: Revision) -> Result<Watch, WindowError> {
+        match self.selection.mark() {
+            Some(mark) => store.watch_marked(prefix, mark, after),
+            None => store.watch(prefix, after),
+        }
+    }
+
     /// An object of the snapshot, if it matches.
     fn initial(&mut self, entry: &Entry) -> Option<Line> {
         let plain = self.is_plain() && !custom::by_webhook(self.kind);
@@ -440,7 +448,8 @@ impl Stream {
     /// The store has come to where this watch begins.
     fn catch_up(&mut self) {
         if let Events::Ahead(prefix) = &self.events {
-            self.events = match self.api.store().watch(prefix.clone(), self.sent) {
+            let events = self.encoder.watch(self.api.store(), prefix.clone(), self.sent);
+            self.events = match events {
                 Ok(events) => Events::Open(events),
                 Err(error) => {
                     let status = read::window(error, self.sent).status();

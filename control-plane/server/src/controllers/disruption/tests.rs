@@ -104,6 +104,10 @@ fn an_evicted_pod_counts_as_gone_until_it_is_or_two_minutes_are_over() {
     assert!(told.contains("Warning NotDeleted: Pod was expected by PDB d/web"), "{told}");
     world.pods[0] = pod("a ready deleting");
     assert_eq!(shown(&world, 30).0, "1: 2/1 of 3, SufficientPods");
+    let mut next = Pod::clone(&pod("a ready"));
+    next.metadata.creation_timestamp = Some(Time(at(1)));
+    world.pods[0] = Arc::new(next);
+    assert_eq!(shown(&world, 30).0, "2: 3/1 of 3, SufficientPods");
 }
 
 #[test]
