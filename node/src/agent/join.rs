@@ -81,8 +81,8 @@ pub enum JoinError {
     },
     /// The token was refused.
     #[error(
-        "the control plane refuses the join token (expired or deleted); make a new one with \
-             `wherry token create`"
+        "the control plane refuses the join token: it has expired, was deleted, or is not one for \
+         nodes; make a new one with `wherry token create`"
     )]
     Refused,
     /// A server could not be reached.
