@@ -17,7 +17,7 @@ use wherry_control_plane::member::join::{Join, JoinError};
 use wherry_control_plane::member::{self, IdentityError, Member, MemberError, Window};
 use wherry_node::agent::AgentError;
 use wherry_node::protocol::Tracing;
-use wherry_resources::names;
+use wherry_resources::{names, node_labels};
 
 use crate::diagnostic::Diagnostic;
 use crate::folder;
@@ -269,12 +269,15 @@ fn parse_pair(text: &str) -> Result<(String, String), String> {
     Ok((key.to_owned(), value.to_owned()))
 }
 
-/// A label that the API takes: with any other there would be no Node at all.
+/// A label that the API takes from a node: with any other there would be no Node at all.
 fn parse_label(text: &str) -> Result<(String, String), String> {
     let (key, value) = parse_pair(text)?;
     match names::qualified(&key).into_iter().chain(names::label_value(&value)).next() {
         Some(complaint) => Err(complaint),
-        None => Ok((key, value)),
+        None if node_labels::may_set(&key) => Ok((key, value)),
+        None => Err(format!(
+            "a node may not give itself {key}; an administrator may: kubectl label node NAME {text}"
+        )),
     }
 }
 
@@ -641,6 +644,12 @@ mod tests {
         assert_eq!(parse_label("dry="), label("dry", ""));
         assert!(
             ["zone", "=a", "zone=a/b", "a/b/c=d"].iter().all(|text| parse_label(text).is_err())
+        );
+        assert_eq!(
+            parse_label("node-role.kubernetes.io/edge="),
+            Err("a node may not give itself node-role.kubernetes.io/edge; an administrator may: \
+                 kubectl label node NAME node-role.kubernetes.io/edge="
+                .to_owned())
         );
     }
 
