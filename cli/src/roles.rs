@@ -120,8 +120,10 @@ pub struct NodeFlags {
     /// Token of `wherry token create`, needed until the node has its own certificate
     #[arg(long, env = "WHERRY_TOKEN", hide_env_values = true)]
     token: Option<String>,
-    /// Address on which this node serves NodePorts and other nodes' traffic
-    #[arg(long, value_name = "ADDRESS", default_value_t = IpAddr::V4(Ipv4Addr::LOCALHOST))]
+    /// Address of this machine on which the node serves NodePorts and other nodes' traffic; behind
+    /// NAT, too: who does not reach it goes through the control plane
+    #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1",
+        value_parser = parse_node_address)]
     address: IpAddr,
     /// Label of the node, as KEY=VALUE; may be repeated
     #[arg(long = "label", value_name = "KEY=VALUE", value_parser = parse_label)]
@@ -196,6 +198,13 @@ fn parse_server(text: &str) -> Result<String, String> {
         Some(_) => Ok(url),
         None => Err("it is not the URL of a server, like https://HOST:6443".to_owned()),
     }
+}
+
+/// An address that one machine has.
+fn parse_node_address(text: &str) -> Result<IpAddr, String> {
+    let address = text.parse::<IpAddr>().ok();
+    let address = address.filter(|address| !(address.is_unspecified() || address.is_multicast()));
+    address.ok_or_else(|| "it is not the address of one machine, like 192.0.2.7".to_owned())
 }
 
 /// The name of a node, which is also the value of its label `kubernetes.io/hostname`.
@@ -525,6 +534,9 @@ fn node_failed(error: AgentError) -> Diagnostic {
         AgentError::DataDir { .. } | AgentError::InUse(_) => {
             Some("give each node a folder of its own:   --data-dir DIR")
         }
+        AgentError::Address { .. } => {
+            Some("name an address that this machine has, behind NAT too:   --address ADDRESS")
+        }
         error if error.wants_token() => {
             Some("make a new token where the server runs:   wherry token create")
         }
@@ -664,6 +676,14 @@ mod tests {
         assert!(foreign.ends_with("this machine:   --listen 127.0.0.1:6443"), "{foreign}");
         let in_use = node_failed(AgentError::InUse("/data".into())).to_string();
         assert!(in_use.ends_with("folder of its own:   --data-dir DIR"), "{in_use}");
+        let elsewhere = parse_node_address("192.0.2.1").expect("somebody's address");
+        let source = TcpListener::bind((elsewhere, 0)).map(|_| ()).expect_err("nobody's address");
+        let elsewhere = node_failed(AgentError::Address { address: elsewhere, source }).to_string();
+        assert!(elsewhere.contains("\nwhy:  listen on 192.0.2.1, where others"), "{elsewhere}");
+        assert!(elsewhere.ends_with("behind NAT too:   --address ADDRESS"), "{elsewhere}");
+        assert!(
+            ["0.0.0.0", "::", "224.0.0.1", "edge"].iter().all(|it| parse_node_address(it).is_err())
+        );
         assert!(!node_failed(AgentError::NoServer).to_string().contains("help:"));
     }
 

@@ -148,6 +148,11 @@ impl Identity {
     }
 }
 
+/// Whether the node of this data folder has been given an identity.
+pub fn has_joined(data_dir: &Path) -> bool {
+    data_dir.join("pki/node.crt").exists()
+}
+
 /// Finds or gets the node's identity and connects with it. Waits as long as no server can be
 /// reached; ends with an error only where waiting does not help.
 pub async fn join(
