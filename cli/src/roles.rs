@@ -419,6 +419,7 @@ const USELESS: [&str; 2] = ["is damaged on disk", "is older than what this membe
 
 fn server_failed(error: MemberError, data_dir: &std::path::Path) -> Diagnostic {
     let shown = data_dir.display().to_string();
+    let headline = format!("the server cannot start on {shown}");
     let help = match &error {
         MemberError::Pki(_) | MemberError::TokenKey(_) => format!("check the files in {shown}/pki"),
         MemberError::Keyring(_) => {
@@ -429,7 +430,13 @@ fn server_failed(error: MemberError, data_dir: &std::path::Path) -> Diagnostic {
         MemberError::Folder { .. } => "choose another folder with --data-dir DIR".to_owned(),
         MemberError::Listen(_) => "choose another address with --listen".to_owned(),
         MemberError::Identity(IdentityError::Lost { name, .. }) => {
-            format!("on another member:   wherry member remove {name}")
+            let remove = format!("wherry member remove {name}");
+            let pki = folder::quoted(&data_dir.join("pki"));
+            let restore = format!("wherry backup restore FILE --data-dir NEW-DIR --pki {pki}");
+            return Diagnostic::new("WH0011", headline)
+                .why(error)
+                .help(format!("on another member, then join from an empty folder:   {remove}"))
+                .help(format!("if there was no other:   {restore}"));
         }
         MemberError::Identity(_) => format!("see {shown}/member.json; nothing was changed"),
         MemberError::Join(JoinError::NotTaken { .. }) => {
@@ -461,7 +468,7 @@ fn server_failed(error: MemberError, data_dir: &std::path::Path) -> Diagnostic {
                 .help("start it again; everything that was answered is on disk");
         }
     };
-    Diagnostic::new("WH0011", format!("the server cannot start on {shown}")).why(error).help(help)
+    Diagnostic::new("WH0011", headline).why(error).help(help)
 }
 
 /// Binds a listening socket, or says why not.
@@ -685,6 +692,18 @@ mod tests {
             ["0.0.0.0", "::", "224.0.0.1", "edge"].iter().all(|it| parse_node_address(it).is_err())
         );
         assert!(!node_failed(AgentError::NoServer).to_string().contains("help:"));
+    }
+
+    #[test]
+    fn a_member_without_its_data_joins_anew_or_is_restored() {
+        let (name, store) = ("m1".to_owned(), PathBuf::from("/data/store"));
+        let error = MemberError::Identity(IdentityError::Lost { id: 7, name, store });
+        expect_test::expect![[r#"
+            error[WH0011]: the server cannot start on /data
+            why:  the data of member "m1" (id 7) is gone from /data/store; a member that lost its data must not come back under its old id
+            help: on another member, then join from an empty folder:   wherry member remove m1
+              or: if there was no other:   wherry backup restore FILE --data-dir NEW-DIR --pki /data/pki"#]]
+        .assert_eq(&server_failed(error, std::path::Path::new("/data")).to_string());
     }
 
     #[test]
