@@ -396,12 +396,13 @@ fn audit(flags: &ServerFlags, data_dir: &std::path::Path) -> Result<LogConfig, D
         None => AuditPolicy::standard(),
         Some(path) => {
             let shown = path.display();
-            let text = std::fs::read_to_string(path).map_err(|error| {
-                Diagnostic::usage(format!("the audit policy {shown} cannot be read")).why(error)
-            })?;
-            AuditPolicy::parse(&text).map_err(|error| {
-                Diagnostic::usage(format!("the audit policy {shown} cannot be used")).why(error)
-            })?
+            let unusable = |error: Box<dyn std::error::Error>| {
+                Diagnostic::usage(format!("the audit policy {shown} cannot be used"))
+                    .why(error)
+                    .help("name a Policy of audit.k8s.io/v1 with --audit-policy-file FILE")
+            };
+            let text = std::fs::read_to_string(path).map_err(|error| unusable(error.into()))?;
+            AuditPolicy::parse(&text).map_err(|error| unusable(error.into()))?
         }
     };
     let path = flags.audit_log_path.clone();
@@ -420,6 +421,10 @@ const USELESS: [&str; 2] = ["is damaged on disk", "is older than what this membe
 fn server_failed(error: MemberError, data_dir: &std::path::Path) -> Diagnostic {
     let shown = data_dir.display().to_string();
     let headline = format!("the server cannot start on {shown}");
+    let pki = folder::quoted(&data_dir.join("pki"));
+    let restore = format!(
+        "if there was no other:   wherry backup restore FILE --data-dir NEW-DIR --pki {pki}"
+    );
     let help = match &error {
         MemberError::Pki(_) | MemberError::TokenKey(_) => format!("check the files in {shown}/pki"),
         MemberError::Keyring(_) => {
@@ -431,12 +436,10 @@ fn server_failed(error: MemberError, data_dir: &std::path::Path) -> Diagnostic {
         MemberError::Listen(_) => "choose another address with --listen".to_owned(),
         MemberError::Identity(IdentityError::Lost { name, .. }) => {
             let remove = format!("wherry member remove {name}");
-            let pki = folder::quoted(&data_dir.join("pki"));
-            let restore = format!("wherry backup restore FILE --data-dir NEW-DIR --pki {pki}");
             return Diagnostic::new("WH0011", headline)
                 .why(error)
                 .help(format!("on another member, then join from an empty folder:   {remove}"))
-                .help(format!("if there was no other:   {restore}"));
+                .help(restore);
         }
         MemberError::Identity(_) => format!("see {shown}/member.json; nothing was changed"),
         MemberError::Join(JoinError::NotTaken { .. }) => {
@@ -456,11 +459,14 @@ fn server_failed(error: MemberError, data_dir: &std::path::Path) -> Diagnostic {
         }
         // The store's words for data that cannot be used again.
         MemberError::Stopped(why) if USELESS.iter().any(|words| why.contains(words)) => {
-            return Diagnostic::new("WH0018", "this member cannot go on").why(error).help(format!(
-                "do not start it again on this data: keep a copy of {shown}, remove the member \
-                     on another one (wherry member remove), empty the folder and start it with \
-                     --join"
-            ));
+            let join = format!(
+                "do not start it again on this data: keep a copy of {shown}, remove the member on \
+                 another one (wherry member remove), empty the folder and start it with --join"
+            );
+            return Diagnostic::new("WH0018", "this member cannot go on")
+                .why(error)
+                .help(join)
+                .help(restore);
         }
         MemberError::Stopped(_) => {
             return Diagnostic::new("WH0018", "this member cannot go on")
