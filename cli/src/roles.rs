@@ -442,15 +442,22 @@ fn server_failed(error: MemberError, data_dir: &std::path::Path) -> Diagnostic {
                 .help(restore);
         }
         MemberError::Identity(_) => format!("see {shown}/member.json; nothing was changed"),
-        MemberError::Join(JoinError::NotTaken { .. }) => {
+        MemberError::Join(join) => {
+            let help = match join {
+                JoinError::NotTaken { .. } => "look at the members:   wherry member list",
+                JoinError::NoAnswer(_) | JoinError::Url(_) => {
+                    "see whether a member runs where --join says, and is reached from here"
+                }
+                JoinError::NoToken
+                | JoinError::Token
+                | JoinError::WrongCa(_)
+                | JoinError::Refused(_) => {
+                    "make a new token on a member:   wherry token create --for member"
+                }
+            };
             return Diagnostic::new("WH0017", "this server cannot join the cluster")
                 .why(error)
-                .help("look at the members:   wherry member list");
-        }
-        MemberError::Join(_) => {
-            return Diagnostic::new("WH0017", "this server cannot join the cluster")
-                .why(error)
-                .help("make a new token on a member:   wherry token create --for member");
+                .help(help);
         }
         MemberError::Removed { .. } => {
             return Diagnostic::new("WH0019", "this server is a member no more")
