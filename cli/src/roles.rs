@@ -39,7 +39,7 @@ pub struct ServerFlags {
     #[arg(long, value_name = "ADDRESS:PORT", default_value = "0.0.0.0:6443",
         value_parser = parse_address)]
     listen: SocketAddr,
-    /// Network inside in which webhooks may be reached; may be repeated. By themselves users cannot
+    /// Private network in which webhooks may be reached; may be repeated. By themselves users cannot
     /// make the server connect to loopback, link-local or private addresses
     #[arg(long = "webhook-network", value_name = "ADDRESS/PREFIX")]
     webhook_networks: Vec<Network>,
@@ -134,7 +134,8 @@ pub struct NodeFlags {
     /// End the workers too when the agent is told to stop; without it they go on serving
     #[arg(long)]
     stop_workers_on_exit: bool,
-    /// Ports at which this node takes HTTP and HTTPS for Ingresses and Gateways; bound when there is one
+    /// Ports at which this node takes HTTP and HTTPS for Ingresses and Gateways; bound when there is
+    /// one
     #[arg(long, value_name = "HTTP,HTTPS", default_value = "80,443", value_parser = parse_ports)]
     ingress_ports: (u16, u16),
     /// Where this node answers DNS for names of the cluster, by UDP and TCP, for programs outside
