@@ -6,7 +6,7 @@
 //!
 //! | signer | who may ask | for what |
 //! |---|---|---|
-//! | [`KUBELET_SIGNER`] | a join token for nodes, or the node | CN `system:node:NAME`, O `system:nodes` |
+//! | [`KUBELET_SIGNER`] | a node's join token, or the node | CN `system:node:NAME`, O `system:nodes` |
 //! | [`TRAFFIC_SIGNER`] | the node NAME | CN NAME, O one existing namespace |
 //! | [`CLIENT_SIGNER`] | anybody; a person approves | any CN, at most one O, client use |
 //! | [`SERVING_SIGNER`] | the node NAME; a person approves | CN `system:node:NAME`, its names |
