@@ -19,6 +19,7 @@ use wherry_control_plane::backup::{
 
 use crate::api;
 use crate::diagnostic::Diagnostic;
+use crate::folder;
 
 /// What a cluster says when it refuses is one sentence in JSON.
 const REFUSAL_BYTES_MAX: usize = 64 << 10;
@@ -193,7 +194,7 @@ fn restore(flags: Restore) -> Result<(), Diagnostic> {
 fn told(restored: &RestoredCluster, data_dir: &Path, kept: bool) -> String {
     let RestoredCluster { content, cluster_id, revision } = restored;
     let head = &content.head;
-    let shown = data_dir.display();
+    let shown = folder::quoted(data_dir);
     let mut text = format!(
         "restored {} objects of revision {} into {shown}\n\
          new cluster {cluster_id:032x}, its revisions begin at {revision}\n\
@@ -228,7 +229,9 @@ fn unusable(file: &Path, error: RestoreFailed) -> Diagnostic {
                 .why(error)
                 .help("take another one; each can be checked:   wherry backup inspect FILE")
         }
-        RestoreFailed::Keyring(_) => crate::keys::unusable(error),
+        RestoreFailed::Keyring(_) => Diagnostic::new("WH0040", "the keyring cannot be used")
+            .why(error)
+            .help("name a copy of the old cluster's keyring:   --keyring FILE"),
         _ => Diagnostic::new("WH0043", format!("{shown} cannot be restored"))
             .why(error)
             .help("restore into a new folder:   --data-dir DIR"),

@@ -182,7 +182,8 @@ async fn start(
     };
     tokio::time::timeout(START_TIMEOUT, ready).await.unwrap_or_else(|_| {
         let logs = cluster.data_dir.join("logs");
-        Err(Diagnostic::new("WH0015", "the cluster did not become ready within 120 s")
+        let limit = START_TIMEOUT.as_secs();
+        Err(Diagnostic::new("WH0015", format!("the cluster did not become ready within {limit} s"))
             .why("the API does not answer, or not every node is Ready")
             .help(format!("read the logs in {}", logs.display())))
     })
@@ -326,7 +327,9 @@ async fn supervise(role: Role, ready: CancellationToken, stop: CancellationToken
             Ok(child) => child,
             Err(error) => {
                 let headline = format!("cannot start the {} process", role.name);
-                return Diagnostic::new("WH0016", headline).why(error);
+                return Diagnostic::new("WH0016", headline)
+                    .why(error)
+                    .help("see whether this machine can start more:   ulimit -a");
             }
         };
         let status = tokio::select! {

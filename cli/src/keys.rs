@@ -39,13 +39,12 @@ pub fn main(verb: Verb) -> Result<(), Diagnostic> {
     match verb {
         Verb::List(place) => {
             let path = place.path();
-            let keyring =
-                Keyring::open(&path, at_rest::cover(false)).map_err(unusable::<KeyringError>)?;
+            let keyring = Keyring::open(&path, at_rest::cover(false)).map_err(unusable)?;
             print!("{}", table(&keyring.keys()));
         }
         Verb::Rotate(place) => {
             let path = place.path();
-            let added = Keyring::rotate(&path).map_err(unusable::<KeyringError>)?;
+            let added = Keyring::rotate(&path).map_err(unusable)?;
             println!("{added} encrypts from now on; members that run take it up within seconds");
             eprintln!("keep a copy of {}, apart from the backups", path.display());
             eprintln!("with several members, put the same file on each of them");
@@ -54,8 +53,7 @@ pub fn main(verb: Verb) -> Result<(), Diagnostic> {
     Ok(())
 }
 
-/// A keyring that cannot be used.
-pub fn unusable<E: Into<Box<dyn std::error::Error>>>(error: E) -> Diagnostic {
+fn unusable(error: KeyringError) -> Diagnostic {
     Diagnostic::new("WH0040", "the keyring cannot be used")
         .why(error)
         .help("name the data folder of a member with --data-dir, or the file with --keyring")

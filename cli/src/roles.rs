@@ -18,7 +18,7 @@ use wherry_control_plane::member::join::{Join, JoinError};
 use wherry_control_plane::member::{self, IdentityError, Member, MemberError, Window};
 use wherry_node::agent::AgentError;
 use wherry_node::protocol::Tracing;
-use wherry_resources::names;
+use wherry_resources::{names, node_labels};
 
 use crate::diagnostic::Diagnostic;
 use crate::folder;
@@ -40,7 +40,7 @@ pub struct ServerFlags {
     #[arg(long, value_name = "ADDRESS:PORT", default_value = "0.0.0.0:6443",
         value_parser = parse_address)]
     listen: SocketAddr,
-    /// Network inside in which webhooks may be reached; may be repeated. By themselves users cannot
+    /// Private network in which webhooks may be reached; may be repeated. By themselves users cannot
     /// make the server connect to loopback, link-local or private addresses
     #[arg(long = "webhook-network", value_name = "ADDRESS/PREFIX")]
     webhook_networks: Vec<Network>,
@@ -121,8 +121,10 @@ pub struct NodeFlags {
     /// Token of `wherry token create`, needed until the node has its own certificate
     #[arg(long, env = "WHERRY_TOKEN", hide_env_values = true)]
     token: Option<String>,
-    /// Address on which this node serves NodePorts and other nodes' traffic
-    #[arg(long, value_name = "ADDRESS", default_value_t = IpAddr::V4(Ipv4Addr::LOCALHOST))]
+    /// Address of this machine on which the node serves NodePorts and other nodes' traffic; behind
+    /// NAT, too: who does not reach it goes through the control plane
+    #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1",
+        value_parser = parse_node_address)]
     address: IpAddr,
     /// Label of the node, as KEY=VALUE; may be repeated
     #[arg(long = "label", value_name = "KEY=VALUE", value_parser = parse_label)]
@@ -133,7 +135,8 @@ pub struct NodeFlags {
     /// End the workers too when the agent is told to stop; without it they go on serving
     #[arg(long)]
     stop_workers_on_exit: bool,
-    /// Ports at which this node takes HTTP and HTTPS for Ingresses and Gateways; bound when there is one
+    /// Ports at which this node takes HTTP and HTTPS for Ingresses and Gateways; bound when there is
+    /// one
     #[arg(long, value_name = "HTTP,HTTPS", default_value = "80,443", value_parser = parse_ports)]
     ingress_ports: (u16, u16),
     /// Where this node answers DNS for names of the cluster, by UDP and TCP, for programs outside
@@ -197,6 +200,13 @@ fn parse_server(text: &str) -> Result<String, String> {
         Some(_) => Ok(url),
         None => Err("it is not the URL of a server, like https://HOST:6443".to_owned()),
     }
+}
+
+/// An address that one machine has.
+fn parse_node_address(text: &str) -> Result<IpAddr, String> {
+    let address = text.parse::<IpAddr>().ok();
+    let address = address.filter(|address| !(address.is_unspecified() || address.is_multicast()));
+    address.ok_or_else(|| "it is not the address of one machine, like 192.0.2.7".to_owned())
 }
 
 /// The name of a node, which is also the value of its label `kubernetes.io/hostname`.
@@ -270,12 +280,15 @@ fn parse_pair(text: &str) -> Result<(String, String), String> {
     Ok((key.to_owned(), value.to_owned()))
 }
 
-/// A label that the API takes: with any other there would be no Node at all.
+/// A label that the API takes from a node: with any other there would be no Node at all.
 fn parse_label(text: &str) -> Result<(String, String), String> {
     let (key, value) = parse_pair(text)?;
     match names::qualified(&key).into_iter().chain(names::label_value(&value)).next() {
         Some(complaint) => Err(complaint),
-        None => Ok((key, value)),
+        None if node_labels::may_set(&key) => Ok((key, value)),
+        None => Err(format!(
+            "a node may not give itself {key}; an administrator may: kubectl label node NAME {text}"
+        )),
     }
 }
 
@@ -389,12 +402,13 @@ fn audit(flags: &ServerFlags, data_dir: &std::path::Path) -> Result<LogConfig, D
         None => AuditPolicy::standard(),
         Some(path) => {
             let shown = path.display();
-            let text = std::fs::read_to_string(path).map_err(|error| {
-                Diagnostic::usage(format!("the audit policy {shown} cannot be read")).why(error)
-            })?;
-            AuditPolicy::parse(&text).map_err(|error| {
-                Diagnostic::usage(format!("the audit policy {shown} cannot be used")).why(error)
-            })?
+            let unusable = |error: Box<dyn std::error::Error>| {
+                Diagnostic::usage(format!("the audit policy {shown} cannot be used"))
+                    .why(error)
+                    .help("name a Policy of audit.k8s.io/v1 with --audit-policy-file FILE")
+            };
+            let text = std::fs::read_to_string(path).map_err(|error| unusable(error.into()))?;
+            AuditPolicy::parse(&text).map_err(|error| unusable(error.into()))?
         }
     };
     let path = flags.audit_log_path.clone();
@@ -412,6 +426,11 @@ const USELESS: [&str; 2] = ["is damaged on disk", "is older than what this membe
 
 fn server_failed(error: MemberError, data_dir: &std::path::Path) -> Diagnostic {
     let shown = data_dir.display().to_string();
+    let headline = format!("the server cannot start on {shown}");
+    let pki = folder::quoted(&data_dir.join("pki"));
+    let restore = format!(
+        "if there was no other:   wherry backup restore FILE --data-dir NEW-DIR --pki {pki}"
+    );
     let help = match &error {
         MemberError::Pki(_) | MemberError::TokenKey(_) => format!("check the files in {shown}/pki"),
         MemberError::Keyring(_) => {
@@ -422,18 +441,29 @@ fn server_failed(error: MemberError, data_dir: &std::path::Path) -> Diagnostic {
         MemberError::Folder { .. } => "choose another folder with --data-dir DIR".to_owned(),
         MemberError::Listen(_) => "choose another address with --listen".to_owned(),
         MemberError::Identity(IdentityError::Lost { name, .. }) => {
-            format!("on another member:   wherry member remove {name}")
+            let remove = format!("wherry member remove {name}");
+            return Diagnostic::new("WH0011", headline)
+                .why(error)
+                .help(format!("on another member, then join from an empty folder:   {remove}"))
+                .help(restore);
         }
         MemberError::Identity(_) => format!("see {shown}/member.json; nothing was changed"),
-        MemberError::Join(JoinError::NotTaken { .. }) => {
+        MemberError::Join(join) => {
+            let help = match join {
+                JoinError::NotTaken { .. } => "look at the members:   wherry member list",
+                JoinError::NoAnswer(_) | JoinError::Url(_) => {
+                    "see whether a member runs where --join says, and is reached from here"
+                }
+                JoinError::NoToken
+                | JoinError::Token
+                | JoinError::WrongCa(_)
+                | JoinError::Refused(_) => {
+                    "make a new token on a member:   wherry token create --for member"
+                }
+            };
             return Diagnostic::new("WH0017", "this server cannot join the cluster")
                 .why(error)
-                .help("look at the members:   wherry member list");
-        }
-        MemberError::Join(_) => {
-            return Diagnostic::new("WH0017", "this server cannot join the cluster")
-                .why(error)
-                .help("make a new token on a member:   wherry token create --for member");
+                .help(help);
         }
         MemberError::Removed { .. } => {
             return Diagnostic::new("WH0019", "this server is a member no more")
@@ -442,11 +472,14 @@ fn server_failed(error: MemberError, data_dir: &std::path::Path) -> Diagnostic {
         }
         // The store's words for data that cannot be used again.
         MemberError::Stopped(why) if USELESS.iter().any(|words| why.contains(words)) => {
-            return Diagnostic::new("WH0018", "this member cannot go on").why(error).help(format!(
-                "do not start it again on this data: keep a copy of {shown}, remove the member \
-                     on another one (wherry member remove), empty the folder and start it with \
-                     --join"
-            ));
+            let join = format!(
+                "do not start it again on this data: keep a copy of {shown}, remove the member on \
+                 another one (wherry member remove), empty the folder and start it with --join"
+            );
+            return Diagnostic::new("WH0018", "this member cannot go on")
+                .why(error)
+                .help(join)
+                .help(restore);
         }
         MemberError::Stopped(_) => {
             return Diagnostic::new("WH0018", "this member cannot go on")
@@ -454,7 +487,7 @@ fn server_failed(error: MemberError, data_dir: &std::path::Path) -> Diagnostic {
                 .help("start it again; everything that was answered is on disk");
         }
     };
-    Diagnostic::new("WH0011", format!("the server cannot start on {shown}")).why(error).help(help)
+    Diagnostic::new("WH0011", headline).why(error).help(help)
 }
 
 /// Binds a listening socket, or says why not.
@@ -526,6 +559,9 @@ fn node_failed(error: AgentError) -> Diagnostic {
     let help = match &error {
         AgentError::DataDir { .. } | AgentError::InUse(_) => {
             Some("give each node a folder of its own:   --data-dir DIR")
+        }
+        AgentError::Address { .. } => {
+            Some("name an address that this machine has, behind NAT too:   --address ADDRESS")
         }
         error if error.wants_token() => {
             Some("make a new token where the server runs:   wherry token create")
@@ -647,6 +683,12 @@ mod tests {
         assert!(
             ["zone", "=a", "zone=a/b", "a/b/c=d"].iter().all(|text| parse_label(text).is_err())
         );
+        assert_eq!(
+            parse_label("node-role.kubernetes.io/edge="),
+            Err("a node may not give itself node-role.kubernetes.io/edge; an administrator may: \
+                 kubectl label node NAME node-role.kubernetes.io/edge="
+                .to_owned())
+        );
     }
 
     #[test]
@@ -660,7 +702,27 @@ mod tests {
         assert!(foreign.ends_with("this machine:   --listen 127.0.0.1:6443"), "{foreign}");
         let in_use = node_failed(AgentError::InUse("/data".into())).to_string();
         assert!(in_use.ends_with("folder of its own:   --data-dir DIR"), "{in_use}");
+        let elsewhere = parse_node_address("192.0.2.1").expect("somebody's address");
+        let source = TcpListener::bind((elsewhere, 0)).map(|_| ()).expect_err("nobody's address");
+        let elsewhere = node_failed(AgentError::Address { address: elsewhere, source }).to_string();
+        assert!(elsewhere.contains("\nwhy:  listen on 192.0.2.1, where others"), "{elsewhere}");
+        assert!(elsewhere.ends_with("behind NAT too:   --address ADDRESS"), "{elsewhere}");
+        assert!(
+            ["0.0.0.0", "::", "224.0.0.1", "edge"].iter().all(|it| parse_node_address(it).is_err())
+        );
         assert!(!node_failed(AgentError::NoServer).to_string().contains("help:"));
+    }
+
+    #[test]
+    fn a_member_without_its_data_joins_anew_or_is_restored() {
+        let (name, store) = ("m1".to_owned(), PathBuf::from("/data/store"));
+        let error = MemberError::Identity(IdentityError::Lost { id: 7, name, store });
+        expect_test::expect![[r#"
+            error[WH0011]: the server cannot start on /data
+            why:  the data of member "m1" (id 7) is gone from /data/store; a member that lost its data must not come back under its old id
+            help: on another member, then join from an empty folder:   wherry member remove m1
+              or: if there was no other:   wherry backup restore FILE --data-dir NEW-DIR --pki /data/pki"#]]
+        .assert_eq(&server_failed(error, std::path::Path::new("/data")).to_string());
     }
 
     #[test]

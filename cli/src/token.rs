@@ -1,7 +1,7 @@
 //! `wherry token create`: a bootstrap token, kept as Kubernetes keeps them (a Secret in
 //! kube-system), with the cluster authority's fingerprint at its end so that the node or server
-//! knows whom it joins. A token is for one of both: with one for members a server is told the
-//! cluster's keys.
+//! knows whom it joins. A token is for one of both (its group says which): with one for members a
+//! server is told the cluster's keys.
 
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};

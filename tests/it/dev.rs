@@ -121,6 +121,11 @@ fn the_roles_run_by_hand() {
     let (code, stderr) = run(&[&join[..], &["--token", &forged]].concat());
     assert_eq!(code, Some(1), "{stderr}");
     assert!(stderr.starts_with("error[WH0012]: the node cannot run\n"), "{stderr}");
+    // So is an address of another machine: nobody would reach the node there.
+    let elsewhere = ["--token", &token, "--address", "192.0.2.1"];
+    let (code, stderr) = run(&[&join[..], &elsewhere].concat());
+    assert_eq!(code, Some(1), "{stderr}");
+    assert!(stderr.contains("listen on 192.0.2.1, where others"), "{stderr}");
 
     let join = ["node", "--name", "edge", "--data-dir", &node_dir, "--server", url];
     let more = ["--token", &token, "--address", "127.9.9.1", "--stop-workers-on-exit"];

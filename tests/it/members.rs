@@ -109,7 +109,10 @@ impl Written {
     }
 }
 
-fn merged(parts: Vec<(Vec<(Instant, String)>, Vec<String>)>) -> Written {
+/// What one writer was answered and when, and what failed.
+type Part = (Vec<(Instant, String)>, Vec<String>);
+
+fn merged(parts: Vec<Part>) -> Written {
     let mut written = Written::default();
     let mut answers = Vec::new();
     for (answered, failures) in parts {

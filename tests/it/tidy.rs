@@ -1,6 +1,7 @@
 //! The house rules that a machine can check: which crate may use which, headers, lengths, forbidden
-//! clocks, sample apps with manifest and test, links that lead somewhere.
+//! clocks, sample apps with manifest and test, documents that name what is there.
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
 
@@ -181,4 +182,39 @@ fn links_in_documents_lead_somewhere() {
         }
     }
     assert_none("links lead to files that exist", &broken);
+}
+
+#[test]
+fn sources_that_documents_name_are_there() {
+    let sources: Vec<String> = files(".rs").iter().map(|it| format!("/{}", shown(it))).collect();
+    let mut broken = Vec::new();
+    for document in files(".md").iter().map(|file| shown(file)) {
+        // These two tell of the past as well.
+        if ["CHANGELOG.md", "DECISIONS.md"].contains(&&*document) {
+            continue;
+        }
+        let text = read(&repository().join(&document));
+        for name in text.split('`').skip(1).step_by(2).filter(|name| name.ends_with(".rs")) {
+            let end = format!("/{name}");
+            if !sources.iter().any(|source| source.ends_with(&end)) {
+                broken.push(format!("{document} names {name}"));
+            }
+        }
+    }
+    assert_none("documents name sources that exist", &broken);
+}
+
+#[test]
+fn every_error_of_the_command_is_explained_once() {
+    let codes = |text: &str| -> Vec<String> {
+        text.split("WH").skip(1).filter_map(|rest| rest.get(..4)).map(str::to_owned).collect()
+    };
+    let sources = files(".rs").into_iter().filter(|file| shown(file).starts_with("cli/src/"));
+    let used: BTreeSet<String> = sources.flat_map(|file| codes(&read(&file))).collect();
+    let used: Vec<String> =
+        used.into_iter().filter(|code| code.bytes().all(|it| it.is_ascii_digit())).collect();
+    let table = read(&repository().join("cli/ERRORS.md"));
+    let rows = table.lines().filter(|line| line.starts_with("| WH"));
+    let explained: Vec<String> = rows.flat_map(|line| codes(&line[..8])).collect();
+    assert_eq!(used, explained, "codes in cli/src, and the rows of cli/ERRORS.md in their order");
 }

@@ -50,7 +50,11 @@ pub fn listeners(data_dir: &Path, listen: SocketAddr, asked: u8) -> Result<Liste
     if count == 1 {
         return Ok(Listeners::Inherited(listener));
     }
-    let unusable = |error| Diagnostic::new("WH0003", "cannot find free ports").why(error);
+    let unusable = |error| {
+        Diagnostic::new("WH0003", "cannot find free ports for the members")
+            .why(error)
+            .help("start with one:   wherry dev --members 1")
+    };
     let first = listener.local_addr().map_err(unusable)?;
     // Held until all are chosen, so that none is chosen twice.
     let mut held = vec![listener];
@@ -64,7 +68,10 @@ pub fn listeners(data_dir: &Path, listen: SocketAddr, asked: u8) -> Result<Liste
     }
     let text = serde_json::to_vec(&addresses).expect("addresses are JSON");
     std::fs::write(data_dir.join(ADDRESSES_FILE), text).map_err(|error| {
-        Diagnostic::new("WH0005", "cannot keep the members' addresses").why(error)
+        let file = data_dir.join(ADDRESSES_FILE);
+        Diagnostic::new("WH0005", format!("cannot write {}", file.display()))
+            .why(error)
+            .help("choose another folder with --data-dir DIR")
     })?;
     Ok(Listeners::Own(addresses))
 }

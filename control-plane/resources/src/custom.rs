@@ -10,9 +10,8 @@
 //! there is a limit to how many different ones a process makes ([`ROWS_MAX`]); what is large, the
 //! definition, is dropped as soon as its CRD changes.
 //!
-//! - [`schema`]: structural schemas; [`shape`]: pruning and defaulting by them; [`check`]:
-//! validation
-//!   of objects; [`formats`]: the named formats of strings
+//! - [`schema`]: structural schemas; [`shape`]: pruning and defaulting by them
+//! - [`check`]: validation of objects; [`formats`]: the named formats of strings
 //! - [`names`]: which CRD gets which names, and the conditions that say so
 //! - [`path`]: JSON paths of columns, and the simple paths of scales and selectable fields
 

@@ -24,10 +24,11 @@ use serde_json::{Map, Value};
 use crate::{Kind, Object, meta};
 
 type Fields = Map<String, Value>;
+type Fill = fn(&mut Fields);
 
 /// (group, plural, function over the whole object); the version does not matter unless the function
 /// asks.
-const DEFAULTS: &[(&str, &str, fn(&mut Fields))] = &[
+const DEFAULTS: &[(&str, &str, Fill)] = &[
     ("", "pods", pod::pod),
     ("", "podtemplates", pod::pod_template),
     ("", "namespaces", cluster::namespace),

@@ -20,6 +20,7 @@
 //! - [`demand`]: how requests that wait reach autoscalers
 //! - [`offers`]: what nodes tell the scheduler
 //! - [`join_token`]: with what nodes and members join
+//! - [`node_labels`]: which labels a node may give itself
 //! - [`channels`]: how remote commands speak between the API server and workers
 //!
 //! Invariants: no I/O, no async, no clock (time is an argument), no randomness (a closure is an
@@ -42,6 +43,7 @@ pub mod keys;
 pub mod kinds;
 pub mod meta;
 pub mod names;
+pub mod node_labels;
 pub mod offers;
 pub mod patch;
 pub mod pod_fields;

@@ -81,8 +81,8 @@ pub enum JoinError {
     },
     /// The token was refused.
     #[error(
-        "the control plane refuses the join token (expired or deleted); make a new one with \
-             `wherry token create`"
+        "the control plane refuses the join token: it has expired, was deleted, or is not one for \
+         nodes; make a new one with `wherry token create`"
     )]
     Refused,
     /// A server could not be reached.
@@ -146,6 +146,11 @@ impl Identity {
             key_pem: self.key_pem.clone(),
         }
     }
+}
+
+/// Whether the node of this data folder has been given an identity.
+pub fn has_joined(data_dir: &Path) -> bool {
+    data_dir.join("pki/node.crt").exists()
 }
 
 /// Finds or gets the node's identity and connects with it. Waits as long as no server can be

@@ -166,6 +166,15 @@ pub enum AgentError {
     /// Another agent uses it.
     #[error("another node is running with the data folder {}; stop it, or use another folder", .0.display())]
     InUse(PathBuf),
+    /// Nobody would reach the node.
+    #[error("listen on {address}, where others are to reach this node")]
+    Address {
+        /// Which one.
+        address: IpAddr,
+        /// Why.
+        #[source]
+        source: std::io::Error,
+    },
     /// The node has no identity.
     #[error(transparent)]
     Join(#[from] JoinError),
@@ -205,6 +214,7 @@ pub async fn run(config: Config, shutdown: CancellationToken) -> Result<(), Agen
         return Err(AgentError::NoServer);
     }
     let _lock = prepare_data_dir(&config.data_dir)?;
+    check_address(&config)?;
     let sockets = workers::socket_folder(&config.data_dir);
     workers::prepare_folder(&sockets)?;
     let (inputs, queue) = mpsc::channel(INPUTS);
@@ -407,6 +417,20 @@ fn prepare_data_dir(path: &Path) -> Result<nix::fcntl::Flock<fs::File>, AgentErr
         Ok(lock) => Ok(lock),
         Err((_, nix::errno::Errno::EWOULDBLOCK)) => Err(AgentError::InUse(path.to_owned())),
         Err((_, errno)) => Err(error(errno.into())),
+    }
+}
+
+/// Whether this machine has the node's address. Where the node is known that may come later: its
+/// Pods run meanwhile, and workers try again.
+fn check_address(config: &Config) -> Result<(), AgentError> {
+    let address = config.address;
+    match std::net::TcpListener::bind((address, 0)) {
+        Ok(_) => Ok(()),
+        Err(error) if join::has_joined(&config.data_dir) => {
+            tracing::warn!(%address, %error, "nobody reaches this node at its address yet");
+            Ok(())
+        }
+        Err(source) => Err(AgentError::Address { address, source }),
     }
 }
 

@@ -1,8 +1,7 @@
 //! ConfigMaps and Secrets that Pods of this node refer to.
 //!
-//! Asked of the API each time, so that a Pod gets what is there when it starts; many that want the
-//! same at the same time share one request. While the control plane is away, what it said last is
-//! used: it lies in the checkpoint.
+//! Asked of the API each time, so that a Pod gets what is there when it starts. While the control
+//! plane is away, what it said last is used: it lies in the checkpoint.
 
 use std::{collections::BTreeMap, sync::Arc};
 

@@ -222,6 +222,15 @@ async fn serve(front: Arc<Front>, stream: TcpStream, remote: SocketAddr, closing
         .expect("an address is visible ASCII");
     let service =
         service_fn(move |request| answer(front.clone(), caller.clone(), client.clone(), request));
+    let builder = server();
+    let connection = std::pin::pin!(builder.serve_connection(in_time(stream), service));
+    if let Err(error) = listen::until_closed(connection, closing).await {
+        tracing::debug!(%remote, %error, "connection ended early");
+    }
+}
+
+/// HTTP/1.1 and 2 as clients from outside are served it, here and at the gate.
+pub fn server() -> auto::Builder<TokioExecutor> {
     let mut builder = auto::Builder::new(TokioExecutor::new());
     builder
         .http1()
@@ -235,20 +244,12 @@ async fn serve(front: Arc<Front>, stream: TcpStream, remote: SocketAddr, closing
         .max_header_list_size(HEAD_BYTES_MAX as u32)
         .keep_alive_interval(PING_INTERVAL)
         .keep_alive_timeout(PING_TIMEOUT);
-    let stream = Opening::new(stream, HEAD_TIMEOUT).read_within(UNREAD_TIMEOUT);
-    let stream = TokioIo::new(stream);
-    let mut connection = std::pin::pin!(builder.serve_connection(stream, service));
-    let outcome = tokio::select! {
-        biased;
-        outcome = connection.as_mut() => outcome,
-        () = closing.asked() => {
-            connection.as_mut().graceful_shutdown();
-            connection.await
-        }
-    };
-    if let Err(error) = outcome {
-        tracing::debug!(%remote, %error, "connection ended early");
-    }
+    builder
+}
+
+/// The connection of a client that must ask, and take its answers, in time.
+pub fn in_time<S>(stream: S) -> TokioIo<Opening<S>> {
+    TokioIo::new(Opening::new(stream, HEAD_TIMEOUT).read_within(UNREAD_TIMEOUT))
 }
 
 /// Passes the bytes of a connection on, whatever they are: its Pods listen with sockets.

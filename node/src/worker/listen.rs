@@ -4,10 +4,11 @@
 //! signal: a shared one would be a lock that every connection takes each time it is woken.
 
 use std::{
-    collections::HashMap, convert::Infallible, io, net::SocketAddr, os::fd::AsRawFd as _,
+    collections::HashMap, convert::Infallible, io, net::SocketAddr, os::fd::AsRawFd as _, pin::Pin,
     sync::Arc, time::Duration,
 };
 
+use hyper_util::server::graceful::GracefulConnection;
 use tokio::{
     net::{TcpListener, TcpSocket, TcpStream, UdpSocket},
     sync::{OwnedSemaphorePermit, Semaphore, oneshot},
@@ -50,6 +51,21 @@ impl Closing {
     pub async fn asked(self) {
         // Nothing is ever sent: the end of the sender is the signal.
         let _ = self.0.await;
+    }
+}
+
+/// Serves a connection to its end; asked to close, it ends after the requests that it has.
+pub async fn until_closed<C>(mut connection: Pin<&mut C>, closing: Closing) -> Result<(), C::Error>
+where
+    C: GracefulConnection,
+{
+    tokio::select! {
+        biased;
+        outcome = connection.as_mut() => outcome,
+        () = closing.asked() => {
+            connection.as_mut().graceful_shutdown();
+            connection.await
+        }
     }
 }
 

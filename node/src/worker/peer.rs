@@ -138,16 +138,8 @@ async fn serve(
         .keep_alive_interval(PING_INTERVAL)
         .keep_alive_timeout(PING_TIMEOUT);
     let stream = TokioIo::new(Opening::new(stream, SILENCE_MAX));
-    let mut connection = std::pin::pin!(builder.serve_connection(stream, service));
-    let outcome = tokio::select! {
-        biased;
-        outcome = connection.as_mut() => outcome,
-        () = closing.asked() => {
-            connection.as_mut().graceful_shutdown();
-            connection.await
-        }
-    };
-    if let Err(error) = outcome {
+    let connection = std::pin::pin!(builder.serve_connection(stream, service));
+    if let Err(error) = listen::until_closed(connection, closing).await {
         tracing::debug!(%remote, %error, "peer connection ended early");
     }
 }

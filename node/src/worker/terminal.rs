@@ -161,7 +161,7 @@ mod tests {
     #[test]
     fn a_line_has_an_end() {
         let mut terminal = Terminal::default();
-        let typed = terminal.typed(&vec![b'a'; LINE_BYTES_MAX + 1]);
+        let typed = terminal.typed(&[b'a'; LINE_BYTES_MAX + 1]);
         assert_eq!(typed.echo.last(), Some(&BELL));
         assert_eq!(terminal.typed(b"\r").give.len(), LINE_BYTES_MAX + 1);
     }

@@ -107,23 +107,15 @@ impl Leader {
     pub fn finish(&mut self, job: Job, busy: Busy, now: Instant) {
         let (mut changed, mut failed) = (busy.changed, None);
         for outcome in busy.done {
-            let change = match outcome {
-                Ok(Outcome::Object { kind, object }) => self.cache.wrote(kind, object, now),
-                Ok(Outcome::Removed { key, uid }) => self.cache.removed(&key, &uid),
-                Ok(Outcome::Known { key, memo }) => {
-                    self.cache.remember(&key, memo);
-                    changed = true;
-                    None
+            match outcome {
+                Ok(outcome) => {
+                    let (change, new) = self.cache.take_in(outcome, now);
+                    if let Some(change) = &change {
+                        self.wake(change);
+                    }
+                    changed |= new;
                 }
-                Ok(Outcome::Nothing) => None,
-                Err(error) => {
-                    failed = Some(error);
-                    None
-                }
-            };
-            if let Some(change) = change {
-                self.wake(&change);
-                changed = true;
+                Err(error) => failed = Some(error),
             }
         }
         if let Some(error) = failed {

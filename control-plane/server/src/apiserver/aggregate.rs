@@ -148,9 +148,8 @@ fn remote(service: &Object) -> Option<Remote> {
     let spec = &service["spec"];
     let target = Target::of_api_service(spec)?;
     let (group, version) = (meta::text(spec, "group"), meta::text(spec, "version"));
-    let built_in = |row: &wherry_resources::Group| {
-        row.name == group && row.versions.iter().any(|served| *served == version)
-    };
+    let built_in =
+        |row: &wherry_resources::Group| row.name == group && row.versions.contains(&version);
     if group.is_empty() || GROUPS.iter().any(built_in) {
         return None;
     }

@@ -25,10 +25,12 @@ pub const UNAUTHENTICATED: &str = "system:unauthenticated";
 pub const MASTERS: &str = "system:masters";
 /// Group of the node agents; a member's name is `system:node:` and the node's name.
 pub const NODES: &str = "system:nodes";
+/// Group of whoever holds a bootstrap token; by itself it lets nobody join.
+pub const BOOTSTRAPPERS: &str = "system:bootstrappers";
+/// Group of machines that hold a bootstrap token made for nodes.
+pub const JOINING_NODES: &str = "system:bootstrappers:wherry:node";
 /// Group of servers that hold a bootstrap token made for members.
 pub const JOINING_MEMBERS: &str = "system:bootstrappers:wherry:member";
-/// Group of machines that hold a bootstrap token.
-pub const BOOTSTRAPPERS: &str = "system:bootstrappers";
 
 /// A browser cannot set headers of a WebSocket, so the token comes as a subprotocol.
 const SUBPROTOCOL: &str = "base64url.bearer.authorization.k8s.io.";

@@ -62,7 +62,7 @@ enum What {
 const READ: &[&str] = &["get", "list", "watch"];
 const GET: &[&str] = &["get", "head"];
 const NODES: Who = Who::Group(auth::NODES);
-const JOINING: Who = Who::Group(auth::BOOTSTRAPPERS);
+const JOINING: Who = Who::Group(auth::JOINING_NODES);
 /// What Pods name, and their node may read.
 const NAMED: &[&str] = &["configmaps", "persistentvolumeclaims", "secrets", "serviceaccounts"];
 /// What every node's traffic follows from.

@@ -33,6 +33,7 @@ use wherry_resources::{KINDS, Kind, Storage, kind_of};
 
 use super::gateway;
 use super::owners::controller_of;
+use super::write::Outcome;
 
 /// Removed objects kept in mind: more than can be removed while the answer to a write is on its
 /// way.
@@ -501,8 +502,24 @@ impl Cache {
         }
     }
 
+    /// Takes in what an own write left behind: what changed by it, and whether its plan may come out
+    /// otherwise now.
+    pub fn take_in(&mut self, outcome: Outcome, now: Instant) -> (Option<Change>, bool) {
+        let change = match outcome {
+            Outcome::Object { kind, object } => self.wrote(kind, object, now),
+            Outcome::Removed { key, uid } => self.removed(&key, &uid),
+            Outcome::Known { key, memo } => {
+                self.remember(&key, memo);
+                return (None, true);
+            }
+            Outcome::Nothing => None,
+        };
+        let changed = change.is_some();
+        (change, changed)
+    }
+
     /// Takes in the object that an own write returned.
-    pub fn wrote(&mut self, kind: &'static Kind, object: Value, now: Instant) -> Option<Change> {
+    fn wrote(&mut self, kind: &'static Kind, object: Value, now: Instant) -> Option<Change> {
         let slot = self.slot(kind)?;
         let object = (self.shelves[slot].decode)(object).ok()?;
         if self.gone.iter().any(|uid| uid == object.uid()) {
@@ -512,7 +529,7 @@ impl Cache {
     }
 
     /// Takes in that an own write removed an object.
-    pub fn removed(&mut self, key: &Key, uid: &str) -> Option<Change> {
+    fn removed(&mut self, key: &Key, uid: &str) -> Option<Change> {
         let slot = self.slot(key.kind)?;
         let change = self.remove(slot, &key.path, uid);
         if change.is_some() {

@@ -6,7 +6,7 @@
 //!
 //! | signer | who may ask | for what |
 //! |---|---|---|
-//! | [`KUBELET_SIGNER`] | a join token, or the node | CN `system:node:NAME`, O `system:nodes` |
+//! | [`KUBELET_SIGNER`] | a node's join token, or the node | CN `system:node:NAME`, O `system:nodes` |
 //! | [`TRAFFIC_SIGNER`] | the node NAME | CN NAME, O one existing namespace |
 //! | [`CLIENT_SIGNER`] | anybody; a person approves | any CN, at most one O, client use |
 //! | [`SERVING_SIGNER`] | the node NAME; a person approves | CN `system:node:NAME`, its names |
@@ -38,7 +38,7 @@ const TRAFFIC_SIGNER: &str = "wherry.dev/traffic";
 const NODE_PREFIX: &str = "system:node:";
 const NODES: &str = "system:nodes";
 const MASTERS: &str = "system:masters";
-const BOOTSTRAPPERS: &str = "system:bootstrappers";
+const JOINING_NODES: &str = "system:bootstrappers:wherry:node";
 /// Requests are kept so long after they were answered, for whoever wants to see why.
 const ANSWERED_KEPT: SignedDuration = SignedDuration::from_hours(1);
 /// Requests that nobody answers are kept so long.
@@ -321,7 +321,7 @@ fn check_node(request: &CertificateSigningRequest) -> Result<Checked, Refusal> {
     check_usages(request, &["digital signature", "key encipherment", "client auth"])?;
     let user = request.spec.username.clone().unwrap_or_default();
     let renews = user == parsed.common_name && in_group(request, NODES);
-    if !renews && !in_group(request, BOOTSTRAPPERS) {
+    if !renews && !in_group(request, JOINING_NODES) {
         return Err(Refusal::NotYours { user, wanted: parsed.common_name });
     }
     let profile = Profile {

@@ -131,6 +131,9 @@ struct Site<'a> {
     pods: Vec<&'a Arc<Pod>>,
 }
 
+/// The new and the old Pod of a node.
+type Pair<'a> = (Option<&'a Arc<Pod>>, Option<&'a Arc<Pod>>);
+
 /// A DaemonSet with its nodes and Pods sorted out.
 struct State<'a> {
     snapshot: &'a Snapshot,
@@ -352,7 +355,7 @@ impl<'a> State<'a> {
     /// The one new and the one old Pod of a node; a node with more is settled first. One that is on
     /// its way out counts as long as it may run, and one that ended until it is deleted: its place
     /// is not free before.
-    fn pair(&self, site: &Site<'a>) -> Option<(Option<&'a Arc<Pod>>, Option<&'a Arc<Pod>>)> {
+    fn pair(&self, site: &Site<'a>) -> Option<Pair<'a>> {
         let counts = |pod: &&Arc<Pod>| !pods::is_finished(pod) || !pods::is_deleting(pod);
         let counting = site.pods.iter().copied().filter(counts);
         let (new, old): (Vec<&Arc<Pod>>, Vec<&Arc<Pod>>) =

@@ -128,12 +128,15 @@ fn difference(held: &EndpointSlice, wanted: &EndpointSlice) -> Option<Write> {
     changed.then(|| Write::patch(held, body))
 }
 
+/// Ports, and the addresses that have them, each with its family.
+type Group<'a> = (Vec<EndpointPort>, Vec<(&'a str, Endpoint)>);
+
 /// The slices of Endpoints: one for each set of ports and each family of addresses, and more where
 /// there are many.
 fn wanted(endpoints: &Endpoints) -> Vec<EndpointSlice> {
     let mut slices = Vec::new();
     // Subsets with the same ports belong together.
-    let mut groups: BTreeMap<String, (Vec<EndpointPort>, Vec<(&str, Endpoint)>)> = BTreeMap::new();
+    let mut groups: BTreeMap<String, Group<'_>> = BTreeMap::new();
     for subset in endpoints.subsets.iter().flatten() {
         let ports = ports_of(subset);
         let group = groups.entry(json!(ports).to_string()).or_insert((ports, Vec::new()));

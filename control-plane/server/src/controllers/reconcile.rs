@@ -366,23 +366,15 @@ impl Loop {
         let mut changed = self.busy.remove(&job).unwrap_or(false);
         let mut failed = None;
         for outcome in outcomes {
-            let change = match outcome {
-                Ok(Outcome::Object { kind, object }) => self.cache.wrote(kind, object, now),
-                Ok(Outcome::Removed { key, uid }) => self.cache.removed(&key, &uid),
-                Ok(Outcome::Known { key, memo }) => {
-                    self.cache.remember(&key, memo);
-                    changed = true;
-                    None
+            match outcome {
+                Ok(outcome) => {
+                    let (change, new) = self.cache.take_in(outcome, now);
+                    if let Some(change) = &change {
+                        self.wake(change);
+                    }
+                    changed |= new;
                 }
-                Ok(Outcome::Nothing) => None,
-                Err(error) => {
-                    failed = Some(error);
-                    None
-                }
-            };
-            if let Some(change) = change {
-                self.wake(&change);
-                changed = true;
+                Err(error) => failed = Some(error),
             }
         }
         match failed {

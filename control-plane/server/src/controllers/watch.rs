@@ -34,8 +34,8 @@ const PAUSE_MAX: Duration = Duration::from_secs(2);
 /// A pause that doubles.
 pub struct Pause(Duration);
 
-impl Pause {
-    pub fn new() -> Pause {
+impl Default for Pause {
+    fn default() -> Pause {
         Pause(PAUSE_FIRST)
     }
 }
@@ -52,7 +52,7 @@ impl Iterator for Pause {
 
 impl Backoff for Pause {
     fn reset(&mut self) {
-        *self = Pause::new();
+        *self = Pause::default();
     }
 }
 
@@ -154,7 +154,7 @@ fn gateways(
 /// versions one is watched; when a CRD goes, its objects are said to be gone.
 pub fn custom(client: kube::Client) -> BoxStream<'static, Watched> {
     let definitions: Api<CustomResourceDefinition> = Api::all(client.clone());
-    let changes = watch(definitions, watcher::Config::default()).backoff(Pause::new());
+    let changes = watch(definitions, watcher::Config::default()).backoff(Pause::default());
     let state = Custom {
         client,
         changes: changes.boxed(),
@@ -268,7 +268,7 @@ fn seen<T: Send + 'static>(
     events: impl Stream<Item = watcher::Result<Event<T>>> + Send + 'static,
     hold: impl Fn(T) -> Object + Send + 'static,
 ) -> BoxStream<'static, Watched> {
-    let events = events.backoff(Pause::new());
+    let events = events.backoff(Pause::default());
     let seen = events.filter_map(move |event| {
         let seen = match event {
             Ok(Event::Init) => Some(Seen::Begin),

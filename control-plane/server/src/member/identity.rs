@@ -47,8 +47,7 @@ pub enum IdentityError {
     Store(#[from] wherry_store::OpenError),
     #[error(
         "the data of member {name:?} (id {id}) is gone from {}; a member that lost its data must \
-         not come back under its old id: remove it on another member, empty its data folder, and \
-         let it join again",
+         not come back under its old id",
         store.display()
     )]
     Lost { id: MemberId, name: String, store: PathBuf },

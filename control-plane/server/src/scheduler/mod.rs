@@ -379,7 +379,7 @@ where
     K::DynamicType: Default + Clone + Eq + std::hash::Hash,
 {
     let all = Api::<K>::all(client.clone());
-    let events = watch(all, watcher::Config::default()).backoff(Pause::new());
+    let events = watch(all, watcher::Config::default()).backoff(Pause::default());
     events.map(move |event| event.map(seen)).boxed()
 }
 

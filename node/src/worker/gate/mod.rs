@@ -32,10 +32,7 @@ use http::{
 };
 use http_body_util::BodyExt;
 use hyper::{body::Incoming, client::conn::http1, service::service_fn};
-use hyper_util::{
-    rt::{TokioExecutor, TokioIo, TokioTimer},
-    server::conn::auto,
-};
+use hyper_util::rt::TokioIo;
 use tokio::{
     io::{AsyncRead, AsyncWrite},
     net::TcpStream,
@@ -51,11 +48,10 @@ use self::{
     rules::{Asked, Entry, Missing, Rules, host_of},
 };
 use super::{
-    front::{forward_headers, page, settle},
+    front::{forward_headers, in_time, page, server, settle},
     listen::{self, Closing},
     logs::{Log, Logs},
     network::{Destination, Route},
-    opening::Opening,
     policy::Caller,
     reply::{Replay, Reply},
     switch::Switch,
@@ -66,17 +62,6 @@ use crate::protocol::{Backend, GateTable, Owner, ServiceKey, Target};
 
 /// From accept to the end of the TLS handshake.
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
-/// A client must have sent the whole head by then; an idle connection is closed after as long.
-const HEAD_TIMEOUT: Duration = Duration::from_secs(30);
-/// A client that takes nothing of an answer for so long is gone.
-const UNREAD_TIMEOUT: Duration = Duration::from_secs(60);
-/// All headers of a request together.
-const HEAD_BYTES_MAX: usize = 32 << 10;
-/// Requests at once on one HTTP/2 connection.
-const STREAMS_MAX: u32 = 128;
-/// HTTP/2 clients that are gone without a word are noticed.
-const PING_INTERVAL: Duration = Duration::from_secs(20);
-const PING_TIMEOUT: Duration = Duration::from_secs(10);
 /// From the request to the head of the answer.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(60);
 /// The largest body of a request, unless the Ingress says another.
@@ -266,32 +251,10 @@ async fn serve<S>(
         tls,
     });
     let service = service_fn(move |request| answer(door.clone(), client.clone(), request));
-    let mut builder = auto::Builder::new(TokioExecutor::new());
-    builder
-        .http1()
-        .timer(TokioTimer::new())
-        .header_read_timeout(HEAD_TIMEOUT)
-        .max_buf_size(HEAD_BYTES_MAX);
-    builder
-        .http2()
-        .timer(TokioTimer::new())
-        .max_concurrent_streams(STREAMS_MAX)
-        .max_header_list_size(HEAD_BYTES_MAX as u32)
-        .keep_alive_interval(PING_INTERVAL)
-        .keep_alive_timeout(PING_TIMEOUT);
-    let stream = Opening::new(stream, HEAD_TIMEOUT).read_within(UNREAD_TIMEOUT);
-    let stream = TokioIo::new(stream);
-    let connection = builder.serve_connection_with_upgrades(stream, service);
-    let mut connection = std::pin::pin!(connection);
-    let outcome = tokio::select! {
-        biased;
-        outcome = connection.as_mut() => outcome,
-        () = closing.asked() => {
-            connection.as_mut().graceful_shutdown();
-            connection.await
-        }
-    };
-    if let Err(error) = outcome {
+    let builder = server();
+    let connection = builder.serve_connection_with_upgrades(in_time(stream), service);
+    let connection = std::pin::pin!(connection);
+    if let Err(error) = listen::until_closed(connection, closing).await {
         tracing::debug!(%remote, %error, "connection ended early");
     }
 }

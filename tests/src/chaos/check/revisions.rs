@@ -41,11 +41,8 @@ impl Bounds {
             }
         }
         for line in &history.watches {
-            match line.saw {
-                Saw::Event { revision, .. } | Saw::Restart { revision, .. } => {
-                    shown.push((line.at_us, revision));
-                }
-                _ => {}
+            if let Saw::Event { revision, .. } | Saw::Restart { revision, .. } = line.saw {
+                shown.push((line.at_us, revision));
             }
         }
         shown.sort_unstable();

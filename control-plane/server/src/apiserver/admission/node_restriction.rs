@@ -11,27 +11,7 @@ use crate::apiserver::{
     verbs::{Part, delete::Options},
 };
 use serde_json::Value;
-use wherry_resources::{Kind, Object, meta};
-
-/// Labels with this prefix are an administrator's, to steer workloads away from stolen nodes.
-const RESERVED: &str = "node-restriction.kubernetes.io/";
-/// Labels of Kubernetes' own domains that an agent may set on its Node.
-const OWN_LABELS: [&str; 12] = [
-    "kubernetes.io/hostname",
-    "kubernetes.io/os",
-    "kubernetes.io/arch",
-    "beta.kubernetes.io/os",
-    "beta.kubernetes.io/arch",
-    "beta.kubernetes.io/instance-type",
-    "failure-domain.beta.kubernetes.io/region",
-    "failure-domain.beta.kubernetes.io/zone",
-    "node.kubernetes.io/instance-type",
-    "topology.kubernetes.io/region",
-    "topology.kubernetes.io/zone",
-    "node.kubernetes.io/windows-build",
-];
-/// Below these an agent may set what it likes.
-const OWN_PREFIXES: [&str; 2] = ["kubelet.kubernetes.io/", "node.kubernetes.io/"];
+use wherry_resources::{Kind, Object, meta, node_labels};
 
 /// Checks a write of a node agent; everybody else passes.
 pub fn admit(context: &Context<'_>, new: &Object, old: Option<&Object>) -> Result<(), ApiError> {
@@ -95,24 +75,11 @@ fn own_node(node: &str, new: &Object, old: Option<&Object>) -> Result<(), String
     };
     for key in keys(before).iter().chain(&keys(after)) {
         let value = |labels: Option<&Value>| labels.and_then(|labels| labels.get(key)).cloned();
-        if value(before) != value(after) && !may_set(key) {
+        if value(before) != value(after) && !node_labels::may_set(key) {
             return Err(format!("node {node:?} is not allowed to modify label {key:?}"));
         }
     }
     Ok(())
-}
-
-fn may_set(label: &str) -> bool {
-    let domain = label.split_once('/').map_or("", |(domain, _)| domain);
-    let kubernetes = ["kubernetes.io", "k8s.io"]
-        .iter()
-        .any(|own| domain == *own || domain.ends_with(&format!(".{own}")));
-    if label.starts_with(RESERVED) {
-        return false;
-    }
-    !kubernetes
-        || OWN_LABELS.contains(&label)
-        || OWN_PREFIXES.iter().any(|prefix| label.starts_with(prefix))
 }
 
 /// An agent gets tokens for Pods of its own only, each bound to its Pod by uid.

@@ -314,11 +314,11 @@ pub fn admit(
     if let Some(address) = grant.address {
         spec["clusterIP"] = json!(address);
         spec["clusterIPs"] = json!([address]);
-    } else if let Some(old) = old.filter(|old| text(old, "/spec/clusterIP") == "None") {
-        if spec["type"] != "ExternalName" {
-            spec["clusterIP"] = old["spec"]["clusterIP"].clone();
-            spec["clusterIPs"] = old["spec"]["clusterIPs"].clone();
-        }
+    } else if let Some(old) = old.filter(|old| text(old, "/spec/clusterIP") == "None")
+        && spec["type"] != "ExternalName"
+    {
+        spec["clusterIP"] = old["spec"]["clusterIP"].clone();
+        spec["clusterIPs"] = old["spec"]["clusterIPs"].clone();
     }
     for (index, number) in grant.ports {
         spec["ports"][index]["nodePort"] = json!(number);

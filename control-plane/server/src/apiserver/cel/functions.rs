@@ -24,12 +24,13 @@ const TEXT_BYTES_MAX: usize = 4 << 20;
 const SIZE_PER_COST: usize = 10;
 
 type Args<'b, 'v> = Vec<CowVal<'b, 'v>>;
+type Extension = fn(&mut Env) -> Result<(), DeclarationError>;
 type Found<'b, 'v> = Result<CowVal<'b, 'v>, ExecutionError>;
 
 /// The whole language.
 pub fn environment() -> Env {
     let mut env = Env::stdlib();
-    let extensions: [fn(&mut Env) -> Result<(), DeclarationError>; 6] = [
+    let extensions: [Extension; 6] = [
         extensions::strings,
         extensions::lists,
         guarded,

@@ -121,19 +121,25 @@ async fn a_node_reads_what_its_pods_need() {
 async fn a_machine_joins_by_its_own_request() {
     let server = Server::start().await;
     let all = "/apis/certificates.k8s.io/v1/certificatesigningrequests";
-    let joining = User::new("system:bootstrap:abcdef", &["system:bootstrappers"]);
+    let holder = |id: &str, role: &str| {
+        let group = format!("system:bootstrappers:wherry:{role}");
+        User::new(&format!("system:bootstrap:{id}"), &["system:bootstrappers", &group])
+    };
+    let joining = holder("abcdef", "node");
     let block = "-----BEGIN CERTIFICATE REQUEST-----\n-----END CERTIFICATE REQUEST-----\n";
     let body = json!({"metadata": {"name": "r"}, "spec": {
         "request": STANDARD.encode(block), "usages": ["client auth"], "username": "root",
         "signerName": "kubernetes.io/kube-apiserver-client-kubelet"}})
     .to_string();
+    let server_to_be = server.response(&holder("mnopqr", "member"), "POST", all, "", &body).await;
+    assert_eq!(server_to_be.status(), 403, "a member's token is not one for nodes");
     let response = server.response(&joining, "POST", all, "", &body).await;
     assert_eq!(response.status(), 201);
     let stored = server.ok("GET", &format!("{all}/r"), "").await;
     assert_eq!(stored["spec"]["username"], "system:bootstrap:abcdef");
     let own = server.response(&joining, "GET", &format!("{all}/r"), "", "").await;
     assert_eq!(own.status(), 200);
-    let other = User::new("system:bootstrap:ghijkl", &["system:bootstrappers"]);
+    let other = holder("ghijkl", "node");
     let foreign = server.response(&other, "GET", &format!("{all}/r"), "", "").await;
     assert_eq!(foreign.status(), 403);
     let approval = format!("{all}/r/approval");

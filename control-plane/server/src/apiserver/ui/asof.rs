@@ -4,20 +4,11 @@
 //! they may have been changed because somebody had seen them.
 
 use super::{
-    super::{
-        ApiServer,
-        auth::{self, User},
-        custom,
-        errors::ApiError,
-        request::{Attributes, Query},
-        stored,
-    },
+    super::{ApiServer, custom, errors::ApiError, request::Attributes, stored},
     past::PastError,
+    question::Question,
 };
-use axum::{
-    Extension, Json,
-    extract::{RawQuery, State},
-};
+use axum::{Json, extract::State};
 use jiff::Timestamp;
 use serde_json::{Value, json};
 
@@ -25,13 +16,8 @@ use serde_json::{Value, json};
 /// the time in seconds since 1970; without a name it says since when the past is known.
 pub async fn object(
     State(api): State<ApiServer>,
-    Extension(user): Extension<User>,
-    RawQuery(query): RawQuery,
+    Question { user, query }: Question,
 ) -> Result<Json<Value>, ApiError> {
-    if user.is_in(auth::UNAUTHENTICATED) {
-        return Err(ApiError::Unauthorized);
-    }
-    let query = Query::parse(query.as_deref().unwrap_or(""));
     let text = |name: &str| query.get(name).unwrap_or("").to_owned();
     if query.get("name").is_none() {
         let since = api.past().since(api.store());

@@ -6,18 +6,10 @@
 //! left out, and so is what only a status says (or an annotation in which a node or a controller
 //! notes something), unless it is asked for.
 
-use super::super::{
-    ApiServer,
-    auth::{self, User},
-    errors::ApiError,
-    request::{Attributes, Query},
-    stored,
-};
+use super::super::{ApiServer, auth::User, errors::ApiError, request::Attributes, stored};
 use super::past::Turn;
-use axum::{
-    Extension, Json,
-    extract::{RawQuery, State},
-};
+use super::question::Question;
+use axum::{Json, extract::State};
 use serde_json::{Value, json};
 use std::collections::HashMap;
 use wherry_resources::{Kind, Object, keys, meta};
@@ -94,30 +86,22 @@ fn stored_as(word: &str) -> String {
 /// `?without=pods,replicasets.apps&people=1&count=8`.
 pub async fn history(
     State(api): State<ApiServer>,
-    Extension(user): Extension<User>,
-    RawQuery(query): RawQuery,
+    question: Question,
 ) -> Result<Json<Value>, ApiError> {
-    if user.is_in(auth::UNAUTHENTICATED) {
-        return Err(ApiError::Unauthorized);
-    }
-    let query = Query::parse(query.as_deref().unwrap_or(""));
-    let text = |name: &str| query.get(name).unwrap_or("").to_owned();
-    let several = |name: &str| -> Vec<String> {
-        text(name).split(',').filter(|one| !one.is_empty()).map(str::to_owned).collect()
-    };
+    let query = &question.query;
     let count = query.get("count").and_then(|it| it.parse().ok()).unwrap_or(CHANGES_MAX);
     let asked = Asked {
-        namespaces: several("namespaces"),
+        namespaces: question.list("namespaces").into_iter().map(str::to_owned).collect(),
         kind: query.get("kind").filter(|it| !it.is_empty()).map(stored_as),
-        without: several("without").iter().map(|it| stored_as(it)).collect(),
-        name: text("name"),
+        without: question.list("without").into_iter().map(stored_as).collect(),
+        name: query.get("name").unwrap_or("").to_owned(),
         statuses: query.flag("statuses"),
         people: query.flag("people"),
         before: query.get("before").and_then(|it| it.parse().ok()).unwrap_or(Revision::MAX),
         count: count.min(CHANGES_MAX),
     };
     let since = api.past().since(api.store());
-    let told = || tell(&api, &user, &asked, &turns(&api, &asked));
+    let told = || tell(&api, &question.user, &asked, &turns(&api, &asked));
     let told = api.fairness().compute(told).await;
     let is_whole = told.len() < asked.count;
     Ok(Json(json!({

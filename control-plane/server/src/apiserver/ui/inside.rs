@@ -9,18 +9,13 @@
 use super::{
     super::{
         ApiServer,
-        auth::{self, User},
         errors::ApiError,
         request::{Attributes, Query},
     },
+    question::Question,
     why::relayed,
 };
-use axum::{
-    Extension, Json,
-    body::Body,
-    extract::{RawQuery, State},
-    response::Response,
-};
+use axum::{Json, body::Body, extract::State, response::Response};
 use http::{HeaderValue, StatusCode, header};
 use http_body_util::{BodyExt as _, Limited};
 use hyper::body::Incoming;
@@ -36,10 +31,9 @@ const REFUSAL_BYTES_MAX: usize = 4096;
 /// Answers `GET /ui/record?namespace=shop&name=cart-1`.
 pub async fn record(
     State(api): State<ApiServer>,
-    Extension(user): Extension<User>,
-    RawQuery(query): RawQuery,
+    question: Question,
 ) -> Result<Json<Value>, ApiError> {
-    let (place, _) = find(&api, &user, query.as_deref(), Some("log")).await?;
+    let (place, _) = find(&api, &question, Some("log")).await?;
     let Place { node, namespace, name, uid } = &place;
     let told = ask(&api, node, &format!("/record/{namespace}/{name}?uid={uid}")).await?;
     Ok(Json(json!({ "node": node, "containers": told })))
@@ -48,12 +42,10 @@ pub async fn record(
 /// Answers `GET /ui/world?namespace=shop&name=cart-1&container=cart`.
 pub async fn world(
     State(api): State<ApiServer>,
-    Extension(user): Extension<User>,
-    RawQuery(query): RawQuery,
+    question: Question,
 ) -> Result<Json<Value>, ApiError> {
-    let (place, pod) = find(&api, &user, query.as_deref(), None).await?;
-    let query = Query::parse(query.as_deref().unwrap_or(""));
-    let container = container(&pod, &place, &query)?;
+    let (place, pod) = find(&api, &question, None).await?;
+    let container = container(&pod, &place, &question.query)?;
     let Place { node, namespace, name, uid } = &place;
     let target = format!("/world/{namespace}/{name}/{container}?uid={uid}");
     Ok(Json(json!({ "node": node, "world": ask(&api, node, &target).await? })))
@@ -63,16 +55,14 @@ pub async fn world(
 /// for each request as it ends (`node/src/protocol/requests.rs`), for as long as somebody reads.
 pub async fn requests(
     State(api): State<ApiServer>,
-    Extension(user): Extension<User>,
-    RawQuery(query): RawQuery,
+    question: Question,
 ) -> Result<Response, ApiError> {
-    let (place, pod) = find(&api, &user, query.as_deref(), Some("log")).await?;
-    let query = Query::parse(query.as_deref().unwrap_or(""));
-    let container = container(&pod, &place, &query)?;
+    let (place, pod) = find(&api, &question, Some("log")).await?;
+    let container = container(&pod, &place, &question.query)?;
     let Place { node, namespace, name, uid } = &place;
     let passed_on = form_urlencoded::Serializer::new(String::new())
         .append_pair("uid", uid)
-        .append_pair("since", query.get("since").unwrap_or("now"))
+        .append_pair("since", question.query.get("since").unwrap_or("now"))
         .finish();
     let target = format!("/requests/{namespace}/{name}/{container}?{passed_on}");
     let mut response = Response::new(Body::new(answer(&api, node, &target).await?));
@@ -105,14 +95,9 @@ struct Place {
 /// Finds a Pod as the person who asks, who needs `get` of `part` of it as well.
 async fn find(
     api: &ApiServer,
-    user: &User,
-    query: Option<&str>,
+    Question { user, query }: &Question,
     part: Option<&str>,
 ) -> Result<(Place, Pod), ApiError> {
-    if user.is_in(auth::UNAUTHENTICATED) {
-        return Err(ApiError::Unauthorized);
-    }
-    let query = Query::parse(query.unwrap_or(""));
     let (Some(namespace), Some(name)) = (query.get("namespace"), query.get("name")) else {
         return Err(ApiError::BadRequest("the query must name a namespace and a name".to_owned()));
     };

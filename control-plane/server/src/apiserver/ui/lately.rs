@@ -11,21 +11,14 @@
 
 use std::collections::{BTreeMap, HashMap};
 
-use axum::{
-    Extension, Json,
-    extract::{RawQuery, State},
-};
+use axum::{Json, extract::State};
 use jiff::Timestamp;
 use serde::Deserialize;
 use serde_json::{Value, json};
 
-use super::super::{
-    ApiServer,
-    auth::{self, User},
-    errors::ApiError,
-    request::{Attributes, Query},
-};
+use super::super::{ApiServer, errors::ApiError, request::Attributes};
 use super::nodes::{self, Asked, Once};
+use super::question::Question;
 
 /// What is told: the last hour.
 const MINUTES: i64 = 60;
@@ -89,23 +82,17 @@ async fn ask(api: &ApiServer) -> Heard {
 /// see, with `each` also of each workload.
 pub async fn lately(
     State(api): State<ApiServer>,
-    Extension(user): Extension<User>,
-    RawQuery(query): RawQuery,
+    question: Question,
 ) -> Result<Json<Value>, ApiError> {
-    if user.is_in(auth::UNAUTHENTICATED) {
-        return Err(ApiError::Unauthorized);
-    }
-    let query = Query::parse(query.as_deref().unwrap_or(""));
-    let named = query.get("namespaces").unwrap_or("").to_owned();
-    let wanted: Vec<&str> = named.split(',').filter(|name| !name.is_empty()).collect();
+    let wanted = question.list("namespaces");
     let heard = api.lately().get(ask(&api)).await;
     let mut rights: HashMap<&str, bool> = HashMap::new();
-    let may = |namespace: &str| api.may(&user, &listing(namespace));
+    let may = |namespace: &str| api.may(&question.user, &listing(namespace));
     let seen = heard.workloads.iter().filter(|((namespace, _), _)| {
         (wanted.is_empty() || wanted.contains(&namespace.as_str()))
             && *rights.entry(namespace.as_str()).or_insert_with(|| may(namespace))
     });
-    Ok(Json(tell(&heard, seen, query.flag("each"))))
+    Ok(Json(tell(&heard, seen, question.query.flag("each"))))
 }
 
 /// The right that numbers of a namespace are for.
@@ -152,7 +139,10 @@ fn tell<'a>(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::apiserver::tests::script::{Server, admin, text};
+    use crate::apiserver::{
+        User,
+        tests::script::{Server, admin, text},
+    };
 
     fn counted(told: Value) -> Counted {
         serde_json::from_value(told).expect("as workers tell it")

@@ -10,7 +10,8 @@
 //! `stream` is what the pages live on, `printed` the lists that all of them share, made of `row`s,
 //! and `view` what one person sees of one; `past` is the last day of the store, `history` the
 //! timeline of it and `asof` one object in it, `why` the scheduler's decisions, `inside` what only
-//! a Pod's worker knows, `lately` and `traffic` what all of them have counted (`nodes` asks them).
+//! a Pod's worker knows, `lately` and `traffic` what all of them have counted (`nodes` asks them);
+//! each of these answers a `question`.
 //!
 //! Invariants: a code is used at most once; codes and sessions are bounded in number and time; the
 //! cookie never stands for more than the user who asked for the code.
@@ -22,6 +23,7 @@ mod lately;
 mod nodes;
 mod past;
 mod printed;
+mod question;
 mod row;
 mod stream;
 mod traffic;

@@ -7,21 +7,14 @@
 
 use std::collections::{BTreeMap, HashMap};
 
-use axum::{
-    Extension, Json,
-    extract::{RawQuery, State},
-};
+use axum::{Json, extract::State};
 use jiff::Timestamp;
 use serde_json::{Value, json};
 
-use super::super::{
-    ApiServer,
-    auth::{self, User},
-    errors::ApiError,
-    request::Query,
-};
+use super::super::{ApiServer, errors::ApiError};
 use super::lately::listing;
 use super::nodes::{self, Asked, Once};
+use super::question::Question;
 
 /// Ways in one answer, the most used first.
 const WAYS_MAX: usize = 500;
@@ -156,20 +149,14 @@ impl<'a> Sample<'a> {
 /// Answers `GET /ui/traffic?namespaces=a,b`; without namespaces of all that the person may see.
 pub async fn traffic(
     State(api): State<ApiServer>,
-    Extension(user): Extension<User>,
-    RawQuery(query): RawQuery,
+    question: Question,
 ) -> Result<Json<Value>, ApiError> {
-    if user.is_in(auth::UNAUTHENTICATED) {
-        return Err(ApiError::Unauthorized);
-    }
-    let query = Query::parse(query.as_deref().unwrap_or(""));
-    let named = query.get("namespaces").unwrap_or("").to_owned();
-    let wanted: Vec<&str> = named.split(',').filter(|name| !name.is_empty()).collect();
+    let wanted = question.list("namespaces");
     let heard = api.traffic().get(ask(&api)).await;
     let mut rights: HashMap<String, bool> = HashMap::new();
     let may = |namespace: &str| {
         let known = rights.entry(namespace.to_owned());
-        *known.or_insert_with(|| api.may(&user, &listing(namespace)))
+        *known.or_insert_with(|| api.may(&question.user, &listing(namespace)))
     };
     Ok(Json(tell(&heard, &wanted, may)))
 }

@@ -3,30 +3,18 @@
 //! The scheduler's own code decides once more over the objects that the person may read: they are
 //! read through the ordinary API as that person, so a missing right is an answer, not a leak.
 
-use super::super::{
-    ApiServer,
-    auth::{self, User},
-    errors::ApiError,
-    request::Query,
-};
+use super::super::{ApiServer, errors::ApiError};
+use super::question::Question;
 use crate::scheduler::why::{Situation, why};
-use axum::{
-    Extension,
-    extract::{RawQuery, State},
-};
+use axum::extract::State;
 use http::StatusCode;
 use kube::api::{Api, ListParams};
 
 /// Answers `GET /ui/why?namespace=shop&name=cart-1` with text.
 pub async fn explain(
     State(api): State<ApiServer>,
-    Extension(user): Extension<User>,
-    RawQuery(query): RawQuery,
+    Question { user, query }: Question,
 ) -> Result<String, ApiError> {
-    if user.is_in(auth::UNAUTHENTICATED) {
-        return Err(ApiError::Unauthorized);
-    }
-    let query = Query::parse(query.as_deref().unwrap_or(""));
     let (Some(namespace), Some(name)) = (query.get("namespace"), query.get("name")) else {
         return Err(ApiError::BadRequest("the query must name a namespace and a name".to_owned()));
     };

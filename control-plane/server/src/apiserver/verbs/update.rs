@@ -35,25 +35,25 @@ pub async fn update(api: &ApiServer, request: &Request) -> Result<Response, ApiE
     }
     prepare::addressed(request.name(), request.namespace(), &mut sent)?;
     let call = Call::of(api, request, part, options.dry_run);
-    if part == Part::Main && request.kind.create_on_update {
-        if let Err(ApiError::NotFound { .. }) = call.find(&api.latest().await?, request.name()) {
-            let mut asked = request.attributes.clone();
-            asked.verb = "create".to_owned();
-            api.authorize(&request.user, &asked)?;
-            let uid = meta::uid(&sent);
-            if !uid.is_empty() {
-                let why = format!(
-                    "Precondition failed: UID in precondition: {uid}, UID in object meta: "
-                );
-                return Err(ApiError::conflict(request.kind, request.name(), why));
-            }
-            // Of what was there before: what is not there now has no version.
-            meta::set(&mut sent, "resourceVersion", "");
-            let draft = prepare::created(request.kind, request.namespace(), sent, &Stamp::new())?;
-            let written = create::named(&call, draft).await?;
-            warnings.extend(written.warnings);
-            return get::respond(request, StatusCode::CREATED, written.object, &warnings);
+    if part == Part::Main
+        && request.kind.create_on_update
+        && let Err(ApiError::NotFound { .. }) = call.find(&api.latest().await?, request.name())
+    {
+        let mut asked = request.attributes.clone();
+        asked.verb = "create".to_owned();
+        api.authorize(&request.user, &asked)?;
+        let uid = meta::uid(&sent);
+        if !uid.is_empty() {
+            let why =
+                format!("Precondition failed: UID in precondition: {uid}, UID in object meta: ");
+            return Err(ApiError::conflict(request.kind, request.name(), why));
         }
+        // Of what was there before: what is not there now has no version.
+        meta::set(&mut sent, "resourceVersion", "");
+        let draft = prepare::created(request.kind, request.namespace(), sent, &Stamp::new())?;
+        let written = create::named(&call, draft).await?;
+        warnings.extend(written.warnings);
+        return get::respond(request, StatusCode::CREATED, written.object, &warnings);
     }
     let written = replace(&call, request.name(), sent).await?;
     warnings.extend(written.warnings);

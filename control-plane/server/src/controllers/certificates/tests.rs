@@ -37,7 +37,7 @@ fn snapshot(signer: &str, user: &str, group: &str, usages: &[&str], pem: &str) -
 }
 
 const CLIENT: &[&str] = &["digital signature", "client auth"];
-const TOKEN: (&str, &str) = ("system:bootstrap:abcdef", BOOTSTRAPPERS);
+const TOKEN: (&str, &str) = ("system:bootstrap:abcdef", JOINING_NODES);
 
 fn node_request(user: (&str, &str), name: &str, organization: &str) -> Snapshot {
     snapshot(KUBELET_SIGNER, user.0, user.1, CLIENT, &pem(name, organization, &[]))
@@ -94,6 +94,9 @@ fn nobody_else_gets_a_nodes_certificate() {
     check(node_request(("system:node:node-2", NODES), name, NODES), "may not ask");
     check(node_request(("alice", "system:masters"), name, NODES), "may not ask");
     check(node_request((name, "people"), name, NODES), "may not ask");
+    for group in ["system:bootstrappers", "system:bootstrappers:wherry:member"] {
+        check(node_request((TOKEN.0, group), name, NODES), "may not ask");
+    }
     check(node_request(TOKEN, name, "system:masters"), "organization must be system:nodes");
     check(node_request(TOKEN, "kubernetes-admin", NODES), "\"kubernetes-admin\" is not allowed");
     check(node_request(TOKEN, "system:node:", NODES), "is not allowed");
