@@ -13,7 +13,6 @@ use tokio_util::sync::CancellationToken;
 use wherry_control_plane::apiserver::{AuditPolicy, LogConfig, Network};
 use wherry_control_plane::at_rest;
 use wherry_control_plane::backup::{Destination, Schedule};
-use wherry_control_plane::controllers::reconcile::is_planning;
 use wherry_control_plane::member::join::{Join, JoinError};
 use wherry_control_plane::member::{self, IdentityError, Member, MemberError, Window};
 use wherry_node::agent::AgentError;
@@ -363,15 +362,11 @@ pub fn server(flags: ServerFlags) -> Result<(), Diagnostic> {
 }
 
 /// A member whose state machine has panicked would go on sending heartbeats and never apply
-/// anything again. So a panic anywhere in it ends the process; who supervises it starts it again. But
-/// for one in a controller's plan, which comes again with the object that it is about.
+/// anything again. So a panic anywhere in it ends the process; who supervises it starts it again.
 fn abort_on_panic() {
     let report = std::panic::take_hook();
     std::panic::set_hook(Box::new(move |panic| {
         report(panic);
-        if is_planning() {
-            return;
-        }
         tracing::error!(%panic, "a panic ends this process");
         std::process::abort();
     }));

@@ -15,13 +15,10 @@
 //! the loop joins them all before it returns. A key whose writes fail is tried again after a pause
 //! that doubles. A key that takes long to plan for rests after each plan, and what changes meanwhile
 //! becomes one plan: a set of ten thousand Pods, each of whose changes has all of them looked at,
-//! keeps nobody else waiting. A key whose plan panics has failed, and nobody else with it.
+//! keeps nobody else waiting.
 
-use std::any::Any;
-use std::cell::Cell;
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet, BinaryHeap, HashMap, VecDeque};
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::time::{Duration, Instant};
 
 use futures::StreamExt as _;
@@ -109,30 +106,6 @@ pub type Watched = (&'static wherry_resources::Kind, Seen);
 
 /// A key of one controller.
 type Job = (usize, Key);
-
-thread_local! {
-    static IS_PLANNING: Cell<bool> = const { Cell::new(false) };
-}
-
-/// Whether this thread makes a plan. It only reads, so its panic leaves nothing half done: it must
-/// not end the process, as those of others do, or one object could keep a cluster from being led.
-pub fn is_planning() -> bool {
-    IS_PLANNING.get()
-}
-
-/// Makes a plan, or says why it panicked.
-fn guarded(plan: impl FnOnce() -> Plan) -> Result<Plan, String> {
-    IS_PLANNING.set(true);
-    let outcome = catch_unwind(AssertUnwindSafe(plan));
-    IS_PLANNING.set(false);
-    outcome.map_err(|panic| message(&*panic))
-}
-
-fn message(panic: &(dyn Any + Send)) -> String {
-    let text = panic.downcast_ref::<&str>().map(|text| (*text).to_string());
-    let text = text.or_else(|| panic.downcast_ref::<String>().cloned());
-    text.unwrap_or_else(|| "no message".to_string())
-}
 
 /// A key that took long to plan for.
 struct Rest {
@@ -318,14 +291,9 @@ impl Loop {
             config: &self.config,
             failure: self.failures.get(&job).and_then(|failure| failure.message.as_deref()),
         };
-        let reconcile = self.controllers[job.0].reconcile;
-        let plan = guarded(|| reconcile(&view, &job.1));
+        let plan = (self.controllers[job.0].reconcile)(&view, &job.1);
         self.note_time(&job, begun.elapsed());
         self.due.remove(&job);
-        let plan = match plan {
-            Ok(plan) => plan,
-            Err(why) => return self.fail(job, &WriteError::Unplanned(why)),
-        };
         if let Some(after) = plan.again {
             self.set_timer(&job, after);
         }
@@ -427,19 +395,6 @@ impl Loop {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn a_plan_that_panics_is_a_failure_of_its_key() {
-        let planned = guarded(|| {
-            assert!(is_planning());
-            Plan::default()
-        });
-        assert!(planned.is_ok_and(|plan| plan.writes.is_empty()));
-        let why = |plan: fn() -> Plan| guarded(plan).err();
-        assert_eq!(why(|| panic!("no such thing")).as_deref(), Some("no such thing"));
-        assert_eq!(why(|| panic!("{} too many", 1)).as_deref(), Some("1 too many"));
-        assert!(!is_planning());
-    }
 
     #[test]
     fn who_takes_long_to_plan_for_leaves_time_for_others() {

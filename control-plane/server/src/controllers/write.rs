@@ -277,9 +277,6 @@ pub enum WriteError {
     /// The API server will not do it.
     #[error("{message}")]
     Refused { code: u16, message: String },
-    /// It was not found out what to write: a mistake of ours.
-    #[error("planning for it panicked: {0}")]
-    Unplanned(String),
     /// The certificate could not be made.
     #[error("cannot sign the request: {0}")]
     Sign(#[from] crate::pki::PkiError),
