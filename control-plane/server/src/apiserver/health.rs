@@ -1,6 +1,7 @@
 //! What operators and load balancers ask: alive, ready, which version, how busy.
 
 use super::{ApiServer, errors::ApiError, stream::relay::Relayed};
+use crate::contain;
 use crate::member::STORE;
 use axum::{
     extract::{Path as AxumPath, RawQuery, State},
@@ -164,6 +165,7 @@ pub async fn metrics(State(api): State<ApiServer>) -> Response {
         ("wherry_store_quarantined", "gauge", store.quarantined.is_some().into()),
         ("wherry_store_disk_full", "gauge", store.disk_full.into()),
         ("wherry_store_suspect", "gauge", store.suspicion.is_some().into()),
+        ("wherry_panics_total", "counter", contain::count()),
         ("wherry_node_tunnels", "gauge", api.tunnels().nodes().len() as u64),
         ("wherry_relays_total", "counter", metrics.relayed.connections.load(Relaxed)),
         ("wherry_relayed_bytes_total", "counter", metrics.relayed.bytes.load(Relaxed)),
