@@ -25,7 +25,7 @@ pub use hooks::{Hooks, Source, mistakes};
 use std::sync::Arc;
 
 use futures::future::join_all;
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
 use wherry_resources::{Kind, Object, defaults, meta};
 
 use super::{ApiServer, admission::Operation, auth::User, errors::ApiError};
@@ -235,8 +235,9 @@ async fn refuse(
     validate(asked, object, old, heard).await
 }
 
-/// The options of a request as reviews show them.
-pub fn options(verb: Verb, dry_run: bool) -> Value {
+/// The options of a request as reviews show them: what was given, under the kind of what is done. A
+/// patch is an update, or creates.
+pub fn options(verb: Verb, given: &Map<String, Value>) -> Value {
     let kind = match verb {
         Verb::Connect => return Value::Null,
         Verb::Create => "CreateOptions",
@@ -244,8 +245,8 @@ pub fn options(verb: Verb, dry_run: bool) -> Value {
         Verb::Delete => "DeleteOptions",
     };
     let mut options = json!({"kind": kind, "apiVersion": "meta.k8s.io/v1"});
-    if dry_run {
-        options["dryRun"] = json!(["All"]);
+    for (name, value) in given {
+        options[name.as_str()] = value.clone();
     }
     options
 }

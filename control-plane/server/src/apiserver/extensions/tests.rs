@@ -485,6 +485,29 @@ async fn mutating_policies_apply_and_patch() {
 }
 
 #[tokio::test]
+async fn policies_see_what_a_client_asks_besides() {
+    let server = Server::start().await;
+    let policy = json!({"metadata": {"name": "options"}, "spec": {
+        "reinvocationPolicy": "Never",
+        "matchConstraints": {"resourceRules": [{"operations": ["CREATE", "UPDATE"],
+            "apiGroups": [""], "apiVersions": ["v1"], "resources": ["configmaps"]}]},
+        "mutations": [{"patchType": "ApplyConfiguration", "applyConfiguration": {"expression":
+            "Object{metadata: Object.metadata{labels: {'kind': request.options.kind, \
+              'by': request.options.fieldManager, 'how': request.options.fieldValidation}}}"}}],
+    }});
+    server.ok("POST", &format!("{POLICIES}/mutatingadmissionpolicies"), &policy.to_string()).await;
+    let binding = json!({"metadata": {"name": "all"}, "spec": {"policyName": "options"}});
+    let bindings = format!("{POLICIES}/mutatingadmissionpolicybindings");
+    server.ok("POST", &bindings, &binding.to_string()).await;
+    let how = "fieldManager=me&fieldValidation=Strict";
+    let made = server.ok("POST", &format!("{CONFIG_MAPS}?{how}"), &config_map("a")).await;
+    let asked = |kind: &str| json!({"kind": kind, "by": "me", "how": "Strict"});
+    assert_eq!(made["metadata"]["labels"], asked("CreateOptions"));
+    let replaced = server.ok("PUT", &format!("{CONFIG_MAPS}/a?{how}"), &config_map("a")).await;
+    assert_eq!(replaced["metadata"]["labels"], asked("UpdateOptions"));
+}
+
+#[tokio::test]
 async fn expressions_that_do_not_compile_are_refused() {
     let server = Server::start().await;
     let policy = json!({"metadata": {"name": "p"}, "spec": {

@@ -127,6 +127,7 @@ pub async fn evict(api: &ApiServer, request: &Request) -> Result<Response, ApiEr
         call_disrupted(&call, request.name()).await?;
     }
     let mut warnings = heard.warnings;
+    let call = Call { options: options.shown(), ..call };
     let (Deleted::Gone(_) | Deleted::Lingers(_)) =
         delete::one(&call, request.name(), &options, &mut warnings).await?;
     Ok(done(request, &warnings))

@@ -15,6 +15,7 @@ use crate::apiserver::{
     request::Request,
     stored,
 };
+use serde_json::{Map, Value};
 use wherry_resources::{
     Kind, Object,
     apply::{self, Writer},
@@ -48,6 +49,8 @@ pub struct Call<'a> {
     /// Empty for the main endpoint.
     pub subresource: &'a str,
     pub record: Record,
+    /// What the client asks besides, as hooks are shown it.
+    pub options: Map<String, Value>,
 }
 
 impl<'a> Call<'a> {
@@ -64,6 +67,7 @@ impl<'a> Call<'a> {
             manager: super::field_manager(request),
             subresource: &request.attributes.subresource,
             record: Record::Track,
+            options: super::given(&request.query, dry_run),
         }
     }
 
@@ -121,7 +125,7 @@ impl<'a> Call<'a> {
             namespace: self.namespace,
             name: name.to_owned(),
             dry_run: self.dry_run,
-            options: extensions::options(operation, self.dry_run),
+            options: extensions::options(operation, &self.options),
         }
     }
 
