@@ -225,22 +225,24 @@ fn object_mut(object: &mut Object) -> &mut Map<String, Value> {
     object.as_object_mut().expect("a decoded body is an object")
 }
 
-/// Counts the generation: +1 when anything but metadata and status differs from `old`.
-pub fn count_generation(kind: &Kind, old: &Object, new: &mut Object) {
-    if !kind.generation {
+/// Counts the generation: +1 when anything but metadata and status differs from `old`. A binding
+/// does not count: it is part of how a Pod begins.
+pub fn count_generation(kind: &Kind, part: Part, old: &Object, new: &mut Object) {
+    let (Some(before), Some(after)) = (old.as_object(), new.as_object()) else { return };
+    if !kind.generation || part == Part::Binding {
         return;
     }
-    let relevant = |object: &Object| -> Map<String, Value> {
-        let fields = object.as_object().into_iter().flatten();
-        // Without a status subresource a custom resource's status is a field like any other.
-        let whole = kind.custom.is_some() && !kind.has_status;
-        let counted = fields.filter(|(key, _)| {
-            !matches!(key.as_str(), "metadata" | "apiVersion") && (whole || *key != "status")
-        });
-        counted.map(|(key, value)| (key.clone(), value.clone())).collect()
-    };
-    let changed = relevant(old) != relevant(new);
-    meta::set_generation(new, meta::generation(old) + i64::from(changed));
+    // Without a status subresource a custom resource's status is a field like any other.
+    let whole = kind.custom.is_some() && !kind.has_status;
+    let counts =
+        |key: &str| !matches!(key, "metadata" | "apiVersion") && (whole || key != "status");
+    let gone = before.keys().any(|key| counts(key) && !after.contains_key(key));
+    let differs = |(key, value): (&String, &Value)| counts(key) && before.get(key) != Some(value);
+    let generation = meta::generation(old) + i64::from(gone || after.iter().any(differs));
+    // Of one that was made before its kind was counted nothing is said until it changes.
+    if generation > 0 {
+        meta::set_generation(new, generation);
+    }
 }
 
 /// Whether an object that is being deleted has nothing left to wait for.

@@ -307,7 +307,7 @@ pub async fn replace(
     extensions::validate(&asked, Some(&new), Some(old), &mut heard).await?;
     let warnings = heard.warnings;
     let _counted = quota::counted(call, &mut new).await?;
-    prepare::count_generation(call.kind, old, &mut new);
+    prepare::count_generation(call.kind, call.part, old, &mut new);
     apply::settle_times(old, &mut new);
     let removed = prepare::is_gone(call.kind, &new);
     if (new == *old && !removed) || call.dry_run {
