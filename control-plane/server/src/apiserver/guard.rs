@@ -110,9 +110,9 @@ async fn pass(
     };
     let Passed { seat, class } = match passed {
         Ok(passed) => passed,
-        Err(error) => {
+        Err(refused) => {
             content::drain(request.into_body()).await;
-            return (error.into_response(), None);
+            return (refused.error().into_response(), Some(refused.class));
         }
     };
     let counted = match attributes.verb.as_str() {

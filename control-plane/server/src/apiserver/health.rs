@@ -150,6 +150,12 @@ pub async fn metrics(State(api): State<ApiServer>) -> Response {
         let count = count.load(Relaxed);
         let _ = writeln!(text, "apiserver_request_total{{code=\"{hundreds}xx\"}} {count}");
     }
+    let refused = ["queue-full", "time-out"].into_iter().zip(api.fairness().refused());
+    let name = "apiserver_flowcontrol_rejected_requests_total";
+    let _ = writeln!(text, "# TYPE {name} counter");
+    for (reason, count) in refused {
+        let _ = writeln!(text, "{name}{{reason=\"{reason}\"}} {count}");
+    }
     let store = api.store().health();
     let leads = matches!(store.leadership, Leadership::Leader { .. });
     let gauges = [
