@@ -8,8 +8,9 @@
 //!
 //! What is registered ([`hooks`]) is compiled once and made anew when it changes. [`matching`]
 //! decides, from values alone, what a hook is asked about; [`review`] is the conversation with a
-//! webhook, [`client`] how it is held; [`policies`] evaluates. The kinds by which hooks are
-//! registered are themselves never given to hooks: a wrong one must be possible to remove.
+//! webhook, [`client`] how it is held; [`policies`] evaluates, [`typing`] says which expressions do
+//! not fit the types of their objects. The kinds by which hooks are registered are themselves never
+//! given to hooks: a wrong one must be possible to remove.
 
 mod client;
 mod hooks;
@@ -18,9 +19,11 @@ mod policies;
 mod review;
 #[cfg(test)]
 mod tests;
+mod typing;
 
 pub use client::{all, call};
 pub use hooks::{Hooks, Source, mistakes};
+pub use typing::settle;
 
 use std::sync::Arc;
 

@@ -203,6 +203,7 @@ pub async fn insert(call: &Call<'_>, mut object: Object) -> Result<Written, Fail
     }
     extensions::validate(&asked, Some(&object), None, &mut heard).await?;
     let warnings = heard.warnings;
+    extensions::settle(call.api, call.kind, &mut object);
     let key = stored::key(call.kind, call.namespace, &name);
     if call.dry_run {
         if gathered.snapshot.get(&key).is_some() {
@@ -308,6 +309,9 @@ pub async fn replace(
     let warnings = heard.warnings;
     let _counted = quota::counted(call, &mut new).await?;
     prepare::count_generation(call.kind, call.part, old, &mut new);
+    if call.part == Part::Main {
+        extensions::settle(call.api, call.kind, &mut new);
+    }
     apply::settle_times(old, &mut new);
     let removed = prepare::is_gone(call.kind, &new);
     if (new == *old && !removed) || call.dry_run {
