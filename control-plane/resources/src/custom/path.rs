@@ -17,14 +17,18 @@ use crate::{Object, meta, table};
 /// before it has found.
 const MOST: [(&str, usize); 3] = [("(", 8), ("[", 64), ("..", 2)];
 
+/// The most names of a path: setting a field makes as many objects inside each other.
+pub const NAMES_MAX: usize = 64;
+
 /// A path of plain field names, such as `.spec.replicas`.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Simple(Vec<String>);
 
 impl Simple {
-    /// Splits the path at its dots.
+    /// Splits the path at its dots. What is longer than [`NAMES_MAX`] is refused when a CRD is
+    /// written, and cut off here.
     pub fn parse(path: &str) -> Simple {
-        let fields = path.split('.').filter(|field| !field.is_empty());
+        let fields = path.split('.').filter(|field| !field.is_empty()).take(NAMES_MAX);
         Simple(fields.map(str::to_owned).collect())
     }
 
@@ -241,7 +245,18 @@ fn bracket(text: &str) -> Option<usize> {
 
 #[cfg(test)]
 mod tests {
-    use super::compile;
+    use serde_json::json;
+
+    use super::{NAMES_MAX, Simple, compile};
+
+    #[test]
+    fn a_path_makes_no_deeper_objects_than_it_may() {
+        let path = Simple::parse(&".a".repeat(100_000));
+        assert_eq!(path.fields().len(), NAMES_MAX);
+        let mut object = json!({});
+        path.set(&mut object, json!(1));
+        assert_eq!(path.get(&object), Some(&json!(1)));
+    }
 
     #[test]
     fn what_would_keep_the_parser_or_the_search_busy_is_refused() {
