@@ -461,6 +461,38 @@ async fn policies_are_asked_about_tokens() {
 }
 
 #[tokio::test]
+async fn bindings_are_admitted_as_they_are_sent() {
+    let server = Server::start().await;
+    let policies = format!("{POLICIES}/validatingadmissionpolicies");
+    let rules = [
+        ("bindings", "CREATE", "object.kind == 'Binding' && object.target.name != 'full'"),
+        // The server's own write is not what was asked for.
+        ("none", "UPDATE", "false"),
+    ];
+    for (name, operation, expression) in rules {
+        let policy = json!({"metadata": {"name": name}, "spec": {
+            "matchConstraints": {"resourceRules": [{"operations": [operation], "apiGroups": [""],
+                "apiVersions": ["v1"], "resources": ["pods/binding"]}]},
+            "validations": [{"expression": expression}],
+        }});
+        server.ok("POST", &policies, &policy.to_string()).await;
+        let binding = json!({"metadata": {"name": name}, "spec": {"policyName": name,
+            "validationActions": ["Deny"]}});
+        let bindings = format!("{POLICIES}/validatingadmissionpolicybindings");
+        server.ok("POST", &bindings, &binding.to_string()).await;
+    }
+    let pods = "/api/v1/namespaces/default/pods";
+    let pod = json!({"metadata": {"name": "p"},
+        "spec": {"containers": [{"name": "c", "image": "i:1"}]}});
+    server.ok("POST", pods, &pod.to_string()).await;
+    let path = format!("{pods}/p/binding");
+    let to = |node: &str| json!({"target": {"kind": "Node", "name": node}}).to_string();
+    let (code, text) = server.send("POST", &path, &to("full")).await;
+    assert_eq!(code, 422, "{text}");
+    server.ok("POST", &path, &to("free")).await;
+}
+
+#[tokio::test]
 async fn mutating_policies_apply_and_patch() {
     let server = Server::start().await;
     let policy = json!({"metadata": {"name": "labels"}, "spec": {

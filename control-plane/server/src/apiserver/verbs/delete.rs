@@ -49,7 +49,7 @@ pub struct Options {
 
 impl Options {
     /// As hooks are shown them.
-    pub fn shown(&self) -> Map<String, Value> {
+    fn shown(&self) -> Map<String, Value> {
         let text = |text: &Option<String>| text.as_deref().map(Value::from);
         let policy = |policy| match policy {
             Propagation::Background => "Background",
@@ -156,10 +156,13 @@ pub async fn one(
         let (old, entry) = call.find(&call.api.latest().await?, name)?;
         check(call.kind, &old, options)?;
         admission::deletion(call.kind, call.user, &old, options)?;
-        let asked = call.asked(extensions::Verb::Delete, name);
-        let mut heard = extensions::Heard::default();
-        extensions::validate_deletion(&asked, &old, &mut heard).await?;
-        warnings.append(&mut heard.warnings);
+        // An eviction was admitted as such.
+        if call.subresource.is_empty() {
+            let asked = call.asked(extensions::Verb::Delete, name);
+            let mut heard = extensions::Heard::default();
+            extensions::validate_deletion(&asked, &old, &mut heard).await?;
+            warnings.append(&mut heard.warnings);
+        }
         let decision = decide(call.kind, &old, options, Timestamp::now());
         match perform(call, &old, &entry, decision, options.dry_run).await {
             Ok(deleted) => return Ok(deleted),

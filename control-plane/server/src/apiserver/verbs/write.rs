@@ -286,7 +286,9 @@ pub async fn replace(
     let name = meta::name(old);
     let mut heard = extensions::Heard { warnings };
     let asked = call.asked(extensions::Verb::Update, name);
-    if extensions::mutate(&asked, &mut new, Some(old), &mut heard).await? {
+    // What the server does about a binding or an eviction was admitted as what was sent.
+    let is_own = call.record == Record::Keep;
+    if !is_own && extensions::mutate(&asked, &mut new, Some(old), &mut heard).await? {
         check_type(call.kind, &new)?;
         admission::admit_again(&call.context(Operation::Update, &gathered.facts), &new, Some(old))?;
     }
@@ -305,7 +307,9 @@ pub async fn replace(
     if !errors.is_empty() {
         return Err(ApiError::invalid(call.kind, name, errors).into());
     }
-    extensions::validate(&asked, Some(&new), Some(old), &mut heard).await?;
+    if !is_own {
+        extensions::validate(&asked, Some(&new), Some(old), &mut heard).await?;
+    }
     let warnings = heard.warnings;
     let _counted = quota::counted(call, &mut new).await?;
     prepare::count_generation(call.kind, call.part, old, &mut new);
