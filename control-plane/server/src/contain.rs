@@ -59,10 +59,10 @@ pub fn future<F: Future>(work: F) -> impl Future<Output = Result<F::Output, Pani
     })
 }
 
-/// One client's stream, as the work of a task: its panic ends the stream alone.
-pub async fn stream(work: impl Future<Output = ()>) {
+/// Work for one client or one object, for a task of its own: its panic ends that task alone.
+pub async fn task(work: impl Future<Output = ()>) {
     if let Err(panic) = future(work).await {
-        tracing::error!(%panic, "a stream ended early");
+        tracing::error!(%panic, "a task ended early");
     }
 }
 
@@ -92,7 +92,7 @@ mod tests {
         });
         let panic = late.await.expect_err("it panics");
         assert!(panic.to_string().starts_with("a bug: "), "{panic}");
-        stream(async { _ = broken(2) }).await;
+        task(async { _ = broken(2) }).await;
         assert!(count() >= before + 3);
     }
 

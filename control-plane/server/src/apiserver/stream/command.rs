@@ -157,7 +157,7 @@ pub async fn command(asked: Asked, http: axum::extract::Request) -> Result<Respo
                     let _ = tokio::time::timeout(CLOSE_TIMEOUT, rest).await;
                 }
             };
-            Ok(socket.on_upgrade(|socket| contain::stream(serve(socket))))
+            Ok(socket.on_upgrade(|socket| contain::task(serve(socket))))
         }
         Upgrade::Spdy(upgrade) => {
             let known = |name: &str| {
@@ -172,7 +172,7 @@ pub async fn command(asked: Asked, http: axum::extract::Request) -> Result<Respo
             let version = chosen.map_or(1, |(_, version)| version);
             let node = NodeStream::open(&asked.api, &place.node, &target).await?;
             let serve = over_spdy(upgrade, node, wanted, version, shutdown);
-            asked.api.tasks().spawn(contain::stream(serve));
+            asked.api.tasks().spawn(contain::task(serve));
             Ok(response)
         }
     }

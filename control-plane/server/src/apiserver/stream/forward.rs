@@ -54,7 +54,7 @@ pub async fn forward(asked: Asked, http: axum::extract::Request) -> Result<Respo
         Upgrade::WebSocket(socket) => {
             let socket = websocket::bounded(*socket);
             if offered.iter().any(|name| name == TUNNEL_PROTOCOL) {
-                let serve = |socket| contain::stream(over_spdy(Tunnel::new(socket), target));
+                let serve = |socket| contain::task(over_spdy(Tunnel::new(socket), target));
                 return Ok(socket.protocols([TUNNEL_PROTOCOL]).on_upgrade(serve));
             }
             // v5 is of commands alone: a client that offers it for ports means it nowhere.
@@ -68,7 +68,7 @@ pub async fn forward(asked: Asked, http: axum::extract::Request) -> Result<Respo
             let protocol = chosen.map_or(Protocol::PLAIN, |(_, protocol)| protocol);
             Ok(socket.protocols(name).on_upgrade(move |socket| {
                 let channels = websocket::channels(socket, protocol);
-                contain::stream(over_channels(channels, ports, target))
+                contain::task(over_channels(channels, ports, target))
             }))
         }
         Upgrade::Spdy(upgrade) => {
@@ -77,7 +77,7 @@ pub async fn forward(asked: Asked, http: axum::extract::Request) -> Result<Respo
                 return Err(no_protocol(&offered, &[SPDY_PROTOCOL]));
             }
             let tasks = target.api.tasks().clone();
-            tasks.spawn(contain::stream(async move {
+            tasks.spawn(contain::task(async move {
                 match upgrade.await {
                     Ok(connection) => over_spdy(TokioIo::new(connection), target).await,
                     Err(error) => tracing::debug!(%error, "an upgrade failed"),
@@ -137,7 +137,7 @@ where
                     let Some(stream) = stream else { break };
                     if let Some((port, data, error)) = matched(stream, &mut pairs).await {
                         let passed = connection(target.clone(), port, data, error);
-                        connections.spawn(contain::stream(passed));
+                        connections.spawn(contain::task(passed));
                     }
                 }
                 Some(_) = connections.join_next() => {}
@@ -255,7 +255,7 @@ async fn over_channels(
         ups.push(up);
         let channel = u8::try_from(2 * index).expect("the number of ports is bounded");
         let passed = channel_pair(target.clone(), channel, port, pieces, frames.clone());
-        connections.spawn(contain::stream(passed));
+        connections.spawn(contain::task(passed));
     }
     drop(frames);
     let write = async {

@@ -144,7 +144,7 @@ pub async fn accept(
         }
         drop(place);
     };
-    Ok(socket.on_upgrade(|socket| contain::stream(serve(socket))))
+    Ok(socket.on_upgrade(|socket| contain::task(serve(socket))))
 }
 
 struct List {

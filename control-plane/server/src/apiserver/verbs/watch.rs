@@ -110,7 +110,7 @@ pub async fn watch(
 ) -> Result<Response, ApiError> {
     let stream = open(api, request).await?;
     Ok(match socket {
-        Some(socket) => socket.on_upgrade(|socket| contain::stream(stream.over(socket))),
+        Some(socket) => socket.on_upgrade(|socket| contain::task(stream.over(socket))),
         None => stream.into_response(),
     })
 }
