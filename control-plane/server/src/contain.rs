@@ -27,10 +27,19 @@ static COUNT: AtomicU64 = AtomicU64::new(0);
 #[error("a bug: {0}")]
 pub struct Panic(String);
 
+impl Panic {
+    /// Panics anew, on the thread that had asked another one for the work: what that ends is up to
+    /// who asked.
+    pub fn resume(self) -> ! {
+        panic!("{}", self.0)
+    }
+}
+
 /// Whether a panic is to end the process: any outside of here, and those of who finds that somebody
-/// else has panicked with a lock.
+/// else has panicked with a lock, or while a value was made for all.
 pub fn ends_the_process(panic: &PanicHookInfo<'_>) -> bool {
-    !CONTAINED.get() || said(panic.payload()).contains("PoisonError")
+    let said = said(panic.payload());
+    !CONTAINED.get() || said.contains("PoisonError") || said.contains("been poisoned")
 }
 
 /// How many panics did not end the process.
@@ -93,6 +102,9 @@ mod tests {
         let panic = late.await.expect_err("it panics");
         assert!(panic.to_string().starts_with("a bug: "), "{panic}");
         task(async { _ = broken(2) }).await;
+        let asked = std::thread::spawn(|| sync(|| broken(2))).join().expect("it ends well");
+        let anew = sync(|| asked.unwrap_or_else(|panic| panic.resume()));
+        assert!(anew.expect_err("it panics").to_string().starts_with("a bug: assertion"));
         assert!(count() >= before + 3);
     }
 

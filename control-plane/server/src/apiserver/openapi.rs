@@ -48,6 +48,7 @@ use super::catalog::Catalog;
 use super::content;
 use super::errors::ApiError;
 use super::escape;
+use crate::contain;
 
 /// How long a document with its hash in the address may be kept: a year, the most that caches
 /// honour.
@@ -204,9 +205,10 @@ fn ours<T>(catalog: &Catalog, read: impl FnOnce(&Version2) -> T) -> T {
 async fn off_thread<T: Send + 'static>(
     render: impl FnOnce() -> T + Send + 'static,
 ) -> Result<T, ApiError> {
-    let rendered = tokio::task::spawn_blocking(render).await;
-    rendered
-        .map_err(|error| ApiError::Internal(format!("rendering the OpenAPI documents: {error}")))
+    let rendered = tokio::task::spawn_blocking(|| contain::sync(render)).await;
+    let rendered = rendered
+        .map_err(|error| ApiError::Internal(format!("rendering the OpenAPI documents: {error}")))?;
+    Ok(rendered.unwrap_or_else(|panic| panic.resume()))
 }
 
 fn accepts_json(headers: &HeaderMap) -> Result<(), ApiError> {
