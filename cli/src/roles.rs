@@ -13,6 +13,7 @@ use tokio_util::sync::CancellationToken;
 use wherry_control_plane::apiserver::{AuditPolicy, LogConfig, Network};
 use wherry_control_plane::at_rest;
 use wherry_control_plane::backup::{Destination, Schedule};
+use wherry_control_plane::contain;
 use wherry_control_plane::member::join::{Join, JoinError};
 use wherry_control_plane::member::{self, IdentityError, Member, MemberError, Window};
 use wherry_node::agent::AgentError;
@@ -362,13 +363,17 @@ pub fn server(flags: ServerFlags) -> Result<(), Diagnostic> {
 }
 
 /// A member whose state machine has panicked would go on sending heartbeats and never apply
-/// anything again. So a panic anywhere in it ends the process; who supervises it starts it again.
+/// anything again. So a panic in it ends the process, but for those of one request or object
+/// (`contain`); who supervises it starts it again.
 fn abort_on_panic() {
     let report = std::panic::take_hook();
     std::panic::set_hook(Box::new(move |panic| {
         report(panic);
-        tracing::error!(%panic, "a panic ends this process");
-        std::process::abort();
+        if contain::ends_the_process(panic) {
+            tracing::error!(%panic, "a panic ends this process");
+            std::process::abort();
+        }
+        tracing::error!(%panic, "a panic that ends no more than one request, or one object's turn");
     }));
 }
 

@@ -12,14 +12,23 @@ use serde_json::{Value, json};
 
 use crate::{Object, meta, table};
 
+/// What a path may have at most of each, far more than any column needs. The parser tries a call in
+/// several ways at each level, and recurses for brackets; each descent looks below all that the one
+/// before it has found.
+const MOST: [(&str, usize); 3] = [("(", 8), ("[", 64), ("..", 2)];
+
+/// The most names of a path: setting a field makes as many objects inside each other.
+pub const NAMES_MAX: usize = 64;
+
 /// A path of plain field names, such as `.spec.replicas`.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Simple(Vec<String>);
 
 impl Simple {
-    /// Splits the path at its dots.
+    /// Splits the path at its dots. What is longer than [`NAMES_MAX`] is refused when a CRD is
+    /// written, and cut off here.
     pub fn parse(path: &str) -> Simple {
-        let fields = path.split('.').filter(|field| !field.is_empty());
+        let fields = path.split('.').filter(|field| !field.is_empty()).take(NAMES_MAX);
         Simple(fields.map(str::to_owned).collect())
     }
 
@@ -143,6 +152,10 @@ fn plain(value: &Value) -> String {
 
 /// Compiles a path in Kubernetes' spelling; the error says what is wrong with it.
 pub fn compile(path: &str) -> Result<JpQuery, String> {
+    if let Some((part, most)) = MOST.iter().find(|(part, most)| path.matches(part).count() > *most)
+    {
+        return Err(format!("a path has at most {most} times {part:?}"));
+    }
     let standard = standard(path)?;
     parse_json_path(&standard).map_err(|error| error.to_string())
 }
@@ -228,4 +241,33 @@ fn bracket(text: &str) -> Option<usize> {
         }
     }
     None
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::{NAMES_MAX, Simple, compile};
+
+    #[test]
+    fn a_path_makes_no_deeper_objects_than_it_may() {
+        let path = Simple::parse(&".a".repeat(100_000));
+        assert_eq!(path.fields().len(), NAMES_MAX);
+        let mut object = json!({});
+        path.set(&mut object, json!(1));
+        assert_eq!(path.get(&object), Some(&json!(1)));
+    }
+
+    #[test]
+    fn what_would_keep_the_parser_or_the_search_busy_is_refused() {
+        for good in [".a[?(@.type==\"Ready\")].b", "..name", ".a[?(@.b>1)]"] {
+            assert!(compile(good).is_ok(), "{good}");
+        }
+        let calls = format!(".a[?{}@.b]", "length(".repeat(40));
+        let brackets = format!(".a{}1{}", "[?@".repeat(1_000), "]".repeat(1_000));
+        for bad in [calls.as_str(), brackets.as_str(), "..*..*..*"] {
+            let said = compile(bad).expect_err("it is refused");
+            assert!(said.starts_with("a path has at most"), "{said}");
+        }
+    }
 }

@@ -101,7 +101,7 @@ pub static KINDS: &[Kind] = &[
         .short(&["pv"])
         .cluster()
         .with(&[status("", "v1", "PersistentVolume")]),
-    Kind::new("", "v1", "Pod", "pods", "pod").short(&["po"]).categories(ALL).with(&[
+    Kind::new("", "v1", "Pod", "pods", "pod").short(&["po"]).categories(ALL).counted().with(&[
         Subresource::new("attach", "", "v1", "PodAttachOptions", CONNECT),
         Subresource::new("binding", "", "v1", "Binding", CREATE),
         Subresource::new("ephemeralcontainers", "", "v1", "Pod", CHANGE),

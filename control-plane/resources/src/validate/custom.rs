@@ -160,6 +160,9 @@ fn not_simple(path: &str) -> Option<String> {
     if path.contains('[') || path.contains('*') || path.contains("..") {
         return Some("should be a simple json path of field names".to_owned());
     }
+    if path.matches('.').count() > path::NAMES_MAX {
+        return Some(format!("should name at most {} fields", path::NAMES_MAX));
+    }
     None
 }
 

@@ -32,6 +32,8 @@ use cel::common::value::{CowVal, StaticVal, Val};
 use cel::context::VariableResolver;
 use cel::{Context, Env, ExecutionError, IdedExpr, Value};
 
+use crate::contain;
+
 /// What one expression may cost, in Kubernetes' units: about one for each step.
 pub const EXPRESSION_COST_MAX: u64 = 1_000_000;
 /// What all rules of one object, or all expressions of one policy, may cost.
@@ -251,10 +253,11 @@ impl Expression {
 
 /// Runs work where deep recursion has room; None if there is no thread to be had.
 fn on_a_deep_stack<T: Send>(work: impl FnOnce() -> T + Send) -> Option<T> {
-    std::thread::scope(|scope| {
+    let done = std::thread::scope(|scope| {
         let builder = std::thread::Builder::new().stack_size(STACK_BYTES);
-        builder.spawn_scoped(scope, work).ok()?.join().ok()
-    })
+        builder.spawn_scoped(scope, || contain::sync(work)).ok()?.join().ok()
+    });
+    Some(done?.unwrap_or_else(|panic| panic.resume()))
 }
 
 /// What went wrong, in the words of Kubernetes' evaluator where it has some.

@@ -19,7 +19,7 @@ use std::time::Duration;
 /// Largest body of a request, as in Kubernetes: an object has at most half of it.
 pub const BODY_BYTES_MAX: usize = 3 * 1024 * 1024;
 /// Deepest nesting of a body: far above any manifest, far below what a stack can bear.
-const DEPTH_MAX: usize = 128;
+pub const DEPTH_MAX: usize = 128;
 /// Most values in a body; the largest real objects have tens of thousands. A YAML alias repeats what
 /// it names, so bytes alone bound nothing.
 const VALUES_MAX: usize = 400_000;

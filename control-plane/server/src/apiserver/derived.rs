@@ -32,35 +32,29 @@ impl<T> Derived<T> {
     /// before.
     pub fn get(&self, store: &Store, make: impl FnOnce(&Snapshot, Option<&T>) -> T) -> Arc<T> {
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
-        let news = match state.as_mut() {
-            Some(state) => news(&mut state.watches),
-            None => News::Lost,
+        // Put back with the newest value: after a panic whoever asks next begins anew.
+        let (before, watches) = match state.take() {
+            None => (None, None),
+            Some(mut held) => match news(&mut held.watches) {
+                News::None => return state.insert(held).value.clone(),
+                News::Some => (Some(held.value), Some(held.watches)),
+                News::Lost => (Some(held.value), None),
+            },
         };
-        if news == News::None
-            && let Some(state) = state.as_ref()
-        {
-            return state.value.clone();
-        }
         let snapshot = store.current();
-        let value = Arc::new(make(&snapshot, state.as_ref().map(|state| &*state.value)));
-        if news == News::Some
-            && let Some(state) = state.as_mut()
-        {
-            state.value = value.clone();
-            return value;
-        }
-        // A prefix that cannot be watched (the store is stopping) leaves nothing to remember.
-        let watches = self
-            .prefixes
-            .iter()
-            .map(|prefix| store.watch(prefix.clone(), snapshot.revision()).ok());
-        let watches: Option<Vec<Watch>> = watches.collect();
+        let value = Arc::new(make(&snapshot, before.as_deref()));
+        let watches = watches.or_else(|| self.watch(store, &snapshot));
         *state = watches.map(|watches| State { watches, value: value.clone() });
         value
     }
+
+    /// A prefix that cannot be watched (the store is stopping) leaves nothing to remember.
+    fn watch(&self, store: &Store, from: &Snapshot) -> Option<Vec<Watch>> {
+        let prefixes = self.prefixes.iter();
+        prefixes.map(|prefix| store.watch(prefix.clone(), from.revision()).ok()).collect()
+    }
 }
 
-#[derive(Clone, Copy, PartialEq, Eq)]
 enum News {
     None,
     Some,

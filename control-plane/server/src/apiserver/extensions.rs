@@ -8,8 +8,9 @@
 //!
 //! What is registered ([`hooks`]) is compiled once and made anew when it changes. [`matching`]
 //! decides, from values alone, what a hook is asked about; [`review`] is the conversation with a
-//! webhook, [`client`] how it is held; [`policies`] evaluates. The kinds by which hooks are
-//! registered are themselves never given to hooks: a wrong one must be possible to remove.
+//! webhook, [`client`] how it is held; [`policies`] evaluates, [`typing`] says which expressions do
+//! not fit the types of their objects. The kinds by which hooks are registered are themselves never
+//! given to hooks: a wrong one must be possible to remove.
 
 mod client;
 mod hooks;
@@ -18,14 +19,16 @@ mod policies;
 mod review;
 #[cfg(test)]
 mod tests;
+mod typing;
 
 pub use client::{all, call};
 pub use hooks::{Hooks, Source, mistakes};
+pub use typing::settle;
 
 use std::sync::Arc;
 
 use futures::future::join_all;
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
 use wherry_resources::{Kind, Object, defaults, meta};
 
 use super::{ApiServer, admission::Operation, auth::User, errors::ApiError};
@@ -235,8 +238,9 @@ async fn refuse(
     validate(asked, object, old, heard).await
 }
 
-/// The options of a request as reviews show them.
-pub fn options(verb: Verb, dry_run: bool) -> Value {
+/// The options of a request as reviews show them: what was given, under the kind of what is done. A
+/// patch is an update, or creates.
+pub fn options(verb: Verb, given: &Map<String, Value>) -> Value {
     let kind = match verb {
         Verb::Connect => return Value::Null,
         Verb::Create => "CreateOptions",
@@ -244,8 +248,8 @@ pub fn options(verb: Verb, dry_run: bool) -> Value {
         Verb::Delete => "DeleteOptions",
     };
     let mut options = json!({"kind": kind, "apiVersion": "meta.k8s.io/v1"});
-    if dry_run {
-        options["dryRun"] = json!(["All"]);
+    for (name, value) in given {
+        options[name.as_str()] = value.clone();
     }
     options
 }

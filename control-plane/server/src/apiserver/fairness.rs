@@ -22,6 +22,7 @@ mod queues;
 
 use std::collections::HashMap;
 use std::hash::{DefaultHasher, Hash as _, Hasher as _};
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::{Duration, Instant};
 
@@ -54,6 +55,26 @@ pub struct Fairness {
     levels: Mutex<Levels<oneshot::Sender<Seat>>>,
     costs: Mutex<HashMap<u64, Duration>>,
     watches: Mutex<HashMap<String, u32>>,
+    /// Requests that found a full queue, and such as waited too long.
+    refused: [AtomicU64; 2],
+}
+
+/// Why a request is not answered, and the rules it fell under.
+#[derive(Debug)]
+pub struct Refused {
+    why: String,
+    pub class: Class,
+}
+
+impl Refused {
+    /// What its client is told.
+    pub fn error(&self) -> ApiError {
+        ApiError::TooManyRequests {
+            message: format!("too many requests, please try again later: {}", self.why),
+            causes: Vec::new(),
+            retry_after_seconds: RETRY_AFTER_SECONDS,
+        }
+    }
 }
 
 /// What a request holds while it is answered; gives its seats back when dropped.
@@ -70,7 +91,7 @@ pub struct WatchCount {
 }
 
 /// Which rules a request fell under, for the answer's headers.
-#[derive(Clone)]
+#[derive(Clone, Debug)]
 pub struct Class {
     pub schema_uid: HeaderValue,
     pub level_uid: HeaderValue,
@@ -97,9 +118,13 @@ impl Fairness {
         let computations = usize::try_from(processors / 2).unwrap_or(1).max(1);
         Arc::new(Fairness {
             computations: tokio::sync::Semaphore::new(computations),
-            levels: Mutex::new(Levels::new(processors.saturating_mul(SEATS_PER_PROCESSOR))),
+            levels: Mutex::new(Levels::new(
+                processors.saturating_mul(SEATS_PER_PROCESSOR),
+                oneshot::Sender::is_closed,
+            )),
             costs: Mutex::default(),
             watches: Mutex::default(),
+            refused: Default::default(),
         })
     }
 
@@ -113,13 +138,13 @@ impl Fairness {
         flows: &Arc<Flows>,
         user: &User,
         asked: &Attributes,
-    ) -> Result<Passed, ApiError> {
+    ) -> Result<Passed, Refused> {
         let Some(found) = flows.classify(user, asked) else {
             return Ok(Passed { seat: None, class: None });
         };
-        let class = Some(found.class.clone());
+        let class = found.class.clone();
         if found.exempt {
-            return Ok(Passed { seat: None, class });
+            return Ok(Passed { seat: None, class: Some(class) });
         }
         let width = self.width(kind_of_request(asked));
         let (sender, receiver) = oneshot::channel();
@@ -129,14 +154,32 @@ impl Fairness {
             levels.arrive(found.level, found.flow, width, sender)
         };
         match arrival {
-            Arrival::Runs(ticket) => Ok(Passed { seat: Some(self.seat(ticket)), class }),
-            Arrival::Refused => Err(refused()),
+            Arrival::Runs(ticket) => {
+                Ok(Passed { seat: Some(self.seat(ticket)), class: Some(class) })
+            }
+            Arrival::Refused => {
+                self.refused[0].fetch_add(1, Relaxed);
+                let level = found.level;
+                let why = format!("priority level {level:?} is busy, and too many wait already");
+                Err(Refused { why, class })
+            }
             Arrival::Waits => match tokio::time::timeout(WAIT_MAX, receiver).await {
-                Ok(Ok(seat)) => Ok(Passed { seat: Some(seat), class }),
+                Ok(Ok(seat)) => Ok(Passed { seat: Some(seat), class: Some(class) }),
                 // A seat that comes now finds nobody, and goes to the next.
-                _ => Err(refused()),
+                _ => {
+                    self.refused[1].fetch_add(1, Relaxed);
+                    let waited = WAIT_MAX.as_secs();
+                    let level = found.level;
+                    let why = format!("priority level {level:?} had no room for {waited} seconds");
+                    Err(Refused { why, class })
+                }
             },
         }
+    }
+
+    /// Requests that were refused: for a full queue, and for too long a wait.
+    pub fn refused(&self) -> [u64; 2] {
+        [self.refused[0].load(Relaxed), self.refused[1].load(Relaxed)]
     }
 
     fn seat(self: &Arc<Self>, ticket: Ticket) -> Seat {
@@ -238,14 +281,6 @@ fn kind_of_request(asked: &Attributes) -> u64 {
 /// Whether answering this teaches anything about cost.
 pub fn teaches(asked: &Attributes) -> bool {
     asked.verb == "list" || asked.verb == "deletecollection"
-}
-
-fn refused() -> ApiError {
-    ApiError::TooManyRequests {
-        message: "too many requests, please try again later".to_owned(),
-        causes: Vec::new(),
-        retry_after_seconds: RETRY_AFTER_SECONDS,
-    }
 }
 
 #[cfg(test)]

@@ -10,6 +10,8 @@ use bytes::Bytes;
 use wherry_resources::keys::{self, Key};
 use wherry_store::{Change, Entry, Store, Watch};
 
+use crate::contain;
+
 /// How often a fresh start is tried when the window moves on meanwhile.
 const STARTS_MAX: usize = 3;
 
@@ -58,7 +60,7 @@ impl<T: Fold> Followed<T> {
             let mut value = T::default();
             for (key, entry) in snapshot.range(&self.prefix, None) {
                 if let Some(key) = keys::parse(&key) {
-                    value.put(&key, &entry);
+                    put(&mut value, &key, &entry);
                 }
             }
             state.value = Arc::new(value);
@@ -68,24 +70,71 @@ impl<T: Fold> Followed<T> {
     }
 }
 
+/// Takes in one object. One that cannot be, by a bug, is as if it were not there.
+fn put<T: Fold>(value: &mut T, key: &Key<'_>, entry: &Entry) {
+    if let Err(panic) = contain::sync(|| value.put(key, entry)) {
+        let Key { plural, namespace, name, .. } = key;
+        tracing::error!(plural, namespace, name, %panic, "an object was left out");
+        value.remove(key);
+    }
+}
+
 /// Takes in what has been published. False when the watch has ended.
 fn caught_up<T: Fold>(state: &mut State<T>) -> bool {
-    let Some(watch) = &mut state.watch else { return false };
+    // Put back when nothing is missing: after a panic whoever asks next begins anew.
+    let Some(mut watch) = state.watch.take() else { return false };
     loop {
         match watch.ready() {
-            Ok(None) => return true,
+            Ok(None) => {
+                state.watch = Some(watch);
+                return true;
+            }
             Ok(Some(event)) => {
                 let Some(key) = keys::parse(&event.key) else { continue };
                 let value = Arc::make_mut(&mut state.value);
                 match &event.change {
-                    Change::Put(entry) => value.put(&key, entry),
+                    Change::Put(entry) => put(value, &key, entry),
                     Change::Delete(_) => value.remove(&key),
                 }
             }
-            Err(_) => {
-                state.watch = None;
-                return false;
-            }
+            Err(_) => return false,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::apiserver::stored;
+    use crate::apiserver::tests::script::Server;
+
+    #[derive(Clone, Default)]
+    struct Names(Vec<String>);
+
+    impl Fold for Names {
+        fn put(&mut self, key: &Key<'_>, _: &Entry) {
+            assert_ne!(key.name, "bad", "nobody can read it");
+            self.remove(key);
+            self.0.push(key.name.to_owned());
+        }
+
+        fn remove(&mut self, key: &Key<'_>) {
+            self.0.retain(|name| name != key.name);
+        }
+    }
+
+    #[tokio::test]
+    async fn one_bad_object_is_left_out() {
+        let server = Server::start().await;
+        let kind = wherry_resources::kind("", "v1", "configmaps").expect("a built-in kind");
+        let followed = Followed::<Names>::new(stored::prefix(kind, None));
+        let path = "/api/v1/namespaces/default/configmaps";
+        for name in ["a", "bad", "c"] {
+            server.ok("POST", path, &format!("{{\"metadata\":{{\"name\":\"{name}\"}}}}")).await;
+            let expected: &[&str] = if name == "c" { &["a", "c"] } else { &["a"] };
+            assert_eq!(followed.get(server.api.store()).0, expected);
+        }
+        let anew = Followed::<Names>::new(stored::prefix(kind, None));
+        assert_eq!(anew.get(server.api.store()).0, ["a", "c"]);
     }
 }

@@ -15,6 +15,7 @@ use super::{
     impersonate,
     request::{self, Attributes, Query},
 };
+use crate::contain;
 use axum::{
     body::Body,
     extract::{Request, State},
@@ -30,6 +31,9 @@ use std::time::{Duration, Instant};
 
 /// Ordinary requests end after this, as in Kubernetes.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(60);
+/// What a client is told of a panic; where and why is for the log alone.
+const MET_A_BUG: &str =
+    "this request met a bug of the API server; its log says more, under the answer's Audit-Id";
 /// Longest Audit-ID that is taken over from a client.
 const AUDIT_ID_BYTES_MAX: usize = 64;
 
@@ -40,7 +44,7 @@ const LEVEL_UID: HeaderName = HeaderName::from_static("x-kubernetes-pf-priorityl
 
 /// Authenticates, authorises, waits for the request's turn, limits the time, tells the audit log,
 /// and puts the headers on that every answer has.
-pub async fn guard(State(api): State<ApiServer>, mut request: Request, next: Next) -> Response {
+pub async fn guard(State(api): State<ApiServer>, request: Request, next: Next) -> Response {
     let sent = request.headers().get(AUDIT_ID).filter(|id| id.len() <= AUDIT_ID_BYTES_MAX);
     let audit_id = match sent {
         Some(id) => id.clone(),
@@ -49,13 +53,11 @@ pub async fn guard(State(api): State<ApiServer>, mut request: Request, next: Nex
     };
     api.metrics().in_flight.fetch_add(1, Relaxed);
     let mut told = tell(&audit_id, &request);
-    let (answer, class) = match admit_latest(&api, &mut request, &mut told).await {
-        Err(error) => {
-            content::drain(std::mem::take(request.body_mut())).await;
-            (refused(error, &mut told), None)
-        }
-        Ok(admitted) => pass(&api, admitted, request, next, &mut told).await,
-    };
+    let answered = contain::future(answer(&api, request, next, &mut told)).await;
+    let (answer, class) = answered.unwrap_or_else(|panic| {
+        tracing::error!(id = told.id, uri = told.uri, %panic, "a request met a bug");
+        (ApiError::Internal(MET_A_BUG.to_owned()).into_response(), None)
+    });
     api.metrics().in_flight.fetch_sub(1, Relaxed);
     api.metrics().answered(answer.status());
     if let Some(log) = api.audit() {
@@ -66,6 +68,21 @@ pub async fn guard(State(api): State<ApiServer>, mut request: Request, next: Nex
         }
     }
     dressed(answer, audit_id, class)
+}
+
+async fn answer(
+    api: &ApiServer,
+    mut request: Request,
+    next: Next,
+    told: &mut Told,
+) -> (Response, Option<Class>) {
+    match admit_latest(api, &mut request, told).await {
+        Err(error) => {
+            content::drain(std::mem::take(request.body_mut())).await;
+            (refused(error, told), None)
+        }
+        Ok(admitted) => pass(api, admitted, request, next, told).await,
+    }
 }
 
 fn refused(error: ApiError, told: &mut Told) -> Response {
@@ -93,9 +110,9 @@ async fn pass(
     };
     let Passed { seat, class } = match passed {
         Ok(passed) => passed,
-        Err(error) => {
+        Err(refused) => {
             content::drain(request.into_body()).await;
-            return (error.into_response(), None);
+            return (refused.error().into_response(), Some(refused.class));
         }
     };
     let counted = match attributes.verb.as_str() {
@@ -136,20 +153,19 @@ async fn pass(
     if keeps >= audit::Level::RequestResponse && limit != Duration::MAX {
         answer = keep_answer(answer, told).await;
     }
-    if let Some(counted) = counted {
-        // The watch counts for as long as its answer flows.
-        answer = answer.map(|body| Body::new(Counted { body, _counted: counted }));
+    if answer.body().size_hint().exact().is_none() {
+        answer = answer.map(|body| Body::new(Flowing { body, _counted: counted }));
     }
     (answer, class)
 }
 
-/// A body that keeps something alive while it flows.
-struct Counted {
+/// A body that is made while it is sent. A watch counts for as long as its body flows.
+struct Flowing {
     body: Body,
-    _counted: WatchCount,
+    _counted: Option<WatchCount>,
 }
 
-impl http_body::Body for Counted {
+impl http_body::Body for Flowing {
     type Data = bytes::Bytes;
     type Error = axum::Error;
 
@@ -157,7 +173,11 @@ impl http_body::Body for Counted {
         mut self: Pin<&mut Self>,
         context: &mut std::task::Context<'_>,
     ) -> std::task::Poll<Option<Result<http_body::Frame<bytes::Bytes>, axum::Error>>> {
-        Pin::new(&mut self.body).poll_frame(context)
+        let body = Pin::new(&mut self.body);
+        contain::sync(|| body.poll_frame(context)).unwrap_or_else(|panic| {
+            tracing::error!(%panic, "an answer ended early");
+            std::task::Poll::Ready(Some(Err(axum::Error::new(panic))))
+        })
     }
 
     fn is_end_stream(&self) -> bool {
@@ -344,4 +364,50 @@ fn is_long(asked: &Attributes, query: &Query) -> bool {
         || follows
         || registry
         || endless
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::apiserver::tests::script::{Server, admin, text};
+    use axum::{Router, middleware, routing::get};
+    use http_body_util::BodyExt as _;
+    use tower::ServiceExt as _;
+
+    async fn broken() -> &'static str {
+        panic!("its handler knows no way")
+    }
+
+    async fn breaks_off() -> Body {
+        Body::from_stream(futures::stream::poll_fn(|_| -> std::task::Poll<Option<Chunk>> {
+            panic!("half of it was sent")
+        }))
+    }
+
+    type Chunk = Result<bytes::Bytes, std::io::Error>;
+
+    #[tokio::test]
+    async fn a_panic_ends_one_request() {
+        let server = Server::start().await;
+        let router = Router::new()
+            .route("/broken", get(broken))
+            .route("/breaks-off", get(breaks_off))
+            .layer(middleware::from_fn_with_state(server.api.clone(), guard));
+        let ask = |path: &str| {
+            let request = http::Request::builder().uri(path).extension(admin()).body(Body::empty());
+            router.clone().oneshot(request.expect("a request"))
+        };
+        let answer = ask("/broken").await.expect("the router is infallible");
+        assert_eq!(answer.status(), StatusCode::INTERNAL_SERVER_ERROR);
+        assert!(answer.headers().contains_key(AUDIT_ID));
+        let told = text(answer).await;
+        assert!(
+            told.contains("\"reason\":\"InternalError\"") && told.contains(MET_A_BUG),
+            "{told}"
+        );
+        let answer = ask("/breaks-off").await.expect("the router is infallible");
+        assert!(answer.into_body().collect().await.is_err(), "the body ends early");
+        assert_eq!(server.api.metrics().in_flight.load(Relaxed), 0);
+        server.ok("GET", "/api/v1/namespaces/default", "").await;
+    }
 }

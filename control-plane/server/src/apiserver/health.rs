@@ -1,6 +1,7 @@
 //! What operators and load balancers ask: alive, ready, which version, how busy.
 
 use super::{ApiServer, errors::ApiError, stream::relay::Relayed};
+use crate::contain;
 use crate::member::STORE;
 use axum::{
     extract::{Path as AxumPath, RawQuery, State},
@@ -149,6 +150,12 @@ pub async fn metrics(State(api): State<ApiServer>) -> Response {
         let count = count.load(Relaxed);
         let _ = writeln!(text, "apiserver_request_total{{code=\"{hundreds}xx\"}} {count}");
     }
+    let refused = ["queue-full", "time-out"].into_iter().zip(api.fairness().refused());
+    let name = "apiserver_flowcontrol_rejected_requests_total";
+    let _ = writeln!(text, "# TYPE {name} counter");
+    for (reason, count) in refused {
+        let _ = writeln!(text, "{name}{{reason=\"{reason}\"}} {count}");
+    }
     let store = api.store().health();
     let leads = matches!(store.leadership, Leadership::Leader { .. });
     let gauges = [
@@ -164,6 +171,7 @@ pub async fn metrics(State(api): State<ApiServer>) -> Response {
         ("wherry_store_quarantined", "gauge", store.quarantined.is_some().into()),
         ("wherry_store_disk_full", "gauge", store.disk_full.into()),
         ("wherry_store_suspect", "gauge", store.suspicion.is_some().into()),
+        ("wherry_panics_total", "counter", contain::count()),
         ("wherry_node_tunnels", "gauge", api.tunnels().nodes().len() as u64),
         ("wherry_relays_total", "counter", metrics.relayed.connections.load(Relaxed)),
         ("wherry_relayed_bytes_total", "counter", metrics.relayed.bytes.load(Relaxed)),

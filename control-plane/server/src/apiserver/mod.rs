@@ -76,6 +76,7 @@ pub use outbound::Network;
 pub use tokens::{KeyError, TokenKey};
 pub use tunnel::{TunnelError, Tunnels};
 
+use crate::contain;
 use crate::reports::Reports;
 use admission::service::Allocations;
 use fairness::Fairness;
@@ -229,8 +230,13 @@ impl ApiServer {
         let mut tick = tokio::time::interval(ui::REMEMBER);
         tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         while self.shutdown().run_until_cancelled(tick.tick()).await.is_some() {
-            self.past().catch_up(&self.store);
-            self.printed().keep();
+            let kept = contain::sync(|| {
+                self.past().catch_up(&self.store);
+                self.printed().keep();
+            });
+            if let Err(panic) = kept {
+                tracing::error!(%panic, "not everything is remembered");
+            }
         }
     }
 

@@ -41,13 +41,14 @@ use sha2::{Digest as _, Sha256};
 use wherry_resources::{GROUPS, KINDS, Kind};
 
 pub use self::custom::Custom;
-pub use self::fields::{check_type, did_you_mean, fill_nulls, unknown_fields};
+pub use self::fields::{check_type, did_you_mean, fill_nulls, schema, unknown_fields};
 pub use self::merged::{Merged, Part};
 use super::ApiServer;
 use super::catalog::Catalog;
 use super::content;
 use super::errors::ApiError;
 use super::escape;
+use crate::contain;
 
 /// How long a document with its hash in the address may be kept: a year, the most that caches
 /// honour.
@@ -204,9 +205,10 @@ fn ours<T>(catalog: &Catalog, read: impl FnOnce(&Version2) -> T) -> T {
 async fn off_thread<T: Send + 'static>(
     render: impl FnOnce() -> T + Send + 'static,
 ) -> Result<T, ApiError> {
-    let rendered = tokio::task::spawn_blocking(render).await;
-    rendered
-        .map_err(|error| ApiError::Internal(format!("rendering the OpenAPI documents: {error}")))
+    let rendered = tokio::task::spawn_blocking(|| contain::sync(render)).await;
+    let rendered = rendered
+        .map_err(|error| ApiError::Internal(format!("rendering the OpenAPI documents: {error}")))?;
+    Ok(rendered.unwrap_or_else(|panic| panic.resume()))
 }
 
 fn accepts_json(headers: &HeaderMap) -> Result<(), ApiError> {

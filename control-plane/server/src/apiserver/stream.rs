@@ -39,7 +39,7 @@ use http::{HeaderValue, Method, StatusCode, header};
 use hyper::upgrade::OnUpgrade;
 use node::NodeStream;
 use rand::seq::IndexedRandom as _;
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
 use wherry_resources::{Kind, Object, meta};
 use wherry_store::Snapshot;
 
@@ -196,7 +196,7 @@ impl Asked {
             namespace: &self.attributes.namespace,
             name: self.attributes.name.clone(),
             dry_run: false,
-            options: extensions::options(operation, false),
+            options: extensions::options(operation, &Map::new()),
         };
         let mut heard = extensions::Heard::default();
         extensions::validate_part(&asked, options, &mut heard).await?;

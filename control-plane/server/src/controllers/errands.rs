@@ -23,6 +23,7 @@ use wherry_resources::meta;
 use super::cache::Key;
 use super::events::{Note, Recorder};
 use super::write::{JSON, Target, WriteError, Writer, member};
+use crate::contain;
 
 /// Calls under way at once: they wait for guests, so they may be slow, and must not take the room of
 /// others.
@@ -209,7 +210,7 @@ pub async fn run_calls(
                 }
             }
             Some(call) = queue.recv(), if calls.len() < CALLS_MAX => {
-                calls.spawn(send(client.clone(), recorder.clone(), call));
+                calls.spawn(contain::task(send(client.clone(), recorder.clone(), call)));
             }
             else => break,
         }

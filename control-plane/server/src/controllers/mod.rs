@@ -38,7 +38,6 @@ pub mod owners;
 mod pace;
 pub mod podcidr;
 pub mod pods;
-pub mod policies;
 pub mod quota;
 pub mod reconcile;
 pub mod replicaset;
@@ -57,7 +56,6 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use k8s_openapi::api::admissionregistration::v1::ValidatingAdmissionPolicy;
 use k8s_openapi::api::apps::v1::{
     ControllerRevision, DaemonSet, Deployment, ReplicaSet, StatefulSet,
 };
@@ -116,7 +114,6 @@ pub static CONTROLLERS: &[Controller] = &[
     definitions::CONTROLLER,
     apiservices::CONTROLLER,
     flows::CONTROLLER,
-    policies::CONTROLLER,
 ];
 
 /// A member of the control plane, as clients find it.
@@ -177,7 +174,6 @@ pub async fn run(client: kube::Client, config: Config, shutdown: CancellationTok
         watch::whole::<FlowSchema>(&client, &mut cache),
         watch::whole::<PriorityLevelConfiguration>(&client, &mut cache),
         watch::whole::<APIService>(&client, &mut cache),
-        watch::whole::<ValidatingAdmissionPolicy>(&client, &mut cache),
         watch::config_maps(&client, &mut cache),
         watch::secrets(&client, &mut cache),
     ];

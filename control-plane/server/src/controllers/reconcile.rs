@@ -13,9 +13,9 @@
 //!
 //! Tasks: this loop, and one for each plan whose writes are under way (bounded by [`PLANS_MAX`]);
 //! the loop joins them all before it returns. A key whose writes fail is tried again after a pause
-//! that doubles. A key that takes long to plan for rests after each plan, and what changes meanwhile
-//! becomes one plan: a set of ten thousand Pods, each of whose changes has all of them looked at,
-//! keeps nobody else waiting.
+//! that doubles; so is one whose plan panics, which concerns no other. A key that takes long to plan
+//! for rests after each plan, and what changes meanwhile becomes one plan: a set of ten thousand Pods,
+//! each of whose changes has all of them looked at, keeps nobody else waiting.
 
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet, BinaryHeap, HashMap, VecDeque};
@@ -31,6 +31,7 @@ use super::Config;
 use super::cache::{Cache, Change, Key, Seen};
 use super::pace::Pace;
 use super::write::{Outcome, Write, WriteError, Writer};
+use crate::contain;
 
 /// Plans whose writes are under way at once.
 const PLANS_MAX: usize = 256;
@@ -245,7 +246,11 @@ impl Loop {
     fn wake(&mut self, change: &Change) {
         let mut keys = Vec::new();
         for (index, controller) in self.controllers.iter().enumerate() {
-            (controller.wake)(&self.cache, change, &mut keys);
+            let woken = contain::sync(|| (controller.wake)(&self.cache, change, &mut keys));
+            if let Err(panic) = woken {
+                let (controller, key) = (controller.name, &change.key);
+                tracing::error!(controller, %key, %panic, "a change woke nobody");
+            }
             keys.drain(..).for_each(|key| self.enqueue((index, key)));
         }
     }
@@ -291,9 +296,13 @@ impl Loop {
             config: &self.config,
             failure: self.failures.get(&job).and_then(|failure| failure.message.as_deref()),
         };
-        let plan = (self.controllers[job.0].reconcile)(&view, &job.1);
+        let plan = contain::sync(|| (self.controllers[job.0].reconcile)(&view, &job.1));
         self.note_time(&job, begun.elapsed());
         self.due.remove(&job);
+        let plan = match plan {
+            Ok(plan) => plan,
+            Err(panic) => return self.fail(job, &panic.into()),
+        };
         if let Some(after) = plan.again {
             self.set_timer(&job, after);
         }
@@ -306,7 +315,10 @@ impl Loop {
         self.plans.spawn(async move {
             let writes = plan.writes.into_iter().map(|write| {
                 let writer = writer.clone();
-                async move { writer.perform(write).await }
+                async move {
+                    let done = contain::future(writer.perform(write)).await;
+                    done.unwrap_or_else(|panic| Err(panic.into()))
+                }
             });
             let outcomes = stream::iter(writes).buffer_unordered(WRITES_MAX).collect().await;
             (job, outcomes)
@@ -359,10 +371,13 @@ impl Loop {
     fn fail(&mut self, job: Job, error: &WriteError) {
         let pause = self.failures.entry(job.clone()).or_default().note(error);
         let controller = self.controllers[job.0].name;
-        if matches!(error, WriteError::Stale(_)) {
-            tracing::debug!(controller, key = %job.1, %error, "planned from an older state");
-        } else {
-            tracing::warn!(controller, key = %job.1, %error, ?pause, "write failed");
+        let key = &job.1;
+        match error {
+            WriteError::Stale(_) => {
+                tracing::debug!(controller, %key, %error, "planned from an older state");
+            }
+            WriteError::Bug(_) => tracing::error!(controller, %key, %error, ?pause, "not done"),
+            _ => tracing::warn!(controller, %key, %error, ?pause, "write failed"),
         }
         self.set_timer(&job, pause);
     }
@@ -394,7 +409,49 @@ impl Loop {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+
+    use k8s_openapi::api::core::v1::Pod;
+    use tokio::sync::watch;
+    use tower::ServiceExt as _;
+
+    use super::super::events;
     use super::*;
+    use crate::pki::Pki;
+
+    fn reconcile(_: &View<'_>, key: &Key) -> Plan {
+        assert_ne!(key.name(), "bad", "there is none like it");
+        Plan { writes: Vec::new(), again: Some(LOOK_MAX) }
+    }
+
+    static ROWS: &[Controller] = &[Controller { name: "one", wake: |_, _, _| {}, reconcile }];
+
+    #[tokio::test]
+    async fn a_plan_that_panics_is_the_failure_of_one_object() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let pki = Arc::new(Pki::load_or_create(folder.path()).expect("authorities"));
+        let config = Config {
+            pki: pki.clone(),
+            cluster_cidr: "10.0.0.0/8".to_string(),
+            api_members: watch::channel(Vec::new()).1,
+            watch_every: Duration::ZERO,
+        };
+        let service = tower::service_fn(|request: http::Request<kube::client::Body>| {
+            axum::Router::new().oneshot(request.map(axum::body::Body::new))
+        });
+        let client = kube::Client::new(service, "default");
+        let (writer, _calls) = Writer::new(client, pki, events::recorder().0);
+        let mut turns = Loop::new(Cache::new(), ROWS, config, writer);
+        turns.ready = true;
+        let [bad, good] = ["bad", "good"].map(|name| (0, Key::of::<Pod>("d", name)));
+        turns.enqueue(bad.clone());
+        turns.enqueue(good.clone());
+        turns.turn();
+        let told = turns.failures[&bad].message.as_deref().unwrap_or_default();
+        assert!(told.contains("there is none like it"), "{told}");
+        assert!(turns.due[&bad] < turns.due[&good], "it is tried again soon");
+        assert!(!turns.failures.contains_key(&good));
+    }
 
     #[test]
     fn who_takes_long_to_plan_for_leaves_time_for_others() {

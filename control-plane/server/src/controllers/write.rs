@@ -21,6 +21,7 @@ use wherry_resources::{KINDS, Kind, Storage, meta};
 use super::cache::{Key, Memo, Typed, kind_row};
 use super::errands::{Call, Measure};
 use super::events::{Note, Recorder};
+use crate::contain::Panic;
 use crate::pki::{Pki, Profile};
 
 /// Requests in flight at once, over all controllers: enough to fill the store's group commit, few
@@ -283,6 +284,9 @@ pub enum WriteError {
     /// Nobody knows whether it was done.
     #[error("no answer from the API server: {0}")]
     NoAnswer(Box<dyn std::error::Error + Send + Sync>),
+    /// Planning or doing it has panicked.
+    #[error(transparent)]
+    Bug(#[from] Panic),
 }
 
 /// What a write that was done left behind.

@@ -13,6 +13,7 @@ use super::need::{Gang, Need};
 use super::preempt::{Plan, Victim, preempt};
 use super::score;
 use super::volumes::Ties;
+use crate::contain::{self, Panic};
 
 /// Candidates that are always looked for.
 const SAMPLE_MIN: usize = 100;
@@ -54,12 +55,20 @@ fn sample(nodes: usize) -> usize {
 pub fn decide(cluster: &mut Cluster, pods: &[Need]) -> Vec<Decision> {
     let mut decisions = Vec::with_capacity(pods.len());
     for group in pods.chunk_by(|a, b| a.gang.is_some() && a.gang == b.gang) {
-        match &group[0].gang {
-            Some(gang) => decisions.extend(decide_gang(cluster, gang, group)),
-            None => decisions.push(decide_one(cluster, &group[0])),
-        }
+        let decided = contain::sync(|| match &group[0].gang {
+            Some(gang) => decide_gang(cluster, gang, group),
+            None => vec![decide_one(cluster, &group[0])],
+        });
+        decisions.extend(decided.unwrap_or_else(|panic| set_aside(cluster, group, &panic)));
     }
     decisions
+}
+
+/// Who cannot be decided for, by a bug, waits as if there were no room, and keeps none.
+fn set_aside(cluster: &mut Cluster, group: &[Need], panic: &Panic) -> Vec<Decision> {
+    group.iter().for_each(|need| cluster.forget(&need.uid));
+    let sentence = format!("the scheduler met {panic}");
+    vec![Decision::Unschedulable { sentence }; group.len()]
 }
 
 /// All members that are there, or none.

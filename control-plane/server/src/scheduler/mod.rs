@@ -53,6 +53,7 @@ use serde_json::{Value, json};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
+use crate::contain;
 use crate::controllers::events::{self, Note, Recorder};
 use crate::controllers::volumes::SELECTED_NODE;
 use crate::controllers::watch::Pause;
@@ -155,7 +156,11 @@ impl State {
                     self.finish(done);
                 }
                 Some(events) = seen.next() => events.into_iter().for_each(|event| match event {
-                    Ok(event) => self.observe(event),
+                    Ok(event) => {
+                        if let Err(panic) = contain::sync(|| self.observe(event)) {
+                            tracing::error!(%panic, "news of an object were not taken in");
+                        }
+                    }
                     Err(error) => tracing::debug!(%error, "watch failed; it is tried again"),
                 }),
                 () = std::future::ready(()), if ready => self.schedule(),

@@ -27,12 +27,21 @@ pub struct Types<'a> {
     names: Vec<(&'a str, Type<'a>)>,
     /// `bool` or `string`; empty for anything.
     result: &'static str,
+    /// Whether operators must have an overload for what they are given.
+    overloads: bool,
 }
 
 impl<'a> Types<'a> {
     /// An expression that must give a value of this kind (empty: any), without names.
     pub fn giving(result: &'static str) -> Types<'a> {
-        Types { names: Vec::new(), result }
+        Types { names: Vec::new(), result, overloads: false }
+    }
+
+    /// The same, where operators are looked at too: for warnings, since what is not quite certain
+    /// must refuse nothing.
+    pub fn with_overloads(mut self) -> Types<'a> {
+        self.overloads = true;
+        self
     }
 
     /// The same with one more name.
@@ -69,7 +78,7 @@ impl Problem {
 
 /// Looks for mistakes.
 pub fn check(tree: &IdedExpr, types: &Types<'_>) -> Result<(), Problem> {
-    let scope = Scope { names: &types.names, outer: None };
+    let scope = Scope { names: &types.names, overloads: types.overloads, outer: None };
     let found = infer(tree, &scope)?;
     let name = name_of(found);
     if !types.result.is_empty() && !name.is_empty() && name != types.result {
@@ -100,6 +109,7 @@ fn name_of(of: Type<'_>) -> &'static str {
 /// Names inside an expression: loop variables before what is around them.
 struct Scope<'s, 'a> {
     names: &'s [(&'s str, Type<'a>)],
+    overloads: bool,
     outer: Option<&'s Scope<'s, 'a>>,
 }
 
@@ -264,7 +274,16 @@ fn infer_call<'a>(id: u64, call: &CallExpr, scope: &Scope<'_, 'a>) -> Result<Typ
     if !functions::exists(&name, call.target.is_some() && namespace.is_none()) {
         return Err(undeclared(id, &name));
     }
+    let words: Vec<&'static str> = args.iter().map(|of| name_of(*of)).collect();
+    if scope.overloads && !has_overload(&name, &words) {
+        let (operands, applied) = (words.join(", "), "found no matching overload for");
+        return Err(Problem { id, what: format!("{applied} '{name}' applied to '({operands})'") });
+    }
     Ok(match name.as_str() {
+        // What is added, multiplied and so on stays what it is.
+        "_+_" | "_-_" | "_*_" | "_/_" | "_%_" if scope.overloads && is_scalar(&words) => {
+            Type::Scalar(words[0])
+        }
         "_[_]" => match args.first() {
             Some(Type::Schema(schema)) => match (&schema.items, &schema.additional) {
                 (Some(items), _) => Type::Schema(items),
@@ -279,6 +298,32 @@ fn infer_call<'a>(id: u64, call: &CallExpr, scope: &Scope<'_, 'a>) -> Result<Typ
             name => Type::Scalar(name),
         },
     })
+}
+
+/// Types whose values operators take as they are.
+const SCALARS: [&str; 6] = ["bool", "bytes", "double", "int", "string", "uint"];
+const NUMBERS: [&str; 3] = ["double", "int", "uint"];
+
+fn is_scalar(operands: &[&str]) -> bool {
+    !operands.is_empty() && operands.iter().all(|of| SCALARS.contains(of))
+}
+
+/// Whether an operator can be applied to operands of these types; what is not known to be wrong may
+/// be right.
+fn has_overload(operator: &str, operands: &[&str]) -> bool {
+    if !is_scalar(operands) {
+        return true;
+    }
+    let all = |of: &[&str]| operands.iter().all(|one| of.contains(one));
+    let same = operands.windows(2).all(|two| two[0] == two[1]);
+    match operator {
+        "_==_" | "_!=_" | "_<_" | "_<=_" | "_>_" | "_>=_" => same || all(&NUMBERS),
+        "_+_" => same && !all(&["bool"]),
+        "_-_" | "_*_" | "_/_" => same && all(&NUMBERS),
+        "_%_" => same && all(&["int", "uint"]),
+        "_&&_" | "_||_" | "!_" => all(&["bool"]),
+        _ => true,
+    }
 }
 
 fn infer_loop<'a>(loop_: &ComprehensionExpr, scope: &Scope<'_, 'a>) -> Result<Type<'a>, Problem> {
@@ -300,7 +345,7 @@ fn infer_loop<'a>(loop_: &ComprehensionExpr, scope: &Scope<'_, 'a>) -> Result<Ty
     };
     let accumulated = infer(&loop_.accu_init, scope)?;
     let names = [(loop_.accu_var.as_str(), Type::Any), (loop_.iter_var.as_str(), item)];
-    let inner = Scope { names: &names, outer: Some(scope) };
+    let inner = Scope { names: &names, overloads: scope.overloads, outer: Some(scope) };
     infer(&loop_.loop_cond, &inner)?;
     infer(&loop_.loop_step, &inner)?;
     infer(&loop_.result, &inner)?;

@@ -17,6 +17,9 @@ const GROUP: &str = "admissionregistration.k8s.io";
 /// A webhook has this long to answer, unless it says otherwise.
 const TIMEOUT_SECONDS: u64 = 10;
 const TIMEOUT_SECONDS_MAX: u64 = 30;
+/// One object has less expressions than this: each is compiled when it is written, for each of the
+/// types that it is about.
+const EXPRESSIONS_MAX: usize = 1_000;
 
 const PLURALS: [&str; 6] = [
     "mutatingwebhookconfigurations",
@@ -300,10 +303,20 @@ pub fn mistakes(kind: &Kind, object: &Object) -> Vec<FieldError> {
         return Vec::new();
     }
     let mut found = Vec::new();
+    let mut count = 0;
     let mut check = |path: String, source: &Value, result: &'static str, is_policy: bool| {
         let Some(source) = source.as_str().filter(|source| !source.trim().is_empty()) else {
             return;
         };
+        count += 1;
+        if count >= EXPRESSIONS_MAX {
+            if count == EXPRESSIONS_MAX {
+                let message =
+                    format!("Too many: must have less than {EXPRESSIONS_MAX} expressions");
+                found.push(errors::field(Reason::TooMany, &path, message));
+            }
+            return;
+        }
         if let Err(why) = Expression::compile(source, &types(result, is_policy)) {
             let message = format!("Invalid value: {source:?}: {why}");
             found.push(errors::field(Reason::Invalid, &path, message));

@@ -461,6 +461,38 @@ async fn policies_are_asked_about_tokens() {
 }
 
 #[tokio::test]
+async fn bindings_are_admitted_as_they_are_sent() {
+    let server = Server::start().await;
+    let policies = format!("{POLICIES}/validatingadmissionpolicies");
+    let rules = [
+        ("bindings", "CREATE", "object.kind == 'Binding' && object.target.name != 'full'"),
+        // The server's own write is not what was asked for.
+        ("none", "UPDATE", "false"),
+    ];
+    for (name, operation, expression) in rules {
+        let policy = json!({"metadata": {"name": name}, "spec": {
+            "matchConstraints": {"resourceRules": [{"operations": [operation], "apiGroups": [""],
+                "apiVersions": ["v1"], "resources": ["pods/binding"]}]},
+            "validations": [{"expression": expression}],
+        }});
+        server.ok("POST", &policies, &policy.to_string()).await;
+        let binding = json!({"metadata": {"name": name}, "spec": {"policyName": name,
+            "validationActions": ["Deny"]}});
+        let bindings = format!("{POLICIES}/validatingadmissionpolicybindings");
+        server.ok("POST", &bindings, &binding.to_string()).await;
+    }
+    let pods = "/api/v1/namespaces/default/pods";
+    let pod = json!({"metadata": {"name": "p"},
+        "spec": {"containers": [{"name": "c", "image": "i:1"}]}});
+    server.ok("POST", pods, &pod.to_string()).await;
+    let path = format!("{pods}/p/binding");
+    let to = |node: &str| json!({"target": {"kind": "Node", "name": node}}).to_string();
+    let (code, text) = server.send("POST", &path, &to("full")).await;
+    assert_eq!(code, 422, "{text}");
+    server.ok("POST", &path, &to("free")).await;
+}
+
+#[tokio::test]
 async fn mutating_policies_apply_and_patch() {
     let server = Server::start().await;
     let policy = json!({"metadata": {"name": "labels"}, "spec": {
@@ -482,6 +514,29 @@ async fn mutating_policies_apply_and_patch() {
     let made = server.ok("POST", CONFIG_MAPS, &config_map("a")).await;
     assert_eq!(made["metadata"]["labels"], json!({"by": "admin"}));
     assert_eq!(made["data"], json!({"a": "b", "x.y": "1"}));
+}
+
+#[tokio::test]
+async fn policies_see_what_a_client_asks_besides() {
+    let server = Server::start().await;
+    let policy = json!({"metadata": {"name": "options"}, "spec": {
+        "reinvocationPolicy": "Never",
+        "matchConstraints": {"resourceRules": [{"operations": ["CREATE", "UPDATE"],
+            "apiGroups": [""], "apiVersions": ["v1"], "resources": ["configmaps"]}]},
+        "mutations": [{"patchType": "ApplyConfiguration", "applyConfiguration": {"expression":
+            "Object{metadata: Object.metadata{labels: {'kind': request.options.kind, \
+              'by': request.options.fieldManager, 'how': request.options.fieldValidation}}}"}}],
+    }});
+    server.ok("POST", &format!("{POLICIES}/mutatingadmissionpolicies"), &policy.to_string()).await;
+    let binding = json!({"metadata": {"name": "all"}, "spec": {"policyName": "options"}});
+    let bindings = format!("{POLICIES}/mutatingadmissionpolicybindings");
+    server.ok("POST", &bindings, &binding.to_string()).await;
+    let how = "fieldManager=me&fieldValidation=Strict";
+    let made = server.ok("POST", &format!("{CONFIG_MAPS}?{how}"), &config_map("a")).await;
+    let asked = |kind: &str| json!({"kind": kind, "by": "me", "how": "Strict"});
+    assert_eq!(made["metadata"]["labels"], asked("CreateOptions"));
+    let replaced = server.ok("PUT", &format!("{CONFIG_MAPS}/a?{how}"), &config_map("a")).await;
+    assert_eq!(replaced["metadata"]["labels"], asked("UpdateOptions"));
 }
 
 #[tokio::test]

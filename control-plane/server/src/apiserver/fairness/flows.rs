@@ -18,6 +18,11 @@ use crate::apiserver::rbac::service_account_of;
 use crate::apiserver::request::Attributes;
 
 const GROUP: &str = "flowcontrol.apiserver.k8s.io";
+/// More queues than this tell no more flows from each other, and all are looked at at each request.
+const QUEUES_MAX: usize = 1_024;
+/// Cards of a hand, and requests that wait in a queue, each with its connection.
+const HAND_MAX: usize = 64;
+const LENGTH_MAX: usize = 10_000;
 
 /// Prefix of the store's keys of both kinds.
 pub fn prefix() -> Vec<u8> {
@@ -122,13 +127,14 @@ fn level(object: &Value) -> LevelConfig {
     let exempt = text(spec, "type") == "Exempt";
     let limited = &spec["limited"];
     let response = &limited["limitResponse"];
-    let size = |key: &str, default: u32| -> usize {
-        usize::try_from(number(&response["queuing"], key, default)).unwrap_or(1).max(1)
+    let size = |key: &str, default: u32, most: usize| -> usize {
+        let asked = usize::try_from(number(&response["queuing"], key, default));
+        asked.unwrap_or(most).clamp(1, most)
     };
     let queuing = (text(response, "type") == "Queue").then(|| Queuing {
-        queues: size("queues", 64),
-        hand_size: size("handSize", 8),
-        length_max: size("queueLengthLimit", 50),
+        queues: size("queues", 64, QUEUES_MAX),
+        hand_size: size("handSize", 8, HAND_MAX),
+        length_max: size("queueLengthLimit", 50, LENGTH_MAX),
     });
     LevelConfig {
         exempt,

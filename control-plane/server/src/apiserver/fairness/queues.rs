@@ -49,6 +49,8 @@ struct Level<W> {
 
 /// All levels. `W` is whoever waits.
 pub struct Levels<W> {
+    /// Whether somebody has gone meanwhile; they leave their queue when it is full.
+    is_gone: fn(&W) -> bool,
     seats: u32,
     in_use: u32,
     levels: Vec<Level<W>>,
@@ -59,8 +61,9 @@ pub struct Levels<W> {
 }
 
 impl<W> Levels<W> {
-    pub fn new(seats: u32) -> Levels<W> {
-        Levels { seats, in_use: 0, levels: Vec::new(), by_name: HashMap::new(), flows: None }
+    pub fn new(seats: u32, is_gone: fn(&W) -> bool) -> Levels<W> {
+        let (levels, by_name) = (Vec::new(), HashMap::new());
+        Levels { is_gone, seats, in_use: 0, levels, by_name, flows: None }
     }
 
     /// Takes over a changed configuration. Who waits goes on waiting.
@@ -114,10 +117,14 @@ impl<W> Levels<W> {
         }
         let own = &mut self.levels[place];
         let most = own.config.queuing.map_or(0, |queuing| queuing.length_max);
-        if own.queues[queue].waiting.len() >= most {
+        let waiting = &mut own.queues[queue].waiting;
+        if waiting.len() >= most {
+            waiting.retain(|(_, waiter)| !(self.is_gone)(waiter));
+        }
+        if waiting.len() >= most {
             return Arrival::Refused;
         }
-        own.queues[queue].waiting.push_back((width, waiter));
+        waiting.push_back((width, waiter));
         Arrival::Waits
     }
 

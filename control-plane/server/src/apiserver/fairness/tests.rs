@@ -4,6 +4,7 @@ use super::*;
 use crate::apiserver::follow::Fold as _;
 use bytes::Bytes;
 use serde_json::{Value, json};
+use std::task::Poll;
 use wherry_resources::keys::Key;
 use wherry_store::Entry;
 
@@ -100,7 +101,7 @@ fn runs(arrival: Arrival) -> Ticket {
 
 #[test]
 fn a_quiet_flow_does_not_wait_behind_a_loud_one() {
-    let mut levels: Levels<&str> = Levels::new(4);
+    let mut levels: Levels<&str> = Levels::new(4, |_| false);
     levels.configure(&flows(0));
     let mut running = Vec::new();
     for _ in 0..2 {
@@ -118,14 +119,14 @@ fn a_quiet_flow_does_not_wait_behind_a_loud_one() {
 
 #[test]
 fn a_level_keeps_its_own_and_borrows_what_others_lend() {
-    let mut own: Levels<u32> = Levels::new(4);
+    let mut own: Levels<u32> = Levels::new(4, |_| false);
     own.configure(&flows(0));
     for _ in 0..2 {
         runs(own.arrive("bots", LOUD, 1, 0));
     }
     assert!(matches!(own.arrive("bots", LOUD, 1, 0), Arrival::Waits));
     runs(own.arrive("staff", LOUD, 1, 0));
-    let mut lent: Levels<u32> = Levels::new(4);
+    let mut lent: Levels<u32> = Levels::new(4, |_| false);
     lent.configure(&flows(50));
     for _ in 0..3 {
         runs(lent.arrive("bots", LOUD, 1, 0));
@@ -136,7 +137,7 @@ fn a_level_keeps_its_own_and_borrows_what_others_lend() {
 
 #[test]
 fn a_full_queue_refuses_and_a_wide_request_is_cut_to_the_level() {
-    let mut levels: Levels<u32> = Levels::new(4);
+    let mut levels: Levels<u32> = Levels::new(4, |_| false);
     levels.configure(&flows(0));
     let wide = runs(levels.arrive("staff", LOUD, 16, 0));
     let waits = (0..10)
@@ -146,6 +147,40 @@ fn a_full_queue_refuses_and_a_wide_request_is_cut_to_the_level() {
     assert_eq!(waits, 3 * levels.cards_of("staff", LOUD).len());
     assert!(matches!(levels.arrive("staff", LOUD, 1, 0), Arrival::Refused));
     assert_eq!(levels.finish(wide, Duration::from_millis(1)).len(), 1);
+}
+
+#[test]
+fn who_has_gone_makes_room_in_a_full_queue() {
+    let mut levels: Levels<&str> = Levels::new(4, |waiter| *waiter == "gone");
+    levels.configure(&flows(0));
+    for _ in 0..2 {
+        runs(levels.arrive("staff", LOUD, 1, "runs"));
+    }
+    for _ in 0..3 * levels.cards_of("staff", LOUD).len() {
+        assert!(matches!(levels.arrive("staff", LOUD, 1, "gone"), Arrival::Waits));
+    }
+    assert!(matches!(levels.arrive("staff", LOUD, 1, "waits"), Arrival::Waits));
+}
+
+#[tokio::test]
+async fn who_finds_no_room_is_told_why() {
+    let fairness = Fairness::new();
+    let flows = flows(0);
+    let user = User::new("ann", &["staff"]);
+    let asked = Attributes { verb: "get".to_owned(), ..pods() };
+    let (mut held, mut waiting) = (Vec::new(), Vec::new());
+    let refused = loop {
+        let mut passing = Box::pin(fairness.pass(&flows, &user, &asked));
+        match futures::poll!(passing.as_mut()) {
+            Poll::Ready(Ok(passed)) => held.push(passed),
+            Poll::Ready(Err(refused)) => break refused,
+            Poll::Pending => waiting.push(passing),
+        }
+    };
+    assert_eq!(refused.class.level_uid, "staff");
+    let said = refused.error().to_string();
+    assert!(said.contains("priority level \"staff\" is busy"), "{said}");
+    assert_eq!(fairness.refused(), [1, 0]);
 }
 
 #[tokio::test]

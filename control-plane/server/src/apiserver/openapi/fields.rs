@@ -11,6 +11,7 @@ use std::sync::LazyLock;
 use base64::engine::general_purpose::STANDARD;
 use base64::{DecodeError, Engine as _};
 use serde_json::{Map, Value};
+use wherry_resources::custom::schema::{Additional, Form, Schema};
 use wherry_resources::{Kind, Object, meta, quantity::Quantity};
 
 use super::schemas::{Schemas, referenced};
@@ -73,6 +74,11 @@ pub fn check_type(kind: &Kind, object: &Object) -> Result<(), String> {
         Some(root) => FIELDS.fits(root, object, &mut Vec::new()),
         None => Ok(()),
     }
+}
+
+/// A built-in kind's type as expressions are held against it.
+pub fn schema(kind: &Kind) -> Option<Schema> {
+    Some(FIELDS.schema(FIELDS.of(kind)?, &mut Vec::new()))
 }
 
 /// Paths of the fields that the kind does not have, such as `spec.template.spec.containers[0].img`,
@@ -157,6 +163,43 @@ impl Fields {
             Shape::Type(index) => &self.types[*index],
             other => other,
         }
+    }
+
+    /// `above` are the types that this one is part of: one that holds itself may be anything there.
+    fn schema(&self, shape: &Shape, above: &mut Vec<usize>) -> Schema {
+        let mut schema = Schema::default();
+        match shape {
+            // Times have a type of their own in CEL, and bytes are no text.
+            Shape::Anything | Shape::Time | Shape::Bytes => {}
+            Shape::Boolean => schema.form = Form::Boolean,
+            Shape::Integer { .. } => schema.form = Form::Integer,
+            Shape::Number => schema.form = Form::Number,
+            Shape::Text | Shape::Quantity => schema.form = Form::Text,
+            Shape::IntegerOrText => schema.form = Form::IntOrText,
+            Shape::Object(fields) if fields.is_empty() => {}
+            Shape::Object(fields) => {
+                schema.form = Form::Object;
+                let field = |(name, shape): (&String, &Shape)| {
+                    (name.clone(), self.schema(shape, &mut *above))
+                };
+                schema.properties = fields.iter().map(field).collect();
+            }
+            Shape::List(item) => {
+                schema.form = Form::Array;
+                schema.items = Some(Box::new(self.schema(item, above)));
+            }
+            Shape::Map(inner) => {
+                schema.form = Form::Object;
+                schema.additional = Additional::Of(Box::new(self.schema(inner, above)));
+            }
+            Shape::Type(index) if above.contains(index) => {}
+            Shape::Type(index) => {
+                above.push(*index);
+                schema = self.schema(&self.types[*index], above);
+                above.pop();
+            }
+        }
+        schema
     }
 
     fn fits<'a>(

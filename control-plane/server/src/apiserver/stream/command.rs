@@ -18,6 +18,7 @@ use crate::apiserver::{
     request::Query,
     verbs::logs,
 };
+use crate::contain;
 use axum::response::Response;
 use bytes::{BufMut as _, Bytes, BytesMut};
 use futures::StreamExt as _;
@@ -146,7 +147,7 @@ pub async fn command(asked: Asked, http: axum::extract::Request) -> Result<Respo
             let name = chosen.as_ref().map(|(name, _)| name.clone());
             let protocol = chosen.map_or(Protocol::PLAIN, |(_, protocol)| protocol);
             let socket = websocket::bounded(*socket).protocols(name);
-            Ok(socket.on_upgrade(move |socket| async move {
+            let serve = move |socket| async move {
                 let (mut receiver, mut sender) = websocket::channels(socket, protocol);
                 // Older clients take it as the sign that the session is up.
                 if sender.send(wanted.first_channel(), &[]).await.is_ok() {
@@ -155,7 +156,8 @@ pub async fn command(asked: Asked, http: axum::extract::Request) -> Result<Respo
                     // What the client still sends is for nobody; it closes, or is cut off.
                     let _ = tokio::time::timeout(CLOSE_TIMEOUT, rest).await;
                 }
-            }))
+            };
+            Ok(socket.on_upgrade(|socket| contain::task(serve(socket))))
         }
         Upgrade::Spdy(upgrade) => {
             let known = |name: &str| {
@@ -169,7 +171,8 @@ pub async fn command(asked: Asked, http: axum::extract::Request) -> Result<Respo
             let response = switching(chosen.as_ref().map(|(name, _)| name.as_str()))?;
             let version = chosen.map_or(1, |(_, version)| version);
             let node = NodeStream::open(&asked.api, &place.node, &target).await?;
-            asked.api.tasks().spawn(over_spdy(upgrade, node, wanted, version, shutdown));
+            let serve = over_spdy(upgrade, node, wanted, version, shutdown);
+            asked.api.tasks().spawn(contain::task(serve));
             Ok(response)
         }
     }

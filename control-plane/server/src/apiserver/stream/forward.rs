@@ -15,6 +15,7 @@ use super::{
     websocket::{self, PING_INTERVAL, Protocol, Tunnel},
 };
 use crate::apiserver::{ApiServer, errors::ApiError, request::Query};
+use crate::contain;
 use axum::response::Response;
 use bytes::Bytes;
 use hyper_util::rt::TokioIo;
@@ -53,11 +54,8 @@ pub async fn forward(asked: Asked, http: axum::extract::Request) -> Result<Respo
         Upgrade::WebSocket(socket) => {
             let socket = websocket::bounded(*socket);
             if offered.iter().any(|name| name == TUNNEL_PROTOCOL) {
-                return Ok(socket.protocols([TUNNEL_PROTOCOL]).on_upgrade(
-                    move |socket| async move {
-                        over_spdy(Tunnel::new(socket), target).await;
-                    },
-                ));
+                let serve = |socket| contain::task(over_spdy(Tunnel::new(socket), target));
+                return Ok(socket.protocols([TUNNEL_PROTOCOL]).on_upgrade(serve));
             }
             // v5 is of commands alone: a client that offers it for ports means it nowhere.
             let known = |name: &str| Protocol::named(name).filter(|known| known.version <= 4);
@@ -68,8 +66,9 @@ pub async fn forward(asked: Asked, http: axum::extract::Request) -> Result<Respo
             let ports = ports(&asked.query)?;
             let name = chosen.as_ref().map(|(name, _)| name.clone());
             let protocol = chosen.map_or(Protocol::PLAIN, |(_, protocol)| protocol);
-            Ok(socket.protocols(name).on_upgrade(move |socket| async move {
-                over_channels(websocket::channels(socket, protocol), ports, target).await;
+            Ok(socket.protocols(name).on_upgrade(move |socket| {
+                let channels = websocket::channels(socket, protocol);
+                contain::task(over_channels(channels, ports, target))
             }))
         }
         Upgrade::Spdy(upgrade) => {
@@ -77,12 +76,13 @@ pub async fn forward(asked: Asked, http: axum::extract::Request) -> Result<Respo
             if choose(&offered, known).is_none() && !offered.is_empty() {
                 return Err(no_protocol(&offered, &[SPDY_PROTOCOL]));
             }
-            target.api.tasks().clone().spawn(async move {
+            let tasks = target.api.tasks().clone();
+            tasks.spawn(contain::task(async move {
                 match upgrade.await {
                     Ok(connection) => over_spdy(TokioIo::new(connection), target).await,
                     Err(error) => tracing::debug!(%error, "an upgrade failed"),
                 }
-            });
+            }));
             switching(Some(SPDY_PROTOCOL))
         }
     }
@@ -136,7 +136,8 @@ where
                 stream = session.streams.recv() => {
                     let Some(stream) = stream else { break };
                     if let Some((port, data, error)) = matched(stream, &mut pairs).await {
-                        connections.spawn(connection(target.clone(), port, data, error));
+                        let passed = connection(target.clone(), port, data, error);
+                        connections.spawn(contain::task(passed));
                     }
                 }
                 Some(_) = connections.join_next() => {}
@@ -253,7 +254,8 @@ async fn over_channels(
         let (up, pieces) = mpsc::channel(FRAMES_MAX);
         ups.push(up);
         let channel = u8::try_from(2 * index).expect("the number of ports is bounded");
-        connections.spawn(channel_pair(target.clone(), channel, port, pieces, frames.clone()));
+        let passed = channel_pair(target.clone(), channel, port, pieces, frames.clone());
+        connections.spawn(contain::task(passed));
     }
     drop(frames);
     let write = async {

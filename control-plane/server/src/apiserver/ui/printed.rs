@@ -29,6 +29,7 @@ use wherry_store::{Change as Written, Event, Snapshot, Store, Watch, WatchEnd};
 use super::row::{self, Row};
 use super::view::View;
 use crate::apiserver::{ApiServer, custom, errors::ApiError, stored};
+use crate::contain;
 
 /// What a list may hold; twice what a cluster is designed for would.
 pub const ROWS_MAX: usize = 200_000;
@@ -208,9 +209,9 @@ impl Shared {
     }
 
     fn print(&self, store: &Store) {
-        let printed = Printed::print(self.kind, store, &store.current());
+        let printed = contain::sync(|| Printed::print(self.kind, store, &store.current()));
         let kept = |printed| State::Kept { printed: Box::new(printed), looked: Instant::now() };
-        *self.lock() = printed.map_or(State::Ended, kept);
+        *self.lock() = printed.ok().flatten().map_or(State::Ended, kept);
     }
 
     fn is_current(&self, kind: &Kind) -> bool {

@@ -39,6 +39,7 @@ use crate::apiserver::{
     stored,
     verbs::select::Selection,
 };
+use crate::contain;
 use axum::{
     Extension,
     extract::{
@@ -134,7 +135,7 @@ pub async fn accept(
     };
     super::expect_visitor(&api);
     let socket = socket.max_message_size(MESSAGE_BYTES_MAX).protocols([PROTOCOL]);
-    Ok(socket.on_upgrade(move |socket| async move {
+    let serve = move |socket| async move {
         let shutdown = api.shutdown().clone();
         let live = Live::new(api, user, headers);
         tokio::select! {
@@ -142,7 +143,8 @@ pub async fn accept(
             () = shutdown.cancelled() => {}
         }
         drop(place);
-    }))
+    };
+    Ok(socket.on_upgrade(|socket| contain::task(serve(socket))))
 }
 
 struct List {

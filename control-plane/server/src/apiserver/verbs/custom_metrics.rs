@@ -8,10 +8,10 @@
 //! Asked of the nodes at each request, as `metrics.k8s.io` is; the figures are of the last 15 s.
 
 use axum::{
-    Json,
-    extract::{Path, Query, State},
-    response::{IntoResponse as _, Response},
+    extract::{Path, RawQuery, State},
+    response::Response,
 };
+use http::StatusCode;
 use serde::Deserialize;
 use serde_json::{Value, json};
 use wherry_resources::quantity::Quantity;
@@ -21,8 +21,10 @@ use wherry_store::Snapshot;
 
 use super::usage::{self, Row};
 use crate::apiserver::{
-    ApiServer,
+    ApiServer, content,
     errors::{ApiError, GroupResource},
+    escape,
+    request::Query,
     stored,
 };
 
@@ -41,16 +43,8 @@ pub struct Asked {
     metric: String,
 }
 
-/// Selectors of a request.
-#[derive(Deserialize)]
-#[serde(rename_all = "camelCase")]
-pub struct Selectors {
-    #[serde(default)]
-    label_selector: String,
-}
-
 /// Answers discovery: which metrics there are of what.
-pub async fn list() -> Json<Value> {
+pub async fn list() -> Response {
     let row = |(resource, metric): (&str, &str)| {
         json!({
             "name": format!("{resource}/{metric}"), "singularName": "", "namespaced": true,
@@ -59,25 +53,33 @@ pub async fn list() -> Json<Value> {
     };
     let all = ["pods", "services"].iter();
     let all = all.flat_map(|resource| METRICS.iter().map(move |metric| (*resource, *metric)));
-    Json(json!({
+    shown(&json!({
         "kind": "APIResourceList", "apiVersion": "v1", "groupVersion": VERSION,
         "resources": all.map(row).collect::<Vec<_>>(),
     }))
+}
+
+fn shown(value: &Value) -> Response {
+    let text = escape::whole(format!("{value}\n").into_bytes());
+    content::respond_bytes(StatusCode::OK, "application/json", text, &[])
 }
 
 /// Answers GET of one metric: of Pods by name or selector, or of one Service.
 pub async fn answer(
     State(api): State<ApiServer>,
     Path(asked): Path<Asked>,
-    Query(selectors): Query<Selectors>,
+    RawQuery(query): RawQuery,
 ) -> Result<Response, ApiError> {
     if !METRICS.contains(&asked.metric.as_str()) {
         return Err(absent(&asked));
     }
     let snapshot = api.store().current();
     let selector = match asked.resource.as_str() {
-        "pods" if asked.name == "*" => LabelSelector::parse(&selectors.label_selector)
-            .map_err(|error| ApiError::BadRequest(error.to_string()))?,
+        "pods" if asked.name == "*" => {
+            let query = Query::parse(query.as_deref().unwrap_or(""));
+            LabelSelector::parse(query.get("labelSelector").unwrap_or(""))
+                .map_err(|error| ApiError::BadRequest(error.to_string()))?
+        }
         "pods" => LabelSelector::everything(),
         "services" => {
             let kind = wherry_resources::kind("", "v1", "services").expect("a built-in kind");
@@ -107,7 +109,7 @@ pub async fn answer(
     let list = json!({
         "kind": "MetricValueList", "apiVersion": VERSION, "metadata": {}, "items": items,
     });
-    Ok(Json(list).into_response())
+    Ok(shown(&list))
 }
 
 fn absent(asked: &Asked) -> ApiError {
@@ -173,6 +175,19 @@ fn value<'a>(
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::apiserver::tests::script::{Server, admin, text};
+
+    #[tokio::test]
+    async fn answers_are_written_as_all_others() {
+        let server = Server::start().await;
+        assert_eq!(text(shown(&json!({"name": "a<b"}))).await, "{\"name\":\"a\\u003cb\"}\n");
+        let path =
+            format!("{GROUP}/namespaces/default/pods/*/concurrency?labelSelector=%ff%3d%3d%3d");
+        let answer = server.response(&admin(), "GET", &path, "", "").await;
+        assert_eq!(answer.status(), StatusCode::BAD_REQUEST);
+        let told = text(answer).await;
+        assert!(told.contains("\"reason\":\"BadRequest\""), "{told}");
+    }
 
     #[test]
     fn a_pod_is_the_sum_of_its_containers() {

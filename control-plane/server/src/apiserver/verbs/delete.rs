@@ -26,7 +26,7 @@ use crate::apiserver::{
 use axum::response::Response;
 use http::StatusCode;
 use jiff::{SignedDuration, Timestamp};
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
 use wherry_resources::validate::Reason;
 use wherry_resources::{Kind, Object, custom, meta};
 use wherry_store::{Entry, Precondition};
@@ -45,6 +45,34 @@ pub struct Options {
     /// `orphanDependents: false`: whoever asks in this old form is told by 202 that the object is
     /// not gone yet.
     pub orphans_not: bool,
+}
+
+impl Options {
+    /// As hooks are shown them.
+    fn shown(&self) -> Map<String, Value> {
+        let text = |text: &Option<String>| text.as_deref().map(Value::from);
+        let policy = |policy| match policy {
+            Propagation::Background => "Background",
+            Propagation::Foreground => "Foreground",
+            Propagation::Orphan => "Orphan",
+        };
+        let policy = self.propagation.filter(|_| !self.orphans_not).map(policy);
+        let same =
+            given([("uid", text(&self.uid)), ("resourceVersion", text(&self.resource_version))]);
+        given([
+            ("gracePeriodSeconds", self.grace_seconds.map(Value::from)),
+            ("preconditions", (!same.is_empty()).then_some(Value::Object(same))),
+            ("orphanDependents", self.orphans_not.then_some(Value::Bool(false))),
+            ("propagationPolicy", policy.map(Value::from)),
+            ("dryRun", self.dry_run.then(|| json!(["All"]))),
+        ])
+    }
+}
+
+/// Those fields that there are.
+fn given<const N: usize>(fields: [(&str, Option<Value>); N]) -> Map<String, Value> {
+    let there = |(name, value): (&str, Option<Value>)| Some((name.to_owned(), value?));
+    fields.into_iter().filter_map(there).collect()
 }
 
 /// What becomes of dependents.
@@ -67,7 +95,8 @@ pub enum Decision {
 /// Deletes the object that the path names.
 pub async fn delete(api: &ApiServer, request: &Request) -> Result<Response, ApiError> {
     let options = options(request)?;
-    let call = Call::of(api, request, Part::Main, options.dry_run);
+    let mut call = Call::of(api, request, Part::Main, options.dry_run);
+    call.options = options.shown();
     let mut warnings = Vec::new();
     let deleted = one(&call, request.name(), &options, &mut warnings).await?;
     match deleted {
@@ -95,6 +124,7 @@ pub async fn delete_collection(api: &ApiServer, request: &Request) -> Result<Res
         let object = stored::decode(request.kind, entry);
         let mut call = Call::of(api, request, Part::Main, options.dry_run);
         call.namespace = meta::namespace(&object);
+        call.options = options.shown();
         match one(&call, meta::name(&object), &options, &mut warnings).await {
             Ok(Deleted::Gone(last) | Deleted::Lingers(last)) => deleted.push(last),
             // Somebody else was faster; that is what was wanted.
@@ -126,10 +156,13 @@ pub async fn one(
         let (old, entry) = call.find(&call.api.latest().await?, name)?;
         check(call.kind, &old, options)?;
         admission::deletion(call.kind, call.user, &old, options)?;
-        let asked = call.asked(extensions::Verb::Delete, name);
-        let mut heard = extensions::Heard::default();
-        extensions::validate_deletion(&asked, &old, &mut heard).await?;
-        warnings.append(&mut heard.warnings);
+        // An eviction was admitted as such.
+        if call.subresource.is_empty() {
+            let asked = call.asked(extensions::Verb::Delete, name);
+            let mut heard = extensions::Heard::default();
+            extensions::validate_deletion(&asked, &old, &mut heard).await?;
+            warnings.append(&mut heard.warnings);
+        }
         let decision = decide(call.kind, &old, options, Timestamp::now());
         match perform(call, &old, &entry, decision, options.dry_run).await {
             Ok(deleted) => return Ok(deleted),
@@ -405,6 +438,17 @@ mod tests {
                 text
             }
         }
+    }
+
+    #[test]
+    fn hooks_are_shown_what_was_asked() {
+        let shown = |sent: Value| Value::Object(told(&sent, false).expect("options").shown());
+        assert_eq!(shown(json!({})), json!({}));
+        let all = json!({"gracePeriodSeconds": 5, "preconditions": {"uid": "u"},
+            "propagationPolicy": "Foreground", "dryRun": ["All"]});
+        assert_eq!(shown(all.clone()).to_string(), all.to_string());
+        let old = json!({"orphanDependents": false});
+        assert_eq!(shown(old.clone()), old);
     }
 
     #[test]

@@ -32,6 +32,7 @@ mod write;
 
 use super::errors::{self, ApiError};
 use super::request::{Query, Request};
+use serde_json::{Map, Value, json};
 use wherry_resources::validate::{FieldError, Reason};
 use wherry_resources::{is_printed, quoted};
 
@@ -145,6 +146,18 @@ impl WriteOptions {
             Err(ApiError::invalid_options(kind, wrong))
         }
     }
+}
+
+/// Options of a write as the client gave them, in the order in which Kubernetes shows them.
+fn given(query: &Query, dry_run: bool) -> Map<String, Value> {
+    let mut given = Map::new();
+    if dry_run {
+        given.insert("dryRun".to_owned(), json!(["All"]));
+    }
+    for name in ["fieldManager", "fieldValidation"] {
+        given.extend(query.get(name).map(|text| (name.to_owned(), text.into())));
+    }
+    given
 }
 
 /// Who writes, for the record of owners: the manager that the request names, else the first word of

@@ -28,6 +28,10 @@ const OPERATIONS_MAX: usize = 10_000;
 /// Most bytes that all `copy` operations of a patch may copy: each may double the object, so a small
 /// patch could grow without end.
 const COPIED_BYTES_MAX: usize = content::BODY_BYTES_MAX;
+/// Most steps of a JSON patch: values that are looked at before they go elsewhere, and items of
+/// lists that make room for another one or close up behind it. Far above any honest patch, and some
+/// tenths of a second.
+const STEPS_MAX: usize = 20_000_000;
 
 const ACCEPTED: &str = "application/json-patch+json, application/merge-patch+json, \
     application/apply-patch+yaml, application/strategic-merge-patch+json";
@@ -159,29 +163,127 @@ pub fn run(
     value: &mut Value,
     invalid: impl Fn(String) -> ApiError,
 ) -> Result<(), ApiError> {
-    let mut copied = 0;
+    let mut spent = Spent::default();
     for operation in operations {
-        if let PatchOperation::Copy(copy) = operation {
-            copied += value.pointer(copy.from.as_str()).map_or(0, size);
-            if copied > COPIED_BYTES_MAX {
-                let why = format!("the copies of a patch are limited to {COPIED_BYTES_MAX} bytes");
-                return Err(ApiError::TooLarge(why));
-            }
-        }
+        spent.charge(operation, value).map_err(ApiError::TooLarge)?;
         json_patch::patch(value, std::slice::from_ref(operation))
             .map_err(|error| invalid(format!("the server rejected our request: {error}")))?;
     }
     Ok(())
 }
 
-/// About how many bytes a value is as JSON.
-fn size(value: &Value) -> usize {
-    match value {
-        Value::Array(items) => 2 + items.iter().map(size).sum::<usize>(),
-        Value::Object(map) => {
-            2 + map.iter().map(|(key, value)| key.len() + 4 + size(value)).sum::<usize>()
+/// What the operations of a patch have cost so far.
+#[derive(Default)]
+struct Spent {
+    copied: usize,
+    steps: usize,
+}
+
+impl Spent {
+    /// Charges an operation before it is done, or says why it must not be: what is nested too
+    /// deeply could not even be dropped again.
+    fn charge(&mut self, operation: &PatchOperation, value: &Value) -> Result<(), String> {
+        let weigh = |from: &str| value.pointer(from).map(Weight::of).unwrap_or_default();
+        let (weight, copied, from) = match operation {
+            PatchOperation::Add(add) => (Weight::of(&add.value), false, ""),
+            PatchOperation::Replace(replace) => (Weight::of(&replace.value), false, ""),
+            PatchOperation::Copy(copy) => (weigh(copy.from.as_str()), true, ""),
+            PatchOperation::Move(move_) => (weigh(move_.from.as_str()), false, move_.from.as_str()),
+            PatchOperation::Remove(_) | PatchOperation::Test(_) => (Weight::default(), false, ""),
+        };
+        let path = operation.path();
+        if path.count() + weight.depth > content::DEPTH_MAX {
+            return Err(format!("a patch must not nest more than {} levels", content::DEPTH_MAX));
         }
-        Value::String(text) => text.len() + 2,
-        _ => 8,
+        self.copied += if copied { weight.bytes } else { 0 };
+        if self.copied > COPIED_BYTES_MAX {
+            return Err(format!("the copies of a patch are limited to {COPIED_BYTES_MAX} bytes"));
+        }
+        self.steps += weight.values + neighbours(value, path.as_str()) + neighbours(value, from);
+        if self.steps > STEPS_MAX {
+            return Err("the operations of the patch move too many values".to_owned());
+        }
+        Ok(())
+    }
+}
+
+/// How many items stand beside what a pointer names in a list, but at its end.
+fn neighbours(value: &Value, pointer: &str) -> usize {
+    match pointer.rsplit_once('/') {
+        None | Some((_, "-")) => 0,
+        Some((list, _)) => value.pointer(list).and_then(Value::as_array).map_or(0, Vec::len),
+    }
+}
+
+/// How large a value is: about its bytes as JSON, the values in it, how deep it is nested.
+#[derive(Default)]
+struct Weight {
+    bytes: usize,
+    values: usize,
+    depth: usize,
+}
+
+impl Weight {
+    fn of(value: &Value) -> Weight {
+        let mut whole = Weight { bytes: 8, values: 1, depth: 0 };
+        match value {
+            Value::Array(items) => items.iter().for_each(|item| whole.add(0, item)),
+            Value::Object(map) => map.iter().for_each(|(key, one)| whole.add(key.len() + 4, one)),
+            Value::String(text) => whole.bytes = text.len() + 2,
+            _ => {}
+        }
+        whole
+    }
+
+    fn add(&mut self, key: usize, value: &Value) {
+        let part = Weight::of(value);
+        self.bytes += key + part.bytes;
+        self.values += part.values;
+        self.depth = self.depth.max(part.depth + 1);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    fn ran(operations: Value, value: &mut Value) -> Result<(), String> {
+        let operations: Vec<PatchOperation> = serde_json::from_value(operations).expect("a patch");
+        run(&operations, value, ApiError::BadRequest).map_err(|error| error.to_string())
+    }
+
+    #[test]
+    fn no_patch_nests_deeper_than_a_body() {
+        let mut value = json!({"a": {}, "list": [1, 2]});
+        let honest = json!([
+            {"op": "add", "path": "/list/-", "value": 3},
+            {"op": "move", "from": "/list/0", "path": "/a/first"},
+            {"op": "copy", "from": "/a", "path": "/list/0"},
+        ]);
+        assert_eq!(ran(honest, &mut value), Ok(()));
+        assert_eq!(value, json!({"a": {"first": 1}, "list": [{"first": 1}, 2, 3]}));
+        // Each copy makes what is below `a` twice as deep.
+        let mut doubled = json!({"a": {}});
+        let paths =
+            (0..20).map(|round| "/a".to_owned() + &"/b".repeat((1_usize << round).min(4096)));
+        let copies: Vec<Value> =
+            paths.map(|path| json!({"op": "copy", "from": "/a", "path": path})).collect();
+        let refused = ran(Value::Array(copies), &mut doubled).expect_err("it is refused");
+        assert!(refused.contains("128 levels"), "{refused}");
+        // Each move puts a chain to the end of the next one.
+        let deep = (0..100).fold(json!(1), |inner, _| json!({"b": inner}));
+        let mut chains = json!({"x": deep, "y": deep});
+        let end = "/y".to_owned() + &"/b".repeat(100);
+        let refused = ran(json!([{"op": "move", "from": "/x", "path": end}]), &mut chains);
+        assert!(refused.expect_err("it is refused").contains("128 levels"));
+    }
+
+    #[test]
+    fn a_patch_that_shifts_long_lists_again_and_again_is_refused() {
+        let mut value = json!({"list": vec![0; 10_000]});
+        let shift = json!({"op": "move", "from": "/list/0", "path": "/list/1"});
+        let refused = ran(json!(vec![shift; 2_000]), &mut value).expect_err("it is refused");
+        assert!(refused.contains("too many values"), "{refused}");
     }
 }

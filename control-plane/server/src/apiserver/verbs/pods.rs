@@ -53,6 +53,9 @@ pub async fn bind(api: &ApiServer, request: &Request) -> Result<Response, ApiErr
         return Err(ApiError::BadRequest("a Binding needs target.name, the node".to_owned()));
     }
     let mut call = Call::of(api, request, Part::Binding, options.dry_run);
+    let asked = call.asked(extensions::Verb::Create, request.name());
+    let mut heard = extensions::Heard::default();
+    extensions::validate_part(&asked, &binding, &mut heard).await?;
     call.kind = pods();
     call.record = Record::Keep;
     call.namespace = &request.attributes.namespace;
@@ -64,7 +67,8 @@ pub async fn bind(api: &ApiServer, request: &Request) -> Result<Response, ApiErr
     let mut states = States::of(api);
     while let Some(snapshot) = states.next().await? {
         if let Some(settled) = states.settle(attempt(&snapshot).await) {
-            return settled.map(|written| done(request, &written.warnings));
+            heard.warnings.extend(settled?.warnings);
+            return Ok(done(request, &heard.warnings));
         }
     }
     Err(ApiError::modified(pods(), name))

@@ -226,15 +226,20 @@ fn object_mut(object: &mut Object) -> &mut Map<String, Value> {
     object.as_object_mut().expect("a decoded body is an object")
 }
 
-/// Counts the generation: +1 when anything but metadata and status differs from `old`.
-pub fn count_generation(kind: &Kind, old: &Object, new: &mut Object) {
-    if !kind.generation {
+/// Counts the generation: +1 when anything but metadata and status differs from `old`. A binding
+/// does not count: it is part of how a Pod begins.
+pub fn count_generation(kind: &Kind, part: Part, old: &Object, new: &mut Object) {
+    if !kind.generation || part == Part::Binding {
         return;
     }
     // Without a status subresource a custom resource's status is a field like any other.
     let whole = kind.custom.is_some() && !kind.has_status;
     let changed = relevant(old, whole) != relevant(new, whole);
-    meta::set_generation(new, meta::generation(old) + i64::from(changed));
+    let generation = meta::generation(old) + i64::from(changed);
+    // Of one that was made before its kind was counted nothing is said until it changes.
+    if generation > 0 {
+        meta::set_generation(new, generation);
+    }
 }
 
 /// The fields whose changes count, by name: their order does not.

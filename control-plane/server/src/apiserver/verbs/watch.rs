@@ -27,6 +27,7 @@ use crate::apiserver::{
     request::{Query, Request},
     stored,
 };
+use crate::contain;
 use axum::{
     body::Body,
     extract::ws::{Message, WebSocket, WebSocketUpgrade},
@@ -109,7 +110,7 @@ pub async fn watch(
 ) -> Result<Response, ApiError> {
     let stream = open(api, request).await?;
     Ok(match socket {
-        Some(socket) => socket.on_upgrade(|socket| stream.over(socket)),
+        Some(socket) => socket.on_upgrade(|socket| contain::task(stream.over(socket))),
         None => stream.into_response(),
     })
 }

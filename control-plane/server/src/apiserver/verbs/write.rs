@@ -15,6 +15,7 @@ use crate::apiserver::{
     request::Request,
     stored,
 };
+use serde_json::{Map, Value};
 use wherry_resources::{
     Kind, Object,
     apply::{self, Writer},
@@ -48,6 +49,8 @@ pub struct Call<'a> {
     /// Empty for the main endpoint.
     pub subresource: &'a str,
     pub record: Record,
+    /// What the client asks besides, as hooks are shown it.
+    pub options: Map<String, Value>,
 }
 
 impl<'a> Call<'a> {
@@ -64,6 +67,7 @@ impl<'a> Call<'a> {
             manager: super::field_manager(request),
             subresource: &request.attributes.subresource,
             record: Record::Track,
+            options: super::given(&request.query, dry_run),
         }
     }
 
@@ -121,7 +125,7 @@ impl<'a> Call<'a> {
             namespace: self.namespace,
             name: name.to_owned(),
             dry_run: self.dry_run,
-            options: extensions::options(operation, self.dry_run),
+            options: extensions::options(operation, &self.options),
         }
     }
 
@@ -199,6 +203,7 @@ pub async fn insert(call: &Call<'_>, mut object: Object) -> Result<Written, Fail
     }
     extensions::validate(&asked, Some(&object), None, &mut heard).await?;
     let warnings = heard.warnings;
+    extensions::settle(call.api, call.kind, &mut object);
     let key = stored::key(call.kind, call.namespace, &name);
     if call.dry_run {
         if gathered.snapshot.get(&key).is_some() {
@@ -281,7 +286,9 @@ pub async fn replace(
     let name = meta::name(old);
     let mut heard = extensions::Heard { warnings };
     let asked = call.asked(extensions::Verb::Update, name);
-    if extensions::mutate(&asked, &mut new, Some(old), &mut heard).await? {
+    // What the server does about a binding or an eviction was admitted as what was sent.
+    let is_own = call.record == Record::Keep;
+    if !is_own && extensions::mutate(&asked, &mut new, Some(old), &mut heard).await? {
         check_type(call.kind, &new)?;
         admission::admit_again(&call.context(Operation::Update, &gathered.facts), &new, Some(old))?;
     }
@@ -300,10 +307,15 @@ pub async fn replace(
     if !errors.is_empty() {
         return Err(ApiError::invalid(call.kind, name, errors).into());
     }
-    extensions::validate(&asked, Some(&new), Some(old), &mut heard).await?;
+    if !is_own {
+        extensions::validate(&asked, Some(&new), Some(old), &mut heard).await?;
+    }
     let warnings = heard.warnings;
     let _counted = quota::counted(call, &mut new).await?;
-    prepare::count_generation(call.kind, old, &mut new);
+    prepare::count_generation(call.kind, call.part, old, &mut new);
+    if call.part == Part::Main {
+        extensions::settle(call.api, call.kind, &mut new);
+    }
     apply::settle_times(old, &mut new);
     let removed = prepare::is_gone(call.kind, &new);
     if (new == *old && !removed) || call.dry_run {

@@ -53,6 +53,18 @@ fn shown(cluster: &mut Cluster, pods: &[Need]) -> Vec<String> {
 }
 
 #[test]
+fn who_cannot_be_decided_for_waits_and_keeps_no_room() {
+    let mut cluster = cluster(&[node("a 1 1Gi", "", "")]);
+    let one = [pod("1", "cpu: 1", "")];
+    assert_eq!(shown(&mut cluster, &one), ["a"]);
+    let panic = contain::sync::<()>(|| panic!("no such node")).expect_err("it panics");
+    let sentence = "the scheduler met a bug: no such node".to_owned();
+    let expected = [Decision::Unschedulable { sentence }];
+    assert_eq!(set_aside(&mut cluster, &one, &panic), expected);
+    assert_eq!(shown(&mut cluster, &[pod("2", "cpu: 1", "")]), ["a"]);
+}
+
+#[test]
 fn replicas_are_spread_and_the_free_node_is_taken() {
     let mut cluster = cluster(&[node("a 4 8Gi", "", ""), node("b 4 8Gi", "", "")]);
     let pods: Vec<Need> = ["1", "2", "3", "4"].map(|name| pod(name, "cpu: 100m", "")).into();
