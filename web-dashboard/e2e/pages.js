@@ -211,6 +211,11 @@ async function without(colorScheme) {
   await context.setOffline(false);
   await page.waitForSelector('text=The server does not answer', { state: 'detached' });
   await page.waitForSelector('[role=row][data-name]');
+  // A browser that is told that it has no network finds out by itself.
+  await context.setOffline(true);
+  await page.waitForSelector('text=The server does not answer');
+  await context.setOffline(false);
+  await page.waitForSelector('text=The server does not answer', { state: 'detached' });
   // That nothing answered was told by the browser as well.
   problems.splice(0);
   await context.close();
