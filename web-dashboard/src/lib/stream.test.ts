@@ -29,13 +29,14 @@ class FakeSocket {
   }
 }
 
-let answers: () => Promise<{ status: number }>;
+const SIGNED_IN = { ok: true, json: () => Promise.resolve({ user: 'anna' }) };
+let answers: () => Promise<unknown>;
 const heard: Record<string, () => void> = {};
 
 beforeEach(() => {
   vi.useFakeTimers();
   FakeSocket.made = [];
-  answers = () => Promise.resolve({ status: 200 });
+  answers = () => Promise.resolve(SIGNED_IN);
   vi.stubGlobal('WebSocket', FakeSocket);
   vi.stubGlobal('location', { protocol: 'https:', host: 'here' });
   vi.stubGlobal('fetch', () => answers());
@@ -76,7 +77,7 @@ test('a browser without a network says so at once, and does not connect before t
   heard.offline!();
   await vi.advanceTimersByTimeAsync(60_000);
   expect([told.at(-1)?.word, FakeSocket.made.length]).toEqual(['away', 1]);
-  answers = () => Promise.resolve({ status: 200 });
+  answers = () => Promise.resolve(SIGNED_IN);
   heard.online!();
   await vi.advanceTimersByTimeAsync(100);
   expect(FakeSocket.made).toHaveLength(2);
@@ -91,7 +92,7 @@ test('without a network a server on the same machine is not away', async () => {
 
 test('who is signed out is not connected again', async () => {
   const told = await begun();
-  answers = () => Promise.resolve({ status: 401 });
+  answers = () => Promise.resolve({ ok: true, json: () => Promise.resolve(null) });
   FakeSocket.made[0]!.ends();
   await vi.advanceTimersByTimeAsync(60_000);
   expect([told.at(-1)?.word, FakeSocket.made.length]).toEqual(['signed out', 1]);

@@ -152,7 +152,7 @@ class Stream {
 
   /** A browser without a network keeps its lines open; of a server on the same machine that says nothing. */
   private async probe(): Promise<void> {
-    if (!(await session()) && this.isOpen()) this.drop();
+    if ((await isSignedIn()) === null && this.isOpen()) this.drop();
   }
 
   private isOpen(): boolean {
@@ -185,18 +185,23 @@ class Stream {
 
   /** Connects where the server answers at all. */
   private async reach(): Promise<void> {
-    const answer = await session();
+    const signedIn = await isSignedIn();
     if ((this.socket?.readyState ?? WebSocket.CLOSED) <= WebSocket.OPEN) return;
     // A session that has ended closes the line too; then trying again is of no use.
-    if (answer?.status === 401) this.watcher({ word: 'signed out' });
-    else if (answer) this.connect();
+    if (signedIn === false) this.watcher({ word: 'signed out' });
+    else if (signedIn) this.connect();
     else this.later();
   }
 }
 
-/** The server's word on who is signed in; null where it does not answer. */
-function session(): Promise<Response | null> {
-  return fetch('/ui/session', { cache: 'no-store' }).catch(() => null);
+/** Whether this browser is signed in; null where no server answers. */
+async function isSignedIn(): Promise<boolean | null> {
+  try {
+    const answer = await fetch('/ui/session', { cache: 'no-store' });
+    return answer.ok ? (await answer.json()) !== null : answer.status !== 401;
+  } catch {
+    return null;
+  }
 }
 
 export const stream = new Stream();
