@@ -94,6 +94,7 @@ const COMES = {
   'state-beside': '.panel dt:has-text("Strategy")',
   node: 'h2:has-text("What it offers to images")',
   service: 'h2:has-text("What leads to it")',
+  configmap: 'h2:has-text("What uses it")',
   zones: 'h2:has-text("Without a zone")',
   'service-account': 'h2:has-text("A token for it")',
   traffic: 'h2:has-text("What Services are asked") ~ *',
