@@ -63,9 +63,7 @@ export async function visit({ colorScheme = 'light', width = 1280, height = 800,
   const page = await context.newPage();
   page.setDefaultTimeout(15_000);
   page.on('console', (message) => {
-    // What is not measured yet is 404 in Kubernetes; the page says so, and the browser tells of it too.
-    const unmeasured = message.text().includes('404') && message.location().url.includes('/apis/metrics.k8s.io/');
-    if (message.type() === 'error' && !unmeasured) problems.push(`console: ${message.text()} ${message.location().url}`);
+    if (message.type() === 'error') problems.push(`console: ${message.text()} ${message.location().url}`);
   });
   page.on('pageerror', (error) => problems.push(`error: ${error}`));
   page.on('request', (request) => {

@@ -94,6 +94,7 @@ const COMES = {
   'state-beside': '.panel dt:has-text("Strategy")',
   node: 'h2:has-text("What it offers to images")',
   service: 'h2:has-text("What leads to it")',
+  configmap: 'h2:has-text("What uses it")',
   zones: 'h2:has-text("Without a zone")',
   'service-account': 'h2:has-text("A token for it")',
   traffic: 'h2:has-text("What Services are asked") ~ *',
@@ -211,6 +212,11 @@ async function without(colorScheme) {
   await context.setOffline(false);
   await page.waitForSelector('text=The server does not answer', { state: 'detached' });
   await page.waitForSelector('[role=row][data-name]');
+  // A browser that is told that it has no network finds out by itself.
+  await context.setOffline(true);
+  await page.waitForSelector('text=The server does not answer');
+  await context.setOffline(false);
+  await page.waitForSelector('text=The server does not answer', { state: 'detached' });
   // That nothing answered was told by the browser as well.
   problems.splice(0);
   await context.close();

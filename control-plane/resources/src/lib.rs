@@ -5,8 +5,8 @@
 //! know to serve it. Everything else in this crate is a function from objects to objects, values or
 //! sentences:
 //!
-//! - [`meta`], [`keys`], [`names`], [`selectors`], [`fields`], [`quantity`], [`quoted`]: reading and
-//!   naming
+//! - [`meta`], [`keys`], [`names`], [`selectors`], [`fields`], [`quantity`], [`quoted`], [`read`]:
+//!   reading and naming
 //! - [`patch`], [`defaults`], [`convert`], [`validate`]: what happens on the way into the store
 //! - [`apply`]: who owns which field, and server-side apply
 //! - [`rbac`]: what a rule of a role allows, and whether some rules cover others
@@ -53,6 +53,7 @@ pub mod quantity;
 pub mod quota;
 mod quote;
 pub mod rbac;
+pub mod read;
 pub mod selectors;
 pub mod state;
 pub mod structure;

@@ -1,5 +1,5 @@
 import { expect, test } from 'vitest';
-import { meant, sentence } from './access';
+import { canI, meant, sentence } from './access';
 
 test('rules read as sentences', () => {
   expect([
@@ -50,4 +50,14 @@ test('what is asked about is found by the words of people', () => {
     'boats||example.com',
     '*||*',
   ]);
+});
+
+test('a question about rights has its line for a terminal', () => {
+  const scale = { resource: 'deployments', subresource: 'scale', group: 'apps', namespaced: true };
+  expect(canI('patch', scale, 'shop', null)).toBe('kubectl auth can-i patch deployments.apps/scale -n shop');
+  const anna = { user: 'anna', groups: ['system:authenticated'] };
+  expect(canI('patch', scale, '', anna)).toBe('kubectl auth can-i patch deployments.apps/scale -A --as=anna');
+  const nodes = { resource: 'nodes', subresource: '', group: '', namespaced: false };
+  const ops = { user: '', groups: ['ops'] };
+  expect(canI('list', nodes, '', ops)).toBe('kubectl auth can-i list nodes --as=anybody --as-group=ops');
 });

@@ -38,6 +38,23 @@ function halves(text: string): [string, string | undefined] {
   return dot < 0 ? [text, undefined] : [text.slice(0, dot), text.slice(dot + 1)];
 }
 
+/** Who is asked about; without a user, whoever is of the groups. */
+export interface Subject {
+  user: string;
+  groups: string[];
+}
+
+/** The same question in a terminal; without a subject about oneself. */
+export function canI(verb: string, asked: ReturnType<typeof meant>, namespace: string, subject: Subject | null): string {
+  const { resource, subresource, group, namespaced } = asked;
+  const what = `${resource}${group ? `.${group}` : ''}${subresource ? `/${subresource}` : ''}`;
+  const words = ['kubectl auth can-i', verb, what];
+  if (namespaced) words.push(namespace ? `-n ${namespace}` : '-A');
+  if (subject?.user) words.push(`--as=${subject.user}`);
+  else if (subject) words.push('--as=anybody', ...subject.groups.map((one) => `--as-group=${one}`));
+  return words.join(' ');
+}
+
 const READ = ['get', 'list', 'watch'];
 const ALL = ['create', 'delete', 'get', 'list', 'patch', 'update', 'watch'];
 

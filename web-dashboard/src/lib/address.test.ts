@@ -12,6 +12,10 @@ test('an address is read as it was written', () => {
   ]);
 });
 
+test('an address that nobody encoded is one all the same', () => {
+  expect(parse('/ui/list/100%', '').parts).toEqual(['100%']);
+});
+
 test('home is the root', () => {
   expect(format('home')).toBe('/ui/');
   expect(parse('/ui', '').page).toBe('home');

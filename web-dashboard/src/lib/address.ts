@@ -20,7 +20,16 @@ export function parse(path: string, search: string): Place {
     .replace(/^\/ui\/?/, '')
     .split('/')
     .filter((part) => part !== '');
-  return { page: page || 'home', parts: parts.map(decodeURIComponent), query: new URLSearchParams(search) };
+  return { page: page || 'home', parts: parts.map(decoded), query: new URLSearchParams(search) };
+}
+
+/** What somebody typed by hand may be no encoding; then it is taken as it is. */
+function decoded(part: string): string {
+  try {
+    return decodeURIComponent(part);
+  } catch {
+    return part;
+  }
 }
 
 /** The address of a place; empty values are left out of the query. */

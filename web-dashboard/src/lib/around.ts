@@ -1,7 +1,7 @@
 // What stands around a workload in its namespace, asked of the server. What one may not read is not there.
 
 import { call, pathOf, type KubeObject } from './api';
-import type { Around } from './related';
+import { HOLDERS, type Around } from './related';
 
 /** More than these of one kind are not looked through. */
 const OBJECTS_MAX = 500;
@@ -42,6 +42,17 @@ async function routesIn(namespace: string): Promise<KubeObject[]> {
     return found.map((route) => ({ ...route, kind }));
   };
   return (await Promise.all([list('httproutes', 'HTTPRoute'), list('grpcroutes', 'GRPCRoute')])).flat();
+}
+
+/** What of a namespace holds the spec of a Pod. Pods themselves only where they are asked for: there may be many. */
+export async function holdersIn(namespace: string, pods: boolean): Promise<KubeObject[]> {
+  const kinds = Object.entries(HOLDERS).filter(([kind]) => pods || kind !== 'Pod');
+  const lists = kinds.map(async ([kind, word]) => {
+    const [resource = '', group = ''] = word.split('.');
+    // In a list an object does not say of which kind it is.
+    return (await objectsOf(group, 'v1', resource, namespace)).map((one) => ({ ...one, kind }));
+  });
+  return (await Promise.all(lists)).flat();
 }
 
 export async function aroundIn(namespace: string): Promise<Around> {

@@ -3,6 +3,8 @@
 export interface Line {
   mark: ' ' | '+' | '-' | '…';
   text: string;
+  /** It changes what runs, how many there are of it, or whose it is. */
+  heavy?: boolean;
 }
 
 /** Longer texts are compared as a whole from the first differing line to the last: enough for a person, and bounded. */
@@ -51,6 +53,21 @@ function between(a: string[], b: string[]): Line[] {
     else out.push(came[j++]!);
   }
   return [...out, ...gone.slice(i), ...came.slice(j)];
+}
+
+const HEAVY = new Set(['image', 'replicas', 'limits', 'requests', 'selector']);
+
+/** Marks the changed lines of YAML that are in a field whose change is felt. */
+export function weigh(all: Line[]): Line[] {
+  const path: { column: number; key: string }[] = [];
+  return all.map((line) => {
+    const [, before = '', key] = /^([\s-]*)([\w./-]+):(?:\s|$)/.exec(line.text) ?? [];
+    const column = key ? before.length : line.text.search(/\S/);
+    while (path.length > 0 && path.at(-1)!.column >= column) path.pop();
+    if (key) path.push({ column, key });
+    const heavy = line.mark !== ' ' && path.some(({ key }) => HEAVY.has(key));
+    return heavy ? { ...line, heavy } : line;
+  });
 }
 
 /** Only what differs, with some lines around. */

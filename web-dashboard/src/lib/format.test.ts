@@ -1,5 +1,5 @@
 import { expect, test } from 'vitest';
-import { age, bytes, cores, counted, duration, quantity, shorten, span } from './format';
+import { age, bytes, cores, counted, duration, halves, quantity, shorten, span } from './format';
 
 test('spans are short', () => {
   expect([5, 119, 120, 7199, 7200, 172800, 1e9].map(span)).toEqual([
@@ -13,6 +13,11 @@ test('spans are short', () => {
   ]);
   expect(age(0, 5000)).toBe('');
   expect(age(10, 15_000)).toBe('5s');
+});
+
+test('of a long name the end stays whole', () => {
+  expect(halves('cart-nhnzfnb7dr-8br4w')).toEqual(['cart-nhnzfnb7dr', '-8br4w']);
+  expect(halves('web-0')).toEqual(['web-0', '']);
 });
 
 test('durations have the unit that fits', () => {

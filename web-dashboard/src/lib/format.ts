@@ -50,6 +50,12 @@ export function shorten(name: string, length = 40): string {
   return `${name.slice(0, length - 1 - tail)}…${name.slice(-tail)}`;
 }
 
+/** A long name's beginning and its end, which tells a generated one from the others; what is between may be cut. */
+export function halves(name: string): [begin: string, end: string] {
+  const at = name.length > 16 ? name.length - 6 : name.length;
+  return [name.slice(0, at), name.slice(at)];
+}
+
 const SUFFIXES: Record<string, number> = {
   n: 1e-9,
   u: 1e-6,

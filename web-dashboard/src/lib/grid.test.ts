@@ -1,14 +1,19 @@
 import { expect, test } from 'vitest';
-import { drawn, pool, slots, wanted, type Slot } from './grid';
+import { drawn, pool, ROWS_A_FRAME, slots, wanted, type Slot } from './grid';
 import type { Shown } from './window';
 
 test('only what is near the screen is drawn, and as much of it everywhere', () => {
-  expect(pool(560, 28, 8)).toBe(37);
-  expect(drawn(0, 560, 28, 10_000, 8)).toEqual({ from: 0, count: 37 });
-  expect(drawn(28_000, 560, 28, 10_000, 8)).toEqual({ from: 992, count: 37 });
-  expect(drawn(280_000, 560, 28, 10_000, 8)).toEqual({ from: 9963, count: 37 });
-  expect(drawn(28_000, 560, 28, 5, 8)).toEqual({ from: 0, count: 5 });
-  expect(drawn(0, 560, 28, 0, 8)).toEqual({ from: 0, count: 0 });
+  expect(pool(560, 28)).toBe(37);
+  expect(drawn(0, 560, 28, 10_000, 48)).toEqual({ from: 0, count: 37 });
+  expect(drawn(28_000, 560, 28, 10_000, 48)).toEqual({ from: 992, count: 37 });
+  expect(drawn(280_000, 560, 28, 10_000, 48)).toEqual({ from: 9963, count: 37 });
+  expect(drawn(28_000, 560, 28, 5, 48)).toEqual({ from: 0, count: 5 });
+  expect(drawn(0, 560, 28, 0, 48)).toEqual({ from: 0, count: 0 });
+});
+
+test('the first rows come first, the others with the next frames', () => {
+  expect(drawn(0, 560, 28, 10_000, ROWS_A_FRAME)).toEqual({ from: 0, count: 16 });
+  expect(drawn(0, 560, 28, 10_000, 2 * ROWS_A_FRAME)).toEqual({ from: 0, count: 32 });
 });
 
 test('a small scroll asks for the same window', () => {

@@ -11,7 +11,9 @@ export interface Span {
 }
 
 /** Rows drawn above and below what is visible, so that scrolling finds them there. */
-export const MARGIN_ROWS = 8;
+const MARGIN_ROWS = 8;
+/** Elements made in one frame: a screen full of them in one piece would be felt on a slow machine. */
+export const ROWS_A_FRAME = 16;
 /** Windows begin at multiples of this, so that a small scroll asks for nothing. */
 const STEP_ROWS = 20;
 /** Screens asked for on each side of the visible one: some hundred milliseconds of a fast scroll. */
@@ -20,14 +22,14 @@ const SCREENS_AROUND = 2;
 const WINDOW_MAX = 500;
 
 /** How many elements there are. */
-export function pool(height: number, row: number, margin: number): number {
-  return Math.ceil(height / row) + 1 + 2 * margin;
+export function pool(height: number, row: number): number {
+  return Math.ceil(height / row) + 1 + 2 * MARGIN_ROWS;
 }
 
-/** The rows to draw: as many wherever one is, if there are as many. */
-export function drawn(scrolled: number, height: number, row: number, all: number, margin: number): Span {
-  const count = Math.min(all, pool(height, row, margin));
-  const from = Math.floor(scrolled / row) - margin;
+/** The rows to draw: as many wherever one is, if there are as many, and no more than the elements made so far. */
+export function drawn(scrolled: number, height: number, row: number, all: number, made: number): Span {
+  const count = Math.min(all, made, pool(height, row));
+  const from = Math.floor(scrolled / row) - MARGIN_ROWS;
   return { from: Math.max(0, Math.min(from, all - count)), count };
 }
 

@@ -1,6 +1,6 @@
 import { expect, test } from 'vitest';
 import type { KubeObject } from './api';
-import { coldStarts, containers, phases, share, startsOf, valueOf, volumes } from './pod';
+import { coldStarts, containers, hasBuckets, phases, share, startsOf, valueOf, volumes } from './pod';
 
 const T = (second: number) => `2026-01-01T12:00:${String(second).padStart(2, '0')}Z`;
 const condition = (type: string, second: number) => ({ type, status: 'True', lastTransitionTime: T(second) });
@@ -32,6 +32,16 @@ test('a start is told part by part', () => {
     ['app', ['Waited 0.1', 'Image 12', 'Compiled 0.02', 'Linked 0.08', 'First byte 0.9']],
   ]);
   expect(coldStarts(pod)).toEqual([]);
+});
+
+test('an image that asks for buckets has some', () => {
+  const annotations = {
+    'imports.wherry.dev/kept': 'wasi:io/poll@0.2.0, wasi:keyvalue/store@0.2.0-draft',
+    'imports.wherry.dev/plain': 'wasi:io/poll@0.2.0',
+  };
+  const told = { ...pod, metadata: { ...pod.metadata, annotations } };
+  expect(['kept', 'plain', 'other'].map((name) => hasBuckets(told, name))).toEqual([true, false, false]);
+  expect(hasBuckets(undefined, 'kept')).toBe(false);
 });
 
 test('Pods of a rollout are told in the order in which they began', () => {

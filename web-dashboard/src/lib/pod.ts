@@ -242,6 +242,12 @@ export function volumes(spec: unknown): Volume[] {
   });
 }
 
+/** Whether a container's image asks for buckets of `wasi:keyvalue`, as its node has told. */
+export function hasBuckets(pod: KubeObject | undefined, container: string): boolean {
+  const imports = pod?.metadata.annotations?.[`imports.wherry.dev/${container}`] ?? '';
+  return imports.split(', ').some((name) => name.startsWith('wasi:keyvalue/'));
+}
+
 /** Use against a limit, from 0 to 1; null where there is no limit. */
 export function share(use: string | undefined, limit: string | undefined): number | null {
   const [used, most] = [quantity(use), quantity(limit)];

@@ -1,6 +1,6 @@
 import { expect, test } from 'vitest';
 import type { KubeObject } from './api';
-import { relationsOf, waysTo, type Around } from './related';
+import { relationsOf, usersOf, waysTo, type Around } from './related';
 
 const object = (name: string, spec: unknown): KubeObject => ({ metadata: { name }, spec });
 const nothing: Around = { services: [], ingresses: [], routes: [], autoscalers: [], budgets: [] };
@@ -72,4 +72,20 @@ test('what a CronJob uses stands in the template of its Jobs', () => {
   const nightly = object('nightly', { jobTemplate: { spec: { template: { spec } } } });
   const told = relationsOf('CronJob', nightly, nothing);
   expect(told.map(({ kind, side, names }) => [kind, side, names])).toEqual([['ConfigMap', 'used', ['settings']]]);
+});
+
+test('what uses a ConfigMap, a Secret or a claim', () => {
+  const volume = (source: object) => ({ volumes: [{ name: 'v', ...source }] });
+  const holders: KubeObject[] = [
+    { ...object('cart', { template: { spec: volume({ secret: { secretName: 'key' } }) } }), kind: 'Deployment' },
+    { ...object('pay', { template: { spec: { imagePullSecrets: [{ name: 'key' }] } } }), kind: 'Deployment' },
+    { ...object('nightly', { jobTemplate: { spec: { template: { spec: volume({ configMap: { name: 'key' } }) } } } }), kind: 'CronJob' },
+    { ...object('db-0', volume({ persistentVolumeClaim: { claimName: 'data-db-0' } })), kind: 'Pod' },
+  ];
+  const told = (kind: string, name: string) =>
+    usersOf(kind, name, holders).map(({ title, names }) => `${title}: ${names.join(' ')}`);
+  expect(told('Secret', 'key')).toEqual(['Deployments: cart pay']);
+  expect(told('ConfigMap', 'key')).toEqual(['CronJobs: nightly']);
+  expect(told('PersistentVolumeClaim', 'data-db-0')).toEqual(['Pods: db-0']);
+  expect(told('Secret', 'other')).toEqual([]);
 });

@@ -1,4 +1,4 @@
-// What belongs to a workload: what reaches it, what scales it, what its Pods use. Pure.
+// What belongs to a workload: what reaches it, what scales it, what its Pods use; and what uses a ConfigMap. Pure.
 
 import { at, type KubeObject } from './api';
 import { actingOn } from './scaling';
@@ -60,6 +60,21 @@ function servicesOfRoute(route: KubeObject): string[] {
     .filter((name) => name !== '');
 }
 
+/** Where a Pod names what it uses, by the kind of that. */
+const USES: Record<string, string[]> = {
+  ConfigMap: ['configMap', 'configMapRef', 'configMapKeyRef'],
+  Secret: ['secret', 'secretRef', 'secretKeyRef', 'imagePullSecrets'],
+  PersistentVolumeClaim: ['persistentVolumeClaim'],
+};
+/** Kinds that hold the spec of a Pod, and their words in an address. */
+export const HOLDERS: Record<string, string> = {
+  Deployment: 'deployments.apps',
+  StatefulSet: 'statefulsets.apps',
+  DaemonSet: 'daemonsets.apps',
+  CronJob: 'cronjobs.batch',
+  Pod: 'pods',
+};
+
 const WORDS: Record<string, string> = {
   Ingress: 'ingresses.networking.k8s.io',
   HTTPRoute: 'httproutes.gateway.networking.k8s.io',
@@ -84,10 +99,32 @@ function named(value: unknown, keys: string[]): string[] {
   if (value === null || typeof value !== 'object') return [];
   return Object.entries(value).flatMap(([key, inner]) => {
     if (!keys.includes(key)) return named(inner, keys);
-    const found = (inner ?? {}) as { name?: string; secretName?: string; claimName?: string };
-    const name = found.name ?? found.secretName ?? found.claimName;
-    return name ? [name] : [];
+    const all = [inner].flat() as ({ name?: string; secretName?: string; claimName?: string } | null)[];
+    return all.flatMap((one) => one?.name ?? one?.secretName ?? one?.claimName ?? []);
   });
+}
+
+/** The spec of the Pods that an object makes, or is. */
+function podSpec(object: KubeObject): unknown {
+  return at(object, 'spec.template.spec') ?? at(object, 'spec.jobTemplate.spec.template.spec') ?? at(object, 'spec');
+}
+
+/** Whether objects of a kind are used by Pods. */
+export function isUsed(kind: string): boolean {
+  return kind in USES;
+}
+
+/** Which of some objects use another one, kind by kind. */
+export function usersOf(kind: string, name: string, holders: KubeObject[]): Relation[] {
+  const users = holders.filter((one) => named(podSpec(one), USES[kind] ?? []).includes(name));
+  const relations = Object.entries(HOLDERS).map(([holder, word]): Relation => ({
+    title: `${holder}s`,
+    side: 'leads',
+    kind: holder,
+    word,
+    names: users.filter((one) => one.kind === holder).map((one) => one.metadata.name),
+  }));
+  return tidy(relations);
 }
 
 /** What leads somewhere, kind by kind. */
@@ -113,7 +150,7 @@ export function relationsOf(kind: string, object: KubeObject, around: Around): R
   if (kind === 'Service') return tidy(leading(waysTo(around).get(object.metadata.name) ?? []));
   const template = at(object, 'spec.template') ?? at(object, 'spec.jobTemplate.spec.template');
   const labels = at<Record<string, string>>(template, 'metadata.labels') ?? {};
-  const spec = at(template, 'spec');
+  const spec = podSpec(object);
   const names = (objects: KubeObject[]) => objects.map((one) => one.metadata.name);
   const services = around.services.filter((one) => selects(at(one, 'spec.selector'), labels));
   const reached = new Set(names(services));
@@ -145,9 +182,9 @@ export function relationsOf(kind: string, object: KubeObject, around: Around): R
       names: names(budgets),
     },
     use('Runs as', 'ServiceAccount', 'serviceaccounts', account ? [account] : []),
-    use('Reads ConfigMaps', 'ConfigMap', 'configmaps', named(spec, ['configMap', 'configMapRef', 'configMapKeyRef'])),
-    use('Reads Secrets', 'Secret', 'secrets', named(spec, ['secret', 'secretRef', 'secretKeyRef'])),
-    use('Stores in', 'PersistentVolumeClaim', 'persistentvolumeclaims', named(spec, ['persistentVolumeClaim'])),
+    use('Reads ConfigMaps', 'ConfigMap', 'configmaps', named(spec, USES.ConfigMap!)),
+    use('Reads Secrets', 'Secret', 'secrets', named(spec, USES.Secret!)),
+    use('Stores in', 'PersistentVolumeClaim', 'persistentvolumeclaims', named(spec, USES.PersistentVolumeClaim!)),
   ];
   return tidy(all);
 }

@@ -31,10 +31,11 @@ export async function signIn(credential: { code: string } | { token: string }): 
 /** The session of this browser, or null where nobody is signed in. */
 export async function currentSession(): Promise<Session | null> {
   try {
-    const session = await call<Session>('/ui/session');
-    carry(session.csrf);
+    const session = await call<Session | null>('/ui/session');
+    if (session) carry(session.csrf);
     return session;
   } catch (error) {
+    // The token that it was opened with has ended, and the session with it.
     if (error instanceof Failure && error.code === 401) return null;
     throw error;
   }

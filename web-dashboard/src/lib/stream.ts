@@ -93,6 +93,7 @@ class Stream {
     setInterval(() => this.listen(), 2000);
     // A laptop that wakes up should not wait for a timer.
     window.addEventListener('online', () => this.again(0));
+    window.addEventListener('offline', () => void this.probe());
   }
 
   stop(): void {
@@ -122,7 +123,7 @@ class Stream {
   }
 
   private say(message: unknown): void {
-    if (this.socket?.readyState === WebSocket.OPEN) this.socket.send(JSON.stringify(message));
+    if (this.isOpen()) this.socket?.send(JSON.stringify(message));
   }
 
   private connect(): void {
@@ -141,29 +142,65 @@ class Stream {
       for (const message of JSON.parse(event.data as string) as Told[])
         if (message.id !== undefined) this.lists.get(message.id)?.told(message);
     };
-    socket.onclose = () => this.socket === socket && void this.lost();
+    socket.onclose = () => this.socket === socket && this.lost();
   }
 
   /** Ends a line on which nothing was heard: the network may have gone without a word. */
   private listen(): void {
-    if (this.socket?.readyState === WebSocket.OPEN && Date.now() - this.heard > SILENCE_MS_MAX)
-      this.socket.close();
+    if (this.isOpen() && Date.now() - this.heard > SILENCE_MS_MAX) this.drop();
   }
 
-  private async lost(): Promise<void> {
+  /** A browser without a network keeps its lines open; of a server on the same machine that says nothing. */
+  private async probe(): Promise<void> {
+    if ((await isSignedIn()) === null && this.isOpen()) this.drop();
+  }
+
+  private isOpen(): boolean {
+    return this.socket?.readyState === WebSocket.OPEN;
+  }
+
+  /** Gives a line up at once: closing it takes the other side's answer. */
+  private drop(): void {
+    const socket = this.socket;
+    this.socket = null;
+    socket?.close();
+    this.lost();
+  }
+
+  private lost(): void {
     this.since ||= this.heard;
     this.watcher({ word: 'away', since: this.since });
-    // A session that has ended closes the line too; then trying again is of no use.
-    const session = await fetch('/ui/session').catch(() => null);
-    if (session?.status === 401) this.watcher({ word: 'signed out' });
-    else this.again(this.retry);
+    this.later();
+  }
+
+  private later(): void {
+    this.again(this.retry);
     this.retry = Math.min(this.retry * 2, RETRY_MS_MAX);
   }
 
   private again(delay: number): void {
-    if (this.socket?.readyState === WebSocket.OPEN) return;
     clearTimeout(this.timer);
-    this.timer = window.setTimeout(() => this.connect(), delay * (0.75 + Math.random() / 2));
+    this.timer = window.setTimeout(() => void this.reach(), delay * (0.75 + Math.random() / 2));
+  }
+
+  /** Connects where the server answers at all. */
+  private async reach(): Promise<void> {
+    const signedIn = await isSignedIn();
+    if ((this.socket?.readyState ?? WebSocket.CLOSED) <= WebSocket.OPEN) return;
+    // A session that has ended closes the line too; then trying again is of no use.
+    if (signedIn === false) this.watcher({ word: 'signed out' });
+    else if (signedIn) this.connect();
+    else this.later();
+  }
+}
+
+/** Whether this browser is signed in; null where no server answers. */
+async function isSignedIn(): Promise<boolean | null> {
+  try {
+    const answer = await fetch('/ui/session', { cache: 'no-store' });
+    return answer.ok ? (await answer.json()) !== null : answer.status !== 401;
+  } catch {
+    return null;
   }
 }
 

@@ -1,19 +1,25 @@
-// The one sentence about what has just been done, and the way back while there is one.
+// The one sentence about what has just been done, and what is about to be done, each with its way back.
+
+import { Waiting, type Later } from './later';
 
 export interface Toast {
   text: string;
   kind: 'good' | 'bad';
-  /** Undoes it; until then nothing has happened. */
-  back?: { label: string; until: number; run: () => void };
 }
 
 const SHOWN_MS = 5000;
 let shown = $state.raw<Toast | null>(null);
+let waiting = $state.raw<Later[]>([]);
 let timer = 0;
+const later = new Waiting((all) => (waiting = all));
 
 export const toast = {
   get shown(): Toast | null {
     return shown;
+  },
+  /** What is about to be done. */
+  get waiting(): Later[] {
+    return waiting;
   },
   show(next: Toast, ms = SHOWN_MS): void {
     clearTimeout(timer);
@@ -23,5 +29,9 @@ export const toast = {
   clear(): void {
     clearTimeout(timer);
     shown = null;
+  },
+  /** Does it after some time, with a way back until then. */
+  later(name: string, text: string, ms: number, run: () => void): void {
+    later.add(name, text, ms, run, () => toast.show({ kind: 'good', text: `${name} stays as it is.` }));
   },
 };

@@ -27,6 +27,12 @@ test('what is asked for is told with what is granted', () => {
     { word: 'Reads and writes files', granted: 'nothing: no volume is mounted' },
     { word: 'Reads its environment', granted: '1 variable' },
   ]);
+  const keeps = world([face('wasi:keyvalue/store@0.2.0-draft'), face('wasi:logging/logging@0.1.0-draft')]);
+  const mounts = [{ name: 'v', mountPath: '/data' }];
+  expect(capabilities(keeps, { name: 'c', volumeMounts: mounts })).toEqual([
+    { word: 'Keeps keys and values', granted: 'in memory, and in 1 mount' },
+    { word: 'Writes logs', granted: 'to its log' },
+  ]);
 });
 
 test('an export is called by its name, with what a word can say', () => {

@@ -49,7 +49,11 @@ fit.fit();
 void connect();
 
 async function connect(): Promise<void> {
-  const { csrf } = await call<Session>('/ui/session');
+  const session = await call<Session | null>('/ui/session').catch(() => null);
+  if (!session) {
+    state.textContent = 'Nobody is signed in, or the server does not answer.';
+    return;
+  }
   const commands = asked.getAll('command');
   const part = commands.length > 0 ? 'exec' : 'attach';
   const path = pathOf({
@@ -63,7 +67,7 @@ async function connect(): Promise<void> {
   const query = new URLSearchParams({ stdin: 'true', stdout: 'true', tty: 'true' });
   if (asked.get('container')) query.set('container', asked.get('container')!);
   for (const word of commands) query.append('command', word);
-  const socket = new WebSocket(`wss://${location.host}${path}?${query}`, [PROTOCOL, `wherry.csrf.${csrf}`]);
+  const socket = new WebSocket(`wss://${location.host}${path}?${query}`, [PROTOCOL, `wherry.csrf.${session.csrf}`]);
   socket.binaryType = 'arraybuffer';
   let told = '';
   state.textContent = 'Connecting.';

@@ -10,13 +10,11 @@
 //! another version, get defaults that came after them, and are shown with their keys in
 //! alphabetical order, so each of them is parsed.
 
-use std::fmt;
 use std::io::Write as _;
 
 use bytes::Bytes;
-use serde::Deserializer;
-use serde::de::{DeserializeSeed, IgnoredAny, MapAccess, Visitor};
 use serde_json::Value;
+use wherry_resources::read::{self, Paths};
 use wherry_resources::{Kind, Object, Storage, convert, keys, meta};
 use wherry_store::{Entry, Revision};
 
@@ -72,11 +70,8 @@ pub fn decode(kind: &'static Kind, entry: &Entry) -> Object {
 /// The same with another revision: a deleted object shows the revision of its deletion.
 pub fn decode_at(kind: &'static Kind, value: &[u8], revision: Revision) -> Object {
     let bytes = splice(value, revision);
-    into_kind(kind, serde_json::from_slice(&bytes).expect("encode wrote JSON"))
+    into_kind(kind, read::object(&bytes).expect("encode wrote JSON"))
 }
-
-/// A field by its place in an object, and what of it is left out.
-type Paths = &'static [&'static [&'static str]];
 
 /// Who manages which fields is half of what there is to read, and no table shows it.
 const UNPRINTED: Paths = &[&["metadata", "managedFields"]];
@@ -103,9 +98,7 @@ const SAID: Paths = &[&["metadata", "managedFields"], &["status"]];
 
 /// What is wanted of an object: as it is stored, without a revision and without what is said of it.
 pub fn decode_wanted(value: &[u8]) -> Object {
-    let mut reader = serde_json::Deserializer::from_slice(value);
-    let object = Without { paths: SAID, depth: 0 }.deserialize(&mut reader);
-    object.expect("encode wrote JSON objects")
+    read::without(SAID, value).expect("encode wrote JSON objects")
 }
 
 /// The object without what printing does not need.
@@ -148,9 +141,7 @@ fn is_pod(kind: &Kind) -> bool {
 
 fn decode_without(paths: Paths, kind: &'static Kind, value: &[u8], revision: Revision) -> Object {
     let bytes = splice(value, revision);
-    let mut reader = serde_json::Deserializer::from_slice(&bytes);
-    let object = Without { paths, depth: 0 }.deserialize(&mut reader);
-    into_kind(kind, object.expect("encode wrote JSON objects"))
+    into_kind(kind, read::without(paths, &bytes).expect("encode wrote JSON objects"))
 }
 
 fn into_kind(kind: &'static Kind, mut object: Object) -> Object {
@@ -162,55 +153,6 @@ fn into_kind(kind: &'static Kind, mut object: Object) -> Object {
         meta::order(&mut object);
     }
     object
-}
-
-/// Reads an object without the fields that stand at these places.
-struct Without {
-    paths: Paths,
-    /// How many names of a path lead here; `paths` are those that go through here.
-    depth: usize,
-}
-
-impl Without {
-    /// The paths that lead through a field; one that ends there leaves it out.
-    fn below(&self, key: &str) -> Option<Paths> {
-        let through = |path: &[&str]| path.get(self.depth).is_some_and(|name| *name == key);
-        let first = self.paths.iter().position(|path| through(path))?;
-        let count = self.paths[first..].iter().take_while(|path| through(path)).count();
-        Some(&self.paths[first..first + count])
-    }
-}
-
-impl<'de> DeserializeSeed<'de> for Without {
-    type Value = Value;
-
-    fn deserialize<D: Deserializer<'de>>(self, reader: D) -> Result<Value, D::Error> {
-        reader.deserialize_map(self)
-    }
-}
-
-impl<'de> Visitor<'de> for Without {
-    type Value = Value;
-
-    fn expecting(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
-        out.write_str("an object")
-    }
-
-    fn visit_map<M: MapAccess<'de>>(self, mut map: M) -> Result<Value, M::Error> {
-        let mut fields = serde_json::Map::new();
-        while let Some(key) = map.next_key::<String>()? {
-            let value = match self.below(&key) {
-                None => map.next_value()?,
-                Some([path, ..]) if path.len() == self.depth + 1 => {
-                    map.next_value::<IgnoredAny>()?;
-                    continue;
-                }
-                Some(paths) => map.next_value_seed(Without { paths, depth: self.depth + 1 })?,
-            };
-            fields.insert(key, value);
-        }
-        Ok(Value::Object(fields))
-    }
 }
 
 /// JSON of the object with its resourceVersion, as it is sent.

@@ -348,12 +348,9 @@ async fn sign_in(
     Ok(response)
 }
 
-async fn session(
-    State(api): State<ApiServer>,
-    headers: HeaderMap,
-) -> Result<Json<SignedIn>, ApiError> {
-    let session = api.sessions().session(&headers).ok_or(ApiError::Unauthorized)?;
-    Ok(Json(session.into()))
+/// Who is signed in. That nobody is is an answer like any other: a browser tells of errors.
+async fn session(State(api): State<ApiServer>, headers: HeaderMap) -> Json<Option<SignedIn>> {
+    Json(api.sessions().session(&headers).map(SignedIn::from))
 }
 
 async fn sign_out(State(api): State<ApiServer>, headers: HeaderMap) -> Response {
@@ -366,6 +363,7 @@ async fn sign_out(State(api): State<ApiServer>, headers: HeaderMap) -> Response 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::apiserver::tests::script::Server;
 
     fn with_cookie(key: &str) -> HeaderMap {
         let mut headers = HeaderMap::new();
@@ -407,6 +405,16 @@ mod tests {
         assert_eq!(user(Method::GET, &headers).expect("nobody"), None);
         assert!(!sessions.still_open(&headers, |_| None));
         assert_eq!(user(Method::GET, &with_cookie("made-up")).expect("nobody"), None);
+    }
+
+    #[tokio::test]
+    async fn that_nobody_is_signed_in_is_an_answer() {
+        let server = Server::start().await;
+        let told = |headers: HeaderMap| session(State(server.api.clone()), headers);
+        assert!(told(HeaderMap::new()).await.0.is_none());
+        let (key, _) = server.api.sessions().open(User::new("anna", &[]), None);
+        let signed_in = told(with_cookie(&key)).await.0.expect("somebody");
+        assert_eq!(signed_in.user, "anna");
     }
 
     #[test]

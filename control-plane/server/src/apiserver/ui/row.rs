@@ -3,6 +3,7 @@
 
 use std::borrow::Cow;
 use std::cmp::Ordering;
+use std::sync::Arc;
 
 use bytes::Bytes;
 use memchr::memmem::Finder;
@@ -261,6 +262,9 @@ enum By {
 }
 
 impl Order {
+    /// As the rows come.
+    pub const BY_KEY: Order = Order { by: By::Key, descending: false };
+
     pub fn of(look: &Look, columns: &[String]) -> Order {
         let sort = look.sort.as_str();
         let by = match (sort, columns.iter().position(|name| name == sort)) {
@@ -278,9 +282,9 @@ impl Order {
         self == Order { descending: !other.descending, ..other }
     }
 
-    /// Whether rows in the order of their keys are in this order.
-    pub fn is_by_key(self) -> bool {
-        self == Order { by: By::Key, descending: false }
+    /// Puts rows into this order.
+    pub fn sort(self, rows: &mut [Arc<Row>]) {
+        rows.sort_unstable_by(|left, right| self.compare(left, right));
     }
 
     pub fn compare(self, left: &Row, right: &Row) -> Ordering {

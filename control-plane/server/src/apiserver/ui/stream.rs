@@ -63,6 +63,8 @@ use wherry_store::{Change, Entry, Event, Watch};
 
 /// Changes are told this often: nobody reads faster, and a busy cluster costs ten frames a second.
 const TICK: Duration = Duration::from_millis(100);
+/// While a list is still being printed somebody waits for it.
+const SOON: Duration = Duration::from_millis(20);
 /// How often rights and session are looked at again, and the browser hears that all is well.
 const CHECK: Duration = Duration::from_secs(5);
 /// Printed times (`3 (5m ago)`) are printed again this many checks apart.
@@ -198,6 +200,9 @@ impl Live {
                     None => return,
                 },
             };
+            if self.lists.values().any(|list| list.view.seen().is_none()) {
+                tick.reset_after(SOON);
+            }
             if told.is_empty() {
                 continue;
             }

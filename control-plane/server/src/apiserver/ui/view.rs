@@ -5,10 +5,11 @@
 //! know yet: how many there are, which rows are in the window in which order, and those rows that
 //! are new or different. What is outside the window is never sent.
 //!
-//! A view holds the rows that its person may see, sorted, and of these the ones that the filter
-//! leaves. So another filter is one walk over them, or over what the last one left if somebody goes
-//! on typing, and asks nobody; a change costs two look-ups, and nothing more if it is outside the
-//! window.
+//! A view holds the rows that its person may see, in the order in which they come, and of these the
+//! ones that the filter leaves, sorted. So another filter is one walk over them, or over what the
+//! last one left if somebody goes on typing, and asks nobody; what no filter leaves is never sorted:
+//! Home looks at the few sick ones of many Pods. A change costs two look-ups, and nothing more if it
+//! is outside the window.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
@@ -69,9 +70,9 @@ pub struct View {
     seen: Option<u64>,
     /// By [`Health`].
     health: [usize; 4],
-    /// The rows that the person may see, sorted.
+    /// The rows that the person may see, in the order of their keys.
     all: Vec<Arc<Row>>,
-    /// Those of them that are wanted; None: all are.
+    /// Those of them that are wanted, sorted; None: all are, in that order.
     found: Option<Vec<Arc<Row>>>,
     is_stale: bool,
     /// What the browser holds.
@@ -110,39 +111,35 @@ impl View {
 
     /// Looks at it in another way.
     pub fn look(&mut self, look: Look) {
+        let wanted = Wanted::of(&look, &self.columns);
         let sort = Order::of(&look, &self.columns);
-        if sort != self.sort {
-            let before = std::mem::replace(&mut self.sort, sort);
-            for rows in [Some(&mut self.all), self.found.as_mut()].into_iter().flatten() {
-                match sort.is_reverse_of(before) {
-                    true => rows.reverse(),
-                    false => rows.sort_unstable_by(|left, right| sort.compare(left, right)),
+        let shows_the_same = self.look.shows_the_same(&look);
+        let goes_on = shows_the_same || wanted.narrows(&self.wanted);
+        let before = std::mem::replace(&mut self.sort, sort);
+        (self.wanted, self.look, self.is_stale) = (wanted, look, true);
+        match &mut self.found {
+            Some(found) if goes_on => {
+                if !shows_the_same {
+                    found.retain(|row| self.wanted.takes(row));
+                }
+                if sort.is_reverse_of(before) {
+                    found.reverse();
+                } else if sort != before {
+                    sort.sort(found);
                 }
             }
+            _ => self.find(),
         }
-        if !self.look.shows_the_same(&look) {
-            let wanted = Wanted::of(&look, &self.columns);
-            let before = std::mem::replace(&mut self.wanted, wanted);
-            self.find(&before);
-        }
-        self.look = look;
-        self.is_stale = true;
     }
 
-    /// Looks for what is wanted, after something else was.
-    fn find(&mut self, before: &Wanted) {
-        if self.wanted.is_everything() {
-            self.found = None;
-            return;
-        }
-        match &mut self.found {
-            Some(found) if self.wanted.narrows(before) => {
-                found.retain(|row| self.wanted.takes(row));
-            }
-            found => {
-                let rows = self.all.iter().filter(|row| self.wanted.takes(row));
-                *found = Some(rows.cloned().collect());
-            }
+    /// Looks for what is wanted among all, and sorts it.
+    fn find(&mut self) {
+        self.found = None;
+        if !self.wanted.is_everything() || self.sort != Order::BY_KEY {
+            let found = self.all.iter().filter(|row| self.wanted.takes(row));
+            let mut found: Vec<Arc<Row>> = found.cloned().collect();
+            self.sort.sort(&mut found);
+            self.found = Some(found);
         }
     }
 
@@ -167,12 +164,8 @@ impl View {
         for health in rows.iter().filter_map(|row| row.health()) {
             self.health[health as usize] += 1;
         }
-        if !self.sort.is_by_key() {
-            rows.sort_unstable_by(|left, right| self.sort.compare(left, right));
-        }
         self.all = rows;
-        self.found = None;
-        self.find(&Wanted::default());
+        self.find();
     }
 
     fn change(&mut self, Change { before, now }: &Change) {
@@ -189,23 +182,20 @@ impl View {
                 self.health[is as usize] += 1;
             }
         }
-        let first = match &mut self.found {
-            None => exchange(&mut self.all, self.sort, before, now),
-            Some(found) => {
-                exchange(&mut self.all, self.sort, before, now);
-                let wanted = |row: &&Arc<Row>| self.wanted.takes(row);
-                exchange(found, self.sort, before.filter(wanted), now.filter(wanted))
-            }
-        };
+        let shown = self.shown().len();
+        let mut touched = exchange(&mut self.all, Order::BY_KEY, before, now);
+        if let Some(found) = &mut self.found {
+            let wanted = |row: &&Arc<Row>| self.wanted.takes(row);
+            touched = exchange(found, self.sort, before.filter(wanted), now.filter(wanted));
+        }
         let end = self.look.from.saturating_add(self.look.count);
-        self.is_stale |= match first {
-            Touched::Nothing => false,
-            Touched::One(at) => (self.look.from..end).contains(&at),
-            // How many are shown may have changed, which is told wherever it was.
-            Touched::From(at) => {
-                at < end || before.is_some() != now.is_some() || self.found.is_some()
-            }
-        };
+        // How many are shown is told wherever the change was.
+        self.is_stale |= self.shown().len() != shown
+            || match touched {
+                Touched::Nothing => false,
+                Touched::One(at) => (self.look.from..end).contains(&at),
+                Touched::From(at) => at < end,
+            };
     }
 
     /// What the browser does not know yet; `None` if it knows everything.
@@ -449,6 +439,44 @@ mod tests {
                 assert_eq!(head(&followed), head(&new), "{look:?} after {step}");
             }
         }
+    }
+
+    #[test]
+    fn a_look_shows_the_same_from_wherever_one_comes() {
+        let mut list = Printed::new(pods(), None);
+        for (at, phase) in ["Running", "Failed", "Succeeded", "Pending"].iter().enumerate() {
+            for name in ["web", "db", "web-db"] {
+                let node = ["east", "west"][at % 2];
+                put(&mut list, pod(&format!("{name}-{at}"), at as u64 + 1, node, phase));
+            }
+        }
+        let mut looks = Vec::new();
+        for text in ["", "web", "web-d", "node:east"] {
+            for (sort, descending) in [("", false), ("", true), ("State", false), ("Node", true)] {
+                let (text, sort) = (text.to_owned(), sort.to_owned());
+                looks.push(Look { text, sort, descending, count: 99, ..Look::default() });
+            }
+        }
+        looks.push(Look { health: vec!["bad".to_owned()], count: 99, ..Look::default() });
+        let names = |view: &View| {
+            let names = view.slice().iter().map(|row| row.name.clone());
+            names.collect::<Vec<String>>()
+        };
+        let begin = |look: &Look| {
+            let mut view = view(Scope::All, "", look.clone());
+            let (missed, now) = list.since(None);
+            view.take(missed, now);
+            view
+        };
+        for from in &looks {
+            for to in &looks {
+                let mut view = begin(from);
+                view.look(to.clone());
+                assert_eq!(names(&view), names(&begin(to)), "{from:?}, then {to:?}");
+            }
+        }
+        let sick = begin(looks.last().expect("there are looks"));
+        assert_eq!((names(&sick).len(), sick.all.len()), (3, 12));
     }
 
     #[test]
