@@ -115,6 +115,42 @@ async fn grpc_is_spoken_in_http_2_to_who_listens() {
     serving.abort();
 }
 
+/// Over HTTP/2 nobody but the body itself says whose fault it was.
+#[tokio::test]
+async fn a_body_that_breaks_off_is_no_fault_of_the_endpoint() {
+    use http_body_util::StreamBody;
+    use hyper::{server::conn::http2, service::service_fn};
+    use hyper_util::rt::{TokioExecutor, TokioIo};
+    use wherry_wasi_shim::BodyError;
+
+    let here = Here {
+        node: "node-1".to_owned(),
+        namespace: "shop".to_owned(),
+        cluster_domain: "cluster.local".to_owned(),
+    };
+    let switch = Switch::new(here);
+    let address: SocketAddr = "10.0.0.1:50051".parse().expect("an address");
+    let mut listener = switch.ports.listen(address.ip(), address).expect("it is free");
+    let serving = tokio::spawn(async move {
+        let service = service_fn(|request: Request<Incoming>| async move {
+            request.into_body().collect().await.map(|_| http::Response::new(Empty::<Bytes>::new()))
+        });
+        let connection = listener.incoming.recv().await.expect("a connection");
+        let stream = TokioIo::new(connection.stream);
+        http2::Builder::new(TokioExecutor::new()).serve_connection(stream, service).await
+    });
+    let half = Ok(http_body::Frame::data(Bytes::from_static(b"half")));
+    let pieces = futures::stream::iter([half, Err(BodyError::new("the client is gone"))]);
+    let request = Request::post("http://cart:50051/").header("content-type", "application/grpc");
+    let (parts, ()) = request.body(()).expect("a request").into_parts();
+    let endpoint = Endpoint { address, place: Place::Local, load: Arc::default() };
+    let caller = Caller::outside([192, 0, 2, 7].into());
+    let body = Replay::new(StreamBody::new(pieces));
+    let sent = switch.send(&caller, &Destination::Pod(endpoint), parts, body).await;
+    assert_eq!(sent.err(), Some(Refusal::Incomplete));
+    serving.abort();
+}
+
 #[tokio::test]
 async fn what_is_sent_is_counted_with_its_service() {
     let key = |name: &str| ServiceKey { namespace: "shop".to_owned(), name: name.to_owned() };
