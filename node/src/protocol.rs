@@ -40,8 +40,8 @@ pub use self::gate::{
     Target, ValueMatch,
 };
 pub use self::network::{
-    Demand, Denial, Direction, Endpoint, NodeRoute, Nodes, Policies, RoutePort, ServiceKey,
-    ServiceRoute, Services, dashed_address,
+    Demand, Denial, Direction, Endpoint, HealthPort, NodeRoute, Nodes, Policies, RoutePort,
+    ServiceKey, ServiceRoute, Services, dashed_address,
 };
 pub use self::requests::{Line, Place, Seen, Since};
 pub use self::stream::{Answer, Code, Open, Streams};

@@ -18,7 +18,9 @@ use super::{
     },
     harness::*,
 };
-use crate::protocol::{NodePort, ServiceKey, Services, ToAgent, ToWorker};
+use crate::protocol::{
+    HealthPort, NodePort, ServiceKey, ServiceRoute, Services, ToAgent, ToWorker,
+};
 
 /// One request on a connection of its own; the whole response as text.
 pub async fn get(port: u16, path: &str) -> String {
@@ -77,6 +79,36 @@ async fn a_node_port_opens_explains_itself_and_closes() {
     let key = ServiceKey { namespace: "shop".to_owned(), name: "cart".to_owned() };
     agent.say(ToWorker::Services(Services::Remove(vec![key]))).await;
     assert!(!node_port(&mut agent).await.bound);
+    fixture.stop(agent).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn balancers_ask_whether_a_node_has_pods() {
+    let (fixture, mut agent) = Fixture::start("shop").await;
+    let port = free_port();
+    let route = |endpoints| ServiceRoute {
+        key: ServiceKey { namespace: "shop".to_owned(), name: "cart".to_owned() },
+        health: Some(HealthPort { port, endpoints }),
+        ..ServiceRoute::default()
+    };
+    let cases = [
+        (0, "HTTP/1.1 503 ", "x-load-balancing-endpoint-weight: 0\r\n"),
+        (2, "HTTP/1.1 200 ", "x-load-balancing-endpoint-weight: 2\r\n"),
+    ];
+    for (endpoints, status, weight) in cases {
+        agent.say(ToWorker::Services(Services::Replace(vec![route(endpoints)]))).await;
+        if endpoints == 0 {
+            assert!(node_port(&mut agent).await.bound);
+        } else {
+            agent.say(ToWorker::RemovePod { uid: "done".to_owned() }).await;
+            let done = |message| matches!(message, ToAgent::PodRemoved { .. }).then_some(());
+            agent.hear_until(done).await;
+        }
+        let response = get(port, "/healthz").await;
+        assert!(response.starts_with(status) && response.contains(weight), "{response}");
+        let told = format!("\"localEndpoints\":{endpoints}");
+        assert!(response.contains(&told), "{response}");
+    }
     fixture.stop(agent).await;
 }
 
