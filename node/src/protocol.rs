@@ -232,6 +232,8 @@ pub enum ToAgent {
     },
     /// A node port was bound, could not be bound, or was given up (`error: None, bound: false`).
     NodePort(NodePort),
+    /// Ports of Ingresses and Gateways that cannot be bound, with the reasons, whenever that changes.
+    PortsRefused(BTreeMap<u16, String>),
     /// All requests that wait for Pods, whenever that changes.
     Demand(Vec<Demand>),
     /// Connections of this worker's Pods that policies refused (or would have), since the last one.

@@ -31,7 +31,7 @@ use kube::{
 use serde_json::json;
 use tokio::{sync::watch, time::MissedTickBehavior};
 use tokio_util::sync::CancellationToken;
-use wherry_resources::demand::WAITING;
+use wherry_resources::{demand::WAITING, gateway::PORTS_REFUSED};
 
 use super::{
     client::has_code,
@@ -94,6 +94,8 @@ pub struct Traffic {
     pub workers: BTreeMap<String, SocketAddr>,
     /// Requests that wait for a Service at zero Pods, by `namespace/name`.
     pub demand: BTreeMap<String, u32>,
+    /// Ports of Gateways that it cannot listen at, with the reasons.
+    pub refused: BTreeMap<i64, String>,
 }
 
 /// What the loop knows of the node.
@@ -245,9 +247,12 @@ impl Keeper {
             let workers = json!(self.annotation.workers).to_string();
             let demand = &self.annotation.demand;
             let demand = (!demand.is_empty()).then(|| json!(demand).to_string());
+            let refused = &self.annotation.refused;
+            let refused = (!refused.is_empty()).then(|| json!(refused).to_string());
             let patch = json!({"metadata": {"annotations": {
                 ANNOTATION_WORKERS: workers,
                 WAITING: demand,
+                PORTS_REFUSED: refused,
             }}});
             nodes.patch(&self.node.name, &PatchParams::default(), &Patch::Merge(patch)).await?;
             self.annotation_due = false;

@@ -444,6 +444,7 @@ impl Pods {
                 self.parts.fleet.set_peer(namespace, Some(address));
             }
             ToAgent::NodePort(port) => self.node_port(namespace, &port),
+            ToAgent::PortsRefused(refused) => self.ports_refused(namespace, refused),
             ToAgent::Demand(demand) => self.parts.fleet.set_demand(namespace, demand),
             ToAgent::Denied(denials) => denials.iter().for_each(|denial| self.denied(denial)),
             ToAgent::Usage(usage) => {
