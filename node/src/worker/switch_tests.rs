@@ -5,7 +5,7 @@ use http_body_util::{BodyExt, Empty};
 use super::*;
 use crate::{
     protocol::{RoutePort, ServiceKey, ServiceRoute, Services},
-    worker::{network::Router, peers::Peers},
+    worker::{balance::Load, network::Router, peers::Peers},
 };
 
 #[test]
@@ -191,6 +191,27 @@ async fn what_is_sent_is_counted_with_its_service() {
     assert_eq!(told["wherry_requests_total"], [format!("{{{pair},code=\"5xx\"}} 1")]);
     let times = told["wherry_request_duration_seconds"].last();
     assert_eq!(times, Some(&format!("_count{{{pair}}} 1")));
+}
+
+/// If they did not, the Pods of this worker would always seem to be the ones with the least to do.
+#[tokio::test]
+async fn connections_to_pods_of_this_worker_count_as_those_to_others_do() {
+    let here = Here {
+        node: "node-1".to_owned(),
+        namespace: "shop".to_owned(),
+        cluster_domain: "cluster.local".to_owned(),
+    };
+    let switch = Arc::new(Switch::new(here));
+    let address: SocketAddr = "10.0.0.1:9000".parse().expect("an address");
+    let _listener = switch.ports.listen(address.ip(), address).expect("it is free");
+    let load = Arc::<Load>::default();
+    let pod = Endpoint { address, place: Place::Local, load: load.clone() };
+    let caller = Caller::outside([192, 0, 2, 7].into());
+    let from = SocketAddr::from(([192, 0, 2, 7], 4000));
+    let opened = switch.open(&caller, &Destination::Pod(pod), from).await.expect("it listens");
+    assert_eq!(load.open(), 1);
+    drop(opened);
+    assert_eq!(load.open(), 0);
 }
 
 #[test]
