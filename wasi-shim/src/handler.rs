@@ -18,8 +18,8 @@
 //!
 //! A call runs within its caller's task until the head is there: most are done by then, and waking
 //! another thread costs as much as an instance. One that is not done goes on as a task. What is left
-//! of one that is done, memory to be wiped, is a task as well, which its caller's thread turns to when
-//! it has written the answer.
+//! of one that is done, memory to be wiped, is a task as well unless others are being handled: its
+//! caller's thread turns to that when it has written the answer.
 //!
 //! The deadline lies outside the instance and drops it: it runs from the request to the head, and
 //! starts anew with each frame that the caller takes, so that a long download may last while a
@@ -252,7 +252,7 @@ impl Handler {
     /// Whether no request is being handled; instances may rest.
     #[cfg(test)]
     pub(crate) fn is_idle(&self) -> bool {
-        self.0.places.available_permits() == self.0.pod.config.limits.concurrent_requests
+        self.0.is_idle()
     }
 
     /// Account and quota, for a guest that shall share them.
@@ -569,10 +569,15 @@ impl Inner {
         None
     }
 
-    /// Has an instance wiped when this thread has done what it is at; at once if too many wait for
-    /// that.
+    fn is_idle(&self) -> bool {
+        self.places.available_permits() == self.pod.config.limits.concurrent_requests
+    }
+
+    /// Has an instance wiped when this thread has done what it is at. At once if other requests are
+    /// being handled, whose time that would be, or if too many wait for that.
     fn wipe_behind(&self, spent: Spent) {
-        if let Ok(place) = Arc::clone(&self.spent).try_acquire_owned() {
+        let place = self.is_idle().then(|| Arc::clone(&self.spent).try_acquire_owned());
+        if let Some(Ok(place)) = place {
             tokio::spawn(async move { drop((spent, place)) });
         }
     }
