@@ -243,6 +243,11 @@ impl Keeper {
             self.register(&nodes).await?;
             self.registered = true;
         }
+        // A control plane that is silent takes requests, and does them when it goes on: what was so
+        // long ago would then be said of the node. So it is first asked what does no harm.
+        if beat || !self.reachable {
+            self.renew().await?;
+        }
         if self.annotation_due {
             let workers = json!(self.annotation.workers).to_string();
             let demand = &self.annotation.demand;
@@ -273,9 +278,6 @@ impl Keeper {
             let params = PatchParams::default();
             nodes.patch_status(&self.node.name, &params, &Patch::Strategic(patch)).await?;
             self.status_due = false;
-        }
-        if beat {
-            self.renew().await?;
         }
         Ok(())
     }
