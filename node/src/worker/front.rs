@@ -11,7 +11,7 @@
 //! A connection costs a task; a request two steps of ours, [`answer`] and `Switch::send`.
 
 use std::{
-    collections::BTreeMap, convert::Infallible, net::IpAddr, net::SocketAddr, sync::Arc,
+    collections::BTreeMap, convert::Infallible, io, net::IpAddr, net::SocketAddr, sync::Arc,
     time::Duration,
 };
 
@@ -87,8 +87,9 @@ pub struct Fronts {
 /// One wanted node port.
 struct Listener {
     service: String,
-    /// How to stop it, or why it does not listen.
-    outcome: Result<CancellationToken, String>,
+    /// How to stop it, or why it does not listen; without a reason where the address is another
+    /// machine's.
+    outcome: Result<CancellationToken, Option<String>>,
 }
 
 impl Fronts {
@@ -140,12 +141,16 @@ impl Fronts {
         changes
     }
 
-    fn listen(&self, at: At) -> Result<CancellationToken, String> {
+    fn listen(&self, at: At) -> Result<CancellationToken, Option<String>> {
         let (ip, port, protocol) = at;
         let address = SocketAddr::new(ip.unwrap_or(self.address), port);
-        let failed = |error| format!("listen on {address}: {error}");
+        let failed = |error: io::Error| {
+            let is_elsewhere = ip.is_some() && error.kind() == io::ErrorKind::AddrNotAvailable;
+            let is_said = !is_elsewhere || self.switch.table().is_alone();
+            is_said.then(|| format!("listen on {address}: {error}"))
+        };
         if is_api(&at, self.address) {
-            return Err(format!("listen on {address}: the port is the API server's"));
+            return Err(Some(format!("listen on {address}: the port is the API server's")));
         }
         let stop = CancellationToken::new();
         if protocol == Protocol::Udp {
@@ -198,7 +203,7 @@ impl Listener {
             service: self.service.clone(),
             port,
             bound: self.outcome.is_ok(),
-            error: self.outcome.as_ref().err().cloned(),
+            error: self.outcome.as_ref().err().cloned().flatten(),
         }
     }
 }

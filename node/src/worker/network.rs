@@ -259,13 +259,8 @@ pub struct Router {
 impl Router {
     /// With no Services yet.
     pub fn new(here: Here, peers: Peers) -> Router {
-        Router {
-            here,
-            services: BTreeMap::new(),
-            nodes: BTreeMap::new(),
-            prepared: Arc::default(),
-            peers,
-        }
+        let (services, nodes) = (BTreeMap::new(), BTreeMap::new());
+        Router { here, services, nodes, prepared: Arc::default(), peers }
     }
 
     /// Takes in a change. The caller publishes [`Router::table`] afterwards, once for all changes
@@ -484,6 +479,11 @@ impl Table {
         let entrances = self.entrances.iter().map(|(at, entrance)| (at, &entrance.route.service));
         let healths = self.healths.iter().map(|(at, (service, _))| (at, service));
         healths.chain(entrances).map(|(at, service)| (*at, service.name.clone())).collect()
+    }
+
+    /// Whether there is no other node.
+    pub fn is_alone(&self) -> bool {
+        self.nodes.len() < 2
     }
 
     /// Every port of every Service, of TCP.

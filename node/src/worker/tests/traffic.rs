@@ -1,6 +1,6 @@
 //! Node ports, peers, and requests through them.
 
-use std::{net::SocketAddr, sync::Arc};
+use std::{collections::BTreeMap, net::SocketAddr, sync::Arc};
 
 use http::Request;
 use http_body_util::{BodyExt, Empty};
@@ -19,7 +19,8 @@ use super::{
     harness::*,
 };
 use crate::protocol::{
-    HealthPort, NodePort, ServiceKey, ServiceRoute, Services, ToAgent, ToWorker,
+    HealthPort, NodePort, NodeRoute, Nodes, Protocol, RoutePort, ServiceKey, ServiceRoute,
+    Services, ToAgent, ToWorker,
 };
 
 /// One request on a connection of its own; the whole response as text.
@@ -122,6 +123,35 @@ async fn a_taken_node_port_is_reported_and_tried_again() {
     assert!(refused.error.is_some_and(|why| why.contains("in use")));
     drop(taken);
     assert!(node_port(&mut agent).await.bound);
+    fixture.stop(agent).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_balancers_address_that_another_machine_may_have_is_no_failure() {
+    let (fixture, mut agent) = Fixture::start("shop").await;
+    let route = ServiceRoute {
+        key: ServiceKey { namespace: "shop".to_owned(), name: "cart".to_owned() },
+        balancer_ips: vec!["192.0.2.80".parse().expect("an address")],
+        ports: vec![RoutePort {
+            name: String::new(),
+            port: 8080,
+            protocol: Protocol::Tcp,
+            node_port: None,
+            endpoints: Vec::new(),
+        }],
+        ..ServiceRoute::default()
+    };
+    agent.say(ToWorker::Services(Services::Replace(vec![route]))).await;
+    let alone = node_port(&mut agent).await;
+    assert!(!alone.bound && alone.error.is_some(), "{alone:?}");
+    let node = |name: &str| NodeRoute {
+        name: name.to_owned(),
+        pod_cidrs: Vec::new(),
+        workers: BTreeMap::new(),
+    };
+    agent.say(ToWorker::Nodes(Nodes::Replace(vec![node("node-1"), node("node-2")]))).await;
+    let among_others = node_port(&mut agent).await;
+    assert_eq!((among_others.bound, among_others.error), (false, None));
     fixture.stop(agent).await;
 }
 
