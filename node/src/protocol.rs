@@ -40,8 +40,8 @@ pub use self::gate::{
     Target, ValueMatch,
 };
 pub use self::network::{
-    Demand, Denial, Direction, Endpoint, NodeRoute, Nodes, Policies, RoutePort, ServiceKey,
-    ServiceRoute, Services, dashed_address,
+    Demand, Denial, Direction, Endpoint, HealthPort, NodeRoute, Nodes, Policies, RoutePort,
+    ServiceKey, ServiceRoute, Services, dashed_address,
 };
 pub use self::requests::{Line, Place, Seen, Since};
 pub use self::stream::{Answer, Code, Open, Streams};
@@ -232,6 +232,8 @@ pub enum ToAgent {
     },
     /// A node port was bound, could not be bound, or was given up (`error: None, bound: false`).
     NodePort(NodePort),
+    /// Ports of Ingresses and Gateways that cannot be bound, with the reasons, whenever that changes.
+    PortsRefused(BTreeMap<u16, String>),
     /// All requests that wait for Pods, whenever that changes.
     Demand(Vec<Demand>),
     /// Connections of this worker's Pods that policies refused (or would have), since the last one.

@@ -148,8 +148,8 @@ pub fn run(away: Duration) -> Result<Vec<Row>> {
     rows.push(machine.both_killed("control plane does not answer: agent and worker killed")?);
     machine.stop_server(false)?;
     let row = machine.converges("control plane answers again: converged")?;
-    // A server that stood still finds every lease old when it goes on, and takes the endpoints of
-    // nodes away until they renew them a moment later.
+    // What was written until the silence was noticed is done when the server goes on: that a Pod was
+    // not ready then takes its endpoint away until its node has said more, a moment later.
     rows.push(Row { may_lose: true, ..row });
     Ok(rows)
 }

@@ -153,6 +153,17 @@ impl Meter {
         result.expect("the update always has a value");
     }
 
+    /// Does some work of the Pod's at once, at its expense.
+    pub(crate) fn charged(self: &Arc<Meter>, engine: &Engine, work: impl FnOnce()) {
+        let turn = engine.fair().begin();
+        let before_ns = thread_cpu_ns();
+        work();
+        let used_ns = thread_cpu_ns().saturating_sub(before_ns);
+        drop(turn);
+        self.charge(used_ns);
+        engine.fair().charge(self, used_ns);
+    }
+
     /// Some moment in the future if the quota is used up now.
     fn paused_until(&self) -> Option<Instant> {
         self.quota_millis?;

@@ -17,7 +17,9 @@
 //! asks it, its compiled code, it can give back, see `rest`.
 //!
 //! A call runs within its caller's task until the head is there: most are done by then, and waking
-//! another thread costs as much as an instance. One that is not done goes on as a task.
+//! another thread costs as much as an instance. One that is not done goes on as a task. What is left
+//! of one that is done, memory to be wiped, is a task as well unless others are being handled: its
+//! caller's thread turns to that when it has written the answer.
 //!
 //! The deadline lies outside the instance and drops it: it runs from the request to the head, and
 //! starts anew with each frame that the caller takes, so that a long download may last while a
@@ -62,6 +64,11 @@ use crate::fault::{Fault, classify};
 use crate::http::{Body, BodyError, to_wasi};
 use crate::instance::{Host, Pod, Refused};
 use crate::limits::GuestConfig;
+
+/// Instances of a handler that are wiped behind their answers, and the memory that each of them may
+/// have: those beyond it are wiped before. Their memory is not counted any more.
+const SPENT_MAX: usize = 8;
+const SPENT_BYTES_MAX: u64 = 4 << 20;
 
 /// Why a request got no response.
 #[derive(Clone, Debug, thiserror::Error)]
@@ -205,6 +212,8 @@ struct Inner {
     places: Arc<Semaphore>,
     /// Requests that wait for a place.
     queued: AtomicUsize,
+    /// Places for instances that are wiped behind their answers.
+    spent: Arc<Semaphore>,
     shelf: Shelf,
     crowd: Crowd,
 }
@@ -213,8 +222,9 @@ impl Handler {
     pub(crate) fn new(engine: Engine, code: Code, config: GuestConfig) -> Handler {
         let places = Arc::new(Semaphore::new(config.limits.concurrent_requests));
         let pod = Pod::new(engine, config);
+        let spent = Arc::new(Semaphore::new(SPENT_MAX));
         let (queued, shelf, crowd) = (AtomicUsize::new(0), Shelf::default(), Crowd::default());
-        Handler(Arc::new(Inner { pod, code, places, queued, shelf, crowd }))
+        Handler(Arc::new(Inner { pod, code, places, queued, spent, shelf, crowd }))
     }
 
     /// Gives back what it holds for the next request: instances that rest, and its code, if it can
@@ -242,7 +252,7 @@ impl Handler {
     /// Whether no request is being handled; instances may rest.
     #[cfg(test)]
     pub(crate) fn is_idle(&self) -> bool {
-        self.0.places.available_permits() == self.0.pod.config.limits.concurrent_requests
+        self.0.is_idle()
     }
 
     /// Account and quota, for a guest that shall share them.
@@ -284,15 +294,17 @@ impl Handler {
         let guest = serve(code, request, Arc::clone(&call), reply, place);
         // A panic in a host function ends this call alone, not its caller's connection.
         let mut guest = AssertUnwindSafe(guest).catch_unwind().boxed();
-        let (head, goes_on) = tokio::select! {
+        let (head, ended) = tokio::select! {
             biased;
-            _ = &mut guest => (response.await, false),
-            head = &mut response => (head, true),
+            ended = &mut guest => (response.await, Some(ended)),
+            head = &mut response => (head, None),
         };
         // The call dropped the sender without a word, so it did not run to its end.
         let head = head.unwrap_or_else(|_| Err(HandleError::Trap("the host failed".into())))?;
-        if goes_on {
-            tokio::spawn(guest);
+        match ended {
+            Some(Ok(Some(spent))) => self.0.wipe_behind(spent),
+            Some(_) => {}
+            None => drop(tokio::spawn(guest)),
         }
         call.progress.touch();
         self.0.pod.meter.account.answered(call.progress.started.elapsed());
@@ -312,6 +324,19 @@ impl Inner {
             Ok(place) => Ok(place.expect("the semaphore is never closed")),
             Err(_) => Err(HandleError::Busy),
         }
+    }
+}
+
+/// An instance that has ended well and answers no more. Dropping it wipes it, at its Pod's expense.
+struct Spent {
+    handler: Arc<Inner>,
+    instance: Option<Instance>,
+}
+
+impl Drop for Spent {
+    fn drop(&mut self) {
+        let (pod, instance) = (&self.handler.pod, self.instance.take());
+        pod.meter.charged(&pod.engine, || drop(instance));
     }
 }
 
@@ -456,7 +481,7 @@ async fn serve(
     call: Arc<Call>,
     reply: Reply,
     _place: OwnedSemaphorePermit,
-) {
+) -> Option<Spent> {
     let pod = &handler.pod;
     let guest = run((&handler, &linked), request, &call, &reply);
     let steps = Some(Arc::clone(&call.steps));
@@ -467,8 +492,8 @@ async fn serve(
         () = call.progress.expired() => Err(HandleError::Deadline),
     };
     let error = match result {
-        Ok(()) if reply.is_sent() => return,
-        Ok(()) => HandleError::NoResponse,
+        Ok(spent) if reply.is_sent() => return spent,
+        Ok(_) => HandleError::NoResponse,
         Err(error) => error,
     };
     // After the head of a response, the guest's log is the only reader of the error.
@@ -477,6 +502,7 @@ async fn serve(
         (pod.config.stderr)(line.as_bytes());
     }
     reply.send(Err(error));
+    None
 }
 
 /// A guest that can be entered.
@@ -522,17 +548,37 @@ impl Shelf {
 }
 
 impl Inner {
-    /// Lets an instance rest that ended a request well, if it may answer another.
-    fn keep(self: &Arc<Inner>, mut instance: Instance) {
+    /// Lets an instance rest that ended a request well, if it may answer another. What is left of one
+    /// that may not is returned, unless it is too much to be left for later.
+    fn keep(self: &Arc<Inner>, mut instance: Instance) -> Option<Spent> {
         instance.answered += 1;
         if instance.answered >= self.pod.config.limits.instance_requests {
-            return;
+            let memory = &mut instance.store.data_mut().memory;
+            if memory.held() > SPENT_BYTES_MAX {
+                return None;
+            }
+            memory.let_go();
+            return Some(Spent { handler: Arc::clone(self), instance: Some(instance) });
         }
         let mut resting = self.shelf.lock();
         resting.instances.push_back((instance, Instant::now()));
         if !std::mem::replace(&mut resting.is_watched, true) {
             let rest_max = self.pod.config.limits.instance_rest;
             tokio::spawn(give_back(Arc::downgrade(self), rest_max));
+        }
+        None
+    }
+
+    fn is_idle(&self) -> bool {
+        self.places.available_permits() == self.pod.config.limits.concurrent_requests
+    }
+
+    /// Has an instance wiped when this thread has done what it is at. At once if other requests are
+    /// being handled, whose time that would be, or if too many wait for that.
+    fn wipe_behind(&self, spent: Spent) {
+        let place = self.is_idle().then(|| Arc::clone(&self.spent).try_acquire_owned());
+        if let Some(Ok(place)) = place {
+            tokio::spawn(async move { drop((spent, place)) });
         }
     }
 }
@@ -552,13 +598,13 @@ async fn give_back(handler: Weak<Inner>, rest_max: Duration) {
 }
 
 /// Lets an instance handle the request: a new one, or one that rests. It is gone when this returns,
-/// or rests again.
+/// rests again, or is returned to be wiped.
 async fn run(
     (handler, linked): (&Arc<Inner>, &Linked),
     request: http::Request<Body>,
     call: &Call,
     reply: &Reply,
-) -> Result<(), HandleError> {
+) -> Result<Option<Spent>, HandleError> {
     let new = || Instance { store: handler.pod.component_store(), proxy: None, answered: 0 };
     let mut instance = handler.shelf.take().unwrap_or_else(new);
     let fuse = Fuse(&call.completion);
@@ -568,8 +614,7 @@ async fn run(
     call.steps.memory_bytes.store(store.data().memory.held(), Ordering::Relaxed);
     let Err(error) = result else {
         fuse.done();
-        handler.keep(instance);
-        return Ok(());
+        return Ok(handler.keep(instance));
     };
     let entered = instance.proxy.is_some();
     Err(as_error(&error, store.data().memory.refused, entered))

@@ -303,6 +303,11 @@ impl MemoryLimiter {
         self.held
     }
 
+    /// Its instance has ended, and what it has will be gone in a moment.
+    pub(crate) fn let_go(&mut self) {
+        self.account.give_memory_back(std::mem::take(&mut self.held));
+    }
+
     /// The account that it books on.
     pub(crate) fn account(&self) -> &Account {
         &self.account
@@ -394,6 +399,19 @@ mod tests {
         let account = limiter.account.clone();
         drop(limiter);
         assert_eq!(account.usage().memory_bytes, 90);
+    }
+
+    #[test]
+    fn what_was_let_go_is_given_back_once() {
+        let mut limiter = limiter(100, 100);
+        assert!(limiter.memory_growing(0, 60, None).expect("never an error"));
+        limiter.let_go();
+        let account = limiter.account.clone();
+        assert!(account.take_memory(100, 100), "it is another's already");
+        assert_eq!(account.usage().instances_live, 1);
+        drop(limiter);
+        let usage = account.usage();
+        assert_eq!((usage.memory_bytes, usage.instances_live), (100, 0));
     }
 
     #[test]

@@ -33,6 +33,8 @@ pub const HTTPS_PORT: i64 = 443;
 /// Where the API server listens unless it was told another port. A node that shares its machine would
 /// take the port from it the next time it starts.
 pub const API_PORT: i64 = 6443;
+/// Annotation of a Node: ports of Gateways that it cannot listen at, with the reasons, as JSON.
+pub const PORTS_REFUSED: &str = "wherry.dev/ports-refused";
 /// Ports of Services on nodes.
 const NODE_PORTS: std::ops::RangeInclusive<i64> = 30_000..=32_767;
 

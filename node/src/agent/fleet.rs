@@ -85,6 +85,8 @@ pub struct Fleet {
     peers: BTreeMap<String, SocketAddr>,
     /// Requests that wait, by worker.
     demand: BTreeMap<String, Vec<Demand>>,
+    /// Ports that the gate cannot have, as Gateways call them, with the reasons.
+    refused: BTreeMap<i64, String>,
     published: watch::Sender<Traffic>,
     policies: BTreeMap<Name, NetworkPolicy>,
     namespaces: BTreeMap<String, BTreeMap<String, String>>,
@@ -123,6 +125,7 @@ impl Fleet {
             idle: HashMap::new(),
             peers: BTreeMap::new(),
             demand: BTreeMap::new(),
+            refused: BTreeMap::new(),
             published,
             policies: BTreeMap::new(),
             namespaces: BTreeMap::new(),
@@ -401,6 +404,13 @@ impl Fleet {
         self.publish_traffic();
     }
 
+    /// Ports that the gate wants and cannot have.
+    pub fn set_refused(&mut self, refused: BTreeMap<u16, String>) {
+        let said = refused.into_iter().map(|(port, why)| (self.gate.said(port), why));
+        self.refused = said.collect();
+        self.publish_traffic();
+    }
+
     fn publish_traffic(&self) {
         let mut demand: BTreeMap<String, u32> = BTreeMap::new();
         for one in self.demand.values().flatten() {
@@ -408,7 +418,8 @@ impl Fleet {
             let sum = demand.entry(service).or_default();
             *sum = sum.saturating_add(one.waiting);
         }
-        let traffic = Traffic { workers: self.peers.clone(), demand };
+        let traffic =
+            Traffic { workers: self.peers.clone(), demand, refused: self.refused.clone() };
         self.published.send_if_modified(|held| {
             let changed = *held != traffic;
             *held = traffic;
@@ -419,6 +430,9 @@ impl Fleet {
     /// A worker is gone. Its supervisor starts another one, unless it was ended.
     pub fn lost(&mut self, namespace: &str) {
         self.set_peer(namespace, None);
+        if namespace == INGRESS_NAMESPACE {
+            self.refused.clear();
+        }
         self.set_demand(namespace, Vec::new());
         let Some(running) = self.running.get_mut(namespace) else {
             return;

@@ -274,6 +274,7 @@ pub async fn run(config: Config, shutdown: CancellationToken) -> Result<(), Agen
     let (published, traffic) = tokio::sync::watch::channel(node::Traffic::default());
     let (seen, own) = tokio::sync::watch::channel(Seen::Nothing);
     let (place, placed) = tokio::sync::watch::channel(None);
+    let (answered, reached) = tokio::sync::watch::channel(true);
     let (pressures, pressed) =
         tokio::sync::watch::channel(pressure::Pressures::none(Timestamp::now()));
     let identities = config.data_dir.join("pki");
@@ -312,6 +313,7 @@ pub async fn run(config: Config, shutdown: CancellationToken) -> Result<(), Agen
         images: images.clone(),
         inputs: inputs.downgrade(),
         place: placed,
+        reached,
     });
 
     let mut tasks = JoinSet::new();
@@ -320,8 +322,14 @@ pub async fn run(config: Config, shutdown: CancellationToken) -> Result<(), Agen
     }
     tasks.spawn(events::run(client.clone(), config.name.clone(), happenings));
     let facts = Facts::new(accounts.clone(), images.clone());
-    let views =
-        node::Views { traffic, seen: own, pressures: pressed, facts, events: recorder.clone() };
+    let views = node::Views {
+        traffic,
+        seen: own,
+        pressures: pressed,
+        facts,
+        events: recorder.clone(),
+        answered,
+    };
     tasks.spawn(node::run(client.clone(), description(&config), views, shutdown.clone()));
     tasks.spawn(look(config.data_dir.clone(), inputs.clone()));
     tasks.spawn(join::keep_renewed(

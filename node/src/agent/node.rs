@@ -9,6 +9,7 @@
 use std::{
     collections::BTreeMap,
     net::{IpAddr, SocketAddr},
+    pin::pin,
     time::{Duration, Instant},
 };
 
@@ -30,7 +31,7 @@ use kube::{
 use serde_json::json;
 use tokio::{sync::watch, time::MissedTickBehavior};
 use tokio_util::sync::CancellationToken;
-use wherry_resources::demand::WAITING;
+use wherry_resources::{demand::WAITING, gateway::PORTS_REFUSED};
 
 use super::{
     client::has_code,
@@ -46,6 +47,8 @@ const HEARTBEAT: Duration = Duration::from_secs(2);
 const LEASE_SECONDS: i32 = 5;
 /// A renewal that takes longer is given up for the next one.
 const REQUEST_MAX: Duration = Duration::from_secs(4);
+/// From then on the control plane is silent, until it answers.
+const SILENT_AFTER: Duration = Duration::from_secs(1);
 /// Where leases of nodes are.
 const LEASE_NAMESPACE: &str = "kube-node-lease";
 /// The Kubernetes version whose API a node of this build speaks.
@@ -91,6 +94,8 @@ pub struct Traffic {
     pub workers: BTreeMap<String, SocketAddr>,
     /// Requests that wait for a Service at zero Pods, by `namespace/name`.
     pub demand: BTreeMap<String, u32>,
+    /// Ports of Gateways that it cannot listen at, with the reasons.
+    pub refused: BTreeMap<i64, String>,
 }
 
 /// What the loop knows of the node.
@@ -105,6 +110,8 @@ pub struct Views {
     pub facts: Facts,
     /// Takes events of the node.
     pub events: Recorder,
+    /// Is told whether the control plane answers.
+    pub answered: watch::Sender<bool>,
 }
 
 /// Keeps the API's picture of this node true until `shutdown`.
@@ -114,7 +121,7 @@ pub async fn run(
     views: Views,
     shutdown: CancellationToken,
 ) {
-    let Views { mut traffic, mut seen, mut pressures, facts, events } = views;
+    let Views { mut traffic, mut seen, mut pressures, facts, events, answered } = views;
     let mut keeper = Keeper::new(client, node, *pressures.borrow(), (facts, events));
     let mut tick = tokio::time::interval(HEARTBEAT);
     tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -128,9 +135,9 @@ pub async fn run(
         };
         keeper.press(*pressures.borrow_and_update());
         keeper.look(&seen.borrow_and_update().clone(), &traffic.borrow_and_update().clone());
-        let work = keeper.work(beat);
+        let work = tokio::time::timeout(REQUEST_MAX, keeper.work(beat));
         let outcome = tokio::select! {
-            outcome = tokio::time::timeout(REQUEST_MAX, work) => outcome,
+            outcome = heard(work, SILENT_AFTER, &answered) => outcome,
             () = shutdown.cancelled() => return,
         };
         keeper.report(match outcome {
@@ -141,6 +148,25 @@ pub async fn run(
             Err(_) => Some("no answer".to_owned()),
         });
     }
+}
+
+/// Waits for an answer, and tells whether one has come after a while, and in the end.
+async fn heard<T, E>(
+    asked: impl Future<Output = Result<T, E>>,
+    silent_after: Duration,
+    answered: &watch::Sender<bool>,
+) -> Result<T, E> {
+    let tell = |now| answered.send_if_modified(|known| std::mem::replace(known, now) != now);
+    let mut asked = pin!(asked);
+    let outcome = match tokio::time::timeout(silent_after, asked.as_mut()).await {
+        Ok(outcome) => outcome,
+        Err(_) => {
+            tell(false);
+            asked.await
+        }
+    };
+    tell(outcome.is_ok());
+    outcome
 }
 
 struct Keeper {
@@ -217,13 +243,21 @@ impl Keeper {
             self.register(&nodes).await?;
             self.registered = true;
         }
+        // A control plane that is silent takes requests, and does them when it goes on: what was so
+        // long ago would then be said of the node. So it is first asked what does no harm.
+        if beat || !self.reachable {
+            self.renew().await?;
+        }
         if self.annotation_due {
             let workers = json!(self.annotation.workers).to_string();
             let demand = &self.annotation.demand;
             let demand = (!demand.is_empty()).then(|| json!(demand).to_string());
+            let refused = &self.annotation.refused;
+            let refused = (!refused.is_empty()).then(|| json!(refused).to_string());
             let patch = json!({"metadata": {"annotations": {
                 ANNOTATION_WORKERS: workers,
                 WAITING: demand,
+                PORTS_REFUSED: refused,
             }}});
             nodes.patch(&self.node.name, &PatchParams::default(), &Patch::Merge(patch)).await?;
             self.annotation_due = false;
@@ -244,9 +278,6 @@ impl Keeper {
             let params = PatchParams::default();
             nodes.patch_status(&self.node.name, &params, &Patch::Strategic(patch)).await?;
             self.status_due = false;
-        }
-        if beat {
-            self.renew().await?;
         }
         Ok(())
     }
@@ -476,7 +507,25 @@ fn node_info(node: &Description) -> NodeSystemInfo {
 
 #[cfg(test)]
 mod tests {
-    use super::has_rebooted;
+    use std::time::Duration;
+
+    use tokio::sync::{oneshot, watch};
+
+    use super::{has_rebooted, heard};
+
+    #[tokio::test]
+    async fn silence_is_told_before_an_answer_is_given_up() {
+        let (answered, mut told) = watch::channel(true);
+        let (answer, asked) = oneshot::channel();
+        let mut waiting = Box::pin(heard(asked, Duration::ZERO, &answered));
+        tokio::select! {
+            _ = &mut waiting => panic!("nobody has answered"),
+            silent = told.wait_for(|answered| !answered) => drop(silent.expect("it is told")),
+        }
+        answer.send(7).expect("it is waited for");
+        assert_eq!(waiting.await, Ok(7));
+        assert!(*told.borrow());
+    }
 
     #[test]
     fn another_start_of_the_machine_is_noticed() {

@@ -208,6 +208,8 @@ pub struct Parts {
     pub inputs: mpsc::WeakSender<Input>,
     /// What the watch of Nodes says of this one, once it does.
     pub place: watch::Receiver<Option<Arc<Place>>>,
+    /// Whether the control plane answers.
+    pub reached: watch::Receiver<bool>,
 }
 
 /// The loop's state.
@@ -273,6 +275,7 @@ impl Pods {
                 },
                 Some(done) = self.writes.join_next() => self.written(done),
                 Some(_) = self.tasks.join_next() => {}
+                Ok(()) = self.parts.reached.changed() => {}
                 () = tokio::time::sleep(wait) => {}
                 () = shutdown.cancelled() => break,
             }
@@ -288,7 +291,7 @@ impl Pods {
     /// Until when nothing is due.
     fn wait(&self) -> Duration {
         let pods = self.timers.first().map(|(at, _)| *at);
-        let writes = self.paused_until.filter(|_| !self.queue.is_empty());
+        let writes = self.paused_until.filter(|_| !self.queue.is_empty() && self.may_write());
         let next = [pods, writes].into_iter().flatten().chain([self.parts.fleet.wake()]).min();
         let now = Timestamp::now();
         let next = next.unwrap_or(now);
@@ -441,6 +444,7 @@ impl Pods {
                 self.parts.fleet.set_peer(namespace, Some(address));
             }
             ToAgent::NodePort(port) => self.node_port(namespace, &port),
+            ToAgent::PortsRefused(refused) => self.ports_refused(namespace, refused),
             ToAgent::Demand(demand) => self.parts.fleet.set_demand(namespace, demand),
             ToAgent::Denied(denials) => denials.iter().for_each(|denial| self.denied(denial)),
             ToAgent::Usage(usage) => {

@@ -5,7 +5,7 @@
 //! pure function of the table; a change is sent only if the route differs from the one sent before.
 
 use std::{
-    collections::{BTreeMap, HashMap},
+    collections::{BTreeMap, BTreeSet, HashMap},
     net::{IpAddr, SocketAddr},
 };
 
@@ -18,7 +18,9 @@ use k8s_openapi::api::{
 use serde::{Deserialize, Serialize};
 use wherry_resources::demand::HOLD;
 
-use crate::protocol::{Endpoint, NodeRoute, Protocol, RoutePort, ServiceKey, ServiceRoute};
+use crate::protocol::{
+    Endpoint, HealthPort, NodeRoute, Protocol, RoutePort, ServiceKey, ServiceRoute,
+};
 
 use super::spec::transport;
 
@@ -58,6 +60,8 @@ pub struct ServiceInfo {
     pub balancer_ips: Vec<IpAddr>,
     /// `loadBalancerSourceRanges`
     pub source_ranges: Vec<String>,
+    /// `healthCheckNodePort`
+    pub health_port: Option<u16>,
 }
 
 /// `trafficDistribution`: which endpoints are preferred while there are any.
@@ -189,6 +193,7 @@ pub fn service(object: Service) -> Option<ServiceInfo> {
             .filter_map(|ingress| ingress.ip?.parse().ok())
             .collect(),
         source_ranges: spec.load_balancer_source_ranges.unwrap_or_default(),
+        health_port: spec.health_check_node_port.and_then(|port| u16::try_from(port).ok()),
     })
 }
 
@@ -418,7 +423,7 @@ impl Table {
         self.services.range(first..).take_while(|(key, _)| key.namespace == namespace).any(
             |(_, service)| {
                 let ports = service.ports.iter().any(|port| port.node_port.is_some());
-                ports || !service.balancer_ips.is_empty()
+                ports || service.health_port.is_some() || !service.balancer_ips.is_empty()
             },
         )
     }
@@ -519,6 +524,9 @@ pub fn route<'a>(
     // Another node's address is that node's to answer at; one of no node is of a pool.
     let of_others =
         |ip: &IpAddr| nodes.values().any(|node| node.name != here && node.addresses.contains(ip));
+    let health = service
+        .health_port
+        .map(|port| HealthPort { port, endpoints: ready_on(here, slices.clone(), nodes) });
     ServiceRoute {
         key: ServiceKey { namespace: service.namespace.clone(), name: service.name.clone() },
         cluster_ips: service.cluster_ips.clone(),
@@ -527,8 +535,20 @@ pub fn route<'a>(
         balancer_ips: service.balancer_ips.iter().copied().filter(|ip| !of_others(ip)).collect(),
         source_ranges: service.source_ranges.clone(),
         hold: slices.clone().any(|slice| slice.hold),
+        health,
         ports: ports.collect(),
     }
+}
+
+/// How many ready endpoints a node has, whatever their ports.
+fn ready_on<'a>(
+    node: &str,
+    slices: impl Iterator<Item = &'a SliceInfo>,
+    nodes: &HashMap<String, NodeInfo>,
+) -> usize {
+    let all = slices.flat_map(|slice| &slice.endpoints).filter(|endpoint| endpoint.ready);
+    let there = all.filter(|endpoint| candidate(endpoint, nodes).node == Some(node));
+    there.map(|endpoint| endpoint.address).collect::<BTreeSet<IpAddr>>().len()
 }
 
 fn node_route(node: &NodeInfo) -> NodeRoute {

@@ -259,6 +259,23 @@ fn node_of(text: &str) -> NodeInfo {
 }
 
 #[test]
+fn a_node_tells_balancers_how_many_ready_pods_it_has() {
+    let local = r#"{"metadata":{"name":"web","namespace":"shop"},
+                    "spec":{"type":"LoadBalancer","clusterIPs":["172.20.0.9"],
+                            "externalTrafficPolicy":"Local","healthCheckNodePort":30079,
+                            "allocateLoadBalancerNodePorts":false,
+                            "ports":[{"name":"http","port":80}]}}"#;
+    let mut table = Table::new("a");
+    table.set_service(service(read(local)).expect("a Service"));
+    assert!(table.has_node_port("shop"));
+    for (ready, endpoints) in [("true", 1), ("false", 0)] {
+        table.set_slice(web_slice(ready));
+        let health = table.routes().pop().and_then(|route| route.health);
+        assert_eq!(health, Some(HealthPort { port: 30_079, endpoints }));
+    }
+}
+
+#[test]
 fn names_of_headless_services_stand_for_every_ready_pod() {
     let headless = |ports: &str| {
         service(read(&format!(

@@ -50,8 +50,19 @@ pub struct ServiceRoute {
     pub source_ranges: Vec<String>,
     /// Requests wait for a Pod while there is none: its workload comes back from zero on demand.
     pub hold: bool,
+    /// Where balancers in front of the nodes ask whether this one has Pods of it.
+    pub health: Option<HealthPort>,
     /// Its ports.
     pub ports: Vec<RoutePort>,
+}
+
+/// `healthCheckNodePort`
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct HealthPort {
+    /// Port on each node.
+    pub port: u16,
+    /// Ready endpoints on this node.
+    pub endpoints: usize,
 }
 
 /// One port of a Service with its ready endpoints.

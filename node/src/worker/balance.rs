@@ -23,6 +23,9 @@ const OUT_MAX: Duration = Duration::from_secs(60);
 /// Clients that stay with their Pod, of one Service port. Beyond it the Pod follows from the
 /// client's address alone.
 const CLIENTS_MAX: usize = 65_536;
+/// How often room is made among them for new ones: looking at all takes long, and many strangers may
+/// come at once.
+const SWEEP: Duration = Duration::from_secs(1);
 
 /// What is known of an endpoint. Survives a new table.
 #[derive(Default, Debug)]
@@ -162,26 +165,37 @@ fn scatter(turn: usize) -> usize {
 
 /// Which clients stay with which endpoint (`sessionAffinity: ClientIP`). Locked for a lookup.
 #[derive(Default, Debug)]
-pub struct Affinity(Mutex<HashMap<IpAddr, (SocketAddr, Instant)>>);
+pub struct Affinity(Mutex<Clients>);
+
+#[derive(Default, Debug)]
+struct Clients {
+    held: HashMap<IpAddr, (SocketAddr, Instant)>,
+    /// When room was last made.
+    swept: Option<Instant>,
+}
 
 impl Affinity {
     /// Where a client has been, if that was not longer ago than `keep`.
     pub fn held(&self, client: IpAddr, keep: Duration, now: Instant) -> Option<SocketAddr> {
         let clients = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let (address, last) = clients.get(&client)?;
+        let (address, last) = clients.held.get(&client)?;
         (now.saturating_duration_since(*last) < keep).then_some(*address)
     }
 
     /// A client was served there.
     pub fn hold(&self, client: IpAddr, address: SocketAddr, keep: Duration, now: Instant) {
         let mut clients = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        if clients.len() >= CLIENTS_MAX && !clients.contains_key(&client) {
-            clients.retain(|_, (_, last)| now.saturating_duration_since(*last) < keep);
-            if clients.len() >= CLIENTS_MAX {
+        if clients.held.len() >= CLIENTS_MAX && !clients.held.contains_key(&client) {
+            if clients.swept.is_some_and(|last| now.saturating_duration_since(last) < SWEEP) {
+                return;
+            }
+            clients.swept = Some(now);
+            clients.held.retain(|_, (_, last)| now.saturating_duration_since(*last) < keep);
+            if clients.held.len() >= CLIENTS_MAX {
                 return;
             }
         }
-        clients.insert(client, (address, now));
+        clients.held.insert(client, (address, now));
     }
 }
 
@@ -255,5 +269,23 @@ mod tests {
         assert_eq!(affinity.held(client, keep, now + keep / 2), Some(pod));
         assert_eq!(affinity.held(client, keep, now + keep), None);
         assert_eq!(turn_of(client), turn_of(client));
+    }
+
+    #[test]
+    fn strangers_do_not_have_all_clients_looked_at_each_time() {
+        let affinity = Affinity::default();
+        let pod: SocketAddr = "10.0.0.1:80".parse().expect("an address");
+        let (begin, keep) = (Instant::now(), SWEEP);
+        for number in 0..u32::try_from(CLIENTS_MAX).expect("a small constant") {
+            affinity.hold(IpAddr::V4(number.into()), pod, keep, begin);
+        }
+        let stranger: IpAddr = "192.0.2.7".parse().expect("an address");
+        let finds_room = |after: Duration| {
+            affinity.hold(stranger, pod, keep, begin + after);
+            affinity.held(stranger, keep, begin + after).is_some()
+        };
+        assert!(!finds_room(SWEEP / 2), "all are there");
+        assert!(!finds_room(SWEEP), "it was looked for a moment ago");
+        assert!(finds_room(SWEEP * 2));
     }
 }

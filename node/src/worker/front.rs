@@ -3,14 +3,15 @@
 //! Each `NodePort` of the worker's namespace is a listener on the node's own address, each port of a
 //! `LoadBalancer` one on its addresses. Requests are balanced one by one, not by connection, over
 //! the ready Pods of the Service, wherever they are. Where these listen with sockets of their own,
-//! whole connections are passed on. UDP ports are sockets too (`datagrams.rs`).
+//! whole connections are passed on. UDP ports are sockets too (`datagrams.rs`). At a Service's
+//! `healthCheckNodePort` it is said whether this node has Pods of it.
 //! What cannot be answered by a guest is answered here with a page of plain text that names the
 //! Service and the reason.
 //!
 //! A connection costs a task; a request two steps of ours, [`answer`] and `Switch::send`.
 
 use std::{
-    collections::BTreeMap, convert::Infallible, net::IpAddr, net::SocketAddr, sync::Arc,
+    collections::BTreeMap, convert::Infallible, io, net::IpAddr, net::SocketAddr, sync::Arc,
     time::Duration,
 };
 
@@ -26,6 +27,7 @@ use hyper_util::{
     rt::{TokioExecutor, TokioIo, TokioTimer},
     server::conn::auto,
 };
+use serde_json::json;
 use tokio::{net::TcpStream, sync::Semaphore};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use wherry_resources::gateway::API_PORT;
@@ -40,7 +42,7 @@ use super::{
     switch::{Refusal, Switch},
     unread::Unread,
 };
-use crate::protocol::{NodePort, Protocol};
+use crate::protocol::{NodePort, Protocol, ServiceKey};
 
 /// A client must have sent the whole head by then; an idle connection is closed after as long.
 const HEAD_TIMEOUT: Duration = Duration::from_secs(30);
@@ -56,6 +58,8 @@ const PING_TIMEOUT: Duration = Duration::from_secs(10);
 
 const X_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
 const X_FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
+/// How many of a Service's Pods a node has.
+const ENDPOINT_WEIGHT: HeaderName = HeaderName::from_static("x-load-balancing-endpoint-weight");
 /// Headers between two neighbours, which mean nothing to a guest.
 const HOP_BY_HOP: [HeaderName; 6] = [
     header::CONNECTION,
@@ -83,8 +87,9 @@ pub struct Fronts {
 /// One wanted node port.
 struct Listener {
     service: String,
-    /// How to stop it, or why it does not listen.
-    outcome: Result<CancellationToken, String>,
+    /// How to stop it, or why it does not listen; without a reason where the address is another
+    /// machine's.
+    outcome: Result<CancellationToken, Option<String>>,
 }
 
 impl Fronts {
@@ -136,12 +141,16 @@ impl Fronts {
         changes
     }
 
-    fn listen(&self, at: At) -> Result<CancellationToken, String> {
+    fn listen(&self, at: At) -> Result<CancellationToken, Option<String>> {
         let (ip, port, protocol) = at;
         let address = SocketAddr::new(ip.unwrap_or(self.address), port);
-        let failed = |error| format!("listen on {address}: {error}");
+        let failed = |error: io::Error| {
+            let is_elsewhere = ip.is_some() && error.kind() == io::ErrorKind::AddrNotAvailable;
+            let is_said = !is_elsewhere || self.switch.table().is_alone();
+            is_said.then(|| format!("listen on {address}: {error}"))
+        };
         if is_api(&at, self.address) {
-            return Err(format!("listen on {address}: the port is the API server's"));
+            return Err(Some(format!("listen on {address}: the port is the API server's")));
         }
         let stop = CancellationToken::new();
         if protocol == Protocol::Udp {
@@ -194,7 +203,7 @@ impl Listener {
             service: self.service.clone(),
             port,
             bound: self.outcome.is_ok(),
-            error: self.outcome.as_ref().err().cloned(),
+            error: self.outcome.as_ref().err().cloned().flatten(),
         }
     }
 }
@@ -287,6 +296,9 @@ async fn answer(
 ) -> Result<Response<Reply>, Infallible> {
     let entrance = front.switch.table().entrance(&front.at).cloned();
     let Some(Entrance { route, balancer }) = entrance else {
+        if let Some((service, endpoints)) = front.switch.table().health(&front.at) {
+            return Ok(health(service, *endpoints));
+        }
         let why = format!("No Service has node port {} any more.", front.at.1);
         return Ok(page(StatusCode::SERVICE_UNAVAILABLE, &why));
     };
@@ -318,6 +330,25 @@ async fn answer(
             Ok(page(refusal.status(), &why))
         }
     }
+}
+
+/// What balancers in front of the nodes are told: whether this one has Pods of a Service. In the words
+/// of a stock node, for those that read more than the status.
+fn health(service: &ServiceKey, endpoints: usize) -> Response<Reply> {
+    let ServiceKey { namespace, name } = service;
+    let told = json!({
+        "service": {"namespace": namespace, "name": name},
+        "localEndpoints": endpoints,
+        "serviceProxyHealthy": true,
+    });
+    let mut response = Response::new(Reply::Text(Bytes::from(told.to_string())));
+    if endpoints == 0 {
+        *response.status_mut() = StatusCode::SERVICE_UNAVAILABLE;
+    }
+    let headers = response.headers_mut();
+    headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    headers.insert(ENDPOINT_WEIGHT, HeaderValue::from(endpoints));
+    response
 }
 
 /// Settles what a request can say in two ways, so that nobody behind this hop reads it differently: it

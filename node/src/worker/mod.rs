@@ -419,9 +419,7 @@ impl Worker {
                 _ = tick.tick() => {
                     self.pods.rest();
                     self.update_fronts();
-                    if let Some(gate) = &mut self.gate {
-                        gate.update();
-                    }
+                    self.update_gate();
                     let denials = switch.denials.take();
                     if !denials.is_empty() {
                         self.report(&ToAgent::Denied(denials));
@@ -456,6 +454,9 @@ impl Worker {
         let demand = self.switch.holds.demand();
         if !demand.is_empty() {
             self.report(&ToAgent::Demand(demand));
+        }
+        if self.gate.as_ref().is_some_and(|gate| !gate.refused().is_empty()) {
+            self.report_refused();
         }
         self.report_usage(true);
     }
@@ -500,7 +501,10 @@ impl Worker {
                     self.switch.publish_policies(policy::Table::new(policies));
                 }
                 Ok(ToWorker::Gate(table)) => match &mut self.gate {
-                    Some(gate) => gate.publish(table),
+                    Some(gate) => {
+                        gate.publish(table);
+                        self.update_gate();
+                    }
                     // Keys of certificates are not for this process.
                     None => tracing::error!("refused Ingresses and Gateways"),
                 },
@@ -606,6 +610,18 @@ impl Worker {
     fn update_fronts(&mut self) {
         for change in self.fronts.update() {
             self.report(&ToAgent::NodePort(change));
+        }
+    }
+
+    fn update_gate(&mut self) {
+        if self.gate.as_mut().is_some_and(Gate::update) {
+            self.report_refused();
+        }
+    }
+
+    fn report_refused(&mut self) {
+        if let Some(refused) = self.gate.as_ref().map(|gate| gate.refused().clone()) {
+            self.report(&ToAgent::PortsRefused(refused));
         }
     }
 

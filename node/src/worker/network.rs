@@ -44,6 +44,8 @@ pub struct Table {
     services: HashMap<String, HashMap<String, Arc<Service>>>,
     addresses: HashMap<IpAddr, Arc<Service>>,
     entrances: BTreeMap<At, Entrance>,
+    /// Where it is said how many Pods of a Service this node has.
+    healths: BTreeMap<At, (ServiceKey, usize)>,
     /// Every Pod that is an endpoint of a Service, by its address.
     pods: HashMap<IpAddr, Place>,
     nodes: Arc<Vec<Node>>,
@@ -74,6 +76,7 @@ pub struct Service {
     pods: Vec<(IpAddr, Place)>,
     /// Where a balancer is reached through this node.
     balancer_ips: Vec<IpAddr>,
+    health: Option<(At, (ServiceKey, usize))>,
 }
 
 /// One port of a Service.
@@ -256,13 +259,8 @@ pub struct Router {
 impl Router {
     /// With no Services yet.
     pub fn new(here: Here, peers: Peers) -> Router {
-        Router {
-            here,
-            services: BTreeMap::new(),
-            nodes: BTreeMap::new(),
-            prepared: Arc::default(),
-            peers,
-        }
+        let (services, nodes) = (BTreeMap::new(), BTreeMap::new());
+        Router { here, services, nodes, prepared: Arc::default(), peers }
     }
 
     /// Takes in a change. The caller publishes [`Router::table`] afterwards, once for all changes
@@ -325,6 +323,7 @@ impl Router {
             }
             if service.key.namespace == self.here.namespace {
                 table.entrances.extend(service.entrances());
+                table.healths.extend(service.health.clone());
             }
             table.pods.extend(service.pods.iter().cloned());
             table
@@ -388,6 +387,8 @@ fn prepare(here: &Here, peers: &Peers, route: ServiceRoute, before: Option<&Serv
             shared: old.map_or_else(Arc::default, |old| old.shared.clone()),
         }));
     }
+    let told = |it: protocol::HealthPort| (route.key.clone(), it.endpoints);
+    let health = route.health.map(|it| ((None, it.port, Protocol::Tcp), told(it)));
     Service {
         headless: route.cluster_ips.is_empty(),
         alias: route.external_name,
@@ -397,6 +398,7 @@ fn prepare(here: &Here, peers: &Peers, route: ServiceRoute, before: Option<&Serv
         pods: pods.into_iter().collect(),
         addresses: route.cluster_ips.iter().map(|ip| ip.to_canonical()).collect(),
         balancer_ips: route.balancer_ips.iter().map(|ip| ip.to_canonical()).collect(),
+        health,
         key: route.key,
     }
 }
@@ -467,10 +469,21 @@ impl Table {
         self.entrances.get(at)
     }
 
+    /// Of which Service it is said there how many ready Pods of it this node has, and how many.
+    pub fn health(&self, at: &At) -> Option<&(ServiceKey, usize)> {
+        self.healths.get(at)
+    }
+
     /// Where this worker has to listen, with the Service's name.
     pub fn entrances(&self) -> BTreeMap<At, String> {
-        let names = self.entrances.iter();
-        names.map(|(at, entrance)| (*at, entrance.route.service.name.clone())).collect()
+        let entrances = self.entrances.iter().map(|(at, entrance)| (at, &entrance.route.service));
+        let healths = self.healths.iter().map(|(at, (service, _))| (at, service));
+        healths.chain(entrances).map(|(at, service)| (*at, service.name.clone())).collect()
+    }
+
+    /// Whether there is no other node.
+    pub fn is_alone(&self) -> bool {
+        self.nodes.len() < 2
     }
 
     /// Every port of every Service, of TCP.
@@ -674,12 +687,10 @@ impl Table {
         if is_local(ip) {
             return Ok(Destination::Pod(Endpoint::new(address, Place::Local)));
         }
+        let outside = || ResolveError::Outside { host: host.to_owned() };
         match self.pods.get(&ip) {
             Some(place) => Ok(Destination::Pod(Endpoint::new(address, place.clone()))),
-            None => {
-                let outside = || ResolveError::Outside { host: host.to_owned() };
-                self.stray(here, address).ok_or_else(outside)
-            }
+            None => self.stray(here, address).ok_or_else(outside),
         }
     }
 }

@@ -253,6 +253,25 @@ fn only_the_own_namespace_has_node_ports() {
 }
 
 #[test]
+fn balancers_are_told_how_many_pods_a_node_has() {
+    let mut router = router();
+    let cart = |endpoints| ServiceRoute {
+        health: Some(protocol::HealthPort { port: 30_079, endpoints }),
+        ..route("shop", "cart", "172.20.0.10", &[])
+    };
+    let at = (None, 30_079, Protocol::Tcp);
+    for endpoints in [2, 0] {
+        router.apply(Services::Upsert(vec![cart(endpoints)]));
+        let table = router.table();
+        let told = table.health(&at).map(|(service, count)| (service.name.as_str(), *count));
+        assert_eq!(told, Some(("cart", endpoints)));
+        assert_eq!(table.entrances().get(&at).map(String::as_str), Some("cart"));
+    }
+    router.apply(Services::Upsert(vec![route("shop", "cart", "172.20.0.10", &[])]));
+    assert!(router.table().health(&at).is_none());
+}
+
+#[test]
 fn a_balancer_is_reached_at_its_addresses_by_who_may() {
     let mut router = router();
     let mut balanced = route("shop", "cart", "172.20.0.10", &[(80, "", &["10.0.0.5:8080@node-1"])]);

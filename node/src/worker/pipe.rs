@@ -23,6 +23,8 @@ use tokio::io::{
 };
 use wherry_wasi_shim::{Body, BodyError};
 
+use super::balance::Open;
+
 /// What each direction of a connection holds while the reader is busy.
 const BUFFER_BYTES: usize = 64 << 10;
 /// What is read at once.
@@ -35,6 +37,8 @@ pub struct End {
     breaker: Breaker,
     /// Whether the other end was broken off.
     broken: Arc<AtomicBool>,
+    /// Its count at its endpoint.
+    _open: Option<Open>,
 }
 
 /// Breaks an end off, also one that was split or given away.
@@ -57,6 +61,7 @@ pub fn pair() -> (End, End) {
         stream,
         breaker: Breaker(own.clone()),
         broken: others.clone(),
+        _open: None,
     };
     (end(one, &first, &second), end(other, &second, &first))
 }
@@ -65,6 +70,11 @@ impl End {
     /// Breaks this end off.
     pub fn breaker(&self) -> Breaker {
         self.breaker.clone()
+    }
+
+    /// Counted at its endpoint as well, until it is dropped.
+    pub fn counted(self, open: Open) -> End {
+        End { _open: Some(open), ..self }
     }
 }
 

@@ -135,7 +135,7 @@ impl Switch {
         match &endpoint.place {
             Place::Local => {
                 self.permit(caller, address, Protocol::Tcp)?;
-                self.dial(address, from)
+                Ok(self.dial(address, from)?.counted(open))
             }
             Place::Peer(peer) => {
                 let (ours, theirs) = pipe::pair();

@@ -12,7 +12,10 @@
 use std::{
     collections::HashMap,
     net::{IpAddr, SocketAddr},
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
     time::{Duration, Instant},
 };
 
@@ -24,6 +27,7 @@ use http::{
     uri::{Authority, PathAndQuery, Scheme},
 };
 use http_body::Body as HttpBody;
+use http_body_util::BodyExt as _;
 use hyper::body::Incoming;
 use tokio_util::task::TaskTracker;
 use wherry_wasi_shim::Body;
@@ -481,12 +485,10 @@ impl Switch {
             }
             // Alone it gets everything, however busy it is.
             let open = (endpoints.len() > 1).then(|| load.enter());
-            let lent = match lent.is_end_stream() {
-                true => lent,
-                false => Body::new(Counted::sent(lent, pair)),
-            };
+            let (lent, broke) = watched(lent, pair);
             let request = Request::from_parts(head, lent);
             let outcome = self.send_to(caller, &endpoints[index], request, open).await;
+            let outcome = outcome.map_err(|refusal| justly(refusal, broke));
             self.learn(destination, caller, index, outcome.as_ref().err());
             refusal = match outcome {
                 Ok(response) => return Ok(response),
@@ -537,6 +539,26 @@ impl Switch {
             Place::Outside => self.exchange_outside(caller, address, request, open).await,
         }
     }
+}
+
+/// The body of a request, counted; if it has one, the flag says later whether it broke off.
+fn watched(body: Body, pair: &Arc<Pair>) -> (Body, Option<Arc<AtomicBool>>) {
+    if body.is_end_stream() {
+        return (body, None);
+    }
+    let broke = Arc::<AtomicBool>::default();
+    let note = broke.clone();
+    let counted = Counted::sent(body, pair).map_err(move |error| {
+        note.store(true, Ordering::Relaxed);
+        error
+    });
+    (Body::new(counted), Some(broke))
+}
+
+/// Whatever an endpoint makes of a body that broke off: it is not its fault.
+fn justly(refusal: Refusal, broke: Option<Arc<AtomicBool>>) -> Refusal {
+    let broke = broke.is_some_and(|broke| broke.load(Ordering::Relaxed));
+    if broke && refusal.is_failure() { Refusal::Incomplete } else { refusal }
 }
 
 /// For whom a request is, in a trace.

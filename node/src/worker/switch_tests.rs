@@ -5,7 +5,7 @@ use http_body_util::{BodyExt, Empty};
 use super::*;
 use crate::{
     protocol::{RoutePort, ServiceKey, ServiceRoute, Services},
-    worker::{network::Router, peers::Peers},
+    worker::{balance::Load, network::Router, peers::Peers},
 };
 
 #[test]
@@ -115,6 +115,42 @@ async fn grpc_is_spoken_in_http_2_to_who_listens() {
     serving.abort();
 }
 
+/// Over HTTP/2 nobody but the body itself says whose fault it was.
+#[tokio::test]
+async fn a_body_that_breaks_off_is_no_fault_of_the_endpoint() {
+    use http_body_util::StreamBody;
+    use hyper::{server::conn::http2, service::service_fn};
+    use hyper_util::rt::{TokioExecutor, TokioIo};
+    use wherry_wasi_shim::BodyError;
+
+    let here = Here {
+        node: "node-1".to_owned(),
+        namespace: "shop".to_owned(),
+        cluster_domain: "cluster.local".to_owned(),
+    };
+    let switch = Switch::new(here);
+    let address: SocketAddr = "10.0.0.1:50051".parse().expect("an address");
+    let mut listener = switch.ports.listen(address.ip(), address).expect("it is free");
+    let serving = tokio::spawn(async move {
+        let service = service_fn(|request: Request<Incoming>| async move {
+            request.into_body().collect().await.map(|_| http::Response::new(Empty::<Bytes>::new()))
+        });
+        let connection = listener.incoming.recv().await.expect("a connection");
+        let stream = TokioIo::new(connection.stream);
+        http2::Builder::new(TokioExecutor::new()).serve_connection(stream, service).await
+    });
+    let half = Ok(http_body::Frame::data(Bytes::from_static(b"half")));
+    let pieces = futures::stream::iter([half, Err(BodyError::new("the client is gone"))]);
+    let request = Request::post("http://cart:50051/").header("content-type", "application/grpc");
+    let (parts, ()) = request.body(()).expect("a request").into_parts();
+    let endpoint = Endpoint { address, place: Place::Local, load: Arc::default() };
+    let caller = Caller::outside([192, 0, 2, 7].into());
+    let body = Replay::new(StreamBody::new(pieces));
+    let sent = switch.send(&caller, &Destination::Pod(endpoint), parts, body).await;
+    assert_eq!(sent.err(), Some(Refusal::Incomplete));
+    serving.abort();
+}
+
 #[tokio::test]
 async fn what_is_sent_is_counted_with_its_service() {
     let key = |name: &str| ServiceKey { namespace: "shop".to_owned(), name: name.to_owned() };
@@ -155,6 +191,27 @@ async fn what_is_sent_is_counted_with_its_service() {
     assert_eq!(told["wherry_requests_total"], [format!("{{{pair},code=\"5xx\"}} 1")]);
     let times = told["wherry_request_duration_seconds"].last();
     assert_eq!(times, Some(&format!("_count{{{pair}}} 1")));
+}
+
+/// If they did not, the Pods of this worker would always seem to be the ones with the least to do.
+#[tokio::test]
+async fn connections_to_pods_of_this_worker_count_as_those_to_others_do() {
+    let here = Here {
+        node: "node-1".to_owned(),
+        namespace: "shop".to_owned(),
+        cluster_domain: "cluster.local".to_owned(),
+    };
+    let switch = Arc::new(Switch::new(here));
+    let address: SocketAddr = "10.0.0.1:9000".parse().expect("an address");
+    let _listener = switch.ports.listen(address.ip(), address).expect("it is free");
+    let load = Arc::<Load>::default();
+    let pod = Endpoint { address, place: Place::Local, load: load.clone() };
+    let caller = Caller::outside([192, 0, 2, 7].into());
+    let from = SocketAddr::from(([192, 0, 2, 7], 4000));
+    let opened = switch.open(&caller, &Destination::Pod(pod), from).await.expect("it listens");
+    assert_eq!(load.open(), 1);
+    drop(opened);
+    assert_eq!(load.open(), 0);
 }
 
 #[test]

@@ -72,6 +72,29 @@ async fn answers_each_request_in_a_fresh_instance() {
 }
 
 #[tokio::test]
+async fn an_instance_is_wiped_behind_its_answer() {
+    let handler = load_handler(HELLO, GuestConfig::default());
+    let mut behind = 0;
+    for _ in 0..20 {
+        let response = handler.handle(get()).await.expect("a response");
+        let usage = handler.account().usage();
+        behind += u32::from(usage.instances_live == 1 && usage.memory_bytes == 0);
+        drop(response);
+        until("it is gone", || handler.account().usage().instances_live == 0).await;
+    }
+    // One that a tick stops goes on by itself.
+    assert!(behind > 0);
+    // Nobody else has had a turn since these began: they do not pile up.
+    let mut responses = Vec::new();
+    for _ in 0..50 {
+        responses.push(handler.handle(get()).await.expect("a response"));
+    }
+    let live = handler.account().usage().instances_live;
+    assert!(live < 50, "{live}");
+    until("all are gone", || handler.account().usage().instances_live == 0).await;
+}
+
+#[tokio::test]
 async fn an_instance_answers_as_many_requests_as_its_pod_says() {
     // Says how many requests it has had, as a letter; the fourth would trap.
     let counts = r#"

@@ -100,7 +100,12 @@ pub(super) fn drop_outdated(new: &mut Value, old: &Value) {
                 port.shift_remove("nodePort");
             }
         }
-        drop_unchanged(new, old, &["externalTrafficPolicy", "healthCheckNodePort"]);
+        drop_unchanged(new, old, &["externalTrafficPolicy"]);
+    }
+    let has_health_port =
+        |spec: &Fields| is_balancer(spec) && text(spec, "externalTrafficPolicy") == "Local";
+    if has_health_port(old) && !has_health_port(new) {
+        drop_unchanged(new, old, &["healthCheckNodePort"]);
     }
     if is_balancer(old) && !is_balancer(new) {
         drop_unchanged(new, old, &["allocateLoadBalancerNodePorts", "loadBalancerClass"]);

@@ -72,6 +72,17 @@ pub(super) fn service(object: &Object, errors: &mut Errors) {
         let detail = "may only be set for externally-accessible services";
         errors.invalid("spec.externalTrafficPolicy", external_policy, detail);
     }
+    let health_port = integer(spec, "healthCheckNodePort").unwrap_or(0);
+    if health_port != 0 && !has_health_port(spec) {
+        let detail = "may only be set when `type` is 'LoadBalancer' and `externalTrafficPolicy` \
+                      is 'Local'";
+        errors.invalid("spec.healthCheckNodePort", health_port, detail);
+    }
+}
+
+/// Whether balancers can ask a node for Pods of the Service.
+fn has_health_port(spec: &Value) -> bool {
+    text(spec, "type") == "LoadBalancer" && text(spec, "externalTrafficPolicy") == "Local"
 }
 
 fn external_name(spec: &Value, errors: &mut Errors) {
@@ -180,6 +191,16 @@ pub(super) fn service_change(new: &Object, old: &Object, errors: &mut Errors) {
     if text(new, "clusterIP") != text(old, "clusterIP") {
         let value = get(new, "clusterIPs").clone();
         errors.invalid("spec.clusterIPs[0]", value, "may not change once set");
+    }
+    let health_port = |spec| integer(spec, "healthCheckNodePort").filter(|port| *port != 0);
+    if has_health_port(new)
+        && has_health_port(old)
+        && let Some(before) = health_port(old)
+        && let Some(now) = health_port(new).filter(|now| *now != before)
+    {
+        let detail = "cannot change healthCheckNodePort on loadBalancer service with \
+                      externalTraffic=Local during update";
+        errors.invalid("spec.healthCheckNodePort", now, detail);
     }
 }
 

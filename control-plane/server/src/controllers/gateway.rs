@@ -22,7 +22,7 @@ use k8s_openapi::api::core::v1::{Namespace, Node, Secret, Service};
 use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1 as apiextensions;
 use serde_json::json;
 use wherry_resources::gateway::objects::{Filter, Parsed};
-use wherry_resources::gateway::{GROUP, Name, Refusal, World};
+use wherry_resources::gateway::{GROUP, Name, PORTS_REFUSED, Refusal, World};
 
 use super::addresses;
 use super::cache::{Cache, Change, Key};
@@ -47,6 +47,8 @@ pub struct Snapshot {
     pub objects: Vec<(&'static wherry_resources::Kind, Arc<Held>)>,
     /// Of the nodes that take traffic from outside.
     pub addresses: Vec<IpAddr>,
+    /// Ports that none of these nodes can listen at, and why.
+    pub refused: BTreeMap<i64, String>,
     /// Secrets with a certificate that can be used.
     pub certificates: BTreeSet<Name>,
     /// Services that routes name: their ports; none of an ExternalName, which nobody is behind.
@@ -69,7 +71,9 @@ fn wake(cache: &Cache, change: &Change, keys: &mut Vec<Key>) {
         ("apiextensions.k8s.io", _) => change.key.name().ends_with(GROUP),
         ("", "Service") => differs::<Service, _>(change, ports),
         ("", "Secret") => differs::<Secret, _>(change, is_certificate),
-        ("", "Node") => differs::<Node, _>(change, addresses::addresses),
+        ("", "Node") => {
+            differs::<Node, _>(change, |node| (addresses::addresses(node), ports_refused(node)))
+        }
         ("", "Namespace") => {
             differs::<Namespace, _>(change, |namespace| namespace.metadata.labels.clone())
         }
@@ -127,6 +131,7 @@ fn reconcile(view: &View<'_>, _: &Key) -> Plan {
         }
         let nodes: Vec<Arc<Node>> = cache.all().collect();
         snapshot.addresses = addresses::of_nodes(&nodes);
+        snapshot.refused = refused_by_all(&nodes);
         let secrets = world.gateways.iter().flat_map(|gateway| world.secrets(gateway));
         snapshot.certificates = secrets
             .filter(|(namespace, name)| {
@@ -136,6 +141,28 @@ fn reconcile(view: &View<'_>, _: &Key) -> Plan {
         snapshot.services = services(cache, &world);
     }
     plan(&Snapshot { world, objects, ..snapshot }, view.now).into()
+}
+
+/// Ports that a node cannot listen at, with its reasons.
+fn ports_refused(node: &Node) -> BTreeMap<i64, String> {
+    let annotations = node.metadata.annotations.as_ref();
+    let text = annotations.and_then(|annotations| annotations.get(PORTS_REFUSED));
+    text.and_then(|text| serde_json::from_str(text).ok()).unwrap_or_default()
+}
+
+/// Ports that none of the nodes that take traffic from outside can listen at, with what one of them
+/// says.
+fn refused_by_all(nodes: &[Arc<Node>]) -> BTreeMap<i64, String> {
+    let mut outer = nodes.iter().filter(|node| !addresses::addresses(node).is_empty());
+    let Some(first) = outer.next() else { return BTreeMap::new() };
+    let mut refused = ports_refused(first);
+    for node in outer {
+        let theirs = ports_refused(node);
+        refused.retain(|port, _| theirs.contains_key(port));
+    }
+    let name = first.metadata.name.as_deref().unwrap_or("");
+    let told = |why: String| format!("no node can have the port; node {name}: {why}");
+    refused.into_iter().map(|(port, why)| (port, told(why))).collect()
 }
 
 /// The Services that routes name.
@@ -182,7 +209,8 @@ pub fn plan(snapshot: &Snapshot, now: Timestamp) -> Vec<Write> {
             Some(Parsed::Class(class)) => status::class(class, held, now),
             Some(Parsed::Gateway(gateway)) => {
                 let own = settled.gateways.iter().find(|own| Arc::ptr_eq(&own.gateway, gateway));
-                own.and_then(|own| status::gateway(own, held, &snapshot.addresses, now))
+                let nodes = (&*snapshot.addresses, &snapshot.refused);
+                own.and_then(|own| status::gateway(own, held, nodes, now))
             }
             Some(Parsed::Route(route)) => {
                 let own = settled.routes.iter().find(|own| Arc::ptr_eq(&own.route, route));

@@ -25,7 +25,7 @@ use kube::{
 use tokio::{sync::mpsc, task::JoinSet};
 use tokio_util::sync::{CancellationToken, DropGuard};
 use wherry_resources::gateway::{
-    GROUP, World,
+    GROUP, HTTP_PORT, HTTPS_PORT, World,
     objects::{Kind, Parsed},
 };
 
@@ -100,6 +100,15 @@ impl Gate {
             client,
             inputs,
             tasks: JoinSet::new(),
+        }
+    }
+
+    /// What Gateways call a port of this node.
+    pub fn said(&self, port: u16) -> i64 {
+        match port {
+            port if port == self.ports.0 => HTTP_PORT,
+            port if port == self.ports.1 => HTTPS_PORT,
+            port => port.into(),
         }
     }
 

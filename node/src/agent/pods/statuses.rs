@@ -1,7 +1,9 @@
 //! The loop's part in statuses: which ones are due, and how many are on their way.
 //!
 //! A Pod is in the queue at most once and written by at most one request at a time; what changes
-//! meanwhile is written after. While the control plane is away one request now and then finds out.
+//! meanwhile is written after. While the control plane is away one request now and then finds out;
+//! while it takes requests and is silent nothing is written: it would do so when it goes on, and say of
+//! a Pod what was so for a moment, long ago.
 
 use std::time::Duration;
 
@@ -61,12 +63,17 @@ impl Pods {
         entry.written != Some(mark(writer::content(&status, annotations).1, deleting))
     }
 
+    /// Whether one more status may be sent now.
+    pub(super) fn may_write(&self) -> bool {
+        self.writes.len() < WRITES_MAX && *self.parts.reached.borrow()
+    }
+
     pub(super) fn start_writes(&mut self) {
         let now = Timestamp::now();
         if self.paused_until.is_some_and(|until| until > now) {
             return;
         }
-        while self.writes.len() < WRITES_MAX {
+        while self.may_write() {
             let Some(uid) = self.queue.pop_front() else {
                 return;
             };

@@ -10,7 +10,7 @@ use crate::{
         routes::{NodeInfo, ServiceInfo},
         watch::Change,
     },
-    protocol::{Denial, NodePort},
+    protocol::{Denial, INGRESS_NAMESPACE, NodePort},
 };
 
 impl Pods {
@@ -86,6 +86,19 @@ impl Pods {
             let events = &self.parts.events;
             events.warning_of_service(namespace, service, "NodePortUnavailable", message);
         }
+    }
+
+    /// Ports of Ingresses and Gateways that this node cannot have: the Node says why nobody answers there.
+    pub(super) fn ports_refused(&mut self, namespace: &str, refused: BTreeMap<u16, String>) {
+        // No other worker has any.
+        if namespace != INGRESS_NAMESPACE {
+            return;
+        }
+        for why in refused.values() {
+            let message = format!("Ingresses and Gateways are not served: {why}");
+            self.parts.events.of_node(&self.parts.node, "IngressPortUnavailable", message, true);
+        }
+        self.parts.fleet.set_refused(refused);
     }
 
     /// Policies refused connections of a Pod: its owner shall see that.

@@ -82,6 +82,8 @@ pub struct Gate {
     wanted: GateTable,
     /// By port.
     listeners: BTreeMap<u16, Listener>,
+    /// Ports that could not be bound, with the reasons.
+    refused: BTreeMap<u16, String>,
     tasks: TaskTracker,
 }
 
@@ -126,11 +128,12 @@ impl Gate {
             door: Arc::new(door),
             wanted: GateTable::default(),
             listeners: BTreeMap::new(),
+            refused: BTreeMap::new(),
             tasks: TaskTracker::new(),
         }
     }
 
-    /// Serves these rules from now on.
+    /// Serves these rules from now on, where it listens: see [`Gate::update`].
     pub fn publish(&mut self, table: GateTable) {
         let rules = Rules::new(&table, &self.door.rules.load());
         self.door.rules.store(Arc::new(rules));
@@ -153,11 +156,17 @@ impl Gate {
                 certificates.publish(&port.certificates);
             }
         }
-        self.update();
     }
 
-    /// Listens where it shall. Called again from time to time, it tries what could not be bound.
-    pub fn update(&mut self) {
+    /// Ports that it wants and cannot have, with the reasons.
+    pub fn refused(&self) -> &BTreeMap<u16, String> {
+        &self.refused
+    }
+
+    /// Listens where it shall. Called again from time to time, it tries what could not be bound. Says
+    /// whether other ports are refused than before, or for other reasons.
+    pub fn update(&mut self) -> bool {
+        let mut refused = BTreeMap::new();
         let unbound = self.listeners.iter().filter(|(_, listener)| listener.stop.is_none());
         let unbound: Vec<(u16, Option<Arc<Certificates>>)> =
             unbound.map(|(port, listener)| (*port, listener.certificates.clone())).collect();
@@ -171,9 +180,18 @@ impl Gate {
                         listener.stop = Some(stop);
                     }
                 }
-                Err(error) => tracing::warn!(%address, %error, "the gate cannot listen"),
+                Err(error) => {
+                    let why = format!("listen on {address}: {error}");
+                    if self.refused.get(&port) != Some(&why) {
+                        tracing::warn!(%address, %error, "the gate cannot listen");
+                    }
+                    refused.insert(port, why);
+                }
             }
         }
+        let changed = self.refused != refused;
+        self.refused = refused;
+        changed
     }
 
     fn listen(

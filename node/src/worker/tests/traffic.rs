@@ -1,6 +1,6 @@
 //! Node ports, peers, and requests through them.
 
-use std::{net::SocketAddr, sync::Arc};
+use std::{collections::BTreeMap, net::SocketAddr, sync::Arc};
 
 use http::Request;
 use http_body_util::{BodyExt, Empty};
@@ -18,7 +18,10 @@ use super::{
     },
     harness::*,
 };
-use crate::protocol::{NodePort, ServiceKey, Services, ToAgent, ToWorker};
+use crate::protocol::{
+    HealthPort, NodePort, NodeRoute, Nodes, Protocol, RoutePort, ServiceKey, ServiceRoute,
+    Services, ToAgent, ToWorker,
+};
 
 /// One request on a connection of its own; the whole response as text.
 pub async fn get(port: u16, path: &str) -> String {
@@ -81,6 +84,36 @@ async fn a_node_port_opens_explains_itself_and_closes() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn balancers_ask_whether_a_node_has_pods() {
+    let (fixture, mut agent) = Fixture::start("shop").await;
+    let port = free_port();
+    let route = |endpoints| ServiceRoute {
+        key: ServiceKey { namespace: "shop".to_owned(), name: "cart".to_owned() },
+        health: Some(HealthPort { port, endpoints }),
+        ..ServiceRoute::default()
+    };
+    let cases = [
+        (0, "HTTP/1.1 503 ", "x-load-balancing-endpoint-weight: 0\r\n"),
+        (2, "HTTP/1.1 200 ", "x-load-balancing-endpoint-weight: 2\r\n"),
+    ];
+    for (endpoints, status, weight) in cases {
+        agent.say(ToWorker::Services(Services::Replace(vec![route(endpoints)]))).await;
+        if endpoints == 0 {
+            assert!(node_port(&mut agent).await.bound);
+        } else {
+            agent.say(ToWorker::RemovePod { uid: "done".to_owned() }).await;
+            let done = |message| matches!(message, ToAgent::PodRemoved { .. }).then_some(());
+            agent.hear_until(done).await;
+        }
+        let response = get(port, "/healthz").await;
+        assert!(response.starts_with(status) && response.contains(weight), "{response}");
+        let told = format!("\"localEndpoints\":{endpoints}");
+        assert!(response.contains(&told), "{response}");
+    }
+    fixture.stop(agent).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_taken_node_port_is_reported_and_tried_again() {
     let (fixture, mut agent) = Fixture::start("shop").await;
     let taken = TcpListener::bind("127.0.0.1:0").await.expect("a port");
@@ -90,6 +123,35 @@ async fn a_taken_node_port_is_reported_and_tried_again() {
     assert!(refused.error.is_some_and(|why| why.contains("in use")));
     drop(taken);
     assert!(node_port(&mut agent).await.bound);
+    fixture.stop(agent).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_balancers_address_that_another_machine_may_have_is_no_failure() {
+    let (fixture, mut agent) = Fixture::start("shop").await;
+    let route = ServiceRoute {
+        key: ServiceKey { namespace: "shop".to_owned(), name: "cart".to_owned() },
+        balancer_ips: vec!["192.0.2.80".parse().expect("an address")],
+        ports: vec![RoutePort {
+            name: String::new(),
+            port: 8080,
+            protocol: Protocol::Tcp,
+            node_port: None,
+            endpoints: Vec::new(),
+        }],
+        ..ServiceRoute::default()
+    };
+    agent.say(ToWorker::Services(Services::Replace(vec![route]))).await;
+    let alone = node_port(&mut agent).await;
+    assert!(!alone.bound && alone.error.is_some(), "{alone:?}");
+    let node = |name: &str| NodeRoute {
+        name: name.to_owned(),
+        pod_cidrs: Vec::new(),
+        workers: BTreeMap::new(),
+    };
+    agent.say(ToWorker::Nodes(Nodes::Replace(vec![node("node-1"), node("node-2")]))).await;
+    let among_others = node_port(&mut agent).await;
+    assert_eq!((among_others.bound, among_others.error), (false, None));
     fixture.stop(agent).await;
 }
 

@@ -51,6 +51,8 @@ pub struct Grant {
     address: Option<Ipv4Addr>,
     /// By index of the port.
     ports: Vec<(usize, u16)>,
+    /// Where nodes say whether they have Pods of it.
+    health: Option<u16>,
 }
 
 /// Given back by [`Reservation::settle`], or when dropped.
@@ -138,14 +140,23 @@ fn addresses(service: &Object) -> Vec<u32> {
     address.map(u32::from).into_iter().collect()
 }
 
+/// All its ports of nodes.
 fn node_ports(service: &Object) -> Vec<(String, u16)> {
-    ports(service).iter().filter_map(node_port).collect()
+    let health = health_port(service).map(|number| ("TCP".to_owned(), number));
+    ports(service).iter().filter_map(node_port).chain(health).collect()
 }
 
 fn node_port(port: &Value) -> Option<(String, u16)> {
-    let number =
-        u16::try_from(port.get("nodePort")?.as_u64()?).ok().filter(|number| *number > 0)?;
-    Some((protocol(port).to_owned(), number))
+    Some((protocol(port).to_owned(), number(port.get("nodePort")?)?))
+}
+
+fn health_port(service: &Object) -> Option<u16> {
+    service.pointer("/spec/healthCheckNodePort").and_then(number)
+}
+
+/// A port's; none is none, and so is 0.
+fn number(value: &Value) -> Option<u16> {
+    u16::try_from(value.as_u64()?).ok().filter(|number| *number > 0)
 }
 
 fn protocol(port: &Value) -> &str {
@@ -164,6 +175,12 @@ fn wants_node_ports(service: &Object) -> bool {
         }
         _ => false,
     }
+}
+
+/// A balancer in front of the nodes can ask them where Pods of such a Service are.
+fn wants_health_port(service: &Object) -> bool {
+    text(service, "/spec/type") == "LoadBalancer"
+        && text(service, "/spec/externalTrafficPolicy") == "Local"
 }
 
 /// Decides what a Service gets: pure. The second part is everything that it then has.
@@ -219,6 +236,7 @@ fn grant(
         }
     }
     node_port_grants(new, old, taken, random, &mut grant, &mut held)
+        .and_then(|()| health_port_grant(new, old, taken, random, &mut grant, &mut held))
         .map_err(|(field, message)| invalid(&field, message))?;
     Ok((grant, held))
 }
@@ -238,20 +256,8 @@ fn node_port_grants(
         let Some(wanted) = node_port(port) else {
             continue;
         };
-        let field = || format!("spec.ports[{index}].nodePort");
-        let number = wanted.1;
-        if !(PORT_FIRST..=PORT_LAST).contains(&number) && !own.contains(&wanted) {
-            let why = format!(
-                "Invalid value: {number}: provided port is not in the valid range. The range of \
-                 valid ports is {PORT_FIRST}-{PORT_LAST}"
-            );
-            return Err((field(), why));
-        }
-        if taken.ports.contains(&wanted) || held.ports.contains(&wanted) {
-            let why = format!("Invalid value: {number}: provided port is already allocated");
-            return Err((field(), why));
-        }
-        held.ports.insert(wanted);
+        hold(wanted, &own, taken, held)
+            .map_err(|why| (format!("spec.ports[{index}].nodePort"), why))?;
     }
     if !wants_node_ports(new) {
         return Ok(());
@@ -274,6 +280,54 @@ fn node_port_grants(
             })?;
         held.ports.insert((protocol, number));
         grant.ports.push((index, number));
+    }
+    Ok(())
+}
+
+/// The port at which nodes say whether they have Pods of it: the one it asks for or had, else a free one.
+fn health_port_grant(
+    new: &Object,
+    old: Option<&Object>,
+    taken: &Taken,
+    random: u64,
+    grant: &mut Grant,
+    held: &mut Taken,
+) -> Result<(), FieldFault> {
+    // Validation refuses one that is asked for in vain.
+    if !wants_health_port(new) {
+        return Ok(());
+    }
+    let fault = |why: String| ("spec.healthCheckNodePort".to_owned(), why);
+    let own = old.map(node_ports).unwrap_or_default();
+    let kept = || old.filter(|old| wants_health_port(old)).and_then(health_port);
+    if let Some(number) = health_port(new).or_else(kept) {
+        hold(("TCP".to_owned(), number), &own, taken, held).map_err(fault)?;
+        grant.health = Some(number);
+        return Ok(());
+    }
+    let number = free_port(taken, held, "TCP", random)
+        .ok_or_else(|| fault("failed to allocate a HealthCheck NodePort: range is full".into()))?;
+    held.ports.insert(("TCP".to_owned(), number));
+    grant.health = Some(number);
+    Ok(())
+}
+
+/// Takes a port that is asked for, or says why it cannot be had.
+fn hold(
+    wanted: (String, u16),
+    own: &[(String, u16)],
+    taken: &Taken,
+    held: &mut Taken,
+) -> Result<(), String> {
+    let number = wanted.1;
+    if !(PORT_FIRST..=PORT_LAST).contains(&number) && !own.contains(&wanted) {
+        return Err(format!(
+            "Invalid value: {number}: provided port is not in the valid range. The range of valid \
+             ports is {PORT_FIRST}-{PORT_LAST}"
+        ));
+    }
+    if taken.ports.contains(&wanted) || !held.ports.insert(wanted) {
+        return Err(format!("Invalid value: {number}: provided port is already allocated"));
     }
     Ok(())
 }
@@ -323,6 +377,9 @@ pub fn admit(
     for (index, number) in grant.ports {
         spec["ports"][index]["nodePort"] = json!(number);
     }
+    if let Some(number) = grant.health {
+        spec["healthCheckNodePort"] = json!(number);
+    }
     Ok(Vec::new())
 }
 
@@ -339,7 +396,8 @@ mod tests {
         match grant(&new, old.as_ref(), taken, 0) {
             Ok((grant, _)) => {
                 let address = grant.address.map_or("-".to_owned(), |address| address.to_string());
-                format!("{address} {:?}", grant.ports)
+                let health = grant.health.map_or(String::new(), |port| format!(" health {port}"));
+                format!("{address} {:?}{health}", grant.ports)
             }
             Err(error) => error.to_string(),
         }
@@ -372,5 +430,26 @@ mod tests {
             "ports": [{"port": 80, "nodePort": 31000}]});
         let new = json!({"type": "NodePort", "ports": [{"port": 81}, {"port": 80}]});
         assert_eq!(granted(new, Some(old), &taken), "172.20.9.9 [(0, 30001), (1, 31000)]");
+    }
+
+    #[test]
+    fn a_balancer_can_ask_which_nodes_have_pods() {
+        let mut taken = Taken::default();
+        taken.add(&service(json!({"healthCheckNodePort": 30000})));
+        let local = |port: Value, policy: &str| {
+            json!({"type": "LoadBalancer", "clusterIP": "172.20.9.9", "ports": [{"port": 80}],
+                "externalTrafficPolicy": policy, "healthCheckNodePort": port})
+        };
+        let new = || local(Value::Null, "Local");
+        assert_eq!(granted(new(), None, &taken), "- [(0, 30001)] health 30002");
+        assert_eq!(granted(local(Value::Null, "Cluster"), None, &taken), "- [(0, 30001)]");
+        let (asked, before) = (local(json!(31000), "Local"), local(json!(31000), "Local"));
+        assert_eq!(granted(asked, None, &taken), "- [(0, 30001)] health 31000");
+        assert_eq!(granted(new(), Some(before), &taken), "- [(0, 30001)] health 31000");
+        assert_eq!(
+            granted(local(json!(30000), "Local"), None, &taken),
+            "Service \"s\" is invalid: spec.healthCheckNodePort: Invalid value: 30000: provided \
+             port is already allocated"
+        );
     }
 }

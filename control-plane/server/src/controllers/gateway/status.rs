@@ -1,6 +1,7 @@
 //! The statuses, in the words of the specification. Pure. Each function gives the fields that are
 //! ours, or nothing where they are already so.
 
+use std::collections::BTreeMap;
 use std::net::IpAddr;
 
 use jiff::Timestamp;
@@ -118,11 +119,11 @@ pub fn class(class: &Class, held: &Held, now: Timestamp) -> Option<Value> {
     changed(held, vec![("conditions", conditions), ("supportedFeatures", features.into())])
 }
 
-/// Of a Gateway of ours.
+/// Of a Gateway of ours, with the addresses of the nodes and the ports that none of them can have.
 pub fn gateway(
     own: &SettledGateway,
     held: &Held,
-    nodes: &[IpAddr],
+    (nodes, refused): (&[IpAddr], &BTreeMap<i64, String>),
     now: Timestamp,
 ) -> Option<Value> {
     let generation = own.gateway.generation;
@@ -146,14 +147,19 @@ pub fn gateway(
         true => known.iter().map(String::as_str).collect(),
         false => wanted.clone(),
     };
-    let serves = (0..own.listeners.len()).any(|index| own.serves(index));
+    let served: Vec<usize> = (0..own.listeners.len()).filter(|index| own.serves(*index)).collect();
+    let why_not = |index: usize| refused.get(&spec.listeners[index].port).map(String::as_str);
+    let is_open = served.iter().any(|index| why_not(*index).is_none());
     let programmed = if let Some(unknown) = unknown {
         let message = format!("{unknown} is no address of a node");
         Said::no("Programmed", "AddressNotUsable", &message)
-    } else if !accepted.holds || !serves {
+    } else if !accepted.holds || served.is_empty() {
         Said::no("Programmed", "Invalid", "nodes listen for none of its listeners")
     } else if shown.is_empty() {
         Said::no("Programmed", "AddressNotAssigned", "no node takes traffic from outside")
+    } else if !is_open {
+        let why = served.iter().find_map(|index| why_not(*index)).unwrap_or_default();
+        Said::no("Programmed", "PortUnavailable", why)
     } else {
         Said::yes("Programmed", "Programmed", "nodes listen")
     };
@@ -167,8 +173,15 @@ pub fn gateway(
         .map(|(index, (one, listener))| {
             let old = before.iter().find(|old| text(old, "name") == listener.name);
             let old = old.map(|old| items(old, "conditions")).unwrap_or_default();
-            let served = programmed.holds && own.serves(index);
-            listening(&listener.name, one, (old, served), generation, now)
+            let is_served = own.serves(index);
+            let said = match why_not(index) {
+                Some(why) if is_served => Said::no("Programmed", "PortUnavailable", why),
+                _ if is_served && programmed.holds => {
+                    Said::yes("Programmed", "Programmed", "nodes listen")
+                }
+                _ => Said::no("Programmed", "Invalid", "nodes do not listen for it"),
+            };
+            listening(&listener.name, one, (old, said), generation, now)
         })
         .collect();
     let conditions = items(&held.status, "conditions");
@@ -186,14 +199,10 @@ pub fn gateway(
 fn listening(
     name: &str,
     one: &Listening,
-    (before, served): (&[Value], bool),
+    (before, programmed): (&[Value], Said),
     generation: i64,
     now: Timestamp,
 ) -> Value {
-    let programmed = match served {
-        true => Said::yes("Programmed", "Programmed", "nodes listen"),
-        false => Said::no("Programmed", "Invalid", "nodes do not listen for it"),
-    };
     let conflicted = match &one.distinct {
         Ok(()) => Said::no("Conflicted", "NoConflicts", "it is told from the other listeners"),
         Err(why) => Said::yes("Conflicted", why.reason, &why.message),

@@ -114,6 +114,47 @@ const GATEWAY: &str = "{kind: Gateway, metadata: {name: g}, spec: {gatewayClassN
     listeners: [{name: http, port: 80, protocol: HTTP}]}}";
 
 #[test]
+fn ports_that_no_node_can_have_are_said() {
+    let node = |name: &str, refused: &str| -> Arc<Node> {
+        let node = json!({
+            "metadata": {"name": name, "annotations": {PORTS_REFUSED: refused}},
+            "status": {
+                "addresses": [{"type": "InternalIP", "address": "10.0.0.1"}],
+                "conditions": [{"type": "Ready", "status": "True"}],
+            },
+        });
+        Arc::new(serde_json::from_value(node).expect("a Node"))
+    };
+    let (a, b) = (node("a", r#"{"80":"taken","8080":"taken"}"#), node("b", r#"{"8080":"full"}"#));
+    let refused = refused_by_all(&[a, b]);
+    let why = "no node can have the port; node a: taken";
+    assert_eq!(refused, BTreeMap::from([(8080, why.to_owned())]));
+    assert!(refused_by_all(&[node("c", "nonsense")]).is_empty() && refused_by_all(&[]).is_empty());
+    let both = GATEWAY.replace("HTTP}", "HTTP}, {name: more, port: 8080, protocol: HTTP}");
+    let shown = |gateway: &str| {
+        let refused = refused.clone();
+        shown(&Snapshot { refused, ..snapshot(&[CLASS_OBJECT, gateway]) })
+    };
+    expect![[r#"
+        wherry
+        g
+          listener http 0 routes, 2 kinds
+          listener more 0 routes, 2 kinds
+            Programmed False PortUnavailable: no node can have the port; node a: taken
+          at 10.0.0.1
+    "#]]
+    .assert_eq(&shown(&both));
+    expect![[r#"
+        wherry
+        g
+          Programmed False PortUnavailable: no node can have the port; node a: taken
+          listener http 0 routes, 2 kinds
+            Programmed False PortUnavailable: no node can have the port; node a: taken
+    "#]]
+    .assert_eq(&shown(&GATEWAY.replace("80", "8080")));
+}
+
+#[test]
 fn what_is_well_is_said_to_be() {
     let route = "{kind: HTTPRoute, metadata: {name: r}, spec: {parentRefs: [{name: g}], rules: \
         [{backendRefs: [{name: web, port: 80}]}]}}";
