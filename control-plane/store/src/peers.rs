@@ -91,9 +91,13 @@ impl Store {
         }
         match request {
             Request::Write { command, makes_room, fence } => {
+                self.inner.caller.waiting.note(from);
                 Answer::Written(self.inner.write_for_peer(command, makes_room, fence).await)
             }
-            Request::ReadIndex => Answer::Index(self.inner.member.read_index().await),
+            Request::ReadIndex => {
+                self.inner.caller.waiting.note(from);
+                Answer::Index(self.inner.member.read_index().await)
+            }
             Request::Status => Answer::Status(self.inner.status(from)),
             Request::Change(Change::Move { id, .. }) if id != from => {
                 refused(format!("member {from} says where member {id} is"))
