@@ -2,7 +2,7 @@
 //! same changes to the writer, publishes them, and answers whoever proposed them, in this order.
 //!
 //! ```text
-//!  committed entries ─▶ state::apply ─┬─▶ writer: changes + applied mark, one batch, no fsync
+//!  committed entries ─▶ state::apply ─┬─▶ writer: changes + applied mark, one batch, put off
 //!                                     ├─▶ Feed: history, watchers, newest state
 //!                                     └─▶ answers
 //! ```
@@ -290,8 +290,7 @@ impl Machine {
         } else {
             put_applied(&mut round.batch, &self.applied);
         }
-        let submitted = writer.submit(round.batch, false, None).await;
-        submitted.map_err(io::Error::other)?;
+        writer.put_off(round.batch).await.map_err(io::Error::other)?;
         self.tools.faults.pass("machine.publish").await?;
         self.shown.send_replace(shown(&self.state, &self.applied));
         self.tools.feed.publish(round.records, self.state.snapshot());

@@ -296,7 +296,7 @@ impl Store {
                 changer: Changer::new(member.clone(), faults.clone()),
                 member: member.clone(),
                 feed: feed.clone(),
-                writer,
+                writer: writer.clone(),
                 stop,
                 leadership,
                 shown,
@@ -317,7 +317,7 @@ impl Store {
             forwards: true,
             makes_room: false,
         };
-        let house = tasks::House { member, growth, space, room, flushed, anchor, feed };
+        let house = tasks::House { member, growth, space, room, flushed, anchor, feed, writer };
         store.spawn(tell, waiting, patience, house);
         tracing::info!(member = id, revision = store.current().revision(), "store opened");
         Ok(store)
@@ -484,7 +484,7 @@ impl Store {
             return Err(CheckpointError::InMemory);
         }
         let disk = |error: &dyn std::fmt::Display| CheckpointError::Disk(error.to_string());
-        // What was applied is handed to the writer at once: when this is written, so is that.
+        // What was applied was handed to the writer before: when this is written, so is that.
         let flushed = self.inner.writer.write(crate::engine::Batch::default()).await;
         flushed.map_err(|_| CheckpointError::Stopped(self.current().revision()))?;
         let (engine, folder) = (self.inner.disk.clone(), folder.to_owned());
