@@ -15,12 +15,11 @@
 //! Snapshots: see `transfer`.
 
 use std::collections::BTreeMap;
-use std::future::{Future, poll_fn};
+use std::future::Future;
 use std::io;
 use std::sync::Arc;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
-use std::task::Poll;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
@@ -51,6 +50,7 @@ use crate::runtime::VOTE_TIMEOUT;
 use crate::silence::Silences;
 use crate::space::Room;
 use crate::superblock::Identity;
+use crate::tasks;
 use crate::transfer::{self, Receiver};
 use crate::wire::{Answer, Envelope, Request};
 
@@ -73,8 +73,8 @@ pub struct Peer {
 pub type Transport =
     Arc<dyn Fn(Peer, Bytes) -> BoxFuture<'static, io::Result<Bytes>> + Send + Sync>;
 
-/// The largest request or answer: 4 MiB of log entries or of a snapshot, the largest object more,
-/// and the fields around them.
+/// The largest request or answer: 4 MiB of log entries or of a snapshot and the largest object more,
+/// or five of the largest objects that are passed on, and the fields around them.
 pub const PEER_BYTES_MAX: usize = 8 << 20;
 
 /// For a member that is alone: there is nobody to reach.
@@ -360,7 +360,7 @@ where
         let waiting = waiting.clone();
         async move {
             let mut input = input?;
-            step_back().await;
+            tasks::step_back().await;
             let request = input.next().await?;
             if !request.entries.is_empty() || waiting.has(target) {
                 return Some((request, Some(input)));
@@ -375,19 +375,6 @@ where
         }
     };
     stream::unfold(Some(input), next).boxed()
-}
-
-/// Lets those tasks run first that are ready on this thread.
-async fn step_back() {
-    let mut stepped = false;
-    let step = poll_fn(|context| {
-        if std::mem::replace(&mut stepped, true) {
-            return Poll::Ready(());
-        }
-        context.waker().wake_by_ref();
-        Poll::Pending
-    });
-    step.await;
 }
 
 fn unexpected<T>() -> Rpc<T> {
@@ -553,7 +540,7 @@ impl Inbox {
                 }
                 Err(why) => failed(why),
             },
-            Request::Write { .. }
+            Request::Writes(_)
             | Request::ReadIndex
             | Request::Status
             | Request::Change(_)

@@ -1,7 +1,9 @@
 //! The tasks of a store: each is a loop that gathers, asks somebody who decides, and acts.
 
+use std::future::poll_fn;
 use std::sync::atomic::{AtomicU8, Ordering};
 use std::sync::{Arc, Weak};
+use std::task::Poll;
 use std::time::Duration;
 
 use tokio::sync::{mpsc, oneshot, watch};
@@ -44,6 +46,19 @@ pub(crate) async fn pause(leadership: &mut watch::Receiver<Leadership>) {
     if leadership.has_changed().is_err() {
         tokio::time::sleep(LOOK_AGAIN).await;
     }
+}
+
+/// Lets those tasks run first that are ready on this thread.
+pub(crate) async fn step_back() {
+    let mut stepped = false;
+    let step = poll_fn(|context| {
+        if std::mem::replace(&mut stepped, true) {
+            return Poll::Ready(());
+        }
+        context.waker().wake_by_ref();
+        Poll::Pending
+    });
+    step.await;
 }
 
 /// The leadership task; it also ends the Raft member when the store is shut down, dropped, or has
