@@ -40,7 +40,7 @@ use crate::log::read_meta;
 use crate::members::MemberId;
 use crate::network::{Peer, Places};
 use crate::raft::{LogEntry, LogId, Snapshot, SnapshotMeta, StoredMembership, Types};
-use crate::state::{self, Action, Command, Entry, Mark, Outcome, Record, Root, State};
+use crate::state::{self, Action, Command, Entry, Mark, Outcome, ROOT_EVERY, Record, Root, State};
 use crate::watch::{Change, Event, Feed};
 use crate::writer::{Alarm, Stop, Writer};
 
@@ -275,6 +275,9 @@ impl Machine {
 
     /// Hands the changes of a round to the writer, publishes them and answers.
     async fn finish(&mut self, mut round: Round) -> io::Result<()> {
+        if let Some(last) = round.records.last_mut() {
+            last.root = Some(self.state.root.clone());
+        }
         self.tools.faults.pass("machine.hand").await?;
         if self.tools.faults.hit("machine.flip").is_err() {
             self.state.flip_bit();
@@ -354,8 +357,9 @@ impl Round {
         };
         let event = Event::new(state.revision, key, change, previous).made_by(command.id);
         let event = Arc::new(event);
-        let record = Record { event, root: state.root.clone(), time_ms: state.time_ms };
-        self.records.push(record);
+        let keeps = self.records.len() % ROOT_EVERY == ROOT_EVERY - 1;
+        let root = keeps.then(|| state.root.clone());
+        self.records.push(Record { event, root, time_ms: state.time_ms });
     }
 }
 
