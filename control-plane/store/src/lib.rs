@@ -28,15 +28,15 @@
 //! - A folder that lost anything is not opened, and a member id is never given twice.
 //!
 //! Files: `store` is the face, with `errors`, `health`, `open`, `peers` (what it asks of other
-//! members and answers them), `writes` (how a write finds the leader) and `tasks`; `state` is the
-//! state machine without I/O, `watch` the events and who follows them, `check` the judgement
-//! whether members agree, `scrub` a second look at memory and files, `members` who is in the
-//! cluster; `raft`, `runtime`, `log`, `machine`, `network`, `transfer`, `wire` hold openraft, which
-//! nothing else knows; `silence` is what is told of members that do not answer, `codec` how things
-//! are written and sent, `writer` the thread that writes them, `engine` the disk, `superblock` what
-//! the disk must hold, `promise` what others remember of it, `space` how much it can; `keyring` is
-//! encryption at rest, with `reseal`; `backup` and `restore` are what they are called; `faults` is
-//! for tests.
+//! members and answers them), `writes` (how a write finds the leader), `passing` (how several go
+//! there together) and `tasks`; `state` is the state machine without I/O, `watch` the events and
+//! who follows them, `check` the judgement whether members agree, `scrub` a second look at memory
+//! and files, `members` who is in the cluster; `raft`, `runtime`, `log`, `machine`, `network`,
+//! `transfer`, `wire` hold openraft, which nothing else knows; `silence` is what is told of members
+//! that do not answer, `codec` how things are written and sent, `writer` the thread that writes
+//! them, `engine` the disk, `superblock` what the disk must hold, `promise` what others remember of
+//! it, `space` how much it can; `keyring` is encryption at rest, with `reseal`; `backup` and
+//! `restore` are what they are called; `faults` is for tests.
 
 mod backup;
 mod check;
@@ -51,6 +51,7 @@ mod machine;
 mod members;
 mod network;
 mod open;
+mod passing;
 mod peers;
 mod promise;
 mod raft;

@@ -2,7 +2,7 @@
 //! same changes to the writer, publishes them, and answers whoever proposed them, in this order.
 //!
 //! ```text
-//!  committed entries ─▶ state::apply ─┬─▶ writer: changes + applied mark, one batch, no fsync
+//!  committed entries ─▶ state::apply ─┬─▶ writer: changes + applied mark, one batch, put off
 //!                                     ├─▶ Feed: history, watchers, newest state
 //!                                     └─▶ answers
 //! ```
@@ -40,7 +40,7 @@ use crate::log::read_meta;
 use crate::members::MemberId;
 use crate::network::{Peer, Places};
 use crate::raft::{LogEntry, LogId, Snapshot, SnapshotMeta, StoredMembership, Types};
-use crate::state::{self, Action, Command, Entry, Mark, Outcome, Record, Root, State};
+use crate::state::{self, Action, Command, Entry, Mark, Outcome, ROOT_EVERY, Record, Root, State};
 use crate::watch::{Change, Event, Feed};
 use crate::writer::{Alarm, Stop, Writer};
 
@@ -275,6 +275,9 @@ impl Machine {
 
     /// Hands the changes of a round to the writer, publishes them and answers.
     async fn finish(&mut self, mut round: Round) -> io::Result<()> {
+        if let Some(last) = round.records.last_mut() {
+            last.root = Some(self.state.root.clone());
+        }
         self.tools.faults.pass("machine.hand").await?;
         if self.tools.faults.hit("machine.flip").is_err() {
             self.state.flip_bit();
@@ -290,8 +293,7 @@ impl Machine {
         } else {
             put_applied(&mut round.batch, &self.applied);
         }
-        let submitted = writer.submit(round.batch, false, None).await;
-        submitted.map_err(io::Error::other)?;
+        writer.put_off(round.batch).await.map_err(io::Error::other)?;
         self.tools.faults.pass("machine.publish").await?;
         self.shown.send_replace(shown(&self.state, &self.applied));
         self.tools.feed.publish(round.records, self.state.snapshot());
@@ -355,8 +357,9 @@ impl Round {
         };
         let event = Event::new(state.revision, key, change, previous).made_by(command.id);
         let event = Arc::new(event);
-        let record = Record { event, root: state.root.clone(), time_ms: state.time_ms };
-        self.records.push(record);
+        let keeps = self.records.len() % ROOT_EVERY == ROOT_EVERY - 1;
+        let root = keeps.then(|| state.root.clone());
+        self.records.push(Record { event, root, time_ms: state.time_ms });
     }
 }
 

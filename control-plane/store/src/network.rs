@@ -9,7 +9,8 @@
 //!
 //! Where a follower's log ends openraft finds out by halves, one question after the other, while
 //! nothing can be committed. A link asks first whether it has all that the leader came with, as
-//! most have (`Link::leap`).
+//! most have (`Link::leap`). What is committed a follower hears with the next entries, or after a
+//! moment without any (`paced`).
 //!
 //! Snapshots: see `transfer`.
 
@@ -22,15 +23,19 @@ use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use futures::FutureExt;
 use futures::future::BoxFuture;
+use futures::stream::{self, BoxStream};
+use futures::{FutureExt, Stream, StreamExt};
+use openraft::OptionalSend;
 use openraft::errors::{
     NetworkError, RPCError, ReplicationClosed, StreamingError, Timeout, Unreachable,
 };
-use openraft::network::{RPCOption, RPCTypes, RaftNetworkFactory, RaftNetworkV2};
+use openraft::network::{
+    RPCOption, RPCTypes, RaftNetworkFactory, RaftNetworkV2, stream_append_sequential,
+};
 use openraft::raft::{
-    AppendEntriesRequest, AppendEntriesResponse, SnapshotResponse, TransferLeaderRequest,
-    TransferLeaderResponse, VoteRequest, VoteResponse,
+    AppendEntriesRequest, AppendEntriesResponse, SnapshotResponse, StreamAppendResult,
+    TransferLeaderRequest, TransferLeaderResponse, VoteRequest, VoteResponse,
 };
 
 use crate::codec;
@@ -45,6 +50,7 @@ use crate::runtime::VOTE_TIMEOUT;
 use crate::silence::Silences;
 use crate::space::Room;
 use crate::superblock::Identity;
+use crate::tasks;
 use crate::transfer::{self, Receiver};
 use crate::wire::{Answer, Envelope, Request};
 
@@ -67,8 +73,8 @@ pub struct Peer {
 pub type Transport =
     Arc<dyn Fn(Peer, Bytes) -> BoxFuture<'static, io::Result<Bytes>> + Send + Sync>;
 
-/// The largest request or answer: 4 MiB of log entries or of a snapshot, the largest object more,
-/// and the fields around them.
+/// The largest request or answer: 4 MiB of log entries or of a snapshot and the largest object more,
+/// or five of the largest objects that are passed on, and the fields around them.
 pub const PEER_BYTES_MAX: usize = 8 << 20;
 
 /// For a member that is alone: there is nobody to reach.
@@ -90,6 +96,13 @@ const INSTALL_TIMEOUT: Duration = Duration::from_secs(120);
 /// A dead peer is tried again after this, for it may be back any moment.
 const RETRY_FIRST: Duration = Duration::from_millis(50);
 const RETRY_LAST: Duration = Duration::from_millis(500);
+
+/// What is committed waits so long for entries to go with. A client that writes again when it was
+/// answered is back by then; a watcher elsewhere does not feel it.
+const COMMIT_PAUSE: Duration = Duration::from_millis(1);
+
+/// A member that has asked for something for its clients has more of them for so long.
+const CLIENTS_LAST: Duration = Duration::from_secs(1);
 
 type Rpc<T> = Result<T, RPCError<Types>>;
 
@@ -114,14 +127,15 @@ pub(crate) struct Caller {
     transport: Transport,
     /// What they have promised when they answered.
     pub(crate) ledger: Ledger,
+    pub(crate) waiting: Waiting,
     silences: Silences,
     faults: Faults,
 }
 
 impl Caller {
     pub(crate) fn new(identity: Identity, transport: Transport, faults: Faults) -> Caller {
-        let (ledger, silences) = (Ledger::default(), Silences::default());
-        Caller { identity, transport, ledger, silences, faults }
+        let (ledger, waiting) = (Ledger::default(), Waiting::default());
+        Caller { identity, transport, ledger, waiting, silences: Silences::default(), faults }
     }
 
     pub(crate) fn faults(&self) -> &Faults {
@@ -194,6 +208,24 @@ impl Places {
         let places = self.0.lock().expect("no section of this lock panics");
         let address = places.get(&id).expect("a link is made with its place");
         Peer { id, address: address.clone() }
+    }
+}
+
+/// The members whose clients wait to hear of a commit: those that passed on a write or asked for a
+/// read index, and when. A std mutex: sections are short and never await.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Waiting(Arc<Mutex<BTreeMap<MemberId, Instant>>>);
+
+impl Waiting {
+    /// A member asks for one of its clients.
+    pub(crate) fn note(&self, id: MemberId) {
+        let mut asked = self.0.lock().expect("no section of this lock panics");
+        asked.insert(id, Instant::now());
+    }
+
+    fn has(&self, id: MemberId) -> bool {
+        let asked = self.0.lock().expect("no section of this lock panics");
+        asked.get(&id).is_some_and(|at| at.elapsed() < CLIENTS_LAST)
     }
 }
 
@@ -308,6 +340,43 @@ impl Link {
     }
 }
 
+/// What openraft has for a follower, in the order and at the time in which it is sent.
+///
+/// That something is committed goes with the next entries if they come at once, as they do where
+/// one client writes again and again: alone it would cost both sides as much as they do, and they
+/// would wait until it is answered. What comes later says the same and more, so the first may go.
+///
+/// Before each request others get their turn: the answer to the one before, which openraft has by
+/// then, has often led to a commit, and that belongs into this one.
+fn paced<S>(
+    input: S,
+    target: MemberId,
+    waiting: Waiting,
+) -> BoxStream<'static, AppendEntriesRequest<Types>>
+where
+    S: Stream<Item = AppendEntriesRequest<Types>> + Send + Unpin + 'static,
+{
+    let next = move |input: Option<S>| {
+        let waiting = waiting.clone();
+        async move {
+            let mut input = input?;
+            tasks::step_back().await;
+            let request = input.next().await?;
+            if !request.entries.is_empty() || waiting.has(target) {
+                return Some((request, Some(input)));
+            }
+            let later = tokio::time::timeout(COMMIT_PAUSE, input.next()).await;
+            match later {
+                Ok(Some(later)) => Some((later, Some(input))),
+                // A stream that has ended must not be asked again.
+                Ok(None) => Some((request, None)),
+                Err(_) => Some((request, Some(input))),
+            }
+        }
+    };
+    stream::unfold(Some(input), next).boxed()
+}
+
 fn unexpected<T>() -> Rpc<T> {
     let error = NetworkError::from_string("the member answered another question");
     Err(RPCError::Network(error))
@@ -327,6 +396,18 @@ impl RaftNetworkV2<Types> for Link {
         let heartbeat = request.entries.is_empty();
         let timeout = if heartbeat { option.hard_ttl() } else { APPEND_TIMEOUT };
         self.append(request, timeout).await
+    }
+
+    fn stream_append<'s, S>(
+        &'s mut self,
+        input: S,
+        option: RPCOption,
+    ) -> BoxFuture<'s, Rpc<BoxStream<'s, Rpc<StreamAppendResult<Types>>>>>
+    where
+        S: Stream<Item = AppendEntriesRequest<Types>> + OptionalSend + Unpin + 'static,
+    {
+        let requests = paced(input, self.target, self.caller.waiting.clone());
+        stream_append_sequential(self, requests, option)
     }
 
     async fn vote(
@@ -459,7 +540,7 @@ impl Inbox {
                 }
                 Err(why) => failed(why),
             },
-            Request::Write { .. }
+            Request::Writes(_)
             | Request::ReadIndex
             | Request::Status
             | Request::Change(_)

@@ -91,6 +91,11 @@ fn open_rocks(config: &Config, base: &Path, founds: bool) -> Result<Opened, Open
     let engine = |error| damaged(Some(base), error);
     let log = log::find(&*disk).map_err(engine)?;
     let restored = Machine::read(&*disk, &config.faults).map_err(engine)?;
+    if !restored.others(config.member_id).is_empty() {
+        // Found later, it would end the member again and again. One that is alone goes on with what
+        // it can read: nobody else has it.
+        log::verify(&*disk).map_err(engine)?;
+    }
     let mut held = log.promise();
     held.add(None, restored.applied.log_id);
     if found.is_none() {

@@ -6,6 +6,7 @@ use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant, SystemTime};
 
 use bytes::Bytes;
+use tokio::sync::oneshot;
 
 use crate::check::{COLLECT_TIMEOUT, Judgement, judge};
 use crate::codec;
@@ -13,16 +14,14 @@ use crate::errors::{MembershipError, ReadError, WriteError};
 use crate::faults::{Bug, Faults};
 use crate::members::{Change, MemberId, MemberStatus, Role};
 use crate::network::{AskError, Peer};
+use crate::passing::Passed;
 use crate::promise;
 use crate::raft::View;
 use crate::space::Room;
 use crate::state::{Action, Command, Mark, Outcome, Precondition, Revision};
 use crate::store::{ANSWER_TIMEOUT, Inner, Leadership, Store, Target};
 use crate::tasks;
-use crate::wire::{Answer, Request, Status, Written};
-
-/// A forwarded write is answered by then; the leader itself says `Unknown` a little earlier.
-const FORWARD_TIMEOUT: Duration = Duration::from_secs(12);
+use crate::wire::{Answer, Request, Status, Write, Written};
 
 /// A leader that no majority has confirmed yet lets others' writes wait so long for that; whoever
 /// forwarded them asks again.
@@ -90,10 +89,15 @@ impl Store {
             ));
         }
         match request {
-            Request::Write { command, makes_room, fence } => {
-                Answer::Written(self.inner.write_for_peer(command, makes_room, fence).await)
+            Request::Writes(writes) => {
+                self.inner.caller.waiting.note(from);
+                let written = writes.into_iter().map(|write| self.inner.write_for_peer(write));
+                Answer::Written(futures::future::join_all(written).await)
             }
-            Request::ReadIndex => Answer::Index(self.inner.member.read_index().await),
+            Request::ReadIndex => {
+                self.inner.caller.waiting.note(from);
+                Answer::Index(self.inner.member.read_index().await)
+            }
             Request::Status => Answer::Status(self.inner.status(from)),
             Request::Change(Change::Move { id, .. }) if id != from => {
                 refused(format!("member {from} says where member {id} is"))
@@ -268,12 +272,8 @@ impl Inner {
     /// Proposes what another member has passed on, in no later term than `fence`: that member may
     /// have learned by then that it did not happen. While nobody is known to lead, as in the middle
     /// of an election, it waits a little: who asks was told that this member is the next leader.
-    async fn write_for_peer(
-        &self,
-        command: Command,
-        makes_room: bool,
-        fence: u64,
-    ) -> Result<Written, WriteError> {
+    async fn write_for_peer(&self, write: Write) -> Result<Written, WriteError> {
+        let Write { command, makes_room, fence } = write;
         let confirm_by = Instant::now() + CONFIRM_TIMEOUT;
         loop {
             let mut leadership = self.leadership.clone();
@@ -301,17 +301,23 @@ impl Inner {
         makes_room: bool,
         (fence, deadline): (u64, Instant),
     ) -> Result<Written, WriteError> {
-        let request = Request::Write { command, makes_room, fence };
+        let (answer, answered) = oneshot::channel();
+        let write = Write { command, makes_room, fence };
+        let passed = Passed { leader: peer.clone(), write, answer };
+        let asked = async {
+            self.passing.send(passed).await.map_err(|_| WriteError::Stopped)?;
+            answered.await.map_err(|_| WriteError::Unknown)
+        };
         let answer = tokio::select! {
-            answer = self.caller.ask(peer.clone(), &request, FORWARD_TIMEOUT) => answer,
+            answer = asked => answer?,
             () = self.silent(peer.clone(), deadline) => return Err(WriteError::Unknown),
         };
         let not_sent = WriteError::NotLeader { leader: Some(peer.id), address: Some(peer.address) };
         match answer {
             // A member that has stopped did not take the write.
-            Ok(Answer::Written(Err(WriteError::Stopped))) => Err(not_sent),
-            Ok(Answer::Written(written)) => written,
-            Ok(_) | Err(AskError::Lost(_)) => Err(WriteError::Unknown),
+            Ok(Err(WriteError::Stopped)) => Err(not_sent),
+            Ok(written) => written,
+            Err(AskError::Lost(_)) => Err(WriteError::Unknown),
             Err(AskError::NotSent(_) | AskError::Refused(_)) => Err(not_sent),
         }
     }

@@ -3,12 +3,13 @@
 //!
 //! Words: the *root* is the whole key space as an immutable ordered map that shares its structure
 //! with all others made from it; the *revision* of a state is the Raft log index of the last entry
-//! applied to it; the *window* is a bounded ring of the last roots with the events between them.
+//! applied to it; the *window* is a bounded ring of the last events, with roots between them.
 //!
 //! Invariants:
 //! - `apply` depends on its arguments only. Time travels inside the command.
 //! - A revision names one state: a root is never changed after it was published.
-//! - The window has no gaps: every event after its oldest root is in it.
+//! - The window has no gaps: every event after its oldest root is in it, so a state whose root was
+//!   not kept is made again from the last one before it.
 //! - The hash of a state is the sum of the hashes of its objects, so that each write changes it by
 //!   a subtraction and an addition, and members with the same objects have the same sum.
 
@@ -24,7 +25,7 @@ use imbl::OrdMap;
 use siphasher::sip128::{Hasher128 as _, SipHasher13};
 
 use crate::faults::{Bug, Faults};
-use crate::watch::Event;
+use crate::watch::{Change, Event};
 
 /// The Raft log index of a write; with it every state of the store has a number.
 pub type Revision = u64;
@@ -359,13 +360,19 @@ pub enum WindowError {
     },
 }
 
-/// One change in the window: the event, and the root it led to.
+/// One change in the window.
 #[derive(Clone, Debug)]
 pub(crate) struct Record {
     pub(crate) event: Arc<Event>,
-    pub(crate) root: Root,
+    /// What it led to; of those that were applied together the last one surely has it. A root that
+    /// is kept is never changed, so each costs the next change a copy of what it touches.
+    pub(crate) root: Option<Root>,
     pub(crate) time_ms: u64,
 }
+
+/// Changes from one root that is kept to the next at most: making a state again takes a fraction of
+/// a millisecond.
+pub(crate) const ROOT_EVERY: usize = 64;
 
 /// What one kept root costs beside its values: about 3.4 KB were measured at 100,000 objects.
 const ROOT_BYTES: u64 = 4096;
@@ -407,8 +414,9 @@ impl History {
     }
 
     /// Notes how far the store has come and forgets what is out of bounds, returned so that the
-    /// caller can drop it after its lock.
+    /// caller can drop it after its lock. The last change must have its root.
     pub(crate) fn advance(&mut self, current: Revision) -> Vec<Record> {
+        assert!(self.records.back().is_none_or(|record| record.root.is_some()), "it has its root");
         self.current = self.current.max(current);
         let newest = self.records.back().map_or(0, |record| record.time_ms);
         let horizon = newest.saturating_sub(self.bounds.age.as_millis() as u64);
@@ -420,11 +428,22 @@ impl History {
             if fits {
                 break;
             }
-            self.bytes -= oldest.bytes();
-            self.base = Snapshot { revision: oldest.event.revision, root: oldest.root.clone() };
-            forgotten.extend(self.records.pop_front());
+            self.forget(&mut forgotten);
         }
         forgotten
+    }
+
+    /// Forgets the oldest changes up to the next root, from which on all can be had.
+    fn forget(&mut self, forgotten: &mut Vec<Record>) {
+        while let Some(oldest) = self.records.pop_front() {
+            self.bytes -= oldest.bytes();
+            let (revision, root) = (oldest.event.revision, oldest.root.clone());
+            forgotten.push(oldest);
+            if let Some(root) = root {
+                self.base = Snapshot { revision, root };
+                return;
+            }
+        }
     }
 
     /// The state at exactly this revision.
@@ -433,10 +452,15 @@ impl History {
             return Err(WindowError::Future { current: self.current });
         }
         let after = self.first_after(revision)?;
-        let root = match after.checked_sub(1) {
-            Some(index) => self.records[index].root.clone(),
-            None => self.base.root.clone(),
-        };
+        let kept = |index: usize| Some((index + 1, self.records[index].root.clone()?));
+        let kept = (0..after).rev().find_map(kept);
+        let (first, mut root) = kept.unwrap_or_else(|| (0, self.base.root.clone()));
+        for Record { event, .. } in self.records.range(first..after) {
+            match &event.change {
+                Change::Put(entry) => root.insert(event.key.clone(), entry.clone()),
+                Change::Delete(_) => root.remove(&event.key),
+            };
+        }
         Ok(Snapshot { revision, root })
     }
 

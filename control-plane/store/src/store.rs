@@ -8,6 +8,7 @@
 //! Tasks, all owned by the store and joined by `shutdown` (see `tasks`):
 //! - *leadership* follows who leads and notices when the member has stopped;
 //! - *reads* gets read indexes, one for all readers that wait at that moment;
+//! - *passing* brings writes to another member that leads, several at once (see `passing`);
 //! - *housekeeping* looks at the free space of the disk, keeps the superblock's promise up to date
 //!   and compacts the log when it has grown;
 //! - *campaign* says whether this member may ask for votes;
@@ -35,6 +36,7 @@ use crate::machine::{Growth, Machine, Shown, Tools};
 use crate::members::{Changer, FOUNDER, MemberId};
 use crate::network::{Caller, Inbox, Peer, Peers, Places, Transport, no_transport};
 use crate::open::{self, Opened, damaged};
+use crate::passing::{self, PASSED_MAX, Passed};
 use crate::promise;
 use crate::raft::{Member, Place};
 use crate::runtime::Patience;
@@ -172,6 +174,7 @@ pub(crate) struct Inner {
     /// What is wrong with the files, though the store goes on.
     pub(crate) files_doubt: watch::Sender<Option<String>>,
     pub(crate) readers: mpsc::Sender<tasks::Reader>,
+    pub(crate) passing: mpsc::Sender<Passed>,
     /// How much room the disk has, as `Room`'s number.
     pub(crate) room: Arc<AtomicU8>,
     /// Whether a majority of the voters has no room, as the leader last heard.
@@ -283,6 +286,7 @@ impl Store {
         let room = Arc::new(AtomicU8::new(Room::Enough as u8));
         let (tell, leadership) = watch::channel(Leadership::Follower { leader: None });
         let (readers, waiting) = mpsc::channel(READERS_MAX);
+        let (passing, passed) = mpsc::channel(PASSED_MAX);
         let store = Store {
             inner: Arc::new(Inner {
                 identity,
@@ -296,7 +300,7 @@ impl Store {
                 changer: Changer::new(member.clone(), faults.clone()),
                 member: member.clone(),
                 feed: feed.clone(),
-                writer,
+                writer: writer.clone(),
                 stop,
                 leadership,
                 shown,
@@ -304,6 +308,7 @@ impl Store {
                 suspicion: watch::Sender::new(None),
                 files_doubt: watch::Sender::new(None),
                 readers,
+                passing,
                 room: room.clone(),
                 peers_full: Arc::default(),
                 removed: Arc::default(),
@@ -317,8 +322,8 @@ impl Store {
             forwards: true,
             makes_room: false,
         };
-        let house = tasks::House { member, growth, space, room, flushed, anchor, feed };
-        store.spawn(tell, waiting, patience, house);
+        let house = tasks::House { member, growth, space, room, flushed, anchor, feed, writer };
+        store.spawn(tell, (waiting, passed), patience, house);
         tracing::info!(member = id, revision = store.current().revision(), "store opened");
         Ok(store)
     }
@@ -327,16 +332,18 @@ impl Store {
     fn spawn(
         &self,
         tell: watch::Sender<Leadership>,
-        waiting: mpsc::Receiver<tasks::Reader>,
+        (waiting, passed): (mpsc::Receiver<tasks::Reader>, mpsc::Receiver<Passed>),
         patience: Patience,
         house: tasks::House,
     ) {
-        let Inner { tasks, shutdown, member, feed, stop, fit, .. } = &*self.inner;
+        let Inner { tasks, shutdown, member, feed, stop, fit, caller, .. } = &*self.inner;
         let end = (stop.clone(), shutdown.clone());
         tasks.spawn(tasks::follow(member.clone(), tell, feed.clone(), end));
         tasks.spawn(shutdown.clone().run_until_cancelled_owned(tasks::keep_house(house)));
         let campaign = tasks::campaign(member.clone(), fit.subscribe(), patience.subscribe());
         tasks.spawn(shutdown.clone().run_until_cancelled_owned(campaign));
+        let pass_on = passing::pass_on(caller.clone(), passed);
+        tasks.spawn(shutdown.clone().run_until_cancelled_owned(pass_on));
         // The other tasks hold the store weakly: they must not keep it alive.
         let weak = || Arc::downgrade(&self.inner);
         tasks.spawn(shutdown.clone().run_until_cancelled_owned(tasks::reads(weak(), waiting)));
@@ -495,7 +502,7 @@ impl Store {
             return Err(CheckpointError::InMemory);
         }
         let disk = |error: &dyn std::fmt::Display| CheckpointError::Disk(error.to_string());
-        // What was applied is handed to the writer at once: when this is written, so is that.
+        // What was applied was handed to the writer before: when this is written, so is that.
         let flushed = self.inner.writer.write(crate::engine::Batch::default()).await;
         flushed.map_err(|_| CheckpointError::Stopped(self.current().revision()))?;
         let (engine, folder) = (self.inner.disk.clone(), folder.to_owned());

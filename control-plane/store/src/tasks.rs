@@ -1,7 +1,9 @@
 //! The tasks of a store: each is a loop that gathers, asks somebody who decides, and acts.
 
+use std::future::poll_fn;
 use std::sync::atomic::{AtomicU8, Ordering};
 use std::sync::{Arc, Weak};
+use std::task::Poll;
 use std::time::Duration;
 
 use tokio::sync::{mpsc, oneshot, watch};
@@ -18,9 +20,10 @@ use crate::state::Revision;
 use crate::store::{Inner, Leadership, READERS_MAX};
 use crate::superblock::Anchor;
 use crate::watch::Feed;
-use crate::writer::Stop;
+use crate::writer::{Stop, Writer};
 
-/// How often the free space is looked at, and the superblock's promise renewed.
+/// How often the free space is looked at, the superblock's promise renewed, and what was put off
+/// written though nothing else is.
 const HOUSE_EVERY: Duration = Duration::from_millis(500);
 
 /// A log that grows slowly is compacted this often.
@@ -43,6 +46,19 @@ pub(crate) async fn pause(leadership: &mut watch::Receiver<Leadership>) {
     if leadership.has_changed().is_err() {
         tokio::time::sleep(LOOK_AGAIN).await;
     }
+}
+
+/// Lets those tasks run first that are ready on this thread.
+pub(crate) async fn step_back() {
+    let mut stepped = false;
+    let step = poll_fn(|context| {
+        if std::mem::replace(&mut stepped, true) {
+            return Poll::Ready(());
+        }
+        context.waker().wake_by_ref();
+        Poll::Pending
+    });
+    step.await;
 }
 
 /// The leadership task; it also ends the Raft member when the store is shut down, dropped, or has
@@ -101,11 +117,12 @@ pub(crate) struct House {
     pub(crate) flushed: Flushed,
     pub(crate) anchor: Arc<Anchor>,
     pub(crate) feed: Arc<Feed>,
+    pub(crate) writer: Writer,
 }
 
 /// The housekeeping task.
 pub(crate) async fn keep_house(house: House) {
-    let House { member, growth, space, room, flushed, anchor, feed } = house;
+    let House { member, growth, space, room, flushed, anchor, feed, writer } = house;
     let space = Arc::new(space);
     let mut ticks = tokio::time::interval(HOUSE_EVERY);
     ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
@@ -114,6 +131,8 @@ pub(crate) async fn keep_house(house: House) {
     loop {
         tokio::select! {
             _ = ticks.tick() => {
+                // A writer that has ended has stopped the store.
+                let _ = writer.settle().await;
                 let (space, flushed, anchor) = (space.clone(), flushed.clone(), anchor.clone());
                 let look = move || (space.look(), flushed.promise(&anchor));
                 let Ok((now, promised)) = tokio::task::spawn_blocking(look).await else {

@@ -32,13 +32,8 @@ pub(crate) enum Request {
     PreVote(VoteRequest<Types>),
     Transfer(TransferLeaderRequest<Types>),
     Piece(Box<Piece>),
-    /// Of the leader: to propose this.
-    Write {
-        command: Command,
-        makes_room: bool,
-        /// In no later term than this one.
-        fence: u64,
-    },
+    /// Of the leader: to propose these.
+    Writes(Vec<Write>),
     /// Of the leader: which revision a linearizable read needs.
     ReadIndex,
     /// How it is.
@@ -47,6 +42,15 @@ pub(crate) enum Request {
     Change(Change),
     /// What whoever asks has promised it.
     Promised,
+}
+
+/// A write for the leader to propose.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Write {
+    pub(crate) command: Command,
+    pub(crate) makes_room: bool,
+    /// In no later term than this one.
+    pub(crate) fence: u64,
 }
 
 /// A part of a snapshot.
@@ -96,7 +100,8 @@ pub(crate) enum Answer {
     /// The member cannot answer: it has stopped, or the request makes no sense to it. It did
     /// nothing.
     Failed(String),
-    Written(Result<Written, WriteError>),
+    /// What became of each write, in their order.
+    Written(Vec<Result<Written, WriteError>>),
     Index(Result<Revision, ReadError>),
     Status(Status),
     Changed(Result<MemberId, MembershipError>),
@@ -127,11 +132,14 @@ impl Request {
                 encoder.option(request.last_log_id(), Encoder::log_id);
             }
             Request::Piece(piece) => encode_piece(&mut encoder, piece),
-            Request::Write { command, makes_room, fence } => {
-                encoder.u8(5);
-                encoder.command(command);
-                encoder.u8((*makes_room).into());
-                encoder.u64(*fence);
+            Request::Writes(writes) => {
+                encoder.u8(10);
+                encoder.count(writes.len());
+                for Write { command, makes_room, fence } in writes {
+                    encoder.command(command);
+                    encoder.u8((*makes_room).into());
+                    encoder.u64(*fence);
+                }
             }
             Request::ReadIndex => encoder.u8(6),
             Request::Status => encoder.u8(7),
@@ -167,15 +175,19 @@ impl Request {
                 Request::Transfer(TransferLeaderRequest::new(from, to, last_log_id))
             }
             4 => Request::Piece(Box::new(decode_piece(decoder)?)),
-            5 => {
-                let command = decoder.command()?;
-                let makes_room = decoder.bool("a write that makes room")?;
-                Request::Write { command, makes_room, fence: decoder.u64()? }
-            }
             6 => Request::ReadIndex,
             7 => Request::Status,
             8 => Request::Change(decode_change(decoder)?),
             9 => Request::Promised,
+            10 => {
+                let mut writes = Vec::new();
+                for _ in 0..decoder.count()? {
+                    let command = decoder.command()?;
+                    let makes_room = decoder.bool("a write that makes room")?;
+                    writes.push(Write { command, makes_room, fence: decoder.u64()? });
+                }
+                Request::Writes(writes)
+            }
             other => return Err(CodecError::Choice("a request", other)),
         };
         Ok((envelope, request))
@@ -297,9 +309,12 @@ impl Answer {
                 encoder.u8(4);
                 encoder.text(why);
             }
-            Answer::Written(written) => {
-                encoder.u8(5);
-                result(&mut encoder, written, encode_written, encode_write_error);
+            Answer::Written(all) => {
+                encoder.u8(10);
+                encoder.count(all.len());
+                for written in all {
+                    result(&mut encoder, written, encode_written, encode_write_error);
+                }
             }
             Answer::Index(index) => {
                 encoder.u8(6);
@@ -342,10 +357,6 @@ impl Answer {
             2 => decode_transfer(decoder),
             3 => Ok(Answer::Piece(decoder.option(Decoder::vote)?)),
             4 => Ok(Answer::Failed(decoder.text("a reason")?)),
-            5 => Ok(Answer::Written(match decoder.bool("a result")? {
-                true => Ok(decode_written(decoder)?),
-                false => Err(decode_write_error(decoder)?),
-            })),
             6 => Ok(Answer::Index(match decoder.bool("a result")? {
                 true => Ok(decoder.u64()?),
                 false => Err(decode_read_error(decoder)?),
@@ -362,6 +373,16 @@ impl Answer {
                 false => Err(decode_change_error(decoder)?),
             })),
             9 => Ok(Answer::Promised(decoder.promise()?)),
+            10 => {
+                let mut all = Vec::new();
+                for _ in 0..decoder.count()? {
+                    all.push(match decoder.bool("a result")? {
+                        true => Ok(decode_written(decoder)?),
+                        false => Err(decode_write_error(decoder)?),
+                    });
+                }
+                Ok(Answer::Written(all))
+            }
             other => Err(CodecError::Choice("an answer", other)),
         }
     }

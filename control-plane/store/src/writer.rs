@@ -3,7 +3,8 @@
 //! Everything the store writes goes through one bounded queue into one thread, which takes all that
 //! waits, makes it one batch, writes it with at most one fsync, and then answers in order: group
 //! commit. While a batch is on its way to the disk the next one gathers, so that a hundred writers
-//! cost two fsyncs, not a hundred.
+//! cost two fsyncs, not a hundred. A change that nobody waits for can be put off: it goes with the
+//! next one, so that it costs neither a write nor a wake-up of its own.
 //!
 //! Invariants:
 //! - Changes reach the disk in the order in which they were submitted; answers are given in that
@@ -11,8 +12,8 @@
 //! - After the first failure nothing is written any more. A failed fsync may have lost what came
 //!   before it, so trying again would be a lie; the store stops and says why.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard};
 use std::thread::JoinHandle;
 
 use tokio::sync::{mpsc, oneshot, watch};
@@ -26,8 +27,17 @@ const QUEUE_MAX: usize = 4096;
 /// Bytes gathered into one write: more would make the first of them wait too long for the last.
 const GROUP_BYTES_MAX: usize = 8 << 20;
 
+/// Bytes put off before they are written although nothing else is.
+const LATER_BYTES_MAX: usize = 1 << 20;
+
 /// Called once, on the writer's thread, with what became of a change. Must not block.
 pub(crate) type Done = Box<dyn FnOnce(Result<(), EngineError>) + Send>;
+
+/// A job, behind the changes that were put off before it came.
+struct Queued {
+    before: Batch,
+    job: Job,
+}
 
 enum Job {
     Write {
@@ -113,7 +123,10 @@ pub(crate) struct Written {
 /// Where changes are handed in.
 #[derive(Clone)]
 pub(crate) struct Writer {
-    queue: mpsc::Sender<Job>,
+    queue: mpsc::Sender<Queued>,
+    /// What was put off. A std mutex: sections are short and never await. Whoever queues a job takes
+    /// this with it in one section, so that the queue's order is that of the hands.
+    later: Arc<Mutex<Batch>>,
     written: Arc<Written>,
 }
 
@@ -132,7 +145,18 @@ impl Writer {
             let _alarm = Alarm { stop: stop.clone(), what: "the store's writer thread" };
             run(&*engine, jobs, &stop, &counts, &faults);
         })?;
-        Ok((Writer { queue, written }, thread))
+        Ok((Writer { queue, later: Arc::default(), written }, thread))
+    }
+
+    fn later(&self) -> MutexGuard<'_, Batch> {
+        self.later.lock().expect("no section of this lock panics")
+    }
+
+    async fn enqueue(&self, job: Job) -> Result<(), EngineError> {
+        let place = self.queue.reserve().await.map_err(|_| EngineError::Closed)?;
+        let mut later = self.later();
+        place.send(Queued { before: std::mem::take(&mut *later), job });
+        Ok(())
     }
 
     /// Hands in a change. It is ordered after all that were handed in before it, from the moment
@@ -143,8 +167,29 @@ impl Writer {
         durable: bool,
         done: Option<Done>,
     ) -> Result<(), EngineError> {
-        let job = Job::Write { batch, durable, done };
-        self.queue.send(job).await.map_err(|_| EngineError::Closed)
+        self.enqueue(Job::Write { batch, durable, done }).await
+    }
+
+    /// Hands in a change that nobody waits for. It is written together with whatever is handed in
+    /// next; where nothing is, `settle` sees to it.
+    pub(crate) async fn put_off(&self, batch: Batch) -> Result<(), EngineError> {
+        let bytes = {
+            let mut later = self.later();
+            later.absorb(batch);
+            later.bytes
+        };
+        if bytes < LATER_BYTES_MAX && !self.queue.is_closed() {
+            return Ok(());
+        }
+        self.settle().await
+    }
+
+    /// Has what was put off written, if anything was.
+    pub(crate) async fn settle(&self) -> Result<(), EngineError> {
+        if self.later().is_empty() {
+            return Ok(());
+        }
+        self.submit(Batch::default(), false, None).await
     }
 
     /// Hands in a change and waits until it is on disk.
@@ -164,8 +209,7 @@ impl Writer {
         let done: Done = Box::new(move |result| {
             let _ = sender.send(result);
         });
-        let job = Job::Adopt { stage, batch, done };
-        self.queue.send(job).await.map_err(|_| EngineError::Closed)?;
+        self.enqueue(Job::Adopt { stage, batch, done }).await?;
         receiver.await.map_err(|_| EngineError::Closed)?
     }
 
@@ -176,14 +220,13 @@ impl Writer {
         from: Vec<u8>,
     ) -> Result<Resealed, EngineError> {
         let (done, receiver) = oneshot::channel();
-        let job = Job::Reseal(Reseal { column, from, done });
-        self.queue.send(job).await.map_err(|_| EngineError::Closed)?;
+        self.enqueue(Job::Reseal(Reseal { column, from, done })).await?;
         receiver.await.map_err(|_| EngineError::Closed)?
     }
 
     /// Lets the thread end once all that was handed in is written.
     pub(crate) async fn close(&self) {
-        let _ = self.queue.send(Job::Close).await;
+        let _ = self.enqueue(Job::Close).await;
     }
 
     pub(crate) fn written(&self) -> &Written {
@@ -193,7 +236,7 @@ impl Writer {
 
 fn run(
     engine: &dyn Engine,
-    mut jobs: mpsc::Receiver<Job>,
+    mut jobs: mpsc::Receiver<Queued>,
     stop: &Stop,
     written: &Written,
     faults: &Faults,
@@ -272,10 +315,12 @@ struct Group {
 }
 
 /// Takes the first change and all that wait behind it, up to a size or to a staged state.
-fn gather(first: Job, jobs: &mut mpsc::Receiver<Job>, open: &mut bool) -> Group {
+fn gather(first: Queued, jobs: &mut mpsc::Receiver<Queued>, open: &mut bool) -> Group {
     let mut group = Group::default();
     let mut next = Some(first);
-    while let Some(job) = next {
+    while let Some(Queued { before, job }) = next {
+        group.changes += u64::from(!before.is_empty());
+        group.batch.absorb(before);
         match job {
             Job::Write { batch, durable, done } => {
                 group.batch.absorb(batch);

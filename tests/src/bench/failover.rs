@@ -55,6 +55,8 @@ async fn measured() -> Result<Report> {
     let namespace = format!(r#"{{"metadata":{{"name":"{NAMESPACE}"}}}}"#);
     let made = admin.call(Method::POST, "/api/v1/namespaces", Bytes::from(namespace), TIMEOUT);
     ensure!(made.await?.status == 201, "the namespace cannot be made");
+    let made = admin.call(Method::POST, client::MAPS, client::counter(), TIMEOUT);
+    ensure!(made.await?.status == 201, "the counter cannot be made");
     let (recorder, recording) = Recorder::start(&folder.path().join("history.jsonl"))?;
     let shared = Shared {
         addresses: cluster.addresses.clone(),

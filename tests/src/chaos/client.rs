@@ -3,6 +3,8 @@
 //!
 //! Keys live for one *epoch* of a few seconds, so that each key's history stays short enough to be
 //! searched, and calls of unknown outcome trouble only their own epoch.
+//!
+//! One key lives for the whole run: the counter, to which all clients add.
 
 use std::collections::HashMap;
 use std::net::SocketAddr;
@@ -23,6 +25,10 @@ pub const NAMESPACE: &str = "chaos";
 pub const MAPS: &str = "/api/v1/namespaces/chaos/configmaps";
 /// All keys of the run begin with this; other ConfigMaps of the namespace are not ours.
 pub const PREFIX: &str = "k-";
+/// The key of the counter.
+const COUNTER: &str = "counter";
+/// How many of a client's turns are for the counter.
+const COUNTING: f64 = 0.15;
 
 /// How long a key is used.
 const EPOCH_US: u64 = 3_000_000;
@@ -58,8 +64,7 @@ impl Shared {
 pub async fn run(shared: Shared, number: u32, seed: u64) {
     let mut caller = Caller::new(shared, number, seed);
     while !caller.shared.stopped() {
-        let op = caller.choose();
-        let served = caller.call(op).await;
+        let served = caller.turn().await;
         tokio::time::sleep(if served { PAUSE } else { PAUSE_UNSERVED }).await;
     }
 }
@@ -83,6 +88,40 @@ impl Caller {
         let random = StdRng::seed_from_u64(seed ^ u64::from(number).rotate_left(32));
         let member = usize::try_from(number).expect("few") % members.len();
         Caller { shared, number, random, members, member, known: HashMap::new(), values: 0 }
+    }
+
+    /// One call, or one more on the counter; true if the member served it.
+    async fn turn(&mut self) -> bool {
+        if self.random.random_bool(COUNTING) {
+            return self.count().await;
+        }
+        let op = self.choose();
+        self.call(op).await
+    }
+
+    /// Adds one to the counter, unless somebody else is faster: whoever begins at the same revision
+    /// writes the same bytes.
+    async fn count(&mut self) -> bool {
+        let read = self.ask(Op::Get { key: COUNTER.to_owned() }).await;
+        let Outcome::Found { item: Some(Item { key, revision: base, value: old }) } = read.outcome
+        else {
+            return false;
+        };
+        let Ok(number) = old.parse::<u64>() else {
+            return false;
+        };
+        let value = (number + 1).to_string();
+        let increment = self.ask(Op::Update { key, base, old, value }).await;
+        let served = increment.is_served();
+        self.shared.recorder.record(Line::Count(increment));
+        served
+    }
+
+    /// Reads the counter on a given member, and records what it is.
+    pub async fn read_counter(&mut self, member: usize) {
+        self.member = member;
+        let read = self.ask(Op::Get { key: COUNTER.to_owned() }).await;
+        self.shared.recorder.record(Line::Count(read));
     }
 
     fn choose(&mut self) -> Op {
@@ -114,23 +153,27 @@ impl Caller {
 
     /// Makes a call and records it; true if the member served it.
     pub async fn call(&mut self, op: Op) -> bool {
+        let call = self.ask(op).await;
+        self.remember(&call.op, &call.outcome);
+        let served = call.is_served();
+        self.shared.recorder.record(Line::Call(call));
+        served
+    }
+
+    /// Makes a call. If the member does not serve it, the next one is asked another.
+    async fn ask(&mut self, op: Op) -> Call {
         let (method, path, body) = request(&op);
+        let (client, member) = (self.number, self.member);
         let invoke_us = self.shared.now_us();
-        let member = self.member;
         let answer =
             self.members[member].call(method, &path, Bytes::from(body), CALL_TIMEOUT).await;
         let return_us = self.shared.now_us();
         let outcome = outcome(&op, answer);
-        self.remember(&op, &outcome);
-        let unserved =
-            matches!(outcome, Outcome::Refused(Refusal::Unserved(_)) | Outcome::Unknown { .. });
-        if unserved && self.members.len() > 1 {
-            self.member = (self.member + 1) % self.members.len();
-        }
-        let client = self.number;
         let call = Call { client, member, invoke_us, return_us, op, outcome };
-        self.shared.recorder.record(Line::Call(call));
-        !unserved
+        if !call.is_served() {
+            self.member = (member + 1) % self.members.len();
+        }
+        call
     }
 
     fn remember(&mut self, op: &Op, outcome: &Outcome) {
@@ -163,6 +206,12 @@ impl Caller {
             _ => {}
         }
     }
+}
+
+/// The counter, as it is made.
+pub fn counter() -> Bytes {
+    let (_, _, body) = request(&Op::Create { key: COUNTER.to_owned(), value: "0".to_owned() });
+    body.into()
 }
 
 fn request(op: &Op) -> (Method, String, Vec<u8>) {

@@ -2,7 +2,8 @@
 //!
 //! A history is a file of JSON lines, written while the run goes on, so that a run that dies leaves
 //! what it saw. Times are microseconds since the run began, all by one clock. Every write carries a
-//! value that no other write has, so a value names the write that made it.
+//! value that no other write has, so a value names the write that made it; but for those of the
+//! counter, which are kept apart and checked by themselves.
 //!
 //! Words: a *call* is one request with its answer; it is *acknowledged* when the answer says that
 //! it was done, *refused* when the answer says that it was not, *unknown* otherwise. A *follower*
@@ -33,6 +34,8 @@ pub enum Line {
         profile: String,
     },
     Call(Call),
+    /// A call on the counter.
+    Count(Call),
     Watch(WatchLine),
     /// Something was done to the cluster.
     Fault(FaultLine),
@@ -212,6 +215,11 @@ impl Call {
         matches!(self.outcome, Outcome::Written { .. } | Outcome::Deleted)
     }
 
+    /// Whether the member that was asked did what it is for.
+    pub fn is_served(&self) -> bool {
+        !matches!(self.outcome, Outcome::Refused(Refusal::Unserved(_)) | Outcome::Unknown { .. })
+    }
+
     /// Nobody can say whether it was done, or what it read.
     pub fn is_unknown(&self) -> bool {
         matches!(self.outcome, Outcome::Unknown { .. })
@@ -238,6 +246,8 @@ pub struct History {
     /// What kind of run it was.
     pub mode: String,
     pub calls: Vec<Call>,
+    /// Increments of the counter, and what it was in the end.
+    pub counts: Vec<Call>,
     pub watches: Vec<WatchLine>,
     pub faults: Vec<FaultLine>,
     pub stolen: Vec<StolenLine>,
@@ -261,6 +271,7 @@ impl History {
         match line {
             Line::Run { mode, .. } => self.mode = mode,
             Line::Call(call) => self.calls.push(call),
+            Line::Count(call) => self.counts.push(call),
             Line::Watch(line) => self.watches.push(line),
             Line::Fault(line) => self.faults.push(line),
             Line::Stolen(line) => self.stolen.push(line),

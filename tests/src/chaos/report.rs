@@ -46,6 +46,8 @@ pub struct Report {
     pub unanswered_reads: usize,
     pub refused_unserved: usize,
     pub keys: usize,
+    /// Acknowledged increments of the counter.
+    pub increments: usize,
     pub undecided_keys: usize,
     pub events: usize,
     pub leader_kills: usize,
@@ -115,6 +117,7 @@ impl Report {
             unanswered_reads: count(&|call| call.is_unknown() && !call.op.is_write()),
             refused_unserved: count(&unserved),
             keys: findings.keys,
+            increments: findings.increments,
             undecided_keys: findings.undecided.len(),
             events: findings.events_checked,
             leader_kills: faults(KILL_LEADER),
@@ -173,6 +176,7 @@ impl Report {
         line("reads without an answer", self.unanswered_reads.to_string());
         line("refused by members out of service", self.refused_unserved.to_string());
         line("keys searched (undecided)", format!("{} ({})", self.keys, self.undecided_keys));
+        line("increments of the counter", self.increments.to_string());
         line("watch events checked", self.events.to_string());
         let (made, restored) = self.backups;
         line("backups under load", format!("{made} made, {restored} restored and compared"));

@@ -14,7 +14,7 @@ use tokio::task::JoinSet;
 
 use super::backups;
 use super::check::{self, Findings, Violation};
-use super::client::{self, Caller, NAMESPACE, PREFIX, Shared};
+use super::client::{self, Caller, MAPS, NAMESPACE, PREFIX, Shared};
 use super::cluster::{Cluster, Config, Row};
 use super::disk::SmallDisk;
 use super::follower;
@@ -123,7 +123,10 @@ async fn with_cluster(options: &Options, cluster: &Cluster) -> Result<Outcome> {
         begun: Instant::now(),
         stop: Arc::new(AtomicBool::new(false)),
     };
-    make_namespace(cluster).await?;
+    let namespace =
+        format!(r#"{{"apiVersion":"v1","kind":"Namespace","metadata":{{"name":"{NAMESPACE}"}}}}"#);
+    make(cluster, "/api/v1/namespaces", namespace.into()).await?;
+    make(cluster, MAPS, client::counter()).await?;
     let mut users = JoinSet::new();
     for number in 0..options.clients {
         users.spawn(client::run(shared.clone(), number, options.seed));
@@ -150,6 +153,7 @@ async fn with_cluster(options: &Options, cluster: &Cluster) -> Result<Outcome> {
     let mut last = Caller::new(shared.clone(), options.clients, options.seed);
     for member in 0..cluster.addresses.len() {
         last.call_on(member, Op::List { prefix: PREFIX.to_owned() }).await;
+        last.read_counter(member).await;
     }
     supervisor.abort();
     machine.abort();
@@ -186,18 +190,15 @@ async fn with_cluster(options: &Options, cluster: &Cluster) -> Result<Outcome> {
     Ok(Outcome { report, violations: findings.violations, accidents })
 }
 
-async fn make_namespace(cluster: &Cluster) -> Result<()> {
+/// Makes an object that the run needs.
+async fn make(cluster: &Cluster, path: &str, object: Bytes) -> Result<()> {
     let mut client = Client::new(cluster.addresses[0], cluster.credentials.clone());
-    let body =
-        format!(r#"{{"apiVersion":"v1","kind":"Namespace","metadata":{{"name":"{NAMESPACE}"}}}}"#);
     let begun = Instant::now();
     loop {
-        let body = Bytes::from(body.clone());
-        let answer = client.call(Method::POST, "/api/v1/namespaces", body, CALL_TIMEOUT).await;
-        match answer {
+        match client.call(Method::POST, path, object.clone(), CALL_TIMEOUT).await {
             Ok(answer) if answer.status == 201 || answer.status == 409 => return Ok(()),
             other if begun.elapsed() > HEAL_TIMEOUT => {
-                anyhow::bail!("the namespace cannot be made: {other:?}");
+                anyhow::bail!("an object at {path} cannot be made: {other:?}");
             }
             _ => tokio::time::sleep(Duration::from_millis(100)).await,
         }

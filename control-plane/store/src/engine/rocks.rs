@@ -203,8 +203,12 @@ fn read_error(error: rocksdb::Error) -> EngineError {
     }
 }
 
+/// RocksDB merges files by itself. After it has found damage there it refuses each write with that.
 fn write_error(error: rocksdb::Error) -> EngineError {
-    EngineError::Write(error.into_string())
+    match error.kind() {
+        ErrorKind::Corruption => EngineError::Damaged("a file".to_owned(), error.into_string()),
+        _ => EngineError::Write(error.into_string()),
+    }
 }
 
 fn io_error(error: std::io::Error) -> EngineError {
@@ -351,5 +355,37 @@ impl Engine for Rocks {
         let db = self.db.write().unwrap_or_else(PoisonError::into_inner).take();
         drop(db);
         drop(staged.take());
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What is damaged is to be replaced, and not to be started again as after a failed write.
+    #[test]
+    fn a_write_that_fails_for_damaged_files_says_so() {
+        let folder = tempfile::tempdir().expect("a temporary folder can be made");
+        let block = Superblock::new(Identity { cluster_id: 1, member_id: 1 });
+        let anchor = Arc::new(Anchor::new(None, block, Faults::default()));
+        let database = superblock::database(folder.path(), anchor.folder());
+        let rocks = Rocks::open(folder.path(), anchor, true, Faults::default());
+        let rocks = rocks.expect("the folder can be written");
+        let mut batch = Batch::default();
+        batch.put(Column::State, Bytes::from_static(b"key"), b"value".repeat(100));
+        rocks.write(&batch, true).expect("the folder can be written");
+        rocks.compact(Column::State).expect("the folder can be written");
+        let files = fs::read_dir(database).expect("it is there");
+        let files = files.map(|file| file.expect("it is listed").path());
+        for table in files.filter(|path| path.extension().is_some_and(|end| end == "sst")) {
+            let mut content = fs::read(&table).expect("it can be read");
+            content[20] ^= 4;
+            fs::write(&table, content).expect("it can be written");
+        }
+        rocks.write(&batch, true).expect("nobody knows yet");
+        // RocksDB says what it found to who writes next.
+        let _ = rocks.compact(Column::State);
+        let refused = rocks.write(&batch, true);
+        assert!(matches!(refused, Err(EngineError::Damaged(..))), "{refused:?}");
     }
 }

@@ -198,6 +198,7 @@ async fn damage_is_an_error_and_never_nothing() {
     let mut reopened = reopen().expect("the end of the log is sound");
     let error = reopened.try_get_log_entries(0..10).await.expect_err("entry 4 is damaged");
     assert!(error.to_string().contains("checksum"), "{error}");
+    assert!(verify(&*engine).is_err(), "it is found without being needed");
 
     damage(Column::Log, &entry_key(9));
     assert!(matches!(reopen().err(), Some(EngineError::Damaged(..))));

@@ -1,4 +1,5 @@
-//! What a link asks a follower whose log openraft looks for the end of.
+//! What a link asks a follower whose log openraft looks for the end of, and when it tells one of a
+//! commit.
 
 use openraft::entry::{EntryPayload, RaftEntry};
 use openraft::impls::leader_id_adv::LeaderId;
@@ -70,17 +71,37 @@ async fn link(has: u64) -> (Link, Asked) {
     (link, asked)
 }
 
-/// Sends entries as openraft does, eight at most.
-async fn send(link: &mut Link, ids: Vec<LogId>) -> AppendEntriesResponse<Types> {
-    let before = log_id(1, ids[0].index - 1);
-    let request = AppendEntriesRequest {
+fn request(before: LogId, ids: Vec<LogId>) -> AppendEntriesRequest<Types> {
+    AppendEntriesRequest {
         vote: Vote { leader_id: LeaderId { term: 2, node_id: 1 }, committed: true },
         prev_log_id: Some(before),
         entries: ids.into_iter().map(entry).collect(),
         leader_commit: None,
-    };
-    let option = RPCOption::new(Duration::from_secs(1));
-    link.append_entries(request, option).await.expect("it answers")
+    }
+}
+
+fn option() -> RPCOption {
+    RPCOption::new(Duration::from_secs(1))
+}
+
+/// Sends entries as openraft does, eight at most.
+async fn send(link: &mut Link, ids: Vec<LogId>) -> AppendEntriesResponse<Types> {
+    let request = request(log_id(1, ids[0].index - 1), ids);
+    link.append_entries(request, option()).await.expect("it answers")
+}
+
+/// Streams requests to a follower that has everything, as openraft does; returns how many entries
+/// there were in each that was sent.
+async fn streamed(clients_wait: bool, requests: Vec<AppendEntriesRequest<Types>>) -> Vec<usize> {
+    let (mut link, asked) = link(9999).await;
+    if clients_wait {
+        link.caller.waiting.note(FOLLOWER);
+    }
+    let answers = link.stream_append(stream::iter(requests), option()).await;
+    let answers: Vec<_> = answers.expect("it begins").collect().await;
+    assert!(answers.iter().all(|answer| matches!(answer, Ok(Ok(_)))), "{answers:?}");
+    let asked = asked.lock().expect("nothing panics here");
+    asked.iter().map(|(_, entries)| *entries).collect()
 }
 
 fn from(index: u64) -> Vec<LogId> {
@@ -115,4 +136,23 @@ async fn a_follower_that_lacks_something_is_searched() {
     assert!(send(&mut link, from(625)).await.is_success());
     let asked = asked.lock().expect("nothing panics here");
     assert_eq!(*asked, [(999, 0), (499, 8), (749, 8), (624, 8)], "the end is asked for once");
+}
+
+#[tokio::test]
+async fn a_commit_is_told_with_entries_that_come_at_once() {
+    let last = log_id(2, 1000);
+    let (commit, entries) = (request(last, Vec::new()), request(last, vec![log_id(2, 1001)]));
+    assert_eq!(streamed(false, vec![commit.clone(), entries.clone()]).await, [1]);
+    assert_eq!(streamed(false, vec![entries.clone(), commit.clone()]).await, [1, 0]);
+    assert_eq!(streamed(true, vec![commit, entries]).await, [0, 1], "somebody waits for it");
+}
+
+#[tokio::test]
+async fn a_commit_is_told_without_entries_when_none_come() {
+    let (mut link, asked) = link(9999).await;
+    let commit = request(log_id(2, 1000), Vec::new());
+    let requests = stream::iter([commit]).chain(stream::pending()).boxed();
+    let mut answers = link.stream_append(requests, option()).await.expect("it begins");
+    assert!(matches!(answers.next().await, Some(Ok(Ok(_)))));
+    assert_eq!(*asked.lock().expect("nothing panics here"), [(1000, 0)]);
 }

@@ -91,7 +91,7 @@ impl Script {
         let event = Arc::new(Event::new(self.revision, key, change, previous));
         let shown = show_event(&event);
         assert_eq!(self.state.hash, hash(&self.state.root), "the sum keeps up with the objects");
-        let (root, time_ms) = (self.state.root.clone(), self.state.time_ms);
+        let (root, time_ms) = (Some(self.state.root.clone()), self.state.time_ms);
         self.history.push(Record { event, root, time_ms });
         self.history.advance(self.revision);
         shown
@@ -472,4 +472,45 @@ fn the_seeded_bug_of_the_hash_is_found() {
     assert_eq!(state.hash, hash(&state.root));
     apply(&mut state, 2, &put_command("a", "1"));
     assert_ne!(state.hash, hash(&state.root));
+}
+
+#[test]
+fn states_between_kept_roots_are_made_again() {
+    let bounds = Window { revisions: 20, age: Duration::from_secs(60), bytes: u64::MAX };
+    let mut state = State::default();
+    let mut history = History::new(bounds, state.snapshot());
+    let mut roots = vec![Root::new()];
+    for revision in 1..=60 {
+        // Each fifth one deletes what the one before it has put.
+        let (number, action) = match revision % 5 {
+            0 => (revision - 1, Action::Delete),
+            _ => (revision, Action::Put(Bytes::from(format!("{revision}")))),
+        };
+        let key = Bytes::from(format!("{}", number % 7));
+        let precondition = Precondition::Any;
+        let command = Command { time_ms: 0, id: 0, key: key.clone(), precondition, action };
+        let (change, previous) = match apply(&mut state, revision, &command) {
+            Outcome::Put { entry, previous } => (Change::Put(entry), previous),
+            Outcome::Deleted { last } => (Change::Delete(last.clone()), Some(last)),
+            other => panic!("{other:?}"),
+        };
+        let event = Arc::new(Event::new(revision, key, change, previous));
+        let root = (revision % 4 == 0).then(|| state.root.clone());
+        let keeps = root.is_some();
+        history.push(Record { event, root, time_ms: 0 });
+        roots.push(state.root.clone());
+        if keeps {
+            history.advance(revision);
+        }
+    }
+    assert_eq!((history.len(), history.oldest()), (20, 40));
+    for (revision, root) in (0..).zip(&roots) {
+        match history.at(revision) {
+            Ok(snapshot) => assert_eq!(snapshot.root, *root, "at {revision}"),
+            Err(error) => {
+                assert!(revision < 40, "at {revision}");
+                assert_eq!(error, WindowError::Gone { oldest: 40 });
+            }
+        }
+    }
 }

@@ -87,6 +87,32 @@ async fn a_member_whose_files_are_damaged_stops() {
     end(stores).await;
 }
 
+/// A damaged log is found when its member starts, also where nobody needs it at once.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_member_with_a_damaged_log_is_refused() {
+    let net = Net::default();
+    let stores = net.cluster(2).await;
+    let folder = tempfile::tempdir().expect("a temporary folder can be made");
+    let engine = Engine::Rocks(folder.path().to_owned());
+    let odd = net.join(&stores[0], engine.clone(), &Faults::default()).await;
+    let entry = put(&stores[0], "key", "value").await;
+    let (disk, key) = (odd.inner.disk.clone(), entry.modified.to_be_bytes());
+    let record = || disk.get(crate::engine::Column::Log, &key).expect("it can be read");
+    eventually("the entry is there", async || record().is_some()).await;
+    let mut record = record().expect("it was there a moment ago");
+    *record.last_mut().expect("a record is not empty") ^= 1;
+    let mut batch = crate::engine::Batch::default();
+    batch.put(crate::engine::Column::Log, Bytes::copy_from_slice(&key), record);
+    disk.write(&batch, true).expect("the folder can be written");
+    let id = odd.member_id();
+    net.kill(&odd).await;
+
+    let config = net.config(id, engine, &Faults::default());
+    let refused = Store::join(config, net.transport(id)).await.err();
+    assert!(matches!(refused, Some(OpenError::Damaged { .. })), "{refused:?}");
+    end(stores).await;
+}
+
 fn copy(from: &Path, to: &Path) {
     std::fs::create_dir(to).expect("it can be made");
     for entry in std::fs::read_dir(from).expect("it can be listed") {

@@ -33,7 +33,7 @@ impl Bench {
         let event = Event::new(self.revision, key, Change::Put(entry), previous);
         let (event, root) = (Arc::new(event), self.root.clone());
         let current = Snapshot { revision: self.revision, root: root.clone() };
-        self.feed.publish(vec![Record { event, root, time_ms: 0 }], current);
+        self.feed.publish(vec![Record { event, root: Some(root), time_ms: 0 }], current);
     }
 
     fn watch(&self, prefix: &'static str, after: Revision) -> Watch {

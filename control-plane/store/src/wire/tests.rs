@@ -83,9 +83,11 @@ fn questions_of_the_store_come_back() {
         precondition: Precondition::At(9),
         action: Action::Delete,
     };
-    let back = sent(Request::Write { command: command.clone(), makes_room: true, fence: 9 });
-    let same = |written: &Command| *written == command;
-    assert!(matches!(back, Request::Write { command: c, makes_room: true, fence: 9 } if same(&c)));
+    let writes: Vec<Write> = [(true, 9), (false, 8)]
+        .map(|(makes_room, fence)| Write { command: command.clone(), makes_room, fence })
+        .into();
+    let back = sent(Request::Writes(writes.clone()));
+    assert!(matches!(back, Request::Writes(back) if back == writes));
     assert!(matches!(sent(Request::ReadIndex), Request::ReadIndex));
     assert!(matches!(sent(Request::Status), Request::Status));
     assert!(matches!(sent(Request::Promised), Request::Promised));
@@ -121,10 +123,8 @@ fn answers_of_the_store_come_back() {
         Err(WriteError::TooLarge { size: 9, limit: 8 }),
         Err(WriteError::Stopped),
     ];
-    for write in writes {
-        let back = answered(Answer::Written(write.clone()));
-        assert!(matches!(back, Answer::Written(back) if back == write));
-    }
+    let back = answered(Answer::Written(writes.to_vec()));
+    assert!(matches!(back, Answer::Written(back) if back == writes));
     let reads = [
         Ok(77),
         Err(ReadError::NotLeader { leader: leader.0, address: leader.1 }),

@@ -76,14 +76,12 @@ impl Bench {
     }
 
     async fn submit(&self, name: &str, durable: bool) {
-        let mut batch = Batch::default();
-        batch.put(Column::Meta, Bytes::from_static(b"key"), Vec::new());
         let (answers, name) = (self.answers.clone(), name.to_owned());
         let done: Done = Box::new(move |result| {
             let how = if result.is_ok() { "ok" } else { "failed" };
             answers.lock().expect("the test does not panic here").push(format!("{name} {how}"));
         });
-        let submitted = self.writer.submit(batch, durable, Some(done)).await;
+        let submitted = self.writer.submit(change(), durable, Some(done)).await;
         submitted.expect("the writer runs");
     }
 
@@ -95,6 +93,12 @@ impl Bench {
         let answers = self.answers.lock().expect("the test does not panic here").clone();
         (writes, answers)
     }
+}
+
+fn change() -> Batch {
+    let mut batch = Batch::default();
+    batch.put(Column::Meta, Bytes::from_static(b"key"), Vec::new());
+    batch
 }
 
 #[tokio::test]
@@ -112,6 +116,27 @@ async fn what_waits_is_written_together_and_answered_in_order() {
     assert!(writes.len() <= 2, "five changes took {} writes", writes.len());
     assert!(writes.last().expect("something was written").1, "durable changes are synced");
     assert_eq!(answers, ["a ok", "b ok", "c ok", "d ok", "e ok"]);
+}
+
+#[tokio::test]
+async fn what_is_put_off_goes_with_the_next_change_and_is_not_forgotten() {
+    let bench = Bench::start();
+    for _ in 0..4 {
+        bench.verdict.send(Ok(())).expect("the writer runs");
+    }
+    for _ in 0..2 {
+        bench.writer.put_off(change()).await.expect("the writer runs");
+    }
+    bench.writer.write(change()).await.expect("the gate is open");
+    bench.writer.settle().await.expect("the writer runs");
+    bench.writer.put_off(change()).await.expect("the writer runs");
+    bench.writer.settle().await.expect("the writer runs");
+    bench.writer.write(Batch::default()).await.expect("the gate is open");
+    bench.writer.put_off(change()).await.expect("the writer runs");
+    let (writes, _) = bench.end().await;
+    let changes: Vec<usize> = writes.iter().map(|(changes, _)| *changes).collect();
+    assert_eq!(changes, [3, 1, 1]);
+    assert!(writes[0].1, "the change that it went with is synced");
 }
 
 #[tokio::test]

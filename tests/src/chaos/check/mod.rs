@@ -5,8 +5,10 @@
 //!   the state at a revision between what was answered before it and what was asked after it;
 //! - [`linear`]: each key for itself, by values alone, is linearizable; revisions are not looked
 //!   at, so that a fault in them cannot hide one in the values, nor the other way round;
+//! - [`counter`]: writes of the same bytes are told apart, and their sum is right;
 //! - [`watches`]: every follower saw the timeline: in order, once, whole, across resumptions.
 
+pub mod counter;
 pub mod linear;
 pub mod revisions;
 pub mod timeline;
@@ -43,6 +45,8 @@ pub struct Findings {
     /// Keys whose search was given up at its limit.
     pub undecided: Vec<String>,
     pub keys: usize,
+    /// Acknowledged increments of the counter.
+    pub increments: usize,
     pub events_checked: usize,
 }
 
@@ -65,6 +69,8 @@ pub fn check(history: &History) -> Findings {
     findings.keys = searched.keys;
     findings.undecided = searched.undecided;
     findings.name("linearizability by values");
+    findings.increments = counter::check(history, &mut findings.violations);
+    findings.name("sum of a counter");
     findings.events_checked = watches::check(history, &timeline, &mut findings.violations);
     findings.name("watches");
     findings

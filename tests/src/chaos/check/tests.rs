@@ -1,6 +1,7 @@
 //! Histories as text, good ones and ones broken by hand; each checker must catch the latter.
 //!
-//! A line is `client invoke-return op → outcome`, or `wN …` for what follower N saw.
+//! A line is `client invoke-return op → outcome`, with a `c` before it if it is about the counter, or
+//! `wN …` for what follower N saw.
 
 use expect_test::{Expect, expect};
 
@@ -102,6 +103,8 @@ fn history(text: &str) -> History {
     for line in text.lines().map(str::trim).filter(|line| !line.is_empty()) {
         if line.starts_with('w') {
             history.watches.push(watch(line, 1_000_000));
+        } else if let Some(line) = line.strip_prefix('c') {
+            history.counts.push(call(line));
         } else {
             history.calls.push(call(line));
         }
@@ -318,4 +321,30 @@ fn the_search_copes_with_many_calls_at_once() {
     verdict(&text, expect![""]);
     text += "21 950-960 get k → found v3@7\n 21 970-980 get k → found v4@9\n";
     verdict(&text, expect!["linearizable"]);
+}
+
+#[test]
+fn increments_add_up_whatever_became_of_the_unknown_ones() {
+    let begun = "c1 10-20 update counter 0@3 1 → at 5
+                 c2 11-21 update counter 0@3 1 → conflict
+                 c2 22-30 update counter 1@5 2 → unknown\n";
+    let ended = |last: &str| format!("{begun}c1 31-40 get counter → {last}");
+    verdict(&ended("found 1@5"), expect![""]);
+    verdict(&ended("found 2@7"), expect![""]);
+    verdict(&ended("found 0@3"), expect!["counts-add-up"]);
+    verdict(&ended("found 3@9"), expect!["counts-add-up"]);
+    verdict(&ended("none"), expect!["counts-add-up"]);
+    verdict(&ended("503"), expect![""]);
+}
+
+/// The bug that unique values hide (DECISIONS.md, D154): the same bytes of another were taken for
+/// one's own.
+#[test]
+fn two_that_count_from_one_revision_have_not_both_counted() {
+    verdict(
+        "c1 10-20 update counter 0@3 1 → at 5
+         c2 11-21 update counter 0@3 1 → at 5
+         c1 31-40 get counter → found 1@5",
+        expect!["counted-once, counts-add-up"],
+    );
 }

@@ -5,10 +5,10 @@
 //! unseen. What the chain cannot show is that its end was cut off; for that, ship the lines
 //! elsewhere.
 //!
-//! One thread owns the file and takes events from a bounded queue. It writes what has come, syncs at
-//! least each second, and starts a new file when one is full; only so many old ones are kept. When
-//! the queue is full, requests wait a moment; then the event is lost, counted, and the next line
-//! says how many were.
+//! One thread owns the file and takes events from a bounded queue. It writes what has come, waits a
+//! moment for more, syncs at least each second, and starts a new file when one is full; only so many
+//! old ones are kept. When the queue is full, requests wait a moment; then the event is lost,
+//! counted, and the next line says how many were.
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, BufRead as _, BufReader, Read as _, Seek as _, SeekFrom, Write as _};
@@ -29,6 +29,9 @@ use super::Policy;
 const QUEUE_MAX: usize = 4_096;
 /// How long a request waits for room in the queue.
 const PATIENCE: Duration = Duration::from_millis(200);
+/// Events behind the last written ones wait so long for others: a thread that woke for each would
+/// take its processor from the answers.
+const GATHER: Duration = Duration::from_millis(10);
 /// Unsynced lines are at most so old.
 const SYNC_EVERY: Duration = Duration::from_secs(1);
 /// The longest line that is read back at a start.
@@ -96,7 +99,10 @@ impl AuditLog {
                     let next = receiver.recv_many(&mut events, QUEUE_MAX);
                     match tokio::time::timeout(SYNC_EVERY, next).await {
                         Ok(0) => break,
-                        Ok(_) => writer.append(events.drain(..)),
+                        Ok(_) => {
+                            writer.append(events.drain(..));
+                            tokio::time::sleep(GATHER).await;
+                        }
                         Err(_) => writer.sync(),
                     }
                 }
