@@ -22,7 +22,7 @@ use k8s_openapi::api::core::v1::PersistentVolume;
 use kube::Api;
 use tokio_util::sync::CancellationToken;
 
-use super::{Volumes, usage::measure};
+use super::{Volumes, removal, usage::measure};
 
 /// The driver's name.
 pub const DRIVER: &str = "wherry.dev/local";
@@ -105,7 +105,7 @@ fn is_used(disk: &Path, handle: &str) -> bool {
 }
 
 fn remove(disk: &Path, handle: &str) -> io::Result<()> {
-    fs::remove_dir_all(root(disk).join(handle))?;
+    removal::remove(&root(disk).join(handle))?;
     fs::remove_file(size_file(disk, handle))
 }
 

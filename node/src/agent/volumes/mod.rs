@@ -17,6 +17,7 @@ mod atomic;
 mod content;
 pub mod local;
 mod places;
+pub mod removal;
 mod root;
 mod usage;
 
@@ -561,11 +562,9 @@ pub(super) async fn blocking<T: Send + 'static>(
     }
 }
 
-/// `remove_dir_all` does not follow links, also while a guest puts them there.
 async fn remove_tree(path: PathBuf) {
-    if let Err(error) = tokio::fs::remove_dir_all(&path).await
-        && error.kind() != std::io::ErrorKind::NotFound
-    {
-        tracing::warn!(path = %path.display(), %error, "cannot remove the volumes of a Pod");
+    let tree = path.clone();
+    if let Err(error) = blocking(move || removal::remove(&tree)).await {
+        tracing::warn!(path = %path.display(), error, "cannot remove the volumes of a Pod");
     }
 }

@@ -11,7 +11,7 @@ use std::{
     path::{Component, Path, PathBuf},
 };
 
-use super::{PodSpec, Problem, Volumes, blocking};
+use super::{PodSpec, Problem, Volumes, blocking, removal};
 use crate::{agent::CLUSTER_DOMAIN, protocol};
 
 /// Directories that programs count on.
@@ -74,10 +74,7 @@ fn etc(pod: &PodSpec, ip: IpAddr) -> Vec<(&'static str, String)> {
 }
 
 fn fill(root: &Path, points: &[PathBuf], etc: &[(&str, String)]) -> io::Result<()> {
-    match fs::remove_dir_all(root) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
-        _ => {}
-    }
+    removal::remove(root)?;
     for folder in FOLDERS.iter().map(Path::new).chain(points.iter().map(PathBuf::as_path)) {
         fs::create_dir_all(root.join(folder))?;
     }

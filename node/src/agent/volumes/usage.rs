@@ -2,6 +2,7 @@
 
 use std::{
     fs,
+    io::ErrorKind,
     os::unix::fs::MetadataExt,
     path::{Path, PathBuf},
 };
@@ -19,12 +20,19 @@ pub struct Use {
     pub entries: u64,
 }
 
-/// Adds up a tree; links are not followed. What cannot be read counts nothing.
+/// Adds up a tree; links are not followed. What cannot be read counts nothing, but what lies deeper than
+/// a path is long counts as more than any limit: it would be a place to hide in.
 pub fn measure(root: &Path) -> Use {
     let mut found = Use::default();
     let mut left: Vec<PathBuf> = vec![root.to_owned()];
     while let Some(folder) = left.pop() {
-        for entry in fs::read_dir(folder).into_iter().flatten().flatten() {
+        let entries = match fs::read_dir(folder) {
+            Err(error) if error.kind() == ErrorKind::InvalidFilename => {
+                return Use { bytes: u64::MAX, ..found };
+            }
+            entries => entries.into_iter().flatten(),
+        };
+        for entry in entries.flatten() {
             let Ok(metadata) = entry.metadata() else { continue };
             found.bytes = found.bytes.saturating_add(metadata.blocks() * 512);
             found.entries += 1;
