@@ -86,7 +86,7 @@ impl Pod {
         context
     }
 
-    fn output(&self, output: &Output) -> OutputPipe {
+    pub(crate) fn output(&self, output: &Output) -> OutputPipe {
         OutputPipe::new(Arc::clone(output), self.config.room.clone(), self.config.terminal)
     }
 

@@ -9,7 +9,7 @@ use std::{path::PathBuf, sync::Arc};
 use futures::SinkExt;
 use tokio::{io::AsyncWriteExt as _, net::UnixStream, sync::OwnedSemaphorePermit, task::JoinSet};
 use tokio_util::codec::Framed;
-use wherry_wasi_shim::{Command, GuestConfig};
+use wherry_wasi_shim::{Command, GuestConfig, LoadError};
 
 use super::{
     attached::Io,
@@ -205,8 +205,9 @@ async fn program(
     let name = config.args.first().cloned().unwrap_or_default();
     let failed = |why: &dyn std::error::Error| format!("exec: {name:?}: {}", explain(why));
     let module = callee.code.map().await.map_err(|error| failed(&error))?;
-    if let Ok(call) = module.call(&name, config.clone()) {
-        return Ok(call);
+    match module.call(&name, config.clone()) {
+        Err(LoadError::NoExport { .. }) => {}
+        call => return call.map_err(|error| failed(&error)),
     }
     if callee.is_own(&name) {
         return module.command(config).map_err(|error| failed(&error));
