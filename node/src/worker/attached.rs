@@ -14,7 +14,7 @@ use tokio_util::sync::CancellationToken;
 use wherry_resources::channels;
 use wherry_wasi_shim::{Input, InputWriter, Output};
 
-use crate::protocol::{Container, Guest};
+use crate::protocol::{Container, Guest, TOOLBOX_REPOSITORY};
 
 /// Pieces that wait for an attached client: a burst of 1 MiB.
 const PIECES_MAX: usize = 32;
@@ -34,6 +34,8 @@ pub struct Io {
     watched: AtomicUsize,
     input: Mutex<Option<Arc<InputWriter>>>,
     once: bool,
+    /// It runs the toolbox, which reads ^C itself.
+    pub reads_interrupts: bool,
     /// Cancelled when the container has ended.
     pub ended: CancellationToken,
     /// Cancelled when somebody types what interrupts a command.
@@ -52,6 +54,7 @@ impl Io {
             watched: AtomicUsize::new(0),
             input: Mutex::new(writer.map(Arc::new)),
             once: container.stdin_once,
+            reads_interrupts: container.image_id.starts_with(TOOLBOX_REPOSITORY),
             ended: CancellationToken::new(),
             interrupted: CancellationToken::new(),
             sessions: Arc::new(Semaphore::new(SESSIONS_MAX)),

@@ -5,7 +5,7 @@
 //! at most [`PIPE_BYTES_MAX`]; its writer waits for its reader, and learns when that is gone.
 
 use std::cell::RefCell;
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 use std::fs::File;
 use std::future::poll_fn;
 use std::io::{self, Read, Write};
@@ -18,6 +18,15 @@ use bytes::{Buf, Bytes, BytesMut};
 const PIPE_BYTES_MAX: usize = 64 << 10;
 /// What one read asks for.
 const CHUNK_BYTES: usize = 32 << 10;
+/// ^C, as a terminal of Wherry passes it on.
+const INTERRUPT: u8 = 0x03;
+/// What an interrupted program ends with: 128 + SIGINT.
+pub const CODE_INTERRUPTED: u8 = 130;
+/// What is typed ahead of its reader, and how often it is looked whether it has been read.
+#[cfg(target_family = "wasm")]
+const AHEAD_BYTES_MAX: usize = 64 << 10;
+#[cfg(target_family = "wasm")]
+const AHEAD_LOOK: std::time::Duration = std::time::Duration::from_millis(100);
 /// The longest line that is held in memory, and the most that `$(...)` and `sort` take.
 pub const TEXT_BYTES_MAX: usize = 32 << 20;
 
@@ -111,7 +120,17 @@ impl Input {
                 crate::runtime::yield_now().await;
                 random_bytes(CHUNK_BYTES)
             }
-            RawInput::Stdin => stdin_chunk().await?,
+            RawInput::Stdin => {
+                let held = self.0.buffer.borrow().len();
+                loop {
+                    match stdin_chunk().await? {
+                        Some(bytes) => break bytes,
+                        // Another reader has taken it, for all.
+                        None if self.0.buffer.borrow().len() != held => return Ok(true),
+                        None => {}
+                    }
+                }
+            }
             RawInput::File(file) => {
                 crate::runtime::yield_now().await;
                 let mut chunk = vec![0; CHUNK_BYTES];
@@ -125,6 +144,16 @@ impl Input {
         };
         self.0.buffer.borrow_mut().extend_from_slice(&more);
         Ok(!more.is_empty())
+    }
+
+    /// Reads what is typed also while nobody asks for it, so that a ^C is heard.
+    #[cfg(target_family = "wasm")]
+    pub async fn read_ahead(self) {
+        while let Ok(true) = self.fill().await {
+            while self.0.buffer.borrow().len() > AHEAD_BYTES_MAX {
+                crate::runtime::sleep(AHEAD_LOOK).await;
+            }
+        }
     }
 
     /// Some bytes; none at the end.
@@ -151,6 +180,7 @@ impl Input {
         loop {
             {
                 let mut buffer = self.0.buffer.borrow_mut();
+                seen = seen.min(buffer.len());
                 let found = buffer[seen..].iter().position(|byte| *byte == end);
                 if let Some(position) = found {
                     let line = buffer.split_to(seen + position + 1);
@@ -269,30 +299,97 @@ impl Output {
     }
 }
 
+/// What becomes of a ^C.
+#[derive(Default)]
+struct Interrupts {
+    /// Whether the input is a terminal.
+    heard: bool,
+    /// A shell goes on after them.
+    handled: bool,
+    count: u64,
+    /// By a number of their own.
+    waiting: BTreeMap<u64, Waker>,
+    next: u64,
+}
+
+thread_local! {
+    static INTERRUPTS: RefCell<Interrupts> = RefCell::default();
+}
+
+/// The input is a terminal: a ^C in it is no text, and ends the program unless a shell handles it.
+pub fn hear_interrupts() {
+    INTERRUPTS.with_borrow_mut(|interrupts| interrupts.heard = true);
+}
+
+/// From now on a ^C ends what waits for [`interrupt`] only.
+pub fn handle_interrupts() {
+    INTERRUPTS.with_borrow_mut(|interrupts| interrupts.handled = true);
+}
+
+/// The next ^C.
+pub async fn interrupt() {
+    struct Place(u64);
+    impl Drop for Place {
+        fn drop(&mut self) {
+            INTERRUPTS.with_borrow_mut(|interrupts| interrupts.waiting.remove(&self.0));
+        }
+    }
+    let (place, before) = INTERRUPTS.with_borrow_mut(|interrupts| {
+        interrupts.next += 1;
+        (Place(interrupts.next), interrupts.count)
+    });
+    poll_fn(|cx| {
+        INTERRUPTS.with_borrow_mut(|interrupts| {
+            if interrupts.count != before {
+                return Poll::Ready(());
+            }
+            interrupts.waiting.insert(place.0, cx.waker().clone());
+            Poll::Pending
+        })
+    })
+    .await;
+}
+
+/// What is left of typed bytes behind their last ^C.
+fn without_interrupts(bytes: Bytes) -> Bytes {
+    INTERRUPTS.with_borrow_mut(|interrupts| {
+        let last = bytes.iter().rposition(|byte| *byte == INTERRUPT);
+        let Some(last) = last.filter(|_| interrupts.heard) else { return bytes };
+        if !interrupts.handled {
+            crate::exit(CODE_INTERRUPTED);
+        }
+        interrupts.count += 1;
+        std::mem::take(&mut interrupts.waiting).into_values().for_each(Waker::wake);
+        bytes.slice(last + 1..)
+    })
+}
+
+/// None if there is nothing to take after all.
 #[cfg(not(target_family = "wasm"))]
-async fn stdin_chunk() -> io::Result<Bytes> {
+async fn stdin_chunk() -> io::Result<Option<Bytes>> {
     let mut chunk = vec![0; CHUNK_BYTES];
     let count = io::stdin().lock().read(&mut chunk)?;
     chunk.truncate(count);
-    Ok(Bytes::from(chunk))
+    let left = without_interrupts(Bytes::from(chunk));
+    Ok((count == 0 || !left.is_empty()).then_some(left))
 }
 
-/// Waits without keeping other tasks from going on.
+/// Waits without keeping other tasks from going on. None if there is nothing to take after all.
 #[cfg(target_family = "wasm")]
-async fn stdin_chunk() -> io::Result<Bytes> {
+async fn stdin_chunk() -> io::Result<Option<Bytes>> {
     use wasip2::io::streams::{InputStream, StreamError};
     thread_local! {
         static STDIN: InputStream = wasip2::cli::stdin::get_stdin();
     }
-    loop {
-        crate::runtime::ready(STDIN.with(InputStream::subscribe)).await;
-        match STDIN.with(|stdin| stdin.read(CHUNK_BYTES as u64)) {
-            Ok(bytes) if bytes.is_empty() => {}
-            Ok(bytes) => return Ok(Bytes::from(bytes)),
-            Err(StreamError::Closed) => return Ok(Bytes::new()),
-            Err(StreamError::LastOperationFailed(error)) => {
-                return Err(io::Error::other(error.to_debug_string()));
-            }
+    crate::runtime::ready(STDIN.with(InputStream::subscribe)).await;
+    match STDIN.with(|stdin| stdin.read(CHUNK_BYTES as u64)) {
+        Ok(bytes) => {
+            let left = without_interrupts(Bytes::from(bytes));
+            Ok((!left.is_empty()).then_some(left))
+        }
+        Err(StreamError::Closed) => Ok(Some(Bytes::new())),
+        Err(StreamError::LastOperationFailed(error)) => {
+            Err(io::Error::other(error.to_debug_string()))
         }
     }
 }
@@ -386,5 +483,25 @@ impl Drop for PipeWriter {
         let mut pipe = self.0.borrow_mut();
         pipe.writer_gone = true;
         pipe.wake();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use futures::future::FutureExt;
+
+    use super::*;
+
+    #[test]
+    fn interrupts_of_a_terminal_are_no_text() {
+        let typed = || Bytes::from_static(b"one\x03two");
+        assert_eq!(without_interrupts(typed()), typed(), "a file may hold any byte");
+        hear_interrupts();
+        handle_interrupts();
+        let mut waiting = Box::pin(interrupt());
+        assert!((&mut waiting).now_or_never().is_none());
+        assert_eq!(without_interrupts(typed()), Bytes::from_static(b"two"));
+        assert!(waiting.now_or_never().is_some());
+        assert!(interrupt().now_or_never().is_none(), "each is heard once");
     }
 }

@@ -38,6 +38,11 @@ fn main() {
     let cwd = env.get("PWD").map(PathBuf::from).filter(|path| files::is_dir(path));
     let cwd = cwd.unwrap_or_else(|| Path::new("/").to_owned());
     let (stdin, stdout, stderr) = (Input::stdin(), Output::stdout(), Output::stderr());
+    if std::io::IsTerminal::is_terminal(&std::io::stdin()) {
+        io::hear_interrupts();
+        #[cfg(target_family = "wasm")]
+        runtime::spawn(stdin.clone().read_ahead());
+    }
     let command = Command { name, args, env, cwd, stdin, stdout, stderr };
     let code = runtime::run(applets::run(command));
     exit(u8::try_from(code & 0xff).unwrap_or(1));

@@ -24,10 +24,10 @@ use std::rc::Rc;
 
 use brush_parser::ParserOptions;
 use brush_parser::ast::{FunctionBody, Program};
-use futures::future::AbortHandle;
+use futures::future::{AbortHandle, Either, select};
 
 use crate::command::{Command, Failure, Outcome};
-use crate::io::{Input, Output};
+use crate::io::{self, Input, Output};
 
 /// Functions and `eval` within each other: more is a recursion without end, and the stack is small.
 const DEPTH_MAX: u32 = 64;
@@ -262,6 +262,9 @@ impl Shell {
     async fn from_stdin(&mut self, command: &Command, interactive: bool) -> i32 {
         let terminal = std::io::IsTerminal::is_terminal(&std::io::stdin());
         let prompts = interactive || terminal;
+        if terminal {
+            io::handle_interrupts();
+        }
         let mut text = String::new();
         loop {
             if prompts {
@@ -271,10 +274,15 @@ impl Shell {
                     break;
                 }
             }
-            let line = match command.stdin.until(b'\n').await {
-                Ok(Some(line)) => line,
-                Ok(None) => break,
-                Err(error) => {
+            let line = match unless_interrupted(command.stdin.until(b'\n')).await {
+                Some(Ok(Some(line))) => line,
+                Some(Ok(None)) => break,
+                None => {
+                    text.clear();
+                    self.status = i32::from(io::CODE_INTERRUPTED);
+                    continue;
+                }
+                Some(Err(error)) => {
                     self.complain(&error.to_string()).await;
                     return 2;
                 }
@@ -283,7 +291,14 @@ impl Shell {
             if !is_complete(&text) {
                 continue;
             }
-            let flow = self.text(&std::mem::take(&mut text)).await;
+            // What is interrupted leaves the shell as it was: with its streams, outside of functions.
+            let before = terminal.then(|| self.clone());
+            let line = std::mem::take(&mut text);
+            let Some(flow) = unless_interrupted(self.text(&line)).await else {
+                *self = before.expect("only a terminal interrupts");
+                self.status = i32::from(io::CODE_INTERRUPTED);
+                continue;
+            };
             match flow {
                 Err(Flow::Exit(2)) if prompts && self.status == 2 => {}
                 Err(flow) => return self.finish(Err(flow)).await,
@@ -343,6 +358,14 @@ impl Shell {
     fn environment(&self) -> BTreeMap<String, String> {
         let exported = self.variables.iter().filter(|(_, variable)| variable.exported);
         exported.map(|(name, variable)| (name.clone(), variable.value.clone())).collect()
+    }
+}
+
+/// The outcome of some work, or None if somebody types ^C meanwhile.
+async fn unless_interrupted<T>(work: impl Future<Output = T>) -> Option<T> {
+    match select(Box::pin(work), Box::pin(io::interrupt())).await {
+        Either::Left((outcome, _)) => Some(outcome),
+        Either::Right(_) => None,
     }
 }
 
