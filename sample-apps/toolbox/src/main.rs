@@ -12,6 +12,8 @@ mod escapes;
 mod files;
 #[cfg(target_family = "wasm")]
 mod http;
+#[cfg(target_family = "wasm")]
+mod https;
 mod io;
 #[cfg(target_family = "wasm")]
 mod net;
