@@ -4,8 +4,8 @@
 //! what was buffered, so that `read` takes one line and the next command gets the rest. A pipe holds
 //! at most [`PIPE_BYTES_MAX`]; its writer waits for its reader, and learns when that is gone.
 
-use std::cell::RefCell;
-use std::collections::{BTreeMap, VecDeque};
+use std::cell::{Cell, RefCell};
+use std::collections::VecDeque;
 use std::fs::File;
 use std::future::poll_fn;
 use std::io::{self, Read, Write};
@@ -14,14 +14,15 @@ use std::task::{Poll, Waker};
 
 use bytes::{Buf, Bytes, BytesMut};
 
+use crate::runtime::yield_now;
+use crate::signals::Signal;
+
 /// What a pipe holds before its writer waits; a kernel's pipe holds as much.
 const PIPE_BYTES_MAX: usize = 64 << 10;
 /// What one read asks for.
 const CHUNK_BYTES: usize = 32 << 10;
 /// ^C, as a terminal of Wherry passes it on.
 const INTERRUPT: u8 = 0x03;
-/// What an interrupted program ends with: 128 + SIGINT.
-pub const CODE_INTERRUPTED: u8 = 130;
 /// What is typed ahead of its reader, and how often it is looked whether it has been read.
 #[cfg(target_family = "wasm")]
 const AHEAD_BYTES_MAX: usize = 64 << 10;
@@ -113,11 +114,11 @@ impl Input {
         let more = match &self.0.raw {
             RawInput::Null => Bytes::new(),
             RawInput::Zero => {
-                crate::runtime::yield_now().await;
+                yield_now().await;
                 Bytes::from(vec![0; CHUNK_BYTES])
             }
             RawInput::Random => {
-                crate::runtime::yield_now().await;
+                yield_now().await;
                 random_bytes(CHUNK_BYTES)
             }
             RawInput::Stdin => {
@@ -132,7 +133,7 @@ impl Input {
                 }
             }
             RawInput::File(file) => {
-                crate::runtime::yield_now().await;
+                yield_now().await;
                 let mut chunk = vec![0; CHUNK_BYTES];
                 let count = file.borrow_mut().read(&mut chunk)?;
                 chunk.truncate(count);
@@ -263,6 +264,10 @@ impl Output {
     /// Writes all of it, or fails. A reader that is gone is `BrokenPipe`.
     pub async fn write(&self, bytes: impl AsRef<[u8]>) -> io::Result<()> {
         let bytes = bytes.as_ref();
+        // Who only writes must let others go on; a pipe sees to that by itself.
+        if !matches!(*self.0, RawOutput::Pipe(_)) {
+            yield_now().await;
+        }
         match &*self.0 {
             RawOutput::Null => Ok(()),
             RawOutput::Stdout => {
@@ -299,69 +304,22 @@ impl Output {
     }
 }
 
-/// What becomes of a ^C.
-#[derive(Default)]
-struct Interrupts {
-    /// Whether the input is a terminal.
-    heard: bool,
-    /// A shell goes on after them.
-    handled: bool,
-    count: u64,
-    /// By a number of their own.
-    waiting: BTreeMap<u64, Waker>,
-    next: u64,
-}
-
 thread_local! {
-    static INTERRUPTS: RefCell<Interrupts> = RefCell::default();
+    /// Whether the input is a terminal.
+    static TYPED: Cell<bool> = const { Cell::new(false) };
 }
 
-/// The input is a terminal: a ^C in it is no text, and ends the program unless a shell handles it.
+/// The input is a terminal: a ^C in it is no text.
 pub fn hear_interrupts() {
-    INTERRUPTS.with_borrow_mut(|interrupts| interrupts.heard = true);
-}
-
-/// From now on a ^C ends what waits for [`interrupt`] only.
-pub fn handle_interrupts() {
-    INTERRUPTS.with_borrow_mut(|interrupts| interrupts.handled = true);
-}
-
-/// The next ^C.
-pub async fn interrupt() {
-    struct Place(u64);
-    impl Drop for Place {
-        fn drop(&mut self) {
-            INTERRUPTS.with_borrow_mut(|interrupts| interrupts.waiting.remove(&self.0));
-        }
-    }
-    let (place, before) = INTERRUPTS.with_borrow_mut(|interrupts| {
-        interrupts.next += 1;
-        (Place(interrupts.next), interrupts.count)
-    });
-    poll_fn(|cx| {
-        INTERRUPTS.with_borrow_mut(|interrupts| {
-            if interrupts.count != before {
-                return Poll::Ready(());
-            }
-            interrupts.waiting.insert(place.0, cx.waker().clone());
-            Poll::Pending
-        })
-    })
-    .await;
+    TYPED.set(true);
 }
 
 /// What is left of typed bytes behind their last ^C.
 fn without_interrupts(bytes: Bytes) -> Bytes {
-    INTERRUPTS.with_borrow_mut(|interrupts| {
-        let last = bytes.iter().rposition(|byte| *byte == INTERRUPT);
-        let Some(last) = last.filter(|_| interrupts.heard) else { return bytes };
-        if !interrupts.handled {
-            crate::exit(CODE_INTERRUPTED);
-        }
-        interrupts.count += 1;
-        std::mem::take(&mut interrupts.waiting).into_values().for_each(Waker::wake);
-        bytes.slice(last + 1..)
-    })
+    let last = bytes.iter().rposition(|byte| *byte == INTERRUPT);
+    let Some(last) = last.filter(|_| TYPED.get()) else { return bytes };
+    Signal::Interrupt.raise();
+    bytes.slice(last + 1..)
 }
 
 /// None if there is nothing to take after all.
@@ -497,11 +455,12 @@ mod tests {
         let typed = || Bytes::from_static(b"one\x03two");
         assert_eq!(without_interrupts(typed()), typed(), "a file may hold any byte");
         hear_interrupts();
-        handle_interrupts();
-        let mut waiting = Box::pin(interrupt());
+        Signal::Interrupt.handle(true);
+        let mut waiting = Box::pin(Signal::Interrupt.comes());
         assert!((&mut waiting).now_or_never().is_none());
         assert_eq!(without_interrupts(typed()), Bytes::from_static(b"two"));
         assert!(waiting.now_or_never().is_some());
-        assert!(interrupt().now_or_never().is_none(), "each is heard once");
+        assert!(Signal::Interrupt.comes().now_or_never().is_none(), "each is heard once");
+        assert!(Signal::Interrupt.take() && !Signal::Interrupt.take());
     }
 }
