@@ -70,6 +70,12 @@ pub const FRAME_BYTES_MAX: usize = 64 << 20;
 /// How many rotated log files are kept for one container start: the live one, `.1` and `.2`.
 pub const LOG_FILES_MAX: usize = 3;
 
+/// What the imageID of the built-in toolbox begins with.
+pub const TOOLBOX_REPOSITORY: &str = "wherry.dev/toolbox";
+
+/// Tells the toolbox that its input is never written to, and ends when the toolbox shall.
+pub const ENDS_WITH_INPUT: &str = "WHERRY_ENDS_WITH_INPUT";
+
 /// Why a message could not be written or read.
 #[derive(Debug, thiserror::Error)]
 pub enum ProtocolError {

@@ -3,8 +3,11 @@
 use std::sync::Arc;
 use std::time::Instant;
 
+use tokio::io::AsyncWriteExt;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
+use wasmtime::ExternType;
+use wasmtime::component::types::ComponentItem;
 use wasmtime::component::{self, Component, Linker, Val};
 use wasmtime_wasi::p2::bindings as p2;
 use wasmtime_wasi::p3::bindings as p3;
@@ -63,57 +66,51 @@ pub(crate) fn link_component(
     }
 }
 
-/// Links one export as the entry. `words` are its parameters.
+/// Links one export as the entry, if there is a function of this name. `words` are its parameters.
 pub(crate) fn link_core_call(
     linker: &wasmtime::Linker<CoreHost>,
     module: &wasmtime::Module,
     export: &str,
     words: &[String],
-) -> wasmtime::Result<Entry> {
-    let missing = || wasmtime::Error::msg(format!("it exports no function {export}"));
-    let found = module.get_export(export).and_then(|found| found.func().cloned());
-    let function = found.ok_or_else(missing)?;
-    check(export, function.results().len(), arguments::core(function.params(), words))?;
-    Ok(Entry::CoreCall(linker.instantiate_pre(module)?, export.to_owned()))
+) -> wasmtime::Result<Option<Entry>> {
+    let Some(ExternType::Func(function)) = module.get_export(export) else {
+        return Ok(None);
+    };
+    check(function.results().len(), arguments::core(function.params(), words))?;
+    Ok(Some(Entry::CoreCall(linker.instantiate_pre(module)?, export.to_owned())))
 }
 
-/// Links one export as the entry: `name`, or `interface#name`.
+/// The same of a component: `name`, or `interface#name`.
 pub(crate) fn link_call(
     linker: &Linker<Host>,
     component: &Component,
     export: &str,
     words: &[String],
-) -> wasmtime::Result<Entry> {
-    let (interface, name) = match export.split_once('#') {
-        Some((interface, name)) => (Some(interface), name),
+) -> wasmtime::Result<Option<Entry>> {
+    let (parent, name) = match export.split_once('#') {
+        Some((interface, name)) => match component.get_export_index(None, interface) {
+            Some(parent) => (Some(parent), name),
+            None => return Ok(None),
+        },
         None => (None, export),
     };
-    let parent = match interface {
-        Some(interface) => {
-            Some(component.get_export_index(None, interface).ok_or_else(|| {
-                wasmtime::Error::msg(format!("it exports no interface {interface}"))
-            })?)
-        }
-        None => None,
-    };
-    let missing = || wasmtime::Error::msg(format!("it exports no function {export}"));
-    let (item, index) = component.get_export(parent.as_ref(), name).ok_or_else(missing)?;
-    let component::types::ComponentItem::ComponentFunc(function) = item else {
-        return Err(missing());
+    let found = component.get_export(parent.as_ref(), name);
+    let Some((ComponentItem::ComponentFunc(function), index)) = found else {
+        return Ok(None);
     };
     let types: Vec<_> = function.params().map(|(_, of)| of).collect();
-    check(export, function.results().len(), arguments::component(&types, words))?;
-    Ok(Entry::Call(linker.instantiate_pre(component)?, index))
+    check(function.results().len(), arguments::component(&types, words))?;
+    Ok(Some(Entry::Call(linker.instantiate_pre(component)?, index)))
 }
 
 /// Whether an export can be called with the words that it is given.
-fn check<T>(export: &str, results: usize, given: Result<T, String>) -> wasmtime::Result<()> {
+fn check<T>(results: usize, given: Result<T, String>) -> wasmtime::Result<()> {
     let why = match given {
         Err(why) => why,
         Ok(_) if results > 1 => "returns more than one value".to_owned(),
         Ok(_) => return Ok(()),
     };
-    Err(wasmtime::Error::msg(format!("its function {export} {why}")))
+    Err(wasmtime::Error::msg(format!("it {why}")))
 }
 
 /// Whether the image asks by itself whether it shall end.
@@ -201,7 +198,7 @@ async fn execute(pod: &Pod, entry: &Entry) -> Exit {
             };
             let result = match entry {
                 Entry::CoreCall(entry, export) => {
-                    call_core(&mut store, entry, (export.as_str(), words)).await
+                    call_core(pod, &mut store, entry, (export.as_str(), words)).await
                 }
                 Entry::P1(entry) => run_p1(&mut store, entry).await,
                 Entry::P2(_) | Entry::P3(_) | Entry::Call(..) => {
@@ -215,7 +212,7 @@ async fn execute(pod: &Pod, entry: &Entry) -> Exit {
             let result = match entry {
                 Entry::P2(entry) => run_p2(&mut store, entry).await,
                 Entry::P3(entry) => run_p3(&mut store, entry).await,
-                Entry::Call(entry, export) => call(&mut store, entry, (export, words)).await,
+                Entry::Call(entry, export) => call(pod, &mut store, entry, (export, words)).await,
                 Entry::P1(_) | Entry::CoreCall(..) => {
                     unreachable!("the outer match has taken components only")
                 }
@@ -271,8 +268,8 @@ async fn run_p3(
     Ok(i32::from(result.is_err()))
 }
 
-/// A number is the exit code; no value is success.
 async fn call_core(
+    pod: &Pod,
     store: &mut wasmtime::Store<CoreHost>,
     entry: &wasmtime::InstancePre<CoreHost>,
     (export, words): (&str, &[String]),
@@ -287,15 +284,11 @@ async fn call_core(
     let given = given.map_err(wasmtime::Error::msg)?;
     let mut results = vec![wasmtime::Val::I32(0); count];
     function.call_async(&mut *store, &given, &mut results).await?;
-    Ok(match results.first() {
-        None => 0,
-        Some(wasmtime::Val::I32(code)) => *code,
-        Some(_) => 1,
-    })
+    Ok(told(pod, arguments::core_outcome(results.first())).await)
 }
 
-/// A `result` or `bool` is success or failure, an integer the exit code, no value success.
 async fn call(
+    pod: &Pod,
     store: &mut wasmtime::Store<Host>,
     entry: &component::InstancePre<Host>,
     (export, words): (&component::ComponentExportIndex, &[String]),
@@ -311,11 +304,16 @@ async fn call(
     let given = given.map_err(wasmtime::Error::msg)?;
     let mut results = vec![Val::Bool(true); count];
     function.call_async(&mut *store, &given, &mut results).await?;
-    Ok(match results.first() {
-        None | Some(Val::Bool(true) | Val::Result(Ok(_))) => 0,
-        Some(Val::S32(code)) => *code,
-        Some(Val::U32(code)) => i32::try_from(*code).unwrap_or(1),
-        Some(Val::U8(code)) => i32::from(*code),
-        Some(_) => 1,
-    })
+    Ok(told(pod, arguments::outcome(results.first())).await)
+}
+
+/// Prints what a call says, as the guest itself would: of a failure on standard error.
+async fn told(pod: &Pod, (code, text): (i32, Option<String>)) -> i32 {
+    if let Some(text) = text {
+        let mut output =
+            pod.output(if code == 0 { &pod.config.stdout } else { &pod.config.stderr });
+        // A reader that has gone wants no text.
+        let _ = output.write_all(format!("{text}\n").as_bytes()).await;
+    }
+    code
 }

@@ -97,6 +97,10 @@ pub enum LoadError {
     Load { path: PathBuf, source: Box<dyn std::error::Error + Send + Sync> },
     #[error("the image is not a {wanted}")]
     Guest { wanted: &'static str, source: Box<dyn std::error::Error + Send + Sync> },
+    #[error("the image exports no function {export}, and nothing else can be called")]
+    NoExport { export: String },
+    #[error("its export {export} cannot be called")]
+    Call { export: String, source: Box<dyn std::error::Error + Send + Sync> },
 }
 
 /// Runs guests of one trust domain. Cheap to clone; the last clone stops the ticker.
@@ -252,8 +256,8 @@ impl Module {
     }
 
     /// Links one exported function (`name`, or `interface#name`) as a command: it is called in an
-    /// instance of its own, and what it returns becomes the exit code. Its parameters are the
-    /// arguments behind the first.
+    /// instance of its own, and what it returns becomes the exit code or is printed. Its parameters
+    /// are the arguments behind the first.
     pub fn call(&self, export: &str, config: GuestConfig) -> Result<Command, LoadError> {
         let words = config.args.get(1..).unwrap_or_default();
         let linked = match &self.code {
@@ -264,9 +268,13 @@ impl Module {
                 command::link_call(&self.engine.0.components, component, export, words)
             }
         };
+        let export = export.to_owned();
         match linked {
-            Ok(entry) => Ok(Command::new(self.engine.clone(), entry, self.hears_term(), config)),
-            Err(error) => Err(LoadError::Guest { wanted: "library", source: error.into() }),
+            Ok(Some(entry)) => {
+                Ok(Command::new(self.engine.clone(), entry, self.hears_term(), config))
+            }
+            Ok(None) => Err(LoadError::NoExport { export }),
+            Err(error) => Err(LoadError::Call { export, source: error.into() }),
         }
     }
 

@@ -3,6 +3,7 @@
 //! Names of functions come from the image, so they are attacker's text: cut and stripped of control
 //! characters before they reach a log or a status.
 
+use wasmtime::component::ResourceTableError;
 use wasmtime::{PoolConcurrencyLimitError, WasmBacktrace};
 use wasmtime_wasi::I32Exit;
 
@@ -12,6 +13,10 @@ use crate::instance::Refused;
 const FRAMES_MAX: usize = 16;
 /// A demangled name with its generic arguments can be very long.
 const NAME_CHARS_MAX: usize = 160;
+
+/// In wasmtime's words a table without free keys.
+const TOO_MUCH_OPEN: &str =
+    "it has too much open at the same time: files, streams, sockets, requests, timers";
 
 /// The ways in which running guest code can fail.
 #[derive(Debug, PartialEq, Eq)]
@@ -46,7 +51,10 @@ pub(crate) fn classify(error: &wasmtime::Error, refused: Refused) -> Fault {
 
 /// The root cause, then the guest's frames, innermost first.
 pub(crate) fn describe(error: &wasmtime::Error) -> String {
-    let mut text = clean(&error.root_cause().to_string());
+    let mut text = match error.downcast_ref::<ResourceTableError>() {
+        Some(ResourceTableError::Full) => TOO_MUCH_OPEN.to_owned(),
+        _ => clean(&error.root_cause().to_string()),
+    };
     let frames = error.downcast_ref::<WasmBacktrace>().map_or(&[][..], WasmBacktrace::frames);
     for frame in frames.iter().take(FRAMES_MAX) {
         let index = frame.func_index();
@@ -80,6 +88,8 @@ mod tests {
         assert_eq!(classify(&trap(), Refused::OwnMemory), Fault::OutOfMemory);
         assert_eq!(classify(&trap(), Refused::CommonMemory), Fault::NoMemoryLeft);
         assert_eq!(classify(&trap(), Refused::Nothing), Fault::Trap("unreachable".into()));
+        let full = wasmtime::Error::from(ResourceTableError::Full).context("open");
+        assert_eq!(classify(&full, Refused::Nothing), Fault::Trap(TOO_MUCH_OPEN.into()));
         let exit = wasmtime::Error::new(I32Exit(3)).context("while calling");
         assert_eq!(classify(&exit, Refused::OwnMemory), Fault::Exit(3));
     }

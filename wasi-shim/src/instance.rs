@@ -23,7 +23,7 @@ use crate::input::{Stdin, Term};
 use crate::keyvalue::{Buckets, KeyValueView};
 use crate::limits::{
     CORE_INSTANCES_MAX, FIELDS_BYTES_MAX, GuestConfig, HANDLES_MAX, HOSTCALL_BYTES_MAX,
-    MEMORIES_MAX, RANDOM_BYTES_MAX, TABLE_ELEMENTS_MAX, TABLES_MAX,
+    MEMORIES_MAX, OPEN_FILES_MAX_TOTAL, RANDOM_BYTES_MAX, TABLE_ELEMENTS_MAX, TABLES_MAX,
 };
 use crate::logging::LoggingView;
 use crate::output::{Output, OutputPipe};
@@ -86,7 +86,7 @@ impl Pod {
         context
     }
 
-    fn output(&self, output: &Output) -> OutputPipe {
+    pub(crate) fn output(&self, output: &Output) -> OutputPipe {
         OutputPipe::new(Arc::clone(output), self.config.room.clone(), self.config.terminal)
     }
 
@@ -144,7 +144,8 @@ impl Pod {
                 error.context(format!("open the volume that is mounted at {}", mount.guest))
             })?;
         }
-        let wasi = context.build_p1();
+        let mut wasi = context.build_p1();
+        wasi.ctx().table.set_max_capacity(OPEN_FILES_MAX_TOTAL);
         let host = CoreHost { wasi, term: self.config.term.clone(), memory: self.memory() };
         let mut store = Store::new(self.engine.wasmtime(), host);
         store.limiter(|host| &mut host.memory);

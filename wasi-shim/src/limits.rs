@@ -28,7 +28,8 @@ pub(crate) const HANDLES_MAX: usize = 10_000;
 /// Pollables in one list. A guest has 256 sockets and 64 requests; the rest are timers.
 pub(crate) const POLLABLES_MAX: usize = 1_000;
 /// Files and directories that one instance has open at the same time, and all instances of one
-/// container: all guests of a worker share the descriptors of its process.
+/// container: all guests of a worker share the descriptors of its process. A core module has one
+/// instance, and all that it has open and waits for together is so many.
 pub(crate) const OPEN_FILES_MAX: usize = 128;
 pub(crate) const OPEN_FILES_MAX_TOTAL: usize = 1_024;
 /// Random bytes in one call: keys and seeds need far less, and the host allocates them.

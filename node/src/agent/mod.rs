@@ -356,7 +356,7 @@ pub async fn run(config: Config, shutdown: CancellationToken) -> Result<(), Agen
     checkpoint.flush().await;
     if let Some(memory) = memory.filter(|_| config.stop_workers_on_exit) {
         // Nothing runs any more that could need a Secret.
-        let _ = fs::remove_dir_all(&memory);
+        let _ = crate::beneath::remove_tree(&memory);
         let _ = memory.parent().map(fs::remove_dir);
     }
     Ok(())

@@ -253,18 +253,22 @@ fn hand_over(tree: &Path, user: u32) -> io::Result<()> {
     lchown(tree, Some(user), Some(user))
 }
 
-fn give(folder: &Path, user: u32) -> io::Result<()> {
-    for entry in fs::read_dir(folder)? {
-        let entry = entry?;
-        let found = entry.metadata()?;
-        let shared = !found.is_dir() && found.nlink() > 1 && found.uid() == ROOT;
-        // Another name of an image's file, which stays the agent's.
-        if shared {
-            continue;
-        }
-        lchown(entry.path(), Some(user), Some(user))?;
-        if found.is_dir() {
-            give(&entry.path(), user)?;
+fn give(tree: &Path, user: u32) -> io::Result<()> {
+    // A list, for how deep guests nest must not be what a stack has room for.
+    let mut left = vec![tree.to_owned()];
+    while let Some(folder) = left.pop() {
+        for entry in fs::read_dir(folder)? {
+            let entry = entry?;
+            let found = entry.metadata()?;
+            let shared = !found.is_dir() && found.nlink() > 1 && found.uid() == ROOT;
+            // Another name of an image's file, which stays the agent's.
+            if shared {
+                continue;
+            }
+            lchown(entry.path(), Some(user), Some(user))?;
+            if found.is_dir() {
+                left.push(entry.path());
+            }
         }
     }
     Ok(())

@@ -320,7 +320,7 @@ async fn exec(target: &Target, command: &[String], timeout: Duration) -> Result<
     let failed = |error: LoadError| format!("exec: {name:?}: {}", super::peers::explain(&error));
     let module = callee.code.map().await.map_err(failed)?;
     let mut linked = module.call(name, config.clone());
-    if linked.is_err() {
+    if matches!(linked, Err(LoadError::NoExport { .. })) {
         match &callee.toolbox {
             Some(toolbox) if !callee.is_own(name) => {
                 linked = toolbox.map().await.map_err(failed)?.command(config);
@@ -329,10 +329,7 @@ async fn exec(target: &Target, command: &[String], timeout: Duration) -> Result<
             _ => {}
         }
     }
-    let call = linked.map_err(|error| {
-        let why = super::peers::explain(&error);
-        format!("exec: {name:?}: {why}; a Wasm image can only call what it exports")
-    })?;
+    let call = linked.map_err(failed)?;
     match tokio::time::timeout(timeout, call.run(CancellationToken::new())).await {
         Err(_) => Err(format!("command {:?} timed out", command.join(" "))),
         Ok(Exit::Code(0)) => Ok(()),

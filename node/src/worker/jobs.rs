@@ -9,7 +9,7 @@ use std::{path::PathBuf, sync::Arc};
 use futures::SinkExt;
 use tokio::{io::AsyncWriteExt as _, net::UnixStream, sync::OwnedSemaphorePermit, task::JoinSet};
 use tokio_util::codec::Framed;
-use wherry_wasi_shim::{Command, GuestConfig};
+use wherry_wasi_shim::{Command, GuestConfig, LoadError};
 
 use super::{
     attached::Io,
@@ -190,33 +190,37 @@ async fn exec(stream: UnixStream, run: Run) {
         return;
     };
     match program {
-        Ok(program) => session::exec(stream, program, pipes, running.io.ended.clone()).await,
+        Ok((program, is_tool)) => {
+            let program = (program, is_tool || running.io.reads_interrupts);
+            session::exec(stream, program, pipes, running.io.ended.clone()).await;
+        }
         Err(why) => session::fail(stream, why).await,
     }
 }
 
-/// Finds and links what the first word names.
+/// Finds and links what the first word names; whether it is a program of the toolbox.
 async fn program(
     runtime: &Runtime,
     callee: &Callee,
     toolbox: Option<&Code>,
     config: GuestConfig,
-) -> Result<Command, String> {
+) -> Result<(Command, bool), String> {
     let name = config.args.first().cloned().unwrap_or_default();
     let failed = |why: &dyn std::error::Error| format!("exec: {name:?}: {}", explain(why));
     let module = callee.code.map().await.map_err(|error| failed(&error))?;
-    if let Ok(call) = module.call(&name, config.clone()) {
-        return Ok(call);
+    match module.call(&name, config.clone()) {
+        Err(LoadError::NoExport { .. }) => {}
+        call => return call.map(|call| (call, false)).map_err(|error| failed(&error)),
     }
     if callee.is_own(&name) {
-        return module.command(config).map_err(|error| failed(&error));
+        return module.command(config).map(|own| (own, false)).map_err(|error| failed(&error));
     }
     let Some(code) = toolbox else {
         return Err(format!("exec: {name:?}: executable file not found in $PATH"));
     };
     let toolbox = runtime.modules.code(&runtime.engine, &code.module, code.form);
     let toolbox = toolbox.map().await.map_err(|error| failed(&error))?;
-    toolbox.command(config).map_err(|error| failed(&error))
+    toolbox.command(config).map(|tool| (tool, true)).map_err(|error| failed(&error))
 }
 
 /// Passes the bytes of a connection to a port on.

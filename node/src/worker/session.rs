@@ -109,7 +109,13 @@ fn printer(
 }
 
 /// Runs a command for a client until it ends, or the client goes, or the container does.
-pub async fn exec(stream: UnixStream, command: Command, pipes: Pipes, ended: CancellationToken) {
+/// `reads_interrupts` is whether it knows what to do with a ^C.
+pub async fn exec(
+    stream: UnixStream,
+    (command, reads_interrupts): (Command, bool),
+    pipes: Pipes,
+    ended: CancellationToken,
+) {
     let (reader, writer) = framed(stream);
     let Pipes { streams, input, room, said, saying } = pipes;
     let stop = CancellationToken::new();
@@ -121,7 +127,8 @@ pub async fn exec(stream: UnixStream, command: Command, pipes: Pipes, ended: Can
             let _ = said.send(Said::Echo(echo));
         }
     };
-    let mut listening = std::pin::pin!(listen(reader, input, streams.tty, echo));
+    let terminal = streams.tty.then(|| Terminal::new(reads_interrupts && streams.stdin));
+    let mut listening = std::pin::pin!(listen(reader, input, terminal, echo));
     let mut telling = std::pin::pin!(tell(writer, saying, &room, streams.tty));
     let mut running = std::pin::pin!(command.run(stop.clone()));
     let mut interrupted = false;
@@ -196,7 +203,8 @@ pub async fn attach(stream: UnixStream, io: Arc<Io>, streams: Streams) {
             let _ = echoes.send(echo).await;
         }
     };
-    let mut listening = std::pin::pin!(listen(reader, input, streams.tty, echo));
+    let terminal = streams.tty.then(|| Terminal::new(io.reads_interrupts && input.is_some()));
+    let mut listening = std::pin::pin!(listen(reader, input, terminal, echo));
     let mut listens = true;
     loop {
         tokio::select! {
@@ -296,14 +304,13 @@ async fn send(writer: &mut Writer, channel: u8, bytes: &[u8], tty: bool) -> io::
 async fn listen<W, E>(
     mut reader: Reader,
     mut input: Option<W>,
-    tty: bool,
+    mut terminal: Option<Terminal>,
     echo: impl Fn(Vec<u8>) -> E,
 ) -> Heard
 where
     W: AsRef<InputWriter>,
     E: Future<Output = ()>,
 {
-    let mut terminal = tty.then(Terminal::default);
     while let Some(Ok(mut frame)) = reader.next().await {
         if frame.is_empty() {
             return Heard::Gone;

@@ -3,7 +3,8 @@
 //! With `-t` the client's terminal is raw: each key arrives as it is typed, and nothing is shown
 //! unless it is sent back. So the worker does what a terminal does in its usual (canonical) mode:
 //! it collects a line, echoes it, lets it be edited, and gives it to the guest when it is complete.
-//! Signals do not exist in WASI: what would be SIGINT ends the command.
+//! Signals do not exist in WASI: what would be SIGINT ends the command, or is a byte of the input of
+//! one that knows what to do with it (the toolbox).
 
 /// A line longer than this takes no more bytes, as on Linux.
 const LINE_BYTES_MAX: usize = 4096;
@@ -20,6 +21,8 @@ const DELETE: u8 = 0x7f;
 #[derive(Default)]
 pub struct Terminal {
     line: Vec<u8>,
+    /// The guest reads ^C itself.
+    passes_interrupts: bool,
 }
 
 /// What came of some keys.
@@ -36,6 +39,11 @@ pub struct Typed {
 }
 
 impl Terminal {
+    /// For a guest that reads ^C itself, or not.
+    pub fn new(passes_interrupts: bool) -> Terminal {
+        Terminal { passes_interrupts, ..Terminal::default() }
+    }
+
     /// Takes what was typed.
     pub fn typed(&mut self, bytes: &[u8]) -> Typed {
         let mut typed = Typed::default();
@@ -49,8 +57,11 @@ impl Terminal {
                 INTERRUPT => {
                     self.line.clear();
                     typed.echo.extend_from_slice(b"^C\r\n");
-                    typed.interrupted = true;
-                    return typed;
+                    if !self.passes_interrupts {
+                        typed.interrupted = true;
+                        return typed;
+                    }
+                    typed.give.push(INTERRUPT);
                 }
                 END if self.line.is_empty() => {
                     typed.ended = true;
@@ -156,6 +167,8 @@ mod tests {
         assert!(typed.interrupted && typed.give.is_empty());
         assert_eq!(typed.echo, b"half^C\r\n");
         assert_eq!(terminal.typed(b"\r").give, b"\n");
+        let typed = Terminal::new(true).typed(b"one\rhalf\x03two\r");
+        assert_eq!((&typed.give[..], typed.interrupted), (&b"one\n\x03two\n"[..], false));
     }
 
     #[test]

@@ -5,6 +5,7 @@ use std::net::SocketAddr;
 
 use futures::future::LocalBoxFuture;
 
+use crate::https;
 use crate::io::{Input, Output};
 use crate::net::{Connection, Listener, connect};
 use crate::runtime;
@@ -46,7 +47,7 @@ pub fn header<'a>(headers: &'a [(String, String)], name: &str) -> Option<&'a str
     found.map(|(_, value)| value.as_str())
 }
 
-fn invalid(what: &str) -> io::Error {
+pub fn invalid(what: &str) -> io::Error {
     io::Error::new(io::ErrorKind::InvalidData, what.to_owned())
 }
 
@@ -76,6 +77,7 @@ fn owned(headers: &[httparse::Header<'_>]) -> Vec<(String, String)> {
 
 /// Where a URL leads.
 pub struct Url {
+    pub tls: bool,
     pub host: String,
     pub port: u16,
     pub path: String,
@@ -83,14 +85,11 @@ pub struct Url {
 
 impl Url {
     pub fn parse(text: &str) -> io::Result<Url> {
-        let rest = match text.split_once("://") {
-            Some(("http", rest)) => rest,
-            Some(("https", _)) => {
-                let why = "https is not there: within the cluster use http, nodes encrypt it";
-                return Err(invalid(why));
-            }
+        let (tls, rest) = match text.split_once("://") {
+            Some(("http", rest)) => (false, rest),
+            Some(("https", rest)) => (true, rest),
             Some((scheme, _)) => return Err(invalid(&format!("unknown scheme {scheme}"))),
-            None => text,
+            None => (false, text),
         };
         let at = rest.find(['/', '?']).unwrap_or(rest.len());
         let (authority, path) = rest.split_at(at);
@@ -99,31 +98,33 @@ impl Url {
             Some((host, port)) if !port.contains(']') => {
                 (host, port.parse().map_err(|_| invalid("bad port"))?)
             }
-            _ => (authority, 80),
+            _ => (authority, if tls { 443 } else { 80 }),
         };
         if host.is_empty() {
             return Err(invalid("the URL names no host"));
         }
         let slash = if path.starts_with('/') { "" } else { "/" };
         let host = host.trim_matches(['[', ']']).to_owned();
-        Ok(Url { host, port, path: format!("{slash}{path}") })
+        Ok(Url { tls, host, port, path: format!("{slash}{path}") })
     }
 
     pub fn authority(&self) -> String {
-        match self.port {
-            80 => self.host.clone(),
-            port => format!("{}:{port}", self.host),
+        match (self.port, self.tls) {
+            (80, false) | (443, true) => self.host.clone(),
+            (port, _) => format!("{}:{port}", self.host),
         }
     }
 }
 
-/// The head of an answer, and the connection from which its body comes.
+/// The head of an answer, and where its body comes from.
 pub struct Answer {
     pub status: u16,
     pub reason: String,
     pub headers: Vec<(String, String)>,
     pub head: Vec<u8>,
-    connection: Connection,
+    input: Input,
+    /// The other side of the connection, kept open; none where the host has the connection.
+    output: Option<Output>,
     bodiless: bool,
 }
 
@@ -134,23 +135,23 @@ pub async fn request(
     headers: &[String],
     body: &[u8],
 ) -> io::Result<Answer> {
+    let mut lines = headers.to_vec();
+    for (name, value) in
+        [("Host", &*url.authority()), ("User-Agent", "wherry-toolbox"), ("Accept", "*/*")]
+    {
+        let is_it = |line: &String| {
+            line.split_once(':').is_some_and(|(known, _)| known.eq_ignore_ascii_case(name))
+        };
+        if !headers.iter().any(is_it) {
+            lines.push(format!("{name}: {value}"));
+        }
+    }
+    if url.tls {
+        return https::request(url, method, &lines, body).await;
+    }
     let connection = connect(&url.host, url.port).await?;
     let mut text = format!("{method} {} HTTP/1.1\r\n", url.path);
-    let has = |name: &str| {
-        headers.iter().any(|line| {
-            line.split_once(':').is_some_and(|(known, _)| known.eq_ignore_ascii_case(name))
-        })
-    };
-    if !has("host") {
-        text += &format!("Host: {}\r\n", url.authority());
-    }
-    if !has("user-agent") {
-        text += "User-Agent: wherry-toolbox\r\n";
-    }
-    if !has("accept") {
-        text += "Accept: */*\r\n";
-    }
-    for line in headers {
+    for line in lines {
         text += &format!("{line}\r\n");
     }
     if !body.is_empty() || method == "POST" || method == "PUT" {
@@ -173,16 +174,32 @@ pub async fn request(
         let reason = response.reason.unwrap_or("").to_owned();
         let headers = owned(response.headers);
         let bodiless = method == "HEAD" || status == 204 || status == 304;
-        return Ok(Answer { status, reason, headers, head, connection, bodiless });
+        let (input, output) = (connection.input, Some(connection.output));
+        return Ok(Answer { status, reason, headers, head, input, output, bodiless });
     }
 }
 
 impl Answer {
+    /// As the host tells it: its body is all that comes.
+    pub fn of_host(
+        status: u16,
+        headers: Vec<(String, String)>,
+        input: Input,
+        bodiless: bool,
+    ) -> Answer {
+        let lines = headers.iter().map(|(name, value)| format!("{name}: {value}\r\n"));
+        let head = format!("HTTP/1.1 {status}\r\n{}\r\n", lines.collect::<String>()).into();
+        Answer { status, reason: String::new(), headers, head, input, output: None, bodiless }
+    }
+
     /// Copies the body.
     pub async fn body_to(&self, output: &Output) -> io::Result<()> {
-        let input = &self.connection.input;
+        let input = &self.input;
         if self.bodiless {
             return Ok(());
+        }
+        if self.output.is_none() {
+            return copy(input, output, None).await;
         }
         let coding = header(&self.headers, "transfer-encoding").unwrap_or("");
         if coding.eq_ignore_ascii_case("chunked") {

@@ -1,5 +1,6 @@
 //! TCP, UDP and names, by `wasi:sockets`. Each operation waits by itself; others go on meanwhile.
 
+use std::any::Any;
 use std::cell::RefCell;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
@@ -37,7 +38,8 @@ pub struct Connection {
 /// The reading end.
 pub struct Receiver {
     stream: RefCell<Option<InputStream>>,
-    _socket: Rc<TcpSocket>,
+    /// What the stream is of, dropped after it.
+    _owner: Rc<dyn Any>,
 }
 
 /// The writing end; the peer reads the end of the stream when it is dropped.
@@ -168,7 +170,7 @@ fn connection(
     peer: Option<SocketAddr>,
 ) -> Connection {
     let socket = Rc::new(socket);
-    let receiver = Receiver { stream: RefCell::new(Some(input)), _socket: socket.clone() };
+    let receiver = Receiver::new(input, socket.clone());
     let sender = Sender { stream: RefCell::new(Some(output)), socket };
     Connection { peer, input: Input::stream(receiver), output: Output::stream(sender) }
 }
@@ -204,6 +206,11 @@ impl Listener {
 }
 
 impl Receiver {
+    /// What comes from a stream of `owner`.
+    pub fn new(stream: InputStream, owner: Rc<dyn Any>) -> Receiver {
+        Receiver { stream: RefCell::new(Some(stream)), _owner: owner }
+    }
+
     /// Some bytes; none at the end.
     pub async fn read(&self) -> io::Result<Bytes> {
         loop {

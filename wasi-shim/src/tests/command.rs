@@ -311,14 +311,19 @@ async fn exports_are_called_by_name() {
         let config = GuestConfig { budget: Some(main.budget()), ..GuestConfig::default() };
         match module.call(export, config) {
             Ok(command) => format!("{:?}", command.run(CancellationToken::new()).await),
-            Err(error) => std::error::Error::source(&error).expect("a cause").to_string(),
+            Err(LoadError::Call { source, .. }) => source.to_string(),
+            Err(error) => error.to_string(),
         }
     };
     assert_eq!(run("healthy").await, "Code(0)");
     assert_eq!(run("count").await, "Code(7)");
     assert_eq!(run("count").await, "Code(7)");
-    assert_eq!(run("gone").await, "it exports no function gone");
-    assert!(run("add").await.ends_with("add takes 1 parameters and is given 0"));
+    assert!(run("gone").await.starts_with("the image exports no function gone, "));
+    assert!(matches!(
+        module.call("no#such", GuestConfig::default()),
+        Err(LoadError::NoExport { .. })
+    ));
+    assert_eq!(run("add").await, "it takes 1 parameters and is given 0");
     assert_eq!(main.account().usage().instances_started, 3);
     let words = |words: &[&str]| {
         let args = words.iter().map(|word| word.to_string()).collect();
@@ -339,6 +344,8 @@ async fn exports_are_called_by_name() {
         (export "test:app/health@1.0.0" (instance $exports))
         (core module $Text
             (memory (export "memory") 1)
+            (data (i32.const 128) "\90\00\00\00\05\00\00\00") (data (i32.const 144) "hello")
+            (func (export "greet") (result i32) (i32.const 128))
             (func (export "realloc") (param i32 i32 i32 i32) (result i32) (i32.const 64))
             (func (export "length") (param i32 i32 i32) (result i32)
                 (i32.add (local.get 1) (local.get 2))))
@@ -346,7 +353,10 @@ async fn exports_are_called_by_name() {
         (func $length (param "text" string) (param "more" u8) (result u32)
             (canon lift (core func $text "length")
                 (memory (core memory $text "memory")) (realloc (core func $text "realloc"))))
-        (export "length" (func $length)))"#;
+        (export "length" (func $length))
+        (func $greet (result string)
+            (canon lift (core func $text "greet") (memory (core memory $text "memory"))))
+        (export "greet" (func $greet)))"#;
     let module = load(component, Form::Component);
     for (export, code) in [("healthy", 0), ("test:app/health@1.0.0#check", 1)] {
         let command = module.call(export, GuestConfig::default()).expect(export);
@@ -355,6 +365,10 @@ async fn exports_are_called_by_name() {
     let length = module.call("length", words(&["length", "hello", "3"])).expect("both are given");
     assert_eq!(length.run(CancellationToken::new()).await, Exit::Code(8));
     assert!(module.call("length", words(&["length", "hello", "300"])).is_err());
+    let printed = Printed::default();
+    let greet = module.call("greet", config(&printed, &printed)).expect("it takes nothing");
+    assert_eq!(greet.run(CancellationToken::new()).await, Exit::Code(0));
+    assert_eq!(printed.text(), "hello\n");
 }
 
 /// Many that never stop share the cores by their weights. As many threads as cores: with fewer there

@@ -2,6 +2,7 @@
 
 use wasmtime::component::Resource;
 use wasmtime::{AsContextMut, Store};
+use wasmtime_wasi::WasiView;
 use wasmtime_wasi::filesystem::Descriptor;
 use wasmtime_wasi::p2::bindings::filesystem::preopens::Host as _;
 use wasmtime_wasi::p2::bindings::filesystem::types as p2;
@@ -9,7 +10,7 @@ use wasmtime_wasi::p2::bindings::filesystem::types as p2;
 use super::engine;
 use crate::files::open_p2;
 use crate::instance::{Host, Pod};
-use crate::limits::OPEN_FILES_MAX;
+use crate::limits::{OPEN_FILES_MAX, OPEN_FILES_MAX_TOTAL};
 use crate::{GuestConfig, Mount};
 
 /// Opens a file in a directory of the table; it is made if it is not there.
@@ -48,4 +49,14 @@ async fn an_instance_opens_so_many_files() {
     let last = held.pop().expect("it holds some");
     store.data_mut().own_files().table.delete(last).expect("it is in the table");
     open(&mut store, data, "more").await.expect("there is room again");
+}
+
+/// Each open file of a core module is one of them.
+#[test]
+fn the_resources_of_a_core_module_are_bounded() {
+    let pod = Pod::new(engine(), GuestConfig::default());
+    let mut store = pod.core_store().expect("it has no volumes");
+    let table = store.data_mut().wasi().ctx().table;
+    let held = (0..OPEN_FILES_MAX_TOTAL * 2).take_while(|each| table.push(*each).is_ok()).count();
+    assert_eq!(held, OPEN_FILES_MAX_TOTAL);
 }

@@ -210,7 +210,7 @@ impl Images {
             .flatten()
             .map_err(|error| failed(format!("cannot keep the toolbox: {error}")))?;
         Ok(Found {
-            id: format!("{}@{layer}", toolbox::REPOSITORY),
+            id: format!("{}@{layer}", protocol::TOOLBOX_REPOSITORY),
             layer,
             bytes: toolbox::TOOLBOX.len() as u64,
             pulled: false,

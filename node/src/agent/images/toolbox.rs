@@ -14,9 +14,6 @@ use super::reference::{Reference, Version};
 /// The image; empty where it was not built before the binary.
 pub static TOOLBOX: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/toolbox.wasm"));
 
-/// What its imageID begins with.
-pub const REPOSITORY: &str = "wherry.dev/toolbox";
-
 /// What a container image would run, as its Dockerfile says it.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Alias {

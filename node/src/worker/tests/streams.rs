@@ -174,11 +174,14 @@ async fn a_terminal_edits_echoes_and_interrupts() {
     stream.say(channels::STDIN, b"hx\x7fi\r").await;
     let screen = stream.until("\r\nhi\r\n").await;
     assert_eq!(screen, "hx\u{8} \u{8}i\r\nhi\r\n");
+    // A program of the toolbox is given what others are ended by.
     stream.say(channels::STDIN, b"\x03").await;
-    assert_eq!(stream.rest().await, ("^C\r\n".into(), String::new(), Some(Outcome::Code(130))));
-    let mut stream = Stream::exec(&fixture, &["cat"], streams).await;
+    assert_eq!(stream.until("\x03").await, "^C\r\n\x03");
     stream.say(channels::STDIN, b"\x04").await;
     assert_eq!(stream.rest().await.2, Some(Outcome::Code(7)));
+    let mut stream = Stream::exec(&fixture, &["_start"], streams).await;
+    stream.say(channels::STDIN, b"\x03").await;
+    assert_eq!(stream.rest().await, ("^C\r\n".into(), String::new(), Some(Outcome::Code(130))));
     fixture.stop(agent).await;
 }
 

@@ -24,10 +24,11 @@ use std::rc::Rc;
 
 use brush_parser::ParserOptions;
 use brush_parser::ast::{FunctionBody, Program};
-use futures::future::AbortHandle;
+use futures::future::{AbortHandle, Either, select};
 
 use crate::command::{Command, Failure, Outcome};
 use crate::io::{Input, Output};
+use crate::signals::Signal;
 
 /// Functions and `eval` within each other: more is a recursion without end, and the stack is small.
 const DEPTH_MAX: u32 = 64;
@@ -51,7 +52,7 @@ pub struct Shell {
     fds: BTreeMap<i32, Stream>,
     jobs: Rc<RefCell<Vec<Job>>>,
     last_job: Option<usize>,
-    exit_trap: Option<String>,
+    traps: Traps,
     depth: u32,
     /// How many conditions (`if`, `&&`, `!`) are around: in them a failure does not end the shell.
     conditions: u32,
@@ -108,6 +109,14 @@ struct JobState {
     /// Its exit code, once it has ended.
     code: Option<i32>,
     waiting: Vec<std::task::Waker>,
+}
+
+/// What `trap` has set; a copy of the shell begins without.
+#[derive(Clone, Default)]
+struct Traps {
+    exit: Option<String>,
+    /// An empty text: the signal is ignored.
+    signals: BTreeMap<Signal, String>,
 }
 
 /// Why a list of commands does not go on.
@@ -205,7 +214,7 @@ impl Shell {
             ]),
             jobs: Rc::default(),
             last_job: None,
-            exit_trap: None,
+            traps: Traps::default(),
             depth: 0,
             conditions: 0,
             random: seed(),
@@ -235,7 +244,7 @@ impl Shell {
             Ok(()) | Err(Flow::Break(_) | Flow::Continue(_)) => self.status,
             Err(Flow::Exit(code) | Flow::Return(code)) => code,
         };
-        if let Some(trap) = self.exit_trap.take() {
+        if let Some(trap) = self.traps.exit.take() {
             self.status = code;
             if let Err(Flow::Exit(other)) = self.text(&trap).await {
                 code = other;
@@ -262,6 +271,9 @@ impl Shell {
     async fn from_stdin(&mut self, command: &Command, interactive: bool) -> i32 {
         let terminal = std::io::IsTerminal::is_terminal(&std::io::stdin());
         let prompts = interactive || terminal;
+        if terminal {
+            Signal::Interrupt.handle(true);
+        }
         let mut text = String::new();
         loop {
             if prompts {
@@ -271,10 +283,15 @@ impl Shell {
                     break;
                 }
             }
-            let line = match command.stdin.until(b'\n').await {
-                Ok(Some(line)) => line,
-                Ok(None) => break,
-                Err(error) => {
+            let line = match unless_interrupted(command.stdin.until(b'\n')).await {
+                Some(Ok(Some(line))) => line,
+                Some(Ok(None)) => break,
+                None => {
+                    text.clear();
+                    self.status = i32::from(Signal::Interrupt.code());
+                    continue;
+                }
+                Some(Err(error)) => {
                     self.complain(&error.to_string()).await;
                     return 2;
                 }
@@ -283,7 +300,14 @@ impl Shell {
             if !is_complete(&text) {
                 continue;
             }
-            let flow = self.text(&std::mem::take(&mut text)).await;
+            // What is interrupted leaves the shell as it was: with its streams, outside of functions.
+            let before = terminal.then(|| self.clone());
+            let line = std::mem::take(&mut text);
+            let Some(flow) = unless_interrupted(self.text(&line)).await else {
+                *self = before.expect("only a terminal interrupts");
+                self.status = i32::from(Signal::Interrupt.code());
+                continue;
+            };
             match flow {
                 Err(Flow::Exit(2)) if prompts && self.status == 2 => {}
                 Err(flow) => return self.finish(Err(flow)).await,
@@ -343,6 +367,14 @@ impl Shell {
     fn environment(&self) -> BTreeMap<String, String> {
         let exported = self.variables.iter().filter(|(_, variable)| variable.exported);
         exported.map(|(name, variable)| (name.clone(), variable.value.clone())).collect()
+    }
+}
+
+/// The outcome of some work, or None if somebody types ^C meanwhile.
+async fn unless_interrupted<T>(work: impl Future<Output = T>) -> Option<T> {
+    match select(Box::pin(work), Box::pin(Signal::Interrupt.comes())).await {
+        Either::Left((outcome, _)) => Some(outcome),
+        Either::Right(_) => None,
     }
 }
 

@@ -141,6 +141,12 @@ fn functions_have_parameters_and_locals() {
     check("x=1 env | grep ^x=; echo [$x]", "x=1\n[]\n");
     check("export y=2; env | grep ^y=; unset y; echo [$y]", "y=2\n[]\n");
     check("trap 'echo bye' EXIT; echo hi; exit 3", "hi\nbye\n= 3");
+    check("trap 'echo bye; exit 3' TERM; kill $$; echo never", "bye\n= 3");
+    check("trap '' INT; kill -INT $$; trap 'echo on' INT; kill -2 1; echo off", "on\noff\n");
+    check(
+        "trap 'echo bye; exit 4' TERM; (sleep 0.01; kill 1) & sleep 99 & wait; echo never",
+        "bye\n= 4",
+    );
     check("eval 'a=1; echo $a'; set -- p q; shift; echo $1 $#", "1\nq 1\n");
     check("while getopts ab:c o -a -b val -c rest; do echo $o $OPTARG; done", "a\nb val\nc val\n");
 }
@@ -300,6 +306,11 @@ fn applets_about_bytes_and_links() {
         "echo one > a; cp a b; cmp a b && echo same; echo two > b; cmp -s a b || echo not",
         "same\nnot\n",
     );
+    check("printf 'ab\\n' | od -An -c", "   a   b  \\n\n");
+    check("printf 'abcd' | od -A d -t x1 -N 3", "0000000 61 62 63\n0000003\n");
+    check("printf 'abcd' | od -t u2 -j 2", "0000002 25699\n0000004\n");
+    let zeros = " 0000".repeat(8);
+    check("truncate -s 48 z; od -x z", &format!("0000000{zeros}\n*\n0000060\n"));
     check("truncate -s 2k f; fallocate -l 3K g; wc -c < f; wc -c < g", "2048\n3072\n");
     check(
         "mkdir d; echo x > d/f; ln -s d/f g; cat g; ln -s $PWD/d/f d/h; readlink d/h; cat d/h",
