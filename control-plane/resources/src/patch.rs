@@ -20,6 +20,8 @@ const PATCH: &str = "$patch";
 const RETAIN_KEYS: &str = "$retainKeys";
 const SET_ORDER: &str = "$setElementOrder/";
 const DELETE_VALUES: &str = "$deleteFromPrimitiveList/";
+/// Lists of one object for which a patch gives an order; no type has so many.
+const ORDERS_MAX: usize = 64;
 
 /// A patch that cannot be applied; the API server answers 400 with the message.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -41,6 +43,8 @@ pub enum PatchError {
     NotRetained(String),
     #[error("expected a list of objects in {0}, found {1}")]
     MixedList(String, String),
+    #[error("a patch orders at most {ORDERS_MAX} lists of one object")]
+    Orders,
 }
 
 /// Applies a strategic merge patch to an object of that kind.
@@ -63,18 +67,23 @@ fn merge_map(original: Fields, mut patch: Fields, of: Type) -> Result<Fields, Pa
     let mut merged = original;
     retain_keys(&mut merged, &mut patch)?;
     merge_ordered_lists(&mut merged, &mut patch, of)?;
+    // All at once: taking one key out moves all behind it.
+    let mut removed = HashSet::new();
     for (key, value) in patch {
         if let Some(name) = key.strip_prefix(DELETE_VALUES) {
             delete_values(&mut merged, name, &value)?;
             continue;
         }
         if value.is_null() {
-            merged.shift_remove(&key);
+            removed.insert(key);
             continue;
         }
         let before = merged.get_mut(&key).map(Value::take);
         let after = merge_field(before, value, of, &key)?;
         merged.insert(key, after);
+    }
+    if !removed.is_empty() {
+        merged.retain(|key, _| !removed.contains(key));
     }
     Ok(merged)
 }
@@ -138,7 +147,8 @@ fn retain_keys(original: &mut Fields, patch: &mut Fields) -> Result<(), PatchErr
     let Value::Array(keys) = keys else {
         return Err(PatchError::NoList(RETAIN_KEYS, keys.to_string()));
     };
-    let is_kept = |key: &str| keys.iter().any(|kept| kept.as_str() == Some(key));
+    let kept: HashSet<&str> = keys.iter().filter_map(Value::as_str).collect();
+    let is_kept = |key: &str| kept.contains(key);
     let stray = patch
         .iter()
         .find(|(key, value)| !value.is_null() && !key.starts_with('$') && !is_kept(key));
@@ -157,6 +167,9 @@ fn merge_ordered_lists(
 ) -> Result<(), PatchError> {
     let directives: Vec<String> =
         patch.keys().filter(|key| key.starts_with(SET_ORDER)).cloned().collect();
+    if directives.len() > ORDERS_MAX {
+        return Err(PatchError::Orders);
+    }
     for directive in directives {
         let name = directive[SET_ORDER.len()..].to_string();
         let order = patch.shift_remove(&directive).unwrap_or(Value::Null);
@@ -370,6 +383,21 @@ mod tests {
                 Err(error) => error.to_string(),
             }
         });
+    }
+
+    #[test]
+    fn many_keys_go_in_one_sweep() {
+        let kind = crate::kind("", "v1", "configmaps").expect("in the table");
+        let keys = (0..20_000).map(|key| format!("k{key}"));
+        let data = |value: Value| -> Value {
+            let fields: Fields = keys.clone().map(|key| (key, value.clone())).collect();
+            json!({"data": fields})
+        };
+        let patched = strategic(kind, &data(json!("")), &data(Value::Null)).expect("it is patched");
+        assert_eq!(patched, json!({"data": {}}));
+        let orders: Fields = keys.map(|key| (format!("{SET_ORDER}{key}"), json!([]))).collect();
+        let refused = strategic(kind, &json!({}), &Value::Object(orders));
+        assert_eq!(refused, Err(PatchError::Orders));
     }
 
     #[test]

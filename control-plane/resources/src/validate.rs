@@ -23,6 +23,8 @@ mod storage;
 mod structural;
 mod workloads;
 
+use std::collections::HashSet;
+
 use serde_json::Value;
 
 use crate::{Kind, Object};
@@ -58,6 +60,10 @@ impl Reason {
     }
 }
 
+/// Complaints about one object: a body may give cause for hundreds of thousands, which would make an
+/// answer many times its size.
+pub const ERRORS_MAX: usize = 1_000;
+
 /// One complaint about one field.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct FieldError {
@@ -76,13 +82,9 @@ impl std::fmt::Display for FieldError {
 
 /// Complaints as one text: what stands behind `is invalid: ` in the message of a 422.
 pub fn summary(errors: &[FieldError]) -> String {
-    let mut lines: Vec<String> = Vec::new();
-    for error in errors {
-        let line = error.to_string();
-        if !lines.contains(&line) {
-            lines.push(line);
-        }
-    }
+    let mut known = HashSet::new();
+    let lines = errors.iter().map(FieldError::to_string);
+    let lines: Vec<String> = lines.filter(|line| known.insert(line.clone())).collect();
     match &lines[..] {
         [line] => line.clone(),
         lines => format!("[{}]", lines.join(", ")),
@@ -280,7 +282,9 @@ struct Errors(Vec<FieldError>);
 
 impl Errors {
     fn add(&mut self, reason: Reason, field: &str, message: String) {
-        self.0.push(FieldError { reason, field: field.to_string(), message });
+        if self.0.len() < ERRORS_MAX {
+            self.0.push(FieldError { reason, field: field.to_string(), message });
+        }
     }
 
     fn required(&mut self, field: &str, detail: &str) {

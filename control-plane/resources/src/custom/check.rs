@@ -4,6 +4,8 @@
 //! the same path stands in the sentence (`spec.x in body should be …`) and before it. Rules in CEL
 //! are not this file's: they need an evaluator.
 
+use std::collections::{HashMap, HashSet};
+
 use serde_json::Value;
 
 use super::schema::{Additional, Form, Limits, List, Schema};
@@ -30,13 +32,34 @@ pub fn value(schema: &Schema, value: &Value, old: Option<&Value>, path: &str) ->
     checker.errors
 }
 
-/// The item of the list before that an item of a list with keys is compared with.
-pub fn counterpart<'v>(schema: &Schema, item: &Value, old: &'v Value) -> Option<&'v Value> {
-    let List::Map(keys) = &schema.list else {
-        return None;
-    };
-    let same = |other: &&Value| keys.iter().all(|key| other.get(key) == item.get(key));
-    old.as_array()?.iter().find(same)
+/// The items that a list with keys had, by these: what items of the new list are compared with.
+/// There may be a hundred thousand.
+pub struct Counterparts<'v> {
+    keys: &'v [String],
+    items: HashMap<Vec<Option<&'v Value>>, &'v Value>,
+}
+
+impl<'v> Counterparts<'v> {
+    /// Those of a list; none of one whose items have no keys.
+    pub fn of(schema: &'v Schema, old: Option<&'v Value>) -> Counterparts<'v> {
+        let List::Map(keys) = &schema.list else {
+            return Counterparts { keys: &[], items: HashMap::new() };
+        };
+        let mut items = HashMap::new();
+        for item in old.and_then(Value::as_array).into_iter().flatten() {
+            items.entry(identity(keys, item)).or_insert(item);
+        }
+        Counterparts { keys, items }
+    }
+
+    /// The one with the keys of an item.
+    pub fn find(&self, item: &Value) -> Option<&'v Value> {
+        self.items.get(&identity(self.keys, item)).copied()
+    }
+}
+
+fn identity<'v>(keys: &[String], item: &'v Value) -> Vec<Option<&'v Value>> {
+    keys.iter().map(|key| item.get(key)).collect()
 }
 
 struct Checker {
@@ -123,9 +146,9 @@ impl Checker {
             }
             Value::Array(items) => {
                 if let Some(child) = &schema.items {
+                    let before = Counterparts::of(schema, old);
                     for (index, item) in items.iter().enumerate() {
-                        let before = old.and_then(|old| counterpart(schema, item, old));
-                        self.value(child, item, before, &format!("{path}[{index}]"));
+                        self.value(child, item, before.find(item), &format!("{path}[{index}]"));
                     }
                 }
             }
@@ -366,7 +389,7 @@ impl Checker {
             return;
         }
         // Equal values have equal texts once their keys are sorted.
-        let mut seen = std::collections::HashSet::new();
+        let mut seen = HashSet::new();
         for (index, item) in items.iter().enumerate() {
             let identity = identity(item);
             let mut sorted = identity.clone();
@@ -382,4 +405,26 @@ impl Checker {
 /// Whether a schema lets anything stand under any key: then nothing can be unknown.
 pub fn is_open(schema: &Schema) -> bool {
     schema.preserve || matches!(schema.additional, Additional::Anything)
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn an_item_is_compared_with_the_one_of_its_keys() {
+        let keyed = Schema::parse(&json!({"type": "array", "items": {"type": "object"},
+            "x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": ["name", "port"]}));
+        let old =
+            json!([{"name": "a", "port": 1, "x": 1}, {"name": "a"}, {"name": "b", "port": 1}]);
+        let before = Counterparts::of(&keyed, Some(&old));
+        let found = |item: Value| before.find(&item).cloned();
+        assert_eq!(found(json!({"name": "a", "port": 1})), Some(old[0].clone()));
+        assert_eq!(found(json!({"name": "a", "y": 2})), Some(old[1].clone()));
+        assert_eq!(found(json!({"name": "b"})), None);
+        let plain = Schema::parse(&json!({"type": "array", "items": {"type": "object"}}));
+        assert!(Counterparts::of(&plain, Some(&old)).find(&old[0]).is_none());
+    }
 }

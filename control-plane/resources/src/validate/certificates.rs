@@ -1,5 +1,7 @@
 //! Rules for requests for certificates: what is asked of whom, and what was decided.
 
+use std::collections::BTreeSet;
+
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 
@@ -53,8 +55,9 @@ pub(super) fn request(object: &Object, errors: &mut Errors) {
     for (index, usage) in usages.iter().enumerate() {
         errors.one_of(&nth("spec", "usages", index), usage, USAGES);
     }
+    let mut seen = BTreeSet::new();
     for (index, usage) in usages.iter().enumerate() {
-        if usages[..index].contains(usage) {
+        if !seen.insert(usage) {
             errors.duplicate(&nth("spec", "usages", index), *usage);
         }
     }

@@ -1,11 +1,13 @@
 //! Rules for configuration, nodes, events, leases, priorities and API services.
 
+use std::collections::BTreeSet;
+
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use serde_json::Value;
 
 use super::pod::quantity;
-use super::{Errors, at, entries, flag, get, integer, is_empty, nth};
+use super::{Errors, Reason, at, entries, flag, get, integer, is_empty, nth};
 use crate::meta::{self, items, text};
 use crate::{Object, names};
 
@@ -130,7 +132,7 @@ pub(super) fn secret_change(new: &Object, old: &Object, errors: &mut Errors) {
 }
 
 pub(super) fn node(object: &Object, errors: &mut Errors) {
-    let mut seen = Vec::new();
+    let mut seen = BTreeSet::new();
     for (index, taint) in items(get(object, "spec"), "taints").iter().enumerate() {
         // A stock server reports taints under metadata, and tools know them by that path.
         let path = nth("metadata", "taints", index);
@@ -145,12 +147,10 @@ pub(super) fn node(object: &Object, errors: &mut Errors) {
             "" => errors.required(&at(&path, "effect"), ""),
             effect => errors.one_of(&at(&path, "effect"), effect, EFFECTS),
         }
-        if seen.contains(&(key, effect)) {
-            errors.duplicate(&path, taint.clone());
-            let last = errors.0.last_mut().expect("a complaint was just added");
-            last.message.push_str(": taints must be unique by key and effect pair");
+        if !seen.insert((key, effect)) {
+            let rule = "taints must be unique by key and effect pair";
+            errors.add(Reason::Duplicate, &path, format!("Duplicate value: {taint}: {rule}"));
         }
-        seen.push((key, effect));
     }
     for (index, cidr) in items(get(object, "spec"), "podCIDRs").iter().enumerate() {
         let cidr = cidr.as_str().unwrap_or("");

@@ -1,5 +1,7 @@
 //! Rules for volumes, claims, storage classes and what drivers say of themselves.
 
+use std::collections::BTreeSet;
+
 use serde_json::Value;
 
 use super::pod::quantity;
@@ -221,7 +223,7 @@ pub(super) fn attachment_change(new: &Object, old: &Object, errors: &mut Errors)
 }
 
 pub(super) fn node_drivers(object: &Object, errors: &mut Errors) {
-    let mut seen = Vec::new();
+    let mut seen = BTreeSet::new();
     for (index, driver) in items(get(object, "spec"), "drivers").iter().enumerate() {
         let path = nth("spec", "drivers", index);
         let name = text(driver, "name");
@@ -230,21 +232,20 @@ pub(super) fn node_drivers(object: &Object, errors: &mut Errors) {
             errors.required(&at(&path, "nodeID"), "");
         }
         errors.not_negative(get(driver, "allocatable"), &at(&path, "allocatable"), "count");
-        let keys = items(driver, "topologyKeys");
-        for (index, key) in keys.iter().enumerate() {
+        let mut keys = BTreeSet::new();
+        for (index, key) in items(driver, "topologyKeys").iter().enumerate() {
             let field = nth(&path, "topologyKeys", index);
             let text = key.as_str().unwrap_or("");
             if text.is_empty() {
                 errors.required(&field, "");
-            } else if keys[..index].contains(key) {
+            } else if !keys.insert(text) {
                 errors.duplicate(&field, text);
             } else {
                 errors.complaints(&field, text, names::qualified(text));
             }
         }
-        if seen.contains(&name) {
+        if !seen.insert(name) {
             errors.duplicate(&at(&path, "name"), name);
         }
-        seen.push(name);
     }
 }

@@ -76,6 +76,16 @@ fn one_complaint_stands_alone_and_several_in_brackets() {
 }
 
 #[test]
+fn complaints_end_somewhere() {
+    let env = vec![serde_json::json!({}); 20_000];
+    let pod = serde_json::json!({"metadata": {"name": "p", "namespace": "n"},
+        "spec": {"containers": [{"name": "c", "image": "i", "env": env}]}});
+    let errors = super::create(testscript::kind("pods"), &pod);
+    assert_eq!(errors.len(), super::ERRORS_MAX);
+    assert!(super::summary(&errors).contains("spec.containers[0].env[3]"));
+}
+
+#[test]
 fn what_was_stored_before_a_rule_came_holds_up_no_other_change() {
     let kind = testscript::kind("ingresses.networking.k8s.io");
     let ingress = |class: &str, secrets: &[&str]| {

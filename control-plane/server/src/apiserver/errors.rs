@@ -191,7 +191,8 @@ impl ApiError {
     }
 
     /// Fields of an object of this kind are wrong.
-    pub fn invalid(kind: &Kind, name: &str, errors: Vec<FieldError>) -> Self {
+    pub fn invalid(kind: &Kind, name: &str, mut errors: Vec<FieldError>) -> Self {
+        errors.truncate(validate::ERRORS_MAX);
         let (group, kind) = (kind.group.into(), kind.kind.into());
         ApiError::Invalid { group, kind, name: name.into(), errors }
     }

@@ -41,7 +41,9 @@ use sha2::{Digest as _, Sha256};
 use wherry_resources::{GROUPS, KINDS, Kind};
 
 pub use self::custom::Custom;
-pub use self::fields::{check_type, did_you_mean, fill_nulls, schema, unknown_fields};
+pub use self::fields::{
+    REPORTED_MAX, check_type, did_you_mean, drop_unknown, fill_nulls, schema, unknown_fields,
+};
 pub use self::merged::{Merged, Part};
 use super::ApiServer;
 use super::catalog::Catalog;

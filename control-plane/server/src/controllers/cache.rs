@@ -34,6 +34,7 @@ use wherry_resources::{KINDS, Kind, Storage, kind_of};
 use super::gateway;
 use super::owners::controller_of;
 use super::write::Outcome;
+use crate::contain;
 
 /// Removed objects kept in mind: more than can be removed while the answer to a write is on its
 /// way.
@@ -521,7 +522,8 @@ impl Cache {
     /// Takes in the object that an own write returned.
     fn wrote(&mut self, kind: &'static Kind, object: Value, now: Instant) -> Option<Change> {
         let slot = self.slot(kind)?;
-        let object = (self.shelves[slot].decode)(object).ok()?;
+        let decode = self.shelves[slot].decode;
+        let object = contain::sync(|| decode(object)).ok()?.ok()?;
         if self.gone.iter().any(|uid| uid == object.uid()) {
             return None;
         }

@@ -26,6 +26,7 @@ use super::cache::{Bare, Cache, Object, Seen, Typed, kind_row, trim};
 use super::gateway;
 use super::reconcile::Watched;
 use super::serviceaccount::ROOT_CA;
+use crate::contain;
 
 /// First and longest pause before a watch that failed is tried again.
 const PAUSE_FIRST: Duration = Duration::from_millis(20);
@@ -268,14 +269,22 @@ fn seen<T: Send + 'static>(
     events: impl Stream<Item = watcher::Result<Event<T>>> + Send + 'static,
     hold: impl Fn(T) -> Object + Send + 'static,
 ) -> BoxStream<'static, Watched> {
+    // One that cannot be held, by a bug, is as if nothing had been said of it.
+    let hold = move |object| match contain::sync(|| hold(object)) {
+        Ok(object) => Some(object),
+        Err(panic) => {
+            tracing::error!(kind = kind.plural, %panic, "an object was left out");
+            None
+        }
+    };
     let events = events.backoff(Pause::default());
     let seen = events.filter_map(move |event| {
         let seen = match event {
             Ok(Event::Init) => Some(Seen::Begin),
-            Ok(Event::InitApply(object)) => Some(Seen::Listed(hold(object))),
+            Ok(Event::InitApply(object)) => hold(object).map(Seen::Listed),
             Ok(Event::InitDone) => Some(Seen::End),
-            Ok(Event::Apply(object)) => Some(Seen::Put(hold(object))),
-            Ok(Event::Delete(object)) => Some(Seen::Gone(hold(object))),
+            Ok(Event::Apply(object)) => hold(object).map(Seen::Put),
+            Ok(Event::Delete(object)) => hold(object).map(Seen::Gone),
             Err(error) => {
                 tracing::debug!(kind = kind.plural, %error, "watch failed; it is tried again");
                 None

@@ -174,7 +174,7 @@ fn spread_keys(constraint: &Value, path: &str, errors: &mut Errors) {
 }
 
 pub(super) fn spread(spec: &Value, path: &str, errors: &mut Errors) {
-    let mut seen = Vec::new();
+    let mut seen = BTreeSet::new();
     for (index, constraint) in items(spec, "topologySpreadConstraints").iter().enumerate() {
         let path = nth(path, "topologySpreadConstraints", index);
         let skew = integer(constraint, "maxSkew").unwrap_or(0);
@@ -189,11 +189,10 @@ pub(super) fn spread(spec: &Value, path: &str, errors: &mut Errors) {
         let action = text(constraint, "whenUnsatisfiable");
         let supported = &["DoNotSchedule", "ScheduleAnyway"];
         errors.one_of(&at(&path, "whenUnsatisfiable"), action, supported);
-        if seen.contains(&(key, action)) {
+        if !seen.insert((key, action)) {
             let field = at(&path, "{topologyKey, whenUnsatisfiable}");
             errors.duplicate(&field, format!("{{{key}, {action}}}"));
         }
-        seen.push((key, action));
         if let Some(domains) = integer(constraint, "minDomains") {
             let field = at(&path, "minDomains");
             if domains <= 0 {

@@ -1,6 +1,8 @@
 //! Rules for what a Job makes of failures and successes: its policies, limits by index, its
 //! manager. The rest of a Job stands in the file above.
 
+use std::collections::BTreeSet;
+
 use serde_json::Value;
 
 use super::super::{Errors, Reason, at, get, integer, nth};
@@ -155,12 +157,13 @@ fn exit_codes(spec: &Value, codes: &Value, path: &str, errors: &mut Errors) {
     } else if values.len() > CODES_MAX {
         errors.too_many(&field, values.len(), CODES_MAX);
     }
+    let mut seen = BTreeSet::new();
     for (index, value) in values.iter().enumerate() {
         let field = nth(path, "values", index);
         if operator == "In" && *value == 0 {
             errors.invalid(&field, 0, "must not be 0 for the In operator");
         }
-        if values[..index].contains(value) {
+        if !seen.insert(*value) {
             errors.duplicate(&field, *value);
         }
     }

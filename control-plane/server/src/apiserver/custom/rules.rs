@@ -177,9 +177,10 @@ impl Run {
                 let (Some(inner), Some(rules)) = (&schema.items, &rules.items) else {
                     return Ok(());
                 };
+                let before = check::Counterparts::of(schema, old);
                 for (index, item) in items.iter().enumerate() {
-                    let before = old.and_then(|old| check::counterpart(schema, item, old));
-                    self.node(rules, inner, item, before, &format!("{path}[{index}]"))?;
+                    let path = format!("{path}[{index}]");
+                    self.node(rules, inner, item, before.find(item), &path)?;
                 }
             }
             _ => {}

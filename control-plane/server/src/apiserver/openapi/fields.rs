@@ -18,7 +18,7 @@ use super::schemas::{Schemas, referenced};
 
 /// Reported fields of one object. A body of unknown fields would otherwise become an answer of its
 /// own size.
-const REPORTED_MAX: usize = 100;
+pub const REPORTED_MAX: usize = 100;
 /// Edits by which a misspelt name may differ from the one that was meant, for each started group of
 /// so many letters.
 const LETTERS_PER_EDIT: usize = 4;
@@ -89,6 +89,13 @@ pub fn unknown_fields(kind: &Kind, object: &Value) -> Vec<String> {
         FIELDS.look(root, object, &mut Vec::new(), &mut found);
     }
     found
+}
+
+/// Drops the fields that the kind does not have.
+pub fn drop_unknown(kind: &Kind, object: &mut Value) {
+    if let Some(root) = FIELDS.of(kind) {
+        FIELDS.drop_unknown(root, object);
+    }
 }
 
 /// Makes null in maps of texts what a typed server reads it as: an empty text. Elsewhere null is the
@@ -292,6 +299,27 @@ impl Fields {
                 for item in items {
                     self.fill(inner, item);
                 }
+            }
+            _ => {}
+        }
+    }
+
+    fn drop_unknown(&self, shape: &Shape, value: &mut Value) {
+        match (self.resolve(shape), value) {
+            (Shape::Object(properties), Value::Object(fields)) => {
+                fields.retain(|name, value| match properties.get(name) {
+                    Some(shape) => {
+                        self.drop_unknown(shape, value);
+                        true
+                    }
+                    None => false,
+                });
+            }
+            (Shape::Map(inner), Value::Object(entries)) => {
+                entries.values_mut().for_each(|value| self.drop_unknown(inner, value));
+            }
+            (Shape::List(inner), Value::Array(items)) => {
+                items.iter_mut().for_each(|item| self.drop_unknown(inner, item));
             }
             _ => {}
         }

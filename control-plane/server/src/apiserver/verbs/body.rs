@@ -92,6 +92,7 @@ pub fn fields(
     };
     let found: Vec<String> = unknown
         .iter()
+        .take(openapi::REPORTED_MAX)
         .map(|path| match openapi::did_you_mean(kind, path) {
             Some(meant) => {
                 format!("unknown field {} (did you mean {}?)", quoted(path), quoted(meant))
@@ -108,36 +109,10 @@ pub fn fields(
         Validation::Strict | Validation::Ignore => {}
         Validation::Warn => warnings.extend(found),
     }
-    for path in &unknown {
-        remove(object, path);
+    if kind.custom.is_none() && !unknown.is_empty() {
+        openapi::drop_unknown(kind, object);
     }
     Ok(())
-}
-
-/// Removes the field at a path such as `spec.containers[0].foo`. Keys may themselves hold dots, so
-/// every key that the path can begin with is tried.
-fn remove(value: &mut Value, path: &str) -> bool {
-    match value {
-        Value::Object(map) => {
-            if map.shift_remove(path).is_some() {
-                return true;
-            }
-            map.iter_mut().any(|(key, inner)| match path.strip_prefix(key.as_str()) {
-                Some(rest) if rest.starts_with('[') => remove(inner, rest),
-                Some(rest) => rest.strip_prefix('.').is_some_and(|rest| remove(inner, rest)),
-                None => false,
-            })
-        }
-        Value::Array(items) => {
-            let Some((index, rest)) = path.strip_prefix('[').and_then(|p| p.split_once(']')) else {
-                return false;
-            };
-            let item = index.parse().ok().and_then(|index: usize| items.get_mut(index));
-            let rest = rest.strip_prefix('.').unwrap_or(rest);
-            item.is_some_and(|item| remove(item, rest))
-        }
-        _ => false,
-    }
 }
 
 #[cfg(test)]
@@ -145,11 +120,18 @@ mod tests {
     use super::*;
 
     #[test]
-    fn unknown_fields_are_dropped_by_path() {
-        let mut object = json!({"spec": {"a": [{"x": 1, "y": 2}], "b.c": {"d": 3}}, "e": 4});
-        for path in ["spec.a[0].x", "spec.b.c.d", "e", "spec.none"] {
-            remove(&mut object, path);
+    fn all_unknown_fields_are_dropped_and_some_are_told() {
+        let kind = wherry_resources::kind("", "v1", "pods").expect("a built-in kind");
+        let mut object = json!({"metadata": {"name": "p", "labels": {"any.key": "x"}},
+            "spec": {"containers": [{"name": "c", "x": 1, "image": "i"}]}});
+        for number in 0..300 {
+            object["spec"][format!("x{number}")] = json!({"y": number});
         }
-        assert_eq!(object, json!({"spec": {"a": [{"y": 2}], "b.c": {}}}));
+        let mut warnings = Vec::new();
+        fields(kind, &mut object, &[], Validation::Warn, &mut warnings).expect("it may warn");
+        assert_eq!(warnings.len(), openapi::REPORTED_MAX);
+        let kept = json!({"metadata": {"name": "p", "labels": {"any.key": "x"}},
+            "spec": {"containers": [{"name": "c", "image": "i"}]}});
+        assert_eq!(object, kept);
     }
 }
