@@ -127,14 +127,14 @@ mod tests {
     async fn one_bad_object_is_left_out() {
         let server = Server::start().await;
         let kind = wherry_resources::kind("", "v1", "configmaps").expect("a built-in kind");
-        let followed = Followed::<Names>::new(stored::prefix(kind, None));
+        let followed = Followed::<Names>::new(stored::prefix(kind, None).to_vec());
         let path = "/api/v1/namespaces/default/configmaps";
         for name in ["a", "bad", "c"] {
             server.ok("POST", path, &format!("{{\"metadata\":{{\"name\":\"{name}\"}}}}")).await;
             let expected: &[&str] = if name == "c" { &["a", "c"] } else { &["a"] };
             assert_eq!(followed.get(server.api.store()).0, expected);
         }
-        let anew = Followed::<Names>::new(stored::prefix(kind, None));
+        let anew = Followed::<Names>::new(stored::prefix(kind, None).to_vec());
         assert_eq!(anew.get(server.api.store()).0, ["a", "c"]);
     }
 }
