@@ -40,6 +40,7 @@ use super::{
     reply::{Replay, Reply},
     streams::{Opened, join},
     switch::{Refusal, Switch},
+    taken::{Pieces, TAKEN_WITHIN},
     unread::Unread,
 };
 use crate::protocol::{NodePort, Protocol, ServiceKey};
@@ -229,8 +230,13 @@ async fn serve(front: Arc<Front>, stream: TcpStream, remote: SocketAddr, closing
     }
     let client = HeaderValue::try_from(remote.ip().to_canonical().to_string())
         .expect("an address is visible ASCII");
-    let service =
-        service_fn(move |request| answer(front.clone(), caller.clone(), client.clone(), request));
+    let pieces = Pieces::default();
+    let given = pieces.clone();
+    let service = service_fn(move |request: Request<Incoming>| {
+        let (given, version) = (given.clone(), request.version());
+        let answering = answer(front.clone(), caller.clone(), client.clone(), request);
+        async move { answering.await.map(|answer| given.follow(version, answer)) }
+    });
     let mut builder = auto::Builder::new(TokioExecutor::new());
     builder
         .http1()
@@ -253,6 +259,10 @@ async fn serve(front: Arc<Front>, stream: TcpStream, remote: SocketAddr, closing
         () = closing.asked() => {
             connection.as_mut().graceful_shutdown();
             connection.await
+        }
+        () = pieces.stuck(TAKEN_WITHIN) => {
+            tracing::debug!(%remote, "a client does not take its answers");
+            return;
         }
     };
     if let Err(error) = outcome {

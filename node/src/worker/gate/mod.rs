@@ -59,6 +59,7 @@ use super::{
     policy::Caller,
     reply::{Replay, Reply},
     switch::Switch,
+    taken::{Pieces, TAKEN_WITHIN},
     traffic::INGRESS,
     unread::Unread,
 };
@@ -283,7 +284,13 @@ async fn serve<S>(
         port,
         tls,
     });
-    let service = service_fn(move |request| answer(door.clone(), client.clone(), request));
+    let pieces = Pieces::default();
+    let given = pieces.clone();
+    let service = service_fn(move |request: Request<Incoming>| {
+        let (given, version) = (given.clone(), request.version());
+        let answering = answer(door.clone(), client.clone(), request);
+        async move { answering.await.map(|answer| given.follow(version, answer)) }
+    });
     let mut builder = auto::Builder::new(TokioExecutor::new());
     builder
         .http1()
@@ -307,6 +314,10 @@ async fn serve<S>(
         () = closing.asked() => {
             connection.as_mut().graceful_shutdown();
             connection.await
+        }
+        () = pieces.stuck(TAKEN_WITHIN) => {
+            tracing::debug!(%remote, "a client does not take its answers");
+            return;
         }
     };
     if let Err(error) = outcome {
