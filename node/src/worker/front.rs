@@ -40,6 +40,7 @@ use super::{
     reply::{Replay, Reply},
     streams::{Opened, join},
     switch::{Refusal, Switch},
+    taken::{Pieces, TAKEN_WITHIN},
     unread::Unread,
 };
 use crate::protocol::{NodePort, Protocol, ServiceKey};
@@ -229,12 +230,23 @@ async fn serve(front: Arc<Front>, stream: TcpStream, remote: SocketAddr, closing
     }
     let client = HeaderValue::try_from(remote.ip().to_canonical().to_string())
         .expect("an address is visible ASCII");
-    let service =
-        service_fn(move |request| answer(front.clone(), caller.clone(), client.clone(), request));
+    let pieces = Pieces::default();
+    let given = pieces.clone();
+    let service = service_fn(move |request: Request<Incoming>| {
+        let (given, version) = (given.clone(), request.version());
+        let answering = answer(front.clone(), caller.clone(), client.clone(), request);
+        async move { answering.await.map(|answer| given.follow(version, answer)) }
+    });
     let builder = server();
     let connection = std::pin::pin!(builder.serve_connection(in_time(stream), service));
-    if let Err(error) = listen::until_closed(connection, closing).await {
-        tracing::debug!(%remote, %error, "connection ended early");
+    tokio::select! {
+        biased;
+        outcome = listen::until_closed(connection, closing) => if let Err(error) = outcome {
+            tracing::debug!(%remote, %error, "connection ended early");
+        },
+        () = pieces.stuck(TAKEN_WITHIN) => {
+            tracing::debug!(%remote, "a client does not take its answers");
+        }
     }
 }
 

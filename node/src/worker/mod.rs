@@ -57,6 +57,7 @@ mod start;
 mod streams;
 mod switch;
 mod tail;
+mod taken;
 mod terminal;
 mod tls;
 mod trace;

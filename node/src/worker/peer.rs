@@ -22,7 +22,7 @@ use super::{
     datagrams::DATAGRAM_HEADER,
     listen::{self, Closing},
     opening::Opening,
-    peers::STREAMS_MAX,
+    peers::{CONNECTION_WINDOW, STREAM_WINDOW, STREAMS_MAX},
     policy::Caller,
     record::Sender,
     reply::Reply,
@@ -44,8 +44,6 @@ const HEAD_BYTES_MAX: u32 = 48 << 10;
 /// A dead machine sends no end of connection.
 const PING_INTERVAL: Duration = Duration::from_secs(10);
 const PING_TIMEOUT: Duration = Duration::from_secs(5);
-const STREAM_WINDOW: u32 = 1 << 20;
-const CONNECTION_WINDOW: u32 = 4 << 20;
 
 /// The listener and its connections.
 pub struct PeerListener {

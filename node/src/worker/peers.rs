@@ -46,9 +46,10 @@ const CONNECTIONS_MAX: usize = 4;
 /// A dead machine sends no end of connection: it is noticed by two missing answers.
 const PING_INTERVAL: Duration = Duration::from_secs(5);
 const PING_TIMEOUT: Duration = Duration::from_secs(3);
-/// Windows large enough that one body can fill a gigabit over a few milliseconds.
-const STREAM_WINDOW: u32 = 1 << 20;
-const CONNECTION_WINDOW: u32 = 4 << 20;
+/// What one stream may hold of what nobody has taken yet, enough for a gigabit over two milliseconds,
+/// and all of them together: streams whose readers are stuck leave room for the others.
+pub const STREAM_WINDOW: u32 = 256 << 10;
+pub const CONNECTION_WINDOW: u32 = STREAMS_MAX as u32 * STREAM_WINDOW;
 
 /// Which worker, and where.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]

@@ -211,7 +211,7 @@ pub enum Reply {
         /// Its count at its endpoint.
         _open: Option<Open>,
     },
-    /// One direction of a connection, or an answer that must end by a time.
+    /// One direction of a connection, or an answer that must end by a time or is followed.
     Stream(Body),
     /// The worker itself; empty after it was sent.
     Text(Bytes),

@@ -55,6 +55,7 @@ use super::{
     policy::Caller,
     reply::{Replay, Reply},
     switch::Switch,
+    taken::{Pieces, TAKEN_WITHIN},
     traffic::INGRESS,
     unread::Unread,
 };
@@ -268,12 +269,24 @@ async fn serve<S>(
         port,
         tls,
     });
-    let service = service_fn(move |request| answer(door.clone(), client.clone(), request));
+    let pieces = Pieces::default();
+    let given = pieces.clone();
+    let service = service_fn(move |request: Request<Incoming>| {
+        let (given, version) = (given.clone(), request.version());
+        let answering = answer(door.clone(), client.clone(), request);
+        async move { answering.await.map(|answer| given.follow(version, answer)) }
+    });
     let builder = server();
-    let connection = builder.serve_connection_with_upgrades(in_time(stream), service);
-    let connection = std::pin::pin!(connection);
-    if let Err(error) = listen::until_closed(connection, closing).await {
-        tracing::debug!(%remote, %error, "connection ended early");
+    let connection =
+        std::pin::pin!(builder.serve_connection_with_upgrades(in_time(stream), service));
+    tokio::select! {
+        biased;
+        outcome = listen::until_closed(connection, closing) => if let Err(error) = outcome {
+            tracing::debug!(%remote, %error, "connection ended early");
+        },
+        () = pieces.stuck(TAKEN_WITHIN) => {
+            tracing::debug!(%remote, "a client does not take its answers");
+        }
     }
 }
 
