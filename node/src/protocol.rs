@@ -73,6 +73,9 @@ pub const LOG_FILES_MAX: usize = 3;
 /// What the imageID of the built-in toolbox begins with.
 pub const TOOLBOX_REPOSITORY: &str = "wherry.dev/toolbox";
 
+/// Tells the toolbox that its input is never written to, and ends when the toolbox shall.
+pub const ENDS_WITH_INPUT: &str = "WHERRY_ENDS_WITH_INPUT";
+
 /// Why a message could not be written or read.
 #[derive(Debug, thiserror::Error)]
 pub enum ProtocolError {

@@ -36,6 +36,8 @@ pub struct Io {
     once: bool,
     /// It runs the toolbox, which reads ^C itself.
     pub reads_interrupts: bool,
+    /// Its input is not for anybody to write to: its end tells the toolbox to end.
+    pub ends_with_input: bool,
     /// Cancelled when the container has ended.
     pub ended: CancellationToken,
     /// Cancelled when somebody types what interrupts a command.
@@ -47,14 +49,17 @@ pub struct Io {
 impl Io {
     /// For one start, with the pipe that its guest reads.
     pub fn new(container: &Container) -> (Arc<Io>, Option<Input>) {
-        let open = container.stdin && container.guest == Guest::Command;
+        let runs_toolbox = container.image_id.starts_with(TOOLBOX_REPOSITORY);
+        let ends_with_input = runs_toolbox && !container.stdin && !container.tty;
+        let open = (container.stdin || ends_with_input) && container.guest == Guest::Command;
         let (writer, input) = open.then(Input::pipe).unzip();
         let io = Io {
             watchers: Mutex::default(),
             watched: AtomicUsize::new(0),
             input: Mutex::new(writer.map(Arc::new)),
             once: container.stdin_once,
-            reads_interrupts: container.image_id.starts_with(TOOLBOX_REPOSITORY),
+            reads_interrupts: runs_toolbox,
+            ends_with_input,
             ended: CancellationToken::new(),
             interrupted: CancellationToken::new(),
             sessions: Arc::new(Semaphore::new(SESSIONS_MAX)),
@@ -97,6 +102,9 @@ impl Io {
     /// The guest's input, if it is open. With `stdinOnce` the first who asks keeps it, and it ends
     /// with him.
     pub fn input(&self) -> Option<Arc<InputWriter>> {
+        if self.ends_with_input {
+            return None;
+        }
         let mut input = self.input.lock().unwrap_or_else(PoisonError::into_inner);
         if self.once { input.take() } else { input.clone() }
     }

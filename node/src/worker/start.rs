@@ -46,7 +46,7 @@ use super::{
     trace::Source,
 };
 use crate::protocol::{
-    Container, Exit, ExitReason, Form, Guest, HookKind, Limits, Mount, Protocol,
+    Container, ENDS_WITH_INPUT, Exit, ExitReason, Form, Guest, HookKind, Limits, Mount, Protocol,
 };
 
 /// Killed, as shells and Kubernetes count it: 128 + SIGKILL.
@@ -262,7 +262,11 @@ impl Start {
         view: &Arc<View>,
     ) -> Exit {
         let begun = Instant::now();
-        let command = match module.command(view.config.clone()) {
+        let mut config = view.config.clone();
+        if self.io.ends_with_input {
+            config.env.push((ENDS_WITH_INPUT.to_owned(), "1".to_owned()));
+        }
+        let command = match module.command(config) {
             Ok(command) => command,
             Err(error) => return start_error(&error),
         };
@@ -323,7 +327,14 @@ impl Start {
         while hears_term {
             tokio::select! {
                 biased;
-                exit = running.as_mut() => return ended(exit, CODE_TERMINATED),
+                exit = running.as_mut() => {
+                    // It says by its code that it did as it was told.
+                    let exit = match exit {
+                        shim::Exit::Code(CODE_TERMINATED) => shim::Exit::Stopped,
+                        exit => exit,
+                    };
+                    return ended(exit, CODE_TERMINATED);
+                }
                 () = tokio::time::sleep_until(deadline) => break,
                 Ok(()) = self.stopped.changed() => {
                     deadline = self.stopped.borrow_and_update().unwrap_or(deadline);

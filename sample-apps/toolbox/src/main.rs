@@ -19,11 +19,15 @@ mod io;
 mod net;
 mod runtime;
 mod shell;
+mod signals;
 
 use std::path::{Path, PathBuf};
 
 use command::{Command, base_name};
 use io::{Input, Output};
+
+/// Set by the worker where the end of the input means SIGTERM and nothing else.
+const ENDS_WITH_INPUT: &str = "WHERRY_ENDS_WITH_INPUT";
 
 fn main() {
     let mut words = std::env::args();
@@ -36,18 +40,30 @@ fn main() {
             Some(_) => args.remove(0),
         };
     }
-    let env = std::env::vars().collect::<std::collections::BTreeMap<_, _>>();
+    let mut env = std::env::vars().collect::<std::collections::BTreeMap<_, _>>();
     let cwd = env.get("PWD").map(PathBuf::from).filter(|path| files::is_dir(path));
     let cwd = cwd.unwrap_or_else(|| Path::new("/").to_owned());
-    let (stdin, stdout, stderr) = (Input::stdin(), Output::stdout(), Output::stderr());
-    if std::io::IsTerminal::is_terminal(&std::io::stdin()) {
-        io::hear_interrupts();
-        #[cfg(target_family = "wasm")]
-        runtime::spawn(stdin.clone().read_ahead());
-    }
+    let (stdin, stdout, stderr) = (input(&mut env), Output::stdout(), Output::stderr());
     let command = Command { name, args, env, cwd, stdin, stdout, stderr };
     let code = runtime::run(applets::run(command));
     exit(u8::try_from(code & 0xff).unwrap_or(1));
+}
+
+/// The standard input. That of a container which reads none ends when the container shall.
+fn input(env: &mut std::collections::BTreeMap<String, String>) -> Input {
+    if env.remove(ENDS_WITH_INPUT).is_some() {
+        runtime::spawn(async {
+            // Nothing ever comes.
+            let _ = Input::stdin().rest().await;
+            signals::Signal::Terminate.raise();
+        });
+        return Input::null();
+    }
+    // Natively reading would keep everything else from going on.
+    match cfg!(target_family = "wasm") && std::io::IsTerminal::is_terminal(&std::io::stdin()) {
+        true => Input::typed(),
+        false => Input::stdin(),
+    }
 }
 
 /// The adapter of WASI p1 knows success and failure only; this tells the code.

@@ -5,17 +5,20 @@ use std::future::{Future, poll_fn};
 use std::rc::Rc;
 use std::task::Poll;
 
-use futures::future::{AbortHandle, Abortable, FutureExt, LocalBoxFuture};
+use futures::future::{AbortHandle, Abortable, Either, FutureExt, LocalBoxFuture, select};
 
 use super::{Flow, Job, JobState, Run, Shell, Variable};
 use crate::applets;
 use crate::command::{Failure, Outcome};
 use crate::files;
 use crate::runtime;
+use crate::signals::Signal;
 
 type Builtin = for<'a> fn(&'a mut Shell, Vec<String>) -> LocalBoxFuture<'a, Run<Outcome>>;
 
-/// The first number of a job; 1 is the shell.
+/// The number of the shell, `$$`.
+pub(super) const SHELL: &str = "1";
+/// The first number of a job.
 const JOB_FIRST: usize = 100;
 /// What a job that was killed ends with: 128 + SIGTERM.
 const CODE_TERMINATED: i32 = 143;
@@ -160,7 +163,7 @@ async fn eval(shell: &mut Shell, words: Vec<String>) -> Run<Outcome> {
     Ok(Ok(shell.status))
 }
 
-async fn nested(shell: &mut Shell, text: &str) -> Run<()> {
+pub(super) async fn nested(shell: &mut Shell, text: &str) -> Run<()> {
     shell.depth += 1;
     shell.check_depth(shell.depth).await?;
     let flow = shell.text(text).boxed_local().await;
@@ -402,13 +405,21 @@ fn shift(shell: &mut Shell, words: &[String]) -> Outcome {
     Ok(0)
 }
 
-/// Only the end of the shell can be waited for: WASI has no signals.
+/// Of other signals than these nothing is ever heard.
 fn trap(shell: &mut Shell, words: &[String]) -> Outcome {
     let words: Vec<&String> = words[1..].iter().filter(|word| *word != "--").collect();
     let Some((action, names)) = words.split_first() else { return Ok(0) };
-    if names.iter().any(|name| ["EXIT", "0"].contains(&name.as_str())) {
-        let keep = *action != "-" && !action.is_empty();
-        shell.exit_trap = keep.then(|| (*action).clone());
+    let action = Some((*action).clone()).filter(|action| action != "-");
+    for name in names {
+        if ["EXIT", "0"].contains(&name.as_str()) {
+            shell.traps.exit = action.clone().filter(|action| !action.is_empty());
+        } else if let Some(signal) = Signal::named(name) {
+            signal.handle(action.is_some());
+            match &action {
+                Some(action) => shell.traps.signals.insert(signal, action.clone()),
+                None => shell.traps.signals.remove(&signal),
+            };
+        }
     }
     Ok(0)
 }
@@ -605,14 +616,27 @@ async fn wait(shell: &mut Shell, words: Vec<String>) -> Run<Outcome> {
         let state = |index: usize| shell.jobs.borrow()[index].state.clone();
         named.iter().map(|word| job_of(shell, word).map(state)).collect()
     };
-    let mut code = 0;
-    for state in states {
-        code = match state {
-            Some(state) => joined(state).await,
-            None => 127,
-        };
-    }
-    Ok(Ok(if named.is_empty() { 0 } else { code }))
+    let all = async {
+        let mut code = 0;
+        for state in states {
+            code = match state {
+                Some(state) => joined(state).await,
+                None => 127,
+            };
+        }
+        code
+    };
+    let trap = shell.traps.signals.get(&Signal::Terminate).filter(|action| !action.is_empty());
+    let trapped = match trap {
+        Some(_) => Signal::Terminate.comes().left_future(),
+        None => std::future::pending::<()>().right_future(),
+    };
+    Ok(Ok(match select(Box::pin(all), Box::pin(trapped)).await {
+        Either::Left(_) if named.is_empty() => 0,
+        Either::Left((code, _)) => code,
+        // What the trap says comes next.
+        Either::Right(_) => i32::from(Signal::Terminate.code()),
+    }))
 }
 
 async fn jobs(shell: &mut Shell) -> Run<Outcome> {
@@ -624,10 +648,17 @@ async fn jobs(shell: &mut Shell) -> Run<Outcome> {
     Ok(shell.output(1).write(lines.concat()).await.map(|()| 0).map_err(Failure::from))
 }
 
-/// Ends jobs; there are no other processes.
+/// Ends jobs, or signals the shell itself; there are no other processes.
 fn kill(shell: &mut Shell, words: &[String]) -> Outcome {
     let asks_only = words.iter().any(|word| word == "-0");
+    let signal = words.iter().find_map(|word| Signal::named(word.strip_prefix('-')?));
     for word in words[1..].iter().filter(|word| !word.starts_with('-')) {
+        if word == SHELL {
+            if !asks_only {
+                signal.unwrap_or(Signal::Terminate).raise();
+            }
+            continue;
+        }
         let Some(index) = job_of(shell, word) else {
             return Err(Failure::new(format!("can't kill pid {word}: No such process")));
         };

@@ -15,7 +15,7 @@ use brush_parser::word::{
 use futures::future::{FutureExt, LocalBoxFuture};
 use regex_lite::Regex;
 
-use super::{Flow, Run, Shell, Stream, parser_options};
+use super::{Flow, Run, Shell, Stream, Traps, builtins, parser_options};
 use crate::escapes;
 use crate::files;
 use crate::io::Output;
@@ -171,7 +171,7 @@ impl Shell {
         let mut inner = self.clone();
         let output = Output::memory();
         inner.fds.insert(1, Stream::Out(output.clone()));
-        inner.exit_trap = None;
+        inner.traps = Traps::default();
         inner.depth += 1;
         self.check_depth(inner.depth).await?;
         self.status = inner.script(text).await;
@@ -195,9 +195,9 @@ impl Shell {
                 }
                 SpecialParameter::LastExitStatus => one(self.status.to_string()),
                 SpecialParameter::CurrentOptionFlags => one(self.options.letters()),
-                SpecialParameter::ProcessId => one("1".to_owned()),
+                SpecialParameter::ProcessId => one(builtins::SHELL.to_owned()),
                 SpecialParameter::LastBackgroundProcessId => {
-                    self.last_job.map(|job| vec![super::builtins::job_id(job).to_string()])
+                    self.last_job.map(|job| vec![builtins::job_id(job).to_string()])
                 }
                 SpecialParameter::ShellName => one(self.name.clone()),
             },

@@ -27,7 +27,8 @@ use brush_parser::ast::{FunctionBody, Program};
 use futures::future::{AbortHandle, Either, select};
 
 use crate::command::{Command, Failure, Outcome};
-use crate::io::{self, Input, Output};
+use crate::io::{Input, Output};
+use crate::signals::Signal;
 
 /// Functions and `eval` within each other: more is a recursion without end, and the stack is small.
 const DEPTH_MAX: u32 = 64;
@@ -51,7 +52,7 @@ pub struct Shell {
     fds: BTreeMap<i32, Stream>,
     jobs: Rc<RefCell<Vec<Job>>>,
     last_job: Option<usize>,
-    exit_trap: Option<String>,
+    traps: Traps,
     depth: u32,
     /// How many conditions (`if`, `&&`, `!`) are around: in them a failure does not end the shell.
     conditions: u32,
@@ -108,6 +109,14 @@ struct JobState {
     /// Its exit code, once it has ended.
     code: Option<i32>,
     waiting: Vec<std::task::Waker>,
+}
+
+/// What `trap` has set; a copy of the shell begins without.
+#[derive(Clone, Default)]
+struct Traps {
+    exit: Option<String>,
+    /// An empty text: the signal is ignored.
+    signals: BTreeMap<Signal, String>,
 }
 
 /// Why a list of commands does not go on.
@@ -205,7 +214,7 @@ impl Shell {
             ]),
             jobs: Rc::default(),
             last_job: None,
-            exit_trap: None,
+            traps: Traps::default(),
             depth: 0,
             conditions: 0,
             random: seed(),
@@ -235,7 +244,7 @@ impl Shell {
             Ok(()) | Err(Flow::Break(_) | Flow::Continue(_)) => self.status,
             Err(Flow::Exit(code) | Flow::Return(code)) => code,
         };
-        if let Some(trap) = self.exit_trap.take() {
+        if let Some(trap) = self.traps.exit.take() {
             self.status = code;
             if let Err(Flow::Exit(other)) = self.text(&trap).await {
                 code = other;
@@ -263,7 +272,7 @@ impl Shell {
         let terminal = std::io::IsTerminal::is_terminal(&std::io::stdin());
         let prompts = interactive || terminal;
         if terminal {
-            io::handle_interrupts();
+            Signal::Interrupt.handle(true);
         }
         let mut text = String::new();
         loop {
@@ -274,12 +283,12 @@ impl Shell {
                     break;
                 }
             }
-            let line = match unless_interrupted(command.stdin.until(b'\n')).await {
+            let line = match unless_interrupted(terminal, command.stdin.until(b'\n')).await {
                 Some(Ok(Some(line))) => line,
                 Some(Ok(None)) => break,
                 None => {
                     text.clear();
-                    self.status = i32::from(io::CODE_INTERRUPTED);
+                    self.status = i32::from(Signal::Interrupt.code());
                     continue;
                 }
                 Some(Err(error)) => {
@@ -294,9 +303,9 @@ impl Shell {
             // What is interrupted leaves the shell as it was: with its streams, outside of functions.
             let before = terminal.then(|| self.clone());
             let line = std::mem::take(&mut text);
-            let Some(flow) = unless_interrupted(self.text(&line)).await else {
+            let Some(flow) = unless_interrupted(terminal, self.text(&line)).await else {
                 *self = before.expect("only a terminal interrupts");
-                self.status = i32::from(io::CODE_INTERRUPTED);
+                self.status = i32::from(Signal::Interrupt.code());
                 continue;
             };
             match flow {
@@ -361,9 +370,12 @@ impl Shell {
     }
 }
 
-/// The outcome of some work, or None if somebody types ^C meanwhile.
-async fn unless_interrupted<T>(work: impl Future<Output = T>) -> Option<T> {
-    match select(Box::pin(work), Box::pin(io::interrupt())).await {
+/// The outcome of some work, or None if somebody types ^C at the terminal meanwhile.
+async fn unless_interrupted<T>(terminal: bool, work: impl Future<Output = T>) -> Option<T> {
+    if !terminal {
+        return Some(work.await);
+    }
+    match select(Box::pin(work), Box::pin(Signal::Interrupt.comes())).await {
         Either::Left((outcome, _)) => Some(outcome),
         Either::Right(_) => None,
     }

@@ -11,12 +11,13 @@ use brush_parser::ast::{
 };
 use futures::future::{FutureExt, LocalBoxFuture, join_all};
 
-use super::{Flow, Run, Shell, Stream, Variable, builtins, expand};
+use super::{Flow, Run, Shell, Stream, Traps, Variable, builtins, expand};
 use crate::applets;
 use crate::command::{Command, Failure};
 use crate::files::{self, Mode};
 use crate::io::{Input, pipe};
 use crate::runtime;
+use crate::signals::Signal;
 
 type Walk<'a> = LocalBoxFuture<'a, Run<()>>;
 
@@ -35,15 +36,29 @@ impl Shell {
                     SeparatorOperator::Sequence => self.and_or(&item.0).await?,
                     SeparatorOperator::Async => self.start_job(item.0.clone()),
                 }
+                self.trapped().await?;
             }
             Ok(())
         }
         .boxed_local()
     }
 
+    /// Does what traps say of signals that have come.
+    async fn trapped(&mut self) -> Run<()> {
+        for signal in Signal::ALL {
+            let Some(action) = self.traps.signals.get(&signal).cloned() else { continue };
+            if signal.take() && !action.is_empty() {
+                let status = self.status;
+                builtins::nested(self, &action).await?;
+                self.status = status;
+            }
+        }
+        Ok(())
+    }
+
     fn start_job(&mut self, list: AndOrList) {
         let mut inner = self.clone();
-        inner.exit_trap = None;
+        inner.traps = Traps::default();
         inner.fds.insert(0, Stream::In(Input::null()));
         self.last_job = Some(builtins::start(self, async move {
             let flow = inner.and_or(&list).await;
@@ -100,7 +115,7 @@ impl Shell {
         let mut input: Option<Input> = None;
         for (index, command) in commands.iter().enumerate() {
             let mut part = self.clone();
-            part.exit_trap = None;
+            part.traps = Traps::default();
             if let Some(input) = input.take() {
                 part.fds.insert(0, Stream::In(input));
             }
@@ -170,7 +185,7 @@ impl Shell {
             CompoundCommand::BraceGroup(group) => self.list(&group.list).await,
             CompoundCommand::Subshell(subshell) => {
                 let mut inner = self.clone();
-                inner.exit_trap = None;
+                inner.traps = Traps::default();
                 let flow = inner.list(&subshell.list).await;
                 self.status = inner.finish(flow).await;
                 Ok(())
@@ -654,7 +669,7 @@ impl Shell {
             {
                 // `< <(commands)` needs no name: a pipe does.
                 let mut part = self.clone();
-                part.exit_trap = None;
+                part.traps = Traps::default();
                 let (reader, writer) = pipe();
                 part.fds.insert(1, Stream::Out(writer));
                 let list = inner.list.clone();

@@ -141,6 +141,12 @@ fn functions_have_parameters_and_locals() {
     check("x=1 env | grep ^x=; echo [$x]", "x=1\n[]\n");
     check("export y=2; env | grep ^y=; unset y; echo [$y]", "y=2\n[]\n");
     check("trap 'echo bye' EXIT; echo hi; exit 3", "hi\nbye\n= 3");
+    check("trap 'echo bye; exit 3' TERM; kill $$; echo never", "bye\n= 3");
+    check("trap '' INT; kill -INT $$; trap 'echo on' INT; kill -2 1; echo off", "on\noff\n");
+    check(
+        "trap 'echo bye; exit 4' TERM; (sleep 0.01; kill 1) & sleep 99 & wait; echo never",
+        "bye\n= 4",
+    );
     check("eval 'a=1; echo $a'; set -- p q; shift; echo $1 $#", "1\nq 1\n");
     check("while getopts ab:c o -a -b val -c rest; do echo $o $OPTARG; done", "a\nb val\nc val\n");
 }
