@@ -11,6 +11,7 @@ mod grep;
 mod grpc;
 #[cfg(target_family = "wasm")]
 mod network;
+mod od;
 mod sed;
 mod system;
 mod text;
@@ -46,6 +47,7 @@ const APPLETS: &[(&str, Applet)] = &[
     ("dash", |c| shell::sh(c).boxed_local()),
     ("date", |c| system::date(c).boxed_local()),
     ("dd", |c| blocks::dd(c).boxed_local()),
+    ("df", |_| system::df().boxed_local()),
     ("dirname", |c| basic::dirname(c).boxed_local()),
     ("du", |c| directory::du(c).boxed_local()),
     ("echo", |c| basic::echo(c).boxed_local()),
@@ -72,9 +74,11 @@ const APPLETS: &[(&str, Applet)] = &[
     ("nl", |c| text::nl(c).boxed_local()),
     ("nohup", |c| system::nohup(c).boxed_local()),
     ("nproc", |c| say(c, "1\n").boxed_local()),
+    ("od", |c| od::od(c).boxed_local()),
     ("pause", |_| system::pause().boxed_local()),
     ("printenv", |c| system::printenv(c).boxed_local()),
     ("printf", |c| basic::printf(c).boxed_local()),
+    ("ps", |c| system::ps(c).boxed_local()),
     ("pwd", |c| system::pwd(c).boxed_local()),
     ("readlink", |c| directory::readlink(c).boxed_local()),
     ("realpath", |c| directory::realpath(c).boxed_local()),

@@ -306,6 +306,11 @@ fn applets_about_bytes_and_links() {
         "echo one > a; cp a b; cmp a b && echo same; echo two > b; cmp -s a b || echo not",
         "same\nnot\n",
     );
+    check("printf 'ab\\n' | od -An -c", "   a   b  \\n\n");
+    check("printf 'abcd' | od -A d -t x1 -N 3", "0000000 61 62 63\n0000003\n");
+    check("printf 'abcd' | od -t u2 -j 2", "0000002 25699\n0000004\n");
+    let zeros = " 0000".repeat(8);
+    check("truncate -s 48 z; od -x z", &format!("0000000{zeros}\n*\n0000060\n"));
     check("truncate -s 2k f; fallocate -l 3K g; wc -c < f; wc -c < g", "2048\n3072\n");
     check(
         "mkdir d; echo x > d/f; ln -s d/f g; cat g; ln -s $PWD/d/f d/h; readlink d/h; cat d/h",
