@@ -1,8 +1,8 @@
 //! Removing what guests wrote.
 //!
 //! A guest that moves folders into folders makes a tree deeper than any path or stack is long, and
-//! it can put links where a folder was a moment ago. So nothing here descends: the folders in a folder
-//! of the top are moved to the top, where they are looked at next.
+//! it can put links where a folder was a moment ago. So nothing here descends: the folders in a
+//! folder of the top are moved to the top, where they are looked at next.
 //!
 //! ```text
 //!   top/a/b/c/…   ─ move b up ─▶   top/a, top/0/c/…   ─ remove a, move c up ─▶   top/0, top/1/…

@@ -20,8 +20,8 @@ pub struct Use {
     pub entries: u64,
 }
 
-/// Adds up a tree; links are not followed. What cannot be read counts nothing, but what lies deeper than
-/// a path is long counts as more than any limit: it would be a place to hide in.
+/// Adds up a tree; links are not followed. What cannot be read counts nothing, but what lies deeper
+/// than a path is long counts as more than any limit: it would be a place to hide in.
 pub fn measure(root: &Path) -> Use {
     let mut found = Use::default();
     let mut left: Vec<PathBuf> = vec![root.to_owned()];

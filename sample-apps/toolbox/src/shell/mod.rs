@@ -300,7 +300,7 @@ impl Shell {
             if !is_complete(&text) {
                 continue;
             }
-            // What is interrupted leaves the shell as it was: with its streams, outside of functions.
+            // What is interrupted leaves the shell as it was, with its streams, out of functions.
             let before = terminal.then(|| self.clone());
             let line = std::mem::take(&mut text);
             let Some(flow) = unless_interrupted(terminal, self.text(&line)).await else {
