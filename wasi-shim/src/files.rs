@@ -5,8 +5,8 @@
 //! but its streams as well; wasmtime has them share the file by an `Arc`, so a file counts as long
 //! as that lives, and nobody has to say when it ends.
 //!
-//! Modules of WASI p1 open their files past this one, for wasmtime links them to functions of its own;
-//! they are held by how large their table of resources may become.
+//! Modules of WASI p1 open their files past this one, for wasmtime links them to functions of its
+//! own; they are held by how large their table of resources may become.
 
 use std::fs::File;
 use std::sync::{Arc, Mutex, PoisonError, Weak};

@@ -8,7 +8,7 @@ use std::{
     net::{IpAddr, SocketAddr},
     sync::{
         Arc, Mutex, MutexGuard, PoisonError, Weak,
-        atomic::{AtomicU16, Ordering},
+        atomic::{AtomicU16, AtomicUsize, Ordering},
     },
 };
 
@@ -20,8 +20,10 @@ use super::pipe::{self, End};
 
 /// Connections that a guest has not accepted yet; more are refused.
 const BACKLOG: usize = 128;
-/// Datagrams that a guest has not taken yet; more are lost.
+/// Datagrams that a guest has not taken yet, and their bytes; more are lost. All sockets of a
+/// container together keep 64 MiB at most.
 const INBOX: usize = 64;
+const INBOX_BYTES_MAX: usize = 256 << 10;
 /// Ports that are given to whoever asks for any.
 const EPHEMERAL: std::ops::Range<u16> = 32_768..60_999;
 
@@ -44,8 +46,43 @@ struct Tables {
 
 struct Port<T> {
     sender: mpsc::Sender<T>,
+    /// Of datagrams that wait.
+    bytes: Arc<AtomicUsize>,
     /// Bound to loopback: the Pod alone reaches it.
     own_pod_only: bool,
+}
+
+impl<T> Port<T> {
+    fn new(sender: mpsc::Sender<T>, at: SocketAddr) -> Port<T> {
+        Port { sender, bytes: Arc::default(), own_pod_only: at.ip().is_loopback() }
+    }
+}
+
+/// A datagram that counts for its inbox until the guest has it.
+struct Waiting {
+    data: Bytes,
+    inbox: Arc<AtomicUsize>,
+}
+
+impl Waiting {
+    /// None if there is no room for it.
+    fn enter(inbox: &Arc<AtomicUsize>, data: Bytes) -> Option<Bytes> {
+        let grow = |held: usize| Some(held + data.len()).filter(|sum| *sum <= INBOX_BYTES_MAX);
+        inbox.fetch_update(Ordering::Relaxed, Ordering::Relaxed, grow).ok()?;
+        Some(Bytes::from_owner(Waiting { data, inbox: inbox.clone() }))
+    }
+}
+
+impl AsRef<[u8]> for Waiting {
+    fn as_ref(&self) -> &[u8] {
+        &self.data
+    }
+}
+
+impl Drop for Waiting {
+    fn drop(&mut self) {
+        self.inbox.fetch_sub(self.data.len(), Ordering::Relaxed);
+    }
 }
 
 /// Gives a port back when it is dropped.
@@ -103,7 +140,7 @@ impl Ports {
         let mut listeners = lock(&self.tables.listeners);
         let address = self.free(&listeners, pod, at.port())?;
         let (sender, incoming) = mpsc::channel(BACKLOG);
-        listeners.insert(address, Port { sender, own_pod_only: at.ip().is_loopback() });
+        listeners.insert(address, Port::new(sender, at));
         Ok(Listener { address, incoming, held: Box::new(self.held(address, false)) })
     }
 
@@ -116,7 +153,7 @@ impl Ports {
         let mut inboxes = lock(&self.tables.inboxes);
         let address = self.free(&inboxes, pod, at.port())?;
         let (sender, incoming) = mpsc::channel(INBOX);
-        inboxes.insert(address, Port { sender, own_pod_only: at.ip().is_loopback() });
+        inboxes.insert(address, Port::new(sender, at));
         Ok((address, incoming, self.held(address, true)))
     }
 
@@ -149,6 +186,7 @@ impl Ports {
         let port = inboxes.get(&to).filter(|port| !port.own_pod_only || from.ip() == to.ip());
         let Some(port) = port else { return false };
         // A full inbox loses it, as a full buffer of a kernel does.
+        let Some(data) = Waiting::enter(&port.bytes, data) else { return true };
         !matches!(port.sender.try_send((data, from)), Err(TrySendError::Closed(_)))
     }
 }
@@ -212,6 +250,17 @@ mod tests {
         }
         let received = std::iter::from_fn(|| inbox.try_recv().ok()).count();
         assert_eq!(received, INBOX);
+        let large = Bytes::from(vec![0; 60_000]);
+        for _ in 0..5 {
+            assert!(ports.deliver(server, client, large.clone()));
+        }
+        let mut taken = Vec::from_iter(std::iter::from_fn(|| inbox.try_recv().ok()));
+        assert_eq!(taken.len(), 4, "the fifth found no room");
+        assert!(ports.deliver(server, client, large.clone()));
+        assert!(inbox.try_recv().is_err(), "what is taken counts as long as it is held");
+        taken.pop();
+        assert!(ports.deliver(server, client, large));
+        assert!(inbox.try_recv().is_ok());
         drop(inbox);
         assert!(!ports.deliver(server, client, Bytes::new()), "nobody will ever read it");
         assert!(!ports.deliver(at("10.0.0.1:54"), client, Bytes::new()));

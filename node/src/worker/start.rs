@@ -16,7 +16,7 @@ use std::{
     io::{Read, Seek, SeekFrom},
     os::fd::{AsRawFd, OwnedFd},
     path::{Path, PathBuf},
-    sync::{Arc, Mutex, MutexGuard, PoisonError, Weak},
+    sync::{Arc, LazyLock, Mutex, MutexGuard, PoisonError, Weak},
     time::Duration,
 };
 
@@ -61,6 +61,9 @@ const CODE_START: i32 = 128;
 pub const CODE_TRAP: i32 = 134;
 /// A message for status; Kubernetes cuts at 4 KiB.
 const MESSAGE_BYTES_MAX: usize = 4096;
+/// How long a volume may take to show a container's last words: one that hangs has none, and the
+/// container's end is told all the same.
+const LAST_WORDS_MAX: Duration = Duration::from_secs(5);
 /// What is taken of a log as last words.
 const LOG_TAIL_BYTES: usize = 2048;
 const LOG_TAIL_LINES: usize = 80;
@@ -75,6 +78,14 @@ const SHARED_REQUESTS: u32 = 10_000;
 /// The longest a `postStart` hook may take; Kubernetes has no bound, and a container that waits for
 /// ever for its hook helps nobody.
 const POST_START_MAX: Duration = Duration::from_secs(600);
+
+/// Threads that map code: those of the worker's runtime may all be waiting for a volume that hangs.
+const MAPPING_THREADS_MAX: usize = 8;
+static MAPPING_THREADS: LazyLock<tokio::runtime::Runtime> = LazyLock::new(|| {
+    let mut threads = tokio::runtime::Builder::new_current_thread();
+    threads.thread_name("mapping").max_blocking_threads(MAPPING_THREADS_MAX);
+    threads.build().expect("it begins without threads")
+});
 
 /// What all containers need.
 #[derive(Clone)]
@@ -201,7 +212,7 @@ impl Start {
             let file = words.file.as_deref().and_then(last_words);
             file.or_else(|| (words.from_log && failed && written).then(|| log_tail(&log)).flatten())
         });
-        if let Ok(Some(text)) = last.await {
+        if let Ok(Ok(Some(text))) = tokio::time::timeout(LAST_WORDS_MAX, last).await {
             exit.message = text;
         }
         exit
@@ -641,7 +652,7 @@ impl Code {
             Form::Module => shim::Form::Module,
             Form::Component => shim::Form::Component,
         };
-        let load = tokio::task::spawn_blocking(move || {
+        let load = MAPPING_THREADS.spawn_blocking(move || {
             // Without a descriptor the code is loaded all the same, and then stays.
             let file = held.or_else(|| File::open(&path).ok().map(Arc::new));
             let open =
@@ -672,5 +683,24 @@ impl Code {
             let code = code.clone();
             async move { code.map().await }.boxed()
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn code_is_mapped_while_all_other_threads_wait() {
+        let mut runtime = tokio::runtime::Builder::new_multi_thread();
+        let runtime = runtime.worker_threads(1).max_blocking_threads(1).build().expect("threads");
+        runtime.block_on(async {
+            let (go, hangs) = std::sync::mpsc::channel::<()>();
+            let hung = tokio::task::spawn_blocking(move || hangs.recv());
+            let mapped = MAPPING_THREADS.spawn_blocking(|| "mapped").await;
+            assert_eq!(mapped.expect("it does not panic"), "mapped");
+            drop(go);
+            assert!(hung.await.expect("it does not panic").is_err());
+        });
     }
 }

@@ -4,7 +4,7 @@
 //! what was buffered, so that `read` takes one line and the next command gets the rest. A pipe holds
 //! at most [`PIPE_BYTES_MAX`]; its writer waits for its reader, and learns when that is gone.
 
-use std::cell::{Cell, RefCell};
+use std::cell::RefCell;
 use std::collections::VecDeque;
 use std::fs::File;
 use std::future::poll_fn;
@@ -14,7 +14,7 @@ use std::task::{Poll, Waker};
 
 use bytes::{Buf, Bytes, BytesMut};
 
-use crate::runtime::yield_now;
+use crate::runtime::{spawn, yield_now};
 use crate::signals::Signal;
 
 /// What a pipe holds before its writer waits; a kernel's pipe holds as much.
@@ -23,11 +23,6 @@ const PIPE_BYTES_MAX: usize = 64 << 10;
 const CHUNK_BYTES: usize = 32 << 10;
 /// ^C, as a terminal of Wherry passes it on.
 const INTERRUPT: u8 = 0x03;
-/// What is typed ahead of its reader, and how often it is looked whether it has been read.
-#[cfg(target_family = "wasm")]
-const AHEAD_BYTES_MAX: usize = 64 << 10;
-#[cfg(target_family = "wasm")]
-const AHEAD_LOOK: std::time::Duration = std::time::Duration::from_millis(100);
 /// The longest line that is held in memory, and the most that `$(...)` and `sort` take.
 pub const TEXT_BYTES_MAX: usize = 32 << 20;
 
@@ -91,6 +86,19 @@ impl Input {
         Input::new(RawInput::Stdin)
     }
 
+    /// What is typed at a terminal: read also while nobody asks for it, so that a ^C is heard.
+    pub fn typed() -> Input {
+        let (input, output) = pipe();
+        spawn(async move {
+            let stdin = Input::stdin();
+            while let Ok(bytes) = stdin.chunk(CHUNK_BYTES).await
+                && !bytes.is_empty()
+                && output.write(without_interrupts(bytes)).await.is_ok()
+            {}
+        });
+        input
+    }
+
     /// An open file.
     pub fn file(file: File) -> Input {
         Input::new(RawInput::File(RefCell::new(file)))
@@ -121,17 +129,7 @@ impl Input {
                 yield_now().await;
                 random_bytes(CHUNK_BYTES)
             }
-            RawInput::Stdin => {
-                let held = self.0.buffer.borrow().len();
-                loop {
-                    match stdin_chunk().await? {
-                        Some(bytes) => break bytes,
-                        // Another reader has taken it, for all.
-                        None if self.0.buffer.borrow().len() != held => return Ok(true),
-                        None => {}
-                    }
-                }
-            }
+            RawInput::Stdin => stdin_chunk().await?,
             RawInput::File(file) => {
                 yield_now().await;
                 let mut chunk = vec![0; CHUNK_BYTES];
@@ -145,16 +143,6 @@ impl Input {
         };
         self.0.buffer.borrow_mut().extend_from_slice(&more);
         Ok(!more.is_empty())
-    }
-
-    /// Reads what is typed also while nobody asks for it, so that a ^C is heard.
-    #[cfg(target_family = "wasm")]
-    pub async fn read_ahead(self) {
-        while let Ok(true) = self.fill().await {
-            while self.0.buffer.borrow().len() > AHEAD_BYTES_MAX {
-                crate::runtime::sleep(AHEAD_LOOK).await;
-            }
-        }
     }
 
     /// Some bytes; none at the end.
@@ -181,7 +169,6 @@ impl Input {
         loop {
             {
                 let mut buffer = self.0.buffer.borrow_mut();
-                seen = seen.min(buffer.len());
                 let found = buffer[seen..].iter().position(|byte| *byte == end);
                 if let Some(position) = found {
                     let line = buffer.split_to(seen + position + 1);
@@ -304,50 +291,37 @@ impl Output {
     }
 }
 
-thread_local! {
-    /// Whether the input is a terminal.
-    static TYPED: Cell<bool> = const { Cell::new(false) };
-}
-
-/// The input is a terminal: a ^C in it is no text.
-pub fn hear_interrupts() {
-    TYPED.set(true);
-}
-
 /// What is left of typed bytes behind their last ^C.
 fn without_interrupts(bytes: Bytes) -> Bytes {
-    let last = bytes.iter().rposition(|byte| *byte == INTERRUPT);
-    let Some(last) = last.filter(|_| TYPED.get()) else { return bytes };
+    let Some(last) = bytes.iter().rposition(|byte| *byte == INTERRUPT) else { return bytes };
     Signal::Interrupt.raise();
     bytes.slice(last + 1..)
 }
 
-/// None if there is nothing to take after all.
 #[cfg(not(target_family = "wasm"))]
-async fn stdin_chunk() -> io::Result<Option<Bytes>> {
+async fn stdin_chunk() -> io::Result<Bytes> {
     let mut chunk = vec![0; CHUNK_BYTES];
     let count = io::stdin().lock().read(&mut chunk)?;
     chunk.truncate(count);
-    let left = without_interrupts(Bytes::from(chunk));
-    Ok((count == 0 || !left.is_empty()).then_some(left))
+    Ok(Bytes::from(chunk))
 }
 
-/// Waits without keeping other tasks from going on. None if there is nothing to take after all.
+/// Waits without keeping other tasks from going on.
 #[cfg(target_family = "wasm")]
-async fn stdin_chunk() -> io::Result<Option<Bytes>> {
+async fn stdin_chunk() -> io::Result<Bytes> {
     use wasip2::io::streams::{InputStream, StreamError};
     thread_local! {
         static STDIN: InputStream = wasip2::cli::stdin::get_stdin();
     }
-    crate::runtime::ready(STDIN.with(InputStream::subscribe)).await;
-    match STDIN.with(|stdin| stdin.read(CHUNK_BYTES as u64)) {
-        Ok(bytes) => {
-            let left = without_interrupts(Bytes::from(bytes));
-            Ok((!left.is_empty()).then_some(left))
-        }
-        Err(StreamError::Closed) => Ok(Some(Bytes::new())),
-        Err(StreamError::LastOperationFailed(error)) => {
-            Err(io::Error::other(error.to_debug_string()))
+    loop {
+        crate::runtime::ready(STDIN.with(InputStream::subscribe)).await;
+        match STDIN.with(|stdin| stdin.read(CHUNK_BYTES as u64)) {
+            Ok(bytes) if bytes.is_empty() => {}
+            Ok(bytes) => return Ok(Bytes::from(bytes)),
+            Err(StreamError::Closed) => return Ok(Bytes::new()),
+            Err(StreamError::LastOperationFailed(error)) => {
+                return Err(io::Error::other(error.to_debug_string()));
+            }
         }
     }
 }
@@ -451,14 +425,13 @@ mod tests {
     use super::*;
 
     #[test]
-    fn interrupts_of_a_terminal_are_no_text() {
-        let typed = || Bytes::from_static(b"one\x03two");
-        assert_eq!(without_interrupts(typed()), typed(), "a file may hold any byte");
-        hear_interrupts();
+    fn interrupts_are_no_text() {
         Signal::Interrupt.handle(true);
         let mut waiting = Box::pin(Signal::Interrupt.comes());
         assert!((&mut waiting).now_or_never().is_none());
-        assert_eq!(without_interrupts(typed()), Bytes::from_static(b"two"));
+        assert_eq!(without_interrupts(Bytes::from_static(b"one")), "one");
+        assert!((&mut waiting).now_or_never().is_none());
+        assert_eq!(without_interrupts(Bytes::from_static(b"one\x03two")), "two");
         assert!(waiting.now_or_never().is_some());
         assert!(Signal::Interrupt.comes().now_or_never().is_none(), "each is heard once");
         assert!(Signal::Interrupt.take() && !Signal::Interrupt.take());

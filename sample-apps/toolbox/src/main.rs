@@ -44,11 +44,6 @@ fn main() {
     let cwd = env.get("PWD").map(PathBuf::from).filter(|path| files::is_dir(path));
     let cwd = cwd.unwrap_or_else(|| Path::new("/").to_owned());
     let (stdin, stdout, stderr) = (input(&mut env), Output::stdout(), Output::stderr());
-    if std::io::IsTerminal::is_terminal(&std::io::stdin()) {
-        io::hear_interrupts();
-        #[cfg(target_family = "wasm")]
-        runtime::spawn(stdin.clone().read_ahead());
-    }
     let command = Command { name, args, env, cwd, stdin, stdout, stderr };
     let code = runtime::run(applets::run(command));
     exit(u8::try_from(code & 0xff).unwrap_or(1));
@@ -56,15 +51,19 @@ fn main() {
 
 /// The standard input. That of a container which reads none ends when the container shall.
 fn input(env: &mut std::collections::BTreeMap<String, String>) -> Input {
-    if env.remove(ENDS_WITH_INPUT).is_none() {
-        return Input::stdin();
+    if env.remove(ENDS_WITH_INPUT).is_some() {
+        runtime::spawn(async {
+            // Nothing ever comes.
+            let _ = Input::stdin().rest().await;
+            signals::Signal::Terminate.raise();
+        });
+        return Input::null();
     }
-    runtime::spawn(async {
-        // Nothing ever comes.
-        let _ = Input::stdin().rest().await;
-        signals::Signal::Terminate.raise();
-    });
-    Input::null()
+    // Natively reading would keep everything else from going on.
+    match cfg!(target_family = "wasm") && std::io::IsTerminal::is_terminal(&std::io::stdin()) {
+        true => Input::typed(),
+        false => Input::stdin(),
+    }
 }
 
 /// The adapter of WASI p1 knows success and failure only; this tells the code.

@@ -1,5 +1,5 @@
-//! Signals, of which WASI has none. What becomes one here: a terminal of Wherry passes ^C on as a byte
-//! of the input, and the input of a container that reads none ends when the container shall. A
+//! Signals, of which WASI has none. What becomes one here: a terminal of Wherry passes ^C on as a
+//! byte of the input, and the input of a container that reads none ends when the container shall. A
 //! signal ends the program, unless a shell says that it handles it.
 
 use std::cell::RefCell;

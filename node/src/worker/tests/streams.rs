@@ -186,6 +186,20 @@ async fn a_terminal_edits_echoes_and_interrupts() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_toolbox_without_input_hears_by_it_that_it_shall_end() {
+    let (fixture, mut agent) = Fixture::start("shop").await;
+    // It reads until its input ends.
+    let mut container = command(&fixture.module(&wat(CAT)), 0);
+    container.image_id = format!("{}@sha256:00", protocol::TOOLBOX_REPOSITORY);
+    agent.say(pod(&fixture, "p", "10.0.0.1", container)).await;
+    agent.started("p").await;
+    let (uid, container) = ("p".to_owned(), "main".to_owned());
+    agent.say(ToWorker::StopContainer { uid, container, restart: 0, grace_ms: 60_000 }).await;
+    assert_eq!(agent.exited("p", 0).await.code, 7);
+    fixture.stop(agent).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_command_waits_for_a_client_that_does_not_read() {
     let (fixture, mut agent) = Fixture::start("shop").await;
     start(&fixture, &mut agent, |_| {}).await;

@@ -283,7 +283,7 @@ impl Shell {
                     break;
                 }
             }
-            let line = match unless_interrupted(command.stdin.until(b'\n')).await {
+            let line = match unless_interrupted(terminal, command.stdin.until(b'\n')).await {
                 Some(Ok(Some(line))) => line,
                 Some(Ok(None)) => break,
                 None => {
@@ -300,10 +300,10 @@ impl Shell {
             if !is_complete(&text) {
                 continue;
             }
-            // What is interrupted leaves the shell as it was: with its streams, outside of functions.
+            // What is interrupted leaves the shell as it was, with its streams, out of functions.
             let before = terminal.then(|| self.clone());
             let line = std::mem::take(&mut text);
-            let Some(flow) = unless_interrupted(self.text(&line)).await else {
+            let Some(flow) = unless_interrupted(terminal, self.text(&line)).await else {
                 *self = before.expect("only a terminal interrupts");
                 self.status = i32::from(Signal::Interrupt.code());
                 continue;
@@ -370,8 +370,11 @@ impl Shell {
     }
 }
 
-/// The outcome of some work, or None if somebody types ^C meanwhile.
-async fn unless_interrupted<T>(work: impl Future<Output = T>) -> Option<T> {
+/// The outcome of some work, or None if somebody types ^C at the terminal meanwhile.
+async fn unless_interrupted<T>(terminal: bool, work: impl Future<Output = T>) -> Option<T> {
+    if !terminal {
+        return Some(work.await);
+    }
     match select(Box::pin(work), Box::pin(Signal::Interrupt.comes())).await {
         Either::Left((outcome, _)) => Some(outcome),
         Either::Right(_) => None,
