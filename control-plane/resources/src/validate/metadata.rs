@@ -129,7 +129,7 @@ fn owners(object: &Object, errors: &mut Errors) {
         if !owner.controller {
             continue;
         }
-        if let Some(first) = controller {
+        if let Some(first) = controller.filter(|_| !errors.is_full()) {
             let second = owner.kind;
             let detail = format!(
                 "Only one reference can have Controller set to true. \
