@@ -169,7 +169,9 @@ pub(super) fn resource_quota(object: &Object, errors: &mut Errors) {
         }
     }
     let list = get(spec, "scopes");
-    let scopes: Vec<&str> = items(spec, "scopes").iter().filter_map(Value::as_str).collect();
+    let mut scopes: Vec<&str> = items(spec, "scopes").iter().filter_map(Value::as_str).collect();
+    let mut known = BTreeSet::new();
+    scopes.retain(|scope| known.insert(*scope));
     for scope in &scopes {
         if errors.is_full() {
             return;

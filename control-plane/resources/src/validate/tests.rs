@@ -87,7 +87,7 @@ fn complaints_end_somewhere() {
 
 #[test]
 fn complaints_that_repeat_a_long_list_end_soon() {
-    let scopes = vec!["a scope that is none"; 20_000];
+    let scopes: Vec<String> = (0..20_000).map(|number| format!("none{number}")).collect();
     let quota = serde_json::json!({"metadata": {"name": "q", "namespace": "n"},
         "spec": {"scopes": scopes}});
     let errors = super::create(testscript::kind("resourcequotas"), &quota);
