@@ -60,11 +60,11 @@ impl Reason {
     }
 }
 
-/// Complaints about one object: a body may give cause for hundreds of thousands, which would make an
-/// answer many times its size.
+/// Complaints about one object: a body may give cause for hundreds of thousands, which would make
+/// an answer many times its size.
 pub const ERRORS_MAX: usize = 1_000;
-/// Their sentences, which may repeat the values that they are about, have so many bytes; the last one
-/// may go beyond it.
+/// Their sentences, which may repeat the values that they are about, have so many bytes; the last
+/// one may go beyond it.
 const ERROR_BYTES_MAX: usize = 1 << 20;
 
 /// One complaint about one field.
