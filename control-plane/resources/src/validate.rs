@@ -60,9 +60,12 @@ impl Reason {
     }
 }
 
-/// Complaints about one object: a body may give cause for hundreds of thousands, which would make an
-/// answer many times its size.
+/// Complaints about one object: a body may give cause for hundreds of thousands, which would make
+/// an answer many times its size.
 pub const ERRORS_MAX: usize = 1_000;
+/// Their sentences, which may repeat the values that they are about, have so many bytes; the last
+/// one may go beyond it.
+const ERROR_BYTES_MAX: usize = 1 << 20;
 
 /// One complaint about one field.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -282,9 +285,15 @@ struct Errors(Vec<FieldError>);
 
 impl Errors {
     fn add(&mut self, reason: Reason, field: &str, message: String) {
-        if self.0.len() < ERRORS_MAX {
+        if !self.is_full() {
             self.0.push(FieldError { reason, field: field.to_string(), message });
         }
+    }
+
+    /// Whether further complaints are left out: who would repeat long values need not make them.
+    fn is_full(&self) -> bool {
+        let bytes = || self.0.iter().map(|error| error.message.len()).sum::<usize>();
+        self.0.len() >= ERRORS_MAX || bytes() >= ERROR_BYTES_MAX
     }
 
     fn required(&mut self, field: &str, detail: &str) {

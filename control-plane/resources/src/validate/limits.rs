@@ -169,8 +169,13 @@ pub(super) fn resource_quota(object: &Object, errors: &mut Errors) {
         }
     }
     let list = get(spec, "scopes");
-    let scopes: Vec<&str> = items(spec, "scopes").iter().filter_map(Value::as_str).collect();
+    let mut scopes: Vec<&str> = items(spec, "scopes").iter().filter_map(Value::as_str).collect();
+    let mut known = BTreeSet::new();
+    scopes.retain(|scope| known.insert(*scope));
     for scope in &scopes {
+        if errors.is_full() {
+            return;
+        }
         if !SCOPES.contains(scope) {
             errors.invalid("spec.scopes", list.clone(), "unsupported scope");
             continue;
@@ -182,7 +187,8 @@ pub(super) fn resource_quota(object: &Object, errors: &mut Errors) {
         };
         for (name, _) in entries(spec, "hard") {
             let name = name.as_str();
-            if QUOTA_RESOURCES.contains(&name) && !allowed.contains(&name) {
+            let misfits = QUOTA_RESOURCES.contains(&name) && !allowed.contains(&name);
+            if misfits && !errors.is_full() {
                 let detail = "unsupported scope applied to resource";
                 errors.invalid("spec.scopes", list.clone(), detail);
             }

@@ -1,5 +1,7 @@
 //! Rules for metadata, the same for every kind.
 
+use std::collections::BTreeSet;
+
 use serde_json::Value;
 
 use super::{Errors, IMMUTABLE, NOT_NEGATIVE, at, entries, get, nth};
@@ -54,7 +56,7 @@ pub(super) fn update(kind: &Kind, new: &Object, old: &Object, errors: &mut Error
         }
     }
     if meta::is_deleting(old) {
-        let before = meta::finalizers(old);
+        let before: BTreeSet<&str> = meta::finalizers(old).into_iter().collect();
         let after = meta::finalizers(new).into_iter();
         let added: Vec<String> =
             after.filter(|name| !before.contains(name)).map(|name| format!("{name:?}")).collect();
@@ -127,7 +129,7 @@ fn owners(object: &Object, errors: &mut Errors) {
         if !owner.controller {
             continue;
         }
-        if let Some(first) = controller {
+        if let Some(first) = controller.filter(|_| !errors.is_full()) {
             let second = owner.kind;
             let detail = format!(
                 "Only one reference can have Controller set to true. \

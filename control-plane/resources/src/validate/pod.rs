@@ -329,20 +329,18 @@ fn deadline_change(new: &Value, old: &Value, errors: &mut Errors) {
 
 /// Tolerations may be added, and their seconds may change.
 fn toleration_change(new: &Value, old: &Value, errors: &mut Errors) {
-    let same = |left: &Value, right: &Value| {
-        let keys = ["key", "operator", "value", "effect"];
-        keys.iter().all(|key| text(left, key) == text(right, key))
-    };
-    let after = items(new, "tolerations");
-    let is_kept = |before: &Value| after.iter().any(|toleration| same(toleration, before));
-    if !items(old, "tolerations").iter().all(is_kept) {
+    fn what(toleration: &Value) -> [&str; 4] {
+        ["key", "operator", "value", "effect"].map(|key| text(toleration, key))
+    }
+    let after: BTreeSet<[&str; 4]> = items(new, "tolerations").iter().map(what).collect();
+    if !items(old, "tolerations").iter().all(|before| after.contains(&what(before))) {
         let detail = "existing toleration can not be modified except its tolerationSeconds";
         errors.forbidden("spec.tolerations", detail);
     }
 }
 
 fn gate_change(new: &Value, old: &Value, errors: &mut Errors) {
-    let before: Vec<&str> =
+    let before: BTreeSet<&str> =
         items(old, "schedulingGates").iter().map(|gate| text(gate, "name")).collect();
     for (index, gate) in items(new, "schedulingGates").iter().enumerate() {
         let name = text(gate, "name");

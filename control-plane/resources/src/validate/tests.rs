@@ -86,6 +86,16 @@ fn complaints_end_somewhere() {
 }
 
 #[test]
+fn complaints_that_repeat_a_long_list_end_soon() {
+    let scopes: Vec<String> = (0..20_000).map(|number| format!("none{number}")).collect();
+    let quota = serde_json::json!({"metadata": {"name": "q", "namespace": "n"},
+        "spec": {"scopes": scopes}});
+    let errors = super::create(testscript::kind("resourcequotas"), &quota);
+    let bytes: usize = errors.iter().map(|error| error.message.len()).sum();
+    assert!(!errors.is_empty() && bytes < 2 * super::ERROR_BYTES_MAX, "{bytes}");
+}
+
+#[test]
 fn what_was_stored_before_a_rule_came_holds_up_no_other_change() {
     let kind = testscript::kind("ingresses.networking.k8s.io");
     let ingress = |class: &str, secrets: &[&str]| {

@@ -22,6 +22,8 @@ pub const REPORTED_MAX: usize = 100;
 /// Edits by which a misspelt name may differ from the one that was meant, for each started group of
 /// so many letters.
 const LETTERS_PER_EDIT: usize = 4;
+/// No field has a longer name; comparing takes memory for each letter of both.
+const NAME_BYTES_MAX: usize = 64;
 
 /// The type of amounts, whose schema says less of them than they must be.
 const QUANTITY: &str = "io.k8s.apimachinery.pkg.api.resource.Quantity";
@@ -144,6 +146,9 @@ pub fn did_you_mean(kind: &Kind, path: &str) -> Option<&'static str> {
 
 /// The name with the fewest edits, if they are few for its length; letter case counts for nothing.
 fn nearest<'a>(name: &str, names: impl Iterator<Item = &'a str>) -> Option<&'a str> {
+    if name.len() > NAME_BYTES_MAX {
+        return None;
+    }
     let wanted = name.to_lowercase();
     let edits = |known: &str| strsim::damerau_levenshtein(&wanted, &known.to_lowercase());
     let allowed = name.len().div_ceil(LETTERS_PER_EDIT);

@@ -169,6 +169,7 @@ fn unknown_fields_are_named_by_their_path() {
         Some("imagePullPolicy")
     );
     assert_eq!(did_you_mean(deployment, "Spec"), Some("spec"));
+    assert_eq!(did_you_mean(deployment, &"s".repeat(3 << 20)), None);
 }
 
 #[test]
