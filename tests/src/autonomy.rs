@@ -12,6 +12,7 @@ use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
+use jiff::Timestamp;
 use nix::sys::signal::Signal;
 use serde_json::Value;
 
@@ -109,6 +110,8 @@ struct Machine {
     server_line: Again,
     agent: Option<Child>,
     server: Option<Child>,
+    /// When the worker was last killed; nothing that runs now began before.
+    killed: Timestamp,
 }
 
 impl Drop for Machine {
@@ -165,7 +168,8 @@ impl Machine {
         let address = url.trim_start_matches("https://").trim_end_matches('/').to_owned();
         let mut server_line = one("server")?.without("--listen-fd");
         server_line.arguments.push(format!("--listen={address}"));
-        Ok(Machine { cluster, agent_line, server_line, agent: None, server: None })
+        let killed = Timestamp::UNIX_EPOCH;
+        Ok(Machine { cluster, agent_line, server_line, agent: None, server: None, killed })
     }
 
     fn address(&self) -> SocketAddr {
@@ -241,6 +245,7 @@ impl Machine {
 
     fn worker_killed(&mut self, what: &'static str) -> Result<Row> {
         let load = self.load();
+        self.killed = Timestamp::now();
         signal(self.pid_of("worker")?, Signal::SIGKILL);
         let back = self.until_it_answers()?;
         Ok(row(what, &load.finish()?, Some((back, BACK_MAX)), true))
@@ -258,6 +263,7 @@ impl Machine {
     fn both_killed(&mut self, what: &'static str) -> Result<Row> {
         let load = self.load();
         let (agent, worker) = (self.pid_of("node")?, self.pid_of("worker")?);
+        self.killed = Timestamp::now();
         signal(agent, Signal::SIGKILL);
         signal(worker, Signal::SIGKILL);
         self.start_agent()?;
@@ -307,7 +313,8 @@ impl Machine {
         serde_json::from_slice(&output.stdout).ok().filter(|_| output.status.success())
     }
 
-    /// Whether node and Pods are ready, as the node itself has said since it was reached again.
+    /// Whether node and Pods are ready, and the containers those that run since the worker was killed:
+    /// what was so before is only what the control plane remembers.
     fn is_true(&self) -> Result<bool> {
         let Some(nodes) = self.get("nodes") else { return Ok(false) };
         let ready = |object: &Value| {
@@ -320,7 +327,13 @@ impl Machine {
         let Some(pods) = self.get("pods") else { return Ok(false) };
         let pods = pods["items"].as_array().context("a list")?;
         let going = |pod: &Value| pod["metadata"].get("deletionTimestamp").is_some();
-        let all = pods.iter().all(|pod| ready(pod) && !going(pod));
+        let current = |pod: &Value| {
+            let started = &pod["status"]["containerStatuses"][0]["state"]["running"]["startedAt"];
+            let started = started.as_str().and_then(|text| text.parse::<Timestamp>().ok());
+            // The API's times are whole seconds.
+            started.is_some_and(|started| started.as_second() >= self.killed.as_second())
+        };
+        let all = pods.iter().all(|pod| ready(pod) && current(pod) && !going(pod));
         Ok(ready(&nodes["items"][0]) && !tainted && pods.len() >= 2 && all)
     }
 
