@@ -115,8 +115,8 @@ async fn an_instance_answers_as_many_requests_as_its_pod_says() {
     }
     assert_eq!(handler.account().usage().instances_started, 10);
     assert_eq!(body_of(&handler).await, "hello");
-    until("the guest has returned", || handler.is_idle()).await;
-    assert_eq!(handler.account().usage().instances_live, 1, "one rests");
+    // What is left of the ten others is wiped behind their answers.
+    until("one rests", || handler.account().usage().instances_live == 1).await;
     drop(handler);
 }
 
