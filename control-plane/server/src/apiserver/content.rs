@@ -85,12 +85,7 @@ pub fn negotiate(
     user_agent: &str,
     pretty: Option<&str>,
 ) -> Result<Accepted, ApiError> {
-    let for_people =
-        ["curl", "Wget", "Mozilla/5.0"].iter().any(|word| user_agent.starts_with(word));
-    let pretty = match pretty {
-        Some(text) => !matches!(text, "0" | "false"),
-        None => for_people,
-    };
+    let pretty = is_for_people(user_agent, pretty);
     let json = Accepted { form: Form::Object, yaml: false, pretty };
     if accept.trim().is_empty() {
         return Ok(json);
@@ -124,6 +119,14 @@ pub fn negotiate(
         return Ok(Accepted { form, yaml, pretty });
     }
     Err(ApiError::NotAcceptable(WRITABLE))
+}
+
+/// Whether a client shows its answers to people: it says so, or is known for it.
+pub fn is_for_people(user_agent: &str, pretty: Option<&str>) -> bool {
+    match pretty {
+        Some(text) => !matches!(text, "0" | "false"),
+        None => ["curl", "Wget", "Mozilla/5.0"].iter().any(|word| user_agent.starts_with(word)),
+    }
 }
 
 /// The media ranges of an `Accept` header in the order in which the client likes them: by their
@@ -320,15 +323,18 @@ pub fn respond(
 ) -> Response {
     let (media, bytes) = if accepted.yaml {
         ("application/yaml", yaml::text(value).into_bytes())
-    } else if accepted.pretty {
-        let text = serde_json::to_string_pretty(value).expect("a value has only string keys");
-        ("application/json", escape::whole((text + "\n").into_bytes()))
     } else {
-        let mut text = serde_json::to_vec(value).expect("a value has only string keys");
-        text.push(b'\n');
-        ("application/json", escape::whole(text))
+        ("application/json", rendered(value, accepted.pretty))
     };
     respond_bytes(code, media, bytes, warnings)
+}
+
+/// A value as answers have it, indented or not.
+pub fn rendered(value: &Value, pretty: bool) -> Vec<u8> {
+    let text = if pretty { serde_json::to_vec_pretty(value) } else { serde_json::to_vec(value) };
+    let mut text = text.expect("a value has only string keys");
+    text.push(b'\n');
+    escape::whole(text)
 }
 
 /// An answer whose bytes are ready.

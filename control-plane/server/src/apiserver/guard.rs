@@ -10,7 +10,7 @@ use super::{
     auth,
     auth::{PeerAddress, PeerCertificate, User},
     content::{self, BODY_BYTES_MAX},
-    errors::ApiError,
+    errors::{self, ApiError},
     fairness::{self, Class, Passed, WatchCount},
     impersonate,
     request::{self, Attributes, Query},
@@ -67,7 +67,18 @@ pub async fn guard(State(api): State<ApiServer>, request: Request, next: Next) -
             log.record(audit::event(&told, level, code, Timestamp::now())).await;
         }
     }
+    let failed = answer.status().is_client_error() || answer.status().is_server_error();
+    let answer = match failed && is_for_people(&told) {
+        true => errors::for_people(answer),
+        false => answer,
+    };
     dressed(answer, audit_id, class)
+}
+
+/// Whether the client shows what it gets to people.
+fn is_for_people(told: &Told) -> bool {
+    let query = told.uri.split_once('?').map_or("", |(_, query)| query);
+    content::is_for_people(&told.agent, Query::parse(query).get("pretty"))
 }
 
 async fn answer(
