@@ -37,6 +37,8 @@ const OBJECT_META: &str = "io.k8s.apimachinery.pkg.apis.meta.v1.ObjectMeta";
 const QUANTITY: &str = "io.k8s.apimachinery.pkg.api.resource.Quantity";
 const INT_OR_STRING: &str = "io.k8s.apimachinery.pkg.util.intstr.IntOrString";
 const TIME: &str = "io.k8s.apimachinery.pkg.apis.meta.v1.Time";
+const CONTAINER_PORT: &str = "io.k8s.api.core.v1.ContainerPort";
+const SERVICE_PORT: &str = "io.k8s.api.core.v1.ServicePort";
 const METRICS: &str = "io.k8s.metrics.pkg.apis.metrics.v1beta1";
 
 /// A type that is sent or answered under its own kind.
@@ -417,6 +419,10 @@ fn add_special(definitions: &mut Map<String, Value>) {
         definitions[name]["oneOf"] = forms;
     }
     definitions[INT_OR_STRING]["format"] = json!("int-or-string");
+    // Clients merge lists by this key too, and must know what it is where it is left out.
+    for name in [CONTAINER_PORT, SERVICE_PORT] {
+        definitions[name]["properties"]["protocol"]["default"] = json!("TCP");
+    }
     let patch = json!({
         "description": "Patch is a change to an object, in the form its media type names.",
         "type": "object",
