@@ -21,6 +21,7 @@ use tokio::time::{Instant, Sleep, sleep_until};
 use crate::engine::Engine;
 use crate::fair::{Queued, Seat, Share};
 use crate::handler::Steps;
+use crate::host_memory::HostMemory;
 
 /// How much wall time of its quota a guest may use at once. The period of a kernel's CPU quota.
 const QUOTA_PERIOD_NS: u64 = 100_000_000;
@@ -116,12 +117,13 @@ fn keep_first(kept: &AtomicU64, took: Duration) {
     }
 }
 
-/// The account and the CPU quota of a guest, to be shared with others of the same container: probes
-/// and hooks are paid by whom they are for. Cheap to clone.
+/// The account of a guest, its CPU quota and what the host holds for it, to be shared with others of
+/// the same container: probes and hooks are paid by whom they are for. Cheap to clone.
 #[derive(Clone)]
 pub struct Budget(pub(crate) Arc<Meter>);
 
-/// Charges a Pod's CPU time and says when it may run again. Shared by its instances.
+/// Charges a Pod's CPU time and says when it may run again; beside it, what the host holds for the
+/// Pod in memory. Shared by its instances.
 pub(crate) struct Meter {
     pub(crate) account: Account,
     quota_millis: Option<u32>,
@@ -130,12 +132,19 @@ pub(crate) struct Meter {
     paid_ns: AtomicU64,
     /// Its part of a CPU that is not enough for all.
     pub(crate) share: Share,
+    pub(crate) host_memory: HostMemory,
 }
 
 impl Meter {
     pub(crate) fn new(quota_millis: Option<u32>, weight: u32) -> Meter {
-        let (account, share) = (Account::default(), Share::new(weight));
-        Meter { account, quota_millis, start: Instant::now(), paid_ns: AtomicU64::new(0), share }
+        Meter {
+            account: Account::default(),
+            quota_millis,
+            start: Instant::now(),
+            paid_ns: AtomicU64::new(0),
+            share: Share::new(weight),
+            host_memory: HostMemory::default(),
+        }
     }
 
     fn now_ns(&self) -> u64 {

@@ -6,6 +6,7 @@
 use wasmtime::component::ResourceTableError;
 use wasmtime::{PoolConcurrencyLimitError, WasmBacktrace};
 use wasmtime_wasi::I32Exit;
+use wasmtime_wasi_http::FieldMapError;
 
 use crate::instance::Refused;
 
@@ -17,6 +18,9 @@ const NAME_CHARS_MAX: usize = 160;
 /// In wasmtime's words a table without free keys.
 const TOO_MUCH_OPEN: &str =
     "it has too much open at the same time: files, streams, sockets, requests, timers";
+
+/// In wasmtime's words fields whose total size exceeds the limit.
+const TOO_LARGE_HEADERS: &str = "its HTTP headers are too large, or it holds too many of them";
 
 /// The ways in which running guest code can fail.
 #[derive(Debug, PartialEq, Eq)]
@@ -51,8 +55,10 @@ pub(crate) fn classify(error: &wasmtime::Error, refused: Refused) -> Fault {
 
 /// The root cause, then the guest's frames, innermost first.
 pub(crate) fn describe(error: &wasmtime::Error) -> String {
+    let too_large = Some(&FieldMapError::TotalSizeTooBig);
     let mut text = match error.downcast_ref::<ResourceTableError>() {
         Some(ResourceTableError::Full) => TOO_MUCH_OPEN.to_owned(),
+        _ if error.downcast_ref::<FieldMapError>() == too_large => TOO_LARGE_HEADERS.to_owned(),
         _ => clean(&error.root_cause().to_string()),
     };
     let frames = error.downcast_ref::<WasmBacktrace>().map_or(&[][..], WasmBacktrace::frames);
@@ -90,6 +96,8 @@ mod tests {
         assert_eq!(classify(&trap(), Refused::Nothing), Fault::Trap("unreachable".into()));
         let full = wasmtime::Error::from(ResourceTableError::Full).context("open");
         assert_eq!(classify(&full, Refused::Nothing), Fault::Trap(TOO_MUCH_OPEN.into()));
+        let large = wasmtime::Error::from(FieldMapError::TotalSizeTooBig);
+        assert_eq!(classify(&large, Refused::Nothing), Fault::Trap(TOO_LARGE_HEADERS.into()));
         let exit = wasmtime::Error::new(I32Exit(3)).context("while calling");
         assert_eq!(classify(&exit, Refused::OwnMemory), Fault::Exit(3));
     }

@@ -182,8 +182,8 @@ fn define_p3(linker: &mut Linker<Host>) -> wasmtime::Result<()> {
         })
 }
 
-/// Puts a function of ours in the place of wasmtime's.
-fn replace(
+/// Puts functions of ours in the place of wasmtime's.
+pub(crate) fn replace(
     linker: &mut Linker<Host>,
     define: fn(&mut Linker<Host>) -> wasmtime::Result<()>,
 ) -> wasmtime::Result<()> {

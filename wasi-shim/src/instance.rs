@@ -12,7 +12,7 @@ use wasmtime::{ResourceLimiter, Store, UpdateDeadline};
 use wasmtime_wasi::p1::WasiP1Ctx;
 use wasmtime_wasi::{WasiCtx, WasiCtxBuilder, WasiCtxView, WasiView};
 use wasmtime_wasi_config::{WasiConfig, WasiConfigVariables};
-use wasmtime_wasi_http::{WasiHttpCtx, WasiHttpCtxView, WasiHttpView};
+use wasmtime_wasi_http::{FieldMapError, WasiHttpCtx, WasiHttpCtxView, WasiHttpView};
 
 use crate::account::{Account, Meter, stopped_by_tick};
 use crate::engine::{Calls, Engine};
@@ -26,6 +26,7 @@ use crate::limits::{
     MEMORIES_MAX, OPEN_FILES_MAX_TOTAL, RANDOM_BYTES_MAX, TABLE_ELEMENTS_MAX, TABLES_MAX,
 };
 use crate::logging::LoggingView;
+use crate::messages::Messages;
 use crate::output::{Output, OutputPipe};
 use crate::poll::PollView;
 use crate::preopens::{PreopensView, perms};
@@ -55,7 +56,7 @@ impl Pod {
         };
         let outgoing_places = Arc::new(Semaphore::new(config.limits.outgoing_requests));
         let socket_places = Arc::new(Semaphore::new(config.limits.sockets));
-        let buckets = Arc::new(Buckets::new(&config.mounts));
+        let buckets = Arc::new(Buckets::new(&config.mounts, &meter.host_memory));
         Pod {
             engine,
             config: Arc::new(config),
@@ -115,6 +116,7 @@ impl Pod {
             places: Arc::clone(&self.socket_places),
         };
         let memory = self.memory();
+        let messages = Messages::new(self.meter.host_memory.part());
         let log = Arc::clone(&self.config.stderr);
         let files = OpenFiles::new(Arc::clone(&self.open_files), log);
         let own = Own {
@@ -123,7 +125,7 @@ impl Pod {
             buckets: Arc::clone(&self.buckets),
             log: Arc::clone(&self.config.stderr),
         };
-        let host = Host { wasi, table, http, hooks, sockets, files, own, term, memory };
+        let host = Host { wasi, table, http, hooks, messages, sockets, files, own, term, memory };
         let mut store = Store::new(self.engine.wasmtime(), host);
         store.limiter(|host| &mut host.memory);
         store.set_max_component_handles(HANDLES_MAX);
@@ -171,6 +173,7 @@ pub(crate) struct Host {
     table: ResourceTable,
     http: WasiHttpCtx,
     hooks: Hooks,
+    messages: Messages,
     sockets: Sockets,
     files: OpenFiles,
     own: Own,
@@ -196,6 +199,12 @@ impl Host {
     /// From now on the instance answers a request with these headers.
     pub(crate) fn answers(&mut self, headers: &http::HeaderMap) {
         self.hooks.carry(headers);
+    }
+
+    /// Books so many bytes more of headers and bodies that the guest makes, or says in wasmtime's
+    /// words that they are too many.
+    pub(crate) fn make_room(&mut self, bytes: usize) -> Result<(), FieldMapError> {
+        self.messages.make_room(bytes, &mut self.table)
     }
 
     /// What `wasi:cli/environment` reads.

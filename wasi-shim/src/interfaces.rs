@@ -1,10 +1,10 @@
 //! The interfaces that this host offers: one table, from which the linkers are built and against
 //! which an image's imports are checked, so that the two cannot disagree.
 //!
-//! All but HTTP, sockets (see `sockets`), the environment, the list of directories, the opening of
-//! files and polling (see `environment`, `preopens`, `files` and `poll`) is wasmtime's own
-//! implementation, linked interface by interface; what a guest may do through them is decided by
-//! the context of its instance.
+//! All but sockets (see `sockets`), the environment, the list of directories, the opening of files,
+//! what messages hold and polling (see `environment`, `preopens`, `files`, `messages` and `poll`) is
+//! wasmtime's own implementation, linked interface by interface; what a guest may do through them
+//! is decided by the context of its instance.
 //!
 //! `wasi:config` is the container's environment, in which a Pod names its ConfigMaps and Secrets;
 //! `wasi:keyvalue` is its buckets (see `keyvalue`), `wasi:logging` its standard error.
@@ -40,6 +40,7 @@ use crate::files;
 use crate::instance::{CoreHost, Host};
 use crate::keyvalue::{self, HasKeyValue};
 use crate::logging::{self, HasLogging};
+use crate::messages;
 use crate::poll::HasPoll;
 use crate::preopens::HasPreopens;
 use crate::sockets::HasSockets;
@@ -107,8 +108,7 @@ const INTERFACES: &[(&str, Add)] = &[
         |l| p2_sockets::udp::add_to_linker::<_, HasSockets>(l, Host::own_sockets)),
     ("wasi:sockets/udp-create-socket@0.2.12",
         |l| p2_sockets::udp_create_socket::add_to_linker::<_, HasSockets>(l, Host::own_sockets)),
-    ("wasi:http/types@0.2.12",
-        |l| p2_http::types::add_to_linker::<_, WasiHttp>(l, &Default::default(), Host::http)),
+    ("wasi:http/types@0.2.12", messages::add_p2),
     ("wasi:http/outgoing-handler@0.2.12",
         |l| p2_http::outgoing_handler::add_to_linker::<_, WasiHttp>(l, Host::http)),
     ("wasi:clocks/types@0.3.0",
@@ -148,7 +148,7 @@ const INTERFACES: &[(&str, Add)] = &[
         |l| p3::sockets::types::add_to_linker::<_, HasSockets>(l, Host::own_sockets)),
     ("wasi:sockets/ip-name-lookup@0.3.0",
         |l| p3::sockets::ip_name_lookup::add_to_linker::<_, HasSockets>(l, Host::own_sockets)),
-    ("wasi:http/types@0.3.0", |l| p3_http::types::add_to_linker::<_, WasiHttp>(l, Host::http)),
+    ("wasi:http/types@0.3.0", messages::add_p3),
     ("wasi:http/client@0.3.0", |l| p3_http::client::add_to_linker::<_, WasiHttp>(l, Host::http)),
     ("wasi:config/store@0.2.0-rc.1", |l| wasmtime_wasi_config::add_to_linker(l, Host::own_config)),
     ("wasi:keyvalue/store@0.2.0-draft",

@@ -47,7 +47,7 @@ pub const DATAGRAM_HEADER: HeaderName = HeaderName::from_static("wherry-datagram
 const IDLE: Duration = Duration::from_secs(60);
 /// Conversations of a worker; the oldest silent ones make room.
 const CONVERSATIONS_MAX: usize = 8192;
-/// Datagrams that wait for a slow stream.
+/// Datagrams that wait for a slow stream; their bytes count for who sent them (`ports.rs`).
 const QUEUE: usize = 64;
 /// The largest datagram that there is.
 const DATAGRAM_BYTES_MAX: usize = 65_507;
@@ -81,8 +81,8 @@ enum Way {
 enum Back {
     /// To a guest of this worker, from the address that it asked.
     Rewrite(SocketAddr),
-    /// To another worker.
-    Stream(mpsc::Sender<Bytes>),
+    /// To another worker, from this address.
+    Stream(SocketAddr, mpsc::Sender<Bytes>),
     /// To a client of a node port.
     Socket(Arc<UdpSocket>),
 }
@@ -126,7 +126,7 @@ impl Tables {
     /// before it was seen to end, stays.
     fn end(&mut self, key: (SocketAddr, SocketAddr), own: &mpsc::WeakSender<Bytes>) {
         let is_own = |(back, _): &(Back, Instant)| match back {
-            Back::Stream(queue) => own.upgrade().is_some_and(|own| own.same_channel(queue)),
+            Back::Stream(_, queue) => own.upgrade().is_some_and(|own| own.same_channel(queue)),
             Back::Rewrite(_) | Back::Socket(_) => false,
         };
         if self.backs.get(&key).is_some_and(is_own) {
@@ -237,14 +237,19 @@ impl Switch {
     fn go(&self, way: &Way, from: SocketAddr, data: Bytes) -> bool {
         match way {
             Way::Local(to) => self.ports.deliver(*to, from, data),
-            Way::Remote(queue) => !matches!(queue.try_send(data), Err(TrySendError::Closed(_))),
+            Way::Remote(queue) => {
+                let Some(data) = self.ports.keep(from, data) else { return true };
+                !matches!(queue.try_send(data), Err(TrySendError::Closed(_)))
+            }
         }
     }
 
     fn send_back(&self, back: &Back, to: SocketAddr, data: Bytes) {
         match back {
             Back::Rewrite(asked) => _ = self.ports.deliver(to, *asked, data),
-            Back::Stream(queue) => drop(queue.try_send(data)),
+            Back::Stream(from, queue) => {
+                _ = self.ports.keep(*from, data).map(|data| queue.try_send(data));
+            }
             Back::Socket(socket) => drop(socket.try_send_to(&data, to)),
         }
     }
@@ -335,7 +340,8 @@ impl Switch {
             if !tables.make_room(Instant::now()) {
                 return Err(Refusal::Busy);
             }
-            tables.backs.insert((address, from), (Back::Stream(queue), Instant::now()));
+            let back = Back::Stream(address, queue);
+            tables.backs.insert((address, from), (back, Instant::now()));
         }
         let switch = self.clone();
         self.streams.spawn(async move {
@@ -453,8 +459,8 @@ mod tests {
         let (first, _answers) = mpsc::channel(QUEUE);
         let (second, _others) = mpsc::channel(QUEUE);
         let (ended, own) = (first.downgrade(), second.downgrade());
-        tables.backs.insert(key, (Back::Stream(first), now));
-        tables.backs.insert(key, (Back::Stream(second), now));
+        tables.backs.insert(key, (Back::Stream(key.0, first), now));
+        tables.backs.insert(key, (Back::Stream(key.0, second), now));
         tables.end(key, &ended);
         assert!(tables.backs.contains_key(&key));
         tables.end(key, &own);

@@ -20,10 +20,14 @@ use super::pipe::{self, End};
 
 /// Connections that a guest has not accepted yet; more are refused.
 const BACKLOG: usize = 128;
-/// Datagrams that a guest has not taken yet, and their bytes; more are lost. All sockets of a
-/// container together keep 64 MiB at most.
+/// Datagrams that a guest has not taken yet, and their bytes: two of the largest; more are lost.
 const INBOX: usize = 64;
-const INBOX_BYTES_MAX: usize = 256 << 10;
+const INBOX_BYTES_MAX: usize = 128 << 10;
+/// Bytes of datagrams that a socket has sent and another worker has not taken yet. With these, all
+/// 256 sockets of a container keep 48 MiB at most, and so do its connections.
+const SENT_BYTES_MAX: usize = 64 << 10;
+/// The same of all clients of node ports together.
+const OUTSIDE_BYTES_MAX: usize = 16 << 20;
 /// Ports that are given to whoever asks for any.
 const EPHEMERAL: std::ops::Range<u16> = 32_768..60_999;
 
@@ -42,34 +46,39 @@ pub struct Ports {
 struct Tables {
     listeners: Mutex<HashMap<SocketAddr, Port<Connection>>>,
     inboxes: Mutex<HashMap<SocketAddr, Port<Datagram>>>,
+    /// Bytes of datagrams that wait and whose senders are outside.
+    outside: Arc<AtomicUsize>,
 }
 
 struct Port<T> {
     sender: mpsc::Sender<T>,
-    /// Of datagrams that wait.
+    /// Of datagrams that wait for it.
     bytes: Arc<AtomicUsize>,
+    /// Of those that it has sent and that wait elsewhere.
+    sent: Arc<AtomicUsize>,
     /// Bound to loopback: the Pod alone reaches it.
     own_pod_only: bool,
 }
 
 impl<T> Port<T> {
     fn new(sender: mpsc::Sender<T>, at: SocketAddr) -> Port<T> {
-        Port { sender, bytes: Arc::default(), own_pod_only: at.ip().is_loopback() }
+        let (bytes, sent) = (Arc::default(), Arc::default());
+        Port { sender, bytes, sent, own_pod_only: at.ip().is_loopback() }
     }
 }
 
-/// A datagram that counts for its inbox until the guest has it.
+/// A datagram that counts until it is taken.
 struct Waiting {
     data: Bytes,
-    inbox: Arc<AtomicUsize>,
+    held: Arc<AtomicUsize>,
 }
 
 impl Waiting {
     /// None if there is no room for it.
-    fn enter(inbox: &Arc<AtomicUsize>, data: Bytes) -> Option<Bytes> {
-        let grow = |held: usize| Some(held + data.len()).filter(|sum| *sum <= INBOX_BYTES_MAX);
-        inbox.fetch_update(Ordering::Relaxed, Ordering::Relaxed, grow).ok()?;
-        Some(Bytes::from_owner(Waiting { data, inbox: inbox.clone() }))
+    fn enter(held: &Arc<AtomicUsize>, data: Bytes, bytes_max: usize) -> Option<Bytes> {
+        let grow = |held: usize| Some(held + data.len()).filter(|sum| *sum <= bytes_max);
+        held.fetch_update(Ordering::Relaxed, Ordering::Relaxed, grow).ok()?;
+        Some(Bytes::from_owner(Waiting { data, held: held.clone() }))
     }
 }
 
@@ -81,7 +90,7 @@ impl AsRef<[u8]> for Waiting {
 
 impl Drop for Waiting {
     fn drop(&mut self) {
-        self.inbox.fetch_sub(self.data.len(), Ordering::Relaxed);
+        self.held.fetch_sub(self.data.len(), Ordering::Relaxed);
     }
 }
 
@@ -186,8 +195,17 @@ impl Ports {
         let port = inboxes.get(&to).filter(|port| !port.own_pod_only || from.ip() == to.ip());
         let Some(port) = port else { return false };
         // A full inbox loses it, as a full buffer of a kernel does.
-        let Some(data) = Waiting::enter(&port.bytes, data) else { return true };
+        let Some(data) = Waiting::enter(&port.bytes, data, INBOX_BYTES_MAX) else { return true };
         !matches!(port.sender.try_send((data, from)), Err(TrySendError::Closed(_)))
+    }
+
+    /// A datagram that has to wait for another worker. It counts for the socket that sent it. None if
+    /// there is no room for it.
+    pub fn keep(&self, from: SocketAddr, data: Bytes) -> Option<Bytes> {
+        match lock(&self.tables.inboxes).get(&from) {
+            Some(port) => Waiting::enter(&port.sent, data, SENT_BYTES_MAX),
+            None => Waiting::enter(&self.tables.outside, data, OUTSIDE_BYTES_MAX),
+        }
     }
 }
 
@@ -251,11 +269,16 @@ mod tests {
         let received = std::iter::from_fn(|| inbox.try_recv().ok()).count();
         assert_eq!(received, INBOX);
         let large = Bytes::from(vec![0; 60_000]);
-        for _ in 0..5 {
+        for _ in 0..3 {
             assert!(ports.deliver(server, client, large.clone()));
         }
         let mut taken = Vec::from_iter(std::iter::from_fn(|| inbox.try_recv().ok()));
-        assert_eq!(taken.len(), 4, "the fifth found no room");
+        assert_eq!(taken.len(), 2, "the third found no room");
+        let sent = ports.keep(server, large.clone());
+        assert!(sent.is_some() && ports.keep(server, large.clone()).is_none());
+        assert!(ports.keep(client, large.clone()).is_some(), "others have room of their own");
+        drop(sent);
+        assert!(ports.keep(server, large.clone()).is_some(), "the first one was taken");
         assert!(ports.deliver(server, client, large.clone()));
         assert!(inbox.try_recv().is_err(), "what is taken counts as long as it is held");
         taken.pop();

@@ -4,38 +4,41 @@ use std::collections::BTreeMap;
 use std::sync::{Mutex, PoisonError};
 
 use super::{Ask, Error, Told, incremented};
+use crate::host_memory::Part;
+use crate::limits::HOST_BYTES_MAX;
 
-/// Keys and values of one container together.
-pub(super) const BYTES_MAX: usize = 16 << 20;
 /// What an entry costs beside its key and value, so that empty ones are bounded too.
 const ENTRY_BYTES: usize = 64;
 
 /// Locked for one operation, which never waits.
-#[derive(Default)]
 pub(super) struct Memory(Mutex<Content>);
 
-#[derive(Default)]
 struct Content {
     values: BTreeMap<String, Vec<u8>>,
-    bytes: usize,
+    booked: Part,
 }
 
 impl Content {
     fn set(&mut self, key: String, value: Vec<u8>) -> Result<(), Error> {
         let cost = |value: &Vec<u8>| key.len() + value.len() + ENTRY_BYTES;
         let freed = self.values.get(&key).map_or(0, cost);
-        let bytes = self.bytes - freed + cost(&value);
-        if bytes > BYTES_MAX {
-            let text = format!("the bucket holds at most {BYTES_MAX} bytes; use a volume's");
+        if !self.booked.resize(self.booked.bytes() - freed + cost(&value)) {
+            let text = format!(
+                "the host holds at most {HOST_BYTES_MAX} bytes for a container, its bucket in \
+                 memory among them; use a volume's"
+            );
             return Err(Error::Other(text));
         }
-        self.bytes = bytes;
         self.values.insert(key, value);
         Ok(())
     }
 }
 
 impl Memory {
+    pub(super) fn new(booked: Part) -> Memory {
+        Memory(Mutex::new(Content { values: BTreeMap::new(), booked }))
+    }
+
     pub(super) fn ask(&self, ask: Ask) -> Result<Told, Error> {
         let mut content = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         Ok(match ask {
@@ -46,7 +49,9 @@ impl Memory {
             }
             Ask::Delete(key) => {
                 if let Some(value) = content.values.remove(&key) {
-                    content.bytes -= key.len() + value.len() + ENTRY_BYTES;
+                    let freed = key.len() + value.len() + ENTRY_BYTES;
+                    let left = content.booked.bytes() - freed;
+                    content.booked.resize(left);
                 }
                 Told::Done
             }

@@ -23,7 +23,8 @@ pub(crate) use self::bindings::wasi::keyvalue::{
 };
 use self::folder::Folder;
 use self::memory::Memory;
-use crate::limits::Mount;
+use crate::host_memory::HostMemory;
+use crate::limits::{HOST_BYTES_MAX, Mount};
 
 pub(crate) mod bindings {
     wasmtime::component::bindgen!({
@@ -109,10 +110,10 @@ pub(crate) struct Buckets {
 }
 
 impl Buckets {
-    pub(crate) fn new(mounts: &[Mount]) -> Buckets {
+    pub(crate) fn new(mounts: &[Mount], host_memory: &HostMemory) -> Buckets {
         let folder = |mount: &Mount| (mount.guest.clone(), mount.host.clone(), mount.read_only);
         let folders = mounts.iter().map(folder).collect();
-        Buckets { memory: Arc::default(), folders }
+        Buckets { memory: Arc::new(Memory::new(host_memory.part())), folders }
     }
 
     fn open(&self, name: &str) -> Result<Bucket, Error> {
@@ -314,7 +315,7 @@ impl batch::Host for KeyValueView<'_> {
         for key in keys {
             let value = bucket.get(key.clone()).await?;
             bytes += value.as_ref().map_or(0, Vec::len);
-            if bytes > memory::BYTES_MAX {
+            if bytes > HOST_BYTES_MAX {
                 return Err(Error::Other("the values are too large for one answer".into()));
             }
             found.push(value.map(|value| (key, value)));
@@ -391,7 +392,8 @@ mod tests {
     #[tokio::test]
     async fn buckets_in_memory_and_in_volumes_are_the_same_to_a_guest() {
         let folder = tempfile::tempdir().expect("a folder");
-        let buckets = Arc::new(Buckets::new(&[mount(folder.path(), "/data", false)]));
+        let buckets =
+            Arc::new(Buckets::new(&[mount(folder.path(), "/data", false)], &HostMemory::default()));
         exercise("", &buckets).await;
         exercise("/data", &buckets).await;
         let mut table = ResourceTable::new();
@@ -406,7 +408,7 @@ mod tests {
         std::fs::write(folder.path().join("plain"), b"text").expect("a file");
         std::os::unix::fs::symlink("/etc/hostname", folder.path().join("link")).expect("a link");
         let mounts = [mount(folder.path(), "/ro", true), mount(folder.path(), "/rw", false)];
-        let buckets = Arc::new(Buckets::new(&mounts));
+        let buckets = Arc::new(Buckets::new(&mounts, &HostMemory::default()));
         let mut table = ResourceTable::new();
         let mut view = KeyValueView { buckets: &buckets, table: &mut table };
         let bucket = view.open("/ro/".into()).await.expect("the bucket is there");
@@ -424,7 +426,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_bucket_in_memory_is_bounded() {
-        let buckets = Arc::new(Buckets::new(&[]));
+        let buckets = Arc::new(Buckets::new(&[], &HostMemory::default()));
         let bucket = buckets.open("default").expect("it is there");
         let value = vec![0; VALUE_BYTES_MAX];
         let mut taken = 0;
@@ -432,7 +434,7 @@ mod tests {
             taken += 1;
             assert!(taken < 1000, "it takes everything");
         }
-        assert_eq!(taken, memory::BYTES_MAX / VALUE_BYTES_MAX - 1);
+        assert_eq!(taken, HOST_BYTES_MAX / VALUE_BYTES_MAX - 1);
         bucket.ask(Ask::Delete("0".into())).await.expect("delete");
         bucket.ask(Ask::Set("again".into(), value)).await.expect("there is room again");
     }
