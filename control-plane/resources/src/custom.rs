@@ -77,7 +77,7 @@ pub struct Scale {
 
 impl Definition {
     /// Compiles one version of a valid CRD.
-    fn new(crd: &Object, version: &Value) -> Definition {
+    pub fn new(crd: &Object, version: &Value) -> Definition {
         let text = |value: &Value, key: &str| value[key].as_str().unwrap_or("").to_owned();
         let versions = crd["spec"]["versions"].as_array().map(Vec::as_slice).unwrap_or(&[]);
         let storage = versions.iter().find(|version| version["storage"] == true);
@@ -240,8 +240,13 @@ pub struct Rows {
 
 impl Rows {
     /// Rows of the established CRDs among these objects. Rows whose CRD is gone lose their
-    /// definition; a CRD that has not changed keeps its own.
-    pub fn update(&mut self, crds: &[Object]) -> &[&'static Kind] {
+    /// definition; a CRD that has not changed keeps its own. A version that cannot be compiled has
+    /// no row.
+    pub fn update(
+        &mut self,
+        crds: &[Object],
+        compile: impl Fn(&Object, &Value) -> Option<Definition>,
+    ) -> &[&'static Kind] {
         let mut used: Vec<(&'static Kind, Arc<Definition>)> = Vec::new();
         for crd in crds {
             if !names::is_established(crd) {
@@ -256,7 +261,8 @@ impl Rows {
                 };
                 let made_from = (meta::uid(crd).to_owned(), meta::resource_version(crd).to_owned());
                 let kept = row.custom().filter(|definition| definition.made_from == made_from);
-                used.push((row, kept.unwrap_or_else(|| Arc::new(Definition::new(crd, version)))));
+                let definition = kept.or_else(|| compile(crd, version).map(Arc::new));
+                used.extend(definition.map(|definition| (row, definition)));
             }
         }
         for row in &self.used {

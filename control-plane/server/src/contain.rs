@@ -6,7 +6,8 @@
 //! control plane down. Such work is done in here; its panic is an error of its own, and counted.
 //!
 //! What changes state that others share does not belong in here, unless it makes that state anew
-//! after it was left half-changed, as `derived` and `follow` do.
+//! after it was left half-changed, as `derived` and `follow` do. The scheduler's books are an
+//! exception: nodes refuse what does not fit, and each leader begins with books of its own.
 
 use std::any::Any;
 use std::cell::Cell;

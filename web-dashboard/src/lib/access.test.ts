@@ -60,4 +60,6 @@ test('a question about rights has its line for a terminal', () => {
   const nodes = { resource: 'nodes', subresource: '', group: '', namespaced: false };
   const ops = { user: '', groups: ['ops'] };
   expect(canI('list', nodes, '', ops)).toBe('kubectl auth can-i list nodes --as=anybody --as-group=ops');
+  // Who is asked about may stand in a link, and the link may be a stranger's.
+  expect(canI('get', nodes, '', { user: '$(reboot)', groups: [] })).toBe("kubectl auth can-i get nodes '--as=$(reboot)'");
 });

@@ -1,5 +1,6 @@
 // Rules of roles as sentences, and questions about rights. Pure.
 
+import { quoted } from './command';
 import type { Kind } from './kinds';
 
 export interface Rule {
@@ -48,11 +49,11 @@ export interface Subject {
 export function canI(verb: string, asked: ReturnType<typeof meant>, namespace: string, subject: Subject | null): string {
   const { resource, subresource, group, namespaced } = asked;
   const what = `${resource}${group ? `.${group}` : ''}${subresource ? `/${subresource}` : ''}`;
-  const words = ['kubectl auth can-i', verb, what];
-  if (namespaced) words.push(namespace ? `-n ${namespace}` : '-A');
+  const words = ['kubectl', 'auth', 'can-i', verb, what];
+  if (namespaced) words.push(...(namespace ? ['-n', namespace] : ['-A']));
   if (subject?.user) words.push(`--as=${subject.user}`);
   else if (subject) words.push('--as=anybody', ...subject.groups.map((one) => `--as-group=${one}`));
-  return words.join(' ');
+  return words.map(quoted).join(' ');
 }
 
 const READ = ['get', 'list', 'watch'];

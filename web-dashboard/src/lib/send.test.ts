@@ -6,6 +6,10 @@ const target = { resource: 'services', namespace: 'shop', name: 'cart', port: '8
 
 test('a request goes through the proxy of the API', () => {
   expect(pathTo(target, 'a?b=1')).toBe('/api/v1/namespaces/shop/services/cart:80/proxy/a?b=1');
+  for (const climbs of ['/../../x', '%2e%2e/x', '\\..\\x', '/a/../../x'])
+    expect(pathTo(target, climbs)).toBe('/api/v1/namespaces/shop/services/cart:80/proxy/x');
+  const port = '80/../..';
+  expect(pathTo({ ...target, port }, '//x')).toBe('/api/v1/namespaces/shop/services/cart:80%2F..%2F../proxy//x');
   expect(rightFor(target, 'POST')).toEqual({
     verb: 'create',
     group: '',
@@ -15,6 +19,7 @@ test('a request goes through the proxy of the API', () => {
   });
   expect(lineFor(target, 'GET', '/', '')).toBe("kubectl get --raw '/api/v1/namespaces/shop/services/cart:80/proxy/'");
   expect(lineFor(target, 'POST', '/', "it's")).toContain(`--data-binary 'it'\\''s'`);
+  expect(lineFor(target, 'GET', "/it's", '')).toContain(`/proxy/it'\\''s'`);
 });
 
 test('ports are those that the object names', () => {

@@ -40,7 +40,9 @@ export function portsOf(kind: Kind, object: KubeObject): string[] {
 export function pathTo(target: Target, path: string): string {
   const { namespace, resource, name, port } = target;
   const slash = path.startsWith('/') ? '' : '/';
-  return `/api/v1/namespaces/${namespace}/${resource}/${name}:${port}/proxy${slash}${path}`;
+  // Without what leads upwards: that would ask the API itself, as whoever is signed in.
+  const { pathname, search } = new URL(`http://guest${slash}${path}`);
+  return `/api/v1/namespaces/${namespace}/${resource}/${name}:${encodeURIComponent(port)}/proxy${pathname}${search}`;
 }
 
 export function rightFor(target: Target, method: Method): Right {
@@ -50,11 +52,12 @@ export function rightFor(target: Target, method: Method): Right {
 
 /** The same in a terminal: by kubectl alone where it can, else through its proxy. */
 export function lineFor(target: Target, method: Method, path: string, body: string): string {
+  const whole = (text: string) => `'${text.replaceAll("'", `'\\''`)}'`;
   const to = pathTo(target, path);
-  if (method === 'GET') return `kubectl get --raw '${to}'`;
-  if (method === 'DELETE') return `kubectl delete --raw '${to}'`;
-  const data = body === '' ? '' : ` --data-binary '${body.replaceAll("'", `'\\''`)}'`;
-  return `kubectl proxy & curl -X ${method}${data} 'http://127.0.0.1:8001${to}'`;
+  if (method === 'GET') return `kubectl get --raw ${whole(to)}`;
+  if (method === 'DELETE') return `kubectl delete --raw ${whole(to)}`;
+  const data = body === '' ? '' : ` --data-binary ${whole(body)}`;
+  return `kubectl proxy & curl -X ${method}${data} ${whole(`http://127.0.0.1:8001${to}`)}`;
 }
 
 /** `name: value` lines; what is none is named. */

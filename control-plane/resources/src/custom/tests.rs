@@ -91,16 +91,25 @@ fn rows_come_and_go() {
             "schema": {"openAPIV3Schema": {"type": "object"}}})
     };
     let mut rows = Rows::default();
+    let compile = |crd: &Object, version: &Value| Some(Definition::new(crd, version));
     let crd = definition(json!([version("v1beta1", false), version("v1", true)]));
-    let first = rows.update(std::slice::from_ref(&crd)).to_vec();
+    let first = rows.update(std::slice::from_ref(&crd), compile).to_vec();
     let shown: Vec<String> = first.iter().map(|row| row.api_version()).collect();
     assert_eq!(shown, ["example.com/v1beta1", "example.com/v1"]);
     assert!(first[0].has_status && first[0].custom().is_some());
     assert_eq!(first[0].custom().expect("defined").storage_version, "v1");
-    assert!(rows.update(&[]).is_empty());
+    assert!(rows.update(&[], compile).is_empty());
     assert!(first[0].custom().is_none(), "the definition goes with its CRD");
-    let again = rows.update(&[crd])[0];
+    let again = rows.update(std::slice::from_ref(&crd), compile)[0];
     assert!(std::ptr::eq(again, first[0]), "the same names give the same row");
+    let mut changed = crd;
+    changed["metadata"]["resourceVersion"] = json!("8");
+    let only_v1 = |crd: &Object, version: &Value| {
+        (version["name"] == "v1").then(|| Definition::new(crd, version))
+    };
+    let left = rows.update(&[changed], only_v1).to_vec();
+    assert!(left.len() == 1 && std::ptr::eq(left[0], first[1]), "the other cannot be compiled");
+    assert!(first[0].custom().is_none());
 }
 
 #[test]

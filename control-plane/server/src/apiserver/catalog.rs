@@ -8,8 +8,9 @@
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
+use serde_json::Value;
 use wherry_resources::custom::{self, Definition, Rows};
-use wherry_resources::{GROUPS, Group, KINDS, Kind, Object};
+use wherry_resources::{GROUPS, Group, KINDS, Kind, Object, meta};
 use wherry_store::{Snapshot, Store};
 
 use super::custom::Rules;
@@ -17,6 +18,7 @@ use super::derived::Derived;
 use super::discovery::Documents;
 use super::openapi::Custom as OpenApi;
 use super::stored;
+use crate::contain::{self, Panic};
 
 /// Custom groups stand behind the built-in ones.
 const CUSTOM_PRIORITY: u32 = 1_000;
@@ -152,12 +154,20 @@ pub fn all_definitions(snapshot: &Snapshot) -> Vec<Object> {
     range.map(|(_, entry)| stored::decode(definitions(), &entry)).collect()
 }
 
+/// Compiles one version of a CRD. Where that panics, by a bug, only this version is not served.
+fn compile(crd: &Object, version: &Value) -> Option<Definition> {
+    let compiled = contain::sync(|| Definition::new(crd, version));
+    let crd = meta::name(crd);
+    let tell = |panic: &Panic| tracing::error!(crd, %panic, "a version of a CRD is not served");
+    compiled.inspect_err(tell).ok()
+}
+
 impl Source {
     /// The catalog for the present state of the store.
     pub fn get(&self, store: &Store) -> Arc<Catalog> {
         self.derived.get(store, |snapshot, before| {
             let mut rows = self.rows.lock().unwrap_or_else(PoisonError::into_inner);
-            let catalog = Catalog::of(rows.update(&all_definitions(snapshot)));
+            let catalog = Catalog::of(rows.update(&all_definitions(snapshot), compile));
             if let Some(before) = before {
                 let kept = before.rules.lock().unwrap_or_else(PoisonError::into_inner).clone();
                 *catalog.rules.lock().unwrap_or_else(PoisonError::into_inner) = kept;

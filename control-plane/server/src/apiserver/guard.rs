@@ -26,7 +26,7 @@ use http::{HeaderName, HeaderValue, StatusCode, header};
 use http_body::Body as _;
 use jiff::Timestamp;
 use std::pin::Pin;
-use std::sync::atomic::Ordering::Relaxed;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::{Duration, Instant};
 
 /// Ordinary requests end after this, as in Kubernetes.
@@ -51,14 +51,13 @@ pub async fn guard(State(api): State<ApiServer>, request: Request, next: Next) -
         None => HeaderValue::try_from(uuid::Uuid::new_v4().to_string())
             .expect("a UUID is made of hexadecimal digits"),
     };
-    api.metrics().in_flight.fetch_add(1, Relaxed);
+    let _in_flight = InFlight::begin(&api.metrics().in_flight);
     let mut told = tell(&audit_id, &request);
     let answered = contain::future(answer(&api, request, next, &mut told)).await;
     let (answer, class) = answered.unwrap_or_else(|panic| {
         tracing::error!(id = told.id, uri = told.uri, %panic, "a request met a bug");
         (ApiError::Internal(MET_A_BUG.to_owned()).into_response(), None)
     });
-    api.metrics().in_flight.fetch_sub(1, Relaxed);
     api.metrics().answered(answer.status());
     if let Some(log) = api.audit() {
         let code = answer.status().as_u16();
@@ -79,6 +78,22 @@ pub async fn guard(State(api): State<ApiServer>, request: Request, next: Next) -
 fn is_for_people(told: &Told) -> bool {
     let query = told.uri.split_once('?').map_or("", |(_, query)| query);
     content::is_for_people(&told.agent, Query::parse(query).get("pretty"))
+}
+
+/// Counts a request until it is answered, or its client has gone.
+struct InFlight<'a>(&'a AtomicU64);
+
+impl InFlight<'_> {
+    fn begin(count: &AtomicU64) -> InFlight<'_> {
+        count.fetch_add(1, Relaxed);
+        InFlight(count)
+    }
+}
+
+impl Drop for InFlight<'_> {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Relaxed);
+    }
 }
 
 async fn answer(
@@ -396,6 +411,21 @@ mod tests {
     }
 
     type Chunk = Result<bytes::Bytes, std::io::Error>;
+
+    #[tokio::test]
+    async fn whose_client_goes_is_counted_no_more() {
+        let server = Server::start().await;
+        let router = Router::new()
+            .route("/waits", get(std::future::pending::<()>))
+            .layer(middleware::from_fn_with_state(server.api.clone(), guard));
+        let request = http::Request::builder().uri("/waits").extension(admin()).body(Body::empty());
+        let mut answer = Box::pin(router.oneshot(request.expect("a request")));
+        let in_flight = || server.api.metrics().in_flight.load(Relaxed);
+        assert!(futures::poll!(answer.as_mut()).is_pending());
+        assert_eq!(in_flight(), 1);
+        drop(answer);
+        assert_eq!(in_flight(), 0);
+    }
 
     #[tokio::test]
     async fn a_panic_ends_one_request() {

@@ -18,7 +18,7 @@ use kube::runtime::watcher::{self, Event, watcher as watch};
 use serde_json::Value;
 use tokio::sync::oneshot;
 use wherry_resources::Kind;
-use wherry_resources::custom::Rows;
+use wherry_resources::custom::{Definition, Rows};
 
 use super::addresses::pool;
 use super::bootstrap::front_proxy;
@@ -229,7 +229,10 @@ impl Custom {
     fn settle(&mut self) {
         let all: Vec<Value> = self.definitions.values().cloned().collect();
         let mut wanted: HashMap<(&str, &str), &'static Kind> = HashMap::new();
-        for row in self.rows.update(&all) {
+        // One that cannot be compiled, by a bug, is not served either: the API server says so.
+        let compile =
+            |crd: &Value, version: &Value| contain::sync(|| Definition::new(crd, version)).ok();
+        for row in self.rows.update(&all, compile) {
             let stored = row.custom().is_some_and(|custom| custom.storage_version == row.version);
             let place = wanted.entry((row.group, row.plural)).or_insert(row);
             if stored {

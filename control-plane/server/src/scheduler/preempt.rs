@@ -14,6 +14,7 @@ use jiff::Timestamp;
 use super::cluster::{Cluster, Placed};
 use super::filter::{could_fit, fits, missing_import};
 use super::need::Need;
+use crate::contain;
 
 /// Nodes with a plan after which no further ones are looked at.
 const PLANS_MAX: usize = 100;
@@ -127,10 +128,15 @@ fn on_node(cluster: &mut Cluster, need: &Need, index: usize) -> Option<(Harm, Ve
     Some((harm, named))
 }
 
-fn takes(cluster: &mut Cluster, need: &Need, index: usize) -> bool {
-    let nodes = cluster.nodes();
-    let circle = cluster.census().circle(need, nodes);
-    fits(&nodes[index], need) && circle.is_none_or(|circle| circle.obstacle(index).is_none())
+/// Whether the node can take it as things are. Where a bug keeps that from being known it cannot: who
+/// was taken away in thought is to be put back.
+fn takes(cluster: &Cluster, need: &Need, index: usize) -> bool {
+    let looked = contain::sync(|| {
+        let nodes = cluster.nodes();
+        let circle = cluster.census().circle(need, nodes);
+        fits(&nodes[index], need) && circle.is_none_or(|circle| circle.obstacle(index).is_none())
+    });
+    looked.unwrap_or(false)
 }
 
 /// For each Pod whether its going would break a budget, in this order.

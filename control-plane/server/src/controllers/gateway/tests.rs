@@ -2,6 +2,7 @@
 
 use expect_test::{Expect, expect};
 use serde_json::{Value, json};
+use wherry_resources::custom::{self, Rows};
 
 use super::super::testing::{at, text};
 use super::*;
@@ -21,8 +22,8 @@ fn row(kind: Kind) -> &'static wherry_resources::Kind {
             "conditions": [{"type": "Established", "status": "True"}],
         },
     });
-    let mut rows = wherry_resources::custom::Rows::default();
-    rows.update(&[definition])[0]
+    let mut rows = Rows::default();
+    rows.update(&[definition], |crd, version| Some(custom::Definition::new(crd, version)))[0]
 }
 
 const CLASS_OBJECT: &str = "{kind: GatewayClass, metadata: {name: wherry}, spec: {controllerName: \
