@@ -225,7 +225,7 @@ pub(crate) struct Metered<F> {
     pause: Option<Pin<Box<Sleep>>>,
     /// Held from a tick to the next turn.
     queued: Option<Queued>,
-    /// Needed for the next turn if a tick has ended the last one.
+    /// Needed for the next turn if a tick has ended the last one, or the Pod's others take all it has.
     seat: Option<Seat>,
 }
 
@@ -246,6 +246,9 @@ impl<F: Future> Future for Metered<F> {
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<F::Output> {
         let this = &mut *self;
+        if this.seat.is_none() {
+            this.seat = this.engine.fair().first_seat(&this.meter.share);
+        }
         let seat = loop {
             if let Some(pause) = &mut this.pause {
                 if pause.as_mut().poll(cx).is_pending() {

@@ -22,6 +22,8 @@
 //! Who asks for its first turn must not find a line of others before it that is as long as there are
 //! guests that go on and on. So of those that a tick has stopped only as many stand in the line of the
 //! threads as there are threads: each waits for a seat there, in order, and gives it up after its turn.
+//! A Pod of which as many have been stopped has its first turns in a seat as well: a hundred requests
+//! at once that go on and on are its own affair.
 
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -136,7 +138,7 @@ impl Seat {
 
 /// The shares of one engine.
 pub(crate) struct Fair {
-    threads: f64,
+    threads: usize,
     /// As many as there are threads, for those that were stopped by a tick.
     seats: Arc<Semaphore>,
     /// Time that threads spend on guests.
@@ -171,7 +173,7 @@ impl Fair {
         let threads = std::thread::available_parallelism().map_or(1, |cores| cores.get());
         let (common, now) = (Common { clock: 0.0, rate: 0.0 }, Instant::now());
         Fair {
-            threads: threads as f64,
+            threads,
             seats: Arc::new(Semaphore::new(threads)),
             taken: Taken::default(),
             busy: AtomicBool::new(false),
@@ -189,6 +191,11 @@ impl Fair {
     pub(crate) fn seat(&self) -> Seat {
         let seats = PollSemaphore::new(Arc::clone(&self.seats));
         Seat { seats, waited: false, held: None }
+    }
+
+    /// For the first turn of a Pod's instance, if others of it take all that the Pod could use.
+    pub(crate) fn first_seat(&self, share: &Share) -> Option<Seat> {
+        (share.queued.load(Ordering::Relaxed) >= self.threads).then(|| self.seat())
     }
 
     /// A thread turns to a guest, until the guard is dropped.
@@ -252,7 +259,7 @@ impl Fair {
         let taken_us = self.taken.until(micros(now - self.epoch));
         let taken = Taken::between(state.taken_us, taken_us) as f64 * 1e3;
         state.taken_us = taken_us;
-        let busy = state.active.len() > 1 && taken >= BUSY * self.threads * elapsed;
+        let busy = state.active.len() > 1 && taken >= BUSY * self.threads as f64 * elapsed;
         let queued = |it: &Share| it.queued.load(Ordering::Relaxed) > 0;
         let before = state.common.clock;
         // It had no turn, and none was due: it is ahead.
@@ -439,6 +446,18 @@ mod tests {
         assert!(third.poll(&mut cx).is_pending() && third.held.is_some());
         drop(third);
         assert!(first.poll(&mut cx).is_pending() && first.poll(&mut cx).is_ready());
+    }
+
+    #[test]
+    fn a_pod_that_goes_on_and_on_begins_in_a_seat() {
+        let fair = Fair { threads: 2, ..Fair::new() };
+        let meter = Arc::new(Meter::new(None, 100));
+        let first = Queued::new(&meter);
+        assert!(fair.first_seat(&meter.share).is_none(), "a thread is left to it");
+        let second = Queued::new(&meter);
+        assert!(fair.first_seat(&meter.share).is_some());
+        drop((first, second));
+        assert!(fair.first_seat(&meter.share).is_none());
     }
 
     #[test]

@@ -115,7 +115,7 @@ const BLOCKING_THREADS_MAX: usize = 64;
 /// Polls of tasks between two looks at sockets and timers, while no thread is idle. A poll is up to a
 /// whole turn of a guest: after tokio's own 61 of them a request would have waited for half a second.
 /// A look costs less than a hundredth of what a request does.
-const POLLS_PER_LOOK: u32 = 8;
+const POLLS_PER_LOOK: u32 = 2;
 /// Rhythm of what is done from time to time: node ports that could not be bound, handlers that
 /// nobody asks, being an orphan.
 const TICK: Duration = Duration::from_secs(5);
