@@ -78,7 +78,7 @@ pub use tunnel::{TunnelError, Tunnels};
 
 use crate::contain;
 use crate::reports::Reports;
-use admission::service::Allocations;
+use admission::service::{Allocations, Known};
 use fairness::Fairness;
 use follow::Followed;
 use std::net::SocketAddr;
@@ -139,6 +139,7 @@ struct Inner {
     tasks: TaskTracker,
     metrics: health::Metrics,
     allocations: Allocations,
+    services: Followed<Known>,
     counting: Counting,
     sessions: ui::Sessions,
     past: ui::Past,
@@ -171,6 +172,7 @@ impl ApiServer {
             tasks: TaskTracker::new(),
             metrics: health::Metrics::default(),
             allocations: Allocations::default(),
+            services: Followed::new(verbs::facts::services()),
             counting: Counting::default(),
             sessions: ui::Sessions::default(),
             past: ui::Past::default(),
@@ -336,6 +338,10 @@ impl ApiServer {
 
     fn allocations(&self) -> &Allocations {
         &self.shared.allocations
+    }
+
+    fn services(&self) -> &Followed<Known> {
+        &self.shared.services
     }
 
     /// The flow schemas and priority levels as of now.

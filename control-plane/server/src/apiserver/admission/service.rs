@@ -9,7 +9,7 @@
 use super::Context;
 use crate::apiserver::errors::{self, ApiError};
 use serde_json::{Value, json};
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::Ipv4Addr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use wherry_resources::validate::Reason;
@@ -35,6 +35,23 @@ impl Taken {
     fn add(&mut self, service: &Object) {
         self.addresses.extend(addresses(service));
         self.ports.extend(node_ports(service));
+    }
+}
+
+/// What each Service has, by namespace and name. Followed, for to read all Services for each one that
+/// is made takes longer the more there are.
+#[derive(Clone, Default)]
+pub struct Known(BTreeMap<(String, String), Taken>);
+
+impl Known {
+    pub fn has(&mut self, namespace: &str, name: &str, service: &Object) {
+        let mut taken = Taken::default();
+        taken.add(service);
+        self.0.insert((namespace.to_owned(), name.to_owned()), taken);
+    }
+
+    pub fn gone(&mut self, namespace: &str, name: &str) {
+        self.0.remove(&(namespace.to_owned(), name.to_owned()));
     }
 }
 
@@ -91,11 +108,11 @@ impl Allocations {
         self.reserved.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Decides what `new` gets and holds it. `services` reads all Services under the lock:
-    /// whatever was given back before shows in them.
+    /// Decides what `new` gets and holds it. `read` shows what all Services have, under the lock:
+    /// whatever was given back before shows in it.
     pub fn reserve(
         &self,
-        services: impl FnOnce() -> Vec<Object>,
+        read: impl FnOnce(&mut dyn FnMut(&Known)),
         new: &Object,
         old: Option<&Object>,
         random: u64,
@@ -103,11 +120,14 @@ impl Allocations {
         let mut reserved = self.lock();
         let mut taken = reserved.clone();
         let own = (meta::namespace(new), meta::name(new));
-        for service in services() {
-            if old.is_none() || (meta::namespace(&service), meta::name(&service)) != own {
-                taken.add(&service);
+        read(&mut |known| {
+            for ((namespace, name), has) in &known.0 {
+                if old.is_none() || (namespace.as_str(), name.as_str()) != own {
+                    taken.addresses.extend(&has.addresses);
+                    taken.ports.extend(has.ports.iter().cloned());
+                }
             }
-        }
+        });
         let (grant, held) = grant(new, old, &taken, random)?;
         // What the old object has is in the state already.
         let mut before = Taken::default();

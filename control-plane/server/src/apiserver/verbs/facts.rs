@@ -3,10 +3,15 @@
 use super::{Part, write::Call};
 use crate::apiserver::{
     admission::{
-        Facts, grants::Grant, network, owners, pod_standards, secret, service::Reservation, storage,
+        Facts,
+        grants::Grant,
+        network, owners, pod_standards, secret,
+        service::{Known, Reservation},
+        storage,
     },
     authorize,
     errors::ApiError,
+    follow::Fold,
     rbac::RoleKey,
     request::Attributes,
     stored,
@@ -14,8 +19,9 @@ use crate::apiserver::{
 };
 use memchr::memmem;
 use serde_json::Value;
+use wherry_resources::keys::{self, Key};
 use wherry_resources::{Object, meta, rbac};
-use wherry_store::Snapshot;
+use wherry_store::{Entry, Snapshot};
 
 /// What was gathered, and the state it was read from.
 pub struct Gathered {
@@ -93,16 +99,32 @@ pub fn gather(
     }
     let mut reservation = Reservation::none();
     if call.part == Part::Main && call.kind.is("", "Service") {
-        let latest = || {
-            let state = call.api.store().current();
-            let services = state.range(&stored::prefix(call.kind, None), None);
-            services.map(|(_, entry)| stored::decode(call.kind, &entry)).collect()
+        let read = |look: &mut dyn FnMut(&Known)| {
+            call.api.services().read(call.api.store(), |known| look(known));
         };
-        let (taken, held) = call.api.allocations().reserve(latest, new, old, facts.random)?;
+        let (taken, held) = call.api.allocations().reserve(read, new, old, facts.random)?;
         facts.service = Some(taken);
         reservation = held;
     }
     Ok(Gathered { facts, snapshot, reservation })
+}
+
+/// Prefix of the store's keys of all Services.
+pub fn services() -> Vec<u8> {
+    keys::of_type("", "services")
+}
+
+impl Fold for Known {
+    fn put(&mut self, key: &Key<'_>, entry: &Entry) {
+        match serde_json::from_slice(&entry.value) {
+            Ok(service) => self.has(key.namespace, key.name, &service),
+            Err(_) => self.gone(key.namespace, key.name),
+        }
+    }
+
+    fn remove(&mut self, key: &Key<'_>) {
+        self.gone(key.namespace, key.name);
+    }
 }
 
 /// Addresses of the nodes and of this member.

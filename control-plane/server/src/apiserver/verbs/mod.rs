@@ -10,7 +10,7 @@ pub mod body;
 pub mod create;
 pub mod custom_metrics;
 pub mod delete;
-mod facts;
+pub mod facts;
 pub mod get;
 pub mod list;
 pub mod logs;
