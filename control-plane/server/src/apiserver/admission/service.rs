@@ -26,7 +26,7 @@ const PORT_LAST: u16 = 32_767;
 
 /// Addresses and ports.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-struct Taken {
+pub struct Taken {
     addresses: BTreeSet<u32>,
     ports: BTreeSet<(String, u16)>,
 }
@@ -38,22 +38,69 @@ impl Taken {
     }
 }
 
-/// What each Service has, by namespace and name. Followed, for to read all Services for each one that
-/// is made takes longer the more there are.
+/// What each Service has, by namespace and name, and how many have an address or a port. Followed,
+/// for to look at all Services for each one that is made takes longer the more there are.
 #[derive(Clone, Default)]
-pub struct Known(BTreeMap<(String, String), Taken>);
+pub struct Known {
+    each: BTreeMap<(String, String), Taken>,
+    addresses: BTreeMap<u32, usize>,
+    ports: BTreeMap<(String, u16), usize>,
+}
 
 impl Known {
     pub fn has(&mut self, namespace: &str, name: &str, service: &Object) {
+        self.gone(namespace, name);
         let mut taken = Taken::default();
         taken.add(service);
-        self.0.insert((namespace.to_owned(), name.to_owned()), taken);
+        for address in &taken.addresses {
+            *self.addresses.entry(*address).or_default() += 1;
+        }
+        for port in &taken.ports {
+            *self.ports.entry(port.clone()).or_default() += 1;
+        }
+        self.each.insert((namespace.to_owned(), name.to_owned()), taken);
     }
 
     pub fn gone(&mut self, namespace: &str, name: &str) {
-        self.0.remove(&(namespace.to_owned(), name.to_owned()));
+        let had = self.each.remove(&(namespace.to_owned(), name.to_owned())).unwrap_or_default();
+        had.addresses.iter().for_each(|address| one_less(&mut self.addresses, address));
+        had.ports.iter().for_each(|port| one_less(&mut self.ports, port));
     }
 }
+
+fn one_less<T: Ord>(counts: &mut BTreeMap<T, usize>, of: &T) {
+    if let Some(count) = counts.get_mut(of) {
+        *count -= 1;
+        if *count == 0 {
+            counts.remove(of);
+        }
+    }
+}
+
+/// Whom a Service must not take anything from.
+struct Others<'a> {
+    known: &'a Known,
+    reserved: &'a Taken,
+    /// What it has itself, of what is known.
+    own: Option<&'a Taken>,
+}
+
+impl Others<'_> {
+    fn have_address(&self, address: u32) -> bool {
+        let own = self.own.is_some_and(|own| own.addresses.contains(&address));
+        let count = self.known.addresses.get(&address).copied().unwrap_or_default();
+        count > usize::from(own) || self.reserved.addresses.contains(&address)
+    }
+
+    fn have_port(&self, port: &(String, u16)) -> bool {
+        let own = self.own.is_some_and(|own| own.ports.contains(port));
+        let count = self.known.ports.get(port).copied().unwrap_or_default();
+        count > usize::from(own) || self.reserved.ports.contains(port)
+    }
+}
+
+/// What a Service gets, and everything that it then has.
+pub type Granted = Result<(Grant, Taken), ApiError>;
 
 /// What is reserved by writes on their way.
 #[derive(Clone, Default)]
@@ -112,23 +159,17 @@ impl Allocations {
     /// whatever was given back before shows in it.
     pub fn reserve(
         &self,
-        read: impl FnOnce(&mut dyn FnMut(&Known)),
+        read: impl FnOnce(&dyn Fn(&Known) -> Granted) -> Granted,
         new: &Object,
         old: Option<&Object>,
         random: u64,
     ) -> Result<(Grant, Reservation), ApiError> {
         let mut reserved = self.lock();
-        let mut taken = reserved.clone();
-        let own = (meta::namespace(new), meta::name(new));
-        read(&mut |known| {
-            for ((namespace, name), has) in &known.0 {
-                if old.is_none() || (namespace.as_str(), name.as_str()) != own {
-                    taken.addresses.extend(&has.addresses);
-                    taken.ports.extend(has.ports.iter().cloned());
-                }
-            }
-        });
-        let (grant, held) = grant(new, old, &taken, random)?;
+        let name = (meta::namespace(new).to_owned(), meta::name(new).to_owned());
+        let (grant, held) = read(&|known: &Known| {
+            let own = old.and_then(|_| known.each.get(&name));
+            grant(new, old, &Others { known, reserved: &reserved, own }, random)
+        })?;
         // What the old object has is in the state already.
         let mut before = Taken::default();
         old.into_iter().for_each(|old| before.add(old));
@@ -203,13 +244,8 @@ fn wants_health_port(service: &Object) -> bool {
         && text(service, "/spec/externalTrafficPolicy") == "Local"
 }
 
-/// Decides what a Service gets: pure. The second part is everything that it then has.
-fn grant(
-    new: &Object,
-    old: Option<&Object>,
-    taken: &Taken,
-    random: u64,
-) -> Result<(Grant, Taken), ApiError> {
+/// Decides what a Service gets: pure.
+fn grant(new: &Object, old: Option<&Object>, others: &Others<'_>, random: u64) -> Granted {
     let invalid = |field: &str, message: String| {
         let error = errors::field(Reason::Invalid, field, message);
         ApiError::invalid(kind(), meta::name(new), vec![error])
@@ -224,7 +260,7 @@ fn grant(
         "" => {
             let address = match kept.parse::<Ipv4Addr>() {
                 Ok(kept) => u32::from(kept),
-                Err(_) => free_address(taken, random).ok_or_else(|| {
+                Err(_) => free_address(others, random).ok_or_else(|| {
                     let why = "failed to allocate a serviceIP: range is full";
                     ApiError::Internal(why.to_owned())
                 })?,
@@ -249,14 +285,14 @@ fn grant(
                      172.20.0.0/16",
                 ));
             }
-            if asked != kept && taken.addresses.contains(&address) {
+            if asked != kept && others.have_address(address) {
                 return Err(failed("provided IP is already allocated"));
             }
             held.addresses.insert(address);
         }
     }
-    node_port_grants(new, old, taken, random, &mut grant, &mut held)
-        .and_then(|()| health_port_grant(new, old, taken, random, &mut grant, &mut held))
+    node_port_grants(new, old, others, random, &mut grant, &mut held)
+        .and_then(|()| health_port_grant(new, old, others, random, &mut grant, &mut held))
         .map_err(|(field, message)| invalid(&field, message))?;
     Ok((grant, held))
 }
@@ -266,7 +302,7 @@ type FieldFault = (String, String);
 fn node_port_grants(
     new: &Object,
     old: Option<&Object>,
-    taken: &Taken,
+    others: &Others<'_>,
     random: u64,
     grant: &mut Grant,
     held: &mut Taken,
@@ -276,7 +312,7 @@ fn node_port_grants(
         let Some(wanted) = node_port(port) else {
             continue;
         };
-        hold(wanted, &own, taken, held)
+        hold(wanted, &own, others, held)
             .map_err(|why| (format!("spec.ports[{index}].nodePort"), why))?;
     }
     if !wants_node_ports(new) {
@@ -294,7 +330,7 @@ fn node_port_grants(
         let kept = old.and_then(|old| ports(old).iter().find(same)).and_then(node_port);
         let number = kept.filter(|kept| !held.ports.contains(kept)).map(|kept| kept.1);
         let number =
-            number.or_else(|| free_port(taken, held, &protocol, random)).ok_or_else(|| {
+            number.or_else(|| free_port(others, held, &protocol, random)).ok_or_else(|| {
                 let why = "failed to allocate a nodePort: range is full";
                 (format!("spec.ports[{index}].nodePort"), why.to_owned())
             })?;
@@ -308,7 +344,7 @@ fn node_port_grants(
 fn health_port_grant(
     new: &Object,
     old: Option<&Object>,
-    taken: &Taken,
+    others: &Others<'_>,
     random: u64,
     grant: &mut Grant,
     held: &mut Taken,
@@ -321,11 +357,11 @@ fn health_port_grant(
     let own = old.map(node_ports).unwrap_or_default();
     let kept = || old.filter(|old| wants_health_port(old)).and_then(health_port);
     if let Some(number) = health_port(new).or_else(kept) {
-        hold(("TCP".to_owned(), number), &own, taken, held).map_err(fault)?;
+        hold(("TCP".to_owned(), number), &own, others, held).map_err(fault)?;
         grant.health = Some(number);
         return Ok(());
     }
-    let number = free_port(taken, held, "TCP", random)
+    let number = free_port(others, held, "TCP", random)
         .ok_or_else(|| fault("failed to allocate a HealthCheck NodePort: range is full".into()))?;
     held.ports.insert(("TCP".to_owned(), number));
     grant.health = Some(number);
@@ -336,7 +372,7 @@ fn health_port_grant(
 fn hold(
     wanted: (String, u16),
     own: &[(String, u16)],
-    taken: &Taken,
+    others: &Others<'_>,
     held: &mut Taken,
 ) -> Result<(), String> {
     let number = wanted.1;
@@ -346,28 +382,28 @@ fn hold(
              ports is {PORT_FIRST}-{PORT_LAST}"
         ));
     }
-    if taken.ports.contains(&wanted) || !held.ports.insert(wanted) {
+    if others.have_port(&wanted) || !held.ports.insert(wanted) {
         return Err(format!("Invalid value: {number}: provided port is already allocated"));
     }
     Ok(())
 }
 
 /// The first free address behind a random place.
-fn free_address(taken: &Taken, random: u64) -> Option<u32> {
+fn free_address(others: &Others<'_>, random: u64) -> Option<u32> {
     // Without the network's own and the broadcast address.
     let count = ADDRESS_COUNT - ADDRESS_STATIC - 1;
     let start = u32::try_from(random % u64::from(count)).expect("a remainder is below its divisor");
     (0..count)
         .map(|step| ADDRESS_BASE + ADDRESS_STATIC + (start + step) % count)
-        .find(|address| !taken.addresses.contains(address))
+        .find(|address| !others.have_address(*address))
 }
 
-fn free_port(taken: &Taken, held: &Taken, protocol: &str, random: u64) -> Option<u16> {
+fn free_port(others: &Others<'_>, held: &Taken, protocol: &str, random: u64) -> Option<u16> {
     let count = PORT_LAST - PORT_FIRST + 1;
     let start = u16::try_from(random % u64::from(count)).expect("a remainder is below its divisor");
     (0..count).map(|step| PORT_FIRST + (start + step) % count).find(|number| {
         let port = (protocol.to_owned(), *number);
-        !taken.ports.contains(&port) && !held.ports.contains(&port)
+        !others.have_port(&port) && !held.ports.contains(&port)
     })
 }
 
@@ -411,9 +447,10 @@ mod tests {
         json!({"metadata": {"name": "s", "namespace": "n"}, "spec": spec})
     }
 
-    fn granted(new: Value, old: Option<Value>, taken: &Taken) -> String {
+    fn granted(new: Value, old: Option<Value>, known: &Known) -> String {
         let (new, old) = (service(new), old.map(service));
-        match grant(&new, old.as_ref(), taken, 0) {
+        let others = Others { known, reserved: &Taken::default(), own: None };
+        match grant(&new, old.as_ref(), &others, 0) {
             Ok((grant, _)) => {
                 let address = grant.address.map_or("-".to_owned(), |address| address.to_string());
                 let health = grant.health.map_or(String::new(), |port| format!(" health {port}"));
@@ -425,8 +462,9 @@ mod tests {
 
     #[test]
     fn addresses_and_ports() {
-        let mut taken = Taken::default();
-        taken.add(&service(json!({"clusterIP": "172.20.1.0", "ports": [{"nodePort": 30000}]})));
+        let mut taken = Known::default();
+        let other = json!({"clusterIP": "172.20.1.0", "ports": [{"nodePort": 30000}]});
+        taken.has("n", "other", &service(other));
         let node_port = json!({"type": "NodePort", "ports": [{"port": 80}, {"port": 81}]});
         assert_eq!(granted(node_port, None, &taken), "172.20.1.1 [(0, 30001), (1, 30002)]");
         assert_eq!(granted(json!({"clusterIP": "None"}), None, &taken), "- []");
@@ -453,9 +491,30 @@ mod tests {
     }
 
     #[test]
+    fn what_a_service_has_is_in_the_way_of_others_until_it_is_gone() {
+        let mut known = Known::default();
+        let spec = json!({"clusterIP": "172.20.1.0", "type": "NodePort",
+            "ports": [{"port": 80, "nodePort": 30000}]});
+        let object = service(spec);
+        let has = |known: &Known, own: Option<&Taken>| {
+            let others = Others { known, reserved: &Taken::default(), own };
+            let port = ("TCP".to_owned(), 30_000);
+            (others.have_address(ADDRESS_BASE + 256), others.have_port(&port))
+        };
+        known.has("n", "s", &object);
+        known.has("n", "s", &object);
+        assert_eq!(has(&known, None), (true, true));
+        let own = known.each.get(&("n".to_owned(), "s".to_owned()));
+        assert_eq!(has(&known, own), (false, false), "it has that itself");
+        known.gone("n", "s");
+        known.gone("n", "s");
+        assert_eq!(has(&known, None), (false, false));
+    }
+
+    #[test]
     fn a_balancer_can_ask_which_nodes_have_pods() {
-        let mut taken = Taken::default();
-        taken.add(&service(json!({"healthCheckNodePort": 30000})));
+        let mut taken = Known::default();
+        taken.has("n", "other", &service(json!({"healthCheckNodePort": 30000})));
         let local = |port: Value, policy: &str| {
             json!({"type": "LoadBalancer", "clusterIP": "172.20.9.9", "ports": [{"port": 80}],
                 "externalTrafficPolicy": policy, "healthCheckNodePort": port})

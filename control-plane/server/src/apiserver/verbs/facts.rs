@@ -6,7 +6,7 @@ use crate::apiserver::{
         Facts,
         grants::Grant,
         network, owners, pod_standards, secret,
-        service::{Known, Reservation},
+        service::{Granted, Known, Reservation},
         storage,
     },
     authorize,
@@ -99,8 +99,8 @@ pub fn gather(
     }
     let mut reservation = Reservation::none();
     if call.part == Part::Main && call.kind.is("", "Service") {
-        let read = |look: &mut dyn FnMut(&Known)| {
-            call.api.services().read(call.api.store(), |known| look(known));
+        let read = |look: &dyn Fn(&Known) -> Granted| {
+            call.api.services().read(call.api.store(), |known| look(known))
         };
         let (taken, held) = call.api.allocations().reserve(read, new, old, facts.random)?;
         facts.service = Some(taken);
