@@ -25,14 +25,14 @@ use std::time::{Duration, Instant};
 
 use k8s_openapi::Metadata;
 use k8s_openapi::api::coordination::v1::Lease;
-use k8s_openapi::api::core::v1::Pod;
+use k8s_openapi::api::core::v1::{Pod, Service};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 use wherry_resources::{KINDS, Kind, Storage, kind_of};
 
 use super::gateway;
-use super::owners::controller_of;
+use super::owners::{controller_of, selects_all};
 use super::write::Outcome;
 use crate::contain;
 
@@ -41,6 +41,9 @@ use crate::contain;
 const GONE_MAX: usize = 4_096;
 /// The namespace of the nodes' leases.
 pub const LEASE_NAMESPACE: &str = "kube-node-lease";
+
+type Labels = BTreeMap<String, String>;
+type Label<'a> = (&'a String, &'a String);
 
 /// Names one object of the cluster. Sorts by kind, namespace, name; a clone shares the text.
 #[derive(Clone)]
@@ -259,6 +262,8 @@ pub struct Cache {
     by_owner: HashMap<String, BTreeSet<Key>>,
     strays: BTreeSet<Key>,
     by_node: HashMap<String, BTreeSet<Key>>,
+    /// Pods by each of their labels, Services by the first one that they select (see [`place`]).
+    by_label: HashMap<String, BTreeSet<Key>>,
     /// When each node's lease was last seen to change, by this process's own clock.
     renewed: HashMap<String, Instant>,
     revision: u64,
@@ -351,13 +356,24 @@ impl Cache {
 
     /// Objects of a type in one namespace, sorted by name.
     pub fn within<T: Typed>(&self, namespace: &str) -> impl Iterator<Item = Arc<T>> {
+        self.named(namespace, "")
+    }
+
+    /// The same, of those whose names begin like this.
+    pub fn named<T: Typed>(&self, namespace: &str, begin: &str) -> impl Iterator<Item = Arc<T>> {
         let slot = self.typed.get(&TypeId::of::<T>()).copied();
-        let objects = slot.into_iter().flat_map(move |slot| self.shelf_within(slot, namespace));
+        let objects =
+            slot.into_iter().flat_map(move |slot| self.shelf_within(slot, namespace, begin));
         objects.filter_map(Object::shared::<T>)
     }
 
-    fn shelf_within(&self, slot: usize, namespace: &str) -> impl Iterator<Item = &Object> {
-        let prefix = format!("{namespace}/");
+    fn shelf_within(
+        &self,
+        slot: usize,
+        namespace: &str,
+        begin: &str,
+    ) -> impl Iterator<Item = &Object> {
+        let prefix = format!("{namespace}/{begin}");
         let from = (Bound::Included(prefix.as_str()), Bound::Unbounded);
         let objects = self.shelves[slot].objects.range::<str, _>(from);
         let prefix = prefix.clone();
@@ -369,7 +385,8 @@ impl Cache {
         let namespaced = self.shelves.iter().enumerate().filter(|(_, shelf)| shelf.kind.namespaced);
         let mut contents = Vec::new();
         for (slot, shelf) in namespaced {
-            let objects: Vec<_> = self.shelf_within(slot, namespace).map(Object::meta).collect();
+            let objects: Vec<_> =
+                self.shelf_within(slot, namespace, "").map(Object::meta).collect();
             if !objects.is_empty() {
                 contents.push((shelf.kind, objects));
             }
@@ -412,6 +429,30 @@ impl Cache {
     pub fn pods_on(&self, node: &str) -> Vec<Arc<Pod>> {
         let keys = self.by_node.get(node).into_iter().flatten();
         keys.filter_map(|key| self.object(key)?.shared::<Pod>()).collect()
+    }
+
+    /// Pods of a namespace that have all labels of a selector, sorted by name. Of an empty selector
+    /// none.
+    pub fn selected(&self, namespace: &str, selector: &Labels) -> Vec<Arc<Pod>> {
+        let kind = kind_row::<Pod>();
+        let places = selector.iter().map(|label| self.by_label.get(&place(kind, namespace, label)));
+        // Of the rarest label: others may be on every Pod.
+        let rarest = places.min_by_key(|keys| keys.map_or(0, BTreeSet::len)).flatten();
+        let pods = rarest.into_iter().flatten().filter_map(|key| self.object(key)?.shared::<Pod>());
+        pods.filter(|pod| selects_all(selector, pod.metadata.labels.as_ref())).collect()
+    }
+
+    /// Services of a Pod's namespace that select it.
+    pub fn selecting(&self, pod: &Pod) -> Vec<Key> {
+        let (kind, labels) = (kind_row::<Service>(), pod.metadata.labels.as_ref());
+        let namespace = pod.metadata.namespace.as_deref().unwrap_or("");
+        let places = labels.into_iter().flatten().map(|label| place(kind, namespace, label));
+        let keys = places.filter_map(|place| self.by_label.get(&place)).flatten();
+        let selects = |key: &&Key| {
+            let selector = self.object(key).and_then(selector_of);
+            selector.is_some_and(|selector| selects_all(selector, labels))
+        };
+        keys.filter(selects).cloned().collect()
     }
 
     /// How long the name of a StatefulSet's Pod has been free, if a watch said that it became so.
@@ -606,6 +647,7 @@ impl Cache {
             self.unlink(&key, before);
         }
         self.link(&key, &object);
+        self.relabel(&key, before.as_ref(), Some(&object));
         if object.get::<Lease>().is_some() && key.namespace() == LEASE_NAMESPACE {
             self.renewed.insert(key.name().to_string(), now);
         }
@@ -621,6 +663,7 @@ impl Cache {
         let before = shelf.objects.remove(path)?;
         let key = Key { kind: shelf.kind, path: path.clone() };
         self.unlink(&key, &before);
+        self.relabel(&key, Some(&before), None);
         if !self.memos.is_empty() {
             self.memos.retain(|(_, of), _| *of != key);
         }
@@ -656,6 +699,21 @@ impl Cache {
         }
     }
 
+    /// Keeps the places of an object's labels, which rarely change.
+    fn relabel(&mut self, key: &Key, before: Option<&Object>, after: Option<&Object>) {
+        let (was, is) = (before.map(found_by), after.map(found_by));
+        if was == is {
+            return;
+        }
+        for label in was.into_iter().flatten() {
+            drop_from(&mut self.by_label, &place(key.kind, key.namespace(), label), key);
+        }
+        for label in is.into_iter().flatten() {
+            let place = place(key.kind, key.namespace(), label);
+            self.by_label.entry(place).or_default().insert(key.clone());
+        }
+    }
+
     fn unlink(&mut self, key: &Key, object: &Object) {
         if self.by_uid.get(object.uid()) == Some(key) {
             self.by_uid.remove(object.uid());
@@ -668,6 +726,24 @@ impl Cache {
             drop_from(&mut self.by_node, node, key);
         }
     }
+}
+
+/// Where objects of a kind are found by a label of theirs.
+fn place(kind: &Kind, namespace: &str, (name, value): Label<'_>) -> String {
+    format!("{} {namespace}/{name}={value}", kind.plural)
+}
+
+/// The labels by which an object is found.
+fn found_by(object: &Object) -> Vec<Label<'_>> {
+    match object.get::<Pod>() {
+        Some(pod) => pod.metadata.labels.iter().flatten().collect(),
+        None => selector_of(object).and_then(Labels::first_key_value).into_iter().collect(),
+    }
+}
+
+/// The selector of a Service.
+fn selector_of(object: &Object) -> Option<&Labels> {
+    object.get::<Service>()?.spec.as_ref()?.selector.as_ref()
 }
 
 /// Whether another object is going to have the name of one that went.

@@ -126,10 +126,10 @@ fn reconcile(view: &View<'_>, key: &Key) -> Plan {
         }
     }
     let prefix = format!("{}-", key.name());
-    let all = view.cache.within::<ReplicaSet>(key.namespace());
     let mine =
         |set: &ReplicaSet| controller_of(&set.metadata).is_some_and(|owner| owner.uid == uid);
-    let foreign = all.filter(|set| name_of(&set.metadata).starts_with(&prefix) && !mine(set));
+    let named = view.cache.named::<ReplicaSet>(key.namespace(), &prefix);
+    let foreign = named.filter(|set| !mine(set));
     let snapshot = Snapshot {
         taken: foreign.map(|set| name_of(&set.metadata).to_string()).collect(),
         strays: view.cache.strays(key.namespace()),

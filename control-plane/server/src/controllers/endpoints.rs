@@ -29,7 +29,7 @@ use wherry_resources::demand::HOLD;
 
 use super::autoscaler::demand;
 use super::cache::{Cache, Change, Key};
-use super::owners::{controller_of, controller_reference, seeded_name, selects_all};
+use super::owners::{controller_of, controller_reference, seeded_name};
 use super::pods;
 use super::reconcile::{Controller, Plan, View};
 use super::replicaset::name_of;
@@ -92,13 +92,7 @@ fn wake(cache: &Cache, change: &Change, keys: &mut Vec<Key>) {
         {
             return;
         }
-        for service in cache.within::<Service>(namespace) {
-            let Some(selector) = selector(&service) else { continue };
-            let mut states = [before, after].into_iter().flatten();
-            if states.any(|pod| selects_all(selector, pod.metadata.labels.as_ref())) {
-                keys.push(Key::of::<Service>(namespace, name_of(&service.metadata)));
-            }
-        }
+        keys.extend([before, after].into_iter().flatten().flat_map(|pod| cache.selecting(pod)));
     }
 }
 
@@ -119,12 +113,9 @@ fn reconcile(view: &View<'_>, key: &Key) -> Plan {
     let Some(service) = view.cache.get::<Service>(key.namespace(), key.name()) else {
         return Plan::default();
     };
-    let matching = |pod: &Arc<Pod>| {
-        let labels = pod.metadata.labels.as_ref();
-        selector(&service).is_some_and(|selector| selects_all(selector, labels))
-    };
     let uid = service.metadata.uid.as_deref().unwrap_or("");
-    let pods: Vec<Arc<Pod>> = view.cache.within::<Pod>(key.namespace()).filter(matching).collect();
+    let selected = |selector| view.cache.selected(key.namespace(), selector);
+    let pods = selector(&service).map(selected).unwrap_or_default();
     let snapshot = Snapshot {
         zones: zones(view.cache, &pods),
         pods,

@@ -1,5 +1,7 @@
 //! What the cache holds after watches and own writes, in whatever order they come.
 
+use k8s_openapi::api::core::v1::ServiceSpec;
+
 use super::super::testing::{meta, object};
 use super::*;
 
@@ -70,6 +72,45 @@ fn owners_strays_and_namespaces_are_indexed() {
     assert_eq!(cache.within::<Pod>("default").count(), 2);
     assert_eq!(cache.within::<Pod>("defaul").count(), 0);
     assert_eq!(cache.contents("default")[0].1.len(), 2);
+}
+
+#[test]
+fn pods_and_services_find_each_other_by_labels() {
+    let mut cache = cache();
+    cache.hold::<Service>();
+    let labels = |text: &str| -> Labels {
+        let pairs = text.split(',').filter_map(|pair| pair.split_once('='));
+        pairs.map(|(name, value)| (name.to_string(), value.to_string())).collect()
+    };
+    let labelled = |name: &str, revision: u64, text: &str| Pod {
+        metadata: ObjectMeta { labels: Some(labels(text)), ..pod(name, revision, "").metadata },
+        ..Pod::default()
+    };
+    let found = |cache: &Cache, selector: &str| {
+        let pods = cache.selected("default", &labels(selector));
+        let names = pods.iter().filter_map(|pod| pod.metadata.name.clone());
+        names.collect::<Vec<String>>().join(" ")
+    };
+    put(&mut cache, labelled("b", 1, "app=web,tier=front"));
+    put(&mut cache, labelled("a", 2, "app=web,tier=back"));
+    assert_eq!(found(&cache, "app=web"), "a b");
+    assert_eq!(found(&cache, "app=web,tier=back"), "a");
+    assert_eq!(found(&cache, "app=web,tier=side"), "");
+    let mut service: Service = object(meta("default", "web"));
+    let selector = Some(labels("app=web,tier=back"));
+    service.spec = Some(ServiceSpec { selector, ..ServiceSpec::default() });
+    cache.observe(kind_row::<Service>(), Seen::Put(Object::new(service)), Instant::now());
+    let selecting = |cache: &Cache, text: &str| {
+        let keys = cache.selecting(&labelled("c", 0, text));
+        keys.iter().map(ToString::to_string).collect::<Vec<String>>().join(" ")
+    };
+    assert_eq!(selecting(&cache, "app=web,tier=back"), "services default/web");
+    assert_eq!(selecting(&cache, "app=web,tier=front"), "");
+    put(&mut cache, labelled("a", 3, "app=shop"));
+    assert_eq!((found(&cache, "app=web"), found(&cache, "app=shop")), ("b".into(), "a".into()));
+    let gone = Seen::Gone(Object::new(labelled("b", 4, "")));
+    cache.observe(kind_row::<Pod>(), gone, Instant::now());
+    assert_eq!(found(&cache, "app=web"), "");
 }
 
 #[test]
