@@ -509,9 +509,9 @@ impl Fleet {
         self.send(namespace, &ToWorker::Identity(identity));
     }
 
-    /// The Services that give variables to Pods of a namespace.
-    pub fn services_for(&self, namespace: &str) -> Vec<ServiceInfo> {
-        self.table.services_for(namespace)
+    /// The Services that give a Pod variables.
+    pub fn services_for(&self, pod: &PodSpec) -> Vec<ServiceInfo> {
+        self.table.services_for(&pod.namespace, pod.service_links)
     }
 
     /// A Service's uid, empty if it is not known.

@@ -664,7 +664,7 @@ impl Pods {
                 let ip = entry.state.ip?;
                 let order = Order {
                     restart: entry.state.containers[index].restarts,
-                    services: self.parts.fleet.services_for(&spec.namespace),
+                    services: self.parts.fleet.services_for(&spec),
                     pod: spec,
                     index,
                     ip,

@@ -29,6 +29,9 @@ pub const ANNOTATION_WORKERS: &str = "wherry.dev/workers";
 const LABEL_ZONE: &str = "topology.kubernetes.io/zone";
 /// How long a client keeps its Pod if the Service does not say, as in Kubernetes.
 const AFFINITY_SECONDS: u32 = 10_800;
+/// Services of a namespace that its Pods have variables of: each Pod has some seven of each Service, about
+/// a kilobyte. Where there are more there are none, as with `enableServiceLinks: false`.
+const LINKS_MAX: usize = 256;
 /// Label on an EndpointSlice that names its Service.
 const LABEL_SERVICE: &str = "kubernetes.io/service-name";
 
@@ -406,14 +409,20 @@ impl Table {
         self.routes.values().cloned().collect()
     }
 
-    /// The Services that give variables to Pods of a namespace.
-    pub fn services_for(&self, namespace: &str) -> Vec<ServiceInfo> {
+    /// The Services that give variables to Pods of a namespace: that of the API, and with `links` those of
+    /// the namespace, if they are not too many.
+    pub fn services_for(&self, namespace: &str, links: bool) -> Vec<ServiceInfo> {
         let kubernetes =
             ServiceKey { namespace: "default".to_owned(), name: "kubernetes".to_owned() };
         let first = ServiceKey { namespace: namespace.to_owned(), name: String::new() };
         let own = self.services.range(first..).map(|(_, service)| service);
         let own = own.take_while(|service| service.namespace == namespace);
-        let default = (namespace != "default").then(|| self.services.get(&kubernetes)).flatten();
+        let mut own: Vec<&ServiceInfo> = own.take(LINKS_MAX + 1).collect();
+        if !links || own.len() > LINKS_MAX {
+            own.clear();
+        }
+        let is_among = namespace == "default" && !own.is_empty();
+        let default = self.services.get(&kubernetes).filter(|_| !is_among);
         default.into_iter().chain(own).cloned().collect()
     }
 

@@ -126,17 +126,37 @@ fn node_ports_are_found_by_namespace() {
 #[test]
 fn pods_see_their_namespace_and_the_api() {
     let mut table = Table::default();
-    for (namespace, name) in [("default", "kubernetes"), ("default", "x"), ("shop", "web")] {
+    for (namespace, name) in
+        [("default", "kubernetes"), ("default", "x"), ("shop", "web"), ("alone", "web")]
+    {
         let mut service = web();
         (service.namespace, service.name) = (namespace.to_owned(), name.to_owned());
         table.set_service(service);
     }
     let names = |namespace: &str| -> Vec<String> {
-        table.services_for(namespace).into_iter().map(|service| service.name).collect()
+        let services = table.services_for(namespace, namespace != "alone");
+        services.into_iter().map(|service| service.name).collect()
     };
     assert_eq!(names("shop"), ["kubernetes", "web"]);
     assert_eq!(names("default"), ["kubernetes", "x"]);
     assert_eq!(names("empty"), ["kubernetes"]);
+    assert_eq!(names("alone"), ["kubernetes"]);
+}
+
+#[test]
+fn pods_among_too_many_services_see_the_api_alone() {
+    let mut table = Table::default();
+    let mut put = |namespace: &str, name: String| {
+        let service = ServiceInfo { namespace: namespace.to_owned(), name, ..web() };
+        table.set_service(service);
+    };
+    put("default", "kubernetes".to_owned());
+    (0..LINKS_MAX).for_each(|number| put("shop", format!("web-{number}")));
+    (0..LINKS_MAX).for_each(|number| put("default", format!("web-{number}")));
+    assert_eq!(table.services_for("shop", true).len(), 1 + LINKS_MAX);
+    let alone = table.services_for("default", true);
+    assert_eq!(alone.len(), 1);
+    assert_eq!(alone[0].name, "kubernetes");
 }
 
 /// Which of these endpoints (`address node [zone] [flags]`) callers on the node `a` of the zone `z1`
