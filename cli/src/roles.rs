@@ -130,7 +130,7 @@ pub struct NodeFlags {
     #[arg(long = "label", value_name = "KEY=VALUE", value_parser = parse_label)]
     labels: Vec<(String, String)>,
     /// Pods this node takes at most
-    #[arg(long, value_name = "N", default_value_t = 5000)]
+    #[arg(long, value_name = "N", default_value_t = 12_000)]
     max_pods: u32,
     /// End the workers too when the agent is told to stop; without it they go on serving
     #[arg(long)]

@@ -14,8 +14,8 @@
 //! - `flood`: what one client's flood does to another one's requests;
 //! - `scheduler`: 5,000 hollow nodes: Pods bound in a second, a Deployment of 10,000, the leader at
 //!   rest (`--nodes N --pods N` for less);
-//! - `services`: 10,000 idle Services of one Pod each on as many nodes as take them (`--pods N` for
-//!   less): memory of one worker for each Service, first requests;
+//! - `services`: 10,000 idle Services of one Pod each on one node (`--pods N` for less, or for more on
+//!   as many nodes as take them): memory for each Service, first requests;
 //! - `pods`: requests from Pod to Pod on one node and on two, bytes through a guest's socket beside
 //!   loopback;
 //! - `ingress`: TLS before a handler and a proxy to a server outside, beside nginx and haproxy;
