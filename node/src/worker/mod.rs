@@ -38,6 +38,7 @@ mod network;
 mod opening;
 mod outgoing;
 mod outside;
+mod parted;
 mod peer;
 mod peers;
 mod pipe;

@@ -1,15 +1,17 @@
 //! Where a name or address of the virtual network leads. Pure: no I/O, no clock, no tasks.
 //!
-//! A [`Table`] is built from the routes that the agent sends and is never changed afterwards; the
-//! worker publishes a new one as a whole. What the agent says of a Service is prepared for the
-//! request path: each port is a [`Route`] with the endpoints this worker can reach, and each
-//! endpoint already knows whether it is a Pod of this worker or behind which peer it is.
+//! A [`Table`] is made by the [`Router`] from the routes that the agent sends and is never changed
+//! afterwards; the worker publishes a new one as a whole. What the agent says of a Service is
+//! prepared for the request path: each port is a [`Route`] with the endpoints this worker can reach,
+//! and each endpoint already knows whether it is a Pod of this worker or behind which peer it is.
 //!
 //! Names are resolved as the cluster's DNS would, relative to the caller's namespace: `svc`,
 //! `svc.ns`, `svc.ns.svc` and `svc.ns.svc.<cluster domain>`, and with a Pod's own name before it
 //! below a headless Service; `10-64-0-7.ns.pod` is an address. Addresses may be those of Services
 //! and of Pods. Everything else is the world outside, which guests reach only where a policy says
 //! so (`policy.rs`).
+
+mod router;
 
 use std::{
     collections::{BTreeMap, HashMap},
@@ -23,12 +25,12 @@ use std::{
 
 use ipnet::IpNet;
 
+pub use self::router::Router;
 use super::balance::{Affinity, Load};
+use super::parted::Parted;
 use super::peers::{Peer, PeerKey, Peers};
 use super::traffic::Pairs;
-use crate::protocol::{
-    self, NodeRoute, Nodes, Protocol, ServiceKey, ServiceRoute, Services, dashed_address,
-};
+use crate::protocol::{Protocol, ServiceKey, dashed_address};
 
 /// Endpoints that one request or connection is tried at.
 pub const ATTEMPTS_MAX: usize = 3;
@@ -37,19 +39,25 @@ pub const STRAY_ATTEMPTS_MAX: usize = 64;
 /// Names that stand for names that stand for names: more is a circle.
 const ALIASES_MAX: usize = 4;
 
-/// All Services and the Pods behind them.
-#[derive(Default)]
+/// All Services and the Pods behind them. Cheap to copy.
+#[derive(Clone, Default)]
 pub struct Table {
     /// By namespace, then name: looked up without making a key.
-    services: HashMap<String, HashMap<String, Arc<Service>>>,
-    addresses: HashMap<IpAddr, Arc<Service>>,
+    services: HashMap<String, Arc<Parted<String, Arc<Service>>>>,
+    addresses: Parted<IpAddr, Arc<Service>>,
+    doors: Arc<Doors>,
+    /// Every Pod that is an endpoint of a Service, by its address, and of how many.
+    pods: Parted<IpAddr, (Place, usize)>,
+    nodes: Arc<Vec<Node>>,
+    peers: Peers,
+}
+
+/// Where this node listens for Services.
+#[derive(Default)]
+struct Doors {
     entrances: BTreeMap<At, Entrance>,
     /// Where it is said how many Pods of a Service this node has.
     healths: BTreeMap<At, (ServiceKey, usize)>,
-    /// Every Pod that is an endpoint of a Service, by its address.
-    pods: HashMap<IpAddr, Place>,
-    nodes: Arc<Vec<Node>>,
-    peers: Peers,
 }
 
 /// A node: where Pods are that no Service leads to.
@@ -246,185 +254,6 @@ pub struct Here {
     pub cluster_domain: String,
 }
 
-/// Applies messages and makes tables. Owned by the worker's main task.
-pub struct Router {
-    here: Here,
-    services: BTreeMap<ServiceKey, Arc<Service>>,
-    nodes: BTreeMap<String, NodeRoute>,
-    /// Of them, as tables have it.
-    prepared: Arc<Vec<Node>>,
-    peers: Peers,
-}
-
-impl Router {
-    /// With no Services yet.
-    pub fn new(here: Here, peers: Peers) -> Router {
-        let (services, nodes) = (BTreeMap::new(), BTreeMap::new());
-        Router { here, services, nodes, prepared: Arc::default(), peers }
-    }
-
-    /// Takes in a change. The caller publishes [`Router::table`] afterwards, once for all changes
-    /// that arrived together.
-    pub fn apply(&mut self, change: Services) {
-        match change {
-            Services::Replace(routes) => {
-                let mut old = std::mem::take(&mut self.services);
-                for route in routes {
-                    let before = old.remove(&route.key);
-                    self.put(route, before);
-                }
-            }
-            Services::Upsert(routes) => {
-                for route in routes {
-                    let before = self.services.remove(&route.key);
-                    self.put(route, before);
-                }
-            }
-            Services::Remove(keys) => {
-                for key in keys {
-                    self.services.remove(&key);
-                }
-            }
-        }
-        self.peers.forget_unused();
-    }
-
-    /// Takes in a change of the nodes.
-    pub fn apply_nodes(&mut self, change: Nodes) {
-        match change {
-            Nodes::Replace(all) => {
-                self.nodes = all.into_iter().map(|node| (node.name.clone(), node)).collect();
-            }
-            Nodes::Upsert(some) => {
-                self.nodes.extend(some.into_iter().map(|node| (node.name.clone(), node)));
-            }
-            Nodes::Remove(name) => _ = self.nodes.remove(&name),
-        }
-        let prepared = self.nodes.values().map(|node| Node {
-            name: node.name.clone(),
-            blocks: node.pod_cidrs.iter().filter_map(|block| block.parse().ok()).collect(),
-            workers: node.workers.clone(),
-        });
-        self.prepared = Arc::new(prepared.collect());
-    }
-
-    fn put(&mut self, route: ServiceRoute, before: Option<Arc<Service>>) {
-        let service = prepare(&self.here, &self.peers, route, before.as_deref());
-        self.services.insert(service.key.clone(), Arc::new(service));
-    }
-
-    /// The whole table. Copies one pointer for each Service and one entry for each Pod.
-    pub fn table(&self) -> Table {
-        let mut table =
-            Table { nodes: self.prepared.clone(), peers: self.peers.clone(), ..Table::default() };
-        for service in self.services.values() {
-            for address in &service.addresses {
-                table.addresses.insert(*address, service.clone());
-            }
-            if service.key.namespace == self.here.namespace {
-                table.entrances.extend(service.entrances());
-                table.healths.extend(service.health.clone());
-            }
-            table.pods.extend(service.pods.iter().cloned());
-            table
-                .services
-                .entry(service.key.namespace.clone())
-                .or_default()
-                .insert(service.key.name.clone(), service.clone());
-        }
-        table
-    }
-}
-
-/// Prepares one Service; what its ports remember goes on from `before`.
-fn prepare(here: &Here, peers: &Peers, route: ServiceRoute, before: Option<&Service>) -> Service {
-    let mut hosts: HashMap<String, Vec<IpAddr>> = HashMap::new();
-    let mut pods: BTreeMap<IpAddr, Place> = BTreeMap::new();
-    let ranges: Vec<IpNet> =
-        route.source_ranges.iter().filter_map(|range| range.trim().parse().ok()).collect();
-    let headless = route.cluster_ips.is_empty() && route.external_name.is_none();
-    let (mut ports, mut datagram_ports) = (Vec::new(), Vec::new());
-    for port in route.ports {
-        let (old, made) = match port.protocol {
-            Protocol::Tcp => (before.map(|service| &service.ports), &mut ports),
-            Protocol::Udp => (before.map(|service| &service.datagram_ports), &mut datagram_ports),
-        };
-        let old = old.into_iter().flatten().find(|old| old.port == port.port);
-        let (mut inner, mut external, mut unreachable) = (Vec::new(), Vec::new(), 0);
-        for said in &port.endpoints {
-            let Some(endpoint) = endpoint(here, peers, said, old.map(Arc::as_ref)) else {
-                unreachable += usize::from(said.internal || said.external);
-                continue;
-            };
-            let ip = endpoint.address.ip();
-            if let Some(hostname) = said.name_below(headless).filter(|_| said.internal) {
-                let all = hosts.entry(hostname.to_ascii_lowercase()).or_default();
-                if !all.contains(&ip) {
-                    all.push(ip);
-                }
-            }
-            if !matches!(endpoint.place, Place::Outside) {
-                pods.insert(ip, endpoint.place.clone());
-            }
-            if said.internal {
-                inner.push(endpoint.clone());
-            }
-            if said.external {
-                external.push(endpoint);
-            }
-        }
-        made.push(Arc::new(Route {
-            service: route.key.clone(),
-            port: port.port,
-            node_port: port.node_port,
-            name: port.name,
-            endpoints: inner,
-            external,
-            unreachable,
-            affinity: route.affinity_seconds.map(|it| Duration::from_secs(it.into())),
-            hold: route.hold,
-            source_ranges: ranges.clone(),
-            shared: old.map_or_else(Arc::default, |old| old.shared.clone()),
-        }));
-    }
-    let told = |it: protocol::HealthPort| (route.key.clone(), it.endpoints);
-    let health = route.health.map(|it| ((None, it.port, Protocol::Tcp), told(it)));
-    Service {
-        headless: route.cluster_ips.is_empty(),
-        alias: route.external_name,
-        ports,
-        datagram_ports,
-        hosts,
-        pods: pods.into_iter().collect(),
-        addresses: route.cluster_ips.iter().map(|ip| ip.to_canonical()).collect(),
-        balancer_ips: route.balancer_ips.iter().map(|ip| ip.to_canonical()).collect(),
-        health,
-        key: route.key,
-    }
-}
-
-fn endpoint(
-    here: &Here,
-    peers: &Peers,
-    said: &protocol::Endpoint,
-    before: Option<&Route>,
-) -> Option<Endpoint> {
-    let address = SocketAddr::new(said.address.ip().to_canonical(), said.address.port());
-    let place = match &said.node {
-        None if said.outside && forbidden(address.ip()).is_none() => Place::Outside,
-        None => return None,
-        Some(node) if *node == here.node && said.namespace == here.namespace => Place::Local,
-        Some(node) => Place::Peer(peers.get(PeerKey {
-            address: said.peer?,
-            namespace: said.namespace.clone(),
-            node: node.clone(),
-        })),
-    };
-    let known = before.into_iter().flat_map(|it| it.endpoints.iter().chain(&it.external));
-    let load = known.filter(|it| it.address == address).map(|it| it.load.clone()).next();
-    Some(Endpoint { address, place, load: load.unwrap_or_default() })
-}
-
 impl Endpoint {
     /// A Pod of which nothing else is known.
     pub fn new(address: SocketAddr, place: Place) -> Endpoint {
@@ -466,18 +295,19 @@ impl Route {
 impl Table {
     /// What comes in there.
     pub fn entrance(&self, at: &At) -> Option<&Entrance> {
-        self.entrances.get(at)
+        self.doors.entrances.get(at)
     }
 
     /// Of which Service it is said there how many ready Pods of it this node has, and how many.
     pub fn health(&self, at: &At) -> Option<&(ServiceKey, usize)> {
-        self.healths.get(at)
+        self.doors.healths.get(at)
     }
 
     /// Where this worker has to listen, with the Service's name.
     pub fn entrances(&self) -> BTreeMap<At, String> {
-        let entrances = self.entrances.iter().map(|(at, entrance)| (at, &entrance.route.service));
-        let healths = self.healths.iter().map(|(at, (service, _))| (at, service));
+        let Doors { entrances, healths } = &*self.doors;
+        let entrances = entrances.iter().map(|(at, entrance)| (at, &entrance.route.service));
+        let healths = healths.iter().map(|(at, (service, _))| (at, service));
         healths.chain(entrances).map(|(at, service)| (*at, service.name.clone())).collect()
     }
 
@@ -488,7 +318,7 @@ impl Table {
 
     /// Every port of every Service, of TCP.
     pub fn routes(&self) -> impl Iterator<Item = &Arc<Route>> {
-        self.services.values().flat_map(HashMap::values).flat_map(|service| &service.ports)
+        self.services.values().flat_map(|all| all.values()).flat_map(|service| &service.ports)
     }
 
     /// A Service's port by number or name.
@@ -562,7 +392,7 @@ impl Table {
         }
         let Some(service) = self.addresses.get(&ip) else {
             let address = SocketAddr::new(ip, to.port());
-            let place = self.pods.get(&ip).cloned().unwrap_or(Place::Local);
+            let place = self.pods.get(&ip).map_or(Place::Local, |(place, _)| place.clone());
             return Ok(Destination::Pod(Endpoint::new(address, place)));
         };
         match service.datagram_ports.iter().find(|route| route.port == to.port()) {
@@ -689,7 +519,7 @@ impl Table {
         }
         let outside = || ResolveError::Outside { host: host.to_owned() };
         match self.pods.get(&ip) {
-            Some(place) => Ok(Destination::Pod(Endpoint::new(address, place.clone()))),
+            Some((place, _)) => Ok(Destination::Pod(Endpoint::new(address, place.clone()))),
             None => self.stray(here, address).ok_or_else(outside),
         }
     }

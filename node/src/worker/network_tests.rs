@@ -1,6 +1,7 @@
 //! Names, addresses and turns as tables of text.
 
 use super::*;
+use crate::protocol::{self, NodeRoute, Nodes, ServiceRoute, Services};
 
 fn here() -> Here {
     Here {
@@ -242,6 +243,29 @@ fn a_changed_service_keeps_its_turn_and_a_removed_one_goes() {
     let key = ServiceKey { namespace: "shop".to_owned(), name: "cart".to_owned() };
     router.apply(Services::Remove(vec![key]));
     assert_eq!(next(&router), None);
+}
+
+#[test]
+fn what_services_share_stays_until_the_last_one_goes() {
+    let mut router = router();
+    let key = |name: &str| ServiceKey { namespace: "shop".to_owned(), name: name.to_owned() };
+    let pod: &[(u16, &str, &[&str])] = &[(80, "", &["10.0.0.5:8080@node-1"])];
+    let before = router.table();
+    // The address is another Service's before it is said that `cart` has lost it.
+    let other = route("shop", "other", "172.20.0.10", pod);
+    router.apply(Services::Upsert(vec![other.clone()]));
+    router.apply(Services::Remove(vec![key("cart")]));
+    let knows = |table: &Table, ip: &str| table.is_virtual(ip.parse().expect("an address"));
+    let table = router.table();
+    assert!(knows(&table, "172.20.0.10") && knows(&table, "10.0.0.5"));
+    assert!(!table.has_service(&key("cart")) && !knows(&table, "10.0.32.6"));
+    assert!(before.has_service(&key("cart")) && knows(&before, "10.0.32.6"), "it is as it was");
+    router.apply(Services::Replace(vec![other]));
+    assert!(!router.table().has_service(&key("db")));
+    router.apply(Services::Replace(Vec::new()));
+    let table = router.table();
+    assert!(!knows(&table, "172.20.0.10") && !knows(&table, "10.0.0.5"));
+    assert!(table.entrances().is_empty() && table.routes().next().is_none());
 }
 
 #[test]

@@ -10,7 +10,6 @@
 //! request without effects (GET and the like, without a body) is tried again.
 
 use std::{
-    collections::HashMap,
     net::{IpAddr, SocketAddr},
     sync::{
         Arc,
@@ -39,6 +38,7 @@ use super::{
     hold::{Holds, WAIT_MAX},
     kept::Kept,
     network::{Destination, Endpoint, Here, Place, ResolveError, STRAY_ATTEMPTS_MAX, Table},
+    parted::Parted,
     peers::StreamGuard,
     policy::{self, Caller, Subject, Verdict},
     ports::Ports,
@@ -69,9 +69,9 @@ type BoxError = Box<dyn std::error::Error + Send + Sync>;
 /// The Pods of this worker, by address.
 #[derive(Default, Clone)]
 pub struct LocalPods {
-    listeners: HashMap<IpAddr, Vec<Listener>>,
+    listeners: Parted<IpAddr, Vec<Listener>>,
     /// All of them, also those that serve nothing, as callers.
-    callers: HashMap<IpAddr, Arc<Caller>>,
+    callers: Parted<IpAddr, Arc<Caller>>,
 }
 
 /// One port of a Pod.
@@ -127,22 +127,22 @@ impl LocalPods {
 
     /// Adds a container. `ports` empty: it answers on every port that no other one declared.
     pub fn insert(&mut self, ip: IpAddr, ports: &[u16], served: &Arc<Served>) {
-        let listeners = self.listeners.entry(ip).or_default();
+        let mut listeners = self.listeners.remove(&ip).unwrap_or_default();
         if ports.is_empty() {
             listeners.push(Listener { port: None, served: served.clone() });
         }
         for port in ports {
             listeners.push(Listener { port: Some(*port), served: served.clone() });
         }
+        self.listeners.insert(ip, listeners);
     }
 
     /// Takes a container out.
     pub fn remove(&mut self, ip: IpAddr, served: &Arc<Served>) {
-        if let Some(listeners) = self.listeners.get_mut(&ip) {
-            listeners.retain(|listener| !Arc::ptr_eq(&listener.served, served));
-            if listeners.is_empty() {
-                self.listeners.remove(&ip);
-            }
+        let Some(mut listeners) = self.listeners.remove(&ip) else { return };
+        listeners.retain(|listener| !Arc::ptr_eq(&listener.served, served));
+        if !listeners.is_empty() {
+            self.listeners.insert(ip, listeners);
         }
     }
 
