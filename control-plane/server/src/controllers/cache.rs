@@ -442,10 +442,9 @@ impl Cache {
         pods.filter(|pod| selects_all(selector, pod.metadata.labels.as_ref())).collect()
     }
 
-    /// Services of a Pod's namespace that select it.
-    pub fn selecting(&self, pod: &Pod) -> Vec<Key> {
-        let (kind, labels) = (kind_row::<Service>(), pod.metadata.labels.as_ref());
-        let namespace = pod.metadata.namespace.as_deref().unwrap_or("");
+    /// Services of a namespace that select Pods with these labels.
+    pub fn selecting(&self, namespace: &str, labels: Option<&Labels>) -> Vec<Key> {
+        let kind = kind_row::<Service>();
         let places = labels.into_iter().flatten().map(|label| place(kind, namespace, label));
         let keys = places.filter_map(|place| self.by_label.get(&place)).flatten();
         let selects = |key: &&Key| {

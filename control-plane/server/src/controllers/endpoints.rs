@@ -79,20 +79,16 @@ fn wake(cache: &Cache, change: &Change, keys: &mut Vec<Key>) {
         let owner = controller_of(&slice.metadata).filter(|owner| owner.kind == "Service");
         keys.extend(owner.map(|owner| Key::of::<Service>(namespace, &owner.name)));
     }
-    if demand::turns(cache, change) {
-        let services = cache.within::<Service>(namespace);
-        let services = services.filter(|service| selector(service).is_some());
-        keys.extend(
-            services.map(|service| Key::of::<Service>(namespace, name_of(&service.metadata))),
-        );
-    }
+    keys.extend(demand::concerned(cache, change));
     if let Some((before, after)) = change.of::<Pod>() {
         if let (Some(before), Some(after)) = (before, after)
             && facts(before) == facts(after)
         {
             return;
         }
-        keys.extend([before, after].into_iter().flatten().flat_map(|pod| cache.selecting(pod)));
+        for pod in [before, after].into_iter().flatten() {
+            keys.extend(cache.selecting(namespace, pod.metadata.labels.as_ref()));
+        }
     }
 }
 

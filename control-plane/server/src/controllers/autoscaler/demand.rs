@@ -121,20 +121,37 @@ pub fn holds(cache: &Cache, service: &Service) -> bool {
     })
 }
 
-/// Whether a change may turn what [`holds`] says for Services of its namespace.
-pub fn turns(cache: &Cache, change: &Change) -> bool {
+/// Services for which a change may turn what [`holds`] says.
+pub fn concerned(cache: &Cache, change: &Change) -> Vec<Key> {
+    let namespace = change.key.namespace();
+    let mut keys = Vec::new();
     if let Some((before, after)) = change.of::<HorizontalPodAutoscaler>() {
         let facts = |autoscaler: &HorizontalPodAutoscaler| {
             (reaches_zero(autoscaler), autoscaler.spec.scale_target_ref.clone())
         };
-        return before.map(facts) != after.map(facts);
+        if before.map(facts) != after.map(facts) {
+            for autoscaler in [before, after].into_iter().flatten() {
+                let workload = super::workload(cache, autoscaler);
+                let labels = workload.as_ref().and_then(template_labels);
+                keys.extend(cache.selecting(namespace, labels));
+                keys.extend(described(autoscaler).map(|name| Key::of::<Service>(namespace, name)));
+            }
+        }
+        return keys;
     }
     let (before, after) = (change.before.as_ref(), change.after.as_ref());
-    if before.and_then(template_labels) == after.and_then(template_labels) {
-        return false;
+    let (before, after) = (before.and_then(template_labels), after.and_then(template_labels));
+    if before != after {
+        let all = cache.within::<HorizontalPodAutoscaler>(namespace);
+        for autoscaler in all.filter(|autoscaler| reaches_zero(autoscaler)) {
+            if autoscaler.spec.scale_target_ref.name == change.key.name() {
+                keys.extend(cache.selecting(namespace, before));
+                keys.extend(cache.selecting(namespace, after));
+                keys.extend(described(&autoscaler).map(|name| Key::of::<Service>(namespace, name)));
+            }
+        }
     }
-    let mut all = cache.within::<HorizontalPodAutoscaler>(change.key.namespace());
-    all.any(|autoscaler| reaches_zero(&autoscaler))
+    keys
 }
 
 /// Whether a Service's requests go to an autoscaler's workload: it selects the Pods, or, of kinds
@@ -149,11 +166,15 @@ fn serves(
         return selector
             .is_some_and(|selector| !selector.is_empty() && selects_all(selector, Some(labels)));
     }
+    described(autoscaler).any(|name| name == name_of(&service.metadata))
+}
+
+/// The Services that an autoscaler's metrics are about.
+fn described(autoscaler: &HorizontalPodAutoscaler) -> impl Iterator<Item = &str> {
     let metrics = autoscaler.spec.metrics.iter().flatten();
-    metrics.filter_map(|metric| metric.object.as_ref()).any(|metric| {
-        let described = &metric.described_object;
-        described.kind == "Service" && described.name == name_of(&service.metadata)
-    })
+    let objects = metrics.filter_map(|metric| metric.object.as_ref());
+    let described = objects.map(|metric| &metric.described_object);
+    described.filter(|it| it.kind == "Service").map(|it| it.name.as_str())
 }
 
 /// The labels of the Pods that a workload makes.
@@ -201,6 +222,47 @@ mod tests {
             wake(cache, &change, &mut keys);
         }
         keys
+    }
+
+    /// What an object's change concerns, in one line.
+    fn concerns<T: Typed>(cache: &mut Cache, object: T) -> String {
+        let seen = Seen::Put(Object::new(object));
+        let changes = cache.observe(kind_row::<T>(), seen, Instant::now());
+        let keys = changes.iter().flat_map(|change| concerned(cache, change));
+        keys.map(|key| key.name().to_string()).collect::<Vec<String>>().join(" ")
+    }
+
+    #[test]
+    fn a_workload_concerns_the_services_of_its_own_pods() {
+        let mut cache = Cache::new();
+        cache.hold::<HorizontalPodAutoscaler>();
+        cache.hold::<Deployment>();
+        cache.hold::<Service>();
+        for name in ["web", "shop", "bank"] {
+            let text = format!(
+                "metadata: {{name: {name}, namespace: d}}\nspec: {{selector: {{app: {name}}}}}"
+            );
+            assert_eq!(concerns::<Service>(&mut cache, yaml(&text)), "");
+        }
+        let deployment = |name: &str, revision: u8, app: &str| -> Deployment {
+            yaml(&format!(
+                "metadata: {{name: {name}, namespace: d, resourceVersion: '{revision}'}}\n\
+                 spec: {{selector: {{}}, template: {{metadata: {{labels: {{app: {app}}}}}}}}}"
+            ))
+        };
+        assert_eq!(concerns(&mut cache, deployment("web", 1, "web")), "", "nothing may sleep");
+        let autoscaler = |revision: u8, least: u8| -> HorizontalPodAutoscaler {
+            yaml(&format!(
+                "metadata: {{name: web, namespace: d, resourceVersion: '{revision}'}}\nspec: \
+                 {{minReplicas: {least}, maxReplicas: 3, scaleTargetRef: {{apiVersion: apps/v1, \
+                 kind: Deployment, name: web}}}}"
+            ))
+        };
+        assert_eq!(concerns(&mut cache, autoscaler(1, 0)), "web");
+        assert_eq!(concerns(&mut cache, deployment("web", 2, "shop")), "web shop");
+        assert_eq!(concerns(&mut cache, deployment("web", 3, "shop")), "");
+        assert_eq!(concerns(&mut cache, deployment("bank", 1, "bank")), "");
+        assert_eq!(concerns(&mut cache, autoscaler(2, 1)), "shop shop");
     }
 
     #[test]

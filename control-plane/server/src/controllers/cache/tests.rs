@@ -101,7 +101,7 @@ fn pods_and_services_find_each_other_by_labels() {
     service.spec = Some(ServiceSpec { selector, ..ServiceSpec::default() });
     cache.observe(kind_row::<Service>(), Seen::Put(Object::new(service)), Instant::now());
     let selecting = |cache: &Cache, text: &str| {
-        let keys = cache.selecting(&labelled("c", 0, text));
+        let keys = cache.selecting("default", Some(&labels(text)));
         keys.iter().map(ToString::to_string).collect::<Vec<String>>().join(" ")
     };
     assert_eq!(selecting(&cache, "app=web,tier=back"), "services default/web");
