@@ -29,8 +29,8 @@ pub const ANNOTATION_WORKERS: &str = "wherry.dev/workers";
 const LABEL_ZONE: &str = "topology.kubernetes.io/zone";
 /// How long a client keeps its Pod if the Service does not say, as in Kubernetes.
 const AFFINITY_SECONDS: u32 = 10_800;
-/// Services of a namespace that its Pods have variables of: each Pod has some seven of each Service, about
-/// a kilobyte. Where there are more there are none, as with `enableServiceLinks: false`.
+/// Services of a namespace that its Pods have variables of: each Pod has some seven of each Service,
+/// about a kilobyte. Where there are more there are none, as with `enableServiceLinks: false`.
 const LINKS_MAX: usize = 256;
 /// Label on an EndpointSlice that names its Service.
 const LABEL_SERVICE: &str = "kubernetes.io/service-name";
@@ -409,8 +409,8 @@ impl Table {
         self.routes.values().cloned().collect()
     }
 
-    /// The Services that give variables to Pods of a namespace: that of the API, and with `links` those of
-    /// the namespace, if they are not too many.
+    /// The Services that give variables to Pods of a namespace: that of the API, and with `links`
+    /// those of the namespace, if they are not too many.
     pub fn services_for(&self, namespace: &str, links: bool) -> Vec<ServiceInfo> {
         let kubernetes =
             ServiceKey { namespace: "default".to_owned(), name: "kubernetes".to_owned() };
