@@ -45,8 +45,9 @@ use super::{cgroups::Cgroups, pods::Input, relay::Relays, users::Users};
 
 /// The longest path of a Unix socket.
 const SOCKET_PATH_MAX: usize = 107;
-/// Frames that wait for a worker: two for each of 5,000 Pods and some. Full means that it hangs.
-const QUEUE: usize = 12_000;
+/// Frames that wait for a worker: two for each of 12,000 Pods, as many for Services that come at the
+/// same time. Full means that it hangs.
+const QUEUE: usize = 50_000;
 /// A worker that has started listens in this time, even on a busy machine.
 const LISTEN_MAX: Duration = Duration::from_secs(20);
 /// How often it is tried to connect meanwhile.

@@ -23,7 +23,7 @@ use crate::protocol::{self, Hello, Open, ProtocolError, ToAgent, ToWorker};
 /// An agent says hello at once; who does not is no agent.
 const HELLO_TIMEOUT: Duration = Duration::from_secs(5);
 /// Messages waiting for a slow agent: a start and an exit for each Pod of a full node.
-const OUTBOX_MAX: usize = 16_384;
+const OUTBOX_MAX: usize = 32_768;
 
 /// A connection that has said hello.
 pub struct Link {
