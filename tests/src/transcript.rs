@@ -103,6 +103,7 @@ pub fn check(name: &str, cluster: &Dev) {
     let script = std::fs::read_to_string(&file).expect("the transcript is readable");
     let home = tempfile::tempdir().expect("a temporary folder");
     let mut rendered = Vec::new();
+    let updates = std::env::var_os("UPDATE_EXPECT").is_some();
     for block in script.trim_end().split("\n\n") {
         let mut lines: Vec<String> =
             block.lines().filter(|line| !line.starts_with('=')).map(str::to_owned).collect();
@@ -111,9 +112,30 @@ pub fn check(name: &str, cluster: &Dev) {
             let printed = run(&typed.join("\n"), cluster, home.path());
             lines.extend(printed.lines().map(|line| format!("= {line}").trim_end().to_owned()));
         }
-        rendered.push(lines.join("\n"));
+        let now = lines.join("\n");
+        // Said here, for a screen has no room for the whole transcript, twice.
+        assert!(
+            updates || now == block,
+            "tests/scripts/{name} prints something else (UPDATE_EXPECT=1 takes it):\n{}",
+            difference(block, &now)
+        );
+        rendered.push(now);
     }
     expect_test::expect_file![file].assert_eq(&(rendered.join("\n\n") + "\n"));
+}
+
+/// A block's lines that are not as they were, in one screen, behind what they follow.
+fn difference(before: &str, now: &str) -> String {
+    let alike = before.lines().zip(now.lines()).take_while(|(before, now)| before == now).count();
+    let some = |lines: &str, sign: char| {
+        let mut text = String::new();
+        for line in lines.lines().skip(alike).take(6) {
+            let _ = writeln!(text, "{sign} {line}");
+        }
+        text
+    };
+    let follows = now.lines().take(alike).last().unwrap_or("the block's start");
+    format!("  {follows}\n{}{}", some(before, '-'), some(now, '+'))
 }
 
 fn run(typed: &str, cluster: &Dev, home: &Path) -> String {
@@ -143,7 +165,15 @@ fn run(typed: &str, cluster: &Dev, home: &Path) -> String {
 
 #[cfg(test)]
 mod tests {
-    use super::masked;
+    use super::{difference, masked};
+
+    #[test]
+    fn a_difference_fits_on_a_screen() {
+        let (before, now) = ("ls\n= a\n= b\n= c", "ls\n= a\n= x\n= c");
+        assert_eq!(difference(before, now), "  = a\n- = b\n- = c\n+ = x\n+ = c\n");
+        assert_eq!(difference("= a", "= a\n= b"), "  = a\n+ = b\n");
+        assert_eq!(difference("= a\n= b", "= b"), "  the block's start\n- = a\n- = b\n+ = b\n");
+    }
 
     #[test]
     fn what_differs_is_masked() {
