@@ -589,7 +589,8 @@ fn a_gateway_leads_in_by_its_routes_with_a_canary() {
     }
     let wait = ["wait", "--for=condition=Programmed", "gateway/hello", "--timeout=180s"];
     cluster.kubectl_ok(&wait);
-    for (canary, more) in [(false, &[][..]), (true, &["-H", "x-canary: yes"])] {
+    let wants_canary: &[&str] = &["-H", "x-canary: yes"];
+    for (canary, more) in [(false, &[][..]), (true, wants_canary)] {
         wait_for("the route knows the Pods of both Services", || {
             let (status, body) = curl(&cluster, "http://hello.example/", more);
             let told = body.contains("Hello") && body.contains("hello-canary") == canary;
@@ -604,7 +605,7 @@ fn a_gateway_leads_in_by_its_routes_with_a_canary() {
     let count = (0..100).filter(|_| is_canary(&[])).count();
     // One of ten; a route that is told anew in between begins to count anew.
     assert!((5..=15).contains(&count), "{count} of 100 went to the canary");
-    assert!((0..5).all(|_| is_canary(&["-H", "x-canary: yes"])));
+    assert!((0..5).all(|_| is_canary(wants_canary)));
     let (status, body) = curl(&cluster, "http://stranger.example/", &[]);
     assert!(status == "404" && body.contains("No route is for the host"), "{status} {body}");
     certificate(&cluster, "hello-tls", "first.example");
