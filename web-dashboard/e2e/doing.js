@@ -104,6 +104,7 @@ try {
   await step('puts its change and that of somebody else together', async () => {
     // What a rollout says of itself would be a third change.
     kubectl('rollout', 'status', 'deployment/hello', '--timeout=180s');
+    await until('nobody leaves any more', () => deployment('.status.terminatingReplicas') === '0');
     await go(page, `${hello}/yaml?as=form`);
     const memory = page.locator('label', { hasText: 'Memory, at most' }).locator('input');
     await memory.fill('96Mi');
