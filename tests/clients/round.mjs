@@ -134,9 +134,16 @@ const watch = await new k8s.Watch(config).watch(
 await ready.done;
 watch.abort();
 says("ready", (await apps.readNamespacedDeployment({ name: "web", namespace })).status.readyReplicas);
-const scale = await apps.readNamespacedDeploymentScale({ name: "web", namespace });
-scale.spec.replicas = 1;
-const scaled = await apps.replaceNamespacedDeploymentScale({ name: "web", namespace, body: scale });
+let scaled;
+while (!scaled) {
+  const scale = await apps.readNamespacedDeploymentScale({ name: "web", namespace });
+  scale.spec.replicas = 1;
+  const replaced = apps.replaceNamespacedDeploymentScale({ name: "web", namespace, body: scale });
+  // A controller may have written the Deployment's status in between.
+  scaled = await replaced.catch((error) => {
+    if (error.code !== 409) throw error;
+  });
+}
 says("scaled", scaled.spec);
 
 // Custom resources.

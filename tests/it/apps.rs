@@ -88,7 +88,7 @@ fn greeter_speaks_grpc_and_asks_by_it() {
     let cluster = Dev::start();
     cluster.kubectl_ok(&["apply", "-f", "sample-apps/greeter/app.yaml"]);
     for name in ["deployment/greeter", "deployment/greeter-caller"] {
-        cluster.kubectl_ok(&["rollout", "status", name, "--timeout=60s"]);
+        cluster.kubectl_ok(&["rollout", "status", name, "--timeout=180s"]);
     }
     let runtime = tokio::runtime::Runtime::new().expect("a runtime");
     let connect = |port| runtime.block_on(Greeter::connect((cluster.address, port).into()));
@@ -97,7 +97,7 @@ fn greeter_speaks_grpc_and_asks_by_it() {
         let said = runtime.block_on(caller.greet("you")).ok()?;
         said.starts_with("greeter said: Hello you from greeter-").then_some(())
     });
-    let mut greeter = connect(GREETER).expect("it listens");
+    let mut greeter = wait_for("its own node port listens", || connect(GREETER).ok());
     let stream = greeter.greet_often("all", 3, std::time::Duration::from_millis(1));
     let said = runtime.block_on(stream).expect("a stream with its status");
     assert!(said.iter().all(|text| text.starts_with("Hello all from greeter-")), "{said:?}");

@@ -20,10 +20,12 @@ fn is_ready_when_it_says_so_and_stops_when_asked() {
     assert!(cluster.ready_line.ends_with(", 3 nodes Ready"), "{}", cluster.ready_line);
     let nodes = cluster.kubectl_ok(&["get", "nodes", "--no-headers"]);
     assert_eq!(nodes.matches(" Ready ").count(), 3, "{nodes}");
-    let cidrs = ["get", "nodes", "-o", "jsonpath={.items[*].spec.podCIDR}"];
-    let cidrs = cluster.kubectl_ok(&cidrs);
-    let distinct: std::collections::BTreeSet<&str> = cidrs.split(' ').collect();
-    assert_eq!(distinct.len(), 3, "each node has its own Pod CIDR: {cidrs}");
+    wait_for("each node has its own Pod CIDR", || {
+        let cidrs = ["get", "nodes", "-o", "jsonpath={.items[*].spec.podCIDR}"];
+        let cidrs = cluster.kubectl_ok(&cidrs);
+        let distinct: std::collections::BTreeSet<&str> = cidrs.split_whitespace().collect();
+        (distinct.len() == 3).then_some(())
+    });
     assert_eq!(cluster.stop(), Some(0));
 }
 

@@ -309,6 +309,7 @@ fn traffic_is_counted_and_requests_can_be_watched() {
     assert!(line.contains(" > hello-") && line.contains(" GET hello"), "{line}");
     assert!(line.contains(" 200 ") && line.contains(" answer="), "{line}");
     let metrics = || cluster.kubectl_ok(&["get", "--raw", "/api/v1/nodes/node-1/proxy/metrics"]);
+    wait_for("the node port listens", || TcpStream::connect((cluster.address, HTTP)).ok());
     let url = format!("http://{}:{HTTP}/", cluster.address);
     let asked = Command::new("curl").args(["-sf", "-m", "60", &url]).output().expect("curl runs");
     assert!(asked.status.success(), "{}", text(&asked.stderr));
@@ -588,10 +589,14 @@ fn a_gateway_leads_in_by_its_routes_with_a_canary() {
     }
     let wait = ["wait", "--for=condition=Programmed", "gateway/hello", "--timeout=180s"];
     cluster.kubectl_ok(&wait);
-    wait_for("the route answers", || {
-        let (status, body) = curl(&cluster, "http://hello.example/", &[]);
-        (status == "200" && body.contains("Hello")).then_some(())
-    });
+    let wants_canary: &[&str] = &["-H", "x-canary: yes"];
+    for (canary, more) in [(false, &[][..]), (true, wants_canary)] {
+        wait_for("the route knows the Pods of both Services", || {
+            let (status, body) = curl(&cluster, "http://hello.example/", more);
+            let told = body.contains("Hello") && body.contains("hello-canary") == canary;
+            (status == "200" && told).then_some(())
+        });
+    }
     let is_canary = |more: &[&str]| {
         let (status, body) = curl(&cluster, "http://hello.example/", more);
         assert_eq!(status, "200", "{body}");
@@ -600,7 +605,7 @@ fn a_gateway_leads_in_by_its_routes_with_a_canary() {
     let count = (0..100).filter(|_| is_canary(&[])).count();
     // One of ten; a route that is told anew in between begins to count anew.
     assert!((5..=15).contains(&count), "{count} of 100 went to the canary");
-    assert!((0..5).all(|_| is_canary(&["-H", "x-canary: yes"])));
+    assert!((0..5).all(|_| is_canary(wants_canary)));
     let (status, body) = curl(&cluster, "http://stranger.example/", &[]);
     assert!(status == "404" && body.contains("No route is for the host"), "{status} {body}");
     certificate(&cluster, "hello-tls", "first.example");

@@ -112,6 +112,13 @@ async fn a_quota_holds_at_three_members() {
     }
     let plane = tokio::task::block_in_place(|| Plane::start(3));
     plane.kubectl_ok(0, &["create", "namespace", "shop"]);
+    // Or it would take a place later, which nobody here counts.
+    tokio::task::block_in_place(|| {
+        wait_for("the namespace has its own map", || {
+            let own = ["-n", "shop", "get", "configmap", "kube-root-ca.crt"];
+            plane.kubectl(0, &own).status.success().then_some(())
+        });
+    });
     let hard = format!("--hard=count/configmaps={PLACES}");
     plane.kubectl_ok(1, &["-n", "shop", "create", "quota", "maps", &hard]);
     // A member that has not heard of the quota yet knows nothing to pass on.

@@ -100,6 +100,10 @@ fn each_namespace_has_a_user_of_its_own() {
     for namespace in ["default", "other"] {
         if namespace == "other" {
             cluster.kubectl_ok(&["create", "namespace", namespace]);
+            wait_for("the namespace has an account for Pods", || {
+                let account = ["get", "serviceaccount", "-n", namespace, "default"];
+                cluster.kubectl(&account).status.success().then_some(())
+            });
         }
         let before = cluster.pids_of("worker");
         cluster.kubectl_ok(&["apply", "-n", namespace, "-f", manifest]);

@@ -189,8 +189,10 @@ fn a_stateful_set_keeps_its_data_over_the_deaths_of_pods_and_nodes() {
     let mounts = "        volumeMounts: [{name: data, mountPath: /data}]\n";
     apply(&cluster, &(manifest("StatefulSet", "db", claims) + mounts + IMPATIENT));
     rolled_out(&cluster, "statefulset/db");
-    let bound = cluster.kubectl_ok(&["get", "pvc", "-o", "jsonpath={.items[*].status.phase}"]);
-    assert_eq!(bound, "Bound Bound");
+    wait_for("both claims say that they are bound", || {
+        let bound = cluster.kubectl_ok(&["get", "pvc", "-o", "jsonpath={.items[*].status.phase}"]);
+        (bound == "Bound Bound").then_some(())
+    });
     let (node, folder) = data_of(&cluster, "data-db-0");
     assert_eq!(field(&cluster, "db-0", ".spec.nodeName"), node);
     std::fs::write(folder.join("rows"), "42").expect("the node made the folder");

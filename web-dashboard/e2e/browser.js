@@ -61,7 +61,8 @@ export async function visit({ colorScheme = 'light', width = 1280, height = 800,
     });
   });
   const page = await context.newPage();
-  page.setDefaultTimeout(15_000);
+  // Far more than anything takes while other tests have the processors.
+  page.setDefaultTimeout(60_000);
   page.on('console', (message) => {
     if (message.type() === 'error') problems.push(`console: ${message.text()} ${message.location().url}`);
   });

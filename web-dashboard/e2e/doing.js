@@ -8,7 +8,7 @@ import { create, walk } from './steps.js';
 const { page, problems } = await visit();
 const wrong = [];
 const until = async (what, holds) => {
-  for (let tries = 0; tries < 150; tries++) {
+  for (let tries = 0; tries < 600; tries++) {
     if (holds()) return;
     await new Promise((done) => setTimeout(done, 200));
   }
@@ -22,7 +22,7 @@ const hello = '/ui/object/deployments.apps/default/hello';
 try {
   await step('deploys the sample from YAML', async () => {
     await create(page, 'Deployment');
-    await page.waitForSelector('.title .good', { timeout: 90_000 });
+    await page.waitForSelector('.title .good', { timeout: 180_000 });
   });
   await step('scales it in a dialog that names the kubectl line', async () => {
     await page.click('.actions button:has-text("Scale")');
@@ -103,7 +103,8 @@ try {
   });
   await step('puts its change and that of somebody else together', async () => {
     // What a rollout says of itself would be a third change.
-    kubectl('rollout', 'status', 'deployment/hello', '--timeout=90s');
+    kubectl('rollout', 'status', 'deployment/hello', '--timeout=180s');
+    await until('nobody leaves any more', () => deployment('.status.terminatingReplicas') === '0');
     await go(page, `${hello}/yaml?as=form`);
     const memory = page.locator('label', { hasText: 'Memory, at most' }).locator('input');
     await memory.fill('96Mi');

@@ -8,12 +8,12 @@ import { sizesOf } from './sizes.js';
 const wrong = [];
 apply(FIXTURES);
 apply(READER);
-kubectl('wait', '--for=condition=Established', 'crd/boats.example.com', '--timeout=30s');
+kubectl('wait', '--for=condition=Established', 'crd/boats.example.com', '--timeout=180s');
 apply(BOAT);
-kubectl('-n', 'shop', 'rollout', 'status', 'deployment/cart', '--timeout=120s');
+kubectl('-n', 'shop', 'rollout', 'status', 'deployment/cart', '--timeout=180s');
 // A second revision, to have something to go back to.
 kubectl('-n', 'shop', 'set', 'env', 'deployment/cart', 'MODE=quick');
-kubectl('-n', 'shop', 'rollout', 'status', 'deployment/cart', '--timeout=120s');
+kubectl('-n', 'shop', 'rollout', 'status', 'deployment/cart', '--timeout=180s');
 const pod = kubectl(
   '-n',
   'shop',

@@ -38,22 +38,30 @@ const agent = new https.Agent({
 });
 const api = new URL(config.clusters[0].cluster.server);
 
-function send(method, path, body, type = 'application/json') {
+/** Sends a request; the code of its answer. */
+function sendOnce(method, path, body, type) {
   return new Promise((done, failed) => {
     const request = https.request(
       { agent, host: api.hostname, port: api.port, method, path, headers: { 'content-type': type } },
       (answer) => {
         answer.resume();
-        answer.on('end', () =>
-          answer.statusCode < 300 || answer.statusCode === 409
-            ? done()
-            : failed(new Error(`${method} ${path}: ${answer.statusCode}`)),
-        );
+        answer.on('end', () => done(answer.statusCode));
       },
     );
-    request.on('error', failed);
+    // A connection that was kept may be closed just when it is used again.
+    request.on('error', (error) => (request.reusedSocket && error.code === 'ECONNRESET' ? done(503) : failed(error)));
     request.end(JSON.stringify(body));
   });
+}
+
+/** Who is told to come again does so, as other clients do. */
+async function send(method, path, body, type = 'application/json') {
+  for (let tries = 0; ; tries++) {
+    const code = await sendOnce(method, path, body, type);
+    if (code < 300 || code === 409) return;
+    if (![429, 503].includes(code) || tries === 60) throw new Error(`${method} ${path}: ${code}`);
+    await new Promise((done) => setTimeout(done, 1000));
+  }
 }
 
 async function inParallel(count, work) {

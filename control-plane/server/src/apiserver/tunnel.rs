@@ -22,6 +22,7 @@ use hyper_util::rt::{TokioExecutor, TokioTimer};
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
+use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
 /// Protocol name in the upgrade.
@@ -34,6 +35,9 @@ const KEEP_ALIVE_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// An agent that opens a stream may have to wait for its worker, and that for code to be loaded.
 const OPEN_TIMEOUT: Duration = Duration::from_secs(45);
+/// A tunnel that broke, as when its node was paused, is opened again within this time: agents wait at
+/// most five seconds before they try.
+const REOPEN_MAX: Duration = Duration::from_secs(6);
 /// What one stream, and all of them together, may hold of what nobody has taken yet: streams that
 /// are stuck leave room for the others. The agent allows 256 of them.
 const STREAM_WINDOW: u32 = 256 << 10;
@@ -67,6 +71,8 @@ struct Tunnel {
 pub struct Tunnels {
     // A plain mutex: sections are a map operation long and never await.
     open: Arc<Mutex<HashMap<String, Tunnel>>>,
+    /// Wakes whoever waits for a tunnel.
+    opened: Arc<Notify>,
 }
 
 impl Tunnels {
@@ -119,6 +125,22 @@ impl Tunnels {
         }
     }
 
+    /// Waits for a node's tunnel, if it has none: for a person, who would only have to ask again.
+    /// Returns as well when none was opened in the time that this takes.
+    pub async fn until_open(&self, node: &str) {
+        let open = async {
+            loop {
+                // Hears of all that are opened from here on.
+                let opened = self.opened.notified();
+                if self.open_tunnels().contains_key(node) {
+                    return;
+                }
+                opened.await;
+            }
+        };
+        let _ = tokio::time::timeout(REOPEN_MAX, open).await;
+    }
+
     fn close(&self, node: &str, id: u64) {
         let mut open = self.open_tunnels();
         if open.get(node).is_some_and(|tunnel| tunnel.id == id) {
@@ -147,6 +169,7 @@ impl Tunnels {
         };
         let id = rand::random();
         self.open_tunnels().insert(node.to_owned(), Tunnel { id, sender });
+        self.opened.notify_waiters();
         tracing::info!(node, "tunnel open");
         tokio::select! {
             ended = connection => if let Err(error) = ended {
@@ -208,22 +231,23 @@ mod tests {
         let _ = server.serve_connection(TokioIo::new(stream), answer).await;
     }
 
-    async fn until(condition: impl Fn() -> bool) {
-        while !condition() {
-            tokio::task::yield_now().await;
-        }
-    }
-
     #[tokio::test]
     async fn requests_go_down_the_tunnel_until_it_breaks() {
         let tunnels = Tunnels::default();
         let (ours, theirs) = tokio::io::duplex(4096);
         let agent = tokio::spawn(agent(theirs));
+        let waiting = tunnels.clone();
+        let waiter = tokio::spawn(async move {
+            waiting.until_open("n").await;
+            waiting.nodes()
+        });
+        // It waits before there is a tunnel.
+        tokio::task::yield_now().await;
         let serving = tunnels.clone();
         let server = tokio::spawn(async move {
             serving.serve("n", TokioIo::new(ours), CancellationToken::new()).await;
         });
-        until(|| tunnels.nodes() == ["n"]).await;
+        assert_eq!(waiter.await.expect("it ends"), ["n"]);
         let answer = tunnels.get("n", "/logs/a/b/c?follow=true").await.expect("the agent answers");
         let body = answer.into_body().collect().await.expect("a whole body").to_bytes();
         assert_eq!(body, "http://agent/logs/a/b/c?follow=true");

@@ -136,6 +136,7 @@ pub async fn command(asked: Asked, http: axum::extract::Request) -> Result<Respo
     parameters.extend(flags.iter().filter(|(_, is)| *is).map(|(name, _)| (*name, "1")));
     let target = place.target(what, &container, &parameters);
     let (upgrade, offered) = Upgrade::of(http).await?;
+    asked.api.tunnels().until_open(&place.node).await;
     let shutdown = asked.api.shutdown().clone();
     match upgrade {
         Upgrade::WebSocket(socket) => {

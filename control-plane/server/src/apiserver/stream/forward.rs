@@ -106,8 +106,9 @@ fn ports(query: &Query) -> Result<Vec<u16>, ApiError> {
 impl Target {
     async fn connect(&self, port: u16) -> Result<NodeStream, String> {
         let target = self.place.target("port", &port.to_string(), &[]);
-        let Place { pod, uid, .. } = &self.place;
-        NodeStream::open(&self.api, &self.place.node, &target).await.map_err(|refused| {
+        let Place { node, pod, uid, .. } = &self.place;
+        self.api.tunnels().until_open(node).await;
+        NodeStream::open(&self.api, node, &target).await.map_err(|refused| {
             format!("error forwarding port {port} to pod {pod}, uid {uid}: {refused}")
         })
     }

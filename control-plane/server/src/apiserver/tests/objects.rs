@@ -4,6 +4,20 @@ use super::script::Server;
 use expect_test::expect;
 
 #[tokio::test]
+async fn a_pod_waits_for_the_account_of_its_new_namespace() {
+    let server = Server::start().await;
+    let namespace = r#"{"metadata":{"name":"new"}}"#;
+    server.ok("POST", "/api/v1/namespaces", namespace).await;
+    let pod = r#"{"metadata":{"name":"p"},"spec":{"containers":[{"name":"c","image":"i:1"}]}}"#;
+    let account = r#"{"metadata":{"name":"default"}}"#;
+    // The Pod is asked for first.
+    tokio::join!(
+        server.ok("POST", "/api/v1/namespaces/new/pods", pod),
+        server.ok("POST", "/api/v1/namespaces/new/serviceaccounts", account),
+    );
+}
+
+#[tokio::test]
 async fn a_config_map_from_create_to_delete() {
     let server = Server::start().await;
     let out = server

@@ -16,12 +16,19 @@ use crate::apiserver::{
     stored,
 };
 use serde_json::{Map, Value};
+use std::time::Duration;
 use wherry_resources::{
     Kind, Object,
     apply::{self, Writer},
     defaults, meta, validate,
 };
 use wherry_store::{Entry, Precondition, Snapshot, WriteError};
+
+/// The ServiceAccount that every namespace gets a moment after it was made.
+const ACCOUNT: &str = "default";
+/// Whoever makes a Pod in that moment waits: so many looks, with a pause between two.
+const ACCOUNT_LOOKS: u32 = 50;
+const ACCOUNT_PAUSE: Duration = Duration::from_millis(20);
 
 /// How a write keeps the record of who owns which field.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -170,10 +177,38 @@ pub struct Written {
     pub warnings: Vec<String>,
 }
 
+/// Waits for the account of a Pod whose namespace was only just made.
+async fn until_account(call: &Call<'_>, pod: &Object) {
+    let named = pod.pointer("/spec/serviceAccountName").and_then(Value::as_str).unwrap_or("");
+    if !matches!(named, "" | ACCOUNT) {
+        return;
+    }
+    let kind = |plural| wherry_resources::kind("", "v1", plural).expect("a built-in kind");
+    let (accounts, namespaces) = (kind("serviceaccounts"), kind("namespaces"));
+    let account = stored::key(accounts, call.namespace, ACCOUNT);
+    let namespace = stored::key(namespaces, "", call.namespace);
+    let mut state = call.api.store().current();
+    for _ in 0..ACCOUNT_LOOKS {
+        if state.get(&account).is_some() {
+            return;
+        }
+        let Ok(newest) = call.api.latest().await else { return };
+        state = newest;
+        let lives = |entry: Entry| !meta::is_deleting(&stored::decode(namespaces, &entry));
+        if !state.get(&namespace).is_some_and(lives) || state.get(&account).is_some() {
+            return;
+        }
+        tokio::time::sleep(ACCOUNT_PAUSE).await;
+    }
+}
+
 /// Stores a new object.
 pub async fn insert(call: &Call<'_>, mut object: Object) -> Result<Written, Failure> {
     defaults::apply(call.kind, &mut object);
     check_type(call.kind, &object)?;
+    if call.kind.is("", "Pod") {
+        until_account(call, &object).await;
+    }
     if call.record == Record::Track {
         // What the server itself says of a new object belongs to nobody.
         let status = match call.kind.has_status {
