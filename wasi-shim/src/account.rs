@@ -256,12 +256,15 @@ impl<F: Future> Future for Metered<F> {
                 }
                 this.pause = None;
             }
-            let seat = match this.seat.as_mut().map(|seat| seat.poll(cx)) {
+            let seat = match this.seat.as_mut().map(|seat| seat.as_mut().poll(cx)) {
                 Some(Poll::Pending) => {
                     this.queued.get_or_insert_with(|| Queued::new(&this.meter));
                     return Poll::Pending;
                 }
-                Some(Poll::Ready(seat)) => Some(seat),
+                Some(Poll::Ready(seat)) => {
+                    this.seat = None;
+                    Some(seat)
+                }
                 None => None,
             };
             let quota = this.meter.paused_until();
@@ -270,6 +273,8 @@ impl<F: Future> Future for Metered<F> {
                 break seat;
             };
             this.queued = None;
+            // Others can use it meanwhile.
+            this.seat = seat.map(|_| this.engine.fair().seat());
             this.pause = Some(Box::pin(sleep_until(until)));
         };
         this.queued = None;
@@ -281,7 +286,6 @@ impl<F: Future> Future for Metered<F> {
         let used_ns = thread_cpu_ns().saturating_sub(before_ns);
         drop(turn);
         drop(seat);
-        this.seat = None;
         if poll.is_pending() && STOPPED.get() {
             this.queued = Some(Queued::new(&this.meter));
             this.seat = Some(this.engine.fair().seat());
