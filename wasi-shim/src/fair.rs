@@ -1,6 +1,6 @@
 //! Shares of the CPU when there is not enough for everybody.
 //!
-//! Guests take turns by themselves (each yields at every tick), but a Pod with a hundred requests
+//! Guests take turns by themselves (each yields at ticks), but a Pod with a hundred requests
 //! gets a hundred turns. So every Pod has a clock of its own, which its CPU time moves on, the
 //! slower the more weight it has; and there is a clock for all, which moves on as a Pod's would that
 //! gets exactly its share. While all threads are busy, a Pod whose clock is ahead of the common one
@@ -45,7 +45,7 @@ const PERIOD: Duration = Duration::from_millis(100);
 const BUSY: f64 = 0.9;
 /// The weight of a Pod that requested nothing: a fiftieth of a core.
 const WEIGHT_MIN: u32 = 20;
-/// CPU time by which a Pod may be ahead or behind: two turns. Less would make it wait after each.
+/// CPU time by which a Pod may be ahead or behind: a few turns. Less would make it wait after each.
 const SLACK_NS: f64 = 20e6;
 /// Who waits so long for its next turn wants more; who has it at once waits for microseconds.
 const WAIT_MIN: Duration = TICK.checked_div(2).expect("two is not zero");

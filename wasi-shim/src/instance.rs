@@ -14,7 +14,7 @@ use wasmtime_wasi::{WasiCtx, WasiCtxBuilder, WasiCtxView, WasiView};
 use wasmtime_wasi_config::{WasiConfig, WasiConfigVariables};
 use wasmtime_wasi_http::{FieldMapError, WasiHttpCtx, WasiHttpCtxView, WasiHttpView};
 
-use crate::account::{Account, Meter, stopped_by_tick};
+use crate::account::{Account, Meter, is_stopped};
 use crate::engine::{Calls, Engine};
 use crate::environment::EnvironmentView;
 use crate::files::{Common, FilesView, OpenFiles};
@@ -32,8 +32,8 @@ use crate::poll::PollView;
 use crate::preopens::{PreopensView, perms};
 use crate::sockets::{Sockets, SocketsView};
 
-/// Ticks after which a guest yields. One: the slice is a tick.
-const SLICE_TICKS: u64 = 1;
+/// Ticks after which a guest is looked at: each.
+const LOOK_TICKS: u64 = 1;
 
 /// A guest as it is configured, shared by its instances.
 pub(crate) struct Pod {
@@ -158,12 +158,14 @@ impl Pod {
 }
 
 fn set_epochs<T: 'static>(store: &mut Store<T>) {
-    store.set_epoch_deadline(SLICE_TICKS);
+    store.set_epoch_deadline(LOOK_TICKS);
     // This says that only async calls are made; what happens at a tick is said again below.
-    store.epoch_deadline_async_yield_and_update(SLICE_TICKS);
+    store.epoch_deadline_async_yield_and_update(LOOK_TICKS);
     store.epoch_deadline_callback(|_| {
-        stopped_by_tick();
-        Ok(UpdateDeadline::Yield(SLICE_TICKS))
+        Ok(match is_stopped() {
+            true => UpdateDeadline::Yield(LOOK_TICKS),
+            false => UpdateDeadline::Continue(LOOK_TICKS),
+        })
     });
 }
 
