@@ -110,7 +110,6 @@ impl Pod {
             apart: self.engine.calls() == Calls::Concurrent,
         };
         let wasi = self.context().build();
-        let term = self.config.term.clone();
         let sockets = Sockets {
             network: Arc::clone(&self.config.network),
             places: Arc::clone(&self.socket_places),
@@ -123,9 +122,8 @@ impl Pod {
             config: Arc::clone(&self.config),
             variables: Arc::clone(&self.variables),
             buckets: Arc::clone(&self.buckets),
-            log: Arc::clone(&self.config.stderr),
         };
-        let host = Host { wasi, table, http, hooks, messages, sockets, files, own, term, memory };
+        let host = Host { wasi, table, http, hooks, messages, sockets, files, own, memory };
         let mut store = Store::new(self.engine.wasmtime(), host);
         store.limiter(|host| &mut host.memory);
         store.set_max_component_handles(HANDLES_MAX);
@@ -179,7 +177,6 @@ pub(crate) struct Host {
     sockets: Sockets,
     files: OpenFiles,
     own: Own,
-    pub(crate) term: Term,
     pub(crate) memory: MemoryLimiter,
 }
 
@@ -188,7 +185,6 @@ struct Own {
     config: Arc<GuestConfig>,
     variables: Arc<OnceLock<WasiConfigVariables>>,
     buckets: Arc<Buckets>,
-    log: Output,
 }
 
 impl WasiView for Host {
@@ -243,7 +239,13 @@ impl Host {
 
     /// Where `wasi:logging` goes.
     pub(crate) fn own_log(&mut self) -> LoggingView<'_> {
-        LoggingView { output: &self.own.log, room: self.own.config.room.as_ref() }
+        let config = &self.own.config;
+        LoggingView { output: &config.stderr, room: config.room.as_ref() }
+    }
+
+    /// Cancelled when the guest shall end by itself.
+    pub(crate) fn term(&self) -> &Term {
+        &self.own.config.term
     }
 
     /// The guest's sockets, for the bindings.

@@ -170,9 +170,9 @@ const LIFECYCLE_FUNCTIONS: &[&str] = &["stopping", "wait_for_stop"];
 
 fn lifecycle(linker: &mut Linker<Host>) -> wasmtime::Result<()> {
     let mut interface = linker.instance(LIFECYCLE)?;
-    interface.func_wrap("stopping", |store, (): ()| Ok((store.data().term.is_cancelled(),)))?;
+    interface.func_wrap("stopping", |store, (): ()| Ok((store.data().term().is_cancelled(),)))?;
     interface.func_wrap_async("wait-for-stop", |store, (): ()| {
-        let term = store.data().term.clone();
+        let term = store.data().term().clone();
         Box::new(async move {
             term.cancelled().await;
             Ok(())
