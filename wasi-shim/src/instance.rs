@@ -137,7 +137,7 @@ impl Pod {
     pub(crate) fn core_store(&self) -> wasmtime::Result<Store<CoreHost>> {
         // A module of WASI p1 has its arguments, variables and directories in its context.
         let mut context = self.context();
-        context.args(&self.config.args).envs(&self.config.env);
+        context.args(&self.config.args).envs(&self.config.env[..]);
         for mount in &self.config.mounts {
             let opened = context.preopened_dir(&mount.host, &mount.guest, perms(mount));
             opened.map_err(|error| {
