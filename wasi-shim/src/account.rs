@@ -26,6 +26,9 @@ use crate::host_memory::HostMemory;
 /// How much wall time of its quota a guest may use at once. The period of a kernel's CPU quota.
 const QUOTA_PERIOD_NS: u64 = 100_000_000;
 
+/// CPU time that no tick cuts: most requests need less, and waiting again would be most of their time.
+const TURN_MIN_NS: u64 = 2_000_000;
+
 /// The running totals of a Pod. Cheap to clone; all clones are the same account.
 #[derive(Clone, Default)]
 pub struct Account(Arc<Counters>);
@@ -205,13 +208,18 @@ fn thread_cpu_ns() -> u64 {
 }
 
 thread_local! {
-    /// Whether a tick has stopped the guest that this thread polls.
+    /// CPU time of this thread when it turned to the guest that it polls.
+    static BEGAN_NS: Cell<u64> = const { Cell::new(0) };
+    /// Whether a tick has stopped that guest.
     static STOPPED: Cell<bool> = const { Cell::new(false) };
 }
 
-/// Called while a guest is polled: a tick ends its turn.
-pub(crate) fn stopped_by_tick() {
-    STOPPED.set(true);
+/// Called at a tick while a guest is polled: whether that ends its turn. One that has just begun, or
+/// that waited for something until now, goes on to the next tick.
+pub(crate) fn is_stopped() -> bool {
+    let stopped = thread_cpu_ns().saturating_sub(BEGAN_NS.get()) >= TURN_MIN_NS;
+    STOPPED.set(stopped);
+    stopped
 }
 
 /// An instance's future, charged at each poll, polled only while the quota lasts, and with the
@@ -256,12 +264,15 @@ impl<F: Future> Future for Metered<F> {
                 }
                 this.pause = None;
             }
-            let seat = match this.seat.as_mut().map(|seat| seat.poll(cx)) {
+            let seat = match this.seat.as_mut().map(|seat| seat.as_mut().poll(cx)) {
                 Some(Poll::Pending) => {
                     this.queued.get_or_insert_with(|| Queued::new(&this.meter));
                     return Poll::Pending;
                 }
-                Some(Poll::Ready(seat)) => Some(seat),
+                Some(Poll::Ready(seat)) => {
+                    this.seat = None;
+                    Some(seat)
+                }
                 None => None,
             };
             let quota = this.meter.paused_until();
@@ -270,6 +281,8 @@ impl<F: Future> Future for Metered<F> {
                 break seat;
             };
             this.queued = None;
+            // Others can use it meanwhile.
+            this.seat = seat.map(|_| this.engine.fair().seat());
             this.pause = Some(Box::pin(sleep_until(until)));
         };
         this.queued = None;
@@ -277,11 +290,11 @@ impl<F: Future> Future for Metered<F> {
         let turn = this.engine.fair().begin();
         STOPPED.set(false);
         let before_ns = thread_cpu_ns();
+        BEGAN_NS.set(before_ns);
         let poll = this.inner.as_mut().poll(cx);
         let used_ns = thread_cpu_ns().saturating_sub(before_ns);
         drop(turn);
         drop(seat);
-        this.seat = None;
         if poll.is_pending() && STOPPED.get() {
             this.queued = Some(Queued::new(&this.meter));
             this.seat = Some(this.engine.fair().seat());
@@ -318,6 +331,17 @@ mod tests {
         check_paid(1000, 1000, 20, 2000, 1010);
         // No quota at all still makes progress.
         check_paid(1000, 1000, 0, 0, 1000);
+    }
+
+    #[test]
+    fn a_tick_stops_nobody_who_has_just_begun() {
+        BEGAN_NS.set(u64::MAX);
+        assert!(!is_stopped());
+        BEGAN_NS.set(0);
+        while thread_cpu_ns() < TURN_MIN_NS {
+            std::hint::spin_loop();
+        }
+        assert!(is_stopped() && STOPPED.get());
     }
 
     #[test]

@@ -1,6 +1,6 @@
 //! Shares of the CPU when there is not enough for everybody.
 //!
-//! Guests take turns by themselves (each yields at every tick), but a Pod with a hundred requests
+//! Guests take turns by themselves (each yields at ticks), but a Pod with a hundred requests
 //! gets a hundred turns. So every Pod has a clock of its own, which its CPU time moves on, the
 //! slower the more weight it has; and there is a clock for all, which moves on as a Pod's would that
 //! gets exactly its share. While all threads are busy, a Pod whose clock is ahead of the common one
@@ -23,16 +23,18 @@
 //! guests that go on and on. So of those that a tick has stopped only as many stand in the line of the
 //! threads as there are threads: each waits for a seat there, in order, and gives it up after its turn.
 //! A Pod of which as many have been stopped has its first turns in a seat as well: a hundred requests
-//! at once that go on and on are its own affair.
+//! at once that go on and on are its own affair. And before each turn in a seat its thread looks at
+//! sockets and timers, and whom these wake goes first: tokio by itself, as long as somebody is ready,
+//! looks after every 61 polls, each of which could be such a turn.
 
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::task::{Context, Poll};
 use std::time::Duration;
 
+use futures::future::BoxFuture;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::task::yield_now;
 use tokio::time::Instant;
-use tokio_util::sync::PollSemaphore;
 
 use crate::account::Meter;
 use crate::ticker::TICK;
@@ -43,7 +45,7 @@ const PERIOD: Duration = Duration::from_millis(100);
 const BUSY: f64 = 0.9;
 /// The weight of a Pod that requested nothing: a fiftieth of a core.
 const WEIGHT_MIN: u32 = 20;
-/// CPU time by which a Pod may be ahead or behind: two turns. Less would make it wait after each.
+/// CPU time by which a Pod may be ahead or behind: a few turns. Less would make it wait after each.
 const SLACK_NS: f64 = 20e6;
 /// Who waits so long for its next turn wants more; who has it at once waits for microseconds.
 const WAIT_MIN: Duration = TICK.checked_div(2).expect("two is not zero");
@@ -107,34 +109,8 @@ impl Drop for Queued {
     }
 }
 
-/// The way of an instance that was stopped by a tick to its next turn.
-pub(crate) struct Seat {
-    seats: PollSemaphore,
-    waited: bool,
-    held: Option<OwnedSemaphorePermit>,
-}
-
-impl Seat {
-    /// Ready with the seat, to be held during the turn.
-    pub(crate) fn poll(&mut self, cx: &mut Context<'_>) -> Poll<OwnedSemaphorePermit> {
-        if let Some(seat) = self.held.take() {
-            return Poll::Ready(seat);
-        }
-        let Poll::Ready(seat) = self.seats.poll_acquire(cx) else {
-            self.waited = true;
-            return Poll::Pending;
-        };
-        let seat = seat.expect("nobody closes the semaphore");
-        if !std::mem::take(&mut self.waited) {
-            return Poll::Ready(seat);
-        }
-        // Woken by who had the seat before, it would have its turn at once: the threads run who was
-        // woken last first. Once more, it goes to the end of their line.
-        self.held = Some(seat);
-        cx.waker().wake_by_ref();
-        Poll::Pending
-    }
-}
+/// The way of an instance to a turn in a seat; it ends with the seat, to be held during the turn.
+pub(crate) type Seat = BoxFuture<'static, OwnedSemaphorePermit>;
 
 /// The shares of one engine.
 pub(crate) struct Fair {
@@ -189,8 +165,15 @@ impl Fair {
 
     /// For an instance that was stopped by a tick.
     pub(crate) fn seat(&self) -> Seat {
-        let seats = PollSemaphore::new(Arc::clone(&self.seats));
-        Seat { seats, waited: false, held: None }
+        let seats = Arc::clone(&self.seats);
+        Box::pin(async move {
+            let seat = seats.acquire_owned().await.expect("nobody closes the semaphore");
+            // Each lets all who are ready go first, and has the thread look then. The second one is
+            // for whom the first look wakes: who was woken last would have its turn before them.
+            yield_now().await;
+            yield_now().await;
+            seat
+        })
     }
 
     /// For the first turn of a Pod's instance, if others of it take all that the Pod could use.
@@ -396,6 +379,8 @@ fn micros(duration: Duration) -> u64 {
 
 #[cfg(test)]
 mod tests {
+    use std::task::{Context, Waker};
+
     use super::*;
 
     const MS: f64 = 1e6;
@@ -430,22 +415,23 @@ mod tests {
     }
 
     #[test]
-    fn who_was_stopped_waits_for_a_seat_at_the_end_of_the_line() {
-        let waker = futures::task::noop_waker();
-        let mut cx = Context::from_waker(&waker);
+    fn who_was_stopped_waits_for_a_seat_and_lets_others_go_first() {
+        let ask = |seat: &mut Seat| seat.as_mut().poll(&mut Context::from_waker(Waker::noop()));
         let fair = Fair { seats: Arc::new(Semaphore::new(1)), ..Fair::new() };
         let [mut first, mut second, mut third] = [fair.seat(), fair.seat(), fair.seat()];
-        let held = first.poll(&mut cx);
-        assert!(held.is_ready() && second.poll(&mut cx).is_pending());
-        assert!(third.poll(&mut cx).is_pending());
+        assert!(ask(&mut first).is_pending(), "sockets are looked at");
+        assert!(ask(&mut first).is_pending(), "whom these woke goes first");
+        let held = ask(&mut first);
+        assert!(held.is_ready());
+        for _ in 0..3 {
+            assert!(ask(&mut second).is_pending() && ask(&mut third).is_pending());
+        }
         drop(held);
-        assert!(first.poll(&mut cx).is_pending(), "others came before it");
-        assert!(second.poll(&mut cx).is_pending(), "it goes to the end of the line");
-        assert!(second.poll(&mut cx).is_ready());
         // Who ends while it waits or has a seat leaves it to the next one.
-        assert!(third.poll(&mut cx).is_pending() && third.held.is_some());
-        drop(third);
-        assert!(first.poll(&mut cx).is_pending() && first.poll(&mut cx).is_ready());
+        assert!(ask(&mut second).is_pending());
+        drop(second);
+        assert!(ask(&mut third).is_pending() && ask(&mut third).is_pending());
+        assert!(ask(&mut third).is_ready());
     }
 
     #[test]

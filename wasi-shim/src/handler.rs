@@ -252,7 +252,7 @@ impl Handler {
     /// Whether no request is being handled; instances may rest.
     #[cfg(test)]
     pub(crate) fn is_idle(&self) -> bool {
-        self.0.is_idle()
+        self.0.handled() == 0
     }
 
     /// Account and quota, for a guest that shall share them.
@@ -549,12 +549,13 @@ impl Shelf {
 
 impl Inner {
     /// Lets an instance rest that ended a request well, if it may answer another. What is left of one
-    /// that may not is returned, unless it is too much to be left for later.
+    /// that may not is returned, to be wiped later. It is wiped here if it is too much for that, or if
+    /// other requests are being handled, whose time that would be.
     fn keep(self: &Arc<Inner>, mut instance: Instance) -> Option<Spent> {
         instance.answered += 1;
         if instance.answered >= self.pod.config.limits.instance_requests {
             let memory = &mut instance.store.data_mut().memory;
-            if memory.held() > SPENT_BYTES_MAX {
+            if self.handled() > 1 || memory.held() > SPENT_BYTES_MAX {
                 return None;
             }
             memory.let_go();
@@ -569,15 +570,15 @@ impl Inner {
         None
     }
 
-    fn is_idle(&self) -> bool {
-        self.places.available_permits() == self.pod.config.limits.concurrent_requests
+    /// Requests that have a place.
+    fn handled(&self) -> usize {
+        self.pod.config.limits.concurrent_requests - self.places.available_permits()
     }
 
-    /// Has an instance wiped when this thread has done what it is at. At once if other requests are
-    /// being handled, whose time that would be, or if too many wait for that.
+    /// Has an instance wiped when this thread has done what it is at, or at once if too many wait for
+    /// that.
     fn wipe_behind(&self, spent: Spent) {
-        let place = self.is_idle().then(|| Arc::clone(&self.spent).try_acquire_owned());
-        if let Some(Ok(place)) = place {
+        if let Ok(place) = Arc::clone(&self.spent).try_acquire_owned() {
             tokio::spawn(async move { drop((spent, place)) });
         }
     }

@@ -14,7 +14,7 @@ use wasmtime_wasi::{WasiCtx, WasiCtxBuilder, WasiCtxView, WasiView};
 use wasmtime_wasi_config::{WasiConfig, WasiConfigVariables};
 use wasmtime_wasi_http::{FieldMapError, WasiHttpCtx, WasiHttpCtxView, WasiHttpView};
 
-use crate::account::{Account, Meter, stopped_by_tick};
+use crate::account::{Account, Meter, is_stopped};
 use crate::engine::{Calls, Engine};
 use crate::environment::EnvironmentView;
 use crate::files::{Common, FilesView, OpenFiles};
@@ -32,8 +32,8 @@ use crate::poll::PollView;
 use crate::preopens::{PreopensView, perms};
 use crate::sockets::{Sockets, SocketsView};
 
-/// Ticks after which a guest yields. One: the slice is a tick.
-const SLICE_TICKS: u64 = 1;
+/// Ticks after which a guest is looked at: each.
+const LOOK_TICKS: u64 = 1;
 
 /// A guest as it is configured, shared by its instances.
 pub(crate) struct Pod {
@@ -110,7 +110,6 @@ impl Pod {
             apart: self.engine.calls() == Calls::Concurrent,
         };
         let wasi = self.context().build();
-        let term = self.config.term.clone();
         let sockets = Sockets {
             network: Arc::clone(&self.config.network),
             places: Arc::clone(&self.socket_places),
@@ -123,9 +122,8 @@ impl Pod {
             config: Arc::clone(&self.config),
             variables: Arc::clone(&self.variables),
             buckets: Arc::clone(&self.buckets),
-            log: Arc::clone(&self.config.stderr),
         };
-        let host = Host { wasi, table, http, hooks, messages, sockets, files, own, term, memory };
+        let host = Host { wasi, table, http, hooks, messages, sockets, files, own, memory };
         let mut store = Store::new(self.engine.wasmtime(), host);
         store.limiter(|host| &mut host.memory);
         store.set_max_component_handles(HANDLES_MAX);
@@ -139,7 +137,7 @@ impl Pod {
     pub(crate) fn core_store(&self) -> wasmtime::Result<Store<CoreHost>> {
         // A module of WASI p1 has its arguments, variables and directories in its context.
         let mut context = self.context();
-        context.args(&self.config.args).envs(&self.config.env);
+        context.args(&self.config.args).envs(&self.config.env[..]);
         for mount in &self.config.mounts {
             let opened = context.preopened_dir(&mount.host, &mount.guest, perms(mount));
             opened.map_err(|error| {
@@ -158,12 +156,14 @@ impl Pod {
 }
 
 fn set_epochs<T: 'static>(store: &mut Store<T>) {
-    store.set_epoch_deadline(SLICE_TICKS);
+    store.set_epoch_deadline(LOOK_TICKS);
     // This says that only async calls are made; what happens at a tick is said again below.
-    store.epoch_deadline_async_yield_and_update(SLICE_TICKS);
+    store.epoch_deadline_async_yield_and_update(LOOK_TICKS);
     store.epoch_deadline_callback(|_| {
-        stopped_by_tick();
-        Ok(UpdateDeadline::Yield(SLICE_TICKS))
+        Ok(match is_stopped() {
+            true => UpdateDeadline::Yield(LOOK_TICKS),
+            false => UpdateDeadline::Continue(LOOK_TICKS),
+        })
     });
 }
 
@@ -177,7 +177,6 @@ pub(crate) struct Host {
     sockets: Sockets,
     files: OpenFiles,
     own: Own,
-    pub(crate) term: Term,
     pub(crate) memory: MemoryLimiter,
 }
 
@@ -186,7 +185,6 @@ struct Own {
     config: Arc<GuestConfig>,
     variables: Arc<OnceLock<WasiConfigVariables>>,
     buckets: Arc<Buckets>,
-    log: Output,
 }
 
 impl WasiView for Host {
@@ -241,7 +239,13 @@ impl Host {
 
     /// Where `wasi:logging` goes.
     pub(crate) fn own_log(&mut self) -> LoggingView<'_> {
-        LoggingView { output: &self.own.log, room: self.own.config.room.as_ref() }
+        let config = &self.own.config;
+        LoggingView { output: &config.stderr, room: config.room.as_ref() }
+    }
+
+    /// Cancelled when the guest shall end by itself.
+    pub(crate) fn term(&self) -> &Term {
+        &self.own.config.term
     }
 
     /// The guest's sockets, for the bindings.

@@ -35,7 +35,7 @@ use wasmtime_wasi_http::p3::bindings::http as p3_http;
 use wasmtime_wasi_http::{WasiHttp, WasiHttpView};
 
 use crate::engine::Calls;
-use crate::environment::HasEnvironment;
+use crate::environment;
 use crate::files;
 use crate::instance::{CoreHost, Host};
 use crate::keyvalue::{self, HasKeyValue};
@@ -74,8 +74,7 @@ const INTERFACES: &[(&str, Add)] = &[
         |l| p2::random::insecure::add_to_linker::<_, WasiRandom>(l, Host::random)),
     ("wasi:random/insecure-seed@0.2.12",
         |l| p2::random::insecure_seed::add_to_linker::<_, WasiRandom>(l, Host::random)),
-    ("wasi:cli/environment@0.2.12",
-        |l| p2::cli::environment::add_to_linker::<_, HasEnvironment>(l, Host::own_environment)),
+    ("wasi:cli/environment@0.2.12", environment::add_p2),
     ("wasi:cli/exit@0.2.12", |l| p2::cli::exit::add_to_linker::<_, WasiCli>(l, Host::cli)),
     ("wasi:cli/stdin@0.2.12", |l| p2::cli::stdin::add_to_linker::<_, WasiCli>(l, Host::cli)),
     ("wasi:cli/stdout@0.2.12", |l| p2::cli::stdout::add_to_linker::<_, WasiCli>(l, Host::cli)),
@@ -125,8 +124,7 @@ const INTERFACES: &[(&str, Add)] = &[
         |l| p3::random::insecure_seed::add_to_linker::<_, WasiRandom>(l, Host::random)),
     // Types only, as wasi:clocks/types: nothing to link, and wasmtime asks for nothing.
     ("wasi:cli/types@0.3.0", |_| Ok(())),
-    ("wasi:cli/environment@0.3.0",
-        |l| p3::cli::environment::add_to_linker::<_, HasEnvironment>(l, Host::own_environment)),
+    ("wasi:cli/environment@0.3.0", environment::add_p3),
     ("wasi:cli/exit@0.3.0", |l| p3::cli::exit::add_to_linker::<_, WasiCli>(l, Host::cli)),
     ("wasi:cli/stdin@0.3.0", |l| p3::cli::stdin::add_to_linker::<_, WasiCli>(l, Host::cli)),
     ("wasi:cli/stdout@0.3.0", |l| p3::cli::stdout::add_to_linker::<_, WasiCli>(l, Host::cli)),
@@ -170,9 +168,9 @@ const LIFECYCLE_FUNCTIONS: &[&str] = &["stopping", "wait_for_stop"];
 
 fn lifecycle(linker: &mut Linker<Host>) -> wasmtime::Result<()> {
     let mut interface = linker.instance(LIFECYCLE)?;
-    interface.func_wrap("stopping", |store, (): ()| Ok((store.data().term.is_cancelled(),)))?;
+    interface.func_wrap("stopping", |store, (): ()| Ok((store.data().term().is_cancelled(),)))?;
     interface.func_wrap_async("wait-for-stop", |store, (): ()| {
-        let term = store.data().term.clone();
+        let term = store.data().term().clone();
         Box::new(async move {
             term.cancelled().await;
             Ok(())

@@ -17,7 +17,7 @@
 //! * It has nothing by default: no files, no sockets, no environment, no input; only the arguments,
 //!   variables and directories of its [`GuestConfig`]. Its HTTP requests go to [`Outgoing`], its
 //!   sockets to a [`Network`], its output to [`Output`], never to the host's own.
-//! * Every loop in it yields at each 10 ms tick of an OS thread, so one guest never keeps a thread,
+//! * Every loop in it yields at a tick of an OS thread (4 ms), so one guest never keeps a thread,
 //!   and its CPU time is counted ([`Account`]) and held to its quota by making it wait. When there is
 //!   not enough for all, each gets a share by its weight.
 //! * Memory, tables, handles and the data it makes the host allocate are bounded ([`Limits`]).

@@ -117,8 +117,8 @@ pub struct GuestConfig {
     /// The directory that the guest starts in, as `wasi:cli/environment` tells it. None: it says
     /// nothing.
     pub cwd: Option<String>,
-    /// The whole environment: nothing is inherited.
-    pub env: Vec<(String, String)>,
+    /// The whole environment: nothing is inherited. Shared by all who have this configuration.
+    pub env: Arc<[(String, String)]>,
     pub stdout: Output,
     pub stderr: Output,
     pub limits: Limits,
@@ -147,7 +147,7 @@ impl Default for GuestConfig {
         GuestConfig {
             args: Vec::new(),
             cwd: None,
-            env: Vec::new(),
+            env: Arc::default(),
             stdout: no_output(),
             stderr: no_output(),
             limits: Limits::default(),

@@ -1,11 +1,11 @@
-//! The clock of preemption: an OS thread that moves the engine's epoch on every 10 ms.
+//! The clock of preemption: an OS thread that moves the engine's epoch on every 4 ms.
 //!
 //! It is a thread and not a task because a task starves together with the runtime that the guests
-//! keep busy. It sleeps for good while no guest is being polled, so an idle worker is not woken a
-//! hundred times a second.
+//! keep busy. It sleeps for good while no guest is being polled, so an idle worker is not woken
+//! hundreds of times a second.
 //!
 //! ```text
-//!  guest polled, count 0 → 1: unpark      thread: count = 0? park : sleep 10 ms, epoch += 1
+//!  guest polled, count 0 → 1: unpark      thread: count = 0? park : sleep 4 ms, epoch += 1
 //! ```
 //! A wake-up between the thread's look at the count and its park is not lost: unpark leaves a
 //! token.
@@ -15,8 +15,8 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::thread::{JoinHandle, Thread};
 use std::time::Duration;
 
-/// The time slice of a guest.
-pub(crate) const TICK: Duration = Duration::from_millis(10);
+/// The time slice of a guest that goes on and on; of one that began between two ticks up to half more.
+pub(crate) const TICK: Duration = Duration::from_millis(4);
 
 /// Owns the thread and joins it when dropped.
 pub(crate) struct Ticker {

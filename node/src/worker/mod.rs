@@ -113,10 +113,6 @@ const CONNECTIONS_MAX: u64 = 16_384;
 const DESCRIPTORS_KEPT: u64 = 512;
 /// Threads for calls that block: files being loaded, and file calls of guests.
 const BLOCKING_THREADS_MAX: usize = 64;
-/// Polls of tasks between two looks at sockets and timers, while no thread is idle. A poll is up to a
-/// whole turn of a guest: after tokio's own 61 of them a request would have waited for half a second.
-/// A look costs less than a hundredth of what a request does.
-const POLLS_PER_LOOK: u32 = 2;
 /// Rhythm of what is done from time to time: node ports that could not be bound, handlers that
 /// nobody asks, being an orphan.
 const TICK: Duration = Duration::from_secs(5);
@@ -189,7 +185,6 @@ pub fn main(flags: Flags) -> Result<(), WorkerError> {
         .enable_all()
         .thread_name("worker")
         .max_blocking_threads(BLOCKING_THREADS_MAX)
-        .event_interval(POLLS_PER_LOOK)
         .build()
         .map_err(WorkerError::Runtime)?;
     let connections_max = descriptors.saturating_sub(DESCRIPTORS_KEPT).clamp(1, CONNECTIONS_MAX);

@@ -275,7 +275,8 @@ impl Start {
         let begun = Instant::now();
         let mut config = view.config.clone();
         if self.io.ends_with_input {
-            config.env.push((ENDS_WITH_INPUT.to_owned(), "1".to_owned()));
+            let more = (ENDS_WITH_INPUT.to_owned(), "1".to_owned());
+            config.env = config.env.iter().cloned().chain([more]).collect();
         }
         let command = match module.command(config) {
             Ok(command) => command,
@@ -464,7 +465,7 @@ impl Start {
         let config = GuestConfig {
             args: std::mem::take(&mut self.container.args),
             cwd: self.container.cwd.take(),
-            env: std::mem::take(&mut self.container.env.0),
+            env: std::mem::take(&mut self.container.env.0).into(),
             stdout: self.io.output(channels::STDOUT, self.log.output(Stream::Stdout)),
             stderr: self.io.output(channels::STDERR, self.log.output(Stream::Stderr)),
             limits: limits(&self.container.limits),

@@ -48,7 +48,9 @@ async fn gets_what_it_was_given_and_nothing_else() {
         (drop (call $environ_sizes_get (i32.const 0) (i32.const 16)))
         (drop (call $environ_get (i32.const 256) (i32.const 512)))
         (call $print (i32.const 512) (i32.load (i32.const 16))))"#;
-    let env = |config: &mut GuestConfig| config.env = vec![("KEY".into(), "value".into())];
+    let env = |config: &mut GuestConfig| {
+        config.env = Arc::from([("KEY".to_owned(), "value".to_owned())]);
+    };
     assert_eq!(run(prints_env, env).await.1, "KEY=value\0");
 
     let reads = r#"(func (export "_start")
