@@ -260,11 +260,11 @@ pub async fn replace(
     call: &Call<'_>,
     old: &Object,
     entry: &Entry,
-    new: Object,
+    mut new: Object,
 ) -> Result<Written, Failure> {
     let given = match call.record {
         Record::Keep => meta::managed_fields(old).to_vec(),
-        Record::Track | Record::Given => meta::managed_fields(&new).to_vec(),
+        Record::Track | Record::Given => meta::take_managed_fields(&mut new),
     };
     let mut new = prepare::updated(call.kind, call.part, old, new)?;
     meta::set_managed_fields(&mut new, given);
