@@ -50,16 +50,21 @@ pub fn encode(kind: &'static Kind, object: &Object) -> Bytes {
 
 /// The same, of an object that nobody needs any more.
 pub fn into_bytes(kind: &'static Kind, mut object: Object) -> Bytes {
-    assert!(!meta::uid(&object).is_empty(), "an object has a uid before it is stored");
     if kind.storage != Storage::Own {
         object = convert::to(kind, home(kind), object);
     }
     if let Some(definition) = kind.custom().filter(|definition| definition.conversion.is_none()) {
         object["apiVersion"] = format!("{}/{}", kind.group, definition.storage_version).into();
     }
-    meta::set(&mut object, "resourceVersion", "");
-    meta::order(&mut object);
-    serde_json::to_vec(&object).expect("an object has only string keys").into()
+    plain_bytes(&mut object)
+}
+
+/// The same, of a kind that is stored as it is shown ([`is_plain`]). Takes the resourceVersion away.
+pub fn plain_bytes(object: &mut Object) -> Bytes {
+    assert!(!meta::uid(object).is_empty(), "an object has a uid before it is stored");
+    meta::set(object, "resourceVersion", "");
+    meta::order(object);
+    serde_json::to_vec(object).expect("an object has only string keys").into()
 }
 
 /// The object in an entry, with its resourceVersion.

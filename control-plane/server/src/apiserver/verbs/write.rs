@@ -15,6 +15,7 @@ use crate::apiserver::{
     request::Request,
     stored,
 };
+use bytes::Bytes;
 use serde_json::{Map, Value};
 use wherry_resources::{
     Kind, Object,
@@ -212,9 +213,8 @@ pub async fn insert(call: &Call<'_>, mut object: Object) -> Result<Written, Fail
         quota::take(call, &object, None).await?;
         return Ok(Written { stored: false, object, warnings });
     }
-    let stored = custom::into_storage(call.api, call.kind, &object).await?;
+    let value = to_store(call, &mut object).await?;
     let taken = quota::take(call, &object, None).await?;
-    let value = stored::into_bytes(call.kind, stored);
     quota::still_counts(call, taken.as_ref())?;
     let put = call.api.store().put(key, value, Precondition::Absent).await;
     gathered.reservation.settle(matches!(put, Err(WriteError::Unknown)));
@@ -333,7 +333,7 @@ pub async fn replace(
         meta::order(&mut new);
         return Ok(Written { stored: true, object: new, warnings });
     }
-    let stored = custom::into_storage(call.api, call.kind, &new).await?;
+    let value = to_store(call, &mut new).await?;
     let taken = quota::take(call, &new, Some(old)).await?;
     // What is being deleted must be able to go, also from a disk that is nearly full.
     let store = match meta::is_deleting(old) {
@@ -341,11 +341,20 @@ pub async fn replace(
         false => call.api.store().clone(),
     };
     quota::still_counts(call, taken.as_ref())?;
-    let put = store.put(key, stored::into_bytes(call.kind, stored), precondition).await;
+    let put = store.put(key, value, precondition).await;
     gathered.reservation.settle(matches!(put, Err(WriteError::Unknown)));
     quota::settle(call, &new, taken, &put).await;
     let entry = put.map_err(|error| failure(call.kind, name, error))?;
     Ok(Written { stored: true, object: call.written(new, &entry), warnings })
+}
+
+/// What is stored of an object, whose resourceVersion is not needed any more.
+async fn to_store(call: &Call<'_>, object: &mut Object) -> Result<Bytes, ApiError> {
+    if stored::is_plain(call.kind) {
+        return Ok(stored::plain_bytes(object));
+    }
+    let stored = custom::into_storage(call.api, call.kind, object).await?;
+    Ok(stored::into_bytes(call.kind, stored))
 }
 
 /// A mistyped field must not get into the store: typed clients could not read any list with it.
