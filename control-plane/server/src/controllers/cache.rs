@@ -602,10 +602,12 @@ impl Cache {
         self.revision = self.revision.max(object.revision());
         let before = shelf.objects.insert(path.clone(), object.clone());
         let key = Key { kind: shelf.kind, path };
-        if let Some(before) = &before {
-            self.unlink(&key, before);
+        if before.as_ref().is_none_or(|before| is_found_elsewhere(before, &object)) {
+            if let Some(before) = &before {
+                self.unlink(&key, before);
+            }
+            self.link(&key, &object);
         }
-        self.link(&key, &object);
         if object.get::<Lease>().is_some() && key.namespace() == LEASE_NAMESPACE {
             self.renewed.insert(key.name().to_string(), now);
         }
@@ -674,6 +676,14 @@ impl Cache {
 fn name_comes_back(change: &Change) -> bool {
     let is_pod = change.before.as_ref().is_some_and(|before| before.get::<Pod>().is_some());
     is_pod && controller_of(change.meta()).is_some_and(|owner| owner.kind == "StatefulSet")
+}
+
+/// Whether some index has an object's new state in another place than the one before. A change of a
+/// status or a lease moves nothing, and most changes are such.
+fn is_found_elsewhere(before: &Object, after: &Object) -> bool {
+    before.uid() != after.uid()
+        || before.meta().owner_references != after.meta().owner_references
+        || bound_to(before) != bound_to(after)
 }
 
 fn bound_to(object: &Object) -> Option<&str> {
