@@ -43,7 +43,7 @@ use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 use tokio::time::{Instant, Interval, MissedTickBehavior};
 use wherry_resources::validate::Reason;
-use wherry_resources::{Kind, Object, Storage, meta};
+use wherry_resources::{Kind, Object, meta};
 use wherry_store::{Change, Entry, Event, Revision, Snapshot, Store, Watch, WatchEnd, WindowError};
 
 /// Time between bookmarks, as in Kubernetes.
@@ -218,8 +218,8 @@ impl Encoder {
     fn initial(&mut self, entry: &Entry) -> Option<Line> {
         let plain = self.is_plain() && !custom::by_webhook(self.kind);
         if self.selection.is_everything() && plain {
-            let line = plain_line(self.kind, "ADDED", &entry.value, entry.modified);
-            return Some(Line::Ready(line));
+            let value = stored::accepted(self.kind, self.accepted, &entry.value);
+            return Some(Line::Ready(plain_line(self.kind, "ADDED", &value, entry.modified)));
         }
         let object = stored::decode(self.kind, entry);
         self.selection.matches(&object).then(|| self.object_line("ADDED", object))
@@ -234,10 +234,14 @@ impl Encoder {
                 (Change::Put(_), Some(_)) => "MODIFIED",
             };
             let kind = self.kind;
-            if self.is_plain() && kind.storage == Storage::Own && kind.custom.is_none() {
-                return Some(Line::Ready(event.encoded(|event| {
-                    plain_line(kind, word, &event.entry().value, event.revision)
-                })));
+            if self.is_plain() && stored::is_plain(kind) {
+                let line = |value: &[u8]| plain_line(kind, word, value, event.revision);
+                let value = &event.entry().value;
+                // What most watchers get is made once for them all.
+                return Some(Line::Ready(match self.accepted.managers {
+                    true => event.encoded(|_| line(value)),
+                    false => line(&stored::accepted(kind, self.accepted, value)),
+                }));
             }
             let object = stored::decode_at(kind, &event.entry().value, event.revision);
             return Some(self.object_line(word, object));
