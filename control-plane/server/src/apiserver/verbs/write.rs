@@ -271,8 +271,11 @@ pub async fn replace(
     if call.part == Part::Main {
         defaults::drop_outdated(call.kind, &mut new, old);
     }
-    defaults::apply(call.kind, &mut new);
-    check_type(call.kind, &new)?;
+    // A binding changes a few fields of a Pod that was made whole when it was stored.
+    if call.part != Part::Binding {
+        defaults::apply(call.kind, &mut new);
+        check_type(call.kind, &new)?;
+    }
     if call.record == Record::Track {
         apply::track(&call.types(), Some(old), &mut new, &call.writer());
     }
