@@ -38,10 +38,12 @@ use http::{HeaderValue, header};
 use serde_json::{Map, Value, json};
 use std::collections::VecDeque;
 use std::convert::Infallible;
+use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
-use tokio::time::{Instant, Interval, MissedTickBehavior};
+use tokio::time::{Instant, Interval, MissedTickBehavior, Sleep};
+use tokio_util::sync::WaitForCancellationFutureOwned;
 use wherry_resources::validate::Reason;
 use wherry_resources::{Kind, Object, meta};
 use wherry_store::{Change, Entry, Event, Revision, Snapshot, Store, Watch, WatchEnd, WindowError};
@@ -165,7 +167,8 @@ async fn open(api: &ApiServer, request: &Request) -> Result<Stream, ApiError> {
         events,
         sent: after,
         bookmarks: bookmarks.then(bookmark_timer),
-        deadline,
+        deadline: Box::pin(tokio::time::sleep_until(deadline)),
+        shutdown: Box::pin(api.shutdown().clone().cancelled_owned()),
     })
 }
 
@@ -359,7 +362,9 @@ struct Stream {
     /// Revision up to which the client has seen everything.
     sent: Revision,
     bookmarks: Option<Interval>,
-    deadline: Instant,
+    // Both are waited for as long as the watch lives, and not anew for each event.
+    deadline: Pin<Box<Sleep>>,
+    shutdown: Pin<Box<WaitForCancellationFutureOwned>>,
 }
 
 impl Stream {
@@ -397,13 +402,13 @@ impl Stream {
                     Err(end) => return self.cut(end),
                 },
                 () = tick(&mut self.bookmarks) => self.bookmark(),
-                () = tokio::time::sleep_until(self.deadline) => {
+                () = self.deadline.as_mut() => {
                     if self.bookmarks.is_some() {
                         self.bookmark();
                     }
                     self.events = Events::Ended;
                 }
-                () = self.api.shutdown().cancelled() => self.events = Events::Ended,
+                () = self.shutdown.as_mut() => self.events = Events::Ended,
             }
         }
     }
