@@ -31,7 +31,7 @@ pub enum Record {
     Track,
     /// The object brings its record: an apply has made it.
     Given,
-    /// The old record stays: what changes belongs to the server.
+    /// The object brings the old record: what changes belongs to the server.
     Keep,
 }
 
@@ -262,10 +262,7 @@ pub async fn replace(
     entry: &Entry,
     mut new: Object,
 ) -> Result<Written, Failure> {
-    let given = match call.record {
-        Record::Keep => meta::managed_fields(old).to_vec(),
-        Record::Track | Record::Given => meta::take_managed_fields(&mut new),
-    };
+    let given = meta::take_managed_fields(&mut new);
     let mut new = prepare::updated(call.kind, call.part, old, new)?;
     meta::set_managed_fields(&mut new, given);
     if call.part == Part::Main {
