@@ -69,8 +69,8 @@ pub struct Accepted {
     pub managers: bool,
 }
 
-/// Request extension of clients inside the process that never read who manages which fields. That is
-/// much of most objects, and is left out of what they get where that is cheaper than to read it.
+/// Request extension of clients inside the process that never read who manages which fields. That
+/// is much of most objects, and is left out of what they get where that is cheaper than to read it.
 #[derive(Clone, Copy, Debug)]
 pub struct WithoutManagers;
 

@@ -62,7 +62,7 @@ pub fn into_bytes(kind: &'static Kind, mut object: Object) -> Bytes {
     plain_bytes(&mut object)
 }
 
-/// The same, of a kind that is stored as it is shown ([`is_plain`]). Takes the resourceVersion away.
+/// The same, of a kind that is stored as it is shown ([`is_plain`]). Takes the resourceVersion out.
 pub fn plain_bytes(object: &mut Object) -> Bytes {
     assert!(!meta::uid(object).is_empty(), "an object has a uid before it is stored");
     meta::set(object, "resourceVersion", "");
@@ -138,8 +138,8 @@ pub fn decode_metadata(kind: &'static Kind, entry: &Entry) -> Object {
     serde_json::json!({ "metadata": stored.metadata })
 }
 
-/// What is stored of an object, as far as a client wants to read it. Of kinds that are stored as they
-/// are shown ([`is_plain`]) the record of managers can be left out.
+/// What is stored of an object, as far as a client wants to read it. Of kinds that are stored as
+/// they are shown ([`is_plain`]) the record of managers can be left out.
 pub fn accepted<'a>(kind: &Kind, accepted: Accepted, value: &'a [u8]) -> Cow<'a, [u8]> {
     let leaves_out = !accepted.managers && is_plain(kind);
     match leaves_out.then(|| managers(value)).flatten() {
