@@ -205,12 +205,13 @@ pub fn track(types: &dyn Types, old: Option<&Object>, new: &mut Object, writer: 
     }
     let nothing = Value::Object(Map::new());
     let mut states = States::new(types, writer, old.unwrap_or(&nothing), new);
-    let Some(own) = states.difference(&writer.api_version) else {
+    lose(&mut managers, &mut states, |_| false);
+    let Some(own) = states.into_difference(&writer.api_version) else {
         return;
     };
-    let mut taken = own.added.difference(&UNOWNED);
-    taken.add(&own.modified.difference(&UNOWNED));
-    lose(&mut managers, &mut states, |_| false);
+    let mut taken = own.added;
+    taken.add(&own.modified);
+    taken.take_away(&UNOWNED);
     if !taken.is_empty() {
         give(&mut managers, writer.owner(Operation::Update, taken));
         managers::cap(&mut managers);
@@ -255,8 +256,9 @@ fn lose(managers: &mut Vec<Manager>, states: &mut States<'_>, spared: impl Fn(&M
         let Some(changed) = states.difference(&manager.api_version) else {
             return false;
         };
-        let gone = changed.modified.union(&changed.added).union(&changed.removed);
-        manager.fields = manager.fields.difference(&gone);
+        for gone in [&changed.modified, &changed.added, &changed.removed] {
+            manager.fields.take_away(gone);
+        }
         !manager.fields.is_empty()
     });
 }
@@ -281,6 +283,13 @@ impl<'a> States<'a> {
             self.compared.insert(version.to_owned(), found);
         }
         self.compared[version].as_ref()
+    }
+
+    fn into_difference(mut self, version: &str) -> Option<Difference> {
+        match self.compared.remove(version) {
+            Some(found) => found,
+            None => self.compare(version),
+        }
     }
 
     fn compare(&self, version: &str) -> Option<Difference> {

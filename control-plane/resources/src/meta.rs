@@ -144,6 +144,15 @@ pub fn managed_fields(object: &Object) -> &[Value] {
     list(object, "managedFields")
 }
 
+/// Takes `metadata.managedFields` out of an object.
+pub fn take_managed_fields(object: &mut Object) -> Vec<Value> {
+    let metadata = object.get_mut("metadata").and_then(Value::as_object_mut);
+    match metadata.and_then(|metadata| metadata.shift_remove("managedFields")) {
+        Some(Value::Array(entries)) => entries,
+        _ => Vec::new(),
+    }
+}
+
 /// Replaces `metadata.managedFields`; an empty list removes it.
 pub fn set_managed_fields(object: &mut Object, entries: Vec<Value>) {
     set_or_remove(object, "managedFields", Value::Array(entries));
@@ -396,6 +405,9 @@ mod tests {
         assert_eq!((label(&object, "a"), finalizers(&object)), (Some("b"), vec!["x"]));
         set_finalizers(&mut object, &[]);
         remove_annotation(&mut object, "k");
+        set_managed_fields(&mut object, vec![json!({"manager": "m"})]);
+        assert_eq!(take_managed_fields(&mut object), [json!({"manager": "m"})]);
+        assert!(take_managed_fields(&mut object).is_empty());
         assert_eq!(object, json!({"metadata": {"labels": {"a": "b"}}}));
     }
 

@@ -589,7 +589,7 @@ fn start_leaders_work(
     // Its writes are not forwarded: once another member leads, they fail.
     let api = leader.api.leading();
     let client = |name: &str| {
-        api.client(User {
+        api.client_without_managers(User {
             name: name.to_owned(),
             groups: vec!["system:authenticated".to_owned()],
             uid: String::new(),

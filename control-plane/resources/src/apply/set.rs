@@ -38,7 +38,7 @@ pub struct Node {
 pub struct NotAFieldSet(String);
 
 impl Node {
-    fn is_empty(&self) -> bool {
+    pub fn is_empty(&self) -> bool {
         !self.member && self.below.is_empty()
     }
 }
@@ -90,6 +90,18 @@ impl FieldSet {
             let ours = self.0.entry(element.clone()).or_default();
             ours.member |= theirs.member;
             ours.below.add(&theirs.below);
+        }
+    }
+
+    /// Takes all paths of another set away.
+    pub fn take_away(&mut self, other: &FieldSet) {
+        for (element, theirs) in &other.0 {
+            let Some(ours) = self.0.get_mut(element) else { continue };
+            ours.member &= !theirs.member;
+            ours.below.take_away(&theirs.below);
+            if ours.is_empty() {
+                self.0.remove(element);
+            }
         }
     }
 

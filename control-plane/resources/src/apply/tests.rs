@@ -107,6 +107,11 @@ fn sets() {
     assert!(text(a.difference(&b)).starts_with(".a.b .l["));
     assert!(text(a.recursive_difference(&b)).starts_with(".l["));
     assert_eq!(a.union(&b), a);
+    let mut rest = a.clone();
+    rest.take_away(&b);
+    assert_eq!(rest, a.difference(&b));
+    rest.take_away(&a);
+    assert!(rest.is_empty());
     for wrong in
         [json!({"x": {}}), json!({"v:{": {}}), json!({"i:x": {}}), json!([]), json!({"f:a": 1})]
     {

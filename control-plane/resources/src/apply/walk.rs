@@ -172,23 +172,48 @@ pub struct Difference {
 
 /// Compares two states; `managedFields` themselves do not count.
 pub fn difference(place: Place<'_>, old: &Value, new: &Value) -> Difference {
-    let mut comparing = Comparing::default();
-    comparing.compare(place, Some(old), Some(new));
-    comparing.found
+    let found = Comparing::default().compare(place, Some(old), Some(new));
+    let Found { added, removed, modified } = found;
+    Difference { added: added.below, removed: removed.below, modified: modified.below }
+}
+
+/// What differs at one place and below it.
+#[derive(Default)]
+struct Found {
+    added: Node,
+    removed: Node,
+    modified: Node,
+}
+
+impl Found {
+    /// Adds what was found at an element below this place; each is looked at once.
+    fn put(&mut self, element: impl Fn() -> Element, inner: Found) {
+        let sides = [
+            (&mut self.added, inner.added),
+            (&mut self.removed, inner.removed),
+            (&mut self.modified, inner.modified),
+        ];
+        for (ours, node) in sides {
+            if !node.is_empty() {
+                ours.below.put(element(), node);
+            }
+        }
+    }
 }
 
 #[derive(Default)]
 struct Comparing {
-    path: Vec<Element>,
-    found: Difference,
+    /// As [`display`] writes it; items of lists stand as `[]`.
+    path: String,
 }
 
 impl Comparing {
-    fn compare(&mut self, place: Place<'_>, old: Option<&Value>, new: Option<&Value>) {
+    fn compare(&mut self, place: Place<'_>, old: Option<&Value>, new: Option<&Value>) -> Found {
+        let mut found = Found::default();
         let old = old.filter(|value| !value.is_null());
         let new = new.filter(|value| !value.is_null());
         if old == new {
-            return;
+            return found;
         }
         let present = old.or(new).expect("two absent values are equal");
         let rule = place.rule(present);
@@ -200,50 +225,73 @@ impl Comparing {
             Some(_) => false,
         };
         if rule == Rule::Leaf || !same_rule || hollow(old) && hollow(new) {
-            return self.leaf(place, old, new);
+            self.leaf(place, old, new, &mut found);
+            return found;
         }
         match present {
-            Value::Object(_) => self.fields(place, old, new),
-            _ if !self.items(place, &rule, old, new) => return self.leaf(place, old, new),
+            Value::Object(_) => self.fields(place, old, new, &mut found),
+            _ if !self.items(place, &rule, old, new, &mut found) => {
+                self.leaf(place, old, new, &mut found);
+                return found;
+            }
             _ => {}
         }
         match (old, new) {
-            (None, Some(_)) if !self.always_there(place) => self.found.added.insert(&self.path),
-            (Some(_), None) if !self.always_there(place) => self.found.removed.insert(&self.path),
+            (None, Some(_)) if !self.always_there(place) => found.added.member = true,
+            (Some(_), None) if !self.always_there(place) => found.removed.member = true,
             _ => {}
         }
+        found
     }
 
-    fn leaf(&mut self, place: Place<'_>, old: Option<&Value>, new: Option<&Value>) {
-        let set = match (old, new) {
-            (Some(_), Some(_)) => &mut self.found.modified,
-            (None, _) => &mut self.found.added,
-            (_, None) => &mut self.found.removed,
+    /// Compares what stands below a step of the path.
+    fn below(
+        &mut self,
+        step: [&str; 2],
+        place: Place<'_>,
+        old: Option<&Value>,
+        new: Option<&Value>,
+    ) -> Found {
+        let length = self.path.len();
+        self.path.extend(step);
+        let found = self.compare(place, old, new);
+        self.path.truncate(length);
+        found
+    }
+
+    fn leaf(&self, place: Place<'_>, old: Option<&Value>, new: Option<&Value>, found: &mut Found) {
+        let side = match (old, new) {
+            (Some(_), Some(_)) => &mut found.modified,
+            (None, _) => &mut found.added,
+            (_, None) => &mut found.removed,
         };
         let hollow = [old, new].iter().flatten().all(|value| {
             value.as_object().is_some_and(Map::is_empty)
                 || value.as_array().is_some_and(Vec::is_empty)
         });
-        if !(hollow && always_there(place, &self.path)) {
-            set.insert(&self.path);
-        }
+        side.member = !(hollow && self.always_there(place));
     }
 
     fn always_there(&self, place: Place<'_>) -> bool {
-        always_there(place, &self.path)
+        place.is_built_in() && ALWAYS_THERE.contains(&self.path.as_str())
     }
 
-    fn fields(&mut self, place: Place<'_>, old: Option<&Value>, new: Option<&Value>) {
+    fn fields(
+        &mut self,
+        place: Place<'_>,
+        old: Option<&Value>,
+        new: Option<&Value>,
+        found: &mut Found,
+    ) {
         let empty = Map::new();
         let old = old.and_then(Value::as_object).unwrap_or(&empty);
         let new = new.and_then(Value::as_object).unwrap_or(&empty);
-        let is_metadata =
-            matches!(self.path.as_slice(), [Element::Field(name)] if name == "metadata");
+        let is_metadata = self.path == ".metadata";
         let names = old.keys().chain(new.keys().filter(|name| !old.contains_key(*name)));
         for name in names.filter(|name| !(is_metadata && *name == "managedFields")) {
-            self.path.push(Element::field(name));
-            self.compare(place.field(name), old.get(name), new.get(name));
-            self.path.pop();
+            let (old, new) = (old.get(name), new.get(name));
+            let inner = self.below([".", name], place.field(name), old, new);
+            found.put(|| Element::field(name), inner);
         }
     }
 
@@ -254,6 +302,7 @@ impl Comparing {
         rule: &Rule<'_>,
         old: Option<&Value>,
         new: Option<&Value>,
+        found: &mut Found,
     ) -> bool {
         let (old, new) = (indexed(place, rule, list(old)), indexed(place, rule, list(new)));
         let (Some(old), Some(new)) = (old, new) else {
@@ -263,14 +312,12 @@ impl Comparing {
             new.iter().map(|(element, item)| (element, *item)).collect();
         for (element, item) in &old {
             let other = rest.remove(element);
-            self.path.push(element.clone());
-            self.compare(place.item(), Some(item), other);
-            self.path.pop();
+            let inner = self.below(["[", "]"], place.item(), Some(item), other);
+            found.put(|| element.clone(), inner);
         }
         for (element, item) in rest {
-            self.path.push(element.clone());
-            self.compare(place.item(), None, Some(item));
-            self.path.pop();
+            let inner = self.below(["[", "]"], place.item(), None, Some(item));
+            found.put(|| element.clone(), inner);
         }
         true
     }
@@ -278,12 +325,6 @@ impl Comparing {
 
 fn list(value: Option<&Value>) -> &[Value] {
     value.and_then(Value::as_array).map(Vec::as_slice).unwrap_or(&[])
-}
-
-fn always_there(place: Place<'_>, path: &[Element]) -> bool {
-    place.is_built_in()
-        && path.iter().all(|element| matches!(element, Element::Field(_)))
-        && ALWAYS_THERE.contains(&display(path).as_str())
 }
 
 /// Lays a configuration over a live object.

@@ -65,7 +65,14 @@ pub struct Accepted {
     pub yaml: bool,
     /// Indented, for people.
     pub pretty: bool,
+    /// With the record of who manages which fields ([`WithoutManagers`]).
+    pub managers: bool,
 }
+
+/// Request extension of clients inside the process that never read who manages which fields. That
+/// is much of most objects, and is left out of what they get where that is cheaper than to read it.
+#[derive(Clone, Copy, Debug)]
+pub struct WithoutManagers;
 
 impl Accepted {
     /// Compact JSON of the object itself: stored bytes can be used as they are.
@@ -86,7 +93,7 @@ pub fn negotiate(
     pretty: Option<&str>,
 ) -> Result<Accepted, ApiError> {
     let pretty = is_for_people(user_agent, pretty);
-    let json = Accepted { form: Form::Object, yaml: false, pretty };
+    let json = Accepted { form: Form::Object, yaml: false, pretty, managers: true };
     if accept.trim().is_empty() {
         return Ok(json);
     }
@@ -116,7 +123,7 @@ pub fn negotiate(
             }
             _ => continue,
         };
-        return Ok(Accepted { form, yaml, pretty });
+        return Ok(Accepted { form, yaml, ..json });
     }
     Err(ApiError::NotAcceptable(WRITABLE))
 }

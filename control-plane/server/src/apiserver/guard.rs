@@ -14,6 +14,7 @@ use super::{
     fairness::{self, Class, Passed, WatchCount},
     impersonate,
     request::{self, Attributes, Query},
+    verbs::prepare,
 };
 use crate::contain;
 use axum::{
@@ -48,8 +49,9 @@ pub async fn guard(State(api): State<ApiServer>, request: Request, next: Next) -
     let sent = request.headers().get(AUDIT_ID).filter(|id| id.len() <= AUDIT_ID_BYTES_MAX);
     let audit_id = match sent {
         Some(id) => id.clone(),
-        None => HeaderValue::try_from(uuid::Uuid::new_v4().to_string())
-            .expect("a UUID is made of hexadecimal digits"),
+        None => {
+            HeaderValue::try_from(prepare::uid()).expect("a UUID is made of hexadecimal digits")
+        }
     };
     let _in_flight = InFlight::begin(&api.metrics().in_flight);
     let mut told = tell(&audit_id, &request);

@@ -206,6 +206,15 @@ impl ApiServer {
 
     /// A client inside the process that acts as `user`; no socket, the same routes.
     pub fn client(&self, user: User) -> kube::Client {
+        self.client_as(user, true)
+    }
+
+    /// The same for one who never reads who manages which fields.
+    pub fn client_without_managers(&self, user: User) -> kube::Client {
+        self.client_as(user, false)
+    }
+
+    fn client_as(&self, user: User, managers: bool) -> kube::Client {
         let router = self.router();
         let service = tower::service_fn(move |request: http::Request<kube::client::Body>| {
             let router = router.clone();
@@ -216,6 +225,9 @@ impl ApiServer {
                 request.headers_mut().entry(http::header::USER_AGENT).or_insert(agent);
             }
             request.extensions_mut().insert(user.clone());
+            if !managers {
+                request.extensions_mut().insert(content::WithoutManagers);
+            }
             router.oneshot(request)
         });
         kube::Client::new(service, "default")

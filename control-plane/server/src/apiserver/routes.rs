@@ -5,7 +5,7 @@ use super::{
     ApiServer, aggregate, audit,
     auth::User,
     backup,
-    content::{self, BODY_BYTES_MAX},
+    content::{self, BODY_BYTES_MAX, WithoutManagers},
     discovery,
     elsewhere::{self, Leader},
     errors::{ApiError, GroupResource},
@@ -195,12 +195,13 @@ async fn read(api: &ApiServer, http: axum::extract::Request) -> Result<Request, 
     };
     let query = Query::parse(parts.uri.query().unwrap_or(""));
     let header = |name| parts.headers.get(name).and_then(|value| value.to_str().ok()).unwrap_or("");
-    let accepted = if subresource.is_some_and(|subresource| subresource.name == "log") {
+    let mut accepted = if subresource.is_some_and(|subresource| subresource.name == "log") {
         // Logs are text whatever the client prefers.
         content::negotiate("", "", None)?
     } else {
         content::negotiate(header(header::ACCEPT), header(header::USER_AGENT), query.get("pretty"))?
     };
+    accepted.managers = parts.extensions.get::<WithoutManagers>().is_none();
     let body = whole(body).await?;
     let headers = parts.headers;
     Ok(Request { user, attributes, kind, subresource, query, accepted, headers, body })

@@ -10,7 +10,9 @@
 //! another version, get defaults that came after them, and are shown with their keys in
 //! alphabetical order, so each of them is parsed.
 
+use std::borrow::Cow;
 use std::io::Write as _;
+use std::ops::Range;
 
 use bytes::Bytes;
 use serde_json::Value;
@@ -18,6 +20,7 @@ use wherry_resources::read::{self, Paths};
 use wherry_resources::{Kind, Object, Storage, convert, keys, meta};
 use wherry_store::{Entry, Revision};
 
+use super::content::Accepted;
 use super::escape;
 
 /// `,"resourceVersion":"18446744073709551615"`
@@ -50,16 +53,21 @@ pub fn encode(kind: &'static Kind, object: &Object) -> Bytes {
 
 /// The same, of an object that nobody needs any more.
 pub fn into_bytes(kind: &'static Kind, mut object: Object) -> Bytes {
-    assert!(!meta::uid(&object).is_empty(), "an object has a uid before it is stored");
     if kind.storage != Storage::Own {
         object = convert::to(kind, home(kind), object);
     }
     if let Some(definition) = kind.custom().filter(|definition| definition.conversion.is_none()) {
         object["apiVersion"] = format!("{}/{}", kind.group, definition.storage_version).into();
     }
-    meta::set(&mut object, "resourceVersion", "");
-    meta::order(&mut object);
-    serde_json::to_vec(&object).expect("an object has only string keys").into()
+    plain_bytes(&mut object)
+}
+
+/// The same, of a kind that is stored as it is shown ([`is_plain`]). Takes the resourceVersion out.
+pub fn plain_bytes(object: &mut Object) -> Bytes {
+    assert!(!meta::uid(object).is_empty(), "an object has a uid before it is stored");
+    meta::set(object, "resourceVersion", "");
+    meta::order(object);
+    serde_json::to_vec(object).expect("an object has only string keys").into()
 }
 
 /// The object in an entry, with its resourceVersion.
@@ -128,6 +136,59 @@ pub fn decode_metadata(kind: &'static Kind, entry: &Entry) -> Object {
     let bytes = splice(&entry.value, entry.modified);
     let stored: Stored = serde_json::from_slice(&bytes).expect("encode wrote metadata");
     serde_json::json!({ "metadata": stored.metadata })
+}
+
+/// What is stored of an object, as far as a client wants to read it. Of kinds that are stored as
+/// they are shown ([`is_plain`]) the record of managers can be left out.
+pub fn accepted<'a>(kind: &Kind, accepted: Accepted, value: &'a [u8]) -> Cow<'a, [u8]> {
+    let leaves_out = !accepted.managers && is_plain(kind);
+    match leaves_out.then(|| managers(value)).flatten() {
+        Some(record) => [&value[..record.start], &value[record.end..]].concat().into(),
+        None => value.into(),
+    }
+}
+
+/// Where the record of managers stands among an object's metadata, with the comma before it.
+fn managers(value: &[u8]) -> Option<Range<usize>> {
+    const METADATA: &[u8] = b"\"metadata\":{";
+    const KEY: &[u8] = b"\"managedFields\":[";
+    let mut at = find(value, METADATA)? + METADATA.len();
+    let mut start = None;
+    let mut depth = 1;
+    while depth > 0 {
+        match value.get(at)? {
+            b'"' if depth == 1 && value[at..].starts_with(KEY) => {
+                start = Some(at - 1);
+                // To before the list.
+                at += KEY.len() - 2;
+            }
+            b'"' => at = end_of_text(value, at)?,
+            b'{' | b'[' => depth += 1,
+            b'}' | b']' => {
+                depth -= 1;
+                if let Some(start) = start
+                    && depth == 1
+                {
+                    return Some(start..at + 1);
+                }
+            }
+            _ => {}
+        }
+        at += 1;
+    }
+    None
+}
+
+/// The quote that ends the text which begins with the one at `at`.
+fn end_of_text(value: &[u8], mut at: usize) -> Option<usize> {
+    loop {
+        at += 1;
+        match value.get(at)? {
+            b'"' => return Some(at),
+            b'\\' => at += 1,
+            _ => {}
+        }
+    }
 }
 
 /// Whether objects of this kind are stored as they are shown, but for their revision.
@@ -218,7 +279,39 @@ fn find(bytes: &[u8], pattern: &[u8]) -> Option<usize> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::apiserver::content::Form;
     use serde_json::json;
+
+    #[test]
+    fn clients_without_managers_get_the_same_without_them() {
+        let kind = wherry_resources::kind("apps", "v1", "deployments").expect("a built-in kind");
+        let wants =
+            |managers: bool| Accepted { form: Form::Object, yaml: false, pretty: false, managers };
+        let managers = json!([
+            {"manager": "]}\"", "fieldsV1": {"k:{\"name\":\"[\"}": {".": {}}}}, {"x": [[]]},
+        ]);
+        let object = |metadata: Value| {
+            json!({
+                "kind": "Deployment", "apiVersion": "apps/v1", "metadata": metadata,
+                "spec": {"template": {"metadata": {"a": 1, "managedFields": managers}}},
+            })
+        };
+        let said = json!({"a": ",\"managedFields\":[", "managedFields": "[\\"});
+        let bare = json!({"name": "managedFields", "uid": "u", "annotations": said});
+        let mut managed = bare.clone();
+        managed["managedFields"] = managers.clone();
+        let mut followed = managed.clone();
+        followed["other"] = json!([1]);
+        let mut left = bare.clone();
+        left["other"] = json!([1]);
+        let cases = [(bare.clone(), bare.clone()), (managed, bare), (followed, left)];
+        for (metadata, expected) in cases {
+            let stored = object(metadata).to_string();
+            let shown = accepted(kind, wants(false), stored.as_bytes());
+            assert_eq!(String::from_utf8_lossy(&shown), object(expected).to_string());
+            assert_eq!(&*accepted(kind, wants(true), stored.as_bytes()), stored.as_bytes());
+        }
+    }
 
     #[test]
     fn what_is_printed_is_the_object_without_its_managers() {

@@ -14,6 +14,8 @@
 //!   object that an own write removed stays removed until its watch has said so too (`buried`);
 //! - so own writes are visible to the next plan, and no controller has to count what it expects.
 
+mod labels;
+
 use std::any::{Any, TypeId};
 use std::cmp::Ordering;
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet, VecDeque};
@@ -25,14 +27,14 @@ use std::time::{Duration, Instant};
 
 use k8s_openapi::Metadata;
 use k8s_openapi::api::coordination::v1::Lease;
-use k8s_openapi::api::core::v1::{Pod, Service};
+use k8s_openapi::api::core::v1::Pod;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 use wherry_resources::{KINDS, Kind, Storage, kind_of};
 
 use super::gateway;
-use super::owners::{controller_of, selects_all};
+use super::owners::controller_of;
 use super::write::Outcome;
 use crate::contain;
 
@@ -41,9 +43,6 @@ use crate::contain;
 const GONE_MAX: usize = 4_096;
 /// The namespace of the nodes' leases.
 pub const LEASE_NAMESPACE: &str = "kube-node-lease";
-
-type Labels = BTreeMap<String, String>;
-type Label<'a> = (&'a String, &'a String);
 
 /// Names one object of the cluster. Sorts by kind, namespace, name; a clone shares the text.
 #[derive(Clone)]
@@ -262,7 +261,7 @@ pub struct Cache {
     by_owner: HashMap<String, BTreeSet<Key>>,
     strays: BTreeSet<Key>,
     by_node: HashMap<String, BTreeSet<Key>>,
-    /// Pods by each of their labels, Services by the first one that they select (see [`place`]).
+    /// Pods by each of their labels, Services by the first one that they select (see `labels`).
     by_label: HashMap<String, BTreeSet<Key>>,
     /// When each node's lease was last seen to change, by this process's own clock.
     renewed: HashMap<String, Instant>,
@@ -429,29 +428,6 @@ impl Cache {
     pub fn pods_on(&self, node: &str) -> Vec<Arc<Pod>> {
         let keys = self.by_node.get(node).into_iter().flatten();
         keys.filter_map(|key| self.object(key)?.shared::<Pod>()).collect()
-    }
-
-    /// Pods of a namespace that have all labels of a selector, sorted by name. Of an empty selector
-    /// none.
-    pub fn selected(&self, namespace: &str, selector: &Labels) -> Vec<Arc<Pod>> {
-        let kind = kind_row::<Pod>();
-        let places = selector.iter().map(|label| self.by_label.get(&place(kind, namespace, label)));
-        // Of the rarest label: others may be on every Pod.
-        let rarest = places.min_by_key(|keys| keys.map_or(0, BTreeSet::len)).flatten();
-        let pods = rarest.into_iter().flatten().filter_map(|key| self.object(key)?.shared::<Pod>());
-        pods.filter(|pod| selects_all(selector, pod.metadata.labels.as_ref())).collect()
-    }
-
-    /// Services of a namespace that select Pods with these labels.
-    pub fn selecting(&self, namespace: &str, labels: Option<&Labels>) -> Vec<Key> {
-        let kind = kind_row::<Service>();
-        let places = labels.into_iter().flatten().map(|label| place(kind, namespace, label));
-        let keys = places.filter_map(|place| self.by_label.get(&place)).flatten();
-        let selects = |key: &&Key| {
-            let selector = self.object(key).and_then(selector_of);
-            selector.is_some_and(|selector| selects_all(selector, labels))
-        };
-        keys.filter(selects).cloned().collect()
     }
 
     /// How long the name of a StatefulSet's Pod has been free, if a watch said that it became so.
@@ -642,10 +618,12 @@ impl Cache {
         self.revision = self.revision.max(object.revision());
         let before = shelf.objects.insert(path.clone(), object.clone());
         let key = Key { kind: shelf.kind, path };
-        if let Some(before) = &before {
-            self.unlink(&key, before);
+        if before.as_ref().is_none_or(|before| is_found_elsewhere(before, &object)) {
+            if let Some(before) = &before {
+                self.unlink(&key, before);
+            }
+            self.link(&key, &object);
         }
-        self.link(&key, &object);
         self.relabel(&key, before.as_ref(), Some(&object));
         if object.get::<Lease>().is_some() && key.namespace() == LEASE_NAMESPACE {
             self.renewed.insert(key.name().to_string(), now);
@@ -698,21 +676,6 @@ impl Cache {
         }
     }
 
-    /// Keeps the places of an object's labels, which rarely change.
-    fn relabel(&mut self, key: &Key, before: Option<&Object>, after: Option<&Object>) {
-        let (was, is) = (before.map(found_by), after.map(found_by));
-        if was == is {
-            return;
-        }
-        for label in was.into_iter().flatten() {
-            drop_from(&mut self.by_label, &place(key.kind, key.namespace(), label), key);
-        }
-        for label in is.into_iter().flatten() {
-            let place = place(key.kind, key.namespace(), label);
-            self.by_label.entry(place).or_default().insert(key.clone());
-        }
-    }
-
     fn unlink(&mut self, key: &Key, object: &Object) {
         if self.by_uid.get(object.uid()) == Some(key) {
             self.by_uid.remove(object.uid());
@@ -727,28 +690,18 @@ impl Cache {
     }
 }
 
-/// Where objects of a kind are found by a label of theirs.
-fn place(kind: &Kind, namespace: &str, (name, value): Label<'_>) -> String {
-    format!("{} {namespace}/{name}={value}", kind.plural)
-}
-
-/// The labels by which an object is found.
-fn found_by(object: &Object) -> Vec<Label<'_>> {
-    match object.get::<Pod>() {
-        Some(pod) => pod.metadata.labels.iter().flatten().collect(),
-        None => selector_of(object).and_then(Labels::first_key_value).into_iter().collect(),
-    }
-}
-
-/// The selector of a Service.
-fn selector_of(object: &Object) -> Option<&Labels> {
-    object.get::<Service>()?.spec.as_ref()?.selector.as_ref()
-}
-
 /// Whether another object is going to have the name of one that went.
 fn name_comes_back(change: &Change) -> bool {
     let is_pod = change.before.as_ref().is_some_and(|before| before.get::<Pod>().is_some());
     is_pod && controller_of(change.meta()).is_some_and(|owner| owner.kind == "StatefulSet")
+}
+
+/// Whether some index has an object's new state in another place than the one before. A change of a
+/// status or a lease moves nothing, and most changes are such.
+fn is_found_elsewhere(before: &Object, after: &Object) -> bool {
+    before.uid() != after.uid()
+        || before.meta().owner_references != after.meta().owner_references
+        || bound_to(before) != bound_to(after)
 }
 
 fn bound_to(object: &Object) -> Option<&str> {

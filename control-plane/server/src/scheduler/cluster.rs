@@ -96,20 +96,22 @@ impl Budget {
 
 impl NodeState {
     fn read(&mut self, node: &Node) {
-        let spec = node.spec.clone().unwrap_or_default();
-        let status = node.status.clone().unwrap_or_default();
-        let ready = status.conditions.iter().flatten().find(|found| found.type_ == "Ready");
+        let (spec, status) = (node.spec.as_ref(), node.status.as_ref());
+        let mut conditions = status.into_iter().flat_map(|status| &status.conditions).flatten();
+        let ready = conditions.find(|found| found.type_ == "Ready");
         self.present = true;
         self.ready = ready.is_some_and(|ready| ready.status == "True");
-        self.unschedulable = spec.unschedulable == Some(true);
+        self.unschedulable = spec.is_some_and(|spec| spec.unschedulable == Some(true));
         self.labels = node.metadata.labels.clone().unwrap_or_default();
-        self.taints = spec.taints.unwrap_or_default();
-        let amounts = status.allocatable.or(status.capacity).unwrap_or_default();
-        self.capacity = Resources::read(Some(&amounts));
-        let pods = amounts.get("pods").and_then(|amount| Quantity::parse(&amount.0).ok());
+        self.taints = spec.and_then(|spec| spec.taints.clone()).unwrap_or_default();
+        let amounts =
+            status.and_then(|status| status.allocatable.as_ref().or(status.capacity.as_ref()));
+        self.capacity = Resources::read(amounts);
+        let pods = amounts.and_then(|amounts| amounts.get("pods"));
+        let pods = pods.and_then(|amount| Quantity::parse(&amount.0).ok());
         self.pods_max = pods.map_or(PODS_DEFAULT, |amount| amount.value());
-        let images = status.images.unwrap_or_default().into_iter();
-        self.images = images.flat_map(|image| image.names.unwrap_or_default()).collect();
+        let images = status.into_iter().flat_map(|status| &status.images).flatten();
+        self.images = images.flat_map(|image| &image.names).flatten().cloned().collect();
         let annotations = node.metadata.annotations.as_ref();
         let says = |name: &str| annotations.and_then(|annotations| annotations.get(name));
         self.refused =
@@ -254,7 +256,7 @@ impl Cluster {
         let name = node.metadata.name.clone().unwrap_or_default();
         let index = self.index(&name);
         let offers = self.offers_of(node);
-        let mut fresh = NodeState { name, offers: offers.clone(), ..NodeState::default() };
+        let mut fresh = NodeState { name, offers, ..NodeState::default() };
         fresh.read(node);
         let state = &mut self.nodes[index];
         if !fresh.same_for_filters(state) {
@@ -263,13 +265,22 @@ impl Cluster {
         let learns = fresh.refused != state.refused;
         if fresh.measured != state.measured {
             let pods = |measured: Option<Measured>| measured.unwrap_or_default().pods;
-            let (before, after) = (pods(state.measured.take()), pods(fresh.measured));
+            let (before, after) = (pods(state.measured.take()), pods(fresh.measured.clone()));
             let placed = &self.placed;
             let owner = |uid: &str| placed.get(uid)?.need.owner.as_deref();
             self.appetites.measured(&before, &after, owner);
         }
-        state.read(node);
-        state.offers = offers;
+        let held = std::mem::take(state);
+        *state = NodeState {
+            zone: held.zone,
+            used: held.used,
+            pods: held.pods,
+            ports: held.ports,
+            owners: held.owners,
+            residents: held.residents,
+            reserved: held.reserved,
+            ..fresh
+        };
         let zone = self.zones.number(node);
         if zone != state.zone {
             for (owner, count) in &state.owners {

@@ -198,11 +198,12 @@ pub struct View<'a> {
 impl View<'_> {
     fn takes(&self, index: usize) -> bool {
         let node = &self.cluster.nodes()[index];
-        node.present
+        // The circle first: its numbers lie close together, a node's are spread over memory.
+        self.circle.is_none_or(|circle| circle.obstacle(index).is_none())
+            && node.present
             && fits(node, self.need)
             && missing_import(node, self.imports).is_none()
             && self.ties.obstacle(node).is_none()
-            && self.circle.is_none_or(|circle| circle.obstacle(index).is_none())
     }
 
     /// Every reason that speaks against a node; none if it can take the Pod.

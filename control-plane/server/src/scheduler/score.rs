@@ -93,6 +93,23 @@ impl<'a> Zones<'a> {
     }
 }
 
+/// What is counted on a node, and compared with the most that any candidate has.
+struct Counts {
+    siblings: i64,
+    wishes: i64,
+    dislikes: i64,
+}
+
+impl Counts {
+    fn of(node: &NodeState, need: &Need) -> Counts {
+        Counts {
+            siblings: siblings(node, need),
+            wishes: wishes(node, need),
+            dislikes: dislikes(node, need),
+        }
+    }
+}
+
 /// The scores of these nodes (indexes into `nodes`), in their order.
 pub fn scores(
     nodes: &[NodeState],
@@ -102,33 +119,37 @@ pub fn scores(
     appetite: i64,
     in_zones: Option<&InZones>,
 ) -> Vec<Score> {
-    let most = |count: fn(&NodeState, &Need) -> i64| {
-        candidates.iter().map(|index| count(&nodes[*index], need)).max().unwrap_or(0)
-    };
-    let (siblings_most, wishes_most, taints_most) = (most(siblings), most(wishes), most(dislikes));
+    let counts: Vec<Counts> =
+        candidates.iter().map(|index| Counts::of(&nodes[*index], need)).collect();
+    let most = |count: fn(&Counts) -> i64| counts.iter().map(count).max().unwrap_or(0);
+    let siblings_most = most(|counts| counts.siblings);
+    let wishes_most = most(|counts| counts.wishes);
+    let dislikes_most = most(|counts| counts.dislikes);
     let fewer = |count: i64, most: i64| if most == 0 { 0 } else { FULL * (most - count) / most };
     let zones = Zones::of(nodes, candidates, in_zones.filter(|_| !need.packs));
     let more = |count: i64, most: i64| if most == 0 { 0 } else { FULL * count / most };
-    let alone = |index: &usize| {
+    let alone = |(index, counts): (&usize, &Counts)| {
         let node = &nodes[*index];
+        let (cpu, memory) = (cpu_free(node, need), memory_free(node, need));
+        let free = free(node, cpu, memory);
         Score {
-            free: FREE_WEIGHT * if need.packs { FULL - free(node, need) } else { free(node, need) },
-            balance: BALANCE_WEIGHT * balance(node, need),
+            free: FREE_WEIGHT * if need.packs { FULL - free } else { free },
+            balance: BALANCE_WEIGHT * (FULL - (cpu - memory).abs()),
             images: IMAGE_WEIGHT * images(node, need),
             siblings: match need.packs {
                 true => 0,
                 false => {
-                    let alone = fewer(siblings(node, need), siblings_most);
+                    let alone = fewer(counts.siblings, siblings_most);
                     SPREAD_WEIGHT * zones.apart(node, alone)
                 }
             },
-            affinity: AFFINITY_WEIGHT * more(wishes(node, need), wishes_most),
-            taints: TAINT_WEIGHT * fewer(dislikes(node, need), taints_most),
+            affinity: AFFINITY_WEIGHT * more(counts.wishes, wishes_most),
+            taints: TAINT_WEIGHT * fewer(counts.dislikes, dislikes_most),
             company: 0,
             quiet: QUIET_WEIGHT * if need.packs { 0 } else { quiet(node, appetite) },
         }
     };
-    let mut scores: Vec<Score> = candidates.iter().map(alone).collect();
+    let mut scores: Vec<Score> = candidates.iter().zip(&counts).map(alone).collect();
     if let Some(circle) = circle {
         let pulls = stretched(candidates, |index| circle.pull(index));
         let crowds = stretched(candidates, |index| -circle.crowd(index));
@@ -165,9 +186,15 @@ fn share_free(capacity: i64, used: i64, wanted: i64) -> i64 {
     if capacity <= 0 {
         return 0;
     }
-    // Wide enough for bytes of memory times a hundred.
-    let free = i128::from(capacity - used - wanted).max(0);
-    i64::try_from(free * i128::from(FULL) / i128::from(capacity)).unwrap_or(FULL)
+    let free = (capacity - used - wanted).max(0);
+    match free.checked_mul(FULL) {
+        Some(hundredths) => hundredths / capacity,
+        // More than any machine has: a node may say so all the same.
+        None => {
+            let share = i128::from(free) * i128::from(FULL) / i128::from(capacity);
+            i64::try_from(share).unwrap_or(FULL)
+        }
+    }
 }
 
 fn cpu_free(node: &NodeState, need: &Need) -> i64 {
@@ -179,13 +206,8 @@ fn memory_free(node: &NodeState, need: &Need) -> i64 {
 }
 
 /// Free CPU, memory and places: Pods that ask for nothing still take a place.
-fn free(node: &NodeState, need: &Need) -> i64 {
-    let places = share_free(node.pods_max, node.pods, 1);
-    (cpu_free(node, need) + memory_free(node, need) + places) / 3
-}
-
-fn balance(node: &NodeState, need: &Need) -> i64 {
-    FULL - (cpu_free(node, need) - memory_free(node, need)).abs()
+fn free(node: &NodeState, cpu: i64, memory: i64) -> i64 {
+    (cpu + memory + share_free(node.pods_max, node.pods, 1)) / 3
 }
 
 /// CPU that nobody really uses, beside a Pod of this appetite. Where nothing was measured all is
@@ -221,4 +243,25 @@ fn dislikes(node: &NodeState, need: &Need) -> i64 {
         taint.effect == "PreferNoSchedule" && !is_tolerated(taint, &need.tolerations)
     };
     i64::try_from(node.taints.iter().filter(dislikes).count()).unwrap_or(i64::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn shares_are_right_however_much_a_node_says_it_has() {
+        let most = i64::MAX;
+        let cases = [
+            ((0, 0, 0), 0),
+            ((32_000, 8_000, 100), 74),
+            ((4, 3, 2), 0),
+            ((most, 0, 0), 100),
+            ((most, most / 2, 0), 50),
+            ((most, most, 0), 0),
+        ];
+        for ((capacity, used, wanted), expected) in cases {
+            assert_eq!(share_free(capacity, used, wanted), expected, "{used} of {capacity}");
+        }
+    }
 }

@@ -225,11 +225,13 @@ impl Ties {
         if !self.affinities.iter().all(holds) {
             return Some(Reason::VolumeElsewhere);
         }
-        let says = PLACES.iter().any(|key| node.labels.contains_key(*key));
         let is_there = |(key, values): &Place| {
             node.labels.get(key).is_some_and(|value| values.contains(value))
         };
-        (says && !self.places.iter().all(is_there)).then_some(Reason::VolumeZone)
+        // Most Pods have no volumes, and this is asked for each Pod and node.
+        let elsewhere = !self.places.iter().all(is_there)
+            && PLACES.iter().any(|key| node.labels.contains_key(*key));
+        elsewhere.then_some(Reason::VolumeZone)
     }
 }
 

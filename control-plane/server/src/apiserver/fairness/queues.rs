@@ -53,6 +53,8 @@ pub struct Levels<W> {
     is_gone: fn(&W) -> bool,
     seats: u32,
     in_use: u32,
+    /// How many wait, over all queues: mostly nobody, and then there are hundreds to look at.
+    waiting: usize,
     levels: Vec<Level<W>>,
     /// Places in `levels`, which never move: tickets refer to them.
     by_name: HashMap<String, usize>,
@@ -63,7 +65,7 @@ pub struct Levels<W> {
 impl<W> Levels<W> {
     pub fn new(seats: u32, is_gone: fn(&W) -> bool) -> Levels<W> {
         let (levels, by_name) = (Vec::new(), HashMap::new());
-        Levels { is_gone, seats, in_use: 0, levels, by_name, flows: None }
+        Levels { is_gone, seats, in_use: 0, waiting: 0, levels, by_name, flows: None }
     }
 
     /// Takes over a changed configuration. Who waits goes on waiting.
@@ -108,7 +110,8 @@ impl<W> Levels<W> {
         let width = width.min(self.most(place));
         let own = &mut self.levels[place];
         let queue = own.choose(flow);
-        let nobody_waits = own.queues.iter().all(|queue| queue.waiting.is_empty());
+        let nobody_waits =
+            self.waiting == 0 || own.queues.iter().all(|queue| queue.waiting.is_empty());
         if own.queues[queue].running == 0 && own.queues[queue].waiting.is_empty() {
             own.queues[queue].tag = own.queues[queue].tag.max(own.tag);
         }
@@ -119,12 +122,15 @@ impl<W> Levels<W> {
         let most = own.config.queuing.map_or(0, |queuing| queuing.length_max);
         let waiting = &mut own.queues[queue].waiting;
         if waiting.len() >= most {
+            let before = waiting.len();
             waiting.retain(|(_, waiter)| !(self.is_gone)(waiter));
+            self.waiting -= before - waiting.len();
         }
         if waiting.len() >= most {
             return Arrival::Refused;
         }
         waiting.push_back((width, waiter));
+        self.waiting += 1;
         Arrival::Waits
     }
 
@@ -138,8 +144,11 @@ impl<W> Levels<W> {
         queue.running -= 1;
         let truth = used.as_secs_f64();
         queue.tag += f64::from(ticket.width) * (truth - ESTIMATE);
-        // Its own level first; what is left may be lent to others.
         let mut begun = Vec::new();
+        if self.waiting == 0 {
+            return begun;
+        }
+        // Its own level first; what is left may be lent to others.
         self.dispatch(place, &mut begun);
         for other in (0..self.levels.len()).filter(|other| *other != place) {
             self.dispatch(other, &mut begun);
@@ -157,6 +166,7 @@ impl<W> Levels<W> {
                 .waiting
                 .pop_front()
                 .expect("the next queue is not empty");
+            self.waiting -= 1;
             begun.push((waiter, self.begin(place, queue, width)));
         }
     }

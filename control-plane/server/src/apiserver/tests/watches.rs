@@ -5,7 +5,10 @@ use axum::body::Body;
 use expect_test::expect;
 use http_body_util::BodyExt;
 use k8s_openapi::api::core::v1::ConfigMap;
-use kube::{Api, api::PostParams};
+use kube::{
+    Api,
+    api::{ListParams, PostParams, WatchParams},
+};
 use std::time::Duration;
 use wherry_store::Window;
 
@@ -189,6 +192,34 @@ async fn kube_clients_work_in_process() {
     let error = maps.create(&PostParams::default(), &map).await.expect_err("it is there");
     let kube::Error::Api(status) = error else { panic!("{error}") };
     assert_eq!((status.code, status.reason.as_str()), (409, "AlreadyExists"));
+}
+
+#[tokio::test]
+async fn who_never_reads_the_managers_of_fields_is_spared_them() {
+    let server = Server::start().await;
+    let everybody = server.api.client(admin());
+    let spared = server.api.client_without_managers(admin());
+    for (name, client, told) in [("a", everybody, true), ("b", spared, false)] {
+        let maps: Api<ConfigMap> = Api::namespaced(client, "default");
+        let before = maps.list(&ListParams::default()).await.expect("a list");
+        let before = before.metadata.resource_version.expect("a list has a revision");
+        let mut map = ConfigMap::default();
+        map.metadata.name = Some(name.to_owned());
+        map.data = Some([("k".to_owned(), "v".to_owned())].into());
+        let created = maps.create(&PostParams::default(), &map).await.expect("it is new");
+        let stream = maps.watch(&WatchParams::default(), &before).await.expect("a watch opens");
+        let mut stream = std::pin::pin!(stream);
+        let event = futures::StreamExt::next(&mut stream);
+        let event =
+            tokio::time::timeout(Duration::from_secs(120), event).await.expect("an event comes");
+        let Some(Ok(kube::api::WatchEvent::Added(seen))) = event else { panic!("{event:?}") };
+        let list = maps.list(&ListParams::default()).await.expect("a list");
+        let listed = list.items.into_iter().find(|found| found.metadata.name == map.metadata.name);
+        for found in [created, seen, listed.expect("it is in the list")] {
+            assert_eq!(found.data, map.data);
+            assert_eq!(found.metadata.managed_fields.is_some(), told, "{name}");
+        }
+    }
 }
 
 #[tokio::test]

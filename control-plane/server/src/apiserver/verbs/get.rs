@@ -39,10 +39,13 @@ pub async fn get(api: &ApiServer, request: &Request) -> Result<Response, ApiErro
 pub fn respond(
     request: &Request,
     code: StatusCode,
-    object: Object,
+    mut object: Object,
     warnings: &[String],
 ) -> Result<Response, ApiError> {
     let include = Include::of(&request.query)?;
+    if !request.accepted.managers {
+        meta::take_managed_fields(&mut object);
+    }
     let value = match request.accepted.form {
         Form::Object => shown(request.kind, object),
         Form::Metadata { version } => content::metadata_only(object, version),

@@ -11,7 +11,7 @@ use super::{
 };
 use crate::apiserver::{
     ApiServer,
-    content::{self, Form},
+    content::{self, Accepted, Form},
     custom,
     errors::ApiError,
     escape,
@@ -99,7 +99,7 @@ pub async fn list(api: &ApiServer, request: &Request) -> Result<Response, ApiErr
     let page = page(api, request, &selection).await?;
     let kind = request.kind;
     if request.accepted.is_compact() && !custom::by_webhook(kind) {
-        let write = || written(kind, &page, request.accepted.form, include);
+        let write = || written(kind, &page, request.accepted, include);
         let bytes = match page.items.len() < MANY {
             true => write(),
             false => api.fairness().compute(write).await,
@@ -164,7 +164,8 @@ fn without_type(mut object: Object) -> Object {
 }
 
 /// The list as JSON, one item after the other, so that no more than one is ever held as values.
-fn written(kind: &'static Kind, page: &Page, form: Form, include: Include) -> Vec<u8> {
+fn written(kind: &'static Kind, page: &Page, accepted: Accepted, include: Include) -> Vec<u8> {
+    let form = accepted.form;
     let head = in_order(kind, form, of(kind, page, form, Vec::new())).to_string();
     // The items are an empty list so far; of custom kinds the kind and the metadata stand behind.
     let middle = match form {
@@ -182,7 +183,8 @@ fn written(kind: &'static Kind, page: &Page, form: Form, include: Include) -> Ve
             bytes.push(b',');
         }
         if form == Form::Object {
-            stored::write_item(kind, &entry.value, entry.modified, &mut bytes);
+            let value = stored::accepted(kind, accepted, &entry.value);
+            stored::write_item(kind, &value, entry.modified, &mut bytes);
             continue;
         }
         let object = match (form, include) {

@@ -16,7 +16,7 @@ pub mod list;
 pub mod logs;
 pub mod patch;
 pub mod pods;
-mod prepare;
+pub mod prepare;
 pub mod quota;
 mod read;
 pub mod review;

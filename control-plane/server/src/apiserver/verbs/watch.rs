@@ -38,12 +38,14 @@ use http::{HeaderValue, header};
 use serde_json::{Map, Value, json};
 use std::collections::VecDeque;
 use std::convert::Infallible;
+use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
-use tokio::time::{Instant, Interval, MissedTickBehavior};
+use tokio::time::{Instant, Interval, MissedTickBehavior, Sleep};
+use tokio_util::sync::WaitForCancellationFutureOwned;
 use wherry_resources::validate::Reason;
-use wherry_resources::{Kind, Object, Storage, meta};
+use wherry_resources::{Kind, Object, meta};
 use wherry_store::{Change, Entry, Event, Revision, Snapshot, Store, Watch, WatchEnd, WindowError};
 
 /// Time between bookmarks, as in Kubernetes.
@@ -165,7 +167,8 @@ async fn open(api: &ApiServer, request: &Request) -> Result<Stream, ApiError> {
         events,
         sent: after,
         bookmarks: bookmarks.then(bookmark_timer),
-        deadline,
+        deadline: Box::pin(tokio::time::sleep_until(deadline)),
+        shutdown: Box::pin(api.shutdown().clone().cancelled_owned()),
     })
 }
 
@@ -218,8 +221,8 @@ impl Encoder {
     fn initial(&mut self, entry: &Entry) -> Option<Line> {
         let plain = self.is_plain() && !custom::by_webhook(self.kind);
         if self.selection.is_everything() && plain {
-            let line = plain_line(self.kind, "ADDED", &entry.value, entry.modified);
-            return Some(Line::Ready(line));
+            let value = stored::accepted(self.kind, self.accepted, &entry.value);
+            return Some(Line::Ready(plain_line(self.kind, "ADDED", &value, entry.modified)));
         }
         let object = stored::decode(self.kind, entry);
         self.selection.matches(&object).then(|| self.object_line("ADDED", object))
@@ -234,10 +237,14 @@ impl Encoder {
                 (Change::Put(_), Some(_)) => "MODIFIED",
             };
             let kind = self.kind;
-            if self.is_plain() && kind.storage == Storage::Own && kind.custom.is_none() {
-                return Some(Line::Ready(event.encoded(|event| {
-                    plain_line(kind, word, &event.entry().value, event.revision)
-                })));
+            if self.is_plain() && stored::is_plain(kind) {
+                let line = |value: &[u8]| plain_line(kind, word, value, event.revision);
+                let value = &event.entry().value;
+                // What most watchers get is made once for them all.
+                return Some(Line::Ready(match self.accepted.managers {
+                    true => event.encoded(|_| line(value)),
+                    false => line(&stored::accepted(kind, self.accepted, value)),
+                }));
             }
             let object = stored::decode_at(kind, &event.entry().value, event.revision);
             return Some(self.object_line(word, object));
@@ -355,7 +362,9 @@ struct Stream {
     /// Revision up to which the client has seen everything.
     sent: Revision,
     bookmarks: Option<Interval>,
-    deadline: Instant,
+    // Both are waited for as long as the watch lives, and not anew for each event.
+    deadline: Pin<Box<Sleep>>,
+    shutdown: Pin<Box<WaitForCancellationFutureOwned>>,
 }
 
 impl Stream {
@@ -393,13 +402,13 @@ impl Stream {
                     Err(end) => return self.cut(end),
                 },
                 () = tick(&mut self.bookmarks) => self.bookmark(),
-                () = tokio::time::sleep_until(self.deadline) => {
+                () = self.deadline.as_mut() => {
                     if self.bookmarks.is_some() {
                         self.bookmark();
                     }
                     self.events = Events::Ended;
                 }
-                () = self.api.shutdown().cancelled() => self.events = Events::Ended,
+                () = self.shutdown.as_mut() => self.events = Events::Ended,
             }
         }
     }

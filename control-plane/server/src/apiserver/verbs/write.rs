@@ -15,6 +15,7 @@ use crate::apiserver::{
     request::Request,
     stored,
 };
+use bytes::Bytes;
 use serde_json::{Map, Value};
 use std::time::Duration;
 use wherry_resources::{
@@ -37,7 +38,7 @@ pub enum Record {
     Track,
     /// The object brings its record: an apply has made it.
     Given,
-    /// The old record stays: what changes belongs to the server.
+    /// The object brings the old record: what changes belongs to the server.
     Keep,
 }
 
@@ -247,9 +248,8 @@ pub async fn insert(call: &Call<'_>, mut object: Object) -> Result<Written, Fail
         quota::take(call, &object, None).await?;
         return Ok(Written { stored: false, object, warnings });
     }
-    let stored = custom::into_storage(call.api, call.kind, &object).await?;
+    let value = to_store(call, &mut object).await?;
     let taken = quota::take(call, &object, None).await?;
-    let value = stored::into_bytes(call.kind, stored);
     quota::still_counts(call, taken.as_ref())?;
     let put = call.api.store().put(key, value, Precondition::Absent).await;
     gathered.reservation.settle(matches!(put, Err(WriteError::Unknown)));
@@ -295,19 +295,19 @@ pub async fn replace(
     call: &Call<'_>,
     old: &Object,
     entry: &Entry,
-    new: Object,
+    mut new: Object,
 ) -> Result<Written, Failure> {
-    let given = match call.record {
-        Record::Keep => meta::managed_fields(old).to_vec(),
-        Record::Track | Record::Given => meta::managed_fields(&new).to_vec(),
-    };
+    let given = meta::take_managed_fields(&mut new);
     let mut new = prepare::updated(call.kind, call.part, old, new)?;
     meta::set_managed_fields(&mut new, given);
     if call.part == Part::Main {
         defaults::drop_outdated(call.kind, &mut new, old);
     }
-    defaults::apply(call.kind, &mut new);
-    check_type(call.kind, &new)?;
+    // A binding changes a few fields of a Pod that was made whole when it was stored.
+    if call.part != Part::Binding {
+        defaults::apply(call.kind, &mut new);
+        check_type(call.kind, &new)?;
+    }
     if call.record == Record::Track {
         apply::track(&call.types(), Some(old), &mut new, &call.writer());
     }
@@ -368,7 +368,7 @@ pub async fn replace(
         meta::order(&mut new);
         return Ok(Written { stored: true, object: new, warnings });
     }
-    let stored = custom::into_storage(call.api, call.kind, &new).await?;
+    let value = to_store(call, &mut new).await?;
     let taken = quota::take(call, &new, Some(old)).await?;
     // What is being deleted must be able to go, also from a disk that is nearly full.
     let store = match meta::is_deleting(old) {
@@ -376,11 +376,20 @@ pub async fn replace(
         false => call.api.store().clone(),
     };
     quota::still_counts(call, taken.as_ref())?;
-    let put = store.put(key, stored::into_bytes(call.kind, stored), precondition).await;
+    let put = store.put(key, value, precondition).await;
     gathered.reservation.settle(matches!(put, Err(WriteError::Unknown)));
     quota::settle(call, &new, taken, &put).await;
     let entry = put.map_err(|error| failure(call.kind, name, error))?;
     Ok(Written { stored: true, object: call.written(new, &entry), warnings })
+}
+
+/// What is stored of an object, whose resourceVersion is not needed any more.
+async fn to_store(call: &Call<'_>, object: &mut Object) -> Result<Bytes, ApiError> {
+    if stored::is_plain(call.kind) {
+        return Ok(stored::plain_bytes(object));
+    }
+    let stored = custom::into_storage(call.api, call.kind, object).await?;
+    Ok(stored::into_bytes(call.kind, stored))
 }
 
 /// A mistyped field must not get into the store: typed clients could not read any list with it.

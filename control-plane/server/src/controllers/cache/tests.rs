@@ -1,8 +1,9 @@
 //! What the cache holds after watches and own writes, in whatever order they come.
 
-use k8s_openapi::api::core::v1::ServiceSpec;
+use k8s_openapi::api::core::v1::{Service, ServiceSpec};
 
 use super::super::testing::{meta, object};
+use super::labels::Labels;
 use super::*;
 
 fn pod(name: &str, revision: u64, owner: &str) -> Pod {
@@ -69,6 +70,12 @@ fn owners_strays_and_namespaces_are_indexed() {
     put(&mut cache, pod("b", 3, "set"));
     assert_eq!(cache.controlled::<Pod>("uid-set").len(), 2);
     assert!(cache.strays::<Pod>("default").is_empty());
+    for revision in [4, 5] {
+        let mut bound = pod("b", revision, "set");
+        bound.spec.get_or_insert_default().node_name = Some("n".to_string());
+        put(&mut cache, bound);
+        assert_eq!((cache.count_on("n"), cache.controlled::<Pod>("uid-set").len()), (1, 2));
+    }
     assert_eq!(cache.within::<Pod>("default").count(), 2);
     assert_eq!(cache.within::<Pod>("defaul").count(), 0);
     assert_eq!(cache.contents("default")[0].1.len(), 2);
