@@ -19,6 +19,7 @@
 //! - [`protobuf`]: the other encoding that clients send
 //! - [`demand`]: how requests that wait reach autoscalers
 //! - [`offers`]: what nodes tell the scheduler
+//! - [`turns`]: what annotations of Pods ask of it
 //! - [`join_token`]: with what nodes and members join
 //! - [`node_labels`]: which labels a node may give itself
 //! - [`channels`]: how remote commands speak between the API server and workers
@@ -60,6 +61,7 @@ pub mod structure;
 pub mod table;
 #[cfg(test)]
 mod testscript;
+pub mod turns;
 pub mod validate;
 
 pub use kinds::{GROUPS, Group, KINDS, Kind, Storage, Subresource, kind, kind_of};

@@ -7,7 +7,7 @@
 
 use serde_json::Value;
 
-use crate::{Object, handling, pod_slips};
+use crate::{Object, handling, pod_slips, turns};
 
 /// What happens to a field.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -420,6 +420,7 @@ pub fn warnings_of(at: &str, template: &Value) -> Vec<String> {
         walk("PodSpec", &format!("{at}spec"), spec, &mut found);
     }
     found.extend(handling::warnings(at, template));
+    found.extend(turns::warnings(at, template));
     found.extend(pod_slips::warnings(at, template));
     found
 }

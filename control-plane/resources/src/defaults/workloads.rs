@@ -172,12 +172,33 @@ pub(super) fn horizontal_pod_autoscaler(object: &mut Fields) {
         return;
     };
     default(spec, "minReplicas", 1);
+    if let Some(behavior) = existing(spec, "behavior") {
+        scaling_rules(behavior);
+    }
     if is_first_version || spec.get("metrics").is_some_and(|list| list != &json!([])) {
         return;
     }
     let target = json!({"type": "Utilization", "averageUtilization": CPU_TARGET});
     let metric = json!({"type": "Resource", "resource": {"name": "cpu", "target": target}});
     spec.insert("metrics".to_string(), json!([metric]));
+}
+
+/// Who says anything of the behaviour has the rules of both directions written out.
+fn scaling_rules(behavior: &mut Fields) {
+    let policy =
+        |kind: &str, value: i64| json!({"type": kind, "value": value, "periodSeconds": 15});
+    let directions = [
+        ("scaleUp", json!([policy("Pods", 4), policy("Percent", 100)])),
+        ("scaleDown", json!([policy("Percent", 100)])),
+    ];
+    for (direction, policies) in directions {
+        let Some(rules) = child(behavior, direction) else { continue };
+        if direction == "scaleUp" {
+            default(rules, "stabilizationWindowSeconds", 0);
+        }
+        default_text(rules, "selectPolicy", "Max");
+        default(rules, "policies", policies);
+    }
 }
 
 fn template_labels(spec: &Fields) -> Option<Value> {

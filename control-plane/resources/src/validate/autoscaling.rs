@@ -144,6 +144,9 @@ fn rules(rules: &Value, path: &str, errors: &mut Errors) {
         let detail = "must be greater than or equal to zero";
         errors.invalid(&at(path, "tolerance"), tolerance.clone(), detail);
     }
+    if rules.get("policies").and_then(Value::as_array).is_some_and(Vec::is_empty) {
+        errors.required(&at(path, "policies"), "must specify at least one Policy");
+    }
     for (index, policy) in items(rules, "policies").iter().enumerate() {
         let path = nth(path, "policies", index);
         errors.one_of(&at(&path, "type"), text(policy, "type"), &["Percent", "Pods"]);

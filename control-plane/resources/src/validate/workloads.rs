@@ -15,8 +15,8 @@ use crate::selectors::LabelSelector;
 use crate::{Object, names};
 
 const STATEFUL_SET_FIELDS: &str = "updates to statefulset spec for fields other than 'replicas', \
-    'ordinals', 'template', 'updateStrategy', 'persistentVolumeClaimRetentionPolicy' and \
-    'minReadySeconds' are forbidden";
+    'ordinals', 'template', 'updateStrategy', 'revisionHistoryLimit', \
+    'persistentVolumeClaimRetentionPolicy' and 'minReadySeconds' are forbidden";
 const JOB_POLICIES: &str = "valid values: \"OnFailure\", \"Never\"";
 /// Completions above which a Job's finished indexes cannot be recorded.
 const COMPLETIONS_MAX: i64 = 100_000;

@@ -12,7 +12,8 @@
 //! Invariants: each Pod that ended is counted once: its uid stands in the status before the
 //! finalizer is taken off it, and is taken out of the status when the finalizer is seen to be gone;
 //! a Job whose end is decided makes no Pod; a Pod that is taken away on purpose (suspended, too
-//! many) loses the finalizer first, so that it is not counted as failed.
+//! many) loses the finalizer first, so that it is not counted as failed; a Pod that nobody controls
+//! is not held: it is adopted, or let go.
 
 mod count;
 mod index;
@@ -29,7 +30,7 @@ use serde_json::json;
 
 use super::cache::{Cache, Change, Key};
 use super::events::Note;
-use super::owners::controller_of;
+use super::owners::{adopt_and_release, controller_of, controller_reference, selects};
 use super::pods;
 use super::reconcile::{Controller, Plan, View};
 use super::replicaset::name_of;
@@ -56,6 +57,8 @@ pub struct Snapshot {
     pub job: Arc<Job>,
     /// Pods it controls.
     pub pods: Vec<Arc<Pod>>,
+    /// Pods in its namespace that nobody controls.
+    pub strays: Vec<Arc<Pod>>,
     /// Why Pods could not be made last time.
     pub failure: Option<String>,
     /// The newest revision known: the seed of new names.
@@ -74,7 +77,13 @@ fn wake(cache: &Cache, change: &Change, keys: &mut Vec<Key>) {
         }
     }
     for pod in change.states::<Pod>() {
-        let Some(owner) = controller_of(&pod.metadata) else { continue };
+        let Some(owner) = controller_of(&pod.metadata) else {
+            keys.extend(is_tracked(&pod.metadata).then(|| change.key.clone()));
+            let namespace = change.key.namespace();
+            let jobs = cache.within::<Job>(namespace).filter(|job| means(job, &pod.metadata));
+            keys.extend(jobs.map(|job| Key::of::<Job>(namespace, name_of(&job.metadata))));
+            continue;
+        };
         match cache.by_uid(&owner.uid) {
             Some(key) => keys.extend(Some(key).filter(|key| key.kind.is("batch", "Job")).cloned()),
             None if owner.kind == "Job" && is_tracked(&pod.metadata) => {
@@ -95,6 +104,7 @@ fn reconcile(view: &View<'_>, key: &Key) -> Plan {
     let uid = job.metadata.uid.as_deref().unwrap_or("");
     let snapshot = Snapshot {
         pods: view.cache.controlled(uid),
+        strays: view.cache.strays(key.namespace()),
         failure: view.failure.map(str::to_string),
         revision: view.cache.revision(),
         job,
@@ -102,17 +112,50 @@ fn reconcile(view: &View<'_>, key: &Key) -> Plan {
     plan(&snapshot, view.now)
 }
 
-/// Lets go of a Pod whose Job is gone, once the API server says so, too.
+/// Lets go of a Pod that nobody controls, or whose Job is gone, once the API server says so, too.
 fn orphan(view: &View<'_>, key: &Key) -> Option<Write> {
     let pod = view.cache.get::<Pod>(key.namespace(), key.name())?;
-    let owner = controller_of(&pod.metadata)?;
-    let is_gone = view.cache.by_uid(&owner.uid).is_none();
-    (is_gone && is_tracked(&pod.metadata)).then(|| {
-        let mut write = untracked(&pod);
+    if !is_tracked(&pod.metadata) {
+        return None;
+    }
+    let mut write = untracked(&pod);
+    if let Some(owner) = controller_of(&pod.metadata) {
+        if view.cache.by_uid(&owner.uid).is_some() {
+            return None;
+        }
         write.unless_found =
             vec![(Key::of::<Job>(key.namespace(), &owner.name), owner.uid.clone())];
-        write
-    })
+    }
+    Some(write)
+}
+
+/// Whether a Job's selector matches a Pod.
+fn means(job: &Job, pod: &ObjectMeta) -> bool {
+    let selector = job.spec.as_ref().and_then(|spec| spec.selector.as_ref());
+    selector.is_some_and(|selector| selects(selector, pod.labels.as_ref()))
+}
+
+/// Adopts Pods that nobody controls, to be counted from now on (`manualSelector`), and lets go of
+/// those that the selector matches no more; their finalizers are taken by [`orphan`].
+fn claim(snapshot: &Snapshot) -> Vec<Write> {
+    let job = &*snapshot.job;
+    let Some(selector) = job.spec.as_ref().and_then(|spec| spec.selector.as_ref()) else {
+        return Vec::new();
+    };
+    let mut writes = adopt_and_release(job, selector, &snapshot.pods, &[]);
+    for pod in snapshot.strays.iter().filter(|pod| means(job, &pod.metadata)) {
+        let meta = &pod.metadata;
+        if meta.deletion_timestamp.is_some() {
+            continue;
+        }
+        let mut owners = meta.owner_references.clone().unwrap_or_default();
+        owners.push(controller_reference(job));
+        let mut finalizers = meta.finalizers.clone().unwrap_or_default();
+        finalizers.extend((!is_tracked(meta)).then(|| TRACKING.to_string()));
+        let body = json!({"metadata": {"ownerReferences": owners, "finalizers": finalizers}});
+        writes.push(Write::patch(&**pod, body));
+    }
+    writes
 }
 
 fn is_tracked(meta: &ObjectMeta) -> bool {
@@ -157,6 +200,10 @@ pub fn plan(snapshot: &Snapshot, now: Timestamp) -> Plan {
             }
             _ => writes.into(),
         };
+    }
+    let claims = claim(snapshot);
+    if !claims.is_empty() {
+        return claims.into();
     }
     let suspended = spec.suspend == Some(true);
     let mut status = JobStatus {

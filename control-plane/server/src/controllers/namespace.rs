@@ -125,6 +125,7 @@ fn report(snapshot: &Snapshot, now: Timestamp) -> Option<Write> {
         snapshot.rest.iter().flat_map(|rest| rest.finalizers.clone()).collect();
     holding.sort();
     holding.dedup();
+    let stuck = snapshot.rest.iter().all(|rest| rest.alive == 0 && !rest.finalizers.is_empty());
     let remaining = format!("Some resources are remaining: {}", content.join(", "));
     let finalizers = format!("Some content waits for finalizers: {}", holding.join(", "));
     let wanted = [
@@ -144,7 +145,9 @@ fn report(snapshot: &Snapshot, now: Timestamp) -> Option<Write> {
             last_transition_time: Some(Time(now)),
         };
         match found {
-            // Counts shrink with every object: only news about the outcome are worth a write.
+            // Counts shrink with every object: only news about the outcome are worth a write, and
+            // what is left in the end.
+            Some(found) if found.status == status && stuck => found.message = fresh.message,
             Some(found) if found.status == status => {}
             Some(found) => *found = fresh,
             None if holds => conditions.push(fresh),
@@ -215,6 +218,22 @@ mod tests {
         assert!(!shown.contains("delete"), "{shown}");
         assert!(shown.contains("Some content waits for finalizers: example.com/keep"), "{shown}");
         assert!(shown.contains("pods. has 1 resource instances"), "{shown}");
+    }
+
+    #[test]
+    fn what_is_left_in_the_end_is_told_as_it_is() {
+        let mut held = snapshot(&[("ConfigMap", 1, 0, &["example.com/keep"])]);
+        let status = Arc::make_mut(&mut held.namespace).status.as_mut().expect("a status");
+        status.conditions = Some(vec![NamespaceCondition {
+            type_: "NamespaceContentRemaining".to_string(),
+            status: "True".to_string(),
+            message: Some("Some resources are remaining: secrets. has 3".to_string()),
+            ..NamespaceCondition::default()
+        }]);
+        let shown = text(&plan(&held, at(0)));
+        assert!(shown.contains("remaining: configmaps. has 1 resource instances"), "{shown}");
+        held.rest[0].finalizers.clear();
+        assert_eq!(text(&plan(&held, at(0))), "", "what goes by itself is no news each time");
     }
 
     #[test]

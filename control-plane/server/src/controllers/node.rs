@@ -35,6 +35,7 @@ use serde_json::json;
 
 use super::cache::{Cache, Change, Key, LEASE_NAMESPACE};
 use super::events::Note;
+use super::owners::controller_of;
 use super::pods;
 use super::reconcile::{Controller, Plan, View};
 use super::replicaset::name_of;
@@ -373,7 +374,17 @@ fn evict(pod: &Pod, evicting: &[&Taint], now: Timestamp, plan: &mut Plan) {
     let namespace = pod.metadata.namespace.as_deref().unwrap_or("");
     let message = format!("Marking for deletion Pod {namespace}/{}", name_of(&pod.metadata));
     let note = Note::normal(EVICTION, pod, "TaintManagerEviction", message);
-    plan.writes.push(Write::delete(pod).noting(note));
+    let target = Target { revision: String::new(), ..Target::of(pod) };
+    let delete = Action::Delete { target, grace_seconds: grace(pod), policy: None };
+    plan.writes.push(Write::from(delete).noting(note));
+}
+
+/// The grace of a Pod's own, but a second at least for one that has a name: without any, the name
+/// would be free at once, and a second Pod have it while a node that is not heard still runs this.
+fn grace(pod: &Pod) -> Option<i64> {
+    let named = controller_of(&pod.metadata).is_some_and(|owner| owner.kind == "StatefulSet");
+    let own = pods::spec(pod).and_then(|spec| spec.termination_grace_period_seconds);
+    (named && own == Some(0)).then_some(1)
 }
 
 /// When a taint ends a Pod's stay; `None` when it is tolerated without end.
@@ -390,7 +401,7 @@ fn end(taint: &Taint, tolerations: &[Toleration], now: Timestamp) -> Option<Time
 
 #[cfg(test)]
 mod tests {
-    use super::super::testing::{at, check_lines, text, yaml};
+    use super::super::testing::{self, at, check_lines, text, yaml};
     use super::*;
 
     fn node(ready: &str, taints: &str) -> Option<Arc<Node>> {
@@ -506,6 +517,24 @@ mod tests {
         let again = check(&lost, 100, &["delete pods d/never (Normal TaintManagerEviction"]);
         assert_eq!(again, Some(Duration::from_secs(200)));
         check(&lost, 300, &["delete pods d/never", "delete pods d/a-while"]);
+    }
+
+    #[test]
+    fn a_pod_with_a_name_keeps_it_until_its_node_has_ended_it() {
+        let delete = |kind: &str, grace: i64| {
+            let mut pod = Pod::clone(&told(&[pod("a", LOST, "")])[0]);
+            let mut owner = testing::owner("set");
+            owner.kind = kind.to_string();
+            pod.metadata.owner_references = Some(vec![owner]);
+            let spec = pod.spec.as_mut().expect("a spec");
+            spec.termination_grace_period_seconds = Some(grace);
+            let lost = node("Unknown NodeStatusUnknown", TAINTED);
+            let plan = plan(&snapshot(lost, 60, &[Arc::new(pod)]), at(100));
+            text(&plan.writes).split(" (").next().unwrap_or("").to_string()
+        };
+        assert_eq!(delete("StatefulSet", 0), "delete pods d/a grace=1");
+        assert_eq!(delete("StatefulSet", 30), "delete pods d/a");
+        assert_eq!(delete("ReplicaSet", 0), "delete pods d/a");
     }
 
     #[test]

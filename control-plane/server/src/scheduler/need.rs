@@ -11,6 +11,7 @@ use k8s_openapi::api::core::v1::{
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 use wherry_resources::offers::{IMPORTS, imports};
 use wherry_resources::quantity;
+use wherry_resources::turns::{DEADLINE, GANG, GANG_SIZE};
 
 use super::company::{Company, Labels};
 use crate::controllers::pods;
@@ -19,13 +20,6 @@ use crate::controllers::pods;
 const NAME: &str = "default-scheduler";
 /// The other name: Pods of it fill nodes one after the other, so that some stay empty.
 const PACKING: &str = "packing-scheduler";
-/// Annotation: Pods of one namespace with the same value start together or not at all.
-const GANG: &str = "scheduling.wherry.dev/gang";
-/// Annotation: how many members a gang needs to start.
-const GANG_SIZE: &str = "scheduling.wherry.dev/gang-size";
-/// Annotation: when the Pod should run, in the form of RFC 3339. Of Pods with the same priority
-/// the earliest deadline goes first.
-const DEADLINE: &str = "scheduling.wherry.dev/deadline";
 
 /// Most of one thing that is told apart: far more than a machine has, and still little enough for the
 /// amounts of thousands of Pods to be added up.

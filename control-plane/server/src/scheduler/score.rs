@@ -21,10 +21,11 @@ const IMAGE_WEIGHT: i64 = 1;
 /// Replicas on different nodes survive the loss of one. Where there are several zones two thirds of
 /// this are for different zones.
 const SPREAD_WEIGHT: i64 = 2;
-/// What the user prefers outweighs what the scheduler finds out.
-const AFFINITY_WEIGHT: i64 = 2;
-const TAINT_WEIGHT: i64 = 3;
-const COMPANY_WEIGHT: i64 = 2;
+/// What the user prefers outweighs what the scheduler finds out: replicas that are drawn to a node
+/// go there together, as long as it has room to spare.
+const AFFINITY_WEIGHT: i64 = 3;
+const COMPANY_WEIGHT: i64 = 3;
+const TAINT_WEIGHT: i64 = 4;
 /// As much as free space: requests say what a Pod may use, measurements what its neighbours do.
 const QUIET_WEIGHT: i64 = 1;
 
@@ -134,7 +135,11 @@ pub fn scores(
         let free = free(node, cpu, memory);
         Score {
             free: FREE_WEIGHT * if need.packs { FULL - free } else { free },
-            balance: BALANCE_WEIGHT * (FULL - (cpu - memory).abs()),
+            // What fills one resource of a node more than the other still fills it.
+            balance: match need.packs {
+                true => 0,
+                false => BALANCE_WEIGHT * (FULL - (cpu - memory).abs()),
+            },
             images: IMAGE_WEIGHT * images(node, need),
             siblings: match need.packs {
                 true => 0,
@@ -160,7 +165,8 @@ pub fn scores(
     scores
 }
 
-/// The best of these nodes: the highest score, then the fewest Pods, then the name.
+/// The best of these nodes: the highest score, then the fewest Pods (where nodes are to be filled,
+/// the most), then the name.
 pub fn best(
     nodes: &[NodeState],
     candidates: &[usize],
@@ -173,7 +179,8 @@ pub fn best(
     let mut best: Option<((i64, i64, &str), usize)> = None;
     for (index, score) in candidates.iter().zip(scores) {
         let node = &nodes[*index];
-        let rank = (-score.total(), node.pods, node.name.as_str());
+        let pods = if need.packs { -node.pods } else { node.pods };
+        let rank = (-score.total(), pods, node.name.as_str());
         if best.is_none_or(|(held, _)| rank < held) {
             best = Some((rank, *index));
         }

@@ -1,6 +1,9 @@
 //! Scripts over [`plan`]: a small world applies what is planned; Pods end as the test says.
 
-use super::super::testing::{Objects, at, text, yaml};
+use std::time::Instant;
+
+use super::super::cache::{Object, Seen, kind_row};
+use super::super::testing::{Objects, at, check_lines, text, yaml};
 use super::*;
 
 struct World {
@@ -32,6 +35,7 @@ impl World {
         let uid = job.metadata.uid.clone().unwrap_or_default();
         Snapshot {
             pods: self.objects.controlled(&uid).0,
+            strays: Vec::new(),
             failure: self.failure.clone(),
             revision: u64::try_from(self.objects.seconds).unwrap_or(0),
             job,
@@ -444,6 +448,51 @@ fn a_job_that_has_failed_and_succeeded_at_once_has_failed() {
 fn a_job_of_another_manager_is_left_alone() {
     let world = World::new("  completions: 1\n  managedBy: example.com/queue");
     assert!(world.plan().writes.is_empty());
+}
+
+#[test]
+fn pods_that_nobody_controls_are_adopted_and_strangers_released() {
+    let world = World::new("  manualSelector: true\n  selector: {matchLabels: {of: sum}}");
+    let pod = |name: &str, rest: &str| -> Arc<Pod> {
+        Arc::new(yaml(&format!("metadata: {{name: {name}, namespace: d, uid: {name}, {rest}}}")))
+    };
+    let leaves = "labels: {of: sum}, deletionTimestamp: 2026-01-01T00:00:00Z";
+    let snapshot = Snapshot {
+        pods: vec![pod("mine", "labels: {of: sum}"), pod("other", "labels: {of: another}")],
+        strays: vec![
+            pod("stray", "labels: {of: sum}"),
+            pod("stranger", "labels: {of: another}"),
+            pod("leaves", leaves),
+        ],
+        ..world.snapshot()
+    };
+    let writes = plan(&snapshot, at(0)).writes;
+    check_lines(&writes, &["d/other {\"metadata\":{\"ownerReferences\":[]}}", "d/stray "]);
+    let Action::Patch { body, .. } = &writes[1].action else { panic!("it is adopted") };
+    assert_eq!(body["metadata"]["ownerReferences"][0]["name"], "sum");
+    assert_eq!(body["metadata"]["finalizers"], json!([TRACKING]), "it is counted from now on");
+}
+
+#[test]
+fn a_held_pod_that_nobody_controls_is_looked_at() {
+    let mut cache = Cache::new();
+    cache.hold::<Job>();
+    cache.hold::<Pod>();
+    let held = "metadata: {name: p, namespace: d, resourceVersion: '7', labels: {of: sum}, \
+                finalizers: [batch.kubernetes.io/job-tracking]}";
+    let job = "metadata: {name: sum, namespace: d, resourceVersion: '6'}\n\
+               spec: {template: {}, selector: {matchLabels: {of: sum}}}";
+    let mut put = |kind, object| {
+        let seen = Seen::Put(object);
+        let mut keys = Vec::new();
+        for change in cache.observe(kind, seen, Instant::now()) {
+            wake(&cache, &change, &mut keys);
+        }
+        keys
+    };
+    put(kind_row::<Job>(), Object::new(yaml::<Job>(job)));
+    let keys = put(kind_row::<Pod>(), Object::new(yaml::<Pod>(held)));
+    assert_eq!(keys, [Key::of::<Pod>("d", "p"), Key::of::<Job>("d", "sum")]);
 }
 
 #[test]

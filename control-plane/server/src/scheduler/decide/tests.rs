@@ -171,6 +171,13 @@ fn the_other_scheduler_fills_nodes_one_after_the_other() {
     };
     assert_eq!(shown(&mut cluster(&nodes), &pods("packing-scheduler")), ["a", "a", "b"]);
     assert_eq!(shown(&mut cluster(&nodes), &pods("default-scheduler")), ["a", "b", "a"]);
+    // Also by one resource alone, and by Pods that ask for none.
+    let large = [node("a 4 8Gi", "", ""), node("b 4 8Gi", "", "")];
+    for requests in ["cpu: 200m", "memory: 100Mi", ""] {
+        let pods =
+            ["1", "2", "3"].map(|name| pod(name, requests, "  schedulerName: packing-scheduler"));
+        assert_eq!(shown(&mut cluster(&large), &pods), ["a", "a", "a"], "{requests}");
+    }
 }
 
 #[test]
@@ -204,6 +211,9 @@ fn selectors_affinity_and_tolerations() {
          {matchExpressions: \
          [{key: zone, operator: In, values: [west]}]}}]}}";
     check(&format!("{tolerant}{preferred}"), "b");
+    let replicas = ["1", "2", "3"].map(|name| pod(name, "", &format!("{tolerant}{preferred}")));
+    let decided = shown(&mut cluster, &replicas);
+    assert_eq!(decided, ["b", "b", "b"], "although replicas would rather be apart");
 }
 
 #[test]
@@ -365,6 +375,9 @@ fn wishes_draw_and_push() {
     assert_eq!(shown(&mut zones, &[labelled("2", "a", &wish("podAffinity"))]), ["b1"]);
     let decided = shown(&mut zones, &[labelled("3", "b", &wish("podAntiAffinity"))]);
     assert_ne!(decided, ["b1"]);
+    let replicas = ["4", "5"].map(|name| pod(name, "", &wish("podAffinity")));
+    let decided = shown(&mut zones, &replicas);
+    assert_eq!(decided, ["b1", "b1"], "although replicas would rather be apart");
 }
 
 #[test]
