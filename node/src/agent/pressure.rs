@@ -11,7 +11,7 @@ use std::{path::Path, time::Duration};
 use jiff::Timestamp;
 
 use super::{
-    spec::{Content, PodSpec},
+    spec::{ContainerSpec, Content, PodSpec},
     volumes::Use,
 };
 
@@ -202,28 +202,32 @@ pub fn over_limit(pod: &PodSpec, written: &Written) -> Option<String> {
             ));
         }
     }
-    for (name, _, found) in &written.volumes {
+    let memory_limit = total(pod, |container| container.limits.memory_bytes);
+    for (name, memory, found) in &written.volumes {
         let volume = pod.volumes.iter().find(|volume| &volume.name == name);
-        let Some(Content::EmptyDir { limit: Some(limit), .. }) = volume.map(|it| &it.content)
-        else {
-            continue;
-        };
-        if found.bytes > *limit {
-            let limit = binary(*limit);
+        let Some(Content::EmptyDir { limit, .. }) = volume.map(|it| &it.content) else { continue };
+        // What lies in memory is at most what the containers may have of it.
+        let limits = [*limit, memory_limit.filter(|_| *memory)];
+        let Some(limit) = limits.into_iter().flatten().min() else { continue };
+        if found.bytes > limit {
+            let limit = binary(limit);
             return Some(format!(
                 "Usage of EmptyDir volume {name:?} exceeds the limit {limit:?}. "
             ));
         }
     }
-    let limits: Option<u64> = pod.containers[pod.main()]
-        .iter()
-        .map(|container| container.storage.0)
-        .try_fold(0u64, |sum, limit| Some(sum.saturating_add(limit?)));
-    let limit = limits.filter(|limit| written.disk() > *limit)?;
+    let limit = total(pod, |container| container.storage.0);
+    let limit = limit.filter(|limit| written.disk() > *limit)?;
     Some(format!(
         "Pod ephemeral local storage usage exceeds the total limit of containers {}. ",
         binary(limit)
     ))
+}
+
+/// A limit of all containers together; None if one has none.
+fn total(pod: &PodSpec, limit: impl Fn(&ContainerSpec) -> Option<u64>) -> Option<u64> {
+    let mut limits = pod.containers[pod.main()].iter().map(limit);
+    limits.try_fold(0, |sum: u64, limit| Some(sum.saturating_add(limit?)))
 }
 
 /// A number of bytes as Kubernetes writes it.
@@ -373,5 +377,24 @@ mod tests {
             Some("Pod ephemeral local storage usage exceeds the total limit of containers 3Mi. ")
         );
         assert!(look(Path::new("/")).expect("this machine").memory_free > 0);
+    }
+
+    #[test]
+    fn volumes_in_memory_are_no_way_around_its_limit() {
+        let check = |limits: &str, bytes: u64, expected: Option<&str>| {
+            let text = r#"{"metadata":{"name":"a","namespace":"b","uid":"u"},"spec":{
+                "nodeName":"n","volumes":[{"name":"fast","emptyDir":{"medium":"Memory"}}],
+                "containers":[{"name":"app","image":"i","resources":{"limits":LIMITS},
+                    "volumeMounts":[{"name":"fast","mountPath":"/f"}]}]}}"#;
+            let pod = serde_json::from_str(&text.replace("LIMITS", limits)).expect("a Pod");
+            let spec = crate::agent::spec::read(pod).expect("a Pod of a node").0.spec;
+            let fast = ("fast".to_owned(), true, Use { bytes, entries: 1 });
+            let written = Written { volumes: vec![fast], ..Written::default() };
+            assert_eq!(over_limit(&spec, &written).as_deref(), expected);
+        };
+        let over = "Usage of EmptyDir volume \"fast\" exceeds the limit \"16Mi\". ";
+        check(r#"{"memory":"16Mi"}"#, 17 << 20, Some(over));
+        check(r#"{"memory":"16Mi"}"#, 16 << 20, None);
+        check("{}", 17 << 20, None);
     }
 }
