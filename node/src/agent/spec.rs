@@ -301,6 +301,12 @@ impl PodSpec {
     pub fn main(&self) -> std::ops::Range<usize> {
         self.init..self.ephemeral
     }
+
+    /// Those that stay as long as the Pod does: sidecars, then its containers.
+    pub fn staying(&self) -> impl Iterator<Item = usize> {
+        let sidecars = (0..self.init).filter(move |index| self.containers[*index].sidecar);
+        sidecars.chain(self.main())
+    }
 }
 
 /// Reads a Pod of the API. `None` if it has no uid, name, namespace or node: then it is not ours.
