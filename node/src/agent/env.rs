@@ -175,7 +175,10 @@ pub fn build(
         };
         for (key, value) in object {
             let name = format!("{}{key}", from.prefix);
-            if is_name(&name) {
+            // What is no text in a ConfigMap is its binaryData, which is for volumes alone.
+            let is_map = matches!(from.source, Source::ConfigMap(_));
+            let binary = is_map && std::str::from_utf8(value).is_err();
+            if is_name(&name) && !binary {
                 let value = text(&name, value)?;
                 env.set(&name, value);
             }

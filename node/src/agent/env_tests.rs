@@ -37,6 +37,13 @@ fn check(container: &str, expected: Expect) {
         (Source::ConfigMap("settings".to_owned()), map(&[("color", "blue"), ("a=b", "x")])),
         (Source::Secret("keys".to_owned()), map(&[("token", "t0p")])),
         (Source::ConfigMap("gone".to_owned()), None),
+        (
+            Source::ConfigMap("store".to_owned()),
+            Some(BTreeMap::from([
+                ("keys.jks".to_owned(), vec![0xfe, 0xed]),
+                ("alias".to_owned(), b"web".to_vec()),
+            ])),
+        ),
     ]);
     let file = |path: &str| EnvFile { volume: "shared".to_owned(), path: path.to_owned() };
     let files = BTreeMap::from([
@@ -103,7 +110,8 @@ fn the_image_names_the_program() {
 fn config_maps_and_secrets() {
     check(
         r#""envFrom":[{"prefix":"S_","configMapRef":{"name":"settings"}},
-                      {"configMapRef":{"name":"gone","optional":true}}],
+                      {"configMapRef":{"name":"gone","optional":true}},
+                      {"configMapRef":{"name":"store"}}],
            "env":[{"name":"T","valueFrom":{"secretKeyRef":{"name":"keys","key":"token"}}},
                   {"name":"U","valueFrom":{"secretKeyRef":
                       {"name":"keys","key":"none","optional":true}}}]"#,
@@ -113,6 +121,7 @@ fn config_maps_and_secrets() {
             KUBERNETES_SERVICE_PORT=443
             KUBERNETES_SERVICE_PORT_HTTPS=443
             S_color=blue
+            alias=web
             T=t0p
             ["hello"]
         "#]],

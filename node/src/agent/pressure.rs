@@ -11,7 +11,7 @@ use std::{path::Path, time::Duration};
 use jiff::Timestamp;
 
 use super::{
-    spec::{Content, PodSpec},
+    spec::{ContainerSpec, Content, PodSpec},
     volumes::Use,
 };
 
@@ -171,8 +171,8 @@ pub fn reason(resource: Resource, signals: &Signals, victim: &Candidate) -> Stri
 pub struct Written {
     /// Of each emptyDir, and whether it is in memory.
     pub volumes: Vec<(String, bool, Use)>,
-    /// Its logs, and what its containers wrote into their roots.
-    pub logs: Use,
+    /// Of each container: its logs, and what it wrote into its root.
+    pub containers: Vec<(String, Use)>,
     /// Of each claim that is a folder of this node, and how many bytes it may hold.
     pub claims: Vec<(String, Use, u64)>,
 }
@@ -180,8 +180,9 @@ pub struct Written {
 impl Written {
     /// On the disk, all of it.
     pub fn disk(&self) -> u64 {
-        let on_disk = self.volumes.iter().filter(|(_, memory, _)| !memory);
-        on_disk.map(|(_, _, it)| it.bytes).fold(self.logs.bytes, u64::saturating_add)
+        let volumes = self.volumes.iter().filter(|(_, memory, _)| !memory);
+        let containers = self.containers.iter().map(|(_, it)| it.bytes);
+        volumes.map(|(_, _, it)| it.bytes).chain(containers).fold(0, u64::saturating_add)
     }
 
     /// In memory-backed volumes.
@@ -202,28 +203,40 @@ pub fn over_limit(pod: &PodSpec, written: &Written) -> Option<String> {
             ));
         }
     }
-    for (name, _, found) in &written.volumes {
+    let staying = || pod.staying().map(move |index| &pod.containers[index]);
+    // One without a limit may have all memory that there is.
+    let memory_limit = staying()
+        .map(|container| container.limits.memory_bytes)
+        .try_fold(0u64, |sum, limit| Some(sum.saturating_add(limit?)));
+    for (name, memory, found) in &written.volumes {
         let volume = pod.volumes.iter().find(|volume| &volume.name == name);
-        let Some(Content::EmptyDir { limit: Some(limit), .. }) = volume.map(|it| &it.content)
-        else {
-            continue;
-        };
-        if found.bytes > *limit {
-            let limit = binary(*limit);
+        let Some(Content::EmptyDir { limit, .. }) = volume.map(|it| &it.content) else { continue };
+        // What lies in memory is at most what the containers may have of it.
+        let limits = [*limit, memory_limit.filter(|_| *memory)];
+        let Some(limit) = limits.into_iter().flatten().min() else { continue };
+        if found.bytes > limit {
+            let limit = binary(limit);
             return Some(format!(
                 "Usage of EmptyDir volume {name:?} exceeds the limit {limit:?}. "
             ));
         }
     }
-    let limits: Option<u64> = pod.containers[pod.main()]
-        .iter()
-        .map(|container| container.storage.0)
-        .try_fold(0u64, |sum, limit| Some(sum.saturating_add(limit?)));
-    let limit = limits.filter(|limit| written.disk() > *limit)?;
-    Some(format!(
-        "Pod ephemeral local storage usage exceeds the total limit of containers {}. ",
-        binary(limit)
-    ))
+    let limits = staying().filter_map(|container| container.storage.0);
+    if let Some(limit) = limits.reduce(u64::saturating_add).filter(|it| written.disk() > *it) {
+        return Some(format!(
+            "Pod ephemeral local storage usage exceeds the total limit of containers {}. ",
+            binary(limit)
+        ));
+    }
+    let over = |container: &ContainerSpec| {
+        let limit = container.storage.0?;
+        let found = written.containers.iter().find(|(name, _)| name == &container.name)?;
+        (found.1.bytes > limit).then(|| {
+            let (name, limit) = (&container.name, binary(limit));
+            format!("Container {name} exceeded its local ephemeral storage limit {limit:?}. ")
+        })
+    };
+    staying().find_map(over)
 }
 
 /// A number of bytes as Kubernetes writes it.
@@ -351,7 +364,7 @@ mod tests {
                     "volumeMounts":[{"name":"cache","mountPath":"/c"}]}]}}"#);
         let written = |volume: u64, logs: u64| Written {
             volumes: vec![("cache".to_owned(), false, Use { bytes: volume, entries: 1 })],
-            logs: Use { bytes: logs, entries: 1 },
+            containers: vec![("app".to_owned(), Use { bytes: logs, entries: 1 })],
             claims: Vec::new(),
         };
         let rows = ("rows".to_owned(), Use { bytes: 2 << 20, entries: 1 }, 1 << 20);
@@ -373,5 +386,54 @@ mod tests {
             Some("Pod ephemeral local storage usage exceeds the total limit of containers 3Mi. ")
         );
         assert!(look(Path::new("/")).expect("this machine").memory_free > 0);
+    }
+
+    #[test]
+    fn limits_of_some_containers() {
+        let check = |limits: [&str; 2], bytes: [u64; 2], expected: Option<&str>| {
+            let container = |name: &str, limit: &str| {
+                let limits = format!(r#"{{"limits":{{"ephemeral-storage":"{limit}"}}}}"#);
+                let resources = if limit.is_empty() { "{}" } else { limits.as_str() };
+                format!(r#"{{"name":"{name}","image":"i","resources":{resources}}}"#)
+            };
+            let text = format!(
+                r#"{{"metadata":{{"name":"a","namespace":"b","uid":"u"}},"spec":{{"nodeName":"n",
+                     "containers":[{},{}]}}}}"#,
+                container("one", limits[0]),
+                container("two", limits[1])
+            );
+            let pod = serde_json::from_str(&text).expect("a Pod");
+            let spec = crate::agent::spec::read(pod).expect("a Pod of a node").0.spec;
+            let found = |name: &str, bytes: u64| (name.to_owned(), Use { bytes, entries: 1 });
+            let containers = vec![found("one", bytes[0]), found("two", bytes[1])];
+            let written = Written { containers, ..Written::default() };
+            assert_eq!(over_limit(&spec, &written).as_deref(), expected);
+        };
+        let pod = "Pod ephemeral local storage usage exceeds the total limit of containers 1Mi. ";
+        check(["1Mi", ""], [2 << 20, 0], Some(pod));
+        check(["1Mi", ""], [1 << 20, 0], None);
+        let one = "Container one exceeded its local ephemeral storage limit \"1Mi\". ";
+        check(["1Mi", "9Mi"], [2 << 20, 0], Some(one));
+        check(["1Mi", "9Mi"], [1 << 20, 9 << 20], None);
+        check(["", ""], [2 << 20, 2 << 20], None);
+    }
+
+    #[test]
+    fn volumes_in_memory_are_no_way_around_its_limit() {
+        let check = |limits: &str, bytes: u64, expected: Option<&str>| {
+            let text = r#"{"metadata":{"name":"a","namespace":"b","uid":"u"},"spec":{
+                "nodeName":"n","volumes":[{"name":"fast","emptyDir":{"medium":"Memory"}}],
+                "containers":[{"name":"app","image":"i","resources":{"limits":LIMITS},
+                    "volumeMounts":[{"name":"fast","mountPath":"/f"}]}]}}"#;
+            let pod = serde_json::from_str(&text.replace("LIMITS", limits)).expect("a Pod");
+            let spec = crate::agent::spec::read(pod).expect("a Pod of a node").0.spec;
+            let fast = ("fast".to_owned(), true, Use { bytes, entries: 1 });
+            let written = Written { volumes: vec![fast], ..Written::default() };
+            assert_eq!(over_limit(&spec, &written).as_deref(), expected);
+        };
+        let over = "Usage of EmptyDir volume \"fast\" exceeds the limit \"16Mi\". ";
+        check(r#"{"memory":"16Mi"}"#, 17 << 20, Some(over));
+        check(r#"{"memory":"16Mi"}"#, 16 << 20, None);
+        check("{}", 17 << 20, None);
     }
 }

@@ -301,6 +301,12 @@ impl PodSpec {
     pub fn main(&self) -> std::ops::Range<usize> {
         self.init..self.ephemeral
     }
+
+    /// Those that stay as long as the Pod does: sidecars, then its containers.
+    pub fn staying(&self) -> impl Iterator<Item = usize> {
+        let sidecars = (0..self.init).filter(move |index| self.containers[*index].sidecar);
+        sidecars.chain(self.main())
+    }
 }
 
 /// Reads a Pod of the API. `None` if it has no uid, name, namespace or node: then it is not ours.
@@ -518,9 +524,10 @@ fn container(container: core::Container) -> ContainerSpec {
                 (variable.name, value)
             })
             .collect(),
+        // In Kubernetes a limit of zero is none.
         limits: protocol::Limits {
-            memory_bytes: limits.get("memory").and_then(bytes),
-            cpu_millis: limits.get("cpu").and_then(millis),
+            memory_bytes: limits.get("memory").and_then(bytes).filter(|limit| *limit > 0),
+            cpu_millis: limits.get("cpu").and_then(millis).filter(|limit| *limit > 0),
             cpu_request_millis: requests.get("cpu").and_then(millis),
             handling: Handling::default(),
         },
@@ -663,6 +670,20 @@ mod tests {
         assert_eq!(seconds(Some(-1)), Some(Duration::ZERO));
         assert_eq!(seconds(Some(7)), Some(Duration::from_secs(7)));
         assert_eq!(seconds(Some(i64::MAX)), Some(TIME_MAX));
+    }
+
+    #[test]
+    fn a_limit_of_zero_is_none() {
+        let limits = |limits: &str| {
+            let text = r#"{"metadata":{"name":"a","namespace":"b","uid":"u"},"spec":{"nodeName":"n",
+                "containers":[{"name":"app","image":"i","resources":{"limits":LIMITS}}]}}"#;
+            let pod = serde_json::from_str(&text.replace("LIMITS", limits)).expect("a Pod");
+            let spec = read(pod).expect("a Pod of a node").0.spec;
+            let limits = &spec.containers[0].limits;
+            (limits.memory_bytes, limits.cpu_millis)
+        };
+        assert_eq!(limits(r#"{"memory":"0","cpu":"0"}"#), (None, None));
+        assert_eq!(limits(r#"{"memory":"1Ki","cpu":"1n"}"#), (Some(1024), Some(1)));
     }
 
     #[test]

@@ -112,7 +112,7 @@ pub fn phase(state: &PodState, spec: &PodSpec) -> &'static str {
 fn conditions(state: &PodState, spec: &PodSpec) -> Vec<core::PodCondition> {
     let finished = matches!(state.stage, Stage::Finished(Why::Succeeded));
     let marks = &state.conditions;
-    let unready = unready(state, spec, spec.main());
+    let unready = unready(state, spec);
     let gates = gate_trouble(spec).join(", ");
     let incomplete = unready_init(state, spec);
     let ready = |kind: &str, mark: Mark| {
@@ -179,12 +179,15 @@ fn condition(
     }
 }
 
-/// The containers of `range` that are not ready, and the first reason there is.
-fn unready(state: &PodState, spec: &PodSpec, range: std::ops::Range<usize>) -> String {
-    let names = range.clone().filter(|index| !is_ready(&state.containers[*index], spec, *index));
-    let names: Vec<&str> = names.map(|index| spec.containers[index].name.as_str()).collect();
+/// The containers that are to be ready and are not, and the first reason there is.
+fn unready(state: &PodState, spec: &PodSpec) -> String {
+    let names: Vec<&str> = spec
+        .staying()
+        .filter(|index| !is_ready(&state.containers[*index], spec, *index))
+        .map(|index| spec.containers[index].name.as_str())
+        .collect();
     let mut text = format!("containers with unready status: [{}]", names.join(" "));
-    if let Some(why) = state.containers[range].iter().find_map(trouble) {
+    if let Some(why) = spec.staying().find_map(|index| trouble(&state.containers[index])) {
         text.push_str(": ");
         text.push_str(why);
     }

@@ -90,6 +90,17 @@ fn check(desired: &Desired, state: &PodState, expected: Expect) {
 const APP: &str = r#""containers":[{"name":"app","image":"hello:1"}]"#;
 
 #[test]
+fn sidecars_that_are_not_ready_are_named() {
+    let side = r#""initContainers":[{"name":"side","image":"hello:1","restartPolicy":"Always"}],"#;
+    let desired = pod(&format!("{side}{APP}"));
+    let state = walked(&desired, vec![(1, address())]);
+    let status = status(&state, &desired.spec, "127.0.0.1".parse().expect("an address"));
+    let ready = status.conditions.into_iter().flatten().find(|it| it.type_ == "Ready");
+    let message = ready.and_then(|it| it.message).unwrap_or_default();
+    assert_eq!(message, "containers with unready status: [side app]");
+}
+
+#[test]
 fn a_new_pod_waits() {
     let desired = pod(APP);
     let state = walked(&desired, vec![(1, address()), (2, Observation::Compiling(0))]);

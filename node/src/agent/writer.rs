@@ -19,6 +19,10 @@ use serde_json::{Value, json};
 
 use super::client::has_code;
 
+/// What a status may lose again: the last ones when a Pod is refused that was waiting before.
+const GOING: [&str; 6] =
+    ["reason", "message", "podIP", "podIPs", "containerStatuses", "initContainerStatuses"];
+
 /// One status to write.
 #[derive(Debug, Clone)]
 pub struct Write {
@@ -54,7 +58,7 @@ pub fn content(status: &PodStatus, annotations: &BTreeMap<String, String>) -> (V
     value.to_string().hash(&mut hasher);
     annotations.hash(&mut hasher);
     if let Value::Object(fields) = &mut value {
-        for field in ["reason", "message", "podIP", "podIPs"] {
+        for field in GOING {
             fields.entry(field).or_insert(Value::Null);
         }
     }
@@ -99,4 +103,18 @@ pub async fn write(client: kube::Client, write: Write) -> (String, Written) {
 /// 404: deleted. 409 and 422: a Pod with another uid.
 fn is_gone(error: &kube::Error) -> bool {
     [404, 409, 422].into_iter().any(|code| has_code(error, code))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_a_status_lost_goes_from_the_api() {
+        let status = PodStatus { reason: Some("NodeAffinity".to_owned()), ..PodStatus::default() };
+        let (patch, _) = content(&status, &BTreeMap::new());
+        assert_eq!(patch["reason"], "NodeAffinity");
+        assert!(patch["containerStatuses"].is_null() && patch.get("containerStatuses").is_some());
+        assert_eq!(patch.get("conditions"), None);
+    }
 }

@@ -84,6 +84,12 @@ fn base(program: &str) -> &str {
 /// Tries once, for at most `timeout`. The error is for people.
 pub async fn perform(target: &Target, check: &Check, timeout: Duration) -> Result<(), String> {
     match check {
+        // The agent found no port of that name. A handler that declares none answers at any number.
+        Check::Http(HttpCheck { port: 0, .. })
+        | Check::Tcp { port: 0, .. }
+        | Check::Grpc { port: 0, .. } => {
+            Err("the container has no port of the name that is to be asked".to_owned())
+        }
         Check::Http(http) => http_get(target, http, timeout).await,
         Check::Tcp { host, port } => connect(target, host.as_deref(), *port),
         Check::Grpc { port, service } => grpc(target, *port, service, timeout).await,

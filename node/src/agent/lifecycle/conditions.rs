@@ -10,8 +10,7 @@ use super::{Container, Mark, Phase, PodState, Stage, init_is_done};
 pub(super) fn settle(state: &mut PodState, spec: &PodSpec, now: Timestamp) {
     let initialized = is_initialized(state, spec);
     let ending = !matches!(state.stage, Stage::Admitted | Stage::Active);
-    let sidecars = (0..spec.init).filter(|index| spec.containers[*index].sidecar);
-    let all_ready = sidecars.chain(spec.main()).all(|index| state.containers[index].is_ready());
+    let all_ready = spec.staying().all(|index| state.containers[index].is_ready());
     let containers_ready = !ending && initialized && all_ready;
     let ready = containers_ready && gate_trouble(spec).is_empty();
     let set = |mark: &mut Mark, value: bool| {

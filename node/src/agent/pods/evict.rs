@@ -9,7 +9,7 @@ use crate::{
         lifecycle::{Observation, Stage},
         pods::Input,
         pressure::{Candidate, Resource, Signals, Written, over_limit, reason, victim},
-        spec::{Content, PodSpec},
+        spec::{ContainerSpec, Content, PodSpec},
         volumes::{Use, measure},
     },
     protocol,
@@ -26,8 +26,8 @@ struct Order {
     volumes: Vec<(String, bool, Vec<PathBuf>)>,
     /// Folders of claims, and how many bytes they may hold.
     claims: Vec<(String, PathBuf, u64)>,
-    /// What is written beside volumes: logs, and the roots of containers that have one.
-    beside: Vec<PathBuf>,
+    /// What each container writes beside volumes: its logs, and its root if it has one.
+    containers: Vec<(String, Vec<PathBuf>)>,
 }
 
 impl Pods {
@@ -165,14 +165,20 @@ impl Pods {
             })
             .collect();
         let logs = protocol::log_folder(&spec.namespace, &spec.name, &spec.uid);
-        let on_disk = folders.first().map(|folder| folder.join("containers"));
-        let beside = std::iter::once(self.parts.logs.join(logs)).chain(on_disk).collect();
+        let logs = self.parts.logs.join(logs);
+        let roots = folders.first().map(|folder| folder.join("containers"));
+        let of = |container: &ContainerSpec| {
+            let both = std::iter::once(&logs).chain(&roots);
+            let folders: Vec<PathBuf> = both.map(|folder| folder.join(&container.name)).collect();
+            (container.name.clone(), folders)
+        };
+        let containers = spec.containers.iter().map(of).collect();
         let writes = limited || !volumes.is_empty() || !claims.is_empty();
         (writes || self.pressures.disk.active).then(|| Order {
             uid: spec.uid.clone(),
             volumes,
             claims,
-            beside,
+            containers,
         })
     }
 
@@ -212,16 +218,17 @@ fn written(order: &Order) -> Written {
         })
     };
     let volumes = order.volumes.iter();
+    let containers = order.containers.iter();
     let claims = order.claims.iter();
     let claims = claims.map(|(name, path, limit)| (name.clone(), measure(path), *limit));
     Written {
         volumes: volumes.map(|(name, memory, it)| (name.clone(), *memory, add(it))).collect(),
-        logs: add(&order.beside),
+        containers: containers.map(|(name, it)| (name.clone(), add(it))).collect(),
         claims: claims.collect(),
     }
 }
 
-fn requests(spec: &PodSpec, of: impl Fn(&crate::agent::spec::ContainerSpec) -> Option<u64>) -> u64 {
+fn requests(spec: &PodSpec, of: impl Fn(&ContainerSpec) -> Option<u64>) -> u64 {
     spec.containers[spec.main()].iter().map(|container| of(container).unwrap_or(0)).sum()
 }
 
@@ -232,14 +239,15 @@ mod tests {
     #[test]
     fn what_containers_write_into_their_roots_counts() {
         let folder = tempfile::tempdir().expect("a folder");
-        let tmp = folder.path().join("containers/app/root/tmp");
+        let app = folder.path().join("containers/app");
+        let tmp = app.join("root/tmp");
         std::fs::create_dir_all(&tmp).expect("folders");
         std::fs::write(tmp.join("file"), vec![1; 100_000]).expect("a file");
         let order = Order {
             uid: "u".to_owned(),
             volumes: Vec::new(),
             claims: Vec::new(),
-            beside: vec![folder.path().join("logs"), folder.path().join("containers")],
+            containers: vec![("app".to_owned(), vec![folder.path().join("logs/app"), app])],
         };
         assert!(written(&order).disk() >= 100_000);
     }

@@ -85,7 +85,7 @@ fn tcp(tcp: &core::TCPSocketAction, container: &core::Container) -> Check {
     Check::Tcp { host, port: port(&tcp.port, container) }
 }
 
-/// A port that is not there becomes 0, where nothing answers: the probe fails and says so.
+/// A port that is not there becomes 0, at which a probe fails and says so.
 fn port(port: &IntOrString, container: &core::Container) -> u16 {
     let number = match port {
         IntOrString::Int(number) => Some(*number),

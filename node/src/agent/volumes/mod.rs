@@ -369,10 +369,11 @@ impl Volumes {
         let own = self.folder(&pod.uid, secret).map_err(|why| failed(name, &why))?;
         let own = own.join("containers").join(&pod.containers[index].name);
         let own = own.join(format!("file-{number}"));
-        let (below, path) = (PathBuf::from(sub), mount.path.clone());
+        let (below, path) = (PathBuf::from(&sub), mount.path.clone());
         let how = (root.replaced, self.users.owner(&pod.namespace));
         let made = blocking(move || places::sub_path(&root.path, &below, how, &own, &path));
-        let (root, sub, guest) = made.await.map_err(|why| failed(name, &why))?;
+        let made = made.await.map_err(|why| failed(name, &format!("subPath {sub:?}: {why}")));
+        let (root, sub, guest) = made?;
         Ok(protocol::Mount { root, sub, guest, read_only })
     }
 

@@ -192,6 +192,9 @@ pub fn sub_path(
             beneath::make_dirs(root, &below, owner)?;
             beneath::open_any(root, &below)?
         }
+        Err(error) if error.kind() == ErrorKind::CrossesDevices => {
+            return Err(io::Error::other("it leads out of the volume"));
+        }
         found => found?,
     };
     let by_descriptor = PathBuf::from(format!("/proc/self/fd/{}", found.as_raw_fd()));
@@ -213,7 +216,12 @@ pub fn sub_path(
         std::os::unix::fs::fchown(&copy, owner, owner)?;
         copy.set_permissions(from.metadata()?.permissions())?;
     } else {
-        link_descriptor(&by_descriptor, &shown)?;
+        link_descriptor(&by_descriptor, &shown).map_err(|error| match error.kind() {
+            ErrorKind::CrossesDevices => io::Error::other(
+                "it is a file of another file system than the node's data; mount its directory",
+            ),
+            _ => error,
+        })?;
     }
     Ok((own.to_owned(), None, parent.to_owned()))
 }
@@ -319,7 +327,8 @@ mod tests {
         assert_eq!(fs::read_to_string(root.join("app.conf")).expect("a file"), "x=2");
 
         std::os::unix::fs::symlink("/etc", root.join("out")).expect("a link");
-        assert!(sub_path(&root, Path::new("out"), (false, None), &own, "/x").is_err());
+        let outside = sub_path(&root, Path::new("out"), (false, None), &own, "/x");
+        assert_eq!(outside.expect_err("refused").to_string(), "it leads out of the volume");
         assert!(sub_path(&root, Path::new("gone"), (true, None), &own, "/x").is_err());
     }
 

@@ -71,6 +71,10 @@ async fn what_does_not_answer_fails_in_known_words() {
              refused",
         ),
         (Check::Tcp { host: None, port: 81 }, "dial tcp 10.0.0.1:81: connect: connection refused"),
+        (
+            Check::Tcp { host: None, port: 0 },
+            "the container has no port of the name that is to be asked",
+        ),
         (exec("nothing"), "command \"nothing\" timed out"),
     ];
     for (restart, (check, expected)) in cases.into_iter().enumerate() {

@@ -12,6 +12,8 @@ use crate::validate::{Errors, NOT_NEGATIVE, at, entries, get, integer, is_empty,
 const PULL_POLICIES: &[&str] = &["Always", "IfNotPresent", "Never"];
 const PROTOCOLS: &[&str] = &["SCTP", "TCP", "UDP"];
 const HANDLERS: &[&str] = &["exec", "httpGet", "tcpSocket", "grpc", "sleep"];
+/// How long a Pod may take to end, or a container that failed a probe.
+const GRACE: &str = "terminationGracePeriodSeconds";
 const STANDARD_RESOURCES: &[&str] = &["cpu", "memory", "ephemeral-storage"];
 const ENV_SOURCES: &[&str] =
     &["fieldRef", "resourceFieldRef", "configMapKeyRef", "secretKeyRef", "fileKeyRef"];
@@ -44,7 +46,7 @@ pub(super) fn containers(spec: &Value, path: &str, volumes: &BTreeSet<&str>, err
         let path = nth(path, "containers", index);
         self::container(container, spec, &path, volumes, errors);
         unique(container, &path, &mut seen, errors);
-        probes_and_hooks(container, &path, errors);
+        probes_and_hooks(container, spec, &path, errors);
         restarts(container, &path, errors);
     }
     for (index, container) in items(spec, "containers").iter().enumerate() {
@@ -59,7 +61,7 @@ pub(super) fn containers(spec: &Value, path: &str, volumes: &BTreeSet<&str>, err
         let first = nth(path, "initContainers", 0);
         self::host_ports(container, &first, &mut BTreeSet::new(), errors);
         match text(container, "restartPolicy") {
-            "Always" => probes_and_hooks(container, &field, errors),
+            "Always" => probes_and_hooks(container, spec, &field, errors),
             _ => ends_before_others(container, &field, errors),
         }
     }
@@ -224,11 +226,19 @@ fn container(
 }
 
 /// What a container is asked while it runs, and told before it ends.
-fn probes_and_hooks(container: &Value, path: &str, errors: &mut Errors) {
+fn probes_and_hooks(container: &Value, spec: &Value, path: &str, errors: &mut Errors) {
     for key in ["postStart", "preStop"] {
         let hook = get(get(container, "lifecycle"), key);
+        let field = format!("{path}.lifecycle.{key}");
         if !hook.is_null() {
-            handler(hook, &format!("{path}.lifecycle.{key}"), errors);
+            handler(hook, &field, errors);
+        }
+        let seconds = integer(get(hook, "sleep"), "seconds");
+        if let (Some(seconds), Some(grace)) = (seconds, integer(spec, GRACE))
+            && !(0..=grace).contains(&seconds)
+        {
+            let detail = format!("must be non-negative and less than {GRACE} ({grace})");
+            errors.invalid(&at(&field, "sleep"), seconds, &detail);
         }
     }
     for key in ["livenessProbe", "readinessProbe", "startupProbe"] {
@@ -502,8 +512,8 @@ fn probe(probe: &Value, path: &str, key: &str, errors: &mut Errors) {
     for number in numbers {
         errors.not_negative(probe, path, number);
     }
-    let grace = integer(probe, "terminationGracePeriodSeconds");
-    let field = at(path, "terminationGracePeriodSeconds");
+    let grace = integer(probe, GRACE);
+    let field = at(path, GRACE);
     if let Some(grace) = grace.filter(|grace| *grace <= 0) {
         errors.invalid(&field, grace, "must be greater than 0");
     }
