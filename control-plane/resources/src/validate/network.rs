@@ -273,17 +273,40 @@ pub(super) fn endpoints(object: &Object, errors: &mut Errors) {
         }
         for list in ["addresses", "notReadyAddresses"] {
             for (index, address) in items(subset, list).iter().enumerate() {
-                let field = at(&nth(&path, list, index), "ip");
-                let address = text(address, "ip");
-                errors.complaints(&field, address, names::ip_address(address));
+                let path = nth(&path, list, index);
+                let ip = text(address, "ip");
+                errors.complaints(&at(&path, "ip"), ip, names::ip_address(ip));
+                endpoint_names(address, &path, errors);
             }
         }
-        for (index, port) in items(subset, "ports").iter().enumerate() {
+        let ports = items(subset, "ports");
+        for (index, port) in ports.iter().enumerate() {
+            let path = nth(&path, "ports", index);
+            match text(port, "name") {
+                "" if ports.len() > 1 => errors.required(&at(&path, "name"), ""),
+                "" => {}
+                name => errors.complaints(&at(&path, "name"), name, names::label(name)),
+            }
             let number = integer(port, "port").unwrap_or(0);
             for complaint in names::port_number(number) {
-                errors.invalid(&at(&nth(&path, "ports", index), "port"), number, &complaint);
+                errors.invalid(&at(&path, "port"), number, &complaint);
+            }
+            let protocol = text(port, "protocol");
+            if !protocol.is_empty() {
+                errors.one_of(&at(&path, "protocol"), protocol, PROTOCOLS);
             }
         }
+    }
+}
+
+/// The names that an endpoint may have: its own, and its node's.
+fn endpoint_names(endpoint: &Value, path: &str, errors: &mut Errors) {
+    let (host, node) = (text(endpoint, "hostname"), text(endpoint, "nodeName"));
+    if !host.is_empty() {
+        errors.complaints(&at(path, "hostname"), host, names::label(host));
+    }
+    if !node.is_empty() {
+        errors.complaints(&at(path, "nodeName"), node, names::subdomain(node));
     }
 }
 
@@ -323,10 +346,7 @@ pub(super) fn slice(object: &Object, errors: &mut Errors) {
                 _ => {}
             }
         }
-        let name = text(endpoint, "hostname");
-        if !name.is_empty() {
-            errors.complaints(&at(&path, "hostname"), name, names::label(name));
-        }
+        endpoint_names(endpoint, &path, errors);
     }
     slice_ports(object, errors);
 }
