@@ -530,9 +530,18 @@ pub fn route<'a>(
             endpoints: endpoints.collect(),
         }
     });
-    // Another node's address is that node's to answer at; one of no node is of a pool.
+    // Another node's address is that node's to answer at; one of no node is of a pool. Pods reach no
+    // node, and their own addresses are theirs.
     let of_others =
         |ip: &IpAddr| nodes.values().any(|node| node.name != here && node.addresses.contains(ip));
+    let balancer_ips: Vec<IpAddr> =
+        service.balancer_ips.iter().copied().filter(|ip| !of_others(ip)).collect();
+    let of_pool = |ip: &IpAddr| {
+        let within = |block: &String| is_within(block, *ip);
+        let mut known = nodes.values();
+        !known.any(|node| node.addresses.contains(ip) || node.pod_cidrs.iter().any(within))
+    };
+    let open = balancer_ips.iter().copied().filter(|_| service.source_ranges.is_empty());
     let health = service
         .health_port
         .map(|port| HealthPort { port, endpoints: ready_on(here, slices.clone(), nodes) });
@@ -541,7 +550,8 @@ pub fn route<'a>(
         cluster_ips: service.cluster_ips.clone(),
         external_name: service.external_name.clone(),
         affinity_seconds: service.affinity_seconds,
-        balancer_ips: service.balancer_ips.iter().copied().filter(|ip| !of_others(ip)).collect(),
+        pool_ips: open.filter(of_pool).collect(),
+        balancer_ips,
         source_ranges: service.source_ranges.clone(),
         hold: slices.clone().any(|slice| slice.hold),
         health,

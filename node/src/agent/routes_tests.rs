@@ -254,6 +254,7 @@ fn a_service_says_how_it_wants_to_be_reached() {
     ))
     .expect("a Service");
     assert_eq!(balanced.affinity_seconds, Some(60));
+    let mut open = balanced.clone();
     let mut table = Table::new("a");
     for (name, ip) in [("a", "192.0.2.1"), ("b", "192.0.2.2")] {
         let node = format!(
@@ -267,6 +268,11 @@ fn a_service_says_how_it_wants_to_be_reached() {
     let route = table.routes().pop().expect("a route");
     let ips: Vec<String> = route.balancer_ips.iter().map(ToString::to_string).collect();
     assert_eq!(ips, ["192.0.2.1", "203.0.113.1"]);
+    assert!(route.pool_ips.is_empty(), "not open to everybody");
+    open.source_ranges.clear();
+    table.set_service(open);
+    let route = table.routes().pop().expect("a route");
+    assert_eq!(route.pool_ips, ["203.0.113.1".parse::<IpAddr>().expect("an address")]);
     assert_eq!(table.machines().len(), 2);
     let named = r#"{"metadata":{"name":"out","namespace":"shop"},
                     "spec":{"type":"ExternalName","externalName":"api.example.com"}}"#;

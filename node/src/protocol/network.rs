@@ -46,6 +46,8 @@ pub struct ServiceRoute {
     pub affinity_seconds: Option<u32>,
     /// Addresses at which a `LoadBalancer` is reached through this node, besides its node ports.
     pub balancer_ips: Vec<IpAddr>,
+    /// Those of them that Pods reach as well: of a pool, and open to everybody.
+    pub pool_ips: Vec<IpAddr>,
     /// `loadBalancerSourceRanges`: who may come in by those addresses; empty for everybody.
     pub source_ranges: Vec<String>,
     /// Requests wait for a Pod while there is none: its workload comes back from zero on demand.

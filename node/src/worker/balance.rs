@@ -182,6 +182,13 @@ impl Affinity {
         (now.saturating_duration_since(*last) < keep).then_some(*address)
     }
 
+    /// Whether a client has been somewhere, and stays there no longer.
+    pub fn is_over(&self, client: IpAddr, keep: Duration, now: Instant) -> bool {
+        let clients = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let last = clients.held.get(&client).map(|(_, last)| *last);
+        last.is_some_and(|last| now.saturating_duration_since(last) >= keep)
+    }
+
     /// A client was served there.
     pub fn hold(&self, client: IpAddr, address: SocketAddr, keep: Duration, now: Instant) {
         let mut clients = self.0.lock().unwrap_or_else(PoisonError::into_inner);
@@ -268,6 +275,9 @@ mod tests {
         affinity.hold(client, pod, keep, now);
         assert_eq!(affinity.held(client, keep, now + keep / 2), Some(pod));
         assert_eq!(affinity.held(client, keep, now + keep), None);
+        let over = |after: Duration| affinity.is_over(client, keep, now + after);
+        assert!(!over(keep / 2) && over(keep));
+        assert!(!affinity.is_over("192.0.2.8".parse().expect("an address"), keep, now + keep));
         assert_eq!(turn_of(client), turn_of(client));
     }
 

@@ -396,7 +396,17 @@ pub fn settle(parts: &mut Parts) -> Result<(), &'static str> {
 
 /// A host with or without a port, and nobody's name before it.
 fn is_authority(text: &[u8]) -> bool {
-    !text.contains(&b'@') && Authority::try_from(text).is_ok()
+    let Ok(authority) = Authority::try_from(text) else { return false };
+    match authority.as_str().strip_prefix(authority.host()) {
+        _ if authority.host().is_empty() => false,
+        Some("" | ":") => true,
+        Some(port) => port.strip_prefix(':').is_some_and(is_port),
+        None => false,
+    }
+}
+
+fn is_port(text: &str) -> bool {
+    text.bytes().all(|digit| digit.is_ascii_digit()) && text.parse::<u16>().is_ok()
 }
 
 /// Removes what was meant for this hop.
@@ -510,6 +520,7 @@ mod tests {
             "[2001:db8::1]:80",
         );
         fine("/", &[("host", "")], "");
+        fine("/", &[("host", "a.example:")], "a.example:");
         fine("http://a.example/", &[("host", "b.example")], "a.example");
         // HTTP/2 has no header for it.
         fine("http://a.example/", &[], "-");
@@ -521,6 +532,11 @@ mod tests {
         refused("/", &[("host", "a b")], "no host");
         refused("/", &[("host", "me@a")], "no host");
         refused("/", &[("host", "a/b")], "no host");
+        refused("/", &[("host", "a:b")], "no host");
+        refused("/", &[("host", ":80")], "no host");
+        refused("/", &[("host", "a:+80")], "no host");
+        refused("/", &[("host", "a:99999")], "no host");
+        refused("/", &[("host", "[::1]:b")], "no host");
         refused("a.example", &[("host", "a.example")], "neither");
         refused("http://me@a.example/", &[], "neither");
         for codings in ["gzip", "gzip, chunked", "chunked, chunked", "xchunked"] {

@@ -14,8 +14,8 @@
 mod router;
 
 use std::{
-    collections::{BTreeMap, HashMap},
-    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
+    collections::{BTreeMap, BTreeSet, HashMap},
+    net::{IpAddr, Ipv4Addr, SocketAddr},
     sync::{
         Arc,
         atomic::{AtomicUsize, Ordering},
@@ -75,6 +75,8 @@ pub struct Service {
     /// Its name stands for another name.
     alias: Option<String>,
     addresses: Vec<IpAddr>,
+    /// Where Pods reach it as well.
+    pool_ips: Vec<IpAddr>,
     ports: Vec<Arc<Route>>,
     /// Its UDP ports.
     datagram_ports: Vec<Arc<Route>>,
@@ -377,10 +379,8 @@ impl Table {
         }
         let routes = service.ports.iter().chain(&service.datagram_ports);
         let endpoints = routes.flat_map(|route| &route.endpoints);
-        let mut found: Vec<IpAddr> = endpoints.map(|endpoint| endpoint.address.ip()).collect();
-        found.sort();
-        found.dedup();
-        Ok(found)
+        let found: BTreeSet<IpAddr> = endpoints.map(|endpoint| endpoint.address.ip()).collect();
+        Ok(found.into_iter().collect())
     }
 
     /// Where an address leads for a datagram. Whether a Pod of this worker takes it is for its
@@ -563,18 +563,15 @@ impl Service {
         let of_pods = |route: &&Arc<Route>| {
             route.endpoints.first().is_some_and(|endpoint| endpoint.address.port() == port)
         };
-        if self.headless
-            && let Some(route) = self.ports.iter().find(of_pods)
-        {
+        if !self.headless {
+            return Err(self.no_port(port));
+        }
+        if let Some(route) = self.ports.iter().find(of_pods) {
             return Ok(Destination::Route(route.clone()));
         }
-        if self.headless
-            && let Some(any) = self.ports.first()
-            && !any.endpoints.is_empty()
-        {
-            return Ok(Destination::Route(Arc::new(any.at_port(port))));
-        }
-        Err(self.no_port(port))
+        let any = self.ports.first().filter(|any| !any.endpoints.is_empty());
+        any.map(|any| Destination::Route(Arc::new(any.at_port(port))))
+            .ok_or_else(|| self.no_port(port))
     }
 
     fn no_port(&self, port: u16) -> ResolveError {
@@ -618,10 +615,8 @@ pub fn forbidden(ip: IpAddr) -> Option<&'static str> {
         Some("a link-local address")
     } else if ip.is_multicast() || ip == IpAddr::V4(Ipv4Addr::BROADCAST) {
         Some("an address of many machines")
-    } else if ip == IpAddr::V4(Ipv4Addr::UNSPECIFIED) || ip == IpAddr::V6(Ipv6Addr::UNSPECIFIED) {
-        Some("no address")
     } else {
-        None
+        ip.is_unspecified().then_some("no address")
     }
 }
 

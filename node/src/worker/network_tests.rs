@@ -310,6 +310,24 @@ fn a_balancer_is_reached_at_its_addresses_by_who_may() {
 }
 
 #[test]
+fn pods_reach_a_balancer_at_an_address_of_a_pool() {
+    let mut router = router();
+    let mut balanced = route("shop", "cart", "172.20.0.10", &[(80, "", &["10.0.0.5:8080@node-1"])]);
+    balanced.pool_ips =
+        ["192.0.2.80", "172.20.0.11"].map(|ip| ip.parse::<IpAddr>().expect("an address")).into();
+    router.apply(Services::Upsert(vec![balanced]));
+    let table = router.table();
+    let leads = |ip: &str, port| match table.resolve(&here(), ip, port, |_| false) {
+        Ok(Destination::Route(route)) => route.service.name.clone(),
+        Ok(_) => "elsewhere".to_owned(),
+        Err(error) => error.to_string(),
+    };
+    assert_eq!(leads("192.0.2.80", 80), "cart");
+    assert_eq!(leads("192.0.2.80", 81), "Service shop/cart has no port 81; it has 80");
+    assert_eq!(leads("172.20.0.11", 80), "api", "an address of another Service stays that one's");
+}
+
+#[test]
 fn endpoints_without_a_known_worker_are_counted() {
     let mut router = router();
     router.apply(Services::Upsert(vec![route(

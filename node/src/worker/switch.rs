@@ -299,12 +299,15 @@ impl Switch {
         choose(turn, endpoints.len(), tried, out, |index| endpoints[index].load.open())
     }
 
-    /// The turn of a caller.
+    /// The turn of a caller: one that shall stay with its endpoint begins at the same one each time,
+    /// but not when its time there is over.
     pub fn turn(destination: &Destination, caller: &Caller) -> usize {
-        match destination.route() {
-            Some(route) if route.affinity.is_some() => turn_of(caller.ip),
-            Some(route) => route.next_turn(),
-            None => 0,
+        let Some(route) = destination.route() else { return 0 };
+        match route.affinity {
+            Some(keep) if !route.shared.affinity.is_over(caller.ip, keep, Instant::now()) => {
+                turn_of(caller.ip)
+            }
+            _ => route.next_turn(),
         }
     }
 

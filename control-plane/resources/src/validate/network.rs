@@ -17,10 +17,14 @@ const PROTOCOLS: &[&str] = &["SCTP", "TCP", "UDP"];
 const POLICY_PROTOCOLS: &[&str] = &["TCP", "UDP", "SCTP"];
 const POLICY_TYPES: &[&str] = &["Ingress", "Egress"];
 const TYPES: &[&str] = &["ClusterIP", "ExternalName", "LoadBalancer", "NodePort"];
+const FAMILY_POLICIES: &[&str] = &["PreferDualStack", "RequireDualStack", "SingleStack"];
+const DISTRIBUTIONS: &[&str] = &["PreferClose", "PreferSameNode", "PreferSameZone"];
 /// A day, in seconds.
 const AFFINITY_SECONDS_MAX: i64 = 86_400;
 /// Longest name of a controller of Ingresses.
 const CONTROLLER_NAME_MAX: usize = 250;
+/// What is said of networks that are none.
+const CIDR: &str = "must be a valid CIDR value, (e.g. 10.9.8.0/24 or 2001:db8::/64)";
 /// Most addresses in one slice.
 const SLICE_ENDPOINTS_MAX: usize = 1000;
 /// Most addresses of one endpoint.
@@ -60,6 +64,13 @@ pub(super) fn service(object: &Object, errors: &mut Errors) {
         kind => errors.one_of("spec.type", kind, TYPES),
     }
     addresses(spec, kind, errors);
+    if kind != "ExternalName" {
+        families(spec, errors);
+    }
+    balancer(spec, kind, errors);
+    if let Some(distribution) = get(spec, "trafficDistribution").as_str() {
+        errors.one_of("spec.trafficDistribution", distribution, DISTRIBUTIONS);
+    }
     for key in ["internalTrafficPolicy", "externalTrafficPolicy"] {
         let policy = text(spec, key);
         if !policy.is_empty() {
@@ -181,6 +192,51 @@ fn addresses(spec: &Value, kind: &str, errors: &mut Errors) {
     }
 }
 
+/// Services have addresses of IPv4 only. Who writes the endpoints of a headless one may write others.
+fn families(spec: &Value, errors: &mut Errors) {
+    let is_own = text(spec, "clusterIP") == "None" && is_empty(spec, "selector");
+    for (index, family) in items(spec, "ipFamilies").iter().enumerate() {
+        let (field, family) = (nth("spec", "ipFamilies", index), family.as_str().unwrap_or(""));
+        errors.one_of(&field, family, &["IPv4", "IPv6"]);
+        if family == "IPv6" && !is_own {
+            errors.invalid(&field, family, "not configured on this cluster");
+        }
+    }
+    let (field, policy) = ("spec.ipFamilyPolicy", text(spec, "ipFamilyPolicy"));
+    if !policy.is_empty() {
+        errors.one_of(field, policy, FAMILY_POLICIES);
+    }
+    if policy == "RequireDualStack" && !is_own {
+        errors.invalid(field, policy, "this cluster is not configured for dual-stack services");
+    }
+}
+
+/// What only balancers have.
+fn balancer(spec: &Value, kind: &str, errors: &mut Errors) {
+    let is_balancer = kind == "LoadBalancer";
+    let only = "may only be used when `type` is 'LoadBalancer'";
+    // A stock server writes this name so.
+    let field = "spec.LoadBalancerSourceRanges";
+    if !is_balancer && !is_empty(spec, "loadBalancerSourceRanges") {
+        errors.forbidden(field, only);
+    }
+    for (index, range) in items(spec, "loadBalancerSourceRanges").iter().enumerate() {
+        let range = range.as_str().unwrap_or("").trim();
+        if !names::is_cidr(range) {
+            errors.invalid(&format!("{field}[{index}]"), range, CIDR);
+        }
+    }
+    if !is_balancer && !get(spec, "allocateLoadBalancerNodePorts").is_null() {
+        errors.forbidden("spec.allocateLoadBalancerNodePorts", only);
+    }
+    let field = "spec.loadBalancerClass";
+    match get(spec, "loadBalancerClass").as_str() {
+        Some(class) if is_balancer => errors.complaints(field, class, names::qualified(class)),
+        Some(_) => errors.forbidden(field, only),
+        None => {}
+    }
+}
+
 /// An address that was given once stays, unless the Service turns into or from a mere name.
 pub(super) fn service_change(new: &Object, old: &Object, errors: &mut Errors) {
     let (new, old) = (get(new, "spec"), get(old, "spec"));
@@ -191,6 +247,11 @@ pub(super) fn service_change(new: &Object, old: &Object, errors: &mut Errors) {
     if text(new, "clusterIP") != text(old, "clusterIP") {
         let value = get(new, "clusterIPs").clone();
         errors.invalid("spec.clusterIPs[0]", value, "may not change once set");
+    }
+    let is_balancer = |spec| text(spec, "type") == "LoadBalancer";
+    let class = |spec| get(spec, "loadBalancerClass").clone();
+    if is_balancer(new) && is_balancer(old) && class(new) != class(old) {
+        errors.invalid("spec.loadBalancerClass", class(new), "may not change once set");
     }
     let health_port = |spec| integer(spec, "healthCheckNodePort").filter(|port| *port != 0);
     if has_health_port(new)
@@ -212,17 +273,40 @@ pub(super) fn endpoints(object: &Object, errors: &mut Errors) {
         }
         for list in ["addresses", "notReadyAddresses"] {
             for (index, address) in items(subset, list).iter().enumerate() {
-                let field = at(&nth(&path, list, index), "ip");
-                let address = text(address, "ip");
-                errors.complaints(&field, address, names::ip_address(address));
+                let path = nth(&path, list, index);
+                let ip = text(address, "ip");
+                errors.complaints(&at(&path, "ip"), ip, names::ip_address(ip));
+                endpoint_names(address, &path, errors);
             }
         }
-        for (index, port) in items(subset, "ports").iter().enumerate() {
+        let ports = items(subset, "ports");
+        for (index, port) in ports.iter().enumerate() {
+            let path = nth(&path, "ports", index);
+            match text(port, "name") {
+                "" if ports.len() > 1 => errors.required(&at(&path, "name"), ""),
+                "" => {}
+                name => errors.complaints(&at(&path, "name"), name, names::label(name)),
+            }
             let number = integer(port, "port").unwrap_or(0);
             for complaint in names::port_number(number) {
-                errors.invalid(&at(&nth(&path, "ports", index), "port"), number, &complaint);
+                errors.invalid(&at(&path, "port"), number, &complaint);
+            }
+            let protocol = text(port, "protocol");
+            if !protocol.is_empty() {
+                errors.one_of(&at(&path, "protocol"), protocol, PROTOCOLS);
             }
         }
+    }
+}
+
+/// The names that an endpoint may have: its own, and its node's.
+fn endpoint_names(endpoint: &Value, path: &str, errors: &mut Errors) {
+    let (host, node) = (text(endpoint, "hostname"), text(endpoint, "nodeName"));
+    if !host.is_empty() {
+        errors.complaints(&at(path, "hostname"), host, names::label(host));
+    }
+    if !node.is_empty() {
+        errors.complaints(&at(path, "nodeName"), node, names::subdomain(node));
     }
 }
 
@@ -262,10 +346,7 @@ pub(super) fn slice(object: &Object, errors: &mut Errors) {
                 _ => {}
             }
         }
-        let name = text(endpoint, "hostname");
-        if !name.is_empty() {
-            errors.complaints(&at(&path, "hostname"), name, names::label(name));
-        }
+        endpoint_names(endpoint, &path, errors);
     }
     slice_ports(object, errors);
 }
@@ -552,18 +633,17 @@ fn network_peer(peer: &Value, path: &str, errors: &mut Errors) {
 
 /// A network, and parts of it that are left out.
 fn address_block(block: &Value, path: &str, errors: &mut Errors) {
-    const DETAIL: &str = "must be a valid CIDR value, (e.g. 10.9.8.0/24 or 2001:db8::/64)";
     let cidr = text(block, "cidr");
     if cidr.is_empty() {
         return errors.required(&at(path, "cidr"), "");
     }
     let Some(whole) = network(cidr) else {
-        return errors.invalid(&at(path, "cidr"), cidr, DETAIL);
+        return errors.invalid(&at(path, "cidr"), cidr, CIDR);
     };
     for (index, except) in items(block, "except").iter().enumerate() {
         let (except, field) = (except.as_str().unwrap_or(""), nth(path, "except", index));
         match network(except) {
-            None => errors.invalid(&field, except, DETAIL),
+            None => errors.invalid(&field, except, CIDR),
             Some(part) if !is_part(part, whole) => {
                 errors.invalid(&field, except, "must be a strict subset of `cidr`");
             }

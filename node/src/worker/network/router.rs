@@ -102,6 +102,11 @@ impl Router {
         for address in &service.addresses {
             table.addresses.insert(*address, service.clone());
         }
+        for address in &service.pool_ips {
+            if table.addresses.get(address).is_none() {
+                table.addresses.insert(*address, service.clone());
+            }
+        }
         for (ip, place) in &service.pods {
             let count = table.pods.get(ip).map_or(0, |(_, count)| *count);
             table.pods.insert(*ip, (place.clone(), count + 1));
@@ -124,7 +129,7 @@ impl Router {
         if all.is_empty() {
             table.services.remove(&key.namespace);
         }
-        for address in &service.addresses {
+        for address in service.addresses.iter().chain(&service.pool_ips) {
             // Another one may have got it meanwhile.
             if table.addresses.get(address).is_some_and(|held| Arc::ptr_eq(held, &service)) {
                 table.addresses.remove(address);
@@ -202,6 +207,7 @@ fn prepare(here: &Here, peers: &Peers, route: ServiceRoute, before: Option<&Serv
         pods: pods.into_iter().collect(),
         addresses: route.cluster_ips.iter().map(|ip| ip.to_canonical()).collect(),
         balancer_ips: route.balancer_ips.iter().map(|ip| ip.to_canonical()).collect(),
+        pool_ips: route.pool_ips.iter().map(|ip| ip.to_canonical()).collect(),
         health,
         key: route.key,
     }

@@ -69,6 +69,7 @@ const CASES: &[(&str, &str)] = &[
     (r"GET / HTTP/1.1\Host: a b\\", "400"),
     (r"GET / HTTP/1.1\Host: me@a\\", "400"),
     (r"GET / HTTP/1.1\Host: a/b\\", "400"),
+    (r"GET / HTTP/1.1\Host: a:b\\", "400"),
     // First lines.
     (r"GET a HTTP/1.1\Host: a\\", "400"),
     (r"G@T / HTTP/1.1\Host: a\\", "400"),

@@ -426,6 +426,7 @@ pub fn admit(
         spec["clusterIPs"] = json!([address]);
     } else if let Some(old) = old.filter(|old| text(old, "/spec/clusterIP") == "None")
         && spec["type"] != "ExternalName"
+        && spec["clusterIP"].as_str().is_none_or(str::is_empty)
     {
         spec["clusterIP"] = old["spec"]["clusterIP"].clone();
         spec["clusterIPs"] = old["spec"]["clusterIPs"].clone();
