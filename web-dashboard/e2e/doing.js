@@ -24,6 +24,14 @@ try {
     await create(page, 'Deployment');
     await page.waitForSelector('.title .good', { timeout: 90_000 });
   });
+  await step('is told of a mistake while it types over what was there', async () => {
+    await go(page, '/ui/create?ns=default');
+    await page.click('.cm-content');
+    await page.keyboard.press('Control+a');
+    await page.keyboard.insertText('kind: one\nkind: other');
+    await page.waitForSelector('.cm-lintRange-error');
+    await go(page, hello);
+  });
   await step('scales it in a dialog that names the kubectl line', async () => {
     await page.click('.actions button:has-text("Scale")');
     await page.fill('dialog input', '3');
