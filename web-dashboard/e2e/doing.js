@@ -174,6 +174,14 @@ try {
     await page.click('button:has-text("Keep it")');
     await page.waitForSelector('text=hello stays as it is.');
   });
+  await step('opens the palette at once after it was closed, again and again', async () => {
+    for (let times = 0; times < 5; times++) {
+      await page.keyboard.press('Control+k');
+      await page.waitForSelector('[role=combobox]');
+      await page.keyboard.press('Escape');
+    }
+    await page.waitForSelector('dialog', { state: 'detached' });
+  });
   await step('finds a verb in the palette, by keyboard alone', async () => {
     await page.keyboard.press('Control+k');
     await page.waitForSelector('[role=combobox]');
