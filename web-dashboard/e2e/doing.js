@@ -97,6 +97,17 @@ try {
     await page.click('button[aria-label="Icons alone"]');
     if ((await width()) !== wide) throw new Error('it does not come back');
   });
+  await step('finds what it has typed after a look elsewhere', async () => {
+    await go(page, `${hello}/yaml?as=form`);
+    const memory = page.locator('label', { hasText: 'Memory, at most' }).locator('input');
+    await memory.fill('32Mi');
+    await memory.blur();
+    await page.click('nav[aria-label="Parts"] a:text-is("Events")');
+    await page.waitForFunction(() => location.pathname.endsWith('/events'));
+    await page.goBack();
+    await page.waitForFunction(() => [...document.querySelectorAll('main input')].some((one) => one.value === '32Mi'));
+    await page.click('button:has-text("Undo all")');
+  });
   await step('changes it in its form, with the difference first', async () => {
     await go(page, `${hello}/yaml?as=form`);
     const memory = page.locator('label', { hasText: 'Memory, at most' }).locator('input');
