@@ -24,6 +24,14 @@ try {
     await create(page, 'Deployment');
     await page.waitForSelector('.title .good', { timeout: 180_000 });
   });
+  await step('is told of a mistake while it types over what was there', async () => {
+    await go(page, '/ui/create?ns=default');
+    await page.click('.cm-content');
+    await page.keyboard.press('Control+a');
+    await page.keyboard.insertText('kind: one\nkind: other');
+    await page.waitForSelector('.cm-lintRange-error');
+    await go(page, hello);
+  });
   await step('scales it in a dialog that names the kubectl line', async () => {
     await page.click('.actions button:has-text("Scale")');
     await page.fill('dialog input', '3');
@@ -88,6 +96,17 @@ try {
     await shoot(page, 'navigation-narrow');
     await page.click('button[aria-label="Icons alone"]');
     if ((await width()) !== wide) throw new Error('it does not come back');
+  });
+  await step('finds what it has typed after a look elsewhere', async () => {
+    await go(page, `${hello}/yaml?as=form`);
+    const memory = page.locator('label', { hasText: 'Memory, at most' }).locator('input');
+    await memory.fill('32Mi');
+    await memory.blur();
+    await page.click('nav[aria-label="Parts"] a:text-is("Events")');
+    await page.waitForFunction(() => location.pathname.endsWith('/events'));
+    await page.goBack();
+    await page.waitForFunction(() => [...document.querySelectorAll('main input')].some((one) => one.value === '32Mi'));
+    await page.click('button:has-text("Undo all")');
   });
   await step('changes it in its form, with the difference first', async () => {
     await go(page, `${hello}/yaml?as=form`);
@@ -166,6 +185,14 @@ try {
     await shoot(page, 'toast-delete');
     await page.click('button:has-text("Keep it")');
     await page.waitForSelector('text=hello stays as it is.');
+  });
+  await step('opens the palette at once after it was closed, again and again', async () => {
+    for (let times = 0; times < 5; times++) {
+      await page.keyboard.press('Control+k');
+      await page.waitForSelector('[role=combobox]');
+      await page.keyboard.press('Escape');
+    }
+    await page.waitForSelector('dialog', { state: 'detached' });
   });
   await step('finds a verb in the palette, by keyboard alone', async () => {
     await page.keyboard.press('Control+k');

@@ -33,6 +33,15 @@ test('each action says what it does, and its kubectl line', () => {
   ]);
 });
 
+test('what takes away waits, with a way back', () => {
+  const waits = (word: string) =>
+    actionsOf(known(word)!, object({}))
+      .filter(({ danger }) => danger)
+      .map(({ id }) => id);
+  expect(waits('deployments.apps')).toEqual(['delete']);
+  expect(waits('nodes')).toEqual(['drain', 'delete']);
+});
+
 test('a Job that has ended is not suspended', () => {
   const labels = (conditions: object[]) =>
     actionsOf(known('jobs.batch')!, object({ status: { conditions } })).map((action) => action.label);

@@ -16,6 +16,7 @@ export interface Action {
   id: string;
   /** On its button: `Scale`. */
   label: string;
+  /** Takes something away that no other action gives back: it waits `WAY_BACK_MS`, with a way back, before it runs. */
   danger?: boolean;
   /** What will be true afterwards, and what it costs. */
   consequence: (input: string) => string;
@@ -24,11 +25,9 @@ export interface Action {
   kubectl: (input: string) => string;
   right: Right;
   run: (input: string) => Promise<string>;
-  /** Waits this long, with a way back, before it runs. */
-  wayBackMs?: number;
 }
 
-const WAY_BACK_MS = 5000;
+export const WAY_BACK_MS = 5000;
 /** Replicas beyond this are a slip of the finger. */
 const REPLICAS_MAX = 100_000;
 
@@ -304,7 +303,6 @@ function remove(kind: Kind, object: KubeObject): Action {
     id: 'delete',
     label: 'Delete',
     danger: true,
-    wayBackMs: WAY_BACK_MS,
     consequence: () => consequenceOfDelete(kind, object),
     kubectl: () => line(kind, object, 'delete', `${wordOf(kind)}/${name}`),
     right: right(kind, object, 'delete'),

@@ -5,6 +5,7 @@ import {
   fieldsOf,
   firstOf,
   grep,
+  kubectlOf,
   LINES_MAX,
   merge,
   passes,
@@ -76,4 +77,13 @@ test('what passes is tried again, and of several containers the first is meant',
   expect([waits, new Failure(0, 'away'), new Failure(503, ''), new TypeError('cut')].map(passes)).not.toContain(false);
   expect([several, new Failure(403, 'no'), new Failure(404, 'gone')].map(passes)).not.toContain(true);
   expect([several, waits, new Error('x')].map(firstOf)).toEqual(['a', '', '']);
+});
+
+test('the line of kubectl says what was chosen', () => {
+  const all = 'kubectl -n shop logs -f web-1';
+  const none = { container: '', previous: false, since: 0, times: false };
+  expect(kubectlOf(all, none)).toBe(all);
+  expect(kubectlOf(all, { container: 'app', previous: true, since: 300, times: true })).toBe(
+    'kubectl -n shop logs --previous web-1 -c app --since=300s --timestamps',
+  );
 });

@@ -18,6 +18,28 @@ export interface Source {
 /** Lines that are kept: more than anybody scrolls through. */
 export const LINES_MAX = 100_000;
 
+/** What somebody has chosen of a log. */
+export interface Chosen {
+  /** Empty: the first one. */
+  container: string;
+  previous: boolean;
+  /** Seconds back from now; 0: the last lines. */
+  since: number;
+  times: boolean;
+}
+
+/** The line that prints the same: `kubectl -n shop logs --previous web-1 -c app`, where all of it is `logs -f web-1`. */
+export function kubectlOf(all: string, { container, previous, since, times }: Chosen): string {
+  return [
+    previous ? all.replace(' logs -f ', ' logs --previous ') : all,
+    container && `-c ${container}`,
+    since > 0 && `--since=${since}s`,
+    times && '--timestamps',
+  ]
+    .filter(Boolean)
+    .join(' ');
+}
+
 /** `2026-01-01T12:00:00.1Z text` → its parts. */
 export function split(line: string): { time: string; text: string } {
   const space = line.indexOf(' ');

@@ -6,6 +6,7 @@ import {
   lanes,
   merged,
   quantile,
+  runs,
   series,
   stepsOf,
   strip,
@@ -14,6 +15,7 @@ import {
   type Seen,
   type Told,
 } from './record';
+import type { Row } from './stream';
 
 const minute = (at: number, more: Partial<Minute> = {}): Minute => ({
   at,
@@ -130,4 +132,12 @@ test('a cell of the heat map leads to its requests', () => {
   const all = [request(1000, 10), request(1500, 20), request(1999, 40), request(2000, 20), request(1200, null)];
   const found = (bucket: number) => inCell(all, [16, 32], { begin: 1, end: 2, bucket }).map(({ atMs }) => atMs);
   expect([found(0), found(1), found(2)]).toEqual([[1000], [1500], [1999]]);
+});
+
+test('a Pod at rest has something to tell, one that has ended or waits has not', () => {
+  const row = (...state: NonNullable<Row['state']>): Row => ({ uid: '', name: '', at: 0, version: '', cells: [], state });
+  expect(runs(row('good', 'Running', ''))).toBe(true);
+  expect(runs(row('idle', 'Idle', ''))).toBe(true);
+  expect(runs(row('idle', 'Completed', ''))).toBe(false);
+  expect(runs(row('bad', 'Unschedulable', ''))).toBe(false);
 });

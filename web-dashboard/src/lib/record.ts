@@ -91,7 +91,7 @@ export interface Merged {
 
 /** Whether a Pod runs, so that its worker has something to tell of it. */
 export function runs(row: Row): boolean {
-  return row.state?.[0] === 'good' || row.state?.[0] === 'idle';
+  return row.state?.[0] === 'good' || row.state?.[1] === 'Idle';
 }
 
 export async function fetchRecord(namespace: string, pod: string): Promise<PodRecord> {

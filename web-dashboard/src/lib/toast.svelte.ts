@@ -21,10 +21,11 @@ export const toast = {
   get waiting(): Later[] {
     return waiting;
   },
-  show(next: Toast, ms = SHOWN_MS): void {
+  /** What went wrong stays until somebody has read it. */
+  show(next: Toast): void {
     clearTimeout(timer);
     shown = next;
-    timer = window.setTimeout(() => (shown = null), ms);
+    if (next.kind === 'good') timer = window.setTimeout(() => (shown = null), SHOWN_MS);
   },
   clear(): void {
     clearTimeout(timer);
