@@ -103,7 +103,7 @@ impl Router {
             table.addresses.insert(*address, service.clone());
         }
         for address in &service.pool_ips {
-            if table.addresses.get(address).is_none() {
+            if !table.addresses.contains_key(address) {
                 table.addresses.insert(*address, service.clone());
             }
         }
