@@ -318,6 +318,7 @@ pub(super) fn stateful_set_change(new: &Object, old: &Object, errors: &mut Error
         "ordinals",
         "template",
         "updateStrategy",
+        "revisionHistoryLimit",
         "persistentVolumeClaimRetentionPolicy",
         "minReadySeconds",
     ];
