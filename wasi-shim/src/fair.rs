@@ -13,7 +13,7 @@
 //!
 //! ```text
 //!   common clock: + CPU time / weights of those who want more          (looked at every 100 ms)
-//!   a Pod's clock: + its CPU time / its weight                         ahead by more than a slice?
+//!   a Pod's clock: + its CPU time / its weight                         ahead by more than the slack?
 //!                                                                      wait for the difference
 //! ```
 //!

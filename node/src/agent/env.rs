@@ -161,10 +161,7 @@ pub fn build(
     let mut env = Variables::default();
     env.set("HOSTNAME", spec.hostname.clone());
     for service in context.services {
-        let default = service.namespace == "default" && service.name == "kubernetes";
-        if default || (spec.service_links && service.namespace == spec.namespace) {
-            service_variables(service, &mut env);
-        }
+        service_variables(service, &mut env);
     }
     if let Some(cwd) = &container.cwd {
         env.set("PWD", cwd.clone());

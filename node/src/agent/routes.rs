@@ -5,7 +5,7 @@
 //! pure function of the table; a change is sent only if the route differs from the one sent before.
 
 use std::{
-    collections::{BTreeMap, BTreeSet, HashMap},
+    collections::{BTreeMap, BTreeSet, HashMap, HashSet},
     net::{IpAddr, SocketAddr},
 };
 
@@ -360,12 +360,19 @@ impl Table {
             (&known.workers, &known.zone, &known.pod_cidrs, &known.addresses)
                 == (&node.workers, &node.zone, &node.pod_cidrs, &node.addresses)
         });
-        self.nodes.insert(name.clone(), node);
+        let addresses = node.addresses.clone();
+        let before = self.nodes.insert(name.clone(), node);
         match same {
             true => Vec::new(),
             // What is near changes for every Service.
             false if name == self.here => self.rebuild_all(),
-            false => self.rebuild_node(&name),
+            false => {
+                let mut changes = self.rebuild_node(&name);
+                if before.is_none_or(|before| before.addresses != addresses) {
+                    changes.extend(self.rebuild_balanced(&addresses));
+                }
+                changes
+            }
         }
     }
 
@@ -468,6 +475,16 @@ impl Table {
             .collect();
         keys.into_iter().filter_map(|key| self.rebuild(key)).collect()
     }
+
+    /// Services with a balancer at one of these addresses, which are known to be a node's now.
+    fn rebuild_balanced(&mut self, addresses: &[IpAddr]) -> Vec<Changed> {
+        let is_there = |service: &ServiceInfo| {
+            service.balancer_ips.iter().any(|address| addresses.contains(address))
+        };
+        let there = self.services.iter().filter(|(_, service)| is_there(service));
+        let keys: Vec<ServiceKey> = there.map(|(key, _)| key.clone()).collect();
+        keys.into_iter().filter_map(|key| self.rebuild(key)).collect()
+    }
 }
 
 /// The route of one Service, as seen from the node `here`.
@@ -532,14 +549,15 @@ pub fn route<'a>(
     });
     // Another node's address is that node's to answer at; one of no node is of a pool. Pods reach no
     // node, and their own addresses are theirs.
-    let of_others =
-        |ip: &IpAddr| nodes.values().any(|node| node.name != here && node.addresses.contains(ip));
+    let is_balanced = !service.balancer_ips.is_empty();
+    let others = nodes.values().filter(|node| is_balanced && node.name != here);
+    let others: HashSet<&IpAddr> = others.flat_map(|node| &node.addresses).collect();
     let balancer_ips: Vec<IpAddr> =
-        service.balancer_ips.iter().copied().filter(|ip| !of_others(ip)).collect();
+        service.balancer_ips.iter().copied().filter(|ip| !others.contains(ip)).collect();
     let of_pool = |ip: &IpAddr| {
-        let within = |block: &String| is_within(block, *ip);
-        let mut known = nodes.values();
-        !known.any(|node| node.addresses.contains(ip) || node.pod_cidrs.iter().any(within))
+        let mut blocks = nodes.values().flat_map(|node| &node.pod_cidrs);
+        let is_own = own.is_some_and(|node| node.addresses.contains(ip));
+        !is_own && !blocks.any(|block| is_within(block, *ip))
     };
     let open = balancer_ips.iter().copied().filter(|_| service.source_ranges.is_empty());
     let health = service

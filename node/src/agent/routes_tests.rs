@@ -256,6 +256,8 @@ fn a_service_says_how_it_wants_to_be_reached() {
     assert_eq!(balanced.affinity_seconds, Some(60));
     let mut open = balanced.clone();
     let mut table = Table::new("a");
+    table.set_service(balanced);
+    // Whose an address is may be heard of later.
     for (name, ip) in [("a", "192.0.2.1"), ("b", "192.0.2.2")] {
         let node = format!(
             r#"{{"metadata":{{"name":"{name}"}},
@@ -263,7 +265,6 @@ fn a_service_says_how_it_wants_to_be_reached() {
         );
         table.set_node(node_of(&node));
     }
-    table.set_service(balanced);
     // Its own, and that of no node; another node's is that node's business.
     let route = table.routes().pop().expect("a route");
     let ips: Vec<String> = route.balancer_ips.iter().map(ToString::to_string).collect();

@@ -334,11 +334,14 @@ impl Table {
         service.ports.iter().find(is)
     }
 
-    /// Whether an address is one of the virtual network.
+    /// Whether an address is one of the virtual network. That of a pool is not: names of the world
+    /// outside lead there.
     pub fn is_virtual(&self, ip: IpAddr) -> bool {
         let of_node = |node: &Node| node.blocks.iter().any(|block| block.contains(&ip));
-        let known = self.addresses.contains_key(&ip) || self.pods.contains_key(&ip);
-        known || self.nodes.iter().any(of_node)
+        let of_cluster = |service: &Arc<Service>| service.addresses.contains(&ip);
+        self.addresses.get(&ip).is_some_and(of_cluster)
+            || self.pods.contains_key(&ip)
+            || self.nodes.iter().any(of_node)
     }
 
     /// Whether there is such a Service.

@@ -325,6 +325,8 @@ fn pods_reach_a_balancer_at_an_address_of_a_pool() {
     assert_eq!(leads("192.0.2.80", 80), "cart");
     assert_eq!(leads("192.0.2.80", 81), "Service shop/cart has no port 81; it has 80");
     assert_eq!(leads("172.20.0.11", 80), "api", "an address of another Service stays that one's");
+    let within = |ip: &str| table.is_virtual(ip.parse().expect("an address"));
+    assert!(within("172.20.0.11") && !within("192.0.2.80"), "names outside lead to it");
 }
 
 #[test]

@@ -13,6 +13,8 @@ use std::{
 
 /// Of ten thousand entries a part has some eighty.
 const PARTS: usize = 128;
+/// So few are in one part: there is a map for each namespace, and most have a Service or two.
+const ALONE_MAX: usize = 64;
 
 /// See the header.
 #[derive(Clone)]
@@ -23,13 +25,13 @@ pub struct Parted<K, V> {
 
 impl<K, V> Default for Parted<K, V> {
     fn default() -> Parted<K, V> {
-        Parted { parts: vec![Arc::default(); PARTS], hasher: RandomState::new() }
+        Parted { parts: vec![Arc::default()], hasher: RandomState::new() }
     }
 }
 
 impl<K: Hash + Eq + Clone, V: Clone> Parted<K, V> {
     fn part<Q: Hash + ?Sized>(&self, key: &Q) -> usize {
-        self.hasher.hash_one(key) as usize % PARTS
+        self.hasher.hash_one(key) as usize % self.parts.len()
     }
 
     /// What is at a key.
@@ -52,6 +54,12 @@ impl<K: Hash + Eq + Clone, V: Clone> Parted<K, V> {
 
     /// Puts something at a key; returns what was there.
     pub fn insert(&mut self, key: K, value: V) -> Option<V> {
+        if self.parts.len() == 1 && self.parts[0].len() >= ALONE_MAX {
+            let alone = std::mem::replace(&mut self.parts, vec![Arc::default(); PARTS]);
+            for (key, value) in alone[0].iter() {
+                self.insert(key.clone(), value.clone());
+            }
+        }
         let part = self.part(&key);
         Arc::make_mut(&mut self.parts[part]).insert(key, value)
     }
@@ -83,6 +91,17 @@ impl<K: Hash + Eq + Clone, V: Clone> Parted<K, V> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn few_are_in_one_part() {
+        let mut map = Parted::<usize, usize>::default();
+        for number in 0..=ALONE_MAX {
+            assert_eq!(map.parts.len(), 1);
+            assert_eq!(map.insert(number, number), None);
+        }
+        assert_eq!((map.parts.len(), map.values().count()), (PARTS, ALONE_MAX + 1));
+        assert!((0..=ALONE_MAX).all(|number| map.get(&number) == Some(&number)));
+    }
 
     #[test]
     fn a_copy_stays_as_it_was() {

@@ -8,3 +8,10 @@ export interface Draft {
   text: string;
 }
 export const drafts = new Map<string, Draft>();
+let whose = '';
+
+/** Who signs in finds their own: what somebody else has typed goes. */
+export function keepFor(user: string): void {
+  if (user !== whose) drafts.clear();
+  whose = user;
+}

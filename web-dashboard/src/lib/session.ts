@@ -2,6 +2,7 @@
 // a one-time code or a pasted token for it, and keeps the value that writes must carry against request forgery.
 
 import { call, carry, Failure, request } from './api';
+import { keepFor } from './drafts';
 
 export interface Session {
   user: string;
@@ -23,8 +24,12 @@ export function codeIn(hash: string): string | null {
 
 /** Signs in with a code or a bearer token. Throws a Failure whose message can be shown. */
 export async function signIn(credential: { code: string } | { token: string }): Promise<Session> {
-  const session = await call<Session>('/ui/session', { method: 'POST', body: credential });
+  return begun(await call<Session>('/ui/session', { method: 'POST', body: credential }));
+}
+
+function begun(session: Session): Session {
   carry(session.csrf);
+  keepFor(session.user);
   return session;
 }
 
@@ -32,8 +37,7 @@ export async function signIn(credential: { code: string } | { token: string }): 
 export async function currentSession(): Promise<Session | null> {
   try {
     const session = await call<Session | null>('/ui/session');
-    if (session) carry(session.csrf);
-    return session;
+    return session && begun(session);
   } catch (error) {
     // The token that it was opened with has ended, and the session with it.
     if (error instanceof Failure && error.code === 401) return null;

@@ -127,7 +127,8 @@ pub fn concerned(cache: &Cache, change: &Change) -> Vec<Key> {
     let mut keys = Vec::new();
     if let Some((before, after)) = change.of::<HorizontalPodAutoscaler>() {
         let facts = |autoscaler: &HorizontalPodAutoscaler| {
-            (reaches_zero(autoscaler), autoscaler.spec.scale_target_ref.clone())
+            let services: Vec<String> = described(autoscaler).map(str::to_owned).collect();
+            (reaches_zero(autoscaler), autoscaler.spec.scale_target_ref.clone(), services)
         };
         if before.map(facts) != after.map(facts) {
             for autoscaler in [before, after].into_iter().flatten() {
@@ -303,5 +304,23 @@ mod tests {
         let answered = format!("{due}, lastSuccessfulTime: '{}'", at(1));
         put(&mut cache, cron_job(3, &answered));
         assert_eq!(requests(&cache, at(1)), 0);
+    }
+
+    #[test]
+    fn an_autoscaler_concerns_the_services_that_its_metrics_are_about() {
+        let mut cache = Cache::new();
+        cache.hold::<HorizontalPodAutoscaler>();
+        let autoscaler = |revision: u8, service: &str| -> HorizontalPodAutoscaler {
+            yaml(&format!(
+                "metadata: {{name: own, namespace: d, resourceVersion: '{revision}'}}\n\
+                 spec: {{minReplicas: 0, maxReplicas: 3, scaleTargetRef: {{apiVersion: e.x/v1, \
+                 kind: Own, name: own}}, metrics: [{{type: Object, object: {{metric: {{name: m}}, \
+                 describedObject: {{apiVersion: v1, kind: Service, name: {service}}}, target: \
+                 {{type: Value, value: 10}}}}}}]}}"
+            ))
+        };
+        assert_eq!(concerns(&mut cache, autoscaler(1, "a")), "a");
+        assert_eq!(concerns(&mut cache, autoscaler(2, "b")), "a b");
+        assert_eq!(concerns(&mut cache, autoscaler(3, "b")), "");
     }
 }
