@@ -230,7 +230,7 @@ impl Scheduler {
                     self.desk.queue.stick(need.clone());
                     (node, claims, Vec::new())
                 }
-                Decision::Unschedulable { .. } => {
+                Decision::Unschedulable { .. } | Decision::Wait { .. } => {
                     self.desk.stick(need, now);
                     continue;
                 }

@@ -63,8 +63,8 @@ pub struct Snapshot {
     pub failure: Option<String>,
     /// Requests that wait for the workload.
     pub waiting: Demand,
-    /// The workload, if it is asked for no Pods.
-    pub asleep: Option<Target>,
+    /// The workload, if it is held here, and the size that it is asked for.
+    pub workload: Option<(Target, i32)>,
 }
 
 pub const CONTROLLER: Controller = Controller { name: "autoscaler", wake, reconcile };
@@ -99,7 +99,7 @@ fn reconcile(view: &View<'_>, key: &Key) -> Plan {
             &autoscaler,
             workload.as_ref(),
         ),
-        asleep: workload.as_ref().and_then(demand::asleep),
+        workload: workload.as_ref().and_then(demand::sized),
         memory: view.cache.memo(key).unwrap_or_default(),
         pods,
         failure: view.failure.map(str::to_string),
@@ -187,8 +187,10 @@ pub fn plan(snapshot: &Snapshot, now: Timestamp) -> Plan {
         plan.look_again(SYNC);
         return plan;
     };
-    if let Some(asleep) = snapshot.asleep.clone().filter(|_| snapshot.waiting.requests > 0) {
-        return wake_up(state, asleep);
+    if let Some((asleep, 0)) = &snapshot.workload
+        && snapshot.waiting.requests > 0
+    {
+        return wake_up(state, asleep.clone());
     }
     let namespace = autoscaler.metadata.namespace.as_deref().unwrap_or("");
     let workload = Key::new(kind, namespace, &spec.scale_target_ref.name);
@@ -400,12 +402,21 @@ fn judge(mut state: State<'_>, answers: &Answers, workload: Key) -> Plan {
     memory.scaled(current, size, state.now);
     let revision = scale["metadata"]["resourceVersion"].as_str().unwrap_or("").to_string();
     let uid = scale["metadata"]["uid"].as_str().unwrap_or("").to_string();
-    let target = Target { key: workload, uid, revision };
+    let measured = Target { key: workload, uid, revision };
+    let target = newest(snapshot, measured, current);
     let message = format!("New size: {size}; reason: {reason}");
     let note = Note::normal(COMPONENT, &*snapshot.autoscaler, "SuccessfulRescale", message);
     let scale = Action::Scale { target, replicas: size, about, memo: Memo::new(memory) };
     state.writes.push(Write::from(scale).noting(note));
     state.finish(observed, Some(size))
+}
+
+/// The workload that was measured, at the revision that is held here while its size is still the
+/// same: a young one's status is written many times a second.
+fn newest(snapshot: &Snapshot, measured: Target, size: i32) -> Target {
+    let held = snapshot.workload.clone();
+    let held = held.filter(|(held, now)| held.uid == measured.uid && *now == size);
+    held.map_or(measured, |(held, _)| held)
 }
 
 /// A size and why.

@@ -103,7 +103,7 @@ pub fn plan(snapshot: &Snapshot, now: Timestamp) -> Plan {
     if cron_job.metadata.deletion_timestamp.is_some() {
         return plan;
     }
-    clean_up(spec, &snapshot.jobs, &mut plan);
+    clean_up(snapshot, &mut plan);
     let status = status(snapshot, &mut plan);
     let last = status.last_schedule_time.as_ref().map(|time| time.0);
     let changed = status_patch(cron_job.status.as_ref(), &status);
@@ -141,7 +141,9 @@ fn read(spec: &CronJobSpec) -> Result<(Schedule, TimeZone), (&'static str, Strin
 }
 
 /// Deletes finished Jobs beyond the history, the oldest first.
-fn clean_up(spec: &CronJobSpec, jobs: &[Arc<Job>], plan: &mut Plan) {
+fn clean_up(snapshot: &Snapshot, plan: &mut Plan) {
+    let Snapshot { cron_job, jobs } = snapshot;
+    let spec = &cron_job.spec;
     let limits = [
         ("Complete", spec.successful_jobs_history_limit.unwrap_or(SUCCEEDED_KEPT)),
         ("Failed", spec.failed_jobs_history_limit.unwrap_or(FAILED_KEPT)),
@@ -156,8 +158,13 @@ fn clean_up(spec: &CronJobSpec, jobs: &[Arc<Job>], plan: &mut Plan) {
             (started.map(|time| time.0), name_of(&job.metadata).to_string())
         });
         let surplus = over.len().saturating_sub(usize::try_from(limit).unwrap_or(0));
-        plan.writes.extend(over.into_iter().take(surplus).map(|job| Write::delete(&**job)));
+        plan.writes.extend(over.into_iter().take(surplus).map(|job| delete(cron_job, job)));
     }
+}
+
+fn delete(cron_job: &CronJob, job: &Job) -> Write {
+    let message = format!("Deleted job {}", name_of(&job.metadata));
+    Write::delete(job).noting(Note::normal(COMPONENT, cron_job, "SuccessfulDelete", message))
 }
 
 /// What the Jobs say: who is active, what was due last, what succeeded last. News are told.
@@ -280,11 +287,8 @@ fn start(
         return;
     }
     if policy == "Replace" {
-        for job in active.iter().filter(|job| job.metadata.deletion_timestamp.is_none()) {
-            let message = format!("Deleted job {}", name_of(&job.metadata));
-            let note = Note::normal(COMPONENT, cron_job, "SuccessfulDelete", message);
-            plan.writes.push(Write::delete(&***job).noting(note));
-        }
+        let going = active.iter().filter(|job| job.metadata.deletion_timestamp.is_none());
+        plan.writes.extend(going.map(|job| delete(cron_job, job)));
     }
     let job = job_of(cron_job, spec, zone, due);
     let message = format!("Created job {}", name_of(&job.metadata));

@@ -244,7 +244,7 @@ fn conclude(
     plan: &mut Plan,
     now: Timestamp,
 ) {
-    plan.writes = tally.active.iter().map(|pod| Write::delete(&***pod)).collect();
+    plan.writes = tally.active.iter().map(|pod| delete(job, pod)).collect();
     let (first, last) = match verdict.failed {
         true => ("FailureTarget", "Failed"),
         false => ("SuccessCriteriaMet", "Complete"),
@@ -325,10 +325,13 @@ fn take_away(job: &Job, pods: &[&Arc<Pod>], surplus: usize, plan: &mut Plan) {
             plan.writes.push(untracked(pod));
             continue;
         }
-        let message = format!("Deleted pod: {}", name_of(&pod.metadata));
-        let note = Note::normal(COMPONENT, job, "SuccessfulDelete", message);
-        plan.writes.push(Write::delete(&**pod).noting(note));
+        plan.writes.push(delete(job, pod));
     }
+}
+
+fn delete(job: &Job, pod: &Pod) -> Write {
+    let message = format!("Deleted pod: {}", name_of(&pod.metadata));
+    Write::delete(pod).noting(Note::normal(COMPONENT, job, "SuccessfulDelete", message))
 }
 
 /// Creates Pods up to the parallelism, after the pause that failures cost, or takes away what is

@@ -110,6 +110,13 @@ pub fn plan(snapshot: &Snapshot, now: Timestamp) -> Vec<Write> {
     writes
 }
 
+/// What is said of a count: its first two digits, rounded up, so that thousands that leave one by
+/// one do not cost a write each.
+fn told(count: usize) -> usize {
+    let unit = 10_usize.pow(count.checked_ilog10().unwrap_or(0).saturating_sub(1));
+    count.next_multiple_of(unit)
+}
+
 /// The conditions that say what the namespace is waiting for.
 fn report(snapshot: &Snapshot, now: Timestamp) -> Option<Write> {
     let namespace = &*snapshot.namespace;
@@ -118,7 +125,7 @@ fn report(snapshot: &Snapshot, now: Timestamp) -> Option<Write> {
         .iter()
         .map(|rest| {
             let Kind { plural, group, .. } = rest.kind;
-            format!("{plural}.{group} has {} resource instances", rest.count)
+            format!("{plural}.{group} has {} resource instances", told(rest.count))
         })
         .collect();
     let mut holding: Vec<String> =
@@ -164,6 +171,8 @@ fn report(snapshot: &Snapshot, now: Timestamp) -> Option<Write> {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeSet;
+
     use super::super::testing::{at, text, yaml};
     use super::*;
 
@@ -234,6 +243,14 @@ mod tests {
         assert!(shown.contains("remaining: configmaps. has 1 resource instances"), "{shown}");
         held.rest[0].finalizers.clear();
         assert_eq!(text(&plan(&held, at(0))), "", "what goes by itself is no news each time");
+    }
+
+    #[test]
+    fn thousands_that_leave_one_by_one_are_told_of_now_and_then() {
+        let counts = [1, 9, 10, 99, 100, 101, 4_321].map(told);
+        assert_eq!(counts, [1, 9, 10, 99, 100, 110, 4_400]);
+        let said: BTreeSet<usize> = (1..=10_000).map(told).collect();
+        assert_eq!(said.len(), 280);
     }
 
     #[test]

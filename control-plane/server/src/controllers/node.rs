@@ -23,7 +23,7 @@
 //! process is nobody's silence (`pace`); only statements that carry this controller's reasons are
 //! taken back.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -33,7 +33,7 @@ use k8s_openapi::api::core::v1::{Node, NodeCondition, Pod, PodCondition, Taint, 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use serde_json::json;
 
-use super::cache::{Cache, Change, Key, LEASE_NAMESPACE};
+use super::cache::{Cache, Change, Key, LEASE_NAMESPACE, Memo};
 use super::events::Note;
 use super::owners::controller_of;
 use super::pods;
@@ -84,7 +84,12 @@ pub struct Snapshot {
     pub pods: Vec<Arc<Pod>>,
     /// The nodes of its zone, counted when it is silent itself.
     pub zone: Zone,
+    pub doomed: Arc<Doomed>,
 }
+
+/// Uids of the Pods whose stay a taint of somebody else's ends later, as of the last plan.
+#[derive(Default)]
+pub struct Doomed(BTreeSet<String>);
 
 /// How many nodes of a zone are silent.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -134,6 +139,7 @@ fn reconcile(view: &View<'_>, key: &Key) -> Plan {
         node,
         silent_for,
         pods: view.cache.pods_on(key.name()),
+        doomed: view.cache.memo(key).unwrap_or_default(),
     };
     plan(&snapshot, view.now)
 }
@@ -216,6 +222,7 @@ pub fn plan(snapshot: &Snapshot, now: Timestamp) -> Plan {
             None => evict(pod, &evicting, now, &mut plan),
         }
     }
+    reprieve(snapshot, &evicting, now, &mut plan);
     plan
 }
 
@@ -357,9 +364,7 @@ fn evict(pod: &Pod, evicting: &[&Taint], now: Timestamp, plan: &mut Plan) {
     if pods::is_deleting(pod) {
         return;
     }
-    let tolerations = pods::spec(pod).and_then(|spec| spec.tolerations.as_deref());
-    let ends = evicting.iter().filter_map(|taint| end(taint, tolerations.unwrap_or(&[]), now));
-    let Some(end) = ends.min() else { return };
+    let Some(end) = stay(pod, evicting, now) else { return };
     if let Ok(left) = Duration::try_from(end.duration_since(now))
         && !left.is_zero()
     {
@@ -379,12 +384,44 @@ fn evict(pod: &Pod, evicting: &[&Taint], now: Timestamp, plan: &mut Plan) {
     plan.writes.push(Write::from(delete).noting(note));
 }
 
+/// Tells of Pods that may stay after all. What follows from the node's own state comes and goes with
+/// it, and is told of the node.
+fn reprieve(snapshot: &Snapshot, evicting: &[&Taint], now: Timestamp, plan: &mut Plan) {
+    let others: Vec<&Taint> = evicting.iter().copied().filter(|taint| !is_own(taint)).collect();
+    let mut doomed = BTreeSet::new();
+    for pod in snapshot.pods.iter().filter(|pod| !pods::is_deleting(pod)) {
+        let meta = &pod.metadata;
+        let uid = meta.uid.as_deref().unwrap_or("");
+        match stay(pod, &others, now) {
+            Some(end) if end > now => _ = doomed.insert(uid.to_string()),
+            None if snapshot.doomed.0.contains(uid) => {
+                let namespace = meta.namespace.as_deref().unwrap_or("");
+                let message = format!("Cancelling deletion of Pod {namespace}/{}", name_of(meta));
+                let note = Note::normal(EVICTION, &**pod, "TaintManagerEviction", message);
+                plan.writes.push(Write::tell(note));
+            }
+            _ => {}
+        }
+    }
+    if doomed != snapshot.doomed.0 {
+        let about = Key::of::<Node>("", &snapshot.name);
+        plan.writes.push(Action::Remember { about, memo: Memo::new(Doomed(doomed)) }.into());
+    }
+}
+
 /// The grace of a Pod's own, but a second at least for one that has a name: without any, the name
 /// would be free at once, and a second Pod have it while a node that is not heard still runs this.
 fn grace(pod: &Pod) -> Option<i64> {
     let named = controller_of(&pod.metadata).is_some_and(|owner| owner.kind == "StatefulSet");
     let own = pods::spec(pod).and_then(|spec| spec.termination_grace_period_seconds);
     (named && own == Some(0)).then_some(1)
+}
+
+/// When the first of these taints ends a Pod's stay.
+fn stay(pod: &Pod, evicting: &[&Taint], now: Timestamp) -> Option<Timestamp> {
+    let tolerations = pods::spec(pod).and_then(|spec| spec.tolerations.as_deref());
+    let ends = evicting.iter().filter_map(|taint| end(taint, tolerations.unwrap_or(&[]), now));
+    ends.min()
 }
 
 /// When a taint ends a Pod's stay; `None` when it is tolerated without end.
@@ -428,7 +465,7 @@ mod tests {
             node,
             silent_for: Some(Duration::from_secs(silent)),
             pods: pods.to_vec(),
-            zone: Zone::default(),
+            ..Snapshot::default()
         }
     }
 
@@ -517,6 +554,23 @@ mod tests {
         let again = check(&lost, 100, &["delete pods d/never (Normal TaintManagerEviction"]);
         assert_eq!(again, Some(Duration::from_secs(200)));
         check(&lost, 300, &["delete pods d/never", "delete pods d/a-while"]);
+    }
+
+    #[test]
+    fn who_may_stay_after_all_is_told() {
+        let taint = "{key: k, effect: NoExecute, timeAdded: 2023-11-14T22:13:20Z}";
+        let a_while = "{key: k, operator: Exists, effect: NoExecute, tolerationSeconds: 100}";
+        let pods = [pod("a", READY, a_while), pod("b", READY, "{operator: Exists}")];
+        let mut world = snapshot(node("True", taint), 0, &pods);
+        check(&world, 10, &["remember nodes n1"]);
+        world.doomed = Arc::new(Doomed(["uid-a".to_string()].into()));
+        check(&world, 10, &[]);
+        world.node = node("True", "");
+        let told = "Normal TaintManagerEviction: Cancelling deletion of Pod d/a";
+        check(&world, 20, &[told, "remember nodes n1"]);
+        // One whose time is over is gone for another reason.
+        world.node = node("True", taint);
+        check(&world, 100, &[r#""reason":"DeletionByTaintManager""#, "remember nodes n1"]);
     }
 
     #[test]

@@ -36,6 +36,10 @@ pub enum Decision {
         node: String,
         claims: Vec<String>,
     },
+    /// Its claims have their node, and their volumes are not there yet.
+    Wait {
+        sentence: String,
+    },
     /// The victims go, and room on the node is kept.
     Preempt {
         node: String,
@@ -171,13 +175,13 @@ fn place(cluster: &mut Cluster, need: &Need) -> Result<Decision, Stuck> {
     {
         cluster.nominate(need, index);
     }
-    match claims.is_empty() {
+    Ok(match claims.is_empty() {
         true => {
-            let sentence = nowhere(cluster, &format!("waiting for volumes to be made on {node}"));
-            Err(Stuck { sentence, lacks_room: false })
+            let why = format!("waiting for volumes to be made on {node}");
+            Decision::Wait { sentence: nowhere(cluster, &why) }
         }
-        false => Ok(Decision::Provision { node, claims }),
-    }
+        false => Decision::Provision { node, claims },
+    })
 }
 
 /// A sentence for what no node could change.

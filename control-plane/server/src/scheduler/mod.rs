@@ -257,11 +257,13 @@ impl State {
         for (need, decision) in self.desk.decide(count) {
             match decision {
                 Decision::Bind { node } => self.bind(need, node),
-                Decision::Unschedulable { sentence } => self.stick(need, sentence),
+                Decision::Unschedulable { sentence } => self.refuse(need, sentence),
                 Decision::Provision { node, claims } => self.provision(need, &node, &claims),
+                // That it takes its time is no failure: its claims tell of those.
+                Decision::Wait { sentence } => self.stick(need, sentence),
                 Decision::Preempt { node, victims, sentence } => {
                     self.make_room(&need, node, victims);
-                    self.stick(need, sentence);
+                    self.refuse(need, sentence);
                 }
             }
         }
@@ -342,13 +344,20 @@ impl State {
         });
     }
 
-    /// Keeps a Pod that fits nowhere, and says why if it has not been said.
+    /// Keeps a Pod that fits nowhere, and tells so if it has not been said.
+    fn refuse(&mut self, need: Need, sentence: String) {
+        if need.told.as_ref() != Some(&sentence) {
+            self.recorder.record(note(&need, true, "FailedScheduling", sentence.clone()));
+        }
+        self.stick(need, sentence);
+    }
+
+    /// Keeps a Pod that gets no node now, and has it say why.
     fn stick(&mut self, mut need: Need, sentence: String) {
         if need.told.as_ref() == Some(&sentence) {
             self.desk.stick(need, Instant::now());
             return;
         }
-        self.recorder.record(note(&need, true, "FailedScheduling", sentence.clone()));
         let request = reason(&need, &sentence, Timestamp::now());
         let uid = need.uid.clone();
         need.told = Some(sentence);

@@ -195,19 +195,19 @@ fn template_labels(object: &Object) -> Option<&Labels> {
     of(object.get::<ReplicationController>()?.spec.as_ref()?.template.as_ref()?)
 }
 
-/// A workload that has been asked for nothing.
-pub fn asleep(workload: &Object) -> Option<Target> {
+/// A workload as it is held here, and the size that it is asked for.
+pub fn sized(workload: &Object) -> Option<(Target, i32)> {
     if let Some(deployment) = workload.get::<Deployment>() {
-        return (deployment.spec.replicas == Some(0)).then(|| Target::of(deployment));
+        return Some((Target::of(deployment), deployment.spec.replicas?));
     }
     if let Some(set) = workload.get::<StatefulSet>() {
-        return (set.spec.replicas == Some(0)).then(|| Target::of(set));
+        return Some((Target::of(set), set.spec.replicas?));
     }
     if let Some(set) = workload.get::<ReplicaSet>() {
-        return (set.spec.replicas == Some(0)).then(|| Target::of(set));
+        return Some((Target::of(set), set.spec.replicas?));
     }
     let controller = workload.get::<ReplicationController>()?;
-    (controller.spec.as_ref()?.replicas == Some(0)).then(|| Target::of(controller))
+    Some((Target::of(controller), controller.spec.as_ref()?.replicas?))
 }
 
 #[cfg(test)]

@@ -77,7 +77,7 @@ impl Case {
             rivals: Vec::new(),
             failure: None,
             waiting: Demand::default(),
-            asleep: None,
+            workload: None,
         }
     }
 }
@@ -353,6 +353,30 @@ const TO_ZERO: &str = "  minReplicas: 0\n  maxReplicas: 10\n  metrics: [{type: O
     {describedObject: {apiVersion: v1, kind: Service, name: web}, metric: {name: concurrency}, \
     target: {type: AverageValue, averageValue: \"10\"}}}]";
 
+fn held(uid: &str, revision: &str) -> Target {
+    let kind = wherry_resources::kind_of("apps/v1", "Deployment").expect("a kind");
+    let key = Key::new(kind, "d", "web");
+    Target { key, uid: uid.to_string(), revision: revision.to_string() }
+}
+
+#[test]
+fn a_workload_whose_status_was_written_since_it_was_measured_is_scaled_all_the_same() {
+    let scaled_at = |workload: Option<(Target, i32)>| {
+        let case = Case::new(CPU, 2, &TWO, vec![cpu(&[("a", 100), ("b", 100)])]);
+        let snapshot = Snapshot { workload, ..case.snapshot() };
+        let writes = plan(&snapshot, at(1)).writes;
+        let revision = writes.into_iter().find_map(|write| match write.action {
+            Action::Scale { target, .. } => Some(target.revision),
+            _ => None,
+        });
+        revision.expect("it is scaled")
+    };
+    assert_eq!(scaled_at(None), "7", "as it was measured");
+    assert_eq!(scaled_at(Some((held("u", "9"), 2))), "9");
+    assert_eq!(scaled_at(Some((held("u", "9"), 5))), "7", "somebody gave it another size");
+    assert_eq!(scaled_at(Some((held("another", "9"), 2))), "7");
+}
+
 fn waiting(requests: u64) -> Demand {
     Demand { requests, service: "web".to_string() }
 }
@@ -361,10 +385,7 @@ fn waiting(requests: u64) -> Demand {
 fn requests_that_wait_bring_a_workload_back_at_once() {
     let zero = json!({"items": [{"value": "0"}]});
     let mut snapshot = Case::new(TO_ZERO, 0, &[], vec![zero]).snapshot();
-    let kind = wherry_resources::kind_of("apps/v1", "Deployment").expect("a kind");
-    let key = Key::new(kind, "d", "web");
-    let asleep = Target { key, uid: "u".to_string(), revision: "7".to_string() };
-    snapshot.asleep = Some(asleep);
+    snapshot.workload = Some((held("u", "7"), 0));
     assert_eq!(shown(&snapshot).0, "", "nobody asks");
     snapshot.waiting = waiting(3);
     let (lines, status) = shown(&snapshot);

@@ -225,6 +225,8 @@ fn the_deadline_ends_it() {
     world.go();
     assert!(world.plan().again.is_some());
     world.wait(40);
+    let ended = text(&world.plan().writes);
+    assert!(ended.contains("(Normal SuccessfulDelete: Deleted pod: sum-"), "{ended}");
     world.go();
     assert_eq!(world.reason(), "DeadlineExceeded");
 }

@@ -43,6 +43,7 @@ fn shown(cluster: &mut Cluster, pods: &[Need]) -> Vec<String> {
         Decision::Bind { node } => node,
         Decision::Unschedulable { sentence } => sentence,
         Decision::Provision { node, claims } => format!("{} on {node}", claims.join(" ")),
+        Decision::Wait { sentence } => format!("in time: {sentence}"),
         Decision::Preempt { node, victims, .. } => {
             let mut names: Vec<String> = victims.into_iter().map(|victim| victim.name).collect();
             names.sort();
@@ -687,4 +688,28 @@ fn nobody_goes_for_a_pod_that_waits_for_something_else() {
     });
     let said = shown(&mut cluster, &[high]);
     assert!(said[0].starts_with("0/1 nodes are available"), "{said:?}");
+}
+
+#[test]
+fn a_pod_whose_volumes_are_being_made_waits_and_is_not_refused() {
+    let mut cluster = cluster(&[node("a 1 8Gi", "", "")]);
+    let need = Need { claims: vec!["data".to_string()], ..pod("1", "cpu: 100m", "") };
+    let claim = |annotations: &str| {
+        format!(
+            "metadata: {{name: data, namespace: d, annotations: {{{annotations}}}}}\n\
+             spec: {{storageClassName: local}}\nstatus: {{phase: Pending}}"
+        )
+    };
+    cluster.put_volumes(|volumes| {
+        volumes.put_class(&yaml(
+            "metadata: {name: local}\nprovisioner: wherry.dev/local\n\
+             volumeBindingMode: WaitForFirstConsumer",
+        ));
+        volumes.put_claim(&yaml(&claim("")));
+    });
+    assert_eq!(shown(&mut cluster, std::slice::from_ref(&need)), ["data on a"]);
+    let told = claim("volume.kubernetes.io/selected-node: a");
+    cluster.put_volumes(|volumes| volumes.put_claim(&yaml(&told)));
+    let waits = "in time: 0/1 nodes are available: waiting for volumes to be made on a.";
+    assert_eq!(shown(&mut cluster, &[need]), [waits]);
 }
