@@ -71,7 +71,7 @@ pub struct HttpCheck {
     pub port: u16,
     /// With its query.
     pub path: String,
-    /// Whether the scheme is `HTTPS`. Inside the Pod there is no TLS; the guest sees the scheme.
+    /// Whether the scheme is `HTTPS`: TLS is spoken, and the certificate not looked at.
     pub https: bool,
     /// `httpHeaders`
     pub headers: Vec<(String, String)>,

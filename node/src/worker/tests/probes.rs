@@ -66,6 +66,11 @@ async fn what_does_not_answer_fails_in_known_words() {
     };
     let cases = [
         (
+            Check::Http(HttpCheck { https: true, ..http.clone() }),
+            "Get \"https://10.0.0.1:8080/healthz\": dial tcp 10.0.0.1:8080: connect: connection \
+             refused",
+        ),
+        (
             Check::Http(http),
             "Get \"http://10.0.0.1:8080/healthz\": dial tcp 10.0.0.1:8080: connect: connection \
              refused",
