@@ -13,7 +13,7 @@ use super::{
     env,
     events::Recorder,
     facts::Took,
-    images::Images,
+    images::{Found, Images},
     lifecycle::{Observation, Problem},
     objects::Objects,
     pods::Input,
@@ -102,13 +102,7 @@ impl Preparer {
         };
         let found = self.images.resolve(pod, &container.image, container.pull, asks).await?;
         let pull = began.elapsed();
-        if found.pulled {
-            let message = format!(
-                "Successfully pulled image {:?} ({}, {} bytes)",
-                container.image, found.id, found.bytes
-            );
-            self.events.normal(pod, index, "Pulled", message);
-        }
+        self.events.normal(pod, index, "Pulled", got(&found, &container.image));
         let alias = self.images.alias(&container.image);
         if alias.is_some() {
             let message = format!(
@@ -237,6 +231,17 @@ fn calls_beyond(container: &ContainerSpec, image: &Image) -> bool {
     })
 }
 
+/// How the image came to be here.
+fn got(found: &Found, image: &str) -> String {
+    if found.pulled {
+        return format!(
+            "Successfully pulled image {image:?} ({}, {} bytes)",
+            found.id, found.bytes
+        );
+    }
+    format!("Container image {image:?} already present on machine")
+}
+
 /// The event's sentence, which begins as a kubelet's where one has it.
 fn in_words(problem: &Problem, image: &str) -> String {
     let message = &problem.message;
@@ -286,6 +291,16 @@ mod tests {
         assert!(calls(r#","readinessProbe":{"exec":{"command":["cat","/tmp/healthy"]}}"#));
         assert!(calls(r#","lifecycle":{"preStop":{"exec":{"command":["sleep","5"]}}}"#));
         assert!(!calls(r#","lifecycle":{"preStop":{"sleep":{"seconds":5}}}"#));
+    }
+
+    #[test]
+    fn an_image_that_is_here_is_told_too() {
+        let (id, layer) = ("shop@sha256:1".to_owned(), "sha256:2".to_owned());
+        let found = |pulled| Found { id: id.clone(), layer: layer.clone(), bytes: 7, pulled };
+        let here = "Container image \"shop:1\" already present on machine";
+        assert_eq!(got(&found(false), "shop:1"), here);
+        let pulled = "Successfully pulled image \"shop:1\" (shop@sha256:1, 7 bytes)";
+        assert_eq!(got(&found(true), "shop:1"), pulled);
     }
 
     #[test]
