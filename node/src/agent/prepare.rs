@@ -14,7 +14,7 @@ use super::{
     events::Recorder,
     facts::Took,
     images::{Found, Images},
-    lifecycle::{Observation, Problem},
+    lifecycle::{Observation, Problem, UNMOUNTED},
     objects::Objects,
     pods::Input,
     routes::ServiceInfo,
@@ -258,7 +258,7 @@ fn event_of(reason: &'static str) -> &'static str {
     match reason {
         "ErrImagePull" | "CreateContainerError" | "CreateContainerConfigError" => "Failed",
         "InvalidImageName" => "InspectFailed",
-        "ContainerCreating" => "FailedMount",
+        UNMOUNTED => "FailedMount",
         other => other,
     }
 }
@@ -319,7 +319,7 @@ mod tests {
             ("InvalidImageName", "InspectFailed"),
             ("CreateContainerConfigError", "Failed"),
             ("CreateContainerError", "Failed"),
-            ("ContainerCreating", "FailedMount"),
+            (UNMOUNTED, "FailedMount"),
             ("ImportMissing", "ImportMissing"),
         ] {
             assert_eq!(event_of(status), event, "{status}");
