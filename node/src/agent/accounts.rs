@@ -47,6 +47,8 @@ pub struct Row {
     pub uid: String,
     /// Name of the container.
     pub container: String,
+    /// All its CPU time.
+    pub cpu_ns: u64,
     /// Billionths of a core.
     pub cpu_nanocores: u64,
     /// Linear memory.
@@ -169,6 +171,7 @@ fn row(uid: &str, known: &Known, now: Timestamp) -> Row {
     Row {
         uid: uid.to_owned(),
         container: total.container.clone(),
+        cpu_ns: total.cpu_ns,
         cpu_nanocores: rate(cpu_ns, 1_000_000_000),
         memory_bytes: total.memory_bytes,
         requests_milli: rate(requests, 1_000 * 1_000_000_000),
