@@ -29,8 +29,13 @@ const HEAD_TIMEOUT: Duration = Duration::from_secs(60);
 /// What a node's agent may answer.
 const NODE_ANSWER_BYTES_MAX: usize = 16 << 20;
 /// What may be read of a node, and the subresource whose `get` it needs beside `proxy`.
-const NODE_PATHS: [(&str, &str); 4] =
-    [("healthz", "proxy"), ("metrics", "metrics"), ("pods", "proxy"), ("stats/summary", "stats")];
+const NODE_PATHS: [(&str, &str); 5] = [
+    ("healthz", "proxy"),
+    ("metrics", "metrics"),
+    ("metrics/resource", "metrics"),
+    ("pods", "proxy"),
+    ("stats/summary", "stats"),
+];
 /// Headers between two neighbours.
 const HOP_BY_HOP: [HeaderName; 8] = [
     header::CONNECTION,
