@@ -32,7 +32,7 @@ pub struct HostAlias {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub enum Check {
-    /// A request that must be answered with a status from 200 to 399.
+    /// A request that must be answered, that of a probe with a status from 200 to 399.
     Http(HttpCheck),
     /// A port that must be served.
     Tcp {

@@ -94,7 +94,10 @@ pub async fn perform(target: &Target, check: &Check, timeout: Duration) -> Resul
         | Check::Grpc { port: 0, .. } => {
             Err("the container has no port of the name that is to be asked".to_owned())
         }
-        Check::Http(http) => http_get(target, http, timeout).await,
+        Check::Http(http) => match http_get(target, http, timeout).await?.as_u16() {
+            200..400 => Ok(()),
+            status => Err(format!("HTTP probe failed with statuscode: {status}")),
+        },
         Check::Tcp { host, port } => connect(target, host.as_deref(), *port),
         Check::Grpc { port, service } => grpc(target, *port, service, timeout).await,
         Check::Exec { command } => exec(target, command, timeout).await,
@@ -105,15 +108,21 @@ pub async fn perform(target: &Target, check: &Check, timeout: Duration) -> Resul
     }
 }
 
-/// Tries a hook once. Who is to be asked over TLS and speaks none is asked without, as by a kubelet.
+/// Tries a hook once. As by a kubelet, of HTTP any answer will do, and who is to be asked over TLS and
+/// speaks none is asked without.
 pub async fn perform_hook(target: &Target, check: &Check, timeout: Duration) -> Result<(), String> {
-    match (check, perform(target, check, timeout).await) {
-        (Check::Http(http), Err(why)) if http.https && why.ends_with(PLAIN) => {
-            let plain = Check::Http(HttpCheck { https: false, ..http.clone() });
-            perform(target, &plain, timeout).await
+    let http = match check {
+        Check::Http(http) if http.port != 0 => http,
+        other => return perform(target, other, timeout).await,
+    };
+    let answered = match http_get(target, http, timeout).await {
+        Err(why) if http.https && why.ends_with(PLAIN) => {
+            let plain = HttpCheck { https: false, ..http.clone() };
+            http_get(target, &plain, timeout).await
         }
-        (_, outcome) => outcome,
-    }
+        answered => answered,
+    };
+    answered.map(drop)
 }
 
 impl Target {
@@ -185,7 +194,12 @@ impl Target {
     }
 }
 
-async fn http_get(target: &Target, http: &HttpCheck, timeout: Duration) -> Result<(), String> {
+/// The status of the answer that redirects within the Pod lead to.
+async fn http_get(
+    target: &Target,
+    http: &HttpCheck,
+    timeout: Duration,
+) -> Result<StatusCode, String> {
     let mut path = http.path.clone();
     let authority = match &http.host {
         Some(host) => format!("{host}:{}", http.port),
@@ -218,8 +232,7 @@ async fn http_get(target: &Target, http: &HttpCheck, timeout: Duration) -> Resul
         let status = answer.status();
         match redirect(status, answer.headers(), &authority) {
             Some(next) => path = next,
-            None if (200..400).contains(&status.as_u16()) => return Ok(()),
-            None => return Err(format!("HTTP probe failed with statuscode: {}", status.as_u16())),
+            None => return Ok(status),
         }
     }
     Err(format!("Get {path:?}: stopped after {REDIRECTS_MAX} redirects"))
