@@ -46,6 +46,11 @@ pub const ROUTE_DURATION: &str = "wherry_ingress_request_duration_seconds";
 pub const CPU: &str = "container_cpu_usage_seconds_total";
 /// Memory of containers, as a kubelet names it.
 pub const MEMORY: &str = "container_memory_working_set_bytes";
+/// The same of Pods and of the node, as a kubelet's `metrics/resource` has them beside those.
+pub const POD_CPU: &str = "pod_cpu_usage_seconds_total";
+pub const POD_MEMORY: &str = "pod_memory_working_set_bytes";
+pub const NODE_CPU: &str = "node_cpu_usage_seconds_total";
+pub const NODE_MEMORY: &str = "node_memory_working_set_bytes";
 /// Parts of cold starts.
 pub const STARTS: &str = "wherry_cold_start_seconds";
 /// Steps of requests.
@@ -62,9 +67,13 @@ pub const LEFT_OUT: &str = "wherry_traffic_left_out";
 pub const SILENT: &str = "wherry_workers_silent";
 
 /// Every family: name, type, meaning.
-const FAMILIES: [(&str, &str, &str); 18] = [
+const FAMILIES: [(&str, &str, &str); 22] = [
     (CPU, "counter", "CPU time of a container, all instances together."),
     (MEMORY, "gauge", "Linear memory of a container, all instances together."),
+    (POD_CPU, "counter", "CPU time of a Pod's containers."),
+    (POD_MEMORY, "gauge", "Linear memory of a Pod's containers."),
+    (NODE_CPU, "counter", "CPU time of a node's containers, also of those that have ended."),
+    (NODE_MEMORY, "gauge", "Linear memory of a node's containers."),
     (STARTS, "histogram", "What the parts of cold starts took."),
     (REQUESTS, "counter", "Requests from a workload to a port of a Service."),
     (DURATION, "histogram", "Time from a request to the head of its answer."),

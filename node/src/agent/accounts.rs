@@ -7,7 +7,10 @@
 
 use std::{
     collections::HashMap,
-    sync::{Mutex, PoisonError},
+    sync::{
+        Mutex, PoisonError,
+        atomic::{AtomicU64, Ordering::Relaxed},
+    },
     time::Duration,
 };
 
@@ -16,7 +19,7 @@ use serde::Serialize;
 
 use super::starts::Starts;
 use crate::{
-    metrics::{CPU, MEMORY, Samples},
+    metrics::{CPU, MEMORY, NODE_CPU, NODE_MEMORY, POD_CPU, POD_MEMORY, Samples},
     protocol::{USAGE_INTERVAL_SECONDS, Usage},
 };
 
@@ -27,6 +30,8 @@ pub struct Accounts {
     known: Mutex<HashMap<String, HashMap<String, Known>>>,
     /// Namespace and name of each Pod, by uid. Locked for short copies only, after `known`.
     names: Mutex<HashMap<String, (String, String)>>,
+    /// CPU time of what has ended, in nanoseconds. Changed while `known` is locked.
+    past_ns: AtomicU64,
     /// What their starts took.
     pub starts: Starts,
 }
@@ -47,6 +52,8 @@ pub struct Row {
     pub uid: String,
     /// Name of the container.
     pub container: String,
+    /// All its CPU time.
+    pub cpu_ns: u64,
     /// Billionths of a core.
     pub cpu_nanocores: u64,
     /// Linear memory.
@@ -98,18 +105,25 @@ impl Accounts {
         for usage in usages {
             let pod = known.entry(usage.uid.clone()).or_default();
             let before = pod.get(&usage.container).map(|old| (old.usage.clone(), old.at));
+            if let Some((old, _)) = before.as_ref().filter(|(old, _)| old.cpu_ns > usage.cpu_ns) {
+                // It was started again, and counts from zero.
+                self.past_ns.fetch_add(old.cpu_ns, Relaxed);
+            }
             pod.insert(usage.container.clone(), Known { usage, at: now, before });
         }
     }
 
     /// The Pod has ended and uses nothing any more.
     pub fn ended(&self, uid: &str) {
-        self.known().remove(uid);
+        let mut known = self.known();
+        if let Some(pod) = known.remove(uid) {
+            self.past_ns.fetch_add(sum(&pod).0, Relaxed);
+        }
     }
 
     /// The Pod is gone.
     pub fn forget(&self, uid: &str) {
-        self.known().remove(uid);
+        self.ended(uid);
         self.names().remove(uid);
     }
 
@@ -132,6 +146,29 @@ impl Accounts {
         Samples::from([(CPU.to_owned(), cpu), (MEMORY.to_owned(), memory)])
     }
 
+    /// What containers, Pods and the node have used, as a kubelet tells it to collectors.
+    pub fn resource(&self) -> Samples {
+        let mut all = self.tell();
+        let (known, names) = (self.known(), self.names());
+        let (mut cpu_ns, mut memory_bytes) = (self.past_ns.load(Relaxed), 0);
+        let (mut cpu, mut memory) = (Vec::new(), Vec::new());
+        for (uid, containers) in known.iter() {
+            let (ns, bytes) = sum(containers);
+            cpu_ns = cpu_ns.saturating_add(ns);
+            memory_bytes = bytes.saturating_add(memory_bytes);
+            let Some((namespace, pod)) = names.get(uid) else { continue };
+            let labels = format!("{{namespace=\"{namespace}\",pod=\"{pod}\"}}");
+            cpu.push(format!("{labels} {}", ns as f64 / 1e9));
+            memory.push(format!("{labels} {bytes}"));
+        }
+        cpu.sort_unstable();
+        memory.sort_unstable();
+        let node = [vec![format!(" {}", cpu_ns as f64 / 1e9)], vec![format!(" {memory_bytes}")]];
+        let families = [POD_CPU, POD_MEMORY, NODE_CPU, NODE_MEMORY].map(str::to_owned);
+        all.extend(families.into_iter().zip([cpu, memory].into_iter().chain(node)));
+        all
+    }
+
     /// All containers of this node, with the uids of their Pods.
     pub fn all(&self, now: Timestamp) -> Vec<Row> {
         let known = self.known();
@@ -144,6 +181,12 @@ impl Accounts {
         let known = self.known();
         known.get(uid).into_iter().flatten().map(|(_, it)| it.usage.memory_bytes).sum()
     }
+}
+
+/// CPU time and memory of a Pod's containers.
+fn sum(pod: &HashMap<String, Known>) -> (u64, u64) {
+    let all = pod.values().map(|it| (it.usage.cpu_ns, it.usage.memory_bytes));
+    all.fold((0, 0), |(cpu, memory), it| (it.0.saturating_add(cpu), it.1.saturating_add(memory)))
 }
 
 fn row(uid: &str, known: &Known, now: Timestamp) -> Row {
@@ -169,6 +212,7 @@ fn row(uid: &str, known: &Known, now: Timestamp) -> Row {
     Row {
         uid: uid.to_owned(),
         container: total.container.clone(),
+        cpu_ns: total.cpu_ns,
         cpu_nanocores: rate(cpu_ns, 1_000_000_000),
         memory_bytes: total.memory_bytes,
         requests_milli: rate(requests, 1_000 * 1_000_000_000),
@@ -228,6 +272,28 @@ mod tests {
         assert_eq!(told[MEMORY], [format!("{labels} 20")]);
         accounts.ended("u");
         assert!(accounts.tell()[CPU].is_empty());
+    }
+
+    #[test]
+    fn the_nodes_own_time_never_falls() {
+        let accounts = Accounts::default();
+        let at = |second| Timestamp::from_second(second).expect("a time");
+        accounts.name("u", "shop", "web-0");
+        accounts.take(usage(1500, 20), at(0));
+        let told = accounts.resource();
+        assert_eq!(told[POD_CPU], [r#"{namespace="shop",pod="web-0"} 1.5"#]);
+        assert_eq!(told[POD_MEMORY], [r#"{namespace="shop",pod="web-0"} 20"#]);
+        assert_eq!((&told[CPU].len(), &told[NODE_CPU][..]), (&1, &[" 1.5".to_owned()][..]));
+        // Its container was started again, then the Pod ended, then it was deleted.
+        accounts.take(usage(500, 30), at(15));
+        assert_eq!(accounts.resource()[NODE_CPU], [" 2"]);
+        assert_eq!(accounts.resource()[NODE_MEMORY], [" 30"]);
+        accounts.ended("u");
+        accounts.forget("u");
+        let told = accounts.resource();
+        assert_eq!(told[NODE_CPU], [" 2"]);
+        assert_eq!(told[NODE_MEMORY], [" 0"]);
+        assert!(told[POD_CPU].is_empty());
     }
 
     #[test]

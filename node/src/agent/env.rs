@@ -81,7 +81,7 @@ pub enum EnvError {
     /// It has no such key.
     #[error("couldn't find key {key} in {kind} {namespace}/{name}")]
     NoKey {
-        /// `configmap` or `secret`.
+        /// `ConfigMap` or `Secret`.
         kind: &'static str,
         /// Its name.
         name: String,
@@ -172,10 +172,7 @@ pub fn build(
         };
         for (key, value) in object {
             let name = format!("{}{key}", from.prefix);
-            // What is no text in a ConfigMap is its binaryData, which is for volumes alone.
-            let is_map = matches!(from.source, Source::ConfigMap(_));
-            let binary = is_map && std::str::from_utf8(value).is_err();
-            if is_name(&name) && !binary {
+            if is_name(&name) && !is_binary(&from.source, value) {
                 let value = text(&name, value)?;
                 env.set(&name, value);
             }
@@ -219,14 +216,17 @@ fn resolve(
             let Some(object) = object(spec, context, source, *optional)? else {
                 return Ok(None);
             };
-            match object.get(key) {
+            match object.get(key).filter(|value| !is_binary(source, value)) {
                 Some(value) => text(name, value).map(Some),
                 None if *optional => Ok(None),
                 None => {
-                    let (kind, object) = described(source);
+                    let (kind, object) = match source {
+                        Source::ConfigMap(name) => ("ConfigMap", name),
+                        Source::Secret(name) => ("Secret", name),
+                    };
                     Err(EnvError::NoKey {
                         kind,
-                        name: object.to_owned(),
+                        name: object.clone(),
                         namespace: spec.namespace.clone(),
                         key: key.clone(),
                     })
@@ -294,6 +294,11 @@ fn described(source: &Source) -> (&'static str, &str) {
         Source::ConfigMap(name) => ("configmap", name),
         Source::Secret(name) => ("secret", name),
     }
+}
+
+/// What is no text in a ConfigMap is its binaryData, which is for volumes alone.
+fn is_binary(source: &Source, value: &[u8]) -> bool {
+    matches!(source, Source::ConfigMap(_)) && std::str::from_utf8(value).is_err()
 }
 
 fn text(variable: &str, value: &[u8]) -> Result<String, EnvError> {

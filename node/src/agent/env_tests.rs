@@ -114,7 +114,9 @@ fn config_maps_and_secrets() {
                       {"configMapRef":{"name":"store"}}],
            "env":[{"name":"T","valueFrom":{"secretKeyRef":{"name":"keys","key":"token"}}},
                   {"name":"U","valueFrom":{"secretKeyRef":
-                      {"name":"keys","key":"none","optional":true}}}]"#,
+                      {"name":"keys","key":"none","optional":true}}},
+                  {"name":"V","valueFrom":{"configMapKeyRef":
+                      {"name":"store","key":"keys.jks","optional":true}}}]"#,
         expect![[r#"
             HOSTNAME=web
             KUBERNETES_SERVICE_HOST=172.20.0.1
@@ -139,7 +141,13 @@ fn what_is_missing_is_named() {
     check(
         r#""env":[{"name":"T","valueFrom":{"secretKeyRef":{"name":"keys","key":"none"}}}]"#,
         expect![[r#"
-            error: couldn't find key none in secret shop/keys
+            error: couldn't find key none in Secret shop/keys
+        "#]],
+    );
+    check(
+        r#""env":[{"name":"T","valueFrom":{"configMapKeyRef":{"name":"store","key":"keys.jks"}}}]"#,
+        expect![[r#"
+            error: couldn't find key keys.jks in ConfigMap shop/store
         "#]],
     );
     check(

@@ -21,7 +21,7 @@ use tokio::sync::mpsc;
 use super::{client::has_code, spec::PodSpec};
 
 /// Events that wait to be written: a few for each of some hundred Pods that start together.
-const QUEUE: usize = 4096;
+const QUEUE: usize = 6144;
 /// Events whose count is remembered.
 const KNOWN_MAX: usize = 4096;
 /// Longest text, as Kubernetes has it.

@@ -192,6 +192,9 @@ pub enum Phase {
     Ended(Exit),
 }
 
+/// The reason of a container whose volumes are not there: it waits as one that is being created.
+pub const UNMOUNTED: &str = "ContainerCreating";
+
 /// Why a container cannot start.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Problem {
@@ -212,7 +215,7 @@ pub struct Conditions {
     pub ready: Mark,
     /// `DisruptionTarget`: the node is about to evict it.
     pub disruption: Mark,
-    /// `PodReadyToStartContainers`: it has an address.
+    /// `PodReadyToStartContainers`: it has an address and its volumes.
     pub network: Mark,
 }
 

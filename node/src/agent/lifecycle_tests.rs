@@ -147,7 +147,7 @@ fn observation(
             guest: Guest::Handler,
         },
         "failed" => {
-            let reason = ["ErrImagePull", "CreateContainerConfigError", "InvalidImage"]
+            let reason = ["ErrImagePull", "CreateContainerConfigError", "InvalidImage", UNMOUNTED]
                 .into_iter()
                 .find(|reason| *reason == words[2])
                 .expect("a reason");
@@ -457,6 +457,30 @@ fn image_errors_double_their_delay() {
                 Active app#0=Starting
         "#]],
     );
+}
+
+#[test]
+fn a_pod_without_its_volumes_cannot_start_containers() {
+    let desired = desired("app", RestartPolicy::Always);
+    let mut state = PodState::new(&desired.spec, at(0));
+    let mut can_start = |second: i64, script: &str| {
+        let words: Vec<&str> = script.split_whitespace().collect();
+        if let Some(observation) = observation(&words, &state, &desired.spec, at(second)) {
+            state = observe(&state, &desired.spec, observation, at(second));
+        }
+        state = step(&state, &desired, at(second)).0;
+        state.conditions.network.value
+    };
+    assert!(can_start(0, "address"));
+    assert!(!can_start(1, "failed app ContainerCreating"));
+    assert!(!can_start(3, "step"), "it is tried again");
+    assert!(can_start(4, "failed app ErrImagePull"));
+    assert!(can_start(30, "step"));
+    assert!(!can_start(31, "failed app ContainerCreating"));
+    assert!(!can_start(60, "step"));
+    assert!(can_start(61, "prepared app"));
+    assert!(can_start(62, "started app") && can_start(63, "exited app 1"));
+    assert!(can_start(64, "failed app ContainerCreating"), "it had begun");
 }
 
 #[test]

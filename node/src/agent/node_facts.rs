@@ -111,6 +111,7 @@ mod tests {
     #[test]
     fn a_pod_is_the_sum_of_its_containers() {
         let row = |uid: &str, container: &str, millis: u64| Row {
+            cpu_ns: 0,
             uid: uid.to_owned(),
             container: container.to_owned(),
             cpu_nanocores: millis * 1_000_000,

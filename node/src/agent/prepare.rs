@@ -13,8 +13,8 @@ use super::{
     env,
     events::Recorder,
     facts::Took,
-    images::Images,
-    lifecycle::{Observation, Problem},
+    images::{Found, Images},
+    lifecycle::{Observation, Problem, UNMOUNTED},
     objects::Objects,
     pods::Input,
     routes::ServiceInfo,
@@ -102,13 +102,7 @@ impl Preparer {
         };
         let found = self.images.resolve(pod, &container.image, container.pull, asks).await?;
         let pull = began.elapsed();
-        if found.pulled {
-            let message = format!(
-                "Successfully pulled image {:?} ({}, {} bytes)",
-                container.image, found.id, found.bytes
-            );
-            self.events.normal(pod, index, "Pulled", message);
-        }
+        self.events.normal(pod, index, "Pulled", got(&found, &container.image));
         let alias = self.images.alias(&container.image);
         if alias.is_some() {
             let message = format!(
@@ -237,6 +231,17 @@ fn calls_beyond(container: &ContainerSpec, image: &Image) -> bool {
     })
 }
 
+/// How the image came to be here.
+fn got(found: &Found, image: &str) -> String {
+    if found.pulled {
+        return format!(
+            "Successfully pulled image {image:?} ({}, {} bytes)",
+            found.id, found.bytes
+        );
+    }
+    format!("Container image {image:?} already present on machine")
+}
+
 /// The event's sentence, which begins as a kubelet's where one has it.
 fn in_words(problem: &Problem, image: &str) -> String {
     let message = &problem.message;
@@ -253,7 +258,7 @@ fn event_of(reason: &'static str) -> &'static str {
     match reason {
         "ErrImagePull" | "CreateContainerError" | "CreateContainerConfigError" => "Failed",
         "InvalidImageName" => "InspectFailed",
-        "ContainerCreating" => "FailedMount",
+        UNMOUNTED => "FailedMount",
         other => other,
     }
 }
@@ -289,6 +294,16 @@ mod tests {
     }
 
     #[test]
+    fn an_image_that_is_here_is_told_too() {
+        let (id, layer) = ("shop@sha256:1".to_owned(), "sha256:2".to_owned());
+        let found = |pulled| Found { id: id.clone(), layer: layer.clone(), bytes: 7, pulled };
+        let here = "Container image \"shop:1\" already present on machine";
+        assert_eq!(got(&found(false), "shop:1"), here);
+        let pulled = "Successfully pulled image \"shop:1\" (shop@sha256:1, 7 bytes)";
+        assert_eq!(got(&found(true), "shop:1"), pulled);
+    }
+
+    #[test]
     fn sentences_begin_as_those_of_a_kubelet() {
         let said = |reason| in_words(&Problem { reason, message: "why".to_owned() }, "shop:1");
         assert_eq!(said("ErrImagePull"), "Failed to pull image \"shop:1\": why");
@@ -304,7 +319,7 @@ mod tests {
             ("InvalidImageName", "InspectFailed"),
             ("CreateContainerConfigError", "Failed"),
             ("CreateContainerError", "Failed"),
-            ("ContainerCreating", "FailedMount"),
+            (UNMOUNTED, "FailedMount"),
             ("ImportMissing", "ImportMissing"),
         ] {
             assert_eq!(event_of(status), event, "{status}");

@@ -7,8 +7,8 @@
 //! again with growing delays.
 //!
 //! Served: `GET /logs/{namespace}/{pod}/{container}?…` (see `logs.rs`), `GET /usage` (see
-//! `accounts.rs`), `GET /metrics` (see `starts.rs` and `metrics.rs`), `GET /healthz`, and the streams of
-//! `streams.rs`.
+//! `accounts.rs`), `GET /metrics` (see `starts.rs` and `metrics.rs`), `GET /metrics/resource` (again
+//! `accounts.rs`), `GET /healthz`, and the streams of `streams.rs`.
 
 use std::{collections::HashMap, path::PathBuf, sync::Arc, time::Duration};
 
@@ -228,6 +228,7 @@ fn router(context: Context, streams: streams::Context) -> Router {
         .route("/healthz", get(|| async { "ok" }))
         .route("/usage", get(usage))
         .route("/metrics", get(metrics))
+        .route("/metrics/resource", get(resource))
         .route("/logs/{namespace}/{pod}/{container}", get(container_logs))
         .with_state(context)
         .merge(streams)
@@ -243,7 +244,16 @@ async fn metrics(context: &Context, workers: &streams::Context) -> Response {
     let mut all = streams::traffic(workers).await;
     all.push(context.accounts.starts.tell());
     all.push(context.accounts.tell());
-    let text = metrics::text(&all);
+    shown(&all)
+}
+
+/// What `metrics.k8s.io` is made of elsewhere.
+async fn resource(State(context): State<Context>) -> Response {
+    shown(&[context.accounts.resource()])
+}
+
+fn shown(all: &[metrics::Samples]) -> Response {
+    let text = metrics::text(all);
     let kind = HeaderValue::from_static("text/plain; version=0.0.4; charset=utf-8");
     ([(header::CONTENT_TYPE, kind)], text).into_response()
 }

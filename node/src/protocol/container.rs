@@ -32,7 +32,7 @@ pub struct HostAlias {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub enum Check {
-    /// A request that must be answered with a status from 200 to 399.
+    /// A request that must be answered, that of a probe with a status from 200 to 399.
     Http(HttpCheck),
     /// A port that must be served.
     Tcp {
@@ -71,7 +71,7 @@ pub struct HttpCheck {
     pub port: u16,
     /// With its query.
     pub path: String,
-    /// Whether the scheme is `HTTPS`. Inside the Pod there is no TLS; the guest sees the scheme.
+    /// Whether the scheme is `HTTPS`: TLS is spoken, and the certificate not looked at.
     pub https: bool,
     /// `httpHeaders`
     pub headers: Vec<(String, String)>,

@@ -1,8 +1,9 @@
 //! Performing a probe's or a hook's action against a container of this worker.
 //!
 //! A request to the Pod itself goes straight to its guest, without a socket and whatever the tables
-//! of the network say: a container is probed before it is an endpoint. Another host is reached as the
-//! guest itself would reach it. Failures are in the words of a kubelet, because people and tools
+//! of the network say: a container is probed before it is an endpoint. With the scheme `HTTPS` it is
+//! one over TLS, to a guest that listens, as handlers speak none. Another host is reached as the guest
+//! itself would reach it. Failures are in the words of a kubelet, because people and tools
 //! search for them.
 
 use std::{
@@ -17,13 +18,16 @@ use http::{
     HeaderMap, HeaderName, HeaderValue, Method, Request, Response, StatusCode, Uri, header,
 };
 use http_body_util::{BodyExt, Full, Limited};
+use rustls::pki_types::ServerName;
 use tokio_util::sync::CancellationToken;
 use wherry_wasi_shim::{Body, BodyError, Budget, Exit, GuestConfig, LoadError, Output, Term};
 
 use super::reply::Replay;
 use super::served::Served;
 use super::start::{Code, View};
+use super::streams::origin_form;
 use super::switch::{Refusal, Switch};
+use super::unchecked::{self, PLAIN};
 use crate::protocol::{Check, Guest, HttpCheck};
 
 /// What a guest's answer to a probe is read of.
@@ -90,7 +94,10 @@ pub async fn perform(target: &Target, check: &Check, timeout: Duration) -> Resul
         | Check::Grpc { port: 0, .. } => {
             Err("the container has no port of the name that is to be asked".to_owned())
         }
-        Check::Http(http) => http_get(target, http, timeout).await,
+        Check::Http(http) => match http_get(target, http, timeout).await?.as_u16() {
+            200..400 => Ok(()),
+            status => Err(format!("HTTP probe failed with statuscode: {status}")),
+        },
         Check::Tcp { host, port } => connect(target, host.as_deref(), *port),
         Check::Grpc { port, service } => grpc(target, *port, service, timeout).await,
         Check::Exec { command } => exec(target, command, timeout).await,
@@ -99,6 +106,23 @@ pub async fn perform(target: &Target, check: &Check, timeout: Duration) -> Resul
             Ok(())
         }
     }
+}
+
+/// Tries a hook once. As by a kubelet, of HTTP any answer will do, and who is to be asked over TLS and
+/// speaks none is asked without.
+pub async fn perform_hook(target: &Target, check: &Check, timeout: Duration) -> Result<(), String> {
+    let http = match check {
+        Check::Http(http) if http.port != 0 => http,
+        other => return perform(target, other, timeout).await,
+    };
+    let answered = match http_get(target, http, timeout).await {
+        Err(why) if http.https && why.ends_with(PLAIN) => {
+            let plain = HttpCheck { https: false, ..http.clone() };
+            http_get(target, &plain, timeout).await
+        }
+        answered => answered,
+    };
+    answered.map(drop)
 }
 
 impl Target {
@@ -143,9 +167,39 @@ impl Target {
         let answer = answer.map_err(|refusal| refusal.to_string())?;
         Ok(answer.map(|reply| Body::new(reply.map_err(BodyError::new))))
     }
+
+    /// The same over TLS, whatever the certificate is.
+    async fn send_tls(
+        &self,
+        host: Option<&str>,
+        port: u16,
+        request: Request<Body>,
+    ) -> Result<Response<Body>, String> {
+        let (switch, address) = (&self.switch, SocketAddr::new(self.ip, port));
+        let request = origin_form(request, address);
+        let from = SocketAddr::new(self.ip, switch.ports.ephemeral());
+        let Some(host) = host else {
+            if !switch.ports.is_listening(address) {
+                let handler = self.find(port).map(|_| PLAIN.to_owned());
+                return Err(handler.unwrap_or_else(|| self.refused(port)));
+            }
+            let stream = switch.dial(address, from).map_err(|refusal| refusal.to_string())?;
+            return unchecked::exchange(stream, self.ip.into(), request, &switch.streams).await;
+        };
+        let name = ServerName::try_from(host.to_owned()).map_err(|error| error.to_string())?;
+        let destination = switch.resolve(host, port).map_err(|error| error.to_string())?;
+        let stream = switch.open(&switch.caller(self.ip), &destination, from).await;
+        let stream = stream.map_err(|refusal| refusal.to_string())?;
+        unchecked::exchange(stream, name, request, &switch.streams).await
+    }
 }
 
-async fn http_get(target: &Target, http: &HttpCheck, timeout: Duration) -> Result<(), String> {
+/// The status of the answer that redirects within the Pod lead to.
+async fn http_get(
+    target: &Target,
+    http: &HttpCheck,
+    timeout: Duration,
+) -> Result<StatusCode, String> {
     let mut path = http.path.clone();
     let authority = match &http.host {
         Some(host) => format!("{host}:{}", http.port),
@@ -158,7 +212,14 @@ async fn http_get(target: &Target, http: &HttpCheck, timeout: Duration) -> Resul
         let url = format!("{scheme}://{authority}{slash}{path}");
         let failed = |why: String| format!("Get {url:?}: {why}");
         let request = request(&url, &http.headers).map_err(&failed)?;
-        let sent = target.send(http.host.as_deref(), http.port, request);
+        let (host, port) = (http.host.as_deref(), http.port);
+        let sent = async {
+            match http.https {
+                // Few are asked so, and a handshake is large.
+                true => Box::pin(target.send_tls(host, port, request)).await,
+                false => target.send(host, port, request).await,
+            }
+        };
         let answer = match tokio::time::timeout_at(deadline, sent).await {
             Ok(answer) => answer.map_err(&failed)?,
             Err(_) => {
@@ -171,8 +232,7 @@ async fn http_get(target: &Target, http: &HttpCheck, timeout: Duration) -> Resul
         let status = answer.status();
         match redirect(status, answer.headers(), &authority) {
             Some(next) => path = next,
-            None if (200..400).contains(&status.as_u16()) => return Ok(()),
-            None => return Err(format!("HTTP probe failed with statuscode: {}", status.as_u16())),
+            None => return Ok(status),
         }
     }
     Err(format!("Get {path:?}: stopped after {REDIRECTS_MAX} redirects"))

@@ -63,6 +63,7 @@ mod terminal;
 mod tls;
 mod trace;
 mod traffic;
+mod unchecked;
 mod unread;
 
 #[cfg(test)]

@@ -34,7 +34,7 @@ use wherry_wasi_shim::{
 
 use super::{
     attached::Io,
-    checks::{Callee, Target, perform},
+    checks::{Callee, Target, perform_hook},
     logs::{Log, Logs, Stream},
     names::Names,
     outgoing::outgoing,
@@ -378,7 +378,7 @@ impl Start {
         let Some(check) = self.container.hooks.post_start.clone() else {
             return Ok(());
         };
-        let hook = perform(target, &check, POST_START_MAX);
+        let hook = perform_hook(target, &check, POST_START_MAX);
         let outcome = tokio::select! {
             outcome = hook => outcome,
             _ = self.asked_to_stop() => Err("the container was stopped meanwhile".to_owned()),
@@ -399,7 +399,7 @@ impl Start {
             if left.is_zero() {
                 return;
             }
-            perform(target, &check, left)
+            perform_hook(target, &check, left)
         };
         let mut hook = std::pin::pin!(hook);
         let outcome = loop {

@@ -416,7 +416,7 @@ fn absolute_form(mut request: Request<Body>, address: SocketAddr) -> Request<Bod
 }
 
 /// HTTP/1.1 between two ends: a path, and the host in its header.
-fn origin_form(mut request: Request<Body>, address: SocketAddr) -> Request<Body> {
+pub fn origin_form(mut request: Request<Body>, address: SocketAddr) -> Request<Body> {
     *request.version_mut() = Version::HTTP_11;
     let authority = request.uri().authority().map(|authority| authority.as_str().to_owned());
     let path = request.uri().path_and_query().map_or("/", |path| path.as_str());

@@ -14,6 +14,7 @@
 
 mod command;
 mod forward;
+mod kubelet;
 mod node;
 pub mod proxy;
 pub mod relay;

@@ -4,7 +4,7 @@ use jiff::Timestamp;
 
 use crate::agent::spec::PodSpec;
 
-use super::{Container, Mark, Phase, PodState, Stage, init_is_done};
+use super::{Container, Mark, Phase, PodState, Stage, UNMOUNTED, init_is_done};
 
 /// Brings the conditions up to date; a time changes only with its value.
 pub(super) fn settle(state: &mut PodState, spec: &PodSpec, now: Timestamp) {
@@ -21,7 +21,7 @@ pub(super) fn settle(state: &mut PodState, spec: &PodSpec, now: Timestamp) {
     set(&mut state.conditions.initialized, initialized);
     set(&mut state.conditions.containers_ready, containers_ready);
     set(&mut state.conditions.ready, ready);
-    let network = state.ip.is_some() && state.needs_worker();
+    let network = state.ip.is_some() && state.needs_worker() && is_mounted(state);
     set(&mut state.conditions.network, network);
     let evicted = state.eviction.is_some();
     set(&mut state.conditions.disruption, evicted);
@@ -51,6 +51,20 @@ pub fn gate_trouble(spec: &PodSpec) -> Vec<String> {
         }
     }
     trouble
+}
+
+/// Whether no volume keeps the Pod from beginning. While that is tried again it stays what it was.
+fn is_mounted(state: &PodState) -> bool {
+    let is_before = |phase: &Phase| {
+        matches!(phase, Phase::Waiting | Phase::Preparing { .. } | Phase::BackOff { .. })
+    };
+    let begun = |it: &Container| !is_before(&it.phase) || it.restarts > 0 || it.last.is_some();
+    let unmounted = |it: &Container| match &it.phase {
+        Phase::BackOff { problem, .. } => problem.reason == UNMOUNTED,
+        Phase::Preparing { .. } => it.failures > 0 && !state.conditions.network.value,
+        _ => false,
+    };
+    state.containers.iter().any(begun) || !state.containers.iter().any(unmounted)
 }
 
 /// Whether every init container has done its part.

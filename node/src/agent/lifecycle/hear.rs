@@ -9,7 +9,7 @@ use crate::{
 
 use super::{
     BACKOFF_CONFIG, BACKOFF_CONFIG_FIRST, BACKOFF_FIRST, BACKOFF_MAX, CODE_TERMINATED, Container,
-    Observation, Phase, PodState, Problem, Stage, killed, settle,
+    Observation, Phase, PodState, Problem, Stage, UNMOUNTED, killed, settle,
 };
 
 /// Folds one observation into the state. Observations that do not fit (a message about an older
@@ -93,7 +93,7 @@ fn preparing_failed(container: &mut Container, problem: Problem, now: Timestamp)
     if !matches!(container.phase, Phase::Preparing { .. }) {
         return;
     }
-    let delay = if matches!(problem.reason, "CreateContainerConfigError" | "ContainerCreating") {
+    let delay = if matches!(problem.reason, "CreateContainerConfigError" | UNMOUNTED) {
         (BACKOFF_CONFIG_FIRST * 2u32.pow(container.failures.min(5))).min(BACKOFF_CONFIG)
     } else {
         let doublings = container.failures.min(5);

@@ -44,7 +44,7 @@ use super::{
     checkpoint::Kind,
     env, env_file,
     images::Images,
-    lifecycle::Problem,
+    lifecycle::{Problem, UNMOUNTED},
     objects::{Data, Objects},
     spec::{Content, EnvFile, Files, Part, PodSpec, Source, Sub, TokenItem, Volume, VolumeMount},
     users::{Users, closed_to},
@@ -540,10 +540,10 @@ impl Volumes {
     }
 }
 
-/// A Pod whose volumes are not there waits as one that is being created, and an event says why.
+/// A volume is not there, and an event says why.
 fn failed(volume: &str, why: &str) -> Problem {
     Problem {
-        reason: "ContainerCreating",
+        reason: UNMOUNTED,
         message: format!("MountVolume.SetUp failed for volume {volume:?} : {why}"),
     }
 }

@@ -175,9 +175,9 @@ pub fn link_or_copy(from: &Path, to: &Path) -> io::Result<()> {
 }
 
 /// Resolves a `subPath`: root, directory below it, and where the guest sees that. What does not
-/// exist becomes a directory. A file is shown in the directory `own`, under the name that
-/// `mount_path` ends in: a copy if the volume's files get `replaced`, else the file itself. What is
-/// made is for `owner`.
+/// exist becomes a directory, beside the volume if its files get `replaced`. A file is shown in the
+/// directory `own`, under the name that `mount_path` ends in: a copy if they do, else the file
+/// itself. What is made is for `owner`.
 pub fn sub_path(
     root: &Path,
     below: &Path,
@@ -191,6 +191,11 @@ pub fn sub_path(
         Err(error) if error.kind() == ErrorKind::NotFound && !replaced => {
             beneath::make_dirs(root, &below, owner)?;
             beneath::open_any(root, &below)?
+        }
+        Err(error) if error.kind() == ErrorKind::NotFound => {
+            let empty = own.with_extension("none");
+            fs::create_dir_all(&empty)?;
+            return Ok((empty, None, mount_path.to_owned()));
         }
         Err(error) if error.kind() == ErrorKind::CrossesDevices => {
             return Err(io::Error::other("it leads out of the volume"));
@@ -329,7 +334,9 @@ mod tests {
         std::os::unix::fs::symlink("/etc", root.join("out")).expect("a link");
         let outside = sub_path(&root, Path::new("out"), (false, None), &own, "/x");
         assert_eq!(outside.expect_err("refused").to_string(), "it leads out of the volume");
-        assert!(sub_path(&root, Path::new("gone"), (true, None), &own, "/x").is_err());
+        let gone = sub_path(&root, Path::new("gone"), (true, None), &own, "/x").expect("nothing");
+        assert_eq!(gone, (own.with_extension("none"), None, "/x".to_owned()));
+        assert!(gone.0.is_dir() && !root.join("gone").exists());
     }
 
     #[test]

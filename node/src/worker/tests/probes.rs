@@ -66,6 +66,11 @@ async fn what_does_not_answer_fails_in_known_words() {
     };
     let cases = [
         (
+            Check::Http(HttpCheck { https: true, ..http.clone() }),
+            "Get \"https://10.0.0.1:8080/healthz\": dial tcp 10.0.0.1:8080: connect: connection \
+             refused",
+        ),
+        (
             Check::Http(http),
             "Get \"http://10.0.0.1:8080/healthz\": dial tcp 10.0.0.1:8080: connect: connection \
              refused",
@@ -245,6 +250,14 @@ async fn a_handler_is_probed_without_a_socket() {
         headers: vec![("X-Probe".to_owned(), "yes".to_owned())],
     }));
     container.probes.liveness = later(Check::Grpc { port: 80, service: String::new() });
+    // A handler speaks no TLS: a hook makes do without.
+    container.hooks.post_start = Some(Check::Http(HttpCheck {
+        host: None,
+        port: 80,
+        path: "/".to_owned(),
+        https: true,
+        headers: Vec::new(),
+    }));
     container.hooks.pre_stop = Some(Check::Tcp { host: None, port: 80 });
     agent.say(pod(&fixture, "a", "10.0.0.1", container)).await;
     agent.started("a").await;

@@ -8,8 +8,8 @@
 //! What comes back is a guest's word under this server's name: cookies of the dashboard do not go
 //! there, and to a browser that is signed in to the dashboard it is sandboxed.
 
-use super::{Asked, Place, find, node::NodeStream};
-use crate::apiserver::{ApiServer, errors::ApiError, request::Attributes, stored, ui};
+use super::{Asked, Place, find, kubelet, node::NodeStream};
+use crate::apiserver::{ApiServer, content, errors::ApiError, request::Attributes, stored, ui};
 use axum::{body::Body, response::Response};
 use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, Uri, header, request::Parts};
 use http_body_util::{BodyExt as _, Limited};
@@ -28,9 +28,14 @@ use wherry_store::Snapshot;
 const HEAD_TIMEOUT: Duration = Duration::from_secs(60);
 /// What a node's agent may answer.
 const NODE_ANSWER_BYTES_MAX: usize = 16 << 20;
-/// What may be read of a node's agent, and the subresource whose `get` it needs beside `proxy`.
-const NODE_PATHS: [(&str, &str); 3] =
-    [("healthz", "proxy"), ("metrics", "metrics"), ("stats/summary", "stats")];
+/// What may be read of a node, and the subresource whose `get` it needs beside `proxy`.
+const NODE_PATHS: [(&str, &str); 5] = [
+    ("healthz", "proxy"),
+    ("metrics", "metrics"),
+    ("metrics/resource", "metrics"),
+    ("pods", "proxy"),
+    ("stats/summary", "stats"),
+];
 /// Headers between two neighbours.
 const HOP_BY_HOP: [HeaderName; 8] = [
     header::CONNECTION,
@@ -422,7 +427,7 @@ async fn of_node(asked: &Asked, named: &Named<'_>, method: &Method) -> Result<Re
         let why = "a node is reached through its tunnel: name no port";
         return Err(ApiError::BadRequest(why.to_owned()));
     }
-    asked.object(named.name).await?;
+    let node = asked.object(named.name).await?;
     let path = asked.attributes.rest.as_str();
     let found = NODE_PATHS.iter().find(|(known, _)| *known == path);
     let (path, part) = found.ok_or(ApiError::NoSuchPath)?;
@@ -432,6 +437,14 @@ async fn of_node(asked: &Asked, named: &Named<'_>, method: &Method) -> Result<Re
     let subresource = (*part).to_owned();
     let need = Attributes { verb: "get".into(), subresource, ..asked.attributes.clone() };
     asked.api.authorize(&asked.user, &need)?;
+    let json = match *path {
+        "pods" => Some(kubelet::pods(&asked.api.store().current(), named.name)?),
+        "stats/summary" => Some(kubelet::summary(&asked.api, &node).await?),
+        _ => None,
+    };
+    if let Some(json) = json {
+        return Ok(content::respond_bytes(StatusCode::OK, "application/json", json, &[]));
+    }
     let answer = asked.api.tunnels().get(named.name, &format!("/{path}")).await;
     let answer = answer.map_err(|error| ApiError::Unavailable(error.to_string()))?;
     if answer.status() != StatusCode::OK {

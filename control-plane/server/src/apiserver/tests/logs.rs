@@ -1,4 +1,5 @@
-//! Logs, from a node's agent (played here) through its tunnel to a client's WebSocket.
+//! Logs, from a node's agent (played here) through its tunnel to a client's WebSocket; and what is
+//! said of a node's Pods in a kubelet's words.
 
 use super::script::{Server, admin};
 use bytes::Bytes;
@@ -70,4 +71,18 @@ async fn a_browser_reads_a_log_over_a_web_socket() {
     assert!(other.head.starts_with("HTTP/1.1 404"), "{}", other.head);
     agent.abort();
     tunnel.await.expect("the tunnel ends with its connection");
+}
+
+#[tokio::test]
+async fn a_node_lists_its_pods_as_a_kubelet_does() {
+    let server = with_pod().await;
+    let other = r#"{"metadata":{"name":"q"},"spec":{"containers":[{"name":"c","image":"i:1"}]}}"#;
+    server.ok("POST", PODS, other).await;
+    server.ok("POST", "/api/v1/nodes", r#"{"metadata":{"name":"n"}}"#).await;
+    let list = server.ok("GET", "/api/v1/nodes/n/proxy/pods", "").await;
+    assert_eq!((&list["kind"], &list["apiVersion"]), (&"PodList".into(), &"v1".into()));
+    let items = list["items"].as_array().expect("a list");
+    let names: Vec<_> = items.iter().map(|pod| &pod["metadata"]["name"]).collect();
+    assert_eq!(names, ["p"]);
+    assert_eq!(items[0]["status"]["phase"], "Running");
 }

@@ -192,6 +192,7 @@ mod tests {
     #[test]
     fn a_pod_is_the_sum_of_its_containers() {
         let row = |container: &str, requests_milli: u64| Row {
+            cpu_ns: 0,
             uid: "u".to_owned(),
             container: container.to_owned(),
             cpu_nanocores: 0,

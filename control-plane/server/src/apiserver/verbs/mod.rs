@@ -26,7 +26,7 @@ mod state;
 mod table;
 pub mod token;
 pub mod update;
-mod usage;
+pub mod usage;
 pub mod watch;
 mod write;
 

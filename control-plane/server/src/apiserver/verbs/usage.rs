@@ -26,10 +26,13 @@ const ANSWER_BYTES_MAX: usize = 8 * 1024 * 1024;
 /// What one container uses, as its agent says.
 #[derive(Clone, Debug, Deserialize)]
 #[serde(rename_all = "camelCase")]
-pub(super) struct Row {
+pub struct Row {
     /// Uid of the Pod.
     pub uid: String,
     pub container: String,
+    /// All its CPU time.
+    #[serde(default)]
+    pub cpu_ns: u64,
     pub cpu_nanocores: u64,
     pub memory_bytes: u64,
     /// Thousandths of requests in a second, and of requests at once.
@@ -58,8 +61,7 @@ pub async fn usage(api: &ApiServer, request: &Request) -> Result<Response, ApiEr
 /// All agents' rows by node.
 pub(super) async fn rows(api: &ApiServer) -> Vec<(String, Vec<Row>)> {
     let asked = api.tunnels().nodes().into_iter().map(|node| async move {
-        let answer = tokio::time::timeout(NODE_TIMEOUT, of_node(api, &node)).await;
-        let rows = answer.ok().flatten();
+        let rows = of_node(api, &node).await;
         if rows.is_none() {
             tracing::debug!(node, "no usage from this node");
         }
@@ -69,10 +71,14 @@ pub(super) async fn rows(api: &ApiServer) -> Vec<(String, Vec<Row>)> {
     answers.into_iter().flatten().collect()
 }
 
-async fn of_node(api: &ApiServer, node: &str) -> Option<Vec<Row>> {
-    let answer = api.tunnels().get(node, "/usage").await.ok()?;
-    let body = Limited::new(answer.into_body(), ANSWER_BYTES_MAX).collect().await.ok()?;
-    serde_json::from_slice(&body.to_bytes()).ok()
+/// One agent's rows; None if it does not answer.
+pub async fn of_node(api: &ApiServer, node: &str) -> Option<Vec<Row>> {
+    let asked = async {
+        let answer = api.tunnels().get(node, "/usage").await.ok()?;
+        let body = Limited::new(answer.into_body(), ANSWER_BYTES_MAX).collect().await.ok()?;
+        serde_json::from_slice(&body.to_bytes()).ok()
+    };
+    tokio::time::timeout(NODE_TIMEOUT, asked).await.ok().flatten()
 }
 
 /// PodMetrics of the Pods that are bound to the node that speaks of them.
@@ -98,7 +104,7 @@ fn pods(
 
 /// Pods with the rows of their containers, in the order of keys: namespace, then name. A Pod is
 /// spoken of by the node that it is bound to, and by no other. One that has ended uses nothing.
-pub(super) fn spoken_of(
+pub fn spoken_of(
     snapshot: &Snapshot,
     namespace: Option<&str>,
     rows: Vec<(String, Vec<Row>)>,
