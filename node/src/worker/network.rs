@@ -323,9 +323,9 @@ impl Table {
         self.services.values().flat_map(|all| all.values()).flat_map(|service| &service.ports)
     }
 
-    /// A Service's port by number or name.
+    /// A Service's port by number or name; none of one whose name stands for another name.
     pub fn service_port(&self, service: &ServiceKey, port: &str) -> Option<&Arc<Route>> {
-        let service = self.services.get(&service.namespace)?.get(&service.name)?;
+        let service = self.service(service).filter(|service| service.alias.is_none())?;
         let number: Option<u16> = port.parse().ok();
         let is = |route: &&Arc<Route>| match number {
             Some(number) => route.port == number,
@@ -344,10 +344,21 @@ impl Table {
             || self.nodes.iter().any(of_node)
     }
 
-    /// Whether there is such a Service.
-    pub fn has_service(&self, service: &ServiceKey) -> bool {
-        let named = self.services.get(&service.namespace);
-        named.is_some_and(|services| services.contains_key(&service.name))
+    /// Why [`Table::service_port`] has no such port, for people.
+    pub fn why_no_port(&self, service: &ServiceKey, port: &str) -> String {
+        match self.service(service) {
+            None => "does not exist".to_owned(),
+            Some(Service { alias: Some(_), .. }) => {
+                "is of type ExternalName, which is a name for Pods only; a Service without a \
+                 selector and an EndpointSlice lead to addresses outside"
+                    .to_owned()
+            }
+            Some(_) => format!("has no port {port}"),
+        }
+    }
+
+    fn service(&self, service: &ServiceKey) -> Option<&Service> {
+        self.services.get(&service.namespace)?.get(&service.name).map(Arc::as_ref)
     }
 
     /// Where `host:port` leads for a caller in `here.namespace`. `is_local` tells whether an

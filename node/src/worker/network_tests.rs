@@ -229,6 +229,27 @@ fn callers_from_outside_have_endpoints_of_their_own() {
 }
 
 #[test]
+fn the_gate_is_told_why_a_service_has_no_such_port() {
+    let mut router = router();
+    // An ExternalName may have ports, which nobody answers at.
+    let named = Some("search.example.com".to_owned());
+    let ports = route("shop", "ported", "", &[(80, "", &[])]);
+    router.apply(Services::Upsert(vec![ServiceRoute { external_name: named, ..ports }]));
+    let table = router.table();
+    let why = |name: &str, port: &str| {
+        let key = ServiceKey { namespace: "shop".to_owned(), name: name.to_owned() };
+        assert!(table.service_port(&key, port).is_none(), "{name}");
+        table.why_no_port(&key, port)
+    };
+    assert_eq!(why("cart", "82"), "has no port 82");
+    assert_eq!(why("gone", "80"), "does not exist");
+    for name in ["search", "ported"] {
+        let why = why(name, "80");
+        assert!(why.starts_with("is of type ExternalName, "), "{why}");
+    }
+}
+
+#[test]
 fn a_changed_service_keeps_its_turn_and_a_removed_one_goes() {
     let mut router = router();
     let next = |router: &Router| {
@@ -258,10 +279,13 @@ fn what_services_share_stays_until_the_last_one_goes() {
     let knows = |table: &Table, ip: &str| table.is_virtual(ip.parse().expect("an address"));
     let table = router.table();
     assert!(knows(&table, "172.20.0.10") && knows(&table, "10.0.0.5"));
-    assert!(!table.has_service(&key("cart")) && !knows(&table, "10.0.32.6"));
-    assert!(before.has_service(&key("cart")) && knows(&before, "10.0.32.6"), "it is as it was");
+    assert!(table.service(&key("cart")).is_none() && !knows(&table, "10.0.32.6"));
+    assert!(
+        before.service(&key("cart")).is_some() && knows(&before, "10.0.32.6"),
+        "it is as it was"
+    );
     router.apply(Services::Replace(vec![other]));
-    assert!(!router.table().has_service(&key("db")));
+    assert!(router.table().service(&key("db")).is_none());
     router.apply(Services::Replace(Vec::new()));
     let table = router.table();
     assert!(!knows(&table, "172.20.0.10") && !knows(&table, "10.0.0.5"));

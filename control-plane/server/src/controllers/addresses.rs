@@ -7,20 +7,24 @@
 //! The addresses are those of the ready nodes, the ones for outside first; a node that is cordoned
 //! or labelled `node.kubernetes.io/exclude-from-external-load-balancers` is left out. Where a pool
 //! of addresses is configured (`addresses/pool.rs`), a Service gets one of these instead.
+//!
+//! An Ingress is told of Secrets with certificates that it names and that cannot be used.
 
 pub mod pool;
 
 use std::collections::BTreeSet;
 use std::net::IpAddr;
 use std::sync::Arc;
+use std::time::Duration;
 
-use jiff::Timestamp;
-use k8s_openapi::api::core::v1::{ConfigMap, LoadBalancerIngress, Node, Service};
+use jiff::{SignedDuration, Timestamp};
+use k8s_openapi::api::core::v1::{ConfigMap, LoadBalancerIngress, Node, Secret, Service};
 use k8s_openapi::api::networking::v1::{Ingress, IngressClass};
 use serde_json::{Value, json};
 
 use super::cache::{Cache, Change, Key};
 use super::events::Note;
+use super::gateway::{differs, is_certificate};
 use super::reconcile::{Controller, Plan, View};
 use super::replicaset::name_of;
 use super::write::Write;
@@ -29,6 +33,10 @@ use pool::Pool;
 /// The controller of IngressClasses that this cluster's nodes serve.
 pub const INGRESS_CONTROLLER: &str = "wherry.dev/ingress";
 const COMPONENT: &str = "service-controller";
+const INGRESS_COMPONENT: &str = "ingress-controller";
+/// What is applied together comes one after the other: who names a Secret that comes in this time is
+/// told nothing.
+const SECRET_WAIT: SignedDuration = SignedDuration::from_secs(5);
 /// Addresses shown: who needs more asks a name server.
 const ADDRESSES_MAX: usize = 16;
 const EXCLUDED: &str = "node.kubernetes.io/exclude-from-external-load-balancers";
@@ -41,6 +49,8 @@ pub struct Snapshot {
     pub pool: Option<Pool>,
     /// Addresses of Services that are older than this one, and of all others.
     pub taken: (BTreeSet<IpAddr>, BTreeSet<IpAddr>),
+    /// What the Secrets of an Ingress lack, for people.
+    pub lacking: Vec<String>,
 }
 
 /// What is reached.
@@ -88,6 +98,11 @@ fn wake(cache: &Cache, change: &Change, keys: &mut Vec<Key>) {
         }
     } else if change.of::<IngressClass>().is_some() {
         ingresses(cache, keys);
+    } else if differs::<Secret, _>(change, is_certificate) {
+        let (namespace, secret) = (change.key.namespace(), change.key.name());
+        let all = cache.within::<Ingress>(namespace);
+        let naming = all.filter(|ingress| secrets(ingress).any(|name| name == secret));
+        keys.extend(naming.map(|ingress| key_of::<Ingress>(&ingress.metadata)));
     }
 }
 
@@ -120,7 +135,45 @@ fn reconcile(view: &View<'_>, key: &Key) -> Plan {
         Reached::Service(service) if pool.is_some() => taken(view.cache, service),
         _ => Default::default(),
     };
-    plan(&Snapshot { what, nodes, pool, taken }, view.now).into()
+    let (mut lacking, mut again) = (Vec::new(), None);
+    if let Reached::Ingress(ingress, _) = &what {
+        lacking = self::lacking(view.cache, ingress);
+        again = waits_for(ingress, view.now).filter(|_| !lacking.is_empty());
+        if again.is_some() {
+            lacking.clear();
+        }
+    }
+    let writes = plan(&Snapshot { what, nodes, pool, taken, lacking }, view.now);
+    Plan { writes, again }
+}
+
+/// The Secrets with certificates that an Ingress names.
+fn secrets(ingress: &Ingress) -> impl Iterator<Item = &str> {
+    let tls = ingress.spec.as_ref().and_then(|spec| spec.tls.as_ref()).into_iter().flatten();
+    tls.filter_map(|tls| tls.secret_name.as_deref()).filter(|name| !name.is_empty())
+}
+
+/// What the Secrets that an Ingress names lack, each once.
+fn lacking(cache: &Cache, ingress: &Ingress) -> Vec<String> {
+    let namespace = ingress.metadata.namespace.as_deref().unwrap_or("");
+    let named: BTreeSet<&str> = secrets(ingress).collect();
+    let lack = |name: &&str| match cache.get::<Secret>(namespace, name) {
+        None => Some("does not exist"),
+        Some(secret) if is_certificate(&secret) => None,
+        Some(_) => Some("holds no certificate with its key in tls.crt and tls.key"),
+    };
+    let lacking = named.iter().filter_map(|name| Some((name, lack(name)?)));
+    let said = lacking.map(|(name, lack)| {
+        format!("Secret {namespace}/{name} {lack}: clients get a certificate that nobody trusts.")
+    });
+    said.collect()
+}
+
+/// How much longer the Secrets of an Ingress may be on their way.
+fn waits_for(ingress: &Ingress, now: Timestamp) -> Option<Duration> {
+    let born = ingress.metadata.creation_timestamp.as_ref()?.0;
+    let left = Duration::try_from(SECRET_WAIT - now.duration_since(born)).ok()?;
+    (!left.is_zero()).then_some(left)
 }
 
 /// The addresses of one's own that are configured.
@@ -266,12 +319,18 @@ pub fn plan(snapshot: &Snapshot, _now: Timestamp) -> Vec<Write> {
             let held = held.and_then(|held| held.ingress).unwrap_or_default();
             let shown: Vec<String> =
                 held.iter().map(|held| held.ip.clone().unwrap_or_default()).collect();
-            if shown == texts(&wanted) {
-                return Vec::new();
+            let warn = |why: &String| {
+                let reason = "CertificateUnavailable";
+                let note = Note::warning(INGRESS_COMPONENT, &**ingress, reason, why.clone());
+                Write::tell(note)
+            };
+            let mut writes: Vec<Write> = snapshot.lacking.iter().map(warn).collect();
+            if shown != texts(&wanted) {
+                let ingresses = listed(wanted);
+                let body = json!({"status": {"loadBalancer": {"ingress": ingresses}}});
+                writes.push(Write::patch_status(&**ingress, body));
             }
-            let ingresses = listed(wanted);
-            let body = json!({"status": {"loadBalancer": {"ingress": ingresses}}});
-            vec![Write::patch_status(&**ingress, body)]
+            writes
         }
     }
 }
@@ -322,7 +381,7 @@ mod tests {
     }
 
     fn of(what: Reached, pool: Option<Pool>) -> Snapshot {
-        Snapshot { what, nodes: nodes(), pool, taken: Default::default() }
+        Snapshot { what, nodes: nodes(), pool, taken: Default::default(), lacking: Vec::new() }
     }
 
     fn service(spec: &str, status: &str) -> String {
@@ -430,5 +489,50 @@ mod tests {
         assert_eq!(shown(None), patch);
         assert_eq!(shown(Some(INGRESS_CONTROLLER)), patch);
         assert_eq!(shown(Some("k8s.io/ingress-nginx")), "");
+    }
+
+    #[test]
+    fn an_ingress_is_told_of_secrets_that_cannot_be_used() {
+        let mut cache = Cache::new();
+        cache.hold::<Ingress>();
+        cache.hold::<Secret>();
+        let ingress: Ingress = yaml(&format!(
+            "metadata: {{name: web, namespace: d, creationTimestamp: '{}'}}\nspec: {{tls: [{{}}, \
+             {{secretName: tls}}, {{secretName: tls, hosts: [b]}}, {{secretName: gone}}]}}\n\
+             status: {{loadBalancer: {{ingress: [{{ip: 10.0.0.10}}, {{ip: 192.0.2.2}}]}}}}",
+            at(0)
+        ));
+        assert_eq!(waits_for(&ingress, at(2)), Some(Duration::from_secs(3)));
+        assert_eq!(waits_for(&ingress, at(5)), None);
+        let seen = Seen::Put(Object::new(ingress.clone()));
+        cache.observe(kind_row::<Ingress>(), seen, Instant::now());
+        let woken = |cache: &mut Cache, revision: u8, data: &str| {
+            let secret: Secret = yaml(&format!(
+                "metadata: {{name: tls, namespace: d, resourceVersion: '{revision}'}}\n\
+                 data: {{{data}}}"
+            ));
+            let seen = Seen::Put(Object::new(secret));
+            let mut keys = Vec::new();
+            for change in cache.observe(kind_row::<Secret>(), seen, Instant::now()) {
+                wake(cache, &change, &mut keys);
+            }
+            keys.len()
+        };
+        let told = |cache: &Cache| {
+            let what = Reached::Ingress(Arc::new(ingress.clone()), None);
+            let lacking = lacking(cache, &ingress);
+            text(&plan(&Snapshot { lacking, ..of(what, None) }, at(9)))
+        };
+        let gone = "(Warning CertificateUnavailable: Secret d/gone does not exist: clients get a \
+                    certificate that nobody trusts.)\n";
+        assert_eq!(woken(&mut cache, 1, ""), 1);
+        let both = format!(
+            "{gone}(Warning CertificateUnavailable: Secret d/tls holds no certificate with its key \
+             in tls.crt and tls.key: clients get a certificate that nobody trusts.)\n"
+        );
+        assert_eq!(told(&cache), both);
+        assert_eq!(woken(&mut cache, 2, "expiration: ''"), 0);
+        assert_eq!(woken(&mut cache, 3, "tls.crt: ''"), 1);
+        assert_eq!(told(&cache), gone);
     }
 }

@@ -18,6 +18,7 @@ pub mod demand;
 mod metrics;
 mod pace;
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -29,7 +30,7 @@ use k8s_openapi::api::autoscaling::v2::{
 use k8s_openapi::api::core::v1::Pod;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use serde_json::{Value, json};
-use wherry_resources::selectors::LabelSelector;
+use wherry_resources::selectors::{LabelSelector, Operator};
 use wherry_resources::{KINDS, Kind};
 
 use super::cache::{Cache, Change, Key, Memo, Object};
@@ -84,11 +85,7 @@ fn reconcile(view: &View<'_>, key: &Key) -> Plan {
     let workload = workload(view.cache, &autoscaler);
     let answers = view.cache.memo::<Answers>(key);
     let selector = answers.as_ref().and_then(|answers| selector(answers).ok());
-    let selected = |pod: &Arc<Pod>| selector.as_ref().is_some_and(|it| means(it, pod));
-    let pods: Vec<Arc<Pod>> = match selector {
-        Some(_) => view.cache.within::<Pod>(namespace).filter(selected).collect(),
-        None => Vec::new(),
-    };
+    let pods = selector.map(|it| selected(view.cache, namespace, &it)).unwrap_or_default();
     let snapshot = Snapshot {
         rivals: rivals(view.cache, key, &pods),
         kind: kind_of(view.cache, &autoscaler.spec),
@@ -109,6 +106,19 @@ fn reconcile(view: &View<'_>, key: &Key) -> Plan {
     plan(&snapshot, view.now)
 }
 
+/// Pods that a selector means, found by the labels that it wants to be equal.
+fn selected(cache: &Cache, namespace: &str, selector: &LabelSelector) -> Vec<Arc<Pod>> {
+    let equal = selector.requirements().iter().filter(|it| it.operator == Operator::Equals);
+    let equal = equal.filter_map(|it| Some((it.key.clone(), it.values.first()?.clone())));
+    let equal: BTreeMap<String, String> = equal.collect();
+    let mut pods: Vec<Arc<Pod>> = match equal.is_empty() {
+        true => cache.within::<Pod>(namespace).collect(),
+        false => cache.selected(namespace, &equal),
+    };
+    pods.retain(|pod| means(selector, pod));
+    pods
+}
+
 fn means(selector: &LabelSelector, pod: &Pod) -> bool {
     selector.matches_labels(Some(&json!(pod.metadata.labels)))
 }
@@ -116,6 +126,9 @@ fn means(selector: &LabelSelector, pod: &Pod) -> bool {
 /// Other autoscalers of the namespace that mean one of these Pods, by what was measured last.
 fn rivals(cache: &Cache, key: &Key, pods: &[Arc<Pod>]) -> Vec<String> {
     let mut rivals = Vec::new();
+    if pods.is_empty() {
+        return rivals;
+    }
     for other in cache.within::<HorizontalPodAutoscaler>(key.namespace()) {
         let name = name_of(&other.metadata);
         let other = Key::of::<HorizontalPodAutoscaler>(key.namespace(), name);

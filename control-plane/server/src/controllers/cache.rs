@@ -261,7 +261,7 @@ pub struct Cache {
     by_owner: HashMap<String, BTreeSet<Key>>,
     strays: BTreeSet<Key>,
     by_node: HashMap<String, BTreeSet<Key>>,
-    /// Pods by each of their labels, Services by the first one that they select (see `labels`).
+    /// Pods, Services, workloads and autoscalers by labels (see `labels`).
     by_label: HashMap<String, BTreeSet<Key>>,
     /// When each node's lease was last seen to change, by this process's own clock.
     renewed: HashMap<String, Instant>,

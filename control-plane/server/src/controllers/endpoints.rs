@@ -11,6 +11,7 @@
 //! An endpoint says the zone that its node has when it is planned for, and the hints that follow
 //! from `trafficDistribution`. Wherry's nodes go by their own table of nodes; others read these.
 
+use std::cmp::Ordering;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 
@@ -441,7 +442,11 @@ fn mirror(snapshot: &Snapshot, spec: &ServiceSpec, pods: &[&Arc<Pod>]) -> Option
             target_ref: Some(target(pod)),
         });
     }
-    let subsets: Vec<EndpointSubset> = groups.into_values().collect();
+    let mut subsets: Vec<EndpointSubset> = groups.into_values().collect();
+    for subset in &mut subsets {
+        let lists = [&mut subset.addresses, &mut subset.not_ready_addresses];
+        lists.into_iter().flatten().for_each(|list| list.sort_by(in_order));
+    }
     let mut labels = service.metadata.labels.clone().unwrap_or_default();
     if is_headless(spec) {
         labels.insert(HEADLESS.to_string(), String::new());
@@ -475,6 +480,14 @@ fn mirror(snapshot: &Snapshot, spec: &ServiceSpec, pods: &[&Arc<Pod>]) -> Option
     }
     let changed = body.as_object().is_some_and(|body| !body.is_empty());
     changed.then(|| Write::patch(&**held, body))
+}
+
+/// As the API server of Kubernetes lists them: by the text of the address, then by uid.
+fn in_order(one: &EndpointAddress, other: &EndpointAddress) -> Ordering {
+    let uid = |address: &EndpointAddress| {
+        address.target_ref.as_ref().and_then(|target| target.uid.clone())
+    };
+    one.ip.cmp(&other.ip).then_with(|| uid(one).cmp(&uid(other)))
 }
 
 fn address_port(port: EndpointPort) -> AddressPort {
@@ -706,6 +719,27 @@ mod tests {
         spec.publish_not_ready_addresses = Some(true);
         apply(&mut world);
         assert_eq!(shown(&world), "10.0.0.1:8080 r");
+    }
+
+    #[test]
+    fn endpoints_are_listed_by_their_addresses() {
+        let mut world = snapshot(&[
+            "a 10.0.0.9 ready",
+            "b 10.0.0.3 ready",
+            "c 10.0.0.12",
+            "d 10.0.0.11",
+            "f 10.0.0.3 ready",
+        ]);
+        apply(&mut world);
+        let subsets = world.endpoints.as_ref().and_then(|held| held.subsets.as_ref());
+        let subset = &subsets.expect("has subsets")[0];
+        let listed = |list: &Option<Vec<EndpointAddress>>| -> String {
+            let name = |held: &EndpointAddress| held.target_ref.as_ref()?.name.clone();
+            list.iter().flatten().filter_map(name).collect()
+        };
+        assert_eq!(listed(&subset.addresses), "bfa");
+        assert_eq!(listed(&subset.not_ready_addresses), "dc");
+        assert_eq!(text(&plan(&world, at(0))), "", "planning again changes nothing");
     }
 
     #[test]

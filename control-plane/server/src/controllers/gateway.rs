@@ -87,7 +87,10 @@ fn wake(cache: &Cache, change: &Change, keys: &mut Vec<Key>) {
 }
 
 /// Whether a change is one of what the controller reads of an object.
-fn differs<T: super::cache::Typed, R: PartialEq>(change: &Change, read: fn(&T) -> R) -> bool {
+pub(super) fn differs<T: super::cache::Typed, R: PartialEq>(
+    change: &Change,
+    read: fn(&T) -> R,
+) -> bool {
     let Some((before, after)) = change.of::<T>() else { return false };
     before.map(read) != after.map(read)
 }
@@ -100,7 +103,7 @@ fn ports(service: &Service) -> Option<Vec<i32>> {
     Some(spec.ports.iter().flatten().map(|port| port.port).collect())
 }
 
-fn is_certificate(secret: &Secret) -> bool {
+pub(super) fn is_certificate(secret: &Secret) -> bool {
     secret.data.as_ref().is_some_and(|data| data.contains_key(CERTIFICATE))
 }
 

@@ -7,6 +7,7 @@
 use std::{collections::HashMap, sync::Arc};
 
 use arc_swap::ArcSwap;
+use rcgen::{CertificateParams, DistinguishedName, DnType, KeyPair};
 use rustls::{
     ServerConfig,
     crypto::ring,
@@ -145,9 +146,12 @@ fn names(key: &CertifiedKey) -> Vec<String> {
 }
 
 fn nobody() -> Option<Arc<CertifiedKey>> {
-    let made = rcgen::generate_simple_self_signed(vec![NOBODY.to_owned()]).ok()?;
-    let key = PrivateKeyDer::try_from(made.signing_key.serialize_der()).ok()?;
-    let chain = vec![made.cert.der().clone()];
+    let mut wanted = CertificateParams::new(vec![NOBODY.to_owned()]).ok()?;
+    wanted.distinguished_name = DistinguishedName::new();
+    wanted.distinguished_name.push(DnType::CommonName, "Wherry Ingress default certificate");
+    let key = KeyPair::generate().ok()?;
+    let chain = vec![wanted.self_signed(&key).ok()?.der().clone()];
+    let key = PrivateKeyDer::try_from(key.serialize_der()).ok()?;
     CertifiedKey::from_der(chain, key, &ring::default_provider()).ok().map(Arc::new)
 }
 
@@ -175,6 +179,9 @@ mod tests {
             names(&found).remove(0)
         };
         assert_eq!(first(Some("foo.com")), NOBODY);
+        let default = certificates.find(None).expect("there is always one");
+        let (_, default) = X509Certificate::from_der(&default.cert[0]).expect("a certificate");
+        assert_eq!(default.subject().to_string(), "CN=Wherry Ingress default certificate");
         certificates.publish(&[
             certificate(&["foo.com"], &["a.example"]),
             certificate(&["*.bar.com"], &["b.example"]),

@@ -568,10 +568,7 @@ fn backend_of(
     if let Some(route) = table.service_port(&key, port) {
         return Ok(route.clone());
     }
-    let why = match table.has_service(&key) {
-        true => format!("has no port {port}"),
-        false => "does not exist".to_owned(),
-    };
+    let why = table.why_no_port(&key, port);
     Err((absent, format!("{owner}: Service {namespace}/{service} {why}.")))
 }
 

@@ -1,24 +1,26 @@
 //! Endpoints must not lead traffic to where their author could not go: loopback, link-local and
 //! multicast addresses belong to the machines, not to Pods, and so do the addresses of the nodes and
-//! of the control plane.
+//! of the control plane, which only administrators may write.
 
 use super::Context;
 use crate::apiserver::errors::{self, ApiError};
 use serde_json::Value;
-use std::net::IpAddr;
+use std::{collections::BTreeSet, net::IpAddr};
 use wherry_resources::{
     Object, meta,
     validate::{FieldError, Reason},
 };
 
 /// Checks every address. The control plane's own tasks may publish its own address, which on a
-/// single machine is loopback.
-pub fn admit(context: &Context<'_>, new: &Object) -> Result<(), ApiError> {
-    if context.is_trusted() {
+/// single machine is loopback; administrators may keep it when they change something else.
+pub fn admit(context: &Context<'_>, new: &Object, old: Option<&Object>) -> Result<(), ApiError> {
+    if context.is_own() {
         return Ok(());
     }
+    let held = old.filter(|_| context.is_trusted()).map(addresses).unwrap_or_default();
+    let held: BTreeSet<&str> = held.into_iter().map(|(_, address)| address).collect();
     let mut wrong: Vec<FieldError> = Vec::new();
-    for (path, address) in addresses(new) {
+    for (path, address) in addresses(new).into_iter().filter(|(_, it)| !held.contains(it)) {
         let machine = context.facts.machines.iter().any(|machine| same(machine, address));
         let machine = machine.then_some("may not be the address of a node or the control plane");
         if let Some(why) = refused(address).or(machine) {

@@ -82,8 +82,13 @@ pub struct Context<'a> {
 impl Context<'_> {
     /// The control plane's own writers and administrators.
     fn is_trusted(&self) -> bool {
+        self.user.is_in(auth::MASTERS) || self.is_own()
+    }
+
+    /// The control plane's own writers.
+    fn is_own(&self) -> bool {
         let own = ["system:kube-controller-manager", "system:kube-scheduler"];
-        self.user.is_in(auth::MASTERS) || own.contains(&self.user.name.as_str())
+        own.contains(&self.user.name.as_str())
     }
 }
 
@@ -117,7 +122,7 @@ pub fn admit(
             warnings.extend(service::admit(context, new, old)?);
         }
         ("", "endpoints") | ("discovery.k8s.io", "endpointslices") => {
-            endpoints::admit(context, new)?;
+            endpoints::admit(context, new, old)?;
         }
         ("networking.k8s.io", "ingresses") if context.part == Part::Main => {
             warnings.extend(network::ingress(context, new));

@@ -74,3 +74,35 @@ fn a_pod_with_gates_says_why_it_has_no_node() {
     assert_eq!(reason(json!([])), Value::Null);
     assert_eq!(reason(Value::Null), Value::Null);
 }
+
+#[test]
+fn nobody_but_the_control_plane_leads_traffic_to_loopback() {
+    let kind = wherry_resources::kind("", "v1", "endpoints").expect("a built-in kind");
+    let facts = Facts { namespace: Some(json!({"metadata": {"name": "n"}})), ..Facts::default() };
+    let written = |user: &User, new: &Value, old: Option<&Value>| {
+        let operation = if old.is_some() { Operation::Update } else { Operation::Create };
+        let part = Part::Main;
+        let context = Context { operation, user, kind, part, namespace: "n", facts: &facts };
+        match admit(&context, &mut new.clone(), old) {
+            Ok(_) => "allowed".to_owned(),
+            Err(error) => error.to_string(),
+        }
+    };
+    let at =
+        |ip: &str| json!({"metadata": {"name": "e"}, "subsets": [{"addresses": [{"ip": ip}]}]});
+    let (loopback, other) = (at("127.0.0.1"), at("169.254.169.254"));
+    let admin = User::new("admin", &[auth::MASTERS]);
+    let own = User::new("system:kube-controller-manager", &[]);
+    let tenant = User::new("jane", &[]);
+    assert_eq!(written(&own, &loopback, None), "allowed");
+    for user in [&admin, &tenant] {
+        let why = written(user, &loopback, None);
+        assert!(why.contains("may not be in the loopback range (127.0.0.0/8, ::1/128)"), "{why}");
+        let why = written(user, &other, Some(&loopback));
+        assert!(why.contains("may not be in the link-local range"), "{why}");
+        assert_eq!(written(user, &at("192.0.2.1"), None), "allowed");
+    }
+    // What the control plane has published can be labelled.
+    assert_eq!(written(&admin, &loopback, Some(&loopback)), "allowed");
+    assert_ne!(written(&tenant, &loopback, Some(&loopback)), "allowed");
+}

@@ -6,6 +6,7 @@
 //! requests go through the API server and not through a node: their statuses say that they wait.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::time::Instant;
 
 use jiff::Timestamp;
@@ -39,9 +40,8 @@ pub fn reaches_zero(autoscaler: &HorizontalPodAutoscaler) -> bool {
 
 /// Autoscalers that a change of a Node or of a CronJob concerns.
 pub fn wake(cache: &Cache, change: &Change, keys: &mut Vec<Key>) {
-    let mut sleepers = |namespace: &str| {
-        let all = cache.within::<HorizontalPodAutoscaler>(namespace);
-        let sleepers = all.filter(|autoscaler| reaches_zero(autoscaler));
+    let mut sleepers = |namespace: &str, all: Vec<Arc<HorizontalPodAutoscaler>>| {
+        let sleepers = all.iter().filter(|autoscaler| reaches_zero(autoscaler));
         keys.extend(sleepers.map(|autoscaler| {
             Key::of::<HorizontalPodAutoscaler>(namespace, name_of(&autoscaler.metadata))
         }));
@@ -52,7 +52,8 @@ pub fn wake(cache: &Cache, change: &Change, keys: &mut Vec<Key>) {
         };
         let due = |it: &CronJob| Some(it.status.as_ref()?.last_schedule_time.as_ref()?.0);
         if requests(after) && before.and_then(due) != due(after) {
-            sleepers(change.key.namespace());
+            let namespace = change.key.namespace();
+            sleepers(namespace, cache.within::<HorizontalPodAutoscaler>(namespace).collect());
         }
         return;
     }
@@ -61,9 +62,22 @@ pub fn wake(cache: &Cache, change: &Change, keys: &mut Vec<Key>) {
         return;
     }
     for key in of_node(after).keys() {
-        let Some((namespace, _)) = key.split_once('/') else { continue };
-        sleepers(namespace);
+        let Some((namespace, name)) = key.split_once('/') else { continue };
+        if let Some(service) = cache.get::<Service>(namespace, name) {
+            sleepers(namespace, near(cache, &service));
+        }
     }
+}
+
+/// Autoscalers among which are all whose workloads get the requests of a Service.
+fn near(cache: &Cache, service: &Service) -> Vec<Arc<HorizontalPodAutoscaler>> {
+    let namespace = service.metadata.namespace.as_deref().unwrap_or("");
+    let mut near = cache.scaling(namespace, "Service", name_of(&service.metadata));
+    let selector = service.spec.as_ref().and_then(|spec| spec.selector.as_ref());
+    for workload in selector.into_iter().flat_map(|it| cache.making(namespace, it)) {
+        near.extend(cache.scaling(namespace, workload.kind.kind, workload.name()));
+    }
+    near
 }
 
 fn said_by(node: &Node) -> Option<&String> {
@@ -113,11 +127,9 @@ pub fn waiting(
 
 /// Whether requests to a Service are to wait for a Pod while it has none.
 pub fn holds(cache: &Cache, service: &Service) -> bool {
-    let namespace = service.metadata.namespace.as_deref().unwrap_or("");
-    let mut all = cache.within::<HorizontalPodAutoscaler>(namespace);
-    all.any(|autoscaler| {
-        let workload = || super::workload(cache, &autoscaler);
-        reaches_zero(&autoscaler) && serves(&autoscaler, workload().as_ref(), service)
+    near(cache, service).iter().any(|autoscaler| {
+        let workload = || super::workload(cache, autoscaler);
+        reaches_zero(autoscaler) && serves(autoscaler, workload().as_ref(), service)
     })
 }
 
@@ -143,13 +155,11 @@ pub fn concerned(cache: &Cache, change: &Change) -> Vec<Key> {
     let (before, after) = (change.before.as_ref(), change.after.as_ref());
     let (before, after) = (before.and_then(template_labels), after.and_then(template_labels));
     if before != after {
-        let all = cache.within::<HorizontalPodAutoscaler>(namespace);
-        for autoscaler in all.filter(|autoscaler| reaches_zero(autoscaler)) {
-            if autoscaler.spec.scale_target_ref.name == change.key.name() {
-                keys.extend(cache.selecting(namespace, before));
-                keys.extend(cache.selecting(namespace, after));
-                keys.extend(described(&autoscaler).map(|name| Key::of::<Service>(namespace, name)));
-            }
+        let all = cache.scaling(namespace, change.key.kind.kind, change.key.name());
+        for autoscaler in all.iter().filter(|autoscaler| reaches_zero(autoscaler)) {
+            keys.extend(cache.selecting(namespace, before));
+            keys.extend(cache.selecting(namespace, after));
+            keys.extend(described(autoscaler).map(|name| Key::of::<Service>(namespace, name)));
         }
     }
     keys
@@ -171,7 +181,7 @@ fn serves(
 }
 
 /// The Services that an autoscaler's metrics are about.
-fn described(autoscaler: &HorizontalPodAutoscaler) -> impl Iterator<Item = &str> {
+pub fn described(autoscaler: &HorizontalPodAutoscaler) -> impl Iterator<Item = &str> {
     let metrics = autoscaler.spec.metrics.iter().flatten();
     let objects = metrics.filter_map(|metric| metric.object.as_ref());
     let described = objects.map(|metric| &metric.described_object);
@@ -179,7 +189,7 @@ fn described(autoscaler: &HorizontalPodAutoscaler) -> impl Iterator<Item = &str>
 }
 
 /// The labels of the Pods that a workload makes.
-fn template_labels(object: &Object) -> Option<&Labels> {
+pub fn template_labels(object: &Object) -> Option<&Labels> {
     fn of(template: &PodTemplateSpec) -> Option<&Labels> {
         template.metadata.as_ref()?.labels.as_ref()
     }
@@ -264,6 +274,94 @@ mod tests {
         assert_eq!(concerns(&mut cache, deployment("web", 3, "shop")), "");
         assert_eq!(concerns(&mut cache, deployment("bank", 1, "bank")), "");
         assert_eq!(concerns(&mut cache, autoscaler(2, 1)), "shop shop");
+    }
+
+    #[test]
+    fn requests_are_held_for_services_of_what_may_sleep() {
+        let mut cache = Cache::new();
+        cache.hold::<HorizontalPodAutoscaler>();
+        cache.hold::<Deployment>();
+        cache.hold::<ReplicaSet>();
+        let holds = |cache: &Cache, name: &str, selector: &str| {
+            let text = format!(
+                "metadata: {{name: {name}, namespace: d}}\nspec: {{selector: {{{selector}}}}}"
+            );
+            holds(cache, &yaml(&text))
+        };
+        let template = |name: &str, revision: u8, labels: &str, owners: &str| {
+            format!(
+                "metadata: {{name: {name}, namespace: d, resourceVersion: '{revision}', \
+                 ownerReferences: [{owners}]}}\nspec: {{selector: {{}}, template: {{metadata: \
+                 {{labels: {{{labels}}}}}}}}}"
+            )
+        };
+        let autoscaler = |name: &str, revision: u8, least: u8, kind: &str, metrics: &str| {
+            let text = format!(
+                "metadata: {{name: {name}, namespace: d, resourceVersion: '{revision}'}}\nspec: \
+                 {{minReplicas: {least}, maxReplicas: 3, metrics: [{metrics}], scaleTargetRef: \
+                 {{apiVersion: apps/v1, kind: {kind}, name: web}}}}"
+            );
+            yaml::<HorizontalPodAutoscaler>(&text)
+        };
+        let both = "app: web, tier: front";
+        put(&mut cache, yaml::<Deployment>(&template("web", 1, both, "")));
+        assert!(!holds(&cache, "web", "app: web"), "nothing may sleep");
+        put(&mut cache, autoscaler("web", 1, 0, "Deployment", ""));
+        for selector in ["app: web", "tier: front", both] {
+            assert!(holds(&cache, "web", selector), "{selector}");
+        }
+        for selector in ["", "app: bank", "app: web, tier: back", "app: web, zone: a"] {
+            assert!(!holds(&cache, "web", selector), "{selector}");
+        }
+        // Another one of the same name does not count, nor what a Deployment scales by itself.
+        let owner = "{kind: Deployment, name: web, uid: u, controller: true}";
+        put(&mut cache, yaml::<ReplicaSet>(&template("web", 1, "app: set", owner)));
+        put(&mut cache, autoscaler("set", 1, 0, "ReplicaSet", ""));
+        assert!(!holds(&cache, "web", "app: set"));
+        put(&mut cache, yaml::<ReplicaSet>(&template("web", 2, "app: set", "")));
+        assert!(holds(&cache, "web", "app: set"));
+        put(&mut cache, yaml::<Deployment>(&template("web", 2, "app: shop", "")));
+        assert!(holds(&cache, "web", "app: shop") && !holds(&cache, "web", "app: web"));
+        put(&mut cache, autoscaler("web", 2, 1, "Deployment", ""));
+        assert!(!holds(&cache, "web", "app: shop"), "it does not sleep any more");
+        // Of kinds that are not known here a metric says for which Service they are.
+        let metric = "{type: Object, object: {describedObject: {kind: Service, name: shirts}}}";
+        put(&mut cache, autoscaler("shirts", 1, 0, "Shirt", metric));
+        assert!(holds(&cache, "shirts", "app: x") && !holds(&cache, "web", "app: x"));
+    }
+
+    #[test]
+    fn waiting_requests_wake_the_autoscaler_of_their_service() {
+        let mut cache = Cache::new();
+        cache.hold::<HorizontalPodAutoscaler>();
+        cache.hold::<Deployment>();
+        cache.hold::<Service>();
+        cache.hold::<Node>();
+        for (name, least) in [("web", 0), ("bank", 0), ("busy", 1)] {
+            let meta = format!("metadata: {{name: {name}, namespace: d}}\n");
+            let autoscaler: HorizontalPodAutoscaler = yaml(&format!(
+                "{meta}spec: {{minReplicas: {least}, maxReplicas: 3, scaleTargetRef: {{apiVersion: \
+                 apps/v1, kind: Deployment, name: {name}}}}}"
+            ));
+            put(&mut cache, autoscaler);
+            let deployment: Deployment = yaml(&format!(
+                "{meta}spec: {{selector: {{}}, template: {{metadata: {{labels: {{app: {name}}}}}}}}}"
+            ));
+            put(&mut cache, deployment);
+            let service: Service = yaml(&format!("{meta}spec: {{selector: {{app: {name}}}}}"));
+            put(&mut cache, service);
+        }
+        let node = |revision: u8, waiting: &str| -> Node {
+            yaml(&format!(
+                "metadata: {{name: n, resourceVersion: '{revision}', annotations: \
+                 {{wherry.dev/demand: '{waiting}'}}}}"
+            ))
+        };
+        let web = [Key::of::<HorizontalPodAutoscaler>("d", "web")];
+        let woken = put(&mut cache, node(1, r#"{"d/web":1,"d/busy":1,"d/gone":2}"#));
+        assert_eq!(woken, web);
+        assert!(put(&mut cache, node(2, r#"{"d/web":1,"d/busy":1,"d/gone":2}"#)).is_empty());
+        assert!(put(&mut cache, node(3, "{}")).is_empty());
     }
 
     #[test]

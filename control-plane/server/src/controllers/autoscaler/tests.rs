@@ -410,3 +410,29 @@ fn nothing_goes_to_zero_while_requests_wait() {
     snapshot.waiting = waiting(1);
     assert_eq!(shown(&snapshot).0, "");
 }
+
+#[test]
+fn pods_are_found_by_their_labels() {
+    use super::super::cache::{Seen, kind_row};
+    let mut cache = Cache::new();
+    cache.hold::<Pod>();
+    for (name, labels) in [("a", "app: web, tier: front"), ("b", "app: web"), ("c", "app: bank")] {
+        let pod: Pod =
+            yaml(&format!("metadata: {{name: {name}, namespace: d, labels: {{{labels}}}}}"));
+        let seen = Seen::Put(Object::new(pod));
+        cache.observe(kind_row::<Pod>(), seen, std::time::Instant::now());
+    }
+    let check = |selector: &str, expected: &str| {
+        let selector = LabelSelector::parse(selector).expect("a selector");
+        let pods = selected(&cache, "d", &selector);
+        let names: Vec<&str> = pods.iter().map(|pod| name_of(&pod.metadata)).collect();
+        assert_eq!(names.join(" "), expected, "{selector}");
+    };
+    check("app=web", "a b");
+    check("app=web,tier=front", "a");
+    check("app=web,tier!=front", "b");
+    check("app=web,app=bank", "");
+    check("app in (web,bank),!tier", "b c");
+    check("app=other", "");
+    check("", "a b c");
+}
