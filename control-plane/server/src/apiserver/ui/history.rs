@@ -9,7 +9,13 @@
 //! Who made a change is known of requests that this member has answered; of all others only with
 //! what: the manager of the fields.
 
-use super::super::{ApiServer, auth::User, errors::ApiError, request::Attributes, stored};
+use super::super::{
+    ApiServer,
+    auth::{self, User},
+    errors::ApiError,
+    request::Attributes,
+    stored,
+};
 use super::past::Turn;
 use super::question::Question;
 use axum::{Json, extract::State};
@@ -201,8 +207,12 @@ fn change(kind: &'static Kind, turn: &Turn, by: Option<&str>, asked: &Asked) -> 
     let author = author(&now, before.as_ref(), is_said);
     let is_of_people = match (by, verb) {
         (Some(user), _) => !MACHINE_USERS.iter().any(|machine| user.starts_with(machine)),
-        // Who deletes an object leaves no trace in it: what no person ever wrote, none took away.
-        (None, "deleted") => meta::managed_fields(&now).iter().any(is_person),
+        // Who deletes an object leaves no trace in it: what no person ever wrote, none took away;
+        // and a token to join with is deleted when it has expired.
+        (None, "deleted") => {
+            meta::text(&now, "type") != auth::TOKEN_SECRET_TYPE
+                && meta::managed_fields(&now).iter().any(is_person)
+        }
         _ => author.as_ref().is_some_and(|(manager, _)| !MACHINES.contains(&manager.as_str())),
     };
     if asked.people && !is_of_people {
@@ -489,6 +499,23 @@ mod tests {
         };
         assert_eq!(told_by("anna"), "\"anna\"");
         assert_eq!(told_by("system:kube-controller-manager"), "");
+    }
+
+    #[test]
+    fn that_a_token_has_expired_is_no_deed_of_people() {
+        let kind = wherry_resources::kind("", "v1", "secrets").expect("a built-in kind");
+        let told = |what: &str| {
+            let secret = json!({
+                "kind": "Secret", "apiVersion": "v1", "type": what,
+                "metadata": {"name": "s", "namespace": "n", "uid": "u",
+                    "managedFields": [{"manager": "wherry", "time": "2026-01-01T00:00:00Z"}]},
+            });
+            let last = Entry { value: stored::encode(kind, &secret), created: 1, modified: 1 };
+            let key = keys::object("", "secrets", "n", "s").into();
+            let turn = Turn { revision: 2, at: None, key, now: None, previous: Some(last) };
+            change(kind, &turn, None, &Asked { people: true, ..everything() }).is_some()
+        };
+        assert!(told("Opaque") && !told(auth::TOKEN_SECRET_TYPE));
     }
 
     #[tokio::test]
