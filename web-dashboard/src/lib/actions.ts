@@ -25,7 +25,8 @@ export interface Action {
   kubectl: (input: string) => string;
   /** All of these. */
   rights: Right[];
-  run: (input: string) => Promise<string>;
+  /** Does it, and says what was done; `tell` hears how far it is. */
+  run: (input: string, tell?: (progress: string) => void) => Promise<string>;
 }
 
 export const WAY_BACK_MS = 5000;
@@ -266,7 +267,7 @@ function drain(kind: Kind, object: KubeObject): Action {
       { verb: 'list', group: '', resource: 'pods' },
       { verb: 'create', group: '', resource: 'pods', part: 'eviction' },
     ],
-    run: async () => {
+    run: async (_, tell) => {
       await call(target(kind, object), {
         method: 'PATCH',
         type: MERGE,
@@ -275,7 +276,7 @@ function drain(kind: Kind, object: KubeObject): Action {
       const pods = await call<{ items: KubeObject[] }>('/api/v1/pods', {
         query: { fieldSelector: `spec.nodeName=${name}` },
       });
-      return evict(name, pods.items.filter(isDrained));
+      return evict(name, pods.items.filter(isDrained), tell);
     },
   };
 }
@@ -287,9 +288,10 @@ export function isDrained(pod: KubeObject): boolean {
   return owner !== 'DaemonSet' && !done && !pod.metadata.deletionTimestamp;
 }
 
-async function evict(node: string, pods: KubeObject[]): Promise<string> {
+async function evict(node: string, pods: KubeObject[], tell?: (progress: string) => void): Promise<string> {
   const stayed: string[] = [];
-  for (const { metadata } of pods) {
+  for (const [asked, { metadata }] of pods.entries()) {
+    tell?.(`${asked} of ${counted(pods.length, 'Pod')} asked to leave.`);
     const { name, namespace } = metadata;
     const path = pathOf({ group: '', version: 'v1', resource: 'pods', namespace, name, part: 'eviction' });
     const body = { apiVersion: 'policy/v1', kind: 'Eviction', metadata: { name, namespace } };
