@@ -40,6 +40,8 @@ export interface Open extends Look {
   namespaces?: string[];
   labels?: string;
   fields?: string;
+  /** Only what this one controls. */
+  owner?: [kind: string, name: string];
   /** As it was then, in seconds since 1970; it does not live. */
   at?: number;
 }
