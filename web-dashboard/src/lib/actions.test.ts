@@ -46,6 +46,8 @@ test('what takes away waits, with a way back', () => {
 test('a drain needs all that it does', () => {
   const drain = actionsOf(known('nodes')!, { metadata: { name: 'east-1' } }).find(({ id }) => id === 'drain');
   expect(drain?.rights.map(named)).toEqual(['patch nodes', 'list pods', 'create pods/eviction']);
+  // A role may be of this node alone.
+  expect(drain?.rights.map(({ name }) => name)).toEqual(['east-1', undefined, undefined]);
 });
 
 test('a Job that has ended is not suspended', () => {

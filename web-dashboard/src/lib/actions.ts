@@ -11,6 +11,8 @@ export interface Right {
   resource: string;
   part?: string;
   namespace?: string | undefined;
+  /** Of this object: a role may be of some names alone. */
+  name?: string;
 }
 export interface Action {
   id: string;
@@ -68,6 +70,7 @@ function right(kind: Kind, object: KubeObject, verb: string, part?: string): Rig
     resource,
     ...(part ? { part } : {}),
     namespace: kind.namespaced ? object.metadata.namespace : undefined,
+    name: object.metadata.name,
   };
 }
 

@@ -20,8 +20,8 @@ export async function lacking(rights: Right[]): Promise<Right[]> {
   return rights.filter((_, at) => !answers[at]);
 }
 
-async function ask({ verb, group, resource, part, namespace }: Right): Promise<boolean> {
-  const resourceAttributes = { verb, group, resource, subresource: part ?? '', namespace: namespace ?? '' };
+async function ask({ verb, group, resource, part = '', namespace = '', name = '' }: Right): Promise<boolean> {
+  const resourceAttributes = { verb, group, resource, subresource: part, namespace, name };
   const review = await call<{ status: { allowed: boolean } }>(
     '/apis/authorization.k8s.io/v1/selfsubjectaccessreviews',
     {
