@@ -2,6 +2,7 @@ import { expect, test } from 'vitest';
 import { actionsOf, checkReplicas, isDrained, jobOf } from './actions';
 import type { KubeObject } from './api';
 import { known } from './kinds';
+import { named } from './rights';
 
 const object = (more: object): KubeObject => ({
   metadata: { name: 'cart', namespace: 'shop', uid: 'u-1' },
@@ -40,6 +41,13 @@ test('what takes away waits, with a way back', () => {
       .map(({ id }) => id);
   expect(waits('deployments.apps')).toEqual(['delete']);
   expect(waits('nodes')).toEqual(['drain', 'delete']);
+});
+
+test('a drain needs all that it does', () => {
+  const drain = actionsOf(known('nodes')!, { metadata: { name: 'east-1' } }).find(({ id }) => id === 'drain');
+  expect(drain?.rights.map(named)).toEqual(['patch nodes', 'list pods', 'create pods/eviction']);
+  // A role may be of this node alone.
+  expect(drain?.rights.map(({ name }) => name)).toEqual(['east-1', undefined, undefined]);
 });
 
 test('a Job that has ended is not suspended', () => {

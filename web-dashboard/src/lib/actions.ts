@@ -1,4 +1,4 @@
-// What can be done with an object: each action with what it will do in a sentence, its kubectl line, the right it needs
+// What can be done with an object: each action with what it will do in a sentence, its kubectl line, the rights it needs
 // and the requests it makes. Only `run` touches the network.
 
 import { at, call, JSON_PATCH, MERGE, pathOf, request, STRATEGIC, type KubeObject } from './api';
@@ -11,6 +11,8 @@ export interface Right {
   resource: string;
   part?: string;
   namespace?: string | undefined;
+  /** Of this object: a role may be of some names alone. */
+  name?: string;
 }
 export interface Action {
   id: string;
@@ -23,8 +25,10 @@ export interface Action {
   /** A value that is asked for. */
   input?: { label: string; initial: string; check: (value: string) => string };
   kubectl: (input: string) => string;
-  right: Right;
-  run: (input: string) => Promise<string>;
+  /** All of these. */
+  rights: Right[];
+  /** Does it, and says what was done; `tell` hears how far it is. */
+  run: (input: string, tell?: (progress: string) => void) => Promise<string>;
 }
 
 export const WAY_BACK_MS = 5000;
@@ -66,6 +70,7 @@ function right(kind: Kind, object: KubeObject, verb: string, part?: string): Rig
     resource,
     ...(part ? { part } : {}),
     namespace: kind.namespaced ? object.metadata.namespace : undefined,
+    name: object.metadata.name,
   };
 }
 
@@ -87,7 +92,7 @@ function scale(kind: Kind, object: KubeObject): Action {
       return `${counted(now - next, 'Pod')} will stop${next === 0 ? ': nothing answers until it is scaled up again' : ''}.`;
     },
     kubectl: (value) => line(kind, object, 'scale', `${kind.resource}/${name}`, `--replicas=${value}`),
-    right: right(kind, object, 'patch', 'scale'),
+    rights: [right(kind, object, 'patch', 'scale')],
     run: async (value) => {
       await call(target(kind, object, 'scale'), {
         method: 'PATCH',
@@ -113,7 +118,7 @@ function restart(kind: Kind, object: KubeObject): Action {
     consequence: () =>
       `New Pods take the place of the present ones, as its strategy allows. What ${name} is made from stays the same.`,
     kubectl: () => line(kind, object, 'rollout', 'restart', `${kind.resource}/${name}`),
-    right: right(kind, object, 'patch'),
+    rights: [right(kind, object, 'patch')],
     run: async () => {
       const annotations = { 'kubectl.kubernetes.io/restartedAt': new Date().toISOString() };
       await call(target(kind, object), {
@@ -138,7 +143,7 @@ function pause(kind: Kind, object: KubeObject): Action {
         ? `The rollout of ${name} goes on with what has been changed meanwhile.`
         : `Changes of ${name} are kept and not rolled out until it is resumed. Its Pods go on.`,
     kubectl: () => line(kind, object, 'rollout', word, `${kind.resource}/${name}`),
-    right: right(kind, object, 'patch'),
+    rights: [right(kind, object, 'patch')],
     run: async () => {
       await call(target(kind, object), {
         method: 'PATCH',
@@ -173,7 +178,7 @@ function suspend(kind: Kind, object: KubeObject): Action {
         '-p',
         `'${JSON.stringify(body)}'`,
       ),
-    right: right(kind, object, 'patch'),
+    rights: [right(kind, object, 'patch')],
     run: async () => {
       await call(target(kind, object), { method: 'PATCH', type: MERGE, body });
       return is ? `${name} goes on.` : `${name} is suspended.`;
@@ -216,7 +221,7 @@ function runNow(kind: Kind, object: KubeObject): Action {
     label: 'Run now',
     consequence: () => `The Job ${job} is made from its template and starts at once.`,
     kubectl: () => line(kind, object, 'create', 'job', job, `--from=cronjob/${object.metadata.name}`),
-    right: { verb: 'create', group: 'batch', resource: 'jobs', namespace: object.metadata.namespace },
+    rights: [{ verb: 'create', group: 'batch', resource: 'jobs', namespace: object.metadata.namespace }],
     run: async () => {
       const jobs = pathOf({
         group: 'batch',
@@ -239,7 +244,7 @@ function cordon(kind: Kind, object: KubeObject): Action {
     consequence: () =>
       is ? `New Pods may be put on ${name} again.` : `No new Pods are put on ${name}. Those on it go on.`,
     kubectl: () => `kubectl ${is ? 'uncordon' : 'cordon'} ${name}`,
-    right: right(kind, object, 'patch'),
+    rights: [right(kind, object, 'patch')],
     run: async () => {
       await call(target(kind, object), {
         method: 'PATCH',
@@ -260,8 +265,12 @@ function drain(kind: Kind, object: KubeObject): Action {
     consequence: () =>
       `${name} is cordoned, and every Pod on it that is not of a DaemonSet is evicted. Disruption budgets are respected: what they protect stays, and is named.`,
     kubectl: () => `kubectl drain ${name} --ignore-daemonsets --delete-emptydir-data --force`,
-    right: { verb: 'create', group: '', resource: 'pods', part: 'eviction' },
-    run: async () => {
+    rights: [
+      right(kind, object, 'patch'),
+      { verb: 'list', group: '', resource: 'pods' },
+      { verb: 'create', group: '', resource: 'pods', part: 'eviction' },
+    ],
+    run: async (_, tell) => {
       await call(target(kind, object), {
         method: 'PATCH',
         type: MERGE,
@@ -270,7 +279,7 @@ function drain(kind: Kind, object: KubeObject): Action {
       const pods = await call<{ items: KubeObject[] }>('/api/v1/pods', {
         query: { fieldSelector: `spec.nodeName=${name}` },
       });
-      return evict(name, pods.items.filter(isDrained));
+      return evict(name, pods.items.filter(isDrained), tell);
     },
   };
 }
@@ -282,9 +291,10 @@ export function isDrained(pod: KubeObject): boolean {
   return owner !== 'DaemonSet' && !done && !pod.metadata.deletionTimestamp;
 }
 
-async function evict(node: string, pods: KubeObject[]): Promise<string> {
+async function evict(node: string, pods: KubeObject[], tell?: (progress: string) => void): Promise<string> {
   const stayed: string[] = [];
-  for (const { metadata } of pods) {
+  for (const [asked, { metadata }] of pods.entries()) {
+    tell?.(`${asked} of ${counted(pods.length, 'Pod')} asked to leave.`);
     const { name, namespace } = metadata;
     const path = pathOf({ group: '', version: 'v1', resource: 'pods', namespace, name, part: 'eviction' });
     const body = { apiVersion: 'policy/v1', kind: 'Eviction', metadata: { name, namespace } };
@@ -305,7 +315,7 @@ function remove(kind: Kind, object: KubeObject): Action {
     danger: true,
     consequence: () => consequenceOfDelete(kind, object),
     kubectl: () => line(kind, object, 'delete', `${wordOf(kind)}/${name}`),
-    right: right(kind, object, 'delete'),
+    rights: [right(kind, object, 'delete')],
     run: async () => {
       // Only this very object: one of the same name that came meanwhile stays.
       const body = { propagationPolicy: 'Background', preconditions: { uid: object.metadata.uid } };

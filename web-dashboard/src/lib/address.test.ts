@@ -1,5 +1,5 @@
 import { expect, test } from 'vitest';
-import { format, namespacesOf, parse } from './address';
+import { format, namespacesOf, parse, timeOf } from './address';
 
 test('an address is read as it was written', () => {
   const address = format('object', ['widgets.example.com', '-', 'a b'], { ns: 'shop,web', q: '' });
@@ -20,4 +20,12 @@ test('home is the root', () => {
   expect(format('home')).toBe('/ui/');
   expect(parse('/ui', '').page).toBe('home');
   expect(namespacesOf(parse('/ui/', '').query)).toEqual([]);
+});
+
+test('a time that has not come is now', () => {
+  const told = (at: string) => timeOf(new URLSearchParams({ at }), 1000);
+  expect(told('990')).toEqual({ at: 990, ahead: false });
+  expect(told('1010')).toEqual({ at: 1010, ahead: false });
+  expect(told('4600')).toEqual({ at: null, ahead: true });
+  for (const none of ['', 'x', '0', '-5', '1.5']) expect(told(none)).toEqual({ at: null, ahead: false });
 });

@@ -51,3 +51,13 @@ export function format(
 export function namespacesOf(query: URLSearchParams): string[] {
   return (query.get('ns') ?? '').split(',').filter((name) => name !== '');
 }
+
+/** A browser's clock may be so many seconds behind that of the server, which says what the past is. */
+const BEHIND_MAX = 60;
+
+/** The time that a query names, in seconds since 1970; null is now. One that has not come is now, and told as `ahead`. */
+export function timeOf(query: URLSearchParams, now: number): { at: number | null; ahead: boolean } {
+  const named = Number(query.get('at') ?? '');
+  const ahead = named > now + BEHIND_MAX;
+  return { at: Number.isInteger(named) && named > 0 && !ahead ? named : null, ahead };
+}

@@ -53,6 +53,12 @@ export function carried(): string {
   return csrf;
 }
 
+let doubt = (): void => {};
+/** `hear` is called after each answer as to somebody who is not signed in. */
+export function onDoubt(hear: () => void): void {
+  doubt = hear;
+}
+
 export function pathOf(ref: Ref): string {
   const base = ref.group === '' ? `/api/${ref.version}` : `/apis/${ref.group}/${ref.version}`;
   const inside = ref.namespace ? `/namespaces/${encodeURIComponent(ref.namespace)}` : '';
@@ -102,8 +108,12 @@ export async function request(path: string, options: Options = {}): Promise<Resp
     if ((error as Error).name === 'AbortError') throw error;
     throw new Failure(0, 'The server does not answer. The page tries again by itself when it is back.');
   }
-  if (!response.ok) throw await failureOf(response);
-  return response;
+  if (response.ok) return response;
+  const failure = await failureOf(response);
+  // Without its cookie a browser is nobody to the server; it is not nobody's rights that are missing.
+  const isStranger = failure.code === 403 && failure.message.includes('User "system:anonymous"');
+  if (isStranger || failure.code === 401) doubt();
+  throw isStranger ? new Failure(401, 'You are not signed in any more.') : failure;
 }
 
 /** The same, and the answer's JSON. */

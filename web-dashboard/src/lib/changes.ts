@@ -11,7 +11,10 @@ export interface Change {
   kind: string;
   name: string;
   namespace: string;
+  /** The user, where the member has answered the request itself. */
   by?: string;
+  /** The manager of the fields. */
+  with?: string;
   time?: string;
   fields: { path: string; from: string | null; to: string | null }[];
   more: number;
@@ -74,6 +77,13 @@ const LIMITS: Record<Since['limit'], string> = {
 /** `12:00:00, when it started: …`: how far back one can go, and why no further. */
 export function since({ since, limit }: Since): string {
   return moment(seconds(since)) + LIMITS[limit];
+}
+
+/** Who made a change, and with what, as far as both are known: `by anna with kubectl-edit`. */
+export function author({ by, with: tool }: Pick<Change, 'by' | 'with'>): string {
+  // A part of the control plane is its own tool.
+  const others = tool && !by?.endsWith(`:${tool}`);
+  return [...(by ? [`by ${by}`] : []), ...(others ? [`with ${tool}`] : [])].join(' ');
 }
 
 /** A changed field in words. */

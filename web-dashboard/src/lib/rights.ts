@@ -14,8 +14,14 @@ export function may(right: Right): Promise<boolean> {
   return answer;
 }
 
-async function ask({ verb, group, resource, part, namespace }: Right): Promise<boolean> {
-  const resourceAttributes = { verb, group, resource, subresource: part ?? '', namespace: namespace ?? '' };
+/** Those of some rights that the person does not have; what cannot be found out is tried. */
+export async function lacking(rights: Right[]): Promise<Right[]> {
+  const answers = await Promise.all(rights.map((right) => may(right).catch(() => true)));
+  return rights.filter((_, at) => !answers[at]);
+}
+
+async function ask({ verb, group, resource, part = '', namespace = '', name = '' }: Right): Promise<boolean> {
+  const resourceAttributes = { verb, group, resource, subresource: part, namespace, name };
   const review = await call<{ status: { allowed: boolean } }>(
     '/apis/authorization.k8s.io/v1/selfsubjectaccessreviews',
     {

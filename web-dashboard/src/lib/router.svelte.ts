@@ -1,7 +1,8 @@
 // Where the browser is, and how it gets elsewhere without loading the page anew.
-import { format, namespacesOf, parse, type Place } from './address';
+import { format, namespacesOf, parse, timeOf, type Place } from './address';
 
 let place = $state.raw<Place>(parse(location.pathname, location.search));
+let time = $state.raw(timeOf(place.query, Date.now() / 1000));
 /** What goes along from page to page: on its own, so that typing into a filter makes no link anew. */
 let along = $state.raw(alongOf(place));
 
@@ -18,8 +19,11 @@ export const here = {
   },
   /** The time that is looked at, in seconds since 1970; null is now. */
   get at(): number | null {
-    const at = Number(place.query.get('at') ?? '');
-    return Number.isInteger(at) && at > 0 ? at : null;
+    return time.at;
+  },
+  /** Whether the address names a time that has not come. */
+  get ahead(): boolean {
+    return time.ahead;
   },
 };
 
@@ -47,6 +51,7 @@ export function amend(changes: Record<string, string | undefined>, replace = tru
 
 function arrive(): void {
   place = parse(location.pathname, location.search);
+  time = timeOf(place.query, Date.now() / 1000);
   const next = alongOf(place);
   if (next.ns !== along.ns || next.at !== along.at) along = next;
 }

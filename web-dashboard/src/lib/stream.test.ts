@@ -30,7 +30,7 @@ class FakeSocket {
 }
 
 const SIGNED_IN = { ok: true, json: () => Promise.resolve({ user: 'anna' }) };
-let answers: () => Promise<unknown>;
+let answers: (path: string) => Promise<unknown>;
 const heard: Record<string, () => void> = {};
 
 beforeEach(() => {
@@ -39,7 +39,7 @@ beforeEach(() => {
   answers = () => Promise.resolve(SIGNED_IN);
   vi.stubGlobal('WebSocket', FakeSocket);
   vi.stubGlobal('location', { protocol: 'https:', host: 'here' });
-  vi.stubGlobal('fetch', () => answers());
+  vi.stubGlobal('fetch', (path: string) => answers(path));
   vi.stubGlobal('window', {
     setTimeout: (run: () => void, ms: number) => setTimeout(run, ms),
     addEventListener: (name: string, does: () => void) => (heard[name] = does),
@@ -96,4 +96,25 @@ test('who is signed out is not connected again', async () => {
   FakeSocket.made[0]!.ends();
   await vi.advanceTimersByTimeAsync(60_000);
   expect([told.at(-1)?.word, FakeSocket.made.length]).toEqual(['signed out', 1]);
+});
+
+test('who has lost nothing but the cookie is signed out by the next refusal, and by no other', async () => {
+  const told = await begun();
+  const { call } = await import('./api');
+  const refuses = (message: string, session: unknown) => {
+    answers = (path) =>
+      Promise.resolve(
+        path === '/ui/session'
+          ? { ok: true, json: () => Promise.resolve(session) }
+          : { ok: false, status: 403, text: () => Promise.resolve(JSON.stringify({ message })) },
+      );
+    return call('/api/v1/pods').catch((error: Error) => error.message);
+  };
+  const cannot = (user: string) => `pods is forbidden: User "${user}" cannot list resource "pods"`;
+  expect(await refuses(cannot('anna'), { user: 'anna' })).toBe(cannot('anna'));
+  await vi.advanceTimersByTimeAsync(100);
+  expect(told.map(({ word }) => word)).toEqual(['live']);
+  expect(await refuses(cannot('system:anonymous'), null)).toBe('You are not signed in any more.');
+  await vi.advanceTimersByTimeAsync(100);
+  expect(told.map(({ word }) => word)).toEqual(['live', 'signed out']);
 });

@@ -1,6 +1,6 @@
 // The one WebSocket to `/ui/stream`: lists are opened on it by number, and come to life again when it was away.
 
-import { carried } from './api';
+import { carried, onDoubt } from './api';
 import type { Health } from './format';
 
 export interface Column {
@@ -40,6 +40,8 @@ export interface Open extends Look {
   namespaces?: string[];
   labels?: string;
   fields?: string;
+  /** Only what this one controls. */
+  owner?: [kind: string, name: string];
   /** As it was then, in seconds since 1970; it does not live. */
   at?: number;
 }
@@ -91,6 +93,8 @@ class Stream {
     this.watcher = watcher;
     this.connect();
     setInterval(() => this.listen(), 2000);
+    // The cookie may have gone while the line that was opened with it stays.
+    onDoubt(() => void this.check());
     // A laptop that wakes up should not wait for a timer.
     window.addEventListener('online', () => this.again(0));
     window.addEventListener('offline', () => void this.probe());
@@ -153,6 +157,10 @@ class Stream {
   /** A browser without a network keeps its lines open; of a server on the same machine that says nothing. */
   private async probe(): Promise<void> {
     if ((await isSignedIn()) === null && this.isOpen()) this.drop();
+  }
+
+  private async check(): Promise<void> {
+    if ((await isSignedIn()) === false) this.watcher({ word: 'signed out' });
   }
 
   private isOpen(): boolean {

@@ -1,6 +1,6 @@
-// The one sentence about what has just been done, and what is about to be done, each with its way back.
+// The one sentence about what has just been done, and what is about to be done, with its way back, or under way.
 
-import { Waiting, type Later } from './later';
+import { Waiting, type Later, type Plan } from './later';
 
 export interface Toast {
   text: string;
@@ -17,7 +17,7 @@ export const toast = {
   get shown(): Toast | null {
     return shown;
   },
-  /** What is about to be done. */
+  /** What is about to be done, or under way. */
   get waiting(): Later[] {
     return waiting;
   },
@@ -32,7 +32,8 @@ export const toast = {
     shown = null;
   },
   /** Does it after some time, with a way back until then. */
-  later(name: string, text: string, ms: number, run: () => void): void {
-    later.add(name, text, ms, run, () => toast.show({ kind: 'good', text: `${name} stays as it is.` }));
+  later(plan: Omit<Plan, 'kept'>, ms: number): void {
+    const kept = () => toast.show({ kind: 'good', text: `${plan.name} stays as it is.` });
+    later.add({ ...plan, kept }, ms);
   },
 };

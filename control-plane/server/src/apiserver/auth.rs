@@ -35,7 +35,8 @@ pub const JOINING_MEMBERS: &str = "system:bootstrappers:wherry:member";
 /// A browser cannot set headers of a WebSocket, so the token comes as a subprotocol.
 const SUBPROTOCOL: &str = "base64url.bearer.authorization.k8s.io.";
 const NODE_PREFIX: &str = "system:node:";
-const TOKEN_SECRET_TYPE: &str = "bootstrap.kubernetes.io/token";
+/// Of Secrets that hold bootstrap tokens.
+pub const TOKEN_SECRET_TYPE: &str = "bootstrap.kubernetes.io/token";
 
 /// An authenticated (or anonymous) user.
 #[derive(Clone, Debug, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]

@@ -5,8 +5,17 @@
 //! Leases, Events and endpoints change by the second and say nothing about what people did: they are
 //! left out, and so is what only a status says (or an annotation in which a node or a controller
 //! notes something), unless it is asked for.
+//!
+//! Who made a change is known of requests that this member has answered; of all others only with
+//! what: the manager of the fields.
 
-use super::super::{ApiServer, auth::User, errors::ApiError, request::Attributes, stored};
+use super::super::{
+    ApiServer,
+    auth::{self, User},
+    errors::ApiError,
+    request::Attributes,
+    stored,
+};
 use super::past::Turn;
 use super::question::Question;
 use axum::{Json, extract::State};
@@ -32,6 +41,8 @@ const NOTES: &[&str] = &[
     "wherry.dev/offers",
     "wherry.dev/workers",
 ];
+/// How users begin who are no people.
+const MACHINE_USERS: &[&str] = &["system:bootstrap:", "system:kube-", "system:node:"];
 /// Writers that are no people, as managers of fields.
 const MACHINES: &[&str] = &["", "kube-controller-manager", "kube-scheduler", "wherry-node"];
 
@@ -143,7 +154,11 @@ fn tell(api: &ApiServer, user: &User, asked: &Asked, turns: &[Turn]) -> Vec<Valu
             };
             api.may(user, &read)
         });
-        if may && let Some(told) = change(kind, turn, asked) {
+        if !may {
+            continue;
+        }
+        let by = api.past().author(turn.revision);
+        if let Some(told) = change(kind, turn, by.as_deref(), asked) {
             out.push(told);
             if out.len() >= asked.count {
                 break;
@@ -167,8 +182,9 @@ fn is_status(turn: &Turn) -> bool {
     stored::decode_wanted(&now.value) == stored::decode_wanted(&before.value)
 }
 
-/// One change as it is told; `None` if it is not asked for: a status, or what no person did.
-fn change(kind: &'static Kind, turn: &Turn, asked: &Asked) -> Option<Value> {
+/// One change as it is told; `None` if it is not asked for: a status, or what no person did. `by` is
+/// the user whose request it was, if that is known.
+fn change(kind: &'static Kind, turn: &Turn, by: Option<&str>, asked: &Asked) -> Option<Value> {
     if !asked.statuses && is_status(turn) {
         return None;
     }
@@ -189,9 +205,14 @@ fn change(kind: &'static Kind, turn: &Turn, asked: &Asked) -> Option<Value> {
         fields.retain(|it| !it.is_said());
     }
     let author = author(&now, before.as_ref(), is_said);
-    let is_of_people = match verb {
-        // Who deletes an object leaves no trace in it: what no person ever wrote, none took away.
-        "deleted" => meta::managed_fields(&now).iter().any(is_person),
+    let is_of_people = match (by, verb) {
+        (Some(user), _) => !MACHINE_USERS.iter().any(|machine| user.starts_with(machine)),
+        // Who deletes an object leaves no trace in it: what no person ever wrote, none took away;
+        // and a token to join with is deleted when it has expired.
+        (None, "deleted") => {
+            meta::text(&now, "type") != auth::TOKEN_SECRET_TYPE
+                && meta::managed_fields(&now).iter().any(is_person)
+        }
         _ => author.as_ref().is_some_and(|(manager, _)| !MACHINES.contains(&manager.as_str())),
     };
     if asked.people && !is_of_people {
@@ -204,8 +225,11 @@ fn change(kind: &'static Kind, turn: &Turn, asked: &Asked) -> Option<Value> {
         "more": fields.len().saturating_sub(FIELDS_MAX),
     });
     if let Some((manager, time)) = author.filter(|_| verb != "deleted") {
-        told["by"] = manager.into();
+        told["with"] = manager.into();
         told["time"] = time.into();
+    }
+    if let Some(user) = by {
+        told["by"] = user.into();
     }
     if let Some(at) = turn.at {
         told["time"] = at.to_string().into();
@@ -382,7 +406,7 @@ mod tests {
             Turn { revision: 2, at: None, key, now, previous }
         };
         let told = |turn: &Turn, statuses: bool| {
-            let told = change(kind, turn, &Asked { statuses, ..everything() });
+            let told = change(kind, turn, None, &Asked { statuses, ..everything() });
             told.map_or_else(
                 || "nothing\n".to_owned(),
                 |told| format!("{} {}\n", told["verb"], told["fields"]),
@@ -441,8 +465,8 @@ mod tests {
             let (now, previous) = (now.map(entry), previous.map(entry));
             Turn { revision: 2, at: None, key, now, previous }
         };
-        let told = |turn: &Turn, asked: &Asked| match change(kind, turn, asked) {
-            Some(told) => format!("{} {} {}\n", told["verb"], told["by"], told["fields"]),
+        let told = |turn: &Turn, asked: &Asked| match change(kind, turn, None, asked) {
+            Some(told) => format!("{} {} {}\n", told["verb"], told["with"], told["fields"]),
             None => "nothing\n".to_owned(),
         };
         let statuses = Asked { statuses: true, ..everything() };
@@ -468,6 +492,30 @@ mod tests {
         let machine = deployment(1, "1", 1, &[("kube-controller-manager", "", AT)]);
         assert_eq!(told(&turn(None, Some(&machine)), &people), "nothing\n");
         assert_eq!(told(&turn(Some(&machine), None), &people), "nothing\n");
+        // Whose request it was says more than what is left of it.
+        let told_by = |user: &str| {
+            let told = change(kind, &gone, Some(user), &people);
+            told.map_or_else(String::new, |told| told["by"].to_string())
+        };
+        assert_eq!(told_by("anna"), "\"anna\"");
+        assert_eq!(told_by("system:kube-controller-manager"), "");
+    }
+
+    #[test]
+    fn that_a_token_has_expired_is_no_deed_of_people() {
+        let kind = wherry_resources::kind("", "v1", "secrets").expect("a built-in kind");
+        let told = |what: &str| {
+            let secret = json!({
+                "kind": "Secret", "apiVersion": "v1", "type": what,
+                "metadata": {"name": "s", "namespace": "n", "uid": "u",
+                    "managedFields": [{"manager": "wherry", "time": "2026-01-01T00:00:00Z"}]},
+            });
+            let last = Entry { value: stored::encode(kind, &secret), created: 1, modified: 1 };
+            let key = keys::object("", "secrets", "n", "s").into();
+            let turn = Turn { revision: 2, at: None, key, now: None, previous: Some(last) };
+            change(kind, &turn, None, &Asked { people: true, ..everything() }).is_some()
+        };
+        assert!(told("Opaque") && !told(auth::TOKEN_SECRET_TYPE));
     }
 
     #[tokio::test]
@@ -487,13 +535,15 @@ mod tests {
         };
         let told = |user: &User| {
             let changes = tell(&server.api, user, &asked, &turns(&server.api, &asked));
-            let line = |one: &Value| format!("{} {} {}\n", one["verb"], one["name"], one["fields"]);
+            let line = |one: &Value| {
+                format!("{} {} {} {}\n", one["verb"], one["name"], one["by"], one["fields"])
+            };
             changes.iter().map(line).collect::<String>()
         };
         expect![[r#"
-            "deleted" "s" []
-            "changed" "s" [{"path":"data.password","from":"••••••","to":"••••••"}]
-            "created" "s" []
+            "deleted" "s" "admin" []
+            "changed" "s" "admin" [{"path":"data.password","from":"••••••","to":"••••••"}]
+            "created" "s" "admin" []
         "#]]
         .assert_eq(&told(&admin()));
         assert_eq!(told(&User::new("anna", &[])), "");

@@ -3,7 +3,8 @@
 //! A state of the past is the present one with all later changes undone, so nothing but changes is
 //! kept, and their values are the store's own bytes. What only says that somebody is alive is not
 //! kept ([`NOISE`]). A restart begins anew; losing the past loses no correctness. How far back it
-//! goes is told with the reason ([`Since`]).
+//! goes is told with the reason ([`Since`]). The store does not know whose requests its changes
+//! are: this member notes it of those that it has answered itself ([`Past::wrote`]).
 //!
 //! ```text
 //!   past ◀── undo ── undo ── undo ── present       a Turn is one change: what was, what is since
@@ -18,7 +19,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use jiff::Timestamp;
-use wherry_resources::keys;
+use wherry_resources::{Kind, keys};
 use wherry_store::{Change, Entry, Event, Revision, Store, Watch, WatchEnd, WindowError};
 
 /// How far back one can go.
@@ -29,7 +30,7 @@ const BYTES_MAX: usize = 64 << 20;
 /// How often changes are taken in: their times are as exact as this, and the store's queue for one
 /// watcher holds far more than a member writes meanwhile.
 pub const REMEMBER: Duration = Duration::from_millis(250);
-/// What a change costs beside its value.
+/// What a change costs beside its value, with the name of who made it.
 const OVERHEAD_BYTES: usize = 256;
 /// Kinds whose changes nobody made: heartbeats, and what follows from other objects.
 pub const NOISE: &[(&str, &str)] = &[
@@ -114,7 +115,11 @@ impl Limit {
 
 /// The past of this member's store.
 #[derive(Default)]
-pub struct Past(Mutex<State>);
+pub struct Past {
+    state: Mutex<State>,
+    /// Whose requests made the changes. On its own: writers do not wait for who reads the past.
+    authors: Mutex<BTreeMap<Revision, Box<str>>>,
+}
 
 #[derive(Default)]
 struct State {
@@ -136,13 +141,36 @@ struct Kept {
 impl Past {
     fn state(&self) -> MutexGuard<'_, State> {
         // Held for a look at a queue and some moves; never across an await.
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn authors(&self) -> MutexGuard<'_, BTreeMap<Revision, Box<str>>> {
+        self.authors.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// A user's request has made a change.
+    pub fn wrote(&self, kind: &Kind, revision: Revision, user: &str) {
+        if !NOISE.contains(&(kind.group, kind.plural)) {
+            self.authors().insert(revision, user.into());
+        }
+    }
+
+    /// Who made a change, if this member answered the request.
+    pub fn author(&self, revision: Revision) -> Option<Box<str>> {
+        self.authors().get(&revision).cloned()
     }
 
     /// Takes in what has happened since the last call. To be called often: changes get their time
     /// here, and the store keeps them only for a while.
     pub fn catch_up(&self, store: &Store) {
-        self.state().catch_up(store, Timestamp::now());
+        let mut state = self.state();
+        state.catch_up(store, Timestamp::now());
+        let Some(oldest) = state.kept.turns.front().map(|turn| turn.revision) else { return };
+        drop(state);
+        let mut authors = self.authors();
+        while authors.first_key_value().is_some_and(|(first, _)| *first < oldest) {
+            authors.pop_first();
+        }
     }
 
     /// From when on the past is known.

@@ -341,7 +341,7 @@ mod tests {
 
     fn view() -> View {
         let selection = Selection::new(kind(), "", "").expect("selects everything");
-        let chosen = Chosen { kind: kind(), scope: Scope::All, selection };
+        let chosen = Chosen { kind: kind(), scope: Scope::All, selection, owner: None };
         View::new(chosen, row::columns(kind()), Look { count: 9, ..Look::default() })
     }
 

@@ -151,6 +151,11 @@ impl Row {
         selection.matches(&self.selectable)
     }
 
+    /// Whether this one, kind and name, controls its object.
+    pub fn is_owned_by(&self, owner: &(String, String)) -> bool {
+        self.owner.as_ref() == Some(owner)
+    }
+
     /// Whether it reads the same but for what a browser counts on by itself.
     pub fn reads_as(&self, other: &Row, columns: &[String]) -> bool {
         let counted = |at: usize| columns.get(at).is_some_and(|it| AGES.contains(&it.as_str()));

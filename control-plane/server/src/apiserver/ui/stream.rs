@@ -112,6 +112,8 @@ pub struct Open {
     namespaces: Vec<String>,
     labels: String,
     fields: String,
+    /// Only what this one, kind and name, has made.
+    owner: Option<(String, String)>,
     /// As it was then, in seconds since 1970; it does not live.
     at: Option<i64>,
     #[serde(flatten)]
@@ -269,7 +271,7 @@ impl Live {
         let kind = kind.filter(|kind| kind.stored_as().is_some()).ok_or(ApiError::NoSuchPath)?;
         let scope = self.scope(kind, &open)?;
         let selection = Selection::new(kind, &open.labels, &open.fields)?;
-        let chosen = Chosen { kind, scope, selection };
+        let chosen = Chosen { kind, scope, selection, owner: open.owner.clone() };
         let shared = match open.at {
             None => self.api.printed().get(&self.api, kind)?,
             Some(_) => None,
@@ -284,7 +286,7 @@ impl Live {
 
     /// A list for this person alone.
     async fn print(&self, at: Option<i64>, chosen: &Chosen) -> Result<Printed, ApiError> {
-        let &Chosen { kind, ref scope, ref selection } = chosen;
+        let &Chosen { kind, ref scope, ref selection, .. } = chosen;
         let prefix = stored::prefix(kind, None);
         let wanted = |(key, entry): &(Bytes, Entry)| {
             scope.takes(kind, key)
@@ -508,7 +510,7 @@ async fn change(
     own: &mut Printed,
     event: &Event,
 ) -> Result<(), Ended> {
-    let &Chosen { kind, ref scope, ref selection } = chosen;
+    let &Chosen { kind, ref scope, ref selection, .. } = chosen;
     if !scope.takes(kind, &event.key) {
         return Ok(());
     }

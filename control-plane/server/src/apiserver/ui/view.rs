@@ -46,6 +46,8 @@ pub struct Chosen {
     pub kind: &'static Kind,
     pub scope: Scope,
     pub selection: Selection,
+    /// Only what this one, kind and name, has made.
+    pub owner: Option<(String, String)>,
 }
 
 impl Chosen {
@@ -55,7 +57,9 @@ impl Chosen {
             Scope::Namespaces(names) if self.kind.namespaced => names.contains(&row.namespace),
             Scope::Namespaces(names) => names.contains(&row.name),
         };
-        is_visible && (self.selection.is_everything() || row.is_selected(&self.selection))
+        is_visible
+            && self.owner.as_ref().is_none_or(|owner| row.is_owned_by(owner))
+            && (self.selection.is_everything() || row.is_selected(&self.selection))
     }
 }
 
@@ -306,7 +310,7 @@ mod tests {
 
     fn view(scope: Scope, labels: &str, look: Look) -> View {
         let selection = Selection::new(pods(), labels, "").expect("a selector");
-        let chosen = Chosen { kind: pods(), scope, selection };
+        let chosen = Chosen { kind: pods(), scope, selection, owner: None };
         View::new(chosen, super::super::row::columns(pods()), look)
     }
 
@@ -499,5 +503,21 @@ mod tests {
             1 of 1 {"bad":1} [u-b] new: b
         "#]]
         .assert_eq(&out);
+    }
+
+    #[test]
+    fn a_list_may_be_of_what_one_object_has_made() {
+        let mut list = Printed::new(pods(), None);
+        let mut view = view(Scope::All, "", Look { count: 9, ..Look::default() });
+        view.chosen.owner = Some(("Job".to_owned(), "nightly".to_owned()));
+        let owned = [("a", "Job", "nightly"), ("b", "Job", "hourly"), ("c", "Set", "nightly")];
+        for (name, kind, owner) in owned {
+            let (key, mut object) = pod(name, 1, "east", "Running");
+            object["metadata"]["ownerReferences"] = json!([{"apiVersion": "v1", "kind": kind,
+                "name": owner, "uid": "u", "controller": true}]);
+            put(&mut list, (key, object));
+        }
+        put(&mut list, pod("d", 1, "east", "Running"));
+        assert_eq!(told(&mut view, &list), "1 of 1 {\"warn\":1} [u-a] new: a\n");
     }
 }

@@ -192,6 +192,7 @@ async fn perform(
                 .delete(key, precondition)
                 .await
                 .map_err(|error| write::failure(call.kind, name, error))?;
+            call.wrote(revision);
             quota::removed(call, old, between).await;
             Ok(Deleted::Gone(stored::decode_at(call.kind, &last.value, revision)))
         }
@@ -201,6 +202,7 @@ async fn perform(
                 .put(key, stored::encode(call.kind, &new), precondition)
                 .await
                 .map_err(|error| write::failure(call.kind, name, error))?;
+            call.wrote(entry.modified);
             Ok(Deleted::Lingers(stored::decode(call.kind, &entry)))
         }
     }

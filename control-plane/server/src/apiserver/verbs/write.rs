@@ -23,7 +23,7 @@ use wherry_resources::{
     apply::{self, Writer},
     defaults, meta, validate,
 };
-use wherry_store::{Entry, Precondition, Snapshot, WriteError};
+use wherry_store::{Entry, Precondition, Revision, Snapshot, WriteError};
 
 /// The ServiceAccount that every namespace gets a moment after it was made.
 const ACCOUNT: &str = "default";
@@ -82,6 +82,11 @@ impl<'a> Call<'a> {
     /// The types that this kind's managers may have written it in.
     pub fn types(&self) -> custom::OwnTypes {
         custom::OwnTypes::of(self.api, self.kind)
+    }
+
+    /// Notes for the timeline whose change a revision is.
+    pub fn wrote(&self, revision: Revision) {
+        self.api.past().wrote(self.kind, revision, &self.user.name);
     }
 
     /// Who writes now.
@@ -255,6 +260,7 @@ pub async fn insert(call: &Call<'_>, mut object: Object) -> Result<Written, Fail
     gathered.reservation.settle(matches!(put, Err(WriteError::Unknown)));
     quota::settle(call, &object, taken, &put).await;
     let entry = put.map_err(|error| failure(call.kind, &name, error))?;
+    call.wrote(entry.modified);
     Ok(Written { stored: true, object: call.written(object, &entry), warnings })
 }
 
@@ -363,6 +369,7 @@ pub async fn replace(
         let between = quota::removing(call).await;
         let deleted = call.api.store().delete(key, precondition).await;
         let (revision, _) = deleted.map_err(|error| failure(call.kind, name, error))?;
+        call.wrote(revision);
         quota::removed(call, old, between).await;
         meta::set_resource_version(&mut new, revision);
         meta::order(&mut new);
@@ -380,6 +387,7 @@ pub async fn replace(
     gathered.reservation.settle(matches!(put, Err(WriteError::Unknown)));
     quota::settle(call, &new, taken, &put).await;
     let entry = put.map_err(|error| failure(call.kind, name, error))?;
+    call.wrote(entry.modified);
     Ok(Written { stored: true, object: call.written(new, &entry), warnings })
 }
 
