@@ -16,8 +16,10 @@ use crate::apps::{app, post, proportional_mib};
 const PODS: usize = 5_000;
 /// Longer than a start at a tenth of the goal's rate.
 const READY_MAX: Duration = Duration::from_secs(300);
-/// For the processor time of an idle node.
-const IDLE: Duration = Duration::from_secs(20);
+/// What starting left to do is done by then: the last events, and a record of each Pod.
+const SETTLED: Duration = Duration::from_secs(20);
+/// For the processor time of an idle node: whatever it does each minute is in it.
+const IDLE: Duration = Duration::from_secs(60);
 /// Handlers that wake for the first time.
 const WAKES: usize = 200;
 const INSTANCES: usize = 2_000;
@@ -62,8 +64,7 @@ fn full(rows: &mut Rows) -> Result<()> {
     let sum = |all: &[(&str, f64)]| all.iter().map(|(_, mib)| mib).sum::<f64>();
     let each = (sum(&after[1..]) - sum(&before[1..])) * 1024.0 / pods as f64;
     rows.add(&group, "memory of the node for each Pod", each, "KiB");
-    // What starting left to do is done by then.
-    std::thread::sleep(IDLE / 2);
+    std::thread::sleep(SETTLED);
     let (cpu, since) = (cpu_seconds(&cluster), Instant::now());
     std::thread::sleep(IDLE);
     let took = since.elapsed().as_secs_f64();
