@@ -1,6 +1,7 @@
 //! The gate beside Debian's nginx and haproxy on the same machine, all of them with two threads of
 //! work: TLS in front of a handler's node port, and a plain proxy before a server outside of the
-//! cluster (another nginx, which answers from memory).
+//! cluster (another nginx, which answers from memory). All of them write an access log and tell the
+//! server behind who asked, as a gate does.
 
 use std::fs;
 use std::net::{IpAddr, SocketAddr, TcpListener};
@@ -72,7 +73,7 @@ pid @DIR@/nginx.pid;
 worker_processes 2;
 events { worker_connections 4096; }
 http {
-  access_log off;
+  access_log @DIR@/access.log combined buffer=64k flush=1s;
   keepalive_requests 100000000;
   client_body_temp_path @DIR@/nginx-body;
   proxy_temp_path @DIR@/nginx-proxy;
@@ -81,6 +82,11 @@ http {
   scgi_temp_path @DIR@/nginx-scgi;
   proxy_http_version 1.1;
   proxy_set_header Connection "";
+  proxy_set_header Host $host;
+  proxy_set_header X-Real-IP $remote_addr;
+  proxy_set_header X-Forwarded-For $remote_addr;
+  proxy_set_header X-Forwarded-Host $host;
+  proxy_set_header X-Forwarded-Proto $scheme;
   upstream handler { server @HANDLER@; keepalive 64; keepalive_requests 100000000; }
   upstream outside { server @ORIGIN@; keepalive 64; keepalive_requests 100000000; }
   server {
@@ -97,8 +103,12 @@ const HAPROXY: &str = r#"
 global
   nbthread 2
   maxconn 4096
+  log stdout format raw local0
 defaults
   mode http
+  log global
+  option httplog
+  option forwardfor
   timeout connect 5s
   timeout client 60s
   timeout server 60s
@@ -161,7 +171,8 @@ pub fn ingress(rows: &mut Rows) -> Result<()> {
         if program.ends_with("haproxy") {
             command.arg("-db");
         }
-        let child = command.arg(option).arg(&file).stdin(Stdio::null()).spawn();
+        let log = fs::File::create(folder.join(format!("{name}.log")))?;
+        let child = command.arg(option).arg(&file).stdin(Stdio::null()).stdout(log).spawn();
         Ok(Proxy(child.with_context(|| format!("{program} is installed by `make bench`"))?))
     };
     let _origin = start("/usr/sbin/nginx", "origin.conf", "-c", words(ORIGIN, gate))?;
