@@ -17,6 +17,7 @@ use jiff::Timestamp;
 use serde_json::Value;
 
 use crate::meta::{self, items, text};
+use crate::read::{self, Paths};
 use crate::{Kind, Object};
 
 /// One column definition of a `meta.k8s.io` Table.
@@ -71,6 +72,23 @@ pub fn cells(kind: &Kind, object: &Object, now: Timestamp) -> Vec<Value> {
         Some(row) => (row.3)(object, now),
         None => vec![name(object), age(object, now)],
     }
+}
+
+/// What no cell of a built-in kind shows, and which is half of what there is to read.
+const UNPRINTED: Paths = &[&["metadata", "managedFields"]];
+
+/// The cells of an object in JSON, as those of [`cells`]: not much more is read than is shown. Not
+/// for custom kinds, whose columns may be anywhere.
+pub fn cells_of_json(
+    kind: &Kind,
+    json: &[u8],
+    now: Timestamp,
+) -> Result<Vec<Value>, serde_json::Error> {
+    let object = match kind.is("", "Pod") {
+        true => read::only(pod::PRINTED, json)?,
+        false => read::without(UNPRINTED, json)?,
+    };
+    Ok(cells(kind, &object, now))
 }
 
 fn row(kind: &Kind) -> Option<&'static Row> {
@@ -147,9 +165,14 @@ fn created(object: &Object) -> Value {
     Value::from(field(object, "/metadata/creationTimestamp"))
 }
 
+/// What stands at a path of plain names, as for `Value::pointer`, which is made for all there are.
+fn at<'a>(object: &'a Value, path: &str) -> Option<&'a Value> {
+    path.split('/').skip(1).try_fold(object, |value, name| value.get(name))
+}
+
 /// A text anywhere in the object, empty when absent.
 fn field<'a>(object: &'a Value, path: &str) -> &'a str {
-    object.pointer(path).and_then(Value::as_str).unwrap_or("")
+    at(object, path).and_then(Value::as_str).unwrap_or("")
 }
 
 /// A text anywhere in the object, `<none>` when absent or empty.
@@ -159,12 +182,12 @@ fn or_none(text: &str) -> Value {
 
 /// A whole number anywhere in the object, zero when absent.
 fn count(object: &Value, path: &str) -> i64 {
-    object.pointer(path).and_then(Value::as_i64).unwrap_or(0)
+    at(object, path).and_then(Value::as_i64).unwrap_or(0)
 }
 
 /// A list anywhere in the object.
 fn list<'a>(object: &'a Value, path: &str) -> &'a [Value] {
-    object.pointer(path).and_then(Value::as_array).map(Vec::as_slice).unwrap_or(&[])
+    at(object, path).and_then(Value::as_array).map(Vec::as_slice).unwrap_or(&[])
 }
 
 /// Number of entries of a map or list.

@@ -8,10 +8,11 @@ use jiff::Timestamp;
 use serde_json::Value;
 
 use super::{
-    AGE, Column, NAME, Row, age, column, containers, count, duration, field, labels, list, name,
-    or_none, size,
+    AGE, Column, NAME, Row, age, at, column, containers, count, duration, field, labels, list,
+    name, or_none, size,
 };
 use crate::meta::{self, items, text};
+use crate::read::Paths;
 use crate::{Object, conditions};
 
 pub(super) const TABLES: &[Row] =
@@ -28,6 +29,19 @@ const POD: &[Column] = &[
     column("Nominated Node", "The node that is being freed for the Pod").wide(),
     column("Readiness Gates", "The conditions that are met, of those the Pod waits for").wide(),
     column("Why", "Why the Pod is not running, in one sentence").wide(),
+];
+
+/// All that the cells of a Pod are made of.
+pub(super) const PRINTED: Paths = &[
+    &["metadata", "name"],
+    &["metadata", "creationTimestamp"],
+    &["metadata", "deletionTimestamp"],
+    &["spec", "containers", "name"],
+    &["spec", "initContainers", "name"],
+    &["spec", "initContainers", "restartPolicy"],
+    &["spec", "nodeName"],
+    &["spec", "readinessGates"],
+    &["status"],
 ];
 
 const POD_TEMPLATE: &[Column] = &[
@@ -70,7 +84,7 @@ fn is_sidecar(pod: &Object, status: &Value) -> bool {
 }
 
 fn is_running(status: &Value) -> bool {
-    status.get("ready") == Some(&Value::Bool(true)) && status.pointer("/state/running").is_some()
+    status.get("ready") == Some(&Value::Bool(true)) && at(status, "/state/running").is_some()
 }
 
 fn ready_containers(pod: &Object) -> usize {
@@ -170,7 +184,7 @@ fn container_reason(pod: &Object) -> Option<String> {
         let waiting = field(status, "/state/waiting/reason");
         if !waiting.is_empty() {
             reason = Some(waiting.to_string());
-        } else if let Some(ended) = status.pointer("/state/terminated") {
+        } else if let Some(ended) = at(status, "/state/terminated") {
             reason = Some(ended_reason(ended));
         } else if is_running(status) {
             any_running = true;
@@ -221,7 +235,7 @@ pub fn why(pod: &Object) -> String {
 
 fn readiness_gates(pod: &Object) -> String {
     let gates = list(pod, "/spec/readinessGates");
-    if size(pod.pointer("/spec/readinessGates")) == 0 {
+    if size(at(pod, "/spec/readinessGates")) == 0 {
         return String::new();
     }
     let list = items(pod.get("status").unwrap_or(&Value::Null), "conditions");

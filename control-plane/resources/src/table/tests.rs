@@ -13,6 +13,9 @@ fn rows() {
         let object = testscript::json(argument(case, "object"));
         let cells = cells(kind, &object, now);
         assert_eq!(cells.len(), columns(kind).len(), "one cell for each column");
+        let json = object.to_string();
+        let of_json = cells_of_json(kind, json.as_bytes(), now).expect("JSON");
+        assert_eq!(of_json, cells, "they are the same of less");
         let line = |(column, cell): (&Column, &Value)| {
             let wide = if column.priority > 0 { " (wide)" } else { "" };
             format!("{}{wide}: {}", column.name, scalar(Some(cell)))

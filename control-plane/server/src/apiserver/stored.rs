@@ -93,14 +93,6 @@ const UNPRINTED_OF_PODS: Paths = &[
     &["spec", "topologySpreadConstraints"],
 ];
 
-/// The same without what a row of a Table shows beside its cells: the metadata.
-const UNPRINTED_OF_ROWS: Paths = &[
-    &["spec", "volumes"],
-    &["spec", "tolerations"],
-    &["spec", "affinity"],
-    &["spec", "topologySpreadConstraints"],
-];
-
 /// What others say of an object: how it is, and who manages which fields.
 const SAID: Paths = &[&["metadata", "managedFields"], &["status"]];
 
@@ -115,29 +107,6 @@ pub fn decode_to_print(kind: &'static Kind, value: &[u8], revision: Revision) ->
     decode_without(paths, kind, value, revision)
 }
 
-/// The object for a row of a Table that shows its metadata, but not the object.
-pub fn decode_row(kind: &'static Kind, entry: &Entry) -> Object {
-    match is_pod(kind) {
-        true => decode_without(UNPRINTED_OF_ROWS, kind, &entry.value, entry.modified),
-        false => decode(kind, entry),
-    }
-}
-
-/// The metadata of an object, which is all that some clients want; the rest is not read where the
-/// stored form has the metadata as it is shown.
-pub fn decode_metadata(kind: &'static Kind, entry: &Entry) -> Object {
-    #[derive(serde::Deserialize)]
-    struct Stored {
-        metadata: Value,
-    }
-    if kind.custom.is_some() || kind.storage != Storage::Own {
-        return decode(kind, entry);
-    }
-    let bytes = splice(&entry.value, entry.modified);
-    let stored: Stored = serde_json::from_slice(&bytes).expect("encode wrote metadata");
-    serde_json::json!({ "metadata": stored.metadata })
-}
-
 /// What is stored of an object, as far as a client wants to read it. Of kinds that are stored as
 /// they are shown ([`is_plain`]) the record of managers can be left out.
 pub fn accepted<'a>(kind: &Kind, accepted: Accepted, value: &'a [u8]) -> Cow<'a, [u8]> {
@@ -150,33 +119,42 @@ pub fn accepted<'a>(kind: &Kind, accepted: Accepted, value: &'a [u8]) -> Cow<'a,
 
 /// Where the record of managers stands among an object's metadata, with the comma before it.
 fn managers(value: &[u8]) -> Option<Range<usize>> {
-    const METADATA: &[u8] = b"\"metadata\":{";
     const KEY: &[u8] = b"\"managedFields\":[";
-    let mut at = find(value, METADATA)? + METADATA.len();
-    let mut start = None;
-    let mut depth = 1;
-    while depth > 0 {
+    let mut at = start_of_metadata(value) + 1;
+    loop {
         match value.get(at)? {
-            b'"' if depth == 1 && value[at..].starts_with(KEY) => {
-                start = Some(at - 1);
-                // To before the list.
-                at += KEY.len() - 2;
+            b'"' if value[at..].starts_with(KEY) => {
+                return Some(at - 1..end_of_value(value, at + KEY.len() - 1)?);
             }
+            b'"' => at = end_of_text(value, at)? + 1,
+            b'{' | b'[' => at = end_of_value(value, at)?,
+            b'}' => return None,
+            _ => at += 1,
+        }
+    }
+}
+
+/// Where the metadata begin. Before them stand only kind and apiVersion, which hold no quotes.
+fn start_of_metadata(value: &[u8]) -> usize {
+    const METADATA: &[u8] = b"\"metadata\":";
+    find(value, METADATA).expect("encode wrote metadata") + METADATA.len()
+}
+
+/// The place behind the object or list that begins at `at`.
+fn end_of_value(value: &[u8], mut at: usize) -> Option<usize> {
+    let mut depth = 0_usize;
+    loop {
+        match value.get(at)? {
             b'"' => at = end_of_text(value, at)?,
             b'{' | b'[' => depth += 1,
-            b'}' | b']' => {
-                depth -= 1;
-                if let Some(start) = start
-                    && depth == 1
-                {
-                    return Some(start..at + 1);
-                }
-            }
+            b'}' | b']' => depth -= 1,
             _ => {}
         }
         at += 1;
+        if depth == 0 {
+            return Some(at);
+        }
     }
-    None
 }
 
 /// The quote that ends the text which begins with the one at `at`.
@@ -254,6 +232,19 @@ pub fn write_item(kind: &'static Kind, value: &[u8], revision: Revision, out: &m
     escape::tail(out, start);
 }
 
+/// Writes the metadata of an object alone, of a kind that is stored as it is shown ([`is_plain`]).
+pub fn write_metadata(entry: &Entry, version: &str, out: &mut Vec<u8>) {
+    let start = out.len();
+    out.extend_from_slice(b"{\"kind\":\"PartialObjectMetadata\",\"apiVersion\":\"meta.k8s.io/");
+    out.extend_from_slice(version.as_bytes());
+    out.extend_from_slice(b"\",\"metadata\":");
+    let from = start_of_metadata(&entry.value);
+    let end = end_of_value(&entry.value, from).expect("encode wrote metadata");
+    write_spliced(&entry.value[from..end], entry.modified, out);
+    out.push(b'}');
+    escape::tail(out, start);
+}
+
 /// Puts `"resourceVersion":"N"` behind the uid. Before the uid stand only kind, apiVersion, name,
 /// generateName and namespace, none of which can hold a quote, so the first match is the right one.
 fn splice(value: &[u8], revision: Revision) -> Vec<u8> {
@@ -279,7 +270,7 @@ fn find(bytes: &[u8], pattern: &[u8]) -> Option<usize> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::apiserver::content::Form;
+    use crate::apiserver::content::{self, Form};
     use serde_json::json;
 
     #[test]
@@ -355,25 +346,25 @@ mod tests {
         assert_eq!(state(&short), state(&whole));
         let selectable = |object| wherry_resources::fields::selectable(kind, object);
         assert_eq!(selectable(&short), selectable(&whole));
-        let paths = UNPRINTED_OF_ROWS;
-        let row = decode_without(paths, kind, &stored, 7);
-        assert!(row["spec"].get("tolerations").is_none());
-        assert_eq!((cells(&row), &row["metadata"]), (cells(&whole), &whole["metadata"]));
     }
 
     #[test]
-    fn metadata_is_read_alone_as_it_is_read_with_the_rest() {
+    fn metadata_is_written_alone_as_it_is_with_the_rest() {
         let kind = wherry_resources::kind("", "v1", "configmaps").expect("a built-in kind");
         let object = json!({
             "kind": "ConfigMap", "apiVersion": "v1",
-            "metadata": {"name": "a", "namespace": "n", "uid": "u-1", "labels": {"b": "c"}},
+            "metadata": {"name": "a", "namespace": "n", "uid": "u-1",
+                "annotations": {"b": "}\\\"<{", "\"c\"": "]"}, "finalizers": ["x/y", "}"],
+                "managedFields": [{"manager": "m", "fieldsV1": {"f:data": {}}}]},
             "data": {"metadata": "{\"uid\":\"x\"}"},
         });
         let entry = Entry { value: encode(kind, &object), created: 3, modified: 7 };
-        let alone = decode_metadata(kind, &entry);
-        assert_eq!(alone["metadata"], decode(kind, &entry)["metadata"]);
-        assert_eq!(alone["metadata"]["resourceVersion"], "7");
-        assert!(alone.get("data").is_none());
+        let mut alone = b"[".to_vec();
+        write_metadata(&entry, "v1", &mut alone);
+        let shown = content::metadata_only(decode(kind, &entry), "v1");
+        assert_eq!(shown["metadata"]["resourceVersion"], "7");
+        let expected = escape::whole(shown.to_string().into_bytes());
+        assert_eq!(alone[1..], expected);
     }
 
     #[test]

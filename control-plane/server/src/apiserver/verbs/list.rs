@@ -182,22 +182,24 @@ fn written(kind: &'static Kind, page: &Page, accepted: Accepted, include: Includ
         if index > 0 {
             bytes.push(b',');
         }
-        if form == Form::Object {
-            let value = stored::accepted(kind, accepted, &entry.value);
-            stored::write_item(kind, &value, entry.modified, &mut bytes);
-            continue;
-        }
-        let object = match (form, include) {
-            (Form::Table { .. }, Include::None | Include::Metadata) => {
-                stored::decode_row(kind, entry)
+        match form {
+            Form::Object => {
+                let value = stored::accepted(kind, accepted, &entry.value);
+                stored::write_item(kind, &value, entry.modified, &mut bytes);
             }
-            (Form::Metadata { .. }, _) => stored::decode_metadata(kind, entry),
-            _ => stored::decode(kind, entry),
-        };
-        let item = item(kind, object, form, include, now);
-        let start = bytes.len();
-        serde_json::to_writer(&mut bytes, &item).expect("memory takes what is written");
-        escape::tail(&mut bytes, start);
+            Form::Table { version } if stored::is_plain(kind) => {
+                table::write_row(kind, entry, include, version, now, &mut bytes);
+            }
+            Form::Metadata { version } if stored::is_plain(kind) => {
+                stored::write_metadata(entry, version, &mut bytes);
+            }
+            form => {
+                let start = bytes.len();
+                let item = item(kind, stored::decode(kind, entry), form, include, now);
+                serde_json::to_writer(&mut bytes, &item).expect("memory takes what is written");
+                escape::tail(&mut bytes, start);
+            }
+        }
     }
     bytes.extend_from_slice(tail.as_bytes());
     bytes.push(b'\n');

@@ -1,9 +1,10 @@
 //! The Table form of objects: columns and cells are `wherry_resources::table`'s, wrapped here.
 
-use crate::apiserver::{content, errors::ApiError, request::Query};
+use crate::apiserver::{content, errors::ApiError, escape, request::Query, stored};
 use jiff::Timestamp;
 use serde_json::{Map, Value, json};
 use wherry_resources::{Kind, Object, meta, table};
+use wherry_store::Entry;
 
 /// What goes into a row beside its cells.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -30,6 +31,32 @@ impl Include {
 /// One object's row.
 pub fn row(kind: &Kind, object: Object, include: Include, version: &str, now: Timestamp) -> Value {
     row_of(table::cells(kind, &object, now), object, include, version)
+}
+
+/// Writes the same row, of an object of a kind that is stored as it is shown, of which no more is
+/// read than its cells show.
+pub fn write_row(
+    kind: &'static Kind,
+    entry: &Entry,
+    include: Include,
+    version: &str,
+    now: Timestamp,
+    out: &mut Vec<u8>,
+) {
+    let cells = table::cells_of_json(kind, &entry.value, now).expect("encode wrote JSON objects");
+    let start = out.len();
+    out.extend_from_slice(b"{\"cells\":");
+    serde_json::to_writer(&mut *out, &cells).expect("memory takes what is written");
+    escape::tail(out, start);
+    out.extend_from_slice(b",\"object\":");
+    match include {
+        Include::None => out.extend_from_slice(b"null"),
+        Include::Metadata => stored::write_metadata(entry, version, out),
+        Include::Object => {
+            out.extend_from_slice(&stored::json(kind, &entry.value, entry.modified));
+        }
+    }
+    out.push(b'}');
 }
 
 fn row_of(cells: Vec<Value>, object: Object, include: Include, version: &str) -> Value {
