@@ -15,10 +15,14 @@
 //! Watches hold a seat until their first answer only; streams (exec, logs that follow, tunnels)
 //! hold none. Watches are counted by user instead ([`Fairness::watch`]).
 //!
+//! A seat is given back when the answer begins. What makes a long one takes turns from there on
+//! (`turns`, `pieces.rs`), of which there are fewer than processors.
+//!
 //! One std mutex guards all levels: its sections are short and never await.
 
 mod flows;
 mod queues;
+mod turns;
 
 use std::collections::HashMap;
 use std::hash::{DefaultHasher, Hash as _, Hasher as _};
@@ -32,6 +36,8 @@ use tokio::sync::oneshot;
 use super::{auth, auth::User, errors::ApiError, request::Attributes};
 pub use flows::{Flows, prefix};
 use queues::{Arrival, Levels, Ticket};
+pub use turns::Share;
+use turns::Turns;
 
 /// Seats for each processor: enough that writes, which wait for the disk, fill its group commit.
 const SEATS_PER_PROCESSOR: u32 = 64;
@@ -52,6 +58,8 @@ const COSTS_MAX: usize = 4_096;
 pub struct Fairness {
     /// Long computations at once: half of the processors, so that the other half answers.
     computations: tokio::sync::Semaphore,
+    /// As many for what is made in pieces.
+    turns: Arc<Turns>,
     levels: Mutex<Levels<oneshot::Sender<Seat>>>,
     costs: Mutex<HashMap<u64, Duration>>,
     watches: Mutex<HashMap<String, u32>>,
@@ -118,6 +126,7 @@ impl Fairness {
         let computations = usize::try_from(processors / 2).unwrap_or(1).max(1);
         Arc::new(Fairness {
             computations: tokio::sync::Semaphore::new(computations),
+            turns: Turns::new(computations),
             levels: Mutex::new(Levels::new(
                 processors.saturating_mul(SEATS_PER_PROCESSOR),
                 oneshot::Sender::is_closed,
@@ -193,6 +202,13 @@ impl Fairness {
             // If nobody waits any more, the seat comes back here when it is dropped.
             drop(waiter.send(self.seat(ticket)));
         }
+    }
+
+    /// A user's part in the turns of those who make long answers.
+    pub fn share(&self, user: &User) -> Share {
+        let mut hasher = DefaultHasher::new();
+        user.name.hash(&mut hasher);
+        self.turns.share(hasher.finish())
     }
 
     /// Does a long computation on a thread of its own kind, where it holds nobody up.

@@ -12,7 +12,7 @@ use super::{
     content::{self, BODY_BYTES_MAX},
     errors::{self, ApiError},
     fairness::{self, Class, Passed, WatchCount},
-    impersonate,
+    impersonate, pieces,
     request::{self, Attributes, Query},
     verbs::prepare,
 };
@@ -23,8 +23,11 @@ use axum::{
     middleware::Next,
     response::{IntoResponse, Response},
 };
+use bytes::{Bytes, BytesMut};
+use futures::{StreamExt as _, stream};
 use http::{HeaderName, HeaderValue, StatusCode, header};
 use http_body::Body as _;
+use http_body_util::BodyExt as _;
 use jiff::Timestamp;
 use std::pin::Pin;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
@@ -226,15 +229,31 @@ async fn keep_body(request: Request, told: &mut Told) -> Result<Request, ApiErro
     Ok(Request::from_parts(parts, Body::from(bytes)))
 }
 
-/// Reads a complete answer for the audit log, and puts it back. One that flows is left alone.
+/// Reads a complete answer for the audit log, and puts it back. What is too long for the log, or
+/// goes on and on, is left alone.
 async fn keep_answer(answer: Response, told: &mut Told) -> Response {
-    if answer.body().size_hint().exact().is_none_or(|size| size > BODY_BYTES_MAX as u64) {
+    let is_long = answer.extensions().get::<pieces::Long>().is_some();
+    let fits = |size: u64| size <= BODY_BYTES_MAX as u64;
+    if !answer.body().size_hint().exact().map_or(is_long, fits) {
         return answer;
     }
-    let (parts, body) = answer.into_parts();
-    let bytes = axum::body::to_bytes(body, BODY_BYTES_MAX).await.unwrap_or_default();
-    told.response = serde_json::from_slice(&bytes).ok();
-    Response::from_parts(parts, Body::from(bytes))
+    let (parts, mut body) = answer.into_parts();
+    let mut kept = BytesMut::new();
+    while kept.len() <= BODY_BYTES_MAX {
+        match body.frame().await {
+            Some(Ok(frame)) => kept.extend_from_slice(&frame.into_data().unwrap_or_default()),
+            Some(Err(error)) => {
+                body = Body::from_stream(stream::iter([Err::<Bytes, _>(error)]));
+                break;
+            }
+            None => {
+                told.response = serde_json::from_slice(&kept).ok();
+                return Response::from_parts(parts, Body::from(kept.freeze()));
+            }
+        }
+    }
+    let begun = stream::iter([Ok(kept.freeze())]);
+    Response::from_parts(parts, Body::from_stream(begun.chain(body.into_data_stream())))
 }
 
 /// What is known before anything has been looked at.

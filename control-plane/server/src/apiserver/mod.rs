@@ -51,6 +51,7 @@ mod impersonate;
 mod members;
 mod openapi;
 mod outbound;
+mod pieces;
 mod rbac;
 mod registry;
 mod request;

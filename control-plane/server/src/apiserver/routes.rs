@@ -9,7 +9,7 @@ use super::{
     discovery,
     elsewhere::{self, Leader},
     errors::{ApiError, GroupResource},
-    guard, health, members, openapi, registry,
+    guard, health, members, openapi, pieces, registry,
     request::{self, Attributes, Query, Request},
     stream, tunnel, ui, verbs,
 };
@@ -217,8 +217,8 @@ async fn whole(body: Body) -> Result<bytes::Bytes, ApiError> {
     }
 }
 
-/// Which answers are compressed: complete ones, since a stream would wait in the compressor's
-/// buffer, that are text and long.
+/// Which answers are compressed: those that are text and long. A stream that goes on and on is not,
+/// for it would wait in the compressor's buffer.
 #[derive(Clone, Copy)]
 struct WorthGzip;
 
@@ -231,6 +231,9 @@ impl Predicate for WorthGzip {
             || media.contains("yaml")
             || media.starts_with("text/");
         // The length is no header yet: that is written last of all.
-        is_text && response.body().size_hint().exact().is_some_and(|size| size >= GZIP_BYTES_MIN)
+        let size = response.body().size_hint().exact();
+        let is_long = size.is_some_and(|size| size >= GZIP_BYTES_MIN)
+            || response.extensions().get::<pieces::Long>().is_some();
+        is_text && is_long
     }
 }

@@ -1,5 +1,6 @@
 //! A connection that nobody waits for without end: for a client that has shaken hands and then says
-//! nothing, and for one that takes nothing more of what it asked for.
+//! nothing, and for one that takes nothing more of what it asked for. Nor do others wait for long
+//! while one is sent much: what is written is encrypted on the way, and a socket takes megabytes.
 //!
 //! What comes later has limits of its own: hyper bounds the heads of HTTP/1.1 and asks HTTP/2
 //! clients whether they are still there, but only once it knows which of the two is spoken.
@@ -10,10 +11,14 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::task::yield_now;
 use tokio::time::Sleep;
 
 /// With what HTTP/2 begins; whatever differs from it is HTTP/1.1.
 const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
+
+/// So much is written before everything else runs that can: some 100 µs of encrypting.
+const AT_ONCE_MAX: usize = 64 * 1024;
 
 /// How long is waited.
 #[derive(Clone, Copy, Debug)]
@@ -34,13 +39,15 @@ pub struct Patient<T> {
     preface: usize,
     /// Runs while nothing can be written.
     stalled: Option<Pin<Box<Sleep>>>,
+    /// How much was written since others could run.
+    at_once: usize,
 }
 
 impl<T> Patient<T> {
     /// Begins to wait for what the client says first.
     pub fn new(io: T, limits: Limits) -> Patient<T> {
         let first = Some(Box::pin(tokio::time::sleep(limits.first)));
-        Patient { io, stalled_max: limits.stalled, first, preface: 0, stalled: None }
+        Patient { io, stalled_max: limits.stalled, first, preface: 0, stalled: None, at_once: 0 }
     }
 
     /// Looks at what the client says first.
@@ -52,6 +59,25 @@ impl<T> Patient<T> {
             true => self.preface += known,
             false => self.first = None,
         }
+    }
+
+    /// Whether others are to run first; then this one is woken behind them.
+    fn yields(&mut self, context: &mut Context<'_>) -> bool {
+        if self.at_once < AT_ONCE_MAX {
+            return false;
+        }
+        self.at_once = 0;
+        std::pin::pin!(yield_now()).poll(context).is_pending()
+    }
+
+    /// Counts what was written.
+    fn counted(&mut self, written: Poll<io::Result<usize>>) -> Poll<io::Result<usize>> {
+        self.at_once = match &written {
+            Poll::Ready(Ok(bytes)) => self.at_once.saturating_add(*bytes),
+            // It waits for its client, and others run.
+            Poll::Pending | Poll::Ready(Err(_)) => 0,
+        };
+        written
     }
 
     /// What writing came to, if it was not kept waiting for too long.
@@ -107,7 +133,12 @@ impl<T: AsyncWrite + Unpin> AsyncWrite for Patient<T> {
         bytes: &[u8],
     ) -> Poll<io::Result<usize>> {
         let this = self.get_mut();
+        if this.yields(context) {
+            return Poll::Pending;
+        }
+        let bytes = &bytes[..bytes.len().min(AT_ONCE_MAX)];
         let written = Pin::new(&mut this.io).poll_write(context, bytes);
+        let written = this.counted(written);
         this.written(context, written)
     }
 
@@ -117,7 +148,12 @@ impl<T: AsyncWrite + Unpin> AsyncWrite for Patient<T> {
         parts: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
         let this = self.get_mut();
+        if this.yields(context) {
+            return Poll::Pending;
+        }
+        // TLS takes no more of them than that either.
         let written = Pin::new(&mut this.io).poll_write_vectored(context, parts);
+        let written = this.counted(written);
         this.written(context, written)
     }
 
@@ -177,6 +213,20 @@ mod tests {
             }
             assert_eq!(server.first.is_none(), expected, "{said:?}");
         }
+    }
+
+    #[tokio::test]
+    async fn who_is_sent_much_lets_others_run() {
+        let (mut client, server) = duplex(4 * AT_ONCE_MAX);
+        let mut server = Patient::new(server, Limits { first: LONG, stalled: LONG });
+        let much = vec![7; 3 * AT_ONCE_MAX];
+        let mut sent = Box::pin(server.write_all(&much));
+        // There is room for all of it, but it is not written at once.
+        assert!(futures::poll!(sent.as_mut()).is_pending());
+        sent.await.expect("it is woken");
+        let mut taken = vec![0; much.len()];
+        client.read_exact(&mut taken).await.expect("all of it was sent");
+        assert_eq!(taken, much);
     }
 
     #[tokio::test]

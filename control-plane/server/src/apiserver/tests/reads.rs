@@ -2,6 +2,8 @@
 
 use super::script::{Server, admin, masked, text};
 use expect_test::expect;
+use http_body::Body as _;
+use http_body_util::BodyExt as _;
 use serde_json::Value;
 use wherry_store::Window;
 
@@ -46,6 +48,32 @@ async fn lists_are_paged_at_one_revision() {
     assert_eq!(names(&server.ok("GET", &exact, "").await), "c0 c1 c2 c3 c4");
     let (code, _) = server.send("GET", &format!("{all}?limit=2&continue=rubbish"), "").await;
     assert_eq!(code, 400);
+}
+
+#[tokio::test]
+async fn long_lists_flow_and_say_the_same() {
+    let server = Server::start().await;
+    let all = "/api/v1/namespaces/default/configmaps";
+    let long = "x".repeat(70 * 1024);
+    for (name, app) in [("a", "x"), ("b", "y"), ("c", "x")] {
+        let metadata = format!(r#""metadata":{{"name":"{name}","labels":{{"app":"{app}"}}}}"#);
+        server.ok("POST", all, &format!(r#"{{{metadata},"data":{{"k":"{long}"}}}}"#)).await;
+    }
+    for query in ["", "limit=2", "labelSelector=app%3Dx"] {
+        let response = server.response(&admin(), "GET", &format!("{all}?{query}"), "", "").await;
+        assert!(response.body().size_hint().exact().is_none(), "it is made while it is sent");
+        // What is shown to people is made of values.
+        let shown = server.ok("GET", &format!("{all}?pretty=true&{query}"), "").await;
+        let said = text(response).await;
+        assert!(said == format!("{shown}\n"), "{query}: {} bytes", said.len());
+    }
+    let response = server.response(&admin(), "GET", all, "accept-encoding: gzip", "").await;
+    assert_eq!(response.headers()["content-encoding"], "gzip");
+    let packed = response.into_body().collect().await.expect("the body ends").to_bytes();
+    assert!(packed.starts_with(&[0x1f, 0x8b]) && packed.len() < long.len());
+    let response = server.response(&admin(), "GET", &format!("{all}?limit=x"), "", "").await;
+    assert_eq!(response.status(), 400);
+    assert!(text(response).await.starts_with("{\"kind\":\"Status\""));
 }
 
 #[tokio::test]

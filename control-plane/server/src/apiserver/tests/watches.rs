@@ -74,8 +74,11 @@ async fn events_follow_the_objects_that_are_there() {
 async fn many_objects_come_once_and_in_their_order() {
     let server = Server::start().await;
     let names: Vec<String> = (0..120).map(|number| format!("m-{number:03}")).collect();
+    // More than is made and sent at once.
+    let note = "x".repeat(400);
     for name in &names {
-        server.ok("POST", ALL, &format!("{{\"metadata\":{{\"name\":\"{name}\"}}}}")).await;
+        let metadata = format!(r#"{{"name":"{name}","annotations":{{"note":"{note}"}}}}"#);
+        server.ok("POST", ALL, &format!(r#"{{"metadata":{metadata}}}"#)).await;
     }
     let initial = "sendInitialEvents=true&resourceVersionMatch=NotOlderThan";
     let path = format!("{ALL}?watch=true&{initial}&allowWatchBookmarks=true");

@@ -15,6 +15,7 @@ use crate::apiserver::{
     custom,
     errors::ApiError,
     escape,
+    pieces::{self, Pace},
     request::Request,
     stored,
 };
@@ -39,8 +40,6 @@ const ROWS: &str = "\"rows\":[";
 
 /// What an item has in a list besides what is stored: its revision, and a comma.
 const ITEM_OVERHEAD: usize = 48;
-/// Lists of so many objects are written beside the tasks that answer others.
-const MANY: usize = 200;
 
 /// Where a list goes on.
 #[derive(Debug, PartialEq, Eq)]
@@ -92,27 +91,40 @@ impl Page {
     }
 }
 
-/// Answers a list.
+/// Answers a list. A long one is made while it is sent.
 pub async fn list(api: &ApiServer, request: &Request) -> Result<Response, ApiError> {
     let selection = Selection::of(request)?;
     let include = Include::of(&request.query)?;
     let page = page(api, request, &selection).await?;
     let kind = request.kind;
+    let size: usize = page.items.iter().map(|(_, entry)| entry.value.len()).sum();
+    let is_long = size >= pieces::LONG;
     if request.accepted.is_compact() && !custom::by_webhook(kind) {
-        let write = || written(kind, &page, request.accepted, include);
-        let bytes = match page.items.len() < MANY {
-            true => write(),
-            false => api.fairness().compute(write).await,
-        };
-        return Ok(content::respond_bytes(StatusCode::OK, "application/json", bytes, &[]));
+        let room = size + ITEM_OVERHEAD * page.items.len();
+        let mut text = Text::of(kind, page, request.accepted, include, jiff::Timestamp::now());
+        let media = "application/json";
+        if is_long {
+            let share = api.fairness().share(&request.user);
+            let next = move |pace: &Pace| {
+                let is_enough = |size| size >= pieces::ENOUGH || pace.is_over();
+                text.piece(pieces::ENOUGH, is_enough).map(Bytes::from)
+            };
+            return Ok(pieces::answer(media, share, next));
+        }
+        let bytes = text.piece(room, |_| false).expect("it has not been written yet");
+        return Ok(content::respond_bytes(StatusCode::OK, media, bytes, &[]));
     }
     let decode = || page.items.iter().map(|(_, entry)| stored::decode(kind, entry)).collect();
-    let items: Vec<Object> = match page.items.len() < MANY {
-        true => decode(),
-        false => api.fairness().compute(decode).await,
+    let items: Vec<Object> = match is_long {
+        false => decode(),
+        true => api.fairness().compute(decode).await,
     };
     let items = custom::into_version(api, kind, items).await?;
-    Ok(respond(request, &page, items, include, &[]))
+    let respond = || respond(request, &page, items, include, &[]);
+    Ok(match is_long {
+        false => respond(),
+        true => api.fairness().compute(respond).await,
+    })
 }
 
 /// The answer with these objects as the items of a page.
@@ -163,47 +175,87 @@ fn without_type(mut object: Object) -> Object {
     object
 }
 
-/// The list as JSON, one item after the other, so that no more than one is ever held as values.
-fn written(kind: &'static Kind, page: &Page, accepted: Accepted, include: Include) -> Vec<u8> {
-    let form = accepted.form;
-    let head = in_order(kind, form, of(kind, page, form, Vec::new())).to_string();
-    // The items are an empty list so far; of custom kinds the kind and the metadata stand behind.
-    let middle = match form {
-        Form::Table { .. } => head.rfind(ROWS).map(|at| at + ROWS.len()),
-        _ => head.find(ITEMS).map(|at| at + ITEMS.len()),
-    };
-    let (head, tail) = head.split_at(middle.expect("a list has items"));
-    let size: usize = page.items.iter().map(|(_, entry)| entry.value.len()).sum();
-    let mut bytes = Vec::with_capacity(size + ITEM_OVERHEAD * page.items.len() + head.len());
-    bytes.extend_from_slice(head.as_bytes());
-    escape::tail(&mut bytes, 0);
-    let now = jiff::Timestamp::now();
-    for (index, (_, entry)) in page.items.iter().enumerate() {
-        if index > 0 {
-            bytes.push(b',');
+/// A list as JSON, one item after the other, so that no more than one is ever held as values.
+struct Text {
+    kind: &'static Kind,
+    accepted: Accepted,
+    include: Include,
+    now: jiff::Timestamp,
+    /// What stands before the items, until it is written.
+    head: Vec<u8>,
+    items: std::vec::IntoIter<(Bytes, Entry)>,
+    /// What stands behind the items, until it is written.
+    tail: Option<Vec<u8>>,
+    /// What stands before the next item.
+    comma: &'static [u8],
+}
+
+impl Text {
+    fn of(
+        kind: &'static Kind,
+        page: Page,
+        accepted: Accepted,
+        include: Include,
+        now: jiff::Timestamp,
+    ) -> Text {
+        let form = accepted.form;
+        let head = in_order(kind, form, of(kind, &page, form, Vec::new())).to_string();
+        // The items are an empty list so far; of custom kinds the kind and the metadata stand behind.
+        let middle = match form {
+            Form::Table { .. } => head.rfind(ROWS).map(|at| at + ROWS.len()),
+            _ => head.find(ITEMS).map(|at| at + ITEMS.len()),
+        };
+        let (head, tail) = head.split_at(middle.expect("a list has items"));
+        Text {
+            kind,
+            accepted,
+            include,
+            now,
+            head: escape::whole(head.as_bytes().to_vec()),
+            items: page.items.into_iter(),
+            tail: Some(format!("{tail}\n").into_bytes()),
+            comma: b"",
         }
-        match form {
+    }
+
+    /// What follows, until it is enough; `room` is what that will take at the least.
+    fn piece(&mut self, room: usize, is_enough: impl Fn(usize) -> bool) -> Option<Vec<u8>> {
+        let mut tail = self.tail.take()?;
+        let mut bytes = std::mem::take(&mut self.head);
+        bytes.reserve(room);
+        while let Some((_, entry)) = self.items.next() {
+            bytes.extend_from_slice(self.comma);
+            self.comma = b",";
+            self.write(&entry, &mut bytes);
+            if is_enough(bytes.len()) {
+                self.tail = Some(tail);
+                return Some(bytes);
+            }
+        }
+        bytes.append(&mut tail);
+        Some(bytes)
+    }
+
+    fn write(&self, entry: &Entry, out: &mut Vec<u8>) {
+        let (kind, include, now) = (self.kind, self.include, self.now);
+        let is_plain = stored::is_plain(kind);
+        match self.accepted.form {
             Form::Object => {
-                let value = stored::accepted(kind, accepted, &entry.value);
-                stored::write_item(kind, &value, entry.modified, &mut bytes);
+                let value = stored::accepted(kind, self.accepted, &entry.value);
+                stored::write_item(kind, &value, entry.modified, out);
             }
-            Form::Table { version } if stored::is_plain(kind) => {
-                table::write_row(kind, entry, include, version, now, &mut bytes);
+            Form::Table { version } if is_plain => {
+                table::write_row(kind, entry, include, version, now, out);
             }
-            Form::Metadata { version } if stored::is_plain(kind) => {
-                stored::write_metadata(entry, version, &mut bytes);
-            }
+            Form::Metadata { version } if is_plain => stored::write_metadata(entry, version, out),
             form => {
-                let start = bytes.len();
+                let start = out.len();
                 let item = item(kind, stored::decode(kind, entry), form, include, now);
-                serde_json::to_writer(&mut bytes, &item).expect("memory takes what is written");
-                escape::tail(&mut bytes, start);
+                serde_json::to_writer(&mut *out, &item).expect("memory takes what is written");
+                escape::tail(out, start);
             }
         }
     }
-    bytes.extend_from_slice(tail.as_bytes());
-    bytes.push(b'\n');
-    bytes
 }
 
 /// One object in the form of its list.
@@ -258,11 +310,11 @@ pub async fn page(
         })?,
     };
     let after = token.as_ref().map(|token| token.after.as_slice());
-    Ok(collect(request.kind, &snapshot, &prefix, after, selection, limit))
+    Ok(collect(request.kind, &snapshot, &prefix, after, selection, limit).await)
 }
 
 /// Reads up to `limit` matching objects behind a key.
-fn collect(
+async fn collect(
     kind: &'static Kind,
     snapshot: &Snapshot,
     prefix: &[u8],
@@ -276,24 +328,96 @@ fn collect(
         selection.is_everything()
             || selection.may_match(&entry.value) && selection.matches(&stored::decode(kind, entry))
     };
-    for (key, entry) in snapshot.range(prefix, after) {
-        // The name is the last segment of the key; a selector on it spares reading the others.
-        let named = selection.name();
-        if named.is_some_and(|name| key.rsplit(|byte| *byte == 0).next() != Some(name.as_bytes())) {
-            continue;
-        }
-        if !matches(&entry) {
-            continue;
-        }
-        if page.items.len() == limit {
-            let last = page.items.last().map(|(key, _)| key.to_vec()).unwrap_or_default();
-            if selection.is_everything() {
-                page.remaining = Some(snapshot.count(prefix, Some(&last)));
+    // The name is the last segment of the key; a selector on it spares reading the others.
+    let is_named = |key: &[u8]| {
+        let last = || key.rsplit(|byte| *byte == 0).next();
+        selection.name().is_none_or(|name| last() == Some(name.as_bytes()))
+    };
+    let mut last_seen = after.map(Bytes::copy_from_slice);
+    pieces::steps(|pace| {
+        for (key, entry) in snapshot.range(prefix, last_seen.as_deref()) {
+            let is_shown = is_named(&key) && matches(&entry);
+            if is_shown && page.items.len() == limit {
+                let last = page.items.last().map(|(key, _)| key.to_vec()).unwrap_or_default();
+                if selection.is_everything() {
+                    page.remaining = Some(snapshot.count(prefix, Some(&last)));
+                }
+                page.token = Some(Token { revision, after: last }.encode());
+                break;
             }
-            page.token = Some(Token { revision, after: last }.encode());
-            return page;
+            if is_shown {
+                page.items.push((key.clone(), entry));
+            }
+            if pace.is_over() {
+                last_seen = Some(key);
+                return false;
+            }
         }
-        page.items.push((key, entry));
-    }
+        true
+    })
+    .await;
     page
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_list_in_pieces_is_the_list_of_its_values() {
+        let kinds = [("", "configmaps"), ("", "pods"), ("apps", "deployments")];
+        let forms = [
+            Form::Object,
+            Form::Table { version: "v1" },
+            Form::Metadata { version: "v1" },
+            Form::Metadata { version: "v1beta1" },
+        ];
+        let includes = [Include::None, Include::Metadata, Include::Object];
+        for ((group, plural), form) in
+            kinds.into_iter().flat_map(|kind| forms.map(|form| (kind, form)))
+        {
+            let kind = wherry_resources::kind(group, "v1", plural).expect("a built-in kind");
+            let entry = |at: u64| {
+                let object = json!({
+                    "kind": kind.kind, "apiVersion": kind.api_version(),
+                    "metadata": {
+                        "name": format!("a-{at}"), "uid": format!("u-{at}"),
+                        "annotations": {"said": "a < \"b\" && {c", "}": "]"},
+                        "managedFields": [{"manager": "m", "fieldsV1": {"f:data": {}}}],
+                    },
+                    "spec": {"replicas": 2, "containers": [{"name": "c", "image": "<i>"}]},
+                });
+                let value = stored::encode(kind, &object);
+                (Bytes::from(at.to_string()), Entry { value, created: 1, modified: at + 5 })
+            };
+            for include in includes {
+                let page = || Page {
+                    revision: 9,
+                    items: (0..3).map(entry).collect(),
+                    token: Some("token".to_owned()),
+                    remaining: Some(4),
+                };
+                let now = jiff::Timestamp::UNIX_EPOCH;
+                let value = |(_, entry): &(Bytes, Entry)| {
+                    item(kind, stored::decode(kind, entry), form, include, now)
+                };
+                let values = page().items.iter().map(value).collect();
+                let whole = in_order(kind, form, of(kind, &page(), form, values));
+                let whole = content::rendered(&whole, false);
+                for (enough, count) in [(0, 4), (usize::MAX, 1)] {
+                    let accepted = Accepted { form, yaml: false, pretty: false, managers: true };
+                    let mut text = Text::of(kind, page(), accepted, include, now);
+                    let next = || text.piece(0, |size| size >= enough);
+                    let pieces: Vec<Vec<u8>> = std::iter::from_fn(next).collect();
+                    let said = String::from_utf8_lossy(&whole);
+                    assert_eq!(
+                        String::from_utf8_lossy(&pieces.concat()),
+                        said,
+                        "{plural} {form:?}"
+                    );
+                    assert_eq!(pieces.len(), count);
+                }
+            }
+        }
+    }
 }

@@ -5,7 +5,8 @@
 //! Store::watch after R ------------------------> ADDED, MODIFIED, DELETED, BOOKMARK ...
 //! ```
 //!
-//! Both come from one revision, so nothing is missed and nothing is sent twice. An event without
+//! Both come from one revision, so nothing is missed and nothing is sent twice. The objects that are
+//! there are made into lines piece by piece (`pieces.rs`), as the client takes them. An event without
 //! selectors in plain JSON is encoded once and shared by all its watchers. A selector makes
 //! transitions: an object that begins to match is ADDED, one that ceases to match is DELETED. A
 //! watch from a revision that is not there yet waits for it in silence. A watch ends with its
@@ -24,10 +25,11 @@ use crate::apiserver::{
     custom,
     errors::{self, ApiError},
     escape,
+    pieces::{self, Pace},
     request::{Query, Request},
     stored,
 };
-use crate::contain;
+use crate::contain::{self, Panic};
 use axum::{
     body::Body,
     extract::ws::{Message, WebSocket, WebSocketUpgrade},
@@ -40,8 +42,9 @@ use std::collections::VecDeque;
 use std::convert::Infallible;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::Ordering::Relaxed;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::time::Duration;
+use tokio::sync::mpsc;
 use tokio::time::{Instant, Interval, MissedTickBehavior, Sleep};
 use tokio_util::sync::WaitForCancellationFutureOwned;
 use wherry_resources::validate::Reason;
@@ -54,9 +57,6 @@ const BOOKMARK_INTERVAL: Duration = Duration::from_secs(60);
 const TIMEOUT_MIN: Duration = Duration::from_secs(30 * 60);
 /// Longest time that a client can ask for: some ask for all there is, which no clock can count to.
 const TIMEOUT_MAX: Duration = Duration::from_secs(365 * 24 * 60 * 60);
-/// So many of the objects that are there are taken at once: all of them in a queue would be a copy
-/// of the list for each client that begins.
-const INITIAL_AT_ONCE: usize = 100;
 /// Marks the bookmark behind the initial events.
 const INITIAL_EVENTS_END: &str = "k8s.io/initial-events-end";
 
@@ -136,13 +136,13 @@ async fn open(api: &ApiServer, request: &Request) -> Result<Stream, ApiError> {
         None => None,
     };
     let after = snapshot.as_ref().map_or(start.after, Snapshot::revision);
-    let encoder = Encoder {
+    let encoder = Arc::new(Encoder {
         kind: request.kind,
         accepted: request.accepted,
         include,
         selection,
-        columns: true,
-    };
+        columns: AtomicBool::new(true),
+    });
     let mut queue = VecDeque::new();
     let events = match encoder.watch(api.store(), prefix.clone(), after) {
         Ok(events) => Events::Open(events),
@@ -157,7 +157,16 @@ async fn open(api: &ApiServer, request: &Request) -> Result<Stream, ApiError> {
     let is_open = matches!(events, Events::Open(_));
     let snapshot = snapshot.filter(|_| start.initial.is_some() && is_open);
     let marked = start.marked && bookmarks;
-    let initial = snapshot.map(|snapshot| Initial { snapshot, prefix, last: None, marked });
+    let initial = snapshot.map(|snapshot| {
+        let encoder = encoder.clone();
+        Initial { encoder, snapshot, prefix, last: None, marked, has_more: true }
+    });
+    let initial = initial.and_then(|mut initial| {
+        // For most that begin the first piece is all there is.
+        queue.extend(initial.piece(&Pace::begin()).into_iter().flatten());
+        let share = api.fairness().share(&request.user);
+        initial.has_more.then(|| pieces::made(share, move |pace| initial.piece(pace)))
+    });
     api.metrics().watches.fetch_add(1, Relaxed);
     Ok(Stream {
         api: api.clone(),
@@ -189,6 +198,7 @@ fn timeout(query: &Query) -> Result<Duration, ApiError> {
 /// What waits to be sent.
 #[derive(Clone)]
 enum Line {
+    /// One, or several of the objects with which a watch begins.
     Ready(Bytes),
     /// A webhook must be asked about the object before it can be shown.
     Foreign(&'static str, Object),
@@ -205,7 +215,7 @@ struct Encoder {
     include: Include,
     selection: Selection,
     /// The next Table is the first, which has the columns.
-    columns: bool,
+    columns: AtomicBool,
 }
 
 impl Encoder {
@@ -218,7 +228,10 @@ impl Encoder {
     }
 
     /// An object of the snapshot, if it matches.
-    fn initial(&mut self, entry: &Entry) -> Option<Line> {
+    fn initial(&self, entry: &Entry) -> Option<Line> {
+        if !self.selection.may_match(&entry.value) {
+            return None;
+        }
         let plain = self.is_plain() && !custom::by_webhook(self.kind);
         if self.selection.is_everything() && plain {
             let value = stored::accepted(self.kind, self.accepted, &entry.value);
@@ -229,7 +242,7 @@ impl Encoder {
     }
 
     /// A change, if it concerns what is watched.
-    fn event(&mut self, event: &Event) -> Option<Line> {
+    fn event(&self, event: &Event) -> Option<Line> {
         if self.selection.is_everything() {
             let word = match (&event.change, &event.previous) {
                 (Change::Delete(_), _) => "DELETED",
@@ -268,7 +281,7 @@ impl Encoder {
     }
 
     /// Tells the client how far it is.
-    fn bookmark(&mut self, revision: Revision, initial_events_end: bool) -> Bytes {
+    fn bookmark(&self, revision: Revision, initial_events_end: bool) -> Bytes {
         let mut object: Object = json!({
             "kind": self.kind.kind, "apiVersion": self.kind.api_version(),
             "metadata": { "resourceVersion": revision.to_string(), "creationTimestamp": null },
@@ -284,21 +297,21 @@ impl Encoder {
             }
             Form::Table { version } => {
                 let metadata = object["metadata"].as_object().cloned().unwrap_or_default();
-                let table = table::table(self.kind, version, metadata, self.columns, Vec::new());
-                self.columns = false;
+                let columns = self.columns.swap(false, Relaxed);
+                let table = table::table(self.kind, version, metadata, columns, Vec::new());
                 self.line("BOOKMARK", table)
             }
         }
     }
 
-    fn object_line(&mut self, word: &'static str, object: Object) -> Line {
+    fn object_line(&self, word: &'static str, object: Object) -> Line {
         if custom::is_foreign(self.kind, &object) {
             return Line::Foreign(word, object);
         }
         Line::Ready(self.rendered(word, object))
     }
 
-    fn rendered(&mut self, word: &str, object: Object) -> Bytes {
+    fn rendered(&self, word: &str, object: Object) -> Bytes {
         let shown = match self.accepted.form {
             Form::Object => get::shown(self.kind, object),
             Form::Metadata { version } => content::metadata_only(object, version),
@@ -308,7 +321,7 @@ impl Encoder {
                 metadata.insert("resourceVersion".into(), revision.into());
                 let now = jiff::Timestamp::now();
                 let row = table::row(self.kind, object, self.include, version, now);
-                let columns = std::mem::replace(&mut self.columns, false);
+                let columns = self.columns.swap(false, Relaxed);
                 table::table(self.kind, version, metadata, columns, vec![row])
             }
         };
@@ -341,23 +354,60 @@ enum Events {
     Ended,
 }
 
-/// The objects with which a watch begins, as far as they have not been taken.
+/// The objects with which a watch begins, as far as they have not been made into lines.
 struct Initial {
+    encoder: Arc<Encoder>,
     snapshot: Snapshot,
     prefix: Bytes,
     /// Key of the last one that was taken.
     last: Option<Bytes>,
     /// A bookmark says that these were all.
     marked: bool,
+    has_more: bool,
+}
+
+impl Initial {
+    /// The lines of some more objects, perhaps of none that is shown; None behind the last.
+    fn piece(&mut self, pace: &Pace) -> Option<Vec<Line>> {
+        if !std::mem::replace(&mut self.has_more, false) {
+            return None;
+        }
+        let mut lines = Vec::new();
+        let mut ready: Vec<u8> = Vec::new();
+        let joined = |ready: &mut Vec<u8>| match ready.is_empty() {
+            true => None,
+            false => Some(Line::Ready(std::mem::take(ready).into())),
+        };
+        for (key, entry) in self.snapshot.range(&self.prefix, self.last.as_deref()) {
+            match self.encoder.initial(&entry) {
+                None => {}
+                Some(Line::Ready(line)) => ready.extend_from_slice(&line),
+                Some(foreign) => {
+                    lines.extend(joined(&mut ready));
+                    lines.push(foreign);
+                }
+            }
+            if ready.len() >= pieces::ENOUGH || pace.is_over() {
+                self.last = Some(key);
+                self.has_more = true;
+                break;
+            }
+        }
+        if self.marked && !self.has_more {
+            ready.extend_from_slice(&self.encoder.bookmark(self.snapshot.revision(), true));
+        }
+        lines.extend(joined(&mut ready));
+        Some(lines)
+    }
 }
 
 /// An open watch: what it has still to send, and where the rest comes from.
 struct Stream {
     api: ApiServer,
-    encoder: Encoder,
+    encoder: Arc<Encoder>,
     queue: VecDeque<Line>,
-    /// Objects that come before all events.
-    initial: Option<Initial>,
+    /// What follows the queue before all events.
+    initial: Option<mpsc::Receiver<Result<Vec<Line>, Panic>>>,
     events: Events,
     /// Revision up to which the client has seen everything.
     sent: Revision,
@@ -387,7 +437,16 @@ impl Stream {
                 self.queue.pop_front();
                 return Some(ready);
             }
-            if self.begin() {
+            if let Some(initial) = &mut self.initial {
+                tokio::select! {
+                    piece = initial.recv() => match piece {
+                        Some(Ok(lines)) => self.queue.extend(lines),
+                        Some(Err(panic)) => panic.resume(),
+                        None => self.initial = None,
+                    },
+                    () = self.deadline.as_mut() => return None,
+                    () = self.shutdown.as_mut() => return None,
+                }
                 continue;
             }
             let next = match &mut self.events {
@@ -411,28 +470,6 @@ impl Stream {
                 () = self.shutdown.as_mut() => self.events = Events::Ended,
             }
         }
-    }
-
-    /// Takes some more of the objects with which the watch begins; false when it has begun.
-    fn begin(&mut self) -> bool {
-        let Some(initial) = &mut self.initial else {
-            return false;
-        };
-        let mut last = None;
-        let objects = initial.snapshot.range(&initial.prefix, initial.last.as_deref());
-        for (key, entry) in objects.take(INITIAL_AT_ONCE) {
-            self.queue.extend(self.encoder.initial(&entry));
-            last = Some(key);
-        }
-        if last.is_some() {
-            initial.last = last;
-            return true;
-        }
-        if initial.marked {
-            self.queue.push_back(Line::Ready(self.encoder.bookmark(self.sent, true)));
-        }
-        self.initial = None;
-        true
     }
 
     /// A line as it is sent; an object that a webhook has to convert is converted.
@@ -474,11 +511,13 @@ impl Stream {
     async fn over(mut self, mut socket: WebSocket) {
         loop {
             tokio::select! {
-                line = self.next() => {
-                    let Some(line) = line else { break };
-                    let text = String::from_utf8_lossy(&line).into_owned();
-                    if socket.send(Message::Text(text.into())).await.is_err() {
-                        return;
+                lines = self.next() => {
+                    let Some(lines) = lines else { break };
+                    for line in lines.split_inclusive(|byte| *byte == b'\n') {
+                        let text = String::from_utf8_lossy(line).into_owned();
+                        if socket.send(Message::Text(text.into())).await.is_err() {
+                            return;
+                        }
                     }
                 }
                 heard = socket.recv() => {
