@@ -9,6 +9,7 @@
 use super::errors::ApiError;
 use super::{escape, yaml};
 use axum::{body::Body, response::Response};
+use bytes::Bytes;
 use http::{HeaderValue, StatusCode, header};
 use http_body_util::BodyExt as _;
 use serde::de::{DeserializeSeed, Deserializer, MapAccess, SeqAccess, Visitor};
@@ -134,6 +135,22 @@ pub fn is_for_people(user_agent: &str, pretty: Option<&str>) -> bool {
         Some(text) => !matches!(text, "0" | "false"),
         None => ["curl", "Wget", "Mozilla/5.0"].iter().any(|word| user_agent.starts_with(word)),
     }
+}
+
+/// Stands among the extensions of an answer that was made without knowing for whom: its JSON.
+#[derive(Clone)]
+pub struct Shown(pub Bytes);
+
+/// Such an answer with indents, for people; any other one as it is.
+pub fn for_people(mut answer: Response) -> Response {
+    let is_compressed = answer.headers().contains_key(header::CONTENT_ENCODING);
+    if let Some(Shown(json)) = answer.extensions_mut().remove::<Shown>()
+        && !is_compressed
+        && let Ok(value) = serde_json::from_slice::<Value>(&json)
+    {
+        *answer.body_mut() = Body::from(rendered(&value, true));
+    }
+    answer
 }
 
 /// The media ranges of an `Accept` header in the order in which the client likes them: by their

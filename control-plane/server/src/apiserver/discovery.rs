@@ -314,7 +314,9 @@ fn tagged(Rendered { body, tag }: &Rendered, form: Form, headers: &HeaderMap) ->
     let mut response = if holds(headers, tag) {
         respond(StatusCode::NOT_MODIFIED, &form.content_type(), Bytes::new())
     } else {
-        respond(StatusCode::OK, &form.content_type(), body.clone())
+        let mut response = respond(StatusCode::OK, &form.content_type(), body.clone());
+        response.extensions_mut().insert(content::Shown(body.clone()));
+        response
     };
     let fields = [(ETAG, tag.as_str()), (VARY, "Accept"), (CACHE_CONTROL, "public")];
     for (name, value) in fields {

@@ -5,10 +5,8 @@
 //! and never writes a Status itself. A variant names what went wrong; `status` says how it is told.
 
 use super::content;
-use axum::{
-    body::Body,
-    response::{IntoResponse, Response},
-};
+use axum::response::{IntoResponse, Response};
+use bytes::Bytes;
 use http::{HeaderValue, StatusCode, header};
 use serde_json::{Map, Value, json};
 use wherry_resources::{
@@ -418,30 +416,15 @@ impl IntoResponse for ApiError {
         }
         let status = self.status();
         let json = [(header::CONTENT_TYPE, "application/json")];
-        let body = content::rendered(&status, false);
-        let mut response = (self.code(), json, body).into_response();
-        response.extensions_mut().insert(Shown(status));
+        let body = Bytes::from(content::rendered(&status, false));
+        let mut response = (self.code(), json, body.clone()).into_response();
+        response.extensions_mut().insert(content::Shown(body));
         let retry = self.retry_after_seconds();
         if retry > 0 {
             response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from(retry));
         }
         response
     }
-}
-
-/// What an answer shows, if it is a Status.
-#[derive(Clone)]
-struct Shown(Value);
-
-/// A Status with indents, for people; any other answer as it is.
-pub fn for_people(mut answer: Response) -> Response {
-    let is_compressed = answer.headers().contains_key(header::CONTENT_ENCODING);
-    if let Some(Shown(status)) = answer.extensions_mut().remove::<Shown>()
-        && !is_compressed
-    {
-        *answer.body_mut() = Body::from(content::rendered(&status, true));
-    }
-    answer
 }
 
 /// A field error of the API server's own; most come from `wherry_resources::validate`.

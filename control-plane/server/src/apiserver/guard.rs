@@ -10,7 +10,7 @@ use super::{
     auth,
     auth::{PeerAddress, PeerCertificate, User},
     content::{self, BODY_BYTES_MAX},
-    errors::{self, ApiError},
+    errors::ApiError,
     fairness::{self, Class, Passed, WatchCount},
     impersonate, pieces,
     request::{self, Attributes, Query},
@@ -71,9 +71,9 @@ pub async fn guard(State(api): State<ApiServer>, request: Request, next: Next) -
             log.record(audit::event(&told, level, code, Timestamp::now())).await;
         }
     }
-    let failed = answer.status().is_client_error() || answer.status().is_server_error();
-    let answer = match failed && is_for_people(&told) {
-        true => errors::for_people(answer),
+    let is_shown = answer.extensions().get::<content::Shown>().is_some();
+    let answer = match is_shown && is_for_people(&told) {
+        true => content::for_people(answer),
         false => answer,
     };
     dressed(answer, audit_id, class)
