@@ -449,6 +449,20 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn the_log_is_told_of_answers_that_flow_and_end() {
+        let too_long = format!("1]{}", " ".repeat(BODY_BYTES_MAX));
+        for (end, kept) in [("1]", true), (too_long.as_str(), false)] {
+            let parts = ["[0,".to_owned(), end.to_owned()].map(Ok::<String, std::io::Error>);
+            let mut answer = Response::new(Body::from_stream(stream::iter(parts)));
+            answer.extensions_mut().insert(pieces::Long);
+            let mut told = tell(&HeaderValue::from_static("id"), &Request::new(Body::empty()));
+            let answer = keep_answer(answer, &mut told).await;
+            assert_eq!(told.response, kept.then(|| serde_json::json!([0, 1])));
+            assert!(text(answer).await == format!("[0,{end}"));
+        }
+    }
+
+    #[tokio::test]
     async fn a_panic_ends_one_request() {
         let server = Server::start().await;
         let router = Router::new()
