@@ -22,6 +22,7 @@ use crate::engine::Engine;
 use crate::fair::{Queued, Seat, Share};
 use crate::handler::Steps;
 use crate::host_memory::HostMemory;
+use crate::slice::GivesWay;
 
 /// How much wall time of its quota a guest may use at once. The period of a kernel's CPU quota.
 const QUOTA_PERIOD_NS: u64 = 100_000_000;
@@ -288,11 +289,14 @@ impl<F: Future> Future for Metered<F> {
         this.queued = None;
         let running = this.engine.ticker().running();
         let turn = this.engine.fair().begin();
+        // Who needs a seat has had its time.
+        let gives_way = seat.as_ref().and_then(|_| GivesWay::begin());
         STOPPED.set(false);
         let before_ns = thread_cpu_ns();
         BEGAN_NS.set(before_ns);
         let poll = this.inner.as_mut().poll(cx);
         let used_ns = thread_cpu_ns().saturating_sub(before_ns);
+        drop(gives_way);
         drop(turn);
         drop(seat);
         if poll.is_pending() && STOPPED.get() {

@@ -53,6 +53,9 @@ const UNREAD_TIMEOUT: Duration = Duration::from_secs(60);
 const HEAD_BYTES_MAX: usize = 32 << 10;
 /// Requests at once on one HTTP/2 connection.
 const STREAMS_MAX: u32 = 128;
+/// So long a client hears nothing of a Service whose Pods are full. Clients that ask again at once would
+/// otherwise take from everybody's requests the time that it takes to refuse theirs.
+const BUSY_PAUSE: Duration = Duration::from_millis(100);
 /// HTTP/2 clients that are gone without a word are noticed.
 const PING_INTERVAL: Duration = Duration::from_secs(20);
 const PING_TIMEOUT: Duration = Duration::from_secs(10);
@@ -333,6 +336,9 @@ async fn answer(
     match front.switch.send(&caller, &destination, parts, Replay::new(body)).await {
         Ok(response) => Ok(response),
         Err(refusal) => {
+            if matches!(refusal, Refusal::Busy) {
+                tokio::time::sleep(BUSY_PAUSE).await;
+            }
             let service = &route.service;
             let kind = if balancer { "port" } else { "node port" };
             let why = format!(

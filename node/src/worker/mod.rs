@@ -38,7 +38,6 @@ mod network;
 mod opening;
 mod outgoing;
 mod outside;
-mod parted;
 mod peer;
 mod peers;
 mod pipe;
@@ -185,6 +184,8 @@ pub fn main(flags: Flags) -> Result<(), WorkerError> {
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
         .thread_name("worker")
+        // Guests that go on and on take as many at a time as there are processors: one more answers.
+        .worker_threads(std::thread::available_parallelism().map_or(1, |cores| cores.get()) + 1)
         .max_blocking_threads(BLOCKING_THREADS_MAX)
         .build()
         .map_err(WorkerError::Runtime)?;

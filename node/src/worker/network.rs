@@ -27,7 +27,6 @@ use ipnet::IpNet;
 
 pub use self::router::Router;
 use super::balance::{Affinity, Load};
-use super::parted::Parted;
 use super::peers::{Peer, PeerKey, Peers};
 use super::traffic::Pairs;
 use crate::protocol::{Protocol, ServiceKey, dashed_address};
@@ -43,11 +42,11 @@ const ALIASES_MAX: usize = 4;
 #[derive(Clone, Default)]
 pub struct Table {
     /// By namespace, then name: looked up without making a key.
-    services: HashMap<String, Arc<Parted<String, Arc<Service>>>>,
-    addresses: Parted<IpAddr, Arc<Service>>,
+    services: imbl::HashMap<String, imbl::HashMap<String, Arc<Service>>>,
+    addresses: imbl::HashMap<IpAddr, Arc<Service>>,
     doors: Arc<Doors>,
     /// Every Pod that is an endpoint of a Service, by its address, and of how many.
-    pods: Parted<IpAddr, (Place, usize)>,
+    pods: imbl::HashMap<IpAddr, (Place, usize)>,
     nodes: Arc<Vec<Node>>,
     peers: Peers,
 }

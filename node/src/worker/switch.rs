@@ -38,7 +38,6 @@ use super::{
     hold::{Holds, WAIT_MAX},
     kept::Kept,
     network::{Destination, Endpoint, Here, Place, ResolveError, STRAY_ATTEMPTS_MAX, Table},
-    parted::Parted,
     peers::StreamGuard,
     policy::{self, Caller, Subject, Verdict},
     ports::Ports,
@@ -69,9 +68,9 @@ type BoxError = Box<dyn std::error::Error + Send + Sync>;
 /// The Pods of this worker, by address.
 #[derive(Default, Clone)]
 pub struct LocalPods {
-    listeners: Parted<IpAddr, Vec<Listener>>,
+    listeners: imbl::HashMap<IpAddr, Vec<Listener>>,
     /// All of them, also those that serve nothing, as callers.
-    callers: Parted<IpAddr, Arc<Caller>>,
+    callers: imbl::HashMap<IpAddr, Arc<Caller>>,
 }
 
 /// One port of a Pod.

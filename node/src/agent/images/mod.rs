@@ -516,9 +516,10 @@ fn limit_compiler() -> std::io::Result<()> {
     setrlimit(Resource::RLIMIT_CORE, 0, 0)?;
     setrlimit(Resource::RLIMIT_NOFILE, 64, 64)?;
     // Running guests come first.
+    wherry_wasi_shim::give_way();
     // SAFETY: a plain system call on this process.
     unsafe {
-        libc::setpriority(libc::PRIO_PROCESS, 0, 5);
+        libc::setpriority(libc::PRIO_PROCESS, 0, 10);
     }
     Ok(())
 }

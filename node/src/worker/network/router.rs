@@ -113,7 +113,7 @@ impl Router {
         }
         let key = service.key.clone();
         let all = table.services.entry(key.namespace.clone()).or_default();
-        Arc::make_mut(all).insert(key.name.clone(), service.clone());
+        all.insert(key.name.clone(), service.clone());
         let has_door = service.health.is_some() || !service.entrances().is_empty();
         if has_door && key.namespace == self.here.namespace {
             self.listening.insert(key, service);
@@ -125,7 +125,7 @@ impl Router {
     fn remove(&mut self, key: &ServiceKey) -> Option<Arc<Service>> {
         let table = &mut self.table;
         let all = table.services.get_mut(&key.namespace)?;
-        let service = Arc::make_mut(all).remove(&key.name)?;
+        let service = all.remove(&key.name)?;
         if all.is_empty() {
             table.services.remove(&key.namespace);
         }
