@@ -94,6 +94,11 @@ pub(super) fn drop_outdated(new: &mut Value, old: &Value) {
             ["clusterIP", "clusterIPs", "ipFamilies", "ipFamilyPolicy", "internalTrafficPolicy"];
         drop_unchanged(new, old, &addresses);
     }
+    // Who names another address means the list of them, too.
+    let address = text(new, "clusterIP");
+    if has_address(new) && !address.is_empty() && address != text(old, "clusterIP") {
+        drop_unchanged(new, old, &["clusterIPs"]);
+    }
     if has_ports(old) && !has_ports(new) {
         for port in each(new, "ports") {
             let before = same_port(old, port).and_then(|port| port.get("nodePort"));
