@@ -162,8 +162,8 @@ fn indexed<'a>(
     Some(found)
 }
 
-/// The items of a list by their elements: several of one where the list says it more than once. None
-/// when an item has no element.
+/// The items of a list by their elements: several of one where the list says it more than once.
+/// None when an item has no element.
 fn grouped<'a>(
     place: Place<'_>,
     rule: &Rule<'_>,

@@ -112,8 +112,8 @@ pub(super) fn template(fields: &mut Fields) {
     }
 }
 
-/// Drops maps and lists in which nothing is, at any depth: a template that no longer has them is the
-/// same one, and its Pods stay.
+/// Drops maps and lists in which nothing is, at any depth: a template that no longer has them is
+/// the same one, and its Pods stay.
 fn drop_hollow(fields: &mut Fields) {
     drop_empty(fields, MAPS, LISTS);
     for value in fields.values_mut() {

@@ -1,5 +1,5 @@
-//! What hooks and policies say of a request beside allowing or refusing it: warnings, which a client
-//! hears even if it is refused, and annotations of the request's line in the audit log.
+//! What hooks and policies say of a request beside allowing or refusing it: warnings, which a
+//! client hears even if it is refused, and annotations of the request's line in the audit log.
 //!
 //! They are said deep inside of a request and belong to its answer, whatever becomes of it: so they
 //! are kept with the task that answers it, and `guard` takes them from there.

@@ -127,7 +127,8 @@ fn left_inside(context: &Context<'_>, namespace: &Object) -> Vec<String> {
     let mut warnings = Vec::new();
     if pods.len() < all {
         warnings.push(format!(
-            "new PodSecurity enforce level only checked against the first {} of {all} existing pods",
+            "new PodSecurity enforce level only checked against the first {} of {all} existing \
+             pods",
             pods.len()
         ));
     }

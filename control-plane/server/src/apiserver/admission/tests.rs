@@ -110,7 +110,10 @@ fn nobody_but_the_control_plane_leads_traffic_to_loopback() {
 #[test]
 fn who_tightens_a_namespace_is_told_of_the_pods_that_stay() {
     let kind = wherry_resources::kind("", "v1", "namespaces").expect("a built-in kind");
-    let pod = |name: &str, host_pid: bool| json!({"metadata": {"name": name}, "spec": {"hostPID": host_pid, "containers": []}});
+    let pod = |name: &str, host_pid: bool| {
+        let spec = json!({"hostPID": host_pid, "containers": []});
+        json!({"metadata": {"name": name}, "spec": spec})
+    };
     let pods = vec![pod("a", true), pod("b", false), pod("c", true)];
     let facts = Facts { pods, pods_all: 5, ..Facts::default() };
     let user = User::new("admin", &[auth::MASTERS]);

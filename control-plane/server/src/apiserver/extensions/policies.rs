@@ -36,7 +36,7 @@ impl Refusal {
     }
 }
 
-/// Evaluates all validating policies. The first refusal counts; the others are still to be heard of.
+/// Evaluates all validating policies. The first refusal counts; what others say is heard too.
 pub fn validate(hooks: &Hooks, subject: &Subject<'_>, heard: &mut Heard) -> Result<(), ApiError> {
     let mut refused = Ok(());
     for policy in &hooks.policies {

@@ -256,8 +256,8 @@ pub fn told(sent: &Value, dry_run: bool) -> Result<Options, ApiError> {
     })
 }
 
-/// Refuses options of a wrong type: they would be taken for none, and what they are to prevent would
-/// happen.
+/// Refuses options of a wrong type: they would be taken for none, and what they are to prevent
+/// would happen.
 fn check_types(sent: &Value) -> Result<(), ApiError> {
     type Fits = fn(&Value) -> bool;
     let rows: [(&str, &str, Fits); 8] = [

@@ -175,8 +175,8 @@ pub fn run(
     Ok(())
 }
 
-/// Whether an operation tests for `null` what an object does not have: in Kubernetes that holds, and
-/// clients ask so before they add the first label.
+/// Whether an operation tests for `null` what an object does not have: in Kubernetes that holds,
+/// and clients ask so before they add the first label.
 fn tests_absence(operation: &PatchOperation, value: &Value) -> bool {
     let PatchOperation::Test(test) = operation else { return false };
     let path = test.path.as_str();
