@@ -33,6 +33,7 @@ const DEFAULTS: &[(&str, &str, Fill)] = &[
     ("", "podtemplates", pod::pod_template),
     ("", "namespaces", cluster::namespace),
     ("", "nodes", cluster::node),
+    ("", "configmaps", cluster::config_map),
     ("", "secrets", cluster::secret),
     ("", "services", network::service),
     ("", "endpoints", network::endpoints),
@@ -117,6 +118,16 @@ fn drop_nulls(value: &mut Value) {
         Value::Array(items) => items.iter_mut().for_each(drop_nulls),
         _ => {}
     }
+}
+
+/// Drops those of these maps and lists in which nothing is: a typed server does not write them, so
+/// they are the same as absent ones.
+fn drop_empty(fields: &mut Fields, maps: &[&str], lists: &[&str]) {
+    fields.retain(|key, value| match value {
+        Value::Object(map) => !map.is_empty() || !maps.contains(&key.as_str()),
+        Value::Array(items) => !items.is_empty() || !lists.contains(&key.as_str()),
+        _ => true,
+    });
 }
 
 /// Sets a field that is absent.

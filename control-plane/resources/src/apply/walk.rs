@@ -162,6 +162,28 @@ fn indexed<'a>(
     Some(found)
 }
 
+/// The items of a list by their elements: several of one where the list says it more than once.
+/// None when an item has no element.
+fn grouped<'a>(
+    place: Place<'_>,
+    rule: &Rule<'_>,
+    items: &'a [Value],
+) -> Option<BTreeMap<Element, Vec<&'a Value>>> {
+    let mut found: BTreeMap<Element, Vec<&Value>> = BTreeMap::new();
+    for item in items {
+        found.entry(element(place, rule, item).ok()?).or_default().push(item);
+    }
+    Some(found)
+}
+
+/// The one item of an element.
+fn single<'a>(items: &[&'a Value]) -> Option<&'a Value> {
+    match items {
+        [item] => Some(*item),
+        _ => None,
+    }
+}
+
 /// What differs between two states of an object.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Difference {
@@ -295,7 +317,7 @@ impl Comparing {
         }
     }
 
-    /// False when the lists cannot be compared item by item.
+    /// False when the lists cannot be compared element by element.
     fn items(
         &mut self,
         place: Place<'_>,
@@ -304,19 +326,22 @@ impl Comparing {
         new: Option<&Value>,
         found: &mut Found,
     ) -> bool {
-        let (old, new) = (indexed(place, rule, list(old)), indexed(place, rule, list(new)));
+        let (old, new) = (grouped(place, rule, list(old)), grouped(place, rule, list(new)));
         let (Some(old), Some(new)) = (old, new) else {
             return false;
         };
-        let mut rest: BTreeMap<&Element, &Value> =
-            new.iter().map(|(element, item)| (element, *item)).collect();
-        for (element, item) in &old {
-            let other = rest.remove(element);
-            let inner = self.below(["[", "]"], place.item(), Some(item), other);
-            found.put(|| element.clone(), inner);
-        }
-        for (element, item) in rest {
-            let inner = self.below(["[", "]"], place.item(), None, Some(item));
+        let others = new.keys().filter(|element| !old.contains_key(*element));
+        for element in old.keys().chain(others) {
+            let before = old.get(element).map_or(&[][..], Vec::as_slice);
+            let after = new.get(element).map_or(&[][..], Vec::as_slice);
+            let mut inner = self.below(["[", "]"], place.item(), single(before), single(after));
+            // What is said twice is owned as one.
+            match (before.len() > 1, after.len() > 1) {
+                (true, true) => inner.modified.member = before != after,
+                (true, false) => inner.removed.member = true,
+                (false, true) => inner.added.member = true,
+                (false, false) => {}
+            }
             found.put(|| element.clone(), inner);
         }
         true

@@ -4,7 +4,7 @@ use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use serde_json::{Value, json};
 
-use super::{Fields, child, default, default_text, each, existing, text};
+use super::{Fields, child, default, default_text, drop_empty, each, existing, text};
 
 const RBAC_GROUP: &str = "rbac.authorization.k8s.io";
 
@@ -42,6 +42,10 @@ pub(super) fn node(object: &mut Fields) {
 }
 
 /// `stringData` is written only: it becomes `data` and is never stored.
+pub(super) fn config_map(object: &mut Fields) {
+    drop_empty(object, &["data", "binaryData"], &[]);
+}
+
 pub(super) fn secret(object: &mut Fields) {
     if let Some(Value::Object(strings)) = object.shift_remove("stringData")
         && !strings.is_empty()
@@ -52,6 +56,7 @@ pub(super) fn secret(object: &mut Fields) {
             data.insert(key, Value::from(encoded));
         }
     }
+    drop_empty(object, &["data"], &[]);
     default_text(object, "type", "Opaque");
 }
 

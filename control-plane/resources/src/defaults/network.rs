@@ -4,7 +4,7 @@
 
 use serde_json::{Value, json};
 
-use super::{Fields, child, default, default_text, each, existing, text};
+use super::{Fields, child, default, default_text, drop_empty, each, existing, text};
 
 /// Three hours: how long a client stays with one endpoint under `ClientIP` affinity.
 const AFFINITY_SECONDS: i64 = 10_800;
@@ -13,6 +13,7 @@ pub(super) fn service(object: &mut Fields) {
     let Some(spec) = child(object, "spec") else {
         return;
     };
+    drop_empty(spec, &["selector"], &["ports", "externalIPs", "loadBalancerSourceRanges"]);
     default_text(spec, "sessionAffinity", "None");
     match text(spec, "sessionAffinity") {
         "None" => {
@@ -92,6 +93,11 @@ pub(super) fn drop_outdated(new: &mut Value, old: &Value) {
         let addresses =
             ["clusterIP", "clusterIPs", "ipFamilies", "ipFamilyPolicy", "internalTrafficPolicy"];
         drop_unchanged(new, old, &addresses);
+    }
+    // Who names another address means the list of them, too.
+    let address = text(new, "clusterIP");
+    if has_address(new) && !address.is_empty() && address != text(old, "clusterIP") {
+        drop_unchanged(new, old, &["clusterIPs"]);
     }
     if has_ports(old) && !has_ports(new) {
         for port in each(new, "ports") {

@@ -6,7 +6,7 @@
 
 use serde_json::{Value, json};
 
-use super::{Fields, child, default, default_text, each, existing, text};
+use super::{Fields, child, default, default_text, drop_empty, each, existing, text};
 use crate::quantity::Quantity;
 
 /// Seconds that a Pod stays bound to a node that says that it is not ready, as in Kubernetes: it runs
@@ -20,6 +20,57 @@ const FILE_MODE: i64 = 0o644;
 /// Classes that exist in every cluster and their values.
 const SYSTEM_PRIORITIES: &[(&str, i64)] =
     &[("system-cluster-critical", 2_000_000_000), ("system-node-critical", 2_000_001_000)];
+
+/// Maps inside of a Pod. Any other object is a struct, and says something by being there.
+const MAPS: &[&str] = &[
+    "annotations",
+    "labels",
+    "limits",
+    "matchLabels",
+    "nodeSelector",
+    "options",
+    "overhead",
+    "requests",
+    "volumeAttributes",
+];
+/// Lists inside of a Pod that may be absent.
+const LISTS: &[&str] = &[
+    "add",
+    "args",
+    "claims",
+    "command",
+    "drop",
+    "env",
+    "envFrom",
+    "ephemeralContainers",
+    "hostAliases",
+    "hostnames",
+    "httpHeaders",
+    "imagePullSecrets",
+    "initContainers",
+    "items",
+    "matchExpressions",
+    "matchFields",
+    "matchLabelKeys",
+    "mismatchLabelKeys",
+    "nameservers",
+    "namespaces",
+    "options",
+    "ports",
+    "preferredDuringSchedulingIgnoredDuringExecution",
+    "readinessGates",
+    "resourceClaims",
+    "schedulingGates",
+    "searches",
+    "supplementalGroups",
+    "sysctls",
+    "tolerations",
+    "topologySpreadConstraints",
+    "values",
+    "volumeDevices",
+    "volumeMounts",
+    "volumes",
+];
 
 pub(super) fn pod(pod: &mut Fields) {
     let Some(spec) = child(pod, "spec") else {
@@ -50,12 +101,34 @@ pub(super) fn pod_template(object: &mut Fields) {
 
 /// The `template` of a workload, or of a PodTemplate object.
 pub(super) fn template(fields: &mut Fields) {
-    if let Some(spec) = existing(fields, "template").and_then(|template| child(template, "spec")) {
+    let Some(template) = existing(fields, "template") else {
+        return;
+    };
+    if let Some(metadata) = existing(template, "metadata") {
+        drop_empty(metadata, MAPS, &[]);
+    }
+    if let Some(spec) = child(template, "spec") {
         pod_spec(spec);
     }
 }
 
+/// Drops maps and lists in which nothing is, at any depth: a template that no longer has them is
+/// the same one, and its Pods stay.
+fn drop_hollow(fields: &mut Fields) {
+    drop_empty(fields, MAPS, LISTS);
+    for value in fields.values_mut() {
+        match value {
+            Value::Object(inner) => drop_hollow(inner),
+            Value::Array(items) => {
+                items.iter_mut().filter_map(Value::as_object_mut).for_each(drop_hollow);
+            }
+            _ => {}
+        }
+    }
+}
+
 fn pod_spec(spec: &mut Fields) {
+    drop_hollow(spec);
     for list in ["containers", "initContainers", "ephemeralContainers"] {
         for container in each(spec, list) {
             self::container(container);

@@ -58,6 +58,8 @@ pub struct Told {
     pub refused: Option<String>,
     pub request: Option<Value>,
     pub response: Option<Value>,
+    /// What hooks and policies want to be told.
+    pub notes: Map<String, Value>,
 }
 
 /// What the path names that carries secrets: told by name only. A new member is told the cluster's
@@ -135,7 +137,8 @@ pub fn event(told: &Told, level: Level, code: u16, now: Timestamp) -> Value {
     }
     event["requestReceivedTimestamp"] = json!(meta::micro_time(told.received));
     event["stageTimestamp"] = json!(meta::micro_time(now));
-    let mut notes = Map::new();
+    // Whatever hooks say, they do not say how it was decided.
+    let mut notes = told.notes.clone();
     let decision = if told.refused.is_some() { "forbid" } else { "allow" };
     notes.insert("authorization.k8s.io/decision".to_owned(), json!(decision));
     if let Some(why) = &told.refused {
@@ -187,6 +190,7 @@ mod tests {
             refused: None,
             request: Some(json!({"data": {"k": "v"}})),
             response: None,
+            notes: Map::new(),
         }
     }
 

@@ -31,7 +31,7 @@ use futures::future::join_all;
 use serde_json::{Map, Value, json};
 use wherry_resources::{Kind, Object, defaults, meta};
 
-use super::{ApiServer, admission::Operation, auth::User, errors::ApiError};
+use super::{ApiServer, admission::Operation, asides, auth::User, errors::ApiError};
 use hooks::{Mutator, Webhook};
 use matching::Subject;
 
@@ -86,10 +86,23 @@ fn is_exempt(kind: &Kind) -> bool {
     kind.group == "admissionregistration.k8s.io"
 }
 
-/// What hooks said to the client.
+/// What hooks said to the client. What nobody has taken when this goes is told with a refusal.
 #[derive(Debug, Default)]
 pub struct Heard {
     pub warnings: Vec<String>,
+}
+
+impl Heard {
+    /// For the answer.
+    pub fn take(mut self) -> Vec<String> {
+        std::mem::take(&mut self.warnings)
+    }
+}
+
+impl Drop for Heard {
+    fn drop(&mut self) {
+        asides::warn(std::mem::take(&mut self.warnings));
+    }
 }
 
 /// Lets hooks change the object. Returns whether any did.

@@ -5,7 +5,7 @@
 //! [`Attributes`] as request extensions for the routes behind it.
 
 use super::{
-    ApiServer,
+    ApiServer, asides,
     audit::{self, Source, Told},
     auth,
     auth::{PeerAddress, PeerCertificate, User},
@@ -29,6 +29,7 @@ use http::{HeaderName, HeaderValue, StatusCode, header};
 use http_body::Body as _;
 use http_body_util::BodyExt as _;
 use jiff::Timestamp;
+use serde_json::Map;
 use std::pin::Pin;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::{Duration, Instant};
@@ -58,7 +59,8 @@ pub async fn guard(State(api): State<ApiServer>, request: Request, next: Next) -
     };
     let _in_flight = InFlight::begin(&api.metrics().in_flight);
     let mut told = tell(&audit_id, &request);
-    let answered = contain::future(answer(&api, request, next, &mut told)).await;
+    let answered = contain::future(answer(&api, request, next, &mut told));
+    let (answered, said) = asides::beside(answered).await;
     let (answer, class) = answered.unwrap_or_else(|panic| {
         tracing::error!(id = told.id, uri = told.uri, %panic, "a request met a bug");
         (ApiError::Internal(MET_A_BUG.to_owned()).into_response(), None)
@@ -68,14 +70,19 @@ pub async fn guard(State(api): State<ApiServer>, request: Request, next: Next) -
         let code = answer.status().as_u16();
         let level = audit::level(log.policy(), &told, code);
         if level != audit::Level::None {
+            told.notes = said.annotations();
             log.record(audit::event(&told, level, code, Timestamp::now())).await;
         }
     }
+    let failed = answer.status().is_client_error() || answer.status().is_server_error();
     let is_shown = answer.extensions().get::<content::Shown>().is_some();
-    let answer = match is_shown && is_for_people(&told) {
+    let mut answer = match is_shown && is_for_people(&told) {
         true => content::for_people(answer),
         false => answer,
     };
+    if failed {
+        content::warn(answer.headers_mut(), &said.warnings);
+    }
     dressed(answer, audit_id, class)
 }
 
@@ -276,6 +283,7 @@ fn tell(audit_id: &HeaderValue, request: &Request) -> Told {
         refused: None,
         request: None,
         response: None,
+        notes: Map::new(),
     }
 }
 

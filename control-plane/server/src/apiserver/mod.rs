@@ -26,6 +26,7 @@
 mod access;
 mod admission;
 mod aggregate;
+mod asides;
 mod audit;
 mod auth;
 mod authorize;

@@ -42,7 +42,8 @@ use wherry_resources::{GROUPS, KINDS, Kind};
 
 pub use self::custom::Custom;
 pub use self::fields::{
-    REPORTED_MAX, check_type, did_you_mean, drop_unknown, fill_nulls, schema, unknown_fields,
+    REPORTED_MAX, check_part, check_type, did_you_mean, drop_unknown, fill_nulls, schema,
+    unknown_fields,
 };
 pub use self::merged::{Merged, Part};
 use super::ApiServer;

@@ -201,7 +201,7 @@ impl Asked {
         };
         let mut heard = extensions::Heard::default();
         extensions::validate_part(&asked, options, &mut heard).await?;
-        Ok(heard.warnings)
+        Ok(heard.take())
     }
 
     /// The object that the path names, as it is now.

@@ -39,6 +39,9 @@ pub enum Operation {
 pub struct Facts {
     /// The namespace of a new object, and of one that has a Pod inside.
     pub namespace: Option<Object>,
+    /// Pods of a namespace that gets a stricter level: the first of them, and how many there are.
+    pub pods: Vec<Object>,
+    pub pods_all: usize,
     /// The ServiceAccount that a new Pod names, or `default`.
     pub service_account: Option<Object>,
     /// The PriorityClass that a new Pod names, or the default one.
@@ -107,7 +110,7 @@ pub fn admit(
     let creates = context.operation == Operation::Create;
     let mut warnings = Vec::new();
     match (context.kind.group, context.kind.plural) {
-        ("", "namespaces") => pod_standards::namespace(context, new, old)?,
+        ("", "namespaces") => warnings.extend(pod_standards::namespace(context, new, old)?),
         ("", "pods") if creates => {
             warnings.extend(pod::admit(context, new)?);
             limit_range::admit(context, new)?;

@@ -90,11 +90,20 @@ struct Finding {
 /// What a Pod's spec asks for beyond a level, in Kubernetes' form: `check (detail), check
 /// (detail)`. None when it meets the level. A spec that cannot be read meets none.
 pub fn violations(spec: &Value, level: Level) -> Option<String> {
+    told(spec, level, |check, details| format!("{check} ({})", details.join(", ")))
+}
+
+/// The same without details.
+pub fn reasons(spec: &Value, level: Level) -> Option<String> {
+    told(spec, level, |check, _| check.to_owned())
+}
+
+fn told(spec: &Value, level: Level, tell: impl Fn(&str, &[String]) -> String) -> Option<String> {
     if level == Level::Privileged {
         return None;
     }
     let Ok(spec) = serde_json::from_value::<PodSpec>(spec.clone()) else {
-        return Some("unreadable (the spec is not one of a Pod)".to_owned());
+        return Some(tell("unreadable", &["the spec is not one of a Pod".to_owned()]));
     };
     let mut findings = Vec::new();
     visit_spec(&spec, &mut findings);
@@ -106,8 +115,7 @@ pub fn violations(spec: &Value, level: Level) -> Option<String> {
             None => texts.push((finding.check, vec![finding.detail])),
         }
     }
-    let texts: Vec<String> =
-        texts.iter().map(|(check, details)| format!("{check} ({})", details.join(", "))).collect();
+    let texts: Vec<String> = texts.iter().map(|(check, details)| tell(check, details)).collect();
     (!texts.is_empty()).then(|| texts.join(", "))
 }
 

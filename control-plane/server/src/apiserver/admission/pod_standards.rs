@@ -1,5 +1,6 @@
 //! Pod Security Standards at work: Pods that ask for more than their namespace allows are refused;
-//! workloads whose Pods would be are warned of. What a level means is in `pod_security`.
+//! workloads whose Pods would be are warned of, and so are Pods that are there when their namespace
+//! gets a stricter level. What a level means is in `pod_security`.
 
 use super::{Context, Operation, pod_security};
 use crate::apiserver::{
@@ -8,7 +9,11 @@ use crate::apiserver::{
 };
 use pod_security::Level;
 use serde_json::Value;
-use wherry_resources::{Object, meta, pod_fields, validate::Reason};
+use std::collections::BTreeMap;
+use wherry_resources::{Kind, Object, meta, pod_fields, validate::Reason};
+
+/// Most Pods that are looked at when their namespace gets a stricter level.
+pub const PODS_MAX: usize = 1_000;
 
 /// Where kinds have a Pod's spec inside.
 const TEMPLATES: [(&str, &str, &str); 8] = [
@@ -96,12 +101,54 @@ fn warning(spec: &Value, level: Level) -> Vec<String> {
     found.map(text).into_iter().collect()
 }
 
-/// A namespace's labels must name levels.
+/// Whether a namespace gets a stricter level than it had.
+pub fn tightens(kind: &Kind, new: &Object, old: &Object) -> bool {
+    let level = |namespace| pod_security::policy(namespace).enforce;
+    kind.is("", "Namespace") && level(new) > level(old)
+}
+
+/// Says which of the Pods that are there, and stay, would not be let in any more.
+fn left_inside(context: &Context<'_>, namespace: &Object) -> Vec<String> {
+    let level = pod_security::policy(namespace).enforce;
+    let (pods, all) = (&context.facts.pods, context.facts.pods_all);
+    let mut found: BTreeMap<String, (&str, usize)> = BTreeMap::new();
+    for pod in pods {
+        if let Some(reasons) = pod_security::reasons(&pod["spec"], level) {
+            found.entry(reasons).or_insert((meta::name(pod), 0)).1 += 1;
+        }
+    }
+    let tell = |(reasons, (name, count)): (String, (&str, usize))| match count {
+        1 => format!("{name}: {reasons}"),
+        2 => format!("{name} (and 1 other pod): {reasons}"),
+        _ => format!("{name} (and {} other pods): {reasons}", count - 1),
+    };
+    let mut each: Vec<String> = found.into_iter().map(tell).collect();
+    each.sort();
+    let mut warnings = Vec::new();
+    if pods.len() < all {
+        warnings.push(format!(
+            "new PodSecurity enforce level only checked against the first {} of {all} existing \
+             pods",
+            pods.len()
+        ));
+    }
+    if !each.is_empty() {
+        warnings.push(format!(
+            "existing pods in namespace {:?} violate the new PodSecurity enforce level {:?}",
+            meta::name(namespace),
+            version(level)
+        ));
+    }
+    warnings.extend(each);
+    warnings
+}
+
+/// A namespace's labels must name levels. Returns warnings.
 pub fn namespace(
     context: &Context<'_>,
     new: &Object,
     old: Option<&Object>,
-) -> Result<(), ApiError> {
+) -> Result<Vec<String>, ApiError> {
     let wrong = pod_security::wrong_labels(new);
     let known = old.map(pod_security::wrong_labels).unwrap_or_default();
     let fresh: Vec<_> = wrong
@@ -114,7 +161,7 @@ pub fn namespace(
         })
         .collect();
     match fresh.is_empty() {
-        true => Ok(()),
+        true => Ok(left_inside(context, new)),
         false => Err(ApiError::invalid(context.kind, meta::name(new), fresh)),
     }
 }

@@ -268,6 +268,8 @@ fn grant(new: &Object, old: Option<&Object>, others: &Others<'_>, random: u64) -
             grant.address = Some(address.into());
             held.addresses.insert(address);
         }
+        // What it has it keeps: validation says so, whichever address was meant.
+        asked if !kept.is_empty() && asked != kept => {}
         asked => {
             let address = u32::from(asked.parse::<Ipv4Addr>().map_err(|_| {
                 let why = "must be empty, 'None', or a valid IP address";
@@ -285,7 +287,7 @@ fn grant(new: &Object, old: Option<&Object>, others: &Others<'_>, random: u64) -
                      172.20.0.0/16",
                 ));
             }
-            if asked != kept && others.have_address(address) {
+            if kept.is_empty() && others.have_address(address) {
                 return Err(failed("provided IP is already allocated"));
             }
             held.addresses.insert(address);
@@ -489,6 +491,8 @@ mod tests {
             "ports": [{"port": 80, "nodePort": 31000}]});
         let new = json!({"type": "NodePort", "ports": [{"port": 81}, {"port": 80}]});
         assert_eq!(granted(new, Some(old), &taken), "172.20.9.9 [(0, 30001), (1, 31000)]");
+        let old = json!({"clusterIP": "172.20.9.9"});
+        assert_eq!(granted(json!({"clusterIP": "10.0.0.9"}), Some(old), &taken), "- []");
     }
 
     #[test]

@@ -106,3 +106,34 @@ fn nobody_but_the_control_plane_leads_traffic_to_loopback() {
     assert_eq!(written(&admin, &loopback, Some(&loopback)), "allowed");
     assert_ne!(written(&tenant, &loopback, Some(&loopback)), "allowed");
 }
+
+#[test]
+fn who_tightens_a_namespace_is_told_of_the_pods_that_stay() {
+    let kind = wherry_resources::kind("", "v1", "namespaces").expect("a built-in kind");
+    let pod = |name: &str, host_pid: bool| {
+        let spec = json!({"hostPID": host_pid, "containers": []});
+        json!({"metadata": {"name": name}, "spec": spec})
+    };
+    let pods = vec![pod("a", true), pod("b", false), pod("c", true)];
+    let facts = Facts { pods, pods_all: 5, ..Facts::default() };
+    let user = User::new("admin", &[auth::MASTERS]);
+    let (operation, part) = (Operation::Update, Part::Main);
+    let context = Context { operation, user: &user, kind, part, namespace: "n", facts: &facts };
+    let at = |level: &str| {
+        json!({"metadata": {"name": "n",
+            "labels": {"pod-security.kubernetes.io/enforce": level}}})
+    };
+    let (old, mut new) = (at("privileged"), at("baseline"));
+    assert!(pod_standards::tightens(kind, &new, &old));
+    assert!(!pod_standards::tightens(kind, &old, &new));
+    let warnings = admit(&context, &mut new, Some(&old)).expect("it is let through");
+    assert_eq!(
+        warnings,
+        [
+            "new PodSecurity enforce level only checked against the first 3 of 5 existing pods",
+            "existing pods in namespace \"n\" violate the new PodSecurity enforce level \
+             \"baseline:latest\"",
+            "a (and 1 other pod): host namespaces",
+        ]
+    );
+}

@@ -37,7 +37,7 @@ pub async fn into_version(
     else {
         return Ok(objects);
     };
-    let mut converted = convert(api, kind, &definition, &kind.api_version(), objects).await?;
+    let mut converted = convert(api, &definition, &kind.api_version(), objects).await?;
     for object in &mut converted {
         definition.default(object);
     }
@@ -58,22 +58,22 @@ pub async fn into_storage(
     if meta::api_version(object) == version {
         return Ok(object.clone());
     }
-    let converted = convert(api, kind, &definition, &version, vec![object.clone()]).await?;
-    converted.into_iter().next().ok_or_else(|| failed(kind, "nothing came back"))
+    let converted = convert(api, &definition, &version, vec![object.clone()]).await?;
+    converted.into_iter().next().ok_or_else(|| failed(object, "nothing came back"))
 }
 
-fn failed(kind: &Kind, why: &str) -> ApiError {
+/// As a stock server does, it names what was to be converted and not into what.
+fn failed(object: &Object, why: &str) -> ApiError {
     ApiError::Internal(format!(
         "conversion webhook for {}, Kind={} failed: {why}",
-        kind.api_version(),
-        kind.kind
+        meta::api_version(object),
+        meta::kind(object)
     ))
 }
 
 /// Asks the webhook about those objects that are in another version.
 async fn convert(
     api: &ApiServer,
-    kind: &'static Kind,
     definition: &Definition,
     version: &str,
     mut objects: Vec<Object>,
@@ -83,14 +83,16 @@ async fn convert(
         (0..objects.len()).filter(|index| meta::api_version(&objects[*index]) != version).collect();
     for batch in foreign.chunks(BATCH_MAX) {
         let sent: Vec<&Object> = batch.iter().map(|index| &objects[*index]).collect();
-        let answer = ask(api, webhook, version, &sent).await.map_err(|why| failed(kind, &why))?;
+        let answer =
+            ask(api, webhook, version, &sent).await.map_err(|why| failed(sent[0], &why))?;
         if answer.len() != batch.len() {
             let (sent, came) = (batch.len(), answer.len());
-            return Err(failed(kind, &format!("{sent} objects were sent, {came} came back")));
+            let why = format!("{sent} objects were sent, {came} came back");
+            return Err(failed(&objects[batch[0]], &why));
         }
         for (index, new) in batch.iter().zip(answer) {
             let old = &objects[*index];
-            objects[*index] = accepted(old, new, version).map_err(|why| failed(kind, &why))?;
+            objects[*index] = accepted(old, new, version).map_err(|why| failed(old, &why))?;
         }
     }
     Ok(objects)

@@ -14,6 +14,7 @@ use super::Heard;
 use super::client;
 use super::hooks::{Binding, Hooks, Mutation, Policy, Validation};
 use super::matching::{self, Subject};
+use crate::apiserver::asides;
 use crate::apiserver::cel::{self, Bindings, EvalError, Expression, Meter};
 use crate::apiserver::errors::ApiError;
 use crate::apiserver::verbs::patch::Patch as ObjectPatch;
@@ -25,16 +26,19 @@ const PARAMS_MAX: usize = 1_000;
 struct Refusal {
     message: String,
     reason: String,
+    /// Which of the policy's validations it is.
+    index: usize,
 }
 
 impl Refusal {
     fn new(message: String) -> Refusal {
-        Refusal { message, reason: String::new() }
+        Refusal { message, reason: String::new(), index: 0 }
     }
 }
 
-/// Evaluates all validating policies.
+/// Evaluates all validating policies. The first refusal counts; what others say is heard too.
 pub fn validate(hooks: &Hooks, subject: &Subject<'_>, heard: &mut Heard) -> Result<(), ApiError> {
+    let mut refused = Ok(());
     for policy in &hooks.policies {
         let Some(kind) = policy.constraints.concerns(subject) else {
             continue;
@@ -43,11 +47,11 @@ pub fn validate(hooks: &Hooks, subject: &Subject<'_>, heard: &mut Heard) -> Resu
         let subject = Subject { asked: subject.asked, object: object.as_ref(), old: old.as_ref() };
         for binding in concerned(policy, &subject) {
             for refusal in evaluate(policy, binding, &subject) {
-                act(policy, binding, refusal, &subject, heard)?;
+                refused = refused.and(act(policy, binding, refusal, &subject, heard));
             }
         }
     }
-    Ok(())
+    refused
 }
 
 /// The objects in the version that a policy knows.
@@ -84,30 +88,25 @@ fn act(
     heard: &mut Heard,
 ) -> Result<(), ApiError> {
     let (policy_name, binding_name) = (&policy.name, &binding.name);
-    for action in &binding.actions {
-        match action.as_str() {
-            "Warn" => heard.warnings.push(format!(
-                "Validation failed for ValidatingAdmissionPolicy '{policy_name}' with binding \
-                 '{binding_name}': {}",
-                refusal.message
-            )),
-            "Audit" => tracing::info!(
-                policy = policy_name,
-                binding = binding_name,
-                kind = subject.asked.kind.kind,
-                name = subject.asked.name,
-                message = refusal.message,
-                "a policy objects"
-            ),
-            _ => {
-                let why = format!(
-                    "ValidatingAdmissionPolicy '{policy_name}' with binding '{binding_name}' \
-                     denied request: {}",
-                    refusal.message
-                );
-                return Err(denied(subject, why, &refusal.reason));
-            }
-        }
+    let Refusal { message, reason, index } = refusal;
+    let is_asked_to = |action: &str| binding.actions.iter().any(|one| one == action);
+    if is_asked_to("Warn") {
+        heard.warnings.push(format!(
+            "Validation failed for ValidatingAdmissionPolicy '{policy_name}' with binding \
+             '{binding_name}': {message}"
+        ));
+    }
+    if is_asked_to("Audit") {
+        asides::objection(json!({"message": message, "policy": policy_name,
+            "binding": binding_name, "expressionIndex": index,
+            "validationActions": binding.actions}));
+    }
+    if is_asked_to("Deny") {
+        let why = format!(
+            "ValidatingAdmissionPolicy '{policy_name}' with binding '{binding_name}' denied \
+             request: {message}"
+        );
+        return Err(denied(subject, why, &reason));
     }
     Ok(())
 }
@@ -159,13 +158,13 @@ fn evaluate(policy: &Policy, binding: &Binding, subject: &Subject<'_>) -> Vec<Re
             }
         }
         let broken = variables(policy, &mut bindings);
-        for validation in &policy.validations {
-            refusals.extend(refusal(policy, validation, &bindings, &broken));
+        for (index, validation) in policy.validations.iter().enumerate() {
+            let found = refusal(policy, validation, &bindings, &broken);
+            refusals.extend(found.map(|refusal| Refusal { index, ..refusal }));
         }
         for (key, expression) in &policy.annotations {
             if let Ok(text) = expression.text(&bindings) {
-                let name = &policy.name;
-                tracing::info!(policy = name, key, value = text, "audit annotation");
+                asides::note(format!("{}/{key}", policy.name), &text);
             }
         }
     }
@@ -189,7 +188,7 @@ fn refusal(
                 "" => format!("failed expression: {}", source.replace('\n', " ")),
                 message => message.to_owned(),
             });
-            Some(Refusal { message, reason: validation.reason.clone() })
+            Some(Refusal { reason: validation.reason.clone(), ..Refusal::new(message) })
         }
         Err(_) if policy.ignores_failure => None,
         Err(error) => {

@@ -13,6 +13,7 @@ use super::Heard;
 use super::client::{self, CallError};
 use super::hooks::Webhook;
 use super::matching::{self, Subject};
+use crate::apiserver::asides;
 use crate::apiserver::errors::ApiError;
 use crate::apiserver::verbs::patch::Patch as ObjectPatch;
 
@@ -101,9 +102,17 @@ async fn ask(
             false => Err(format!("expected response.uid={uid:?}, got {}", response["uid"])),
         }
     });
+    if let Ok(response) = &response {
+        for (key, text) in response["auditAnnotations"].as_object().into_iter().flatten() {
+            asides::note(format!("{}/{key}", webhook.name), text.as_str().unwrap_or(""));
+        }
+    }
     match response {
         Ok(response) if response["allowed"] == true => Ok(Some(response)),
-        Ok(response) => Err(denied(webhook, &response)),
+        Ok(response) => {
+            asides::warn(warnings(&response));
+            Err(denied(webhook, &response))
+        }
         Err(why) if webhook.ignores_failure => {
             tracing::warn!(webhook = webhook.name, why, "a webhook failed, which is ignored");
             Ok(None)

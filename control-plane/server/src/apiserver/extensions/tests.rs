@@ -118,6 +118,7 @@ async fn answer(
         }
         "/deny" => {
             response["allowed"] = json!(false);
+            response["warnings"] = json!(["come back later"]);
             response["status"] =
                 json!({"code": 403, "message": "not today", "reason": "Forbidden"});
         }
@@ -278,9 +279,9 @@ async fn validating_webhooks_refuse_and_warn() {
         POST /api/v1/namespaces/default/configmaps
           201 warning: 299 - "mind the gap" {"kind":"ConfigMap","apiVersion":"v1","metadata":{"name":"a","namespace":"default","uid":"UID","resourceVersion":"R1","creationTimestamp":"-"}}
         POST /api/v1/namespaces/default/configmaps
-          403 {"kind":"Status","apiVersion":"v1","metadata":{},"status":"Failure","message":"admission webhook \"deny.example.com\" denied the request: not today","reason":"Forbidden","code":403}
+          403 warning: 299 - "come back later" warning: 299 - "mind the gap" {"kind":"Status","apiVersion":"v1","metadata":{},"status":"Failure","message":"admission webhook \"deny.example.com\" denied the request: not today","reason":"Forbidden","code":403}
         DELETE /api/v1/namespaces/default/configmaps/a
-          403 {"kind":"Status","apiVersion":"v1","metadata":{},"status":"Failure","message":"admission webhook \"deny.example.com\" denied the request: not today","reason":"Forbidden","code":403}
+          403 warning: 299 - "come back later" warning: 299 - "mind the gap" {"kind":"Status","apiVersion":"v1","metadata":{},"status":"Failure","message":"admission webhook \"deny.example.com\" denied the request: not today","reason":"Forbidden","code":403}
     "#]].assert_eq(&out);
 }
 
@@ -310,7 +311,7 @@ async fn webhooks_hear_of_deletions_and_streams() {
         DELETE /api/v1/namespaces/default/configmaps/a
           200 warning: 299 - "mind the gap" {"kind":"Status","apiVersion":"v1","metadata":{},"status":"Success","details":{"name":"a","kind":"configmaps","uid":"UID"}}
         POST /api/v1/namespaces/default/pods/p/exec?command=true&stdout=1
-          403 {"kind":"Status","apiVersion":"v1","metadata":{},"status":"Failure","message":"admission webhook \"deny.example.com\" denied the request: not today","reason":"Forbidden","code":403}
+          403 warning: 299 - "come back later" {"kind":"Status","apiVersion":"v1","metadata":{},"status":"Failure","message":"admission webhook \"deny.example.com\" denied the request: not today","reason":"Forbidden","code":403}
     "#]].assert_eq(&out);
     assert_eq!(hook.asked(), ["/warn CREATE null", "/warn DELETE null", "/deny CONNECT null"]);
 }
@@ -370,7 +371,7 @@ async fn selectors_choose_and_dry_runs_have_no_side_effects() {
     server.ok("POST", other, &labelled("b")).await;
     assert!(hook.asked().is_empty());
     server.ok("POST", &format!("{CONFIG_MAPS}?dryRun=All"), &labelled("c")).await;
-    assert_eq!(hook.asked(), ["/ CREATE {}"]);
+    assert_eq!(hook.asked(), ["/ CREATE null"]);
 }
 
 const POLICIES: &str = "/apis/admissionregistration.k8s.io/v1";

@@ -78,6 +78,17 @@ pub fn check_type(kind: &Kind, object: &Object) -> Result<(), String> {
     }
 }
 
+/// The same for what is sent to a part of an object and is itself no row of the table of kinds: a
+/// Scale, an Eviction, a TokenRequest.
+pub fn check_part(api_version: &str, kind: &str, sent: &Object) -> Result<(), String> {
+    let (group, version) = api_version.split_once('/').unwrap_or(("", api_version));
+    let found = FIELDS.kinds.iter().find(|(key, _)| **key == (group, version, kind));
+    match found {
+        Some((_, index)) => FIELDS.fits(&FIELDS.types[*index], sent, &mut Vec::new()),
+        None => Ok(()),
+    }
+}
+
 /// A built-in kind's type as expressions are held against it.
 pub fn schema(kind: &Kind) -> Option<Schema> {
     Some(FIELDS.schema(FIELDS.of(kind)?, &mut Vec::new()))

@@ -219,3 +219,25 @@ fn what_does_not_fit_is_named() {
         assert_eq!(check_type(pods, &pod).err().unwrap_or_default(), expected);
     }
 }
+
+#[test]
+fn what_is_sent_to_a_part_has_a_type_too() {
+    let cases = [
+        (
+            "authentication.k8s.io/v1",
+            "TokenRequest",
+            json!({"spec": {"audiences": "vault"}}),
+            "spec.audiences: a string stands where a list belongs",
+        ),
+        (
+            "autoscaling/v1",
+            "Scale",
+            json!({"spec": {"replicas": "2"}}),
+            "spec.replicas: a string stands where a number belongs",
+        ),
+        ("policy/v1", "Eviction", json!({"deleteOptions": {"gracePeriodSeconds": null}}), ""),
+    ];
+    for (version, kind, sent, expected) in cases {
+        assert_eq!(check_part(version, kind, &sent).err().unwrap_or_default(), expected);
+    }
+}

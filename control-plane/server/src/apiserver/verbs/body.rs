@@ -27,7 +27,10 @@ pub fn object(
 /// Reads the body as an object of another type than the path's: Scale, Binding, Eviction, reviews.
 pub fn other(request: &Request, api_version: &str, kind: &str) -> Result<Object, ApiError> {
     let Decoded { value, .. } = content::decode(&request.content_type(), &request.body, kind)?;
-    typed(value, api_version, kind)
+    let sent = typed(value, api_version, kind)?;
+    openapi::check_part(api_version, kind, &sent)
+        .map_err(|why| undecodable(api_version, kind, &why))?;
+    Ok(sent)
 }
 
 /// Bodies without kind or apiVersion are valid: the path says both.

@@ -237,6 +237,7 @@ fn options(request: &Request) -> Result<Options, ApiError> {
 
 /// What DeleteOptions tell; `dry_run` is what the query says, which counts if they say nothing.
 pub fn told(sent: &Value, dry_run: bool) -> Result<Options, ApiError> {
+    check_types(sent)?;
     let text = |path: &str| sent.pointer(path).and_then(Value::as_str).map(str::to_owned);
     let asked = meta::items(sent, "dryRun");
     if let Some(other) = asked.iter().find(|asked| **asked != "All") {
@@ -253,6 +254,31 @@ pub fn told(sent: &Value, dry_run: bool) -> Result<Options, ApiError> {
         dry_run: dry_run || !asked.is_empty(),
         orphans_not: orphan == Some(false),
     })
+}
+
+/// Refuses options of a wrong type: they would be taken for none, and what they are to prevent
+/// would happen.
+fn check_types(sent: &Value) -> Result<(), ApiError> {
+    type Fits = fn(&Value) -> bool;
+    let rows: [(&str, &str, Fits); 8] = [
+        ("", "an object", Value::is_object),
+        ("/gracePeriodSeconds", "a whole number", Value::is_i64),
+        ("/preconditions", "an object", Value::is_object),
+        ("/preconditions/uid", "a string", Value::is_string),
+        ("/preconditions/resourceVersion", "a string", Value::is_string),
+        ("/orphanDependents", "true or false", Value::is_boolean),
+        ("/propagationPolicy", "a string", Value::is_string),
+        ("/dryRun", "a list", Value::is_array),
+    ];
+    let given = |path: &str| sent.pointer(path).filter(|value| !value.is_null());
+    match rows.iter().find(|(path, _, fits)| given(path).is_some_and(|value| !fits(value))) {
+        None => Ok(()),
+        Some((path, word, _)) => {
+            let field = path.trim_start_matches('/').replace('/', ".");
+            let why = format!("{field} must be {word}");
+            Err(body::undecodable("v1", "DeleteOptions", why.trim_start()))
+        }
+    }
 }
 
 /// A negative grace period is the shortest one that is no force.
@@ -451,6 +477,25 @@ mod tests {
         assert_eq!(shown(all.clone()).to_string(), all.to_string());
         let old = json!({"orphanDependents": false});
         assert_eq!(shown(old.clone()), old);
+    }
+
+    #[test]
+    fn options_of_a_wrong_type_are_refused() {
+        let wrong = [
+            json!("now"),
+            json!({"gracePeriodSeconds": "5"}),
+            json!({"preconditions": {"uid": 5}}),
+            json!({"preconditions": "u"}),
+            json!({"dryRun": "All"}),
+        ];
+        for sent in wrong {
+            let refused = told(&sent, false).expect_err("it is refused");
+            assert_eq!(refused.code(), StatusCode::BAD_REQUEST, "{sent}");
+        }
+        assert_eq!(
+            told(&json!({"gracePeriodSeconds": null}), false).ok(),
+            Some(Options::default())
+        );
     }
 
     #[test]

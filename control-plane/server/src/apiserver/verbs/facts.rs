@@ -50,6 +50,15 @@ pub fn gather(
     if call.kind.namespaced && (creates || of_pods) {
         facts.namespace = find("namespaces", "", "", call.namespace);
     }
+    if old.is_some_and(|old| pod_standards::tightens(call.kind, new, old)) {
+        let kind = wherry_resources::kind("", "v1", "pods").expect("a kind of the core group");
+        for (_, entry) in snapshot.range(&stored::prefix(kind, Some(meta::name(new))), None) {
+            if facts.pods.len() < pod_standards::PODS_MAX {
+                facts.pods.push(stored::decode(kind, &entry));
+            }
+            facts.pods_all += 1;
+        }
+    }
     if creates && call.kind.is("", "Pod") {
         let text = |path: &str| new.pointer(path).and_then(Value::as_str).unwrap_or("");
         let account = Some(text("/spec/serviceAccountName")).filter(|name| !name.is_empty());

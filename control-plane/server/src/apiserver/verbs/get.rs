@@ -20,7 +20,7 @@ use wherry_resources::{Kind, Object, meta};
 /// Answers GET of a named object; its status and other parts are read as the whole object.
 pub async fn get(api: &ApiServer, request: &Request) -> Result<Response, ApiError> {
     Part::of(request)?;
-    let snapshot = read::snapshot(api, read::wanted(&request.query, false)?).await?;
+    let snapshot = read::snapshot(api, read::Wanted::of_one(&request.query)?).await?;
     let namespace = request.namespace().unwrap_or("");
     let entry = snapshot.get(&stored::key(request.kind, namespace, request.name()));
     let entry = entry.ok_or_else(|| ApiError::not_found(request.kind, request.name()))?;

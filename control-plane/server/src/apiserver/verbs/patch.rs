@@ -166,10 +166,22 @@ pub fn run(
     let mut spent = Spent::default();
     for operation in operations {
         spent.charge(operation, value).map_err(ApiError::TooLarge)?;
+        if tests_absence(operation, value) {
+            continue;
+        }
         json_patch::patch(value, std::slice::from_ref(operation))
             .map_err(|error| invalid(format!("the server rejected our request: {error}")))?;
     }
     Ok(())
+}
+
+/// Whether an operation tests for `null` what an object does not have: in Kubernetes that holds,
+/// and clients ask so before they add the first label.
+fn tests_absence(operation: &PatchOperation, value: &Value) -> bool {
+    let PatchOperation::Test(test) = operation else { return false };
+    let path = test.path.as_str();
+    let parent = path.rsplit_once('/').and_then(|(parent, _)| value.pointer(parent));
+    test.value.is_null() && value.pointer(path).is_none() && parent.is_some_and(Value::is_object)
 }
 
 /// What the operations of a patch have cost so far.
@@ -277,6 +289,21 @@ mod tests {
         let end = "/y".to_owned() + &"/b".repeat(100);
         let refused = ran(json!([{"op": "move", "from": "/x", "path": end}]), &mut chains);
         assert!(refused.expect_err("it is refused").contains("128 levels"));
+    }
+
+    #[test]
+    fn what_is_absent_tests_as_null() {
+        let mut value = json!({"a": {}, "list": []});
+        let first = json!([
+            {"op": "test", "path": "/a/labels", "value": null},
+            {"op": "add", "path": "/a/labels", "value": {"k": "v"}},
+        ]);
+        assert_eq!(ran(first.clone(), &mut value), Ok(()));
+        assert!(ran(first, &mut value).is_err(), "it is there by now");
+        for path in ["/b/labels", "/list/0"] {
+            let test = json!([{"op": "test", "path": path, "value": null}]);
+            assert!(ran(test, &mut value).is_err(), "{path}");
+        }
     }
 
     #[test]

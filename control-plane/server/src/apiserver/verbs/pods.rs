@@ -130,7 +130,7 @@ pub async fn evict(api: &ApiServer, request: &Request) -> Result<Response, ApiEr
     if !options.dry_run && options.resource_version.is_none() {
         call_disrupted(&call, request.name()).await?;
     }
-    let mut warnings = heard.warnings;
+    let mut warnings = heard.take();
     let (Deleted::Gone(_) | Deleted::Lingers(_)) =
         delete::one(&call, request.name(), &options, &mut warnings).await?;
     Ok(done(request, &warnings))

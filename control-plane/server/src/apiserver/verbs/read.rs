@@ -26,49 +26,94 @@ pub enum Wanted {
     Exactly(Revision),
 }
 
-/// Reads the parameters of a GET or list. `continues` says that a continue token came with it.
+impl Wanted {
+    /// What a resourceVersion alone asks for.
+    pub fn since(version: Option<Revision>) -> Wanted {
+        match version {
+            None => Wanted::Newest,
+            // Whatever there is: clients that always say so may go on.
+            Some(0) => Wanted::Any,
+            Some(revision) => Wanted::AtLeast(revision),
+        }
+    }
+
+    /// Reads the parameter of a GET of one object. Rules are for lists, and say nothing here.
+    pub fn of_one(query: &Query) -> Result<Wanted, ApiError> {
+        let version = query.get("resourceVersion").map(revision).transpose()?;
+        Ok(Wanted::since(version))
+    }
+}
+
+/// How a resourceVersion is to be matched.
+const RULE: &str = "resourceVersionMatch";
+
+/// Reads the parameters of a list. `continues` says that a continue token came with it.
 pub fn wanted(query: &Query, continues: bool) -> Result<Wanted, ApiError> {
-    let version = query.get("resourceVersion");
-    let rule = query.get("resourceVersionMatch");
+    let (rule, version) = (query.get(RULE), query.get("resourceVersion"));
     let mut wrong: Vec<FieldError> = Vec::new();
+    if let Some(rule) = rule {
+        if version.is_none() {
+            let why = "resourceVersionMatch is forbidden unless resourceVersion is provided";
+            wrong.push(forbidden(RULE, why));
+        }
+        if continues {
+            wrong.push(forbidden(RULE, CONTINUES));
+        }
+        if !["Exact", "NotOlderThan"].contains(&rule) {
+            wrong.push(super::unsupported(RULE, rule, &["Exact", "NotOlderThan", ""]));
+        }
+        if (rule, version) == ("Exact", Some("0")) {
+            let why = "resourceVersionMatch \"exact\" is forbidden for resourceVersion \"0\"";
+            wrong.push(forbidden(RULE, why));
+        }
+    }
     if query.get("sendInitialEvents").is_some() {
         wrong.push(forbidden("sendInitialEvents", "sendInitialEvents is forbidden for list"));
     }
-    match (rule, version) {
-        (Some(_), _) if continues => wrong.push(forbidden(
-            "resourceVersionMatch",
-            "resourceVersionMatch is forbidden when continue is provided",
-        )),
-        (Some(_), None) => wrong.push(forbidden(
-            "resourceVersionMatch",
-            "resourceVersionMatch is forbidden unless resourceVersion is provided",
-        )),
-        (Some("Exact"), Some("0")) => wrong.push(forbidden(
-            "resourceVersionMatch",
-            "resourceVersionMatch \"Exact\" is forbidden for resourceVersion \"0\"",
-        )),
-        (None | Some("Exact" | "NotOlderThan"), _) => {}
-        (Some(other), _) => {
-            let supported = ["Exact", "NotOlderThan"];
-            wrong.push(super::unsupported("resourceVersionMatch", other, &supported));
-        }
-    }
-    if !wrong.is_empty() {
-        return Err(ApiError::invalid_options("ListOptions", wrong));
-    }
+    refuse(wrong)?;
     match (version.map(revision).transpose()?, rule) {
-        (None, _) => Ok(Wanted::Newest),
-        // Whatever there is: clients that always say so may go on.
-        (Some(0), _) => Ok(Wanted::Any),
-        (Some(_), _) if continues => Err(ApiError::BadRequest(
+        (Some(1..), _) if continues => Err(ApiError::BadRequest(
             "specifying resource version is not allowed when using continue".to_owned(),
         )),
-        (Some(revision), Some("Exact")) => Ok(Wanted::Exactly(revision)),
+        (Some(revision @ 1..), Some("Exact")) => Ok(Wanted::Exactly(revision)),
         // A first page of exactly that revision was the meaning before the match parameter.
-        (Some(revision), None) if query.get("limit").is_some_and(|limit| limit != "0") => {
+        (Some(revision @ 1..), None) if query.get("limit").is_some_and(|limit| limit != "0") => {
             Ok(Wanted::Exactly(revision))
         }
-        (Some(revision), _) => Ok(Wanted::AtLeast(revision)),
+        (version, _) => Ok(Wanted::since(version)),
+    }
+}
+
+/// Checks the rule of a watch: it has one if, and only if, it asks for initial events or for none.
+pub fn check_watch(query: &Query) -> Result<(), ApiError> {
+    let (rule, initial) = (query.get(RULE), query.get("sendInitialEvents").is_some());
+    let mut wrong: Vec<FieldError> = Vec::new();
+    if initial && rule != Some("NotOlderThan") {
+        let why = "sendInitialEvents requires setting resourceVersionMatch to NotOlderThan";
+        wrong.push(forbidden(RULE, why));
+    }
+    if let Some(rule) = rule {
+        if !initial {
+            let why =
+                "resourceVersionMatch is forbidden for watch unless sendInitialEvents is provided";
+            wrong.push(forbidden(RULE, why));
+        }
+        if rule != "NotOlderThan" {
+            wrong.push(super::unsupported(RULE, rule, &["NotOlderThan"]));
+        }
+        if query.get("continue").is_some() {
+            wrong.push(forbidden(RULE, CONTINUES));
+        }
+    }
+    refuse(wrong)
+}
+
+const CONTINUES: &str = "resourceVersionMatch is forbidden when continue is provided";
+
+fn refuse(wrong: Vec<FieldError>) -> Result<(), ApiError> {
+    match wrong.is_empty() {
+        true => Ok(()),
+        false => Err(ApiError::invalid_options("ListOptions", wrong)),
     }
 }
 
@@ -160,5 +205,26 @@ mod tests {
         assert_eq!(of("resourceVersion=0&continue=x"), "Any");
         assert_eq!(of("resourceVersion=abc"), "422");
         assert_eq!(of("sendInitialEvents=true"), "422");
+        // One object has no rule.
+        let one = Query::parse("resourceVersion=7&resourceVersionMatch=Exact&limit=1");
+        assert_eq!(Wanted::of_one(&one).expect("a number"), Wanted::AtLeast(7));
+    }
+
+    #[test]
+    fn everything_that_is_wrong_is_told() {
+        let list = wanted(&Query::parse("resourceVersionMatch=x&sendInitialEvents=1"), true);
+        let expected = "ListOptions.meta.k8s.io \"\" is invalid: [resourceVersionMatch: Forbidden: \
+            resourceVersionMatch is forbidden unless resourceVersion is provided, \
+            resourceVersionMatch: Forbidden: resourceVersionMatch is forbidden when continue is \
+            provided, resourceVersionMatch: Unsupported value: \"x\": supported values: \"Exact\", \
+            \"NotOlderThan\", \"\", sendInitialEvents: Forbidden: sendInitialEvents is forbidden \
+            for list]";
+        assert_eq!(list.expect_err("it is refused").to_string(), expected);
+        let watch = check_watch(&Query::parse("sendInitialEvents=1&resourceVersionMatch=Exact"));
+        let expected = "ListOptions.meta.k8s.io \"\" is invalid: [resourceVersionMatch: Forbidden: \
+            sendInitialEvents requires setting resourceVersionMatch to NotOlderThan, \
+            resourceVersionMatch: Unsupported value: \"Exact\": supported values: \
+            \"NotOlderThan\"]";
+        assert_eq!(watch.expect_err("it is refused").to_string(), expected);
     }
 }

@@ -22,7 +22,7 @@ use wherry_resources::{Kind, Object, custom, meta, selectors::LabelSelector};
 
 /// Answers GET.
 pub async fn get(api: &ApiServer, request: &Request) -> Result<Response, ApiError> {
-    let snapshot = read::snapshot(api, read::wanted(&request.query, false)?).await?;
+    let snapshot = read::snapshot(api, read::Wanted::of_one(&request.query)?).await?;
     let call = Call::of(api, request, Part::Main, false);
     let (object, _) = call.load(&snapshot, request.name()).await?;
     answer(request, scale_of(request.kind, &object), &[])

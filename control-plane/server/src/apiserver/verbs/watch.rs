@@ -23,7 +23,7 @@ use crate::apiserver::{
     ApiServer,
     content::{self, Accepted, Form},
     custom,
-    errors::{self, ApiError},
+    errors::ApiError,
     escape,
     pieces::{self, Pace},
     request::{Query, Request},
@@ -47,7 +47,6 @@ use std::time::Duration;
 use tokio::sync::mpsc;
 use tokio::time::{Instant, Interval, MissedTickBehavior, Sleep};
 use tokio_util::sync::WaitForCancellationFutureOwned;
-use wherry_resources::validate::Reason;
 use wherry_resources::{Kind, Object, meta};
 use wherry_store::{Change, Entry, Event, Revision, Snapshot, Store, Watch, WatchEnd, WindowError};
 
@@ -72,35 +71,19 @@ struct Start {
 
 impl Start {
     fn of(query: &Query) -> Result<Start, ApiError> {
-        let rule = query.get("resourceVersionMatch");
+        read::check_watch(query)?;
         let version = query.get("resourceVersion").map(read::revision).transpose()?;
-        let newest = match version {
-            None => Wanted::Newest,
-            Some(0) => Wanted::Any,
-            Some(revision) => Wanted::AtLeast(revision),
-        };
-        let forbidden = |field: &str, why: &str| {
-            let error = errors::field(Reason::Forbidden, field, format!("Forbidden: {why}"));
-            Err(ApiError::invalid_options("ListOptions", vec![error]))
-        };
-        match (query.get("sendInitialEvents"), rule) {
-            (None, None) => match newest {
-                Wanted::AtLeast(after) => Ok(Start { initial: None, after, marked: false }),
-                initial => Ok(Start { initial: Some(initial), after: 0, marked: false }),
+        let newest = Wanted::since(version);
+        Ok(match query.get("sendInitialEvents") {
+            None => match newest {
+                Wanted::AtLeast(after) => Start { initial: None, after, marked: false },
+                initial => Start { initial: Some(initial), after: 0, marked: false },
             },
-            (None, Some(_)) => forbidden(
-                "resourceVersionMatch",
-                "resourceVersionMatch is forbidden for watch unless sendInitialEvents is provided",
-            ),
-            (Some(_), rule) if rule != Some("NotOlderThan") => forbidden(
-                "resourceVersionMatch",
-                "sendInitialEvents requires setting resourceVersionMatch to NotOlderThan",
-            ),
-            (Some(_), _) if query.flag("sendInitialEvents") => {
-                Ok(Start { initial: Some(newest), after: 0, marked: true })
+            Some(_) if query.flag("sendInitialEvents") => {
+                Start { initial: Some(newest), after: 0, marked: true }
             }
-            (Some(_), _) => Ok(Start { initial: None, after: version.unwrap_or(0), marked: false }),
-        }
+            Some(_) => Start { initial: None, after: version.unwrap_or(0), marked: false },
+        })
     }
 }
 

@@ -243,7 +243,7 @@ pub async fn insert(call: &Call<'_>, mut object: Object) -> Result<Written, Fail
         return Err(ApiError::invalid(call.kind, &name, errors).into());
     }
     extensions::validate(&asked, Some(&object), None, &mut heard).await?;
-    let warnings = heard.warnings;
+    let warnings = heard.take();
     extensions::settle(call.api, call.kind, &mut object);
     let key = stored::key(call.kind, call.namespace, &name);
     if call.dry_run {
@@ -351,7 +351,7 @@ pub async fn replace(
     if !is_own {
         extensions::validate(&asked, Some(&new), Some(old), &mut heard).await?;
     }
-    let warnings = heard.warnings;
+    let warnings = heard.take();
     let _counted = quota::counted(call, &mut new).await?;
     prepare::count_generation(call.kind, call.part, old, &mut new);
     if call.part == Part::Main {
