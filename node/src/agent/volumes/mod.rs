@@ -83,9 +83,18 @@ struct Mounted {
 #[derive(Debug, Clone)]
 struct Root {
     path: PathBuf,
+    /// Only this file of it.
+    file: Option<String>,
     read_only: bool,
     /// Single files are copied from it, because it may be replaced under them.
     replaced: bool,
+}
+
+impl Root {
+    /// A volume of files that the agent writes.
+    fn written(path: PathBuf) -> Root {
+        Root { path, file: None, read_only: true, replaced: true }
+    }
 }
 
 struct Token {
@@ -149,7 +158,7 @@ impl Volumes {
             let Content::Files(files) = &volume.content else { continue };
             let path = self.files_folder(&pod.uid, &volume.name, files);
             if let Some(path) = path.ok().filter(|path| atomic::is_written(path)) {
-                ready.insert(volume.name.clone(), Root { path, read_only: true, replaced: true });
+                ready.insert(volume.name.clone(), Root::written(path));
             }
         }
         if ready.is_empty() {
@@ -174,7 +183,7 @@ impl Volumes {
     }
 
     async fn make(&self, mounted: &mut Mounted, volume: &Volume) -> Result<Root, String> {
-        let plain = |path, read_only| Root { path, read_only, replaced: false };
+        let plain = |path, read_only| Root { path, file: None, read_only, replaced: false };
         match &volume.content {
             Content::EmptyDir { memory, .. } => {
                 let path =
@@ -185,13 +194,14 @@ impl Volumes {
             Content::Files(files) => {
                 let path = self.files_folder(&mounted.pod.uid, &volume.name, files)?;
                 self.fill(mounted, files, &path, &mut Round::new()).await?;
-                Ok(Root { path, read_only: true, replaced: true })
+                Ok(Root::written(path))
             }
             Content::HostPath { path, kind } => {
                 self.check_privileged(&mounted.pod.namespace).await?;
                 let (path, kind) = (path.clone(), kind.clone());
                 let found = blocking(move || places::host_path(&path, &kind)).await?;
-                Ok(plain(found, false))
+                let (path, file) = found;
+                Ok(Root { file, ..plain(path, false) })
             }
             Content::Claim { name, read_only } => {
                 let claim = self.claim(&mounted.pod, name).await?;
@@ -353,7 +363,10 @@ impl Volumes {
     ) -> Result<protocol::Mount, Problem> {
         let name = &mount.volume;
         let sub = match &mount.sub {
-            None => None,
+            None => root.file,
+            Some(_) if root.file.is_some() => {
+                return Err(failed(name, "it is a file, which has no subPath"));
+            }
             Some(Sub::Path(path)) => Some(path.clone()),
             Some(Sub::Expression(text)) => Some(env::expand(env, text)),
         };

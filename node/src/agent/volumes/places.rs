@@ -131,8 +131,8 @@ fn check_absolute(path: &Path) -> io::Result<()> {
     Ok(())
 }
 
-/// A path of the host, by its `type`.
-pub fn host_path(path: &Path, kind: &str) -> io::Result<PathBuf> {
+/// A path of the host, by its `type`: a directory, or a directory and a file in it.
+pub fn host_path(path: &Path, kind: &str) -> io::Result<(PathBuf, Option<String>)> {
     check_absolute(path)?;
     match kind {
         "DirectoryOrCreate" => fs::create_dir_all(path)?,
@@ -157,12 +157,21 @@ pub fn host_path(path: &Path, kind: &str) -> io::Result<PathBuf> {
         let text = format!("hostPath type check failed: {} is not a {kind}", path.display());
         return Err(io::Error::other(text));
     }
-    if !what.is_dir() {
-        let text =
-            format!("{} is not a directory, and a guest sees directories only", path.display());
-        return Err(io::Error::other(text));
+    if what.is_dir() {
+        return Ok((path.to_owned(), None));
     }
-    Ok(path.to_owned())
+    // A link is followed here, as it may lead out of its directory.
+    let real = fs::canonicalize(path)?;
+    match (real.parent(), real.file_name().and_then(|name| name.to_str())) {
+        (Some(folder), Some(file)) if what.is_file() => {
+            Ok((folder.to_owned(), Some(file.to_owned())))
+        }
+        _ => {
+            let shown = path.display();
+            let text = format!("{shown} is neither a directory nor a file, all that guests see");
+            Err(io::Error::other(text))
+        }
+    }
 }
 
 /// Shows a file under another name: the same file where that is possible.
@@ -344,8 +353,14 @@ mod tests {
         let folder = tempfile::tempdir().expect("a folder");
         let path = folder.path().join("new");
         assert!(host_path(&path, "Directory").is_err());
-        assert_eq!(host_path(&path, "DirectoryOrCreate").expect("made"), path);
+        assert_eq!(host_path(&path, "DirectoryOrCreate").expect("made"), (path.clone(), None));
         assert!(host_path(&path, "File").is_err());
+        let real = path.canonicalize().expect("it was made");
+        let found = (real, Some("file".to_owned()));
+        assert_eq!(host_path(&path.join("file"), "FileOrCreate").expect("made"), found);
+        std::os::unix::fs::symlink("new/file", folder.path().join("link")).expect("a link");
+        assert_eq!(host_path(&folder.path().join("link"), "File").expect("its target"), found);
+        assert!(host_path(Path::new("/dev/null"), "CharDevice").is_err());
         assert!(host_path(&path.join("../x"), "").is_err());
         assert!(host_path(Path::new("relative"), "").is_err());
     }
