@@ -253,16 +253,19 @@ fn link_descriptor(from: &Path, to: &Path) -> io::Result<()> {
     .map_err(io::Error::from)
 }
 
+/// Whether a mount is a directory that was made for single files.
+pub fn holds_single_files(mount: &Mount) -> bool {
+    let name = mount.root.file_name().map(|name| name.to_string_lossy());
+    mount.sub.is_none() && name.is_some_and(|name| name.starts_with("file-"))
+}
+
 /// Single files that the guest sees in the same directory are shown together: a guest finds a
 /// directory by its first mount only.
 pub fn joined(mounts: Vec<Mount>) -> Vec<Mount> {
     let mut kept: Vec<Mount> = Vec::new();
     for mount in mounts {
-        let is_file = |mount: &Mount| {
-            mount.root.file_name().is_some_and(|name| name.to_string_lossy().starts_with("file-"))
-        };
         let same = kept.iter_mut().find(|other| {
-            other.guest == mount.guest && is_file(other) && is_file(&mount) && mount.sub.is_none()
+            other.guest == mount.guest && holds_single_files(other) && holds_single_files(&mount)
         });
         match same {
             Some(other) => {
