@@ -206,6 +206,10 @@ fn scripts_come_from_files_and_input() {
         "got value\nyes\n",
     );
     check("printf 'v=1\\n' > lib; . ./lib; echo $v", "1\n");
+    check("echo 'echo $0 $1' | sh -s arg", "sh arg\n");
+    check("trap 'echo never' EXIT; exec echo instead", "instead\n");
+    check("touch f; [ -w f ] && [ -w . ] && [ ! -w g ] && echo yes", "yes\n");
+    check("echo $((~1)) $((-7 / 2))", "-2 -3\n");
 }
 
 #[test]
@@ -229,6 +233,11 @@ fn text_applets() {
     check("echo hello world | sed -e 's/o/0/g' -e 's/\\(h\\)\\(e\\)/\\2\\1/'", "ehll0 w0rld\n");
     check("seq 6 | sed -n '2,4p;$p'; seq 3 | sed '2d;a x'", "2\n3\n4\n6\n1\nx\n3\nx\n");
     check("echo abc > f; sed -i s/b/B/ f; cat f", "aBc\n");
+    check(
+        "printf '%e|%E|%g|%g|%g|%+d|%+.1f\\n' 12345.678 1 0.0001 1e10 0.00001 5 2",
+        "1.234568e+04|1.000000E+00|0.0001|1e+10|1e-05|+5|+2.0\n",
+    );
+    check("seq -s, 3; seq -s : 2", "1,2,3\n1:2\n");
     check(
         "printf '%05.1f|%-4s|%x|%s\\n' 3.14159 ab 255 z; printf '%s,' a b c",
         "003.1|ab  |ff|z\na,b,c,",
