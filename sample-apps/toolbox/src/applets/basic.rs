@@ -168,7 +168,7 @@ fn formatted(format: &str, arguments: &mut Vec<&str>, out: &mut Vec<u8>, code: &
 }
 
 /// One `%` directive, by its flags, width and precision.
-fn directive(flags: &str, kind: char, argument: &str, code: &mut i32) -> String {
+pub(super) fn directive(flags: &str, kind: char, argument: &str, code: &mut i32) -> String {
     let left = flags.contains('-');
     let plus = flags.contains('+');
     let numbers = flags.trim_start_matches(['-', '+', ' ', '#', '0']);

@@ -213,6 +213,38 @@ fn scripts_come_from_files_and_input() {
 }
 
 #[test]
+fn programs_of_awk() {
+    check("printf 'a b\\nc d\\n' | awk '{print $2}'", "b\nd\n");
+    check("printf 'x:1\\ny:2\\n' | awk -F: '{s += $2} END {print s, NR}'", "3 2\n");
+    check(
+        r#"printf 'b\na\nb\n' | awk '{n[$1]++} END {for (k in n) printf "%s=%d\n", k, n[k]}'"#,
+        "a=1\nb=2\n",
+    );
+    check(
+        "awk -v n=3 'BEGIN {for (i = 1; i <= n; i++) if (i != 2) print i, i / 2; else continue}'",
+        "1 0.5\n3 1.5\n",
+    );
+    check(
+        r#"echo 'k=v w' | awk -F= '{
+            sub(/v/, "<&>", $2)
+            print $2
+            print length($0), substr($0, 2, 3), toupper($1), index($0, "w")
+        }'"#,
+        "<v> w\n7  <v K 7\n",
+    );
+    check("seq 5 | awk 'NR == 2, NR == 4 {print} /3/ {next} END {print NR}'", "2\n3\n4\n5\n");
+    check("printf 'a,b;c\\n' | awk '{n = split($0, l, /[,;]/); print n, l[1] l[n]}'", "3 ac\n");
+    check("seq 3 | awk '{print | \"sort -r\"} $1 > 2 {print $1 > \"f\"}'; cat f", "3\n2\n1\n3\n");
+    check("awk 'BEGIN {exit 3} END {print \"end\"}'", "end\n= 3");
+    check(
+        r#"awk 'function f(n) {return n < 2 ? 1 : n * f(n - 1)}
+            BEGIN {print f(5), 1 == 1.0, "a" < "b", 2 ^ 10, 7 % 3, 1e3, 0.1 + 0.2, -2 ^ 2}'"#,
+        "120 1 1 1024 1 1000 0.3 -4\n",
+    );
+    check("awk 'BEGIN {print (1'", "! awk: syntax error at the end: `,` was expected\n= 2");
+}
+
+#[test]
 fn text_applets() {
     check(
         "printf 'b 2\\na 10\\nb 2\\n' | sort -u; printf '10\\n9\\n' | sort -n",
