@@ -368,7 +368,13 @@ impl Volumes {
                 return Err(failed(name, "it is a file, which has no subPath"));
             }
             Some(Sub::Path(path)) => Some(path.clone()),
-            Some(Sub::Expression(text)) => Some(env::expand(env, text)),
+            Some(Sub::Expression(text)) => {
+                let problem = |why| Problem {
+                    reason: "CreateContainerConfigError",
+                    message: format!("failed to expand subPathExpr of volume {name:?}: {why}"),
+                };
+                Some(env::expand_path(env, text).map_err(problem)?)
+            }
         };
         let read_only = mount.read_only || root.read_only;
         let Some(sub) = sub else {

@@ -136,6 +136,8 @@ pub fn host_path(path: &Path, kind: &str) -> io::Result<(PathBuf, Option<String>
     check_absolute(path)?;
     match kind {
         "DirectoryOrCreate" => fs::create_dir_all(path)?,
+        // Container runtimes make what they are to mount.
+        "" if !path.exists() => fs::create_dir_all(path)?,
         "FileOrCreate" => {
             fs::OpenOptions::new().create(true).append(true).open(path)?;
         }
@@ -358,6 +360,8 @@ mod tests {
         assert!(host_path(&path, "Directory").is_err());
         assert_eq!(host_path(&path, "DirectoryOrCreate").expect("made"), (path.clone(), None));
         assert!(host_path(&path, "File").is_err());
+        let unchecked = folder.path().join("un/checked");
+        assert_eq!(host_path(&unchecked, "").expect("made"), (unchecked.clone(), None));
         let real = path.canonicalize().expect("it was made");
         let found = (real, Some("file".to_owned()));
         assert_eq!(host_path(&path.join("file"), "FileOrCreate").expect("made"), found);
