@@ -668,6 +668,12 @@ impl Serve for TestServer {
                     let name = asked("key").unwrap_or_default();
                     Response::text(200, header(&request.headers, &name).unwrap_or(""))
                 }
+                "/redirect" => {
+                    let status = asked("code").and_then(|code| code.parse().ok()).unwrap_or(302);
+                    let location = asked("location").unwrap_or_default();
+                    let headers = vec![("location".to_owned(), location)];
+                    Response { headers, ..Response::text(status, "") }
+                }
                 "/healthz" | "/readyz" | "/started" => match server.is_healthy() {
                     true => Response::text(200, "ok"),
                     false => Response::text(500, "not healthy"),
