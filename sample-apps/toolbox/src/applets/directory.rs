@@ -395,10 +395,7 @@ pub async fn touch(command: Command) -> Outcome {
                     command.path(&name).metadata().and_then(|found| found.modified()).on(&name)?;
             }
             Short('d' | 't') => {
-                let text = options.value()?.string()?;
-                let parsed: Timestamp =
-                    text.parse().map_err(|_| Failure::usage(format!("invalid date '{text}'")))?;
-                time = parsed.into();
+                time = super::system::parsed(&options.value()?.string()?)?.into();
             }
             Value(name) => names.push(name.string()?),
             other => return Err(other.unexpected().into()),

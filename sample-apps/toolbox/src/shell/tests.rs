@@ -282,6 +282,8 @@ fn text_applets() {
         "printf 'a b\\nc\\n' | xargs -n 1 echo -; echo 'x y' | xargs -I{} echo '<{}>'",
         "- a\n- b\n- c\n<x y>\n",
     );
+    check("printf 'a b\\nc\\n' | xargs -L1 echo -; seq 3 | xargs -rn2 -P4", "- a b\n- c\n1 2\n3\n");
+    check("touch -d 2020-01-02 F; date -r F +%F; find . -iname f", "2020-01-02\n./F\n");
     check(
         "date -u -d @0 +%Y-%m-%dT%H:%M:%SZ; date -d 2024-02-29 +%j",
         "1970-01-01T00:00:00Z\n060\n",
