@@ -264,6 +264,15 @@ fn text_applets() {
     check("seq 4 | grep -v 2 | grep -c .; echo a | grep -q b; echo $?", "3\n1\n");
     check("echo hello world | sed -e 's/o/0/g' -e 's/\\(h\\)\\(e\\)/\\2\\1/'", "ehll0 w0rld\n");
     check("seq 6 | sed -n '2,4p;$p'; seq 3 | sed '2d;a x'", "2\n3\n4\n6\n1\nx\n3\nx\n");
+    check(
+        "seq 3 | sed ':a;N;$!ba;s/\\n/,/g'; seq 3 | sed ':a;$!{N;ba};y/\\n/+/'",
+        "1,2,3\n1+2+3\n",
+    );
+    check("echo aab | sed ':x;s/a/c/;tx'; seq 3 | sed '1!G;h;$!d'", "ccb\n3\n2\n1\n");
+    check(
+        "seq 4 | sed -n 'n;p'; seq 4 | sed '$!N;P;D'; seq 2 | sed b; sed bx",
+        "2\n4\n1\n2\n3\n4\n1\n2\n! sed: there is no label x\n= 2",
+    );
     check("echo abc > f; sed -i s/b/B/ f; cat f", "aBc\n");
     check(
         "printf '%e|%E|%g|%g|%g|%+d|%+.1f\\n' 12345.678 1 0.0001 1e10 0.00001 5 2",
