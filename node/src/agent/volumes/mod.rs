@@ -362,6 +362,10 @@ impl Volumes {
         env: &protocol::Env,
     ) -> Result<protocol::Mount, Problem> {
         let name = &mount.volume;
+        let wrong = |why: String| Problem {
+            reason: "CreateContainerConfigError",
+            message: format!("volume {name:?}: {why}"),
+        };
         let sub = match &mount.sub {
             None => root.file,
             Some(_) if root.file.is_some() => {
@@ -369,11 +373,8 @@ impl Volumes {
             }
             Some(Sub::Path(path)) => Some(path.clone()),
             Some(Sub::Expression(text)) => {
-                let problem = |why| Problem {
-                    reason: "CreateContainerConfigError",
-                    message: format!("failed to expand subPathExpr of volume {name:?}: {why}"),
-                };
-                Some(env::expand_path(env, text).map_err(problem)?)
+                let expanded = env::expand_path(env, text);
+                Some(expanded.map_err(|why| wrong(format!("failed to expand {text:?}: {why}")))?)
             }
         };
         let read_only = mount.read_only || root.read_only;
@@ -382,7 +383,7 @@ impl Volumes {
             return Ok(protocol::Mount { root: root.path, sub: None, guest, read_only });
         };
         if sub.split('/').any(|part| part == "..") || sub.starts_with('/') {
-            return Err(failed(name, &format!("subPath {sub:?} does not stay inside of it")));
+            return Err(wrong(format!("subPath {sub:?} does not stay inside of it")));
         }
         let secret = self.memory.as_ref().is_some_and(|memory| root.path.starts_with(memory));
         let own = self.folder(&pod.uid, secret).map_err(|why| failed(name, &why))?;
