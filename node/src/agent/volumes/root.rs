@@ -4,8 +4,8 @@
 //! write where it likes, as into the upper layer of a container: made anew for each start, gone with
 //! the Pod, counted as its ephemeral storage.
 //!
-//! Of two directories with the same path a guest sees one. So single files that it mounts beside those
-//! of its root (`/entrypoint.sh`, `/etc/app.conf`) become files of the root, where they may lie there.
+//! Of two directories with the same path a guest sees one. So single files that it mounts beside
+//! those of its root (`/entrypoint.sh`, `/etc/app.conf`) become files of the root, where they may.
 
 use std::{
     fmt::Write as _,
