@@ -287,7 +287,7 @@ pub const ROWS: &[Row] = &[
         "VolumeSource",
         "hostPath",
         Honoured,
-        "directories, in namespaces labelled privileged",
+        "directories and files, in namespaces labelled privileged",
         &[],
     ),
     row(

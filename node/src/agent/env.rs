@@ -192,13 +192,21 @@ pub fn build(
     Ok((protocol::Env(env.into_list()), args))
 }
 
-/// `$(NAME)` in a text, by a finished environment.
-pub fn expand(env: &protocol::Env, text: &str) -> String {
-    let mut variables = Variables::default();
-    for (name, value) in &env.0 {
-        variables.set(name, value.clone());
+/// `$(NAME)` in a path, by a finished environment. A variable that is missing or empty would lead
+/// elsewhere: the error names it.
+pub fn expand_path(env: &protocol::Env, text: &str) -> Result<String, String> {
+    let mut missing = None;
+    let path = expanded(text, |name| {
+        let found = env.0.iter().find(|(known, value)| known == name && !value.is_empty());
+        if found.is_none() {
+            missing.get_or_insert_with(|| name.to_owned());
+        }
+        found.map(|(_, value)| value.as_str())
+    });
+    match missing {
+        None => Ok(path),
+        Some(name) => Err(format!("missing value for {name:?}")),
     }
-    variables.expand(text)
 }
 
 /// The value of one variable; `None` if it is left out.
@@ -453,35 +461,39 @@ impl Variables {
         self.list
     }
 
-    /// Replaces `$(NAME)` by its value and `$$` by `$`.
     fn expand(&self, text: &str) -> String {
-        let mut out = String::with_capacity(text.len());
-        let mut rest = text;
-        while let Some(at) = rest.find('$') {
-            out.push_str(&rest[..at]);
-            rest = &rest[at + 1..];
-            if let Some(after) = rest.strip_prefix('$') {
-                out.push('$');
-                rest = after;
-            } else if let Some((name, after)) =
-                rest.strip_prefix('(').and_then(|inner| inner.split_once(')'))
-            {
-                match self.get(name) {
-                    Some(value) => out.push_str(value),
-                    None => {
-                        out.push_str("$(");
-                        out.push_str(name);
-                        out.push(')');
-                    }
-                }
-                rest = after;
-            } else {
-                out.push('$');
-            }
-        }
-        out.push_str(rest);
-        out
+        expanded(text, |name| self.get(name))
     }
+}
+
+/// Replaces `$(NAME)` by its value, if it has one, and `$$` by `$`.
+fn expanded<'a>(text: &str, mut value: impl FnMut(&str) -> Option<&'a str>) -> String {
+    let mut out = String::with_capacity(text.len());
+    let mut rest = text;
+    while let Some(at) = rest.find('$') {
+        out.push_str(&rest[..at]);
+        rest = &rest[at + 1..];
+        if let Some(after) = rest.strip_prefix('$') {
+            out.push('$');
+            rest = after;
+        } else if let Some((name, after)) =
+            rest.strip_prefix('(').and_then(|inner| inner.split_once(')'))
+        {
+            match value(name) {
+                Some(value) => out.push_str(value),
+                None => {
+                    out.push_str("$(");
+                    out.push_str(name);
+                    out.push(')');
+                }
+            }
+            rest = after;
+        } else {
+            out.push('$');
+        }
+    }
+    out.push_str(rest);
+    out
 }
 
 #[cfg(test)]

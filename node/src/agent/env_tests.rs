@@ -236,3 +236,14 @@ fn files_of_variables() {
         "#]],
     );
 }
+
+#[test]
+fn paths_need_every_variable() {
+    let variable = |name: &str, value: &str| (name.to_owned(), value.to_owned());
+    let env = protocol::Env(vec![variable("POD", "web-0"), variable("EMPTY", "")]);
+    assert_eq!(expand_path(&env, "a/$(POD)/$$(POD)"), Ok("a/web-0/$(POD)".to_owned()));
+    for missing in ["EMPTY", "NONE"] {
+        let found = expand_path(&env, &format!("$(POD)/$({missing})"));
+        assert_eq!(found, Err(format!("missing value for {missing:?}")));
+    }
+}

@@ -63,7 +63,46 @@ pub fn create(path: &Path, mode: Mode, stdout: &Output, stderr: &Output) -> io::
         Mode::ReadWrite => options.read(true).write(true).create(true).truncate(false),
         Mode::New => options.write(true).create_new(true),
     };
-    options.open(path).map(Output::file)
+    changed(path, options.open(path)).map(Output::file)
+}
+
+/// The outcome of a change. Where a mount is only to be read it says so: WASI has one word for all
+/// that is forbidden.
+pub fn changed<T>(path: &Path, outcome: io::Result<T>) -> io::Result<T> {
+    outcome.map_err(|error| match error.kind() {
+        io::ErrorKind::PermissionDenied if is_read_only(path) => {
+            io::ErrorKind::ReadOnlyFilesystem.into()
+        }
+        _ => error,
+    })
+}
+
+/// Whether it can be written to, as far as that shows without doing so.
+pub fn is_writable(path: &Path) -> bool {
+    if is_device(path) {
+        return true;
+    }
+    if is_dir(path) {
+        return !is_read_only(path);
+    }
+    OpenOptions::new().append(true).open(path).is_ok()
+}
+
+/// Whether nothing can be changed in the mount that a path leads to.
+#[cfg(target_family = "wasm")]
+fn is_read_only(path: &Path) -> bool {
+    use wasip2::filesystem::types::DescriptorFlags;
+    let mounts = wasip2::filesystem::preopens::get_directories();
+    let above = mounts.iter().filter(|(_, name)| path.starts_with(name));
+    let nearest = above.max_by_key(|(_, name)| name.len());
+    let changes = |flags: DescriptorFlags| flags.contains(DescriptorFlags::MUTATE_DIRECTORY);
+    nearest.is_none_or(|(mount, _)| mount.get_flags().is_ok_and(|flags| !changes(flags)))
+}
+
+/// Natively the machine says it for each directory.
+#[cfg(not(target_family = "wasm"))]
+fn is_read_only(path: &Path) -> bool {
+    path.metadata().is_ok_and(|found| found.permissions().readonly())
 }
 
 /// Whether there is something of this name, devices included.

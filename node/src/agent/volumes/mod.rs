@@ -83,9 +83,18 @@ struct Mounted {
 #[derive(Debug, Clone)]
 struct Root {
     path: PathBuf,
+    /// Only this file of it.
+    file: Option<String>,
     read_only: bool,
     /// Single files are copied from it, because it may be replaced under them.
     replaced: bool,
+}
+
+impl Root {
+    /// A volume of files that the agent writes.
+    fn written(path: PathBuf) -> Root {
+        Root { path, file: None, read_only: true, replaced: true }
+    }
 }
 
 struct Token {
@@ -149,7 +158,7 @@ impl Volumes {
             let Content::Files(files) = &volume.content else { continue };
             let path = self.files_folder(&pod.uid, &volume.name, files);
             if let Some(path) = path.ok().filter(|path| atomic::is_written(path)) {
-                ready.insert(volume.name.clone(), Root { path, read_only: true, replaced: true });
+                ready.insert(volume.name.clone(), Root::written(path));
             }
         }
         if ready.is_empty() {
@@ -174,7 +183,7 @@ impl Volumes {
     }
 
     async fn make(&self, mounted: &mut Mounted, volume: &Volume) -> Result<Root, String> {
-        let plain = |path, read_only| Root { path, read_only, replaced: false };
+        let plain = |path, read_only| Root { path, file: None, read_only, replaced: false };
         match &volume.content {
             Content::EmptyDir { memory, .. } => {
                 let path =
@@ -185,13 +194,14 @@ impl Volumes {
             Content::Files(files) => {
                 let path = self.files_folder(&mounted.pod.uid, &volume.name, files)?;
                 self.fill(mounted, files, &path, &mut Round::new()).await?;
-                Ok(Root { path, read_only: true, replaced: true })
+                Ok(Root::written(path))
             }
             Content::HostPath { path, kind } => {
                 self.check_privileged(&mounted.pod.namespace).await?;
                 let (path, kind) = (path.clone(), kind.clone());
                 let found = blocking(move || places::host_path(&path, &kind)).await?;
-                Ok(plain(found, false))
+                let (path, file) = found;
+                Ok(Root { file, ..plain(path, false) })
             }
             Content::Claim { name, read_only } => {
                 let claim = self.claim(&mounted.pod, name).await?;
@@ -352,10 +362,20 @@ impl Volumes {
         env: &protocol::Env,
     ) -> Result<protocol::Mount, Problem> {
         let name = &mount.volume;
+        let wrong = |why: String| Problem {
+            reason: "CreateContainerConfigError",
+            message: format!("volume {name:?}: {why}"),
+        };
         let sub = match &mount.sub {
-            None => None,
+            None => root.file,
+            Some(_) if root.file.is_some() => {
+                return Err(failed(name, "it is a file, which has no subPath"));
+            }
             Some(Sub::Path(path)) => Some(path.clone()),
-            Some(Sub::Expression(text)) => Some(env::expand(env, text)),
+            Some(Sub::Expression(text)) => {
+                let expanded = env::expand_path(env, text);
+                Some(expanded.map_err(|why| wrong(format!("failed to expand {text:?}: {why}")))?)
+            }
         };
         let read_only = mount.read_only || root.read_only;
         let Some(sub) = sub else {
@@ -363,7 +383,7 @@ impl Volumes {
             return Ok(protocol::Mount { root: root.path, sub: None, guest, read_only });
         };
         if sub.split('/').any(|part| part == "..") || sub.starts_with('/') {
-            return Err(failed(name, &format!("subPath {sub:?} does not stay inside of it")));
+            return Err(wrong(format!("subPath {sub:?} does not stay inside of it")));
         }
         let secret = self.memory.as_ref().is_some_and(|memory| root.path.starts_with(memory));
         let own = self.folder(&pod.uid, secret).map_err(|why| failed(name, &why))?;

@@ -131,11 +131,13 @@ fn check_absolute(path: &Path) -> io::Result<()> {
     Ok(())
 }
 
-/// A path of the host, by its `type`.
-pub fn host_path(path: &Path, kind: &str) -> io::Result<PathBuf> {
+/// A path of the host, by its `type`: a directory, or a directory and a file in it.
+pub fn host_path(path: &Path, kind: &str) -> io::Result<(PathBuf, Option<String>)> {
     check_absolute(path)?;
     match kind {
         "DirectoryOrCreate" => fs::create_dir_all(path)?,
+        // Container runtimes make what they are to mount.
+        "" if !path.exists() => fs::create_dir_all(path)?,
         "FileOrCreate" => {
             fs::OpenOptions::new().create(true).append(true).open(path)?;
         }
@@ -157,12 +159,21 @@ pub fn host_path(path: &Path, kind: &str) -> io::Result<PathBuf> {
         let text = format!("hostPath type check failed: {} is not a {kind}", path.display());
         return Err(io::Error::other(text));
     }
-    if !what.is_dir() {
-        let text =
-            format!("{} is not a directory, and a guest sees directories only", path.display());
-        return Err(io::Error::other(text));
+    if what.is_dir() {
+        return Ok((path.to_owned(), None));
     }
-    Ok(path.to_owned())
+    // A link is followed here, as it may lead out of its directory.
+    let real = fs::canonicalize(path)?;
+    match (real.parent(), real.file_name().and_then(|name| name.to_str())) {
+        (Some(folder), Some(file)) if what.is_file() => {
+            Ok((folder.to_owned(), Some(file.to_owned())))
+        }
+        _ => {
+            let shown = path.display();
+            let text = format!("{shown} is neither a directory nor a file, all that guests see");
+            Err(io::Error::other(text))
+        }
+    }
 }
 
 /// Shows a file under another name: the same file where that is possible.
@@ -244,16 +255,19 @@ fn link_descriptor(from: &Path, to: &Path) -> io::Result<()> {
     .map_err(io::Error::from)
 }
 
+/// Whether a mount is a directory that was made for single files.
+pub fn holds_single_files(mount: &Mount) -> bool {
+    let name = mount.root.file_name().map(|name| name.to_string_lossy());
+    mount.sub.is_none() && name.is_some_and(|name| name.starts_with("file-"))
+}
+
 /// Single files that the guest sees in the same directory are shown together: a guest finds a
 /// directory by its first mount only.
 pub fn joined(mounts: Vec<Mount>) -> Vec<Mount> {
     let mut kept: Vec<Mount> = Vec::new();
     for mount in mounts {
-        let is_file = |mount: &Mount| {
-            mount.root.file_name().is_some_and(|name| name.to_string_lossy().starts_with("file-"))
-        };
         let same = kept.iter_mut().find(|other| {
-            other.guest == mount.guest && is_file(other) && is_file(&mount) && mount.sub.is_none()
+            other.guest == mount.guest && holds_single_files(other) && holds_single_files(&mount)
         });
         match same {
             Some(other) => {
@@ -344,8 +358,16 @@ mod tests {
         let folder = tempfile::tempdir().expect("a folder");
         let path = folder.path().join("new");
         assert!(host_path(&path, "Directory").is_err());
-        assert_eq!(host_path(&path, "DirectoryOrCreate").expect("made"), path);
+        assert_eq!(host_path(&path, "DirectoryOrCreate").expect("made"), (path.clone(), None));
         assert!(host_path(&path, "File").is_err());
+        let unchecked = folder.path().join("un/checked");
+        assert_eq!(host_path(&unchecked, "").expect("made"), (unchecked.clone(), None));
+        let real = path.canonicalize().expect("it was made");
+        let found = (real, Some("file".to_owned()));
+        assert_eq!(host_path(&path.join("file"), "FileOrCreate").expect("made"), found);
+        std::os::unix::fs::symlink("new/file", folder.path().join("link")).expect("a link");
+        assert_eq!(host_path(&folder.path().join("link"), "File").expect("its target"), found);
+        assert!(host_path(Path::new("/dev/null"), "CharDevice").is_err());
         assert!(host_path(&path.join("../x"), "").is_err());
         assert!(host_path(Path::new("relative"), "").is_err());
     }

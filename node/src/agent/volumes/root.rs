@@ -3,16 +3,20 @@
 //! Such a container expects `/tmp` and the files that a container runtime puts into `/etc`, and may
 //! write where it likes, as into the upper layer of a container: made anew for each start, gone with
 //! the Pod, counted as its ephemeral storage.
+//!
+//! Of two directories with the same path a guest sees one. So single files that it mounts beside
+//! those of its root (`/entrypoint.sh`, `/etc/app.conf`) become files of the root, where they may.
 
 use std::{
     fmt::Write as _,
     fs, io,
     net::IpAddr,
+    os::unix::fs::{MetadataExt as _, PermissionsExt as _},
     path::{Component, Path, PathBuf},
 };
 
-use super::{PodSpec, Problem, Volumes, blocking};
-use crate::{agent::CLUSTER_DOMAIN, beneath, protocol};
+use super::{PodSpec, Problem, Volumes, blocking, places::holds_single_files};
+use crate::{agent::CLUSTER_DOMAIN, beneath, protocol::Mount};
 
 /// Directories that programs count on.
 const FOLDERS: [&str; 4] = ["etc", "home", "tmp", "var/tmp"];
@@ -24,11 +28,8 @@ impl Volumes {
         pod: &PodSpec,
         index: usize,
         ip: IpAddr,
-        mut mounts: Vec<protocol::Mount>,
-    ) -> Result<Vec<protocol::Mount>, Problem> {
-        if mounts.iter().any(|mount| mount.guest == "/") {
-            return Ok(mounts);
-        }
+        mounts: Vec<Mount>,
+    ) -> Result<Vec<Mount>, Problem> {
         let container = &pod.containers[index];
         let failed = |why: String| Problem {
             reason: "CreateContainerError",
@@ -39,12 +40,50 @@ impl Volumes {
         let points =
             mounts.iter().map(|mount| mount.guest.as_str()).chain(container.cwd.as_deref());
         let points: Vec<PathBuf> = points.map(inside).collect();
-        let (made, etc) = (root.clone(), etc(pod, ip));
-        blocking(move || fill(&made, &points, &etc)).await.map_err(failed)?;
-        let (guest, read_only) = ("/".to_owned(), container.read_only_root);
-        mounts.push(protocol::Mount { root, sub: None, guest, read_only });
-        Ok(mounts)
+        let (etc, read_only, memory) =
+            (etc(pod, ip), container.read_only_root, self.memory.clone());
+        let made = blocking(move || {
+            let fits = |mount: &Mount| fits(mount, memory.as_deref());
+            let (files, mut mounts): (Vec<Mount>, Vec<Mount>) = mounts.into_iter().partition(fits);
+            if mounts.iter().any(|mount| mount.guest == "/") {
+                mounts.extend(files);
+                return Ok(mounts);
+            }
+            fill(&root, &points, &etc)?;
+            files.iter().try_for_each(|mount| take_in(&root, mount))?;
+            mounts.push(Mount { root, sub: None, guest: "/".to_owned(), read_only });
+            Ok(mounts)
+        });
+        made.await.map_err(failed)
     }
+}
+
+/// Whether single files are beside those of the root and may lie there: not secrets, which are in
+/// memory, nor what has another name and must not be written to by this one.
+fn fits(mount: &Mount, memory: Option<&Path>) -> bool {
+    let folder = inside(&mount.guest);
+    let is_beside = FOLDERS.iter().any(|own| Path::new(own).starts_with(&folder));
+    let is_secret = memory.is_some_and(|memory| mount.root.starts_with(memory));
+    let has_names = |entry: fs::DirEntry| entry.metadata().is_ok_and(|found| found.nlink() > 1);
+    holds_single_files(mount)
+        && is_beside
+        && !is_secret
+        && !(mount.read_only
+            && fs::read_dir(&mount.root).into_iter().flatten().flatten().any(has_names))
+}
+
+/// Moves single files to where the guest expects them, below its root.
+fn take_in(root: &Path, mount: &Mount) -> io::Result<()> {
+    let folder = root.join(inside(&mount.guest));
+    for entry in fs::read_dir(&mount.root)? {
+        let entry = entry?;
+        if mount.read_only {
+            let mode = entry.metadata()?.mode() & 0o555;
+            fs::set_permissions(entry.path(), fs::Permissions::from_mode(mode))?;
+        }
+        fs::rename(entry.path(), folder.join(entry.file_name()))?;
+    }
+    Ok(())
 }
 
 /// A path of the guest, below a root.
@@ -111,6 +150,32 @@ mod tests {
         assert_eq!((name.as_str(), line), ("web-0", format!("10.0.0.2\t{full}\tweb-0")));
         let (name, line) = pod(r#""subdomain":"web","setHostnameAsFQDN":true,"#);
         assert_eq!((name.as_str(), line), (full, format!("10.0.0.2\t{full}\tweb-0")));
+    }
+
+    #[test]
+    fn single_files_lie_beside_those_of_the_root() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let (memory, root) = (folder.path().join("memory"), folder.path().join("root"));
+        let mount = |root: PathBuf, guest: &str| {
+            fs::create_dir_all(&root).expect("a folder");
+            fs::write(root.join("run.sh"), "exit").expect("a file");
+            Mount { root, sub: None, guest: guest.to_owned(), read_only: true }
+        };
+        let fits = |mount: &Mount| fits(mount, Some(&memory));
+        let script = mount(folder.path().join("file-0"), "/");
+        assert!(fits(&script) && fits(&Mount { guest: "/var".to_owned(), ..script.clone() }));
+        assert!(!fits(&Mount { guest: "/app".to_owned(), ..script.clone() }));
+        assert!(!fits(&mount(folder.path().join("volume"), "/etc")), "a directory");
+        assert!(!fits(&mount(memory.join("file-1"), "/etc")), "a secret");
+
+        fill(&root, &[], &[]).expect("made");
+        take_in(&root, &script).expect("moved");
+        let found = fs::metadata(root.join("run.sh")).expect("a file");
+        assert!(found.mode() & 0o222 == 0 && !script.root.join("run.sh").exists());
+
+        let shared = mount(folder.path().join("file-2"), "/tmp");
+        fs::hard_link(shared.root.join("run.sh"), root.join("other")).expect("another name");
+        assert!(!fits(&shared) && fits(&Mount { read_only: false, ..shared }));
     }
 
     #[test]

@@ -67,7 +67,10 @@ pub async fn seq(command: Command) -> Outcome {
         match word.as_str() {
             "-w" => equal_width = true,
             "-s" => separator = words.next().cloned().unwrap_or_default(),
-            word => numbers.push(word),
+            word => match word.strip_prefix("-s") {
+                Some(text) => separator = text.to_owned(),
+                None => numbers.push(word),
+            },
         }
     }
     let (first, step, last) = match numbers[..] {
@@ -165,7 +168,7 @@ fn formatted(format: &str, arguments: &mut Vec<&str>, out: &mut Vec<u8>, code: &
 }
 
 /// One `%` directive, by its flags, width and precision.
-fn directive(flags: &str, kind: char, argument: &str, code: &mut i32) -> String {
+pub(super) fn directive(flags: &str, kind: char, argument: &str, code: &mut i32) -> String {
     let left = flags.contains('-');
     let plus = flags.contains('+');
     let numbers = flags.trim_start_matches(['-', '+', ' ', '#', '0']);
@@ -199,26 +202,55 @@ fn directive(flags: &str, kind: char, argument: &str, code: &mut i32) -> String 
                 _ => digits,
             }
         }
-        'f' | 'F' | 'e' | 'g' => {
+        'f' | 'F' | 'e' | 'E' | 'g' | 'G' => {
             let value: f64 = argument.trim().parse().unwrap_or(0.0);
-            match kind {
-                'e' => format!("{value:.0$e}", precision.unwrap_or(6)),
-                'g' => format!("{value}"),
-                _ => format!("{value:.0$}", precision.unwrap_or(6)),
-            }
+            let precision = precision.unwrap_or(6);
+            let digits = match kind {
+                'e' => scientific(value, precision),
+                'E' => scientific(value, precision).to_uppercase(),
+                'g' => general(value, precision),
+                'G' => general(value, precision).to_uppercase(),
+                _ => format!("{value:.precision$}"),
+            };
+            if plus && value >= 0.0 { format!("+{digits}") } else { digits }
         }
         _ => String::new(),
     };
     if left {
         format!("{text:<width$}")
     } else if zero && kind != 's' {
-        let (sign, digits) = match text.strip_prefix('-') {
-            Some(digits) => ("-", digits),
-            None => ("", text.as_str()),
-        };
+        let (sign, digits) = text.split_at(usize::from(text.starts_with(['-', '+'])));
         format!("{sign}{digits:0>count$}", count = width.saturating_sub(sign.len()))
     } else {
         format!("{text:>width$}")
+    }
+}
+
+/// A number as `%e` writes it.
+fn scientific(value: f64, precision: usize) -> String {
+    let text = format!("{value:.precision$e}");
+    let Some((digits, exponent)) = text.split_once('e') else { return text };
+    let (sign, number) = match exponent.strip_prefix('-') {
+        Some(number) => ('-', number),
+        None => ('+', exponent),
+    };
+    format!("{digits}e{sign}{number:0>2}")
+}
+
+/// A number as `%g` writes it: so many digits, in the shorter form, without zeros at its end.
+pub(super) fn general(value: f64, precision: usize) -> String {
+    let digits = precision.max(1);
+    let long = scientific(value, digits - 1);
+    let Some((head, tail)) = long.split_once('e') else { return long };
+    let trimmed = |text: &str| match text.contains('.') {
+        true => text.trim_end_matches('0').trim_end_matches('.').to_owned(),
+        false => text.to_owned(),
+    };
+    let exponent: i64 = tail.parse().unwrap_or(0);
+    let decimals = i64::try_from(digits).unwrap_or(i64::MAX).saturating_sub(1 + exponent);
+    match usize::try_from(decimals) {
+        Ok(decimals) if exponent >= -4 => trimmed(&format!("{value:.decimals$}")),
+        _ => format!("{}e{tail}", trimmed(head)),
     }
 }
 

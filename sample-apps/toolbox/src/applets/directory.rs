@@ -186,7 +186,7 @@ pub async fn mkdir(command: Command) -> Outcome {
             continue;
         }
         let made = if parents { create_all(&path) } else { fs::create_dir(&path) };
-        made.map_err(|error| {
+        files::changed(&path, made).map_err(|error| {
             Failure::new(format!("can't create directory '{name}': {}", files::reason(&error)))
         })?;
     }
@@ -240,7 +240,7 @@ pub async fn rm(command: Command) -> Outcome {
             Err(_) if force => Ok(()),
             Err(error) => Err(error),
             Ok(found) if found.is_dir() && !recursive => Err(io::Error::other("is a directory")),
-            Ok(_) => remove(&path, 0),
+            Ok(_) => files::changed(&path, remove(&path, 0)),
         };
         if let Err(error) = removed {
             command.complain(&format!("can't remove '{name}': {}", files::reason(&error))).await;
@@ -297,7 +297,7 @@ pub async fn cp(command: Command) -> Outcome {
         if options.contains('n') && to.exists() {
             continue;
         }
-        copy(&from, &to, 0).on(&name)?;
+        files::changed(&to, copy(&from, &to, 0)).on(&name)?;
     }
     Ok(0)
 }
@@ -395,10 +395,7 @@ pub async fn touch(command: Command) -> Outcome {
                     command.path(&name).metadata().and_then(|found| found.modified()).on(&name)?;
             }
             Short('d' | 't') => {
-                let text = options.value()?.string()?;
-                let parsed: Timestamp =
-                    text.parse().map_err(|_| Failure::usage(format!("invalid date '{text}'")))?;
-                time = parsed.into();
+                time = super::system::parsed(&options.value()?.string()?)?.into();
             }
             Value(name) => names.push(name.string()?),
             other => return Err(other.unexpected().into()),
@@ -410,7 +407,7 @@ pub async fn touch(command: Command) -> Outcome {
             continue;
         }
         let mut file = OpenOptions::new();
-        let file = file.append(true).create(true).open(&path).on(name)?;
+        let file = files::changed(&path, file.append(true).create(true).open(&path)).on(name)?;
         // A file system that keeps no times has them as it wants.
         let _ = file.set_modified(time);
     }

@@ -15,6 +15,8 @@ const ARGUMENT_BYTES_MAX: usize = 128 << 10;
 /// One word of a `find` expression.
 enum Test {
     Name(String),
+    /// In lower case, for names in any.
+    NameInAnyCase(String),
     Path(String),
     Type(char),
     /// Older or newer than so many days or minutes.
@@ -78,7 +80,8 @@ fn parse(command: &Command, words: &[String]) -> Result<(Vec<Test>, Depths), Fai
             text.parse().map_err(|_| Failure::usage(format!("{text}: not a number")))
         };
         match word.as_str() {
-            "-name" | "-iname" => tests.push(Test::Name(value()?)),
+            "-name" => tests.push(Test::Name(value()?)),
+            "-iname" => tests.push(Test::NameInAnyCase(value()?.to_lowercase())),
             "-path" | "-wholename" => tests.push(Test::Path(value()?)),
             "-type" => tests.push(Test::Type(value()?.chars().next().unwrap_or('f'))),
             "-maxdepth" => depths.1 = number(value()?)?,
@@ -195,6 +198,9 @@ fn holds_for(test: &Test, shown: &str, path: &Path) -> bool {
             Some(_) => name_matches(pattern, path),
             None => name_matches(pattern, &PathBuf::from("/x").with_file_name(shown)),
         },
+        Test::NameInAnyCase(pattern) => {
+            name_matches(pattern, Path::new(&path.to_string_lossy().to_lowercase()))
+        }
         Test::Path(pattern) => {
             name_matches(&pattern.replace('/', "\u{1}"), Path::new(&shown.replace('/', "\u{1}")))
         }
@@ -221,29 +227,36 @@ fn holds_for(test: &Test, shown: &str, path: &Path) -> bool {
     }
 }
 
-/// `xargs [-0] [-n COUNT] [-I NAME] [-r] COMMAND …`
+/// `xargs [-0] [-n COUNT] [-L LINES] [-I NAME] [-r] COMMAND …`; with `-P` one after the other, too.
 pub async fn xargs(command: Command) -> Outcome {
     let mut words = command.args.iter().cloned().peekable();
     let (mut zero, mut per_run, mut name, mut not_empty) = (false, usize::MAX, None, false);
+    let mut lines = None;
     while let Some(option) = words.next_if(|word| word.starts_with('-')) {
-        match option.as_str() {
-            "-0" => zero = true,
-            "-r" => not_empty = true,
-            "-t" => {}
-            "-n" | "-P" => {
-                let text = words.next().unwrap_or_default();
-                let number: usize =
-                    text.parse().map_err(|_| Failure::usage(format!("{text}: not a number")))?;
-                if option == "-n" {
-                    per_run = number.max(1);
+        let mut letters = option[1..].chars();
+        while let Some(letter) = letters.next() {
+            match letter {
+                '0' => zero = true,
+                'r' => not_empty = true,
+                't' => {}
+                'n' | 'L' | 'P' | 'I' => {
+                    let given = std::mem::replace(&mut letters, "".chars()).as_str();
+                    let value = match given {
+                        "" => words.next().unwrap_or_default(),
+                        given => given.to_owned(),
+                    };
+                    let number = || -> Result<usize, Failure> {
+                        value.parse().map_err(|_| Failure::usage(format!("{value}: not a number")))
+                    };
+                    match letter {
+                        'n' => per_run = number()?.max(1),
+                        'L' => lines = Some(number()?.max(1)),
+                        'P' => _ = number()?,
+                        _ => name = Some(value),
+                    }
                 }
+                _ => return Err(Failure::usage(format!("{option}: unknown option"))),
             }
-            "-I" => name = words.next(),
-            other => match other.strip_prefix("-I").or(other.strip_prefix("-n")) {
-                Some(value) if other.starts_with("-I") => name = Some(value.to_owned()),
-                Some(value) => per_run = value.parse().unwrap_or(1),
-                None => return Err(Failure::usage(format!("{other}: unknown option"))),
-            },
         }
     }
     let mut base: Vec<String> = words.collect();
@@ -265,7 +278,10 @@ pub async fn xargs(command: Command) -> Outcome {
             items.iter().map(each).collect()
         }
         None if items.is_empty() && !not_empty => vec![base],
-        None => grouped(&base, &items, per_run),
+        None => match lines {
+            Some(count) => by_lines(&base, &text, count),
+            None => grouped(&base, &items, per_run),
+        },
     };
     let mut code = 0;
     for words in runs {
@@ -276,6 +292,15 @@ pub async fn xargs(command: Command) -> Outcome {
         }
     }
     Ok(code)
+}
+
+fn by_lines(base: &[String], text: &str, count: usize) -> Vec<Vec<String>> {
+    let lines: Vec<&str> = text.lines().filter(|line| !line.trim().is_empty()).collect();
+    let run = |lines: &[&str]| -> Vec<String> {
+        let words = lines.iter().flat_map(|line| line.split_whitespace()).map(str::to_owned);
+        base.iter().cloned().chain(words).collect()
+    };
+    lines.chunks(count).map(run).collect()
 }
 
 fn grouped(base: &[String], items: &[&str], per_run: usize) -> Vec<Vec<String>> {

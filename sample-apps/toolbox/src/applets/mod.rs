@@ -1,6 +1,7 @@
 //! The applets: one table, one shape. See [`Command`] for what each gets.
 
 mod archive;
+mod awk;
 mod basic;
 mod blocks;
 mod digest;
@@ -32,6 +33,7 @@ const OWN_NAMES: [&str; 3] = ["toolbox", "busybox", "toybox"];
 const APPLETS: &[(&str, Applet)] = &[
     ("[", |c| test(c).boxed_local()),
     ("ash", |c| shell::sh(c).boxed_local()),
+    ("awk", |c| awk::awk(c).boxed_local()),
     ("base64", |c| digest::base64(c).boxed_local()),
     ("basename", |c| basic::basename(c).boxed_local()),
     ("bash", |c| shell::sh(c).boxed_local()),

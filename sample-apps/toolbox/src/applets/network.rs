@@ -20,6 +20,8 @@ use crate::runtime;
 
 /// Redirects that are followed.
 const REDIRECTS_MAX: usize = 10;
+/// Requests that `netexec` makes for one of its own.
+const DIALS_MAX: u32 = 100;
 /// Files that `httpd` serves lie in memory while they are sent.
 const FILE_BYTES_MAX: u64 = 32 << 20;
 
@@ -668,6 +670,12 @@ impl Serve for TestServer {
                     let name = asked("key").unwrap_or_default();
                     Response::text(200, header(&request.headers, &name).unwrap_or(""))
                 }
+                "/redirect" => {
+                    let status = asked("code").and_then(|code| code.parse().ok()).unwrap_or(302);
+                    let location = asked("location").unwrap_or_default();
+                    let headers = vec![("location".to_owned(), location)];
+                    Response { headers, ..Response::text(status, "") }
+                }
                 "/healthz" | "/readyz" | "/started" => match server.is_healthy() {
                     true => Response::text(200, "ok"),
                     false => Response::text(500, "not healthy"),
@@ -685,6 +693,7 @@ impl Serve for TestServer {
                     server.exit.ask(code);
                     Response::text(200, "")
                 }
+                "/dial" => server.dial(&path).await,
                 "/shell" | "/shell/" => server.shell(&asked("cmd").unwrap_or_default()).await,
                 _ => Response::text(404, "404 Not Found\n"),
             }
@@ -694,15 +703,47 @@ impl Serve for TestServer {
 }
 
 impl TestServer {
-    async fn shell(&self, text: &str) -> Response {
-        let mut inner = self.command.with(vec!["sh".to_owned(), "-c".to_owned(), text.to_owned()]);
+    /// How a command ends, and what it prints, as JSON.
+    async fn run(&self, words: &[&str]) -> (i32, String) {
+        let words = words.iter().map(|word| (*word).to_owned()).collect();
+        let mut inner = self.command.with(words);
         let output = Output::memory();
         (inner.stdin, inner.stdout, inner.stderr) = (Input::null(), output.clone(), output.clone());
         let code = Box::pin(super::run(inner)).await;
         let printed = String::from_utf8_lossy(&output.take()).into_owned();
         let quoted = printed.replace('\\', "\\\\").replace('"', "\\\"").replace('\n', "\\n");
+        (code, format!("\"{quoted}\""))
+    }
+
+    async fn shell(&self, text: &str) -> Response {
+        let (code, output) = self.run(&["sh", "-c", text]).await;
         let error = if code == 0 { String::new() } else { format!(",\"error\":\"exit {code}\"") };
-        Response::text(200, format!("{{\"output\":\"{quoted}\"{error}}}"))
+        Response::text(200, format!("{{\"output\":{output}{error}}}"))
+    }
+
+    /// Asks another server, and says what it has answered.
+    async fn dial(&self, path: &str) -> Response {
+        let asked = |name: &str| query(path, name);
+        let (Some(host), Some(port), Some(what)) = (asked("host"), asked("port"), asked("request"))
+        else {
+            return Response::text(400, "host, port and request are needed");
+        };
+        if asked("protocol").is_some_and(|protocol| protocol != "http") {
+            return Response::text(400, "the protocol can only be http");
+        }
+        let url = format!("http://{host}:{port}/{what}");
+        let tries = asked("tries").and_then(|tries| tries.parse().ok()).unwrap_or(1);
+        let (mut responses, mut errors, mut status) = (Vec::new(), Vec::new(), 200);
+        for _ in 0..DIALS_MAX.min(tries) {
+            let (code, said) = self.run(&["wget", "-T", "5", "-qO-", &url]).await;
+            status = if code == 0 { 200 } else { 417 };
+            let list = if code == 0 { &mut responses } else { &mut errors };
+            list.push(said);
+        }
+        let lists = [("errors", errors), ("responses", responses)];
+        let filled = lists.iter().filter(|(_, list)| !list.is_empty());
+        let parts = filled.map(|(name, list)| format!("\"{name}\":[{}]", list.join(",")));
+        Response::text(status, format!("{{{}}}", parts.collect::<Vec<_>>().join(",")))
     }
 }
 

@@ -1,11 +1,11 @@
-//! `sed`: the part of it that scripts use: `s`, `p`, `d`, `q`, `=`, `y`, `a`, `i`, `c`, `n`, with
-//! addresses and `{}`.
+//! `sed`: the part of it that scripts use: POSIX but for `l`, `r` and `w`, with addresses and `{}`.
 
 use lexopt::prelude::*;
 use regex_lite::{Captures, Regex, RegexBuilder};
 
 use crate::command::{Command, Failure, On, Outcome};
 use crate::io::{Input, Output};
+use crate::runtime;
 
 use super::grep::basic_to_extended;
 
@@ -24,17 +24,38 @@ struct Range {
 }
 
 enum Action {
-    Substitute { regex: Regex, by: String, all: bool, nth: usize, print: bool },
+    Substitute {
+        regex: Regex,
+        by: String,
+        all: bool,
+        nth: usize,
+        print: bool,
+    },
     Translate(Vec<(char, char)>),
     Print,
     Delete,
     Quit,
     Number,
+    /// `n`
     Next,
+    /// `N`
+    More,
+    /// `P` and `D`, of the first line of several.
+    PrintFirst,
+    DeleteFirst,
     Append(String),
     Insert(String),
     Change(String),
-    Group(Vec<Instruction>),
+    /// `h` and `H`: whether it is put behind what is held.
+    Hold(bool),
+    /// `g` and `G`.
+    Fetch(bool),
+    Exchange,
+    Label(String),
+    /// To a label, or the end without one; and whether only if something was replaced (`t`).
+    Branch(String, bool),
+    /// So many instructions after it belong to it.
+    Group(usize),
 }
 
 struct Instruction {
@@ -75,7 +96,15 @@ pub async fn sed(command: Command) -> Outcome {
     }
     let text = scripts.join("\n");
     let mut parser = Parser { rest: text.trim_start(), extended };
-    let mut program = parser.instructions(false)?;
+    let mut program = Vec::new();
+    parser.instructions(&mut program, false)?;
+    for instruction in &program {
+        if let Action::Branch(label, _) = &instruction.action
+            && target(&program, label).is_none()
+        {
+            return Err(Failure::usage(format!("there is no label {label}")));
+        }
+    }
     let Some(suffix) = in_place else {
         let mut editor = Editor::new(quiet, command.stdout.clone());
         for name in command.inputs(&names) {
@@ -116,20 +145,19 @@ impl Parser<'_> {
         self.rest = self.rest.trim_start_matches(characters);
     }
 
-    fn instructions(&mut self, inner: bool) -> Result<Vec<Instruction>, Failure> {
-        let mut all = Vec::new();
+    fn instructions(&mut self, all: &mut Vec<Instruction>, inner: bool) -> Result<(), Failure> {
         loop {
             self.skip(&[' ', '\t', '\n', ';']);
             if self.rest.is_empty() {
                 return match inner {
                     true => Err(Failure::usage("a { has no }")),
-                    false => Ok(all),
+                    false => Ok(()),
                 };
             }
             if self.rest.starts_with('}') {
                 self.next();
                 return match inner {
-                    true => Ok(all),
+                    true => Ok(()),
                     false => Err(Failure::usage("a } has no {")),
                 };
             }
@@ -138,8 +166,13 @@ impl Parser<'_> {
                 continue;
             }
             let range = self.range()?;
-            let action = self.action()?;
+            let (action, place) = (self.action()?, all.len());
+            let is_group = matches!(action, Action::Group(_));
             all.push(Instruction { range, action, active: false });
+            if is_group {
+                self.instructions(all, true)?;
+                all[place].action = Action::Group(all.len() - place - 1);
+            }
         }
     }
 
@@ -222,6 +255,15 @@ impl Parser<'_> {
         text
     }
 
+    fn label(&mut self) -> String {
+        self.skip(&[' ', '\t']);
+        let is_end = |c: char| c.is_whitespace() || c == ';' || c == '}';
+        let end = self.rest.find(is_end).unwrap_or(self.rest.len());
+        let (label, rest) = self.rest.split_at(end);
+        self.rest = rest;
+        label.to_owned()
+    }
+
     /// The text of `a`, `i` and `c`, on the same line or after a backslash.
     fn text(&mut self) -> String {
         self.skip(&[' ', '\t']);
@@ -252,10 +294,21 @@ impl Parser<'_> {
             Some('q') => Action::Quit,
             Some('=') => Action::Number,
             Some('n') => Action::Next,
+            Some('N') => Action::More,
+            Some('P') => Action::PrintFirst,
+            Some('D') => Action::DeleteFirst,
+            Some('h') => Action::Hold(false),
+            Some('H') => Action::Hold(true),
+            Some('g') => Action::Fetch(false),
+            Some('G') => Action::Fetch(true),
+            Some('x') => Action::Exchange,
+            Some(':') => Action::Label(self.label()),
+            Some('b') => Action::Branch(self.label(), false),
+            Some('t') => Action::Branch(self.label(), true),
             Some('a') => Action::Append(self.text()),
             Some('i') => Action::Insert(self.text()),
             Some('c') => Action::Change(self.text()),
-            Some('{') => Action::Group(self.instructions(true)?),
+            Some('{') => Action::Group(0),
             other => {
                 let name = other.map(String::from).unwrap_or_default();
                 return Err(Failure::usage(format!("unsupported command {name}")));
@@ -298,20 +351,30 @@ impl Parser<'_> {
     }
 }
 
-/// What an instruction does to the flow of the script.
+/// How the script ends for a line.
 enum Step {
-    On,
+    Print,
     Delete,
     Quit,
-    Next,
+}
+
+/// Where a branch leads to: behind its label, or to the end.
+fn target(program: &[Instruction], label: &str) -> Option<usize> {
+    if label.is_empty() {
+        return Some(program.len());
+    }
+    let is_it = |it: &Instruction| matches!(&it.action, Action::Label(name) if name == label);
+    program.iter().position(is_it)
 }
 
 struct Editor {
     quiet: bool,
     output: Output,
     number: u64,
-    /// Whether this line is the last of its file.
-    at_end: bool,
+    /// The line after this one; without it, this is the last of its file.
+    next: Option<Vec<u8>>,
+    /// What `h` and its like keep.
+    held: String,
     /// What `a` puts after the line.
     after: String,
     quit: bool,
@@ -319,56 +382,66 @@ struct Editor {
 
 impl Editor {
     fn new(quiet: bool, output: Output) -> Editor {
-        Editor { quiet, output, number: 0, at_end: false, after: String::new(), quit: false }
+        let (held, after) = (String::new(), String::new());
+        Editor { quiet, output, number: 0, next: None, held, after, quit: false }
     }
 
     async fn file(&mut self, program: &mut [Instruction], input: &Input) -> std::io::Result<()> {
-        let mut line = input.line().await?;
-        while let Some(bytes) = line {
-            line = input.line().await?;
-            self.number += 1;
-            self.at_end = line.is_none();
-            let mut text = String::from_utf8_lossy(&bytes).into_owned();
+        self.next = input.line().await?;
+        while let Some(mut text) = self.line(input).await? {
             let mut out = String::new();
-            let step = self.apply(program, &mut text, &mut out);
+            let step = self.apply(program, &mut text, &mut out, input).await?;
             if !matches!(step, Step::Delete) && !self.quiet {
                 out.push_str(&text);
                 out.push('\n');
             }
             out.push_str(&std::mem::take(&mut self.after));
             self.output.write(out).await?;
-            match step {
-                Step::Quit => {
-                    self.quit = true;
-                    return Ok(());
-                }
-                Step::Next => {
-                    // The rest of the script is for the next line, which begins it anew here: what
-                    // scripts want by `n` is to skip one line.
-                    if let Some(skipped) = line.take() {
-                        self.number += 1;
-                        line = input.line().await?;
-                        if !self.quiet {
-                            self.output.write([skipped, b"\n".to_vec()].concat()).await?;
-                        }
-                    }
-                }
-                Step::On | Step::Delete => {}
+            if matches!(step, Step::Quit) {
+                self.quit = true;
+                return Ok(());
             }
         }
         Ok(())
     }
 
-    fn apply(&mut self, program: &mut [Instruction], text: &mut String, out: &mut String) -> Step {
-        for instruction in program {
-            if !self.selected(instruction, text) {
-                continue;
-            }
-            match &mut instruction.action {
+    /// The next line of the input.
+    async fn line(&mut self, input: &Input) -> std::io::Result<Option<String>> {
+        let Some(line) = self.next.take() else { return Ok(None) };
+        self.next = input.line().await?;
+        self.number += 1;
+        Ok(Some(String::from_utf8_lossy(&line).into_owned()))
+    }
+
+    async fn apply(
+        &mut self,
+        program: &mut [Instruction],
+        text: &mut String,
+        out: &mut String,
+        input: &Input,
+    ) -> std::io::Result<Step> {
+        let (mut at, mut replaced) = (0, false);
+        while at < program.len() {
+            let selected = self.selected(&mut program[at], text);
+            at += 1;
+            match &program[at - 1].action {
+                Action::Group(count) if !selected => at += count,
+                _ if !selected => {}
+                Action::Group(_) | Action::Label(_) => {}
+                Action::Branch(label, if_replaced) => {
+                    if !if_replaced || std::mem::take(&mut replaced) {
+                        // A loop that waits for nothing must let others go on.
+                        runtime::yield_now().await;
+                        at = target(program, label).expect("labels were looked for at the start");
+                    }
+                }
                 Action::Substitute { regex, by, all, nth, print } => {
-                    if substitute(regex, by, *all, *nth, text) && *print {
-                        out.push_str(text);
-                        out.push('\n');
+                    if substitute(regex, by, *all, *nth, text) {
+                        replaced = true;
+                        if *print {
+                            out.push_str(text);
+                            out.push('\n');
+                        }
                     }
                 }
                 Action::Translate(pairs) => {
@@ -382,29 +455,53 @@ impl Editor {
                     out.push_str(text);
                     out.push('\n');
                 }
-                Action::Delete => return Step::Delete,
-                Action::Quit => return Step::Quit,
-                Action::Next => return Step::Next,
+                Action::PrintFirst => {
+                    out.push_str(text.split('\n').next().unwrap_or(""));
+                    out.push('\n');
+                }
+                Action::Delete => return Ok(Step::Delete),
+                Action::DeleteFirst => match text.split_once('\n') {
+                    Some((_, rest)) => (*text, at) = (rest.to_owned(), 0),
+                    None => return Ok(Step::Delete),
+                },
+                Action::Quit => return Ok(Step::Quit),
+                Action::Next => {
+                    if !self.quiet {
+                        out.push_str(text);
+                        out.push('\n');
+                    }
+                    out.push_str(&std::mem::take(&mut self.after));
+                    match self.line(input).await? {
+                        Some(line) => *text = line,
+                        None => return Ok(Step::Delete),
+                    }
+                }
+                Action::More => match self.line(input).await? {
+                    Some(line) => {
+                        text.push('\n');
+                        text.push_str(&line);
+                    }
+                    None => return Ok(Step::Print),
+                },
                 Action::Number => out.push_str(&format!("{}\n", self.number)),
                 Action::Append(more) => self.after.push_str(more),
                 Action::Insert(more) => out.push_str(more),
                 Action::Change(more) => {
                     out.push_str(more);
-                    return Step::Delete;
+                    return Ok(Step::Delete);
                 }
-                Action::Group(inner) => match self.apply(inner, text, out) {
-                    Step::On => {}
-                    step => return step,
-                },
+                Action::Hold(more) => put(&mut self.held, text, *more),
+                Action::Fetch(more) => put(text, &self.held, *more),
+                Action::Exchange => std::mem::swap(text, &mut self.held),
             }
         }
-        Step::On
+        Ok(Step::Print)
     }
 
     fn selected(&self, instruction: &mut Instruction, text: &str) -> bool {
         let holds = |address: &Address| match address {
             Address::Line(number) => self.number == *number,
-            Address::Last => self.at_end,
+            Address::Last => self.next.is_none(),
             Address::Match(regex) => regex.is_match(text),
         };
         let range = &instruction.range;
@@ -424,6 +521,16 @@ impl Editor {
         };
         inside != range.negated
     }
+}
+
+/// Puts a text in place of another, or on a line behind it.
+fn put(to: &mut String, from: &str, behind: bool) {
+    if behind {
+        to.push('\n');
+    } else {
+        to.clear();
+    }
+    to.push_str(from);
 }
 
 /// Replaces in `text`; whether anything was.

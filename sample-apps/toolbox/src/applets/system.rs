@@ -115,7 +115,7 @@ pub async fn date(command: Command) -> Outcome {
 }
 
 /// A moment: `@SECONDS`, RFC 3339, or `YYYY-MM-DD[ HH:MM[:SS]]` in UTC.
-fn parsed(text: &str) -> Result<Timestamp, Failure> {
+pub(super) fn parsed(text: &str) -> Result<Timestamp, Failure> {
     let bad = || Failure::new(format!("invalid date '{text}'"));
     if text == "now" {
         return Ok(Timestamp::now());

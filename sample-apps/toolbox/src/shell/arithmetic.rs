@@ -13,7 +13,8 @@ const NESTING_MAX: u32 = 32;
 impl Shell {
     /// The value of an expression, after its own `$` expansions.
     pub(super) async fn arithmetic(&mut self, text: &str) -> Run<i64> {
-        let text = self.one(text).await?;
+        // No home directory is meant here.
+        let text = self.one(&text.replace('~', "\\~")).await?;
         match self.calculate(&text, 0) {
             Ok(value) => Ok(value),
             Err(message) => {

@@ -264,6 +264,12 @@ async fn type_(shell: &mut Shell, words: Vec<String>) -> Run<Outcome> {
 }
 
 async fn exec(shell: &mut Shell, words: Vec<String>) -> Run<Outcome> {
+    // What takes the shell's place knows nothing of its traps, but for what they ignore.
+    for (signal, action) in std::mem::take(&mut shell.traps).signals {
+        if !action.is_empty() {
+            signal.handle(false);
+        }
+    }
     shell.applet(words[1..].to_vec()).await;
     Err(Flow::Exit(shell.status))
 }

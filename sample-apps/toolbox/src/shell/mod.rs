@@ -148,7 +148,7 @@ pub async fn sh(command: Command) -> Outcome {
     let mut shell = Shell::new(&command);
     let mut text = None;
     let mut words = command.args.iter().peekable();
-    let mut interactive = false;
+    let (mut interactive, mut reads_input) = (false, false);
     while let Some(word) = words.next_if(|word| word.starts_with(['-', '+']) && word.len() > 1) {
         if word == "--" {
             break;
@@ -161,7 +161,8 @@ pub async fn sh(command: Command) -> Outcome {
             match letter {
                 'c' => text = Some(String::new()),
                 'i' => interactive = true,
-                's' | 'l' => {}
+                's' => reads_input = true,
+                'l' => {}
                 'o' => {
                     let name = words.next().map_or("", String::as_str);
                     if !shell.options.set_name(name, on) {
@@ -177,8 +178,8 @@ pub async fn sh(command: Command) -> Outcome {
         let given = words.next().ok_or_else(|| Failure::usage("-c needs a text"))?;
         text = Some(given.clone());
     }
-    let from_file = text.is_none() && words.peek().is_some();
-    if let Some(name) = words.next() {
+    let from_file = text.is_none() && !reads_input && words.peek().is_some();
+    if !reads_input && let Some(name) = words.next() {
         shell.name = name.clone();
     }
     shell.parameters = words.cloned().collect();

@@ -40,10 +40,7 @@ fn unary(command: &Command, predicate: &U, operand: &str) -> bool {
         U::FileExistsAndIsSymlink => path.is_symlink(),
         U::FileExistsAndIsCharSpecialFile => files::is_device(&path),
         U::FileExistsAndIsNotZeroLength => path.metadata().is_ok_and(|found| found.len() > 0),
-        U::FileExistsAndIsWritable => {
-            files::is_device(&path)
-                || path.metadata().is_ok_and(|found| !found.permissions().readonly())
-        }
+        U::FileExistsAndIsWritable => files::is_writable(&path),
         U::FileExistsAndIsExecutable => {
             files::is_dir(&path) || crate::applets::find(operand).is_some() || path.is_file()
         }

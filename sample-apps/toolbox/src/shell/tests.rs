@@ -206,6 +206,42 @@ fn scripts_come_from_files_and_input() {
         "got value\nyes\n",
     );
     check("printf 'v=1\\n' > lib; . ./lib; echo $v", "1\n");
+    check("echo 'echo $0 $1' | sh -s arg", "sh arg\n");
+    check("trap 'echo never' EXIT; exec echo instead", "instead\n");
+    check("touch f; [ -w f ] && [ -w . ] && [ ! -w g ] && echo yes", "yes\n");
+    check("echo $((~1)) $((-7 / 2))", "-2 -3\n");
+}
+
+#[test]
+fn programs_of_awk() {
+    check("printf 'a b\\nc d\\n' | awk '{print $2}'", "b\nd\n");
+    check("printf 'x:1\\ny:2\\n' | awk -F: '{s += $2} END {print s, NR}'", "3 2\n");
+    check(
+        r#"printf 'b\na\nb\n' | awk '{n[$1]++} END {for (k in n) printf "%s=%d\n", k, n[k]}'"#,
+        "a=1\nb=2\n",
+    );
+    check(
+        "awk -v n=3 'BEGIN {for (i = 1; i <= n; i++) if (i != 2) print i, i / 2; else continue}'",
+        "1 0.5\n3 1.5\n",
+    );
+    check(
+        r#"echo 'k=v w' | awk -F= '{
+            sub(/v/, "<&>", $2)
+            print $2
+            print length($0), substr($0, 2, 3), toupper($1), index($0, "w")
+        }'"#,
+        "<v> w\n7  <v K 7\n",
+    );
+    check("seq 5 | awk 'NR == 2, NR == 4 {print} /3/ {next} END {print NR}'", "2\n3\n4\n5\n");
+    check("printf 'a,b;c\\n' | awk '{n = split($0, l, /[,;]/); print n, l[1] l[n]}'", "3 ac\n");
+    check("seq 3 | awk '{print | \"sort -r\"} $1 > 2 {print $1 > \"f\"}'; cat f", "3\n2\n1\n3\n");
+    check("awk 'BEGIN {exit 3} END {print \"end\"}'", "end\n= 3");
+    check(
+        r#"awk 'function f(n) {return n < 2 ? 1 : n * f(n - 1)}
+            BEGIN {print f(5), 1 == 1.0, "a" < "b", 2 ^ 10, 7 % 3, 1e3, 0.1 + 0.2, -2 ^ 2}'"#,
+        "120 1 1 1024 1 1000 0.3 -4\n",
+    );
+    check("awk 'BEGIN {print (1'", "! awk: syntax error at the end: `,` was expected\n= 2");
 }
 
 #[test]
@@ -228,7 +264,21 @@ fn text_applets() {
     check("seq 4 | grep -v 2 | grep -c .; echo a | grep -q b; echo $?", "3\n1\n");
     check("echo hello world | sed -e 's/o/0/g' -e 's/\\(h\\)\\(e\\)/\\2\\1/'", "ehll0 w0rld\n");
     check("seq 6 | sed -n '2,4p;$p'; seq 3 | sed '2d;a x'", "2\n3\n4\n6\n1\nx\n3\nx\n");
+    check(
+        "seq 3 | sed ':a;N;$!ba;s/\\n/,/g'; seq 3 | sed ':a;$!{N;ba};y/\\n/+/'",
+        "1,2,3\n1+2+3\n",
+    );
+    check("echo aab | sed ':x;s/a/c/;tx'; seq 3 | sed '1!G;h;$!d'", "ccb\n3\n2\n1\n");
+    check(
+        "seq 4 | sed -n 'n;p'; seq 4 | sed '$!N;P;D'; seq 2 | sed b; sed bx",
+        "2\n4\n1\n2\n3\n4\n1\n2\n! sed: there is no label x\n= 2",
+    );
     check("echo abc > f; sed -i s/b/B/ f; cat f", "aBc\n");
+    check(
+        "printf '%e|%E|%g|%g|%g|%+d|%+.1f\\n' 12345.678 1 0.0001 1e10 0.00001 5 2",
+        "1.234568e+04|1.000000E+00|0.0001|1e+10|1e-05|+5|+2.0\n",
+    );
+    check("seq -s, 3; seq -s : 2", "1,2,3\n1:2\n");
     check(
         "printf '%05.1f|%-4s|%x|%s\\n' 3.14159 ab 255 z; printf '%s,' a b c",
         "003.1|ab  |ff|z\na,b,c,",
@@ -241,6 +291,8 @@ fn text_applets() {
         "printf 'a b\\nc\\n' | xargs -n 1 echo -; echo 'x y' | xargs -I{} echo '<{}>'",
         "- a\n- b\n- c\n<x y>\n",
     );
+    check("printf 'a b\\nc\\n' | xargs -L1 echo -; seq 3 | xargs -rn2 -P4", "- a b\n- c\n1 2\n3\n");
+    check("touch -d 2020-01-02 F; date -r F +%F; find . -iname f", "2020-01-02\n./F\n");
     check(
         "date -u -d @0 +%Y-%m-%dT%H:%M:%SZ; date -d 2024-02-29 +%j",
         "1970-01-01T00:00:00Z\n060\n",
