@@ -58,7 +58,8 @@ const CLUSTER_CIDR: &str = "10.0.0.0/8";
 const API_SERVICE_ADDRESS: IpAddr = IpAddr::V4(Ipv4Addr::new(172, 20, 0, 1));
 /// How often a member looks who the members are and whether they answer.
 const LOOK_EVERY: Duration = Duration::from_secs(2);
-/// A member that has not answered for this long is no place to send clients to.
+/// A member that has not answered for this long, or has not heard of the others, is no place for
+/// clients.
 const AWAY_AFTER: Duration = Duration::from_secs(10);
 /// Pause before a new member asks for the vote again.
 const VOTE_PAUSE: Duration = Duration::from_millis(500);
@@ -221,7 +222,7 @@ impl Member {
         };
         tasks.spawn(lead(store.clone(), leader, stop.clone()));
         tasks.spawn(api.clone().check_aggregated());
-        let look = look_around(store.clone(), address, members, addresses);
+        let look = look_around(api.clone(), address, members, addresses);
         tasks.spawn(stop.clone().run_until_cancelled_owned(look));
         let settle = settle(store.clone(), name.clone(), address);
         tasks.spawn(stop.clone().run_until_cancelled_owned(settle));
@@ -369,13 +370,16 @@ fn outward() -> IpAddr {
     found().unwrap_or(IpAddr::V4(Ipv4Addr::LOCALHOST))
 }
 
-/// Keeps the list of members up to date: for the API server, and for who looks for one.
+/// Keeps the list of members up to date, for the API server and for who looks for one, and sends
+/// away who watches through a member that is not in touch with them.
 async fn look_around(
-    store: Store,
+    api: ApiServer,
     own: SocketAddr,
     members: watch::Sender<Vec<MemberStatus>>,
     addresses: watch::Sender<Vec<ApiMember>>,
 ) {
+    let store = api.store();
+    let mut in_touch = Instant::now();
     let mut seen: HashMap<MemberId, Instant> = HashMap::new();
     let mut ticks = tokio::time::interval(LOOK_EVERY);
     ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
@@ -383,6 +387,13 @@ async fn look_around(
         ticks.tick().await;
         let found = store.members().await;
         let now = Instant::now();
+        let health = store.health();
+        if health.serving {
+            in_touch = now;
+        }
+        if health.quarantined.is_some() || now.duration_since(in_touch) > AWAY_AFTER {
+            api.end_watches();
+        }
         for member in found.iter().filter(|member| member.applied.is_some()) {
             seen.insert(member.id, now);
         }
