@@ -224,6 +224,11 @@ fn unusable(file: &Path, error: RestoreFailed) -> Diagnostic {
                 .help("name a copy of the old cluster's keyring:   --keyring FILE")
                 .help("name a copy of its folder of authorities, when restoring:   --pki DIR")
         }
+        RestoreFailed::Backup(BackupError::OtherVersion) => {
+            Diagnostic::new("WH0042", format!("{shown} is not a backup of this version"))
+                .why(error)
+                .help("see which version is here:   wherry --version")
+        }
         RestoreFailed::Backup(_) => {
             Diagnostic::new("WH0042", format!("{shown} is not a usable backup"))
                 .why(error)

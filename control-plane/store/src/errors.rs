@@ -31,6 +31,17 @@ pub enum OpenError {
         /// What was found.
         detail: String,
     },
+    /// It is sound, and of another format.
+    #[error(
+        "the store in {path:?} was written by another version of wherry ({detail}); start it with \
+         the version that wrote it last"
+    )]
+    OtherVersion {
+        /// The folder.
+        path: PathBuf,
+        /// What was found.
+        detail: String,
+    },
     /// What lies there was encrypted with a key that is not in the keyring.
     #[error(
         "the store in {path:?} is encrypted with key {key}, which the keyring {keyring:?} does not \
