@@ -228,7 +228,7 @@ impl Member {
         tasks.spawn(stop.clone().run_until_cancelled_owned(settle));
         let (elected, votes) = watch::channel(!joined);
         if joined {
-            let ask = ask_for_vote(store.clone(), elected);
+            let ask = ask_for_vote(store.clone(), address, elected);
             tasks.spawn(stop.clone().run_until_cancelled_owned(ask));
         }
         tasks.close();
@@ -430,8 +430,9 @@ fn api_members(
 }
 
 /// Asks for the vote of a member that was taken in, until it has it.
-async fn ask_for_vote(store: Store, elected: watch::Sender<bool>) {
+async fn ask_for_vote(store: Store, address: SocketAddr, elected: watch::Sender<bool>) {
     let id = store.member_id();
+    let mut unheard = Some(Instant::now());
     loop {
         let members = store.members().await;
         let own = members.iter().find(|member| member.id == id);
@@ -439,12 +440,20 @@ async fn ask_for_vote(store: Store, elected: watch::Sender<bool>) {
             elected.send_replace(true);
             return;
         }
-        // Unknown to itself: the first entries have not come yet.
         if own.is_some() {
             match store.promote(id).await {
                 Ok(()) => continue,
                 Err(error) => tracing::info!(%error, "no vote yet"),
             }
+        } else if unheard.is_some_and(|since| since.elapsed() > AWAY_AFTER) {
+            // The first entries have not come, so it is unknown to itself.
+            unheard = None;
+            tracing::warn!(
+                %address,
+                "no other member has spoken to this one yet: see whether they reach it at this \
+                 address; if it is a wrong one, empty the data folder and join again with another \
+                 --advertise"
+            );
         }
         tokio::time::sleep(VOTE_PAUSE).await;
     }
