@@ -136,12 +136,12 @@ fn find<'a>(members: &'a [Member], asked: &str) -> Result<&'a Member, Diagnostic
     by_id.ok_or_else(|| {
         let names: Vec<String> =
             members.iter().map(|member| format!("{} ({})", member.name, member.id)).collect();
-        let why = match named.len() {
-            0 => format!("the members are {}", names.join(", ")),
-            _ => format!("several members have that name: {}", names.join(", ")),
+        let headline = match named.len() {
+            0 => format!("there is no member {asked:?}"),
+            _ => format!("several members have the name {asked:?}"),
         };
-        Diagnostic::usage(format!("there is no one member {asked:?}"))
-            .why(why)
+        Diagnostic::usage(headline)
+            .why(format!("the members are {}", names.join(", ")))
             .help("name it by its id:   wherry member list")
     })
 }
