@@ -222,7 +222,7 @@ impl Member {
         };
         tasks.spawn(lead(store.clone(), leader, stop.clone()));
         tasks.spawn(api.clone().check_aggregated());
-        let look = look_around(api.clone(), address, members, addresses);
+        let look = look_around(api.clone(), address, members, addresses, removed.clone());
         tasks.spawn(stop.clone().run_until_cancelled_owned(look));
         let settle = settle(store.clone(), name.clone(), address);
         tasks.spawn(stop.clone().run_until_cancelled_owned(settle));
@@ -370,13 +370,15 @@ fn outward() -> IpAddr {
     found().unwrap_or(IpAddr::V4(Ipv4Addr::LOCALHOST))
 }
 
-/// Keeps the list of members up to date, for the API server and for who looks for one, and sends
-/// away who watches through a member that is not in touch with them.
+/// Keeps the list of members up to date, for the API server and for who looks for one. Sends away
+/// who watches through a member that is not in touch with them, and ends one that was `removed`
+/// while it was away.
 async fn look_around(
     api: ApiServer,
     own: SocketAddr,
     members: watch::Sender<Vec<MemberStatus>>,
     addresses: watch::Sender<Vec<ApiMember>>,
+    removed: CancellationToken,
 ) {
     let store = api.store();
     let mut in_touch = Instant::now();
@@ -391,8 +393,12 @@ async fn look_around(
         if health.serving {
             in_touch = now;
         }
-        if health.quarantined.is_some() || now.duration_since(in_touch) > AWAY_AFTER {
+        let alone = now.duration_since(in_touch) > AWAY_AFTER;
+        if alone || health.quarantined.is_some() {
             api.end_watches();
+        }
+        if alone && health.removed {
+            removed.cancel();
         }
         for member in found.iter().filter(|member| member.applied.is_some()) {
             seen.insert(member.id, now);
