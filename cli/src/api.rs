@@ -185,6 +185,10 @@ pub fn failed(what: &str) -> impl FnOnce(kube::Error) -> Diagnostic + '_ {
                 let help = help_with(status.code);
                 help.into_iter().fold(diagnostic.why(status.message), Diagnostic::help)
             }
+            kube::Error::Service(error) => {
+                let error: Box<dyn std::error::Error> = error;
+                diagnostic.why(error).help(SEE)
+            }
             other => diagnostic.why(other).help(SEE),
         }
     }

@@ -13,6 +13,7 @@ use std::path::{Path, PathBuf};
 use futures::TryStreamExt as _;
 use http_body_util::BodyExt as _;
 use kube::client::Body;
+use wherry_control_plane::at_rest::KeyringError;
 use wherry_control_plane::backup::{
     self, BackupError, Inspection, RestoreFailed, RestoreOptions, RestoredCluster,
 };
@@ -224,10 +225,26 @@ fn unusable(file: &Path, error: RestoreFailed) -> Diagnostic {
                 .help("name a copy of the old cluster's keyring:   --keyring FILE")
                 .help("name a copy of its folder of authorities, when restoring:   --pki DIR")
         }
+        RestoreFailed::Backup(BackupError::OtherVersion) => {
+            Diagnostic::new("WH0042", format!("{shown} is not a backup of this version"))
+                .why(error)
+                .help("see which version is here:   wherry --version")
+        }
         RestoreFailed::Backup(_) => {
             Diagnostic::new("WH0042", format!("{shown} is not a usable backup"))
                 .why(error)
                 .help("take another one; each can be checked:   wherry backup inspect FILE")
+        }
+        RestoreFailed::NoAuthority { .. } => {
+            Diagnostic::new("WH0043", format!("{shown} cannot be restored"))
+                .why(error)
+                .help("name the pki folder of a member, or a copy of it:   --pki DIR")
+        }
+        // It is the new cluster's that cannot be written.
+        RestoreFailed::Keyring(KeyringError::File { what: "write", .. }) => {
+            Diagnostic::new("WH0043", format!("{shown} cannot be restored"))
+                .why(error)
+                .help("restore into a folder of your own on a disk with room:   --data-dir DIR")
         }
         RestoreFailed::Keyring(_) => Diagnostic::new("WH0040", "the keyring cannot be used")
             .why(error)

@@ -18,7 +18,7 @@ use std::io::Write as _;
 use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4, TcpListener};
 use std::os::fd::RawFd;
 use std::path::{Path, PathBuf};
-use std::process::{ExitStatus, Stdio};
+use std::process::Stdio;
 use std::time::{Duration, Instant};
 
 use jiff::Timestamp;
@@ -340,10 +340,11 @@ async fn supervise(role: Role, ready: CancellationToken, stop: CancellationToken
             }
         };
         let by_itself = matches!(&status, Ok(status) if status.code().is_some());
+        let status = status.map_or_else(|error| error.to_string(), |status| status.to_string());
         if by_itself && !ready.is_cancelled() {
-            return refusal(&role, status);
+            return refusal(&role, &status);
         }
-        tracing::warn!(child = role.name, ?status, "child ended; starting it again");
+        tracing::warn!(child = role.name, status, "child ended; starting it again");
         if begun.elapsed() > RESTART_DELAY_RESET {
             delay = RESTART_DELAY_MIN;
         }
@@ -357,8 +358,7 @@ async fn supervise(role: Role, ready: CancellationToken, stop: CancellationToken
     }
 }
 
-fn refusal(role: &Role, status: std::io::Result<ExitStatus>) -> Diagnostic {
-    let status = status.map_or_else(|error| error.to_string(), |status| status.to_string());
+fn refusal(role: &Role, status: &str) -> Diagnostic {
     Diagnostic::new("WH0016", format!("{} ended at its start ({status})", role.name))
         .why("the lines above are what it said")
         .help(format!("its log is {}", role.log_file.display()))

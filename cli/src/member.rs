@@ -77,18 +77,32 @@ async fn list(connection: &Connection) -> Result<Vec<Member>, Diagnostic> {
     Ok(members.members)
 }
 
-/// How many members vote.
-pub async fn voters(connection: &Connection) -> Result<usize, Diagnostic> {
+/// Whether the member of that name votes.
+pub async fn votes(connection: &Connection, name: &str) -> Result<bool, Diagnostic> {
     let members = list(connection).await?;
-    Ok(members.iter().filter(|member| member.role != "learner").count())
+    Ok(members.iter().any(|member| member.name == name && member.role != "learner"))
+}
+
+/// Removes the member of that name, if there is one.
+pub async fn forget(connection: &Connection, name: &str) -> Result<(), Diagnostic> {
+    let members = list(connection).await?;
+    match members.iter().find(|member| member.name == name) {
+        Some(found) => delete(connection, found).await,
+        None => Ok(()),
+    }
+}
+
+async fn delete(connection: &Connection, member: &Member) -> Result<(), Diagnostic> {
+    let path = format!("{MEMBERS}/{}", member.id);
+    let what = format!("removing member {}", member.name);
+    let _: Value = send(connection, Method::DELETE, &path, Value::Null, &what).await?;
+    Ok(())
 }
 
 async fn remove(connection: &Connection, member: &str) -> Result<(), Diagnostic> {
     let members = list(connection).await?;
     let found = find(&members, member)?;
-    let path = format!("{MEMBERS}/{}", found.id);
-    let what = format!("removing member {member}");
-    let _: Value = send(connection, Method::DELETE, &path, Value::Null, &what).await?;
+    delete(connection, found).await?;
     println!(
         "member {} (id {}) removed; stop its server and empty its folder",
         found.name, found.id
@@ -136,12 +150,12 @@ fn find<'a>(members: &'a [Member], asked: &str) -> Result<&'a Member, Diagnostic
     by_id.ok_or_else(|| {
         let names: Vec<String> =
             members.iter().map(|member| format!("{} ({})", member.name, member.id)).collect();
-        let why = match named.len() {
-            0 => format!("the members are {}", names.join(", ")),
-            _ => format!("several members have that name: {}", names.join(", ")),
+        let headline = match named.len() {
+            0 => format!("there is no member {asked:?}"),
+            _ => format!("several members have the name {asked:?}"),
         };
-        Diagnostic::usage(format!("there is no one member {asked:?}"))
-            .why(why)
+        Diagnostic::usage(headline)
+            .why(format!("the members are {}", names.join(", ")))
             .help("name it by its id:   wherry member list")
     })
 }

@@ -441,7 +441,9 @@ fn server_failed(error: MemberError, data_dir: &std::path::Path) -> Diagnostic {
         MemberError::Keyring(_) => {
             "name the cluster's keyring with --keyring FILE, or mend that file".to_owned()
         }
-        MemberError::Store(_) => format!("the state is in {shown}/store; nothing was changed"),
+        MemberError::Store(_) | MemberError::Identity(IdentityError::Store(_)) => {
+            format!("the state is in {shown}/store; nothing was changed")
+        }
         MemberError::Audit(_) => "choose another file with --audit-log-path FILE".to_owned(),
         MemberError::Folder { .. } => "choose another folder with --data-dir DIR".to_owned(),
         MemberError::Listen(_) => "choose another address with --listen".to_owned(),

@@ -76,6 +76,14 @@ pub enum MembersError {
     },
 }
 
+/// What a request came to that no member answered, and at which it was tried last.
+#[derive(Debug, thiserror::Error)]
+#[error("{member}: {source}")]
+struct NoAnswer {
+    member: String,
+    source: BoxError,
+}
+
 /// All members, and how clients for them are made.
 pub struct Members {
     list: ArcSwap<List>,
@@ -223,7 +231,13 @@ impl Members {
             }
             match copy {
                 Some(copy) if again => body = copy,
-                _ => return answer,
+                _ => {
+                    return answer.map_err(|source| {
+                        let member = list.members[index].0.to_string();
+                        let member = member.trim_end_matches('/').to_owned();
+                        NoAnswer { member, source }.into()
+                    });
+                }
             }
             tried += 1;
             if tried % list.members.len() == 0 {
@@ -298,11 +312,19 @@ fn client(config: kube::Config) -> Result<kube::Client, kube::Error> {
 
 async fn ask(client: &kube::Client, request: Request<Body>) -> Result<Response<Body>, BoxError> {
     if !is_read(request.method()) {
-        return client.send(request).await.map_err(BoxError::from);
+        return client.send(request).await.map_err(bare);
     }
     match tokio::time::timeout(ANSWER_TIMEOUT, client.send(request)).await {
-        Ok(answer) => answer.map_err(BoxError::from),
+        Ok(answer) => answer.map_err(bare),
         Err(late) => Err(late.into()),
+    }
+}
+
+/// What went wrong, without the client's own word for it.
+fn bare(error: kube::Error) -> BoxError {
+    match error {
+        kube::Error::Service(cause) => cause,
+        error => error.into(),
     }
 }
 

@@ -213,7 +213,11 @@ fn a_killed_leader_loses_nothing_and_a_minority_says_so() {
     wait_for("it notices", || (ask(&plane, alone, "GET", "/readyz", "").0 == 500).then_some(()));
     let maps = "/api/v1/namespaces/default/configmaps";
     let body = r#"{"metadata":{"name":"never"}}"#;
-    for (method, path, body) in [("GET", maps, ""), ("POST", maps, body)] {
+    let old = format!("{maps}?resourceVersion=0");
+    let watch = format!("{maps}?watch=true&resourceVersion=1");
+    for (method, path, body) in
+        [("GET", maps, ""), ("GET", &*old, ""), ("GET", &*watch, ""), ("POST", maps, body)]
+    {
         // A busy machine may make any one of them late.
         wait_for("it refuses within 2 s", || {
             let (status, answer, took) = ask(&plane, alone, method, path, body);

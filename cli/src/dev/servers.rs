@@ -17,7 +17,7 @@ use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 use wherry_control_plane::member::MEMBER_FILE;
 
-use super::{Cluster, POLL_INTERVAL, Role, TOKEN_TTL, copy_private, supervise};
+use super::{Cluster, MEMBERS_MAX, POLL_INTERVAL, Role, TOKEN_TTL, copy_private, supervise};
 use crate::api::{self, Connection};
 use crate::diagnostic::Diagnostic;
 use crate::token::{self, Joins};
@@ -36,8 +36,9 @@ pub enum Listeners {
 /// Binds, or finds ports for as many members as were asked for or as there were before: with fewer
 /// there might be no majority.
 pub fn listeners(data_dir: &Path, listen: SocketAddr, asked: u8) -> Result<Listeners, Diagnostic> {
-    let before = (2..).take_while(|number| was_member(data_dir, *number)).count() + 1;
-    let count = before.max(usize::from(asked));
+    // Not all of them: the folder of one that was damaged may have been emptied.
+    let before = (2..=usize::from(MEMBERS_MAX)).rev().find(|number| was_member(data_dir, *number));
+    let count = before.unwrap_or(1).max(usize::from(asked));
     let kept: Vec<SocketAddr> = std::fs::read(data_dir.join(ADDRESSES_FILE))
         .ok()
         .and_then(|text| serde_json::from_slice(&text).ok())
@@ -87,7 +88,7 @@ fn was_member(data_dir: &Path, number: usize) -> bool {
     folder_of(data_dir, number).join(MEMBER_FILE).exists()
 }
 
-/// Starts all members and waits until the API answers and each of them votes.
+/// Starts all members and waits until the API answers and each new one votes.
 pub async fn start(
     cluster: &Cluster,
     servers: &mut JoinSet<Diagnostic>,
@@ -98,18 +99,26 @@ pub async fn start(
     let written = first.join("admin.kubeconfig");
     // Its appearance is the sign that this start's server answers.
     let _ = std::fs::remove_file(&written);
-    let mut spawn = |role| _ = servers.spawn(supervise(role, cluster.ready.clone(), stop.clone()));
     match &cluster.listeners {
         Listeners::Inherited(listener) => {
             let fd = listener.as_raw_fd();
             let listen = format!("--listen-fd={fd}");
-            spawn(Role { inherit: Some(fd), ..role(cluster, 1, listen)? });
+            let role = Role { inherit: Some(fd), ..role(cluster, 1, listen)? };
+            servers.spawn(supervise(role, cluster.ready.clone(), stop.clone()));
         }
         Listeners::Own(addresses) => {
-            for (index, address) in addresses.iter().enumerate() {
-                // The others of a cluster that was there before: without them there is no majority.
-                if index == 0 || was_member(&cluster.data_dir, index + 1) {
-                    spawn(role(cluster, index + 1, format!("--listen={address}"))?);
+            let first = role(cluster, 1, format!("--listen={}", addresses[0]))?;
+            servers.spawn(supervise(first, cluster.ready.clone(), stop.clone()));
+            // The others of a cluster that was there before: without them there is no majority. One
+            // that ends at its start is not the end of all: it is replaced while the others run.
+            let ready = CancellationToken::new();
+            ready.cancel();
+            for (number, address) in (1..).zip(addresses).skip(1) {
+                if was_member(&cluster.data_dir, number) {
+                    let mut role = role(cluster, number, format!("--listen={address}"))?;
+                    // Should its folder be emptied meanwhile, it must not found a cluster.
+                    role.arguments.push(format!("--join={}", addresses[0]));
+                    servers.spawn(supervise(role, ready.clone(), stop.clone()));
                 }
             }
         }
@@ -145,16 +154,21 @@ async fn join_others(
     servers: &mut JoinSet<Diagnostic>,
     stop: &CancellationToken,
 ) -> Result<(), Diagnostic> {
-    for (index, address) in addresses.iter().enumerate().skip(1) {
-        if !was_member(&cluster.data_dir, index + 1) {
-            let token = token::create(connection, Joins::Member, TOKEN_TTL).await?;
-            let mut role = role(cluster, index + 1, format!("--listen={address}"))?;
-            role.arguments.push(format!("--join={}", connection.url.trim_end_matches('/')));
-            role.token = Some(token);
-            servers.spawn(supervise(role, cluster.ready.clone(), stop.clone()));
+    for (number, address) in (1..).zip(addresses).skip(1) {
+        if was_member(&cluster.data_dir, number) {
+            continue;
         }
+        let mut role = role(cluster, number, format!("--listen={address}"))?;
+        let name = role.name.clone();
+        // One whose folder is gone is gone itself; the others may have to start before they agree.
+        while member::forget(connection, &name).await.is_err() {
+            tokio::time::sleep(POLL_INTERVAL).await;
+        }
+        role.arguments.push(format!("--join={}", connection.url.trim_end_matches('/')));
+        role.token = Some(token::create(connection, Joins::Member, TOKEN_TTL).await?);
+        servers.spawn(supervise(role, cluster.ready.clone(), stop.clone()));
         tokio::select! {
-            () = wait_for_voters(connection, index + 1) => {}
+            () = wait_for_vote(connection, &name) => {}
             Some(Ok(failed)) = servers.join_next() => return Err(failed),
         }
     }
@@ -180,12 +194,8 @@ fn role(cluster: &Cluster, number: usize, listen: String) -> Result<Role, Diagno
     })
 }
 
-async fn wait_for_voters(connection: &Connection, count: usize) {
-    loop {
-        let voters = member::voters(connection).await;
-        if voters.is_ok_and(|voters| voters >= count) {
-            return;
-        }
+async fn wait_for_vote(connection: &Connection, name: &str) {
+    while !member::votes(connection, name).await.is_ok_and(|votes| votes) {
         tokio::time::sleep(POLL_INTERVAL).await;
     }
 }
@@ -227,12 +237,13 @@ mod tests {
         let three = of(3);
         assert_eq!(three.len(), 3);
         assert_eq!(of(3), three);
-        // Who has been a member is started again, also when fewer are asked for.
-        for number in [2, 3] {
+        // Who has been a member is started again, also when fewer are asked for, and when another
+        // one of them has lost its folder.
+        for number in [3, 2] {
             let data_dir = folder_of(folder.path(), number);
             std::fs::create_dir_all(&data_dir).expect("a folder");
             std::fs::write(data_dir.join(MEMBER_FILE), "{}").expect("written");
+            assert_eq!(of(1), three);
         }
-        assert_eq!(of(1), three);
     }
 }

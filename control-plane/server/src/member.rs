@@ -58,7 +58,8 @@ const CLUSTER_CIDR: &str = "10.0.0.0/8";
 const API_SERVICE_ADDRESS: IpAddr = IpAddr::V4(Ipv4Addr::new(172, 20, 0, 1));
 /// How often a member looks who the members are and whether they answer.
 const LOOK_EVERY: Duration = Duration::from_secs(2);
-/// A member that has not answered for this long is no place to send clients to.
+/// A member that has not answered for this long, or has not heard of the others, is no place for
+/// clients.
 const AWAY_AFTER: Duration = Duration::from_secs(10);
 /// Pause before a new member asks for the vote again.
 const VOTE_PAUSE: Duration = Duration::from_millis(500);
@@ -221,13 +222,13 @@ impl Member {
         };
         tasks.spawn(lead(store.clone(), leader, stop.clone()));
         tasks.spawn(api.clone().check_aggregated());
-        let look = look_around(store.clone(), address, members, addresses);
+        let look = look_around(api.clone(), address, members, addresses, removed.clone());
         tasks.spawn(stop.clone().run_until_cancelled_owned(look));
         let settle = settle(store.clone(), name.clone(), address);
         tasks.spawn(stop.clone().run_until_cancelled_owned(settle));
         let (elected, votes) = watch::channel(!joined);
         if joined {
-            let ask = ask_for_vote(store.clone(), elected);
+            let ask = ask_for_vote(store.clone(), address, elected);
             tasks.spawn(stop.clone().run_until_cancelled_owned(ask));
         }
         tasks.close();
@@ -369,13 +370,18 @@ fn outward() -> IpAddr {
     found().unwrap_or(IpAddr::V4(Ipv4Addr::LOCALHOST))
 }
 
-/// Keeps the list of members up to date: for the API server, and for who looks for one.
+/// Keeps the list of members up to date, for the API server and for who looks for one. Sends away
+/// who watches through a member that is not in touch with them, and ends one that was `removed`
+/// while it was away.
 async fn look_around(
-    store: Store,
+    api: ApiServer,
     own: SocketAddr,
     members: watch::Sender<Vec<MemberStatus>>,
     addresses: watch::Sender<Vec<ApiMember>>,
+    removed: CancellationToken,
 ) {
+    let store = api.store();
+    let mut in_touch = Instant::now();
     let mut seen: HashMap<MemberId, Instant> = HashMap::new();
     let mut ticks = tokio::time::interval(LOOK_EVERY);
     ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
@@ -383,6 +389,17 @@ async fn look_around(
         ticks.tick().await;
         let found = store.members().await;
         let now = Instant::now();
+        let health = store.health();
+        if health.serving {
+            in_touch = now;
+        }
+        let alone = now.duration_since(in_touch) > AWAY_AFTER;
+        if alone || health.quarantined.is_some() {
+            api.end_watches();
+        }
+        if alone && health.removed {
+            removed.cancel();
+        }
         for member in found.iter().filter(|member| member.applied.is_some()) {
             seen.insert(member.id, now);
         }
@@ -419,8 +436,9 @@ fn api_members(
 }
 
 /// Asks for the vote of a member that was taken in, until it has it.
-async fn ask_for_vote(store: Store, elected: watch::Sender<bool>) {
+async fn ask_for_vote(store: Store, address: SocketAddr, elected: watch::Sender<bool>) {
     let id = store.member_id();
+    let mut unheard = Some(Instant::now());
     loop {
         let members = store.members().await;
         let own = members.iter().find(|member| member.id == id);
@@ -428,12 +446,20 @@ async fn ask_for_vote(store: Store, elected: watch::Sender<bool>) {
             elected.send_replace(true);
             return;
         }
-        // Unknown to itself: the first entries have not come yet.
         if own.is_some() {
             match store.promote(id).await {
                 Ok(()) => continue,
                 Err(error) => tracing::info!(%error, "no vote yet"),
             }
+        } else if unheard.is_some_and(|since| since.elapsed() > AWAY_AFTER) {
+            // The first entries have not come, so it is unknown to itself.
+            unheard = None;
+            tracing::warn!(
+                %address,
+                "no other member has spoken to this one yet: see whether they reach it at this \
+                 address; if it is a wrong one, empty the data folder and join again with another \
+                 --advertise"
+            );
         }
         tokio::time::sleep(VOTE_PAUSE).await;
     }

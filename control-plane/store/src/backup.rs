@@ -35,6 +35,9 @@ use crate::store::Store;
 /// What a file begins with, so that `head -1` tells a person what it is.
 const FIRST_LINE: &[u8] = b"wherry backup, format 1\n";
 
+/// The part of it that every format has.
+const FIRST_WORDS: &[u8] = b"wherry backup, format ";
+
 /// Objects are gathered into a frame up to this size: encoding one must not hold up the thread
 /// that sends it.
 const FRAME_BYTES: usize = 256 << 10;
@@ -111,6 +114,9 @@ pub enum BackupError {
     /// It is something else.
     #[error("this is not a backup of Wherry's")]
     Other,
+    /// It is of a format that this program does not know.
+    #[error("this backup was made by another version of wherry; restore it with that one")]
+    OtherVersion,
     /// It was changed or cut after it was made.
     #[error(
         "the backup is damaged at byte {at}: {why}; nothing of it can be trusted, take another"
@@ -426,7 +432,7 @@ fn second_frame(input: impl Read) -> Result<Frame, BackupError> {
     frames.head()?;
     let (at, record) = frames.next()?;
     let frame = codec::decode(&record, Frame::decode);
-    frame.map_err(|error| damaged(at, error.to_string()))
+    frame.map_err(|error| unread(at, &error))
 }
 
 /// Reads a backup to its end and checks all of it; `visit` gets each object with its value, which
@@ -443,7 +449,7 @@ pub fn read_backup<E: From<BackupError>>(
         let hash = frames.hasher.clone().finish();
         let (at, record) = frames.next()?;
         let frame = codec::decode(&record, Frame::decode);
-        let frame = frame.map_err(|error| damaged(at, error.to_string()))?;
+        let frame = frame.map_err(|error| unread(at, &error))?;
         match frame {
             Frame::Keyring(_) if reading.content.has_keyring || reading.last.is_some() => {
                 return Err(damaged(at, "a keyring where none belongs").into());
@@ -475,6 +481,14 @@ pub fn read_backup<E: From<BackupError>>(
 
 fn damaged(at: u64, why: impl Into<String>) -> BackupError {
     BackupError::Damaged { at, why: why.into() }
+}
+
+/// Why a part of a backup cannot be taken apart.
+fn unread(at: u64, error: &CodecError) -> BackupError {
+    match error {
+        CodecError::Version(_) => BackupError::OtherVersion,
+        _ => damaged(at, error.to_string()),
+    }
 }
 
 enum Frame {
@@ -590,6 +604,7 @@ impl<R: Read> Frames<R> {
         let mut line = [0; FIRST_LINE.len()];
         match input.read_exact(&mut line) {
             Ok(()) if line == FIRST_LINE => {}
+            Ok(()) if line.starts_with(FIRST_WORDS) => return Err(BackupError::OtherVersion),
             Ok(()) => return Err(BackupError::Other),
             Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => {
                 return Err(BackupError::Other);
@@ -629,7 +644,7 @@ impl<R: Read> Frames<R> {
             HEAD => decode_head(decoder),
             other => Err(CodecError::Choice("the head of a backup", other)),
         });
-        head.map_err(|error| damaged(at, error.to_string()))
+        head.map_err(|error| unread(at, &error))
     }
 
     fn nothing_follows(&mut self) -> Result<(), BackupError> {

@@ -31,6 +31,17 @@ pub enum OpenError {
         /// What was found.
         detail: String,
     },
+    /// It is sound, and of another format.
+    #[error(
+        "the store in {path:?} was written by another version of wherry ({detail}); start it with \
+         the version that wrote it last"
+    )]
+    OtherVersion {
+        /// The folder.
+        path: PathBuf,
+        /// What was found.
+        detail: String,
+    },
     /// What lies there was encrypted with a key that is not in the keyring.
     #[error(
         "the store in {path:?} is encrypted with key {key}, which the keyring {keyring:?} does not \
@@ -206,8 +217,9 @@ pub enum MembershipError {
     },
     /// A voter has that name or address.
     #[error(
-        "member {id} already has the name {name:?} or the address {address}; if it lost its data \
-         or is gone for good, remove it first with `wherry member remove {id}`"
+        "member {id} already has the name {name:?} or the address {address}; choose others with \
+         --name and --listen or --advertise; if member {id} lost its data or is gone for good, \
+         remove it first with `wherry member remove {id}`"
     )]
     Taken {
         /// The voter.
@@ -238,10 +250,10 @@ pub enum MembershipError {
         id: MemberId,
     },
     /// There must be one.
-    #[error("the last voter cannot be removed")]
+    #[error("the last voter cannot be removed; let another member join first")]
     LastVoter,
     /// Too many.
-    #[error("the cluster has {0} members, more are not allowed")]
+    #[error("the cluster has {0} members, more are not allowed; remove one first")]
     TooMany(usize),
     /// Somebody else changed the members at the same time.
     #[error("the members changed meanwhile; look at `wherry member list` and try again")]
@@ -250,7 +262,10 @@ pub enum MembershipError {
     #[error("it is not known whether the members changed; look at `wherry member list`")]
     Unknown,
     /// The member asked for leadership did not take it in time.
-    #[error("member {id} did not come to lead in time; the cluster goes on with its leader")]
+    #[error(
+        "member {id} did not come to lead in time, see in `wherry member list` whether it answers; \
+         the cluster goes on with its leader"
+    )]
     NotTaken {
         /// Who should have.
         id: MemberId,

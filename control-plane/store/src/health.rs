@@ -34,6 +34,8 @@ pub struct Health {
     pub hash_revision: Revision,
     /// Why this member's data is not to be trusted, if so.
     pub quarantined: Option<String>,
+    /// Whether the others say that this member is none any more.
+    pub removed: bool,
     /// What is in doubt though the store serves: on the leader, how the members differ when no
     /// majority says who is right; what is wrong with the files of a member that goes on.
     pub suspicion: Option<String>,
@@ -105,10 +107,11 @@ impl Store {
         let leadership = *inner.leadership.borrow();
         let quarantined = inner.quarantine.borrow().clone();
         let leads = matches!(leadership, Leadership::Leader { .. });
+        let removed = inner.removed.load(Ordering::Relaxed);
         let facts = Facts {
             stopped: inner.stop.reason().map(|reason| reason.as_ref().to_owned()),
             quarantined: quarantined.clone(),
-            removed: inner.removed.load(Ordering::Relaxed),
+            removed,
             leads,
             leader: match leadership {
                 Leadership::Leader { .. } => Some(inner.identity.member_id),
@@ -134,6 +137,7 @@ impl Store {
             hash: shown.now.hash,
             hash_revision: shown.now.revision,
             quarantined,
+            removed,
             suspicion: differ.or_else(|| inner.files_doubt.borrow().clone()),
             objects: current.len(),
             oldest_revision: sizes.oldest,

@@ -70,8 +70,8 @@ fn open_rocks(config: &Config, base: &Path, founds: bool) -> Result<Opened, Open
         None => Superblock::new(new_identity(config, base, founds)?),
     };
     if found.is_none() && base.join("CURRENT").exists() {
-        let detail = "it has the layout of an earlier version".to_owned();
-        return Err(OpenError::Damaged { path: base.to_owned(), detail });
+        let detail = "it has the layout of an earlier one".to_owned();
+        return Err(OpenError::OtherVersion { path: base.to_owned(), detail });
     }
     // A new one would count the first database, and rid the folder of the one with the data.
     if found.is_none() && superblock::has_later_database(base).map_err(folder)? {

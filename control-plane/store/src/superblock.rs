@@ -145,7 +145,13 @@ pub(crate) fn read(base: &Path) -> Result<Option<Superblock>, OpenError> {
     }
     let record = fs::read(&path).map_err(folder)?;
     let block = codec::decode(&record, Superblock::decode);
-    block.map(Some).map_err(|error| damaged(error.to_string()))
+    block.map(Some).map_err(|error| match error {
+        CodecError::Version(_) => {
+            let detail = format!("its superblock: {error}");
+            OpenError::OtherVersion { path: base.to_owned(), detail }
+        }
+        _ => damaged(error.to_string()),
+    })
 }
 
 /// The superblock of an open store.

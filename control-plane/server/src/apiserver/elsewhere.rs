@@ -23,6 +23,8 @@ use std::io::ErrorKind;
 use std::time::Duration;
 use wherry_store::{Leadership, Peer, Snapshot};
 
+/// By then a new leader is known, or there is none; a client hears of that within two seconds.
+const LEADER_TIMEOUT: Duration = Duration::from_millis(1400);
 /// The other member's own limit of a request is longer; this one is for a member that has hung.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(30);
 
@@ -50,6 +52,14 @@ pub enum Leader {
     Here(ApiServer),
     /// Another one.
     There(Others, Peer),
+}
+
+/// Waits while nobody is known to lead, as other writes do.
+pub async fn wait_for_leader(api: &ApiServer) {
+    let mut leadership = api.store().leadership();
+    let known = |leadership: &Leadership| *leadership != Leadership::Follower { leader: None };
+    // Whoever looks for the leader next says that there is none.
+    let _ = tokio::time::timeout(LEADER_TIMEOUT, leadership.wait_for(known)).await;
 }
 
 /// Finds the leader for a request.

@@ -81,11 +81,13 @@ pub use tunnel::{TunnelError, Tunnels};
 use crate::contain;
 use crate::reports::Reports;
 use admission::service::{Allocations, Known};
+use arc_swap::ArcSwap;
 use fairness::Fairness;
 use follow::Followed;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
 use tokens::Tokens;
 use tokio::sync::Semaphore;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
@@ -153,6 +155,8 @@ struct Inner {
     outbound: outbound::Outbound,
     aggregated: aggregate::Aggregated,
     backups: Arc<Semaphore>,
+    /// Ends the watches that are open.
+    watching: ArcSwap<CancellationToken>,
 }
 
 impl ApiServer {
@@ -169,6 +173,7 @@ impl ApiServer {
             gateways: Followed::new(graph::gateways_prefix()),
             fairness: Fairness::new(),
             service_account_tokens: Tokens::new(config.token_key.clone()),
+            watching: ArcSwap::from_pointee(config.shutdown.child_token()),
             config,
             tunnels: Tunnels::default(),
             tasks: TaskTracker::new(),
@@ -332,6 +337,21 @@ impl ApiServer {
 
     fn shutdown(&self) -> &CancellationToken {
         &self.shared.config.shutdown
+    }
+
+    /// Is cancelled when the watches that begin now must end: at the shutdown, if not before.
+    fn watching(&self) -> CancellationToken {
+        CancellationToken::clone(&self.shared.watching.load())
+    }
+
+    /// Ends all watches: who watches begins anew, on a member that hears of the cluster.
+    pub(crate) fn end_watches(&self) {
+        let open = self.metrics().watches.load(Relaxed);
+        if open > 0 {
+            tracing::warn!(open, "not in touch with the cluster: watches end");
+        }
+        let next = Arc::new(self.shutdown().child_token());
+        self.shared.watching.swap(next).cancel();
     }
 
     fn tasks(&self) -> &TaskTracker {

@@ -107,6 +107,7 @@ async fn resource(
     if !http.extensions().get::<Attributes>().is_some_and(leaders) {
         return answer(api, http).await;
     }
+    elsewhere::wait_for_leader(&api).await;
     match elsewhere::leader(&api, &http)? {
         Leader::Here(api) => answer(api, http).await,
         Leader::There(others, peer) => elsewhere::pass_on(&others, &peer, http).await,

@@ -37,7 +37,7 @@ pub enum IdentityError {
     #[error("cannot read {}: {source}", path.display())]
     Read { path: PathBuf, source: std::io::Error },
     #[error(
-        "{} is not a member's description ({source}); restore it from a backup",
+        "{} is not a member's description ({source}); put it back from a copy of the folder",
         path.display()
     )]
     Damaged { path: PathBuf, source: serde_json::Error },

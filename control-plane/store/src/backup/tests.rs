@@ -190,10 +190,20 @@ fn damage_is_told_with_its_place() {
     flipped[last] ^= 1;
     let mut long = file.clone();
     long[FIRST_LINE.len() + 3] = 0xff;
-    let seen = [tell(b""), tell(&[b'x'; 100]), tell(&file[..last]), tell(&long), tell(&flipped)];
+    let mut later = file.clone();
+    later[FIRST_WORDS.len()] = b'2';
+    let seen = [
+        tell(b""),
+        tell(&[b'x'; 100]),
+        tell(&later),
+        tell(&file[..last]),
+        tell(&long),
+        tell(&flipped),
+    ];
     expect_test::expect![[r"
         this is not a backup of Wherry's
         this is not a backup of Wherry's
+        this backup was made by another version of wherry; restore it with that one
         the backup is damaged at byte 203: it ends too early; nothing of it can be trusted, take another
         the backup is damaged at byte 24: a part of it is longer than any may be; nothing of it can be trusted, take another
         the backup is damaged at byte 199: its checksum does not match; nothing of it can be trusted, take another"]]

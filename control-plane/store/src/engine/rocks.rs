@@ -194,8 +194,10 @@ fn column_options(column: Column) -> Options {
 fn open_error(path: PathBuf, error: rocksdb::Error) -> OpenError {
     let detail = error.to_string();
     let locked = detail.contains("/LOCK") || detail.contains("lock hold by current process");
+    let missing = detail.contains("No such file");
     match error.kind() {
         ErrorKind::IOError if locked => OpenError::InUse { path },
+        ErrorKind::IOError if missing => OpenError::Damaged { path, detail },
         ErrorKind::IOError => OpenError::Folder { path, source: std::io::Error::other(detail) },
         _ => OpenError::Damaged { path, detail },
     }

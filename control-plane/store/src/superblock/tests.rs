@@ -57,6 +57,14 @@ fn it_comes_back_and_damage_is_refused() {
     }
     fs::write(&path, &whole[..9]).expect("the folder can be written");
     assert!(matches!(read(folder.path()), Err(OpenError::Damaged { .. })));
+
+    // Nothing is wrong with one that a later version wrote.
+    let mut later = whole;
+    later[0] += 1;
+    let checksum = crc32fast::hash(&[&later[..1], &later[5..]].concat());
+    later[1..5].copy_from_slice(&checksum.to_le_bytes());
+    fs::write(&path, &later).expect("the folder can be written");
+    assert!(matches!(read(folder.path()), Err(OpenError::OtherVersion { .. })));
 }
 
 #[test]

@@ -70,6 +70,40 @@ async fn events_follow_the_objects_that_are_there() {
     assert_eq!(lines(&mut body, 1).await, "end\n");
 }
 
+/// Through a member that hears nothing of the cluster any more, nothing would be seen to happen.
+#[tokio::test]
+async fn a_member_that_is_not_in_touch_ends_its_watches() {
+    let server = Server::start().await;
+    let mut body = open(&server, &format!("{ALL}?watch=true")).await;
+    server.api.end_watches();
+    assert_eq!(lines(&mut body, 1).await, "end\n");
+    let mut body = open(&server, &format!("{ALL}?watch=true")).await;
+    put(&server, "a", "x", "1").await;
+    assert_eq!(lines(&mut body, 1).await, "ADDED a {\"k\":\"1\"}\n");
+    server.shutdown.cancel();
+    assert_eq!(lines(&mut body, 1).await, "end\n");
+}
+
+/// Nor may it answer with what it has, not even those who take what is old.
+#[tokio::test]
+async fn a_member_whose_store_does_not_serve_shows_nothing() {
+    let server = Server::start().await;
+    put(&server, "a", "x", "1").await;
+    server.api.store().shutdown().await.expect("it stops");
+    for query in [
+        "",
+        "resourceVersion=0",
+        "resourceVersion=1",
+        "resourceVersion=1&limit=5",
+        "watch=true",
+        "watch=true&resourceVersion=0",
+        "watch=true&resourceVersion=1",
+    ] {
+        let (code, text) = server.send("GET", &format!("{ALL}?{query}"), "").await;
+        assert_eq!(code, 503, "{query}: {text}");
+    }
+}
+
 #[tokio::test]
 async fn many_objects_come_once_and_in_their_order() {
     let server = Server::start().await;

@@ -134,6 +134,9 @@ pub fn revision(text: &str) -> Result<Revision, ApiError> {
 
 /// Finds that snapshot, waiting for it if it lies ahead.
 pub async fn snapshot(api: &ApiServer, wanted: Wanted) -> Result<Snapshot, ApiError> {
+    if wanted != Wanted::Newest {
+        in_touch(api).await?;
+    }
     match wanted {
         Wanted::Newest => api.latest().await,
         Wanted::Any => Ok(api.store().current()),
@@ -145,6 +148,16 @@ pub async fn snapshot(api: &ApiServer, wanted: Wanted) -> Result<Snapshot, ApiEr
             reach(api, revision).await?;
             api.store().at(revision).map_err(|error| window(error, revision))
         }
+    }
+}
+
+/// Makes sure that this member hears of what happens in the cluster. One that is cut off from the
+/// others, or whose data is not to be trusted, answers nothing from what it has: clients that take
+/// old data would stay with it, and those that watch would see nothing happen.
+pub async fn in_touch(api: &ApiServer) -> Result<(), ApiError> {
+    match api.store().fresh() {
+        Some(_) => Ok(()),
+        None => api.latest().await.map(drop),
     }
 }
 

@@ -10,8 +10,9 @@
 //! selectors in plain JSON is encoded once and shared by all its watchers. A selector makes
 //! transitions: an object that begins to match is ADDED, one that ceases to match is DELETED. A
 //! watch from a revision that is not there yet waits for it in silence. A watch ends with its
-//! timeout, the server's shutdown, or when its client reads too slowly. A browser may take it over
-//! a WebSocket: then each line is a text frame.
+//! timeout, the server's shutdown, when this member has heard nothing of the cluster for a while,
+//! or when its client reads too slowly. A browser may take it over a WebSocket: then each line is a
+//! text frame.
 
 use super::{
     get,
@@ -114,9 +115,11 @@ async fn open(api: &ApiServer, request: &Request) -> Result<Stream, ApiError> {
     };
     let snapshot = match start.initial {
         Some(wanted) => Some(read::snapshot(api, wanted).await?),
-        // Revision 0 without initial events: from now on.
-        None if start.after == 0 => Some(api.store().current()),
-        None => None,
+        None => {
+            read::in_touch(api).await?;
+            // Revision 0 without initial events: from now on.
+            (start.after == 0).then(|| api.store().current())
+        }
     };
     let after = snapshot.as_ref().map_or(start.after, Snapshot::revision);
     let encoder = Arc::new(Encoder {
@@ -160,7 +163,7 @@ async fn open(api: &ApiServer, request: &Request) -> Result<Stream, ApiError> {
         sent: after,
         bookmarks: bookmarks.then(bookmark_timer),
         deadline: Box::pin(tokio::time::sleep_until(deadline)),
-        shutdown: Box::pin(api.shutdown().clone().cancelled_owned()),
+        stop: Box::pin(api.watching().cancelled_owned()),
     })
 }
 
@@ -397,7 +400,7 @@ struct Stream {
     bookmarks: Option<Interval>,
     // Both are waited for as long as the watch lives, and not anew for each event.
     deadline: Pin<Box<Sleep>>,
-    shutdown: Pin<Box<WaitForCancellationFutureOwned>>,
+    stop: Pin<Box<WaitForCancellationFutureOwned>>,
 }
 
 impl Stream {
@@ -450,7 +453,7 @@ impl Stream {
                     }
                     self.events = Events::Ended;
                 }
-                () = self.shutdown.as_mut() => self.events = Events::Ended,
+                () = self.stop.as_mut() => self.events = Events::Ended,
             }
         }
     }
