@@ -15,7 +15,6 @@ use std::io::Write as _;
 use std::ops::Range;
 
 use bytes::Bytes;
-use serde_json::Value;
 use wherry_resources::read::{self, Paths};
 use wherry_resources::{Kind, Object, Storage, convert, keys, meta};
 use wherry_store::{Entry, Revision};
@@ -271,7 +270,7 @@ fn find(bytes: &[u8], pattern: &[u8]) -> Option<usize> {
 mod tests {
     use super::*;
     use crate::apiserver::content::{self, Form};
-    use serde_json::json;
+    use serde_json::{Value, json};
 
     #[test]
     fn clients_without_managers_get_the_same_without_them() {

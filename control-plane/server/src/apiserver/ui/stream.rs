@@ -462,6 +462,7 @@ impl Live {
             refused: refused.map(ToString::to_string),
             request: None,
             response: None,
+            notes: serde_json::Map::new(),
         };
         let level = audit::level(log.policy(), &told, code);
         if level != audit::Level::None {
