@@ -425,7 +425,6 @@ mod tests {
     use super::*;
     use crate::apiserver::tests::script::{Server, admin, text};
     use axum::{Router, middleware, routing::get};
-    use http_body_util::BodyExt as _;
     use tower::ServiceExt as _;
 
     async fn broken() -> &'static str {

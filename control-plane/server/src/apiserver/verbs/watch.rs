@@ -431,7 +431,7 @@ impl Stream {
                         None => self.initial = None,
                     },
                     () = self.deadline.as_mut() => return None,
-                    () = self.shutdown.as_mut() => return None,
+                    () = self.stop.as_mut() => return None,
                 }
                 continue;
             }
