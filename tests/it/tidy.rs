@@ -66,7 +66,6 @@ fn crates_use_only_what_the_map_allows() {
     let owned = [
         ("openraft", "control-plane/store"),
         ("rocksdb", "control-plane/store"),
-        ("imbl", "control-plane/store"),
         ("wasmtime", "wasi-shim"),
     ];
     let mut broken = Vec::new();
