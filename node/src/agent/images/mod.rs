@@ -519,7 +519,7 @@ fn limit_compiler() -> std::io::Result<()> {
     wherry_wasi_shim::give_way();
     // SAFETY: a plain system call on this process.
     unsafe {
-        libc::setpriority(libc::PRIO_PROCESS, 0, 10);
+        libc::setpriority(libc::PRIO_PROCESS, 0, 5);
     }
     Ok(())
 }
