@@ -299,15 +299,21 @@ pub async fn page(
     let token = token.map(|text| Token::decode(text, &prefix)).transpose()?;
     let snapshot = match &token {
         None | Some(Token { revision: 0, .. }) => read::snapshot(api, wanted).await?,
-        Some(token) => api.store().at(token.revision).map_err(|error| match error {
-            WindowError::Gone { .. } => ApiError::Expired {
-                message: TOKEN_EXPIRED.to_owned(),
-                continue_token: Some(Token { revision: 0, after: token.after.clone() }.encode()),
-            },
-            WindowError::Future { .. } => {
-                ApiError::BadRequest("continue key is not valid".to_owned())
-            }
-        })?,
+        Some(token) => {
+            read::in_touch(api).await?;
+            api.store().at(token.revision).map_err(|error| match error {
+                WindowError::Gone { .. } => {
+                    let next = Token { revision: 0, after: token.after.clone() };
+                    ApiError::Expired {
+                        message: TOKEN_EXPIRED.to_owned(),
+                        continue_token: Some(next.encode()),
+                    }
+                }
+                WindowError::Future { .. } => {
+                    ApiError::BadRequest("continue key is not valid".to_owned())
+                }
+            })?
+        }
     };
     let after = token.as_ref().map(|token| token.after.as_slice());
     Ok(collect(request.kind, &snapshot, &prefix, after, selection, limit).await)
