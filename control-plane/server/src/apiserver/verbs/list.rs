@@ -300,7 +300,8 @@ pub async fn page(
     let snapshot = match &token {
         None | Some(Token { revision: 0, .. }) => read::snapshot(api, wanted).await?,
         Some(token) => {
-            read::in_touch(api).await?;
+            // The first page may have come from a member that is ahead of this one.
+            read::snapshot(api, read::Wanted::AtLeast(token.revision)).await?;
             api.store().at(token.revision).map_err(|error| match error {
                 WindowError::Gone { .. } => {
                     let next = Token { revision: 0, after: token.after.clone() };
@@ -309,9 +310,7 @@ pub async fn page(
                         continue_token: Some(next.encode()),
                     }
                 }
-                WindowError::Future { .. } => {
-                    ApiError::BadRequest("continue key is not valid".to_owned())
-                }
+                WindowError::Future { .. } => read::window(error, token.revision),
             })?
         }
     };
