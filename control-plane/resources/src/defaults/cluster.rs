@@ -41,11 +41,11 @@ pub(super) fn node(object: &mut Fields) {
     }
 }
 
-/// `stringData` is written only: it becomes `data` and is never stored.
 pub(super) fn config_map(object: &mut Fields) {
     drop_empty(object, &["data", "binaryData"], &[]);
 }
 
+/// `stringData` is written only: it becomes `data` and is never stored.
 pub(super) fn secret(object: &mut Fields) {
     if let Some(Value::Object(strings)) = object.shift_remove("stringData")
         && !strings.is_empty()

@@ -173,6 +173,11 @@ async fn pass(
             Err(_) => return (timed_out().into_response(), class),
         };
     }
+    let keeps_answer = keeps >= audit::Level::RequestResponse && limit != Duration::MAX;
+    if keeps_answer {
+        // The log is told what the answer says: nobody packs it first.
+        request.headers_mut().remove(header::ACCEPT_ENCODING);
+    }
     let teaches = fairness::teaches(&attributes).then(|| attributes.clone());
     request.extensions_mut().insert::<User>(user);
     request.extensions_mut().insert::<Attributes>(attributes);
@@ -188,7 +193,7 @@ async fn pass(
         api.fairness().learn(&attributes, since.elapsed());
     }
     drop(seat);
-    if keeps >= audit::Level::RequestResponse && limit != Duration::MAX {
+    if keeps_answer {
         answer = keep_answer(answer, told).await;
     }
     if answer.body().size_hint().exact().is_none() {

@@ -163,8 +163,10 @@ fn evaluate(policy: &Policy, binding: &Binding, subject: &Subject<'_>) -> Vec<Re
             refusals.extend(found.map(|refusal| Refusal { index, ..refusal }));
         }
         for (key, expression) in &policy.annotations {
-            if let Ok(text) = expression.text(&bindings) {
-                asides::note(format!("{}/{key}", policy.name), &text);
+            let text = expression.text(&bindings).unwrap_or_default();
+            // With null, or no text, an expression says that it has nothing to tell.
+            if !text.trim().is_empty() {
+                asides::note(format!("{}/{key}", policy.name), text.trim());
             }
         }
     }

@@ -434,6 +434,33 @@ async fn policies_refuse_warn_and_have_parameters() {
 }
 
 #[tokio::test]
+async fn policies_are_heard_in_the_audit_log() {
+    let server = Server::with_audit("{rules: [{level: Metadata}]}").await;
+    let policy = json!({"metadata": {"name": "names"}, "spec": {
+        "matchConstraints": {"resourceRules": [{"operations": ["CREATE"], "apiGroups": [""],
+            "apiVersions": ["v1"], "resources": ["configmaps"]}]},
+        "validations": [{"expression": "true"}, {"expression": "object.metadata.name != 'a'"}],
+        "auditAnnotations": [{"key": "name", "valueExpression": "' ' + object.metadata.name"},
+            {"key": "nothing", "valueExpression": "' '"}],
+    }});
+    let policies = format!("{POLICIES}/validatingadmissionpolicies");
+    server.ok("POST", &policies, &policy.to_string()).await;
+    let binding = json!({"metadata": {"name": "all"}, "spec": {"policyName": "names",
+        "validationActions": ["Audit"]}});
+    let bindings = format!("{POLICIES}/validatingadmissionpolicybindings");
+    server.ok("POST", &bindings, &binding.to_string()).await;
+    server.ok("POST", CONFIG_MAPS, &config_map("a")).await;
+    let events = server.audited();
+    let notes = &events.last().expect("the last request is told")["annotations"];
+    assert_eq!(notes["names/name"], "a");
+    assert!(notes.get("names/nothing").is_none());
+    let failures = notes["validation.policy.admission.k8s.io/validation_failure"].as_str();
+    let failures: Value = serde_json::from_str(failures.expect("a text")).expect("JSON in it");
+    assert_eq!(failures[0]["expressionIndex"], 1);
+    assert_eq!(failures[0]["validationActions"], json!(["Audit"]));
+}
+
+#[tokio::test]
 async fn policies_are_asked_about_tokens() {
     let server = Server::start().await;
     let policy = json!({"metadata": {"name": "tokens"}, "spec": {

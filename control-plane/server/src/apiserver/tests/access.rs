@@ -189,3 +189,21 @@ async fn every_answer_has_an_audit_id() {
     assert_eq!(response.headers().get("audit-id").and_then(|id| id.to_str().ok()), Some("x-1"));
     assert_eq!(response.headers()["cache-control"], "no-cache, private");
 }
+
+/// Most clients take long answers compressed.
+#[tokio::test]
+async fn the_audit_log_is_told_of_answers_that_would_be_compressed() {
+    let server = Server::with_audit("{rules: [{level: RequestResponse}]}").await;
+    let all = "/api/v1/namespaces/default/serviceaccounts";
+    let note = "x".repeat(150 * 1024);
+    let body = format!(r#"{{"metadata":{{"name":"a","annotations":{{"note":"{note}"}}}}}}"#);
+    server.ok("POST", all, &body).await;
+    for asked in ["serviceaccounts", "serviceaccounts/a"] {
+        let path = format!("/api/v1/namespaces/default/{asked}");
+        let response = server.response(&admin(), "GET", &path, "accept-encoding: gzip", "").await;
+        assert_eq!(response.status(), 200);
+    }
+    let events = server.audited();
+    let told = events.iter().rev().take(2).map(|event| &event["responseObject"]["kind"]);
+    assert_eq!(told.collect::<Vec<_>>(), ["ServiceAccount", "ServiceAccountList"]);
+}

@@ -2,7 +2,7 @@
 //! line `as NAME group,group` changes who sends what follows. What differs from run to run (uids,
 //! times, revisions) is replaced in the answers.
 
-use crate::apiserver::{ApiServer, Config, TokenKey, User};
+use crate::apiserver::{ApiServer, AuditLog, AuditPolicy, Config, LogConfig, TokenKey, User};
 use axum::{body::Body, response::Response};
 use http::{Method, Request, StatusCode};
 use http_body_util::BodyExt;
@@ -55,7 +55,7 @@ impl Drop for Socket {
 pub struct Server {
     pub api: ApiServer,
     pub shutdown: CancellationToken,
-    /// Where its authorities are.
+    /// Where its authorities are, and its audit log.
     _folder: tempfile::TempDir,
 }
 
@@ -67,6 +67,15 @@ impl Server {
 
     /// The same with another window of past revisions.
     pub async fn with_window(window: Window) -> Server {
+        Server::with(window, None).await
+    }
+
+    /// The same with an audit log of this policy.
+    pub async fn with_audit(policy: &str) -> Server {
+        Server::with(Window::default(), Some(policy)).await
+    }
+
+    async fn with(window: Window, audit: Option<&str>) -> Server {
         let config = wherry_store::Config {
             window,
             ..wherry_store::Config::new(Engine::Memory, wherry_store::FOUNDER, "127.0.0.1:6443")
@@ -74,12 +83,18 @@ impl Server {
         let folder = tempfile::tempdir().expect("a temporary folder");
         let pki = crate::pki::Pki::load_or_create(folder.path()).expect("authorities");
         let shutdown = CancellationToken::new();
+        let log = |policy: &str| {
+            let path = folder.path().join("audit.log");
+            let policy = AuditPolicy::parse(policy).expect("a policy");
+            let config = LogConfig { path, policy, bytes_max: 1 << 30, files_max: 1 };
+            AuditLog::open(config).expect("the folder can be written")
+        };
         let api = ApiServer::new(Config {
             store: Store::open(config).await.expect("a store in memory opens"),
             others: None,
             data_dir: std::env::temp_dir(),
             token_key: Arc::new(TokenKey::from_pem(&pki.token_key_pem).expect("a P-256 key")),
-            audit: None,
+            audit: audit.map(log),
             pki: Arc::new(pki),
             advertise: ([127, 0, 0, 1], 6443).into(),
             reports: std::sync::Arc::default(),
@@ -93,6 +108,14 @@ impl Server {
             server.ok("POST", &accounts, "{\"metadata\":{\"name\":\"default\"}}").await;
         }
         server
+    }
+
+    /// Ends its audit log, and returns what that was told.
+    pub fn audited(&self) -> Vec<Value> {
+        let log = self.api.audit().expect("it was started with one");
+        log.close();
+        let text = std::fs::read_to_string(log.path()).expect("it was written");
+        text.lines().map(|line| serde_json::from_str(line).expect("a line is JSON")).collect()
     }
 
     /// One request, as an administrator.

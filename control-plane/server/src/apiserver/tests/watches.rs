@@ -89,9 +89,15 @@ async fn a_member_that_is_not_in_touch_ends_its_watches() {
 async fn a_member_whose_store_does_not_serve_shows_nothing() {
     let server = Server::start().await;
     put(&server, "a", "x", "1").await;
+    put(&server, "b", "x", "1").await;
+    let page = server.ok("GET", &format!("{ALL}?limit=1"), "").await;
+    let token = page["metadata"]["continue"].as_str().expect("there is another page");
+    let next = format!("limit=1&continue={token}");
+    server.ok("GET", &format!("{ALL}?{next}"), "").await;
     server.api.store().shutdown().await.expect("it stops");
     for query in [
         "",
+        next.as_str(),
         "resourceVersion=0",
         "resourceVersion=1",
         "resourceVersion=1&limit=5",

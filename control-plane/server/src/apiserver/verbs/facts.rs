@@ -54,7 +54,7 @@ pub fn gather(
         let kind = wherry_resources::kind("", "v1", "pods").expect("a kind of the core group");
         for (_, entry) in snapshot.range(&stored::prefix(kind, Some(meta::name(new))), None) {
             if facts.pods.len() < pod_standards::PODS_MAX {
-                facts.pods.push(stored::decode(kind, &entry));
+                facts.pods.push(stored::decode_wanted(&entry.value));
             }
             facts.pods_all += 1;
         }

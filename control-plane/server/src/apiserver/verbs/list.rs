@@ -299,15 +299,20 @@ pub async fn page(
     let token = token.map(|text| Token::decode(text, &prefix)).transpose()?;
     let snapshot = match &token {
         None | Some(Token { revision: 0, .. }) => read::snapshot(api, wanted).await?,
-        Some(token) => api.store().at(token.revision).map_err(|error| match error {
-            WindowError::Gone { .. } => ApiError::Expired {
-                message: TOKEN_EXPIRED.to_owned(),
-                continue_token: Some(Token { revision: 0, after: token.after.clone() }.encode()),
-            },
-            WindowError::Future { .. } => {
-                ApiError::BadRequest("continue key is not valid".to_owned())
-            }
-        })?,
+        Some(token) => {
+            // The first page may have come from a member that is ahead of this one.
+            read::snapshot(api, read::Wanted::AtLeast(token.revision)).await?;
+            api.store().at(token.revision).map_err(|error| match error {
+                WindowError::Gone { .. } => {
+                    let next = Token { revision: 0, after: token.after.clone() };
+                    ApiError::Expired {
+                        message: TOKEN_EXPIRED.to_owned(),
+                        continue_token: Some(next.encode()),
+                    }
+                }
+                WindowError::Future { .. } => read::window(error, token.revision),
+            })?
+        }
     };
     let after = token.as_ref().map(|token| token.after.as_slice());
     Ok(collect(request.kind, &snapshot, &prefix, after, selection, limit).await)
