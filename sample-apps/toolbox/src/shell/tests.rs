@@ -235,6 +235,10 @@ fn programs_of_awk() {
     check("seq 5 | awk 'NR == 2, NR == 4 {print} /3/ {next} END {print NR}'", "2\n3\n4\n5\n");
     check("printf 'a,b;c\\n' | awk '{n = split($0, l, /[,;]/); print n, l[1] l[n]}'", "3 ac\n");
     check("seq 3 | awk '{print | \"sort -r\"} $1 > 2 {print $1 > \"f\"}'; cat f", "3\n2\n1\n3\n");
+    check(
+        "awk 'BEGIN {split(\"10 9 1a b\", l); for (k in l) n[l[k]]; for (k in n) print k}'",
+        "9\n10\n1a\nb\n",
+    );
     check("awk 'BEGIN {exit 3} END {print \"end\"}'", "end\n= 3");
     check(
         r#"awk 'function f(n) {return n < 2 ? 1 : n * f(n - 1)}

@@ -183,11 +183,11 @@ impl<'a> Machine<'a> {
                 }
             }
             Statement::Each(name, list, body) => {
-                let mut keys: Vec<String> = self.list(list).borrow().keys().cloned().collect();
-                let read = |key: &String| Value::Read(key.clone());
-                keys.sort_by(|left, right| read(left).compare(&read(right)));
+                let mut keys: Vec<Value> =
+                    self.list(list).borrow().keys().cloned().map(Value::Read).collect();
+                keys.sort_by(Value::order);
                 for key in keys {
-                    self.put_in(Place::Variable(name.clone()), Value::Read(key))?;
+                    self.put_in(Place::Variable(name.clone()), key)?;
                     if !self.turn(body)? {
                         break;
                     }

@@ -66,6 +66,17 @@ impl Value {
         }
         self.text().cmp(&other.text())
     }
+
+    /// Numbers by their size, before texts. (`compare` orders pairs only: by it 9 is before 10, 10
+    /// before `1a`, and `1a` before 9.)
+    pub fn order(&self, other: &Value) -> Ordering {
+        match (self.is_numeric(), other.is_numeric()) {
+            (true, true) => self.number().total_cmp(&other.number()),
+            (true, false) => Ordering::Less,
+            (false, true) => Ordering::Greater,
+            (false, false) => self.text().cmp(&other.text()),
+        }
+    }
 }
 
 impl From<bool> for Value {
