@@ -26,15 +26,13 @@ pub enum Binary {
     NotEqual,
     Greater,
     GreaterOrEqual,
-    And,
-    Or,
 }
 
 pub enum Expr {
     Number(f64),
     Text(String),
     /// By itself it is matched with `$0`.
-    Regex(Regex),
+    Regex(Rc<Regex>),
     Variable(String),
     Field(Box<Expr>),
     Element(String, Vec<Expr>),
@@ -42,6 +40,8 @@ pub enum Expr {
     Positive(Box<Expr>),
     Not(Box<Expr>),
     Binary(Binary, Box<Expr>, Box<Expr>),
+    And(Box<Expr>, Box<Expr>),
+    Or(Box<Expr>, Box<Expr>),
     /// Text, pattern, and whether they shall match.
     Matches(Box<Expr>, Box<Expr>, bool),
     In(Vec<Expr>, String),
@@ -103,11 +103,11 @@ pub struct Function {
 #[derive(Default)]
 pub struct Program {
     pub rules: Vec<Rule>,
-    pub functions: BTreeMap<String, Rc<Function>>,
+    pub functions: BTreeMap<String, Function>,
 }
 
 /// A regular expression of awk.
-pub fn regex(text: &str) -> Result<Regex, Failure> {
+pub fn regex(text: &str) -> Result<Rc<Regex>, Failure> {
     // `{` is itself where no count follows.
     let mut pattern = String::with_capacity(text.len());
     let mut characters = text.chars().peekable();
@@ -121,7 +121,8 @@ pub fn regex(text: &str) -> Result<Regex, Failure> {
             c => pattern.push(c),
         }
     }
-    Regex::new(&pattern).map_err(|error| Failure::usage(format!("bad regex '{text}': {error}")))
+    let made = Regex::new(&pattern);
+    made.map(Rc::new).map_err(|error| Failure::usage(format!("bad regex '{text}': {error}")))
 }
 
 pub fn parse(text: &str) -> Result<Program, Failure> {
@@ -240,7 +241,7 @@ impl Parser {
             }
             self.skip_lines();
             let body = self.block()?;
-            program.functions.insert(name, Rc::new(Function { parameters, body }));
+            program.functions.insert(name, Function { parameters, body });
             return Ok(());
         }
         let pattern = if self.take_word("BEGIN") {
@@ -503,7 +504,7 @@ impl Parser {
         let mut left = self.and()?;
         while self.take_sign("||") {
             self.skip_lines();
-            left = binary(Binary::Or, left, self.and()?);
+            left = Expr::Or(Box::new(left), Box::new(self.and()?));
         }
         Ok(left)
     }
@@ -512,7 +513,7 @@ impl Parser {
         let mut left = self.membership()?;
         while self.take_sign("&&") {
             self.skip_lines();
-            left = binary(Binary::And, left, self.membership()?);
+            left = Expr::And(Box::new(left), Box::new(self.membership()?));
         }
         Ok(left)
     }

@@ -25,10 +25,10 @@ const WORDS: [&str; 17] = [
 ];
 
 /// Longer ones first.
-const SIGNS: [&str; 40] = [
+const SIGNS: [&str; 41] = [
     "**=", "&&", "||", "!~", "==", "!=", "<=", ">=", ">>", "++", "--", "+=", "-=", "*=", "/=",
     "%=", "^=", "**", "{", "}", "(", ")", "[", "]", ";", ",", "+", "-", "*", "/", "%", "^", "!",
-    "<", ">", "|", "?", ":", "~", "=",
+    "<", ">", "|", "?", ":", "~", "=", "$",
 ];
 
 impl fmt::Display for Token {
@@ -50,7 +50,7 @@ impl fmt::Display for Token {
 fn is_value(token: Option<&Token>) -> bool {
     match token {
         Some(Token::Number(_) | Token::Text(_) | Token::Name(_)) => true,
-        Some(Token::Sign(sign)) => [")", "]", "$", "++", "--"].contains(sign),
+        Some(Token::Sign(sign)) => [")", "]", "++", "--"].contains(sign),
         _ => false,
     }
 }
@@ -99,10 +99,6 @@ pub fn tokens(text: &str) -> Result<Vec<Token>, Failure> {
                     None => Token::Name(name.to_owned()),
                 });
                 rest = behind;
-            }
-            '$' => {
-                all.push(Token::Sign("$"));
-                rest = after;
             }
             _ => {
                 let sign = SIGNS.iter().copied().find(|sign| rest.starts_with(*sign));
