@@ -245,6 +245,10 @@ fn programs_of_awk() {
             BEGIN {print f(5), 1 == 1.0, "a" < "b", 2 ^ 10, 7 % 3, 1e3, 0.1 + 0.2, -2 ^ 2}'"#,
         "120 1 1 1024 1 1000 0.3 -4\n",
     );
+    check(
+        "echo abc | awk '{print length ($1), substr ($1, 2), 2 ^ 53}'",
+        "3 bc 9007199254740992\n",
+    );
     check("awk 'BEGIN {print (1'", "! awk: syntax error at the end: `,` was expected\n= 2");
 }
 
@@ -283,6 +287,7 @@ fn text_applets() {
         "1.234568e+04|1.000000E+00|0.0001|1e+10|1e-05|+5|+2.0\n",
     );
     check("seq -s, 3; seq -s : 2", "1,2,3\n1:2\n");
+    check("printf '%d\\n' --9223372036854775808", "0\n= 1");
     check(
         "printf '%05.1f|%-4s|%x|%s\\n' 3.14159 ab 255 z; printf '%s,' a b c",
         "003.1|ab  |ff|z\na,b,c,",

@@ -11,7 +11,7 @@ pub enum Token {
     Text(String),
     Regex(String),
     Name(String),
-    /// A name with `(` right behind it.
+    /// A name with `(` right behind it, or further on if it is one of [`BUILT_IN`].
     Call(String),
     Word(&'static str),
     Sign(&'static str),
@@ -22,6 +22,13 @@ pub enum Token {
 const WORDS: [&str; 17] = [
     "BEGIN", "END", "function", "if", "else", "while", "for", "do", "break", "continue", "next",
     "exit", "return", "delete", "in", "print", "printf",
+];
+
+/// Functions that nobody defines. `system` is there to be refused.
+const BUILT_IN: [&str; 22] = [
+    "atan2", "close", "cos", "exp", "fflush", "gsub", "index", "int", "length", "log", "match",
+    "rand", "sin", "split", "sprintf", "sqrt", "srand", "sub", "substr", "system", "tolower",
+    "toupper",
 ];
 
 /// Longer ones first.
@@ -93,9 +100,13 @@ pub fn tokens(text: &str) -> Result<Vec<Token>, Failure> {
                 let length = rest.find(|c| !is_part(c)).unwrap_or(rest.len());
                 let (name, behind) = rest.split_at(length);
                 let name = if name == "func" { "function" } else { name };
+                let next = match BUILT_IN.contains(&name) {
+                    true => behind.trim_start_matches([' ', '\t']),
+                    false => behind,
+                };
                 all.push(match WORDS.iter().copied().find(|word| *word == name) {
                     Some(word) => Token::Word(word),
-                    None if behind.starts_with('(') => Token::Call(name.to_owned()),
+                    None if next.starts_with('(') => Token::Call(name.to_owned()),
                     None => Token::Name(name.to_owned()),
                 });
                 rest = behind;

@@ -4,8 +4,8 @@ use std::cmp::Ordering;
 
 use crate::applets::basic::general;
 
-/// Whole numbers below it have all their digits.
-const WHOLE_MAX: f64 = 1e15;
+/// Whole numbers below it are written with all their digits: an `i64` holds them.
+const WHOLE_MAX: f64 = 9e18;
 /// Digits of other numbers, as `CONVFMT` and `OFMT` begin with.
 const DIGITS: usize = 6;
 
