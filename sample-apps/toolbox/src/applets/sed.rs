@@ -4,7 +4,7 @@ use lexopt::prelude::*;
 use regex_lite::{Captures, Regex, RegexBuilder};
 
 use crate::command::{Command, Failure, On, Outcome};
-use crate::io::{Input, Output};
+use crate::io::{Input, Output, too_long};
 use crate::runtime;
 
 use super::grep::basic_to_extended;
@@ -168,10 +168,16 @@ impl Parser<'_> {
             let range = self.range()?;
             let (action, place) = (self.action()?, all.len());
             let is_group = matches!(action, Action::Group(_));
+            let ends = !matches!(action, Action::Group(_) | Action::Label(_));
             all.push(Instruction { range, action, active: false });
             if is_group {
                 self.instructions(all, true)?;
                 all[place].action = Action::Group(all.len() - place - 1);
+            }
+            self.skip(&[' ', '\t']);
+            if ends && !(self.rest.is_empty() || self.rest.starts_with(['\n', ';', '}', '#'])) {
+                let why = format!("extra characters after a command: {}", self.line());
+                return Err(Failure::usage(why));
             }
         }
     }
@@ -422,6 +428,7 @@ impl Editor {
     ) -> std::io::Result<Step> {
         let (mut at, mut replaced) = (0, false);
         while at < program.len() {
+            too_long(text.len() + out.len() + self.held.len() + self.after.len())?;
             let selected = self.selected(&mut program[at], text);
             at += 1;
             match &program[at - 1].action {
@@ -461,7 +468,10 @@ impl Editor {
                 }
                 Action::Delete => return Ok(Step::Delete),
                 Action::DeleteFirst => match text.split_once('\n') {
-                    Some((_, rest)) => (*text, at) = (rest.to_owned(), 0),
+                    Some((_, rest)) => {
+                        runtime::yield_now().await;
+                        (*text, at) = (rest.to_owned(), 0);
+                    }
                     None => return Ok(Step::Delete),
                 },
                 Action::Quit => return Ok(Step::Quit),
@@ -487,7 +497,10 @@ impl Editor {
                 Action::Append(more) => self.after.push_str(more),
                 Action::Insert(more) => out.push_str(more),
                 Action::Change(more) => {
-                    out.push_str(more);
+                    // It stands for a range once, at its end.
+                    if !program[at - 1].active {
+                        out.push_str(more);
+                    }
                     return Ok(Step::Delete);
                 }
                 Action::Hold(more) => put(&mut self.held, text, *more),

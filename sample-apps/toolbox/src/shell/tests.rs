@@ -281,6 +281,10 @@ fn text_applets() {
         "seq 4 | sed -n 'n;p'; seq 4 | sed '$!N;P;D'; seq 2 | sed b; sed bx",
         "2\n4\n1\n2\n3\n4\n1\n2\n! sed: there is no label x\n= 2",
     );
+    check(
+        "seq 4 | sed '2,3c x'; sed s/a/b/x",
+        "1\nx\n4\n! sed: extra characters after a command: x\n= 2",
+    );
     check("echo abc > f; sed -i s/b/B/ f; cat f", "aBc\n");
     check(
         "printf '%e|%E|%g|%g|%g|%+d|%+.1f\\n' 12345.678 1 0.0001 1e10 0.00001 5 2",
