@@ -7,7 +7,7 @@ use crate::command::{Command, Failure, On, Outcome};
 use crate::io::{Input, Output, too_long};
 use crate::runtime;
 
-use super::grep::basic_to_extended;
+use super::grep::{basic_to_extended, extended};
 
 enum Address {
     Line(u64),
@@ -249,7 +249,7 @@ impl Parser<'_> {
     }
 
     fn regex(&self, text: &str, ignore_case: bool) -> Result<Regex, Failure> {
-        let expression = if self.extended { text.to_owned() } else { basic_to_extended(text) };
+        let expression = if self.extended { extended(text) } else { basic_to_extended(text) };
         let built = RegexBuilder::new(&expression).case_insensitive(ignore_case).build();
         built.map_err(|error| Failure::usage(format!("bad regex '{text}': {error}")))
     }

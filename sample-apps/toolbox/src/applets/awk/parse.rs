@@ -6,6 +6,7 @@ use std::rc::Rc;
 use regex_lite::Regex;
 
 use super::token::{Token, tokens};
+use crate::applets::grep::extended;
 use crate::command::Failure;
 
 /// Expressions and statements within each other: more has no sense, and the stack is small.
@@ -108,20 +109,7 @@ pub struct Program {
 
 /// A regular expression of awk.
 pub fn regex(text: &str) -> Result<Rc<Regex>, Failure> {
-    // `{` is itself where no count follows.
-    let mut pattern = String::with_capacity(text.len());
-    let mut characters = text.chars().peekable();
-    while let Some(c) = characters.next() {
-        match c {
-            '\\' => {
-                pattern.push('\\');
-                pattern.extend(characters.next());
-            }
-            '{' if !characters.peek().is_some_and(char::is_ascii_digit) => pattern.push_str("\\{"),
-            c => pattern.push(c),
-        }
-    }
-    let made = Regex::new(&pattern);
+    let made = Regex::new(&extended(text));
     made.map(Rc::new).map_err(|error| Failure::usage(format!("bad regex '{text}': {error}")))
 }
 
