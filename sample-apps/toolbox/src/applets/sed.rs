@@ -83,7 +83,7 @@ pub async fn sed(command: Command) -> Outcome {
                 let text = command.open(&name)?.rest().await.on(&name)?;
                 scripts.push(String::from_utf8_lossy(&text).into_owned());
             }
-            Short('u' | 's' | 'z') => {}
+            Short('u' | 's') => {}
             Value(value) => names.push(value.string()?),
             other => return Err(other.unexpected().into()),
         }
