@@ -283,6 +283,11 @@ fn text_applets() {
         "2\n4\n1\n2\n3\n4\n1\n2\n! sed: there is no label x\n= 2",
     );
     check(
+        "seq 2 > a; seq 3 > b; sed -n '$p;$=' a b; sed -sn '$p' a b; sed -i 1q a b; cat a b",
+        "3\n5\n2\n3\n1\n1\n2\n3\n",
+    );
+    check("seq 3 | (sed q; cat); seq 3 | (sed -n '$!n;p;q'; cat)", "1\n2\n3\n2\n");
+    check(
         "seq 4 | sed '2,3c x'; sed s/a/b/x",
         "1\nx\n4\n! sed: extra characters after a command: x\n= 2",
     );
