@@ -249,6 +249,7 @@ fn programs_of_awk() {
         "echo abc | awk '{print length ($1), substr ($1, 2), 2 ^ 53}'",
         "3 bc 9007199254740992\n",
     );
+    check("printf '%s\\n' 'a\\b' | awk -F'\\\\' '{print $2}'", "b\n");
     check("echo '[a]{b}' | awk -F'[][]' '/]{/ {print $2}'", "a\n");
     check("awk 'BEGIN {print (1'", "! awk: syntax error at the end: `,` was expected\n= 2");
 }

@@ -449,7 +449,7 @@ impl<'a> Machine<'a> {
         Ok(match (characters.next(), characters.next()) {
             (Some(' '), None) => text.split_whitespace().map(str::to_owned).collect(),
             (None, _) => text.chars().map(String::from).collect(),
-            (Some(one), None) if one != '\\' => text.split(one).map(str::to_owned).collect(),
+            (Some(one), None) => text.split(one).map(str::to_owned).collect(),
             _ => self.dynamic(separator)?.split(text).map(str::to_owned).collect(),
         })
     }
