@@ -69,8 +69,8 @@ mod tests {
 
     #[test]
     fn a_thread_has_its_slices_back() {
-        let before = attributes().expect("a test runs as most threads do");
-        let Some(gives_way) = GivesWay::begin() else {
+        // Neither kernel nor whoever runs the tests has to have it.
+        let (Some(before), Some(gives_way)) = (attributes(), GivesWay::begin()) else {
             return;
         };
         let during = attributes().expect("it is scheduled by the same rules");

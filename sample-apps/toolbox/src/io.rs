@@ -23,7 +23,7 @@ const PIPE_BYTES_MAX: usize = 64 << 10;
 const CHUNK_BYTES: usize = 32 << 10;
 /// ^C, as a terminal of Wherry passes it on.
 const INTERRUPT: u8 = 0x03;
-/// The longest line that is held in memory, and the most that `$(...)` and `sort` take.
+/// The longest line that is held in memory, and the most that `$(...)`, `sort` and `sed` take.
 pub const TEXT_BYTES_MAX: usize = 32 << 20;
 
 /// Something to read. Clones share position and buffer.
@@ -204,7 +204,8 @@ impl Input {
     }
 }
 
-fn too_long(bytes: usize) -> io::Result<()> {
+/// Refuses to hold more than [`TEXT_BYTES_MAX`].
+pub fn too_long(bytes: usize) -> io::Result<()> {
     if bytes > TEXT_BYTES_MAX {
         let what = format!("more than {TEXT_BYTES_MAX} bytes would have to be held in memory");
         return Err(io::Error::new(io::ErrorKind::OutOfMemory, what));

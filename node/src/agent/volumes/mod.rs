@@ -140,7 +140,9 @@ impl Volumes {
             }
         }
         let words = self.last_words(pod, index, guest, &mut mounts).await?;
-        Ok((places::joined(mounts), words))
+        let own = |folder: PathBuf| folder.join("containers").join(&container.name);
+        let own: Vec<PathBuf> = self.folders(&pod.uid).into_iter().map(own).collect();
+        Ok((places::joined(mounts, &own), words))
     }
 
     fn mounted(&self, pod: &Arc<PodSpec>, ip: IpAddr) -> Arc<tokio::sync::Mutex<Mounted>> {

@@ -255,20 +255,24 @@ fn link_descriptor(from: &Path, to: &Path) -> io::Result<()> {
     .map_err(io::Error::from)
 }
 
-/// Whether a mount is a directory that was made for single files.
-pub fn holds_single_files(mount: &Mount) -> bool {
+/// Whether a mount is a directory that was made for single files, in the container's `own` folder.
+/// Volumes lie elsewhere: what is in them is never moved, whatever their names.
+pub fn holds_single_files(mount: &Mount, own: &Path) -> bool {
     let name = mount.root.file_name().map(|name| name.to_string_lossy());
-    mount.sub.is_none() && name.is_some_and(|name| name.starts_with("file-"))
+    mount.sub.is_none()
+        && mount.root.parent() == Some(own)
+        && name.is_some_and(|name| name.starts_with("file-"))
 }
 
 /// Single files that the guest sees in the same directory are shown together: a guest finds a
-/// directory by its first mount only.
-pub fn joined(mounts: Vec<Mount>) -> Vec<Mount> {
+/// directory by its first mount only. `own` are the container's folders.
+pub fn joined(mounts: Vec<Mount>, own: &[PathBuf]) -> Vec<Mount> {
+    let is_file = |mount: &Mount| own.iter().any(|own| holds_single_files(mount, own));
     let mut kept: Vec<Mount> = Vec::new();
     for mount in mounts {
-        let same = kept.iter_mut().find(|other| {
-            other.guest == mount.guest && holds_single_files(other) && holds_single_files(&mount)
-        });
+        let same = kept
+            .iter_mut()
+            .find(|other| other.guest == mount.guest && is_file(other) && is_file(&mount));
         match same {
             Some(other) => {
                 for entry in fs::read_dir(&mount.root).into_iter().flatten().flatten() {
@@ -322,6 +326,30 @@ mod tests {
         for outside in ["link", "../out"] {
             assert!(read(outside).starts_with("error: "), "{outside}");
         }
+    }
+
+    #[test]
+    fn single_files_are_shown_together_and_volumes_stay_as_they_are() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let own = folder.path().join("containers/web");
+        let mount = |root: PathBuf, file: &str| {
+            fs::create_dir_all(&root).expect("a folder");
+            fs::write(root.join(file), "x").expect("a file");
+            Mount { root, sub: None, guest: "/etc".to_owned(), read_only: true }
+        };
+        let (first, volume) = (own.join("file-0"), folder.path().join("volumes/file-store"));
+        let mounts = vec![
+            mount(first.clone(), "a"),
+            mount(volume.clone(), "b"),
+            mount(own.join("file-2"), "c"),
+        ];
+        let kept: Vec<PathBuf> =
+            joined(mounts, &[own]).into_iter().map(|mount| mount.root).collect();
+        assert_eq!(kept, [first.clone(), volume.clone()]);
+        for (place, expected) in [(first.join("a"), true), (first.join("b"), false)] {
+            assert_eq!(place.exists(), expected, "{}", place.display());
+        }
+        assert!(first.join("c").exists() && volume.join("b").exists());
     }
 
     #[test]

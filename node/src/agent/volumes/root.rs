@@ -36,14 +36,14 @@ impl Volumes {
             message: format!("cannot make the root directory of {}: {why}", container.name),
         };
         let folder = self.folder(&pod.uid, false).map_err(failed)?;
-        let root = folder.join("containers").join(&container.name).join("root");
+        let own = folder.join("containers").join(&container.name);
+        let root = own.join("root");
         let points =
             mounts.iter().map(|mount| mount.guest.as_str()).chain(container.cwd.as_deref());
         let points: Vec<PathBuf> = points.map(inside).collect();
-        let (etc, read_only, memory) =
-            (etc(pod, ip), container.read_only_root, self.memory.clone());
+        let (etc, read_only) = (etc(pod, ip), container.read_only_root);
         let made = blocking(move || {
-            let fits = |mount: &Mount| fits(mount, memory.as_deref());
+            let fits = |mount: &Mount| fits(mount, &own);
             let (files, mut mounts): (Vec<Mount>, Vec<Mount>) = mounts.into_iter().partition(fits);
             if mounts.iter().any(|mount| mount.guest == "/") {
                 mounts.extend(files);
@@ -59,15 +59,14 @@ impl Volumes {
 }
 
 /// Whether single files are beside those of the root and may lie there: not secrets, which are in
-/// memory, nor what has another name and must not be written to by this one.
-fn fits(mount: &Mount, memory: Option<&Path>) -> bool {
+/// memory and not in the container's `own` folder on the disk, nor what has another name and must
+/// not be written to by this one.
+fn fits(mount: &Mount, own: &Path) -> bool {
     let folder = inside(&mount.guest);
-    let is_beside = FOLDERS.iter().any(|own| Path::new(own).starts_with(&folder));
-    let is_secret = memory.is_some_and(|memory| mount.root.starts_with(memory));
+    let is_beside = FOLDERS.iter().any(|name| Path::new(name).starts_with(&folder));
     let has_names = |entry: fs::DirEntry| entry.metadata().is_ok_and(|found| found.nlink() > 1);
-    holds_single_files(mount)
+    holds_single_files(mount, own)
         && is_beside
-        && !is_secret
         && !(mount.read_only
             && fs::read_dir(&mount.root).into_iter().flatten().flatten().any(has_names))
 }
@@ -161,11 +160,11 @@ mod tests {
             fs::write(root.join("run.sh"), "exit").expect("a file");
             Mount { root, sub: None, guest: guest.to_owned(), read_only: true }
         };
-        let fits = |mount: &Mount| fits(mount, Some(&memory));
+        let fits = |mount: &Mount| fits(mount, folder.path());
         let script = mount(folder.path().join("file-0"), "/");
         assert!(fits(&script) && fits(&Mount { guest: "/var".to_owned(), ..script.clone() }));
         assert!(!fits(&Mount { guest: "/app".to_owned(), ..script.clone() }));
-        assert!(!fits(&mount(folder.path().join("volume"), "/etc")), "a directory");
+        assert!(!fits(&mount(folder.path().join("volumes/file-store"), "/tmp")), "a volume");
         assert!(!fits(&mount(memory.join("file-1"), "/etc")), "a secret");
 
         fill(&root, &[], &[]).expect("made");

@@ -1,7 +1,7 @@
 //! From what the agent says to the tables that requests read.
 //!
 //! Each change is worked into one table, of which copies are published: they share what is the same
-//! (`parted.rs`), so that one Service among thousands costs as much as one alone.
+//! (`imbl`), so that one Service among thousands costs as much as one alone.
 
 use std::{
     collections::{BTreeMap, HashMap, HashSet},

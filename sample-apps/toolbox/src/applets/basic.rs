@@ -274,7 +274,7 @@ fn integer(text: &str) -> Option<i64> {
     } else {
         digits.parse().ok()?
     };
-    Some(sign * value)
+    value.checked_mul(sign)
 }
 
 /// `expr`: numbers, comparisons, and `:` with a pattern.

@@ -1,4 +1,4 @@
-//! `grep`, and the translation of basic regular expressions.
+//! `grep`, and the translation of regular expressions.
 
 use lexopt::prelude::*;
 use regex_lite::{Regex, RegexBuilder};
@@ -95,6 +95,50 @@ pub fn basic_to_extended(basic: &str) -> String {
     out
 }
 
+/// An extended regular expression in the words of the crate, for which `[` within a class and a `{`
+/// without a count are mistakes: here they are themselves.
+pub fn extended(text: &str) -> String {
+    let mut out = String::with_capacity(text.len());
+    let mut characters = text.chars().peekable();
+    let mut in_class = false;
+    while let Some(c) = characters.next() {
+        match c {
+            '\\' => {
+                out.push('\\');
+                out.extend(characters.next());
+            }
+            '[' if !in_class => {
+                in_class = true;
+                out.push('[');
+                out.extend(characters.next_if_eq(&'^'));
+                // `]` right after the beginning is a member.
+                if characters.next_if_eq(&']').is_some() {
+                    out.push_str("\\]");
+                }
+            }
+            '[' if characters.peek() == Some(&':') => {
+                out.push('[');
+                for c in characters.by_ref() {
+                    out.push(c);
+                    if c == ']' {
+                        break;
+                    }
+                }
+            }
+            '[' => out.push_str("\\["),
+            ']' => {
+                in_class = false;
+                out.push(']');
+            }
+            '{' if !in_class && !characters.peek().is_some_and(char::is_ascii_digit) => {
+                out.push_str("\\{");
+            }
+            c => out.push(c),
+        }
+    }
+    out
+}
+
 struct Search {
     regex: Regex,
     options: String,
@@ -180,7 +224,7 @@ fn compiled(patterns: &[String], language: Language, flags: &str) -> Result<Rege
         .map(|pattern| match language {
             Language::Fixed => regex_lite::escape(pattern),
             Language::Basic => basic_to_extended(pattern),
-            Language::Extended => pattern.to_owned(),
+            Language::Extended => extended(pattern),
         })
         .map(|pattern| {
             let around = if flags.contains('w') { "\\b" } else { "" };
@@ -289,6 +333,19 @@ mod tests {
         ];
         for (basic, extended) in cases {
             assert_eq!(basic_to_extended(basic), extended, "{basic}");
+        }
+    }
+
+    #[test]
+    fn extended_expressions() {
+        let cases = [
+            (r"a{2}{x}\{", r"a{2}\{x}\{"),
+            ("[][]|[^]a]", r"[\]\[]|[^\]a]"),
+            (r"[[:digit:]{\]]+", r"[[:digit:]{\]]+"),
+        ];
+        for (text, expected) in cases {
+            assert_eq!(extended(text), expected, "{text}");
+            assert!(Regex::new(expected).is_ok(), "{text}");
         }
     }
 }

@@ -702,6 +702,20 @@ impl Serve for TestServer {
     }
 }
 
+/// A text as JSON.
+fn json(text: &str) -> String {
+    let mut out = String::from("\"");
+    for c in text.chars() {
+        match c {
+            '"' | '\\' => out.extend(['\\', c]),
+            '\n' => out.push_str("\\n"),
+            c if c.is_control() => out.push_str(&format!("\\u{:04x}", u32::from(c))),
+            c => out.push(c),
+        }
+    }
+    out + "\""
+}
+
 impl TestServer {
     /// How a command ends, and what it prints, as JSON.
     async fn run(&self, words: &[&str]) -> (i32, String) {
@@ -710,9 +724,7 @@ impl TestServer {
         let output = Output::memory();
         (inner.stdin, inner.stdout, inner.stderr) = (Input::null(), output.clone(), output.clone());
         let code = Box::pin(super::run(inner)).await;
-        let printed = String::from_utf8_lossy(&output.take()).into_owned();
-        let quoted = printed.replace('\\', "\\\\").replace('"', "\\\"").replace('\n', "\\n");
-        (code, format!("\"{quoted}\""))
+        (code, json(&String::from_utf8_lossy(&output.take())))
     }
 
     async fn shell(&self, text: &str) -> Response {

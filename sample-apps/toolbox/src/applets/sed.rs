@@ -1,13 +1,15 @@
 //! `sed`: the part of it that scripts use: POSIX but for `l`, `r` and `w`, with addresses and `{}`.
 
+use std::collections::VecDeque;
+
 use lexopt::prelude::*;
 use regex_lite::{Captures, Regex, RegexBuilder};
 
 use crate::command::{Command, Failure, On, Outcome};
-use crate::io::{Input, Output};
+use crate::io::{Input, Output, too_long};
 use crate::runtime;
 
-use super::grep::basic_to_extended;
+use super::grep::{basic_to_extended, extended};
 
 enum Address {
     Line(u64),
@@ -21,6 +23,13 @@ struct Range {
     from: Option<Address>,
     to: Option<Address>,
     negated: bool,
+}
+
+impl Range {
+    fn names_last(&self) -> bool {
+        let mut addresses = [&self.from, &self.to].into_iter().flatten();
+        addresses.any(|address| matches!(address, Address::Last))
+    }
 }
 
 enum Action {
@@ -66,7 +75,7 @@ struct Instruction {
 }
 
 pub async fn sed(command: Command) -> Outcome {
-    let (mut quiet, mut extended, mut in_place) = (false, false, None);
+    let (mut quiet, mut extended, mut separate, mut in_place) = (false, false, false, None);
     let (mut scripts, mut names) = (Vec::new(), Vec::new());
     let mut options = command.options();
     while let Some(argument) = options.next()? {
@@ -83,7 +92,8 @@ pub async fn sed(command: Command) -> Outcome {
                 let text = command.open(&name)?.rest().await.on(&name)?;
                 scripts.push(String::from_utf8_lossy(&text).into_owned());
             }
-            Short('u' | 's' | 'z') => {}
+            Short('s') => separate = true,
+            Short('u') => {}
             Value(value) => names.push(value.string()?),
             other => return Err(other.unexpected().into()),
         }
@@ -106,12 +116,13 @@ pub async fn sed(command: Command) -> Outcome {
         }
     }
     let Some(suffix) = in_place else {
-        let mut editor = Editor::new(quiet, command.stdout.clone());
-        for name in command.inputs(&names) {
-            let input = command.open(&name)?;
-            editor.file(&mut program, &input).await.on(&name)?;
-            if editor.quit {
-                return Ok(0);
+        let names = command.inputs(&names);
+        for together in names.chunks(if separate { 1 } else { names.len() }) {
+            let inputs = together.iter().map(|name| command.open(name));
+            let inputs = inputs.collect::<Result<VecDeque<Input>, Failure>>()?;
+            let mut editor = Editor::new(quiet, inputs, command.stdout.clone());
+            if editor.edit(&mut program).await.on(&together.join(" "))? {
+                break;
             }
         }
         return Ok(0);
@@ -119,12 +130,15 @@ pub async fn sed(command: Command) -> Outcome {
     for name in &names {
         let input = Input::text(command.open(name)?.rest().await.on(name)?);
         let memory = Output::memory();
-        let mut editor = Editor::new(quiet, memory.clone());
-        editor.file(&mut program, &input).await.on(name)?;
+        let mut editor = Editor::new(quiet, VecDeque::from([input]), memory.clone());
+        let quit = editor.edit(&mut program).await.on(name)?;
         if !suffix.is_empty() {
             std::fs::copy(command.path(name), command.path(&format!("{name}{suffix}"))).on(name)?;
         }
         std::fs::write(command.path(name), memory.take()).on(name)?;
+        if quit {
+            break;
+        }
     }
     Ok(0)
 }
@@ -168,10 +182,16 @@ impl Parser<'_> {
             let range = self.range()?;
             let (action, place) = (self.action()?, all.len());
             let is_group = matches!(action, Action::Group(_));
+            let ends = !matches!(action, Action::Group(_) | Action::Label(_));
             all.push(Instruction { range, action, active: false });
             if is_group {
                 self.instructions(all, true)?;
                 all[place].action = Action::Group(all.len() - place - 1);
+            }
+            self.skip(&[' ', '\t']);
+            if ends && !(self.rest.is_empty() || self.rest.starts_with(['\n', ';', '}', '#'])) {
+                let why = format!("extra characters after a command: {}", self.line());
+                return Err(Failure::usage(why));
             }
         }
     }
@@ -243,7 +263,7 @@ impl Parser<'_> {
     }
 
     fn regex(&self, text: &str, ignore_case: bool) -> Result<Regex, Failure> {
-        let expression = if self.extended { text.to_owned() } else { basic_to_extended(text) };
+        let expression = if self.extended { extended(text) } else { basic_to_extended(text) };
         let built = RegexBuilder::new(&expression).case_insensitive(ignore_case).build();
         built.map_err(|error| Failure::usage(format!("bad regex '{text}': {error}")))
     }
@@ -369,28 +389,32 @@ fn target(program: &[Instruction], label: &str) -> Option<usize> {
 
 struct Editor {
     quiet: bool,
+    /// What is left to read, one after the other.
+    inputs: VecDeque<Input>,
     output: Output,
     number: u64,
-    /// The line after this one; without it, this is the last of its file.
+    /// Whether somebody asks for the last line: only then the one after this is waited for.
+    ahead: bool,
+    /// The line after this one; without it, this is the last.
     next: Option<Vec<u8>>,
     /// What `h` and its like keep.
     held: String,
     /// What `a` puts after the line.
     after: String,
-    quit: bool,
 }
 
 impl Editor {
-    fn new(quiet: bool, output: Output) -> Editor {
+    fn new(quiet: bool, inputs: VecDeque<Input>, output: Output) -> Editor {
         let (held, after) = (String::new(), String::new());
-        Editor { quiet, output, number: 0, next: None, held, after, quit: false }
+        Editor { quiet, inputs, output, number: 0, ahead: false, next: None, held, after }
     }
 
-    async fn file(&mut self, program: &mut [Instruction], input: &Input) -> std::io::Result<()> {
-        self.next = input.line().await?;
-        while let Some(mut text) = self.line(input).await? {
+    /// Edits all lines, or those before the program quits: whether it did.
+    async fn edit(&mut self, program: &mut [Instruction]) -> std::io::Result<bool> {
+        self.ahead = program.iter().any(|instruction| instruction.range.names_last());
+        while let Some(mut text) = self.line().await? {
             let mut out = String::new();
-            let step = self.apply(program, &mut text, &mut out, input).await?;
+            let step = self.apply(program, &mut text, &mut out).await?;
             if !matches!(step, Step::Delete) && !self.quiet {
                 out.push_str(&text);
                 out.push('\n');
@@ -398,17 +422,32 @@ impl Editor {
             out.push_str(&std::mem::take(&mut self.after));
             self.output.write(out).await?;
             if matches!(step, Step::Quit) {
-                self.quit = true;
-                return Ok(());
+                return Ok(true);
             }
         }
-        Ok(())
+        Ok(false)
     }
 
-    /// The next line of the input.
-    async fn line(&mut self, input: &Input) -> std::io::Result<Option<String>> {
-        let Some(line) = self.next.take() else { return Ok(None) };
-        self.next = input.line().await?;
+    async fn read(&mut self) -> std::io::Result<Option<Vec<u8>>> {
+        while let Some(input) = self.inputs.front() {
+            if let Some(line) = input.line().await? {
+                return Ok(Some(line));
+            }
+            self.inputs.pop_front();
+        }
+        Ok(None)
+    }
+
+    /// The next line.
+    async fn line(&mut self) -> std::io::Result<Option<String>> {
+        let line = match self.next.take() {
+            None => self.read().await?,
+            line => line,
+        };
+        let Some(line) = line else { return Ok(None) };
+        if self.ahead {
+            self.next = self.read().await?;
+        }
         self.number += 1;
         Ok(Some(String::from_utf8_lossy(&line).into_owned()))
     }
@@ -418,10 +457,10 @@ impl Editor {
         program: &mut [Instruction],
         text: &mut String,
         out: &mut String,
-        input: &Input,
     ) -> std::io::Result<Step> {
         let (mut at, mut replaced) = (0, false);
         while at < program.len() {
+            too_long(text.len() + out.len() + self.held.len() + self.after.len())?;
             let selected = self.selected(&mut program[at], text);
             at += 1;
             match &program[at - 1].action {
@@ -461,7 +500,10 @@ impl Editor {
                 }
                 Action::Delete => return Ok(Step::Delete),
                 Action::DeleteFirst => match text.split_once('\n') {
-                    Some((_, rest)) => (*text, at) = (rest.to_owned(), 0),
+                    Some((_, rest)) => {
+                        runtime::yield_now().await;
+                        (*text, at) = (rest.to_owned(), 0);
+                    }
                     None => return Ok(Step::Delete),
                 },
                 Action::Quit => return Ok(Step::Quit),
@@ -471,12 +513,12 @@ impl Editor {
                         out.push('\n');
                     }
                     out.push_str(&std::mem::take(&mut self.after));
-                    match self.line(input).await? {
+                    match self.line().await? {
                         Some(line) => *text = line,
                         None => return Ok(Step::Delete),
                     }
                 }
-                Action::More => match self.line(input).await? {
+                Action::More => match self.line().await? {
                     Some(line) => {
                         text.push('\n');
                         text.push_str(&line);
@@ -487,7 +529,10 @@ impl Editor {
                 Action::Append(more) => self.after.push_str(more),
                 Action::Insert(more) => out.push_str(more),
                 Action::Change(more) => {
-                    out.push_str(more);
+                    // It stands for a range once, at its end.
+                    if !program[at - 1].active {
+                        out.push_str(more);
+                    }
                     return Ok(Step::Delete);
                 }
                 Action::Hold(more) => put(&mut self.held, text, *more),

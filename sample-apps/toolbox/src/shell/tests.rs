@@ -235,12 +235,22 @@ fn programs_of_awk() {
     check("seq 5 | awk 'NR == 2, NR == 4 {print} /3/ {next} END {print NR}'", "2\n3\n4\n5\n");
     check("printf 'a,b;c\\n' | awk '{n = split($0, l, /[,;]/); print n, l[1] l[n]}'", "3 ac\n");
     check("seq 3 | awk '{print | \"sort -r\"} $1 > 2 {print $1 > \"f\"}'; cat f", "3\n2\n1\n3\n");
+    check(
+        "awk 'BEGIN {split(\"10 9 1a b\", l); for (k in l) n[l[k]]; for (k in n) print k}'",
+        "9\n10\n1a\nb\n",
+    );
     check("awk 'BEGIN {exit 3} END {print \"end\"}'", "end\n= 3");
     check(
         r#"awk 'function f(n) {return n < 2 ? 1 : n * f(n - 1)}
             BEGIN {print f(5), 1 == 1.0, "a" < "b", 2 ^ 10, 7 % 3, 1e3, 0.1 + 0.2, -2 ^ 2}'"#,
         "120 1 1 1024 1 1000 0.3 -4\n",
     );
+    check(
+        "echo abc | awk '{print length ($1), substr ($1, 2), 2 ^ 53}'",
+        "3 bc 9007199254740992\n",
+    );
+    check("printf '%s\\n' 'a\\b' | awk -F'\\\\' '{print $2}'", "b\n");
+    check("echo '[a]{b}' | awk -F'[][]' '/]{/ {print $2}'", "a\n");
     check("awk 'BEGIN {print (1'", "! awk: syntax error at the end: `,` was expected\n= 2");
 }
 
@@ -273,12 +283,22 @@ fn text_applets() {
         "seq 4 | sed -n 'n;p'; seq 4 | sed '$!N;P;D'; seq 2 | sed b; sed bx",
         "2\n4\n1\n2\n3\n4\n1\n2\n! sed: there is no label x\n= 2",
     );
+    check(
+        "seq 2 > a; seq 3 > b; sed -n '$p;$=' a b; sed -sn '$p' a b; sed -i 1q a b; cat a b",
+        "3\n5\n2\n3\n1\n1\n2\n3\n",
+    );
+    check("seq 3 | (sed q; cat); seq 3 | (sed -n '$!n;p;q'; cat)", "1\n2\n3\n2\n");
+    check(
+        "seq 4 | sed '2,3c x'; sed s/a/b/x",
+        "1\nx\n4\n! sed: extra characters after a command: x\n= 2",
+    );
     check("echo abc > f; sed -i s/b/B/ f; cat f", "aBc\n");
     check(
         "printf '%e|%E|%g|%g|%g|%+d|%+.1f\\n' 12345.678 1 0.0001 1e10 0.00001 5 2",
         "1.234568e+04|1.000000E+00|0.0001|1e+10|1e-05|+5|+2.0\n",
     );
     check("seq -s, 3; seq -s : 2", "1,2,3\n1:2\n");
+    check("printf '%d\\n' --9223372036854775808", "0\n= 1");
     check(
         "printf '%05.1f|%-4s|%x|%s\\n' 3.14159 ab 255 z; printf '%s,' a b c",
         "003.1|ab  |ff|z\na,b,c,",

@@ -2,7 +2,7 @@
 //!
 //! It never waits. What it prints is taken from it after each record (see `awk`).
 
-use std::cell::{Cell, RefCell};
+use std::cell::RefCell;
 use std::cmp::Ordering;
 use std::collections::{BTreeMap, HashMap};
 use std::rc::Rc;
@@ -19,6 +19,8 @@ use crate::io::TEXT_BYTES_MAX;
 const CALLS_MAX: usize = 48;
 /// The last field that can be set: those before it are made, too.
 const FIELD_MAX: usize = 65_536;
+/// Expressions that are kept of texts: a program may take another one from each record.
+const REGEXES_MAX: usize = 256;
 
 type List = Rc<RefCell<BTreeMap<String, Value>>>;
 
@@ -31,7 +33,7 @@ pub struct Machine<'a> {
     record: String,
     /// Of the record, once somebody has asked for them.
     fields: Option<Vec<Value>>,
-    regexes: HashMap<String, Regex>,
+    regexes: HashMap<String, Rc<Regex>>,
     /// Whether the range of each rule has begun and not ended.
     inside: Vec<bool>,
     random: u64,
@@ -183,11 +185,11 @@ impl<'a> Machine<'a> {
                 }
             }
             Statement::Each(name, list, body) => {
-                let mut keys: Vec<String> = self.list(list).borrow().keys().cloned().collect();
-                let read = |key: &String| Value::Read(key.clone());
-                keys.sort_by(|left, right| read(left).compare(&read(right)));
+                let mut keys: Vec<Value> =
+                    self.list(list).borrow().keys().cloned().map(Value::Read).collect();
+                keys.sort_by(Value::order);
                 for key in keys {
-                    self.put_in(Place::Variable(name.clone()), Value::Read(key))?;
+                    self.put_in(Place::Variable(name.clone()), key)?;
                     if !self.turn(body)? {
                         break;
                     }
@@ -266,17 +268,18 @@ impl<'a> Machine<'a> {
             Expr::Number(number) => Value::Number(*number),
             Expr::Text(text) => Value::Text(text.clone()),
             Expr::Regex(regex) => regex.is_match(&self.record).into(),
-            Expr::Variable(_) | Expr::Field(_) | Expr::Element(..) => {
+            Expr::Variable(name) => self.variable(name),
+            Expr::Field(_) | Expr::Element(..) => {
                 let place = self.place(expr)?;
                 self.get_from(&place)
             }
             Expr::Negative(inner) => Value::Number(-self.value(inner)?.number()),
             Expr::Positive(inner) => Value::Number(self.value(inner)?.number()),
             Expr::Not(inner) => (!self.value(inner)?.is_true()).into(),
-            Expr::Binary(Binary::And, left, right) => {
+            Expr::And(left, right) => {
                 (self.value(left)?.is_true() && self.value(right)?.is_true()).into()
             }
-            Expr::Binary(Binary::Or, left, right) => {
+            Expr::Or(left, right) => {
                 (self.value(left)?.is_true() || self.value(right)?.is_true()).into()
             }
             Expr::Binary(operator, left, right) => {
@@ -446,22 +449,25 @@ impl<'a> Machine<'a> {
         Ok(match (characters.next(), characters.next()) {
             (Some(' '), None) => text.split_whitespace().map(str::to_owned).collect(),
             (None, _) => text.chars().map(String::from).collect(),
-            (Some(one), None) if one != '\\' => text.split(one).map(str::to_owned).collect(),
+            (Some(one), None) => text.split(one).map(str::to_owned).collect(),
             _ => self.dynamic(separator)?.split(text).map(str::to_owned).collect(),
         })
     }
 
     /// The expression that a text is.
-    fn dynamic(&mut self, text: &str) -> Run<Regex> {
+    fn dynamic(&mut self, text: &str) -> Run<Rc<Regex>> {
         if let Some(known) = self.regexes.get(text) {
             return Ok(known.clone());
         }
         let made = regex(text)?;
+        if self.regexes.len() >= REGEXES_MAX {
+            self.regexes.clear();
+        }
         self.regexes.insert(text.to_owned(), made.clone());
         Ok(made)
     }
 
-    fn regex(&mut self, pattern: &Expr) -> Run<Regex> {
+    fn regex(&mut self, pattern: &Expr) -> Run<Rc<Regex>> {
         match pattern {
             Expr::Regex(regex) => Ok(regex.clone()),
             other => {
@@ -472,7 +478,8 @@ impl<'a> Machine<'a> {
     }
 
     fn call(&mut self, name: &str, arguments: &[Expr]) -> Run<Value> {
-        let Some(function) = self.program.functions.get(name).cloned() else {
+        let program = self.program;
+        let Some(function) = program.functions.get(name) else {
             return self.built_in(name, arguments);
         };
         if self.frames.len() >= CALLS_MAX {
@@ -615,16 +622,16 @@ impl<'a> Machine<'a> {
             None => Place::Field(0),
         };
         let text = self.get_from(&place).text();
-        let count = Cell::new(0_u32);
+        let mut count = 0_u32;
         let replaced = regex.replacen(&text, usize::from(!all), |found: &Captures<'_>| {
-            count.set(count.get() + 1);
+            count += 1;
             replacement(&by, found.get(0).map_or("", |whole| whole.as_str()))
         });
-        if count.get() > 0 {
+        if count > 0 {
             let replaced = replaced.into_owned();
             self.put_in(place, Value::Text(replaced))?;
         }
-        Ok(Value::Number(f64::from(count.get())))
+        Ok(Value::Number(f64::from(count)))
     }
 
     /// `sprintf`
@@ -708,8 +715,5 @@ fn binary(operator: Binary, left: &Value, right: &Value) -> Run<Value> {
         Binary::NotEqual => (order() != Ordering::Equal).into(),
         Binary::Greater => (order() == Ordering::Greater).into(),
         Binary::GreaterOrEqual => (order() != Ordering::Less).into(),
-        // Their right side is not always looked at, see `value`.
-        Binary::And => (left.is_true() && right.is_true()).into(),
-        Binary::Or => (left.is_true() || right.is_true()).into(),
     })
 }

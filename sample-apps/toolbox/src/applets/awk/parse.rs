@@ -6,6 +6,7 @@ use std::rc::Rc;
 use regex_lite::Regex;
 
 use super::token::{Token, tokens};
+use crate::applets::grep::extended;
 use crate::command::Failure;
 
 /// Expressions and statements within each other: more has no sense, and the stack is small.
@@ -26,15 +27,13 @@ pub enum Binary {
     NotEqual,
     Greater,
     GreaterOrEqual,
-    And,
-    Or,
 }
 
 pub enum Expr {
     Number(f64),
     Text(String),
     /// By itself it is matched with `$0`.
-    Regex(Regex),
+    Regex(Rc<Regex>),
     Variable(String),
     Field(Box<Expr>),
     Element(String, Vec<Expr>),
@@ -42,6 +41,8 @@ pub enum Expr {
     Positive(Box<Expr>),
     Not(Box<Expr>),
     Binary(Binary, Box<Expr>, Box<Expr>),
+    And(Box<Expr>, Box<Expr>),
+    Or(Box<Expr>, Box<Expr>),
     /// Text, pattern, and whether they shall match.
     Matches(Box<Expr>, Box<Expr>, bool),
     In(Vec<Expr>, String),
@@ -103,25 +104,13 @@ pub struct Function {
 #[derive(Default)]
 pub struct Program {
     pub rules: Vec<Rule>,
-    pub functions: BTreeMap<String, Rc<Function>>,
+    pub functions: BTreeMap<String, Function>,
 }
 
 /// A regular expression of awk.
-pub fn regex(text: &str) -> Result<Regex, Failure> {
-    // `{` is itself where no count follows.
-    let mut pattern = String::with_capacity(text.len());
-    let mut characters = text.chars().peekable();
-    while let Some(c) = characters.next() {
-        match c {
-            '\\' => {
-                pattern.push('\\');
-                pattern.extend(characters.next());
-            }
-            '{' if !characters.peek().is_some_and(char::is_ascii_digit) => pattern.push_str("\\{"),
-            c => pattern.push(c),
-        }
-    }
-    Regex::new(&pattern).map_err(|error| Failure::usage(format!("bad regex '{text}': {error}")))
+pub fn regex(text: &str) -> Result<Rc<Regex>, Failure> {
+    let made = Regex::new(&extended(text));
+    made.map(Rc::new).map_err(|error| Failure::usage(format!("bad regex '{text}': {error}")))
 }
 
 pub fn parse(text: &str) -> Result<Program, Failure> {
@@ -240,7 +229,7 @@ impl Parser {
             }
             self.skip_lines();
             let body = self.block()?;
-            program.functions.insert(name, Rc::new(Function { parameters, body }));
+            program.functions.insert(name, Function { parameters, body });
             return Ok(());
         }
         let pattern = if self.take_word("BEGIN") {
@@ -503,7 +492,7 @@ impl Parser {
         let mut left = self.and()?;
         while self.take_sign("||") {
             self.skip_lines();
-            left = binary(Binary::Or, left, self.and()?);
+            left = Expr::Or(Box::new(left), Box::new(self.and()?));
         }
         Ok(left)
     }
@@ -512,7 +501,7 @@ impl Parser {
         let mut left = self.membership()?;
         while self.take_sign("&&") {
             self.skip_lines();
-            left = binary(Binary::And, left, self.membership()?);
+            left = Expr::And(Box::new(left), Box::new(self.membership()?));
         }
         Ok(left)
     }

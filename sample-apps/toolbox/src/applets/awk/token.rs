@@ -11,7 +11,7 @@ pub enum Token {
     Text(String),
     Regex(String),
     Name(String),
-    /// A name with `(` right behind it.
+    /// A name with `(` right behind it, or further on if it is one of [`BUILT_IN`].
     Call(String),
     Word(&'static str),
     Sign(&'static str),
@@ -24,11 +24,18 @@ const WORDS: [&str; 17] = [
     "exit", "return", "delete", "in", "print", "printf",
 ];
 
+/// Functions that nobody defines. `system` is there to be refused.
+const BUILT_IN: [&str; 22] = [
+    "atan2", "close", "cos", "exp", "fflush", "gsub", "index", "int", "length", "log", "match",
+    "rand", "sin", "split", "sprintf", "sqrt", "srand", "sub", "substr", "system", "tolower",
+    "toupper",
+];
+
 /// Longer ones first.
-const SIGNS: [&str; 40] = [
+const SIGNS: [&str; 41] = [
     "**=", "&&", "||", "!~", "==", "!=", "<=", ">=", ">>", "++", "--", "+=", "-=", "*=", "/=",
     "%=", "^=", "**", "{", "}", "(", ")", "[", "]", ";", ",", "+", "-", "*", "/", "%", "^", "!",
-    "<", ">", "|", "?", ":", "~", "=",
+    "<", ">", "|", "?", ":", "~", "=", "$",
 ];
 
 impl fmt::Display for Token {
@@ -50,7 +57,7 @@ impl fmt::Display for Token {
 fn is_value(token: Option<&Token>) -> bool {
     match token {
         Some(Token::Number(_) | Token::Text(_) | Token::Name(_)) => true,
-        Some(Token::Sign(sign)) => [")", "]", "$", "++", "--"].contains(sign),
+        Some(Token::Sign(sign)) => [")", "]", "++", "--"].contains(sign),
         _ => false,
     }
 }
@@ -93,16 +100,16 @@ pub fn tokens(text: &str) -> Result<Vec<Token>, Failure> {
                 let length = rest.find(|c| !is_part(c)).unwrap_or(rest.len());
                 let (name, behind) = rest.split_at(length);
                 let name = if name == "func" { "function" } else { name };
+                let next = match BUILT_IN.contains(&name) {
+                    true => behind.trim_start_matches([' ', '\t']),
+                    false => behind,
+                };
                 all.push(match WORDS.iter().copied().find(|word| *word == name) {
                     Some(word) => Token::Word(word),
-                    None if behind.starts_with('(') => Token::Call(name.to_owned()),
+                    None if next.starts_with('(') => Token::Call(name.to_owned()),
                     None => Token::Name(name.to_owned()),
                 });
                 rest = behind;
-            }
-            '$' => {
-                all.push(Token::Sign("$"));
-                rest = after;
             }
             _ => {
                 let sign = SIGNS.iter().copied().find(|sign| rest.starts_with(*sign));

@@ -4,8 +4,8 @@ use std::cmp::Ordering;
 
 use crate::applets::basic::general;
 
-/// Whole numbers below it have all their digits.
-const WHOLE_MAX: f64 = 1e15;
+/// Whole numbers below it are written with all their digits: an `i64` holds them.
+const WHOLE_MAX: f64 = 9e18;
 /// Digits of other numbers, as `CONVFMT` and `OFMT` begin with.
 const DIGITS: usize = 6;
 
@@ -65,6 +65,17 @@ impl Value {
             return self.number().partial_cmp(&other.number()).unwrap_or(Ordering::Equal);
         }
         self.text().cmp(&other.text())
+    }
+
+    /// Numbers by their size, before texts. (`compare` orders pairs only: by it 9 is before 10, 10
+    /// before `1a`, and `1a` before 9.)
+    pub fn order(&self, other: &Value) -> Ordering {
+        match (self.is_numeric(), other.is_numeric()) {
+            (true, true) => self.number().total_cmp(&other.number()),
+            (true, false) => Ordering::Less,
+            (false, true) => Ordering::Greater,
+            (false, false) => self.text().cmp(&other.text()),
+        }
     }
 }
 
