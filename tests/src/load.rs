@@ -18,6 +18,8 @@ use tokio::net::TcpStream;
 use tokio::task::JoinSet;
 use tokio::time::MissedTickBehavior;
 
+use crate::machine::go_first;
+
 /// Connections, each with a request every [`PACE`]: 200 requests a second in all.
 const CONNECTIONS: usize = 4;
 const PACE: Duration = Duration::from_millis(20);
@@ -73,6 +75,7 @@ impl Client {
         let thread = std::thread::spawn({
             let stop = stop.clone();
             move || {
+                go_first();
                 let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
                 runtime.block_on(ask(way, address, path, &stop))
             }

@@ -39,6 +39,26 @@ pub fn own_address() -> Option<IpAddr> {
     Some(socket.local_addr().ok()?.ip()).filter(|ip| !ip.is_loopback())
 }
 
+/// The calling thread is given a processor as soon as it wakes, as if its machine were its own: what it
+/// measures is how long others take, not how long it waits beside them. Linux 6.12 and newer have
+/// it (slices of 0.1 ms, for the EEVDF scheduler); others take no notice.
+pub fn go_first() {
+    use nix::libc;
+    let first = libc::sched_attr {
+        size: u32::try_from(size_of::<libc::sched_attr>()).expect("some bytes"),
+        sched_policy: libc::SCHED_OTHER.cast_unsigned(),
+        sched_flags: 0,
+        sched_nice: 0,
+        sched_priority: 0,
+        sched_runtime: 100_000,
+        sched_deadline: 0,
+        sched_period: 0,
+    };
+    // SAFETY: the kernel reads the struct of this frame, which says its size. Who may not have it is
+    // measured as all others are.
+    let _ = unsafe { libc::syscall(libc::SYS_sched_setattr, 0, &raw const first, 0) };
+}
+
 fn parse(text: &str) -> Option<ProcessorTime> {
     let line = text.lines().find_map(|line| line.strip_prefix("cpu "))?;
     // user nice system idle iowait irq softirq steal; what guests use is in user and nice already.
