@@ -25,9 +25,6 @@ use crate::folder;
 
 /// Where a node answers DNS if nothing else is said: nobody's usual port, and not for strangers.
 pub const DNS_ADDRESS: &str = "127.0.0.1:5300";
-/// A thread of a server that is busy looks at its sockets after so many turns of tasks: some of them,
-/// which make and send long answers, take 100 µs, and who asks meanwhile is not to wait for many.
-const TASKS_BETWEEN_LOOKS: u32 = 8;
 /// How long tasks may take to end once a role has stopped.
 const STOP_TIMEOUT: Duration = Duration::from_secs(2);
 
@@ -333,9 +330,7 @@ pub fn server(flags: ServerFlags) -> Result<(), Diagnostic> {
         audit,
     };
     abort_on_panic();
-    let mut threads = tokio::runtime::Builder::new_multi_thread();
-    threads.enable_all().event_interval(TASKS_BETWEEN_LOOKS);
-    let runtime = threads.build().map_err(no_runtime)?;
+    let runtime = Runtime::new().map_err(no_runtime)?;
     let result = runtime.block_on(async {
         let shutdown = shutdown_on_signal()?;
         let starting = Member::start(config, shutdown.clone());
