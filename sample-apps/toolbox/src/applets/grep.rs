@@ -1,5 +1,8 @@
 //! `grep`, and the translation of regular expressions.
 
+use std::iter::Peekable;
+use std::str::Chars;
+
 use lexopt::prelude::*;
 use regex_lite::{Regex, RegexBuilder};
 
@@ -26,6 +29,26 @@ pub async fn fgrep(command: Command) -> Outcome {
     search(command, Language::Fixed).await
 }
 
+/// The beginning of a class behind its `[`, where `]` is a member.
+fn begin_class(characters: &mut Peekable<Chars<'_>>, out: &mut String) {
+    out.push('[');
+    out.extend(characters.next_if_eq(&'^'));
+    if characters.next_if_eq(&']').is_some() {
+        out.push_str("\\]");
+    }
+}
+
+/// A name within a class, such as `[:digit:]`, behind its `[`.
+fn name(characters: &mut Peekable<Chars<'_>>, out: &mut String) {
+    out.push('[');
+    for c in characters.by_ref() {
+        out.push(c);
+        if c == ']' {
+            break;
+        }
+    }
+}
+
 /// A basic regular expression in the words of an extended one: `\(`, `\{`, `\|`, `\+` and `\?` are
 /// special there, and the bare characters are not.
 pub fn basic_to_extended(basic: &str) -> String {
@@ -38,29 +61,13 @@ pub fn basic_to_extended(basic: &str) -> String {
         match c {
             '[' if !in_class => {
                 in_class = true;
-                out.push('[');
-                // `]` right after the beginning is a member.
-                if characters.peek() == Some(&'^') {
-                    out.extend(characters.next());
-                }
-                if characters.peek() == Some(&']') {
-                    characters.next();
-                    out.push_str("\\]");
-                }
+                begin_class(&mut characters, &mut out);
             }
             ']' if in_class => {
                 in_class = false;
                 out.push(']');
             }
-            '[' if characters.peek() == Some(&':') => {
-                out.push('[');
-                for c in characters.by_ref() {
-                    out.push(c);
-                    if c == ']' {
-                        break;
-                    }
-                }
-            }
+            '[' if characters.peek() == Some(&':') => name(&mut characters, &mut out),
             c if in_class => {
                 if c == '\\' || c == '[' {
                     out.push('\\');
@@ -109,22 +116,9 @@ pub fn extended(text: &str) -> String {
             }
             '[' if !in_class => {
                 in_class = true;
-                out.push('[');
-                out.extend(characters.next_if_eq(&'^'));
-                // `]` right after the beginning is a member.
-                if characters.next_if_eq(&']').is_some() {
-                    out.push_str("\\]");
-                }
+                begin_class(&mut characters, &mut out);
             }
-            '[' if characters.peek() == Some(&':') => {
-                out.push('[');
-                for c in characters.by_ref() {
-                    out.push(c);
-                    if c == ']' {
-                        break;
-                    }
-                }
-            }
+            '[' if characters.peek() == Some(&':') => name(&mut characters, &mut out),
             '[' => out.push_str("\\["),
             ']' => {
                 in_class = false;
