@@ -461,6 +461,39 @@ async fn policies_are_heard_in_the_audit_log() {
 }
 
 #[tokio::test]
+async fn what_a_policy_cannot_say_for_the_audit_log_refuses_or_is_ignored() {
+    let server = Server::start().await;
+    let policies = format!("{POLICIES}/validatingadmissionpolicies");
+    let bindings = format!("{POLICIES}/validatingadmissionpolicybindings");
+    let cases = [
+        ("object.data.none", "expression 'object.data.none' resulted in error: no such key: none"),
+        ("object.data", "resulted in unsupported return type: map. Return type must be either"),
+    ];
+    for (expression, expected) in cases {
+        for failure in ["Fail", "Ignore"] {
+            let policy = json!({"metadata": {"name": "notes"}, "spec": {
+                "failurePolicy": failure,
+                "matchConstraints": {"resourceRules": [{"operations": ["CREATE"],
+                    "apiGroups": [""], "apiVersions": ["v1"], "resources": ["configmaps"]}]},
+                "auditAnnotations": [{"key": "note", "valueExpression": expression}],
+            }});
+            server.ok("POST", &policies, &policy.to_string()).await;
+            let binding = json!({"metadata": {"name": "all"}, "spec": {"policyName": "notes",
+                "validationActions": ["Audit"]}});
+            server.ok("POST", &bindings, &binding.to_string()).await;
+            let path = format!("{CONFIG_MAPS}?dryRun=All");
+            let (code, text) = server.send("POST", &path, &config_map("a")).await;
+            match failure {
+                "Fail" => assert!(code == 422 && text.contains(expected), "{code} {text}"),
+                _ => assert_eq!(code, 201, "{text}"),
+            }
+            server.ok("DELETE", &format!("{bindings}/all"), "").await;
+            server.ok("DELETE", &format!("{policies}/notes"), "").await;
+        }
+    }
+}
+
+#[tokio::test]
 async fn policies_are_asked_about_tokens() {
     let server = Server::start().await;
     let policy = json!({"metadata": {"name": "tokens"}, "spec": {
