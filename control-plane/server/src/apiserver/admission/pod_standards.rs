@@ -4,6 +4,7 @@
 
 use super::{Context, Operation, pod_security};
 use crate::apiserver::{
+    asides,
     errors::{self, ApiError},
     verbs::Part,
 };
@@ -12,6 +13,9 @@ use serde_json::Value;
 use std::collections::BTreeMap;
 use wherry_resources::{Kind, Object, meta, pod_fields, validate::Reason};
 
+/// What the audit log is told of a Pod, under Kubernetes' names.
+const ENFORCED: &str = "pod-security.kubernetes.io/enforce-policy";
+const VIOLATIONS: &str = "pod-security.kubernetes.io/audit-violations";
 /// Most Pods that are looked at when their namespace gets a stricter level.
 pub const PODS_MAX: usize = 1_000;
 
@@ -56,7 +60,7 @@ fn template(group: &str, plural: &str) -> Option<&'static str> {
     Some(row.2)
 }
 
-/// Checks a Pod, or warns of a workload. Returns warnings.
+/// Checks a Pod, or warns of a workload. Returns warnings; the audit log is told besides.
 pub fn admit(
     context: &Context<'_>,
     new: &Object,
@@ -65,40 +69,49 @@ pub fn admit(
     let Some(namespace) = &context.facts.namespace else {
         return Ok(Vec::new());
     };
-    if !concerns(context.part, context.kind.group, context.kind.plural) {
+    let (group, plural) = (context.kind.group, context.kind.plural);
+    if !concerns(context.part, group, plural) {
         return Ok(Vec::new());
     }
+    let of_workload = template(group, plural);
+    let path = of_workload.unwrap_or("/spec");
+    // What was let in stays in, as long as nothing about it changes.
+    let was = old.and_then(|old| old.pointer(path));
+    let Some(spec) = new.pointer(path).filter(|spec| was != Some(*spec)) else {
+        return Ok(Vec::new());
+    };
     let policy = pod_security::policy(namespace);
-    if (context.kind.group, context.kind.plural) == ("", "pods") {
-        // What was let in stays in, as long as nothing about it changes.
-        if old.is_some_and(|old| old["spec"] == new["spec"]) {
-            return Ok(Vec::new());
-        }
-        if let Some(found) = pod_security::violations(&new["spec"], policy.enforce) {
+    let mut met = None;
+    if of_workload.is_none() {
+        asides::state(ENFORCED, Some(&version(policy.enforce)));
+        if let Some(found) = pod_security::violations(spec, policy.enforce) {
+            asides::state(VIOLATIONS, warning(spec, policy.audit).as_deref());
             let why = format!("violates PodSecurity {:?}: {found}", version(policy.enforce));
             return Err(ApiError::forbidden(context.kind, meta::name(new), why));
         }
-        return Ok(warning(&new["spec"], policy.warn));
+        met = Some(policy.enforce);
     }
-    let Some(path) = template(context.kind.group, context.kind.plural) else {
-        return Ok(Vec::new());
+    // What meets a level meets those that are less strict.
+    let beyond = |level: Level| match met.is_some_and(|met| level <= met) {
+        true => None,
+        false => warning(spec, level),
     };
-    match new.pointer(path) {
-        Some(spec) if old.and_then(|old| old.pointer(path)) != Some(spec) => {
-            Ok(warning(spec, policy.warn))
-        }
-        _ => Ok(Vec::new()),
-    }
+    let warned = beyond(policy.warn);
+    let audited = match policy.audit == policy.warn {
+        true => warned.clone(),
+        false => beyond(policy.audit),
+    };
+    asides::state(VIOLATIONS, audited.as_deref());
+    Ok(warned.into_iter().collect())
 }
 
 fn version(level: Level) -> String {
     format!("{}:latest", level.name())
 }
 
-fn warning(spec: &Value, level: Level) -> Vec<String> {
-    let found = pod_security::violations(spec, level);
-    let text = |found| format!("would violate PodSecurity {:?}: {found}", version(level));
-    found.map(text).into_iter().collect()
+fn warning(spec: &Value, level: Level) -> Option<String> {
+    let found = pod_security::violations(spec, level)?;
+    Some(format!("would violate PodSecurity {:?}: {found}", version(level)))
 }
 
 /// Whether a namespace gets a stricter level than it had.

@@ -2,6 +2,7 @@
 
 use super::script::Server;
 use expect_test::expect;
+use serde_json::json;
 
 #[tokio::test]
 async fn a_pod_waits_for_the_account_of_its_new_namespace() {
@@ -15,6 +16,48 @@ async fn a_pod_waits_for_the_account_of_its_new_namespace() {
         server.ok("POST", "/api/v1/namespaces/new/pods", pod),
         server.ok("POST", "/api/v1/namespaces/new/serviceaccounts", account),
     );
+}
+
+#[tokio::test]
+async fn the_audit_log_is_told_what_pods_ask_for_beyond_their_levels() {
+    let server = Server::with_audit("{rules: [{level: Metadata}]}").await;
+    let labels = json!({"pod-security.kubernetes.io/enforce": "baseline",
+        "pod-security.kubernetes.io/warn": "privileged",
+        "pod-security.kubernetes.io/audit": "restricted"});
+    let namespace = json!({"metadata": {"name": "open", "labels": labels}});
+    server.ok("POST", "/api/v1/namespaces", &namespace.to_string()).await;
+    let at = "/api/v1/namespaces/open";
+    server.ok("POST", &format!("{at}/serviceaccounts"), r#"{"metadata":{"name":"default"}}"#).await;
+    let containers = json!([{"name": "c", "image": "i:1"}]);
+    let as_root = json!({"containers": containers, "securityContext": {"runAsUser": 0}});
+    let specs = [
+        json!({"containers": containers}),
+        as_root.clone(),
+        json!({"containers": containers, "hostPID": true}),
+    ];
+    for (spec, expected) in specs.into_iter().zip([201_u16, 201, 403]) {
+        let pod = json!({"metadata": {"generateName": "p-"}, "spec": spec});
+        let (code, text) = server.send("POST", &format!("{at}/pods"), &pod.to_string()).await;
+        assert_eq!(code, expected, "{text}");
+    }
+    let template = json!({"metadata": {"name": "t"}, "template": {"spec": as_root}});
+    server.ok("POST", &format!("{at}/podtemplates"), &template.to_string()).await;
+    let events = server.audited();
+    let root = "would violate PodSecurity \"restricted:latest\": runAsUser=0 (pod must not set \
+        securityContext.runAsUser=0)";
+    let machine = "would violate PodSecurity \"restricted:latest\": host namespaces (hostPID=true)";
+    let expected = [
+        json!(["baseline:latest", null]),
+        json!(["baseline:latest", root]),
+        json!(["baseline:latest", machine]),
+        json!([null, root]),
+    ];
+    for (event, expected) in events[events.len() - 4..].iter().zip(expected) {
+        let notes = &event["annotations"];
+        let told = ["enforce-policy", "audit-violations"]
+            .map(|key| &notes[format!("pod-security.kubernetes.io/{key}")]);
+        assert_eq!(json!(told), expected);
+    }
 }
 
 #[tokio::test]
