@@ -292,8 +292,16 @@ async fn a_pod_is_bound_runs_and_ends() {
     let binding = r#"{"metadata":{"name":"NAME"},"target":{"kind":"Node","name":"n"}}"#;
     let binding = binding.replace("NAME", &name);
     let bind = format!("{pods}/{name}/binding");
-    let out = server.script(&format!("POST {bind}\n{binding}\nPOST {bind}\n{binding}")).await;
+    let wrong =
+        [r#"{"target":{"kind":"Pod"}}"#, r#"{"metadata":{"name":"other"},"target":{"name":"n"}}"#];
+    let bodies = wrong.into_iter().chain([binding.as_str(); 2]);
+    let script: String = bodies.map(|body| format!("POST {bind}\n{body}\n")).collect();
+    let out = server.script(&script).await;
     expect![[r#"
+        POST /api/v1/namespaces/default/pods/NAME/binding
+          422 {"kind":"Status","apiVersion":"v1","metadata":{},"status":"Failure","message":"Binding \"NAME\" is invalid: [target.kind: Unsupported value: \"Pod\": supported values: \"Node\", \"\u003cempty\u003e\", target.name: Required value]","reason":"Invalid","details":{"name":"NAME","kind":"Binding","causes":[{"reason":"FieldValueNotSupported","message":"Unsupported value: \"Pod\": supported values: \"Node\", \"\u003cempty\u003e\"","field":"target.kind"},{"reason":"FieldValueRequired","message":"Required value","field":"target.name"}]},"code":422}
+        POST /api/v1/namespaces/default/pods/NAME/binding
+          400 {"kind":"Status","apiVersion":"v1","metadata":{},"status":"Failure","message":"name in URL does not match name in Binding object","reason":"BadRequest","code":400}
         POST /api/v1/namespaces/default/pods/NAME/binding
           201 {"kind":"Status","apiVersion":"v1","metadata":{},"status":"Success","code":201}
         POST /api/v1/namespaces/default/pods/NAME/binding
