@@ -39,9 +39,8 @@ pub enum Operation {
 pub struct Facts {
     /// The namespace of a new object, and of one that has a Pod inside.
     pub namespace: Option<Object>,
-    /// Pods of a namespace that gets a stricter level: the first of them, and how many there are.
-    pub pods: Vec<Object>,
-    pub pods_all: usize,
+    /// What is to be said of the Pods of a namespace that gets a stricter level.
+    pub left_inside: Vec<String>,
     /// The ServiceAccount that a new Pod names, or `default`.
     pub service_account: Option<Object>,
     /// The PriorityClass that a new Pod names, or the default one.

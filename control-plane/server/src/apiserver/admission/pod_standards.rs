@@ -11,13 +11,16 @@ use crate::apiserver::{
 use pod_security::Level;
 use serde_json::Value;
 use std::collections::BTreeMap;
+use std::time::Duration;
 use wherry_resources::{Kind, Object, meta, pod_fields, validate::Reason};
 
 /// What the audit log is told of a Pod, under Kubernetes' names.
 const ENFORCED: &str = "pod-security.kubernetes.io/enforce-policy";
 const VIOLATIONS: &str = "pod-security.kubernetes.io/audit-violations";
-/// Most Pods that are looked at when their namespace gets a stricter level.
-pub const PODS_MAX: usize = 1_000;
+/// Most Pods that are judged when their namespace gets a stricter level, and for how long: as many,
+/// and as long, as in Kubernetes.
+const PODS_MAX: usize = 3_000;
+pub const TIME_MAX: Duration = Duration::from_secs(1);
 
 /// Where kinds have a Pod's spec inside.
 const TEMPLATES: [(&str, &str, &str); 8] = [
@@ -120,40 +123,63 @@ pub fn tightens(kind: &Kind, new: &Object, old: &Object) -> bool {
     kind.is("", "Namespace") && level(new) > level(old)
 }
 
-/// Says which of the Pods that are there, and stay, would not be let in any more.
-fn left_inside(context: &Context<'_>, namespace: &Object) -> Vec<String> {
-    let level = pod_security::policy(namespace).enforce;
-    let (pods, all) = (&context.facts.pods, context.facts.pods_all);
-    let mut found: BTreeMap<String, (&str, usize)> = BTreeMap::new();
-    for pod in pods {
-        if let Some(reasons) = pod_security::reasons(&pod["spec"], level) {
-            found.entry(reasons).or_insert((meta::name(pod), 0)).1 += 1;
+/// The Pods that are there, and stay, when their namespace gets a stricter level.
+pub struct Inside {
+    level: Level,
+    all: usize,
+    judged: usize,
+    /// By what they ask for too much: the first that does, and how many do.
+    found: BTreeMap<String, (String, usize)>,
+}
+
+impl Inside {
+    /// None yet, of this namespace.
+    pub fn of(namespace: &Object) -> Inside {
+        let level = pod_security::policy(namespace).enforce;
+        Inside { level, all: 0, judged: 0, found: BTreeMap::new() }
+    }
+
+    /// Counts one more, and judges it unless that were too many, or it is late and not the first.
+    pub fn take(&mut self, is_late: bool, pod: impl FnOnce() -> Object) {
+        self.all += 1;
+        if self.judged >= PODS_MAX || is_late && self.judged > 0 {
+            return;
+        }
+        self.judged += 1;
+        let pod = pod();
+        if let Some(reasons) = pod_security::reasons(&pod["spec"], self.level) {
+            let first = || (meta::name(&pod).to_owned(), 0);
+            self.found.entry(reasons).or_insert_with(first).1 += 1;
         }
     }
-    let tell = |(reasons, (name, count)): (String, (&str, usize))| match count {
-        1 => format!("{name}: {reasons}"),
-        2 => format!("{name} (and 1 other pod): {reasons}"),
-        _ => format!("{name} (and {} other pods): {reasons}", count - 1),
-    };
-    let mut each: Vec<String> = found.into_iter().map(tell).collect();
-    each.sort();
-    let mut warnings = Vec::new();
-    if pods.len() < all {
-        warnings.push(format!(
-            "new PodSecurity enforce level only checked against the first {} of {all} existing \
-             pods",
-            pods.len()
-        ));
+
+    /// Says which of them would not be let in any more.
+    pub fn warnings(self, namespace: &Object) -> Vec<String> {
+        let Inside { level, all, judged, found } = self;
+        let tell = |(reasons, (name, count)): (String, (String, usize))| match count {
+            1 => format!("{name}: {reasons}"),
+            2 => format!("{name} (and 1 other pod): {reasons}"),
+            _ => format!("{name} (and {} other pods): {reasons}", count - 1),
+        };
+        let mut each: Vec<String> = found.into_iter().map(tell).collect();
+        each.sort();
+        let mut warnings = Vec::new();
+        if judged < all {
+            warnings.push(format!(
+                "new PodSecurity enforce level only checked against the first {judged} of {all} \
+                 existing pods"
+            ));
+        }
+        if !each.is_empty() {
+            warnings.push(format!(
+                "existing pods in namespace {:?} violate the new PodSecurity enforce level {:?}",
+                meta::name(namespace),
+                version(level)
+            ));
+        }
+        warnings.extend(each);
+        warnings
     }
-    if !each.is_empty() {
-        warnings.push(format!(
-            "existing pods in namespace {:?} violate the new PodSecurity enforce level {:?}",
-            meta::name(namespace),
-            version(level)
-        ));
-    }
-    warnings.extend(each);
-    warnings
 }
 
 /// A namespace's labels must name levels. Returns warnings.
@@ -174,7 +200,7 @@ pub fn namespace(
         })
         .collect();
     match fresh.is_empty() {
-        true => Ok(left_inside(context, new)),
+        true => Ok(context.facts.left_inside.clone()),
         false => Err(ApiError::invalid(context.kind, meta::name(new), fresh)),
     }
 }

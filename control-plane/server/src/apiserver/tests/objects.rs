@@ -1,6 +1,6 @@
 //! Writes: what each verb answers and stores.
 
-use super::script::Server;
+use super::script::{Server, admin};
 use expect_test::expect;
 use serde_json::json;
 
@@ -58,6 +58,33 @@ async fn the_audit_log_is_told_what_pods_ask_for_beyond_their_levels() {
             .map(|key| &notes[format!("pod-security.kubernetes.io/{key}")]);
         assert_eq!(json!(told), expected);
     }
+}
+
+#[tokio::test]
+async fn who_tightens_a_namespace_hears_of_the_pods_inside() {
+    let server = Server::start().await;
+    let at = "/api/v1/namespaces/default";
+    let level = |level: &str| {
+        json!({"metadata": {"labels": {"pod-security.kubernetes.io/enforce": level}}}).to_string()
+    };
+    let patch = "application/merge-patch+json";
+    server.response(&admin(), "PATCH", at, patch, &level("privileged")).await;
+    let spec = json!({"hostPID": true, "containers": [{"name": "c", "image": "i:1"}]});
+    for name in ["a", "b"] {
+        let pod = json!({"metadata": {"name": name}, "spec": spec});
+        server.ok("POST", &format!("{at}/pods"), &pod.to_string()).await;
+    }
+    let answer = server.response(&admin(), "PATCH", at, patch, &level("baseline")).await;
+    assert_eq!(answer.status(), 200);
+    let warnings = answer.headers().get_all("warning").iter();
+    let warnings: Vec<&str> = warnings.map(|one| one.to_str().expect("text")).collect();
+    assert_eq!(
+        warnings,
+        [
+            r#"299 - "existing pods in namespace \"default\" violate the new PodSecurity enforce level \"baseline:latest\"""#,
+            r#"299 - "a (and 1 other pod): host namespaces""#,
+        ]
+    );
 }
 
 #[tokio::test]

@@ -321,7 +321,11 @@ pub async fn replace(
     if call.part == Part::Main {
         new = custom::settle(call.kind, new, &snapshot);
     }
-    let gathered = facts::gather(call, &new, Some(old), snapshot)?;
+    let mut gathered = facts::gather(call, &new, Some(old), snapshot)?;
+    if admission::pod_standards::tightens(call.kind, &new, old) {
+        let inside = facts::left_inside(call, &new, &gathered.snapshot);
+        gathered.facts.left_inside = Box::pin(inside).await;
+    }
     let context = call.context(Operation::Update, &gathered.facts);
     let warnings = admission::admit(&context, &mut new, Some(old))?;
     let name = meta::name(old);
