@@ -8,7 +8,7 @@ use crate::apiserver::{
     errors::{self, ApiError},
     verbs::Part,
 };
-use pod_security::Level;
+use pod_security::{Standard, Wrong};
 use serde_json::Value;
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -86,46 +86,42 @@ pub fn admit(
     let policy = pod_security::policy(namespace);
     let mut met = None;
     if of_workload.is_none() {
-        asides::state(ENFORCED, Some(&version(policy.enforce)));
-        if let Some(found) = pod_security::violations(spec, policy.enforce) {
-            asides::state(VIOLATIONS, warning(spec, policy.audit).as_deref());
-            let why = format!("violates PodSecurity {:?}: {found}", version(policy.enforce));
+        asides::state(ENFORCED, Some(&policy.enforce.to_string()));
+        if let Some(found) = pod_security::violations(spec, policy.enforce.level) {
+            asides::state(VIOLATIONS, warning(spec, &policy.audit).as_deref());
+            let why = format!("violates PodSecurity \"{}\": {found}", policy.enforce);
             return Err(ApiError::forbidden(context.kind, meta::name(new), why));
         }
-        met = Some(policy.enforce);
+        met = Some(policy.enforce.level);
     }
     // What meets a level meets those that are less strict.
-    let beyond = |level: Level| match met.is_some_and(|met| level <= met) {
+    let beyond = |standard: &Standard| match met.is_some_and(|met| standard.level <= met) {
         true => None,
-        false => warning(spec, level),
+        false => warning(spec, standard),
     };
-    let warned = beyond(policy.warn);
+    let warned = beyond(&policy.warn);
     let audited = match policy.audit == policy.warn {
         true => warned.clone(),
-        false => beyond(policy.audit),
+        false => beyond(&policy.audit),
     };
     asides::state(VIOLATIONS, audited.as_deref());
     Ok(warned.into_iter().collect())
 }
 
-fn version(level: Level) -> String {
-    format!("{}:latest", level.name())
-}
-
-fn warning(spec: &Value, level: Level) -> Option<String> {
-    let found = pod_security::violations(spec, level)?;
-    Some(format!("would violate PodSecurity {:?}: {found}", version(level)))
+fn warning(spec: &Value, standard: &Standard) -> Option<String> {
+    let found = pod_security::violations(spec, standard.level)?;
+    Some(format!("would violate PodSecurity \"{standard}\": {found}"))
 }
 
 /// Whether a namespace gets a stricter level than it had.
 pub fn tightens(kind: &Kind, new: &Object, old: &Object) -> bool {
-    let level = |namespace| pod_security::policy(namespace).enforce;
+    let level = |namespace| pod_security::policy(namespace).enforce.level;
     kind.is("", "Namespace") && level(new) > level(old)
 }
 
 /// The Pods that are there, and stay, when their namespace gets a stricter level.
 pub struct Inside {
-    level: Level,
+    standard: Standard,
     all: usize,
     judged: usize,
     /// By what they ask for too much: the first that does, and how many do.
@@ -135,8 +131,8 @@ pub struct Inside {
 impl Inside {
     /// None yet, of this namespace.
     pub fn of(namespace: &Object) -> Inside {
-        let level = pod_security::policy(namespace).enforce;
-        Inside { level, all: 0, judged: 0, found: BTreeMap::new() }
+        let standard = pod_security::policy(namespace).enforce;
+        Inside { standard, all: 0, judged: 0, found: BTreeMap::new() }
     }
 
     /// Counts one more, and judges it unless that were too many, or it is late and not the first.
@@ -147,7 +143,7 @@ impl Inside {
         }
         self.judged += 1;
         let pod = pod();
-        if let Some(reasons) = pod_security::reasons(&pod["spec"], self.level) {
+        if let Some(reasons) = pod_security::reasons(&pod["spec"], self.standard.level) {
             let first = || (meta::name(&pod).to_owned(), 0);
             self.found.entry(reasons).or_insert_with(first).1 += 1;
         }
@@ -155,7 +151,7 @@ impl Inside {
 
     /// Says which of them would not be let in any more.
     pub fn warnings(self, namespace: &Object) -> Vec<String> {
-        let Inside { level, all, judged, found } = self;
+        let Inside { standard, all, judged, found } = self;
         let tell = |(reasons, (name, count)): (String, (String, usize))| match count {
             1 => format!("{name}: {reasons}"),
             2 => format!("{name} (and 1 other pod): {reasons}"),
@@ -172,9 +168,9 @@ impl Inside {
         }
         if !each.is_empty() {
             warnings.push(format!(
-                "existing pods in namespace {:?} violate the new PodSecurity enforce level {:?}",
-                meta::name(namespace),
-                version(level)
+                "existing pods in namespace {:?} violate the new PodSecurity enforce level \
+                 \"{standard}\"",
+                meta::name(namespace)
             ));
         }
         warnings.extend(each);
@@ -182,7 +178,7 @@ impl Inside {
     }
 }
 
-/// A namespace's labels must name levels. Returns warnings.
+/// A namespace's labels must name levels and versions. Returns warnings.
 pub fn namespace(
     context: &Context<'_>,
     new: &Object,
@@ -193,9 +189,8 @@ pub fn namespace(
     let fresh: Vec<_> = wrong
         .into_iter()
         .filter(|label| context.operation == Operation::Create || !known.contains(label))
-        .map(|(key, word)| {
-            let levels = "must be one of privileged, baseline, restricted";
-            let message = format!("Invalid value: {word:?}: {levels}");
+        .map(|Wrong { key, word, must }| {
+            let message = format!("Invalid value: {word:?}: {must}");
             errors::field(Reason::Invalid, &format!("metadata.labels[{key}]"), message)
         })
         .collect();
