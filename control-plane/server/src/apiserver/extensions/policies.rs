@@ -211,8 +211,7 @@ fn refusal(
         Ok(true) => None,
         Ok(false) => {
             let computed = validation.message_expression.as_ref();
-            let computed = computed.and_then(|message| message.text(bindings).ok());
-            let computed = computed.filter(|text| !text.trim().is_empty() && !text.contains('\n'));
+            let computed = computed.and_then(|message| message.message(bindings));
             let message = computed.unwrap_or_else(|| match validation.message.trim() {
                 "" => {
                     format!("failed expression: {}", expression.source.trim().replace('\n', " "))
