@@ -567,6 +567,24 @@ async fn policies_are_asked_about_tokens() {
 }
 
 #[tokio::test]
+async fn a_namespace_is_in_no_namespace() {
+    let server = Server::start().await;
+    let policy = json!({"metadata": {"name": "namespaces"}, "spec": {
+        "matchConstraints": {"resourceRules": [{"operations": ["UPDATE"], "apiGroups": [""],
+            "apiVersions": ["v1"], "resources": ["namespaces"]}]},
+        "validations": [{"expression": "namespaceObject == null && object.metadata.name != 'x'"}],
+    }});
+    let policies = format!("{POLICIES}/validatingadmissionpolicies");
+    server.ok("POST", &policies, &policy.to_string()).await;
+    let binding = json!({"metadata": {"name": "all"}, "spec": {"policyName": "namespaces",
+        "validationActions": ["Deny"]}});
+    let bindings = format!("{POLICIES}/validatingadmissionpolicybindings");
+    server.ok("POST", &bindings, &binding.to_string()).await;
+    let labelled = json!({"metadata": {"name": "default", "labels": {"a": "b"}}});
+    server.ok("PUT", "/api/v1/namespaces/default", &labelled.to_string()).await;
+}
+
+#[tokio::test]
 async fn bindings_are_admitted_as_they_are_sent() {
     let server = Server::start().await;
     let policies = format!("{POLICIES}/validatingadmissionpolicies");
