@@ -45,7 +45,7 @@ pub struct Facts {
     pub service_account: Option<Object>,
     /// The PriorityClass that a new Pod names, or the default one.
     pub priority_class: Option<Object>,
-    /// The LimitRanges of a new Pod's or claim's namespace, by name.
+    /// The LimitRanges of the namespace of a new or resized Pod, or of a claim, by name.
     pub limit_ranges: Vec<Object>,
     /// Addresses of the nodes and the control plane, for new Endpoints of the untrusted.
     pub machines: Vec<String>,
@@ -114,6 +114,7 @@ pub fn admit(
             warnings.extend(pod::admit(context, new)?);
             limit_range::admit(context, new)?;
         }
+        ("", "pods") if context.part == Part::Resize => limit_range::admit(context, new)?,
         ("", "persistentvolumeclaims") if context.part == Part::Main => {
             storage::claim(context, new, old)?;
             limit_range::admit(context, new)?;

@@ -66,6 +66,9 @@ pub fn gather(
             name => find("priorityclasses", "scheduling.k8s.io", "", name),
         };
     }
+    if call.part == Part::Resize {
+        facts.limit_ranges = all_in(&snapshot, "limitranges", call.namespace);
+    }
     if call.part == Part::Main && call.kind.is("", "PersistentVolumeClaim") {
         facts.limit_ranges = all_in(&snapshot, "limitranges", call.namespace);
         let class = new.pointer("/spec/storageClassName").and_then(Value::as_str);
