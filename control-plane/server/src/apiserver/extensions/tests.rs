@@ -582,6 +582,19 @@ async fn a_namespace_is_in_no_namespace() {
     server.ok("POST", &bindings, &binding.to_string()).await;
     let labelled = json!({"metadata": {"name": "default", "labels": {"a": "b"}}});
     server.ok("PUT", "/api/v1/namespaces/default", &labelled.to_string()).await;
+    // Nor are there parameters in it.
+    let mut policy = policy;
+    policy["metadata"]["name"] = json!("limits");
+    policy["spec"]["paramKind"] = json!({"apiVersion": "v1", "kind": "ConfigMap"});
+    server.ok("POST", &policies, &policy.to_string()).await;
+    let binding = json!({"metadata": {"name": "limits"}, "spec": {"policyName": "limits",
+        "validationActions": ["Warn"],
+        "paramRef": {"selector": {}, "parameterNotFoundAction": "Allow"}}});
+    server.ok("POST", &bindings, &binding.to_string()).await;
+    let body = labelled.to_string();
+    let (code, text) = server.send("PUT", "/api/v1/namespaces/default", &body).await;
+    assert_eq!(code, 422, "{text}");
+    assert!(text.contains("failed to configure binding: cannot use namespaced paramRef"), "{text}");
 }
 
 #[tokio::test]
