@@ -69,7 +69,8 @@ pub trait Types {
     /// own nothing.
     fn place(&self, api_version: &str) -> Option<Place<'_>>;
 
-    /// The object, whose own version stands in it, in that version.
+    /// The object, whose own version stands in it, in that version. Who is not able to say it yet
+    /// says None, and has the outcome made anew when it is.
     fn convert(&self, object: &Object, api_version: &str) -> Option<Object>;
 }
 
@@ -297,9 +298,9 @@ impl<'a> States<'a> {
         if version == self.version {
             return Some(walk::difference(place, self.old, self.new));
         }
-        let old = self.types.convert(self.old, version)?;
-        let new = self.types.convert(self.new, version)?;
-        Some(walk::difference(place, &old, &new))
+        let old = self.types.convert(self.old, version);
+        let new = self.types.convert(self.new, version);
+        Some(walk::difference(place, &old?, &new?))
     }
 }
 
@@ -419,14 +420,32 @@ fn prune(
     let (Some(place), Some(in_last)) = (types.place(&last.api_version), converted) else {
         return merged;
     };
+    let mut owned: BTreeMap<&str, FieldSet> = BTreeMap::new();
+    for manager in managers {
+        owned.entry(&manager.api_version).or_default().add(&manager.fields);
+    }
     let was_owned = walk::with_named(place, &last.fields);
     let bare = walk::without(place, &in_last, &was_owned).unwrap_or(Value::Null);
     let mut stays = walk::with_named(place, &walk::fields_of_live(place, &bare));
-    for manager in managers {
-        stays.add(&owned_in(types, place, &in_last, &last.api_version, manager));
+    if let Some(owned) = owned.remove(last.api_version.as_str()) {
+        stays.add(&walk::with_named(place, &owned));
     }
     let there = walk::with_named(place, &walk::fields_of_live(place, &in_last));
-    let goes = there.difference(&stays).intersection(&was_owned);
+    let mut goes = there.difference(&stays).intersection(&was_owned);
+    // What is owned in another version is found there, where it may have another name.
+    for (version, owned) in owned {
+        if goes.is_empty() {
+            break;
+        }
+        let pruned = walk::without(place, &in_last, &goes).unwrap_or(Value::Null);
+        if let Some(kept) = kept_by(types, version, &owned, &in_last, &pruned) {
+            stays.add(&walk::with_named(place, &walk::fields_of_live(place, &kept)));
+            goes = there.difference(&stays).intersection(&was_owned);
+        }
+    }
+    if goes.is_empty() {
+        return merged;
+    }
     let pruned = walk::without(place, &in_last, &goes).unwrap_or(Value::Null);
     if last.api_version == writer.api_version {
         return pruned;
@@ -434,20 +453,23 @@ fn prune(
     types.convert(&pruned, &writer.api_version).unwrap_or(merged)
 }
 
-/// What a manager owns, in terms of another version: fields of the same path count, which is exact
-/// wherever the versions name a field alike.
-fn owned_in(
+/// What is left of an object, and what of the whole is owned by managers of another version.
+fn kept_by(
     types: &dyn Types,
-    place: Place<'_>,
-    object: &Object,
     version: &str,
-    manager: &Manager,
-) -> FieldSet {
-    let all = walk::with_named(place, &manager.fields);
-    if manager.api_version == version || types.place(&manager.api_version).is_none() {
-        return all;
-    }
-    all.intersection(&walk::with_named(place, &walk::fields_of_live(place, object)))
+    owned: &FieldSet,
+    whole: &Object,
+    left: &Object,
+) -> Option<Object> {
+    let place = types.place(version)?;
+    let own = meta::api_version(whole);
+    let (whole, left) = (types.convert(whole, version), types.convert(left, version));
+    let (whole, left) = (whole?, left?);
+    let there = walk::with_named(place, &walk::fields_of_live(place, &whole));
+    let mut stays = walk::with_named(place, &walk::fields_of_live(place, &left));
+    stays.add(&walk::with_named(place, owned));
+    let kept = walk::without(place, &whole, &there.difference(&stays))?;
+    types.convert(&kept, own)
 }
 
 /// Keeps the old record when a write has changed nothing but the times in it, so that the write as

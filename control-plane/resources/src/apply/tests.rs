@@ -299,3 +299,31 @@ fn applies_keep_their_promises() {
         assert_eq!(managers::encode(managers), entries, "seed {seed}");
     }
 }
+
+#[test]
+fn what_an_applier_says_in_another_version_stays() {
+    let kind = |version: &str| {
+        let kind = crate::kind("autoscaling", version, "horizontalpodautoscalers");
+        kind.expect("a built-in kind")
+    };
+    let types = BuiltIn(kind("v2"));
+    let writer = |version: &str| Writer {
+        manager: "a".to_owned(),
+        api_version: format!("autoscaling/{version}"),
+        subresource: String::new(),
+        time: "2026-01-01T00:00:00Z".to_owned(),
+    };
+    let config = |version: &str, spec: Value| {
+        json!({"apiVersion": format!("autoscaling/{version}"), "kind": "HorizontalPodAutoscaler",
+            "metadata": {"name": "h"}, "spec": spec})
+    };
+    let spec = json!({"minReplicas": 2, "maxReplicas": 5, "targetCPUUtilizationPercentage": 50});
+    let live = apply(&types, None, &config("v1", spec), &writer("v1"), false).expect("it is new");
+    let live = convert::to(kind("v1"), kind("v2"), live);
+    let target = json!({"type": "Utilization", "averageUtilization": 50});
+    let metric = json!({"type": "Resource", "resource": {"name": "cpu", "target": target}});
+    let spec = json!({"maxReplicas": 5, "metrics": [metric]});
+    let sent = config("v2", spec.clone());
+    let done = apply(&types, Some(&live), &sent, &writer("v2"), false).expect("it is its own");
+    assert_eq!(done["spec"], spec);
+}

@@ -5,12 +5,15 @@ use std::collections::HashSet;
 
 use serde_json::{Value, json};
 
+use super::workloads::label_selector;
 use super::{Errors, at, get};
 use crate::meta::{items, text};
 use crate::{Object, names};
 
 /// Most match conditions of one webhook or policy, as in Kubernetes.
 const CONDITIONS_MAX: usize = 64;
+/// Most of a policy's annotations for the audit log, as in Kubernetes.
+const ANNOTATIONS_MAX: usize = 20;
 const OPERATIONS: [&str; 5] = ["*", "CONNECT", "CREATE", "DELETE", "UPDATE"];
 
 /// Mutating and validating webhook configurations.
@@ -27,6 +30,7 @@ pub(super) fn webhooks(object: &Object, errors: &mut Errors) {
             self::rule(rule, &format!("{path}.rules[{at_rule}]"), errors);
         }
         webhook_policies(webhook, &path, errors);
+        selectors(webhook, &path, errors);
         match_conditions(webhook, &path, errors);
         let config = get(webhook, "clientConfig");
         client(config, &at(&path, "clientConfig"), errors);
@@ -268,6 +272,10 @@ fn validations(spec: &Value, errors: &mut Errors) {
             errors.one_of(&at(&path, "reason"), text(validation, "reason"), &known);
         }
     }
+    if annotations.len() > ANNOTATIONS_MAX {
+        errors.too_many("spec.auditAnnotations", annotations.len(), ANNOTATIONS_MAX);
+    }
+    let mut seen = HashSet::new();
     for (index, annotation) in annotations.iter().enumerate() {
         let path = format!("spec.auditAnnotations[{index}]");
         for key in ["key", "valueExpression"] {
@@ -277,6 +285,9 @@ fn validations(spec: &Value, errors: &mut Errors) {
         }
         let key = text(annotation, "key");
         errors.complaints(&at(&path, "key"), key, names::qualified(key));
+        if !seen.insert(key) {
+            errors.duplicate(&at(&path, "key"), key);
+        }
     }
 }
 
@@ -324,6 +335,18 @@ fn match_resources(constraints: &Value, path: &str, required: bool, errors: &mut
             rule(one, &format!("{path}.{key}[{index}]"), errors);
         }
     }
+    if constraints.get("matchPolicy").is_some() {
+        let policy = text(constraints, "matchPolicy");
+        errors.one_of(&at(path, "matchPolicy"), policy, &["Equivalent", "Exact"]);
+    }
+    selectors(constraints, path, errors);
+}
+
+/// One that cannot be read would select nothing.
+fn selectors(parent: &Value, path: &str, errors: &mut Errors) {
+    for key in ["namespaceSelector", "objectSelector"] {
+        label_selector(get(parent, key), &at(path, key), errors);
+    }
 }
 
 /// Bindings of both kinds of policies.
@@ -341,6 +364,7 @@ pub(super) fn binding(object: &Object, errors: &mut Errors) {
             }
             _ => {}
         }
+        label_selector(get(reference, "selector"), &at(path, "selector"), errors);
         match text(reference, "parameterNotFoundAction") {
             "" => errors.required(&at(path, "parameterNotFoundAction"), ""),
             action => {

@@ -113,3 +113,31 @@ fn what_was_stored_before_a_rule_came_holds_up_no_other_change() {
     let fields: Vec<&str> = errors.iter().map(|error| error.field.as_str()).collect();
     assert_eq!(fields, ["spec.tls[1].secretName"]);
 }
+
+#[test]
+fn what_a_policy_would_silently_not_do_is_refused() {
+    let wrong = json!({"matchExpressions": [{"key": "a", "operator": "Is", "values": ["b"]}]});
+    let rule = json!({"operations": ["*"], "apiGroups": ["*"], "apiVersions": ["*"],
+        "resources": ["*"]});
+    let note = json!({"key": "k", "valueExpression": "'x'"});
+    let policy = json!({"metadata": {"name": "p"}, "spec": {
+        "failurePolicy": "Fail",
+        "matchConstraints": {"resourceRules": [rule], "matchPolicy": "Equal",
+            "namespaceSelector": wrong, "objectSelector": {"matchLabels": {"a": "b"}}},
+        "auditAnnotations": [note, note]}});
+    let kind = "validatingadmissionpolicies.admissionregistration.k8s.io";
+    let errors = super::create(testscript::kind(kind), &policy);
+    let operator =
+        "matchExpressions[0].operator: Invalid value: \"Is\": not a valid selector operator";
+    let expected = [
+        "FieldValueDuplicate spec.auditAnnotations[1].key: Duplicate value: \"k\"".to_owned(),
+        format!("FieldValueInvalid spec.matchConstraints.namespaceSelector.{operator}"),
+        "FieldValueNotSupported spec.matchConstraints.matchPolicy: Unsupported value: \"Equal\": \
+         supported values: \"Equivalent\", \"Exact\""
+            .to_owned(),
+    ];
+    let said = said(&errors);
+    let mut lines: Vec<&str> = said.lines().collect();
+    lines.sort_unstable();
+    assert_eq!(lines, expected);
+}

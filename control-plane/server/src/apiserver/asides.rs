@@ -1,5 +1,6 @@
-//! What hooks and policies say of a request beside allowing or refusing it: warnings, which a
-//! client hears even if it is refused, and annotations of the request's line in the audit log.
+//! What admission, hooks and policies say of a request beside allowing or refusing it: warnings,
+//! which a client hears even if it is refused, and annotations of the request's line in the audit
+//! log.
 //!
 //! They are said deep inside of a request and belong to its answer, whatever becomes of it: so they
 //! are kept with the task that answers it, and `guard` takes them from there.
@@ -71,6 +72,15 @@ pub fn note(key: String, text: &str) {
     });
 }
 
+/// Annotates the request with what is so now, if anything, in place of what was so before:
+/// admission may judge what a request asks for more than once.
+pub fn state(key: &str, text: Option<&str>) {
+    say(|asides| drop(asides.notes.remove(key)));
+    if let Some(text) = text {
+        note(key.to_owned(), text);
+    }
+}
+
 /// Has the audit log say what a policy objects to.
 pub fn objection(objection: Value) {
     say(|asides| {
@@ -98,13 +108,18 @@ mod tests {
             tokio::task::yield_now().await;
             note("p/keys".to_owned(), "3");
             note("p/keys".to_owned(), "2");
+            state("p/level", Some("first"));
+            state("p/level", Some("last"));
+            state("p/other", Some("first"));
+            state("p/other", None);
             objection(json!({"message": "no"}));
             warn(vec!["mind the gap".to_owned()]);
             7
         };
         let (outcome, asides) = beside(work).await;
         assert_eq!((outcome, asides.warnings.len()), (7, 1));
-        let expected = json!({"p/keys": "2, 3", FAILURES: "[{\"message\":\"no\"}]"});
+        let expected =
+            json!({"p/keys": "2, 3", "p/level": "last", FAILURES: "[{\"message\":\"no\"}]"});
         assert_eq!(Value::Object(asides.annotations()), expected);
     }
 }

@@ -44,6 +44,8 @@ pub const CONDITIONS_COST_MAX: u64 = 2_500_000;
 const TIME_MAX: Duration = Duration::from_secs(2);
 /// Longest expression: the tree of a longer one would be a burden before it ran.
 const SOURCE_BYTES_MAX: usize = 64 * 1024;
+/// Longest message that an expression makes, as in Kubernetes.
+const MESSAGE_BYTES_MAX: usize = 5 * 1024;
 /// Deepest nesting of an expression as it is written.
 const DEPTH_MAX: u16 = 64;
 /// Deepest tree that is evaluated on the stack of whoever asks; deeper ones get a thread of their
@@ -241,13 +243,12 @@ impl Expression {
         }
     }
 
-    /// The value, which must be a text.
-    pub fn text(&self, bindings: &Bindings<'_>) -> Result<String, EvalError> {
-        let value = self.value(bindings)?;
-        match value.downcast_ref::<cel::common::types::CelString>() {
-            Some(value) => Ok(value.inner().to_owned()),
-            None => Err(EvalError::Failed("the expression did not give a string".to_owned())),
-        }
+    /// The value as a message to people; None if it has none, or not one line of a bearable length.
+    pub fn message(&self, bindings: &Bindings<'_>) -> Option<String> {
+        let value = self.value(bindings).ok()?;
+        let text = value.downcast_ref::<cel::common::types::CelString>()?.inner().trim();
+        let is_line = !text.is_empty() && !text.contains('\n');
+        (is_line && text.len() <= MESSAGE_BYTES_MAX).then(|| text.to_owned())
     }
 }
 

@@ -4,16 +4,14 @@
 
 mod conversion;
 mod rules;
+mod types;
 
 pub use conversion::{by_webhook, into_storage, into_version, is_foreign};
 pub use rules::Rules;
-
-use std::sync::Arc;
+pub use types::OwnTypes;
 
 use jiff::Timestamp;
-use wherry_resources::apply::{BuiltIn, Types};
-use wherry_resources::custom::{Definition, names, schema::Schema};
-use wherry_resources::structure::Place;
+use wherry_resources::custom::{names, schema::Schema};
 use wherry_resources::validate::{FieldError, Reason};
 use wherry_resources::{Kind, Object, meta};
 use wherry_store::Snapshot;
@@ -30,51 +28,6 @@ pub fn settle(kind: &Kind, object: Object, snapshot: &Snapshot) -> Object {
     let mut settled = names::decide(&object, &others, Timestamp::now());
     meta::order(&mut settled);
     settled
-}
-
-/// The types in which managers may have written objects of a kind.
-pub enum OwnTypes {
-    BuiltIn(BuiltIn),
-    /// The definitions of all served versions, by `group/version`.
-    Custom(Vec<(String, Arc<Definition>)>),
-}
-
-impl OwnTypes {
-    /// The types of a kind.
-    pub fn of(api: &ApiServer, kind: &'static Kind) -> OwnTypes {
-        if kind.custom.is_none() {
-            return OwnTypes::BuiltIn(BuiltIn(kind));
-        }
-        let catalog = api.catalog();
-        let same = catalog.custom.iter().filter(|row| row.is(kind.group, kind.kind));
-        OwnTypes::Custom(same.filter_map(|row| Some((row.api_version(), row.custom()?))).collect())
-    }
-}
-
-impl Types for OwnTypes {
-    fn place(&self, api_version: &str) -> Option<Place<'_>> {
-        match self {
-            OwnTypes::BuiltIn(types) => types.place(api_version),
-            OwnTypes::Custom(versions) => {
-                let found = versions.iter().find(|(version, _)| version == api_version);
-                found.map(|(_, definition)| Place::custom(&definition.source))
-            }
-        }
-    }
-
-    fn convert(&self, object: &Object, api_version: &str) -> Option<Object> {
-        match self {
-            OwnTypes::BuiltIn(types) => types.convert(object, api_version),
-            OwnTypes::Custom(versions) => {
-                versions.iter().find(|(version, _)| version == api_version)?;
-                let mut object = object.clone();
-                if let Some(map) = object.as_object_mut() {
-                    map.insert("apiVersion".to_owned(), api_version.into());
-                }
-                Some(object)
-            }
-        }
-    }
 }
 
 /// What the rules of its CRD say against an object, or what is wrong with the rules of a CRD.

@@ -344,7 +344,8 @@ impl ApiServer {
         CancellationToken::clone(&self.shared.watching.load())
     }
 
-    /// Ends all watches: who watches begins anew, on a member that hears of the cluster.
+    /// Ends all watches, and the dashboard's streams: who watches begins anew, on a member that
+    /// hears of the cluster.
     pub(crate) fn end_watches(&self) {
         let open = self.metrics().watches.load(Relaxed);
         if open > 0 {

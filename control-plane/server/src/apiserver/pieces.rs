@@ -51,10 +51,27 @@ impl Pace {
     }
 }
 
-/// Goes on with work step by step, until a step says that it was the last.
-pub async fn steps(mut step: impl FnMut(&Pace) -> bool) {
-    while !step(&Pace::begin()) {
-        yield_now().await;
+/// Does work step by step, until a step says that it was the last. Short work is done with its
+/// first step; the others of long work are made by turns.
+pub async fn steps<W: Send + 'static>(
+    share: Share,
+    mut work: W,
+    mut step: impl FnMut(&mut W, &Pace) -> bool + Send + 'static,
+) -> W {
+    if step(&mut work, &Pace::begin()) {
+        return work;
+    }
+    let mut work = Some(work);
+    let mut steps = made(share, move |pace| {
+        let is_last = step(work.as_mut()?, pace);
+        Some(work.take_if(|_| is_last))
+    });
+    loop {
+        match steps.recv().await.expect("the last step gives the work back") {
+            Ok(Some(work)) => return work,
+            Ok(None) => {}
+            Err(panic) => panic.resume(),
+        }
     }
 }
 
@@ -101,6 +118,7 @@ mod tests {
     use super::*;
     use crate::apiserver::User;
     use crate::apiserver::fairness::Fairness;
+    use futures::FutureExt as _;
     use http_body_util::BodyExt as _;
     use std::sync::Arc;
     use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
@@ -136,6 +154,29 @@ mod tests {
         }
         assert_eq!(made_so_far.load(Relaxed), 1);
         assert!(matches!(slow.recv().await, Some(Ok(0))));
+    }
+
+    #[tokio::test]
+    async fn long_work_goes_on_by_turns_and_short_work_needs_none() {
+        let fairness = Fairness::new();
+        let count = |up_to: usize| {
+            steps(share(&fairness), 0, move |done: &mut usize, _: &Pace| {
+                *done += 1;
+                *done == up_to
+            })
+        };
+        let mut turns = Vec::new();
+        while let Some(turn) = share(&fairness).turn().now_or_never() {
+            turns.push(turn);
+        }
+        assert_eq!(count(1).now_or_never(), Some(1));
+        let mut long = Box::pin(count(3));
+        for _ in 0..10 {
+            assert!((&mut long).now_or_never().is_none(), "it is nobody's turn");
+            yield_now().await;
+        }
+        drop(turns);
+        assert_eq!(long.await, 3);
     }
 
     #[tokio::test]

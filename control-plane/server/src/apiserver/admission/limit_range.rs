@@ -1,9 +1,10 @@
 //! LimitRanges: what a container gets when it does not say, and how little or much it may say.
 //!
 //! Defaults are filled in before a Pod is checked, by every LimitRange of the namespace in the order
-//! of their names; then each checks. A PersistentVolumeClaim is only checked.
+//! of their names; then each checks. A PersistentVolumeClaim, and a Pod that is resized, are only
+//! checked.
 
-use super::Context;
+use super::{Context, Operation};
 use crate::apiserver::errors::ApiError;
 use serde_json::{Map, Value, json};
 use std::collections::BTreeMap;
@@ -24,7 +25,7 @@ pub fn admit(context: &Context<'_>, object: &mut Object) -> Result<(), ApiError>
     let mut problems = Vec::new();
     if context.kind.is("", "Pod") {
         let mut filled = false;
-        for range in ranges {
+        for range in ranges.iter().filter(|_| context.operation == Operation::Create) {
             filled |= fill(range, object);
         }
         if filled {
@@ -209,20 +210,29 @@ fn sorted(amounts: &Value) -> BTreeMap<String, Quantity> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::apiserver::admission::{Facts, Operation};
+    use crate::apiserver::admission::Facts;
     use crate::apiserver::auth::User;
     use crate::apiserver::verbs::Part;
 
     fn admitted(limits: Value, resources: Value) -> Result<Object, String> {
+        admitted_at(Operation::Create, Part::Main, limits, resources)
+    }
+
+    fn admitted_at(
+        operation: Operation,
+        part: Part,
+        limits: Value,
+        resources: Value,
+    ) -> Result<Object, String> {
         let mut pod = json!({"metadata": {"name": "p"}, "spec": {"containers": [
             {"name": "c", "resources": resources}]}});
         let range = json!({"metadata": {"name": "r"}, "spec": {"limits": limits}});
         let facts = Facts { limit_ranges: vec![range], ..Facts::default() };
         let context = Context {
-            operation: Operation::Create,
+            operation,
             user: &User::new("ann", &[]),
             kind: wherry_resources::kind("", "v1", "pods").expect("a built-in kind"),
-            part: Part::Main,
+            part,
             namespace: "n",
             facts: &facts,
         };
@@ -263,5 +273,19 @@ mod tests {
         );
         let fits = json!({"requests": {"cpu": "100m"}, "limits": {"cpu": "200m", "memory": "1Gi"}});
         assert!(admitted(limits, fits).is_ok());
+    }
+
+    #[test]
+    fn a_pod_that_is_resized_is_checked_and_given_nothing() {
+        let limits = json!([{"type": "Container", "default": {"memory": "1Gi"},
+            "max": {"cpu": "1"}}]);
+        let resized = |cpu: &str| {
+            let resources = json!({"limits": {"cpu": cpu}});
+            admitted_at(Operation::Update, Part::Resize, limits.clone(), resources)
+        };
+        let pod = resized("1").expect("it fits");
+        let limits = &pod["spec"]["containers"][0]["resources"]["limits"];
+        assert_eq!(limits, &json!({"cpu": "1"}));
+        assert!(resized("2").expect_err("refused").contains("usage per Container is 1, but limit"));
     }
 }

@@ -39,14 +39,13 @@ pub enum Operation {
 pub struct Facts {
     /// The namespace of a new object, and of one that has a Pod inside.
     pub namespace: Option<Object>,
-    /// Pods of a namespace that gets a stricter level: the first of them, and how many there are.
-    pub pods: Vec<Object>,
-    pub pods_all: usize,
+    /// What is to be said of the Pods of a namespace that gets a stricter level.
+    pub left_inside: Vec<String>,
     /// The ServiceAccount that a new Pod names, or `default`.
     pub service_account: Option<Object>,
     /// The PriorityClass that a new Pod names, or the default one.
     pub priority_class: Option<Object>,
-    /// The LimitRanges of a new Pod's or claim's namespace, by name.
+    /// The LimitRanges of the namespace of a new or resized Pod, or of a claim, by name.
     pub limit_ranges: Vec<Object>,
     /// Addresses of the nodes and the control plane, for new Endpoints of the untrusted.
     pub machines: Vec<String>,
@@ -115,6 +114,7 @@ pub fn admit(
             warnings.extend(pod::admit(context, new)?);
             limit_range::admit(context, new)?;
         }
+        ("", "pods") if context.part == Part::Resize => limit_range::admit(context, new)?,
         ("", "persistentvolumeclaims") if context.part == Part::Main => {
             storage::claim(context, new, old)?;
             limit_range::admit(context, new)?;

@@ -2,7 +2,8 @@
 //!
 //! A namespace's labels `pod-security.kubernetes.io/{enforce,warn,audit}` name a level. Without
 //! the label `enforce` Pods must meet `restricted` (Kubernetes' own default is `privileged`), so
-//! asking for the machine takes an administrator's label.
+//! asking for the machine takes an administrator's label. The labels `enforce-version` and the like
+//! are said again in messages; all versions of a level are the same here.
 //!
 //! | asks for | baseline | restricted |
 //! |---|---|---|
@@ -28,6 +29,7 @@ use serde_json::Value;
 use wherry_resources::{Object, meta};
 
 const PREFIX: &str = "pod-security.kubernetes.io/";
+const LATEST: &str = "latest";
 
 /// How much a Pod may ask for, the least first.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -53,30 +55,73 @@ impl Level {
     }
 }
 
+/// A level and the version that is named with it: `restricted:latest`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Standard {
+    pub level: Level,
+    version: String,
+}
+
+impl std::fmt::Display for Standard {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}:{}", self.level.name(), self.version)
+    }
+}
+
 /// What a namespace's labels say.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Policy {
-    pub enforce: Level,
-    pub warn: Level,
-    pub audit: Level,
+    pub enforce: Standard,
+    pub warn: Standard,
+    pub audit: Standard,
 }
 
 /// The policy of a namespace. A word that is no level counts as the strictest.
 pub fn policy(namespace: &Object) -> Policy {
-    let level = |mode: &str, default: Level| {
-        let label = meta::label(namespace, &format!("{PREFIX}{mode}"));
-        label.map_or(default, |word| Level::parse(word).unwrap_or(Level::Restricted))
+    let standard = |mode: &str, default: &Standard| {
+        let level = meta::label(namespace, &format!("{PREFIX}{mode}"));
+        let level =
+            level.map_or(default.level, |word| Level::parse(word).unwrap_or(Level::Restricted));
+        let version = meta::label(namespace, &format!("{PREFIX}{mode}-version"));
+        let version = version.filter(|word| is_version(word)).unwrap_or(&default.version);
+        Standard { level, version: version.to_owned() }
     };
-    let enforce = level("enforce", Level::Restricted);
-    Policy { enforce, warn: level("warn", enforce), audit: level("audit", enforce) }
+    let strictest = Standard { level: Level::Restricted, version: LATEST.to_owned() };
+    let enforce = standard("enforce", &strictest);
+    Policy { warn: standard("warn", &enforce), audit: standard("audit", &enforce), enforce }
 }
 
-/// Labels of a namespace that name no level, with what they say.
-pub fn wrong_labels(namespace: &Object) -> Vec<(String, String)> {
-    let modes = ["enforce", "warn", "audit"].map(|mode| format!("{PREFIX}{mode}"));
-    let wrong = meta::labels(namespace)
-        .filter(|(key, word)| modes.iter().any(|mode| mode == key) && Level::parse(word).is_none());
-    wrong.map(|(key, word)| (key.to_owned(), word.to_owned())).collect()
+/// `latest`, or `v1.` and a number.
+fn is_version(word: &str) -> bool {
+    let minor = word.strip_prefix("v1.").unwrap_or("");
+    let digits = !minor.is_empty() && minor.bytes().all(|byte| byte.is_ascii_digit());
+    word == LATEST || digits && (minor == "0" || !minor.starts_with('0'))
+}
+
+/// A label of a namespace that says nothing.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Wrong {
+    pub key: String,
+    pub word: String,
+    /// What it must be.
+    pub must: &'static str,
+}
+
+/// Labels of a namespace that name no level, or no version.
+pub fn wrong_labels(namespace: &Object) -> Vec<Wrong> {
+    let wrong = meta::labels(namespace).filter_map(|(key, word)| {
+        let must = match key.strip_prefix(PREFIX)? {
+            "enforce" | "warn" | "audit" if Level::parse(word).is_none() => {
+                "must be one of privileged, baseline, restricted"
+            }
+            "enforce-version" | "warn-version" | "audit-version" if !is_version(word) => {
+                "must be \"latest\" or \"v1.x\""
+            }
+            _ => return None,
+        };
+        Some(Wrong { key: key.to_owned(), word: word.to_owned(), must })
+    });
+    wrong.collect()
 }
 
 /// One thing that a Pod asks for and the level from which on it may not.
@@ -572,13 +617,18 @@ mod tests {
     fn labels_choose_the_level() {
         let namespace = |labels: Value| json!({"metadata": {"name": "n", "labels": labels}});
         let plain = policy(&namespace(json!({})));
-        assert_eq!((plain.enforce, plain.warn), (Level::Restricted, Level::Restricted));
+        assert_eq!(plain.enforce.to_string(), "restricted:latest");
+        assert_eq!(plain.warn, plain.enforce);
         let open = json!({"pod-security.kubernetes.io/enforce": "privileged",
-            "pod-security.kubernetes.io/warn": "baseline"});
+            "pod-security.kubernetes.io/warn": "baseline",
+            "pod-security.kubernetes.io/warn-version": "v1.30"});
+        assert!(wrong_labels(&namespace(open.clone())).is_empty());
         let open = policy(&namespace(open));
-        assert_eq!((open.enforce, open.warn), (Level::Privileged, Level::Baseline));
-        let wrong = namespace(json!({"pod-security.kubernetes.io/enforce": "none"}));
-        assert_eq!(policy(&wrong).enforce, Level::Restricted);
-        assert_eq!(wrong_labels(&wrong).len(), 1);
+        assert_eq!(open.enforce.level, Level::Privileged);
+        assert_eq!(open.warn.to_string(), "baseline:v1.30");
+        let wrong = namespace(json!({"pod-security.kubernetes.io/enforce": "none",
+            "pod-security.kubernetes.io/enforce-version": "v1.030"}));
+        assert_eq!(policy(&wrong).enforce.to_string(), "restricted:latest");
+        assert_eq!(wrong_labels(&wrong).len(), 2);
     }
 }

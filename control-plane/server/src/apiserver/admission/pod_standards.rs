@@ -4,16 +4,23 @@
 
 use super::{Context, Operation, pod_security};
 use crate::apiserver::{
+    asides,
     errors::{self, ApiError},
     verbs::Part,
 };
-use pod_security::Level;
+use pod_security::{Standard, Wrong};
 use serde_json::Value;
 use std::collections::BTreeMap;
+use std::time::Duration;
 use wherry_resources::{Kind, Object, meta, pod_fields, validate::Reason};
 
-/// Most Pods that are looked at when their namespace gets a stricter level.
-pub const PODS_MAX: usize = 1_000;
+/// What the audit log is told of a Pod, under Kubernetes' names.
+const ENFORCED: &str = "pod-security.kubernetes.io/enforce-policy";
+const VIOLATIONS: &str = "pod-security.kubernetes.io/audit-violations";
+/// Most Pods that are judged when their namespace gets a stricter level, and for how long: as many,
+/// and as long, as in Kubernetes.
+const PODS_MAX: usize = 3_000;
+pub const TIME_MAX: Duration = Duration::from_secs(1);
 
 /// Where kinds have a Pod's spec inside.
 const TEMPLATES: [(&str, &str, &str); 8] = [
@@ -56,7 +63,7 @@ fn template(group: &str, plural: &str) -> Option<&'static str> {
     Some(row.2)
 }
 
-/// Checks a Pod, or warns of a workload. Returns warnings.
+/// Checks a Pod, or warns of a workload. Returns warnings; the audit log is told besides.
 pub fn admit(
     context: &Context<'_>,
     new: &Object,
@@ -65,85 +72,113 @@ pub fn admit(
     let Some(namespace) = &context.facts.namespace else {
         return Ok(Vec::new());
     };
-    if !concerns(context.part, context.kind.group, context.kind.plural) {
+    let (group, plural) = (context.kind.group, context.kind.plural);
+    if !concerns(context.part, group, plural) {
         return Ok(Vec::new());
     }
-    let policy = pod_security::policy(namespace);
-    if (context.kind.group, context.kind.plural) == ("", "pods") {
-        // What was let in stays in, as long as nothing about it changes.
-        if old.is_some_and(|old| old["spec"] == new["spec"]) {
-            return Ok(Vec::new());
-        }
-        if let Some(found) = pod_security::violations(&new["spec"], policy.enforce) {
-            let why = format!("violates PodSecurity {:?}: {found}", version(policy.enforce));
-            return Err(ApiError::forbidden(context.kind, meta::name(new), why));
-        }
-        return Ok(warning(&new["spec"], policy.warn));
-    }
-    let Some(path) = template(context.kind.group, context.kind.plural) else {
+    let of_workload = template(group, plural);
+    let path = of_workload.unwrap_or("/spec");
+    // What was let in stays in, as long as nothing about it changes.
+    let was = old.and_then(|old| old.pointer(path));
+    let Some(spec) = new.pointer(path).filter(|spec| was != Some(*spec)) else {
         return Ok(Vec::new());
     };
-    match new.pointer(path) {
-        Some(spec) if old.and_then(|old| old.pointer(path)) != Some(spec) => {
-            Ok(warning(spec, policy.warn))
+    let policy = pod_security::policy(namespace);
+    let mut met = None;
+    if of_workload.is_none() {
+        asides::state(ENFORCED, Some(&policy.enforce.to_string()));
+        if let Some(found) = pod_security::violations(spec, policy.enforce.level) {
+            asides::state(VIOLATIONS, warning(spec, &policy.audit).as_deref());
+            let why = format!("violates PodSecurity \"{}\": {found}", policy.enforce);
+            return Err(ApiError::forbidden(context.kind, meta::name(new), why));
         }
-        _ => Ok(Vec::new()),
+        met = Some(policy.enforce.level);
     }
+    // What meets a level meets those that are less strict.
+    let beyond = |standard: &Standard| match met.is_some_and(|met| standard.level <= met) {
+        true => None,
+        false => warning(spec, standard),
+    };
+    let warned = beyond(&policy.warn);
+    let audited = match policy.audit == policy.warn {
+        true => warned.clone(),
+        false => beyond(&policy.audit),
+    };
+    asides::state(VIOLATIONS, audited.as_deref());
+    Ok(warned.into_iter().collect())
 }
 
-fn version(level: Level) -> String {
-    format!("{}:latest", level.name())
-}
-
-fn warning(spec: &Value, level: Level) -> Vec<String> {
-    let found = pod_security::violations(spec, level);
-    let text = |found| format!("would violate PodSecurity {:?}: {found}", version(level));
-    found.map(text).into_iter().collect()
+fn warning(spec: &Value, standard: &Standard) -> Option<String> {
+    let found = pod_security::violations(spec, standard.level)?;
+    Some(format!("would violate PodSecurity \"{standard}\": {found}"))
 }
 
 /// Whether a namespace gets a stricter level than it had.
 pub fn tightens(kind: &Kind, new: &Object, old: &Object) -> bool {
-    let level = |namespace| pod_security::policy(namespace).enforce;
+    let level = |namespace| pod_security::policy(namespace).enforce.level;
     kind.is("", "Namespace") && level(new) > level(old)
 }
 
-/// Says which of the Pods that are there, and stay, would not be let in any more.
-fn left_inside(context: &Context<'_>, namespace: &Object) -> Vec<String> {
-    let level = pod_security::policy(namespace).enforce;
-    let (pods, all) = (&context.facts.pods, context.facts.pods_all);
-    let mut found: BTreeMap<String, (&str, usize)> = BTreeMap::new();
-    for pod in pods {
-        if let Some(reasons) = pod_security::reasons(&pod["spec"], level) {
-            found.entry(reasons).or_insert((meta::name(pod), 0)).1 += 1;
-        }
-    }
-    let tell = |(reasons, (name, count)): (String, (&str, usize))| match count {
-        1 => format!("{name}: {reasons}"),
-        2 => format!("{name} (and 1 other pod): {reasons}"),
-        _ => format!("{name} (and {} other pods): {reasons}", count - 1),
-    };
-    let mut each: Vec<String> = found.into_iter().map(tell).collect();
-    each.sort();
-    let mut warnings = Vec::new();
-    if pods.len() < all {
-        warnings.push(format!(
-            "new PodSecurity enforce level only checked against the first {} of {all} existing \
-             pods",
-            pods.len()
-        ));
-    }
-    if !each.is_empty() {
-        warnings.push(format!(
-            "existing pods in namespace {:?} violate the new PodSecurity enforce level {:?}",
-            meta::name(namespace),
-            version(level)
-        ));
-    }
-    warnings.extend(each);
-    warnings
+/// The Pods that are there, and stay, when their namespace gets a stricter level.
+pub struct Inside {
+    standard: Standard,
+    all: usize,
+    judged: usize,
+    /// By what they ask for too much: the first that does, and how many do.
+    found: BTreeMap<String, (String, usize)>,
 }
 
-/// A namespace's labels must name levels. Returns warnings.
+impl Inside {
+    /// None yet, of this namespace.
+    pub fn of(namespace: &Object) -> Inside {
+        let standard = pod_security::policy(namespace).enforce;
+        Inside { standard, all: 0, judged: 0, found: BTreeMap::new() }
+    }
+
+    /// Counts one more, and judges it unless that were too many, or it is late and not the first.
+    pub fn take(&mut self, is_late: bool, pod: impl FnOnce() -> Object) {
+        self.all += 1;
+        if self.judged >= PODS_MAX || is_late && self.judged > 0 {
+            return;
+        }
+        self.judged += 1;
+        let pod = pod();
+        if let Some(reasons) = pod_security::reasons(&pod["spec"], self.standard.level) {
+            let first = || (meta::name(&pod).to_owned(), 0);
+            self.found.entry(reasons).or_insert_with(first).1 += 1;
+        }
+    }
+
+    /// Says which of them would not be let in any more.
+    pub fn warnings(self, namespace: &Object) -> Vec<String> {
+        let Inside { standard, all, judged, found } = self;
+        let tell = |(reasons, (name, count)): (String, (String, usize))| match count {
+            1 => format!("{name}: {reasons}"),
+            2 => format!("{name} (and 1 other pod): {reasons}"),
+            _ => format!("{name} (and {} other pods): {reasons}", count - 1),
+        };
+        let mut each: Vec<String> = found.into_iter().map(tell).collect();
+        each.sort();
+        let mut warnings = Vec::new();
+        if judged < all {
+            warnings.push(format!(
+                "new PodSecurity enforce level only checked against the first {judged} of {all} \
+                 existing pods"
+            ));
+        }
+        if !each.is_empty() {
+            warnings.push(format!(
+                "existing pods in namespace {:?} violate the new PodSecurity enforce level \
+                 \"{standard}\"",
+                meta::name(namespace)
+            ));
+        }
+        warnings.extend(each);
+        warnings
+    }
+}
+
+/// A namespace's labels must name levels and versions. Returns warnings.
 pub fn namespace(
     context: &Context<'_>,
     new: &Object,
@@ -154,14 +189,13 @@ pub fn namespace(
     let fresh: Vec<_> = wrong
         .into_iter()
         .filter(|label| context.operation == Operation::Create || !known.contains(label))
-        .map(|(key, word)| {
-            let levels = "must be one of privileged, baseline, restricted";
-            let message = format!("Invalid value: {word:?}: {levels}");
+        .map(|Wrong { key, word, must }| {
+            let message = format!("Invalid value: {word:?}: {must}");
             errors::field(Reason::Invalid, &format!("metadata.labels[{key}]"), message)
         })
         .collect();
     match fresh.is_empty() {
-        true => Ok(left_inside(context, new)),
+        true => Ok(context.facts.left_inside.clone()),
         false => Err(ApiError::invalid(context.kind, meta::name(new), fresh)),
     }
 }

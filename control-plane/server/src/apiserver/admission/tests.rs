@@ -114,21 +114,20 @@ fn who_tightens_a_namespace_is_told_of_the_pods_that_stay() {
         let spec = json!({"hostPID": host_pid, "containers": []});
         json!({"metadata": {"name": name}, "spec": spec})
     };
-    let pods = vec![pod("a", true), pod("b", false), pod("c", true)];
-    let facts = Facts { pods, pods_all: 5, ..Facts::default() };
-    let user = User::new("admin", &[auth::MASTERS]);
-    let (operation, part) = (Operation::Update, Part::Main);
-    let context = Context { operation, user: &user, kind, part, namespace: "n", facts: &facts };
     let at = |level: &str| {
         json!({"metadata": {"name": "n",
             "labels": {"pod-security.kubernetes.io/enforce": level}}})
     };
-    let (old, mut new) = (at("privileged"), at("baseline"));
+    let (old, new) = (at("privileged"), at("baseline"));
     assert!(pod_standards::tightens(kind, &new, &old));
     assert!(!pod_standards::tightens(kind, &old, &new));
-    let warnings = admit(&context, &mut new, Some(&old)).expect("it is let through");
+    let mut inside = pod_standards::Inside::of(&new);
+    let names = [("a", true), ("b", false), ("c", true), ("d", true), ("e", true)];
+    for (at, (name, host_pid)) in names.into_iter().enumerate() {
+        inside.take(at == 0 || at > 2, || pod(name, host_pid));
+    }
     assert_eq!(
-        warnings,
+        inside.warnings(&new),
         [
             "new PodSecurity enforce level only checked against the first 3 of 5 existing pods",
             "existing pods in namespace \"n\" violate the new PodSecurity enforce level \

@@ -72,7 +72,7 @@ fn failed(object: &Object, why: &str) -> ApiError {
 }
 
 /// Asks the webhook about those objects that are in another version.
-async fn convert(
+pub async fn convert(
     api: &ApiServer,
     definition: &Definition,
     version: &str,

@@ -33,6 +33,17 @@ struct Compiled {
     is_transition: bool,
 }
 
+impl Compiled {
+    /// What is said when the rule does not hold.
+    fn message(&self, bindings: &Bindings<'_>) -> String {
+        let computed = self.message.as_ref().and_then(|message| message.message(bindings));
+        computed.unwrap_or_else(|| match self.rule.message.trim() {
+            "" => format!("failed rule: {}", one_line(&self.rule.rule)),
+            message => message.to_owned(),
+        })
+    }
+}
+
 /// A rule that does not compile.
 pub struct Mistake {
     /// Place of the schema, as `.properties[spec].items`.
@@ -214,7 +225,7 @@ impl Run {
         match compiled.program.holds(&bindings) {
             Ok(true) => Ok(()),
             Ok(false) => {
-                let text = self.message(compiled, &bindings)?;
+                let text = compiled.message(&bindings);
                 self.complain(rule, schema, path, &text);
                 Ok(())
             }
@@ -239,28 +250,6 @@ impl Run {
                 self.invalid(schema, path, text);
                 Err(Exhausted)
             }
-        }
-    }
-
-    /// What is said when a rule does not hold.
-    fn message(
-        &mut self,
-        compiled: &Compiled,
-        bindings: &Bindings<'_>,
-    ) -> Result<String, Exhausted> {
-        let rule = &compiled.rule;
-        let fixed = || match rule.message.trim() {
-            "" => format!("failed rule: {}", one_line(&rule.rule)),
-            message => message.to_owned(),
-        };
-        let Some(expression) = &compiled.message else {
-            return Ok(fixed());
-        };
-        match expression.text(bindings) {
-            Ok(text) if !text.trim().is_empty() && !text.contains('\n') => {
-                Ok(text.trim().to_owned())
-            }
-            _ => Ok(fixed()),
         }
     }
 

@@ -18,14 +18,11 @@ pub struct Subject<'a> {
 }
 
 impl Subject<'_> {
-    /// The Namespace of a namespaced object.
+    /// The Namespace of a namespaced object; a Namespace is in none.
     pub fn namespace(&self) -> Option<Object> {
         let asked = self.asked;
-        let name = match asked.kind.is("", "Namespace") {
-            true => asked.name.as_str(),
-            false => asked.namespace,
-        };
-        client::find(asked.api, "", "namespaces", "", name)
+        let find = || client::find(asked.api, "", "namespaces", "", asked.namespace);
+        asked.kind.namespaced.then(find).flatten()
     }
 
     /// An object in the version of another kind that is stored as the same.

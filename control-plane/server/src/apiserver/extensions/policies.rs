@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use ::cel::common::types::{CelMap, CelMapKey, CelNull};
+use ::cel::common::types::{CelMap, CelMapKey, CelNull, CelString};
 use ::cel::common::value::Val;
 use http::StatusCode;
 use serde_json::{Value, json};
@@ -26,13 +26,14 @@ const PARAMS_MAX: usize = 1_000;
 struct Refusal {
     message: String,
     reason: String,
-    /// Which of the policy's validations it is.
-    index: usize,
+    /// Which of the policy's validations it is. None: the policy or its binding cannot do their
+    /// work, which denies the request whatever the binding asks for.
+    index: Option<usize>,
 }
 
 impl Refusal {
-    fn new(message: String) -> Refusal {
-        Refusal { message, reason: String::new(), index: 0 }
+    fn new(message: String, index: Option<usize>) -> Refusal {
+        Refusal { message, reason: String::new(), index }
     }
 }
 
@@ -89,7 +90,10 @@ fn act(
 ) -> Result<(), ApiError> {
     let (policy_name, binding_name) = (&policy.name, &binding.name);
     let Refusal { message, reason, index } = refusal;
-    let is_asked_to = |action: &str| binding.actions.iter().any(|one| one == action);
+    let is_asked_to = |action: &str| match index {
+        Some(_) => binding.actions.iter().any(|one| one == action),
+        None => action == "Deny",
+    };
     if is_asked_to("Warn") {
         heard.warnings.push(format!(
             "Validation failed for ValidatingAdmissionPolicy '{policy_name}' with binding \
@@ -131,16 +135,16 @@ fn denied(subject: &Subject<'_>, why: String, reason: &str) -> ApiError {
 
 /// What a policy has against the request, for one binding.
 fn evaluate(policy: &Policy, binding: &Binding, subject: &Subject<'_>) -> Vec<Refusal> {
-    let failed = |why: String| match policy.ignores_failure {
+    let failed = |why: String, index: Option<usize>| match policy.ignores_failure {
         true => Vec::new(),
-        false => vec![Refusal::new(why)],
+        false => vec![Refusal::new(why, index)],
     };
     if let Some(why) = &policy.broken {
-        return failed(format!("compilation error: {why}"));
+        return failed(format!("compilation error: {why}"), Some(0));
     }
     let params = match params(policy, binding, subject) {
         Ok(params) => params,
-        Err(why) => return failed(why),
+        Err(why) => return failed(format!("failed to configure binding: {why}"), None),
     };
     let request = matching::request(subject);
     let namespace = subject.namespace();
@@ -153,50 +157,72 @@ fn evaluate(policy: &Policy, binding: &Binding, subject: &Subject<'_>) -> Vec<Re
             Ok(true) => {}
             Ok(false) => continue,
             Err(why) => {
-                refusals.extend(failed(why));
+                refusals.extend(failed(why, Some(0)));
                 continue;
             }
         }
         let broken = variables(policy, &mut bindings);
         for (index, validation) in policy.validations.iter().enumerate() {
-            let found = refusal(policy, validation, &bindings, &broken);
-            refusals.extend(found.map(|refusal| Refusal { index, ..refusal }));
+            refusals.extend(refusal(policy, validation, index, &bindings, &broken));
         }
         for (key, expression) in &policy.annotations {
-            let text = expression.text(&bindings).unwrap_or_default();
-            // With null, or no text, an expression says that it has nothing to tell.
-            if !text.trim().is_empty() {
-                asides::note(format!("{}/{key}", policy.name), text.trim());
+            match annotation(expression, &bindings, &broken) {
+                Ok(None) => {}
+                Ok(Some(text)) => asides::note(format!("{}/{key}", policy.name), &text),
+                Err(why) => refusals.extend(failed(why, None)),
             }
         }
     }
     refusals
 }
 
+/// What an expression has the audit log say. With null, or no text, it says that it has nothing to
+/// tell.
+fn annotation(
+    expression: &Expression,
+    bindings: &Bindings<'_>,
+    broken: &Broken,
+) -> Result<Option<String>, String> {
+    let value = expression.value(bindings).map_err(|error| broken.error(expression, &error))?;
+    if value.downcast_ref::<CelNull>().is_some() {
+        return Ok(None);
+    }
+    let Some(text) = value.downcast_ref::<CelString>() else {
+        return Err(format!(
+            "valueExpression '{}' resulted in unsupported return type: {}. Return type must be \
+             either string or null.",
+            expression.source.trim(),
+            value.get_type().name()
+        ));
+    };
+    let text = text.inner().trim();
+    Ok((!text.is_empty()).then(|| text.to_owned()))
+}
+
 fn refusal(
     policy: &Policy,
     validation: &Validation,
+    index: usize,
     bindings: &Bindings<'_>,
     broken: &Broken,
 ) -> Option<Refusal> {
-    let source = validation.expression.source.trim();
-    match validation.expression.holds(bindings) {
+    let expression = &validation.expression;
+    match expression.holds(bindings) {
         Ok(true) => None,
         Ok(false) => {
             let computed = validation.message_expression.as_ref();
-            let computed = computed.and_then(|message| message.text(bindings).ok());
-            let computed = computed.filter(|text| !text.trim().is_empty() && !text.contains('\n'));
+            let computed = computed.and_then(|message| message.message(bindings));
             let message = computed.unwrap_or_else(|| match validation.message.trim() {
-                "" => format!("failed expression: {}", source.replace('\n', " ")),
+                "" => {
+                    format!("failed expression: {}", expression.source.trim().replace('\n', " "))
+                }
                 message => message.to_owned(),
             });
-            Some(Refusal { reason: validation.reason.clone(), ..Refusal::new(message) })
+            let reason = validation.reason.clone();
+            Some(Refusal { reason, ..Refusal::new(message, Some(index)) })
         }
         Err(_) if policy.ignores_failure => None,
-        Err(error) => {
-            let why = broken.explain(&validation.expression, &error);
-            Some(Refusal::new(format!("expression '{source}' resulted in error: {why}")))
-        }
+        Err(error) => Some(Refusal::new(broken.error(expression, &error), Some(index))),
     }
 }
 
@@ -237,6 +263,12 @@ fn all_bindings<'v>(
 struct Broken(Vec<(String, EvalError)>);
 
 impl Broken {
+    /// What a client is told of an expression that has no value.
+    fn error(&self, expression: &Expression, error: &EvalError) -> String {
+        let why = self.explain(expression, error);
+        format!("expression '{}' resulted in error: {why}", expression.source.trim())
+    }
+
     fn explain(&self, expression: &Expression, error: &EvalError) -> String {
         let used = |name: &str| expression.uses(&format!("variables.{name}"));
         match self.0.iter().find(|(name, _)| used(name)) {
@@ -311,6 +343,11 @@ fn params(
     let text = |key: &str| reference[key].as_str().unwrap_or("");
     let namespace = match (kind.namespaced, text("namespace")) {
         (false, _) => "",
+        (true, "") if subject.asked.namespace.is_empty() => {
+            return Err("cannot use namespaced paramRef in policy binding that matches \
+                cluster-scoped resources"
+                .to_owned());
+        }
         (true, "") => subject.asked.namespace,
         (true, namespace) => namespace,
     };

@@ -147,8 +147,10 @@ fn converted(review: &Value) -> Value {
             _ => ("colour", "color"),
         };
         object["apiVersion"] = request["desiredAPIVersion"].clone();
-        let spec = object["spec"].as_object_mut().expect("has a spec");
-        if let Some(value) = spec.shift_remove(from) {
+        let spec = object.get_mut("spec").and_then(Value::as_object_mut);
+        if let Some(spec) = spec
+            && let Some(value) = spec.shift_remove(from)
+        {
             spec.insert(to.to_owned(), value);
         }
         object
@@ -159,9 +161,8 @@ fn converted(review: &Value) -> Value {
         "convertedObjects": objects.collect::<Vec<_>>()}})
 }
 
-#[tokio::test]
-async fn webhooks_convert_between_the_versions_of_a_custom_kind() {
-    let (server, hook) = (server().await, Hook::start().await);
+/// Serves Shirts in two versions, and says where they are.
+async fn shirts(server: &Server, hook: &Hook) -> impl Fn(&str) -> String {
     let version = |name: &str, field: &str, storage: bool| {
         json!({"name": name, "served": true, "storage": storage, "schema": {"openAPIV3Schema": {
             "type": "object", "properties": {"spec": {"type": "object",
@@ -176,7 +177,13 @@ async fn webhooks_convert_between_the_versions_of_a_custom_kind() {
             "conversionReviewVersions": ["v1"], "clientConfig": client}}}});
     let definitions = crate::apiserver::tests::custom::DEFINITIONS;
     server.ok("POST", definitions, &definition.to_string()).await;
-    let at = |version: &str| format!("/apis/example.com/{version}/namespaces/default/shirts");
+    |version: &str| format!("/apis/example.com/{version}/namespaces/default/shirts")
+}
+
+#[tokio::test]
+async fn webhooks_convert_between_the_versions_of_a_custom_kind() {
+    let (server, hook) = (server().await, Hook::start().await);
+    let at = shirts(&server, &hook).await;
     let made =
         server.ok("POST", &at("v2"), r#"{"metadata":{"name":"a"},"spec":{"colour":"red"}}"#).await;
     assert_eq!(
@@ -208,6 +215,44 @@ async fn webhooks_convert_between_the_versions_of_a_custom_kind() {
     assert_eq!(
         (&lingers["apiVersion"], &lingers["spec"]),
         (&json!("example.com/v2"), &json!({"colour": "blue"}))
+    );
+}
+
+#[tokio::test]
+async fn what_is_owned_in_another_version_is_owned_under_its_name_there() {
+    let (server, hook) = (server().await, Hook::start().await);
+    let at = shirts(&server, &hook).await;
+    let admin = crate::apiserver::tests::script::admin();
+    let patch = async |kind: &str, who: &str, version: &str, spec: Value| {
+        let path = format!("{}/a?fieldManager={who}", at(version));
+        let body = json!({"apiVersion": format!("example.com/{version}"), "kind": "Shirt",
+            "metadata": {"name": "a"}, "spec": spec});
+        let answer = server.response(&admin, "PATCH", &path, kind, &body.to_string()).await;
+        let code = answer.status().as_u16();
+        let text = crate::apiserver::tests::script::text(answer).await;
+        let object: Value = serde_json::from_str(&text).expect("answers are JSON");
+        let owners = object["metadata"]["managedFields"].as_array().into_iter().flatten();
+        let owners = owners.map(|owner| format!("{} {}", owner["manager"], owner["fieldsV1"]));
+        let owners = owners.collect::<Vec<_>>().join("; ").replace('"', "");
+        format!("{code} {} {owners}", object.get("spec").unwrap_or(&object["message"]))
+    };
+    let apply = "application/apply-patch+yaml";
+    let done = [
+        patch(apply, "first", "v1", json!({"color": "red"})).await,
+        patch(apply, "second", "v2", json!({"colour": "blue"})).await,
+        patch(apply, "first", "v2", json!({"colour": "red"})).await,
+        patch(apply, "second", "v1", json!({"color": "red"})).await,
+        patch("application/merge-patch+json", "third", "v1", json!({"color": "green"})).await,
+    ];
+    assert_eq!(
+        done,
+        [
+            r#"201 {"color":"red"} first {f:spec:{f:color:{}}}"#,
+            r#"409 "Apply failed with 1 conflict: conflict with \"first\": .spec.color" "#,
+            r#"200 {"colour":"red"} first {f:spec:{f:colour:{}}}"#,
+            r#"200 {"color":"red"} first {f:spec:{f:colour:{}}}; second {f:spec:{f:color:{}}}"#,
+            r#"200 {"color":"green"} third {f:spec:{f:color:{}}}"#,
+        ]
     );
 }
 
@@ -461,6 +506,39 @@ async fn policies_are_heard_in_the_audit_log() {
 }
 
 #[tokio::test]
+async fn what_a_policy_cannot_say_for_the_audit_log_refuses_or_is_ignored() {
+    let server = Server::start().await;
+    let policies = format!("{POLICIES}/validatingadmissionpolicies");
+    let bindings = format!("{POLICIES}/validatingadmissionpolicybindings");
+    let cases = [
+        ("object.data.none", "expression 'object.data.none' resulted in error: no such key: none"),
+        ("object.data", "resulted in unsupported return type: map. Return type must be either"),
+    ];
+    for (expression, expected) in cases {
+        for failure in ["Fail", "Ignore"] {
+            let policy = json!({"metadata": {"name": "notes"}, "spec": {
+                "failurePolicy": failure,
+                "matchConstraints": {"resourceRules": [{"operations": ["CREATE"],
+                    "apiGroups": [""], "apiVersions": ["v1"], "resources": ["configmaps"]}]},
+                "auditAnnotations": [{"key": "note", "valueExpression": expression}],
+            }});
+            server.ok("POST", &policies, &policy.to_string()).await;
+            let binding = json!({"metadata": {"name": "all"}, "spec": {"policyName": "notes",
+                "validationActions": ["Audit"]}});
+            server.ok("POST", &bindings, &binding.to_string()).await;
+            let path = format!("{CONFIG_MAPS}?dryRun=All");
+            let (code, text) = server.send("POST", &path, &config_map("a")).await;
+            match failure {
+                "Fail" => assert!(code == 422 && text.contains(expected), "{code} {text}"),
+                _ => assert_eq!(code, 201, "{text}"),
+            }
+            server.ok("DELETE", &format!("{bindings}/all"), "").await;
+            server.ok("DELETE", &format!("{policies}/notes"), "").await;
+        }
+    }
+}
+
+#[tokio::test]
 async fn policies_are_asked_about_tokens() {
     let server = Server::start().await;
     let policy = json!({"metadata": {"name": "tokens"}, "spec": {
@@ -486,6 +564,37 @@ async fn policies_are_asked_about_tokens() {
     let (code, text) = server.send("POST", &path, &wanted(3600)).await;
     assert_eq!(code, 422, "{text}");
     assert!(text.contains("ValidatingAdmissionPolicy 'tokens'"), "{text}");
+}
+
+#[tokio::test]
+async fn a_namespace_is_in_no_namespace() {
+    let server = Server::start().await;
+    let policy = json!({"metadata": {"name": "namespaces"}, "spec": {
+        "matchConstraints": {"resourceRules": [{"operations": ["UPDATE"], "apiGroups": [""],
+            "apiVersions": ["v1"], "resources": ["namespaces"]}]},
+        "validations": [{"expression": "namespaceObject == null && object.metadata.name != 'x'"}],
+    }});
+    let policies = format!("{POLICIES}/validatingadmissionpolicies");
+    server.ok("POST", &policies, &policy.to_string()).await;
+    let binding = json!({"metadata": {"name": "all"}, "spec": {"policyName": "namespaces",
+        "validationActions": ["Deny"]}});
+    let bindings = format!("{POLICIES}/validatingadmissionpolicybindings");
+    server.ok("POST", &bindings, &binding.to_string()).await;
+    let labelled = json!({"metadata": {"name": "default", "labels": {"a": "b"}}});
+    server.ok("PUT", "/api/v1/namespaces/default", &labelled.to_string()).await;
+    // Nor are there parameters in it.
+    let mut policy = policy;
+    policy["metadata"]["name"] = json!("limits");
+    policy["spec"]["paramKind"] = json!({"apiVersion": "v1", "kind": "ConfigMap"});
+    server.ok("POST", &policies, &policy.to_string()).await;
+    let binding = json!({"metadata": {"name": "limits"}, "spec": {"policyName": "limits",
+        "validationActions": ["Warn"],
+        "paramRef": {"selector": {}, "parameterNotFoundAction": "Allow"}}});
+    server.ok("POST", &bindings, &binding.to_string()).await;
+    let body = labelled.to_string();
+    let (code, text) = server.send("PUT", "/api/v1/namespaces/default", &body).await;
+    assert_eq!(code, 422, "{text}");
+    assert!(text.contains("failed to configure binding: cannot use namespaced paramRef"), "{text}");
 }
 
 #[tokio::test]

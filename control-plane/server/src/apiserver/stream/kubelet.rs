@@ -39,10 +39,13 @@ pub async fn summary(api: &ApiServer, node: &Object) -> Result<Vec<u8>, ApiError
     let silent = || ApiError::Unavailable(format!("node {name:?} did not say what it uses"));
     let rows = usage::of_node(api, name).await.ok_or_else(silent)?;
     let told = vec![(name.to_owned(), rows.clone())];
-    let pods = usage::spoken_of(&api.store().current(), None, told);
-    let mut text = summarized(node, &rows, pods).to_string().into_bytes();
-    text.push(b'\n');
-    Ok(text)
+    let text = || {
+        let pods = usage::spoken_of(&api.store().current(), None, told);
+        let mut text = summarized(node, &rows, pods).to_string().into_bytes();
+        text.push(b'\n');
+        text
+    };
+    Ok(api.fairness().compute(text).await)
 }
 
 fn summarized(node: &Object, rows: &[Row], pods: Vec<(Object, Vec<Row>)>) -> Value {

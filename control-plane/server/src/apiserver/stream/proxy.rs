@@ -438,7 +438,10 @@ async fn of_node(asked: &Asked, named: &Named<'_>, method: &Method) -> Result<Re
     let need = Attributes { verb: "get".into(), subresource, ..asked.attributes.clone() };
     asked.api.authorize(&asked.user, &need)?;
     let json = match *path {
-        "pods" => Some(kubelet::pods(&asked.api.store().current(), named.name)?),
+        "pods" => {
+            let list = || kubelet::pods(&asked.api.store().current(), named.name);
+            Some(asked.api.fairness().compute(list).await?)
+        }
         "stats/summary" => Some(kubelet::summary(&asked.api, &node).await?),
         _ => None,
     };

@@ -1,7 +1,8 @@
 //! Writes: what each verb answers and stores.
 
-use super::script::Server;
+use super::script::{Server, admin};
 use expect_test::expect;
+use serde_json::json;
 
 #[tokio::test]
 async fn a_pod_waits_for_the_account_of_its_new_namespace() {
@@ -14,6 +15,75 @@ async fn a_pod_waits_for_the_account_of_its_new_namespace() {
     tokio::join!(
         server.ok("POST", "/api/v1/namespaces/new/pods", pod),
         server.ok("POST", "/api/v1/namespaces/new/serviceaccounts", account),
+    );
+}
+
+#[tokio::test]
+async fn the_audit_log_is_told_what_pods_ask_for_beyond_their_levels() {
+    let server = Server::with_audit("{rules: [{level: Metadata}]}").await;
+    let labels = json!({"pod-security.kubernetes.io/enforce": "baseline",
+        "pod-security.kubernetes.io/warn": "privileged",
+        "pod-security.kubernetes.io/audit": "restricted"});
+    let namespace = json!({"metadata": {"name": "open", "labels": labels}});
+    server.ok("POST", "/api/v1/namespaces", &namespace.to_string()).await;
+    let at = "/api/v1/namespaces/open";
+    server.ok("POST", &format!("{at}/serviceaccounts"), r#"{"metadata":{"name":"default"}}"#).await;
+    let containers = json!([{"name": "c", "image": "i:1"}]);
+    let as_root = json!({"containers": containers, "securityContext": {"runAsUser": 0}});
+    let specs = [
+        json!({"containers": containers}),
+        as_root.clone(),
+        json!({"containers": containers, "hostPID": true}),
+    ];
+    for (spec, expected) in specs.into_iter().zip([201_u16, 201, 403]) {
+        let pod = json!({"metadata": {"generateName": "p-"}, "spec": spec});
+        let (code, text) = server.send("POST", &format!("{at}/pods"), &pod.to_string()).await;
+        assert_eq!(code, expected, "{text}");
+    }
+    let template = json!({"metadata": {"name": "t"}, "template": {"spec": as_root}});
+    server.ok("POST", &format!("{at}/podtemplates"), &template.to_string()).await;
+    let events = server.audited();
+    let root = "would violate PodSecurity \"restricted:latest\": runAsUser=0 (pod must not set \
+        securityContext.runAsUser=0)";
+    let machine = "would violate PodSecurity \"restricted:latest\": host namespaces (hostPID=true)";
+    let expected = [
+        json!(["baseline:latest", null]),
+        json!(["baseline:latest", root]),
+        json!(["baseline:latest", machine]),
+        json!([null, root]),
+    ];
+    for (event, expected) in events[events.len() - 4..].iter().zip(expected) {
+        let notes = &event["annotations"];
+        let told = ["enforce-policy", "audit-violations"]
+            .map(|key| &notes[format!("pod-security.kubernetes.io/{key}")]);
+        assert_eq!(json!(told), expected);
+    }
+}
+
+#[tokio::test]
+async fn who_tightens_a_namespace_hears_of_the_pods_inside() {
+    let server = Server::start().await;
+    let at = "/api/v1/namespaces/default";
+    let level = |level: &str| {
+        json!({"metadata": {"labels": {"pod-security.kubernetes.io/enforce": level}}}).to_string()
+    };
+    let patch = "application/merge-patch+json";
+    server.response(&admin(), "PATCH", at, patch, &level("privileged")).await;
+    let spec = json!({"hostPID": true, "containers": [{"name": "c", "image": "i:1"}]});
+    for name in ["a", "b"] {
+        let pod = json!({"metadata": {"name": name}, "spec": spec});
+        server.ok("POST", &format!("{at}/pods"), &pod.to_string()).await;
+    }
+    let answer = server.response(&admin(), "PATCH", at, patch, &level("baseline")).await;
+    assert_eq!(answer.status(), 200);
+    let warnings = answer.headers().get_all("warning").iter();
+    let warnings: Vec<&str> = warnings.map(|one| one.to_str().expect("text")).collect();
+    assert_eq!(
+        warnings,
+        [
+            r#"299 - "existing pods in namespace \"default\" violate the new PodSecurity enforce level \"baseline:latest\"""#,
+            r#"299 - "a (and 1 other pod): host namespaces""#,
+        ]
     );
 }
 
@@ -249,8 +319,16 @@ async fn a_pod_is_bound_runs_and_ends() {
     let binding = r#"{"metadata":{"name":"NAME"},"target":{"kind":"Node","name":"n"}}"#;
     let binding = binding.replace("NAME", &name);
     let bind = format!("{pods}/{name}/binding");
-    let out = server.script(&format!("POST {bind}\n{binding}\nPOST {bind}\n{binding}")).await;
+    let wrong =
+        [r#"{"target":{"kind":"Pod"}}"#, r#"{"metadata":{"name":"other"},"target":{"name":"n"}}"#];
+    let bodies = wrong.into_iter().chain([binding.as_str(); 2]);
+    let script: String = bodies.map(|body| format!("POST {bind}\n{body}\n")).collect();
+    let out = server.script(&script).await;
     expect![[r#"
+        POST /api/v1/namespaces/default/pods/NAME/binding
+          422 {"kind":"Status","apiVersion":"v1","metadata":{},"status":"Failure","message":"Binding \"NAME\" is invalid: [target.kind: Unsupported value: \"Pod\": supported values: \"Node\", \"\u003cempty\u003e\", target.name: Required value]","reason":"Invalid","details":{"name":"NAME","kind":"Binding","causes":[{"reason":"FieldValueNotSupported","message":"Unsupported value: \"Pod\": supported values: \"Node\", \"\u003cempty\u003e\"","field":"target.kind"},{"reason":"FieldValueRequired","message":"Required value","field":"target.name"}]},"code":422}
+        POST /api/v1/namespaces/default/pods/NAME/binding
+          400 {"kind":"Status","apiVersion":"v1","metadata":{},"status":"Failure","message":"name in URL does not match name in Binding object","reason":"BadRequest","code":400}
         POST /api/v1/namespaces/default/pods/NAME/binding
           201 {"kind":"Status","apiVersion":"v1","metadata":{},"status":"Success","code":201}
         POST /api/v1/namespaces/default/pods/NAME/binding

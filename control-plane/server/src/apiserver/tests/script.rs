@@ -43,6 +43,12 @@ impl Socket {
         self.stream.read_exact(&mut data).await.expect("the whole frame");
         (first, data)
     }
+
+    /// Waits until the server has ended it.
+    pub async fn ended(&mut self) {
+        // However it ends.
+        let _ = self.stream.read_to_end(&mut Vec::new()).await;
+    }
 }
 
 impl Drop for Socket {

@@ -18,7 +18,8 @@
 //! A list is a read like any other: each is authorised when it is opened and again while it lives,
 //! and told to the audit log. Without the right to list everywhere a person sees the namespaces in
 //! which they may, and no list outlives their session. A browser that does not take what it is sent
-//! is cut off, and begins anew.
+//! is cut off, and begins anew. Through a member that is cut off itself nothing is streamed, as
+//! nothing is watched: it would look as if nothing happened.
 //!
 //! Lists of the present are printed once for everybody (`printed`). A list of its own has who looks
 //! at the past, at a kind that a webhook converts, or at one with too many objects.
@@ -37,7 +38,7 @@ use crate::apiserver::{
     errors::ApiError,
     request::Attributes,
     stored,
-    verbs::select::Selection,
+    verbs::{read, select::Selection},
 };
 use crate::contain;
 use axum::{
@@ -137,14 +138,15 @@ pub async fn accept(
             retry_after_seconds: 5,
         });
     };
+    read::in_touch(&api).await?;
     super::expect_visitor(&api);
     let socket = socket.max_message_size(MESSAGE_BYTES_MAX).protocols([PROTOCOL]);
     let serve = move |socket| async move {
-        let shutdown = api.shutdown().clone();
+        let stop = api.watching();
         let live = Live::new(api, user, headers);
         tokio::select! {
             () = live.run(socket) => {}
-            () = shutdown.cancelled() => {}
+            () = stop.cancelled() => {}
         }
         drop(place);
     };
@@ -613,6 +615,19 @@ mod tests {
             error not a message of wherry.stream.v1: unknown variant `what`, expected one of `open
         "#]]
         .assert_eq(&out);
+    }
+
+    #[tokio::test]
+    async fn a_member_that_is_not_in_touch_ends_its_streams() {
+        let server = Server::start().await;
+        let mut socket = server.socket("/ui/stream", PROTOCOL).await;
+        let (_, alive) = socket.frame().await;
+        assert!(alive.starts_with(br#"[{"alive":"#), "{}", String::from_utf8_lossy(&alive));
+        server.api.end_watches();
+        socket.ended().await;
+        server.api.store().shutdown().await.expect("it stops");
+        let refused = server.socket("/ui/stream", PROTOCOL).await;
+        assert!(refused.head.starts_with("HTTP/1.1 503"), "{}", refused.head);
     }
 
     #[tokio::test]

@@ -11,6 +11,7 @@ use super::{
 };
 use crate::apiserver::{
     ApiServer, content,
+    custom::OwnTypes,
     errors::{ApiError, Cause},
     openapi,
     request::Request,
@@ -42,7 +43,7 @@ pub async fn apply(api: &ApiServer, request: &Request) -> Result<Response, ApiEr
         let snapshot = api.latest().await?;
         let (code, done) = match call.load(&snapshot, request.name()).await {
             Ok((old, entry)) => {
-                let new = merged(&call, Some(&old), &config, options.force)?;
+                let new = merged(&call, Some(&old), &config, options.force).await?;
                 let new = addressed(request, new)?;
                 let version = meta::resource_version(&new);
                 if !version.is_empty() && version != meta::resource_version(&old) {
@@ -80,7 +81,7 @@ async fn create(call: &Call<'_>, request: &Request, config: &Object) -> Result<W
         );
         return Err(ApiError::conflict(request.kind, request.name(), why).into());
     }
-    let mut new = addressed(request, merged(call, None, config, true)?)?;
+    let mut new = addressed(request, merged(call, None, config, true).await?)?;
     meta::set(&mut new, "resourceVersion", "");
     let new = prepare::created(request.kind, request.namespace(), new, &Stamp::new())?;
     write::insert(call, new).await
@@ -92,13 +93,15 @@ fn addressed(request: &Request, mut new: Object) -> Result<Object, ApiError> {
 }
 
 /// The live object under the configuration.
-pub fn merged(
+pub async fn merged(
     call: &Call<'_>,
     live: Option<&Object>,
     config: &Object,
     force: bool,
 ) -> Result<Object, ApiError> {
-    let applied = apply::apply(&call.types(), live, config, &call.writer(), force);
+    let writer = call.writer();
+    let decide = |types: &OwnTypes| apply::apply(types, live, config, &writer, force);
+    let applied = Box::pin(call.types().decide(call.api, decide)).await?;
     applied.map_err(|error| refusal(call.kind, config, error))
 }
 

@@ -118,7 +118,7 @@ pub async fn delete_collection(api: &ApiServer, request: &Request) -> Result<Res
     let options = options(request)?;
     let selection = Selection::of(request)?;
     let include = Include::of(&request.query)?;
-    let page = list::page(api, request, &selection).await?;
+    let page = list::page(api, request, selection).await?;
     let (mut deleted, mut warnings) = (Vec::new(), Vec::new());
     for (_, entry) in &page.items {
         let object = stored::decode(request.kind, entry);

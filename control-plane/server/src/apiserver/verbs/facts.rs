@@ -5,20 +5,25 @@ use crate::apiserver::{
     admission::{
         Facts,
         grants::Grant,
-        network, owners, pod_standards, secret,
+        network, owners,
+        pod_standards::{self, Inside},
+        secret,
         service::{Granted, Known, Reservation},
         storage,
     },
     authorize,
     errors::ApiError,
     follow::Fold,
+    pieces::{self, Pace},
     rbac::RoleKey,
     request::Attributes,
     stored,
     tokens::{Bound, Claims, ISSUER, Named},
 };
+use bytes::Bytes;
 use memchr::memmem;
 use serde_json::Value;
+use std::time::Instant;
 use wherry_resources::keys::{self, Key};
 use wherry_resources::{Object, meta, rbac};
 use wherry_store::{Entry, Snapshot};
@@ -50,15 +55,6 @@ pub fn gather(
     if call.kind.namespaced && (creates || of_pods) {
         facts.namespace = find("namespaces", "", "", call.namespace);
     }
-    if old.is_some_and(|old| pod_standards::tightens(call.kind, new, old)) {
-        let kind = wherry_resources::kind("", "v1", "pods").expect("a kind of the core group");
-        for (_, entry) in snapshot.range(&stored::prefix(kind, Some(meta::name(new))), None) {
-            if facts.pods.len() < pod_standards::PODS_MAX {
-                facts.pods.push(stored::decode_wanted(&entry.value));
-            }
-            facts.pods_all += 1;
-        }
-    }
     if creates && call.kind.is("", "Pod") {
         let text = |path: &str| new.pointer(path).and_then(Value::as_str).unwrap_or("");
         let account = Some(text("/spec/serviceAccountName")).filter(|name| !name.is_empty());
@@ -69,6 +65,9 @@ pub fn gather(
             "" => default_priority_class(&snapshot),
             name => find("priorityclasses", "scheduling.k8s.io", "", name),
         };
+    }
+    if call.part == Part::Resize {
+        facts.limit_ranges = all_in(&snapshot, "limitranges", call.namespace);
     }
     if call.part == Part::Main && call.kind.is("", "PersistentVolumeClaim") {
         facts.limit_ranges = all_in(&snapshot, "limitranges", call.namespace);
@@ -117,6 +116,27 @@ pub fn gather(
         reservation = held;
     }
     Ok(Gathered { facts, snapshot, reservation })
+}
+
+/// Judges the Pods of a namespace that gets a stricter level, by turns. Returns warnings.
+pub async fn left_inside(call: &Call<'_>, namespace: &Object, snapshot: &Snapshot) -> Vec<String> {
+    let kind = wherry_resources::kind("", "v1", "pods").expect("a kind of the core group");
+    let prefix = stored::prefix(kind, Some(meta::name(namespace)));
+    let (snapshot, mut last) = (snapshot.clone(), None::<Bytes>);
+    let until = Instant::now() + pod_standards::TIME_MAX;
+    let judge = move |inside: &mut Inside, pace: &Pace| {
+        for (key, entry) in snapshot.range(&prefix, last.as_deref()) {
+            inside.take(Instant::now() >= until, || stored::decode_wanted(&entry.value));
+            if pace.is_over() {
+                last = Some(key);
+                return false;
+            }
+        }
+        true
+    };
+    let share = call.api.fairness().share(call.user);
+    let inside = pieces::steps(share, Inside::of(namespace), judge).await;
+    inside.warnings(namespace)
 }
 
 /// Prefix of the store's keys of all Services.

@@ -95,7 +95,7 @@ impl Page {
 pub async fn list(api: &ApiServer, request: &Request) -> Result<Response, ApiError> {
     let selection = Selection::of(request)?;
     let include = Include::of(&request.query)?;
-    let page = page(api, request, &selection).await?;
+    let page = page(api, request, selection).await?;
     let kind = request.kind;
     let size: usize = page.items.iter().map(|(_, entry)| entry.value.len()).sum();
     let is_long = size >= pieces::LONG;
@@ -289,7 +289,7 @@ fn of(kind: &'static Kind, page: &Page, form: Form, items: Vec<Value>) -> Value 
 pub async fn page(
     api: &ApiServer,
     request: &Request,
-    selection: &Selection,
+    selection: Selection,
 ) -> Result<Page, ApiError> {
     let prefix = stored::prefix(request.kind, request.namespace());
     let limit = request.query.number("limit")?.filter(|limit| *limit > 0);
@@ -314,54 +314,75 @@ pub async fn page(
             })?
         }
     };
-    let after = token.as_ref().map(|token| token.after.as_slice());
-    Ok(collect(request.kind, &snapshot, &prefix, after, selection, limit).await)
+    let scan = Scan {
+        kind: request.kind,
+        prefix: selection.prefix(request.namespace()),
+        selection,
+        limit,
+        last: token.map(|token| token.after.into()),
+        revision: snapshot.revision(),
+        snapshot,
+        items: Vec::new(),
+        behind: 0,
+    };
+    let share = api.fairness().share(&request.user);
+    Ok(pieces::steps(share, scan, Scan::step).await.into_page())
 }
 
-/// Reads up to `limit` matching objects behind a key.
-async fn collect(
+/// A page that is being read: up to `limit` matching objects behind a key.
+struct Scan {
     kind: &'static Kind,
-    snapshot: &Snapshot,
-    prefix: &[u8],
-    after: Option<&[u8]>,
-    selection: &Selection,
+    prefix: Bytes,
+    selection: Selection,
     limit: usize,
-) -> Page {
-    let revision = snapshot.revision();
-    let mut page = Page { revision, items: Vec::new(), token: None, remaining: None };
-    let matches = |entry: &Entry| {
-        selection.is_everything()
-            || selection.may_match(&entry.value) && selection.matches(&stored::decode(kind, entry))
-    };
-    // The name is the last segment of the key; a selector on it spares reading the others.
-    let is_named = |key: &[u8]| {
-        let last = || key.rsplit(|byte| *byte == 0).next();
-        selection.name().is_none_or(|name| last() == Some(name.as_bytes()))
-    };
-    let mut last_seen = after.map(Bytes::copy_from_slice);
-    pieces::steps(|pace| {
-        for (key, entry) in snapshot.range(prefix, last_seen.as_deref()) {
-            let is_shown = is_named(&key) && matches(&entry);
-            if is_shown && page.items.len() == limit {
-                let last = page.items.last().map(|(key, _)| key.to_vec()).unwrap_or_default();
-                if selection.is_everything() {
-                    page.remaining = Some(snapshot.count(prefix, Some(&last)));
+    /// Key of the last object that was looked at.
+    last: Option<Bytes>,
+    revision: Revision,
+    snapshot: Snapshot,
+    items: Vec<(Bytes, Entry)>,
+    /// Objects that match behind a full page: how many there are of everything, else whether there
+    /// is one.
+    behind: usize,
+}
+
+impl Scan {
+    /// Reads on, until it is time for others; whether all has been read.
+    fn step(&mut self, pace: &Pace) -> bool {
+        let Scan { kind, prefix, selection, limit, last, snapshot, items, behind, .. } = self;
+        let is_everything = selection.is_everything();
+        // The name is the last segment of the key; a selector on it spares reading the others.
+        let is_named = |key: &[u8]| {
+            let last = || key.rsplit(|byte| *byte == 0).next();
+            selection.name().is_none_or(|name| last() == Some(name.as_bytes()))
+        };
+        let matches = |entry: &Entry| {
+            selection.may_match(&entry.value) && selection.matches(&stored::decode(*kind, entry))
+        };
+        for (key, entry) in snapshot.range(prefix, last.as_deref()) {
+            if is_everything || is_named(&key) && matches(&entry) {
+                match items.len() < *limit {
+                    true => items.push((key.clone(), entry)),
+                    false => *behind += 1,
                 }
-                page.token = Some(Token { revision, after: last }.encode());
-                break;
-            }
-            if is_shown {
-                page.items.push((key.clone(), entry));
+                if *behind > 0 && !is_everything {
+                    return true;
+                }
             }
             if pace.is_over() {
-                last_seen = Some(key);
+                *last = Some(key);
                 return false;
             }
         }
         true
-    })
-    .await;
-    page
+    }
+
+    fn into_page(self) -> Page {
+        let Scan { revision, items, behind, .. } = self;
+        let last = items.last().filter(|_| behind > 0);
+        let token = last.map(|(key, _)| Token { revision, after: key.to_vec() }.encode());
+        let remaining = (behind > 0 && self.selection.is_everything()).then_some(behind);
+        Page { revision, items, token, remaining }
+    }
 }
 
 #[cfg(test)]

@@ -18,7 +18,7 @@ pub mod patch;
 pub mod pods;
 pub mod prepare;
 pub mod quota;
-mod read;
+pub mod read;
 pub mod review;
 pub mod scale;
 pub mod select;

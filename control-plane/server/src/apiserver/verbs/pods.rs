@@ -9,7 +9,7 @@ use super::{
 };
 use crate::apiserver::{
     ApiServer, content,
-    errors::{ApiError, Cause},
+    errors::{self, ApiError, Cause},
     extensions,
     request::Request,
     stored,
@@ -23,6 +23,7 @@ use wherry_resources::{
     conditions::{self, Condition},
     meta,
     selectors::LabelSelector,
+    validate::Reason,
 };
 use wherry_store::{Entry, Snapshot};
 
@@ -44,14 +45,15 @@ fn done(request: &Request, warnings: &[String]) -> Response {
 pub async fn bind(api: &ApiServer, request: &Request) -> Result<Response, ApiError> {
     let options = super::WriteOptions::parse(&request.query, "CreateOptions")?;
     let binding = body::other(request, "v1", "Binding")?;
-    let name = match request.name() {
-        "" => meta::name(&binding),
-        name => name,
+    let name = match (request.name(), meta::name(&binding)) {
+        ("", sent) => sent,
+        (name, sent) if sent.is_empty() || sent == name => name,
+        _ => {
+            let why = "name in URL does not match name in Binding object";
+            return Err(ApiError::BadRequest(why.to_owned()));
+        }
     };
-    let node = binding.pointer("/target/name").and_then(Value::as_str).unwrap_or("");
-    if node.is_empty() {
-        return Err(ApiError::BadRequest("a Binding needs target.name, the node".to_owned()));
-    }
+    let node = target(&binding, name)?;
     let mut call = Call::of(api, request, Part::Binding, options.dry_run);
     let asked = call.asked(extensions::Verb::Create, request.name());
     let mut heard = extensions::Heard::default();
@@ -72,6 +74,29 @@ pub async fn bind(api: &ApiServer, request: &Request) -> Result<Response, ApiErr
         }
     }
     Err(ApiError::modified(pods(), name))
+}
+
+/// The node that a Binding names.
+fn target<'b>(binding: &'b Object, name: &str) -> Result<&'b str, ApiError> {
+    let text = |key: &str| binding["target"][key].as_str().unwrap_or("");
+    let (kind, node) = (text("kind"), text("name"));
+    let mut errors = Vec::new();
+    if !matches!(kind, "" | "Node") {
+        let message =
+            format!("Unsupported value: {kind:?}: supported values: \"Node\", \"<empty>\"");
+        errors.push(errors::field(Reason::NotSupported, "target.kind", message));
+    }
+    if node.is_empty() {
+        let message = "Required value".to_owned();
+        errors.push(errors::field(Reason::Required, "target.name", message));
+    }
+    match errors.is_empty() {
+        true => Ok(node),
+        false => {
+            let (group, kind) = (String::new(), "Binding".to_owned());
+            Err(ApiError::Invalid { group, kind, name: name.to_owned(), errors })
+        }
+    }
 }
 
 /// The Pod on its node: pure.

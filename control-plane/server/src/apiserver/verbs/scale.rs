@@ -58,7 +58,7 @@ pub async fn change(api: &ApiServer, request: &Request) -> Result<Response, ApiE
         let new = match &change {
             Change::Apply(config) => {
                 let config = of_parent(request, config)?;
-                apply::merged(&call, Some(&old), &config, options.force)?
+                apply::merged(&call, Some(&old), &config, options.force).await?
             }
             change => {
                 let wanted = change.apply(&scale_of(request.kind, &old))?;

@@ -1,6 +1,6 @@
 //! Which objects a list or watch shows.
 
-use crate::apiserver::{errors::ApiError, request::Request};
+use crate::apiserver::{errors::ApiError, request::Request, stored};
 use bytes::Bytes;
 use memchr::memmem::Finder;
 use wherry_resources::{
@@ -76,6 +76,16 @@ impl Selection {
         let node = self.fields.exact("spec.nodeName").filter(|node| plain(node))?;
         let value = Bytes::copy_from_slice(node.as_bytes());
         self.kind.is("", "Pod").then_some(Mark { lead: NODE_NAME, value })
+    }
+
+    /// What the keys of all that can match begin with. Most who look for a name look for one
+    /// object: its key is prefix enough.
+    pub fn prefix(&self, namespace: Option<&str>) -> Bytes {
+        match (self.name(), namespace) {
+            (Some(name), Some(namespace)) => stored::key(self.kind, namespace, name),
+            (Some(name), None) if !self.kind.namespaced => stored::key(self.kind, "", name),
+            (_, namespace) => stored::prefix(self.kind, namespace),
+        }
     }
 
     /// The one name that can match, if the selector names it.

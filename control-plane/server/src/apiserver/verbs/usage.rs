@@ -50,12 +50,16 @@ pub async fn usage(api: &ApiServer, request: &Request) -> Result<Response, ApiEr
     let selection = Selection::of(request)?;
     let snapshot = api.store().current();
     let rows = rows(api).await;
-    let mut items = match kind.kind {
-        "PodMetrics" => pods(&snapshot, request.namespace(), rows),
-        _ => nodes(&snapshot, rows),
+    // All Pods are read for it.
+    let answer = || {
+        let mut items = match kind.kind {
+            "PodMetrics" => pods(&snapshot, request.namespace(), rows),
+            _ => nodes(&snapshot, rows),
+        };
+        items.retain(|item| selection.matches(item));
+        super::get::respond_computed(request, items)
     };
-    items.retain(|item| selection.matches(item));
-    super::get::respond_computed(request, items)
+    api.fairness().compute(answer).await
 }
 
 /// All agents' rows by node.

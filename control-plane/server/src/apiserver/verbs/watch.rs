@@ -107,12 +107,7 @@ async fn open(api: &ApiServer, request: &Request) -> Result<Stream, ApiError> {
     let start = Start::of(&request.query)?;
     let bookmarks = request.query.flag("allowWatchBookmarks");
     let deadline = Instant::now() + timeout(&request.query)?;
-    let prefix = match (selection.name(), request.namespace()) {
-        // Most watches of clients are of one object by its name: its key is prefix enough.
-        (Some(name), Some(namespace)) => stored::key(request.kind, namespace, name),
-        (Some(name), None) if !request.kind.namespaced => stored::key(request.kind, "", name),
-        (_, namespace) => stored::prefix(request.kind, namespace),
-    };
+    let prefix = selection.prefix(request.namespace());
     let snapshot = match start.initial {
         Some(wanted) => Some(read::snapshot(api, wanted).await?),
         None => {

@@ -84,6 +84,29 @@ impl<'a> Call<'a> {
         custom::OwnTypes::of(self.api, self.kind)
     }
 
+    /// Records who owns what of a new state. A webhook that cannot say what managers of other
+    /// versions lose does not hold the write up: a deletion may wait for it.
+    async fn track(&self, old: Option<&Object>, new: &mut Object) {
+        let writer = self.writer();
+        if !custom::by_webhook(self.kind) {
+            return apply::track(&self.types(), old, new, &writer);
+        }
+        let sent = &*new;
+        let decide = |types: &custom::OwnTypes| {
+            let mut new = sent.clone();
+            apply::track(types, old, &mut new, &writer);
+            new
+        };
+        let tracked = Box::pin(self.types().decide(self.api, decide)).await;
+        match tracked {
+            Ok(tracked) => *new = tracked,
+            Err(error) => {
+                tracing::warn!(kind = self.kind.kind, %error, "owners are compared by names");
+                apply::track(&self.types().by_name(), old, new, &writer);
+            }
+        }
+    }
+
     /// Notes for the timeline whose change a revision is.
     pub fn wrote(&self, revision: Revision) {
         self.api.past().wrote(self.kind, revision, &self.user.name);
@@ -221,7 +244,7 @@ pub async fn insert(call: &Call<'_>, mut object: Object) -> Result<Written, Fail
             true => object.as_object_mut().and_then(|fields| fields.shift_remove("status")),
             false => None,
         };
-        apply::track(&call.types(), None, &mut object, &call.writer());
+        call.track(None, &mut object).await;
         if let Some(status) = status {
             object["status"] = status;
         }
@@ -315,13 +338,17 @@ pub async fn replace(
         check_type(call.kind, &new)?;
     }
     if call.record == Record::Track {
-        apply::track(&call.types(), Some(old), &mut new, &call.writer());
+        call.track(Some(old), &mut new).await;
     }
     let snapshot = call.api.store().current();
     if call.part == Part::Main {
         new = custom::settle(call.kind, new, &snapshot);
     }
-    let gathered = facts::gather(call, &new, Some(old), snapshot)?;
+    let mut gathered = facts::gather(call, &new, Some(old), snapshot)?;
+    if admission::pod_standards::tightens(call.kind, &new, old) {
+        let inside = facts::left_inside(call, &new, &gathered.snapshot);
+        gathered.facts.left_inside = Box::pin(inside).await;
+    }
     let context = call.context(Operation::Update, &gathered.facts);
     let warnings = admission::admit(&context, &mut new, Some(old))?;
     let name = meta::name(old);
