@@ -30,6 +30,7 @@ use wherry_wasi_shim::{Command, Exit, GuestConfig, Input, InputWriter, Output, R
 
 use super::{
     attached::{Io, PIECE_BYTES_MAX, Piece},
+    signals::Signal,
     start::{CODE_INTERRUPTED, CODE_KILLED, CODE_TRAP},
     terminal::{Terminal, shown},
 };
@@ -180,11 +181,15 @@ pub async fn exec(
     }
 }
 
-/// Tells a client that its command could not be started.
-pub async fn fail(stream: UnixStream, why: String) {
+/// Tells a client how a command ended that no guest has run, and what it complains of, if anything.
+pub async fn over(stream: UnixStream, streams: Streams, complaint: &str, outcome: Outcome) {
     let (mut reader, mut writer) = framed(stream);
-    // A client that has gone needs no outcome.
-    let _ = send(&mut writer, channels::STATUS, &Outcome::Failed(why).encode(), false).await;
+    // A client that has gone needs neither.
+    if streams.tty || streams.stderr {
+        let channel = if streams.tty { channels::STDOUT } else { channels::STDERR };
+        let _ = send(&mut writer, channel, complaint.as_bytes(), streams.tty).await;
+    }
+    let _ = send(&mut writer, channels::STATUS, &outcome.encode(), false).await;
     drop(writer);
     let rest = async { while let Some(Ok(_)) = reader.next().await {} };
     let _ = tokio::time::timeout(CLOSE_TIMEOUT, rest).await;
@@ -227,7 +232,7 @@ pub async fn attach(stream: UnixStream, io: Arc<Io>, streams: Streams) {
                 Heard::Gone => return,
                 Heard::Interrupted => {
                     listens = false;
-                    io.interrupted.cancel();
+                    io.signal(Signal::Interrupt);
                 }
             },
         }
