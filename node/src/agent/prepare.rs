@@ -178,10 +178,7 @@ impl Preparer {
             probes: container.probes.clone(),
             hooks: container.hooks.clone(),
             toolbox,
-            last_words: protocol::LastWords {
-                file: last_words,
-                from_log: container.message_from_log,
-            },
+            last_words,
         };
         Ok((start, image, took))
     }

@@ -47,7 +47,8 @@ use super::{
     trace::Source,
 };
 use crate::protocol::{
-    Container, ENDS_WITH_INPUT, Exit, ExitReason, Form, Guest, HookKind, Limits, Mount, Protocol,
+    Container, ENDS_WITH_INPUT, Exit, ExitReason, Form, Guest, HookKind, LastWords, Limits, Mount,
+    Protocol,
 };
 
 /// Killed, as shells and Kubernetes count it: 128 + SIGKILL.
@@ -212,7 +213,7 @@ impl Start {
         let (words, failed) = (self.container.last_words.clone(), exit.code != 0);
         let (log, written) = (self.log_path, exit.message.is_empty());
         let last = tokio::task::spawn_blocking(move || {
-            let file = words.file.as_deref().and_then(last_words);
+            let file = last_words(&words);
             file.or_else(|| (words.from_log && failed && written).then(|| log_tail(&log)).flatten())
         });
         if let Ok(Ok(Some(text))) = tokio::time::timeout(LAST_WORDS_MAX, last).await {
@@ -542,10 +543,12 @@ fn hook_failed(message: String) -> Exit {
 }
 
 /// What the guest wrote into its termination message, if anything.
-fn last_words(file: &Path) -> Option<String> {
+fn last_words(words: &LastWords) -> Option<String> {
+    let file = words.file.as_deref()?;
+    let (folder, name) = (file.parent()?, file.file_name()?);
+    let below = words.sub.as_deref().unwrap_or(Path::new("")).join(name);
     // The guest could have put anything there: a link, a pipe that blocks.
-    let folder = file.parent()?;
-    let mut file = crate::beneath::open_file(folder, Path::new(file.file_name()?)).ok()?;
+    let mut file = crate::beneath::open_file(folder, &below).ok()?;
     let text = tail(&mut file, MESSAGE_BYTES_MAX)?;
     (!text.is_empty()).then(|| String::from_utf8_lossy(&text).into_owned())
 }

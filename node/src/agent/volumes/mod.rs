@@ -36,7 +36,10 @@ use k8s_openapi::api::{
 use kube::{Api, api::PostParams};
 use tokio_util::sync::CancellationToken;
 
-use crate::{beneath, protocol};
+use crate::{
+    beneath,
+    protocol::{self, LastWords},
+};
 
 pub use self::usage::{Use, measure};
 use self::{content::Known, places::Place};
@@ -119,7 +122,7 @@ impl Volumes {
         self.pods.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// What a container mounts, made and filled; and the file of its last words.
+    /// What a container mounts, made and filled; and where its last words are.
     pub async fn prepare(
         &self,
         pod: &Arc<PodSpec>,
@@ -127,7 +130,7 @@ impl Volumes {
         ip: IpAddr,
         env: &protocol::Env,
         guest: protocol::Guest,
-    ) -> Result<(Vec<protocol::Mount>, Option<PathBuf>), Problem> {
+    ) -> Result<(Vec<protocol::Mount>, LastWords), Problem> {
         let container = &pod.containers[index];
         let mut mounts = Vec::new();
         if !container.mounts.is_empty() {
@@ -423,20 +426,23 @@ impl Volumes {
         index: usize,
         guest: protocol::Guest,
         mounts: &mut Vec<protocol::Mount>,
-    ) -> Result<Option<PathBuf>, Problem> {
+    ) -> Result<LastWords, Problem> {
         let container = &pod.containers[index];
+        let no_file = LastWords { from_log: container.message_from_log, ..LastWords::default() };
         let by_default = container.message_path == super::spec::MESSAGE_PATH_DEFAULT;
         if guest == protocol::Guest::Handler && by_default {
-            return Ok(None);
+            return Ok(no_file);
         }
         let path = Path::new(&container.message_path);
         let (Some(parent), Some(file)) = (path.parent().and_then(Path::to_str), path.file_name())
         else {
-            return Ok(None);
+            return Ok(no_file);
         };
-        if let Some(mount) = mounts.iter().find(|mount| mount.guest == parent) {
+        let is_there = |mount: &&protocol::Mount| Path::new(&mount.guest) == Path::new(parent);
+        if let Some(mount) = mounts.iter().find(is_there) {
             // A volume is there already: the file is in it.
-            return Ok((mount.sub.is_none() && !mount.read_only).then(|| mount.root.join(file)));
+            let file = (!mount.read_only).then(|| mount.root.join(file));
+            return Ok(LastWords { file, sub: mount.sub.clone(), ..no_file });
         }
         let named = |why: String| Problem {
             reason: "CreateContainerError",
@@ -458,7 +464,7 @@ impl Volumes {
         .map_err(named)?;
         let guest = parent.to_owned();
         mounts.push(protocol::Mount { root: folder, sub: None, guest, read_only: false });
-        Ok(Some(file))
+        Ok(LastWords { file: Some(file), ..no_file })
     }
 
     /// Gives what guests write to the user of their worker; the last thing before a start.
