@@ -51,6 +51,9 @@ impl Volumes {
             }
             fill(&root, &points, &etc)?;
             files.iter().try_for_each(|mount| take_in(&root, mount))?;
+            if read_only {
+                mounts.extend(writable(&root, &files));
+            }
             mounts.push(Mount { root, sub: None, guest: "/".to_owned(), read_only });
             Ok(mounts)
         });
@@ -83,6 +86,16 @@ fn take_in(root: &Path, mount: &Mount) -> io::Result<()> {
         fs::rename(entry.path(), folder.join(entry.file_name()))?;
     }
     Ok(())
+}
+
+/// The directories of a read-only root whose single files may be written to: a guest may write to
+/// directories only. The root itself stays as it was asked to be.
+fn writable(root: &Path, files: &[Mount]) -> Vec<Mount> {
+    let may = files.iter().filter(|mount| !mount.read_only).map(|mount| {
+        let folder = root.join(inside(&mount.guest));
+        Mount { root: folder, ..mount.clone() }
+    });
+    may.filter(|mount| mount.root != root).collect()
 }
 
 /// A path of the guest, below a root.
@@ -171,6 +184,11 @@ mod tests {
         take_in(&root, &script).expect("moved");
         let found = fs::metadata(root.join("run.sh")).expect("a file");
         assert!(found.mode() & 0o222 == 0 && !script.root.join("run.sh").exists());
+
+        let state = Mount { read_only: false, ..mount(folder.path().join("file-3"), "/etc/") };
+        let beside = Mount { guest: "/".to_owned(), ..state.clone() };
+        let shown = Mount { root: root.join("etc"), ..state.clone() };
+        assert_eq!(writable(&root, &[script, state, beside]), [shown]);
 
         let shared = mount(folder.path().join("file-2"), "/tmp");
         fs::hard_link(shared.root.join("run.sh"), root.join("other")).expect("another name");
