@@ -147,7 +147,8 @@ impl Preparer {
         }
         let began = Instant::now();
         let (env, mut args) = self.environment(order).await?;
-        let volumes = self.volumes.prepare(pod, index, order.ip, &env, image.guest);
+        let volumes =
+            self.volumes.prepare(pod, index, order.ip, &env, (image.guest, alias.is_some()));
         let (mut mounts, last_words) = volumes.await?;
         if let Some(alias) = alias {
             args = alias.argv(!container.command.is_empty(), args);

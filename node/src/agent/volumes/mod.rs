@@ -42,7 +42,7 @@ use crate::{
 };
 
 pub use self::usage::{Use, measure};
-use self::{content::Known, places::Place};
+use self::{content::Known, places::Place, root::of_every_root};
 use super::{
     checkpoint::Kind,
     env, env_file,
@@ -122,14 +122,15 @@ impl Volumes {
         self.pods.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// What a container mounts, made and filled; and where its last words are.
+    /// What a container mounts, made and filled; and where its last words are. Whether it gets a root
+    /// is known by its image.
     pub async fn prepare(
         &self,
         pod: &Arc<PodSpec>,
         index: usize,
         ip: IpAddr,
         env: &protocol::Env,
-        guest: protocol::Guest,
+        (guest, has_root): (protocol::Guest, bool),
     ) -> Result<(Vec<protocol::Mount>, LastWords), Problem> {
         let container = &pod.containers[index];
         let mut mounts = Vec::new();
@@ -142,7 +143,7 @@ impl Volumes {
                 mounts.push(self.mount(pod, index, number, mount, root, env).await?);
             }
         }
-        let words = self.last_words(pod, index, guest, &mut mounts).await?;
+        let words = self.last_words(pod, index, (guest, has_root), &mut mounts).await?;
         let own = |folder: PathBuf| folder.join("containers").join(&container.name);
         let own: Vec<PathBuf> = self.folders(&pod.uid).into_iter().map(own).collect();
         Ok((places::joined(mounts, &own), words))
@@ -424,7 +425,7 @@ impl Volumes {
         &self,
         pod: &PodSpec,
         index: usize,
-        guest: protocol::Guest,
+        (guest, has_root): (protocol::Guest, bool),
         mounts: &mut Vec<protocol::Mount>,
     ) -> Result<LastWords, Problem> {
         let container = &pod.containers[index];
@@ -449,7 +450,16 @@ impl Volumes {
             message: format!("cannot make {}: {why}", container.message_path),
         };
         let folder = self.folder(&pod.uid, false).map_err(named)?;
-        let folder = folder.join("containers").join(&container.name).join("last-words");
+        let own = folder.join("containers").join(&container.name);
+        let below = |mount: &protocol::Mount| Path::new(parent).starts_with(&mount.guest);
+        let has_root = has_root && !mounts.iter().any(below);
+        let in_root = of_every_root(parent).filter(|_| has_root);
+        // A directory of its own would hide that of the root, but may be written to in any case.
+        if let Some(sub) = in_root.filter(|sub| !container.read_only_root || parent == "/") {
+            let file = Some(own.join("root").join(file));
+            return Ok(LastWords { file, sub: Some(sub), ..no_file });
+        }
+        let folder = own.join("last-words");
         let file = folder.join(file);
         let (made, empty) = (folder.clone(), file.clone());
         let owner = self.users.owner(&pod.namespace);

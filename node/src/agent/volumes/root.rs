@@ -65,13 +65,17 @@ impl Volumes {
 /// memory and not in the container's `own` folder on the disk, nor what has another name and must
 /// not be written to by this one.
 fn fits(mount: &Mount, own: &Path) -> bool {
-    let folder = inside(&mount.guest);
-    let is_beside = FOLDERS.iter().any(|name| Path::new(name).starts_with(&folder));
     let has_names = |entry: fs::DirEntry| entry.metadata().is_ok_and(|found| found.nlink() > 1);
     holds_single_files(mount, own)
-        && is_beside
+        && of_every_root(&mount.guest).is_some()
         && !(mount.read_only
             && fs::read_dir(&mount.root).into_iter().flatten().flatten().any(has_names))
+}
+
+/// Where below its root a directory of a guest is, if every root has it.
+pub fn of_every_root(guest: &str) -> Option<PathBuf> {
+    let folder = inside(guest);
+    FOLDERS.iter().any(|name| Path::new(name).starts_with(&folder)).then_some(folder)
 }
 
 /// Moves single files to where the guest expects them, below its root.
@@ -168,6 +172,8 @@ mod tests {
     fn single_files_lie_beside_those_of_the_root() {
         let folder = tempfile::tempdir().expect("a folder");
         let (memory, root) = (folder.path().join("memory"), folder.path().join("root"));
+        assert_eq!(of_every_root("/var/tmp/"), Some(PathBuf::from("var/tmp")));
+        assert_eq!((of_every_root("/"), of_every_root("/dev")), (Some(PathBuf::new()), None));
         let mount = |root: PathBuf, guest: &str| {
             fs::create_dir_all(&root).expect("a folder");
             fs::write(root.join("run.sh"), "exit").expect("a file");
