@@ -18,7 +18,7 @@ use std::path::{Path, PathBuf};
 use jiff::Timestamp;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
-use wherry_control_plane::member::MEMBER_FILE;
+use wherry_control_plane::member::{MEMBER_FILE, STORE};
 
 use super::{Cluster, End, MEMBERS_MAX, POLL_INTERVAL, Role, TOKEN_TTL, copy_private, supervise};
 use crate::api::{self, Connection};
@@ -93,6 +93,11 @@ fn was_member(data_dir: &Path, number: usize) -> bool {
     folder_of(data_dir, number).join(MEMBER_FILE).exists()
 }
 
+/// Whether a member can go on there: a restored backup is a store and nothing else.
+fn has_data(data_dir: &Path, number: usize) -> bool {
+    was_member(data_dir, number) || folder_of(data_dir, number).join(STORE).is_dir()
+}
+
 /// Starts all members and waits until the API answers and each new one votes.
 pub async fn start(
     cluster: &Cluster,
@@ -122,7 +127,7 @@ async fn several(
     stop: &CancellationToken,
 ) -> Result<Connection, Diagnostic> {
     let all = 1..=addresses.len();
-    let is_member = |number: &usize| was_member(&cluster.data_dir, *number);
+    let is_member = |number: &usize| has_data(&cluster.data_dir, *number);
     let mut there: Vec<usize> = all.clone().filter(is_member).collect();
     if there.is_empty() {
         there.push(1);
@@ -207,13 +212,13 @@ async fn join(
     }
 }
 
-/// Moves the folder of one that was a member to where nobody uses it.
+/// Moves the data of a member to where nobody uses them.
 fn set_aside(
     data_dir: &Path,
     number: usize,
     now: Timestamp,
 ) -> Result<Option<PathBuf>, Diagnostic> {
-    if !was_member(data_dir, number) {
+    if !has_data(data_dir, number) {
         return Ok(None);
     }
     let folder = folder_of(data_dir, number);
