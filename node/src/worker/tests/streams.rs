@@ -186,6 +186,23 @@ async fn a_terminal_edits_echoes_and_interrupts() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_tool_that_reads_nothing_is_interrupted_all_the_same() {
+    let (fixture, mut agent) = Fixture::start("shop").await;
+    start(&fixture, &mut agent, |_| {}).await;
+    let (uid, container) = ("p".to_owned(), "main".to_owned());
+    let toolbox = Some(Code { module: fixture.module(&spinning()), form: Form::Module });
+    let streams = Streams { stderr: false, tty: true, ..ALL };
+    let open = Open::Exec { uid, container, command: vec!["awk".to_owned()], streams, toolbox };
+    let (mut stream, _) = Stream::open(&fixture, open).await;
+    // More than it has room for.
+    for _ in 0..6 {
+        stream.say(channels::STDIN, b"\x03").await;
+    }
+    assert_eq!(stream.rest().await.2, Some(Outcome::Code(130)));
+    fixture.stop(agent).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_toolbox_without_input_hears_by_it_that_it_shall_end() {
     let (fixture, mut agent) = Fixture::start("shop").await;
     // It reads until its input ends.
