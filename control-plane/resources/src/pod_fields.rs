@@ -160,7 +160,7 @@ pub const ROWS: &[Row] = &[
     row("Container", "envFrom", Honoured, "", &[]),
     row("Container", "env", Honoured, "", &[]),
     row("Container", "resources", Honoured, "see ResourceRequirements", &[]),
-    row("Container", "resizePolicy", DoesNotApply, "resources change with a new Pod", &[]),
+    row("Container", "resizePolicy", DoesNotApply, "resources change with the next start", &[]),
     row("Container", "restartPolicy", Honoured, "Always makes an init container a sidecar", &[]),
     row("Container", "restartPolicyRules", Honoured, "by exit code", &[]),
     row("Container", "volumeMounts", Honoured, "see VolumeMount", &[]),

@@ -115,6 +115,9 @@ pub fn admit(
             warnings.extend(pod::admit(context, new)?);
             limit_range::admit(context, new)?;
         }
+        ("", "pods") if context.part == Part::Resize => {
+            warnings.extend(pod::resized(new, old));
+        }
         ("", "persistentvolumeclaims") if context.part == Part::Main => {
             storage::claim(context, new, old)?;
             limit_range::admit(context, new)?;
