@@ -18,7 +18,7 @@ use std::io::Write as _;
 use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4, TcpListener};
 use std::os::fd::RawFd;
 use std::path::{Path, PathBuf};
-use std::process::Stdio;
+use std::process::{ExitStatus, Stdio};
 use std::time::{Duration, Instant};
 
 use jiff::Timestamp;
@@ -30,7 +30,7 @@ use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 use crate::api::{self, Connection};
-use crate::diagnostic::Diagnostic;
+use crate::diagnostic::{CODE_USELESS, Diagnostic};
 use crate::token::{self, Joins};
 use crate::{folder, images, roles};
 use servers::Listeners;
@@ -157,8 +157,8 @@ async fn run(cluster: Cluster) -> Result<(), Diagnostic> {
 
 async fn start(
     cluster: &Cluster,
-    server: &mut JoinSet<Diagnostic>,
-    nodes: &mut JoinSet<Diagnostic>,
+    server: &mut JoinSet<End>,
+    nodes: &mut JoinSet<End>,
     stop_server: &CancellationToken,
     stop_nodes: &CancellationToken,
 ) -> Result<(), Diagnostic> {
@@ -173,7 +173,7 @@ async fn start(
         let ready = wait_for_nodes(&connection, usize::from(cluster.flags.nodes), since);
         tokio::select! {
             ready = ready => ready?,
-            Some(Ok(failed)) = nodes.join_next() => return Err(failed),
+            Some(Ok(end)) = nodes.join_next() => return Err(end.why),
         }
         cluster.ready.cancel();
         announce(cluster, &connection, &images);
@@ -192,7 +192,7 @@ async fn start(
 async fn start_nodes(
     cluster: &Cluster,
     connection: &Connection,
-    nodes: &mut JoinSet<Diagnostic>,
+    nodes: &mut JoinSet<End>,
     stop: &CancellationToken,
 ) -> Result<(), Diagnostic> {
     let token = token::create(connection, Joins::Node, TOKEN_TTL).await?;
@@ -221,6 +221,7 @@ async fn start_nodes(
             name,
             inherit: None,
             token: Some(token.clone()),
+            optional: false,
         };
         nodes.spawn(supervise(role, cluster.ready.clone(), stop.clone()));
     }
@@ -315,34 +316,48 @@ struct Role {
     /// A socket that the child keeps open.
     inherit: Option<RawFd>,
     token: Option<String>,
+    /// The cluster can start without it: it is started again if it ends at its start.
+    optional: bool,
+}
+
+/// Why a child is not started again.
+struct End {
+    /// The role's name.
+    name: String,
+    /// Its data cannot be used again.
+    is_useless: bool,
+    why: Diagnostic,
 }
 
 /// Keeps a child running until `stop`. Returns before that only when the child cannot be started,
 /// or ends by itself before the cluster was `ready` (it has then said why on stderr).
-async fn supervise(role: Role, ready: CancellationToken, stop: CancellationToken) -> Diagnostic {
+async fn supervise(role: Role, ready: CancellationToken, stop: CancellationToken) -> End {
     let mut delay = RESTART_DELAY_MIN;
+    let end = |why| End { name: role.name.clone(), is_useless: false, why };
     loop {
         let begun = Instant::now();
         let mut child = match spawn(&role) {
             Ok(child) => child,
             Err(error) => {
                 let headline = format!("cannot start the {} process", role.name);
-                return Diagnostic::new("WH0016", headline)
-                    .why(error)
-                    .help("see whether this machine can start more:   ulimit -a");
+                let diagnostic = Diagnostic::new("WH0016", headline).why(error);
+                return end(diagnostic.help("see whether this machine can start more:   ulimit -a"));
             }
         };
         let status = tokio::select! {
             status = child.wait() => status,
             () = stop.cancelled() => {
-                end(&mut child).await;
-                return Diagnostic::new("WH0016", format!("{} was stopped", role.name));
+                stop_child(&mut child).await;
+                return end(stopped(&role));
             }
         };
-        let by_itself = matches!(&status, Ok(status) if status.code().is_some());
+        let code = status.as_ref().ok().and_then(ExitStatus::code);
         let status = status.map_or_else(|error| error.to_string(), |status| status.to_string());
-        if by_itself && !ready.is_cancelled() {
-            return refusal(&role, &status);
+        if let Some(code) = code.filter(|_| !ready.is_cancelled()) {
+            let is_useless = code == i32::from(CODE_USELESS);
+            if is_useless || !role.optional {
+                return End { is_useless, ..end(refusal(&role, &status)) };
+            }
         }
         tracing::warn!(child = role.name, status, "child ended; starting it again");
         if begun.elapsed() > RESTART_DELAY_RESET {
@@ -350,12 +365,14 @@ async fn supervise(role: Role, ready: CancellationToken, stop: CancellationToken
         }
         tokio::select! {
             () = tokio::time::sleep(delay) => {}
-            () = stop.cancelled() => {
-                return Diagnostic::new("WH0016", format!("{} was stopped", role.name));
-            }
+            () = stop.cancelled() => return end(stopped(&role)),
         }
         delay = (delay * 2).min(RESTART_DELAY_MAX);
     }
+}
+
+fn stopped(role: &Role) -> Diagnostic {
+    Diagnostic::new("WH0016", format!("{} was stopped", role.name))
 }
 
 fn refusal(role: &Role, status: &str) -> Diagnostic {
@@ -421,7 +438,7 @@ fn nth_address(first: SocketAddrV4, index: u8) -> SocketAddrV4 {
 }
 
 /// Ends a child: asks first, then insists.
-async fn end(child: &mut Child) {
+async fn stop_child(child: &mut Child) {
     let Some(pid) = child.id() else { return };
     let pid = nix::unistd::Pid::from_raw(pid.cast_signed());
     // It may have ended in this moment; waiting below says so either way.

@@ -10,6 +10,9 @@
 
 use std::fmt::{self, Display, Write as _};
 
+/// The exit code of a server whose data cannot be used again: who has other members may replace it.
+pub const CODE_USELESS: u8 = 3;
+
 /// A failure as a person reads it.
 #[derive(Debug)]
 pub struct Diagnostic {

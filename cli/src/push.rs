@@ -151,7 +151,7 @@ async fn push_elsewhere(
     artifact: Artifact,
 ) -> Result<(), Diagnostic> {
     let protocol = if flags.insecure { ClientProtocol::Http } else { ClientProtocol::Https };
-    let auth = auth(flags, host)?;
+    let auth = auth(flags, host, name)?;
     let client = oci_client::Client::new(ClientConfig {
         protocol,
         connect_timeout: Some(CONNECT_TIMEOUT),
@@ -175,7 +175,7 @@ async fn push_elsewhere(
 }
 
 /// What is shown to a registry; nothing where nobody has logged in.
-fn auth(flags: &Flags, host: &str) -> Result<RegistryAuth, Diagnostic> {
+fn auth(flags: &Flags, host: &str, name: &str) -> Result<RegistryAuth, Diagnostic> {
     let home = || Some(PathBuf::from(std::env::var_os("HOME")?).join(".docker/config.json"));
     let read = match (&flags.auth_file, home()) {
         (Some(file), _) => std::fs::read(file).map_err(|error| {
@@ -186,7 +186,7 @@ fn auth(flags: &Flags, host: &str) -> Result<RegistryAuth, Diagnostic> {
         (None, Some(file)) => std::fs::read(file).unwrap_or_default(),
         (None, None) => Vec::new(),
     };
-    Ok(credentials(&read, host).unwrap_or(RegistryAuth::Anonymous))
+    Ok(credentials(&read, host, name).unwrap_or(RegistryAuth::Anonymous))
 }
 
 fn refusal(host: &str, name: &str, insecure: bool, error: OciDistributionError) -> Diagnostic {

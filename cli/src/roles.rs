@@ -20,7 +20,7 @@ use wherry_node::agent::AgentError;
 use wherry_node::protocol::Tracing;
 use wherry_resources::{names, node_labels};
 
-use crate::diagnostic::Diagnostic;
+use crate::diagnostic::{CODE_USELESS, Diagnostic};
 use crate::folder;
 
 /// Where a node answers DNS if nothing else is said: nobody's usual port, and not for strangers.
@@ -420,11 +420,16 @@ fn audit(flags: &ServerFlags, data_dir: &std::path::Path) -> Result<LogConfig, D
     })
 }
 
-/// What a store that has stopped says of data that it could read once and cannot any more, and of
-/// data that is older than what it has done.
-const USELESS: [&str; 2] = ["is damaged on disk", "is older than what this member has done"];
-
 fn server_failed(error: MemberError, data_dir: &std::path::Path) -> Diagnostic {
+    let is_useless = error.is_of_useless_data();
+    let mut diagnostic = failure(error, data_dir);
+    if is_useless {
+        diagnostic.exit_code = CODE_USELESS;
+    }
+    diagnostic
+}
+
+fn failure(error: MemberError, data_dir: &std::path::Path) -> Diagnostic {
     let shown = data_dir.display().to_string();
     let headline = format!("the server cannot start on {shown}");
     let pki = folder::quoted(&data_dir.join("pki"));
@@ -472,8 +477,7 @@ fn server_failed(error: MemberError, data_dir: &std::path::Path) -> Diagnostic {
                 .why(error)
                 .help(format!("to let it join again, empty {shown} and start it with --join"));
         }
-        // The store's words for data that cannot be used again.
-        MemberError::Stopped(why) if USELESS.iter().any(|words| why.contains(words)) => {
+        MemberError::Stopped(_) if error.is_of_useless_data() => {
             let join = format!(
                 "do not start it again on this data: keep a copy of {shown}, remove the member on \
                  another one (wherry member remove), empty the folder and start it with --join"
@@ -725,6 +729,19 @@ mod tests {
             help: on another member, then join from an empty folder:   wherry member remove m1
               or: if there was no other:   wherry backup restore FILE --data-dir NEW-DIR --pki /data/pki"#]]
         .assert_eq(&server_failed(error, std::path::Path::new("/data")).to_string());
+    }
+
+    #[test]
+    fn data_that_cannot_be_used_again_has_a_code_of_its_own() {
+        let code = |error| server_failed(error, std::path::Path::new("/data")).exit_code;
+        let path = PathBuf::from("/data/store");
+        let lost = IdentityError::Lost { id: 7, name: "m1".to_owned(), store: path.clone() };
+        assert_eq!(code(MemberError::Identity(lost)), CODE_USELESS);
+        let stopped = |why: &str| MemberError::Stopped(why.to_owned());
+        assert_eq!(code(stopped("entry 4 is damaged on disk: its checksum")), CODE_USELESS);
+        assert_eq!(code(stopped("a write failed")), 1);
+        let source = std::io::Error::other("read-only");
+        assert_eq!(code(MemberError::Folder { path, source }), 1);
     }
 
     #[test]

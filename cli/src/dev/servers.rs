@@ -7,23 +7,28 @@
 //! ```text
 //! DIR/server/…      the first member's data folder       DIR/addresses.json   where they listen
 //! DIR/server-2/…    the second member's, and so on
+//! DIR/server.damaged-TIME/…    data that could not be used again
 //! ```
 
+use std::io::Write as _;
 use std::net::{Ipv4Addr, SocketAddr, TcpListener};
 use std::os::fd::AsRawFd as _;
 use std::path::{Path, PathBuf};
 
+use jiff::Timestamp;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
-use wherry_control_plane::member::MEMBER_FILE;
+use wherry_control_plane::member::{MEMBER_FILE, STORE};
 
-use super::{Cluster, MEMBERS_MAX, POLL_INTERVAL, Role, TOKEN_TTL, copy_private, supervise};
+use super::{Cluster, End, MEMBERS_MAX, POLL_INTERVAL, Role, TOKEN_TTL, copy_private, supervise};
 use crate::api::{self, Connection};
 use crate::diagnostic::Diagnostic;
 use crate::token::{self, Joins};
 use crate::{folder, member, roles};
 
 const ADDRESSES_FILE: &str = "addresses.json";
+/// What a member writes when it answers.
+const KUBECONFIG_FILE: &str = "admin.kubeconfig";
 
 /// Where the members listen.
 pub enum Listeners {
@@ -88,102 +93,161 @@ fn was_member(data_dir: &Path, number: usize) -> bool {
     folder_of(data_dir, number).join(MEMBER_FILE).exists()
 }
 
+/// Whether a member can go on there: a restored backup is a store and nothing else.
+fn has_data(data_dir: &Path, number: usize) -> bool {
+    was_member(data_dir, number) || folder_of(data_dir, number).join(STORE).is_dir()
+}
+
 /// Starts all members and waits until the API answers and each new one votes.
 pub async fn start(
     cluster: &Cluster,
-    servers: &mut JoinSet<Diagnostic>,
+    servers: &mut JoinSet<End>,
     stop: &CancellationToken,
 ) -> Result<Connection, Diagnostic> {
-    let first = folder::prepare(&folder_of(&cluster.data_dir, 1))?;
     folder::prepare(&cluster.data_dir.join("logs"))?;
-    let written = first.join("admin.kubeconfig");
-    // Its appearance is the sign that this start's server answers.
-    let _ = std::fs::remove_file(&written);
-    match &cluster.listeners {
-        Listeners::Inherited(listener) => {
-            let fd = listener.as_raw_fd();
-            let listen = format!("--listen-fd={fd}");
-            let role = Role { inherit: Some(fd), ..role(cluster, 1, listen)? };
-            servers.spawn(supervise(role, cluster.ready.clone(), stop.clone()));
-        }
-        Listeners::Own(addresses) => {
-            let first = role(cluster, 1, format!("--listen={}", addresses[0]))?;
-            servers.spawn(supervise(first, cluster.ready.clone(), stop.clone()));
-            // The others of a cluster that was there before: without them there is no majority. One
-            // that ends at its start is not the end of all: it is replaced while the others run.
-            let ready = CancellationToken::new();
-            ready.cancel();
-            for (number, address) in (1..).zip(addresses).skip(1) {
-                if was_member(&cluster.data_dir, number) {
-                    let mut role = role(cluster, number, format!("--listen={address}"))?;
-                    // Should its folder be emptied meanwhile, it must not found a cluster.
-                    role.arguments.push(format!("--join={}", addresses[0]));
-                    servers.spawn(supervise(role, ready.clone(), stop.clone()));
+    let listener = match &cluster.listeners {
+        Listeners::Inherited(listener) => listener,
+        Listeners::Own(addresses) => return several(cluster, addresses, servers, stop).await,
+    };
+    let fd = listener.as_raw_fd();
+    let role = Role { inherit: Some(fd), ..role(cluster, 1, format!("--listen-fd={fd}"))? };
+    servers.spawn(supervise(role, cluster.ready.clone(), stop.clone()));
+    tokio::select! {
+        answering = answering(cluster, 1) => answering,
+        Some(Ok(end)) = servers.join_next() => Err(end.why),
+    }
+}
+
+/// Starts those that are members, or the first where nobody is one, and lets the others join. Whose
+/// data turn out to be useless joins anew, while the others are more than half of all.
+async fn several(
+    cluster: &Cluster,
+    addresses: &[SocketAddr],
+    servers: &mut JoinSet<End>,
+    stop: &CancellationToken,
+) -> Result<Connection, Diagnostic> {
+    let all = 1..=addresses.len();
+    let is_member = |number: &usize| has_data(&cluster.data_dir, *number);
+    let mut there: Vec<usize> = all.clone().filter(is_member).collect();
+    if there.is_empty() {
+        there.push(1);
+    }
+    for (place, number) in there.iter().enumerate() {
+        let mut role = role(cluster, *number, format!("--listen={}", addresses[number - 1]))?;
+        // Without the others there may be no majority, without one of them there is.
+        role.optional = place > 0;
+        // Should its folder be emptied meanwhile, it must not found a cluster.
+        let other = there.iter().find(|other| *other != number);
+        role.arguments.extend(other.map(|other| format!("--join={}", addresses[other - 1])));
+        servers.spawn(supervise(role, cluster.ready.clone(), stop.clone()));
+    }
+    let count = there.len();
+    let connection = loop {
+        tokio::select! {
+            biased;
+            Some(Ok(end)) = servers.join_next() => {
+                there.retain(|number| name_of(*number) != end.name);
+                if !end.is_useless || there.len() * 2 <= count {
+                    return Err(end.why);
                 }
             }
+            answering = answering(cluster, there[0]) => break answering?,
         }
+    };
+    for number in all.filter(|number| !there.contains(number)) {
+        let address = addresses[number - 1];
+        join(cluster, (number, address), &connection, servers, stop).await?;
+    }
+    match there.contains(&1) {
+        true => Ok(connection),
+        // It listens where the cluster was asked to be.
+        false => answering(cluster, 1).await,
+    }
+}
+
+/// Waits until a member answers, and makes its kubeconfig the cluster's.
+async fn answering(cluster: &Cluster, number: usize) -> Result<Connection, Diagnostic> {
+    let written = folder_of(&cluster.data_dir, number).join(KUBECONFIG_FILE);
+    while !written.exists() {
+        tokio::time::sleep(POLL_INTERVAL).await;
     }
     let kubeconfig = cluster.data_dir.join("kubeconfig");
-    let answering = async {
-        while !written.exists() {
-            tokio::time::sleep(POLL_INTERVAL).await;
-        }
-        copy_private(&written, &kubeconfig)?;
-        let connection = api::connect(&kubeconfig).await?;
-        while !answers(&connection).await {
-            tokio::time::sleep(POLL_INTERVAL).await;
-        }
-        Ok::<_, Diagnostic>(connection)
-    };
-    let connection = tokio::select! {
-        answering = answering => answering?,
-        Some(Ok(failed)) = servers.join_next() => return Err(failed),
-    };
-    if let Listeners::Own(addresses) = &cluster.listeners {
-        join_others(cluster, addresses, &connection, servers, stop).await?;
+    copy_private(&written, &kubeconfig)?;
+    let connection = api::connect(&kubeconfig).await?;
+    while !answers(&connection).await {
+        tokio::time::sleep(POLL_INTERVAL).await;
     }
     Ok(connection)
 }
 
-/// Lets those join that have not been members before. One after the other: each is a change of the
-/// membership.
-async fn join_others(
+/// Lets one join that is no member, or that cannot go on as the one it was. One after the other: each
+/// is a change of the membership.
+async fn join(
     cluster: &Cluster,
-    addresses: &[SocketAddr],
+    (number, address): (usize, SocketAddr),
     connection: &Connection,
-    servers: &mut JoinSet<Diagnostic>,
+    servers: &mut JoinSet<End>,
     stop: &CancellationToken,
 ) -> Result<(), Diagnostic> {
-    for (number, address) in (1..).zip(addresses).skip(1) {
-        if was_member(&cluster.data_dir, number) {
-            continue;
-        }
-        let mut role = role(cluster, number, format!("--listen={address}"))?;
-        let name = role.name.clone();
-        // One whose folder is gone is gone itself; the others may have to start before they agree.
-        while member::forget(connection, &name).await.is_err() {
-            tokio::time::sleep(POLL_INTERVAL).await;
-        }
-        role.arguments.push(format!("--join={}", connection.url.trim_end_matches('/')));
-        role.token = Some(token::create(connection, Joins::Member, TOKEN_TTL).await?);
-        servers.spawn(supervise(role, cluster.ready.clone(), stop.clone()));
-        tokio::select! {
-            () = wait_for_vote(connection, &name) => {}
-            Some(Ok(failed)) = servers.join_next() => return Err(failed),
-        }
+    let name = name_of(number);
+    // One whose data are gone is gone itself; the others may have to start before they agree.
+    while member::forget(connection, &name).await.is_err() {
+        tokio::time::sleep(POLL_INTERVAL).await;
     }
-    Ok(())
+    if let Some(kept) = set_aside(&cluster.data_dir, number, Timestamp::now())? {
+        // The terminal may be gone.
+        let _ = writeln!(
+            std::io::stderr(),
+            "{name} begins anew with what the other members have; its damaged data are kept in {}",
+            kept.display()
+        );
+    }
+    let mut role = role(cluster, number, format!("--listen={address}"))?;
+    role.arguments.push(format!("--join={}", connection.url.trim_end_matches('/')));
+    role.token = Some(token::create(connection, Joins::Member, TOKEN_TTL).await?);
+    servers.spawn(supervise(role, cluster.ready.clone(), stop.clone()));
+    tokio::select! {
+        () = wait_for_vote(connection, &name) => Ok(()),
+        Some(Ok(end)) = servers.join_next() => Err(end.why),
+    }
+}
+
+/// Moves the data of a member to where nobody uses them.
+fn set_aside(
+    data_dir: &Path,
+    number: usize,
+    now: Timestamp,
+) -> Result<Option<PathBuf>, Diagnostic> {
+    if !has_data(data_dir, number) {
+        return Ok(None);
+    }
+    let folder = folder_of(data_dir, number);
+    let mut kept = folder.clone().into_os_string();
+    kept.push(now.strftime(".damaged-%Y%m%dT%H%M%SZ").to_string());
+    let kept = PathBuf::from(kept);
+    std::fs::rename(&folder, &kept).map_err(|error| {
+        Diagnostic::new("WH0005", format!("cannot move {} aside", folder.display()))
+            .why(error)
+            .help("move it by hand and start again; the other members replace it")
+    })?;
+    Ok(Some(kept))
+}
+
+fn name_of(number: usize) -> String {
+    format!("server-{number}")
 }
 
 fn role(cluster: &Cluster, number: usize, listen: String) -> Result<Role, Diagnostic> {
     let data_dir = folder::prepare(&folder_of(&cluster.data_dir, number))?;
+    // Its appearance is the sign that this start's server answers.
+    let _ = std::fs::remove_file(data_dir.join(KUBECONFIG_FILE));
     let log = if number == 1 { "server.log".to_owned() } else { format!("server-{number}.log") };
     Ok(Role {
-        name: format!("server-{number}"),
+        name: name_of(number),
         log_file: cluster.data_dir.join("logs").join(log),
         arguments: vec![
             "server".into(),
-            format!("--name=server-{number}"),
+            format!("--name={}", name_of(number)),
             format!("--data-dir={}", data_dir.display()),
             // Whoever writes a webhook runs it beside the cluster first.
             "--webhook-network=127.0.0.0/8".into(),
@@ -191,6 +255,7 @@ fn role(cluster: &Cluster, number: usize, listen: String) -> Result<Role, Diagno
         ],
         inherit: None,
         token: None,
+        optional: false,
     })
 }
 
@@ -223,6 +288,19 @@ pub fn urls(cluster: &Cluster, connection: &Connection) -> Vec<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn useless_data_are_kept_aside() {
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        let at = "2026-02-03T04:05:06Z".parse().expect("a time");
+        let aside = |number| set_aside(folder.path(), number, at).map_err(|e| e.to_string());
+        std::fs::create_dir(folder_of(folder.path(), 2)).expect("a folder");
+        assert_eq!(aside(2), Ok(None), "it was no member");
+        std::fs::write(folder_of(folder.path(), 2).join(MEMBER_FILE), "{}").expect("written");
+        let kept = folder.path().join("server-2.damaged-20260203T040506Z");
+        assert_eq!(aside(2), Ok(Some(kept.clone())));
+        assert!(kept.join(MEMBER_FILE).exists() && !was_member(folder.path(), 2));
+    }
 
     #[test]
     fn members_keep_their_addresses() {

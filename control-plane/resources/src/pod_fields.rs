@@ -160,7 +160,7 @@ pub const ROWS: &[Row] = &[
     row("Container", "envFrom", Honoured, "", &[]),
     row("Container", "env", Honoured, "", &[]),
     row("Container", "resources", Honoured, "see ResourceRequirements", &[]),
-    row("Container", "resizePolicy", DoesNotApply, "resources change with a new Pod", &[]),
+    row("Container", "resizePolicy", DoesNotApply, "resources change with the next start", &[]),
     row("Container", "restartPolicy", Honoured, "Always makes an init container a sidecar", &[]),
     row("Container", "restartPolicyRules", Honoured, "by exit code", &[]),
     row("Container", "volumeMounts", Honoured, "see VolumeMount", &[]),
@@ -249,7 +249,13 @@ pub const ROWS: &[Row] = &[
     row("ContainerPort", "name", Honoured, "", &[]),
     row("ContainerPort", "hostPort", DoesNotApply, "use a Service of type NodePort", &[]),
     row("ContainerPort", "containerPort", Honoured, "", &[]),
-    row("ContainerPort", "protocol", Honoured, "", &[]),
+    row(
+        "ContainerPort",
+        "protocol",
+        DoesNotApply,
+        "TCP and UDP are honoured; guests have no sockets of SCTP",
+        &["\"TCP\"", "\"UDP\""],
+    ),
     row("ContainerPort", "hostIP", DoesNotApply, "use a Service of type NodePort", &[]),
     row("ResourceRequirements", "limits", Honoured, "memory, cpu, ephemeral-storage", &[]),
     row(
@@ -517,11 +523,14 @@ mod tests {
             "ephemeralContainers": [{"name": "a", "targetContainerName": "b",
                 "securityContext": {"privileged": true}}],
             "volumes": [{"name": "m", "emptyDir": {"medium": "Memory", "sizeLimit": "1Mi"}},
-                {"name": "h", "emptyDir": {"medium": "HugePages-2Mi"}}]}});
+                {"name": "h", "emptyDir": {"medium": "HugePages-2Mi"}}],
+            "containers": [{"name": "c", "ports": [{"containerPort": 1, "protocol": "TCP"},
+                {"containerPort": 2, "protocol": "SCTP"}]}]}});
         expect![[r#"
             spec.ephemeralContainers[0].targetContainerName: does not apply to Wasm: guests are not processes and cannot see each other
             spec.ephemeralContainers[0].securityContext.privileged: does not apply to Wasm: no guest is privileged
-            spec.volumes[1].emptyDir.medium: does not apply to Wasm: Memory is honoured; there are no huge pages, and the disk is used instead"#]]
+            spec.volumes[1].emptyDir.medium: does not apply to Wasm: Memory is honoured; there are no huge pages, and the disk is used instead
+            spec.containers[0].ports[1].protocol: does not apply to Wasm: TCP and UDP are honoured; guests have no sockets of SCTP"#]]
         .assert_eq(&warnings(&pod).join("\n"));
     }
 

@@ -46,8 +46,7 @@ use crate::pki::{self, Pki, PkiError, Profile};
 use crate::reports::Reports;
 use crate::{at_rest, backup, controllers, scheduler};
 use identity::Identity;
-pub(crate) use identity::STORE;
-pub use identity::{IdentityError, MEMBER_FILE};
+pub use identity::{IdentityError, MEMBER_FILE, STORE};
 use join::{Join, JoinError};
 use serve::{Side, Sides};
 pub use wherry_store::{Window, too_full};
@@ -120,6 +119,27 @@ pub enum MemberError {
     Stopped(String),
     #[error("member {name:?} (id {id}) was removed from its cluster")]
     Removed { id: MemberId, name: String },
+}
+
+/// What a store that has stopped says of data that it could read once and cannot any more, and of
+/// data that is older than what it has done.
+const USELESS: [&str; 2] = ["is damaged on disk", "is older than what this member has done"];
+
+impl MemberError {
+    /// Whether its data are damaged or lost, so that it must never be started on them again.
+    pub fn is_of_useless_data(&self) -> bool {
+        match self {
+            MemberError::Store(error) | MemberError::Identity(IdentityError::Store(error)) => {
+                use OpenError::{Behind, Damaged, Older};
+                matches!(error, Damaged { .. } | Behind { .. } | Older { .. })
+            }
+            MemberError::Identity(error) => {
+                matches!(error, IdentityError::Damaged { .. } | IdentityError::Lost { .. })
+            }
+            MemberError::Stopped(why) => USELESS.iter().any(|words| why.contains(words)),
+            _ => false,
+        }
+    }
 }
 
 /// A started member.

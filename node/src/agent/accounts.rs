@@ -16,8 +16,9 @@ use std::{
 
 use jiff::Timestamp;
 use serde::Serialize;
+use serde_json::Value;
 
-use super::starts::Starts;
+use super::{pressure::Written, starts::Starts};
 use crate::{
     metrics::{CPU, MEMORY, NODE_CPU, NODE_MEMORY, POD_CPU, POD_MEMORY, Samples},
     protocol::{USAGE_INTERVAL_SECONDS, Usage},
@@ -30,6 +31,8 @@ pub struct Accounts {
     known: Mutex<HashMap<String, HashMap<String, Known>>>,
     /// Namespace and name of each Pod, by uid. Locked for short copies only, after `known`.
     names: Mutex<HashMap<String, (String, String)>>,
+    /// What Pods have written, by uid, as it was measured last. Locked for short copies only.
+    written: Mutex<HashMap<String, Written>>,
     /// CPU time of what has ended, in nanoseconds. Changed while `known` is locked.
     past_ns: AtomicU64,
     /// What their starts took.
@@ -75,6 +78,20 @@ impl Accounts {
 
     fn names(&self) -> std::sync::MutexGuard<'_, HashMap<String, (String, String)>> {
         self.names.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn written(&self) -> std::sync::MutexGuard<'_, HashMap<String, Written>> {
+        self.written.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// What a Pod has written was measured.
+    pub fn wrote(&self, uid: &str, written: &Written) {
+        self.written().insert(uid.to_owned(), written.clone());
+    }
+
+    /// What Pods have written, by uid, as far as it was measured.
+    pub fn summary(&self) -> HashMap<String, Value> {
+        self.written().iter().map(|(uid, written)| (uid.clone(), written.summary())).collect()
     }
 
     /// What a Pod of this node is called.
@@ -125,6 +142,7 @@ impl Accounts {
     pub fn forget(&self, uid: &str) {
         self.ended(uid);
         self.names().remove(uid);
+        self.written().remove(uid);
     }
 
     /// What all containers have used, for metrics.
@@ -229,6 +247,7 @@ fn between(from: Timestamp, to: Timestamp) -> Duration {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::agent::volumes::Use;
 
     fn usage(cpu_ms: u64, memory_bytes: u64) -> Vec<Usage> {
         vec![Usage {
@@ -258,6 +277,30 @@ mod tests {
         assert_eq!(accounts.memory("u"), 20);
         accounts.forget("u");
         assert!(accounts.all(at(60)).is_empty());
+    }
+
+    #[test]
+    fn what_was_written_is_told_as_by_a_kubelet() {
+        let accounts = Accounts::default();
+        let found = |bytes| Use { bytes, entries: 2 };
+        let written = Written {
+            volumes: vec![("cache".into(), false, found(8)), ("fast".into(), true, found(4))],
+            containers: vec![("app".into(), found(1))],
+            claims: vec![("rows".into(), found(30), 100)],
+        };
+        accounts.wrote("u", &written);
+        let expected = serde_json::json!({
+            "ephemeral-storage": {"usedBytes": 9},
+            "volume": [
+                {"name": "cache", "usedBytes": 8, "inodesUsed": 2},
+                {"name": "fast", "usedBytes": 4, "inodesUsed": 2},
+                {"name": "rows", "usedBytes": 30, "inodesUsed": 2,
+                    "capacityBytes": 100, "availableBytes": 70},
+            ],
+        });
+        assert_eq!(accounts.summary()["u"], expected);
+        accounts.forget("u");
+        assert!(accounts.summary().is_empty());
     }
 
     #[test]

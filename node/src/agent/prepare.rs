@@ -147,7 +147,8 @@ impl Preparer {
         }
         let began = Instant::now();
         let (env, mut args) = self.environment(order).await?;
-        let volumes = self.volumes.prepare(pod, index, order.ip, &env, image.guest);
+        let volumes =
+            self.volumes.prepare(pod, index, order.ip, &env, (image.guest, alias.is_some()));
         let (mut mounts, last_words) = volumes.await?;
         if let Some(alias) = alias {
             args = alias.argv(!container.command.is_empty(), args);
@@ -178,10 +179,7 @@ impl Preparer {
             probes: container.probes.clone(),
             hooks: container.hooks.clone(),
             toolbox,
-            last_words: protocol::LastWords {
-                file: last_words,
-                from_log: container.message_from_log,
-            },
+            last_words,
         };
         Ok((start, image, took))
     }

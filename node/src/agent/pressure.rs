@@ -9,6 +9,7 @@
 use std::{path::Path, time::Duration};
 
 use jiff::Timestamp;
+use serde_json::{Value, json};
 
 use super::{
     spec::{ContainerSpec, Content, PodSpec},
@@ -42,6 +43,18 @@ pub struct Signals {
     pub disk: (u64, u64),
     /// Free and all inodes; some file systems count none.
     pub inodes: (u64, u64),
+}
+
+impl Signals {
+    /// The file system, as a kubelet's summary has it.
+    pub fn summary(&self) -> Value {
+        let ((free, bytes), (inodes_free, inodes)) = (self.disk, self.inodes);
+        json!({
+            "availableBytes": free, "capacityBytes": bytes, "usedBytes": bytes.saturating_sub(free),
+            "inodesFree": inodes_free, "inodes": inodes,
+            "inodesUsed": inodes.saturating_sub(inodes_free),
+        })
+    }
 }
 
 /// What there can be too little of.
@@ -189,6 +202,23 @@ impl Written {
     pub fn memory(&self) -> u64 {
         let in_memory = self.volumes.iter().filter(|(_, memory, _)| *memory);
         in_memory.map(|(_, _, it)| it.bytes).fold(0, u64::saturating_add)
+    }
+
+    /// As a kubelet's summary has it.
+    pub fn summary(&self) -> Value {
+        let volume = |name: &str, found: &Use| {
+            let Use { bytes, entries } = found;
+            json!({ "name": name, "usedBytes": bytes, "inodesUsed": entries })
+        };
+        let volumes = self.volumes.iter().map(|(name, _, found)| volume(name, found));
+        let claims = self.claims.iter().map(|(name, found, limit)| {
+            let mut item = volume(name, found);
+            item["capacityBytes"] = json!(limit);
+            item["availableBytes"] = json!(limit.saturating_sub(found.bytes));
+            item
+        });
+        let volumes: Vec<Value> = volumes.chain(claims).collect();
+        json!({ "ephemeral-storage": { "usedBytes": self.disk() }, "volume": volumes })
     }
 }
 

@@ -19,7 +19,7 @@ use k8s_openapi::{
     apimachinery::pkg::apis::meta::v1::ObjectMeta,
 };
 use wherry_resources::handling::{self, Handling};
-use wherry_resources::quantity;
+use wherry_resources::{defaults, quantity};
 
 use crate::protocol;
 
@@ -91,7 +91,7 @@ pub struct PodSpec {
     pub service_links: bool,
     /// Names of `spec.imagePullSecrets`.
     pub pull_secrets: Vec<String>,
-    /// `status.qosClass` as it follows from requests and limits.
+    /// `status.qosClass`
     pub qos: &'static str,
     /// When the scheduler bound it.
     pub scheduled: Option<Timestamp>,
@@ -325,7 +325,7 @@ fn pod_spec(
     spec: core::PodSpec,
     status: Option<&core::PodStatus>,
 ) -> Option<PodSpec> {
-    let qos = qos_class(&spec);
+    let qos = qos_class(&spec, status);
     let is_new = status.is_none_or(|status| status.start_time.is_none());
     let placement = is_new.then(|| Placement::of(&spec));
     let init: Vec<ContainerSpec> =
@@ -633,32 +633,14 @@ fn millis(value: &Quantity) -> Option<u32> {
     quantity::Quantity::parse(&value.0).ok().and_then(|quantity| quantity.millis().try_into().ok())
 }
 
-/// `Guaranteed` if every container has equal requests and limits for cpu and memory, `BestEffort` if
-/// none has any, else `Burstable`.
-fn qos_class(spec: &core::PodSpec) -> &'static str {
-    let mut guaranteed = true;
-    let mut best_effort = true;
-    for container in spec.init_containers.iter().flatten().chain(&spec.containers) {
-        let empty = BTreeMap::new();
-        let resources = container.resources.as_ref();
-        let limits = resources.and_then(|r| r.limits.as_ref()).unwrap_or(&empty);
-        let requests = resources.and_then(|r| r.requests.as_ref()).unwrap_or(&empty);
-        for resource in ["cpu", "memory"] {
-            let (limit, request) = (limits.get(resource), requests.get(resource));
-            best_effort &= limit.is_none() && request.is_none();
-            let equal = match (limit, request) {
-                (Some(limit), Some(request)) => limit == request,
-                (Some(_), None) => true,
-                _ => false,
-            };
-            guaranteed &= equal;
-        }
-    }
-    match (best_effort, guaranteed) {
-        (true, _) => "BestEffort",
-        (false, true) => "Guaranteed",
-        (false, false) => "Burstable",
-    }
+/// The quality of service, as the API has said it.
+fn qos_class(spec: &core::PodSpec, status: Option<&core::PodStatus>) -> &'static str {
+    let said = status.and_then(|status| status.qos_class.as_deref());
+    let known = ["Guaranteed", "Burstable", "BestEffort"];
+    known.into_iter().find(|class| said == Some(*class)).unwrap_or_else(|| {
+        let spec = serde_json::to_value(spec).unwrap_or_default();
+        spec.as_object().map_or("BestEffort", defaults::qos_class)
+    })
 }
 
 #[cfg(test)]
@@ -684,6 +666,21 @@ mod tests {
         };
         assert_eq!(limits(r#"{"memory":"0","cpu":"0"}"#), (None, None));
         assert_eq!(limits(r#"{"memory":"1Ki","cpu":"1n"}"#), (Some(1024), Some(1)));
+    }
+
+    #[test]
+    fn quality_of_service_is_what_the_api_says() {
+        let class = |limits: &str, status: &str| {
+            let text = r#"{"metadata":{"name":"a","namespace":"b","uid":"u"},"spec":{"nodeName":"n",
+                "containers":[{"name":"app","image":"i","resources":LIMITS}]},"status":STATUS}"#;
+            let text = text.replace("LIMITS", limits).replace("STATUS", status);
+            let pod = serde_json::from_str(&text).expect("a Pod");
+            read(pod).expect("a Pod of a node").0.spec.qos
+        };
+        assert_eq!(class(r#"{"requests":{"cpu":"0"}}"#, "{}"), "BestEffort");
+        let same = r#"{"limits":{"cpu":"1","memory":"1Gi"},"requests":{"cpu":"1000m"}}"#;
+        assert_eq!(class(same, "{}"), "Guaranteed");
+        assert_eq!(class(same, r#"{"qosClass":"Burstable"}"#), "Burstable");
     }
 
     #[test]

@@ -6,9 +6,9 @@
 //! tunnel is kept to each member, so that logs come through any of them; a broken one is opened
 //! again with growing delays.
 //!
-//! Served: `GET /logs/{namespace}/{pod}/{container}?…` (see `logs.rs`), `GET /usage` (see
-//! `accounts.rs`), `GET /metrics` (see `starts.rs` and `metrics.rs`), `GET /metrics/resource` (again
-//! `accounts.rs`), `GET /healthz`, and the streams of `streams.rs`.
+//! Served: `GET /logs/{namespace}/{pod}/{container}?…` (see `logs.rs`), `GET /usage` and `GET /disk`
+//! (see `accounts.rs`), `GET /metrics` (see `starts.rs` and `metrics.rs`), `GET /metrics/resource`
+//! (again `accounts.rs`), `GET /healthz`, and the streams of `streams.rs`.
 
 use std::{collections::HashMap, path::PathBuf, sync::Arc, time::Duration};
 
@@ -26,6 +26,7 @@ use hyper_util::{
     service::TowerToHyperService,
 };
 use jiff::Timestamp;
+use serde_json::{Value, json};
 use tokio::{
     sync::{mpsc, oneshot},
     task::JoinSet,
@@ -40,7 +41,7 @@ use super::{
     client::Connection,
     logs,
     pods::Input,
-    relay, streams,
+    pressure, relay, streams,
 };
 
 /// Where the server takes tunnels.
@@ -227,6 +228,7 @@ fn router(context: Context, streams: streams::Context) -> Router {
     Router::new()
         .route("/healthz", get(|| async { "ok" }))
         .route("/usage", get(usage))
+        .route("/disk", get(disk))
         .route("/metrics", get(metrics))
         .route("/metrics/resource", get(resource))
         .route("/logs/{namespace}/{pod}/{container}", get(container_logs))
@@ -237,6 +239,14 @@ fn router(context: Context, streams: streams::Context) -> Router {
 
 async fn usage(State(context): State<Context>) -> Json<Vec<Row>> {
     Json(context.accounts.all(Timestamp::now()))
+}
+
+/// What the node's file system has, and what Pods have written there.
+async fn disk(State(context): State<Context>) -> Json<Value> {
+    let Context { logs, accounts, .. } = context;
+    let looking = tokio::task::spawn_blocking(move || pressure::look(&logs));
+    let signals = looking.await.ok().and_then(Result::ok);
+    Json(json!({ "fs": signals.map(|signals| signals.summary()), "pods": accounts.summary() }))
 }
 
 /// What starts took, and what the workers tell of their traffic.

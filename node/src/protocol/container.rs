@@ -192,6 +192,8 @@ pub enum HookKind {
 pub struct LastWords {
     /// The file of `terminationMessagePath` on the host. None: the guest has no such file.
     pub file: Option<PathBuf>,
+    /// A directory beside that file, in which it is instead, resolved as that of a [`Mount`].
+    pub sub: Option<PathBuf>,
     /// `terminationMessagePolicy: FallbackToLogsOnError`
     pub from_log: bool,
 }

@@ -9,11 +9,12 @@ use std::sync::{
 };
 
 use bytes::Bytes;
-use tokio::sync::{Semaphore, mpsc};
+use tokio::sync::{Semaphore, mpsc, watch};
 use tokio_util::sync::CancellationToken;
 use wherry_resources::channels;
 use wherry_wasi_shim::{Input, InputWriter, Output};
 
+use super::signals::Signal;
 use crate::protocol::{Container, Guest, TOOLBOX_REPOSITORY};
 
 /// Pieces that wait for an attached client: a burst of 1 MiB.
@@ -40,8 +41,8 @@ pub struct Io {
     pub ends_with_input: bool,
     /// Cancelled when the container has ended.
     pub ended: CancellationToken,
-    /// Cancelled when somebody types what interrupts a command.
-    pub interrupted: CancellationToken,
+    /// The greatest that was sent.
+    signals: watch::Sender<Option<Signal>>,
     /// Places for sessions.
     pub sessions: Arc<Semaphore>,
 }
@@ -61,7 +62,7 @@ impl Io {
             reads_interrupts: runs_toolbox,
             ends_with_input,
             ended: CancellationToken::new(),
-            interrupted: CancellationToken::new(),
+            signals: watch::Sender::new(None),
             sessions: Arc::new(Semaphore::new(SESSIONS_MAX)),
         };
         (Arc::new(io), input)
@@ -107,6 +108,22 @@ impl Io {
         }
         let mut input = self.input.lock().unwrap_or_else(PoisonError::into_inner);
         if self.once { input.take() } else { input.clone() }
+    }
+
+    /// Tells the container's program to end.
+    pub fn signal(&self, signal: Signal) {
+        self.signals.send_if_modified(|sent| {
+            let is_more = *sent < Some(signal);
+            *sent = (*sent).max(Some(signal));
+            is_more
+        });
+    }
+
+    /// Waits for a signal that is greater than `heard`. Cancel safe.
+    pub async fn signalled(&self, heard: Option<Signal>) -> Signal {
+        let mut signals = self.signals.subscribe();
+        let sent = *signals.wait_for(|sent| *sent > heard).await.expect("its sender is this");
+        sent.expect("greater than none is one")
     }
 
     /// The container has ended.

@@ -2,13 +2,15 @@
 //!
 //! The main task finds what a stream is for; everything else happens in a task of the stream's own,
 //! which ends with its connection or with the container. What a command's first word names: an
-//! export of the container's image, the image's own command, or a program of the toolbox.
+//! export of the container's image, the image's own command, or a program of the toolbox. A `kill` is
+//! none of these: see `signals.rs`.
 
 use std::{path::PathBuf, sync::Arc};
 
 use futures::SinkExt;
 use tokio::{io::AsyncWriteExt as _, net::UnixStream, sync::OwnedSemaphorePermit, task::JoinSet};
 use tokio_util::codec::Framed;
+use wherry_resources::channels::Outcome;
 use wherry_wasi_shim::{Command, GuestConfig, LoadError};
 
 use super::{
@@ -18,6 +20,7 @@ use super::{
     pipe::End,
     record::Record,
     session::{self, Pipes},
+    signals::{self, Signal},
     start::Runtime,
     tail,
 };
@@ -185,42 +188,70 @@ async fn exec(stream: UnixStream, run: Run) {
     let callee = &running.target.callee;
     let config = GuestConfig { args: command, ..callee.config() };
     let (pipes, config) = Pipes::connect(streams, config);
-    let program = program(&runtime, callee, toolbox.as_ref(), config).await;
+    let runs_toolbox = running.io.reads_interrupts;
+    let program = program(&runtime, (callee, runs_toolbox), toolbox.as_ref(), config).await;
     let Ok(stream) = answer(stream, &Answer::Open).await else {
         return;
     };
-    match program {
-        Ok((program, is_tool)) => {
-            let program = (program, is_tool || running.io.reads_interrupts);
-            session::exec(stream, program, pipes, running.io.ended.clone()).await;
+    let (complaint, outcome) = match program {
+        Ok(Program::Guest(program, is_tool)) => {
+            let program = (program, is_tool || runs_toolbox);
+            return session::exec(stream, program, pipes, running.io.ended.clone()).await;
         }
-        Err(why) => session::fail(stream, why).await,
-    }
+        Ok(Program::Kill(Ok(signal))) => {
+            if let Some(signal) = signal {
+                running.io.signal(signal);
+            }
+            (String::new(), Outcome::Code(0))
+        }
+        Ok(Program::Kill(Err(why))) => (format!("kill: {why}\n"), Outcome::Code(1)),
+        Err(why) => (String::new(), Outcome::Failed(why)),
+    };
+    session::over(stream, streams, &complaint, outcome).await;
 }
 
-/// Finds and links what the first word names; whether it is a program of the toolbox.
+/// What a command's words name.
+enum Program {
+    /// A guest, linked; whether it is one of the toolbox.
+    Guest(Command, bool),
+    /// A `kill`, which is the worker's own.
+    Kill(Result<Option<Signal>, String>),
+}
+
+/// Finds what the words name, and links it.
 async fn program(
     runtime: &Runtime,
-    callee: &Callee,
+    (callee, runs_toolbox): (&Callee, bool),
     toolbox: Option<&Code>,
     config: GuestConfig,
-) -> Result<(Command, bool), String> {
+) -> Result<Program, String> {
     let name = config.args.first().cloned().unwrap_or_default();
     let failed = |why: &dyn std::error::Error| format!("exec: {name:?}: {}", explain(why));
     let module = callee.code.map().await.map_err(|error| failed(&error))?;
     match module.call(&name, config.clone()) {
         Err(LoadError::NoExport { .. }) => {}
-        call => return call.map(|call| (call, false)).map_err(|error| failed(&error)),
+        call => {
+            let call = call.map_err(|error| failed(&error))?;
+            return Ok(Program::Guest(call, false));
+        }
     }
-    if callee.is_own(&name) {
-        return module.command(config).map(|own| (own, false)).map_err(|error| failed(&error));
+    let is_own = callee.is_own(&name);
+    if (runs_toolbox || !is_own)
+        && let Some(kill) = signals::kill(&config.args)
+    {
+        return Ok(Program::Kill(kill));
+    }
+    if is_own {
+        let own = module.command(config).map_err(|error| failed(&error))?;
+        return Ok(Program::Guest(own, false));
     }
     let Some(code) = toolbox else {
         return Err(format!("exec: {name:?}: executable file not found in $PATH"));
     };
     let toolbox = runtime.modules.code(&runtime.engine, &code.module, code.form);
     let toolbox = toolbox.map().await.map_err(|error| failed(&error))?;
-    toolbox.command(config).map(|tool| (tool, true)).map_err(|error| failed(&error))
+    let tool = toolbox.command(config).map_err(|error| failed(&error))?;
+    Ok(Program::Guest(tool, true))
 }
 
 /// Passes the bytes of a connection to a port on.

@@ -52,6 +52,7 @@ mod relays;
 mod reply;
 mod served;
 mod session;
+mod signals;
 mod sockets;
 mod start;
 mod streams;

@@ -30,8 +30,9 @@ use wherry_wasi_shim::{Command, Exit, GuestConfig, Input, InputWriter, Output, R
 
 use super::{
     attached::{Io, PIECE_BYTES_MAX, Piece},
+    signals::Signal,
     start::{CODE_INTERRUPTED, CODE_KILLED, CODE_TRAP},
-    terminal::{Terminal, shown},
+    terminal::{INTERRUPT, Terminal, shown},
 };
 use crate::protocol::Streams;
 
@@ -180,11 +181,15 @@ pub async fn exec(
     }
 }
 
-/// Tells a client that its command could not be started.
-pub async fn fail(stream: UnixStream, why: String) {
+/// Tells a client how a command ended that no guest has run, and what it complains of, if anything.
+pub async fn over(stream: UnixStream, streams: Streams, complaint: &str, outcome: Outcome) {
     let (mut reader, mut writer) = framed(stream);
-    // A client that has gone needs no outcome.
-    let _ = send(&mut writer, channels::STATUS, &Outcome::Failed(why).encode(), false).await;
+    // A client that has gone needs neither.
+    if streams.tty || streams.stderr {
+        let channel = if streams.tty { channels::STDOUT } else { channels::STDERR };
+        let _ = send(&mut writer, channel, complaint.as_bytes(), streams.tty).await;
+    }
+    let _ = send(&mut writer, channels::STATUS, &outcome.encode(), false).await;
     drop(writer);
     let rest = async { while let Some(Ok(_)) = reader.next().await {} };
     let _ = tokio::time::timeout(CLOSE_TIMEOUT, rest).await;
@@ -227,7 +232,7 @@ pub async fn attach(stream: UnixStream, io: Arc<Io>, streams: Streams) {
                 Heard::Gone => return,
                 Heard::Interrupted => {
                     listens = false;
-                    io.interrupted.cancel();
+                    io.signal(Signal::Interrupt);
                 }
             },
         }
@@ -319,8 +324,8 @@ where
         let bytes = frame.freeze();
         match (channel, &mut terminal) {
             (channels::STDIN, None) => {
-                if !give(&mut input, bytes, reader.get_ref()).await {
-                    return Heard::Gone;
+                if let Some(heard) = give(&mut input, (bytes, false), reader.get_ref()).await {
+                    return heard;
                 }
             }
             (channels::STDIN, Some(terminal)) => {
@@ -328,8 +333,10 @@ where
                 for piece in typed.echo.chunks(PIECE_BYTES_MAX) {
                     echo(piece.to_vec()).await;
                 }
-                if !give(&mut input, Bytes::from(typed.give), reader.get_ref()).await {
-                    return Heard::Gone;
+                let interrupts = typed.give.contains(&INTERRUPT);
+                let piece = (Bytes::from(typed.give), interrupts);
+                if let Some(heard) = give(&mut input, piece, reader.get_ref()).await {
+                    return heard;
                 }
                 if typed.interrupted {
                     return Heard::Interrupted;
@@ -346,22 +353,26 @@ where
     Heard::Gone
 }
 
-/// Writes to the guest's input, for as long as it takes. False: the client has gone meanwhile.
+/// Writes to the guest's input, for as long as it takes. Some: the client has gone meanwhile, or the
+/// piece `interrupts` and there is no room for it: the guest computes and does not look at its input.
 async fn give<W: AsRef<InputWriter>>(
     input: &mut Option<W>,
-    bytes: Bytes,
+    (bytes, interrupts): (Bytes, bool),
     client: &OwnedReadHalf,
-) -> bool {
+) -> Option<Heard> {
     let taken = {
-        let Some(writer) = input else { return true };
+        let writer = input.as_ref()?;
         let mut writing = std::pin::pin!(writer.as_ref().write(bytes));
         loop {
             tokio::select! {
                 taken = writing.as_mut() => break taken,
                 () = tokio::time::sleep(LOOK) => {
+                    if interrupts {
+                        return Some(Heard::Interrupted);
+                    }
                     let readiness = client.ready(Interest::READABLE).await;
                     if readiness.is_ok_and(|readiness| readiness.is_read_closed()) {
-                        return false;
+                        return Some(Heard::Gone);
                     }
                 }
             }
@@ -371,7 +382,7 @@ async fn give<W: AsRef<InputWriter>>(
         // The guest has closed its input; what comes is lost, as in a pipe without a reader.
         *input = None;
     }
-    true
+    None
 }
 
 #[cfg(test)]

@@ -41,12 +41,14 @@ use super::{
     probers::Key,
     record::Record,
     served::{Served, Traced},
+    signals::Signal,
     sockets::PodNetwork,
     switch::Switch,
     trace::Source,
 };
 use crate::protocol::{
-    Container, ENDS_WITH_INPUT, Exit, ExitReason, Form, Guest, HookKind, Limits, Mount, Protocol,
+    Container, ENDS_WITH_INPUT, Exit, ExitReason, Form, Guest, HookKind, LastWords, Limits, Mount,
+    Protocol,
 };
 
 /// Killed, as shells and Kubernetes count it: 128 + SIGKILL.
@@ -54,7 +56,7 @@ pub const CODE_KILLED: i32 = 137;
 /// Ended by ^C: 128 + SIGINT.
 pub const CODE_INTERRUPTED: i32 = 130;
 /// Ended because it was told to, without having a say: 128 + SIGTERM.
-const CODE_TERMINATED: i32 = 143;
+pub const CODE_TERMINATED: i32 = 143;
 /// Could not start.
 const CODE_START: i32 = 128;
 /// Ended by a trap: what a process that aborts gets, 128 + SIGABRT.
@@ -69,6 +71,8 @@ const LOG_TAIL_BYTES: usize = 2048;
 const LOG_TAIL_LINES: usize = 80;
 /// What a container gets after its `preStop` hook at the least.
 const AFTER_HOOK: Duration = Duration::from_secs(2);
+/// What a handler's requests get to finish when a `kill` terminates it: a Pod's usual grace.
+const TERM_GRACE: Duration = Duration::from_secs(30);
 /// How long a handler keeps its compiled code without a request, where its Pod does not say: mapping
 /// it again takes about a millisecond, and most that were asked a minute ago will be asked again.
 const IDLE_AFTER: Duration = Duration::from_secs(60);
@@ -209,7 +213,7 @@ impl Start {
         let (words, failed) = (self.container.last_words.clone(), exit.code != 0);
         let (log, written) = (self.log_path, exit.message.is_empty());
         let last = tokio::task::spawn_blocking(move || {
-            let file = words.file.as_deref().and_then(last_words);
+            let file = last_words(&words);
             file.or_else(|| (words.from_log && failed && written).then(|| log_tail(&log)).flatten())
         });
         if let Ok(Ok(Some(text))) = tokio::time::timeout(LAST_WORDS_MAX, last).await {
@@ -245,15 +249,24 @@ impl Start {
             return Exit { started_at: Some(at), ..hook_failed(message) };
         }
         self.say_started(at, account, Some(served.clone()), &target).await;
-        let mut deadline = self.asked_to_stop().await;
-        self.pre_stop(&target, &mut deadline).await;
+        let io = self.io.clone();
+        let (mut deadline, exit) = tokio::select! {
+            mut deadline = self.asked_to_stop() => {
+                self.pre_stop(&target, &mut deadline).await;
+                (deadline, exit_now(0, ExitReason::Stopped, String::new()))
+            }
+            // It has no terminal that could interrupt it.
+            signal = io.signalled(Some(Signal::Interrupt)) => {
+                let grace = if signal == Signal::Kill { Duration::ZERO } else { TERM_GRACE };
+                (Instant::now() + grace, signal.exit())
+            }
+        };
+        let exit = Exit { started_at: Some(at), ..exit };
         self.leave().await;
         loop {
             tokio::select! {
-                () = served.idle() => {
-                    let exit = exit_now(0, ExitReason::Stopped, String::new());
-                    return Exit { started_at: Some(at), ..exit };
-                }
+                biased;
+                () = served.idle() => return Exit { finished_at: Timestamp::now(), ..exit },
                 () = tokio::time::sleep_until(deadline) => break,
                 Ok(()) = self.stopped.changed() => {
                     deadline = self.stopped.borrow_and_update().unwrap_or(deadline);
@@ -263,8 +276,7 @@ impl Start {
         let cut_off = served.in_flight();
         served.cut_off();
         let message = format!("{cut_off} requests did not finish in time and were cut off");
-        let exit = exit_now(CODE_KILLED, ExitReason::Stopped, message);
-        Exit { started_at: Some(at), ..exit }
+        Exit { code: CODE_KILLED, message, finished_at: Timestamp::now(), ..exit }
     }
 
     async fn execute(
@@ -319,17 +331,24 @@ impl Start {
         target: &Target,
         stop: &CancellationToken,
     ) -> Exit {
-        let interrupted = self.io.interrupted.clone();
-        let mut deadline = tokio::select! {
-            biased;
-            exit = running.as_mut() => return ended(exit, CODE_TERMINATED),
-            () = interrupted.cancelled() => {
-                stop.cancel();
-                running.await;
-                let message = "interrupted at its terminal".to_owned();
-                return exit_now(CODE_INTERRUPTED, ExitReason::Error, message);
+        let io = self.io.clone();
+        let mut heard = None;
+        let mut deadline = loop {
+            tokio::select! {
+                biased;
+                exit = running.as_mut() => return ended(exit, CODE_TERMINATED),
+                signal = io.signalled(heard) => {
+                    if signal != Signal::Terminate || !hears_term {
+                        stop.cancel();
+                        running.await;
+                        return signal.exit();
+                    }
+                    // Whether it ends, and how, is its own affair.
+                    term.cancel();
+                    heard = Some(signal);
+                }
+                deadline = self.asked_to_stop() => break deadline,
             }
-            deadline = self.asked_to_stop() => deadline,
         };
         tokio::select! {
             exit = running.as_mut() => return ended(exit, CODE_TERMINATED),
@@ -348,6 +367,7 @@ impl Start {
                     return ended(exit, CODE_TERMINATED);
                 }
                 () = tokio::time::sleep_until(deadline) => break,
+                _ = io.signalled(Some(Signal::Terminate)) => break,
                 Ok(()) = self.stopped.changed() => {
                     deadline = self.stopped.borrow_and_update().unwrap_or(deadline);
                 }
@@ -523,10 +543,12 @@ fn hook_failed(message: String) -> Exit {
 }
 
 /// What the guest wrote into its termination message, if anything.
-fn last_words(file: &Path) -> Option<String> {
+fn last_words(words: &LastWords) -> Option<String> {
+    let file = words.file.as_deref()?;
+    let (folder, name) = (file.parent()?, file.file_name()?);
+    let below = words.sub.as_deref().unwrap_or(Path::new("")).join(name);
     // The guest could have put anything there: a link, a pipe that blocks.
-    let folder = file.parent()?;
-    let mut file = crate::beneath::open_file(folder, Path::new(file.file_name()?)).ok()?;
+    let mut file = crate::beneath::open_file(folder, &below).ok()?;
     let text = tail(&mut file, MESSAGE_BYTES_MAX)?;
     (!text.is_empty()).then(|| String::from_utf8_lossy(&text).into_owned())
 }

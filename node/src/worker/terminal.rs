@@ -9,7 +9,8 @@
 /// A line longer than this takes no more bytes, as on Linux.
 const LINE_BYTES_MAX: usize = 4096;
 
-const INTERRUPT: u8 = 0x03; // ^C
+/// ^C
+pub const INTERRUPT: u8 = 0x03;
 const END: u8 = 0x04; // ^D
 const BELL: u8 = 0x07;
 const BACKSPACE: u8 = 0x08;

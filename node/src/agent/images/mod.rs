@@ -262,7 +262,8 @@ impl Images {
             None => (Registry::BuiltIn(&self.client), None),
             Some(host) => {
                 // Whoever cannot be asked for a secret does not have one.
-                let auth = self.credentials(host, namespace, secrets).await;
+                let wanted = (host.as_str(), reference.name.as_str());
+                let auth = self.credentials(wanted, namespace, secrets).await;
                 let auth = auth.unwrap_or(RegistryAuth::Anonymous);
                 let access = self.access(host, &auth, secrets);
                 (Registry::Remote(pull::remote(host), auth), access)
@@ -289,7 +290,8 @@ impl Images {
         let (Some(host), Some(access)) = (&reference.host, &known.access) else {
             return true;
         };
-        let credentials = self.credentials(host, &pod.namespace, &pod.pull_secrets);
+        let image = (host.as_str(), reference.name.as_str());
+        let credentials = self.credentials(image, &pod.namespace, &pod.pull_secrets);
         let asked = match self.away.is_likely() {
             true => None,
             false => tokio::time::timeout(ANSWER_MAX, credentials).await.ok().flatten(),
@@ -356,10 +358,10 @@ impl Images {
         collect::excess(disk, self.thresholds, false) > 0
     }
 
-    /// The first of the Pod's pull secrets that knows the host. None if nobody can be asked.
+    /// The first of the Pod's pull secrets that knows an image of a host. None if nobody can be asked.
     async fn credentials(
         &self,
-        host: &str,
+        (host, image): (&str, &str),
         namespace: &str,
         secrets: &[String],
     ) -> Option<RegistryAuth> {
@@ -377,8 +379,8 @@ impl Images {
                 }
             };
             let data = secret.data.unwrap_or_default();
-            let config = data.get(".dockerconfigjson");
-            if let Some(auth) = config.and_then(|bytes| pull::credentials(&bytes.0, host)) {
+            let config = data.get(".dockerconfigjson").or_else(|| data.get(".dockercfg"));
+            if let Some(auth) = config.and_then(|it| pull::credentials(&it.0, host, image)) {
                 return Some(auth);
             }
         }

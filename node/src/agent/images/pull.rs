@@ -397,22 +397,47 @@ pub fn sha256(bytes: &[u8]) -> String {
     format!("sha256:{}", hex::encode(Sha256::digest(bytes)))
 }
 
-/// The credentials for `host` in the content of a `kubernetes.io/dockerconfigjson` Secret.
-pub fn credentials(config: &[u8], host: &str) -> Option<RegistryAuth> {
-    use base64::{Engine as _, engine::general_purpose::STANDARD};
+/// The credentials for an image in the content of a Secret of type `kubernetes.io/dockerconfigjson`,
+/// or of the older `kubernetes.io/dockercfg`: of the entries that cover it the one with the longest
+/// path.
+pub fn credentials(config: &[u8], host: &str, name: &str) -> Option<RegistryAuth> {
+    use base64::{Engine as _, engine::general_purpose::STANDARD_NO_PAD};
     let config: serde_json::Value = serde_json::from_slice(config).ok()?;
-    let entries = config.get("auths")?.as_object()?;
-    let entry = entries.iter().find(|(key, _)| {
-        let key = key.trim_start_matches("https://").trim_start_matches("http://");
-        key.split('/').next() == Some(host)
-    })?;
-    let field = |name: &str| entry.1.get(name).and_then(|value| value.as_str());
-    if let (Some(user), Some(password)) = (field("username"), field("password")) {
-        return Some(RegistryAuth::Basic(user.to_owned(), password.to_owned()));
-    }
-    let decoded = String::from_utf8(STANDARD.decode(field("auth")?).ok()?).ok()?;
+    let entries = config.get("auths").unwrap_or(&config).as_object()?;
+    let covering =
+        entries.iter().filter_map(|(key, entry)| Some((covers(key, host, name)?, entry)));
+    let (_, entry) = covering.max_by_key(|(length, _)| *length)?;
+    let field = |name: &str| entry.get(name).and_then(|value| value.as_str());
+    let Some(auth) = field("auth").filter(|auth| !auth.is_empty()) else {
+        return Some(RegistryAuth::Basic(field("username")?.into(), field("password")?.into()));
+    };
+    let decoded = STANDARD_NO_PAD.decode(auth.trim_end_matches('=')).ok()?;
+    let decoded = String::from_utf8(decoded).ok()?;
     let (user, password) = decoded.split_once(':')?;
     Some(RegistryAuth::Basic(user.to_owned(), password.to_owned()))
+}
+
+/// Whether an entry is for an image, as a kubelet reads its key (`*.example.com/team`); how long the
+/// path in it is.
+fn covers(key: &str, host: &str, name: &str) -> Option<usize> {
+    let key = key.trim_start_matches("https://").trim_start_matches("http://");
+    let (registry, path) = key.split_once('/').unwrap_or((key, ""));
+    // Docker's own is known by the address that its tools had first.
+    let host = if host == "docker.io" { "index.docker.io" } else { host };
+    let registry = if registry == "docker.io" { "index.docker.io" } else { registry };
+    let path = match path.trim_end_matches('/') {
+        "v1" | "v2" => "",
+        path => path,
+    };
+    let mut labels = registry.split('.').zip(host.split('.'));
+    let is_same = labels.all(|(pattern, label)| match pattern.split_once('*') {
+        None => pattern == label,
+        Some((before, after)) => {
+            label.strip_prefix(before).is_some_and(|rest| rest.ends_with(after))
+        }
+    });
+    let as_many = registry.split('.').count() == host.split('.').count();
+    (is_same && as_many && name.starts_with(path)).then_some(path.len())
 }
 
 #[cfg(test)]
@@ -503,14 +528,28 @@ mod tests {
     }
 
     #[test]
-    fn finds_credentials_by_host() {
+    fn finds_credentials_by_host_and_name() {
         let config = br#"{"auths":{"https://ghcr.io/v1/":{"auth":"dTpwOnc="},
                           "x.io":{"username":"a","password":"b"}}}"#;
         let basic = |user: &str, password: &str| {
             Some(RegistryAuth::Basic(user.to_owned(), password.to_owned()))
         };
-        assert_eq!(credentials(config, "ghcr.io"), basic("u", "p:w"));
-        assert_eq!(credentials(config, "x.io"), basic("a", "b"));
-        assert_eq!(credentials(config, "y.io"), None);
+        assert_eq!(credentials(config, "ghcr.io", "app"), basic("u", "p:w"));
+        assert_eq!(credentials(config, "x.io", "app"), basic("a", "b"));
+        assert_eq!(credentials(config, "y.io", "app"), None);
+        // The older form; the longest path wins, labels may have a `*`.
+        let config = br#"{"x.io:5000":{"username":"all","password":"1"},
+            "x.io:5000/team":{"username":"team","password":"2"},
+            "*.cloud.io":{"username":"","password":"","auth":"dTpwOnc"},
+            "https://index.docker.io/v1/":{"username":"hub","password":"3"}}"#;
+        let user = |host: &str, name: &str| match credentials(config, host, name) {
+            Some(RegistryAuth::Basic(user, _)) => user,
+            _ => String::new(),
+        };
+        assert_eq!(user("x.io:5000", "team/app"), "team");
+        assert_eq!(user("x.io:5000", "app"), "all");
+        assert_eq!(user("x.io", "app") + &user("cloud.io", "app"), "");
+        assert_eq!(user("a.cloud.io", "app"), "u");
+        assert_eq!(user("docker.io", "team/app"), "hub");
     }
 }

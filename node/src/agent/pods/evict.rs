@@ -188,6 +188,7 @@ impl Pods {
         for (uid, written) in measured {
             let Some(entry) = self.entries.get_mut(&uid) else { continue };
             let why = over_limit(&entry.desired.spec, &written);
+            self.parts.accounts.wrote(&uid, &written);
             entry.disk = written;
             if let Some(why) = why.filter(|_| entry.state.stage == Stage::Active) {
                 self.evict(&uid, why);

@@ -279,7 +279,11 @@ pub fn mounts(mounts: Option<Vec<core::VolumeMount>>) -> Vec<VolumeMount> {
     let filled = |text: Option<String>| text.filter(|text| !text.is_empty());
     let read = |mount: core::VolumeMount| VolumeMount {
         volume: mount.name,
-        path: mount.mount_path,
+        // As a kubelet reads one that is relative.
+        path: match mount.mount_path.starts_with('/') {
+            true => mount.mount_path,
+            false => format!("/{}", mount.mount_path),
+        },
         sub: match (filled(mount.sub_path), filled(mount.sub_path_expr)) {
             (Some(path), _) => Some(Sub::Path(path)),
             (None, Some(expression)) => Some(Sub::Expression(expression)),
@@ -288,4 +292,23 @@ pub fn mounts(mounts: Option<Vec<core::VolumeMount>>) -> Vec<VolumeMount> {
         read_only: mount.read_only.unwrap_or(false),
     };
     mounts.into_iter().flatten().map(read).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn mounts_are_where_they_are_from_the_root() {
+        let mount = |path: &str| core::VolumeMount {
+            name: "data".to_owned(),
+            mount_path: path.to_owned(),
+            sub_path: Some(String::new()),
+            ..core::VolumeMount::default()
+        };
+        let read = mounts(Some(vec![mount("/var/data"), mount("data/one")]));
+        let paths: Vec<&str> = read.iter().map(|mount| mount.path.as_str()).collect();
+        assert_eq!(paths, ["/var/data", "/data/one"]);
+        assert_eq!(read[0].sub, None);
+    }
 }

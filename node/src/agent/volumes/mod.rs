@@ -36,10 +36,13 @@ use k8s_openapi::api::{
 use kube::{Api, api::PostParams};
 use tokio_util::sync::CancellationToken;
 
-use crate::{beneath, protocol};
+use crate::{
+    beneath,
+    protocol::{self, LastWords},
+};
 
 pub use self::usage::{Use, measure};
-use self::{content::Known, places::Place};
+use self::{content::Known, places::Place, root::of_every_root};
 use super::{
     checkpoint::Kind,
     env, env_file,
@@ -119,15 +122,16 @@ impl Volumes {
         self.pods.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// What a container mounts, made and filled; and the file of its last words.
+    /// What a container mounts, made and filled; and where its last words are. Whether it gets a root
+    /// is known by its image.
     pub async fn prepare(
         &self,
         pod: &Arc<PodSpec>,
         index: usize,
         ip: IpAddr,
         env: &protocol::Env,
-        guest: protocol::Guest,
-    ) -> Result<(Vec<protocol::Mount>, Option<PathBuf>), Problem> {
+        (guest, has_root): (protocol::Guest, bool),
+    ) -> Result<(Vec<protocol::Mount>, LastWords), Problem> {
         let container = &pod.containers[index];
         let mut mounts = Vec::new();
         if !container.mounts.is_empty() {
@@ -139,7 +143,7 @@ impl Volumes {
                 mounts.push(self.mount(pod, index, number, mount, root, env).await?);
             }
         }
-        let words = self.last_words(pod, index, guest, &mut mounts).await?;
+        let words = self.last_words(pod, index, (guest, has_root), &mut mounts).await?;
         let own = |folder: PathBuf| folder.join("containers").join(&container.name);
         let own: Vec<PathBuf> = self.folders(&pod.uid).into_iter().map(own).collect();
         Ok((places::joined(mounts, &own), words))
@@ -421,29 +425,41 @@ impl Volumes {
         &self,
         pod: &PodSpec,
         index: usize,
-        guest: protocol::Guest,
+        (guest, has_root): (protocol::Guest, bool),
         mounts: &mut Vec<protocol::Mount>,
-    ) -> Result<Option<PathBuf>, Problem> {
+    ) -> Result<LastWords, Problem> {
         let container = &pod.containers[index];
+        let no_file = LastWords { from_log: container.message_from_log, ..LastWords::default() };
         let by_default = container.message_path == super::spec::MESSAGE_PATH_DEFAULT;
         if guest == protocol::Guest::Handler && by_default {
-            return Ok(None);
+            return Ok(no_file);
         }
         let path = Path::new(&container.message_path);
         let (Some(parent), Some(file)) = (path.parent().and_then(Path::to_str), path.file_name())
         else {
-            return Ok(None);
+            return Ok(no_file);
         };
-        if let Some(mount) = mounts.iter().find(|mount| mount.guest == parent) {
+        let is_there = |mount: &&protocol::Mount| Path::new(&mount.guest) == Path::new(parent);
+        if let Some(mount) = mounts.iter().find(is_there) {
             // A volume is there already: the file is in it.
-            return Ok((mount.sub.is_none() && !mount.read_only).then(|| mount.root.join(file)));
+            let file = (!mount.read_only).then(|| mount.root.join(file));
+            return Ok(LastWords { file, sub: mount.sub.clone(), ..no_file });
         }
         let named = |why: String| Problem {
             reason: "CreateContainerError",
             message: format!("cannot make {}: {why}", container.message_path),
         };
         let folder = self.folder(&pod.uid, false).map_err(named)?;
-        let folder = folder.join("containers").join(&container.name).join("last-words");
+        let own = folder.join("containers").join(&container.name);
+        let below = |mount: &protocol::Mount| Path::new(parent).starts_with(&mount.guest);
+        let has_root = has_root && !mounts.iter().any(below);
+        let in_root = of_every_root(parent).filter(|_| has_root);
+        // A directory of its own would hide that of the root, but may be written to in any case.
+        if let Some(sub) = in_root.filter(|_| !container.read_only_root || parent == "/") {
+            let file = Some(own.join("root").join(file));
+            return Ok(LastWords { file, sub: Some(sub), ..no_file });
+        }
+        let folder = own.join("last-words");
         let file = folder.join(file);
         let (made, empty) = (folder.clone(), file.clone());
         let owner = self.users.owner(&pod.namespace);
@@ -458,7 +474,7 @@ impl Volumes {
         .map_err(named)?;
         let guest = parent.to_owned();
         mounts.push(protocol::Mount { root: folder, sub: None, guest, read_only: false });
-        Ok(Some(file))
+        Ok(LastWords { file: Some(file), ..no_file })
     }
 
     /// Gives what guests write to the user of their worker; the last thing before a start.

@@ -51,6 +51,9 @@ impl Volumes {
             }
             fill(&root, &points, &etc)?;
             files.iter().try_for_each(|mount| take_in(&root, mount))?;
+            if read_only {
+                mounts.extend(writable(&root, &files));
+            }
             mounts.push(Mount { root, sub: None, guest: "/".to_owned(), read_only });
             Ok(mounts)
         });
@@ -62,13 +65,17 @@ impl Volumes {
 /// memory and not in the container's `own` folder on the disk, nor what has another name and must
 /// not be written to by this one.
 fn fits(mount: &Mount, own: &Path) -> bool {
-    let folder = inside(&mount.guest);
-    let is_beside = FOLDERS.iter().any(|name| Path::new(name).starts_with(&folder));
     let has_names = |entry: fs::DirEntry| entry.metadata().is_ok_and(|found| found.nlink() > 1);
     holds_single_files(mount, own)
-        && is_beside
+        && of_every_root(&mount.guest).is_some()
         && !(mount.read_only
             && fs::read_dir(&mount.root).into_iter().flatten().flatten().any(has_names))
+}
+
+/// Where below its root a directory of a guest is, if every root has it.
+pub fn of_every_root(guest: &str) -> Option<PathBuf> {
+    let folder = inside(guest);
+    FOLDERS.iter().any(|name| Path::new(name).starts_with(&folder)).then_some(folder)
 }
 
 /// Moves single files to where the guest expects them, below its root.
@@ -83,6 +90,16 @@ fn take_in(root: &Path, mount: &Mount) -> io::Result<()> {
         fs::rename(entry.path(), folder.join(entry.file_name()))?;
     }
     Ok(())
+}
+
+/// The directories of a read-only root whose single files may be written to: a guest may write to
+/// directories only. The root itself stays as it was asked to be.
+fn writable(root: &Path, files: &[Mount]) -> Vec<Mount> {
+    let may = files.iter().filter(|mount| !mount.read_only).map(|mount| {
+        let folder = root.join(inside(&mount.guest));
+        Mount { root: folder, ..mount.clone() }
+    });
+    may.filter(|mount| mount.root != root).collect()
 }
 
 /// A path of the guest, below a root.
@@ -155,6 +172,8 @@ mod tests {
     fn single_files_lie_beside_those_of_the_root() {
         let folder = tempfile::tempdir().expect("a folder");
         let (memory, root) = (folder.path().join("memory"), folder.path().join("root"));
+        assert_eq!(of_every_root("/var/tmp/"), Some(PathBuf::from("var/tmp")));
+        assert_eq!((of_every_root("/"), of_every_root("/dev")), (Some(PathBuf::new()), None));
         let mount = |root: PathBuf, guest: &str| {
             fs::create_dir_all(&root).expect("a folder");
             fs::write(root.join("run.sh"), "exit").expect("a file");
@@ -171,6 +190,11 @@ mod tests {
         take_in(&root, &script).expect("moved");
         let found = fs::metadata(root.join("run.sh")).expect("a file");
         assert!(found.mode() & 0o222 == 0 && !script.root.join("run.sh").exists());
+
+        let state = Mount { read_only: false, ..mount(folder.path().join("file-3"), "/etc/") };
+        let beside = Mount { guest: "/".to_owned(), ..state.clone() };
+        let shown = Mount { root: root.join("etc"), ..state.clone() };
+        assert_eq!(writable(&root, &[script, state, beside]), [shown]);
 
         let shared = mount(folder.path().join("file-2"), "/tmp");
         fs::hard_link(shared.root.join("run.sh"), root.join("other")).expect("another name");

@@ -196,7 +196,7 @@ async fn last_words_are_read_from_a_volume_or_from_the_log() {
         guest: "/data".to_owned(),
         read_only,
     };
-    let last_words = LastWords { file: Some(root.join("words")), from_log: true };
+    let last_words = LastWords { file: Some(root.join("words")), sub: None, from_log: true };
     let container = Container {
         mounts: vec![mount(None, false)],
         last_words: last_words.clone(),
@@ -206,15 +206,15 @@ async fn last_words_are_read_from_a_volume_or_from_the_log() {
     let exit = agent.exited("a", 0).await;
     assert_eq!((exit.code, exit.message.as_str()), (3, "farewel"));
 
-    // Below the volume's root, where the file is not looked for.
+    // Below the volume's root.
     std::fs::remove_file(root.join("words")).expect("it was written");
     let container = Container {
         mounts: vec![mount(Some("below"), false)],
-        last_words: last_words.clone(),
+        last_words: LastWords { sub: Some("below".into()), ..last_words.clone() },
         ..command(&module, 1)
     };
     agent.say(pod(&fixture, "a", "10.0.0.1", container)).await;
-    assert_eq!(agent.exited("a", 1).await.message, "");
+    assert_eq!(agent.exited("a", 1).await.message, "farewel");
     assert!(root.join("below/words").exists());
 
     // A link out of the volume does not start.
@@ -224,8 +224,11 @@ async fn last_words_are_read_from_a_volume_or_from_the_log() {
     let exit = agent.exited("a", 2).await;
     assert_eq!((exit.code, exit.reason), (128, ExitReason::StartError), "{}", exit.message);
 
-    // A guest that may only read exits with the error, and its log is what is left.
+    // A guest that may only read exits with the error, and its log is what is left; a link out of the
+    // volume leads to no words.
     let module = fixture.module(&printing("it went wrong\n", 9));
+    let file = Some(root.join("hostname"));
+    let last_words = LastWords { file, sub: Some("out".into()), from_log: true };
     let container = Container { last_words, ..command(&module, 3) };
     agent.say(pod(&fixture, "a", "10.0.0.1", container)).await;
     assert_eq!(agent.exited("a", 3).await.message, "it went wrong");

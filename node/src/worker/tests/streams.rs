@@ -10,7 +10,7 @@ use tokio_util::codec::{Framed, LengthDelimitedCodec};
 use wherry_resources::channels::{self, Outcome};
 
 use super::{guests::serve_hello, harness::*};
-use crate::protocol::{self, Answer, Code, Container, Form, Open, Streams, ToWorker};
+use crate::protocol::{self, Answer, Code, Container, ExitReason, Form, Open, Streams, ToWorker};
 
 /// A p1 module that copies its input to its output until the input ends, then exits with 7.
 const CAT: &str = r#"(module
@@ -186,6 +186,23 @@ async fn a_terminal_edits_echoes_and_interrupts() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_tool_that_reads_nothing_is_interrupted_all_the_same() {
+    let (fixture, mut agent) = Fixture::start("shop").await;
+    start(&fixture, &mut agent, |_| {}).await;
+    let (uid, container) = ("p".to_owned(), "main".to_owned());
+    let toolbox = Some(Code { module: fixture.module(&spinning()), form: Form::Module });
+    let streams = Streams { stderr: false, tty: true, ..ALL };
+    let open = Open::Exec { uid, container, command: vec!["awk".to_owned()], streams, toolbox };
+    let (mut stream, _) = Stream::open(&fixture, open).await;
+    // More than it has room for.
+    for _ in 0..6 {
+        stream.say(channels::STDIN, b"\x03").await;
+    }
+    assert_eq!(stream.rest().await.2, Some(Outcome::Code(130)));
+    fixture.stop(agent).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_toolbox_without_input_hears_by_it_that_it_shall_end() {
     let (fixture, mut agent) = Fixture::start("shop").await;
     // It reads until its input ends.
@@ -196,6 +213,34 @@ async fn a_toolbox_without_input_hears_by_it_that_it_shall_end() {
     let (uid, container) = ("p".to_owned(), "main".to_owned());
     agent.say(ToWorker::StopContainer { uid, container, restart: 0, grace_ms: 60_000 }).await;
     assert_eq!(agent.exited("p", 0).await.code, 7);
+    fixture.stop(agent).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_kill_ends_the_containers_program() {
+    let (fixture, mut agent) = Fixture::start("shop").await;
+    start(&fixture, &mut agent, |_| {}).await;
+    let mut stream = Stream::exec(&fixture, &["kill", "7"], ALL).await;
+    let complaint = "kill: can't kill pid 7: No such process\n".to_owned();
+    assert_eq!(stream.rest().await, (String::new(), complaint, Some(Outcome::Code(1))));
+    let mut stream = Stream::exec(&fixture, &["sh", "-c", "kill -9 1"], ALL).await;
+    assert_eq!(stream.rest().await, (String::new(), String::new(), Some(Outcome::Code(0))));
+    let exit = agent.exited("p", 0).await;
+    assert_eq!((exit.code, exit.reason), (137, ExitReason::Error));
+
+    // One that cannot hear is terminated, one that can ends as it likes.
+    let mut container = command(&fixture.module(&probed()), 1);
+    for code in [143, 7] {
+        let restart = container.restart;
+        agent.say(pod(&fixture, "p", "10.0.0.1", container)).await;
+        agent.started("p").await;
+        let mut stream = Stream::exec(&fixture, &["kill", "1"], ALL).await;
+        assert_eq!(stream.rest().await.2, Some(Outcome::Code(0)));
+        let exit = agent.exited("p", restart).await;
+        assert_eq!((exit.code, exit.reason), (code, ExitReason::Error));
+        container = command(&fixture.module(&wat(CAT)), restart + 1);
+        container.image_id = format!("{}@sha256:00", protocol::TOOLBOX_REPOSITORY);
+    }
     fixture.stop(agent).await;
 }
 

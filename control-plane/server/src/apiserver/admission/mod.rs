@@ -114,7 +114,10 @@ pub fn admit(
             warnings.extend(pod::admit(context, new)?);
             limit_range::admit(context, new)?;
         }
-        ("", "pods") if context.part == Part::Resize => limit_range::admit(context, new)?,
+        ("", "pods") if context.part == Part::Resize => {
+            limit_range::admit(context, new)?;
+            warnings.extend(pod::resized(new, old));
+        }
         ("", "persistentvolumeclaims") if context.part == Part::Main => {
             storage::claim(context, new, old)?;
             limit_range::admit(context, new)?;

@@ -17,6 +17,16 @@ pub fn admit(context: &Context<'_>, pod: &mut Object) -> Result<Vec<String>, Api
     Ok(pod_fields::warnings(pod))
 }
 
+/// What those should know who give a Pod other resources.
+pub fn resized(new: &Object, old: Option<&Object>) -> Option<String> {
+    let changes = old.is_some_and(|old| old["spec"] != new["spec"]);
+    changes.then(|| {
+        "spec.containers[*].resources: a Wasm container keeps what it was started with; its next \
+         start takes these"
+            .to_owned()
+    })
+}
+
 /// No scheduler looks at a Pod with gates, so the Pod says itself why it has no node.
 fn gates(pod: &mut Object) {
     let gates = pod.pointer("/spec/schedulingGates").and_then(Value::as_array);

@@ -56,6 +56,18 @@ fn a_node_writes_what_is_its_own() {
 }
 
 #[test]
+fn who_resizes_a_pod_is_told_when_it_counts() {
+    let with = |cpu: &str| {
+        let resources = json!({"requests": {"cpu": cpu}});
+        json!({"spec": {"containers": [{"name": "c", "resources": resources}]}})
+    };
+    let (old, new) = (with("1"), with("2"));
+    let told = pod::resized(&new, Some(&old)).expect("a warning");
+    assert!(told.ends_with("its next start takes these"), "{told}");
+    assert_eq!(pod::resized(&old, Some(&old)), None);
+}
+
+#[test]
 fn a_pod_with_gates_says_why_it_has_no_node() {
     let namespace = Some(json!({"metadata": {"name": "n"}}));
     let service_account = Some(json!({"metadata": {"name": "default"}}));

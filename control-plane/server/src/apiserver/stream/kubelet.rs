@@ -38,17 +38,23 @@ pub async fn summary(api: &ApiServer, node: &Object) -> Result<Vec<u8>, ApiError
     let name = meta::name(node);
     let silent = || ApiError::Unavailable(format!("node {name:?} did not say what it uses"));
     let rows = usage::of_node(api, name).await.ok_or_else(silent)?;
+    // An agent of an older version does not tell.
+    let disk: Value = usage::asked(api, name, "/disk").await.unwrap_or_default();
     let told = vec![(name.to_owned(), rows.clone())];
     let text = || {
         let pods = usage::spoken_of(&api.store().current(), None, told);
-        let mut text = summarized(node, &rows, pods).to_string().into_bytes();
+        let mut text = summarized(node, (rows.as_slice(), &disk), pods).to_string().into_bytes();
         text.push(b'\n');
         text
     };
     Ok(api.fairness().compute(text).await)
 }
 
-fn summarized(node: &Object, rows: &[Row], pods: Vec<(Object, Vec<Row>)>) -> Value {
+fn summarized(
+    node: &Object,
+    (rows, disk): (&[Row], &Value),
+    pods: Vec<(Object, Vec<Row>)>,
+) -> Value {
     let since = node.pointer("/metadata/creationTimestamp");
     let mut whole = json!({ "nodeName": meta::name(node), "startTime": since });
     add(&mut whole, rows);
@@ -56,10 +62,12 @@ fn summarized(node: &Object, rows: &[Row], pods: Vec<(Object, Vec<Row>)>) -> Val
         // Without what ended before, it would fall.
         cpu.remove("usageCoreNanoSeconds");
     }
-    json!({ "node": whole, "pods": pods.into_iter().map(of_pod).collect::<Vec<_>>() })
+    add_disk(&mut whole, "fs", disk);
+    let pods: Vec<Value> = pods.into_iter().map(|pod| of_pod(pod, &disk["pods"])).collect();
+    json!({ "node": whole, "pods": pods })
 }
 
-fn of_pod((pod, mut rows): (Object, Vec<Row>)) -> Value {
+fn of_pod((pod, mut rows): (Object, Vec<Row>), disk: &Value) -> Value {
     rows.sort_by(|left, right| left.container.cmp(&right.container));
     let container = |row: &Row| {
         let name = row.container.as_str();
@@ -75,7 +83,25 @@ fn of_pod((pod, mut rows): (Object, Vec<Row>)) -> Value {
         "containers": rows.iter().map(container).collect::<Vec<_>>(),
     });
     add(&mut item, &rows);
+    for field in ["ephemeral-storage", "volume"] {
+        add_disk(&mut item, field, &disk[meta::uid(&pod)]);
+    }
     item
+}
+
+/// Puts what the agent tells of the disk into an item that has its other figures.
+fn add_disk(item: &mut Value, field: &str, told: &Value) {
+    let mut found = told[field].clone();
+    let parts = match &mut found {
+        Value::Array(all) => all.as_mut_slice(),
+        one => std::slice::from_mut(one),
+    };
+    for part in parts.iter_mut().filter_map(Value::as_object_mut) {
+        part.insert("time".to_owned(), item["cpu"]["time"].clone());
+    }
+    if !found.is_null() {
+        item[field] = found;
+    }
 }
 
 /// Since when a container runs.
@@ -123,7 +149,10 @@ mod tests {
                 {"name": "a", "state": {"running": {"startedAt": "1970-01-01T00:00:02Z"}}}]},
         });
         let rows = vec![row("b", 3), row("a", 5)];
-        let found = summarized(&node, &rows, vec![(pod, rows.clone())]);
+        let disk = json!({"fs": {"usedBytes": 7}, "pods": {
+            "u": {"ephemeral-storage": {"usedBytes": 5}, "volume": [{"name": "v", "usedBytes": 3}]},
+            "other": {"volume": []}}});
+        let found = summarized(&node, (rows.as_slice(), &disk), vec![(pod, rows.clone())]);
         let of = |path: &str| found.pointer(path).unwrap_or(&Value::Null).clone();
         assert_eq!(of("/node/nodeName"), "n");
         assert_eq!(of("/node/cpu/usageNanoCores"), 8);
@@ -136,5 +165,11 @@ mod tests {
         assert_eq!(of("/pods/0/containers/0/startTime"), "1970-01-01T00:00:02Z");
         assert_eq!(of("/pods/0/containers/1/startTime"), Value::Null);
         assert_eq!(of("/pods/0/containers/1/cpu/usageNanoCores"), 3);
+        let time = "1970-01-01T00:00:00Z";
+        assert_eq!(of("/node/fs"), json!({"usedBytes": 7, "time": time}));
+        assert_eq!(of("/pods/0/ephemeral-storage"), json!({"usedBytes": 5, "time": time}));
+        assert_eq!(of("/pods/0/volume"), json!([{"name": "v", "usedBytes": 3, "time": time}]));
+        let older = summarized(&node, (rows.as_slice(), &Value::Null), Vec::new());
+        assert_eq!(older["node"].get("fs"), None);
     }
 }

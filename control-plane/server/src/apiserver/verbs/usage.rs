@@ -9,7 +9,7 @@ use axum::response::Response;
 use futures::{StreamExt as _, stream};
 use http_body_util::{BodyExt as _, Limited};
 use jiff::Timestamp;
-use serde::Deserialize;
+use serde::{Deserialize, de::DeserializeOwned};
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -77,8 +77,13 @@ pub(super) async fn rows(api: &ApiServer) -> Vec<(String, Vec<Row>)> {
 
 /// One agent's rows; None if it does not answer.
 pub async fn of_node(api: &ApiServer, node: &str) -> Option<Vec<Row>> {
+    asked(api, node, "/usage").await
+}
+
+/// What an agent answers; None if it does not.
+pub async fn asked<T: DeserializeOwned>(api: &ApiServer, node: &str, path: &str) -> Option<T> {
     let asked = async {
-        let answer = api.tunnels().get(node, "/usage").await.ok()?;
+        let answer = api.tunnels().get(node, path).await.ok()?;
         let body = Limited::new(answer.into_body(), ANSWER_BYTES_MAX).collect().await.ok()?;
         serde_json::from_slice(&body.to_bytes()).ok()
     };
