@@ -29,6 +29,7 @@
 
 mod crowd;
 mod rest;
+mod served;
 
 use std::collections::VecDeque;
 use std::panic::AssertUnwindSafe;
@@ -58,6 +59,7 @@ use self::crowd::{Crowd, Cut, Seat};
 pub(crate) use self::rest::Code;
 use self::rest::Linked;
 pub use self::rest::Wake;
+use self::served::Served;
 use crate::account::{Account, Budget, Metered};
 use crate::engine::Engine;
 use crate::fault::{Fault, classify};
@@ -293,7 +295,7 @@ impl Handler {
         let code = (Arc::clone(&self.0), linked);
         let guest = serve(code, request, Arc::clone(&call), reply, place);
         // A panic in a host function ends this call alone, not its caller's connection.
-        let mut guest = AssertUnwindSafe(guest).catch_unwind().boxed();
+        let mut guest = Served::new(&self.0, AssertUnwindSafe(guest).catch_unwind().boxed());
         let (head, ended) = tokio::select! {
             biased;
             ended = &mut guest => (response.await, Some(ended)),
