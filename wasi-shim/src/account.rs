@@ -19,10 +19,10 @@ use std::time::Duration;
 use tokio::time::{Instant, Sleep, sleep_until};
 
 use crate::engine::Engine;
-use crate::fair::{Queued, Seat, Share};
+use crate::fair::{Queued, Seat, Share, stay_within_a_turn, within_a_turn};
 use crate::handler::Steps;
 use crate::host_memory::HostMemory;
-use crate::slice::GivesWay;
+use crate::slice::{GivesWay, later};
 
 /// How much wall time of its quota a guest may use at once. The period of a kernel's CPU quota.
 const QUOTA_PERIOD_NS: u64 = 100_000_000;
@@ -169,9 +169,7 @@ impl Meter {
     /// Does some work of the Pod's at once, at its expense.
     pub(crate) fn charged(self: &Arc<Meter>, engine: &Engine, work: impl FnOnce()) {
         let turn = engine.fair().begin();
-        let before_ns = thread_cpu_ns();
-        work();
-        let used_ns = thread_cpu_ns().saturating_sub(before_ns);
+        let ((), used_ns) = own_cpu(|_| work());
         drop(turn);
         self.charge(used_ns);
         engine.fair().charge(self, used_ns);
@@ -213,6 +211,20 @@ thread_local! {
     static BEGAN_NS: Cell<u64> = const { Cell::new(0) };
     /// Whether a tick has stopped that guest.
     static STOPPED: Cell<bool> = const { Cell::new(false) };
+    /// CPU time within the work of this thread that somebody else is charged.
+    static OTHERS_NS: Cell<u64> = const { Cell::new(0) };
+}
+
+/// Does some work, which is told the thread's CPU time at its beginning, and says how much it took. Such
+/// work within it counts for itself: a request to a guest of this process is handled by whom it is for.
+fn own_cpu<T>(work: impl FnOnce(u64) -> T) -> (T, u64) {
+    let others_before_ns = OTHERS_NS.replace(0);
+    let before_ns = thread_cpu_ns();
+    let done = work(before_ns);
+    let all_ns = thread_cpu_ns().saturating_sub(before_ns);
+    let own_ns = all_ns.saturating_sub(OTHERS_NS.get());
+    OTHERS_NS.set(others_before_ns.saturating_add(all_ns));
+    (done, own_ns)
 }
 
 /// Called at a tick while a guest is polled: whether that ends its turn. One that has just begun, or
@@ -234,8 +246,10 @@ pub(crate) struct Metered<F> {
     pause: Option<Pin<Box<Sleep>>>,
     /// Held from a tick to the next turn.
     queued: Option<Queued>,
-    /// Needed for the next turn if a tick has ended the last one, or the Pod's others take all it has.
+    /// Needed for the next turn if a tick has ended the last one, or the Pod lets others go first.
     seat: Option<Seat>,
+    /// A tick has ended its last turn.
+    goes_on: bool,
 }
 
 impl<F: Future> Metered<F> {
@@ -246,17 +260,30 @@ impl<F: Future> Metered<F> {
         inner: F,
     ) -> Metered<F> {
         let inner = Box::pin(inner);
-        Metered { inner, engine, meter, steps, pause: None, queued: None, seat: None }
+        Metered {
+            inner,
+            engine,
+            meter,
+            steps,
+            pause: None,
+            queued: None,
+            seat: None,
+            goes_on: false,
+        }
     }
 }
 
-impl<F: Future> Future for Metered<F> {
+impl<F: Future<Output: Send> + Send> Future for Metered<F> {
     type Output = F::Output;
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<F::Output> {
         let this = &mut *self;
-        if this.seat.is_none() {
-            this.seat = this.engine.fair().first_seat(&this.meter.share);
+        // Within another's turn it goes on as that one does: with a seat of its own, each could wait for
+        // the other's.
+        let within = within_a_turn();
+        let others_first = || this.engine.fair().lets_others_go_first(&this.meter.share);
+        if !within && this.seat.is_none() && others_first() {
+            this.seat = Some(this.engine.fair().seat());
         }
         let seat = loop {
             if let Some(pause) = &mut this.pause {
@@ -289,17 +316,34 @@ impl<F: Future> Future for Metered<F> {
         this.queued = None;
         let running = this.engine.ticker().running();
         let turn = this.engine.fair().begin();
-        // Who needs a seat has had its time.
-        let gives_way = seat.as_ref().and_then(|_| GivesWay::begin());
-        STOPPED.set(false);
-        let before_ns = thread_cpu_ns();
-        BEGAN_NS.set(before_ns);
-        let poll = this.inner.as_mut().poll(cx);
-        let used_ns = thread_cpu_ns().saturating_sub(before_ns);
-        drop(gives_way);
+        let inner = this.inner.as_mut();
+        let waker = cx.waker();
+        let poll = || {
+            let (poll, used_ns) = own_cpu(|now_ns| {
+                BEGAN_NS.set(now_ns);
+                inner.poll(&mut Context::from_waker(waker))
+            });
+            (poll, used_ns, !within && STOPPED.take())
+        };
+        let began = Instant::now();
+        let (poll, used_ns, stopped) = match &seat {
+            // Who was stopped goes on, and others are not to wait for it.
+            Some(_) if this.goes_on => later(|| {
+                stay_within_a_turn();
+                poll()
+            }),
+            Some(_) => {
+                let _gives_way = GivesWay::begin();
+                poll()
+            }
+            None => poll(),
+        };
         drop(turn);
         drop(seat);
-        if poll.is_pending() && STOPPED.get() {
+        // Beside others that go on as well it would get nowhere: every other turn is as those of all.
+        let crawled = this.goes_on && began.elapsed().as_nanos() > 4 * u128::from(used_ns);
+        this.goes_on = stopped && poll.is_pending() && !crawled;
+        if stopped && poll.is_pending() {
             this.queued = Some(Queued::new(&this.meter));
             this.seat = Some(this.engine.fair().seat());
         }

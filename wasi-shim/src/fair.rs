@@ -19,14 +19,16 @@
 //!
 //! The weights are the CPU requests of Pods.
 //!
-//! Who asks for its first turn must not find a line of others before it that is as long as there are
-//! guests that go on and on. So of those that a tick has stopped only as many stand in the line of the
-//! threads as there are threads: each waits for a seat there, in order, and gives it up after its turn.
-//! A Pod of which as many have been stopped has its first turns in a seat as well: a hundred requests
-//! at once that go on and on are its own affair. And before each turn in a seat its thread looks at
-//! sockets and timers, and whom these wake goes first: tokio by itself, as long as somebody is ready,
-//! looks after every 61 polls, each of which could be such a turn.
+//! Who asks for a turn must not find a line of others before it that is as long as there are guests that
+//! go on and on, or requests for one Pod. So of those that a tick has stopped only as many stand in
+//! the line of the threads as there are threads: each waits for a seat there, in order, and gives it up
+//! after its turn. All turns of a Pod need a seat while as many of it have been stopped, or once it has
+//! had its part of the period and others are there too: a hundred requests at once are its own affair.
+//! And before each turn in a seat its thread looks at sockets and timers, and whom these wake goes first:
+//! tokio by itself, as long as somebody is ready, looks after every 61 polls, each of which could be such
+//! a turn.
 
+use std::cell::Cell;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -67,6 +69,9 @@ pub(crate) struct Share {
     /// Whether it is in the list of the current period.
     listed: AtomicBool,
 }
+
+/// CPU time in a period from which on a Pod's turns are less urgent than those of others.
+const URGENT_NS: u64 = 10_000_000;
 
 impl Share {
     pub(crate) fn new(weight: u32) -> Share {
@@ -115,12 +120,17 @@ pub(crate) type Seat = BoxFuture<'static, OwnedSemaphorePermit>;
 /// The shares of one engine.
 pub(crate) struct Fair {
     threads: usize,
-    /// As many as there are threads, for those that were stopped by a tick.
+    /// As many as there are threads, for those that let others go first.
     seats: Arc<Semaphore>,
+    /// For what is left of guests whose callers have gone. Among these are such as wait for a seat, and
+    /// would be given one that they never take.
+    ends: Arc<Semaphore>,
     /// Time that threads spend on guests.
     taken: Taken,
     /// Whether somebody may have to wait; read without the lock.
     busy: AtomicBool,
+    /// Whether more than one Pod had turns in the last period.
+    several: AtomicBool,
     /// When the period is over, since `epoch`; read without the lock.
     end_ns: AtomicU64,
     epoch: Instant,
@@ -151,8 +161,10 @@ impl Fair {
         Fair {
             threads,
             seats: Arc::new(Semaphore::new(threads)),
+            ends: Arc::new(Semaphore::new(1)),
             taken: Taken::default(),
             busy: AtomicBool::new(false),
+            several: AtomicBool::new(false),
             end_ns: AtomicU64::new(nanos(PERIOD)),
             epoch: now,
             state: Mutex::new(State { start: now, taken_us: 0, common, active: Vec::new() }),
@@ -163,28 +175,33 @@ impl Fair {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// For an instance that was stopped by a tick.
+    /// For a turn after those that asked for a seat before, and then after all who are ready or about to
+    /// be.
     pub(crate) fn seat(&self) -> Seat {
-        let seats = Arc::clone(&self.seats);
-        Box::pin(async move {
-            let seat = seats.acquire_owned().await.expect("nobody closes the semaphore");
-            // Each lets all who are ready go first, and has the thread look then. The second one is
-            // for whom the first look wakes: who was woken last would have its turn before them.
-            yield_now().await;
-            yield_now().await;
-            seat
-        })
+        behind_all(Arc::clone(&self.seats))
     }
 
-    /// For the first turn of a Pod's instance, if others of it take all that the Pod could use.
-    pub(crate) fn first_seat(&self, share: &Share) -> Option<Seat> {
-        (share.queued.load(Ordering::Relaxed) >= self.threads).then(|| self.seat())
+    /// The same, for dropping a guest.
+    pub(crate) fn end(&self) -> Seat {
+        behind_all(Arc::clone(&self.ends))
+    }
+
+    /// Whether a Pod's turn can wait until others have had theirs: others of it take all that it could
+    /// use, or it has had its part of the period already and is not alone.
+    pub(crate) fn lets_others_go_first(&self, share: &Share) -> bool {
+        let all = share.queued.load(Ordering::Relaxed) >= self.threads;
+        let several = self.several.load(Ordering::Relaxed);
+        all || several && share.used_ns.load(Ordering::Relaxed) > URGENT_NS
     }
 
     /// A thread turns to a guest, until the guard is dropped.
-    pub(crate) fn begin(&self) -> Turn<'_> {
+    /// None within a turn.
+    pub(crate) fn begin(&self) -> Option<Turn<'_>> {
+        if TURNS.replace(true) {
+            return None;
+        }
         self.taken.begin(self.now_us());
-        Turn(self)
+        Some(Turn(self))
     }
 
     fn now_us(&self) -> u64 {
@@ -205,6 +222,9 @@ impl Fair {
             *clock = clock.clamp(state.common.clock - slack, state.common.clock + 50.0 * slack);
             drop(clock);
             state.active.push(Arc::clone(meter));
+            if state.active.len() > 1 {
+                self.several.store(true, Ordering::Relaxed);
+            }
         }
         if self.is_over() {
             self.turn(&mut self.state());
@@ -242,7 +262,8 @@ impl Fair {
         let taken_us = self.taken.until(micros(now - self.epoch));
         let taken = Taken::between(state.taken_us, taken_us) as f64 * 1e3;
         state.taken_us = taken_us;
-        let busy = state.active.len() > 1 && taken >= BUSY * self.threads as f64 * elapsed;
+        let several = state.active.len() > 1;
+        let busy = several && taken >= BUSY * self.threads as f64 * elapsed;
         let queued = |it: &Share| it.queued.load(Ordering::Relaxed) > 0;
         let before = state.common.clock;
         // It had no turn, and none was due: it is ahead.
@@ -280,7 +301,35 @@ impl Fair {
             *clock = clock.max(common - slack);
         }
         self.busy.store(busy, Ordering::Relaxed);
+        self.several.store(several, Ordering::Relaxed);
     }
+}
+
+thread_local! {
+    /// Whether this thread is busy with a guest.
+    static TURNS: Cell<bool> = const { Cell::new(false) };
+}
+
+/// Whether this is called within a turn: a guest that answers another one of this process is polled within
+/// that one's request.
+pub(crate) fn within_a_turn() -> bool {
+    TURNS.get()
+}
+
+fn behind_all(seats: Arc<Semaphore>) -> Seat {
+    Box::pin(async move {
+        let seat = seats.acquire_owned().await.expect("nobody closes the semaphore");
+        // Each lets all who are ready go first, and has the thread look then. The second one is for
+        // whom the first look wakes: who was woken last would have its turn before them.
+        yield_now().await;
+        yield_now().await;
+        seat
+    })
+}
+
+/// The calling thread, which is for one turn alone, takes part in one that another has begun.
+pub(crate) fn stay_within_a_turn() {
+    TURNS.set(true);
 }
 
 /// A thread that is busy with a guest.
@@ -288,6 +337,7 @@ pub(crate) struct Turn<'a>(&'a Fair);
 
 impl Drop for Turn<'_> {
     fn drop(&mut self) {
+        TURNS.set(false);
         self.0.taken.end(self.0.now_us());
     }
 }
@@ -439,11 +489,22 @@ mod tests {
         let fair = Fair { threads: 2, ..Fair::new() };
         let meter = Arc::new(Meter::new(None, 100));
         let first = Queued::new(&meter);
-        assert!(fair.first_seat(&meter.share).is_none(), "a thread is left to it");
+        assert!(!fair.lets_others_go_first(&meter.share), "a thread is left to it");
         let second = Queued::new(&meter);
-        assert!(fair.first_seat(&meter.share).is_some());
+        assert!(fair.lets_others_go_first(&meter.share));
         drop((first, second));
-        assert!(fair.first_seat(&meter.share).is_none());
+        assert!(!fair.lets_others_go_first(&meter.share));
+    }
+
+    #[test]
+    fn who_had_much_lets_others_go_first_if_there_are_any() {
+        let fair = Fair::new();
+        let [much, little] = [(); 2].map(|()| Arc::new(Meter::new(None, 100)));
+        fair.charge(&much, URGENT_NS + 1);
+        assert!(!fair.lets_others_go_first(&much.share), "it is alone");
+        fair.charge(&little, 1);
+        assert!(fair.lets_others_go_first(&much.share));
+        assert!(!fair.lets_others_go_first(&little.share));
     }
 
     #[test]

@@ -6,6 +6,7 @@
 
 use std::sync::{Arc, Mutex, OnceLock};
 
+use futures::FutureExt;
 use tokio::sync::Semaphore;
 use wasmtime::component::ResourceTable;
 use wasmtime::{ResourceLimiter, Store, UpdateDeadline};
@@ -14,11 +15,11 @@ use wasmtime_wasi::{WasiCtx, WasiCtxBuilder, WasiCtxView, WasiView};
 use wasmtime_wasi_config::{WasiConfig, WasiConfigVariables};
 use wasmtime_wasi_http::{FieldMapError, WasiHttpCtx, WasiHttpCtxView, WasiHttpView};
 
-use crate::account::{Account, Meter, is_stopped};
+use crate::account::{Account, Meter, Metered, is_stopped};
 use crate::engine::{Calls, Engine};
 use crate::environment::EnvironmentView;
 use crate::files::{Common, FilesView, OpenFiles};
-use crate::http::Hooks;
+use crate::http::{Hooks, Outgoing};
 use crate::input::{Stdin, Term};
 use crate::keyvalue::{Buckets, KeyValueView};
 use crate::limits::{
@@ -40,6 +41,7 @@ pub(crate) struct Pod {
     pub(crate) engine: Engine,
     pub(crate) config: Arc<GuestConfig>,
     pub(crate) meter: Arc<Meter>,
+    outgoing: Outgoing,
     outgoing_places: Arc<Semaphore>,
     socket_places: Arc<Semaphore>,
     open_files: Arc<Mutex<Common>>,
@@ -48,12 +50,23 @@ pub(crate) struct Pod {
     buckets: Arc<Buckets>,
 }
 
+/// What sending a guest's requests takes is at its Pod's expense, and waits as its guests do: asking
+/// costs those that are asked no more than being asked by a hundred clients elsewhere.
+fn errands(engine: &Engine, meter: &Arc<Meter>, outgoing: &Outgoing) -> Outgoing {
+    let (engine, meter, outgoing) = (engine.clone(), Arc::clone(meter), Arc::clone(outgoing));
+    Arc::new(move |request, timeouts| {
+        let sending = outgoing(request, timeouts);
+        Metered::new(engine.clone(), Arc::clone(&meter), None, sending).boxed()
+    })
+}
+
 impl Pod {
     pub(crate) fn new(engine: Engine, config: GuestConfig) -> Pod {
         let meter = match &config.budget {
             Some(budget) => Arc::clone(&budget.0),
             None => Arc::new(Meter::new(config.limits.cpu, config.limits.cpu_weight)),
         };
+        let outgoing = errands(&engine, &meter, &config.outgoing);
         let outgoing_places = Arc::new(Semaphore::new(config.limits.outgoing_requests));
         let socket_places = Arc::new(Semaphore::new(config.limits.sockets));
         let buckets = Arc::new(Buckets::new(&config.mounts, &meter.host_memory));
@@ -61,6 +74,7 @@ impl Pod {
             engine,
             config: Arc::new(config),
             meter,
+            outgoing,
             outgoing_places,
             socket_places,
             open_files: Arc::default(),
@@ -104,7 +118,7 @@ impl Pod {
         let mut http = WasiHttpCtx::new();
         http.set_field_size_limit(FIELDS_BYTES_MAX);
         let hooks = Hooks {
-            outgoing: Arc::clone(&self.config.outgoing),
+            outgoing: Arc::clone(&self.outgoing),
             carried: Vec::new(),
             places: Arc::clone(&self.outgoing_places),
             apart: self.engine.calls() == Calls::Concurrent,

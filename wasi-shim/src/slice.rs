@@ -5,9 +5,43 @@
 //! lets a thread say how long its slices are (`sched_setattr`, for the EEVDF scheduler), and one with
 //! shorter slices is given the CPU when it wakes. So who has time asks for long ones: its share of
 //! the CPU stays the same. Older kernels take no notice.
+//!
+//! But one that has just had more than its share, as a thread has that answers one request after the
+//! other, is not given the CPU from a thread of the same weight. So what goes on for longer is done by a
+//! thread of low priority. No thread may take back its priority, so it is one for this alone.
+
+use std::panic::resume_unwind;
 
 /// In nanoseconds; the longest that the kernel takes.
 const LONG_NS: u64 = 100_000_000;
+
+/// The priority of what goes on for longer: a tenth of what others are given who go on as well.
+const LATER_NICE: libc::c_int = 10;
+
+/// Has some work done by a thread of low priority, and waits for it. Where there can be none, does it.
+pub(crate) fn later<T: Send>(work: impl FnOnce() -> T + Send) -> T {
+    let runtime = tokio::runtime::Handle::try_current().ok();
+    let mut work = Some(work);
+    let mut run = || work.take().map(|work| work());
+    let done = std::thread::scope(|scope| {
+        let thread = std::thread::Builder::new().name("later".into()).spawn_scoped(scope, || {
+            let _entered = runtime.as_ref().map(tokio::runtime::Handle::enter);
+            lower();
+            run()
+        });
+        thread.ok().map(|thread| thread.join().unwrap_or_else(|panic| resume_unwind(panic)))
+    });
+    done.flatten().or_else(run).expect("the work is done once")
+}
+
+/// Lowers the priority of the calling thread for good, and asks for long slices.
+fn lower() {
+    give_way();
+    // SAFETY: plain system calls about this thread, whose priority may always be lowered.
+    unsafe {
+        libc::setpriority(libc::PRIO_PROCESS, libc::gettid().cast_unsigned(), LATER_NICE);
+    }
+}
 
 /// The calling thread gives way to whoever wakes, until this is dropped on the same thread.
 pub(crate) struct GivesWay {
@@ -66,6 +100,17 @@ fn set(wanted: libc::sched_attr) -> Option<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn later_work_has_a_low_priority_and_leaves_others_theirs() {
+        // SAFETY: a plain system call about this thread.
+        let nice = || unsafe { libc::getpriority(libc::PRIO_PROCESS, 0) };
+        let before = nice();
+        assert_eq!(later(nice), before.max(LATER_NICE));
+        assert_eq!(nice(), before);
+        let panicked = std::panic::catch_unwind(|| later(|| panic!("it fails")));
+        assert!(panicked.is_err(), "as if it had been done here");
+    }
 
     #[test]
     fn a_thread_has_its_slices_back() {
