@@ -34,7 +34,7 @@ const TIMEOUT: Duration = Duration::from_secs(10);
 pub fn failover(rows: &mut Rows) -> Result<()> {
     tokio::runtime::Runtime::new()?.block_on(async {
         let report = measured().await?;
-        let group = "three members, eight clients, the longest time without an acknowledged write";
+        let group = "three members, eight clients, the longest time without an answer to a write";
         ensure!(report.lost == 0, "{} acknowledged writes are lost", report.lost);
         for (sort, name) in [(TRANSFER, "planned transfer"), (KILL_LEADER, "kill -9 of the leader")]
         {

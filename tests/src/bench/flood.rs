@@ -4,8 +4,8 @@
 //! and again, first alone, then while the other account lists all of them over many connections and
 //! opens watches as fast as it can. Fails when the flood moves the victim's p99 beyond twice what
 //! it was alone (or beyond a floor, below which a shared machine's own noise is measured). The
-//! flood runs as a process of its own at the lowest priority, and gives way to whoever wakes, since
-//! on one machine its own work would otherwise be what the victim waits for.
+//! flood runs as a process of its own that the kernel takes for idle (SCHED_IDLE), since on one machine
+//! its own work would otherwise be what the victim waits for.
 
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
@@ -46,7 +46,6 @@ pub fn flood(rows: &mut Rows) -> Result<()> {
 
 /// Floods until it is killed.
 pub fn be_the_flood(kubeconfig: &str, token: &str) -> Result<()> {
-    wherry_wasi_shim::give_way();
     tokio::runtime::Runtime::new()?.block_on(lists_and_watches(kubeconfig, token))
 }
 
@@ -149,8 +148,8 @@ fn p99(histogram: &Histogram<u64>) -> f64 {
 
 fn start_flood(kubeconfig: &str, token: &str) -> Result<Child> {
     let own = std::env::current_exe()?;
-    let child = Command::new("nice")
-        .args(["-n", "19"])
+    let child = Command::new("chrt")
+        .args(["--idle", "0"])
         .arg(own)
         .args([AS_FLOOD, kubeconfig, token])
         .stdin(Stdio::null())

@@ -64,7 +64,7 @@ pub struct Report {
     pub stolen_percent: (f64, f64),
 }
 
-/// The longest time without an acknowledged write around each fault of one sort.
+/// The longest time without an answer to a write around each fault of one sort.
 #[derive(Clone, Debug, Serialize)]
 pub struct Gap {
     pub sort: String,
@@ -295,9 +295,10 @@ fn unknown_reasons(calls: &[Call]) -> Vec<(String, usize)> {
     reasons
 }
 
-/// When writes were acknowledged, in order.
+/// When writes were answered, in order. One that was refused for what it found, a conflict or an object
+/// that is there already, was answered by a leader as well.
 fn answers(history: &History) -> Vec<u64> {
-    let writes = history.calls.iter().filter(|call| call.acknowledged_write());
+    let writes = history.calls.iter().filter(|call| call.op.is_write() && call.is_served());
     let mut answers: Vec<u64> = writes.map(|call| call.return_us).collect();
     answers.sort_unstable();
     answers
