@@ -343,12 +343,12 @@ fn params(
     let text = |key: &str| reference[key].as_str().unwrap_or("");
     let namespace = match (kind.namespaced, text("namespace")) {
         (false, _) => "",
-        (true, "") if subject.asked.namespace.is_empty() => {
+        (true, "") if subject.asked.place().is_empty() => {
             return Err("cannot use namespaced paramRef in policy binding that matches \
                 cluster-scoped resources"
                 .to_owned());
         }
-        (true, "") => subject.asked.namespace,
+        (true, "") => subject.asked.place(),
         (true, namespace) => namespace,
     };
     let found: Vec<Object> = match text("name") {
