@@ -342,7 +342,11 @@ fn params(
     };
     let text = |key: &str| reference[key].as_str().unwrap_or("");
     let namespace = match (kind.namespaced, text("namespace")) {
-        (false, _) => "",
+        (false, "") => "",
+        (false, _) => {
+            let why = "paramRef.namespace must not be provided for a cluster-scoped `paramKind`";
+            return Err(why.to_owned());
+        }
         (true, "") if subject.asked.place().is_empty() => {
             return Err("cannot use namespaced paramRef in policy binding that matches \
                 cluster-scoped resources"
