@@ -649,6 +649,7 @@ async fn mutating_policies_apply_and_patch() {
         "reinvocationPolicy": "Never",
         "matchConstraints": {"resourceRules": [{"operations": ["CREATE"], "apiGroups": [""],
             "apiVersions": ["v1"], "resources": ["configmaps"]}]},
+        "matchConditions": [{"name": "new", "expression": "!has(object.metadata.labels)"}],
         "mutations": [
             {"patchType": "ApplyConfiguration", "applyConfiguration": {"expression":
                 "Object{metadata: Object.metadata{labels: {'by': request.userInfo.username}}}"}},
