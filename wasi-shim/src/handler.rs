@@ -41,6 +41,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use futures::FutureExt;
+use futures::future::BoxFuture;
 use http::StatusCode;
 use http_body::{Frame, SizeHint};
 use http_body_util::BodyExt;
@@ -325,6 +326,54 @@ impl Inner {
         match tokio::time::timeout(self.pod.config.limits.request_deadline, place).await {
             Ok(place) => Ok(place.expect("the semaphore is never closed")),
             Err(_) => Err(HandleError::Busy),
+        }
+    }
+}
+
+/// How a call ended, if its host did not fail: with an instance to be wiped, or with nothing left.
+type Ended = std::thread::Result<Option<Spent>>;
+
+/// A call until it has ended. Dropped before, it ends at its Pod's expense; when many are dropped at
+/// once, their clients being gone, others have their turns between.
+struct Served {
+    handler: Arc<Inner>,
+    guest: Option<BoxFuture<'static, Ended>>,
+}
+
+impl Served {
+    fn new(handler: &Arc<Inner>, guest: BoxFuture<'static, Ended>) -> Served {
+        Served { handler: Arc::clone(handler), guest: Some(guest) }
+    }
+}
+
+impl Future for Served {
+    type Output = Ended;
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Ended> {
+        let guest = self.guest.as_mut().expect("it is not polled after its end");
+        let ended = ready!(guest.as_mut().poll(cx));
+        self.guest = None;
+        Poll::Ready(ended)
+    }
+}
+
+impl Drop for Served {
+    fn drop(&mut self) {
+        let Some(guest) = self.guest.take() else { return };
+        let handler = Arc::clone(&self.handler);
+        let fair = handler.pod.engine.fair();
+        let end = |handler: &Inner, guest| {
+            handler.pod.meter.charged(&handler.pod.engine, || drop(guest));
+        };
+        match tokio::runtime::Handle::try_current() {
+            Ok(runtime) if fair.lets_others_go_first(&handler.pod.meter.share) => {
+                let seat = fair.end();
+                runtime.spawn(async move {
+                    let _seat = seat.await;
+                    end(&handler, guest);
+                });
+            }
+            _ => end(&handler, guest),
         }
     }
 }

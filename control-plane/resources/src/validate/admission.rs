@@ -273,7 +273,8 @@ fn validations(spec: &Value, errors: &mut Errors) {
         }
     }
     if annotations.len() > ANNOTATIONS_MAX {
-        errors.too_many("spec.auditAnnotations", annotations.len(), ANNOTATIONS_MAX);
+        let detail = format!("must not have more than {ANNOTATIONS_MAX} auditAnnotations");
+        errors.invalid("spec.auditAnnotations", annotations.to_vec(), &detail);
     }
     let mut seen = HashSet::new();
     for (index, annotation) in annotations.iter().enumerate() {

@@ -50,6 +50,16 @@ pub struct Asked<'a> {
     pub options: Value,
 }
 
+impl Asked<'_> {
+    /// The namespace of the request, as hooks are told: that of one about a Namespace is its own.
+    pub fn place(&self) -> &str {
+        match self.kind.is("", "Namespace") {
+            true => &self.name,
+            false => self.namespace,
+        }
+    }
+}
+
 /// What happens to the object.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Verb {

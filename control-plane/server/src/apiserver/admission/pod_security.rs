@@ -79,11 +79,14 @@ pub struct Policy {
 /// The policy of a namespace. A word that is no level counts as the strictest.
 pub fn policy(namespace: &Object) -> Policy {
     let standard = |mode: &str, default: &Standard| {
-        let level = meta::label(namespace, &format!("{PREFIX}{mode}"));
-        let level =
-            level.map_or(default.level, |word| Level::parse(word).unwrap_or(Level::Restricted));
+        let word = meta::label(namespace, &format!("{PREFIX}{mode}"));
+        // A version is named for the level that it is named with.
+        let (level, other) = match word {
+            Some(word) => (Level::parse(word).unwrap_or(Level::Restricted), LATEST),
+            None => (default.level, default.version.as_str()),
+        };
         let version = meta::label(namespace, &format!("{PREFIX}{mode}-version"));
-        let version = version.filter(|word| is_version(word)).unwrap_or(&default.version);
+        let version = version.filter(|word| is_version(word)).unwrap_or(other);
         Standard { level, version: version.to_owned() }
     };
     let strictest = Standard { level: Level::Restricted, version: LATEST.to_owned() };
@@ -626,6 +629,11 @@ mod tests {
         let open = policy(&namespace(open));
         assert_eq!(open.enforce.level, Level::Privileged);
         assert_eq!(open.warn.to_string(), "baseline:v1.30");
+        let pinned = namespace(json!({"pod-security.kubernetes.io/enforce": "baseline",
+            "pod-security.kubernetes.io/enforce-version": "v1.30",
+            "pod-security.kubernetes.io/warn": "restricted"}));
+        assert_eq!(policy(&pinned).warn.to_string(), "restricted:latest");
+        assert_eq!(policy(&pinned).audit.to_string(), "baseline:v1.30");
         let wrong = namespace(json!({"pod-security.kubernetes.io/enforce": "none",
             "pod-security.kubernetes.io/enforce-version": "v1.030"}));
         assert_eq!(policy(&wrong).enforce.to_string(), "restricted:latest");

@@ -22,6 +22,17 @@ const VIOLATIONS: &str = "pod-security.kubernetes.io/audit-violations";
 const PODS_MAX: usize = 3_000;
 pub const TIME_MAX: Duration = Duration::from_secs(1);
 
+/// What may change of a Pod and is of no concern to any level.
+const INDIFFERENT: [&str; 7] = [
+    "activeDeadlineSeconds",
+    "affinity",
+    "nodeSelector",
+    "resources",
+    "schedulingGates",
+    "terminationGracePeriodSeconds",
+    "tolerations",
+];
+
 /// Where kinds have a Pod's spec inside.
 const TEMPLATES: [(&str, &str, &str); 8] = [
     ("", "podtemplates", "/template/spec"),
@@ -83,6 +94,9 @@ pub fn admit(
     let Some(spec) = new.pointer(path).filter(|spec| was != Some(*spec)) else {
         return Ok(Vec::new());
     };
+    if of_workload.is_none() && was.is_some_and(|was| concerning(was) == concerning(spec)) {
+        return Ok(Vec::new());
+    }
     let policy = pod_security::policy(namespace);
     let mut met = None;
     if of_workload.is_none() {
@@ -106,6 +120,21 @@ pub fn admit(
     };
     asides::state(VIOLATIONS, audited.as_deref());
     Ok(warned.into_iter().collect())
+}
+
+/// A Pod's spec without what is of no concern.
+fn concerning(spec: &Value) -> Value {
+    let mut spec = spec.clone();
+    if let Some(fields) = spec.as_object_mut() {
+        fields.retain(|key, _| !INDIFFERENT.contains(&key.as_str()));
+    }
+    for list in ["containers", "initContainers"] {
+        let containers = spec.get_mut(list).and_then(Value::as_array_mut).into_iter().flatten();
+        for container in containers.filter_map(Value::as_object_mut) {
+            container.shift_remove("resources");
+        }
+    }
+    spec
 }
 
 fn warning(spec: &Value, standard: &Standard) -> Option<String> {

@@ -68,6 +68,25 @@ fn who_resizes_a_pod_is_told_when_it_counts() {
 }
 
 #[test]
+fn a_pod_that_stays_is_judged_anew_only_where_a_level_is_concerned() {
+    let facts = Facts { namespace: Some(json!({"metadata": {"name": "n"}})), ..Facts::default() };
+    let user = User::new("admin", &[auth::MASTERS]);
+    let kind = wherry_resources::kind("", "v1", "pods").expect("a built-in kind");
+    let (operation, part) = (Operation::Update, Part::Main);
+    let context = Context { operation, user: &user, kind, part, namespace: "n", facts: &facts };
+    let pod = |image: &str, cpu: &str, gates: Value| {
+        let resources = json!({"requests": {"cpu": cpu}});
+        let container = json!({"name": "c", "image": image, "resources": resources});
+        json!({"metadata": {"name": "p"},
+            "spec": {"hostPID": true, "containers": [container], "schedulingGates": gates}})
+    };
+    let old = pod("i:1", "1", json!([{"name": "x"}]));
+    let is_let_in = |new: Value| pod_standards::admit(&context, &new, Some(&old)).is_ok();
+    assert!(is_let_in(pod("i:1", "2", json!([]))));
+    assert!(!is_let_in(pod("i:2", "1", json!([]))));
+}
+
+#[test]
 fn a_pod_with_gates_says_why_it_has_no_node() {
     let namespace = Some(json!({"metadata": {"name": "n"}}));
     let service_account = Some(json!({"metadata": {"name": "default"}}));

@@ -242,7 +242,7 @@ fn own_resource(subject: &Subject<'_>) -> cel::Authorizer {
         group: asked.kind.group.to_owned(),
         resource: asked.kind.plural.to_owned(),
         subresource: asked.subresource.to_owned(),
-        namespace: asked.namespace.to_owned(),
+        namespace: asked.place().to_owned(),
         name: asked.name.clone(),
         ..cel::Check::default()
     })
@@ -285,7 +285,7 @@ pub fn request(subject: &Subject<'_>) -> Value {
     set("subResource", asked.subresource);
     set("requestSubResource", asked.subresource);
     set("name", &asked.name);
-    set("namespace", asked.namespace);
+    set("namespace", asked.place());
     set("operation", asked.operation.word());
     request["requestKind"] = kind;
     request["requestResource"] = resource;

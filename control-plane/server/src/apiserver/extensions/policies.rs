@@ -342,13 +342,17 @@ fn params(
     };
     let text = |key: &str| reference[key].as_str().unwrap_or("");
     let namespace = match (kind.namespaced, text("namespace")) {
-        (false, _) => "",
-        (true, "") if subject.asked.namespace.is_empty() => {
+        (false, "") => "",
+        (false, _) => {
+            let why = "paramRef.namespace must not be provided for a cluster-scoped `paramKind`";
+            return Err(why.to_owned());
+        }
+        (true, "") if subject.asked.place().is_empty() => {
             return Err("cannot use namespaced paramRef in policy binding that matches \
                 cluster-scoped resources"
                 .to_owned());
         }
-        (true, "") => subject.asked.namespace,
+        (true, "") => subject.asked.place(),
         (true, namespace) => namespace,
     };
     let found: Vec<Object> = match text("name") {
@@ -418,17 +422,20 @@ fn changed(
     let mut object = subject.in_version(kind, Some(current)).unwrap_or_default();
     let old = subject.in_version(kind, subject.old);
     let namespace = subject.namespace();
+    let mut is_concerned = false;
     for params in params(policy, binding, subject)? {
-        for mutation in &policy.mutations {
+        for (index, mutation) in policy.mutations.iter().enumerate() {
             let before = object.clone();
             let at = Subject { asked: subject.asked, object: Some(&before), old: old.as_ref() };
             let request = matching::request(&at);
             let meter = Meter::new(cel::OBJECT_COST_MAX);
             let mut bindings =
                 all_bindings(&meter, &at, &request, params.as_ref(), namespace.as_ref());
-            if !conditions_hold(policy, &bindings)? {
-                return Ok(None);
+            // A mutation may well end what the policy looks for; the others are still made.
+            if index == 0 && !conditions_hold(policy, &bindings)? {
+                break;
             }
+            is_concerned = true;
             let broken = variables(policy, &mut bindings);
             let (Mutation::Apply(expression) | Mutation::JsonPatch(expression)) = mutation;
             let found = expression.value(&bindings);
@@ -443,8 +450,7 @@ fn changed(
             }
         }
     }
-    let back = wherry_resources::convert::to(kind, own, object);
-    Ok(Some(back))
+    Ok(is_concerned.then(|| wherry_resources::convert::to(kind, own, object)))
 }
 
 fn patched(kind: &Kind, object: &Object, patch: Value) -> Result<Object, String> {

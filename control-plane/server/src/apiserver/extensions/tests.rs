@@ -567,12 +567,13 @@ async fn policies_are_asked_about_tokens() {
 }
 
 #[tokio::test]
-async fn a_namespace_is_in_no_namespace() {
+async fn a_namespace_is_in_no_other_namespace() {
     let server = Server::start().await;
     let policy = json!({"metadata": {"name": "namespaces"}, "spec": {
         "matchConstraints": {"resourceRules": [{"operations": ["UPDATE"], "apiGroups": [""],
             "apiVersions": ["v1"], "resources": ["namespaces"]}]},
-        "validations": [{"expression": "namespaceObject == null && object.metadata.name != 'x'"}],
+        "validations": [
+            {"expression": "namespaceObject == null && request.namespace == 'default'"}],
     }});
     let policies = format!("{POLICIES}/validatingadmissionpolicies");
     server.ok("POST", &policies, &policy.to_string()).await;
@@ -582,17 +583,29 @@ async fn a_namespace_is_in_no_namespace() {
     server.ok("POST", &bindings, &binding.to_string()).await;
     let labelled = json!({"metadata": {"name": "default", "labels": {"a": "b"}}});
     server.ok("PUT", "/api/v1/namespaces/default", &labelled.to_string()).await;
-    // Nor are there parameters in it.
+    // Its parameters are those inside; what is in no namespace has none.
     let mut policy = policy;
     policy["metadata"]["name"] = json!("limits");
     policy["spec"]["paramKind"] = json!({"apiVersion": "v1", "kind": "ConfigMap"});
+    policy["spec"]["matchConstraints"]["resourceRules"] = json!([{"operations": ["*"],
+        "apiGroups": ["", "scheduling.k8s.io"], "apiVersions": ["v1"],
+        "resources": ["namespaces", "priorityclasses"]}]);
+    policy["spec"]["validations"] = json!([{"expression": "params.data.least == '1'"}]);
     server.ok("POST", &policies, &policy.to_string()).await;
     let binding = json!({"metadata": {"name": "limits"}, "spec": {"policyName": "limits",
-        "validationActions": ["Warn"],
-        "paramRef": {"selector": {}, "parameterNotFoundAction": "Allow"}}});
+        "validationActions": ["Deny"],
+        "paramRef": {"name": "limits", "parameterNotFoundAction": "Deny"}}});
     server.ok("POST", &bindings, &binding.to_string()).await;
     let body = labelled.to_string();
     let (code, text) = server.send("PUT", "/api/v1/namespaces/default", &body).await;
+    assert_eq!(code, 422, "{text}");
+    assert!(text.contains("failed to configure binding: no params found"), "{text}");
+    let limits = json!({"metadata": {"name": "limits"}, "data": {"least": "1"}});
+    server.ok("POST", CONFIG_MAPS, &limits.to_string()).await;
+    server.ok("PUT", "/api/v1/namespaces/default", &body).await;
+    let class = json!({"metadata": {"name": "c"}, "value": 1}).to_string();
+    let (code, text) =
+        server.send("POST", "/apis/scheduling.k8s.io/v1/priorityclasses", &class).await;
     assert_eq!(code, 422, "{text}");
     assert!(text.contains("failed to configure binding: cannot use namespaced paramRef"), "{text}");
 }
@@ -636,6 +649,7 @@ async fn mutating_policies_apply_and_patch() {
         "reinvocationPolicy": "Never",
         "matchConstraints": {"resourceRules": [{"operations": ["CREATE"], "apiGroups": [""],
             "apiVersions": ["v1"], "resources": ["configmaps"]}]},
+        "matchConditions": [{"name": "new", "expression": "!has(object.metadata.labels)"}],
         "mutations": [
             {"patchType": "ApplyConfiguration", "applyConfiguration": {"expression":
                 "Object{metadata: Object.metadata{labels: {'by': request.userInfo.username}}}"}},
