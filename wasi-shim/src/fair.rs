@@ -122,8 +122,7 @@ pub(crate) struct Fair {
     threads: usize,
     /// As many as there are threads, for those that let others go first.
     seats: Arc<Semaphore>,
-    /// For what is left of guests whose callers have gone. Among these are such as wait for a seat, and
-    /// would be given one that they never take.
+    /// For what is left of guests whose callers have gone.
     ends: Arc<Semaphore>,
     /// Time that threads spend on guests.
     taken: Taken,

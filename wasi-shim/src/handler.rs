@@ -59,7 +59,7 @@ use self::crowd::{Crowd, Cut, Seat};
 pub(crate) use self::rest::Code;
 use self::rest::Linked;
 pub use self::rest::Wake;
-use crate::account::{Account, Budget, Metered};
+use crate::account::{Account, Budget, Metered, Waiting};
 use crate::engine::Engine;
 use crate::fault::{Fault, classify};
 use crate::http::{Body, BodyError, to_wasi};
@@ -292,9 +292,11 @@ impl Handler {
         let (sender, mut response) = oneshot::channel();
         let reply = Reply(Arc::new(Mutex::new(Some(sender))));
         let code = (Arc::clone(&self.0), linked);
-        let guest = serve(code, request, Arc::clone(&call), reply, place);
+        let waiting = Waiting::default();
+        let guest = serve(code, request, Arc::clone(&call), reply, (place, waiting.clone()));
         // A panic in a host function ends this call alone, not its caller's connection.
-        let mut guest = Served::new(&self.0, AssertUnwindSafe(guest).catch_unwind().boxed());
+        let guest = AssertUnwindSafe(guest).catch_unwind().boxed();
+        let mut guest = Served::new(&self.0, guest, waiting);
         let (head, ended) = tokio::select! {
             biased;
             ended = &mut guest => (response.await, Some(ended)),
@@ -336,11 +338,12 @@ type Ended = std::thread::Result<Option<Spent>>;
 struct Served {
     handler: Arc<Inner>,
     guest: Option<BoxFuture<'static, Ended>>,
+    waiting: Waiting,
 }
 
 impl Served {
-    fn new(handler: &Arc<Inner>, guest: BoxFuture<'static, Ended>) -> Served {
-        Served { handler: Arc::clone(handler), guest: Some(guest) }
+    fn new(handler: &Arc<Inner>, guest: BoxFuture<'static, Ended>, waiting: Waiting) -> Served {
+        Served { handler: Arc::clone(handler), guest: Some(guest), waiting }
     }
 }
 
@@ -351,6 +354,7 @@ impl Future for Served {
         let guest = self.guest.as_mut().expect("it is not polled after its end");
         let ended = ready!(guest.as_mut().poll(cx));
         self.guest = None;
+        self.waiting.let_go();
         Poll::Ready(ended)
     }
 }
@@ -366,6 +370,7 @@ impl Drop for Served {
         match tokio::runtime::Handle::try_current() {
             Ok(runtime) if fair.lets_others_go_first(&handler.pod.meter.share) => {
                 let seat = fair.end();
+                self.waiting.let_go();
                 runtime.spawn(async move {
                     let _seat = seat.await;
                     end(&handler, guest);
@@ -529,12 +534,13 @@ async fn serve(
     request: http::Request<Body>,
     call: Arc<Call>,
     reply: Reply,
-    _place: OwnedSemaphorePermit,
+    (_place, waiting): (OwnedSemaphorePermit, Waiting),
 ) -> Option<Spent> {
     let pod = &handler.pod;
     let guest = run((&handler, &linked), request, &call, &reply);
     let steps = Some(Arc::clone(&call.steps));
-    let guest = Metered::new(pod.engine.clone(), Arc::clone(&pod.meter), steps, guest);
+    let guest =
+        Metered::new(pod.engine.clone(), Arc::clone(&pod.meter), steps, guest).with(waiting);
     let result = tokio::select! {
         biased;
         result = guest => result,
