@@ -11,8 +11,8 @@
 use std::cell::Cell;
 use std::future::Future;
 use std::pin::Pin;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
@@ -235,6 +235,38 @@ pub(crate) fn is_stopped() -> bool {
     stopped
 }
 
+/// What an instance holds while it waits for its next turn. Who gives the instance up lets go of that at
+/// once, however long its end takes: others wait for the seat.
+#[derive(Clone, Default)]
+pub(crate) struct Waiting(Arc<Mutex<Held>>);
+
+#[derive(Default)]
+struct Held {
+    /// From a tick to the next turn.
+    queued: Option<Queued>,
+    /// Needed for the next turn if a tick has ended the last one, or the Pod lets others go first.
+    seat: Option<Seat>,
+}
+
+impl Waiting {
+    fn lock(&self) -> MutexGuard<'_, Held> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn take(&self) -> Held {
+        std::mem::take(&mut *self.lock())
+    }
+
+    fn keep(&self, held: Held) {
+        *self.lock() = held;
+    }
+
+    /// Nobody waits any more.
+    pub(crate) fn let_go(&self) {
+        drop(self.take());
+    }
+}
+
 /// An instance's future, charged at each poll, polled only while the quota lasts, and with the
 /// epoch ticking meanwhile.
 pub(crate) struct Metered<F> {
@@ -244,10 +276,7 @@ pub(crate) struct Metered<F> {
     /// Of one request, which is charged as well.
     steps: Option<Arc<Steps>>,
     pause: Option<Pin<Box<Sleep>>>,
-    /// Held from a tick to the next turn.
-    queued: Option<Queued>,
-    /// Needed for the next turn if a tick has ended the last one, or the Pod lets others go first.
-    seat: Option<Seat>,
+    waiting: Waiting,
     /// A tick has ended its last turn.
     goes_on: bool,
 }
@@ -260,16 +289,13 @@ impl<F: Future> Metered<F> {
         inner: F,
     ) -> Metered<F> {
         let inner = Box::pin(inner);
-        Metered {
-            inner,
-            engine,
-            meter,
-            steps,
-            pause: None,
-            queued: None,
-            seat: None,
-            goes_on: false,
-        }
+        let waiting = Waiting::default();
+        Metered { inner, engine, meter, steps, pause: None, waiting, goes_on: false }
+    }
+
+    /// The same, for somebody who may give it up.
+    pub(crate) fn with(self, waiting: Waiting) -> Metered<F> {
+        Metered { waiting, ..self }
     }
 }
 
@@ -278,27 +304,30 @@ impl<F: Future<Output: Send> + Send> Future for Metered<F> {
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<F::Output> {
         let this = &mut *self;
+        let mut held = this.waiting.take();
         // Within another's turn it goes on as that one does: with a seat of its own, each could wait for
         // the other's.
         let within = within_a_turn();
         let others_first = || this.engine.fair().lets_others_go_first(&this.meter.share);
-        if !within && this.seat.is_none() && others_first() {
-            this.seat = Some(this.engine.fair().seat());
+        if !within && held.seat.is_none() && others_first() {
+            held.seat = Some(this.engine.fair().seat());
         }
         let seat = loop {
             if let Some(pause) = &mut this.pause {
                 if pause.as_mut().poll(cx).is_pending() {
+                    this.waiting.keep(held);
                     return Poll::Pending;
                 }
                 this.pause = None;
             }
-            let seat = match this.seat.as_mut().map(|seat| seat.as_mut().poll(cx)) {
+            let seat = match held.seat.as_mut().map(|seat| seat.as_mut().poll(cx)) {
                 Some(Poll::Pending) => {
-                    this.queued.get_or_insert_with(|| Queued::new(&this.meter));
+                    held.queued.get_or_insert_with(|| Queued::new(&this.meter));
+                    this.waiting.keep(held);
                     return Poll::Pending;
                 }
                 Some(Poll::Ready(seat)) => {
-                    this.seat = None;
+                    held.seat = None;
                     Some(seat)
                 }
                 None => None,
@@ -308,12 +337,12 @@ impl<F: Future<Output: Send> + Send> Future for Metered<F> {
             let Some(until) = quota.or_else(share) else {
                 break seat;
             };
-            this.queued = None;
+            held.queued = None;
             // Others can use it meanwhile.
-            this.seat = seat.map(|_| this.engine.fair().seat());
+            held.seat = seat.map(|_| this.engine.fair().seat());
             this.pause = Some(Box::pin(sleep_until(until)));
         };
-        this.queued = None;
+        held.queued = None;
         let running = this.engine.ticker().running();
         let turn = this.engine.fair().begin();
         let inner = this.inner.as_mut();
@@ -344,8 +373,8 @@ impl<F: Future<Output: Send> + Send> Future for Metered<F> {
         let crawled = this.goes_on && began.elapsed().as_nanos() > 4 * u128::from(used_ns);
         this.goes_on = stopped && poll.is_pending() && !crawled;
         if stopped && poll.is_pending() {
-            this.queued = Some(Queued::new(&this.meter));
-            this.seat = Some(this.engine.fair().seat());
+            let queued = Some(Queued::new(&this.meter));
+            this.waiting.keep(Held { queued, seat: Some(this.engine.fair().seat()) });
         }
         this.meter.charge(used_ns);
         if let Some(steps) = &this.steps {
@@ -390,6 +419,18 @@ mod tests {
             std::hint::spin_loop();
         }
         assert!(is_stopped() && STOPPED.get());
+    }
+
+    #[test]
+    fn who_is_given_up_leaves_its_seat_to_others() {
+        let seats = Arc::new(tokio::sync::Semaphore::new(1));
+        let seat = Arc::clone(&seats).try_acquire_owned().expect("it is free");
+        let waiting = Waiting::default();
+        let seat: Seat = Box::pin(std::future::ready(seat));
+        waiting.keep(Held { queued: None, seat: Some(seat) });
+        assert_eq!(seats.available_permits(), 0);
+        waiting.clone().let_go();
+        assert_eq!(seats.available_permits(), 1);
     }
 
     #[test]

@@ -17,7 +17,8 @@
 //! asks it, its compiled code, it can give back, see `rest`.
 //!
 //! A call runs within its caller's task until the head is there: most are done by then, and waking
-//! another thread costs as much as an instance. One that is not done goes on as a task. What is left
+//! another thread costs as much as an instance. One that is not done goes on as a task, and so does one
+//! whose caller is another guest's request, which has turns of its own. What is left
 //! of one that is done, memory to be wiped, is a task as well unless others are being handled: its
 //! caller's thread turns to that when it has written the answer.
 //!
@@ -47,6 +48,7 @@ use http_body::{Frame, SizeHint};
 use http_body_util::BodyExt;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
 use tokio::time::Instant;
+use tokio_util::task::AbortOnDropHandle;
 use wasmtime::component::{Component, Linker};
 use wasmtime::{AsContextMut, Store};
 use wasmtime_wasi_http::handler::{Prepared, Proxy, ProxyPre};
@@ -61,8 +63,9 @@ pub(crate) use self::rest::Code;
 use self::rest::Linked;
 pub use self::rest::Wake;
 use self::served::Served;
-use crate::account::{Account, Budget, Metered};
+use crate::account::{Account, Budget, Metered, Waiting};
 use crate::engine::Engine;
+use crate::fair::within_a_turn;
 use crate::fault::{Fault, classify};
 use crate::http::{Body, BodyError, to_wasi};
 use crate::instance::{Host, Pod, Refused};
@@ -294,20 +297,36 @@ impl Handler {
         let (sender, mut response) = oneshot::channel();
         let reply = Reply(Arc::new(Mutex::new(Some(sender))));
         let code = (Arc::clone(&self.0), linked);
-        let guest = serve(code, request, Arc::clone(&call), reply, place);
+        let waiting = Waiting::default();
+        let guest = serve(code, request, Arc::clone(&call), reply, (place, waiting.clone()));
         // A panic in a host function ends this call alone, not its caller's connection.
-        let mut guest = Served::new(&self.0, AssertUnwindSafe(guest).catch_unwind().boxed());
-        let (head, ended) = tokio::select! {
-            biased;
-            ended = &mut guest => (response.await, Some(ended)),
-            head = &mut response => (head, None),
+        let guest = AssertUnwindSafe(guest).catch_unwind().boxed();
+        let mut guest = Served::new(&self.0, guest, waiting);
+        let (head, ended) = if within_a_turn() {
+            // Who asks is another guest of this process, whose turns are not this one's.
+            let mut guest = AbortOnDropHandle::new(tokio::spawn(guest));
+            tokio::select! {
+                biased;
+                ended = &mut guest => (response.await, ended.ok()),
+                head = &mut response => {
+                    drop(guest.detach());
+                    (head, None)
+                }
+            }
+        } else {
+            tokio::select! {
+                biased;
+                ended = &mut guest => (response.await, Some(ended)),
+                head = &mut response => {
+                    drop(tokio::spawn(guest));
+                    (head, None)
+                }
+            }
         };
         // The call dropped the sender without a word, so it did not run to its end.
         let head = head.unwrap_or_else(|_| Err(HandleError::Trap("the host failed".into())))?;
-        match ended {
-            Some(Ok(Some(spent))) => self.0.wipe_behind(spent),
-            Some(_) => {}
-            None => drop(tokio::spawn(guest)),
+        if let Some(Ok(Some(spent))) = ended {
+            self.0.wipe_behind(spent);
         }
         call.progress.touch();
         self.0.pod.meter.account.answered(call.progress.started.elapsed());
@@ -338,11 +357,12 @@ type Ended = std::thread::Result<Option<Spent>>;
 struct Served {
     handler: Arc<Inner>,
     guest: Option<BoxFuture<'static, Ended>>,
+    waiting: Waiting,
 }
 
 impl Served {
-    fn new(handler: &Arc<Inner>, guest: BoxFuture<'static, Ended>) -> Served {
-        Served { handler: Arc::clone(handler), guest: Some(guest) }
+    fn new(handler: &Arc<Inner>, guest: BoxFuture<'static, Ended>, waiting: Waiting) -> Served {
+        Served { handler: Arc::clone(handler), guest: Some(guest), waiting }
     }
 }
 
@@ -353,6 +373,7 @@ impl Future for Served {
         let guest = self.guest.as_mut().expect("it is not polled after its end");
         let ended = ready!(guest.as_mut().poll(cx));
         self.guest = None;
+        self.waiting.let_go();
         Poll::Ready(ended)
     }
 }
@@ -368,6 +389,7 @@ impl Drop for Served {
         match tokio::runtime::Handle::try_current() {
             Ok(runtime) if fair.lets_others_go_first(&handler.pod.meter.share) => {
                 let seat = fair.end();
+                self.waiting.let_go();
                 runtime.spawn(async move {
                     let _seat = seat.await;
                     end(&handler, guest);
@@ -531,12 +553,13 @@ async fn serve(
     request: http::Request<Body>,
     call: Arc<Call>,
     reply: Reply,
-    _place: OwnedSemaphorePermit,
+    (_place, waiting): (OwnedSemaphorePermit, Waiting),
 ) -> Option<Spent> {
     let pod = &handler.pod;
     let guest = run((&handler, &linked), request, &call, &reply);
     let steps = Some(Arc::clone(&call.steps));
-    let guest = Metered::new(pod.engine.clone(), Arc::clone(&pod.meter), steps, guest);
+    let guest =
+        Metered::new(pod.engine.clone(), Arc::clone(&pod.meter), steps, guest).with(waiting);
     let result = tokio::select! {
         biased;
         result = guest => result,

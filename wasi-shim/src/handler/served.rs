@@ -7,6 +7,7 @@ use std::task::{Context, Poll, ready};
 use futures::future::BoxFuture;
 
 use super::{Inner, Spent};
+use crate::account::Waiting;
 
 /// How a call ended, if its host did not fail: with an instance to be wiped, or with nothing left.
 pub(super) type Ended = std::thread::Result<Option<Spent>>;
@@ -16,11 +17,16 @@ pub(super) type Ended = std::thread::Result<Option<Spent>>;
 pub(super) struct Served {
     handler: Arc<Inner>,
     guest: Option<BoxFuture<'static, Ended>>,
+    waiting: Waiting,
 }
 
 impl Served {
-    pub(super) fn new(handler: &Arc<Inner>, guest: BoxFuture<'static, Ended>) -> Served {
-        Served { handler: Arc::clone(handler), guest: Some(guest) }
+    pub(super) fn new(
+        handler: &Arc<Inner>,
+        guest: BoxFuture<'static, Ended>,
+        waiting: Waiting,
+    ) -> Served {
+        Served { handler: Arc::clone(handler), guest: Some(guest), waiting }
     }
 }
 
@@ -46,6 +52,7 @@ impl Drop for Served {
         match tokio::runtime::Handle::try_current() {
             Ok(runtime) if fair.lets_others_go_first(&handler.pod.meter.share) => {
                 let seat = fair.end();
+                self.waiting.let_go();
                 runtime.spawn(async move {
                     let _seat = seat.await;
                     end(&handler, guest);

@@ -527,12 +527,14 @@ fn limit_compiler() -> std::io::Result<()> {
     setrlimit(Resource::RLIMIT_NOFILE, 64, 64)?;
     // Running guests come first.
     wherry_wasi_shim::give_way();
-    // SAFETY: a plain system call on this process.
-    unsafe {
+    // SAFETY: plain system calls on this process.
+    let may_more = unsafe {
+        let may_more = libc::setpriority(libc::PRIO_PROCESS, 0, -1) == 0;
         libc::setpriority(libc::PRIO_PROCESS, 0, 5);
-    }
-    // Where the way back is open, as it is for root.
-    if schedule(0, libc::SCHED_IDLE) && schedule(0, libc::SCHED_OTHER) {
+        may_more
+    };
+    // From there nobody has a way back who may not ask for more either, as root may.
+    if may_more {
         schedule(0, libc::SCHED_IDLE);
     }
     Ok(())
