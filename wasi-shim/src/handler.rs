@@ -349,57 +349,6 @@ impl Inner {
     }
 }
 
-/// How a call ended, if its host did not fail: with an instance to be wiped, or with nothing left.
-type Ended = std::thread::Result<Option<Spent>>;
-
-/// A call until it has ended. Dropped before, it ends at its Pod's expense; when many are dropped at
-/// once, their clients being gone, others have their turns between.
-struct Served {
-    handler: Arc<Inner>,
-    guest: Option<BoxFuture<'static, Ended>>,
-    waiting: Waiting,
-}
-
-impl Served {
-    fn new(handler: &Arc<Inner>, guest: BoxFuture<'static, Ended>, waiting: Waiting) -> Served {
-        Served { handler: Arc::clone(handler), guest: Some(guest), waiting }
-    }
-}
-
-impl Future for Served {
-    type Output = Ended;
-
-    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Ended> {
-        let guest = self.guest.as_mut().expect("it is not polled after its end");
-        let ended = ready!(guest.as_mut().poll(cx));
-        self.guest = None;
-        self.waiting.let_go();
-        Poll::Ready(ended)
-    }
-}
-
-impl Drop for Served {
-    fn drop(&mut self) {
-        let Some(guest) = self.guest.take() else { return };
-        let handler = Arc::clone(&self.handler);
-        let fair = handler.pod.engine.fair();
-        let end = |handler: &Inner, guest| {
-            handler.pod.meter.charged(&handler.pod.engine, || drop(guest));
-        };
-        match tokio::runtime::Handle::try_current() {
-            Ok(runtime) if fair.lets_others_go_first(&handler.pod.meter.share) => {
-                let seat = fair.end();
-                self.waiting.let_go();
-                runtime.spawn(async move {
-                    let _seat = seat.await;
-                    end(&handler, guest);
-                });
-            }
-            _ => end(&handler, guest),
-        }
-    }
-}
-
 /// An instance that has ended well and answers no more. Dropping it wipes it, at its Pod's expense.
 struct Spent {
     handler: Arc<Inner>,

@@ -175,6 +175,16 @@ mod on {
             }
         }
 
+        /// Whether a point fails for a key: for every one, or (as `POINT@START`) for those that begin so.
+        pub(crate) fn hits_key(&self, point: &'static str, key: &[u8]) -> bool {
+            let starts = |name: &String| {
+                let start = name.strip_prefix(point).and_then(|rest| rest.strip_prefix('@'));
+                start.is_some_and(|start| key.starts_with(start.as_bytes()))
+            };
+            let named = self.lock().points.keys().any(starts);
+            named || self.hit(point).is_err()
+        }
+
         /// Passes a point in a task.
         pub(crate) async fn pass(&self, point: &'static str) -> io::Result<()> {
             match self.next(point) {
@@ -194,7 +204,7 @@ mod on {
         }
     }
 
-    /// Reads `POINT=[N*](panic|error|delay(MS))`, separated by semicolons; what cannot be read is
+    /// Reads `POINT[@START]=[N*](panic|error|delay(MS))`, separated by semicolons; what cannot be read is
     /// left out, and said.
     pub(super) fn parse(text: &str) -> Vec<(String, Fault, Option<u64>)> {
         let read = |item: &str| {
@@ -210,7 +220,9 @@ mod on {
                 (_, Some(milliseconds)) => Fault::Delay(milliseconds.parse().ok()?),
                 _ => return None,
             };
-            POINTS.contains(&point.trim()).then(|| (point.trim().to_owned(), fault, times))
+            let point = point.trim();
+            let name = point.split('@').next().unwrap_or_default();
+            POINTS.contains(&name).then(|| (point.to_owned(), fault, times))
         };
         let items = text.split(';').map(str::trim).filter(|item| !item.is_empty());
         items
@@ -242,6 +254,11 @@ mod off {
         #[inline(always)]
         pub(crate) fn hit(&self, _point: &'static str) -> io::Result<()> {
             Ok(())
+        }
+
+        #[inline(always)]
+        pub(crate) fn hits_key(&self, _point: &'static str, _key: &[u8]) -> bool {
+            false
         }
 
         #[inline(always)]

@@ -251,7 +251,7 @@ impl Machine {
 
     /// A member that goes its own way, for tests.
     fn corrupt(&self, mut command: Command) -> Command {
-        let asked = self.tools.faults.hit("machine.corrupt").is_err();
+        let asked = self.tools.faults.hits_key("machine.corrupt", &command.key);
         if asked && let Action::Put(value) = &mut command.action {
             let mut changed = value.to_vec();
             // A blank, which changes no meaning: whoever reads the value goes on.

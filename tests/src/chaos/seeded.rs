@@ -276,6 +276,8 @@ async fn slow_vote(plan: &Plan, bug: &Environment) -> Result<Seen> {
 #[derive(Debug)]
 struct Family {
     name: &'static str,
+    /// How its keys begin.
+    keys: &'static str,
     path: &'static str,
     object: &'static str,
 }
@@ -284,11 +286,13 @@ struct Family {
 static FAMILIES: [Family; 2] = [
     Family {
         name: "configmaps",
+        keys: "/configmaps",
         path: MAPS,
         object: r#"{"apiVersion":"v1","kind":"ConfigMap","metadata":{"generateName":"f-"}}"#,
     },
     Family {
         name: "cronjobs",
+        keys: "batch/cronjobs",
         path: "/apis/batch/v1/namespaces/default/cronjobs",
         object: r#"{"apiVersion":"batch/v1","kind":"CronJob","metadata":{"generateName":"f-"},
             "spec":{"schedule":"0 0 1 1 *","suspend":true,"jobTemplate":{"spec":{"template":{
@@ -304,7 +308,8 @@ async fn false_data(plan: &Plan, bug: &Environment, family: &Family) -> Result<S
     let cluster = members(plan, bug, 3, folder.path()).await?;
     let leader = cluster.leader().await;
     let liar = (leader + 1) % 3;
-    let lie = (FAILPOINTS.to_owned(), "machine.corrupt=error".to_owned());
+    // Of its keys alone: what the control plane writes meanwhile must not give it away.
+    let lie = (FAILPOINTS.to_owned(), format!("machine.corrupt@{}=error", family.keys));
     if let Err(error) = cluster.restart_with(liar, lie).await {
         return Ok(Seen::Mistake(format!("a member does not come back: {error:#}")));
     }

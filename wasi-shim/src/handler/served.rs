@@ -37,6 +37,7 @@ impl Future for Served {
         let guest = self.guest.as_mut().expect("it is not polled after its end");
         let ended = ready!(guest.as_mut().poll(cx));
         self.guest = None;
+        self.waiting.let_go();
         Poll::Ready(ended)
     }
 }
