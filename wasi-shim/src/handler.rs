@@ -42,7 +42,6 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use futures::FutureExt;
-use futures::future::BoxFuture;
 use http::StatusCode;
 use http_body::{Frame, SizeHint};
 use http_body_util::BodyExt;

@@ -39,7 +39,8 @@ fn lower() {
     give_way();
     // SAFETY: plain system calls about this thread, whose priority may always be lowered.
     unsafe {
-        libc::setpriority(libc::PRIO_PROCESS, libc::gettid().cast_unsigned(), LATER_NICE);
+        let nice = libc::getpriority(libc::PRIO_PROCESS, 0).max(LATER_NICE);
+        libc::setpriority(libc::PRIO_PROCESS, libc::gettid().cast_unsigned(), nice);
     }
 }
 
