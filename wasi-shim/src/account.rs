@@ -19,7 +19,7 @@ use std::time::Duration;
 use tokio::time::{Instant, Sleep, sleep_until};
 
 use crate::engine::Engine;
-use crate::fair::{Queued, Seat, Share, stay_within_a_turn, within_a_turn};
+use crate::fair::{Queued, Seat, Share, asks, stay_within_a_turn};
 use crate::handler::Steps;
 use crate::host_memory::HostMemory;
 use crate::slice::{GivesWay, later};
@@ -168,11 +168,11 @@ impl Meter {
 
     /// Does some work of the Pod's at once, at its expense.
     pub(crate) fn charged(self: &Arc<Meter>, engine: &Engine, work: impl FnOnce()) {
-        let turn = engine.fair().begin();
+        let turn = engine.fair().begin(self);
         let ((), used_ns) = own_cpu(|_| work());
         drop(turn);
         self.charge(used_ns);
-        engine.fair().charge(self, used_ns);
+        engine.fair().charge(self, self, used_ns);
     }
 
     /// Some moment in the future if the quota is used up now.
@@ -273,6 +273,8 @@ pub(crate) struct Metered<F> {
     inner: Pin<Box<F>>,
     engine: Engine,
     meter: Arc<Meter>,
+    /// For whose sake: its own Pod, or the one that asked for it.
+    asker: Arc<Meter>,
     /// Of one request, which is charged as well.
     steps: Option<Arc<Steps>>,
     pause: Option<Pin<Box<Sleep>>>,
@@ -289,8 +291,16 @@ impl<F: Future> Metered<F> {
         inner: F,
     ) -> Metered<F> {
         let inner = Box::pin(inner);
-        let waiting = Waiting::default();
-        Metered { inner, engine, meter, steps, pause: None, waiting, goes_on: false }
+        let (waiting, asker) = (Waiting::default(), Arc::clone(&meter));
+        Metered { inner, engine, meter, asker, steps, pause: None, waiting, goes_on: false }
+    }
+
+    /// The same, for the sake of the guest that asks for it, if it is one.
+    pub(crate) fn asked_by(mut self, asker: Option<Arc<Meter>>) -> Metered<F> {
+        if let Some(asker) = asker {
+            self.asker = asker;
+        }
+        self
     }
 
     /// The same, for somebody who may give it up.
@@ -307,8 +317,8 @@ impl<F: Future<Output: Send> + Send> Future for Metered<F> {
         let mut held = this.waiting.take();
         // Within another's turn it goes on as that one does: with a seat of its own, each could wait for
         // the other's.
-        let within = within_a_turn();
-        let others_first = || this.engine.fair().lets_others_go_first(&this.meter.share);
+        let within = asks().is_some();
+        let others_first = || this.engine.fair().lets_others_go_first(&this.asker.share);
         if !within && held.seat.is_none() && others_first() {
             held.seat = Some(this.engine.fair().seat());
         }
@@ -322,7 +332,7 @@ impl<F: Future<Output: Send> + Send> Future for Metered<F> {
             }
             let seat = match held.seat.as_mut().map(|seat| seat.as_mut().poll(cx)) {
                 Some(Poll::Pending) => {
-                    held.queued.get_or_insert_with(|| Queued::new(&this.meter));
+                    held.queued.get_or_insert_with(|| Queued::new(&this.asker));
                     this.waiting.keep(held);
                     return Poll::Pending;
                 }
@@ -344,7 +354,7 @@ impl<F: Future<Output: Send> + Send> Future for Metered<F> {
         };
         held.queued = None;
         let running = this.engine.ticker().running();
-        let turn = this.engine.fair().begin();
+        let turn = this.engine.fair().begin(&this.asker);
         let inner = this.inner.as_mut();
         let waker = cx.waker();
         let poll = || {
@@ -358,7 +368,7 @@ impl<F: Future<Output: Send> + Send> Future for Metered<F> {
         let (poll, used_ns, stopped) = match &seat {
             // Who was stopped goes on, and others are not to wait for it.
             Some(_) if this.goes_on => later(|| {
-                stay_within_a_turn();
+                stay_within_a_turn(&this.asker);
                 poll()
             }),
             Some(_) => {
@@ -373,14 +383,14 @@ impl<F: Future<Output: Send> + Send> Future for Metered<F> {
         let crawled = this.goes_on && began.elapsed().as_nanos() > 4 * u128::from(used_ns);
         this.goes_on = stopped && poll.is_pending() && !crawled;
         if stopped && poll.is_pending() {
-            let queued = Some(Queued::new(&this.meter));
+            let queued = Some(Queued::new(&this.asker));
             this.waiting.keep(Held { queued, seat: Some(this.engine.fair().seat()) });
         }
         this.meter.charge(used_ns);
         if let Some(steps) = &this.steps {
             steps.used(used_ns);
         }
-        this.engine.fair().charge(&this.meter, used_ns);
+        this.engine.fair().charge(&this.meter, &this.asker, used_ns);
         drop(running);
         poll
     }

@@ -23,12 +23,14 @@
 //! go on and on, or requests for one Pod. So of those that a tick has stopped only as many stand in
 //! the line of the threads as there are threads: each waits for a seat there, in order, and gives it up
 //! after its turn. All turns of a Pod need a seat while as many of it have been stopped, or once it has
-//! had its part of the period and others are there too: a hundred requests at once are its own affair.
+//! had much lately and others are there too: a hundred requests at once are its own affair. So are those
+//! that it asks of other Pods: such a request has its turns as one of who asked, and whoever else asks
+//! the same Pod does not stand behind it.
 //! And before each turn in a seat its thread looks at sockets and timers, and whom these wake goes first:
 //! tokio by itself, as long as somebody is ready, looks after every 61 polls, each of which could be such
 //! a turn.
 
-use std::cell::Cell;
+use std::cell::RefCell;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -64,14 +66,21 @@ pub(crate) struct Share {
     hungry: AtomicBool,
     /// Whether it competed as one that wants more in the last period.
     was_hungry: AtomicBool,
-    /// Its instances that were stopped by a tick and wait for their next turn.
+    /// Instances that were stopped by a tick and wait for their next turn, for its sake.
     queued: AtomicUsize,
+    /// When all that was done for its sake would be by somebody who has a part of [`URGENT_PART`] of a
+    /// CPU, in nanoseconds since the epoch.
+    had_until_ns: AtomicU64,
     /// Whether it is in the list of the current period.
     listed: AtomicBool,
 }
 
-/// CPU time in a period from which on a Pod's turns are less urgent than those of others.
-const URGENT_NS: u64 = 10_000_000;
+/// Who uses more than one part of so many of a CPU is less urgent than others.
+const URGENT_PART: u64 = 10;
+/// So long may such a part be used in advance.
+const URGENT_AHEAD_NS: u64 = 100_000_000;
+/// And so long is it remembered.
+const URGENT_MEMORY_NS: u64 = 2 * URGENT_AHEAD_NS;
 
 impl Share {
     pub(crate) fn new(weight: u32) -> Share {
@@ -82,6 +91,7 @@ impl Share {
             hungry: AtomicBool::new(false),
             was_hungry: AtomicBool::new(false),
             queued: AtomicUsize::new(0),
+            had_until_ns: AtomicU64::new(0),
             listed: AtomicBool::new(false),
         }
     }
@@ -185,20 +195,25 @@ impl Fair {
         behind_all(Arc::clone(&self.ends))
     }
 
-    /// Whether a Pod's turn can wait until others have had theirs: others of it take all that it could
-    /// use, or it has had its part of the period already and is not alone.
+    /// Whether a turn for a Pod's sake can wait until others have had theirs: others of it take all that
+    /// it could use, or it has had much lately and is not alone.
     pub(crate) fn lets_others_go_first(&self, share: &Share) -> bool {
         let all = share.queued.load(Ordering::Relaxed) >= self.threads;
-        let several = self.several.load(Ordering::Relaxed);
-        all || several && share.used_ns.load(Ordering::Relaxed) > URGENT_NS
+        all || self.several.load(Ordering::Relaxed) && self.had_much(share)
     }
 
-    /// A thread turns to a guest, until the guard is dropped.
+    fn had_much(&self, share: &Share) -> bool {
+        let until_ns = share.had_until_ns.load(Ordering::Relaxed);
+        until_ns > nanos(self.epoch.elapsed()) + URGENT_AHEAD_NS
+    }
+
+    /// A thread turns to a guest for a Pod's sake, until the guard is dropped.
     /// None within a turn.
-    pub(crate) fn begin(&self) -> Option<Turn<'_>> {
-        if TURNS.replace(true) {
+    pub(crate) fn begin(&self, asker: &Arc<Meter>) -> Option<Turn<'_>> {
+        if asks().is_some() {
             return None;
         }
+        stay_within_a_turn(asker);
         self.taken.begin(self.now_us());
         Some(Turn(self))
     }
@@ -207,8 +222,16 @@ impl Fair {
         micros(self.epoch.elapsed())
     }
 
-    /// Books the CPU time of one turn of a Pod.
-    pub(crate) fn charge(&self, meter: &Arc<Meter>, used_ns: u64) {
+    /// Books the CPU time of one turn of a Pod, which somebody asked for.
+    pub(crate) fn charge(&self, meter: &Arc<Meter>, asker: &Meter, used_ns: u64) {
+        let now_ns = nanos(self.epoch.elapsed());
+        let had = |until_ns: u64| {
+            let until_ns = until_ns.max(now_ns).saturating_add(used_ns.saturating_mul(URGENT_PART));
+            Some(until_ns.min(now_ns + URGENT_MEMORY_NS))
+        };
+        let result =
+            asker.share.had_until_ns.fetch_update(Ordering::Relaxed, Ordering::Relaxed, had);
+        result.expect("the update always has a value");
         let share = &meter.share;
         share.used_ns.fetch_add(used_ns, Ordering::Relaxed);
         *share.clock() += used_ns as f64 / share.weight;
@@ -305,14 +328,13 @@ impl Fair {
 }
 
 thread_local! {
-    /// Whether this thread is busy with a guest.
-    static TURNS: Cell<bool> = const { Cell::new(false) };
+    /// For whose sake this thread is busy with a guest.
+    static TURN: RefCell<Option<Arc<Meter>>> = const { RefCell::new(None) };
 }
 
-/// Whether this is called within a turn: a guest that answers another one of this process is polled within
-/// that one's request.
-pub(crate) fn within_a_turn() -> bool {
-    TURNS.get()
+/// For whose sake the turn is in which this is called.
+pub(crate) fn asks() -> Option<Arc<Meter>> {
+    TURN.with_borrow(Clone::clone)
 }
 
 fn behind_all(seats: Arc<Semaphore>) -> Seat {
@@ -327,8 +349,8 @@ fn behind_all(seats: Arc<Semaphore>) -> Seat {
 }
 
 /// The calling thread, which is for one turn alone, takes part in one that another has begun.
-pub(crate) fn stay_within_a_turn() {
-    TURNS.set(true);
+pub(crate) fn stay_within_a_turn(asker: &Arc<Meter>) {
+    TURN.set(Some(Arc::clone(asker)));
 }
 
 /// A thread that is busy with a guest.
@@ -336,7 +358,7 @@ pub(crate) struct Turn<'a>(&'a Fair);
 
 impl Drop for Turn<'_> {
     fn drop(&mut self) {
-        TURNS.set(false);
+        drop(TURN.take());
         self.0.taken.end(self.0.now_us());
     }
 }
@@ -499,12 +521,27 @@ mod tests {
     fn who_had_much_lets_others_go_first_if_there_are_any() {
         // On a machine that is busy with something else this takes longer than a period.
         let fair = Fair { end_ns: AtomicU64::new(u64::MAX), ..Fair::new() };
-        let [much, little] = [(); 2].map(|()| Arc::new(Meter::new(None, 100)));
-        fair.charge(&much, URGENT_NS + 1);
-        assert!(!fair.lets_others_go_first(&much.share), "it is alone");
-        fair.charge(&little, 1);
-        assert!(fair.lets_others_go_first(&much.share));
-        assert!(!fair.lets_others_go_first(&little.share));
+        let [asks, answers] = [(); 2].map(|()| Arc::new(Meter::new(None, 100)));
+        fair.charge(&answers, &asks, URGENT_MEMORY_NS);
+        assert!(!fair.lets_others_go_first(&asks.share), "nobody else is there");
+        fair.charge(&asks, &asks, 1);
+        assert!(fair.lets_others_go_first(&asks.share));
+        assert!(!fair.lets_others_go_first(&answers.share), "others may ask it as well");
+        // Time goes on.
+        asks.share.had_until_ns.store(URGENT_AHEAD_NS, Ordering::Relaxed);
+        assert!(!fair.lets_others_go_first(&asks.share));
+    }
+
+    #[test]
+    fn who_answers_is_asked_by_who_asked_first() {
+        let fair = Fair::new();
+        let [first, second] = [(); 2].map(|()| Arc::new(Meter::new(None, 100)));
+        assert!(asks().is_none());
+        let turn = fair.begin(&first);
+        assert!(turn.is_some() && fair.begin(&second).is_none());
+        assert!(asks().is_some_and(|asker| Arc::ptr_eq(&asker, &first)));
+        drop(turn);
+        assert!(asks().is_none());
     }
 
     #[test]

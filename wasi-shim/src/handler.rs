@@ -62,9 +62,9 @@ pub(crate) use self::rest::Code;
 use self::rest::Linked;
 pub use self::rest::Wake;
 use self::served::Served;
-use crate::account::{Account, Budget, Metered, Waiting};
+use crate::account::{Account, Budget, Meter, Metered, Waiting};
 use crate::engine::Engine;
-use crate::fair::within_a_turn;
+use crate::fair::asks;
 use crate::fault::{Fault, classify};
 use crate::http::{Body, BodyError, to_wasi};
 use crate::instance::{Host, Pod, Refused};
@@ -296,12 +296,14 @@ impl Handler {
         let (sender, mut response) = oneshot::channel();
         let reply = Reply(Arc::new(Mutex::new(Some(sender))));
         let code = (Arc::clone(&self.0), linked);
-        let waiting = Waiting::default();
-        let guest = serve(code, request, Arc::clone(&call), reply, (place, waiting.clone()));
+        let (waiting, asker) = (Waiting::default(), asks());
+        let is_apart = asker.is_some();
+        let held = (place, waiting.clone(), asker);
+        let guest = serve(code, request, Arc::clone(&call), reply, held);
         // A panic in a host function ends this call alone, not its caller's connection.
         let guest = AssertUnwindSafe(guest).catch_unwind().boxed();
         let mut guest = Served::new(&self.0, guest, waiting);
-        let (head, ended) = if within_a_turn() {
+        let (head, ended) = if is_apart {
             // Who asks is another guest of this process, whose turns are not this one's.
             let mut guest = AbortOnDropHandle::new(tokio::spawn(guest));
             tokio::select! {
@@ -501,13 +503,14 @@ async fn serve(
     request: http::Request<Body>,
     call: Arc<Call>,
     reply: Reply,
-    (_place, waiting): (OwnedSemaphorePermit, Waiting),
+    (_place, waiting, asker): (OwnedSemaphorePermit, Waiting, Option<Arc<Meter>>),
 ) -> Option<Spent> {
     let pod = &handler.pod;
     let guest = run((&handler, &linked), request, &call, &reply);
     let steps = Some(Arc::clone(&call.steps));
     let guest =
         Metered::new(pod.engine.clone(), Arc::clone(&pod.meter), steps, guest).with(waiting);
+    let guest = guest.asked_by(asker);
     let result = tokio::select! {
         biased;
         result = guest => result,
