@@ -95,7 +95,7 @@ pub fn made<T: Send + 'static>(
             // Whoever can run now does, the connection with this piece among them, and the sockets
             // are looked at. Only then the next piece is made, by whoever's turn it is.
             yield_now().await;
-            drop(turn);
+            turn.end().await;
         }
     });
     receiver

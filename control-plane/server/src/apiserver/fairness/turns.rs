@@ -1,10 +1,20 @@
 //! Whose turn it is to make the next piece of a long answer: each user's in turn, however many
 //! answers each of them waits for.
+//!
+//! While others wait, one turn would follow the other and no thread would ever sleep: the kernel takes
+//! a processor from such a thread at its ticks only, every few milliseconds, and whoever needs one for
+//! a short answer would wait until then. So turns that have followed each other for a while are followed
+//! by a rest of as long.
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use tokio::sync::oneshot;
+use tokio::time::{Instant, sleep};
+
+/// Turns that others wait for follow each other for so long, and then rest for so long.
+const STRETCH: Duration = Duration::from_millis(1);
 
 /// Turns that nobody has, and who waits for one. A std mutex: its sections are short and never await.
 pub struct Turns(Mutex<Waiting>);
@@ -18,7 +28,11 @@ struct Waiting {
 }
 
 /// The right to compute; the next one has it when it is dropped.
-pub struct Turn(Arc<Turns>);
+pub struct Turn {
+    turns: Arc<Turns>,
+    /// Since when it has been used without a rest, by one after the other.
+    since: Instant,
+}
 
 /// One user's part in the turns.
 pub struct Share {
@@ -77,7 +91,7 @@ impl Share {
             let mut waiting = self.turns.waiting();
             if waiting.free > 0 {
                 waiting.free -= 1;
-                return Turn(self.turns.clone());
+                return Turn { turns: self.turns.clone(), since: Instant::now() };
             }
             let (sender, receiver) = oneshot::channel();
             waiting.push(self.user, sender);
@@ -87,15 +101,26 @@ impl Share {
     }
 }
 
+impl Turn {
+    /// Ends it, after a rest if it is time for one.
+    pub async fn end(mut self) {
+        let is_wanted = !self.turns.waiting().order.is_empty();
+        if is_wanted && self.since.elapsed() >= STRETCH {
+            sleep(STRETCH).await;
+            self.since = Instant::now();
+        }
+    }
+}
+
 impl Drop for Turn {
     fn drop(&mut self) {
-        let mut waiting = self.0.waiting();
+        let mut waiting = self.turns.waiting();
         match waiting.next() {
             None => waiting.free += 1,
             Some(next) => {
                 drop(waiting);
                 // Who has gone in this moment drops it, and so gives it on.
-                drop(next.send(Turn(self.0.clone())));
+                drop(next.send(Turn { turns: self.turns.clone(), since: self.since }));
             }
         }
     }
@@ -129,6 +154,30 @@ mod tests {
         }
         assert_eq!(order, ["loud", "quiet", "loud", "loud", "loud"]);
         assert!(loud.turn().now_or_never().is_some(), "nobody has it");
+    }
+
+    #[tokio::test]
+    async fn turns_that_follow_each_other_rest() {
+        let turns = Turns::new(1);
+        let share = turns.share(1);
+        let now = Instant::now();
+        let long_ago = now.checked_sub(STRETCH).expect("the machine has run for so long");
+        let mut turn = share.turn().await;
+        turn.since = long_ago;
+        assert!(turn.end().now_or_never().is_some(), "nobody waits for it");
+        let mut turn = share.turn().await;
+        let mut next = Box::pin(share.turn());
+        assert!((&mut next).now_or_never().is_none());
+        turn.since = now + Duration::from_secs(60);
+        assert!(turn.end().now_or_never().is_some(), "it has just begun");
+        let mut turn = next.await;
+        let mut after = Box::pin(share.turn());
+        assert!((&mut after).now_or_never().is_none());
+        turn.since = long_ago;
+        let mut end = Box::pin(turn.end());
+        assert!((&mut end).now_or_never().is_none(), "it rests");
+        end.await;
+        assert!(after.await.since >= now, "from there on it counts anew");
     }
 
     #[test]
