@@ -3,7 +3,8 @@
 //! ```text
 //! defaults, built-in admission ─► mutate: policies, then webhooks, in order of their names
 //!                                   └─► once more those that ask for it, if others changed the
-//! object validation ─► validate: policies, then all webhooks at once ─► store
+//! built-in admission again, object validation, built-in checks
+//!                                   ─► validate: policies, then all webhooks at once ─► store
 //! ```
 //!
 //! What is registered ([`hooks`]) is compiled once and made anew when it changes. [`matching`]

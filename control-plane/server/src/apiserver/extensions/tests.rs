@@ -19,6 +19,8 @@ use tokio_rustls::TlsAcceptor;
 use crate::apiserver::outbound::Network;
 use crate::apiserver::tests::script::Server;
 
+mod around;
+
 /// A webhook server: answers by its path, and remembers what it was asked.
 struct Hook {
     address: SocketAddr,
