@@ -30,6 +30,9 @@ const ACCOUNT: &str = "default";
 /// Whoever makes a Pod in that moment waits: so many looks, with a pause between two.
 const ACCOUNT_LOOKS: u32 = 50;
 const ACCOUNT_PAUSE: Duration = Duration::from_millis(20);
+/// A conversion webhook has this long for all that it is asked about owners: as long as any webhook
+/// that does not say otherwise. A write can do without its answer.
+const OWNERS_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// How a write keeps the record of who owns which field.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -97,14 +100,18 @@ impl<'a> Call<'a> {
             apply::track(types, old, &mut new, &writer);
             new
         };
-        let tracked = Box::pin(self.types().decide(self.api, decide)).await;
-        match tracked {
-            Ok(tracked) => *new = tracked,
-            Err(error) => {
-                tracing::warn!(kind = self.kind.kind, %error, "owners are compared by names");
-                apply::track(&self.types().by_name(), old, new, &writer);
+        let decided = Box::pin(self.types().decide(self.api, decide));
+        let decided = tokio::time::timeout(OWNERS_TIMEOUT, decided).await;
+        let why = match decided {
+            Ok(Ok(tracked)) => {
+                *new = tracked;
+                return;
             }
-        }
+            Ok(Err(error)) => error.to_string(),
+            Err(_) => format!("no answer within {OWNERS_TIMEOUT:?}"),
+        };
+        tracing::warn!(kind = self.kind.kind, why, "owners are compared by names");
+        apply::track(&self.types().by_name(), old, new, &writer);
     }
 
     /// Notes for the timeline whose change a revision is.
