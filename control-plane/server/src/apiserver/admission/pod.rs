@@ -154,25 +154,26 @@ fn mount_token(mut random: u64, spec: &mut Value) {
 fn priority(context: &Context<'_>, pod: &mut Object) -> Result<(), ApiError> {
     let name = text(pod, "/spec/priorityClassName").to_owned();
     let asked = pod.pointer("/spec/priority").and_then(Value::as_i64);
-    let class = match &context.facts.priority_class {
-        Some(class) => class,
+    let class = context.facts.priority_class.as_ref();
+    let value = match class {
+        Some(class) => class.get("value").and_then(Value::as_i64).unwrap_or(0),
+        None if name.is_empty() => 0,
         // The defaults know these, so that a cluster can start before they exist.
-        None if name.is_empty() || name.starts_with("system-") && asked.is_some() => return Ok(()),
-        None => {
+        None => defaults::system_priority(&name).ok_or_else(|| {
             let why = format!("no PriorityClass with name {name} was found");
-            return Err(ApiError::forbidden(context.kind, meta::name(pod), why));
-        }
+            ApiError::forbidden(context.kind, meta::name(pod), why)
+        })?,
     };
-    let value = class.get("value").and_then(Value::as_i64).unwrap_or(0);
     // Without a name the 0 of the defaults is not the user's.
-    if !name.is_empty() && asked.is_some_and(|asked| asked != value) {
+    let is_own = |asked: &i64| *asked != value && !(name.is_empty() && *asked == 0);
+    if let Some(asked) = asked.filter(is_own) {
         let why = format!(
-            "the integer value of priority ({}) must not be provided in pod spec; priority \
-             admission controller computed {value} from the given PriorityClass name",
-            asked.unwrap_or(0)
+            "the integer value of priority ({asked}) must not be provided in pod spec; priority \
+             admission controller computed {value} from the given PriorityClass name"
         );
         return Err(ApiError::forbidden(context.kind, meta::name(pod), why));
     }
+    let Some(class) = class else { return Ok(()) };
     let policy = class.get("preemptionPolicy").cloned();
     let spec = &mut pod["spec"];
     spec["priorityClassName"] = json!(meta::name(class));
