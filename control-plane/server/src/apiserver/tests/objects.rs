@@ -332,7 +332,7 @@ async fn a_pod_is_bound_runs_and_ends() {
         POST /api/v1/namespaces/default/pods/NAME/binding
           201 {"kind":"Status","apiVersion":"v1","metadata":{},"status":"Success","code":201}
         POST /api/v1/namespaces/default/pods/NAME/binding
-          409 {"kind":"Status","apiVersion":"v1","metadata":{},"status":"Failure","message":"Operation cannot be fulfilled on pods \"NAME\": pod NAME is already assigned to node \"n\"","reason":"Conflict","details":{"name":"NAME","kind":"pods"},"code":409}
+          409 {"kind":"Status","apiVersion":"v1","metadata":{},"status":"Failure","message":"Operation cannot be fulfilled on pods/binding \"NAME\": pod NAME is already assigned to node \"n\"","reason":"Conflict","details":{"name":"NAME","kind":"pods/binding"},"code":409}
     "#]].assert_eq(&out.replace(&name, "NAME"));
     let one = format!("{pods}/{name}");
     let ending = server.ok("DELETE", &one, r#"{"gracePeriodSeconds":20}"#).await;
