@@ -17,7 +17,7 @@ mod quantities;
 mod statuses;
 mod workloads;
 
-pub use pod::qos_class;
+pub use pod::{qos_class, system_priority};
 
 use serde_json::{Map, Value};
 

@@ -283,10 +283,14 @@ fn host_ports(spec: &mut Fields) {
     }
 }
 
+/// The value of a class that exists in every cluster.
+pub fn system_priority(class: &str) -> Option<i64> {
+    SYSTEM_PRIORITIES.iter().find(|(name, _)| *name == class).map(|(_, value)| *value)
+}
+
 fn priority(spec: &mut Fields) {
     let class = text(spec, "priorityClassName");
-    let known = SYSTEM_PRIORITIES.iter().find(|(name, _)| *name == class).map(|(_, value)| *value);
-    let value = if class.is_empty() { Some(0) } else { known };
+    let value = if class.is_empty() { Some(0) } else { system_priority(class) };
     if let Some(value) = value {
         default(spec, "priority", value);
         default_text(spec, "preemptionPolicy", "PreemptLowerPriority");

@@ -12,8 +12,10 @@ use serde_json::{Map, Value};
 
 /// Where Kubernetes puts what policies object to that are only to be audited.
 const FAILURES: &str = "validation.policy.admission.k8s.io/validation_failure";
+/// How annotations begin that have the patch of a webhook, which is content as bodies are.
+pub const PATCHES: &str = "patch.webhook.admission.k8s.io/";
 /// Longest annotation, as in Kubernetes.
-const TEXT_CHARS_MAX: usize = 10 * 1024;
+pub const TEXT_CHARS_MAX: usize = 10 * 1024;
 /// Annotations of one request; the policies of real clusters have a handful.
 const NOTES_MAX: usize = 100;
 

@@ -15,6 +15,7 @@ use jiff::Timestamp;
 use serde_json::{Map, Value, json};
 use wherry_resources::meta;
 
+use super::asides;
 use super::auth::User;
 use super::request::Attributes;
 
@@ -139,6 +140,9 @@ pub fn event(told: &Told, level: Level, code: u16, now: Timestamp) -> Value {
     event["stageTimestamp"] = json!(meta::micro_time(now));
     // Whatever hooks say, they do not say how it was decided.
     let mut notes = told.notes.clone();
+    if level < Level::Request {
+        notes.retain(|key, _| !key.starts_with(asides::PATCHES));
+    }
     let decision = if told.refused.is_some() { "forbid" } else { "allow" };
     notes.insert("authorization.k8s.io/decision".to_owned(), json!(decision));
     if let Some(why) = &told.refused {
@@ -219,9 +223,14 @@ mod tests {
         let joining = Attributes { verb: "post".to_owned(), path, ..Attributes::default() };
         let server = User::new("system:bootstrap:abcdef", &[]);
         assert_eq!(level_ahead(&loud, &server, &joining), Level::Metadata);
-        let map = told("create", "deployments", "");
+        let mut map = told("create", "deployments", "");
+        let patch = format!("{}round_0_index_0", asides::PATCHES);
+        map.notes.insert(patch.clone(), json!("{}"));
+        let known = event(&map, Level::Metadata, 201, Timestamp::UNIX_EPOCH);
+        assert!(known["annotations"].get(&patch).is_none(), "a patch is content");
         let event = event(&map, level(&loud, &map, 201), 201, Timestamp::UNIX_EPOCH);
         assert_eq!(event["requestObject"]["data"]["k"], "v");
+        assert_eq!(event["annotations"][&patch], "{}");
         assert_eq!(event["annotations"]["wherry.dev/authenticated-by"], "certificate");
     }
 }

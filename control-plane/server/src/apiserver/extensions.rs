@@ -3,14 +3,16 @@
 //! ```text
 //! defaults, built-in admission ─► mutate: policies, then webhooks, in order of their names
 //!                                   └─► once more those that ask for it, if others changed the
-//! object validation ─► validate: policies, then all webhooks at once ─► store
+//! built-in admission again, object validation, built-in checks
+//!                                   ─► validate: policies, then all webhooks at once ─► store
 //! ```
 //!
 //! What is registered ([`hooks`]) is compiled once and made anew when it changes. [`matching`]
 //! decides, from values alone, what a hook is asked about; [`review`] is the conversation with a
 //! webhook, [`client`] how it is held; [`policies`] evaluates, [`typing`] says which expressions do
-//! not fit the types of their objects. The kinds by which hooks are registered are themselves never
-//! given to hooks: a wrong one must be possible to remove.
+//! not fit the types of their objects, [`versions`] brings objects into the version of a hook's
+//! rule. The kinds by which hooks are registered are themselves never given to hooks: a wrong one
+//! must be possible to remove.
 
 mod client;
 mod hooks;
@@ -20,12 +22,11 @@ mod review;
 #[cfg(test)]
 mod tests;
 mod typing;
+mod versions;
 
 pub use client::{all, call};
 pub use hooks::{Hooks, Source, mistakes};
 pub use typing::settle;
-
-use std::sync::Arc;
 
 use futures::future::join_all;
 use serde_json::{Map, Value, json};
@@ -34,6 +35,7 @@ use wherry_resources::{Kind, Object, defaults, meta};
 use super::{ApiServer, admission::Operation, asides, auth::User, errors::ApiError};
 use hooks::{Mutator, Webhook};
 use matching::Subject;
+use versions::Seen;
 
 /// What is asked of hooks.
 pub struct Asked<'a> {
@@ -130,44 +132,67 @@ pub async fn mutate(
     // The object as it was when each hook had seen it; None for those that were not concerned.
     let mut seen: Vec<Option<Object>> = Vec::with_capacity(hooks.mutators.len());
     for mutator in &hooks.mutators {
-        let concerned = one(asked, &hooks, mutator, object, old, heard).await?;
+        let concerned = one(asked, mutator, 0, object, old, heard).await?;
         seen.push(concerned.then(|| object.clone()));
     }
     for (mutator, seen) in hooks.mutators.iter().zip(seen) {
         if mutator.reinvoked() && seen.is_some_and(|seen| seen != *object) {
-            one(asked, &hooks, mutator, object, old, heard).await?;
+            one(asked, mutator, 1, object, old, heard).await?;
         }
     }
     Ok(before != *object)
 }
 
-/// Asks one hook; whether it was concerned.
+/// Asks one hook, the first time or once more; whether it was concerned.
 async fn one(
     asked: &Asked<'_>,
-    hooks: &Arc<Hooks>,
     mutator: &Mutator,
+    round: u8,
     object: &mut Object,
     old: Option<&Object>,
     heard: &mut Heard,
 ) -> Result<bool, ApiError> {
-    let subject = Subject { asked, object: Some(object), old };
-    let changed = match mutator {
-        Mutator::Policy(policy) => policies::mutate(hooks, policy, &subject)?,
-        Mutator::Webhook(webhook) => match webhook_concerned(webhook, &subject)? {
-            Some(kind) => Some(review::mutate(webhook, kind, &subject, heard).await?),
-            None => None,
-        },
-    };
-    let Some(changed) = changed else {
+    let Some((kind, changed)) = ask(asked, mutator, round, object, old, heard).await? else {
         return Ok(false);
     };
-    if let Some(mut changed) = changed {
+    if let Some(changed) = changed {
+        let mut changed = versions::back(asked, kind, changed).await?;
         check_identity(&mutator.name(), &changed, object)?;
         defaults::apply(asked.kind, &mut changed);
         meta::order(&mut changed);
         *object = changed;
     }
     Ok(true)
+}
+
+/// What a hook makes of an object, in the version of its rule. None: it was not concerned; the
+/// object None: it left it as it was.
+async fn ask(
+    asked: &Asked<'_>,
+    mutator: &Mutator,
+    round: u8,
+    object: &Object,
+    old: Option<&Object>,
+    heard: &mut Heard,
+) -> Result<Option<(&'static Kind, Option<Object>)>, ApiError> {
+    let subject = Subject { asked, object: Some(object), old };
+    let seen = match mutator {
+        Mutator::Policy(policy) => match policy.constraints.concerns(&subject) {
+            Some(kind) => Some(versions::seen(&subject, kind).await?),
+            None => None,
+        },
+        Mutator::Webhook(webhook) => webhook_concerned(webhook, &subject).await?,
+    };
+    let Some(seen) = seen else { return Ok(None) };
+    let (kind, subject) = (seen.kind, seen.subject(asked));
+    let changed = match mutator {
+        Mutator::Policy(policy) => policies::mutate(policy, kind, &subject)?,
+        Mutator::Webhook(webhook) => {
+            let asked = review::mutate(webhook, kind, &subject, round, heard);
+            Some(Box::pin(asked).await?)
+        }
+    };
+    Ok(changed.map(|changed| (kind, changed)))
 }
 
 /// A hook may change what an object says, not which object it is.
@@ -195,15 +220,21 @@ pub async fn validate(
         return Ok(());
     }
     let subject = Subject { asked, object, old };
-    policies::validate(&hooks, &subject, heard)?;
+    policies::validate(&hooks, &subject, heard).await?;
     let mut concerned = Vec::new();
     for webhook in &hooks.validators {
-        if let Some(kind) = webhook_concerned(webhook, &subject)? {
-            concerned.push(review::validate(webhook, kind, &subject));
+        if let Some(seen) = webhook_concerned(webhook, &subject).await? {
+            concerned.push((webhook, seen));
         }
     }
+    let subjects: Vec<Subject<'_>> =
+        concerned.iter().map(|(_, seen)| seen.subject(asked)).collect();
+    let mut questions = Vec::new();
+    for (index, ((webhook, seen), subject)) in concerned.iter().zip(&subjects).enumerate() {
+        questions.push(review::validate(webhook, seen.kind, subject, index));
+    }
     let mut refused = None;
-    for outcome in join_all(concerned).await {
+    for outcome in join_all(questions).await {
         match outcome {
             Ok(warnings) => heard.warnings.extend(warnings),
             // The first in order is told, as if they had been asked one after the other.
@@ -247,15 +278,15 @@ async fn refuse(
     }
     let subject = Subject { asked, object, old };
     for mutator in &hooks.mutators {
-        if let Mutator::Webhook(webhook) = mutator
-            && let Some(kind) = webhook_concerned(webhook, &subject)?
-        {
-            match object {
-                Some(_) => {
-                    heard.warnings.extend(review::validate(webhook, kind, &subject).await?);
-                }
-                None => drop(review::mutate(webhook, kind, &subject, heard).await?),
+        let Mutator::Webhook(webhook) = mutator else { continue };
+        let Some(seen) = webhook_concerned(webhook, &subject).await? else { continue };
+        let subject = seen.subject(asked);
+        match object {
+            Some(_) => {
+                let question = review::validate(webhook, seen.kind, &subject, webhook.index);
+                heard.warnings.extend(question.await?);
             }
+            None => drop(review::mutate(webhook, seen.kind, &subject, 0, heard).await?),
         }
     }
     validate(asked, object, old, heard).await
@@ -277,15 +308,17 @@ pub fn options(verb: Verb, given: &Map<String, Value>) -> Value {
     options
 }
 
-/// In which version a webhook is to be asked about the object; None if it is not concerned.
-fn webhook_concerned(
+/// What a webhook is to be asked about; None if it is not concerned.
+async fn webhook_concerned<'a>(
     webhook: &Webhook,
-    subject: &Subject<'_>,
-) -> Result<Option<&'static Kind>, ApiError> {
+    subject: &Subject<'a>,
+) -> Result<Option<Seen<'a>>, ApiError> {
     let Some(kind) = webhook.constraints.concerns(subject) else {
         return Ok(None);
     };
-    let holds = matching::conditions(&webhook.conditions, subject).map_err(|why| {
+    let seen = versions::seen(subject, kind).await?;
+    let matched = matching::conditions(&webhook.conditions, &seen.subject(subject.asked));
+    let holds = matched.map_err(|why| {
         ApiError::forbidden(
             subject.asked.kind,
             &subject.asked.name,
@@ -304,5 +337,5 @@ fn webhook_concerned(
             webhook.name
         )));
     }
-    Ok(Some(kind))
+    Ok(Some(seen))
 }

@@ -1,61 +1,72 @@
 //! LimitRanges: what a container gets when it does not say, and how little or much it may say.
 //!
-//! Defaults are filled in before a Pod is checked, by every LimitRange of the namespace in the order
-//! of their names; then each checks. A PersistentVolumeClaim, and a Pod that is resized, are only
-//! checked.
+//! Defaults are filled into a new Pod by every LimitRange of the namespace, in the order of their
+//! names, before hooks see it and once more after they have changed it. Each LimitRange checks what
+//! comes of that: a new Pod, one that is resized, and a PersistentVolumeClaim whenever it is written.
 
-use super::{Context, Operation};
+use super::{Context, pod};
 use crate::apiserver::errors::ApiError;
 use serde_json::{Map, Value, json};
 use std::collections::BTreeMap;
 use wherry_resources::meta::{items, text};
 use wherry_resources::quantity::Quantity;
 use wherry_resources::quota::{self, Amounts};
-use wherry_resources::{Object, defaults, meta};
+use wherry_resources::{Object, meta};
 
 /// Where a Pod says what it was given.
 const ANNOTATION: &str = "kubernetes.io/limit-ranger";
 
-/// Fills in and checks.
-pub fn admit(context: &Context<'_>, object: &mut Object) -> Result<(), ApiError> {
-    let ranges = &context.facts.limit_ranges;
-    if ranges.is_empty() {
+/// Gives the containers of a new Pod what they do not say.
+pub fn fill(context: &Context<'_>, pod: &mut Object) {
+    let mut filled = false;
+    for range in &context.facts.limit_ranges {
+        filled |= fill_by(range, pod);
+    }
+    if filled {
+        pod::follow_resources(context, pod);
+    }
+}
+
+/// Refuses what is too little or too much. What is being deleted may have been let in before.
+pub fn check(context: &Context<'_>, new: &Object, old: Option<&Object>) -> Result<(), ApiError> {
+    if old.is_some_and(meta::is_deleting) {
         return Ok(());
     }
-    let mut problems = Vec::new();
-    if context.kind.is("", "Pod") {
-        let mut filled = false;
-        for range in ranges.iter().filter(|_| context.operation == Operation::Create) {
-            filled |= fill(range, object);
-        }
-        if filled {
-            // What follows from resources follows from the new ones.
-            if let Some(status) = object["status"].as_object_mut() {
-                status.shift_remove("qosClass");
-            }
-            defaults::apply(context.kind, object);
-        }
-        for limit in ranges.iter().flat_map(|range| items(&range["spec"], "limits")) {
-            check_pod(limit, object, &mut problems);
-        }
-    } else {
-        let requests = Amounts::read(&object["spec"]["resources"]["requests"]);
-        for limit in ranges.iter().flat_map(|range| items(&range["spec"], "limits")) {
-            if text(limit, "type") == "PersistentVolumeClaim" {
-                check_claim(limit, &requests, &mut problems);
-            }
-        }
-    }
+    let is_pod = context.kind.is("", "Pod");
+    let each = context.facts.limit_ranges.iter().map(|range| problems(range, is_pod, new));
+    let mut refusing = each.filter(|problems| !problems.is_empty());
+    let Some(problems) = refusing.next() else { return Ok(()) };
     let why = match problems.as_slice() {
-        [] => return Ok(()),
         [one] => one.clone(),
         several => format!("[{}]", several.join(", ")),
     };
-    Err(ApiError::forbidden(context.kind, meta::name(object), why))
+    Err(ApiError::forbidden(context.kind, meta::name(new), why))
+}
+
+/// What one LimitRange says against a Pod or a claim, each once.
+fn problems(range: &Object, is_pod: bool, object: &Object) -> Vec<String> {
+    let mut problems = Vec::new();
+    let requests = Amounts::read(&object["spec"]["resources"]["requests"]);
+    for limit in items(&range["spec"], "limits") {
+        match is_pod {
+            true => check_pod(limit, object, &mut problems),
+            false if text(limit, "type") == "PersistentVolumeClaim" => {
+                check_claim(limit, &requests, &mut problems);
+            }
+            false => {}
+        }
+    }
+    let mut told: Vec<String> = Vec::new();
+    for problem in problems {
+        if !told.contains(&problem) {
+            told.push(problem);
+        }
+    }
+    told
 }
 
 /// Gives each container what it does not say, and notes it. Whether there was anything to give.
-fn fill(range: &Object, pod: &mut Object) -> bool {
+fn fill_by(range: &Object, pod: &mut Object) -> bool {
     let Some(limit) =
         items(&range["spec"], "limits").iter().find(|limit| text(limit, "type") == "Container")
     else {
@@ -210,7 +221,7 @@ fn sorted(amounts: &Value) -> BTreeMap<String, Quantity> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::apiserver::admission::Facts;
+    use crate::apiserver::admission::{Facts, Operation};
     use crate::apiserver::auth::User;
     use crate::apiserver::verbs::Part;
 
@@ -236,7 +247,10 @@ mod tests {
             namespace: "n",
             facts: &facts,
         };
-        admit(&context, &mut pod).map(|()| pod).map_err(|error| error.to_string())
+        if operation == Operation::Create {
+            fill(&context, &mut pod);
+        }
+        check(&context, &pod, None).map(|()| pod).map_err(|error| error.to_string())
     }
 
     #[test]
@@ -287,5 +301,33 @@ mod tests {
         let limits = &pod["spec"]["containers"][0]["resources"]["limits"];
         assert_eq!(limits, &json!({"cpu": "1"}));
         assert!(resized("2").expect_err("refused").contains("usage per Container is 1, but limit"));
+    }
+
+    #[test]
+    fn a_claim_is_judged_until_it_is_being_deleted() {
+        let range = |name: &str, most: &str| {
+            json!({"metadata": {"name": name}, "spec": {"limits": [
+                {"type": "PersistentVolumeClaim", "max": {"storage": most}}]}})
+        };
+        let facts =
+            Facts { limit_ranges: vec![range("a", "1Gi"), range("b", "2Gi")], ..Facts::default() };
+        let context = Context {
+            operation: Operation::Update,
+            user: &User::new("ann", &[]),
+            kind: wherry_resources::kind("", "v1", "persistentvolumeclaims").expect("built in"),
+            part: Part::Main,
+            namespace: "n",
+            facts: &facts,
+        };
+        let mut claim = json!({"metadata": {"name": "c"},
+            "spec": {"resources": {"requests": {"storage": "4Gi"}}}});
+        let refused = check(&context, &claim, Some(&claim)).expect_err("it asks for too much");
+        assert_eq!(
+            refused.to_string(),
+            "persistentvolumeclaims \"c\" is forbidden: maximum storage usage per \
+             PersistentVolumeClaim is 1Gi, but request is 4Gi"
+        );
+        claim["metadata"]["deletionTimestamp"] = json!("2026-01-01T00:00:00Z");
+        assert!(check(&context, &claim, Some(&claim)).is_ok(), "its finalizers can be taken off");
     }
 }

@@ -2,8 +2,8 @@
 //! there is. One file a kind (or rule) that needs it; this file is the list.
 //!
 //! Admission is pure. It never reads the store: what it needs to know is in [`Facts`], gathered
-//! before by `verbs::facts`. It runs after defaults and before validation, and may still change
-//! the new object.
+//! before by `verbs::facts`. [`admit`] runs after defaults and before hooks, and may still change
+//! the new object; [`check`] runs after hooks and validation, and may not.
 
 mod certificates;
 mod endpoints;
@@ -110,17 +110,10 @@ pub fn admit(
     let mut warnings = Vec::new();
     match (context.kind.group, context.kind.plural) {
         ("", "namespaces") => warnings.extend(pod_standards::namespace(context, new, old)?),
-        ("", "pods") if creates => {
-            warnings.extend(pod::admit(context, new)?);
-            limit_range::admit(context, new)?;
-        }
-        ("", "pods") if context.part == Part::Resize => {
-            limit_range::admit(context, new)?;
-            warnings.extend(pod::resized(new, old));
-        }
+        ("", "pods") if creates => warnings.extend(new_pod(context, new)?),
+        ("", "pods") if context.part == Part::Resize => warnings.extend(pod::resized(new, old)),
         ("", "persistentvolumeclaims") if context.part == Part::Main => {
             storage::claim(context, new, old)?;
-            limit_range::admit(context, new)?;
         }
         ("", "persistentvolumes") if creates => storage::volume(new),
         ("", "secrets") => secret::admit(context, new)?,
@@ -143,20 +136,40 @@ pub fn admit(
     if context.part == Part::Main {
         warnings.extend(pod_standards::fields_of_template(context, new, old));
     }
-    // Last, so that it sees what the others have made of the Pod.
-    warnings.extend(pod_standards::admit(context, new, old)?);
     Ok(warnings)
 }
 
-/// Checks once more what only checks, after a webhook has changed the object.
+fn new_pod(context: &Context<'_>, pod: &mut Object) -> Result<Vec<String>, ApiError> {
+    let warnings = pod::admit(context, pod)?;
+    limit_range::fill(context, pod);
+    Ok(warnings)
+}
+
+/// Admits once more what a hook has changed: it must not be what its writer could not have written,
+/// and a container that came with it gets what containers get.
 pub fn admit_again(
     context: &Context<'_>,
-    new: &Object,
+    new: &mut Object,
     old: Option<&Object>,
 ) -> Result<(), ApiError> {
     node_restriction::admit(context, new, old)?;
     grants::admit(context, new, old)?;
-    pod_standards::admit(context, new, old).map(drop)
+    if context.operation == Operation::Create && context.kind.is("", "Pod") {
+        new_pod(context, new)?;
+        pod::follow_resources(context, new);
+    }
+    Ok(())
+}
+
+/// Refuses what may be refused only when hooks have made the object what it is to be. Returns
+/// warnings.
+pub fn check(
+    context: &Context<'_>,
+    new: &Object,
+    old: Option<&Object>,
+) -> Result<Vec<String>, ApiError> {
+    limit_range::check(context, new, old)?;
+    pod_standards::admit(context, new, old)
 }
 
 /// Lets a deletion pass or refuses it.

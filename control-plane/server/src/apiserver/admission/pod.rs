@@ -6,7 +6,7 @@
 use super::Context;
 use crate::apiserver::errors::ApiError;
 use serde_json::{Value, json};
-use wherry_resources::{Object, meta, names, pod_fields};
+use wherry_resources::{Object, defaults, meta, names, pod_fields};
 
 /// Fills in what depends on other objects; refuses a Pod whose ServiceAccount or PriorityClass is
 /// not there.
@@ -15,6 +15,14 @@ pub fn admit(context: &Context<'_>, pod: &mut Object) -> Result<Vec<String>, Api
     priority(context, pod)?;
     gates(pod);
     Ok(pod_fields::warnings(pod))
+}
+
+/// What follows from the resources of a new Pod follows from these.
+pub fn follow_resources(context: &Context<'_>, pod: &mut Object) {
+    if let Some(status) = pod["status"].as_object_mut() {
+        status.shift_remove("qosClass");
+    }
+    defaults::apply(context.kind, pod);
 }
 
 /// What those should know who give a Pod other resources.
@@ -87,6 +95,8 @@ fn service_account(context: &Context<'_>, pod: &mut Object) -> Result<(), ApiErr
 
 /// Where programs look for their token.
 const TOKEN_FOLDER: &str = "/var/run/secrets/kubernetes.io/serviceaccount";
+/// How the volume with it begins; a container that a hook has added mounts the one that is there.
+const TOKEN_VOLUME: &str = "kube-api-access-";
 /// Renewed by the node well before; the 7 shows that nobody chose it.
 const TOKEN_SECONDS: i64 = 3607;
 
@@ -102,7 +112,14 @@ fn mount_token(mut random: u64, spec: &mut Value) {
         random = random.rotate_right(9).wrapping_mul(0x9E37_79B9_7F4A_7C15);
         digit
     };
-    let name = format!("kube-api-access-{}", names::random_suffix(5, &mut below));
+    let volumes = spec["volumes"].as_array().into_iter().flatten();
+    let known = volumes
+        .filter_map(|volume| volume["name"].as_str())
+        .find(|name| name.starts_with(TOKEN_VOLUME))
+        .map(str::to_owned);
+    let is_known = known.is_some();
+    let name =
+        known.unwrap_or_else(|| format!("{TOKEN_VOLUME}{}", names::random_suffix(5, &mut below)));
     let mut mounted = false;
     for list in ["initContainers", "containers"] {
         for container in spec[list].as_array_mut().into_iter().flatten() {
@@ -117,7 +134,7 @@ fn mount_token(mut random: u64, spec: &mut Value) {
             }
         }
     }
-    if !mounted {
+    if !mounted || is_known {
         return;
     }
     let field = json!({ "apiVersion": "v1", "fieldPath": "metadata.namespace" });
@@ -137,25 +154,26 @@ fn mount_token(mut random: u64, spec: &mut Value) {
 fn priority(context: &Context<'_>, pod: &mut Object) -> Result<(), ApiError> {
     let name = text(pod, "/spec/priorityClassName").to_owned();
     let asked = pod.pointer("/spec/priority").and_then(Value::as_i64);
-    let class = match &context.facts.priority_class {
-        Some(class) => class,
+    let class = context.facts.priority_class.as_ref();
+    let value = match class {
+        Some(class) => class.get("value").and_then(Value::as_i64).unwrap_or(0),
+        None if name.is_empty() => 0,
         // The defaults know these, so that a cluster can start before they exist.
-        None if name.is_empty() || name.starts_with("system-") && asked.is_some() => return Ok(()),
-        None => {
+        None => defaults::system_priority(&name).ok_or_else(|| {
             let why = format!("no PriorityClass with name {name} was found");
-            return Err(ApiError::forbidden(context.kind, meta::name(pod), why));
-        }
+            ApiError::forbidden(context.kind, meta::name(pod), why)
+        })?,
     };
-    let value = class.get("value").and_then(Value::as_i64).unwrap_or(0);
     // Without a name the 0 of the defaults is not the user's.
-    if !name.is_empty() && asked.is_some_and(|asked| asked != value) {
+    let is_own = |asked: &i64| *asked != value && !(name.is_empty() && *asked == 0);
+    if let Some(asked) = asked.filter(is_own) {
         let why = format!(
-            "the integer value of priority ({}) must not be provided in pod spec; priority \
-             admission controller computed {value} from the given PriorityClass name",
-            asked.unwrap_or(0)
+            "the integer value of priority ({asked}) must not be provided in pod spec; priority \
+             admission controller computed {value} from the given PriorityClass name"
         );
         return Err(ApiError::forbidden(context.kind, meta::name(pod), why));
     }
+    let Some(class) = class else { return Ok(()) };
     let policy = class.get("preemptionPolicy").cloned();
     let spec = &mut pod["spec"];
     spec["priorityClassName"] = json!(meta::name(class));

@@ -167,3 +167,45 @@ fn who_tightens_a_namespace_is_told_of_the_pods_that_stay() {
         ]
     );
 }
+
+#[test]
+fn a_pod_has_the_priority_of_its_class_and_no_other() {
+    let kind = wherry_resources::kind("", "v1", "pods").expect("a built-in kind");
+    let judged = |class: Option<Value>, name: &str, priority: i64| {
+        let facts = Facts {
+            namespace: Some(json!({"metadata": {"name": "n"}})),
+            service_account: Some(json!({"metadata": {"name": "default"}})),
+            priority_class: class,
+            ..Facts::default()
+        };
+        let user = User::new("jane", &[]);
+        let (operation, part) = (Operation::Create, Part::Main);
+        let context = Context { operation, user: &user, kind, part, namespace: "n", facts: &facts };
+        let spec = json!({"containers": [{"name": "c", "image": "i"}], "priority": priority,
+            "priorityClassName": name});
+        let mut pod = json!({"metadata": {"name": "p"}, "spec": spec, "status": {}});
+        match admit(&context, &mut pod, None) {
+            Ok(_) => pod["spec"]["priority"].to_string(),
+            Err(error) => error.to_string(),
+        }
+    };
+    let chosen = |asked: i64, value: i64| {
+        format!(
+            "pods \"p\" is forbidden: the integer value of priority ({asked}) must not be provided \
+             in pod spec; priority admission controller computed {value} from the given \
+             PriorityClass name"
+        )
+    };
+    assert_eq!(judged(None, "", 0), "0");
+    assert_eq!(judged(None, "", 2_000_000_000), chosen(2_000_000_000, 0));
+    assert_eq!(judged(None, "system-node-critical", 2_000_001_000), "2000001000");
+    assert_eq!(judged(None, "system-node-critical", 3), chosen(3, 2_000_001_000));
+    assert_eq!(
+        judged(None, "system-mine", 2_000_000_000),
+        "pods \"p\" is forbidden: no PriorityClass with name system-mine was found"
+    );
+    let class = json!({"metadata": {"name": "usual"}, "value": 7});
+    assert_eq!(judged(Some(class.clone()), "", 0), "7");
+    assert_eq!(judged(Some(class.clone()), "", 9), chosen(9, 7));
+    assert_eq!(judged(Some(class), "usual", 7), "7");
+}

@@ -36,16 +36,18 @@ pub enum CallError {
     Answer { url: String },
 }
 
-/// Sends JSON to a webhook and reads JSON.
+/// Sends JSON to a webhook and reads JSON. Its address says how long it has, as in Kubernetes.
 pub async fn call(
     api: &ApiServer,
     target: &Target,
     body: &Value,
     timeout: Duration,
 ) -> Result<Value, CallError> {
-    let url = target.shown();
+    let query = format!("?timeout={}s", timeout.as_secs());
+    let url = target.shown() + &query;
     let attempt = async {
-        let reached = api.outbound().reach(api, target).await?;
+        let mut reached = api.outbound().reach(api, target).await?;
+        reached.path.push_str(&query);
         exchange(reached, body, &url).await
     };
     let called = tokio::time::timeout(timeout, attempt).await;

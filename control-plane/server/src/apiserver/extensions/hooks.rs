@@ -68,6 +68,10 @@ impl Mutator {
 #[derive(Debug)]
 pub struct Webhook {
     pub name: String,
+    /// The name of the object that it is a part of.
+    pub configuration: String,
+    /// Its place among all of its sort.
+    pub index: usize,
     pub target: Target,
     pub constraints: Constraints,
     pub conditions: Vec<Condition>,
@@ -153,8 +157,13 @@ fn read(snapshot: &Snapshot) -> Hooks {
     };
     let webhooks = |plural: &str| -> Vec<Arc<Webhook>> {
         let configurations = all(plural);
-        let list = configurations.iter().flat_map(|one| one["webhooks"].as_array()).flatten();
-        list.map(|source| Arc::new(Webhook::parse(source))).collect()
+        let list = configurations.iter().flat_map(|one| {
+            let name = meta::name(one);
+            meta::items(one, "webhooks").iter().map(move |source| (name, source))
+        });
+        list.enumerate()
+            .map(|(index, (name, source))| Arc::new(Webhook::parse(name, index, source)))
+            .collect()
     };
     let policies = |plural: &str, bindings: &str| -> Vec<Arc<Policy>> {
         let bindings = all(bindings);
@@ -197,11 +206,13 @@ fn conditions(source: &Value, is_policy: bool) -> Result<Vec<Condition>, String>
 }
 
 impl Webhook {
-    fn parse(source: &Value) -> Webhook {
+    fn parse(configuration: &str, index: usize, source: &Value) -> Webhook {
         let seconds = source["timeoutSeconds"].as_u64().unwrap_or(TIMEOUT_SECONDS);
         let v1 = list(source, "admissionReviewVersions").any(|version| version == "v1");
         Webhook {
             name: text(source, "name"),
+            configuration: configuration.to_owned(),
+            index,
             target: Target::parse(&source["clientConfig"]),
             constraints: Constraints::parse(source, "rules"),
             // What does not compile was refused when it was written.

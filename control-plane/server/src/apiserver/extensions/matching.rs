@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use serde_json::{Value, json};
-use wherry_resources::{Kind, Object, convert, meta, selectors::LabelSelector};
+use wherry_resources::{Kind, Object, meta, selectors::LabelSelector};
 
 use super::Asked;
 use crate::apiserver::cel::{self, Bindings, EvalError, Expression, Meter};
@@ -23,15 +23,6 @@ impl Subject<'_> {
         let asked = self.asked;
         let find = || client::find(asked.api, "", "namespaces", "", asked.namespace);
         asked.kind.namespaced.then(find).flatten()
-    }
-
-    /// An object in the version of another kind that is stored as the same.
-    pub fn in_version(&self, kind: &'static Kind, object: Option<&Object>) -> Option<Object> {
-        let own = self.asked.kind;
-        object.map(|object| match std::ptr::eq(kind, own) {
-            true => object.clone(),
-            false => convert::to(own, kind, object.clone()),
-        })
     }
 }
 

@@ -14,6 +14,7 @@ use super::Heard;
 use super::client;
 use super::hooks::{Binding, Hooks, Mutation, Policy, Validation};
 use super::matching::{self, Subject};
+use super::versions;
 use crate::apiserver::asides;
 use crate::apiserver::cel::{self, Bindings, EvalError, Expression, Meter};
 use crate::apiserver::errors::ApiError;
@@ -38,14 +39,18 @@ impl Refusal {
 }
 
 /// Evaluates all validating policies. The first refusal counts; what others say is heard too.
-pub fn validate(hooks: &Hooks, subject: &Subject<'_>, heard: &mut Heard) -> Result<(), ApiError> {
+pub async fn validate(
+    hooks: &Hooks,
+    subject: &Subject<'_>,
+    heard: &mut Heard,
+) -> Result<(), ApiError> {
     let mut refused = Ok(());
     for policy in &hooks.policies {
         let Some(kind) = policy.constraints.concerns(subject) else {
             continue;
         };
-        let Converted { object, old } = Converted::of(subject, kind);
-        let subject = Subject { asked: subject.asked, object: object.as_ref(), old: old.as_ref() };
+        let seen = versions::seen(subject, kind).await?;
+        let subject = seen.subject(subject.asked);
         for binding in concerned(policy, &subject) {
             for refusal in evaluate(policy, binding, &subject) {
                 refused = refused.and(act(policy, binding, refusal, &subject, heard));
@@ -53,21 +58,6 @@ pub fn validate(hooks: &Hooks, subject: &Subject<'_>, heard: &mut Heard) -> Resu
         }
     }
     refused
-}
-
-/// The objects in the version that a policy knows.
-struct Converted {
-    object: Option<Object>,
-    old: Option<Object>,
-}
-
-impl Converted {
-    fn of(subject: &Subject<'_>, kind: &'static Kind) -> Converted {
-        Converted {
-            object: subject.in_version(kind, subject.object),
-            old: subject.in_version(kind, subject.old),
-        }
-    }
 }
 
 /// Bindings of the policy that hold for this request.
@@ -373,16 +363,14 @@ fn params(
     }
 }
 
-/// Lets one mutating policy change the object. None: not concerned; Some(None): left as it was.
+/// Lets one mutating policy change the object, which is in the version of `kind`. None: not
+/// concerned; Some(None): left as it was.
 pub fn mutate(
-    _: &Hooks,
-    policy: &Arc<Policy>,
+    policy: &Policy,
+    kind: &Kind,
     subject: &Subject<'_>,
 ) -> Result<Option<Option<Object>>, ApiError> {
     let Some(object) = subject.object else {
-        return Ok(None);
-    };
-    let Some(kind) = policy.constraints.concerns(subject) else {
         return Ok(None);
     };
     let bindings = concerned(policy, subject);
@@ -412,21 +400,19 @@ fn changed(
     policy: &Policy,
     binding: &Binding,
     subject: &Subject<'_>,
-    kind: &'static Kind,
+    kind: &Kind,
     current: &Object,
 ) -> Result<Option<Object>, String> {
     if let Some(why) = &policy.broken {
         return Err(format!("compilation error: {why}"));
     }
-    let own = subject.asked.kind;
-    let mut object = subject.in_version(kind, Some(current)).unwrap_or_default();
-    let old = subject.in_version(kind, subject.old);
+    let mut object = current.clone();
     let namespace = subject.namespace();
     let mut is_concerned = false;
     for params in params(policy, binding, subject)? {
         for (index, mutation) in policy.mutations.iter().enumerate() {
             let before = object.clone();
-            let at = Subject { asked: subject.asked, object: Some(&before), old: old.as_ref() };
+            let at = Subject { asked: subject.asked, object: Some(&before), old: subject.old };
             let request = matching::request(&at);
             let meter = Meter::new(cel::OBJECT_COST_MAX);
             let mut bindings =
@@ -450,7 +436,7 @@ fn changed(
             }
         }
     }
-    Ok(is_concerned.then(|| wherry_resources::convert::to(kind, own, object)))
+    Ok(is_concerned.then_some(object))
 }
 
 fn patched(kind: &Kind, object: &Object, patch: Value) -> Result<Object, String> {

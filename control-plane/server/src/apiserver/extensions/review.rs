@@ -23,24 +23,50 @@ const WARNING_BYTES_MAX: usize = 256;
 /// Most operations of a webhook's patch.
 const OPERATIONS_MAX: usize = 10_000;
 
-/// Lets a webhook change the object; None if it left it as it was.
+/// What the audit log is told, under Kubernetes' names: whether a webhook has changed the object,
+/// and that it failed, which was ignored.
+const MUTATION: &str = "mutation.webhook.admission.k8s.io/";
+const FAILED_OPEN: &str = "failed-open.";
+const VALIDATING: &str = "validating.webhook.admission.k8s.io/";
+
+/// Lets a webhook change the object, which is in the version of `kind`; None if it left it as it
+/// was. The first time that it is asked is round 0.
 pub async fn mutate(
     webhook: &Arc<Webhook>,
     kind: &'static Kind,
     subject: &Subject<'_>,
+    round: u8,
     heard: &mut Heard,
 ) -> Result<Option<Object>, ApiError> {
-    let Some(answer) = ask(webhook, kind, subject).await? else {
+    let place = format!("round_{round}_index_{}", webhook.index);
+    let changed = changed(webhook, kind, subject, &place, heard).await;
+    let mutated = matches!(&changed, Ok(Some(object)) if Some(object) != subject.object);
+    let told = json!({"configuration": webhook.configuration, "webhook": webhook.name,
+        "mutated": mutated});
+    asides::state(&format!("{MUTATION}{place}"), Some(&told.to_string()));
+    changed
+}
+
+async fn changed(
+    webhook: &Arc<Webhook>,
+    kind: &'static Kind,
+    subject: &Subject<'_>,
+    place: &str,
+    heard: &mut Heard,
+) -> Result<Option<Object>, ApiError> {
+    let failed_open = format!("{FAILED_OPEN}{MUTATION}{place}");
+    let Some(answer) = ask(webhook, kind, subject, &failed_open).await? else {
         return Ok(None);
     };
     heard.warnings.extend(warnings(&answer));
     let Some(encoded) = answer["patch"].as_str().filter(|patch| !patch.is_empty()) else {
         return Ok(None);
     };
-    let patched = apply(webhook, encoded, kind, subject);
+    let patched = apply(webhook, encoded, kind, subject, place);
     match patched {
         Ok(object) => Ok(Some(object)),
         Err(why) if webhook.ignores_failure => {
+            asides::state(&failed_open, Some(&webhook.name));
             tracing::warn!(webhook = webhook.name, why, "a webhook's patch was left out");
             Ok(None)
         }
@@ -53,6 +79,7 @@ fn apply(
     encoded: &str,
     kind: &'static Kind,
     subject: &Subject<'_>,
+    place: &str,
 ) -> Result<Object, String> {
     let bytes = BASE64.decode(encoded).map_err(|error| format!("its patch: {error}"))?;
     let patch: Patch =
@@ -61,34 +88,43 @@ fn apply(
         return Err(format!("its patch has more than {OPERATIONS_MAX} operations"));
     }
     let object = subject
-        .in_version(kind, subject.object)
+        .object
         .ok_or_else(|| format!("{:?} patches an object that is being deleted", webhook.name))?;
+    let is_empty = patch.0.is_empty();
+    let told = json!({"configuration": webhook.configuration, "webhook": webhook.name,
+        "patch": patch, "patchType": "JSONPatch"});
     // The one place that applies JSON patches within bounds: `copy` can double an object.
-    let object = ObjectPatch::Json(patch.0)
-        .apply(kind, &object)
+    let patched = ObjectPatch::Json(patch.0)
+        .apply(kind, object)
         .map_err(|error| format!("its patch: {error}"))?;
-    let own = subject.asked.kind;
-    Ok(match std::ptr::eq(kind, own) {
-        true => object,
-        false => wherry_resources::convert::to(kind, own, object),
-    })
+    let told = told.to_string();
+    // The start of one would be no JSON.
+    if !is_empty && told.len() <= asides::TEXT_CHARS_MAX {
+        asides::state(&format!("{}{place}", asides::PATCHES), Some(&told));
+    }
+    Ok(patched)
 }
 
-/// Lets a webhook refuse the object; its warnings if it does not.
+/// Lets a webhook refuse the object; its warnings if it does not. It is the one of this index among
+/// those that are concerned.
 pub async fn validate(
     webhook: &Arc<Webhook>,
     kind: &'static Kind,
     subject: &Subject<'_>,
+    index: usize,
 ) -> Result<Vec<String>, ApiError> {
-    let answer = ask(webhook, kind, subject).await?;
+    let failed_open = format!("{FAILED_OPEN}{VALIDATING}round_0_index_{index}");
+    let answer = ask(webhook, kind, subject, &failed_open).await?;
     Ok(answer.map(|answer| warnings(&answer)).unwrap_or_default())
 }
 
-/// The response of a webhook that allows the request; None if it failed and that is to be ignored.
+/// The response of a webhook that allows the request; None if it failed and that is to be ignored,
+/// of which the audit log is told under `failed_open`.
 async fn ask(
     webhook: &Arc<Webhook>,
     kind: &'static Kind,
     subject: &Subject<'_>,
+    failed_open: &str,
 ) -> Result<Option<Value>, ApiError> {
     let uid = uuid::Uuid::new_v4().to_string();
     let review = review(webhook, kind, subject, &uid);
@@ -115,6 +151,7 @@ async fn ask(
         }
         Err(why) if webhook.ignores_failure => {
             tracing::warn!(webhook = webhook.name, why, "a webhook failed, which is ignored");
+            asides::state(failed_open, Some(&webhook.name));
             Ok(None)
         }
         Err(why) => Err(failed(webhook, &why)),
@@ -172,8 +209,8 @@ pub fn review(webhook: &Webhook, kind: &'static Kind, subject: &Subject<'_>, uid
     if let (Value::Object(whole), Value::Object(request)) = (&mut whole, request) {
         whole.extend(request);
     }
-    whole["object"] = subject.in_version(kind, subject.object).unwrap_or(Value::Null);
-    whole["oldObject"] = subject.in_version(kind, subject.old).unwrap_or(Value::Null);
+    whole["object"] = subject.object.cloned().unwrap_or(Value::Null);
+    whole["oldObject"] = subject.old.cloned().unwrap_or(Value::Null);
     json!({
         "kind": "AdmissionReview",
         "apiVersion": format!("admission.k8s.io/{}", webhook.version),

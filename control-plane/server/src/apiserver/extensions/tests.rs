@@ -19,6 +19,8 @@ use tokio_rustls::TlsAcceptor;
 use crate::apiserver::outbound::Network;
 use crate::apiserver::tests::script::Server;
 
+mod around;
+
 /// A webhook server: answers by its path, and remembers what it was asked.
 struct Hook {
     address: SocketAddr,
@@ -368,7 +370,7 @@ async fn a_webhook_that_fails_is_fatal_or_ignored_as_it_says() {
         ("redirect", json!({}), "the answer has status 302"),
         ("large", json!({}), "length limit exceeded"),
         ("other-uid", json!({}), "expected response.uid="),
-        ("slow", json!({"timeoutSeconds": 1}), "context deadline exceeded"),
+        ("slow", json!({"timeoutSeconds": 1}), "/slow?timeout=1s\\\": context deadline exceeded"),
     ];
     for (path, more, expected) in cases {
         let mut more = more;

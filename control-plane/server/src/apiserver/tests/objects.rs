@@ -207,7 +207,7 @@ async fn creation_is_checked() {
         POST /api/v1/namespaces/default/configmaps
           415 {"kind":"Status","apiVersion":"v1","metadata":{},"status":"Failure","message":"the body of the request was in an unknown format - accepted media types include: application/json, application/yaml, application/vnd.kubernetes.protobuf","reason":"UnsupportedMediaType","code":415}
         POST /api/v1/namespaces/default/configmaps?dryRun=maybe
-          422 {"kind":"Status","apiVersion":"v1","metadata":{},"status":"Failure","message":"CreateOptions.meta.k8s.io \"\" is invalid: dryRun: Unsupported value: \"maybe\": supported values: \"All\"","reason":"Invalid","details":{"group":"meta.k8s.io","kind":"CreateOptions","causes":[{"reason":"FieldValueNotSupported","message":"Unsupported value: \"maybe\": supported values: \"All\"","field":"dryRun"}]},"code":422}
+          422 {"kind":"Status","apiVersion":"v1","metadata":{},"status":"Failure","message":"CreateOptions.meta.k8s.io \"\" is invalid: dryRun: Unsupported value: [\"maybe\"]: supported values: \"All\"","reason":"Invalid","details":{"group":"meta.k8s.io","kind":"CreateOptions","causes":[{"reason":"FieldValueNotSupported","message":"Unsupported value: [\"maybe\"]: supported values: \"All\"","field":"dryRun"}]},"code":422}
         POST /api/v1/namespaces/default/configmaps?dryRun=All
           201 {"kind":"ConfigMap","apiVersion":"v1","metadata":{"name":"a","namespace":"default","uid":"UID","creationTimestamp":"-"}}
         GET /api/v1/namespaces/default/configmaps/a
@@ -332,7 +332,7 @@ async fn a_pod_is_bound_runs_and_ends() {
         POST /api/v1/namespaces/default/pods/NAME/binding
           201 {"kind":"Status","apiVersion":"v1","metadata":{},"status":"Success","code":201}
         POST /api/v1/namespaces/default/pods/NAME/binding
-          409 {"kind":"Status","apiVersion":"v1","metadata":{},"status":"Failure","message":"Operation cannot be fulfilled on pods \"NAME\": pod NAME is already assigned to node \"n\"","reason":"Conflict","details":{"name":"NAME","kind":"pods"},"code":409}
+          409 {"kind":"Status","apiVersion":"v1","metadata":{},"status":"Failure","message":"Operation cannot be fulfilled on pods/binding \"NAME\": pod NAME is already assigned to node \"n\"","reason":"Conflict","details":{"name":"NAME","kind":"pods/binding"},"code":409}
     "#]].assert_eq(&out.replace(&name, "NAME"));
     let one = format!("{pods}/{name}");
     let ending = server.ok("DELETE", &one, r#"{"gracePeriodSeconds":20}"#).await;

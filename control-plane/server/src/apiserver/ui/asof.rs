@@ -4,7 +4,7 @@
 //! they may have been changed because somebody had seen them.
 
 use super::{
-    super::{ApiServer, custom, errors::ApiError, request::Attributes, stored},
+    super::{ApiServer, custom, errors::ApiError, request::Attributes, stored, verbs::read},
     past::PastError,
     question::Question,
 };
@@ -19,12 +19,13 @@ pub async fn object(
     Question { user, query }: Question,
 ) -> Result<Json<Value>, ApiError> {
     let text = |name: &str| query.get(name).unwrap_or("").to_owned();
+    read::in_touch(&api).await?;
     if query.get("name").is_none() {
         let since = api.past().since(api.store());
         let told = json!({ "since": since.at.to_string(), "limit": since.limit.word() });
         return Ok(Json(told));
     }
-    let read = Attributes {
+    let asked = Attributes {
         verb: "get".to_owned(),
         is_resource: true,
         group: text("group"),
@@ -36,16 +37,16 @@ pub async fn object(
         path: "/ui/past".to_owned(),
         ..Attributes::default()
     };
-    api.authorize(&user, &read)?;
-    let kind = api.catalog().kind(&read.group, &read.version, &read.resource);
+    api.authorize(&user, &asked)?;
+    let kind = api.catalog().kind(&asked.group, &asked.version, &asked.resource);
     let kind = kind.filter(|kind| kind.stored_as().is_some()).ok_or(ApiError::NoSuchPath)?;
     let at = query.number("at")?.ok_or_else(|| {
         ApiError::BadRequest("the query must say at which time, in seconds since 1970".to_owned())
     })?;
     let at = moment(at)?;
-    let key = stored::key(kind, &read.namespace, &read.name);
+    let key = stored::key(kind, &asked.namespace, &asked.name);
     let then = api.past().state_at(api.store(), &key, at).map_err(refused)?;
-    let entry = then.get(&key).ok_or_else(|| ApiError::not_found(kind, read.name.as_str()))?;
+    let entry = then.get(&key).ok_or_else(|| ApiError::not_found(kind, asked.name.as_str()))?;
     let objects = custom::into_version(&api, kind, vec![stored::decode(kind, entry)]).await?;
     let mut object = objects.into_iter().next().ok_or(ApiError::NoSuchPath)?;
     if (kind.group, kind.plural) == ("", "secrets")
@@ -99,5 +100,10 @@ mod tests {
         let events = "/ui/past?version=v1&resource=events&namespace=default&name=e&at=";
         let (code, told) = ask(admin(), format!("{events}{now}")).await;
         assert!(code == 400 && told.contains("are not kept"), "{code} {told}");
+        server.api.store().shutdown().await.expect("it stops");
+        for path in [of("m", now), "/ui/past".to_owned(), "/ui/history".to_owned()] {
+            let (code, told) = ask(admin(), path).await;
+            assert_eq!(code, 503, "a member that is not in touch tells nothing old: {told}");
+        }
     }
 }

@@ -15,6 +15,7 @@ use super::super::{
     errors::ApiError,
     request::Attributes,
     stored,
+    verbs::read,
 };
 use super::past::Turn;
 use super::question::Question;
@@ -111,6 +112,7 @@ pub async fn history(
         before: query.get("before").and_then(|it| it.parse().ok()).unwrap_or(Revision::MAX),
         count: count.min(CHANGES_MAX),
     };
+    read::in_touch(&api).await?;
     let since = api.past().since(api.store());
     let told = || tell(&api, &question.user, &asked, &turns(&api, &asked));
     let told = api.fairness().compute(told).await;

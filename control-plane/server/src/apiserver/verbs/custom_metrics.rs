@@ -91,8 +91,13 @@ pub async fn answer(
         _ => return Err(absent(&asked)),
     };
     let rows = usage::rows(&api).await;
-    let mut pods = usage::spoken_of(&snapshot, Some(&asked.namespace), rows);
-    pods.retain(|(pod, _)| selector.matches(pod));
+    // All Pods of the namespace are read for it.
+    let spoken_of = || {
+        let mut pods = usage::spoken_of(&snapshot, Some(&asked.namespace), rows);
+        pods.retain(|(pod, _)| selector.matches(pod));
+        pods
+    };
+    let pods = api.fairness().compute(spoken_of).await;
     let items = match asked.resource.as_str() {
         "services" => {
             // Requests wait only where there is nobody to take them.

@@ -9,7 +9,7 @@
 //! [`decide`] is pure; it is asked anew after each race.
 
 use super::{
-    Part, WriteOptions, body, get, list, quota,
+    Part, body, get, list, quota,
     select::Selection,
     table::Include,
     update::RACE_TRIES,
@@ -27,8 +27,8 @@ use axum::response::Response;
 use http::StatusCode;
 use jiff::{SignedDuration, Timestamp};
 use serde_json::{Map, Value, json};
-use wherry_resources::validate::Reason;
-use wherry_resources::{Kind, Object, custom, meta};
+use wherry_resources::validate::{FieldError, Reason};
+use wherry_resources::{Kind, Object, custom, meta, quoted};
 use wherry_store::{Entry, Precondition};
 
 /// Longest grace, a hundred years: Kubernetes lets a Pod ask for more, and the calendar ends.
@@ -221,14 +221,19 @@ fn gone(kind: &Kind, last: &Object) -> Value {
 /// Options from the body, or from the query if there is none.
 fn options(request: &Request) -> Result<Options, ApiError> {
     let query = &request.query;
-    let dry_run = WriteOptions::parse(query, "DeleteOptions")?.dry_run;
+    let dry_run = super::dry_run(query).map_err(|error| refused(vec![error]))?;
     if !request.body.iter().all(u8::is_ascii_whitespace) {
         return told(&delete_options(request)?, dry_run);
     }
     let orphan = query.get("orphanDependents").map(|_| query.flag("orphanDependents"));
+    let mut wrong = Vec::new();
+    let propagation = propagation(query.get("propagationPolicy"), orphan, &mut wrong);
+    if !wrong.is_empty() {
+        return Err(refused(wrong));
+    }
     Ok(Options {
         grace_seconds: grace(query.number("gracePeriodSeconds")?),
-        propagation: propagation(query.get("propagationPolicy"), orphan)?,
+        propagation,
         dry_run,
         orphans_not: orphan == Some(false),
         ..Options::default()
@@ -239,21 +244,30 @@ fn options(request: &Request) -> Result<Options, ApiError> {
 pub fn told(sent: &Value, dry_run: bool) -> Result<Options, ApiError> {
     check_types(sent)?;
     let text = |path: &str| sent.pointer(path).and_then(Value::as_str).map(str::to_owned);
-    let asked = meta::items(sent, "dryRun");
-    if let Some(other) = asked.iter().find(|asked| **asked != "All") {
-        let other = other.as_str().map_or_else(|| other.to_string(), str::to_owned);
-        let error = super::unsupported("dryRun", &other, &["All"]);
-        return Err(ApiError::invalid_options("DeleteOptions", vec![error]));
-    }
     let orphan = sent.get("orphanDependents").and_then(Value::as_bool);
+    let mut wrong = Vec::new();
+    let propagation = propagation(text("/propagationPolicy").as_deref(), orphan, &mut wrong);
+    let asked: Vec<&str> =
+        meta::items(sent, "dryRun").iter().map(|one| one.as_str().unwrap_or("")).collect();
+    let is_dry = super::is_dry(&asked).unwrap_or_else(|error| {
+        wrong.push(error);
+        false
+    });
+    if !wrong.is_empty() {
+        return Err(refused(wrong));
+    }
     Ok(Options {
         grace_seconds: grace(sent.get("gracePeriodSeconds").and_then(Value::as_i64)),
-        propagation: propagation(text("/propagationPolicy").as_deref(), orphan)?,
+        propagation,
         uid: text("/preconditions/uid"),
         resource_version: text("/preconditions/resourceVersion"),
-        dry_run: dry_run || !asked.is_empty(),
+        dry_run: dry_run || is_dry,
         orphans_not: orphan == Some(false),
     })
+}
+
+fn refused(wrong: Vec<FieldError>) -> ApiError {
+    ApiError::invalid_options("DeleteOptions", wrong)
 }
 
 /// Refuses options of a wrong type: they would be taken for none, and what they are to prevent
@@ -296,28 +310,32 @@ fn delete_options(request: &Request) -> Result<Object, ApiError> {
     Ok(decoded.value)
 }
 
+/// What both ways of asking for it mean; what is wrong with them goes to `wrong`.
 fn propagation(
     policy: Option<&str>,
     orphan: Option<bool>,
-) -> Result<Option<Propagation>, ApiError> {
-    match (policy, orphan) {
-        (None | Some(""), None) => Ok(None),
-        (None | Some(""), Some(true)) => Ok(Some(Propagation::Orphan)),
-        (None | Some(""), Some(false)) | (Some("Background"), None) => {
-            Ok(Some(Propagation::Background))
-        }
-        (Some("Foreground"), None) => Ok(Some(Propagation::Foreground)),
-        (Some("Orphan"), None) => Ok(Some(Propagation::Orphan)),
-        (Some(_), Some(_)) => {
-            let message = "Invalid value: \"orphanDependents\": orphanDependents and \
-                deletionPropagation cannot be both set";
-            let error = errors::field(Reason::Invalid, "propagationPolicy", message.to_owned());
-            Err(ApiError::invalid_options("DeleteOptions", vec![error]))
-        }
-        (Some(other), None) => {
-            let supported = ["Background", "Foreground", "Orphan"];
-            let error = super::unsupported("propagationPolicy", other, &supported);
-            Err(ApiError::invalid_options("DeleteOptions", vec![error]))
+    wrong: &mut Vec<FieldError>,
+) -> Option<Propagation> {
+    let policy = policy.filter(|policy| !policy.is_empty());
+    if let Some((policy, _)) = policy.zip(orphan) {
+        let message = format!(
+            "Invalid value: {}: orphanDependents and deletionPropagation cannot be both set",
+            quoted(policy)
+        );
+        wrong.push(errors::field(Reason::Invalid, "propagationPolicy", message));
+    }
+    match policy {
+        None => orphan.map(|orphan| match orphan {
+            true => Propagation::Orphan,
+            false => Propagation::Background,
+        }),
+        Some("Background") => Some(Propagation::Background),
+        Some("Foreground") => Some(Propagation::Foreground),
+        Some("Orphan") => Some(Propagation::Orphan),
+        Some(other) => {
+            let known = ["Foreground", "Background", "Orphan", "nil"];
+            wrong.push(super::unsupported("propagationPolicy", other, &known));
+            None
         }
     }
 }

@@ -114,23 +114,6 @@ impl WriteOptions {
         kind: &str,
         mut wrong: Vec<FieldError>,
     ) -> Result<WriteOptions, ApiError> {
-        let dry_run = match query.get("dryRun") {
-            None => false,
-            Some("All") => true,
-            Some(other) => {
-                wrong.push(unsupported("dryRun", other, &["All"]));
-                false
-            }
-        };
-        let validation = match query.get("fieldValidation") {
-            None | Some("Warn") => Validation::Warn,
-            Some("Strict") => Validation::Strict,
-            Some("Ignore") => Validation::Ignore,
-            Some(other) => {
-                wrong.push(unsupported("fieldValidation", other, &["Ignore", "Strict", "Warn"]));
-                Validation::Warn
-            }
-        };
         if let Some(manager) = query.get("fieldManager") {
             if manager.len() > FIELD_MANAGER_BYTES_MAX {
                 let message =
@@ -140,12 +123,41 @@ impl WriteOptions {
                 wrong.extend(unprintable(manager));
             }
         }
+        let dry_run = dry_run(query).unwrap_or_else(|error| {
+            wrong.push(error);
+            false
+        });
+        let validation = match query.get("fieldValidation") {
+            None | Some("Warn") => Validation::Warn,
+            Some("Strict") => Validation::Strict,
+            Some("Ignore") => Validation::Ignore,
+            Some(other) => {
+                let known = ["", "Ignore", "Strict", "Warn"];
+                wrong.push(unsupported("fieldValidation", other, &known));
+                Validation::Warn
+            }
+        };
         if wrong.is_empty() {
             Ok(WriteOptions { dry_run, validation, force: query.flag("force") })
         } else {
             Err(ApiError::invalid_options(kind, wrong))
         }
     }
+}
+
+/// Whether the query asks for a dry run. One of another sort, and of none, is refused: it must not
+/// become a write.
+fn dry_run(query: &Query) -> Result<bool, FieldError> {
+    is_dry(&query.all("dryRun").collect::<Vec<_>>())
+}
+
+/// What the list of dry runs in options means.
+fn is_dry(asked: &[&str]) -> Result<bool, FieldError> {
+    if asked.iter().all(|one| *one == "All") {
+        return Ok(!asked.is_empty());
+    }
+    let message = format!("Unsupported value: {}: supported values: \"All\"", json!(asked));
+    Err(errors::field(Reason::NotSupported, "dryRun", message))
 }
 
 /// Options of a write as the client gave them, in the order in which Kubernetes shows them.

@@ -9,7 +9,7 @@ use super::{
 };
 use crate::apiserver::{
     ApiServer, content,
-    errors::{self, ApiError, Cause},
+    errors::{self, ApiError, Cause, GroupResource},
     extensions,
     request::Request,
     stored,
@@ -102,22 +102,32 @@ fn target<'b>(binding: &'b Object, name: &str) -> Result<&'b str, ApiError> {
 /// The Pod on its node: pure.
 fn bound(old: &Object, binding: &Object, node: &str, now: Timestamp) -> Result<Object, ApiError> {
     let name = meta::name(old);
-    let uid = meta::uid(binding);
-    if !uid.is_empty() && uid != meta::uid(old) {
-        let why = format!(
-            "Precondition failed: UID in precondition: {uid}, UID in object meta: {}",
-            meta::uid(old)
-        );
-        return Err(ApiError::conflict(pods(), name, why));
+    let preconditions = [
+        ("UID", meta::uid(binding), meta::uid(old)),
+        ("ResourceVersion", meta::resource_version(binding), meta::resource_version(old)),
+    ];
+    for (word, asked, found) in preconditions {
+        if !asked.is_empty() && asked != found {
+            let why = format!(
+                "Precondition failed: {word} in precondition: {asked}, {word} in object meta: \
+                 {found}"
+            );
+            return Err(ApiError::conflict(pods(), name, why));
+        }
     }
+    let refused = |why: String| {
+        let resource = GroupResource { group: String::new(), plural: "pods/binding".to_owned() };
+        Err(ApiError::Conflict { resource, name: name.to_owned(), why })
+    };
     if meta::is_deleting(old) {
-        let why = format!("pod {name} is being deleted, cannot be assigned to a host");
-        return Err(ApiError::conflict(pods(), name, why));
+        return refused(format!("pod {name} is being deleted, cannot be assigned to a host"));
     }
     let taken = old.pointer("/spec/nodeName").and_then(Value::as_str).unwrap_or("");
     if !taken.is_empty() {
-        let why = format!("pod {name} is already assigned to node {taken:?}");
-        return Err(ApiError::conflict(pods(), name, why));
+        return refused(format!("pod {name} is already assigned to node {taken:?}"));
+    }
+    if !meta::items(&old["spec"], "schedulingGates").is_empty() {
+        return refused(format!("pod {name} has non-empty .spec.schedulingGates"));
     }
     let mut new = old.clone();
     new["spec"]["nodeName"] = node.into();
@@ -302,8 +312,16 @@ mod tests {
         let again = bound(&pod, &json!({"metadata": {}}), "m", now).expect_err("bound already");
         assert_eq!(
             again.to_string(),
-            "Operation cannot be fulfilled on pods \"p\": pod p is already assigned to node \"n\""
+            "Operation cannot be fulfilled on pods/binding \"p\": pod p is already assigned to node \
+             \"n\""
         );
+        let gated = json!({"metadata": {"name": "p", "resourceVersion": "5"},
+            "spec": {"schedulingGates": [{"name": "g"}]}});
+        let refused = bound(&gated, &json!({"metadata": {}}), "n", now).expect_err("it waits");
+        assert!(refused.to_string().ends_with("pod p has non-empty .spec.schedulingGates"));
+        let stale = json!({"metadata": {"resourceVersion": "4"}});
+        let refused = bound(&gated, &stale, "n", now).expect_err("it is another one");
+        assert!(refused.to_string().contains("ResourceVersion in precondition: 4"), "{refused}");
     }
 
     #[test]

@@ -1,7 +1,7 @@
 //! Tokens of service accounts: `POST serviceaccounts/NAME/token`, and what others need to check
 //! them (OpenID Connect discovery).
 
-use super::{Part, body, write::Call};
+use super::{Part, body, read, write::Call};
 use crate::apiserver::{
     ApiServer,
     admission::node_restriction,
@@ -26,10 +26,8 @@ pub async fn create(api: &ApiServer, request: &Request) -> Result<Response, ApiE
     let options = super::WriteOptions::parse(&request.query, "CreateOptions")?;
     let mut review = body::other(request, "authentication.k8s.io/v1", "TokenRequest")?;
     let (name, namespace) = (request.name(), request.attributes.namespace.as_str());
-    let account = api
-        .core_object("serviceaccounts", namespace, name)
-        .ok_or_else(|| ApiError::not_found(request.kind, name))?;
     let seconds = seconds(&review)?;
+    let bound = wanted(api, request, &review["spec"]["boundObjectRef"]).await?;
     // A token is a thing that is made, whatever else is not stored: policies may forbid it.
     let call = Call::of(api, request, Part::Main, options.dry_run);
     let asked = call.asked(extensions::Verb::Create, name);
@@ -42,7 +40,6 @@ pub async fn create(api: &ApiServer, request: &Request) -> Result<Response, ApiE
     if audiences.is_empty() {
         audiences.push(ISSUER.to_owned());
     }
-    let bound = bind(api, &request.user, &account, &review["spec"]["boundObjectRef"])?;
     let now = Timestamp::now();
     let claims = Claims::new(bound, audiences, now, seconds);
     let token = match options.dry_run {
@@ -67,6 +64,25 @@ pub async fn create(api: &ApiServer, request: &Request) -> Result<Response, ApiE
     review["status"] = json!({ "token": token, "expirationTimestamp": meta::time(end) });
     meta::order(&mut review);
     Ok(content::respond(StatusCode::CREATED, &request.accepted, &review, &heard.warnings))
+}
+
+/// What the token is to be bound to. The account, or the Pod, may have been made by another member a
+/// moment ago: nobody is refused by a state that may be older. A member that is cut off makes none.
+async fn wanted(api: &ApiServer, request: &Request, reference: &Value) -> Result<Bound, ApiError> {
+    let (name, namespace) = (request.name(), request.attributes.namespace.as_str());
+    let look = || {
+        let account = api.core_object("serviceaccounts", namespace, name);
+        let account = account.ok_or_else(|| ApiError::not_found(request.kind, name))?;
+        bind(api, &request.user, &account, reference)
+    };
+    read::in_touch(api).await?;
+    match look() {
+        Err(_) if api.others().is_some() => {
+            api.latest().await?;
+            look()
+        }
+        found => found,
+    }
 }
 
 /// Life of the token that is asked for.

@@ -131,7 +131,7 @@ pub fn spoken_of(
         if said.is_empty() {
             break;
         }
-        let pod = stored::decode(kind, &entry);
+        let pod = stored::decode_to_print(kind, &entry.value, entry.modified);
         let node = pod.pointer("/spec/nodeName").and_then(Value::as_str).unwrap_or("");
         let key = (meta::uid(&pod).to_owned(), node.to_owned());
         let phase = pod.pointer("/status/phase").and_then(Value::as_str);

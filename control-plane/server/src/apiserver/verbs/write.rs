@@ -30,6 +30,9 @@ const ACCOUNT: &str = "default";
 /// Whoever makes a Pod in that moment waits: so many looks, with a pause between two.
 const ACCOUNT_LOOKS: u32 = 50;
 const ACCOUNT_PAUSE: Duration = Duration::from_millis(20);
+/// A conversion webhook has this long for all that it is asked about owners: as long as any webhook
+/// that does not say otherwise. A write can do without its answer.
+const OWNERS_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// How a write keeps the record of who owns which field.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -97,14 +100,18 @@ impl<'a> Call<'a> {
             apply::track(types, old, &mut new, &writer);
             new
         };
-        let tracked = Box::pin(self.types().decide(self.api, decide)).await;
-        match tracked {
-            Ok(tracked) => *new = tracked,
-            Err(error) => {
-                tracing::warn!(kind = self.kind.kind, %error, "owners are compared by names");
-                apply::track(&self.types().by_name(), old, new, &writer);
+        let decided = Box::pin(self.types().decide(self.api, decide));
+        let decided = tokio::time::timeout(OWNERS_TIMEOUT, decided).await;
+        let why = match decided {
+            Ok(Ok(tracked)) => {
+                *new = tracked;
+                return;
             }
-        }
+            Ok(Err(error)) => error.to_string(),
+            Err(_) => format!("no answer within {OWNERS_TIMEOUT:?}"),
+        };
+        tracing::warn!(kind = self.kind.kind, why, "owners are compared by names");
+        apply::track(&self.types().by_name(), old, new, &writer);
     }
 
     /// Notes for the timeline whose change a revision is.
@@ -249,13 +256,18 @@ pub async fn insert(call: &Call<'_>, mut object: Object) -> Result<Written, Fail
             object["status"] = status;
         }
     }
-    let Admitted { mut object, gathered, warnings } = admitted(call, object).await?;
+    let Admitted { mut object, mut gathered, warnings } = admitted(call, object).await?;
     let mut heard = extensions::Heard { warnings };
     let asked = call.asked(extensions::Verb::Create, meta::name(&object));
     if extensions::mutate(&asked, &mut object, None, &mut heard).await? {
         check_type(call.kind, &object)?;
-        // What a webhook has made of it must not be what its writer could not have written.
-        admission::admit_again(&call.context(Operation::Create, &gathered.facts), &object, None)?;
+        if call.kind.is("", "Pod") {
+            // It may name another account, another class.
+            let snapshot = gathered.snapshot.clone();
+            gathered.facts = facts::gather(call, &object, None, snapshot)?.facts;
+        }
+        let context = call.context(Operation::Create, &gathered.facts);
+        admission::admit_again(&context, &mut object, None)?;
     }
     let mut errors = validate::create(call.kind, &object);
     if errors.is_empty() {
@@ -265,6 +277,7 @@ pub async fn insert(call: &Call<'_>, mut object: Object) -> Result<Written, Fail
     if !errors.is_empty() {
         return Err(ApiError::invalid(call.kind, &name, errors).into());
     }
+    heard.warnings.extend(checked(call, &object, &gathered.facts).await?);
     extensions::validate(&asked, Some(&object), None, &mut heard).await?;
     let warnings = heard.take();
     extensions::settle(call.api, call.kind, &mut object);
@@ -318,6 +331,21 @@ fn admitted_by(call: &Call<'_>, object: Object, snapshot: Snapshot) -> Result<Ad
     Ok(Admitted { object, gathered, warnings })
 }
 
+/// The checks of a new object that hooks have seen; like admission, they refuse by the newest state
+/// only.
+async fn checked(
+    call: &Call<'_>,
+    object: &Object,
+    facts: &admission::Facts,
+) -> Result<Vec<String>, ApiError> {
+    let checked = admission::check(&call.context(Operation::Create, facts), object, None);
+    if checked.is_ok() {
+        return checked;
+    }
+    let newest = facts::gather(call, object, None, call.api.latest().await?)?;
+    admission::check(&call.context(Operation::Create, &newest.facts), object, None)
+}
+
 /// Replaces `old` (stored as `entry`) by `new`. A write that changes nothing stores nothing. An
 /// object that is being deleted goes when this takes its last finalizer.
 pub async fn replace(
@@ -358,7 +386,7 @@ pub async fn replace(
     let is_own = call.record == Record::Keep;
     if !is_own && extensions::mutate(&asked, &mut new, Some(old), &mut heard).await? {
         check_type(call.kind, &new)?;
-        admission::admit_again(&call.context(Operation::Update, &gathered.facts), &new, Some(old))?;
+        admission::admit_again(&context, &mut new, Some(old))?;
     }
     let mut errors = match call.part {
         Part::Main | Part::Finalize => validate::update(call.kind, &new, old),
@@ -375,6 +403,7 @@ pub async fn replace(
     if !errors.is_empty() {
         return Err(ApiError::invalid(call.kind, name, errors).into());
     }
+    heard.warnings.extend(admission::check(&context, &new, Some(old))?);
     if !is_own {
         extensions::validate(&asked, Some(&new), Some(old), &mut heard).await?;
     }
