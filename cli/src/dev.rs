@@ -14,6 +14,7 @@
 
 mod servers;
 
+use std::collections::BTreeSet;
 use std::io::Write as _;
 use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4, TcpListener};
 use std::os::fd::RawFd;
@@ -139,20 +140,47 @@ async fn run(cluster: Cluster) -> Result<(), Diagnostic> {
     let (stop_nodes, stop_server) = (CancellationToken::new(), CancellationToken::new());
     let mut nodes = JoinSet::new();
     let mut server = JoinSet::new();
-    let started = tokio::select! {
+    let mut outcome = tokio::select! {
         started = start(&cluster, &mut server, &mut nodes, &stop_server, &stop_nodes) => started,
         () = shutdown.cancelled() => Ok(()),
     };
-    if started.is_ok() {
-        shutdown.cancelled().await;
-        // The terminal may be gone.
-        let _ = writeln!(std::io::stderr(), "stopping");
+    if outcome.is_ok() {
+        outcome = stay(&mut server, &mut nodes, &shutdown).await;
+    }
+    if outcome.is_ok() {
+        say("stopping");
     }
     stop_nodes.cancel();
     while nodes.join_next().await.is_some() {}
     stop_server.cancel();
     while server.join_next().await.is_some() {}
-    started
+    outcome
+}
+
+/// Waits until the cluster shall end, or has no member any more; tells of children that are not
+/// started again.
+async fn stay(
+    server: &mut JoinSet<End>,
+    nodes: &mut JoinSet<End>,
+    shutdown: &CancellationToken,
+) -> Result<(), Diagnostic> {
+    loop {
+        let end = tokio::select! {
+            biased;
+            () = shutdown.cancelled() => return Ok(()),
+            Some(Ok(end)) = server.join_next() => end,
+            Some(Ok(end)) = nodes.join_next() => end,
+        };
+        if server.is_empty() {
+            return Err(end.why);
+        }
+        say(&end.why.to_string());
+    }
+}
+
+/// Tells whoever sits before the terminal, which may be gone.
+fn say(text: &str) {
+    let _ = writeln!(std::io::stderr(), "{text}");
 }
 
 async fn start(
@@ -289,7 +317,7 @@ async fn tell_of_others(cluster: &Cluster, connection: &Connection) {
     let Ok(nodes) = nodes.list(&ListParams::default()).await else { return };
     let names: Vec<String> = nodes.items.into_iter().filter_map(|it| it.metadata.name).collect();
     if let Some(text) = others(&names, cluster.flags.nodes) {
-        let _ = writeln!(std::io::stderr(), "{text}");
+        say(&text);
     }
 }
 
@@ -330,9 +358,11 @@ struct End {
 }
 
 /// Keeps a child running until `stop`. Returns before that only when the child cannot be started,
-/// or ends by itself before the cluster was `ready` (it has then said why on stderr).
+/// its data are useless, or it ends by itself before the cluster was `ready` (it has then said why
+/// on stderr).
 async fn supervise(role: Role, ready: CancellationToken, stop: CancellationToken) -> End {
     let mut delay = RESTART_DELAY_MIN;
+    let mut told = BTreeSet::new();
     let end = |why| End { name: role.name.clone(), is_useless: false, why };
     loop {
         let begun = Instant::now();
@@ -353,15 +383,21 @@ async fn supervise(role: Role, ready: CancellationToken, stop: CancellationToken
         };
         let code = status.as_ref().ok().and_then(ExitStatus::code);
         let status = status.map_or_else(|error| error.to_string(), |status| status.to_string());
-        if let Some(code) = code.filter(|_| !ready.is_cancelled()) {
-            let is_useless = code == i32::from(CODE_USELESS);
-            if is_useless || !role.optional {
-                return End { is_useless, ..end(refusal(&role, &status)) };
-            }
+        let is_useless = code == Some(i32::from(CODE_USELESS));
+        if code.is_some() && !ready.is_cancelled() && (is_useless || !role.optional) {
+            return End { is_useless, ..end(refusal(&role, &status)) };
         }
-        tracing::warn!(child = role.name, status, "child ended; starting it again");
+        if is_useless {
+            return End { is_useless, ..end(given_up(&role, &status)) };
+        }
+        tracing::info!(child = role.name, status, "child ended; starting it again");
         if begun.elapsed() > RESTART_DELAY_RESET {
             delay = RESTART_DELAY_MIN;
+            told.clear();
+        }
+        let text = started_again(&role, &status);
+        if told.insert(status) {
+            say(&text);
         }
         tokio::select! {
             () = tokio::time::sleep(delay) => {}
@@ -379,6 +415,30 @@ fn refusal(role: &Role, status: &str) -> Diagnostic {
     Diagnostic::new("WH0016", format!("{} ended at its start ({status})", role.name))
         .why("the lines above are what it said")
         .help(format!("its log is {}", role.log_file.display()))
+}
+
+/// One whose data turn out to be useless while the cluster runs.
+fn given_up(role: &Role, status: &str) -> Diagnostic {
+    let headline = format!("{} ended ({status}) and is not started again", role.name);
+    Diagnostic::new("WH0016", headline)
+        .why("its data cannot be used any more; the lines above are what it said")
+        .help(
+            "where there are other members, stop `wherry dev` and start it again: they replace it",
+        )
+        .help(format!("its log is {}", role.log_file.display()))
+}
+
+/// What is said of a child that ended, once for each way in which it does.
+fn started_again(role: &Role, status: &str) -> String {
+    let (name, log) = (&role.name, role.log_file.display());
+    let mut text = format!("{name} ended ({status}) and is started again; its log is {log}");
+    if role.optional {
+        text.push_str(&format!(
+            "\n  the other members go on without it; if it does not come back, stop `wherry dev`,\
+             \n  move the folder {name} away and start again: it then joins anew"
+        ));
+    }
+    text
 }
 
 fn spawn(role: &Role) -> std::io::Result<Child> {
@@ -472,6 +532,59 @@ mod tests {
         let want = "not started, but there from before: node-2 node-10; start them with --nodes 10, \
                     or forget them:   kubectl delete node node-2 node-10";
         assert_eq!(others(&nodes, 1).as_deref(), Some(want));
+    }
+
+    #[test]
+    fn who_ended_is_named_with_what_to_do() {
+        let role = |optional| Role {
+            name: "server-2".to_owned(),
+            log_file: PathBuf::from("/data/logs/server-2.log"),
+            arguments: Vec::new(),
+            inherit: None,
+            token: None,
+            optional,
+        };
+        expect_test::expect![[r#"
+            server-2 ended (exit status: 1) and is started again; its log is /data/logs/server-2.log
+              the other members go on without it; if it does not come back, stop `wherry dev`,
+              move the folder server-2 away and start again: it then joins anew"#]]
+        .assert_eq(&started_again(&role(true), "exit status: 1"));
+        assert!(!started_again(&role(false), "exit status: 1").contains("folder"));
+        expect_test::expect![[r#"
+            error[WH0016]: server-2 ended (exit status: 3) and is not started again
+            why:  its data cannot be used any more; the lines above are what it said
+            help: where there are other members, stop `wherry dev` and start it again: they replace it
+              or: its log is /data/logs/server-2.log"#]]
+        .assert_eq(&given_up(&role(true), "exit status: 3").to_string());
+    }
+
+    #[tokio::test]
+    async fn the_cluster_stays_while_it_has_a_member() {
+        let ended = |name: &str| {
+            let (name, why) = (name.to_owned(), Diagnostic::new("WH0016", name));
+            std::future::ready(End { name, is_useless: true, why })
+        };
+        let (mut server, mut nodes) = (JoinSet::new(), JoinSet::new());
+        let shutdown = CancellationToken::new();
+        server.spawn(ended("server-1"));
+        let gone = stay(&mut server, &mut nodes, &shutdown).await.expect_err("none is left");
+        assert_eq!(gone.to_string(), "error[WH0016]: server-1");
+        server.spawn(ended("server-2"));
+        server.spawn(std::future::pending());
+        nodes.spawn(ended("node-1"));
+        let all_have_run = async {
+            for _ in 0..100 {
+                tokio::task::yield_now().await;
+            }
+        };
+        tokio::select! {
+            biased;
+            outcome = stay(&mut server, &mut nodes, &shutdown) => panic!("{outcome:?}"),
+            () = all_have_run => {}
+        }
+        assert_eq!((server.len(), nodes.len()), (1, 0));
+        shutdown.cancel();
+        stay(&mut server, &mut nodes, &shutdown).await.expect("it was asked to end");
     }
 
     #[test]

@@ -119,7 +119,9 @@ pub async fn start(
 }
 
 /// Starts those that are members, or the first where nobody is one, and lets the others join. Whose
-/// data turn out to be useless joins anew, while the others are more than half of all.
+/// data turn out to be useless joins anew, while the others are more than half of those that have
+/// data. How many members there are only they know: if these are no majority, nobody answers, and
+/// the start takes too long.
 async fn several(
     cluster: &Cluster,
     addresses: &[SocketAddr],

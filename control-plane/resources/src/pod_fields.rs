@@ -272,7 +272,13 @@ pub const ROWS: &[Row] = &[
     row("EnvVarSource", "secretKeyRef", Honoured, "", &[]),
     row("EnvVarSource", "fileKeyRef", Honoured, "of an emptyDir, read at each start", &[]),
     row("VolumeMount", "name", Honoured, "", &[]),
-    row("VolumeMount", "readOnly", Honoured, "", &[]),
+    row(
+        "VolumeMount",
+        "readOnly",
+        Honoured,
+        "a file beside one that may be written to is a copy",
+        &[],
+    ),
     row("VolumeMount", "recursiveReadOnly", Honoured, "there are no mounts below a volume", &[]),
     row("VolumeMount", "mountPath", Honoured, "one preopened directory each", &[]),
     row("VolumeMount", "subPath", Honoured, "a file is shown in a directory of its own", &[]),
@@ -354,7 +360,15 @@ pub const ROWS: &[Row] = &[
         &[],
     ),
     row("PodDNSConfig", "searches", Honoured, "tried after the cluster's own", &[]),
-    row("PodDNSConfig", "options", Honoured, "ndots, for names outside; no other applies", &[]),
+    row("PodDNSConfig", "options", Honoured, "see PodDNSConfigOption", &[]),
+    row(
+        "PodDNSConfigOption",
+        "name",
+        DoesNotApply,
+        "ndots is honoured; names outside are asked for as the node itself asks",
+        &["\"ndots\""],
+    ),
+    row("PodDNSConfigOption", "value", Honoured, "of ndots", &[]),
     row("Probe", "initialDelaySeconds", Honoured, "", &[]),
     row("Probe", "timeoutSeconds", Honoured, "", &[]),
     row("Probe", "periodSeconds", Honoured, "", &[]),
@@ -400,6 +414,7 @@ const NESTED: &[(&str, &str, &str)] = &[
     ("PodSpec", "securityContext", "PodSecurityContext"),
     ("PodSpec", "volumes", "VolumeSource"),
     ("PodSpec", "dnsConfig", "PodDNSConfig"),
+    ("PodDNSConfig", "options", "PodDNSConfigOption"),
     ("Container", "securityContext", "SecurityContext"),
     ("SecurityContext", "capabilities", "Capabilities"),
     ("Container", "ports", "ContainerPort"),
@@ -501,6 +516,16 @@ mod tests {
     }
 
     #[test]
+    fn options_of_resolvers_are_told_apart() {
+        let pod = json!({"spec": {"dnsConfig": {"searches": ["corp.example"], "options": [
+            {"name": "ndots", "value": "2"}, {"name": "timeout", "value": "1"}, {"name": "rotate"}]}}});
+        expect![[r#"
+            spec.dnsConfig.options[1].name: does not apply to Wasm: ndots is honoured; names outside are asked for as the node itself asks
+            spec.dnsConfig.options[2].name: does not apply to Wasm: ndots is honoured; names outside are asked for as the node itself asks"#]]
+        .assert_eq(&warnings(&pod).join("\n"));
+    }
+
+    #[test]
     fn what_does_not_apply_is_said() {
         let pod = json!({"spec": {
             "hostNetwork": true,
@@ -575,7 +600,6 @@ mod tests {
         "PodAffinity",
         "PodAffinityTerm",
         "PodAntiAffinity",
-        "PodDnsConfigOption",
         "PodReadinessGate",
         "PodSchedulingGate",
         "PreferredSchedulingTerm",
@@ -648,7 +672,7 @@ mod tests {
         let mut expected = BTreeSet::new();
         let named: BTreeSet<&str> = ROWS.iter().map(|row| row.message).collect();
         for message in named {
-            let spelled = if message == "PodDNSConfig" { "PodDnsConfig" } else { message };
+            let spelled = message.replace("PodDNS", "PodDns");
             let head = format!("\n\ncore/v1.{spelled}\n");
             // Messages with nothing but a list and the like have no entry of their own.
             let Some(at) = messages.find(&head) else { continue };

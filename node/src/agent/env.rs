@@ -67,17 +67,8 @@ impl Context<'static> {
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum EnvError {
     /// A ConfigMap or Secret is not there.
-    #[error(
-        "{kind} \"{name}\" not found in namespace {namespace}; create it, or mark the reference optional"
-    )]
-    NotFound {
-        /// `configmap` or `secret`.
-        kind: &'static str,
-        /// Its name.
-        name: String,
-        /// The Pod's namespace.
-        namespace: String,
-    },
+    #[error("{0}")]
+    NotFound(String),
     /// It has no such key.
     #[error("couldn't find key {key} in {kind} {namespace}/{name}")]
     NoKey {
@@ -167,7 +158,7 @@ pub fn build(
         env.set("PWD", cwd.clone());
     }
     for from in &container.env_from {
-        let Some(object) = object(spec, context, &from.source, from.optional)? else {
+        let Some(object) = object(context, &from.source, from.optional)? else {
             continue;
         };
         for (key, value) in object {
@@ -221,7 +212,7 @@ fn resolve(
     match value {
         EnvValue::Plain(text) => Ok(Some(env.expand(text))),
         EnvValue::Key { source, key, optional } => {
-            let Some(object) = object(spec, context, source, *optional)? else {
+            let Some(object) = object(context, source, *optional)? else {
                 return Ok(None);
             };
             match object.get(key).filter(|value| !is_binary(source, value)) {
@@ -278,7 +269,6 @@ fn resolve(
 
 /// Contents of a ConfigMap or Secret; `None` if it is absent and may be.
 fn object<'a>(
-    spec: &PodSpec,
     context: &Context<'a>,
     source: &Source,
     optional: bool,
@@ -286,21 +276,15 @@ fn object<'a>(
     match context.objects.get(source) {
         Some(Some(object)) => Ok(Some(object)),
         _ if optional => Ok(None),
-        _ => {
-            let (kind, name) = described(source);
-            Err(EnvError::NotFound {
-                kind,
-                name: name.to_owned(),
-                namespace: spec.namespace.clone(),
-            })
-        }
+        _ => Err(EnvError::NotFound(not_found(source))),
     }
 }
 
-fn described(source: &Source) -> (&'static str, &str) {
+/// A ConfigMap or Secret is not there, in the words of a kubelet.
+pub fn not_found(source: &Source) -> String {
     match source {
-        Source::ConfigMap(name) => ("configmap", name),
-        Source::Secret(name) => ("secret", name),
+        Source::ConfigMap(name) => format!("configmap {name:?} not found"),
+        Source::Secret(name) => format!("secret {name:?} not found"),
     }
 }
 

@@ -80,7 +80,11 @@ impl Preparer {
                 let reason = event_of(problem.reason);
                 let image = &order.pod.containers[container].image;
                 let message = in_words(&problem, image);
-                self.events.warning(&order.pod, container, reason, message);
+                // Volumes are the Pod's.
+                match problem.reason {
+                    UNMOUNTED => self.events.warning_of_pod(&order.pod, reason, message),
+                    _ => self.events.warning(&order.pod, container, reason, message),
+                }
                 if problem.reason == "ErrImagePull" {
                     let message = format!("Back-off pulling image {image:?}");
                     self.events.normal(&order.pod, container, "BackOff", message);

@@ -43,7 +43,8 @@ pub fn observe(
             }
         }
         Observation::Failed { container, problem } => {
-            preparing_failed(&mut state.containers[container], problem, now);
+            let image = &spec.containers[container].image;
+            preparing_failed(&mut state.containers[container], problem, image, now);
         }
         Observation::Started { container, restart, at } => {
             let container = &mut state.containers[container];
@@ -89,7 +90,7 @@ pub fn observe(
     state
 }
 
-fn preparing_failed(container: &mut Container, problem: Problem, now: Timestamp) {
+fn preparing_failed(container: &mut Container, problem: Problem, image: &str, now: Timestamp) {
     if !matches!(container.phase, Phase::Preparing { .. }) {
         return;
     }
@@ -101,13 +102,16 @@ fn preparing_failed(container: &mut Container, problem: Problem, now: Timestamp)
     };
     container.failures += 1;
     let problem = match problem.reason {
-        "ErrImagePull" if container.failures > 1 => Problem {
-            reason: "ImagePullBackOff",
-            message: format!("trying again in {} s: {}", delay.as_secs(), problem.message),
-        },
+        "ErrImagePull" if container.failures > 1 => backed_off(image, &problem.message),
         _ => problem,
     };
     container.phase = Phase::BackOff { until: now + delay, problem };
+}
+
+/// An image that could not be pulled again, in the words of a kubelet.
+fn backed_off(image: &str, why: &str) -> Problem {
+    let message = format!("Back-off pulling image {image:?}: ErrImagePull: {why}");
+    Problem { reason: "ImagePullBackOff", message }
 }
 
 /// Compares with what a worker that just connected knows.
@@ -166,4 +170,16 @@ fn lose(container: &mut Container, now: Timestamp) {
     // more slowly.
     container.delay = std::time::Duration::ZERO;
     container.phase = Phase::Exited(exit);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::backed_off;
+
+    #[test]
+    fn an_image_that_is_waited_for_is_named() {
+        let problem = backed_off("shop:1", "not found");
+        let message = "Back-off pulling image \"shop:1\": ErrImagePull: not found";
+        assert_eq!((problem.reason, problem.message.as_str()), ("ImagePullBackOff", message));
+    }
 }

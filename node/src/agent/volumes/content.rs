@@ -25,9 +25,10 @@ pub struct Known<'a> {
     pub context: &'a env::Context<'a>,
 }
 
-/// The files of a volume, or a sentence that says what is missing.
+/// The files of a volume, or what is missing, of each source, in the words of a kubelet.
 pub fn payload(files: &Files, pod: &PodSpec, known: &Known<'_>) -> Result<Payload, String> {
     let mut payload = Payload::new();
+    let mut missing: Vec<String> = Vec::new();
     let mut total = 0;
     let mut add = |path: &str, bytes: Vec<u8>, mode: Option<i32>| {
         if !is_valid_path(path) {
@@ -44,15 +45,11 @@ pub fn payload(files: &Files, pod: &PodSpec, known: &Known<'_>) -> Result<Payloa
     for part in &files.parts {
         match part {
             Part::Object { source, items, optional } => {
-                let (kind, name) = match source {
-                    Source::ConfigMap(name) => ("configmap", name),
-                    Source::Secret(name) => ("secret", name),
-                };
                 let Some(data) = known.objects.get(source).and_then(Option::as_ref) else {
-                    if *optional {
-                        continue;
+                    if !optional {
+                        missing.push(env::not_found(source));
                     }
-                    return Err(format!("{kind} {name:?} not found"));
+                    continue;
                 };
                 for (key, value) in data.iter().filter(|_| items.is_empty()) {
                     add(key, value.clone(), None)?;
@@ -62,8 +59,8 @@ pub fn payload(files: &Files, pod: &PodSpec, known: &Known<'_>) -> Result<Payloa
                         Some(value) => add(&item.path, value.clone(), item.mode)?,
                         None if *optional => {}
                         None => {
-                            let key = &item.key;
-                            return Err(format!("{kind} {name:?} has no key {key:?}"));
+                            missing.push(no_key(source, &item.key));
+                            break;
                         }
                     }
                 }
@@ -83,5 +80,82 @@ pub fn payload(files: &Files, pod: &PodSpec, known: &Known<'_>) -> Result<Payloa
             }
         }
     }
-    Ok(payload)
+    match &missing[..] {
+        [] => Ok(payload),
+        [one] => Err(one.clone()),
+        several => Err(format!("[{}]", several.join(", "))),
+    }
+}
+
+fn no_key(source: &Source, key: &str) -> String {
+    match source {
+        Source::ConfigMap(_) => format!("configmap references non-existent config key: {key}"),
+        Source::Secret(_) => format!("references non-existent secret key: {key}"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Paths of the files of a volume called `v`, or why it cannot be mounted.
+    fn files(volume: &str) -> String {
+        let text = format!(
+            r#"{{"metadata":{{"name":"a","namespace":"b","uid":"u"}},
+                "spec":{{"nodeName":"n","volumes":[{{"name":"v",{volume}}}],
+                    "containers":[{{"name":"c","image":"i",
+                        "volumeMounts":[{{"name":"v","mountPath":"/v"}}]}}]}}}}"#
+        );
+        let pod = serde_json::from_str(&text).expect("a Pod");
+        let pod = crate::agent::spec::read(pod).expect("a Pod of a node").0.spec;
+        let volume = pod.volumes.first().expect("a volume");
+        let crate::agent::spec::Content::Files(files) = &volume.content else {
+            panic!("files: {volume:?}");
+        };
+        let data = Data::from([("color".to_owned(), b"blue".to_vec())]);
+        let objects = BTreeMap::from([
+            (Source::ConfigMap("settings".to_owned()), Some(data.clone())),
+            (Source::Secret("keys".to_owned()), Some(data)),
+            (Source::ConfigMap("gone".to_owned()), None),
+        ]);
+        let tokens = BTreeMap::new();
+        let address = std::net::IpAddr::from([10, 0, 0, 2]);
+        let context = env::Context::defaults(address, address);
+        let known = Known { objects: &objects, tokens: &tokens, context: &context };
+        match payload(files, &pod, &known) {
+            Ok(payload) => payload.keys().map(String::as_str).collect::<Vec<_>>().join(" "),
+            Err(why) => why,
+        }
+    }
+
+    #[test]
+    fn what_is_missing_is_said_as_by_a_kubelet() {
+        for (volume, expected) in [
+            (r#""configMap":{"name":"settings"}"#, "color"),
+            (r#""configMap":{"name":"settings","items":[{"key":"color","path":"a/b"}]}"#, "a/b"),
+            (r#""configMap":{"name":"gone"}"#, r#"configmap "gone" not found"#),
+            (r#""configMap":{"name":"gone","optional":true}"#, ""),
+            (
+                r#""configMap":{"name":"settings","items":[{"key":"size","path":"s"}]}"#,
+                "configmap references non-existent config key: size",
+            ),
+            (
+                r#""secret":{"secretName":"keys","items":[{"key":"size","path":"s"}]}"#,
+                "references non-existent secret key: size",
+            ),
+            (
+                r#""secret":{"secretName":"keys","optional":true,
+                    "items":[{"key":"size","path":"s"},{"key":"color","path":"c"}]}"#,
+                "c",
+            ),
+            (r#""secret":{"secretName":"none"}"#, r#"secret "none" not found"#),
+            (
+                r#""projected":{"sources":[{"configMap":{"name":"gone"}},
+                    {"secret":{"name":"keys","items":[{"key":"size","path":"s"}]}}]}"#,
+                r#"[configmap "gone" not found, references non-existent secret key: size]"#,
+            ),
+        ] {
+            assert_eq!(files(volume), expected, "{volume}");
+        }
+    }
 }

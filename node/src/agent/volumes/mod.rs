@@ -19,6 +19,7 @@ pub mod local;
 mod places;
 mod root;
 mod usage;
+mod words;
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
@@ -42,7 +43,7 @@ use crate::{
 };
 
 pub use self::usage::{Use, measure};
-use self::{content::Known, places::Place, root::of_every_root};
+use self::{content::Known, places::Place, words::Speaker};
 use super::{
     checkpoint::Kind,
     env, env_file,
@@ -143,10 +144,15 @@ impl Volumes {
                 mounts.push(self.mount(pod, index, number, mount, root, env).await?);
             }
         }
-        let words = self.last_words(pod, index, (guest, has_root), &mut mounts).await?;
         let own = |folder: PathBuf| folder.join("containers").join(&container.name);
         let own: Vec<PathBuf> = self.folders(&pod.uid).into_iter().map(own).collect();
-        Ok((places::joined(mounts, &own), words))
+        let folders = own.clone();
+        let joined = blocking(move || places::joined(mounts, &folders)).await;
+        let mounts = joined.map_err(|why| Problem {
+            reason: "CreateContainerError",
+            message: format!("cannot show single files beside each other: {why}"),
+        })?;
+        self.last_words(pod, index, (guest, has_root), own, mounts).await
     }
 
     fn mounted(&self, pod: &Arc<PodSpec>, ip: IpAddr) -> Arc<tokio::sync::Mutex<Mounted>> {
@@ -419,62 +425,41 @@ impl Volumes {
         read.await
     }
 
-    /// The directory in which a container leaves its last words. A handler has it only where its
-    /// Pod names a path: opening it for each request would cost every handler something.
+    /// The file in which a container leaves its last words, and its mounts with that. A handler has
+    /// one only where its Pod names a path: opening it for each request would cost every handler
+    /// something.
     async fn last_words(
         &self,
         pod: &PodSpec,
         index: usize,
         (guest, has_root): (protocol::Guest, bool),
-        mounts: &mut Vec<protocol::Mount>,
-    ) -> Result<LastWords, Problem> {
+        own: Vec<PathBuf>,
+        mut mounts: Vec<protocol::Mount>,
+    ) -> Result<(Vec<protocol::Mount>, LastWords), Problem> {
         let container = &pod.containers[index];
         let no_file = LastWords { from_log: container.message_from_log, ..LastWords::default() };
         let by_default = container.message_path == super::spec::MESSAGE_PATH_DEFAULT;
         if guest == protocol::Guest::Handler && by_default {
-            return Ok(no_file);
+            return Ok((mounts, no_file));
         }
-        let path = Path::new(&container.message_path);
-        let (Some(parent), Some(file)) = (path.parent().and_then(Path::to_str), path.file_name())
-        else {
-            return Ok(no_file);
+        let speaker = Speaker {
+            path: container.message_path.clone(),
+            own,
+            root: has_root.then_some(container.read_only_root),
+            owner: self.users.owner(&pod.namespace),
         };
-        let is_there = |mount: &&protocol::Mount| Path::new(&mount.guest) == Path::new(parent);
-        if let Some(mount) = mounts.iter().find(is_there) {
-            // A volume is there already: the file is in it.
-            let file = (!mount.read_only).then(|| mount.root.join(file));
-            return Ok(LastWords { file, sub: mount.sub.clone(), ..no_file });
-        }
-        let named = |why: String| Problem {
+        let placed = blocking(move || {
+            let found = words::place(&speaker, &mut mounts)?;
+            Ok((mounts, found))
+        });
+        let (mounts, found) = placed.await.map_err(|why| Problem {
             reason: "CreateContainerError",
             message: format!("cannot make {}: {why}", container.message_path),
-        };
-        let folder = self.folder(&pod.uid, false).map_err(named)?;
-        let own = folder.join("containers").join(&container.name);
-        let below = |mount: &protocol::Mount| Path::new(parent).starts_with(&mount.guest);
-        let has_root = has_root && !mounts.iter().any(below);
-        let in_root = of_every_root(parent).filter(|_| has_root);
-        // A directory of its own would hide that of the root, but may be written to in any case.
-        if let Some(sub) = in_root.filter(|_| !container.read_only_root || parent == "/") {
-            let file = Some(own.join("root").join(file));
-            return Ok(LastWords { file, sub: Some(sub), ..no_file });
-        }
-        let folder = own.join("last-words");
-        let file = folder.join(file);
-        let (made, empty) = (folder.clone(), file.clone());
-        let owner = self.users.owner(&pod.namespace);
-        blocking(move || {
-            std::fs::create_dir_all(&made)?;
-            let _ = std::fs::remove_file(&empty);
-            // The folder is a guest's: whatever has been put there meanwhile is not written to.
-            let file = std::fs::File::create_new(empty)?;
-            std::os::unix::fs::fchown(file, owner, owner)
+        })?;
+        Ok(match found {
+            Some((file, sub)) => (mounts, LastWords { file: Some(file), sub, ..no_file }),
+            None => (mounts, no_file),
         })
-        .await
-        .map_err(named)?;
-        let guest = parent.to_owned();
-        mounts.push(protocol::Mount { root: folder, sub: None, guest, read_only: false });
-        Ok(LastWords { file: Some(file), ..no_file })
     }
 
     /// Gives what guests write to the user of their worker; the last thing before a start.

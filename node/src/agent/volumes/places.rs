@@ -3,7 +3,10 @@
 use std::{
     fs,
     io::{self, ErrorKind, Read as _},
-    os::{fd::AsRawFd, unix::fs::FileTypeExt},
+    os::{
+        fd::AsRawFd,
+        unix::fs::{FileTypeExt, MetadataExt as _, PermissionsExt as _, fchown},
+    },
     path::{Component, Path, PathBuf},
 };
 
@@ -187,8 +190,8 @@ pub fn link_or_copy(from: &Path, to: &Path) -> io::Result<()> {
 
 /// Resolves a `subPath`: root, directory below it, and where the guest sees that. What does not
 /// exist becomes a directory, beside the volume if its files get `replaced`. A file is shown in the
-/// directory `own`, under the name that `mount_path` ends in: a copy if they do, else the file
-/// itself. What is made is for `owner`.
+/// directory `own`, made anew, under the name that `mount_path` ends in: a copy if they do, else the
+/// file itself. What is made is for `owner`.
 pub fn sub_path(
     root: &Path,
     below: &Path,
@@ -222,14 +225,13 @@ pub fn sub_path(
     else {
         return Err(io::Error::other(format!("{mount_path} cannot be a file")));
     };
-    fs::create_dir_all(own)?;
+    make_anew(own)?;
     let shown = own.join(name);
-    let _ = fs::remove_file(&shown);
     if replaced {
         let mut from = beneath::open_file(root, &below)?;
-        let mut copy = fs::File::create(&shown)?;
+        let mut copy = fs::File::create_new(&shown)?;
         io::copy(&mut from, &mut copy)?;
-        std::os::unix::fs::fchown(&copy, owner, owner)?;
+        fchown(&copy, owner, owner)?;
         copy.set_permissions(from.metadata()?.permissions())?;
     } else {
         link_descriptor(&by_descriptor, &shown).map_err(|error| match error.kind() {
@@ -264,27 +266,85 @@ pub fn holds_single_files(mount: &Mount, own: &Path) -> bool {
         && name.is_some_and(|name| name.starts_with("file-"))
 }
 
+/// Makes a directory of the agent's that is empty: an earlier run of the guest may have written there.
+pub fn make_anew(folder: &Path) -> io::Result<()> {
+    match beneath::remove_tree(folder) {
+        Err(error) if error.kind() != ErrorKind::NotFound => return Err(error),
+        _ => {}
+    }
+    fs::create_dir_all(folder)
+}
+
 /// Single files that the guest sees in the same directory are shown together: a guest finds a
-/// directory by its first mount only. `own` are the container's folders.
-pub fn joined(mounts: Vec<Mount>, own: &[PathBuf]) -> Vec<Mount> {
+/// directory by its first mount only. Each keeps its own `read_only`. `own` are the container's
+/// folders: that on the disk, and that in memory, from which nothing may go to the disk.
+pub fn joined(mounts: Vec<Mount>, own: &[PathBuf]) -> io::Result<Vec<Mount>> {
     let is_file = |mount: &Mount| own.iter().any(|own| holds_single_files(mount, own));
+    let in_memory = |mount: &Mount| own.iter().skip(1).any(|memory| mount.root.starts_with(memory));
     let mut kept: Vec<Mount> = Vec::new();
-    for mount in mounts {
+    for mut mount in mounts {
         let same = kept
             .iter_mut()
             .find(|other| other.guest == mount.guest && is_file(other) && is_file(&mount));
-        match same {
-            Some(other) => {
-                for entry in fs::read_dir(&mount.root).into_iter().flatten().flatten() {
-                    // Both are folders that the agent made; nobody else writes there yet.
-                    let _ = fs::rename(entry.path(), other.root.join(entry.file_name()));
+        let Some(other) = same else {
+            kept.push(mount);
+            continue;
+        };
+        if in_memory(&mount) && !in_memory(other) {
+            std::mem::swap(&mut mount, other);
+        }
+        if other.read_only != mount.read_only {
+            let closed = if mount.read_only { &mount } else { &*other };
+            close(&closed.root)?;
+            other.read_only = false;
+        }
+        // Both are folders that the agent made; nobody else writes there yet.
+        for entry in fs::read_dir(&mount.root)? {
+            let name = PathBuf::from(entry?.file_name());
+            let to = other.root.join(&name);
+            match fs::rename(mount.root.join(&name), &to) {
+                Err(error) if error.kind() == ErrorKind::CrossesDevices && mount.read_only => {
+                    copy_closed(&mount.root, &name, &to)?;
                 }
-                other.read_only &= mount.read_only;
+                Err(error) if error.kind() == ErrorKind::CrossesDevices => {
+                    return Err(io::Error::other(format!(
+                        "of those in {} some may be written to and some are in memory only; mount \
+                         one of them elsewhere",
+                        mount.guest
+                    )));
+                }
+                moved => moved?,
             }
-            None => kept.push(mount),
         }
     }
-    kept
+    Ok(kept)
+}
+
+/// Puts copies that nobody may write to in the place of single files: their directory is one in which
+/// a guest may write, and the files themselves have other names in a volume.
+pub fn close(folder: &Path) -> io::Result<()> {
+    for entry in fs::read_dir(folder)?.collect::<Result<Vec<_>, _>>()? {
+        let name = PathBuf::from(entry.file_name());
+        let next = folder.with_extension("next");
+        copy_closed(folder, &name, &next)?;
+        fs::rename(next, folder.join(name))?;
+    }
+    Ok(())
+}
+
+/// Copies a single file, but for the right to write to it.
+fn copy_closed(folder: &Path, name: &Path, to: &Path) -> io::Result<()> {
+    let mut from = beneath::open_file(folder, name)?;
+    let found = from.metadata()?;
+    if !found.is_file() {
+        return Err(io::Error::other(format!("{} is not a file", name.display())));
+    }
+    let _ = fs::remove_file(to);
+    let mut copy = fs::File::create_new(to)?;
+    io::copy(&mut from, &mut copy)?;
+    // Only root can give files away; for everybody else they are their own.
+    let _ = fchown(&copy, Some(found.uid()), Some(found.gid()));
+    copy.set_permissions(fs::Permissions::from_mode(found.mode() & 0o555))
 }
 
 #[cfg(test)]
@@ -343,13 +403,47 @@ mod tests {
             mount(volume.clone(), "b"),
             mount(own.join("file-2"), "c"),
         ];
-        let kept: Vec<PathBuf> =
-            joined(mounts, &[own]).into_iter().map(|mount| mount.root).collect();
+        let kept = joined(mounts, &[own]).expect("joined");
+        let kept: Vec<PathBuf> = kept.into_iter().map(|mount| mount.root).collect();
         assert_eq!(kept, [first.clone(), volume.clone()]);
         for (place, expected) in [(first.join("a"), true), (first.join("b"), false)] {
             assert_eq!(place.exists(), expected, "{}", place.display());
         }
         assert!(first.join("c").exists() && volume.join("b").exists());
+    }
+
+    #[test]
+    fn single_files_beside_each_other_keep_what_may_be_done_to_them() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let (own, memory) = (folder.path().join("web"), folder.path().join("memory/web"));
+        let volume = folder.path().join("volume");
+        fs::create_dir_all(&volume).expect("a folder");
+        let mount = |own: &Path, file: &str, read_only| {
+            let root = own.join(format!("file-{file}"));
+            fs::create_dir_all(&root).expect("a folder");
+            fs::write(volume.join(file), file).expect("a file");
+            fs::hard_link(volume.join(file), root.join(file)).expect("another name");
+            Mount { root, sub: None, guest: "/etc".to_owned(), read_only }
+        };
+        let mode = |path: PathBuf| fs::metadata(path).expect("a file").mode() & 0o777;
+        fs::write(volume.join("plain"), "").expect("a file");
+        let before = mode(volume.join("plain"));
+        let files = [("a", true), ("b", true), ("c", false), ("d", true), ("e", false)];
+        let mounts = files.map(|(file, closed)| match file {
+            "d" => mount(&memory, file, closed),
+            _ => mount(&own, file, closed),
+        });
+        let kept = joined(mounts.to_vec(), &[own, memory.clone()]).expect("joined");
+        let together = Mount { root: memory.join("file-d"), read_only: false, ..mounts[3].clone() };
+        assert_eq!(kept, [together.clone()], "together, and what is in memory stays there");
+        for (file, closed) in files {
+            let shown = together.root.join(file);
+            assert_eq!(mode(shown.clone()), if closed { before & 0o555 } else { before }, "{file}");
+            assert_eq!(mode(volume.join(file)), before, "{file}");
+            let inode = |path: PathBuf| fs::metadata(path).expect("a file").ino();
+            assert_eq!(inode(shown.clone()) == inode(volume.join(file)), !closed, "{file}");
+            assert_eq!(fs::read_to_string(shown).expect("a file"), file);
+        }
     }
 
     #[test]
@@ -369,7 +463,9 @@ mod tests {
         assert_eq!(shown, (own.clone(), None, "/etc/app".to_owned()));
         fs::write(own.join("main.conf"), "x=2").expect("the same file");
         assert_eq!(fs::read_to_string(root.join("app.conf")).expect("a file"), "x=2");
+        fs::write(own.join("more"), "").expect("a file that the guest made");
         sub_path(&root, file, (true, None), &own, "/etc/app/main.conf").expect("a copy");
+        assert!(!own.join("more").exists(), "each start finds it as it should be");
         fs::write(own.join("main.conf"), "x=3").expect("another file");
         assert_eq!(fs::read_to_string(root.join("app.conf")).expect("a file"), "x=2");
 

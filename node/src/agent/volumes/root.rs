@@ -15,8 +15,11 @@ use std::{
     path::{Component, Path, PathBuf},
 };
 
-use super::{PodSpec, Problem, Volumes, blocking, places::holds_single_files};
-use crate::{agent::CLUSTER_DOMAIN, beneath, protocol::Mount};
+use super::{
+    PodSpec, Problem, Volumes, blocking,
+    places::{holds_single_files, make_anew},
+};
+use crate::{agent::CLUSTER_DOMAIN, protocol::Mount};
 
 /// Directories that programs count on.
 const FOLDERS: [&str; 4] = ["etc", "home", "tmp", "var/tmp"];
@@ -70,6 +73,11 @@ fn fits(mount: &Mount, own: &Path) -> bool {
         && of_every_root(&mount.guest).is_some()
         && !(mount.read_only
             && fs::read_dir(&mount.root).into_iter().flatten().flatten().any(has_names))
+}
+
+/// Whether `with_root` moves single files, one of these mounts, into the root.
+pub fn takes_in(mounts: &[Mount], mount: &Mount, own: &Path) -> bool {
+    fits(mount, own) && !mounts.iter().any(|other| other.guest == "/" && !fits(other, own))
 }
 
 /// Where below its root a directory of a guest is, if every root has it.
@@ -129,10 +137,7 @@ fn etc(pod: &PodSpec, ip: IpAddr) -> Vec<(&'static str, String)> {
 }
 
 fn fill(root: &Path, points: &[PathBuf], etc: &[(&str, String)]) -> io::Result<()> {
-    match beneath::remove_tree(root) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
-        _ => {}
-    }
+    make_anew(root)?;
     for folder in FOLDERS.iter().map(Path::new).chain(points.iter().map(PathBuf::as_path)) {
         fs::create_dir_all(root.join(folder))?;
     }

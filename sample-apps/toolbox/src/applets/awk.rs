@@ -4,6 +4,7 @@
 mod machine;
 mod parse;
 mod token;
+mod turns;
 mod value;
 
 use std::collections::HashMap;
@@ -68,7 +69,7 @@ pub async fn awk(command: Command) -> Outcome {
             return Err(Failure::usage(format!("-v {assignment}: NAME=VALUE is needed")));
         }
     }
-    let mut job = Job { command, machine, open: HashMap::new() };
+    let mut job = Job { command, machine, open: HashMap::new(), turns: 0 };
     let flow = job.records(&program, &operands).await;
     job.flush().await?;
     match flow {
@@ -93,11 +94,13 @@ struct Job<'a> {
     machine: Machine<'a>,
     /// Files that were printed to.
     open: HashMap<String, Output>,
+    /// Turns of loops since others went on.
+    turns: u32,
 }
 
 impl Job<'_> {
     async fn records(&mut self, program: &Program, operands: &[String]) -> Result<(), Flow> {
-        let begun = self.machine.step(Moment::Begin);
+        let begun = self.step(Moment::Begin).await;
         self.flush().await?;
         let reads = program.rules.iter().any(|rule| !matches!(rule.pattern, Pattern::Begin));
         let read = match begun {
@@ -105,7 +108,7 @@ impl Job<'_> {
             begun => begun,
         };
         match read {
-            Ok(()) | Err(Flow::Exit) => self.machine.step(Moment::End),
+            Ok(()) | Err(Flow::Exit) => self.step(Moment::End).await,
             Err(flow) => Err(flow),
         }
     }
@@ -133,7 +136,7 @@ impl Job<'_> {
             self.machine.take(record);
             self.machine.count("NR");
             self.machine.count("FNR");
-            let flow = self.machine.step(Moment::Record);
+            let flow = self.step(Moment::Record).await;
             self.flush().await?;
             flow?;
         }

@@ -240,6 +240,21 @@ fn programs_of_awk() {
         "9\n10\n1a\nb\n",
     );
     check("awk 'BEGIN {exit 3} END {print \"end\"}'", "end\n= 3");
+    // Others go on while it computes.
+    check("timeout 0.05 awk 'BEGIN {while (1);}'; echo $?", "124\n");
+    check("awk 'BEGIN {do print \"y\"; while (1)}' | head -n 2", "y\ny\n");
+    check(
+        "awk 'function f(n) {for (;;) if (n) print n} BEGIN {f(7)}' | head -n 2; echo $?",
+        "7\n7\n0\n",
+    );
+    check(
+        r#"seq 3 | awk 'function f(n) {
+                while (n--) {if (n == 1) continue; s += n}
+                return s
+            }
+            {f($1); for (i in l) break; while (1) {if (++t > 2) break}} END {print s, t}'"#,
+        "2 5\n",
+    );
     check(
         r#"awk 'function f(n) {return n < 2 ? 1 : n * f(n - 1)}
             BEGIN {print f(5), 1 == 1.0, "a" < "b", 2 ^ 10, 7 % 3, 1e3, 0.1 + 0.2, -2 ^ 2}'"#,

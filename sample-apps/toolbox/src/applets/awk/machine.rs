@@ -1,6 +1,7 @@
 //! A program at work: its variables, the record it looks at, and what it has printed.
 //!
-//! It never waits. What it prints is taken from it after each record (see `awk`).
+//! It never waits. What it prints is taken from it after each record, and between turns of loops (see
+//! `turns`).
 
 use std::cell::RefCell;
 use std::cmp::Ordering;
@@ -9,7 +10,7 @@ use std::rc::Rc;
 
 use regex_lite::{Captures, Regex};
 
-use super::parse::{Binary, Expr, Pattern, Program, Statement, Target, regex};
+use super::parse::{Binary, Expr, Function, Pattern, Program, Rule, Statement, Target, regex};
 use super::value::Value;
 use crate::applets::basic::directive;
 use crate::command::Failure;
@@ -25,7 +26,7 @@ const REGEXES_MAX: usize = 256;
 type List = Rc<RefCell<BTreeMap<String, Value>>>;
 
 pub struct Machine<'a> {
-    program: &'a Program,
+    pub program: &'a Program,
     variables: HashMap<String, Value>,
     lists: HashMap<String, List>,
     /// Parameters of the functions that run.
@@ -78,7 +79,7 @@ pub enum Moment {
 }
 
 /// Something that can be set, its keys evaluated.
-enum Place {
+pub enum Place {
     Variable(String),
     Field(usize),
     Element(List, String),
@@ -112,38 +113,22 @@ impl<'a> Machine<'a> {
         self.fields = None;
     }
 
-    /// Runs the rules of a moment. What ends all of it is an error.
-    pub fn step(&mut self, moment: Moment) -> Run<()> {
-        let program = self.program;
-        for (index, rule) in program.rules.iter().enumerate() {
-            let applies = match (&rule.pattern, moment) {
-                (Pattern::Begin, Moment::Begin) | (Pattern::End, Moment::End) => true,
-                (Pattern::Begin | Pattern::End, _) | (_, Moment::Begin | Moment::End) => false,
-                (Pattern::Always, _) => true,
-                (Pattern::When(condition), _) => self.value(condition)?.is_true(),
-                (Pattern::Range(first, last), _) => {
-                    let applies = self.inside[index] || self.value(first)?.is_true();
-                    self.inside[index] = applies && !self.value(last)?.is_true();
-                    applies
-                }
-            };
-            if !applies {
-                continue;
+    /// Whether a rule, one of the program's, runs at a moment.
+    pub fn applies(&mut self, index: usize, rule: &Rule, moment: Moment) -> Run<bool> {
+        Ok(match (&rule.pattern, moment) {
+            (Pattern::Begin, Moment::Begin) | (Pattern::End, Moment::End) => true,
+            (Pattern::Begin | Pattern::End, _) | (_, Moment::Begin | Moment::End) => false,
+            (Pattern::Always, _) => true,
+            (Pattern::When(condition), _) => self.value(condition)?.is_true(),
+            (Pattern::Range(first, last), _) => {
+                let applies = self.inside[index] || self.value(first)?.is_true();
+                self.inside[index] = applies && !self.value(last)?.is_true();
+                applies
             }
-            let flow = match &rule.action {
-                Some(action) => self.run(action),
-                None => self.print(&[], None),
-            };
-            match flow {
-                Err(Flow::Next) => return Ok(()),
-                Ok(()) | Err(Flow::Break | Flow::Continue | Flow::Return(_)) => {}
-                ends => return ends,
-            }
-        }
-        Ok(())
+        })
     }
 
-    fn run(&mut self, statement: &Statement) -> Run<()> {
+    pub fn run(&mut self, statement: &Statement) -> Run<()> {
         match statement {
             Statement::Expr(expr) => self.value(expr).map(drop),
             Statement::Print(values, target) => self.print(values, target.as_ref()),
@@ -185,10 +170,7 @@ impl<'a> Machine<'a> {
                 }
             }
             Statement::Each(name, list, body) => {
-                let mut keys: Vec<Value> =
-                    self.list(list).borrow().keys().cloned().map(Value::Read).collect();
-                keys.sort_by(Value::order);
-                for key in keys {
+                for key in self.keys(list) {
                     self.put_in(Place::Variable(name.clone()), key)?;
                     if !self.turn(body)? {
                         break;
@@ -233,7 +215,7 @@ impl<'a> Machine<'a> {
         }
     }
 
-    fn print(&mut self, values: &[Expr], target: Option<&(Target, Expr)>) -> Run<()> {
+    pub fn print(&mut self, values: &[Expr], target: Option<&(Target, Expr)>) -> Run<()> {
         let mut text = String::new();
         if values.is_empty() {
             text.push_str(&self.record);
@@ -263,7 +245,7 @@ impl<'a> Machine<'a> {
         Ok(())
     }
 
-    fn value(&mut self, expr: &Expr) -> Run<Value> {
+    pub fn value(&mut self, expr: &Expr) -> Run<Value> {
         Ok(match expr {
             Expr::Number(number) => Value::Number(*number),
             Expr::Text(text) => Value::Text(text.clone()),
@@ -348,7 +330,7 @@ impl<'a> Machine<'a> {
         }
     }
 
-    fn put_in(&mut self, place: Place, value: Value) -> Run<()> {
+    pub fn put_in(&mut self, place: Place, value: Value) -> Run<()> {
         match place {
             Place::Variable(name) if name == "NF" => {
                 let count = value.number().clamp(0.0, FIELD_MAX as f64) as usize;
@@ -408,6 +390,14 @@ impl<'a> Machine<'a> {
             return local.clone();
         }
         self.lists.entry(name.to_owned()).or_default().clone()
+    }
+
+    /// The keys of a list, in order.
+    pub fn keys(&mut self, list: &str) -> Vec<Value> {
+        let mut keys: Vec<Value> =
+            self.list(list).borrow().keys().cloned().map(Value::Read).collect();
+        keys.sort_by(Value::order);
+        keys
     }
 
     fn key(&mut self, keys: &[Expr]) -> Run<String> {
@@ -478,9 +468,23 @@ impl<'a> Machine<'a> {
     }
 
     fn call(&mut self, name: &str, arguments: &[Expr]) -> Run<Value> {
+        let Some(function) = self.enter(name, arguments)? else {
+            return self.built_in(name, arguments);
+        };
+        let flow = self.run(&function.body);
+        self.leave(flow)
+    }
+
+    /// Functions within each other that run.
+    pub fn depth(&self) -> usize {
+        self.frames.len()
+    }
+
+    /// Begins a call, which `leave` ends; `None` if it is none of the program's own functions.
+    pub fn enter(&mut self, name: &str, arguments: &[Expr]) -> Run<Option<&'a Function>> {
         let program = self.program;
         let Some(function) = program.functions.get(name) else {
-            return self.built_in(name, arguments);
+            return Ok(None);
         };
         if self.frames.len() >= CALLS_MAX {
             let why = format!("more than {CALLS_MAX} calls within each other");
@@ -497,7 +501,11 @@ impl<'a> Machine<'a> {
             frame.lists.insert(parameter.clone(), list);
         }
         self.frames.push(frame);
-        let flow = self.run(&function.body);
+        Ok(Some(function))
+    }
+
+    /// What the body of a function that was entered has led to.
+    pub fn leave(&mut self, flow: Run<()>) -> Run<Value> {
         self.frames.pop();
         match flow {
             Ok(()) => Ok(Value::Unset),

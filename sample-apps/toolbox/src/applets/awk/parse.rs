@@ -82,6 +82,25 @@ pub enum Statement {
     Continue,
 }
 
+impl Statement {
+    /// Whether it has a loop, or is a call, which may lead to one.
+    pub fn may_take_long(&self) -> bool {
+        match self {
+            Statement::While(..)
+            | Statement::DoWhile(..)
+            | Statement::For(..)
+            | Statement::Each(..)
+            | Statement::Expr(Expr::Call(..)) => true,
+            Statement::Block(all) => all.iter().any(Statement::may_take_long),
+            Statement::If(_, then, otherwise) => {
+                let otherwise = otherwise.as_ref();
+                then.may_take_long() || otherwise.is_some_and(|it| it.may_take_long())
+            }
+            _ => false,
+        }
+    }
+}
+
 pub enum Pattern {
     Begin,
     End,
