@@ -166,7 +166,8 @@ impl Pods {
             .collect();
         let logs = protocol::log_folder(&spec.namespace, &spec.name, &spec.uid);
         let logs = self.parts.logs.join(logs);
-        let roots = folders.first().map(|folder| folder.join("containers"));
+        // Those in memory, too: beside a Secret's file a container may write to another.
+        let roots: Vec<PathBuf> = folders.iter().map(|folder| folder.join("containers")).collect();
         let of = |container: &ContainerSpec| {
             let both = std::iter::once(&logs).chain(&roots);
             let folders: Vec<PathBuf> = both.map(|folder| folder.join(&container.name)).collect();

@@ -17,6 +17,9 @@ use wherry_resources::quantity::Quantity;
 use super::local::{self, Folder};
 use crate::{agent::spec::no_csi_driver, beneath, protocol::Mount};
 
+/// A copy of a guest's file is at most this large: what a guest makes can look larger than any disk.
+const COPY_BYTES_MAX: u64 = 64 << 20;
+
 /// Where a PersistentVolume is.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Place {
@@ -334,14 +337,22 @@ pub fn close(folder: &Path) -> io::Result<()> {
 
 /// Copies a single file, but for the right to write to it.
 fn copy_closed(folder: &Path, name: &Path, to: &Path) -> io::Result<()> {
-    let mut from = beneath::open_file(folder, name)?;
-    let found = from.metadata()?;
+    let from = beneath::open_file(folder, name)?;
+    let (found, shown) = (from.metadata()?, name.display());
     if !found.is_file() {
-        return Err(io::Error::other(format!("{} is not a file", name.display())));
+        return Err(io::Error::other(format!("{shown} is not a file")));
+    }
+    if found.len() > COPY_BYTES_MAX {
+        return Err(io::Error::other(format!(
+            "{shown} has more than {} MiB, too much for a copy that may only be read; mount it in a \
+             directory of its own",
+            COPY_BYTES_MAX >> 20
+        )));
     }
     let _ = fs::remove_file(to);
     let mut copy = fs::File::create_new(to)?;
-    io::copy(&mut from, &mut copy)?;
+    // Others may be writing to it.
+    io::copy(&mut from.take(COPY_BYTES_MAX), &mut copy)?;
     // Only root can give files away; for everybody else they are their own.
     let _ = fchown(&copy, Some(found.uid()), Some(found.gid()));
     copy.set_permissions(fs::Permissions::from_mode(found.mode() & 0o555))
@@ -444,6 +455,18 @@ mod tests {
             assert_eq!(inode(shown.clone()) == inode(volume.join(file)), !closed, "{file}");
             assert_eq!(fs::read_to_string(shown).expect("a file"), file);
         }
+    }
+
+    #[test]
+    fn what_only_looks_large_fills_no_disk() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let shown = folder.path().join("file-0");
+        fs::create_dir_all(&shown).expect("a folder");
+        let file = fs::File::create(shown.join("huge")).expect("a file");
+        file.set_len(COPY_BYTES_MAX + 1).expect("it takes no room");
+        let why = close(&shown).expect_err("refused").to_string();
+        assert!(why.starts_with("huge has more than 64 MiB"), "{why}");
+        assert!(!folder.path().join("file-0.next").exists());
     }
 
     #[test]

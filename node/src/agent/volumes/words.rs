@@ -2,7 +2,7 @@
 
 use std::{
     fs, io,
-    os::unix::fs::fchown,
+    os::unix::fs::{MetadataExt as _, fchown},
     path::{Path, PathBuf},
 };
 
@@ -58,12 +58,17 @@ pub fn place(
         // A volume is there already: the file is in it.
         return Ok((!mount.read_only).then(|| (file, mount.sub.clone())));
     }
+    let there = fs::symlink_metadata(&file).ok();
+    if there.as_ref().is_some_and(|it| mount.read_only || it.mode() & 0o222 == 0) {
+        // It may only be read, and may be of a Secret: nobody's words are in it.
+        return Ok(None);
+    }
     // Single files are there already: this is one more, that may be written to.
     if mount.read_only {
         places::close(&mount.root)?;
         mount.read_only = false;
     }
-    if !file.exists() {
+    if there.is_none() {
         make(&file, speaker.owner)?;
     }
     let sub = root::of_every_root(guest).filter(|_| speaker.root.is_some());
@@ -117,6 +122,7 @@ mod tests {
             ("/tmp/log", aliased, file("/tmp", true), "own/root/log tmp"),
             ("/tmp/log", closed, file("/tmp", true), "own/root/log tmp"),
             ("/tmp/app.conf", aliased, file("/tmp", false), "own/root/app.conf tmp"),
+            ("/tmp/app.conf", aliased, file("/tmp", true), "nowhere"),
             ("/app/log", aliased, file("/app", false), "own/file-0/log made"),
             // One in the root itself hides nothing of it.
             ("/tmp/log", aliased, file("/", true), "own/root/log tmp"),
