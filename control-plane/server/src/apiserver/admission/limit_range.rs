@@ -131,7 +131,7 @@ fn check_pod(limit: &Value, pod: &Object, problems: &mut Vec<String>) {
                     requests: Amounts::read(&container["resources"]["requests"]),
                     limits: Amounts::read(&container["resources"]["limits"]),
                 };
-                check(limit, "Container", &asked, problems);
+                compare(limit, "Container", &asked, problems);
             }
         }
         "Pod" => {
@@ -139,13 +139,13 @@ fn check_pod(limit: &Value, pod: &Object, problems: &mut Vec<String>) {
                 requests: quota::pod_total(&pod["spec"], "requests"),
                 limits: quota::pod_total(&pod["spec"], "limits"),
             };
-            check(limit, "Pod", &asked, problems);
+            compare(limit, "Pod", &asked, problems);
         }
         _ => {}
     }
 }
 
-fn check(limit: &Value, kind: &str, asked: &Asked, problems: &mut Vec<String>) {
+fn compare(limit: &Value, kind: &str, asked: &Asked, problems: &mut Vec<String>) {
     for (name, least) in sorted(&limit["min"]) {
         let head = format!("minimum {name} usage per {kind} is {least}");
         match (asked.requests.get(&name), asked.limits.get(&name)) {
