@@ -19,10 +19,10 @@ use std::time::Duration;
 use tokio::time::{Instant, Sleep, sleep_until};
 
 use crate::engine::Engine;
-use crate::fair::{Queued, Seat, Share, asks, stay_within_a_turn};
+use crate::fair::{Queued, Seat, Share, stay_within_a_turn, within_a_turn};
 use crate::handler::Steps;
 use crate::host_memory::HostMemory;
-use crate::slice::{GivesWay, later};
+use crate::slice::{GivesWay, give_up_cpu, later};
 
 /// How much wall time of its quota a guest may use at once. The period of a kernel's CPU quota.
 const QUOTA_PERIOD_NS: u64 = 100_000_000;
@@ -166,13 +166,18 @@ impl Meter {
         result.expect("the update always has a value");
     }
 
-    /// Does some work of the Pod's at once, at its expense.
-    pub(crate) fn charged(self: &Arc<Meter>, engine: &Engine, work: impl FnOnce()) {
-        let turn = engine.fair().begin(self);
+    /// Does some work of the Pod's at once, at its expense, for the sake of who asked.
+    pub(crate) fn charged(
+        self: &Arc<Meter>,
+        engine: &Engine,
+        asker: &Arc<Meter>,
+        work: impl FnOnce(),
+    ) {
+        let turn = engine.fair().begin(asker);
         let ((), used_ns) = own_cpu(|_| work());
         drop(turn);
         self.charge(used_ns);
-        engine.fair().charge(self, self, used_ns);
+        engine.fair().charge(self, asker, used_ns);
     }
 
     /// Some moment in the future if the quota is used up now.
@@ -295,12 +300,9 @@ impl<F: Future> Metered<F> {
         Metered { inner, engine, meter, asker, steps, pause: None, waiting, goes_on: false }
     }
 
-    /// The same, for the sake of the guest that asks for it, if it is one.
-    pub(crate) fn asked_by(mut self, asker: Option<Arc<Meter>>) -> Metered<F> {
-        if let Some(asker) = asker {
-            self.asker = asker;
-        }
-        self
+    /// The same, for the sake of who asked.
+    pub(crate) fn asked_by(self, asker: &Arc<Meter>) -> Metered<F> {
+        Metered { asker: Arc::clone(asker), ..self }
     }
 
     /// The same, for somebody who may give it up.
@@ -317,7 +319,7 @@ impl<F: Future<Output: Send> + Send> Future for Metered<F> {
         let mut held = this.waiting.take();
         // Within another's turn it goes on as that one does: with a seat of its own, each could wait for
         // the other's.
-        let within = asks().is_some();
+        let within = within_a_turn();
         let others_first = || this.engine.fair().lets_others_go_first(&this.asker.share);
         if !within && held.seat.is_none() && others_first() {
             held.seat = Some(this.engine.fair().seat());
@@ -332,7 +334,7 @@ impl<F: Future<Output: Send> + Send> Future for Metered<F> {
             }
             let seat = match held.seat.as_mut().map(|seat| seat.as_mut().poll(cx)) {
                 Some(Poll::Pending) => {
-                    held.queued.get_or_insert_with(|| Queued::new(&this.asker));
+                    held.queued.get_or_insert_with(|| Queued::new(&this.meter, &this.asker));
                     this.waiting.keep(held);
                     return Poll::Pending;
                 }
@@ -378,12 +380,15 @@ impl<F: Future<Output: Send> + Send> Future for Metered<F> {
             None => poll(),
         };
         drop(turn);
+        if seat.is_some() && !stopped {
+            give_up_cpu();
+        }
         drop(seat);
         // Beside others that go on as well it would get nowhere: every other turn is as those of all.
         let crawled = this.goes_on && began.elapsed().as_nanos() > 4 * u128::from(used_ns);
         this.goes_on = stopped && poll.is_pending() && !crawled;
         if stopped && poll.is_pending() {
-            let queued = Some(Queued::new(&this.asker));
+            let queued = Some(Queued::new(&this.meter, &this.asker));
             this.waiting.keep(Held { queued, seat: Some(this.engine.fair().seat()) });
         }
         this.meter.charge(used_ns);

@@ -25,7 +25,7 @@
 //! after its turn. All turns of a Pod need a seat while as many of it have been stopped, or once it has
 //! had much lately and others are there too: a hundred requests at once are its own affair. So are those
 //! that it asks of other Pods: such a request has its turns as one of who asked, and whoever else asks
-//! the same Pod does not stand behind it.
+//! the same Pod does not stand behind it. An instance that answers several at once has turns of its own.
 //! And before each turn in a seat its thread looks at sockets and timers, and whom these wake goes first:
 //! tokio by itself, as long as somebody is ready, looks after every 61 polls, each of which could be such
 //! a turn.
@@ -66,7 +66,9 @@ pub(crate) struct Share {
     hungry: AtomicBool,
     /// Whether it competed as one that wants more in the last period.
     was_hungry: AtomicBool,
-    /// Instances that were stopped by a tick and wait for their next turn, for its sake.
+    /// Its instances that were stopped by a tick and wait for their next turn.
+    stopped: AtomicUsize,
+    /// Such instances, of whichever Pod, that go on for its sake.
     queued: AtomicUsize,
     /// When all that was done for its sake would be by somebody who has a part of [`URGENT_PART`] of a
     /// CPU, in nanoseconds since the epoch.
@@ -90,6 +92,7 @@ impl Share {
             used_ns: AtomicU64::new(0),
             hungry: AtomicBool::new(false),
             was_hungry: AtomicBool::new(false),
+            stopped: AtomicUsize::new(0),
             queued: AtomicUsize::new(0),
             had_until_ns: AtomicU64::new(0),
             listed: AtomicBool::new(false),
@@ -104,20 +107,25 @@ impl Share {
 /// An instance that was stopped by a tick and waits for its next turn.
 pub(crate) struct Queued {
     meter: Arc<Meter>,
+    asker: Arc<Meter>,
     since: Instant,
 }
 
 impl Queued {
-    pub(crate) fn new(meter: &Arc<Meter>) -> Queued {
-        meter.share.queued.fetch_add(1, Ordering::Relaxed);
-        Queued { meter: Arc::clone(meter), since: Instant::now() }
+    /// Of a Pod, for the sake of who asked.
+    pub(crate) fn new(meter: &Arc<Meter>, asker: &Arc<Meter>) -> Queued {
+        meter.share.stopped.fetch_add(1, Ordering::Relaxed);
+        asker.share.queued.fetch_add(1, Ordering::Relaxed);
+        let (meter, asker) = (Arc::clone(meter), Arc::clone(asker));
+        Queued { meter, asker, since: Instant::now() }
     }
 }
 
 impl Drop for Queued {
     fn drop(&mut self) {
         let share = &self.meter.share;
-        share.queued.fetch_sub(1, Ordering::Relaxed);
+        share.stopped.fetch_sub(1, Ordering::Relaxed);
+        self.asker.share.queued.fetch_sub(1, Ordering::Relaxed);
         if self.since.elapsed() >= WAIT_MIN {
             share.hungry.store(true, Ordering::Relaxed);
         }
@@ -210,7 +218,7 @@ impl Fair {
     /// A thread turns to a guest for a Pod's sake, until the guard is dropped.
     /// None within a turn.
     pub(crate) fn begin(&self, asker: &Arc<Meter>) -> Option<Turn<'_>> {
-        if asks().is_some() {
+        if within_a_turn() {
             return None;
         }
         stay_within_a_turn(asker);
@@ -286,18 +294,18 @@ impl Fair {
         state.taken_us = taken_us;
         let several = state.active.len() > 1;
         let busy = several && taken >= BUSY * self.threads as f64 * elapsed;
-        let queued = |it: &Share| it.queued.load(Ordering::Relaxed) > 0;
+        let stopped = |it: &Share| it.stopped.load(Ordering::Relaxed) > 0;
         let before = state.common.clock;
         // It had no turn, and none was due: it is ahead.
         let is_paused = |it: &Arc<Meter>| {
-            let idle = it.share.used_ns.load(Ordering::Relaxed) == 0 && !queued(&it.share);
+            let idle = it.share.used_ns.load(Ordering::Relaxed) == 0 && !stopped(&it.share);
             idle && *it.share.clock() > before
         };
         let paused = state.active.iter().any(is_paused);
         let entry = |it: &Arc<Meter>| {
             let used = it.share.used_ns.swap(0, Ordering::Relaxed) as f64;
             // Who waits now may have begun to a moment ago; without any turn it has waited for long.
-            let waits = used == 0.0 && queued(&it.share);
+            let waits = used == 0.0 && stopped(&it.share);
             let waited = it.share.hungry.swap(false, Ordering::Relaxed) || waits;
             // With others out of its way it need not wait; let in again, they would take its turns.
             let hungry = waited || paused && it.share.was_hungry.load(Ordering::Relaxed);
@@ -312,7 +320,7 @@ impl Fair {
         state.active.retain(|meter| {
             let used = entries.next().is_some_and(|entry| entry.used > 0.0);
             // Who waits for the others still competes, though it used nothing.
-            let waits = queued(&meter.share);
+            let waits = stopped(&meter.share);
             let stays = waits || busy && (used || *meter.share.clock() > common);
             meter.share.listed.store(stays, Ordering::Relaxed);
             stays
@@ -330,6 +338,11 @@ impl Fair {
 thread_local! {
     /// For whose sake this thread is busy with a guest.
     static TURN: RefCell<Option<Arc<Meter>>> = const { RefCell::new(None) };
+}
+
+/// Whether this is called within a turn.
+pub(crate) fn within_a_turn() -> bool {
+    TURN.with_borrow(Option::is_some)
 }
 
 /// For whose sake the turn is in which this is called.
@@ -509,10 +522,13 @@ mod tests {
     fn a_pod_that_goes_on_and_on_begins_in_a_seat() {
         let fair = Fair { threads: 2, ..Fair::new() };
         let meter = Arc::new(Meter::new(None, 100));
-        let first = Queued::new(&meter);
+        let answers = Arc::new(Meter::new(None, 100));
+        let first = Queued::new(&meter, &meter);
         assert!(!fair.lets_others_go_first(&meter.share), "a thread is left to it");
-        let second = Queued::new(&meter);
+        let second = Queued::new(&answers, &meter);
         assert!(fair.lets_others_go_first(&meter.share));
+        assert!(!fair.lets_others_go_first(&answers.share), "the other one asked");
+        assert_eq!(answers.share.stopped.load(Ordering::Relaxed), 1, "but it is who waits");
         drop((first, second));
         assert!(!fair.lets_others_go_first(&meter.share));
     }
@@ -522,12 +538,16 @@ mod tests {
         // On a machine that is busy with something else this takes longer than a period.
         let fair = Fair { end_ns: AtomicU64::new(u64::MAX), ..Fair::new() };
         let [asks, answers] = [(); 2].map(|()| Arc::new(Meter::new(None, 100)));
-        fair.charge(&answers, &asks, URGENT_MEMORY_NS);
+        let had_until = |it: &Meter| it.share.had_until_ns.load(Ordering::Relaxed);
+        fair.charge(&answers, &asks, 1);
+        assert!(had_until(&asks) > 0 && had_until(&answers) == 0);
+        // However long the machine takes from here on.
+        asks.share.had_until_ns.store(u64::MAX, Ordering::Relaxed);
         assert!(!fair.lets_others_go_first(&asks.share), "nobody else is there");
-        fair.charge(&asks, &asks, 1);
+        fair.charge(&asks, &answers, 1);
         assert!(fair.lets_others_go_first(&asks.share));
         assert!(!fair.lets_others_go_first(&answers.share), "others may ask it as well");
-        // Time goes on.
+        // When it has had little for a while.
         asks.share.had_until_ns.store(URGENT_AHEAD_NS, Ordering::Relaxed);
         assert!(!fair.lets_others_go_first(&asks.share));
     }

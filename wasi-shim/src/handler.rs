@@ -64,7 +64,7 @@ pub use self::rest::Wake;
 use self::served::Served;
 use crate::account::{Account, Budget, Meter, Metered, Waiting};
 use crate::engine::Engine;
-use crate::fair::asks;
+use crate::fair::{asks, within_a_turn};
 use crate::fault::{Fault, classify};
 use crate::http::{Body, BodyError, to_wasi};
 use crate::instance::{Host, Pod, Refused};
@@ -296,14 +296,15 @@ impl Handler {
         let (sender, mut response) = oneshot::channel();
         let reply = Reply(Arc::new(Mutex::new(Some(sender))));
         let code = (Arc::clone(&self.0), linked);
-        let (waiting, asker) = (Waiting::default(), asks());
-        let is_apart = asker.is_some();
-        let held = (place, waiting.clone(), asker);
+        let waiting = Waiting::default();
+        // A guest of this process, or else it is the Pod's own affair.
+        let asker = asks().unwrap_or_else(|| Arc::clone(&self.0.pod.meter));
+        let held = (place, waiting.clone(), Arc::clone(&asker));
         let guest = serve(code, request, Arc::clone(&call), reply, held);
         // A panic in a host function ends this call alone, not its caller's connection.
         let guest = AssertUnwindSafe(guest).catch_unwind().boxed();
-        let mut guest = Served::new(&self.0, guest, waiting);
-        let (head, ended) = if is_apart {
+        let mut guest = Served::new(&self.0, asker, guest, waiting);
+        let (head, ended) = if within_a_turn() {
             // Who asks is another guest of this process, whose turns are not this one's.
             let mut guest = AbortOnDropHandle::new(tokio::spawn(guest));
             tokio::select! {
@@ -353,13 +354,14 @@ impl Inner {
 /// An instance that has ended well and answers no more. Dropping it wipes it, at its Pod's expense.
 struct Spent {
     handler: Arc<Inner>,
+    asker: Arc<Meter>,
     instance: Option<Instance>,
 }
 
 impl Drop for Spent {
     fn drop(&mut self) {
         let (pod, instance) = (&self.handler.pod, self.instance.take());
-        pod.meter.charged(&pod.engine, || drop(instance));
+        pod.meter.charged(&pod.engine, &self.asker, || drop(instance));
     }
 }
 
@@ -503,14 +505,14 @@ async fn serve(
     request: http::Request<Body>,
     call: Arc<Call>,
     reply: Reply,
-    (_place, waiting, asker): (OwnedSemaphorePermit, Waiting, Option<Arc<Meter>>),
+    (_place, waiting, asker): (OwnedSemaphorePermit, Waiting, Arc<Meter>),
 ) -> Option<Spent> {
     let pod = &handler.pod;
-    let guest = run((&handler, &linked), request, &call, &reply);
+    let guest = run((&handler, &linked), request, (&call, &reply), &asker);
     let steps = Some(Arc::clone(&call.steps));
     let guest =
         Metered::new(pod.engine.clone(), Arc::clone(&pod.meter), steps, guest).with(waiting);
-    let guest = guest.asked_by(asker);
+    let guest = guest.asked_by(&asker);
     let result = tokio::select! {
         biased;
         result = guest => result,
@@ -576,7 +578,7 @@ impl Inner {
     /// Lets an instance rest that ended a request well, if it may answer another. What is left of one
     /// that may not is returned, to be wiped later. It is wiped here if it is too much for that, or if
     /// other requests are being handled, whose time that would be.
-    fn keep(self: &Arc<Inner>, mut instance: Instance) -> Option<Spent> {
+    fn keep(self: &Arc<Inner>, mut instance: Instance, asker: &Arc<Meter>) -> Option<Spent> {
         instance.answered += 1;
         if instance.answered >= self.pod.config.limits.instance_requests {
             let memory = &mut instance.store.data_mut().memory;
@@ -584,7 +586,8 @@ impl Inner {
                 return None;
             }
             memory.let_go();
-            return Some(Spent { handler: Arc::clone(self), instance: Some(instance) });
+            let (handler, asker) = (Arc::clone(self), Arc::clone(asker));
+            return Some(Spent { handler, asker, instance: Some(instance) });
         }
         let mut resting = self.shelf.lock();
         resting.instances.push_back((instance, Instant::now()));
@@ -628,8 +631,8 @@ async fn give_back(handler: Weak<Inner>, rest_max: Duration) {
 async fn run(
     (handler, linked): (&Arc<Inner>, &Linked),
     request: http::Request<Body>,
-    call: &Call,
-    reply: &Reply,
+    (call, reply): (&Call, &Reply),
+    asker: &Arc<Meter>,
 ) -> Result<Option<Spent>, HandleError> {
     let new = || Instance { store: handler.pod.component_store(), proxy: None, answered: 0 };
     let mut instance = handler.shelf.take().unwrap_or_else(new);
@@ -640,7 +643,7 @@ async fn run(
     call.steps.memory_bytes.store(store.data().memory.held(), Ordering::Relaxed);
     let Err(error) = result else {
         fuse.done();
-        return Ok(handler.keep(instance));
+        return Ok(handler.keep(instance, asker));
     };
     let entered = instance.proxy.is_some();
     Err(as_error(&error, store.data().memory.refused, entered))

@@ -8,15 +8,34 @@
 //!
 //! But one that has just had more than its share, as a thread has that answers one request after the
 //! other, is not given the CPU from a thread of the same weight. So what goes on for longer is done by a
-//! thread of low priority. No thread may take back its priority, so it is one for this alone.
+//! thread of low priority. No thread may take back its priority, so it is one for this alone. And what
+//! has many short turns gives up the CPU between two of them now and then: since version 6.18 Linux then
+//! takes from a thread what it was still to have, so that whoever waits comes next.
 
+use std::cell::Cell;
 use std::panic::resume_unwind;
+use std::time::{Duration, Instant};
 
 /// In nanoseconds; the longest that the kernel takes.
 const LONG_NS: u64 = 100_000_000;
 
 /// The priority of what goes on for longer: a tenth of what others are given who go on as well.
 const LATER_NICE: libc::c_int = 10;
+
+/// How often a thread that has many short turns gives up the CPU.
+const STRETCH: Duration = Duration::from_micros(500);
+
+/// Lets whoever waits for this thread's CPU have that, if it has not done so for a while.
+pub(crate) fn give_up_cpu() {
+    thread_local! {
+        static SINCE: Cell<Option<Instant>> = const { Cell::new(None) };
+    }
+    let now = Instant::now();
+    if SINCE.get().is_none_or(|since| now.duration_since(since) >= STRETCH) {
+        SINCE.set(Some(now));
+        std::thread::yield_now();
+    }
+}
 
 /// Has some work done by a thread of low priority, and waits for it. Where there can be none, does it.
 pub(crate) fn later<T: Send>(work: impl FnOnce() -> T + Send) -> T {

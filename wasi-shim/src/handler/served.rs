@@ -7,7 +7,7 @@ use std::task::{Context, Poll, ready};
 use futures::future::BoxFuture;
 
 use super::{Inner, Spent};
-use crate::account::Waiting;
+use crate::account::{Meter, Waiting};
 
 /// How a call ended, if its host did not fail: with an instance to be wiped, or with nothing left.
 pub(super) type Ended = std::thread::Result<Option<Spent>>;
@@ -16,6 +16,7 @@ pub(super) type Ended = std::thread::Result<Option<Spent>>;
 /// once, their clients being gone, others have their turns between.
 pub(super) struct Served {
     handler: Arc<Inner>,
+    asker: Arc<Meter>,
     guest: Option<BoxFuture<'static, Ended>>,
     waiting: Waiting,
 }
@@ -23,10 +24,12 @@ pub(super) struct Served {
 impl Served {
     pub(super) fn new(
         handler: &Arc<Inner>,
+        asker: Arc<Meter>,
         guest: BoxFuture<'static, Ended>,
         waiting: Waiting,
     ) -> Served {
-        Served { handler: Arc::clone(handler), guest: Some(guest), waiting }
+        let handler = Arc::clone(handler);
+        Served { handler, asker, guest: Some(guest), waiting }
     }
 }
 
@@ -45,21 +48,21 @@ impl Future for Served {
 impl Drop for Served {
     fn drop(&mut self) {
         let Some(guest) = self.guest.take() else { return };
-        let handler = Arc::clone(&self.handler);
+        let (handler, asker) = (Arc::clone(&self.handler), Arc::clone(&self.asker));
         let fair = handler.pod.engine.fair();
-        let end = |handler: &Inner, guest| {
-            handler.pod.meter.charged(&handler.pod.engine, || drop(guest));
+        let end = |handler: &Inner, asker: &Arc<Meter>, guest| {
+            handler.pod.meter.charged(&handler.pod.engine, asker, || drop(guest));
         };
         match tokio::runtime::Handle::try_current() {
-            Ok(runtime) if fair.lets_others_go_first(&handler.pod.meter.share) => {
+            Ok(runtime) if fair.lets_others_go_first(&asker.share) => {
                 let seat = fair.end();
                 self.waiting.let_go();
                 runtime.spawn(async move {
                     let _seat = seat.await;
-                    end(&handler, guest);
+                    end(&handler, &asker, guest);
                 });
             }
-            _ => end(&handler, guest),
+            _ => end(&handler, &asker, guest),
         }
     }
 }
