@@ -4,7 +4,7 @@
 //! While others wait, one turn would follow the other and no thread would ever sleep: the kernel takes
 //! a processor from such a thread at its ticks only, every few milliseconds, and whoever needs one for
 //! a short answer would wait until then. So turns that have followed each other for a while are followed
-//! by a rest of as long.
+//! by a rest.
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -13,8 +13,10 @@ use std::time::Duration;
 use tokio::sync::oneshot;
 use tokio::time::{Instant, sleep};
 
-/// Turns that others wait for follow each other for so long, and then rest for so long.
-const STRETCH: Duration = Duration::from_millis(1);
+/// Turns that others wait for follow each other for so long: what somebody else may wait for a processor.
+const STRETCH: Duration = Duration::from_micros(500);
+/// And then they rest: the shortest time that tokio's clock knows.
+const REST: Duration = Duration::from_millis(1);
 
 /// Turns that nobody has, and who waits for one. A std mutex: its sections are short and never await.
 pub struct Turns(Mutex<Waiting>);
@@ -106,7 +108,7 @@ impl Turn {
     pub async fn end(mut self) {
         let is_wanted = !self.turns.waiting().order.is_empty();
         if is_wanted && self.since.elapsed() >= STRETCH {
-            sleep(STRETCH).await;
+            sleep(REST).await;
             self.since = Instant::now();
         }
     }
