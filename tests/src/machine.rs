@@ -39,24 +39,16 @@ pub fn own_address() -> Option<IpAddr> {
     Some(socket.local_addr().ok()?.ip()).filter(|ip| !ip.is_loopback())
 }
 
-/// The calling thread is given a processor as soon as it wakes, as if its machine were its own: what it
-/// measures is how long others take, not how long it waits beside them. Linux 6.12 and newer have
-/// it (slices of 0.1 ms, for the EEVDF scheduler); others take no notice.
+/// The calling thread, which measures, is not what is measured: whenever it can run it does, as if it
+/// were on a machine of its own. Else, in a session other than the measured one's, it would wait for
+/// the kernel's next tick behind whatever that computes: sessions share the CPU as groups (`autogroup`
+/// in sched(7)), and the priorities within one mean nothing to the others.
 pub fn go_first() {
     use nix::libc;
-    let first = libc::sched_attr {
-        size: u32::try_from(size_of::<libc::sched_attr>()).expect("some bytes"),
-        sched_policy: libc::SCHED_OTHER.cast_unsigned(),
-        sched_flags: 0,
-        sched_nice: 0,
-        sched_priority: 0,
-        sched_runtime: 100_000,
-        sched_deadline: 0,
-        sched_period: 0,
-    };
-    // SAFETY: the kernel reads the struct of this frame, which says its size. Who may not have it is
-    // measured as all others are.
-    let _ = unsafe { libc::syscall(libc::SYS_sched_setattr, 0, &raw const first, 0) };
+    let first = libc::sched_param { sched_priority: 1 };
+    // SAFETY: the kernel reads the struct of this frame. Who may not have it is measured as all others
+    // are.
+    let _ = unsafe { libc::sched_setscheduler(0, libc::SCHED_FIFO, &raw const first) };
 }
 
 fn parse(text: &str) -> Option<ProcessorTime> {
