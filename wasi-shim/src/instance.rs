@@ -10,12 +10,14 @@ use futures::FutureExt;
 use tokio::sync::Semaphore;
 use wasmtime::component::ResourceTable;
 use wasmtime::{ResourceLimiter, Store, UpdateDeadline};
+use wasmtime_wasi::clocks::WasiClocksView as _;
 use wasmtime_wasi::p1::WasiP1Ctx;
 use wasmtime_wasi::{WasiCtx, WasiCtxBuilder, WasiCtxView, WasiView};
 use wasmtime_wasi_config::{WasiConfig, WasiConfigVariables};
 use wasmtime_wasi_http::{FieldMapError, WasiHttpCtx, WasiHttpCtxView, WasiHttpView};
 
 use crate::account::{Account, Meter, Metered, is_stopped};
+use crate::clocks::ClockView;
 use crate::engine::{Calls, Engine};
 use crate::environment::EnvironmentView;
 use crate::files::{Common, FilesView, OpenFiles};
@@ -238,6 +240,11 @@ impl Host {
     /// What `wasi:io/poll` works on.
     pub(crate) fn own_poll(&mut self) -> PollView<'_> {
         PollView(&mut self.table)
+    }
+
+    /// What `wasi:clocks/monotonic-clock` works on.
+    pub(crate) fn own_clock(&mut self) -> ClockView<'_> {
+        ClockView(self.clocks())
     }
 
     /// What `wasi:config` reads.

@@ -2,8 +2,8 @@
 //! which an image's imports are checked, so that the two cannot disagree.
 //!
 //! All but sockets (see `sockets`), the environment, the list of directories, the opening of files,
-//! what messages hold and polling (see `environment`, `preopens`, `files`, `messages` and `poll`) is
-//! wasmtime's own implementation, linked interface by interface; what a guest may do through them
+//! what messages hold, timers and polling (see `environment`, `preopens`, `files`, `messages`, `clocks`
+//! and `poll`) is wasmtime's own implementation, linked interface by interface; what a guest may do through them
 //! is decided by the context of its instance.
 //!
 //! `wasi:config` is the container's environment, in which a Pod names its ConfigMaps and Secrets;
@@ -34,6 +34,7 @@ use wasmtime_wasi_http::p2::bindings::http as p2_http;
 use wasmtime_wasi_http::p3::bindings::http as p3_http;
 use wasmtime_wasi_http::{WasiHttp, WasiHttpView};
 
+use crate::clocks::HasClock;
 use crate::engine::Calls;
 use crate::environment;
 use crate::files;
@@ -67,7 +68,7 @@ const INTERFACES: &[(&str, Add)] = &[
     ("wasi:clocks/wall-clock@0.2.12",
         |l| p2::clocks::wall_clock::add_to_linker::<_, WasiClocks>(l, Host::clocks)),
     ("wasi:clocks/monotonic-clock@0.2.12",
-        |l| p2::clocks::monotonic_clock::add_to_linker::<_, WasiClocks>(l, Host::clocks)),
+        |l| p2::clocks::monotonic_clock::add_to_linker::<_, HasClock>(l, Host::own_clock)),
     ("wasi:random/random@0.2.12",
         |l| p2::random::random::add_to_linker::<_, WasiRandom>(l, Host::random)),
     ("wasi:random/insecure@0.2.12",

@@ -28,6 +28,7 @@
 
 mod account;
 mod arguments;
+mod clocks;
 mod command;
 mod engine;
 mod environment;
