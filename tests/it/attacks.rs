@@ -11,7 +11,8 @@ fn attacks_are_contained() {
         return;
     }
     // No p99 is asserted here: other tests run on the same processors.
-    let report = run(&Plan { time: Duration::from_secs(2), quick: true, only: None });
+    let program = env!("CARGO_BIN_EXE_attacks").into();
+    let report = run(&Plan { time: Duration::from_secs(2), quick: true, only: None, program });
     let report = report.expect("the attacks run");
     assert!(report.is_contained(), "{}", report.table());
     let stopped = |name: &str| {

@@ -366,10 +366,11 @@ impl<F: Future<Output: Send> + Send> Future for Metered<F> {
             });
             (poll, used_ns, !within && STOPPED.take())
         };
+        // Who was stopped goes on, and others are not to wait for it.
+        let can_wait = seat.is_some() && this.goes_on && this.engine.fair().gives_way();
         let began = Instant::now();
         let (poll, used_ns, stopped) = match &seat {
-            // Who was stopped goes on, and others are not to wait for it.
-            Some(_) if this.goes_on => later(|| {
+            Some(_) if can_wait => later(|| {
                 stay_within_a_turn(&this.asker);
                 poll()
             }),
@@ -384,9 +385,10 @@ impl<F: Future<Output: Send> + Send> Future for Metered<F> {
             give_up_cpu();
         }
         drop(seat);
-        // Beside others that go on as well it would get nowhere: every other turn is as those of all.
-        let crawled = this.goes_on && began.elapsed().as_nanos() > 4 * u128::from(used_ns);
-        this.goes_on = stopped && poll.is_pending() && !crawled;
+        if can_wait {
+            this.engine.fair().gave_way(began.elapsed(), used_ns);
+        }
+        this.goes_on = stopped && poll.is_pending();
         if stopped && poll.is_pending() {
             let queued = Some(Queued::new(&this.meter, &this.asker));
             this.waiting.keep(Held { queued, seat: Some(this.engine.fair().seat()) });

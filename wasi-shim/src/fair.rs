@@ -56,6 +56,14 @@ const WAIT_MIN: Duration = TICK.checked_div(2).expect("two is not zero");
 /// The longest a Pod waits at once: what its share is may have changed until then.
 const PAUSE_MAX: Duration = Duration::from_millis(500);
 
+/// A turn that takes so long, and so many times its CPU time, gets nowhere because the kernel gives the
+/// CPU to others.
+const CRAWL_MIN: Duration = Duration::from_millis(20);
+const CRAWL_TIMES: u32 = 4;
+/// How many times as long turns are then as those of all.
+const UPRIGHT_TIMES: u32 = 16;
+const UPRIGHT_MAX: Duration = Duration::from_secs(5);
+
 /// A Pod's part.
 pub(crate) struct Share {
     weight: f64,
@@ -79,10 +87,11 @@ pub(crate) struct Share {
 
 /// Who uses more than one part of so many of a CPU is less urgent than others.
 const URGENT_PART: u64 = 10;
-/// So long may such a part be used in advance.
-const URGENT_AHEAD_NS: u64 = 100_000_000;
+/// So long may such a part be used in advance: a few requests at once, not a hundred, which would stand
+/// before the next one of somebody else.
+const URGENT_AHEAD_NS: u64 = 20_000_000;
 /// And so long is it remembered.
-const URGENT_MEMORY_NS: u64 = 2 * URGENT_AHEAD_NS;
+const URGENT_MEMORY_NS: u64 = 10 * URGENT_AHEAD_NS;
 
 impl Share {
     pub(crate) fn new(weight: u32) -> Share {
@@ -150,6 +159,8 @@ pub(crate) struct Fair {
     several: AtomicBool,
     /// When the period is over, since `epoch`; read without the lock.
     end_ns: AtomicU64,
+    /// Until when turns of those that go on are as those of all, since `epoch`.
+    upright_until_ns: AtomicU64,
     epoch: Instant,
     /// Locked at each turn of a Pod only while it is busy, else a few times a period.
     state: Mutex<State>,
@@ -183,6 +194,7 @@ impl Fair {
             busy: AtomicBool::new(false),
             several: AtomicBool::new(false),
             end_ns: AtomicU64::new(nanos(PERIOD)),
+            upright_until_ns: AtomicU64::new(0),
             epoch: now,
             state: Mutex::new(State { start: now, taken_us: 0, common, active: Vec::new() }),
         }
@@ -213,6 +225,20 @@ impl Fair {
     fn had_much(&self, share: &Share) -> bool {
         let until_ns = share.had_until_ns.load(Ordering::Relaxed);
         until_ns > nanos(self.epoch.elapsed()) + URGENT_AHEAD_NS
+    }
+
+    /// Whether a turn of who goes on is taken for idle.
+    pub(crate) fn gives_way(&self) -> bool {
+        nanos(self.epoch.elapsed()) >= self.upright_until_ns.load(Ordering::Relaxed)
+    }
+
+    /// A turn of who goes on took so long, for so much CPU time. Beside others that want all of the CPU what
+    /// is idle gets next to nothing: then no turn is for a while.
+    pub(crate) fn gave_way(&self, took: Duration, used_ns: u64) {
+        if took >= CRAWL_MIN && took >= CRAWL_TIMES * Duration::from_nanos(used_ns) {
+            let until = self.epoch.elapsed() + (UPRIGHT_TIMES * took).min(UPRIGHT_MAX);
+            self.upright_until_ns.fetch_max(nanos(until), Ordering::Relaxed);
+        }
     }
 
     /// A thread turns to a guest for a Pod's sake, until the guard is dropped.
@@ -550,6 +576,19 @@ mod tests {
         // When it has had little for a while.
         asks.share.had_until_ns.store(URGENT_AHEAD_NS, Ordering::Relaxed);
         assert!(!fair.lets_others_go_first(&asks.share));
+    }
+
+    #[test]
+    fn turns_that_get_nowhere_give_way_no_more_for_a_while() {
+        let fair = Fair::new();
+        let crawled = |took_ms: u64, used_ms: u64| {
+            fair.gave_way(Duration::from_millis(took_ms), used_ms * 1_000_000);
+            !fair.gives_way()
+        };
+        assert!(!crawled(6, 4) && !crawled(10, 0) && !crawled(200, 150));
+        assert!(crawled(1000, 4));
+        let until = fair.upright_until_ns.load(Ordering::Relaxed);
+        assert!(until <= nanos(fair.epoch.elapsed() + UPRIGHT_MAX));
     }
 
     #[test]

@@ -69,6 +69,6 @@ pub use inspect::{Form, Guest, Image, ImageError, inspect};
 pub use interfaces::offers;
 pub use limits::{GuestConfig, Limits, Mount};
 pub use output::{Output, Room, no_output};
-pub use slice::give_way;
+pub use slice::{give_way, give_way_to_all, place_session};
 pub use sockets::{Connection, Datagrams, Listener, Network, NetworkError, Stream, no_network};
 pub use world::{Interface, World};

@@ -8,19 +8,18 @@
 //!
 //! But one that has just had more than its share, as a thread has that answers one request after the
 //! other, is not given the CPU from a thread of the same weight. So what goes on for longer is done by a
-//! thread of low priority. No thread may take back its priority, so it is one for this alone. And what
-//! has many short turns gives up the CPU between two of them now and then: since version 6.18 Linux then
-//! takes from a thread what it was still to have, so that whoever waits comes next.
+//! thread that is taken for idle (`SCHED_IDLE`), from which the kernel takes the CPU at once. No thread may
+//! come back from there, so it is one for this alone. And what has many short turns gives up the CPU
+//! between two of them now and then: since version 6.18 Linux then takes from a thread what it was still to
+//! have, so that whoever waits comes next.
 
 use std::cell::Cell;
+use std::ffi::CStr;
 use std::panic::resume_unwind;
 use std::time::{Duration, Instant};
 
 /// In nanoseconds; the longest that the kernel takes.
 const LONG_NS: u64 = 100_000_000;
-
-/// The priority of what goes on for longer: a tenth of what others are given who go on as well.
-const LATER_NICE: libc::c_int = 10;
 
 /// How often a thread that has many short turns gives up the CPU.
 const STRETCH: Duration = Duration::from_micros(500);
@@ -37,7 +36,7 @@ pub(crate) fn give_up_cpu() {
     }
 }
 
-/// Has some work done by a thread of low priority, and waits for it. Where there can be none, does it.
+/// Has some work done by a thread that is taken for idle, and waits for it. Where there can be none, does it.
 pub(crate) fn later<T: Send>(work: impl FnOnce() -> T + Send) -> T {
     let runtime = tokio::runtime::Handle::try_current().ok();
     let mut work = Some(work);
@@ -45,7 +44,7 @@ pub(crate) fn later<T: Send>(work: impl FnOnce() -> T + Send) -> T {
     let done = std::thread::scope(|scope| {
         let thread = std::thread::Builder::new().name("later".into()).spawn_scoped(scope, || {
             let _entered = runtime.as_ref().map(tokio::runtime::Handle::enter);
-            lower();
+            be_idle();
             run()
         });
         thread.ok().map(|thread| thread.join().unwrap_or_else(|panic| resume_unwind(panic)))
@@ -53,13 +52,13 @@ pub(crate) fn later<T: Send>(work: impl FnOnce() -> T + Send) -> T {
     done.flatten().or_else(run).expect("the work is done once")
 }
 
-/// Lowers the priority of the calling thread for good, and asks for long slices.
-fn lower() {
+/// The calling thread is taken for idle, for good. Its slices are long for the sake of other groups of
+/// threads, to which only these matter.
+fn be_idle() {
     give_way();
-    // SAFETY: plain system calls about this thread, whose priority may always be lowered.
-    unsafe {
-        let nice = libc::getpriority(libc::PRIO_PROCESS, 0).max(LATER_NICE);
-        libc::setpriority(libc::PRIO_PROCESS, libc::gettid().cast_unsigned(), nice);
+    if let Some(attributes) = attributes() {
+        let _ =
+            set(libc::sched_attr { sched_policy: libc::SCHED_IDLE.cast_unsigned(), ..attributes });
     }
 }
 
@@ -89,6 +88,29 @@ impl Drop for GivesWay {
 /// fork and exec.
 pub fn give_way() {
     std::mem::forget(GivesWay::begin());
+}
+
+/// The calling process gives way to all others, and so do those that it starts: taken for idle in a session
+/// of its own, which is the last of all sessions. To the kernel these are groups, and what is said of a
+/// thread counts only within its own (`autogroup`, sched(7)). May be called between fork and exec.
+pub fn give_way_to_all() {
+    be_idle();
+    // SAFETY: a plain system call about this process.
+    unsafe { libc::setsid() };
+    place_session(c"/proc/self/autogroup", c"19");
+}
+
+/// Sets the nice value of a session among others, where the kernel has such groups; `file` is a process's
+/// `autogroup`. May be called between fork and exec.
+pub fn place_session(file: &CStr, nice: &CStr) {
+    // SAFETY: plain system calls with strings that end in zeros; the length is that of one.
+    unsafe {
+        let file = libc::open(file.as_ptr(), libc::O_WRONLY | libc::O_CLOEXEC);
+        if file >= 0 {
+            libc::write(file, nice.as_ptr().cast(), nice.count_bytes());
+            libc::close(file);
+        }
+    }
 }
 
 /// Those of the calling thread, if it is scheduled as most are.
@@ -122,12 +144,12 @@ mod tests {
     use super::*;
 
     #[test]
-    fn later_work_has_a_low_priority_and_leaves_others_theirs() {
+    fn later_work_is_taken_for_idle_and_leaves_others_as_they_are() {
         // SAFETY: a plain system call about this thread.
-        let nice = || unsafe { libc::getpriority(libc::PRIO_PROCESS, 0) };
-        let before = nice();
-        assert_eq!(later(nice), before.max(LATER_NICE));
-        assert_eq!(nice(), before);
+        let policy = || unsafe { libc::sched_getscheduler(0) };
+        let before = policy();
+        assert_eq!(later(policy), libc::SCHED_IDLE);
+        assert_eq!(policy(), before);
         let panicked = std::panic::catch_unwind(|| later(|| panic!("it fails")));
         assert!(panicked.is_err(), "as if it had been done here");
     }

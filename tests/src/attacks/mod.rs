@@ -16,7 +16,8 @@ mod verdict;
 
 use std::fmt::Write as _;
 use std::net::SocketAddr;
-use std::path::Path;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
@@ -26,6 +27,7 @@ use tokio::runtime::Runtime;
 use self::requests::{Manner, Storm};
 use self::verdict::{Verdict, verdict};
 use crate::load::{Client, Seen};
+use crate::machine::elsewhere;
 use crate::{Dev, Options, repository, wait_for};
 
 const NEIGHBOUR: u16 = 30080;
@@ -134,6 +136,8 @@ pub struct Plan {
     pub quick: bool,
     /// Only these, with commas between.
     pub only: Option<String>,
+    /// What sends requests when it is told so ([`AS_STORM`]).
+    pub program: PathBuf,
 }
 
 /// What one attack did.
@@ -202,6 +206,22 @@ impl Report {
     }
 }
 
+/// The first argument of a process that only sends the requests of one attack; its name, an address and
+/// seconds follow.
+pub const AS_STORM: &str = "--as-storm";
+
+/// Sends them and prints how they ended.
+pub fn be_the_storm(name: &str, address: &str, seconds: &str) -> Result<()> {
+    let named = ATTACKS.iter().find(|attack| attack.name == name);
+    let Some(Attack { how: How::Requests(storm), .. }) = named else {
+        anyhow::bail!("{name} is no attack by requests");
+    };
+    let (address, time) = (address.parse()?, Duration::from_secs(seconds.parse()?));
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    print!("{}", runtime.block_on(storm.rage(address, time)));
+    Ok(())
+}
+
 /// A cluster under attack.
 struct Battlefield {
     cluster: Dev,
@@ -209,6 +229,8 @@ struct Battlefield {
     client: kube::Client,
     neighbour: SocketAddr,
     time: Duration,
+    /// See [`Plan::program`].
+    program: PathBuf,
 }
 
 /// Runs the plan on a cluster of its own.
@@ -223,7 +245,7 @@ pub fn run(plan: &Plan) -> Result<Report> {
     lay(images.path(), &attacks)?;
     let images = Some(images.path().to_owned());
     let cluster = Dev::start_with(Options { images, ..Options::default() });
-    let field = Battlefield::prepare(cluster, plan.time)?;
+    let field = Battlefield::prepare(cluster, plan)?;
     let mut rows = Vec::new();
     for attack in attacks {
         let row = field.suffer(attack).with_context(|| attack.name)?;
@@ -251,7 +273,7 @@ fn lay(folder: &Path, attacks: &[&Attack]) -> Result<()> {
 }
 
 impl Battlefield {
-    fn prepare(cluster: Dev, time: Duration) -> Result<Battlefield> {
+    fn prepare(cluster: Dev, plan: &Plan) -> Result<Battlefield> {
         for app in ["hello-http", "attacks-http"] {
             cluster.kubectl_ok(&["apply", "-f", &format!("sample-apps/{app}/app.yaml")]);
         }
@@ -265,7 +287,8 @@ impl Battlefield {
         let runtime = Runtime::new()?;
         let client = runtime.block_on(crate::client(&cluster.kubeconfig))?;
         let neighbour = SocketAddr::from((cluster.address, NEIGHBOUR));
-        Ok(Battlefield { cluster, runtime, client, neighbour, time })
+        let (time, program) = (plan.time, plan.program.clone());
+        Ok(Battlefield { cluster, runtime, client, neighbour, time, program })
     }
 
     fn pids(&self) -> Vec<i32> {
@@ -283,10 +306,10 @@ impl Battlefield {
         let (stopped, after, during) = match &attack.how {
             How::Program => self.host(("attacks", attack.name), attack.endless, begun)?,
             How::Image(image) => self.host((image, ""), attack.endless, begun)?,
-            How::Requests(storm) => {
+            How::Requests(_) => {
                 let client = Client::start(self.neighbour, PATH);
                 let address = SocketAddr::from((self.cluster.address, HANDLER));
-                let ends = storm.rage(address, self.time)?;
+                let ends = self.storm(attack.name, address)?;
                 (ends, begun.elapsed(), client.finish()?)
             }
         };
@@ -303,6 +326,17 @@ impl Battlefield {
             failures: during.failures,
             restarts,
         })
+    }
+
+    /// The requests of an attack, from a process that could be on another machine; how they ended.
+    fn storm(&self, name: &str, address: SocketAddr) -> Result<String> {
+        let mut command = Command::new(&self.program);
+        let (address, seconds) = (address.to_string(), self.time.as_secs().to_string());
+        command.args([AS_STORM, name, &address, &seconds]);
+        command.stdin(Stdio::null()).stderr(Stdio::inherit());
+        let done = elsewhere(&mut command).output().context("start the storm")?;
+        ensure!(done.status.success(), "the storm ended: {}", done.status);
+        Ok(String::from_utf8(done.stdout)?)
     }
 
     /// Runs a Pod until it is stopped, or its time is up and it is deleted.

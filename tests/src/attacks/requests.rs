@@ -4,7 +4,6 @@ use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
-use anyhow::Result;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 use tokio::task::JoinSet;
@@ -32,36 +31,21 @@ pub struct Storm {
 type Ends = BTreeMap<String, u64>;
 
 impl Storm {
-    /// Rages for so long, then says how its requests ended. Its clients take as much of the CPU as they
-    /// need, but not from whoever wakes: on machines of their own they would not stand before the
-    /// neighbour and the one who measures it.
-    pub fn rage(self, address: SocketAddr, time: Duration) -> Result<String> {
-        let rage = move || {
-            wherry_wasi_shim::give_way();
-            self.requests(address, time)
-        };
-        std::thread::spawn(rage).join().map_err(|_| anyhow::anyhow!("the storm panicked"))?
-    }
-
-    fn requests(self, address: SocketAddr, time: Duration) -> Result<String> {
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-        let ends = runtime.block_on(async {
-            let until = Instant::now() + time;
-            let mut tasks = JoinSet::new();
-            for _ in 0..self.clients {
-                tasks.spawn(self.client(address, until));
+    /// Rages for so long, then says how its requests ended.
+    pub async fn rage(self, address: SocketAddr, time: Duration) -> String {
+        let until = Instant::now() + time;
+        let mut tasks = JoinSet::new();
+        for _ in 0..self.clients {
+            tasks.spawn(self.client(address, until));
+        }
+        let mut all = Ends::new();
+        while let Some(ends) = tasks.join_next().await {
+            for (end, count) in ends.unwrap_or_default() {
+                *all.entry(end).or_default() += count;
             }
-            let mut all = Ends::new();
-            while let Some(ends) = tasks.join_next().await {
-                for (end, count) in ends.unwrap_or_default() {
-                    *all.entry(end).or_default() += count;
-                }
-            }
-            all
-        });
-        let shown: Vec<String> =
-            ends.iter().map(|(end, count)| format!("{count}× {end}")).collect();
-        Ok(shown.join(", "))
+        }
+        let shown: Vec<String> = all.iter().map(|(end, count)| format!("{count}× {end}")).collect();
+        shown.join(", ")
     }
 
     async fn client(self, address: SocketAddr, until: Instant) -> Ends {
@@ -95,9 +79,11 @@ impl Storm {
         );
         stream.write_all(head.as_bytes()).await?;
         if upload {
-            let chunk = [&b"10000\r\n"[..], &[b'x'; 1 << 16], b"\r\n"].concat();
+            // In packets as a network has them: the kernel hands what is sent on one machine to who reads
+            // it at once, and nobody else runs on that processor meanwhile.
+            let chunk = [&b"2000\r\n"[..], &[b'x'; 1 << 13], b"\r\n"].concat();
             // 64 MiB, or until nobody takes them.
-            for _ in 0..1024 {
+            for _ in 0..8192 {
                 let sent = tokio::time::timeout(Duration::from_secs(1), stream.write_all(&chunk));
                 if !matches!(sent.await, Ok(Ok(()))) {
                     break;

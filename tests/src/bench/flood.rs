@@ -4,8 +4,8 @@
 //! and again, first alone, then while the other account lists all of them over many connections and
 //! opens watches as fast as it can. Fails when the flood moves the victim's p99 beyond twice what
 //! it was alone (or beyond a floor, below which a shared machine's own noise is measured). The
-//! flood runs as a process of its own that the kernel takes for idle (SCHED_IDLE), since on one machine
-//! its own work would otherwise be what the victim waits for.
+//! flood runs as a process of its own to which all others come first, since on one machine its own work
+//! would otherwise be what the victim waits for.
 
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
@@ -19,7 +19,7 @@ use kube::config::{KubeConfigOptions, Kubeconfig};
 use serde_json::json;
 use tokio::time::MissedTickBehavior;
 use wherry_tests::Dev;
-use wherry_tests::machine::go_first;
+use wherry_tests::machine::{elsewhere, go_first};
 
 use crate::Rows;
 
@@ -148,13 +148,9 @@ fn p99(histogram: &Histogram<u64>) -> f64 {
 
 fn start_flood(kubeconfig: &str, token: &str) -> Result<Child> {
     let own = std::env::current_exe()?;
-    let child = Command::new("chrt")
-        .args(["--idle", "0"])
-        .arg(own)
-        .args([AS_FLOOD, kubeconfig, token])
-        .stdin(Stdio::null())
-        .spawn()?;
-    Ok(child)
+    let mut command = Command::new(own);
+    command.args([AS_FLOOD, kubeconfig, token]).stdin(Stdio::null());
+    Ok(elsewhere(&mut command).spawn()?)
 }
 
 /// Lists and watches until it is killed. What is refused is asked for again.

@@ -18,6 +18,7 @@ mod toolbox;
 use std::{
     collections::{BTreeSet, HashMap},
     convert::Infallible,
+    ffi::CString,
     path::PathBuf,
     process::Stdio,
     sync::{Arc, Mutex},
@@ -535,16 +536,9 @@ fn limit_compiler() -> std::io::Result<()> {
     };
     // From there nobody has a way back who may not ask for more either, as root may.
     if may_more {
-        schedule(0, libc::SCHED_IDLE);
+        wherry_wasi_shim::give_way_to_all();
     }
     Ok(())
-}
-
-/// Sets by which rules the kernel schedules a thread, 0 for the calling one; says whether it may.
-fn schedule(thread: libc::pid_t, policy: libc::c_int) -> bool {
-    let none = libc::sched_param { sched_priority: 0 };
-    // SAFETY: the kernel reads the struct of this frame.
-    unsafe { libc::sched_setscheduler(thread, policy, &raw const none) == 0 }
 }
 
 /// The compiler is taken for idle, which is next to nothing beside others that want all of the CPU: if it
@@ -565,8 +559,13 @@ async fn hurried(process: Option<u32>) -> Infallible {
     let threads = std::fs::read_dir(format!("/proc/{process}/task")).into_iter().flatten();
     for thread in threads.flatten() {
         if let Some(thread) = thread.file_name().to_str().and_then(|it| it.parse().ok()) {
-            schedule(thread, libc::SCHED_OTHER);
+            let none = libc::sched_param { sched_priority: 0 };
+            // SAFETY: the kernel reads the struct of this frame.
+            unsafe { libc::sched_setscheduler(thread, libc::SCHED_OTHER, &raw const none) };
         }
+    }
+    if let Ok(file) = CString::new(format!("/proc/{process}/autogroup")) {
+        wherry_wasi_shim::place_session(&file, c"0");
     }
     std::future::pending().await
 }
