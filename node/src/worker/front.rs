@@ -53,8 +53,9 @@ const UNREAD_TIMEOUT: Duration = Duration::from_secs(60);
 const HEAD_BYTES_MAX: usize = 32 << 10;
 /// Requests at once on one HTTP/2 connection.
 const STREAMS_MAX: u32 = 128;
-/// So long a client hears nothing of a Service whose Pods are full. Clients that ask again at once would
-/// otherwise take from everybody's requests the time that it takes to refuse theirs.
+/// So long, and up to twice as long, a client hears nothing of a Service whose Pods are full. Clients that
+/// ask again at once would otherwise take from everybody's requests the time that it takes to refuse theirs;
+/// and those that were refused together would come back together.
 const BUSY_PAUSE: Duration = Duration::from_millis(100);
 /// HTTP/2 clients that are gone without a word are noticed.
 const PING_INTERVAL: Duration = Duration::from_secs(20);
@@ -337,7 +338,7 @@ async fn answer(
         Ok(response) => Ok(response),
         Err(refusal) => {
             if matches!(refusal, Refusal::Busy) {
-                tokio::time::sleep(BUSY_PAUSE).await;
+                tokio::time::sleep(BUSY_PAUSE.mul_f64(1.0 + rand::random::<f64>())).await;
             }
             let service = &route.service;
             let kind = if balancer { "port" } else { "node port" };

@@ -102,6 +102,8 @@ pub async fn accept<F, Serving>(
                         drop(place);
                     });
                     open.insert(task.id(), keep);
+                    // It has its turn, and whoever became ready meanwhile, before the next one is let in.
+                    tokio::task::yield_now().await;
                 }
                 Err(error) => {
                     tracing::warn!(%error, "cannot accept a connection");
