@@ -366,11 +366,11 @@ impl<F: Future<Output: Send> + Send> Future for Metered<F> {
             });
             (poll, used_ns, !within && STOPPED.take())
         };
-        // Who was stopped goes on, and others are not to wait for it.
-        let can_wait = seat.is_some() && this.goes_on && this.engine.fair().gives_way();
+        let idle = this.engine.fair().gives_way();
         let began = Instant::now();
         let (poll, used_ns, stopped) = match &seat {
-            Some(_) if can_wait => later(|| {
+            // Who was stopped goes on, and others are not to wait for it.
+            Some(_) if this.goes_on => later(idle, || {
                 stay_within_a_turn(&this.asker);
                 poll()
             }),
@@ -380,14 +380,14 @@ impl<F: Future<Output: Send> + Send> Future for Metered<F> {
             }
             None => poll(),
         };
+        if idle && this.goes_on && seat.is_some() {
+            this.engine.fair().gave_way(began.elapsed(), used_ns);
+        }
         drop(turn);
         if seat.is_some() && !stopped {
             give_up_cpu();
         }
         drop(seat);
-        if can_wait {
-            this.engine.fair().gave_way(began.elapsed(), used_ns);
-        }
         this.goes_on = stopped && poll.is_pending();
         if stopped && poll.is_pending() {
             let queued = Some(Queued::new(&this.meter, &this.asker));

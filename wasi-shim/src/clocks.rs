@@ -61,12 +61,39 @@ impl Pollable for Timer {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+    use std::sync::atomic::{AtomicUsize, Ordering};
+    use std::task::{Context, Wake, Waker};
+
     use wasmtime_wasi::ResourceTable;
     use wasmtime_wasi::clocks::WasiClocksCtx;
     use wasmtime_wasi::p2::bindings::clocks::monotonic_clock::Host as _;
     use wasmtime_wasi::p2::bindings::io::poll;
 
     use super::*;
+
+    #[derive(Default)]
+    struct Woken(AtomicUsize);
+
+    impl Wake for Woken {
+        fn wake(self: Arc<Woken>) {
+            self.0.fetch_add(1, Ordering::SeqCst);
+        }
+    }
+
+    #[tokio::test]
+    async fn a_timer_stays_set_when_nobody_asks_about_it_any_more() {
+        let woken = Arc::new(Woken::default());
+        let waker = Waker::from(Arc::clone(&woken));
+        let deadline = tokio::time::Instant::now() + Duration::from_millis(20);
+        let mut timer = Timer(Box::pin(tokio::time::sleep_until(deadline)));
+        assert!(timer.ready().as_mut().poll(&mut Context::from_waker(&waker)).is_pending());
+        // Only the runtime that runs here sees that it is time.
+        while woken.0.load(Ordering::SeqCst) == 0 {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+        assert!(tokio::time::Instant::now() >= deadline);
+    }
 
     #[tokio::test]
     async fn timers_are_ready_when_it_is_time_and_stay_so() {

@@ -1,8 +1,8 @@
 //! `wasi:io/poll`, bounded: every pollable in a list is asked each time that one of them wakes the
-//! guest, and holds a timer or a place in somebody's queue meanwhile.
+//! guest, and may hold a place in somebody's queue meanwhile.
 //!
-//! A pollable that is in no list costs an entry of the instance's table and nothing else, and the
-//! table is bounded by itself.
+//! A pollable that is in no list costs an entry of the instance's table, or two, and the place of its
+//! timer if it has one (see `clocks`); the table is bounded by itself.
 
 use wasmtime::component::{HasData, Resource, ResourceTable};
 use wasmtime_wasi::p2::DynPollable;

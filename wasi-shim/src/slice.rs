@@ -9,7 +9,8 @@
 //! But one that has just had more than its share, as a thread has that answers one request after the
 //! other, is not given the CPU from a thread of the same weight. So what goes on for longer is done by a
 //! thread that is taken for idle (`SCHED_IDLE`), from which the kernel takes the CPU at once. No thread may
-//! come back from there, so it is one for this alone. And what has many short turns gives up the CPU
+//! come back from there, so it is one for this alone, and threads that it starts stay there as well: who runs
+//! guests starts those for calls that block beforehand. And what has many short turns gives up the CPU
 //! between two of them now and then: since version 6.18 Linux then takes from a thread what it was still to
 //! have, so that whoever waits comes next.
 
@@ -18,8 +19,13 @@ use std::ffi::CStr;
 use std::panic::resume_unwind;
 use std::time::{Duration, Instant};
 
+use tokio::runtime::RuntimeFlavor;
+
 /// In nanoseconds; the longest that the kernel takes.
 const LONG_NS: u64 = 100_000_000;
+
+/// The priority of what goes on for longer where it cannot be idle: a tenth of what others are given.
+const LATER_NICE: libc::c_int = 10;
 
 /// How often a thread that has many short turns gives up the CPU.
 const STRETCH: Duration = Duration::from_micros(500);
@@ -36,19 +42,33 @@ pub(crate) fn give_up_cpu() {
     }
 }
 
-/// Has some work done by a thread that is taken for idle, and waits for it. Where there can be none, does it.
-pub(crate) fn later<T: Send>(work: impl FnOnce() -> T + Send) -> T {
+/// Has some work done by a thread that is taken for idle, or where that would get nowhere by one of low
+/// priority, and waits for it. Where there can be none, does it.
+pub(crate) fn later<T: Send>(idle: bool, work: impl FnOnce() -> T + Send) -> T {
     let runtime = tokio::runtime::Handle::try_current().ok();
     let mut work = Some(work);
     let mut run = || work.take().map(|work| work());
-    let done = std::thread::scope(|scope| {
-        let thread = std::thread::Builder::new().name("later".into()).spawn_scoped(scope, || {
-            let _entered = runtime.as_ref().map(tokio::runtime::Handle::enter);
-            be_idle();
-            run()
-        });
-        thread.ok().map(|thread| thread.join().unwrap_or_else(|panic| resume_unwind(panic)))
-    });
+    let mut threaded = || {
+        std::thread::scope(|scope| {
+            let thread =
+                std::thread::Builder::new().name("later".into()).spawn_scoped(scope, || {
+                    let _entered = runtime.as_ref().map(tokio::runtime::Handle::enter);
+                    if idle {
+                        be_idle();
+                    } else {
+                        lower();
+                    }
+                    run()
+                });
+            thread.ok().map(|thread| thread.join().unwrap_or_else(|panic| resume_unwind(panic)))
+        })
+    };
+    // It may take long: what this thread had yet to wake is left to another one.
+    let several = runtime.as_ref().map(tokio::runtime::Handle::runtime_flavor);
+    let done = match several {
+        Some(RuntimeFlavor::MultiThread) => tokio::task::block_in_place(threaded),
+        _ => threaded(),
+    };
     done.flatten().or_else(run).expect("the work is done once")
 }
 
@@ -56,9 +76,18 @@ pub(crate) fn later<T: Send>(work: impl FnOnce() -> T + Send) -> T {
 /// threads, to which only these matter.
 fn be_idle() {
     give_way();
-    if let Some(attributes) = attributes() {
-        let _ =
-            set(libc::sched_attr { sched_policy: libc::SCHED_IDLE.cast_unsigned(), ..attributes });
+    let none = libc::sched_param { sched_priority: 0 };
+    // SAFETY: the kernel reads the struct of this frame.
+    unsafe { libc::sched_setscheduler(0, libc::SCHED_IDLE, &raw const none) };
+}
+
+/// Lowers the priority of the calling thread for good, and asks for long slices.
+fn lower() {
+    give_way();
+    // SAFETY: plain system calls about this thread, whose priority may always be lowered.
+    unsafe {
+        let nice = libc::getpriority(libc::PRIO_PROCESS, 0).max(LATER_NICE);
+        libc::setpriority(libc::PRIO_PROCESS, libc::gettid().cast_unsigned(), nice);
     }
 }
 
@@ -96,20 +125,24 @@ pub fn give_way() {
 pub fn give_way_to_all() {
     be_idle();
     // SAFETY: a plain system call about this process.
-    unsafe { libc::setsid() };
-    place_session(c"/proc/self/autogroup", c"19");
+    let leads = unsafe { libc::setsid() } >= 0;
+    if leads {
+        place_session(c"/proc/self/autogroup", c"19");
+    }
 }
 
 /// Sets the nice value of a session among others, where the kernel has such groups; `file` is a process's
-/// `autogroup`. May be called between fork and exec.
-pub fn place_session(file: &CStr, nice: &CStr) {
+/// `autogroup`. Says whether it is set: who may not administer the machine can do so ten times a second.
+pub fn place_session(file: &CStr, nice: &CStr) -> bool {
     // SAFETY: plain system calls with strings that end in zeros; the length is that of one.
     unsafe {
         let file = libc::open(file.as_ptr(), libc::O_WRONLY | libc::O_CLOEXEC);
-        if file >= 0 {
-            libc::write(file, nice.as_ptr().cast(), nice.count_bytes());
-            libc::close(file);
+        if file < 0 {
+            return false;
         }
+        let written = libc::write(file, nice.as_ptr().cast(), nice.count_bytes());
+        libc::close(file);
+        written > 0
     }
 }
 
@@ -143,15 +176,26 @@ fn set(wanted: libc::sched_attr) -> Option<()> {
 mod tests {
     use super::*;
 
-    #[test]
-    fn later_work_is_taken_for_idle_and_leaves_others_as_they_are() {
-        // SAFETY: a plain system call about this thread.
-        let policy = || unsafe { libc::sched_getscheduler(0) };
-        let before = policy();
-        assert_eq!(later(policy), libc::SCHED_IDLE);
-        assert_eq!(policy(), before);
-        let panicked = std::panic::catch_unwind(|| later(|| panic!("it fails")));
-        assert!(panicked.is_err(), "as if it had been done here");
+    #[tokio::test(flavor = "multi_thread", worker_threads = 1)]
+    async fn later_work_is_taken_for_idle_and_leaves_others_as_they_are() {
+        tokio::spawn(async {
+            // SAFETY: plain system calls about this thread.
+            let policy = || unsafe { libc::sched_getscheduler(0) };
+            let nice = || unsafe { libc::getpriority(libc::PRIO_PROCESS, 0) };
+            let before = (policy(), nice());
+            assert_eq!(later(true, policy), libc::SCHED_IDLE);
+            assert_eq!(later(false, || (policy(), nice())), (before.0, before.1.max(LATER_NICE)));
+            assert_eq!((policy(), nice()), before);
+            let panicked = std::panic::catch_unwind(|| later(true, || panic!("it fails")));
+            assert!(panicked.is_err(), "as if it had been done here");
+            // The only thread of the runtime, as it seems, does something else meanwhile.
+            let (send, receive) = std::sync::mpsc::channel();
+            tokio::spawn(async move { send.send("meanwhile") });
+            let wait = move || receive.recv_timeout(Duration::from_secs(60));
+            assert_eq!(later(true, wait), Ok("meanwhile"));
+        })
+        .await
+        .expect("it does not panic");
     }
 
     #[test]

@@ -94,14 +94,15 @@ pub async fn accept<F, Serving>(
             }
             accepted = listener.accept() => match accepted {
                 Ok((stream, remote)) => {
-                    let Some(place) = place(&places, &stream) else { continue };
-                    let (keep, closing) = oneshot::channel();
-                    let serving = serve(stream, remote, Closing(closing));
-                    let task = connections.spawn(async move {
-                        serving.await;
-                        drop(place);
-                    });
-                    open.insert(task.id(), keep);
+                    if let Some(place) = place(&places, &stream) {
+                        let (keep, closing) = oneshot::channel();
+                        let serving = serve(stream, remote, Closing(closing));
+                        let task = connections.spawn(async move {
+                            serving.await;
+                            drop(place);
+                        });
+                        open.insert(task.id(), keep);
+                    }
                     // It has its turn, and whoever became ready meanwhile, before the next one is let in.
                     tokio::task::yield_now().await;
                 }

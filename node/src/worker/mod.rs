@@ -73,7 +73,7 @@ use std::{
     io,
     os::unix::{fs::PermissionsExt, net},
     path::{Path, PathBuf},
-    sync::Arc,
+    sync::{Arc, Mutex},
     time::Duration,
 };
 
@@ -114,6 +114,8 @@ const CONNECTIONS_MAX: u64 = 16_384;
 const DESCRIPTORS_KEPT: u64 = 512;
 /// Threads for calls that block: files being loaded, and file calls of guests.
 const BLOCKING_THREADS_MAX: usize = 64;
+/// For good: see [`start_blocking_threads`].
+const BLOCKING_THREADS_KEPT: Duration = Duration::from_secs(365 * 86_400);
 /// Rhythm of what is done from time to time: node ports that could not be bound, handlers that
 /// nobody asks, being an orphan.
 const TICK: Duration = Duration::from_secs(5);
@@ -188,8 +190,10 @@ pub fn main(flags: Flags) -> Result<(), WorkerError> {
         // Guests that go on and on take as many at a time as there are processors: one more answers.
         .worker_threads(std::thread::available_parallelism().map_or(1, |cores| cores.get()) + 1)
         .max_blocking_threads(BLOCKING_THREADS_MAX)
+        .thread_keep_alive(BLOCKING_THREADS_KEPT)
         .build()
         .map_err(WorkerError::Runtime)?;
+    start_blocking_threads(&runtime);
     let connections_max = descriptors.saturating_sub(DESCRIPTORS_KEPT).clamp(1, CONNECTIONS_MAX);
     let ended = runtime.block_on(async {
         let path = &flags.socket;
@@ -202,6 +206,19 @@ pub fn main(flags: Flags) -> Result<(), WorkerError> {
     // Already gone is as good; where it may not, the agent does.
     let _ = std::fs::remove_file(&flags.socket);
     ended
+}
+
+/// Starts all threads for calls that block. Later some would be started by turns that are taken for idle
+/// (`slice.rs` of wasi-shim), and be so for all who come after.
+fn start_blocking_threads(runtime: &tokio::runtime::Runtime) {
+    // Each keeps its thread until all are there.
+    let all = Arc::new(Mutex::new(()));
+    let starting = all.lock();
+    for _ in 0..BLOCKING_THREADS_MAX {
+        let all = Arc::clone(&all);
+        runtime.spawn_blocking(move || drop(all.lock()));
+    }
+    drop(starting);
 }
 
 /// Raises the limit of open files as far as wanted and allowed, and returns it.
@@ -686,5 +703,40 @@ async fn receive(link: &mut Option<Link>) -> Result<ToWorker, LinkError> {
     match link {
         Some(link) => link.receive().await,
         None => std::future::pending().await,
+    }
+}
+
+#[cfg(test)]
+mod thread_tests {
+    use super::*;
+
+    #[test]
+    fn threads_that_are_idle_start_none_for_calls_that_block() {
+        let mut runtime = tokio::runtime::Builder::new_multi_thread();
+        runtime.worker_threads(1).max_blocking_threads(BLOCKING_THREADS_MAX);
+        let runtime = runtime.build().expect("a runtime");
+        start_blocking_threads(&runtime);
+        let handle = runtime.handle().clone();
+        let idle = std::thread::spawn(move || {
+            let none = libc::sched_param { sched_priority: 0 };
+            // SAFETY: plain system calls about the calling thread.
+            let policy = || unsafe { libc::sched_getscheduler(0) };
+            let set = unsafe { libc::sched_setscheduler(0, libc::SCHED_IDLE, &raw const none) };
+            assert_eq!((set, policy()), (0, libc::SCHED_IDLE));
+            let together = Arc::new(std::sync::Barrier::new(BLOCKING_THREADS_MAX));
+            let calls: Vec<_> = (0..BLOCKING_THREADS_MAX)
+                .map(|_| {
+                    let together = Arc::clone(&together);
+                    handle.spawn_blocking(move || {
+                        together.wait();
+                        policy()
+                    })
+                })
+                .collect();
+            handle.block_on(futures::future::join_all(calls))
+        });
+        for policy in idle.join().expect("it does not panic") {
+            assert_eq!(policy.expect("the call ends"), libc::SCHED_OTHER);
+        }
     }
 }

@@ -526,18 +526,6 @@ fn limit_compiler() -> std::io::Result<()> {
     setrlimit(Resource::RLIMIT_FSIZE, COMPILE_FILE_BYTES, COMPILE_FILE_BYTES)?;
     setrlimit(Resource::RLIMIT_CORE, 0, 0)?;
     setrlimit(Resource::RLIMIT_NOFILE, 64, 64)?;
-    // Running guests come first.
-    wherry_wasi_shim::give_way();
-    // SAFETY: plain system calls on this process.
-    let may_more = unsafe {
-        let may_more = libc::setpriority(libc::PRIO_PROCESS, 0, -1) == 0;
-        libc::setpriority(libc::PRIO_PROCESS, 0, 5);
-        may_more
-    };
-    // From there nobody has a way back who may not ask for more either, as root may.
-    if may_more {
-        wherry_wasi_shim::give_way_to_all();
-    }
     Ok(())
 }
 
@@ -564,8 +552,13 @@ async fn hurried(process: Option<u32>) -> Infallible {
             unsafe { libc::sched_setscheduler(thread, libc::SCHED_OTHER, &raw const none) };
         }
     }
-    if let Ok(file) = CString::new(format!("/proc/{process}/autogroup")) {
-        wherry_wasi_shim::place_session(&file, c"0");
+    // SAFETY: a plain system call.
+    let leads = unsafe { libc::getsid(process) } == process;
+    if let Some(file) = CString::new(format!("/proc/{process}/autogroup")).ok().filter(|_| leads) {
+        let there = std::path::Path::new("/proc/self/autogroup").exists();
+        while there && !wherry_wasi_shim::place_session(&file, c"5") {
+            tokio::time::sleep(COMPILE_LOOK).await;
+        }
     }
     std::future::pending().await
 }
