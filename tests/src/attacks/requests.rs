@@ -8,6 +8,10 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 use tokio::task::JoinSet;
 
+/// Between two pieces of a body: four uploads fill a network of 1 Gbit/s. As fast as they can be sent, the
+/// kernel hands them to the reader on the sender's processor, and who wakes there waits for that.
+const PACE: Duration = Duration::from_millis(1);
+
 /// What clients do, beside asking for a path.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub enum Manner {
@@ -79,15 +83,14 @@ impl Storm {
         );
         stream.write_all(head.as_bytes()).await?;
         if upload {
-            // In packets as a network has them: the kernel hands what is sent on one machine to who reads
-            // it at once, and nobody else runs on that processor meanwhile.
-            let chunk = [&b"2000\r\n"[..], &[b'x'; 1 << 13], b"\r\n"].concat();
+            let chunk = [&b"8000\r\n"[..], &[b'x'; 1 << 15], b"\r\n"].concat();
             // 64 MiB, or until nobody takes them.
-            for _ in 0..8192 {
+            for _ in 0..2048 {
                 let sent = tokio::time::timeout(Duration::from_secs(1), stream.write_all(&chunk));
                 if !matches!(sent.await, Ok(Ok(()))) {
                     break;
                 }
+                tokio::time::sleep(PACE).await;
             }
         }
         let mut start = [0; 12];
