@@ -184,8 +184,14 @@ impl Machine {
     fn until_it_answers(&self) -> Result<Duration> {
         let begun = Instant::now();
         let (mut row, mut first) = (0, begun.elapsed());
+        let mut last = None;
         while row < IN_A_ROW {
-            ensure!(begun.elapsed() < DEADLINE, "it does not answer any more");
+            ensure!(
+                begun.elapsed() < DEADLINE,
+                "it does not answer any more; at last {last:?}; agents {:?}, workers {:?}",
+                self.cluster.pids_of("node"),
+                self.cluster.pids_of("worker")
+            );
             match http_get(self.address(), PATH) {
                 Some((200, _)) => {
                     if row == 0 {
@@ -193,8 +199,8 @@ impl Machine {
                     }
                     row += 1;
                 }
-                _ => {
-                    row = 0;
+                other => {
+                    (row, last) = (0, other);
                     std::thread::sleep(POLL);
                 }
             }
