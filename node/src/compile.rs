@@ -72,7 +72,6 @@ pub fn main(input: &Path, output: &Path) -> ExitCode {
 
 /// Running guests come first.
 fn come_last() {
-    shim::give_way();
     // SAFETY: plain system calls on this process.
     let may_more = unsafe {
         let may_more = libc::setpriority(libc::PRIO_PROCESS, 0, -1) == 0;
@@ -82,6 +81,8 @@ fn come_last() {
     // From there nobody has a way back who may not ask for more either, as root may: the agent hurries it.
     if may_more {
         shim::give_way_to_all();
+    } else {
+        shim::give_way();
     }
 }
 

@@ -60,9 +60,9 @@ const PAUSE_MAX: Duration = Duration::from_millis(500);
 /// CPU to others.
 const CRAWL_MIN: Duration = Duration::from_millis(20);
 const CRAWL_TIMES: u32 = 4;
-/// How many times as long turns are then as those of all.
-const UPRIGHT_TIMES: u32 = 16;
-const UPRIGHT_MAX: Duration = Duration::from_secs(5);
+/// How many times as long no turn is idle then, and how long at most.
+const AWAKE_TIMES: u32 = 16;
+const AWAKE_MAX: Duration = Duration::from_secs(5);
 
 /// A Pod's part.
 pub(crate) struct Share {
@@ -159,8 +159,8 @@ pub(crate) struct Fair {
     several: AtomicBool,
     /// When the period is over, since `epoch`; read without the lock.
     end_ns: AtomicU64,
-    /// Until when turns of those that go on are as those of all, since `epoch`.
-    upright_until_ns: AtomicU64,
+    /// Until when no turn of those that go on is taken for idle, since `epoch`.
+    awake_until_ns: AtomicU64,
     epoch: Instant,
     /// Locked at each turn of a Pod only while it is busy, else a few times a period.
     state: Mutex<State>,
@@ -194,7 +194,7 @@ impl Fair {
             busy: AtomicBool::new(false),
             several: AtomicBool::new(false),
             end_ns: AtomicU64::new(nanos(PERIOD)),
-            upright_until_ns: AtomicU64::new(0),
+            awake_until_ns: AtomicU64::new(0),
             epoch: now,
             state: Mutex::new(State { start: now, taken_us: 0, common, active: Vec::new() }),
         }
@@ -229,15 +229,15 @@ impl Fair {
 
     /// Whether a turn of who goes on is taken for idle.
     pub(crate) fn gives_way(&self) -> bool {
-        nanos(self.epoch.elapsed()) >= self.upright_until_ns.load(Ordering::Relaxed)
+        nanos(self.epoch.elapsed()) >= self.awake_until_ns.load(Ordering::Relaxed)
     }
 
     /// A turn of who goes on took so long, for so much CPU time. Beside others that want all of the CPU what
     /// is idle gets next to nothing: then no turn is for a while.
     pub(crate) fn gave_way(&self, took: Duration, used_ns: u64) {
         if took >= CRAWL_MIN && took >= CRAWL_TIMES * Duration::from_nanos(used_ns) {
-            let until = self.epoch.elapsed() + (UPRIGHT_TIMES * took).min(UPRIGHT_MAX);
-            self.upright_until_ns.fetch_max(nanos(until), Ordering::Relaxed);
+            let until = self.epoch.elapsed() + (AWAKE_TIMES * took).min(AWAKE_MAX);
+            self.awake_until_ns.fetch_max(nanos(until), Ordering::Relaxed);
         }
     }
 
@@ -587,8 +587,8 @@ mod tests {
         };
         assert!(!crawled(6, 4) && !crawled(10, 0) && !crawled(200, 150));
         assert!(crawled(1000, 4));
-        let until = fair.upright_until_ns.load(Ordering::Relaxed);
-        assert!(until <= nanos(fair.epoch.elapsed() + UPRIGHT_MAX));
+        let until = fair.awake_until_ns.load(Ordering::Relaxed);
+        assert!(until <= nanos(fair.epoch.elapsed() + AWAKE_MAX));
     }
 
     #[test]

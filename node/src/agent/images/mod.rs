@@ -529,8 +529,8 @@ fn limit_compiler() -> std::io::Result<()> {
     Ok(())
 }
 
-/// The compiler is taken for idle, which is next to nothing beside others that want all of the CPU: if it
-/// does not get on, it runs at its low priority from then on.
+/// The compiler takes itself for idle, which is next to nothing beside others that want all of the CPU: if it
+/// does not get on, it and its session have a low priority from then on.
 async fn hurried(process: Option<u32>) -> Infallible {
     let Some(process) = process.and_then(|it| libc::pid_t::try_from(it).ok()) else {
         return std::future::pending().await;
