@@ -6,8 +6,9 @@
 //! the supervisor had used, and starts an agent that died at once.
 
 use std::fmt::Write as _;
+use std::fs::File;
 use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
@@ -96,10 +97,12 @@ impl Again {
         self
     }
 
-    fn start(&self) -> Result<Child> {
+    /// Starts it; what it says is added to a log.
+    fn start(&self, log: &Path) -> Result<Child> {
+        let log = File::options().append(true).create(true).open(log)?;
         let mut command = Command::new(&self.program);
         command.args(&self.arguments).stdin(Stdio::null()).stdout(Stdio::null());
-        Ok(command.stderr(Stdio::null()).spawn()?)
+        Ok(command.stderr(log).spawn()?)
     }
 }
 
@@ -172,6 +175,11 @@ impl Machine {
         Ok(Machine { cluster, agent_line, server_line, agent: None, server: None, killed })
     }
 
+    /// Where the supervisor kept what a process says.
+    fn log(&self, name: &str) -> PathBuf {
+        self.cluster.data_dir.join(format!("logs/{name}.log"))
+    }
+
     fn address(&self) -> SocketAddr {
         SocketAddr::from((self.cluster.address, HELLO))
     }
@@ -188,9 +196,10 @@ impl Machine {
         while row < IN_A_ROW {
             ensure!(
                 begun.elapsed() < DEADLINE,
-                "it does not answer any more; at last {last:?}; agents {:?}, workers {:?}",
+                "it does not answer any more; at last {last:?}; agents {:?}, workers {:?}\n{}",
                 self.cluster.pids_of("node"),
-                self.cluster.pids_of("worker")
+                self.cluster.pids_of("worker"),
+                self.cluster.last_words()
             );
             match http_get(self.address(), PATH) {
                 Some((200, _)) => {
@@ -226,7 +235,7 @@ impl Machine {
         if let Some(mut old) = self.agent.take() {
             let _ = old.wait();
         }
-        self.agent = Some(self.agent_line.start()?);
+        self.agent = Some(self.agent_line.start(&self.log("node-1"))?);
         Ok(())
     }
 
@@ -283,7 +292,7 @@ impl Machine {
     }
 
     fn server_returns(&mut self) -> Result<Row> {
-        self.server = Some(self.server_line.start()?);
+        self.server = Some(self.server_line.start(&self.log("server"))?);
         self.converges("server started again: converged")
     }
 

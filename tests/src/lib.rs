@@ -193,21 +193,27 @@ impl Dev {
         files.any(|file| file.starts_with(&data_dir))
     }
 
+    /// What its processes said at last.
+    pub fn last_words(&self) -> String {
+        last_words(self.said.path(), &self.data_dir)
+    }
+
     /// Asks it to stop and returns its exit code.
     pub fn stop(&mut self) -> Option<i32> {
         signal(self.pid(), nix::sys::signal::Signal::SIGTERM);
         self.child.wait().expect("it can be waited for").code()
     }
 
-    /// kill -9 of every process of the cluster.
+    /// kill -9 of every process of the cluster; returns when all are gone, with their locks and ports.
     pub fn kill_everything(&mut self) {
         let roles = ["node", "server", "worker"];
         let pids: Vec<i32> = roles.iter().flat_map(|role| self.pids_of(role)).collect();
         signal(self.pid(), nix::sys::signal::Signal::SIGKILL);
         self.child.wait().expect("it can be waited for");
-        for pid in pids {
-            signal(pid, nix::sys::signal::Signal::SIGKILL);
+        for pid in &pids {
+            signal(*pid, nix::sys::signal::Signal::SIGKILL);
         }
+        wait_for("what was killed is gone", || pids.iter().all(|pid| is_gone(*pid)).then_some(()));
     }
 }
 
@@ -215,7 +221,7 @@ impl Drop for Dev {
     fn drop(&mut self) {
         let failed = std::thread::panicking();
         if failed {
-            eprintln!("{}", last_words(self.said.path(), &self.data_dir));
+            eprintln!("{}", self.last_words());
         }
         if self.child.try_wait().is_ok_and(|status| status.is_none()) {
             match failed && self.data_dir.exists() {
@@ -247,6 +253,15 @@ fn is_forked(pid: i32, line: &[u8]) -> bool {
     let parent = stat.rsplit(')').next().and_then(|rest| rest.split_whitespace().nth(1));
     let of_parent = parent.and_then(|pid| std::fs::read(format!("/proc/{pid}/cmdline")).ok());
     of_parent.is_some_and(|of_parent| of_parent == line)
+}
+
+/// Whether a process has closed its files. It does so after its command line is gone; what is left
+/// then is one thread that waits for its parent to ask.
+fn is_gone(pid: i32) -> bool {
+    let Ok(tasks) = std::fs::read_dir(format!("/proc/{pid}/task")) else { return true };
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+    let state = stat.rsplit(')').next().and_then(|rest| rest.trim_start().chars().next());
+    tasks.count() <= 1 && matches!(state, None | Some('Z' | 'X'))
 }
 
 /// Runs kubectl with a kubeconfig. One that would wait for ever is ended, and fails.
