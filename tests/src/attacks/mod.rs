@@ -218,7 +218,7 @@ pub fn be_the_storm(name: &str, address: &str, seconds: &str) -> Result<()> {
     };
     let (address, time) = (address.parse()?, Duration::from_secs(seconds.parse()?));
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    print!("{}", runtime.block_on(storm.rage(address, time)));
+    print!("{}", runtime.block_on(storm.rage(address, time))?);
     Ok(())
 }
 

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
+use anyhow::{Result, ensure};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 use tokio::task::JoinSet;
@@ -34,9 +35,14 @@ pub struct Storm {
 /// How requests ended, and how many of each.
 type Ends = BTreeMap<String, u64>;
 
+/// Whether a request ended before there was an answer, by the other side's will.
+fn is_turned_away(end: &str) -> bool {
+    end.starts_with("connection") || end.contains("refused")
+}
+
 impl Storm {
-    /// Rages for so long, then says how its requests ended.
-    pub async fn rage(self, address: SocketAddr, time: Duration) -> String {
+    /// Rages for so long, then says how its requests ended. One that nobody let in was no storm.
+    pub async fn rage(self, address: SocketAddr, time: Duration) -> Result<String> {
         let until = Instant::now() + time;
         let mut tasks = JoinSet::new();
         for _ in 0..self.clients {
@@ -49,7 +55,9 @@ impl Storm {
             }
         }
         let shown: Vec<String> = all.iter().map(|(end, count)| format!("{count}× {end}")).collect();
-        shown.join(", ")
+        let shown = shown.join(", ");
+        ensure!(all.keys().any(|end| !is_turned_away(end)), "no request was let in: {shown}");
+        Ok(shown)
     }
 
     async fn client(self, address: SocketAddr, until: Instant) -> Ends {
@@ -61,7 +69,7 @@ impl Storm {
                 Ok(Err(error)) => error.kind().to_string(),
                 Err(_) => "no answer until the end".to_owned(),
             };
-            if end.starts_with("connection") || end.contains("refused") {
+            if is_turned_away(&end) {
                 // A client that is turned away at once comes again a little later.
                 tokio::time::sleep(Duration::from_millis(20)).await;
             }
