@@ -18,9 +18,12 @@ use super::{
     accounts::{Accounts, Row},
     images::Images,
 };
+use crate::protocol::USAGE_INTERVAL_SECONDS;
 
 /// Between two publications of figures. What was refused is told at once.
 const PAUSE: Duration = Duration::from_secs(30);
+/// Between two looks at the accounts: workers say no more often what was used.
+const LOOK: Duration = Duration::from_secs(USAGE_INTERVAL_SECONDS);
 
 /// What is known, and what was told of it.
 pub struct Facts {
@@ -30,13 +33,15 @@ pub struct Facts {
     /// What the API was told last, and when figures were.
     told: Option<(Refused, Measured)>,
     figures_at: Option<Instant>,
+    /// When the accounts were looked at last: all of a full node are thousands, and new only so often.
+    looked_at: Option<Instant>,
 }
 
 impl Facts {
     /// Nothing was told yet.
     pub fn new(accounts: Arc<Accounts>, images: Arc<Images>) -> Facts {
         let offers = json!(wherry_wasi_shim::offers()).to_string();
-        Facts { accounts, images, offers, told: None, figures_at: None }
+        Facts { accounts, images, offers, told: None, figures_at: None, looked_at: None }
     }
 
     /// The Node is gone or new: everything has to be told.
@@ -50,19 +55,27 @@ impl Facts {
     }
 
     /// What has to be told now, and the annotations that say it.
-    pub fn news(&self, now: Instant) -> Option<(News, Value)> {
+    pub fn news(&mut self, now: Instant) -> Option<(News, Value)> {
         let refused = self.images.shown().refused();
-        let measured = measured(&self.accounts.all(Timestamp::now()));
-        let rested = self.figures_at.is_none_or(|at| now.duration_since(at) >= PAUSE);
+        let rested =
+            |at: Option<Instant>, pause| at.is_none_or(|at| now.duration_since(at) >= pause);
+        let measure = || measured(&self.accounts.all(Timestamp::now()));
         let news = match &self.told {
-            None => News { refused, measured, figures: true },
-            Some((told_refused, told_measured)) => {
-                let moved = rested && measured.differs(told_measured, capacity_millis());
-                if !moved && refused == *told_refused {
+            None => {
+                self.looked_at = Some(now);
+                News { refused, measured: measure(), figures: true }
+            }
+            Some((told_refused, told)) => {
+                let looks = rested(self.figures_at, PAUSE) && rested(self.looked_at, LOOK);
+                if looks {
+                    self.looked_at = Some(now);
+                }
+                let moved = looks.then(measure).filter(|it| it.differs(told, capacity_millis()));
+                if moved.is_none() && refused == *told_refused {
                     return None;
                 }
-                let measured = if moved { measured } else { told_measured.clone() };
-                News { refused, measured, figures: moved }
+                let figures = moved.is_some();
+                News { refused, measured: moved.unwrap_or_else(|| told.clone()), figures }
             }
         };
         let refused = (!news.refused.is_empty()).then(|| json!(news.refused).to_string());
