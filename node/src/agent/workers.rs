@@ -654,11 +654,9 @@ mod tests {
         let phase = &links["shop"].state().pods[0].containers[0].phase;
         assert!(matches!(phase, ContainerPhase::Running { .. }), "{phase:?}");
         let mut fleet = fleet(workers, links);
-        let state = loop {
-            match inputs.recv().await.expect("its connection is told") {
-                Input::Worker { event: WorkerEvent::Connected(state), .. } => break state,
-                other => panic!("{other:?}"),
-            }
+        let first = inputs.recv().await;
+        let Some(Input::Worker { event: WorkerEvent::Connected(state), .. }) = first else {
+            panic!("its connection is told first, not {first:?}");
         };
         fleet.connected("shop", &state);
         assert!(fleet.is_connected("shop") && fleet.is_outdated("shop"));
