@@ -7,8 +7,8 @@
 //! ```text
 //!   agent                                     worker
 //!     | connect, Hello  ------------------------> |   refused (connection closed) for another node,
-//!     |                                           |   namespace, protocol version or engine, and
-//!     |                                           |   when address, log root or domain have changed
+//!     |                                           |   namespace or protocol version, and when
+//!     |                                           |   address, log root or domain have changed
 //!     | <------------------------------- State    |   always the first frame of the worker
 //!     | Identity, Services(Replace) ------------> |
 //!     | ApplyPod / StopContainer / RemovePod ---> |
@@ -17,7 +17,12 @@
 //!
 //! Frames are a 4 byte big-endian length and JSON (see [`codec`]). A worker listens for one agent at
 //! a time: a new connection replaces the old one. When the agent goes away the worker keeps
-//! everything running and keeps the exits that nobody heard of in its state.
+//! everything running and keeps the exits that nobody heard of in its state. An agent of another
+//! engine commands it too, and gives it no code.
+//!
+//! One part is the same in all versions, so that a worker whose version an agent does not speak can
+//! be ended in order: these frames, and [`ToWorker::Stop`] as the first one of a connection, which
+//! then stays open until the worker is gone. What the worker says on it is for nobody.
 //!
 //! A *container* is known by `(uid, name, restart)`: `restart` counts the starts of this container
 //! in this Pod, and a number never runs twice.
@@ -60,7 +65,7 @@ use tokio_util::codec::LengthDelimitedCodec;
 use wherry_resources::handling::Handling;
 
 /// Changes with every incompatible change of a message. An agent that finds a worker of another
-/// version stops it and starts its own.
+/// version stops it, with grace, and starts its own.
 pub const VERSION: u32 = 4;
 
 /// The largest frame. The largest message is `Services(Replace)`: 150,000 endpoints of about 200
@@ -164,6 +169,7 @@ pub enum ToWorker {
         labels: BTreeMap<String, String>,
     },
     /// Ends the whole worker: stops accepting, gives every container `grace_ms`, exits with code 0.
+    /// Obeyed as the first frame of a connection as well. Never changes.
     Stop {
         /// Time for all containers together.
         grace_ms: u64,
@@ -282,7 +288,7 @@ pub struct Hello {
     pub address: IpAddr,
     /// Log files go below it, see [`log_file`].
     pub log_root: PathBuf,
-    /// `wherry_wasi_shim::engine_hash()` of the agent: compiled modules are for this engine.
+    /// `wherry_wasi_shim::engine_hash()` of the agent: what it compiles is for this engine.
     pub engine: String,
     /// Domain of service names, `cluster.local`.
     pub cluster_domain: String,
@@ -514,6 +520,9 @@ pub struct State {
     pub protocol: u32,
     /// Its process.
     pub pid: u32,
+    /// Its own `engine_hash()`: it loads code of no other. Empty of one that obeys no other agent.
+    #[serde(default)]
+    pub engine: String,
     /// As in `Hello`.
     pub namespace: String,
     /// Where its peer listener accepts, once it has an identity.
@@ -646,4 +655,15 @@ pub fn log_file(
     restart: u32,
 ) -> PathBuf {
     root.join(log_folder(namespace, pod, uid)).join(container).join(format!("{restart}.log"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_ends_a_worker_of_any_version_never_changes() {
+        let stop = encode(&ToWorker::Stop { grace_ms: 5000 }).expect("encoded");
+        assert_eq!(&stop[..], br#"{"stop":{"grace_ms":5000}}"#);
+    }
 }

@@ -64,6 +64,8 @@ struct Running {
     identity: Option<(Identity, (Timestamp, Timestamp))>,
     /// A certificate has been asked for.
     asking: bool,
+    /// Its engine is another one than this agent's.
+    outdated: bool,
     /// Uids that its last state named, until the Pods are known.
     reported: HashMap<String, protocol::PodState>,
 }
@@ -138,10 +140,17 @@ impl Fleet {
         };
         for (namespace, link) in links {
             let reported = by_uid(link.state());
+            let outdated = fleet.workers.is_outdated(link.state());
             let worker = fleet.workers.start(&namespace, Some(link));
             fleet.idle.insert(namespace.clone(), Timestamp::now());
-            let running =
-                Running { worker, connected: false, identity: None, asking: false, reported };
+            let running = Running {
+                worker,
+                connected: false,
+                identity: None,
+                asking: false,
+                outdated,
+                reported,
+            };
             fleet.running.insert(namespace, running);
         }
         fleet
@@ -156,6 +165,30 @@ impl Fleet {
     /// Whether the worker of a namespace takes messages.
     pub fn is_connected(&self, namespace: &str) -> bool {
         self.running.get(namespace).is_some_and(|running| running.connected)
+    }
+
+    /// Whether it also takes code that is compiled for this agent's engine.
+    pub fn takes_code(&self, namespace: &str) -> bool {
+        self.running.get(namespace).is_some_and(|running| running.connected && !running.outdated)
+    }
+
+    /// Whether it does not, and has not been asked to end yet.
+    pub fn is_outdated(&self, namespace: &str) -> bool {
+        let running = self.running.get(namespace);
+        running.is_some_and(|running| running.outdated && !running.worker.is_ending())
+    }
+
+    /// Namespaces whose workers have another engine, also those that are ending.
+    pub fn outdated(&self) -> Vec<String> {
+        let outdated = self.running.iter().filter(|(_, running)| running.outdated);
+        outdated.map(|(namespace, _)| namespace.clone()).collect()
+    }
+
+    /// Ends a worker when what is under way has ended; then another one is started, if it is needed.
+    pub fn replace(&self, namespace: &str) {
+        if let Some(running) = self.running.get(namespace) {
+            running.worker.retire();
+        }
     }
 
     /// What an adopted worker said of a Pod.
@@ -227,6 +260,7 @@ impl Fleet {
                 connected: false,
                 identity: None,
                 asking: false,
+                outdated: false,
                 reported: HashMap::new(),
             };
             self.running.insert(namespace.to_owned(), running);
@@ -438,6 +472,8 @@ impl Fleet {
             return;
         };
         running.connected = false;
+        // Whatever comes now was started by this agent.
+        running.outdated = false;
         running.reported.clear();
         if running.worker.is_ending() {
             self.running.remove(namespace);

@@ -56,7 +56,7 @@ const REMOVE_MAX: Duration = Duration::from_secs(10);
 const EVICTION_GRACE: Duration = Duration::from_secs(1);
 
 /// Exit code of a container whose worker died: killed by signal 9.
-const CODE_KILLED: i32 = 137;
+pub const CODE_KILLED: i32 = 137;
 /// Exit code of a container that was told to end: signal 15.
 const CODE_TERMINATED: i32 = 143;
 

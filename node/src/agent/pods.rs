@@ -15,6 +15,7 @@ mod offline;
 mod reach;
 mod statuses;
 mod traffic;
+mod upgrade;
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap, VecDeque},
@@ -45,7 +46,7 @@ use super::{
     gate::GateInput,
     images::Images,
     ips::Addresses,
-    lifecycle::{Action, Observation, Phase, PodState, Stage, observe, step},
+    lifecycle::{Action, Observation, PodState, Stage, observe, step},
     offline::{Kept, Live, Unconfirmed},
     placement::Place,
     prepare::{Order, Preparer},
@@ -131,6 +132,13 @@ pub enum Input {
     },
     /// What Pods have written.
     Measured(HashMap<String, Files>),
+    /// What runs in a worker of another engine was compiled for this agent's.
+    CompiledAhead {
+        /// Whose worker.
+        namespace: String,
+        /// Whether all of it was.
+        ready: bool,
+    },
 }
 
 /// A Pod of this node.
@@ -223,6 +231,8 @@ pub struct Pods {
     synced: bool,
     live: Live,
     unconfirmed: Unconfirmed,
+    /// Namespaces whose worker has another engine: whether what runs there is compiled for this one.
+    ahead: HashMap<String, bool>,
     pressures: Pressures,
     measuring: bool,
     /// When unused images were last removed.
@@ -247,6 +257,7 @@ impl Pods {
             synced: false,
             live: Live::default(),
             unconfirmed: Unconfirmed::default(),
+            ahead: HashMap::new(),
             pressures: Pressures::none(Timestamp::now()),
             measuring: false,
             collected: None,
@@ -335,6 +346,7 @@ impl Pods {
             Input::Looked(signals) => self.look(&signals),
             Input::Measured(measured) => self.measured(measured),
             Input::Placed { uid, refused } => self.placed(&uid, refused),
+            Input::CompiledAhead { namespace, ready } => self.compiled(&namespace, ready),
         }
     }
 
@@ -376,6 +388,9 @@ impl Pods {
             self.parts.fleet.send(&namespace, &ToWorker::RemovePod { uid });
         }
         self.parts.fleet.pods_synced();
+        for namespace in self.parts.fleet.outdated() {
+            self.look_at_engine(&namespace);
+        }
         self.sweep_logs();
         self.sweep_volumes();
     }
@@ -408,6 +423,7 @@ impl Pods {
                     self.deliver_prepared(&uid);
                     self.observed(&uid, observation);
                 }
+                self.look_at_engine(namespace);
             }
             WorkerEvent::Lost => {
                 self.parts.fleet.lost(namespace);
@@ -418,6 +434,7 @@ impl Pods {
                     self.observed(&uid, Observation::WorkerLost);
                     self.observed(&uid, Observation::Removed);
                 }
+                self.look_at_engine(namespace);
             }
             WorkerEvent::Message(message) => self.message(namespace, message),
         }
@@ -431,6 +448,7 @@ impl Pods {
             }
             ToAgent::ContainerExited { uid, container, restart, exit } => {
                 self.container_exited(&uid, &container, restart, exit);
+                self.replace_when_ready(namespace);
             }
             ToAgent::Probed { uid, container, restart, kind, failure, health } => {
                 self.container_probed(&uid, &container, restart, kind, failure, health);
@@ -534,38 +552,6 @@ impl Pods {
             "container exited"
         );
         self.observed(uid, Observation::Exited { container, restart, exit });
-    }
-
-    /// A start is prepared. While its worker is not there yet, it waits for it.
-    fn prepared(&mut self, uid: &str, container: usize, start: Box<protocol::Container>) {
-        let Some(entry) = self.entries.get_mut(uid) else {
-            return;
-        };
-        let expected = &entry.state.containers[container];
-        let due = matches!(expected.phase, Phase::Preparing { .. });
-        if !due || expected.restarts != start.restart {
-            return;
-        }
-        entry.starts.insert(container, start);
-        if self.parts.fleet.is_connected(&entry.desired.spec.namespace) {
-            self.deliver_prepared(uid);
-            self.process(uid);
-        }
-    }
-
-    fn deliver_prepared(&mut self, uid: &str) {
-        let Some(entry) = self.entries.get_mut(uid) else {
-            return;
-        };
-        let now = Timestamp::now();
-        for (container, start) in &entry.starts {
-            let observation = Observation::Prepared {
-                container: *container,
-                image_id: start.image_id.clone(),
-                guest: start.guest,
-            };
-            entry.state = observe(&entry.state, &entry.desired.spec, observation, now);
-        }
     }
 
     fn observed(&mut self, uid: &str, observation: Observation) {

@@ -96,6 +96,27 @@ impl Preparer {
         let _ = self.inputs.send(input).await;
     }
 
+    /// Has code made for this agent's engine that a container needs which runs in a worker of another
+    /// one. Says whether it is there now.
+    pub async fn compile_ahead(&self, pod: &PodSpec, index: usize) -> bool {
+        let container = &pod.containers[index];
+        let found = self.images.resolve(pod, &container.image, container.pull, || {}).await;
+        let compiled = match found {
+            Ok(found) if self.images.compiled(&found).is_some() => Ok(()),
+            Ok(found) => self.images.compile(&found, &container.image).await.map(drop),
+            Err(problem) => Err(problem),
+        };
+        // Probes, hooks and `kubectl exec` may want it.
+        self.images.toolbox_code().await;
+        let Err(problem) = compiled else { return true };
+        let message = format!(
+            "{}; the container goes on in its worker process of before the node's upgrade",
+            in_words(&problem, &container.image)
+        );
+        self.events.warning(pod, index, event_of(problem.reason), message);
+        false
+    }
+
     async fn prepare(&self, order: &Order) -> Result<(protocol::Container, Image, Took), Problem> {
         let (pod, index) = (&order.pod, order.index);
         let container = &pod.containers[index];

@@ -6,7 +6,8 @@
 //! ```
 //!
 //! A worker is a process of its own session, so it lives on when the agent ends. A starting agent
-//! connects to every socket that it finds; whoever answers is taken over, whoever does not is killed.
+//! connects to every socket that it finds. Whoever answers is taken over, also where its engine is
+//! another one; whoever refuses this agent is ended with grace, and who says nothing is killed.
 //! One task for each worker owns its process and its connection; it reports to the agent's loop with
 //! [`WorkerEvent`]s and takes encoded frames from a bounded queue. A worker that does not take its
 //! frames is killed like one that died: its guests start again by their restart policy.
@@ -18,7 +19,10 @@ use std::{
     os::unix::fs::{DirBuilderExt as _, MetadataExt as _, PermissionsExt as _},
     path::{Path, PathBuf},
     process::Stdio,
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
     time::{Duration, Instant},
 };
 
@@ -55,7 +59,10 @@ const LISTEN_POLL: Duration = Duration::from_millis(10);
 /// An answer to `Hello` comes in this time, or the worker hangs.
 const ANSWER_MAX: Duration = Duration::from_secs(5);
 /// Time the containers of a worker that is ended get: nothing needs them any more.
-const STOP_GRACE_MS: u64 = 2_000;
+const STOP_GRACE: Duration = Duration::from_secs(2);
+/// Time those of a worker get that another one takes the place of. Meanwhile nobody answers new
+/// requests, so it is shorter than the grace of Pods.
+const REPLACE_GRACE: Duration = Duration::from_secs(5);
 /// Time a stopped worker gets beyond the grace of its containers.
 const STOP_MARGIN: Duration = Duration::from_secs(5);
 /// A worker that lived this long is started again without delay.
@@ -124,6 +131,8 @@ pub struct Worker {
     release: CancellationToken,
     /// Cancelled to end it.
     stop: CancellationToken,
+    /// Its end is to wait for requests that are under way.
+    patient: Arc<AtomicBool>,
     task: JoinHandle<()>,
 }
 
@@ -150,6 +159,12 @@ impl Worker {
 
     /// Asks the process to end; its `Lost` follows.
     pub fn end(&self) {
+        self.stop.cancel();
+    }
+
+    /// Asks the process to end when what is under way has ended; its `Lost` follows.
+    pub fn retire(&self) {
+        self.patient.store(true, Ordering::Relaxed);
         self.stop.cancel();
     }
 
@@ -229,6 +244,12 @@ impl Workers {
         self.sockets.join(format!("{namespace}.sock"))
     }
 
+    /// Whether a worker runs code of another engine than this agent's.
+    pub fn is_outdated(&self, state: &State) -> bool {
+        // One that does not say its own has refused all others.
+        !state.engine.is_empty() && state.engine != self.hello.engine
+    }
+
     /// Connects to every worker that an earlier agent left. Those that do not answer are ended.
     pub async fn adopt(self: &Arc<Workers>) -> HashMap<String, Link> {
         let mut found = Vec::new();
@@ -266,18 +287,21 @@ impl Workers {
     pub fn start(self: &Arc<Workers>, namespace: &str, link: Option<Link>) -> Worker {
         let (frames, queue) = mpsc::channel(QUEUE);
         let (release, stop) = (CancellationToken::new(), CancellationToken::new());
+        let patient = Arc::new(AtomicBool::new(false));
         let supervisor = Supervisor {
             workers: self.clone(),
             namespace: namespace.to_owned(),
             queue,
             release: release.clone(),
             stop: stop.clone(),
+            patient: patient.clone(),
         };
         let task = tokio::spawn(supervisor.run(link));
-        Worker { frames, release, stop, task }
+        Worker { frames, release, stop, patient, task }
     }
 
-    /// Connects, says hello, reads the state. A process that listens but does not answer is killed.
+    /// Connects, says hello, reads the state. A process that listens but does not answer is killed,
+    /// one that refuses is ended in order first.
     async fn connect(&self, namespace: &str) -> Result<Link, String> {
         let path = self.socket(namespace);
         let stream = UnixStream::connect(&path).await.map_err(|error| error.to_string())?;
@@ -299,15 +323,20 @@ impl Workers {
                 _ => Err("its first message is not its state".to_owned()),
             }
         });
-        match answer.await.unwrap_or_else(|_| Err("it does not answer".to_owned())) {
-            Ok(state) => Ok(Link { framed, pid, state }),
-            Err(error) => {
-                if let Some(pid) = pid {
-                    kill(pid, &path);
+        let error = match answer.await {
+            Ok(Ok(state)) => return Ok(Link { framed, pid, state }),
+            Ok(Err(error)) => {
+                if let Ok(stream) = UnixStream::connect(&path).await {
+                    stop(&mut Framed::new(stream, protocol::codec()), REPLACE_GRACE).await;
                 }
-                Err(error)
+                error
             }
+            Err(_) => "it does not answer".to_owned(),
+        };
+        if let Some(pid) = pid {
+            kill(pid, &path);
         }
+        Err(error)
     }
 
     fn spawn(&self, namespace: &str) -> std::io::Result<Child> {
@@ -357,6 +386,19 @@ fn user_of(pid: i32) -> Option<u32> {
     line.split_whitespace().next()?.parse().ok()
 }
 
+/// Ends a worker in order: it takes nothing new, what is under way may end within the grace, and
+/// then it closes the connection. Understood by workers of all versions, see `protocol.rs`.
+async fn stop(framed: &mut Framed<UnixStream, LengthDelimitedCodec>, grace: Duration) {
+    let grace_ms = u64::try_from(grace.as_millis()).unwrap_or(u64::MAX);
+    let ending = async {
+        if let Ok(frame) = protocol::encode(&ToWorker::Stop { grace_ms }) {
+            let _ = framed.send(frame).await;
+        }
+        while let Some(Ok(_)) = framed.next().await {}
+    };
+    let _ = tokio::time::timeout(grace + STOP_MARGIN, ending).await;
+}
+
 fn argument(name: &str, value: &Path) -> OsString {
     let mut argument = OsString::from(name);
     argument.push(value);
@@ -382,6 +424,7 @@ struct Supervisor {
     queue: mpsc::Receiver<Bytes>,
     release: CancellationToken,
     stop: CancellationToken,
+    patient: Arc<AtomicBool>,
 }
 
 /// How a connection ended.
@@ -453,7 +496,15 @@ impl Supervisor {
         let deadline = Instant::now() + LISTEN_MAX;
         loop {
             if UnixStream::connect(&socket).await.is_ok() {
-                return self.workers.connect(&self.namespace).await;
+                let link = self.workers.connect(&self.namespace).await?;
+                if self.workers.is_outdated(&link.state) {
+                    let program = self.workers.binary.display();
+                    return Err(format!(
+                        "{program} has another engine than this agent: it was replaced while the \
+                         agent ran; start the agent anew"
+                    ));
+                }
+                return Ok(link);
             }
             if let Ok(Some(status)) = child.try_wait() {
                 return Err(format!("it ended at once ({status}); see its log"));
@@ -477,7 +528,7 @@ impl Supervisor {
         let (relays, namespace) = (self.workers.relays.clone(), self.namespace.clone());
         relays.listens(&namespace, state.peer);
         self.report(WorkerEvent::Connected(Box::new(state))).await;
-        let end = loop {
+        let mut end = loop {
             tokio::select! {
                 frame = self.queue.recv() => {
                     let Some(frame) = frame else { break End::Released };
@@ -517,15 +568,13 @@ impl Supervisor {
         };
         relays.listens(&namespace, None);
         if let End::Stopped = end {
-            let grace_ms = STOP_GRACE_MS;
-            let ending = async {
-                if let Ok(frame) = protocol::encode(&ToWorker::Stop { grace_ms }) {
-                    let _ = framed.send(frame).await;
-                }
-                // It closes the connection when it ends.
-                while let Some(Ok(_)) = framed.next().await {}
-            };
-            let _ = tokio::time::timeout(STOP_MARGIN, ending).await;
+            let patient = self.patient.load(Ordering::Relaxed);
+            let grace = if patient { REPLACE_GRACE } else { STOP_GRACE };
+            tokio::select! {
+                () = stop(&mut framed, grace) => {}
+                // It has been told, and ends by itself.
+                () = self.release.cancelled() => end = End::Released,
+            }
         }
         if let (End::Stopped | End::Lost, Some(pid)) = (&end, pid) {
             kill(pid, &self.workers.socket(&self.namespace));
@@ -546,7 +595,95 @@ fn longer_restart(delay: Duration) -> Duration {
 
 #[cfg(test)]
 mod tests {
+    use std::{convert::Infallible, net::IpAddr, sync::RwLock};
+
+    use tokio::sync::watch;
+
     use super::*;
+    use crate::{
+        agent::{
+            dns::Zone,
+            fleet::Fleet,
+            node::{Seen, Traffic},
+        },
+        protocol::ContainerPhase,
+        worker::tests::harness::{Fixture, command, pod, spinning},
+    };
+
+    /// What an agent with this hello has of a worker that runs in this process.
+    fn agent(fixture: &Fixture, hello: Hello) -> (Arc<Workers>, mpsc::Receiver<Input>) {
+        let (events, inputs) = mpsc::channel(64);
+        let folder = fixture.folder.0.clone();
+        let workers = Workers {
+            binary: folder.join("nothing"),
+            logs: folder.join("workers"),
+            walls: Walls { hidden: Vec::new(), read_only: Vec::new() },
+            users: Arc::new(Users::open(&folder, hello.log_root.clone(), None)),
+            cgroups: Cgroups::default(),
+            relays: Relays::new(folder.clone()),
+            sockets: folder,
+            hello,
+            events,
+        };
+        (Arc::new(workers), inputs)
+    }
+
+    /// These workers, of an agent that no server answers.
+    fn fleet(workers: Arc<Workers>, links: HashMap<String, Link>) -> Fleet {
+        let never = |_: http::Request<kube::client::Body>| {
+            std::future::pending::<Result<http::Response<kube::client::Body>, Infallible>>()
+        };
+        let client = kube::Client::new(tower::service_fn(never), "default");
+        let pki = workers.sockets.join("pki");
+        let (traffic, seen) = (Traffic::default(), Seen::Nothing);
+        let told = (watch::Sender::new(traffic), watch::Sender::new(seen));
+        let own = IpAddr::from([127, 0, 0, 1]);
+        let zone = Arc::new(RwLock::new(Zone::new("cluster.local", own)));
+        Fleet::new(workers, client, links, pki, told, (0, 0), zone)
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn a_worker_of_another_engine_goes_on_until_it_is_replaced() {
+        let (fixture, mut before) = Fixture::start("shop").await;
+        let module = fixture.module(&spinning());
+        before.say(pod(&fixture, "a", "10.0.0.1", command(&module, 0))).await;
+        before.started("a").await;
+        let hello = Hello { engine: "upgraded".to_owned(), ..fixture.hello.clone() };
+        let (workers, mut inputs) = agent(&fixture, hello);
+        let links = workers.adopt().await;
+        let phase = &links["shop"].state().pods[0].containers[0].phase;
+        assert!(matches!(phase, ContainerPhase::Running { .. }), "{phase:?}");
+        let mut fleet = fleet(workers, links);
+        let first = inputs.recv().await;
+        let Some(Input::Worker { event: WorkerEvent::Connected(state), .. }) = first else {
+            panic!("its connection is told first, not {first:?}");
+        };
+        fleet.connected("shop", &state);
+        assert!(fleet.is_connected("shop") && fleet.is_outdated("shop"));
+        assert!(!fleet.takes_code("shop"), "code is for this agent's engine");
+        fleet.replace("shop");
+        assert!(!fleet.is_outdated("shop"), "it is asked once");
+        assert_eq!(fleet.outdated(), ["shop"], "until it is gone");
+        loop {
+            match inputs.recv().await.expect("its end is told") {
+                Input::Worker { event: WorkerEvent::Lost, .. } => break,
+                Input::Worker { .. } => {}
+                other => panic!("{other:?}"),
+            }
+        }
+        fleet.lost("shop");
+        assert!(fleet.outdated().is_empty());
+        fixture.worker.await.expect("no panic").expect("it ended by itself");
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn a_worker_that_refuses_this_agent_is_ended_in_order() {
+        let (fixture, _before) = Fixture::start("shop").await;
+        let hello = Hello { protocol: protocol::VERSION + 1, ..fixture.hello.clone() };
+        let (workers, _inputs) = agent(&fixture, hello);
+        assert!(workers.adopt().await.is_empty());
+        fixture.worker.await.expect("no panic").expect("it ended by itself");
+    }
 
     #[test]
     fn socket_paths_fit_whatever_the_folder() {

@@ -38,6 +38,8 @@ pub enum Caller {
     Agent(Hello, Link),
     /// One stream of the agent's.
     Stream(Open, UnixStream),
+    /// An agent, of whatever version, that wants this worker to end; the grace.
+    Stop(Duration, Link),
 }
 
 /// Why a connection does not become (or stay) the agent's.
@@ -53,7 +55,7 @@ pub enum LinkError {
     #[error("no hello within {HELLO_TIMEOUT:?}")]
     Silent,
     /// Its first message is another one.
-    #[error("the first message is neither a hello nor opens a stream")]
+    #[error("the first message is no hello, opens no stream, and does not end the worker")]
     NoHello,
     /// The agent closed the connection.
     #[error("the agent closed the connection")]
@@ -77,19 +79,20 @@ pub async fn greet(stream: UnixStream) -> Result<Caller, LinkError> {
     let mut frames = FramedRead::new(reader, protocol::codec());
     let first = tokio::time::timeout(HELLO_TIMEOUT, frames.next()).await;
     let frame = first.map_err(|_| LinkError::Silent)?;
-    let hello = match message(frame)? {
-        ToWorker::Hello(hello) => hello,
+    match message(frame)? {
+        ToWorker::Hello(hello) => Ok(Caller::Agent(hello, Link::new(frames, writer))),
+        ToWorker::Stop { grace_ms } => {
+            let grace = Duration::from_millis(grace_ms);
+            Ok(Caller::Stop(grace, Link::new(frames, writer)))
+        }
         // Nothing follows before it is answered, so nothing is lost in the buffer.
         ToWorker::Open(open) => {
             let reader = frames.into_inner();
             let stream = reader.reunite(writer).expect("both halves are of this stream");
-            return Ok(Caller::Stream(open, stream));
+            Ok(Caller::Stream(open, stream))
         }
-        _ => return Err(LinkError::NoHello),
-    };
-    let (outbox, messages) = mpsc::channel(OUTBOX_MAX);
-    let writer = tokio::spawn(write(FramedWrite::new(writer, protocol::codec()), messages));
-    Ok(Caller::Agent(hello, Link { frames, outbox, writer }))
+        _ => Err(LinkError::NoHello),
+    }
 }
 
 fn message(frame: Option<std::io::Result<BytesMut>>) -> Result<ToWorker, LinkError> {
@@ -110,6 +113,15 @@ async fn write(
 }
 
 impl Link {
+    fn new(
+        frames: FramedRead<OwnedReadHalf, LengthDelimitedCodec>,
+        writer: OwnedWriteHalf,
+    ) -> Link {
+        let (outbox, messages) = mpsc::channel(OUTBOX_MAX);
+        let writer = tokio::spawn(write(FramedWrite::new(writer, protocol::codec()), messages));
+        Link { frames, outbox, writer }
+    }
+
     /// The next message. Cancel safe.
     pub async fn receive(&mut self) -> Result<ToWorker, LinkError> {
         message(self.frames.next().await)

@@ -67,7 +67,7 @@ mod unchecked;
 mod unread;
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 
 use std::{
     io,
@@ -262,20 +262,23 @@ fn listen_for_agents(path: &Path) -> Result<net::UnixListener, WorkerError> {
 async fn run(listener: UnixListener, connections_max: usize) -> Result<(), WorkerError> {
     let mut terminate = signal(SignalKind::terminate()).map_err(WorkerError::Signal)?;
     let engine = Engine::new(&EngineConfig::default())?;
-    let mut agents = Agents { listener, greetings: JoinSet::new(), engine: engine_hash() };
+    let mut agents = Agents { listener, greetings: JoinSet::new() };
     let first = async {
         loop {
-            // A stream has nobody to go to yet: its connection is closed.
-            if let Caller::Agent(hello, link) = agents.next(None).await {
-                return (hello, link);
+            match agents.next(None).await {
+                Caller::Agent(hello, link) => return Some((hello, link)),
+                Caller::Stop(..) => return None,
+                // A stream has nobody to go to yet: its connection is closed.
+                Caller::Stream(..) => {}
             }
         }
     };
-    let (hello, link) = tokio::select! {
+    let first = tokio::select! {
         first = first => first,
-        () = tokio::time::sleep(ORPHAN_AFTER) => return Ok(()),
-        _ = terminate.recv() => return Ok(()),
+        () = tokio::time::sleep(ORPHAN_AFTER) => None,
+        _ = terminate.recv() => None,
     };
+    let Some((hello, link)) = first else { return Ok(()) };
     let mut worker = Worker::new(hello, link, engine, connections_max)?;
     let grace = tokio::select! {
         grace = worker.serve(&mut agents) => grace,
@@ -289,12 +292,10 @@ async fn run(listener: UnixListener, connections_max: usize) -> Result<(), Worke
 struct Agents {
     listener: UnixListener,
     greetings: JoinSet<Result<Caller, LinkError>>,
-    /// [`engine_hash`] of this process.
-    engine: String,
 }
 
 impl Agents {
-    /// The next agent that may command this worker, or a stream. Cancel safe.
+    /// The next agent that may command this worker, a stream, or the end. Cancel safe.
     async fn next(&mut self, serving: Option<&Hello>) -> Caller {
         loop {
             tokio::select! {
@@ -311,12 +312,12 @@ impl Agents {
                 },
                 Some(greeted) = self.greetings.join_next() => match greeted {
                     Ok(Ok(Caller::Agent(hello, link))) => {
-                        match refuse(&hello, serving, &self.engine) {
+                        match refuse(&hello, serving) {
                             None => return Caller::Agent(hello, link),
                             Some(why) => tracing::warn!(node = hello.node, why, "refused an agent"),
                         }
                     }
-                    Ok(Ok(stream)) => return stream,
+                    Ok(Ok(other)) => return other,
                     Ok(Err(error)) => tracing::info!(error = explain(&error), "refused an agent"),
                     Err(panic) => tracing::error!(%panic, "greeting an agent failed"),
                 },
@@ -326,12 +327,9 @@ impl Agents {
 }
 
 /// Why an agent may not command this worker.
-fn refuse(hello: &Hello, serving: Option<&Hello>, engine: &str) -> Option<&'static str> {
+fn refuse(hello: &Hello, serving: Option<&Hello>) -> Option<&'static str> {
     if hello.protocol != protocol::VERSION {
         return Some("it speaks another version of the protocol");
-    }
-    if hello.engine != engine {
-        return Some("its compiled code is for another engine");
     }
     let serving = serving?;
     let same = hello.node == serving.node
@@ -345,6 +343,8 @@ fn refuse(hello: &Hello, serving: Option<&Hello>, engine: &str) -> Option<&'stat
 /// The main task's state.
 struct Worker {
     hello: Hello,
+    /// [`engine_hash`] of this process.
+    engine_hash: String,
     link: Option<Link>,
     /// When the last agent went.
     alone_since: Instant,
@@ -397,6 +397,7 @@ impl Worker {
             peer: None,
             alone_since: Instant::now(),
             link: None,
+            engine_hash: engine_hash(),
             hello,
             switch,
             peers,
@@ -420,6 +421,11 @@ impl Worker {
                     Caller::Agent(hello, link) => {
                         self.switch.tracer.configure(hello.tracing.as_ref(), &hello.node);
                         self.welcome(link);
+                    }
+                    Caller::Stop(grace, link) => {
+                        // Closed when all has ended.
+                        self.link = Some(link);
+                        return grace;
                     }
                     Caller::Stream(open, stream) => self.pods.open(open, stream),
                 },
@@ -466,6 +472,7 @@ impl Worker {
         let state = State {
             protocol: protocol::VERSION,
             pid: std::process::id(),
+            engine: self.engine_hash.clone(),
             namespace: self.hello.namespace.clone(),
             peer: self.peer.as_ref().map(|peer| peer.address),
             identity_until: self.peer.as_ref().map(PeerListener::identity_until),

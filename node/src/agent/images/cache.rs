@@ -110,7 +110,6 @@ impl Cache {
                 }
             }
         }
-        forget_other_engines(&root, &engine);
         let key_file = root.join("mac.key");
         let key = match fs::read(&key_file).ok().and_then(|bytes| bytes.try_into().ok()) {
             Some(key) => key,
@@ -122,6 +121,17 @@ impl Cache {
         };
         let checked = Mutex::new(HashMap::new());
         Ok(Cache { root, engine, key, checked, laid: Mutex::new(None) })
+    }
+
+    /// Removes code of engines that this binary is not any more, once no worker has them either.
+    pub fn forget_other_engines(&self) {
+        for entry in fs::read_dir(self.root.join("cache")).into_iter().flatten().flatten() {
+            if entry.file_name() != self.engine.as_str()
+                && let Err(error) = fs::remove_dir_all(entry.path())
+            {
+                tracing::debug!(%error, "cannot remove code of another engine");
+            }
+        }
     }
 
     /// Where a layer is or shall be.
@@ -325,17 +335,6 @@ impl Cache {
     }
 }
 
-/// Code of engines that this binary is not any more is of no use.
-fn forget_other_engines(root: &Path, engine: &str) {
-    for entry in fs::read_dir(root.join("cache")).into_iter().flatten().flatten() {
-        if entry.file_name() != engine
-            && let Err(error) = fs::remove_dir_all(entry.path())
-        {
-            tracing::debug!(%error, "cannot remove code of another engine");
-        }
-    }
-}
-
 fn seal_file(code: &Path) -> PathBuf {
     code.with_extension("json")
 }
@@ -389,6 +388,23 @@ mod tests {
         assert_eq!(cache.load(&other), None, "a seal is for one digest");
         fs::write(cache.code(&digest), b"edoc").expect("written");
         assert_eq!(cache.load(&digest), None, "changed after it was checked");
+    }
+
+    #[test]
+    fn code_of_an_engine_stays_as_long_as_workers_have_it() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let open = |engine: &str| {
+            Cache::open(folder.path().to_owned(), engine.to_owned()).expect("a cache")
+        };
+        let digest = format!("sha256:{}", "ab".repeat(32));
+        let before = open("e1").code(&digest);
+        fs::write(&before, b"code").expect("written");
+        let upgraded = open("e2");
+        assert!(before.exists());
+        fs::write(upgraded.code(&digest), b"edoc").expect("written");
+        upgraded.forget_other_engines();
+        assert!(!before.exists());
+        assert!(upgraded.code(&digest).exists());
     }
 
     #[test]

@@ -406,6 +406,13 @@ impl Images {
         self.cache.code(&found.layer)
     }
 
+    /// Removes the code of engines that no worker of this node has any more.
+    pub async fn forget_other_engines(self: Arc<Images>) {
+        let cache = self.cache.clone();
+        // Who cannot remove it says so, and tries again at the next worker.
+        let _ = tokio::task::spawn_blocking(move || cache.forget_other_engines()).await;
+    }
+
     /// Compiles an image in its own process.
     pub async fn compile(self: &Arc<Images>, found: &Found, image: &str) -> Result<Image, Problem> {
         let images = self.clone();

@@ -36,6 +36,10 @@ impl Folder {
         std::fs::create_dir_all(&path).expect("a folder");
         Folder(path)
     }
+
+    fn socket(&self, namespace: &str) -> PathBuf {
+        self.0.join(format!("{namespace}.sock"))
+    }
 }
 
 impl Drop for Folder {
@@ -68,7 +72,7 @@ impl Fixture {
             cluster_domain: "cluster.local".to_owned(),
             tracing: None,
         };
-        let listener = UnixListener::bind(folder.0.join("sock")).expect("a socket");
+        let listener = UnixListener::bind(folder.socket(namespace)).expect("a socket");
         let worker = tokio::spawn(run(listener, 64));
         let fixture = Fixture { folder, hello, worker };
         let mut agent = fixture.connect(&fixture.hello).await;
@@ -77,9 +81,14 @@ impl Fixture {
         (fixture, agent)
     }
 
+    /// Where the worker listens for its agent.
+    pub fn socket(&self) -> PathBuf {
+        self.folder.socket(&self.hello.namespace)
+    }
+
     /// Another connection, which has said this hello.
     pub async fn connect(&self, hello: &Hello) -> Agent {
-        let stream = UnixStream::connect(self.folder.0.join("sock")).await.expect("connect");
+        let stream = UnixStream::connect(self.socket()).await.expect("connect");
         let mut agent = Agent { frames: Framed::new(stream, protocol::codec()) };
         agent.say(ToWorker::Hello(hello.clone())).await;
         agent

@@ -1,7 +1,7 @@
 //! A whole worker in this process, driven by a fake agent over a real socket, with real guests.
 
 mod guests;
-mod harness;
+pub(crate) mod harness;
 mod malformed;
 mod pods;
 mod probes;

@@ -1,5 +1,10 @@
 //! Containers: started, stopped, remembered.
 
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::UnixStream,
+};
+
 use super::harness::*;
 use crate::protocol::{ContainerPhase, ExitReason, Hello, ToAgent, ToWorker, VERSION};
 
@@ -85,7 +90,6 @@ async fn only_its_own_agent_is_served() {
         Hello { namespace: "bank".to_owned(), ..own.clone() },
         Hello { node: "node-2".to_owned(), ..own.clone() },
         Hello { protocol: VERSION + 1, ..own.clone() },
-        Hello { engine: "other".to_owned(), ..own.clone() },
     ];
     for hello in strangers {
         assert_eq!(fixture.connect(&hello).await.hear().await, None);
@@ -98,4 +102,40 @@ async fn only_its_own_agent_is_served() {
     successor.state().await;
     assert_eq!(agent.hear().await, None);
     fixture.stop(successor).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_agent_of_another_engine_finds_what_runs_and_ends_it() {
+    let (fixture, mut agent) = Fixture::start("shop").await;
+    let module = fixture.module(&spinning());
+    agent.say(pod(&fixture, "a", "10.0.0.1", command(&module, 0))).await;
+    agent.started("a").await;
+    drop(agent);
+    let hello = Hello { engine: "upgraded".to_owned(), ..fixture.hello.clone() };
+    let mut agent = fixture.connect(&hello).await;
+    let state = agent.state().await;
+    assert_eq!(state.engine, fixture.hello.engine);
+    let phase = &state.pods[0].containers[0].phase;
+    assert!(matches!(phase, ContainerPhase::Running { .. }), "{phase:?}");
+    let (uid, container) = ("a".to_owned(), "main".to_owned());
+    agent.say(ToWorker::StopContainer { uid, container, restart: 0, grace_ms: 0 }).await;
+    assert_eq!(agent.exited("a", 0).await.reason, ExitReason::Stopped);
+    fixture.stop(agent).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_agent_of_any_version_can_end_it_in_order() {
+    let (fixture, mut agent) = Fixture::start("shop").await;
+    let module = fixture.module(&spinning());
+    agent.say(pod(&fixture, "a", "10.0.0.1", command(&module, 0))).await;
+    agent.started("a").await;
+    let mut stranger = UnixStream::connect(fixture.socket()).await.expect("connect");
+    // These bytes are what all versions have in common.
+    let stop = br#"{"stop":{"grace_ms":60000}}"#;
+    stranger.write_all(&[&[0, 0, 0, 27], &stop[..]].concat()).await.expect("said");
+    let mut said = Vec::new();
+    stranger.read_to_end(&mut said).await.expect("open until the worker is gone");
+    let said = String::from_utf8_lossy(&said).into_owned();
+    assert!(said.contains("containerExited"), "{said}");
+    fixture.worker.await.expect("no panic").expect("no error");
 }

@@ -37,7 +37,7 @@ struct Stream(Framed<UnixStream, LengthDelimitedCodec>);
 
 impl Stream {
     async fn open(fixture: &Fixture, open: Open) -> (Stream, Answer) {
-        let stream = UnixStream::connect(fixture.folder.0.join("sock")).await.expect("connect");
+        let stream = UnixStream::connect(fixture.socket()).await.expect("connect");
         let mut frames = Framed::new(stream, protocol::codec());
         let open = protocol::encode(&ToWorker::Open(open)).expect("encode");
         frames.send(open).await.expect("send");
