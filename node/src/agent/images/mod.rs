@@ -10,30 +10,28 @@
 
 mod cache;
 mod collect;
+mod flights;
 mod pull;
 mod reference;
 mod shown;
+#[cfg(test)]
+mod tests;
 mod toolbox;
 
 use std::{
-    collections::{BTreeSet, HashMap},
-    convert::Infallible,
-    ffi::CString,
-    path::PathBuf,
-    process::Stdio,
-    sync::{Arc, Mutex},
-    time::Duration,
+    collections::BTreeSet, convert::Infallible, ffi::CString, path::PathBuf, process::Stdio,
+    sync::Arc, time::Duration,
 };
 
-use futures::{
-    FutureExt,
-    future::{BoxFuture, Shared},
-};
+use futures::FutureExt;
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::Secret;
 use kube::Api;
 use oci_client::secrets::RegistryAuth;
-use tokio::{io::AsyncReadExt, sync::Semaphore};
+use tokio::{
+    io::AsyncReadExt,
+    sync::{Semaphore, SemaphorePermit},
+};
 
 use crate::{
     compile::{Image, Report},
@@ -42,6 +40,7 @@ use crate::{
 
 use self::{
     cache::{Access, Cache, Known},
+    flights::Flights,
     pull::{PullError, Registry, Resolved},
     shown::Shown,
 };
@@ -84,6 +83,17 @@ pub struct Found {
     pub pulled: bool,
 }
 
+/// An image that somebody wants.
+struct Wanted {
+    reference: Reference,
+    /// As written.
+    image: String,
+    /// Whose it is in the cache.
+    scope: String,
+    /// The same for all who may share an answer.
+    key: String,
+}
+
 /// The images of this node.
 pub struct Images {
     client: kube::Client,
@@ -95,7 +105,8 @@ pub struct Images {
     thresholds: Thresholds,
     compilers: Arc<Semaphore>,
     pulls: Semaphore,
-    resolving: Flights<Result<Found, Problem>>,
+    asking: Flights<Result<Resolved, Problem>>,
+    pulling: Flights<Result<Found, Problem>>,
     compiling: Flights<Result<Image, Problem>>,
     shown: Shown,
 }
@@ -119,7 +130,8 @@ impl Images {
             thresholds,
             compilers: Arc::new(Semaphore::new(cores)),
             pulls: Semaphore::new(PULLS_MAX),
-            resolving: Flights::default(),
+            asking: Flights::default(),
+            pulling: Flights::default(),
             compiling: Flights::default(),
             shown: Shown::default(),
         })
@@ -161,37 +173,40 @@ impl Images {
                 message: format!("{image} is not on this node and imagePullPolicy is Never"),
             });
         }
+        let key = format!("{scope}\n{image}\n{}", pod.pull_secrets.join(","));
+        let (image, scope) = (image.to_owned(), scope.to_owned());
+        let wanted = Arc::new(Wanted { reference, image, scope, key });
+        if wanted.reference.host.is_some() {
+            asks();
+            return self.pull_elsewhere(pod, wanted).await;
+        }
         // The built-in registry goes away together with the control plane, and a Pod that has run
         // here must come back meanwhile.
-        let fallback = known.filter(|_| reference.host.is_none());
-        let older = fallback.map(|known| found(&reference, &known.resolved, false));
-        let key = format!("{scope}\n{image}\n{}", pod.pull_secrets.join(","));
-        let images = self.clone();
-        let (text, scope) = (image.to_owned(), scope.to_owned());
-        let (namespace, secrets) = (pod.namespace.clone(), pod.pull_secrets.clone());
-        let asked = self.resolving.join(key, move || {
-            async move { images.pull(&reference, &text, &scope, &namespace, &secrets).await }
-                .boxed()
-        });
+        let older = known.map(|known| found(&wanted.reference, &known.resolved, false));
         let Some(older) = older else {
             asks();
-            return asked.await;
+            let resolved = self.ask(&wanted).await?;
+            return self.pull_built_in(wanted, resolved).await;
         };
         if self.away.is_likely() {
             return Ok(older);
         }
         asks();
-        match tokio::time::timeout(ANSWER_MAX, asked).await {
+        // Only what the image is now has to be said soon. Once that is known, nothing else runs,
+        // however long its layer takes.
+        let resolved = match tokio::time::timeout(ANSWER_MAX, self.ask(&wanted)).await {
             Ok(Err(problem)) if problem.reason == "ErrImagePull" && self.is_away().await => {
+                let image = &wanted.image;
                 tracing::info!(image, "the registry is away; using the image that is here");
-                Ok(older)
+                return Ok(older);
             }
-            Ok(answer) => answer,
+            Ok(answer) => answer?,
             Err(_) => {
                 self.away.note_silence();
-                Ok(older)
+                return Ok(older);
             }
-        }
+        };
+        self.pull_built_in(wanted, resolved).await
     }
 
     /// What a container image would run, if this node runs the toolbox in its place.
@@ -253,31 +268,81 @@ impl Images {
         !answers
     }
 
-    async fn pull(
-        &self,
-        reference: &Reference,
-        image: &str,
-        scope: &str,
-        namespace: &str,
-        secrets: &[String],
-    ) -> Result<Found, Problem> {
-        let _permit = self.pulls.acquire().await.expect("the semaphore is never closed");
-        let (registry, access) = match &reference.host {
-            None => (Registry::BuiltIn(&self.client), None),
-            Some(host) => {
-                // Whoever cannot be asked for a secret does not have one.
-                let wanted = (host.as_str(), reference.name.as_str());
-                let auth = self.credentials(wanted, namespace, secrets).await;
-                let auth = auth.unwrap_or(RegistryAuth::Anonymous);
-                let access = self.access(host, &auth, secrets);
-                (Registry::Remote(pull::remote(host), auth), access)
-            }
+    /// What an image of the built-in registry is now. Takes no permit: downloads that last do not
+    /// keep a Pod from the image that it has.
+    async fn ask(self: &Arc<Images>, wanted: &Arc<Wanted>) -> Result<Resolved, Problem> {
+        let (images, wanted, key) = (self.clone(), wanted.clone(), wanted.key.clone());
+        let work = async move {
+            let registry = Registry::BuiltIn(&images.client);
+            let resolved = pull::resolve(&registry, &wanted.image, &wanted.reference).await;
+            resolved.map_err(problem)
         };
-        let resolved = pull::resolve(&registry, image, reference).await.map_err(problem)?;
+        let work = work.boxed();
+        self.asking.join(key, || work).await
+    }
+
+    /// Fetches what the built-in registry said that an image is, unless it is here.
+    async fn pull_built_in(
+        self: &Arc<Images>,
+        wanted: Arc<Wanted>,
+        resolved: Resolved,
+    ) -> Result<Found, Problem> {
+        // The tag may have moved since another Pod asked.
+        let key = format!("{}\n{}", wanted.key, resolved.manifest);
+        let images = self.clone();
+        let work = async move {
+            let _permit = match images.cache.blob(&resolved.layer).exists() {
+                true => None,
+                false => Some(images.permit().await),
+            };
+            images.keep(&Registry::BuiltIn(&images.client), &wanted, resolved, None).await
+        };
+        let work = work.boxed();
+        self.pulling.join(key, || work).await
+    }
+
+    /// Asks a registry elsewhere what an image is now, and fetches that unless it is here.
+    async fn pull_elsewhere(
+        self: &Arc<Images>,
+        pod: &PodSpec,
+        wanted: Arc<Wanted>,
+    ) -> Result<Found, Problem> {
+        let (images, key) = (self.clone(), wanted.key.clone());
+        let (namespace, secrets) = (pod.namespace.clone(), pod.pull_secrets.clone());
+        let work = async move {
+            let _permit = images.permit().await;
+            let Wanted { reference, image, .. } = &*wanted;
+            let host = reference.host.as_deref().unwrap_or_default();
+            // Whoever cannot be asked for a secret does not have one.
+            let named = (host, reference.name.as_str());
+            let auth = images.credentials(named, &namespace, &secrets).await;
+            let auth = auth.unwrap_or(RegistryAuth::Anonymous);
+            let access = images.access(host, &auth, &secrets);
+            let registry = Registry::Remote(pull::remote(host), auth);
+            let resolved = pull::resolve(&registry, image, reference).await.map_err(problem)?;
+            images.keep(&registry, &wanted, resolved, access).await
+        };
+        let work = work.boxed();
+        self.pulling.join(key, || work).await
+    }
+
+    async fn permit(&self) -> SemaphorePermit<'_> {
+        self.pulls.acquire().await.expect("the semaphore is never closed")
+    }
+
+    /// Fetches a layer that is not here, and remembers the image.
+    async fn keep(
+        &self,
+        registry: &Registry<'_>,
+        wanted: &Wanted,
+        resolved: Resolved,
+        access: Option<Access>,
+    ) -> Result<Found, Problem> {
+        let Wanted { reference, image, scope, .. } = wanted;
         let blob = self.cache.blob(&resolved.layer);
         let fresh = !blob.exists();
         if fresh {
-            pull::fetch(&registry, image, reference, &resolved, &blob).await.map_err(problem)?;
+            pull::fetch(registry, image, reference, &resolved, &blob).await.map_err(problem)?;
         }
         if let Err(error) = self.cache.remember(scope, image, &resolved, access) {
             tracing::warn!(image, %error, "cannot remember an image");
@@ -593,30 +658,4 @@ fn problem(error: PullError) -> Problem {
         }
     };
     Problem { reason, message: error.to_string() }
-}
-
-/// Work that is under way, by its key: whoever wants the same waits for the same outcome.
-struct Flights<T: Clone>(Mutex<HashMap<String, Shared<BoxFuture<'static, T>>>>);
-
-impl<T: Clone> Default for Flights<T> {
-    fn default() -> Self {
-        Flights(Mutex::new(HashMap::new()))
-    }
-}
-
-impl<T: Clone> Flights<T> {
-    async fn join(&self, key: String, make: impl FnOnce() -> BoxFuture<'static, T>) -> T {
-        let flight = self.lock().entry(key.clone()).or_insert_with(|| make().shared()).clone();
-        let outcome = flight.clone().await;
-        let mut flights = self.lock();
-        if flights.get(&key).is_some_and(|current| current.ptr_eq(&flight)) {
-            flights.remove(&key);
-        }
-        outcome
-    }
-
-    /// Never held across an await.
-    fn lock(&self) -> std::sync::MutexGuard<'_, HashMap<String, Shared<BoxFuture<'static, T>>>> {
-        self.0.lock().expect("nobody panics while holding it")
-    }
 }
