@@ -13,6 +13,7 @@ mod collect;
 mod flights;
 mod pull;
 mod reference;
+mod remote;
 mod shown;
 #[cfg(test)]
 mod tests;
@@ -42,6 +43,7 @@ use self::{
     cache::{Access, Cache, Known},
     flights::Flights,
     pull::{PullError, Registry, Resolved},
+    remote::Remote,
     shown::Shown,
 };
 pub use self::{
@@ -318,7 +320,9 @@ impl Images {
             let auth = images.credentials(named, &namespace, &secrets).await;
             let auth = auth.unwrap_or(RegistryAuth::Anonymous);
             let access = images.access(host, &auth, &secrets);
-            let registry = Registry::Remote(pull::remote(host), auth);
+            let remote = Remote::new(reference).map_err(problem)?;
+            let remote = remote.login(image, &auth).await.map_err(problem)?;
+            let registry = Registry::Remote(&remote);
             let resolved = pull::resolve(&registry, image, reference).await.map_err(problem)?;
             images.keep(&registry, &wanted, resolved, access).await
         };

@@ -12,21 +12,23 @@ use http::Request;
 use http_body_util::{BodyExt, Limited};
 use kube::client::Body;
 use oci_client::{
-    client::{ClientConfig, ClientProtocol},
     manifest::{OciDescriptor, OciManifest},
     secrets::RegistryAuth,
 };
 use sha2::{Digest, Sha256};
 use tokio::io::AsyncWriteExt;
 
-use super::reference::{Reference, Version, is_digest, is_local};
+use super::{
+    reference::{Reference, Version, is_digest},
+    remote::Remote,
+};
 
-/// A manifest has a few hundred bytes; more than this is an attack or no manifest.
-const MANIFEST_BYTES_MAX: usize = 1 << 20;
+/// A manifest or a token has a few kilobytes at most; more than this is an attack, or neither.
+pub const ANSWER_BYTES_MAX: usize = 1 << 20;
 /// The largest compressed or plain layer; the compiler takes no larger one.
 pub const LAYER_BYTES_MAX: u64 = 50 << 20;
 /// A registry that sends nothing for this long is given up.
-const IDLE_MAX: Duration = Duration::from_secs(30);
+pub const IDLE_MAX: Duration = Duration::from_secs(30);
 /// Longest message of a registry that is shown.
 const MESSAGE_MAX: usize = 300;
 
@@ -77,7 +79,7 @@ pub enum Registry<'a> {
     /// The one in the control plane, over the agent's own connection.
     BuiltIn(&'a kube::Client),
     /// Any other.
-    Remote(Box<oci_client::Client>, RegistryAuth),
+    Remote(&'a Remote),
 }
 
 /// What a reference stands for.
@@ -89,17 +91,6 @@ pub struct Resolved {
     pub layer: String,
     /// Size of the layer.
     pub bytes: u64,
-}
-
-/// A client for a registry host.
-pub fn remote(host: &str) -> Box<oci_client::Client> {
-    let protocol = if is_local(host) { ClientProtocol::Http } else { ClientProtocol::Https };
-    Box::new(oci_client::Client::new(ClientConfig {
-        protocol,
-        connect_timeout: Some(Duration::from_secs(10)),
-        read_timeout: Some(IDLE_MAX),
-        ..ClientConfig::default()
-    }))
 }
 
 /// Reads the manifest and finds the layer that holds the Wasm.
@@ -200,7 +191,7 @@ async fn manifest(
         Registry::BuiltIn(client) => {
             let path = format!("/v2/{}/manifests/{}", reference.name, reference.version());
             let body = built_in(client, image, &path, Some(&MANIFEST_TYPES.join(", "))).await?;
-            let read = Limited::new(body, MANIFEST_BYTES_MAX).collect();
+            let read = Limited::new(body, ANSWER_BYTES_MAX).collect();
             let collected = tokio::time::timeout(IDLE_MAX, read).await;
             match collected {
                 Ok(Ok(collected)) => Ok(collected.to_bytes()),
@@ -208,25 +199,9 @@ async fn manifest(
                 Err(_) => Err(failed(BUILT_IN, &"no answer")),
             }
         }
-        Registry::Remote(client, auth) => {
-            let host = reference.host.as_deref().unwrap_or_default();
-            let theirs = theirs(reference);
-            let pulled = client.pull_manifest_raw(&theirs, auth, &MANIFEST_TYPES).await;
-            let (body, _) = pulled.map_err(|error| remote_error(host, image, &error))?;
-            if body.len() > MANIFEST_BYTES_MAX {
-                return Err(PullError::Invalid(format!("{image}: its manifest is too large")));
-            }
-            Ok(body)
+        Registry::Remote(remote) => {
+            remote.manifest(image, reference.version(), &MANIFEST_TYPES.join(", ")).await
         }
-    }
-}
-
-fn theirs(reference: &Reference) -> oci_client::Reference {
-    let host = reference.host.clone().unwrap_or_default();
-    let name = reference.name.clone();
-    match &reference.version {
-        Version::Tag(tag) => oci_client::Reference::with_tag(host, name, tag.clone()),
-        Version::Digest(digest) => oci_client::Reference::with_digest(host, name, digest.clone()),
     }
 }
 
@@ -245,18 +220,10 @@ pub async fn fetch(
             let stream = body.into_data_stream().map_err(|error| error.to_string());
             receive(BUILT_IN, image, stream, resolved, target).await
         }
-        Registry::Remote(client, _) => {
+        Registry::Remote(remote) => {
             let host = reference.host.as_deref().unwrap_or_default();
-            let layer = OciDescriptor {
-                digest: resolved.layer.clone(),
-                size: i64::try_from(resolved.bytes).unwrap_or(i64::MAX),
-                ..OciDescriptor::default()
-            };
-            let stream = client
-                .pull_blob_stream(&theirs(reference), &layer)
-                .await
-                .map_err(|error| remote_error(host, image, &error))?;
-            let stream = stream.stream.map_err(|error| error.to_string());
+            let stream = remote.blob(image, &resolved.layer).await?.bytes_stream();
+            let stream = stream.map_err(|error| with_causes(&error));
             receive(host, image, stream, resolved, target).await
         }
     }
@@ -344,7 +311,8 @@ async fn built_in(
     }
 }
 
-fn failed(registry: &str, error: &dyn std::fmt::Display) -> PullError {
+/// What failed, with as much of why as is shown.
+pub fn failed(registry: &str, error: &dyn std::fmt::Display) -> PullError {
     let mut message = error.to_string();
     if let Some((end, _)) = message.char_indices().nth(MESSAGE_MAX) {
         message.truncate(end);
@@ -352,34 +320,8 @@ fn failed(registry: &str, error: &dyn std::fmt::Display) -> PullError {
     PullError::Failed { registry: registry.to_owned(), message }
 }
 
-fn remote_error(
-    host: &str,
-    image: &str,
-    error: &oci_client::errors::OciDistributionError,
-) -> PullError {
-    use oci_client::errors::OciDistributionError as E;
-    let (image, registry) = (image.to_owned(), host.to_owned());
-    match error {
-        E::ImageManifestNotFoundError(_) | E::ServerError { code: 404, .. } => {
-            PullError::NotFound { image, registry }
-        }
-        E::UnauthorizedError { .. } | E::AuthenticationFailure(_) => {
-            PullError::Denied { image, registry }
-        }
-        E::RegistryError { envelope, .. } => {
-            let text = envelope.to_string();
-            if text.contains("MANIFEST_UNKNOWN") || text.contains("NAME_UNKNOWN") {
-                PullError::NotFound { image, registry }
-            } else {
-                failed(host, &text)
-            }
-        }
-        other => failed(host, &with_causes(other)),
-    }
-}
-
 /// An error and what caused it: that a request could not be sent says little by itself.
-fn with_causes(error: &dyn std::error::Error) -> String {
+pub fn with_causes(error: &dyn std::error::Error) -> String {
     let mut text = error.to_string();
     let mut source = error.source();
     while let Some(cause) = source {
