@@ -43,7 +43,6 @@ use self::{
     cache::{Access, Cache, Known},
     flights::Flights,
     pull::{PullError, Registry, Resolved},
-    remote::Remote,
     shown::Shown,
 };
 pub use self::{
@@ -53,6 +52,7 @@ pub use self::{
 };
 use super::{
     away::{ANSWER_MAX, Away},
+    events::Recorder,
     lifecycle::Problem,
     spec::{PodSpec, PullPolicy},
 };
@@ -100,6 +100,7 @@ struct Wanted {
 pub struct Images {
     client: kube::Client,
     away: Arc<Away>,
+    events: Recorder,
     cache: Arc<Cache>,
     binary: PathBuf,
     /// Whether the toolbox stands for well-known container images.
@@ -116,7 +117,7 @@ pub struct Images {
 impl Images {
     /// Opens the folder of images. `binary` is the program that has the `compile` command.
     pub fn open(
-        (client, away): (kube::Client, Arc<Away>),
+        (client, away, events): (kube::Client, Arc<Away>, Recorder),
         root: PathBuf,
         engine: String,
         binary: PathBuf,
@@ -126,6 +127,7 @@ impl Images {
         Ok(Images {
             client,
             away,
+            events,
             cache: Arc::new(Cache::open(root, engine)?),
             binary,
             aliases,
@@ -309,22 +311,26 @@ impl Images {
         pod: &PodSpec,
         wanted: Arc<Wanted>,
     ) -> Result<Found, Problem> {
+        // Whoever cannot be asked for a secret does not have one.
+        let (logins, unread) = self.credentials(&wanted.reference, pod).await.unwrap_or_default();
+        if !unread.is_empty() {
+            let message = format!(
+                "Unable to retrieve some image pull secrets ({}); attempting to pull the image may \
+                 not succeed.",
+                unread.join(", ")
+            );
+            self.events.warning_of_pod(pod, "FailedToRetrieveImagePullSecret", message);
+        }
         let (images, key) = (self.clone(), wanted.key.clone());
-        let (namespace, secrets) = (pod.namespace.clone(), pod.pull_secrets.clone());
+        let secrets = pod.pull_secrets.clone();
         let work = async move {
             let _permit = images.permit().await;
             let Wanted { reference, image, .. } = &*wanted;
+            let asked = pull::resolve_elsewhere(image, reference, &logins).await;
+            let (remote, resolved, auth) = asked.map_err(problem)?;
             let host = reference.host.as_deref().unwrap_or_default();
-            // Whoever cannot be asked for a secret does not have one.
-            let named = (host, reference.name.as_str());
-            let auth = images.credentials(named, &namespace, &secrets).await;
-            let auth = auth.unwrap_or(RegistryAuth::Anonymous);
             let access = images.access(host, &auth, &secrets);
-            let remote = Remote::new(reference).map_err(problem)?;
-            let remote = remote.login(image, &auth).await.map_err(problem)?;
-            let registry = Registry::Remote(&remote);
-            let resolved = pull::resolve(&registry, image, reference).await.map_err(problem)?;
-            images.keep(&registry, &wanted, resolved, access).await
+            images.keep(&Registry::Remote(&remote), &wanted, resolved, access).await
         };
         let work = work.boxed();
         self.pulling.join(key, || work).await
@@ -357,23 +363,22 @@ impl Images {
         Ok(found(reference, &resolved, true))
     }
 
-    /// Whether a Pod may have what is here: it was pulled without credentials, or with the Pod's own.
-    /// Otherwise the registry has to be asked, with those.
+    /// Whether a Pod may have what is here: it was pulled without credentials, or with some of the
+    /// Pod's own. Otherwise the registry has to be asked, with those.
     async fn may_use(&self, reference: &Reference, pod: &PodSpec, known: &Known) -> bool {
         let (Some(host), Some(access)) = (&reference.host, &known.access) else {
             return true;
         };
-        let image = (host.as_str(), reference.name.as_str());
-        let credentials = self.credentials(image, &pod.namespace, &pod.pull_secrets);
+        let credentials = self.credentials(reference, pod);
         let asked = match self.away.is_likely() {
             true => None,
             false => tokio::time::timeout(ANSWER_MAX, credentials).await.ok().flatten(),
         };
         match asked {
-            Some(auth) => {
-                let own = self.access(host, &auth, &pod.pull_secrets);
+            Some((logins, _)) => logins.iter().any(|auth| {
+                let own = self.access(host, auth, &pod.pull_secrets);
                 own.is_some_and(|own| own.fingerprint == access.fingerprint)
-            }
+            }),
             // Nobody can be asked. A Pod that has run here names the same secrets.
             None => pod.pull_secrets == access.secrets,
         }
@@ -431,19 +436,22 @@ impl Images {
         collect::excess(disk, self.thresholds, false) > 0
     }
 
-    /// The first of the Pod's pull secrets that knows an image of a host. None if nobody can be asked.
+    /// What the Pod's pull secrets hold for an image elsewhere, in the order in which it is tried,
+    /// and the names of those that cannot be read. None if nobody can be asked.
     async fn credentials(
         &self,
-        (host, image): (&str, &str),
-        namespace: &str,
-        secrets: &[String],
-    ) -> Option<RegistryAuth> {
+        reference: &Reference,
+        pod: &PodSpec,
+    ) -> Option<(Vec<RegistryAuth>, Vec<String>)> {
+        let namespace = &pod.namespace;
         let api: Api<Secret> = Api::namespaced(self.client.clone(), namespace);
-        for name in secrets {
+        let (mut configs, mut unread) = (Vec::new(), Vec::new());
+        for name in pod.pull_secrets.iter().filter(|name| !name.is_empty()) {
             let secret = match api.get(name).await {
                 Ok(secret) => secret,
                 Err(kube::Error::Api(error)) => {
                     tracing::debug!(namespace, name, %error, "cannot read a pull secret");
+                    unread.push(name.clone());
                     continue;
                 }
                 Err(_) => {
@@ -451,13 +459,12 @@ impl Images {
                     return None;
                 }
             };
-            let data = secret.data.unwrap_or_default();
-            let config = data.get(".dockerconfigjson").or_else(|| data.get(".dockercfg"));
-            if let Some(auth) = config.and_then(|it| pull::credentials(&it.0, host, image)) {
-                return Some(auth);
-            }
+            let mut data = secret.data.unwrap_or_default();
+            let config = data.remove(".dockerconfigjson").or_else(|| data.remove(".dockercfg"));
+            configs.extend(config.map(|it| it.0));
         }
-        Some(RegistryAuth::Anonymous)
+        let host = reference.host.as_deref().unwrap_or_default();
+        Some((pull::credentials(&configs, host, &reference.name), unread))
     }
 
     /// What the image is, if its code is ready to be loaded.

@@ -4,7 +4,7 @@
 //! only by the digest of the bytes that were read; of it only digest, size and type of the layers are
 //! looked at; names and annotations never reach the host.
 
-use std::{path::Path, time::Duration};
+use std::{cmp::Reverse, path::Path, time::Duration};
 
 use bytes::Bytes;
 use futures::{Stream, StreamExt, TryStreamExt};
@@ -29,6 +29,8 @@ pub const ANSWER_BYTES_MAX: usize = 1 << 20;
 pub const LAYER_BYTES_MAX: u64 = 50 << 20;
 /// A registry that sends nothing for this long is given up.
 pub const IDLE_MAX: Duration = Duration::from_secs(30);
+/// Credentials that are tried for one image: each of a few projects has its own.
+const LOGINS_MAX: usize = 16;
 /// Longest message of a registry that is shown.
 const MESSAGE_MAX: usize = 300;
 
@@ -120,6 +122,33 @@ pub async fn resolve(
         }
     }
     Err(PullError::Invalid(format!("{image}: an index that leads to another index")))
+}
+
+/// Asks a registry elsewhere with one login after the other, and at last with none, until it says
+/// what the image is; and which login that was.
+pub async fn resolve_elsewhere(
+    image: &str,
+    reference: &Reference,
+    logins: &[RegistryAuth],
+) -> Result<(Remote, Resolved, RegistryAuth), PullError> {
+    let registry = Remote::new(reference)?;
+    let host = reference.host.clone().unwrap_or_default();
+    let mut refused = PullError::Denied { image: image.to_owned(), registry: host };
+    for auth in logins.iter().chain([&RegistryAuth::Anonymous]) {
+        let asked = async {
+            let remote = registry.login(image, auth).await?;
+            let resolved = resolve(&Registry::Remote(&remote), image, reference).await?;
+            Ok::<_, PullError>((remote, resolved))
+        };
+        match asked.await {
+            Ok((remote, resolved)) => return Ok((remote, resolved, auth.clone())),
+            Err(PullError::Denied { .. }) => {}
+            // Who is let in and does not find the image knows more than who is not.
+            Err(error @ PullError::NotFound { .. }) => refused = error,
+            Err(error) => return Err(error),
+        }
+    }
+    Err(refused)
 }
 
 /// The size of a layer, if it is not too large.
@@ -339,16 +368,35 @@ pub fn sha256(bytes: &[u8]) -> String {
     format!("sha256:{}", hex::encode(Sha256::digest(bytes)))
 }
 
-/// The credentials for an image in the content of a Secret of type `kubernetes.io/dockerconfigjson`,
-/// or of the older `kubernetes.io/dockercfg`: of the entries that cover it the one with the longest
-/// path.
-pub fn credentials(config: &[u8], host: &str, name: &str) -> Option<RegistryAuth> {
+/// The credentials for an image in the contents of Secrets of type `kubernetes.io/dockerconfigjson`,
+/// or of the older `kubernetes.io/dockercfg`: those of all entries that cover it, the longest path
+/// first, then as they are written.
+pub fn credentials(configs: &[Vec<u8>], host: &str, name: &str) -> Vec<RegistryAuth> {
+    let mut covering = Vec::new();
+    for config in configs {
+        let config: serde_json::Value = serde_json::from_slice(config).unwrap_or_default();
+        let entries = config.get("auths").unwrap_or(&config).as_object();
+        for (key, entry) in entries.into_iter().flatten() {
+            if let Some(length) = covers(key, host, name)
+                && let Some(auth) = login(entry)
+            {
+                covering.push((length, auth));
+            }
+        }
+    }
+    covering.sort_by_key(|(length, _)| Reverse(*length));
+    let mut found = Vec::new();
+    for (_, auth) in covering {
+        if found.len() < LOGINS_MAX && !found.contains(&auth) {
+            found.push(auth);
+        }
+    }
+    found
+}
+
+/// What an entry has to show.
+fn login(entry: &serde_json::Value) -> Option<RegistryAuth> {
     use base64::{Engine as _, engine::general_purpose::STANDARD_NO_PAD};
-    let config: serde_json::Value = serde_json::from_slice(config).ok()?;
-    let entries = config.get("auths").unwrap_or(&config).as_object()?;
-    let covering =
-        entries.iter().filter_map(|(key, entry)| Some((covers(key, host, name)?, entry)));
-    let (_, entry) = covering.max_by_key(|(length, _)| *length)?;
     let field = |name: &str| entry.get(name).and_then(|value| value.as_str());
     let Some(auth) = field("auth").filter(|auth| !auth.is_empty()) else {
         return Some(RegistryAuth::Basic(field("username")?.into(), field("password")?.into()));
@@ -474,24 +522,45 @@ mod tests {
         let config = br#"{"auths":{"https://ghcr.io/v1/":{"auth":"dTpwOnc="},
                           "x.io":{"username":"a","password":"b"}}}"#;
         let basic = |user: &str, password: &str| {
-            Some(RegistryAuth::Basic(user.to_owned(), password.to_owned()))
+            vec![RegistryAuth::Basic(user.to_owned(), password.to_owned())]
         };
-        assert_eq!(credentials(config, "ghcr.io", "app"), basic("u", "p:w"));
-        assert_eq!(credentials(config, "x.io", "app"), basic("a", "b"));
-        assert_eq!(credentials(config, "y.io", "app"), None);
-        // The older form; the longest path wins, labels may have a `*`.
+        let configs = [config.to_vec()];
+        assert_eq!(credentials(&configs, "ghcr.io", "app"), basic("u", "p:w"));
+        assert_eq!(credentials(&configs, "x.io", "app"), basic("a", "b"));
+        assert!(credentials(&configs, "y.io", "app").is_empty());
+        // The older form; the longest path comes first, labels may have a `*`.
         let config = br#"{"x.io:5000":{"username":"all","password":"1"},
             "x.io:5000/team":{"username":"team","password":"2"},
             "*.cloud.io":{"username":"","password":"","auth":"dTpwOnc"},
             "https://index.docker.io/v1/":{"username":"hub","password":"3"}}"#;
-        let user = |host: &str, name: &str| match credentials(config, host, name) {
-            Some(RegistryAuth::Basic(user, _)) => user,
-            _ => String::new(),
+        // Another Secret for the same registry, and one that cannot be read.
+        let second = br#"{"auths":{"x.io:5000":{"username":"other","password":"4"},
+            "http://x.io:5000":{"username":"all","password":"1"}}}"#;
+        let configs = [b"{".to_vec(), config.to_vec(), second.to_vec()];
+        let users = |host: &str, name: &str| {
+            let found = credentials(&configs, host, name);
+            let users = found.into_iter().map(|auth| match auth {
+                RegistryAuth::Basic(user, _) => user,
+                other => panic!("{other:?}"),
+            });
+            users.collect::<Vec<_>>().join(" ")
         };
-        assert_eq!(user("x.io:5000", "team/app"), "team");
-        assert_eq!(user("x.io:5000", "app"), "all");
-        assert_eq!(user("x.io", "app") + &user("cloud.io", "app"), "");
-        assert_eq!(user("a.cloud.io", "app"), "u");
-        assert_eq!(user("docker.io", "team/app"), "hub");
+        assert_eq!(users("x.io:5000", "team/app"), "team all other");
+        assert_eq!(users("x.io:5000", "app"), "all other");
+        assert_eq!(users("x.io", "app") + &users("cloud.io", "app"), "");
+        assert_eq!(users("a.cloud.io", "app"), "u");
+        assert_eq!(users("docker.io", "team/app"), "hub");
+    }
+
+    #[test]
+    fn credentials_that_are_tried_are_counted() {
+        let entries = (0..100).map(|index| {
+            let path = "a".repeat(index);
+            format!(r#""x.io/{path}":{{"username":"u{index}","password":"p"}}"#)
+        });
+        let config = format!("{{{}}}", entries.collect::<Vec<_>>().join(","));
+        let found = credentials(&[config.into_bytes()], "x.io", &"a".repeat(200));
+        assert_eq!(found.len(), LOGINS_MAX);
+        assert_eq!(found[0], RegistryAuth::Basic("u99".to_owned(), "p".to_owned()));
     }
 }

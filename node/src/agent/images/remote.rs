@@ -208,11 +208,18 @@ mod tests {
 
     use axum::{Router, body::Body, extract::Request};
 
+    use super::super::{pull::resolve_elsewhere, reference::Version};
     use super::*;
 
-    /// A registry on loopback that lets `user` with the password `right` read `team/app:1`. What it
-    /// answers at the path `endless` has no end.
-    async fn serve(endless: &'static str) -> Remote {
+    const MANIFEST: &str = r#"{"schemaVersion":2,
+        "mediaType":"application/vnd.oci.image.manifest.v1+json",
+        "config":{"mediaType":"application/vnd.wasm.config.v0+json","digest":"x","size":2},
+        "layers":[{"mediaType":"application/wasm","size":7,"digest":
+        "sha256:0000000000000000000000000000000000000000000000000000000000000000"}]}"#;
+
+    /// A registry on loopback that lets `user` with the password `right` read `team/app:1`, and
+    /// everybody `team/open:1`. What it answers at the path `endless` has no end.
+    async fn serve(endless: &'static str) -> Reference {
         // Another test may have installed it.
         let _ = rustls::crypto::ring::default_provider().install_default();
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("a port");
@@ -224,8 +231,7 @@ mod tests {
         };
         let app = Router::new().fallback(answers);
         tokio::spawn(async move { axum::serve(listener, app).await });
-        let reference = Reference::parse(&format!("{host}/team/app:1")).expect("a reference");
-        Remote::new(&reference).expect("a client")
+        Reference::parse(&format!("{host}/team/app:1")).expect("a reference")
     }
 
     fn answer(request: &Request, endless: &str, realm: &str) -> http::Response<Body> {
@@ -241,17 +247,21 @@ mod tests {
             return with(200, Body::from_stream(futures::stream::repeat_with(same)));
         }
         let query = request.uri().query().unwrap_or_default();
-        match (path, shown, query) {
-            ("/v2/", ..) => with(401, Body::empty()),
+        let (own, open) = (
+            "scope=repository%3Ateam%2Fapp%3Apull&service=tests",
+            "scope=repository%3Ateam%2Fopen%3Apull&service=tests",
+        );
+        match (path, shown) {
+            ("/v2/", _) => with(401, Body::empty()),
             // `user:right`
-            (
-                "/token",
-                "Basic dXNlcjpyaWdodA==",
-                "scope=repository%3Ateam%2Fapp%3Apull&service=tests",
-            ) => with(200, Body::from(r#"{"access_token":"t"}"#)),
-            ("/v2/team/app/manifests/1", "Bearer t", _) => with(200, Body::from("manifest")),
-            ("/v2/team/app/manifests/2", "Bearer t", _) => with(404, Body::empty()),
-            ("/v2/team/app/manifests/3", "Bearer t", _) => {
+            ("/token", "Basic dXNlcjpyaWdodA==") if query == own => {
+                with(200, Body::from(r#"{"access_token":"t"}"#))
+            }
+            ("/token", "") if query == open => with(200, Body::from(r#"{"token":"o"}"#)),
+            ("/v2/team/app/manifests/1", "Bearer t") => with(200, Body::from(MANIFEST)),
+            ("/v2/team/open/manifests/1", "Bearer o") => with(200, Body::from(MANIFEST)),
+            ("/v2/team/app/manifests/2", "Bearer t") => with(404, Body::empty()),
+            ("/v2/team/app/manifests/3", "Bearer t") => {
                 let said = r#"{"errors":[{"code":"UNKNOWN","message":"the disk is full"}]}"#;
                 with(500, Body::from(said))
             }
@@ -265,10 +275,10 @@ mod tests {
 
     #[tokio::test]
     async fn who_shows_the_right_credentials_gets_a_token_and_reads() {
-        let remote = serve("").await;
+        let remote = Remote::new(&serve("").await).expect("a client");
         let known = remote.login("app", &login("right")).await.expect("let in");
         let read = async |version: &str| known.manifest("app", version, "*/*").await;
-        assert_eq!(read("1").await.expect("read"), "manifest");
+        assert_eq!(read("1").await.expect("read"), MANIFEST);
         assert!(matches!(read("2").await, Err(PullError::NotFound { .. })));
         let error = read("3").await.expect_err("broken").to_string();
         assert!(error.ends_with("status 500, OCI API errors: [OCI API error: the disk is full]"));
@@ -279,9 +289,29 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn the_first_login_that_may_read_is_taken() {
+        let mut reference = serve("").await;
+        let (wrong, right) = (login("wrong"), login("right"));
+        let logins = [wrong.clone(), right.clone()];
+        let asked = resolve_elsewhere("app", &reference, &logins).await;
+        assert_eq!(asked.ok().map(|(.., auth)| auth), Some(right));
+        let asked = resolve_elsewhere("app", &reference, &logins[..1]).await;
+        assert!(matches!(asked, Err(PullError::Denied { .. })));
+        // That somebody else, or nobody, may not know whether there is one says nothing.
+        reference.version = Version::Tag("2".to_owned());
+        let asked = resolve_elsewhere("app", &reference, &logins).await;
+        assert!(matches!(asked, Err(PullError::NotFound { .. })));
+        // Nobody has to log in for this one, and who cannot may have it.
+        reference.version = Version::Tag("1".to_owned());
+        reference.name = "team/open".to_owned();
+        let asked = resolve_elsewhere("open", &reference, &[wrong]).await;
+        assert_eq!(asked.ok().map(|(.., auth)| auth), Some(RegistryAuth::Anonymous));
+    }
+
+    #[tokio::test]
     async fn an_answer_without_an_end_is_not_kept() {
         for endless in ["/token", "/v2/team/app/manifests/1"] {
-            let remote = serve(endless).await;
+            let remote = Remote::new(&serve(endless).await).expect("a client");
             let read = async {
                 let known = remote.login("app", &login("right")).await?;
                 known.manifest("app", "1", "*/*").await
