@@ -186,7 +186,8 @@ fn auth(flags: &Flags, host: &str, name: &str) -> Result<RegistryAuth, Diagnosti
         (None, Some(file)) => std::fs::read(file).unwrap_or_default(),
         (None, None) => Vec::new(),
     };
-    Ok(credentials(&read, host, name).unwrap_or(RegistryAuth::Anonymous))
+    let mut found = credentials(&[read], host, name).into_iter();
+    Ok(found.next().unwrap_or(RegistryAuth::Anonymous))
 }
 
 fn refusal(host: &str, name: &str, insecure: bool, error: OciDistributionError) -> Diagnostic {

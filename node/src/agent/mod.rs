@@ -251,7 +251,8 @@ pub async fn run(config: Config, shutdown: CancellationToken) -> Result<(), Agen
     let client = connection.client();
     let root = config.data_dir.join("images");
     let away = Arc::new(Away::default());
-    let asking = (client.clone(), away.clone());
+    let (recorder, happenings) = Recorder::new();
+    let asking = (client.clone(), away.clone(), recorder.clone());
     let choices = (config.image_aliases, config.image_thresholds);
     let code = root.join("cache").join(&engine);
     let images = Images::open(asking, root.clone(), engine, binary, choices)
@@ -269,7 +270,6 @@ pub async fn run(config: Config, shutdown: CancellationToken) -> Result<(), Agen
         config.address,
         (folders, users),
     ));
-    let (recorder, happenings) = Recorder::new();
     recorder.of_node(&config.name, "Starting", "Starting the node's agent.".to_owned(), false);
     let (published, traffic) = tokio::sync::watch::channel(node::Traffic::default());
     let (seen, own) = tokio::sync::watch::channel(Seen::Nothing);

@@ -10,30 +10,29 @@
 
 mod cache;
 mod collect;
+mod flights;
 mod pull;
 mod reference;
+mod remote;
 mod shown;
+#[cfg(test)]
+mod tests;
 mod toolbox;
 
 use std::{
-    collections::{BTreeSet, HashMap},
-    convert::Infallible,
-    ffi::CString,
-    path::PathBuf,
-    process::Stdio,
-    sync::{Arc, Mutex},
-    time::Duration,
+    collections::BTreeSet, convert::Infallible, ffi::CString, path::PathBuf, process::Stdio,
+    sync::Arc, time::Duration,
 };
 
-use futures::{
-    FutureExt,
-    future::{BoxFuture, Shared},
-};
+use futures::FutureExt;
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::Secret;
 use kube::Api;
 use oci_client::secrets::RegistryAuth;
-use tokio::{io::AsyncReadExt, sync::Semaphore};
+use tokio::{
+    io::AsyncReadExt,
+    sync::{Semaphore, SemaphorePermit},
+};
 
 use crate::{
     compile::{Image, Report},
@@ -42,6 +41,7 @@ use crate::{
 
 use self::{
     cache::{Access, Cache, Known},
+    flights::Flights,
     pull::{PullError, Registry, Resolved},
     shown::Shown,
 };
@@ -52,6 +52,7 @@ pub use self::{
 };
 use super::{
     away::{ANSWER_MAX, Away},
+    events::Recorder,
     lifecycle::Problem,
     spec::{PodSpec, PullPolicy},
 };
@@ -84,10 +85,22 @@ pub struct Found {
     pub pulled: bool,
 }
 
+/// An image that somebody wants.
+struct Wanted {
+    reference: Reference,
+    /// As written.
+    image: String,
+    /// Whose it is in the cache.
+    scope: String,
+    /// The same for all who may share an answer.
+    key: String,
+}
+
 /// The images of this node.
 pub struct Images {
     client: kube::Client,
     away: Arc<Away>,
+    events: Recorder,
     cache: Arc<Cache>,
     binary: PathBuf,
     /// Whether the toolbox stands for well-known container images.
@@ -95,7 +108,8 @@ pub struct Images {
     thresholds: Thresholds,
     compilers: Arc<Semaphore>,
     pulls: Semaphore,
-    resolving: Flights<Result<Found, Problem>>,
+    asking: Flights<Result<Resolved, Problem>>,
+    pulling: Flights<Result<Found, Problem>>,
     compiling: Flights<Result<Image, Problem>>,
     shown: Shown,
 }
@@ -103,7 +117,7 @@ pub struct Images {
 impl Images {
     /// Opens the folder of images. `binary` is the program that has the `compile` command.
     pub fn open(
-        (client, away): (kube::Client, Arc<Away>),
+        (client, away, events): (kube::Client, Arc<Away>, Recorder),
         root: PathBuf,
         engine: String,
         binary: PathBuf,
@@ -113,13 +127,15 @@ impl Images {
         Ok(Images {
             client,
             away,
+            events,
             cache: Arc::new(Cache::open(root, engine)?),
             binary,
             aliases,
             thresholds,
             compilers: Arc::new(Semaphore::new(cores)),
             pulls: Semaphore::new(PULLS_MAX),
-            resolving: Flights::default(),
+            asking: Flights::default(),
+            pulling: Flights::default(),
             compiling: Flights::default(),
             shown: Shown::default(),
         })
@@ -161,37 +177,40 @@ impl Images {
                 message: format!("{image} is not on this node and imagePullPolicy is Never"),
             });
         }
+        let key = format!("{scope}\n{image}\n{}", pod.pull_secrets.join(","));
+        let (image, scope) = (image.to_owned(), scope.to_owned());
+        let wanted = Arc::new(Wanted { reference, image, scope, key });
+        if wanted.reference.host.is_some() {
+            asks();
+            return self.pull_elsewhere(pod, wanted).await;
+        }
         // The built-in registry goes away together with the control plane, and a Pod that has run
         // here must come back meanwhile.
-        let fallback = known.filter(|_| reference.host.is_none());
-        let older = fallback.map(|known| found(&reference, &known.resolved, false));
-        let key = format!("{scope}\n{image}\n{}", pod.pull_secrets.join(","));
-        let images = self.clone();
-        let (text, scope) = (image.to_owned(), scope.to_owned());
-        let (namespace, secrets) = (pod.namespace.clone(), pod.pull_secrets.clone());
-        let asked = self.resolving.join(key, move || {
-            async move { images.pull(&reference, &text, &scope, &namespace, &secrets).await }
-                .boxed()
-        });
+        let older = known.map(|known| found(&wanted.reference, &known.resolved, false));
         let Some(older) = older else {
             asks();
-            return asked.await;
+            let resolved = self.ask(&wanted).await?;
+            return self.pull_built_in(wanted, resolved).await;
         };
         if self.away.is_likely() {
             return Ok(older);
         }
         asks();
-        match tokio::time::timeout(ANSWER_MAX, asked).await {
+        // Only what the image is now has to be said soon. Once that is known, nothing else runs,
+        // however long its layer takes.
+        let resolved = match tokio::time::timeout(ANSWER_MAX, self.ask(&wanted)).await {
             Ok(Err(problem)) if problem.reason == "ErrImagePull" && self.is_away().await => {
+                let image = &wanted.image;
                 tracing::info!(image, "the registry is away; using the image that is here");
-                Ok(older)
+                return Ok(older);
             }
-            Ok(answer) => answer,
+            Ok(answer) => answer?,
             Err(_) => {
                 self.away.note_silence();
-                Ok(older)
+                return Ok(older);
             }
-        }
+        };
+        self.pull_built_in(wanted, resolved).await
     }
 
     /// What a container image would run, if this node runs the toolbox in its place.
@@ -253,31 +272,87 @@ impl Images {
         !answers
     }
 
-    async fn pull(
-        &self,
-        reference: &Reference,
-        image: &str,
-        scope: &str,
-        namespace: &str,
-        secrets: &[String],
-    ) -> Result<Found, Problem> {
-        let _permit = self.pulls.acquire().await.expect("the semaphore is never closed");
-        let (registry, access) = match &reference.host {
-            None => (Registry::BuiltIn(&self.client), None),
-            Some(host) => {
-                // Whoever cannot be asked for a secret does not have one.
-                let wanted = (host.as_str(), reference.name.as_str());
-                let auth = self.credentials(wanted, namespace, secrets).await;
-                let auth = auth.unwrap_or(RegistryAuth::Anonymous);
-                let access = self.access(host, &auth, secrets);
-                (Registry::Remote(pull::remote(host), auth), access)
-            }
+    /// What an image of the built-in registry is now. Takes no permit: downloads that last do not
+    /// keep a Pod from the image that it has.
+    async fn ask(self: &Arc<Images>, wanted: &Arc<Wanted>) -> Result<Resolved, Problem> {
+        let (images, wanted, key) = (self.clone(), wanted.clone(), wanted.key.clone());
+        let work = async move {
+            let registry = Registry::BuiltIn(&images.client);
+            let resolved = pull::resolve(&registry, &wanted.image, &wanted.reference).await;
+            resolved.map_err(problem)
         };
-        let resolved = pull::resolve(&registry, image, reference).await.map_err(problem)?;
+        let work = work.boxed();
+        self.asking.join(key, || work).await
+    }
+
+    /// Fetches what the built-in registry said that an image is, unless it is here.
+    async fn pull_built_in(
+        self: &Arc<Images>,
+        wanted: Arc<Wanted>,
+        resolved: Resolved,
+    ) -> Result<Found, Problem> {
+        // The tag may have moved since another Pod asked.
+        let key = format!("{}\n{}", wanted.key, resolved.manifest);
+        let images = self.clone();
+        let work = async move {
+            let _permit = match images.cache.blob(&resolved.layer).exists() {
+                true => None,
+                false => Some(images.permit().await),
+            };
+            images.keep(&Registry::BuiltIn(&images.client), &wanted, resolved, None).await
+        };
+        let work = work.boxed();
+        self.pulling.join(key, || work).await
+    }
+
+    /// Asks a registry elsewhere what an image is now, and fetches that unless it is here.
+    async fn pull_elsewhere(
+        self: &Arc<Images>,
+        pod: &PodSpec,
+        wanted: Arc<Wanted>,
+    ) -> Result<Found, Problem> {
+        // Whoever cannot be asked for a secret does not have one.
+        let (logins, unread) = self.credentials(&wanted.reference, pod).await.unwrap_or_default();
+        if !unread.is_empty() {
+            let message = format!(
+                "Unable to retrieve some image pull secrets ({}); attempting to pull the image may \
+                 not succeed.",
+                unread.join(", ")
+            );
+            self.events.warning_of_pod(pod, "FailedToRetrieveImagePullSecret", message);
+        }
+        let (images, key) = (self.clone(), wanted.key.clone());
+        let secrets = pod.pull_secrets.clone();
+        let work = async move {
+            let _permit = images.permit().await;
+            let Wanted { reference, image, .. } = &*wanted;
+            let asked = pull::resolve_elsewhere(image, reference, &logins).await;
+            let (remote, resolved, auth) = asked.map_err(problem)?;
+            let host = reference.host.as_deref().unwrap_or_default();
+            let access = images.access(host, &auth, &secrets);
+            images.keep(&Registry::Remote(&remote), &wanted, resolved, access).await
+        };
+        let work = work.boxed();
+        self.pulling.join(key, || work).await
+    }
+
+    async fn permit(&self) -> SemaphorePermit<'_> {
+        self.pulls.acquire().await.expect("the semaphore is never closed")
+    }
+
+    /// Fetches a layer that is not here, and remembers the image.
+    async fn keep(
+        &self,
+        registry: &Registry<'_>,
+        wanted: &Wanted,
+        resolved: Resolved,
+        access: Option<Access>,
+    ) -> Result<Found, Problem> {
+        let Wanted { reference, image, scope, .. } = wanted;
         let blob = self.cache.blob(&resolved.layer);
         let fresh = !blob.exists();
         if fresh {
-            pull::fetch(&registry, image, reference, &resolved, &blob).await.map_err(problem)?;
+            pull::fetch(registry, image, reference, &resolved, &blob).await.map_err(problem)?;
         }
         if let Err(error) = self.cache.remember(scope, image, &resolved, access) {
             tracing::warn!(image, %error, "cannot remember an image");
@@ -288,23 +363,22 @@ impl Images {
         Ok(found(reference, &resolved, true))
     }
 
-    /// Whether a Pod may have what is here: it was pulled without credentials, or with the Pod's own.
-    /// Otherwise the registry has to be asked, with those.
+    /// Whether a Pod may have what is here: it was pulled without credentials, or with some of the
+    /// Pod's own. Otherwise the registry has to be asked, with those.
     async fn may_use(&self, reference: &Reference, pod: &PodSpec, known: &Known) -> bool {
         let (Some(host), Some(access)) = (&reference.host, &known.access) else {
             return true;
         };
-        let image = (host.as_str(), reference.name.as_str());
-        let credentials = self.credentials(image, &pod.namespace, &pod.pull_secrets);
+        let credentials = self.credentials(reference, pod);
         let asked = match self.away.is_likely() {
             true => None,
             false => tokio::time::timeout(ANSWER_MAX, credentials).await.ok().flatten(),
         };
         match asked {
-            Some(auth) => {
-                let own = self.access(host, &auth, &pod.pull_secrets);
+            Some((logins, _)) => logins.iter().any(|auth| {
+                let own = self.access(host, auth, &pod.pull_secrets);
                 own.is_some_and(|own| own.fingerprint == access.fingerprint)
-            }
+            }),
             // Nobody can be asked. A Pod that has run here names the same secrets.
             None => pod.pull_secrets == access.secrets,
         }
@@ -362,19 +436,22 @@ impl Images {
         collect::excess(disk, self.thresholds, false) > 0
     }
 
-    /// The first of the Pod's pull secrets that knows an image of a host. None if nobody can be asked.
+    /// What the Pod's pull secrets hold for an image elsewhere, in the order in which it is tried,
+    /// and the names of those that cannot be read. None if nobody can be asked.
     async fn credentials(
         &self,
-        (host, image): (&str, &str),
-        namespace: &str,
-        secrets: &[String],
-    ) -> Option<RegistryAuth> {
+        reference: &Reference,
+        pod: &PodSpec,
+    ) -> Option<(Vec<RegistryAuth>, Vec<String>)> {
+        let namespace = &pod.namespace;
         let api: Api<Secret> = Api::namespaced(self.client.clone(), namespace);
-        for name in secrets {
+        let (mut configs, mut unread) = (Vec::new(), Vec::new());
+        for name in pod.pull_secrets.iter().filter(|name| !name.is_empty()) {
             let secret = match api.get(name).await {
                 Ok(secret) => secret,
                 Err(kube::Error::Api(error)) => {
                     tracing::debug!(namespace, name, %error, "cannot read a pull secret");
+                    unread.push(name.clone());
                     continue;
                 }
                 Err(_) => {
@@ -382,13 +459,12 @@ impl Images {
                     return None;
                 }
             };
-            let data = secret.data.unwrap_or_default();
-            let config = data.get(".dockerconfigjson").or_else(|| data.get(".dockercfg"));
-            if let Some(auth) = config.and_then(|it| pull::credentials(&it.0, host, image)) {
-                return Some(auth);
-            }
+            let mut data = secret.data.unwrap_or_default();
+            let config = data.remove(".dockerconfigjson").or_else(|| data.remove(".dockercfg"));
+            configs.extend(config.map(|it| it.0));
         }
-        Some(RegistryAuth::Anonymous)
+        let host = reference.host.as_deref().unwrap_or_default();
+        Some((pull::credentials(&configs, host, &reference.name), unread))
     }
 
     /// What the image is, if its code is ready to be loaded.
@@ -600,30 +676,4 @@ fn problem(error: PullError) -> Problem {
         }
     };
     Problem { reason, message: error.to_string() }
-}
-
-/// Work that is under way, by its key: whoever wants the same waits for the same outcome.
-struct Flights<T: Clone>(Mutex<HashMap<String, Shared<BoxFuture<'static, T>>>>);
-
-impl<T: Clone> Default for Flights<T> {
-    fn default() -> Self {
-        Flights(Mutex::new(HashMap::new()))
-    }
-}
-
-impl<T: Clone> Flights<T> {
-    async fn join(&self, key: String, make: impl FnOnce() -> BoxFuture<'static, T>) -> T {
-        let flight = self.lock().entry(key.clone()).or_insert_with(|| make().shared()).clone();
-        let outcome = flight.clone().await;
-        let mut flights = self.lock();
-        if flights.get(&key).is_some_and(|current| current.ptr_eq(&flight)) {
-            flights.remove(&key);
-        }
-        outcome
-    }
-
-    /// Never held across an await.
-    fn lock(&self) -> std::sync::MutexGuard<'_, HashMap<String, Shared<BoxFuture<'static, T>>>> {
-        self.0.lock().expect("nobody panics while holding it")
-    }
 }

@@ -4,7 +4,7 @@
 //! only by the digest of the bytes that were read; of it only digest, size and type of the layers are
 //! looked at; names and annotations never reach the host.
 
-use std::{path::Path, time::Duration};
+use std::{cmp::Reverse, path::Path, time::Duration};
 
 use bytes::Bytes;
 use futures::{Stream, StreamExt, TryStreamExt};
@@ -12,21 +12,25 @@ use http::Request;
 use http_body_util::{BodyExt, Limited};
 use kube::client::Body;
 use oci_client::{
-    client::{ClientConfig, ClientProtocol},
     manifest::{OciDescriptor, OciManifest},
     secrets::RegistryAuth,
 };
 use sha2::{Digest, Sha256};
 use tokio::io::AsyncWriteExt;
 
-use super::reference::{Reference, Version, is_digest, is_local};
+use super::{
+    reference::{Reference, Version, is_digest},
+    remote::Remote,
+};
 
-/// A manifest has a few hundred bytes; more than this is an attack or no manifest.
-const MANIFEST_BYTES_MAX: usize = 1 << 20;
+/// A manifest or a token has a few kilobytes at most; more than this is an attack, or neither.
+pub const ANSWER_BYTES_MAX: usize = 1 << 20;
 /// The largest compressed or plain layer; the compiler takes no larger one.
 pub const LAYER_BYTES_MAX: u64 = 50 << 20;
 /// A registry that sends nothing for this long is given up.
-const IDLE_MAX: Duration = Duration::from_secs(30);
+pub const IDLE_MAX: Duration = Duration::from_secs(30);
+/// Credentials that are tried for one image: each of a few projects has its own.
+const LOGINS_MAX: usize = 16;
 /// Longest message of a registry that is shown.
 const MESSAGE_MAX: usize = 300;
 
@@ -77,7 +81,7 @@ pub enum Registry<'a> {
     /// The one in the control plane, over the agent's own connection.
     BuiltIn(&'a kube::Client),
     /// Any other.
-    Remote(Box<oci_client::Client>, RegistryAuth),
+    Remote(&'a Remote),
 }
 
 /// What a reference stands for.
@@ -89,17 +93,6 @@ pub struct Resolved {
     pub layer: String,
     /// Size of the layer.
     pub bytes: u64,
-}
-
-/// A client for a registry host.
-pub fn remote(host: &str) -> Box<oci_client::Client> {
-    let protocol = if is_local(host) { ClientProtocol::Http } else { ClientProtocol::Https };
-    Box::new(oci_client::Client::new(ClientConfig {
-        protocol,
-        connect_timeout: Some(Duration::from_secs(10)),
-        read_timeout: Some(IDLE_MAX),
-        ..ClientConfig::default()
-    }))
 }
 
 /// Reads the manifest and finds the layer that holds the Wasm.
@@ -129,6 +122,33 @@ pub async fn resolve(
         }
     }
     Err(PullError::Invalid(format!("{image}: an index that leads to another index")))
+}
+
+/// Asks a registry elsewhere with one login after the other, and at last with none, until it says
+/// what the image is; and which login that was.
+pub async fn resolve_elsewhere(
+    image: &str,
+    reference: &Reference,
+    logins: &[RegistryAuth],
+) -> Result<(Remote, Resolved, RegistryAuth), PullError> {
+    let registry = Remote::new(reference)?;
+    let host = reference.host.clone().unwrap_or_default();
+    let mut refused = PullError::Denied { image: image.to_owned(), registry: host };
+    for auth in logins.iter().chain([&RegistryAuth::Anonymous]) {
+        let asked = async {
+            let remote = registry.login(image, auth).await?;
+            let resolved = resolve(&Registry::Remote(&remote), image, reference).await?;
+            Ok::<_, PullError>((remote, resolved))
+        };
+        match asked.await {
+            Ok((remote, resolved)) => return Ok((remote, resolved, auth.clone())),
+            Err(PullError::Denied { .. }) => {}
+            // Who is let in and does not find the image knows more than who is not.
+            Err(error @ PullError::NotFound { .. }) => refused = error,
+            Err(error) => return Err(error),
+        }
+    }
+    Err(refused)
 }
 
 /// The size of a layer, if it is not too large.
@@ -200,7 +220,7 @@ async fn manifest(
         Registry::BuiltIn(client) => {
             let path = format!("/v2/{}/manifests/{}", reference.name, reference.version());
             let body = built_in(client, image, &path, Some(&MANIFEST_TYPES.join(", "))).await?;
-            let read = Limited::new(body, MANIFEST_BYTES_MAX).collect();
+            let read = Limited::new(body, ANSWER_BYTES_MAX).collect();
             let collected = tokio::time::timeout(IDLE_MAX, read).await;
             match collected {
                 Ok(Ok(collected)) => Ok(collected.to_bytes()),
@@ -208,25 +228,9 @@ async fn manifest(
                 Err(_) => Err(failed(BUILT_IN, &"no answer")),
             }
         }
-        Registry::Remote(client, auth) => {
-            let host = reference.host.as_deref().unwrap_or_default();
-            let theirs = theirs(reference);
-            let pulled = client.pull_manifest_raw(&theirs, auth, &MANIFEST_TYPES).await;
-            let (body, _) = pulled.map_err(|error| remote_error(host, image, &error))?;
-            if body.len() > MANIFEST_BYTES_MAX {
-                return Err(PullError::Invalid(format!("{image}: its manifest is too large")));
-            }
-            Ok(body)
+        Registry::Remote(remote) => {
+            remote.manifest(image, reference.version(), &MANIFEST_TYPES.join(", ")).await
         }
-    }
-}
-
-fn theirs(reference: &Reference) -> oci_client::Reference {
-    let host = reference.host.clone().unwrap_or_default();
-    let name = reference.name.clone();
-    match &reference.version {
-        Version::Tag(tag) => oci_client::Reference::with_tag(host, name, tag.clone()),
-        Version::Digest(digest) => oci_client::Reference::with_digest(host, name, digest.clone()),
     }
 }
 
@@ -245,18 +249,10 @@ pub async fn fetch(
             let stream = body.into_data_stream().map_err(|error| error.to_string());
             receive(BUILT_IN, image, stream, resolved, target).await
         }
-        Registry::Remote(client, _) => {
+        Registry::Remote(remote) => {
             let host = reference.host.as_deref().unwrap_or_default();
-            let layer = OciDescriptor {
-                digest: resolved.layer.clone(),
-                size: i64::try_from(resolved.bytes).unwrap_or(i64::MAX),
-                ..OciDescriptor::default()
-            };
-            let stream = client
-                .pull_blob_stream(&theirs(reference), &layer)
-                .await
-                .map_err(|error| remote_error(host, image, &error))?;
-            let stream = stream.stream.map_err(|error| error.to_string());
+            let stream = remote.blob(image, &resolved.layer).await?.bytes_stream();
+            let stream = stream.map_err(|error| with_causes(&error));
             receive(host, image, stream, resolved, target).await
         }
     }
@@ -344,7 +340,8 @@ async fn built_in(
     }
 }
 
-fn failed(registry: &str, error: &dyn std::fmt::Display) -> PullError {
+/// What failed, with as much of why as is shown.
+pub fn failed(registry: &str, error: &dyn std::fmt::Display) -> PullError {
     let mut message = error.to_string();
     if let Some((end, _)) = message.char_indices().nth(MESSAGE_MAX) {
         message.truncate(end);
@@ -352,34 +349,8 @@ fn failed(registry: &str, error: &dyn std::fmt::Display) -> PullError {
     PullError::Failed { registry: registry.to_owned(), message }
 }
 
-fn remote_error(
-    host: &str,
-    image: &str,
-    error: &oci_client::errors::OciDistributionError,
-) -> PullError {
-    use oci_client::errors::OciDistributionError as E;
-    let (image, registry) = (image.to_owned(), host.to_owned());
-    match error {
-        E::ImageManifestNotFoundError(_) | E::ServerError { code: 404, .. } => {
-            PullError::NotFound { image, registry }
-        }
-        E::UnauthorizedError { .. } | E::AuthenticationFailure(_) => {
-            PullError::Denied { image, registry }
-        }
-        E::RegistryError { envelope, .. } => {
-            let text = envelope.to_string();
-            if text.contains("MANIFEST_UNKNOWN") || text.contains("NAME_UNKNOWN") {
-                PullError::NotFound { image, registry }
-            } else {
-                failed(host, &text)
-            }
-        }
-        other => failed(host, &with_causes(other)),
-    }
-}
-
 /// An error and what caused it: that a request could not be sent says little by itself.
-fn with_causes(error: &dyn std::error::Error) -> String {
+pub fn with_causes(error: &dyn std::error::Error) -> String {
     let mut text = error.to_string();
     let mut source = error.source();
     while let Some(cause) = source {
@@ -397,16 +368,35 @@ pub fn sha256(bytes: &[u8]) -> String {
     format!("sha256:{}", hex::encode(Sha256::digest(bytes)))
 }
 
-/// The credentials for an image in the content of a Secret of type `kubernetes.io/dockerconfigjson`,
-/// or of the older `kubernetes.io/dockercfg`: of the entries that cover it the one with the longest
-/// path.
-pub fn credentials(config: &[u8], host: &str, name: &str) -> Option<RegistryAuth> {
+/// The credentials for an image in the contents of Secrets of type `kubernetes.io/dockerconfigjson`,
+/// or of the older `kubernetes.io/dockercfg`: those of all entries that cover it, the longest path
+/// first, then as they are written.
+pub fn credentials(configs: &[Vec<u8>], host: &str, name: &str) -> Vec<RegistryAuth> {
+    let mut covering = Vec::new();
+    for config in configs {
+        let config: serde_json::Value = serde_json::from_slice(config).unwrap_or_default();
+        let entries = config.get("auths").unwrap_or(&config).as_object();
+        for (key, entry) in entries.into_iter().flatten() {
+            if let Some(length) = covers(key, host, name)
+                && let Some(auth) = login(entry)
+            {
+                covering.push((length, auth));
+            }
+        }
+    }
+    covering.sort_by_key(|(length, _)| Reverse(*length));
+    let mut found = Vec::new();
+    for (_, auth) in covering {
+        if found.len() < LOGINS_MAX && !found.contains(&auth) {
+            found.push(auth);
+        }
+    }
+    found
+}
+
+/// What an entry has to show.
+fn login(entry: &serde_json::Value) -> Option<RegistryAuth> {
     use base64::{Engine as _, engine::general_purpose::STANDARD_NO_PAD};
-    let config: serde_json::Value = serde_json::from_slice(config).ok()?;
-    let entries = config.get("auths").unwrap_or(&config).as_object()?;
-    let covering =
-        entries.iter().filter_map(|(key, entry)| Some((covers(key, host, name)?, entry)));
-    let (_, entry) = covering.max_by_key(|(length, _)| *length)?;
     let field = |name: &str| entry.get(name).and_then(|value| value.as_str());
     let Some(auth) = field("auth").filter(|auth| !auth.is_empty()) else {
         return Some(RegistryAuth::Basic(field("username")?.into(), field("password")?.into()));
@@ -532,24 +522,45 @@ mod tests {
         let config = br#"{"auths":{"https://ghcr.io/v1/":{"auth":"dTpwOnc="},
                           "x.io":{"username":"a","password":"b"}}}"#;
         let basic = |user: &str, password: &str| {
-            Some(RegistryAuth::Basic(user.to_owned(), password.to_owned()))
+            vec![RegistryAuth::Basic(user.to_owned(), password.to_owned())]
         };
-        assert_eq!(credentials(config, "ghcr.io", "app"), basic("u", "p:w"));
-        assert_eq!(credentials(config, "x.io", "app"), basic("a", "b"));
-        assert_eq!(credentials(config, "y.io", "app"), None);
-        // The older form; the longest path wins, labels may have a `*`.
+        let configs = [config.to_vec()];
+        assert_eq!(credentials(&configs, "ghcr.io", "app"), basic("u", "p:w"));
+        assert_eq!(credentials(&configs, "x.io", "app"), basic("a", "b"));
+        assert!(credentials(&configs, "y.io", "app").is_empty());
+        // The older form; the longest path comes first, labels may have a `*`.
         let config = br#"{"x.io:5000":{"username":"all","password":"1"},
             "x.io:5000/team":{"username":"team","password":"2"},
             "*.cloud.io":{"username":"","password":"","auth":"dTpwOnc"},
             "https://index.docker.io/v1/":{"username":"hub","password":"3"}}"#;
-        let user = |host: &str, name: &str| match credentials(config, host, name) {
-            Some(RegistryAuth::Basic(user, _)) => user,
-            _ => String::new(),
+        // Another Secret for the same registry, and one that cannot be read.
+        let second = br#"{"auths":{"x.io:5000":{"username":"other","password":"4"},
+            "http://x.io:5000":{"username":"all","password":"1"}}}"#;
+        let configs = [b"{".to_vec(), config.to_vec(), second.to_vec()];
+        let users = |host: &str, name: &str| {
+            let found = credentials(&configs, host, name);
+            let users = found.into_iter().map(|auth| match auth {
+                RegistryAuth::Basic(user, _) => user,
+                other => panic!("{other:?}"),
+            });
+            users.collect::<Vec<_>>().join(" ")
         };
-        assert_eq!(user("x.io:5000", "team/app"), "team");
-        assert_eq!(user("x.io:5000", "app"), "all");
-        assert_eq!(user("x.io", "app") + &user("cloud.io", "app"), "");
-        assert_eq!(user("a.cloud.io", "app"), "u");
-        assert_eq!(user("docker.io", "team/app"), "hub");
+        assert_eq!(users("x.io:5000", "team/app"), "team all other");
+        assert_eq!(users("x.io:5000", "app"), "all other");
+        assert_eq!(users("x.io", "app") + &users("cloud.io", "app"), "");
+        assert_eq!(users("a.cloud.io", "app"), "u");
+        assert_eq!(users("docker.io", "team/app"), "hub");
+    }
+
+    #[test]
+    fn credentials_that_are_tried_are_counted() {
+        let entries = (0..100).map(|index| {
+            let path = "a".repeat(index);
+            format!(r#""x.io/{path}":{{"username":"u{index}","password":"p"}}"#)
+        });
+        let config = format!("{{{}}}", entries.collect::<Vec<_>>().join(","));
+        let found = credentials(&[config.into_bytes()], "x.io", &"a".repeat(200));
+        assert_eq!(found.len(), LOGINS_MAX);
+        assert_eq!(found[0], RegistryAuth::Basic("u99".to_owned(), "p".to_owned()));
     }
 }
