@@ -8,7 +8,7 @@
 
 use std::{
     collections::{BTreeMap, HashMap},
-    net::SocketAddr,
+    net::{IpAddr, SocketAddr},
     path::PathBuf,
     sync::{Arc, PoisonError},
     time::Duration,
@@ -161,6 +161,12 @@ impl Fleet {
     /// What an adopted worker said of a Pod.
     pub fn reported(&mut self, namespace: &str, uid: &str) -> Option<protocol::PodState> {
         self.running.get_mut(namespace)?.reported.remove(uid)
+    }
+
+    /// Addresses and uids of the Pods that adopted workers have.
+    pub fn addresses(&self) -> impl Iterator<Item = (IpAddr, &str)> {
+        let pods = self.running.values().flat_map(|running| &running.reported);
+        pods.map(|(uid, pod)| (pod.ip, uid.as_str()))
     }
 
     /// Namespaces and uids of Pods that workers have and nobody asked for.

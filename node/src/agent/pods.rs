@@ -239,10 +239,10 @@ impl Pods {
     /// A loop that knows nothing yet.
     pub fn new(parts: Parts) -> Pods {
         Pods {
+            addresses: Addresses::promised(parts.fleet.addresses()),
             parts,
             entries: HashMap::new(),
             names: HashMap::new(),
-            addresses: Addresses::default(),
             thirsty: BTreeSet::new(),
             synced: false,
             live: Live::default(),
@@ -376,6 +376,7 @@ impl Pods {
             self.parts.fleet.send(&namespace, &ToWorker::RemovePod { uid });
         }
         self.parts.fleet.pods_synced();
+        self.end_promises();
         self.sweep_logs();
         self.sweep_volumes();
     }
