@@ -1,8 +1,9 @@
 //! The workers of this node, and what they all need: routes and certificates.
 //!
 //! Part of the agent's loop, which owns it. A namespace has a worker while a Pod of this node needs
-//! one or a Service of it has a node port; a while after the last need the worker is ended. Whatever
-//! is sent is state, so a worker that comes back is simply told everything again. Routes are sent only
+//! one or a Service of it has a node port; a while after the last need the worker is ended. One that
+//! an earlier agent started serves on until everything that may need it has been listed. Whatever is
+//! sent is state, so a worker that comes back is simply told everything again. Routes are sent only
 //! after Services, slices and nodes have been listed once: a half known table would cut off guests
 //! that an earlier agent had connected.
 
@@ -81,6 +82,7 @@ pub struct Fleet {
     running: HashMap<String, Running>,
     /// Pods that need a worker, by namespace, and what they request of the CPU, in millicores.
     needs: HashMap<String, (usize, u64)>,
+    /// Since when it is known that nothing needs a worker.
     idle: HashMap<String, Timestamp>,
     peers: BTreeMap<String, SocketAddr>,
     /// Requests that wait, by worker.
@@ -139,7 +141,6 @@ impl Fleet {
         for (namespace, link) in links {
             let reported = by_uid(link.state());
             let worker = fleet.workers.start(&namespace, Some(link));
-            fleet.idle.insert(namespace.clone(), Timestamp::now());
             let running =
                 Running { worker, connected: false, identity: None, asking: false, reported };
             fleet.running.insert(namespace, running);
@@ -216,10 +217,16 @@ impl Fleet {
         ingress || self.needs.contains_key(namespace) || self.table.has_node_port(namespace)
     }
 
+    /// Whether all that may need a worker has been listed.
+    fn is_judged(&self, namespace: &str) -> bool {
+        let gate = namespace != INGRESS_NAMESPACE || self.gate.is_listed();
+        gate && self.synced.pods && self.is_synced()
+    }
+
     /// Starts a worker that is needed, and notes since when one is not.
     fn review(&mut self, namespace: &str) {
         if !self.is_needed(namespace) {
-            if self.running.contains_key(namespace) {
+            if self.running.contains_key(namespace) && self.is_judged(namespace) {
                 self.idle.entry(namespace.to_owned()).or_insert_with(Timestamp::now);
             }
             return;
@@ -239,10 +246,15 @@ impl Fleet {
         }
     }
 
+    fn review_all(&mut self) {
+        let all: Vec<String> = self.running.keys().cloned().collect();
+        all.iter().for_each(|namespace| self.review(namespace));
+    }
+
     /// When [`Fleet::tend`] has something to do.
     pub fn wake(&self) -> Timestamp {
-        let idle = self.idle.values().map(|since| *since + LINGER).min();
-        idle.filter(|_| self.synced.pods).unwrap_or(self.identity_check).min(self.identity_check)
+        let idle = self.idle.values().map(|since| *since + LINGER);
+        idle.fold(self.identity_check, Timestamp::min)
     }
 
     /// Ends workers that were idle long enough and renews certificates.
@@ -251,8 +263,7 @@ impl Fleet {
         let ended: Vec<String> = self
             .idle
             .iter()
-            // Until the Pods are known nobody can say what is not needed.
-            .filter(|(_, since)| self.synced.pods && over(since))
+            .filter(|(_, since)| over(since))
             .map(|(namespace, _)| namespace.clone())
             .collect();
         for namespace in ended {
@@ -588,9 +599,10 @@ impl Fleet {
         self.publish_policies();
     }
 
-    /// The Pods of this node are known: what nobody needs may end.
+    /// The Pods of this node are known: what nobody needs may end, a while from now.
     pub fn pods_synced(&mut self) {
         self.synced.pods = true;
+        self.review_all();
     }
 
     /// A watch has been listed.
@@ -635,6 +647,7 @@ impl Fleet {
         if before || !self.is_synced() {
             return;
         }
+        self.review_all();
         self.change_zone(Zone::complete);
         self.policies_sent = self.policies();
         self.broadcast(&ToWorker::Policies(self.policies_sent.clone()));
@@ -737,3 +750,7 @@ fn kept_identity(
 fn by_uid(state: &State) -> HashMap<String, protocol::PodState> {
     state.pods.iter().map(|pod| (pod.uid.clone(), pod.clone())).collect()
 }
+
+#[cfg(test)]
+#[path = "fleet_tests.rs"]
+mod tests;
