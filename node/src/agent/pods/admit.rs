@@ -108,6 +108,15 @@ impl Pods {
         self.timers.extend(thirsty.into_iter().map(|uid| (now, uid)));
     }
 
+    /// Whoever comes for an image that was refused here, and that no Pod of this node wants any more,
+    /// may try again.
+    pub(super) fn forget_refusals(&self) {
+        self.parts.images.shown().keep_refused(|image| {
+            let mut pods = self.entries.values().map(|entry| &entry.desired.spec.containers);
+            pods.any(|containers| containers.iter().any(|container| container.image == image))
+        });
+    }
+
     /// Refuses a Pod that asks for more than is left. The scheduler never sends one, but a Pod that
     /// names its node does not ask it.
     fn admit(&mut self, spec: &PodSpec) {
