@@ -148,6 +148,7 @@ pub fn run(away: Duration) -> Result<Vec<Row>> {
     rows.push(machine.server_returns()?);
 
     rows.push(machine.agent_upgraded()?);
+    rows.push(machine.deleted_without_agent()?);
     machine.stop_server(true)?;
     rows.push(machine.nothing_happens("control plane does not answer: requests", away)?);
     rows.push(machine.worker_killed("control plane does not answer: worker killed")?);
@@ -375,6 +376,26 @@ impl Machine {
             None,
             false,
         ))
+    }
+
+    /// What is deleted while no agent is there must not come back when no server is, later.
+    fn deleted_without_agent(&mut self) -> Result<Row> {
+        let data_dir = self.agent_line.value("--data-dir").context("the agent has a folder")?;
+        let folder = Path::new(data_dir).join("checkpoint/services");
+        let kept = |wanted: bool| {
+            let mut files = std::fs::read_dir(&folder).into_iter().flatten().flatten();
+            let there =
+                files.any(|file| file.file_name().to_string_lossy().starts_with("default.gone."));
+            (there == wanted).then_some(())
+        };
+        self.cluster.kubectl_ok(&["create", "service", "clusterip", "gone", "--tcp=80"]);
+        wait_for("the node keeps the Service", || kept(true));
+        let load = self.load();
+        signal(self.pid_of("node")?, Signal::SIGKILL);
+        self.cluster.kubectl_ok(&["delete", "service", "gone"]);
+        self.start_agent()?;
+        wait_for("the node has forgotten the Service", || kept(false));
+        Ok(row("Service deleted while no agent runs: forgotten", &load.finish()?, None, false))
     }
 
     /// A server that stands still keeps its connections and says nothing.

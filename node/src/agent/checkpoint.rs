@@ -9,16 +9,17 @@
 //!
 //! Every file is replaced as a whole by a rename. A file that cannot be read is as if it were not
 //! there. Secrets are kept in memory-backed files only: a Pod that needs one starts after a reboot
-//! when a server is back. Nothing here is a source of truth: a server that answers is believed.
+//! when a server is back. Nothing here is a source of truth: a server that answers is believed, and
+//! what it does not list any more is forgotten, also if that went while no agent was there.
 
 use std::{
-    collections::{BTreeMap, HashMap},
+    collections::{BTreeMap, HashMap, HashSet},
     fs,
     io::{self, Write},
     os::unix::fs::{DirBuilderExt, OpenOptionsExt},
     path::{Path, PathBuf},
     sync::{
-        Arc, Mutex, PoisonError,
+        Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicU64, Ordering::Relaxed},
     },
     time::Duration,
@@ -32,7 +33,7 @@ use tokio::sync::Notify;
 use super::{objects::Data, spec::Source};
 
 /// A kind of what is kept.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Kind {
     /// Pods bound to this node, with their last status.
     Pods,
@@ -63,6 +64,9 @@ impl Kind {
         Kind::Claims,
         Kind::Namespaces,
     ];
+    /// Those of which watches say everything that exists.
+    const WATCHED: [Kind; 6] =
+        [Kind::Pods, Kind::Services, Kind::Slices, Kind::Nodes, Kind::Policies, Kind::Labels];
 
     fn folder(self) -> &'static str {
         match self {
@@ -86,6 +90,9 @@ pub struct Checkpoint {
     memory: Option<PathBuf>,
     /// To be written; None: to be removed. Locked for an insert or a take.
     pending: Mutex<HashMap<PathBuf, Option<Vec<u8>>>>,
+    /// What an earlier agent left, by watched kinds, and nobody has spoken of since. Locked for a
+    /// look.
+    inherited: Mutex<HashMap<Kind, HashSet<PathBuf>>>,
     changed: Notify,
 }
 
@@ -104,8 +111,13 @@ impl Checkpoint {
         if let Some(memory) = &memory {
             make_dir(memory)?;
         }
+        let left = |kind: Kind| -> (Kind, HashSet<PathBuf>) {
+            let entries = fs::read_dir(disk.join(kind.folder())).into_iter().flatten().flatten();
+            (kind, entries.map(|entry| entry.path()).collect())
+        };
+        let inherited = Mutex::new(HashMap::from(Kind::WATCHED.map(left)));
         let (pending, changed) = (Mutex::new(HashMap::new()), Notify::new());
-        Ok(Arc::new(Checkpoint { disk, memory, pending, changed }))
+        Ok(Arc::new(Checkpoint { disk, memory, pending, inherited, changed }))
     }
 
     /// Keeps an object, soon. Of what comes quickly one after the other the last is written.
@@ -123,8 +135,24 @@ impl Checkpoint {
 
     fn put(&self, kind: Kind, key: &str, bytes: Option<Vec<u8>>) {
         let path = self.disk.join(kind.folder()).join(file_name(key));
+        if let Some(left) = self.inherited().get_mut(&kind) {
+            left.remove(&path);
+        }
         self.pending.lock().unwrap_or_else(PoisonError::into_inner).insert(path, bytes);
         self.changed.notify_one();
+    }
+
+    /// Everything of a watched kind that exists has been kept. What an earlier agent left besides was
+    /// deleted while no agent was there: it is forgotten, soon.
+    pub fn listed(&self, kind: Kind) {
+        let left = self.inherited().remove(&kind).unwrap_or_default();
+        let gone = left.into_iter().map(|path| (path, None));
+        self.pending.lock().unwrap_or_else(PoisonError::into_inner).extend(gone);
+        self.changed.notify_one();
+    }
+
+    fn inherited(&self) -> MutexGuard<'_, HashMap<Kind, HashSet<PathBuf>>> {
+        self.inherited.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Writes what is to be kept, for ever; [`Checkpoint::flush`] writes the rest.
@@ -332,6 +360,41 @@ mod tests {
         checkpoint.sweep_objects(&[("shop".to_owned(), map.clone())]);
         assert_eq!(checkpoint.object("shop", &secret).await, None);
         assert_eq!(checkpoint.object("shop", &map).await, Some(data));
+    }
+
+    /// Watches of this agent never knew what was deleted while none was there.
+    #[tokio::test]
+    async fn what_is_on_no_list_is_forgotten_also_if_an_earlier_agent_kept_it() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let open = || Checkpoint::open(folder.path(), None).expect("open");
+        let earlier = open();
+        for key in ["a", "b", "c"] {
+            earlier.keep(Kind::Pods, key, &key);
+        }
+        earlier.keep(Kind::Services, "a", &"service");
+        earlier.keep(Kind::Claims, "a", &"claim");
+        earlier.flush().await;
+        let checkpoint = open();
+        checkpoint.keep(Kind::Pods, "b", &"b, as it is now");
+        checkpoint.flush().await;
+        // This one waits to be written when the list is complete.
+        checkpoint.keep(Kind::Pods, "c", &"c, as it is now");
+        checkpoint.listed(Kind::Pods);
+        // It came after the list.
+        checkpoint.keep(Kind::Pods, "d", &"d");
+        checkpoint.flush().await;
+        let kept = |kind| {
+            let mut all = open().load::<String>(kind);
+            all.sort();
+            all
+        };
+        assert_eq!(kept(Kind::Pods), ["b, as it is now", "c, as it is now", "d"]);
+        assert_eq!(kept(Kind::Services), ["service"], "nobody has listed those");
+        assert_eq!(kept(Kind::Claims), ["claim"]);
+        // A later list says nothing that the watch does not say itself.
+        checkpoint.listed(Kind::Pods);
+        checkpoint.flush().await;
+        assert_eq!(kept(Kind::Pods).len(), 3);
     }
 
     /// Nothing of a Secret is ever written below the data folder.

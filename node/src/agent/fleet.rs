@@ -1,14 +1,15 @@
 //! The workers of this node, and what they all need: routes and certificates.
 //!
 //! Part of the agent's loop, which owns it. A namespace has a worker while a Pod of this node needs
-//! one or a Service of it has a node port; a while after the last need the worker is ended. Whatever
-//! is sent is state, so a worker that comes back is simply told everything again. Routes are sent only
+//! one or a Service of it has a node port; a while after the last need the worker is ended. One that
+//! an earlier agent started serves on until everything that may need it has been listed. Whatever is
+//! sent is state, so a worker that comes back is simply told everything again. Routes are sent only
 //! after Services, slices and nodes have been listed once: a half known table would cut off guests
 //! that an earlier agent had connected.
 
 use std::{
     collections::{BTreeMap, HashMap},
-    net::SocketAddr,
+    net::{IpAddr, SocketAddr},
     path::PathBuf,
     sync::{Arc, PoisonError},
     time::Duration,
@@ -83,6 +84,7 @@ pub struct Fleet {
     running: HashMap<String, Running>,
     /// Pods that need a worker, by namespace, and what they request of the CPU, in millicores.
     needs: HashMap<String, (usize, u64)>,
+    /// Since when it is known that nothing needs a worker.
     idle: HashMap<String, Timestamp>,
     peers: BTreeMap<String, SocketAddr>,
     /// Requests that wait, by worker.
@@ -142,7 +144,6 @@ impl Fleet {
             let reported = by_uid(link.state());
             let outdated = fleet.workers.is_outdated(link.state());
             let worker = fleet.workers.start(&namespace, Some(link));
-            fleet.idle.insert(namespace.clone(), Timestamp::now());
             let running = Running {
                 worker,
                 connected: false,
@@ -196,6 +197,12 @@ impl Fleet {
         self.running.get_mut(namespace)?.reported.remove(uid)
     }
 
+    /// Addresses and uids of the Pods that adopted workers have.
+    pub fn addresses(&self) -> impl Iterator<Item = (IpAddr, &str)> {
+        let pods = self.running.values().flat_map(|running| &running.reported);
+        pods.map(|(uid, pod)| (pod.ip, uid.as_str()))
+    }
+
     /// Namespaces and uids of Pods that workers have and nobody asked for.
     pub fn unclaimed(&mut self) -> Vec<(String, String)> {
         let mut all = Vec::new();
@@ -243,10 +250,16 @@ impl Fleet {
         ingress || self.needs.contains_key(namespace) || self.table.has_node_port(namespace)
     }
 
+    /// Whether all that may need a worker has been listed.
+    fn is_judged(&self, namespace: &str) -> bool {
+        let gate = namespace != INGRESS_NAMESPACE || self.gate.is_listed();
+        gate && self.synced.pods && self.is_synced()
+    }
+
     /// Starts a worker that is needed, and notes since when one is not.
     fn review(&mut self, namespace: &str) {
         if !self.is_needed(namespace) {
-            if self.running.contains_key(namespace) {
+            if self.running.contains_key(namespace) && self.is_judged(namespace) {
                 self.idle.entry(namespace.to_owned()).or_insert_with(Timestamp::now);
             }
             return;
@@ -267,10 +280,15 @@ impl Fleet {
         }
     }
 
+    fn review_all(&mut self) {
+        let all: Vec<String> = self.running.keys().cloned().collect();
+        all.iter().for_each(|namespace| self.review(namespace));
+    }
+
     /// When [`Fleet::tend`] has something to do.
     pub fn wake(&self) -> Timestamp {
-        let idle = self.idle.values().map(|since| *since + LINGER).min();
-        idle.filter(|_| self.synced.pods).unwrap_or(self.identity_check).min(self.identity_check)
+        let idle = self.idle.values().map(|since| *since + LINGER);
+        idle.fold(self.identity_check, Timestamp::min)
     }
 
     /// Ends workers that were idle long enough and renews certificates.
@@ -279,8 +297,7 @@ impl Fleet {
         let ended: Vec<String> = self
             .idle
             .iter()
-            // Until the Pods are known nobody can say what is not needed.
-            .filter(|(_, since)| self.synced.pods && over(since))
+            .filter(|(_, since)| over(since))
             .map(|(namespace, _)| namespace.clone())
             .collect();
         for namespace in ended {
@@ -618,9 +635,10 @@ impl Fleet {
         self.publish_policies();
     }
 
-    /// The Pods of this node are known: what nobody needs may end.
+    /// The Pods of this node are known: what nobody needs may end, a while from now.
     pub fn pods_synced(&mut self) {
         self.synced.pods = true;
+        self.review_all();
     }
 
     /// A watch has been listed.
@@ -665,6 +683,7 @@ impl Fleet {
         if before || !self.is_synced() {
             return;
         }
+        self.review_all();
         self.change_zone(Zone::complete);
         self.policies_sent = self.policies();
         self.broadcast(&ToWorker::Policies(self.policies_sent.clone()));
@@ -767,3 +786,7 @@ fn kept_identity(
 fn by_uid(state: &State) -> HashMap<String, protocol::PodState> {
     state.pods.iter().map(|pod| (pod.uid.clone(), pod.clone())).collect()
 }
+
+#[cfg(test)]
+#[path = "fleet_tests.rs"]
+mod tests;

@@ -2,11 +2,12 @@
 //!
 //! Addresses come from the node's `podCIDRs`; the control plane adds another block when they run
 //! out. Nothing is stored: a starting agent takes back the addresses that its workers and the Pods'
-//! statuses name. A freed address is not given out again before all others were, so that a late
-//! packet does not meet a stranger.
+//! statuses name. What a worker names is kept for that Pod until the agent has heard of it: it runs
+//! with that address and cannot take another one. A freed address is not given out again before all
+//! others were, so that a late packet does not meet a stranger.
 
 use std::{
-    collections::HashSet,
+    collections::{HashMap, HashSet},
     net::{IpAddr, Ipv4Addr},
 };
 
@@ -16,6 +17,8 @@ pub struct Addresses {
     /// First and last address of each block, as numbers; none until the node has one.
     blocks: Vec<(u32, u32)>,
     used: HashSet<u32>,
+    /// Uids of Pods that run and have not claimed their address yet.
+    promised: HashMap<u32, String>,
     /// Where the next search begins, counted over all blocks.
     next: u32,
 }
@@ -46,12 +49,32 @@ impl Addresses {
         self.blocks.iter().map(|(first, last)| last - first + 1).sum()
     }
 
-    /// Marks an address as in use. `false` if it is taken or not of the blocks.
-    pub fn claim(&mut self, address: IpAddr) -> bool {
+    /// Keeps addresses for Pods, by uid, that run with them.
+    pub fn promised<'a>(pods: impl Iterator<Item = (IpAddr, &'a str)>) -> Addresses {
+        let promise = |(address, uid): (IpAddr, &str)| match address {
+            IpAddr::V4(address) => Some((u32::from(address), uid.to_owned())),
+            IpAddr::V6(_) => None,
+        };
+        Addresses { promised: pods.filter_map(promise).collect(), ..Addresses::default() }
+    }
+
+    /// All Pods are known: what none of them has claimed is free.
+    pub fn end_promises(&mut self) {
+        self.promised.clear();
+    }
+
+    /// Marks an address as in use by a Pod. `false` if it is taken, kept for another one, or not of
+    /// the blocks.
+    pub fn claim(&mut self, address: IpAddr, uid: &str) -> bool {
         let IpAddr::V4(address) = address else {
             return false;
         };
         let number = u32::from(address);
+        match self.promised.get(&number) {
+            Some(owner) if owner != uid => return false,
+            Some(_) => _ = self.promised.remove(&number),
+            None => {}
+        }
         let holds = |(first, last): &(u32, u32)| (*first..=*last).contains(&number);
         let inside = self.blocks.is_empty() || self.blocks.iter().any(holds);
         inside && self.used.insert(number)
@@ -63,7 +86,7 @@ impl Addresses {
         for _ in 0..count {
             let candidate = self.address(self.next % count)?;
             self.next = (self.next + 1) % count;
-            if self.used.insert(candidate) {
+            if !self.promised.contains_key(&candidate) && self.used.insert(candidate) {
                 return Some(IpAddr::V4(Ipv4Addr::from(candidate)));
             }
         }
@@ -118,12 +141,30 @@ mod tests {
     fn gives_out_each_address_once_and_reuses_late() {
         let mut addresses = Addresses::default();
         assert_eq!(addresses.allocate(), None);
-        assert!(addresses.claim("10.1.0.3".parse().expect("an address")));
+        assert!(addresses.claim("10.1.0.3".parse().expect("an address"), "a"));
         assert_eq!(addresses.set_blocks(&blocks(&["10.1.0.0/29"])), Ok(()));
         assert_eq!(rest(&mut addresses), ["10.1.0.2", "10.1.0.4", "10.1.0.5", "10.1.0.6"]);
         addresses.release("10.1.0.4".parse().expect("an address"));
         assert_eq!(addresses.allocate(), Some("10.1.0.4".parse().expect("an address")));
-        assert!(!addresses.claim("10.9.0.1".parse().expect("an address")));
+        assert!(!addresses.claim("10.9.0.1".parse().expect("an address"), "a"));
+    }
+
+    #[test]
+    fn who_runs_keeps_its_address_whoever_comes_first() {
+        let two: IpAddr = "10.1.0.2".parse().expect("an address");
+        let four: IpAddr = "10.1.0.4".parse().expect("an address");
+        let reported = [(two, "runs"), (four, "nobody knows it")];
+        let mut addresses = Addresses::promised(reported.into_iter());
+        assert_eq!(addresses.set_blocks(&blocks(&["10.1.0.0/29"])), Ok(()));
+        assert!(!addresses.claim(two, "dead, by the checkpoint"));
+        assert_eq!(rest(&mut addresses), ["10.1.0.3", "10.1.0.5", "10.1.0.6"]);
+        assert!(addresses.claim(two, "runs"));
+        assert!(!addresses.claim(two, "runs too"));
+        // It ends: the address is anybody's.
+        addresses.release(two);
+        assert_eq!(rest(&mut addresses), ["10.1.0.2"]);
+        addresses.end_promises();
+        assert_eq!(rest(&mut addresses), ["10.1.0.4"]);
     }
 
     #[test]

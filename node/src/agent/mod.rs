@@ -520,8 +520,10 @@ fn spawn_watches(
         {
             let kept = checkpoint.clone();
             move |change: Change<_, String>| {
-                if let Change::Delete(uid) = &change {
-                    kept.forget(Kind::Pods, uid);
+                match &change {
+                    Change::Apply(_) => {}
+                    Change::Delete(uid) => kept.forget(Kind::Pods, uid),
+                    Change::Synced => kept.listed(Kind::Pods),
                 }
                 send(&pods, Input::Pod(change))
             }
@@ -659,7 +661,7 @@ fn keep<T: Serialize, Key>(
     match change {
         Change::Apply(value) => checkpoint.keep(kind, &name(value), value),
         Change::Delete(gone) => checkpoint.forget(kind, &key(gone)),
-        Change::Synced => {}
+        Change::Synced => checkpoint.listed(kind),
     }
 }
 

@@ -249,10 +249,10 @@ impl Pods {
     /// A loop that knows nothing yet.
     pub fn new(parts: Parts) -> Pods {
         Pods {
+            addresses: Addresses::promised(parts.fleet.addresses()),
             parts,
             entries: HashMap::new(),
             names: HashMap::new(),
-            addresses: Addresses::default(),
             thirsty: BTreeSet::new(),
             synced: false,
             live: Live::default(),
@@ -391,6 +391,7 @@ impl Pods {
         for namespace in self.parts.fleet.outdated() {
             self.look_at_engine(&namespace);
         }
+        self.end_promises();
         self.sweep_logs();
         self.sweep_volumes();
     }

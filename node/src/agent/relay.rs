@@ -42,7 +42,7 @@ const UPGRADE: &str = "wherry-relay";
 /// Relays that this node's workers have at the same time: one or two for each worker elsewhere that
 /// they speak to and do not reach.
 const RELAYS_MAX: usize = 256;
-/// Relays from others' workers to this node's at the same time: half of what one tunnel carries, so
+/// Relays from others' workers to this node's at the same time: a part of what one tunnel carries, so
 /// that logs and commands find room.
 const TAKEN_MAX: usize = 128;
 /// For one member to say 101, which it does when the other node has connected its worker.

@@ -56,10 +56,12 @@ const STEADY_AFTER: Duration = Duration::from_secs(10);
 const OPEN_MAX: Duration = Duration::from_secs(10);
 /// A tunnel on which nothing comes back for the sum of these is dead.
 const PING: (Duration, Duration) = (Duration::from_secs(10), Duration::from_secs(10));
-/// Requests at the same time over one tunnel.
-const STREAMS_MAX: u32 = 256;
+/// Requests at the same time over one tunnel. The member lets clients have fewer that last (see its
+/// `tunnel.rs`): one more would wait, unanswered, until another ends.
+const STREAMS_MAX: u32 = 2_048;
 /// What one stream and all of them together may hold of what nobody has taken yet: streams that are
-/// stuck, even if all are, leave room for the others.
+/// stuck, even if all are, leave room for the others. A window is a promise; it costs no memory until
+/// somebody is stuck.
 const STREAM_WINDOW: u32 = 256 << 10;
 const TUNNEL_WINDOW: u32 = STREAMS_MAX * STREAM_WINDOW;
 /// Pieces of a log that wait for a slow reader.

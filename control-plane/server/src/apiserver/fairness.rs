@@ -13,7 +13,8 @@
 //! (`queues`).
 //!
 //! Watches hold a seat until their first answer only; streams (exec, logs that follow, tunnels)
-//! hold none. Watches are counted by user instead ([`Fairness::watch`]).
+//! hold none. Watches are counted by user instead ([`Fairness::watch`]), streams to nodes by user and
+//! node (`tunnel.rs`).
 //!
 //! A seat is given back when the answer begins. What makes a long one takes turns from there on
 //! (`turns`, `pieces.rs`), of which there are fewer than processors.

@@ -76,9 +76,8 @@ pub async fn to_service(
         else {
             continue;
         };
-        match NodeStream::open(api, &place.node, &place.target("port", &port.to_string(), &[]))
-            .await
-        {
+        let target = place.target("port", &port.to_string(), &[]);
+        match NodeStream::open(api, &place.node, &target, None).await {
             Ok(node) => return Some(Ok(Box::new(node.into_io()))),
             Err(why) => failed = Some(Err(format!("{pod}: {why}"))),
         }

@@ -3,8 +3,9 @@
 //! An agent opens `GET /wherry/v1/tunnel` with an upgrade; after the 101 the roles turn round and
 //! the server sends HTTP/2 requests down the same stream. So a node needs no reachable address, and
 //! the server cannot be talked into dialling one: a node is who its certificate says, and nobody
-//! else. A connection on which anything failed is dropped at once and never used again. The
-//! agent opens the next one.
+//! else. A connection that breaks, or on which pings stay unanswered, is dropped at once and never
+//! used again. The agent opens the next one. A request that fails or comes back late says nothing
+//! of its connection: the agent would not open another one while this one lives.
 //!
 //! ```text
 //! agent --- GET /wherry/v1/tunnel, Upgrade: wherry-tunnel --> server
@@ -13,10 +14,20 @@
 //! ```
 //!
 //! One task a tunnel drives its connection; it ends with the connection or with the shutdown.
+//!
+//! What goes on for as long as a client likes (logs, commands, forwarded ports, proxies) is counted
+//! for each node, by user and in all, below what an agent takes at a time: nobody keeps others from
+//! their streams, and short questions and relays, which are not counted, always find room.
 
-use super::{ApiServer, auth::User, errors::ApiError};
+use super::{
+    ApiServer,
+    auth::{self, User},
+    errors::ApiError,
+    rbac,
+};
 use axum::{body::Body, extract::State, response::Response};
 use http::{HeaderValue, Request, StatusCode, header};
+use http_body_util::BodyExt as _;
 use hyper::{body::Incoming, client::conn::http2};
 use hyper_util::rt::{TokioExecutor, TokioTimer};
 use std::collections::HashMap;
@@ -38,10 +49,18 @@ const OPEN_TIMEOUT: Duration = Duration::from_secs(45);
 /// A tunnel that broke, as when its node was paused, is opened again within this time: agents wait at
 /// most five seconds before they try.
 const REOPEN_MAX: Duration = Duration::from_secs(6);
+/// Streams of one user to one node: 64 MiB, if all of them are stuck. The agent takes eight times as
+/// many.
+const STREAMS_PER_USER_MAX: u32 = 256;
+/// Streams of all users to one node. The rest of what an agent takes is for its 128 relays, and for
+/// questions that are answered at once.
+const STREAMS_PER_NODE_MAX: u32 = 1_792;
 /// What one stream, and all of them together, may hold of what nobody has taken yet: streams that
-/// are stuck leave room for the others. The agent allows 256 of them.
+/// are stuck leave room for the others. The agent allows 2,048 of them.
 const STREAM_WINDOW: u32 = 256 << 10;
-const TUNNEL_WINDOW: u32 = 256 * STREAM_WINDOW;
+const TUNNEL_WINDOW: u32 = 2_048 * STREAM_WINDOW;
+/// What a client is told to wait whose stream is one too many.
+const RETRY_AFTER_SECONDS: u32 = 1;
 
 type Sender = http2::SendRequest<Body>;
 
@@ -73,11 +92,95 @@ pub struct Tunnels {
     open: Arc<Mutex<HashMap<String, Tunnel>>>,
     /// Wakes whoever waits for a tunnel.
     opened: Arc<Notify>,
+    /// Streams that are counted, by node. A plain mutex for the same reason.
+    counts: Arc<Mutex<HashMap<String, Counts>>>,
+}
+
+/// Streams to one node.
+#[derive(Default)]
+struct Counts {
+    all: u32,
+    /// By [`whose`].
+    users: HashMap<String, u32>,
+}
+
+/// One stream of a user to a node; counts until it is dropped.
+pub struct StreamCount {
+    tunnels: Tunnels,
+    node: String,
+    whose: String,
+}
+
+impl StreamCount {
+    /// A body that counts until it has been read or dropped.
+    pub fn body(self, body: Incoming) -> Body {
+        Body::new(body.map_frame(move |frame| {
+            _ = &self;
+            frame
+        }))
+    }
+}
+
+impl Drop for StreamCount {
+    fn drop(&mut self) {
+        let mut counts = self.tunnels.counts();
+        let Some(of_node) = counts.get_mut(&self.node) else { return };
+        of_node.all -= 1;
+        if let Some(count) = of_node.users.get_mut(&self.whose) {
+            *count -= 1;
+            if *count == 0 {
+                of_node.users.remove(&self.whose);
+            }
+        }
+        if of_node.all == 0 {
+            counts.remove(&self.node);
+        }
+    }
+}
+
+/// Who counts as one user. A namespace makes as many service accounts as it likes.
+fn whose(user: &User) -> String {
+    match rbac::service_account_of(&user.name) {
+        Some((namespace, _)) => format!("the service accounts of namespace {namespace:?}"),
+        None => format!("user {:?}", user.name),
+    }
 }
 
 impl Tunnels {
     fn open_tunnels(&self) -> MutexGuard<'_, HashMap<String, Tunnel>> {
         self.open.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn counts(&self) -> MutexGuard<'_, HashMap<String, Counts>> {
+        self.counts.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Counts one more stream of a user to a node, or refuses it. Administrators have as many as all
+    /// together may have.
+    pub fn count(&self, node: &str, user: &User) -> Result<StreamCount, ApiError> {
+        let whose = whose(user);
+        let full = |many: u32, whose: &str| ApiError::TooManyRequests {
+            message: format!(
+                "{many} streams to node {node:?} are open for {whose}, the most allowed (logs, \
+                 commands, forwarded ports, proxied requests); end some of them"
+            ),
+            causes: Vec::new(),
+            retry_after_seconds: RETRY_AFTER_SECONDS,
+        };
+        let mut counts = self.counts();
+        let (all, own) = counts.get(node).map_or((0, 0), |of_node| {
+            (of_node.all, of_node.users.get(&whose).copied().unwrap_or(0))
+        });
+        if own >= STREAMS_PER_USER_MAX && !user.is_in(auth::MASTERS) {
+            return Err(full(own, &whose));
+        }
+        if all >= STREAMS_PER_NODE_MAX {
+            return Err(full(all, "all users together"));
+        }
+        let of_node = counts.entry(node.to_owned()).or_default();
+        of_node.all += 1;
+        *of_node.users.entry(whose.clone()).or_default() += 1;
+        Ok(StreamCount { tunnels: self.clone(), node: node.to_owned(), whose })
     }
 
     /// Names of the connected nodes, for tests and metrics.
@@ -91,19 +194,8 @@ impl Tunnels {
         node: &str,
         target: &str,
     ) -> Result<http::Response<Incoming>, TunnelError> {
-        let not_connected = || TunnelError::NotConnected(node.to_owned());
-        let mut tunnel = self.open_tunnels().get(node).cloned().ok_or_else(not_connected)?;
-        let request = Request::get(format!("http://agent{target}"))
-            .body(Body::empty())
-            .map_err(|_| not_connected())?;
-        let failed =
-            match tokio::time::timeout(ANSWER_TIMEOUT, tunnel.sender.send_request(request)).await {
-                Ok(Ok(response)) => return Ok(response),
-                Ok(Err(source)) => TunnelError::Failed { node: node.to_owned(), source },
-                Err(_) => TunnelError::NoAnswer(node.to_owned()),
-            };
-        self.close(node, tunnel.id);
-        Err(failed)
+        let request = Request::get(format!("http://agent{target}")).body(Body::empty());
+        self.send(node, request, ANSWER_TIMEOUT).await
     }
 
     /// Opens a stream at a node's agent: `body` flows there and the answer's body back, each for
@@ -114,11 +206,20 @@ impl Tunnels {
         target: &str,
         body: Body,
     ) -> Result<http::Response<Incoming>, TunnelError> {
+        let request = Request::post(format!("http://agent{target}")).body(body);
+        self.send(node, request, OPEN_TIMEOUT).await
+    }
+
+    async fn send(
+        &self,
+        node: &str,
+        request: http::Result<Request<Body>>,
+        longest: Duration,
+    ) -> Result<http::Response<Incoming>, TunnelError> {
         let not_connected = || TunnelError::NotConnected(node.to_owned());
         let mut tunnel = self.open_tunnels().get(node).cloned().ok_or_else(not_connected)?;
-        let request = Request::post(format!("http://agent{target}")).body(body);
         let request = request.map_err(|_| not_connected())?;
-        match tokio::time::timeout(OPEN_TIMEOUT, tunnel.sender.send_request(request)).await {
+        match tokio::time::timeout(longest, tunnel.sender.send_request(request)).await {
             Ok(Ok(response)) => Ok(response),
             Ok(Err(source)) => Err(TunnelError::Failed { node: node.to_owned(), source }),
             Err(_) => Err(TunnelError::NoAnswer(node.to_owned())),
@@ -215,14 +316,17 @@ pub async fn accept(
 mod tests {
     use super::*;
     use bytes::Bytes;
-    use http_body_util::{BodyExt, Full};
+    use http_body_util::Full;
     use hyper::service::service_fn;
     use hyper_util::rt::TokioIo;
     use tokio::io::DuplexStream;
 
-    /// An agent at the other end of a pipe that answers every request with its path.
+    /// An agent at the other end of a pipe that answers every request with its path, but one.
     async fn agent(stream: DuplexStream) {
         let answer = service_fn(|request: Request<Incoming>| async move {
+            if request.uri().path() == "/never" {
+                std::future::pending::<()>().await;
+            }
             let path = Bytes::from(request.uri().to_string());
             Ok::<_, std::convert::Infallible>(http::Response::new(Full::new(path)))
         });
@@ -252,8 +356,56 @@ mod tests {
         let body = answer.into_body().collect().await.expect("a whole body").to_bytes();
         assert_eq!(body, "http://agent/logs/a/b/c?follow=true");
         assert!(matches!(tunnels.get("m", "/").await, Err(TunnelError::NotConnected(_))));
+        // Who gets no answer leaves the connection to the others: the agent would not open another.
+        let never = Request::get("http://agent/never").body(Body::empty());
+        let late = tunnels.send("n", never, Duration::from_millis(10)).await;
+        assert!(matches!(late, Err(TunnelError::NoAnswer(_))));
+        let answer = tunnels.get("n", "/healthz").await.expect("the agent answers");
+        let ada = User::new("ada", &[]);
+        let count = tunnels.count("n", &ada).unwrap_or_else(|why| panic!("{why}"));
+        let body = count.body(answer.into_body());
+        assert_eq!(tunnels.counts()["n"].all, 1, "it is still being read");
+        let body = body.collect().await.expect("a whole body").to_bytes();
+        assert_eq!(body, "http://agent/healthz");
+        assert!(tunnels.counts().is_empty());
         agent.abort();
         server.await.expect("the tunnel ends with its connection");
         assert!(matches!(tunnels.get("n", "/").await, Err(TunnelError::NotConnected(_))));
+    }
+
+    #[test]
+    fn nobody_takes_all_streams_of_a_node() {
+        let tunnels = Tunnels::default();
+        // As many as there may be; then why not one more.
+        let take = |node: &str, user: &User| {
+            let mut taken = Vec::new();
+            loop {
+                match tunnels.count(node, user) {
+                    Ok(count) => taken.push(count),
+                    Err(why) => return (taken, why.to_string()),
+                }
+            }
+        };
+        let user = |name: &str| User::new(name, &[]);
+        let (mut ada, why) = take("n", &user("ada"));
+        assert_eq!(ada.len(), 256);
+        assert_eq!(
+            why,
+            "256 streams to node \"n\" are open for user \"ada\", the most allowed (logs, commands, \
+             forwarded ports, proxied requests); end some of them"
+        );
+        assert!(tunnels.count("m", &user("ada")).is_ok(), "another node");
+        ada.pop();
+        assert!(tunnels.count("n", &user("ada")).is_ok(), "one has ended");
+        let (shop, why) = take("n", &user("system:serviceaccount:shop:a"));
+        assert!(why.contains("the service accounts of namespace \"shop\""), "{why}");
+        assert!(tunnels.count("n", &user("system:serviceaccount:shop:b")).is_err());
+        assert!(tunnels.count("n", &user("system:serviceaccount:bank:a")).is_ok());
+        let (admin, why) = take("n", &User::new("root", &[auth::MASTERS]));
+        assert!(why.starts_with("1792 streams to node \"n\" are open for all users"), "{why}");
+        assert_eq!(admin.len(), 1_792 - ada.len() - shop.len());
+        assert!(tunnels.count("n", &user("eve")).is_err());
+        drop((ada, shop, admin));
+        assert!(tunnels.counts().is_empty(), "nothing is kept of who has none");
     }
 }

@@ -142,6 +142,11 @@ impl Gate {
         self.watch_secrets();
     }
 
+    /// Whether everything that may be served has been listed.
+    pub fn is_listed(&self) -> bool {
+        self.synced == (true, true) && self.listed.len() == Kind::ALL.len()
+    }
+
     /// Whether there is anything to serve.
     pub fn is_needed(&self) -> bool {
         let ours = |one: &Ingress| ingress::is_ours(one, &self.classes);
@@ -178,8 +183,7 @@ impl Gate {
     /// The table, if all of it is known.
     pub fn table(&self, namespaces: &Labels) -> Option<GateTable> {
         let known = self.watches.keys().all(|name| self.secrets.contains_key(name));
-        let listed = self.listed.len() == Kind::ALL.len();
-        if self.synced != (true, true) || !listed || !known {
+        if !self.is_listed() || !known {
             return None;
         }
         let mut table = GateTable::default();

@@ -168,7 +168,7 @@ impl Images {
             && self.may_use(&reference, pod, known).await
         {
             self.cache.touch(&known.resolved.layer);
-            self.shown.add(image, known.resolved.bytes);
+            self.shown.add(image, &known.resolved.layer, known.resolved.bytes);
             return Ok(found(&reference, &known.resolved, false));
         }
         if pull == PullPolicy::Never {
@@ -358,7 +358,7 @@ impl Images {
             tracing::warn!(image, %error, "cannot remember an image");
         }
         self.cache.touch(&resolved.layer);
-        self.shown.add(image, resolved.bytes);
+        self.shown.add(image, &resolved.layer, resolved.bytes);
         tracing::info!(image, digest = resolved.manifest, fresh, "pulled");
         Ok(found(reference, &resolved, true))
     }
@@ -528,7 +528,7 @@ impl Images {
                 Ok(known)
             }
             Some(Report::Missing(known)) => {
-                self.shown.refuse(image, &known.missing);
+                self.shown.refuse(image, layer, &known.missing);
                 let message = format!(
                     "{image} imports {}, which this node does not offer; build it against WASI \
                      0.2 or 0.3 without, or run `wherry why` to see what nodes offer",

@@ -71,7 +71,7 @@ impl Pods {
         let mut state = recover(&spec, api, worker.as_ref(), Timestamp::now());
         if state.needs_worker()
             && let Some(ip) = state.ip
-            && !self.addresses.claim(ip)
+            && !self.addresses.claim(ip, &spec.uid)
         {
             // Only a Pod that does not run can take another address.
             tracing::warn!(pod = spec.name, %ip, "the address of a Pod is taken or not ours");
@@ -99,6 +99,22 @@ impl Pods {
         if is_new && spec.scheduled.is_none() {
             self.admit(&spec);
         }
+    }
+
+    /// All Pods are known: addresses of those that are no more go to who waits for one.
+    pub(super) fn end_promises(&mut self) {
+        self.addresses.end_promises();
+        let (now, thirsty) = (Timestamp::now(), std::mem::take(&mut self.thirsty));
+        self.timers.extend(thirsty.into_iter().map(|uid| (now, uid)));
+    }
+
+    /// Whoever comes for an image that was refused here, and that no Pod of this node wants any more,
+    /// may try again.
+    pub(super) fn forget_refusals(&self) {
+        self.parts.images.shown().keep_refused(|image| {
+            let mut pods = self.entries.values().map(|entry| &entry.desired.spec.containers);
+            pods.any(|containers| containers.iter().any(|container| container.image == image))
+        });
     }
 
     /// Refuses a Pod that asks for more than is left. The scheduler never sends one, but a Pod that

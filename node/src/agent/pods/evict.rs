@@ -61,6 +61,7 @@ impl Pods {
                 None => tracing::warn!(?resource, "the node is short, and no Pod can go"),
             }
         }
+        self.forget_refusals();
         self.measure_all();
     }
 

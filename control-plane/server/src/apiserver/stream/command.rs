@@ -137,6 +137,7 @@ pub async fn command(asked: Asked, http: axum::extract::Request) -> Result<Respo
     let target = place.target(what, &container, &parameters);
     let (upgrade, offered) = Upgrade::of(http).await?;
     asked.api.tunnels().until_open(&place.node).await;
+    let count = asked.api.tunnels().count(&place.node, &asked.user)?;
     let shutdown = asked.api.shutdown().clone();
     match upgrade {
         Upgrade::WebSocket(socket) => {
@@ -144,7 +145,7 @@ pub async fn command(asked: Asked, http: axum::extract::Request) -> Result<Respo
             if chosen.is_none() && !offered.is_empty() {
                 return Err(no_protocol(&offered, &SPDY_PROTOCOLS.map(|(name, _)| name)));
             }
-            let node = NodeStream::open(&asked.api, &place.node, &target).await?;
+            let node = NodeStream::open(&asked.api, &place.node, &target, Some(count)).await?;
             let name = chosen.as_ref().map(|(name, _)| name.clone());
             let protocol = chosen.map_or(Protocol::PLAIN, |(_, protocol)| protocol);
             let socket = websocket::bounded(*socket).protocols(name);
@@ -171,7 +172,7 @@ pub async fn command(asked: Asked, http: axum::extract::Request) -> Result<Respo
             }
             let response = switching(chosen.as_ref().map(|(name, _)| name.as_str()))?;
             let version = chosen.map_or(1, |(_, version)| version);
-            let node = NodeStream::open(&asked.api, &place.node, &target).await?;
+            let node = NodeStream::open(&asked.api, &place.node, &target, Some(count)).await?;
             let serve = over_spdy(upgrade, node, wanted, version, shutdown);
             asked.api.tasks().spawn(contain::task(serve));
             Ok(response)

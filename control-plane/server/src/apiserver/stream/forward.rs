@@ -14,7 +14,7 @@ use super::{
     switching,
     websocket::{self, PING_INTERVAL, Protocol, Tunnel},
 };
-use crate::apiserver::{ApiServer, errors::ApiError, request::Query};
+use crate::apiserver::{ApiServer, auth::User, errors::ApiError, request::Query};
 use crate::contain;
 use axum::response::Response;
 use bytes::Bytes;
@@ -41,6 +41,7 @@ const FRAMES_MAX: usize = 16;
 #[derive(Clone)]
 struct Target {
     api: ApiServer,
+    user: User,
     place: Place,
 }
 
@@ -48,7 +49,7 @@ struct Target {
 pub async fn forward(asked: Asked, http: axum::extract::Request) -> Result<Response, ApiError> {
     let pod = asked.object(&asked.attributes.name).await?;
     let place = Place::of(&pod)?;
-    let target = Target { api: asked.api.clone(), place };
+    let target = Target { api: asked.api.clone(), user: asked.user.clone(), place };
     let (upgrade, offered) = Upgrade::of(http).await?;
     match upgrade {
         Upgrade::WebSocket(socket) => {
@@ -107,10 +108,13 @@ impl Target {
     async fn connect(&self, port: u16) -> Result<NodeStream, String> {
         let target = self.place.target("port", &port.to_string(), &[]);
         let Place { node, pod, uid, .. } = &self.place;
+        let failed = |why: &dyn std::fmt::Display| {
+            format!("error forwarding port {port} to pod {pod}, uid {uid}: {why}")
+        };
         self.api.tunnels().until_open(node).await;
-        NodeStream::open(&self.api, node, &target).await.map_err(|refused| {
-            format!("error forwarding port {port} to pod {pod}, uid {uid}: {refused}")
-        })
+        let count = self.api.tunnels().count(node, &self.user).map_err(|why| failed(&why))?;
+        let opened = NodeStream::open(&self.api, node, &target, Some(count)).await;
+        opened.map_err(|why| failed(&why))
     }
 }
 

@@ -1,6 +1,6 @@
 //! A stream through a node's tunnel: bytes to the agent, bytes back.
 
-use crate::apiserver::{ApiServer, errors::ApiError};
+use crate::apiserver::{ApiServer, errors::ApiError, tunnel::StreamCount};
 use axum::body::Body;
 use bytes::Bytes;
 use futures::{SinkExt as _, StreamExt as _, TryStreamExt as _};
@@ -26,6 +26,8 @@ pub struct NodeStream {
     pub up: mpsc::Sender<Bytes>,
     /// From the node.
     down: Incoming,
+    /// Of the user; it goes with `down`.
+    count: Option<StreamCount>,
 }
 
 /// Why the node did not open a stream.
@@ -40,15 +42,21 @@ pub enum Refused {
 }
 
 impl NodeStream {
-    /// Opens one to a node; `target` is path and query at its agent.
-    pub async fn open(api: &ApiServer, node: &str, target: &str) -> Result<Self, Refused> {
+    /// Opens one to a node; `target` is path and query at its agent. `count` is of the user for whom
+    /// it is, if it is for one.
+    pub async fn open(
+        api: &ApiServer,
+        node: &str,
+        target: &str,
+        count: Option<StreamCount>,
+    ) -> Result<Self, Refused> {
         let (up, pieces) = mpsc::channel::<Bytes>(PIECES_MAX);
         let body = Body::from_stream(ReceiverStream::new(pieces).map(Ok::<_, Infallible>));
         let answer = api.tunnels().open(node, target, body).await;
         let answer = answer.map_err(|error| Refused::Away(error.to_string()))?;
         let status = answer.status();
         if status == StatusCode::OK {
-            return Ok(NodeStream { up, down: answer.into_body() });
+            return Ok(NodeStream { up, down: answer.into_body(), count });
         }
         let text = Limited::new(answer.into_body(), REFUSAL_BYTES_MAX).collect().await;
         let text = text.map(|text| String::from_utf8_lossy(&text.to_bytes()).trim().to_owned());
@@ -64,19 +72,21 @@ impl NodeStream {
 
     /// The two directions: a sender, and what can be read.
     pub fn split(self) -> (mpsc::Sender<Bytes>, impl AsyncRead + Unpin + Send) {
-        (self.up, reader(self.down))
+        (self.up, reader(self.down, self.count))
     }
 
     /// As one connection; shutting its writing down ends that direction only.
     pub fn into_io(self) -> impl AsyncRead + AsyncWrite + Unpin + Send + 'static {
         let gone = |_| io::Error::from(io::ErrorKind::BrokenPipe);
         let sink = PollSender::new(self.up).sink_map_err(gone);
-        tokio::io::join(reader(self.down), SinkWriter::new(CopyToBytes::new(sink)))
+        let down = reader(self.down, self.count);
+        tokio::io::join(down, SinkWriter::new(CopyToBytes::new(sink)))
     }
 }
 
-fn reader(body: Incoming) -> impl AsyncRead + Unpin + Send + 'static {
-    let pieces = BodyStream::new(body).try_filter_map(|frame| async { Ok(frame.into_data().ok()) });
+fn reader(body: Incoming, count: Option<StreamCount>) -> impl AsyncRead + Unpin + Send + 'static {
+    let frames = BodyStream::new(body).inspect(move |_| _ = &count);
+    let pieces = frames.try_filter_map(|frame| async { Ok(frame.into_data().ok()) });
     StreamReader::new(Box::pin(pieces.map_err(io::Error::other)))
 }
 

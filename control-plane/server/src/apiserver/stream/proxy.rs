@@ -9,7 +9,9 @@
 //! there, and to a browser that is signed in to the dashboard it is sandboxed.
 
 use super::{Asked, Place, find, kubelet, node::NodeStream};
-use crate::apiserver::{ApiServer, content, errors::ApiError, request::Attributes, stored, ui};
+use crate::apiserver::{
+    ApiServer, content, errors::ApiError, request::Attributes, stored, tunnel::StreamCount, ui,
+};
 use axum::{body::Body, response::Response};
 use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, Uri, header, request::Parts};
 use http_body_util::{BodyExt as _, Limited};
@@ -110,7 +112,8 @@ pub(super) async fn proxy(
         }
     };
     let prefix = prefix.to_owned();
-    send(&asked.api, &place, port, &prefix, http).await
+    let count = asked.api.tunnels().count(&place.node, &asked.user)?;
+    send(&asked.api, (&place, port), count, &prefix, http).await
 }
 
 /// What stands before and behind `/proxy` in a path, as it was sent.
@@ -238,8 +241,8 @@ fn ready_pods(slice: &Object, port: &str) -> Vec<(String, u16)> {
 /// Sends a request to a port of a Pod and returns its answer.
 async fn send(
     api: &ApiServer,
-    place: &Place,
-    port: u16,
+    (place, port): (&Place, u16),
+    count: StreamCount,
     prefix: &str,
     http: axum::extract::Request,
 ) -> Result<Response, ApiError> {
@@ -247,7 +250,8 @@ async fn send(
     let failed = |why: &dyn std::fmt::Display| {
         unavailable(format!("error trying to reach pod {:?}: {why}", place.pod))
     };
-    let node = NodeStream::open(api, &place.node, &target).await.map_err(|why| failed(&why))?;
+    let node = NodeStream::open(api, &place.node, &target, Some(count)).await;
+    let node = node.map_err(|why| failed(&why))?;
     let (mut parts, body) = http.into_parts();
     let signed_in = ui::is_signed_in(&parts.headers);
     let upgrade = Wanted::take(&mut parts);

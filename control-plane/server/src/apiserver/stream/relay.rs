@@ -27,7 +27,7 @@ use crate::apiserver::{ApiServer, auth::User, errors::ApiError};
 /// Protocol name in the upgrade.
 const PROTOCOL: &str = "wherry-relay";
 /// Relays at the same time through one member: each is a connection that carries all requests from
-/// one worker to another. A tunnel has room for 256 streams of all kinds.
+/// one worker to another. A node takes 128 of them, of the 2,048 streams of all kinds of its tunnel.
 const RELAYS_MAX: usize = 512;
 
 static PLACES: LazyLock<Arc<Semaphore>> = LazyLock::new(|| Arc::new(Semaphore::new(RELAYS_MAX)));
@@ -65,7 +65,7 @@ pub async fn accept(
         retry_after_seconds: 1,
     };
     let place = Arc::clone(&PLACES).try_acquire_owned().map_err(full)?;
-    let far = NodeStream::open(&api, &node, &format!("/relay/{namespace}")).await?;
+    let far = NodeStream::open(&api, &node, &format!("/relay/{namespace}"), None).await?;
     let upgrade = hyper::upgrade::on(&mut request);
     let shutdown = api.shutdown().clone();
     let served = api.clone();

@@ -15,7 +15,7 @@ use super::{
     question::Question,
     why::relayed,
 };
-use axum::{Json, body::Body, extract::State, response::Response};
+use axum::{Json, extract::State, response::Response};
 use http::{HeaderValue, StatusCode, header};
 use http_body_util::{BodyExt as _, Limited};
 use hyper::body::Incoming;
@@ -65,7 +65,8 @@ pub async fn requests(
         .append_pair("since", question.query.get("since").unwrap_or("now"))
         .finish();
     let target = format!("/requests/{namespace}/{name}/{container}?{passed_on}");
-    let mut response = Response::new(Body::new(answer(&api, node, &target).await?));
+    let count = api.tunnels().count(node, &question.user)?;
+    let mut response = Response::new(count.body(answer(&api, node, &target).await?));
     let kind = HeaderValue::from_static("application/x-ndjson");
     response.headers_mut().insert(header::CONTENT_TYPE, kind);
     Ok(response)

@@ -18,7 +18,6 @@ use base64::{Engine as _, engine::general_purpose::STANDARD};
 use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, StatusCode, header};
 use http_body_util::{BodyExt, Limited};
-use hyper::body::Incoming;
 use serde_json::Value;
 use tokio_util::sync::CancellationToken;
 use wherry_resources::{
@@ -50,15 +49,17 @@ pub async fn logs(
     let container = container(&pod, request.query.get("container"), previous)?;
     let node = pod.pointer("/spec/nodeName").and_then(Value::as_str).unwrap_or("");
     let target = target(&pod, &container, &request.query);
+    let count = api.tunnels().count(node, &request.user)?;
     let answer = api.tunnels().get(node, &target).await.map_err(unreachable)?;
     match answer.status() {
         StatusCode::OK => Ok(match socket {
             Some((socket, base64)) => {
                 let shutdown = api.shutdown().clone();
-                socket.on_upgrade(move |socket| over(socket, answer.into_body(), base64, shutdown))
+                let log = count.body(answer.into_body());
+                socket.on_upgrade(move |socket| over(socket, log, base64, shutdown))
             }
             None => {
-                let mut response = Response::new(Body::new(answer.into_body()));
+                let mut response = Response::new(count.body(answer.into_body()));
                 let plain = HeaderValue::from_static("text/plain");
                 response.headers_mut().insert(header::CONTENT_TYPE, plain);
                 response
@@ -93,7 +94,7 @@ fn framed(
 }
 
 /// Sends each piece of a log as a message, until the log ends or one side has had enough.
-async fn over(mut socket: WebSocket, mut log: Incoming, base64: bool, shutdown: CancellationToken) {
+async fn over(mut socket: WebSocket, mut log: Body, base64: bool, shutdown: CancellationToken) {
     let message = |bytes: Bytes| match base64 {
         true => Message::Text(STANDARD.encode(bytes).into()),
         false => Message::Binary(bytes),
