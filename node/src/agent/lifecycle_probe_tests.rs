@@ -93,7 +93,7 @@ fn a_sidecar_holds_the_others_until_it_has_started() {
                 Active one#0=Running(since 1) two#0=Running(since 4) app#0=Running(since 6) ready
             8 delete 30
                 ! Stop { container: 2, restart: 0, grace: 30s, because: None }
-                Stopping(Deleted) one#0=Running(since 1) two#0=Running(since 4) app#0=Stopping wake=43
+                Stopping(Deleted) one#0=Running(since 1) two#0=Running(since 4) app#0=Stopping wake=43 ready
             9 exited app 0
                 ! Stop { container: 1, restart: 0, grace: 29s, because: None }
                 Stopping(Deleted) one#0=Running(since 1) two#0=Stopping app#0=Ended(0) wake=43
@@ -103,6 +103,43 @@ fn a_sidecar_holds_the_others_until_it_has_started() {
             11 exited one 0
                 ! Remove
                 Removing(Deleted) one#0=Ended(0) two#0=Ended(0) app#0=Ended(0) wake=21
+        "#]],
+    );
+}
+
+#[test]
+fn a_deleted_pod_is_ready_until_its_probe_or_itself_says_no() {
+    check(
+        desired("app?", RestartPolicy::Always),
+        "0 address
+         0 prepared app
+         1 started app
+         1 probed app ready
+         2 delete 30
+         3 probed app started
+         4 probed app ready
+         5 exited app 0",
+        expect![[r#"
+            0 address
+                ! Prepare(0)
+                Active app#0=Preparing
+            0 prepared app
+                ! Start { container: 0, restart: 0 }
+                Active app#0=Starting
+            1 started app
+                Active app#0=Running(since 1)
+            1 probed app ready
+                Active app#0=Running(since 1) ready
+            2 delete 30
+                ! Stop { container: 0, restart: 0, grace: 30s, because: None }
+                Stopping(Deleted) app#0=Stopping wake=37 ready
+            3 probed app started
+                Stopping(Deleted) app#0=Stopping wake=37
+            4 probed app ready
+                Stopping(Deleted) app#0=Stopping wake=37 ready
+            5 exited app 0
+                ! Remove
+                Removing(Deleted) app#0=Ended(0) wake=15
         "#]],
     );
 }

@@ -8,7 +8,7 @@ use crate::{
     agent::{
         lifecycle::{Observation, Problem, observe, step},
         recover::recover,
-        spec::{Desired, read},
+        spec::{Deletion, Desired, read},
     },
     protocol::Guest,
 };
@@ -136,6 +136,27 @@ fn a_running_pod_is_ready() {
         app ready=true restarts=0 image=hello@sha256:1 state={"running":{"startedAt":"1970-01-01T00:00:03Z"}} last=null
     "#]],
     );
+}
+
+#[test]
+fn who_ends_is_ready_only_if_it_was_deleted() {
+    let mut desired = pod(APP);
+    let running = vec![(1, address()), (2, prepared()), (3, started(0, 3))];
+    let ready = |state: &PodState, desired: &Desired| {
+        let status = status(state, &desired.spec, "127.0.0.1".parse().expect("an address"));
+        let containers = status.container_statuses.unwrap_or_default();
+        let conditions = status.conditions.into_iter().flatten();
+        let is = |it: core::PodCondition| it.type_ == "Ready" && it.status == "True";
+        (containers[0].ready, conditions.map(is).any(|is| is))
+    };
+    let state = walked(&desired, running);
+    let evicted = observe(&state, &desired.spec, Observation::Evict("full".to_owned()), at(4));
+    let evicted = step(&evicted, &desired, at(4)).0;
+    assert_eq!(ready(&evicted, &desired), (false, false));
+    let grace = std::time::Duration::from_secs(30);
+    desired.deletion = Some(Deletion { grace, gone: false });
+    let deleted = step(&state, &desired, at(4)).0;
+    assert_eq!(ready(&deleted, &desired), (true, true));
 }
 
 #[test]
