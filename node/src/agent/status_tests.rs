@@ -145,9 +145,9 @@ fn who_ends_is_ready_only_if_it_was_deleted() {
     let ready = |state: &PodState, desired: &Desired| {
         let status = status(state, &desired.spec, "127.0.0.1".parse().expect("an address"));
         let containers = status.container_statuses.unwrap_or_default();
-        let conditions = status.conditions.into_iter().flatten();
-        let is = |it: core::PodCondition| it.type_ == "Ready" && it.status == "True";
-        (containers[0].ready, conditions.map(is).any(|is| is))
+        let mut conditions = status.conditions.into_iter().flatten();
+        let is_ready = conditions.any(|it| it.type_ == "Ready" && it.status == "True");
+        (containers[0].ready, is_ready)
     };
     let state = walked(&desired, running);
     let evicted = observe(&state, &desired.spec, Observation::Evict("full".to_owned()), at(4));
