@@ -575,6 +575,7 @@ fn ended(
 fn init_is_done(container: &Container, sidecar: bool) -> bool {
     match &container.phase {
         Phase::Running { .. } => sidecar && container.health.started,
+        Phase::Exited(exit) => !sidecar && exit.code == 0,
         Phase::Ended(exit) => exit.code == 0,
         _ => false,
     }

@@ -262,7 +262,7 @@ fn a_reboot_starts_everything_again_with_a_new_number() {
     let desired = pod(APP);
     let state = walked(&desired, vec![(1, address()), (2, prepared()), (3, started(0, 3))]);
     let api = status(&state, &desired.spec, "127.0.0.1".parse().expect("an address"));
-    let found = recover(&desired.spec, Some(&api), None, at(100));
+    let found = recover(&desired.spec, Some(&api), None, at(100), at(50));
     assert_eq!(found.ip, state.ip);
     let found = observe(&found, &desired.spec, address(), at(100));
     let (found, actions) = step(&found, &desired, at(100));
@@ -280,6 +280,66 @@ fn a_reboot_starts_everything_again_with_a_new_number() {
         app ready=false restarts=1 image=hello@sha256:1 state={"waiting":{"reason":"ContainerCreating"}} last={"terminated":{"containerID":"wasmtime://u1/app/0","exitCode":255,"finishedAt":"1970-01-01T00:01:40Z","message":"the node or its worker process was restarted while it ran","reason":"Error","startedAt":"1970-01-01T00:00:03Z"}}
     "#]],
     );
+}
+
+#[test]
+fn after_a_reboot_init_containers_run_first() {
+    let init = r#""initContainers":[{"name":"fill","image":"hello:1"}],"#;
+    let desired = pod(&format!("{init}{APP}"));
+    let app = |observation: Observation| match observation {
+        Observation::Prepared { image_id, guest, .. } => {
+            Observation::Prepared { container: 1, image_id, guest }
+        }
+        _ => Observation::Started { container: 1, restart: 0, at: at(5) },
+    };
+    let state = walked(
+        &desired,
+        vec![
+            (1, address()),
+            (2, prepared()),
+            (3, started(0, 3)),
+            (4, exited(0, 0, 4)),
+            (5, app(prepared())),
+            (5, app(started(0, 5))),
+        ],
+    );
+    let api = status(&state, &desired.spec, "127.0.0.1".parse().expect("an address"));
+    assert_eq!(api.phase.as_deref(), Some("Running"));
+    let begins = |booted: i64| {
+        let found = recover(&desired.spec, Some(&api), None, at(100), at(booted));
+        let found = observe(&found, &desired.spec, address(), at(100));
+        step(&found, &desired, at(100))
+    };
+    let actions = |booted| format!("{:?}", begins(booted).1);
+    expect!["[Prepare(1)]"].assert_eq(&actions(1));
+    expect!["[Prepare(0)]"].assert_eq(&actions(50));
+    let (mut found, _) = begins(50);
+    check(
+        &desired,
+        &found,
+        expect![[r#"
+        phase Pending
+        PodReadyToStartContainers=True since 1
+        Initialized=False since 100 ContainersNotInitialized: containers with incomplete status: [fill]
+        Ready=False since 100 ContainersNotReady: containers with unready status: [app]
+        ContainersReady=False since 100 ContainersNotReady: containers with unready status: [app]
+        PodScheduled=True since 0
+        fill ready=false restarts=1 image=hello@sha256:1 state={"waiting":{"reason":"ContainerCreating"}} last={"terminated":{"containerID":"wasmtime://u1/fill/0","exitCode":0,"finishedAt":"1970-01-01T00:00:04Z","message":"wasm trap: unreachable","reason":"Completed","startedAt":"1970-01-01T00:00:03Z"}}
+        app ready=false restarts=0 image=hello@sha256:1 state={"terminated":{"containerID":"wasmtime://u1/app/0","exitCode":255,"finishedAt":"1970-01-01T00:01:40Z","message":"the node or its worker process was restarted while it ran","reason":"Error","startedAt":"1970-01-01T00:00:05Z"}} last=null
+    "#]],
+    );
+    for observation in [prepared(), started(1, 101), exited(1, 0, 102)] {
+        found = observe(&found, &desired.spec, observation, at(102));
+        let (next, actions) = step(&found, &desired, at(102));
+        found = next;
+        let last = matches!(found.containers[0].phase, Phase::Ended(_));
+        assert_eq!(last, format!("{actions:?}") == "[Prepare(1)]", "{actions:?}");
+    }
+    assert_eq!(found.containers[1].restarts, 1);
+    // Nothing comes after them in a Pod that has failed by the reboot.
+    let never = pod(&format!(r#""restartPolicy":"Never",{init}{APP}"#));
+    let found = recover(&never.spec, Some(&api), None, at(100), at(50));
+    assert!(matches!(found.containers[0].phase, Phase::Exited(_)));
 }
 
 #[test]
@@ -301,7 +361,7 @@ fn an_agent_that_restarts_finds_what_its_worker_runs() {
             health: crate::protocol::Health { started: true, ready: true, failed: None },
         }],
     };
-    let found = recover(&desired.spec, Some(&api), Some(&worker), at(100));
+    let found = recover(&desired.spec, Some(&api), Some(&worker), at(100), at(50));
     let (found, actions) = step(&found, &desired, at(100));
     assert!(actions.is_empty(), "{actions:?}");
     assert_eq!(status(&found, &desired.spec, node), api, "nothing to write");
@@ -323,7 +383,7 @@ fn a_finished_pod_stays_finished() {
     let node = "127.0.0.1".parse().expect("an address");
     let api = status(&state, &desired.spec, node);
     assert_eq!(api.phase.as_deref(), Some("Failed"));
-    let found = recover(&desired.spec, Some(&api), None, at(100));
+    let found = recover(&desired.spec, Some(&api), None, at(100), at(50));
     assert!(step(&found, &desired, at(100)).1.is_empty());
     assert_eq!(status(&found, &desired.spec, node).phase, api.phase);
 }

@@ -80,13 +80,12 @@ fn is_mounted(state: &PodState) -> bool {
     state.containers.iter().any(begun) || !state.containers.iter().any(unmounted)
 }
 
-/// Whether every init container has done its part.
+/// Whether every init container has done its part; a sidecar has as soon as those after it began.
 fn is_initialized(state: &PodState, spec: &PodSpec) -> bool {
     let begun = state.containers[spec.main()].iter().any(|c| c.phase != Phase::Waiting);
-    begun
-        || (state.stage != Stage::Admitted
-            && state.containers[..spec.init]
-                .iter()
-                .zip(&spec.containers)
-                .all(|(container, spec)| init_is_done(container, spec.sidecar)))
+    let mut init = state.containers[..spec.init].iter().zip(&spec.containers);
+    (begun || state.stage != Stage::Admitted)
+        && init.all(|(container, spec)| {
+            init_is_done(container, spec.sidecar) || (begun && spec.sidecar)
+        })
 }
