@@ -206,18 +206,24 @@ impl Start {
             },
             Err(error) => start_error(&error),
         };
-        if exit.reason != ExitReason::Stopped && !exit.message.is_empty() {
-            self.log.note(&exit.message);
-        }
+        // What the container has left is read before the worker adds its own word.
         self.log.close().await;
         let (words, failed) = (self.container.last_words.clone(), exit.code != 0);
-        let (log, written) = (self.log_path, exit.message.is_empty());
+        let path = self.log_path;
         let last = tokio::task::spawn_blocking(move || {
             let file = last_words(&words);
-            file.or_else(|| (words.from_log && failed && written).then(|| log_tail(&log)).flatten())
+            file.or_else(|| (words.from_log && failed).then(|| log_tail(&path)).flatten())
         });
-        if let Ok(Ok(Some(text))) = tokio::time::timeout(LAST_WORDS_MAX, last).await {
-            exit.message = text;
+        let last = tokio::time::timeout(LAST_WORDS_MAX, last).await;
+        if exit.reason != ExitReason::Stopped && !exit.message.is_empty() {
+            self.log.note(&exit.message);
+            self.log.close().await;
+        }
+        if let Ok(Ok(Some(text))) = last {
+            exit.message = match exit.message.as_str() {
+                "" => text,
+                why => format!("{why}: {text}"),
+            };
         }
         exit
     }
