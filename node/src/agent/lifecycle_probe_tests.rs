@@ -108,6 +108,42 @@ fn a_sidecar_holds_the_others_until_it_has_started() {
 }
 
 #[test]
+fn a_sidecar_gets_a_moment_after_the_others_have_used_the_grace_up() {
+    check(
+        desired("side+ | app", RestartPolicy::Always),
+        "0 address
+         0 prepared side
+         1 started side
+         1 prepared app
+         1 started app
+         2 delete 10
+         12 exited app 137",
+        expect![[r#"
+            0 address
+                ! Prepare(0)
+                Active side#0=Preparing app#0=Waiting
+            0 prepared side
+                ! Start { container: 0, restart: 0 }
+                Active side#0=Starting app#0=Waiting
+            1 started side
+                ! Prepare(1)
+                Active side#0=Running(since 1) app#0=Preparing
+            1 prepared app
+                ! Start { container: 1, restart: 0 }
+                Active side#0=Running(since 1) app#0=Starting
+            1 started app
+                Active side#0=Running(since 1) app#0=Running(since 1) ready
+            2 delete 10
+                ! Stop { container: 1, restart: 0, grace: 10s, because: None }
+                Stopping(Deleted) side#0=Running(since 1) app#0=Stopping wake=17 ready
+            12 exited app 137
+                ! Stop { container: 0, restart: 0, grace: 2s, because: None }
+                Stopping(Deleted) side#0=Stopping app#0=Ended(137) wake=17
+        "#]],
+    );
+}
+
+#[test]
 fn a_sidecar_that_failed_before_it_had_started_holds_the_others_still() {
     check(
         desired("one+? | app", RestartPolicy::Always),

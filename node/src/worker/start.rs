@@ -415,7 +415,8 @@ impl Start {
         outcome
     }
 
-    /// Runs the hook within the grace. Afterwards there is a little time left in any case.
+    /// Runs the hook within the grace. Afterwards there is a little time left in any case, but for one
+    /// that shall be gone at once.
     async fn pre_stop(&mut self, target: &Target, deadline: &mut Instant) {
         let Some(check) = self.container.hooks.pre_stop.clone() else {
             return;
@@ -436,15 +437,16 @@ impl Start {
                 }
                 Ok(()) = self.stopped.changed() => {
                     *deadline = self.stopped.borrow_and_update().unwrap_or(*deadline);
+                    if *deadline <= Instant::now() {
+                        return;
+                    }
                 }
             }
         };
         if let Err(message) = outcome {
             self.say_hook_failed(HookKind::PreStop, &message).await;
         }
-        if *deadline > Instant::now() {
-            *deadline = (*deadline).max(Instant::now() + AFTER_HOOK);
-        }
+        *deadline = (*deadline).max(Instant::now() + AFTER_HOOK);
     }
 
     async fn say_started(

@@ -4,8 +4,8 @@ use std::path::Path;
 
 use super::harness::*;
 use crate::protocol::{
-    Check, Code, Container, Env, Exit, ExitReason, Form, Health, HookKind, HttpCheck, LastWords, Mount,
-    Probe, ProbeKind, ToAgent, ToWorker,
+    Check, Code, Container, Env, Exit, ExitReason, Form, Health, HookKind, HttpCheck, LastWords,
+    Mount, Probe, ProbeKind, ToAgent, ToWorker,
 };
 
 fn probe(check: Check) -> Option<Probe> {
@@ -149,6 +149,19 @@ async fn a_command_with_an_open_input_ends_by_itself() {
     agent.started("a").await;
     let (uid, container) = ("a".to_owned(), "main".to_owned());
     agent.say(ToWorker::StopContainer { uid, container, restart: 0, grace_ms: 30_000 }).await;
+    assert_eq!(agent.exited("a", 0).await.code, 7);
+    fixture.stop(agent).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_has_spent_its_grace_in_a_hook_may_end_by_itself_still() {
+    let (fixture, mut agent) = Fixture::start("shop").await;
+    let mut container = Container { stdin: true, ..command(&fixture.module(&listening()), 0) };
+    container.hooks.pre_stop = Some(Check::Sleep { seconds: 60 });
+    agent.say(pod(&fixture, "a", "10.0.0.1", container)).await;
+    agent.started("a").await;
+    let (uid, container) = ("a".to_owned(), "main".to_owned());
+    agent.say(ToWorker::StopContainer { uid, container, restart: 0, grace_ms: 100 }).await;
     assert_eq!(agent.exited("a", 0).await.code, 7);
     fixture.stop(agent).await;
 }
