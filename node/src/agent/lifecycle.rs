@@ -399,7 +399,7 @@ impl Container {
     }
 
     /// Whether the worker has it.
-    fn is_live(&self) -> bool {
+    pub fn is_live(&self) -> bool {
         matches!(self.phase, Phase::Starting | Phase::Running { .. } | Phase::Stopping { .. })
     }
 

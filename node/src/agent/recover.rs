@@ -73,7 +73,14 @@ pub fn recover(
                 container.phase = Phase::Ended(exit);
             }
         }
-        state.stage = Stage::Finished(why);
+        state.stage = match worker {
+            // It was still to be told, or to say that it has forgotten the Pod.
+            Some(worker) => {
+                state.ip = Some(worker.ip);
+                Stage::Stopping { why, deadline: now }
+            }
+            None => Stage::Finished(why),
+        };
         return state;
     }
     if worker.is_none() {

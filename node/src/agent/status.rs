@@ -76,15 +76,17 @@ fn ending(stage: &Stage) -> Option<Why> {
 
 /// `status.phase`, by the rules of Kubernetes.
 pub fn phase(state: &PodState, spec: &PodSpec) -> &'static str {
-    match &state.stage {
-        Stage::Finished(Why::Succeeded) => return "Succeeded",
-        Stage::Finished(Why::Failed | Why::Deadline | Why::Evicted | Why::Refused) => {
-            return "Failed";
+    if let Stage::Removing { why, .. } | Stage::Finished(why) = &state.stage {
+        match why {
+            Why::Succeeded => return "Succeeded",
+            Why::Failed | Why::Deadline | Why::Evicted | Why::Refused => return "Failed",
+            Why::Deleted => {}
         }
-        _ => {}
     }
     let main = &state.containers[spec.main()];
-    if main.iter().all(|container| matches!(container.phase, Phase::Ended(_))) {
+    // While a sidecar ends, the Pod has not.
+    let runs = state.containers[..spec.ephemeral].iter().any(Container::is_live);
+    if !runs && main.iter().all(|container| matches!(container.phase, Phase::Ended(_))) {
         // Nothing of it runs any more, the object is about to go.
         let failed = main
             .iter()

@@ -59,6 +59,21 @@ fn exited(restart: u32, code: i32, second: i64) -> Observation {
     Observation::Exited { container: 0, restart, exit }
 }
 
+/// The same of the second container.
+fn of_second(observation: Observation) -> Observation {
+    let container = 1;
+    match observation {
+        Observation::Prepared { image_id, guest, .. } => {
+            Observation::Prepared { container, image_id, guest }
+        }
+        Observation::Started { restart, at, .. } => Observation::Started { container, restart, at },
+        Observation::Exited { restart, exit, .. } => {
+            Observation::Exited { container, restart, exit }
+        }
+        other => other,
+    }
+}
+
 /// One line for each fact that people and controllers look at.
 fn check(desired: &Desired, state: &PodState, expected: Expect) {
     let status = status(state, &desired.spec, "127.0.0.1".parse().expect("an address"));
@@ -258,6 +273,57 @@ fn a_job_that_is_done_is_not_ready() {
 }
 
 #[test]
+fn a_pod_runs_as_long_as_its_sidecars_do() {
+    let side = r#""initContainers":[{"name":"side","image":"hello:1","restartPolicy":"Always"}],"#;
+    let desired = pod(&format!(r#""restartPolicy":"Never",{side}{APP}"#));
+    let state = walked(
+        &desired,
+        vec![
+            (1, address()),
+            (2, prepared()),
+            (3, started(0, 3)),
+            (4, of_second(prepared())),
+            (5, of_second(started(0, 5))),
+            (6, of_second(exited(0, 0, 6))),
+        ],
+    );
+    assert!(matches!(state.stage, Stage::Stopping { why: Why::Succeeded, .. }));
+    assert_eq!(phase(&state, &desired.spec), "Running");
+    let state = observe(&state, &desired.spec, exited(0, 143, 8), at(8));
+    let state = step(&state, &desired, at(8)).0;
+    assert!(matches!(state.stage, Stage::Removing { why: Why::Succeeded, .. }));
+    assert_eq!(phase(&state, &desired.spec), "Succeeded");
+}
+
+#[test]
+fn what_a_worker_still_has_of_a_finished_pod_is_removed() {
+    let desired = pod(&format!(r#""restartPolicy":"Never",{APP}"#));
+    let ended = vec![
+        (1, address()),
+        (2, prepared()),
+        (3, started(0, 3)),
+        (4, exited(0, 2, 4)),
+        (4, Observation::Removed),
+    ];
+    let state = walked(&desired, ended);
+    let api = status(&state, &desired.spec, "127.0.0.1".parse().expect("an address"));
+    let worker = crate::protocol::PodState {
+        uid: "u1".to_owned(),
+        name: "web".to_owned(),
+        ip: "10.0.0.2".parse().expect("an address"),
+        containers: Vec::new(),
+    };
+    let found = recover(&desired.spec, Some(&api), Some(&worker), at(100), at(50));
+    assert!(found.needs_worker(), "its address is taken still");
+    let (found, actions) = step(&found, &desired, at(100));
+    expect!["[Remove]"].assert_eq(&format!("{actions:?}"));
+    assert_eq!(phase(&found, &desired.spec), "Failed");
+    let found = observe(&found, &desired.spec, Observation::Removed, at(101));
+    let (found, actions) = step(&found, &desired, at(101));
+    assert_eq!((found.stage, actions.len()), (Stage::Finished(Why::Failed), 0));
+}
+
+#[test]
 fn a_reboot_starts_everything_again_with_a_new_number() {
     let desired = pod(APP);
     let state = walked(&desired, vec![(1, address()), (2, prepared()), (3, started(0, 3))]);
@@ -286,12 +352,6 @@ fn a_reboot_starts_everything_again_with_a_new_number() {
 fn after_a_reboot_init_containers_run_first() {
     let init = r#""initContainers":[{"name":"fill","image":"hello:1"}],"#;
     let desired = pod(&format!("{init}{APP}"));
-    let app = |observation: Observation| match observation {
-        Observation::Prepared { image_id, guest, .. } => {
-            Observation::Prepared { container: 1, image_id, guest }
-        }
-        _ => Observation::Started { container: 1, restart: 0, at: at(5) },
-    };
     let state = walked(
         &desired,
         vec![
@@ -299,8 +359,8 @@ fn after_a_reboot_init_containers_run_first() {
             (2, prepared()),
             (3, started(0, 3)),
             (4, exited(0, 0, 4)),
-            (5, app(prepared())),
-            (5, app(started(0, 5))),
+            (5, of_second(prepared())),
+            (5, of_second(started(0, 5))),
         ],
     );
     let api = status(&state, &desired.spec, "127.0.0.1".parse().expect("an address"));
