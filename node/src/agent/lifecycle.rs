@@ -399,7 +399,7 @@ impl Container {
     }
 
     /// Whether the worker has it.
-    fn is_live(&self) -> bool {
+    pub fn is_live(&self) -> bool {
         matches!(self.phase, Phase::Starting | Phase::Running { .. } | Phase::Stopping { .. })
     }
 
@@ -453,13 +453,11 @@ fn advance_active(state: &mut PodState, spec: &PodSpec, now: Timestamp, actions:
     }
     for index in 0..spec.init {
         advance(state, spec, index, now, actions);
-        if !init_is_done(&state.containers[index], spec.containers[index].sidecar) {
-            // Sidecars after this one, started before an agent restart, are still looked after.
-            for later in index + 1..spec.init {
-                if state.containers[later].phase != Phase::Waiting {
-                    advance(state, spec, later, now, actions);
-                }
-            }
+        let sidecar = spec.containers[index].sidecar;
+        // A sidecar that is started again holds back nobody who has begun, nor who comes after them.
+        let mut later = state.containers[index + 1..spec.ephemeral].iter();
+        let passed = sidecar && later.any(|it| it.phase != Phase::Waiting);
+        if !passed && !init_is_done(&state.containers[index], sidecar) {
             return;
         }
     }
@@ -577,9 +575,9 @@ fn ended(
 fn init_is_done(container: &Container, sidecar: bool) -> bool {
     match &container.phase {
         Phase::Running { .. } => sidecar && container.health.started,
+        Phase::Exited(exit) => !sidecar && exit.code == 0,
         Phase::Ended(exit) => exit.code == 0,
-        // A sidecar that has once been up does not hold back the others while it restarts.
-        _ => sidecar && container.last.is_some(),
+        _ => false,
     }
 }
 

@@ -93,7 +93,7 @@ fn a_sidecar_holds_the_others_until_it_has_started() {
                 Active one#0=Running(since 1) two#0=Running(since 4) app#0=Running(since 6) ready
             8 delete 30
                 ! Stop { container: 2, restart: 0, grace: 30s, because: None }
-                Stopping(Deleted) one#0=Running(since 1) two#0=Running(since 4) app#0=Stopping wake=43
+                Stopping(Deleted) one#0=Running(since 1) two#0=Running(since 4) app#0=Stopping wake=43 ready
             9 exited app 0
                 ! Stop { container: 1, restart: 0, grace: 29s, because: None }
                 Stopping(Deleted) one#0=Running(since 1) two#0=Stopping app#0=Ended(0) wake=43
@@ -103,6 +103,171 @@ fn a_sidecar_holds_the_others_until_it_has_started() {
             11 exited one 0
                 ! Remove
                 Removing(Deleted) one#0=Ended(0) two#0=Ended(0) app#0=Ended(0) wake=21
+        "#]],
+    );
+}
+
+#[test]
+fn a_sidecar_gets_a_moment_after_the_others_have_used_the_grace_up() {
+    check(
+        desired("side+ | app", RestartPolicy::Always),
+        "0 address
+         0 prepared side
+         1 started side
+         1 prepared app
+         1 started app
+         2 delete 10
+         12 exited app 137",
+        expect![[r#"
+            0 address
+                ! Prepare(0)
+                Active side#0=Preparing app#0=Waiting
+            0 prepared side
+                ! Start { container: 0, restart: 0 }
+                Active side#0=Starting app#0=Waiting
+            1 started side
+                ! Prepare(1)
+                Active side#0=Running(since 1) app#0=Preparing
+            1 prepared app
+                ! Start { container: 1, restart: 0 }
+                Active side#0=Running(since 1) app#0=Starting
+            1 started app
+                Active side#0=Running(since 1) app#0=Running(since 1) ready
+            2 delete 10
+                ! Stop { container: 1, restart: 0, grace: 10s, because: None }
+                Stopping(Deleted) side#0=Running(since 1) app#0=Stopping wake=17 ready
+            12 exited app 137
+                ! Stop { container: 0, restart: 0, grace: 2s, because: None }
+                Stopping(Deleted) side#0=Stopping app#0=Ended(137) wake=17
+        "#]],
+    );
+}
+
+#[test]
+fn a_sidecar_that_failed_before_it_had_started_holds_the_others_still() {
+    check(
+        desired("one+? | app", RestartPolicy::Always),
+        "0 address
+         0 prepared one
+         1 started one
+         2 exited one 1
+         3 prepared one
+         4 started one
+         5 probed one started",
+        expect![[r#"
+            0 address
+                ! Prepare(0)
+                Active one#0=Preparing app#0=Waiting
+            0 prepared one
+                ! Start { container: 0, restart: 0 }
+                Active one#0=Starting app#0=Waiting
+            1 started one
+                Active one#0=Running(since 1) app#0=Waiting
+            2 exited one 1
+                ! Prepare(0)
+                Active one#1=Preparing app#0=Waiting
+            3 prepared one
+                ! Start { container: 0, restart: 1 }
+                Active one#1=Starting app#0=Waiting
+            4 started one
+                Active one#1=Running(since 4) app#0=Waiting
+            5 probed one started
+                ! Prepare(1)
+                Active one#1=Running(since 4) app#0=Preparing
+        "#]],
+    );
+}
+
+#[test]
+fn a_sidecar_that_starts_again_holds_nobody_who_has_begun() {
+    check(
+        desired("one+? | app", RestartPolicy::OnFailure),
+        "0 address
+         0 prepared one
+         1 started one
+         1 probed one ready
+         1 prepared app
+         1 started app
+         2 exited one 1
+         2 prepared one
+         2 started one
+         3 exited app 1
+         3 prepared app
+         3 started app
+         4 exited app 0",
+        expect![[r#"
+            0 address
+                ! Prepare(0)
+                Active one#0=Preparing app#0=Waiting
+            0 prepared one
+                ! Start { container: 0, restart: 0 }
+                Active one#0=Starting app#0=Waiting
+            1 started one
+                Active one#0=Running(since 1) app#0=Waiting
+            1 probed one ready
+                ! Prepare(1)
+                Active one#0=Running(since 1) app#0=Preparing
+            1 prepared app
+                ! Start { container: 1, restart: 0 }
+                Active one#0=Running(since 1) app#0=Starting
+            1 started app
+                Active one#0=Running(since 1) app#0=Running(since 1) ready
+            2 exited one 1
+                ! Prepare(0)
+                Active one#1=Preparing app#0=Running(since 1)
+            2 prepared one
+                ! Start { container: 0, restart: 1 }
+                Active one#1=Starting app#0=Running(since 1)
+            2 started one
+                Active one#1=Running(since 2) app#0=Running(since 1)
+            3 exited app 1
+                ! Prepare(1)
+                Active one#1=Running(since 2) app#1=Preparing
+            3 prepared app
+                ! Start { container: 1, restart: 1 }
+                Active one#1=Running(since 2) app#1=Starting
+            3 started app
+                Active one#1=Running(since 2) app#1=Running(since 3)
+            4 exited app 0
+                ! Stop { container: 0, restart: 1, grace: 30s, because: None }
+                Stopping(Succeeded) one#1=Stopping app#1=Ended(0) wake=39
+        "#]],
+    );
+}
+
+#[test]
+fn a_deleted_pod_is_ready_until_its_probe_or_itself_says_no() {
+    check(
+        desired("app?", RestartPolicy::Always),
+        "0 address
+         0 prepared app
+         1 started app
+         1 probed app ready
+         2 delete 30
+         3 probed app started
+         4 probed app ready
+         5 exited app 0",
+        expect![[r#"
+            0 address
+                ! Prepare(0)
+                Active app#0=Preparing
+            0 prepared app
+                ! Start { container: 0, restart: 0 }
+                Active app#0=Starting
+            1 started app
+                Active app#0=Running(since 1)
+            1 probed app ready
+                Active app#0=Running(since 1) ready
+            2 delete 30
+                ! Stop { container: 0, restart: 0, grace: 30s, because: None }
+                Stopping(Deleted) app#0=Stopping wake=37 ready
+            3 probed app started
+                Stopping(Deleted) app#0=Stopping wake=37
+            4 probed app ready
+                Stopping(Deleted) app#0=Stopping wake=37 ready
+            5 exited app 0
+                ! Remove
+                Removing(Deleted) app#0=Ended(0) wake=15
         "#]],
     );
 }

@@ -291,7 +291,7 @@ fn starts_serves_and_is_deleted() {
                 Active app#0=Running(since 3) ready
             9 delete 30
                 ! Stop { container: 0, restart: 0, grace: 30s, because: None }
-                Stopping(Deleted) app#0=Stopping wake=44
+                Stopping(Deleted) app#0=Stopping wake=44 ready
             10 exited app 0
                 ! Remove
                 Removing(Deleted) app#0=Ended(0) wake=20
@@ -710,10 +710,10 @@ fn a_second_deletion_shortens_the_first() {
                 Active app#0=Running(since 1) ready
             2 delete 600
                 ! Stop { container: 0, restart: 0, grace: 600s, because: None }
-                Stopping(Deleted) app#0=Stopping wake=607
+                Stopping(Deleted) app#0=Stopping wake=607 ready
             3 delete 1
                 ! Stop { container: 0, restart: 0, grace: 1s, because: None }
-                Stopping(Deleted) app#0=Stopping wake=9
+                Stopping(Deleted) app#0=Stopping wake=9 ready
             9 step
                 ! Remove
                 Removing(Deleted) app#0=Ended(137) wake=19

@@ -10,6 +10,7 @@ use std::{
     collections::BTreeMap,
     net::{IpAddr, SocketAddr},
     pin::pin,
+    sync::LazyLock,
     time::{Duration, Instant},
 };
 
@@ -466,6 +467,20 @@ fn conditions(since: Timestamp, pressures: &Pressures) -> Vec<NodeCondition> {
     ]
 }
 
+/// When the machine started. Where nobody says so, before everything.
+pub fn booted() -> Timestamp {
+    static BOOTED: LazyLock<Timestamp> = LazyLock::new(|| {
+        let stat = std::fs::read_to_string("/proc/stat").unwrap_or_default();
+        boot_time(&stat).unwrap_or(Timestamp::MIN)
+    });
+    *BOOTED
+}
+
+fn boot_time(stat: &str) -> Option<Timestamp> {
+    let seconds = stat.lines().find_map(|line| line.strip_prefix("btime "))?;
+    Timestamp::from_second(seconds.trim().parse().ok()?).ok()
+}
+
 /// What the kernel calls this start of the machine.
 fn boot_id() -> String {
     let text = std::fs::read_to_string("/proc/sys/kernel/random/boot_id");
@@ -511,7 +526,14 @@ mod tests {
 
     use tokio::sync::{oneshot, watch};
 
-    use super::{has_rebooted, heard};
+    use super::{boot_time, has_rebooted, heard};
+
+    #[test]
+    fn the_kernel_says_when_the_machine_started() {
+        let said = |stat: &str| boot_time(stat).map(|time| time.as_second());
+        assert_eq!(said("cpu 1 2 3\nintr 9\nbtime 1700000000\nprocesses 7\n"), Some(1_700_000_000));
+        assert_eq!(said("cpu 1 2 3\n"), None);
+    }
 
     #[tokio::test]
     async fn silence_is_told_before_an_answer_is_given_up() {

@@ -1,7 +1,9 @@
 //! Everything that a container start needs, gathered: code, environment, arguments.
 //!
-//! Runs as one short task for each start, a bounded number at a time. It reads the registry and the
-//! API and runs the compiler; it decides nothing: its outcome goes back to the loop.
+//! Runs as one short task for each start. It reads the registry and the API and runs the compiler; it
+//! decides nothing: its outcome goes back to the loop. Pulls and compilers have bounds of their own
+//! (`images`); what comes after them has one here, so that a slow registry holds up nobody whose
+//! image is there.
 
 use std::{collections::BTreeMap, net::IpAddr, sync::Arc, time::Instant};
 
@@ -22,7 +24,7 @@ use super::{
     volumes::Volumes,
 };
 
-/// Starts that are prepared at the same time.
+/// Starts that read their objects and make their volumes at the same time.
 const PREPARE_MAX: usize = 64;
 
 /// Prepares container starts.
@@ -66,14 +68,11 @@ impl Preparer {
 
     /// Prepares one start and reports `Prepared` or `Failed`.
     pub async fn run(self: Arc<Preparer>, order: Order) {
-        let begun = Instant::now();
-        let _permit = self.permits.acquire().await.expect("the semaphore is never closed");
-        let queue = begun.elapsed();
         let outcome = self.prepare(&order).await;
         let (uid, container) = (order.pod.uid.clone(), order.index);
         let input = match outcome {
             Ok((start, image, took)) => {
-                let facts = Box::new((image, Took { queue, ..took }));
+                let facts = Box::new((image, took));
                 Input::Prepared { uid, container, start: Box::new(start), facts }
             }
             Err(problem) => {
@@ -157,6 +156,10 @@ impl Preparer {
                 image
             }
         };
+        let toolbox = match alias.is_none() && calls_beyond(container, &image) {
+            true => self.images.toolbox_code().await,
+            false => None,
+        };
         let compile = begun.elapsed();
         if let Some(limit) = container.limits.memory_bytes
             && limit < image.memory_min_bytes
@@ -170,6 +173,9 @@ impl Preparer {
                 ),
             });
         }
+        let begun = Instant::now();
+        let _permit = self.permits.acquire().await.expect("the semaphore is never closed");
+        let queue = begun.elapsed();
         let began = Instant::now();
         let (env, mut args) = self.environment(order).await?;
         let volumes =
@@ -180,11 +186,7 @@ impl Preparer {
             mounts = self.volumes.with_root(pod, index, order.ip, mounts).await?;
         }
         self.volumes.settle(pod, &mounts).await?;
-        let toolbox = match alias.is_none() && calls_beyond(container, &image) {
-            true => self.images.toolbox_code().await,
-            false => None,
-        };
-        let took = Took { pull, compile, prepare: began.elapsed(), ..Took::default() };
+        let took = Took { queue, pull, compile, prepare: began.elapsed() };
         let start = protocol::Container {
             name: container.name.clone(),
             restart: order.restart,
@@ -288,7 +290,62 @@ fn event_of(reason: &'static str) -> &'static str {
 
 #[cfg(test)]
 mod tests {
+    use std::{convert::Infallible, time::Duration};
+
+    use crate::agent::{
+        away::Away, checkpoint::Checkpoint, images::Thresholds, spec, users::Users,
+    };
+
     use super::*;
+
+    #[tokio::test]
+    async fn starts_that_wait_for_their_images_hold_up_nobody_else() {
+        let never = |_: http::Request<kube::client::Body>| {
+            std::future::pending::<Result<http::Response<kube::client::Body>, Infallible>>()
+        };
+        let client = kube::Client::new(tower::service_fn(never), "default");
+        let disk = tempfile::tempdir().expect("a folder");
+        let root = disk.path();
+        let away = Arc::new(Away::default());
+        let images = Images::open(
+            (client.clone(), away.clone()),
+            root.join("images"),
+            "engine".to_owned(),
+            root.join("no-compiler"),
+            (false, Thresholds { high: 85, low: 80 }),
+        );
+        let images = Arc::new(images.expect("a folder of images"));
+        let checkpoint = Checkpoint::open(root, None).expect("a checkpoint");
+        let objects = Arc::new(Objects::new(client.clone(), checkpoint, away));
+        let users = Arc::new(Users::open(root, root.join("logs"), None));
+        let ip: IpAddr = "127.0.0.1".parse().expect("an address");
+        let folders = ((root.to_owned(), None), users);
+        let volumes = Arc::new(Volumes::new(client, objects.clone(), images.clone(), ip, folders));
+        let (events, _happenings) = Recorder::new();
+        let (inputs, mut heard) = mpsc::channel(1);
+        let preparer = Arc::new(Preparer::new(objects, images, volumes, events, inputs, ip));
+        let order = |uid: &str, policy: &str| {
+            let text = format!(
+                r#"{{"metadata":{{"name":"a","namespace":"b","uid":"{uid}"}},"spec":{{"nodeName":"n",
+                    "containers":[{{"name":"c","image":"i:1","imagePullPolicy":"{policy}"}}]}}}}"#
+            );
+            let pod = serde_json::from_str(&text).expect("a Pod");
+            let pod = spec::read(pod).expect("a Pod of a node").0.spec;
+            Order { pod, index: 0, restart: 0, ip, services: Vec::new() }
+        };
+        let mut starts = tokio::task::JoinSet::new();
+        for number in 0..=PREPARE_MAX {
+            starts.spawn(preparer.clone().run(order(&format!("u{number}"), "IfNotPresent")));
+        }
+        starts.spawn(preparer.run(order("last", "Never")));
+        let told = tokio::time::timeout(Duration::from_secs(10), heard.recv()).await;
+        match told.expect("it waits for no image") {
+            Some(Input::Observed { uid, observation: Observation::Failed { problem, .. } }) => {
+                assert_eq!((uid.as_str(), problem.reason), ("last", "ErrImageNeverPull"));
+            }
+            other => panic!("{other:?}"),
+        }
+    }
 
     #[test]
     fn the_toolbox_is_for_what_an_image_lacks() {

@@ -3,7 +3,8 @@
 //! Two witnesses: what the API's status says (written by an earlier agent, perhaps long ago) and what
 //! the worker says, which is the truth about everything that runs. Whatever the API calls running and
 //! no worker knows was lost with its process, and starts again by the Pod's restart policy. So a
-//! crash of the agent costs nothing, and a reboot restarts every Pod from the API's state.
+//! crash of the agent costs nothing, and a reboot restarts every Pod from the API's state: its init
+//! containers first, since what they had left in memory is gone.
 
 use std::{net::IpAddr, time::Duration};
 
@@ -23,12 +24,13 @@ use super::{
 /// As Kubernetes has it: nobody knows how the container ended.
 const CODE_UNKNOWN: i32 = 255;
 
-/// Builds the state from both witnesses.
+/// Builds the state from both witnesses. `booted` is when the machine started.
 pub fn recover(
     spec: &PodSpec,
     api: Option<&core::PodStatus>,
     worker: Option<&protocol::PodState>,
     now: Timestamp,
+    booted: Timestamp,
 ) -> PodState {
     let mut state = PodState::new(spec, now);
     let Some(api) = api else {
@@ -71,10 +73,47 @@ pub fn recover(
                 container.phase = Phase::Ended(exit);
             }
         }
-        state.stage = Stage::Finished(why);
+        state.stage = match worker {
+            // It was still to be told, or to say that it has forgotten the Pod.
+            Some(worker) => {
+                state.ip = Some(worker.ip);
+                Stage::Stopping { why, deadline: now }
+            }
+            None => Stage::Finished(why),
+        };
         return state;
     }
+    if worker.is_none() {
+        run_init_again(&mut state, spec, booted);
+    }
     with_worker(state, spec, worker)
+}
+
+/// Has the init containers run again that ended before the machine started, each with a number of its
+/// own. Not if nothing would start after them.
+fn run_init_again(state: &mut PodState, spec: &PodSpec, booted: Timestamp) {
+    let stays_ended = |index: usize| match &state.containers[index].phase {
+        Phase::Exited(exit) => {
+            let again = spec.containers[index].restarts.after(exit.code, spec.restart);
+            (!again).then_some(exit.code)
+        }
+        _ => None,
+    };
+    let failed = (0..spec.init).any(|index| stays_ended(index).is_some_and(|code| code != 0));
+    if failed || spec.main().all(|index| stays_ended(index).is_some()) {
+        return;
+    }
+    for (container, this) in state.containers[..spec.init].iter_mut().zip(&spec.containers) {
+        if let Phase::Exited(exit) = &container.phase
+            && !this.sidecar
+            && exit.code == 0
+            && exit.finished_at < booted
+        {
+            container.last = Some(exit.clone());
+            container.restarts += 1;
+            container.phase = Phase::Waiting;
+        }
+    }
 }
 
 fn with_worker(

@@ -502,6 +502,8 @@ pub fn route<'a>(
     let headless = service.cluster_ips.is_empty() && service.external_name.is_none();
     let portless = headless && service.ports.is_empty();
     let any = portless.then(ServicePort::any);
+    // Who waits for a Pod that comes does not go to one that leaves.
+    let hold = slices.clone().any(|slice| slice.hold);
     let ports = service.ports.iter().chain(&any).map(|port| {
         let mut found: Vec<(&EndpointInfo, u16, &str)> = Vec::new();
         for slice in slices.clone() {
@@ -519,7 +521,8 @@ pub fn route<'a>(
         found.dedup_by_key(|(endpoint, target, _)| (endpoint.address, *target));
         let candidates: Vec<Candidate> =
             found.iter().map(|(endpoint, ..)| candidate(endpoint, nodes)).collect();
-        let choose = |local_only| Choice { local_only, prefer: service.prefer, headless };
+        let only_ready = headless || hold;
+        let choose = |local_only| Choice { local_only, prefer: service.prefer, only_ready };
         let internal = chosen(&candidates, choose(service.internal_local), near);
         let external = chosen(&candidates, choose(service.external_local), near);
         let flags = internal.into_iter().zip(external);
@@ -571,7 +574,7 @@ pub fn route<'a>(
         pool_ips: open.filter(of_pool).collect(),
         balancer_ips,
         source_ranges: service.source_ranges.clone(),
-        hold: slices.clone().any(|slice| slice.hold),
+        hold,
         health,
         ports: ports.collect(),
     }
@@ -640,14 +643,15 @@ struct Choice {
     local_only: bool,
     /// The near ones first.
     prefer: Option<Prefer>,
-    /// Its names stand for ready Pods and for no other.
-    headless: bool,
+    /// Nobody stands in for ready ones: its names stand for ready Pods and for no other, or its
+    /// requests wait.
+    only_ready: bool,
 }
 
 /// Which endpoints callers are sent to: the ready ones of the scope, without any those that end but
 /// still answer; of these the near ones, if they are preferred and there are any.
 fn chosen(all: &[Candidate], choice: Choice, near: Near<'_>) -> Vec<bool> {
-    let Choice { local_only, prefer, headless } = choice;
+    let Choice { local_only, prefer, only_ready } = choice;
     let same_node = |it: &Candidate| it.node == Some(near.node);
     let same_zone = |it: &Candidate| near.zone.is_some() && it.zone == near.zone;
     let narrowed = |before: &[bool], fits: &dyn Fn(&Candidate) -> bool| -> Vec<bool> {
@@ -655,7 +659,7 @@ fn chosen(all: &[Candidate], choice: Choice, near: Near<'_>) -> Vec<bool> {
     };
     let scope: Vec<bool> = all.iter().map(|it| !local_only || same_node(it)).collect();
     let mut usable = narrowed(&scope, &|it| it.ready);
-    if !usable.contains(&true) && !headless {
+    if !usable.contains(&true) && !only_ready {
         usable = narrowed(&scope, &|it| it.draining);
     }
     let closer: &[&dyn Fn(&Candidate) -> bool] = match prefer {

@@ -185,7 +185,7 @@ fn check_chosen(spec: &str, endpoints: &[&str], internal: &[&str], external: &[&
         service: "web".to_owned(),
         ports: vec![(String::new(), Protocol::Tcp, 80)],
         endpoints: endpoints.iter().map(endpoint).collect(),
-        hold: false,
+        hold: endpoints.iter().any(|text| text.ends_with(" held")),
     };
     let node = |name: &str, zone: &str, block: &str| {
         let node = NodeInfo {
@@ -238,6 +238,8 @@ fn pods_that_end_answer_while_nobody_else_does() {
     check_chosen(plain, &ends, &["10.0.0.1"], &["10.0.0.1"]);
     let local = r#""externalTrafficPolicy":"Local""#;
     check_chosen(local, &["10.0.0.1 a draining", "10.0.1.1 b"], &["10.0.1.1"], &["10.0.0.1"]);
+    // Requests that may wait do so for who comes.
+    check_chosen(plain, &["10.0.0.1 a draining held"], &[], &[]);
     // Written by hand, without a node: a Pod's address is on the node that it is of.
     check_chosen(local, &["10.0.0.9 -"], &["10.0.0.9"], &["10.0.0.9"]);
 }

@@ -76,15 +76,17 @@ fn ending(stage: &Stage) -> Option<Why> {
 
 /// `status.phase`, by the rules of Kubernetes.
 pub fn phase(state: &PodState, spec: &PodSpec) -> &'static str {
-    match &state.stage {
-        Stage::Finished(Why::Succeeded) => return "Succeeded",
-        Stage::Finished(Why::Failed | Why::Deadline | Why::Evicted | Why::Refused) => {
-            return "Failed";
+    if let Stage::Removing { why, .. } | Stage::Finished(why) = &state.stage {
+        match why {
+            Why::Succeeded => return "Succeeded",
+            Why::Failed | Why::Deadline | Why::Evicted | Why::Refused => return "Failed",
+            Why::Deleted => {}
         }
-        _ => {}
     }
     let main = &state.containers[spec.main()];
-    if main.iter().all(|container| matches!(container.phase, Phase::Ended(_))) {
+    // While a sidecar ends, the Pod has not.
+    let runs = state.containers[..spec.ephemeral].iter().any(Container::is_live);
+    if !runs && main.iter().all(|container| matches!(container.phase, Phase::Ended(_))) {
         // Nothing of it runs any more, the object is about to go.
         let failed = main
             .iter()
@@ -183,7 +185,7 @@ fn condition(
 fn unready(state: &PodState, spec: &PodSpec) -> String {
     let names: Vec<&str> = spec
         .staying()
-        .filter(|index| !is_ready(&state.containers[*index], spec, *index))
+        .filter(|index| !is_ready(state, spec, *index))
         .map(|index| spec.containers[index].name.as_str())
         .collect();
     let mut text = format!("containers with unready status: [{}]", names.join(" "));
@@ -196,7 +198,7 @@ fn unready(state: &PodState, spec: &PodSpec) -> String {
 
 fn unready_init(state: &PodState, spec: &PodSpec) -> String {
     let names: Vec<&str> = (0..spec.init)
-        .filter(|index| !is_ready(&state.containers[*index], spec, *index))
+        .filter(|index| !is_ready(state, spec, *index))
         .map(|index| spec.containers[index].name.as_str())
         .collect();
     let mut text = format!("containers with incomplete status: [{}]", names.join(" "));
@@ -219,15 +221,12 @@ fn trouble(container: &Container) -> Option<&str> {
 }
 
 /// `ready` of a container: running, or an init container that has done its part.
-fn is_ready(container: &Container, spec: &PodSpec, index: usize) -> bool {
-    match &container.phase {
-        // An ephemeral container is never ready: it has no part in what the Pod is there for.
-        Phase::Running { .. } if index >= spec.ephemeral => false,
-        Phase::Running { .. } => {
-            container.is_ready() && (!spec.is_init(index) || spec.containers[index].sidecar)
-        }
+fn is_ready(state: &PodState, spec: &PodSpec, index: usize) -> bool {
+    match &state.containers[index].phase {
         Phase::Ended(exit) => spec.is_init(index) && exit.code == 0,
-        _ => false,
+        // An ephemeral container is never ready: it has no part in what the Pod is there for.
+        _ if index >= spec.ephemeral => false,
+        _ => state.is_ready(index) && (!spec.is_init(index) || spec.containers[index].sidecar),
     }
 }
 
@@ -256,7 +255,7 @@ fn container_status(
         image: image.clone(),
         image_id: container.image_id.clone(),
         container_id: (!never || container.last.is_some()).then(|| id(container.restarts)),
-        ready: is_ready(container, spec, index),
+        ready: is_ready(pod, spec, index),
         started: Some(started),
         restart_count: i32::try_from(container.restarts).unwrap_or(i32::MAX),
         last_state: container.last.as_ref().map(|exit| core::ContainerState {

@@ -8,7 +8,7 @@ use crate::{
     agent::{
         lifecycle::{Observation, Problem, observe, step},
         recover::recover,
-        spec::{Desired, read},
+        spec::{Deletion, Desired, read},
     },
     protocol::Guest,
 };
@@ -57,6 +57,21 @@ fn exited(restart: u32, code: i32, second: i64) -> Observation {
         finished_at: at(second),
     };
     Observation::Exited { container: 0, restart, exit }
+}
+
+/// The same of the second container.
+fn of_second(observation: Observation) -> Observation {
+    let container = 1;
+    match observation {
+        Observation::Prepared { image_id, guest, .. } => {
+            Observation::Prepared { container, image_id, guest }
+        }
+        Observation::Started { restart, at, .. } => Observation::Started { container, restart, at },
+        Observation::Exited { restart, exit, .. } => {
+            Observation::Exited { container, restart, exit }
+        }
+        other => other,
+    }
 }
 
 /// One line for each fact that people and controllers look at.
@@ -136,6 +151,27 @@ fn a_running_pod_is_ready() {
         app ready=true restarts=0 image=hello@sha256:1 state={"running":{"startedAt":"1970-01-01T00:00:03Z"}} last=null
     "#]],
     );
+}
+
+#[test]
+fn who_ends_is_ready_only_if_it_was_deleted() {
+    let mut desired = pod(APP);
+    let running = vec![(1, address()), (2, prepared()), (3, started(0, 3))];
+    let ready = |state: &PodState, desired: &Desired| {
+        let status = status(state, &desired.spec, "127.0.0.1".parse().expect("an address"));
+        let containers = status.container_statuses.unwrap_or_default();
+        let mut conditions = status.conditions.into_iter().flatten();
+        let is_ready = conditions.any(|it| it.type_ == "Ready" && it.status == "True");
+        (containers[0].ready, is_ready)
+    };
+    let state = walked(&desired, running);
+    let evicted = observe(&state, &desired.spec, Observation::Evict("full".to_owned()), at(4));
+    let evicted = step(&evicted, &desired, at(4)).0;
+    assert_eq!(ready(&evicted, &desired), (false, false));
+    let grace = std::time::Duration::from_secs(30);
+    desired.deletion = Some(Deletion { grace, gone: false });
+    let deleted = step(&state, &desired, at(4)).0;
+    assert_eq!(ready(&deleted, &desired), (true, true));
 }
 
 #[test]
@@ -237,11 +273,62 @@ fn a_job_that_is_done_is_not_ready() {
 }
 
 #[test]
+fn a_pod_runs_as_long_as_its_sidecars_do() {
+    let side = r#""initContainers":[{"name":"side","image":"hello:1","restartPolicy":"Always"}],"#;
+    let desired = pod(&format!(r#""restartPolicy":"Never",{side}{APP}"#));
+    let state = walked(
+        &desired,
+        vec![
+            (1, address()),
+            (2, prepared()),
+            (3, started(0, 3)),
+            (4, of_second(prepared())),
+            (5, of_second(started(0, 5))),
+            (6, of_second(exited(0, 0, 6))),
+        ],
+    );
+    assert!(matches!(state.stage, Stage::Stopping { why: Why::Succeeded, .. }));
+    assert_eq!(phase(&state, &desired.spec), "Running");
+    let state = observe(&state, &desired.spec, exited(0, 143, 8), at(8));
+    let state = step(&state, &desired, at(8)).0;
+    assert!(matches!(state.stage, Stage::Removing { why: Why::Succeeded, .. }));
+    assert_eq!(phase(&state, &desired.spec), "Succeeded");
+}
+
+#[test]
+fn what_a_worker_still_has_of_a_finished_pod_is_removed() {
+    let desired = pod(&format!(r#""restartPolicy":"Never",{APP}"#));
+    let ended = vec![
+        (1, address()),
+        (2, prepared()),
+        (3, started(0, 3)),
+        (4, exited(0, 2, 4)),
+        (4, Observation::Removed),
+    ];
+    let state = walked(&desired, ended);
+    let api = status(&state, &desired.spec, "127.0.0.1".parse().expect("an address"));
+    let worker = crate::protocol::PodState {
+        uid: "u1".to_owned(),
+        name: "web".to_owned(),
+        ip: "10.0.0.2".parse().expect("an address"),
+        containers: Vec::new(),
+    };
+    let found = recover(&desired.spec, Some(&api), Some(&worker), at(100), at(50));
+    assert!(found.needs_worker(), "its address is taken still");
+    let (found, actions) = step(&found, &desired, at(100));
+    expect!["[Remove]"].assert_eq(&format!("{actions:?}"));
+    assert_eq!(phase(&found, &desired.spec), "Failed");
+    let found = observe(&found, &desired.spec, Observation::Removed, at(101));
+    let (found, actions) = step(&found, &desired, at(101));
+    assert_eq!((found.stage, actions.len()), (Stage::Finished(Why::Failed), 0));
+}
+
+#[test]
 fn a_reboot_starts_everything_again_with_a_new_number() {
     let desired = pod(APP);
     let state = walked(&desired, vec![(1, address()), (2, prepared()), (3, started(0, 3))]);
     let api = status(&state, &desired.spec, "127.0.0.1".parse().expect("an address"));
-    let found = recover(&desired.spec, Some(&api), None, at(100));
+    let found = recover(&desired.spec, Some(&api), None, at(100), at(50));
     assert_eq!(found.ip, state.ip);
     let found = observe(&found, &desired.spec, address(), at(100));
     let (found, actions) = step(&found, &desired, at(100));
@@ -259,6 +346,60 @@ fn a_reboot_starts_everything_again_with_a_new_number() {
         app ready=false restarts=1 image=hello@sha256:1 state={"waiting":{"reason":"ContainerCreating"}} last={"terminated":{"containerID":"wasmtime://u1/app/0","exitCode":255,"finishedAt":"1970-01-01T00:01:40Z","message":"the node or its worker process was restarted while it ran","reason":"Error","startedAt":"1970-01-01T00:00:03Z"}}
     "#]],
     );
+}
+
+#[test]
+fn after_a_reboot_init_containers_run_first() {
+    let init = r#""initContainers":[{"name":"fill","image":"hello:1"}],"#;
+    let desired = pod(&format!("{init}{APP}"));
+    let state = walked(
+        &desired,
+        vec![
+            (1, address()),
+            (2, prepared()),
+            (3, started(0, 3)),
+            (4, exited(0, 0, 4)),
+            (5, of_second(prepared())),
+            (5, of_second(started(0, 5))),
+        ],
+    );
+    let api = status(&state, &desired.spec, "127.0.0.1".parse().expect("an address"));
+    assert_eq!(api.phase.as_deref(), Some("Running"));
+    let begins = |booted: i64| {
+        let found = recover(&desired.spec, Some(&api), None, at(100), at(booted));
+        let found = observe(&found, &desired.spec, address(), at(100));
+        step(&found, &desired, at(100))
+    };
+    let actions = |booted| format!("{:?}", begins(booted).1);
+    expect!["[Prepare(1)]"].assert_eq(&actions(1));
+    expect!["[Prepare(0)]"].assert_eq(&actions(50));
+    let (mut found, _) = begins(50);
+    check(
+        &desired,
+        &found,
+        expect![[r#"
+        phase Pending
+        PodReadyToStartContainers=True since 1
+        Initialized=False since 100 ContainersNotInitialized: containers with incomplete status: [fill]
+        Ready=False since 100 ContainersNotReady: containers with unready status: [app]
+        ContainersReady=False since 100 ContainersNotReady: containers with unready status: [app]
+        PodScheduled=True since 0
+        fill ready=false restarts=1 image=hello@sha256:1 state={"waiting":{"reason":"ContainerCreating"}} last={"terminated":{"containerID":"wasmtime://u1/fill/0","exitCode":0,"finishedAt":"1970-01-01T00:00:04Z","message":"wasm trap: unreachable","reason":"Completed","startedAt":"1970-01-01T00:00:03Z"}}
+        app ready=false restarts=0 image=hello@sha256:1 state={"terminated":{"containerID":"wasmtime://u1/app/0","exitCode":255,"finishedAt":"1970-01-01T00:01:40Z","message":"the node or its worker process was restarted while it ran","reason":"Error","startedAt":"1970-01-01T00:00:05Z"}} last=null
+    "#]],
+    );
+    for observation in [prepared(), started(1, 101), exited(1, 0, 102)] {
+        found = observe(&found, &desired.spec, observation, at(102));
+        let (next, actions) = step(&found, &desired, at(102));
+        found = next;
+        let last = matches!(found.containers[0].phase, Phase::Ended(_));
+        assert_eq!(last, format!("{actions:?}") == "[Prepare(1)]", "{actions:?}");
+    }
+    assert_eq!(found.containers[1].restarts, 1);
+    // Nothing comes after them in a Pod that has failed by the reboot.
+    let never = pod(&format!(r#""restartPolicy":"Never",{init}{APP}"#));
+    let found = recover(&never.spec, Some(&api), None, at(100), at(50));
+    assert!(matches!(found.containers[0].phase, Phase::Exited(_)));
 }
 
 #[test]
@@ -280,7 +421,7 @@ fn an_agent_that_restarts_finds_what_its_worker_runs() {
             health: crate::protocol::Health { started: true, ready: true, failed: None },
         }],
     };
-    let found = recover(&desired.spec, Some(&api), Some(&worker), at(100));
+    let found = recover(&desired.spec, Some(&api), Some(&worker), at(100), at(50));
     let (found, actions) = step(&found, &desired, at(100));
     assert!(actions.is_empty(), "{actions:?}");
     assert_eq!(status(&found, &desired.spec, node), api, "nothing to write");
@@ -302,7 +443,7 @@ fn a_finished_pod_stays_finished() {
     let node = "127.0.0.1".parse().expect("an address");
     let api = status(&state, &desired.spec, node);
     assert_eq!(api.phase.as_deref(), Some("Failed"));
-    let found = recover(&desired.spec, Some(&api), None, at(100));
+    let found = recover(&desired.spec, Some(&api), None, at(100), at(50));
     assert!(step(&found, &desired, at(100)).1.is_empty());
     assert_eq!(status(&found, &desired.spec, node).phase, api.phase);
 }

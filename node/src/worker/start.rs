@@ -206,18 +206,24 @@ impl Start {
             },
             Err(error) => start_error(&error),
         };
-        if exit.reason != ExitReason::Stopped && !exit.message.is_empty() {
-            self.log.note(&exit.message);
-        }
+        // What the container has left is read before the worker adds its own word.
         self.log.close().await;
         let (words, failed) = (self.container.last_words.clone(), exit.code != 0);
-        let (log, written) = (self.log_path, exit.message.is_empty());
+        let path = self.log_path;
         let last = tokio::task::spawn_blocking(move || {
             let file = last_words(&words);
-            file.or_else(|| (words.from_log && failed && written).then(|| log_tail(&log)).flatten())
+            file.or_else(|| (words.from_log && failed).then(|| log_tail(&path)).flatten())
         });
-        if let Ok(Ok(Some(text))) = tokio::time::timeout(LAST_WORDS_MAX, last).await {
-            exit.message = text;
+        let last = tokio::time::timeout(LAST_WORDS_MAX, last).await;
+        if exit.reason != ExitReason::Stopped && !exit.message.is_empty() {
+            self.log.note(&exit.message);
+            self.log.close().await;
+        }
+        if let Ok(Ok(Some(text))) = last {
+            exit.message = match exit.message.as_str() {
+                "" => text,
+                why => format!("{why}: {text}"),
+            };
         }
         exit
     }
@@ -409,7 +415,8 @@ impl Start {
         outcome
     }
 
-    /// Runs the hook within the grace. Afterwards there is a little time left in any case.
+    /// Runs the hook within the grace. Afterwards there is a little time left in any case, but for one
+    /// that shall be gone at once.
     async fn pre_stop(&mut self, target: &Target, deadline: &mut Instant) {
         let Some(check) = self.container.hooks.pre_stop.clone() else {
             return;
@@ -430,15 +437,16 @@ impl Start {
                 }
                 Ok(()) = self.stopped.changed() => {
                     *deadline = self.stopped.borrow_and_update().unwrap_or(*deadline);
+                    if *deadline <= Instant::now() {
+                        return;
+                    }
                 }
             }
         };
         if let Err(message) = outcome {
             self.say_hook_failed(HookKind::PreStop, &message).await;
         }
-        if *deadline > Instant::now() {
-            *deadline = (*deadline).max(Instant::now() + AFTER_HOOK);
-        }
+        *deadline = (*deadline).max(Instant::now() + AFTER_HOOK);
     }
 
     async fn say_started(

@@ -4,14 +4,14 @@ use jiff::Timestamp;
 
 use crate::agent::spec::PodSpec;
 
-use super::{Container, Mark, Phase, PodState, Stage, UNMOUNTED, init_is_done};
+use super::{Container, Mark, Phase, PodState, Stage, UNMOUNTED, Why, init_is_done};
 
 /// Brings the conditions up to date; a time changes only with its value.
 pub(super) fn settle(state: &mut PodState, spec: &PodSpec, now: Timestamp) {
     let initialized = is_initialized(state, spec);
-    let ending = !matches!(state.stage, Stage::Admitted | Stage::Active);
-    let all_ready = spec.staying().all(|index| state.containers[index].is_ready());
-    let containers_ready = !ending && initialized && all_ready;
+    let serving = matches!(state.stage, Stage::Admitted | Stage::Active) || state.is_leaving();
+    let all_ready = spec.staying().all(|index| state.is_ready(index));
+    let containers_ready = serving && initialized && all_ready;
     let ready = containers_ready && gate_trouble(spec).is_empty();
     let set = |mark: &mut Mark, value: bool| {
         if mark.value != value {
@@ -27,10 +27,23 @@ pub(super) fn settle(state: &mut PodState, spec: &PodSpec, now: Timestamp) {
     set(&mut state.conditions.disruption, evicted);
 }
 
-impl Container {
-    /// It runs, has started and passes its readiness probe.
-    pub fn is_ready(&self) -> bool {
-        matches!(self.phase, Phase::Running { .. }) && self.health.started && self.health.ready
+impl PodState {
+    /// Whether a container runs, has started and passes its readiness probe. One that ends with its
+    /// deleted Pod may still be asked, where nobody else can be; one that is to start again may not.
+    pub fn is_ready(&self, index: usize) -> bool {
+        let Container { phase, health, .. } = &self.containers[index];
+        let runs = match phase {
+            Phase::Running { .. } => true,
+            Phase::Stopping { since } => since.is_some() && self.is_leaving(),
+            _ => false,
+        };
+        runs && health.started && health.ready && health.failed.is_none()
+    }
+
+    /// Whether it was deleted and its containers are ending. Who ends for another reason is no longer
+    /// there for anybody.
+    fn is_leaving(&self) -> bool {
+        matches!(self.stage, Stage::Stopping { why: Why::Deleted, .. })
     }
 }
 
@@ -67,13 +80,12 @@ fn is_mounted(state: &PodState) -> bool {
     state.containers.iter().any(begun) || !state.containers.iter().any(unmounted)
 }
 
-/// Whether every init container has done its part.
+/// Whether every init container has done its part; a sidecar has as soon as those after it began.
 fn is_initialized(state: &PodState, spec: &PodSpec) -> bool {
     let begun = state.containers[spec.main()].iter().any(|c| c.phase != Phase::Waiting);
-    begun
-        || (state.stage != Stage::Admitted
-            && state.containers[..spec.init]
-                .iter()
-                .zip(&spec.containers)
-                .all(|(container, spec)| init_is_done(container, spec.sidecar)))
+    let mut init = state.containers[..spec.init].iter().zip(&spec.containers);
+    (begun || state.stage != Stage::Admitted)
+        && init.all(|(container, spec)| {
+            init_is_done(container, spec.sidecar) || (begun && spec.sidecar)
+        })
 }

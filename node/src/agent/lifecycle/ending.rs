@@ -9,6 +9,9 @@ use super::{
     Why, between, killed,
 };
 
+/// What a sidecar gets at the least, though the others have used the whole grace up.
+const SIDECAR_GRACE_MIN: Duration = Duration::from_secs(2);
+
 /// Starts the end of a Pod that shall go away or has run out of time, and shortens an end that is
 /// under way.
 pub(super) fn begin_ending(state: &mut PodState, desired: &Desired, now: Timestamp) {
@@ -53,7 +56,7 @@ pub(super) fn begin_ending(state: &mut PodState, desired: &Desired, now: Timesta
 }
 
 /// Asks the containers to end: sidecars after all others, and the last one first. Each gets what is
-/// left of the Pod's grace.
+/// left of the Pod's grace, a sidecar at least [`SIDECAR_GRACE_MIN`].
 pub(super) fn stop_containers(
     state: &mut PodState,
     spec: &PodSpec,
@@ -73,7 +76,7 @@ pub(super) fn stop_containers(
     for index in (0..spec.init).rev().filter(|index| is_sidecar(*index)) {
         let container = &mut state.containers[index];
         if !wait || !container.is_live() {
-            stop(container, index, grace, actions);
+            stop(container, index, grace.max(SIDECAR_GRACE_MIN), actions);
         }
         wait |= container.is_live();
     }

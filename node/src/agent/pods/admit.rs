@@ -10,7 +10,7 @@ use tokio::sync::mpsc;
 use crate::agent::{
     facts::Facts,
     lifecycle::{Observation, Stage},
-    node::memory_kib,
+    node::{booted, memory_kib},
     placement::Place,
     pressure::Written as Files,
     recover::recover,
@@ -68,7 +68,7 @@ impl Pods {
         let spec = desired.spec.clone();
         self.parts.accounts.name(&spec.uid, &spec.namespace, &spec.name);
         let worker = self.parts.fleet.reported(&spec.namespace, &spec.uid);
-        let mut state = recover(&spec, api, worker.as_ref(), Timestamp::now());
+        let mut state = recover(&spec, api, worker.as_ref(), Timestamp::now(), booted());
         if state.needs_worker()
             && let Some(ip) = state.ip
             && !self.addresses.claim(ip, &spec.uid)

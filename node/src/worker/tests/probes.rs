@@ -4,8 +4,8 @@ use std::path::Path;
 
 use super::harness::*;
 use crate::protocol::{
-    Check, Code, Container, Env, ExitReason, Form, Health, HookKind, HttpCheck, LastWords, Mount,
-    Probe, ProbeKind, ToAgent, ToWorker,
+    Check, Code, Container, Env, Exit, ExitReason, Form, Health, HookKind, HttpCheck, LastWords,
+    Mount, Probe, ProbeKind, ToAgent, ToWorker,
 };
 
 fn probe(check: Check) -> Option<Probe> {
@@ -154,6 +154,19 @@ async fn a_command_with_an_open_input_ends_by_itself() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn who_has_spent_its_grace_in_a_hook_may_end_by_itself_still() {
+    let (fixture, mut agent) = Fixture::start("shop").await;
+    let mut container = Container { stdin: true, ..command(&fixture.module(&listening()), 0) };
+    container.hooks.pre_stop = Some(Check::Sleep { seconds: 60 });
+    agent.say(pod(&fixture, "a", "10.0.0.1", container)).await;
+    agent.started("a").await;
+    let (uid, container) = ("a".to_owned(), "main".to_owned());
+    agent.say(ToWorker::StopContainer { uid, container, restart: 0, grace_ms: 100 }).await;
+    assert_eq!(agent.exited("a", 0).await.code, 7);
+    fixture.stop(agent).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn what_the_image_lacks_is_called_in_the_toolbox() {
     let (fixture, mut agent) = Fixture::start("shop").await;
     let mut container = command(&fixture.module(&probed()), 0);
@@ -182,6 +195,33 @@ fn writing() -> Vec<u8> {
           (drop (call $write (i32.load (i32.const 16)) (i32.const 0) (i32.const 1)
             (i32.const 8)))
           (call $exit (i32.const 3))))"#)
+}
+
+/// Prints a line and traps.
+fn trapping() -> Vec<u8> {
+    wat(r#"(module
+        (import "wasi_snapshot_preview1" "fd_write"
+          (func $write (param i32 i32 i32 i32) (result i32)))
+        (memory (export "memory") 1)
+        (data (i32.const 0) "\10\00\00\00\05\00\00\00") (data (i32.const 16) "oops\0a")
+        (func (export "_start")
+          (drop (call $write (i32.const 1) (i32.const 0) (i32.const 1) (i32.const 8)))
+          (unreachable)))"#)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_log_of_a_container_that_traps_is_shown_with_the_trap() {
+    let (fixture, mut agent) = Fixture::start("shop").await;
+    let last_words = LastWords { file: None, sub: None, from_log: true };
+    let container = Container { last_words, ..command(&fixture.module(&trapping()), 0) };
+    agent.say(pod(&fixture, "a", "10.0.0.1", container)).await;
+    let Exit { code, message, .. } = agent.exited("a", 0).await;
+    assert_eq!(code, 134, "{message}");
+    assert!(message.starts_with("the guest trapped: ") && message.ends_with(": oops"), "{message}");
+    assert_eq!(message.matches("the guest trapped").count(), 1, "{message}");
+    let log = fixture.log("a", "main", 0);
+    assert!(log.starts_with("stdout F oops\nstderr F wherry: the guest trapped: "), "{log}");
+    fixture.stop(agent).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
