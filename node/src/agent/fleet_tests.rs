@@ -18,6 +18,7 @@ fn left_behind(folder: &Path, namespace: &str) {
     let listener = UnixListener::bind(folder.join(format!("{namespace}.sock"))).expect("a socket");
     let state = State {
         protocol: protocol::VERSION,
+        engine: String::new(),
         pid: 1,
         namespace: namespace.to_owned(),
         peer: None,

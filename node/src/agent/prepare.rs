@@ -307,8 +307,9 @@ mod tests {
         let disk = tempfile::tempdir().expect("a folder");
         let root = disk.path();
         let away = Arc::new(Away::default());
+        let (events, _happenings) = Recorder::new();
         let images = Images::open(
-            (client.clone(), away.clone()),
+            (client.clone(), away.clone(), events.clone()),
             root.join("images"),
             "engine".to_owned(),
             root.join("no-compiler"),
@@ -321,7 +322,6 @@ mod tests {
         let ip: IpAddr = "127.0.0.1".parse().expect("an address");
         let folders = ((root.to_owned(), None), users);
         let volumes = Arc::new(Volumes::new(client, objects.clone(), images.clone(), ip, folders));
-        let (events, _happenings) = Recorder::new();
         let (inputs, mut heard) = mpsc::channel(1);
         let preparer = Arc::new(Preparer::new(objects, images, volumes, events, inputs, ip));
         let order = |uid: &str, policy: &str| {
