@@ -14,6 +14,7 @@
 //! Secrets lie on a memory-backed file system; a node that has none does not mount them.
 
 mod atomic;
+mod claim;
 mod content;
 pub mod local;
 mod places;
@@ -32,7 +33,7 @@ use std::{
 use jiff::Timestamp;
 use k8s_openapi::api::{
     authentication::v1::{BoundObjectReference, TokenRequest, TokenRequestSpec},
-    core::v1::{Namespace, PersistentVolume, PersistentVolumeClaim, ServiceAccount},
+    core::v1::{Namespace, ServiceAccount},
 };
 use kube::{Api, api::PostParams};
 use tokio_util::sync::CancellationToken;
@@ -340,26 +341,6 @@ impl Volumes {
             "hostPath volumes need a privileged namespace; an administrator can label it: kubectl \
              label namespace {namespace} pod-security.kubernetes.io/enforce=privileged"
         ))
-    }
-
-    /// Where the PersistentVolume of a claim is on this node.
-    async fn claim(&self, pod: &PodSpec, name: &str) -> Result<Place, String> {
-        let key = format!("{}/{name}", pod.namespace);
-        let volume = self.objects.kept((Kind::Claims, &key), async {
-            let claims: Api<PersistentVolumeClaim> =
-                Api::namespaced(self.client.clone(), &pod.namespace);
-            let spec = claims.get(name).await?.spec;
-            let Some(bound) = spec.and_then(|spec| spec.volume_name).filter(|it| !it.is_empty())
-            else {
-                return Ok(None);
-            };
-            let volumes: Api<PersistentVolume> = Api::all(self.client.clone());
-            volumes.get(&bound).await.map(|volume| volume.spec)
-        });
-        let volume = volume.await?;
-        let volume =
-            volume.ok_or_else(|| format!("persistentvolumeclaim {name:?} is not bound"))?;
-        places::of_volume(volume)
     }
 
     /// One mount. A directory below the root is left to the worker; a single file gets a directory of
