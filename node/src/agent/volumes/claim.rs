@@ -18,7 +18,7 @@ impl Volumes {
     pub(super) async fn claim(&self, pod: &PodSpec, name: &str) -> Result<Place, String> {
         let key = format!("{}/{name}", pod.namespace);
         let volume = self.objects.kept((Kind::Claims, &key), self.bound(pod, name)).await?;
-        places::of_volume(volume?.spec.unwrap_or_default())
+        places::of_volume(volume?)
     }
 
     /// The volume of a claim, or why the Pod cannot have it. Either is kept for when the control plane
