@@ -1,7 +1,7 @@
 //! When the node is short of something, and which Pod goes then. Pure but for [`look`].
 //!
 //! As a kubelet does it: a signal below its threshold sets the node's condition, which stays for a
-//! while after; one Pod is evicted at each look until the signal is back. First goes who uses more
+//! while after; one Pod after the other is evicted until the signal is back. First goes who uses more
 //! than it requested; among those who has the lowest priority; among those who uses most beyond its
 //! request. So Guaranteed Pods go last and only for others' sake. A Pod that writes more than its
 //! own limits goes whatever the node has.

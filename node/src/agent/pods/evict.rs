@@ -46,9 +46,12 @@ impl Pods {
             }
         }
         let pressed = short == Some(Resource::Disk);
+        // What the last one had is about to be free.
+        let mut states = self.entries.values().map(|entry| &entry.state);
+        let awaited = states.any(|state| state.eviction.is_some() && state.needs_worker());
         let collects = self.collect_images(signals.disk, pressed, now);
         // Unused images go before Pods do; if that was not enough, the next look finds it.
-        if let Some(resource) = short.filter(|_| !(pressed && collects)) {
+        if let Some(resource) = short.filter(|_| !(pressed && collects) && !awaited) {
             let word = resource.word();
             let message = format!("Attempting to reclaim {word}");
             self.parts.events.of_node(&self.parts.node, "EvictionThresholdMet", message, true);
@@ -188,10 +191,13 @@ impl Pods {
         self.measuring = false;
         for (uid, written) in measured {
             let Some(entry) = self.entries.get_mut(&uid) else { continue };
+            if entry.state.stage != Stage::Active {
+                continue;
+            }
             let why = over_limit(&entry.desired.spec, &written);
             self.parts.accounts.wrote(&uid, &written);
             entry.disk = written;
-            if let Some(why) = why.filter(|_| entry.state.stage == Stage::Active) {
+            if let Some(why) = why {
                 self.evict(&uid, why);
             }
         }
