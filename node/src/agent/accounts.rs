@@ -287,6 +287,7 @@ mod tests {
             volumes: vec![("cache".into(), false, found(8)), ("fast".into(), true, found(4))],
             containers: vec![("app".into(), found(1))],
             claims: vec![("rows".into(), found(30), 100)],
+            ..Written::default()
         };
         accounts.wrote("u", &written);
         let expected = serde_json::json!({
