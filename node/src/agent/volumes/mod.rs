@@ -1,5 +1,5 @@
 //! Volumes: made before a container that mounts them starts, kept up to date while the Pod lives,
-//! removed with it.
+//! removed when nothing of it runs any more.
 //!
 //! ```text
 //!   <data dir>/pods/<uid>/volumes/<name>      emptyDir, files without secrets
@@ -521,7 +521,7 @@ impl Volumes {
         }
     }
 
-    /// Removes what is left of Pods that nobody knows.
+    /// Removes what is left of all Pods but these.
     pub async fn sweep(
         self: Arc<Volumes>,
         known: BTreeSet<String>,
