@@ -17,7 +17,9 @@ impl Volumes {
     /// Where the PersistentVolume of a claim is on this node.
     pub(super) async fn claim(&self, pod: &PodSpec, name: &str) -> Result<Place, String> {
         let key = format!("{}/{name}", pod.namespace);
-        let volume = self.objects.kept((Kind::Claims, &key), self.bound(pod, name)).await?;
+        // Three objects are large, and this is part of every preparation's future.
+        let asked = Box::pin(self.bound(pod, name));
+        let volume = self.objects.kept((Kind::Claims, &key), asked).await?;
         places::of_volume(volume?)
     }
 
