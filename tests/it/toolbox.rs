@@ -63,6 +63,10 @@ spec:
     assert!(log.ends_with("refused\n"), "{log}");
     let code = "jsonpath={.status.containerStatuses[0].state.terminated.exitCode}";
     assert_eq!(cluster.kubectl_ok(&["get", "pod", "script", "-o", code]), "7");
+    let uid = cluster.kubectl_ok(&["get", "pod", "script", "-o", "jsonpath={.metadata.uid}"]);
+    let files = cluster.data_dir.join("nodes/node-1/pods").join(uid);
+    wait_for("nothing but its log is left on the node", || (!files.exists()).then_some(()));
+    assert_eq!(cluster.kubectl_ok(&["logs", "script"]), log);
 
     apply(
         &cluster,

@@ -130,8 +130,9 @@ impl Accounts {
         }
     }
 
-    /// The Pod has ended and uses nothing any more.
+    /// The Pod has ended and uses nothing any more, nor are its volumes there.
     pub fn ended(&self, uid: &str) {
+        self.written().remove(uid);
         let mut known = self.known();
         if let Some(pod) = known.remove(uid) {
             self.past_ns.fetch_add(sum(&pod).0, Relaxed);
@@ -142,7 +143,6 @@ impl Accounts {
     pub fn forget(&self, uid: &str) {
         self.ended(uid);
         self.names().remove(uid);
-        self.written().remove(uid);
     }
 
     /// What all containers have used, for metrics.
@@ -287,6 +287,7 @@ mod tests {
             volumes: vec![("cache".into(), false, found(8)), ("fast".into(), true, found(4))],
             containers: vec![("app".into(), found(1))],
             claims: vec![("rows".into(), found(30), 100)],
+            ..Written::default()
         };
         accounts.wrote("u", &written);
         let expected = serde_json::json!({
@@ -299,7 +300,7 @@ mod tests {
             ],
         });
         assert_eq!(accounts.summary()["u"], expected);
-        accounts.forget("u");
+        accounts.ended("u");
         assert!(accounts.summary().is_empty());
     }
 

@@ -47,7 +47,7 @@ pub enum Kind {
     Policies,
     /// Labels of namespaces.
     Labels,
-    /// PersistentVolumes, by the claims that are bound to them.
+    /// PersistentVolumes by the claims that are bound to them, or why they cannot be mounted.
     Claims,
     /// Pod Security levels of namespaces.
     Namespaces,

@@ -40,8 +40,8 @@ pub struct Context<'a> {
     pub storage_default: u64,
 }
 
-/// What `resourceFieldRef` reports for a memory limit that is not set: the worker's own default.
-const MEMORY_DEFAULT: u64 = 128 << 20;
+/// What stands for a memory limit that is not set: the worker's own default.
+pub const MEMORY_DEFAULT: u64 = 128 << 20;
 
 impl Context<'static> {
     /// A context without services, objects and files, in which limits that are not set are the

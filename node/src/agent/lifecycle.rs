@@ -320,6 +320,8 @@ pub enum Action {
     BackingOff(usize),
     /// Tell the worker to forget the Pod; answered by `Removed`.
     Remove,
+    /// Remove its volumes: nothing of it runs any more, nor will.
+    Unmount,
     /// Delete the object in the API, after its last status was written.
     Delete,
 }
@@ -436,6 +438,7 @@ pub fn step(state: &PodState, desired: &Desired, now: Timestamp) -> (PodState, V
         }
         Stage::Removing { why, deadline } if now >= deadline => {
             state.stage = after_removal(why);
+            actions.push(Action::Unmount);
             if state.stage == Stage::Deleting {
                 actions.push(Action::Delete);
             }

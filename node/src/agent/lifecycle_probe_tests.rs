@@ -326,8 +326,10 @@ fn a_refused_pod_never_begins() {
                 ! Remove
                 Removing(Refused) app#0=Waiting wake=10
             0 removed
+                ! Unmount
                 Finished(Refused) app#0=Waiting
             9 delete 0
+                ! Unmount
                 ! Delete
                 Deleting app#0=Waiting
         "#]],
@@ -361,8 +363,10 @@ fn an_evicted_pod_ends_and_stays() {
                 ! Remove
                 Removing(Evicted) app#0=Ended(143) wake=13
             3 removed
+                ! Unmount
                 Finished(Evicted) app#0=Ended(143)
             9 delete 0
+                ! Unmount
                 ! Delete
                 Deleting app#0=Ended(143)
         "#]],

@@ -296,6 +296,7 @@ fn starts_serves_and_is_deleted() {
                 ! Remove
                 Removing(Deleted) app#0=Ended(0) wake=20
             10 removed
+                ! Unmount
                 ! Delete
                 Deleting app#0=Ended(0)
         "#]],
@@ -550,6 +551,7 @@ fn init_containers_run_one_after_the_other() {
                 ! Remove
                 Removing(Succeeded) one#1=Ended(0) proxy#0=Ended(0) two#0=Ended(0) app#0=Ended(0) wake=19
             9 removed
+                ! Unmount
                 Finished(Succeeded) one#1=Ended(0) proxy#0=Ended(0) two#0=Ended(0) app#0=Ended(0)
         "#]],
     );
@@ -578,8 +580,10 @@ fn a_failed_init_container_fails_a_pod_that_never_restarts() {
                 ! Remove
                 Removing(Failed) one#0=Ended(3) app#0=Waiting wake=12
             2 removed
+                ! Unmount
                 Finished(Failed) one#0=Ended(3) app#0=Waiting
             3 delete 0
+                ! Unmount
                 ! Delete
                 Deleting one#0=Ended(3) app#0=Waiting
         "#]],
@@ -609,6 +613,7 @@ fn a_job_completes() {
                 ! Remove
                 Removing(Succeeded) app#0=Ended(0) wake=12
             2 removed
+                ! Unmount
                 Finished(Succeeded) app#0=Ended(0)
             3 worker knows
                 Finished(Succeeded) app#0=Ended(0)
@@ -720,6 +725,7 @@ fn a_second_deletion_shortens_the_first() {
             12 step
                 Removing(Deleted) app#0=Ended(137) wake=19
             20 step
+                ! Unmount
                 ! Delete
                 Deleting app#0=Ended(137)
         "#]],
@@ -741,6 +747,7 @@ fn a_pod_that_never_started_goes_at_once() {
                 ! Remove
                 Removing(Deleted) app#0=Waiting wake=11
             1 removed
+                ! Unmount
                 ! Delete
                 Deleting app#0=Waiting
         "#]],
@@ -780,6 +787,7 @@ fn the_active_deadline_ends_a_pod() {
                 ! Remove
                 Removing(Deadline) app#0=Ended(143) wake=16
             6 removed
+                ! Unmount
                 Finished(Deadline) app#0=Ended(143)
             60 step
                 Finished(Deadline) app#0=Ended(143)

@@ -331,7 +331,7 @@ pub async fn run(config: Config, shutdown: CancellationToken) -> Result<(), Agen
         answered,
     };
     tasks.spawn(node::run(client.clone(), description(&config), views, shutdown.clone()));
-    tasks.spawn(look(config.data_dir.clone(), inputs.clone()));
+    tasks.spawn(look(config.data_dir.clone(), memory.clone(), inputs.clone()));
     tasks.spawn(join::keep_renewed(
         connection.clone(),
         identity,
@@ -391,12 +391,13 @@ async fn learn_members(
     }
 }
 
-/// Looks at the machine from time to time, and at once when its disk fills up, until nobody listens.
-async fn look(data_dir: PathBuf, inputs: mpsc::Sender<Input>) {
+/// Looks at the machine from time to time, and at once when its disk or its folder in memory fills up,
+/// until nobody listens.
+async fn look(data_dir: PathBuf, memory: Option<PathBuf>, inputs: mpsc::Sender<Input>) {
     let mut last: Option<(tokio::time::Instant, pressure::Signals)> = None;
     loop {
         tokio::time::sleep(pressure::GLANCE).await;
-        match pressure::look(&data_dir) {
+        match pressure::look(&data_dir, memory.as_deref()) {
             Ok(signals) => {
                 let due = last.is_none_or(|(at, before)| {
                     at.elapsed() >= pressure::LOOK || pressure::fills_up(&before, &signals)
@@ -478,7 +479,7 @@ fn description(config: &Config) -> Description {
         address: config.address,
         labels: config.labels.clone(),
         max_pods: config.max_pods,
-        storage_bytes: pressure::look(&config.data_dir).map_or(0, |signals| signals.disk.1),
+        storage_bytes: pressure::look(&config.data_dir, None).map_or(0, |signals| signals.disk.1),
         runtime: RUNTIME.to_owned(),
     }
 }

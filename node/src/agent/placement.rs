@@ -38,6 +38,11 @@ impl Place {
             taints: taints.filter(|taint| taint.effect == "NoExecute").cloned().collect(),
         }
     }
+
+    /// Whether one of these terms holds here.
+    pub fn is_in(&self, terms: &[NodeSelectorTerm]) -> bool {
+        terms.iter().any(|term| holds(self, term))
+    }
 }
 
 impl Placement {
@@ -58,8 +63,7 @@ impl Placement {
     pub fn refused_by(&self, place: &Place) -> Option<(&'static str, String)> {
         let selected =
             self.selector.iter().all(|(key, value)| place.labels.get(key) == Some(value));
-        let any_holds = |terms: &Vec<NodeSelectorTerm>| terms.iter().any(|term| holds(place, term));
-        if !selected || !self.required.as_ref().is_none_or(any_holds) {
+        if !selected || !self.required.as_ref().is_none_or(|terms| place.is_in(terms)) {
             let why = "node(s) didn't match Pod's node affinity/selector";
             return Some(rejected("NodeAffinity", why));
         }

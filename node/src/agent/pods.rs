@@ -10,6 +10,7 @@
 
 mod admit;
 mod evict;
+mod leftovers;
 mod log_files;
 mod offline;
 mod reach;
@@ -332,13 +333,17 @@ impl Pods {
             Input::Identity { namespace, identity, validity } => {
                 self.parts.fleet.identity(&namespace, identity, validity);
             }
-            Input::Observed { uid, observation } => self.observed(&uid, observation),
+            Input::Observed { uid, observation } => {
+                self.observed(&uid, observation);
+                self.unmount_late(&uid);
+            }
             Input::Prepared { uid, container, start, facts } => {
                 if let Some(entry) = self.entries.get_mut(&uid) {
                     self.parts.accounts.starts.prepared(facts.1);
                     entry.facts.prepared(&start.name, &facts.0, facts.1);
                 }
                 self.prepared(&uid, container, start);
+                self.unmount_late(&uid);
             }
             Input::Logs(query) => self.answer(query),
             Input::Reach(query) => self.reach(query),
@@ -718,6 +723,10 @@ impl Pods {
                 self.parts.fleet.send(&spec.namespace, &message);
                 None
             }
+            Action::Unmount => {
+                self.unmount(&spec.uid);
+                None
+            }
             // Written together with the last status.
             Action::Delete => None,
         }
@@ -770,7 +779,6 @@ impl Pods {
         self.tasks.spawn(async move {
             let _ = tokio::fs::remove_dir_all(folder).await;
         });
-        self.tasks.spawn(self.parts.volumes.clone().remove(spec.uid.clone()));
         self.parts.accounts.forget(&spec.uid);
         tracing::info!(namespace = spec.namespace, pod = spec.name, "Pod gone");
     }

@@ -1,17 +1,22 @@
 //! When the node is short of something, and which Pod goes then. Pure but for [`look`].
 //!
 //! As a kubelet does it: a signal below its threshold sets the node's condition, which stays for a
-//! while after; one Pod is evicted at each look until the signal is back. First goes who uses more
+//! while after; one Pod after the other is evicted until the signal is back. First goes who uses more
 //! than it requested; among those who has the lowest priority; among those who uses most beyond its
 //! request. So Guaranteed Pods go last and only for others' sake. A Pod that writes more than its
 //! own limits goes whatever the node has.
+//!
+//! Files in memory lie where all Secrets and tokens of the node do. When that is nearly full, who has
+//! most there goes first.
 
 use std::{path::Path, time::Duration};
 
 use jiff::Timestamp;
+use nix::sys::statvfs::{Statvfs, statvfs};
 use serde_json::{Value, json};
 
 use super::{
+    env::MEMORY_DEFAULT,
     spec::{ContainerSpec, Content, PodSpec},
     volumes::Use,
 };
@@ -29,6 +34,11 @@ const MEMORY_MIN: u64 = 100 << 20;
 /// Free disk below which Pods have to go: a tenth, as Kubernetes has it, but on a large disk no more
 /// than this: images and volumes of Wasm are small.
 const DISK_MIN: u64 = 2 << 30;
+/// Free bytes for files in memory below which Pods have to go, or a tenth of all. A Secret has at most
+/// 1 MiB.
+const MEMORY_FILES_MIN: u64 = 64 << 20;
+/// What a file in memory takes of the kernel's, however little is in it.
+const ENTRY_BYTES: u64 = 1 << 10;
 /// Free inodes below which Pods have to go: one of this many.
 const INODES_PART: u64 = 20;
 /// Pods of this priority run the cluster itself and are never evicted.
@@ -43,6 +53,10 @@ pub struct Signals {
     pub disk: (u64, u64),
     /// Free and all inodes; some file systems count none.
     pub inodes: (u64, u64),
+    /// Of the file system in memory: free and all bytes; none where the node has no such.
+    pub memory_files: (u64, u64),
+    /// Its free and all inodes.
+    pub memory_inodes: (u64, u64),
 }
 
 impl Signals {
@@ -62,15 +76,18 @@ impl Signals {
 pub enum Resource {
     /// Memory.
     Memory,
+    /// Room for files in memory.
+    MemoryFiles,
     /// Disk space or inodes.
     Disk,
 }
 
 impl Resource {
-    /// As Kubernetes calls it.
+    /// As Kubernetes calls it, which has no word for files in memory.
     pub fn word(self) -> &'static str {
         match self {
             Resource::Memory => "memory",
+            Resource::MemoryFiles => "memory for files",
             Resource::Disk => "ephemeral-storage",
         }
     }
@@ -106,14 +123,16 @@ impl Pressures {
     /// After a look. Says what is short right now: that is what evictions are for.
     pub fn look(&mut self, signals: &Signals, now: Timestamp) -> Option<Resource> {
         let memory = signals.memory_free < MEMORY_MIN;
+        let files = lacks_memory_files(signals);
         let disk =
             signals.disk.0 < disk_min(signals) || signals.inodes.0 < signals.inodes.1 / INODES_PART;
-        self.memory.set(memory, now);
+        self.memory.set(memory || files, now);
         self.disk.set(disk, now);
-        match (memory, disk) {
-            (true, _) => Some(Resource::Memory),
-            (false, true) => Some(Resource::Disk),
-            (false, false) => None,
+        match (memory, files, disk) {
+            (true, _, _) => Some(Resource::Memory),
+            (false, true, _) => Some(Resource::MemoryFiles),
+            (false, false, true) => Some(Resource::Disk),
+            (false, false, false) => None,
         }
     }
 }
@@ -132,7 +151,19 @@ impl Pressure {
 
 /// Whether so much was written since a look that it must not wait for the next one.
 pub fn fills_up(before: &Signals, now: &Signals) -> bool {
-    now.disk.0 + FILLING.0 <= before.disk.0 || now.inodes.0 + FILLING.1 <= before.inodes.0
+    now.disk.0 + FILLING.0 <= before.disk.0
+        || now.inodes.0 + FILLING.1 <= before.inodes.0
+        || now.memory_files.0 + FILLING.0 <= before.memory_files.0
+        || (lacks_memory_files(now) && !lacks_memory_files(before))
+}
+
+fn lacks_memory_files(signals: &Signals) -> bool {
+    let (files, inodes) = (signals.memory_files, signals.memory_inodes);
+    files.0 < memory_files_min(signals) || inodes.0 < inodes.1 / INODES_PART
+}
+
+fn memory_files_min(signals: &Signals) -> u64 {
+    MEMORY_FILES_MIN.min(signals.memory_files.1 / 10)
 }
 
 fn disk_min(signals: &Signals) -> u64 {
@@ -162,10 +193,17 @@ pub fn victim(candidates: &[Candidate]) -> Option<&Candidate> {
     })
 }
 
+/// Who goes first where what each has is all that counts: nobody requests files in memory.
+pub fn largest(candidates: &[Candidate]) -> Option<&Candidate> {
+    let may_go = candidates.iter().filter(|it| it.priority < PRIORITY_CRITICAL && it.used > 0);
+    may_go.max_by_key(|it| (it.used, it.uid.clone()))
+}
+
 /// The sentence for a Pod that goes because the node is short.
 pub fn reason(resource: Resource, signals: &Signals, victim: &Candidate) -> String {
     let (threshold, free) = match resource {
         Resource::Memory => (MEMORY_MIN, signals.memory_free),
+        Resource::MemoryFiles => (memory_files_min(signals), signals.memory_files.0),
         Resource::Disk => (disk_min(signals), signals.disk.0),
     };
     let word = resource.word();
@@ -188,6 +226,8 @@ pub struct Written {
     pub containers: Vec<(String, Use)>,
     /// Of each claim that is a folder of this node, and how many bytes it may hold.
     pub claims: Vec<(String, Use, u64)>,
+    /// In memory beside volumes: where single files of Secrets are shown, a container may write others.
+    pub in_memory: Use,
 }
 
 impl Written {
@@ -198,10 +238,12 @@ impl Written {
         volumes.map(|(_, _, it)| it.bytes).chain(containers).fold(0, u64::saturating_add)
     }
 
-    /// In memory-backed volumes.
+    /// In memory, all of it, with what empty files take.
     pub fn memory(&self) -> u64 {
-        let in_memory = self.volumes.iter().filter(|(_, memory, _)| *memory);
-        in_memory.map(|(_, _, it)| it.bytes).fold(0, u64::saturating_add)
+        let volumes = self.volumes.iter().filter(|(_, memory, _)| *memory);
+        let all = volumes.map(|(_, _, it)| it).chain([&self.in_memory]);
+        let taken = |it: &Use| it.bytes.saturating_add(it.entries.saturating_mul(ENTRY_BYTES));
+        all.map(taken).fold(0, u64::saturating_add)
     }
 
     /// As a kubelet's summary has it.
@@ -234,15 +276,14 @@ pub fn over_limit(pod: &PodSpec, written: &Written) -> Option<String> {
         }
     }
     let staying = || pod.staying().map(move |index| &pod.containers[index]);
-    // One without a limit may have all memory that there is.
     let memory_limit = staying()
-        .map(|container| container.limits.memory_bytes)
-        .try_fold(0u64, |sum, limit| Some(sum.saturating_add(limit?)));
+        .map(|container| container.limits.memory_bytes.unwrap_or(MEMORY_DEFAULT))
+        .fold(0, u64::saturating_add);
     for (name, memory, found) in &written.volumes {
         let volume = pod.volumes.iter().find(|volume| &volume.name == name);
         let Some(Content::EmptyDir { limit, .. }) = volume.map(|it| &it.content) else { continue };
         // What lies in memory is at most what the containers may have of it.
-        let limits = [*limit, memory_limit.filter(|_| *memory)];
+        let limits = [*limit, memory.then_some(memory_limit)];
         let Some(limit) = limits.into_iter().flatten().min() else { continue };
         if found.bytes > limit {
             let limit = binary(limit);
@@ -250,6 +291,12 @@ pub fn over_limit(pod: &PodSpec, written: &Written) -> Option<String> {
                 "Usage of EmptyDir volume {name:?} exceeds the limit {limit:?}. "
             ));
         }
+    }
+    if written.memory() > memory_limit {
+        return Some(format!(
+            "Usage of files in memory exceeds the total memory limit of containers {}. ",
+            binary(memory_limit)
+        ));
     }
     let limits = staying().filter_map(|container| container.storage.0);
     if let Some(limit) = limits.reduce(u64::saturating_add).filter(|it| written.disk() > *it) {
@@ -279,15 +326,22 @@ fn binary(bytes: u64) -> String {
     bytes.to_string()
 }
 
-/// Reads the signals of this machine.
-pub fn look(data_dir: &Path) -> std::io::Result<Signals> {
+/// Reads the signals of this machine: of its disk, and of its folder in memory if it has one.
+pub fn look(data_dir: &Path, memory: Option<&Path>) -> std::io::Result<Signals> {
     let meminfo = std::fs::read_to_string("/proc/meminfo")?;
-    let disk = nix::sys::statvfs::statvfs(data_dir)?;
-    let block = disk.fragment_size();
+    let disk = statvfs(data_dir)?;
+    let memory = memory.and_then(|folder| statvfs(folder).ok());
+    let bytes = |found: &Statvfs| {
+        let block = found.fragment_size();
+        (found.blocks_available() * block, found.blocks() * block)
+    };
+    let inodes = |found: &Statvfs| (found.files_available(), found.files());
     Ok(Signals {
         memory_free: memory_free(&meminfo).unwrap_or(u64::MAX),
-        disk: (disk.blocks_available() * block, disk.blocks() * block),
-        inodes: (disk.files_available(), disk.files()),
+        disk: bytes(&disk),
+        inodes: inodes(&disk),
+        memory_files: memory.as_ref().map(bytes).unwrap_or_default(),
+        memory_inodes: memory.as_ref().map(inodes).unwrap_or_default(),
     })
 }
 
@@ -301,8 +355,13 @@ fn memory_free(meminfo: &str) -> Option<u64> {
 mod tests {
     use super::*;
 
-    const PLENTY: Signals =
-        Signals { memory_free: 8 << 30, disk: (50 << 30, 100 << 30), inodes: (90, 100) };
+    const PLENTY: Signals = Signals {
+        memory_free: 8 << 30,
+        disk: (50 << 30, 100 << 30),
+        inodes: (90, 100),
+        memory_files: (1 << 30, 2 << 30),
+        memory_inodes: (900, 1000),
+    };
 
     fn at(second: i64) -> Timestamp {
         Timestamp::from_second(second).expect("a time")
@@ -324,6 +383,43 @@ mod tests {
         assert_eq!(pressures.look(&full, at(330)), Some(Resource::Disk));
         let inodes = Signals { inodes: (4, 100), ..PLENTY };
         assert_eq!(pressures.look(&inodes, at(340)), Some(Resource::Disk));
+    }
+
+    #[test]
+    fn room_for_files_in_memory_can_be_short_by_itself() {
+        let look = |signals: Signals| {
+            let mut pressures = Pressures::none(at(0));
+            (pressures.look(&signals, at(10)), pressures.memory.active, pressures.disk.active)
+        };
+        let short = (Some(Resource::MemoryFiles), true, false);
+        let full = Signals { memory_files: (63 << 20, 2 << 30), ..PLENTY };
+        assert_eq!(look(full), short);
+        assert_eq!(look(Signals { memory_inodes: (49, 1000), ..PLENTY }), short);
+        let small = |free: u64| Signals { memory_files: (free << 20, 64 << 20), ..PLENTY };
+        assert_eq!(look(small(6)), short);
+        assert_eq!(look(small(7)), (None, false, false), "a small one has a tenth left");
+        let none = Signals { memory_files: (0, 0), memory_inodes: (0, 0), ..PLENTY };
+        assert_eq!(look(none), (None, false, false), "there is none");
+        assert!(fills_up(&PLENTY, &full) && fills_up(&small(7), &small(6)));
+        assert!(!fills_up(&small(6), &small(5)), "that is known");
+
+        let pod = |uid: &str, priority, used| Candidate {
+            uid: uid.to_owned(),
+            priority,
+            used,
+            requested: 0,
+        };
+        let mut all = vec![
+            pod("unimportant", -5, 10),
+            pod("much", 1000, 500),
+            pod("critical", PRIORITY_CRITICAL, 900),
+        ];
+        assert_eq!(largest(&all).map(|it| it.uid.as_str()), Some("much"));
+        let why = reason(Resource::MemoryFiles, &full, &all[1]);
+        assert!(why.starts_with("The node was low on resource: memory for files. "), "{why}");
+        assert!(why.contains("Threshold quantity: 64Mi, available: 63Mi. "), "{why}");
+        all.iter_mut().for_each(|it| it.used = 0);
+        assert_eq!(largest(&all), None, "nobody has any");
     }
 
     #[test]
@@ -395,7 +491,7 @@ mod tests {
         let written = |volume: u64, logs: u64| Written {
             volumes: vec![("cache".to_owned(), false, Use { bytes: volume, entries: 1 })],
             containers: vec![("app".to_owned(), Use { bytes: logs, entries: 1 })],
-            claims: Vec::new(),
+            ..Written::default()
         };
         let rows = ("rows".to_owned(), Use { bytes: 2 << 20, entries: 1 }, 1 << 20);
         let full = Written { claims: vec![rows], ..Written::default() };
@@ -415,7 +511,11 @@ mod tests {
             over_limit(&spec, &written(1 << 20, 4 << 20)).as_deref(),
             Some("Pod ephemeral local storage usage exceeds the total limit of containers 3Mi. ")
         );
-        assert!(look(Path::new("/")).expect("this machine").memory_free > 0);
+        let root = Path::new("/");
+        let found = look(root, Some(root)).expect("this machine");
+        assert!(found.memory_free > 0);
+        assert_eq!((found.memory_files.1, found.memory_inodes.1), (found.disk.1, found.inodes.1));
+        assert_eq!(look(root, None).expect("this machine").memory_files, (0, 0));
     }
 
     #[test]
@@ -450,20 +550,30 @@ mod tests {
 
     #[test]
     fn volumes_in_memory_are_no_way_around_its_limit() {
-        let check = |limits: &str, bytes: u64, expected: Option<&str>| {
+        let check = |limits: &str, volumes: &[(u64, u64)], beside: u64, expected: Option<&str>| {
             let text = r#"{"metadata":{"name":"a","namespace":"b","uid":"u"},"spec":{
                 "nodeName":"n","volumes":[{"name":"fast","emptyDir":{"medium":"Memory"}}],
                 "containers":[{"name":"app","image":"i","resources":{"limits":LIMITS},
                     "volumeMounts":[{"name":"fast","mountPath":"/f"}]}]}}"#;
             let pod = serde_json::from_str(&text.replace("LIMITS", limits)).expect("a Pod");
             let spec = crate::agent::spec::read(pod).expect("a Pod of a node").0.spec;
-            let fast = ("fast".to_owned(), true, Use { bytes, entries: 1 });
-            let written = Written { volumes: vec![fast], ..Written::default() };
+            let volumes = volumes.iter().map(|(bytes, entries)| {
+                ("fast".to_owned(), true, Use { bytes: bytes << 20, entries: *entries })
+            });
+            let in_memory = Use { bytes: beside << 20, entries: 1 };
+            let written = Written { volumes: volumes.collect(), in_memory, ..Written::default() };
             assert_eq!(over_limit(&spec, &written).as_deref(), expected);
         };
+        let limited = r#"{"memory":"16Mi"}"#;
         let over = "Usage of EmptyDir volume \"fast\" exceeds the limit \"16Mi\". ";
-        check(r#"{"memory":"16Mi"}"#, 17 << 20, Some(over));
-        check(r#"{"memory":"16Mi"}"#, 16 << 20, None);
-        check("{}", 17 << 20, None);
+        check(limited, &[(17, 1)], 0, Some(over));
+        check(limited, &[(15, 1)], 0, None);
+        let over = "Usage of files in memory exceeds the total memory limit of containers 16Mi. ";
+        check(limited, &[(9, 1), (9, 1)], 0, Some(over));
+        check(limited, &[(9, 1)], 9, Some(over));
+        check(limited, &[(0, 20_000)], 0, Some(over));
+        let over = "Usage of EmptyDir volume \"fast\" exceeds the limit \"128Mi\". ";
+        check("{}", &[(127, 1)], 0, None);
+        check("{}", &[(129, 1)], 0, Some(over));
     }
 }

@@ -246,7 +246,7 @@ async fn usage(State(context): State<Context>) -> Json<Vec<Row>> {
 /// What the node's file system has, and what Pods have written there.
 async fn disk(State(context): State<Context>) -> Json<Value> {
     let Context { logs, accounts, .. } = context;
-    let looking = tokio::task::spawn_blocking(move || pressure::look(&logs));
+    let looking = tokio::task::spawn_blocking(move || pressure::look(&logs, None));
     let signals = looking.await.ok().and_then(Result::ok);
     Json(json!({ "fs": signals.map(|signals| signals.summary()), "pods": accounts.summary() }))
 }

@@ -41,6 +41,8 @@ enum Only {
     OwnPods,
     /// A Pod bound to the node names it.
     Referenced,
+    /// A volume that the node may need, see [`is_needed`].
+    Needed,
     /// The same user has created it.
     OwnRequest,
 }
@@ -69,6 +71,8 @@ const NAMED: &[&str] = &["configmaps", "persistentvolumeclaims", "secrets", "ser
 const NETWORK: &[&str] = &["networkpolicies", "ingresses", "ingressclasses"];
 const GATEWAYS: &[&str] =
     &["gatewayclasses", "gateways", "httproutes", "grpcroutes", "referencegrants"];
+/// The driver of volumes that are folders of nodes.
+const LOCAL: &str = "wherry.dev/local";
 const CERTIFICATES: &str = "certificates.k8s.io";
 
 const fn path(who: Who, path: &'static str) -> Rule {
@@ -119,7 +123,7 @@ static RULES: &[Rule] = &[
     // For the accounts of its own Pods; admission compares the Pod that the token is bound to.
     may(NODES, &["create"], "", &["serviceaccounts/token"], Only::Referenced),
     // Whether paths of the host may be mounted, and where the volume of a claim is.
-    may(NODES, &["get"], "", &["persistentvolumes"], Only::Any),
+    may(NODES, &["get"], "", &["persistentvolumes"], Only::Needed),
     // A name is not in the path of a create: admission compares it.
     may(NODES, &["create"], "", &["nodes"], Only::Any),
     may(NODES, &["update", "patch"], "", &["nodes", "nodes/status"], Only::OwnName),
@@ -238,6 +242,7 @@ fn holds(rule: &Rule, user: &User, asked: &Attributes, world: World<'_>) -> bool
         Only::OwnPods if !asked.named => selects_node(&asked.field_selector, node),
         Only::OwnPods => is_bound(asked, state, node),
         Only::Referenced => !asked.name.is_empty() && (world.refers)(node, asked),
+        Only::Needed => is_needed(node, asked, world),
         Only::OwnRequest => unreachable!("decided above"),
     }
 }
@@ -267,6 +272,23 @@ fn is_bound(asked: &Attributes, state: &Snapshot, node: &str) -> bool {
 
 fn node_of(pod: &Object) -> &str {
     pod.pointer("/spec/nodeName").and_then(Value::as_str).unwrap_or("")
+}
+
+/// Whether a node needs to know of a volume: it is bound to a claim that a Pod of the node names, or is
+/// a folder, for each node looks after its own also while no Pod uses them. That one is gone is told to
+/// all: its folder may go by that.
+fn is_needed(node: &str, asked: &Attributes, world: World<'_>) -> bool {
+    let Some(volume) = object("persistentvolumes", "", "", &asked.name, world.state) else {
+        return true;
+    };
+    let text = |path: &str| volume.pointer(path).and_then(Value::as_str).unwrap_or("").to_owned();
+    let claim = Attributes {
+        resource: "persistentvolumeclaims".to_owned(),
+        namespace: text("/spec/claimRef/namespace"),
+        name: text("/spec/claimRef/name"),
+        ..asked.clone()
+    };
+    text("/spec/csi/driver") == LOCAL || (world.refers)(node, &claim)
 }
 
 fn is_own_request(user: &User, asked: &Attributes, state: &Snapshot) -> bool {

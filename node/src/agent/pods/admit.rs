@@ -77,7 +77,7 @@ impl Pods {
             tracing::warn!(pod = spec.name, %ip, "the address of a Pod is taken or not ours");
             state.ip = None;
         }
-        if let Some(worker) = &worker {
+        if let Some(worker) = worker.as_ref().filter(|_| state.needs_worker()) {
             self.parts.volumes.adopt(&spec, worker.ip);
         }
         self.names.insert((spec.namespace.clone(), spec.name.clone()), spec.uid.clone());

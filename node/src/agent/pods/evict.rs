@@ -8,7 +8,7 @@ use crate::{
     agent::{
         lifecycle::{Observation, Stage},
         pods::Input,
-        pressure::{Candidate, Resource, Signals, Written, over_limit, reason, victim},
+        pressure::{Candidate, Resource, Signals, Written, largest, over_limit, reason, victim},
         spec::{ContainerSpec, Content, PodSpec},
         volumes::{Use, measure},
     },
@@ -28,6 +28,8 @@ struct Order {
     claims: Vec<(String, PathBuf, u64)>,
     /// What each container writes beside volumes: its logs, and its root if it has one.
     containers: Vec<(String, Vec<PathBuf>)>,
+    /// What they write in memory beside volumes.
+    in_memory: Vec<PathBuf>,
 }
 
 impl Pods {
@@ -46,14 +48,21 @@ impl Pods {
             }
         }
         let pressed = short == Some(Resource::Disk);
+        // What the last one had is about to be free.
+        let mut states = self.entries.values().map(|entry| &entry.state);
+        let awaited = states.any(|state| state.eviction.is_some() && state.needs_worker());
         let collects = self.collect_images(signals.disk, pressed, now);
         // Unused images go before Pods do; if that was not enough, the next look finds it.
-        if let Some(resource) = short.filter(|_| !(pressed && collects)) {
+        if let Some(resource) = short.filter(|_| !(pressed && collects) && !awaited) {
             let word = resource.word();
             let message = format!("Attempting to reclaim {word}");
             self.parts.events.of_node(&self.parts.node, "EvictionThresholdMet", message, true);
             let candidates = self.candidates(resource);
-            match victim(&candidates) {
+            let first = match resource {
+                Resource::MemoryFiles => largest(&candidates),
+                Resource::Memory | Resource::Disk => victim(&candidates),
+            };
+            match first {
                 Some(victim) => {
                     let (uid, why) = (victim.uid.clone(), reason(resource, signals, victim));
                     self.evict(&uid, why);
@@ -96,6 +105,7 @@ impl Pods {
                         container.requests.1.or(container.limits.memory_bytes)
                     }),
                 ),
+                Resource::MemoryFiles => (entry.disk.memory(), 0),
                 Resource::Disk => (
                     entry.disk.disk(),
                     requests(spec, |container| container.storage.1.or(container.storage.0)),
@@ -145,8 +155,8 @@ impl Pods {
         });
     }
 
-    /// A Pod without volumes and limits of its own writes logs and its containers' roots at most:
-    /// those count when the disk is short.
+    /// A Pod without volumes, single files and limits of its own writes logs and its containers' roots
+    /// at most: those count when the disk is short.
     fn order(&self, spec: &PodSpec) -> Option<Order> {
         let limited = spec.containers.iter().any(|container| container.storage.0.is_some());
         let folders = self.parts.volumes.folders(&spec.uid);
@@ -167,20 +177,25 @@ impl Pods {
             .collect();
         let logs = protocol::log_folder(&spec.namespace, &spec.name, &spec.uid);
         let logs = self.parts.logs.join(logs);
-        // Those in memory, too: beside a Secret's file a container may write to another.
-        let roots: Vec<PathBuf> = folders.iter().map(|folder| folder.join("containers")).collect();
+        let mut roots = folders.iter().map(|folder| folder.join("containers"));
+        // The first is that on the disk.
+        let on_disk = roots.next();
+        let in_memory: Vec<PathBuf> = roots.collect();
         let of = |container: &ContainerSpec| {
-            let both = std::iter::once(&logs).chain(&roots);
+            let both = std::iter::once(&logs).chain(&on_disk);
             let folders: Vec<PathBuf> = both.map(|folder| folder.join(&container.name)).collect();
             (container.name.clone(), folders)
         };
         let containers = spec.containers.iter().map(of).collect();
-        let writes = limited || !volumes.is_empty() || !claims.is_empty();
+        let mut mounts = spec.containers.iter().flat_map(|container| &container.mounts);
+        let single = mounts.any(|mount| mount.sub.is_some());
+        let writes = limited || single || !volumes.is_empty() || !claims.is_empty();
         (writes || self.pressures.disk.active).then(|| Order {
             uid: spec.uid.clone(),
             volumes,
             claims,
             containers,
+            in_memory,
         })
     }
 
@@ -189,10 +204,13 @@ impl Pods {
         self.measuring = false;
         for (uid, written) in measured {
             let Some(entry) = self.entries.get_mut(&uid) else { continue };
+            if entry.state.stage != Stage::Active {
+                continue;
+            }
             let why = over_limit(&entry.desired.spec, &written);
             self.parts.accounts.wrote(&uid, &written);
             entry.disk = written;
-            if let Some(why) = why.filter(|_| entry.state.stage == Stage::Active) {
+            if let Some(why) = why {
                 self.evict(&uid, why);
             }
         }
@@ -228,6 +246,7 @@ fn written(order: &Order) -> Written {
         volumes: volumes.map(|(name, memory, it)| (name.clone(), *memory, add(it))).collect(),
         containers: containers.map(|(name, it)| (name.clone(), add(it))).collect(),
         claims: claims.collect(),
+        in_memory: add(&order.in_memory),
     }
 }
 
@@ -250,9 +269,12 @@ mod tests {
             uid: "u".to_owned(),
             volumes: Vec::new(),
             claims: Vec::new(),
-            containers: vec![("app".to_owned(), vec![folder.path().join("logs/app"), app])],
+            containers: vec![("app".to_owned(), vec![folder.path().join("logs/app"), app.clone()])],
+            in_memory: Vec::new(),
         };
-        assert!(written(&order).disk() >= 100_000);
+        assert!(written(&order).disk() >= 100_000 && written(&order).memory() == 0);
+        let order = Order { containers: Vec::new(), in_memory: vec![app], ..order };
+        assert!(written(&order).disk() == 0 && written(&order).memory() >= 100_000);
     }
 
     #[test]

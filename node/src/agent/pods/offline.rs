@@ -1,15 +1,8 @@
 //! The loop's part in running without a server.
 
-use std::sync::Arc;
+use crate::agent::{offline::Kept, pods::Input, spec, watch::Change};
 
-use crate::agent::{
-    offline::Kept,
-    pods::Input,
-    spec::{self, Content, Source},
-    watch::Change,
-};
-
-use super::{Pods, env_sources};
+use super::Pods;
 
 impl Pods {
     /// Takes what was kept of the kinds that no watch has listed.
@@ -135,27 +128,5 @@ impl Pods {
             }
             _ => {}
         }
-    }
-
-    /// Removes what is left on disk of Pods that went away while no agent was there.
-    pub(super) fn sweep_volumes(&mut self) {
-        let known = self.entries.keys().cloned().collect();
-        let mut used: Vec<(String, Source)> = Vec::new();
-        let mut claims = Vec::new();
-        for entry in self.entries.values() {
-            let spec = &entry.desired.spec;
-            let of_env = spec.containers.iter().flat_map(env_sources);
-            let files = spec.volumes.iter().filter_map(|volume| match &volume.content {
-                Content::Files(files) => Some(files),
-                _ => None,
-            });
-            let of_files = files.flat_map(|files| files.sources().cloned());
-            used.extend(of_env.chain(of_files).map(|source| (spec.namespace.clone(), source)));
-            claims.extend(spec.volumes.iter().filter_map(|volume| match &volume.content {
-                Content::Claim { name, .. } => Some(format!("{}/{name}", spec.namespace)),
-                _ => None,
-            }));
-        }
-        self.tasks.spawn(Arc::clone(&self.parts.volumes).sweep(known, used, claims));
     }
 }

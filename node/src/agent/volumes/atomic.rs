@@ -58,29 +58,38 @@ pub fn write(
     }
     let name = now.strftime("..%Y_%m_%d_%H_%M_%S.%9f").to_string();
     let folder = root.join(&name);
-    make_dir(&folder)?;
+    // Must be new: what cannot be finished is removed.
+    fs::DirBuilder::new().mode(0o755).create(&folder)?;
+    let shown = fill(&folder, payload, owner).and_then(|()| {
+        let next = root.join(DATA_NEXT);
+        let _ = fs::remove_file(&next);
+        symlink(&name, &next)?;
+        fs::rename(&next, root.join(DATA))
+    });
+    if let Err(error) = shown {
+        // It is tried again and again, and each try would leave another copy.
+        let _ = fs::remove_dir_all(&folder);
+        return Err(error);
+    }
+    link_names(root, payload)?;
+    if let Some(old) = old {
+        // It may already be gone; a reader that still has it open keeps what it has.
+        let _ = fs::remove_dir_all(root.join(old));
+    }
+    Ok(true)
+}
+
+fn fill(folder: &Path, payload: &Payload, owner: Option<u32>) -> io::Result<()> {
     for (path, entry) in payload {
         let path = folder.join(path);
-        fs::DirBuilder::new()
-            .recursive(true)
-            .mode(0o755)
-            .create(path.parent().expect("a file is in a folder"))?;
+        make_dir(path.parent().expect("a file is in a folder"))?;
         let mut file =
             fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(&path)?;
         file.write_all(&entry.bytes)?;
         fchown(&file, owner, owner)?;
         file.set_permissions(fs::Permissions::from_mode(entry.mode))?;
     }
-    let next = root.join(DATA_NEXT);
-    let _ = fs::remove_file(&next);
-    symlink(&name, &next)?;
-    fs::rename(&next, root.join(DATA))?;
-    link_names(root, payload)?;
-    if let Some(old) = old.filter(|old| old.as_os_str() != name.as_str()) {
-        // It may already be gone; a reader that still has it open keeps what it has.
-        let _ = fs::remove_dir_all(root.join(old));
-    }
-    Ok(true)
+    Ok(())
 }
 
 /// Whether the volume has been written once.
@@ -170,6 +179,27 @@ mod tests {
         assert!(!root.join("deep").exists());
         assert!(!root.join(before).exists());
         assert!(is_written(&root));
+    }
+
+    #[test]
+    fn what_cannot_be_written_leaves_nothing_behind() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let root = folder.path().join("volume");
+        let names = || {
+            let entries = fs::read_dir(&root).expect("a folder").flatten();
+            entries.map(|entry| entry.file_name()).collect::<BTreeSet<_>>()
+        };
+        write(&root, &payload(&[("a", "1")]), None, at(1)).expect("written");
+        let before = names();
+        // It comes after others, whose bytes are written by then.
+        let long = "x".repeat(300);
+        let wrong = payload(&[("a", "2"), (long.as_str(), "3")]);
+        assert!(write(&root, &wrong, None, at(2)).is_err());
+        assert!(write(&root, &payload(&[("a", "2"), ("a/b", "3")]), None, at(3)).is_err());
+        // Two updates at the same moment: the first one stays.
+        assert!(write(&root, &payload(&[("a", "4")]), None, at(1)).is_err());
+        assert_eq!(names(), before);
+        assert_eq!(fs::read_to_string(root.join("a")).expect("a file"), "1");
     }
 
     #[test]

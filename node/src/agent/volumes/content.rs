@@ -1,6 +1,9 @@
 //! What the files of a volume hold. Pure: objects and tokens are arguments.
 
-use std::collections::BTreeMap;
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    path::Path,
+};
 
 use crate::agent::{
     env,
@@ -14,6 +17,8 @@ pub type Data = BTreeMap<String, Vec<u8>>;
 
 /// A volume is at most this large: as much as an object of the API may be, from every source.
 const BYTES_MAX: usize = 16 << 20;
+/// File systems take no longer names.
+const NAME_BYTES_MAX: usize = 255;
 
 /// What the sources of a volume hold at the moment.
 pub struct Known<'a> {
@@ -33,6 +38,12 @@ pub fn payload(files: &Files, pod: &PodSpec, known: &Known<'_>) -> Result<Payloa
     let mut add = |path: &str, bytes: Vec<u8>, mode: Option<i32>| {
         if !is_valid_path(path) {
             return Err(format!("the path {path:?} does not stay inside of the volume"));
+        }
+        if path.split('/').any(|name| name.len() > NAME_BYTES_MAX) {
+            return Err(format!(
+                "the path {path:?} has a name of more than {NAME_BYTES_MAX} bytes; give it a \
+                 shorter one"
+            ));
         }
         total += bytes.len();
         if total > BYTES_MAX {
@@ -80,11 +91,23 @@ pub fn payload(files: &Files, pod: &PodSpec, known: &Known<'_>) -> Result<Payloa
             }
         }
     }
+    if let Some(path) = file_and_folder(&payload) {
+        return Err(format!(
+            "the path {path:?} is a file, and others are below it; give one of them another path"
+        ));
+    }
     match &missing[..] {
         [] => Ok(payload),
         [one] => Err(one.clone()),
         several => Err(format!("[{}]", several.join(", "))),
     }
+}
+
+/// A path that would have to be a file and a folder.
+fn file_and_folder(payload: &Payload) -> Option<&Path> {
+    let files: BTreeSet<&Path> = payload.keys().map(Path::new).collect();
+    let mut folders = payload.keys().flat_map(|path| Path::new(path).ancestors().skip(1));
+    folders.find(|folder| files.contains(folder))
 }
 
 fn no_key(source: &Source, key: &str) -> String {
@@ -157,5 +180,25 @@ mod tests {
         ] {
             assert_eq!(files(volume), expected, "{volume}");
         }
+    }
+
+    #[test]
+    fn what_no_file_system_takes_is_refused_before_it_is_written() {
+        let items = |paths: [&str; 2]| {
+            let item = |path| format!(r#"{{"key":"color","path":"{path}"}}"#);
+            let items = paths.map(item).join(",");
+            files(&format!(r#""configMap":{{"name":"settings","items":[{items}]}}"#))
+        };
+        assert_eq!(items(["a/b", "a-b"]), "a-b a/b");
+        let why =
+            "the path \"a\" is a file, and others are below it; give one of them another path";
+        assert_eq!(items(["a", "a/b"]), why);
+        assert_eq!(
+            items(["a/b/../c", "b"]),
+            "the path \"a/b/../c\" does not stay inside of the volume"
+        );
+        assert!(items(["a", &"x".repeat(255)]).starts_with("a xxx"));
+        let why = items(["a", &"x".repeat(256)]);
+        assert!(why.ends_with("has a name of more than 255 bytes; give it a shorter one"), "{why}");
     }
 }

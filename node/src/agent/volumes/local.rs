@@ -3,13 +3,16 @@
 //! ```text
 //!   <data dir>/local-volumes/<handle>         the data
 //!   <data dir>/local-volumes/<handle>.size    how many bytes it may hold
+//!   <data dir>/local-volumes/<handle>.volume  what was last seen of its PersistentVolume
 //!   <data dir>/pods/<uid>/volumes/<name>      a link to the data, while the Pod is there
 //! ```
 //!
 //! A folder is made when a Pod first mounts it. One that holds more than its size is not mounted
-//! again until its claim has grown, and the Pod that wrote too much is evicted (see `pressure`). A
-//! folder whose PersistentVolume is gone is removed after a second look; handles are never used
-//! again, so nobody else can mean it.
+//! again until its claim has grown, and the Pod that wrote too much is evicted (see `pressure`).
+//!
+//! A folder goes with its PersistentVolume, after a second look, if that said `Delete` when it was
+//! last seen. All others stay until somebody removes them: of volumes that said `Retain`, of those
+//! that nobody has seen, and of those that a cluster does not know because it was made of a backup.
 
 use std::{
     collections::BTreeSet,
@@ -18,27 +21,48 @@ use std::{
     time::Duration,
 };
 
-use k8s_openapi::api::core::v1::PersistentVolume;
-use kube::Api;
+use k8s_openapi::api::core::v1::{Namespace, PersistentVolume};
+use kube::{Api, api::ListParams};
+use serde::{Deserialize, Serialize};
 use tokio_util::sync::CancellationToken;
 
-use super::{Volumes, usage::measure};
+use super::{
+    Volumes,
+    places::{self, Place},
+    usage::measure,
+};
 use crate::beneath;
 
 /// The driver's name.
 pub const DRIVER: &str = "wherry.dev/local";
 /// How often folders are compared with the PersistentVolumes that they belong to.
 const LOOK: Duration = Duration::from_secs(60);
-/// The longest handle; a file system allows 255 bytes, the file beside it has a longer name.
+/// The longest handle; a file system allows 255 bytes, the files beside it have longer names.
 const HANDLE_MAX: usize = 200;
+/// How many revisions a cluster may have gone on since a volume was seen, to be taken for the same
+/// cluster. One that is made of a backup begins 1,000,000,000 after it.
+const REVISIONS_MAX: u64 = 100_000_000;
 
-/// A folder and how many bytes it may hold.
+/// A folder, how many bytes it may hold, and whose it is.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Folder {
     /// Its name.
     pub handle: String,
     /// Its size.
     pub bytes: u64,
+    /// Its PersistentVolume.
+    pub owner: Owner,
+}
+
+/// What was seen of the PersistentVolume of a folder.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Owner {
+    /// Its name, which need not be the handle.
+    pub volume: String,
+    /// Whether its folder goes with it: its policy is `Delete`.
+    pub reclaimed: bool,
+    /// The cluster's revision when it was so.
+    pub revision: u64,
 }
 
 /// A handle names one folder and nothing else.
@@ -58,13 +82,40 @@ fn size_file(disk: &Path, handle: &str) -> PathBuf {
     root(disk).join(format!("{handle}.size"))
 }
 
-/// Makes a folder if it is not there, notes its size, and refuses one that is over it. `link` is
-/// where the Pod's use of it is remembered.
+fn owner_file(disk: &Path, handle: &str) -> PathBuf {
+    root(disk).join(format!("{handle}.volume"))
+}
+
+/// What was last seen of a folder's volume; `None` if that cannot be said.
+fn owner(disk: &Path, handle: &str) -> Option<Owner> {
+    serde_json::from_slice(&fs::read(owner_file(disk, handle)).ok()?).ok()
+}
+
+fn keep_owner(disk: &Path, handle: &str, owner: &Owner) -> io::Result<()> {
+    fs::write(owner_file(disk, handle), serde_json::to_vec(owner)?)
+}
+
+fn remember(disk: &Path, folder: &Folder) -> io::Result<()> {
+    fs::write(size_file(disk, &folder.handle), folder.bytes.to_string())?;
+    keep_owner(disk, &folder.handle, &folder.owner)
+}
+
+/// Makes a folder if it is not there, notes its size and its volume, and refuses one that is over it.
+/// `link` is where the Pod's use of it is remembered.
 pub fn open(disk: &Path, folder: &Folder, link: &Path) -> io::Result<PathBuf> {
     check_handle(&folder.handle).map_err(io::Error::other)?;
     let path = root(disk).join(&folder.handle);
     fs::create_dir_all(&path)?;
-    fs::write(size_file(disk, &folder.handle), folder.bytes.to_string())?;
+    let mut folder = folder.clone();
+    // While the control plane is away, an old word of it must not take the place of a newer one.
+    let seen = owner(disk, &folder.handle);
+    if let Some(seen) = seen
+        && seen.volume == folder.owner.volume
+        && seen.revision > folder.owner.revision
+    {
+        folder.owner = seen;
+    }
+    remember(disk, &folder)?;
     let used = measure(&path).bytes;
     if used > folder.bytes {
         return Err(io::Error::other(format!(
@@ -105,12 +156,32 @@ fn is_used(disk: &Path, handle: &str) -> bool {
     links.any(|link| fs::read_link(link.path()).is_ok_and(|target| target == path))
 }
 
-fn remove(disk: &Path, handle: &str) -> io::Result<()> {
-    beneath::remove_tree(&root(disk).join(handle))?;
-    fs::remove_file(size_file(disk, handle))
+/// Whether a folder goes now that its volume is gone. A cluster that has not just gone on since the
+/// volume was seen may not know of it for another reason than its end: then the folder stays for good.
+fn goes(disk: &Path, handle: &str, revision: u64) -> io::Result<bool> {
+    let Some(seen) = owner(disk, handle).filter(|seen| seen.reclaimed) else {
+        return Ok(false);
+    };
+    if !(seen.revision..seen.revision.saturating_add(REVISIONS_MAX)).contains(&revision) {
+        tracing::warn!(
+            handle,
+            volume = seen.volume,
+            "keeping the folder of a volume that is not there: the cluster was made of a backup, or \
+             this node was away for long; remove it by hand if nobody needs it"
+        );
+        keep_owner(disk, handle, &Owner { reclaimed: false, ..seen })?;
+        return Ok(false);
+    }
+    Ok(!is_used(disk, handle))
 }
 
-/// Removes folders whose volumes are gone and takes in new sizes, until `shutdown`.
+fn remove(disk: &Path, handle: &str) -> io::Result<()> {
+    beneath::remove_tree(&root(disk).join(handle))?;
+    fs::remove_file(size_file(disk, handle))?;
+    fs::remove_file(owner_file(disk, handle))
+}
+
+/// Removes folders that go with their volumes and takes in what changes of those, until `shutdown`.
 pub async fn keep(volumes: std::sync::Arc<Volumes>, shutdown: CancellationToken) {
     let mut missing = BTreeSet::new();
     loop {
@@ -124,16 +195,27 @@ pub async fn keep(volumes: std::sync::Arc<Volumes>, shutdown: CancellationToken)
 
 /// One look; `missing` are handles whose volumes were gone at the look before.
 async fn look(volumes: &Volumes, missing: &mut BTreeSet<String>) {
-    let api: Api<PersistentVolume> = Api::all(volumes.client.clone());
     let disk = volumes.disk.clone();
     let found = super::blocking(move || Ok(handles(&disk))).await.unwrap_or_default();
+    if found.is_empty() {
+        return;
+    }
+    // Asked for first: what is said of volumes after that is so at this revision or later.
+    let Some(now) = revision(&volumes.client).await else {
+        return;
+    };
+    let api: Api<PersistentVolume> = Api::all(volumes.client.clone());
     let mut gone = BTreeSet::new();
     for handle in found {
-        match api.get(&handle).await {
+        let seen = owner(&volumes.disk, &handle);
+        match api.get(&seen.map_or_else(|| handle.clone(), |seen| seen.volume)).await {
             Ok(volume) => {
-                let size = super::places::of_volume(volume.spec.unwrap_or_default());
-                if let Ok(super::places::Place::Local(folder)) = size {
-                    let _ = fs::write(size_file(&volumes.disk, &handle), folder.bytes.to_string());
+                let place = places::of_volume(volume);
+                if let Ok(Place::Local(mut folder)) = place
+                    && folder.handle == handle
+                {
+                    folder.owner.revision = now;
+                    let _ = remember(&volumes.disk, &folder);
                 }
             }
             Err(kube::Error::Api(status)) if status.code == 404 => {
@@ -143,10 +225,12 @@ async fn look(volumes: &Volumes, missing: &mut BTreeSet<String>) {
             Err(_) => {}
         }
     }
-    for handle in gone.intersection(missing) {
+    for handle in &gone {
         let (disk, name) = (volumes.disk.clone(), handle.clone());
+        let again = missing.contains(handle);
         let removed = super::blocking(move || {
-            if is_used(&disk, &name) { Ok(false) } else { remove(&disk, &name).map(|()| true) }
+            let goes = goes(&disk, &name, now)? && again;
+            if goes { remove(&disk, &name).map(|()| true) } else { Ok(false) }
         });
         match removed.await {
             Ok(true) => tracing::info!(handle, "removed the folder of a volume that is gone"),
@@ -157,15 +241,27 @@ async fn look(volumes: &Volumes, missing: &mut BTreeSet<String>) {
     *missing = gone;
 }
 
+/// The revision of the cluster now.
+async fn revision(client: &kube::Client) -> Option<u64> {
+    let namespaces: Api<Namespace> = Api::all(client.clone());
+    let list = namespaces.list(&ListParams::default().limit(1)).await.ok()?;
+    list.metadata.resource_version?.parse().ok()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    fn owned(volume: &str, reclaimed: bool, revision: u64) -> Folder {
+        let owner = Owner { volume: volume.to_owned(), reclaimed, revision };
+        Folder { handle: "pvc-1".to_owned(), bytes: 100_000, owner }
+    }
 
     #[test]
     fn a_folder_is_made_measured_and_removed() {
         let disk = tempfile::tempdir().expect("a folder");
         let disk = disk.path();
-        let folder = Folder { handle: "pvc-1".to_owned(), bytes: 100_000 };
+        let folder = owned("pvc-1", true, 7);
         let link = disk.join("pods/uid-1/volumes/data");
         let path = open(disk, &folder, &link).expect("opened");
         fs::write(path.join("rows"), vec![1; 50_000]).expect("written");
@@ -180,7 +276,53 @@ mod tests {
         assert!(path.join("rows").is_file(), "its data stays");
         assert!(!is_used(disk, "pvc-1"));
         remove(disk, "pvc-1").expect("removed");
-        assert!(handles(disk).is_empty());
+        assert!(fs::read_dir(root(disk)).expect("a folder").next().is_none(), "nothing is left");
+    }
+
+    #[test]
+    fn only_folders_that_were_to_go_with_their_volumes_go() {
+        let check = |seen: Option<(bool, u64)>, looks: &[u64], expected: bool| {
+            let disk = tempfile::tempdir().expect("a folder");
+            let disk = disk.path();
+            let link = disk.join("pods/uid-1/volumes/data");
+            let (reclaimed, revision) = seen.unwrap_or_default();
+            open(disk, &owned("pvc-1", reclaimed, revision), &link).expect("opened");
+            if seen.is_none() {
+                fs::remove_file(owner_file(disk, "pvc-1")).expect("as an earlier agent left it");
+            }
+            assert!(!goes(disk, "pvc-1", revision + 1).expect("looked"), "a Pod uses it");
+            fs::remove_dir_all(disk.join("pods/uid-1")).expect("the Pod goes");
+            let looked: Vec<bool> =
+                looks.iter().map(|now| goes(disk, "pvc-1", *now).expect("looked")).collect();
+            assert_eq!(looked, vec![expected; looks.len()], "{seen:?}");
+        };
+        check(Some((true, 1_000)), &[1_000, 2_000, 99_000_000], true);
+        check(Some((false, 1_000)), &[1_000, 2_000], false);
+        check(None, &[1, 2_000], false);
+        // A cluster that was made of a backup of a time before the volume, and goes on.
+        check(Some((true, 5_000)), &[1_000_000_900, 1_000_000_950], false);
+        // One whose disk was put back, and comes to the same revision again.
+        check(Some((true, 5_000)), &[4_000, 6_000], false);
+    }
+
+    #[test]
+    fn an_old_word_of_a_volume_takes_the_place_of_no_newer_one() {
+        let disk = tempfile::tempdir().expect("a folder");
+        let disk = disk.path();
+        let link = disk.join("pods/uid-1/volumes/data");
+        let opened = |folder: Folder| {
+            open(disk, &folder, &link).expect("opened");
+            owner(disk, "pvc-1").expect("noted")
+        };
+        let first = owned("pvc-1", true, 1_000);
+        assert_eq!(opened(first.clone()), first.owner);
+        let retained = owned("pvc-1", false, 3_000);
+        remember(disk, &retained).expect("a look has seen it");
+        assert_eq!(opened(first), retained.owner);
+        let changed = owned("pvc-1", true, 4_000);
+        assert_eq!(opened(changed.clone()), changed.owner);
+        let by_hand = owned("mine", false, 2_000);
+        assert_eq!(opened(by_hand.clone()), by_hand.owner, "another volume has it now");
     }
 
     #[test]

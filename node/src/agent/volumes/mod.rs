@@ -1,5 +1,5 @@
 //! Volumes: made before a container that mounts them starts, kept up to date while the Pod lives,
-//! removed with it.
+//! removed when nothing of it runs any more.
 //!
 //! ```text
 //!   <data dir>/pods/<uid>/volumes/<name>      emptyDir, files without secrets
@@ -14,6 +14,7 @@
 //! Secrets lie on a memory-backed file system; a node that has none does not mount them.
 
 mod atomic;
+mod claim;
 mod content;
 pub mod local;
 mod places;
@@ -32,7 +33,7 @@ use std::{
 use jiff::Timestamp;
 use k8s_openapi::api::{
     authentication::v1::{BoundObjectReference, TokenRequest, TokenRequestSpec},
-    core::v1::{Namespace, PersistentVolume, PersistentVolumeClaim, ServiceAccount},
+    core::v1::{Namespace, ServiceAccount},
 };
 use kube::{Api, api::PostParams};
 use tokio_util::sync::CancellationToken;
@@ -342,26 +343,6 @@ impl Volumes {
         ))
     }
 
-    /// Where the PersistentVolume of a claim is on this node.
-    async fn claim(&self, pod: &PodSpec, name: &str) -> Result<Place, String> {
-        let key = format!("{}/{name}", pod.namespace);
-        let volume = self.objects.kept((Kind::Claims, &key), async {
-            let claims: Api<PersistentVolumeClaim> =
-                Api::namespaced(self.client.clone(), &pod.namespace);
-            let spec = claims.get(name).await?.spec;
-            let Some(bound) = spec.and_then(|spec| spec.volume_name).filter(|it| !it.is_empty())
-            else {
-                return Ok(None);
-            };
-            let volumes: Api<PersistentVolume> = Api::all(self.client.clone());
-            volumes.get(&bound).await.map(|volume| volume.spec)
-        });
-        let volume = volume.await?;
-        let volume =
-            volume.ok_or_else(|| format!("persistentvolumeclaim {name:?} is not bound"))?;
-        places::of_volume(volume)
-    }
-
     /// One mount. A directory below the root is left to the worker; a single file gets a directory of
     /// its own, in which the guest finds it under its name.
     async fn mount(
@@ -525,13 +506,22 @@ impl Volumes {
 
     /// Removes everything of a Pod.
     pub async fn remove(self: Arc<Volumes>, uid: String) {
-        self.pods().remove(&uid);
-        for root in [Some(&self.disk), self.memory.as_ref()].into_iter().flatten() {
-            remove_tree(root.join("pods").join(&uid)).await;
+        let mounted = self.pods().remove(&uid);
+        self.remove_folders(&uid).await;
+        if let Some(mounted) = mounted {
+            // Who was writing its files meanwhile may have made some anew, and shall not do so later.
+            mounted.lock().await.ready.clear();
+            self.remove_folders(&uid).await;
         }
     }
 
-    /// Removes what is left of Pods that nobody knows.
+    async fn remove_folders(&self, uid: &str) {
+        for folder in self.folders(uid) {
+            remove_tree(folder).await;
+        }
+    }
+
+    /// Removes what is left of all Pods but these.
     pub async fn sweep(
         self: Arc<Volumes>,
         known: BTreeSet<String>,
@@ -593,5 +583,59 @@ async fn remove_tree(path: PathBuf) {
     });
     if let Err(error) = removed.await {
         tracing::warn!(path = %path.display(), %error, "cannot remove the volumes of a Pod");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::convert::Infallible;
+
+    use super::*;
+    use crate::agent::{away::Away, checkpoint::Checkpoint, images::Thresholds, spec};
+
+    /// Volumes of a node whose control plane never answers.
+    fn volumes(disk: &Path) -> Arc<Volumes> {
+        let never = |_: http::Request<kube::client::Body>| {
+            std::future::pending::<Result<http::Response<kube::client::Body>, Infallible>>()
+        };
+        let client = kube::Client::new(tower::service_fn(never), "default");
+        let away = Arc::new(Away::default());
+        let checkpoint = Checkpoint::open(disk, None).expect("folders");
+        let objects = Objects::new(client.clone(), checkpoint, away.clone());
+        let (asking, choices) = ((client.clone(), away), (false, Thresholds::default()));
+        let root = disk.join("images");
+        let images = Images::open(asking, root, "engine".to_owned(), PathBuf::new(), choices);
+        let images = Arc::new(images.expect("folders"));
+        let users = Arc::new(Users::open(disk, disk.join("logs"), None));
+        let (host_ip, folders) = (IpAddr::from([10, 0, 0, 1]), (disk.to_owned(), None));
+        Arc::new(Volumes::new(client, Arc::new(objects), images, host_ip, (folders, users)))
+    }
+
+    #[tokio::test]
+    async fn nothing_of_a_pod_that_has_ended_is_written_again() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let disk = folder.path().join("data");
+        let volumes = volumes(&disk);
+        let pod = r#"{"metadata":{"name":"a","namespace":"b","uid":"u"},"spec":{"nodeName":"n",
+            "volumes":[{"name":"about","downwardAPI":{"items":[
+                {"path":"name","fieldRef":{"fieldPath":"metadata.name"}}]}}],
+            "containers":[{"name":"app","image":"i",
+                "volumeMounts":[{"name":"about","mountPath":"/about"}]}]}}"#;
+        let pod = spec::read(serde_json::from_str(pod).expect("a Pod")).expect("of a node").0.spec;
+        let (ip, env) = (IpAddr::from([10, 0, 0, 2]), protocol::Env(Vec::new()));
+        let command = (protocol::Guest::Command, false);
+        volumes.prepare(&pod, 0, ip, &env, command).await.expect("prepared");
+        let own = disk.join("pods/u");
+        assert!(own.join("volumes/about/name").is_file());
+        let refreshing = volumes.mounted(&pod, ip);
+        Arc::clone(&volumes).remove("u".to_owned()).await;
+        volumes.refresh(&refreshing, &mut Round::new()).await;
+        assert!(!own.exists() && volumes.pods().is_empty());
+
+        // A preparation that had begun before makes some of it anew: its end removes that, too.
+        volumes.prepare(&pod, 0, ip, &env, command).await.expect("prepared");
+        assert!(own.join("volumes/about/name").is_file());
+        Arc::clone(&volumes).remove("u".to_owned()).await;
+        assert!(!own.exists() && volumes.pods().is_empty());
     }
 }

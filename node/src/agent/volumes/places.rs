@@ -10,11 +10,11 @@ use std::{
     path::{Component, Path, PathBuf},
 };
 
-use k8s_openapi::api::core::v1::PersistentVolumeSpec;
+use k8s_openapi::api::core::v1::PersistentVolume;
 
 use wherry_resources::quantity::Quantity;
 
-use super::local::{self, Folder};
+use super::local::{self, Folder, Owner};
 use crate::{agent::spec::no_csi_driver, beneath, protocol::Mount};
 
 /// A copy of a guest's file is at most this large: what a guest makes can look larger than any disk.
@@ -35,7 +35,8 @@ pub enum Place {
 }
 
 /// Where the data of a PersistentVolume is.
-pub fn of_volume(volume: PersistentVolumeSpec) -> Result<Place, String> {
+pub fn of_volume(volume: PersistentVolume) -> Result<Place, String> {
+    let (meta, volume) = (volume.metadata, volume.spec.unwrap_or_default());
     if volume.volume_mode.as_deref() == Some("Block") {
         return Err("it is a block device, which a Wasm guest cannot use".to_owned());
     }
@@ -47,7 +48,12 @@ pub fn of_volume(volume: PersistentVolumeSpec) -> Result<Place, String> {
         let size = size.and_then(|size| Quantity::parse(&size.0).ok());
         let bytes = size.and_then(|size| u64::try_from(size.value()).ok());
         let bytes = bytes.ok_or("its PersistentVolume does not say how large it is")?;
-        return Ok(Place::Local(Folder { handle: csi.volume_handle, bytes }));
+        let owner = Owner {
+            volume: meta.name.unwrap_or_default(),
+            reclaimed: volume.persistent_volume_reclaim_policy.as_deref() == Some("Delete"),
+            revision: meta.resource_version.and_then(|it| it.parse().ok()).unwrap_or(0),
+        };
+        return Ok(Place::Local(Folder { handle: csi.volume_handle, bytes, owner }));
     }
     if let Some(local) = volume.local {
         return Ok(Place::Path(PathBuf::from(local.path)));
@@ -361,6 +367,27 @@ fn copy_closed(folder: &Path, name: &Path, to: &Path) -> io::Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn folders_know_whether_they_go_with_their_volumes() {
+        let owner = |policy: &str| {
+            let csi = serde_json::json!({"driver": "wherry.dev/local", "volumeHandle": "pvc-1"});
+            let volume = serde_json::json!({
+                "metadata": {"name": "mine", "resourceVersion": "7"},
+                "spec": {"csi": csi, "capacity": {"storage": "1Ki"},
+                    "persistentVolumeReclaimPolicy": policy}});
+            let volume = serde_json::from_value(volume).expect("a volume");
+            match of_volume(volume) {
+                Ok(Place::Local(Folder { handle, bytes: 1024, owner })) if handle == "pvc-1" => {
+                    owner
+                }
+                other => panic!("{other:?}"),
+            }
+        };
+        let expected = |reclaimed| Owner { volume: "mine".to_owned(), reclaimed, revision: 7 };
+        assert_eq!(owner("Delete"), expected(true));
+        assert_eq!(owner("Retain"), expected(false));
+    }
 
     #[test]
     fn nfs_exports_are_found_in_the_mount_table() {

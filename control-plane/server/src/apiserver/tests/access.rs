@@ -118,6 +118,39 @@ async fn a_node_reads_what_its_pods_need() {
 }
 
 #[tokio::test]
+async fn a_node_reads_the_volumes_that_its_pods_have() {
+    let server = Server::start().await;
+    let volumes = "/api/v1/persistentvolumes";
+    let folder = json!({"csi": {"driver": "wherry.dev/local", "volumeHandle": "h"}});
+    let export = json!({"nfs": {"server": "files", "path": "/"}});
+    let bound = |claim: &str| {
+        let claim = json!({"namespace": "default", "name": claim, "uid": "u"});
+        json!({"nfs": {"server": "files", "path": "/"}, "claimRef": claim})
+    };
+    let specs =
+        [("mine", bound("mine")), ("other", bound("other")), ("free", export), ("folder", folder)];
+    for (name, mut spec) in specs {
+        spec["accessModes"] = json!(["ReadWriteOnce"]);
+        spec["capacity"] = json!({"storage": "1Gi"});
+        let body = json!({"metadata": {"name": name}, "spec": spec});
+        server.ok("POST", volumes, &body.to_string()).await;
+    }
+    for (pod, claim, node) in [("p", "mine", "a"), ("q", "other", "b")] {
+        let body = json!({"metadata": {"name": pod}, "spec": {"nodeName": node,
+            "containers": [{"name": "c", "image": "i:1"}],
+            "volumes": [{"name": "v", "persistentVolumeClaim": {"claimName": claim}}]}});
+        server.ok("POST", "/api/v1/namespaces/default/pods", &body.to_string()).await;
+    }
+    let node = User::new("system:node:a", &["system:nodes"]);
+    let cases = [("mine", 200), ("other", 403), ("free", 403), ("folder", 200), ("gone", 404)];
+    for (name, expected) in cases {
+        let response = server.response(&node, "GET", &format!("{volumes}/{name}"), "", "").await;
+        assert_eq!(response.status().as_u16(), expected, "{name}");
+    }
+    assert_eq!(server.response(&node, "GET", volumes, "", "").await.status(), 403);
+}
+
+#[tokio::test]
 async fn a_machine_joins_by_its_own_request() {
     let server = Server::start().await;
     let all = "/apis/certificates.k8s.io/v1/certificatesigningrequests";

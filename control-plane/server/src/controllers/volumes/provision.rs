@@ -3,8 +3,8 @@
 //!
 //! The volume names its node by affinity and its folder by the handle of the driver
 //! [`LOCAL`](super::LOCAL); where that folder is, the node knows, makes it when a Pod first mounts
-//! it, and removes it when the volume is gone. What all volumes of a node may hold together is what
-//! the node has for Pods (`ephemeral-storage`).
+//! it, and removes it when the volume is gone that said `Delete`. What all volumes of a node may hold
+//! together is what the node has for Pods (`ephemeral-storage`).
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;

@@ -1,0 +1,157 @@
+//! Which PersistentVolume a claim stands for.
+//!
+//! A claim names its volume, and whoever makes a claim may write any name there. So the volume has to
+//! name the claim, too: the control plane sees to that when it binds them. And the volume has to be
+//! one that can be used on this node: a Pod that names its node has not asked the scheduler.
+
+use k8s_openapi::api::core::v1::{Node, PersistentVolume, PersistentVolumeClaim};
+use kube::Api;
+
+use super::{
+    Volumes,
+    places::{self, Place},
+};
+use crate::agent::{checkpoint::Kind, placement, spec::PodSpec};
+
+impl Volumes {
+    /// Where the PersistentVolume of a claim is on this node.
+    pub(super) async fn claim(&self, pod: &PodSpec, name: &str) -> Result<Place, String> {
+        let key = format!("{}/{name}", pod.namespace);
+        // Three objects are large, and this is part of every preparation's future.
+        let asked = Box::pin(self.bound(pod, name));
+        let volume = self.objects.kept((Kind::Claims, &key), asked).await?;
+        places::of_volume(volume?)
+    }
+
+    /// The volume of a claim, or why the Pod cannot have it. Either is kept for when the control plane
+    /// is away: what it refused at last is not mounted then.
+    async fn bound(
+        &self,
+        pod: &PodSpec,
+        name: &str,
+    ) -> Result<Result<PersistentVolume, String>, kube::Error> {
+        let claims = Api::<PersistentVolumeClaim>::namespaced(self.client.clone(), &pod.namespace);
+        let claim = claims.get(name).await?;
+        let named = match named(&claim) {
+            Ok(named) => named,
+            Err(why) => return Ok(Err(why)),
+        };
+        let volume = Api::<PersistentVolume>::all(self.client.clone()).get(named).await?;
+        let node = Api::<Node>::all(self.client.clone()).get(&pod.node).await?;
+        Ok(usable(&claim, volume, &placement::Place::of(&node)))
+    }
+}
+
+/// The name of the volume that a claim is bound to.
+fn named(claim: &PersistentVolumeClaim) -> Result<&str, String> {
+    let name = claim.metadata.name.as_deref().unwrap_or_default();
+    if claim.metadata.deletion_timestamp.is_some() {
+        return Err(format!("persistentvolumeclaim {name:?} is being deleted"));
+    }
+    let phase = claim.status.as_ref().and_then(|status| status.phase.as_deref());
+    let named = claim.spec.as_ref().and_then(|spec| spec.volume_name.as_deref());
+    let named = named.filter(|named| !named.is_empty() && phase == Some("Bound"));
+    named.ok_or_else(|| format!("persistentvolumeclaim {name:?} is not bound"))
+}
+
+/// The volume, if it is bound to the claim and can be used on this node.
+fn usable(
+    claim: &PersistentVolumeClaim,
+    mut volume: PersistentVolume,
+    node: &placement::Place,
+) -> Result<PersistentVolume, String> {
+    let name = volume.metadata.name.as_deref().unwrap_or_default();
+    let spec = volume.spec.as_ref();
+    let holder = spec.and_then(|spec| spec.claim_ref.as_ref()?.uid.as_deref());
+    if holder.is_none() || holder != claim.metadata.uid.as_deref() {
+        let claim = claim.metadata.name.as_deref().unwrap_or_default();
+        return Err(format!(
+            "persistentvolumeclaim {claim:?} names the PersistentVolume {name:?}, which is not \
+             bound to it; let the claim name one that is free, or none"
+        ));
+    }
+    let required = spec.and_then(|spec| spec.node_affinity.as_ref()?.required.as_ref());
+    if required.is_some_and(|required| !node.is_in(&required.node_selector_terms)) {
+        return Err(format!(
+            "the PersistentVolume {name:?} cannot be used on this node (its spec.nodeAffinity); \
+             leave spec.nodeName of the Pod to the scheduler"
+        ));
+    }
+    // Nobody reads it here, and it is long.
+    volume.metadata.managed_fields = None;
+    Ok(volume)
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::{Value, json};
+
+    use super::*;
+
+    /// The volume that a Pod on the node `a` gets of a claim with these changes, or why it gets none.
+    #[track_caller]
+    fn check(claim_changes: &Value, volume_changes: &Value, expected: &str) {
+        let mut claim = json!({
+            "metadata": {"name": "data", "namespace": "shop", "uid": "u1"},
+            "spec": {"volumeName": "v"}, "status": {"phase": "Bound"}});
+        let mut volume = json!({
+            "metadata": {"name": "v", "managedFields": [{"manager": "m"}]},
+            "spec": {"claimRef": {"namespace": "shop", "name": "data", "uid": "u1"}}});
+        json_patch(&mut claim, claim_changes);
+        json_patch(&mut volume, volume_changes);
+        let claim: PersistentVolumeClaim = serde_json::from_value(claim).expect("a claim");
+        let volume: PersistentVolume = serde_json::from_value(volume).expect("a volume");
+        let node = json!({"metadata": {"name": "a", "labels": {"host": "a"}}});
+        let node: Node = serde_json::from_value(node).expect("a Node");
+        let found = named(&claim).map(str::to_owned);
+        let found = found.and_then(|_| usable(&claim, volume, &placement::Place::of(&node)));
+        let text = match &found {
+            Ok(volume) if volume.metadata.managed_fields.is_none() => "mounted",
+            Ok(_) => "it is kept with all that it came with",
+            Err(why) => why.as_str(),
+        };
+        assert!(text.contains(expected), "{text}");
+        // It is kept as it is, for when the control plane is away.
+        let kept = serde_json::to_string(&found).expect("it is JSON");
+        let read: Result<PersistentVolume, String> = serde_json::from_str(&kept).expect("read");
+        assert_eq!(read, found);
+    }
+
+    /// Sets fields of the top's objects.
+    fn json_patch(object: &mut Value, changes: &Value) {
+        for (part, fields) in changes.as_object().into_iter().flatten() {
+            for (field, value) in fields.as_object().into_iter().flatten() {
+                object[part][field] = value.clone();
+            }
+        }
+    }
+
+    #[test]
+    fn a_claim_gets_the_volume_that_is_bound_to_it() {
+        let same = json!({});
+        check(&same, &same, "mounted");
+        check(&json!({"status": {"phase": "Pending"}}), &same, "\"data\" is not bound");
+        check(&json!({"status": {"phase": "Lost"}}), &same, "\"data\" is not bound");
+        check(&json!({"spec": {"volumeName": ""}}), &same, "\"data\" is not bound");
+        let deleted = json!({"metadata": {"deletionTimestamp": "2026-01-01T00:00:00Z"}});
+        check(&deleted, &same, "\"data\" is being deleted");
+        // Whoever may write the status of a claim has not bound it by that.
+        let of = |uid: Value| json!({"spec": {"claimRef": {"name": "data", "uid": uid}}});
+        check(&same, &of(json!("u2")), "\"v\", which is not bound to it");
+        check(&same, &of(Value::Null), "\"v\", which is not bound to it");
+        check(&same, &json!({"spec": {"claimRef": null}}), "\"v\", which is not bound to it");
+        let nobody = json!({"metadata": {"uid": null}});
+        check(&nobody, &of(Value::Null), "\"v\", which is not bound to it");
+    }
+
+    #[test]
+    fn a_volume_of_another_node_is_not_mounted() {
+        let on = |host: &str| {
+            let rule = json!({"key": "host", "operator": "In", "values": [host]});
+            let terms = json!([{"matchExpressions": [rule]}]);
+            json!({"spec": {"nodeAffinity": {"required": {"nodeSelectorTerms": terms}}}})
+        };
+        check(&json!({}), &on("a"), "mounted");
+        check(&json!({}), &on("b"), "the PersistentVolume \"v\" cannot be used on this node");
+    }
+}
