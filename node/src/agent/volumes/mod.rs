@@ -591,7 +591,9 @@ mod tests {
     use std::convert::Infallible;
 
     use super::*;
-    use crate::agent::{away::Away, checkpoint::Checkpoint, images::Thresholds, spec};
+    use crate::agent::{
+        away::Away, checkpoint::Checkpoint, events::Recorder, images::Thresholds, spec,
+    };
 
     /// Volumes of a node whose control plane never answers.
     fn volumes(disk: &Path) -> Arc<Volumes> {
@@ -602,7 +604,8 @@ mod tests {
         let away = Arc::new(Away::default());
         let checkpoint = Checkpoint::open(disk, None).expect("folders");
         let objects = Objects::new(client.clone(), checkpoint, away.clone());
-        let (asking, choices) = ((client.clone(), away), (false, Thresholds::default()));
+        let asking = (client.clone(), away, Recorder::new().0);
+        let choices = (false, Thresholds::default());
         let root = disk.join("images");
         let images = Images::open(asking, root, "engine".to_owned(), PathBuf::new(), choices);
         let images = Arc::new(images.expect("folders"));
