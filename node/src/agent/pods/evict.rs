@@ -6,7 +6,7 @@ use jiff::Timestamp;
 
 use crate::{
     agent::{
-        lifecycle::{Observation, Stage},
+        lifecycle::{Eviction, Observation, Stage},
         pods::Input,
         pressure::{Candidate, Resource, Signals, Written, over_limit, reason, victim},
         spec::{ContainerSpec, Content, PodSpec},
@@ -56,7 +56,7 @@ impl Pods {
             match victim(&candidates) {
                 Some(victim) => {
                     let (uid, why) = (victim.uid.clone(), reason(resource, signals, victim));
-                    self.evict(&uid, why);
+                    self.evict(&uid, Eviction::Shortage(why));
                 }
                 None => tracing::warn!(?resource, "the node is short, and no Pod can go"),
             }
@@ -105,14 +105,15 @@ impl Pods {
         running.map(candidate).collect()
     }
 
-    fn evict(&mut self, uid: &str, why: String) {
+    fn evict(&mut self, uid: &str, eviction: Eviction) {
         let Some(entry) = self.entries.get(uid) else {
             return;
         };
         let spec = entry.desired.spec.clone();
+        let why = eviction.sentence();
         tracing::warn!(namespace = spec.namespace, pod = spec.name, why, "evicting a Pod");
-        self.parts.events.warning_of_pod(&spec, "Evicted", why.clone());
-        self.observed(uid, Observation::Evict(why));
+        self.parts.events.warning_of_pod(&spec, "Evicted", why.to_owned());
+        self.observed(uid, Observation::Evict(eviction));
     }
 
     /// Has the files of all Pods counted that may write some. Never twice at a time.
@@ -192,7 +193,7 @@ impl Pods {
             self.parts.accounts.wrote(&uid, &written);
             entry.disk = written;
             if let Some(why) = why.filter(|_| entry.state.stage == Stage::Active) {
-                self.evict(&uid, why);
+                self.evict(&uid, Eviction::OverLimit(why));
             }
         }
     }
