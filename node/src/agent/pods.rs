@@ -224,7 +224,7 @@ pub struct Pods {
     live: Live,
     unconfirmed: Unconfirmed,
     pressures: Pressures,
-    measuring: bool,
+    reclaim: evict::Reclaim,
     /// When unused images were last removed.
     collected: Option<Timestamp>,
     timers: BTreeSet<(Timestamp, String)>,
@@ -248,7 +248,7 @@ impl Pods {
             live: Live::default(),
             unconfirmed: Unconfirmed::default(),
             pressures: Pressures::none(Timestamp::now()),
-            measuring: false,
+            reclaim: evict::Reclaim::default(),
             collected: None,
             timers: BTreeSet::new(),
             queue: VecDeque::new(),

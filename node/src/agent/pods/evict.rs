@@ -20,6 +20,34 @@ use super::Pods;
 /// Between two removals of unused images.
 const COLLECT_PAUSE: Duration = Duration::from_secs(60);
 
+/// What the files of an evicted Pod may take to go until the next one is chosen all the same.
+const LEAVING_MAX: Duration = Duration::from_secs(30);
+
+/// What evictions for a disk go by.
+#[derive(Default)]
+pub(super) struct Reclaim {
+    /// The files of Pods are being counted: of all of them, or of those only that have volumes.
+    measuring: Option<bool>,
+    /// All were counted since the disk is short. Before, who fills it may seem to have nothing.
+    counted: bool,
+    /// Who was evicted last, and when: what it had may still be on the disk.
+    victim: Option<(String, Timestamp)>,
+}
+
+impl Reclaim {
+    /// Whether it can be told who has to go. `has_files` says whether a Pod's own files are there.
+    fn may_choose(
+        &self,
+        resource: Resource,
+        now: Timestamp,
+        has_files: impl FnOnce(&str) -> bool,
+    ) -> bool {
+        let lately = self.victim.as_ref().filter(|(_, at)| now < *at + LEAVING_MAX);
+        let leaves = || lately.is_some_and(|(uid, _)| has_files(uid));
+        !resource.is_of_disk() || (self.counted && !leaves())
+    }
+}
+
 /// What is to be measured of one Pod.
 struct Order {
     uid: String,
@@ -45,10 +73,13 @@ impl Pods {
                 self.parts.events.of_node(&self.parts.node, reason, message, false);
             }
         }
-        let pressed = short == Some(Resource::Disk);
+        self.reclaim.counted &= self.pressures.disk.active;
+        let pressed = short.is_some_and(Resource::is_of_disk);
         let collects = self.collect_images(signals.disk, pressed, now);
+        let has_files = |uid: &str| self.parts.volumes.folders(uid).iter().any(|it| it.exists());
+        let may_choose = |it: &Resource| self.reclaim.may_choose(*it, now, has_files);
         // Unused images go before Pods do; if that was not enough, the next look finds it.
-        if let Some(resource) = short.filter(|_| !(pressed && collects)) {
+        if let Some(resource) = short.filter(|_| !(pressed && collects)).filter(may_choose) {
             let word = resource.word();
             let message = format!("Attempting to reclaim {word}");
             self.parts.events.of_node(&self.parts.node, "EvictionThresholdMet", message, true);
@@ -57,6 +88,7 @@ impl Pods {
                 Some(victim) => {
                     let (uid, why) = (victim.uid.clone(), reason(resource, signals, victim));
                     self.evict(&uid, Eviction::Shortage(why));
+                    self.reclaim.victim = Some((uid, now));
                 }
                 None => tracing::warn!(?resource, "the node is short, and no Pod can go"),
             }
@@ -99,6 +131,8 @@ impl Pods {
                     entry.disk.disk(),
                     requests(spec, |container| container.storage.1.or(container.storage.0)),
                 ),
+                // Nobody can request any.
+                Resource::Inodes => (entry.disk.inodes(), 0),
             };
             Candidate { uid: spec.uid.clone(), priority: spec.priority, used, requested }
         };
@@ -118,7 +152,7 @@ impl Pods {
 
     /// Has the files of all Pods counted that may write some. Never twice at a time.
     fn measure_all(&mut self) {
-        if self.measuring {
+        if self.reclaim.measuring.is_some() {
             return;
         }
         let orders: Vec<Order> = self
@@ -130,7 +164,7 @@ impl Pods {
         if orders.is_empty() {
             return;
         }
-        self.measuring = true;
+        self.reclaim.measuring = Some(self.pressures.disk.active);
         let inputs = self.parts.inputs.clone();
         self.tasks.spawn(async move {
             let count = move || {
@@ -186,7 +220,7 @@ impl Pods {
 
     /// The files were counted.
     pub(super) fn measured(&mut self, measured: HashMap<String, Written>) {
-        self.measuring = false;
+        self.reclaim.counted = self.reclaim.measuring.take() == Some(true);
         for (uid, written) in measured {
             let Some(entry) = self.entries.get_mut(&uid) else { continue };
             let why = over_limit(&entry.desired.spec, &written);
@@ -253,6 +287,27 @@ mod tests {
             containers: vec![("app".to_owned(), vec![folder.path().join("logs/app"), app])],
         };
         assert!(written(&order).disk() >= 100_000);
+    }
+
+    #[test]
+    fn who_goes_for_a_full_disk_is_known_first() {
+        let at = |second: i64| Timestamp::from_second(second).expect("a time");
+        let may_choose = |reclaim: &Reclaim, resource, second, has_files: bool| {
+            reclaim.may_choose(resource, at(second), |uid| {
+                assert_eq!(uid, "last");
+                has_files
+            })
+        };
+        let new = Reclaim::default();
+        assert!(may_choose(&new, Resource::Memory, 1, false), "that is always known");
+        assert!(!may_choose(&new, Resource::Disk, 1, false), "nothing was counted yet");
+        let counted = Reclaim { counted: true, ..Reclaim::default() };
+        assert!(may_choose(&counted, Resource::Inodes, 1, true), "nobody has gone yet");
+        let after = Reclaim { victim: Some(("last".to_owned(), at(10))), ..counted };
+        assert!(!may_choose(&after, Resource::Disk, 20, true), "its files are being removed");
+        assert!(may_choose(&after, Resource::Disk, 20, false), "that was not enough");
+        assert!(may_choose(&after, Resource::Disk, 40, true), "that takes too long");
+        assert!(may_choose(&after, Resource::Memory, 20, true), "it has no part in that");
     }
 
     #[test]
