@@ -133,7 +133,8 @@ impl Pod {
         let memory = self.memory();
         let messages = Messages::new(self.meter.host_memory.part());
         let log = Arc::clone(&self.config.stderr);
-        let files = OpenFiles::new(Arc::clone(&self.open_files), log);
+        let host_memory = self.meter.host_memory.clone();
+        let files = OpenFiles::new(Arc::clone(&self.open_files), log, host_memory);
         let own = Own {
             config: Arc::clone(&self.config),
             variables: Arc::clone(&self.variables),
