@@ -56,7 +56,7 @@ pub struct Limits {
     /// reported as out of memory.
     pub memory_bytes: u64,
     /// Linear memory of all instances of a handler together. A request that finds no room for its
-    /// instance is refused as busy; one whose instance cannot grow any more has run out of memory.
+    /// instance waits in the queue; one whose instance cannot grow any more has run out of memory.
     pub memory_bytes_total: u64,
     /// From the request to the head of its response; after the head, the longest silence between
     /// two frames of the body.
