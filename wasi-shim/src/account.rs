@@ -16,6 +16,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
+use tokio::sync::Notify;
 use tokio::time::{Instant, Sleep, sleep_until};
 
 use crate::engine::Engine;
@@ -42,6 +43,8 @@ struct Counters {
     instances_live: AtomicU64,
     memory_bytes: AtomicU64,
     memory_bytes_peak: AtomicU64,
+    /// Memory was given back: for the first one who waits for some.
+    freed: Notify,
     /// Nanoseconds; 0 until there was one.
     first_instance: AtomicU64,
     first_answer: AtomicU64,
@@ -110,6 +113,59 @@ impl Account {
 
     pub(crate) fn give_memory_back(&self, bytes: u64) {
         self.0.memory_bytes.fetch_sub(bytes, Ordering::Relaxed);
+        self.tell_freed();
+    }
+
+    /// Books memory for an instance that is about to be made, unless that would exceed `bytes_max`.
+    pub(crate) fn reserve(&self, bytes: u64, bytes_max: u64) -> Option<Reserved> {
+        let has_room = self.take_memory(bytes, bytes_max);
+        has_room.then(|| Reserved { account: self.clone(), bytes })
+    }
+
+    /// Wakes the first one who waits for memory.
+    pub(crate) fn tell_freed(&self) {
+        self.0.freed.notify_one();
+    }
+
+    /// Waits until there may be more memory than there was. Who gets some then tells the next one.
+    pub(crate) async fn memory_freed(&self) {
+        self.0.freed.notified().await;
+    }
+}
+
+/// Memory that is booked for an instance before it is made. What it does not take is given back.
+pub(crate) struct Reserved {
+    account: Account,
+    bytes: u64,
+}
+
+impl Reserved {
+    /// Nothing is.
+    pub(crate) fn nothing(account: &Account) -> Reserved {
+        Reserved { account: account.clone(), bytes: 0 }
+    }
+
+    pub(crate) fn bytes(&self) -> u64 {
+        self.bytes
+    }
+
+    /// So much of it is the instance's own now.
+    pub(crate) fn hand_over(&mut self, bytes: u64) {
+        self.bytes -= bytes;
+    }
+
+    /// The rest is not needed.
+    pub(crate) fn give_back(&mut self) {
+        let rest = std::mem::take(&mut self.bytes);
+        if rest > 0 {
+            self.account.give_memory_back(rest);
+        }
+    }
+}
+
+impl Drop for Reserved {
+    fn drop(&mut self) {
+        self.give_back();
     }
 }
 

@@ -1,5 +1,6 @@
-//! `open-at` of `wasi:filesystem`, bounded: what guests have open are descriptors of the worker, of
-//! which its other guests want some, too.
+//! What of `wasi:filesystem` costs the worker something, bounded: what guests have open are
+//! descriptors, of which its other guests want some, too; directories are listed a part at a time (see
+//! `listing`); and each stream of a file holds what is read ahead or being written.
 //!
 //! The rest of the interface is wasmtime's own. What keeps a file open is not its descriptor alone
 //! but its streams as well; wasmtime has them share the file by an `Arc`, so a file counts as long
@@ -8,24 +9,38 @@
 //! Modules of WASI p1 open their files past this one, for wasmtime links them to functions of its
 //! own; they are held by how large their table of resources may become.
 
-use std::fs::File;
+mod listing;
+
+use std::io;
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 
 use wasmtime::StoreContextMut;
 use wasmtime::component::{Accessor, Linker, Resource, ResourceTable};
-use wasmtime_wasi::filesystem::{Descriptor, WasiFilesystem, WasiFilesystemView};
+use wasmtime_wasi::filesystem::{
+    Descriptor, WasiFilesystem, WasiFilesystemCtxView, WasiFilesystemView,
+};
+use wasmtime_wasi::p2::FsResult;
 use wasmtime_wasi::p2::bindings::filesystem::types as p2;
 use wasmtime_wasi::p3::bindings::filesystem::types as p3;
 
+use self::listing::{Directory, LISTING_BYTES};
+#[cfg(test)]
+pub(crate) use self::listing::{list_p2, next_p2};
+use crate::host_memory::HostMemory;
 use crate::instance::Host;
-use crate::limits::{OPEN_FILES_MAX, OPEN_FILES_MAX_TOTAL};
+use crate::limits::{
+    FILE_HANDLES_MAX, FILE_HANDLES_MAX_TOTAL, OPEN_FILES_MAX, OPEN_FILES_MAX_TOTAL,
+};
 use crate::output::Output;
 
 const OPEN_AT: &str = "[method]descriptor.open-at";
+const READ_STREAM: &str = "[method]descriptor.read-via-stream";
+const WRITE_STREAM: &str = "[method]descriptor.write-via-stream";
+const APPEND_STREAM: &str = "[method]descriptor.append-via-stream";
 
-/// Files that somebody holds open.
+/// Files, and directories that are listed, that somebody holds open.
 #[derive(Default)]
-struct Held(Vec<Weak<File>>);
+struct Held(Vec<Weak<dyn Send + Sync>>);
 
 impl Held {
     fn has_room(&mut self, max: usize) -> bool {
@@ -33,6 +48,11 @@ impl Held {
             self.0.retain(|file| file.strong_count() > 0);
         }
         self.0.len() < max
+    }
+
+    /// Descriptors and streams of all of them.
+    fn handles(&self) -> usize {
+        self.0.iter().map(Weak::strong_count).sum()
     }
 }
 
@@ -50,12 +70,17 @@ pub(crate) struct OpenFiles {
     /// Locked for a look at the list.
     common: Arc<Mutex<Common>>,
     log: Output,
+    host_memory: HostMemory,
     volumes_listed: bool,
 }
 
 impl OpenFiles {
-    pub(crate) fn new(common: Arc<Mutex<Common>>, log: Output) -> OpenFiles {
-        OpenFiles { held: Held::default(), common, log, volumes_listed: false }
+    pub(crate) fn new(
+        common: Arc<Mutex<Common>>,
+        log: Output,
+        host_memory: HostMemory,
+    ) -> OpenFiles {
+        OpenFiles { held: Held::default(), common, log, host_memory, volumes_listed: false }
     }
 
     /// Whether one more may be opened. If not, the container's log says so, once.
@@ -83,10 +108,33 @@ impl OpenFiles {
         if !self.has_room() {
             return false;
         }
-        let mut common = self.common.lock().unwrap_or_else(PoisonError::into_inner);
-        self.held.0.push(Arc::downgrade(file));
-        common.held.0.push(Arc::downgrade(file));
+        self.count(file);
         true
+    }
+
+    fn count<T: Send + Sync + 'static>(&mut self, opened: &Arc<T>) {
+        let mut common = self.common.lock().unwrap_or_else(PoisonError::into_inner);
+        // As long as anybody has it.
+        let (own, all) = (Arc::downgrade(opened), Arc::downgrade(opened));
+        self.held.0.push(own);
+        common.held.0.push(all);
+    }
+
+    /// Begins to list a directory; None: too much is open, or held by the host.
+    fn list(&mut self, of: &Arc<std::fs::File>) -> Option<Arc<Directory>> {
+        let mut booked = self.host_memory.part();
+        if !self.has_room() || !booked.resize(LISTING_BYTES) {
+            return None;
+        }
+        let directory = Arc::new(Directory::new(Arc::clone(of), booked));
+        self.count(&directory);
+        Some(directory)
+    }
+
+    /// Whether a file may have one stream more.
+    fn may_stream(&self) -> bool {
+        let common = self.common.lock().unwrap_or_else(PoisonError::into_inner);
+        self.held.handles() < FILE_HANDLES_MAX && common.held.handles() < FILE_HANDLES_MAX_TOTAL
     }
 
     /// The instance asks for its volumes; says whether it does for the first time, which is free:
@@ -113,6 +161,19 @@ impl FilesView<'_> {
         }
         self.table.delete(opened)?;
         Ok(None)
+    }
+
+    /// Begins to list a directory of the table.
+    fn list(
+        &mut self,
+        listed: &Resource<Descriptor>,
+    ) -> wasmtime::Result<io::Result<Arc<Directory>>> {
+        let directory = match self.table.get(listed)? {
+            Descriptor::Dir(directory) => &directory.dir,
+            Descriptor::File(_) => return Ok(Err(io::Error::from_raw_os_error(libc::ENOTDIR))),
+        };
+        let listing = self.files.list(directory);
+        Ok(listing.ok_or_else(|| io::Error::from_raw_os_error(libc::ENOMEM)))
     }
 }
 
@@ -168,18 +229,42 @@ async fn open_p3(
     Ok((opened.ok_or(p3::ErrorCode::InsufficientMemory),))
 }
 
-fn define_p2(linker: &mut Linker<Host>) -> wasmtime::Result<()> {
-    linker
-        .instance("wasi:filesystem/types@0.2.12")?
-        .func_wrap_async(OPEN_AT, |store, given: OpenAtP2| Box::new(open_p2(store, given)))
+/// Makes a stream of a file, if there may be one more.
+pub(crate) fn stream_p2<T>(
+    host: &mut Host,
+    make: impl FnOnce(&mut WasiFilesystemCtxView<'_>) -> FsResult<T>,
+) -> wasmtime::Result<(Result<T, p2::ErrorCode>,)> {
+    if !host.own_files().files.may_stream() {
+        return Ok((Err(p2::ErrorCode::InsufficientMemory),));
+    }
+    Ok((match make(&mut host.filesystem()) {
+        Ok(stream) => Ok(stream),
+        Err(error) => Err(error.downcast()?),
+    },))
 }
 
+fn define_p2(linker: &mut Linker<Host>) -> wasmtime::Result<()> {
+    let mut types = linker.instance("wasi:filesystem/types@0.2.12")?;
+    types.func_wrap_async(OPEN_AT, |store, given: OpenAtP2| Box::new(open_p2(store, given)))?;
+    types.func_wrap(READ_STREAM, |mut store, (file, from): (Resource<Descriptor>, u64)| {
+        stream_p2(store.data_mut(), |view| p2::HostDescriptor::read_via_stream(view, file, from))
+    })?;
+    types.func_wrap(WRITE_STREAM, |mut store, (file, from): (Resource<Descriptor>, u64)| {
+        stream_p2(store.data_mut(), |view| p2::HostDescriptor::write_via_stream(view, file, from))
+    })?;
+    types.func_wrap(APPEND_STREAM, |mut store, (file,): (Resource<Descriptor>,)| {
+        stream_p2(store.data_mut(), |view| p2::HostDescriptor::append_via_stream(view, file))
+    })?;
+    listing::define_p2(&mut types)
+}
+
+/// Streams of WASI 0.3 hold something only while they are read or written.
 fn define_p3(linker: &mut Linker<Host>) -> wasmtime::Result<()> {
-    linker
-        .instance("wasi:filesystem/types@0.3.0")?
-        .func_wrap_concurrent(OPEN_AT, |accessor: &Accessor<Host>, given: OpenAtP3| {
-            Box::pin(open_p3(accessor, given))
-        })
+    let mut types = linker.instance("wasi:filesystem/types@0.3.0")?;
+    types.func_wrap_concurrent(OPEN_AT, |accessor: &Accessor<Host>, given: OpenAtP3| {
+        Box::pin(open_p3(accessor, given))
+    })?;
+    listing::define_p3(&mut types)
 }
 
 /// Puts functions of ours in the place of wasmtime's.
@@ -217,13 +302,18 @@ mod tests {
         Descriptor::File(filesystem::File::new(file, FsPerms::ReadOnly, OpenMode::READ, false))
     }
 
+    fn open_files() -> OpenFiles {
+        OpenFiles::new(Arc::default(), crate::no_output(), HostMemory::default())
+    }
+
     #[test]
     fn instances_and_containers_have_so_many_and_are_told_once() {
         let lines = Arc::new(Mutex::new(0));
         let count = Arc::clone(&lines);
         let log: Output = Arc::new(move |_: &[u8]| *count.lock().expect("not poisoned") += 1);
         let common = Arc::new(Mutex::new(Common::default()));
-        let instance = || OpenFiles::new(Arc::clone(&common), Arc::clone(&log));
+        let memory = HostMemory::default();
+        let instance = || OpenFiles::new(Arc::clone(&common), Arc::clone(&log), memory.clone());
         // One file stands for many: what is counted is who was let in.
         let file = opened();
         let fill = |files: &mut OpenFiles| (0..200).filter(|_| files.hold(&file)).count();
@@ -234,7 +324,7 @@ mod tests {
 
     #[test]
     fn a_file_counts_while_a_stream_of_it_lives() {
-        let mut files = OpenFiles::new(Arc::default(), crate::no_output());
+        let mut files = open_files();
         let held: Vec<Descriptor> = (0..OPEN_FILES_MAX).map(|_| opened()).collect();
         assert!(held.iter().all(|file| files.hold(file)));
         let last = opened();
@@ -247,6 +337,35 @@ mod tests {
         assert_eq!(let_in, OPEN_FILES_MAX - 1, "the stream's file is open");
         drop(stream);
         assert!(files.hold(&last));
+    }
+
+    #[test]
+    fn directories_that_are_listed_count() {
+        let mut files = open_files();
+        let folder = tempfile::tempdir().expect("a folder");
+        let folder = Arc::new(std::fs::File::open(folder.path()).expect("a directory"));
+        let listed: Vec<_> = (0..OPEN_FILES_MAX).map_while(|_| files.list(&folder)).collect();
+        assert_eq!(listed.len(), OPEN_FILES_MAX);
+        assert!(files.list(&folder).is_none());
+        drop(listed);
+        assert!(files.list(&folder).is_some(), "there is room again");
+        // Another one of the same container has taken what the host holds for it.
+        let mut taken = files.host_memory.part();
+        assert!(taken.resize(crate::limits::HOST_BYTES_MAX));
+        assert!(files.list(&folder).is_none());
+    }
+
+    #[test]
+    fn streams_of_files_are_bounded() {
+        let mut files = open_files();
+        let file = opened();
+        assert!(files.hold(&file) && files.may_stream());
+        let Descriptor::File(of) = &file else { unreachable!("it is a file") };
+        // The descriptor is one of them.
+        let streams: Vec<_> = (1..FILE_HANDLES_MAX).map(|_| Arc::clone(&of.file)).collect();
+        assert!(!files.may_stream());
+        drop(streams);
+        assert!(files.may_stream());
     }
 
     #[test]

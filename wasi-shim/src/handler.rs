@@ -1,7 +1,7 @@
 //! A handler: answers HTTP requests, each in an instance of its own unless the Pod wants otherwise.
 //!
 //! ```text
-//!  handle ─▶ place? ─no─▶ queue ─full─▶ Busy
+//!  handle ─▶ place? ─no─▶ queue ─full─▶ Busy      then in the same way: memory (see `room`)
 //!              │yes                          the call owns the instance, holds the place, and
 //!              ▼                             ends in one of these ways:
 //!      call: instantiate ─▶ guest handles ─▶ done · fault · deadline · caller gone before the head
@@ -30,6 +30,7 @@
 
 mod crowd;
 mod rest;
+mod room;
 mod served;
 
 use std::collections::VecDeque;
@@ -61,6 +62,7 @@ use self::crowd::{Crowd, Cut, Seat};
 pub(crate) use self::rest::Code;
 use self::rest::Linked;
 pub use self::rest::Wake;
+use self::room::Room;
 use self::served::Served;
 use crate::account::{Account, Budget, Meter, Metered, Waiting};
 use crate::engine::Engine;
@@ -89,6 +91,8 @@ pub enum HandleError {
     Deadline,
     #[error("the guest needed more memory than its limit")]
     OutOfMemory,
+    #[error("the guest needed more memory than other instances leave of its container's limit")]
+    NoMemoryLeft,
     /// May have several lines: the guest's call stack.
     #[error("the guest trapped: {0}")]
     Trap(String),
@@ -111,6 +115,7 @@ impl HandleError {
             HandleError::Deadline => StatusCode::GATEWAY_TIMEOUT,
             HandleError::BadRequest(_) => StatusCode::BAD_REQUEST,
             HandleError::OutOfMemory
+            | HandleError::NoMemoryLeft
             | HandleError::Trap(_)
             | HandleError::NoResponse
             | HandleError::GuestError(_) => StatusCode::BAD_GATEWAY,
@@ -124,6 +129,7 @@ impl HandleError {
             HandleError::BadRequest(_) | HandleError::Asleep(_) => false,
             HandleError::Deadline
             | HandleError::OutOfMemory
+            | HandleError::NoMemoryLeft
             | HandleError::Trap(_)
             | HandleError::NoResponse
             | HandleError::GuestError(_) => true,
@@ -288,6 +294,7 @@ impl Handler {
         if is_p3 && self.0.pod.config.limits.instance_concurrency > 1 {
             return crowd::handle(&self.0, linked, request, steps, place).await;
         }
+        let room = self.0.room(&linked).await?;
         let call = Arc::new(Call {
             steps,
             progress: Progress::new(self.0.pod.config.limits.request_deadline),
@@ -300,7 +307,7 @@ impl Handler {
         // A guest of this process, or else it is the Pod's own affair.
         let asker = asks().unwrap_or_else(|| Arc::clone(&self.0.pod.meter));
         let held = (place, waiting.clone(), Arc::clone(&asker));
-        let guest = serve(code, request, Arc::clone(&call), reply, held);
+        let guest = serve(code, (request, room), Arc::clone(&call), reply, held);
         // A panic in a host function ends this call alone, not its caller's connection.
         let guest = AssertUnwindSafe(guest).catch_unwind().boxed();
         let mut guest = Served::new(&self.0, asker, guest, waiting);
@@ -502,13 +509,13 @@ impl Reply {
 /// The guest's side of one request, from the instance's start to its end.
 async fn serve(
     (handler, linked): (Arc<Inner>, Arc<Linked>),
-    request: http::Request<Body>,
+    (request, room): (http::Request<Body>, Room),
     call: Arc<Call>,
     reply: Reply,
     (_place, waiting, asker): (OwnedSemaphorePermit, Waiting, Arc<Meter>),
 ) -> Option<Spent> {
     let pod = &handler.pod;
-    let guest = run((&handler, &linked), request, (&call, &reply), &asker);
+    let guest = run((&handler, &linked), (request, room), (&call, &reply), &asker);
     let steps = Some(Arc::clone(&call.steps));
     let guest =
         Metered::new(pod.engine.clone(), Arc::clone(&pod.meter), steps, guest).with(waiting);
@@ -595,6 +602,8 @@ impl Inner {
             let rest_max = self.pod.config.limits.instance_rest;
             tokio::spawn(give_back(Arc::downgrade(self), rest_max));
         }
+        drop(resting);
+        self.pod.meter.account.tell_freed();
         None
     }
 
@@ -630,12 +639,15 @@ async fn give_back(handler: Weak<Inner>, rest_max: Duration) {
 /// rests again, or is returned to be wiped.
 async fn run(
     (handler, linked): (&Arc<Inner>, &Linked),
-    request: http::Request<Body>,
+    (request, room): (http::Request<Body>, Room),
     (call, reply): (&Call, &Reply),
     asker: &Arc<Meter>,
 ) -> Result<Option<Spent>, HandleError> {
-    let new = || Instance { store: handler.pod.component_store(), proxy: None, answered: 0 };
-    let mut instance = handler.shelf.take().unwrap_or_else(new);
+    let mut instance = room.resting.unwrap_or_else(|| Instance {
+        store: handler.pod.component_store_in(room.reserved),
+        proxy: None,
+        answered: 0,
+    });
     let fuse = Fuse(&call.completion);
     let request = request.map(to_wasi);
     let result = handle((handler, linked), &mut instance, request, (call, reply)).await;
@@ -658,7 +670,7 @@ fn as_error(error: &wasmtime::Error, refused: Refused, entered: bool) -> HandleE
     match classify(error, refused) {
         Fault::Exit(code) => HandleError::Trap(format!("it exited with code {code}")),
         Fault::OutOfMemory => HandleError::OutOfMemory,
-        Fault::NoMemoryLeft if entered => HandleError::OutOfMemory,
+        Fault::NoMemoryLeft if entered => HandleError::NoMemoryLeft,
         Fault::NoMemoryLeft => HandleError::Busy,
         Fault::NoInstanceLeft => HandleError::InstanceLimit,
         Fault::Trap(text) => HandleError::Trap(text),
@@ -677,6 +689,7 @@ async fn handle(
             let begun = Instant::now();
             let made = linked.entry.instantiate_async(&mut *store).await?;
             handler.pod.meter.account.instantiated(begun.elapsed());
+            store.data_mut().memory.made();
             proxy.insert(made)
         }
     };

@@ -16,7 +16,7 @@ use wasmtime_wasi::{WasiCtx, WasiCtxBuilder, WasiCtxView, WasiView};
 use wasmtime_wasi_config::{WasiConfig, WasiConfigVariables};
 use wasmtime_wasi_http::{FieldMapError, WasiHttpCtx, WasiHttpCtxView, WasiHttpView};
 
-use crate::account::{Account, Meter, Metered, is_stopped};
+use crate::account::{Account, Meter, Metered, Reserved, is_stopped};
 use crate::clocks::ClockView;
 use crate::engine::{Calls, Engine};
 use crate::environment::EnvironmentView;
@@ -115,6 +115,11 @@ impl Pod {
 
     /// The state of a component that is about to be instantiated.
     pub(crate) fn component_store(&self) -> Store<Host> {
+        self.component_store_in(Reserved::nothing(&self.meter.account))
+    }
+
+    /// The same, with memory that is booked for it.
+    pub(crate) fn component_store_in(&self, reserved: Reserved) -> Store<Host> {
         let mut table = ResourceTable::new();
         table.set_max_capacity(HANDLES_MAX);
         let mut http = WasiHttpCtx::new();
@@ -130,10 +135,12 @@ impl Pod {
             network: Arc::clone(&self.config.network),
             places: Arc::clone(&self.socket_places),
         };
-        let memory = self.memory();
+        let mut memory = self.memory();
+        memory.reserved = reserved;
         let messages = Messages::new(self.meter.host_memory.part());
         let log = Arc::clone(&self.config.stderr);
-        let files = OpenFiles::new(Arc::clone(&self.open_files), log);
+        let host_memory = self.meter.host_memory.clone();
+        let files = OpenFiles::new(Arc::clone(&self.open_files), log, host_memory);
         let own = Own {
             config: Arc::clone(&self.config),
             variables: Arc::clone(&self.variables),
@@ -319,6 +326,8 @@ pub(crate) struct MemoryLimiter {
     account: Account,
     bytes_max: u64,
     bytes_max_total: u64,
+    /// Booked already, for its first memories.
+    reserved: Reserved,
     /// Bytes of all memories of this instance.
     held: u64,
     /// What the last call granted, in case the allocator then fails.
@@ -329,8 +338,20 @@ pub(crate) struct MemoryLimiter {
 impl MemoryLimiter {
     fn new(account: Account, bytes_max: u64, bytes_max_total: u64) -> MemoryLimiter {
         account.instance_started();
-        let refused = Refused::Nothing;
-        MemoryLimiter { account, bytes_max, bytes_max_total, held: 0, last_grant: 0, refused }
+        MemoryLimiter {
+            reserved: Reserved::nothing(&account),
+            account,
+            bytes_max,
+            bytes_max_total,
+            held: 0,
+            last_grant: 0,
+            refused: Refused::Nothing,
+        }
+    }
+
+    /// Its instance is made and has the memory that it begins with.
+    pub(crate) fn made(&mut self) {
+        self.reserved.give_back();
     }
 
     /// Bytes of all memories of this instance.
@@ -366,10 +387,13 @@ impl ResourceLimiter for MemoryLimiter {
             self.refused = Refused::OwnMemory;
             return Ok(false);
         }
-        if !self.account.take_memory(more, self.bytes_max_total) {
+        let reserved = more.min(self.reserved.bytes());
+        let unbooked = more - reserved;
+        if unbooked > 0 && !self.account.take_memory(unbooked, self.bytes_max_total) {
             self.refused = Refused::CommonMemory;
             return Ok(false);
         }
+        self.reserved.hand_over(reserved);
         self.held += more;
         self.last_grant = more;
         // The guest got along after an earlier refusal, so that explains nothing any more.
@@ -434,6 +458,21 @@ mod tests {
         let account = limiter.account.clone();
         drop(limiter);
         assert_eq!(account.usage().memory_bytes, 90);
+    }
+
+    #[test]
+    fn what_is_reserved_is_an_instances_own() {
+        let account = Account::default();
+        let mut limiter = MemoryLimiter::new(account.clone(), 100, 100);
+        limiter.reserved = account.reserve(60, 100).expect("all is free");
+        assert!(account.take_memory(40, 100), "another instance");
+        assert!(account.reserve(1, 100).is_none());
+        assert!(limiter.memory_growing(0, 50, None).expect("never an error"));
+        assert_eq!(account.usage().memory_bytes, 100);
+        limiter.made();
+        assert_eq!(account.usage().memory_bytes, 90, "what it did not need is free");
+        drop(limiter);
+        assert_eq!(account.usage().memory_bytes, 40);
     }
 
     #[test]

@@ -32,14 +32,18 @@ pub(crate) const POLLABLES_MAX: usize = 1_000;
 /// instance, and all that it has open and waits for together is so many.
 pub(crate) const OPEN_FILES_MAX: usize = 128;
 pub(crate) const OPEN_FILES_MAX_TOTAL: usize = 1_024;
+/// Descriptors and streams of files of one instance, and of all instances of one container: a stream of
+/// WASI 0.2 holds up to 64 KiB that were read ahead or are being written.
+pub(crate) const FILE_HANDLES_MAX: usize = 2 * OPEN_FILES_MAX;
+pub(crate) const FILE_HANDLES_MAX_TOTAL: usize = 1_024;
 /// Random bytes in one call: keys and seeds need far less, and the host allocates them.
 pub(crate) const RANDOM_BYTES_MAX: u64 = 64 << 10;
 /// One `fields` resource, as it is held in memory: about 32 KiB of headers on the wire.
 pub(crate) const FIELDS_BYTES_MAX: usize = 64 << 10;
 /// One chunk of a body that a guest writes; two chunks are in flight.
 pub(crate) const BODY_CHUNK_BYTES_MAX: usize = 64 << 10;
-/// What the host holds for all instances of a container together: its bucket in memory, and headers
-/// and bodies of messages beyond what each instance has free.
+/// What the host holds for all instances of a container together: its bucket in memory,
+/// directories that are listed, and headers and bodies of messages beyond what each instance has free.
 pub(crate) const HOST_BYTES_MAX: usize = 16 << 20;
 /// Headers and bodies that each instance may hold beside: a request with its response, and one of
 /// its own.
@@ -52,7 +56,7 @@ pub struct Limits {
     /// reported as out of memory.
     pub memory_bytes: u64,
     /// Linear memory of all instances of a handler together. A request that finds no room for its
-    /// instance is refused as busy; one whose instance cannot grow any more has run out of memory.
+    /// instance waits in the queue; one whose instance cannot grow any more has run out of memory.
     pub memory_bytes_total: u64,
     /// From the request to the head of its response; after the head, the longest silence between
     /// two frames of the body.

@@ -73,8 +73,8 @@ pub struct PodState {
     pub containers: Vec<Container>,
     /// Truth and time of the Pod's conditions, see `status.rs`.
     pub conditions: Conditions,
-    /// Why the node wants to be rid of it: the sentence for its status.
-    pub eviction: Option<String>,
+    /// Why the node wants to be rid of it.
+    pub eviction: Option<Eviction>,
     /// Why the node does not take it: reason and sentence for its status.
     pub refusal: Option<(&'static str, String)>,
 }
@@ -82,6 +82,24 @@ pub struct PodState {
 /// Reasons for which a node does not take a Pod.
 pub const REFUSALS: [&str; 5] =
     ["OutOfcpu", "OutOfmemory", "OutOfpods", "NodeAffinity", "TaintToleration"];
+
+/// Why the node wants to be rid of a Pod, with the sentence for its status.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Eviction {
+    /// The node is short of something. That is no fault of the Pod, which says so (`DisruptionTarget`).
+    Shortage(String),
+    /// It uses more than its own limits let it: a failure as any other, which Jobs have to count.
+    OverLimit(String),
+}
+
+impl Eviction {
+    /// The sentence for its status.
+    pub fn sentence(&self) -> &str {
+        match self {
+            Eviction::Shortage(sentence) | Eviction::OverLimit(sentence) => sentence,
+        }
+    }
+}
 
 /// Stage of a Pod.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -119,7 +137,7 @@ pub enum Why {
     Failed,
     /// `activeDeadlineSeconds` is over.
     Deadline,
-    /// The node is short of something.
+    /// The node is short of something, or it is beyond its own limits.
     Evicted,
     /// The node has no room for it.
     Refused,
@@ -213,7 +231,7 @@ pub struct Conditions {
     pub containers_ready: Mark,
     /// `Ready`: that, and every readiness gate.
     pub ready: Mark,
-    /// `DisruptionTarget`: the node is about to evict it.
+    /// `DisruptionTarget`: the node is short of something and about to evict it.
     pub disruption: Mark,
     /// `PodReadyToStartContainers`: it has an address and its volumes.
     pub network: Mark,
@@ -269,8 +287,8 @@ pub enum Observation {
         /// All that is known now.
         health: Health,
     },
-    /// The node is short of something, and this Pod is to go; the sentence for its status.
-    Evict(String),
+    /// This Pod is to go.
+    Evict(Eviction),
     /// The node has no room for it or is none that it may be on, and it has not begun; reason and
     /// sentence for its status.
     Refuse(&'static str, String),

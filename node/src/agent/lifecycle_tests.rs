@@ -177,7 +177,10 @@ fn observation(
                 },
             },
         },
-        "evict" => Observation::Evict("The node was low on resource: memory.".to_owned()),
+        "evict" => {
+            let sentence = "The node was low on resource: memory.".to_owned();
+            Observation::Evict(Eviction::Shortage(sentence))
+        }
         "refuse" => Observation::Refuse("OutOfcpu", "Pod was rejected".to_owned()),
         "lost" => Observation::WorkerLost,
         "removed" => Observation::Removed,

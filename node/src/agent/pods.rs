@@ -235,7 +235,7 @@ pub struct Pods {
     /// Namespaces whose worker has another engine: whether what runs there is compiled for this one.
     ahead: HashMap<String, bool>,
     pressures: Pressures,
-    measuring: bool,
+    reclaim: evict::Reclaim,
     /// When unused images were last removed.
     collected: Option<Timestamp>,
     timers: BTreeSet<(Timestamp, String)>,
@@ -260,7 +260,7 @@ impl Pods {
             unconfirmed: Unconfirmed::default(),
             ahead: HashMap::new(),
             pressures: Pressures::none(Timestamp::now()),
-            measuring: false,
+            reclaim: evict::Reclaim::default(),
             collected: None,
             timers: BTreeSet::new(),
             queue: VecDeque::new(),

@@ -1,10 +1,11 @@
 //! When the node is short of something, and which Pod goes then. Pure but for [`look`].
 //!
 //! As a kubelet does it: a signal below its threshold sets the node's condition, which stays for a
-//! while after; one Pod after the other is evicted until the signal is back. First goes who uses more
-//! than it requested; among those who has the lowest priority; among those who uses most beyond its
-//! request. So Guaranteed Pods go last and only for others' sake. A Pod that writes more than its
-//! own limits goes whatever the node has.
+//! while after; one Pod after the other is evicted until the signal is back (for a disk only once all
+//! Pods were measured and the files of the last one are gone). First goes who uses more than it
+//! requested; among those who has the lowest priority; among those who uses most beyond its request.
+//! So Guaranteed Pods go last and only for others' sake. A Pod that writes more than its own limits
+//! goes whatever the node has.
 //!
 //! Files in memory lie where all Secrets and tokens of the node do. When that is nearly full, who has
 //! most there goes first.
@@ -78,8 +79,10 @@ pub enum Resource {
     Memory,
     /// Room for files in memory.
     MemoryFiles,
-    /// Disk space or inodes.
+    /// Disk space.
     Disk,
+    /// Files and directories that a disk has room for.
+    Inodes,
 }
 
 impl Resource {
@@ -89,7 +92,13 @@ impl Resource {
             Resource::Memory => "memory",
             Resource::MemoryFiles => "memory for files",
             Resource::Disk => "ephemeral-storage",
+            Resource::Inodes => "inodes",
         }
+    }
+
+    /// Whether it is the disk that has too little of it.
+    pub fn is_of_disk(self) -> bool {
+        matches!(self, Resource::Disk | Resource::Inodes)
     }
 }
 
@@ -124,16 +133,17 @@ impl Pressures {
     pub fn look(&mut self, signals: &Signals, now: Timestamp) -> Option<Resource> {
         let memory = signals.memory_free < MEMORY_MIN;
         let files = lacks_memory_files(signals);
-        let disk =
-            signals.disk.0 < disk_min(signals) || signals.inodes.0 < signals.inodes.1 / INODES_PART;
+        let disk = signals.disk.0 < disk_min(signals);
+        let inodes = signals.inodes.0 < inodes_min(signals);
         self.memory.set(memory || files, now);
-        self.disk.set(disk, now);
-        match (memory, files, disk) {
-            (true, _, _) => Some(Resource::Memory),
-            (false, true, _) => Some(Resource::MemoryFiles),
-            (false, false, true) => Some(Resource::Disk),
-            (false, false, false) => None,
-        }
+        self.disk.set(disk || inodes, now);
+        let short = [
+            memory.then_some(Resource::Memory),
+            files.then_some(Resource::MemoryFiles),
+            disk.then_some(Resource::Disk),
+            inodes.then_some(Resource::Inodes),
+        ];
+        short.into_iter().flatten().next()
     }
 }
 
@@ -168,6 +178,10 @@ fn memory_files_min(signals: &Signals) -> u64 {
 
 fn disk_min(signals: &Signals) -> u64 {
     DISK_MIN.min(signals.disk.1 / 10)
+}
+
+fn inodes_min(signals: &Signals) -> u64 {
+    signals.inodes.1 / INODES_PART
 }
 
 /// A Pod that could go.
@@ -205,15 +219,20 @@ pub fn reason(resource: Resource, signals: &Signals, victim: &Candidate) -> Stri
         Resource::Memory => (MEMORY_MIN, signals.memory_free),
         Resource::MemoryFiles => (memory_files_min(signals), signals.memory_files.0),
         Resource::Disk => (disk_min(signals), signals.disk.0),
+        Resource::Inodes => (inodes_min(signals), signals.inodes.0),
+    };
+    let shown = |amount: u64| match resource {
+        Resource::Memory | Resource::MemoryFiles | Resource::Disk => binary(amount),
+        Resource::Inodes => amount.to_string(),
     };
     let word = resource.word();
     format!(
         "The node was low on resource: {word}. Threshold quantity: {}, available: {}. The Pod was \
          using {}, request is {}. ",
-        binary(threshold),
-        binary(free),
-        binary(victim.used),
-        binary(victim.requested)
+        shown(threshold),
+        shown(free),
+        shown(victim.used),
+        shown(victim.requested)
     )
 }
 
@@ -231,11 +250,19 @@ pub struct Written {
 }
 
 impl Written {
-    /// On the disk, all of it.
+    /// Bytes on the disk, all of them.
     pub fn disk(&self) -> u64 {
+        self.on_disk().map(|it| it.bytes).fold(0, u64::saturating_add)
+    }
+
+    /// Files and directories on the disk.
+    pub fn inodes(&self) -> u64 {
+        self.on_disk().map(|it| it.entries).fold(0, u64::saturating_add)
+    }
+
+    fn on_disk(&self) -> impl Iterator<Item = &Use> {
         let volumes = self.volumes.iter().filter(|(_, memory, _)| !memory);
-        let containers = self.containers.iter().map(|(_, it)| it.bytes);
-        volumes.map(|(_, _, it)| it.bytes).chain(containers).fold(0, u64::saturating_add)
+        volumes.map(|(_, _, it)| it).chain(self.containers.iter().map(|(_, it)| it))
     }
 
     /// In memory, all of it, with what empty files take.
@@ -382,7 +409,8 @@ mod tests {
         let full = Signals { disk: (1 << 30, 100 << 30), ..PLENTY };
         assert_eq!(pressures.look(&full, at(330)), Some(Resource::Disk));
         let inodes = Signals { inodes: (4, 100), ..PLENTY };
-        assert_eq!(pressures.look(&inodes, at(340)), Some(Resource::Disk));
+        assert_eq!(pressures.look(&inodes, at(340)), Some(Resource::Inodes));
+        assert!(pressures.disk.active);
     }
 
     #[test]
@@ -450,6 +478,17 @@ mod tests {
         );
     }
 
+    /// Many small files take no bytes to speak of.
+    #[test]
+    fn inodes_are_counted_where_they_are_short() {
+        let cache = ("cache".to_owned(), false, Use { bytes: 4096, entries: 70_000 });
+        let fast = ("fast".to_owned(), true, Use { bytes: 1 << 30, entries: 9 });
+        let app = ("app".to_owned(), Use { bytes: 8192, entries: 2 });
+        let (volumes, containers) = (vec![cache, fast], vec![app]);
+        let written = Written { volumes, containers, claims: Vec::new() };
+        assert_eq!((written.disk(), written.inodes()), (12_288, 70_002));
+    }
+
     #[test]
     fn a_disk_that_fills_up_is_looked_at_sooner() {
         let written = |bytes: u64, files: u64| Signals {
@@ -472,6 +511,13 @@ mod tests {
             reason(Resource::Memory, &short, &victim),
             "The node was low on resource: memory. Threshold quantity: 100Mi, available: 50Mi. \
              The Pod was using 200Mi, request is 0. "
+        );
+        let short = Signals { inodes: (4_000, 100_000), ..PLENTY };
+        let victim = Candidate { used: 70_000, ..victim };
+        assert_eq!(
+            reason(Resource::Inodes, &short, &victim),
+            "The node was low on resource: inodes. Threshold quantity: 5000, available: 4000. \
+             The Pod was using 70000, request is 0. "
         );
         assert_eq!(memory_free("MemTotal: 9 kB\nMemAvailable:  2048 kB\n"), Some(2 << 20));
     }

@@ -15,7 +15,8 @@ use crate::protocol::{self, ContainerPhase, Exit, ExitReason};
 
 use super::{
     lifecycle::{
-        BACKOFF_MAX, Conditions, Container, Mark, Phase, PodState, REFUSALS, Stage, Why, longer,
+        BACKOFF_MAX, Conditions, Container, Eviction, Mark, Phase, PodState, REFUSALS, Stage, Why,
+        longer,
     },
     spec::PodSpec,
     status,
@@ -56,8 +57,12 @@ pub fn recover(
         Some("Succeeded") => Some(Why::Succeeded),
         Some("Failed") if api.reason.as_deref() == Some("DeadlineExceeded") => Some(Why::Deadline),
         Some("Failed") if api.reason.as_deref() == Some("Evicted") => {
-            state.eviction = Some(api.message.clone().unwrap_or_default());
             state.conditions.disruption = mark(api, "DisruptionTarget", now);
+            let sentence = api.message.clone().unwrap_or_default();
+            state.eviction = Some(match state.conditions.disruption.value {
+                true => Eviction::Shortage(sentence),
+                false => Eviction::OverLimit(sentence),
+            });
             Some(Why::Evicted)
         }
         Some("Failed") => {

@@ -56,7 +56,7 @@ fn pod_reason(state: &PodState) -> (Option<String>, Option<String>) {
             Some("DeadlineExceeded".to_owned()),
             Some("Pod was active on the node longer than the specified deadline".to_owned()),
         ),
-        Some(Why::Evicted) => (Some("Evicted".to_owned()), state.eviction.clone()),
+        Some(Why::Evicted) => (Some("Evicted".to_owned()), why_evicted(state)),
         Some(Why::Refused) => {
             let told = state.refusal.clone();
             told.map(|(reason, message)| (reason.to_owned(), message)).unzip()
@@ -152,10 +152,14 @@ fn conditions(state: &PodState, spec: &PodSpec) -> Vec<core::PodCondition> {
     if marks.disruption.value {
         let mut disruption = condition(DISRUPTION, marks.disruption, None, None, spec);
         disruption.reason = Some("TerminationByKubelet".to_owned());
-        disruption.message = state.eviction.clone();
+        disruption.message = why_evicted(state);
         conditions.push(disruption);
     }
     conditions
+}
+
+fn why_evicted(state: &PodState) -> Option<String> {
+    state.eviction.as_ref().map(|eviction| eviction.sentence().to_owned())
 }
 
 /// Says that a Pod is about to be ended by the cluster.

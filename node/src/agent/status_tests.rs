@@ -6,7 +6,7 @@ use jiff::Timestamp;
 use super::*;
 use crate::{
     agent::{
-        lifecycle::{Observation, Problem, observe, step},
+        lifecycle::{Eviction, Observation, Problem, observe, step},
         recover::recover,
         spec::{Deletion, Desired, read},
     },
@@ -446,4 +446,31 @@ fn a_finished_pod_stays_finished() {
     let found = recover(&desired.spec, Some(&api), None, at(100), at(50));
     assert!(step(&found, &desired, at(100)).1.is_empty());
     assert_eq!(status(&found, &desired.spec, node).phase, api.phase);
+}
+
+/// A Job may be told to ignore disruptions, and would try a Pod again for ever that always writes
+/// more than its own limits let it.
+#[test]
+fn only_a_node_that_is_short_disrupts() {
+    let desired = pod(APP);
+    let address_of_node = "127.0.0.1".parse().expect("an address");
+    let check = |eviction: Eviction, expected: Option<&str>| {
+        let evicted =
+            vec![(1, address()), (2, Observation::Evict(eviction)), (3, Observation::Removed)];
+        let state = walked(&desired, evicted);
+        let told = status(&state, &desired.spec, address_of_node);
+        assert_eq!(told.reason.as_deref(), Some("Evicted"));
+        assert_eq!(told.message.as_deref(), Some("why"));
+        // The same after a restart of the agent.
+        let found = recover(&desired.spec, Some(&told), None, at(100));
+        assert_eq!(found.eviction, state.eviction);
+        let again = status(&found, &desired.spec, address_of_node);
+        for status in [told, again] {
+            let mut conditions = status.conditions.into_iter().flatten();
+            let disrupted = conditions.find(|it| it.type_ == "DisruptionTarget");
+            assert_eq!(disrupted.and_then(|it| it.reason).as_deref(), expected);
+        }
+    };
+    check(Eviction::Shortage("why".to_owned()), Some("TerminationByKubelet"));
+    check(Eviction::OverLimit("why".to_owned()), None);
 }

@@ -66,10 +66,15 @@ pub struct Callee {
 }
 
 impl Callee {
-    /// The container's own configuration, for another guest on its budget, without input.
+    /// The container's own configuration, for another guest on its budget, without input. A handler's
+    /// instances may have all memory of the container, however well it is: what checks it has as much
+    /// once more.
     pub fn config(&self) -> GuestConfig {
         let budget = Some(self.budget.clone());
-        GuestConfig { budget, stdin: None, term: Term::new(), ..self.view.config.clone() }
+        let config = self.view.config.clone();
+        let mut limits = config.limits.clone();
+        limits.memory_bytes_total = limits.memory_bytes_total.saturating_add(limits.memory_bytes);
+        GuestConfig { budget, stdin: None, term: Term::new(), limits, ..config }
     }
 
     /// Whether a word names the image's own command.

@@ -202,7 +202,7 @@ impl From<HandleError> for Refusal {
             // Its log says why; another Pod may be well.
             HandleError::Asleep(_) => Refusal::Busy,
             HandleError::Deadline => Refusal::Deadline,
-            HandleError::OutOfMemory => Refusal::OutOfMemory,
+            HandleError::OutOfMemory | HandleError::NoMemoryLeft => Refusal::OutOfMemory,
             HandleError::Trap(_) | HandleError::NoResponse | HandleError::GuestError(_) => {
                 Refusal::Failed
             }

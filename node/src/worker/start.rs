@@ -585,12 +585,16 @@ fn tail(file: &mut File, bytes_max: usize) -> Option<Vec<u8>> {
 /// The shim's bounds, with what the Pod names instead of the defaults.
 fn limits(wanted: &Limits) -> shim::Limits {
     let default = shim::Limits::default();
-    let memory_bytes = wanted.memory_bytes.unwrap_or(default.memory_bytes);
+    // Of the container, whose instances share it; where nothing is said, each instance has a bound.
+    let (memory_bytes, memory_bytes_total) = match wanted.memory_bytes {
+        Some(limit) => (limit, limit),
+        None => (default.memory_bytes, default.memory_bytes_total),
+    };
     let handling = wanted.handling;
     let count = |number: Option<u32>, default| number.map_or(default, |number| number as usize);
     shim::Limits {
         memory_bytes,
-        memory_bytes_total: default.memory_bytes_total.max(memory_bytes),
+        memory_bytes_total,
         request_deadline: handling
             .deadline_seconds
             .map_or(default.request_deadline, |seconds| Duration::from_secs(seconds.into())),
@@ -720,6 +724,17 @@ impl Code {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_memory_limit_is_for_all_instances_together() {
+        let of = |memory_bytes| {
+            let bounds = limits(&Limits { memory_bytes, ..Limits::default() });
+            (bounds.memory_bytes, bounds.memory_bytes_total)
+        };
+        assert_eq!(of(Some(64 << 20)), (64 << 20, 64 << 20));
+        assert_eq!(of(Some(4 << 30)), (4 << 30, 4 << 30));
+        assert_eq!(of(None), (128 << 20, 1 << 30));
+    }
 
     #[test]
     fn code_is_mapped_while_all_other_threads_wait() {

@@ -40,7 +40,7 @@ use super::{
     Call, Completion, DONE, FAILED, HandleError, Inner, Progress, Reply, ResponseBody, Steps,
     as_error,
 };
-use crate::account::Metered;
+use crate::account::{Metered, Reserved};
 use crate::http::{Body, to_wasi};
 use crate::instance::Host;
 use crate::output::Output;
@@ -152,6 +152,9 @@ fn enter(
     let threads = std::thread::available_parallelism().map_or(1, |cores| cores.get());
     let found = idle.or_else(|| with_room().next().filter(|_| with_room().count() >= threads));
     let taken_max = limits.instance_requests;
+    // Where there is no memory for another one, any with room will do.
+    let reserved = if found.is_none() { handler.reserve(&linked) } else { None };
+    let found = found.or_else(|| with_room().next().filter(|_| reserved.is_none()));
     // The one that was found may have ended since, or be about to: what it took now would be lost.
     if let Some((shared, state)) = found.and_then(|shared| Some((shared, shared.open()?))) {
         return shared.take(state, (request, call, reply), place, taken_max);
@@ -159,7 +162,7 @@ fn enter(
     let shared = Arc::new(Shared::new());
     let seat = shared.take(shared.lock(), (request, call, reply), place, taken_max);
     instances.push(Arc::clone(&shared));
-    tokio::spawn(run(Arc::clone(handler), linked, shared));
+    tokio::spawn(run(Arc::clone(handler), (linked, reserved), shared));
     seat
 }
 
@@ -319,9 +322,13 @@ impl Drop for Fuse<'_> {
 }
 
 /// One instance, from its start to its end.
-async fn run(handler: Arc<Inner>, linked: Arc<Linked>, shared: Arc<Shared>) {
+async fn run(
+    handler: Arc<Inner>,
+    (linked, reserved): (Arc<Linked>, Option<Reserved>),
+    shared: Arc<Shared>,
+) {
     let pod = &handler.pod;
-    let guest = serve(&handler, &linked, &shared);
+    let guest = serve(&handler, (&linked, reserved), &shared);
     let mut guest = pin!(Metered::new(pod.engine.clone(), Arc::clone(&pod.meter), None, guest));
     let guest = std::future::poll_fn(|cx| {
         shared.is_running.store(true, Ordering::Relaxed);
@@ -336,15 +343,18 @@ async fn run(handler: Arc<Inner>, linked: Arc<Linked>, shared: Arc<Shared>) {
     }
 }
 
-async fn serve(handler: &Inner, linked: &Linked, shared: &Shared) {
-    let mut store = handler.pod.component_store();
+async fn serve(handler: &Inner, (linked, reserved): (&Linked, Option<Reserved>), shared: &Shared) {
+    let account = &handler.pod.meter.account;
+    let reserved = reserved.unwrap_or_else(|| Reserved::nothing(account));
+    let mut store = handler.pod.component_store_in(reserved);
     let _fuse = Fuse(shared);
     let begun = Instant::now();
     let mut entered = false;
     let result = match linked.entry.instantiate_async(&mut store).await {
         Ok(proxy) => {
             entered = true;
-            handler.pod.meter.account.instantiated(begun.elapsed());
+            account.instantiated(begun.elapsed());
+            store.data_mut().memory.made();
             let proxy = &proxy;
             let calls =
                 store.run_concurrent(async |accessor| answer(accessor, proxy, shared).await);

@@ -16,14 +16,34 @@ use tokio::time::timeout;
 use super::{Entry, HandleError, Inner};
 use crate::engine::{LoadError, Module};
 
+/// A page of linear memory.
+const PAGE_BYTES: u64 = 64 << 10;
+
 /// Has the code of a handler mapped again: the same code as before.
 pub type Wake = Arc<dyn Fn() -> BoxFuture<'static, Result<Arc<Module>, LoadError>> + Send + Sync>;
 
 /// Code that can be entered.
 pub(crate) struct Linked {
     pub(super) entry: Entry,
+    /// What the memories of an instance have at its beginning, at most.
+    pub(super) memory_bytes: u64,
     /// Shared with others who run the same code: as long as one of them holds it, it is mapped once.
     _module: Option<Arc<Module>>,
+}
+
+impl Linked {
+    fn new(entry: Entry, module: Option<Arc<Module>>) -> Linked {
+        let component = match &entry {
+            Entry::P2(entry) => entry.instance_pre().component(),
+            Entry::P3(entry) => entry.instance_pre().component(),
+        };
+        // One that imports modules cannot say it.
+        let needs = component.resources_required();
+        let (largest, memories) =
+            needs.map_or((0, 0), |it| (it.max_initial_memory_size.unwrap_or(0), it.num_memories));
+        let memory_bytes = largest.saturating_mul(memories.into()).saturating_mul(PAGE_BYTES);
+        Linked { entry, memory_bytes, _module: module }
+    }
 }
 
 /// The code of one handler.
@@ -39,12 +59,12 @@ pub(crate) struct Code {
 impl Code {
     /// That stays.
     pub(crate) fn kept(entry: Entry) -> Code {
-        Code::new(Linked { entry, _module: None }, None)
+        Code::new(Linked::new(entry, None), None)
     }
 
     /// That can be given back.
     pub(crate) fn shared(entry: Entry, module: Arc<Module>, wake: Wake) -> Code {
-        Code::new(Linked { entry, _module: Some(module) }, Some(wake))
+        Code::new(Linked::new(entry, Some(module)), Some(wake))
     }
 
     fn new(linked: Linked, wake: Option<Wake>) -> Code {
@@ -95,7 +115,7 @@ impl Inner {
         let module = wake().await;
         let linked = module.and_then(|module| {
             let entry = module.entry()?;
-            Ok(Arc::new(Linked { entry, _module: Some(module) }))
+            Ok(Arc::new(Linked::new(entry, Some(module))))
         });
         match linked {
             Ok(linked) => {

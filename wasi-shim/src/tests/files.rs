@@ -8,7 +8,7 @@ use wasmtime_wasi::p2::bindings::filesystem::preopens::Host as _;
 use wasmtime_wasi::p2::bindings::filesystem::types as p2;
 
 use super::engine;
-use crate::files::open_p2;
+use crate::files::{list_p2, next_p2, open_p2};
 use crate::instance::{Host, Pod};
 use crate::limits::{OPEN_FILES_MAX, OPEN_FILES_MAX_TOTAL};
 use crate::{GuestConfig, Mount};
@@ -49,6 +49,32 @@ async fn an_instance_opens_so_many_files() {
     let last = held.pop().expect("it holds some");
     store.data_mut().own_files().table.delete(last).expect("it is in the table");
     open(&mut store, data, "more").await.expect("there is room again");
+}
+
+#[tokio::test]
+async fn a_directory_is_listed_entry_by_entry() {
+    let folder = tempfile::tempdir().expect("a folder");
+    for name in ["a", "b", "c"] {
+        std::fs::write(folder.path().join(name), "").expect("a file");
+    }
+    let (host, guest) = (folder.path().to_owned(), "/data".to_owned());
+    let mounts = vec![Mount { host, guest, read_only: true }];
+    let pod = Pod::new(engine(), GuestConfig { mounts, ..GuestConfig::default() });
+    let mut store = pod.component_store();
+    let listed = store.data_mut().own_preopens().get_directories().expect("the volume is there");
+    let data = listed.first().expect("one volume").0.rep();
+    let stream = list_p2(store.as_context_mut(), (Resource::new_borrow(data),)).await;
+    let stream = stream.expect("it is no trap").0.expect("it is a directory").rep();
+    let mut names = Vec::new();
+    loop {
+        let next = next_p2(store.as_context_mut(), (Resource::new_borrow(stream),)).await;
+        match next.expect("it is no trap").0.expect("it can be read") {
+            Some(entry) => names.push(entry.name),
+            None => break,
+        }
+    }
+    names.sort();
+    assert_eq!(names, ["a", "b", "c"]);
 }
 
 /// Each open file of a core module is one of them.

@@ -197,7 +197,7 @@ async fn a_memory_bomb_is_out_of_memory() {
     let mut config = GuestConfig::default();
     config.limits.memory_bytes_total = 4 << 20;
     let (error, _) = check_fault(bomb, config).await;
-    assert!(matches!(error, HandleError::OutOfMemory), "{error:?}");
+    assert!(matches!(error, HandleError::NoMemoryLeft), "{error:?}");
 }
 
 #[tokio::test]
@@ -397,6 +397,7 @@ async fn requests_beyond_the_limits_are_refused() {
 async fn memory_of_all_instances_is_bounded() {
     let mut config = GuestConfig::default();
     config.limits.memory_bytes_total = 200 << 10;
+    config.limits.queued_requests = 0;
     let handler = load_handler(SPINS, config);
     let first = tokio::spawn({
         let handler = handler.clone();
@@ -406,6 +407,26 @@ async fn memory_of_all_instances_is_bounded() {
     let second = handler.handle(get()).await.map(drop);
     assert!(matches!(second, Err(HandleError::Busy)), "{second:?}");
     first.abort();
+}
+
+/// The memory limit is for all instances: a request waits until another one's is free.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn requests_wait_for_memory() {
+    let mut config = GuestConfig::default();
+    config.limits.memory_bytes_total = 200 << 10;
+    let handler = load_handler(HELLO, config);
+    let bodies = futures::future::join_all((0..32).map(|_| body_of(&handler))).await;
+    assert!(bodies.iter().all(|body| body == "hello"), "{bodies:?}");
+    let peak = handler.account().usage().memory_bytes_peak;
+    assert!(peak <= 200 << 10, "{peak}");
+    // And no longer than for a place.
+    let mut config = hurried();
+    config.limits.memory_bytes_total = 200 << 10;
+    let handler = load_handler(SPINS, config);
+    let outcomes = (0..2).map(|_| handler.handle(get()));
+    let outcomes = futures::future::join_all(outcomes).await;
+    let busy = outcomes.iter().filter(|it| matches!(it, Err(HandleError::Busy))).count();
+    assert!(busy <= 1, "the other one had its turn");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -4,7 +4,7 @@ use jiff::Timestamp;
 
 use crate::agent::spec::PodSpec;
 
-use super::{Container, Mark, Phase, PodState, Stage, UNMOUNTED, Why, init_is_done};
+use super::{Container, Eviction, Mark, Phase, PodState, Stage, UNMOUNTED, Why, init_is_done};
 
 /// Brings the conditions up to date; a time changes only with its value.
 pub(super) fn settle(state: &mut PodState, spec: &PodSpec, now: Timestamp) {
@@ -23,8 +23,8 @@ pub(super) fn settle(state: &mut PodState, spec: &PodSpec, now: Timestamp) {
     set(&mut state.conditions.ready, ready);
     let network = state.ip.is_some() && state.needs_worker() && is_mounted(state);
     set(&mut state.conditions.network, network);
-    let evicted = state.eviction.is_some();
-    set(&mut state.conditions.disruption, evicted);
+    let disrupted = matches!(state.eviction, Some(Eviction::Shortage(_)));
+    set(&mut state.conditions.disruption, disrupted);
 }
 
 impl PodState {

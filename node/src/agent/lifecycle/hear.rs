@@ -58,9 +58,9 @@ pub fn observe(
                 container.health = health;
             }
         }
-        Observation::Evict(message) => {
+        Observation::Evict(eviction) => {
             if matches!(state.stage, Stage::Admitted | Stage::Active) {
-                state.eviction = Some(message);
+                state.eviction = Some(eviction);
             }
         }
         Observation::Refuse(reason, message) => {

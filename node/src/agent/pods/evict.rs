@@ -6,7 +6,7 @@ use jiff::Timestamp;
 
 use crate::{
     agent::{
-        lifecycle::{Observation, Stage},
+        lifecycle::{Eviction, Observation, Stage},
         pods::Input,
         pressure::{Candidate, Resource, Signals, Written, largest, over_limit, reason, victim},
         spec::{ContainerSpec, Content, PodSpec},
@@ -19,6 +19,34 @@ use super::Pods;
 
 /// Between two removals of unused images.
 const COLLECT_PAUSE: Duration = Duration::from_secs(60);
+
+/// What the files of an evicted Pod may take to go until the next one is chosen all the same.
+const LEAVING_MAX: Duration = Duration::from_secs(30);
+
+/// What evictions for a disk go by.
+#[derive(Default)]
+pub(super) struct Reclaim {
+    /// The files of Pods are being counted: of all of them, or of those only that have volumes.
+    measuring: Option<bool>,
+    /// All were counted since the disk is short. Before, who fills it may seem to have nothing.
+    counted: bool,
+    /// Who was evicted last, and when: what it had may still be on the disk.
+    victim: Option<(String, Timestamp)>,
+}
+
+impl Reclaim {
+    /// Whether it can be told who has to go. `has_files` says whether a Pod's own files are there.
+    fn may_choose(
+        &self,
+        resource: Resource,
+        now: Timestamp,
+        has_files: impl FnOnce(&str) -> bool,
+    ) -> bool {
+        let lately = self.victim.as_ref().filter(|(_, at)| now < *at + LEAVING_MAX);
+        let leaves = || lately.is_some_and(|(uid, _)| has_files(uid));
+        !resource.is_of_disk() || (self.counted && !leaves())
+    }
+}
 
 /// What is to be measured of one Pod.
 struct Order {
@@ -47,25 +75,30 @@ impl Pods {
                 self.parts.events.of_node(&self.parts.node, reason, message, false);
             }
         }
-        let pressed = short == Some(Resource::Disk);
+        self.reclaim.counted &= self.pressures.disk.active;
+        let pressed = short.is_some_and(Resource::is_of_disk);
         // What the last one had is about to be free.
         let mut states = self.entries.values().map(|entry| &entry.state);
         let awaited = states.any(|state| state.eviction.is_some() && state.needs_worker());
         let collects = self.collect_images(signals.disk, pressed, now);
+        let has_files = |uid: &str| self.parts.volumes.folders(uid).iter().any(|it| it.exists());
+        let may_choose = |it: &Resource| self.reclaim.may_choose(*it, now, has_files);
         // Unused images go before Pods do; if that was not enough, the next look finds it.
-        if let Some(resource) = short.filter(|_| !(pressed && collects) && !awaited) {
+        let chosen = short.filter(|_| !(pressed && collects) && !awaited).filter(may_choose);
+        if let Some(resource) = chosen {
             let word = resource.word();
             let message = format!("Attempting to reclaim {word}");
             self.parts.events.of_node(&self.parts.node, "EvictionThresholdMet", message, true);
             let candidates = self.candidates(resource);
             let first = match resource {
                 Resource::MemoryFiles => largest(&candidates),
-                Resource::Memory | Resource::Disk => victim(&candidates),
+                Resource::Memory | Resource::Disk | Resource::Inodes => victim(&candidates),
             };
             match first {
                 Some(victim) => {
                     let (uid, why) = (victim.uid.clone(), reason(resource, signals, victim));
-                    self.evict(&uid, why);
+                    self.evict(&uid, Eviction::Shortage(why));
+                    self.reclaim.victim = Some((uid, now));
                 }
                 None => tracing::warn!(?resource, "the node is short, and no Pod can go"),
             }
@@ -110,25 +143,28 @@ impl Pods {
                     entry.disk.disk(),
                     requests(spec, |container| container.storage.1.or(container.storage.0)),
                 ),
+                // Nobody can request any.
+                Resource::Inodes => (entry.disk.inodes(), 0),
             };
             Candidate { uid: spec.uid.clone(), priority: spec.priority, used, requested }
         };
         running.map(candidate).collect()
     }
 
-    fn evict(&mut self, uid: &str, why: String) {
+    fn evict(&mut self, uid: &str, eviction: Eviction) {
         let Some(entry) = self.entries.get(uid) else {
             return;
         };
         let spec = entry.desired.spec.clone();
+        let why = eviction.sentence();
         tracing::warn!(namespace = spec.namespace, pod = spec.name, why, "evicting a Pod");
-        self.parts.events.warning_of_pod(&spec, "Evicted", why.clone());
-        self.observed(uid, Observation::Evict(why));
+        self.parts.events.warning_of_pod(&spec, "Evicted", why.to_owned());
+        self.observed(uid, Observation::Evict(eviction));
     }
 
     /// Has the files of all Pods counted that may write some. Never twice at a time.
     fn measure_all(&mut self) {
-        if self.measuring {
+        if self.reclaim.measuring.is_some() {
             return;
         }
         let orders: Vec<Order> = self
@@ -140,7 +176,7 @@ impl Pods {
         if orders.is_empty() {
             return;
         }
-        self.measuring = true;
+        self.reclaim.measuring = Some(self.pressures.disk.active);
         let inputs = self.parts.inputs.clone();
         self.tasks.spawn(async move {
             let count = move || {
@@ -155,10 +191,11 @@ impl Pods {
         });
     }
 
-    /// A Pod without volumes, single files and limits of its own writes logs and its containers' roots
-    /// at most: those count when the disk is short.
+    /// What is to be measured now. Most Pods of a full node have nothing.
     fn order(&self, spec: &PodSpec) -> Option<Order> {
-        let limited = spec.containers.iter().any(|container| container.storage.0.is_some());
+        if !(writes(spec) || self.pressures.disk.active) {
+            return None;
+        }
         let folders = self.parts.volumes.folders(&spec.uid);
         let mut volumes = Vec::new();
         for volume in &spec.volumes {
@@ -187,21 +224,13 @@ impl Pods {
             (container.name.clone(), folders)
         };
         let containers = spec.containers.iter().map(of).collect();
-        let mut mounts = spec.containers.iter().flat_map(|container| &container.mounts);
-        let single = mounts.any(|mount| mount.sub.is_some());
-        let writes = limited || single || !volumes.is_empty() || !claims.is_empty();
-        (writes || self.pressures.disk.active).then(|| Order {
-            uid: spec.uid.clone(),
-            volumes,
-            claims,
-            containers,
-            in_memory,
-        })
+        let uid = spec.uid.clone();
+        Some(Order { uid, volumes, claims, containers, in_memory })
     }
 
     /// The files were counted.
     pub(super) fn measured(&mut self, measured: HashMap<String, Written>) {
-        self.measuring = false;
+        self.reclaim.counted = self.reclaim.measuring.take() == Some(true);
         for (uid, written) in measured {
             let Some(entry) = self.entries.get_mut(&uid) else { continue };
             if entry.state.stage != Stage::Active {
@@ -211,10 +240,22 @@ impl Pods {
             self.parts.accounts.wrote(&uid, &written);
             entry.disk = written;
             if let Some(why) = why {
-                self.evict(&uid, why);
+                self.evict(&uid, Eviction::OverLimit(why));
             }
         }
     }
+}
+
+/// A Pod without volumes, single files and limits of its own writes logs and its containers' roots at
+/// most: those count when the disk is short.
+fn writes(spec: &PodSpec) -> bool {
+    let has_files =
+        |content: &Content| matches!(content, Content::EmptyDir { .. } | Content::Claim { .. });
+    let of_container = |container: &ContainerSpec| {
+        container.storage.0.is_some() || container.mounts.iter().any(|mount| mount.sub.is_some())
+    };
+    spec.containers.iter().any(of_container)
+        || spec.volumes.iter().any(|volume| has_files(&volume.content))
 }
 
 /// What a kubelet says when conditions (memory, disk) change.
@@ -275,6 +316,27 @@ mod tests {
         assert!(written(&order).disk() >= 100_000 && written(&order).memory() == 0);
         let order = Order { containers: Vec::new(), in_memory: vec![app], ..order };
         assert!(written(&order).disk() == 0 && written(&order).memory() >= 100_000);
+    }
+
+    #[test]
+    fn who_goes_for_a_full_disk_is_known_first() {
+        let at = |second: i64| Timestamp::from_second(second).expect("a time");
+        let may_choose = |reclaim: &Reclaim, resource, second, has_files: bool| {
+            reclaim.may_choose(resource, at(second), |uid| {
+                assert_eq!(uid, "last");
+                has_files
+            })
+        };
+        let new = Reclaim::default();
+        assert!(may_choose(&new, Resource::Memory, 1, false), "that is always known");
+        assert!(!may_choose(&new, Resource::Disk, 1, false), "nothing was counted yet");
+        let counted = Reclaim { counted: true, ..Reclaim::default() };
+        assert!(may_choose(&counted, Resource::Inodes, 1, true), "nobody has gone yet");
+        let after = Reclaim { victim: Some(("last".to_owned(), at(10))), ..counted };
+        assert!(!may_choose(&after, Resource::Disk, 20, true), "its files are being removed");
+        assert!(may_choose(&after, Resource::Disk, 20, false), "that was not enough");
+        assert!(may_choose(&after, Resource::Disk, 40, true), "that takes too long");
+        assert!(may_choose(&after, Resource::Memory, 20, true), "it has no part in that");
     }
 
     #[test]
