@@ -102,11 +102,19 @@ impl Shell {
         }
         if pipeline.bang {
             self.status = i32::from(self.status == 0);
-        } else if self.status != 0 && !checked && self.conditions == 0 && self.options.exit_on_error
-        {
-            return Err(Flow::Exit(self.status));
+        } else if !checked && !has_judged_itself(&pipeline.seq) {
+            return self.unless_fatal();
         }
         Ok(())
+    }
+
+    /// With `-e` the shell ends at a failure that nothing looks at.
+    fn unless_fatal(&self) -> Run<()> {
+        match self.status {
+            0 => Ok(()),
+            code if self.options.exit_on_error && self.conditions == 0 => Err(Flow::Exit(code)),
+            _ => Ok(()),
+        }
     }
 
     /// Each part in a copy of the shell, side by side.
@@ -173,7 +181,7 @@ impl Shell {
             Err(message) => {
                 self.complain(&message).await;
                 self.status = 1;
-                Ok(())
+                self.unless_fatal()
             }
         };
         self.fds = before;
@@ -749,4 +757,16 @@ impl Shell {
         }
         self.status = failure.code;
     }
+}
+
+/// Whether `-e` has been applied within it already: what fails in a loop, an `if`, a `case` or
+/// braces would have ended the shell there, so a failure that is left was one that does not count.
+fn has_judged_itself(commands: &[brush_parser::ast::Command]) -> bool {
+    let [brush_parser::ast::Command::Compound(compound, _)] = commands else { return false };
+    !matches!(
+        compound,
+        CompoundCommand::Subshell(_)
+            | CompoundCommand::Arithmetic(_)
+            | CompoundCommand::Coprocess(_)
+    )
 }

@@ -69,6 +69,21 @@ fn set_e_ends_at_failures_that_nobody_looks_at() {
         "there\n! sh: missing: parameter not set\n= 1",
     );
     check("set -o pipefail; false | true; echo $?", "1\n");
+    // What is ignored in a list is so as the last command of a loop, too.
+    check(
+        "set -e; for f in a b; do [ $f = a ] && echo hit; done; if :; then false && :; fi; \
+        case x in x) false && :;; esac; { false && :; }; while true; do false && break; break; \
+        done; echo done",
+        "hit\ndone\n",
+    );
+    check("set -e; for f in a; do false; done; echo never", "= 1");
+    check("set -e; (false && :); echo never", "= 1");
+    check("set -e; f() { false && :; }; f; echo never", "= 1");
+    check("set -e; ((0)); echo never", "= 1");
+    check(
+        "set -e; { :; } < none; echo never",
+        "! sh: can't open none: No such file or directory\n= 1",
+    );
 }
 
 #[test]
