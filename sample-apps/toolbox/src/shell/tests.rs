@@ -390,6 +390,28 @@ fn file_applets() {
 }
 
 #[test]
+fn expressions_of_find() {
+    check("touch a b c; find . -name a -o -name b", "./a\n./b\n");
+    check("touch a b c; find . -type f ! \\( -name a -o -name b \\)", "./c\n");
+    check(
+        "touch -d 2020-01-01 a; touch b; find . -mtime +30 \\( -name a -o -name b \\) -delete; ls",
+        "b\n",
+    );
+    check("mkdir -p d/e/f; touch d/e/f/x d/y; find d -mindepth 1 -delete; ls d; echo $?", "0\n");
+    check("mkdir d; touch d/x; find . -depth; find . -delete; ls", "./d/x\n./d\n.\n");
+    check(
+        "mkdir d; touch d/x; find d -name d -delete; echo $?; find d -name d -prune -o -print",
+        "1\n! find: d: Directory not empty\n",
+    );
+    check(
+        "touch a b; find . -type f -exec echo + {} +; find a -exec echo {} 1 \\;",
+        "+ ./a ./b\na 1\n",
+    );
+    check("find . \\( -name a", "! find: a ( has no )\n= 2");
+    check("find . -name a \\)", "! find: a ) has no (\n= 2");
+}
+
+#[test]
 fn applets_about_bytes_and_links() {
     check("dd if=/dev/zero of=f bs=4k count=3 status=none; wc -c < f", "12288\n");
     check(
