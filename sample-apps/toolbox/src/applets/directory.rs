@@ -304,6 +304,10 @@ pub async fn cp(command: Command) -> Outcome {
 
 fn copy(from: &Path, to: &Path, depth: usize) -> io::Result<()> {
     if !from.is_dir() {
+        if files::are_same(from, to) {
+            // It would be emptied before it is read.
+            return Err(io::Error::other(format!("it and {} are the same file", to.display())));
+        }
         let mut source = File::open(from)?;
         let mut target = File::create(to)?;
         io::copy(&mut source, &mut target)?;

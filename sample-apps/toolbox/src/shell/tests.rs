@@ -367,6 +367,14 @@ fn file_applets() {
         "touch a b; rm a; [ -e a ] || echo gone; [ -f b ] && [ ! -s b ] && echo empty",
         "gone\nempty\n",
     );
+    // A file that is copied onto itself keeps what it holds.
+    check(
+        "echo text > f; ln f g; ln -s f h; \
+        for to in . g h; do cp f $to 2>&1 | sed 's,/.*/,,'; done; cat f",
+        "cp: f: it and f are the same file\ncp: f: it and g are the same file\n\
+        cp: f: it and h are the same file\ntext\n",
+    );
+    check("mkdir d; echo text > d/f; ln -s d e; cp e/f d 2> /dev/null || cat d/f", "text\n");
     check("mkdir d; echo data > d/f; mkdir d/e; tar cf - d | tar tf -", "d/\nd/e/\nd/f\n");
     check(
         "mkdir d out; echo data > d/f; tar czf x.tgz d; tar xzf x.tgz -C out; cat out/d/f",
