@@ -223,6 +223,11 @@ fn scripts_come_from_files_and_input() {
     check("printf 'v=1\\n' > lib; . ./lib; echo $v", "1\n");
     check("echo 'echo $0 $1' | sh -s arg", "sh arg\n");
     check("trap 'echo never' EXIT; exec echo instead", "instead\n");
+    check(
+        "entrypoint cat sh -c 'echo sh'; echo hi > f; entrypoint cat f; echo in | entrypoint cat -; \
+        echo 'echo own' > run.sh; entrypoint cat ./run.sh; entrypoint echo",
+        "sh\nhi\nin\nown\n\n",
+    );
     check("touch f; [ -w f ] && [ -w . ] && [ ! -w g ] && echo yes", "yes\n");
     check("echo $((~1)) $((-7 / 2))", "-2 -3\n");
 }
