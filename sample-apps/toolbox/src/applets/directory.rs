@@ -279,12 +279,17 @@ fn pairs(command: &Command, names: &[String]) -> Result<Vec<(String, PathBuf, Pa
     let pair = |name: &String| {
         let from = command.path(name);
         let to = match from.file_name() {
-            Some(last) if folder => into.join(last),
+            Some(last) if folder && !means_contents(name) => into.join(last),
             _ => into.clone(),
         };
         (name.clone(), from, to)
     };
     Ok(sources.iter().map(pair).collect())
+}
+
+/// Whether a name stands for what is in a directory (`cp -r from/. to`): its last part is no name.
+fn means_contents(name: &str) -> bool {
+    matches!(name.trim_end_matches('/').rsplit('/').next(), Some("." | ".."))
 }
 
 pub async fn cp(command: Command) -> Outcome {

@@ -301,6 +301,11 @@ fn text_applets() {
         "echo Hello | tr a-z A-Z; echo aabb | tr -s ab; echo a1b2 | tr -d 0-9",
         "HELLO\nab\nab\n",
     );
+    check(
+        "printf 'cut\\a\\tr: x\\177\\n' | tr -d '[:cntrl:]'; printf 'a \\x01\\n' | tr -cd '[:print:]'; \
+        echo 0xfg | tr -cd '[:xdigit:]'; echo 'a b' | tr '[:graph:]' .",
+        "cutr: xa 0f. .\n",
+    );
     check("seq 5 | head -n -3; seq 5 | tail -n +4; seq 3 | tac", "1\n2\n4\n5\n3\n2\n1\n");
     check(
         "printf 'one\\ntwo\\nthree\\n' | grep -n 'o$'; echo ab12 | grep -oE '[0-9]+'",
@@ -371,6 +376,11 @@ fn file_applets() {
     check(
         "touch a b; rm a; [ -e a ] || echo gone; [ -f b ] && [ ! -s b ] && echo empty",
         "gone\nempty\n",
+    );
+    check(
+        "mkdir -p a/b c; echo 1 > a/b/f; touch a/.g; cp -r a/. c; cp -a a c; cd a; cp -r . ../e; cd ..; \
+        find c e -type f",
+        "c/.g\nc/a/.g\nc/a/b/f\nc/b/f\ne/.g\ne/b/f\n",
     );
     // A file that is copied onto itself keeps what it holds.
     check(
