@@ -10,6 +10,8 @@ mod find;
 mod grep;
 #[cfg(any(test, target_family = "wasm"))]
 mod grpc;
+#[cfg(any(test, target_family = "wasm"))]
+mod nc;
 #[cfg(target_family = "wasm")]
 mod network;
 mod od;
