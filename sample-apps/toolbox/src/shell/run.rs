@@ -560,12 +560,7 @@ impl Shell {
                 for (_, word) in words {
                     list.extend(self.fields(word).await?);
                 }
-                let first = list.first().cloned().unwrap_or_default();
-                let outcome = self.set(name, first);
-                if let Some(variable) = self.variables.get_mut(name) {
-                    variable.list = Some(list);
-                }
-                outcome
+                self.set_list(name, list)
             }
             (AssignmentName::ArrayElementName(name, index), AssignmentValue::Scalar(word)) => {
                 let value = self.one(&word.value).await?;
@@ -601,11 +596,7 @@ impl Shell {
             list.resize(index + 1, String::new());
         }
         list[index] = value;
-        self.set(name, list[0].clone())?;
-        if let Some(variable) = self.variables.get_mut(name) {
-            variable.list = Some(list);
-        }
-        Ok(())
+        self.set_list(name, list)
     }
 
     fn assigned(&self, assignment: &Assignment) -> String {

@@ -194,6 +194,12 @@ fn redirections() {
     check("nosuch 2>/dev/null; echo $?", "127\n");
     check("while read -r line; do echo \"<$line>\"; done < <(printf '1\\n2\\n')", "<1>\n<2>\n");
     check("read a; read b c; cat; echo; echo $a $c", "third\nfirst line\n");
+    check(
+        "IFS=, read -ra l <<< a,b,,c; echo ${#l[@]} ${l[1]} ${l[3]}; printf 'x;y' | (read -rd';' v; \
+        echo $v); read -rsp '' -t9 v; echo $v; read -x",
+        "4 b c\nx\nfirst\n! sh: read: -x: unknown option\n= 2",
+    );
+    check("echo in > f; echo $(< f) \"$(<f)\" `< f` $(< f cat -n)", "in in in 1 in\n");
     check("{ echo o; nosuch; } > f 2>&1; wc -l < f", "2\n");
 }
 
