@@ -1,7 +1,7 @@
 //! Memory of the host that is held for a container's guests, beside their own: values of a bucket
-//! in memory, names of listed directories, headers and bodies of messages. Each holder has a [`Part`] of it, and there is no more
-//! than so much of it for all instances of a container. (What sockets keep has a bound of its own,
-//! by their number.)
+//! in memory, what buckets answer, names of listed directories, headers and bodies of messages. Each
+//! holder has a [`Part`] of it, and there is no more than so much of it for all instances of a
+//! container. (What sockets keep has a bound of its own, by their number.)
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};

@@ -23,7 +23,7 @@ use crate::environment::EnvironmentView;
 use crate::files::{Common, FilesView, OpenFiles};
 use crate::http::{Hooks, Outgoing};
 use crate::input::{Stdin, Term};
-use crate::keyvalue::{Buckets, KeyValueView};
+use crate::keyvalue::{Answer, Buckets, KeyValueView};
 use crate::limits::{
     CORE_INSTANCES_MAX, FIELDS_BYTES_MAX, GuestConfig, HANDLES_MAX, HOSTCALL_BYTES_MAX,
     MEMORIES_MAX, OPEN_FILES_MAX_TOTAL, RANDOM_BYTES_MAX, TABLE_ELEMENTS_MAX, TABLES_MAX,
@@ -138,6 +138,7 @@ impl Pod {
         let mut memory = self.memory();
         memory.reserved = reserved;
         let messages = Messages::new(self.meter.host_memory.part());
+        let answer = Answer::new(self.meter.host_memory.part());
         let log = Arc::clone(&self.config.stderr);
         let host_memory = self.meter.host_memory.clone();
         let files = OpenFiles::new(Arc::clone(&self.open_files), log, host_memory);
@@ -146,7 +147,7 @@ impl Pod {
             variables: Arc::clone(&self.variables),
             buckets: Arc::clone(&self.buckets),
         };
-        let host = Host { wasi, table, http, hooks, messages, sockets, files, own, memory };
+        let host = Host { wasi, table, http, hooks, messages, answer, sockets, files, own, memory };
         let mut store = Store::new(self.engine.wasmtime(), host);
         store.limiter(|host| &mut host.memory);
         store.set_max_component_handles(HANDLES_MAX);
@@ -197,6 +198,8 @@ pub(crate) struct Host {
     http: WasiHttpCtx,
     hooks: Hooks,
     messages: Messages,
+    /// What a bucket has told it last.
+    answer: Answer,
     sockets: Sockets,
     files: OpenFiles,
     own: Own,
@@ -262,7 +265,8 @@ impl Host {
 
     /// The container's buckets, for the bindings.
     pub(crate) fn own_buckets(&mut self) -> KeyValueView<'_> {
-        KeyValueView { buckets: &self.own.buckets, table: &mut self.table }
+        let Host { own, table, answer, .. } = self;
+        KeyValueView { buckets: &own.buckets, table, answer }
     }
 
     /// Where `wasi:logging` goes.

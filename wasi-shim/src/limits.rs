@@ -42,12 +42,15 @@ pub(crate) const RANDOM_BYTES_MAX: u64 = 64 << 10;
 pub(crate) const FIELDS_BYTES_MAX: usize = 64 << 10;
 /// One chunk of a body that a guest writes; two chunks are in flight.
 pub(crate) const BODY_CHUNK_BYTES_MAX: usize = 64 << 10;
-/// What the host holds for all instances of a container together: its bucket in memory,
-/// directories that are listed, and headers and bodies of messages beyond what each instance has free.
+/// What the host holds for all instances of a container together: its bucket in memory, directories
+/// that are listed, and headers and bodies of messages and answers of buckets beyond what each
+/// instance has free.
 pub(crate) const HOST_BYTES_MAX: usize = 16 << 20;
 /// Headers and bodies that each instance may hold beside: a request with its response, and one of
 /// its own.
 pub(crate) const MESSAGE_BYTES_FREE: usize = 256 << 10;
+/// What a bucket tells each instance at once beside: a page of the longest keys, or a small value.
+pub(crate) const ANSWER_BYTES_FREE: usize = 256 << 10;
 
 /// The bounds of one guest.
 #[derive(Clone, Debug)]

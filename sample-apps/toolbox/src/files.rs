@@ -105,6 +105,31 @@ fn is_read_only(path: &Path) -> bool {
     path.metadata().is_ok_and(|found| found.permissions().readonly())
 }
 
+/// Whether two names lead to one file, be it by links.
+pub fn are_same(one: &Path, other: &Path) -> bool {
+    one == other || identity(one).is_some_and(|one| identity(other) == Some(one))
+}
+
+/// What tells a file from all others.
+#[cfg(target_family = "wasm")]
+fn identity(path: &Path) -> Option<(u64, u64)> {
+    use wasip2::filesystem::types::PathFlags;
+    let mounts = wasip2::filesystem::preopens::get_directories();
+    let above = mounts.iter().filter(|(_, name)| path.starts_with(name));
+    let (mount, name) = above.max_by_key(|(_, name)| name.len())?;
+    let inside = path.strip_prefix(name).ok()?.to_str()?;
+    let inside = if inside.is_empty() { "." } else { inside };
+    let hash = mount.metadata_hash_at(PathFlags::SYMLINK_FOLLOW, inside).ok()?;
+    Some((hash.lower, hash.upper))
+}
+
+/// Natively the machine's file system has numbers for them.
+#[cfg(not(target_family = "wasm"))]
+fn identity(path: &Path) -> Option<(u64, u64)> {
+    use std::os::unix::fs::MetadataExt as _;
+    path.metadata().ok().map(|found| (found.dev(), found.ino()))
+}
+
 /// Whether there is something of this name, devices included.
 pub fn exists(path: &Path) -> bool {
     is_device(path) || path.symlink_metadata().is_ok() || is_above_a_mount(path)

@@ -5,13 +5,16 @@
 //! guest that has the volume as a directory can put one there. A value is replaced by a rename, so a
 //! reader sees the old one or the new one.
 
+use std::collections::BinaryHeap;
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read as _, Write as _};
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use super::{Ask, Error, Told, VALUE_BYTES_MAX, incremented};
+use super::{Ask, Error, KEYS_PAGE, Told, VALUE_BYTES_MAX, incremented, too_much};
+use crate::host_memory::HostMemory;
+use crate::limits::ANSWER_BYTES_FREE;
 
 /// Keys that one list takes in.
 const KEYS_MAX: usize = 100_000;
@@ -19,11 +22,12 @@ const KEYS_MAX: usize = 100_000;
 pub(super) struct Folder {
     path: PathBuf,
     read_only: bool,
+    host_memory: HostMemory,
 }
 
 impl Folder {
-    pub(super) fn new(path: PathBuf, read_only: bool) -> Folder {
-        Folder { path, read_only }
+    pub(super) fn new(path: PathBuf, read_only: bool, host_memory: HostMemory) -> Folder {
+        Folder { path, read_only, host_memory }
     }
 
     /// Blocks.
@@ -43,7 +47,7 @@ impl Folder {
                     _ => Told::Done,
                 }
             }
-            Ask::List => Told::Keys(self.list()?),
+            Ask::List(from) => Told::Keys(self.list(from)?),
             Ask::Increment(key, delta) => {
                 // Whoever else adds to it waits, whichever process of this node that is in.
                 let lock = File::open(&self.path)?;
@@ -95,20 +99,36 @@ impl Folder {
         Ok(())
     }
 
-    fn list(&self) -> Result<Vec<String>, Error> {
-        let mut keys = Vec::new();
+    /// A directory tells its names in no order: those before the ones that are asked for are held
+    /// as well, and booked as long as they are. For the first keys that is never needed.
+    fn list(&self, from: usize) -> Result<Vec<String>, Error> {
+        let wanted = from.saturating_add(KEYS_PAGE + 1);
+        let cost = |key: &String| key.len() + size_of::<String>();
+        let mut booked = self.host_memory.part();
+        let mut first = BinaryHeap::new();
+        let (mut count, mut bytes) = (0, 0);
         for entry in fs::read_dir(&self.path)? {
             let entry = entry?;
             let is_file = entry.file_type().is_ok_and(|kind| kind.is_file());
-            if let Some(key) = entry.file_name().to_str().filter(|_| is_file).and_then(key) {
-                keys.push(key);
-            }
-            if keys.len() > KEYS_MAX {
+            let Some(key) = entry.file_name().to_str().filter(|_| is_file).and_then(key) else {
+                continue;
+            };
+            count += 1;
+            if count > KEYS_MAX {
                 return Err(Error::Other(format!("there are more than {KEYS_MAX} keys")));
             }
+            bytes += cost(&key);
+            first.push(key);
+            if first.len() > wanted
+                && let Some(last) = first.pop()
+            {
+                bytes -= cost(&last);
+            }
+            if !booked.resize(bytes.saturating_sub(ANSWER_BYTES_FREE)) {
+                return Err(too_much());
+            }
         }
-        keys.sort_unstable();
-        Ok(keys)
+        Ok(first.into_sorted_vec().into_iter().skip(from).collect())
     }
 }
 

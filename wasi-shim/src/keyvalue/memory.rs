@@ -3,12 +3,12 @@
 use std::collections::BTreeMap;
 use std::sync::{Mutex, PoisonError};
 
-use super::{Ask, Error, Told, incremented};
+use super::{Ask, Error, KEYS_PAGE, Told, incremented};
 use crate::host_memory::Part;
 use crate::limits::HOST_BYTES_MAX;
 
 /// What an entry costs beside its key and value, so that empty ones are bounded too.
-const ENTRY_BYTES: usize = 64;
+pub(super) const ENTRY_BYTES: usize = 64;
 
 /// Locked for one operation, which never waits.
 pub(super) struct Memory(Mutex<Content>);
@@ -55,7 +55,10 @@ impl Memory {
                 }
                 Told::Done
             }
-            Ask::List => Told::Keys(content.values.keys().cloned().collect()),
+            Ask::List(from) => {
+                let page = content.values.keys().skip(from).take(KEYS_PAGE + 1);
+                Told::Keys(page.cloned().collect())
+            }
             Ask::Increment(key, delta) => {
                 let value = content.values.get(&key).map(Vec::as_slice);
                 let number = incremented(value, delta)?;

@@ -8,6 +8,9 @@
 //!
 //! Nobody gets more by a bucket than by the directory itself: a volume that is mounted read-only is
 //! a bucket that cannot be written.
+//!
+//! What a bucket answers lies in the host until the guest has taken it, which it may do slowly. So a
+//! large [`Answer`] is booked until the instance asks its next question.
 
 mod folder;
 mod memory;
@@ -22,9 +25,9 @@ pub(crate) use self::bindings::wasi::keyvalue::{
     atomics as atomics_interface, batch as batch_interface, store as store_interface,
 };
 use self::folder::Folder;
-use self::memory::Memory;
-use crate::host_memory::HostMemory;
-use crate::limits::{HOST_BYTES_MAX, Mount};
+use self::memory::{ENTRY_BYTES, Memory};
+use crate::host_memory::{HostMemory, Part};
+use crate::limits::{ANSWER_BYTES_FREE, HOST_BYTES_MAX, Mount};
 
 pub(crate) mod bindings {
     wasmtime::component::bindgen!({
@@ -107,13 +110,15 @@ pub(crate) struct Buckets {
     memory: Arc<Memory>,
     /// Mount path, folder and whether it is read-only.
     folders: Vec<(String, PathBuf, bool)>,
+    host_memory: HostMemory,
 }
 
 impl Buckets {
     pub(crate) fn new(mounts: &[Mount], host_memory: &HostMemory) -> Buckets {
         let folder = |mount: &Mount| (mount.guest.clone(), mount.host.clone(), mount.read_only);
         let folders = mounts.iter().map(folder).collect();
-        Buckets { memory: Arc::new(Memory::new(host_memory.part())), folders }
+        let memory = Arc::new(Memory::new(host_memory.part()));
+        Buckets { memory, folders, host_memory: host_memory.clone() }
     }
 
     fn open(&self, name: &str) -> Result<Bucket, Error> {
@@ -123,8 +128,45 @@ impl Buckets {
         let path = name.trim_end_matches('/');
         let known = self.folders.iter().find(|(guest, _, _)| guest.trim_end_matches('/') == path);
         let (_, folder, read_only) = known.ok_or(Error::NoSuchStore)?;
-        Ok(Bucket::Folder(Arc::new(Folder::new(folder.clone(), *read_only))))
+        let host_memory = self.host_memory.clone();
+        Ok(Bucket::Folder(Arc::new(Folder::new(folder.clone(), *read_only, host_memory))))
     }
+}
+
+/// What an instance was told last, as long as the host may hold it.
+pub(crate) struct Answer {
+    bytes: usize,
+    /// What of it is beyond the part that is free.
+    booked: Part,
+}
+
+impl Answer {
+    pub(crate) fn new(booked: Part) -> Answer {
+        Answer { bytes: 0, booked }
+    }
+
+    /// Nothing of it is held any more.
+    fn end(&mut self) {
+        self.bytes = 0;
+        self.booked.resize(0);
+    }
+
+    /// Adds so many bytes. Where there is no room for them, none of it is kept.
+    fn add(&mut self, bytes: usize) -> Result<(), Error> {
+        self.bytes += bytes;
+        if self.booked.resize(self.bytes.saturating_sub(ANSWER_BYTES_FREE)) {
+            return Ok(());
+        }
+        self.end();
+        Err(too_much())
+    }
+}
+
+fn too_much() -> Error {
+    Error::Other(format!(
+        "the host holds at most {HOST_BYTES_MAX} bytes for a container, what buckets tell all its \
+         instances among them; ask for less at once, or later"
+    ))
 }
 
 /// An open bucket.
@@ -143,7 +185,8 @@ enum Ask {
     Get(String),
     Set(String, Vec<u8>),
     Delete(String),
-    List,
+    /// The keys from this place on, in order: as many as are told at once, and one more if there is.
+    List(usize),
     Increment(String, u64),
 }
 
@@ -183,7 +226,7 @@ fn check(ask: &Ask) -> Result<(), Error> {
     let (key, value) = match ask {
         Ask::Get(key) | Ask::Delete(key) | Ask::Increment(key, _) => (key, 0),
         Ask::Set(key, value) => (key, value.len()),
-        Ask::List => return Ok(()),
+        Ask::List(_) => return Ok(()),
     };
     if key.is_empty() || key.len() > KEY_BYTES_MAX {
         return Err(Error::Other(format!("a key has 1 to {KEY_BYTES_MAX} bytes")));
@@ -212,6 +255,7 @@ fn incremented(value: Option<&[u8]>, delta: u64) -> Result<u64, Error> {
 pub(crate) struct KeyValueView<'a> {
     pub(crate) buckets: &'a Arc<Buckets>,
     pub(crate) table: &'a mut ResourceTable,
+    pub(crate) answer: &'a mut Answer,
 }
 
 pub(crate) struct HasKeyValue;
@@ -221,7 +265,9 @@ impl HasData for HasKeyValue {
 }
 
 impl KeyValueView<'_> {
-    fn bucket(&self, bucket: &Resource<Bucket>) -> Result<Bucket, Error> {
+    /// The bucket that is asked now. So the guest has taken what it was told before.
+    fn bucket(&mut self, bucket: &Resource<Bucket>) -> Result<Bucket, Error> {
+        self.answer.end();
         Ok(self.table.get(bucket)?.clone())
     }
 }
@@ -247,7 +293,9 @@ impl store::HostBucket for KeyValueView<'_> {
         bucket: Resource<Bucket>,
         key: String,
     ) -> Result<Option<Vec<u8>>, Error> {
-        self.bucket(&bucket)?.get(key).await
+        let value = self.bucket(&bucket)?.get(key).await?;
+        self.answer.add(value.as_ref().map_or(0, Vec::len))?;
+        Ok(value)
     }
 
     async fn set(
@@ -272,13 +320,13 @@ impl store::HostBucket for KeyValueView<'_> {
         bucket: Resource<Bucket>,
         cursor: Option<u64>,
     ) -> Result<store::KeyResponse, Error> {
-        let Told::Keys(keys) = self.bucket(&bucket)?.ask(Ask::List).await? else {
+        let from = usize::try_from(cursor.unwrap_or(0)).unwrap_or(usize::MAX);
+        let Told::Keys(mut keys) = self.bucket(&bucket)?.ask(Ask::List(from)).await? else {
             unreachable!("a list is answered by keys")
         };
-        let from = usize::try_from(cursor.unwrap_or(0)).unwrap_or(usize::MAX);
-        let next = from.saturating_add(KEYS_PAGE);
-        let cursor = (next < keys.len()).then_some(next as u64);
-        let keys = keys.into_iter().skip(from).take(KEYS_PAGE).collect();
+        // There is a key behind these, so this is less than their number.
+        let cursor = (keys.len() > KEYS_PAGE).then(|| (from + KEYS_PAGE) as u64);
+        keys.truncate(KEYS_PAGE);
         Ok(store::KeyResponse { keys, cursor })
     }
 
@@ -311,13 +359,10 @@ impl batch::Host for KeyValueView<'_> {
         keys: Vec<String>,
     ) -> Result<Vec<Option<(String, Vec<u8>)>>, Error> {
         let bucket = self.bucket(&bucket)?;
-        let (mut found, mut bytes) = (Vec::new(), 0_usize);
+        let mut found = Vec::new();
         for key in keys {
-            let value = bucket.get(key.clone()).await?;
-            bytes += value.as_ref().map_or(0, Vec::len);
-            if bytes > HOST_BYTES_MAX {
-                return Err(Error::Other("the values are too large for one answer".into()));
-            }
+            let value = bucket.get(key.clone()).await.inspect_err(|_| self.answer.end())?;
+            self.answer.add(ENTRY_BYTES + key.len() + value.as_ref().map_or(0, Vec::len))?;
             found.push(value.map(|value| (key, value)));
         }
         Ok(found)
@@ -359,9 +404,13 @@ mod tests {
         Mount { host: folder.to_owned(), guest: guest.to_owned(), read_only }
     }
 
+    fn answer() -> Answer {
+        Answer::new(HostMemory::default().part())
+    }
+
     async fn exercise(name: &str, buckets: &Arc<Buckets>) {
-        let mut table = ResourceTable::new();
-        let mut view = KeyValueView { buckets, table: &mut table };
+        let (mut table, mut answer) = (ResourceTable::new(), answer());
+        let mut view = KeyValueView { buckets, table: &mut table, answer: &mut answer };
         let bucket = view.open(name.into()).await.expect("the bucket is there");
         let again = || Resource::<Bucket>::new_borrow(bucket.rep());
         assert_eq!(view.get(again(), "a/b".into()).await.expect("get"), None);
@@ -396,8 +445,8 @@ mod tests {
             Arc::new(Buckets::new(&[mount(folder.path(), "/data", false)], &HostMemory::default()));
         exercise("", &buckets).await;
         exercise("/data", &buckets).await;
-        let mut table = ResourceTable::new();
-        let mut view = KeyValueView { buckets: &buckets, table: &mut table };
+        let (mut table, mut answer) = (ResourceTable::new(), answer());
+        let mut view = KeyValueView { buckets: &buckets, table: &mut table, answer: &mut answer };
         assert!(matches!(view.open("/other".into()).await, Err(Error::NoSuchStore)));
         assert!(matches!(view.open("other".into()).await, Err(Error::NoSuchStore)));
     }
@@ -409,8 +458,8 @@ mod tests {
         std::os::unix::fs::symlink("/etc/hostname", folder.path().join("link")).expect("a link");
         let mounts = [mount(folder.path(), "/ro", true), mount(folder.path(), "/rw", false)];
         let buckets = Arc::new(Buckets::new(&mounts, &HostMemory::default()));
-        let mut table = ResourceTable::new();
-        let mut view = KeyValueView { buckets: &buckets, table: &mut table };
+        let (mut table, mut answer) = (ResourceTable::new(), answer());
+        let mut view = KeyValueView { buckets: &buckets, table: &mut table, answer: &mut answer };
         let bucket = view.open("/ro/".into()).await.expect("the bucket is there");
         let again = || Resource::<Bucket>::new_borrow(bucket.rep());
         let plain = view.get(again(), "plain".into()).await.expect("get");
@@ -437,5 +486,56 @@ mod tests {
         assert_eq!(taken, HOST_BYTES_MAX / VALUE_BYTES_MAX - 1);
         bucket.ask(Ask::Delete("0".into())).await.expect("delete");
         bucket.ask(Ask::Set("again".into(), value)).await.expect("there is room again");
+    }
+
+    #[tokio::test]
+    async fn what_instances_are_told_is_bounded_for_all_of_them() {
+        const VALUES: usize = HOST_BYTES_MAX / VALUE_BYTES_MAX;
+        let folder = tempfile::tempdir().expect("a folder");
+        std::fs::write(folder.path().join("large"), vec![0; VALUE_BYTES_MAX]).expect("a file");
+        let memory = HostMemory::default();
+        let buckets = Arc::new(Buckets::new(&[mount(folder.path(), "/data", false)], &memory));
+        let (mut table, mut told) = (ResourceTable::new(), Answer::new(memory.part()));
+        let mut one = KeyValueView { buckets: &buckets, table: &mut table, answer: &mut told };
+        let (mut table, mut told) = (ResourceTable::new(), Answer::new(memory.part()));
+        let mut other = KeyValueView { buckets: &buckets, table: &mut table, answer: &mut told };
+        let ours = one.open("/data".into()).await.expect("the bucket is there").rep();
+        let theirs = other.open("/data".into()).await.expect("the bucket is there").rep();
+        let (ours, theirs) =
+            (|| Resource::<Bucket>::new_borrow(ours), || Resource::<Bucket>::new_borrow(theirs));
+        let keys = |count: usize| vec!["large".to_owned(); count];
+        let many = one.get_many(ours(), keys(VALUES + 1)).await;
+        assert!(matches!(many, Err(Error::Other(_))));
+        let many = one.get_many(ours(), keys(VALUES)).await.expect("it is what there is");
+        assert_eq!(many.len(), VALUES);
+        // Whoever has it may not have taken it yet.
+        assert!(matches!(other.get(theirs(), "large".into()).await, Err(Error::Other(_))));
+        assert!(one.exists(ours(), "large".into()).await.expect("exists"));
+        assert!(other.get(theirs(), "large".into()).await.is_ok());
+    }
+
+    #[tokio::test]
+    async fn keys_that_a_list_gathers_are_booked() {
+        let folder = tempfile::tempdir().expect("a folder");
+        for number in 0..KEYS_PAGE + 500 {
+            let name = format!("{number:0>KEY_BYTES_MAX$}");
+            std::fs::write(folder.path().join(name), b"").expect("a file");
+        }
+        let memory = HostMemory::default();
+        let buckets = Arc::new(Buckets::new(&[mount(folder.path(), "/data", false)], &memory));
+        let (mut table, mut answer) = (ResourceTable::new(), answer());
+        let mut view = KeyValueView { buckets: &buckets, table: &mut table, answer: &mut answer };
+        let bucket = view.open("/data".into()).await.expect("the bucket is there").rep();
+        let bucket = || Resource::<Bucket>::new_borrow(bucket);
+        let mut full = memory.part();
+        assert!(full.resize(HOST_BYTES_MAX));
+        let first = view.list_keys(bucket(), None).await.expect("one page is always told");
+        assert_eq!((first.keys.len(), first.cursor), (KEYS_PAGE, Some(KEYS_PAGE as u64)));
+        assert!(first.keys.is_sorted());
+        assert!(matches!(view.list_keys(bucket(), first.cursor).await, Err(Error::Other(_))));
+        drop(full);
+        let rest = view.list_keys(bucket(), first.cursor).await.expect("there is room again");
+        assert_eq!((rest.keys.len(), rest.cursor), (500, None));
+        assert!(first.keys.last() < rest.keys.first());
     }
 }

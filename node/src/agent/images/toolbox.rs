@@ -32,15 +32,16 @@ const fn alias(
     Alias { name, entrypoint, command }
 }
 
-/// Images that the toolbox stands for.
+/// Images that the toolbox stands for. Those of bash and curl begin with a script that puts their
+/// program in front unless a program is named (`-- sh`): the toolbox knows which those are.
 static ALIASES: &[Alias] = &[
     alias("agnhost", &["/agnhost"], &["pause"]),
     alias("alpine", &[], &["/bin/sh"]),
     alias("ash", &[], &["/bin/sh"]),
-    alias("bash", &[], &["bash"]),
+    alias("bash", &["entrypoint", "bash"], &[]),
     alias("busybox", &[], &["sh"]),
-    alias("curl", &["curl"], &[]),
-    alias("curlimages/curl", &["curl"], &[]),
+    alias("curl", &["entrypoint", "curl"], &[]),
+    alias("curlimages/curl", &["entrypoint", "curl"], &[]),
     alias("debian", &[], &["bash"]),
     alias("pause", &["/pause"], &[]),
     alias("ubuntu", &[], &["bash"]),
@@ -131,5 +132,9 @@ mod tests {
         assert_eq!(argv("busybox", true, &["sh", "-c", "ls"]), "sh -c ls");
         assert_eq!(argv("agnhost", false, &["agnhost"]), "/agnhost pause");
         assert_eq!(argv("agnhost", false, &["agnhost", "netexec"]), "/agnhost netexec");
+        let curl = "curlimages/curl";
+        assert_eq!(argv(curl, false, &[curl, "sh"]), "entrypoint curl sh");
+        assert_eq!(argv("bash", false, &["bash", "-c", "ls"]), "entrypoint bash -c ls");
+        assert_eq!(argv("bash", false, &["bash"]), "entrypoint bash");
     }
 }

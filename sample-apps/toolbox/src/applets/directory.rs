@@ -279,12 +279,17 @@ fn pairs(command: &Command, names: &[String]) -> Result<Vec<(String, PathBuf, Pa
     let pair = |name: &String| {
         let from = command.path(name);
         let to = match from.file_name() {
-            Some(last) if folder => into.join(last),
+            Some(last) if folder && !means_contents(name) => into.join(last),
             _ => into.clone(),
         };
         (name.clone(), from, to)
     };
     Ok(sources.iter().map(pair).collect())
+}
+
+/// Whether a name stands for what is in a directory (`cp -r from/. to`): its last part is no name.
+fn means_contents(name: &str) -> bool {
+    matches!(name.trim_end_matches('/').rsplit('/').next(), Some("." | ".."))
 }
 
 pub async fn cp(command: Command) -> Outcome {
@@ -304,6 +309,10 @@ pub async fn cp(command: Command) -> Outcome {
 
 fn copy(from: &Path, to: &Path, depth: usize) -> io::Result<()> {
     if !from.is_dir() {
+        if files::are_same(from, to) {
+            // It would be emptied before it is read.
+            return Err(io::Error::other(format!("it and {} are the same file", to.display())));
+        }
         let mut source = File::open(from)?;
         let mut target = File::create(to)?;
         io::copy(&mut source, &mut target)?;

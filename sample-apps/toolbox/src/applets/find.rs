@@ -1,7 +1,12 @@
 //! `find` and `xargs`: applets that run others.
 
+use std::fs::Metadata;
+use std::iter::Peekable;
 use std::path::{Path, PathBuf};
+use std::slice::Iter;
 use std::time::SystemTime;
+
+use futures::future::{FutureExt, LocalBoxFuture};
 
 use crate::command::{Command, Failure, On, Outcome};
 use crate::files;
@@ -11,9 +16,23 @@ use super::run;
 
 /// Bytes of arguments for one command of `xargs`, as systems have it.
 const ARGUMENT_BYTES_MAX: usize = 128 << 10;
+/// Parentheses within each other in an expression of `find`: the guest's stack is small.
+const NESTING_MAX: u32 = 32;
 
-/// One word of a `find` expression.
+/// What `find` asks of each entry; `-o` binds less than `-a`, and `!` most.
+enum Expression {
+    Test(Test),
+    Not(Box<Expression>),
+    /// One after the other, until one does not hold.
+    All(Vec<Expression>),
+    /// One after the other, until one holds.
+    Any(Vec<Expression>),
+}
+
+/// One word of an expression, with its value.
 enum Test {
+    /// An option that is meant for the whole search: `-maxdepth`, `-depth` and so on.
+    Option,
     Name(String),
     /// In lower case, for names in any.
     NameInAnyCase(String),
@@ -24,101 +43,334 @@ enum Test {
     Newer(SystemTime),
     Size(std::cmp::Ordering, u64, u64),
     Empty,
-    Not,
-    Or,
     Print(char),
     Delete,
     Prune,
     Exec(Vec<String>),
+    /// `-exec … +`: the command of this index gets the name, with others, at the end.
+    Gather(usize),
+}
+
+/// Something that is found.
+struct Entry {
+    /// As it is printed.
+    shown: String,
+    path: PathBuf,
+    depth: usize,
+    /// As it was before anything in it was deleted.
+    metadata: Option<Metadata>,
+    /// Whether what it holds has had its turn (`-depth`).
+    entered: bool,
+}
+
+impl Entry {
+    fn new(shown: String, path: PathBuf, depth: usize) -> Entry {
+        let metadata = path.symlink_metadata().ok();
+        Entry { shown, path, depth, metadata, entered: false }
+    }
+
+    fn is_folder(&self) -> bool {
+        files::is_dir(&self.path) && !self.path.is_symlink()
+    }
+}
+
+/// The options of a search, and what has come of it so far.
+struct Search<'a> {
+    command: &'a Command,
+    depth_min: usize,
+    depth_max: usize,
+    /// What a directory holds comes before itself, as `-delete` needs it.
+    contents_first: bool,
+    /// Whether the directory that was judged last shall not be entered.
+    pruned: bool,
+    /// Commands of `-exec … +`, and the names for each.
+    gathered: Vec<(Vec<String>, Vec<String>)>,
+    code: i32,
 }
 
 pub async fn find(command: Command) -> Outcome {
     let words = &command.args;
-    let is_test = |word: &&String| word.starts_with('-') || *word == "!" || *word == "(";
-    let starts: Vec<&String> = words.iter().take_while(|word| !is_test(word)).collect();
-    let (tests, (depth_min, depth_max)) = parse(&command, &words[starts.len()..])?;
-    let here = ".".to_owned();
-    let starts = if starts.is_empty() { vec![&here] } else { starts };
-    let mut code = 0;
+    let is_test = |word: &String| word.starts_with('-') || word == "!" || word == "(";
+    let count = words.iter().position(is_test).unwrap_or(words.len());
+    let (starts, tests) = words.split_at(count);
+    let (expression, mut search) = parse(&command, tests)?;
+    let here = [".".to_owned()];
+    let starts = if starts.is_empty() { &here[..] } else { starts };
     for start in starts {
-        let mut stack = vec![(start.clone(), command.path(start), 0)];
-        if !files::exists(&stack[0].1) {
-            command.complain(&format!("{start}: No such file or directory")).await;
-            code = 1;
-            continue;
+        let first = Entry::new(start.clone(), command.path(start), 0);
+        if files::exists(&first.path) {
+            search.walk(&expression, first).await?;
+        } else {
+            search.complain(start, "No such file or directory").await;
         }
-        while let Some((shown, path, depth)) = stack.pop() {
-            let mut prune = depth >= depth_max;
-            if depth >= depth_min {
-                prune |= judged(&command, &tests, &shown, &path).await?;
-            }
-            if prune || !files::is_dir(&path) || path.is_symlink() {
+    }
+    search.run_gathered().await;
+    Ok(search.code)
+}
+
+impl Search<'_> {
+    async fn walk(&mut self, expression: &Expression, first: Entry) -> Result<(), Failure> {
+        let mut stack = vec![first];
+        while let Some(entry) = stack.pop() {
+            if self.contents_first && !entry.entered && self.enters(&entry) {
+                let below = self.below(&entry).await;
+                stack.push(Entry { entered: true, ..entry });
+                stack.extend(below);
                 continue;
             }
-            for name in files::list(&path).on(&shown)?.into_iter().rev() {
-                let shown = format!("{}/{name}", shown.trim_end_matches('/'));
-                let path = path.join(&name);
-                stack.push((shown, path, depth + 1));
+            self.pruned = false;
+            if entry.depth >= self.depth_min {
+                self.judge(expression, &entry).await?;
+            }
+            if !self.contents_first && !self.pruned && self.enters(&entry) {
+                stack.extend(self.below(&entry).await);
+            }
+        }
+        Ok(())
+    }
+
+    fn enters(&self, entry: &Entry) -> bool {
+        entry.depth < self.depth_max && entry.is_folder()
+    }
+
+    /// What a directory holds, the last first.
+    async fn below(&mut self, entry: &Entry) -> Vec<Entry> {
+        let names = match files::list(&entry.path) {
+            Ok(names) => names,
+            Err(error) => {
+                self.complain(&entry.shown, &files::reason(&error)).await;
+                return Vec::new();
+            }
+        };
+        let within = |name: String| {
+            let shown = format!("{}/{name}", entry.shown.trim_end_matches('/'));
+            Entry::new(shown, entry.path.join(&name), entry.depth + 1)
+        };
+        names.into_iter().rev().map(within).collect()
+    }
+
+    /// Says what went wrong with one name; the others have their turn.
+    async fn complain(&mut self, shown: &str, why: &str) {
+        self.command.complain(&format!("{shown}: {why}")).await;
+        self.code = 1;
+    }
+
+    /// Whether an expression holds for an entry. What it says to do is done on the way.
+    fn judge<'b>(
+        &'b mut self,
+        expression: &'b Expression,
+        entry: &'b Entry,
+    ) -> LocalBoxFuture<'b, Result<bool, Failure>> {
+        async move {
+            match expression {
+                Expression::Test(test) => self.test(test, entry).await,
+                Expression::Not(inner) => Ok(!self.judge(inner, entry).await?),
+                Expression::All(all) => {
+                    for one in all {
+                        if !self.judge(one, entry).await? {
+                            return Ok(false);
+                        }
+                    }
+                    Ok(true)
+                }
+                Expression::Any(all) => {
+                    for one in all {
+                        if self.judge(one, entry).await? {
+                            return Ok(true);
+                        }
+                    }
+                    Ok(false)
+                }
+            }
+        }
+        .boxed_local()
+    }
+
+    async fn test(&mut self, test: &Test, entry: &Entry) -> Result<bool, Failure> {
+        let shown = &entry.shown;
+        match test {
+            Test::Print(end) => self.command.print(format!("{shown}{end}")).await?,
+            Test::Delete => {
+                let removed = match entry.is_folder() {
+                    // Where the search begins is left, as everywhere.
+                    true if shown == "." => Ok(()),
+                    true => std::fs::remove_dir(&entry.path),
+                    false => std::fs::remove_file(&entry.path),
+                };
+                if let Err(error) = files::changed(&entry.path, removed) {
+                    self.complain(shown, &files::reason(&error)).await;
+                    return Ok(false);
+                }
+            }
+            Test::Prune => self.pruned = true,
+            Test::Exec(words) => {
+                let words = words.iter().map(|word| word.replace("{}", shown)).collect();
+                return Ok(Box::pin(run(self.command.with(words))).await == 0);
+            }
+            Test::Gather(index) => self.gathered[*index].1.push(shown.clone()),
+            test => return Ok(holds_for(test, entry)),
+        }
+        Ok(true)
+    }
+
+    async fn run_gathered(&mut self) {
+        for (words, names) in std::mem::take(&mut self.gathered) {
+            let names: Vec<&str> = names.iter().map(String::as_str).collect();
+            for words in grouped(&words, &names, usize::MAX) {
+                if Box::pin(run(self.command.with(words))).await != 0 {
+                    self.code = 1;
+                }
             }
         }
     }
-    Ok(code)
 }
 
-type Depths = (usize, usize);
+/// Reads an expression: `-o` between what `-a`, or nothing, stands between.
+struct Parser<'a, 'b> {
+    words: Peekable<Iter<'a, String>>,
+    search: &'b mut Search<'a>,
+    /// Whether it does anything with what it finds.
+    acts: bool,
+}
 
-fn parse(command: &Command, words: &[String]) -> Result<(Vec<Test>, Depths), Failure> {
-    let mut tests = Vec::new();
-    let mut depths = (0, super::directory::DEPTH_MAX);
-    let mut words = words.iter();
-    while let Some(word) = words.next() {
+fn parse<'a>(
+    command: &'a Command,
+    words: &'a [String],
+) -> Result<(Expression, Search<'a>), Failure> {
+    let mut search = Search {
+        command,
+        depth_min: 0,
+        depth_max: super::directory::DEPTH_MAX,
+        contents_first: false,
+        pruned: false,
+        gathered: Vec::new(),
+        code: 0,
+    };
+    let words = words.iter().peekable();
+    let mut parser = Parser { words, search: &mut search, acts: false };
+    let mut expression = match parser.words.peek() {
+        Some(_) => parser.any(0)?,
+        None => Expression::All(Vec::new()),
+    };
+    if parser.words.peek().is_some() {
+        return Err(Failure::usage("a ) has no ("));
+    }
+    if !parser.acts {
+        expression = Expression::All(vec![expression, Expression::Test(Test::Print('\n'))]);
+    }
+    Ok((expression, search))
+}
+
+impl Parser<'_, '_> {
+    fn next_is(&mut self, known: &[&str]) -> bool {
+        self.words.next_if(|word| known.contains(&word.as_str())).is_some()
+    }
+
+    fn any(&mut self, nesting: u32) -> Result<Expression, Failure> {
+        let mut all = vec![self.all(nesting)?];
+        while self.next_is(&["-o", "-or"]) {
+            all.push(self.all(nesting)?);
+        }
+        Ok(Expression::Any(all))
+    }
+
+    fn all(&mut self, nesting: u32) -> Result<Expression, Failure> {
+        let mut all = vec![self.one(nesting)?];
+        let ends = |word: &&String| matches!(word.as_str(), "-o" | "-or" | ")");
+        while self.next_is(&["-a", "-and"]) || self.words.peek().is_some_and(|word| !ends(word)) {
+            all.push(self.one(nesting)?);
+        }
+        Ok(Expression::All(all))
+    }
+
+    fn one(&mut self, nesting: u32) -> Result<Expression, Failure> {
+        let mut negated = false;
+        while self.next_is(&["!", "-not"]) {
+            negated = !negated;
+        }
+        let one = if self.next_is(&["("]) {
+            if nesting == NESTING_MAX {
+                return Err(Failure::usage("there are too many ( within each other"));
+            }
+            let inner = self.any(nesting + 1)?;
+            if !self.next_is(&[")"]) {
+                return Err(Failure::usage("a ( has no )"));
+            }
+            inner
+        } else {
+            Expression::Test(self.test()?)
+        };
+        Ok(if negated { Expression::Not(Box::new(one)) } else { one })
+    }
+
+    fn test(&mut self) -> Result<Test, Failure> {
+        let Some(word) = self.words.next() else {
+            return Err(Failure::usage("a test is missing at the end"));
+        };
         let mut value = || {
             let missing = || Failure::usage(format!("{word} needs a value"));
-            words.next().cloned().ok_or_else(missing)
+            self.words.next().cloned().ok_or_else(missing)
         };
         let number = |text: String| -> Result<usize, Failure> {
             text.parse().map_err(|_| Failure::usage(format!("{text}: not a number")))
         };
-        match word.as_str() {
-            "-name" => tests.push(Test::Name(value()?)),
-            "-iname" => tests.push(Test::NameInAnyCase(value()?.to_lowercase())),
-            "-path" | "-wholename" => tests.push(Test::Path(value()?)),
-            "-type" => tests.push(Test::Type(value()?.chars().next().unwrap_or('f'))),
-            "-maxdepth" => depths.1 = number(value()?)?,
-            "-mindepth" => depths.0 = number(value()?)?,
-            "-mtime" => tests.push(age(&value()?, 86_400.0)?),
-            "-mmin" => tests.push(age(&value()?, 60.0)?),
+        let test = match word.as_str() {
+            "-name" => Test::Name(value()?),
+            "-iname" => Test::NameInAnyCase(value()?.to_lowercase()),
+            "-path" | "-wholename" => Test::Path(value()?),
+            "-type" => Test::Type(value()?.chars().next().unwrap_or('f')),
+            "-maxdepth" => {
+                self.search.depth_max = number(value()?)?;
+                Test::Option
+            }
+            "-mindepth" => {
+                self.search.depth_min = number(value()?)?;
+                Test::Option
+            }
+            "-mtime" => age(&value()?, 86_400.0)?,
+            "-mmin" => age(&value()?, 60.0)?,
             "-newer" => {
                 let name = value()?;
-                let found = command.path(&name).metadata().and_then(|found| found.modified());
-                tests.push(Test::Newer(found.on(&name)?));
+                let path = self.search.command.path(&name);
+                let found = path.metadata().and_then(|found| found.modified());
+                Test::Newer(found.on(&name)?)
             }
-            "-size" => tests.push(size(&value()?)?),
-            "-empty" => tests.push(Test::Empty),
-            "!" | "-not" => tests.push(Test::Not),
-            "-o" | "-or" => tests.push(Test::Or),
-            "-a" | "-and" | "(" | ")" | "-xdev" | "-depth" => {}
-            "-print" => tests.push(Test::Print('\n')),
-            "-print0" => tests.push(Test::Print('\0')),
-            "-delete" => tests.push(Test::Delete),
-            "-prune" => tests.push(Test::Prune),
-            "-exec" => {
-                let taken: Vec<String> = words
-                    .by_ref()
-                    .take_while(|word| *word != ";" && *word != "+")
-                    .cloned()
-                    .collect();
-                tests.push(Test::Exec(taken));
+            "-size" => size(&value()?)?,
+            "-empty" => Test::Empty,
+            "-depth" | "-d" => {
+                self.search.contents_first = true;
+                Test::Option
             }
+            "-xdev" => Test::Option,
+            "-print" => Test::Print('\n'),
+            "-print0" => Test::Print('\0'),
+            "-delete" => {
+                self.search.contents_first = true;
+                Test::Delete
+            }
+            "-prune" => Test::Prune,
+            "-exec" => self.exec()?,
             other => return Err(Failure::usage(format!("{other}: unknown test"))),
+        };
+        self.acts |=
+            matches!(test, Test::Print(_) | Test::Delete | Test::Exec(_) | Test::Gather(_));
+        Ok(test)
+    }
+
+    fn exec(&mut self) -> Result<Test, Failure> {
+        let mut taken: Vec<String> = Vec::new();
+        while let Some(word) = self.words.next() {
+            if word == ";" {
+                return Ok(Test::Exec(taken));
+            }
+            if word == "+" && taken.pop_if(|last| last == "{}").is_some() {
+                self.search.gathered.push((taken, Vec::new()));
+                return Ok(Test::Gather(self.search.gathered.len() - 1));
+            }
+            taken.push(word.clone());
         }
+        Err(Failure::usage("-exec needs a ; at its end, or {} +"))
     }
-    let acts =
-        tests.iter().any(|test| matches!(test, Test::Print(_) | Test::Delete | Test::Exec(_)));
-    if !acts {
-        tests.push(Test::Print('\n'));
-    }
-    Ok((tests, depths))
 }
 
 fn signed(text: &str) -> (std::cmp::Ordering, &str) {
@@ -150,77 +402,35 @@ fn size(text: &str) -> Result<Test, Failure> {
     Ok(Test::Size(order, number, unit))
 }
 
-/// Goes through the tests until one fails; whether the directory shall not be entered.
-async fn judged(
-    command: &Command,
-    tests: &[Test],
-    shown: &str,
-    path: &Path,
-) -> Result<bool, Failure> {
-    let mut holds = true;
-    let mut negated = false;
-    let mut prune = false;
-    for test in tests {
-        match test {
-            Test::Or if holds => break,
-            Test::Or => {
-                holds = true;
-                continue;
-            }
-            Test::Not => {
-                negated = !negated;
-                continue;
-            }
-            _ if !holds => continue,
-            Test::Print(end) => command.print(format!("{shown}{end}")).await?,
-            Test::Delete => {
-                let removed = match path.is_dir() {
-                    true => std::fs::remove_dir(path),
-                    false => std::fs::remove_file(path),
-                };
-                removed.on(shown)?;
-            }
-            Test::Prune => prune = true,
-            Test::Exec(words) => {
-                let words = words.iter().map(|word| word.replace("{}", shown)).collect();
-                holds = Box::pin(run(command.with(words))).await == 0;
-            }
-            test => holds = holds_for(test, shown, path) != std::mem::take(&mut negated),
-        }
-    }
-    Ok(prune)
-}
-
-fn holds_for(test: &Test, shown: &str, path: &Path) -> bool {
-    let found = path.symlink_metadata();
+fn holds_for(test: &Test, entry: &Entry) -> bool {
+    let (path, found) = (&entry.path, entry.metadata.as_ref());
+    let modified = || found.and_then(|found| found.modified().ok());
     match test {
         Test::Name(pattern) => match path.file_name() {
             Some(_) => name_matches(pattern, path),
-            None => name_matches(pattern, &PathBuf::from("/x").with_file_name(shown)),
+            None => name_matches(pattern, &PathBuf::from("/x").with_file_name(&entry.shown)),
         },
         Test::NameInAnyCase(pattern) => {
             name_matches(pattern, Path::new(&path.to_string_lossy().to_lowercase()))
         }
         Test::Path(pattern) => {
-            name_matches(&pattern.replace('/', "\u{1}"), Path::new(&shown.replace('/', "\u{1}")))
+            let shown = entry.shown.replace('/', "\u{1}");
+            name_matches(&pattern.replace('/', "\u{1}"), Path::new(&shown))
         }
-        Test::Type('d') => files::is_dir(path) && !path.is_symlink(),
+        Test::Type('d') => entry.is_folder(),
         Test::Type('l') => path.is_symlink(),
-        Test::Type(_) => found.is_ok_and(|found| found.is_file()),
+        Test::Type(_) => found.is_some_and(|found| found.is_file()),
         Test::Age(order, number, unit) => {
-            let modified = found.and_then(|found| found.modified());
-            let age = modified.ok().and_then(|time| time.elapsed().ok()).unwrap_or_default();
+            let age = modified().and_then(|time| time.elapsed().ok()).unwrap_or_default();
             (age.as_secs_f64() / unit).floor().total_cmp(number) == *order
         }
-        Test::Newer(time) => {
-            found.and_then(|found| found.modified()).is_ok_and(|modified| modified > *time)
-        }
+        Test::Newer(time) => modified().is_some_and(|modified| modified > *time),
         Test::Size(order, number, unit) => {
-            found.is_ok_and(|found| found.len().div_ceil(*unit).cmp(number) == *order)
+            found.is_some_and(|found| found.len().div_ceil(*unit).cmp(number) == *order)
         }
         Test::Empty => match files::is_dir(path) {
             true => files::list(path).is_ok_and(|names| names.is_empty()),
-            false => found.is_ok_and(|found| found.len() == 0),
+            false => found.is_some_and(|found| found.len() == 0),
         },
         // The others act, and are judged where they do.
         _ => true,

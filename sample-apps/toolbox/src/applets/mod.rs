@@ -10,6 +10,8 @@ mod find;
 mod grep;
 #[cfg(any(test, target_family = "wasm"))]
 mod grpc;
+#[cfg(any(test, target_family = "wasm"))]
+mod nc;
 #[cfg(target_family = "wasm")]
 mod network;
 mod od;
@@ -54,6 +56,7 @@ const APPLETS: &[(&str, Applet)] = &[
     ("du", |c| directory::du(c).boxed_local()),
     ("echo", |c| basic::echo(c).boxed_local()),
     ("egrep", |c| grep::egrep(c).boxed_local()),
+    ("entrypoint", |c| entrypoint(c).boxed_local()),
     ("env", |c| system::env(c).boxed_local()),
     ("expr", |c| basic::expr(c).boxed_local()),
     ("fallocate", |c| blocks::fallocate(c).boxed_local()),
@@ -197,6 +200,19 @@ pub async fn own(command: Command) -> Outcome {
         }
         None => shell::sh(command.with(vec!["sh".to_owned()])).boxed_local().await,
     }
+}
+
+/// `entrypoint PROGRAM WORD …`, as images of one program begin: the words are its arguments, unless
+/// the first is a program itself.
+async fn entrypoint(command: Command) -> Outcome {
+    let mut words = command.args.clone();
+    let is_program = |word: &String| {
+        find(word).is_some() || (word.contains('/') && command.path(word).is_file())
+    };
+    if words.get(1).is_some_and(is_program) {
+        words.remove(0);
+    }
+    Ok(run(command.with(words)).await)
 }
 
 /// Whether a name is this program's own.

@@ -18,6 +18,8 @@ use crate::io::{Input, Output};
 use crate::net::{self, Connection, Datagrams, Listener};
 use crate::runtime;
 
+use super::nc::Nc;
+
 /// Redirects that are followed.
 const REDIRECTS_MAX: usize = 10;
 /// Requests that `netexec` makes for one of its own.
@@ -264,43 +266,11 @@ pub async fn nslookup(command: Command) -> Outcome {
     }
 }
 
-/// `nc [-l] [-z] [-v] [-u] [-w SECONDS] [-p PORT] [HOST] PORT [-e COMMAND …]`
 pub async fn nc(command: Command) -> Outcome {
-    let (mut listens, mut probes, mut udp, mut again) = (false, false, false, false);
-    let mut verbose = false;
-    let (mut port, mut wait, mut program) = (None, None, Vec::new());
-    let mut names = Vec::new();
-    let mut words = command.args.iter().cloned();
-    while let Some(word) = words.next() {
-        let Some(letters) = word.strip_prefix('-').filter(|letters| !letters.is_empty()) else {
-            names.push(word);
-            continue;
-        };
-        for letter in letters.chars() {
-            match letter {
-                'l' => listens = true,
-                'k' => again = true,
-                'z' => probes = true,
-                'u' => udp = true,
-                'v' => verbose = true,
-                'n' | 'N' | 't' | '4' => {}
-                'q' => drop(words.next()),
-                'w' => wait = words.next().map(|text| seconds(text.into())).transpose()?,
-                'p' => port = words.next(),
-                'e' | 'c' => program = words.by_ref().collect(),
-                other => return Err(Failure::usage(format!("-{other}: unknown option"))),
-            }
-        }
-    }
-    if listens && port.is_none() {
-        port = names.pop();
-    } else if !listens {
-        port = names.pop();
-    }
-    let number = port.as_deref().and_then(|text| text.parse::<u16>().ok());
-    let Some(port) = number else { return Err(Failure::usage("which port?")) };
+    let Nc { listens, again, probes, udp, verbose, wait, host, port, program } =
+        Nc::parse(&command.args)?;
     if udp {
-        return nc_udp(&command, listens, names.first(), port, wait).await;
+        return nc_udp(&command, listens, host.as_ref(), port, wait).await;
     }
     if listens {
         let listener = Listener::bind(port).await.on(&format!("port {port}"))?;
@@ -316,7 +286,7 @@ pub async fn nc(command: Command) -> Outcome {
             }
         }
     }
-    let Some(host) = names.first() else { return Err(Failure::usage("which host?")) };
+    let Some(host) = &host else { return Err(Failure::usage("which host?")) };
     let connecting = Box::pin(net::connect(host, port));
     let limit = wait.unwrap_or(Duration::from_secs(10));
     let connection = match select(connecting, Box::pin(runtime::sleep(limit))).await {

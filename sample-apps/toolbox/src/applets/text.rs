@@ -499,6 +499,10 @@ fn set(text: &str) -> Vec<u8> {
         ("[:space:]", " \\t\\n\\v\\f\\r"),
         ("[:blank:]", " \\t"),
         ("[:punct:]", "!-/:-@\\[-`{-~"),
+        ("[:xdigit:]", "0-9A-Fa-f"),
+        ("[:cntrl:]", "\\000-\\037\\177"),
+        ("[:graph:]", "!-~"),
+        ("[:print:]", " -~"),
     ] {
         text = text.replace(class, range);
     }

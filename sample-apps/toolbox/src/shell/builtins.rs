@@ -7,7 +7,7 @@ use std::task::Poll;
 
 use futures::future::{AbortHandle, Abortable, Either, FutureExt, LocalBoxFuture, select};
 
-use super::{Flow, Job, JobState, Run, Shell, Variable};
+use super::{Flow, Job, JobState, Run, Shell, Variable, expand};
 use crate::applets;
 use crate::command::{Failure, Outcome};
 use crate::files;
@@ -430,28 +430,38 @@ fn trap(shell: &mut Shell, words: &[String]) -> Outcome {
     Ok(0)
 }
 
+/// `read [-res] [-p PROMPT] [-d END] [-t SECONDS] [-a LIST | NAME …]`
 async fn read(shell: &mut Shell, words: Vec<String>) -> Run<Outcome> {
     let mut raw = false;
     let mut end = b'\n';
-    let mut silent_end = None;
+    let (mut silent_end, mut list) = (None, None);
     let mut names = Vec::new();
     let mut rest = words[1..].iter();
     while let Some(word) = rest.next() {
-        match word.as_str() {
-            "-r" => raw = true,
-            "-p" => {
-                let prompt = rest.next().cloned().unwrap_or_default();
-                let _ = shell.output(2).write(prompt).await;
+        let Some(letters) = word.strip_prefix('-').filter(|letters| !letters.is_empty()) else {
+            names.push(word.clone());
+            continue;
+        };
+        for (at, letter) in letters.char_indices() {
+            raw |= letter == 'r';
+            if "res".contains(letter) {
+                continue;
             }
-            "-d" => {
-                end = rest.next().and_then(|text| text.bytes().next()).unwrap_or(0);
-            }
-            "-t" => silent_end = rest.next().and_then(|text| text.parse::<f64>().ok()),
-            "-s" | "-e" => {}
-            word if word.starts_with('-') && word.len() > 1 => {
+            if !"pdta".contains(letter) {
                 return Ok(Err(Failure::usage(format!("{word}: unknown option"))));
             }
-            name => names.push(name.to_owned()),
+            // The value is the rest of the word, or the next one.
+            let value = match &letters[at + 1..] {
+                "" => rest.next().cloned().unwrap_or_default(),
+                value => value.to_owned(),
+            };
+            match letter {
+                'p' => _ = shell.output(2).write(value).await,
+                'd' => end = value.bytes().next().unwrap_or(0),
+                't' => silent_end = value.parse::<f64>().ok(),
+                _ => list = Some(value),
+            }
+            break;
         }
     }
     let input = shell.stdin();
@@ -484,10 +494,17 @@ async fn read(shell: &mut Shell, words: Vec<String>) -> Run<Outcome> {
         Err(error) => return Ok(Err(error.into())),
     };
     let text = if raw { text } else { without_backslashes(&text) };
+    let separators = shell.get("IFS").unwrap_or_else(|| " \t\n".to_owned());
+    if let Some(name) = list {
+        let fields = expand::fields_of(&text, &separators);
+        return Ok(match shell.set_list(&name, fields) {
+            Ok(()) => Ok(i32::from(!complete)),
+            Err(message) => Err(Failure::new(message)),
+        });
+    }
     if names.is_empty() {
         names.push("REPLY".to_owned());
     }
-    let separators = shell.get("IFS").unwrap_or_else(|| " \t\n".to_owned());
     for (name, value) in names.iter().zip(parts(&text, &separators, names.len())) {
         if let Err(message) = shell.set(name, value) {
             return Ok(Err(Failure::new(message)));

@@ -5,7 +5,9 @@
 
 use std::path::Path;
 
-use brush_parser::ast::Word;
+use brush_parser::ast::{
+    Command, CommandPrefixOrSuffixItem as Item, IoFileRedirectKind as Kind, IoRedirect, Word,
+};
 use brush_parser::pattern::{pattern_has_glob_metacharacters, pattern_to_regex_str};
 use brush_parser::word::{
     self, BraceExpressionMember, BraceExpressionOrText, Parameter, ParameterExpr,
@@ -168,6 +170,9 @@ impl Shell {
 
     /// What a command prints, without the line ends at its end.
     async fn substitute(&mut self, text: &str) -> Run<String> {
+        // `$(< FILE)` is what is in the file.
+        let shown = format!("cat {text}");
+        let text = if only_reads(text) { shown.as_str() } else { text };
         let mut inner = self.clone();
         let output = Output::memory();
         inner.fds.insert(1, Stream::Out(output.clone()));
@@ -554,6 +559,21 @@ impl Shell {
     }
 }
 
+/// Whether a script is nothing but a file for the input of no command.
+fn only_reads(text: &str) -> bool {
+    if !text.trim_start().starts_with('<') {
+        return false;
+    }
+    let Ok(program) = super::parse(text) else { return false };
+    let [list] = &program.complete_commands[..] else { return false };
+    let [item] = &list.0[..] else { return false };
+    let [Command::Simple(command)] = &item.0.first.seq[..] else { return false };
+    let prefix = command.prefix.as_ref().map_or(&[][..], |prefix| &prefix.0);
+    item.0.additional.is_empty()
+        && command.word_or_name.is_none()
+        && matches!(prefix, [Item::IoRedirect(IoRedirect::File(None, Kind::Read, _))])
+}
+
 fn is_all_parameters(piece: &WordPiece) -> bool {
     let WordPiece::ParameterExpansion(ParameterExpr::Parameter { parameter, .. }) = piece else {
         return false;
@@ -591,6 +611,15 @@ fn split(pieces: Vec<Piece>, separators: &str) -> Vec<Field> {
     }
     fields.extend(current);
     fields
+}
+
+/// The fields of a text, as `read -a` wants them.
+pub(super) fn fields_of(text: &str, separators: &str) -> Vec<String> {
+    let (mut fields, mut current) = (Vec::new(), None);
+    split_text(text, separators, &mut fields, &mut current);
+    fields.extend(current);
+    let plain = |field: Field| field.into_iter().map(|(text, _)| text).collect();
+    fields.into_iter().map(plain).collect()
 }
 
 /// Blanks among the separators count once and not at the ends; each other one ends a field.

@@ -356,6 +356,15 @@ impl Shell {
         Ok(())
     }
 
+    /// Sets a variable to a list; its first element is what it is without an index.
+    fn set_list(&mut self, name: &str, list: Vec<String>) -> Result<(), String> {
+        self.set(name, list.first().cloned().unwrap_or_default())?;
+        if let Some(variable) = self.variables.get_mut(name) {
+            variable.list = Some(list);
+        }
+        Ok(())
+    }
+
     fn unset(&mut self, name: &str) -> Result<(), String> {
         if self.variables.get(name).is_some_and(|variable| variable.readonly) {
             return Err(format!("{name}: is read only"));

@@ -102,11 +102,19 @@ impl Shell {
         }
         if pipeline.bang {
             self.status = i32::from(self.status == 0);
-        } else if self.status != 0 && !checked && self.conditions == 0 && self.options.exit_on_error
-        {
-            return Err(Flow::Exit(self.status));
+        } else if !checked && !has_judged_itself(&pipeline.seq) {
+            return self.unless_fatal();
         }
         Ok(())
+    }
+
+    /// With `-e` the shell ends at a failure that nothing looks at.
+    fn unless_fatal(&self) -> Run<()> {
+        match self.status {
+            0 => Ok(()),
+            code if self.options.exit_on_error && self.conditions == 0 => Err(Flow::Exit(code)),
+            _ => Ok(()),
+        }
     }
 
     /// Each part in a copy of the shell, side by side.
@@ -173,7 +181,7 @@ impl Shell {
             Err(message) => {
                 self.complain(&message).await;
                 self.status = 1;
-                Ok(())
+                self.unless_fatal()
             }
         };
         self.fds = before;
@@ -552,12 +560,7 @@ impl Shell {
                 for (_, word) in words {
                     list.extend(self.fields(word).await?);
                 }
-                let first = list.first().cloned().unwrap_or_default();
-                let outcome = self.set(name, first);
-                if let Some(variable) = self.variables.get_mut(name) {
-                    variable.list = Some(list);
-                }
-                outcome
+                self.set_list(name, list)
             }
             (AssignmentName::ArrayElementName(name, index), AssignmentValue::Scalar(word)) => {
                 let value = self.one(&word.value).await?;
@@ -593,11 +596,7 @@ impl Shell {
             list.resize(index + 1, String::new());
         }
         list[index] = value;
-        self.set(name, list[0].clone())?;
-        if let Some(variable) = self.variables.get_mut(name) {
-            variable.list = Some(list);
-        }
-        Ok(())
+        self.set_list(name, list)
     }
 
     fn assigned(&self, assignment: &Assignment) -> String {
@@ -749,4 +748,16 @@ impl Shell {
         }
         self.status = failure.code;
     }
+}
+
+/// Whether `-e` has been applied within it already: what fails in a loop, an `if`, a `case` or
+/// braces would have ended the shell there, so a failure that is left was one that does not count.
+fn has_judged_itself(commands: &[brush_parser::ast::Command]) -> bool {
+    let [brush_parser::ast::Command::Compound(compound, _)] = commands else { return false };
+    !matches!(
+        compound,
+        CompoundCommand::Subshell(_)
+            | CompoundCommand::Arithmetic(_)
+            | CompoundCommand::Coprocess(_)
+    )
 }

@@ -69,6 +69,21 @@ fn set_e_ends_at_failures_that_nobody_looks_at() {
         "there\n! sh: missing: parameter not set\n= 1",
     );
     check("set -o pipefail; false | true; echo $?", "1\n");
+    // What is ignored in a list is so as the last command of a loop, too.
+    check(
+        "set -e; for f in a b; do [ $f = a ] && echo hit; done; if :; then false && :; fi; \
+        case x in x) false && :;; esac; { false && :; }; while true; do false && break; break; \
+        done; echo done",
+        "hit\ndone\n",
+    );
+    check("set -e; for f in a; do false; done; echo never", "= 1");
+    check("set -e; (false && :); echo never", "= 1");
+    check("set -e; f() { false && :; }; f; echo never", "= 1");
+    check("set -e; ((0)); echo never", "= 1");
+    check(
+        "set -e; { :; } < none; echo never",
+        "! sh: can't open none: No such file or directory\n= 1",
+    );
 }
 
 #[test]
@@ -179,6 +194,12 @@ fn redirections() {
     check("nosuch 2>/dev/null; echo $?", "127\n");
     check("while read -r line; do echo \"<$line>\"; done < <(printf '1\\n2\\n')", "<1>\n<2>\n");
     check("read a; read b c; cat; echo; echo $a $c", "third\nfirst line\n");
+    check(
+        "IFS=, read -ra l <<< a,b,,c; echo ${#l[@]} ${l[1]} ${l[3]}; printf 'x;y' | (read -rd';' v; \
+        echo $v); read -rsp '' -t9 v; echo $v; read -x",
+        "4 b c\nx\nfirst\n! sh: read: -x: unknown option\n= 2",
+    );
+    check("echo in > f; echo $(< f) \"$(<f)\" `< f` $(< f cat -n)", "in in in 1 in\n");
     check("{ echo o; nosuch; } > f 2>&1; wc -l < f", "2\n");
 }
 
@@ -208,6 +229,11 @@ fn scripts_come_from_files_and_input() {
     check("printf 'v=1\\n' > lib; . ./lib; echo $v", "1\n");
     check("echo 'echo $0 $1' | sh -s arg", "sh arg\n");
     check("trap 'echo never' EXIT; exec echo instead", "instead\n");
+    check(
+        "entrypoint cat sh -c 'echo sh'; echo hi > f; entrypoint cat f; echo in | entrypoint cat -; \
+        echo 'echo own' > run.sh; entrypoint cat ./run.sh; entrypoint echo",
+        "sh\nhi\nin\nown\n\n",
+    );
     check("touch f; [ -w f ] && [ -w . ] && [ ! -w g ] && echo yes", "yes\n");
     check("echo $((~1)) $((-7 / 2))", "-2 -3\n");
 }
@@ -281,6 +307,11 @@ fn text_applets() {
         "echo Hello | tr a-z A-Z; echo aabb | tr -s ab; echo a1b2 | tr -d 0-9",
         "HELLO\nab\nab\n",
     );
+    check(
+        "printf 'cut\\a\\tr: x\\177\\n' | tr -d '[:cntrl:]'; printf 'a \\x01\\n' | tr -cd '[:print:]'; \
+        echo 0xfg | tr -cd '[:xdigit:]'; echo 'a b' | tr '[:graph:]' .",
+        "cutr: xa 0f. .\n",
+    );
     check("seq 5 | head -n -3; seq 5 | tail -n +4; seq 3 | tac", "1\n2\n4\n5\n3\n2\n1\n");
     check(
         "printf 'one\\ntwo\\nthree\\n' | grep -n 'o$'; echo ab12 | grep -oE '[0-9]+'",
@@ -352,6 +383,19 @@ fn file_applets() {
         "touch a b; rm a; [ -e a ] || echo gone; [ -f b ] && [ ! -s b ] && echo empty",
         "gone\nempty\n",
     );
+    check(
+        "mkdir -p a/b c; echo 1 > a/b/f; touch a/.g; cp -r a/. c; cp -a a c; cd a; cp -r . ../e; cd ..; \
+        find c e -type f",
+        "c/.g\nc/a/.g\nc/a/b/f\nc/b/f\ne/.g\ne/b/f\n",
+    );
+    // A file that is copied onto itself keeps what it holds.
+    check(
+        "echo text > f; ln f g; ln -s f h; \
+        for to in . g h; do cp f $to 2>&1 | sed 's,/.*/,,'; done; cat f",
+        "cp: f: it and f are the same file\ncp: f: it and g are the same file\n\
+        cp: f: it and h are the same file\ntext\n",
+    );
+    check("mkdir d; echo text > d/f; ln -s d e; cp e/f d 2> /dev/null || cat d/f", "text\n");
     check("mkdir d; echo data > d/f; mkdir d/e; tar cf - d | tar tf -", "d/\nd/e/\nd/f\n");
     check(
         "mkdir d out; echo data > d/f; tar czf x.tgz d; tar xzf x.tgz -C out; cat out/d/f",
@@ -372,6 +416,28 @@ fn file_applets() {
         "mkdir d; touch d/a.log d/b.txt; find d -name '*.log' -exec echo found {} \\;",
         "found d/a.log\n",
     );
+}
+
+#[test]
+fn expressions_of_find() {
+    check("touch a b c; find . -name a -o -name b", "./a\n./b\n");
+    check("touch a b c; find . -type f ! \\( -name a -o -name b \\)", "./c\n");
+    check(
+        "touch -d 2020-01-01 a; touch b; find . -mtime +30 \\( -name a -o -name b \\) -delete; ls",
+        "b\n",
+    );
+    check("mkdir -p d/e/f; touch d/e/f/x d/y; find d -mindepth 1 -delete; ls d; echo $?", "0\n");
+    check("mkdir d; touch d/x; find . -depth; find . -delete; ls", "./d/x\n./d\n.\n");
+    check(
+        "mkdir d; touch d/x; find d -name d -delete; echo $?; find d -name d -prune -o -print",
+        "1\n! find: d: Directory not empty\n",
+    );
+    check(
+        "touch a b; find . -type f -exec echo + {} +; find a -exec echo {} 1 \\;",
+        "+ ./a ./b\na 1\n",
+    );
+    check("find . \\( -name a", "! find: a ( has no )\n= 2");
+    check("find . -name a \\)", "! find: a ) has no (\n= 2");
 }
 
 #[test]
