@@ -757,46 +757,5 @@ fn a_pod_that_never_started_goes_at_once() {
     );
 }
 
-#[test]
-fn the_active_deadline_ends_a_pod() {
-    let mut desired = desired("app", RestartPolicy::Always);
-    let spec = Arc::make_mut(&mut desired.spec);
-    spec.active_deadline = Some(Duration::from_secs(5));
-    check(
-        desired,
-        "0 address
-         0 prepared app
-         1 started app
-         4 step
-         5 step
-         6 exited app 143
-         6 removed
-         60 step",
-        expect![[r#"
-            0 address
-                ! Prepare(0)
-                Active app#0=Preparing wake=5
-            0 prepared app
-                ! Start { container: 0, restart: 0 }
-                Active app#0=Starting wake=5
-            1 started app
-                Active app#0=Running(since 1) wake=5 ready
-            4 step
-                Active app#0=Running(since 1) wake=5 ready
-            5 step
-                ! Stop { container: 0, restart: 0, grace: 30s, because: None }
-                Stopping(Deadline) app#0=Stopping wake=40
-            6 exited app 143
-                ! Remove
-                Removing(Deadline) app#0=Ended(143) wake=16
-            6 removed
-                ! Unmount
-                Finished(Deadline) app#0=Ended(143)
-            60 step
-                Finished(Deadline) app#0=Ended(143)
-        "#]],
-    );
-}
-
 #[path = "lifecycle_probe_tests.rs"]
 mod probes_and_ends;

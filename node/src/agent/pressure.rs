@@ -485,7 +485,7 @@ mod tests {
         let fast = ("fast".to_owned(), true, Use { bytes: 1 << 30, entries: 9 });
         let app = ("app".to_owned(), Use { bytes: 8192, entries: 2 });
         let (volumes, containers) = (vec![cache, fast], vec![app]);
-        let written = Written { volumes, containers, claims: Vec::new() };
+        let written = Written { volumes, containers, ..Written::default() };
         assert_eq!((written.disk(), written.inodes()), (12_288, 70_002));
     }
 

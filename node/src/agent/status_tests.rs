@@ -165,7 +165,12 @@ fn who_ends_is_ready_only_if_it_was_deleted() {
         (containers[0].ready, is_ready)
     };
     let state = walked(&desired, running);
-    let evicted = observe(&state, &desired.spec, Observation::Evict("full".to_owned()), at(4));
+    let evicted = observe(
+        &state,
+        &desired.spec,
+        Observation::Evict(Eviction::Shortage("full".to_owned())),
+        at(4),
+    );
     let evicted = step(&evicted, &desired, at(4)).0;
     assert_eq!(ready(&evicted, &desired), (false, false));
     let grace = std::time::Duration::from_secs(30);
@@ -462,7 +467,7 @@ fn only_a_node_that_is_short_disrupts() {
         assert_eq!(told.reason.as_deref(), Some("Evicted"));
         assert_eq!(told.message.as_deref(), Some("why"));
         // The same after a restart of the agent.
-        let found = recover(&desired.spec, Some(&told), None, at(100));
+        let found = recover(&desired.spec, Some(&told), None, at(100), at(50));
         assert_eq!(found.eviction, state.eviction);
         let again = status(&found, &desired.spec, address_of_node);
         for status in [told, again] {
