@@ -263,7 +263,13 @@ pub const ROWS: &[Row] = &[
         &["\"TCP\"", "\"UDP\""],
     ),
     row("ContainerPort", "hostIP", DoesNotApply, "use a Service of type NodePort", &[]),
-    row("ResourceRequirements", "limits", Honoured, "memory, cpu, ephemeral-storage", &[]),
+    row(
+        "ResourceRequirements",
+        "limits",
+        Honoured,
+        "memory (of all instances together), cpu, ephemeral-storage",
+        &[],
+    ),
     row(
         "ResourceRequirements",
         "requests",

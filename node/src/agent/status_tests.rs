@@ -325,7 +325,8 @@ fn what_a_worker_still_has_of_a_finished_pod_is_removed() {
     assert_eq!(phase(&found, &desired.spec), "Failed");
     let found = observe(&found, &desired.spec, Observation::Removed, at(101));
     let (found, actions) = step(&found, &desired, at(101));
-    assert_eq!((found.stage, actions.len()), (Stage::Finished(Why::Failed), 0));
+    assert_eq!(found.stage, Stage::Finished(Why::Failed));
+    expect!["[Unmount]"].assert_eq(&format!("{actions:?}"));
 }
 
 #[test]
