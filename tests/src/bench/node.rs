@@ -16,8 +16,9 @@ use crate::apps::{app, post, proportional_mib};
 const PODS: usize = 5_000;
 /// Longer than a start at a tenth of the goal's rate.
 const READY_MAX: Duration = Duration::from_secs(300);
-/// What starting left to do is done by then: the last events, and a record of each Pod.
-const SETTLED: Duration = Duration::from_secs(20);
+/// What starting left to do is done by then: the last events, a record of each Pod, and, after a minute
+/// without a request, one more that says that it is idle.
+const SETTLED: Duration = Duration::from_secs(120);
 /// For the processor time of an idle node: whatever it does each minute is in it.
 const IDLE: Duration = Duration::from_secs(60);
 /// Handlers that wake for the first time.
