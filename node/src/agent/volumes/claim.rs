@@ -4,6 +4,7 @@
 //! name the claim, too: the control plane sees to that when it binds them. And the volume has to be
 //! one that can be used on this node: a Pod that names its node has not asked the scheduler.
 
+use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{Node, PersistentVolume, PersistentVolumeClaim};
 use kube::Api;
 
@@ -17,10 +18,19 @@ impl Volumes {
     /// Where the PersistentVolume of a claim is on this node.
     pub(super) async fn claim(&self, pod: &PodSpec, name: &str) -> Result<Place, String> {
         let key = format!("{}/{name}", pod.namespace);
+        let mut said = None;
         // Three objects are large, and this is part of every preparation's future.
-        let asked = Box::pin(self.bound(pod, name));
+        let asked = Box::pin(async {
+            let volume = self.bound(pod, name).await?;
+            said = Some(Timestamp::now());
+            Ok::<_, kube::Error>(volume)
+        });
         let volume = self.objects.kept((Kind::Claims, &key), asked).await?;
-        places::of_volume(volume?)
+        let mut place = places::of_volume(volume?)?;
+        if let Place::Local(folder) = &mut place {
+            folder.owner.at = said;
+        }
+        Ok(place)
     }
 
     /// The volume of a claim, or why the Pod cannot have it. Either is kept for when the control plane
