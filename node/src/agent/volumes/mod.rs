@@ -595,12 +595,16 @@ mod tests {
         away::Away, checkpoint::Checkpoint, events::Recorder, images::Thresholds, spec,
     };
 
-    /// Volumes of a node whose control plane never answers.
-    fn volumes(disk: &Path) -> Arc<Volumes> {
+    /// A control plane that never answers.
+    fn silent() -> kube::Client {
         let never = |_: http::Request<kube::client::Body>| {
             std::future::pending::<Result<http::Response<kube::client::Body>, Infallible>>()
         };
-        let client = kube::Client::new(tower::service_fn(never), "default");
+        kube::Client::new(tower::service_fn(never), "default")
+    }
+
+    /// Volumes of a node.
+    pub(super) fn volumes(disk: &Path, client: kube::Client) -> Arc<Volumes> {
         let away = Arc::new(Away::default());
         let checkpoint = Checkpoint::open(disk, None).expect("folders");
         let objects = Objects::new(client.clone(), checkpoint, away.clone());
@@ -618,7 +622,7 @@ mod tests {
     async fn nothing_of_a_pod_that_has_ended_is_written_again() {
         let folder = tempfile::tempdir().expect("a folder");
         let disk = folder.path().join("data");
-        let volumes = volumes(&disk);
+        let volumes = volumes(&disk, silent());
         let pod = r#"{"metadata":{"name":"a","namespace":"b","uid":"u"},"spec":{"nodeName":"n",
             "volumes":[{"name":"about","downwardAPI":{"items":[
                 {"path":"name","fieldRef":{"fieldPath":"metadata.name"}}]}}],
