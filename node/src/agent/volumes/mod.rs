@@ -521,22 +521,25 @@ impl Volumes {
         }
     }
 
-    /// Removes what is left of all Pods but these.
+    /// What is left of all Pods but these. To be asked for when they are known: who comes after that
+    /// has folders, too.
+    pub fn left(&self, known: &BTreeSet<String>) -> Vec<PathBuf> {
+        let roots = [Some(&self.disk), self.memory.as_ref()].into_iter().flatten();
+        let folders = roots
+            .flat_map(|root| std::fs::read_dir(root.join("pods")).into_iter().flatten().flatten());
+        let left = folders.filter(|it| !known.contains(&*it.file_name().to_string_lossy()));
+        left.map(|folder| folder.path()).collect()
+    }
+
+    /// Removes what is left of Pods, and what was kept of objects that no Pod refers to.
     pub async fn sweep(
         self: Arc<Volumes>,
-        known: BTreeSet<String>,
+        left: Vec<PathBuf>,
         objects: Vec<(String, Source)>,
         claims: Vec<String>,
     ) {
-        for root in [Some(&self.disk), self.memory.as_ref()].into_iter().flatten() {
-            let Ok(mut folders) = tokio::fs::read_dir(root.join("pods")).await else {
-                continue;
-            };
-            while let Ok(Some(folder)) = folders.next_entry().await {
-                if !known.contains(&*folder.file_name().to_string_lossy()) {
-                    remove_tree(folder.path()).await;
-                }
-            }
+        for folder in left {
+            remove_tree(folder).await;
         }
         self.objects.sweep(objects, claims).await;
     }
@@ -616,6 +619,21 @@ mod tests {
         let users = Arc::new(Users::open(disk, disk.join("logs"), None));
         let (host_ip, folders) = (IpAddr::from([10, 0, 0, 1]), (disk.to_owned(), None));
         Arc::new(Volumes::new(client, Arc::new(objects), images, host_ip, (folders, users)))
+    }
+
+    #[tokio::test]
+    async fn a_sweep_leaves_alone_who_comes_after_it_was_decided() {
+        let disk = tempfile::tempdir().expect("a folder");
+        let volumes = volumes(disk.path(), silent());
+        let pods = disk.path().join("pods");
+        let make = |uid: &str| std::fs::create_dir_all(pods.join(uid)).expect("made");
+        make("runs");
+        make("gone");
+        let left = volumes.left(&["runs".to_owned()].into());
+        make("came");
+        volumes.sweep(left, Vec::new(), Vec::new()).await;
+        let there = ["runs", "gone", "came"].map(|uid| pods.join(uid).exists());
+        assert_eq!(there, [true, false, true]);
     }
 
     #[tokio::test]
