@@ -8,7 +8,7 @@
 //! goes whatever the node has.
 //!
 //! Files in memory lie where all Secrets and tokens of the node do. When that is nearly full, who has
-//! most there goes first.
+//! most there goes first, and nobody who has next to nothing.
 
 use std::{path::Path, time::Duration};
 
@@ -42,6 +42,8 @@ const MEMORY_FILES_MIN: u64 = 64 << 20;
 const ENTRY_BYTES: u64 = 1 << 10;
 /// Free inodes below which Pods have to go: one of this many.
 const INODES_PART: u64 = 20;
+/// Files in memory below which nobody goes for their sake: most Pods have some, and little comes back.
+const MEMORY_FILES_WORTH: u64 = 1 << 20;
 /// Pods of this priority run the cluster itself and are never evicted.
 const PRIORITY_CRITICAL: i32 = 2_000_000_000;
 
@@ -129,8 +131,8 @@ impl Pressures {
         Pressures { memory: none, disk: none }
     }
 
-    /// After a look. Says what is short right now: that is what evictions are for.
-    pub fn look(&mut self, signals: &Signals, now: Timestamp) -> Option<Resource> {
+    /// After a look. Says what is short right now: that is what evictions are for, the first first.
+    pub fn look(&mut self, signals: &Signals, now: Timestamp) -> Vec<Resource> {
         let memory = signals.memory_free < MEMORY_MIN;
         let files = lacks_memory_files(signals);
         let disk = signals.disk.0 < disk_min(signals);
@@ -139,11 +141,11 @@ impl Pressures {
         self.disk.set(disk || inodes, now);
         let short = [
             memory.then_some(Resource::Memory),
-            files.then_some(Resource::MemoryFiles),
             disk.then_some(Resource::Disk),
             inodes.then_some(Resource::Inodes),
+            files.then_some(Resource::MemoryFiles),
         ];
-        short.into_iter().flatten().next()
+        short.into_iter().flatten().collect()
     }
 }
 
@@ -197,8 +199,24 @@ pub struct Candidate {
     pub requested: u64,
 }
 
+/// Who goes, and for what: the first of what is short that somebody can go for. Where nobody can, the
+/// machine has filled it with something else, which must not keep Pods from making room of the rest.
+pub fn choose(
+    short: &[Resource],
+    candidates: impl Fn(Resource) -> Vec<Candidate>,
+) -> Option<(Resource, Candidate)> {
+    short.iter().find_map(|&resource| {
+        let all = candidates(resource);
+        let first = match resource {
+            Resource::MemoryFiles => largest(&all),
+            Resource::Memory | Resource::Disk | Resource::Inodes => victim(&all),
+        };
+        Some((resource, first?.clone()))
+    })
+}
+
 /// Who goes first.
-pub fn victim(candidates: &[Candidate]) -> Option<&Candidate> {
+fn victim(candidates: &[Candidate]) -> Option<&Candidate> {
     let may_go = candidates.iter().filter(|it| it.priority < PRIORITY_CRITICAL);
     may_go.min_by_key(|it| {
         let within = it.used <= it.requested;
@@ -208,8 +226,10 @@ pub fn victim(candidates: &[Candidate]) -> Option<&Candidate> {
 }
 
 /// Who goes first where what each has is all that counts: nobody requests files in memory.
-pub fn largest(candidates: &[Candidate]) -> Option<&Candidate> {
-    let may_go = candidates.iter().filter(|it| it.priority < PRIORITY_CRITICAL && it.used > 0);
+fn largest(candidates: &[Candidate]) -> Option<&Candidate> {
+    let may_go = candidates
+        .iter()
+        .filter(|it| it.priority < PRIORITY_CRITICAL && it.used >= MEMORY_FILES_WORTH);
     may_go.max_by_key(|it| (it.used, it.uid.clone()))
 }
 
@@ -397,19 +417,19 @@ mod tests {
     #[test]
     fn a_condition_stays_for_a_while() {
         let mut pressures = Pressures::none(at(0));
-        assert_eq!(pressures.look(&PLENTY, at(10)), None);
+        assert!(pressures.look(&PLENTY, at(10)).is_empty());
         let short = Signals { memory_free: 50 << 20, ..PLENTY };
-        assert_eq!(pressures.look(&short, at(20)), Some(Resource::Memory));
+        assert_eq!(pressures.look(&short, at(20)), [Resource::Memory]);
         assert!(pressures.memory.active && !pressures.disk.active);
-        assert_eq!(pressures.look(&PLENTY, at(30)), None);
+        assert!(pressures.look(&PLENTY, at(30)).is_empty());
         assert!(pressures.memory.active);
         pressures.look(&PLENTY, at(320));
         assert!(!pressures.memory.active);
         assert_eq!(pressures.memory.since, at(320));
         let full = Signals { disk: (1 << 30, 100 << 30), ..PLENTY };
-        assert_eq!(pressures.look(&full, at(330)), Some(Resource::Disk));
+        assert_eq!(pressures.look(&full, at(330)), [Resource::Disk]);
         let inodes = Signals { inodes: (4, 100), ..PLENTY };
-        assert_eq!(pressures.look(&inodes, at(340)), Some(Resource::Inodes));
+        assert_eq!(pressures.look(&inodes, at(340)), [Resource::Inodes]);
         assert!(pressures.disk.active);
     }
 
@@ -419,15 +439,15 @@ mod tests {
             let mut pressures = Pressures::none(at(0));
             (pressures.look(&signals, at(10)), pressures.memory.active, pressures.disk.active)
         };
-        let short = (Some(Resource::MemoryFiles), true, false);
+        let short = (vec![Resource::MemoryFiles], true, false);
         let full = Signals { memory_files: (63 << 20, 2 << 30), ..PLENTY };
         assert_eq!(look(full), short);
         assert_eq!(look(Signals { memory_inodes: (49, 1000), ..PLENTY }), short);
         let small = |free: u64| Signals { memory_files: (free << 20, 64 << 20), ..PLENTY };
         assert_eq!(look(small(6)), short);
-        assert_eq!(look(small(7)), (None, false, false), "a small one has a tenth left");
+        assert_eq!(look(small(7)), (Vec::new(), false, false), "a small one has a tenth left");
         let none = Signals { memory_files: (0, 0), memory_inodes: (0, 0), ..PLENTY };
-        assert_eq!(look(none), (None, false, false), "there is none");
+        assert_eq!(look(none), (Vec::new(), false, false), "there is none");
         assert!(fills_up(&PLENTY, &full) && fills_up(&small(7), &small(6)));
         assert!(!fills_up(&small(6), &small(5)), "that is known");
 
@@ -438,16 +458,35 @@ mod tests {
             requested: 0,
         };
         let mut all = vec![
-            pod("unimportant", -5, 10),
-            pod("much", 1000, 500),
-            pod("critical", PRIORITY_CRITICAL, 900),
+            pod("unimportant", -5, 10 << 20),
+            pod("much", 1000, 500 << 20),
+            pod("critical", PRIORITY_CRITICAL, 900 << 20),
         ];
         assert_eq!(largest(&all).map(|it| it.uid.as_str()), Some("much"));
         let why = reason(Resource::MemoryFiles, &full, &all[1]);
         assert!(why.starts_with("The node was low on resource: memory for files. "), "{why}");
         assert!(why.contains("Threshold quantity: 64Mi, available: 63Mi. "), "{why}");
-        all.iter_mut().for_each(|it| it.used = 0);
-        assert_eq!(largest(&all), None, "nobody has any");
+        all.iter_mut().for_each(|it| it.used = 20 << 10);
+        assert_eq!(largest(&all), None, "nobody has more than a Secret or a token");
+    }
+
+    #[test]
+    fn what_nobody_can_go_for_keeps_nobody_from_going_for_the_rest() {
+        let full = Signals { disk: (1 << 30, 100 << 30), memory_files: (0, 2 << 30), ..PLENTY };
+        let both = [Resource::Disk, Resource::MemoryFiles];
+        assert_eq!(Pressures::none(at(0)).look(&full, at(10)), both);
+        let check = |disk: u64, files: u64, expected: Option<Resource>| {
+            let candidates = |resource: Resource| {
+                let used = if resource == Resource::MemoryFiles { files } else { disk };
+                let priority = if used == 0 { PRIORITY_CRITICAL } else { 0 };
+                vec![Candidate { uid: "u".to_owned(), priority, used, requested: 0 }]
+            };
+            assert_eq!(choose(&both, candidates).map(|(resource, _)| resource), expected);
+        };
+        check(5 << 30, 0, Some(Resource::Disk));
+        check(5 << 30, 5 << 20, Some(Resource::Disk));
+        check(0, 5 << 20, Some(Resource::MemoryFiles));
+        check(0, 0, None);
     }
 
     #[test]

@@ -69,8 +69,11 @@ const COMPILE_WALL: Duration = Duration::from_secs(120);
 const COMPILE_FILE_BYTES: u64 = 512 << 20;
 /// Largest report that is read.
 const REPORT_BYTES_MAX: u64 = 1 << 20;
-/// Downloads at the same time.
+/// Downloads at the same time: as many from the built-in registry, and as many from all others.
 const PULLS_MAX: usize = 8;
+/// How long an image from elsewhere may take in all. A registry that sends a byte now and then is
+/// never silent, and others wait for its place.
+const PULL_MAX: Duration = Duration::from_secs(600);
 
 /// An image on this node.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -108,6 +111,7 @@ pub struct Images {
     thresholds: Thresholds,
     compilers: Arc<Semaphore>,
     pulls: Semaphore,
+    pulls_elsewhere: Semaphore,
     asking: Flights<Result<Resolved, Problem>>,
     pulling: Flights<Result<Found, Problem>>,
     compiling: Flights<Result<Image, Problem>>,
@@ -134,6 +138,7 @@ impl Images {
             thresholds,
             compilers: Arc::new(Semaphore::new(cores)),
             pulls: Semaphore::new(PULLS_MAX),
+            pulls_elsewhere: Semaphore::new(PULLS_MAX),
             asking: Flights::default(),
             pulling: Flights::default(),
             compiling: Flights::default(),
@@ -297,7 +302,7 @@ impl Images {
         let work = async move {
             let _permit = match images.cache.blob(&resolved.layer).exists() {
                 true => None,
-                false => Some(images.permit().await),
+                false => Some(permit(&images.pulls).await),
             };
             images.keep(&Registry::BuiltIn(&images.client), &wanted, resolved, None).await
         };
@@ -324,20 +329,19 @@ impl Images {
         let (images, key) = (self.clone(), wanted.key.clone());
         let secrets = pod.pull_secrets.clone();
         let work = async move {
-            let _permit = images.permit().await;
+            let _permit = permit(&images.pulls_elsewhere).await;
             let Wanted { reference, image, .. } = &*wanted;
-            let asked = pull::resolve_elsewhere(image, reference, &logins).await;
-            let (remote, resolved, auth) = asked.map_err(problem)?;
             let host = reference.host.as_deref().unwrap_or_default();
-            let access = images.access(host, &auth, &secrets);
-            images.keep(&Registry::Remote(&remote), &wanted, resolved, access).await
+            let pulled = async {
+                let asked = pull::resolve_elsewhere(image, reference, &logins).await;
+                let (remote, resolved, auth) = asked.map_err(problem)?;
+                let access = images.access(host, &auth, &secrets);
+                images.keep(&Registry::Remote(&remote), &wanted, resolved, access).await
+            };
+            in_time(host, PULL_MAX, pulled.boxed()).await
         };
         let work = work.boxed();
         self.pulling.join(key, || work).await
-    }
-
-    async fn permit(&self) -> SemaphorePermit<'_> {
-        self.pulls.acquire().await.expect("the semaphore is never closed")
     }
 
     /// Fetches a layer that is not here, and remembers the image.
@@ -597,6 +601,24 @@ impl Images {
         }
         Ok(serde_json::from_slice(&text).ok())
     }
+}
+
+async fn permit(pulls: &Semaphore) -> SemaphorePermit<'_> {
+    pulls.acquire().await.expect("the semaphore is never closed")
+}
+
+/// What a registry gives, unless that takes too long: then it is given up.
+async fn in_time<T>(
+    host: &str,
+    longest: Duration,
+    pulled: impl Future<Output = Result<T, Problem>>,
+) -> Result<T, Problem> {
+    let why = format!(
+        "the image takes more than {} s; make it smaller, or push it to a registry that is nearer",
+        longest.as_secs()
+    );
+    let late = |_| Err(problem(pull::failed(host, &why)));
+    tokio::time::timeout(longest, pulled).await.unwrap_or_else(late)
 }
 
 /// Limits of the compiler process, set between fork and exec.

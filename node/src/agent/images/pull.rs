@@ -4,7 +4,11 @@
 //! only by the digest of the bytes that were read; of it only digest, size and type of the layers are
 //! looked at; names and annotations never reach the host.
 
-use std::{cmp::Reverse, path::Path, time::Duration};
+use std::{
+    cmp::Reverse,
+    path::{Path, PathBuf},
+    time::Duration,
+};
 
 use bytes::Bytes;
 use futures::{Stream, StreamExt, TryStreamExt};
@@ -270,8 +274,9 @@ async fn receive(
         registry: "this node's disk".to_owned(),
         message: error.to_string(),
     };
-    let temporary = target.with_extension(format!("{:08x}.tmp", rand::random::<u32>()));
-    let mut file = tokio::fs::File::create(&temporary).await.map_err(disk)?;
+    let name = format!("{:08x}.tmp", rand::random::<u32>());
+    let temporary = Temporary(target.with_extension(name));
+    let mut file = tokio::fs::File::create(&temporary.0).await.map_err(disk)?;
     let mut stream = std::pin::pin!(stream);
     let mut hash = Sha256::new();
     let mut bytes = 0u64;
@@ -301,13 +306,18 @@ async fn receive(
             Err(PullError::Invalid(format!("{image}: got digest {digest}, wanted {wanted}")))
         }
     });
-    if let Err(error) = outcome {
-        drop(file);
-        let _ = tokio::fs::remove_file(&temporary).await;
-        return Err(error);
-    }
+    outcome?;
     file.sync_all().await.map_err(disk)?;
-    tokio::fs::rename(&temporary, target).await.map_err(disk)
+    tokio::fs::rename(&temporary.0, target).await.map_err(disk)
+}
+
+/// A file that is removed unless it was moved away, also when its download is given up half way.
+struct Temporary(PathBuf);
+
+impl Drop for Temporary {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_file(&self.0);
+    }
 }
 
 const BUILT_IN: &str = "the built-in registry";
@@ -512,7 +522,14 @@ mod tests {
         assert_eq!(more, "a: the registry sent more than the 9 bytes of its manifest");
         let other = receive(&["wasm ", "edoc"]).await.expect_err("something else");
         assert!(other.starts_with("a: got digest sha256:"), "{other}");
-        assert_eq!(folder.path().read_dir().expect("listed").count(), 0, "nothing is left");
+        let left = || folder.path().read_dir().expect("listed").count();
+        assert_eq!(left(), 0, "nothing is left");
+        // A registry that sends the rest so slowly that it is given up.
+        let begun = Ok(Bytes::from_static(b"wasm "));
+        let slow = futures::stream::iter([begun]).chain(futures::stream::pending());
+        let given_up = super::receive("r", "a", slow, &resolved, &target);
+        let given_up = tokio::time::timeout(Duration::from_secs(1), given_up).await;
+        assert!(given_up.is_err() && left() == 0, "nothing is left");
         receive(&["wasm ", "code"]).await.expect("as announced");
         assert_eq!(std::fs::read(&target).expect("a file"), b"wasm code");
     }

@@ -55,18 +55,24 @@ fn ran(images: &Images, image: &str) -> String {
     layer
 }
 
-#[tokio::test]
-async fn what_the_registry_has_said_runs_however_long_its_layer_takes() {
-    let folder = tempfile::tempdir().expect("a folder");
-    let layer = pull::sha256(b"newer");
-    let manifest = serde_json::json!({
+/// The manifest of an image with a layer of five bytes.
+fn manifest(layer: &str) -> String {
+    let text = serde_json::json!({
         "schemaVersion": 2,
         "mediaType": "application/vnd.oci.image.manifest.v1+json",
         "config": {"mediaType": "application/vnd.wasm.config.v0+json", "digest": layer, "size": 2},
         "layers": [{"mediaType": "application/wasm", "digest": layer, "size": 5}],
     });
+    text.to_string()
+}
+
+#[tokio::test]
+async fn what_the_registry_has_said_runs_however_long_its_layer_takes() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let layer = pull::sha256(b"newer");
+    let text = manifest(&layer);
     let (images, _told) = images(&folder, move |path| match path {
-        "/v2/app/manifests/latest" => (Duration::ZERO, 200, manifest.to_string()),
+        "/v2/app/manifests/latest" => (Duration::ZERO, 200, text.clone()),
         _ if path.starts_with("/v2/app/blobs/") => (ANSWER_MAX * 2, 200, "newer".to_owned()),
         _ => (Duration::ZERO, 404, String::new()),
     });
@@ -88,6 +94,34 @@ async fn a_silent_registry_takes_no_permits() {
     assert_eq!(found.into_iter().map(|found| found.layer).collect::<Vec<_>>(), older);
     assert!(images.away.is_likely());
     assert_eq!(images.pulls.available_permits(), PULLS_MAX, "others can be pulled");
+}
+
+#[tokio::test]
+async fn registries_elsewhere_keep_nobody_from_the_built_in_one() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let layer = pull::sha256(b"code!");
+    let text = manifest(&layer);
+    let (images, _told) = images(&folder, move |path| match path {
+        "/v2/app/manifests/latest" => (Duration::ZERO, 200, text.clone()),
+        _ => (Duration::ZERO, 200, "code!".to_owned()),
+    });
+    let permits = u32::try_from(PULLS_MAX).expect("a few");
+    let _all = images.pulls_elsewhere.acquire_many(permits).await.expect("they are free");
+    let pod = pod();
+    let asked = images.resolve(&pod, "app:latest", ALWAYS, || ());
+    let found = tokio::time::timeout(Duration::from_secs(20), asked).await;
+    assert_eq!(found.expect("it does not wait").expect("it is there").layer, layer);
+}
+
+#[tokio::test]
+async fn a_registry_that_never_ends_is_given_up() {
+    let forever = std::future::pending::<Result<(), Problem>>();
+    let late = in_time("slow.io", Duration::from_millis(10), forever).await;
+    let late = late.expect_err("it never ends");
+    assert_eq!(late.reason, "ErrImagePull");
+    assert!(late.message.starts_with("slow.io cannot be read: the image takes"), "{late:?}");
+    let short = in_time("quick.io", Duration::from_secs(20), async { Ok(7) }).await;
+    assert_eq!(short.expect("it is there"), 7);
 }
 
 #[tokio::test]

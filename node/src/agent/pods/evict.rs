@@ -8,7 +8,7 @@ use crate::{
     agent::{
         lifecycle::{Eviction, Observation, Stage},
         pods::Input,
-        pressure::{Candidate, Resource, Signals, Written, largest, over_limit, reason, victim},
+        pressure::{Candidate, Resource, Signals, Written, choose, over_limit, reason},
         spec::{ContainerSpec, Content, PodSpec},
         volumes::{Use, measure},
     },
@@ -76,31 +76,30 @@ impl Pods {
             }
         }
         self.reclaim.counted &= self.pressures.disk.active;
-        let pressed = short.is_some_and(Resource::is_of_disk);
+        let pressed = short.iter().any(|it| it.is_of_disk());
         // What the last one had is about to be free.
         let mut states = self.entries.values().map(|entry| &entry.state);
         let awaited = states.any(|state| state.eviction.is_some() && state.needs_worker());
         let collects = self.collect_images(signals.disk, pressed, now);
         let has_files = |uid: &str| self.parts.volumes.folders(uid).iter().any(|it| it.exists());
-        let may_choose = |it: &Resource| self.reclaim.may_choose(*it, now, has_files);
         // Unused images go before Pods do; if that was not enough, the next look finds it.
-        let chosen = short.filter(|_| !(pressed && collects) && !awaited).filter(may_choose);
-        if let Some(resource) = chosen {
+        let waits = |it: Resource| awaited || (collects && it.is_of_disk());
+        let may_choose = |it: Resource| self.reclaim.may_choose(it, now, has_files);
+        let short: Vec<Resource> =
+            short.into_iter().filter(|it| !waits(*it) && may_choose(*it)).collect();
+        if let Some(first) = short.first() {
+            let found = choose(&short, |resource| self.candidates(resource));
+            let resource = found.as_ref().map_or(*first, |(resource, _)| *resource);
             let word = resource.word();
             let message = format!("Attempting to reclaim {word}");
             self.parts.events.of_node(&self.parts.node, "EvictionThresholdMet", message, true);
-            let candidates = self.candidates(resource);
-            let first = match resource {
-                Resource::MemoryFiles => largest(&candidates),
-                Resource::Memory | Resource::Disk | Resource::Inodes => victim(&candidates),
-            };
-            match first {
-                Some(victim) => {
-                    let (uid, why) = (victim.uid.clone(), reason(resource, signals, victim));
-                    self.evict(&uid, Eviction::Shortage(why));
-                    self.reclaim.victim = Some((uid, now));
+            match found {
+                Some((_, victim)) => {
+                    let why = reason(resource, signals, &victim);
+                    self.evict(&victim.uid, Eviction::Shortage(why));
+                    self.reclaim.victim = Some((victim.uid, now));
                 }
-                None => tracing::warn!(?resource, "the node is short, and no Pod can go"),
+                None => tracing::warn!(?short, "the node is short, and no Pod can go"),
             }
         }
         self.forget_refusals();

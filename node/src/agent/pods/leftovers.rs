@@ -25,6 +25,8 @@ impl Pods {
     pub(super) fn sweep_volumes(&mut self) {
         let lives = self.entries.iter().filter(|(_, entry)| entry.state.needs_worker());
         let known = lives.map(|(uid, _)| uid.clone()).collect();
+        // Listed here, once for each agent: nobody whose folders these are can come meanwhile.
+        let left = self.parts.volumes.left(&known);
         let mut used: Vec<(String, Source)> = Vec::new();
         let mut claims = Vec::new();
         for entry in self.entries.values() {
@@ -41,6 +43,6 @@ impl Pods {
                 _ => None,
             }));
         }
-        self.tasks.spawn(Arc::clone(&self.parts.volumes).sweep(known, used, claims));
+        self.tasks.spawn(Arc::clone(&self.parts.volumes).sweep(left, used, claims));
     }
 }

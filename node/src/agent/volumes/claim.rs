@@ -4,8 +4,14 @@
 //! name the claim, too: the control plane sees to that when it binds them. And the volume has to be
 //! one that can be used on this node: a Pod that names its node has not asked the scheduler.
 
-use k8s_openapi::api::core::v1::{Node, PersistentVolume, PersistentVolumeClaim};
+use jiff::Timestamp;
+use k8s_openapi::{
+    api::core::v1::{Node, PersistentVolume, PersistentVolumeClaim, PersistentVolumeSpec},
+    apimachinery::pkg::apis::meta::v1::ObjectMeta,
+};
 use kube::Api;
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
 
 use super::{
     Volumes,
@@ -13,14 +19,49 @@ use super::{
 };
 use crate::agent::{checkpoint::Kind, placement, spec::PodSpec};
 
+/// What is kept of a claim: its volume, or why a Pod cannot have it.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(try_from = "Value")]
+struct Kept(Result<PersistentVolume, String>);
+
+impl TryFrom<Value> for Kept {
+    type Error = serde_json::Error;
+
+    fn try_from(file: Value) -> Result<Kept, serde_json::Error> {
+        // As it is written now it has `Ok` or `Err`, which is no field of a volume's spec.
+        if let Ok(said) = serde_json::from_value(file.clone()) {
+            return Ok(Kept(said));
+        }
+        // An earlier agent has kept the spec alone, and nothing where the claim was not bound.
+        let spec: Option<PersistentVolumeSpec> = serde_json::from_value(file)?;
+        let Some(mut spec) = spec else {
+            return Ok(Kept(Err("the claim was not bound when that was last known".to_owned())));
+        };
+        // It is not known whether a folder would still go with it.
+        spec.persistent_volume_reclaim_policy = None;
+        let name = spec.csi.as_ref().map(|csi| csi.volume_handle.clone());
+        let metadata = ObjectMeta { name, ..ObjectMeta::default() };
+        Ok(Kept(Ok(PersistentVolume { metadata, spec: Some(spec), status: None })))
+    }
+}
+
 impl Volumes {
     /// Where the PersistentVolume of a claim is on this node.
     pub(super) async fn claim(&self, pod: &PodSpec, name: &str) -> Result<Place, String> {
         let key = format!("{}/{name}", pod.namespace);
-        // Three objects are large, and this is part of every preparation's future.
-        let asked = Box::pin(self.bound(pod, name));
-        let volume = self.objects.kept((Kind::Claims, &key), asked).await?;
-        places::of_volume(volume?)
+        let mut said = None;
+        let asked = async {
+            // Three objects are large, and this is part of every preparation's future.
+            let volume = Box::pin(self.bound(pod, name)).await?;
+            said = Some(Timestamp::now());
+            Ok::<_, kube::Error>(Kept(volume))
+        };
+        let Kept(volume) = self.objects.kept((Kind::Claims, &key), asked).await?;
+        let mut place = places::of_volume(volume?)?;
+        if let Place::Local(folder) = &mut place {
+            folder.owner.at = said;
+        }
+        Ok(place)
     }
 
     /// The volume of a claim, or why the Pod cannot have it. Either is kept for when the control plane
@@ -36,8 +77,10 @@ impl Volumes {
             Ok(named) => named,
             Err(why) => return Ok(Err(why)),
         };
-        let volume = Api::<PersistentVolume>::all(self.client.clone()).get(named).await?;
-        let node = Api::<Node>::all(self.client.clone()).get(&pod.node).await?;
+        let volumes = Api::<PersistentVolume>::all(self.client.clone());
+        let nodes = Api::<Node>::all(self.client.clone());
+        // All has to be answered soon where an older answer is at hand, see `away`.
+        let (volume, node) = tokio::try_join!(volumes.get(named), nodes.get(&pod.node))?;
         Ok(usable(&claim, volume, &placement::Place::of(&node)))
     }
 }
@@ -84,9 +127,27 @@ fn usable(
 
 #[cfg(test)]
 mod tests {
-    use serde_json::{Value, json};
+    use std::{
+        convert::Infallible,
+        sync::{
+            Arc,
+            atomic::{AtomicBool, Ordering::Relaxed},
+        },
+        time::Duration,
+    };
+
+    use bytes::Bytes;
+    use http::{Request, Response};
+    use http_body_util::Full;
+    use kube::client::Body;
+    use serde_json::json;
+    use tokio::sync::Barrier;
 
     use super::*;
+    use crate::agent::{
+        spec,
+        volumes::{local, tests::volumes},
+    };
 
     /// The volume that a Pod on the node `a` gets of a claim with these changes, or why it gets none.
     #[track_caller]
@@ -112,8 +173,9 @@ mod tests {
         };
         assert!(text.contains(expected), "{text}");
         // It is kept as it is, for when the control plane is away.
+        let found = Kept(found);
         let kept = serde_json::to_string(&found).expect("it is JSON");
-        let read: Result<PersistentVolume, String> = serde_json::from_str(&kept).expect("read");
+        let read: Kept = serde_json::from_str(&kept).expect("read");
         assert_eq!(read, found);
     }
 
@@ -142,6 +204,74 @@ mod tests {
         check(&same, &json!({"spec": {"claimRef": null}}), "\"v\", which is not bound to it");
         let nobody = json!({"metadata": {"uid": null}});
         check(&nobody, &of(Value::Null), "\"v\", which is not bound to it");
+    }
+
+    #[test]
+    fn what_an_earlier_agent_has_kept_is_read() {
+        let read = |file: Value| {
+            let Kept(said) = serde_json::from_str(&file.to_string()).expect("read");
+            said.and_then(places::of_volume)
+        };
+        let path = json!({"hostPath": {"path": "/srv/rows"}});
+        assert_eq!(read(path), Ok(Place::Path("/srv/rows".into())));
+        let local = json!({
+            "csi": {"driver": "wherry.dev/local", "volumeHandle": "pvc-1"},
+            "capacity": {"storage": "1Ki"}, "persistentVolumeReclaimPolicy": "Delete"});
+        let Ok(Place::Local(folder)) = read(local) else { panic!("it is a folder") };
+        assert_eq!((folder.handle.as_str(), folder.bytes), ("pvc-1", 1024));
+        let owner = &folder.owner;
+        assert_eq!((owner.volume.as_str(), owner.reclaimed, owner.at), ("pvc-1", false, None));
+        let why = read(Value::Null).expect_err("there was none");
+        assert!(why.contains("was not bound"), "{why}");
+        assert!(serde_json::from_str::<Kept>("7").is_err());
+    }
+
+    /// Three answers one after the other would each have a third of the time.
+    #[tokio::test]
+    async fn the_volume_and_the_node_are_asked_for_at_once() {
+        let (together, away) = (Arc::new(Barrier::new(2)), Arc::new(AtomicBool::new(false)));
+        let is_away = away.clone();
+        let service = tower::service_fn(move |request: Request<Body>| {
+            let (together, away) = (together.clone(), is_away.load(Relaxed));
+            async move {
+                if away {
+                    std::future::pending::<()>().await;
+                }
+                let object = match request.uri().path().rsplit('/').next().unwrap_or_default() {
+                    "data" => json!({
+                        "metadata": {"name": "data", "namespace": "b", "uid": "u1"},
+                        "spec": {"volumeName": "v"}, "status": {"phase": "Bound"}}),
+                    "v" => json!({
+                        "metadata": {"name": "v", "resourceVersion": "7"},
+                        "spec": {"claimRef": {"namespace": "b", "name": "data", "uid": "u1"},
+                            "csi": {"driver": "wherry.dev/local", "volumeHandle": "pvc-1"},
+                            "capacity": {"storage": "1Ki"}}}),
+                    _ => json!({"metadata": {"name": "n"}}),
+                };
+                if object["metadata"]["name"] != "data" {
+                    together.wait().await;
+                }
+                Ok::<_, Infallible>(Response::new(Full::new(Bytes::from(object.to_string()))))
+            }
+        });
+        let disk = tempfile::tempdir().expect("a folder");
+        let volumes = volumes(disk.path(), kube::Client::new(service, "default"));
+        let pod = r#"{"metadata":{"name":"a","namespace":"b","uid":"u"},"spec":{"nodeName":"n",
+            "containers":[{"name":"app","image":"i"}]}}"#;
+        let pod = serde_json::from_str(pod).expect("a Pod");
+        let pod = spec::read(pod).expect("a Pod of a node").0.spec;
+        let asked = async || {
+            let asked = tokio::time::timeout(Duration::from_secs(20), volumes.claim(&pod, "data"));
+            match asked.await.expect("both are asked for").expect("a place") {
+                Place::Local(folder) => folder.owner,
+                other => panic!("{other:?}"),
+            }
+        };
+        let answered = asked().await;
+        assert_eq!((answered.volume.as_str(), answered.revision), ("v", 7));
+        assert!(answered.at.is_some(), "it has been seen");
+        away.store(true, Relaxed);
+        assert_eq!(asked().await, local::Owner { at: None, ..answered }, "it is what was kept");
     }
 
     #[test]

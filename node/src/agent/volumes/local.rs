@@ -11,16 +11,18 @@
 //! again until its claim has grown, and the Pod that wrote too much is evicted (see `pressure`).
 //!
 //! A folder goes with its PersistentVolume, after a second look, if that said `Delete` when it was
-//! last seen. All others stay until somebody removes them: of volumes that said `Retain`, of those
-//! that nobody has seen, and of those that a cluster does not know because it was made of a backup.
+//! last seen, shortly before. All others stay until somebody removes them: of volumes that said
+//! `Retain`, of those that nobody has seen, of those that changed or went while this node was away,
+//! and of those that a cluster does not know because it was made of a backup.
 
 use std::{
-    collections::BTreeSet,
+    collections::BTreeMap,
     fs, io,
     path::{Path, PathBuf},
     time::Duration,
 };
 
+use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::api::core::v1::{Namespace, PersistentVolume};
 use kube::{Api, api::ListParams};
 use serde::{Deserialize, Serialize};
@@ -42,6 +44,9 @@ const HANDLE_MAX: usize = 200;
 /// How many revisions a cluster may have gone on since a volume was seen, to be taken for the same
 /// cluster. One that is made of a backup begins 1,000,000,000 after it.
 const REVISIONS_MAX: u64 = 100_000_000;
+/// How long before a volume was first missed it was last seen, at most, for what it said then to be
+/// believed. Its policy may have changed since while this node was away.
+const UNSEEN_MAX: SignedDuration = SignedDuration::from_secs(3 * 60);
 
 /// A folder, how many bytes it may hold, and whose it is.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -63,6 +68,8 @@ pub struct Owner {
     pub reclaimed: bool,
     /// The cluster's revision when it was so.
     pub revision: u64,
+    /// When the control plane has last said so; `None` for what is only kept of an earlier answer.
+    pub at: Option<Timestamp>,
 }
 
 /// A handle names one folder and nothing else.
@@ -107,13 +114,15 @@ pub fn open(disk: &Path, folder: &Folder, link: &Path) -> io::Result<PathBuf> {
     let path = root(disk).join(&folder.handle);
     fs::create_dir_all(&path)?;
     let mut folder = folder.clone();
-    // While the control plane is away, an old word of it must not take the place of a newer one.
-    let seen = owner(disk, &folder.handle);
-    if let Some(seen) = seen
-        && seen.volume == folder.owner.volume
-        && seen.revision > folder.owner.revision
-    {
-        folder.owner = seen;
+    let seen = owner(disk, &folder.handle).filter(|seen| seen.volume == folder.owner.volume);
+    if let Some(seen) = seen {
+        let at = seen.at.max(folder.owner.at);
+        // While the control plane is away, an old word of it must not take the place of a newer one.
+        if seen.revision > folder.owner.revision {
+            folder.bytes = size(disk, &folder.handle).unwrap_or(folder.bytes);
+            folder.owner = seen;
+        }
+        folder.owner.at = at;
     }
     remember(disk, &folder)?;
     let used = measure(&path).bytes;
@@ -136,8 +145,13 @@ pub fn open(disk: &Path, folder: &Folder, link: &Path) -> io::Result<PathBuf> {
 pub fn linked(disk: &Path, link: &Path) -> Option<(PathBuf, u64)> {
     let path = fs::read_link(link).ok()?;
     let handle = path.strip_prefix(root(disk)).ok()?.to_str()?.to_owned();
-    let size = fs::read_to_string(size_file(disk, &handle)).ok()?;
-    Some((path, size.trim().parse().ok()?))
+    let size = size(disk, &handle)?;
+    Some((path, size))
+}
+
+/// How many bytes a folder may hold, as was last noted.
+fn size(disk: &Path, handle: &str) -> Option<u64> {
+    fs::read_to_string(size_file(disk, handle)).ok()?.trim().parse().ok()
 }
 
 /// The handles of all folders.
@@ -156,18 +170,25 @@ fn is_used(disk: &Path, handle: &str) -> bool {
     links.any(|link| fs::read_link(link.path()).is_ok_and(|target| target == path))
 }
 
-/// Whether a folder goes now that its volume is gone. A cluster that has not just gone on since the
-/// volume was seen may not know of it for another reason than its end: then the folder stays for good.
-fn goes(disk: &Path, handle: &str, revision: u64) -> io::Result<bool> {
+/// Whether a folder goes now that its volume is gone, and was first missed at a time. A cluster that
+/// has not just gone on since the volume was seen may not know of it for another reason than its end,
+/// and one that was not seen shortly before may have said `Retain` at last: then the folder stays for
+/// good.
+fn goes(disk: &Path, handle: &str, revision: u64, missed: Timestamp) -> io::Result<bool> {
     let Some(seen) = owner(disk, handle).filter(|seen| seen.reclaimed) else {
         return Ok(false);
     };
-    if !(seen.revision..seen.revision.saturating_add(REVISIONS_MAX)).contains(&revision) {
+    let revisions = seen.revision..seen.revision.saturating_add(REVISIONS_MAX);
+    let unseen = seen.at.map(|at| missed.duration_since(at));
+    let lately = unseen.is_some_and(|it| (SignedDuration::ZERO..=UNSEEN_MAX).contains(&it));
+    if !(lately && revisions.contains(&revision)) {
+        let folder = root(disk).join(handle);
         tracing::warn!(
-            handle,
+            folder = %folder.display(),
             volume = seen.volume,
             "keeping the folder of a volume that is not there: the cluster was made of a backup, or \
-             this node was away for long; remove it by hand if nobody needs it"
+             this node was away when the volume went and cannot know what it said at last; if nobody \
+             needs the data, remove the folder and the files beside it that end in .size and .volume"
         );
         keep_owner(disk, handle, &Owner { reclaimed: false, ..seen })?;
         return Ok(false);
@@ -183,7 +204,7 @@ fn remove(disk: &Path, handle: &str) -> io::Result<()> {
 
 /// Removes folders that go with their volumes and takes in what changes of those, until `shutdown`.
 pub async fn keep(volumes: std::sync::Arc<Volumes>, shutdown: CancellationToken) {
-    let mut missing = BTreeSet::new();
+    let mut missing = BTreeMap::new();
     loop {
         tokio::select! {
             () = tokio::time::sleep(LOOK) => {}
@@ -193,19 +214,20 @@ pub async fn keep(volumes: std::sync::Arc<Volumes>, shutdown: CancellationToken)
     }
 }
 
-/// One look; `missing` are handles whose volumes were gone at the look before.
-async fn look(volumes: &Volumes, missing: &mut BTreeSet<String>) {
+/// One look; `missing` are handles whose volumes were gone at the look before, and since which look.
+async fn look(volumes: &Volumes, missing: &mut BTreeMap<String, Timestamp>) {
     let disk = volumes.disk.clone();
     let found = super::blocking(move || Ok(handles(&disk))).await.unwrap_or_default();
     if found.is_empty() {
         return;
     }
-    // Asked for first: what is said of volumes after that is so at this revision or later.
+    // Both are known first: what is said of volumes after that is so then or later.
+    let time = Timestamp::now();
     let Some(now) = revision(&volumes.client).await else {
         return;
     };
     let api: Api<PersistentVolume> = Api::all(volumes.client.clone());
-    let mut gone = BTreeSet::new();
+    let mut gone = BTreeMap::new();
     for handle in found {
         let seen = owner(&volumes.disk, &handle);
         match api.get(&seen.map_or_else(|| handle.clone(), |seen| seen.volume)).await {
@@ -215,21 +237,23 @@ async fn look(volumes: &Volumes, missing: &mut BTreeSet<String>) {
                     && folder.handle == handle
                 {
                     folder.owner.revision = now;
+                    folder.owner.at = Some(time);
                     let _ = remember(&volumes.disk, &folder);
                 }
             }
             Err(kube::Error::Api(status)) if status.code == 404 => {
-                gone.insert(handle);
+                let since = missing.get(&handle).copied().unwrap_or(time);
+                gone.insert(handle, since);
             }
             // The control plane is away: nothing is known.
             Err(_) => {}
         }
     }
-    for handle in &gone {
-        let (disk, name) = (volumes.disk.clone(), handle.clone());
-        let again = missing.contains(handle);
+    for (handle, since) in &gone {
+        let (disk, name, since) = (volumes.disk.clone(), handle.clone(), *since);
+        let again = missing.contains_key(handle);
         let removed = super::blocking(move || {
-            let goes = goes(&disk, &name, now)? && again;
+            let goes = goes(&disk, &name, now, since)? && again;
             if goes { remove(&disk, &name).map(|()| true) } else { Ok(false) }
         });
         match removed.await {
@@ -252,8 +276,14 @@ async fn revision(client: &kube::Client) -> Option<u64> {
 mod tests {
     use super::*;
 
+    fn at(second: i64) -> Timestamp {
+        Timestamp::from_second(second).expect("a time")
+    }
+
+    /// A folder whose volume was seen at the second 1,000.
     fn owned(volume: &str, reclaimed: bool, revision: u64) -> Folder {
-        let owner = Owner { volume: volume.to_owned(), reclaimed, revision };
+        let at = Some(at(1_000));
+        let owner = Owner { volume: volume.to_owned(), reclaimed, revision, at };
         Folder { handle: "pvc-1".to_owned(), bytes: 100_000, owner }
     }
 
@@ -290,10 +320,10 @@ mod tests {
             if seen.is_none() {
                 fs::remove_file(owner_file(disk, "pvc-1")).expect("as an earlier agent left it");
             }
-            assert!(!goes(disk, "pvc-1", revision + 1).expect("looked"), "a Pod uses it");
+            let goes = |now: u64| goes(disk, "pvc-1", now, at(1_060)).expect("looked");
+            assert!(!goes(revision + 1), "a Pod uses it");
             fs::remove_dir_all(disk.join("pods/uid-1")).expect("the Pod goes");
-            let looked: Vec<bool> =
-                looks.iter().map(|now| goes(disk, "pvc-1", *now).expect("looked")).collect();
+            let looked: Vec<bool> = looks.iter().map(|now| goes(*now)).collect();
             assert_eq!(looked, vec![expected; looks.len()], "{seen:?}");
         };
         check(Some((true, 1_000)), &[1_000, 2_000, 99_000_000], true);
@@ -303,6 +333,47 @@ mod tests {
         check(Some((true, 5_000)), &[1_000_000_900, 1_000_000_950], false);
         // One whose disk was put back, and comes to the same revision again.
         check(Some((true, 5_000)), &[4_000, 6_000], false);
+    }
+
+    /// Its policy may have become `Retain` before it went.
+    #[test]
+    fn a_folder_stays_if_its_volume_was_not_seen_shortly_before_it_was_missed() {
+        let check = |seen: Option<i64>, missed: i64, expected: bool| {
+            let disk = tempfile::tempdir().expect("a folder");
+            let disk = disk.path();
+            let mut folder = owned("pvc-1", true, 7);
+            folder.owner.at = seen.map(at);
+            open(disk, &folder, &disk.join("pods/uid-1/volumes/data")).expect("opened");
+            fs::remove_dir_all(disk.join("pods/uid-1")).expect("the Pod goes");
+            let goes = |missed: i64| goes(disk, "pvc-1", 8, at(missed)).expect("looked");
+            assert_eq!(goes(missed), expected, "{seen:?} {missed}");
+            let stays = !owner(disk, "pvc-1").expect("noted").reclaimed;
+            assert_eq!(stays, !expected, "it stays for good or goes");
+        };
+        check(Some(1_000), 1_060, true);
+        check(Some(1_000), 1_180, true);
+        check(Some(1_000), 1_181, false);
+        check(Some(1_000), 900, false);
+        check(None, 1_060, false);
+    }
+
+    /// Only an answer of the control plane is a sight of the volume.
+    #[test]
+    fn what_is_kept_of_a_volume_is_no_sight_of_it() {
+        let disk = tempfile::tempdir().expect("a folder");
+        let disk = disk.path();
+        let opened = |revision: u64, seen: Option<i64>| {
+            let mut folder = owned("pvc-1", true, revision);
+            folder.owner.at = seen.map(at);
+            open(disk, &folder, &disk.join("pods/uid-1/volumes/data")).expect("opened");
+            owner(disk, "pvc-1").expect("noted").at
+        };
+        assert_eq!(opened(5, None), None);
+        assert_eq!(opened(5, Some(10)), Some(at(10)));
+        assert_eq!(opened(5, None), Some(at(10)));
+        assert_eq!(opened(7, None), Some(at(10)));
+        assert_eq!(opened(5, Some(20)), Some(at(20)), "it has not changed since the revision 7");
+        assert_eq!(opened(8, Some(30)), Some(at(30)));
     }
 
     #[test]
@@ -316,9 +387,10 @@ mod tests {
         };
         let first = owned("pvc-1", true, 1_000);
         assert_eq!(opened(first.clone()), first.owner);
-        let retained = owned("pvc-1", false, 3_000);
-        remember(disk, &retained).expect("a look has seen it");
+        let retained = Folder { bytes: 200_000, ..owned("pvc-1", false, 3_000) };
+        remember(disk, &retained).expect("a look has seen it, and that it has grown");
         assert_eq!(opened(first), retained.owner);
+        assert_eq!(size(disk, "pvc-1"), Some(200_000));
         let changed = owned("pvc-1", true, 4_000);
         assert_eq!(opened(changed.clone()), changed.owner);
         let by_hand = owned("mine", false, 2_000);

@@ -521,22 +521,25 @@ impl Volumes {
         }
     }
 
-    /// Removes what is left of all Pods but these.
+    /// What is left of all Pods but these. To be asked for when they are known: who comes after that
+    /// has folders, too.
+    pub fn left(&self, known: &BTreeSet<String>) -> Vec<PathBuf> {
+        let roots = [Some(&self.disk), self.memory.as_ref()].into_iter().flatten();
+        let folders = roots
+            .flat_map(|root| std::fs::read_dir(root.join("pods")).into_iter().flatten().flatten());
+        let left = folders.filter(|it| !known.contains(&*it.file_name().to_string_lossy()));
+        left.map(|folder| folder.path()).collect()
+    }
+
+    /// Removes what is left of Pods, and what was kept of objects that no Pod refers to.
     pub async fn sweep(
         self: Arc<Volumes>,
-        known: BTreeSet<String>,
+        left: Vec<PathBuf>,
         objects: Vec<(String, Source)>,
         claims: Vec<String>,
     ) {
-        for root in [Some(&self.disk), self.memory.as_ref()].into_iter().flatten() {
-            let Ok(mut folders) = tokio::fs::read_dir(root.join("pods")).await else {
-                continue;
-            };
-            while let Ok(Some(folder)) = folders.next_entry().await {
-                if !known.contains(&*folder.file_name().to_string_lossy()) {
-                    remove_tree(folder.path()).await;
-                }
-            }
+        for folder in left {
+            remove_tree(folder).await;
         }
         self.objects.sweep(objects, claims).await;
     }
@@ -595,12 +598,16 @@ mod tests {
         away::Away, checkpoint::Checkpoint, events::Recorder, images::Thresholds, spec,
     };
 
-    /// Volumes of a node whose control plane never answers.
-    fn volumes(disk: &Path) -> Arc<Volumes> {
+    /// A control plane that never answers.
+    fn silent() -> kube::Client {
         let never = |_: http::Request<kube::client::Body>| {
             std::future::pending::<Result<http::Response<kube::client::Body>, Infallible>>()
         };
-        let client = kube::Client::new(tower::service_fn(never), "default");
+        kube::Client::new(tower::service_fn(never), "default")
+    }
+
+    /// Volumes of a node.
+    pub(super) fn volumes(disk: &Path, client: kube::Client) -> Arc<Volumes> {
         let away = Arc::new(Away::default());
         let checkpoint = Checkpoint::open(disk, None).expect("folders");
         let objects = Objects::new(client.clone(), checkpoint, away.clone());
@@ -615,10 +622,25 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn a_sweep_leaves_alone_who_comes_after_it_was_decided() {
+        let disk = tempfile::tempdir().expect("a folder");
+        let volumes = volumes(disk.path(), silent());
+        let pods = disk.path().join("pods");
+        let make = |uid: &str| std::fs::create_dir_all(pods.join(uid)).expect("made");
+        make("runs");
+        make("gone");
+        let left = volumes.left(&["runs".to_owned()].into());
+        make("came");
+        volumes.sweep(left, Vec::new(), Vec::new()).await;
+        let there = ["runs", "gone", "came"].map(|uid| pods.join(uid).exists());
+        assert_eq!(there, [true, false, true]);
+    }
+
+    #[tokio::test]
     async fn nothing_of_a_pod_that_has_ended_is_written_again() {
         let folder = tempfile::tempdir().expect("a folder");
         let disk = folder.path().join("data");
-        let volumes = volumes(&disk);
+        let volumes = volumes(&disk, silent());
         let pod = r#"{"metadata":{"name":"a","namespace":"b","uid":"u"},"spec":{"nodeName":"n",
             "volumes":[{"name":"about","downwardAPI":{"items":[
                 {"path":"name","fieldRef":{"fieldPath":"metadata.name"}}]}}],

@@ -52,6 +52,7 @@ pub fn of_volume(volume: PersistentVolume) -> Result<Place, String> {
             volume: meta.name.unwrap_or_default(),
             reclaimed: volume.persistent_volume_reclaim_policy.as_deref() == Some("Delete"),
             revision: meta.resource_version.and_then(|it| it.parse().ok()).unwrap_or(0),
+            at: None,
         };
         return Ok(Place::Local(Folder { handle: csi.volume_handle, bytes, owner }));
     }
@@ -384,7 +385,9 @@ mod tests {
                 other => panic!("{other:?}"),
             }
         };
-        let expected = |reclaimed| Owner { volume: "mine".to_owned(), reclaimed, revision: 7 };
+        let volume = "mine".to_owned();
+        let expected =
+            |reclaimed| Owner { volume: volume.clone(), reclaimed, revision: 7, at: None };
         assert_eq!(owner("Delete"), expected(true));
         assert_eq!(owner("Retain"), expected(false));
     }
