@@ -43,7 +43,7 @@ struct Counters {
     instances_live: AtomicU64,
     memory_bytes: AtomicU64,
     memory_bytes_peak: AtomicU64,
-    /// Memory was given back: for the first one who waits for some.
+    /// Memory was given back: for the one who waits for some.
     freed: Notify,
     /// Nanoseconds; 0 until there was one.
     first_instance: AtomicU64,
@@ -58,7 +58,7 @@ pub struct Usage {
     pub throttled: Duration,
     pub instances_started: u64,
     pub instances_live: u64,
-    /// Linear memory of all live instances.
+    /// Linear memory of all live instances, and what is booked for them.
     pub memory_bytes: u64,
     pub memory_bytes_peak: u64,
     /// What making the first instance took; zero until there was one.
@@ -116,24 +116,24 @@ impl Account {
         self.tell_freed();
     }
 
-    /// Books memory for an instance that is about to be made, unless that would exceed `bytes_max`.
+    /// Books memory for an instance that is to be made, unless that would exceed `bytes_max`.
     pub(crate) fn reserve(&self, bytes: u64, bytes_max: u64) -> Option<Reserved> {
         let has_room = self.take_memory(bytes, bytes_max);
         has_room.then(|| Reserved { account: self.clone(), bytes })
     }
 
-    /// Wakes the first one who waits for memory.
+    /// Wakes the one who waits for memory.
     pub(crate) fn tell_freed(&self) {
         self.0.freed.notify_one();
     }
 
-    /// Waits until there may be more memory than there was. Who gets some then tells the next one.
+    /// Waits until there may be more memory than there was. One waits at a time, see `room`.
     pub(crate) async fn memory_freed(&self) {
         self.0.freed.notified().await;
     }
 }
 
-/// Memory that is booked for an instance before it is made. What it does not take is given back.
+/// Memory that is booked for an instance before it takes it. What it does not take is given back.
 pub(crate) struct Reserved {
     account: Account,
     bytes: u64,

@@ -16,14 +16,14 @@ use crate::{
 };
 
 /// Answers with a full response.
-const HELLO: &str = r#"(func (export "handle") (param $in i32) (param $out i32) (local $body i32)
+pub(crate) const HELLO: &str = r#"(func (export "handle") (param $in i32) (param $out i32) (local $body i32)
     (local.set $body (call $head (local.get $out)))
     (call $say (local.get $body))
     (call $end (local.get $body)))"#;
 
-const SPINS: &str = r#"(func (export "handle") (param i32 i32) (call $spin))"#;
+pub(crate) const SPINS: &str = r#"(func (export "handle") (param i32 i32) (call $spin))"#;
 
-fn load_handler(fields: &str, config: GuestConfig) -> Handler {
+pub(crate) fn load_handler(fields: &str, config: GuestConfig) -> Handler {
     load(&handler(fields), Form::Component).handler(config).expect("a handler")
 }
 
@@ -34,7 +34,7 @@ fn hurried() -> GuestConfig {
     config
 }
 
-fn get() -> http::Request<Body> {
+pub(crate) fn get() -> http::Request<Body> {
     let body = Empty::<Bytes>::new().map_err(|never| match never {}).boxed_unsync();
     http::Request::get("http://app.default/").body(body).expect("a plain request")
 }
