@@ -599,6 +599,7 @@ impl Inner {
             let (handler, asker) = (Arc::clone(self), Arc::clone(asker));
             return Some(Spent { handler, asker, instance: Some(instance) });
         }
+        instance.store.data_mut().rests();
         let mut resting = self.shelf.lock();
         resting.instances.push_back((instance, Instant::now()));
         if !std::mem::replace(&mut resting.is_watched, true) {

@@ -230,6 +230,11 @@ impl Host {
         self.hooks.carry(headers);
     }
 
+    /// The instance has answered a request and waits for another: it has taken what it was told.
+    pub(crate) fn rests(&mut self) {
+        self.answer.end();
+    }
+
     /// Books so many bytes more of headers and bodies that the guest makes, or says in wasmtime's
     /// words that they are too many.
     pub(crate) fn make_room(&mut self, bytes: usize) -> Result<(), FieldMapError> {

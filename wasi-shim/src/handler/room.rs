@@ -109,6 +109,7 @@ mod tests {
     use futures::FutureExt;
 
     use super::*;
+    use crate::limits::HOST_BYTES_MAX;
     use crate::tests::handler::{HELLO, SPINS, get, load_handler};
     use crate::tests::until;
     use crate::{GuestConfig, Handler};
@@ -203,6 +204,21 @@ mod tests {
         assert!(handler.0.room(&linked).now_or_never().is_none(), "it is not its turn");
         waiter.await.expect("no panic").expect("it has its room");
         assert!(handler.0.room(&linked).now_or_never().is_some_and(|room| room.is_ok()));
+    }
+
+    #[tokio::test]
+    async fn what_a_bucket_told_is_not_held_for_an_instance_that_rests() {
+        let mut config = GuestConfig::default();
+        config.limits.instance_requests = 1000;
+        let handler = load_handler(HELLO, config);
+        let (inner, linked) = (&handler.0, linked(&handler));
+        let mut instance = inner.room(&linked).await.expect("all is free").instance(inner);
+        let told = instance.store.data_mut().own_buckets().answer.add(HOST_BYTES_MAX);
+        assert!(told.is_ok());
+        let mut siblings = inner.pod.meter.host_memory.part();
+        assert!(!siblings.resize(HOST_BYTES_MAX), "it may not have taken it yet");
+        assert!(inner.keep(instance, &inner.pod.meter).is_none(), "it rests");
+        assert!(siblings.resize(HOST_BYTES_MAX));
     }
 
     #[tokio::test]
