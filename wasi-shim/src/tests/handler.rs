@@ -289,6 +289,23 @@ async fn a_request_beyond_an_instances_room_gets_another_one() {
     assert_eq!(handler.account().usage().instances_started, 2);
 }
 
+/// Two wait in the only instance that has memory for a third one that would have to be in it, too.
+#[tokio::test]
+async fn a_request_for_whose_instance_there_is_no_memory_has_none_made() {
+    let mut config = GuestConfig::default();
+    config.limits.instance_requests = 1000;
+    config.limits.instance_concurrency = 2;
+    config.limits.memory_bytes_total = 100 << 10;
+    let module = load(&handler_p3_together(3, ""), Form::Component);
+    let handler = module.handler(config).expect("a handler");
+    let (mut one, mut other) = (Box::pin(handler.handle(get())), Box::pin(handler.handle(get())));
+    assert!((&mut one).now_or_never().is_none() && (&mut other).now_or_never().is_none());
+    until("their instance runs", || handler.account().usage().instances_live == 1).await;
+    let third = handler.handle(get()).await.map(drop);
+    assert!(matches!(third, Err(HandleError::Busy)), "{third:?}");
+    assert_eq!(handler.account().usage().instances_started, 1);
+}
+
 #[tokio::test]
 async fn a_call_that_reaches_its_deadline_ends_alone_and_a_trap_ends_all() {
     let (long, short) = (Duration::from_secs(60), Duration::from_millis(200));
