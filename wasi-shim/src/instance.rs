@@ -107,9 +107,12 @@ impl Pod {
         OutputPipe::new(Arc::clone(output), self.config.room.clone(), self.config.terminal)
     }
 
-    /// Where the memory of its instances is booked.
+    /// Where the memory of its instances is booked: beside that of the guest whose budget it shares.
     pub(crate) fn memory_account(&self) -> &Account {
-        &self.meter.account
+        match self.config.budget {
+            Some(_) => self.meter.account.beside(),
+            None => &self.meter.account,
+        }
     }
 
     fn memory(&self) -> MemoryLimiter {

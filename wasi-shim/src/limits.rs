@@ -144,7 +144,8 @@ pub struct GuestConfig {
     pub terminal: bool,
     /// Cancelled when the guest shall end by itself.
     pub term: Term,
-    /// The account and quota that this guest shares with another one. None: its own.
+    /// The account and quota that this guest shares with another one, beside whose memory it has its
+    /// own. None: its own.
     pub budget: Option<Budget>,
 }
 
