@@ -37,13 +37,15 @@ pub struct Account(Arc<Counters>);
 
 #[derive(Default)]
 struct Counters {
+    /// For the memory of those who share it and are not to take that of its own instances.
+    beside: Option<Account>,
     cpu_ns: AtomicU64,
     throttled_ns: AtomicU64,
     instances_started: AtomicU64,
     instances_live: AtomicU64,
     memory_bytes: AtomicU64,
     memory_bytes_peak: AtomicU64,
-    /// Memory was given back: for the first one who waits for some.
+    /// Memory was given back: for the one who waits for some.
     freed: Notify,
     /// Nanoseconds; 0 until there was one.
     first_instance: AtomicU64,
@@ -58,8 +60,9 @@ pub struct Usage {
     pub throttled: Duration,
     pub instances_started: u64,
     pub instances_live: u64,
-    /// Linear memory of all live instances.
+    /// Linear memory of all live instances, and what is booked for them.
     pub memory_bytes: u64,
+    /// No less than the most that it was.
     pub memory_bytes_peak: u64,
     /// What making the first instance took; zero until there was one.
     pub first_instance: Duration,
@@ -68,15 +71,27 @@ pub struct Usage {
 }
 
 impl Account {
+    /// With another one for guests that run beside its own.
+    fn with_beside() -> Account {
+        Account(Arc::new(Counters { beside: Some(Account::default()), ..Counters::default() }))
+    }
+
+    /// Where guests that run beside its own book their memory.
+    pub(crate) fn beside(&self) -> &Account {
+        self.0.beside.as_ref().unwrap_or(self)
+    }
+
+    /// Of its own instances, and of those beside them.
     pub fn usage(&self) -> Usage {
         let load = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
+        let beside = self.0.beside.as_ref().map(Account::usage).unwrap_or_default();
         Usage {
             cpu: Duration::from_nanos(load(&self.0.cpu_ns)),
             throttled: Duration::from_nanos(load(&self.0.throttled_ns)),
-            instances_started: load(&self.0.instances_started),
-            instances_live: load(&self.0.instances_live),
-            memory_bytes: load(&self.0.memory_bytes),
-            memory_bytes_peak: load(&self.0.memory_bytes_peak),
+            instances_started: load(&self.0.instances_started) + beside.instances_started,
+            instances_live: load(&self.0.instances_live) + beside.instances_live,
+            memory_bytes: load(&self.0.memory_bytes) + beside.memory_bytes,
+            memory_bytes_peak: load(&self.0.memory_bytes_peak) + beside.memory_bytes_peak,
             first_instance: Duration::from_nanos(load(&self.0.first_instance)),
             first_answer: Duration::from_nanos(load(&self.0.first_answer)),
         }
@@ -116,24 +131,24 @@ impl Account {
         self.tell_freed();
     }
 
-    /// Books memory for an instance that is about to be made, unless that would exceed `bytes_max`.
+    /// Books memory for an instance that is to be made, unless that would exceed `bytes_max`.
     pub(crate) fn reserve(&self, bytes: u64, bytes_max: u64) -> Option<Reserved> {
         let has_room = self.take_memory(bytes, bytes_max);
         has_room.then(|| Reserved { account: self.clone(), bytes })
     }
 
-    /// Wakes the first one who waits for memory.
+    /// Wakes the one who waits for memory.
     pub(crate) fn tell_freed(&self) {
         self.0.freed.notify_one();
     }
 
-    /// Waits until there may be more memory than there was. Who gets some then tells the next one.
+    /// Waits until there may be more memory than there was. One waits at a time, see `room`.
     pub(crate) async fn memory_freed(&self) {
         self.0.freed.notified().await;
     }
 }
 
-/// Memory that is booked for an instance before it is made. What it does not take is given back.
+/// Memory that is booked for an instance before it takes it. What it does not take is given back.
 pub(crate) struct Reserved {
     account: Account,
     bytes: u64,
@@ -178,7 +193,8 @@ fn keep_first(kept: &AtomicU64, took: Duration) {
 }
 
 /// The account of a guest, its CPU quota and what the host holds for it, to be shared with others of
-/// the same container: probes and hooks are paid by whom they are for. Cheap to clone.
+/// the same container: probes and hooks are paid by whom they are for. Of memory they have a limit of
+/// their own beside, so that neither takes the other's. Cheap to clone.
 #[derive(Clone)]
 pub struct Budget(pub(crate) Arc<Meter>);
 
@@ -198,7 +214,7 @@ pub(crate) struct Meter {
 impl Meter {
     pub(crate) fn new(quota_millis: Option<u32>, weight: u32) -> Meter {
         Meter {
-            account: Account::default(),
+            account: Account::with_beside(),
             quota_millis,
             start: Instant::now(),
             paid_ns: AtomicU64::new(0),

@@ -15,7 +15,9 @@ use std::io;
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 
 use wasmtime::StoreContextMut;
-use wasmtime::component::{Accessor, Linker, Resource, ResourceTable};
+use wasmtime::component::{
+    Access, Accessor, FutureReader, Linker, Resource, ResourceTable, StreamReader,
+};
 use wasmtime_wasi::filesystem::{
     Descriptor, WasiFilesystem, WasiFilesystemCtxView, WasiFilesystemView,
 };
@@ -258,12 +260,67 @@ fn define_p2(linker: &mut Linker<Host>) -> wasmtime::Result<()> {
     listing::define_p2(&mut types)
 }
 
-/// Streams of WASI 0.3 hold something only while they are read or written.
+/// How a stream of WASI 0.3 ends.
+type EndP3 = FutureReader<Result<(), p3::ErrorCode>>;
+
+/// The end of a stream that may not be made.
+fn refused_p3(store: &mut StoreContextMut<'_, Host>) -> wasmtime::Result<EndP3> {
+    let why = async { wasmtime::error::Ok(Err(p3::ErrorCode::InsufficientMemory)) };
+    FutureReader::new(store, why)
+}
+
+pub(crate) fn read_p3(
+    mut store: StoreContextMut<'_, Host>,
+    (file, from): (Resource<Descriptor>, u64),
+) -> wasmtime::Result<((StreamReader<u8>, EndP3),)> {
+    if !store.data_mut().own_files().files.may_stream() {
+        let nothing = StreamReader::new(&mut store, std::iter::empty())?;
+        return Ok(((nothing, refused_p3(&mut store)?),));
+    }
+    let access = Access::<Host, WasiFilesystem>::new(store, Host::filesystem);
+    let made =
+        <WasiFilesystem as p3::HostDescriptorWithStore<Host>>::read_via_stream(access, file, from);
+    Ok((made?,))
+}
+
+fn write_p3(
+    mut store: StoreContextMut<'_, Host>,
+    (file, mut data, from): (Resource<Descriptor>, StreamReader<u8>, u64),
+) -> wasmtime::Result<(EndP3,)> {
+    if !store.data_mut().own_files().files.may_stream() {
+        data.close(&mut store)?;
+        return Ok((refused_p3(&mut store)?,));
+    }
+    let access = Access::<Host, WasiFilesystem>::new(store, Host::filesystem);
+    let made = <WasiFilesystem as p3::HostDescriptorWithStore<Host>>::write_via_stream(
+        access, file, data, from,
+    );
+    Ok((made?,))
+}
+
+fn append_p3(
+    mut store: StoreContextMut<'_, Host>,
+    (file, mut data): (Resource<Descriptor>, StreamReader<u8>),
+) -> wasmtime::Result<(EndP3,)> {
+    if !store.data_mut().own_files().files.may_stream() {
+        data.close(&mut store)?;
+        return Ok((refused_p3(&mut store)?,));
+    }
+    let access = Access::<Host, WasiFilesystem>::new(store, Host::filesystem);
+    let made = <WasiFilesystem as p3::HostDescriptorWithStore<Host>>::append_via_stream(
+        access, file, data,
+    );
+    Ok((made?,))
+}
+
 fn define_p3(linker: &mut Linker<Host>) -> wasmtime::Result<()> {
     let mut types = linker.instance("wasi:filesystem/types@0.3.0")?;
     types.func_wrap_concurrent(OPEN_AT, |accessor: &Accessor<Host>, given: OpenAtP3| {
         Box::pin(open_p3(accessor, given))
     })?;
+    types.func_wrap(READ_STREAM, read_p3)?;
+    types.func_wrap(WRITE_STREAM, write_p3)?;
+    types.func_wrap(APPEND_STREAM, append_p3)?;
     listing::define_p3(&mut types)
 }
 

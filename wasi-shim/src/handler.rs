@@ -62,7 +62,7 @@ use self::crowd::{Crowd, Cut, Seat};
 pub(crate) use self::rest::Code;
 use self::rest::Linked;
 pub use self::rest::Wake;
-use self::room::Room;
+use self::room::{Room, Rooms};
 use self::served::Served;
 use crate::account::{Account, Budget, Meter, Metered, Waiting};
 use crate::engine::Engine;
@@ -227,6 +227,7 @@ struct Inner {
     spent: Arc<Semaphore>,
     shelf: Shelf,
     crowd: Crowd,
+    rooms: Rooms,
 }
 
 impl Handler {
@@ -234,8 +235,9 @@ impl Handler {
         let places = Arc::new(Semaphore::new(config.limits.concurrent_requests));
         let pod = Pod::new(engine, config);
         let spent = Arc::new(Semaphore::new(SPENT_MAX));
-        let (queued, shelf, crowd) = (AtomicUsize::new(0), Shelf::default(), Crowd::default());
-        Handler(Arc::new(Inner { pod, code, places, queued, spent, shelf, crowd }))
+        let (queued, shelf) = (AtomicUsize::new(0), Shelf::default());
+        let (crowd, rooms) = (Crowd::default(), Rooms::default());
+        Handler(Arc::new(Inner { pod, code, places, queued, spent, shelf, crowd, rooms }))
     }
 
     /// Gives back what it holds for the next request: instances that rest, and its code, if it can
@@ -587,6 +589,7 @@ impl Inner {
     /// other requests are being handled, whose time that would be.
     fn keep(self: &Arc<Inner>, mut instance: Instance, asker: &Arc<Meter>) -> Option<Spent> {
         instance.answered += 1;
+        instance.store.data_mut().memory.made();
         if instance.answered >= self.pod.config.limits.instance_requests {
             let memory = &mut instance.store.data_mut().memory;
             if self.handled() > 1 || memory.held() > SPENT_BYTES_MAX {
@@ -596,6 +599,7 @@ impl Inner {
             let (handler, asker) = (Arc::clone(self), Arc::clone(asker));
             return Some(Spent { handler, asker, instance: Some(instance) });
         }
+        instance.store.data_mut().rests();
         let mut resting = self.shelf.lock();
         resting.instances.push_back((instance, Instant::now()));
         if !std::mem::replace(&mut resting.is_watched, true) {
@@ -643,22 +647,21 @@ async fn run(
     (call, reply): (&Call, &Reply),
     asker: &Arc<Meter>,
 ) -> Result<Option<Spent>, HandleError> {
-    let mut instance = room.resting.unwrap_or_else(|| Instance {
-        store: handler.pod.component_store_in(room.reserved),
-        proxy: None,
-        answered: 0,
-    });
+    let mut instance = room.instance(handler);
     let fuse = Fuse(&call.completion);
     let request = request.map(to_wasi);
     let result = handle((handler, linked), &mut instance, request, (call, reply)).await;
-    let store = &instance.store;
-    call.steps.memory_bytes.store(store.data().memory.held(), Ordering::Relaxed);
+    let memory = &instance.store.data().memory;
+    call.steps.memory_bytes.store(memory.held(), Ordering::Relaxed);
     let Err(error) = result else {
         fuse.done();
+        handler.rooms.learn(memory.held());
         return Ok(handler.keep(instance, asker));
     };
-    let entered = instance.proxy.is_some();
-    Err(as_error(&error, store.data().memory.refused, entered))
+    if memory.refused == Refused::CommonMemory {
+        handler.rooms.learn_refused(memory.wanted());
+    }
+    Err(as_error(&error, memory.refused, instance.proxy.is_some()))
 }
 
 /// What a request is told of an instance's failure. Once its guest was entered, it may have done a part
@@ -689,7 +692,6 @@ async fn handle(
             let begun = Instant::now();
             let made = linked.entry.instantiate_async(&mut *store).await?;
             handler.pod.meter.account.instantiated(begun.elapsed());
-            store.data_mut().memory.made();
             proxy.insert(made)
         }
     };

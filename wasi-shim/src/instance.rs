@@ -107,15 +107,23 @@ impl Pod {
         OutputPipe::new(Arc::clone(output), self.config.room.clone(), self.config.terminal)
     }
 
+    /// Where the memory of its instances is booked: beside that of the guest whose budget it shares.
+    pub(crate) fn memory_account(&self) -> &Account {
+        match self.config.budget {
+            Some(_) => self.meter.account.beside(),
+            None => &self.meter.account,
+        }
+    }
+
     fn memory(&self) -> MemoryLimiter {
         let limits = &self.config.limits;
-        let account = self.meter.account.clone();
+        let account = self.memory_account().clone();
         MemoryLimiter::new(account, limits.memory_bytes, limits.memory_bytes_total)
     }
 
     /// The state of a component that is about to be instantiated.
     pub(crate) fn component_store(&self) -> Store<Host> {
-        self.component_store_in(Reserved::nothing(&self.meter.account))
+        self.component_store_in(Reserved::nothing(self.memory_account()))
     }
 
     /// The same, with memory that is booked for it.
@@ -225,6 +233,11 @@ impl Host {
         self.hooks.carry(headers);
     }
 
+    /// The instance has answered a request and waits for another: it has taken what it was told.
+    pub(crate) fn rests(&mut self) {
+        self.answer.end();
+    }
+
     /// Books so many bytes more of headers and bodies that the guest makes, or says in wasmtime's
     /// words that they are too many.
     pub(crate) fn make_room(&mut self, bytes: usize) -> Result<(), FieldMapError> {
@@ -330,12 +343,14 @@ pub(crate) struct MemoryLimiter {
     account: Account,
     bytes_max: u64,
     bytes_max_total: u64,
-    /// Booked already, for its first memories.
+    /// Booked already: taken first as it grows.
     reserved: Reserved,
     /// Bytes of all memories of this instance.
     held: u64,
     /// What the last call granted, in case the allocator then fails.
     last_grant: u64,
+    /// What it would have had if others had not had that.
+    wanted: u64,
     pub(crate) refused: Refused,
 }
 
@@ -349,11 +364,12 @@ impl MemoryLimiter {
             bytes_max_total,
             held: 0,
             last_grant: 0,
+            wanted: 0,
             refused: Refused::Nothing,
         }
     }
 
-    /// Its instance is made and has the memory that it begins with.
+    /// Its instance has the memory that it needs for now.
     pub(crate) fn made(&mut self) {
         self.reserved.give_back();
     }
@@ -361,6 +377,11 @@ impl MemoryLimiter {
     /// Bytes of all memories of this instance.
     pub(crate) fn held(&self) -> u64 {
         self.held
+    }
+
+    /// What it last asked for in all and did not get, because others had it.
+    pub(crate) fn wanted(&self) -> u64 {
+        self.wanted
     }
 
     /// Its instance has ended, and what it has will be gone in a moment.
@@ -395,6 +416,7 @@ impl ResourceLimiter for MemoryLimiter {
         let unbooked = more - reserved;
         if unbooked > 0 && !self.account.take_memory(unbooked, self.bytes_max_total) {
             self.refused = Refused::CommonMemory;
+            self.wanted = self.held.saturating_add(more);
             return Ok(false);
         }
         self.reserved.hand_over(reserved);

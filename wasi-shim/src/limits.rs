@@ -33,7 +33,7 @@ pub(crate) const POLLABLES_MAX: usize = 1_000;
 pub(crate) const OPEN_FILES_MAX: usize = 128;
 pub(crate) const OPEN_FILES_MAX_TOTAL: usize = 1_024;
 /// Descriptors and streams of files of one instance, and of all instances of one container: a stream of
-/// WASI 0.2 holds up to 64 KiB that were read ahead or are being written.
+/// WASI 0.2 holds up to 64 KiB that were read ahead or are being written, one of WASI 0.3 up to 8 KiB.
 pub(crate) const FILE_HANDLES_MAX: usize = 2 * OPEN_FILES_MAX;
 pub(crate) const FILE_HANDLES_MAX_TOTAL: usize = 1_024;
 /// Random bytes in one call: keys and seeds need far less, and the host allocates them.
@@ -144,7 +144,8 @@ pub struct GuestConfig {
     pub terminal: bool,
     /// Cancelled when the guest shall end by itself.
     pub term: Term,
-    /// The account and quota that this guest shares with another one. None: its own.
+    /// The account and quota that this guest shares with another one, beside whose memory it has its
+    /// own. None: its own.
     pub budget: Option<Budget>,
 }
 

@@ -67,13 +67,13 @@ pub struct Callee {
 
 impl Callee {
     /// The container's own configuration, for another guest on its budget, without input. A handler's
-    /// instances may have all memory of the container, however well it is: what checks it has as much
-    /// once more.
+    /// instances may have all memory of the container, however well it is: all that is called has as
+    /// much as one of them beside.
     pub fn config(&self) -> GuestConfig {
         let budget = Some(self.budget.clone());
         let config = self.view.config.clone();
         let mut limits = config.limits.clone();
-        limits.memory_bytes_total = limits.memory_bytes_total.saturating_add(limits.memory_bytes);
+        limits.memory_bytes_total = limits.memory_bytes;
         GuestConfig { budget, stdin: None, term: Term::new(), limits, ..config }
     }
 

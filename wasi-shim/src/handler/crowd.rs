@@ -126,7 +126,7 @@ pub(super) async fn handle(
     let (sender, response) = oneshot::channel();
     let reply = Reply(Arc::new(Mutex::new(Some(sender))));
     let request = request.map(to_wasi);
-    let seat = enter(handler, linked, (request, &call, reply), place);
+    let seat = enter(handler, linked, (request, &call, reply), place)?;
     // The instance went without a word, so it did not run to its end.
     let lost = |_| Err(HandleError::Trap("the host failed".into()));
     let head = response.await.unwrap_or_else(lost)?;
@@ -135,13 +135,14 @@ pub(super) async fn handle(
     Ok(head.map(|inner| ResponseBody::seated(inner, call, seat).boxed_unsync()))
 }
 
-/// Brings a request to an instance that has room and time, or to a new one.
+/// Brings a request to an instance that has room and time, or to a new one. All full, and no memory
+/// for another: then it is told so at once.
 fn enter(
     handler: &Arc<Inner>,
     linked: Arc<Linked>,
     (request, call, reply): (http::Request<WasiBody>, &Arc<Call>, Reply),
     place: OwnedSemaphorePermit,
-) -> Arc<Seat> {
+) -> Result<Arc<Seat>, HandleError> {
     let limits = &handler.pod.config.limits;
     let mut instances = handler.crowd.0.lock().unwrap_or_else(PoisonError::into_inner);
     instances.retain(|shared| !shared.lock().closed);
@@ -157,13 +158,14 @@ fn enter(
     let found = found.or_else(|| with_room().next().filter(|_| reserved.is_none()));
     // The one that was found may have ended since, or be about to: what it took now would be lost.
     if let Some((shared, state)) = found.and_then(|shared| Some((shared, shared.open()?))) {
-        return shared.take(state, (request, call, reply), place, taken_max);
+        return Ok(shared.take(state, (request, call, reply), place, taken_max));
     }
+    let reserved = reserved.or_else(|| handler.reserve(&linked)).ok_or(HandleError::Busy)?;
     let shared = Arc::new(Shared::new());
     let seat = shared.take(shared.lock(), (request, call, reply), place, taken_max);
     instances.push(Arc::clone(&shared));
     tokio::spawn(run(Arc::clone(handler), (linked, reserved), shared));
-    seat
+    Ok(seat)
 }
 
 impl Crowd {
@@ -324,7 +326,7 @@ impl Drop for Fuse<'_> {
 /// One instance, from its start to its end.
 async fn run(
     handler: Arc<Inner>,
-    (linked, reserved): (Arc<Linked>, Option<Reserved>),
+    (linked, reserved): (Arc<Linked>, Reserved),
     shared: Arc<Shared>,
 ) {
     let pod = &handler.pod;
@@ -343,9 +345,8 @@ async fn run(
     }
 }
 
-async fn serve(handler: &Inner, (linked, reserved): (&Linked, Option<Reserved>), shared: &Shared) {
+async fn serve(handler: &Inner, (linked, reserved): (&Linked, Reserved), shared: &Shared) {
     let account = &handler.pod.meter.account;
-    let reserved = reserved.unwrap_or_else(|| Reserved::nothing(account));
     let mut store = handler.pod.component_store_in(reserved);
     let _fuse = Fuse(shared);
     let begun = Instant::now();

@@ -146,13 +146,13 @@ impl Answer {
     }
 
     /// Nothing of it is held any more.
-    fn end(&mut self) {
+    pub(crate) fn end(&mut self) {
         self.bytes = 0;
         self.booked.resize(0);
     }
 
     /// Adds so many bytes. Where there is no room for them, none of it is kept.
-    fn add(&mut self, bytes: usize) -> Result<(), Error> {
+    pub(crate) fn add(&mut self, bytes: usize) -> Result<(), Error> {
         self.bytes += bytes;
         if self.booked.resize(self.bytes.saturating_sub(ANSWER_BYTES_FREE)) {
             return Ok(());

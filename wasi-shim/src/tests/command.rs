@@ -5,9 +5,10 @@ use std::sync::Arc;
 use tokio_util::sync::CancellationToken;
 
 use super::guests::{cli_run, p1};
-use super::{Printed, config, load, until};
+use super::{Printed, config, engine, load, until};
 use crate::engine::compile_checked;
-use crate::{Command, Exit, Form, GuestConfig, Input, LoadError};
+use crate::instance::Pod;
+use crate::{Budget, Command, Exit, Form, GuestConfig, Input, LoadError};
 
 fn command(text: &str, config: GuestConfig) -> Command {
     load(text, Form::Module).command(config).expect("a command")
@@ -296,6 +297,23 @@ async fn a_command_hears_that_it_shall_end() {
     }
     let deaf = r#"(module (memory (export "memory") 1) (func (export "_start")))"#;
     assert!(!command(deaf, GuestConfig::default()).hears_term());
+}
+
+/// What is called beside a guest takes none of its memory, and finds its own where that has all.
+#[tokio::test]
+async fn who_shares_a_budget_has_its_own_memory() {
+    let mut config = GuestConfig::default();
+    config.limits.memory_bytes_total = 8 << 20;
+    let main = Pod::new(engine(), config.clone());
+    let called = GuestConfig { budget: Some(Budget(Arc::clone(&main.meter))), ..config };
+    let called = Pod::new(engine(), called);
+    let most = main.memory_account().reserve(8 << 20, 8 << 20).expect("all is free");
+    let beside = called.memory_account().reserve(6 << 20, 8 << 20).expect("it has its own");
+    assert!(called.memory_account().reserve(6 << 20, 8 << 20).is_none(), "that is bounded, too");
+    assert_eq!(main.meter.account.usage().memory_bytes, 14 << 20, "both are told");
+    drop(most);
+    assert!(main.memory_account().reserve(8 << 20, 8 << 20).is_some());
+    drop(beside);
 }
 
 /// Single exports can be called, each time in a fresh instance, on the budget of another guest.

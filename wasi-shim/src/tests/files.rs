@@ -1,5 +1,7 @@
 //! Files that an instance opens, by the function behind its `open-at`.
 
+use std::sync::Arc;
+
 use wasmtime::component::Resource;
 use wasmtime::{AsContextMut, Store};
 use wasmtime_wasi::WasiView;
@@ -8,9 +10,9 @@ use wasmtime_wasi::p2::bindings::filesystem::preopens::Host as _;
 use wasmtime_wasi::p2::bindings::filesystem::types as p2;
 
 use super::engine;
-use crate::files::{list_p2, next_p2, open_p2};
+use crate::files::{list_p2, next_p2, open_p2, read_p3};
 use crate::instance::{Host, Pod};
-use crate::limits::{OPEN_FILES_MAX, OPEN_FILES_MAX_TOTAL};
+use crate::limits::{FILE_HANDLES_MAX, OPEN_FILES_MAX, OPEN_FILES_MAX_TOTAL};
 use crate::{GuestConfig, Mount};
 
 /// Opens a file in a directory of the table; it is made if it is not there.
@@ -49,6 +51,29 @@ async fn an_instance_opens_so_many_files() {
     let last = held.pop().expect("it holds some");
     store.data_mut().own_files().table.delete(last).expect("it is in the table");
     open(&mut store, data, "more").await.expect("there is room again");
+}
+
+#[tokio::test]
+async fn streams_of_wasi_0_3_count_as_others_do() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let (host, guest) = (folder.path().to_owned(), "/data".to_owned());
+    let mounts = vec![Mount { host, guest, read_only: false }];
+    let pod = Pod::new(engine(), GuestConfig { mounts, ..GuestConfig::default() });
+    let mut store = pod.component_store();
+    let listed = store.data_mut().own_preopens().get_directories().expect("the volume is there");
+    let data = listed.first().expect("one volume").0.rep();
+    let opened = open(&mut store, data, "file").await.expect("there is room").rep();
+    for _ in 0..2 * FILE_HANDLES_MAX {
+        let given = (Resource::new_borrow(opened), 0);
+        // Nobody reads it; what it would hold stays with the store.
+        read_p3(store.as_context_mut(), given).map(drop).expect("it is no trap");
+    }
+    let opened = Resource::<Descriptor>::new_borrow(opened);
+    let view = store.data_mut().own_files();
+    let Descriptor::File(file) = view.table.get(&opened).expect("it is in the table") else {
+        unreachable!("it is a file")
+    };
+    assert_eq!(Arc::strong_count(&file.file), FILE_HANDLES_MAX);
 }
 
 #[tokio::test]

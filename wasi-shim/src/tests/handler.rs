@@ -16,14 +16,14 @@ use crate::{
 };
 
 /// Answers with a full response.
-const HELLO: &str = r#"(func (export "handle") (param $in i32) (param $out i32) (local $body i32)
+pub(crate) const HELLO: &str = r#"(func (export "handle") (param $in i32) (param $out i32) (local $body i32)
     (local.set $body (call $head (local.get $out)))
     (call $say (local.get $body))
     (call $end (local.get $body)))"#;
 
-const SPINS: &str = r#"(func (export "handle") (param i32 i32) (call $spin))"#;
+pub(crate) const SPINS: &str = r#"(func (export "handle") (param i32 i32) (call $spin))"#;
 
-fn load_handler(fields: &str, config: GuestConfig) -> Handler {
+pub(crate) fn load_handler(fields: &str, config: GuestConfig) -> Handler {
     load(&handler(fields), Form::Component).handler(config).expect("a handler")
 }
 
@@ -34,7 +34,7 @@ fn hurried() -> GuestConfig {
     config
 }
 
-fn get() -> http::Request<Body> {
+pub(crate) fn get() -> http::Request<Body> {
     let body = Empty::<Bytes>::new().map_err(|never| match never {}).boxed_unsync();
     http::Request::get("http://app.default/").body(body).expect("a plain request")
 }
@@ -287,6 +287,23 @@ async fn a_request_beyond_an_instances_room_gets_another_one() {
     let outcomes = futures::future::join_all(requests).await;
     assert!(outcomes.iter().all(refused), "{outcomes:?}");
     assert_eq!(handler.account().usage().instances_started, 2);
+}
+
+/// Two wait in the only instance that has memory for a third one that would have to be in it, too.
+#[tokio::test]
+async fn a_request_for_whose_instance_there_is_no_memory_has_none_made() {
+    let mut config = GuestConfig::default();
+    config.limits.instance_requests = 1000;
+    config.limits.instance_concurrency = 2;
+    config.limits.memory_bytes_total = 100 << 10;
+    let module = load(&handler_p3_together(3, ""), Form::Component);
+    let handler = module.handler(config).expect("a handler");
+    let (mut one, mut other) = (Box::pin(handler.handle(get())), Box::pin(handler.handle(get())));
+    assert!((&mut one).now_or_never().is_none() && (&mut other).now_or_never().is_none());
+    until("their instance runs", || handler.account().usage().instances_live == 1).await;
+    let third = handler.handle(get()).await.map(drop);
+    assert!(matches!(third, Err(HandleError::Busy)), "{third:?}");
+    assert_eq!(handler.account().usage().instances_started, 1);
 }
 
 #[tokio::test]

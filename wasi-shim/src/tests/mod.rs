@@ -5,7 +5,7 @@ mod binary;
 mod command;
 mod files;
 mod guests;
-mod handler;
+pub(crate) mod handler;
 mod services;
 mod sockets;
 
@@ -66,7 +66,7 @@ fn config(stdout: &Printed, stderr: &Printed) -> GuestConfig {
 const PATIENCE: Duration = Duration::from_secs(180);
 
 /// Lets other tasks run until the condition holds.
-async fn until(what: &str, condition: impl Fn() -> bool) {
+pub(crate) async fn until(what: &str, condition: impl Fn() -> bool) {
     let start = Instant::now();
     while !condition() {
         assert!(start.elapsed() < PATIENCE, "still waiting: {what}");

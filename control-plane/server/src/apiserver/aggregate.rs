@@ -26,7 +26,7 @@ use super::{
     derived::Derived,
     errors::ApiError,
     openapi,
-    outbound::Target,
+    outbound::{ReachError, Target},
     request::Attributes,
     stored,
     stream::proxy::{self, Answer, Wanted},
@@ -207,8 +207,11 @@ async fn pass(api: &ApiServer, remote: &Remote, request: Request) -> Result<Resp
         ApiError::Unavailable(format!("error trying to reach service of {}: {why}", remote.name))
     };
     let exchange = async {
-        let reached = api.outbound().reach(api, &remote.target).await;
-        let reached = reached.map_err(|error| failed(error.to_string()))?;
+        let reached = api.outbound().reach(api, &remote.target, Some(&user)).await;
+        let reached = reached.map_err(|error| match error {
+            ReachError::Full(why) => why,
+            error => failed(error.to_string()),
+        })?;
         outgoing(&mut parts, &user, &reached.authority, upgrade.as_ref())?;
         let request = http::Request::from_parts(parts, body);
         let answer = proxy::exchange(api, reached.stream, request, upgrade).await;

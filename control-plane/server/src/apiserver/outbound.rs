@@ -28,7 +28,8 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 use wherry_resources::{Object, conditions};
 
-use super::{ApiServer, extensions, stream};
+use super::stream::{self, Unreached};
+use super::{ApiServer, auth::User, errors::ApiError, extensions};
 
 /// Addresses of one name or Service that are tried.
 const ADDRESSES_MAX: usize = 4;
@@ -58,6 +59,9 @@ pub enum ReachError {
     Connect { address: SocketAddr, source: std::io::Error },
     #[error("connect to a Pod of {host}: {why}")]
     Pod { host: String, why: String },
+    /// To be told to the user for whom it was.
+    #[error("too many streams are open for the user")]
+    Full(ApiError),
     #[error("TLS with {host}: {source}")]
     Tls { host: String, source: std::io::Error },
     #[error("caBundle: {0}")]
@@ -250,10 +254,15 @@ impl Outbound {
         networks.clone_into(&mut allowed);
     }
 
-    /// Connects, and shakes hands.
-    pub async fn reach(&self, api: &ApiServer, target: &Target) -> Result<Reached, ReachError> {
+    /// Connects, and shakes hands. A stream to a node counts for `user`, if it is for one.
+    pub async fn reach(
+        &self,
+        api: &ApiServer,
+        target: &Target,
+        user: Option<&User>,
+    ) -> Result<Reached, ReachError> {
         let place = match &target.service {
-            Some(service) => self.place_of_service(api, service).await?,
+            Some(service) => self.place_of_service(api, service, user).await?,
             None => self.place_of_url(&target.url).await?,
         };
         let Place { way, host, authority, path } = place;
@@ -311,6 +320,7 @@ impl Outbound {
         &self,
         api: &ApiServer,
         service: &Service,
+        user: Option<&User>,
     ) -> Result<Place, ReachError> {
         let Service { namespace, name, path, port } = service;
         let host = format!("{name}.{namespace}.svc");
@@ -326,7 +336,7 @@ impl Outbound {
             let wanted = wanted.ok_or_else(no_port)?;
             match object["spec"].get("selector").and_then(Value::as_object) {
                 Some(selector) if !selector.is_empty() => {
-                    way_to_pods(api, namespace, name, wanted, &host).await?
+                    way_to_pods((api, user), (namespace, name), wanted, &host).await?
                 }
                 _ => Way::Addresses(endpoints(api, namespace, name, wanted)),
             }
@@ -366,17 +376,18 @@ impl Outbound {
 /// A ready Pod by its node's tunnel, or the node ports of a Service that no Pod can be reached of
 /// from this member.
 async fn way_to_pods(
-    api: &ApiServer,
-    namespace: &str,
-    name: &str,
+    (api, user): (&ApiServer, Option<&User>),
+    (namespace, name): (&str, &str),
     port: &Value,
     host: &str,
 ) -> Result<Way, ReachError> {
     let port_name = port["name"].as_str().unwrap_or("");
     let plain = port["appProtocol"].as_str().is_some_and(|it| it.eq_ignore_ascii_case("http"));
-    match stream::to_service(api, namespace, name, port_name).await {
+    match stream::to_service(api, user, namespace, name, port_name).await {
         Some(Ok(connection)) => Ok(Way::Tunnel { connection, plain }),
-        Some(Err(why)) => match node_ports(api, port) {
+        // A node port would be a way around the bound.
+        Some(Err(Unreached::Full(why))) => Err(ReachError::Full(why)),
+        Some(Err(Unreached::Pods(why))) => match node_ports(api, port) {
             addresses if addresses.is_empty() || plain => {
                 Err(ReachError::Pod { host: host.to_owned(), why })
             }

@@ -59,14 +59,23 @@ pub fn concerns(asked: &Attributes) -> bool {
 /// Ready Pods of a Service that are tried.
 const PODS_TRIED: usize = 3;
 
-/// A connection to a ready Pod behind a Service's port of this name. None: no Pod is ready; else
-/// why none of those that were tried could be reached.
+/// Why nobody behind a Service was reached.
+pub enum Unreached {
+    /// As many streams are open for the user as may be.
+    Full(ApiError),
+    /// None of the Pods that were tried.
+    Pods(String),
+}
+
+/// A connection to a ready Pod behind a Service's port of this name, counted for the user for whom
+/// it is, if it is for one. None: no Pod is ready.
 pub async fn to_service(
     api: &ApiServer,
+    user: Option<&User>,
     namespace: &str,
     service: &str,
     port: &str,
-) -> Option<Result<Box<dyn Stream>, String>> {
+) -> Option<Result<Box<dyn Stream>, Unreached>> {
     let state = api.store().current();
     let ready = proxy::ready(&state, namespace, service, port);
     let mut failed = None;
@@ -77,9 +86,17 @@ pub async fn to_service(
             continue;
         };
         let target = place.target("port", &port.to_string(), &[]);
-        match NodeStream::open(api, &place.node, &target, None).await {
+        let count = match user.map(|user| api.tunnels().count(&place.node, user)).transpose() {
+            Ok(count) => count,
+            // Another Pod may be on a node to which there are fewer.
+            Err(full) => {
+                failed = Some(Err(Unreached::Full(full)));
+                continue;
+            }
+        };
+        match NodeStream::open(api, &place.node, &target, count).await {
             Ok(node) => return Some(Ok(Box::new(node.into_io()))),
-            Err(why) => failed = Some(Err(format!("{pod}: {why}"))),
+            Err(why) => failed = Some(Err(Unreached::Pods(format!("{pod}: {why}")))),
         }
     }
     failed

@@ -186,7 +186,7 @@ impl Failed {
 
 /// The body of a successful answer.
 async fn get(api: &ApiServer, remote: &Remote, path: &str) -> Result<bytes::Bytes, Failed> {
-    let reached = api.outbound().reach(api, &remote.target).await.map_err(Failed::Reach)?;
+    let reached = api.outbound().reach(api, &remote.target, None).await.map_err(Failed::Reach)?;
     let wrong = |why: &dyn std::fmt::Display| Failed::Answer(why.to_string());
     let mut request = Request::get(path)
         .header(header::HOST, reached.authority)

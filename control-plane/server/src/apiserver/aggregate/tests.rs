@@ -275,6 +275,45 @@ async fn a_server_must_prove_itself_and_be_there() {
     server.ok("GET", "/apis/apps/v1/deployments", "").await;
 }
 
+/// Through the tunnel of a Pod's node they are streams of that node like others.
+#[tokio::test]
+async fn requests_count_among_the_users_streams() {
+    let server = Server::start().await;
+    let made = async |path: &str, body: Value| server.ok("POST", path, &body.to_string()).await;
+    let container = json!({"name": "a", "image": "i:1"});
+    let pod =
+        json!({"metadata": {"name": "p"}, "spec": {"nodeName": "n", "containers": [container]}});
+    made("/api/v1/namespaces/default/pods", pod).await;
+    let service = json!({"metadata": {"name": "wardrobe"},
+        "spec": {"selector": {"app": "wardrobe"}, "ports": [{"port": 443}]}});
+    made("/api/v1/namespaces/default/services", service).await;
+    let slice = json!({
+        "metadata": {"name": "wardrobe", "labels": {"kubernetes.io/service-name": "wardrobe"}},
+        "addressType": "IPv4", "ports": [{"name": "", "port": 443}],
+        "endpoints": [{"addresses": ["10.42.0.9"], "conditions": {"ready": true},
+            "targetRef": {"kind": "Pod", "name": "p", "namespace": "default"}}],
+    });
+    made("/apis/discovery.k8s.io/v1/namespaces/default/endpointslices", slice).await;
+    let handed_on = json!({
+        "metadata": {"name": "v1.wardrobe.example.com"},
+        "spec": {"group": "wardrobe.example.com", "version": "v1", "groupPriorityMinimum": 2000,
+            "versionPriority": 10, "insecureSkipTLSVerify": true,
+            "service": {"namespace": "default", "name": "wardrobe", "port": 443}},
+    });
+    made(SERVICES, handed_on).await;
+    let path = "/apis/wardrobe.example.com/v1/namespaces/default/shirts";
+    let (code, body) = server.send("GET", path, "").await;
+    assert_eq!(code, StatusCode::SERVICE_UNAVAILABLE, "the node has no tunnel: {body}");
+    let admin = User::new("admin", &["system:masters"]);
+    let tunnels = server.api.tunnels();
+    let open: Vec<_> = std::iter::from_fn(|| tunnels.count("n", &admin).ok()).collect();
+    let (code, body) = server.send("GET", path, "").await;
+    assert_eq!(code, StatusCode::TOO_MANY_REQUESTS, "{body}");
+    assert!(body.contains("streams to node"), "{body}");
+    drop(open);
+    assert_eq!(server.send("GET", path, "").await.0, StatusCode::SERVICE_UNAVAILABLE);
+}
+
 #[test]
 fn paths_name_group_versions() {
     let of = |path| group_version(path).map(|(group, version)| format!("{group} {version}"));

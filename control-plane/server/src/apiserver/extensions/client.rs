@@ -46,7 +46,7 @@ pub async fn call(
     let query = format!("?timeout={}s", timeout.as_secs());
     let url = target.shown() + &query;
     let attempt = async {
-        let mut reached = api.outbound().reach(api, target).await?;
+        let mut reached = api.outbound().reach(api, target, None).await?;
         reached.path.push_str(&query);
         exchange(reached, body, &url).await
     };
