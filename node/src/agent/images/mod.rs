@@ -71,6 +71,9 @@ const COMPILE_FILE_BYTES: u64 = 512 << 20;
 const REPORT_BYTES_MAX: u64 = 1 << 20;
 /// Downloads at the same time.
 const PULLS_MAX: usize = 8;
+/// Starts that read their pull secrets at the same time: when a node begins, all of its Pods would, and
+/// be told that they ask too much.
+const SECRETS_MAX: usize = 64;
 
 /// An image on this node.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -108,6 +111,7 @@ pub struct Images {
     thresholds: Thresholds,
     compilers: Arc<Semaphore>,
     pulls: Semaphore,
+    secrets: Semaphore,
     asking: Flights<Result<Resolved, Problem>>,
     pulling: Flights<Result<Found, Problem>>,
     compiling: Flights<Result<Image, Problem>>,
@@ -134,6 +138,7 @@ impl Images {
             thresholds,
             compilers: Arc::new(Semaphore::new(cores)),
             pulls: Semaphore::new(PULLS_MAX),
+            secrets: Semaphore::new(SECRETS_MAX),
             asking: Flights::default(),
             pulling: Flights::default(),
             compiling: Flights::default(),
@@ -443,6 +448,7 @@ impl Images {
         reference: &Reference,
         pod: &PodSpec,
     ) -> Option<(Vec<RegistryAuth>, Vec<String>)> {
+        let _turn = self.secrets.acquire().await.expect("the semaphore is never closed");
         let namespace = &pod.namespace;
         let api: Api<Secret> = Api::namespaced(self.client.clone(), namespace);
         let (mut configs, mut unread) = (Vec::new(), Vec::new());

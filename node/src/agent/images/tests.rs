@@ -1,5 +1,7 @@
 //! Images as Pods ask for them, with a control plane of a few lines.
 
+use std::sync::atomic::{AtomicUsize, Ordering};
+
 use bytes::Bytes;
 use http::{Request, Response};
 use http_body_util::Full;
@@ -88,6 +90,22 @@ async fn a_silent_registry_takes_no_permits() {
     assert_eq!(found.into_iter().map(|found| found.layer).collect::<Vec<_>>(), older);
     assert!(images.away.is_likely());
     assert_eq!(images.pulls.available_permits(), PULLS_MAX, "others can be pulled");
+}
+
+#[tokio::test]
+async fn starts_take_turns_to_read_their_pull_secrets() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let asked = Arc::new(AtomicUsize::new(0));
+    let count = asked.clone();
+    let (images, _told) = images(&folder, move |_| {
+        count.fetch_add(1, Ordering::Relaxed);
+        (Duration::from_secs(3600), 404, String::new())
+    });
+    let (pod, reference) = (pod(), Reference::parse("x.io/app:1").expect("a reference"));
+    let starts = (0..SECRETS_MAX * 2).map(|_| images.credentials(&reference, &pod));
+    let all = futures::future::join_all(starts);
+    assert!(tokio::time::timeout(Duration::from_secs(1), all).await.is_err(), "nobody answers");
+    assert_eq!(asked.load(Ordering::Relaxed), SECRETS_MAX);
 }
 
 #[tokio::test]
