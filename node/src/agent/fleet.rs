@@ -179,6 +179,11 @@ impl Fleet {
         running.is_some_and(|running| running.outdated && !running.worker.is_ending())
     }
 
+    /// Whether it can be replaced: then it is known whether another one is needed after it.
+    pub fn is_replaceable(&self, namespace: &str) -> bool {
+        self.is_outdated(namespace) && self.is_judged(namespace)
+    }
+
     /// Namespaces whose workers have another engine, also those that are ending.
     pub fn outdated(&self) -> Vec<String> {
         let outdated = self.running.iter().filter(|(_, running)| running.outdated);

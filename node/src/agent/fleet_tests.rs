@@ -13,12 +13,12 @@ use crate::{
     worker::Walls,
 };
 
-/// A worker that an earlier agent left.
-fn left_behind(folder: &Path, namespace: &str) {
+/// A worker that an earlier agent left, with the engine of that one.
+fn left_behind(folder: &Path, namespace: &str, engine: &str) {
     let listener = UnixListener::bind(folder.join(format!("{namespace}.sock"))).expect("a socket");
     let state = State {
         protocol: protocol::VERSION,
-        engine: String::new(),
+        engine: engine.to_owned(),
         pid: 1,
         namespace: namespace.to_owned(),
         peer: None,
@@ -81,8 +81,8 @@ fn has_ended(fleet: &mut Fleet, namespace: &str) -> bool {
 async fn a_worker_serves_until_all_that_may_need_it_was_listed() {
     let folder = tempfile::tempdir().expect("a folder");
     let (events, _heard) = mpsc::channel(16);
-    left_behind(folder.path(), "shop");
-    left_behind(folder.path(), INGRESS_NAMESPACE);
+    left_behind(folder.path(), "shop", "");
+    left_behind(folder.path(), INGRESS_NAMESPACE, "");
     let mut fleet = fleet(folder.path(), events).await;
     assert_eq!(fleet.running.len(), 2, "both were found");
     fleet.pods_synced();
@@ -104,4 +104,32 @@ async fn a_worker_serves_until_all_that_may_need_it_was_listed() {
     fleet.tend(Timestamp::now());
     assert!(!fleet.running[INGRESS_NAMESPACE].worker.is_ending(), "it lingers from now on");
     assert!(has_ended(&mut fleet, INGRESS_NAMESPACE));
+}
+
+/// One that nothing is known to need is not started again.
+#[tokio::test]
+async fn a_worker_of_another_engine_waits_for_all_that_may_need_it() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let (events, _heard) = mpsc::channel(16);
+    left_behind(folder.path(), "shop", "older");
+    left_behind(folder.path(), INGRESS_NAMESPACE, "older");
+    let mut fleet = fleet(folder.path(), events).await;
+    assert!(fleet.is_outdated("shop") && fleet.is_outdated(INGRESS_NAMESPACE));
+    fleet.pods_synced();
+    assert!(!fleet.is_replaceable("shop"), "a Service may have a node port");
+    fleet.services_synced();
+    fleet.slices_synced();
+    fleet.nodes_synced();
+    fleet.policies_synced();
+    fleet.namespaces_synced();
+    assert!(fleet.is_replaceable("shop"));
+    assert!(!fleet.is_replaceable(INGRESS_NAMESPACE), "an Ingress may need it");
+    fleet.change_gate(GateInput::Ingress(Change::Synced));
+    fleet.change_gate(GateInput::Class(Change::Synced));
+    for kind in gate::KINDS {
+        fleet.change_gate(GateInput::Object(kind, Change::Synced));
+    }
+    assert!(fleet.is_replaceable(INGRESS_NAMESPACE));
+    fleet.replace("shop");
+    assert!(!fleet.is_replaceable("shop"), "it is asked once");
 }

@@ -25,7 +25,7 @@ mod hear;
 pub use self::{conditions::gate_trouble, hear::observe};
 use self::{
     conditions::settle,
-    ending::{after_removal, begin_ending, remove_if_still, stop_containers},
+    ending::{after_removal, begin_ending, margin, remove_if_still, stop_containers},
 };
 
 use std::{net::IpAddr, time::Duration};
@@ -47,7 +47,8 @@ pub const BACKOFF_CONFIG_FIRST: Duration = Duration::from_millis(500);
 pub const BACKOFF_CONFIG: Duration = Duration::from_secs(5);
 /// A run this long counts as healthy: the next failure starts with no delay again.
 pub const HEALTHY_AFTER: Duration = Duration::from_secs(600);
-/// How much longer than its grace period a container may take before the Pod is removed anyway.
+/// How much longer than its grace period a container may take before the Pod is removed anyway; its
+/// sidecars add to that, see `ending.rs`.
 const STOP_MARGIN: Duration = Duration::from_secs(5);
 /// How long a worker may take to forget a Pod.
 const REMOVE_MAX: Duration = Duration::from_secs(10);
@@ -445,7 +446,7 @@ pub fn step(state: &PodState, desired: &Desired, now: Timestamp) -> (PodState, V
         Stage::Active => {
             advance_active(&mut state, spec, now, &mut actions);
             if let Some(why) = outcome(&state, spec) {
-                state.stage = Stage::Stopping { why, deadline: now + spec.grace + STOP_MARGIN };
+                state.stage = Stage::Stopping { why, deadline: now + spec.grace + margin(spec) };
                 stop_containers(&mut state, spec, now, &mut actions);
                 remove_if_still(&mut state, now, &mut actions);
             }

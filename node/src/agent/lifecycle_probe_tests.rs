@@ -95,13 +95,13 @@ fn a_sidecar_holds_the_others_until_it_has_started() {
                 Active one#0=Running(since 1) two#0=Running(since 4) app#0=Running(since 6) ready
             8 delete 30
                 ! Stop { container: 2, restart: 0, grace: 30s, because: None }
-                Stopping(Deleted) one#0=Running(since 1) two#0=Running(since 4) app#0=Stopping wake=43 ready
+                Stopping(Deleted) one#0=Running(since 1) two#0=Running(since 4) app#0=Stopping wake=51 ready
             9 exited app 0
                 ! Stop { container: 1, restart: 0, grace: 29s, because: None }
-                Stopping(Deleted) one#0=Running(since 1) two#0=Stopping app#0=Ended(0) wake=43
+                Stopping(Deleted) one#0=Running(since 1) two#0=Stopping app#0=Ended(0) wake=51
             10 exited two 0
                 ! Stop { container: 0, restart: 0, grace: 28s, because: None }
-                Stopping(Deleted) one#0=Stopping two#0=Ended(0) app#0=Ended(0) wake=43
+                Stopping(Deleted) one#0=Stopping two#0=Ended(0) app#0=Ended(0) wake=51
             11 exited one 0
                 ! Remove
                 Removing(Deleted) one#0=Ended(0) two#0=Ended(0) app#0=Ended(0) wake=21
@@ -137,10 +137,63 @@ fn a_sidecar_gets_a_moment_after_the_others_have_used_the_grace_up() {
                 Active side#0=Running(since 1) app#0=Running(since 1) ready
             2 delete 10
                 ! Stop { container: 1, restart: 0, grace: 10s, because: None }
-                Stopping(Deleted) side#0=Running(since 1) app#0=Stopping wake=17 ready
+                Stopping(Deleted) side#0=Running(since 1) app#0=Stopping wake=21 ready
             12 exited app 137
                 ! Stop { container: 0, restart: 0, grace: 2s, because: None }
-                Stopping(Deleted) side#0=Stopping app#0=Ended(137) wake=17
+                Stopping(Deleted) side#0=Stopping app#0=Ended(137) wake=21
+        "#]],
+    );
+}
+
+/// Hooks take the grace, and each container has a moment after its own.
+#[test]
+fn every_sidecar_gets_its_moment() {
+    check(
+        desired("one+ two+ | app", RestartPolicy::Always),
+        "0 address
+         0 prepared one
+         0 started one
+         0 prepared two
+         0 started two
+         1 prepared app
+         1 started app
+         2 delete 10
+         14 exited app 137
+         18 exited two 137
+         22 exited one 137",
+        expect![[r#"
+            0 address
+                ! Prepare(0)
+                Active one#0=Preparing two#0=Waiting app#0=Waiting
+            0 prepared one
+                ! Start { container: 0, restart: 0 }
+                Active one#0=Starting two#0=Waiting app#0=Waiting
+            0 started one
+                ! Prepare(1)
+                Active one#0=Running(since 0) two#0=Preparing app#0=Waiting
+            0 prepared two
+                ! Start { container: 1, restart: 0 }
+                Active one#0=Running(since 0) two#0=Starting app#0=Waiting
+            0 started two
+                ! Prepare(2)
+                Active one#0=Running(since 0) two#0=Running(since 0) app#0=Preparing
+            1 prepared app
+                ! Start { container: 2, restart: 0 }
+                Active one#0=Running(since 0) two#0=Running(since 0) app#0=Starting
+            1 started app
+                Active one#0=Running(since 0) two#0=Running(since 0) app#0=Running(since 1) ready
+            2 delete 10
+                ! Stop { container: 2, restart: 0, grace: 10s, because: None }
+                Stopping(Deleted) one#0=Running(since 0) two#0=Running(since 0) app#0=Stopping wake=25 ready
+            14 exited app 137
+                ! Stop { container: 1, restart: 0, grace: 2s, because: None }
+                Stopping(Deleted) one#0=Running(since 0) two#0=Stopping app#0=Ended(137) wake=25
+            18 exited two 137
+                ! Stop { container: 0, restart: 0, grace: 2s, because: None }
+                Stopping(Deleted) one#0=Stopping two#0=Ended(137) app#0=Ended(137) wake=25
+            22 exited one 137
+                ! Remove
+                Removing(Deleted) one#0=Ended(137) two#0=Ended(137) app#0=Ended(137) wake=32
         "#]],
     );
 }
@@ -232,7 +285,7 @@ fn a_sidecar_that_starts_again_holds_nobody_who_has_begun() {
                 Active one#1=Running(since 2) app#1=Running(since 3)
             4 exited app 0
                 ! Stop { container: 0, restart: 1, grace: 30s, because: None }
-                Stopping(Succeeded) one#1=Stopping app#1=Ended(0) wake=39
+                Stopping(Succeeded) one#1=Stopping app#1=Ended(0) wake=43
         "#]],
     );
 }

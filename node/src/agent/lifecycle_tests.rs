@@ -549,7 +549,7 @@ fn init_containers_run_one_after_the_other() {
                 Active one#1=Ended(0) proxy#0=Running(since 4) two#0=Ended(0) app#0=Running(since 7) ready
             8 exited app 0
                 ! Stop { container: 1, restart: 0, grace: 30s, because: None }
-                Stopping(Succeeded) one#1=Ended(0) proxy#0=Stopping two#0=Ended(0) app#0=Ended(0) wake=43
+                Stopping(Succeeded) one#1=Ended(0) proxy#0=Stopping two#0=Ended(0) app#0=Ended(0) wake=47
             9 exited proxy 0
                 ! Remove
                 Removing(Succeeded) one#1=Ended(0) proxy#0=Ended(0) two#0=Ended(0) app#0=Ended(0) wake=19

@@ -4,7 +4,7 @@
 //! the worker says, which is the truth about everything that runs. Whatever the API calls running and
 //! no worker knows was lost with its process, and starts again by the Pod's restart policy. So a
 //! crash of the agent costs nothing, and a reboot restarts every Pod from the API's state: its init
-//! containers first, since what they had left in memory is gone.
+//! containers first, since what they had left in memory is gone, and each container in its turn.
 
 use std::{net::IpAddr, time::Duration};
 
@@ -95,7 +95,8 @@ pub fn recover(
 }
 
 /// Has the init containers run again that ended before the machine started, each with a number of its
-/// own. Not if nothing would start after them.
+/// own. What was lost with the machine and starts again waits for its turn behind them, and behind its
+/// sidecars, as at first. Not if nothing would start after them.
 fn run_init_again(state: &mut PodState, spec: &PodSpec, booted: Timestamp) {
     let stays_ended = |index: usize| match &state.containers[index].phase {
         Phase::Exited(exit) => {
@@ -105,15 +106,20 @@ fn run_init_again(state: &mut PodState, spec: &PodSpec, booted: Timestamp) {
         _ => None,
     };
     let failed = (0..spec.init).any(|index| stays_ended(index).is_some_and(|code| code != 0));
-    if failed || spec.main().all(|index| stays_ended(index).is_some()) {
+    if spec.init == 0 || failed || spec.main().all(|index| stays_ended(index).is_some()) {
         return;
     }
-    for (container, this) in state.containers[..spec.init].iter_mut().zip(&spec.containers) {
-        if let Phase::Exited(exit) = &container.phase
-            && !this.sidecar
-            && exit.code == 0
-            && exit.finished_at < booted
-        {
+    for (index, container) in state.containers[..spec.ephemeral].iter_mut().enumerate() {
+        let Phase::Exited(exit) = &container.phase else {
+            continue;
+        };
+        let this = &spec.containers[index];
+        let is_init = spec.is_init(index) && !this.sidecar;
+        let done = is_init && exit.code == 0 && exit.finished_at < booted;
+        let lost = exit.code == CODE_UNKNOWN
+            && exit.started_at.is_some_and(|at| at < booted)
+            && this.restarts.after(exit.code, spec.restart);
+        if done || lost {
             container.last = Some(exit.clone());
             container.restarts += 1;
             container.phase = Phase::Waiting;

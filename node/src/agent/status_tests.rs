@@ -61,7 +61,11 @@ fn exited(restart: u32, code: i32, second: i64) -> Observation {
 
 /// The same of the second container.
 fn of_second(observation: Observation) -> Observation {
-    let container = 1;
+    of(1, observation)
+}
+
+/// The same of another container.
+fn of(container: usize, observation: Observation) -> Observation {
     match observation {
         Observation::Prepared { image_id, guest, .. } => {
             Observation::Prepared { container, image_id, guest }
@@ -391,7 +395,7 @@ fn after_a_reboot_init_containers_run_first() {
         ContainersReady=False since 100 ContainersNotReady: containers with unready status: [app]
         PodScheduled=True since 0
         fill ready=false restarts=1 image=hello@sha256:1 state={"waiting":{"reason":"ContainerCreating"}} last={"terminated":{"containerID":"wasmtime://u1/fill/0","exitCode":0,"finishedAt":"1970-01-01T00:00:04Z","message":"wasm trap: unreachable","reason":"Completed","startedAt":"1970-01-01T00:00:03Z"}}
-        app ready=false restarts=0 image=hello@sha256:1 state={"terminated":{"containerID":"wasmtime://u1/app/0","exitCode":255,"finishedAt":"1970-01-01T00:01:40Z","message":"the node or its worker process was restarted while it ran","reason":"Error","startedAt":"1970-01-01T00:00:05Z"}} last=null
+        app ready=false restarts=1 image=hello@sha256:1 state={"waiting":{"reason":"PodInitializing"}} last={"terminated":{"containerID":"wasmtime://u1/app/0","exitCode":255,"finishedAt":"1970-01-01T00:01:40Z","message":"the node or its worker process was restarted while it ran","reason":"Error","startedAt":"1970-01-01T00:00:05Z"}}
     "#]],
     );
     for observation in [prepared(), started(1, 101), exited(1, 0, 102)] {
@@ -406,6 +410,44 @@ fn after_a_reboot_init_containers_run_first() {
     let never = pod(&format!(r#""restartPolicy":"Never",{init}{APP}"#));
     let found = recover(&never.spec, Some(&api), None, at(100), at(50));
     assert!(matches!(found.containers[0].phase, Phase::Exited(_)));
+}
+
+#[test]
+fn after_a_reboot_nobody_overtakes_the_sidecars() {
+    let init = r#""initContainers":[{"name":"side","image":"hello:1","restartPolicy":"Always"},
+        {"name":"fill","image":"hello:1"}],"#;
+    let desired = pod(&format!("{init}{APP}"));
+    let state = walked(
+        &desired,
+        vec![
+            (1, address()),
+            (2, prepared()),
+            (3, started(0, 3)),
+            (4, of(1, prepared())),
+            (5, of(1, started(0, 5))),
+            (6, of(1, exited(0, 0, 6))),
+            (7, of(2, prepared())),
+            (8, of(2, started(0, 8))),
+        ],
+    );
+    let api = status(&state, &desired.spec, "127.0.0.1".parse().expect("an address"));
+    assert_eq!(api.phase.as_deref(), Some("Running"));
+    let mut found = recover(&desired.spec, Some(&api), None, at(100), at(50));
+    let script = [
+        (address(), "[Prepare(0)]"),
+        (prepared(), "[Start { container: 0, restart: 1 }]"),
+        (started(1, 101), "[Prepare(1)]"),
+        (of(1, prepared()), "[Start { container: 1, restart: 1 }]"),
+        (of(1, started(1, 102)), "[]"),
+        (of(1, exited(1, 0, 103)), "[Prepare(2)]"),
+        (of(2, prepared()), "[Start { container: 2, restart: 1 }]"),
+    ];
+    for (observation, expected) in script {
+        found = observe(&found, &desired.spec, observation, at(103));
+        let (next, actions) = step(&found, &desired, at(103));
+        found = next;
+        assert_eq!(format!("{actions:?}"), expected);
+    }
 }
 
 #[test]

@@ -81,8 +81,9 @@ pub struct ReachQuery {
     pub uid: String,
     /// A container that must run.
     pub container: Option<String>,
-    /// Takes the answer; the error is for people.
-    pub answer: oneshot::Sender<Result<(), String>>,
+    /// Takes the answer: whether the worker takes code for this agent's engine. The error is for
+    /// people.
+    pub answer: oneshot::Sender<Result<bool, String>>,
 }
 
 /// What the handlers need.
@@ -283,7 +284,7 @@ impl Context {
         &self,
         (namespace, pod, uid): (String, String, String),
         container: Option<String>,
-        open: Open,
+        mut open: Open,
         body: Body,
     ) -> Response {
         let (answer, reply) = oneshot::channel();
@@ -295,7 +296,7 @@ impl Context {
             Err(_) => return (StatusCode::SERVICE_UNAVAILABLE, "the node stops").into_response(),
         };
         match reached {
-            Ok(Ok(())) => {}
+            Ok(Ok(takes_code)) => suit(&mut open, takes_code),
             Ok(Err(why)) => return (StatusCode::NOT_FOUND, why).into_response(),
             Err(_) => return (StatusCode::SERVICE_UNAVAILABLE, "the node stops").into_response(),
         }
@@ -310,6 +311,14 @@ impl Context {
                 (StatusCode::SERVICE_UNAVAILABLE, why).into_response()
             }
         }
+    }
+}
+
+/// Leaves out what a worker of another engine must not load: it would take code of a near version
+/// for its own.
+fn suit(open: &mut Open, takes_code: bool) {
+    if let (false, Open::Exec { toolbox, .. }) = (takes_code, open) {
+        *toolbox = None;
     }
 }
 
@@ -433,6 +442,25 @@ mod tests {
         assert_eq!(text, "all");
         // So does the other end.
         assert_eq!(far.read(&mut [0; 8]).await.expect("no error"), 0);
+    }
+
+    #[test]
+    fn a_worker_of_another_engine_gets_no_code() {
+        let code = protocol::Code { module: PathBuf::from("m"), form: protocol::Form::Module };
+        let check = |takes_code: bool, expected: Option<protocol::Code>| {
+            let mut open = Open::Exec {
+                uid: "u".to_owned(),
+                container: "c".to_owned(),
+                command: vec!["ls".to_owned()],
+                streams: Streams::default(),
+                toolbox: Some(code.clone()),
+            };
+            suit(&mut open, takes_code);
+            let Open::Exec { toolbox, .. } = open else { panic!("{open:?}") };
+            assert_eq!(toolbox, expected);
+        };
+        check(true, Some(code.clone()));
+        check(false, None);
     }
 
     #[test]

@@ -74,6 +74,9 @@ const PULLS_MAX: usize = 8;
 /// How long an image from elsewhere may take in all. A registry that sends a byte now and then is
 /// never silent, and others wait for its place.
 const PULL_MAX: Duration = Duration::from_secs(600);
+/// Starts that read their pull secrets at the same time: when a node begins, all of its Pods would, and
+/// be told that they ask too much.
+const SECRETS_MAX: usize = 64;
 
 /// An image on this node.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -112,6 +115,7 @@ pub struct Images {
     compilers: Arc<Semaphore>,
     pulls: Semaphore,
     pulls_elsewhere: Semaphore,
+    secrets: Semaphore,
     asking: Flights<Result<Resolved, Problem>>,
     pulling: Flights<Result<Found, Problem>>,
     compiling: Flights<Result<Image, Problem>>,
@@ -139,6 +143,7 @@ impl Images {
             compilers: Arc::new(Semaphore::new(cores)),
             pulls: Semaphore::new(PULLS_MAX),
             pulls_elsewhere: Semaphore::new(PULLS_MAX),
+            secrets: Semaphore::new(SECRETS_MAX),
             asking: Flights::default(),
             pulling: Flights::default(),
             compiling: Flights::default(),
@@ -447,6 +452,7 @@ impl Images {
         reference: &Reference,
         pod: &PodSpec,
     ) -> Option<(Vec<RegistryAuth>, Vec<String>)> {
+        let _turn = self.secrets.acquire().await.expect("the semaphore is never closed");
         let namespace = &pod.namespace;
         let api: Api<Secret> = Api::namespaced(self.client.clone(), namespace);
         let (mut configs, mut unread) = (Vec::new(), Vec::new());

@@ -1,5 +1,7 @@
 //! Images as Pods ask for them, with a control plane of a few lines.
 
+use std::sync::atomic::{AtomicUsize, Ordering};
+
 use bytes::Bytes;
 use http::{Request, Response};
 use http_body_util::Full;
@@ -122,6 +124,22 @@ async fn a_registry_that_never_ends_is_given_up() {
     assert!(late.message.starts_with("slow.io cannot be read: the image takes"), "{late:?}");
     let short = in_time("quick.io", Duration::from_secs(20), async { Ok(7) }).await;
     assert_eq!(short.expect("it is there"), 7);
+}
+
+#[tokio::test]
+async fn starts_take_turns_to_read_their_pull_secrets() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let asked = Arc::new(AtomicUsize::new(0));
+    let count = asked.clone();
+    let (images, _told) = images(&folder, move |_| {
+        count.fetch_add(1, Ordering::Relaxed);
+        (Duration::from_secs(3600), 404, String::new())
+    });
+    let (pod, reference) = (pod(), Reference::parse("x.io/app:1").expect("a reference"));
+    let starts = (0..SECRETS_MAX * 2).map(|_| images.credentials(&reference, &pod));
+    let all = futures::future::join_all(starts);
+    assert!(tokio::time::timeout(Duration::from_secs(1), all).await.is_err(), "nobody answers");
+    assert_eq!(asked.load(Ordering::Relaxed), SECRETS_MAX);
 }
 
 #[tokio::test]

@@ -12,12 +12,20 @@ use super::{
 /// What a sidecar gets at the least, though the others have used the whole grace up.
 const SIDECAR_GRACE_MIN: Duration = Duration::from_secs(2);
 
+/// How much longer than its grace a Pod may take. Sidecars end one after the other: each may be asked
+/// when the grace is over, and has as much again once its hook has taken what it got.
+pub(super) fn margin(spec: &PodSpec) -> Duration {
+    let sidecars = spec.containers[..spec.init].iter().filter(|it| it.sidecar);
+    STOP_MARGIN + sidecars.map(|_| SIDECAR_GRACE_MIN * 2).sum::<Duration>()
+}
+
 /// Starts the end of a Pod that shall go away or has run out of time, and shortens an end that is
 /// under way.
 pub(super) fn begin_ending(state: &mut PodState, desired: &Desired, now: Timestamp) {
     let over = desired.spec.active_deadline.is_some_and(|limit| now >= state.started + limit);
     let (evicted, refused) = (state.eviction.is_some(), state.refusal.is_some());
-    let cut = desired.deletion.map(|deletion| now + deletion.grace + STOP_MARGIN);
+    let margin = margin(&desired.spec);
+    let cut = desired.deletion.map(|deletion| now + deletion.grace + margin);
     match (&mut state.stage, cut) {
         (Stage::Admitted | Stage::Active, Some(deadline)) => {
             state.stage = Stage::Stopping { why: Why::Deleted, deadline };
@@ -27,11 +35,11 @@ pub(super) fn begin_ending(state: &mut PodState, desired: &Desired, now: Timesta
             state.stage = Stage::Stopping { why: Why::Refused, deadline: now };
         }
         (Stage::Admitted | Stage::Active, None) if evicted => {
-            let deadline = now + EVICTION_GRACE + STOP_MARGIN;
+            let deadline = now + EVICTION_GRACE + margin;
             state.stage = Stage::Stopping { why: Why::Evicted, deadline };
         }
         (Stage::Admitted | Stage::Active, None) if over => {
-            let deadline = now + desired.spec.grace + STOP_MARGIN;
+            let deadline = now + desired.spec.grace + margin;
             state.stage = Stage::Stopping { why: Why::Deadline, deadline };
         }
         (Stage::Stopping { why, deadline }, Some(sooner)) => {
@@ -66,7 +74,7 @@ pub(super) fn stop_containers(
     let Stage::Stopping { deadline, .. } = state.stage else {
         return;
     };
-    let grace = between(now, deadline - STOP_MARGIN);
+    let grace = between(now, deadline - margin(spec));
     let is_sidecar = |index: usize| spec.is_init(index) && spec.containers[index].sidecar;
     let mut wait = false;
     for index in (0..state.containers.len()).filter(|index| !is_sidecar(*index)) {

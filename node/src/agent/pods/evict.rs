@@ -61,7 +61,8 @@ struct Order {
 }
 
 impl Pods {
-    /// The node was looked at: one Pod may have to go, and all that write are measured.
+    /// The node was looked at: one Pod may have to go, all that write are measured, and old workers
+    /// may be replaced.
     pub(super) fn look(&mut self, signals: &Signals) {
         let now = Timestamp::now();
         let before = (self.pressures.memory.active, self.pressures.disk.active);
@@ -104,6 +105,10 @@ impl Pods {
         }
         self.forget_refusals();
         self.measure_all();
+        // Lists that an old worker had to wait for may have come since.
+        for namespace in self.parts.fleet.outdated() {
+            self.look_at_engine(&namespace);
+        }
     }
 
     /// Has unused images removed where the disk is full, now and then. Says whether it does now.

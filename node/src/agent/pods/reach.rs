@@ -6,7 +6,8 @@ use super::Pods;
 
 impl Pods {
     pub(super) fn reach(&self, query: ReachQuery) {
-        let found = self.is_reachable(&query);
+        let reachable = self.is_reachable(&query);
+        let found = reachable.map(|()| self.parts.fleet.takes_code(&query.namespace));
         // Whoever asked may have gone.
         let _ = query.answer.send(found);
     }

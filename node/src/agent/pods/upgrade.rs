@@ -8,8 +8,8 @@
 //! What runs in such a worker goes on and is looked after as in any other, but it loads no code of this
 //! agent's engine. So the images of what runs are compiled first; then the worker ends when its requests
 //! have, and what it ran starts again in a new one. That is put off as long as a container runs which
-//! its restart policy would not start again. Nothing is replaced while no server has told the Pods,
-//! unless a start waits for it.
+//! its restart policy would not start again. Nothing is replaced until a server has told all that may
+//! need a worker, unless a start waits for it: who ends before would come back only after that.
 
 use std::{
     collections::{BTreeSet, HashSet},
@@ -91,14 +91,15 @@ impl Pods {
         }
     }
 
-    /// A worker has come or gone, or the Pods are known.
+    /// A worker has come or gone, or more may be known now of what needs one.
     pub(super) fn look_at_engine(&mut self, namespace: &str) {
         if self.parts.fleet.outdated().is_empty() {
             self.tasks.spawn(self.parts.images.clone().forget_other_engines());
         }
         if !self.parts.fleet.is_outdated(namespace) {
             self.ahead.remove(namespace);
-        } else if self.synced && !self.ahead.contains_key(namespace) {
+        } else if self.parts.fleet.is_replaceable(namespace) && !self.ahead.contains_key(namespace)
+        {
             self.compile_ahead(namespace);
         }
     }
