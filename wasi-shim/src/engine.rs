@@ -163,7 +163,7 @@ impl Engine {
     }
 
     /// The engine for WASI 0.3 beside this one.
-    fn concurrent(&self) -> Result<Engine, EngineError> {
+    pub(crate) fn concurrent(&self) -> Result<Engine, EngineError> {
         let mut made = self.0.concurrent.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(engine) = &*made {
             return Ok(engine.clone());

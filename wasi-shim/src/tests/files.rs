@@ -58,7 +58,8 @@ async fn streams_of_wasi_0_3_count_as_others_do() {
     let folder = tempfile::tempdir().expect("a folder");
     let (host, guest) = (folder.path().to_owned(), "/data".to_owned());
     let mounts = vec![Mount { host, guest, read_only: false }];
-    let pod = Pod::new(engine(), GuestConfig { mounts, ..GuestConfig::default() });
+    let engine = engine().concurrent().expect("an engine");
+    let pod = Pod::new(engine, GuestConfig { mounts, ..GuestConfig::default() });
     let mut store = pod.component_store();
     let listed = store.data_mut().own_preopens().get_directories().expect("the volume is there");
     let data = listed.first().expect("one volume").0.rep();
