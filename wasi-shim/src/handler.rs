@@ -1,7 +1,7 @@
 //! A handler: answers HTTP requests, each in an instance of its own unless the Pod wants otherwise.
 //!
 //! ```text
-//!  handle ─▶ place? ─no─▶ queue ─full─▶ Busy      then in the same way: memory (see `room`)
+//!  handle ─▶ place? ─no─▶ queue ─full─▶ Busy      at its turn in the same way: memory (see `room`)
 //!              │yes                          the call owns the instance, holds the place, and
 //!              ▼                             ends in one of these ways:
 //!      call: instantiate ─▶ guest handles ─▶ done · fault · deadline · caller gone before the head
@@ -62,7 +62,7 @@ use self::crowd::{Crowd, Cut, Seat};
 pub(crate) use self::rest::Code;
 use self::rest::Linked;
 pub use self::rest::Wake;
-use self::room::{Room, Rooms};
+use self::room::Rooms;
 use self::served::Served;
 use crate::account::{Account, Budget, Meter, Metered, Waiting};
 use crate::engine::Engine;
@@ -296,7 +296,6 @@ impl Handler {
         if is_p3 && self.0.pod.config.limits.instance_concurrency > 1 {
             return crowd::handle(&self.0, linked, request, steps, place).await;
         }
-        let room = self.0.room(&linked).await?;
         let call = Arc::new(Call {
             steps,
             progress: Progress::new(self.0.pod.config.limits.request_deadline),
@@ -309,7 +308,7 @@ impl Handler {
         // A guest of this process, or else it is the Pod's own affair.
         let asker = asks().unwrap_or_else(|| Arc::clone(&self.0.pod.meter));
         let held = (place, waiting.clone(), Arc::clone(&asker));
-        let guest = serve(code, (request, room), Arc::clone(&call), reply, held);
+        let guest = serve(code, request, Arc::clone(&call), reply, held);
         // A panic in a host function ends this call alone, not its caller's connection.
         let guest = AssertUnwindSafe(guest).catch_unwind().boxed();
         let mut guest = Served::new(&self.0, asker, guest, waiting);
@@ -511,13 +510,13 @@ impl Reply {
 /// The guest's side of one request, from the instance's start to its end.
 async fn serve(
     (handler, linked): (Arc<Inner>, Arc<Linked>),
-    (request, room): (http::Request<Body>, Room),
+    request: http::Request<Body>,
     call: Arc<Call>,
     reply: Reply,
     (_place, waiting, asker): (OwnedSemaphorePermit, Waiting, Arc<Meter>),
 ) -> Option<Spent> {
     let pod = &handler.pod;
-    let guest = run((&handler, &linked), (request, room), (&call, &reply), &asker);
+    let guest = run((&handler, &linked), request, (&call, &reply), &asker);
     let steps = Some(Arc::clone(&call.steps));
     let guest =
         Metered::new(pod.engine.clone(), Arc::clone(&pod.meter), steps, guest).with(waiting);
@@ -643,11 +642,12 @@ async fn give_back(handler: Weak<Inner>, rest_max: Duration) {
 /// rests again, or is returned to be wiped.
 async fn run(
     (handler, linked): (&Arc<Inner>, &Linked),
-    (request, room): (http::Request<Body>, Room),
+    request: http::Request<Body>,
     (call, reply): (&Call, &Reply),
     asker: &Arc<Meter>,
 ) -> Result<Option<Spent>, HandleError> {
-    let mut instance = room.instance(handler);
+    // Only now that it is its turn: who waits for that holds none of it.
+    let mut instance = handler.room(linked).await?.instance(handler);
     let fuse = Fuse(&call.completion);
     let request = request.map(to_wasi);
     let result = handle((handler, linked), &mut instance, request, (call, reply)).await;
