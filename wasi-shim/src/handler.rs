@@ -29,6 +29,7 @@
 //! between the guest's side and the body.
 
 mod crowd;
+mod progress;
 mod rest;
 mod room;
 mod served;
@@ -59,6 +60,7 @@ use wasmtime_wasi_http::p3::bindings::http::types::ErrorCode as P3ErrorCode;
 use wasmtime_wasi_http::{WasiBody, WasiHttpView};
 
 use self::crowd::{Crowd, Cut, Seat};
+use self::progress::Progress;
 pub(crate) use self::rest::Code;
 use self::rest::Linked;
 pub use self::rest::Wake;
@@ -415,42 +417,6 @@ struct Call {
     completion: Completion,
 }
 
-/// The deadline of one request.
-struct Progress {
-    started: Instant,
-    silence_max: Duration,
-    /// The last sign of life, since `started`.
-    last_ms: AtomicU64,
-}
-
-impl Progress {
-    fn new(silence_max: Duration) -> Progress {
-        Progress { started: Instant::now(), silence_max, last_ms: AtomicU64::new(0) }
-    }
-
-    fn touch(&self) {
-        let since = u64::try_from(self.started.elapsed().as_millis()).unwrap_or(u64::MAX);
-        self.last_ms.fetch_max(since, Ordering::Relaxed);
-    }
-
-    /// When the deadline is, as far as is known now.
-    fn due(&self) -> Instant {
-        let last = Duration::from_millis(self.last_ms.load(Ordering::Relaxed));
-        self.started + last + self.silence_max
-    }
-
-    /// Returns when the deadline has passed.
-    async fn expired(&self) {
-        loop {
-            let due = self.due();
-            if Instant::now() >= due {
-                return;
-            }
-            tokio::time::sleep_until(due).await;
-        }
-    }
-}
-
 /// Whether the guest ended well. Entered as `RUNNING`; left once, to `DONE` when the guest returned
 /// or to `FAILED` before its instance, and with it the body's channel, is dropped.
 #[derive(Default)]
@@ -524,7 +490,7 @@ async fn serve(
     let result = tokio::select! {
         biased;
         result = guest => result,
-        () = call.progress.expired() => Err(HandleError::Deadline),
+        () = call.progress.expired() => Err(call.progress.late()),
     };
     let error = match result {
         Ok(spent) if reply.is_sent() => return spent,
@@ -648,6 +614,7 @@ async fn run(
 ) -> Result<Option<Spent>, HandleError> {
     // Only now that it is its turn: who waits for that holds none of it.
     let mut instance = handler.room(linked).await?.instance(handler);
+    call.progress.begin();
     let fuse = Fuse(&call.completion);
     let request = request.map(to_wasi);
     let result = handle((handler, linked), &mut instance, request, (call, reply)).await;

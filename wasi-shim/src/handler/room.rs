@@ -5,7 +5,9 @@
 //! was let in and then finds no memory to grow into would fail, though waiting was all it lacked. The
 //! booking lasts as long as its request; what the instance takes is taken of it first.
 //!
-//! Who waits does so in the order of arrival, and who comes then waits behind.
+//! It is asked for when a request has its first turn: who waits for that holds none. Who waits for
+//! memory does so in the order of these turns, who comes then waits behind, and the request's deadline
+//! ends it.
 
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 
@@ -88,17 +90,13 @@ impl Inner {
         let limits = &self.pod.config.limits;
         let _queued = Queued::enter(&self.queued, limits.queued_requests)?;
         let _waiting = Queued::enter(&self.rooms.waiting, limits.queued_requests)?;
-        let found = async {
-            let _first = self.rooms.first.lock().await;
-            loop {
-                if let Some(room) = self.find_room(linked) {
-                    return room;
-                }
-                self.pod.memory_account().memory_freed().await;
+        let _first = self.rooms.first.lock().await;
+        loop {
+            if let Some(room) = self.find_room(linked) {
+                return Ok(room);
             }
-        };
-        let found = tokio::time::timeout(limits.request_deadline, found).await;
-        found.map_err(|_| HandleError::Busy)
+            self.pod.memory_account().memory_freed().await;
+        }
     }
 }
 
@@ -187,6 +185,16 @@ mod tests {
             rooms.learn(MIB);
         }
         assert_eq!(rooms.needs.load(Ordering::Relaxed), MIB);
+    }
+
+    #[tokio::test]
+    async fn who_finds_no_memory_until_its_deadline_may_ask_elsewhere() {
+        let mut config = with_total(200 << 10);
+        config.limits.request_deadline = std::time::Duration::from_millis(50);
+        let handler = load_handler(HELLO, config);
+        let _all = handler.0.reserve(&linked(&handler)).expect("all is free");
+        let late = handler.handle(get()).await.map(drop);
+        assert!(matches!(late, Err(HandleError::Busy)), "it has not begun: {late:?}");
     }
 
     #[tokio::test]
