@@ -27,6 +27,9 @@ const LONG_NS: u64 = 100_000_000;
 /// The priority of what goes on for longer where it cannot be idle: a tenth of what others are given.
 const LATER_NICE: libc::c_int = 10;
 
+/// Long enough for the kernel to give the CPU to another thread.
+const LET_IN: Duration = Duration::from_micros(10);
+
 /// How often a thread that has many short turns gives up the CPU.
 const STRETCH: Duration = Duration::from_micros(500);
 
@@ -55,6 +58,7 @@ pub(crate) fn later<T: Send>(idle: bool, work: impl FnOnce() -> T + Send) -> T {
                     let _entered = runtime.as_ref().map(tokio::runtime::Handle::enter);
                     if idle {
                         be_idle();
+                        let_in();
                     } else {
                         lower();
                     }
@@ -79,6 +83,14 @@ fn be_idle() {
     let none = libc::sched_param { sched_priority: 0 };
     // SAFETY: the kernel reads the struct of this frame.
     unsafe { libc::sched_setscheduler(0, libc::SCHED_IDLE, &raw const none) };
+}
+
+/// Whoever has come to this CPU since the calling thread has it, has it now: as a thread becomes idle the
+/// kernel does not look who else is there, and would only at its next tick. To yield would have it look as
+/// well, but a thread that is idle would then have the CPU again only after a long time, if others are
+/// always there. A sleep costs nothing; it must not be over before the thread has left the CPU.
+fn let_in() {
+    std::thread::sleep(LET_IN);
 }
 
 /// Lowers the priority of the calling thread for good, and asks for long slices.
