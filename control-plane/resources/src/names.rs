@@ -196,7 +196,7 @@ pub fn qualified(value: &str) -> Vec<String> {
     let parts: Vec<&str> = value.split('/').collect();
     let name = match parts[..] {
         [name] => name,
-        [prefix, name] if prefix.is_empty() => {
+        ["", name] => {
             complaints.push("prefix part must be non-empty".to_string());
             name
         }

@@ -173,7 +173,7 @@ impl Decoder {
             }
             (_, wire) => items.push(self.value(message, field, wire, depth)?),
         }
-        let list = object.entry(&*field.name).or_insert_with(|| Value::Array(Vec::new()));
+        let list = object.entry(field.name).or_insert_with(|| Value::Array(Vec::new()));
         if let Value::Array(list) = list {
             list.extend(items);
         }
@@ -205,7 +205,7 @@ impl Decoder {
             Some(value) => value,
             None => self.value(message, field, Wire::Bytes(&[]), depth)?,
         };
-        let entries = object.entry(&*field.name).or_insert_with(|| Value::Object(Map::new()));
+        let entries = object.entry(field.name).or_insert_with(|| Value::Object(Map::new()));
         if let Value::Object(entries) = entries {
             entries.insert(key, value);
         }

@@ -205,7 +205,8 @@ pub(crate) fn part(faults: &Faults, key: &[u8], entry: &Entry) -> u128 {
 /// The hash of one object. It finds accidents, so its key may be known; it is the same on all
 /// members and for all time, for it lies on disk.
 pub(crate) fn object_hash(key: &[u8], entry: &Entry) -> u128 {
-    let mut hasher = SipHasher13::new_with_keys(0x7768_6572_7279, 0x7374_6f72_65);
+    let keys = (u64::from_be_bytes(*b"\0\0wherry"), u64::from_be_bytes(*b"\0\0\0store"));
+    let mut hasher = SipHasher13::new_with_keys(keys.0, keys.1);
     hasher.write(&(key.len() as u64).to_le_bytes());
     hasher.write(key);
     hasher.write(&entry.created.to_le_bytes());

@@ -44,7 +44,7 @@ pub fn find<'a>(text: &'a str, key: &str) -> Result<Option<&'a str>, Malformed> 
         let end = behind.find('\n').unwrap_or(behind.len());
         let remark = behind[..end].trim();
         let apart = behind.starts_with(char::is_whitespace);
-        if !remark.is_empty() && !(apart && remark.starts_with('#')) {
+        if !(remark.is_empty() || apart && remark.starts_with('#')) {
             return Err(malformed("unexpected content after closing quote"));
         }
         if name == key {

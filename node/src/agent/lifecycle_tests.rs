@@ -19,7 +19,7 @@ use crate::{
 
 /// A name with `?` has all three probes.
 fn probes(name: &str) -> protocol::Probes {
-    let probe = name.contains('?').then(|| protocol::Probe {
+    let probe = name.contains('?').then_some(protocol::Probe {
         check: protocol::Check::Sleep { seconds: 0 },
         initial_delay_s: 0,
         timeout_s: 1,

@@ -81,7 +81,7 @@ impl OutsideError {
 /// Why an address is not one of the outside. Pure.
 fn inward(ip: IpAddr, is_machine: bool, is_virtual: bool) -> Option<&'static str> {
     let ip = ip.to_canonical();
-    forbidden(ip).or_else(|| {
+    forbidden(ip).or({
         if is_machine {
             Some("an address of a node or of the control plane")
         } else if is_virtual {

@@ -361,21 +361,23 @@ impl Start {
             () = self.pre_stop(target, &mut deadline) => {}
         }
         term.cancel();
-        while hears_term {
-            tokio::select! {
-                biased;
-                exit = running.as_mut() => {
-                    // It says by its code that it did as it was told.
-                    let exit = match exit {
-                        shim::Exit::Code(CODE_TERMINATED) => shim::Exit::Stopped,
-                        exit => exit,
-                    };
-                    return ended(exit, CODE_TERMINATED);
-                }
-                () = tokio::time::sleep_until(deadline) => break,
-                _ = io.signalled(Some(Signal::Terminate)) => break,
-                Ok(()) = self.stopped.changed() => {
-                    deadline = self.stopped.borrow_and_update().unwrap_or(deadline);
+        if hears_term {
+            loop {
+                tokio::select! {
+                    biased;
+                    exit = running.as_mut() => {
+                        // It says by its code that it did as it was told.
+                        let exit = match exit {
+                            shim::Exit::Code(CODE_TERMINATED) => shim::Exit::Stopped,
+                            exit => exit,
+                        };
+                        return ended(exit, CODE_TERMINATED);
+                    }
+                    () = tokio::time::sleep_until(deadline) => break,
+                    _ = io.signalled(Some(Signal::Terminate)) => break,
+                    Ok(()) = self.stopped.changed() => {
+                        deadline = self.stopped.borrow_and_update().unwrap_or(deadline);
+                    }
                 }
             }
         }
@@ -404,7 +406,7 @@ impl Start {
         let Some(check) = self.container.hooks.post_start.clone() else {
             return Ok(());
         };
-        let hook = perform_hook(target, &check, POST_START_MAX);
+        let hook = Box::pin(perform_hook(target, &check, POST_START_MAX));
         let outcome = tokio::select! {
             outcome = hook => outcome,
             _ = self.asked_to_stop() => Err("the container was stopped meanwhile".to_owned()),
@@ -421,14 +423,13 @@ impl Start {
         let Some(check) = self.container.hooks.pre_stop.clone() else {
             return;
         };
-        let hook = {
+        let mut hook = {
             let left = deadline.saturating_duration_since(Instant::now());
             if left.is_zero() {
                 return;
             }
-            perform_hook(target, &check, left)
+            Box::pin(perform_hook(target, &check, left))
         };
-        let mut hook = std::pin::pin!(hook);
         let outcome = loop {
             tokio::select! {
                 outcome = hook.as_mut() => break outcome,

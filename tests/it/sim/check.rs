@@ -77,7 +77,7 @@ impl Sim {
             let size = sizes.get(text(&set, "/metadata/name")).copied().unwrap_or(asked);
             let sized_for =
                 &set["metadata"]["annotations"]["deployment.kubernetes.io/desired-replicas"];
-            if asked > 0 && *sized_for != replicas.to_string() {
+            if asked > 0 && sized_for.as_str() != Some(&replicas.to_string()) {
                 return;
             }
             let available = number(&set, "/status/availableReplicas").min(asked);

@@ -143,7 +143,7 @@ fn is_isbn10(text: &str) -> bool {
     // The sum of a very long one would be more than a number holds.
     found.filter(|digits| digits.len() == 10).is_some_and(|digits| {
         let sum: u32 = digits.iter().zip(1..).map(|(digit, weight): (_, u32)| digit * weight).sum();
-        sum % 11 == 0
+        sum.is_multiple_of(11)
     })
 }
 
@@ -152,7 +152,7 @@ fn is_isbn13(text: &str) -> bool {
     let digits = digits(&bare);
     let weighted = digits.iter().enumerate();
     let sum: u32 = weighted.map(|(at, digit)| if at % 2 == 0 { *digit } else { digit * 3 }).sum();
-    bare.len() == 13 && digits.len() == 13 && sum % 10 == 0
+    bare.len() == 13 && digits.len() == 13 && sum.is_multiple_of(10)
 }
 
 /// A number of 13 to 19 digits whose Luhn checksum holds.
@@ -172,5 +172,5 @@ fn is_credit_card(text: &str) -> bool {
             (_, doubled) => doubled,
         })
         .sum();
-    sum % 10 == 0
+    sum.is_multiple_of(10)
 }

@@ -219,7 +219,10 @@ fn unblocked(snapshot: &Snapshot) -> Option<Write> {
     let circle = dependents.any(|(_, meta)| is_deleting_with(meta, FOREGROUND));
     let mut owners = snapshot.meta.owner_references.clone().filter(|_| circle)?;
     let blocking = owners.iter_mut().filter_map(|owner| owner.block_owner_deletion.as_mut());
-    let blocked = blocking.fold(false, |any, blocks| std::mem::take(blocks) || any);
+    let mut blocked = false;
+    for blocks in blocking {
+        blocked |= std::mem::take(blocks);
+    }
     let body = json!({"metadata": {"ownerReferences": owners}});
     blocked.then(|| patch(snapshot.kind, &snapshot.meta, body))
 }

@@ -363,7 +363,6 @@ fn status<T: Replicated>(
         available_replicas: some(available),
         observed_generation: snapshot.set.metadata().generation,
         conditions: conditions(old.conditions, snapshot.failure.as_deref(), now),
-        ..old
     };
     (status, again)
 }

@@ -141,14 +141,14 @@ impl Need {
         let meta = &pod.metadata;
         let text = |value: &Option<String>| value.clone().unwrap_or_default();
         let owner = meta.owner_references.iter().flatten();
-        let owner = owner.filter(|owner| owner.controller == Some(true)).map(|owner| &owner.uid);
+        let mut owner = owner.filter(|owner| owner.controller == Some(true));
         let mut need = Need {
             namespace: text(&meta.namespace),
             name: text(&meta.name),
             uid: text(&meta.uid),
             revision: text(&meta.resource_version),
             created: meta.creation_timestamp.as_ref().map(|time| time.0),
-            owner: owner.cloned().next(),
+            owner: owner.next().map(|owner| owner.uid.clone()),
             told: told(pod),
             labels: Arc::new(meta.labels.clone().unwrap_or_default()),
             ..Need::default()

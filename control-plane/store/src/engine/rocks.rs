@@ -144,9 +144,7 @@ fn open_database(path: &Path, create: bool) -> Result<DB, rocksdb::Error> {
 /// How large the write-ahead files may get on the disk under a folder.
 fn wal_bytes(path: &Path) -> u64 {
     let stat = nix::sys::statvfs::statvfs(path);
-    let total = stat.map_or(u64::MAX, |stat| {
-        (stat.fragment_size() as u64).saturating_mul(stat.blocks() as u64)
-    });
+    let total = stat.map_or(u64::MAX, |stat| stat.fragment_size().saturating_mul(stat.blocks()));
     WAL_BYTES_MAX.min(total / WAL_PART)
 }
 

@@ -125,7 +125,7 @@ async fn a_won_vote_is_made_durable_with_the_next_entry() {
 async fn memory_lets_go_of_old_entries_only_when_they_are_written() {
     let engine = Arc::new(Memory::new());
     let mut log = open(&engine);
-    let count = 3 * RECENT_BYTES_MAX as u64 >> 20;
+    let count = (3 * RECENT_BYTES_MAX as u64) >> 20;
     for index in 0..count {
         append(&mut log, vec![put(index, 1 << 20)]).await;
     }

@@ -133,7 +133,7 @@ impl Pods {
 
     fn candidates(&self, resource: Resource) -> Vec<Candidate> {
         let running = self.entries.values().filter(|entry| entry.state.stage == Stage::Active);
-        let candidate = |entry: &Box<super::Entry>| {
+        let candidate = |entry: &super::Entry| {
             let spec = &entry.desired.spec;
             let (used, requested) = match resource {
                 Resource::Memory => (
@@ -152,7 +152,7 @@ impl Pods {
             };
             Candidate { uid: spec.uid.clone(), priority: spec.priority, used, requested }
         };
-        running.map(candidate).collect()
+        running.map(|entry| candidate(entry)).collect()
     }
 
     fn evict(&mut self, uid: &str, eviction: Eviction) {

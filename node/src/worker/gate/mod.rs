@@ -416,7 +416,7 @@ async fn forward(
     let limits = Limits::new(rule.request_ms, rule.backend_ms);
     let body = Bounded::new(body, max, SILENCE_MAX);
     let fate = body.fate();
-    let sent = door.switch.send(&client.caller, &destination, parts, Replay::new(body));
+    let sent = Box::pin(door.switch.send(&client.caller, &destination, parts, Replay::new(body)));
     let outcome = limits.wait(sent, &fate).await;
     // Whatever the backend made of that: it was not its fault.
     if let Some(why) = fate.refused() {

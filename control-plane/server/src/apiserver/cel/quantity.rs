@@ -67,19 +67,19 @@ fn sign(this: &Quantity) -> CelInt {
 }
 
 fn add(this: &Quantity, other: &Quantity) -> Quantity {
-    Quantity(this.0.clone() + other.0.clone())
+    Quantity(this.0 + other.0)
 }
 
 fn add_int(this: &Quantity, other: &CelInt) -> Quantity {
-    Quantity(this.0.clone() + Amount::from_units(*other.inner()))
+    Quantity(this.0 + Amount::from_units(*other.inner()))
 }
 
 fn sub(this: &Quantity, other: &Quantity) -> Quantity {
-    Quantity(this.0.clone().minus(other.0.clone()))
+    Quantity(this.0.minus(other.0))
 }
 
 fn sub_int(this: &Quantity, other: &CelInt) -> Quantity {
-    Quantity(this.0.clone().minus(Amount::from_units(*other.inner())))
+    Quantity(this.0.minus(Amount::from_units(*other.inner())))
 }
 
 fn is_greater_than(this: &Quantity, other: &Quantity) -> CelBool {

@@ -223,14 +223,11 @@ pub fn json(value: &dyn Val) -> Option<Value> {
         return items.map(Value::Array);
     }
     if let Some(map) = value.downcast_ref::<CelMap>() {
-        let entry = |(key, inner): (&CelMapKey<'_>, &Box<dyn Val + '_>)| {
-            let CelMapKey::String(key) = key else {
-                return None;
-            };
-            Some((key.inner().to_owned(), json(inner.as_ref())?))
-        };
-        let mut entries: Vec<(String, Value)> =
-            map.inner().iter().map(entry).collect::<Option<_>>()?;
+        let entries = map.inner().iter().map(|(key, inner)| match key {
+            CelMapKey::String(key) => Some((key.inner().to_owned(), json(inner.as_ref())?)),
+            _ => None,
+        });
+        let mut entries: Vec<(String, Value)> = entries.collect::<Option<_>>()?;
         // The evaluator keeps no order; a fixed one makes equal results equal.
         entries.sort_by(|left, right| left.0.cmp(&right.0));
         return Some(Value::Object(entries.into_iter().collect()));

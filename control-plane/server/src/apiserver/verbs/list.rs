@@ -356,7 +356,7 @@ impl Scan {
             selection.name().is_none_or(|name| last() == Some(name.as_bytes()))
         };
         let matches = |entry: &Entry| {
-            selection.may_match(&entry.value) && selection.matches(&stored::decode(*kind, entry))
+            selection.may_match(&entry.value) && selection.matches(&stored::decode(kind, entry))
         };
         for (key, entry) in snapshot.range(prefix, last.as_deref()) {
             if is_everything || is_named(&key) && matches(&entry) {

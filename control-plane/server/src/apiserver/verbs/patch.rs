@@ -148,7 +148,7 @@ impl Patch {
             return Err(invalid("the patched object is no object with metadata".to_owned()));
         }
         for (key, word) in [("kind", kind.kind.to_owned()), ("apiVersion", kind.api_version())] {
-            if new[key] != Value::from(word) {
+            if new[key] != word {
                 return Err(ApiError::BadRequest(format!("a patch must not change {key}")));
             }
         }

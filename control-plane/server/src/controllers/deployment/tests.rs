@@ -207,7 +207,7 @@ fn a_version_that_does_not_work_stops_the_update_and_times_out() {
     world.settle(&["one"]);
     assert_eq!(world.sizes(), "one:3/3 bad:2/0");
     assert_eq!(world.condition("Available"), "True MinimumReplicasAvailable");
-    assert_eq!(plan(&world.snapshot, at(world.seconds)).again.is_some(), true);
+    assert!(plan(&world.snapshot, at(world.seconds)).again.is_some());
     world.seconds += 601;
     world.step();
     assert_eq!(world.condition("Progressing"), "False ProgressDeadlineExceeded");
