@@ -45,6 +45,8 @@ struct Counters {
     instances_live: AtomicU64,
     memory_bytes: AtomicU64,
     memory_bytes_peak: AtomicU64,
+    /// Of these, what is booked for instances that do not have it yet.
+    booked_bytes: AtomicU64,
     /// Memory was given back: for the one who waits for some.
     freed: Notify,
     /// Nanoseconds; 0 until there was one.
@@ -60,9 +62,9 @@ pub struct Usage {
     pub throttled: Duration,
     pub instances_started: u64,
     pub instances_live: u64,
-    /// Linear memory of all live instances, and what is booked for them.
+    /// Linear memory of all live instances.
     pub memory_bytes: u64,
-    /// No less than the most that it was.
+    /// No less than the most that it was: with what was booked for them.
     pub memory_bytes_peak: u64,
     /// What making the first instance took; zero until there was one.
     pub first_instance: Duration,
@@ -90,11 +92,17 @@ impl Account {
             throttled: Duration::from_nanos(load(&self.0.throttled_ns)),
             instances_started: load(&self.0.instances_started) + beside.instances_started,
             instances_live: load(&self.0.instances_live) + beside.instances_live,
-            memory_bytes: load(&self.0.memory_bytes) + beside.memory_bytes,
+            memory_bytes: self.taken_bytes().saturating_sub(load(&self.0.booked_bytes))
+                + beside.memory_bytes,
             memory_bytes_peak: load(&self.0.memory_bytes_peak) + beside.memory_bytes_peak,
             first_instance: Duration::from_nanos(load(&self.0.first_instance)),
             first_answer: Duration::from_nanos(load(&self.0.first_answer)),
         }
+    }
+
+    /// Memory of its own instances, and what is booked for them.
+    pub(crate) fn taken_bytes(&self) -> u64 {
+        self.0.memory_bytes.load(Ordering::Relaxed)
     }
 
     pub(crate) fn instance_started(&self) {
@@ -134,7 +142,10 @@ impl Account {
     /// Books memory for an instance that is to be made, unless that would exceed `bytes_max`.
     pub(crate) fn reserve(&self, bytes: u64, bytes_max: u64) -> Option<Reserved> {
         let has_room = self.take_memory(bytes, bytes_max);
-        has_room.then(|| Reserved { account: self.clone(), bytes })
+        has_room.then(|| {
+            self.0.booked_bytes.fetch_add(bytes, Ordering::Relaxed);
+            Reserved(Some(Arc::new(Booking { account: self.clone(), bytes: bytes.into() })))
+        })
     }
 
     /// Wakes the one who waits for memory.
@@ -148,37 +159,61 @@ impl Account {
     }
 }
 
-/// Memory that is booked for an instance before it takes it. What it does not take is given back.
-pub(crate) struct Reserved {
+/// Memory that is booked for an instance before it takes it. What it has not taken is given back when
+/// one of those who know of it says so, and at the latest with the last of them.
+#[derive(Clone, Default)]
+pub(crate) struct Reserved(Option<Arc<Booking>>);
+
+struct Booking {
     account: Account,
-    bytes: u64,
+    bytes: AtomicU64,
 }
 
 impl Reserved {
-    /// Nothing is.
-    pub(crate) fn nothing(account: &Account) -> Reserved {
-        Reserved { account: account.clone(), bytes: 0 }
-    }
-
+    #[cfg(test)]
     pub(crate) fn bytes(&self) -> u64 {
-        self.bytes
+        self.0.as_ref().map_or(0, |booking| booking.bytes.load(Ordering::Relaxed))
     }
 
-    /// So much of it is the instance's own now.
-    pub(crate) fn hand_over(&mut self, bytes: u64) {
-        self.bytes -= bytes;
+    /// Takes up to so much of it, which is the instance's own then; says how much.
+    pub(crate) fn take(&self, bytes_max: u64) -> u64 {
+        self.0.as_ref().map_or(0, |booking| booking.take(bytes_max))
+    }
+
+    /// The instance does not need what it has just taken.
+    pub(crate) fn put_back(&self, bytes: u64) {
+        if let Some(booking) = &self.0 {
+            booking.account.0.booked_bytes.fetch_add(bytes, Ordering::Relaxed);
+            booking.bytes.fetch_add(bytes, Ordering::Relaxed);
+        }
     }
 
     /// The rest is not needed.
-    pub(crate) fn give_back(&mut self) {
-        let rest = std::mem::take(&mut self.bytes);
+    pub(crate) fn give_back(&self) {
+        if let Some(booking) = &self.0 {
+            booking.give_back();
+        }
+    }
+}
+
+impl Booking {
+    fn take(&self, bytes_max: u64) -> u64 {
+        let less = |bytes: u64| Some(bytes.saturating_sub(bytes_max));
+        let before = self.bytes.fetch_update(Ordering::Relaxed, Ordering::Relaxed, less);
+        let taken = before.expect("the update always has a value").min(bytes_max);
+        self.account.0.booked_bytes.fetch_sub(taken, Ordering::Relaxed);
+        taken
+    }
+
+    fn give_back(&self) {
+        let rest = self.take(u64::MAX);
         if rest > 0 {
             self.account.give_memory_back(rest);
         }
     }
 }
 
-impl Drop for Reserved {
+impl Drop for Booking {
     fn drop(&mut self) {
         self.give_back();
     }

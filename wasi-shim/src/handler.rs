@@ -38,7 +38,7 @@ use std::collections::VecDeque;
 use std::panic::AssertUnwindSafe;
 use std::pin::Pin;
 use std::sync::atomic::{AtomicU8, AtomicU64, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
@@ -66,7 +66,7 @@ use self::rest::Linked;
 pub use self::rest::Wake;
 use self::room::Rooms;
 use self::served::Served;
-use crate::account::{Account, Budget, Meter, Metered, Waiting};
+use crate::account::{Account, Budget, Meter, Metered, Reserved, Waiting};
 use crate::engine::Engine;
 use crate::fair::{asks, within_a_turn};
 use crate::fault::{Fault, classify};
@@ -302,6 +302,7 @@ impl Handler {
             steps,
             progress: Progress::new(self.0.pod.config.limits.request_deadline),
             completion: Completion::default(),
+            reserved: OnceLock::new(),
         });
         let (sender, mut response) = oneshot::channel();
         let reply = Reply(Arc::new(Mutex::new(Some(sender))));
@@ -313,7 +314,7 @@ impl Handler {
         let guest = serve(code, request, Arc::clone(&call), reply, held);
         // A panic in a host function ends this call alone, not its caller's connection.
         let guest = AssertUnwindSafe(guest).catch_unwind().boxed();
-        let mut guest = Served::new(&self.0, asker, guest, waiting);
+        let mut guest = Served::new(&self.0, asker, guest, waiting, Arc::clone(&call));
         let (head, ended) = if within_a_turn() {
             // Who asks is another guest of this process, whose turns are not this one's.
             let mut guest = AbortOnDropHandle::new(tokio::spawn(guest));
@@ -341,6 +342,8 @@ impl Handler {
             self.0.wipe_behind(spent);
         }
         call.progress.touch();
+        // Its body may take for ever, and needs no more than the instance has.
+        call.reserved.get().inspect(|reserved| reserved.give_back());
         self.0.pod.meter.account.answered(call.progress.started.elapsed());
         Ok(head.map(|inner| ResponseBody { inner, call, seat: None }.boxed_unsync()))
     }
@@ -415,6 +418,8 @@ struct Call {
     steps: Arc<Steps>,
     progress: Progress,
     completion: Completion,
+    /// What was booked for its instance, if that is for this request alone.
+    reserved: OnceLock<Reserved>,
 }
 
 /// Whether the guest ended well. Entered as `RUNNING`; left once, to `DONE` when the guest returned
@@ -572,7 +577,7 @@ impl Inner {
             tokio::spawn(give_back(Arc::downgrade(self), rest_max));
         }
         drop(resting);
-        self.pod.meter.account.tell_freed();
+        self.pod.memory_account().tell_freed();
         None
     }
 
@@ -613,8 +618,10 @@ async fn run(
     asker: &Arc<Meter>,
 ) -> Result<Option<Spent>, HandleError> {
     // Only now that it is its turn: who waits for that holds none of it.
-    let mut instance = handler.room(linked).await?.instance(handler);
+    let mut instance = handler.room(|| handler.find_instance(linked)).await?;
     call.progress.begin();
+    let reserved = instance.store.data().memory.reserved().clone();
+    call.reserved.get_or_init(|| reserved);
     let fuse = Fuse(&call.completion);
     let request = request.map(to_wasi);
     let result = handle((handler, linked), &mut instance, request, (call, reply)).await;

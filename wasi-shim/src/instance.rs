@@ -123,7 +123,7 @@ impl Pod {
 
     /// The state of a component that is about to be instantiated.
     pub(crate) fn component_store(&self) -> Store<Host> {
-        self.component_store_in(Reserved::nothing(self.memory_account()))
+        self.component_store_in(Reserved::default())
     }
 
     /// The same, with memory that is booked for it.
@@ -358,7 +358,7 @@ impl MemoryLimiter {
     fn new(account: Account, bytes_max: u64, bytes_max_total: u64) -> MemoryLimiter {
         account.instance_started();
         MemoryLimiter {
-            reserved: Reserved::nothing(&account),
+            reserved: Reserved::default(),
             account,
             bytes_max,
             bytes_max_total,
@@ -370,8 +370,13 @@ impl MemoryLimiter {
     }
 
     /// Its instance has the memory that it needs for now.
-    pub(crate) fn made(&mut self) {
+    pub(crate) fn made(&self) {
         self.reserved.give_back();
+    }
+
+    /// What is booked for its instance.
+    pub(crate) fn reserved(&self) -> &Reserved {
+        &self.reserved
     }
 
     /// Bytes of all memories of this instance.
@@ -412,14 +417,14 @@ impl ResourceLimiter for MemoryLimiter {
             self.refused = Refused::OwnMemory;
             return Ok(false);
         }
-        let reserved = more.min(self.reserved.bytes());
-        let unbooked = more - reserved;
+        let booked = self.reserved.take(more);
+        let unbooked = more - booked;
         if unbooked > 0 && !self.account.take_memory(unbooked, self.bytes_max_total) {
+            self.reserved.put_back(booked);
             self.refused = Refused::CommonMemory;
             self.wanted = self.held.saturating_add(more);
             return Ok(false);
         }
-        self.reserved.hand_over(reserved);
         self.held += more;
         self.last_grant = more;
         // The guest got along after an earlier refusal, so that explains nothing any more.
@@ -459,6 +464,7 @@ impl ResourceLimiter for MemoryLimiter {
 
 impl Drop for MemoryLimiter {
     fn drop(&mut self) {
+        self.reserved.give_back();
         self.account.give_memory_back(self.held);
         self.account.instance_ended();
     }
@@ -493,10 +499,13 @@ mod tests {
         limiter.reserved = account.reserve(60, 100).expect("all is free");
         assert!(account.take_memory(40, 100), "another instance");
         assert!(account.reserve(1, 100).is_none());
+        assert_eq!(account.usage().memory_bytes, 40, "nobody has it yet");
         assert!(limiter.memory_growing(0, 50, None).expect("never an error"));
-        assert_eq!(account.usage().memory_bytes, 100);
+        assert_eq!(account.usage().memory_bytes, 90);
+        assert!(!limiter.memory_growing(50, 70, None).expect("never an error"));
+        assert_eq!((account.taken_bytes(), account.usage().memory_bytes), (100, 90), "as before");
         limiter.made();
-        assert_eq!(account.usage().memory_bytes, 90, "what it did not need is free");
+        assert_eq!(account.taken_bytes(), 90, "what it did not need is free");
         drop(limiter);
         assert_eq!(account.usage().memory_bytes, 40);
     }

@@ -19,7 +19,7 @@
 use std::collections::VecDeque;
 use std::pin::pin;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::task::Poll;
 use std::time::Duration;
 
@@ -122,6 +122,7 @@ pub(super) async fn handle(
         steps,
         progress: Progress::new(handler.pod.config.limits.request_deadline),
         completion: Completion::default(),
+        reserved: OnceLock::new(),
     });
     let (sender, response) = oneshot::channel();
     let reply = Reply(Arc::new(Mutex::new(Some(sender))));
@@ -135,8 +136,8 @@ pub(super) async fn handle(
     Ok(head.map(|inner| ResponseBody::seated(inner, call, seat).boxed_unsync()))
 }
 
-/// Brings a request to an instance that has room and time, or to a new one. All full, and no memory
-/// for another: then it is told so at once.
+/// Brings a request to an instance that has room and time, or to a new one. All full or about to end,
+/// and no memory for another: then it is told so at once.
 fn enter(
     handler: &Arc<Inner>,
     linked: Arc<Linked>,
@@ -444,6 +445,7 @@ mod tests {
             steps: Arc::default(),
             progress: Progress::new(Duration::from_secs(60)),
             completion: Completion::default(),
+            reserved: OnceLock::new(),
         });
         let body = Empty::new().map_err(|never| match never {}).boxed_unsync();
         let place = Arc::new(Semaphore::new(1)).try_acquire_owned().expect("it is free");

@@ -29,9 +29,13 @@ impl Progress {
         self.touch();
     }
 
+    pub(super) fn has_begun(&self) -> bool {
+        self.has_begun.load(Ordering::Relaxed)
+    }
+
     /// What a request is told whose deadline has passed.
     pub(super) fn late(&self) -> HandleError {
-        match self.has_begun.load(Ordering::Relaxed) {
+        match self.has_begun() {
             true => HandleError::Deadline,
             false => HandleError::Busy,
         }

@@ -3,7 +3,8 @@
 //!
 //! What is booked for an instance is what the last ones needed, not what they began with: one that
 //! was let in and then finds no memory to grow into would fail, though waiting was all it lacked. The
-//! booking lasts as long as its request; what the instance takes is taken of it first.
+//! booking lasts until the head of the response; what the instance takes is taken of it first. (For one
+//! that takes several requests at once, until it is made.)
 //!
 //! It is asked for when a request has its first turn: who waits for that holds none. Who waits for
 //! memory does so in the order of these turns, who comes then waits behind, and the request's deadline
@@ -41,25 +42,6 @@ impl Rooms {
     }
 }
 
-/// Where a request is handled: in an instance that has rested, or in a new one.
-pub(super) struct Room {
-    resting: Option<Instance>,
-    /// For a new one.
-    reserved: Reserved,
-}
-
-impl Room {
-    /// The instance of a request whose turn has come. By then one may have come to rest: what was
-    /// booked for a new one is free again.
-    pub(super) fn instance(self, handler: &Inner) -> Instance {
-        if let Some(instance) = self.resting.or_else(|| handler.shelf.take()) {
-            return instance;
-        }
-        let store = handler.pod.component_store_in(self.reserved);
-        Instance { store, proxy: None, answered: 0 }
-    }
-}
-
 impl Inner {
     /// Memory for another instance, if there is some.
     pub(super) fn reserve(&self, linked: &Linked) -> Option<Reserved> {
@@ -70,30 +52,32 @@ impl Inner {
         self.pod.memory_account().reserve(needs, limits.memory_bytes_total)
     }
 
-    /// An instance that rests, or memory for a new one.
-    fn find_room(&self, linked: &Linked) -> Option<Room> {
-        if let Some(instance) = self.shelf.take() {
-            let reserved = Reserved::nothing(self.pod.memory_account());
-            return Some(Room { resting: Some(instance), reserved });
-        }
-        self.reserve(linked).map(|reserved| Room { resting: None, reserved })
+    /// An instance that rests, or a new one if there is memory for it.
+    pub(super) fn find_instance(&self, linked: &Linked) -> Option<Instance> {
+        self.shelf.take().or_else(|| {
+            let store = self.pod.component_store_in(self.reserve(linked)?);
+            Some(Instance { store, proxy: None, answered: 0 })
+        })
     }
 
-    /// Waits in the queue for that, if there is room in it: the memory limit is the container's, and
-    /// other instances have it.
-    pub(super) async fn room(&self, linked: &Linked) -> Result<Room, HandleError> {
+    /// What `find` finds: an instance for a request. It waits in the queue until there is one, if there
+    /// is room in that: the memory limit is the container's, and other instances have it.
+    pub(super) async fn room<T>(
+        &self,
+        mut find: impl FnMut() -> Option<T>,
+    ) -> Result<T, HandleError> {
         if self.rooms.waiting.load(Ordering::Relaxed) == 0
-            && let Some(room) = self.find_room(linked)
+            && let Some(found) = find()
         {
-            return Ok(room);
+            return Ok(found);
         }
         let limits = &self.pod.config.limits;
         let _queued = Queued::enter(&self.queued, limits.queued_requests)?;
         let _waiting = Queued::enter(&self.rooms.waiting, limits.queued_requests)?;
         let _first = self.rooms.first.lock().await;
         loop {
-            if let Some(room) = self.find_room(linked) {
-                return Ok(room);
+            if let Some(found) = find() {
+                return Ok(found);
             }
             self.pod.memory_account().memory_freed().await;
         }
@@ -139,7 +123,7 @@ mod tests {
         drop(first);
         drop(handler.handle(get()).await.expect("a response"));
         until("it is gone", || handler.account().usage().instances_live == 0).await;
-        assert_eq!(handler.account().usage().memory_bytes, 0);
+        assert_eq!(handler.account().taken_bytes(), 0);
         let first = inner.reserve(&linked).expect("all is free");
         assert_eq!(first.bytes(), (128 << 10) + 2 * MIB);
         let second = inner.reserve(&linked);
@@ -155,9 +139,10 @@ mod tests {
             async move { handler.handle(get()).await.map(drop) }
         });
         until("it burns CPU", || handler.account().usage().cpu.as_millis() > 0).await;
-        assert_eq!(handler.account().usage().memory_bytes, 2 * MIB);
+        assert_eq!(handler.account().taken_bytes(), 2 * MIB);
+        assert_eq!(handler.account().usage().memory_bytes, 128 << 10, "that is all it has");
         first.abort();
-        until("it is given back", || handler.account().usage().memory_bytes == 0).await;
+        until("it is given back", || handler.account().taken_bytes() == 0).await;
     }
 
     #[tokio::test]
@@ -204,14 +189,15 @@ mod tests {
         let all = handler.0.reserve(&linked).expect("all is free");
         let waiter = tokio::spawn({
             let (inner, linked) = (Arc::clone(&handler.0), Arc::clone(&linked));
-            async move { inner.room(&linked).await.map(drop) }
+            async move { inner.room(|| inner.find_instance(&linked)).await.map(drop) }
         });
         until("it waits", || handler.0.rooms.waiting.load(Ordering::Relaxed) == 1).await;
         // Nobody else has a turn before the newcomer looks.
         drop(all);
-        assert!(handler.0.room(&linked).now_or_never().is_none(), "it is not its turn");
+        let room = || handler.0.room(|| handler.0.find_instance(&linked)).now_or_never();
+        assert!(room().is_none(), "it is not its turn");
         waiter.await.expect("no panic").expect("it has its room");
-        assert!(handler.0.room(&linked).now_or_never().is_some_and(|room| room.is_ok()));
+        assert!(room().is_some_and(|room| room.is_ok()));
     }
 
     #[tokio::test]
@@ -220,26 +206,12 @@ mod tests {
         config.limits.instance_requests = 1000;
         let handler = load_handler(HELLO, config);
         let (inner, linked) = (&handler.0, linked(&handler));
-        let mut instance = inner.room(&linked).await.expect("all is free").instance(inner);
+        let mut instance = inner.find_instance(&linked).expect("all is free");
         let told = instance.store.data_mut().own_buckets().answer.add(HOST_BYTES_MAX);
         assert!(told.is_ok());
         let mut siblings = inner.pod.meter.host_memory.part();
         assert!(!siblings.resize(HOST_BYTES_MAX), "it may not have taken it yet");
         assert!(inner.keep(instance, &inner.pod.meter).is_none(), "it rests");
         assert!(siblings.resize(HOST_BYTES_MAX));
-    }
-
-    #[tokio::test]
-    async fn an_instance_that_has_come_to_rest_meanwhile_is_taken() {
-        let mut config = GuestConfig::default();
-        config.limits.instance_requests = 1000;
-        let handler = load_handler(HELLO, config);
-        let room = handler.0.room(&linked(&handler)).await.expect("all is free");
-        drop(handler.handle(get()).await.expect("a response"));
-        until("the other one rests", || handler.is_idle()).await;
-        let instance = room.instance(&handler.0);
-        assert_eq!(instance.answered, 1);
-        let usage = handler.account().usage();
-        assert_eq!((usage.instances_started, usage.memory_bytes), (1, 128 << 10));
     }
 }

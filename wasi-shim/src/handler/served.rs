@@ -6,7 +6,7 @@ use std::task::{Context, Poll, ready};
 
 use futures::future::BoxFuture;
 
-use super::{Inner, Spent};
+use super::{Call, Inner, Spent};
 use crate::account::{Meter, Waiting};
 
 /// How a call ended, if its host did not fail: with an instance to be wiped, or with nothing left.
@@ -19,6 +19,7 @@ pub(super) struct Served {
     asker: Arc<Meter>,
     guest: Option<BoxFuture<'static, Ended>>,
     waiting: Waiting,
+    call: Arc<Call>,
 }
 
 impl Served {
@@ -27,9 +28,10 @@ impl Served {
         asker: Arc<Meter>,
         guest: BoxFuture<'static, Ended>,
         waiting: Waiting,
+        call: Arc<Call>,
     ) -> Served {
         let handler = Arc::clone(handler);
-        Served { handler, asker, guest: Some(guest), waiting }
+        Served { handler, asker, guest: Some(guest), waiting, call }
     }
 }
 
@@ -54,7 +56,10 @@ impl Drop for Served {
             handler.pod.meter.charged(&handler.pod.engine, asker, || drop(guest));
         };
         match tokio::runtime::Handle::try_current() {
-            Ok(runtime) if fair.lets_others_go_first(&asker.share) => {
+            // Who has no instance yet has nothing to be wiped, and may be the one for whom others wait.
+            Ok(runtime)
+                if self.call.progress.has_begun() && fair.lets_others_go_first(&asker.share) =>
+            {
                 let seat = fair.end();
                 self.waiting.let_go();
                 runtime.spawn(async move {

@@ -96,6 +96,8 @@ pub async fn to_service(
         };
         match NodeStream::open(api, &place.node, &target, count).await {
             Ok(node) => return Some(Ok(Box::new(node.into_io()))),
+            // Whoever has as many as may be gets there by no other way.
+            Err(_) if matches!(failed, Some(Err(Unreached::Full(_)))) => {}
             Err(why) => failed = Some(Err(Unreached::Pods(format!("{pod}: {why}")))),
         }
     }
