@@ -145,6 +145,22 @@ mod tests {
         until("it is given back", || handler.account().taken_bytes() == 0).await;
     }
 
+    /// It goes on for ever after the head of its response, as one with a slow reader does.
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    async fn a_body_keeps_no_booking() {
+        let goes_on = r#"(func (export "handle") (param $in i32) (param $out i32)
+            (drop (call $head (local.get $out)))
+            (loop $again (br $again)))"#;
+        let handler = load_handler(goes_on, with_total(5 * MIB));
+        handler.0.rooms.learn(4 * MIB);
+        let response = handler.handle(get()).await.expect("a head");
+        assert_eq!(handler.account().taken_bytes(), 128 << 10);
+        let linked = linked(&handler);
+        let next = handler.0.find_instance(&linked).expect("there is room for the next one");
+        assert_eq!(next.store.data().memory.reserved().bytes(), 4 * MIB);
+        drop(response);
+    }
+
     #[tokio::test]
     async fn the_first_ones_that_fail_for_their_neighbours_memory_make_the_next_ones_wait() {
         let bomb = r#"(func (export "handle") (param i32 i32)

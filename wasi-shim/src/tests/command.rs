@@ -307,13 +307,13 @@ async fn who_shares_a_budget_has_its_own_memory() {
     let main = Pod::new(engine(), config.clone());
     let called = GuestConfig { budget: Some(Budget(Arc::clone(&main.meter))), ..config };
     let called = Pod::new(engine(), called);
-    let most = main.memory_account().reserve(8 << 20, 8 << 20).expect("all is free");
-    let beside = called.memory_account().reserve(6 << 20, 8 << 20).expect("it has its own");
-    assert!(called.memory_account().reserve(6 << 20, 8 << 20).is_none(), "that is bounded, too");
+    let (own, beside) = (main.memory_account(), called.memory_account());
+    assert!(own.take_memory(8 << 20, 8 << 20), "all is free");
+    assert!(beside.take_memory(6 << 20, 8 << 20), "it has its own");
+    assert!(!beside.take_memory(6 << 20, 8 << 20), "that is bounded, too");
     assert_eq!(main.meter.account.usage().memory_bytes, 14 << 20, "both are told");
-    drop(most);
-    assert!(main.memory_account().reserve(8 << 20, 8 << 20).is_some());
-    drop(beside);
+    own.give_memory_back(8 << 20);
+    assert!(own.take_memory(8 << 20, 8 << 20));
 }
 
 /// Single exports can be called, each time in a fresh instance, on the budget of another guest.
