@@ -5,6 +5,10 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 use hdrhistogram::Histogram;
+use k8s_openapi::api::core::v1::Pod;
+use kube::ResourceExt as _;
+use kube::api::{Api, ListParams};
+use kube::core::PartialObjectMeta;
 use serde_json::{Value, json};
 use tokio::runtime::Runtime;
 use wherry_tests::{Dev, http_get, repository, wait_for};
@@ -16,9 +20,10 @@ use crate::apps::{app, post, proportional_mib};
 const PODS: usize = 5_000;
 /// Longer than a start at a tenth of the goal's rate.
 const READY_MAX: Duration = Duration::from_secs(300);
-/// What starting left to do is done by then: the last events, a record of each Pod, and, after a minute
-/// without a request, one more that says that it is idle.
-const SETTLED: Duration = Duration::from_secs(120);
+/// A minute without a request makes a Pod idle, and the node writes that down, a part of them at a time.
+const IDLE_BY: Duration = Duration::from_secs(400);
+/// What else starting left to do is done so long after that.
+const SETTLED: Duration = Duration::from_secs(15);
 /// For the processor time of an idle node: whatever it does each minute is in it.
 const IDLE: Duration = Duration::from_secs(60);
 /// Handlers that wake for the first time.
@@ -65,6 +70,7 @@ fn full(rows: &mut Rows) -> Result<()> {
     let sum = |all: &[(&str, f64)]| all.iter().map(|(_, mib)| mib).sum::<f64>();
     let each = (sum(&after[1..]) - sum(&before[1..])) * 1024.0 / pods as f64;
     rows.add(&group, "memory of the node for each Pod", each, "KiB");
+    until_idle(&runtime, &client, pods)?;
     std::thread::sleep(SETTLED);
     let (cpu, since) = (cpu_seconds(&cluster), Instant::now());
     std::thread::sleep(IDLE);
@@ -126,6 +132,25 @@ fn until_ready(runtime: &Runtime, client: &kube::Client, name: &str, count: usiz
         }
         ensure!(begun.elapsed() < READY_MAX, "{name} is not ready: {:#}", found["status"]);
         std::thread::sleep(Duration::from_millis(50));
+    }
+}
+
+/// Returns when all of them are said to be idle.
+fn until_idle(runtime: &Runtime, client: &kube::Client, count: usize) -> Result<()> {
+    const STATE: &str = "state.wherry.dev/hello";
+    let (begun, idle) = (Instant::now(), ListParams::default().labels("app=idle"));
+    loop {
+        let pods = Api::<Pod>::default_namespaced(client.clone());
+        let found = runtime.block_on(pods.list_metadata(&idle))?;
+        let is_idle = |pod: &&PartialObjectMeta<Pod>| {
+            pod.annotations().get(STATE).is_some_and(|state| state == "Idle")
+        };
+        let said = found.items.iter().filter(is_idle).count();
+        if said == count {
+            return Ok(());
+        }
+        ensure!(begun.elapsed() < IDLE_BY, "{said} of {count} Pods are said to be idle");
+        std::thread::sleep(Duration::from_secs(5));
     }
 }
 

@@ -217,7 +217,8 @@ impl Volumes {
                 Ok(Root { file, ..plain(path, false) })
             }
             Content::Claim { name, read_only } => {
-                let claim = self.claim(&mounted.pod, name).await?;
+                // It asks for several objects, and this is part of every start's future.
+                let claim = Box::pin(self.claim(&mounted.pod, name)).await?;
                 let link = self.folder(&mounted.pod.uid, false)?.join("volumes").join(&volume.name);
                 let disk = self.disk.clone();
                 let path = blocking(move || match claim {
