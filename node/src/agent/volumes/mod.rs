@@ -599,7 +599,7 @@ mod tests {
     };
 
     /// A control plane that never answers.
-    fn silent() -> kube::Client {
+    pub(super) fn silent() -> kube::Client {
         let never = |_: http::Request<kube::client::Body>| {
             std::future::pending::<Result<http::Response<kube::client::Body>, Infallible>>()
         };
