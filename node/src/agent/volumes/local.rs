@@ -202,15 +202,16 @@ fn remove(disk: &Path, handle: &str) -> io::Result<()> {
     fs::remove_file(owner_file(disk, handle))
 }
 
-/// Removes folders that go with their volumes and takes in what changes of those, until `shutdown`.
+/// Removes folders that go with their volumes and takes in what changes of those, until `shutdown`. It
+/// looks at once: what an earlier agent noted may not be true any more.
 pub async fn keep(volumes: std::sync::Arc<Volumes>, shutdown: CancellationToken) {
     let mut missing = BTreeMap::new();
     loop {
+        look(&volumes, &mut missing).await;
         tokio::select! {
             () = tokio::time::sleep(LOOK) => {}
             () = shutdown.cancelled() => return,
         }
-        look(&volumes, &mut missing).await;
     }
 }
 
@@ -274,7 +275,37 @@ async fn revision(client: &kube::Client) -> Option<u64> {
 
 #[cfg(test)]
 mod tests {
+    use std::{convert::Infallible, sync::Arc};
+
+    use bytes::Bytes;
+    use http::{Request, Response, StatusCode};
+    use http_body_util::Full;
+    use kube::client::Body;
+    use serde_json::{Value, json};
+
     use super::*;
+    use crate::agent::volumes::tests::volumes;
+
+    /// Volumes of a node whose control plane is at the revision 1,000 and answers this for each
+    /// PersistentVolume.
+    fn answered(disk: &Path, code: u16, answer: Value) -> Arc<Volumes> {
+        let service = tower::service_fn(move |request: Request<Body>| {
+            let (code, answer) = match request.uri().path() {
+                "/api/v1/namespaces" => {
+                    let metadata = json!({"resourceVersion": "1000"});
+                    let kind = "NamespaceList";
+                    let list = json!({"apiVersion": "v1", "kind": kind, "metadata": metadata,
+                        "items": []});
+                    (200, list)
+                }
+                _ => (code, answer.clone()),
+            };
+            let mut response = Response::new(Full::new(Bytes::from(answer.to_string())));
+            *response.status_mut() = StatusCode::from_u16(code).expect("a status");
+            std::future::ready(Ok::<_, Infallible>(response))
+        });
+        volumes(disk, kube::Client::new(service, "default"))
+    }
 
     fn at(second: i64) -> Timestamp {
         Timestamp::from_second(second).expect("a time")
@@ -355,6 +386,28 @@ mod tests {
         check(Some(1_000), 1_181, false);
         check(Some(1_000), 900, false);
         check(None, 1_060, false);
+    }
+
+    /// Its policy may have changed while no agent was there, and its claim may go soon.
+    #[tokio::test]
+    async fn an_agent_that_begins_looks_at_once() {
+        let disk = tempfile::tempdir().expect("a folder");
+        let disk = disk.path();
+        open(disk, &owned("pvc-1", true, 7), &disk.join("link")).expect("opened");
+        let volume = json!({
+            "metadata": {"name": "pvc-1"},
+            "spec": {"csi": {"driver": DRIVER, "volumeHandle": "pvc-1"},
+                "capacity": {"storage": "1Ki"}, "persistentVolumeReclaimPolicy": "Retain"}});
+        let shutdown = CancellationToken::new();
+        let keeping = tokio::spawn(keep(answered(disk, 200, volume), shutdown.clone()));
+        let noted = async {
+            while owner(disk, "pvc-1").is_none_or(|seen| seen.reclaimed) {
+                tokio::time::sleep(Duration::from_millis(10)).await;
+            }
+        };
+        tokio::time::timeout(LOOK / 3, noted).await.expect("it does not sleep first");
+        shutdown.cancel();
+        keeping.await.expect("it ends");
     }
 
     /// Only an answer of the control plane is a sight of the volume.
