@@ -215,7 +215,8 @@ pub async fn keep(volumes: std::sync::Arc<Volumes>, shutdown: CancellationToken)
     }
 }
 
-/// One look; `missing` are handles whose volumes were gone at the look before, and since which look.
+/// One look; `missing` are handles whose volumes were gone when they were last asked for, and since
+/// which look.
 async fn look(volumes: &Volumes, missing: &mut BTreeMap<String, Timestamp>) {
     let disk = volumes.disk.clone();
     let found = super::blocking(move || Ok(handles(&disk))).await.unwrap_or_default();
@@ -228,7 +229,7 @@ async fn look(volumes: &Volumes, missing: &mut BTreeMap<String, Timestamp>) {
         return;
     };
     let api: Api<PersistentVolume> = Api::all(volumes.client.clone());
-    let mut gone = BTreeMap::new();
+    let (mut gone, mut unknown) = (BTreeMap::new(), BTreeMap::new());
     for handle in found {
         let seen = owner(&volumes.disk, &handle);
         match api.get(&seen.map_or_else(|| handle.clone(), |seen| seen.volume)).await {
@@ -246,8 +247,12 @@ async fn look(volumes: &Volumes, missing: &mut BTreeMap<String, Timestamp>) {
                 let since = missing.get(&handle).copied().unwrap_or(time);
                 gone.insert(handle, since);
             }
-            // The control plane is away: nothing is known.
-            Err(_) => {}
+            // The control plane is away: nothing is known, but since when it was missed before.
+            Err(_) => {
+                if let Some(since) = missing.get(&handle) {
+                    unknown.insert(handle, *since);
+                }
+            }
         }
     }
     for (handle, since) in &gone {
@@ -263,6 +268,8 @@ async fn look(volumes: &Volumes, missing: &mut BTreeMap<String, Timestamp>) {
             Err(error) => tracing::warn!(handle, error, "cannot remove a volume's folder"),
         }
     }
+    // One that nobody could ask for goes at no look, and is still missed since then.
+    gone.extend(unknown);
     *missing = gone;
 }
 
@@ -408,6 +415,26 @@ mod tests {
         tokio::time::timeout(LOOK / 3, noted).await.expect("it does not sleep first");
         shutdown.cancel();
         keeping.await.expect("it ends");
+    }
+
+    /// It would be missed anew after that, too late for what was seen of it to be believed.
+    #[tokio::test]
+    async fn a_volume_is_missed_since_then_also_if_a_look_fails_in_between() {
+        let disk = tempfile::tempdir().expect("a folder");
+        let disk = disk.path();
+        let ago = |seconds: i64| Timestamp::now() - SignedDuration::from_secs(seconds);
+        let mut folder = owned("pvc-1", true, 7);
+        folder.owner.at = Some(ago(300));
+        let path = open(disk, &folder, &disk.join("pods/uid-1/volumes/data")).expect("opened");
+        fs::remove_dir_all(disk.join("pods/uid-1")).expect("the Pod goes");
+        let first = BTreeMap::from([("pvc-1".to_owned(), ago(200))]);
+        let mut missing = first.clone();
+        let says = |code: u16| answered(disk, code, json!({"kind": "Status", "code": code}));
+        look(&says(503), &mut missing).await;
+        assert_eq!(missing, first);
+        assert!(path.is_dir(), "nobody has said that the volume is gone");
+        look(&says(404), &mut missing).await;
+        assert!(!path.exists(), "it was missed shortly after it was seen");
     }
 
     /// Only an answer of the control plane is a sight of the volume.
