@@ -114,8 +114,10 @@ pub fn open(disk: &Path, folder: &Folder, link: &Path) -> io::Result<PathBuf> {
     let path = root(disk).join(&folder.handle);
     fs::create_dir_all(&path)?;
     let mut folder = folder.clone();
-    let seen = owner(disk, &folder.handle).filter(|seen| seen.volume == folder.owner.volume);
-    if let Some(seen) = seen {
+    // Without a revision it is what an earlier agent kept, and the volume's name is a guess.
+    let guessed = folder.owner.revision == 0;
+    let seen = owner(disk, &folder.handle);
+    if let Some(seen) = seen.filter(|seen| guessed || seen.volume == folder.owner.volume) {
         let at = seen.at.max(folder.owner.at);
         // While the control plane is away, an old word of it must not take the place of a newer one.
         if seen.revision > folder.owner.revision {
@@ -475,6 +477,9 @@ mod tests {
         assert_eq!(opened(changed.clone()), changed.owner);
         let by_hand = owned("mine", false, 2_000);
         assert_eq!(opened(by_hand.clone()), by_hand.owner, "another volume has it now");
+        let kept = Folder { bytes: 50_000, ..owned("pvc-1", false, 0) };
+        assert_eq!(opened(kept), by_hand.owner, "an earlier agent has not kept whose it is");
+        assert_eq!(size(disk, "pvc-1"), Some(by_hand.bytes));
     }
 
     #[test]
