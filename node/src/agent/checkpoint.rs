@@ -14,6 +14,7 @@
 
 use std::{
     collections::{BTreeMap, HashMap, HashSet},
+    ffi::OsString,
     fs,
     io::{self, Write},
     os::unix::fs::{DirBuilderExt, OpenOptionsExt},
@@ -258,9 +259,9 @@ impl Checkpoint {
 
     /// Removes objects of a kind that have none of these keys.
     pub fn sweep(&self, kind: Kind, keys: &[String]) {
-        let kept: Vec<String> = keys.iter().map(|key| file_name(key)).collect();
+        let kept: HashSet<OsString> = keys.iter().map(|key| file_name(key).into()).collect();
         for entry in fs::read_dir(self.disk.join(kind.folder())).into_iter().flatten().flatten() {
-            if !kept.iter().any(|name| entry.file_name() == name.as_str()) {
+            if !kept.contains(&entry.file_name()) {
                 let _ = fs::remove_file(entry.path());
             }
         }
@@ -268,7 +269,7 @@ impl Checkpoint {
 
     /// Removes ConfigMaps and Secrets that no Pod of this node refers to any more.
     pub fn sweep_objects(&self, used: &[(String, Source)]) {
-        let kept: Vec<PathBuf> = used
+        let kept: HashSet<PathBuf> = used
             .iter()
             .filter_map(|(namespace, source)| self.object_path(namespace, source))
             .collect();

@@ -68,16 +68,11 @@ impl Objects {
         Ok(answer)
     }
 
-    /// Forgets what no Pod refers to.
-    pub async fn sweep(&self, used: Vec<(String, Source)>, claims: Vec<String>) {
-        let checkpoint = self.checkpoint.clone();
-        let swept = tokio::task::spawn_blocking(move || {
-            checkpoint.sweep_objects(&used);
-            checkpoint.sweep(Kind::Claims, &claims);
-        });
-        if let Err(panic) = swept.await {
-            tracing::error!(%panic, "sweeping the checkpoint failed");
-        }
+    /// Forgets what no Pod refers to. Nothing is kept meanwhile for a Pod that is not among those: they
+    /// are small files, and whoever knows the Pods waits for it.
+    pub fn sweep(&self, used: &[(String, Source)], claims: &[String]) {
+        self.checkpoint.sweep_objects(used);
+        self.checkpoint.sweep(Kind::Claims, claims);
     }
 
     async fn ask(&self, namespace: &str, source: &Source) -> Result<Data, kube::Error> {

@@ -95,8 +95,9 @@ pub fn recover(
 }
 
 /// Has the init containers run again that ended before the machine started, each with a number of its
-/// own. What was lost with the machine and starts again waits for its turn behind them, and behind its
-/// sidecars, as at first. Not if nothing would start after them.
+/// own. What began before the machine did and starts again waits for its turn behind them, and behind
+/// its sidecars, as at first, also if it was backing off: that wait is lost, but its delay stays. Not if
+/// nothing would start after them.
 fn run_init_again(state: &mut PodState, spec: &PodSpec, booted: Timestamp) {
     let stays_ended = |index: usize| match &state.containers[index].phase {
         Phase::Exited(exit) => {
@@ -110,17 +111,20 @@ fn run_init_again(state: &mut PodState, spec: &PodSpec, booted: Timestamp) {
         return;
     }
     for (index, container) in state.containers[..spec.ephemeral].iter_mut().enumerate() {
-        let Phase::Exited(exit) = &container.phase else {
-            continue;
-        };
         let this = &spec.containers[index];
+        let (exit, again) = match (&container.phase, &container.last) {
+            (Phase::Exited(exit), _) => {
+                (exit.clone(), this.restarts.after(exit.code, spec.restart))
+            }
+            // That it starts again has been decided.
+            (Phase::CrashLoop { .. }, Some(exit)) => (exit.clone(), true),
+            _ => continue,
+        };
         let is_init = spec.is_init(index) && !this.sidecar;
         let done = is_init && exit.code == 0 && exit.finished_at < booted;
-        let lost = exit.code == CODE_UNKNOWN
-            && exit.started_at.is_some_and(|at| at < booted)
-            && this.restarts.after(exit.code, spec.restart);
+        let lost = again && exit.started_at.unwrap_or(exit.finished_at) < booted;
         if done || lost {
-            container.last = Some(exit.clone());
+            container.last = Some(exit);
             container.restarts += 1;
             container.phase = Phase::Waiting;
         }

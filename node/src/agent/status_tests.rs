@@ -412,24 +412,27 @@ fn after_a_reboot_init_containers_run_first() {
     assert!(matches!(found.containers[0].phase, Phase::Exited(_)));
 }
 
-#[test]
-fn after_a_reboot_nobody_overtakes_the_sidecars() {
+/// A Pod with a sidecar and an init container behind it, and what is observed until all has begun.
+fn with_sidecar() -> (Desired, Vec<(i64, Observation)>) {
     let init = r#""initContainers":[{"name":"side","image":"hello:1","restartPolicy":"Always"},
         {"name":"fill","image":"hello:1"}],"#;
-    let desired = pod(&format!("{init}{APP}"));
-    let state = walked(
-        &desired,
-        vec![
-            (1, address()),
-            (2, prepared()),
-            (3, started(0, 3)),
-            (4, of(1, prepared())),
-            (5, of(1, started(0, 5))),
-            (6, of(1, exited(0, 0, 6))),
-            (7, of(2, prepared())),
-            (8, of(2, started(0, 8))),
-        ],
-    );
+    let observations = vec![
+        (1, address()),
+        (2, prepared()),
+        (3, started(0, 3)),
+        (4, of(1, prepared())),
+        (5, of(1, started(0, 5))),
+        (6, of(1, exited(0, 0, 6))),
+        (7, of(2, prepared())),
+        (8, of(2, started(0, 8))),
+    ];
+    (pod(&format!("{init}{APP}")), observations)
+}
+
+#[test]
+fn after_a_reboot_nobody_overtakes_the_sidecars() {
+    let (desired, observations) = with_sidecar();
+    let state = walked(&desired, observations);
     let api = status(&state, &desired.spec, "127.0.0.1".parse().expect("an address"));
     assert_eq!(api.phase.as_deref(), Some("Running"));
     let mut found = recover(&desired.spec, Some(&api), None, at(100), at(50));
@@ -447,6 +450,33 @@ fn after_a_reboot_nobody_overtakes_the_sidecars() {
         let (next, actions) = step(&found, &desired, at(103));
         found = next;
         assert_eq!(format!("{actions:?}"), expected);
+    }
+}
+
+#[test]
+fn after_a_reboot_who_was_backing_off_overtakes_no_sidecar() {
+    let (desired, mut observations) = with_sidecar();
+    observations.extend([
+        (9, of(2, exited(0, 1, 9))),
+        (10, of(2, prepared())),
+        (11, of(2, started(1, 11))),
+        (12, of(2, exited(1, 1, 12))),
+    ]);
+    let state = walked(&desired, observations);
+    assert!(matches!(state.containers[2].phase, Phase::CrashLoop { .. }));
+    let node = "127.0.0.1".parse().expect("an address");
+    let mut api = status(&state, &desired.spec, node);
+    // Each of these agents dies before the sidecar has started.
+    for restarts in 1..=3 {
+        let found = recover(&desired.spec, Some(&api), None, at(100), at(50));
+        let found = observe(&found, &desired.spec, address(), at(100));
+        let (found, actions) = step(&found, &desired, at(100));
+        assert_eq!(format!("{actions:?}"), "[Prepare(0)]");
+        assert!(found.containers[1..].iter().all(|it| it.phase == Phase::Waiting));
+        let counts = found.containers.iter().map(|it| it.restarts).collect::<Vec<_>>();
+        assert_eq!(counts, [restarts, restarts, restarts + 1]);
+        assert!(!found.containers[2].delay.is_zero(), "its delay stays");
+        api = status(&found, &desired.spec, node);
     }
 }
 

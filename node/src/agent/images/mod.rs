@@ -18,6 +18,7 @@ mod shown;
 #[cfg(test)]
 mod tests;
 mod toolbox;
+mod turns;
 
 use std::{
     collections::BTreeSet, convert::Infallible, ffi::CString, path::PathBuf, process::Stdio,
@@ -44,6 +45,7 @@ use self::{
     flights::Flights,
     pull::{PullError, Registry, Resolved},
     shown::Shown,
+    turns::Turns,
 };
 pub use self::{
     collect::Thresholds,
@@ -71,6 +73,9 @@ const COMPILE_FILE_BYTES: u64 = 512 << 20;
 const REPORT_BYTES_MAX: u64 = 1 << 20;
 /// Downloads at the same time: as many from the built-in registry, and as many from all others.
 const PULLS_MAX: usize = 8;
+/// Of those from other registries, as many for one namespace: its Pods may name registries that drip,
+/// and try again for ever.
+const PULLS_OF_NAMESPACE_MAX: usize = PULLS_MAX / 2;
 /// How long an image from elsewhere may take in all. A registry that sends a byte now and then is
 /// never silent, and others wait for its place.
 const PULL_MAX: Duration = Duration::from_secs(600);
@@ -115,6 +120,7 @@ pub struct Images {
     compilers: Arc<Semaphore>,
     pulls: Semaphore,
     pulls_elsewhere: Semaphore,
+    turns_elsewhere: Turns,
     secrets: Semaphore,
     asking: Flights<Result<Resolved, Problem>>,
     pulling: Flights<Result<Found, Problem>>,
@@ -143,6 +149,7 @@ impl Images {
             compilers: Arc::new(Semaphore::new(cores)),
             pulls: Semaphore::new(PULLS_MAX),
             pulls_elsewhere: Semaphore::new(PULLS_MAX),
+            turns_elsewhere: Turns::new(PULLS_OF_NAMESPACE_MAX),
             secrets: Semaphore::new(SECRETS_MAX),
             asking: Flights::default(),
             pulling: Flights::default(),
@@ -334,6 +341,8 @@ impl Images {
         let (images, key) = (self.clone(), wanted.key.clone());
         let secrets = pod.pull_secrets.clone();
         let work = async move {
+            // First that of its namespace: who waits for it keeps others from nothing.
+            let _turn = images.turns_elsewhere.take(&wanted.scope).await;
             let _permit = permit(&images.pulls_elsewhere).await;
             let Wanted { reference, image, .. } = &*wanted;
             let host = reference.host.as_deref().unwrap_or_default();

@@ -116,6 +116,28 @@ async fn registries_elsewhere_keep_nobody_from_the_built_in_one() {
 }
 
 #[tokio::test]
+async fn a_namespace_that_waits_for_registries_keeps_no_other_from_them() {
+    // Another test may have installed it.
+    let _ = rustls::crypto::ring::default_provider().install_default();
+    let folder = tempfile::tempdir().expect("a folder");
+    let (images, _told) = images(&folder, |_| (Duration::ZERO, 404, String::new()));
+    let pod = pod();
+    let other = PodSpec { namespace: "other".to_owned(), ..PodSpec::clone(&pod) };
+    let turns = (0..PULLS_OF_NAMESPACE_MAX).map(|_| images.turns_elsewhere.take(&pod.namespace));
+    let _all = futures::future::join_all(turns).await;
+    let names: Vec<String> = (0..=PULLS_MAX).map(|it| format!("127.0.0.1:1/app:{it}")).collect();
+    let starts = names.iter().map(|name| images.resolve(&pod, name, ALWAYS, || ()));
+    let waiting = futures::future::select_all(starts.map(Box::pin));
+    let waited = tokio::time::timeout(Duration::from_millis(200), waiting).await;
+    assert!(waited.is_err(), "its namespace has all of its turns");
+    assert_eq!(images.pulls_elsewhere.available_permits(), PULLS_MAX, "who waits holds none");
+    // Nobody listens there.
+    let asked = images.resolve(&other, &names[0], ALWAYS, || ());
+    let found = tokio::time::timeout(Duration::from_secs(20), asked).await;
+    assert_eq!(found.expect("it does not wait").expect_err("no registry").reason, "ErrImagePull");
+}
+
+#[tokio::test]
 async fn a_registry_that_never_ends_is_given_up() {
     let forever = std::future::pending::<Result<(), Problem>>();
     let late = in_time("slow.io", Duration::from_millis(10), forever).await;

@@ -4,7 +4,10 @@
 
 use std::sync::Arc;
 
-use crate::agent::spec::{Content, Source};
+use crate::agent::{
+    spec::{Content, Source},
+    volumes::Volumes,
+};
 
 use super::{Pods, env_sources};
 
@@ -25,7 +28,8 @@ impl Pods {
     pub(super) fn sweep_volumes(&mut self) {
         let lives = self.entries.iter().filter(|(_, entry)| entry.state.needs_worker());
         let known = lives.map(|(uid, _)| uid.clone()).collect();
-        // Listed here, once for each agent: nobody whose folders these are can come meanwhile.
+        // Listed here, once for each agent: nobody whose folders these are can come meanwhile. What is
+        // kept of objects is forgotten here, too, as it may be kept again for who comes.
         let left = self.parts.volumes.left(&known);
         let mut used: Vec<(String, Source)> = Vec::new();
         let mut claims = Vec::new();
@@ -43,6 +47,7 @@ impl Pods {
                 _ => None,
             }));
         }
-        self.tasks.spawn(Arc::clone(&self.parts.volumes).sweep(left, used, claims));
+        self.parts.volumes.forget(&used, &claims);
+        self.tasks.spawn(Volumes::sweep(left));
     }
 }

@@ -32,7 +32,8 @@ impl TryFrom<Value> for Kept {
         if let Ok(said) = serde_json::from_value(file.clone()) {
             return Ok(Kept(said));
         }
-        // An earlier agent has kept the spec alone, and nothing where the claim was not bound.
+        // An earlier agent has kept the spec alone, of whatever volume the claim named, and nothing
+        // where the claim was not bound.
         let spec: Option<PersistentVolumeSpec> = serde_json::from_value(file)?;
         let Some(mut spec) = spec else {
             return Ok(Kept(Err("the claim was not bound when that was last known".to_owned())));
@@ -57,7 +58,7 @@ impl Volumes {
             Ok::<_, kube::Error>(Kept(volume))
         };
         let Kept(volume) = self.objects.kept((Kind::Claims, &key), asked).await?;
-        let mut place = places::of_volume(volume?)?;
+        let mut place = places::of_volume(of_claim(volume?, &pod.namespace, name)?)?;
         if let Place::Local(folder) = &mut place {
             folder.owner.at = said;
         }
@@ -125,6 +126,23 @@ fn usable(
     Ok(volume)
 }
 
+/// The volume, if it names the claim. All that is answered now does; what an earlier agent has kept
+/// may be the volume of another tenant, of which nobody has looked whose it is.
+fn of_claim(
+    volume: PersistentVolume,
+    namespace: &str,
+    name: &str,
+) -> Result<PersistentVolume, String> {
+    let holder = volume.spec.as_ref().and_then(|spec| spec.claim_ref.as_ref());
+    let ours = holder.is_some_and(|holder| {
+        holder.namespace.as_deref() == Some(namespace) && holder.name.as_deref() == Some(name)
+    });
+    if !ours {
+        return Err(format!("persistentvolumeclaim {name:?} is not bound"));
+    }
+    Ok(volume)
+}
+
 #[cfg(test)]
 mod tests {
     use std::{
@@ -146,7 +164,10 @@ mod tests {
     use super::*;
     use crate::agent::{
         spec,
-        volumes::{local, tests::volumes},
+        volumes::{
+            local,
+            tests::{silent, volumes},
+        },
     };
 
     /// The volume that a Pod on the node `a` gets of a claim with these changes, or why it gets none.
@@ -226,6 +247,43 @@ mod tests {
         assert!(serde_json::from_str::<Kept>("7").is_err());
     }
 
+    /// A Pod of the namespace `b`.
+    fn pod() -> Arc<PodSpec> {
+        let pod = r#"{"metadata":{"name":"a","namespace":"b","uid":"u"},"spec":{"nodeName":"n",
+            "containers":[{"name":"app","image":"i"}]}}"#;
+        let pod = serde_json::from_str(pod).expect("a Pod");
+        spec::read(pod).expect("a Pod of a node").0.spec
+    }
+
+    /// That agent has not looked whose the volume is that a claim names.
+    #[tokio::test]
+    async fn what_an_earlier_agent_has_kept_of_a_volume_of_others_is_not_mounted() {
+        let disk = tempfile::tempdir().expect("a folder");
+        let volumes = volumes(disk.path(), silent());
+        let of = |namespace: &str, name: &str| {
+            let holder = json!({"namespace": namespace, "name": name});
+            json!({"hostPath": {"path": "/srv/rows"}, "claimRef": holder})
+        };
+        let kept = [
+            ("own", of("b", "own")),
+            ("foreign", of("a", "foreign")),
+            ("other", of("b", "own")),
+            ("free", json!({"hostPath": {"path": "/srv/rows"}})),
+        ];
+        for (name, spec) in kept {
+            let key = format!("b/{name}");
+            let keeping = volumes.objects.kept((Kind::Claims, &key), async { Ok(spec) });
+            keeping.await.expect("kept");
+        }
+        let pod = pod();
+        let own = volumes.claim(&pod, "own").await;
+        assert_eq!(own, Ok(Place::Path("/srv/rows".into())));
+        for name in ["foreign", "other", "free"] {
+            let why = volumes.claim(&pod, name).await.expect_err("it is not its volume");
+            assert_eq!(why, format!("persistentvolumeclaim {name:?} is not bound"));
+        }
+    }
+
     /// Three answers one after the other would each have a third of the time.
     #[tokio::test]
     async fn the_volume_and_the_node_are_asked_for_at_once() {
@@ -256,10 +314,7 @@ mod tests {
         });
         let disk = tempfile::tempdir().expect("a folder");
         let volumes = volumes(disk.path(), kube::Client::new(service, "default"));
-        let pod = r#"{"metadata":{"name":"a","namespace":"b","uid":"u"},"spec":{"nodeName":"n",
-            "containers":[{"name":"app","image":"i"}]}}"#;
-        let pod = serde_json::from_str(pod).expect("a Pod");
-        let pod = spec::read(pod).expect("a Pod of a node").0.spec;
+        let pod = pod();
         let asked = async || {
             let asked = tokio::time::timeout(Duration::from_secs(20), volumes.claim(&pod, "data"));
             match asked.await.expect("both are asked for").expect("a place") {

@@ -114,8 +114,10 @@ pub fn open(disk: &Path, folder: &Folder, link: &Path) -> io::Result<PathBuf> {
     let path = root(disk).join(&folder.handle);
     fs::create_dir_all(&path)?;
     let mut folder = folder.clone();
-    let seen = owner(disk, &folder.handle).filter(|seen| seen.volume == folder.owner.volume);
-    if let Some(seen) = seen {
+    // Without a revision it is what an earlier agent kept, and the volume's name is a guess.
+    let guessed = folder.owner.revision == 0;
+    let seen = owner(disk, &folder.handle);
+    if let Some(seen) = seen.filter(|seen| guessed || seen.volume == folder.owner.volume) {
         let at = seen.at.max(folder.owner.at);
         // While the control plane is away, an old word of it must not take the place of a newer one.
         if seen.revision > folder.owner.revision {
@@ -202,19 +204,21 @@ fn remove(disk: &Path, handle: &str) -> io::Result<()> {
     fs::remove_file(owner_file(disk, handle))
 }
 
-/// Removes folders that go with their volumes and takes in what changes of those, until `shutdown`.
+/// Removes folders that go with their volumes and takes in what changes of those, until `shutdown`. It
+/// looks at once: what an earlier agent noted may not be true any more.
 pub async fn keep(volumes: std::sync::Arc<Volumes>, shutdown: CancellationToken) {
     let mut missing = BTreeMap::new();
     loop {
+        look(&volumes, &mut missing).await;
         tokio::select! {
             () = tokio::time::sleep(LOOK) => {}
             () = shutdown.cancelled() => return,
         }
-        look(&volumes, &mut missing).await;
     }
 }
 
-/// One look; `missing` are handles whose volumes were gone at the look before, and since which look.
+/// One look; `missing` are handles whose volumes were gone when they were last asked for, and since
+/// which look.
 async fn look(volumes: &Volumes, missing: &mut BTreeMap<String, Timestamp>) {
     let disk = volumes.disk.clone();
     let found = super::blocking(move || Ok(handles(&disk))).await.unwrap_or_default();
@@ -227,7 +231,7 @@ async fn look(volumes: &Volumes, missing: &mut BTreeMap<String, Timestamp>) {
         return;
     };
     let api: Api<PersistentVolume> = Api::all(volumes.client.clone());
-    let mut gone = BTreeMap::new();
+    let (mut gone, mut unknown) = (BTreeMap::new(), BTreeMap::new());
     for handle in found {
         let seen = owner(&volumes.disk, &handle);
         match api.get(&seen.map_or_else(|| handle.clone(), |seen| seen.volume)).await {
@@ -245,8 +249,12 @@ async fn look(volumes: &Volumes, missing: &mut BTreeMap<String, Timestamp>) {
                 let since = missing.get(&handle).copied().unwrap_or(time);
                 gone.insert(handle, since);
             }
-            // The control plane is away: nothing is known.
-            Err(_) => {}
+            // The control plane is away: nothing is known, but since when it was missed before.
+            Err(_) => {
+                if let Some(since) = missing.get(&handle) {
+                    unknown.insert(handle, *since);
+                }
+            }
         }
     }
     for (handle, since) in &gone {
@@ -262,6 +270,8 @@ async fn look(volumes: &Volumes, missing: &mut BTreeMap<String, Timestamp>) {
             Err(error) => tracing::warn!(handle, error, "cannot remove a volume's folder"),
         }
     }
+    // One that nobody could ask for goes at no look, and is still missed since then.
+    gone.extend(unknown);
     *missing = gone;
 }
 
@@ -274,7 +284,37 @@ async fn revision(client: &kube::Client) -> Option<u64> {
 
 #[cfg(test)]
 mod tests {
+    use std::{convert::Infallible, sync::Arc};
+
+    use bytes::Bytes;
+    use http::{Request, Response, StatusCode};
+    use http_body_util::Full;
+    use kube::client::Body;
+    use serde_json::{Value, json};
+
     use super::*;
+    use crate::agent::volumes::tests::volumes;
+
+    /// Volumes of a node whose control plane is at the revision 1,000 and answers this for each
+    /// PersistentVolume.
+    fn answered(disk: &Path, code: u16, answer: Value) -> Arc<Volumes> {
+        let service = tower::service_fn(move |request: Request<Body>| {
+            let (code, answer) = match request.uri().path() {
+                "/api/v1/namespaces" => {
+                    let metadata = json!({"resourceVersion": "1000"});
+                    let kind = "NamespaceList";
+                    let list = json!({"apiVersion": "v1", "kind": kind, "metadata": metadata,
+                        "items": []});
+                    (200, list)
+                }
+                _ => (code, answer.clone()),
+            };
+            let mut response = Response::new(Full::new(Bytes::from(answer.to_string())));
+            *response.status_mut() = StatusCode::from_u16(code).expect("a status");
+            std::future::ready(Ok::<_, Infallible>(response))
+        });
+        volumes(disk, kube::Client::new(service, "default"))
+    }
 
     fn at(second: i64) -> Timestamp {
         Timestamp::from_second(second).expect("a time")
@@ -357,6 +397,48 @@ mod tests {
         check(None, 1_060, false);
     }
 
+    /// Its policy may have changed while no agent was there, and its claim may go soon.
+    #[tokio::test]
+    async fn an_agent_that_begins_looks_at_once() {
+        let disk = tempfile::tempdir().expect("a folder");
+        let disk = disk.path();
+        open(disk, &owned("pvc-1", true, 7), &disk.join("link")).expect("opened");
+        let volume = json!({
+            "metadata": {"name": "pvc-1"},
+            "spec": {"csi": {"driver": DRIVER, "volumeHandle": "pvc-1"},
+                "capacity": {"storage": "1Ki"}, "persistentVolumeReclaimPolicy": "Retain"}});
+        let shutdown = CancellationToken::new();
+        let keeping = tokio::spawn(keep(answered(disk, 200, volume), shutdown.clone()));
+        let noted = async {
+            while owner(disk, "pvc-1").is_none_or(|seen| seen.reclaimed) {
+                tokio::time::sleep(Duration::from_millis(10)).await;
+            }
+        };
+        tokio::time::timeout(LOOK / 3, noted).await.expect("it does not sleep first");
+        shutdown.cancel();
+        keeping.await.expect("it ends");
+    }
+
+    /// It would be missed anew after that, too late for what was seen of it to be believed.
+    #[tokio::test]
+    async fn a_volume_is_missed_since_then_also_if_a_look_fails_in_between() {
+        let disk = tempfile::tempdir().expect("a folder");
+        let disk = disk.path();
+        let ago = |seconds: i64| Timestamp::now() - SignedDuration::from_secs(seconds);
+        let mut folder = owned("pvc-1", true, 7);
+        folder.owner.at = Some(ago(300));
+        let path = open(disk, &folder, &disk.join("pods/uid-1/volumes/data")).expect("opened");
+        fs::remove_dir_all(disk.join("pods/uid-1")).expect("the Pod goes");
+        let first = BTreeMap::from([("pvc-1".to_owned(), ago(200))]);
+        let mut missing = first.clone();
+        let says = |code: u16| answered(disk, code, json!({"kind": "Status", "code": code}));
+        look(&says(503), &mut missing).await;
+        assert_eq!(missing, first);
+        assert!(path.is_dir(), "nobody has said that the volume is gone");
+        look(&says(404), &mut missing).await;
+        assert!(!path.exists(), "it was missed shortly after it was seen");
+    }
+
     /// Only an answer of the control plane is a sight of the volume.
     #[test]
     fn what_is_kept_of_a_volume_is_no_sight_of_it() {
@@ -395,6 +477,9 @@ mod tests {
         assert_eq!(opened(changed.clone()), changed.owner);
         let by_hand = owned("mine", false, 2_000);
         assert_eq!(opened(by_hand.clone()), by_hand.owner, "another volume has it now");
+        let kept = Folder { bytes: 50_000, ..owned("pvc-1", false, 0) };
+        assert_eq!(opened(kept), by_hand.owner, "an earlier agent has not kept whose it is");
+        assert_eq!(size(disk, "pvc-1"), Some(by_hand.bytes));
     }
 
     #[test]

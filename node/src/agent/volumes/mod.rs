@@ -532,17 +532,17 @@ impl Volumes {
         left.map(|folder| folder.path()).collect()
     }
 
-    /// Removes what is left of Pods, and what was kept of objects that no Pod refers to.
-    pub async fn sweep(
-        self: Arc<Volumes>,
-        left: Vec<PathBuf>,
-        objects: Vec<(String, Source)>,
-        claims: Vec<String>,
-    ) {
+    /// Forgets what was kept of objects that no Pod refers to. To be called when those are known, and
+    /// done when it returns: for who comes after that something may be kept, too.
+    pub fn forget(&self, objects: &[(String, Source)], claims: &[String]) {
+        self.objects.sweep(objects, claims);
+    }
+
+    /// Removes what is left of Pods, which may take minutes.
+    pub async fn sweep(left: Vec<PathBuf>) {
         for folder in left {
             remove_tree(folder).await;
         }
-        self.objects.sweep(objects, claims).await;
     }
 
     /// The folder of a claim that a Pod mounts, and how much it may hold, if it is this node's own.
@@ -600,7 +600,7 @@ mod tests {
     };
 
     /// A control plane that never answers.
-    fn silent() -> kube::Client {
+    pub(super) fn silent() -> kube::Client {
         let never = |_: http::Request<kube::client::Body>| {
             std::future::pending::<Result<http::Response<kube::client::Body>, Infallible>>()
         };
@@ -630,11 +630,18 @@ mod tests {
         let make = |uid: &str| std::fs::create_dir_all(pods.join(uid)).expect("made");
         make("runs");
         make("gone");
+        let kept = disk.path().join("checkpoint/claims");
+        let keep = |name: &str| std::fs::write(kept.join(name), "{}").expect("written");
+        keep("gone");
         let left = volumes.left(&["runs".to_owned()].into());
+        volumes.forget(&[], &[]);
         make("came");
-        volumes.sweep(left, Vec::new(), Vec::new()).await;
+        keep("came");
+        Volumes::sweep(left).await;
         let there = ["runs", "gone", "came"].map(|uid| pods.join(uid).exists());
         assert_eq!(there, [true, false, true]);
+        let there = ["gone", "came"].map(|name| kept.join(name).exists());
+        assert_eq!(there, [false, true]);
     }
 
     #[tokio::test]
