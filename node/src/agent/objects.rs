@@ -68,8 +68,8 @@ impl Objects {
         Ok(answer)
     }
 
-    /// Forgets what no Pod refers to. Nothing is kept meanwhile for a Pod that is not among those: they
-    /// are small files, and whoever knows the Pods waits for it.
+    /// Forgets what no Pod refers to. Nothing is kept meanwhile for a Pod that is not among those:
+    /// they are small files, and whoever knows the Pods waits for it.
     pub fn sweep(&self, used: &[(String, Source)], claims: &[String]) {
         self.checkpoint.sweep_objects(used);
         self.checkpoint.sweep(Kind::Claims, claims);

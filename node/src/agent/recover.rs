@@ -95,9 +95,9 @@ pub fn recover(
 }
 
 /// Has the init containers run again that ended before the machine started, each with a number of its
-/// own. What began before the machine did and starts again waits for its turn behind them, and behind
-/// its sidecars, as at first, also if it was backing off: that wait is lost, but its delay stays. Not if
-/// nothing would start after them.
+/// own. What began before the machine did and starts again waits for its turn behind them, and
+/// behind its sidecars, as at first, also if it was backing off: that wait is lost, but its delay
+/// stays. Not if nothing would start after them.
 fn run_init_again(state: &mut PodState, spec: &PodSpec, booted: Timestamp) {
     let stays_ended = |index: usize| match &state.containers[index].phase {
         Phase::Exited(exit) => {

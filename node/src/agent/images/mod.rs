@@ -73,8 +73,8 @@ const COMPILE_FILE_BYTES: u64 = 512 << 20;
 const REPORT_BYTES_MAX: u64 = 1 << 20;
 /// Downloads at the same time: as many from the built-in registry, and as many from all others.
 const PULLS_MAX: usize = 8;
-/// Of those from other registries, as many for one namespace: its Pods may name registries that drip,
-/// and try again for ever.
+/// Of those from other registries, as many for one namespace: its Pods may name registries that
+/// drip, and try again for ever.
 const PULLS_OF_NAMESPACE_MAX: usize = PULLS_MAX / 2;
 /// How long an image from elsewhere may take in all. A registry that sends a byte now and then is
 /// never silent, and others wait for its place.

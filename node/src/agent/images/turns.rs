@@ -1,7 +1,8 @@
 //! Turns by namespace: how many each may have at the same time, so that none has all.
 //!
-//! A namespace has a semaphore while somebody holds or waits for a turn of it. That of one with none is
-//! dropped when the next turn is asked for, so there are never more than were asked for at one time.
+//! A namespace has a semaphore while somebody holds or waits for a turn of it. That of one with
+//! none is dropped when the next turn is asked for, so there are never more than were asked for at
+//! one time.
 
 use std::{
     collections::HashMap,

@@ -28,8 +28,8 @@ impl Pods {
     pub(super) fn sweep_volumes(&mut self) {
         let lives = self.entries.iter().filter(|(_, entry)| entry.state.needs_worker());
         let known = lives.map(|(uid, _)| uid.clone()).collect();
-        // Listed here, once for each agent: nobody whose folders these are can come meanwhile. What is
-        // kept of objects is forgotten here, too, as it may be kept again for who comes.
+        // Listed here, once for each agent: nobody whose folders these are can come meanwhile. What
+        // is kept of objects is forgotten here, too, as it may be kept again for who comes.
         let left = self.parts.volumes.left(&known);
         let mut used: Vec<(String, Source)> = Vec::new();
         let mut claims = Vec::new();

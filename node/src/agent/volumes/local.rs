@@ -204,8 +204,8 @@ fn remove(disk: &Path, handle: &str) -> io::Result<()> {
     fs::remove_file(owner_file(disk, handle))
 }
 
-/// Removes folders that go with their volumes and takes in what changes of those, until `shutdown`. It
-/// looks at once: what an earlier agent noted may not be true any more.
+/// Removes folders that go with their volumes and takes in what changes of those, until `shutdown`.
+/// It looks at once: what an earlier agent noted may not be true any more.
 pub async fn keep(volumes: std::sync::Arc<Volumes>, shutdown: CancellationToken) {
     let mut missing = BTreeMap::new();
     loop {

@@ -532,8 +532,8 @@ impl Volumes {
         left.map(|folder| folder.path()).collect()
     }
 
-    /// Forgets what was kept of objects that no Pod refers to. To be called when those are known, and
-    /// done when it returns: for who comes after that something may be kept, too.
+    /// Forgets what was kept of objects that no Pod refers to. To be called when those are known,
+    /// and done when it returns: for who comes after that something may be kept, too.
     pub fn forget(&self, objects: &[(String, Source)], claims: &[String]) {
         self.objects.sweep(objects, claims);
     }
