@@ -618,7 +618,7 @@ async fn run(
     asker: &Arc<Meter>,
 ) -> Result<Option<Spent>, HandleError> {
     // Only now that it is its turn: who waits for that holds none of it.
-    let mut instance = handler.room(|| handler.find_instance(linked)).await?;
+    let mut instance = handler.room(linked).await?;
     call.progress.begin();
     let reserved = instance.store.data().memory.reserved().clone();
     call.reserved.get_or_init(|| reserved);

@@ -60,14 +60,11 @@ impl Inner {
         })
     }
 
-    /// What `find` finds: an instance for a request. It waits in the queue until there is one, if there
-    /// is room in that: the memory limit is the container's, and other instances have it.
-    pub(super) async fn room<T>(
-        &self,
-        mut find: impl FnMut() -> Option<T>,
-    ) -> Result<T, HandleError> {
+    /// Waits in the queue for that, if there is room in it: the memory limit is the container's, and
+    /// other instances have it.
+    pub(super) async fn room(&self, linked: &Linked) -> Result<Instance, HandleError> {
         if self.rooms.waiting.load(Ordering::Relaxed) == 0
-            && let Some(found) = find()
+            && let Some(found) = self.find_instance(linked)
         {
             return Ok(found);
         }
@@ -76,7 +73,7 @@ impl Inner {
         let _waiting = Queued::enter(&self.rooms.waiting, limits.queued_requests)?;
         let _first = self.rooms.first.lock().await;
         loop {
-            if let Some(found) = find() {
+            if let Some(found) = self.find_instance(linked) {
                 return Ok(found);
             }
             self.pod.memory_account().memory_freed().await;
@@ -205,12 +202,12 @@ mod tests {
         let all = handler.0.reserve(&linked).expect("all is free");
         let waiter = tokio::spawn({
             let (inner, linked) = (Arc::clone(&handler.0), Arc::clone(&linked));
-            async move { inner.room(|| inner.find_instance(&linked)).await.map(drop) }
+            async move { inner.room(&linked).await.map(drop) }
         });
         until("it waits", || handler.0.rooms.waiting.load(Ordering::Relaxed) == 1).await;
         // Nobody else has a turn before the newcomer looks.
         drop(all);
-        let room = || handler.0.room(|| handler.0.find_instance(&linked)).now_or_never();
+        let room = || handler.0.room(&linked).now_or_never();
         assert!(room().is_none(), "it is not its turn");
         waiter.await.expect("no panic").expect("it has its room");
         assert!(room().is_some_and(|room| room.is_ok()));
