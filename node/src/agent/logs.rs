@@ -297,15 +297,18 @@ async fn appeared(
     still_runs: &StillRuns,
     output: &mpsc::Sender<Result<Bytes, io::Error>>,
 ) -> io::Result<Option<(File, u64)>> {
+    let mut looks = 0;
     loop {
         if let Some(opened) = open_one(live).await? {
             return Ok(Some(opened));
         }
-        if !still_runs().await {
-            return Ok(None);
+        looks += 1;
+        if looks % FOLLOW_CHECK == 0 && !still_runs().await {
+            // It may have printed its first and last line since.
+            return open_one(live).await;
         }
         tokio::select! {
-            () = tokio::time::sleep(FOLLOW_POLL * FOLLOW_CHECK) => {}
+            () = tokio::time::sleep(FOLLOW_POLL) => {}
             () = output.closed() => return Ok(None),
         }
     }

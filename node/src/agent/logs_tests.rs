@@ -171,6 +171,26 @@ async fn a_log_that_is_not_there_is_empty() {
 }
 
 #[tokio::test]
+async fn following_begins_before_the_first_line_and_has_the_last_one() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let live = folder.path().join("app/0.log");
+    // It prints its only line while it ends.
+    let path = live.clone();
+    let still_runs: StillRuns = Box::new(move || {
+        std::fs::create_dir(path.parent().expect("a folder")).expect("made");
+        std::fs::write(&path, line(1, "stdout", "F", "done")).expect("written");
+        std::future::ready(false).boxed()
+    });
+    let options = Options::parse("follow=true", now()).expect("options");
+    let (output, mut pieces) = mpsc::channel(4);
+    let reading = tokio::spawn(stream(live, options, still_runs, output));
+    let piece = pieces.recv().await.expect("a piece").expect("readable");
+    assert_eq!(piece, "done\n");
+    assert!(pieces.recv().await.is_none());
+    reading.await.expect("no panic");
+}
+
+#[tokio::test]
 async fn following_survives_a_rotation_and_ends_with_the_container() {
     let (folder, live) = files();
     let running = Arc::new(AtomicBool::new(true));

@@ -145,8 +145,9 @@ impl Logs {
         Ok(Logs { queue, queued_bytes, next_id: Arc::new(AtomicU64::new(0)), writer })
     }
 
-    /// Makes the log of a container start; the file exists soon after. Files of the starts before
-    /// the previous one are removed. Appends if the file is there already.
+    /// Makes the log of a container start. Its file and folder come with its first record: most of
+    /// many Pods are silent, and file systems make and remove folders slowly. Appends if the file is
+    /// there already; files of the starts before the previous one are removed.
     pub fn open(&self, path: PathBuf) -> Log {
         let sink = Arc::new(Sink {
             id: self.next_id.fetch_add(1, Ordering::Relaxed),
@@ -323,6 +324,8 @@ struct Writer {
 struct LogFile {
     path: PathBuf,
     limiter: Arc<Mutex<Limiter>>,
+    /// Whether its folder was made. One that is gone since belonged to a Pod that is gone.
+    has_folder: bool,
     file: Option<File>,
     bytes: u64,
     last_used: u64,
@@ -356,8 +359,8 @@ impl Writer {
     fn perform(&mut self, command: Command) {
         match command {
             Command::Open(sink) => {
-                if let Err(error) = prepare(&sink.path) {
-                    tracing::warn!(path = %sink.path.display(), %error, "cannot make a log file");
+                if let Err(error) = remove_old(&sink.path) {
+                    tracing::warn!(path = %sink.path.display(), %error, "cannot remove old logs");
                 }
                 self.files.insert(sink.id, LogFile::new(&sink));
             }
@@ -486,6 +489,7 @@ impl LogFile {
         LogFile {
             path: sink.path.clone(),
             limiter: sink.limiter.clone(),
+            has_folder: false,
             file: None,
             bytes: 0,
             last_used: 0,
@@ -507,6 +511,10 @@ impl LogFile {
         let mut file = match self.file.take() {
             Some(file) => file,
             None => {
+                if !self.has_folder {
+                    fs::DirBuilder::new().recursive(true).mode(0o700).create(folder_of(path))?;
+                    self.has_folder = true;
+                }
                 let file = open_append(path)?;
                 self.bytes = file.metadata()?.len();
                 file
@@ -548,15 +556,22 @@ fn rotate(path: &Path) -> io::Result<()> {
     fs::rename(path, rotated(path, 1))
 }
 
-/// Makes the folder and the empty file; removes the files of the starts before the previous one.
-fn prepare(path: &Path) -> io::Result<()> {
-    let folder = path.parent().expect("a log file is in a folder");
-    fs::DirBuilder::new().recursive(true).mode(0o700).create(folder)?;
-    drop(open_append(path)?);
-    let Some(restart) = path.file_name().and_then(|name| restart_of(name.to_str()?)) else {
+fn folder_of(path: &Path) -> &Path {
+    path.parent().expect("a log file is in a folder")
+}
+
+/// Removes the files of the starts before the previous one.
+fn remove_old(path: &Path) -> io::Result<()> {
+    let restart = path.file_name().and_then(|name| restart_of(name.to_str()?));
+    let Some(restart) = restart.filter(|restart| *restart > 1) else {
         return Ok(());
     };
-    for entry in fs::read_dir(folder)? {
+    let entries = match fs::read_dir(folder_of(path)) {
+        // None of them has printed anything.
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+        entries => entries?,
+    };
+    for entry in entries {
         let entry = entry?;
         let old = entry.file_name().to_str().and_then(restart_of);
         if old.is_some_and(|old| old.saturating_add(1) < restart) {

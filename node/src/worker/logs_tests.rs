@@ -133,6 +133,20 @@ fn lines_of_several_containers_are_gathered_and_all_arrive_in_order() {
 }
 
 #[test]
+fn who_prints_nothing_has_no_file() {
+    let root = folder("silent");
+    let logs = Logs::start().expect("a thread");
+    let path = root.join("app/0.log");
+    let log = logs.open(path.clone());
+    runtime().block_on(log.close());
+    assert!(!root.exists());
+    log.output(Stream::Stdout)(b"at last");
+    runtime().block_on(log.close());
+    assert!(path.exists());
+    fs::remove_dir_all(&root).expect("clean up");
+}
+
+#[test]
 fn a_flood_is_cut_off_with_a_note_and_old_starts_are_removed() {
     let folder = folder("flood");
     let logs = Logs::start().expect("logs");
