@@ -381,11 +381,13 @@ impl Machine {
     /// What is deleted while no agent is there must not come back when no server is, later.
     fn deleted_without_agent(&mut self) -> Result<Row> {
         let data_dir = self.agent_line.value("--data-dir").context("the agent has a folder")?;
-        let folder = Path::new(data_dir).join("checkpoint/services");
+        let journal = Path::new(data_dir).join("checkpoint/journal");
+        // The last line about it counts.
         let kept = |wanted: bool| {
-            let mut files = std::fs::read_dir(&folder).into_iter().flatten().flatten();
-            let there =
-                files.any(|file| file.file_name().to_string_lossy().starts_with("default.gone."));
+            let lines = std::fs::read_to_string(&journal).unwrap_or_default();
+            let about = r#"{"kind":"services","key":"default/gone""#;
+            let last = lines.lines().rfind(|line| line.starts_with(about));
+            let there = last.is_some_and(|line| line.contains(r#","value":"#));
             (there == wanted).then_some(())
         };
         self.cluster.kubectl_ok(&["create", "service", "clusterip", "gone", "--tcp=80"]);

@@ -1,16 +1,19 @@
 //! What this node needs to run its Pods while no server can be reached, on its own disk.
 //!
 //! ```text
-//!   <data dir>/checkpoint/{pods,services,slices,nodes,…}/<key>.json   as the API said it last
-//!   <data dir>/checkpoint/{claims,namespaces}/<key>.json              what volumes need of it
+//!   <data dir>/checkpoint/journal                          what watches say: as the API said it last
+//!   <data dir>/checkpoint/{claims,namespaces}/<key>.json   what volumes need of it
 //!   <data dir>/checkpoint/configmaps/<namespace>.<name>.json
-//!   <memory>/checkpoint/secrets/<namespace>.<name>.json               tmpfs: gone with a reboot
+//!   <memory>/checkpoint/secrets/<namespace>.<name>.json    tmpfs: gone with a reboot
 //! ```
 //!
-//! Every file is replaced as a whole by a rename. A file that cannot be read is as if it were not
-//! there. Secrets are kept in memory-backed files only: a Pod that needs one starts after a reboot
+//! What watches say changes often, for each Pod several times while it starts: it is a journal. What
+//! is asked for are files, each replaced as a whole by a rename. What cannot be read is as if it were
+//! not there. Secrets are kept in memory-backed files only: a Pod that needs one starts after a reboot
 //! when a server is back. Nothing here is a source of truth: a server that answers is believed, and
 //! what it does not list any more is forgotten, also if that went while no agent was there.
+
+mod journal;
 
 use std::{
     collections::{BTreeMap, HashMap, HashSet},
@@ -27,14 +30,17 @@ use std::{
 };
 
 use base64::{Engine as _, engine::general_purpose::STANDARD};
-use serde::{Serialize, de::DeserializeOwned};
+use serde::{Deserialize, Serialize, de::DeserializeOwned};
+use serde_json::value::{RawValue, to_raw_value};
 use sha2::{Digest, Sha256};
 use tokio::sync::Notify;
 
+use self::journal::{Change, Journal, Key};
 use super::{objects::Data, spec::Source};
 
-/// A kind of what is kept.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+/// A kind of what watches say.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
 pub enum Kind {
     /// Pods bound to this node, with their last status.
     Pods,
@@ -48,37 +54,32 @@ pub enum Kind {
     Policies,
     /// Labels of namespaces.
     Labels,
+}
+
+/// The kinds, and the folders in which agents kept them before there was a journal.
+const KINDS: [(Kind, &str); 6] = [
+    (Kind::Pods, "pods"),
+    (Kind::Services, "services"),
+    (Kind::Slices, "slices"),
+    (Kind::Nodes, "nodes"),
+    (Kind::Policies, "policies"),
+    (Kind::Labels, "labels"),
+];
+
+/// A kind of what is asked for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Asked {
     /// PersistentVolumes by the claims that are bound to them, or why they cannot be mounted.
     Claims,
     /// Pod Security levels of namespaces.
     Namespaces,
 }
 
-impl Kind {
-    const ALL: [Kind; 8] = [
-        Kind::Pods,
-        Kind::Services,
-        Kind::Slices,
-        Kind::Nodes,
-        Kind::Policies,
-        Kind::Labels,
-        Kind::Claims,
-        Kind::Namespaces,
-    ];
-    /// Those of which watches say everything that exists.
-    const WATCHED: [Kind; 6] =
-        [Kind::Pods, Kind::Services, Kind::Slices, Kind::Nodes, Kind::Policies, Kind::Labels];
-
+impl Asked {
     fn folder(self) -> &'static str {
         match self {
-            Kind::Pods => "pods",
-            Kind::Services => "services",
-            Kind::Slices => "slices",
-            Kind::Nodes => "nodes",
-            Kind::Policies => "policies",
-            Kind::Labels => "labels",
-            Kind::Claims => "claims",
-            Kind::Namespaces => "namespaces",
+            Asked::Claims => "claims",
+            Asked::Namespaces => "namespaces",
         }
     }
 }
@@ -89,42 +90,50 @@ pub struct Checkpoint {
     disk: PathBuf,
     /// None where the machine has no memory-backed file system that is ours.
     memory: Option<PathBuf>,
+    /// Locked while it is read or written, by tasks that may block.
+    journal: Arc<Mutex<Journal>>,
     /// To be written; None: to be removed. Locked for an insert or a take.
-    pending: Mutex<HashMap<PathBuf, Option<Vec<u8>>>>,
-    /// What an earlier agent left, by watched kinds, and nobody has spoken of since. Locked for a
-    /// look.
-    inherited: Mutex<HashMap<Kind, HashSet<PathBuf>>>,
+    pending: Mutex<HashMap<Key, Option<Box<RawValue>>>>,
+    /// What an earlier agent left and nobody has spoken of since. Locked for a look.
+    inherited: Mutex<HashMap<Kind, HashSet<String>>>,
     changed: Notify,
 }
 
 /// How long changes are gathered before they are written.
 const GATHER: Duration = Duration::from_millis(200);
+/// How long after they could not be written this is tried again.
+const AGAIN: Duration = Duration::from_secs(5);
 
 impl Checkpoint {
-    /// Opens or makes the folders.
+    /// Opens or makes the files.
     pub fn open(data_dir: &Path, memory: Option<&Path>) -> io::Result<Arc<Checkpoint>> {
         let disk = data_dir.join("checkpoint");
-        for kind in Kind::ALL {
-            make_dir(&disk.join(kind.folder()))?;
+        for folder in [Asked::Claims.folder(), Asked::Namespaces.folder(), "configmaps"] {
+            make_dir(&disk.join(folder))?;
         }
-        make_dir(&disk.join("configmaps"))?;
         let memory = memory.map(|root| root.join("secrets"));
         if let Some(memory) = &memory {
             make_dir(memory)?;
         }
-        let left = |kind: Kind| -> (Kind, HashSet<PathBuf>) {
-            let entries = fs::read_dir(disk.join(kind.folder())).into_iter().flatten().flatten();
-            (kind, entries.map(|entry| entry.path()).collect())
-        };
-        let inherited = Mutex::new(HashMap::from(Kind::WATCHED.map(left)));
-        let (pending, changed) = (Mutex::new(HashMap::new()), Notify::new());
-        Ok(Arc::new(Checkpoint { disk, memory, pending, inherited, changed }))
+        let mut journal = Journal::open(disk.join("journal"))?;
+        for (kind, folder) in KINDS {
+            let folder = disk.join(folder);
+            if folder.exists() {
+                journal.append(&journal::files(&folder, kind))?;
+                fs::remove_dir_all(folder)?;
+            }
+        }
+        let left = |(kind, _)| (kind, journal.keys(kind).map(str::to_owned).collect());
+        let inherited = Mutex::new(KINDS.map(left).into());
+        let (journal, pending) = (Arc::new(Mutex::new(journal)), Mutex::new(HashMap::new()));
+        let changed = Notify::new();
+        Ok(Arc::new(Checkpoint { disk, memory, journal, pending, inherited, changed }))
     }
 
     /// Keeps an object, soon. Of what comes quickly one after the other the last is written.
     pub fn keep<T: Serialize>(&self, kind: Kind, key: &str, value: &T) {
-        match serde_json::to_vec(value) {
-            Ok(bytes) => self.put(kind, key, Some(bytes)),
+        match to_raw_value(value) {
+            Ok(value) => self.put(kind, key, Some(value)),
             Err(error) => tracing::error!(key, %error, "an object cannot be kept"),
         }
     }
@@ -134,26 +143,28 @@ impl Checkpoint {
         self.put(kind, key, None);
     }
 
-    fn put(&self, kind: Kind, key: &str, bytes: Option<Vec<u8>>) {
-        let path = self.disk.join(kind.folder()).join(file_name(key));
+    fn put(&self, kind: Kind, key: &str, value: Option<Box<RawValue>>) {
         if let Some(left) = self.inherited().get_mut(&kind) {
-            left.remove(&path);
+            left.remove(key);
         }
-        self.pending.lock().unwrap_or_else(PoisonError::into_inner).insert(path, bytes);
+        self.pending().insert((kind, key.to_owned()), value);
         self.changed.notify_one();
     }
 
-    /// Everything of a watched kind that exists has been kept. What an earlier agent left besides was
-    /// deleted while no agent was there: it is forgotten, soon.
+    /// Everything of a kind that exists has been kept. What an earlier agent left besides was deleted
+    /// while no agent was there: it is forgotten, soon.
     pub fn listed(&self, kind: Kind) {
         let left = self.inherited().remove(&kind).unwrap_or_default();
-        let gone = left.into_iter().map(|path| (path, None));
-        self.pending.lock().unwrap_or_else(PoisonError::into_inner).extend(gone);
+        self.pending().extend(left.into_iter().map(|key| ((kind, key), None)));
         self.changed.notify_one();
     }
 
-    fn inherited(&self) -> MutexGuard<'_, HashMap<Kind, HashSet<PathBuf>>> {
+    fn inherited(&self) -> MutexGuard<'_, HashMap<Kind, HashSet<String>>> {
         self.inherited.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn pending(&self) -> MutexGuard<'_, HashMap<Key, Option<Box<RawValue>>>> {
+        self.pending.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Writes what is to be kept, for ever; [`Checkpoint::flush`] writes the rest.
@@ -161,67 +172,62 @@ impl Checkpoint {
         loop {
             self.changed.notified().await;
             tokio::time::sleep(GATHER).await;
-            self.flush().await;
+            let mut failing = false;
+            while let Err(error) = self.flush().await {
+                if !std::mem::replace(&mut failing, true) {
+                    tracing::warn!(%error, "cannot keep what this node would need without a server");
+                }
+                tokio::time::sleep(AGAIN).await;
+            }
+            if failing {
+                tracing::info!("what this node would need without a server is kept again");
+            }
         }
     }
 
-    /// Writes what is to be kept now.
-    pub async fn flush(&self) {
-        let pending =
-            std::mem::take(&mut *self.pending.lock().unwrap_or_else(PoisonError::into_inner));
-        if pending.is_empty() {
-            return;
+    /// Writes what is to be kept now. After an error it is still to be written.
+    pub async fn flush(&self) -> io::Result<()> {
+        let changes: Vec<Change> = std::mem::take(&mut *self.pending()).into_iter().collect();
+        if changes.is_empty() {
+            return Ok(());
         }
+        let journal = Arc::clone(&self.journal);
         let written = tokio::task::spawn_blocking(move || {
-            for (path, bytes) in pending {
-                let outcome = match bytes {
-                    Some(bytes) => replace(&path, &bytes),
-                    // It may never have been kept.
-                    None => fs::remove_file(&path).or(Ok(())),
-                };
-                if let Err(error) = outcome {
-                    tracing::warn!(path = %path.display(), %error, "cannot keep an object");
-                }
-            }
+            let outcome = locked(&journal).append(&changes);
+            (changes, outcome)
         });
-        if let Err(panic) = written.await {
-            tracing::error!(%panic, "keeping objects failed");
+        let (changes, outcome) = written.await.map_err(io::Error::other)?;
+        if outcome.is_err() {
+            let mut pending = self.pending();
+            for (key, value) in changes {
+                // It may have changed meanwhile.
+                pending.entry(key).or_insert(value);
+            }
         }
+        outcome
     }
 
-    /// All objects of a kind that can be read.
+    /// All objects of a kind that can be read. Blocks.
     pub fn load<T: DeserializeOwned>(&self, kind: Kind) -> Vec<T> {
-        let folder = self.disk.join(kind.folder());
-        let mut found = Vec::new();
-        for entry in fs::read_dir(folder).into_iter().flatten().flatten() {
-            let path = entry.path();
-            if path.extension().is_none_or(|end| end != "json") {
-                continue;
-            }
-            match fs::read(&path)
-                .map_err(|error| error.to_string())
-                .and_then(|bytes| serde_json::from_slice(&bytes).map_err(|error| error.to_string()))
-            {
-                Ok(value) => found.push(value),
-                Err(error) => {
-                    tracing::warn!(path = %path.display(), error, "passing over a kept object");
-                }
-            }
-        }
-        found
+        locked(&self.journal).load(kind)
     }
 
-    /// One object of a kind, if it was kept and can be read.
-    pub async fn read<T: DeserializeOwned>(&self, kind: Kind, key: &str) -> Option<T> {
-        let path = self.disk.join(kind.folder()).join(file_name(key));
-        // It may wait to be written.
-        let pending =
-            self.pending.lock().unwrap_or_else(PoisonError::into_inner).get(&path).cloned();
-        let bytes = match pending {
-            Some(bytes) => bytes?,
-            None => tokio::fs::read(path).await.ok()?,
-        };
+    /// What was asked for, if it was kept and can be read.
+    pub async fn answer<T: DeserializeOwned>(&self, asked: Asked, key: &str) -> Option<T> {
+        let bytes = tokio::fs::read(self.answer_path(asked, key)).await.ok()?;
         serde_json::from_slice(&bytes).ok()
+    }
+
+    /// Keeps what was asked for.
+    pub async fn keep_answer<T: Serialize>(&self, asked: Asked, key: &str, value: &T) {
+        match serde_json::to_vec(value) {
+            Ok(bytes) => write(self.answer_path(asked, key), bytes).await,
+            Err(error) => tracing::error!(key, %error, "an object cannot be kept"),
+        }
+    }
+
+    fn answer_path(&self, asked: Asked, key: &str) -> PathBuf {
+        self.disk.join(asked.folder()).join(file_name(key))
     }
 
     /// A ConfigMap or Secret as it was last read.
@@ -257,10 +263,10 @@ impl Checkpoint {
         Some(folder.join(file_name(&format!("{namespace}/{name}"))))
     }
 
-    /// Removes objects of a kind that have none of these keys.
-    pub fn sweep(&self, kind: Kind, keys: &[String]) {
+    /// Removes what was asked for under none of these keys.
+    pub fn sweep(&self, asked: Asked, keys: &[String]) {
         let kept: HashSet<OsString> = keys.iter().map(|key| file_name(key).into()).collect();
-        for entry in fs::read_dir(self.disk.join(kind.folder())).into_iter().flatten().flatten() {
+        for entry in fs::read_dir(self.disk.join(asked.folder())).into_iter().flatten().flatten() {
             if !kept.contains(&entry.file_name()) {
                 let _ = fs::remove_file(entry.path());
             }
@@ -282,6 +288,10 @@ impl Checkpoint {
             }
         }
     }
+}
+
+fn locked(journal: &Mutex<Journal>) -> MutexGuard<'_, Journal> {
+    journal.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// A name that any key fits in, readable where it can be.
@@ -313,8 +323,8 @@ async fn write(path: PathBuf, bytes: Vec<u8>) {
     }
 }
 
-/// Replaces a file as a whole. It is not forced to the disk: after a power cut an older or missing
-/// copy is one Pod that waits for a server, and forcing thousands would slow every start.
+/// Replaces a file as a whole. It is not forced to the disk, nor is the journal: after a power cut what
+/// is older or missing is a Pod that waits for a server, and forcing thousands would slow every start.
 fn replace(path: &Path, bytes: &[u8]) -> io::Result<()> {
     // Of its own for each write: two Pods that start together keep the same ConfigMap.
     static DRAFTS: AtomicU64 = AtomicU64::new(0);
@@ -338,17 +348,14 @@ mod tests {
         let checkpoint = open();
         checkpoint.keep(Kind::Pods, "shop/a", &"one");
         checkpoint.keep(Kind::Pods, "shop/b", &"two");
-        assert_eq!(checkpoint.read(Kind::Pods, "shop/a").await, Some("one".to_owned()));
-        checkpoint.flush().await;
-        assert_eq!(checkpoint.read(Kind::Pods, "shop/a").await, Some("one".to_owned()));
+        checkpoint.flush().await.expect("written");
         checkpoint.forget(Kind::Pods, "shop/a");
-        assert_eq!(checkpoint.read::<String>(Kind::Pods, "shop/a").await, None);
-        checkpoint.keep(Kind::Claims, "shop/c", &"three");
-        checkpoint.keep(Kind::Claims, "shop/d", &"four");
-        checkpoint.flush().await;
-        checkpoint.sweep(Kind::Claims, &["shop/d".to_owned()]);
-        assert_eq!(checkpoint.load::<String>(Kind::Claims), ["four"]);
-        checkpoint.flush().await;
+        checkpoint.flush().await.expect("written");
+        checkpoint.keep_answer(Asked::Claims, "shop/c", &"three").await;
+        checkpoint.keep_answer(Asked::Claims, "shop/d", &"four").await;
+        checkpoint.sweep(Asked::Claims, &["shop/d".to_owned()]);
+        assert_eq!(checkpoint.answer::<String>(Asked::Claims, "shop/c").await, None);
+        assert_eq!(checkpoint.answer::<String>(Asked::Namespaces, "shop/d").await, None);
         let data: Data = [("key".to_owned(), vec![0, 255])].into();
         let secret = Source::Secret("s".to_owned());
         let map = Source::ConfigMap("s".to_owned());
@@ -356,6 +363,8 @@ mod tests {
         checkpoint.keep_object("shop", &map, Some(&data)).await;
         let checkpoint = open();
         assert_eq!(checkpoint.load::<String>(Kind::Pods), ["two"]);
+        let claim = checkpoint.answer(Asked::Claims, "shop/d").await;
+        assert_eq!(claim, Some("four".to_owned()));
         assert_eq!(checkpoint.object("shop", &secret).await, Some(data.clone()));
         assert_eq!(checkpoint.object("bank", &secret).await, None);
         checkpoint.sweep_objects(&[("shop".to_owned(), map.clone())]);
@@ -373,17 +382,16 @@ mod tests {
             earlier.keep(Kind::Pods, key, &key);
         }
         earlier.keep(Kind::Services, "a", &"service");
-        earlier.keep(Kind::Claims, "a", &"claim");
-        earlier.flush().await;
+        earlier.flush().await.expect("written");
         let checkpoint = open();
         checkpoint.keep(Kind::Pods, "b", &"b, as it is now");
-        checkpoint.flush().await;
+        checkpoint.flush().await.expect("written");
         // This one waits to be written when the list is complete.
         checkpoint.keep(Kind::Pods, "c", &"c, as it is now");
         checkpoint.listed(Kind::Pods);
         // It came after the list.
         checkpoint.keep(Kind::Pods, "d", &"d");
-        checkpoint.flush().await;
+        checkpoint.flush().await.expect("written");
         let kept = |kind| {
             let mut all = open().load::<String>(kind);
             all.sort();
@@ -391,11 +399,34 @@ mod tests {
         };
         assert_eq!(kept(Kind::Pods), ["b, as it is now", "c, as it is now", "d"]);
         assert_eq!(kept(Kind::Services), ["service"], "nobody has listed those");
-        assert_eq!(kept(Kind::Claims), ["claim"]);
         // A later list says nothing that the watch does not say itself.
         checkpoint.listed(Kind::Pods);
-        checkpoint.flush().await;
+        checkpoint.flush().await.expect("written");
         assert_eq!(kept(Kind::Pods).len(), 3);
+    }
+
+    /// Agents of 0.1 kept a file for each object.
+    #[tokio::test]
+    async fn files_of_an_earlier_agent_are_there_until_their_kind_is_listed() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let pods = folder.path().join("checkpoint/pods");
+        make_dir(&pods).expect("made");
+        for (name, text) in [("shop.a.00.json", "\"a\""), ("shop.b.00.json", "\"b\""), ("x", "{")] {
+            fs::write(pods.join(name), text).expect("written");
+        }
+        let open = || Checkpoint::open(folder.path(), None).expect("open");
+        let all = |checkpoint: &Checkpoint| {
+            let mut all = checkpoint.load::<String>(Kind::Pods);
+            all.sort();
+            all
+        };
+        assert_eq!(all(&open()), ["a", "b"]);
+        assert!(!pods.exists());
+        let checkpoint = open();
+        checkpoint.keep(Kind::Pods, "shop/a", &"a, as it is now");
+        checkpoint.listed(Kind::Pods);
+        checkpoint.flush().await.expect("written");
+        assert_eq!(all(&open()), ["a, as it is now"]);
     }
 
     /// Nothing of a Secret is ever written below the data folder.

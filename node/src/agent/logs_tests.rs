@@ -177,7 +177,7 @@ async fn following_begins_before_the_first_line_and_has_the_last_one() {
     // It prints its only line while it ends.
     let path = live.clone();
     let still_runs: StillRuns = Box::new(move || {
-        std::fs::create_dir(path.parent().expect("a folder")).expect("made");
+        std::fs::create_dir_all(path.parent().expect("a folder")).expect("made");
         std::fs::write(&path, line(1, "stdout", "F", "done")).expect("written");
         std::future::ready(false).boxed()
     });

@@ -353,7 +353,9 @@ pub async fn run(config: Config, shutdown: CancellationToken) -> Result<(), Agen
 
     pods.run(queue, shutdown.clone(), config.stop_workers_on_exit).await;
     tasks.shutdown().await;
-    checkpoint.flush().await;
+    if let Err(error) = checkpoint.flush().await {
+        tracing::warn!(%error, "what this node would need without a server is older than it could be");
+    }
     if let Some(memory) = memory.filter(|_| config.stop_workers_on_exit) {
         // Nothing runs any more that could need a Secret.
         let _ = crate::beneath::remove_tree(&memory);

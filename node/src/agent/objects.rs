@@ -11,7 +11,7 @@ use serde::{Serialize, de::DeserializeOwned};
 
 use super::{
     away::Away,
-    checkpoint::{Checkpoint, Kind},
+    checkpoint::{Asked, Checkpoint},
     client::has_code,
     spec::Source,
 };
@@ -57,13 +57,13 @@ impl Objects {
     /// Something else that the control plane says, kept under a key of a kind for when it is away.
     pub async fn kept<T: Clone + PartialEq + Serialize + DeserializeOwned>(
         &self,
-        (kind, key): (Kind, &str),
+        (kind, key): (Asked, &str),
         asked: impl Future<Output = Result<T, kube::Error>>,
     ) -> Result<T, String> {
-        let old: Option<T> = self.checkpoint.read(kind, key).await;
+        let old: Option<T> = self.checkpoint.answer(kind, key).await;
         let answer = self.away.ask(old.clone(), asked).await.map_err(|error| error.to_string())?;
         if old.as_ref() != Some(&answer) {
-            self.checkpoint.keep(kind, key, &answer);
+            self.checkpoint.keep_answer(kind, key, &answer).await;
         }
         Ok(answer)
     }
@@ -72,7 +72,7 @@ impl Objects {
     /// they are small files, and whoever knows the Pods waits for it.
     pub fn sweep(&self, used: &[(String, Source)], claims: &[String]) {
         self.checkpoint.sweep_objects(used);
-        self.checkpoint.sweep(Kind::Claims, claims);
+        self.checkpoint.sweep(Asked::Claims, claims);
     }
 
     async fn ask(&self, namespace: &str, source: &Source) -> Result<Data, kube::Error> {

@@ -17,7 +17,7 @@ use super::{
     Volumes,
     places::{self, Place},
 };
-use crate::agent::{checkpoint::Kind, placement, spec::PodSpec};
+use crate::agent::{checkpoint::Asked, placement, spec::PodSpec};
 
 /// What is kept of a claim: its volume, or why a Pod cannot have it.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -57,7 +57,7 @@ impl Volumes {
             said = Some(Timestamp::now());
             Ok::<_, kube::Error>(Kept(volume))
         };
-        let Kept(volume) = self.objects.kept((Kind::Claims, &key), asked).await?;
+        let Kept(volume) = self.objects.kept((Asked::Claims, &key), asked).await?;
         let mut place = places::of_volume(of_claim(volume?, &pod.namespace, name)?)?;
         if let Place::Local(folder) = &mut place {
             folder.owner.at = said;
@@ -272,7 +272,7 @@ mod tests {
         ];
         for (name, spec) in kept {
             let key = format!("b/{name}");
-            let keeping = volumes.objects.kept((Kind::Claims, &key), async { Ok(spec) });
+            let keeping = volumes.objects.kept((Asked::Claims, &key), async { Ok(spec) });
             keeping.await.expect("kept");
         }
         let pod = pod();

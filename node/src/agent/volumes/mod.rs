@@ -46,7 +46,7 @@ use crate::{
 pub use self::usage::{Use, measure};
 use self::{content::Known, places::Place, words::Speaker};
 use super::{
-    checkpoint::Kind,
+    checkpoint::Asked,
     env, env_file,
     images::Images,
     lifecycle::{Problem, UNMOUNTED},
@@ -330,7 +330,7 @@ impl Volumes {
 
     /// Paths of the host belong to those who may do anything in the namespace.
     async fn check_privileged(&self, namespace: &str) -> Result<(), String> {
-        let level = self.objects.kept((Kind::Namespaces, namespace), async {
+        let level = self.objects.kept((Asked::Namespaces, namespace), async {
             let api: Api<Namespace> = Api::all(self.client.clone());
             let labels = api.get(namespace).await?.metadata.labels.unwrap_or_default();
             Ok(labels.get("pod-security.kubernetes.io/enforce").cloned().unwrap_or_default())
