@@ -49,7 +49,7 @@ impl Context<'static> {
     pub fn defaults(pod_ip: IpAddr, host_ip: IpAddr) -> Context<'static> {
         static NONE: BTreeMap<Source, Option<BTreeMap<String, Vec<u8>>>> = BTreeMap::new();
         static NO_FILES: BTreeMap<EnvFile, Option<String>> = BTreeMap::new();
-        let cores = std::thread::available_parallelism().map_or(1, |cores| cores.get());
+        let cores = wherry_wasi_shim::cores();
         Context {
             pod_ip,
             host_ip,

@@ -404,7 +404,7 @@ fn container_image((name, bytes): &(String, u64)) -> ContainerImage {
 }
 
 fn resources(node: &Description) -> BTreeMap<String, Quantity> {
-    let cores = std::thread::available_parallelism().map_or(1, |cores| cores.get());
+    let cores = wherry_wasi_shim::cores();
     let memory = memory_kib().unwrap_or(1 << 20);
     BTreeMap::from([
         ("cpu".to_owned(), Quantity(cores.to_string())),

@@ -113,7 +113,7 @@ fn measured(rows: &[Row]) -> Measured {
 }
 
 fn capacity_millis() -> i64 {
-    let cores = std::thread::available_parallelism().map_or(1, |cores| cores.get());
+    let cores = wherry_wasi_shim::cores();
     i64::try_from(cores).unwrap_or(i64::MAX).saturating_mul(1_000)
 }
 

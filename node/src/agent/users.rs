@@ -214,8 +214,11 @@ impl Users {
         let users = Arc::clone(self);
         super::volumes::blocking(move || {
             let _moving = users.moving.lock().unwrap_or_else(PoisonError::into_inner);
-            fs::DirBuilder::new().recursive(true).mode(0o700).create(&logs)?;
-            trees.push(logs);
+            match fs::DirBuilder::new().mode(0o700).create(&logs) {
+                Ok(()) => lchown(&logs, Some(user), Some(user))?,
+                Err(error) if error.kind() == io::ErrorKind::AlreadyExists => trees.push(logs),
+                Err(error) => return Err(error),
+            }
             for folder in folders.iter().filter(|folder| folder.exists()) {
                 chown(folder, Some(ROOT), Some(user))?;
                 fs::set_permissions(folder, fs::Permissions::from_mode(0o710))?;

@@ -137,7 +137,7 @@ impl Images {
         binary: PathBuf,
         (aliases, thresholds): (bool, Thresholds),
     ) -> std::io::Result<Images> {
-        let cores = std::thread::available_parallelism().map_or(1, |cores| cores.get());
+        let cores = wherry_wasi_shim::cores();
         Ok(Images {
             client,
             away,

@@ -132,7 +132,7 @@ impl Pods {
                 pods: sum.pods + it.pods,
             },
         );
-        let cores = std::thread::available_parallelism().map_or(1, |cores| cores.get());
+        let cores = wherry_wasi_shim::cores();
         let capacity = Amounts {
             cpu_millis: cores as u64 * 1000,
             memory_bytes: memory_kib().unwrap_or(1 << 20) << 10,
