@@ -384,7 +384,7 @@ impl Machine {
         let journal = Path::new(data_dir).join("checkpoint/journal");
         // The last line about it counts.
         let kept = |wanted: bool| {
-            let lines = std::fs::read_to_string(&journal).unwrap_or_default();
+            let lines = String::from_utf8(std::fs::read(&journal).ok()?).ok()?;
             let about = r#"{"kind":"services","key":"default/gone""#;
             let last = lines.lines().rfind(|line| line.starts_with(about));
             let there = last.is_some_and(|line| line.contains(r#","value":"#));

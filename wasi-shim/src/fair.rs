@@ -32,7 +32,7 @@
 
 use std::cell::RefCell;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use futures::future::BoxFuture;
@@ -42,13 +42,6 @@ use tokio::time::Instant;
 
 use crate::account::Meter;
 use crate::ticker::TICK;
-
-/// How many threads run at once on this machine, as it was when this was first asked: the kernel's
-/// answer is in several files.
-pub fn cores() -> usize {
-    static CORES: OnceLock<usize> = OnceLock::new();
-    *CORES.get_or_init(|| std::thread::available_parallelism().map_or(1, |cores| cores.get()))
-}
 
 /// How long a look covers.
 const PERIOD: Duration = Duration::from_millis(100);
@@ -191,7 +184,7 @@ struct Common {
 
 impl Fair {
     pub(crate) fn new() -> Fair {
-        let threads = cores();
+        let threads = std::thread::available_parallelism().map_or(1, |cores| cores.get());
         let (common, now) = (Common { clock: 0.0, rate: 0.0 }, Instant::now());
         Fair {
             threads,
@@ -205,6 +198,11 @@ impl Fair {
             epoch: now,
             state: Mutex::new(State { start: now, taken_us: 0, common, active: Vec::new() }),
         }
+    }
+
+    /// How many turns there can be at once.
+    pub(crate) fn threads(&self) -> usize {
+        self.threads
     }
 
     fn state(&self) -> std::sync::MutexGuard<'_, State> {

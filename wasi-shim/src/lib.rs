@@ -62,7 +62,6 @@ pub use command::{Command, Exit};
 pub use engine::{
     Compiled, Engine, EngineConfig, EngineError, LoadError, Module, compile, engine_hash,
 };
-pub use fair::cores;
 pub use handler::{HandleError, Handler, Steps, Wake};
 pub use http::{Body, BodyError, Outgoing, OutgoingError, OutgoingTimeouts, no_outgoing};
 pub use input::{Input, InputWriter, Term};

@@ -91,7 +91,7 @@ pub struct Checkpoint {
     /// None where the machine has no memory-backed file system that is ours.
     memory: Option<PathBuf>,
     /// Locked while it is read or written, by tasks that may block.
-    journal: Arc<Mutex<Journal>>,
+    journal: Mutex<Journal>,
     /// To be written; None: to be removed. Locked for an insert or a take.
     pending: Mutex<HashMap<Key, Option<Box<RawValue>>>>,
     /// What an earlier agent left and nobody has spoken of since. Locked for a look.
@@ -118,14 +118,14 @@ impl Checkpoint {
         let mut journal = Journal::open(disk.join("journal"))?;
         for (kind, folder) in KINDS {
             let folder = disk.join(folder);
-            if folder.exists() {
-                journal.append(&journal::files(&folder, kind))?;
-                fs::remove_dir_all(folder)?;
+            if let Err(error) = take_over(&mut journal, kind, &folder) {
+                // It is tried again at the next start.
+                tracing::warn!(folder = %folder.display(), %error, "not all that was kept is known");
             }
         }
         let left = |(kind, _)| (kind, journal.keys(kind).map(str::to_owned).collect());
         let inherited = Mutex::new(KINDS.map(left).into());
-        let (journal, pending) = (Arc::new(Mutex::new(journal)), Mutex::new(HashMap::new()));
+        let (journal, pending) = (Mutex::new(journal), Mutex::new(HashMap::new()));
         let changed = Notify::new();
         Ok(Arc::new(Checkpoint { disk, memory, journal, pending, inherited, changed }))
     }
@@ -163,53 +163,57 @@ impl Checkpoint {
         self.inherited.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    fn journal(&self) -> MutexGuard<'_, Journal> {
+        self.journal.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     fn pending(&self) -> MutexGuard<'_, HashMap<Key, Option<Box<RawValue>>>> {
         self.pending.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Writes what is to be kept, for ever; [`Checkpoint::flush`] writes the rest.
     pub async fn run(self: Arc<Checkpoint>) {
+        let mut failing = false;
         loop {
-            self.changed.notified().await;
-            tokio::time::sleep(GATHER).await;
-            let mut failing = false;
-            while let Err(error) = self.flush().await {
-                if !std::mem::replace(&mut failing, true) {
+            if !failing {
+                self.changed.notified().await;
+            }
+            tokio::time::sleep(if failing { AGAIN } else { GATHER }).await;
+            let outcome = self.flush().await;
+            match &outcome {
+                Err(error) if !failing => {
                     tracing::warn!(%error, "cannot keep what this node would need without a server");
                 }
-                tokio::time::sleep(AGAIN).await;
+                Ok(()) if failing => {
+                    tracing::info!("what this node would need without a server is kept again");
+                }
+                _ => {}
             }
-            if failing {
-                tracing::info!("what this node would need without a server is kept again");
-            }
+            failing = outcome.is_err();
         }
     }
 
     /// Writes what is to be kept now. After an error it is still to be written.
-    pub async fn flush(&self) -> io::Result<()> {
-        let changes: Vec<Change> = std::mem::take(&mut *self.pending()).into_iter().collect();
-        if changes.is_empty() {
-            return Ok(());
-        }
-        let journal = Arc::clone(&self.journal);
-        let written = tokio::task::spawn_blocking(move || {
-            let outcome = locked(&journal).append(&changes);
-            (changes, outcome)
-        });
-        let (changes, outcome) = written.await.map_err(io::Error::other)?;
-        if outcome.is_err() {
-            let mut pending = self.pending();
+    pub async fn flush(self: &Arc<Checkpoint>) -> io::Result<()> {
+        let all = Arc::clone(self);
+        tokio::task::spawn_blocking(move || {
+            let mut journal = all.journal();
+            let mut changes: Vec<Change> =
+                std::mem::take(&mut *all.pending()).into_iter().collect();
+            let outcome = journal.append(&mut changes);
+            let mut pending = all.pending();
             for (key, value) in changes {
                 // It may have changed meanwhile.
                 pending.entry(key).or_insert(value);
             }
-        }
-        outcome
+            outcome
+        })
+        .await?
     }
 
     /// All objects of a kind that can be read. Blocks.
     pub fn load<T: DeserializeOwned>(&self, kind: Kind) -> Vec<T> {
-        locked(&self.journal).load(kind)
+        self.journal().load(kind)
     }
 
     /// What was asked for, if it was kept and can be read.
@@ -290,8 +294,22 @@ impl Checkpoint {
     }
 }
 
-fn locked(journal: &Mutex<Journal>) -> MutexGuard<'_, Journal> {
-    journal.lock().unwrap_or_else(PoisonError::into_inner)
+/// Takes what agents kept in a file for each object, in place of what is known of that kind: an agent of
+/// then has run since.
+fn take_over(journal: &mut Journal, kind: Kind, folder: &Path) -> io::Result<()> {
+    let taken = folder.with_extension("taken");
+    if folder.exists() {
+        let mut gone: Vec<Change> =
+            journal.keys(kind).map(|key| ((kind, key.to_owned()), None)).collect();
+        journal.append(&mut gone)?;
+        journal.append(&mut journal::files(folder, kind))?;
+        journal.sync()?;
+        fs::rename(folder, &taken)?;
+    }
+    match fs::remove_dir_all(taken) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+        _ => Ok(()),
+    }
 }
 
 /// A name that any key fits in, readable where it can be.
@@ -411,7 +429,9 @@ mod tests {
         let folder = tempfile::tempdir().expect("a folder");
         let pods = folder.path().join("checkpoint/pods");
         make_dir(&pods).expect("made");
-        for (name, text) in [("shop.a.00.json", "\"a\""), ("shop.b.00.json", "\"b\""), ("x", "{")] {
+        let files = [("shop.a.00.json", "\"a\""), ("shop.b.00.json", "\"b\"")];
+        let others = [("shop.c.00.json", "{"), ("shop.a.00.7.draft", "\"draft\"")];
+        for (name, text) in files.into_iter().chain(others) {
             fs::write(pods.join(name), text).expect("written");
         }
         let open = || Checkpoint::open(folder.path(), None).expect("open");
@@ -427,6 +447,32 @@ mod tests {
         checkpoint.listed(Kind::Pods);
         checkpoint.flush().await.expect("written");
         assert_eq!(all(&open()), ["a, as it is now"]);
+        // An agent of then has run since, and this one was killed while it took over what that left.
+        make_dir(&pods).expect("made");
+        make_dir(&pods.with_extension("taken")).expect("made");
+        fs::write(pods.join("shop.b.00.json"), "\"b again\"").expect("written");
+        assert_eq!(all(&open()), ["b again"]);
+        assert_eq!(all(&open()), ["b again"]);
+    }
+
+    /// A disk that has no room for a while.
+    #[tokio::test]
+    async fn what_cannot_be_kept_is_kept_later() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let checkpoint = Checkpoint::open(folder.path(), None).expect("open");
+        checkpoint.keep(Kind::Pods, "a", &"a");
+        checkpoint.keep(Kind::Pods, "b", &"b");
+        checkpoint.flush().await.expect("written");
+        let file = checkpoint.journal().without_room();
+        checkpoint.keep(Kind::Pods, "a", &"a, later");
+        checkpoint.forget(Kind::Pods, "b");
+        checkpoint.flush().await.expect_err("there is no room");
+        checkpoint.keep(Kind::Pods, "a", &"a, now");
+        checkpoint.flush().await.expect_err("there is no room");
+        checkpoint.journal().with_room(file);
+        checkpoint.flush().await.expect("written");
+        let next = Checkpoint::open(folder.path(), None).expect("open");
+        assert_eq!(next.load::<String>(Kind::Pods), ["a, now"]);
     }
 
     /// Nothing of a Secret is ever written below the data folder.

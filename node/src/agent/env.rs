@@ -15,7 +15,7 @@ use std::{
 use crate::protocol;
 
 use super::{
-    env_file, images,
+    env_file, images, node,
     routes::ServiceInfo,
     spec::{ContainerSpec, EnvFile, EnvValue, PodSpec, Source},
 };
@@ -49,7 +49,7 @@ impl Context<'static> {
     pub fn defaults(pod_ip: IpAddr, host_ip: IpAddr) -> Context<'static> {
         static NONE: BTreeMap<Source, Option<BTreeMap<String, Vec<u8>>>> = BTreeMap::new();
         static NO_FILES: BTreeMap<EnvFile, Option<String>> = BTreeMap::new();
-        let cores = wherry_wasi_shim::cores();
+        let cores = node::cores();
         Context {
             pod_ip,
             host_ip,

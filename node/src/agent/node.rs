@@ -10,7 +10,7 @@ use std::{
     collections::BTreeMap,
     net::{IpAddr, SocketAddr},
     pin::pin,
-    sync::LazyLock,
+    sync::{LazyLock, Mutex, PoisonError},
     time::{Duration, Instant},
 };
 
@@ -42,6 +42,8 @@ use super::{
     routes::ANNOTATION_WORKERS,
 };
 
+/// How long the number of processors is taken for what it was.
+const CORES_FRESH: Duration = Duration::from_secs(10);
 /// How often the lease is renewed.
 const HEARTBEAT: Duration = Duration::from_secs(2);
 /// How long a lease holds: two missed renewals are forgiven.
@@ -404,7 +406,7 @@ fn container_image((name, bytes): &(String, u64)) -> ContainerImage {
 }
 
 fn resources(node: &Description) -> BTreeMap<String, Quantity> {
-    let cores = wherry_wasi_shim::cores();
+    let cores = cores();
     let memory = memory_kib().unwrap_or(1 << 20);
     BTreeMap::from([
         ("cpu".to_owned(), Quantity(cores.to_string())),
@@ -412,6 +414,21 @@ fn resources(node: &Description) -> BTreeMap<String, Quantity> {
         ("pods".to_owned(), Quantity(node.max_pods.to_string())),
         ("ephemeral-storage".to_owned(), Quantity(node.storage_bytes.to_string())),
     ])
+}
+
+/// How many processors there are. The kernel's answer is in several files, which are not read again
+/// for each Pod.
+pub fn cores() -> usize {
+    static FOUND: Mutex<Option<(Instant, usize)>> = Mutex::new(None);
+    let mut found = FOUND.lock().unwrap_or_else(PoisonError::into_inner);
+    match *found {
+        Some((at, cores)) if at.elapsed() < CORES_FRESH => cores,
+        _ => {
+            let cores = std::thread::available_parallelism().map_or(1, |cores| cores.get());
+            *found = Some((Instant::now(), cores));
+            cores
+        }
+    }
 }
 
 /// All memory of the machine, in KiB.

@@ -17,6 +17,7 @@ use wherry_resources::offers::{MEASURED, Measured, OFFERS, REFUSED, Refused};
 use super::{
     accounts::{Accounts, Row},
     images::Images,
+    node,
 };
 use crate::protocol::USAGE_INTERVAL_SECONDS;
 
@@ -113,8 +114,7 @@ fn measured(rows: &[Row]) -> Measured {
 }
 
 fn capacity_millis() -> i64 {
-    let cores = wherry_wasi_shim::cores();
-    i64::try_from(cores).unwrap_or(i64::MAX).saturating_mul(1_000)
+    i64::try_from(node::cores()).unwrap_or(i64::MAX).saturating_mul(1_000)
 }
 
 #[cfg(test)]

@@ -214,7 +214,15 @@ impl Users {
         let users = Arc::clone(self);
         super::volumes::blocking(move || {
             let _moving = users.moving.lock().unwrap_or_else(PoisonError::into_inner);
-            match fs::DirBuilder::new().mode(0o700).create(&logs) {
+            let make = || fs::DirBuilder::new().mode(0o700).create(&logs);
+            let made = make().or_else(|error| match error.kind() {
+                io::ErrorKind::NotFound => {
+                    users.open_way(&users.logs);
+                    make()
+                }
+                _ => Err(error),
+            });
+            match made {
                 Ok(()) => lchown(&logs, Some(user), Some(user))?,
                 Err(error) if error.kind() == io::ErrorKind::AlreadyExists => trees.push(logs),
                 Err(error) => return Err(error),

@@ -188,7 +188,7 @@ pub fn main(flags: Flags) -> Result<(), WorkerError> {
         .enable_all()
         .thread_name("worker")
         // Guests that go on and on take as many at a time as there are processors: one more answers.
-        .worker_threads(wherry_wasi_shim::cores() + 1)
+        .worker_threads(std::thread::available_parallelism().map_or(1, |cores| cores.get()) + 1)
         .max_blocking_threads(BLOCKING_THREADS_MAX)
         .thread_keep_alive(BLOCKING_THREADS_KEPT)
         .build()

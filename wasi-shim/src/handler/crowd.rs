@@ -41,7 +41,6 @@ use super::{
     as_error,
 };
 use crate::account::{Metered, Reserved};
-use crate::fair::cores;
 use crate::http::{Body, to_wasi};
 use crate::instance::Host;
 use crate::output::Output;
@@ -152,7 +151,7 @@ fn enter(
     let with_room = || instances.iter().filter(has_room);
     let idle = with_room().find(|shared| !shared.is_running.load(Ordering::Relaxed));
     // One that runs has no time; but more of them than threads would have none either.
-    let threads = cores();
+    let threads = handler.pod.engine.fair().threads();
     let found = idle.or_else(|| with_room().next().filter(|_| with_room().count() >= threads));
     let taken_max = limits.instance_requests;
     // Where there is no memory for another one, any with room will do.

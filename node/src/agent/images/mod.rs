@@ -137,7 +137,7 @@ impl Images {
         binary: PathBuf,
         (aliases, thresholds): (bool, Thresholds),
     ) -> std::io::Result<Images> {
-        let cores = wherry_wasi_shim::cores();
+        let cores = std::thread::available_parallelism().map_or(1, |cores| cores.get());
         Ok(Images {
             client,
             away,

@@ -10,7 +10,7 @@ use tokio::sync::mpsc;
 use crate::agent::{
     facts::Facts,
     lifecycle::{Observation, Stage},
-    node::{booted, memory_kib},
+    node::{booted, cores, memory_kib},
     placement::Place,
     pressure::Written as Files,
     recover::recover,
@@ -132,7 +132,7 @@ impl Pods {
                 pods: sum.pods + it.pods,
             },
         );
-        let cores = wherry_wasi_shim::cores();
+        let cores = cores();
         let capacity = Amounts {
             cpu_millis: cores as u64 * 1000,
             memory_bytes: memory_kib().unwrap_or(1 << 20) << 10,
